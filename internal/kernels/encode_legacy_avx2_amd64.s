@@ -42,8 +42,8 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	QUAD $0x0015791d187de2c4; BYTE $0x00 // vbroadcastss 0x1579(%rip), %ymm3 # 0x15e4 <k_encode_symmetric+0xa34>
-	QUAD $0x00155c25187de2c4; BYTE $0x00 // vbroadcastss 0x155c(%rip), %ymm4 # 0x15d0 <k_encode_symmetric+0xa20>
+	QUAD $0x0016b91d187de2c4; BYTE $0x00 // vbroadcastss 0x16b9(%rip), %ymm3 # 0x1724 <k_encode_symmetric+0xb74>
+	QUAD $0x00169c25187de2c4; BYTE $0x00 // vbroadcastss 0x169c(%rip), %ymm4 # 0x1710 <k_encode_symmetric+0xb60>
 	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
@@ -356,7 +356,7 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000c40aa297cc5 // vmovaps %ymm13, 0xc40(%rdx)
 	QUAD $0x00000c60b2297cc5 // vmovaps %ymm14, 0xc60(%rdx)
 	QUAD $0x00000cc0aa29fcc5 // vmovaps %ymm5, 0xcc0(%rdx)
-	QUAD $0x000f8c35187de2c4; BYTE $0x00 // vbroadcastss 0xf8c(%rip), %ymm6 # 0x15c8 <k_encode_symmetric+0xa18>
+	QUAD $0x0010cc35187de2c4; BYTE $0x00 // vbroadcastss 0x10cc(%rip), %ymm6 # 0x1708 <k_encode_symmetric+0xb58>
 	LONG $0xed5eccc5 // vdivps %ymm5, %ymm6, %ymm5
 	QUAD $0x00000ca0aa29fcc5 // vmovaps %ymm5, 0xca0(%rdx)
 	QUAD $0x00000ca0aa28fcc5 // vmovaps 0xca0(%rdx), %ymm5
@@ -390,7 +390,7 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0xff52850f; WORD $0xffff // jne 0x660 <k_encode_affine+0x660>
 	LONG $0xc22441c4; WORD $0x06cc // vcmpnleps %ymm12, %ymm11, %ymm9
-	QUAD $0x000eaf3d187de2c4; BYTE $0x00 // vbroadcastss 0xeaf(%rip), %ymm7 # 0x15cc <k_encode_symmetric+0xa1c>
+	QUAD $0x000fef3d187de2c4; BYTE $0x00 // vbroadcastss 0xfef(%rip), %ymm7 # 0x170c <k_encode_symmetric+0xb5c>
 	LONG $0x4a45e3c4; WORD $0x90f6 // vblendvps %ymm9, %ymm6, %ymm7, %ymm6
 	QUAD $0x00000c80b229fcc5 // vmovaps %ymm6, 0xc80(%rdx)
 	LONG $0xed54b4c5 // vandps %ymm5, %ymm9, %ymm5
@@ -402,8 +402,8 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000c00aa28fcc5 // vmovaps 0xc00(%rdx), %ymm5
 	QUAD $0x00000c209a287cc5 // vmovaps 0xc20(%rdx), %ymm11
 	LONG $0x2afae1c4; BYTE $0xf6 // vcvtsi2ss %rsi, %xmm0, %xmm6
-	QUAD $0x00000e6b3559cac5 // vmulss 0xe6b(%rip), %xmm6, %xmm6 # 0x15d8 <k_encode_symmetric+0xa28>
-	QUAD $0x00000e6b3558cac5 // vaddss 0xe6b(%rip), %xmm6, %xmm6 # 0x15e0 <k_encode_symmetric+0xa30>
+	QUAD $0x00000fab3559cac5 // vmulss 0xfab(%rip), %xmm6, %xmm6 # 0x1718 <k_encode_symmetric+0xb68>
+	QUAD $0x00000fab3558cac5 // vaddss 0xfab(%rip), %xmm6, %xmm6 # 0x1720 <k_encode_symmetric+0xb70>
 	LONG $0xf058cac5 // vaddss %xmm0, %xmm6, %xmm6
 	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
 	LONG $0x5c54c1c4; BYTE $0xeb // vsubps %ymm11, %ymm5, %ymm5
@@ -513,8 +513,8 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x25fe8348 // cmpq $0x25, %rsi
 	LONG $0xfd6b850f; WORD $0xffff // jne 0x750 <k_encode_affine+0x750>
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x000c200d787962c4; BYTE $0x00 // vpbroadcastb 0xc20(%rip), %xmm9 # 0x1610 <k_encode_symmetric+0xa60>
-	QUAD $0x000c1815787962c4; BYTE $0x00 // vpbroadcastb 0xc18(%rip), %xmm10 # 0x1611 <k_encode_symmetric+0xa61>
+	QUAD $0x000d600d787962c4; BYTE $0x00 // vpbroadcastb 0xd60(%rip), %xmm9 # 0x1750 <k_encode_symmetric+0xba0>
+	QUAD $0x000d5815787962c4; BYTE $0x00 // vpbroadcastb 0xd58(%rip), %xmm10 # 0x1751 <k_encode_symmetric+0xba1>
 	LONG $0x0000a3e9; BYTE $0x00 // jmp 0xaa1 <k_encode_affine+0xaa1>
 	WORD $0x9066 // nop
 	LONG $0x808a8b48; WORD $0x000d; BYTE $0x00 // movq 0xd80(%rdx), %rcx
@@ -583,7 +583,7 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe95dd4c5 // vminps %ymm1, %ymm5, %ymm5
 	LONG $0xeb58d4c5 // vaddps %ymm3, %ymm5, %ymm5
 	LONG $0xf358ccc5 // vaddps %ymm3, %ymm6, %ymm6
-	QUAD $0x000a803d187de2c4; BYTE $0x00 // vbroadcastss 0xa80(%rip), %ymm7 # 0x15c4 <k_encode_symmetric+0xa14>
+	QUAD $0x000bc03d187de2c4; BYTE $0x00 // vbroadcastss 0xbc0(%rip), %ymm7 # 0x1704 <k_encode_symmetric+0xb54>
 	LONG $0xf754ccc5 // vandps %ymm7, %ymm6, %ymm6
 	LONG $0xef54d4c5 // vandps %ymm7, %ymm5, %ymm5
 	LONG $0x2b55e2c4; BYTE $0xee // vpackusdw %ymm6, %ymm5, %ymm5
@@ -624,17 +624,19 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	WORD $0x950f; BYTE $0xc1 // setne %cl
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x09d38e0f; WORD $0x0000 // jle 0x15aa <k_encode_symmetric+0x9fa>
+	LONG $0x0ae38e0f; WORD $0x0000 // jle 0x16ba <k_encode_symmetric+0xb0a>
 	WORD $0xc888 // movb %cl, %al
 	LONG $0x08c5048d; WORD $0x0000; BYTE $0x00 // leal 0x8(,%rax,8), %eax
-	LONG $0xe82a7ac5 // vcvtsi2ss %eax, %xmm0, %xmm13
+	LONG $0xc02afac5 // vcvtsi2ss %eax, %xmm0, %xmm0
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
 	WORD $0x8b4c; BYTE $0x0f // movq (%rdi), %r9
 	LONG $0x08778b4c // movq 0x8(%rdi), %r14
-	QUAD $0x0009dc0d1879e2c4; BYTE $0x00 // vbroadcastss 0x9dc(%rip), %xmm1 # 0x15d4 <k_encode_symmetric+0xa24>
-	LONG $0xd15790c5 // vxorps %xmm1, %xmm13, %xmm2
+	QUAD $0x000b1c151879e2c4; BYTE $0x00 // vbroadcastss 0xb1c(%rip), %xmm2 # 0x1714 <k_encode_symmetric+0xb64>
+	LONG $0x4411f8c5; WORD $0x6824 // vmovups %xmm0, 0x68(%rsp)
+	LONG $0xca28f8c5 // vmovaps %xmm2, %xmm1
+	LONG $0xd257f8c5 // vxorps %xmm2, %xmm0, %xmm2
 	WORD $0x488d; BYTE $0xff // leal -0x1(%rax), %ecx
-	LONG $0xd92afac5 // vcvtsi2ss %ecx, %xmm0, %xmm3
+	LONG $0xd92ae2c5 // vcvtsi2ss %ecx, %xmm3, %xmm3
 	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
 	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
 	LONG $0xc000000d; BYTE $0xff // orl $0xffc00000, %eax # imm = 0xFFC00000
@@ -644,26 +646,25 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0xe0828d48; WORD $0x0004; BYTE $0x00 // leaq 0x4e0(%rdx), %rax
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x0009a92d187de2c4; BYTE $0x00 // vbroadcastss 0x9a9(%rip), %ymm5 # 0x15e8 <k_encode_symmetric+0xa38>
-	QUAD $0x00099c05187d62c4; BYTE $0x00 // vbroadcastss 0x99c(%rip), %ymm8 # 0x15e4 <k_encode_symmetric+0xa34>
-	QUAD $0x00097f0d187d62c4; BYTE $0x00 // vbroadcastss 0x97f(%rip), %ymm9 # 0x15d0 <k_encode_symmetric+0xa20>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x000adf2d187de2c4; BYTE $0x00 // vbroadcastss 0xadf(%rip), %ymm5 # 0x1728 <k_encode_symmetric+0xb78>
+	QUAD $0x000ad205187d62c4; BYTE $0x00 // vbroadcastss 0xad2(%rip), %ymm8 # 0x1724 <k_encode_symmetric+0xb74>
+	QUAD $0x000ab50d187d62c4; BYTE $0x00 // vbroadcastss 0xab5(%rip), %ymm9 # 0x1710 <k_encode_symmetric+0xb60>
 	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
 	LONG $0x247c894c; BYTE $0x30 // movq %r15, 0x30(%rsp)
 	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
-	LONG $0x6c1178c5; WORD $0x6824 // vmovups %xmm13, 0x68(%rsp)
 	LONG $0x2474894c; BYTE $0x08 // movq %r14, 0x8(%rsp)
-	WORD $0x2eeb // jmp 0xca0 <k_encode_symmetric+0xf0>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x2aeb // jmp 0xca0 <k_encode_symmetric+0xf0>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x08c58348 // addq $0x8, %rbp
 	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
 	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
-	LONG $0x00c58149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r13 # imm = 0x400
+	LONG $0x00c48149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r12 # imm = 0x400
 	WORD $0x394c; BYTE $0xfd // cmpq %r15, %rbp
-	LONG $0x090a8d0f; WORD $0x0000 // jge 0x15aa <k_encode_symmetric+0x9fa>
-	LONG $0x246c894c; BYTE $0x10 // movq %r13, 0x10(%rsp)
+	LONG $0x0a1a8d0f; WORD $0x0000 // jge 0x16ba <k_encode_symmetric+0xb0a>
+	LONG $0x2464894c; BYTE $0x10 // movq %r12, 0x10(%rsp)
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	LONG $0x01c88348 // orq $0x1, %rax
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
@@ -685,17 +686,17 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
 	LONG $0xc49c0f41 // setl %r12b
-	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
 	WORD $0x8944; BYTE $0xe5 // movl %r12d, %ebp
 	WORD $0xe5c1; BYTE $0x05 // shll $0x5, %ebp
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x04c88348 // orq $0x4, %rax
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
 	LONG $0xc39c0f41 // setl %r11b
 	WORD $0x8945; BYTE $0xd8 // movl %r11d, %r8d
 	LONG $0x05e0c141 // shll $0x5, %r8d
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x05c88348 // orq $0x5, %rax
 	WORD $0xff31 // xorl %edi, %edi
 	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
@@ -703,20 +704,21 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf889 // movl %edi, %eax
 	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
 	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x06c88348 // orq $0x6, %rax
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
 	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0xd889 // movl %ebx, %eax
-	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x2454894c; BYTE $0x60 // movq %r10, 0x60(%rsp)
-	LONG $0x07ca8349 // orq $0x7, %r10
+	WORD $0x8941; BYTE $0xda // movl %ebx, %r10d
+	LONG $0x05e2c141 // shll $0x5, %r10d
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x07c88348 // orq $0x7, %rax
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x394d; BYTE $0xfa // cmpq %r15, %r10
+	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
 	WORD $0x9c0f; BYTE $0xc1 // setl %cl
-	WORD $0x8941; BYTE $0xca // movl %ecx, %r10d
-	LONG $0x2414894c // movq %r10, (%rsp)
+	WORD $0xc889 // movl %ecx, %eax
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x07e6c141 // shll $0x7, %r14d
 	WORD $0xe1c1; BYTE $0x07 // shll $0x7, %ecx
 	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
@@ -731,8 +733,8 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
 	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
-	LONG $0x2e148d4f // leaq (%r14,%r13), %r10
-	LONG $0x163c8d4e // leaq (%rsi,%r10), %r15
+	LONG $0x2e048d4b // leaq (%r14,%r13), %rax
+	LONG $0x063c8d4c // leaq (%rsi,%rax), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
 	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
 	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
@@ -740,7 +742,7 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x05e7c141 // shll $0x5, %r15d
 	LONG $0x243c894c // movq %r15, (%rsp)
 	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
 	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
 	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
 	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
@@ -748,13 +750,13 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
 	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
 	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
-	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
 	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
 	LONG $0xf8c4c749; WORD $0xffff; BYTE $0xff // movq $-0x8, %r12
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107c81c4; WORD $0xa674; BYTE $0x20 // vmovups 0x20(%r14,%r12,4), %ymm6
-	LONG $0x107c81c4; WORD $0xa27c; BYTE $0x20 // vmovups 0x20(%r10,%r12,4), %ymm7
+	LONG $0x107ca1c4; WORD $0xa07c; BYTE $0x20 // vmovups 0x20(%rax,%r12,4), %ymm7
 	LONG $0x107c01c4; WORD $0xa55c; BYTE $0x20 // vmovups 0x20(%r13,%r12,4), %ymm11
 	LONG $0x107c21c4; WORD $0xa764; BYTE $0x20 // vmovups 0x20(%rdi,%r12,4), %ymm12
 	LONG $0x107c21c4; WORD $0xa374; BYTE $0x20 // vmovups 0x20(%rbx,%r12,4), %ymm14
@@ -806,20 +808,21 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18fc8349 // cmpq $0x18, %r12
 	LONG $0xfec9820f; WORD $0xffff // jb 0xde0 <k_encode_symmetric+0x230>
 	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	LONG $0x10798b4c // movq 0x10(%rcx), %r15
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x2f1c8d4f // leaq (%r15,%r13), %r11
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x10788b4c // movq 0x10(%rax), %r15
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x071c8d4d // leaq (%r15,%rax), %r11
 	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
 	LONG $0x02e6c141 // shll $0x2, %r14d
-	LONG $0x2e148d4f // leaq (%r14,%r13), %r10
+	LONG $0x302c8d4e // leaq (%rax,%r14), %r13
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x8a1c8d49 // leaq (%r10,%rcx,4), %rbx
-	WORD $0xe0c1; BYTE $0x02 // shll $0x2, %eax
+	QUAD $0x000000008d1c8d48 // leaq (,%rcx,4), %rbx
+	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
+	LONG $0x02e2c141 // shll $0x2, %r10d
 	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
 	LONG $0x02e4c141 // shll $0x2, %r12d
-	LONG $0x200c8d4a // leaq (%rax,%r12), %rcx
+	LONG $0x220c8d4b // leaq (%r10,%r12), %rcx
 	LONG $0x02e0c141 // shll $0x2, %r8d
 	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
 	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
@@ -829,36 +832,37 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2e1c8d48 // leaq (%rsi,%rbp), %rbx
 	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	WORD $0x0149; BYTE $0xea // addq %rbp, %r10
 	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
 	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
 	WORD $0x014c; BYTE $0xe5 // addq %r12, %rbp
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
 	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
 	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
-	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
 	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
 	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
 	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
-	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
+	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	WORD $0x014d; BYTE $0xd7 // addq %r10, %r15
-	LONG $0xf8c2c749; WORD $0xffff; BYTE $0xff // movq $-0x8, %r10
+	WORD $0x014d; BYTE $0xef // addq %r13, %r15
+	LONG $0xf8c0c748; WORD $0xffff; BYTE $0xff // movq $-0x8, %rax
 	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x107c81c4; WORD $0x9744; BYTE $0x20 // vmovups 0x20(%r15,%r10,4), %ymm0
-	LONG $0x107ca1c4; WORD $0x9674; BYTE $0x20 // vmovups 0x20(%rsi,%r10,4), %ymm6
-	LONG $0x107ca1c4; WORD $0x937c; BYTE $0x20 // vmovups 0x20(%rbx,%r10,4), %ymm7
-	LONG $0x107c21c4; WORD $0x9554; BYTE $0x20 // vmovups 0x20(%rbp,%r10,4), %ymm10
-	LONG $0x107c21c4; WORD $0x905c; BYTE $0x20 // vmovups 0x20(%rax,%r10,4), %ymm11
-	LONG $0x107c21c4; WORD $0x9164; BYTE $0x20 // vmovups 0x20(%rcx,%r10,4), %ymm12
-	LONG $0x107c01c4; WORD $0x906c; BYTE $0x20 // vmovups 0x20(%r8,%r10,4), %ymm13
-	LONG $0x107c01c4; WORD $0x9374; BYTE $0x20 // vmovups 0x20(%r11,%r10,4), %ymm14
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x107cc1c4; WORD $0x8744; BYTE $0x20 // vmovups 0x20(%r15,%rax,4), %ymm0
+	LONG $0x7410fcc5; WORD $0x2086 // vmovups 0x20(%rsi,%rax,4), %ymm6
+	LONG $0x7c10fcc5; WORD $0x2083 // vmovups 0x20(%rbx,%rax,4), %ymm7
+	LONG $0x54107cc5; WORD $0x2085 // vmovups 0x20(%rbp,%rax,4), %ymm10
+	LONG $0x107c41c4; WORD $0x825c; BYTE $0x20 // vmovups 0x20(%r10,%rax,4), %ymm11
+	LONG $0x64107cc5; WORD $0x2081 // vmovups 0x20(%rcx,%rax,4), %ymm12
+	LONG $0x107c41c4; WORD $0x806c; BYTE $0x20 // vmovups 0x20(%r8,%rax,4), %ymm13
+	LONG $0x107c41c4; WORD $0x8374; BYTE $0x20 // vmovups 0x20(%r11,%rax,4), %ymm14
 	LONG $0x060d43c4; WORD $0x20fd // vperm2f128 $0x20, %ymm13, %ymm14, %ymm15 # ymm15 = ymm14[0,1],ymm13[0,1]
 	LONG $0x060d43c4; WORD $0x31ed // vperm2f128 $0x31, %ymm13, %ymm14, %ymm13 # ymm13 = ymm14[2,3],ymm13[2,3]
 	LONG $0x067d43c4; WORD $0x20f2 // vperm2f128 $0x20, %ymm10, %ymm0, %ymm14 # ymm14 = ymm0[0,1],ymm10[0,1]
@@ -900,12 +904,12 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c41c4; WORD $0xe076 // vmovups %ymm14, -0x20(%r14)
 	LONG $0x117cc1c4; BYTE $0x06 // vmovups %ymm0, (%r14)
 	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	LONG $0x08c28349 // addq $0x8, %r10
-	LONG $0x18fa8349 // cmpq $0x18, %r10
-	LONG $0xfecb820f; WORD $0xffff // jb 0xfc0 <k_encode_symmetric+0x410>
+	LONG $0x08c08348 // addq $0x8, %rax
+	LONG $0x18f88348 // cmpq $0x18, %rax
+	LONG $0xfecf820f; WORD $0xffff // jb 0xfd0 <k_encode_symmetric+0x420>
 	LONG $0x187de2c4; WORD $0x2877 // vbroadcastss 0x28(%rdi), %ymm6
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x0428fcc5; BYTE $0x02 // vmovaps (%rdx,%rax), %ymm0
 	LONG $0xc059fcc5 // vmulps %ymm0, %ymm0, %ymm0
 	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
@@ -914,8 +918,8 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000400028429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x400(%rdx,%rax)
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x04003d48; WORD $0x0000 // cmpq $0x400, %rax # imm = 0x400
-	WORD $0xd175 // jne 0x1100 <k_encode_symmetric+0x550>
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0xd175 // jne 0x1110 <k_encode_symmetric+0x560>
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x00c0c748; WORD $0xfffc; BYTE $0xff // movq $-0x400, %rax # imm = 0xFC00
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
@@ -924,28 +928,120 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x010101010101bb48; WORD $0x0101 // movabsq $0x101010101010101, %rbx # imm = 0x101010101010101
 	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
 	LONG $0x246c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbp
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	QUAD $0x000400028428fcc5; BYTE $0x00 // vmovaps 0x400(%rdx,%rax), %ymm0
-	LONG $0xfd54fcc5 // vandps %ymm5, %ymm0, %ymm7
-	LONG $0xd7c204c5; BYTE $0x01 // vcmpltps %ymm7, %ymm15, %ymm10
-	LONG $0x4a4de3c4; WORD $0xa0f0 // vblendvps %ymm10, %ymm0, %ymm6, %ymm6
-	LONG $0x5f4441c4; BYTE $0xff // vmaxps %ymm15, %ymm7, %ymm15
+	LONG $0xf554fcc5 // vandps %ymm5, %ymm0, %ymm6
+	LONG $0xfec284c5; BYTE $0x01 // vcmpltps %ymm6, %ymm15, %ymm7
+	LONG $0x4a0d63c4; WORD $0x70f0 // vblendvps %ymm7, %ymm0, %ymm14, %ymm14
+	LONG $0x5f4c41c4; BYTE $0xff // vmaxps %ymm15, %ymm6, %ymm15
 	QUAD $0x000800028459fcc5; BYTE $0x00 // vmulps 0x800(%rdx,%rax), %ymm0, %ymm0
 	QUAD $0x000c00028429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc00(%rdx,%rax)
 	LONG $0x20c08348 // addq $0x20, %rax
-	WORD $0xcb75 // jne 0x1170 <k_encode_symmetric+0x5c0>
-	LONG $0xf65e6cc5 // vdivps %ymm6, %ymm2, %ymm14
-	QUAD $0x00000d00b229fcc5 // vmovaps %ymm6, 0xd00(%rdx)
-	QUAD $0x00040605187de2c4; BYTE $0x00 // vbroadcastss 0x406(%rip), %ymm0 # 0x15c0 <k_encode_symmetric+0xa10>
+	WORD $0xcb75 // jne 0x1180 <k_encode_symmetric+0x5d0>
+	LONG $0x5e6cc1c4; BYTE $0xf6 // vdivps %ymm14, %ymm2, %ymm6
+	QUAD $0x00000d00b2297cc5 // vmovaps %ymm14, 0xd00(%rdx)
+	QUAD $0x00053505187de2c4; BYTE $0x00 // vbroadcastss 0x535(%rip), %ymm0 # 0x1700 <k_encode_symmetric+0xb50>
 	LONG $0xc0c284c5; BYTE $0x01 // vcmpltps %ymm0, %ymm15, %ymm0
-	QUAD $0x00042435187de2c4; BYTE $0x00 // vbroadcastss 0x424(%rip), %ymm6 # 0x15ec <k_encode_symmetric+0xa3c>
-	LONG $0x4a0de3c4; WORD $0x00c6 // vblendvps %ymm0, %ymm6, %ymm14, %ymm0
+	QUAD $0x0005533d187de2c4; BYTE $0x00 // vbroadcastss 0x553(%rip), %ymm7 # 0x172c <k_encode_symmetric+0xb7c>
+	LONG $0x4a4de3c4; WORD $0x00c7 // vblendvps %ymm0, %ymm7, %ymm6, %ymm0
 	QUAD $0x00000d608229fcc5 // vmovaps %ymm0, 0xd60(%rdx)
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x00c0c748; WORD $0xfffc; BYTE $0xff // movq $-0x400, %rax # imm = 0xFC00
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x6c1078c5; WORD $0x6824 // vmovups 0x68(%rsp), %xmm13
-	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x000400028459ccc5; BYTE $0x00 // vmulps 0x400(%rdx,%rax), %ymm6, %ymm0
+	LONG $0xc25ffcc5 // vmaxps %ymm2, %ymm0, %ymm0
+	LONG $0xc05de4c5 // vminps %ymm0, %ymm3, %ymm0
+	LONG $0xc058bcc5 // vaddps %ymm0, %ymm8, %ymm0
+	LONG $0xc058b4c5 // vaddps %ymm0, %ymm9, %ymm0
+	QUAD $0x000c0002bc59fcc5; BYTE $0x00 // vmulps 0xc00(%rdx,%rax), %ymm0, %ymm7
+	LONG $0xff5884c5 // vaddps %ymm7, %ymm15, %ymm7
+	QUAD $0x0008000294597cc5; BYTE $0x00 // vmulps 0x800(%rdx,%rax), %ymm0, %ymm10
+	LONG $0xc059acc5 // vmulps %ymm0, %ymm10, %ymm0
+	LONG $0xc0588cc5 // vaddps %ymm0, %ymm14, %ymm0
+	QUAD $0x0004200294594cc5; BYTE $0x00 // vmulps 0x420(%rdx,%rax), %ymm6, %ymm10
+	LONG $0xd25f2cc5 // vmaxps %ymm2, %ymm10, %ymm10
+	LONG $0x5d6441c4; BYTE $0xd2 // vminps %ymm10, %ymm3, %ymm10
+	LONG $0x582c41c4; BYTE $0xd0 // vaddps %ymm8, %ymm10, %ymm10
+	LONG $0x582c41c4; BYTE $0xd1 // vaddps %ymm9, %ymm10, %ymm10
+	QUAD $0x000c20029c592cc5; BYTE $0x00 // vmulps 0xc20(%rdx,%rax), %ymm10, %ymm11
+	QUAD $0x00082002a4592cc5; BYTE $0x00 // vmulps 0x820(%rdx,%rax), %ymm10, %ymm12
+	LONG $0xff5824c5 // vaddps %ymm7, %ymm11, %ymm15
+	LONG $0x592cc1c4; BYTE $0xfc // vmulps %ymm12, %ymm10, %ymm7
+	LONG $0xf7587cc5 // vaddps %ymm7, %ymm0, %ymm14
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8875 // jne 0x1200 <k_encode_symmetric+0x650>
+	LONG $0x5e04c1c4; BYTE $0xc6 // vdivps %ymm14, %ymm15, %ymm0
+	QUAD $0x000004da35c28cc5; BYTE $0x04 // vcmpneqps 0x4da(%rip), %ymm14, %ymm6 # 0x1760 <k_encode_symmetric+0xbb0>
+	LONG $0xc054ccc5 // vandps %ymm0, %ymm6, %ymm0
+	LONG $0xf05984c5 // vmulps %ymm0, %ymm15, %ymm6
+	QUAD $0x00000d20b229fcc5 // vmovaps %ymm6, 0xd20(%rdx)
+	QUAD $0x00000d408229fcc5 // vmovaps %ymm0, 0xd40(%rdx)
+	LONG $0xfffff7be; BYTE $0xff // movl $0xfffffff7, %esi # imm = 0xFFFFFFF7
+	WORD $0x16eb // jmp 0x12bb <k_encode_symmetric+0x70b>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xc6ff // incl %esi
+	WORD $0xfe83; BYTE $0x0a // cmpl $0xa, %esi
+	LONG $0x0255840f; WORD $0x0000 // je 0x1510 <k_encode_symmetric+0x960>
+	WORD $0xf685 // testl %esi, %esi
+	WORD $0xf174 // je 0x12b0 <k_encode_symmetric+0x700>
+	LONG $0xc62af2c5 // vcvtsi2ss %esi, %xmm1, %xmm0
+	QUAD $0x000004510559fac5 // vmulss 0x451(%rip), %xmm0, %xmm0 # 0x171c <k_encode_symmetric+0xb6c>
+	LONG $0x4458fac5; WORD $0x6824 // vaddss 0x68(%rsp), %xmm0, %xmm0
+	LONG $0xc157f8c5 // vxorps %xmm1, %xmm0, %xmm0
+	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
+	QUAD $0x00000d00b25e7cc5 // vdivps 0xd00(%rdx), %ymm0, %ymm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x00c0c748; WORD $0xfffc; BYTE $0xff // movq $-0x400, %rax # imm = 0xFC00
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0xfe83; BYTE $0xfa // cmpl $-0x6, %esi
+	WORD $0x797f // jg 0x1370 <k_encode_symmetric+0x7c0>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x0004000284598cc5; BYTE $0x00 // vmulps 0x400(%rdx,%rax), %ymm14, %ymm0
+	LONG $0xc058bcc5 // vaddps %ymm0, %ymm8, %ymm0
+	LONG $0xc058b4c5 // vaddps %ymm0, %ymm9, %ymm0
+	QUAD $0x000c0002bc59fcc5; BYTE $0x00 // vmulps 0xc00(%rdx,%rax), %ymm0, %ymm7
+	LONG $0xf758ccc5 // vaddps %ymm7, %ymm6, %ymm6
+	QUAD $0x00080002bc59fcc5; BYTE $0x00 // vmulps 0x800(%rdx,%rax), %ymm0, %ymm7
+	LONG $0xc759fcc5 // vmulps %ymm7, %ymm0, %ymm0
+	LONG $0xc05884c5 // vaddps %ymm0, %ymm15, %ymm0
+	QUAD $0x00042002bc598cc5; BYTE $0x00 // vmulps 0x420(%rdx,%rax), %ymm14, %ymm7
+	LONG $0xff58bcc5 // vaddps %ymm7, %ymm8, %ymm7
+	LONG $0xff58b4c5 // vaddps %ymm7, %ymm9, %ymm7
+	QUAD $0x000c2002945944c5; BYTE $0x00 // vmulps 0xc20(%rdx,%rax), %ymm7, %ymm10
+	QUAD $0x000820029c5944c5; BYTE $0x00 // vmulps 0x820(%rdx,%rax), %ymm7, %ymm11
+	LONG $0xf658acc5 // vaddps %ymm6, %ymm10, %ymm6
+	LONG $0xff59a4c5 // vmulps %ymm7, %ymm11, %ymm7
+	LONG $0xff587cc5 // vaddps %ymm7, %ymm0, %ymm15
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x9c75 // jne 0x1300 <k_encode_symmetric+0x750>
+	LONG $0x0000fbe9; BYTE $0x00 // jmp 0x1464 <k_encode_symmetric+0x8b4>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0xfe83; BYTE $0x05 // cmpl $0x5, %esi
+	WORD $0x7b7d // jge 0x13f0 <k_encode_symmetric+0x840>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0004000284598cc5; BYTE $0x00 // vmulps 0x400(%rdx,%rax), %ymm14, %ymm0
+	LONG $0xc05de4c5 // vminps %ymm0, %ymm3, %ymm0
+	LONG $0xc058bcc5 // vaddps %ymm0, %ymm8, %ymm0
+	LONG $0xc058b4c5 // vaddps %ymm0, %ymm9, %ymm0
+	QUAD $0x000c0002bc59fcc5; BYTE $0x00 // vmulps 0xc00(%rdx,%rax), %ymm0, %ymm7
+	QUAD $0x0008000294597cc5; BYTE $0x00 // vmulps 0x800(%rdx,%rax), %ymm0, %ymm10
+	LONG $0xf758ccc5 // vaddps %ymm7, %ymm6, %ymm6
+	LONG $0xc059acc5 // vmulps %ymm0, %ymm10, %ymm0
+	QUAD $0x00042002bc598cc5; BYTE $0x00 // vmulps 0x420(%rdx,%rax), %ymm14, %ymm7
+	LONG $0xc05884c5 // vaddps %ymm0, %ymm15, %ymm0
+	LONG $0xff5de4c5 // vminps %ymm7, %ymm3, %ymm7
+	LONG $0xff58bcc5 // vaddps %ymm7, %ymm8, %ymm7
+	LONG $0xff58b4c5 // vaddps %ymm7, %ymm9, %ymm7
+	QUAD $0x000c2002945944c5; BYTE $0x00 // vmulps 0xc20(%rdx,%rax), %ymm7, %ymm10
+	QUAD $0x000820029c5944c5; BYTE $0x00 // vmulps 0x820(%rdx,%rax), %ymm7, %ymm11
+	LONG $0xf658acc5 // vaddps %ymm6, %ymm10, %ymm6
+	LONG $0xff59a4c5 // vmulps %ymm7, %ymm11, %ymm7
+	LONG $0xff587cc5 // vaddps %ymm7, %ymm0, %ymm15
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x9475 // jne 0x1380 <k_encode_symmetric+0x7d0>
+	WORD $0x76eb // jmp 0x1464 <k_encode_symmetric+0x8b4>
+	WORD $0x9066 // nop
 	QUAD $0x0004000284598cc5; BYTE $0x00 // vmulps 0x400(%rdx,%rax), %ymm14, %ymm0
 	LONG $0xc25ffcc5 // vmaxps %ymm2, %ymm0, %ymm0
 	LONG $0xc05de4c5 // vminps %ymm0, %ymm3, %ymm0
@@ -967,89 +1063,44 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff59a4c5 // vmulps %ymm7, %ymm11, %ymm7
 	LONG $0xff587cc5 // vaddps %ymm7, %ymm0, %ymm15
 	LONG $0x40c08348 // addq $0x40, %rax
-	WORD $0x8c75 // jne 0x11f0 <k_encode_symmetric+0x640>
-	LONG $0x5e4cc1c4; BYTE $0xc7 // vdivps %ymm15, %ymm6, %ymm0
-	QUAD $0x000003ae3dc284c5; BYTE $0x04 // vcmpneqps 0x3ae(%rip), %ymm15, %ymm7 # 0x1620 <k_encode_symmetric+0xa70>
-	LONG $0xc054c4c5 // vandps %ymm0, %ymm7, %ymm0
-	LONG $0xf059ccc5 // vmulps %ymm0, %ymm6, %ymm6
-	QUAD $0x00000d20b229fcc5 // vmovaps %ymm6, 0xd20(%rdx)
-	QUAD $0x00000d408229fcc5 // vmovaps %ymm0, 0xd40(%rdx)
-	LONG $0xfffff7b8; BYTE $0xff // movl $0xfffffff7, %eax # imm = 0xFFFFFFF7
-	WORD $0x1aeb // jmp 0x12ab <k_encode_symmetric+0x6fb>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xc0ff // incl %eax
-	WORD $0xf883; BYTE $0x0a // cmpl $0xa, %eax
-	LONG $0x0155840f; WORD $0x0000 // je 0x1400 <k_encode_symmetric+0x850>
-	WORD $0xc085 // testl %eax, %eax
-	WORD $0xf174 // je 0x12a0 <k_encode_symmetric+0x6f0>
-	LONG $0xc02af2c5 // vcvtsi2ss %eax, %xmm1, %xmm0
-	QUAD $0x000003210559fac5 // vmulss 0x321(%rip), %xmm0, %xmm0 # 0x15dc <k_encode_symmetric+0xa2c>
-	LONG $0xc05892c5 // vaddss %xmm0, %xmm13, %xmm0
-	LONG $0xc157f8c5 // vxorps %xmm1, %xmm0, %xmm0
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	QUAD $0x00000d00b25e7cc5 // vdivps 0xd00(%rdx), %ymm0, %ymm14
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x00c1c748; WORD $0xfffc; BYTE $0xff // movq $-0x400, %rcx # imm = 0xFC00
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	QUAD $0x0004000a84598cc5; BYTE $0x00 // vmulps 0x400(%rdx,%rcx), %ymm14, %ymm0
-	LONG $0xc25ffcc5 // vmaxps %ymm2, %ymm0, %ymm0
-	LONG $0xc05de4c5 // vminps %ymm0, %ymm3, %ymm0
-	LONG $0xc058bcc5 // vaddps %ymm0, %ymm8, %ymm0
-	LONG $0xc058b4c5 // vaddps %ymm0, %ymm9, %ymm0
-	QUAD $0x000c000abc59fcc5; BYTE $0x00 // vmulps 0xc00(%rdx,%rcx), %ymm0, %ymm7
-	LONG $0xff5884c5 // vaddps %ymm7, %ymm15, %ymm7
-	QUAD $0x0008000a94597cc5; BYTE $0x00 // vmulps 0x800(%rdx,%rcx), %ymm0, %ymm10
-	LONG $0xc059acc5 // vmulps %ymm0, %ymm10, %ymm0
-	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
-	QUAD $0x0004200ab4598cc5; BYTE $0x00 // vmulps 0x420(%rdx,%rcx), %ymm14, %ymm6
-	LONG $0xf25fccc5 // vmaxps %ymm2, %ymm6, %ymm6
-	LONG $0xf65de4c5 // vminps %ymm6, %ymm3, %ymm6
-	LONG $0xf658bcc5 // vaddps %ymm6, %ymm8, %ymm6
-	LONG $0xf658b4c5 // vaddps %ymm6, %ymm9, %ymm6
-	QUAD $0x000c200a94594cc5; BYTE $0x00 // vmulps 0xc20(%rdx,%rcx), %ymm6, %ymm10
-	QUAD $0x0008200a9c594cc5; BYTE $0x00 // vmulps 0x820(%rdx,%rcx), %ymm6, %ymm11
-	LONG $0xff582cc5 // vaddps %ymm7, %ymm10, %ymm15
-	LONG $0xf659a4c5 // vmulps %ymm6, %ymm11, %ymm6
-	LONG $0xf658fcc5 // vaddps %ymm6, %ymm0, %ymm6
-	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0x8c75 // jne 0x12e0 <k_encode_symmetric+0x730>
-	LONG $0x5904c1c4; BYTE $0xc7 // vmulps %ymm15, %ymm15, %ymm0
+	WORD $0x8c75 // jne 0x13f0 <k_encode_symmetric+0x840>
+	LONG $0xc659ccc5 // vmulps %ymm6, %ymm6, %ymm0
 	QUAD $0x00000d20ba28fcc5 // vmovaps 0xd20(%rdx), %ymm7
-	LONG $0xd7594cc5 // vmulps %ymm7, %ymm6, %ymm10
+	LONG $0xd75904c5 // vmulps %ymm7, %ymm15, %ymm10
 	LONG $0xd8c22cc5; BYTE $0x01 // vcmpltps %ymm0, %ymm10, %ymm11
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xe6c27cc5; BYTE $0x01 // vcmpltps %ymm6, %ymm0, %ymm12
+	LONG $0xc27c41c4; WORD $0x01e7 // vcmpltps %ymm15, %ymm0, %ymm12
 	LONG $0x0e7d42c4; BYTE $0xdc // vtestps %ymm12, %ymm11
-	LONG $0xff22840f; WORD $0xffff // je 0x12a0 <k_encode_symmetric+0x6f0>
+	LONG $0xfe22840f; WORD $0xffff // je 0x12b0 <k_encode_symmetric+0x700>
 	LONG $0x5424c1c4; BYTE $0xc4 // vandps %ymm12, %ymm11, %ymm0
-	LONG $0xf65e84c5 // vdivps %ymm6, %ymm15, %ymm6
-	LONG $0x197dc3c4; WORD $0x01c2 // vextractf128 $0x1, %ymm0, %xmm10
-	LONG $0x6b79c1c4; BYTE $0xc2 // vpackssdw %xmm10, %xmm0, %xmm0
-	LONG $0x237d62c4; BYTE $0xd0 // vpmovsxwd %xmm0, %ymm10
-	QUAD $0x00000d409a287cc5 // vmovaps 0xd40(%rdx), %ymm11
-	QUAD $0x00000d60a2287cc5 // vmovaps 0xd60(%rdx), %ymm12
-	LONG $0x4a2563c4; WORD $0xa0de // vblendvps %ymm10, %ymm6, %ymm11, %ymm11
-	QUAD $0x00000d409a297cc5 // vmovaps %ymm11, 0xd40(%rdx)
-	LONG $0xf65984c5 // vmulps %ymm6, %ymm15, %ymm6
-	LONG $0x4a45e3c4; WORD $0xa0f6 // vblendvps %ymm10, %ymm6, %ymm7, %ymm6
+	LONG $0x5e4c41c4; BYTE $0xd7 // vdivps %ymm15, %ymm6, %ymm10
+	LONG $0x197dc3c4; WORD $0x01c3 // vextractf128 $0x1, %ymm0, %xmm11
+	LONG $0x6b79c1c4; BYTE $0xc3 // vpackssdw %xmm11, %xmm0, %xmm0
+	LONG $0x237d62c4; BYTE $0xd8 // vpmovsxwd %xmm0, %ymm11
+	QUAD $0x00000d40a2287cc5 // vmovaps 0xd40(%rdx), %ymm12
+	QUAD $0x00000d60aa287cc5 // vmovaps 0xd60(%rdx), %ymm13
+	LONG $0x4a1d43c4; WORD $0xb0e2 // vblendvps %ymm11, %ymm10, %ymm12, %ymm12
+	QUAD $0x00000d40a2297cc5 // vmovaps %ymm12, 0xd40(%rdx)
+	LONG $0xf659acc5 // vmulps %ymm6, %ymm10, %ymm6
+	LONG $0x4a45e3c4; WORD $0xb0f6 // vblendvps %ymm11, %ymm6, %ymm7, %ymm6
 	QUAD $0x00000d20b229fcc5 // vmovaps %ymm6, 0xd20(%rdx)
-	QUAD $0x0000025035c29cc5; BYTE $0x07 // vcmpordps 0x250(%rip), %ymm12, %ymm6 # 0x1620 <k_encode_symmetric+0xa70>
+	QUAD $0x0000027f35c294c5; BYTE $0x07 // vcmpordps 0x27f(%rip), %ymm13, %ymm6 # 0x1760 <k_encode_symmetric+0xbb0>
 	LONG $0x197de3c4; WORD $0x01f7 // vextractf128 $0x1, %ymm6, %xmm7
 	LONG $0xf76bc9c5 // vpackssdw %xmm7, %xmm6, %xmm6
 	LONG $0xc0dbc9c5 // vpand %xmm0, %xmm6, %xmm0
 	LONG $0x237de2c4; BYTE $0xc0 // vpmovsxwd %xmm0, %ymm0
-	LONG $0x4a1dc3c4; WORD $0x00c6 // vblendvps %ymm0, %ymm14, %ymm12, %ymm0
+	LONG $0x4a15c3c4; WORD $0x00c6 // vblendvps %ymm0, %ymm14, %ymm13, %ymm0
 	QUAD $0x00000d608229fcc5 // vmovaps %ymm0, 0xd60(%rdx)
-	LONG $0xfffeaae9; BYTE $0xff // jmp 0x12a0 <k_encode_symmetric+0x6f0>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xfffda9e9; BYTE $0xff // jmp 0x12b0 <k_encode_symmetric+0x700>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	QUAD $0x00000d6082c2fcc5; BYTE $0x07 // vcmpordps 0xd60(%rdx), %ymm0, %ymm0
 	QUAD $0x00000d408254fcc5 // vandps 0xd40(%rdx), %ymm0, %ymm0
 	QUAD $0x00000d408229fcc5 // vmovaps %ymm0, 0xd40(%rdx)
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x0001ea15787962c4; BYTE $0x00 // vpbroadcastb 0x1ea(%rip), %xmm10 # 0x1612 <k_encode_symmetric+0xa62>
-	QUAD $0x0001e21d787962c4; BYTE $0x00 // vpbroadcastb 0x1e2(%rip), %xmm11 # 0x1613 <k_encode_symmetric+0xa63>
-	LONG $0x0000abe9; BYTE $0x00 // jmp 0x14e1 <k_encode_symmetric+0x931>
+	QUAD $0x00021a15787962c4; BYTE $0x00 // vpbroadcastb 0x21a(%rip), %xmm10 # 0x1752 <k_encode_symmetric+0xba2>
+	QUAD $0x0002121d787962c4; BYTE $0x00 // vpbroadcastb 0x212(%rip), %xmm11 # 0x1753 <k_encode_symmetric+0xba3>
+	LONG $0x0000abe9; BYTE $0x00 // jmp 0x15f1 <k_encode_symmetric+0xa41>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x808a8b48; WORD $0x000d; BYTE $0x00 // movq 0xd80(%rdx), %rcx
 	LONG $0x04e9c148 // shrq $0x4, %rcx
@@ -1085,11 +1136,11 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0xf79f840f; WORD $0xffff // je 0xc80 <k_encode_symmetric+0xd0>
+	LONG $0xf68f840f; WORD $0xffff // je 0xc80 <k_encode_symmetric+0xd0>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	WORD $0x0948; BYTE $0xe9 // orq %rbp, %rcx
 	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
-	LONG $0xf7908d0f; WORD $0xffff // jge 0xc80 <k_encode_symmetric+0xd0>
+	LONG $0xf6808d0f; WORD $0xffff // jge 0xc80 <k_encode_symmetric+0xd0>
 	QUAD $0x000d40828410fac5; BYTE $0x00 // vmovss 0xd40(%rdx,%rax,4), %xmm0
 	LONG $0x1d79e3c4; WORD $0x04c0 // vcvtps2ph $0x4, %xmm0, %xmm0
 	LONG $0xc67ef9c5 // vmovd %xmm0, %esi
@@ -1110,7 +1161,7 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf658bcc5 // vaddps %ymm6, %ymm8, %ymm6
 	LONG $0xf6feddc5 // vpaddd %ymm6, %ymm4, %ymm6
 	LONG $0xc0feddc5 // vpaddd %ymm0, %ymm4, %ymm0
-	QUAD $0x0000643d587de2c4; BYTE $0x00 // vpbroadcastd 0x64(%rip), %ymm7 # 0x15c4 <k_encode_symmetric+0xa14>
+	QUAD $0x0000943d587de2c4; BYTE $0x00 // vpbroadcastd 0x94(%rip), %ymm7 # 0x1704 <k_encode_symmetric+0xb54>
 	LONG $0xc7dbfdc5 // vpand %ymm7, %ymm0, %ymm0
 	LONG $0xf7dbcdc5 // vpand %ymm7, %ymm6, %ymm6
 	LONG $0x2b4de2c4; BYTE $0xc0 // vpackusdw %ymm0, %ymm6, %ymm0
@@ -1121,11 +1172,11 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
 	LONG $0x01c6f640 // testb $0x1, %sil
 	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
-	WORD $0x8975 // jne 0x1520 <k_encode_symmetric+0x970>
+	WORD $0x8975 // jne 0x1630 <k_encode_symmetric+0xa80>
 	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
-	LONG $0xfea0850f; WORD $0xffff // jne 0x1440 <k_encode_symmetric+0x890>
+	LONG $0xfea0850f; WORD $0xffff // jne 0x1550 <k_encode_symmetric+0x9a0>
 	LONG $0x000012b9; BYTE $0x00 // movl $0x12, %ecx
-	LONG $0xffff03e9; BYTE $0xff // jmp 0x14ad <k_encode_symmetric+0x8fd>
+	LONG $0xffff03e9; BYTE $0xff // jmp 0x15bd <k_encode_symmetric+0xa0d>
 	LONG $0x78c48348 // addq $0x78, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1139,7 +1190,55 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	WORD $0x1d7d // jge 0x15df <k_encode_symmetric+0xa2f>
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	WORD $0x1d7d // jge 0x171f <k_encode_symmetric+0xb6f>
 	BYTE $0x90 // nop
 	WORD $0xff26; BYTE $0x00 // incl %es:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -1157,7 +1256,7 @@ TEXT ·encode_legacyAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xffff // <unknown>
 	WORD $0x7fff; BYTE $0x00 // <unknown>
 	WORD $0xc000 // addb %al, %al
-	WORD $0x0f7f // jg 0x1600 <k_encode_symmetric+0xa50>
+	WORD $0x0f7f // jg 0x1740 <k_encode_symmetric+0xb90>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>

@@ -47,17 +47,17 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0xc818 // vbroadcastss %xmm0, %zmm1
 	LONG $0x48fdf262; WORD $0xd07c // vpbroadcastq %rax, %zmm2
 	QUAD $0x000000102444c748; BYTE $0x00 // movq $0x0, 0x10(%rsp)
-	QUAD $0x2e191d22487df262; WORD $0x0000 // vpmovsxbq 0x2e19(%rip), %zmm3 # 0x2eb0 <k_encode_symmetric+0x1610>
-	QUAD $0x2c9f252848fdf162; WORD $0x0000 // vmovapd 0x2c9f(%rip), %zmm4 # 0x2d40 <k_encode_symmetric+0x14a0>
-	QUAD $0x2cd52d2848fdf162; WORD $0x0000 // vmovapd 0x2cd5(%rip), %zmm5 # 0x2d80 <k_encode_symmetric+0x14e0>
+	QUAD $0x30991d22487df262; WORD $0x0000 // vpmovsxbq 0x3099(%rip), %zmm3 # 0x3130 <k_encode_symmetric+0x1890>
+	QUAD $0x2f1f252848fdf162; WORD $0x0000 // vmovapd 0x2f1f(%rip), %zmm4 # 0x2fc0 <k_encode_symmetric+0x1720>
+	QUAD $0x2f552d2848fdf162; WORD $0x0000 // vmovapd 0x2f55(%rip), %zmm5 # 0x3000 <k_encode_symmetric+0x1760>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	QUAD $0x2deb3d18487df262; WORD $0x0000 // vbroadcastss 0x2deb(%rip), %zmm7 # 0x2ea4 <k_encode_symmetric+0x1604>
-	QUAD $0x2dc90518487d7262; WORD $0x0000 // vbroadcastss 0x2dc9(%rip), %zmm8 # 0x2e8c <k_encode_symmetric+0x15ec>
-	QUAD $0x2db70d18487d7262; WORD $0x0000 // vbroadcastss 0x2db7(%rip), %zmm9 # 0x2e84 <k_encode_symmetric+0x15e4>
-	QUAD $0x2db11518487d7262; WORD $0x0000 // vbroadcastss 0x2db1(%rip), %zmm10 # 0x2e88 <k_encode_symmetric+0x15e8>
-	QUAD $0x00002db51d107ac5 // vmovss 0x2db5(%rip), %xmm11 # 0x2e94 <k_encode_symmetric+0x15f4>
-	QUAD $0x00002db925107ac5 // vmovss 0x2db9(%rip), %xmm12 # 0x2ea0 <k_encode_symmetric+0x1600>
-	QUAD $0x002da82d587962c4; BYTE $0x00 // vpbroadcastd 0x2da8(%rip), %xmm13 # 0x2e98 <k_encode_symmetric+0x15f8>
+	QUAD $0x306b3d18487df262; WORD $0x0000 // vbroadcastss 0x306b(%rip), %zmm7 # 0x3124 <k_encode_symmetric+0x1884>
+	QUAD $0x30490518487d7262; WORD $0x0000 // vbroadcastss 0x3049(%rip), %zmm8 # 0x310c <k_encode_symmetric+0x186c>
+	QUAD $0x30370d18487d7262; WORD $0x0000 // vbroadcastss 0x3037(%rip), %zmm9 # 0x3104 <k_encode_symmetric+0x1864>
+	QUAD $0x30311518487d7262; WORD $0x0000 // vbroadcastss 0x3031(%rip), %zmm10 # 0x3108 <k_encode_symmetric+0x1868>
+	QUAD $0x000030351d107ac5 // vmovss 0x3035(%rip), %xmm11 # 0x3114 <k_encode_symmetric+0x1874>
+	QUAD $0x0000303925107ac5 // vmovss 0x3039(%rip), %xmm12 # 0x3120 <k_encode_symmetric+0x1880>
+	QUAD $0x0030282d587962c4; BYTE $0x00 // vpbroadcastd 0x3028(%rip), %xmm13 # 0x3118 <k_encode_symmetric+0x1878>
 	QUAD $0x000000d02484894c // movq %r8, 0xd0(%rsp)
 	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
 	WORD $0x27eb // jmp 0x129 <k_encode_affine+0x129>
@@ -1047,7 +1047,7 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
+	LONG $0xf8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf8, %rsp
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
 	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
 	LONG $0x2c7f6348 // movslq 0x2c(%rdi), %rdi
@@ -1056,7 +1056,7 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x950f; BYTE $0xc1 // setne %cl
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x14128e0f; WORD $0x0000 // jle 0x2ce6 <k_encode_symmetric+0x1446>
+	LONG $0x16728e0f; WORD $0x0000 // jle 0x2f46 <k_encode_symmetric+0x16a6>
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0x18428b4c // movq 0x18(%rdx), %r8
 	WORD $0xc888 // movb %cl, %al
@@ -1069,7 +1069,7 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff4a8d48 // leaq -0x1(%rdx), %rcx
 	QUAD $0x000000e0248c8948 // movq %rcx, 0xe0(%rsp)
 	LONG $0x00988d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rbx
-	QUAD $0x15750d57187cf162; WORD $0x0000 // vxorps 0x1575(%rip){1to4}, %xmm0, %xmm1 # 0x2e90 <k_encode_symmetric+0x15f0>
+	QUAD $0x17f50d57187cf162; WORD $0x0000 // vxorps 0x17f5(%rip){1to4}, %xmm0, %xmm1 # 0x3110 <k_encode_symmetric+0x1870>
 	LONG $0x487df262; WORD $0xc918 // vbroadcastss %xmm1, %zmm1
 	WORD $0x488d; BYTE $0xff // leal -0x1(%rax), %ecx
 	LONG $0xd12aeac5 // vcvtsi2ss %ecx, %xmm2, %xmm2
@@ -1078,16 +1078,16 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0xd87c // vpbroadcastd %eax, %zmm3
 	LONG $0x48fdf262; WORD $0xe27c // vpbroadcastq %rdx, %zmm4
 	QUAD $0x000000102444c748; BYTE $0x00 // movq $0x0, 0x10(%rsp)
-	QUAD $0x155e2d22487df262; WORD $0x0000 // vpmovsxbq 0x155e(%rip), %zmm5 # 0x2eb0 <k_encode_symmetric+0x1610>
-	QUAD $0x14a4352848fdf162; WORD $0x0000 // vmovapd 0x14a4(%rip), %zmm6 # 0x2e00 <k_encode_symmetric+0x1560>
-	QUAD $0x14da3d2848fdf162; WORD $0x0000 // vmovapd 0x14da(%rip), %zmm7 # 0x2e40 <k_encode_symmetric+0x15a0>
-	QUAD $0x15380518487d7262; WORD $0x0000 // vbroadcastss 0x1538(%rip), %zmm8 # 0x2ea8 <k_encode_symmetric+0x1608>
-	QUAD $0x152a1d18487d7262; WORD $0x0000 // vbroadcastss 0x152a(%rip), %zmm11 # 0x2ea4 <k_encode_symmetric+0x1604>
-	QUAD $0x15082518487d7262; WORD $0x0000 // vbroadcastss 0x1508(%rip), %zmm12 # 0x2e8c <k_encode_symmetric+0x15ec>
-	QUAD $0x00150b2d587962c4; BYTE $0x00 // vpbroadcastd 0x150b(%rip), %xmm13 # 0x2e98 <k_encode_symmetric+0x15f8>
+	QUAD $0x17de2d22487df262; WORD $0x0000 // vpmovsxbq 0x17de(%rip), %zmm5 # 0x3130 <k_encode_symmetric+0x1890>
+	QUAD $0x1724352848fdf162; WORD $0x0000 // vmovapd 0x1724(%rip), %zmm6 # 0x3080 <k_encode_symmetric+0x17e0>
+	QUAD $0x175a3d2848fdf162; WORD $0x0000 // vmovapd 0x175a(%rip), %zmm7 # 0x30c0 <k_encode_symmetric+0x1820>
+	QUAD $0x17b80518487d7262; WORD $0x0000 // vbroadcastss 0x17b8(%rip), %zmm8 # 0x3128 <k_encode_symmetric+0x1888>
+	QUAD $0x17aa1d18487d7262; WORD $0x0000 // vbroadcastss 0x17aa(%rip), %zmm11 # 0x3124 <k_encode_symmetric+0x1884>
+	QUAD $0x17882518487d7262; WORD $0x0000 // vbroadcastss 0x1788(%rip), %zmm12 # 0x310c <k_encode_symmetric+0x186c>
+	QUAD $0x00178b2d587962c4; BYTE $0x00 // vpbroadcastd 0x178b(%rip), %xmm13 # 0x3118 <k_encode_symmetric+0x1878>
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	QUAD $0x000015023d107ac5 // vmovss 0x1502(%rip), %xmm15 # 0x2e9c <k_encode_symmetric+0x15fc>
-	QUAD $0x14ec0518087de262; WORD $0x0000 // vbroadcastss 0x14ec(%rip), %xmm16 # 0x2e90 <k_encode_symmetric+0x15f0>
+	QUAD $0x000017823d107ac5 // vmovss 0x1782(%rip), %xmm15 # 0x311c <k_encode_symmetric+0x187c>
+	QUAD $0x176c0518087de262; WORD $0x0000 // vbroadcastss 0x176c(%rip), %xmm16 # 0x3110 <k_encode_symmetric+0x1870>
 	QUAD $0x000000e824bc8948 // movq %rdi, 0xe8(%rsp)
 	QUAD $0x000000d02484894c // movq %r8, 0xd0(%rsp)
 	QUAD $0x000000c8249c8948 // movq %rbx, 0xc8(%rsp)
@@ -1097,7 +1097,7 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c18348 // addq $0x20, %rcx
 	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
 	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
-	LONG $0x130d8d0f; WORD $0x0000 // jge 0x2ce6 <k_encode_symmetric+0x1446>
+	LONG $0x156d8d0f; WORD $0x0000 // jge 0x2f46 <k_encode_symmetric+0x16a6>
 	QUAD $0x000000f0249c894c // movq %r11, 0xf0(%rsp)
 	WORD $0x01b1 // movb $0x1, %cl
 	WORD $0xc031 // xorl %eax, %eax
@@ -1199,33 +1199,34 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x04244489 // movl %eax, 0x4(%rsp)
 	QUAD $0x000000a824ac8b48 // movq 0xa8(%rsp), %rbp
-	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
-	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
-	LONG $0x96348d4c // leaq (%rsi,%rdx,4), %r14
+	QUAD $0x00000000953c8d48 // leaq (,%rdx,4), %rdi
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
+	LONG $0xb7348d4c // leaq (%rdi,%rsi,4), %r14
 	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
 	LONG $0xa60c8d4f // leaq (%r14,%r12,4), %r9
 	QUAD $0x0000009024ac8b4c // movq 0x90(%rsp), %r13
 	LONG $0xa91c8d4f // leaq (%r9,%r13,4), %r11
-	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
-	LONG $0xbb048d49 // leaq (%r11,%rdi,4), %rax
+	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
+	LONG $0x83048d4b // leaq (%r11,%r8,4), %rax
 	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
-	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	QUAD $0x0000008024bc8b4c // movq 0x80(%rsp), %r15
+	LONG $0xb8048d4a // leaq (%rax,%r15,4), %rax
 	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
-	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
-	LONG $0xb80c8d4a // leaq (%rax,%r15,4), %rcx
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	LONG $0x900c8d4a // leaq (%rax,%r10,4), %rcx
+	QUAD $0x000000c0248c8948 // movq %rcx, 0xc0(%rsp)
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x811c8d48 // leaq (%rcx,%rax,4), %rbx
-	QUAD $0x00854c1048fda162 // vmovupd (%rbp,%r8,4), %zmm17
+	QUAD $0x00954c1048fde162 // vmovupd (%rbp,%rdx,4), %zmm17
 	LONG $0x246c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbp
 	QUAD $0x01ab141a40f57362 // vinsertf64x4 $0x1, (%rbx,%rbp,4), %zmm17, %zmm10
 	QUAD $0xeeab0c2340f5e362 // vshuff64x2 $0xee, (%rbx,%rbp,4), %zmm17, %zmm17 # zmm17 = zmm17[4,5,6,7],mem[4,5,6,7]
-	LONG $0x48fde162; WORD $0x1410; BYTE $0x96 // vmovupd (%rsi,%rdx,4), %zmm18
+	LONG $0x48fde162; WORD $0x1410; BYTE $0xb7 // vmovupd (%rdi,%rsi,4), %zmm18
 	LONG $0xab348d48 // leaq (%rbx,%rbp,4), %rsi
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	QUAD $0x01862c1a40ede362 // vinsertf64x4 $0x1, (%rsi,%rax,4), %zmm18, %zmm21
@@ -1239,27 +1240,28 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
 	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
 	QUAD $0x0186041a40c56362 // vinsertf64x4 $0x1, (%rsi,%rax,4), %zmm23, %zmm24
-	LONG $0x48fd4162; WORD $0x0c10; BYTE $0xbb // vmovupd (%r11,%rdi,4), %zmm25
+	LONG $0x48fd0162; WORD $0x0c10; BYTE $0x83 // vmovupd (%r11,%r8,4), %zmm25
 	QUAD $0xee863c2340c5e362 // vshuff64x2 $0xee, (%rsi,%rax,4), %zmm23, %zmm23 # zmm23 = zmm23[4,5,6,7],mem[4,5,6,7]
 	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	QUAD $0x0186141a40b56362 // vinsertf64x4 $0x1, (%rsi,%rax,4), %zmm25, %zmm26
 	QUAD $0xee860c2340b56362 // vshuff64x2 $0xee, (%rsi,%rax,4), %zmm25, %zmm25 # zmm25 = zmm25[4,5,6,7],mem[4,5,6,7]
-	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
-	LONG $0x48fd2162; WORD $0x1c10; BYTE $0x92 // vmovupd (%rdx,%r10,4), %zmm27
-	LONG $0x86148d48 // leaq (%rsi,%rax,4), %rdx
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0x48fd2162; WORD $0x1c10; BYTE $0xb9 // vmovupd (%rcx,%r15,4), %zmm27
+	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
 	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	QUAD $0x0182241a40a56362 // vinsertf64x4 $0x1, (%rdx,%rax,4), %zmm27, %zmm28
-	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
-	LONG $0x48fd2162; WORD $0x2c10; BYTE $0xbe // vmovupd (%rsi,%r15,4), %zmm29
-	QUAD $0xee821c2340a56362 // vshuff64x2 $0xee, (%rdx,%rax,4), %zmm27, %zmm27 # zmm27 = zmm27[4,5,6,7],mem[4,5,6,7]
-	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
+	QUAD $0x0186241a40a56362 // vinsertf64x4 $0x1, (%rsi,%rax,4), %zmm27, %zmm28
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	LONG $0x48fd2162; WORD $0x2c10; BYTE $0x91 // vmovupd (%rcx,%r10,4), %zmm29
+	QUAD $0xee861c2340a56362 // vshuff64x2 $0xee, (%rsi,%rax,4), %zmm27, %zmm27 # zmm27 = zmm27[4,5,6,7],mem[4,5,6,7]
+	LONG $0x860c8d48 // leaq (%rsi,%rax,4), %rcx
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	QUAD $0x0182341a40956362 // vinsertf64x4 $0x1, (%rdx,%rax,4), %zmm29, %zmm30
-	QUAD $0xee822c2340956362 // vshuff64x2 $0xee, (%rdx,%rax,4), %zmm29, %zmm29 # zmm29 = zmm29[4,5,6,7],mem[4,5,6,7]
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x48fd6162; WORD $0x3c10; BYTE $0xb1 // vmovupd (%rcx,%rsi,4), %zmm31
-	LONG $0x820c8d48 // leaq (%rdx,%rax,4), %rcx
+	QUAD $0x0181341a40956362 // vinsertf64x4 $0x1, (%rcx,%rax,4), %zmm29, %zmm30
+	QUAD $0xee812c2340956362 // vshuff64x2 $0xee, (%rcx,%rax,4), %zmm29, %zmm29 # zmm29 = zmm29[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x48fd6162; WORD $0x3c10; BYTE $0xbe // vmovupd (%rsi,%rdi,4), %zmm31
+	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	QUAD $0x01810c1a40857362 // vinsertf64x4 $0x1, (%rcx,%rax,4), %zmm31, %zmm9
 	QUAD $0xee813c2340856362 // vshuff64x2 $0xee, (%rcx,%rax,4), %zmm31, %zmm31 # zmm31 = zmm31[4,5,6,7],mem[4,5,6,7]
@@ -1335,86 +1337,86 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40140162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm29, %zmm29, %zmm29 # zmm29 = zmm29[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
 	LONG $0x4074a162; WORD $0xcac6; BYTE $0xdd // vshufps $0xdd, %zmm18, %zmm17, %zmm17 # zmm17 = zmm17[1,3],zmm18[1,3],zmm17[5,7],zmm18[5,7],zmm17[9,11],zmm18[9,11],zmm17[13,15],zmm18[13,15]
 	LONG $0x4074a162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm17, %zmm17, %zmm17 # zmm17 = zmm17[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x07e0c149 // shlq $0x7, %r8
+	LONG $0x07e2c148 // shlq $0x7, %rdx
 	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	LONG $0x487ca162; WORD $0x3c11; BYTE $0x00 // vmovups %zmm23, (%rax,%r8)
-	QUAD $0x02006411487c2162 // vmovups %zmm28, 0x80(%rax,%r8)
-	QUAD $0x04007c11487c2162 // vmovups %zmm31, 0x100(%rax,%r8)
-	QUAD $0x06005c11487ca162 // vmovups %zmm19, 0x180(%rax,%r8)
-	QUAD $0x08005411487c2162 // vmovups %zmm26, 0x200(%rax,%r8)
-	QUAD $0x0a007411487ca162 // vmovups %zmm22, 0x280(%rax,%r8)
-	QUAD $0x0c007411487c2162 // vmovups %zmm30, 0x300(%rax,%r8)
-	QUAD $0x0e005411487c3162 // vmovups %zmm10, 0x380(%rax,%r8)
-	QUAD $0x10006c11487ca162 // vmovups %zmm21, 0x400(%rax,%r8)
-	QUAD $0x12004411487c2162 // vmovups %zmm24, 0x480(%rax,%r8)
-	QUAD $0x14005c11487c2162 // vmovups %zmm27, 0x500(%rax,%r8)
-	QUAD $0x16004c11487c3162 // vmovups %zmm9, 0x580(%rax,%r8)
-	QUAD $0x18004c11487c2162 // vmovups %zmm25, 0x600(%rax,%r8)
-	QUAD $0x1a006411487ca162 // vmovups %zmm20, 0x680(%rax,%r8)
-	QUAD $0x1c006c11487c2162 // vmovups %zmm29, 0x700(%rax,%r8)
-	QUAD $0x1e004c11487ca162 // vmovups %zmm17, 0x780(%rax,%r8)
-	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
+	LONG $0x487ce162; WORD $0x3c11; BYTE $0x10 // vmovups %zmm23, (%rax,%rdx)
+	QUAD $0x02106411487c6162 // vmovups %zmm28, 0x80(%rax,%rdx)
+	QUAD $0x04107c11487c6162 // vmovups %zmm31, 0x100(%rax,%rdx)
+	QUAD $0x06105c11487ce162 // vmovups %zmm19, 0x180(%rax,%rdx)
+	QUAD $0x08105411487c6162 // vmovups %zmm26, 0x200(%rax,%rdx)
+	QUAD $0x0a107411487ce162 // vmovups %zmm22, 0x280(%rax,%rdx)
+	QUAD $0x0c107411487c6162 // vmovups %zmm30, 0x300(%rax,%rdx)
+	QUAD $0x0e105411487c7162 // vmovups %zmm10, 0x380(%rax,%rdx)
+	QUAD $0x10106c11487ce162 // vmovups %zmm21, 0x400(%rax,%rdx)
+	QUAD $0x12104411487c6162 // vmovups %zmm24, 0x480(%rax,%rdx)
+	QUAD $0x14105c11487c6162 // vmovups %zmm27, 0x500(%rax,%rdx)
+	QUAD $0x16104c11487c7162 // vmovups %zmm9, 0x580(%rax,%rdx)
+	QUAD $0x18104c11487c6162 // vmovups %zmm25, 0x600(%rax,%rdx)
+	QUAD $0x1a106411487ce162 // vmovups %zmm20, 0x680(%rax,%rdx)
+	QUAD $0x1c106c11487c6162 // vmovups %zmm29, 0x700(%rax,%rdx)
+	QUAD $0x1e104c11487ce162 // vmovups %zmm17, 0x780(%rax,%rdx)
+	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
 	LONG $0x042444f6; BYTE $0x01 // testb $0x1, 0x4(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xfc0b850f; WORD $0xffff // jne 0x1b90 <k_encode_symmetric+0x2f0>
+	LONG $0xfbfc850f; WORD $0xffff // jne 0x1b90 <k_encode_symmetric+0x2f0>
 	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
 	LONG $0x282444f6; BYTE $0x01 // testb $0x1, 0x28(%rsp)
 	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
-	LONG $0xfa56850f; WORD $0xffff // jne 0x19f0 <k_encode_symmetric+0x150>
+	LONG $0xfa47850f; WORD $0xffff // jne 0x19f0 <k_encode_symmetric+0x150>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x10408b48 // movq 0x10(%rax), %rax
-	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	WORD $0x01b1 // movb $0x1, %cl
 	WORD $0xc031 // xorl %eax, %eax
-	BYTE $0x90 // nop
-	LONG $0xc4248c89; WORD $0x0000; BYTE $0x00 // movl %ecx, 0xc4(%rsp)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x30244c89 // movl %ecx, 0x30(%rsp)
 	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
 	LONG $0x24440b48; BYTE $0x10 // orq 0x10(%rsp), %rax
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
 	QUAD $0x0000e024844d0f48; BYTE $0x00 // cmovgeq 0xe0(%rsp), %rax
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x07e1c148 // shlq $0x7, %rcx
-	QUAD $0x000000f8248c0348 // addq 0xf8(%rsp), %rcx
-	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
+	LONG $0x244c0348; BYTE $0x28 // addq 0x28(%rsp), %rcx
+	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
 	LONG $0x01488d48 // leaq 0x1(%rax), %rcx
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
-	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
+	QUAD $0x000000a824b48948 // movq %rsi, 0xa8(%rsp)
 	LONG $0x02488d48 // leaq 0x2(%rax), %rcx
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
-	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
+	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
 	LONG $0x03488d48 // leaq 0x3(%rax), %rcx
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
-	QUAD $0x0000008824b48948 // movq %rsi, 0x88(%rsp)
+	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
 	LONG $0x04488d48 // leaq 0x4(%rax), %rcx
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
-	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
+	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
 	LONG $0x05488d48 // leaq 0x5(%rax), %rcx
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
-	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	QUAD $0x0000008824b48948 // movq %rsi, 0x88(%rsp)
 	LONG $0x06488d48 // leaq 0x6(%rax), %rcx
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
-	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
 	LONG $0x07488d48 // leaq 0x7(%rax), %rcx
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
@@ -1434,102 +1436,100 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc793fbc5 // kmovd %k7, %eax
 	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
 	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	LONG $0xc693fbc5 // kmovd %k6, %eax
 	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
 	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
 	LONG $0xc593fbc5 // kmovd %k5, %eax
 	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
 	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
 	LONG $0xc493fbc5 // kmovd %k4, %eax
 	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
 	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	LONG $0xc393fbc5 // kmovd %k3, %eax
 	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
 	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
 	LONG $0xc293fbc5 // kmovd %k2, %eax
 	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
 	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
 	LONG $0xc193fbc5 // kmovd %k1, %eax
 	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
 	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	LONG $0xc093fbc5 // kmovd %k0, %eax
 	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
 	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x04244489 // movl %eax, 0x4(%rsp)
-	QUAD $0x000000a024ac8b48 // movq 0xa0(%rsp), %rbp
-	QUAD $0x000000008d3c8d48 // leaq (,%rcx,4), %rdi
+	QUAD $0x000000b024ac8b48 // movq 0xb0(%rsp), %rbp
+	QUAD $0x00000000953c8d48 // leaq (,%rdx,4), %rdi
 	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
-	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
+	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
 	LONG $0xb73c8d4c // leaq (%rdi,%rsi,4), %r15
-	QUAD $0x0000009024ac8b4c // movq 0x90(%rsp), %r13
+	QUAD $0x000000a024ac8b4c // movq 0xa0(%rsp), %r13
 	LONG $0xaf148d4f // leaq (%r15,%r13,4), %r10
-	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
+	QUAD $0x0000009824848b4c // movq 0x98(%rsp), %r8
 	LONG $0x82348d4f // leaq (%r10,%r8,4), %r14
-	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	QUAD $0x00000090248c8b4c // movq 0x90(%rsp), %r9
 	LONG $0x8e048d4b // leaq (%r14,%r9,4), %rax
-	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
-	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
-	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
-	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
-	LONG $0x98148d4a // leaq (%rax,%r11,4), %rdx
-	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
+	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
+	LONG $0xa00c8d4a // leaq (%rax,%r12,4), %rcx
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x821c8d48 // leaq (%rdx,%rax,4), %rbx
-	QUAD $0x008d4c1048fd7162 // vmovupd (%rbp,%rcx,4), %zmm9
-	LONG $0x246c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbp
+	LONG $0x811c8d48 // leaq (%rcx,%rax,4), %rbx
+	QUAD $0x00954c1048fd7162 // vmovupd (%rbp,%rdx,4), %zmm9
+	LONG $0x246c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbp
 	QUAD $0x01ab1c1a48b5e362 // vinsertf64x4 $0x1, (%rbx,%rbp,4), %zmm9, %zmm19
 	QUAD $0xeeab0c2348b5e362 // vshuff64x2 $0xee, (%rbx,%rbp,4), %zmm9, %zmm17 # zmm17 = zmm9[4,5,6,7],mem[4,5,6,7]
 	LONG $0x48fd7162; WORD $0x0c10; BYTE $0xb7 // vmovupd (%rdi,%rsi,4), %zmm9
 	LONG $0xab3c8d48 // leaq (%rbx,%rbp,4), %rdi
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
 	QUAD $0x01872c1a48b5e362 // vinsertf64x4 $0x1, (%rdi,%rax,4), %zmm9, %zmm21
 	LONG $0x48fd1162; WORD $0x1410; BYTE $0xaf // vmovupd (%r15,%r13,4), %zmm10
 	QUAD $0xee87142348b5e362 // vshuff64x2 $0xee, (%rdi,%rax,4), %zmm9, %zmm18 # zmm18 = zmm9[4,5,6,7],mem[4,5,6,7]
 	LONG $0x873c8d48 // leaq (%rdi,%rax,4), %rdi
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	QUAD $0x01870c1a48ad7362 // vinsertf64x4 $0x1, (%rdi,%rax,4), %zmm10, %zmm9
 	QUAD $0xee87242348ade362 // vshuff64x2 $0xee, (%rdi,%rax,4), %zmm10, %zmm20 # zmm20 = zmm10[4,5,6,7],mem[4,5,6,7]
 	LONG $0x48fd1162; WORD $0x1410; BYTE $0x82 // vmovupd (%r10,%r8,4), %zmm10
 	LONG $0x873c8d48 // leaq (%rdi,%rax,4), %rdi
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
 	QUAD $0x0187341a48ade362 // vinsertf64x4 $0x1, (%rdi,%rax,4), %zmm10, %zmm22
 	LONG $0x48fd8162; WORD $0x3c10; BYTE $0x8e // vmovupd (%r14,%r9,4), %zmm23
 	QUAD $0xee87142348ad7362 // vshuff64x2 $0xee, (%rdi,%rax,4), %zmm10, %zmm10 # zmm10 = zmm10[4,5,6,7],mem[4,5,6,7]
 	LONG $0x873c8d48 // leaq (%rdi,%rax,4), %rdi
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
 	QUAD $0x0187041a40c56362 // vinsertf64x4 $0x1, (%rdi,%rax,4), %zmm23, %zmm24
 	QUAD $0xee873c2340c5e362 // vshuff64x2 $0xee, (%rdi,%rax,4), %zmm23, %zmm23 # zmm23 = zmm23[4,5,6,7],mem[4,5,6,7]
-	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
-	LONG $0x48fd2162; WORD $0x0c10; BYTE $0xa2 // vmovupd (%rdx,%r12,4), %zmm25
-	LONG $0x87148d48 // leaq (%rdi,%rax,4), %rdx
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	QUAD $0x0182141a40b56362 // vinsertf64x4 $0x1, (%rdx,%rax,4), %zmm25, %zmm26
-	QUAD $0x000000b024b48b48 // movq 0xb0(%rsp), %rsi
-	LONG $0x48fd2162; WORD $0x1c10; BYTE $0x9e // vmovupd (%rsi,%r11,4), %zmm27
-	QUAD $0xee820c2340b56362 // vshuff64x2 $0xee, (%rdx,%rax,4), %zmm25, %zmm25 # zmm25 = zmm25[4,5,6,7],mem[4,5,6,7]
-	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	QUAD $0x0182241a40a56362 // vinsertf64x4 $0x1, (%rdx,%rax,4), %zmm27, %zmm28
-	QUAD $0xee821c2340a56362 // vshuff64x2 $0xee, (%rdx,%rax,4), %zmm27, %zmm27 # zmm27 = zmm27[4,5,6,7],mem[4,5,6,7]
 	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x48fd6162; WORD $0x2c10; BYTE $0xbe // vmovupd (%rsi,%rdi,4), %zmm29
-	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	QUAD $0x0182341a40956362 // vinsertf64x4 $0x1, (%rdx,%rax,4), %zmm29, %zmm30
-	QUAD $0xee822c2340956362 // vshuff64x2 $0xee, (%rdx,%rax,4), %zmm29, %zmm29 # zmm29 = zmm29[4,5,6,7],mem[4,5,6,7]
+	LONG $0x48fd2162; WORD $0x0c10; BYTE $0x9e // vmovupd (%rsi,%r11,4), %zmm25
+	LONG $0x873c8d48 // leaq (%rdi,%rax,4), %rdi
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	QUAD $0x0187141a40b56362 // vinsertf64x4 $0x1, (%rdi,%rax,4), %zmm25, %zmm26
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	LONG $0x48fd2162; WORD $0x1c10; BYTE $0xa6 // vmovupd (%rsi,%r12,4), %zmm27
+	QUAD $0xee870c2340b56362 // vshuff64x2 $0xee, (%rdi,%rax,4), %zmm25, %zmm25 # zmm25 = zmm25[4,5,6,7],mem[4,5,6,7]
+	LONG $0x873c8d48 // leaq (%rdi,%rax,4), %rdi
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	QUAD $0x0187241a40a56362 // vinsertf64x4 $0x1, (%rdi,%rax,4), %zmm27, %zmm28
+	QUAD $0xee871c2340a56362 // vshuff64x2 $0xee, (%rdi,%rax,4), %zmm27, %zmm27 # zmm27 = zmm27[4,5,6,7],mem[4,5,6,7]
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x48fd6162; WORD $0x2c10; BYTE $0xb1 // vmovupd (%rcx,%rsi,4), %zmm29
+	LONG $0x870c8d48 // leaq (%rdi,%rax,4), %rcx
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	QUAD $0x0181341a40956362 // vinsertf64x4 $0x1, (%rcx,%rax,4), %zmm29, %zmm30
+	QUAD $0xee812c2340956362 // vshuff64x2 $0xee, (%rcx,%rax,4), %zmm29, %zmm29 # zmm29 = zmm29[4,5,6,7],mem[4,5,6,7]
 	LONG $0x48fd2162; WORD $0xfb28 // vmovapd %zmm19, %zmm31
 	LONG $0x48cd0262; WORD $0xf87f // vpermt2pd %zmm24, %zmm6, %zmm31
 	LONG $0x48c58262; WORD $0xd87f // vpermt2pd %zmm24, %zmm7, %zmm19
@@ -1602,37 +1602,37 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40240162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm27, %zmm27, %zmm27 # zmm27 = zmm27[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
 	LONG $0x40745162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm10, %zmm17, %zmm10 # zmm10 = zmm17[1,3],zmm10[1,3],zmm17[5,7],zmm10[5,7],zmm17[9,11],zmm10[9,11],zmm17[13,15],zmm10[13,15]
 	LONG $0x482c5162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm10, %zmm10, %zmm10 # zmm10 = zmm10[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x07e1c148 // shlq $0x7, %rcx
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	LONG $0x487ce162; WORD $0x1411; BYTE $0x08 // vmovups %zmm18, (%rax,%rcx)
-	QUAD $0x02086c11487c6162 // vmovups %zmm29, 0x80(%rax,%rcx)
-	QUAD $0x04087c11487c6162 // vmovups %zmm31, 0x100(%rax,%rcx)
-	QUAD $0x06084411487c6162 // vmovups %zmm24, 0x180(%rax,%rcx)
-	QUAD $0x08085411487c6162 // vmovups %zmm26, 0x200(%rax,%rcx)
-	QUAD $0x0a085c11487ce162 // vmovups %zmm19, 0x280(%rax,%rcx)
-	QUAD $0x0c086411487c6162 // vmovups %zmm28, 0x300(%rax,%rcx)
-	QUAD $0x0e084c11487c7162 // vmovups %zmm9, 0x380(%rax,%rcx)
-	QUAD $0x10086c11487ce162 // vmovups %zmm21, 0x400(%rax,%rcx)
-	QUAD $0x12087411487ce162 // vmovups %zmm22, 0x480(%rax,%rcx)
-	QUAD $0x14087411487c6162 // vmovups %zmm30, 0x500(%rax,%rcx)
-	QUAD $0x16087c11487ce162 // vmovups %zmm23, 0x580(%rax,%rcx)
-	QUAD $0x18084c11487c6162 // vmovups %zmm25, 0x600(%rax,%rcx)
-	QUAD $0x1a086411487ce162 // vmovups %zmm20, 0x680(%rax,%rcx)
-	QUAD $0x1c085c11487c6162 // vmovups %zmm27, 0x700(%rax,%rcx)
-	QUAD $0x1e085411487c7162 // vmovups %zmm10, 0x780(%rax,%rcx)
-	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
+	LONG $0x07e2c148 // shlq $0x7, %rdx
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x487ce162; WORD $0x1411; BYTE $0x10 // vmovups %zmm18, (%rax,%rdx)
+	QUAD $0x02106c11487c6162 // vmovups %zmm29, 0x80(%rax,%rdx)
+	QUAD $0x04107c11487c6162 // vmovups %zmm31, 0x100(%rax,%rdx)
+	QUAD $0x06104411487c6162 // vmovups %zmm24, 0x180(%rax,%rdx)
+	QUAD $0x08105411487c6162 // vmovups %zmm26, 0x200(%rax,%rdx)
+	QUAD $0x0a105c11487ce162 // vmovups %zmm19, 0x280(%rax,%rdx)
+	QUAD $0x0c106411487c6162 // vmovups %zmm28, 0x300(%rax,%rdx)
+	QUAD $0x0e104c11487c7162 // vmovups %zmm9, 0x380(%rax,%rdx)
+	QUAD $0x10106c11487ce162 // vmovups %zmm21, 0x400(%rax,%rdx)
+	QUAD $0x12107411487ce162 // vmovups %zmm22, 0x480(%rax,%rdx)
+	QUAD $0x14107411487c6162 // vmovups %zmm30, 0x500(%rax,%rdx)
+	QUAD $0x16107c11487ce162 // vmovups %zmm23, 0x580(%rax,%rdx)
+	QUAD $0x18104c11487c6162 // vmovups %zmm25, 0x600(%rax,%rdx)
+	QUAD $0x1a106411487ce162 // vmovups %zmm20, 0x680(%rax,%rdx)
+	QUAD $0x1c105c11487c6162 // vmovups %zmm27, 0x700(%rax,%rdx)
+	QUAD $0x1e105411487c7162 // vmovups %zmm10, 0x780(%rax,%rdx)
+	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
 	LONG $0x042444f6; BYTE $0x01 // testb $0x1, 0x4(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xfbff850f; WORD $0xffff // jne 0x2150 <k_encode_symmetric+0x8b0>
+	LONG $0xfc09850f; WORD $0xffff // jne 0x2160 <k_encode_symmetric+0x8c0>
 	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	QUAD $0x01000000c42484f6 // testb $0x1, 0xc4(%rsp)
+	LONG $0x302444f6; BYTE $0x01 // testb $0x1, 0x30(%rsp)
 	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
-	LONG $0xfa47850f; WORD $0xffff // jne 0x1fb0 <k_encode_symmetric+0x710>
+	LONG $0xfa54850f; WORD $0xffff // jne 0x1fc0 <k_encode_symmetric+0x720>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x487de262; WORD $0x4818; BYTE $0x0a // vbroadcastss 0x28(%rax), %zmm17
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x000000c8249c8b48 // movq 0xc8(%rsp), %rbx
-	BYTE $0x90 // nop
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0xc0034c28487c7162 // vmovaps -0x1000(%rbx,%rax), %zmm9
 	QUAD $0xc1035428487c7162 // vmovaps -0xfc0(%rbx,%rax), %zmm10
 	LONG $0x48345162; WORD $0xc959 // vmulps %zmm9, %zmm9, %zmm9
@@ -1647,7 +1647,7 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x01035429487c7162 // vmovaps %zmm10, 0x40(%rbx,%rax)
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x10003d48; WORD $0x0000 // cmpq $0x1000, %rax # imm = 0x1000
-	WORD $0xa275 // jne 0x2580 <k_encode_symmetric+0xce0>
+	WORD $0xa275 // jne 0x2590 <k_encode_symmetric+0xcf0>
 	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
 	LONG $0x00c0c748; WORD $0xfff0; BYTE $0xff // movq $-0x1000, %rax # imm = 0xF000
 	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
@@ -1673,24 +1673,24 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x40009429487c5162; WORD $0x0030; BYTE $0x00 // vmovaps %zmm10, 0x3040(%r8,%rax)
 	QUAD $0x00008c29487c5162; WORD $0x0030; BYTE $0x00 // vmovaps %zmm9, 0x3000(%r8,%rax)
 	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x8c75 // jne 0x2630 <k_encode_symmetric+0xd90>
+	WORD $0x8c75 // jne 0x2640 <k_encode_symmetric+0xda0>
 	LONG $0x4874a162; WORD $0xcb5e // vdivps %zmm19, %zmm1, %zmm17
 	LONG $0x4874a162; WORD $0xd45e // vdivps %zmm20, %zmm1, %zmm18
 	QUAD $0x34009829487cc162; WORD $0x0000 // vmovaps %zmm19, 0x3400(%r8)
 	QUAD $0x3440a029487cc162; WORD $0x0000 // vmovaps %zmm20, 0x3440(%r8)
-	QUAD $0x07b20d18487d7262; WORD $0x0000 // vbroadcastss 0x7b2(%rip), %zmm9 # 0x2e80 <k_encode_symmetric+0x15e0>
+	QUAD $0x0a220d18487d7262; WORD $0x0000 // vbroadcastss 0xa22(%rip), %zmm9 # 0x3100 <k_encode_symmetric+0x1860>
 	LONG $0x4054d162; WORD $0xc9c2; BYTE $0x01 // vcmpltps %zmm9, %zmm21, %k1
 	LONG $0x404cd162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm9, %zmm22, %k2
-	QUAD $0x07c61518487d7262; WORD $0x0000 // vbroadcastss 0x7c6(%rip), %zmm10 # 0x2eac <k_encode_symmetric+0x160c>
+	QUAD $0x0a361518487d7262; WORD $0x0000 // vbroadcastss 0xa36(%rip), %zmm10 # 0x312c <k_encode_symmetric+0x188c>
 	LONG $0x426d5262; WORD $0xca65 // vblendmps %zmm10, %zmm18, %zmm9 {%k2}
 	LONG $0x41755262; WORD $0xd265 // vblendmps %zmm10, %zmm17, %zmm10 {%k1}
 	QUAD $0x35809029487c5162; WORD $0x0000 // vmovaps %zmm10, 0x3580(%r8)
 	QUAD $0x35c08829487c5162; WORD $0x0000 // vmovaps %zmm9, 0x35c0(%r8)
-	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
+	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
 	LONG $0x00c0c748; WORD $0xfff0; BYTE $0xff // movq $-0x1000, %rax # imm = 0xF000
 	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
 	LONG $0x004ca162; WORD $0xf657 // vxorps %xmm22, %xmm22, %xmm22
-	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
+	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
 	QUAD $0x000000e824bc8b48 // movq 0xe8(%rsp), %rdi
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0x41004c59406c5162 // vmulps 0x1040(%r8,%rax), %zmm18, %zmm9
@@ -1704,70 +1704,151 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x482c5162; WORD $0xd458 // vaddps %zmm12, %zmm10, %zmm10
 	QUAD $0x0000bc59482cc162; WORD $0x0030; BYTE $0x00 // vmulps 0x3000(%r8,%rax), %zmm10, %zmm23
 	LONG $0x48345162; WORD $0xcc58 // vaddps %zmm12, %zmm9, %zmm9
-	LONG $0x405ca162; WORD $0xe758 // vaddps %zmm23, %zmm20, %zmm20
+	LONG $0x404ca162; WORD $0xf758 // vaddps %zmm23, %zmm22, %zmm22
 	QUAD $0x4000bc594834c162; WORD $0x0030; BYTE $0x00 // vmulps 0x3040(%r8,%rax), %zmm9, %zmm23
 	QUAD $0x4000845948344162; WORD $0x0020; BYTE $0x00 // vmulps 0x2040(%r8,%rax), %zmm9, %zmm24
 	QUAD $0x00008c59482c4162; WORD $0x0020; BYTE $0x00 // vmulps 0x2000(%r8,%rax), %zmm10, %zmm25
-	LONG $0x4064a162; WORD $0xdf58 // vaddps %zmm23, %zmm19, %zmm19
-	LONG $0x482c1162; WORD $0xd159 // vmulps %zmm25, %zmm10, %zmm10
-	LONG $0x404c5162; WORD $0xd258 // vaddps %zmm10, %zmm22, %zmm10
-	LONG $0x48341162; WORD $0xc859 // vmulps %zmm24, %zmm9, %zmm9
-	QUAD $0x420074594074c162 // vmulps 0x1080(%r8,%rax), %zmm17, %zmm22
-	QUAD $0x43007c59406cc162 // vmulps 0x10c0(%r8,%rax), %zmm18, %zmm23
-	LONG $0x40545162; WORD $0xc958 // vaddps %zmm9, %zmm21, %zmm9
-	LONG $0x4044e162; WORD $0xe95f // vmaxps %zmm1, %zmm23, %zmm21
-	LONG $0x404ce162; WORD $0xf15f // vmaxps %zmm1, %zmm22, %zmm22
-	LONG $0x486ca162; WORD $0xf65d // vminps %zmm22, %zmm2, %zmm22
-	LONG $0x486ca162; WORD $0xed5d // vminps %zmm21, %zmm2, %zmm21
-	LONG $0x4054c162; WORD $0xeb58 // vaddps %zmm11, %zmm21, %zmm21
-	LONG $0x404cc162; WORD $0xf358 // vaddps %zmm11, %zmm22, %zmm22
-	LONG $0x404cc162; WORD $0xf458 // vaddps %zmm12, %zmm22, %zmm22
-	LONG $0x4054c162; WORD $0xec58 // vaddps %zmm12, %zmm21, %zmm21
-	QUAD $0xc000bc594054c162; WORD $0x0030; BYTE $0x00 // vmulps 0x30c0(%r8,%rax), %zmm21, %zmm23
-	LONG $0x4064a162; WORD $0xdf58 // vaddps %zmm23, %zmm19, %zmm19
-	QUAD $0x8000bc59404cc162; WORD $0x0030; BYTE $0x00 // vmulps 0x3080(%r8,%rax), %zmm22, %zmm23
-	QUAD $0x80008459404c4162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%r8,%rax), %zmm22, %zmm24
 	LONG $0x405ca162; WORD $0xe758 // vaddps %zmm23, %zmm20, %zmm20
-	QUAD $0xc000bc594054c162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%r8,%rax), %zmm21, %zmm23
-	LONG $0x4054a162; WORD $0xef59 // vmulps %zmm23, %zmm21, %zmm21
-	LONG $0x4834a162; WORD $0xed58 // vaddps %zmm21, %zmm9, %zmm21
-	LONG $0x404c1162; WORD $0xc859 // vmulps %zmm24, %zmm22, %zmm9
-	LONG $0x482cc162; WORD $0xf158 // vaddps %zmm9, %zmm10, %zmm22
+	LONG $0x482c1162; WORD $0xd159 // vmulps %zmm25, %zmm10, %zmm10
+	LONG $0x40545162; WORD $0xd258 // vaddps %zmm10, %zmm21, %zmm10
+	LONG $0x48341162; WORD $0xc859 // vmulps %zmm24, %zmm9, %zmm9
+	QUAD $0x42006c594074c162 // vmulps 0x1080(%r8,%rax), %zmm17, %zmm21
+	QUAD $0x43007c59406cc162 // vmulps 0x10c0(%r8,%rax), %zmm18, %zmm23
+	LONG $0x40645162; WORD $0xc958 // vaddps %zmm9, %zmm19, %zmm9
+	LONG $0x4044e162; WORD $0xd95f // vmaxps %zmm1, %zmm23, %zmm19
+	LONG $0x4054e162; WORD $0xe95f // vmaxps %zmm1, %zmm21, %zmm21
+	LONG $0x486ca162; WORD $0xed5d // vminps %zmm21, %zmm2, %zmm21
+	LONG $0x486ca162; WORD $0xdb5d // vminps %zmm19, %zmm2, %zmm19
+	LONG $0x4064c162; WORD $0xdb58 // vaddps %zmm11, %zmm19, %zmm19
+	LONG $0x4054c162; WORD $0xeb58 // vaddps %zmm11, %zmm21, %zmm21
+	LONG $0x4054c162; WORD $0xec58 // vaddps %zmm12, %zmm21, %zmm21
+	LONG $0x4064c162; WORD $0xdc58 // vaddps %zmm12, %zmm19, %zmm19
+	QUAD $0xc000bc594064c162; WORD $0x0030; BYTE $0x00 // vmulps 0x30c0(%r8,%rax), %zmm19, %zmm23
+	LONG $0x405ca162; WORD $0xe758 // vaddps %zmm23, %zmm20, %zmm20
+	QUAD $0x8000bc594054c162; WORD $0x0030; BYTE $0x00 // vmulps 0x3080(%r8,%rax), %zmm21, %zmm23
+	QUAD $0x8000845940544162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%r8,%rax), %zmm21, %zmm24
+	LONG $0x404ca162; WORD $0xf758 // vaddps %zmm23, %zmm22, %zmm22
+	QUAD $0xc000bc594064c162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%r8,%rax), %zmm19, %zmm23
+	LONG $0x4064a162; WORD $0xdf59 // vmulps %zmm23, %zmm19, %zmm19
+	LONG $0x4834a162; WORD $0xdb58 // vaddps %zmm19, %zmm9, %zmm19
+	LONG $0x40541162; WORD $0xc859 // vmulps %zmm24, %zmm21, %zmm9
+	LONG $0x482cc162; WORD $0xe958 // vaddps %zmm9, %zmm10, %zmm21
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
-	LONG $0xfed4850f; WORD $0xffff // jne 0x2730 <k_encode_symmetric+0xe90>
-	LONG $0x404cd162; WORD $0xcec2; BYTE $0x04 // vcmpneqps %zmm14, %zmm22, %k1
-	LONG $0xc15c3162; WORD $0xce5e // vdivps %zmm22, %zmm20, %zmm9 {%k1} {z}
+	LONG $0xfed4850f; WORD $0xffff // jne 0x2740 <k_encode_symmetric+0xea0>
 	LONG $0x4054d162; WORD $0xcec2; BYTE $0x04 // vcmpneqps %zmm14, %zmm21, %k1
-	LONG $0xc1643162; WORD $0xd55e // vdivps %zmm21, %zmm19, %zmm10 {%k1} {z}
-	LONG $0x4064c162; WORD $0xca59 // vmulps %zmm10, %zmm19, %zmm17
-	LONG $0x405cc162; WORD $0xd159 // vmulps %zmm9, %zmm20, %zmm18
+	LONG $0xc14c3162; WORD $0xcd5e // vdivps %zmm21, %zmm22, %zmm9 {%k1} {z}
+	LONG $0x4064d162; WORD $0xcec2; BYTE $0x04 // vcmpneqps %zmm14, %zmm19, %k1
+	LONG $0xc15c3162; WORD $0xd35e // vdivps %zmm19, %zmm20, %zmm10 {%k1} {z}
+	LONG $0x405cc162; WORD $0xca59 // vmulps %zmm10, %zmm20, %zmm17
+	LONG $0x404cc162; WORD $0xd159 // vmulps %zmm9, %zmm22, %zmm18
 	QUAD $0x34809029487cc162; WORD $0x0000 // vmovaps %zmm18, 0x3480(%r8)
 	QUAD $0x34c08829487cc162; WORD $0x0000 // vmovaps %zmm17, 0x34c0(%r8)
 	QUAD $0x35008829487c5162; WORD $0x0000 // vmovaps %zmm9, 0x3500(%r8)
 	QUAD $0x35409029487c5162; WORD $0x0000 // vmovaps %zmm10, 0x3540(%r8)
-	LONG $0xfffff7b8; BYTE $0xff // movl $0xfffffff7, %eax # imm = 0xFFFFFFF7
-	WORD $0x1aeb // jmp 0x28cb <k_encode_symmetric+0x102b>
+	LONG $0xfffff7be; BYTE $0xff // movl $0xfffffff7, %esi # imm = 0xFFFFFFF7
+	WORD $0x1aeb // jmp 0x28db <k_encode_symmetric+0x103b>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xc0ff // incl %eax
-	WORD $0xf883; BYTE $0x0a // cmpl $0xa, %eax
-	LONG $0x0295840f; WORD $0x0000 // je 0x2b60 <k_encode_symmetric+0x12c0>
-	WORD $0xc085 // testl %eax, %eax
-	WORD $0xf174 // je 0x28c0 <k_encode_symmetric+0x1020>
-	LONG $0xc82a7ac5 // vcvtsi2ss %eax, %xmm0, %xmm9
+	WORD $0xc6ff // incl %esi
+	WORD $0xfe83; BYTE $0x0a // cmpl $0xa, %esi
+	LONG $0x04e5840f; WORD $0x0000 // je 0x2dc0 <k_encode_symmetric+0x1520>
+	WORD $0xf685 // testl %esi, %esi
+	WORD $0xf174 // je 0x28d0 <k_encode_symmetric+0x1030>
+	LONG $0xce2a7ac5 // vcvtsi2ss %esi, %xmm0, %xmm9
 	LONG $0x593241c4; BYTE $0xcf // vmulss %xmm15, %xmm9, %xmm9
 	LONG $0xc85832c5 // vaddss %xmm0, %xmm9, %xmm9
 	LONG $0x08343162; WORD $0xc857 // vxorps %xmm16, %xmm9, %xmm9
 	LONG $0x487d5262; WORD $0xc918 // vbroadcastss %xmm9, %zmm9
 	QUAD $0x3440905e4834c162; WORD $0x0000 // vdivps 0x3440(%r8), %zmm9, %zmm18
 	QUAD $0x3400885e4834c162; WORD $0x0000 // vdivps 0x3400(%r8), %zmm9, %zmm17
-	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
-	LONG $0x00c1c748; WORD $0xfff0; BYTE $0xff // movq $-0x1000, %rcx # imm = 0xF000
-	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
-	LONG $0x004ca162; WORD $0xf657 // vxorps %xmm22, %xmm22, %xmm22
 	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	QUAD $0x41084c59406c5162 // vmulps 0x1040(%r8,%rcx), %zmm18, %zmm9
-	QUAD $0x4008545940745162 // vmulps 0x1000(%r8,%rcx), %zmm17, %zmm10
+	LONG $0x00c0c748; WORD $0xfff0; BYTE $0xff // movq $-0x1000, %rax # imm = 0xF000
+	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
+	LONG $0x004ca162; WORD $0xf657 // vxorps %xmm22, %xmm22, %xmm22
+	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
+	WORD $0xfe83; BYTE $0xfa // cmpl $-0x6, %esi
+	LONG $0x011c8f0f; WORD $0x0000 // jg 0x2a50 <k_encode_symmetric+0x11b0>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x41004c59406c5162 // vmulps 0x1040(%r8,%rax), %zmm18, %zmm9
+	QUAD $0x4000545940745162 // vmulps 0x1000(%r8,%rax), %zmm17, %zmm10
+	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
+	LONG $0x48345162; WORD $0xcb58 // vaddps %zmm11, %zmm9, %zmm9
+	LONG $0x482c5162; WORD $0xd458 // vaddps %zmm12, %zmm10, %zmm10
+	QUAD $0x0000bc59482cc162; WORD $0x0030; BYTE $0x00 // vmulps 0x3000(%r8,%rax), %zmm10, %zmm23
+	LONG $0x48345162; WORD $0xcc58 // vaddps %zmm12, %zmm9, %zmm9
+	LONG $0x404ca162; WORD $0xf758 // vaddps %zmm23, %zmm22, %zmm22
+	QUAD $0x4000bc594834c162; WORD $0x0030; BYTE $0x00 // vmulps 0x3040(%r8,%rax), %zmm9, %zmm23
+	QUAD $0x4000845948344162; WORD $0x0020; BYTE $0x00 // vmulps 0x2040(%r8,%rax), %zmm9, %zmm24
+	QUAD $0x00008c59482c4162; WORD $0x0020; BYTE $0x00 // vmulps 0x2000(%r8,%rax), %zmm10, %zmm25
+	LONG $0x4064a162; WORD $0xdf58 // vaddps %zmm23, %zmm19, %zmm19
+	LONG $0x482c1162; WORD $0xd159 // vmulps %zmm25, %zmm10, %zmm10
+	LONG $0x40545162; WORD $0xd258 // vaddps %zmm10, %zmm21, %zmm10
+	LONG $0x48341162; WORD $0xc859 // vmulps %zmm24, %zmm9, %zmm9
+	QUAD $0x42006c594074c162 // vmulps 0x1080(%r8,%rax), %zmm17, %zmm21
+	QUAD $0x43007c59406cc162 // vmulps 0x10c0(%r8,%rax), %zmm18, %zmm23
+	LONG $0x405c5162; WORD $0xc958 // vaddps %zmm9, %zmm20, %zmm9
+	LONG $0x4044c162; WORD $0xe358 // vaddps %zmm11, %zmm23, %zmm20
+	LONG $0x4054c162; WORD $0xeb58 // vaddps %zmm11, %zmm21, %zmm21
+	LONG $0x4054c162; WORD $0xec58 // vaddps %zmm12, %zmm21, %zmm21
+	LONG $0x405cc162; WORD $0xe458 // vaddps %zmm12, %zmm20, %zmm20
+	QUAD $0xc000bc59405cc162; WORD $0x0030; BYTE $0x00 // vmulps 0x30c0(%r8,%rax), %zmm20, %zmm23
+	LONG $0x4064a162; WORD $0xdf58 // vaddps %zmm23, %zmm19, %zmm19
+	QUAD $0x8000bc594054c162; WORD $0x0030; BYTE $0x00 // vmulps 0x3080(%r8,%rax), %zmm21, %zmm23
+	QUAD $0x8000845940544162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%r8,%rax), %zmm21, %zmm24
+	LONG $0x404ca162; WORD $0xf758 // vaddps %zmm23, %zmm22, %zmm22
+	QUAD $0xc000bc59405cc162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%r8,%rax), %zmm20, %zmm23
+	LONG $0x405ca162; WORD $0xe759 // vmulps %zmm23, %zmm20, %zmm20
+	LONG $0x4834a162; WORD $0xe458 // vaddps %zmm20, %zmm9, %zmm20
+	LONG $0x40541162; WORD $0xc859 // vmulps %zmm24, %zmm21, %zmm9
+	LONG $0x482cc162; WORD $0xe958 // vaddps %zmm9, %zmm10, %zmm21
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	LONG $0xff04850f; WORD $0xffff // jne 0x2940 <k_encode_symmetric+0x10a0>
+	LONG $0x00026be9; BYTE $0x00 // jmp 0x2cac <k_encode_symmetric+0x140c>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xfe83; BYTE $0x05 // cmpl $0x5, %esi
+	LONG $0x01278d0f; WORD $0x0000 // jge 0x2b80 <k_encode_symmetric+0x12e0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x40004c5940745162 // vmulps 0x1000(%r8,%rax), %zmm17, %zmm9
+	QUAD $0x41005459406c5162 // vmulps 0x1040(%r8,%rax), %zmm18, %zmm10
+	LONG $0x486c5162; WORD $0xd25d // vminps %zmm10, %zmm2, %zmm10
+	LONG $0x486c5162; WORD $0xc95d // vminps %zmm9, %zmm2, %zmm9
+	LONG $0x48345162; WORD $0xcb58 // vaddps %zmm11, %zmm9, %zmm9
+	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0xd458 // vaddps %zmm12, %zmm10, %zmm10
+	LONG $0x48345162; WORD $0xcc58 // vaddps %zmm12, %zmm9, %zmm9
+	QUAD $0x0000bc594834c162; WORD $0x0030; BYTE $0x00 // vmulps 0x3000(%r8,%rax), %zmm9, %zmm23
+	LONG $0x404ca162; WORD $0xf758 // vaddps %zmm23, %zmm22, %zmm22
+	QUAD $0x4000bc59482cc162; WORD $0x0030; BYTE $0x00 // vmulps 0x3040(%r8,%rax), %zmm10, %zmm23
+	QUAD $0x40008459482c4162; WORD $0x0020; BYTE $0x00 // vmulps 0x2040(%r8,%rax), %zmm10, %zmm24
+	LONG $0x4064a162; WORD $0xdf58 // vaddps %zmm23, %zmm19, %zmm19
+	QUAD $0x0000bc594834c162; WORD $0x0020; BYTE $0x00 // vmulps 0x2000(%r8,%rax), %zmm9, %zmm23
+	LONG $0x48343162; WORD $0xcf59 // vmulps %zmm23, %zmm9, %zmm9
+	LONG $0x40545162; WORD $0xc958 // vaddps %zmm9, %zmm21, %zmm9
+	LONG $0x482c1162; WORD $0xd059 // vmulps %zmm24, %zmm10, %zmm10
+	QUAD $0x43006c59406cc162 // vmulps 0x10c0(%r8,%rax), %zmm18, %zmm21
+	LONG $0x405c5162; WORD $0xd258 // vaddps %zmm10, %zmm20, %zmm10
+	QUAD $0x420064594074c162 // vmulps 0x1080(%r8,%rax), %zmm17, %zmm20
+	LONG $0x486ca162; WORD $0xe45d // vminps %zmm20, %zmm2, %zmm20
+	LONG $0x486ca162; WORD $0xed5d // vminps %zmm21, %zmm2, %zmm21
+	LONG $0x4054c162; WORD $0xeb58 // vaddps %zmm11, %zmm21, %zmm21
+	LONG $0x405cc162; WORD $0xe358 // vaddps %zmm11, %zmm20, %zmm20
+	LONG $0x405cc162; WORD $0xfc58 // vaddps %zmm12, %zmm20, %zmm23
+	LONG $0x4054c162; WORD $0xe458 // vaddps %zmm12, %zmm21, %zmm20
+	QUAD $0xc000ac59405cc162; WORD $0x0030; BYTE $0x00 // vmulps 0x30c0(%r8,%rax), %zmm20, %zmm21
+	LONG $0x4064a162; WORD $0xdd58 // vaddps %zmm21, %zmm19, %zmm19
+	QUAD $0x8000ac594044c162; WORD $0x0030; BYTE $0x00 // vmulps 0x3080(%r8,%rax), %zmm23, %zmm21
+	QUAD $0x8000845940444162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%r8,%rax), %zmm23, %zmm24
+	LONG $0x404ca162; WORD $0xf558 // vaddps %zmm21, %zmm22, %zmm22
+	QUAD $0xc000ac59405cc162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%r8,%rax), %zmm20, %zmm21
+	LONG $0x405ca162; WORD $0xe559 // vmulps %zmm21, %zmm20, %zmm20
+	LONG $0x482ca162; WORD $0xe458 // vaddps %zmm20, %zmm10, %zmm20
+	LONG $0x40441162; WORD $0xd059 // vmulps %zmm24, %zmm23, %zmm10
+	LONG $0x4834c162; WORD $0xea58 // vaddps %zmm10, %zmm9, %zmm21
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	LONG $0xfeec850f; WORD $0xffff // jne 0x2a60 <k_encode_symmetric+0x11c0>
+	LONG $0x000133e9; BYTE $0x00 // jmp 0x2cac <k_encode_symmetric+0x140c>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x41004c59406c5162 // vmulps 0x1040(%r8,%rax), %zmm18, %zmm9
+	QUAD $0x4000545940745162 // vmulps 0x1000(%r8,%rax), %zmm17, %zmm10
 	LONG $0x482c7162; WORD $0xd15f // vmaxps %zmm1, %zmm10, %zmm10
 	LONG $0x48347162; WORD $0xc95f // vmaxps %zmm1, %zmm9, %zmm9
 	LONG $0x486c5162; WORD $0xc95d // vminps %zmm9, %zmm2, %zmm9
@@ -1775,67 +1856,67 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x482c5162; WORD $0xd358 // vaddps %zmm11, %zmm10, %zmm10
 	LONG $0x48345162; WORD $0xcb58 // vaddps %zmm11, %zmm9, %zmm9
 	LONG $0x482c5162; WORD $0xd458 // vaddps %zmm12, %zmm10, %zmm10
-	QUAD $0x0008bc59482cc162; WORD $0x0030; BYTE $0x00 // vmulps 0x3000(%r8,%rcx), %zmm10, %zmm23
+	QUAD $0x0000bc59482cc162; WORD $0x0030; BYTE $0x00 // vmulps 0x3000(%r8,%rax), %zmm10, %zmm23
 	LONG $0x48345162; WORD $0xcc58 // vaddps %zmm12, %zmm9, %zmm9
-	LONG $0x405ca162; WORD $0xe758 // vaddps %zmm23, %zmm20, %zmm20
-	QUAD $0x4008bc594834c162; WORD $0x0030; BYTE $0x00 // vmulps 0x3040(%r8,%rcx), %zmm9, %zmm23
-	QUAD $0x4008845948344162; WORD $0x0020; BYTE $0x00 // vmulps 0x2040(%r8,%rcx), %zmm9, %zmm24
-	QUAD $0x00088c59482c4162; WORD $0x0020; BYTE $0x00 // vmulps 0x2000(%r8,%rcx), %zmm10, %zmm25
+	LONG $0x404ca162; WORD $0xf758 // vaddps %zmm23, %zmm22, %zmm22
+	QUAD $0x4000bc594834c162; WORD $0x0030; BYTE $0x00 // vmulps 0x3040(%r8,%rax), %zmm9, %zmm23
+	QUAD $0x4000845948344162; WORD $0x0020; BYTE $0x00 // vmulps 0x2040(%r8,%rax), %zmm9, %zmm24
+	QUAD $0x00008c59482c4162; WORD $0x0020; BYTE $0x00 // vmulps 0x2000(%r8,%rax), %zmm10, %zmm25
 	LONG $0x4064a162; WORD $0xdf58 // vaddps %zmm23, %zmm19, %zmm19
 	LONG $0x482c1162; WORD $0xd159 // vmulps %zmm25, %zmm10, %zmm10
-	LONG $0x404c5162; WORD $0xd258 // vaddps %zmm10, %zmm22, %zmm10
+	LONG $0x40545162; WORD $0xd258 // vaddps %zmm10, %zmm21, %zmm10
 	LONG $0x48341162; WORD $0xc859 // vmulps %zmm24, %zmm9, %zmm9
-	QUAD $0x420874594074c162 // vmulps 0x1080(%r8,%rcx), %zmm17, %zmm22
-	QUAD $0x43087c59406cc162 // vmulps 0x10c0(%r8,%rcx), %zmm18, %zmm23
-	LONG $0x40545162; WORD $0xc958 // vaddps %zmm9, %zmm21, %zmm9
-	LONG $0x4044e162; WORD $0xe95f // vmaxps %zmm1, %zmm23, %zmm21
-	LONG $0x404ce162; WORD $0xf15f // vmaxps %zmm1, %zmm22, %zmm22
-	LONG $0x486ca162; WORD $0xf65d // vminps %zmm22, %zmm2, %zmm22
+	QUAD $0x42006c594074c162 // vmulps 0x1080(%r8,%rax), %zmm17, %zmm21
+	QUAD $0x43007c59406cc162 // vmulps 0x10c0(%r8,%rax), %zmm18, %zmm23
+	LONG $0x405c5162; WORD $0xc958 // vaddps %zmm9, %zmm20, %zmm9
+	LONG $0x4044e162; WORD $0xe15f // vmaxps %zmm1, %zmm23, %zmm20
+	LONG $0x4054e162; WORD $0xe95f // vmaxps %zmm1, %zmm21, %zmm21
 	LONG $0x486ca162; WORD $0xed5d // vminps %zmm21, %zmm2, %zmm21
+	LONG $0x486ca162; WORD $0xe45d // vminps %zmm20, %zmm2, %zmm20
+	LONG $0x405cc162; WORD $0xe358 // vaddps %zmm11, %zmm20, %zmm20
 	LONG $0x4054c162; WORD $0xeb58 // vaddps %zmm11, %zmm21, %zmm21
-	LONG $0x404cc162; WORD $0xf358 // vaddps %zmm11, %zmm22, %zmm22
-	LONG $0x404cc162; WORD $0xf458 // vaddps %zmm12, %zmm22, %zmm22
 	LONG $0x4054c162; WORD $0xec58 // vaddps %zmm12, %zmm21, %zmm21
-	QUAD $0xc008bc594054c162; WORD $0x0030; BYTE $0x00 // vmulps 0x30c0(%r8,%rcx), %zmm21, %zmm23
+	LONG $0x405cc162; WORD $0xe458 // vaddps %zmm12, %zmm20, %zmm20
+	QUAD $0xc000bc59405cc162; WORD $0x0030; BYTE $0x00 // vmulps 0x30c0(%r8,%rax), %zmm20, %zmm23
 	LONG $0x4064a162; WORD $0xdf58 // vaddps %zmm23, %zmm19, %zmm19
-	QUAD $0x8008bc59404cc162; WORD $0x0030; BYTE $0x00 // vmulps 0x3080(%r8,%rcx), %zmm22, %zmm23
-	QUAD $0x80088459404c4162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%r8,%rcx), %zmm22, %zmm24
-	LONG $0x405ca162; WORD $0xe758 // vaddps %zmm23, %zmm20, %zmm20
-	QUAD $0xc008bc594054c162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%r8,%rcx), %zmm21, %zmm23
-	LONG $0x4054a162; WORD $0xef59 // vmulps %zmm23, %zmm21, %zmm21
-	LONG $0x4834a162; WORD $0xed58 // vaddps %zmm21, %zmm9, %zmm21
-	LONG $0x404c1162; WORD $0xc859 // vmulps %zmm24, %zmm22, %zmm9
-	LONG $0x482cc162; WORD $0xf158 // vaddps %zmm9, %zmm10, %zmm22
-	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
-	LONG $0xfed3850f; WORD $0xffff // jne 0x2920 <k_encode_symmetric+0x1080>
-	LONG $0x480cb162; WORD $0xc6c2; BYTE $0x01 // vcmpltps %zmm22, %zmm14, %k0
-	LONG $0x480cb162; WORD $0xcdc2; BYTE $0x01 // vcmpltps %zmm21, %zmm14, %k1
+	QUAD $0x8000bc594054c162; WORD $0x0030; BYTE $0x00 // vmulps 0x3080(%r8,%rax), %zmm21, %zmm23
+	QUAD $0x8000845940544162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%r8,%rax), %zmm21, %zmm24
+	LONG $0x404ca162; WORD $0xf758 // vaddps %zmm23, %zmm22, %zmm22
+	QUAD $0xc000bc59405cc162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%r8,%rax), %zmm20, %zmm23
+	LONG $0x405ca162; WORD $0xe759 // vmulps %zmm23, %zmm20, %zmm20
+	LONG $0x4834a162; WORD $0xe458 // vaddps %zmm20, %zmm9, %zmm20
+	LONG $0x40541162; WORD $0xc859 // vmulps %zmm24, %zmm21, %zmm9
+	LONG $0x482cc162; WORD $0xe958 // vaddps %zmm9, %zmm10, %zmm21
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	LONG $0xfed4850f; WORD $0xffff // jne 0x2b80 <k_encode_symmetric+0x12e0>
+	LONG $0x480cb162; WORD $0xc5c2; BYTE $0x01 // vcmpltps %zmm21, %zmm14, %k0
+	LONG $0x480cb162; WORD $0xccc2; BYTE $0x01 // vcmpltps %zmm20, %zmm14, %k1
 	LONG $0xc04bf4c5 // kunpckwd %k0, %k1, %k0
 	LONG $0x40643162; WORD $0xcb59 // vmulps %zmm19, %zmm19, %zmm9
-	LONG $0x405c3162; WORD $0xd459 // vmulps %zmm20, %zmm20, %zmm10
+	LONG $0x404c3162; WORD $0xd659 // vmulps %zmm22, %zmm22, %zmm10
 	QUAD $0x34808028487c4162; WORD $0x0000 // vmovaps 0x3480(%r8), %zmm24
 	QUAD $0x34c0b828487cc162; WORD $0x0000 // vmovaps 0x34c0(%r8), %zmm23
-	LONG $0x40542162; WORD $0xcf59 // vmulps %zmm23, %zmm21, %zmm25
-	LONG $0x404c0162; WORD $0xd059 // vmulps %zmm24, %zmm22, %zmm26
+	LONG $0x405c2162; WORD $0xcf59 // vmulps %zmm23, %zmm20, %zmm25
+	LONG $0x40540162; WORD $0xd059 // vmulps %zmm24, %zmm21, %zmm26
 	LONG $0x402cd162; WORD $0xcac2; BYTE $0x01 // vcmpltps %zmm10, %zmm26, %k1
 	LONG $0x4034d162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm9, %zmm25, %k2
 	LONG $0xc94becc5 // kunpckwd %k1, %k2, %k1
 	LONG $0x41f5e1c4; BYTE $0xc8 // kandd %k0, %k1, %k1
 	LONG $0x98f9e1c4; BYTE $0xc9 // kortestd %k1, %k1
-	LONG $0xfe13840f; WORD $0xffff // je 0x28c0 <k_encode_symmetric+0x1020>
-	LONG $0x405c3162; WORD $0xce5e // vdivps %zmm22, %zmm20, %zmm9
-	LONG $0x40643162; WORD $0xd55e // vdivps %zmm21, %zmm19, %zmm10
+	LONG $0xfbc4840f; WORD $0xffff // je 0x28d0 <k_encode_symmetric+0x1030>
+	LONG $0x404c3162; WORD $0xcd5e // vdivps %zmm21, %zmm22, %zmm9
+	LONG $0x40643162; WORD $0xd45e // vdivps %zmm20, %zmm19, %zmm10
 	LONG $0x3179e3c4; WORD $0x10d1 // kshiftrd $0x10, %k1, %k2
-	QUAD $0x3500a828487cc162; WORD $0x0000 // vmovaps 0x3500(%r8), %zmm21
-	QUAD $0x3540b028487cc162; WORD $0x0000 // vmovaps 0x3540(%r8), %zmm22
+	QUAD $0x3500a028487cc162; WORD $0x0000 // vmovaps 0x3500(%r8), %zmm20
+	QUAD $0x3540a828487cc162; WORD $0x0000 // vmovaps 0x3540(%r8), %zmm21
 	QUAD $0x35808828487c4162; WORD $0x0000 // vmovaps 0x3580(%r8), %zmm25
 	QUAD $0x35c09028487c4162; WORD $0x0000 // vmovaps 0x35c0(%r8), %zmm26
-	LONG $0x4a7cc162; WORD $0xf228 // vmovaps %zmm10, %zmm22 {%k2}
-	LONG $0x497cc162; WORD $0xe928 // vmovaps %zmm9, %zmm21 {%k1}
-	QUAD $0x3500a829487cc162; WORD $0x0000 // vmovaps %zmm21, 0x3500(%r8)
-	QUAD $0x3540b029487cc162; WORD $0x0000 // vmovaps %zmm22, 0x3540(%r8)
+	LONG $0x4a7cc162; WORD $0xea28 // vmovaps %zmm10, %zmm21 {%k2}
+	LONG $0x497cc162; WORD $0xe128 // vmovaps %zmm9, %zmm20 {%k1}
+	QUAD $0x3500a029487cc162; WORD $0x0000 // vmovaps %zmm20, 0x3500(%r8)
+	QUAD $0x3540a829487cc162; WORD $0x0000 // vmovaps %zmm21, 0x3540(%r8)
 	LONG $0x4264c162; WORD $0xfa59 // vmulps %zmm10, %zmm19, %zmm23 {%k2}
-	LONG $0x415c4162; WORD $0xc159 // vmulps %zmm9, %zmm20, %zmm24 {%k1}
+	LONG $0x414c4162; WORD $0xc159 // vmulps %zmm9, %zmm22, %zmm24 {%k1}
 	QUAD $0x34808029487c4162; WORD $0x0000 // vmovaps %zmm24, 0x3480(%r8)
 	QUAD $0x34c0b829487cc162; WORD $0x0000 // vmovaps %zmm23, 0x34c0(%r8)
 	LONG $0x422cd162; WORD $0xd6c2; BYTE $0x07 // vcmpordps %zmm14, %zmm26, %k2 {%k2}
@@ -1844,8 +1925,8 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x497c2162; WORD $0xc928 // vmovaps %zmm17, %zmm25 {%k1}
 	QUAD $0x35808829487c4162; WORD $0x0000 // vmovaps %zmm25, 0x3580(%r8)
 	QUAD $0x35c09029487c4162; WORD $0x0000 // vmovaps %zmm26, 0x35c0(%r8)
-	LONG $0xfffd66e9; BYTE $0xff // jmp 0x28c0 <k_encode_symmetric+0x1020>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xfffb17e9; BYTE $0xff // jmp 0x28d0 <k_encode_symmetric+0x1030>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	QUAD $0x358088c2480cd162; WORD $0x0000; BYTE $0x07 // vcmpordps 0x3580(%r8), %zmm14, %k1
 	QUAD $0x35c090c2480cd162; WORD $0x0000; BYTE $0x07 // vcmpordps 0x35c0(%r8), %zmm14, %k2
 	QUAD $0x35408828ca7c5162; WORD $0x0000 // vmovaps 0x3540(%r8), %zmm9 {%k2} {z}
@@ -1853,7 +1934,7 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x35009029487c5162; WORD $0x0000 // vmovaps %zmm10, 0x3500(%r8)
 	QUAD $0x35408829487c5162; WORD $0x0000 // vmovaps %zmm9, 0x3540(%r8)
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x2c4a <k_encode_symmetric+0x13aa>
+	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x2eaa <k_encode_symmetric+0x160a>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x00888b49; WORD $0x0036; BYTE $0x00 // movq 0x3600(%r8), %rcx
 	LONG $0x04e9c148 // shrq $0x4, %rcx
@@ -1886,11 +1967,11 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	LONG $0xed76840f; WORD $0xffff // je 0x19c0 <k_encode_symmetric+0x120>
+	LONG $0xeb16840f; WORD $0xffff // je 0x19c0 <k_encode_symmetric+0x120>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x244c0b48; BYTE $0x10 // orq 0x10(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
-	LONG $0xed638d0f; WORD $0xffff // jge 0x19c0 <k_encode_symmetric+0x120>
+	LONG $0xeb038d0f; WORD $0xffff // jge 0x19c0 <k_encode_symmetric+0x120>
 	QUAD $0x3500808c107a41c4; WORD $0x0000 // vmovss 0x3500(%r8,%rax,4), %xmm9
 	LONG $0x1d7943c4; WORD $0x04c9 // vcvtps2ph $0x4, %xmm9, %xmm9
 	LONG $0xca7e79c5 // vmovd %xmm9, %edx
@@ -1910,12 +1991,12 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
 	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	WORD $0xbc75 // jne 0x2c90 <k_encode_symmetric+0x13f0>
+	WORD $0xbc75 // jne 0x2ef0 <k_encode_symmetric+0x1650>
 	WORD $0xff85 // testl %edi, %edi
-	LONG $0xfed4850f; WORD $0xffff // jne 0x2bb0 <k_encode_symmetric+0x1310>
+	LONG $0xfed4850f; WORD $0xffff // jne 0x2e10 <k_encode_symmetric+0x1570>
 	LONG $0x000012b9; BYTE $0x00 // movl $0x12, %ecx
-	LONG $0xffff37e9; BYTE $0xff // jmp 0x2c1d <k_encode_symmetric+0x137d>
-	LONG $0x00c48148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsp # imm = 0x100
+	LONG $0xffff37e9; BYTE $0xff // jmp 0x2e7d <k_encode_symmetric+0x15dd>
+	LONG $0xf8c48148; WORD $0x0000; BYTE $0x00 // addq $0xf8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -1929,6 +2010,38 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	WORD $0x000f; BYTE $0x00 // sldtw (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -1936,7 +2049,7 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	LONG $0x00000d00; WORD $0x0000 // addb %cl, (%rip) # 0x2d15 <k_encode_symmetric+0x1475>
+	LONG $0x00000d00; WORD $0x0000 // addb %cl, (%rip) # 0x2f95 <k_encode_symmetric+0x16f5>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0c00; BYTE $0x00 // addb %cl, (%rax,%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -2020,7 +2133,7 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	LONG $0x00000d00; WORD $0x0000 // addb %cl, (%rip) # 0x2dd5 <k_encode_symmetric+0x1535>
+	LONG $0x00000d00; WORD $0x0000 // addb %cl, (%rip) # 0x3055 <k_encode_symmetric+0x17b5>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0c00; BYTE $0x00 // addb %cl, (%rax,%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -2116,7 +2229,7 @@ TEXT ·encode_legacyAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xffff // <unknown>
 	WORD $0x7fff; BYTE $0x00 // <unknown>
 	WORD $0xc000 // addb %al, %al
-	WORD $0x0f7f // jg 0x2ec0 <k_encode_symmetric+0x1620>
+	WORD $0x0f7f // jg 0x3140 <k_encode_symmetric+0x18a0>
 	BYTE $0x0e // <unknown>
 	LONG $0x0a0b0c0d; BYTE $0x09 // orl $0x90a0b0c, %eax # imm = 0x90A0B0C
 	BYTE $0x08 // <unknown>

@@ -36,7 +36,7 @@ TEXT ·encode_legacyNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
 	WORD $0xf2a2040d // movk x13, #0x1020, lsl #16
-	WORD $0x10009347 // adr x7, 0x12c0 <k_encode_symmetric+0x844>
+	WORD $0x1000a147 // adr x7, 0x1480 <k_encode_symmetric+0xa04>
 	WORD $0xa9403c0e // ldp x14, x15, [x0]
 	WORD $0xf2c0810d // movk x13, #0x408, lsl #32
 	WORD $0xd37ef764 // lsl x4, x27, #2
@@ -694,7 +694,7 @@ TEXT ·encode_legacyNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x7100011f // cmp w8, #0x0
 	WORD $0x1a8a0170 // csel w16, w11, w10, eq
 	WORD $0xf100052a // subs x10, x9, #0x1
-	WORD $0x5400408b // b.lt 0x12a8 <k_encode_symmetric+0x82c>
+	WORD $0x54004d8b // b.lt 0x1448 <k_encode_symmetric+0x9cc>
 	WORD $0xf81a0ffd // str x29, [sp, #-0x60]!
 	WORD $0x1e230200 // ucvtf s0, w16
 	WORD $0x5100060c // sub w12, w16, #0x1
@@ -722,7 +722,7 @@ TEXT ·encode_legacyNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040463 // dup v3.4s, v3.s[0]
 	WORD $0x52a96805 // mov w5, #0x4b400000 // =1262485504
 	WORD $0x52b96806 // mov w6, #-0x34c00000 // =-884998144
-	WORD $0x10003dc7 // adr x7, 0x12c0 <k_encode_symmetric+0x844>
+	WORD $0x10004bc7 // adr x7, 0x1480 <k_encode_symmetric+0xa04>
 	WORD $0x72a7b993 // movk w19, #0x3dcc, lsl #16
 	WORD $0xa9016ffe // stp x30, x27, [sp, #0x10]
 	WORD $0xa90267fa // stp x26, x25, [sp, #0x20]
@@ -731,7 +731,7 @@ TEXT ·encode_legacyNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x14000004 // b 0xb30 <k_encode_symmetric+0xb4>
 	WORD $0x9100216b // add x11, x11, #0x8
 	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x54003b2a // b.ge 0x1290 <k_encode_symmetric+0x814>
+	WORD $0x5400482a // b.ge 0x1430 <k_encode_symmetric+0x9b4>
 	WORD $0xaa1f03f7 // mov x23, xzr
 	WORD $0x5280003b // mov w27, #0x1 // =1
 	WORD $0xaa0b02f5 // orr x21, x23, x11
@@ -941,28 +941,28 @@ TEXT ·encode_legacyNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc20ebd // ldr q29, [x21, #0x830]
 	WORD $0x6e39def7 // fmul v23.4s, v23.4s, v25.4s
 	WORD $0x6e36dfd9 // fmul v25.4s, v30.4s, v22.4s
-	WORD $0x4e3bd631 // fadd v17.4s, v17.4s, v27.4s
+	WORD $0x4e3bd694 // fadd v20.4s, v20.4s, v27.4s
 	WORD $0x3dc20abb // ldr q27, [x21, #0x820]
 	WORD $0x4e3cd652 // fadd v18.4s, v18.4s, v28.4s
 	WORD $0x910102b5 // add x21, x21, #0x40
-	WORD $0x4e38d694 // fadd v20.4s, v20.4s, v24.4s
+	WORD $0x4e38d631 // fadd v17.4s, v17.4s, v24.4s
 	WORD $0x6e35df78 // fmul v24.4s, v27.4s, v21.4s
 	WORD $0x6e3adeb5 // fmul v21.4s, v21.4s, v26.4s
 	WORD $0x4e37d673 // fadd v19.4s, v19.4s, v23.4s
 	WORD $0x6e36dfb7 // fmul v23.4s, v29.4s, v22.4s
 	WORD $0x6e39ded6 // fmul v22.4s, v22.4s, v25.4s
-	WORD $0x4e38d631 // fadd v17.4s, v17.4s, v24.4s
-	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
+	WORD $0x4e38d694 // fadd v20.4s, v20.4s, v24.4s
+	WORD $0x4e35d631 // fadd v17.4s, v17.4s, v21.4s
 	WORD $0x4e37d652 // fadd v18.4s, v18.4s, v23.4s
 	WORD $0x4e36d673 // fadd v19.4s, v19.4s, v22.4s
 	WORD $0x54fff821 // b.ne 0xdb0 <k_encode_symmetric+0x334>
-	WORD $0x6e34fe27 // fdiv v7.4s, v17.4s, v20.4s
-	WORD $0x4ea0da94 // fcmeq v20.4s, v20.4s, #0.0
+	WORD $0x6e31fe87 // fdiv v7.4s, v20.4s, v17.4s
+	WORD $0x4ea0da31 // fcmeq v17.4s, v17.4s, #0.0
 	WORD $0x12800114 // mov w20, #-0x9 // =-9
 	WORD $0x6e33fe50 // fdiv v16.4s, v18.4s, v19.4s
 	WORD $0x4ea0da73 // fcmeq v19.4s, v19.4s, #0.0
-	WORD $0x4e741ce7 // bic v7.16b, v7.16b, v20.16b
-	WORD $0x6e27de31 // fmul v17.4s, v17.4s, v7.4s
+	WORD $0x4e711ce7 // bic v7.16b, v7.16b, v17.16b
+	WORD $0x6e27de91 // fmul v17.4s, v20.4s, v7.4s
 	WORD $0x3d835187 // str q7, [x12, #0xd40]
 	WORD $0x3d834991 // str q17, [x12, #0xd20]
 	WORD $0x4e731e10 // bic v16.16b, v16.16b, v19.16b
@@ -972,16 +972,17 @@ TEXT ·encode_legacyNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x14000004 // b 0xef4 <k_encode_symmetric+0x478>
 	WORD $0x11000694 // add w20, w20, #0x1
 	WORD $0x71002a9f // cmp w20, #0xa
-	WORD $0x54001140 // b.eq 0x1118 <k_encode_symmetric+0x69c>
+	WORD $0x54001e40 // b.eq 0x12b8 <k_encode_symmetric+0x83c>
 	WORD $0x34ffffb4 // cbz w20, 0xee8 <k_encode_symmetric+0x46c>
 	WORD $0x1e220287 // scvtf s7, w20
 	WORD $0x1e270270 // fmov s16, w19
 	WORD $0x3dc34191 // ldr q17, [x12, #0xd00]
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0x52800415 // mov w21, #0x20 // =32
 	WORD $0xaa0c03f6 // mov x22, x12
+	WORD $0x31001a9f // cmn w20, #0x6
 	WORD $0x1e3008e7 // fmul s7, s7, s16
 	WORD $0x1e2028e7 // fadd s7, s7, s0
 	WORD $0x1e2140e7 // fneg s7, s7
@@ -990,6 +991,109 @@ TEXT ·encode_legacyNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e27fe07 // fdiv v7.4s, v16.4s, v7.4s
 	WORD $0x6e31fe10 // fdiv v16.4s, v16.4s, v17.4s
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x540005ec // b.gt 0xff8 <k_encode_symmetric+0x57c>
+	WORD $0xad4056d6 // ldp q22, q21, [x22]
+	WORD $0xf1000ab5 // subs x21, x21, #0x2
+	WORD $0xad4162d7 // ldp q23, q24, [x22, #0x20]
+	WORD $0x3dc106d9 // ldr q25, [x22, #0x410]
+	WORD $0x3dc102da // ldr q26, [x22, #0x400]
+	WORD $0x3dc202db // ldr q27, [x22, #0x800]
+	WORD $0x3dc206dc // ldr q28, [x22, #0x810]
+	WORD $0x6e36de16 // fmul v22.4s, v16.4s, v22.4s
+	WORD $0x6e35dcf5 // fmul v21.4s, v7.4s, v21.4s
+	WORD $0x3dc10add // ldr q29, [x22, #0x420]
+	WORD $0x6e38dcf8 // fmul v24.4s, v7.4s, v24.4s
+	WORD $0x6e37de17 // fmul v23.4s, v16.4s, v23.4s
+	WORD $0x3dc10ede // ldr q30, [x22, #0x430]
+	WORD $0x4e25d6b5 // fadd v21.4s, v21.4s, v5.4s
+	WORD $0x4e25d6d6 // fadd v22.4s, v22.4s, v5.4s
+	WORD $0x4e25d6f7 // fadd v23.4s, v23.4s, v5.4s
+	WORD $0x4e25d718 // fadd v24.4s, v24.4s, v5.4s
+	WORD $0x4e26d6d6 // fadd v22.4s, v22.4s, v6.4s
+	WORD $0x4e26d6b5 // fadd v21.4s, v21.4s, v6.4s
+	WORD $0x4e26d718 // fadd v24.4s, v24.4s, v6.4s
+	WORD $0x4e26d6f7 // fadd v23.4s, v23.4s, v6.4s
+	WORD $0x6e36df5a // fmul v26.4s, v26.4s, v22.4s
+	WORD $0x6e35df39 // fmul v25.4s, v25.4s, v21.4s
+	WORD $0x6e36df7b // fmul v27.4s, v27.4s, v22.4s
+	WORD $0x6e35df9c // fmul v28.4s, v28.4s, v21.4s
+	WORD $0x6e39deb5 // fmul v21.4s, v21.4s, v25.4s
+	WORD $0x6e3aded6 // fmul v22.4s, v22.4s, v26.4s
+	WORD $0x6e38dfd9 // fmul v25.4s, v30.4s, v24.4s
+	WORD $0x6e37dfba // fmul v26.4s, v29.4s, v23.4s
+	WORD $0x3dc20edd // ldr q29, [x22, #0x830]
+	WORD $0x4e3bd652 // fadd v18.4s, v18.4s, v27.4s
+	WORD $0x3dc20adb // ldr q27, [x22, #0x820]
+	WORD $0x4e3cd673 // fadd v19.4s, v19.4s, v28.4s
+	WORD $0x910102d6 // add x22, x22, #0x40
+	WORD $0x4e36d631 // fadd v17.4s, v17.4s, v22.4s
+	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
+	WORD $0x6e38dfb5 // fmul v21.4s, v29.4s, v24.4s
+	WORD $0x6e37df76 // fmul v22.4s, v27.4s, v23.4s
+	WORD $0x6e3adef7 // fmul v23.4s, v23.4s, v26.4s
+	WORD $0x6e39df18 // fmul v24.4s, v24.4s, v25.4s
+	WORD $0x4e35d673 // fadd v19.4s, v19.4s, v21.4s
+	WORD $0x4e36d652 // fadd v18.4s, v18.4s, v22.4s
+	WORD $0x4e38d694 // fadd v20.4s, v20.4s, v24.4s
+	WORD $0x4e37d631 // fadd v17.4s, v17.4s, v23.4s
+	WORD $0x54fffa81 // b.ne 0xf40 <k_encode_symmetric+0x4c4>
+	WORD $0x14000076 // b 0x11cc <k_encode_symmetric+0x750>
+	WORD $0x7100169f // cmp w20, #0x5
+	WORD $0x540006ea // b.ge 0x10d8 <k_encode_symmetric+0x65c>
+	WORD $0xad4056d6 // ldp q22, q21, [x22]
+	WORD $0xf1000ab5 // subs x21, x21, #0x2
+	WORD $0xad4162d7 // ldp q23, q24, [x22, #0x20]
+	WORD $0x3dc202db // ldr q27, [x22, #0x800]
+	WORD $0x3dc206dc // ldr q28, [x22, #0x810]
+	WORD $0x3dc10add // ldr q29, [x22, #0x420]
+	WORD $0x3dc10ede // ldr q30, [x22, #0x430]
+	WORD $0x6e36de16 // fmul v22.4s, v16.4s, v22.4s
+	WORD $0x6e35dcf5 // fmul v21.4s, v7.4s, v21.4s
+	WORD $0x6e38dcf8 // fmul v24.4s, v7.4s, v24.4s
+	WORD $0x6e37de17 // fmul v23.4s, v16.4s, v23.4s
+	WORD $0x6ea2e6b9 // fcmgt v25.4s, v21.4s, v2.4s
+	WORD $0x6ea2e6da // fcmgt v26.4s, v22.4s, v2.4s
+	WORD $0x6eba1c56 // bit v22.16b, v2.16b, v26.16b
+	WORD $0x6eb91c55 // bit v21.16b, v2.16b, v25.16b
+	WORD $0x6ea2e6f9 // fcmgt v25.4s, v23.4s, v2.4s
+	WORD $0x6ea2e71a // fcmgt v26.4s, v24.4s, v2.4s
+	WORD $0x4e25d6b5 // fadd v21.4s, v21.4s, v5.4s
+	WORD $0x4e25d6d6 // fadd v22.4s, v22.4s, v5.4s
+	WORD $0x6eb91c57 // bit v23.16b, v2.16b, v25.16b
+	WORD $0x6eba1c58 // bit v24.16b, v2.16b, v26.16b
+	WORD $0x3dc106d9 // ldr q25, [x22, #0x410]
+	WORD $0x3dc102da // ldr q26, [x22, #0x400]
+	WORD $0x4e26d6d6 // fadd v22.4s, v22.4s, v6.4s
+	WORD $0x4e26d6b5 // fadd v21.4s, v21.4s, v6.4s
+	WORD $0x4e25d6f7 // fadd v23.4s, v23.4s, v5.4s
+	WORD $0x4e25d718 // fadd v24.4s, v24.4s, v5.4s
+	WORD $0x6e36df5a // fmul v26.4s, v26.4s, v22.4s
+	WORD $0x6e35df39 // fmul v25.4s, v25.4s, v21.4s
+	WORD $0x4e26d6f7 // fadd v23.4s, v23.4s, v6.4s
+	WORD $0x4e26d718 // fadd v24.4s, v24.4s, v6.4s
+	WORD $0x6e36df7b // fmul v27.4s, v27.4s, v22.4s
+	WORD $0x6e35df9c // fmul v28.4s, v28.4s, v21.4s
+	WORD $0x6e39deb5 // fmul v21.4s, v21.4s, v25.4s
+	WORD $0x6e3aded6 // fmul v22.4s, v22.4s, v26.4s
+	WORD $0x6e37dfba // fmul v26.4s, v29.4s, v23.4s
+	WORD $0x6e38dfd9 // fmul v25.4s, v30.4s, v24.4s
+	WORD $0x3dc20edd // ldr q29, [x22, #0x830]
+	WORD $0x4e3bd652 // fadd v18.4s, v18.4s, v27.4s
+	WORD $0x3dc20adb // ldr q27, [x22, #0x820]
+	WORD $0x4e3cd673 // fadd v19.4s, v19.4s, v28.4s
+	WORD $0x910102d6 // add x22, x22, #0x40
+	WORD $0x4e36d631 // fadd v17.4s, v17.4s, v22.4s
+	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
+	WORD $0x6e38dfb5 // fmul v21.4s, v29.4s, v24.4s
+	WORD $0x6e37df76 // fmul v22.4s, v27.4s, v23.4s
+	WORD $0x6e3adef7 // fmul v23.4s, v23.4s, v26.4s
+	WORD $0x6e39df18 // fmul v24.4s, v24.4s, v25.4s
+	WORD $0x4e35d673 // fadd v19.4s, v19.4s, v21.4s
+	WORD $0x4e36d652 // fadd v18.4s, v18.4s, v22.4s
+	WORD $0x4e38d694 // fadd v20.4s, v20.4s, v24.4s
+	WORD $0x4e37d631 // fadd v17.4s, v17.4s, v23.4s
+	WORD $0x54fff981 // b.ne 0x1000 <k_encode_symmetric+0x584>
+	WORD $0x1400003e // b 0x11cc <k_encode_symmetric+0x750>
 	WORD $0xad4056d6 // ldp q22, q21, [x22]
 	WORD $0xf1000ab5 // subs x21, x21, #0x2
 	WORD $0xad4162d7 // ldp q23, q24, [x22, #0x20]
@@ -1036,27 +1140,27 @@ TEXT ·encode_legacyNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e37dfba // fmul v26.4s, v29.4s, v23.4s
 	WORD $0x6e38dfd9 // fmul v25.4s, v30.4s, v24.4s
 	WORD $0x3dc20edd // ldr q29, [x22, #0x830]
-	WORD $0x4e3bd631 // fadd v17.4s, v17.4s, v27.4s
+	WORD $0x4e3bd652 // fadd v18.4s, v18.4s, v27.4s
 	WORD $0x3dc20adb // ldr q27, [x22, #0x820]
-	WORD $0x4e3cd652 // fadd v18.4s, v18.4s, v28.4s
+	WORD $0x4e3cd673 // fadd v19.4s, v19.4s, v28.4s
 	WORD $0x910102d6 // add x22, x22, #0x40
-	WORD $0x4e36d673 // fadd v19.4s, v19.4s, v22.4s
+	WORD $0x4e36d631 // fadd v17.4s, v17.4s, v22.4s
 	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
 	WORD $0x6e38dfb5 // fmul v21.4s, v29.4s, v24.4s
 	WORD $0x6e37df76 // fmul v22.4s, v27.4s, v23.4s
 	WORD $0x6e3adef7 // fmul v23.4s, v23.4s, v26.4s
 	WORD $0x6e39df18 // fmul v24.4s, v24.4s, v25.4s
-	WORD $0x4e35d652 // fadd v18.4s, v18.4s, v21.4s
-	WORD $0x4e36d631 // fadd v17.4s, v17.4s, v22.4s
+	WORD $0x4e35d673 // fadd v19.4s, v19.4s, v21.4s
+	WORD $0x4e36d652 // fadd v18.4s, v18.4s, v22.4s
 	WORD $0x4e38d694 // fadd v20.4s, v20.4s, v24.4s
-	WORD $0x4e37d673 // fadd v19.4s, v19.4s, v23.4s
-	WORD $0x54fff881 // b.ne 0xf38 <k_encode_symmetric+0x4bc>
+	WORD $0x4e37d631 // fadd v17.4s, v17.4s, v23.4s
+	WORD $0x54fff881 // b.ne 0x10d8 <k_encode_symmetric+0x65c>
 	WORD $0x3dc34d96 // ldr q22, [x12, #0xd30]
 	WORD $0x3dc34995 // ldr q21, [x12, #0xd20]
-	WORD $0x6e31de37 // fmul v23.4s, v17.4s, v17.4s
-	WORD $0x6e32de58 // fmul v24.4s, v18.4s, v18.4s
-	WORD $0x4ea0ca7b // fcmgt v27.4s, v19.4s, #0.0
-	WORD $0x6e35de79 // fmul v25.4s, v19.4s, v21.4s
+	WORD $0x6e32de57 // fmul v23.4s, v18.4s, v18.4s
+	WORD $0x6e33de78 // fmul v24.4s, v19.4s, v19.4s
+	WORD $0x4ea0ca3b // fcmgt v27.4s, v17.4s, #0.0
+	WORD $0x6e35de39 // fmul v25.4s, v17.4s, v21.4s
 	WORD $0x6e36de9a // fmul v26.4s, v20.4s, v22.4s
 	WORD $0x6ebae718 // fcmgt v24.4s, v24.4s, v26.4s
 	WORD $0x4ea0ca9a // fcmgt v26.4s, v20.4s, #0.0
@@ -1067,10 +1171,10 @@ TEXT ·encode_legacyNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e212af7 // xtn v23.8b, v23.8h
 	WORD $0x2e30aaf8 // umaxv b24, v23.8b
 	WORD $0x1e260304 // fmov w4, s24
-	WORD $0x3607f3e4 // tbz w4, #0x0, 0xee8 <k_encode_symmetric+0x46c>
+	WORD $0x3607e6e4 // tbz w4, #0x0, 0xee8 <k_encode_symmetric+0x46c>
 	WORD $0x3dc35998 // ldr q24, [x12, #0xd60]
 	WORD $0x3dc35d99 // ldr q25, [x12, #0xd70]
-	WORD $0x6e34fe54 // fdiv v20.4s, v18.4s, v20.4s
+	WORD $0x6e34fe74 // fdiv v20.4s, v19.4s, v20.4s
 	WORD $0x0e007afc // zip2 v28.8b, v23.8b, v0.8b
 	WORD $0x3dc3519d // ldr q29, [x12, #0xd40]
 	WORD $0x3dc3559e // ldr q30, [x12, #0xd50]
@@ -1081,35 +1185,35 @@ TEXT ·encode_legacyNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e003afb // zip1 v27.8b, v23.8b, v0.8b
 	WORD $0x4f3f579c // shl v28.4s, v28.4s, #0x1f
 	WORD $0x0e212b5a // xtn v26.8b, v26.8h
-	WORD $0x6e33fe33 // fdiv v19.4s, v17.4s, v19.4s
+	WORD $0x6e31fe51 // fdiv v17.4s, v18.4s, v17.4s
 	WORD $0x4ea0ab9c // cmlt v28.4s, v28.4s, #0
-	WORD $0x6e34de52 // fmul v18.4s, v18.4s, v20.4s
+	WORD $0x6e34de73 // fmul v19.4s, v19.4s, v20.4s
 	WORD $0x0e371f57 // and v23.8b, v26.8b, v23.8b
 	WORD $0x2f10a77a // ushll v26.4s, v27.4h, #0x0
 	WORD $0x6efc1fd4 // bif v20.16b, v30.16b, v28.16b
 	WORD $0x0e003afb // zip1 v27.8b, v23.8b, v0.8b
 	WORD $0x0e007af7 // zip2 v23.8b, v23.8b, v0.8b
 	WORD $0x4f3f575a // shl v26.4s, v26.4s, #0x1f
-	WORD $0x6efc1ed2 // bif v18.16b, v22.16b, v28.16b
+	WORD $0x6efc1ed3 // bif v19.16b, v22.16b, v28.16b
 	WORD $0x3d835594 // str q20, [x12, #0xd50]
 	WORD $0x4ea0ab5a // cmlt v26.4s, v26.4s, #0
 	WORD $0x2f10a77b // ushll v27.4s, v27.4h, #0x0
 	WORD $0x2f10a6f7 // ushll v23.4s, v23.4h, #0x0
-	WORD $0x3d834d92 // str q18, [x12, #0xd30]
-	WORD $0x6e33de31 // fmul v17.4s, v17.4s, v19.4s
-	WORD $0x6efa1fb3 // bif v19.16b, v29.16b, v26.16b
+	WORD $0x3d834d93 // str q19, [x12, #0xd30]
+	WORD $0x6e31de52 // fmul v18.4s, v18.4s, v17.4s
+	WORD $0x6efa1fb1 // bif v17.16b, v29.16b, v26.16b
 	WORD $0x4f3f577b // shl v27.4s, v27.4s, #0x1f
 	WORD $0x4f3f56f7 // shl v23.4s, v23.4s, #0x1f
 	WORD $0x4ea0ab7b // cmlt v27.4s, v27.4s, #0
 	WORD $0x4ea0aaf6 // cmlt v22.4s, v23.4s, #0
-	WORD $0x6efa1eb1 // bif v17.16b, v21.16b, v26.16b
-	WORD $0x3d835193 // str q19, [x12, #0xd40]
+	WORD $0x6efa1eb2 // bif v18.16b, v21.16b, v26.16b
+	WORD $0x3d835191 // str q17, [x12, #0xd40]
 	WORD $0x6efb1f10 // bif v16.16b, v24.16b, v27.16b
 	WORD $0x6ef61f27 // bif v7.16b, v25.16b, v22.16b
-	WORD $0x3d834991 // str q17, [x12, #0xd20]
+	WORD $0x3d834992 // str q18, [x12, #0xd20]
 	WORD $0x3d835990 // str q16, [x12, #0xd60]
 	WORD $0x3d835d87 // str q7, [x12, #0xd70]
-	WORD $0x17ffff75 // b 0xee8 <k_encode_symmetric+0x46c>
+	WORD $0x17ffff0d // b 0xee8 <k_encode_symmetric+0x46c>
 	WORD $0xad401e26 // ldp q6, q7, [x17]
 	WORD $0xaa1f03f4 // mov x20, xzr
 	WORD $0xad404430 // ldp q16, q17, [x1]
@@ -1118,7 +1222,7 @@ TEXT ·encode_legacyNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e261e06 // and v6.16b, v16.16b, v6.16b
 	WORD $0x4e271e27 // and v7.16b, v17.16b, v7.16b
 	WORD $0xad001c26 // stp q6, q7, [x1]
-	WORD $0x14000023 // b 0x11c4 <k_encode_symmetric+0x748>
+	WORD $0x14000023 // b 0x1364 <k_encode_symmetric+0x8e8>
 	WORD $0xf946c184 // ldr x4, [x12, #0xd80]
 	WORD $0x528002d5 // mov w21, #0x16 // =22
 	WORD $0xd344fc84 // lsr x4, x4, #4
@@ -1152,10 +1256,10 @@ TEXT ·encode_legacyNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1501ce // add x14, x14, x21
 	WORD $0x6f0c54e6 // sli v6.16b, v7.16b, #0x4
 	WORD $0x3ca36886 // str q6, [x4, x3]
-	WORD $0x54ffcb20 // b.eq 0xb24 <k_encode_symmetric+0xa8>
+	WORD $0x54ffbe20 // b.eq 0xb24 <k_encode_symmetric+0xa8>
 	WORD $0xaa0b0295 // orr x21, x20, x11
 	WORD $0xeb0902bf // cmp x21, x9
-	WORD $0x54ffcaca // b.ge 0xb24 <k_encode_symmetric+0xa8>
+	WORD $0x54ffbdca // b.ge 0xb24 <k_encode_symmetric+0xa8>
 	WORD $0xbc747826 // ldr s6, [x1, x20, lsl #2]
 	WORD $0x8b151df5 // add x21, x15, x21, lsl #7
 	WORD $0xaa1f03f6 // mov x22, xzr
@@ -1200,10 +1304,10 @@ TEXT ·encode_legacyNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e066246 // tbl v6.16b, { v18.16b, v19.16b, v20.16b, v21.16b }, v6.16b
 	WORD $0x3cb66846 // str q6, [x2, x22]
 	WORD $0x52800216 // mov w22, #0x10 // =16
-	WORD $0x3707fb44 // tbnz w4, #0x0, 0x11e8 <k_encode_symmetric+0x76c>
-	WORD $0x35fff5c8 // cbnz w8, 0x113c <k_encode_symmetric+0x6c0>
+	WORD $0x3707fb44 // tbnz w4, #0x0, 0x1388 <k_encode_symmetric+0x90c>
+	WORD $0x35fff5c8 // cbnz w8, 0x12dc <k_encode_symmetric+0x860>
 	WORD $0x52800255 // mov w21, #0x12 // =18
-	WORD $0x17ffffc5 // b 0x11a0 <k_encode_symmetric+0x724>
+	WORD $0x17ffffc5 // b 0x1340 <k_encode_symmetric+0x8c4>
 	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
 	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
 	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
@@ -1211,6 +1315,14 @@ TEXT ·encode_legacyNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9416ffe // ldp x30, x27, [sp, #0x10]
 	WORD $0xf84607fd // ldr x29, [sp], #0x60
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

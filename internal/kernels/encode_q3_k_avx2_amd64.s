@@ -35,18 +35,18 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
 	LONG $0x80998d4c; WORD $0x0010; BYTE $0x00 // leaq 0x1080(%rcx), %r11
 	LONG $0xe0918d4c; WORD $0x001c; BYTE $0x00 // leaq 0x1ce0(%rcx), %r10
-	QUAD $0x001ee905187de2c4; BYTE $0x00 // vbroadcastss 0x1ee9(%rip), %ymm0 # 0x1f48 <k_encode_q3_k_weighted+0x13f8>
+	QUAD $0x0021ad05187de2c4; BYTE $0x00 // vbroadcastss 0x21ad(%rip), %ymm0 # 0x220c <k_encode_q3_k_weighted+0x16bc>
 	QUAD $0x0000a0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xa0(%rsp)
-	QUAD $0x001e973d187de2c4; BYTE $0x00 // vbroadcastss 0x1e97(%rip), %ymm7 # 0x1f08 <k_encode_q3_k_weighted+0x13b8>
-	QUAD $0x001eb605587d62c4; BYTE $0x00 // vpbroadcastd 0x1eb6(%rip), %ymm8 # 0x1f30 <k_encode_q3_k_weighted+0x13e0>
-	QUAD $0x001e910d587d62c4; BYTE $0x00 // vpbroadcastd 0x1e91(%rip), %ymm9 # 0x1f14 <k_encode_q3_k_weighted+0x13c4>
-	QUAD $0x001eb405587de2c4; BYTE $0x00 // vpbroadcastd 0x1eb4(%rip), %ymm0 # 0x1f40 <k_encode_q3_k_weighted+0x13f0>
-	QUAD $0x001ecb15587de2c4; BYTE $0x00 // vpbroadcastd 0x1ecb(%rip), %ymm2 # 0x1f60 <k_encode_q3_k_weighted+0x1410>
-	QUAD $0x001ea60d187de2c4; BYTE $0x00 // vbroadcastss 0x1ea6(%rip), %ymm1 # 0x1f44 <k_encode_q3_k_weighted+0x13f4>
+	QUAD $0x0021573d187de2c4; BYTE $0x00 // vbroadcastss 0x2157(%rip), %ymm7 # 0x21c8 <k_encode_q3_k_weighted+0x1678>
+	QUAD $0x00217a05587d62c4; BYTE $0x00 // vpbroadcastd 0x217a(%rip), %ymm8 # 0x21f4 <k_encode_q3_k_weighted+0x16a4>
+	QUAD $0x0021510d587d62c4; BYTE $0x00 // vpbroadcastd 0x2151(%rip), %ymm9 # 0x21d4 <k_encode_q3_k_weighted+0x1684>
+	QUAD $0x00217805587de2c4; BYTE $0x00 // vpbroadcastd 0x2178(%rip), %ymm0 # 0x2204 <k_encode_q3_k_weighted+0x16b4>
+	QUAD $0x00218f15587de2c4; BYTE $0x00 // vpbroadcastd 0x218f(%rip), %ymm2 # 0x2224 <k_encode_q3_k_weighted+0x16d4>
+	QUAD $0x00216a0d187de2c4; BYTE $0x00 // vbroadcastss 0x216a(%rip), %ymm1 # 0x2208 <k_encode_q3_k_weighted+0x16b8>
 	QUAD $0x000140248c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x140(%rsp)
-	QUAD $0x001ea00d187de2c4; BYTE $0x00 // vbroadcastss 0x1ea0(%rip), %ymm1 # 0x1f50 <k_encode_q3_k_weighted+0x1400>
+	QUAD $0x0021640d187de2c4; BYTE $0x00 // vbroadcastss 0x2164(%rip), %ymm1 # 0x2214 <k_encode_q3_k_weighted+0x16c4>
 	QUAD $0x000120248c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x120(%rsp)
-	QUAD $0x001e5e0d587de2c4; BYTE $0x00 // vpbroadcastd 0x1e5e(%rip), %ymm1 # 0x1f20 <k_encode_q3_k_weighted+0x13d0>
+	QUAD $0x0021220d587de2c4; BYTE $0x00 // vpbroadcastd 0x2122(%rip), %ymm1 # 0x21e4 <k_encode_q3_k_weighted+0x1694>
 	QUAD $0x000100248c7ffdc5; BYTE $0x00 // vmovdqa %ymm1, 0x100(%rsp)
 	LONG $0x2464894c; BYTE $0x40 // movq %r12, 0x40(%rsp)
 	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
@@ -201,11 +201,11 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
 	WORD $0xdc75 // jne 0x380 <k_encode_q3_k+0x380>
-	QUAD $0x001b572d187de2c4; BYTE $0x00 // vbroadcastss 0x1b57(%rip), %ymm5 # 0x1f04 <k_encode_q3_k_weighted+0x13b4>
+	QUAD $0x001e172d187de2c4; BYTE $0x00 // vbroadcastss 0x1e17(%rip), %ymm5 # 0x21c4 <k_encode_q3_k_weighted+0x1674>
 	LONG $0xc25ed4c5 // vdivps %ymm2, %ymm5, %ymm0
-	QUAD $0x001b4615187de2c4; BYTE $0x00 // vbroadcastss 0x1b46(%rip), %ymm2 # 0x1f00 <k_encode_q3_k_weighted+0x13b0>
+	QUAD $0x001e0615187de2c4; BYTE $0x00 // vbroadcastss 0x1e06(%rip), %ymm2 # 0x21c0 <k_encode_q3_k_weighted+0x1670>
 	LONG $0xd2c2e4c5; BYTE $0x01 // vcmpltps %ymm2, %ymm3, %ymm2
-	QUAD $0x001b941d187de2c4; BYTE $0x00 // vbroadcastss 0x1b94(%rip), %ymm3 # 0x1f5c <k_encode_q3_k_weighted+0x140c>
+	QUAD $0x001e581d187de2c4; BYTE $0x00 // vbroadcastss 0x1e58(%rip), %ymm3 # 0x2220 <k_encode_q3_k_weighted+0x16d0>
 	LONG $0x4a7de3c4; WORD $0x20c3 // vblendvps %ymm2, %ymm3, %ymm0, %ymm0
 	QUAD $0x00000e808129fcc5 // vmovaps %ymm0, 0xe80(%rcx)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -213,9 +213,9 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x24648b4c; BYTE $0x40 // movq 0x40(%rsp), %r12
 	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	QUAD $0x001b492d187d62c4; BYTE $0x00 // vbroadcastss 0x1b49(%rip), %ymm13 # 0x1f3c <k_encode_q3_k_weighted+0x13ec>
-	QUAD $0x001b5015187d62c4; BYTE $0x00 // vbroadcastss 0x1b50(%rip), %ymm10 # 0x1f4c <k_encode_q3_k_weighted+0x13fc>
-	QUAD $0x001b1335187d62c4; BYTE $0x00 // vbroadcastss 0x1b13(%rip), %ymm14 # 0x1f18 <k_encode_q3_k_weighted+0x13c8>
+	QUAD $0x001e0d2d187d62c4; BYTE $0x00 // vbroadcastss 0x1e0d(%rip), %ymm13 # 0x2200 <k_encode_q3_k_weighted+0x16b0>
+	QUAD $0x001e1415187d62c4; BYTE $0x00 // vbroadcastss 0x1e14(%rip), %ymm10 # 0x2210 <k_encode_q3_k_weighted+0x16c0>
+	QUAD $0x001dd735187d62c4; BYTE $0x00 // vbroadcastss 0x1dd7(%rip), %ymm14 # 0x21dc <k_encode_q3_k_weighted+0x168c>
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
 	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
@@ -248,7 +248,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x00000e80b9297cc5 // vmovaps %ymm15, 0xe80(%rcx)
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x001a9915187d62c4; BYTE $0x00 // vbroadcastss 0x1a99(%rip), %ymm10 # 0x1f4c <k_encode_q3_k_weighted+0x13fc>
+	QUAD $0x001d5d15187d62c4; BYTE $0x00 // vbroadcastss 0x1d5d(%rip), %ymm10 # 0x2210 <k_encode_q3_k_weighted+0x16c0>
 	QUAD $0x000180249c6f7dc5; BYTE $0x00 // vmovdqa 0x180(%rsp), %ymm11
 	QUAD $0x00016024bc28fcc5; BYTE $0x00 // vmovaps 0x160(%rsp), %ymm7
 	QUAD $0x0000802484287cc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm8
@@ -307,7 +307,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfec5820f; WORD $0xffff // jb 0x4a0 <k_encode_q3_k+0x4a0>
 	LONG $0xda5ee4c5 // vdivps %ymm2, %ymm3, %ymm3
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x0019420d187de2c4; BYTE $0x00 // vbroadcastss 0x1942(%rip), %ymm1 # 0x1f2c <k_encode_q3_k_weighted+0x13dc>
+	QUAD $0x001c060d187de2c4; BYTE $0x00 // vbroadcastss 0x1c06(%rip), %ymm1 # 0x21f0 <k_encode_q3_k_weighted+0x16a0>
 	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
 	BYTE $0x90 // nop
 	LONG $0x5874c1c4; WORD $0x8404 // vaddps (%r12,%rax,4), %ymm1, %ymm0
@@ -353,10 +353,10 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
 	WORD $0xd875 // jne 0x6b0 <k_encode_q3_k+0x6b0>
-	QUAD $0x00183b05187de2c4; BYTE $0x00 // vbroadcastss 0x183b(%rip), %ymm0 # 0x1f1c <k_encode_q3_k_weighted+0x13cc>
+	QUAD $0x001aff05187de2c4; BYTE $0x00 // vbroadcastss 0x1aff(%rip), %ymm0 # 0x21e0 <k_encode_q3_k_weighted+0x1690>
 	LONG $0xda5efcc5 // vdivps %ymm2, %ymm0, %ymm3
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x00185c35187de2c4; BYTE $0x00 // vbroadcastss 0x185c(%rip), %ymm6 # 0x1f4c <k_encode_q3_k_weighted+0x13fc>
+	QUAD $0x001b2035187de2c4; BYTE $0x00 // vbroadcastss 0x1b20(%rip), %ymm6 # 0x2210 <k_encode_q3_k_weighted+0x16c0>
 	LONG $0xf2c204c5; BYTE $0x04 // vcmpneqps %ymm2, %ymm15, %ymm14
 	QUAD $0xfc0003845964c1c4; WORD $0xffff // vmulps -0x400(%r11,%rax), %ymm3, %ymm0
 	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
@@ -369,7 +369,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
 	WORD $0xc575 // jne 0x6f0 <k_encode_q3_k+0x6f0>
-	QUAD $0x0017dc05187de2c4; BYTE $0x00 // vbroadcastss 0x17dc(%rip), %ymm0 # 0x1f10 <k_encode_q3_k_weighted+0x13c0>
+	QUAD $0x001a9c05187de2c4; BYTE $0x00 // vbroadcastss 0x1a9c(%rip), %ymm0 # 0x21d0 <k_encode_q3_k_weighted+0x1680>
 	LONG $0xc35efcc5 // vdivps %ymm3, %ymm0, %ymm0
 	LONG $0x1d7de3c4; WORD $0x04c0 // vcvtps2ph $0x4, %ymm0, %xmm0
 	LONG $0x137de2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %ymm0
@@ -381,9 +381,9 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000e024846f7dc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm8
 	QUAD $0x0000c0248c6f7dc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm9
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
-	QUAD $0x0018b52d787962c4; BYTE $0x00 // vpbroadcastb 0x18b5(%rip), %xmm13 # 0x2030 <k_encode_q3_k_weighted+0x14e0>
-	QUAD $0x0018ad35787962c4; BYTE $0x00 // vpbroadcastb 0x18ad(%rip), %xmm14 # 0x2031 <k_encode_q3_k_weighted+0x14e1>
-	QUAD $0x0018a53d787962c4; BYTE $0x00 // vpbroadcastb 0x18a5(%rip), %xmm15 # 0x2032 <k_encode_q3_k_weighted+0x14e2>
+	QUAD $0x001b752d787962c4; BYTE $0x00 // vpbroadcastb 0x1b75(%rip), %xmm13 # 0x22f0 <k_encode_q3_k_weighted+0x17a0>
+	QUAD $0x001b6d35787962c4; BYTE $0x00 // vpbroadcastb 0x1b6d(%rip), %xmm14 # 0x22f1 <k_encode_q3_k_weighted+0x17a1>
+	QUAD $0x001b653d787962c4; BYTE $0x00 // vpbroadcastb 0x1b65(%rip), %xmm15 # 0x22f2 <k_encode_q3_k_weighted+0x17a2>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0x1280b984107aa1c4; WORD $0x0000 // vmovss 0x1280(%rcx,%r15,4), %xmm0
 	LONG $0x1d79e3c4; WORD $0x04c0 // vcvtps2ph $0x4, %xmm0, %xmm0
@@ -411,7 +411,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3f7dc2c4; BYTE $0xc0 // vpmaxud %ymm8, %ymm0, %ymm0
 	LONG $0x3b7dc2c4; BYTE $0xc1 // vpminud %ymm9, %ymm0, %ymm0
 	LONG $0x3b6dc2c4; BYTE $0xd1 // vpminud %ymm9, %ymm2, %ymm2
-	QUAD $0x0017001d587de2c4; BYTE $0x00 // vpbroadcastd 0x1700(%rip), %ymm3 # 0x1f0c <k_encode_q3_k_weighted+0x13bc>
+	QUAD $0x0019c01d587de2c4; BYTE $0x00 // vpbroadcastd 0x19c0(%rip), %ymm3 # 0x21cc <k_encode_q3_k_weighted+0x167c>
 	LONG $0xd3dbedc5 // vpand %ymm3, %ymm2, %ymm2
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
 	LONG $0x2b7de2c4; BYTE $0xc2 // vpackusdw %ymm2, %ymm0, %ymm0
@@ -502,10 +502,10 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf071f9c5; BYTE $0x02 // vpsllw $0x2, %xmm0, %xmm0
 	LONG $0xc0db81c5 // vpand %xmm0, %xmm15, %xmm0
 	LONG $0xc4ebf9c5 // vpor %xmm4, %xmm0, %xmm0
-	QUAD $0x001692257879e2c4; BYTE $0x00 // vpbroadcastb 0x1692(%rip), %xmm4 # 0x2033 <k_encode_q3_k_weighted+0x14e3>
+	QUAD $0x001952257879e2c4; BYTE $0x00 // vpbroadcastb 0x1952(%rip), %xmm4 # 0x22f3 <k_encode_q3_k_weighted+0x17a3>
 	LONG $0xf271e9c5; BYTE $0x04 // vpsllw $0x4, %xmm2, %xmm2
 	LONG $0xd4dbe9c5 // vpand %xmm4, %xmm2, %xmm2
-	QUAD $0x001681257879e2c4; BYTE $0x00 // vpbroadcastb 0x1681(%rip), %xmm4 # 0x2034 <k_encode_q3_k_weighted+0x14e4>
+	QUAD $0x001941257879e2c4; BYTE $0x00 // vpbroadcastb 0x1941(%rip), %xmm4 # 0x22f4 <k_encode_q3_k_weighted+0x17a4>
 	LONG $0xf371e1c5; BYTE $0x06 // vpsllw $0x6, %xmm3, %xmm3
 	LONG $0xdcdbe1c5 // vpand %xmm4, %xmm3, %xmm3
 	LONG $0xd3ebe9c5 // vpor %xmm3, %xmm2, %xmm2
@@ -521,13 +521,13 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff61850f; WORD $0xffff // jne 0x950 <k_encode_q3_k+0x950>
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x001639257879e2c4; BYTE $0x00 // vpbroadcastb 0x1639(%rip), %xmm4 # 0x2035 <k_encode_q3_k_weighted+0x14e5>
-	QUAD $0x0016311d787962c4; BYTE $0x00 // vpbroadcastb 0x1631(%rip), %xmm11 # 0x2036 <k_encode_q3_k_weighted+0x14e6>
-	QUAD $0x00162915787962c4; BYTE $0x00 // vpbroadcastb 0x1629(%rip), %xmm10 # 0x2037 <k_encode_q3_k_weighted+0x14e7>
-	QUAD $0x0016210d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1621(%rip), %xmm1 # 0x2038 <k_encode_q3_k_weighted+0x14e8>
-	QUAD $0x00161925787962c4; BYTE $0x00 // vpbroadcastb 0x1619(%rip), %xmm12 # 0x2039 <k_encode_q3_k_weighted+0x14e9>
-	QUAD $0x0016112d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1611(%rip), %xmm5 # 0x203a <k_encode_q3_k_weighted+0x14ea>
-	QUAD $0x0016093d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1609(%rip), %xmm7 # 0x203b <k_encode_q3_k_weighted+0x14eb>
+	QUAD $0x0018f9257879e2c4; BYTE $0x00 // vpbroadcastb 0x18f9(%rip), %xmm4 # 0x22f5 <k_encode_q3_k_weighted+0x17a5>
+	QUAD $0x0018f11d787962c4; BYTE $0x00 // vpbroadcastb 0x18f1(%rip), %xmm11 # 0x22f6 <k_encode_q3_k_weighted+0x17a6>
+	QUAD $0x0018e915787962c4; BYTE $0x00 // vpbroadcastb 0x18e9(%rip), %xmm10 # 0x22f7 <k_encode_q3_k_weighted+0x17a7>
+	QUAD $0x0018e10d7879e2c4; BYTE $0x00 // vpbroadcastb 0x18e1(%rip), %xmm1 # 0x22f8 <k_encode_q3_k_weighted+0x17a8>
+	QUAD $0x0018d925787962c4; BYTE $0x00 // vpbroadcastb 0x18d9(%rip), %xmm12 # 0x22f9 <k_encode_q3_k_weighted+0x17a9>
+	QUAD $0x0018d12d7879e2c4; BYTE $0x00 // vpbroadcastb 0x18d1(%rip), %xmm5 # 0x22fa <k_encode_q3_k_weighted+0x17aa>
+	QUAD $0x0018c93d7879e2c4; BYTE $0x00 // vpbroadcastb 0x18c9(%rip), %xmm7 # 0x22fb <k_encode_q3_k_weighted+0x17ab>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x6f7ac1c4; WORD $0x1204 // vmovdqu (%r10,%rdx), %xmm0
 	LONG $0x6f7ac1c4; WORD $0x1254; BYTE $0x20 // vmovdqu 0x20(%r10,%rdx), %xmm2
@@ -589,7 +589,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// encode_q3_k_weighted
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x13698e0f; WORD $0x0000 // jle 0x1ec6 <k_encode_q3_k_weighted+0x1376>
+	LONG $0x162f8e0f; WORD $0x0000 // jle 0x218c <k_encode_q3_k_weighted+0x163c>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -599,358 +599,297 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0xe0e48348 // andq $-0x20, %rsp
 	LONG $0x40ec8148; WORD $0x0001; BYTE $0x00 // subq $0x140, %rsp # imm = 0x140
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
-	LONG $0x00b18d4c; WORD $0x0008; BYTE $0x00 // leaq 0x800(%rcx), %r14
-	LONG $0xe0918d48; WORD $0x0012; BYTE $0x00 // leaq 0x12e0(%rcx), %rdx
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	LONG $0x80998d4c; WORD $0x0010; BYTE $0x00 // leaq 0x1080(%rcx), %r11
-	LONG $0xe0918d48; WORD $0x001c; BYTE $0x00 // leaq 0x1ce0(%rcx), %rdx
-	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
-	QUAD $0x00138805587de2c4; BYTE $0x00 // vpbroadcastd 0x1388(%rip), %ymm0 # 0x1f48 <k_encode_q3_k_weighted+0x13f8>
-	QUAD $0x00133b15187de2c4; BYTE $0x00 // vbroadcastss 0x133b(%rip), %ymm2 # 0x1f04 <k_encode_q3_k_weighted+0x13b4>
-	QUAD $0x00136a2d187de2c4; BYTE $0x00 // vbroadcastss 0x136a(%rip), %ymm5 # 0x1f3c <k_encode_q3_k_weighted+0x13ec>
-	QUAD $0x00137135187de2c4; BYTE $0x00 // vbroadcastss 0x1371(%rip), %ymm6 # 0x1f4c <k_encode_q3_k_weighted+0x13fc>
-	QUAD $0x0013343d187de2c4; BYTE $0x00 // vbroadcastss 0x1334(%rip), %ymm7 # 0x1f18 <k_encode_q3_k_weighted+0x13c8>
-	QUAD $0x0013470d587de2c4; BYTE $0x00 // vpbroadcastd 0x1347(%rip), %ymm1 # 0x1f34 <k_encode_q3_k_weighted+0x13e4>
-	QUAD $0x0013160d187d62c4; BYTE $0x00 // vbroadcastss 0x1316(%rip), %ymm9 # 0x1f0c <k_encode_q3_k_weighted+0x13bc>
-	QUAD $0x00143d257879e2c4; BYTE $0x00 // vpbroadcastb 0x143d(%rip), %xmm4 # 0x203c <k_encode_q3_k_weighted+0x14ec>
-	QUAD $0x0000008824b4894c // movq %r14, 0x88(%rsp)
-	LONG $0x245c894c; BYTE $0x70 // movq %r11, 0x70(%rsp)
-	QUAD $0x0000e024847ffdc5; BYTE $0x00 // vmovdqa %ymm0, 0xe0(%rsp)
-	QUAD $0x000100248c7ffdc5; BYTE $0x00 // vmovdqa %ymm1, 0x100(%rsp)
-	QUAD $0x0000c0248c297cc5; BYTE $0x00 // vmovaps %ymm9, 0xc0(%rsp)
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	QUAD $0x00000090249c8948 // movq %rbx, 0x90(%rsp)
+	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
+	WORD $0x8b4c; BYTE $0x3f // movq (%rdi), %r15
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
+	LONG $0x008b8d49; WORD $0x0008; BYTE $0x00 // leaq 0x800(%r11), %rcx
+	LONG $0xe0938d49; WORD $0x0012; BYTE $0x00 // leaq 0x12e0(%r11), %rdx
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	LONG $0x80b38d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1080(%r11), %r14
+	LONG $0xe0938d49; WORD $0x001c; BYTE $0x00 // leaq 0x1ce0(%r11), %rdx
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	LONG $0x209b8d49; WORD $0x0008; BYTE $0x00 // leaq 0x820(%r11), %rbx
+	QUAD $0x0016420d587de2c4; BYTE $0x00 // vpbroadcastd 0x1642(%rip), %ymm1 # 0x220c <k_encode_q3_k_weighted+0x16bc>
+	QUAD $0x00163d35187de2c4; BYTE $0x00 // vbroadcastss 0x163d(%rip), %ymm6 # 0x2210 <k_encode_q3_k_weighted+0x16c0>
+	QUAD $0x0016003d187de2c4; BYTE $0x00 // vbroadcastss 0x1600(%rip), %ymm7 # 0x21dc <k_encode_q3_k_weighted+0x168c>
+	QUAD $0x00161315587de2c4; BYTE $0x00 // vpbroadcastd 0x1613(%rip), %ymm2 # 0x21f8 <k_encode_q3_k_weighted+0x16a8>
+	QUAD $0x0015de1d187d62c4; BYTE $0x00 // vbroadcastss 0x15de(%rip), %ymm11 # 0x21cc <k_encode_q3_k_weighted+0x167c>
+	QUAD $0x0015e1051879e2c4; BYTE $0x00 // vbroadcastss 0x15e1(%rip), %xmm0 # 0x21d8 <k_encode_q3_k_weighted+0x1688>
+	QUAD $0x0016fc1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x16fc(%rip), %xmm3 # 0x22fc <k_encode_q3_k_weighted+0x17ac>
+	QUAD $0x0016f4257879e2c4; BYTE $0x00 // vpbroadcastb 0x16f4(%rip), %xmm4 # 0x22fd <k_encode_q3_k_weighted+0x17ad>
+	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x2474894c; BYTE $0x78 // movq %r14, 0x78(%rsp)
+	QUAD $0x0000e0248c7ffdc5; BYTE $0x00 // vmovdqa %ymm1, 0xe0(%rsp)
+	QUAD $0x00010024947ffdc5; BYTE $0x00 // vmovdqa %ymm2, 0x100(%rsp)
+	QUAD $0x0000c0249c297cc5; BYTE $0x00 // vmovaps %ymm11, 0xc0(%rsp)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000009024bc894c // movq %r15, 0x90(%rsp)
 	LONG $0x08f88348 // cmpq $0x8, %rax
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
 	LONG $0xd0420f48 // cmovbq %rax, %rdx
 	LONG $0xff428d48 // leaq -0x1(%rdx), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	LONG $0xfe428d48 // leaq -0x2(%rdx), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0xfd428d48 // leaq -0x3(%rdx), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0xfc428d48 // leaq -0x4(%rdx), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0xfb428d48 // leaq -0x5(%rdx), %rax
-	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	LONG $0xfa428d48 // leaq -0x6(%rdx), %rax
-	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
 	LONG $0xf9428d48 // leaq -0x7(%rdx), %rax
-	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
 	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	WORD $0x01b0 // movb $0x1, %al
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x48244489 // movl %eax, 0x48(%rsp)
-	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0xc2420f4c // cmovbq %rdx, %r8
-	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	LONG $0x58244489 // movl %eax, 0x58(%rsp)
+	LONG $0x24543b48; BYTE $0x50 // cmpq 0x50(%rsp), %rdx
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0xc2420f48 // cmovbq %rdx, %rax
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
 	LONG $0x0ae5c149 // shlq $0xa, %r13
-	LONG $0x246c034c; BYTE $0x38 // addq 0x38(%rsp), %r13
-	LONG $0x96248d4d // leaq (%r14,%rdx,4), %r12
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	WORD $0x9c0f; BYTE $0xc2 // setl %dl
-	WORD $0xe2c1; BYTE $0x08 // shll $0x8, %edx
+	LONG $0x246c034c; BYTE $0x40 // addq 0x40(%rsp), %r13
+	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
 	LONG $0xc69c0f40 // setl %sil
 	WORD $0xe6c1; BYTE $0x08 // shll $0x8, %esi
 	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
+	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
 	LONG $0xc79c0f40 // setl %dil
 	WORD $0xe7c1; BYTE $0x08 // shll $0x8, %edi
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x24443b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r8
+	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
 	LONG $0xc19c0f41 // setl %r9b
 	LONG $0x08e1c141 // shll $0x8, %r9d
-	WORD $0xdb31 // xorl %ebx, %ebx
-	QUAD $0x000000b824843b4c // cmpq 0xb8(%rsp), %r8
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0xe3c1; BYTE $0x08 // shll $0x8, %ebx
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000b024843b4c // cmpq 0xb0(%rsp), %r8
-	LONG $0xc79c0f41 // setl %r15b
-	LONG $0x08e7c141 // shll $0x8, %r15d
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
+	LONG $0xc69c0f41 // setl %r14b
+	LONG $0x08e6c141 // shll $0x8, %r14d
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x24443b48; BYTE $0x18 // cmpq 0x18(%rsp), %rax
+	LONG $0xc49c0f41 // setl %r12b
+	LONG $0x08e4c141 // shll $0x8, %r12d
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
+	QUAD $0x000000b824843b48 // cmpq 0xb8(%rsp), %rax
 	LONG $0xc29c0f41 // setl %r10b
 	LONG $0x08e2c141 // shll $0x8, %r10d
-	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	LONG $0x90348d4c // leaq (%rax,%rdx,4), %r14
-	LONG $0x04107cc5; BYTE $0x90 // vmovups (%rax,%rdx,4), %ymm8
-	LONG $0xb6048d49 // leaq (%r14,%rsi,4), %rax
-	LONG $0x107c41c4; WORD $0xb60c // vmovups (%r14,%rsi,4), %ymm9
-	LONG $0xb8348d4c // leaq (%rax,%rdi,4), %r14
-	LONG $0x1c107cc5; BYTE $0xb8 // vmovups (%rax,%rdi,4), %ymm11
-	LONG $0x8e048d4b // leaq (%r14,%r9,4), %rax
-	LONG $0x34107cc5; BYTE $0x98 // vmovups (%rax,%rbx,4), %ymm14
-	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
-	LONG $0x107ca1c4; WORD $0xb80c // vmovups (%rax,%r15,4), %ymm1
-	LONG $0xb8048d4a // leaq (%rax,%r15,4), %rax
-	LONG $0x107c21c4; WORD $0x9024 // vmovups (%rax,%r10,4), %ymm12
-	LONG $0x107c01c4; WORD $0x8e3c // vmovups (%r14,%r9,4), %ymm15
-	LONG $0x107c81c4; WORD $0x8544; BYTE $0x00 // vmovups (%r13,%r8,4), %ymm0
-	LONG $0x067dc3c4; WORD $0x20df // vperm2f128 $0x20, %ymm15, %ymm0, %ymm3 # ymm3 = ymm0[0,1],ymm15[0,1]
-	LONG $0x067dc3c4; WORD $0x31c7 // vperm2f128 $0x31, %ymm15, %ymm0, %ymm0 # ymm0 = ymm0[2,3],ymm15[2,3]
-	LONG $0x063d43c4; WORD $0x20fe // vperm2f128 $0x20, %ymm14, %ymm8, %ymm15 # ymm15 = ymm8[0,1],ymm14[0,1]
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x000000b024843b48 // cmpq 0xb0(%rsp), %rax
+	LONG $0xc39c0f41 // setl %r11b
+	LONG $0x08e3c141 // shll $0x8, %r11d
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x00000000850c8d48 // leaq (,%rax,4), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0xb13c8d4c // leaq (%rcx,%rsi,4), %r15
+	LONG $0x04107cc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm8
+	LONG $0xbf0c8d49 // leaq (%r15,%rdi,4), %rcx
+	LONG $0x107c41c4; WORD $0xbf0c // vmovups (%r15,%rdi,4), %ymm9
+	LONG $0x893c8d4e // leaq (%rcx,%r9,4), %r15
+	LONG $0x107c21c4; WORD $0x891c // vmovups (%rcx,%r9,4), %ymm11
+	LONG $0xb70c8d4b // leaq (%r15,%r14,4), %rcx
+	LONG $0x107c21c4; WORD $0xa134 // vmovups (%rcx,%r12,4), %ymm14
+	LONG $0xa10c8d4a // leaq (%rcx,%r12,4), %rcx
+	LONG $0x107ca1c4; WORD $0x910c // vmovups (%rcx,%r10,4), %ymm1
+	LONG $0x910c8d4a // leaq (%rcx,%r10,4), %rcx
+	LONG $0x107c21c4; WORD $0x9924 // vmovups (%rcx,%r11,4), %ymm12
+	LONG $0x107c81c4; WORD $0xb714 // vmovups (%r15,%r14,4), %ymm2
+	LONG $0x107cc1c4; WORD $0x856c; BYTE $0x00 // vmovups (%r13,%rax,4), %ymm5
+	LONG $0x065563c4; WORD $0x20fa // vperm2f128 $0x20, %ymm2, %ymm5, %ymm15 # ymm15 = ymm5[0,1],ymm2[0,1]
+	LONG $0x0655e3c4; WORD $0x31d2 // vperm2f128 $0x31, %ymm2, %ymm5, %ymm2 # ymm2 = ymm5[2,3],ymm2[2,3]
+	LONG $0x063dc3c4; WORD $0x20ee // vperm2f128 $0x20, %ymm14, %ymm8, %ymm5 # ymm5 = ymm8[0,1],ymm14[0,1]
 	LONG $0x063d43c4; WORD $0x31c6 // vperm2f128 $0x31, %ymm14, %ymm8, %ymm8 # ymm8 = ymm8[2,3],ymm14[2,3]
 	LONG $0x063563c4; WORD $0x20f1 // vperm2f128 $0x20, %ymm1, %ymm9, %ymm14 # ymm14 = ymm9[0,1],ymm1[0,1]
 	LONG $0x0635e3c4; WORD $0x31c9 // vperm2f128 $0x31, %ymm1, %ymm9, %ymm1 # ymm1 = ymm9[2,3],ymm1[2,3]
 	LONG $0x062543c4; WORD $0x20cc // vperm2f128 $0x20, %ymm12, %ymm11, %ymm9 # ymm9 = ymm11[0,1],ymm12[0,1]
 	LONG $0x062543c4; WORD $0x31dc // vperm2f128 $0x31, %ymm12, %ymm11, %ymm11 # ymm11 = ymm11[2,3],ymm12[2,3]
-	LONG $0x146541c4; BYTE $0xe6 // vunpcklpd %ymm14, %ymm3, %ymm12 # ymm12 = ymm3[0],ymm14[0],ymm3[2],ymm14[2]
-	LONG $0x1565c1c4; BYTE $0xde // vunpckhpd %ymm14, %ymm3, %ymm3 # ymm3 = ymm3[1],ymm14[1],ymm3[3],ymm14[3]
-	LONG $0x140541c4; BYTE $0xf1 // vunpcklpd %ymm9, %ymm15, %ymm14 # ymm14 = ymm15[0],ymm9[0],ymm15[2],ymm9[2]
-	LONG $0x150541c4; BYTE $0xc9 // vunpckhpd %ymm9, %ymm15, %ymm9 # ymm9 = ymm15[1],ymm9[1],ymm15[3],ymm9[3]
-	LONG $0xf9147dc5 // vunpcklpd %ymm1, %ymm0, %ymm15 # ymm15 = ymm0[0],ymm1[0],ymm0[2],ymm1[2]
-	LONG $0xc115fdc5 // vunpckhpd %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm1[1],ymm0[3],ymm1[3]
-	LONG $0x143dc1c4; BYTE $0xcb // vunpcklpd %ymm11, %ymm8, %ymm1 # ymm1 = ymm8[0],ymm11[0],ymm8[2],ymm11[2]
+	LONG $0x140541c4; BYTE $0xe6 // vunpcklpd %ymm14, %ymm15, %ymm12 # ymm12 = ymm15[0],ymm14[0],ymm15[2],ymm14[2]
+	LONG $0x150541c4; BYTE $0xf6 // vunpckhpd %ymm14, %ymm15, %ymm14 # ymm14 = ymm15[1],ymm14[1],ymm15[3],ymm14[3]
+	LONG $0x145541c4; BYTE $0xf9 // vunpcklpd %ymm9, %ymm5, %ymm15 # ymm15 = ymm5[0],ymm9[0],ymm5[2],ymm9[2]
+	LONG $0x1555c1c4; BYTE $0xe9 // vunpckhpd %ymm9, %ymm5, %ymm5 # ymm5 = ymm5[1],ymm9[1],ymm5[3],ymm9[3]
+	LONG $0xc9146dc5 // vunpcklpd %ymm1, %ymm2, %ymm9 # ymm9 = ymm2[0],ymm1[0],ymm2[2],ymm1[2]
+	LONG $0xc915edc5 // vunpckhpd %ymm1, %ymm2, %ymm1 # ymm1 = ymm2[1],ymm1[1],ymm2[3],ymm1[3]
+	LONG $0x143dc1c4; BYTE $0xd3 // vunpcklpd %ymm11, %ymm8, %ymm2 # ymm2 = ymm8[0],ymm11[0],ymm8[2],ymm11[2]
 	LONG $0x153d41c4; BYTE $0xc3 // vunpckhpd %ymm11, %ymm8, %ymm8 # ymm8 = ymm8[1],ymm11[1],ymm8[3],ymm11[3]
-	LONG $0xc61c41c4; WORD $0x88de // vshufps $0x88, %ymm14, %ymm12, %ymm11 # ymm11 = ymm12[0,2],ymm14[0,2],ymm12[4,6],ymm14[4,6]
+	LONG $0xc61c41c4; WORD $0x88df // vshufps $0x88, %ymm15, %ymm12, %ymm11 # ymm11 = ymm12[0,2],ymm15[0,2],ymm12[4,6],ymm15[4,6]
 	LONG $0xc62441c4; WORD $0xd8db // vshufps $0xd8, %ymm11, %ymm11, %ymm11 # ymm11 = ymm11[0,2,1,3,4,6,5,7]
-	LONG $0xc61c41c4; WORD $0xdde6 // vshufps $0xdd, %ymm14, %ymm12, %ymm12 # ymm12 = ymm12[1,3],ymm14[1,3],ymm12[5,7],ymm14[5,7]
+	LONG $0xc61c41c4; WORD $0xdde7 // vshufps $0xdd, %ymm15, %ymm12, %ymm12 # ymm12 = ymm12[1,3],ymm15[1,3],ymm12[5,7],ymm15[5,7]
 	LONG $0xc61c41c4; WORD $0xd8e4 // vshufps $0xd8, %ymm12, %ymm12, %ymm12 # ymm12 = ymm12[0,2,1,3,4,6,5,7]
-	LONG $0xc66441c4; WORD $0x88f1 // vshufps $0x88, %ymm9, %ymm3, %ymm14 # ymm14 = ymm3[0,2],ymm9[0,2],ymm3[4,6],ymm9[4,6]
-	LONG $0xc60c41c4; WORD $0xd8f6 // vshufps $0xd8, %ymm14, %ymm14, %ymm14 # ymm14 = ymm14[0,2,1,3,4,6,5,7]
-	LONG $0xc664c1c4; WORD $0xddd9 // vshufps $0xdd, %ymm9, %ymm3, %ymm3 # ymm3 = ymm3[1,3],ymm9[1,3],ymm3[5,7],ymm9[5,7]
-	LONG $0xdbc6e4c5; BYTE $0xd8 // vshufps $0xd8, %ymm3, %ymm3, %ymm3 # ymm3 = ymm3[0,2,1,3,4,6,5,7]
-	LONG $0xc9c604c5; BYTE $0x88 // vshufps $0x88, %ymm1, %ymm15, %ymm9 # ymm9 = ymm15[0,2],ymm1[0,2],ymm15[4,6],ymm1[4,6]
-	LONG $0xc63441c4; WORD $0xd8c9 // vshufps $0xd8, %ymm9, %ymm9, %ymm9 # ymm9 = ymm9[0,2,1,3,4,6,5,7]
-	LONG $0xc9c684c5; BYTE $0xdd // vshufps $0xdd, %ymm1, %ymm15, %ymm1 # ymm1 = ymm15[1,3],ymm1[1,3],ymm15[5,7],ymm1[5,7]
-	LONG $0xc9c6f4c5; BYTE $0xd8 // vshufps $0xd8, %ymm1, %ymm1, %ymm1 # ymm1 = ymm1[0,2,1,3,4,6,5,7]
-	LONG $0xc67c41c4; WORD $0x88f8 // vshufps $0x88, %ymm8, %ymm0, %ymm15 # ymm15 = ymm0[0,2],ymm8[0,2],ymm0[4,6],ymm8[4,6]
+	LONG $0xfdc60cc5; BYTE $0x88 // vshufps $0x88, %ymm5, %ymm14, %ymm15 # ymm15 = ymm14[0,2],ymm5[0,2],ymm14[4,6],ymm5[4,6]
 	LONG $0xc60441c4; WORD $0xd8ff // vshufps $0xd8, %ymm15, %ymm15, %ymm15 # ymm15 = ymm15[0,2,1,3,4,6,5,7]
-	LONG $0xc67cc1c4; WORD $0xddc0 // vshufps $0xdd, %ymm8, %ymm0, %ymm0 # ymm0 = ymm0[1,3],ymm8[1,3],ymm0[5,7],ymm8[5,7]
-	LONG $0xc0c6fcc5; BYTE $0xd8 // vshufps $0xd8, %ymm0, %ymm0, %ymm0 # ymm0 = ymm0[0,2,1,3,4,6,5,7]
-	LONG $0x06e0c149 // shlq $0x6, %r8
-	LONG $0x117c01c4; WORD $0x041c // vmovups %ymm11, (%r12,%r8)
-	LONG $0x117c01c4; WORD $0x0464; BYTE $0x40 // vmovups %ymm12, 0x40(%r12,%r8)
-	QUAD $0x008004b4117c01c4; WORD $0x0000 // vmovups %ymm14, 0x80(%r12,%r8)
-	QUAD $0x00c0049c117c81c4; WORD $0x0000 // vmovups %ymm3, 0xc0(%r12,%r8)
-	QUAD $0x0100048c117c01c4; WORD $0x0000 // vmovups %ymm9, 0x100(%r12,%r8)
-	QUAD $0x0140048c117c81c4; WORD $0x0000 // vmovups %ymm1, 0x140(%r12,%r8)
-	QUAD $0x018004bc117c01c4; WORD $0x0000 // vmovups %ymm15, 0x180(%r12,%r8)
-	QUAD $0x01c00484117c81c4; WORD $0x0000 // vmovups %ymm0, 0x1c0(%r12,%r8)
-	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
-	LONG $0xfe9b850f; WORD $0xffff // jne 0xd70 <k_encode_q3_k_weighted+0x220>
+	LONG $0xedc68cc5; BYTE $0xdd // vshufps $0xdd, %ymm5, %ymm14, %ymm5 # ymm5 = ymm14[1,3],ymm5[1,3],ymm14[5,7],ymm5[5,7]
+	LONG $0xedc6d4c5; BYTE $0xd8 // vshufps $0xd8, %ymm5, %ymm5, %ymm5 # ymm5 = ymm5[0,2,1,3,4,6,5,7]
+	LONG $0xf2c634c5; BYTE $0x88 // vshufps $0x88, %ymm2, %ymm9, %ymm14 # ymm14 = ymm9[0,2],ymm2[0,2],ymm9[4,6],ymm2[4,6]
+	LONG $0xc60c41c4; WORD $0xd8f6 // vshufps $0xd8, %ymm14, %ymm14, %ymm14 # ymm14 = ymm14[0,2,1,3,4,6,5,7]
+	LONG $0xd2c6b4c5; BYTE $0xdd // vshufps $0xdd, %ymm2, %ymm9, %ymm2 # ymm2 = ymm9[1,3],ymm2[1,3],ymm9[5,7],ymm2[5,7]
+	LONG $0xd2c6ecc5; BYTE $0xd8 // vshufps $0xd8, %ymm2, %ymm2, %ymm2 # ymm2 = ymm2[0,2,1,3,4,6,5,7]
+	LONG $0xc67441c4; WORD $0x88c8 // vshufps $0x88, %ymm8, %ymm1, %ymm9 # ymm9 = ymm1[0,2],ymm8[0,2],ymm1[4,6],ymm8[4,6]
+	LONG $0xc63441c4; WORD $0xd8c9 // vshufps $0xd8, %ymm9, %ymm9, %ymm9 # ymm9 = ymm9[0,2,1,3,4,6,5,7]
+	LONG $0xc674c1c4; WORD $0xddc8 // vshufps $0xdd, %ymm8, %ymm1, %ymm1 # ymm1 = ymm1[1,3],ymm8[1,3],ymm1[5,7],ymm8[5,7]
+	LONG $0xc9c6f4c5; BYTE $0xd8 // vshufps $0xd8, %ymm1, %ymm1, %ymm1 # ymm1 = ymm1[0,2,1,3,4,6,5,7]
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x1c117cc5; BYTE $0x02 // vmovups %ymm11, (%rdx,%rax)
+	LONG $0x64117cc5; WORD $0x4002 // vmovups %ymm12, 0x40(%rdx,%rax)
+	QUAD $0x00008002bc117cc5; BYTE $0x00 // vmovups %ymm15, 0x80(%rdx,%rax)
+	QUAD $0x0000c002ac11fcc5; BYTE $0x00 // vmovups %ymm5, 0xc0(%rdx,%rax)
+	QUAD $0x00010002b4117cc5; BYTE $0x00 // vmovups %ymm14, 0x100(%rdx,%rax)
+	QUAD $0x000140029411fcc5; BYTE $0x00 // vmovups %ymm2, 0x140(%rdx,%rax)
+	QUAD $0x000180028c117cc5; BYTE $0x00 // vmovups %ymm9, 0x180(%rdx,%rax)
+	QUAD $0x0001c0028c11fcc5; BYTE $0x00 // vmovups %ymm1, 0x1c0(%rdx,%rax)
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xfea4850f; WORD $0xffff // jne 0xd80 <k_encode_q3_k_weighted+0x230>
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	LONG $0x482444f6; BYTE $0x01 // testb $0x1, 0x48(%rsp)
+	LONG $0x582444f6; BYTE $0x01 // testb $0x1, 0x58(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	QUAD $0x0000008824b48b4c // movq 0x88(%rsp), %r14
-	LONG $0xfdde850f; WORD $0xffff // jne 0xcd0 <k_encode_q3_k_weighted+0x180>
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x287cc1c4; WORD $0x1604 // vmovaps (%r14,%rdx), %ymm0
-	LONG $0x287cc1c4; WORD $0x164c; BYTE $0x20 // vmovaps 0x20(%r14,%rdx), %ymm1
-	LONG $0xc059fcc5 // vmulps %ymm0, %ymm0, %ymm0
-	LONG $0xe85814c5 // vaddps %ymm0, %ymm13, %ymm13
-	LONG $0xc159f4c5 // vmulps %ymm1, %ymm1, %ymm0
-	LONG $0xd0582cc5 // vaddps %ymm0, %ymm10, %ymm10
-	LONG $0x40c28348 // addq $0x40, %rdx
-	LONG $0x00fa8148; WORD $0x0004; BYTE $0x00 // cmpq $0x400, %rdx # imm = 0x400
-	WORD $0xd675 // jne 0xf00 <k_encode_q3_k_weighted+0x3b0>
-	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0xfdea850f; WORD $0xffff // jne 0xce0 <k_encode_q3_k_weighted+0x190>
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x0c28fcc5; BYTE $0x01 // vmovaps (%rcx,%rax), %ymm1
+	LONG $0x5428fcc5; WORD $0x2001 // vmovaps 0x20(%rcx,%rax), %ymm2
+	LONG $0xc959f4c5 // vmulps %ymm1, %ymm1, %ymm1
+	LONG $0xe95814c5 // vaddps %ymm1, %ymm13, %ymm13
+	LONG $0xca59ecc5 // vmulps %ymm2, %ymm2, %ymm1
+	LONG $0xd1582cc5 // vaddps %ymm1, %ymm10, %ymm10
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x04003d48; WORD $0x0000 // cmpq $0x400, %rax # imm = 0x400
+	WORD $0xd975 // jne 0xf00 <k_encode_q3_k_weighted+0x3b0>
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
 	LONG $0x10428d48 // leaq 0x10(%rdx), %rax
 	LONG $0xf0fa8148; WORD $0x0000; BYTE $0x00 // cmpq $0xf0, %rdx
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0xfd6a820f; WORD $0xffff // jb 0xcb0 <k_encode_q3_k_weighted+0x160>
-	LONG $0x5814c1c4; BYTE $0xc5 // vaddps %ymm13, %ymm13, %ymm0
-	LONG $0x582cc1c4; BYTE $0xca // vaddps %ymm10, %ymm10, %ymm1
-	QUAD $0x000ffb1d187de2c4; BYTE $0x00 // vbroadcastss 0xffb(%rip), %ymm3 # 0x1f54 <k_encode_q3_k_weighted+0x1404>
-	LONG $0xcb59f4c5 // vmulps %ymm3, %ymm1, %ymm1
-	LONG $0xc359fcc5 // vmulps %ymm3, %ymm0, %ymm0
-	QUAD $0x000012a08129fcc5 // vmovaps %ymm0, 0x12a0(%rcx)
-	QUAD $0x000012c08929fcc5 // vmovaps %ymm1, 0x12c0(%rcx)
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0xfd7d820f; WORD $0xffff // jb 0xcc0 <k_encode_q3_k_weighted+0x170>
+	LONG $0x5814c1c4; BYTE $0xcd // vaddps %ymm13, %ymm13, %ymm1
+	LONG $0x582cc1c4; BYTE $0xd2 // vaddps %ymm10, %ymm10, %ymm2
+	QUAD $0x0012c22d187de2c4; BYTE $0x00 // vbroadcastss 0x12c2(%rip), %ymm5 # 0x2218 <k_encode_q3_k_weighted+0x16c8>
+	LONG $0xd559ecc5 // vmulps %ymm5, %ymm2, %ymm2
+	LONG $0xcd59f4c5 // vmulps %ymm5, %ymm1, %ymm1
+	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
+	QUAD $0x0012a08b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0x12a0(%r11)
+	QUAD $0x0012c093297cc1c4; BYTE $0x00 // vmovaps %ymm2, 0x12c0(%r11)
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
 	LONG $0x04e2c148 // shlq $0x4, %rdx
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x0000e024b4287cc5; BYTE $0x00 // vmovaps 0xe0(%rsp), %ymm14
-	QUAD $0x00000fa33d107ac5 // vmovss 0xfa3(%rip), %xmm15 # 0x1f38 <k_encode_q3_k_weighted+0x13e8>
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000012693d107ac5 // vmovss 0x1269(%rip), %xmm15 # 0x21fc <k_encode_q3_k_weighted+0x16ac>
 	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	WORD $0xb60f; BYTE $0xc0 // movzbl %al, %eax
 	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
 	WORD $0xe0c1; BYTE $0x08 // shll $0x8, %eax
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	LONG $0x04eec148 // shrq $0x4, %rsi
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x04e9c148 // shrq $0x4, %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	LONG $0x01ce8348 // orq $0x1, %rsi
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	LONG $0xc7920f40 // setb %dil
-	WORD $0xe7c1; BYTE $0x04 // shll $0x4, %edi
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0x02c88349 // orq $0x2, %r8
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x080c8d4c // leaq (%rax,%rcx), %r9
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xc6920f40 // setb %sil
 	WORD $0xe6c1; BYTE $0x04 // shll $0x4, %esi
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0x03c88349 // orq $0x3, %r8
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x02c98348 // orq $0x2, %rcx
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	LONG $0xc5920f41 // setb %r13b
+	LONG $0x04e5c141 // shll $0x4, %r13d
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x03c98348 // orq $0x3, %rcx
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xc4920f41 // setb %r12b
 	LONG $0x04e4c141 // shll $0x4, %r12d
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0x04c88349 // orq $0x4, %r8
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	LONG $0xc7920f41 // setb %r15b
-	LONG $0x04e7c141 // shll $0x4, %r15d
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0x05c88349 // orq $0x5, %r8
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0x920f; BYTE $0xc3 // setb %bl
-	WORD $0xe3c1; BYTE $0x04 // shll $0x4, %ebx
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0x06c88349 // orq $0x6, %r8
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x04c98348 // orq $0x4, %rcx
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	LONG $0xc7920f40 // setb %dil
+	WORD $0xe7c1; BYTE $0x04 // shll $0x4, %edi
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x05c98348 // orq $0x5, %rcx
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xc2920f41 // setb %r10b
 	LONG $0x04e2c141 // shll $0x4, %r10d
-	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0x07c88349 // orq $0x7, %r8
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x06c98348 // orq $0x6, %rcx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	LONG $0xc7920f41 // setb %r15b
+	LONG $0x04e7c141 // shll $0x4, %r15d
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x07c98348 // orq $0x7, %rcx
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xc6920f41 // setb %r14b
 	LONG $0x04e6c141 // shll $0x4, %r14d
-	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
+	WORD $0x01b2 // movb $0x1, %dl
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x9066 // nop
-	LONG $0x801c8d4e // leaq (%rax,%r8,4), %r11
-	LONG $0xbb148d49 // leaq (%r11,%rdi,4), %rdx
-	LONG $0x107cc1c4; WORD $0xbb04 // vmovups (%r11,%rdi,4), %ymm0
-	LONG $0xb21c8d4c // leaq (%rdx,%rsi,4), %r11
-	LONG $0x0c10fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm1
-	LONG $0xa3148d4b // leaq (%r11,%r12,4), %rdx
-	LONG $0x107c81c4; WORD $0xa31c // vmovups (%r11,%r12,4), %ymm3
-	LONG $0xba1c8d4e // leaq (%rdx,%r15,4), %r11
-	LONG $0x107c41c4; WORD $0x9b04 // vmovups (%r11,%rbx,4), %ymm8
-	LONG $0x9b1c8d4d // leaq (%r11,%rbx,4), %r11
-	LONG $0x107c01c4; WORD $0x930c // vmovups (%r11,%r10,4), %ymm9
-	LONG $0x931c8d4f // leaq (%r11,%r10,4), %r11
-	LONG $0x107c01c4; WORD $0xb314 // vmovups (%r11,%r14,4), %ymm10
-	LONG $0x107c21c4; WORD $0xba1c // vmovups (%rdx,%r15,4), %ymm11
-	LONG $0x107c21c4; WORD $0x8024 // vmovups (%rax,%r8,4), %ymm12
-	LONG $0x061d43c4; WORD $0x20eb // vperm2f128 $0x20, %ymm11, %ymm12, %ymm13 # ymm13 = ymm12[0,1],ymm11[0,1]
-	LONG $0x061d43c4; WORD $0x31db // vperm2f128 $0x31, %ymm11, %ymm12, %ymm11 # ymm11 = ymm12[2,3],ymm11[2,3]
-	LONG $0x067d43c4; WORD $0x20e0 // vperm2f128 $0x20, %ymm8, %ymm0, %ymm12 # ymm12 = ymm0[0,1],ymm8[0,1]
-	LONG $0x067dc3c4; WORD $0x31c0 // vperm2f128 $0x31, %ymm8, %ymm0, %ymm0 # ymm0 = ymm0[2,3],ymm8[2,3]
-	LONG $0x067543c4; WORD $0x20c1 // vperm2f128 $0x20, %ymm9, %ymm1, %ymm8 # ymm8 = ymm1[0,1],ymm9[0,1]
-	LONG $0x0675c3c4; WORD $0x31c9 // vperm2f128 $0x31, %ymm9, %ymm1, %ymm1 # ymm1 = ymm1[2,3],ymm9[2,3]
-	LONG $0x066543c4; WORD $0x20ca // vperm2f128 $0x20, %ymm10, %ymm3, %ymm9 # ymm9 = ymm3[0,1],ymm10[0,1]
-	LONG $0x0665c3c4; WORD $0x31da // vperm2f128 $0x31, %ymm10, %ymm3, %ymm3 # ymm3 = ymm3[2,3],ymm10[2,3]
-	LONG $0x141541c4; BYTE $0xd0 // vunpcklpd %ymm8, %ymm13, %ymm10 # ymm10 = ymm13[0],ymm8[0],ymm13[2],ymm8[2]
-	LONG $0x151541c4; BYTE $0xc0 // vunpckhpd %ymm8, %ymm13, %ymm8 # ymm8 = ymm13[1],ymm8[1],ymm13[3],ymm8[3]
-	LONG $0x141d41c4; BYTE $0xe9 // vunpcklpd %ymm9, %ymm12, %ymm13 # ymm13 = ymm12[0],ymm9[0],ymm12[2],ymm9[2]
-	LONG $0x151d41c4; BYTE $0xc9 // vunpckhpd %ymm9, %ymm12, %ymm9 # ymm9 = ymm12[1],ymm9[1],ymm12[3],ymm9[3]
-	LONG $0xe11425c5 // vunpcklpd %ymm1, %ymm11, %ymm12 # ymm12 = ymm11[0],ymm1[0],ymm11[2],ymm1[2]
-	LONG $0xc915a5c5 // vunpckhpd %ymm1, %ymm11, %ymm1 # ymm1 = ymm11[1],ymm1[1],ymm11[3],ymm1[3]
-	LONG $0xdb147dc5 // vunpcklpd %ymm3, %ymm0, %ymm11 # ymm11 = ymm0[0],ymm3[0],ymm0[2],ymm3[2]
-	LONG $0xc315fdc5 // vunpckhpd %ymm3, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm3[1],ymm0[3],ymm3[3]
-	LONG $0xc62cc1c4; WORD $0x88dd // vshufps $0x88, %ymm13, %ymm10, %ymm3 # ymm3 = ymm10[0,2],ymm13[0,2],ymm10[4,6],ymm13[4,6]
-	LONG $0xdbc6e4c5; BYTE $0xd8 // vshufps $0xd8, %ymm3, %ymm3, %ymm3 # ymm3 = ymm3[0,2,1,3,4,6,5,7]
-	LONG $0xc62c41c4; WORD $0xddd5 // vshufps $0xdd, %ymm13, %ymm10, %ymm10 # ymm10 = ymm10[1,3],ymm13[1,3],ymm10[5,7],ymm13[5,7]
-	LONG $0xc62c41c4; WORD $0xd8d2 // vshufps $0xd8, %ymm10, %ymm10, %ymm10 # ymm10 = ymm10[0,2,1,3,4,6,5,7]
-	LONG $0xc63c41c4; WORD $0x88e9 // vshufps $0x88, %ymm9, %ymm8, %ymm13 # ymm13 = ymm8[0,2],ymm9[0,2],ymm8[4,6],ymm9[4,6]
-	LONG $0xc61441c4; WORD $0xd8ed // vshufps $0xd8, %ymm13, %ymm13, %ymm13 # ymm13 = ymm13[0,2,1,3,4,6,5,7]
-	LONG $0xc63c41c4; WORD $0xddc1 // vshufps $0xdd, %ymm9, %ymm8, %ymm8 # ymm8 = ymm8[1,3],ymm9[1,3],ymm8[5,7],ymm9[5,7]
-	LONG $0xc63c41c4; WORD $0xd8c0 // vshufps $0xd8, %ymm8, %ymm8, %ymm8 # ymm8 = ymm8[0,2,1,3,4,6,5,7]
-	LONG $0xc61c41c4; WORD $0x88cb // vshufps $0x88, %ymm11, %ymm12, %ymm9 # ymm9 = ymm12[0,2],ymm11[0,2],ymm12[4,6],ymm11[4,6]
-	LONG $0xc63441c4; WORD $0xd8c9 // vshufps $0xd8, %ymm9, %ymm9, %ymm9 # ymm9 = ymm9[0,2,1,3,4,6,5,7]
-	LONG $0xc61c41c4; WORD $0xdddb // vshufps $0xdd, %ymm11, %ymm12, %ymm11 # ymm11 = ymm12[1,3],ymm11[1,3],ymm12[5,7],ymm11[5,7]
-	LONG $0xc62441c4; WORD $0xd8db // vshufps $0xd8, %ymm11, %ymm11, %ymm11 # ymm11 = ymm11[0,2,1,3,4,6,5,7]
-	LONG $0xe0c674c5; BYTE $0x88 // vshufps $0x88, %ymm0, %ymm1, %ymm12 # ymm12 = ymm1[0,2],ymm0[0,2],ymm1[4,6],ymm0[4,6]
-	LONG $0xc61c41c4; WORD $0xd8e4 // vshufps $0xd8, %ymm12, %ymm12, %ymm12 # ymm12 = ymm12[0,2,1,3,4,6,5,7]
-	LONG $0xc0c6f4c5; BYTE $0xdd // vshufps $0xdd, %ymm0, %ymm1, %ymm0 # ymm0 = ymm1[1,3],ymm0[1,3],ymm1[5,7],ymm0[5,7]
-	LONG $0xc0c6fcc5; BYTE $0xd8 // vshufps $0xd8, %ymm0, %ymm0, %ymm0 # ymm0 = ymm0[0,2,1,3,4,6,5,7]
-	LONG $0x05e0c149 // shlq $0x5, %r8
-	LONG $0x117ca1c4; WORD $0x011c // vmovups %ymm3, (%rcx,%r8)
-	LONG $0x117c21c4; WORD $0x0154; BYTE $0x20 // vmovups %ymm10, 0x20(%rcx,%r8)
-	LONG $0x117c21c4; WORD $0x016c; BYTE $0x40 // vmovups %ymm13, 0x40(%rcx,%r8)
-	LONG $0x117c21c4; WORD $0x0144; BYTE $0x60 // vmovups %ymm8, 0x60(%rcx,%r8)
-	QUAD $0x0080018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x80(%rcx,%r8)
-	QUAD $0x00a0019c117c21c4; WORD $0x0000 // vmovups %ymm11, 0xa0(%rcx,%r8)
-	QUAD $0x00c001a4117c21c4; WORD $0x0000 // vmovups %ymm12, 0xc0(%rcx,%r8)
-	QUAD $0x00e00184117ca1c4; WORD $0x0000 // vmovups %ymm0, 0xe0(%rcx,%r8)
-	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
-	LONG $0x01c5f641 // testb $0x1, %r13b
-	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
-	LONG $0xfea8850f; WORD $0xffff // jne 0x1070 <k_encode_q3_k_weighted+0x520>
-	LONG $0x244c034c; BYTE $0x78 // addq 0x78(%rsp), %r9
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x81148d4b // leaq (%r9,%r8,4), %rdx
-	LONG $0xba1c8d4c // leaq (%rdx,%rdi,4), %r11
-	LONG $0x0410fcc5; BYTE $0xba // vmovups (%rdx,%rdi,4), %ymm0
-	LONG $0xb3148d49 // leaq (%r11,%rsi,4), %rdx
-	LONG $0x107cc1c4; WORD $0xb30c // vmovups (%r11,%rsi,4), %ymm1
-	LONG $0xa21c8d4e // leaq (%rdx,%r12,4), %r11
-	LONG $0x107ca1c4; WORD $0xa21c // vmovups (%rdx,%r12,4), %ymm3
-	LONG $0xbb148d4b // leaq (%r11,%r15,4), %rdx
-	LONG $0x04107cc5; BYTE $0x9a // vmovups (%rdx,%rbx,4), %ymm8
-	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
-	LONG $0x107c21c4; WORD $0x920c // vmovups (%rdx,%r10,4), %ymm9
-	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
-	LONG $0x107c21c4; WORD $0xb214 // vmovups (%rdx,%r14,4), %ymm10
-	LONG $0x107c01c4; WORD $0xbb1c // vmovups (%r11,%r15,4), %ymm11
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x810c8d4b // leaq (%r9,%r8,4), %rcx
+	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
+	LONG $0x0c10fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm1
+	LONG $0xa80c8d4a // leaq (%rax,%r13,4), %rcx
+	LONG $0x107ca1c4; WORD $0xa814 // vmovups (%rax,%r13,4), %ymm2
+	LONG $0xa1048d4a // leaq (%rcx,%r12,4), %rax
+	LONG $0x107ca1c4; WORD $0xa12c // vmovups (%rcx,%r12,4), %ymm5
+	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
+	LONG $0x107c21c4; WORD $0x9104 // vmovups (%rcx,%r10,4), %ymm8
+	LONG $0x910c8d4a // leaq (%rcx,%r10,4), %rcx
+	LONG $0x107c21c4; WORD $0xb90c // vmovups (%rcx,%r15,4), %ymm9
+	LONG $0xb90c8d4a // leaq (%rcx,%r15,4), %rcx
+	LONG $0x107c21c4; WORD $0xb114 // vmovups (%rcx,%r14,4), %ymm10
+	LONG $0x1c107cc5; BYTE $0xb8 // vmovups (%rax,%rdi,4), %ymm11
 	LONG $0x107c01c4; WORD $0x8124 // vmovups (%r9,%r8,4), %ymm12
 	LONG $0x061d43c4; WORD $0x20eb // vperm2f128 $0x20, %ymm11, %ymm12, %ymm13 # ymm13 = ymm12[0,1],ymm11[0,1]
 	LONG $0x061d43c4; WORD $0x31db // vperm2f128 $0x31, %ymm11, %ymm12, %ymm11 # ymm11 = ymm12[2,3],ymm11[2,3]
-	LONG $0x067d43c4; WORD $0x20e0 // vperm2f128 $0x20, %ymm8, %ymm0, %ymm12 # ymm12 = ymm0[0,1],ymm8[0,1]
-	LONG $0x067dc3c4; WORD $0x31c0 // vperm2f128 $0x31, %ymm8, %ymm0, %ymm0 # ymm0 = ymm0[2,3],ymm8[2,3]
-	LONG $0x067543c4; WORD $0x20c1 // vperm2f128 $0x20, %ymm9, %ymm1, %ymm8 # ymm8 = ymm1[0,1],ymm9[0,1]
-	LONG $0x0675c3c4; WORD $0x31c9 // vperm2f128 $0x31, %ymm9, %ymm1, %ymm1 # ymm1 = ymm1[2,3],ymm9[2,3]
-	LONG $0x066543c4; WORD $0x20ca // vperm2f128 $0x20, %ymm10, %ymm3, %ymm9 # ymm9 = ymm3[0,1],ymm10[0,1]
-	LONG $0x0665c3c4; WORD $0x31da // vperm2f128 $0x31, %ymm10, %ymm3, %ymm3 # ymm3 = ymm3[2,3],ymm10[2,3]
+	LONG $0x067543c4; WORD $0x20e0 // vperm2f128 $0x20, %ymm8, %ymm1, %ymm12 # ymm12 = ymm1[0,1],ymm8[0,1]
+	LONG $0x0675c3c4; WORD $0x31c8 // vperm2f128 $0x31, %ymm8, %ymm1, %ymm1 # ymm1 = ymm1[2,3],ymm8[2,3]
+	LONG $0x066d43c4; WORD $0x20c1 // vperm2f128 $0x20, %ymm9, %ymm2, %ymm8 # ymm8 = ymm2[0,1],ymm9[0,1]
+	LONG $0x066dc3c4; WORD $0x31d1 // vperm2f128 $0x31, %ymm9, %ymm2, %ymm2 # ymm2 = ymm2[2,3],ymm9[2,3]
+	LONG $0x065543c4; WORD $0x20ca // vperm2f128 $0x20, %ymm10, %ymm5, %ymm9 # ymm9 = ymm5[0,1],ymm10[0,1]
+	LONG $0x0655c3c4; WORD $0x31ea // vperm2f128 $0x31, %ymm10, %ymm5, %ymm5 # ymm5 = ymm5[2,3],ymm10[2,3]
 	LONG $0x141541c4; BYTE $0xd0 // vunpcklpd %ymm8, %ymm13, %ymm10 # ymm10 = ymm13[0],ymm8[0],ymm13[2],ymm8[2]
 	LONG $0x151541c4; BYTE $0xc0 // vunpckhpd %ymm8, %ymm13, %ymm8 # ymm8 = ymm13[1],ymm8[1],ymm13[3],ymm8[3]
 	LONG $0x141d41c4; BYTE $0xe9 // vunpcklpd %ymm9, %ymm12, %ymm13 # ymm13 = ymm12[0],ymm9[0],ymm12[2],ymm9[2]
 	LONG $0x151d41c4; BYTE $0xc9 // vunpckhpd %ymm9, %ymm12, %ymm9 # ymm9 = ymm12[1],ymm9[1],ymm12[3],ymm9[3]
-	LONG $0xe11425c5 // vunpcklpd %ymm1, %ymm11, %ymm12 # ymm12 = ymm11[0],ymm1[0],ymm11[2],ymm1[2]
-	LONG $0xc915a5c5 // vunpckhpd %ymm1, %ymm11, %ymm1 # ymm1 = ymm11[1],ymm1[1],ymm11[3],ymm1[3]
-	LONG $0xdb147dc5 // vunpcklpd %ymm3, %ymm0, %ymm11 # ymm11 = ymm0[0],ymm3[0],ymm0[2],ymm3[2]
-	LONG $0xc315fdc5 // vunpckhpd %ymm3, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm3[1],ymm0[3],ymm3[3]
-	LONG $0xc62cc1c4; WORD $0x88dd // vshufps $0x88, %ymm13, %ymm10, %ymm3 # ymm3 = ymm10[0,2],ymm13[0,2],ymm10[4,6],ymm13[4,6]
-	LONG $0xdbc6e4c5; BYTE $0xd8 // vshufps $0xd8, %ymm3, %ymm3, %ymm3 # ymm3 = ymm3[0,2,1,3,4,6,5,7]
+	LONG $0xe21425c5 // vunpcklpd %ymm2, %ymm11, %ymm12 # ymm12 = ymm11[0],ymm2[0],ymm11[2],ymm2[2]
+	LONG $0xd215a5c5 // vunpckhpd %ymm2, %ymm11, %ymm2 # ymm2 = ymm11[1],ymm2[1],ymm11[3],ymm2[3]
+	LONG $0xdd1475c5 // vunpcklpd %ymm5, %ymm1, %ymm11 # ymm11 = ymm1[0],ymm5[0],ymm1[2],ymm5[2]
+	LONG $0xcd15f5c5 // vunpckhpd %ymm5, %ymm1, %ymm1 # ymm1 = ymm1[1],ymm5[1],ymm1[3],ymm5[3]
+	LONG $0xc62cc1c4; WORD $0x88ed // vshufps $0x88, %ymm13, %ymm10, %ymm5 # ymm5 = ymm10[0,2],ymm13[0,2],ymm10[4,6],ymm13[4,6]
+	LONG $0xedc6d4c5; BYTE $0xd8 // vshufps $0xd8, %ymm5, %ymm5, %ymm5 # ymm5 = ymm5[0,2,1,3,4,6,5,7]
 	LONG $0xc62c41c4; WORD $0xddd5 // vshufps $0xdd, %ymm13, %ymm10, %ymm10 # ymm10 = ymm10[1,3],ymm13[1,3],ymm10[5,7],ymm13[5,7]
 	LONG $0xc62c41c4; WORD $0xd8d2 // vshufps $0xd8, %ymm10, %ymm10, %ymm10 # ymm10 = ymm10[0,2,1,3,4,6,5,7]
 	LONG $0xc63c41c4; WORD $0x88e9 // vshufps $0x88, %ymm9, %ymm8, %ymm13 # ymm13 = ymm8[0,2],ymm9[0,2],ymm8[4,6],ymm9[4,6]
@@ -961,567 +900,755 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc63441c4; WORD $0xd8c9 // vshufps $0xd8, %ymm9, %ymm9, %ymm9 # ymm9 = ymm9[0,2,1,3,4,6,5,7]
 	LONG $0xc61c41c4; WORD $0xdddb // vshufps $0xdd, %ymm11, %ymm12, %ymm11 # ymm11 = ymm12[1,3],ymm11[1,3],ymm12[5,7],ymm11[5,7]
 	LONG $0xc62441c4; WORD $0xd8db // vshufps $0xd8, %ymm11, %ymm11, %ymm11 # ymm11 = ymm11[0,2,1,3,4,6,5,7]
-	LONG $0xe0c674c5; BYTE $0x88 // vshufps $0x88, %ymm0, %ymm1, %ymm12 # ymm12 = ymm1[0,2],ymm0[0,2],ymm1[4,6],ymm0[4,6]
+	LONG $0xe1c66cc5; BYTE $0x88 // vshufps $0x88, %ymm1, %ymm2, %ymm12 # ymm12 = ymm2[0,2],ymm1[0,2],ymm2[4,6],ymm1[4,6]
 	LONG $0xc61c41c4; WORD $0xd8e4 // vshufps $0xd8, %ymm12, %ymm12, %ymm12 # ymm12 = ymm12[0,2,1,3,4,6,5,7]
-	LONG $0xc0c6f4c5; BYTE $0xdd // vshufps $0xdd, %ymm0, %ymm1, %ymm0 # ymm0 = ymm1[1,3],ymm0[1,3],ymm1[5,7],ymm0[5,7]
-	LONG $0xc0c6fcc5; BYTE $0xd8 // vshufps $0xd8, %ymm0, %ymm0, %ymm0 # ymm0 = ymm0[0,2,1,3,4,6,5,7]
+	LONG $0xc9c6ecc5; BYTE $0xdd // vshufps $0xdd, %ymm1, %ymm2, %ymm1 # ymm1 = ymm2[1,3],ymm1[1,3],ymm2[5,7],ymm1[5,7]
+	LONG $0xc9c6f4c5; BYTE $0xd8 // vshufps $0xd8, %ymm1, %ymm1, %ymm1 # ymm1 = ymm1[0,2,1,3,4,6,5,7]
 	LONG $0x05e0c149 // shlq $0x5, %r8
-	QUAD $0x0400019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x400(%rcx,%r8)
-	QUAD $0x04200194117c21c4; WORD $0x0000 // vmovups %ymm10, 0x420(%rcx,%r8)
-	QUAD $0x044001ac117c21c4; WORD $0x0000 // vmovups %ymm13, 0x440(%rcx,%r8)
-	QUAD $0x04600184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x460(%rcx,%r8)
-	QUAD $0x0480018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x480(%rcx,%r8)
-	QUAD $0x04a0019c117c21c4; WORD $0x0000 // vmovups %ymm11, 0x4a0(%rcx,%r8)
-	QUAD $0x04c001a4117c21c4; WORD $0x0000 // vmovups %ymm12, 0x4c0(%rcx,%r8)
-	QUAD $0x04e00184117ca1c4; WORD $0x0000 // vmovups %ymm0, 0x4e0(%rcx,%r8)
+	LONG $0x117c81c4; WORD $0x032c // vmovups %ymm5, (%r11,%r8)
+	LONG $0x117c01c4; WORD $0x0354; BYTE $0x20 // vmovups %ymm10, 0x20(%r11,%r8)
+	LONG $0x117c01c4; WORD $0x036c; BYTE $0x40 // vmovups %ymm13, 0x40(%r11,%r8)
+	LONG $0x117c01c4; WORD $0x0344; BYTE $0x60 // vmovups %ymm8, 0x60(%r11,%r8)
+	QUAD $0x0080038c117c01c4; WORD $0x0000 // vmovups %ymm9, 0x80(%r11,%r8)
+	QUAD $0x00a0039c117c01c4; WORD $0x0000 // vmovups %ymm11, 0xa0(%r11,%r8)
+	QUAD $0x00c003a4117c01c4; WORD $0x0000 // vmovups %ymm12, 0xc0(%r11,%r8)
+	QUAD $0x00e0038c117c81c4; WORD $0x0000 // vmovups %ymm1, 0xe0(%r11,%r8)
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
-	WORD $0x01a8 // testb $0x1, %al
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xfe9f850f; WORD $0xffff // jne 0x11e0 <k_encode_q3_k_weighted+0x690>
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	QUAD $0x0012a081846e79c5; BYTE $0x00 // vmovd 0x12a0(%rcx,%rax,4), %xmm8
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x0000008824b48b4c // movq 0x88(%rsp), %r14
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x7e7941c4; WORD $0x8604 // vmovd %xmm8, (%r14,%rax,4)
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0xf175 // jne 0x1360 <k_encode_q3_k_weighted+0x810>
-	LONG $0x287c41c4; BYTE $0x06 // vmovaps (%r14), %ymm8
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x0428fcc5; BYTE $0x01 // vmovaps (%rcx,%rax), %ymm0
-	LONG $0xc059fcc5 // vmulps %ymm0, %ymm0, %ymm0
-	LONG $0xc058bcc5 // vaddps %ymm0, %ymm8, %ymm0
-	LONG $0xc051fcc5 // vsqrtps %ymm0, %ymm0
-	QUAD $0x000400018459fcc5; BYTE $0x00 // vmulps 0x400(%rcx,%rax), %ymm0, %ymm0
-	QUAD $0x000400018429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x400(%rcx,%rax)
-	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xd175 // jne 0x1390 <k_encode_q3_k_weighted+0x840>
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	QUAD $0x0004000184583cc5; BYTE $0x00 // vaddps 0x400(%rcx,%rax), %ymm8, %ymm8
-	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xeb75 // jne 0x13d0 <k_encode_q3_k_weighted+0x880>
-	LONG $0x297c41c4; BYTE $0x06 // vmovaps %ymm8, (%r14)
-	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
-	WORD $0xc031 // xorl %eax, %eax
-	BYTE $0x90 // nop
-	LONG $0x6e79c1c4; WORD $0x0604 // vmovd (%r14,%rax), %xmm0
-	QUAD $0x0680c0847e79c1c4; WORD $0x0000 // vmovd %xmm0, 0x680(%r8,%rax,8)
-	LONG $0x04c08348 // addq $0x4, %rax
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0xe675 // jne 0x13f0 <k_encode_q3_k_weighted+0x8a0>
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0xf8000684287cc1c4; WORD $0xffff // vmovaps -0x800(%r14,%rax), %ymm0
-	LONG $0xc8548cc5 // vandps %ymm0, %ymm14, %ymm1
-	LONG $0xd9c294c5; BYTE $0x01 // vcmpltps %ymm1, %ymm13, %ymm3
-	LONG $0x4a2563c4; WORD $0x30d8 // vblendvps %ymm3, %ymm0, %ymm11, %ymm11
-	QUAD $0xfc000684597cc1c4; WORD $0xffff // vmulps -0x400(%r14,%rax), %ymm0, %ymm0
-	LONG $0x5f7441c4; BYTE $0xed // vmaxps %ymm13, %ymm1, %ymm13
-	LONG $0x297cc1c4; WORD $0x0604 // vmovaps %ymm0, (%r14,%rax)
-	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xc675 // jne 0x1420 <k_encode_q3_k_weighted+0x8d0>
-	LONG $0x5e6c41c4; BYTE $0xd3 // vdivps %ymm11, %ymm2, %ymm10
-	QUAD $0x00000c0099297cc5 // vmovaps %ymm11, 0xc00(%rcx)
-	QUAD $0x000a9005187de2c4; BYTE $0x00 // vbroadcastss 0xa90(%rip), %ymm0 # 0x1f00 <k_encode_q3_k_weighted+0x13b0>
-	LONG $0xc0c294c5; BYTE $0x01 // vcmpltps %ymm0, %ymm13, %ymm0
-	QUAD $0x000ade0d187de2c4; BYTE $0x00 // vbroadcastss 0xade(%rip), %ymm1 # 0x1f5c <k_encode_q3_k_weighted+0x140c>
-	LONG $0x4a2de3c4; WORD $0x00c1 // vblendvps %ymm0, %ymm1, %ymm10, %ymm0
-	QUAD $0x00000c608129fcc5 // vmovaps %ymm0, 0xc60(%rcx)
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xfeab850f; WORD $0xffff // jne 0x1080 <k_encode_q3_k_weighted+0x530>
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	QUAD $0x0000008024940348 // addq 0x80(%rsp), %rdx
+	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x0459acc5; BYTE $0x01 // vmulps (%rcx,%rax), %ymm10, %ymm0
-	LONG $0xc25ffcc5 // vmaxps %ymm2, %ymm0, %ymm0
-	LONG $0xc05dd4c5 // vminps %ymm0, %ymm5, %ymm0
-	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
-	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
-	QUAD $0x000800018c59fcc5; BYTE $0x00 // vmulps 0x800(%rcx,%rax), %ymm0, %ymm1
-	LONG $0xc95894c5 // vaddps %ymm1, %ymm13, %ymm1
-	QUAD $0x000400019c59fcc5; BYTE $0x00 // vmulps 0x400(%rcx,%rax), %ymm0, %ymm3
-	LONG $0xc359fcc5 // vmulps %ymm3, %ymm0, %ymm0
-	LONG $0x5c59acc5; WORD $0x2001 // vmulps 0x20(%rcx,%rax), %ymm10, %ymm3
-	LONG $0xda5fe4c5 // vmaxps %ymm2, %ymm3, %ymm3
-	LONG $0xdb5dd4c5 // vminps %ymm3, %ymm5, %ymm3
-	LONG $0xde58e4c5 // vaddps %ymm6, %ymm3, %ymm3
-	LONG $0xdf58e4c5 // vaddps %ymm7, %ymm3, %ymm3
-	QUAD $0x00082001845964c5; BYTE $0x00 // vmulps 0x820(%rcx,%rax), %ymm3, %ymm8
-	LONG $0xc058a4c5 // vaddps %ymm0, %ymm11, %ymm0
-	LONG $0xe9583cc5 // vaddps %ymm1, %ymm8, %ymm13
-	QUAD $0x000420018c59e4c5; BYTE $0x00 // vmulps 0x420(%rcx,%rax), %ymm3, %ymm1
-	LONG $0xc959e4c5 // vmulps %ymm1, %ymm3, %ymm1
-	LONG $0xd9587cc5 // vaddps %ymm1, %ymm0, %ymm11
-	LONG $0x40c08348 // addq $0x40, %rax
-	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0x8d75 // jne 0x14a0 <k_encode_q3_k_weighted+0x950>
-	LONG $0x5e14c1c4; BYTE $0xc3 // vdivps %ymm11, %ymm13, %ymm0
-	LONG $0xc224c1c4; WORD $0x04cc // vcmpneqps %ymm12, %ymm11, %ymm1
-	LONG $0xc054f4c5 // vandps %ymm0, %ymm1, %ymm0
-	LONG $0xc85994c5 // vmulps %ymm0, %ymm13, %ymm1
-	QUAD $0x00000c208929fcc5 // vmovaps %ymm1, 0xc20(%rcx)
-	QUAD $0x00000c408129fcc5 // vmovaps %ymm0, 0xc40(%rcx)
-	LONG $0xfffff7b8; BYTE $0xff // movl $0xfffffff7, %eax # imm = 0xFFFFFFF7
-	WORD $0x0eeb // jmp 0x154b <k_encode_q3_k_weighted+0x9fb>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0xc0ff // incl %eax
-	WORD $0xf883; BYTE $0x0a // cmpl $0xa, %eax
-	LONG $0x0165840f; WORD $0x0000 // je 0x16b0 <k_encode_q3_k_weighted+0xb60>
-	WORD $0xc085 // testl %eax, %eax
-	WORD $0xf174 // je 0x1540 <k_encode_q3_k_weighted+0x9f0>
-	LONG $0xc02aeac5 // vcvtsi2ss %eax, %xmm2, %xmm0
-	LONG $0xc05982c5 // vmulss %xmm0, %xmm15, %xmm0
-	QUAD $0x000009cd0558fac5 // vaddss 0x9cd(%rip), %xmm0, %xmm0 # 0x1f2c <k_encode_q3_k_weighted+0x13dc>
-	QUAD $0x0009bc0d1879e2c4; BYTE $0x00 // vbroadcastss 0x9bc(%rip), %xmm1 # 0x1f24 <k_encode_q3_k_weighted+0x13d4>
-	LONG $0xc157f8c5 // vxorps %xmm1, %xmm0, %xmm0
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	QUAD $0x00000c00915e7cc5 // vdivps 0xc00(%rcx), %ymm0, %ymm10
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x0459acc5; BYTE $0x31 // vmulps (%rcx,%rsi), %ymm10, %ymm0
-	LONG $0xc25ffcc5 // vmaxps %ymm2, %ymm0, %ymm0
-	LONG $0xc05dd4c5 // vminps %ymm0, %ymm5, %ymm0
-	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
-	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
-	QUAD $0x000800318c59fcc5; BYTE $0x00 // vmulps 0x800(%rcx,%rsi), %ymm0, %ymm1
-	LONG $0xc95894c5 // vaddps %ymm1, %ymm13, %ymm1
-	QUAD $0x000400319c59fcc5; BYTE $0x00 // vmulps 0x400(%rcx,%rsi), %ymm0, %ymm3
-	LONG $0xc359fcc5 // vmulps %ymm3, %ymm0, %ymm0
-	LONG $0x5c59acc5; WORD $0x2031 // vmulps 0x20(%rcx,%rsi), %ymm10, %ymm3
-	LONG $0xda5fe4c5 // vmaxps %ymm2, %ymm3, %ymm3
-	LONG $0xdb5dd4c5 // vminps %ymm3, %ymm5, %ymm3
-	LONG $0xde58e4c5 // vaddps %ymm6, %ymm3, %ymm3
-	LONG $0xdf58e4c5 // vaddps %ymm7, %ymm3, %ymm3
-	QUAD $0x00082031845964c5; BYTE $0x00 // vmulps 0x820(%rcx,%rsi), %ymm3, %ymm8
-	LONG $0xc058a4c5 // vaddps %ymm0, %ymm11, %ymm0
-	LONG $0xe9583cc5 // vaddps %ymm1, %ymm8, %ymm13
-	QUAD $0x000420318c59e4c5; BYTE $0x00 // vmulps 0x420(%rcx,%rsi), %ymm3, %ymm1
-	LONG $0xc959e4c5 // vmulps %ymm1, %ymm3, %ymm1
-	LONG $0xd9587cc5 // vaddps %ymm1, %ymm0, %ymm11
-	LONG $0x40c68348 // addq $0x40, %rsi
-	LONG $0x00fe8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rsi # imm = 0x200
-	WORD $0x8c75 // jne 0x1590 <k_encode_q3_k_weighted+0xa40>
-	LONG $0x5914c1c4; BYTE $0xc5 // vmulps %ymm13, %ymm13, %ymm0
-	QUAD $0x00000c2081287cc5 // vmovaps 0xc20(%rcx), %ymm8
-	LONG $0x5924c1c4; BYTE $0xc8 // vmulps %ymm8, %ymm11, %ymm1
-	LONG $0xc8c274c5; BYTE $0x01 // vcmpltps %ymm0, %ymm1, %ymm9
-	LONG $0xc21c41c4; WORD $0x01f3 // vcmpltps %ymm11, %ymm12, %ymm14
-	LONG $0x0e7d42c4; BYTE $0xce // vtestps %ymm14, %ymm9
-	LONG $0xff14840f; WORD $0xffff // je 0x1540 <k_encode_q3_k_weighted+0x9f0>
-	LONG $0x5434c1c4; BYTE $0xc6 // vandps %ymm14, %ymm9, %ymm0
-	LONG $0x5e14c1c4; BYTE $0xcb // vdivps %ymm11, %ymm13, %ymm1
-	LONG $0x197de3c4; WORD $0x01c3 // vextractf128 $0x1, %ymm0, %xmm3
-	LONG $0xc36bf9c5 // vpackssdw %xmm3, %xmm0, %xmm0
-	LONG $0x237de2c4; BYTE $0xd8 // vpmovsxwd %xmm0, %ymm3
-	QUAD $0x00000c4089287cc5 // vmovaps 0xc40(%rcx), %ymm9
-	QUAD $0x00000c6099287cc5 // vmovaps 0xc60(%rcx), %ymm11
-	LONG $0x4a3563c4; WORD $0x30c9 // vblendvps %ymm3, %ymm1, %ymm9, %ymm9
-	QUAD $0x00000c4089297cc5 // vmovaps %ymm9, 0xc40(%rcx)
-	LONG $0xc95994c5 // vmulps %ymm1, %ymm13, %ymm1
-	LONG $0x4a3de3c4; WORD $0x30c9 // vblendvps %ymm3, %ymm1, %ymm8, %ymm1
-	QUAD $0x00000c208929fcc5 // vmovaps %ymm1, 0xc20(%rcx)
-	LONG $0xc224c1c4; WORD $0x07cc // vcmpordps %ymm12, %ymm11, %ymm1
-	LONG $0x197de3c4; WORD $0x01cb // vextractf128 $0x1, %ymm1, %xmm3
-	LONG $0xcb6bf1c5 // vpackssdw %xmm3, %xmm1, %xmm1
-	LONG $0xc0dbf1c5 // vpand %xmm0, %xmm1, %xmm0
-	LONG $0x237de2c4; BYTE $0xc0 // vpmovsxwd %xmm0, %ymm0
-	LONG $0x4a25c3c4; WORD $0x00c2 // vblendvps %ymm0, %ymm10, %ymm11, %ymm0
-	QUAD $0x00000c608129fcc5 // vmovaps %ymm0, 0xc60(%rcx)
-	LONG $0xfffe9fe9; BYTE $0xff // jmp 0x1540 <k_encode_q3_k_weighted+0x9f0>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000c6081c29cc5; BYTE $0x07 // vcmpordps 0xc60(%rcx), %ymm12, %ymm0
-	QUAD $0x00000c408154fcc5 // vandps 0xc40(%rcx), %ymm0, %ymm0
-	QUAD $0x00000c408129fcc5 // vmovaps %ymm0, 0xc40(%rcx)
-	QUAD $0x000008008129fcc5 // vmovaps %ymm0, 0x800(%rcx)
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x6e79c1c4; WORD $0x0604 // vmovd (%r14,%rax), %xmm0
-	QUAD $0x0480c0847e79c1c4; WORD $0x0000 // vmovd %xmm0, 0x480(%r8,%rax,8)
-	LONG $0x04c08348 // addq $0x4, %rax
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0xe675 // jne 0x16e0 <k_encode_q3_k_weighted+0xb90>
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x0000e024b4287cc5; BYTE $0x00 // vmovaps 0xe0(%rsp), %ymm14
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x000c6081846ef9c5; BYTE $0x00 // vmovd 0xc60(%rcx,%rax,4), %xmm0
-	LONG $0x047ef9c5; BYTE $0x87 // vmovd %xmm0, (%rdi,%rax,4)
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0xe975 // jne 0x1710 <k_encode_q3_k_weighted+0xbc0>
-	LONG $0x08c38349 // addq $0x8, %r11
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	WORD $0xc0fe // incb %al
-	LONG $0x20c78348 // addq $0x20, %rdi
-	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	LONG $0xf861820f; WORD $0xffff // jb 0xfa0 <k_encode_q3_k_weighted+0x450>
-	LONG $0x00c0c748; WORD $0xfffe; BYTE $0xff // movq $-0x200, %rax # imm = 0xFE00
-	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
-	QUAD $0x0007c825187d62c4; BYTE $0x00 // vbroadcastss 0x7c8(%rip), %ymm12 # 0x1f1c <k_encode_q3_k_weighted+0x13cc>
-	QUAD $0x0007cb0d187d62c4; BYTE $0x00 // vbroadcastss 0x7cb(%rip), %ymm9 # 0x1f28 <k_encode_q3_k_weighted+0x13d8>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	QUAD $0x000e8001846ffdc5; BYTE $0x00 // vmovdqa 0xe80(%rcx,%rax), %ymm0
-	QUAD $0x001080018c6ffdc5; BYTE $0x00 // vmovdqa 0x1080(%rcx,%rax), %ymm1
-	QUAD $0x00020001847ffdc5; BYTE $0x00 // vmovdqa %ymm0, 0x200(%rcx,%rax)
-	QUAD $0x000600018c7ffdc5; BYTE $0x00 // vmovdqa %ymm1, 0x600(%rcx,%rax)
-	LONG $0x20c08348 // addq $0x20, %rax
-	WORD $0xd675 // jne 0x1760 <k_encode_q3_k_weighted+0xc10>
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0xf8000684287cc1c4; WORD $0xffff // vmovaps -0x800(%r14,%rax), %ymm0
-	LONG $0xc8548cc5 // vandps %ymm0, %ymm14, %ymm1
-	LONG $0xd9c294c5; BYTE $0x01 // vcmpltps %ymm1, %ymm13, %ymm3
-	LONG $0x4a2563c4; WORD $0x30d8 // vblendvps %ymm3, %ymm0, %ymm11, %ymm11
-	QUAD $0xfc000684597cc1c4; WORD $0xffff // vmulps -0x400(%r14,%rax), %ymm0, %ymm0
-	LONG $0x5f7441c4; BYTE $0xed // vmaxps %ymm13, %ymm1, %ymm13
-	LONG $0x297cc1c4; WORD $0x0604 // vmovaps %ymm0, (%r14,%rax)
-	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xc675 // jne 0x17a0 <k_encode_q3_k_weighted+0xc50>
-	LONG $0x5e1c41c4; BYTE $0xd3 // vdivps %ymm11, %ymm12, %ymm10
-	QUAD $0x00000c0099297cc5 // vmovaps %ymm11, 0xc00(%rcx)
-	QUAD $0x00071005187de2c4; BYTE $0x00 // vbroadcastss 0x710(%rip), %ymm0 # 0x1f00 <k_encode_q3_k_weighted+0x13b0>
-	LONG $0xc0c294c5; BYTE $0x01 // vcmpltps %ymm0, %ymm13, %ymm0
-	QUAD $0x00075e0d187de2c4; BYTE $0x00 // vbroadcastss 0x75e(%rip), %ymm1 # 0x1f5c <k_encode_q3_k_weighted+0x140c>
-	LONG $0x4a2de3c4; WORD $0x00c1 // vblendvps %ymm0, %ymm1, %ymm10, %ymm0
-	QUAD $0x00000c608129fcc5 // vmovaps %ymm0, 0xc60(%rcx)
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
-	LONG $0x0459acc5; BYTE $0x01 // vmulps (%rcx,%rax), %ymm10, %ymm0
-	LONG $0x5f7cc1c4; BYTE $0xc4 // vmaxps %ymm12, %ymm0, %ymm0
-	LONG $0xc05db4c5 // vminps %ymm0, %ymm9, %ymm0
-	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
-	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
-	QUAD $0x000800018c59fcc5; BYTE $0x00 // vmulps 0x800(%rcx,%rax), %ymm0, %ymm1
-	LONG $0xc95894c5 // vaddps %ymm1, %ymm13, %ymm1
-	QUAD $0x000400019c59fcc5; BYTE $0x00 // vmulps 0x400(%rcx,%rax), %ymm0, %ymm3
-	LONG $0xc359fcc5 // vmulps %ymm3, %ymm0, %ymm0
-	LONG $0x5c59acc5; WORD $0x2001 // vmulps 0x20(%rcx,%rax), %ymm10, %ymm3
-	LONG $0x5f64c1c4; BYTE $0xdc // vmaxps %ymm12, %ymm3, %ymm3
-	LONG $0xdb5db4c5 // vminps %ymm3, %ymm9, %ymm3
-	LONG $0xde58e4c5 // vaddps %ymm6, %ymm3, %ymm3
-	LONG $0xdf58e4c5 // vaddps %ymm7, %ymm3, %ymm3
-	QUAD $0x00082001845964c5; BYTE $0x00 // vmulps 0x820(%rcx,%rax), %ymm3, %ymm8
-	LONG $0xc058a4c5 // vaddps %ymm0, %ymm11, %ymm0
-	LONG $0xe9583cc5 // vaddps %ymm1, %ymm8, %ymm13
-	QUAD $0x000420018c59e4c5; BYTE $0x00 // vmulps 0x420(%rcx,%rax), %ymm3, %ymm1
-	LONG $0xc959e4c5 // vmulps %ymm1, %ymm3, %ymm1
-	LONG $0xd9587cc5 // vaddps %ymm1, %ymm0, %ymm11
-	LONG $0x40c08348 // addq $0x40, %rax
-	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0x8b75 // jne 0x1820 <k_encode_q3_k_weighted+0xcd0>
-	LONG $0x5e14c1c4; BYTE $0xc3 // vdivps %ymm11, %ymm13, %ymm0
-	QUAD $0x000007bd0dc2a4c5; BYTE $0x04 // vcmpneqps 0x7bd(%rip), %ymm11, %ymm1 # 0x2060 <k_encode_q3_k_weighted+0x1510>
-	LONG $0xc054f4c5 // vandps %ymm0, %ymm1, %ymm0
-	LONG $0xc85994c5 // vmulps %ymm0, %ymm13, %ymm1
-	QUAD $0x00000c208929fcc5 // vmovaps %ymm1, 0xc20(%rcx)
-	QUAD $0x00000c408129fcc5 // vmovaps %ymm0, 0xc40(%rcx)
-	LONG $0xfffff7b8; BYTE $0xff // movl $0xfffffff7, %eax # imm = 0xFFFFFFF7
-	WORD $0x19eb // jmp 0x18db <k_encode_q3_k_weighted+0xd8b>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xc0ff // incl %eax
-	WORD $0xf883; BYTE $0x0a // cmpl $0xa, %eax
-	LONG $0x0165840f; WORD $0x0000 // je 0x1a40 <k_encode_q3_k_weighted+0xef0>
-	WORD $0xc085 // testl %eax, %eax
-	WORD $0xf174 // je 0x18d0 <k_encode_q3_k_weighted+0xd80>
-	LONG $0xc02aeac5 // vcvtsi2ss %eax, %xmm2, %xmm0
-	LONG $0xc05982c5 // vmulss %xmm0, %xmm15, %xmm0
-	QUAD $0x000006690558fac5 // vaddss 0x669(%rip), %xmm0, %xmm0 # 0x1f58 <k_encode_q3_k_weighted+0x1408>
-	QUAD $0x00062c0d1879e2c4; BYTE $0x00 // vbroadcastss 0x62c(%rip), %xmm1 # 0x1f24 <k_encode_q3_k_weighted+0x13d4>
-	LONG $0xc157f8c5 // vxorps %xmm1, %xmm0, %xmm0
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	QUAD $0x00000c00915e7cc5 // vdivps 0xc00(%rcx), %ymm0, %ymm10
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x82048d4a // leaq (%rdx,%r8,4), %rax
+	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
+	LONG $0x0c10fcc5; BYTE $0xb0 // vmovups (%rax,%rsi,4), %ymm1
+	LONG $0xa9048d4a // leaq (%rcx,%r13,4), %rax
+	LONG $0x107ca1c4; WORD $0xa914 // vmovups (%rcx,%r13,4), %ymm2
+	LONG $0xa00c8d4a // leaq (%rax,%r12,4), %rcx
+	LONG $0x107ca1c4; WORD $0xa02c // vmovups (%rax,%r12,4), %ymm5
+	LONG $0xb9048d48 // leaq (%rcx,%rdi,4), %rax
+	LONG $0x107c21c4; WORD $0x9004 // vmovups (%rax,%r10,4), %ymm8
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x107c21c4; WORD $0xb80c // vmovups (%rax,%r15,4), %ymm9
+	LONG $0xb8048d4a // leaq (%rax,%r15,4), %rax
+	LONG $0x107c21c4; WORD $0xb014 // vmovups (%rax,%r14,4), %ymm10
+	LONG $0x1c107cc5; BYTE $0xb9 // vmovups (%rcx,%rdi,4), %ymm11
+	LONG $0x107c21c4; WORD $0x8224 // vmovups (%rdx,%r8,4), %ymm12
+	LONG $0x061d43c4; WORD $0x20eb // vperm2f128 $0x20, %ymm11, %ymm12, %ymm13 # ymm13 = ymm12[0,1],ymm11[0,1]
+	LONG $0x061d43c4; WORD $0x31db // vperm2f128 $0x31, %ymm11, %ymm12, %ymm11 # ymm11 = ymm12[2,3],ymm11[2,3]
+	LONG $0x067543c4; WORD $0x20e0 // vperm2f128 $0x20, %ymm8, %ymm1, %ymm12 # ymm12 = ymm1[0,1],ymm8[0,1]
+	LONG $0x0675c3c4; WORD $0x31c8 // vperm2f128 $0x31, %ymm8, %ymm1, %ymm1 # ymm1 = ymm1[2,3],ymm8[2,3]
+	LONG $0x066d43c4; WORD $0x20c1 // vperm2f128 $0x20, %ymm9, %ymm2, %ymm8 # ymm8 = ymm2[0,1],ymm9[0,1]
+	LONG $0x066dc3c4; WORD $0x31d1 // vperm2f128 $0x31, %ymm9, %ymm2, %ymm2 # ymm2 = ymm2[2,3],ymm9[2,3]
+	LONG $0x065543c4; WORD $0x20ca // vperm2f128 $0x20, %ymm10, %ymm5, %ymm9 # ymm9 = ymm5[0,1],ymm10[0,1]
+	LONG $0x0655c3c4; WORD $0x31ea // vperm2f128 $0x31, %ymm10, %ymm5, %ymm5 # ymm5 = ymm5[2,3],ymm10[2,3]
+	LONG $0x141541c4; BYTE $0xd0 // vunpcklpd %ymm8, %ymm13, %ymm10 # ymm10 = ymm13[0],ymm8[0],ymm13[2],ymm8[2]
+	LONG $0x151541c4; BYTE $0xc0 // vunpckhpd %ymm8, %ymm13, %ymm8 # ymm8 = ymm13[1],ymm8[1],ymm13[3],ymm8[3]
+	LONG $0x141d41c4; BYTE $0xe9 // vunpcklpd %ymm9, %ymm12, %ymm13 # ymm13 = ymm12[0],ymm9[0],ymm12[2],ymm9[2]
+	LONG $0x151d41c4; BYTE $0xc9 // vunpckhpd %ymm9, %ymm12, %ymm9 # ymm9 = ymm12[1],ymm9[1],ymm12[3],ymm9[3]
+	LONG $0xe21425c5 // vunpcklpd %ymm2, %ymm11, %ymm12 # ymm12 = ymm11[0],ymm2[0],ymm11[2],ymm2[2]
+	LONG $0xd215a5c5 // vunpckhpd %ymm2, %ymm11, %ymm2 # ymm2 = ymm11[1],ymm2[1],ymm11[3],ymm2[3]
+	LONG $0xdd1475c5 // vunpcklpd %ymm5, %ymm1, %ymm11 # ymm11 = ymm1[0],ymm5[0],ymm1[2],ymm5[2]
+	LONG $0xcd15f5c5 // vunpckhpd %ymm5, %ymm1, %ymm1 # ymm1 = ymm1[1],ymm5[1],ymm1[3],ymm5[3]
+	LONG $0xc62cc1c4; WORD $0x88ed // vshufps $0x88, %ymm13, %ymm10, %ymm5 # ymm5 = ymm10[0,2],ymm13[0,2],ymm10[4,6],ymm13[4,6]
+	LONG $0xedc6d4c5; BYTE $0xd8 // vshufps $0xd8, %ymm5, %ymm5, %ymm5 # ymm5 = ymm5[0,2,1,3,4,6,5,7]
+	LONG $0xc62c41c4; WORD $0xddd5 // vshufps $0xdd, %ymm13, %ymm10, %ymm10 # ymm10 = ymm10[1,3],ymm13[1,3],ymm10[5,7],ymm13[5,7]
+	LONG $0xc62c41c4; WORD $0xd8d2 // vshufps $0xd8, %ymm10, %ymm10, %ymm10 # ymm10 = ymm10[0,2,1,3,4,6,5,7]
+	LONG $0xc63c41c4; WORD $0x88e9 // vshufps $0x88, %ymm9, %ymm8, %ymm13 # ymm13 = ymm8[0,2],ymm9[0,2],ymm8[4,6],ymm9[4,6]
+	LONG $0xc61441c4; WORD $0xd8ed // vshufps $0xd8, %ymm13, %ymm13, %ymm13 # ymm13 = ymm13[0,2,1,3,4,6,5,7]
+	LONG $0xc63c41c4; WORD $0xddc1 // vshufps $0xdd, %ymm9, %ymm8, %ymm8 # ymm8 = ymm8[1,3],ymm9[1,3],ymm8[5,7],ymm9[5,7]
+	LONG $0xc63c41c4; WORD $0xd8c0 // vshufps $0xd8, %ymm8, %ymm8, %ymm8 # ymm8 = ymm8[0,2,1,3,4,6,5,7]
+	LONG $0xc61c41c4; WORD $0x88cb // vshufps $0x88, %ymm11, %ymm12, %ymm9 # ymm9 = ymm12[0,2],ymm11[0,2],ymm12[4,6],ymm11[4,6]
+	LONG $0xc63441c4; WORD $0xd8c9 // vshufps $0xd8, %ymm9, %ymm9, %ymm9 # ymm9 = ymm9[0,2,1,3,4,6,5,7]
+	LONG $0xc61c41c4; WORD $0xdddb // vshufps $0xdd, %ymm11, %ymm12, %ymm11 # ymm11 = ymm12[1,3],ymm11[1,3],ymm12[5,7],ymm11[5,7]
+	LONG $0xc62441c4; WORD $0xd8db // vshufps $0xd8, %ymm11, %ymm11, %ymm11 # ymm11 = ymm11[0,2,1,3,4,6,5,7]
+	LONG $0xe1c66cc5; BYTE $0x88 // vshufps $0x88, %ymm1, %ymm2, %ymm12 # ymm12 = ymm2[0,2],ymm1[0,2],ymm2[4,6],ymm1[4,6]
+	LONG $0xc61c41c4; WORD $0xd8e4 // vshufps $0xd8, %ymm12, %ymm12, %ymm12 # ymm12 = ymm12[0,2,1,3,4,6,5,7]
+	LONG $0xc9c6ecc5; BYTE $0xdd // vshufps $0xdd, %ymm1, %ymm2, %ymm1 # ymm1 = ymm2[1,3],ymm1[1,3],ymm2[5,7],ymm1[5,7]
+	LONG $0xc9c6f4c5; BYTE $0xd8 // vshufps $0xd8, %ymm1, %ymm1, %ymm1 # ymm1 = ymm1[0,2,1,3,4,6,5,7]
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	QUAD $0x040003ac117c81c4; WORD $0x0000 // vmovups %ymm5, 0x400(%r11,%r8)
+	QUAD $0x04200394117c01c4; WORD $0x0000 // vmovups %ymm10, 0x420(%r11,%r8)
+	QUAD $0x044003ac117c01c4; WORD $0x0000 // vmovups %ymm13, 0x440(%r11,%r8)
+	QUAD $0x04600384117c01c4; WORD $0x0000 // vmovups %ymm8, 0x460(%r11,%r8)
+	QUAD $0x0480038c117c01c4; WORD $0x0000 // vmovups %ymm9, 0x480(%r11,%r8)
+	QUAD $0x04a0039c117c01c4; WORD $0x0000 // vmovups %ymm11, 0x4a0(%r11,%r8)
+	QUAD $0x04c003a4117c01c4; WORD $0x0000 // vmovups %ymm12, 0x4c0(%r11,%r8)
+	QUAD $0x04e0038c117c81c4; WORD $0x0000 // vmovups %ymm1, 0x4e0(%r11,%r8)
+	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	LONG $0xfe9c850f; WORD $0xffff // jne 0x11f0 <k_encode_q3_k_weighted+0x6a0>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	QUAD $0x12a083846e7941c4; WORD $0x0000 // vmovd 0x12a0(%r11,%rax,4), %xmm8
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	QUAD $0x00060a0d187d62c4; BYTE $0x00 // vbroadcastss 0x60a(%rip), %ymm9 # 0x1f28 <k_encode_q3_k_weighted+0x13d8>
-	WORD $0x9066 // nop
-	LONG $0x0459acc5; BYTE $0x11 // vmulps (%rcx,%rdx), %ymm10, %ymm0
-	LONG $0x5f7cc1c4; BYTE $0xc4 // vmaxps %ymm12, %ymm0, %ymm0
-	LONG $0xc05db4c5 // vminps %ymm0, %ymm9, %ymm0
-	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
-	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
-	QUAD $0x000800118c59fcc5; BYTE $0x00 // vmulps 0x800(%rcx,%rdx), %ymm0, %ymm1
-	LONG $0xc95894c5 // vaddps %ymm1, %ymm13, %ymm1
-	QUAD $0x000400119c59fcc5; BYTE $0x00 // vmulps 0x400(%rcx,%rdx), %ymm0, %ymm3
-	LONG $0xc359fcc5 // vmulps %ymm3, %ymm0, %ymm0
-	LONG $0x5c59acc5; WORD $0x2011 // vmulps 0x20(%rcx,%rdx), %ymm10, %ymm3
-	LONG $0x5f64c1c4; BYTE $0xdc // vmaxps %ymm12, %ymm3, %ymm3
-	LONG $0xdb5db4c5 // vminps %ymm3, %ymm9, %ymm3
-	LONG $0xde58e4c5 // vaddps %ymm6, %ymm3, %ymm3
-	LONG $0xdf58e4c5 // vaddps %ymm7, %ymm3, %ymm3
-	QUAD $0x00082011845964c5; BYTE $0x00 // vmulps 0x820(%rcx,%rdx), %ymm3, %ymm8
-	LONG $0xc058a4c5 // vaddps %ymm0, %ymm11, %ymm0
-	LONG $0xe9583cc5 // vaddps %ymm1, %ymm8, %ymm13
-	QUAD $0x000420118c59e4c5; BYTE $0x00 // vmulps 0x420(%rcx,%rdx), %ymm3, %ymm1
-	LONG $0xc959e4c5 // vmulps %ymm1, %ymm3, %ymm1
-	LONG $0xd9587cc5 // vaddps %ymm1, %ymm0, %ymm11
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x047e79c5; BYTE $0x91 // vmovd %xmm8, (%rcx,%rdx,4)
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x08fa8348 // cmpq $0x8, %rdx
+	WORD $0xf275 // jne 0x1370 <k_encode_q3_k_weighted+0x820>
+	LONG $0x01287cc5 // vmovaps (%rcx), %ymm8
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x000e3725187d62c4; BYTE $0x00 // vbroadcastss 0xe37(%rip), %ymm12 # 0x21c4 <k_encode_q3_k_weighted+0x1674>
+	QUAD $0x000e6a1d187d62c4; BYTE $0x00 // vbroadcastss 0xe6a(%rip), %ymm11 # 0x2200 <k_encode_q3_k_weighted+0x16b0>
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x287cc1c4; WORD $0x130c // vmovaps (%r11,%rdx), %ymm1
+	LONG $0xc959f4c5 // vmulps %ymm1, %ymm1, %ymm1
+	LONG $0xc958bcc5 // vaddps %ymm1, %ymm8, %ymm1
+	LONG $0xc951fcc5 // vsqrtps %ymm1, %ymm1
+	QUAD $0x0400138c5974c1c4; WORD $0x0000 // vmulps 0x400(%r11,%rdx), %ymm1, %ymm1
+	QUAD $0x0400138c297cc1c4; WORD $0x0000 // vmovaps %ymm1, 0x400(%r11,%rdx)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
+	WORD $0xcd75 // jne 0x13b0 <k_encode_q3_k_weighted+0x860>
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x04001384583c41c4; WORD $0x0000 // vaddps 0x400(%r11,%rdx), %ymm8, %ymm8
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
+	WORD $0xe975 // jne 0x13f0 <k_encode_q3_k_weighted+0x8a0>
+	LONG $0x01297cc5 // vmovaps %ymm8, (%rcx)
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x0c6ef9c5; BYTE $0x11 // vmovd (%rcx,%rdx), %xmm1
+	QUAD $0x000680d08c7ef9c5; BYTE $0x00 // vmovd %xmm1, 0x680(%rax,%rdx,8)
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x20fa8348 // cmpq $0x20, %rdx
+	WORD $0xe875 // jne 0x1410 <k_encode_q3_k_weighted+0x8c0>
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	QUAD $0x0000e02484287cc5; BYTE $0x00 // vmovaps 0xe0(%rsp), %ymm8
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0xfff800118c28fcc5; BYTE $0xff // vmovaps -0x800(%rcx,%rdx), %ymm1
+	LONG $0xd154bcc5 // vandps %ymm1, %ymm8, %ymm2
+	LONG $0xeac294c5; BYTE $0x01 // vcmpltps %ymm2, %ymm13, %ymm5
+	LONG $0x4a2d63c4; WORD $0x50d1 // vblendvps %ymm5, %ymm1, %ymm10, %ymm10
+	QUAD $0xfffc00118c59f4c5; BYTE $0xff // vmulps -0x400(%rcx,%rdx), %ymm1, %ymm1
+	LONG $0x5f6c41c4; BYTE $0xed // vmaxps %ymm13, %ymm2, %ymm13
+	LONG $0x0c29fcc5; BYTE $0x11 // vmovaps %ymm1, (%rcx,%rdx)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
+	WORD $0xc875 // jne 0x1440 <k_encode_q3_k_weighted+0x8f0>
+	LONG $0x5e1c41c4; BYTE $0xc2 // vdivps %ymm10, %ymm12, %ymm8
+	QUAD $0x000c0093297c41c4; BYTE $0x00 // vmovaps %ymm10, 0xc00(%r11)
+	QUAD $0x000d310d187de2c4; BYTE $0x00 // vbroadcastss 0xd31(%rip), %ymm1 # 0x21c0 <k_encode_q3_k_weighted+0x1670>
+	LONG $0xc9c294c5; BYTE $0x01 // vcmpltps %ymm1, %ymm13, %ymm1
+	QUAD $0x000d8315187de2c4; BYTE $0x00 // vbroadcastss 0xd83(%rip), %ymm2 # 0x2220 <k_encode_q3_k_weighted+0x16d0>
+	LONG $0x4a3de3c4; WORD $0x10ca // vblendvps %ymm1, %ymm2, %ymm8, %ymm1
+	QUAD $0x000c608b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0xc60(%r11)
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0xfff7e0138c59bcc5; BYTE $0xff // vmulps -0x820(%rbx,%rdx), %ymm8, %ymm1
+	LONG $0x5f74c1c4; BYTE $0xcc // vmaxps %ymm12, %ymm1, %ymm1
+	LONG $0xc95da4c5 // vminps %ymm1, %ymm11, %ymm1
+	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
+	LONG $0xcf58f4c5 // vaddps %ymm7, %ymm1, %ymm1
+	LONG $0x5459f4c5; WORD $0xe013 // vmulps -0x20(%rbx,%rdx), %ymm1, %ymm2
+	LONG $0xd25894c5 // vaddps %ymm2, %ymm13, %ymm2
+	QUAD $0xfffbe013ac59f4c5; BYTE $0xff // vmulps -0x420(%rbx,%rdx), %ymm1, %ymm5
+	LONG $0xcd59f4c5 // vmulps %ymm5, %ymm1, %ymm1
+	QUAD $0xfff80013ac59bcc5; BYTE $0xff // vmulps -0x800(%rbx,%rdx), %ymm8, %ymm5
+	LONG $0x5f54c1c4; BYTE $0xec // vmaxps %ymm12, %ymm5, %ymm5
+	LONG $0xed5da4c5 // vminps %ymm5, %ymm11, %ymm5
+	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
+	LONG $0xef58d4c5 // vaddps %ymm7, %ymm5, %ymm5
+	LONG $0x0c5954c5; BYTE $0x13 // vmulps (%rbx,%rdx), %ymm5, %ymm9
+	LONG $0xc958acc5 // vaddps %ymm1, %ymm10, %ymm1
+	LONG $0xea5834c5 // vaddps %ymm2, %ymm9, %ymm13
+	QUAD $0xfffc00139459d4c5; BYTE $0xff // vmulps -0x400(%rbx,%rdx), %ymm5, %ymm2
+	LONG $0xd259d4c5 // vmulps %ymm2, %ymm5, %ymm2
+	LONG $0xd25874c5 // vaddps %ymm2, %ymm1, %ymm10
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
-	WORD $0x8a75 // jne 0x1920 <k_encode_q3_k_weighted+0xdd0>
-	LONG $0x5914c1c4; BYTE $0xc5 // vmulps %ymm13, %ymm13, %ymm0
-	QUAD $0x00000c2081287cc5 // vmovaps 0xc20(%rcx), %ymm8
-	LONG $0x5924c1c4; BYTE $0xc8 // vmulps %ymm8, %ymm11, %ymm1
-	LONG $0xc8c274c5; BYTE $0x01 // vcmpltps %ymm0, %ymm1, %ymm9
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc27c41c4; WORD $0x01f3 // vcmpltps %ymm11, %ymm0, %ymm14
-	LONG $0x0e7d42c4; BYTE $0xce // vtestps %ymm14, %ymm9
-	LONG $0xff0e840f; WORD $0xffff // je 0x18d0 <k_encode_q3_k_weighted+0xd80>
-	LONG $0x5434c1c4; BYTE $0xc6 // vandps %ymm14, %ymm9, %ymm0
-	LONG $0x5e14c1c4; BYTE $0xcb // vdivps %ymm11, %ymm13, %ymm1
-	LONG $0x197de3c4; WORD $0x01c3 // vextractf128 $0x1, %ymm0, %xmm3
-	LONG $0xc36bf9c5 // vpackssdw %xmm3, %xmm0, %xmm0
-	LONG $0x237de2c4; BYTE $0xd8 // vpmovsxwd %xmm0, %ymm3
-	QUAD $0x00000c4089287cc5 // vmovaps 0xc40(%rcx), %ymm9
-	QUAD $0x00000c6099287cc5 // vmovaps 0xc60(%rcx), %ymm11
-	LONG $0x4a3563c4; WORD $0x30c9 // vblendvps %ymm3, %ymm1, %ymm9, %ymm9
-	QUAD $0x00000c4089297cc5 // vmovaps %ymm9, 0xc40(%rcx)
-	LONG $0xc95994c5 // vmulps %ymm1, %ymm13, %ymm1
-	LONG $0x4a3de3c4; WORD $0x30c9 // vblendvps %ymm3, %ymm1, %ymm8, %ymm1
-	QUAD $0x00000c208929fcc5 // vmovaps %ymm1, 0xc20(%rcx)
-	QUAD $0x0000064c0dc2a4c5; BYTE $0x07 // vcmpordps 0x64c(%rip), %ymm11, %ymm1 # 0x2060 <k_encode_q3_k_weighted+0x1510>
-	LONG $0x197de3c4; WORD $0x01cb // vextractf128 $0x1, %ymm1, %xmm3
-	LONG $0xcb6bf1c5 // vpackssdw %xmm3, %xmm1, %xmm1
-	LONG $0xc0dbf1c5 // vpand %xmm0, %xmm1, %xmm0
-	LONG $0x237de2c4; BYTE $0xc0 // vpmovsxwd %xmm0, %ymm0
-	LONG $0x4a25c3c4; WORD $0x00c2 // vblendvps %ymm0, %ymm10, %ymm11, %ymm0
-	QUAD $0x00000c608129fcc5 // vmovaps %ymm0, 0xc60(%rcx)
-	LONG $0xfffe96e9; BYTE $0xff // jmp 0x18d0 <k_encode_q3_k_weighted+0xd80>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x00000c6091287cc5 // vmovaps 0xc60(%rcx), %ymm10
-	QUAD $0x0000060f05c2acc5; BYTE $0x07 // vcmpordps 0x60f(%rip), %ymm10, %ymm0 # 0x2060 <k_encode_q3_k_weighted+0x1510>
-	QUAD $0x00000c4099547cc5 // vandps 0xc40(%rcx), %ymm0, %ymm11
-	QUAD $0x00000c4099297cc5 // vmovaps %ymm11, 0xc40(%rcx)
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x0004bc0d187de2c4; BYTE $0x00 // vbroadcastss 0x4bc(%rip), %ymm1 # 0x1f28 <k_encode_q3_k_weighted+0x13d8>
-	QUAD $0x000100249c6ffdc5; BYTE $0x00 // vmovdqa 0x100(%rsp), %ymm3
+	WORD $0x8a75 // jne 0x14c0 <k_encode_q3_k_weighted+0x970>
+	LONG $0x5e14c1c4; BYTE $0xca // vdivps %ymm10, %ymm13, %ymm1
+	QUAD $0x00000ddc15c2acc5; BYTE $0x04 // vcmpneqps 0xddc(%rip), %ymm10, %ymm2 # 0x2320 <k_encode_q3_k_weighted+0x17d0>
+	LONG $0xc954ecc5 // vandps %ymm1, %ymm2, %ymm1
+	LONG $0xd15994c5 // vmulps %ymm1, %ymm13, %ymm2
+	QUAD $0x000c2093297cc1c4; BYTE $0x00 // vmovaps %ymm2, 0xc20(%r11)
+	QUAD $0x000c408b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0xc40(%r11)
+	LONG $0xfffff7ba; BYTE $0xff // movl $0xfffffff7, %edx # imm = 0xFFFFFFF7
+	WORD $0x16eb // jmp 0x157b <k_encode_q3_k_weighted+0xa2b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0xfc000384592cc1c4; WORD $0xffff // vmulps -0x400(%r11,%rax), %ymm10, %ymm0
-	LONG $0x5f7cc1c4; BYTE $0xc4 // vmaxps %ymm12, %ymm0, %ymm0
-	LONG $0xc05df4c5 // vminps %ymm0, %ymm1, %ymm0
-	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
-	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
-	LONG $0xc05bfec5 // vcvttps2dq %ymm0, %ymm0
-	LONG $0xc3fefdc5 // vpaddd %ymm3, %ymm0, %ymm0
-	LONG $0x7f7dc1c4; WORD $0x0304 // vmovdqa %ymm0, (%r11,%rax)
-	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xcb75 // jne 0x1a80 <k_encode_q3_k_weighted+0xf30>
-	LONG $0x1d7d63c4; WORD $0x04d8 // vcvtps2ph $0x4, %ymm11, %xmm0
-	LONG $0x137de2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %ymm0
-	QUAD $0x000012808129fcc5 // vmovaps %ymm0, 0x1280(%rcx)
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
-	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
-	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x0000c0248c6f7dc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm9
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	QUAD $0x00054b35787962c4; BYTE $0x00 // vpbroadcastb 0x54b(%rip), %xmm14 # 0x203d <k_encode_q3_k_weighted+0x14ed>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x1280a984107aa1c4; WORD $0x0000 // vmovss 0x1280(%rcx,%r13,4), %xmm0
-	LONG $0x1d79e3c4; WORD $0x04c0 // vcvtps2ph $0x4, %xmm0, %xmm0
-	LONG $0xc07ef9c5 // vmovd %xmm0, %eax
-	LONG $0x44894166; WORD $0x6c24 // movw %ax, 0x6c(%r12)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x24748d48; BYTE $0x50 // leaq 0x50(%rsp), %rsi
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x000090e9; BYTE $0x00 // jmp 0x1bb9 <k_encode_q3_k_weighted+0x1069>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x187dc2c4; BYTE $0xc3 // vbroadcastss %xmm11, %ymm0
-	LONG $0xc85eacc5 // vdivps %ymm0, %ymm10, %ymm1
-	LONG $0xc05ebcc5 // vdivps %ymm0, %ymm8, %ymm0
-	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
+	WORD $0xc2ff // incl %edx
+	WORD $0xfa83; BYTE $0x0a // cmpl $0xa, %edx
+	LONG $0x0285840f; WORD $0x0000 // je 0x1800 <k_encode_q3_k_weighted+0xcb0>
+	WORD $0xd285 // testl %edx, %edx
+	WORD $0xf174 // je 0x1570 <k_encode_q3_k_weighted+0xa20>
+	LONG $0xca2afac5 // vcvtsi2ss %edx, %xmm0, %xmm1
+	LONG $0xc95982c5 // vmulss %xmm1, %xmm15, %xmm1
+	QUAD $0x00000c610d58f2c5 // vaddss 0xc61(%rip), %xmm1, %xmm1 # 0x21f0 <k_encode_q3_k_weighted+0x16a0>
+	QUAD $0x000c50151879e2c4; BYTE $0x00 // vbroadcastss 0xc50(%rip), %xmm2 # 0x21e8 <k_encode_q3_k_weighted+0x1698>
+	LONG $0xca57f0c5 // vxorps %xmm2, %xmm1, %xmm1
+	LONG $0x187de2c4; BYTE $0xc9 // vbroadcastss %xmm1, %ymm1
+	QUAD $0x000c00935e7441c4; BYTE $0x00 // vdivps 0xc00(%r11), %ymm1, %ymm10
+	WORD $0xfa83; BYTE $0xfa // cmpl $-0x6, %edx
+	LONG $0x007d8f0f; WORD $0x0000 // jg 0x1630 <k_encode_q3_k_weighted+0xae0>
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	BYTE $0x90 // nop
+	QUAD $0xfff7e0338c59acc5; BYTE $0xff // vmulps -0x820(%rbx,%rsi), %ymm10, %ymm1
 	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
-	QUAD $0x0003ba1d187de2c4; BYTE $0x00 // vbroadcastss 0x3ba(%rip), %ymm3 # 0x1f08 <k_encode_q3_k_weighted+0x13b8>
-	LONG $0xcb54f4c5 // vandps %ymm3, %ymm1, %ymm1
-	LONG $0xc354fcc5 // vandps %ymm3, %ymm0, %ymm0
-	QUAD $0x0003d11d587de2c4; BYTE $0x00 // vpbroadcastd 0x3d1(%rip), %ymm3 # 0x1f30 <k_encode_q3_k_weighted+0x13e0>
-	LONG $0x3f7de2c4; BYTE $0xc3 // vpmaxud %ymm3, %ymm0, %ymm0
-	LONG $0x3f75e2c4; BYTE $0xcb // vpmaxud %ymm3, %ymm1, %ymm1
-	QUAD $0x0003a21d587de2c4; BYTE $0x00 // vpbroadcastd 0x3a2(%rip), %ymm3 # 0x1f14 <k_encode_q3_k_weighted+0x13c4>
-	LONG $0x3b7562c4; BYTE $0xc3 // vpminud %ymm3, %ymm1, %ymm8
-	LONG $0x3b7d62c4; BYTE $0xd3 // vpminud %ymm3, %ymm0, %ymm10
-	LONG $0xdb2dc1c4; BYTE $0xc1 // vpand %ymm9, %ymm10, %ymm0
-	LONG $0xdb3dc1c4; BYTE $0xc9 // vpand %ymm9, %ymm8, %ymm1
-	LONG $0x2b7de2c4; BYTE $0xc1 // vpackusdw %ymm1, %ymm0, %ymm0
-	LONG $0x397de3c4; WORD $0x01c1 // vextracti128 $0x1, %ymm0, %xmm1
-	LONG $0xc167f9c5 // vpackuswb %xmm1, %xmm0, %xmm0
-	LONG $0xc070f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm0, %xmm0 # xmm0 = xmm0[0,2,1,3]
-	LONG $0xc0fc89c5 // vpaddb %xmm0, %xmm14, %xmm0
-	QUAD $0x0c60bb847f7ac1c4; WORD $0x0000 // vmovdqu %xmm0, 0xc60(%r11,%rdi,4)
-	LONG $0x04c78348 // addq $0x4, %rdi
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0x40c08348 // addq $0x40, %rax
-	LONG $0x40ff8348 // cmpq $0x40, %rdi
-	WORD $0x6774 // je 0x1c20 <k_encode_q3_k_weighted+0x10d0>
-	LONG $0xff048b45 // movl (%r15,%rdi,8), %r8d
-	LONG $0xe0508d45 // leal -0x20(%r8), %r10d
-	LONG $0x2a6ac1c4; BYTE $0xc2 // vcvtsi2ss %r10d, %xmm2, %xmm0
-	QUAD $0x1280a99c597a21c4; WORD $0x0000 // vmulss 0x1280(%rcx,%r13,4), %xmm0, %xmm11
-	WORD $0x8844; BYTE $0x06 // movb %r8b, (%rsi)
-	LONG $0x00107cc5 // vmovups (%rax), %ymm8
-	LONG $0x50107cc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm10
-	LONG $0x2e7841c4; BYTE $0xdc // vucomiss %xmm12, %xmm11
-	LONG $0xff49850f; WORD $0xffff // jne 0x1b30 <k_encode_q3_k_weighted+0xfe0>
-	LONG $0xff438a0f; WORD $0xffff // jp 0x1b30 <k_encode_q3_k_weighted+0xfe0>
-	LONG $0x187dc2c4; WORD $0x3904 // vbroadcastss (%r9,%rdi), %ymm0
-	LONG $0xc859bcc5 // vmulps %ymm0, %ymm8, %ymm1
-	LONG $0xc059acc5 // vmulps %ymm0, %ymm10, %ymm0
-	LONG $0xc25ffcc5 // vmaxps %ymm2, %ymm0, %ymm0
-	LONG $0xca5ff4c5 // vmaxps %ymm2, %ymm1, %ymm1
-	LONG $0xcd5df4c5 // vminps %ymm5, %ymm1, %ymm1
-	LONG $0xc55dfcc5 // vminps %ymm5, %ymm0, %ymm0
-	LONG $0xc6587cc5 // vaddps %ymm6, %ymm0, %ymm8
-	LONG $0xd65874c5 // vaddps %ymm6, %ymm1, %ymm10
-	LONG $0xffff64e9; BYTE $0xff // jmp 0x1b7c <k_encode_q3_k_weighted+0x102c>
+	LONG $0xcf58f4c5 // vaddps %ymm7, %ymm1, %ymm1
+	LONG $0x5459f4c5; WORD $0xe033 // vmulps -0x20(%rbx,%rsi), %ymm1, %ymm2
+	QUAD $0xfffbe033ac59f4c5; BYTE $0xff // vmulps -0x420(%rbx,%rsi), %ymm1, %ymm5
+	LONG $0xd258bcc5 // vaddps %ymm2, %ymm8, %ymm2
+	LONG $0xcd59f4c5 // vmulps %ymm5, %ymm1, %ymm1
+	QUAD $0xfff80033ac59acc5; BYTE $0xff // vmulps -0x800(%rbx,%rsi), %ymm10, %ymm5
+	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
+	LONG $0xef58d4c5 // vaddps %ymm7, %ymm5, %ymm5
+	LONG $0x045954c5; BYTE $0x33 // vmulps (%rbx,%rsi), %ymm5, %ymm8
+	LONG $0xc95894c5 // vaddps %ymm1, %ymm13, %ymm1
+	LONG $0xc2583cc5 // vaddps %ymm2, %ymm8, %ymm8
+	QUAD $0xfffc00339459d4c5; BYTE $0xff // vmulps -0x400(%rbx,%rsi), %ymm5, %ymm2
+	LONG $0xd259d4c5 // vmulps %ymm2, %ymm5, %ymm2
+	LONG $0xea5874c5 // vaddps %ymm2, %ymm1, %ymm13
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x00fe8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rsi # imm = 0x200
+	WORD $0x9c75 // jne 0x15c0 <k_encode_q3_k_weighted+0xa70>
+	LONG $0x00011de9; BYTE $0x00 // jmp 0x1746 <k_encode_q3_k_weighted+0xbf6>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0xfa83; BYTE $0x05 // cmpl $0x5, %edx
+	QUAD $0x000bc40d187d62c4; BYTE $0x00 // vbroadcastss 0xbc4(%rip), %ymm9 # 0x2200 <k_encode_q3_k_weighted+0x16b0>
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	WORD $0x7e7d // jge 0x16c1 <k_encode_q3_k_weighted+0xb71>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0xfff7e0338c59acc5; BYTE $0xff // vmulps -0x820(%rbx,%rsi), %ymm10, %ymm1
+	LONG $0xc95db4c5 // vminps %ymm1, %ymm9, %ymm1
+	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
+	LONG $0xcf58f4c5 // vaddps %ymm7, %ymm1, %ymm1
+	LONG $0x5459f4c5; WORD $0xe033 // vmulps -0x20(%rbx,%rsi), %ymm1, %ymm2
+	LONG $0xd258bcc5 // vaddps %ymm2, %ymm8, %ymm2
+	QUAD $0xfffbe033ac59f4c5; BYTE $0xff // vmulps -0x420(%rbx,%rsi), %ymm1, %ymm5
+	LONG $0xcd59f4c5 // vmulps %ymm5, %ymm1, %ymm1
+	QUAD $0xfff80033ac59acc5; BYTE $0xff // vmulps -0x800(%rbx,%rsi), %ymm10, %ymm5
+	LONG $0xed5db4c5 // vminps %ymm5, %ymm9, %ymm5
+	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
+	LONG $0xef58d4c5 // vaddps %ymm7, %ymm5, %ymm5
+	LONG $0x045954c5; BYTE $0x33 // vmulps (%rbx,%rsi), %ymm5, %ymm8
+	LONG $0xc95894c5 // vaddps %ymm1, %ymm13, %ymm1
+	LONG $0xc2583cc5 // vaddps %ymm2, %ymm8, %ymm8
+	QUAD $0xfffc00339459d4c5; BYTE $0xff // vmulps -0x400(%rbx,%rsi), %ymm5, %ymm2
+	LONG $0xd259d4c5 // vmulps %ymm2, %ymm5, %ymm2
+	LONG $0xea5874c5 // vaddps %ymm2, %ymm1, %ymm13
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x00fe8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rsi # imm = 0x200
+	WORD $0x9475 // jne 0x1650 <k_encode_q3_k_weighted+0xb00>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x1746 <k_encode_q3_k_weighted+0xbf6>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0xfff7e0338c59acc5; BYTE $0xff // vmulps -0x820(%rbx,%rsi), %ymm10, %ymm1
+	LONG $0x5f74c1c4; BYTE $0xcc // vmaxps %ymm12, %ymm1, %ymm1
+	LONG $0xc95db4c5 // vminps %ymm1, %ymm9, %ymm1
+	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
+	LONG $0xcf58f4c5 // vaddps %ymm7, %ymm1, %ymm1
+	LONG $0x5459f4c5; WORD $0xe033 // vmulps -0x20(%rbx,%rsi), %ymm1, %ymm2
+	LONG $0xd258bcc5 // vaddps %ymm2, %ymm8, %ymm2
+	QUAD $0xfffbe033ac59f4c5; BYTE $0xff // vmulps -0x420(%rbx,%rsi), %ymm1, %ymm5
+	LONG $0xcd59f4c5 // vmulps %ymm5, %ymm1, %ymm1
+	QUAD $0xfff80033ac59acc5; BYTE $0xff // vmulps -0x800(%rbx,%rsi), %ymm10, %ymm5
+	LONG $0x5f54c1c4; BYTE $0xec // vmaxps %ymm12, %ymm5, %ymm5
+	LONG $0xed5db4c5 // vminps %ymm5, %ymm9, %ymm5
+	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
+	LONG $0xef58d4c5 // vaddps %ymm7, %ymm5, %ymm5
+	LONG $0x045954c5; BYTE $0x33 // vmulps (%rbx,%rsi), %ymm5, %ymm8
+	LONG $0xc95894c5 // vaddps %ymm1, %ymm13, %ymm1
+	LONG $0xc2583cc5 // vaddps %ymm2, %ymm8, %ymm8
+	QUAD $0xfffc00339459d4c5; BYTE $0xff // vmulps -0x400(%rbx,%rsi), %ymm5, %ymm2
+	LONG $0xd259d4c5 // vmulps %ymm2, %ymm5, %ymm2
+	LONG $0xea5874c5 // vaddps %ymm2, %ymm1, %ymm13
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x00fe8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rsi # imm = 0x200
+	WORD $0x8a75 // jne 0x16d0 <k_encode_q3_k_weighted+0xb80>
+	LONG $0x593cc1c4; BYTE $0xc8 // vmulps %ymm8, %ymm8, %ymm1
+	QUAD $0x000c208b287c41c4; BYTE $0x00 // vmovaps 0xc20(%r11), %ymm9
+	LONG $0x5914c1c4; BYTE $0xd1 // vmulps %ymm9, %ymm13, %ymm2
+	LONG $0xd9c26cc5; BYTE $0x01 // vcmpltps %ymm1, %ymm2, %ymm11
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc27441c4; WORD $0x01f5 // vcmpltps %ymm13, %ymm1, %ymm14
+	LONG $0x0e7d42c4; BYTE $0xde // vtestps %ymm14, %ymm11
+	LONG $0xfdfd840f; WORD $0xffff // je 0x1570 <k_encode_q3_k_weighted+0xa20>
+	LONG $0x5424c1c4; BYTE $0xce // vandps %ymm14, %ymm11, %ymm1
+	LONG $0x5e3cc1c4; BYTE $0xd5 // vdivps %ymm13, %ymm8, %ymm2
+	LONG $0x197de3c4; WORD $0x01cd // vextractf128 $0x1, %ymm1, %xmm5
+	LONG $0xcd6bf1c5 // vpackssdw %xmm5, %xmm1, %xmm1
+	LONG $0x237de2c4; BYTE $0xe9 // vpmovsxwd %xmm1, %ymm5
+	QUAD $0x000c409b287c41c4; BYTE $0x00 // vmovaps 0xc40(%r11), %ymm11
+	QUAD $0x000c60a3287c41c4; BYTE $0x00 // vmovaps 0xc60(%r11), %ymm12
+	LONG $0x4a2563c4; WORD $0x50da // vblendvps %ymm5, %ymm2, %ymm11, %ymm11
+	QUAD $0x000c409b297c41c4; BYTE $0x00 // vmovaps %ymm11, 0xc40(%r11)
+	LONG $0xd259bcc5 // vmulps %ymm2, %ymm8, %ymm2
+	LONG $0x4a35e3c4; WORD $0x50d2 // vblendvps %ymm5, %ymm2, %ymm9, %ymm2
+	QUAD $0x000c2093297cc1c4; BYTE $0x00 // vmovaps %ymm2, 0xc20(%r11)
+	QUAD $0x00000b5715c29cc5; BYTE $0x07 // vcmpordps 0xb57(%rip), %ymm12, %ymm2 # 0x2320 <k_encode_q3_k_weighted+0x17d0>
+	LONG $0x197de3c4; WORD $0x01d5 // vextractf128 $0x1, %ymm2, %xmm5
+	LONG $0xd56be9c5 // vpackssdw %xmm5, %xmm2, %xmm2
+	LONG $0xc9dbe9c5 // vpand %xmm1, %xmm2, %xmm1
+	LONG $0x237de2c4; BYTE $0xc9 // vpmovsxwd %xmm1, %ymm1
+	LONG $0x4a1dc3c4; WORD $0x10ca // vblendvps %ymm1, %ymm10, %ymm12, %ymm1
+	QUAD $0x0009d925187d62c4; BYTE $0x00 // vbroadcastss 0x9d9(%rip), %ymm12 # 0x21c4 <k_encode_q3_k_weighted+0x1674>
+	QUAD $0x000c608b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0xc60(%r11)
+	LONG $0xfffd77e9; BYTE $0xff // jmp 0x1570 <k_encode_q3_k_weighted+0xa20>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	QUAD $0x000c608bc274c1c4; WORD $0x0700 // vcmpordps 0xc60(%r11), %ymm1, %ymm1
+	QUAD $0x000c408b5474c1c4; BYTE $0x00 // vandps 0xc40(%r11), %ymm1, %ymm1
+	QUAD $0x000c408b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0xc40(%r11)
+	QUAD $0x0008008b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0x800(%r11)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x0c6ef9c5; BYTE $0x11 // vmovd (%rcx,%rdx), %xmm1
+	QUAD $0x000480d08c7ef9c5; BYTE $0x00 // vmovd %xmm1, 0x480(%rax,%rdx,8)
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x20fa8348 // cmpq $0x20, %rdx
+	WORD $0xe875 // jne 0x1830 <k_encode_q3_k_weighted+0xce0>
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x0474b60f; BYTE $0x50 // movzbl 0x50(%rsp,%rax), %esi
-	LONG $0x047cb60f; BYTE $0x58 // movzbl 0x58(%rsp,%rax), %edi
-	LONG $0x0fe68040 // andb $0xf, %sil
-	LONG $0x04e7c040 // shlb $0x4, %dil
-	WORD $0x0840; BYTE $0xf7 // orb %sil, %dil
-	LONG $0x047c8841; BYTE $0x60 // movb %dil, 0x60(%r12,%rax)
+	QUAD $0x0000e02484287cc5; BYTE $0x00 // vmovaps 0xe0(%rsp), %ymm8
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0c60838c6e79c1c4; WORD $0x0000 // vmovd 0xc60(%r11,%rax,4), %xmm1
+	LONG $0x0c7ef9c5; BYTE $0x87 // vmovd %xmm1, (%rdi,%rax,4)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0xdd75 // jne 0x1c30 <k_encode_q3_k_weighted+0x10e0>
+	WORD $0xe875 // jne 0x1860 <k_encode_q3_k_weighted+0xd10>
+	LONG $0x08c08349 // addq $0x8, %r8
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	WORD $0xc0fe // incb %al
+	LONG $0x20c78348 // addq $0x20, %rdi
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	LONG $0xf70b820f; WORD $0xffff // jb 0xfa0 <k_encode_q3_k_weighted+0x450>
+	LONG $0x00c0c748; WORD $0xfffe; BYTE $0xff // movq $-0x200, %rax # imm = 0xFE00
+	QUAD $0x00091f25187d62c4; BYTE $0x00 // vbroadcastss 0x91f(%rip), %ymm12 # 0x21c4 <k_encode_q3_k_weighted+0x1674>
+	QUAD $0x0009321d187d62c4; BYTE $0x00 // vbroadcastss 0x932(%rip), %ymm11 # 0x21e0 <k_encode_q3_k_weighted+0x1690>
+	WORD $0x9066 // nop
+	QUAD $0x0e80038c6f7dc1c4; WORD $0x0000 // vmovdqa 0xe80(%r11,%rax), %ymm1
+	QUAD $0x108003946f7dc1c4; WORD $0x0000 // vmovdqa 0x1080(%r11,%rax), %ymm2
+	QUAD $0x0200038c7f7dc1c4; WORD $0x0000 // vmovdqa %ymm1, 0x200(%r11,%rax)
+	QUAD $0x060003947f7dc1c4; WORD $0x0000 // vmovdqa %ymm2, 0x600(%r11,%rax)
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xd275 // jne 0x18b0 <k_encode_q3_k_weighted+0xd60>
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
-	QUAD $0x0003d815787962c4; BYTE $0x00 // vpbroadcastb 0x3d8(%rip), %xmm10 # 0x203e <k_encode_q3_k_weighted+0x14ee>
-	QUAD $0x0003d01d787962c4; BYTE $0x00 // vpbroadcastb 0x3d0(%rip), %xmm11 # 0x203f <k_encode_q3_k_weighted+0x14ef>
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0xfff800018c28fcc5; BYTE $0xff // vmovaps -0x800(%rcx,%rax), %ymm1
+	LONG $0xd154bcc5 // vandps %ymm1, %ymm8, %ymm2
+	LONG $0xeac294c5; BYTE $0x01 // vcmpltps %ymm2, %ymm13, %ymm5
+	LONG $0x4a2d63c4; WORD $0x50d1 // vblendvps %ymm5, %ymm1, %ymm10, %ymm10
+	QUAD $0xfffc00018c59f4c5; BYTE $0xff // vmulps -0x400(%rcx,%rax), %ymm1, %ymm1
+	LONG $0x5f6c41c4; BYTE $0xed // vmaxps %ymm13, %ymm2, %ymm13
+	LONG $0x0c29fcc5; BYTE $0x01 // vmovaps %ymm1, (%rcx,%rax)
+	LONG $0x20c08348 // addq $0x20, %rax
+	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
+	WORD $0xc975 // jne 0x18f0 <k_encode_q3_k_weighted+0xda0>
+	LONG $0x5e2441c4; BYTE $0xc2 // vdivps %ymm10, %ymm11, %ymm8
+	QUAD $0x000c0093297c41c4; BYTE $0x00 // vmovaps %ymm10, 0xc00(%r11)
+	QUAD $0x0008820d187de2c4; BYTE $0x00 // vbroadcastss 0x882(%rip), %ymm1 # 0x21c0 <k_encode_q3_k_weighted+0x1670>
+	LONG $0xc9c294c5; BYTE $0x01 // vcmpltps %ymm1, %ymm13, %ymm1
+	QUAD $0x0008d415187de2c4; BYTE $0x00 // vbroadcastss 0x8d4(%rip), %ymm2 # 0x2220 <k_encode_q3_k_weighted+0x16d0>
+	LONG $0x4a3de3c4; WORD $0x10ca // vblendvps %ymm1, %ymm2, %ymm8, %ymm1
+	QUAD $0x000c608b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0xc60(%r11)
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	QUAD $0x0000009024bc8b4c // movq 0x90(%rsp), %r15
+	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
+	QUAD $0x00086f35187d62c4; BYTE $0x00 // vbroadcastss 0x86f(%rip), %ymm14 # 0x21ec <k_encode_q3_k_weighted+0x169c>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0xfff7e0038c59bcc5; BYTE $0xff // vmulps -0x820(%rbx,%rax), %ymm8, %ymm1
+	LONG $0x5f74c1c4; BYTE $0xcb // vmaxps %ymm11, %ymm1, %ymm1
+	LONG $0xc95d8cc5 // vminps %ymm1, %ymm14, %ymm1
+	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
+	LONG $0xcf58f4c5 // vaddps %ymm7, %ymm1, %ymm1
+	LONG $0x5459f4c5; WORD $0xe003 // vmulps -0x20(%rbx,%rax), %ymm1, %ymm2
+	LONG $0xd25894c5 // vaddps %ymm2, %ymm13, %ymm2
+	QUAD $0xfffbe003ac59f4c5; BYTE $0xff // vmulps -0x420(%rbx,%rax), %ymm1, %ymm5
+	LONG $0xcd59f4c5 // vmulps %ymm5, %ymm1, %ymm1
+	QUAD $0xfff80003ac59bcc5; BYTE $0xff // vmulps -0x800(%rbx,%rax), %ymm8, %ymm5
+	LONG $0x5f54c1c4; BYTE $0xeb // vmaxps %ymm11, %ymm5, %ymm5
+	LONG $0xed5d8cc5 // vminps %ymm5, %ymm14, %ymm5
+	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
+	LONG $0xef58d4c5 // vaddps %ymm7, %ymm5, %ymm5
+	LONG $0x0c5954c5; BYTE $0x03 // vmulps (%rbx,%rax), %ymm5, %ymm9
+	LONG $0xc958acc5 // vaddps %ymm1, %ymm10, %ymm1
+	LONG $0xea5834c5 // vaddps %ymm2, %ymm9, %ymm13
+	QUAD $0xfffc00039459d4c5; BYTE $0xff // vmulps -0x400(%rbx,%rax), %ymm5, %ymm2
+	LONG $0xd259d4c5 // vmulps %ymm2, %ymm5, %ymm2
+	LONG $0xd25874c5 // vaddps %ymm2, %ymm1, %ymm10
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
+	WORD $0x8b75 // jne 0x1980 <k_encode_q3_k_weighted+0xe30>
+	LONG $0x5e14c1c4; BYTE $0xca // vdivps %ymm10, %ymm13, %ymm1
+	QUAD $0x0000091d15c2acc5; BYTE $0x04 // vcmpneqps 0x91d(%rip), %ymm10, %ymm2 # 0x2320 <k_encode_q3_k_weighted+0x17d0>
+	LONG $0xc954ecc5 // vandps %ymm1, %ymm2, %ymm1
+	LONG $0xd15994c5 // vmulps %ymm1, %ymm13, %ymm2
+	QUAD $0x000c2093297cc1c4; BYTE $0x00 // vmovaps %ymm2, 0xc20(%r11)
+	QUAD $0x000c408b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0xc40(%r11)
+	LONG $0xfffff7b8; BYTE $0xff // movl $0xfffffff7, %eax # imm = 0xFFFFFFF7
+	WORD $0x17eb // jmp 0x1a3b <k_encode_q3_k_weighted+0xeeb>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xc0ff // incl %eax
+	WORD $0xf883; BYTE $0x0a // cmpl $0xa, %eax
+	LONG $0x0295840f; WORD $0x0000 // je 0x1cd0 <k_encode_q3_k_weighted+0x1180>
+	WORD $0xc085 // testl %eax, %eax
+	WORD $0xf174 // je 0x1a30 <k_encode_q3_k_weighted+0xee0>
+	LONG $0xc82afac5 // vcvtsi2ss %eax, %xmm0, %xmm1
+	LONG $0xc95982c5 // vmulss %xmm1, %xmm15, %xmm1
+	QUAD $0x000007cd0d58f2c5 // vaddss 0x7cd(%rip), %xmm1, %xmm1 # 0x221c <k_encode_q3_k_weighted+0x16cc>
+	QUAD $0x000790151879e2c4; BYTE $0x00 // vbroadcastss 0x790(%rip), %xmm2 # 0x21e8 <k_encode_q3_k_weighted+0x1698>
+	LONG $0xca57f0c5 // vxorps %xmm2, %xmm1, %xmm1
+	LONG $0x187de2c4; BYTE $0xc9 // vbroadcastss %xmm1, %ymm1
+	QUAD $0x000c00935e7441c4; BYTE $0x00 // vdivps 0xc00(%r11), %ymm1, %ymm10
+	WORD $0xf883; BYTE $0xfa // cmpl $-0x6, %eax
+	LONG $0x007d8f0f; WORD $0x0000 // jg 0x1af0 <k_encode_q3_k_weighted+0xfa0>
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	BYTE $0x90 // nop
-	LONG $0x0474b60f; BYTE $0x50 // movzbl 0x50(%rsp,%rax), %esi
-	LONG $0x047cb60f; BYTE $0x54 // movzbl 0x54(%rsp,%rax), %edi
-	LONG $0x04eec040 // shrb $0x4, %sil
+	QUAD $0xfff7e0138c59acc5; BYTE $0xff // vmulps -0x820(%rbx,%rdx), %ymm10, %ymm1
+	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
+	LONG $0xcf58f4c5 // vaddps %ymm7, %ymm1, %ymm1
+	LONG $0x5459f4c5; WORD $0xe013 // vmulps -0x20(%rbx,%rdx), %ymm1, %ymm2
+	QUAD $0xfffbe013ac59f4c5; BYTE $0xff // vmulps -0x420(%rbx,%rdx), %ymm1, %ymm5
+	LONG $0xd258bcc5 // vaddps %ymm2, %ymm8, %ymm2
+	LONG $0xcd59f4c5 // vmulps %ymm5, %ymm1, %ymm1
+	QUAD $0xfff80013ac59acc5; BYTE $0xff // vmulps -0x800(%rbx,%rdx), %ymm10, %ymm5
+	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
+	LONG $0xef58d4c5 // vaddps %ymm7, %ymm5, %ymm5
+	LONG $0x045954c5; BYTE $0x13 // vmulps (%rbx,%rdx), %ymm5, %ymm8
+	LONG $0xc95894c5 // vaddps %ymm1, %ymm13, %ymm1
+	LONG $0xc2583cc5 // vaddps %ymm2, %ymm8, %ymm8
+	QUAD $0xfffc00139459d4c5; BYTE $0xff // vmulps -0x400(%rbx,%rdx), %ymm5, %ymm2
+	LONG $0xd259d4c5 // vmulps %ymm2, %ymm5, %ymm2
+	LONG $0xea5874c5 // vaddps %ymm2, %ymm1, %ymm13
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
+	WORD $0x9c75 // jne 0x1a80 <k_encode_q3_k_weighted+0xf30>
+	LONG $0x00012de9; BYTE $0x00 // jmp 0x1c16 <k_encode_q3_k_weighted+0x10c6>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0xf883; BYTE $0x05 // cmpl $0x5, %eax
+	QUAD $0x0006e40d187d62c4; BYTE $0x00 // vbroadcastss 0x6e4(%rip), %ymm9 # 0x21e0 <k_encode_q3_k_weighted+0x1690>
+	QUAD $0x0006e71d187d62c4; BYTE $0x00 // vbroadcastss 0x6e7(%rip), %ymm11 # 0x21ec <k_encode_q3_k_weighted+0x169c>
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x00818d0f; WORD $0x0000 // jge 0x1b91 <k_encode_q3_k_weighted+0x1041>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0xfff7e0138c59acc5; BYTE $0xff // vmulps -0x820(%rbx,%rdx), %ymm10, %ymm1
+	LONG $0xc95da4c5 // vminps %ymm1, %ymm11, %ymm1
+	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
+	LONG $0xcf58f4c5 // vaddps %ymm7, %ymm1, %ymm1
+	LONG $0x5459f4c5; WORD $0xe013 // vmulps -0x20(%rbx,%rdx), %ymm1, %ymm2
+	LONG $0xd258bcc5 // vaddps %ymm2, %ymm8, %ymm2
+	QUAD $0xfffbe013ac59f4c5; BYTE $0xff // vmulps -0x420(%rbx,%rdx), %ymm1, %ymm5
+	LONG $0xcd59f4c5 // vmulps %ymm5, %ymm1, %ymm1
+	QUAD $0xfff80013ac59acc5; BYTE $0xff // vmulps -0x800(%rbx,%rdx), %ymm10, %ymm5
+	LONG $0xed5da4c5 // vminps %ymm5, %ymm11, %ymm5
+	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
+	LONG $0xef58d4c5 // vaddps %ymm7, %ymm5, %ymm5
+	LONG $0x045954c5; BYTE $0x13 // vmulps (%rbx,%rdx), %ymm5, %ymm8
+	LONG $0xc95894c5 // vaddps %ymm1, %ymm13, %ymm1
+	LONG $0xc2583cc5 // vaddps %ymm2, %ymm8, %ymm8
+	QUAD $0xfffc00139459d4c5; BYTE $0xff // vmulps -0x400(%rbx,%rdx), %ymm5, %ymm2
+	LONG $0xd259d4c5 // vmulps %ymm2, %ymm5, %ymm2
+	LONG $0xea5874c5 // vaddps %ymm2, %ymm1, %ymm13
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
+	WORD $0x9475 // jne 0x1b20 <k_encode_q3_k_weighted+0xfd0>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x1c16 <k_encode_q3_k_weighted+0x10c6>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0xfff7e0138c59acc5; BYTE $0xff // vmulps -0x820(%rbx,%rdx), %ymm10, %ymm1
+	LONG $0x5f74c1c4; BYTE $0xc9 // vmaxps %ymm9, %ymm1, %ymm1
+	LONG $0xc95da4c5 // vminps %ymm1, %ymm11, %ymm1
+	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
+	LONG $0xcf58f4c5 // vaddps %ymm7, %ymm1, %ymm1
+	LONG $0x5459f4c5; WORD $0xe013 // vmulps -0x20(%rbx,%rdx), %ymm1, %ymm2
+	LONG $0xd258bcc5 // vaddps %ymm2, %ymm8, %ymm2
+	QUAD $0xfffbe013ac59f4c5; BYTE $0xff // vmulps -0x420(%rbx,%rdx), %ymm1, %ymm5
+	LONG $0xcd59f4c5 // vmulps %ymm5, %ymm1, %ymm1
+	QUAD $0xfff80013ac59acc5; BYTE $0xff // vmulps -0x800(%rbx,%rdx), %ymm10, %ymm5
+	LONG $0x5f54c1c4; BYTE $0xe9 // vmaxps %ymm9, %ymm5, %ymm5
+	LONG $0xed5da4c5 // vminps %ymm5, %ymm11, %ymm5
+	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
+	LONG $0xef58d4c5 // vaddps %ymm7, %ymm5, %ymm5
+	LONG $0x045954c5; BYTE $0x13 // vmulps (%rbx,%rdx), %ymm5, %ymm8
+	LONG $0xc95894c5 // vaddps %ymm1, %ymm13, %ymm1
+	LONG $0xc2583cc5 // vaddps %ymm2, %ymm8, %ymm8
+	QUAD $0xfffc00139459d4c5; BYTE $0xff // vmulps -0x400(%rbx,%rdx), %ymm5, %ymm2
+	LONG $0xd259d4c5 // vmulps %ymm2, %ymm5, %ymm2
+	LONG $0xea5874c5 // vaddps %ymm2, %ymm1, %ymm13
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
+	WORD $0x8a75 // jne 0x1ba0 <k_encode_q3_k_weighted+0x1050>
+	LONG $0x593cc1c4; BYTE $0xc8 // vmulps %ymm8, %ymm8, %ymm1
+	QUAD $0x000c208b287c41c4; BYTE $0x00 // vmovaps 0xc20(%r11), %ymm9
+	LONG $0x5914c1c4; BYTE $0xd1 // vmulps %ymm9, %ymm13, %ymm2
+	LONG $0xd9c26cc5; BYTE $0x01 // vcmpltps %ymm1, %ymm2, %ymm11
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc27441c4; WORD $0x01f5 // vcmpltps %ymm13, %ymm1, %ymm14
+	LONG $0x0e7d42c4; BYTE $0xde // vtestps %ymm14, %ymm11
+	LONG $0xfded840f; WORD $0xffff // je 0x1a30 <k_encode_q3_k_weighted+0xee0>
+	LONG $0x5424c1c4; BYTE $0xce // vandps %ymm14, %ymm11, %ymm1
+	LONG $0x5e3cc1c4; BYTE $0xd5 // vdivps %ymm13, %ymm8, %ymm2
+	LONG $0x197de3c4; WORD $0x01cd // vextractf128 $0x1, %ymm1, %xmm5
+	LONG $0xcd6bf1c5 // vpackssdw %xmm5, %xmm1, %xmm1
+	LONG $0x237de2c4; BYTE $0xe9 // vpmovsxwd %xmm1, %ymm5
+	QUAD $0x000c409b287c41c4; BYTE $0x00 // vmovaps 0xc40(%r11), %ymm11
+	QUAD $0x000c60a3287c41c4; BYTE $0x00 // vmovaps 0xc60(%r11), %ymm12
+	LONG $0x4a2563c4; WORD $0x50da // vblendvps %ymm5, %ymm2, %ymm11, %ymm11
+	QUAD $0x000c409b297c41c4; BYTE $0x00 // vmovaps %ymm11, 0xc40(%r11)
+	LONG $0xd259bcc5 // vmulps %ymm2, %ymm8, %ymm2
+	LONG $0x4a35e3c4; WORD $0x50d2 // vblendvps %ymm5, %ymm2, %ymm9, %ymm2
+	QUAD $0x000c2093297cc1c4; BYTE $0x00 // vmovaps %ymm2, 0xc20(%r11)
+	QUAD $0x0000068715c29cc5; BYTE $0x07 // vcmpordps 0x687(%rip), %ymm12, %ymm2 # 0x2320 <k_encode_q3_k_weighted+0x17d0>
+	LONG $0x197de3c4; WORD $0x01d5 // vextractf128 $0x1, %ymm2, %xmm5
+	LONG $0xd56be9c5 // vpackssdw %xmm5, %xmm2, %xmm2
+	LONG $0xc9dbe9c5 // vpand %xmm1, %xmm2, %xmm1
+	LONG $0x237de2c4; BYTE $0xc9 // vpmovsxwd %xmm1, %ymm1
+	LONG $0x4a1dc3c4; WORD $0x10ca // vblendvps %ymm1, %ymm10, %ymm12, %ymm1
+	QUAD $0x00050925187d62c4; BYTE $0x00 // vbroadcastss 0x509(%rip), %ymm12 # 0x21c4 <k_encode_q3_k_weighted+0x1674>
+	QUAD $0x000c608b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0xc60(%r11)
+	LONG $0xfffd67e9; BYTE $0xff // jmp 0x1a30 <k_encode_q3_k_weighted+0xee0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x000c6083287c41c4; BYTE $0x00 // vmovaps 0xc60(%r11), %ymm8
+	QUAD $0x0000063e0dc2bcc5; BYTE $0x07 // vcmpordps 0x63e(%rip), %ymm8, %ymm1 # 0x2320 <k_encode_q3_k_weighted+0x17d0>
+	QUAD $0x000c4093547441c4; BYTE $0x00 // vandps 0xc40(%r11), %ymm1, %ymm10
+	QUAD $0x000c4093297c41c4; BYTE $0x00 // vmovaps %ymm10, 0xc40(%r11)
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x0004e12d187de2c4; BYTE $0x00 // vbroadcastss 0x4e1(%rip), %ymm5 # 0x21e0 <k_encode_q3_k_weighted+0x1690>
+	QUAD $0x0004e40d187d62c4; BYTE $0x00 // vbroadcastss 0x4e4(%rip), %ymm9 # 0x21ec <k_encode_q3_k_weighted+0x169c>
+	QUAD $0x000100249c6f7dc5; BYTE $0x00 // vmovdqa 0x100(%rsp), %ymm11
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0xfc00068c593cc1c4; WORD $0xffff // vmulps -0x400(%r14,%rax), %ymm8, %ymm1
+	LONG $0xcd5ff4c5 // vmaxps %ymm5, %ymm1, %ymm1
+	LONG $0xd1c2b4c5; BYTE $0x01 // vcmpltps %ymm1, %ymm9, %ymm2
+	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
+	LONG $0xcf58f4c5 // vaddps %ymm7, %ymm1, %ymm1
+	LONG $0x4a75c3c4; WORD $0x20c9 // vblendvps %ymm2, %ymm9, %ymm1, %ymm1
+	LONG $0xc95bfec5 // vcvttps2dq %ymm1, %ymm1
+	LONG $0xc9fea5c5 // vpaddd %ymm1, %ymm11, %ymm1
+	LONG $0x7f7dc1c4; WORD $0x060c // vmovdqa %ymm1, (%r14,%rax)
+	LONG $0x20c08348 // addq $0x20, %rax
+	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
+	WORD $0xc575 // jne 0x1d20 <k_encode_q3_k_weighted+0x11d0>
+	LONG $0x1d7d63c4; WORD $0x04d1 // vcvtps2ph $0x4, %ymm10, %xmm1
+	LONG $0x137de2c4; BYTE $0xc9 // vcvtph2ps %xmm1, %ymm1
+	QUAD $0x0012808b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0x1280(%r11)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	QUAD $0x0004752d187d62c4; BYTE $0x00 // vbroadcastss 0x475(%rip), %ymm13 # 0x2200 <k_encode_q3_k_weighted+0x16b0>
+	QUAD $0x0000c0249c6f7dc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm11
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x1280ab8c107a81c4; WORD $0x0000 // vmovss 0x1280(%r11,%r13,4), %xmm1
+	LONG $0x1d79e3c4; WORD $0x04c9 // vcvtps2ph $0x4, %xmm1, %xmm1
+	LONG $0xc97ef9c5 // vmovd %xmm1, %ecx
+	LONG $0x4c894166; WORD $0x6c24 // movw %cx, 0x6c(%r12)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x247c8d48; BYTE $0x60 // leaq 0x60(%rsp), %rdi
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x1e66 <k_encode_q3_k_weighted+0x1316>
+	WORD $0x9066 // nop
+	LONG $0x187dc2c4; BYTE $0xca // vbroadcastss %xmm10, %ymm1
+	LONG $0xd15eb4c5 // vdivps %ymm1, %ymm9, %ymm2
+	LONG $0xc95ebcc5 // vdivps %ymm1, %ymm8, %ymm1
+	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
+	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
+	QUAD $0x0003da2d187de2c4; BYTE $0x00 // vbroadcastss 0x3da(%rip), %ymm5 # 0x21c8 <k_encode_q3_k_weighted+0x1678>
+	LONG $0xd554ecc5 // vandps %ymm5, %ymm2, %ymm2
+	LONG $0xcd54f4c5 // vandps %ymm5, %ymm1, %ymm1
+	QUAD $0x0003f52d587de2c4; BYTE $0x00 // vpbroadcastd 0x3f5(%rip), %ymm5 # 0x21f4 <k_encode_q3_k_weighted+0x16a4>
+	LONG $0x3f75e2c4; BYTE $0xcd // vpmaxud %ymm5, %ymm1, %ymm1
+	LONG $0x3f6de2c4; BYTE $0xd5 // vpmaxud %ymm5, %ymm2, %ymm2
+	QUAD $0x0003c22d587de2c4; BYTE $0x00 // vpbroadcastd 0x3c2(%rip), %ymm5 # 0x21d4 <k_encode_q3_k_weighted+0x1684>
+	LONG $0x3b6d62c4; BYTE $0xc5 // vpminud %ymm5, %ymm2, %ymm8
+	LONG $0x3b7562c4; BYTE $0xcd // vpminud %ymm5, %ymm1, %ymm9
+	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
+	LONG $0xdb35c1c4; BYTE $0xcb // vpand %ymm11, %ymm9, %ymm1
+	LONG $0xdb3dc1c4; BYTE $0xd3 // vpand %ymm11, %ymm8, %ymm2
+	LONG $0x2b75e2c4; BYTE $0xca // vpackusdw %ymm2, %ymm1, %ymm1
+	LONG $0x397de3c4; WORD $0x01ca // vextracti128 $0x1, %ymm1, %xmm2
+	LONG $0xca67f1c5 // vpackuswb %xmm2, %xmm1, %xmm1
+	LONG $0xc970f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm1, %xmm1 # xmm1 = xmm1[0,2,1,3]
+	QUAD $0x0004b70d787962c4; BYTE $0x00 // vpbroadcastb 0x4b7(%rip), %xmm9 # 0x22fe <k_encode_q3_k_weighted+0x17ae>
+	LONG $0xc9fcb1c5 // vpaddb %xmm1, %xmm9, %xmm1
+	QUAD $0x0c60868c7f7a81c4; WORD $0x0000 // vmovdqu %xmm1, 0xc60(%r14,%r8,4)
+	LONG $0x04c08349 // addq $0x4, %r8
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x40f88349 // cmpq $0x40, %r8
+	WORD $0x6a74 // je 0x1ed0 <k_encode_q3_k_weighted+0x1380>
+	LONG $0xc10c8b43 // movl (%r9,%r8,8), %ecx
+	LONG $0xe0518d44 // leal -0x20(%rcx), %r10d
+	LONG $0x2a7ac1c4; BYTE $0xca // vcvtsi2ss %r10d, %xmm0, %xmm1
+	QUAD $0x1280ab94597201c4; WORD $0x0000 // vmulss 0x1280(%r11,%r13,4), %xmm1, %xmm10
+	WORD $0x0f88 // movb %cl, (%rdi)
+	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
+	LONG $0x4e107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm9
+	LONG $0xd52e78c5 // vucomiss %xmm5, %xmm10
+	LONG $0xff3e850f; WORD $0xffff // jne 0x1dd0 <k_encode_q3_k_weighted+0x1280>
+	LONG $0xff388a0f; WORD $0xffff // jp 0x1dd0 <k_encode_q3_k_weighted+0x1280>
+	LONG $0x187da2c4; WORD $0x020c // vbroadcastss (%rdx,%r8), %ymm1
+	LONG $0xd159bcc5 // vmulps %ymm1, %ymm8, %ymm2
+	LONG $0xc959b4c5 // vmulps %ymm1, %ymm9, %ymm1
+	LONG $0x5f74c1c4; BYTE $0xcc // vmaxps %ymm12, %ymm1, %ymm1
+	LONG $0x5f6cc1c4; BYTE $0xd4 // vmaxps %ymm12, %ymm2, %ymm2
+	LONG $0x5d6cc1c4; BYTE $0xd5 // vminps %ymm13, %ymm2, %ymm2
+	LONG $0x5d74c1c4; BYTE $0xcd // vminps %ymm13, %ymm1, %ymm1
+	LONG $0xc65874c5 // vaddps %ymm6, %ymm1, %ymm8
+	LONG $0xce586cc5 // vaddps %ymm6, %ymm2, %ymm9
+	LONG $0xffff59e9; BYTE $0xff // jmp 0x1e20 <k_encode_q3_k_weighted+0x12d0>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x344cb60f; BYTE $0x60 // movzbl 0x60(%rsp,%rsi), %ecx
+	LONG $0x347cb60f; BYTE $0x68 // movzbl 0x68(%rsp,%rsi), %edi
+	WORD $0xe180; BYTE $0x0f // andb $0xf, %cl
+	LONG $0x04e7c040 // shlb $0x4, %dil
+	WORD $0x0840; BYTE $0xcf // orb %cl, %dil
+	LONG $0x347c8841; BYTE $0x60 // movb %dil, 0x60(%r12,%rsi)
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	WORD $0xde75 // jne 0x1ee0 <k_encode_q3_k_weighted+0x1390>
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0003f215787962c4; BYTE $0x00 // vpbroadcastb 0x3f2(%rip), %xmm10 # 0x22ff <k_encode_q3_k_weighted+0x17af>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x344cb60f; BYTE $0x60 // movzbl 0x60(%rsp,%rsi), %ecx
+	LONG $0x347cb60f; BYTE $0x64 // movzbl 0x64(%rsp,%rsi), %edi
+	WORD $0xe9c0; BYTE $0x04 // shrb $0x4, %cl
 	LONG $0x02efc040 // shrb $0x2, %dil
 	LONG $0x3ce78040 // andb $0x3c, %dil
-	LONG $0x44b60f44; WORD $0x5804 // movzbl 0x58(%rsp,%rax), %r8d
+	LONG $0x44b60f44; WORD $0x6834 // movzbl 0x68(%rsp,%rsi), %r8d
 	LONG $0xf0e08041 // andb $-0x10, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
+	WORD $0x0841; BYTE $0xc8 // orb %cl, %r8b
 	WORD $0x0841; BYTE $0xf8 // orb %dil, %r8b
-	LONG $0x0474b60f; BYTE $0x5c // movzbl 0x5c(%rsp,%rax), %esi
-	LONG $0x02e6c040 // shlb $0x2, %sil
-	LONG $0xc0e68040 // andb $-0x40, %sil
-	WORD $0x0844; BYTE $0xc6 // orb %r8b, %sil
-	LONG $0x04748841; BYTE $0x68 // movb %sil, 0x68(%r12,%rax)
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	WORD $0xbc75 // jne 0x1c70 <k_encode_q3_k_weighted+0x1120>
-	LONG $0x24448d49; BYTE $0x20 // leaq 0x20(%r12), %rax
+	LONG $0x344cb60f; BYTE $0x6c // movzbl 0x6c(%rsp,%rsi), %ecx
+	WORD $0xe1c0; BYTE $0x02 // shlb $0x2, %cl
+	WORD $0xe180; BYTE $0xc0 // andb $-0x40, %cl
+	WORD $0x0844; BYTE $0xc1 // orb %r8b, %cl
+	LONG $0x344c8841; BYTE $0x68 // movb %cl, 0x68(%r12,%rsi)
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0xbf75 // jne 0x1f10 <k_encode_q3_k_weighted+0x13c0>
+	LONG $0x24748d49; BYTE $0x20 // leaq 0x20(%r12), %rsi
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x6f7a81c4; WORD $0x324c; BYTE $0x20 // vmovdqu 0x20(%r10,%r14), %xmm1
+	LONG $0x6f7a81c4; WORD $0x3254; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %xmm2
+	LONG $0x6f7a81c4; WORD $0x326c; BYTE $0x60 // vmovdqu 0x60(%r10,%r14), %xmm5
+	LONG $0xdb2901c4; WORD $0x3204 // vpand (%r10,%r14), %xmm10, %xmm8
+	LONG $0xf171f1c5; BYTE $0x02 // vpsllw $0x2, %xmm1, %xmm1
+	LONG $0xc8dbf1c5 // vpand %xmm0, %xmm1, %xmm1
+	LONG $0xc9ebb9c5 // vpor %xmm1, %xmm8, %xmm1
+	LONG $0xf271e9c5; BYTE $0x04 // vpsllw $0x4, %xmm2, %xmm2
+	LONG $0xd3dbe9c5 // vpand %xmm3, %xmm2, %xmm2
+	LONG $0xf571d1c5; BYTE $0x06 // vpsllw $0x6, %xmm5, %xmm5
+	LONG $0xecdbd1c5 // vpand %xmm4, %xmm5, %xmm5
+	LONG $0xd5ebe9c5 // vpor %xmm5, %xmm2, %xmm2
+	LONG $0xcaebf1c5 // vpor %xmm2, %xmm1, %xmm1
+	LONG $0x7f7a81c4; WORD $0x300c // vmovdqu %xmm1, (%r8,%r14)
+	LONG $0x0010be41; WORD $0x0000 // movl $0x10, %r14d
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	WORD $0xa675 // jne 0x1f90 <k_encode_q3_k_weighted+0x1440>
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xff71850f; WORD $0xffff // jne 0x1f70 <k_encode_q3_k_weighted+0x1420>
 	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
 	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x9066 // nop
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0x07e0c149 // shlq $0x7, %r8
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
-	LONG $0x05e7c148 // shlq $0x5, %rdi
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x0003600d787962c4; BYTE $0x00 // vpbroadcastb 0x360(%rip), %xmm9 # 0x2040 <k_encode_q3_k_weighted+0x14f0>
-	LONG $0x6f7a81c4; WORD $0x1844; BYTE $0x20 // vmovdqu 0x20(%r8,%r11), %xmm0
-	LONG $0x6f7a81c4; WORD $0x184c; BYTE $0x40 // vmovdqu 0x40(%r8,%r11), %xmm1
-	LONG $0x6f7a81c4; WORD $0x185c; BYTE $0x60 // vmovdqu 0x60(%r8,%r11), %xmm3
-	LONG $0xdb2901c4; WORD $0x1804 // vpand (%r8,%r11), %xmm10, %xmm8
-	LONG $0xf071f9c5; BYTE $0x02 // vpsllw $0x2, %xmm0, %xmm0
-	LONG $0xc0dba1c5 // vpand %xmm0, %xmm11, %xmm0
-	LONG $0xc0ebb9c5 // vpor %xmm0, %xmm8, %xmm0
-	LONG $0xf171f1c5; BYTE $0x04 // vpsllw $0x4, %xmm1, %xmm1
-	LONG $0xc9dbb1c5 // vpand %xmm1, %xmm9, %xmm1
-	LONG $0xf371e1c5; BYTE $0x06 // vpsllw $0x6, %xmm3, %xmm3
-	LONG $0xdcdbe1c5 // vpand %xmm4, %xmm3, %xmm3
-	LONG $0xcbebf1c5 // vpor %xmm3, %xmm1, %xmm1
-	LONG $0xc1ebf9c5 // vpor %xmm1, %xmm0, %xmm0
-	LONG $0x7f7aa1c4; WORD $0x1f04 // vmovdqu %xmm0, (%rdi,%r11)
-	LONG $0x0010bb41; WORD $0x0000 // movl $0x10, %r11d
-	LONG $0x01c2f641 // testb $0x1, %r10b
-	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
-	WORD $0xa675 // jne 0x1ce0 <k_encode_q3_k_weighted+0x1190>
-	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
+	QUAD $0x0002f305787962c4; BYTE $0x00 // vpbroadcastb 0x2f3(%rip), %xmm8 # 0x2300 <k_encode_q3_k_weighted+0x17b0>
+	QUAD $0x0002eb15787962c4; BYTE $0x00 // vpbroadcastb 0x2eb(%rip), %xmm10 # 0x2301 <k_encode_q3_k_weighted+0x17b1>
+	QUAD $0x0002e32d787962c4; BYTE $0x00 // vpbroadcastb 0x2e3(%rip), %xmm13 # 0x2302 <k_encode_q3_k_weighted+0x17b2>
+	QUAD $0x0002db3d787962c4; BYTE $0x00 // vpbroadcastb 0x2db(%rip), %xmm15 # 0x2303 <k_encode_q3_k_weighted+0x17b3>
+	QUAD $0x0002d335787962c4; BYTE $0x00 // vpbroadcastb 0x2d3(%rip), %xmm14 # 0x2304 <k_encode_q3_k_weighted+0x17b4>
+	QUAD $0x0002cb1d787962c4; BYTE $0x00 // vpbroadcastb 0x2cb(%rip), %xmm11 # 0x2305 <k_encode_q3_k_weighted+0x17b5>
+	QUAD $0x0002c325787962c4; BYTE $0x00 // vpbroadcastb 0x2c3(%rip), %xmm12 # 0x2306 <k_encode_q3_k_weighted+0x17b6>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x0c6ffac5; BYTE $0x39 // vmovdqu (%rcx,%rdi), %xmm1
+	LONG $0x546ffac5; WORD $0x2039 // vmovdqu 0x20(%rcx,%rdi), %xmm2
+	LONG $0x6c6ffac5; WORD $0x6039 // vmovdqu 0x60(%rcx,%rdi), %xmm5
+	LONG $0xd171f1c5; BYTE $0x02 // vpsrlw $0x2, %xmm1, %xmm1
+	LONG $0xc9dbb9c5 // vpand %xmm1, %xmm8, %xmm1
+	LONG $0xd271e9c5; BYTE $0x01 // vpsrlw $0x1, %xmm2, %xmm2
+	LONG $0xd2dba9c5 // vpand %xmm2, %xmm10, %xmm2
+	LONG $0xc9ebe9c5 // vpor %xmm1, %xmm2, %xmm1
+	LONG $0x54dbb1c5; WORD $0x4039 // vpand 0x40(%rcx,%rdi), %xmm9, %xmm2
+	LONG $0xedfcd1c5 // vpaddb %xmm5, %xmm5, %xmm5
+	LONG $0xeddb91c5 // vpand %xmm5, %xmm13, %xmm5
+	LONG $0xd2ebd1c5 // vpor %xmm2, %xmm5, %xmm2
+	LONG $0xc9ebe9c5 // vpor %xmm1, %xmm2, %xmm1
+	QUAD $0x00008039946ffac5; BYTE $0x00 // vmovdqu 0x80(%rcx,%rdi), %xmm2
+	LONG $0xf271e9c5; BYTE $0x02 // vpsllw $0x2, %xmm2, %xmm2
+	LONG $0xd2db81c5 // vpand %xmm2, %xmm15, %xmm2
+	QUAD $0x0000a039ac6ffac5; BYTE $0x00 // vmovdqu 0xa0(%rcx,%rdi), %xmm5
+	LONG $0xf571d1c5; BYTE $0x03 // vpsllw $0x3, %xmm5, %xmm5
+	LONG $0xeddb89c5 // vpand %xmm5, %xmm14, %xmm5
+	LONG $0xd2ebd1c5 // vpor %xmm2, %xmm5, %xmm2
+	QUAD $0x0000c039ac6ffac5; BYTE $0x00 // vmovdqu 0xc0(%rcx,%rdi), %xmm5
+	LONG $0xf571d1c5; BYTE $0x04 // vpsllw $0x4, %xmm5, %xmm5
+	LONG $0xeddba1c5 // vpand %xmm5, %xmm11, %xmm5
+	LONG $0xd2ebd1c5 // vpor %xmm2, %xmm5, %xmm2
+	LONG $0xc9ebe9c5 // vpor %xmm1, %xmm2, %xmm1
+	QUAD $0x0000e039946ffac5; BYTE $0x00 // vmovdqu 0xe0(%rcx,%rdi), %xmm2
+	LONG $0xf271e9c5; BYTE $0x05 // vpsllw $0x5, %xmm2, %xmm2
+	LONG $0xd2db99c5 // vpand %xmm2, %xmm12, %xmm2
+	LONG $0xc9ebe9c5 // vpor %xmm1, %xmm2, %xmm1
+	LONG $0x7f7ac1c4; WORD $0x3c0c // vmovdqu %xmm1, (%r12,%rdi)
+	LONG $0x000010bf; BYTE $0x00 // movl $0x10, %edi
 	LONG $0x01c6f640 // testb $0x1, %sil
 	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
-	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
-	LONG $0xff6a850f; WORD $0xffff // jne 0x1cc0 <k_encode_q3_k_weighted+0x1170>
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0002de05787962c4; BYTE $0x00 // vpbroadcastb 0x2de(%rip), %xmm8 # 0x2041 <k_encode_q3_k_weighted+0x14f1>
-	QUAD $0x0002d60d787962c4; BYTE $0x00 // vpbroadcastb 0x2d6(%rip), %xmm9 # 0x2042 <k_encode_q3_k_weighted+0x14f2>
-	QUAD $0x0002ce15787962c4; BYTE $0x00 // vpbroadcastb 0x2ce(%rip), %xmm10 # 0x2043 <k_encode_q3_k_weighted+0x14f3>
-	QUAD $0x0002c61d787962c4; BYTE $0x00 // vpbroadcastb 0x2c6(%rip), %xmm11 # 0x2044 <k_encode_q3_k_weighted+0x14f4>
-	QUAD $0x0002be3d787962c4; BYTE $0x00 // vpbroadcastb 0x2be(%rip), %xmm15 # 0x2045 <k_encode_q3_k_weighted+0x14f5>
-	QUAD $0x0002b62d787962c4; BYTE $0x00 // vpbroadcastb 0x2b6(%rip), %xmm13 # 0x2046 <k_encode_q3_k_weighted+0x14f6>
-	QUAD $0x0002ae25787962c4; BYTE $0x00 // vpbroadcastb 0x2ae(%rip), %xmm12 # 0x2047 <k_encode_q3_k_weighted+0x14f7>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x6f7ac1c4; WORD $0x3204 // vmovdqu (%r10,%rsi), %xmm0
-	LONG $0x6f7ac1c4; WORD $0x324c; BYTE $0x20 // vmovdqu 0x20(%r10,%rsi), %xmm1
-	LONG $0x6f7ac1c4; WORD $0x325c; BYTE $0x60 // vmovdqu 0x60(%r10,%rsi), %xmm3
-	LONG $0xd071f9c5; BYTE $0x02 // vpsrlw $0x2, %xmm0, %xmm0
-	LONG $0xc0dbb9c5 // vpand %xmm0, %xmm8, %xmm0
-	LONG $0xd171f1c5; BYTE $0x01 // vpsrlw $0x1, %xmm1, %xmm1
-	LONG $0xc9dbb1c5 // vpand %xmm1, %xmm9, %xmm1
-	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
-	LONG $0xdb09c1c4; WORD $0x324c; BYTE $0x40 // vpand 0x40(%r10,%rsi), %xmm14, %xmm1
-	LONG $0xdbfce1c5 // vpaddb %xmm3, %xmm3, %xmm3
-	LONG $0xdbdba9c5 // vpand %xmm3, %xmm10, %xmm3
-	LONG $0xc9ebe1c5 // vpor %xmm1, %xmm3, %xmm1
-	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
-	QUAD $0x0080328c6f7ac1c4; WORD $0x0000 // vmovdqu 0x80(%r10,%rsi), %xmm1
-	LONG $0xf171f1c5; BYTE $0x02 // vpsllw $0x2, %xmm1, %xmm1
-	LONG $0xc9dba1c5 // vpand %xmm1, %xmm11, %xmm1
-	QUAD $0x00a0329c6f7ac1c4; WORD $0x0000 // vmovdqu 0xa0(%r10,%rsi), %xmm3
-	LONG $0xf371e1c5; BYTE $0x03 // vpsllw $0x3, %xmm3, %xmm3
-	LONG $0xdbdb81c5 // vpand %xmm3, %xmm15, %xmm3
-	LONG $0xc9ebe1c5 // vpor %xmm1, %xmm3, %xmm1
-	QUAD $0x00c0329c6f7ac1c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%rsi), %xmm3
-	LONG $0xf371e1c5; BYTE $0x04 // vpsllw $0x4, %xmm3, %xmm3
-	LONG $0xdbdb91c5 // vpand %xmm3, %xmm13, %xmm3
-	LONG $0xc9ebe1c5 // vpor %xmm1, %xmm3, %xmm1
-	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
-	QUAD $0x00e0328c6f7ac1c4; WORD $0x0000 // vmovdqu 0xe0(%r10,%rsi), %xmm1
-	LONG $0xf171f1c5; BYTE $0x05 // vpsllw $0x5, %xmm1, %xmm1
-	LONG $0xc9db99c5 // vpand %xmm1, %xmm12, %xmm1
-	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
-	LONG $0x7f7ac1c4; WORD $0x3404 // vmovdqu %xmm0, (%r12,%rsi)
-	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	WORD $0x01a8 // testb $0x1, %al
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xff4b850f; WORD $0xffff // jne 0x1da0 <k_encode_q3_k_weighted+0x1250>
+	LONG $0xff51850f; WORD $0xffff // jne 0x2050 <k_encode_q3_k_weighted+0x1500>
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	LONG $0x6ec48349 // addq $0x6e, %r12
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0x40c18349 // addq $0x40, %r9
-	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
-	LONG $0x246c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r13
-	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
-	QUAD $0x0000c0248c287cc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm9
-	LONG $0xef1941c4; BYTE $0xe4 // vpxor %xmm12, %xmm12, %xmm12
-	LONG $0xfc77850f; WORD $0xffff // jne 0x1b00 <k_encode_q3_k_weighted+0xfb0>
-	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
-	LONG $0xf8428d48 // leaq -0x8(%rdx), %rax
+	LONG $0x04c18349 // addq $0x4, %r9
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x04000548; WORD $0x0000 // addq $0x400, %rax # imm = 0x400
+	LONG $0x246c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r13
+	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
+	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
+	QUAD $0x00009525187d62c4; BYTE $0x00 // vbroadcastss 0x95(%rip), %ymm12 # 0x21c4 <k_encode_q3_k_weighted+0x1674>
+	QUAD $0x0000c0249c287cc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm11
+	QUAD $0x0000bf2d187d62c4; BYTE $0x00 // vbroadcastss 0xbf(%rip), %ymm13 # 0x2200 <k_encode_q3_k_weighted+0x16b0>
+	LONG $0xfc59850f; WORD $0xffff // jne 0x1da0 <k_encode_q3_k_weighted+0x1250>
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0xf8418d48 // leaq -0x8(%rcx), %rax
 	QUAD $0x0020001024448148; BYTE $0x00 // addq $0x2000, 0x10(%rsp) # imm = 0x2000
-	QUAD $0x0020007824448148; BYTE $0x00 // addq $0x2000, 0x78(%rsp) # imm = 0x2000
-	LONG $0x70c38148; WORD $0x0003; BYTE $0x00 // addq $0x370, %rbx # imm = 0x370
-	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	LONG $0xed788f0f; WORD $0xffff // jg 0xc30 <k_encode_q3_k_weighted+0xe0>
+	QUAD $0x0000008024848148; LONG $0x00002000 // addq $0x2000, 0x80(%rsp) # imm = 0x2000
+	LONG $0x70c78149; WORD $0x0003; BYTE $0x00 // addq $0x370, %r15 # imm = 0x370
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0xeac28f0f; WORD $0xffff // jg 0xc40 <k_encode_q3_k_weighted+0xf0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1579,13 +1706,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	WORD $0x1d7d // jge 0x1f1f <k_encode_q3_k_weighted+0x13cf>
+	WORD $0x1d7d // jge 0x21df <k_encode_q3_k_weighted+0x168f>
 	BYTE $0x90 // nop
 	WORD $0x0026; BYTE $0x00 // addb %al, %es:(%rax)
 	WORD $0xc080; BYTE $0xff // addb $-0x1, %al
@@ -1595,6 +1716,8 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x3f80; BYTE $0x03 // cmpb $0x3, (%rdi)
 	WORD $0x4000; BYTE $0x00 // addb %al, (%rax)
+	WORD $0x0c0c // orb $0xc, %al
+	WORD $0x0c0c // orb $0xc, %al
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	WORD $0x0000 // addb %al, (%rax)
@@ -1618,7 +1741,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3fff // <unknown>
 	WORD $0xff00 // addb %bh, %bh
 	WORD $0xffff // <unknown>
-	WORD $0x007f // jg 0x1f4d <k_encode_q3_k_weighted+0x13fd>
+	WORD $0x007f // jg 0x2211 <k_encode_q3_k_weighted+0x16c1>
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
 	BYTE $0x1f // <unknown>
 	WORD $0x4000; BYTE $0x00 // addb %al, (%rax)
@@ -1628,10 +1751,6 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0042; BYTE $0x00 // addb %al, (%rax)
 	LONG $0xfffc7fc0 // sarb $0xff, -0x4(%rdi)
 	WORD $0xffff // <unknown>
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -1730,11 +1849,14 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x01c0; BYTE $0x02 // rolb $0x2, (%rcx)
 	WORD $0x1008 // orb %dl, (%rax)
 	WORD $0x4020; BYTE $0x80 // andb %al, -0x80(%rax)
-	LONG $0x0c0304c0 // rolb $0xc, (%rbx,%rax)
-	WORD $0x0130 // xorb %al, (%rcx)
-	WORD $0x0802 // addb (%rax), %cl
-	WORD $0x2010 // adcb %ah, (%rax)
-	LONG $0xcccc8040 // orb $-0x34, %spl
+	WORD $0xc030 // xorb %al, %al
+	WORD $0x0304 // addb $0x3, %al
+	WORD $0x0201 // addl %eax, (%rdx)
+	WORD $0x1008 // orb %dl, (%rax)
+	WORD $0x4020; BYTE $0x80 // andb %al, -0x80(%rax)
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

@@ -36,16 +36,16 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00918d48; WORD $0x0042; BYTE $0x00 // leaq 0x4200(%rcx), %rdx
 	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
 	LONG $0xc0918d4c; WORD $0x0054; BYTE $0x00 // leaq 0x54c0(%rcx), %r10
-	QUAD $0x351b252848fde162; WORD $0x0000 // vmovapd 0x351b(%rip), %zmm20 # 0x3580 <k_encode_q3_k_weighted+0x2040>
-	QUAD $0x36e12d18487de262; WORD $0x0000 // vbroadcastss 0x36e1(%rip), %zmm21 # 0x3750 <k_encode_q3_k_weighted+0x2210>
-	QUAD $0x36973518487de262; WORD $0x0000 // vbroadcastss 0x3697(%rip), %zmm22 # 0x3710 <k_encode_q3_k_weighted+0x21d0>
-	QUAD $0x36c10518487d6262; WORD $0x0000 // vbroadcastss 0x36c1(%rip), %zmm24 # 0x3744 <k_encode_q3_k_weighted+0x2204>
-	QUAD $0x36c71d18487d6262; WORD $0x0000 // vbroadcastss 0x36c7(%rip), %zmm27 # 0x3754 <k_encode_q3_k_weighted+0x2214>
-	QUAD $0x35293d2848fde162; WORD $0x0000 // vmovapd 0x3529(%rip), %zmm23 # 0x35c0 <k_encode_q3_k_weighted+0x2080>
-	QUAD $0x367f0d18487d6262; WORD $0x0000 // vbroadcastss 0x367f(%rip), %zmm25 # 0x3720 <k_encode_q3_k_weighted+0x21e0>
+	QUAD $0x399b252848fde162; WORD $0x0000 // vmovapd 0x399b(%rip), %zmm20 # 0x3a00 <k_encode_q3_k_weighted+0x24c0>
+	QUAD $0x3b612d18487de262; WORD $0x0000 // vbroadcastss 0x3b61(%rip), %zmm21 # 0x3bd0 <k_encode_q3_k_weighted+0x2690>
+	QUAD $0x3b173518487de262; WORD $0x0000 // vbroadcastss 0x3b17(%rip), %zmm22 # 0x3b90 <k_encode_q3_k_weighted+0x2650>
+	QUAD $0x3b410518487d6262; WORD $0x0000 // vbroadcastss 0x3b41(%rip), %zmm24 # 0x3bc4 <k_encode_q3_k_weighted+0x2684>
+	QUAD $0x3b471d18487d6262; WORD $0x0000 // vbroadcastss 0x3b47(%rip), %zmm27 # 0x3bd4 <k_encode_q3_k_weighted+0x2694>
+	QUAD $0x39a93d2848fde162; WORD $0x0000 // vmovapd 0x39a9(%rip), %zmm23 # 0x3a40 <k_encode_q3_k_weighted+0x2500>
+	QUAD $0x3aff0d18487d6262; WORD $0x0000 // vbroadcastss 0x3aff(%rip), %zmm25 # 0x3ba0 <k_encode_q3_k_weighted+0x2660>
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x2464894c; BYTE $0x58 // movq %r12, 0x58(%rsp)
-	QUAD $0x365f3d18487d7262; WORD $0x0000 // vbroadcastss 0x365f(%rip), %zmm15 # 0x3714 <k_encode_q3_k_weighted+0x21d4>
+	QUAD $0x3adf3d18487d7262; WORD $0x0000 // vbroadcastss 0x3adf(%rip), %zmm15 # 0x3b94 <k_encode_q3_k_weighted+0x2654>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x08f88348 // cmpq $0x8, %rax
 	LONG $0x000008bb; BYTE $0x00 // movl $0x8, %ebx
@@ -63,7 +63,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf94a8d4c // leaq -0x7(%rdx), %r9
 	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
 	LONG $0x48fdf262; WORD $0xc27c // vpbroadcastq %rdx, %zmm0
-	QUAD $0x343315d448fd6162; WORD $0x0000 // vpaddq 0x3433(%rip), %zmm0, %zmm26 # 0x3540 <k_encode_q3_k_weighted+0x2000>
+	QUAD $0x38b315d448fd6162; WORD $0x0000 // vpaddq 0x38b3(%rip), %zmm0, %zmm26 # 0x39c0 <k_encode_q3_k_weighted+0x2480>
 	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	QUAD $0x0524547f48fd6162 // vmovdqa64 %zmm26, 0x140(%rsp)
@@ -306,7 +306,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
 	LONG $0x00f98149; WORD $0x0010; BYTE $0x00 // cmpq $0x1000, %r9 # imm = 0x1000
 	LONG $0xff69850f; WORD $0xffff // jne 0x5d0 <k_encode_q3_k+0x5d0>
-	QUAD $0x309b0d18487d7262; WORD $0x0000 // vbroadcastss 0x309b(%rip), %zmm9 # 0x370c <k_encode_q3_k_weighted+0x21cc>
+	QUAD $0x351b0d18487d7262; WORD $0x0000 // vbroadcastss 0x351b(%rip), %zmm9 # 0x3b8c <k_encode_q3_k_weighted+0x264c>
 	LONG $0x484cd162; WORD $0xc9c2; BYTE $0x01 // vcmpltps %zmm9, %zmm6, %k1
 	LONG $0x483cd162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm9, %zmm8, %k2
 	LONG $0x404cf162; WORD $0xc05e // vdivps %zmm0, %zmm22, %zmm0
@@ -315,7 +315,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x485cd162; WORD $0xe1c2; BYTE $0x01 // vcmpltps %zmm9, %zmm4, %k4
 	LONG $0x404cf162; WORD $0xc95e // vdivps %zmm1, %zmm22, %zmm1
 	LONG $0x404cf162; WORD $0xd25e // vdivps %zmm2, %zmm22, %zmm2
-	QUAD $0x30b52518487df262; WORD $0x0000 // vbroadcastss 0x30b5(%rip), %zmm4 # 0x3764 <k_encode_q3_k_weighted+0x2224>
+	QUAD $0x35352518487df262; WORD $0x0000 // vbroadcastss 0x3535(%rip), %zmm4 # 0x3be4 <k_encode_q3_k_weighted+0x26a4>
 	LONG $0x4c7cf162; WORD $0xd428 // vmovaps %zmm4, %zmm2 {%k4}
 	LONG $0x4b7cf162; WORD $0xcc28 // vmovaps %zmm4, %zmm1 {%k3}
 	LONG $0x4a7cf162; WORD $0xdc28 // vmovaps %zmm4, %zmm3 {%k2}
@@ -454,15 +454,15 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48141162; WORD $0xeb58 // vaddps %zmm27, %zmm13, %zmm13
 	LONG $0x48145162; WORD $0xef54 // vandps %zmm15, %zmm13, %zmm13
 	LONG $0x4874d162; WORD $0xcf54 // vandps %zmm15, %zmm1, %zmm1
-	QUAD $0x2cb73d58487df262; WORD $0x0000 // vpbroadcastd 0x2cb7(%rip), %zmm7 # 0x3738 <k_encode_q3_k_weighted+0x21f8>
+	QUAD $0x31373d58487df262; WORD $0x0000 // vpbroadcastd 0x3137(%rip), %zmm7 # 0x3bb8 <k_encode_q3_k_weighted+0x2678>
 	LONG $0x4875f162; WORD $0xcf66 // vpcmpgtd %zmm7, %zmm1, %k1
 	LONG $0x4815f162; WORD $0xd766 // vpcmpgtd %zmm7, %zmm13, %k2
-	QUAD $0x2c852d58487df262; WORD $0x0000 // vpbroadcastd 0x2c85(%rip), %zmm5 # 0x371c <k_encode_q3_k_weighted+0x21dc>
+	QUAD $0x31052d58487df262; WORD $0x0000 // vpbroadcastd 0x3105(%rip), %zmm5 # 0x3b9c <k_encode_q3_k_weighted+0x265c>
 	LONG $0x4875f262; WORD $0xcd3b // vpminud %zmm5, %zmm1, %zmm1
-	QUAD $0x2cc11d58487d6262; WORD $0x0000 // vpbroadcastd 0x2cc1(%rip), %zmm27 # 0x3768 <k_encode_q3_k_weighted+0x2228>
+	QUAD $0x31411d58487d6262; WORD $0x0000 // vpbroadcastd 0x3141(%rip), %zmm27 # 0x3be8 <k_encode_q3_k_weighted+0x26a8>
 	LONG $0x48fd0162; WORD $0xd36f // vmovdqa64 %zmm27, %zmm26
 	LONG $0x48157262; WORD $0xed3b // vpminud %zmm5, %zmm13, %zmm13
-	QUAD $0x2c8b1558487d7262; WORD $0x0000 // vpbroadcastd 0x2c8b(%rip), %zmm10 # 0x3748 <k_encode_q3_k_weighted+0x2208>
+	QUAD $0x310b1558487d7262; WORD $0x0000 // vpbroadcastd 0x310b(%rip), %zmm10 # 0x3bc8 <k_encode_q3_k_weighted+0x2688>
 	LONG $0x4a154162; WORD $0xd2fe // vpaddd %zmm10, %zmm13, %zmm26 {%k2}
 	LONG $0x48fd1162; WORD $0xeb6f // vmovdqa64 %zmm27, %zmm13
 	LONG $0x48fd9162; WORD $0xeb6f // vmovdqa64 %zmm27, %zmm5
@@ -512,11 +512,11 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40545162; WORD $0xe258 // vaddps %zmm10, %zmm21, %zmm12
 	LONG $0x481c5162; WORD $0xe754 // vandps %zmm15, %zmm12, %zmm12
 	LONG $0x481df162; WORD $0xdf66 // vpcmpgtd %zmm7, %zmm12, %k3
-	QUAD $0x2b212558487df262; WORD $0x0000 // vpbroadcastd 0x2b21(%rip), %zmm4 # 0x371c <k_encode_q3_k_weighted+0x21dc>
+	QUAD $0x2fa12558487df262; WORD $0x0000 // vpbroadcastd 0x2fa1(%rip), %zmm4 # 0x3b9c <k_encode_q3_k_weighted+0x265c>
 	LONG $0x481d7262; WORD $0xe43b // vpminud %zmm4, %zmm12, %zmm12
 	LONG $0x48fd7162; WORD $0xc56f // vmovdqa64 %zmm5, %zmm8
 	LONG $0x48fd7162; WORD $0xf56f // vmovdqa64 %zmm5, %zmm14
-	QUAD $0x2b312d58487df262; WORD $0x0000 // vpbroadcastd 0x2b31(%rip), %zmm5 # 0x3748 <k_encode_q3_k_weighted+0x2208>
+	QUAD $0x2fb12d58487df262; WORD $0x0000 // vpbroadcastd 0x2fb1(%rip), %zmm5 # 0x3bc8 <k_encode_q3_k_weighted+0x2688>
 	LONG $0x4b1d7162; WORD $0xf5fe // vpaddd %zmm5, %zmm12, %zmm14 {%k3}
 	LONG $0x403c3162; WORD $0xe359 // vmulps %zmm19, %zmm24, %zmm12
 	LONG $0x403c5162; WORD $0xe459 // vmulps %zmm12, %zmm24, %zmm12
@@ -608,7 +608,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x402cf162; WORD $0xe55e // vdivps %zmm5, %zmm26, %zmm4
 	LONG $0x400c9162; WORD $0xc55e // vdivps %zmm29, %zmm30, %zmm0
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x28ba2518487d7262; WORD $0x0000 // vbroadcastss 0x28ba(%rip), %zmm12 # 0x3734 <k_encode_q3_k_weighted+0x21f4>
+	QUAD $0x2d3a2518487d7262; WORD $0x0000 // vbroadcastss 0x2d3a(%rip), %zmm12 # 0x3bb4 <k_encode_q3_k_weighted+0x2674>
 	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
 	BYTE $0x90 // nop
 	QUAD $0x4089b458481cb162; WORD $0x0020; BYTE $0x00 // vaddps 0x2040(%rcx,%r9,4), %zmm12, %zmm6
@@ -643,16 +643,16 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x20809929487cf162; WORD $0x0000 // vmovaps %zmm3, 0x2080(%rcx)
 	QUAD $0x20c08129487cf162; WORD $0x0000 // vmovaps %zmm0, 0x20c0(%rcx)
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x27e02d18487de262; WORD $0x0000 // vbroadcastss 0x27e0(%rip), %zmm21 # 0x3750 <k_encode_q3_k_weighted+0x2210>
-	QUAD $0x27963518487de262; WORD $0x0000 // vbroadcastss 0x2796(%rip), %zmm22 # 0x3710 <k_encode_q3_k_weighted+0x21d0>
-	QUAD $0x27c00518487d6262; WORD $0x0000 // vbroadcastss 0x27c0(%rip), %zmm24 # 0x3744 <k_encode_q3_k_weighted+0x2204>
-	QUAD $0x27920d18487d6262; WORD $0x0000 // vbroadcastss 0x2792(%rip), %zmm25 # 0x3720 <k_encode_q3_k_weighted+0x21e0>
-	QUAD $0x0026692d787962c4; BYTE $0x00 // vpbroadcastb 0x2669(%rip), %xmm13 # 0x3600 <k_encode_q3_k_weighted+0x20c0>
-	QUAD $0x00266135787962c4; BYTE $0x00 // vpbroadcastb 0x2661(%rip), %xmm14 # 0x3601 <k_encode_q3_k_weighted+0x20c1>
-	QUAD $0x26580578087de262; WORD $0x0000 // vpbroadcastb 0x2658(%rip), %xmm16 # 0x3602 <k_encode_q3_k_weighted+0x20c2>
-	QUAD $0x264f0d78087de262; WORD $0x0000 // vpbroadcastb 0x264f(%rip), %xmm17 # 0x3603 <k_encode_q3_k_weighted+0x20c3>
-	QUAD $0x26461578087de262; WORD $0x0000 // vpbroadcastb 0x2646(%rip), %xmm18 # 0x3604 <k_encode_q3_k_weighted+0x20c4>
-	QUAD $0x263d1d78087de262; WORD $0x0000 // vpbroadcastb 0x263d(%rip), %xmm19 # 0x3605 <k_encode_q3_k_weighted+0x20c5>
+	QUAD $0x2c602d18487de262; WORD $0x0000 // vbroadcastss 0x2c60(%rip), %zmm21 # 0x3bd0 <k_encode_q3_k_weighted+0x2690>
+	QUAD $0x2c163518487de262; WORD $0x0000 // vbroadcastss 0x2c16(%rip), %zmm22 # 0x3b90 <k_encode_q3_k_weighted+0x2650>
+	QUAD $0x2c400518487d6262; WORD $0x0000 // vbroadcastss 0x2c40(%rip), %zmm24 # 0x3bc4 <k_encode_q3_k_weighted+0x2684>
+	QUAD $0x2c120d18487d6262; WORD $0x0000 // vbroadcastss 0x2c12(%rip), %zmm25 # 0x3ba0 <k_encode_q3_k_weighted+0x2660>
+	QUAD $0x002ae92d787962c4; BYTE $0x00 // vpbroadcastb 0x2ae9(%rip), %xmm13 # 0x3a80 <k_encode_q3_k_weighted+0x2540>
+	QUAD $0x002ae135787962c4; BYTE $0x00 // vpbroadcastb 0x2ae1(%rip), %xmm14 # 0x3a81 <k_encode_q3_k_weighted+0x2541>
+	QUAD $0x2ad80578087de262; WORD $0x0000 // vpbroadcastb 0x2ad8(%rip), %xmm16 # 0x3a82 <k_encode_q3_k_weighted+0x2542>
+	QUAD $0x2acf0d78087de262; WORD $0x0000 // vpbroadcastb 0x2acf(%rip), %xmm17 # 0x3a83 <k_encode_q3_k_weighted+0x2543>
+	QUAD $0x2ac61578087de262; WORD $0x0000 // vpbroadcastb 0x2ac6(%rip), %xmm18 # 0x3a84 <k_encode_q3_k_weighted+0x2544>
+	QUAD $0x2abd1d78087de262; WORD $0x0000 // vpbroadcastb 0x2abd(%rip), %xmm19 # 0x3a85 <k_encode_q3_k_weighted+0x2545>
 	QUAD $0x0524546f48fd6162 // vmovdqa64 0x140(%rsp), %zmm26
 	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -673,8 +673,8 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r9 # imm = 0x400
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
-	QUAD $0x254e252848fde162; WORD $0x0000 // vmovapd 0x254e(%rip), %zmm20 # 0x3580 <k_encode_q3_k_weighted+0x2040>
-	QUAD $0x25843d2848fde162; WORD $0x0000 // vmovapd 0x2584(%rip), %zmm23 # 0x35c0 <k_encode_q3_k_weighted+0x2080>
+	QUAD $0x29ce252848fde162; WORD $0x0000 // vmovapd 0x29ce(%rip), %zmm20 # 0x3a00 <k_encode_q3_k_weighted+0x24c0>
+	QUAD $0x2a043d2848fde162; WORD $0x0000 // vmovapd 0x2a04(%rip), %zmm23 # 0x3a40 <k_encode_q3_k_weighted+0x2500>
 	LONG $0xf0ee820f; WORD $0xffff // jb 0x130 <k_encode_q3_k+0x130>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0xc031 // xorl %eax, %eax
@@ -695,25 +695,25 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
 	WORD $0xb375 // jne 0x1060 <k_encode_q3_k+0x1060>
-	QUAD $0x266d1d18487df262; WORD $0x0000 // vbroadcastss 0x266d(%rip), %zmm3 # 0x3724 <k_encode_q3_k_weighted+0x21e4>
+	QUAD $0x2aed1d18487df262; WORD $0x0000 // vbroadcastss 0x2aed(%rip), %zmm3 # 0x3ba4 <k_encode_q3_k_weighted+0x2664>
 	LONG $0x4864f162; WORD $0xd15e // vdivps %zmm1, %zmm3, %zmm2
 	LONG $0x4864f162; WORD $0xd85e // vdivps %zmm0, %zmm3, %zmm3
 	LONG $0x4874d162; WORD $0xcac2; BYTE $0x04 // vcmpneqps %zmm10, %zmm1, %k1
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	QUAD $0x26712d58487df262; WORD $0x0000 // vpbroadcastd 0x2671(%rip), %zmm5 # 0x374c <k_encode_q3_k_weighted+0x220c>
-	QUAD $0x26733558487df262; WORD $0x0000 // vpbroadcastd 0x2673(%rip), %zmm6 # 0x3758 <k_encode_q3_k_weighted+0x2218>
-	QUAD $0x26390558487d7262; WORD $0x0000 // vpbroadcastd 0x2639(%rip), %zmm8 # 0x3728 <k_encode_q3_k_weighted+0x21e8>
-	QUAD $0x00250e0d787962c4; BYTE $0x00 // vpbroadcastb 0x250e(%rip), %xmm9 # 0x3606 <k_encode_q3_k_weighted+0x20c6>
-	QUAD $0x0025061d787962c4; BYTE $0x00 // vpbroadcastb 0x2506(%rip), %xmm11 # 0x3607 <k_encode_q3_k_weighted+0x20c7>
-	QUAD $0x0024fe25787962c4; BYTE $0x00 // vpbroadcastb 0x24fe(%rip), %xmm12 # 0x3608 <k_encode_q3_k_weighted+0x20c8>
+	QUAD $0x2af12d58487df262; WORD $0x0000 // vpbroadcastd 0x2af1(%rip), %zmm5 # 0x3bcc <k_encode_q3_k_weighted+0x268c>
+	QUAD $0x2af33558487df262; WORD $0x0000 // vpbroadcastd 0x2af3(%rip), %zmm6 # 0x3bd8 <k_encode_q3_k_weighted+0x2698>
+	QUAD $0x2ab90558487d7262; WORD $0x0000 // vpbroadcastd 0x2ab9(%rip), %zmm8 # 0x3ba8 <k_encode_q3_k_weighted+0x2668>
+	QUAD $0x00298e0d787962c4; BYTE $0x00 // vpbroadcastb 0x298e(%rip), %xmm9 # 0x3a86 <k_encode_q3_k_weighted+0x2546>
+	QUAD $0x0029861d787962c4; BYTE $0x00 // vpbroadcastb 0x2986(%rip), %xmm11 # 0x3a87 <k_encode_q3_k_weighted+0x2547>
+	QUAD $0x00297e25787962c4; BYTE $0x00 // vpbroadcastb 0x297e(%rip), %xmm12 # 0x3a88 <k_encode_q3_k_weighted+0x2548>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cd162; WORD $0xd2c2; BYTE $0x04 // vcmpneqps %zmm10, %zmm0, %k2
 	QUAD $0xc0024c59486cf162 // vmulps -0x1000(%rdx,%rax), %zmm2, %zmm1
 	QUAD $0xc10264594864f162 // vmulps -0xfc0(%rdx,%rax), %zmm3, %zmm4
 	LONG $0x485c9162; WORD $0xe358 // vaddps %zmm27, %zmm4, %zmm4
 	LONG $0x48749162; WORD $0xcb58 // vaddps %zmm27, %zmm1, %zmm1
-	QUAD $0x25d73d18487df262; WORD $0x0000 // vbroadcastss 0x25d7(%rip), %zmm7 # 0x3714 <k_encode_q3_k_weighted+0x21d4>
+	QUAD $0x2a573d18487df262; WORD $0x0000 // vbroadcastss 0x2a57(%rip), %zmm7 # 0x3b94 <k_encode_q3_k_weighted+0x2654>
 	LONG $0x4874f162; WORD $0xcf54 // vandps %zmm7, %zmm1, %zmm1
 	LONG $0x485cf162; WORD $0xe754 // vandps %zmm7, %zmm4, %zmm4
 	LONG $0x485df262; WORD $0xe53f // vpmaxud %zmm5, %zmm4, %zmm4
@@ -727,7 +727,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
 	WORD $0x8875 // jne 0x1110 <k_encode_q3_k+0x1110>
-	QUAD $0x25860d18487df262; WORD $0x0000 // vbroadcastss 0x2586(%rip), %zmm1 # 0x3718 <k_encode_q3_k_weighted+0x21d8>
+	QUAD $0x2a060d18487df262; WORD $0x0000 // vbroadcastss 0x2a06(%rip), %zmm1 # 0x3b98 <k_encode_q3_k_weighted+0x2658>
 	LONG $0x4874f162; WORD $0xc35e // vdivps %zmm3, %zmm1, %zmm0
 	LONG $0x4874f162; WORD $0xca5e // vdivps %zmm2, %zmm1, %zmm1
 	LONG $0x487df362; WORD $0xc91d; BYTE $0x04 // vcvtps2ph $0x4, %zmm1, %ymm1
@@ -740,11 +740,11 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x253a1d58487df262; WORD $0x0000 // vpbroadcastd 0x253a(%rip), %zmm3 # 0x371c <k_encode_q3_k_weighted+0x21dc>
+	QUAD $0x29ba1d58487df262; WORD $0x0000 // vpbroadcastd 0x29ba(%rip), %zmm3 # 0x3b9c <k_encode_q3_k_weighted+0x265c>
 	LONG $0xe4efd9c5 // vpxor %xmm4, %xmm4, %xmm4
-	QUAD $0x00241a2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x241a(%rip), %xmm5 # 0x3609 <k_encode_q3_k_weighted+0x20c9>
-	QUAD $0x002412357879e2c4; BYTE $0x00 // vpbroadcastb 0x2412(%rip), %xmm6 # 0x360a <k_encode_q3_k_weighted+0x20ca>
-	QUAD $0x00240a05787962c4; BYTE $0x00 // vpbroadcastb 0x240a(%rip), %xmm8 # 0x360b <k_encode_q3_k_weighted+0x20cb>
+	QUAD $0x00289a2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x289a(%rip), %xmm5 # 0x3a89 <k_encode_q3_k_weighted+0x2549>
+	QUAD $0x002892357879e2c4; BYTE $0x00 // vpbroadcastb 0x2892(%rip), %xmm6 # 0x3a8a <k_encode_q3_k_weighted+0x254a>
+	QUAD $0x00288a05787962c4; BYTE $0x00 // vpbroadcastb 0x288a(%rip), %xmm8 # 0x3a8b <k_encode_q3_k_weighted+0x254b>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
 	LONG $0x00e38149; WORD $0xfffc; BYTE $0xff // andq $-0x400, %r11 # imm = 0xFC00
@@ -771,8 +771,8 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4874f162; WORD $0xc05e // vdivps %zmm0, %zmm1, %zmm0
 	LONG $0x04e7c149 // shlq $0x4, %r15
 	LONG $0x487c9162; WORD $0xc358 // vaddps %zmm27, %zmm0, %zmm0
-	QUAD $0x24830554587cf162; WORD $0x0000 // vandps 0x2483(%rip){1to16}, %zmm0, %zmm0 # 0x3714 <k_encode_q3_k_weighted+0x21d4>
-	QUAD $0x249d053f587df262; WORD $0x0000 // vpmaxud 0x249d(%rip){1to16}, %zmm0, %zmm0 # 0x3738 <k_encode_q3_k_weighted+0x21f8>
+	QUAD $0x29030554587cf162; WORD $0x0000 // vandps 0x2903(%rip){1to16}, %zmm0, %zmm0 # 0x3b94 <k_encode_q3_k_weighted+0x2654>
+	QUAD $0x291d053f587df262; WORD $0x0000 // vpmaxud 0x291d(%rip){1to16}, %zmm0, %zmm0 # 0x3bb8 <k_encode_q3_k_weighted+0x2678>
 	LONG $0x487df262; WORD $0xc33b // vpminud %zmm3, %zmm0, %zmm0
 	LONG $0x487ef262; WORD $0xc031 // vpmovdb %zmm0, %xmm0
 	LONG $0xc5fcf9c5 // vpaddb %xmm5, %xmm0, %xmm0
@@ -915,7 +915,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// encode_q3_k_weighted
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x1fcb8e0f; WORD $0x0000 // jle 0x3518 <k_encode_q3_k_weighted+0x1fd8>
+	LONG $0x24308e0f; WORD $0x0000 // jle 0x397d <k_encode_q3_k_weighted+0x243d>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -924,37 +924,38 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0x90ec8148; WORD $0x0000; BYTE $0x00 // subq $0x90, %rsp
+	LONG $0xa0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa0, %rsp
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x08678b4c // movq 0x8(%rdi), %r12
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x00a98d4c; WORD $0x003a; BYTE $0x00 // leaq 0x3a00(%rcx), %r13
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x086f8b4c // movq 0x8(%rdi), %r13
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0x00818d48; WORD $0x003a; BYTE $0x00 // leaq 0x3a00(%rcx), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	LONG $0x00818d48; WORD $0x0032; BYTE $0x00 // leaq 0x3200(%rcx), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
 	LONG $0xc0818d48; WORD $0x004a; BYTE $0x00 // leaq 0x4ac0(%rcx), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x00b98d4c; WORD $0x0042; BYTE $0x00 // leaq 0x4200(%rcx), %r15
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x00a18d4c; WORD $0x0042; BYTE $0x00 // leaq 0x4200(%rcx), %r12
 	LONG $0xc0998d48; WORD $0x0054; BYTE $0x00 // leaq 0x54c0(%rcx), %rbx
-	QUAD $0x208b052848fdf162; WORD $0x0000 // vmovapd 0x208b(%rip), %zmm0 # 0x3640 <k_encode_q3_k_weighted+0x2100>
-	QUAD $0x20c10d2848fdf162; WORD $0x0000 // vmovapd 0x20c1(%rip), %zmm1 # 0x3680 <k_encode_q3_k_weighted+0x2140>
-	QUAD $0x21871d18487df262; WORD $0x0000 // vbroadcastss 0x2187(%rip), %zmm3 # 0x3750 <k_encode_q3_k_weighted+0x2210>
-	QUAD $0x213d2518487df262; WORD $0x0000 // vbroadcastss 0x213d(%rip), %zmm4 # 0x3710 <k_encode_q3_k_weighted+0x21d0>
-	QUAD $0x21673d18487df262; WORD $0x0000 // vbroadcastss 0x2167(%rip), %zmm7 # 0x3744 <k_encode_q3_k_weighted+0x2204>
-	QUAD $0x216d0518487d7262; WORD $0x0000 // vbroadcastss 0x216d(%rip), %zmm8 # 0x3754 <k_encode_q3_k_weighted+0x2214>
-	QUAD $0x212f0d18487d7262; WORD $0x0000 // vbroadcastss 0x212f(%rip), %zmm9 # 0x3720 <k_encode_q3_k_weighted+0x21e0>
+	LONG $0x80b18d4c; WORD $0x0020; BYTE $0x00 // leaq 0x2080(%rcx), %r14
+	QUAD $0x2501052848fdf162; WORD $0x0000 // vmovapd 0x2501(%rip), %zmm0 # 0x3ac0 <k_encode_q3_k_weighted+0x2580>
+	QUAD $0x25370d2848fdf162; WORD $0x0000 // vmovapd 0x2537(%rip), %zmm1 # 0x3b00 <k_encode_q3_k_weighted+0x25c0>
+	QUAD $0x25fd1d18487df262; WORD $0x0000 // vbroadcastss 0x25fd(%rip), %zmm3 # 0x3bd0 <k_encode_q3_k_weighted+0x2690>
+	QUAD $0x25b32518487df262; WORD $0x0000 // vbroadcastss 0x25b3(%rip), %zmm4 # 0x3b90 <k_encode_q3_k_weighted+0x2650>
+	QUAD $0x25dd3d18487df262; WORD $0x0000 // vbroadcastss 0x25dd(%rip), %zmm7 # 0x3bc4 <k_encode_q3_k_weighted+0x2684>
+	QUAD $0x25e30518487d7262; WORD $0x0000 // vbroadcastss 0x25e3(%rip), %zmm8 # 0x3bd4 <k_encode_q3_k_weighted+0x2694>
+	QUAD $0x25a50d18487d7262; WORD $0x0000 // vbroadcastss 0x25a5(%rip), %zmm9 # 0x3ba0 <k_encode_q3_k_weighted+0x2660>
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	QUAD $0x21242518487d7262; WORD $0x0000 // vbroadcastss 0x2124(%rip), %zmm12 # 0x3724 <k_encode_q3_k_weighted+0x21e4>
-	QUAD $0x21262d18487d7262; WORD $0x0000 // vbroadcastss 0x2126(%rip), %zmm13 # 0x3730 <k_encode_q3_k_weighted+0x21f0>
-	QUAD $0x20ec0d78087de262; WORD $0x0000 // vpbroadcastb 0x20ec(%rip), %xmm17 # 0x3700 <k_encode_q3_k_weighted+0x21c0>
-	QUAD $0x20e31578087de262; WORD $0x0000 // vpbroadcastb 0x20e3(%rip), %xmm18 # 0x3701 <k_encode_q3_k_weighted+0x21c1>
-	QUAD $0x20da1d78087de262; WORD $0x0000 // vpbroadcastb 0x20da(%rip), %xmm19 # 0x3702 <k_encode_q3_k_weighted+0x21c2>
-	QUAD $0x20d12578087de262; WORD $0x0000 // vpbroadcastb 0x20d1(%rip), %xmm20 # 0x3703 <k_encode_q3_k_weighted+0x21c3>
-	LONG $0x246c894c; BYTE $0x78 // movq %r13, 0x78(%rsp)
-	LONG $0x247c894c; BYTE $0x30 // movq %r15, 0x30(%rsp)
-	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x25a62d18487d7262; WORD $0x0000 // vbroadcastss 0x25a6(%rip), %zmm13 # 0x3bb0 <k_encode_q3_k_weighted+0x2670>
+	QUAD $0x256c0578087de262; WORD $0x0000 // vpbroadcastb 0x256c(%rip), %xmm16 # 0x3b80 <k_encode_q3_k_weighted+0x2640>
+	QUAD $0x25630d78087de262; WORD $0x0000 // vpbroadcastb 0x2563(%rip), %xmm17 # 0x3b81 <k_encode_q3_k_weighted+0x2641>
+	QUAD $0x255a1578087de262; WORD $0x0000 // vpbroadcastb 0x255a(%rip), %xmm18 # 0x3b82 <k_encode_q3_k_weighted+0x2642>
+	QUAD $0x25511d78087de262; WORD $0x0000 // vpbroadcastb 0x2551(%rip), %xmm19 # 0x3b83 <k_encode_q3_k_weighted+0x2643>
+	QUAD $0x25482578087de262; WORD $0x0000 // vpbroadcastb 0x2548(%rip), %xmm20 # 0x3b84 <k_encode_q3_k_weighted+0x2644>
+	LONG $0x2464894c; BYTE $0x38 // movq %r12, 0x38(%rsp)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
 	WORD $0x930f; BYTE $0xc0 // setae %al
@@ -982,227 +983,231 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08e1c141 // shll $0x8, %r9d
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x08fb8349 // cmpq $0x8, %r11
-	LONG $0x0008be41; WORD $0x0000 // movl $0x8, %r14d
-	LONG $0x245c894c; BYTE $0x68 // movq %r11, 0x68(%rsp)
-	LONG $0xf3420f4d // cmovbq %r11, %r14
-	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
+	LONG $0x0008bf41; WORD $0x0000 // movl $0x8, %r15d
+	QUAD $0x00000080249c894c // movq %r11, 0x80(%rsp)
+	LONG $0xfb420f4d // cmovbq %r11, %r15
+	LONG $0x247c894c; BYTE $0x48 // movq %r15, 0x48(%rsp)
 	LONG $0xc2930f41 // setae %r10b
 	LONG $0x08e2c141 // shll $0x8, %r10d
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x9066 // nop
-	LONG $0x9c348d4f // leaq (%r12,%r11,4), %r14
-	LONG $0x863c8d4d // leaq (%r14,%rax,4), %r15
-	LONG $0x48fdd162; WORD $0x1410; BYTE $0x86 // vmovupd (%r14,%rax,4), %zmm2
-	LONG $0x97348d4d // leaq (%r15,%rdx,4), %r14
-	LONG $0x48fdd162; WORD $0x2c10; BYTE $0x97 // vmovupd (%r15,%rdx,4), %zmm5
-	LONG $0xb63c8d4d // leaq (%r14,%rsi,4), %r15
-	LONG $0x48fdd162; WORD $0x3410; BYTE $0xb6 // vmovupd (%r14,%rsi,4), %zmm6
-	LONG $0xbf348d4d // leaq (%r15,%rdi,4), %r14
-	LONG $0x48fd5162; WORD $0x1410; BYTE $0xbf // vmovupd (%r15,%rdi,4), %zmm10
-	LONG $0x863c8d4f // leaq (%r14,%r8,4), %r15
-	LONG $0x48fd1162; WORD $0x3c10; BYTE $0x86 // vmovupd (%r14,%r8,4), %zmm15
-	LONG $0x8f348d4f // leaq (%r15,%r9,4), %r14
-	LONG $0x48fd8162; WORD $0x2c10; BYTE $0x8f // vmovupd (%r15,%r9,4), %zmm21
-	LONG $0x48fd8162; WORD $0x3410; BYTE $0x96 // vmovupd (%r14,%r10,4), %zmm22
-	LONG $0x48fd8162; WORD $0x3c10; BYTE $0x9c // vmovupd (%r12,%r11,4), %zmm23
-	LONG $0x28fd0162; WORD $0x1c10; BYTE $0x96 // vmovupd (%r14,%r10,4), %ymm27
-	LONG $0x40c58362; WORD $0xc31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm27, %zmm23, %zmm16
-	LONG $0x40c5a362; WORD $0xfe23; BYTE $0xee // vshuff64x2 $0xee, %zmm22, %zmm23, %zmm23 # zmm23 = zmm23[4,5,6,7],zmm22[4,5,6,7]
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000009d3c8d4e // leaq (,%r11,4), %r15
+	WORD $0x014d; BYTE $0xef // addq %r13, %r15
+	LONG $0x87248d4d // leaq (%r15,%rax,4), %r12
+	LONG $0x48fdd162; WORD $0x1410; BYTE $0x87 // vmovupd (%r15,%rax,4), %zmm2
+	LONG $0x943c8d4d // leaq (%r12,%rdx,4), %r15
+	LONG $0x48fdd162; WORD $0x3410; BYTE $0x94 // vmovupd (%r12,%rdx,4), %zmm6
+	LONG $0xb7248d4d // leaq (%r15,%rsi,4), %r12
+	LONG $0x48fd5162; WORD $0x1410; BYTE $0xb7 // vmovupd (%r15,%rsi,4), %zmm10
+	LONG $0xbc3c8d4d // leaq (%r12,%rdi,4), %r15
+	LONG $0x48fd5162; WORD $0x2410; BYTE $0xbc // vmovupd (%r12,%rdi,4), %zmm12
+	LONG $0x87248d4f // leaq (%r15,%r8,4), %r12
+	LONG $0x48fd1162; WORD $0x3410; BYTE $0x87 // vmovupd (%r15,%r8,4), %zmm14
+	LONG $0x8c3c8d4f // leaq (%r12,%r9,4), %r15
+	LONG $0x48fd1162; WORD $0x3c10; BYTE $0x8c // vmovupd (%r12,%r9,4), %zmm15
+	LONG $0x48fd8162; WORD $0x2c10; BYTE $0x97 // vmovupd (%r15,%r10,4), %zmm21
+	QUAD $0x009d741048fd8162 // vmovupd (%r13,%r11,4), %zmm22
+	LONG $0x28fd0162; WORD $0x1c10; BYTE $0x97 // vmovupd (%r15,%r10,4), %ymm27
+	LONG $0x40cd0362; WORD $0xeb1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm27, %zmm22, %zmm29
+	LONG $0x40cda362; WORD $0xf523; BYTE $0xee // vshuff64x2 $0xee, %zmm21, %zmm22, %zmm22 # zmm22 = zmm22[4,5,6,7],zmm21[4,5,6,7]
 	LONG $0x48ed0362; WORD $0xf31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm27, %zmm2, %zmm30
-	LONG $0x48edb362; WORD $0xd623; BYTE $0xee // vshuff64x2 $0xee, %zmm22, %zmm2, %zmm2 # zmm2 = zmm2[4,5,6,7],zmm22[4,5,6,7]
-	LONG $0x48d50362; WORD $0xfb1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm27, %zmm5, %zmm31
-	LONG $0x48d5b362; WORD $0xee23; BYTE $0xee // vshuff64x2 $0xee, %zmm22, %zmm5, %zmm5 # zmm5 = zmm5[4,5,6,7],zmm22[4,5,6,7]
-	LONG $0x48cd0362; WORD $0xc31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm27, %zmm6, %zmm24
-	LONG $0x48cdb362; WORD $0xf623; BYTE $0xee // vshuff64x2 $0xee, %zmm22, %zmm6, %zmm6 # zmm6 = zmm6[4,5,6,7],zmm22[4,5,6,7]
-	LONG $0x48ad0362; WORD $0xcb1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm27, %zmm10, %zmm25
-	LONG $0x48ad3362; WORD $0xd623; BYTE $0xee // vshuff64x2 $0xee, %zmm22, %zmm10, %zmm10 # zmm10 = zmm10[4,5,6,7],zmm22[4,5,6,7]
+	LONG $0x48edb362; WORD $0xd523; BYTE $0xee // vshuff64x2 $0xee, %zmm21, %zmm2, %zmm2 # zmm2 = zmm2[4,5,6,7],zmm21[4,5,6,7]
+	LONG $0x48cd0362; WORD $0xfb1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm27, %zmm6, %zmm31
+	LONG $0x48cdb362; WORD $0xf523; BYTE $0xee // vshuff64x2 $0xee, %zmm21, %zmm6, %zmm6 # zmm6 = zmm6[4,5,6,7],zmm21[4,5,6,7]
+	LONG $0x48ad8362; WORD $0xfb1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm27, %zmm10, %zmm23
+	LONG $0x48ad3362; WORD $0xd523; BYTE $0xee // vshuff64x2 $0xee, %zmm21, %zmm10, %zmm10 # zmm10 = zmm10[4,5,6,7],zmm21[4,5,6,7]
+	LONG $0x489d0362; WORD $0xc31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm27, %zmm12, %zmm24
+	LONG $0x489d3362; WORD $0xe523; BYTE $0xee // vshuff64x2 $0xee, %zmm21, %zmm12, %zmm12 # zmm12 = zmm12[4,5,6,7],zmm21[4,5,6,7]
+	LONG $0x488d0362; WORD $0xcb1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm27, %zmm14, %zmm25
+	LONG $0x488d3362; WORD $0xf523; BYTE $0xee // vshuff64x2 $0xee, %zmm21, %zmm14, %zmm14 # zmm14 = zmm14[4,5,6,7],zmm21[4,5,6,7]
 	LONG $0x48850362; WORD $0xd31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm27, %zmm15, %zmm26
-	LONG $0x48853362; WORD $0xfe23; BYTE $0xee // vshuff64x2 $0xee, %zmm22, %zmm15, %zmm15 # zmm15 = zmm15[4,5,6,7],zmm22[4,5,6,7]
-	LONG $0x40d50362; WORD $0xeb1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm27, %zmm21, %zmm29
-	LONG $0x40d5a362; WORD $0xee23; BYTE $0xee // vshuff64x2 $0xee, %zmm22, %zmm21, %zmm21 # zmm21 = zmm21[4,5,6,7],zmm22[4,5,6,7]
-	LONG $0x40cd0362; WORD $0xdb1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm27, %zmm22, %zmm27
-	LONG $0x40cda362; WORD $0xf623; BYTE $0xee // vshuff64x2 $0xee, %zmm22, %zmm22, %zmm22 # zmm22 = zmm22[4,5,6,7,4,5,6,7]
-	LONG $0x48fd2162; WORD $0xe028 // vmovapd %zmm16, %zmm28
-	LONG $0x48fd0262; WORD $0xe17f // vpermt2pd %zmm25, %zmm0, %zmm28
-	LONG $0x48f58262; WORD $0xc17f // vpermt2pd %zmm25, %zmm1, %zmm16
-	LONG $0x48fd0162; WORD $0xce28 // vmovapd %zmm30, %zmm25
+	LONG $0x48853362; WORD $0xfd23; BYTE $0xee // vshuff64x2 $0xee, %zmm21, %zmm15, %zmm15 # zmm15 = zmm15[4,5,6,7],zmm21[4,5,6,7]
+	LONG $0x40d50362; WORD $0xdb1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm27, %zmm21, %zmm27
+	LONG $0x40d5a362; WORD $0xed23; BYTE $0xee // vshuff64x2 $0xee, %zmm21, %zmm21, %zmm21 # zmm21 = zmm21[4,5,6,7,4,5,6,7]
+	LONG $0x48fd0162; WORD $0xe528 // vmovapd %zmm29, %zmm28
+	LONG $0x48fd0262; WORD $0xe07f // vpermt2pd %zmm24, %zmm0, %zmm28
+	LONG $0x48f50262; WORD $0xe87f // vpermt2pd %zmm24, %zmm1, %zmm29
+	LONG $0x48fd0162; WORD $0xc628 // vmovapd %zmm30, %zmm24
+	LONG $0x48fd0262; WORD $0xc17f // vpermt2pd %zmm25, %zmm0, %zmm24
+	LONG $0x48f50262; WORD $0xf17f // vpermt2pd %zmm25, %zmm1, %zmm30
+	LONG $0x48fd0162; WORD $0xcf28 // vmovapd %zmm31, %zmm25
 	LONG $0x48fd0262; WORD $0xca7f // vpermt2pd %zmm26, %zmm0, %zmm25
-	LONG $0x48f50262; WORD $0xf27f // vpermt2pd %zmm26, %zmm1, %zmm30
-	LONG $0x48fd0162; WORD $0xd728 // vmovapd %zmm31, %zmm26
-	LONG $0x48fd0262; WORD $0xd57f // vpermt2pd %zmm29, %zmm0, %zmm26
-	LONG $0x48f50262; WORD $0xfd7f // vpermt2pd %zmm29, %zmm1, %zmm31
-	LONG $0x48fd0162; WORD $0xe828 // vmovapd %zmm24, %zmm29
-	LONG $0x48fd0262; WORD $0xeb7f // vpermt2pd %zmm27, %zmm0, %zmm29
-	LONG $0x48f50262; WORD $0xc37f // vpermt2pd %zmm27, %zmm1, %zmm24
-	LONG $0x48fd2162; WORD $0xdf28 // vmovapd %zmm23, %zmm27
-	LONG $0x48fd4262; WORD $0xda7f // vpermt2pd %zmm10, %zmm0, %zmm27
-	LONG $0x48f5c262; WORD $0xfa7f // vpermt2pd %zmm10, %zmm1, %zmm23
-	LONG $0x48fd7162; WORD $0xd228 // vmovapd %zmm2, %zmm10
-	LONG $0x48fd5262; WORD $0xd77f // vpermt2pd %zmm15, %zmm0, %zmm10
-	LONG $0x48f5d262; WORD $0xd77f // vpermt2pd %zmm15, %zmm1, %zmm2
-	LONG $0x48fd7162; WORD $0xfd28 // vmovapd %zmm5, %zmm15
+	LONG $0x48f50262; WORD $0xfa7f // vpermt2pd %zmm26, %zmm1, %zmm31
+	LONG $0x48fd2162; WORD $0xd728 // vmovapd %zmm23, %zmm26
+	LONG $0x48fd0262; WORD $0xd37f // vpermt2pd %zmm27, %zmm0, %zmm26
+	LONG $0x48f58262; WORD $0xfb7f // vpermt2pd %zmm27, %zmm1, %zmm23
+	LONG $0x48fd2162; WORD $0xde28 // vmovapd %zmm22, %zmm27
+	LONG $0x48fd4262; WORD $0xdc7f // vpermt2pd %zmm12, %zmm0, %zmm27
+	LONG $0x48f5c262; WORD $0xf47f // vpermt2pd %zmm12, %zmm1, %zmm22
+	LONG $0x48fd7162; WORD $0xe228 // vmovapd %zmm2, %zmm12
+	LONG $0x48fd5262; WORD $0xe67f // vpermt2pd %zmm14, %zmm0, %zmm12
+	LONG $0x48f5d262; WORD $0xd67f // vpermt2pd %zmm14, %zmm1, %zmm2
+	LONG $0x48fd7162; WORD $0xf628 // vmovapd %zmm6, %zmm14
+	LONG $0x48fd5262; WORD $0xf77f // vpermt2pd %zmm15, %zmm0, %zmm14
+	LONG $0x48f5d262; WORD $0xf77f // vpermt2pd %zmm15, %zmm1, %zmm6
+	LONG $0x48fd5162; WORD $0xfa28 // vmovapd %zmm10, %zmm15
 	LONG $0x48fd3262; WORD $0xfd7f // vpermt2pd %zmm21, %zmm0, %zmm15
-	LONG $0x48f5b262; WORD $0xed7f // vpermt2pd %zmm21, %zmm1, %zmm5
-	LONG $0x48fde162; WORD $0xee28 // vmovapd %zmm6, %zmm21
-	LONG $0x48fda262; WORD $0xee7f // vpermt2pd %zmm22, %zmm0, %zmm21
-	LONG $0x48f5b262; WORD $0xf67f // vpermt2pd %zmm22, %zmm1, %zmm6
-	LONG $0x409d8162; WORD $0xf214 // vunpcklpd %zmm26, %zmm28, %zmm22 # zmm22 = zmm28[0],zmm26[0],zmm28[2],zmm26[2],zmm28[4],zmm26[4],zmm28[6],zmm26[6]
-	LONG $0x409d0162; WORD $0xd215 // vunpckhpd %zmm26, %zmm28, %zmm26 # zmm26 = zmm28[1],zmm26[1],zmm28[3],zmm26[3],zmm28[5],zmm26[5],zmm28[7],zmm26[7]
-	LONG $0x40b50162; WORD $0xe514 // vunpcklpd %zmm29, %zmm25, %zmm28 # zmm28 = zmm25[0],zmm29[0],zmm25[2],zmm29[2],zmm25[4],zmm29[4],zmm25[6],zmm29[6]
-	LONG $0x40b50162; WORD $0xcd15 // vunpckhpd %zmm29, %zmm25, %zmm25 # zmm25 = zmm25[1],zmm29[1],zmm25[3],zmm29[3],zmm25[5],zmm29[5],zmm25[7],zmm29[7]
-	LONG $0x40fd0162; WORD $0xef14 // vunpcklpd %zmm31, %zmm16, %zmm29 # zmm29 = zmm16[0],zmm31[0],zmm16[2],zmm31[2],zmm16[4],zmm31[4],zmm16[6],zmm31[6]
-	LONG $0x40fd8162; WORD $0xc715 // vunpckhpd %zmm31, %zmm16, %zmm16 # zmm16 = zmm16[1],zmm31[1],zmm16[3],zmm31[3],zmm16[5],zmm31[5],zmm16[7],zmm31[7]
-	LONG $0x408d0162; WORD $0xf814 // vunpcklpd %zmm24, %zmm30, %zmm31 # zmm31 = zmm30[0],zmm24[0],zmm30[2],zmm24[2],zmm30[4],zmm24[4],zmm30[6],zmm24[6]
-	LONG $0x408d0162; WORD $0xc015 // vunpckhpd %zmm24, %zmm30, %zmm24 # zmm24 = zmm30[1],zmm24[1],zmm30[3],zmm24[3],zmm30[5],zmm24[5],zmm30[7],zmm24[7]
-	LONG $0x40a54162; WORD $0xf714 // vunpcklpd %zmm15, %zmm27, %zmm30 # zmm30 = zmm27[0],zmm15[0],zmm27[2],zmm15[2],zmm27[4],zmm15[4],zmm27[6],zmm15[6]
-	LONG $0x40a55162; WORD $0xff15 // vunpckhpd %zmm15, %zmm27, %zmm15 # zmm15 = zmm27[1],zmm15[1],zmm27[3],zmm15[3],zmm27[5],zmm15[5],zmm27[7],zmm15[7]
-	LONG $0x48ad2162; WORD $0xdd14 // vunpcklpd %zmm21, %zmm10, %zmm27 # zmm27 = zmm10[0],zmm21[0],zmm10[2],zmm21[2],zmm10[4],zmm21[4],zmm10[6],zmm21[6]
-	LONG $0x48ad3162; WORD $0xd515 // vunpckhpd %zmm21, %zmm10, %zmm10 # zmm10 = zmm10[1],zmm21[1],zmm10[3],zmm21[3],zmm10[5],zmm21[5],zmm10[7],zmm21[7]
-	LONG $0x40c5e162; WORD $0xed14 // vunpcklpd %zmm5, %zmm23, %zmm21 # zmm21 = zmm23[0],zmm5[0],zmm23[2],zmm5[2],zmm23[4],zmm5[4],zmm23[6],zmm5[6]
-	LONG $0x40c5f162; WORD $0xed15 // vunpckhpd %zmm5, %zmm23, %zmm5 # zmm5 = zmm23[1],zmm5[1],zmm23[3],zmm5[3],zmm23[5],zmm5[5],zmm23[7],zmm5[7]
-	LONG $0x48ede162; WORD $0xfe14 // vunpcklpd %zmm6, %zmm2, %zmm23 # zmm23 = zmm2[0],zmm6[0],zmm2[2],zmm6[2],zmm2[4],zmm6[4],zmm2[6],zmm6[6]
-	LONG $0x48edf162; WORD $0xd615 // vunpckhpd %zmm6, %zmm2, %zmm2 # zmm2 = zmm2[1],zmm6[1],zmm2[3],zmm6[3],zmm2[5],zmm6[5],zmm2[7],zmm6[7]
-	LONG $0x404c9162; WORD $0xf4c6; BYTE $0x88 // vshufps $0x88, %zmm28, %zmm22, %zmm6 # zmm6 = zmm22[0,2],zmm28[0,2],zmm22[4,6],zmm28[4,6],zmm22[8,10],zmm28[8,10],zmm22[12,14],zmm28[12,14]
-	LONG $0x484cf162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm6, %zmm6, %zmm6 # zmm6 = zmm6[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x404c8162; WORD $0xf4c6; BYTE $0xdd // vshufps $0xdd, %zmm28, %zmm22, %zmm22 # zmm22 = zmm22[1,3],zmm28[1,3],zmm22[5,7],zmm28[5,7],zmm22[9,11],zmm28[9,11],zmm22[13,15],zmm28[13,15]
-	LONG $0x404ca162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm22, %zmm22, %zmm22 # zmm22 = zmm22[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x402c0162; WORD $0xe1c6; BYTE $0x88 // vshufps $0x88, %zmm25, %zmm26, %zmm28 # zmm28 = zmm26[0,2],zmm25[0,2],zmm26[4,6],zmm25[4,6],zmm26[8,10],zmm25[8,10],zmm26[12,14],zmm25[12,14]
+	LONG $0x48f53262; WORD $0xd57f // vpermt2pd %zmm21, %zmm1, %zmm10
+	LONG $0x409d8162; WORD $0xe914 // vunpcklpd %zmm25, %zmm28, %zmm21 # zmm21 = zmm28[0],zmm25[0],zmm28[2],zmm25[2],zmm28[4],zmm25[4],zmm28[6],zmm25[6]
+	LONG $0x409d0162; WORD $0xc915 // vunpckhpd %zmm25, %zmm28, %zmm25 # zmm25 = zmm28[1],zmm25[1],zmm28[3],zmm25[3],zmm28[5],zmm25[5],zmm28[7],zmm25[7]
+	LONG $0x40bd0162; WORD $0xe214 // vunpcklpd %zmm26, %zmm24, %zmm28 # zmm28 = zmm24[0],zmm26[0],zmm24[2],zmm26[2],zmm24[4],zmm26[4],zmm24[6],zmm26[6]
+	LONG $0x40bd0162; WORD $0xc215 // vunpckhpd %zmm26, %zmm24, %zmm24 # zmm24 = zmm24[1],zmm26[1],zmm24[3],zmm26[3],zmm24[5],zmm26[5],zmm24[7],zmm26[7]
+	LONG $0x40950162; WORD $0xd714 // vunpcklpd %zmm31, %zmm29, %zmm26 # zmm26 = zmm29[0],zmm31[0],zmm29[2],zmm31[2],zmm29[4],zmm31[4],zmm29[6],zmm31[6]
+	LONG $0x40950162; WORD $0xef15 // vunpckhpd %zmm31, %zmm29, %zmm29 # zmm29 = zmm29[1],zmm31[1],zmm29[3],zmm31[3],zmm29[5],zmm31[5],zmm29[7],zmm31[7]
+	LONG $0x408d2162; WORD $0xff14 // vunpcklpd %zmm23, %zmm30, %zmm31 # zmm31 = zmm30[0],zmm23[0],zmm30[2],zmm23[2],zmm30[4],zmm23[4],zmm30[6],zmm23[6]
+	LONG $0x408da162; WORD $0xff15 // vunpckhpd %zmm23, %zmm30, %zmm23 # zmm23 = zmm30[1],zmm23[1],zmm30[3],zmm23[3],zmm30[5],zmm23[5],zmm30[7],zmm23[7]
+	LONG $0x40a54162; WORD $0xf614 // vunpcklpd %zmm14, %zmm27, %zmm30 # zmm30 = zmm27[0],zmm14[0],zmm27[2],zmm14[2],zmm27[4],zmm14[4],zmm27[6],zmm14[6]
+	LONG $0x40a55162; WORD $0xf615 // vunpckhpd %zmm14, %zmm27, %zmm14 # zmm14 = zmm27[1],zmm14[1],zmm27[3],zmm14[3],zmm27[5],zmm14[5],zmm27[7],zmm14[7]
+	LONG $0x489d4162; WORD $0xdf14 // vunpcklpd %zmm15, %zmm12, %zmm27 # zmm27 = zmm12[0],zmm15[0],zmm12[2],zmm15[2],zmm12[4],zmm15[4],zmm12[6],zmm15[6]
+	LONG $0x489d5162; WORD $0xe715 // vunpckhpd %zmm15, %zmm12, %zmm12 # zmm12 = zmm12[1],zmm15[1],zmm12[3],zmm15[3],zmm12[5],zmm15[5],zmm12[7],zmm15[7]
+	LONG $0x40cd7162; WORD $0xfe14 // vunpcklpd %zmm6, %zmm22, %zmm15 # zmm15 = zmm22[0],zmm6[0],zmm22[2],zmm6[2],zmm22[4],zmm6[4],zmm22[6],zmm6[6]
+	LONG $0x40cdf162; WORD $0xf615 // vunpckhpd %zmm6, %zmm22, %zmm6 # zmm6 = zmm22[1],zmm6[1],zmm22[3],zmm6[3],zmm22[5],zmm6[5],zmm22[7],zmm6[7]
+	LONG $0x48edc162; WORD $0xf214 // vunpcklpd %zmm10, %zmm2, %zmm22 # zmm22 = zmm2[0],zmm10[0],zmm2[2],zmm10[2],zmm2[4],zmm10[4],zmm2[6],zmm10[6]
+	LONG $0x48edd162; WORD $0xd215 // vunpckhpd %zmm10, %zmm2, %zmm2 # zmm2 = zmm2[1],zmm10[1],zmm2[3],zmm10[3],zmm2[5],zmm10[5],zmm2[7],zmm10[7]
+	LONG $0x40541162; WORD $0xd4c6; BYTE $0x88 // vshufps $0x88, %zmm28, %zmm21, %zmm10 # zmm10 = zmm21[0,2],zmm28[0,2],zmm21[4,6],zmm28[4,6],zmm21[8,10],zmm28[8,10],zmm21[12,14],zmm28[12,14]
+	LONG $0x482c5162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm10, %zmm10, %zmm10 # zmm10 = zmm10[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40548162; WORD $0xecc6; BYTE $0xdd // vshufps $0xdd, %zmm28, %zmm21, %zmm21 # zmm21 = zmm21[1,3],zmm28[1,3],zmm21[5,7],zmm28[5,7],zmm21[9,11],zmm28[9,11],zmm21[13,15],zmm28[13,15]
+	LONG $0x4054a162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm21, %zmm21, %zmm21 # zmm21 = zmm21[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40340162; WORD $0xe0c6; BYTE $0x88 // vshufps $0x88, %zmm24, %zmm25, %zmm28 # zmm28 = zmm25[0,2],zmm24[0,2],zmm25[4,6],zmm24[4,6],zmm25[8,10],zmm24[8,10],zmm25[12,14],zmm24[12,14]
 	LONG $0x401c0162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm28, %zmm28, %zmm28 # zmm28 = zmm28[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x402c0162; WORD $0xc9c6; BYTE $0xdd // vshufps $0xdd, %zmm25, %zmm26, %zmm25 # zmm25 = zmm26[1,3],zmm25[1,3],zmm26[5,7],zmm25[5,7],zmm26[9,11],zmm25[9,11],zmm26[13,15],zmm25[13,15]
-	LONG $0x40340162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm25, %zmm25, %zmm25 # zmm25 = zmm25[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x40140162; WORD $0xd7c6; BYTE $0x88 // vshufps $0x88, %zmm31, %zmm29, %zmm26 # zmm26 = zmm29[0,2],zmm31[0,2],zmm29[4,6],zmm31[4,6],zmm29[8,10],zmm31[8,10],zmm29[12,14],zmm31[12,14]
-	LONG $0x402c0162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm26, %zmm26, %zmm26 # zmm26 = zmm26[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x40140162; WORD $0xefc6; BYTE $0xdd // vshufps $0xdd, %zmm31, %zmm29, %zmm29 # zmm29 = zmm29[1,3],zmm31[1,3],zmm29[5,7],zmm31[5,7],zmm29[9,11],zmm31[9,11],zmm29[13,15],zmm31[13,15]
-	LONG $0x40140162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm29, %zmm29, %zmm29 # zmm29 = zmm29[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x407c0162; WORD $0xf8c6; BYTE $0x88 // vshufps $0x88, %zmm24, %zmm16, %zmm31 # zmm31 = zmm16[0,2],zmm24[0,2],zmm16[4,6],zmm24[4,6],zmm16[8,10],zmm24[8,10],zmm16[12,14],zmm24[12,14]
-	LONG $0x40040162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm31, %zmm31, %zmm31 # zmm31 = zmm31[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x407c8162; WORD $0xc0c6; BYTE $0xdd // vshufps $0xdd, %zmm24, %zmm16, %zmm16 # zmm16 = zmm16[1,3],zmm24[1,3],zmm16[5,7],zmm24[5,7],zmm16[9,11],zmm24[9,11],zmm16[13,15],zmm24[13,15]
-	LONG $0x407ca162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm16, %zmm16, %zmm16 # zmm16 = zmm16[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x400c0162; WORD $0xc3c6; BYTE $0x88 // vshufps $0x88, %zmm27, %zmm30, %zmm24 # zmm24 = zmm30[0,2],zmm27[0,2],zmm30[4,6],zmm27[4,6],zmm30[8,10],zmm27[8,10],zmm30[12,14],zmm27[12,14]
+	LONG $0x40340162; WORD $0xc0c6; BYTE $0xdd // vshufps $0xdd, %zmm24, %zmm25, %zmm24 # zmm24 = zmm25[1,3],zmm24[1,3],zmm25[5,7],zmm24[5,7],zmm25[9,11],zmm24[9,11],zmm25[13,15],zmm24[13,15]
 	LONG $0x403c0162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm24, %zmm24, %zmm24 # zmm24 = zmm24[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x402c0162; WORD $0xcfc6; BYTE $0x88 // vshufps $0x88, %zmm31, %zmm26, %zmm25 # zmm25 = zmm26[0,2],zmm31[0,2],zmm26[4,6],zmm31[4,6],zmm26[8,10],zmm31[8,10],zmm26[12,14],zmm31[12,14]
+	LONG $0x40340162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm25, %zmm25, %zmm25 # zmm25 = zmm25[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x402c0162; WORD $0xd7c6; BYTE $0xdd // vshufps $0xdd, %zmm31, %zmm26, %zmm26 # zmm26 = zmm26[1,3],zmm31[1,3],zmm26[5,7],zmm31[5,7],zmm26[9,11],zmm31[9,11],zmm26[13,15],zmm31[13,15]
+	LONG $0x402c0162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm26, %zmm26, %zmm26 # zmm26 = zmm26[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40142162; WORD $0xffc6; BYTE $0x88 // vshufps $0x88, %zmm23, %zmm29, %zmm31 # zmm31 = zmm29[0,2],zmm23[0,2],zmm29[4,6],zmm23[4,6],zmm29[8,10],zmm23[8,10],zmm29[12,14],zmm23[12,14]
+	LONG $0x40040162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm31, %zmm31, %zmm31 # zmm31 = zmm31[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4014a162; WORD $0xffc6; BYTE $0xdd // vshufps $0xdd, %zmm23, %zmm29, %zmm23 # zmm23 = zmm29[1,3],zmm23[1,3],zmm29[5,7],zmm23[5,7],zmm29[9,11],zmm23[9,11],zmm29[13,15],zmm23[13,15]
+	LONG $0x4044a162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm23, %zmm23, %zmm23 # zmm23 = zmm23[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x400c0162; WORD $0xebc6; BYTE $0x88 // vshufps $0x88, %zmm27, %zmm30, %zmm29 # zmm29 = zmm30[0,2],zmm27[0,2],zmm30[4,6],zmm27[4,6],zmm30[8,10],zmm27[8,10],zmm30[12,14],zmm27[12,14]
+	LONG $0x40140162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm29, %zmm29, %zmm29 # zmm29 = zmm29[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
 	LONG $0x400c0162; WORD $0xdbc6; BYTE $0xdd // vshufps $0xdd, %zmm27, %zmm30, %zmm27 # zmm27 = zmm30[1,3],zmm27[1,3],zmm30[5,7],zmm27[5,7],zmm30[9,11],zmm27[9,11],zmm30[13,15],zmm27[13,15]
 	LONG $0x40240162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm27, %zmm27, %zmm27 # zmm27 = zmm27[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x48044162; WORD $0xf2c6; BYTE $0x88 // vshufps $0x88, %zmm10, %zmm15, %zmm30 # zmm30 = zmm15[0,2],zmm10[0,2],zmm15[4,6],zmm10[4,6],zmm15[8,10],zmm10[8,10],zmm15[12,14],zmm10[12,14]
+	LONG $0x480c4162; WORD $0xf4c6; BYTE $0x88 // vshufps $0x88, %zmm12, %zmm14, %zmm30 # zmm30 = zmm14[0,2],zmm12[0,2],zmm14[4,6],zmm12[4,6],zmm14[8,10],zmm12[8,10],zmm14[12,14],zmm12[12,14]
 	LONG $0x400c0162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm30, %zmm30, %zmm30 # zmm30 = zmm30[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x48045162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm10, %zmm15, %zmm10 # zmm10 = zmm15[1,3],zmm10[1,3],zmm15[5,7],zmm10[5,7],zmm15[9,11],zmm10[9,11],zmm15[13,15],zmm10[13,15]
-	LONG $0x482c5162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm10, %zmm10, %zmm10 # zmm10 = zmm10[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x40543162; WORD $0xffc6; BYTE $0x88 // vshufps $0x88, %zmm23, %zmm21, %zmm15 # zmm15 = zmm21[0,2],zmm23[0,2],zmm21[4,6],zmm23[4,6],zmm21[8,10],zmm23[8,10],zmm21[12,14],zmm23[12,14]
+	LONG $0x480c5162; WORD $0xe4c6; BYTE $0xdd // vshufps $0xdd, %zmm12, %zmm14, %zmm12 # zmm12 = zmm14[1,3],zmm12[1,3],zmm14[5,7],zmm12[5,7],zmm14[9,11],zmm12[9,11],zmm14[13,15],zmm12[13,15]
+	LONG $0x481c5162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm12, %zmm12, %zmm12 # zmm12 = zmm12[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x48043162; WORD $0xf6c6; BYTE $0x88 // vshufps $0x88, %zmm22, %zmm15, %zmm14 # zmm14 = zmm15[0,2],zmm22[0,2],zmm15[4,6],zmm22[4,6],zmm15[8,10],zmm22[8,10],zmm15[12,14],zmm22[12,14]
+	LONG $0x480c5162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm14, %zmm14, %zmm14 # zmm14 = zmm14[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x48043162; WORD $0xfec6; BYTE $0xdd // vshufps $0xdd, %zmm22, %zmm15, %zmm15 # zmm15 = zmm15[1,3],zmm22[1,3],zmm15[5,7],zmm22[5,7],zmm15[9,11],zmm22[9,11],zmm15[13,15],zmm22[13,15]
 	LONG $0x48045162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm15, %zmm15, %zmm15 # zmm15 = zmm15[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x4054a162; WORD $0xefc6; BYTE $0xdd // vshufps $0xdd, %zmm23, %zmm21, %zmm21 # zmm21 = zmm21[1,3],zmm23[1,3],zmm21[5,7],zmm23[5,7],zmm21[9,11],zmm23[9,11],zmm21[13,15],zmm23[13,15]
-	LONG $0x4054a162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm21, %zmm21, %zmm21 # zmm21 = zmm21[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x4854e162; WORD $0xfac6; BYTE $0x88 // vshufps $0x88, %zmm2, %zmm5, %zmm23 # zmm23 = zmm5[0,2],zmm2[0,2],zmm5[4,6],zmm2[4,6],zmm5[8,10],zmm2[8,10],zmm5[12,14],zmm2[12,14]
-	LONG $0x4044a162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm23, %zmm23, %zmm23 # zmm23 = zmm23[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x4854f162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm2, %zmm5, %zmm2 # zmm2 = zmm5[1,3],zmm2[1,3],zmm5[5,7],zmm2[5,7],zmm5[9,11],zmm2[9,11],zmm5[13,15],zmm2[13,15]
+	LONG $0x484ce162; WORD $0xf2c6; BYTE $0x88 // vshufps $0x88, %zmm2, %zmm6, %zmm22 # zmm22 = zmm6[0,2],zmm2[0,2],zmm6[4,6],zmm2[4,6],zmm6[8,10],zmm2[8,10],zmm6[12,14],zmm2[12,14]
+	LONG $0x404ca162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm22, %zmm22, %zmm22 # zmm22 = zmm22[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x484cf162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm2, %zmm6, %zmm2 # zmm2 = zmm6[1,3],zmm2[1,3],zmm6[5,7],zmm2[5,7],zmm6[9,11],zmm2[9,11],zmm6[13,15],zmm2[13,15]
 	LONG $0x486cf162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm2, %zmm2, %zmm2 # zmm2 = zmm2[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	QUAD $0x2000b111487cf162; WORD $0x0000 // vmovups %zmm6, 0x2000(%rcx)
-	QUAD $0x2040b111487ce162; WORD $0x0000 // vmovups %zmm22, 0x2040(%rcx)
+	QUAD $0x20009111487c7162; WORD $0x0000 // vmovups %zmm10, 0x2000(%rcx)
+	QUAD $0x2040a911487ce162; WORD $0x0000 // vmovups %zmm21, 0x2040(%rcx)
 	QUAD $0x2080a111487c6162; WORD $0x0000 // vmovups %zmm28, 0x2080(%rcx)
-	QUAD $0x20c08911487c6162; WORD $0x0000 // vmovups %zmm25, 0x20c0(%rcx)
-	QUAD $0x21009111487c6162; WORD $0x0000 // vmovups %zmm26, 0x2100(%rcx)
-	QUAD $0x2140a911487c6162; WORD $0x0000 // vmovups %zmm29, 0x2140(%rcx)
+	QUAD $0x20c08111487c6162; WORD $0x0000 // vmovups %zmm24, 0x20c0(%rcx)
+	QUAD $0x21008911487c6162; WORD $0x0000 // vmovups %zmm25, 0x2100(%rcx)
+	QUAD $0x21409111487c6162; WORD $0x0000 // vmovups %zmm26, 0x2140(%rcx)
 	QUAD $0x2180b911487c6162; WORD $0x0000 // vmovups %zmm31, 0x2180(%rcx)
-	QUAD $0x21c08111487ce162; WORD $0x0000 // vmovups %zmm16, 0x21c0(%rcx)
-	QUAD $0x22008111487c6162; WORD $0x0000 // vmovups %zmm24, 0x2200(%rcx)
+	QUAD $0x21c0b911487ce162; WORD $0x0000 // vmovups %zmm23, 0x21c0(%rcx)
+	QUAD $0x2200a911487c6162; WORD $0x0000 // vmovups %zmm29, 0x2200(%rcx)
 	QUAD $0x22409911487c6162; WORD $0x0000 // vmovups %zmm27, 0x2240(%rcx)
 	QUAD $0x2280b111487c6162; WORD $0x0000 // vmovups %zmm30, 0x2280(%rcx)
-	QUAD $0x22c09111487c7162; WORD $0x0000 // vmovups %zmm10, 0x22c0(%rcx)
-	QUAD $0x2300b911487c7162; WORD $0x0000 // vmovups %zmm15, 0x2300(%rcx)
-	QUAD $0x2340a911487ce162; WORD $0x0000 // vmovups %zmm21, 0x2340(%rcx)
-	QUAD $0x2380b911487ce162; WORD $0x0000 // vmovups %zmm23, 0x2380(%rcx)
+	QUAD $0x22c0a111487c7162; WORD $0x0000 // vmovups %zmm12, 0x22c0(%rcx)
+	QUAD $0x2300b111487c7162; WORD $0x0000 // vmovups %zmm14, 0x2300(%rcx)
+	QUAD $0x2340b911487c7162; WORD $0x0000 // vmovups %zmm15, 0x2340(%rcx)
+	QUAD $0x2380b111487ce162; WORD $0x0000 // vmovups %zmm22, 0x2380(%rcx)
 	QUAD $0x23c09111487cf162; WORD $0x0000 // vmovups %zmm2, 0x23c0(%rcx)
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x9066 // nop
-	QUAD $0x00319428487cb162; WORD $0x0020; BYTE $0x00 // vmovaps 0x2000(%rcx,%r14), %zmm2
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00399428487cb162; WORD $0x0020; BYTE $0x00 // vmovaps 0x2000(%rcx,%r15), %zmm2
 	LONG $0x486cf162; WORD $0xd259 // vmulps %zmm2, %zmm2, %zmm2
-	LONG $0x480c7162; WORD $0xf258 // vaddps %zmm2, %zmm14, %zmm14
-	LONG $0x40c68349 // addq $0x40, %r14
-	LONG $0x00fe8149; WORD $0x0004; BYTE $0x00 // cmpq $0x400, %r14 # imm = 0x400
-	WORD $0xdc75 // jne 0x1a00 <k_encode_q3_k_weighted+0x4c0>
-	LONG $0x10738d4d // leaq 0x10(%r11), %r14
+	LONG $0x4854f162; WORD $0xea58 // vaddps %zmm2, %zmm5, %zmm5
+	LONG $0x40c78349 // addq $0x40, %r15
+	LONG $0x00ff8149; WORD $0x0004; BYTE $0x00 // cmpq $0x400, %r15 # imm = 0x400
+	WORD $0xdc75 // jne 0x1a30 <k_encode_q3_k_weighted+0x4f0>
+	LONG $0x107b8d4d // leaq 0x10(%r11), %r15
 	LONG $0xf0fb8149; WORD $0x0000; BYTE $0x00 // cmpq $0xf0, %r11
-	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
-	LONG $0xfc88820f; WORD $0xffff // jb 0x16c0 <k_encode_q3_k_weighted+0x180>
-	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
-	LONG $0x480cd162; WORD $0xd658 // vaddps %zmm14, %zmm14, %zmm2
-	QUAD $0x1d0f1559586cf162; WORD $0x0000 // vmulps 0x1d0f(%rip){1to16}, %zmm2, %zmm2 # 0x375c <k_encode_q3_k_weighted+0x221c>
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	LONG $0xfc78820f; WORD $0xffff // jb 0x16e0 <k_encode_q3_k_weighted+0x1a0>
+	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
+	LONG $0x4854f162; WORD $0xd558 // vaddps %zmm5, %zmm5, %zmm2
+	QUAD $0x215f1559586cf162; WORD $0x0000 // vmulps 0x215f(%rip){1to16}, %zmm2, %zmm2 # 0x3bdc <k_encode_q3_k_weighted+0x269c>
 	QUAD $0x4a809129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x4a80(%rcx)
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0x04e2c149 // shlq $0x4, %r10
-	LONG $0xff728d4d // leaq -0x1(%r10), %r14
-	LONG $0xfe5a8d4d // leaq -0x2(%r10), %r11
-	LONG $0xfd4a8d4d // leaq -0x3(%r10), %r9
-	LONG $0xfc7a8d4d // leaq -0x4(%r10), %r15
-	LONG $0xfb628d4d // leaq -0x5(%r10), %r12
-	LONG $0xfa528d49 // leaq -0x6(%r10), %rdx
-	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	LONG $0xf9528d49 // leaq -0x7(%r10), %rdx
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	LONG $0xff5f8d4d // leaq -0x1(%r15), %r11
+	LONG $0xfe4f8d4d // leaq -0x2(%r15), %r9
+	LONG $0xfd678d4d // leaq -0x3(%r15), %r12
+	LONG $0xfc578d4d // leaq -0x4(%r15), %r10
+	LONG $0xfb6f8d4d // leaq -0x5(%r15), %r13
+	LONG $0xfa578d49 // leaq -0x6(%r15), %rdx
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
+	LONG $0xf9578d49 // leaq -0x7(%r15), %rdx
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
 	LONG $0x48fdf262; WORD $0xd07c // vpbroadcastq %rax, %zmm2
 	LONG $0x48edf162; WORD $0xf273; BYTE $0x04 // vpsllq $0x4, %zmm2, %zmm2
-	QUAD $0x1c2035d448ed7162; WORD $0x0000 // vpaddq 0x1c20(%rip), %zmm2, %zmm14 # 0x36c0 <k_encode_q3_k_weighted+0x2180>
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	QUAD $0x207035d448ed7162; WORD $0x0000 // vpaddq 0x2070(%rip), %zmm2, %zmm14 # 0x3b40 <k_encode_q3_k_weighted+0x2600>
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
+	LONG $0x2464894c; BYTE $0x60 // movq %r12, 0x60(%rsp)
+	LONG $0x246c894c; BYTE $0x58 // movq %r13, 0x58(%rsp)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x245c894c; BYTE $0x50 // movq %r11, 0x50(%rsp)
-	LONG $0x2464894c; BYTE $0x48 // movq %r12, 0x48(%rsp)
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	WORD $0x094d; BYTE $0xc3 // orq %r8, %r11
-	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	LONG $0xde430f4d // cmovaeq %r14, %r11
-	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	LONG $0x28148d4e // leaq (%rax,%r13), %r10
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
-	WORD $0x9c0f; BYTE $0xc2 // setl %dl
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	LONG $0x48fdb162; WORD $0x2c10; BYTE $0x12 // vmovupd (%rdx,%r10), %zmm5
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x245c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r11
-	LONG $0xc29c0f41 // setl %r10b
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	LONG $0x48fdd162; WORD $0x3410; BYTE $0x12 // vmovupd (%r10,%rdx), %zmm6
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
-	LONG $0xc29c0f41 // setl %r10b
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	LONG $0x48fd4162; WORD $0x1c10; BYTE $0x12 // vmovupd (%r10,%rdx), %zmm27
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
-	LONG $0xc29c0f41 // setl %r10b
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	LONG $0x48fd4162; WORD $0x2410; BYTE $0x12 // vmovupd (%r10,%rdx), %zmm28
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x245c3b4c; BYTE $0x48 // cmpq 0x48(%rsp), %r11
-	LONG $0xc29c0f41 // setl %r10b
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	LONG $0x48fd4162; WORD $0x3410; BYTE $0x12 // vmovupd (%r10,%rdx), %zmm30
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x245c3b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r11
-	LONG $0xc29c0f41 // setl %r10b
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	LONG $0x48fdd162; WORD $0x1410; BYTE $0x12 // vmovupd (%r10,%rdx), %zmm2
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x245c3b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r11
-	LONG $0xc29c0f41 // setl %r10b
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	LONG $0x48fd4162; WORD $0x3c10; BYTE $0x12 // vmovupd (%r10,%rdx), %zmm31
-	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
-	LONG $0x48fd5262; WORD $0xd37c // vpbroadcastq %r11, %zmm10
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	WORD $0x0949; BYTE $0xfa // orq %rdi, %r10
+	WORD $0x394d; BYTE $0xfa // cmpq %r15, %r10
+	LONG $0xd3430f4d // cmovaeq %r11, %r10
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x11048d49 // leaq (%r9,%rdx), %rax
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	LONG $0x48fdd162; WORD $0x1410; BYTE $0x07 // vmovupd (%r15,%rax), %zmm2
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24543b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r10
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	LONG $0x48fdd162; WORD $0x2c10; BYTE $0x07 // vmovupd (%r15,%rax), %zmm5
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24543b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r10
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	LONG $0x48fdd162; WORD $0x3410; BYTE $0x07 // vmovupd (%r15,%rax), %zmm6
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	LONG $0x48fd4162; WORD $0x1c10; BYTE $0x07 // vmovupd (%r15,%rax), %zmm27
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24543b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r10
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	LONG $0x48fd4162; WORD $0x2410; BYTE $0x07 // vmovupd (%r15,%rax), %zmm28
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24543b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r10
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	LONG $0x48fd4162; WORD $0x3410; BYTE $0x07 // vmovupd (%r15,%rax), %zmm30
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24543b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r10
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	LONG $0x48fd4162; WORD $0x3c10; BYTE $0x07 // vmovupd (%r15,%rax), %zmm31
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x48fd5262; WORD $0xd27c // vpbroadcastq %r10, %zmm10
 	LONG $0x488dd262; WORD $0xc237 // vpcmpgtq %zmm10, %zmm14, %k0
 	LONG $0x3079e3c4; WORD $0x01c8 // kshiftrb $0x1, %k0, %k1
 	LONG $0x3079e3c4; WORD $0x02d0 // kshiftrb $0x2, %k0, %k2
@@ -1211,602 +1216,685 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3079e3c4; WORD $0x05e8 // kshiftrb $0x5, %k0, %k5
 	LONG $0x3079e3c4; WORD $0x06f0 // kshiftrb $0x6, %k0, %k6
 	LONG $0x3079e3c4; WORD $0x07f8 // kshiftrb $0x7, %k0, %k7
-	LONG $0x48fd3162; WORD $0x1410; BYTE $0x28 // vmovupd (%rax,%r13), %zmm10
+	LONG $0x48fd5162; WORD $0x1410; BYTE $0x11 // vmovupd (%r9,%rdx), %zmm10
 	LONG $0xd793fbc5 // kmovd %k7, %edx
 	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	QUAD $0x01123c1a48ad3362 // vinsertf64x4 $0x1, (%rdx,%r10), %zmm10, %zmm15
-	QUAD $0xee12142348ad3362 // vshuff64x2 $0xee, (%rdx,%r10), %zmm10, %zmm10 # zmm10 = zmm10[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xd6937bc5 // kmovd %k6, %r10d
-	LONG $0x01e28341 // andl $0x1, %r10d
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	QUAD $0x01122c1a48d5c362 // vinsertf64x4 $0x1, (%r10,%rdx), %zmm5, %zmm21
-	QUAD $0xee122c2348d5d362 // vshuff64x2 $0xee, (%r10,%rdx), %zmm5, %zmm5 # zmm5 = zmm5[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xd5937bc5 // kmovd %k5, %r10d
-	LONG $0x01e28341 // andl $0x1, %r10d
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	QUAD $0x0112341a48cdc362 // vinsertf64x4 $0x1, (%r10,%rdx), %zmm6, %zmm22
-	QUAD $0xee12342348cdd362 // vshuff64x2 $0xee, (%r10,%rdx), %zmm6, %zmm6 # zmm6 = zmm6[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xd4937bc5 // kmovd %k4, %r10d
-	LONG $0x01e28341 // andl $0x1, %r10d
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	QUAD $0x01123c1a40a5c362 // vinsertf64x4 $0x1, (%r10,%rdx), %zmm27, %zmm23
-	QUAD $0xee121c2340a54362 // vshuff64x2 $0xee, (%r10,%rdx), %zmm27, %zmm27 # zmm27 = zmm27[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xd3937bc5 // kmovd %k3, %r10d
-	LONG $0x01e28341 // andl $0x1, %r10d
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	QUAD $0x0112041a409dc362 // vinsertf64x4 $0x1, (%r10,%rdx), %zmm28, %zmm16
-	QUAD $0xee120423409d4362 // vshuff64x2 $0xee, (%r10,%rdx), %zmm28, %zmm24 # zmm24 = zmm28[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xd2937bc5 // kmovd %k2, %r10d
-	LONG $0x01e28341 // andl $0x1, %r10d
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	QUAD $0x01120c1a408d4362 // vinsertf64x4 $0x1, (%r10,%rdx), %zmm30, %zmm25
-	QUAD $0xee121423408d4362 // vshuff64x2 $0xee, (%r10,%rdx), %zmm30, %zmm26 # zmm26 = zmm30[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xd1937bc5 // kmovd %k1, %r10d
-	LONG $0x01e28341 // andl $0x1, %r10d
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	QUAD $0x0112241a48ed4362 // vinsertf64x4 $0x1, (%r10,%rdx), %zmm2, %zmm28
-	QUAD $0xee12142348edd362 // vshuff64x2 $0xee, (%r10,%rdx), %zmm2, %zmm2 # zmm2 = zmm2[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xd0937bc5 // kmovd %k0, %r10d
-	LONG $0x01e28341 // andl $0x1, %r10d
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	QUAD $0x01122c1a40854362 // vinsertf64x4 $0x1, (%r10,%rdx), %zmm31, %zmm29
-	QUAD $0xee12342340854362 // vshuff64x2 $0xee, (%r10,%rdx), %zmm31, %zmm30 # zmm30 = zmm31[4,5,6,7],mem[4,5,6,7]
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0x48fd4162; WORD $0xff28 // vmovapd %zmm15, %zmm31
-	LONG $0x48fd2262; WORD $0xf87f // vpermt2pd %zmm16, %zmm0, %zmm31
-	LONG $0x48f53262; WORD $0xf87f // vpermt2pd %zmm16, %zmm1, %zmm15
-	LONG $0x48fda162; WORD $0xc528 // vmovapd %zmm21, %zmm16
-	LONG $0x48fd8262; WORD $0xc17f // vpermt2pd %zmm25, %zmm0, %zmm16
-	LONG $0x48f58262; WORD $0xe97f // vpermt2pd %zmm25, %zmm1, %zmm21
-	LONG $0x48fd2162; WORD $0xce28 // vmovapd %zmm22, %zmm25
-	LONG $0x48fd0262; WORD $0xcc7f // vpermt2pd %zmm28, %zmm0, %zmm25
-	LONG $0x48f58262; WORD $0xf47f // vpermt2pd %zmm28, %zmm1, %zmm22
-	LONG $0x48fd2162; WORD $0xe728 // vmovapd %zmm23, %zmm28
-	LONG $0x48fd0262; WORD $0xe57f // vpermt2pd %zmm29, %zmm0, %zmm28
-	LONG $0x48f58262; WORD $0xfd7f // vpermt2pd %zmm29, %zmm1, %zmm23
-	LONG $0x48fd4162; WORD $0xea28 // vmovapd %zmm10, %zmm29
-	LONG $0x48fd0262; WORD $0xe87f // vpermt2pd %zmm24, %zmm0, %zmm29
-	LONG $0x48f51262; WORD $0xd07f // vpermt2pd %zmm24, %zmm1, %zmm10
-	LONG $0x48fd6162; WORD $0xc528 // vmovapd %zmm5, %zmm24
-	LONG $0x48fd0262; WORD $0xc27f // vpermt2pd %zmm26, %zmm0, %zmm24
-	LONG $0x48f59262; WORD $0xea7f // vpermt2pd %zmm26, %zmm1, %zmm5
-	LONG $0x48fd6162; WORD $0xd628 // vmovapd %zmm6, %zmm26
-	LONG $0x48fd6262; WORD $0xd27f // vpermt2pd %zmm2, %zmm0, %zmm26
-	LONG $0x48f5f262; WORD $0xf27f // vpermt2pd %zmm2, %zmm1, %zmm6
-	LONG $0x48fd9162; WORD $0xd328 // vmovapd %zmm27, %zmm2
-	LONG $0x48fd9262; WORD $0xd67f // vpermt2pd %zmm30, %zmm0, %zmm2
-	LONG $0x48f50262; WORD $0xde7f // vpermt2pd %zmm30, %zmm1, %zmm27
-	LONG $0x40850162; WORD $0xf114 // vunpcklpd %zmm25, %zmm31, %zmm30 # zmm30 = zmm31[0],zmm25[0],zmm31[2],zmm25[2],zmm31[4],zmm25[4],zmm31[6],zmm25[6]
-	LONG $0x40850162; WORD $0xc915 // vunpckhpd %zmm25, %zmm31, %zmm25 # zmm25 = zmm31[1],zmm25[1],zmm31[3],zmm25[3],zmm31[5],zmm25[5],zmm31[7],zmm25[7]
-	LONG $0x40fd0162; WORD $0xfc14 // vunpcklpd %zmm28, %zmm16, %zmm31 # zmm31 = zmm16[0],zmm28[0],zmm16[2],zmm28[2],zmm16[4],zmm28[4],zmm16[6],zmm28[6]
-	LONG $0x40fd8162; WORD $0xc415 // vunpckhpd %zmm28, %zmm16, %zmm16 # zmm16 = zmm16[1],zmm28[1],zmm16[3],zmm28[3],zmm16[5],zmm28[5],zmm16[7],zmm28[7]
-	LONG $0x48852162; WORD $0xe614 // vunpcklpd %zmm22, %zmm15, %zmm28 # zmm28 = zmm15[0],zmm22[0],zmm15[2],zmm22[2],zmm15[4],zmm22[4],zmm15[6],zmm22[6]
-	LONG $0x48853162; WORD $0xfe15 // vunpckhpd %zmm22, %zmm15, %zmm15 # zmm15 = zmm15[1],zmm22[1],zmm15[3],zmm22[3],zmm15[5],zmm22[5],zmm15[7],zmm22[7]
-	LONG $0x40d5a162; WORD $0xf714 // vunpcklpd %zmm23, %zmm21, %zmm22 # zmm22 = zmm21[0],zmm23[0],zmm21[2],zmm23[2],zmm21[4],zmm23[4],zmm21[6],zmm23[6]
-	LONG $0x40d5a162; WORD $0xef15 // vunpckhpd %zmm23, %zmm21, %zmm21 # zmm21 = zmm21[1],zmm23[1],zmm21[3],zmm23[3],zmm21[5],zmm23[5],zmm21[7],zmm23[7]
-	LONG $0x40958162; WORD $0xfa14 // vunpcklpd %zmm26, %zmm29, %zmm23 # zmm23 = zmm29[0],zmm26[0],zmm29[2],zmm26[2],zmm29[4],zmm26[4],zmm29[6],zmm26[6]
-	LONG $0x40950162; WORD $0xd215 // vunpckhpd %zmm26, %zmm29, %zmm26 # zmm26 = zmm29[1],zmm26[1],zmm29[3],zmm26[3],zmm29[5],zmm26[5],zmm29[7],zmm26[7]
-	LONG $0x40bd6162; WORD $0xea14 // vunpcklpd %zmm2, %zmm24, %zmm29 # zmm29 = zmm24[0],zmm2[0],zmm24[2],zmm2[2],zmm24[4],zmm2[4],zmm24[6],zmm2[6]
-	LONG $0x40bdf162; WORD $0xd215 // vunpckhpd %zmm2, %zmm24, %zmm2 # zmm2 = zmm24[1],zmm2[1],zmm24[3],zmm2[3],zmm24[5],zmm2[5],zmm24[7],zmm2[7]
-	LONG $0x48ad6162; WORD $0xc614 // vunpcklpd %zmm6, %zmm10, %zmm24 # zmm24 = zmm10[0],zmm6[0],zmm10[2],zmm6[2],zmm10[4],zmm6[4],zmm10[6],zmm6[6]
-	LONG $0x48adf162; WORD $0xf615 // vunpckhpd %zmm6, %zmm10, %zmm6 # zmm6 = zmm10[1],zmm6[1],zmm10[3],zmm6[3],zmm10[5],zmm6[5],zmm10[7],zmm6[7]
-	LONG $0x48d51162; WORD $0xd314 // vunpcklpd %zmm27, %zmm5, %zmm10 # zmm10 = zmm5[0],zmm27[0],zmm5[2],zmm27[2],zmm5[4],zmm27[4],zmm5[6],zmm27[6]
-	LONG $0x48d59162; WORD $0xeb15 // vunpckhpd %zmm27, %zmm5, %zmm5 # zmm5 = zmm5[1],zmm27[1],zmm5[3],zmm27[3],zmm5[5],zmm27[5],zmm5[7],zmm27[7]
-	LONG $0x400c0162; WORD $0xdfc6; BYTE $0x88 // vshufps $0x88, %zmm31, %zmm30, %zmm27 # zmm27 = zmm30[0,2],zmm31[0,2],zmm30[4,6],zmm31[4,6],zmm30[8,10],zmm31[8,10],zmm30[12,14],zmm31[12,14]
-	LONG $0x40240162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm27, %zmm27, %zmm27 # zmm27 = zmm27[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x400c0162; WORD $0xf7c6; BYTE $0xdd // vshufps $0xdd, %zmm31, %zmm30, %zmm30 # zmm30 = zmm30[1,3],zmm31[1,3],zmm30[5,7],zmm31[5,7],zmm30[9,11],zmm31[9,11],zmm30[13,15],zmm31[13,15]
-	LONG $0x400c0162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm30, %zmm30, %zmm30 # zmm30 = zmm30[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x40342162; WORD $0xf8c6; BYTE $0x88 // vshufps $0x88, %zmm16, %zmm25, %zmm31 # zmm31 = zmm25[0,2],zmm16[0,2],zmm25[4,6],zmm16[4,6],zmm25[8,10],zmm16[8,10],zmm25[12,14],zmm16[12,14]
-	LONG $0x40040162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm31, %zmm31, %zmm31 # zmm31 = zmm31[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x4034a162; WORD $0xc0c6; BYTE $0xdd // vshufps $0xdd, %zmm16, %zmm25, %zmm16 # zmm16 = zmm25[1,3],zmm16[1,3],zmm25[5,7],zmm16[5,7],zmm25[9,11],zmm16[9,11],zmm25[13,15],zmm16[13,15]
-	LONG $0x407ca162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm16, %zmm16, %zmm16 # zmm16 = zmm16[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x401c2162; WORD $0xcec6; BYTE $0x88 // vshufps $0x88, %zmm22, %zmm28, %zmm25 # zmm25 = zmm28[0,2],zmm22[0,2],zmm28[4,6],zmm22[4,6],zmm28[8,10],zmm22[8,10],zmm28[12,14],zmm22[12,14]
-	LONG $0x40340162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm25, %zmm25, %zmm25 # zmm25 = zmm25[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x401ca162; WORD $0xf6c6; BYTE $0xdd // vshufps $0xdd, %zmm22, %zmm28, %zmm22 # zmm22 = zmm28[1,3],zmm22[1,3],zmm28[5,7],zmm22[5,7],zmm28[9,11],zmm22[9,11],zmm28[13,15],zmm22[13,15]
-	LONG $0x404ca162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm22, %zmm22, %zmm22 # zmm22 = zmm22[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x48042162; WORD $0xe5c6; BYTE $0x88 // vshufps $0x88, %zmm21, %zmm15, %zmm28 # zmm28 = zmm15[0,2],zmm21[0,2],zmm15[4,6],zmm21[4,6],zmm15[8,10],zmm21[8,10],zmm15[12,14],zmm21[12,14]
-	LONG $0x401c0162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm28, %zmm28, %zmm28 # zmm28 = zmm28[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x48043162; WORD $0xfdc6; BYTE $0xdd // vshufps $0xdd, %zmm21, %zmm15, %zmm15 # zmm15 = zmm15[1,3],zmm21[1,3],zmm15[5,7],zmm21[5,7],zmm15[9,11],zmm21[9,11],zmm15[13,15],zmm21[13,15]
-	LONG $0x48045162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm15, %zmm15, %zmm15 # zmm15 = zmm15[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x40448162; WORD $0xedc6; BYTE $0x88 // vshufps $0x88, %zmm29, %zmm23, %zmm21 # zmm21 = zmm23[0,2],zmm29[0,2],zmm23[4,6],zmm29[4,6],zmm23[8,10],zmm29[8,10],zmm23[12,14],zmm29[12,14]
-	LONG $0x4054a162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm21, %zmm21, %zmm21 # zmm21 = zmm21[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x40448162; WORD $0xfdc6; BYTE $0xdd // vshufps $0xdd, %zmm29, %zmm23, %zmm23 # zmm23 = zmm23[1,3],zmm29[1,3],zmm23[5,7],zmm29[5,7],zmm23[9,11],zmm29[9,11],zmm23[13,15],zmm29[13,15]
-	LONG $0x4044a162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm23, %zmm23, %zmm23 # zmm23 = zmm23[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x402c6162; WORD $0xeac6; BYTE $0x88 // vshufps $0x88, %zmm2, %zmm26, %zmm29 # zmm29 = zmm26[0,2],zmm2[0,2],zmm26[4,6],zmm2[4,6],zmm26[8,10],zmm2[8,10],zmm26[12,14],zmm2[12,14]
-	LONG $0x40140162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm29, %zmm29, %zmm29 # zmm29 = zmm29[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x402cf162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm2, %zmm26, %zmm2 # zmm2 = zmm26[1,3],zmm2[1,3],zmm26[5,7],zmm2[5,7],zmm26[9,11],zmm2[9,11],zmm26[13,15],zmm2[13,15]
-	LONG $0x486cf162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm2, %zmm2, %zmm2 # zmm2 = zmm2[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x403c4162; WORD $0xd2c6; BYTE $0x88 // vshufps $0x88, %zmm10, %zmm24, %zmm26 # zmm26 = zmm24[0,2],zmm10[0,2],zmm24[4,6],zmm10[4,6],zmm24[8,10],zmm10[8,10],zmm24[12,14],zmm10[12,14]
-	LONG $0x402c0162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm26, %zmm26, %zmm26 # zmm26 = zmm26[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x403c5162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm10, %zmm24, %zmm10 # zmm10 = zmm24[1,3],zmm10[1,3],zmm24[5,7],zmm10[5,7],zmm24[9,11],zmm10[9,11],zmm24[13,15],zmm10[13,15]
-	LONG $0x482c5162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm10, %zmm10, %zmm10 # zmm10 = zmm10[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x484c6162; WORD $0xc5c6; BYTE $0x88 // vshufps $0x88, %zmm5, %zmm6, %zmm24 # zmm24 = zmm6[0,2],zmm5[0,2],zmm6[4,6],zmm5[4,6],zmm6[8,10],zmm5[8,10],zmm6[12,14],zmm5[12,14]
-	LONG $0x403c0162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm24, %zmm24, %zmm24 # zmm24 = zmm24[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x484cf162; WORD $0xedc6; BYTE $0xdd // vshufps $0xdd, %zmm5, %zmm6, %zmm5 # zmm5 = zmm6[1,3],zmm5[1,3],zmm6[5,7],zmm5[5,7],zmm6[9,11],zmm5[9,11],zmm6[13,15],zmm5[13,15]
-	LONG $0x4854f162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm5, %zmm5, %zmm5 # zmm5 = zmm5[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x487c6162; WORD $0x1c11; BYTE $0xb1 // vmovups %zmm27, (%rcx,%rsi,4)
-	QUAD $0x02b17411487c6162 // vmovups %zmm30, 0x80(%rcx,%rsi,4)
-	QUAD $0x04b17c11487c6162 // vmovups %zmm31, 0x100(%rcx,%rsi,4)
-	QUAD $0x06b14411487ce162 // vmovups %zmm16, 0x180(%rcx,%rsi,4)
-	QUAD $0x08b14c11487c6162 // vmovups %zmm25, 0x200(%rcx,%rsi,4)
-	QUAD $0x0ab17411487ce162 // vmovups %zmm22, 0x280(%rcx,%rsi,4)
-	QUAD $0x0cb16411487c6162 // vmovups %zmm28, 0x300(%rcx,%rsi,4)
-	QUAD $0x0eb17c11487c7162 // vmovups %zmm15, 0x380(%rcx,%rsi,4)
-	QUAD $0x10b16c11487ce162 // vmovups %zmm21, 0x400(%rcx,%rsi,4)
-	QUAD $0x12b17c11487ce162 // vmovups %zmm23, 0x480(%rcx,%rsi,4)
-	QUAD $0x14b16c11487c6162 // vmovups %zmm29, 0x500(%rcx,%rsi,4)
-	QUAD $0x16b15411487cf162 // vmovups %zmm2, 0x580(%rcx,%rsi,4)
-	QUAD $0x18b15411487c6162 // vmovups %zmm26, 0x600(%rcx,%rsi,4)
-	QUAD $0x1ab15411487c7162 // vmovups %zmm10, 0x680(%rcx,%rsi,4)
-	QUAD $0x1cb14411487c6162 // vmovups %zmm24, 0x700(%rcx,%rsi,4)
-	QUAD $0x1eb16c11487cf162 // vmovups %zmm5, 0x780(%rcx,%rsi,4)
-	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	LONG $0x01c7f640 // testb $0x1, %dil
-	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfba2850f; WORD $0xffff // jne 0x1ae0 <k_encode_q3_k_weighted+0x5a0>
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
-	WORD $0x094d; BYTE $0xc5 // orq %r8, %r13
-	WORD $0x394d; BYTE $0xd5 // cmpq %r10, %r13
-	LONG $0xee430f4d // cmovaeq %r14, %r13
-	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x18148d4a // leaq (%rax,%r11), %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x394d; BYTE $0xf5 // cmpq %r14, %r13
-	LONG $0xc29c0f41 // setl %r10b
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	LONG $0x48fdd162; WORD $0x2c10; BYTE $0x12 // vmovupd (%r10,%rdx), %zmm5
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x246c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r13
-	LONG $0xc29c0f41 // setl %r10b
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	LONG $0x48fdd162; WORD $0x3410; BYTE $0x12 // vmovupd (%r10,%rdx), %zmm6
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x394d; BYTE $0xcd // cmpq %r9, %r13
-	LONG $0xc29c0f41 // setl %r10b
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	LONG $0x48fd4162; WORD $0x1c10; BYTE $0x12 // vmovupd (%r10,%rdx), %zmm27
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
-	LONG $0xc29c0f41 // setl %r10b
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	LONG $0x48fd4162; WORD $0x2410; BYTE $0x12 // vmovupd (%r10,%rdx), %zmm28
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x246c3b4c; BYTE $0x48 // cmpq 0x48(%rsp), %r13
-	LONG $0xc29c0f41 // setl %r10b
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	LONG $0x48fd4162; WORD $0x3410; BYTE $0x12 // vmovupd (%r10,%rdx), %zmm30
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x246c3b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r13
-	LONG $0xc29c0f41 // setl %r10b
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	LONG $0x48fdd162; WORD $0x1410; BYTE $0x12 // vmovupd (%r10,%rdx), %zmm2
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x246c3b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r13
-	LONG $0xc29c0f41 // setl %r10b
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	LONG $0x48fd4162; WORD $0x3c10; BYTE $0x12 // vmovupd (%r10,%rdx), %zmm31
-	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
-	LONG $0x48fd5262; WORD $0xd57c // vpbroadcastq %r13, %zmm10
-	LONG $0x488dd262; WORD $0xc237 // vpcmpgtq %zmm10, %zmm14, %k0
-	LONG $0x3079e3c4; WORD $0x01c8 // kshiftrb $0x1, %k0, %k1
-	LONG $0x3079e3c4; WORD $0x02d0 // kshiftrb $0x2, %k0, %k2
-	LONG $0x3079e3c4; WORD $0x03d8 // kshiftrb $0x3, %k0, %k3
-	LONG $0x3079e3c4; WORD $0x04e0 // kshiftrb $0x4, %k0, %k4
-	LONG $0x3079e3c4; WORD $0x05e8 // kshiftrb $0x5, %k0, %k5
-	LONG $0x3079e3c4; WORD $0x06f0 // kshiftrb $0x6, %k0, %k6
-	LONG $0x3079e3c4; WORD $0x07f8 // kshiftrb $0x7, %k0, %k7
-	LONG $0x48fd3162; WORD $0x1410; BYTE $0x18 // vmovupd (%rax,%r11), %zmm10
-	LONG $0xd793fbc5 // kmovd %k7, %edx
+	QUAD $0x0102241a48ad7362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm10, %zmm12
+	QUAD $0xee02142348ad7362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm10, %zmm10 # zmm10 = zmm10[4,5,6,7],mem[4,5,6,7]
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xd693fbc5 // kmovd %k6, %edx
 	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	QUAD $0x01123c1a48ad3362 // vinsertf64x4 $0x1, (%rdx,%r10), %zmm10, %zmm15
-	QUAD $0xee12142348ad3362 // vshuff64x2 $0xee, (%rdx,%r10), %zmm10, %zmm10 # zmm10 = zmm10[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xd6937bc5 // kmovd %k6, %r10d
-	LONG $0x01e28341 // andl $0x1, %r10d
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	QUAD $0x01122c1a48d5c362 // vinsertf64x4 $0x1, (%r10,%rdx), %zmm5, %zmm21
-	QUAD $0xee122c2348d5d362 // vshuff64x2 $0xee, (%r10,%rdx), %zmm5, %zmm5 # zmm5 = zmm5[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xd5937bc5 // kmovd %k5, %r10d
-	LONG $0x01e28341 // andl $0x1, %r10d
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	QUAD $0x0112341a48cdc362 // vinsertf64x4 $0x1, (%r10,%rdx), %zmm6, %zmm22
-	QUAD $0xee12342348cdd362 // vshuff64x2 $0xee, (%r10,%rdx), %zmm6, %zmm6 # zmm6 = zmm6[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xd4937bc5 // kmovd %k4, %r10d
-	LONG $0x01e28341 // andl $0x1, %r10d
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	QUAD $0x01123c1a40a5c362 // vinsertf64x4 $0x1, (%r10,%rdx), %zmm27, %zmm23
-	QUAD $0xee121c2340a54362 // vshuff64x2 $0xee, (%r10,%rdx), %zmm27, %zmm27 # zmm27 = zmm27[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xd3937bc5 // kmovd %k3, %r10d
-	LONG $0x01e28341 // andl $0x1, %r10d
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	QUAD $0x0112041a409dc362 // vinsertf64x4 $0x1, (%r10,%rdx), %zmm28, %zmm16
-	QUAD $0xee120423409d4362 // vshuff64x2 $0xee, (%r10,%rdx), %zmm28, %zmm24 # zmm24 = zmm28[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xd2937bc5 // kmovd %k2, %r10d
-	LONG $0x01e28341 // andl $0x1, %r10d
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	QUAD $0x01120c1a408d4362 // vinsertf64x4 $0x1, (%r10,%rdx), %zmm30, %zmm25
-	QUAD $0xee121423408d4362 // vshuff64x2 $0xee, (%r10,%rdx), %zmm30, %zmm26 # zmm26 = zmm30[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xd1937bc5 // kmovd %k1, %r10d
-	LONG $0x01e28341 // andl $0x1, %r10d
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	QUAD $0x0112241a48ed4362 // vinsertf64x4 $0x1, (%r10,%rdx), %zmm2, %zmm28
-	QUAD $0xee12142348edd362 // vshuff64x2 $0xee, (%r10,%rdx), %zmm2, %zmm2 # zmm2 = zmm2[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0xd0937bc5 // kmovd %k0, %r10d
-	LONG $0x01e28341 // andl $0x1, %r10d
-	LONG $0x06e2c141 // shll $0x6, %r10d
-	QUAD $0x01122c1a40854362 // vinsertf64x4 $0x1, (%r10,%rdx), %zmm31, %zmm29
-	QUAD $0xee12342340854362 // vshuff64x2 $0xee, (%r10,%rdx), %zmm31, %zmm30 # zmm30 = zmm31[4,5,6,7],mem[4,5,6,7]
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0x48fd4162; WORD $0xff28 // vmovapd %zmm15, %zmm31
-	LONG $0x48fd2262; WORD $0xf87f // vpermt2pd %zmm16, %zmm0, %zmm31
-	LONG $0x48f53262; WORD $0xf87f // vpermt2pd %zmm16, %zmm1, %zmm15
-	LONG $0x48fda162; WORD $0xc528 // vmovapd %zmm21, %zmm16
-	LONG $0x48fd8262; WORD $0xc17f // vpermt2pd %zmm25, %zmm0, %zmm16
-	LONG $0x48f58262; WORD $0xe97f // vpermt2pd %zmm25, %zmm1, %zmm21
-	LONG $0x48fd2162; WORD $0xce28 // vmovapd %zmm22, %zmm25
-	LONG $0x48fd0262; WORD $0xcc7f // vpermt2pd %zmm28, %zmm0, %zmm25
-	LONG $0x48f58262; WORD $0xf47f // vpermt2pd %zmm28, %zmm1, %zmm22
-	LONG $0x48fd2162; WORD $0xe728 // vmovapd %zmm23, %zmm28
-	LONG $0x48fd0262; WORD $0xe57f // vpermt2pd %zmm29, %zmm0, %zmm28
-	LONG $0x48f58262; WORD $0xfd7f // vpermt2pd %zmm29, %zmm1, %zmm23
+	QUAD $0x01023c1a48ed7362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm2, %zmm15
+	QUAD $0xee02142348edf362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm2, %zmm2 # zmm2 = zmm2[4,5,6,7],mem[4,5,6,7]
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xd593fbc5 // kmovd %k5, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x01022c1a48d5e362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm5, %zmm21
+	QUAD $0xee022c2348d5f362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm5, %zmm5 # zmm5 = zmm5[4,5,6,7],mem[4,5,6,7]
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xd493fbc5 // kmovd %k4, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x0102341a48cde362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm6, %zmm22
+	QUAD $0xee02342348cdf362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm6, %zmm6 # zmm6 = zmm6[4,5,6,7],mem[4,5,6,7]
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xd393fbc5 // kmovd %k3, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x01023c1a40a5e362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm27, %zmm23
+	QUAD $0xee02042340a56362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm27, %zmm24 # zmm24 = zmm27[4,5,6,7],mem[4,5,6,7]
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xd293fbc5 // kmovd %k2, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x01020c1a409d6362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm28, %zmm25
+	QUAD $0xee021423409d6362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm28, %zmm26 # zmm26 = zmm28[4,5,6,7],mem[4,5,6,7]
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xd193fbc5 // kmovd %k1, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x01021c1a408d6362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm30, %zmm27
+	QUAD $0xee022423408d6362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm30, %zmm28 # zmm28 = zmm30[4,5,6,7],mem[4,5,6,7]
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xd093fbc5 // kmovd %k0, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x01022c1a40856362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm31, %zmm29
+	QUAD $0xee02342340856362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm31, %zmm30 # zmm30 = zmm31[4,5,6,7],mem[4,5,6,7]
+	LONG $0x48fd4162; WORD $0xfc28 // vmovapd %zmm12, %zmm31
+	LONG $0x48fd2262; WORD $0xff7f // vpermt2pd %zmm23, %zmm0, %zmm31
+	LONG $0x48f53262; WORD $0xe77f // vpermt2pd %zmm23, %zmm1, %zmm12
+	LONG $0x48fdc162; WORD $0xff28 // vmovapd %zmm15, %zmm23
+	LONG $0x48fd8262; WORD $0xf97f // vpermt2pd %zmm25, %zmm0, %zmm23
+	LONG $0x48f51262; WORD $0xf97f // vpermt2pd %zmm25, %zmm1, %zmm15
+	LONG $0x48fd2162; WORD $0xcd28 // vmovapd %zmm21, %zmm25
+	LONG $0x48fd0262; WORD $0xcb7f // vpermt2pd %zmm27, %zmm0, %zmm25
+	LONG $0x48f58262; WORD $0xeb7f // vpermt2pd %zmm27, %zmm1, %zmm21
+	LONG $0x48fd2162; WORD $0xde28 // vmovapd %zmm22, %zmm27
+	LONG $0x48fd0262; WORD $0xdd7f // vpermt2pd %zmm29, %zmm0, %zmm27
+	LONG $0x48f58262; WORD $0xf57f // vpermt2pd %zmm29, %zmm1, %zmm22
 	LONG $0x48fd4162; WORD $0xea28 // vmovapd %zmm10, %zmm29
 	LONG $0x48fd0262; WORD $0xe87f // vpermt2pd %zmm24, %zmm0, %zmm29
 	LONG $0x48f51262; WORD $0xd07f // vpermt2pd %zmm24, %zmm1, %zmm10
-	LONG $0x48fd6162; WORD $0xc528 // vmovapd %zmm5, %zmm24
+	LONG $0x48fd6162; WORD $0xc228 // vmovapd %zmm2, %zmm24
 	LONG $0x48fd0262; WORD $0xc27f // vpermt2pd %zmm26, %zmm0, %zmm24
-	LONG $0x48f59262; WORD $0xea7f // vpermt2pd %zmm26, %zmm1, %zmm5
-	LONG $0x48fd6162; WORD $0xd628 // vmovapd %zmm6, %zmm26
-	LONG $0x48fd6262; WORD $0xd27f // vpermt2pd %zmm2, %zmm0, %zmm26
-	LONG $0x48f5f262; WORD $0xf27f // vpermt2pd %zmm2, %zmm1, %zmm6
-	LONG $0x48fd9162; WORD $0xd328 // vmovapd %zmm27, %zmm2
-	LONG $0x48fd9262; WORD $0xd67f // vpermt2pd %zmm30, %zmm0, %zmm2
-	LONG $0x48f50262; WORD $0xde7f // vpermt2pd %zmm30, %zmm1, %zmm27
+	LONG $0x48f59262; WORD $0xd27f // vpermt2pd %zmm26, %zmm1, %zmm2
+	LONG $0x48fd6162; WORD $0xd528 // vmovapd %zmm5, %zmm26
+	LONG $0x48fd0262; WORD $0xd47f // vpermt2pd %zmm28, %zmm0, %zmm26
+	LONG $0x48f59262; WORD $0xec7f // vpermt2pd %zmm28, %zmm1, %zmm5
+	LONG $0x48fd6162; WORD $0xe628 // vmovapd %zmm6, %zmm28
+	LONG $0x48fd0262; WORD $0xe67f // vpermt2pd %zmm30, %zmm0, %zmm28
+	LONG $0x48f59262; WORD $0xf67f // vpermt2pd %zmm30, %zmm1, %zmm6
 	LONG $0x40850162; WORD $0xf114 // vunpcklpd %zmm25, %zmm31, %zmm30 # zmm30 = zmm31[0],zmm25[0],zmm31[2],zmm25[2],zmm31[4],zmm25[4],zmm31[6],zmm25[6]
 	LONG $0x40850162; WORD $0xc915 // vunpckhpd %zmm25, %zmm31, %zmm25 # zmm25 = zmm31[1],zmm25[1],zmm31[3],zmm25[3],zmm31[5],zmm25[5],zmm31[7],zmm25[7]
-	LONG $0x40fd0162; WORD $0xfc14 // vunpcklpd %zmm28, %zmm16, %zmm31 # zmm31 = zmm16[0],zmm28[0],zmm16[2],zmm28[2],zmm16[4],zmm28[4],zmm16[6],zmm28[6]
-	LONG $0x40fd8162; WORD $0xc415 // vunpckhpd %zmm28, %zmm16, %zmm16 # zmm16 = zmm16[1],zmm28[1],zmm16[3],zmm28[3],zmm16[5],zmm28[5],zmm16[7],zmm28[7]
-	LONG $0x48852162; WORD $0xe614 // vunpcklpd %zmm22, %zmm15, %zmm28 # zmm28 = zmm15[0],zmm22[0],zmm15[2],zmm22[2],zmm15[4],zmm22[4],zmm15[6],zmm22[6]
+	LONG $0x40c50162; WORD $0xfb14 // vunpcklpd %zmm27, %zmm23, %zmm31 # zmm31 = zmm23[0],zmm27[0],zmm23[2],zmm27[2],zmm23[4],zmm27[4],zmm23[6],zmm27[6]
+	LONG $0x40c58162; WORD $0xfb15 // vunpckhpd %zmm27, %zmm23, %zmm23 # zmm23 = zmm23[1],zmm27[1],zmm23[3],zmm27[3],zmm23[5],zmm27[5],zmm23[7],zmm27[7]
+	LONG $0x489d2162; WORD $0xdd14 // vunpcklpd %zmm21, %zmm12, %zmm27 # zmm27 = zmm12[0],zmm21[0],zmm12[2],zmm21[2],zmm12[4],zmm21[4],zmm12[6],zmm21[6]
+	LONG $0x489d3162; WORD $0xe515 // vunpckhpd %zmm21, %zmm12, %zmm12 # zmm12 = zmm12[1],zmm21[1],zmm12[3],zmm21[3],zmm12[5],zmm21[5],zmm12[7],zmm21[7]
+	LONG $0x4885a162; WORD $0xee14 // vunpcklpd %zmm22, %zmm15, %zmm21 # zmm21 = zmm15[0],zmm22[0],zmm15[2],zmm22[2],zmm15[4],zmm22[4],zmm15[6],zmm22[6]
 	LONG $0x48853162; WORD $0xfe15 // vunpckhpd %zmm22, %zmm15, %zmm15 # zmm15 = zmm15[1],zmm22[1],zmm15[3],zmm22[3],zmm15[5],zmm22[5],zmm15[7],zmm22[7]
-	LONG $0x40d5a162; WORD $0xf714 // vunpcklpd %zmm23, %zmm21, %zmm22 # zmm22 = zmm21[0],zmm23[0],zmm21[2],zmm23[2],zmm21[4],zmm23[4],zmm21[6],zmm23[6]
-	LONG $0x40d5a162; WORD $0xef15 // vunpckhpd %zmm23, %zmm21, %zmm21 # zmm21 = zmm21[1],zmm23[1],zmm21[3],zmm23[3],zmm21[5],zmm23[5],zmm21[7],zmm23[7]
-	LONG $0x40958162; WORD $0xfa14 // vunpcklpd %zmm26, %zmm29, %zmm23 # zmm23 = zmm29[0],zmm26[0],zmm29[2],zmm26[2],zmm29[4],zmm26[4],zmm29[6],zmm26[6]
+	LONG $0x40958162; WORD $0xf214 // vunpcklpd %zmm26, %zmm29, %zmm22 # zmm22 = zmm29[0],zmm26[0],zmm29[2],zmm26[2],zmm29[4],zmm26[4],zmm29[6],zmm26[6]
 	LONG $0x40950162; WORD $0xd215 // vunpckhpd %zmm26, %zmm29, %zmm26 # zmm26 = zmm29[1],zmm26[1],zmm29[3],zmm26[3],zmm29[5],zmm26[5],zmm29[7],zmm26[7]
-	LONG $0x40bd6162; WORD $0xea14 // vunpcklpd %zmm2, %zmm24, %zmm29 # zmm29 = zmm24[0],zmm2[0],zmm24[2],zmm2[2],zmm24[4],zmm2[4],zmm24[6],zmm2[6]
-	LONG $0x40bdf162; WORD $0xd215 // vunpckhpd %zmm2, %zmm24, %zmm2 # zmm2 = zmm24[1],zmm2[1],zmm24[3],zmm2[3],zmm24[5],zmm2[5],zmm24[7],zmm2[7]
-	LONG $0x48ad6162; WORD $0xc614 // vunpcklpd %zmm6, %zmm10, %zmm24 # zmm24 = zmm10[0],zmm6[0],zmm10[2],zmm6[2],zmm10[4],zmm6[4],zmm10[6],zmm6[6]
-	LONG $0x48adf162; WORD $0xf615 // vunpckhpd %zmm6, %zmm10, %zmm6 # zmm6 = zmm10[1],zmm6[1],zmm10[3],zmm6[3],zmm10[5],zmm6[5],zmm10[7],zmm6[7]
-	LONG $0x48d51162; WORD $0xd314 // vunpcklpd %zmm27, %zmm5, %zmm10 # zmm10 = zmm5[0],zmm27[0],zmm5[2],zmm27[2],zmm5[4],zmm27[4],zmm5[6],zmm27[6]
-	LONG $0x48d59162; WORD $0xeb15 // vunpckhpd %zmm27, %zmm5, %zmm5 # zmm5 = zmm5[1],zmm27[1],zmm5[3],zmm27[3],zmm5[5],zmm27[5],zmm5[7],zmm27[7]
-	LONG $0x400c0162; WORD $0xdfc6; BYTE $0x88 // vshufps $0x88, %zmm31, %zmm30, %zmm27 # zmm27 = zmm30[0,2],zmm31[0,2],zmm30[4,6],zmm31[4,6],zmm30[8,10],zmm31[8,10],zmm30[12,14],zmm31[12,14]
-	LONG $0x40240162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm27, %zmm27, %zmm27 # zmm27 = zmm27[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40bd0162; WORD $0xec14 // vunpcklpd %zmm28, %zmm24, %zmm29 # zmm29 = zmm24[0],zmm28[0],zmm24[2],zmm28[2],zmm24[4],zmm28[4],zmm24[6],zmm28[6]
+	LONG $0x40bd0162; WORD $0xc415 // vunpckhpd %zmm28, %zmm24, %zmm24 # zmm24 = zmm24[1],zmm28[1],zmm24[3],zmm28[3],zmm24[5],zmm28[5],zmm24[7],zmm28[7]
+	LONG $0x48ad6162; WORD $0xe514 // vunpcklpd %zmm5, %zmm10, %zmm28 # zmm28 = zmm10[0],zmm5[0],zmm10[2],zmm5[2],zmm10[4],zmm5[4],zmm10[6],zmm5[6]
+	LONG $0x48adf162; WORD $0xed15 // vunpckhpd %zmm5, %zmm10, %zmm5 # zmm5 = zmm10[1],zmm5[1],zmm10[3],zmm5[3],zmm10[5],zmm5[5],zmm10[7],zmm5[7]
+	LONG $0x48ed7162; WORD $0xd614 // vunpcklpd %zmm6, %zmm2, %zmm10 # zmm10 = zmm2[0],zmm6[0],zmm2[2],zmm6[2],zmm2[4],zmm6[4],zmm2[6],zmm6[6]
+	LONG $0x48edf162; WORD $0xd615 // vunpckhpd %zmm6, %zmm2, %zmm2 # zmm2 = zmm2[1],zmm6[1],zmm2[3],zmm6[3],zmm2[5],zmm6[5],zmm2[7],zmm6[7]
+	LONG $0x400c9162; WORD $0xf7c6; BYTE $0x88 // vshufps $0x88, %zmm31, %zmm30, %zmm6 # zmm6 = zmm30[0,2],zmm31[0,2],zmm30[4,6],zmm31[4,6],zmm30[8,10],zmm31[8,10],zmm30[12,14],zmm31[12,14]
+	LONG $0x484cf162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm6, %zmm6, %zmm6 # zmm6 = zmm6[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
 	LONG $0x400c0162; WORD $0xf7c6; BYTE $0xdd // vshufps $0xdd, %zmm31, %zmm30, %zmm30 # zmm30 = zmm30[1,3],zmm31[1,3],zmm30[5,7],zmm31[5,7],zmm30[9,11],zmm31[9,11],zmm30[13,15],zmm31[13,15]
 	LONG $0x400c0162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm30, %zmm30, %zmm30 # zmm30 = zmm30[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x40342162; WORD $0xf8c6; BYTE $0x88 // vshufps $0x88, %zmm16, %zmm25, %zmm31 # zmm31 = zmm25[0,2],zmm16[0,2],zmm25[4,6],zmm16[4,6],zmm25[8,10],zmm16[8,10],zmm25[12,14],zmm16[12,14]
+	LONG $0x40342162; WORD $0xffc6; BYTE $0x88 // vshufps $0x88, %zmm23, %zmm25, %zmm31 # zmm31 = zmm25[0,2],zmm23[0,2],zmm25[4,6],zmm23[4,6],zmm25[8,10],zmm23[8,10],zmm25[12,14],zmm23[12,14]
 	LONG $0x40040162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm31, %zmm31, %zmm31 # zmm31 = zmm31[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x4034a162; WORD $0xc0c6; BYTE $0xdd // vshufps $0xdd, %zmm16, %zmm25, %zmm16 # zmm16 = zmm25[1,3],zmm16[1,3],zmm25[5,7],zmm16[5,7],zmm25[9,11],zmm16[9,11],zmm25[13,15],zmm16[13,15]
-	LONG $0x407ca162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm16, %zmm16, %zmm16 # zmm16 = zmm16[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x401c2162; WORD $0xcec6; BYTE $0x88 // vshufps $0x88, %zmm22, %zmm28, %zmm25 # zmm25 = zmm28[0,2],zmm22[0,2],zmm28[4,6],zmm22[4,6],zmm28[8,10],zmm22[8,10],zmm28[12,14],zmm22[12,14]
-	LONG $0x40340162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm25, %zmm25, %zmm25 # zmm25 = zmm25[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x401ca162; WORD $0xf6c6; BYTE $0xdd // vshufps $0xdd, %zmm22, %zmm28, %zmm22 # zmm22 = zmm28[1,3],zmm22[1,3],zmm28[5,7],zmm22[5,7],zmm28[9,11],zmm22[9,11],zmm28[13,15],zmm22[13,15]
-	LONG $0x404ca162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm22, %zmm22, %zmm22 # zmm22 = zmm22[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x48042162; WORD $0xe5c6; BYTE $0x88 // vshufps $0x88, %zmm21, %zmm15, %zmm28 # zmm28 = zmm15[0,2],zmm21[0,2],zmm15[4,6],zmm21[4,6],zmm15[8,10],zmm21[8,10],zmm15[12,14],zmm21[12,14]
-	LONG $0x401c0162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm28, %zmm28, %zmm28 # zmm28 = zmm28[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x48043162; WORD $0xfdc6; BYTE $0xdd // vshufps $0xdd, %zmm21, %zmm15, %zmm15 # zmm15 = zmm15[1,3],zmm21[1,3],zmm15[5,7],zmm21[5,7],zmm15[9,11],zmm21[9,11],zmm15[13,15],zmm21[13,15]
-	LONG $0x48045162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm15, %zmm15, %zmm15 # zmm15 = zmm15[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x40448162; WORD $0xedc6; BYTE $0x88 // vshufps $0x88, %zmm29, %zmm23, %zmm21 # zmm21 = zmm23[0,2],zmm29[0,2],zmm23[4,6],zmm29[4,6],zmm23[8,10],zmm29[8,10],zmm23[12,14],zmm29[12,14]
-	LONG $0x4054a162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm21, %zmm21, %zmm21 # zmm21 = zmm21[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x40448162; WORD $0xfdc6; BYTE $0xdd // vshufps $0xdd, %zmm29, %zmm23, %zmm23 # zmm23 = zmm23[1,3],zmm29[1,3],zmm23[5,7],zmm29[5,7],zmm23[9,11],zmm29[9,11],zmm23[13,15],zmm29[13,15]
+	LONG $0x4034a162; WORD $0xffc6; BYTE $0xdd // vshufps $0xdd, %zmm23, %zmm25, %zmm23 # zmm23 = zmm25[1,3],zmm23[1,3],zmm25[5,7],zmm23[5,7],zmm25[9,11],zmm23[9,11],zmm25[13,15],zmm23[13,15]
 	LONG $0x4044a162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm23, %zmm23, %zmm23 # zmm23 = zmm23[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x402c6162; WORD $0xeac6; BYTE $0x88 // vshufps $0x88, %zmm2, %zmm26, %zmm29 # zmm29 = zmm26[0,2],zmm2[0,2],zmm26[4,6],zmm2[4,6],zmm26[8,10],zmm2[8,10],zmm26[12,14],zmm2[12,14]
+	LONG $0x40242162; WORD $0xcdc6; BYTE $0x88 // vshufps $0x88, %zmm21, %zmm27, %zmm25 # zmm25 = zmm27[0,2],zmm21[0,2],zmm27[4,6],zmm21[4,6],zmm27[8,10],zmm21[8,10],zmm27[12,14],zmm21[12,14]
+	LONG $0x40340162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm25, %zmm25, %zmm25 # zmm25 = zmm25[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4024a162; WORD $0xedc6; BYTE $0xdd // vshufps $0xdd, %zmm21, %zmm27, %zmm21 # zmm21 = zmm27[1,3],zmm21[1,3],zmm27[5,7],zmm21[5,7],zmm27[9,11],zmm21[9,11],zmm27[13,15],zmm21[13,15]
+	LONG $0x4054a162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm21, %zmm21, %zmm21 # zmm21 = zmm21[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x481c4162; WORD $0xdfc6; BYTE $0x88 // vshufps $0x88, %zmm15, %zmm12, %zmm27 # zmm27 = zmm12[0,2],zmm15[0,2],zmm12[4,6],zmm15[4,6],zmm12[8,10],zmm15[8,10],zmm12[12,14],zmm15[12,14]
+	LONG $0x40240162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm27, %zmm27, %zmm27 # zmm27 = zmm27[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x481c5162; WORD $0xe7c6; BYTE $0xdd // vshufps $0xdd, %zmm15, %zmm12, %zmm12 # zmm12 = zmm12[1,3],zmm15[1,3],zmm12[5,7],zmm15[5,7],zmm12[9,11],zmm15[9,11],zmm12[13,15],zmm15[13,15]
+	LONG $0x481c5162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm12, %zmm12, %zmm12 # zmm12 = zmm12[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x404c1162; WORD $0xfdc6; BYTE $0x88 // vshufps $0x88, %zmm29, %zmm22, %zmm15 # zmm15 = zmm22[0,2],zmm29[0,2],zmm22[4,6],zmm29[4,6],zmm22[8,10],zmm29[8,10],zmm22[12,14],zmm29[12,14]
+	LONG $0x48045162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm15, %zmm15, %zmm15 # zmm15 = zmm15[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x404c8162; WORD $0xf5c6; BYTE $0xdd // vshufps $0xdd, %zmm29, %zmm22, %zmm22 # zmm22 = zmm22[1,3],zmm29[1,3],zmm22[5,7],zmm29[5,7],zmm22[9,11],zmm29[9,11],zmm22[13,15],zmm29[13,15]
+	LONG $0x404ca162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm22, %zmm22, %zmm22 # zmm22 = zmm22[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x402c0162; WORD $0xe8c6; BYTE $0x88 // vshufps $0x88, %zmm24, %zmm26, %zmm29 # zmm29 = zmm26[0,2],zmm24[0,2],zmm26[4,6],zmm24[4,6],zmm26[8,10],zmm24[8,10],zmm26[12,14],zmm24[12,14]
 	LONG $0x40140162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm29, %zmm29, %zmm29 # zmm29 = zmm29[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x402cf162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm2, %zmm26, %zmm2 # zmm2 = zmm26[1,3],zmm2[1,3],zmm26[5,7],zmm2[5,7],zmm26[9,11],zmm2[9,11],zmm26[13,15],zmm2[13,15]
-	LONG $0x486cf162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm2, %zmm2, %zmm2 # zmm2 = zmm2[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x403c4162; WORD $0xd2c6; BYTE $0x88 // vshufps $0x88, %zmm10, %zmm24, %zmm26 # zmm26 = zmm24[0,2],zmm10[0,2],zmm24[4,6],zmm10[4,6],zmm24[8,10],zmm10[8,10],zmm24[12,14],zmm10[12,14]
-	LONG $0x402c0162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm26, %zmm26, %zmm26 # zmm26 = zmm26[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x403c5162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm10, %zmm24, %zmm10 # zmm10 = zmm24[1,3],zmm10[1,3],zmm24[5,7],zmm10[5,7],zmm24[9,11],zmm10[9,11],zmm24[13,15],zmm10[13,15]
-	LONG $0x482c5162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm10, %zmm10, %zmm10 # zmm10 = zmm10[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x484c6162; WORD $0xc5c6; BYTE $0x88 // vshufps $0x88, %zmm5, %zmm6, %zmm24 # zmm24 = zmm6[0,2],zmm5[0,2],zmm6[4,6],zmm5[4,6],zmm6[8,10],zmm5[8,10],zmm6[12,14],zmm5[12,14]
+	LONG $0x402c0162; WORD $0xc0c6; BYTE $0xdd // vshufps $0xdd, %zmm24, %zmm26, %zmm24 # zmm24 = zmm26[1,3],zmm24[1,3],zmm26[5,7],zmm24[5,7],zmm26[9,11],zmm24[9,11],zmm26[13,15],zmm24[13,15]
 	LONG $0x403c0162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm24, %zmm24, %zmm24 # zmm24 = zmm24[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x484cf162; WORD $0xedc6; BYTE $0xdd // vshufps $0xdd, %zmm5, %zmm6, %zmm5 # zmm5 = zmm6[1,3],zmm5[1,3],zmm6[5,7],zmm5[5,7],zmm6[9,11],zmm5[9,11],zmm6[13,15],zmm5[13,15]
-	LONG $0x4854f162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm5, %zmm5, %zmm5 # zmm5 = zmm5[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	QUAD $0x40b15c11487c6162 // vmovups %zmm27, 0x1000(%rcx,%rsi,4)
-	QUAD $0x42b17411487c6162 // vmovups %zmm30, 0x1080(%rcx,%rsi,4)
-	QUAD $0x44b17c11487c6162 // vmovups %zmm31, 0x1100(%rcx,%rsi,4)
-	QUAD $0x46b14411487ce162 // vmovups %zmm16, 0x1180(%rcx,%rsi,4)
-	QUAD $0x48b14c11487c6162 // vmovups %zmm25, 0x1200(%rcx,%rsi,4)
-	QUAD $0x4ab17411487ce162 // vmovups %zmm22, 0x1280(%rcx,%rsi,4)
-	QUAD $0x4cb16411487c6162 // vmovups %zmm28, 0x1300(%rcx,%rsi,4)
-	QUAD $0x4eb17c11487c7162 // vmovups %zmm15, 0x1380(%rcx,%rsi,4)
-	QUAD $0x50b16c11487ce162 // vmovups %zmm21, 0x1400(%rcx,%rsi,4)
-	QUAD $0x52b17c11487ce162 // vmovups %zmm23, 0x1480(%rcx,%rsi,4)
-	QUAD $0x54b16c11487c6162 // vmovups %zmm29, 0x1500(%rcx,%rsi,4)
-	QUAD $0x56b15411487cf162 // vmovups %zmm2, 0x1580(%rcx,%rsi,4)
-	QUAD $0x58b15411487c6162 // vmovups %zmm26, 0x1600(%rcx,%rsi,4)
-	QUAD $0x5ab15411487c7162 // vmovups %zmm10, 0x1680(%rcx,%rsi,4)
-	QUAD $0x5cb14411487c6162 // vmovups %zmm24, 0x1700(%rcx,%rsi,4)
-	QUAD $0x5eb16c11487cf162 // vmovups %zmm5, 0x1780(%rcx,%rsi,4)
-	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	LONG $0x01c7f640 // testb $0x1, %dil
-	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfba1850f; WORD $0xffff // jne 0x1f50 <k_encode_q3_k_weighted+0xa10>
-	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x401c4162; WORD $0xd2c6; BYTE $0x88 // vshufps $0x88, %zmm10, %zmm28, %zmm26 # zmm26 = zmm28[0,2],zmm10[0,2],zmm28[4,6],zmm10[4,6],zmm28[8,10],zmm10[8,10],zmm28[12,14],zmm10[12,14]
+	LONG $0x402c0162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm26, %zmm26, %zmm26 # zmm26 = zmm26[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x401c5162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm10, %zmm28, %zmm10 # zmm10 = zmm28[1,3],zmm10[1,3],zmm28[5,7],zmm10[5,7],zmm28[9,11],zmm10[9,11],zmm28[13,15],zmm10[13,15]
+	LONG $0x482c5162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm10, %zmm10, %zmm10 # zmm10 = zmm10[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x48546162; WORD $0xe2c6; BYTE $0x88 // vshufps $0x88, %zmm2, %zmm5, %zmm28 # zmm28 = zmm5[0,2],zmm2[0,2],zmm5[4,6],zmm2[4,6],zmm5[8,10],zmm2[8,10],zmm5[12,14],zmm2[12,14]
+	LONG $0x401c0162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm28, %zmm28, %zmm28 # zmm28 = zmm28[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4854f162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm2, %zmm5, %zmm2 # zmm2 = zmm5[1,3],zmm2[1,3],zmm5[5,7],zmm2[5,7],zmm5[9,11],zmm2[9,11],zmm5[13,15],zmm2[13,15]
+	LONG $0x486cf162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm2, %zmm2, %zmm2 # zmm2 = zmm2[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x81 // vmovups %zmm6, (%rcx,%r8,4)
+	QUAD $0x02817411487c2162 // vmovups %zmm30, 0x80(%rcx,%r8,4)
+	QUAD $0x04817c11487c2162 // vmovups %zmm31, 0x100(%rcx,%r8,4)
+	QUAD $0x06817c11487ca162 // vmovups %zmm23, 0x180(%rcx,%r8,4)
+	QUAD $0x08814c11487c2162 // vmovups %zmm25, 0x200(%rcx,%r8,4)
+	QUAD $0x0a816c11487ca162 // vmovups %zmm21, 0x280(%rcx,%r8,4)
+	QUAD $0x0c815c11487c2162 // vmovups %zmm27, 0x300(%rcx,%r8,4)
+	QUAD $0x0e816411487c3162 // vmovups %zmm12, 0x380(%rcx,%r8,4)
+	QUAD $0x10817c11487c3162 // vmovups %zmm15, 0x400(%rcx,%r8,4)
+	QUAD $0x12817411487ca162 // vmovups %zmm22, 0x480(%rcx,%r8,4)
+	QUAD $0x14816c11487c2162 // vmovups %zmm29, 0x500(%rcx,%r8,4)
+	QUAD $0x16814411487c2162 // vmovups %zmm24, 0x580(%rcx,%r8,4)
+	QUAD $0x18815411487c2162 // vmovups %zmm26, 0x600(%rcx,%r8,4)
+	QUAD $0x1a815411487c3162 // vmovups %zmm10, 0x680(%rcx,%r8,4)
+	QUAD $0x1c816411487c2162 // vmovups %zmm28, 0x700(%rcx,%r8,4)
+	QUAD $0x1e815411487cb162 // vmovups %zmm2, 0x780(%rcx,%r8,4)
+	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
+	LONG $0x01c6f640 // testb $0x1, %sil
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xfbaa850f; WORD $0xffff // jne 0x1b10 <k_encode_q3_k_weighted+0x5d0>
+	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x30148d49 // leaq (%r8,%rsi), %rdx
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	WORD $0x0948; BYTE $0xfa // orq %rdi, %rdx
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0xd3430f49 // cmovaeq %r11, %rdx
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x11048d4b // leaq (%r9,%r10), %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	LONG $0x48fdd162; WORD $0x1410; BYTE $0x07 // vmovupd (%r15,%rax), %zmm2
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24543b48; BYTE $0x68 // cmpq 0x68(%rsp), %rdx
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	LONG $0x48fdd162; WORD $0x2c10; BYTE $0x07 // vmovupd (%r15,%rax), %zmm5
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24543b48; BYTE $0x60 // cmpq 0x60(%rsp), %rdx
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	LONG $0x48fdd162; WORD $0x3410; BYTE $0x07 // vmovupd (%r15,%rax), %zmm6
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	LONG $0x48fd4162; WORD $0x1c10; BYTE $0x07 // vmovupd (%r15,%rax), %zmm27
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24543b48; BYTE $0x58 // cmpq 0x58(%rsp), %rdx
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	LONG $0x48fd4162; WORD $0x2410; BYTE $0x07 // vmovupd (%r15,%rax), %zmm28
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24543b48; BYTE $0x78 // cmpq 0x78(%rsp), %rdx
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	LONG $0x48fd4162; WORD $0x3410; BYTE $0x07 // vmovupd (%r15,%rax), %zmm30
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24543b48; BYTE $0x70 // cmpq 0x70(%rsp), %rdx
+	LONG $0xc79c0f41 // setl %r15b
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	LONG $0x48fd4162; WORD $0x3c10; BYTE $0x07 // vmovupd (%r15,%rax), %zmm31
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x48fd7262; WORD $0xd27c // vpbroadcastq %rdx, %zmm10
+	LONG $0x488dd262; WORD $0xc237 // vpcmpgtq %zmm10, %zmm14, %k0
+	LONG $0x3079e3c4; WORD $0x01c8 // kshiftrb $0x1, %k0, %k1
+	LONG $0x3079e3c4; WORD $0x02d0 // kshiftrb $0x2, %k0, %k2
+	LONG $0x3079e3c4; WORD $0x03d8 // kshiftrb $0x3, %k0, %k3
+	LONG $0x3079e3c4; WORD $0x04e0 // kshiftrb $0x4, %k0, %k4
+	LONG $0x3079e3c4; WORD $0x05e8 // kshiftrb $0x5, %k0, %k5
+	LONG $0x3079e3c4; WORD $0x06f0 // kshiftrb $0x6, %k0, %k6
+	LONG $0x3079e3c4; WORD $0x07f8 // kshiftrb $0x7, %k0, %k7
+	LONG $0x48fd1162; WORD $0x1410; BYTE $0x11 // vmovupd (%r9,%r10), %zmm10
+	LONG $0xd793fbc5 // kmovd %k7, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x0102241a48ad7362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm10, %zmm12
+	QUAD $0xee02142348ad7362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm10, %zmm10 # zmm10 = zmm10[4,5,6,7],mem[4,5,6,7]
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xd693fbc5 // kmovd %k6, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x01023c1a48ed7362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm2, %zmm15
+	QUAD $0xee02142348edf362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm2, %zmm2 # zmm2 = zmm2[4,5,6,7],mem[4,5,6,7]
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xd593fbc5 // kmovd %k5, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x01022c1a48d5e362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm5, %zmm21
+	QUAD $0xee022c2348d5f362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm5, %zmm5 # zmm5 = zmm5[4,5,6,7],mem[4,5,6,7]
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xd493fbc5 // kmovd %k4, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x0102341a48cde362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm6, %zmm22
+	QUAD $0xee02342348cdf362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm6, %zmm6 # zmm6 = zmm6[4,5,6,7],mem[4,5,6,7]
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xd393fbc5 // kmovd %k3, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x01023c1a40a5e362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm27, %zmm23
+	QUAD $0xee02042340a56362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm27, %zmm24 # zmm24 = zmm27[4,5,6,7],mem[4,5,6,7]
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xd293fbc5 // kmovd %k2, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x01020c1a409d6362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm28, %zmm25
+	QUAD $0xee021423409d6362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm28, %zmm26 # zmm26 = zmm28[4,5,6,7],mem[4,5,6,7]
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xd193fbc5 // kmovd %k1, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x01021c1a408d6362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm30, %zmm27
+	QUAD $0xee022423408d6362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm30, %zmm28 # zmm28 = zmm30[4,5,6,7],mem[4,5,6,7]
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xd093fbc5 // kmovd %k0, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	QUAD $0x01022c1a40856362 // vinsertf64x4 $0x1, (%rdx,%rax), %zmm31, %zmm29
+	QUAD $0xee02342340856362 // vshuff64x2 $0xee, (%rdx,%rax), %zmm31, %zmm30 # zmm30 = zmm31[4,5,6,7],mem[4,5,6,7]
+	LONG $0x48fd4162; WORD $0xfc28 // vmovapd %zmm12, %zmm31
+	LONG $0x48fd2262; WORD $0xff7f // vpermt2pd %zmm23, %zmm0, %zmm31
+	LONG $0x48f53262; WORD $0xe77f // vpermt2pd %zmm23, %zmm1, %zmm12
+	LONG $0x48fdc162; WORD $0xff28 // vmovapd %zmm15, %zmm23
+	LONG $0x48fd8262; WORD $0xf97f // vpermt2pd %zmm25, %zmm0, %zmm23
+	LONG $0x48f51262; WORD $0xf97f // vpermt2pd %zmm25, %zmm1, %zmm15
+	LONG $0x48fd2162; WORD $0xcd28 // vmovapd %zmm21, %zmm25
+	LONG $0x48fd0262; WORD $0xcb7f // vpermt2pd %zmm27, %zmm0, %zmm25
+	LONG $0x48f58262; WORD $0xeb7f // vpermt2pd %zmm27, %zmm1, %zmm21
+	LONG $0x48fd2162; WORD $0xde28 // vmovapd %zmm22, %zmm27
+	LONG $0x48fd0262; WORD $0xdd7f // vpermt2pd %zmm29, %zmm0, %zmm27
+	LONG $0x48f58262; WORD $0xf57f // vpermt2pd %zmm29, %zmm1, %zmm22
+	LONG $0x48fd4162; WORD $0xea28 // vmovapd %zmm10, %zmm29
+	LONG $0x48fd0262; WORD $0xe87f // vpermt2pd %zmm24, %zmm0, %zmm29
+	LONG $0x48f51262; WORD $0xd07f // vpermt2pd %zmm24, %zmm1, %zmm10
+	LONG $0x48fd6162; WORD $0xc228 // vmovapd %zmm2, %zmm24
+	LONG $0x48fd0262; WORD $0xc27f // vpermt2pd %zmm26, %zmm0, %zmm24
+	LONG $0x48f59262; WORD $0xd27f // vpermt2pd %zmm26, %zmm1, %zmm2
+	LONG $0x48fd6162; WORD $0xd528 // vmovapd %zmm5, %zmm26
+	LONG $0x48fd0262; WORD $0xd47f // vpermt2pd %zmm28, %zmm0, %zmm26
+	LONG $0x48f59262; WORD $0xec7f // vpermt2pd %zmm28, %zmm1, %zmm5
+	LONG $0x48fd6162; WORD $0xe628 // vmovapd %zmm6, %zmm28
+	LONG $0x48fd0262; WORD $0xe67f // vpermt2pd %zmm30, %zmm0, %zmm28
+	LONG $0x48f59262; WORD $0xf67f // vpermt2pd %zmm30, %zmm1, %zmm6
+	LONG $0x40850162; WORD $0xf114 // vunpcklpd %zmm25, %zmm31, %zmm30 # zmm30 = zmm31[0],zmm25[0],zmm31[2],zmm25[2],zmm31[4],zmm25[4],zmm31[6],zmm25[6]
+	LONG $0x40850162; WORD $0xc915 // vunpckhpd %zmm25, %zmm31, %zmm25 # zmm25 = zmm31[1],zmm25[1],zmm31[3],zmm25[3],zmm31[5],zmm25[5],zmm31[7],zmm25[7]
+	LONG $0x40c50162; WORD $0xfb14 // vunpcklpd %zmm27, %zmm23, %zmm31 # zmm31 = zmm23[0],zmm27[0],zmm23[2],zmm27[2],zmm23[4],zmm27[4],zmm23[6],zmm27[6]
+	LONG $0x40c58162; WORD $0xfb15 // vunpckhpd %zmm27, %zmm23, %zmm23 # zmm23 = zmm23[1],zmm27[1],zmm23[3],zmm27[3],zmm23[5],zmm27[5],zmm23[7],zmm27[7]
+	LONG $0x489d2162; WORD $0xdd14 // vunpcklpd %zmm21, %zmm12, %zmm27 # zmm27 = zmm12[0],zmm21[0],zmm12[2],zmm21[2],zmm12[4],zmm21[4],zmm12[6],zmm21[6]
+	LONG $0x489d3162; WORD $0xe515 // vunpckhpd %zmm21, %zmm12, %zmm12 # zmm12 = zmm12[1],zmm21[1],zmm12[3],zmm21[3],zmm12[5],zmm21[5],zmm12[7],zmm21[7]
+	LONG $0x4885a162; WORD $0xee14 // vunpcklpd %zmm22, %zmm15, %zmm21 # zmm21 = zmm15[0],zmm22[0],zmm15[2],zmm22[2],zmm15[4],zmm22[4],zmm15[6],zmm22[6]
+	LONG $0x48853162; WORD $0xfe15 // vunpckhpd %zmm22, %zmm15, %zmm15 # zmm15 = zmm15[1],zmm22[1],zmm15[3],zmm22[3],zmm15[5],zmm22[5],zmm15[7],zmm22[7]
+	LONG $0x40958162; WORD $0xf214 // vunpcklpd %zmm26, %zmm29, %zmm22 # zmm22 = zmm29[0],zmm26[0],zmm29[2],zmm26[2],zmm29[4],zmm26[4],zmm29[6],zmm26[6]
+	LONG $0x40950162; WORD $0xd215 // vunpckhpd %zmm26, %zmm29, %zmm26 # zmm26 = zmm29[1],zmm26[1],zmm29[3],zmm26[3],zmm29[5],zmm26[5],zmm29[7],zmm26[7]
+	LONG $0x40bd0162; WORD $0xec14 // vunpcklpd %zmm28, %zmm24, %zmm29 # zmm29 = zmm24[0],zmm28[0],zmm24[2],zmm28[2],zmm24[4],zmm28[4],zmm24[6],zmm28[6]
+	LONG $0x40bd0162; WORD $0xc415 // vunpckhpd %zmm28, %zmm24, %zmm24 # zmm24 = zmm24[1],zmm28[1],zmm24[3],zmm28[3],zmm24[5],zmm28[5],zmm24[7],zmm28[7]
+	LONG $0x48ad6162; WORD $0xe514 // vunpcklpd %zmm5, %zmm10, %zmm28 # zmm28 = zmm10[0],zmm5[0],zmm10[2],zmm5[2],zmm10[4],zmm5[4],zmm10[6],zmm5[6]
+	LONG $0x48adf162; WORD $0xed15 // vunpckhpd %zmm5, %zmm10, %zmm5 # zmm5 = zmm10[1],zmm5[1],zmm10[3],zmm5[3],zmm10[5],zmm5[5],zmm10[7],zmm5[7]
+	LONG $0x48ed7162; WORD $0xd614 // vunpcklpd %zmm6, %zmm2, %zmm10 # zmm10 = zmm2[0],zmm6[0],zmm2[2],zmm6[2],zmm2[4],zmm6[4],zmm2[6],zmm6[6]
+	LONG $0x48edf162; WORD $0xd615 // vunpckhpd %zmm6, %zmm2, %zmm2 # zmm2 = zmm2[1],zmm6[1],zmm2[3],zmm6[3],zmm2[5],zmm6[5],zmm2[7],zmm6[7]
+	LONG $0x400c9162; WORD $0xf7c6; BYTE $0x88 // vshufps $0x88, %zmm31, %zmm30, %zmm6 # zmm6 = zmm30[0,2],zmm31[0,2],zmm30[4,6],zmm31[4,6],zmm30[8,10],zmm31[8,10],zmm30[12,14],zmm31[12,14]
+	LONG $0x484cf162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm6, %zmm6, %zmm6 # zmm6 = zmm6[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x400c0162; WORD $0xf7c6; BYTE $0xdd // vshufps $0xdd, %zmm31, %zmm30, %zmm30 # zmm30 = zmm30[1,3],zmm31[1,3],zmm30[5,7],zmm31[5,7],zmm30[9,11],zmm31[9,11],zmm30[13,15],zmm31[13,15]
+	LONG $0x400c0162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm30, %zmm30, %zmm30 # zmm30 = zmm30[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40342162; WORD $0xffc6; BYTE $0x88 // vshufps $0x88, %zmm23, %zmm25, %zmm31 # zmm31 = zmm25[0,2],zmm23[0,2],zmm25[4,6],zmm23[4,6],zmm25[8,10],zmm23[8,10],zmm25[12,14],zmm23[12,14]
+	LONG $0x40040162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm31, %zmm31, %zmm31 # zmm31 = zmm31[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4034a162; WORD $0xffc6; BYTE $0xdd // vshufps $0xdd, %zmm23, %zmm25, %zmm23 # zmm23 = zmm25[1,3],zmm23[1,3],zmm25[5,7],zmm23[5,7],zmm25[9,11],zmm23[9,11],zmm25[13,15],zmm23[13,15]
+	LONG $0x4044a162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm23, %zmm23, %zmm23 # zmm23 = zmm23[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40242162; WORD $0xcdc6; BYTE $0x88 // vshufps $0x88, %zmm21, %zmm27, %zmm25 # zmm25 = zmm27[0,2],zmm21[0,2],zmm27[4,6],zmm21[4,6],zmm27[8,10],zmm21[8,10],zmm27[12,14],zmm21[12,14]
+	LONG $0x40340162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm25, %zmm25, %zmm25 # zmm25 = zmm25[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4024a162; WORD $0xedc6; BYTE $0xdd // vshufps $0xdd, %zmm21, %zmm27, %zmm21 # zmm21 = zmm27[1,3],zmm21[1,3],zmm27[5,7],zmm21[5,7],zmm27[9,11],zmm21[9,11],zmm27[13,15],zmm21[13,15]
+	LONG $0x4054a162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm21, %zmm21, %zmm21 # zmm21 = zmm21[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x481c4162; WORD $0xdfc6; BYTE $0x88 // vshufps $0x88, %zmm15, %zmm12, %zmm27 # zmm27 = zmm12[0,2],zmm15[0,2],zmm12[4,6],zmm15[4,6],zmm12[8,10],zmm15[8,10],zmm12[12,14],zmm15[12,14]
+	LONG $0x40240162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm27, %zmm27, %zmm27 # zmm27 = zmm27[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x481c5162; WORD $0xe7c6; BYTE $0xdd // vshufps $0xdd, %zmm15, %zmm12, %zmm12 # zmm12 = zmm12[1,3],zmm15[1,3],zmm12[5,7],zmm15[5,7],zmm12[9,11],zmm15[9,11],zmm12[13,15],zmm15[13,15]
+	LONG $0x481c5162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm12, %zmm12, %zmm12 # zmm12 = zmm12[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x404c1162; WORD $0xfdc6; BYTE $0x88 // vshufps $0x88, %zmm29, %zmm22, %zmm15 # zmm15 = zmm22[0,2],zmm29[0,2],zmm22[4,6],zmm29[4,6],zmm22[8,10],zmm29[8,10],zmm22[12,14],zmm29[12,14]
+	LONG $0x48045162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm15, %zmm15, %zmm15 # zmm15 = zmm15[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x404c8162; WORD $0xf5c6; BYTE $0xdd // vshufps $0xdd, %zmm29, %zmm22, %zmm22 # zmm22 = zmm22[1,3],zmm29[1,3],zmm22[5,7],zmm29[5,7],zmm22[9,11],zmm29[9,11],zmm22[13,15],zmm29[13,15]
+	LONG $0x404ca162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm22, %zmm22, %zmm22 # zmm22 = zmm22[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x402c0162; WORD $0xe8c6; BYTE $0x88 // vshufps $0x88, %zmm24, %zmm26, %zmm29 # zmm29 = zmm26[0,2],zmm24[0,2],zmm26[4,6],zmm24[4,6],zmm26[8,10],zmm24[8,10],zmm26[12,14],zmm24[12,14]
+	LONG $0x40140162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm29, %zmm29, %zmm29 # zmm29 = zmm29[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x402c0162; WORD $0xc0c6; BYTE $0xdd // vshufps $0xdd, %zmm24, %zmm26, %zmm24 # zmm24 = zmm26[1,3],zmm24[1,3],zmm26[5,7],zmm24[5,7],zmm26[9,11],zmm24[9,11],zmm26[13,15],zmm24[13,15]
+	LONG $0x403c0162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm24, %zmm24, %zmm24 # zmm24 = zmm24[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x401c4162; WORD $0xd2c6; BYTE $0x88 // vshufps $0x88, %zmm10, %zmm28, %zmm26 # zmm26 = zmm28[0,2],zmm10[0,2],zmm28[4,6],zmm10[4,6],zmm28[8,10],zmm10[8,10],zmm28[12,14],zmm10[12,14]
+	LONG $0x402c0162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm26, %zmm26, %zmm26 # zmm26 = zmm26[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x401c5162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm10, %zmm28, %zmm10 # zmm10 = zmm28[1,3],zmm10[1,3],zmm28[5,7],zmm10[5,7],zmm28[9,11],zmm10[9,11],zmm28[13,15],zmm10[13,15]
+	LONG $0x482c5162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm10, %zmm10, %zmm10 # zmm10 = zmm10[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x48546162; WORD $0xe2c6; BYTE $0x88 // vshufps $0x88, %zmm2, %zmm5, %zmm28 # zmm28 = zmm5[0,2],zmm2[0,2],zmm5[4,6],zmm2[4,6],zmm5[8,10],zmm2[8,10],zmm5[12,14],zmm2[12,14]
+	LONG $0x401c0162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm28, %zmm28, %zmm28 # zmm28 = zmm28[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4854f162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm2, %zmm5, %zmm2 # zmm2 = zmm5[1,3],zmm2[1,3],zmm5[5,7],zmm2[5,7],zmm5[9,11],zmm2[9,11],zmm5[13,15],zmm2[13,15]
+	LONG $0x486cf162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm2, %zmm2, %zmm2 # zmm2 = zmm2[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	QUAD $0x40817411487cb162 // vmovups %zmm6, 0x1000(%rcx,%r8,4)
+	QUAD $0x42817411487c2162 // vmovups %zmm30, 0x1080(%rcx,%r8,4)
+	QUAD $0x44817c11487c2162 // vmovups %zmm31, 0x1100(%rcx,%r8,4)
+	QUAD $0x46817c11487ca162 // vmovups %zmm23, 0x1180(%rcx,%r8,4)
+	QUAD $0x48814c11487c2162 // vmovups %zmm25, 0x1200(%rcx,%r8,4)
+	QUAD $0x4a816c11487ca162 // vmovups %zmm21, 0x1280(%rcx,%r8,4)
+	QUAD $0x4c815c11487c2162 // vmovups %zmm27, 0x1300(%rcx,%r8,4)
+	QUAD $0x4e816411487c3162 // vmovups %zmm12, 0x1380(%rcx,%r8,4)
+	QUAD $0x50817c11487c3162 // vmovups %zmm15, 0x1400(%rcx,%r8,4)
+	QUAD $0x52817411487ca162 // vmovups %zmm22, 0x1480(%rcx,%r8,4)
+	QUAD $0x54816c11487c2162 // vmovups %zmm29, 0x1500(%rcx,%r8,4)
+	QUAD $0x56814411487c2162 // vmovups %zmm24, 0x1580(%rcx,%r8,4)
+	QUAD $0x58815411487c2162 // vmovups %zmm26, 0x1600(%rcx,%r8,4)
+	QUAD $0x5a815411487c3162 // vmovups %zmm10, 0x1680(%rcx,%r8,4)
+	QUAD $0x5c816411487c2162 // vmovups %zmm28, 0x1700(%rcx,%r8,4)
+	QUAD $0x5e815411487cb162 // vmovups %zmm2, 0x1780(%rcx,%r8,4)
+	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
+	LONG $0x01c6f640 // testb $0x1, %sil
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xfbac850f; WORD $0xffff // jne 0x1f80 <k_encode_q3_k_weighted+0xa40>
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x07148d48 // leaq (%rdi,%rax), %rdx
 	LONG $0x04eac148 // shrq $0x4, %rdx
 	QUAD $0x004a8091946ef9c5; BYTE $0x00 // vmovd 0x4a80(%rcx,%rdx,4), %xmm2
-	QUAD $0x002000b1947ef9c5; BYTE $0x00 // vmovd %xmm2, 0x2000(%rcx,%rsi,4)
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0xdd75 // jne 0x23c0 <k_encode_q3_k_weighted+0xe80>
+	QUAD $0x00200081947ef9c5; BYTE $0x00 // vmovd %xmm2, 0x2000(%rcx,%rax,4)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x20f88348 // cmpq $0x20, %rax
+	WORD $0xdd75 // jne 0x23e0 <k_encode_q3_k_weighted+0xea0>
 	QUAD $0x20009128487cf162; WORD $0x0000 // vmovaps 0x2000(%rcx), %zmm2
 	QUAD $0x2040a928487cf162; WORD $0x0000 // vmovaps 0x2040(%rcx), %zmm5
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x246c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r13
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	QUAD $0x13331d10087e6162; WORD $0x0000 // vmovss 0x1333(%rip), %xmm27 # 0x3740 <k_encode_q3_k_weighted+0x2200>
-	QUAD $0x13152518087d6262; WORD $0x0000 // vbroadcastss 0x1315(%rip), %xmm28 # 0x372c <k_encode_q3_k_weighted+0x21ec>
-	QUAD $0x13132d10087e6162; WORD $0x0000 // vmovss 0x1313(%rip), %xmm29 # 0x3734 <k_encode_q3_k_weighted+0x21f4>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0x3428; BYTE $0x31 // vmovaps (%rcx,%rsi), %zmm6
-	QUAD $0x01315428487c7162 // vmovaps 0x40(%rcx,%rsi), %zmm10
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	QUAD $0x17980d10087e6162; WORD $0x0000 // vmovss 0x1798(%rip), %xmm25 # 0x3bc0 <k_encode_q3_k_weighted+0x2680>
+	QUAD $0x177a1518087d6262; WORD $0x0000 // vbroadcastss 0x177a(%rip), %xmm26 # 0x3bac <k_encode_q3_k_weighted+0x266c>
+	QUAD $0x17782d10087e6162; WORD $0x0000 // vmovss 0x1778(%rip), %xmm29 # 0x3bb4 <k_encode_q3_k_weighted+0x2674>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x487cf162; WORD $0x3428; BYTE $0x01 // vmovaps (%rcx,%rax), %zmm6
+	QUAD $0x01015428487c7162 // vmovaps 0x40(%rcx,%rax), %zmm10
 	LONG $0x484cf162; WORD $0xf659 // vmulps %zmm6, %zmm6, %zmm6
 	LONG $0x486cf162; WORD $0xf658 // vaddps %zmm6, %zmm2, %zmm6
 	LONG $0x482c5162; WORD $0xd259 // vmulps %zmm10, %zmm10, %zmm10
 	LONG $0x487cf162; WORD $0xf651 // vsqrtps %zmm6, %zmm6
 	LONG $0x48545162; WORD $0xd258 // vaddps %zmm10, %zmm5, %zmm10
 	LONG $0x487c5162; WORD $0xd251 // vsqrtps %zmm10, %zmm10
-	QUAD $0x41315459482c7162 // vmulps 0x1040(%rcx,%rsi), %zmm10, %zmm10
-	QUAD $0x40317459484cf162 // vmulps 0x1000(%rcx,%rsi), %zmm6, %zmm6
-	QUAD $0x40317429487cf162 // vmovaps %zmm6, 0x1000(%rcx,%rsi)
-	QUAD $0x41315429487c7162 // vmovaps %zmm10, 0x1040(%rcx,%rsi)
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
-	WORD $0xa075 // jne 0x2430 <k_encode_q3_k_weighted+0xef0>
+	QUAD $0x41015459482c7162 // vmulps 0x1040(%rcx,%rax), %zmm10, %zmm10
+	QUAD $0x40017459484cf162 // vmulps 0x1000(%rcx,%rax), %zmm6, %zmm6
+	QUAD $0x40017429487cf162 // vmovaps %zmm6, 0x1000(%rcx,%rax)
+	QUAD $0x41015429487c7162 // vmovaps %zmm10, 0x1040(%rcx,%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
+	WORD $0xa175 // jne 0x2440 <k_encode_q3_k_weighted+0xf00>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0xf631 // xorl %esi, %esi
+	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x40315458486cf162 // vaddps 0x1000(%rcx,%rsi), %zmm2, %zmm2
-	QUAD $0x41316c584854f162 // vaddps 0x1040(%rcx,%rsi), %zmm5, %zmm5
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
-	WORD $0xe375 // jne 0x24a0 <k_encode_q3_k_weighted+0xf60>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x40015458486cf162 // vaddps 0x1000(%rcx,%rax), %zmm2, %zmm2
+	QUAD $0x41016c584854f162 // vaddps 0x1040(%rcx,%rax), %zmm5, %zmm5
+	LONG $0x80e88348 // subq $-0x80, %rax
+	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
+	WORD $0xe475 // jne 0x24b0 <k_encode_q3_k_weighted+0xf70>
 	QUAD $0x20009129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x2000(%rcx)
 	QUAD $0x2040a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x2040(%rcx)
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x002000b1946ef9c5; BYTE $0x00 // vmovd 0x2000(%rcx,%rsi,4), %xmm2
-	LONG $0x30148d49 // leaq (%r8,%rsi), %rdx
-	WORD $0xf789 // movl %esi, %edi
-	WORD $0xe783; BYTE $0x0f // andl $0xf, %edi
-	WORD $0xe7c1; BYTE $0x07 // shll $0x7, %edi
-	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00200081946ef9c5; BYTE $0x00 // vmovd 0x2000(%rcx,%rax,4), %xmm2
+	LONG $0x07148d48 // leaq (%rdi,%rax), %rdx
+	WORD $0xc689 // movl %eax, %esi
+	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
+	WORD $0xe6c1; BYTE $0x07 // shll $0x7, %esi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
 	LONG $0x04eac148 // shrq $0x4, %rdx
-	LONG $0x147ef9c5; BYTE $0x97 // vmovd %xmm2, (%rdi,%rdx,4)
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0xd675 // jne 0x24e0 <k_encode_q3_k_weighted+0xfa0>
+	LONG $0x147ef9c5; BYTE $0x96 // vmovd %xmm2, (%rsi,%rdx,4)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x20f88348 // cmpq $0x20, %rax
+	WORD $0xd675 // jne 0x24f0 <k_encode_q3_k_weighted+0xfb0>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	WORD $0xf631 // xorl %esi, %esi
+	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
-	LONG $0x487cf162; WORD $0x1428; BYTE $0x31 // vmovaps (%rcx,%rsi), %zmm2
-	QUAD $0x01316c28487cf162 // vmovaps 0x40(%rcx,%rsi), %zmm5
-	LONG $0x4854e162; WORD $0xc354 // vandps %zmm3, %zmm5, %zmm16
+	BYTE $0x90 // nop
+	LONG $0x487cf162; WORD $0x1428; BYTE $0x01 // vmovaps (%rcx,%rax), %zmm2
+	QUAD $0x01016c28487cf162 // vmovaps 0x40(%rcx,%rax), %zmm5
+	LONG $0x4854e162; WORD $0xeb54 // vandps %zmm3, %zmm5, %zmm21
 	LONG $0x486ce162; WORD $0xf354 // vandps %zmm3, %zmm2, %zmm22
-	LONG $0x4804b162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm22, %zmm15, %k1
-	LONG $0x4054b162; WORD $0xd0c2; BYTE $0x01 // vcmpltps %zmm16, %zmm21, %k2
+	LONG $0x481cb162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm22, %zmm12, %k1
+	LONG $0x4804b162; WORD $0xd5c2; BYTE $0x01 // vcmpltps %zmm21, %zmm15, %k2
 	LONG $0x4a7c7162; WORD $0xd528 // vmovaps %zmm5, %zmm10 {%k2}
 	LONG $0x497cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6 {%k1}
-	LONG $0x407ca162; WORD $0xed5f // vmaxps %zmm21, %zmm16, %zmm21
-	LONG $0x404c5162; WORD $0xff5f // vmaxps %zmm15, %zmm22, %zmm15
-	QUAD $0x40315459486cf162 // vmulps 0x1000(%rcx,%rsi), %zmm2, %zmm2
-	QUAD $0x41316c594854f162 // vmulps 0x1040(%rcx,%rsi), %zmm5, %zmm5
-	QUAD $0x4031ac29487cf162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm5, 0x2040(%rcx,%rsi)
-	QUAD $0x00319429487cf162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm2, 0x2000(%rcx,%rsi)
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
-	WORD $0x8c75 // jne 0x2520 <k_encode_q3_k_weighted+0xfe0>
+	LONG $0x40545162; WORD $0xff5f // vmaxps %zmm15, %zmm21, %zmm15
+	LONG $0x404c5162; WORD $0xe45f // vmaxps %zmm12, %zmm22, %zmm12
+	QUAD $0x40015459486cf162 // vmulps 0x1000(%rcx,%rax), %zmm2, %zmm2
+	QUAD $0x41016c594854f162 // vmulps 0x1040(%rcx,%rax), %zmm5, %zmm5
+	QUAD $0x4001ac29487cf162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm5, 0x2040(%rcx,%rax)
+	QUAD $0x00019429487cf162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm2, 0x2000(%rcx,%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
+	WORD $0x8d75 // jne 0x2530 <k_encode_q3_k_weighted+0xff0>
 	LONG $0x485cf162; WORD $0xd65e // vdivps %zmm6, %zmm4, %zmm2
 	LONG $0x485cd162; WORD $0xea5e // vdivps %zmm10, %zmm4, %zmm5
 	QUAD $0x3000b129487cf162; WORD $0x0000 // vmovaps %zmm6, 0x3000(%rcx)
 	QUAD $0x30409129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3040(%rcx)
-	QUAD $0x114e3518487df262; WORD $0x0000 // vbroadcastss 0x114e(%rip), %zmm6 # 0x370c <k_encode_q3_k_weighted+0x21cc>
-	LONG $0x4804f162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm6, %zmm15, %k1
-	LONG $0x4054f162; WORD $0xd6c2; BYTE $0x01 // vcmpltps %zmm6, %zmm21, %k2
-	QUAD $0x118e1518487d7262; WORD $0x0000 // vbroadcastss 0x118e(%rip), %zmm10 # 0x3764 <k_encode_q3_k_weighted+0x2224>
+	QUAD $0x15bf3518487df262; WORD $0x0000 // vbroadcastss 0x15bf(%rip), %zmm6 # 0x3b8c <k_encode_q3_k_weighted+0x264c>
+	LONG $0x481cf162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm6, %zmm12, %k1
+	LONG $0x4804f162; WORD $0xd6c2; BYTE $0x01 // vcmpltps %zmm6, %zmm15, %k2
+	QUAD $0x15ff1518487d7262; WORD $0x0000 // vbroadcastss 0x15ff(%rip), %zmm10 # 0x3be4 <k_encode_q3_k_weighted+0x26a4>
 	LONG $0x4a55d262; WORD $0xf265 // vblendmps %zmm10, %zmm5, %zmm6 {%k2}
 	LONG $0x496d5262; WORD $0xd265 // vblendmps %zmm10, %zmm2, %zmm10 {%k1}
 	QUAD $0x31809129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3180(%rcx)
 	QUAD $0x31c0b129487cf162; WORD $0x0000 // vmovaps %zmm6, 0x31c0(%rcx)
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x00401f0f // nopl (%rax)
-	QUAD $0x013144594854e162 // vmulps 0x40(%rcx,%rsi), %zmm5, %zmm16
-	LONG $0x486ce162; WORD $0x3459; BYTE $0x31 // vmulps (%rcx,%rsi), %zmm2, %zmm22
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xc006ac594854c162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rax), %zmm5, %zmm21
+	QUAD $0x8006b459486cc162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rax), %zmm2, %zmm22
 	LONG $0x404ce162; WORD $0xf45f // vmaxps %zmm4, %zmm22, %zmm22
-	LONG $0x407ce162; WORD $0xc45f // vmaxps %zmm4, %zmm16, %zmm16
-	LONG $0x4844a162; WORD $0xc05d // vminps %zmm16, %zmm7, %zmm16
+	LONG $0x4054e162; WORD $0xec5f // vmaxps %zmm4, %zmm21, %zmm21
+	LONG $0x4844a162; WORD $0xed5d // vminps %zmm21, %zmm7, %zmm21
 	LONG $0x4844a162; WORD $0xf65d // vminps %zmm22, %zmm7, %zmm22
 	LONG $0x404cc162; WORD $0xf058 // vaddps %zmm8, %zmm22, %zmm22
-	LONG $0x407cc162; WORD $0xc058 // vaddps %zmm8, %zmm16, %zmm16
-	LONG $0x407cc162; WORD $0xc158 // vaddps %zmm9, %zmm16, %zmm16
+	LONG $0x4054c162; WORD $0xe858 // vaddps %zmm8, %zmm21, %zmm21
+	LONG $0x4054c162; WORD $0xe958 // vaddps %zmm9, %zmm21, %zmm21
 	LONG $0x404cc162; WORD $0xf158 // vaddps %zmm9, %zmm22, %zmm22
-	QUAD $0x0031bc59404ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x2000(%rcx,%rsi), %zmm22, %zmm23
-	LONG $0x484cb162; WORD $0xf758 // vaddps %zmm23, %zmm6, %zmm6
-	QUAD $0x4031bc59407ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x2040(%rcx,%rsi), %zmm16, %zmm23
-	LONG $0x482c3162; WORD $0xd758 // vaddps %zmm23, %zmm10, %zmm10
-	QUAD $0x41317c59407ce162 // vmulps 0x1040(%rcx,%rsi), %zmm16, %zmm23
-	QUAD $0x40314459404c6162 // vmulps 0x1000(%rcx,%rsi), %zmm22, %zmm24
+	QUAD $0xfe067c59404cc162 // vmulps -0x80(%r14,%rax), %zmm22, %zmm23
+	LONG $0x48043162; WORD $0xff58 // vaddps %zmm23, %zmm15, %zmm15
+	QUAD $0xff067c594054c162 // vmulps -0x40(%r14,%rax), %zmm21, %zmm23
+	LONG $0x481c3162; WORD $0xe758 // vaddps %zmm23, %zmm12, %zmm12
+	QUAD $0xbf067c594054c162 // vmulps -0x1040(%r14,%rax), %zmm21, %zmm23
+	QUAD $0xbe064459404c4162 // vmulps -0x1080(%r14,%rax), %zmm22, %zmm24
 	LONG $0x404c8162; WORD $0xf059 // vmulps %zmm24, %zmm22, %zmm22
-	LONG $0x4054a162; WORD $0xee58 // vaddps %zmm22, %zmm21, %zmm21
-	LONG $0x407ca162; WORD $0xc759 // vmulps %zmm23, %zmm16, %zmm16
-	LONG $0x48043162; WORD $0xf858 // vaddps %zmm16, %zmm15, %zmm15
-	QUAD $0x02314459486ce162 // vmulps 0x80(%rcx,%rsi), %zmm2, %zmm16
-	QUAD $0x033174594854e162 // vmulps 0xc0(%rcx,%rsi), %zmm5, %zmm22
+	LONG $0x482c3162; WORD $0xd658 // vaddps %zmm22, %zmm10, %zmm10
+	LONG $0x4054a162; WORD $0xef59 // vmulps %zmm23, %zmm21, %zmm21
+	LONG $0x484cb162; WORD $0xf558 // vaddps %zmm21, %zmm6, %zmm6
+	QUAD $0x80066c59486cc162 // vmulps -0x2000(%r14,%rax), %zmm2, %zmm21
+	QUAD $0x810674594854c162 // vmulps -0x1fc0(%r14,%rax), %zmm5, %zmm22
 	LONG $0x404ce162; WORD $0xf45f // vmaxps %zmm4, %zmm22, %zmm22
-	LONG $0x407ce162; WORD $0xc45f // vmaxps %zmm4, %zmm16, %zmm16
-	LONG $0x4844a162; WORD $0xc05d // vminps %zmm16, %zmm7, %zmm16
+	LONG $0x4054e162; WORD $0xec5f // vmaxps %zmm4, %zmm21, %zmm21
+	LONG $0x4844a162; WORD $0xed5d // vminps %zmm21, %zmm7, %zmm21
 	LONG $0x4844a162; WORD $0xf65d // vminps %zmm22, %zmm7, %zmm22
 	LONG $0x404cc162; WORD $0xf058 // vaddps %zmm8, %zmm22, %zmm22
-	LONG $0x407cc162; WORD $0xc058 // vaddps %zmm8, %zmm16, %zmm16
-	LONG $0x407cc162; WORD $0xc158 // vaddps %zmm9, %zmm16, %zmm16
+	LONG $0x4054c162; WORD $0xe858 // vaddps %zmm8, %zmm21, %zmm21
+	LONG $0x4054c162; WORD $0xe958 // vaddps %zmm9, %zmm21, %zmm21
 	LONG $0x404cc162; WORD $0xf158 // vaddps %zmm9, %zmm22, %zmm22
-	QUAD $0xc031bc59404ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%rcx,%rsi), %zmm22, %zmm23
-	QUAD $0x80318459407c6162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%rcx,%rsi), %zmm16, %zmm24
-	LONG $0x482c3162; WORD $0xd758 // vaddps %zmm23, %zmm10, %zmm10
-	LONG $0x484c9162; WORD $0xf058 // vaddps %zmm24, %zmm6, %zmm6
-	QUAD $0x42317c59407ce162 // vmulps 0x1080(%rcx,%rsi), %zmm16, %zmm23
-	QUAD $0x43314459404c6162 // vmulps 0x10c0(%rcx,%rsi), %zmm22, %zmm24
+	QUAD $0x01067c59404cc162 // vmulps 0x40(%r14,%rax), %zmm22, %zmm23
+	LONG $0x40544162; WORD $0x0459; BYTE $0x06 // vmulps (%r14,%rax), %zmm21, %zmm24
+	LONG $0x481c3162; WORD $0xe758 // vaddps %zmm23, %zmm12, %zmm12
+	LONG $0x48041162; WORD $0xf858 // vaddps %zmm24, %zmm15, %zmm15
+	QUAD $0xc0067c594054c162 // vmulps -0x1000(%r14,%rax), %zmm21, %zmm23
+	QUAD $0xc1064459404c4162 // vmulps -0xfc0(%r14,%rax), %zmm22, %zmm24
 	LONG $0x404c8162; WORD $0xf059 // vmulps %zmm24, %zmm22, %zmm22
-	LONG $0x48043162; WORD $0xfe58 // vaddps %zmm22, %zmm15, %zmm15
-	LONG $0x407ca162; WORD $0xc759 // vmulps %zmm23, %zmm16, %zmm16
-	LONG $0x4054a162; WORD $0xe858 // vaddps %zmm16, %zmm21, %zmm21
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
-	LONG $0xfed9850f; WORD $0xffff // jne 0x2610 <k_encode_q3_k_weighted+0x10d0>
-	LONG $0x4054d162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm21, %k1
-	LONG $0xc94cb162; WORD $0xd55e // vdivps %zmm21, %zmm6, %zmm2 {%k1} {z}
-	LONG $0x4804d162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm15, %k1
-	LONG $0xc92cd162; WORD $0xef5e // vdivps %zmm15, %zmm10, %zmm5 {%k1} {z}
-	LONG $0x482c7162; WORD $0xd559 // vmulps %zmm5, %zmm10, %zmm10
-	LONG $0x484cf162; WORD $0xf259 // vmulps %zmm2, %zmm6, %zmm6
-	QUAD $0x3080b129487cf162; WORD $0x0000 // vmovaps %zmm6, 0x3080(%rcx)
-	QUAD $0x30c09129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x30c0(%rcx)
+	LONG $0x484cb162; WORD $0xf658 // vaddps %zmm22, %zmm6, %zmm6
+	LONG $0x4054a162; WORD $0xef59 // vmulps %zmm23, %zmm21, %zmm21
+	LONG $0x482c3162; WORD $0xd558 // vaddps %zmm21, %zmm10, %zmm10
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
+	LONG $0xfee1850f; WORD $0xffff // jne 0x2630 <k_encode_q3_k_weighted+0x10f0>
+	LONG $0x482cd162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm10, %k1
+	LONG $0xc904d162; WORD $0xd25e // vdivps %zmm10, %zmm15, %zmm2 {%k1} {z}
+	LONG $0x484cd162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm6, %k1
+	LONG $0xc91cf162; WORD $0xee5e // vdivps %zmm6, %zmm12, %zmm5 {%k1} {z}
+	LONG $0x481cf162; WORD $0xf559 // vmulps %zmm5, %zmm12, %zmm6
+	LONG $0x48047162; WORD $0xd259 // vmulps %zmm2, %zmm15, %zmm10
+	QUAD $0x30809129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3080(%rcx)
+	QUAD $0x30c0b129487cf162; WORD $0x0000 // vmovaps %zmm6, 0x30c0(%rcx)
 	QUAD $0x31009129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x3100(%rcx)
 	QUAD $0x3140a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x3140(%rcx)
 	LONG $0xfffff7be; BYTE $0xff // movl $0xfffffff7, %esi # imm = 0xFFFFFFF7
-	WORD $0x0feb // jmp 0x279b <k_encode_q3_k_weighted+0x125b>
-	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x17eb // jmp 0x27bb <k_encode_q3_k_weighted+0x127b>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xc6ff // incl %esi
 	WORD $0xfe83; BYTE $0x0a // cmpl $0xa, %esi
-	LONG $0x0295840f; WORD $0x0000 // je 0x2a30 <k_encode_q3_k_weighted+0x14f0>
+	LONG $0x04a5840f; WORD $0x0000 // je 0x2c60 <k_encode_q3_k_weighted+0x1720>
 	WORD $0xf685 // testl %esi, %esi
-	WORD $0xf174 // je 0x2790 <k_encode_q3_k_weighted+0x1250>
+	WORD $0xf174 // je 0x27b0 <k_encode_q3_k_weighted+0x1270>
 	LONG $0xd62afac5 // vcvtsi2ss %esi, %xmm0, %xmm2
-	LONG $0x086e9162; WORD $0xd359 // vmulss %xmm27, %xmm2, %xmm2
+	LONG $0x086e9162; WORD $0xd159 // vmulss %xmm25, %xmm2, %xmm2
 	LONG $0x086e9162; WORD $0xd558 // vaddss %xmm29, %xmm2, %xmm2
-	LONG $0x086c9162; WORD $0xd457 // vxorps %xmm28, %xmm2, %xmm2
+	LONG $0x086c9162; WORD $0xd257 // vxorps %xmm26, %xmm2, %xmm2
 	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
-	QUAD $0x3040a95e486cf162; WORD $0x0000 // vdivps 0x3040(%rcx), %zmm2, %zmm5
-	QUAD $0x3000915e486cf162; WORD $0x0000 // vdivps 0x3000(%rcx), %zmm2, %zmm2
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x013944594854e162 // vmulps 0x40(%rcx,%rdi), %zmm5, %zmm16
-	LONG $0x486ce162; WORD $0x3459; BYTE $0x39 // vmulps (%rcx,%rdi), %zmm2, %zmm22
+	QUAD $0x3040b15e486cf162; WORD $0x0000 // vdivps 0x3040(%rcx), %zmm2, %zmm6
+	QUAD $0x3000a95e486cf162; WORD $0x0000 // vdivps 0x3000(%rcx), %zmm2, %zmm5
+	LONG $0x001c0162; WORD $0xe457 // vxorps %xmm28, %xmm28, %xmm28
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x000c0162; WORD $0xf657 // vxorps %xmm30, %xmm30, %xmm30
+	LONG $0x00240162; WORD $0xdb57 // vxorps %xmm27, %xmm27, %xmm27
+	WORD $0xfe83; BYTE $0xfa // cmpl $-0x6, %esi
+	LONG $0x01008f0f; WORD $0x0000 // jg 0x2910 <k_encode_q3_k_weighted+0x13d0>
+	QUAD $0xc0069459484c5162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rax), %zmm6, %zmm10
+	QUAD $0x8006a45948545162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rax), %zmm5, %zmm12
+	LONG $0x481c5162; WORD $0xe058 // vaddps %zmm8, %zmm12, %zmm12
+	LONG $0x482c5162; WORD $0xd058 // vaddps %zmm8, %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0xd158 // vaddps %zmm9, %zmm10, %zmm10
+	LONG $0x481c5162; WORD $0xe158 // vaddps %zmm9, %zmm12, %zmm12
+	QUAD $0xfe067c59481c5162 // vmulps -0x80(%r14,%rax), %zmm12, %zmm15
+	LONG $0x400c5162; WORD $0xff58 // vaddps %zmm15, %zmm30, %zmm15
+	QUAD $0xff066c59482cc162 // vmulps -0x40(%r14,%rax), %zmm10, %zmm21
+	LONG $0x4024a162; WORD $0xed58 // vaddps %zmm21, %zmm27, %zmm21
+	QUAD $0xbf067459482cc162 // vmulps -0x1040(%r14,%rax), %zmm10, %zmm22
+	QUAD $0xbe067c59481cc162 // vmulps -0x1080(%r14,%rax), %zmm12, %zmm23
+	LONG $0x481c3162; WORD $0xe759 // vmulps %zmm23, %zmm12, %zmm12
+	LONG $0x401c5162; WORD $0xe458 // vaddps %zmm12, %zmm28, %zmm12
+	LONG $0x482c3162; WORD $0xd659 // vmulps %zmm22, %zmm10, %zmm10
+	LONG $0x486cd162; WORD $0xd258 // vaddps %zmm10, %zmm2, %zmm2
+	QUAD $0x8006545948545162 // vmulps -0x2000(%r14,%rax), %zmm5, %zmm10
+	QUAD $0x81067459484cc162 // vmulps -0x1fc0(%r14,%rax), %zmm6, %zmm22
+	LONG $0x404cc162; WORD $0xf058 // vaddps %zmm8, %zmm22, %zmm22
+	LONG $0x482c5162; WORD $0xd058 // vaddps %zmm8, %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0xd158 // vaddps %zmm9, %zmm10, %zmm10
+	LONG $0x404cc162; WORD $0xf158 // vaddps %zmm9, %zmm22, %zmm22
+	QUAD $0x01067c59404cc162 // vmulps 0x40(%r14,%rax), %zmm22, %zmm23
+	LONG $0x482c4162; WORD $0x0459; BYTE $0x06 // vmulps (%r14,%rax), %zmm10, %zmm24
+	LONG $0x40542162; WORD $0xdf58 // vaddps %zmm23, %zmm21, %zmm27
+	LONG $0x48040162; WORD $0xf058 // vaddps %zmm24, %zmm15, %zmm30
+	QUAD $0xc0067c59482c5162 // vmulps -0x1000(%r14,%rax), %zmm10, %zmm15
+	QUAD $0xc1066c59404cc162 // vmulps -0xfc0(%r14,%rax), %zmm22, %zmm21
+	LONG $0x404ca162; WORD $0xed59 // vmulps %zmm21, %zmm22, %zmm21
+	LONG $0x486cb162; WORD $0xd558 // vaddps %zmm21, %zmm2, %zmm2
+	LONG $0x482c5162; WORD $0xd759 // vmulps %zmm15, %zmm10, %zmm10
+	LONG $0x481c4162; WORD $0xe258 // vaddps %zmm10, %zmm12, %zmm28
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
+	LONG $0xff11850f; WORD $0xffff // jne 0x2810 <k_encode_q3_k_weighted+0x12d0>
+	LONG $0x00024be9; BYTE $0x00 // jmp 0x2b4f <k_encode_q3_k_weighted+0x160f>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xfe83; BYTE $0x05 // cmpl $0x5, %esi
+	LONG $0x01178d0f; WORD $0x0000 // jge 0x2a30 <k_encode_q3_k_weighted+0x14f0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x8006945948545162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rax), %zmm5, %zmm10
+	QUAD $0xc006a459484c5162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rax), %zmm6, %zmm12
+	LONG $0x48445162; WORD $0xe45d // vminps %zmm12, %zmm7, %zmm12
+	LONG $0x48445162; WORD $0xd25d // vminps %zmm10, %zmm7, %zmm10
+	LONG $0x482c5162; WORD $0xd058 // vaddps %zmm8, %zmm10, %zmm10
+	LONG $0x481c5162; WORD $0xe058 // vaddps %zmm8, %zmm12, %zmm12
+	LONG $0x481c5162; WORD $0xe158 // vaddps %zmm9, %zmm12, %zmm12
+	LONG $0x482c5162; WORD $0xd158 // vaddps %zmm9, %zmm10, %zmm10
+	QUAD $0xfe067c59482c5162 // vmulps -0x80(%r14,%rax), %zmm10, %zmm15
+	QUAD $0xff066c59481cc162 // vmulps -0x40(%r14,%rax), %zmm12, %zmm21
+	LONG $0x400c5162; WORD $0xff58 // vaddps %zmm15, %zmm30, %zmm15
+	LONG $0x4024a162; WORD $0xed58 // vaddps %zmm21, %zmm27, %zmm21
+	QUAD $0xbf067459481cc162 // vmulps -0x1040(%r14,%rax), %zmm12, %zmm22
+	QUAD $0xbe067c59482cc162 // vmulps -0x1080(%r14,%rax), %zmm10, %zmm23
+	LONG $0x482c3162; WORD $0xd759 // vmulps %zmm23, %zmm10, %zmm10
+	LONG $0x401c5162; WORD $0xd258 // vaddps %zmm10, %zmm28, %zmm10
+	LONG $0x481c3162; WORD $0xe659 // vmulps %zmm22, %zmm12, %zmm12
+	LONG $0x486cd162; WORD $0xd458 // vaddps %zmm12, %zmm2, %zmm2
+	QUAD $0x81066459484c5162 // vmulps -0x1fc0(%r14,%rax), %zmm6, %zmm12
+	QUAD $0x800674594854c162 // vmulps -0x2000(%r14,%rax), %zmm5, %zmm22
+	LONG $0x4844a162; WORD $0xf65d // vminps %zmm22, %zmm7, %zmm22
+	LONG $0x48445162; WORD $0xe45d // vminps %zmm12, %zmm7, %zmm12
+	LONG $0x481c5162; WORD $0xe058 // vaddps %zmm8, %zmm12, %zmm12
+	LONG $0x404cc162; WORD $0xf058 // vaddps %zmm8, %zmm22, %zmm22
+	LONG $0x404cc162; WORD $0xf158 // vaddps %zmm9, %zmm22, %zmm22
+	LONG $0x481c5162; WORD $0xe158 // vaddps %zmm9, %zmm12, %zmm12
+	QUAD $0x01067c59481cc162 // vmulps 0x40(%r14,%rax), %zmm12, %zmm23
+	LONG $0x404c4162; WORD $0x0459; BYTE $0x06 // vmulps (%r14,%rax), %zmm22, %zmm24
+	LONG $0x40542162; WORD $0xdf58 // vaddps %zmm23, %zmm21, %zmm27
+	LONG $0x48040162; WORD $0xf058 // vaddps %zmm24, %zmm15, %zmm30
+	QUAD $0xc0067c59404c5162 // vmulps -0x1000(%r14,%rax), %zmm22, %zmm15
+	QUAD $0xc1066c59481cc162 // vmulps -0xfc0(%r14,%rax), %zmm12, %zmm21
+	LONG $0x481c3162; WORD $0xe559 // vmulps %zmm21, %zmm12, %zmm12
+	LONG $0x486cd162; WORD $0xd458 // vaddps %zmm12, %zmm2, %zmm2
+	LONG $0x404c5162; WORD $0xe759 // vmulps %zmm15, %zmm22, %zmm12
+	LONG $0x482c4162; WORD $0xe458 // vaddps %zmm12, %zmm10, %zmm28
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
+	LONG $0xfef9850f; WORD $0xffff // jne 0x2920 <k_encode_q3_k_weighted+0x13e0>
+	LONG $0x000123e9; BYTE $0x00 // jmp 0x2b4f <k_encode_q3_k_weighted+0x160f>
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0xc0069459484c5162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rax), %zmm6, %zmm10
+	QUAD $0x8006a45948545162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rax), %zmm5, %zmm12
+	LONG $0x481c7162; WORD $0xe45f // vmaxps %zmm4, %zmm12, %zmm12
+	LONG $0x482c7162; WORD $0xd45f // vmaxps %zmm4, %zmm10, %zmm10
+	LONG $0x48445162; WORD $0xd25d // vminps %zmm10, %zmm7, %zmm10
+	LONG $0x48445162; WORD $0xe45d // vminps %zmm12, %zmm7, %zmm12
+	LONG $0x481c5162; WORD $0xe058 // vaddps %zmm8, %zmm12, %zmm12
+	LONG $0x482c5162; WORD $0xd058 // vaddps %zmm8, %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0xd158 // vaddps %zmm9, %zmm10, %zmm10
+	LONG $0x481c5162; WORD $0xe158 // vaddps %zmm9, %zmm12, %zmm12
+	QUAD $0xfe067c59481c5162 // vmulps -0x80(%r14,%rax), %zmm12, %zmm15
+	LONG $0x400c5162; WORD $0xff58 // vaddps %zmm15, %zmm30, %zmm15
+	QUAD $0xff066c59482cc162 // vmulps -0x40(%r14,%rax), %zmm10, %zmm21
+	LONG $0x4024a162; WORD $0xed58 // vaddps %zmm21, %zmm27, %zmm21
+	QUAD $0xbf067459482cc162 // vmulps -0x1040(%r14,%rax), %zmm10, %zmm22
+	QUAD $0xbe067c59481cc162 // vmulps -0x1080(%r14,%rax), %zmm12, %zmm23
+	LONG $0x481c3162; WORD $0xe759 // vmulps %zmm23, %zmm12, %zmm12
+	LONG $0x401c5162; WORD $0xe458 // vaddps %zmm12, %zmm28, %zmm12
+	LONG $0x482c3162; WORD $0xd659 // vmulps %zmm22, %zmm10, %zmm10
+	LONG $0x486cd162; WORD $0xd258 // vaddps %zmm10, %zmm2, %zmm2
+	QUAD $0x8006545948545162 // vmulps -0x2000(%r14,%rax), %zmm5, %zmm10
+	QUAD $0x81067459484cc162 // vmulps -0x1fc0(%r14,%rax), %zmm6, %zmm22
 	LONG $0x404ce162; WORD $0xf45f // vmaxps %zmm4, %zmm22, %zmm22
-	LONG $0x407ce162; WORD $0xc45f // vmaxps %zmm4, %zmm16, %zmm16
-	LONG $0x4844a162; WORD $0xc05d // vminps %zmm16, %zmm7, %zmm16
+	LONG $0x482c7162; WORD $0xd45f // vmaxps %zmm4, %zmm10, %zmm10
+	LONG $0x48445162; WORD $0xd25d // vminps %zmm10, %zmm7, %zmm10
 	LONG $0x4844a162; WORD $0xf65d // vminps %zmm22, %zmm7, %zmm22
 	LONG $0x404cc162; WORD $0xf058 // vaddps %zmm8, %zmm22, %zmm22
-	LONG $0x407cc162; WORD $0xc058 // vaddps %zmm8, %zmm16, %zmm16
-	LONG $0x407cc162; WORD $0xc158 // vaddps %zmm9, %zmm16, %zmm16
+	LONG $0x482c5162; WORD $0xd058 // vaddps %zmm8, %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0xd158 // vaddps %zmm9, %zmm10, %zmm10
 	LONG $0x404cc162; WORD $0xf158 // vaddps %zmm9, %zmm22, %zmm22
-	QUAD $0x0039bc59404ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x2000(%rcx,%rdi), %zmm22, %zmm23
-	LONG $0x484cb162; WORD $0xf758 // vaddps %zmm23, %zmm6, %zmm6
-	QUAD $0x4039bc59407ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x2040(%rcx,%rdi), %zmm16, %zmm23
-	LONG $0x482c3162; WORD $0xd758 // vaddps %zmm23, %zmm10, %zmm10
-	QUAD $0x41397c59407ce162 // vmulps 0x1040(%rcx,%rdi), %zmm16, %zmm23
-	QUAD $0x40394459404c6162 // vmulps 0x1000(%rcx,%rdi), %zmm22, %zmm24
-	LONG $0x404c8162; WORD $0xf059 // vmulps %zmm24, %zmm22, %zmm22
-	LONG $0x4054a162; WORD $0xee58 // vaddps %zmm22, %zmm21, %zmm21
-	LONG $0x407ca162; WORD $0xc759 // vmulps %zmm23, %zmm16, %zmm16
-	LONG $0x48043162; WORD $0xf858 // vaddps %zmm16, %zmm15, %zmm15
-	QUAD $0x02394459486ce162 // vmulps 0x80(%rcx,%rdi), %zmm2, %zmm16
-	QUAD $0x033974594854e162 // vmulps 0xc0(%rcx,%rdi), %zmm5, %zmm22
-	LONG $0x404ce162; WORD $0xf45f // vmaxps %zmm4, %zmm22, %zmm22
-	LONG $0x407ce162; WORD $0xc45f // vmaxps %zmm4, %zmm16, %zmm16
-	LONG $0x4844a162; WORD $0xc05d // vminps %zmm16, %zmm7, %zmm16
-	LONG $0x4844a162; WORD $0xf65d // vminps %zmm22, %zmm7, %zmm22
-	LONG $0x404cc162; WORD $0xf058 // vaddps %zmm8, %zmm22, %zmm22
-	LONG $0x407cc162; WORD $0xc058 // vaddps %zmm8, %zmm16, %zmm16
-	LONG $0x407cc162; WORD $0xc158 // vaddps %zmm9, %zmm16, %zmm16
-	LONG $0x404cc162; WORD $0xf158 // vaddps %zmm9, %zmm22, %zmm22
-	QUAD $0xc039bc59404ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%rcx,%rdi), %zmm22, %zmm23
-	QUAD $0x80398459407c6162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%rcx,%rdi), %zmm16, %zmm24
-	LONG $0x482c3162; WORD $0xd758 // vaddps %zmm23, %zmm10, %zmm10
-	LONG $0x484c9162; WORD $0xf058 // vaddps %zmm24, %zmm6, %zmm6
-	QUAD $0x42397c59407ce162 // vmulps 0x1080(%rcx,%rdi), %zmm16, %zmm23
-	QUAD $0x43394459404c6162 // vmulps 0x10c0(%rcx,%rdi), %zmm22, %zmm24
-	LONG $0x404c8162; WORD $0xf059 // vmulps %zmm24, %zmm22, %zmm22
-	LONG $0x48043162; WORD $0xfe58 // vaddps %zmm22, %zmm15, %zmm15
-	LONG $0x407ca162; WORD $0xc759 // vmulps %zmm23, %zmm16, %zmm16
-	LONG $0x4054a162; WORD $0xe858 // vaddps %zmm16, %zmm21, %zmm21
-	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
-	LONG $0x00ff8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rdi # imm = 0x800
-	LONG $0xfed9850f; WORD $0xffff // jne 0x27f0 <k_encode_q3_k_weighted+0x12b0>
-	LONG $0x4824b162; WORD $0xc5c2; BYTE $0x01 // vcmpltps %zmm21, %zmm11, %k0
-	LONG $0x4824d162; WORD $0xcfc2; BYTE $0x01 // vcmpltps %zmm15, %zmm11, %k1
+	QUAD $0x01067c59404cc162 // vmulps 0x40(%r14,%rax), %zmm22, %zmm23
+	LONG $0x482c4162; WORD $0x0459; BYTE $0x06 // vmulps (%r14,%rax), %zmm10, %zmm24
+	LONG $0x40542162; WORD $0xdf58 // vaddps %zmm23, %zmm21, %zmm27
+	LONG $0x48040162; WORD $0xf058 // vaddps %zmm24, %zmm15, %zmm30
+	QUAD $0xc0067c59482c5162 // vmulps -0x1000(%r14,%rax), %zmm10, %zmm15
+	QUAD $0xc1066c59404cc162 // vmulps -0xfc0(%r14,%rax), %zmm22, %zmm21
+	LONG $0x404ca162; WORD $0xed59 // vmulps %zmm21, %zmm22, %zmm21
+	LONG $0x486cb162; WORD $0xd558 // vaddps %zmm21, %zmm2, %zmm2
+	LONG $0x482c5162; WORD $0xd759 // vmulps %zmm15, %zmm10, %zmm10
+	LONG $0x481c4162; WORD $0xe258 // vaddps %zmm10, %zmm12, %zmm28
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
+	LONG $0xfee1850f; WORD $0xffff // jne 0x2a30 <k_encode_q3_k_weighted+0x14f0>
+	LONG $0x48249162; WORD $0xc4c2; BYTE $0x01 // vcmpltps %zmm28, %zmm11, %k0
+	LONG $0x4824f162; WORD $0xcac2; BYTE $0x01 // vcmpltps %zmm2, %zmm11, %k1
 	LONG $0xc04bf4c5 // kunpckwd %k0, %k1, %k0
-	LONG $0x482cc162; WORD $0xc259 // vmulps %zmm10, %zmm10, %zmm16
-	LONG $0x484c6162; WORD $0xc659 // vmulps %zmm6, %zmm6, %zmm24
-	QUAD $0x3080b928487ce162; WORD $0x0000 // vmovaps 0x3080(%rcx), %zmm23
-	QUAD $0x30c0b128487ce162; WORD $0x0000 // vmovaps 0x30c0(%rcx), %zmm22
-	LONG $0x48042162; WORD $0xce59 // vmulps %zmm22, %zmm15, %zmm25
-	LONG $0x40542162; WORD $0xd759 // vmulps %zmm23, %zmm21, %zmm26
-	LONG $0x402c9162; WORD $0xc8c2; BYTE $0x01 // vcmpltps %zmm24, %zmm26, %k1
-	LONG $0x4034b162; WORD $0xd0c2; BYTE $0x01 // vcmpltps %zmm16, %zmm25, %k2
+	LONG $0x40241162; WORD $0xfb59 // vmulps %zmm27, %zmm27, %zmm15
+	LONG $0x400c8162; WORD $0xee59 // vmulps %zmm30, %zmm30, %zmm21
+	QUAD $0x3080a128487c7162; WORD $0x0000 // vmovaps 0x3080(%rcx), %zmm12
+	QUAD $0x30c09128487c7162; WORD $0x0000 // vmovaps 0x30c0(%rcx), %zmm10
+	LONG $0x486cc162; WORD $0xf259 // vmulps %zmm10, %zmm2, %zmm22
+	LONG $0x401cc162; WORD $0xfc59 // vmulps %zmm12, %zmm28, %zmm23
+	LONG $0x4044b162; WORD $0xcdc2; BYTE $0x01 // vcmpltps %zmm21, %zmm23, %k1
+	LONG $0x404cd162; WORD $0xd7c2; BYTE $0x01 // vcmpltps %zmm15, %zmm22, %k2
 	LONG $0xc94becc5 // kunpckwd %k1, %k2, %k1
 	LONG $0x41f5e1c4; BYTE $0xc8 // kandd %k0, %k1, %k1
 	LONG $0x98f9e1c4; BYTE $0xc9 // kortestd %k1, %k1
-	LONG $0xfe19840f; WORD $0xffff // je 0x2790 <k_encode_q3_k_weighted+0x1250>
-	LONG $0x484ca162; WORD $0xc55e // vdivps %zmm21, %zmm6, %zmm16
-	LONG $0x482c5162; WORD $0xff5e // vdivps %zmm15, %zmm10, %zmm15
+	LONG $0xfc01840f; WORD $0xffff // je 0x27b0 <k_encode_q3_k_weighted+0x1270>
+	LONG $0x400c1162; WORD $0xfc5e // vdivps %zmm28, %zmm30, %zmm15
+	LONG $0x4024f162; WORD $0xd25e // vdivps %zmm2, %zmm27, %zmm2
 	LONG $0x3179e3c4; WORD $0x10d1 // kshiftrd $0x10, %k1, %k2
 	QUAD $0x3100a928487ce162; WORD $0x0000 // vmovaps 0x3100(%rcx), %zmm21
-	QUAD $0x31408128487c6162; WORD $0x0000 // vmovaps 0x3140(%rcx), %zmm24
-	QUAD $0x31808928487c6162; WORD $0x0000 // vmovaps 0x3180(%rcx), %zmm25
-	QUAD $0x31c09128487c6162; WORD $0x0000 // vmovaps 0x31c0(%rcx), %zmm26
-	LONG $0x4a7c4162; WORD $0xc728 // vmovaps %zmm15, %zmm24 {%k2}
-	LONG $0x497ca162; WORD $0xe828 // vmovaps %zmm16, %zmm21 {%k1}
+	QUAD $0x3140b128487ce162; WORD $0x0000 // vmovaps 0x3140(%rcx), %zmm22
+	QUAD $0x3180b928487ce162; WORD $0x0000 // vmovaps 0x3180(%rcx), %zmm23
+	QUAD $0x31c08128487c6162; WORD $0x0000 // vmovaps 0x31c0(%rcx), %zmm24
+	LONG $0x4a7ce162; WORD $0xf228 // vmovaps %zmm2, %zmm22 {%k2}
+	LONG $0x497cc162; WORD $0xef28 // vmovaps %zmm15, %zmm21 {%k1}
 	QUAD $0x3100a929487ce162; WORD $0x0000 // vmovaps %zmm21, 0x3100(%rcx)
-	QUAD $0x31408129487c6162; WORD $0x0000 // vmovaps %zmm24, 0x3140(%rcx)
-	LONG $0x4a2cc162; WORD $0xf759 // vmulps %zmm15, %zmm10, %zmm22 {%k2}
-	LONG $0x494ca162; WORD $0xf859 // vmulps %zmm16, %zmm6, %zmm23 {%k1}
-	QUAD $0x3080b929487ce162; WORD $0x0000 // vmovaps %zmm23, 0x3080(%rcx)
-	QUAD $0x30c0b129487ce162; WORD $0x0000 // vmovaps %zmm22, 0x30c0(%rcx)
-	LONG $0x422cd162; WORD $0xd3c2; BYTE $0x07 // vcmpordps %zmm11, %zmm26, %k2 {%k2}
-	LONG $0x4a7c6162; WORD $0xd528 // vmovaps %zmm5, %zmm26 {%k2}
-	LONG $0x4134d162; WORD $0xcbc2; BYTE $0x07 // vcmpordps %zmm11, %zmm25, %k1 {%k1}
-	LONG $0x497c6162; WORD $0xca28 // vmovaps %zmm2, %zmm25 {%k1}
-	QUAD $0x31808929487c6162; WORD $0x0000 // vmovaps %zmm25, 0x3180(%rcx)
-	QUAD $0x31c09129487c6162; WORD $0x0000 // vmovaps %zmm26, 0x31c0(%rcx)
-	LONG $0xfffd6ce9; BYTE $0xff // jmp 0x2790 <k_encode_q3_k_weighted+0x1250>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x3140b129487ce162; WORD $0x0000 // vmovaps %zmm22, 0x3140(%rcx)
+	LONG $0x42247162; WORD $0xd259 // vmulps %zmm2, %zmm27, %zmm10 {%k2}
+	LONG $0x410c5162; WORD $0xe759 // vmulps %zmm15, %zmm30, %zmm12 {%k1}
+	QUAD $0x3080a129487c7162; WORD $0x0000 // vmovaps %zmm12, 0x3080(%rcx)
+	QUAD $0x30c09129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x30c0(%rcx)
+	LONG $0x423cd162; WORD $0xd3c2; BYTE $0x07 // vcmpordps %zmm11, %zmm24, %k2 {%k2}
+	LONG $0x4a7c6162; WORD $0xc628 // vmovaps %zmm6, %zmm24 {%k2}
+	LONG $0x4144d162; WORD $0xcbc2; BYTE $0x07 // vcmpordps %zmm11, %zmm23, %k1 {%k1}
+	LONG $0x497ce162; WORD $0xfd28 // vmovaps %zmm5, %zmm23 {%k1}
+	QUAD $0x3180b929487ce162; WORD $0x0000 // vmovaps %zmm23, 0x3180(%rcx)
+	QUAD $0x31c08129487c6162; WORD $0x0000 // vmovaps %zmm24, 0x31c0(%rcx)
+	LONG $0xfffb54e9; BYTE $0xff // jmp 0x27b0 <k_encode_q3_k_weighted+0x1270>
+	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0x318089c24824f162; WORD $0x0000; BYTE $0x07 // vcmpordps 0x3180(%rcx), %zmm11, %k1
 	QUAD $0x31c091c24824f162; WORD $0x0000; BYTE $0x07 // vcmpordps 0x31c0(%rcx), %zmm11, %k2
 	QUAD $0x31409128ca7cf162; WORD $0x0000 // vmovaps 0x3140(%rcx), %zmm2 {%k2} {z}
@@ -1815,247 +1903,328 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x31409129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x3140(%rcx)
 	QUAD $0x20409129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x2040(%rcx)
 	QUAD $0x2000a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x2000(%rcx)
-	WORD $0xf631 // xorl %esi, %esi
+	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	QUAD $0x002000b1946ef9c5; BYTE $0x00 // vmovd 0x2000(%rcx,%rsi,4), %xmm2
-	LONG $0x30148d49 // leaq (%r8,%rsi), %rdx
-	WORD $0xf789 // movl %esi, %edi
-	WORD $0xe783; BYTE $0x0f // andl $0xf, %edi
-	WORD $0xe7c1; BYTE $0x07 // shll $0x7, %edi
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	QUAD $0x00200081946ef9c5; BYTE $0x00 // vmovd 0x2000(%rcx,%rax,4), %xmm2
+	LONG $0x07148d48 // leaq (%rdi,%rax), %rdx
+	WORD $0xc689 // movl %eax, %esi
+	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
+	WORD $0xe6c1; BYTE $0x07 // shll $0x7, %esi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
 	LONG $0x04eac148 // shrq $0x4, %rdx
-	LONG $0x147ef9c5; BYTE $0x97 // vmovd %xmm2, (%rdi,%rdx,4)
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0xd675 // jne 0x2a90 <k_encode_q3_k_weighted+0x1550>
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x147ef9c5; BYTE $0x96 // vmovd %xmm2, (%rsi,%rdx,4)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x20f88348 // cmpq $0x20, %rax
+	WORD $0xd675 // jne 0x2cc0 <k_encode_q3_k_weighted+0x1780>
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	QUAD $0x003180b1946ef9c5; BYTE $0x00 // vmovd 0x3180(%rcx,%rsi,4), %xmm2
-	LONG $0x147ef9c5; BYTE $0xb0 // vmovd %xmm2, (%rax,%rsi,4)
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0xe975 // jne 0x2ad0 <k_encode_q3_k_weighted+0x1590>
-	LONG $0x20c08349 // addq $0x20, %r8
-	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
-	LONG $0xefc8820f; WORD $0xffff // jb 0x1ac0 <k_encode_q3_k_weighted+0x580>
+	QUAD $0x00318081946ef9c5; BYTE $0x00 // vmovd 0x3180(%rcx,%rax,4), %xmm2
+	LONG $0x147ef9c5; BYTE $0x82 // vmovd %xmm2, (%rdx,%rax,4)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x20f88348 // cmpq $0x20, %rax
+	WORD $0xe975 // jne 0x2d00 <k_encode_q3_k_weighted+0x17c0>
+	LONG $0x20c78348 // addq $0x20, %rdi
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	LONG $0xedc8820f; WORD $0xffff // jb 0x1af0 <k_encode_q3_k_weighted+0x5b0>
 	LONG $0x00c0c748; WORD $0xfff8; BYTE $0xff // movq $-0x800, %rax # imm = 0xF800
-	BYTE $0x90 // nop
-	QUAD $0x00055428487cd162 // vmovaps (%r13,%rax), %zmm2
-	QUAD $0x01056c28487cd162 // vmovaps 0x40(%r13,%rax), %zmm5
-	QUAD $0x4005ac29487cd162; WORD $0xffce; BYTE $0xff // vmovaps %zmm5, -0x31c0(%r13,%rax)
-	QUAD $0x00059429487cd162; WORD $0xffce; BYTE $0xff // vmovaps %zmm2, -0x3200(%r13,%rax)
-	QUAD $0x2005546f48fdd162 // vmovdqa64 0x800(%r13,%rax), %zmm2
-	QUAD $0x21056c6f48fdd162 // vmovdqa64 0x840(%r13,%rax), %zmm5
-	QUAD $0x4005ac7f48fdd162; WORD $0xffde; BYTE $0xff // vmovdqa64 %zmm5, -0x21c0(%r13,%rax)
-	QUAD $0x0005947f48fdd162; WORD $0xffde; BYTE $0xff // vmovdqa64 %zmm2, -0x2200(%r13,%rax)
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	QUAD $0x0e660d18487d6262; WORD $0x0000 // vbroadcastss 0xe66(%rip), %zmm25 # 0x3ba4 <k_encode_q3_k_weighted+0x2664>
+	WORD $0x9066 // nop
+	LONG $0x487cf162; WORD $0x1428; BYTE $0x02 // vmovaps (%rdx,%rax), %zmm2
+	QUAD $0x01026c28487cf162 // vmovaps 0x40(%rdx,%rax), %zmm5
+	QUAD $0x4002ac29487cf162; WORD $0xffce; BYTE $0xff // vmovaps %zmm5, -0x31c0(%rdx,%rax)
+	QUAD $0x00029429487cf162; WORD $0xffce; BYTE $0xff // vmovaps %zmm2, -0x3200(%rdx,%rax)
+	QUAD $0x2002546f48fdf162 // vmovdqa64 0x800(%rdx,%rax), %zmm2
+	QUAD $0x21026c6f48fdf162 // vmovdqa64 0x840(%rdx,%rax), %zmm5
+	QUAD $0x4002ac7f48fdf162; WORD $0xffde; BYTE $0xff // vmovdqa64 %zmm5, -0x21c0(%rdx,%rax)
+	QUAD $0x0002947f48fdf162; WORD $0xffde; BYTE $0xff // vmovdqa64 %zmm2, -0x2200(%rdx,%rax)
 	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0xae75 // jne 0x2b00 <k_encode_q3_k_weighted+0x15c0>
+	WORD $0xaf75 // jne 0x2d40 <k_encode_q3_k_weighted+0x1800>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
 	LONG $0xef0941c4; BYTE $0xf6 // vpxor %xmm14, %xmm14, %xmm14
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
 	LONG $0x487cf162; WORD $0x1428; BYTE $0x01 // vmovaps (%rcx,%rax), %zmm2
 	QUAD $0x01016c28487cf162 // vmovaps 0x40(%rcx,%rax), %zmm5
-	LONG $0x4854e162; WORD $0xc354 // vandps %zmm3, %zmm5, %zmm16
+	LONG $0x48547162; WORD $0xfb54 // vandps %zmm3, %zmm5, %zmm15
 	LONG $0x486ce162; WORD $0xeb54 // vandps %zmm3, %zmm2, %zmm21
-	LONG $0x480cb162; WORD $0xcdc2; BYTE $0x01 // vcmpltps %zmm21, %zmm14, %k1
-	LONG $0x4804b162; WORD $0xd0c2; BYTE $0x01 // vcmpltps %zmm16, %zmm15, %k2
+	LONG $0x481cb162; WORD $0xcdc2; BYTE $0x01 // vcmpltps %zmm21, %zmm12, %k1
+	LONG $0x480cd162; WORD $0xd7c2; BYTE $0x01 // vcmpltps %zmm15, %zmm14, %k2
 	LONG $0x4a7c7162; WORD $0xd528 // vmovaps %zmm5, %zmm10 {%k2}
 	LONG $0x497cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6 {%k1}
-	LONG $0x407c5162; WORD $0xff5f // vmaxps %zmm15, %zmm16, %zmm15
-	LONG $0x40545162; WORD $0xf65f // vmaxps %zmm14, %zmm21, %zmm14
+	LONG $0x48045162; WORD $0xf65f // vmaxps %zmm14, %zmm15, %zmm14
+	LONG $0x40545162; WORD $0xe45f // vmaxps %zmm12, %zmm21, %zmm12
 	QUAD $0x40015459486cf162 // vmulps 0x1000(%rcx,%rax), %zmm2, %zmm2
 	QUAD $0x41016c594854f162 // vmulps 0x1040(%rcx,%rax), %zmm5, %zmm5
 	QUAD $0x4001ac29487cf162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm5, 0x2040(%rcx,%rax)
 	QUAD $0x00019429487cf162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm2, 0x2000(%rcx,%rax)
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	WORD $0x8d75 // jne 0x2b80 <k_encode_q3_k_weighted+0x1640>
-	LONG $0x481cf162; WORD $0xd65e // vdivps %zmm6, %zmm12, %zmm2
-	LONG $0x481cd162; WORD $0xea5e // vdivps %zmm10, %zmm12, %zmm5
+	WORD $0x8d75 // jne 0x2db0 <k_encode_q3_k_weighted+0x1870>
+	LONG $0x4034f162; WORD $0xd65e // vdivps %zmm6, %zmm25, %zmm2
+	LONG $0x4034d162; WORD $0xea5e // vdivps %zmm10, %zmm25, %zmm5
 	QUAD $0x3000b129487cf162; WORD $0x0000 // vmovaps %zmm6, 0x3000(%rcx)
 	QUAD $0x30409129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3040(%rcx)
-	QUAD $0x0aef3518487df262; WORD $0x0000 // vbroadcastss 0xaef(%rip), %zmm6 # 0x370c <k_encode_q3_k_weighted+0x21cc>
-	LONG $0x480cf162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm6, %zmm14, %k1
-	LONG $0x4804f162; WORD $0xd6c2; BYTE $0x01 // vcmpltps %zmm6, %zmm15, %k2
-	QUAD $0x0b2f1518487d7262; WORD $0x0000 // vbroadcastss 0xb2f(%rip), %zmm10 # 0x3764 <k_encode_q3_k_weighted+0x2224>
+	QUAD $0x0d3f3518487df262; WORD $0x0000 // vbroadcastss 0xd3f(%rip), %zmm6 # 0x3b8c <k_encode_q3_k_weighted+0x264c>
+	LONG $0x481cf162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm6, %zmm12, %k1
+	LONG $0x480cf162; WORD $0xd6c2; BYTE $0x01 // vcmpltps %zmm6, %zmm14, %k2
+	QUAD $0x0d7f1518487d7262; WORD $0x0000 // vbroadcastss 0xd7f(%rip), %zmm10 # 0x3be4 <k_encode_q3_k_weighted+0x26a4>
 	LONG $0x4a55d262; WORD $0xf265 // vblendmps %zmm10, %zmm5, %zmm6 {%k2}
 	LONG $0x496d5262; WORD $0xd265 // vblendmps %zmm10, %zmm2, %zmm10 {%k1}
 	QUAD $0x31809129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3180(%rcx)
 	QUAD $0x31c0b129487cf162; WORD $0x0000 // vmovaps %zmm6, 0x31c0(%rcx)
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	QUAD $0x0a901578087d6262; WORD $0x0000 // vpbroadcastb 0xa90(%rip), %xmm26 # 0x3704 <k_encode_q3_k_weighted+0x21c4>
-	QUAD $0x0a871d78087d6262; WORD $0x0000 // vpbroadcastb 0xa87(%rip), %xmm27 # 0x3705 <k_encode_q3_k_weighted+0x21c5>
-	QUAD $0x0a8c2518487d6262; WORD $0x0000 // vbroadcastss 0xa8c(%rip), %zmm28 # 0x3714 <k_encode_q3_k_weighted+0x21d4>
-	QUAD $0x0aa62d58487d6262; WORD $0x0000 // vpbroadcastd 0xaa6(%rip), %zmm29 # 0x3738 <k_encode_q3_k_weighted+0x21f8>
-	QUAD $0x0a6a3578087d6262; WORD $0x0000 // vpbroadcastb 0xa6a(%rip), %xmm30 # 0x3706 <k_encode_q3_k_weighted+0x21c6>
-	QUAD $0x0a763d58487d6262; WORD $0x0000 // vpbroadcastd 0xa76(%rip), %zmm31 # 0x371c <k_encode_q3_k_weighted+0x21dc>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x010144594854e162 // vmulps 0x40(%rcx,%rax), %zmm5, %zmm16
-	LONG $0x486ce162; WORD $0x2c59; BYTE $0x01 // vmulps (%rcx,%rax), %zmm2, %zmm21
-	LONG $0x4054c162; WORD $0xec5f // vmaxps %zmm12, %zmm21, %zmm21
-	LONG $0x407cc162; WORD $0xc45f // vmaxps %zmm12, %zmm16, %zmm16
-	LONG $0x4814a162; WORD $0xc05d // vminps %zmm16, %zmm13, %zmm16
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	QUAD $0x0d181558487d6262; WORD $0x0000 // vpbroadcastd 0xd18(%rip), %zmm26 # 0x3bbc <k_encode_q3_k_weighted+0x267c>
+	QUAD $0x0d122d10087e6162; WORD $0x0000 // vmovss 0xd12(%rip), %xmm29 # 0x3bc0 <k_encode_q3_k_weighted+0x2680>
+	QUAD $0x0d283d10087e6162; WORD $0x0000 // vmovss 0xd28(%rip), %xmm31 # 0x3be0 <k_encode_q3_k_weighted+0x26a0>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0xc006bc5948545162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rax), %zmm5, %zmm15
+	QUAD $0x8006ac59486cc162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rax), %zmm2, %zmm21
+	LONG $0x40548162; WORD $0xe95f // vmaxps %zmm25, %zmm21, %zmm21
+	LONG $0x48041162; WORD $0xf95f // vmaxps %zmm25, %zmm15, %zmm15
+	LONG $0x48145162; WORD $0xff5d // vminps %zmm15, %zmm13, %zmm15
 	LONG $0x4814a162; WORD $0xed5d // vminps %zmm21, %zmm13, %zmm21
 	LONG $0x4054c162; WORD $0xe858 // vaddps %zmm8, %zmm21, %zmm21
-	LONG $0x407cc162; WORD $0xc058 // vaddps %zmm8, %zmm16, %zmm16
-	LONG $0x407cc162; WORD $0xc158 // vaddps %zmm9, %zmm16, %zmm16
+	LONG $0x48045162; WORD $0xf858 // vaddps %zmm8, %zmm15, %zmm15
+	LONG $0x48045162; WORD $0xf958 // vaddps %zmm9, %zmm15, %zmm15
 	LONG $0x4054c162; WORD $0xe958 // vaddps %zmm9, %zmm21, %zmm21
-	QUAD $0x0001b4594054e162; WORD $0x0020; BYTE $0x00 // vmulps 0x2000(%rcx,%rax), %zmm21, %zmm22
-	LONG $0x484cb162; WORD $0xf658 // vaddps %zmm22, %zmm6, %zmm6
-	QUAD $0x4001b459407ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x2040(%rcx,%rax), %zmm16, %zmm22
-	LONG $0x482c3162; WORD $0xd658 // vaddps %zmm22, %zmm10, %zmm10
-	QUAD $0x41017459407ce162 // vmulps 0x1040(%rcx,%rax), %zmm16, %zmm22
-	QUAD $0x40017c594054e162 // vmulps 0x1000(%rcx,%rax), %zmm21, %zmm23
+	QUAD $0xfe0674594054c162 // vmulps -0x80(%r14,%rax), %zmm21, %zmm22
+	LONG $0x480c3162; WORD $0xf658 // vaddps %zmm22, %zmm14, %zmm14
+	QUAD $0xff0674594804c162 // vmulps -0x40(%r14,%rax), %zmm15, %zmm22
+	LONG $0x481c3162; WORD $0xe658 // vaddps %zmm22, %zmm12, %zmm12
+	QUAD $0xbf0674594804c162 // vmulps -0x1040(%r14,%rax), %zmm15, %zmm22
+	QUAD $0xbe067c594054c162 // vmulps -0x1080(%r14,%rax), %zmm21, %zmm23
 	LONG $0x4054a162; WORD $0xef59 // vmulps %zmm23, %zmm21, %zmm21
-	LONG $0x48043162; WORD $0xfd58 // vaddps %zmm21, %zmm15, %zmm15
-	LONG $0x407ca162; WORD $0xc659 // vmulps %zmm22, %zmm16, %zmm16
-	LONG $0x480c3162; WORD $0xf058 // vaddps %zmm16, %zmm14, %zmm14
-	QUAD $0x02014459486ce162 // vmulps 0x80(%rcx,%rax), %zmm2, %zmm16
-	QUAD $0x03016c594854e162 // vmulps 0xc0(%rcx,%rax), %zmm5, %zmm21
-	LONG $0x4054c162; WORD $0xec5f // vmaxps %zmm12, %zmm21, %zmm21
-	LONG $0x407cc162; WORD $0xc45f // vmaxps %zmm12, %zmm16, %zmm16
-	LONG $0x4814a162; WORD $0xc05d // vminps %zmm16, %zmm13, %zmm16
+	LONG $0x482c3162; WORD $0xd558 // vaddps %zmm21, %zmm10, %zmm10
+	LONG $0x48043162; WORD $0xfe59 // vmulps %zmm22, %zmm15, %zmm15
+	LONG $0x484cd162; WORD $0xf758 // vaddps %zmm15, %zmm6, %zmm6
+	QUAD $0x80067c59486c5162 // vmulps -0x2000(%r14,%rax), %zmm2, %zmm15
+	QUAD $0x81066c594854c162 // vmulps -0x1fc0(%r14,%rax), %zmm5, %zmm21
+	LONG $0x40548162; WORD $0xe95f // vmaxps %zmm25, %zmm21, %zmm21
+	LONG $0x48041162; WORD $0xf95f // vmaxps %zmm25, %zmm15, %zmm15
+	LONG $0x48145162; WORD $0xff5d // vminps %zmm15, %zmm13, %zmm15
 	LONG $0x4814a162; WORD $0xed5d // vminps %zmm21, %zmm13, %zmm21
 	LONG $0x4054c162; WORD $0xe858 // vaddps %zmm8, %zmm21, %zmm21
-	LONG $0x407cc162; WORD $0xc058 // vaddps %zmm8, %zmm16, %zmm16
-	LONG $0x407cc162; WORD $0xc158 // vaddps %zmm9, %zmm16, %zmm16
+	LONG $0x48045162; WORD $0xf858 // vaddps %zmm8, %zmm15, %zmm15
+	LONG $0x48045162; WORD $0xf958 // vaddps %zmm9, %zmm15, %zmm15
 	LONG $0x4054c162; WORD $0xe958 // vaddps %zmm9, %zmm21, %zmm21
-	QUAD $0xc001b4594054e162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%rcx,%rax), %zmm21, %zmm22
-	QUAD $0x8001bc59407ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%rcx,%rax), %zmm16, %zmm23
-	LONG $0x482c3162; WORD $0xd658 // vaddps %zmm22, %zmm10, %zmm10
-	LONG $0x484cb162; WORD $0xf758 // vaddps %zmm23, %zmm6, %zmm6
-	QUAD $0x42017459407ce162 // vmulps 0x1080(%rcx,%rax), %zmm16, %zmm22
-	QUAD $0x43017c594054e162 // vmulps 0x10c0(%rcx,%rax), %zmm21, %zmm23
+	QUAD $0x010674594054c162 // vmulps 0x40(%r14,%rax), %zmm21, %zmm22
+	LONG $0x4804c162; WORD $0x3c59; BYTE $0x06 // vmulps (%r14,%rax), %zmm15, %zmm23
+	LONG $0x481c3162; WORD $0xe658 // vaddps %zmm22, %zmm12, %zmm12
+	LONG $0x480c3162; WORD $0xf758 // vaddps %zmm23, %zmm14, %zmm14
+	QUAD $0xc00674594804c162 // vmulps -0x1000(%r14,%rax), %zmm15, %zmm22
+	QUAD $0xc1067c594054c162 // vmulps -0xfc0(%r14,%rax), %zmm21, %zmm23
 	LONG $0x4054a162; WORD $0xef59 // vmulps %zmm23, %zmm21, %zmm21
-	LONG $0x480c3162; WORD $0xf558 // vaddps %zmm21, %zmm14, %zmm14
-	LONG $0x407ca162; WORD $0xc659 // vmulps %zmm22, %zmm16, %zmm16
-	LONG $0x48043162; WORD $0xf858 // vaddps %zmm16, %zmm15, %zmm15
+	LONG $0x484cb162; WORD $0xf558 // vaddps %zmm21, %zmm6, %zmm6
+	LONG $0x48043162; WORD $0xfe59 // vmulps %zmm22, %zmm15, %zmm15
+	LONG $0x482c5162; WORD $0xd758 // vaddps %zmm15, %zmm10, %zmm10
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	LONG $0xfedb850f; WORD $0xffff // jne 0x2cb0 <k_encode_q3_k_weighted+0x1770>
-	LONG $0x4804d162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm15, %k1
-	LONG $0xc94cd162; WORD $0xd75e // vdivps %zmm15, %zmm6, %zmm2 {%k1} {z}
-	LONG $0x480cd162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm14, %k1
-	LONG $0xc92cd162; WORD $0xee5e // vdivps %zmm14, %zmm10, %zmm5 {%k1} {z}
-	LONG $0x482c7162; WORD $0xd559 // vmulps %zmm5, %zmm10, %zmm10
-	LONG $0x484cf162; WORD $0xf259 // vmulps %zmm2, %zmm6, %zmm6
-	QUAD $0x3080b129487cf162; WORD $0x0000 // vmovaps %zmm6, 0x3080(%rcx)
-	QUAD $0x30c09129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x30c0(%rcx)
+	LONG $0xfee1850f; WORD $0xffff // jne 0x2ec0 <k_encode_q3_k_weighted+0x1980>
+	LONG $0x482cd162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm10, %k1
+	LONG $0xc90cd162; WORD $0xd25e // vdivps %zmm10, %zmm14, %zmm2 {%k1} {z}
+	LONG $0x484cd162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm6, %k1
+	LONG $0xc91cf162; WORD $0xee5e // vdivps %zmm6, %zmm12, %zmm5 {%k1} {z}
+	LONG $0x481cf162; WORD $0xf559 // vmulps %zmm5, %zmm12, %zmm6
+	LONG $0x480c7162; WORD $0xd259 // vmulps %zmm2, %zmm14, %zmm10
+	QUAD $0x30809129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3080(%rcx)
+	QUAD $0x30c0b129487cf162; WORD $0x0000 // vmovaps %zmm6, 0x30c0(%rcx)
 	QUAD $0x31009129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x3100(%rcx)
 	QUAD $0x3140a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x3140(%rcx)
 	LONG $0xfffff7b8; BYTE $0xff // movl $0xfffffff7, %eax # imm = 0xFFFFFFF7
-	WORD $0x11eb // jmp 0x2e3b <k_encode_q3_k_weighted+0x18fb>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x17eb // jmp 0x304b <k_encode_q3_k_weighted+0x1b0b>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xc0ff // incl %eax
 	WORD $0xf883; BYTE $0x0a // cmpl $0xa, %eax
-	LONG $0x0295840f; WORD $0x0000 // je 0x30d0 <k_encode_q3_k_weighted+0x1b90>
+	LONG $0x04b5840f; WORD $0x0000 // je 0x3500 <k_encode_q3_k_weighted+0x1fc0>
 	WORD $0xc085 // testl %eax, %eax
-	WORD $0xf174 // je 0x2e30 <k_encode_q3_k_weighted+0x18f0>
+	WORD $0xf174 // je 0x3040 <k_encode_q3_k_weighted+0x1b00>
 	LONG $0xd02afac5 // vcvtsi2ss %eax, %xmm0, %xmm2
-	QUAD $0x000008f51559eac5 // vmulss 0x8f5(%rip), %xmm2, %xmm2 # 0x3740 <k_encode_q3_k_weighted+0x2200>
-	QUAD $0x0000090d1558eac5 // vaddss 0x90d(%rip), %xmm2, %xmm2 # 0x3760 <k_encode_q3_k_weighted+0x2220>
-	QUAD $0x08cf1557186cf162; WORD $0x0000 // vxorps 0x8cf(%rip){1to4}, %xmm2, %xmm2 # 0x372c <k_encode_q3_k_weighted+0x21ec>
+	LONG $0x086e9162; WORD $0xd559 // vmulss %xmm29, %xmm2, %xmm2
+	LONG $0x086e9162; WORD $0xd758 // vaddss %xmm31, %xmm2, %xmm2
+	QUAD $0x0b431557186cf162; WORD $0x0000 // vxorps 0xb43(%rip){1to4}, %xmm2, %xmm2 # 0x3bac <k_encode_q3_k_weighted+0x266c>
 	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
 	QUAD $0x3040a95e486cf162; WORD $0x0000 // vdivps 0x3040(%rcx), %zmm2, %zmm5
-	QUAD $0x3000915e486cf162; WORD $0x0000 // vdivps 0x3000(%rcx), %zmm2, %zmm2
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	QUAD $0x3000b15e486c7162; WORD $0x0000 // vdivps 0x3000(%rcx), %zmm2, %zmm14
+	LONG $0x00240162; WORD $0xdb57 // vxorps %xmm27, %xmm27, %xmm27
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x00401f0f // nopl (%rax)
-	QUAD $0x011144594854e162 // vmulps 0x40(%rcx,%rdx), %zmm5, %zmm16
-	LONG $0x486ce162; WORD $0x2c59; BYTE $0x11 // vmulps (%rcx,%rdx), %zmm2, %zmm21
-	LONG $0x4054c162; WORD $0xec5f // vmaxps %zmm12, %zmm21, %zmm21
-	LONG $0x407cc162; WORD $0xc45f // vmaxps %zmm12, %zmm16, %zmm16
-	LONG $0x4814a162; WORD $0xc05d // vminps %zmm16, %zmm13, %zmm16
-	LONG $0x4814a162; WORD $0xed5d // vminps %zmm21, %zmm13, %zmm21
+	LONG $0x000c0162; WORD $0xf657 // vxorps %xmm30, %xmm30, %xmm30
+	LONG $0x001c0162; WORD $0xe457 // vxorps %xmm28, %xmm28, %xmm28
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0xf883; BYTE $0xfa // cmpl $-0x6, %eax
+	LONG $0x010c8f0f; WORD $0x0000 // jg 0x31b0 <k_encode_q3_k_weighted+0x1c70>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0xc01694594854d162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rdx), %zmm5, %zmm2
+	QUAD $0x80169459480c5162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rdx), %zmm14, %zmm10
+	LONG $0x482c5162; WORD $0xd058 // vaddps %zmm8, %zmm10, %zmm10
+	LONG $0x486cd162; WORD $0xd058 // vaddps %zmm8, %zmm2, %zmm2
+	LONG $0x486cd162; WORD $0xd158 // vaddps %zmm9, %zmm2, %zmm2
+	LONG $0x482c5162; WORD $0xd158 // vaddps %zmm9, %zmm10, %zmm10
+	QUAD $0xfe166459482c5162 // vmulps -0x80(%r14,%rdx), %zmm10, %zmm12
+	LONG $0x401c5162; WORD $0xe458 // vaddps %zmm12, %zmm28, %zmm12
+	QUAD $0xff167c59486c5162 // vmulps -0x40(%r14,%rdx), %zmm2, %zmm15
+	LONG $0x484cd162; WORD $0xf758 // vaddps %zmm15, %zmm6, %zmm6
+	QUAD $0xbf167c59486c5162 // vmulps -0x1040(%r14,%rdx), %zmm2, %zmm15
+	QUAD $0xbe166c59482cc162 // vmulps -0x1080(%r14,%rdx), %zmm10, %zmm21
+	LONG $0x482c3162; WORD $0xd559 // vmulps %zmm21, %zmm10, %zmm10
+	LONG $0x40245162; WORD $0xd258 // vaddps %zmm10, %zmm27, %zmm10
+	LONG $0x486cd162; WORD $0xd759 // vmulps %zmm15, %zmm2, %zmm2
+	LONG $0x400cf162; WORD $0xd258 // vaddps %zmm2, %zmm30, %zmm2
+	QUAD $0x80167c59480c5162 // vmulps -0x2000(%r14,%rdx), %zmm14, %zmm15
+	QUAD $0x81166c594854c162 // vmulps -0x1fc0(%r14,%rdx), %zmm5, %zmm21
 	LONG $0x4054c162; WORD $0xe858 // vaddps %zmm8, %zmm21, %zmm21
-	LONG $0x407cc162; WORD $0xc058 // vaddps %zmm8, %zmm16, %zmm16
-	LONG $0x407cc162; WORD $0xc158 // vaddps %zmm9, %zmm16, %zmm16
+	LONG $0x48045162; WORD $0xf858 // vaddps %zmm8, %zmm15, %zmm15
+	LONG $0x48045162; WORD $0xf958 // vaddps %zmm9, %zmm15, %zmm15
 	LONG $0x4054c162; WORD $0xe958 // vaddps %zmm9, %zmm21, %zmm21
-	QUAD $0x0011b4594054e162; WORD $0x0020; BYTE $0x00 // vmulps 0x2000(%rcx,%rdx), %zmm21, %zmm22
+	QUAD $0x011674594054c162 // vmulps 0x40(%r14,%rdx), %zmm21, %zmm22
+	LONG $0x4804c162; WORD $0x3c59; BYTE $0x16 // vmulps (%r14,%rdx), %zmm15, %zmm23
 	LONG $0x484cb162; WORD $0xf658 // vaddps %zmm22, %zmm6, %zmm6
-	QUAD $0x4011b459407ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x2040(%rcx,%rdx), %zmm16, %zmm22
-	LONG $0x482c3162; WORD $0xd658 // vaddps %zmm22, %zmm10, %zmm10
-	QUAD $0x41117459407ce162 // vmulps 0x1040(%rcx,%rdx), %zmm16, %zmm22
-	QUAD $0x40117c594054e162 // vmulps 0x1000(%rcx,%rdx), %zmm21, %zmm23
-	LONG $0x4054a162; WORD $0xef59 // vmulps %zmm23, %zmm21, %zmm21
-	LONG $0x48043162; WORD $0xfd58 // vaddps %zmm21, %zmm15, %zmm15
-	LONG $0x407ca162; WORD $0xc659 // vmulps %zmm22, %zmm16, %zmm16
-	LONG $0x480c3162; WORD $0xf058 // vaddps %zmm16, %zmm14, %zmm14
-	QUAD $0x02114459486ce162 // vmulps 0x80(%rcx,%rdx), %zmm2, %zmm16
-	QUAD $0x03116c594854e162 // vmulps 0xc0(%rcx,%rdx), %zmm5, %zmm21
-	LONG $0x4054c162; WORD $0xec5f // vmaxps %zmm12, %zmm21, %zmm21
-	LONG $0x407cc162; WORD $0xc45f // vmaxps %zmm12, %zmm16, %zmm16
-	LONG $0x4814a162; WORD $0xc05d // vminps %zmm16, %zmm13, %zmm16
-	LONG $0x4814a162; WORD $0xed5d // vminps %zmm21, %zmm13, %zmm21
-	LONG $0x4054c162; WORD $0xe858 // vaddps %zmm8, %zmm21, %zmm21
-	LONG $0x407cc162; WORD $0xc058 // vaddps %zmm8, %zmm16, %zmm16
-	LONG $0x407cc162; WORD $0xc158 // vaddps %zmm9, %zmm16, %zmm16
-	LONG $0x4054c162; WORD $0xe958 // vaddps %zmm9, %zmm21, %zmm21
-	QUAD $0xc011b4594054e162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%rcx,%rdx), %zmm21, %zmm22
-	QUAD $0x8011bc59407ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%rcx,%rdx), %zmm16, %zmm23
-	LONG $0x482c3162; WORD $0xd658 // vaddps %zmm22, %zmm10, %zmm10
-	LONG $0x484cb162; WORD $0xf758 // vaddps %zmm23, %zmm6, %zmm6
-	QUAD $0x42117459407ce162 // vmulps 0x1080(%rcx,%rdx), %zmm16, %zmm22
-	QUAD $0x43117c594054e162 // vmulps 0x10c0(%rcx,%rdx), %zmm21, %zmm23
-	LONG $0x4054a162; WORD $0xef59 // vmulps %zmm23, %zmm21, %zmm21
-	LONG $0x480c3162; WORD $0xf558 // vaddps %zmm21, %zmm14, %zmm14
-	LONG $0x407ca162; WORD $0xc659 // vmulps %zmm22, %zmm16, %zmm16
-	LONG $0x48043162; WORD $0xf858 // vaddps %zmm16, %zmm15, %zmm15
+	LONG $0x481c2162; WORD $0xe758 // vaddps %zmm23, %zmm12, %zmm28
+	QUAD $0xc016645948045162 // vmulps -0x1000(%r14,%rdx), %zmm15, %zmm12
+	QUAD $0xc11674594054c162 // vmulps -0xfc0(%r14,%rdx), %zmm21, %zmm22
+	LONG $0x4054a162; WORD $0xee59 // vmulps %zmm22, %zmm21, %zmm21
+	LONG $0x486c2162; WORD $0xf558 // vaddps %zmm21, %zmm2, %zmm30
+	LONG $0x4804d162; WORD $0xd459 // vmulps %zmm12, %zmm15, %zmm2
+	LONG $0x482c6162; WORD $0xda58 // vaddps %zmm2, %zmm10, %zmm27
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x00fa8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rdx # imm = 0x800
-	LONG $0xfed9850f; WORD $0xffff // jne 0x2e90 <k_encode_q3_k_weighted+0x1950>
-	LONG $0x4824d162; WORD $0xc7c2; BYTE $0x01 // vcmpltps %zmm15, %zmm11, %k0
-	LONG $0x4824d162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm14, %zmm11, %k1
+	LONG $0xff0f850f; WORD $0xffff // jne 0x30b0 <k_encode_q3_k_weighted+0x1b70>
+	LONG $0x00024be9; BYTE $0x00 // jmp 0x33f1 <k_encode_q3_k_weighted+0x1eb1>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xf883; BYTE $0x05 // cmpl $0x5, %eax
+	LONG $0x01178d0f; WORD $0x0000 // jge 0x32d0 <k_encode_q3_k_weighted+0x1d90>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x80169459480cd162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rdx), %zmm14, %zmm2
+	QUAD $0xc016945948545162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rdx), %zmm5, %zmm10
+	LONG $0x48145162; WORD $0xd25d // vminps %zmm10, %zmm13, %zmm10
+	LONG $0x4814f162; WORD $0xd25d // vminps %zmm2, %zmm13, %zmm2
+	LONG $0x486cd162; WORD $0xd058 // vaddps %zmm8, %zmm2, %zmm2
+	LONG $0x482c5162; WORD $0xd058 // vaddps %zmm8, %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0xd158 // vaddps %zmm9, %zmm10, %zmm10
+	LONG $0x486cd162; WORD $0xd158 // vaddps %zmm9, %zmm2, %zmm2
+	QUAD $0xfe166459486c5162 // vmulps -0x80(%r14,%rdx), %zmm2, %zmm12
+	QUAD $0xff167c59482c5162 // vmulps -0x40(%r14,%rdx), %zmm10, %zmm15
+	LONG $0x401c5162; WORD $0xe458 // vaddps %zmm12, %zmm28, %zmm12
+	LONG $0x484cd162; WORD $0xf758 // vaddps %zmm15, %zmm6, %zmm6
+	QUAD $0xbf167c59482c5162 // vmulps -0x1040(%r14,%rdx), %zmm10, %zmm15
+	QUAD $0xbe166c59486cc162 // vmulps -0x1080(%r14,%rdx), %zmm2, %zmm21
+	LONG $0x486cb162; WORD $0xd559 // vmulps %zmm21, %zmm2, %zmm2
+	LONG $0x4024f162; WORD $0xd258 // vaddps %zmm2, %zmm27, %zmm2
+	LONG $0x482c5162; WORD $0xd759 // vmulps %zmm15, %zmm10, %zmm10
+	LONG $0x400c5162; WORD $0xd258 // vaddps %zmm10, %zmm30, %zmm10
+	QUAD $0x81167c5948545162 // vmulps -0x1fc0(%r14,%rdx), %zmm5, %zmm15
+	QUAD $0x80166c59480cc162 // vmulps -0x2000(%r14,%rdx), %zmm14, %zmm21
+	LONG $0x4814a162; WORD $0xed5d // vminps %zmm21, %zmm13, %zmm21
+	LONG $0x48145162; WORD $0xff5d // vminps %zmm15, %zmm13, %zmm15
+	LONG $0x48045162; WORD $0xf858 // vaddps %zmm8, %zmm15, %zmm15
+	LONG $0x4054c162; WORD $0xe858 // vaddps %zmm8, %zmm21, %zmm21
+	LONG $0x4054c162; WORD $0xe958 // vaddps %zmm9, %zmm21, %zmm21
+	LONG $0x48045162; WORD $0xf958 // vaddps %zmm9, %zmm15, %zmm15
+	QUAD $0x011674594804c162 // vmulps 0x40(%r14,%rdx), %zmm15, %zmm22
+	LONG $0x4054c162; WORD $0x3c59; BYTE $0x16 // vmulps (%r14,%rdx), %zmm21, %zmm23
+	LONG $0x484cb162; WORD $0xf658 // vaddps %zmm22, %zmm6, %zmm6
+	LONG $0x481c2162; WORD $0xe758 // vaddps %zmm23, %zmm12, %zmm28
+	QUAD $0xc016645940545162 // vmulps -0x1000(%r14,%rdx), %zmm21, %zmm12
+	QUAD $0xc11674594804c162 // vmulps -0xfc0(%r14,%rdx), %zmm15, %zmm22
+	LONG $0x48043162; WORD $0xfe59 // vmulps %zmm22, %zmm15, %zmm15
+	LONG $0x482c4162; WORD $0xf758 // vaddps %zmm15, %zmm10, %zmm30
+	LONG $0x40545162; WORD $0xd459 // vmulps %zmm12, %zmm21, %zmm10
+	LONG $0x486c4162; WORD $0xda58 // vaddps %zmm10, %zmm2, %zmm27
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x00fa8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rdx # imm = 0x800
+	LONG $0xfef7850f; WORD $0xffff // jne 0x31c0 <k_encode_q3_k_weighted+0x1c80>
+	LONG $0x000123e9; BYTE $0x00 // jmp 0x33f1 <k_encode_q3_k_weighted+0x1eb1>
+	WORD $0x9066 // nop
+	QUAD $0xc01694594854d162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rdx), %zmm5, %zmm2
+	QUAD $0x80169459480c5162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rdx), %zmm14, %zmm10
+	LONG $0x482c1162; WORD $0xd15f // vmaxps %zmm25, %zmm10, %zmm10
+	LONG $0x486c9162; WORD $0xd15f // vmaxps %zmm25, %zmm2, %zmm2
+	LONG $0x4814f162; WORD $0xd25d // vminps %zmm2, %zmm13, %zmm2
+	LONG $0x48145162; WORD $0xd25d // vminps %zmm10, %zmm13, %zmm10
+	LONG $0x482c5162; WORD $0xd058 // vaddps %zmm8, %zmm10, %zmm10
+	LONG $0x486cd162; WORD $0xd058 // vaddps %zmm8, %zmm2, %zmm2
+	LONG $0x486cd162; WORD $0xd158 // vaddps %zmm9, %zmm2, %zmm2
+	LONG $0x482c5162; WORD $0xd158 // vaddps %zmm9, %zmm10, %zmm10
+	QUAD $0xfe166459482c5162 // vmulps -0x80(%r14,%rdx), %zmm10, %zmm12
+	LONG $0x401c5162; WORD $0xe458 // vaddps %zmm12, %zmm28, %zmm12
+	QUAD $0xff167c59486c5162 // vmulps -0x40(%r14,%rdx), %zmm2, %zmm15
+	LONG $0x484cd162; WORD $0xf758 // vaddps %zmm15, %zmm6, %zmm6
+	QUAD $0xbf167c59486c5162 // vmulps -0x1040(%r14,%rdx), %zmm2, %zmm15
+	QUAD $0xbe166c59482cc162 // vmulps -0x1080(%r14,%rdx), %zmm10, %zmm21
+	LONG $0x482c3162; WORD $0xd559 // vmulps %zmm21, %zmm10, %zmm10
+	LONG $0x40245162; WORD $0xd258 // vaddps %zmm10, %zmm27, %zmm10
+	LONG $0x486cd162; WORD $0xd759 // vmulps %zmm15, %zmm2, %zmm2
+	LONG $0x400cf162; WORD $0xd258 // vaddps %zmm2, %zmm30, %zmm2
+	QUAD $0x80167c59480c5162 // vmulps -0x2000(%r14,%rdx), %zmm14, %zmm15
+	QUAD $0x81166c594854c162 // vmulps -0x1fc0(%r14,%rdx), %zmm5, %zmm21
+	LONG $0x40548162; WORD $0xe95f // vmaxps %zmm25, %zmm21, %zmm21
+	LONG $0x48041162; WORD $0xf95f // vmaxps %zmm25, %zmm15, %zmm15
+	LONG $0x48145162; WORD $0xff5d // vminps %zmm15, %zmm13, %zmm15
+	LONG $0x4814a162; WORD $0xed5d // vminps %zmm21, %zmm13, %zmm21
+	LONG $0x4054c162; WORD $0xe858 // vaddps %zmm8, %zmm21, %zmm21
+	LONG $0x48045162; WORD $0xf858 // vaddps %zmm8, %zmm15, %zmm15
+	LONG $0x48045162; WORD $0xf958 // vaddps %zmm9, %zmm15, %zmm15
+	LONG $0x4054c162; WORD $0xe958 // vaddps %zmm9, %zmm21, %zmm21
+	QUAD $0x011674594054c162 // vmulps 0x40(%r14,%rdx), %zmm21, %zmm22
+	LONG $0x4804c162; WORD $0x3c59; BYTE $0x16 // vmulps (%r14,%rdx), %zmm15, %zmm23
+	LONG $0x484cb162; WORD $0xf658 // vaddps %zmm22, %zmm6, %zmm6
+	LONG $0x481c2162; WORD $0xe758 // vaddps %zmm23, %zmm12, %zmm28
+	QUAD $0xc016645948045162 // vmulps -0x1000(%r14,%rdx), %zmm15, %zmm12
+	QUAD $0xc11674594054c162 // vmulps -0xfc0(%r14,%rdx), %zmm21, %zmm22
+	LONG $0x4054a162; WORD $0xee59 // vmulps %zmm22, %zmm21, %zmm21
+	LONG $0x486c2162; WORD $0xf558 // vaddps %zmm21, %zmm2, %zmm30
+	LONG $0x4804d162; WORD $0xd459 // vmulps %zmm12, %zmm15, %zmm2
+	LONG $0x482c6162; WORD $0xda58 // vaddps %zmm2, %zmm10, %zmm27
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x00fa8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rdx # imm = 0x800
+	LONG $0xfedf850f; WORD $0xffff // jne 0x32d0 <k_encode_q3_k_weighted+0x1d90>
+	LONG $0x48249162; WORD $0xc3c2; BYTE $0x01 // vcmpltps %zmm27, %zmm11, %k0
+	LONG $0x48249162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm30, %zmm11, %k1
 	LONG $0xc04bf4c5 // kunpckwd %k0, %k1, %k0
-	LONG $0x482cc162; WORD $0xc259 // vmulps %zmm10, %zmm10, %zmm16
-	LONG $0x484ce162; WORD $0xfe59 // vmulps %zmm6, %zmm6, %zmm23
-	QUAD $0x3080b128487ce162; WORD $0x0000 // vmovaps 0x3080(%rcx), %zmm22
-	QUAD $0x30c0a928487ce162; WORD $0x0000 // vmovaps 0x30c0(%rcx), %zmm21
-	LONG $0x480c2162; WORD $0xc559 // vmulps %zmm21, %zmm14, %zmm24
-	LONG $0x48042162; WORD $0xce59 // vmulps %zmm22, %zmm15, %zmm25
-	LONG $0x4034b162; WORD $0xcfc2; BYTE $0x01 // vcmpltps %zmm23, %zmm25, %k1
-	LONG $0x403cb162; WORD $0xd0c2; BYTE $0x01 // vcmpltps %zmm16, %zmm24, %k2
+	LONG $0x484c7162; WORD $0xe659 // vmulps %zmm6, %zmm6, %zmm12
+	LONG $0x401c1162; WORD $0xfc59 // vmulps %zmm28, %zmm28, %zmm15
+	QUAD $0x30809128487c7162; WORD $0x0000 // vmovaps 0x3080(%rcx), %zmm10
+	QUAD $0x30c09128487cf162; WORD $0x0000 // vmovaps 0x30c0(%rcx), %zmm2
+	LONG $0x400ce162; WORD $0xea59 // vmulps %zmm2, %zmm30, %zmm21
+	LONG $0x4024c162; WORD $0xf259 // vmulps %zmm10, %zmm27, %zmm22
+	LONG $0x404cd162; WORD $0xcfc2; BYTE $0x01 // vcmpltps %zmm15, %zmm22, %k1
+	LONG $0x4054d162; WORD $0xd4c2; BYTE $0x01 // vcmpltps %zmm12, %zmm21, %k2
 	LONG $0xc94becc5 // kunpckwd %k1, %k2, %k1
 	LONG $0x41f5e1c4; BYTE $0xc8 // kandd %k0, %k1, %k1
 	LONG $0x98f9e1c4; BYTE $0xc9 // kortestd %k1, %k1
-	LONG $0xfe19840f; WORD $0xffff // je 0x2e30 <k_encode_q3_k_weighted+0x18f0>
-	LONG $0x484c5162; WORD $0xff5e // vdivps %zmm15, %zmm6, %zmm15
-	LONG $0x482c5162; WORD $0xf65e // vdivps %zmm14, %zmm10, %zmm14
+	LONG $0xfbef840f; WORD $0xffff // je 0x3040 <k_encode_q3_k_weighted+0x1b00>
+	LONG $0x401c1162; WORD $0xe35e // vdivps %zmm27, %zmm28, %zmm12
+	LONG $0x484c1162; WORD $0xfe5e // vdivps %zmm30, %zmm6, %zmm15
 	LONG $0x3179e3c4; WORD $0x10d1 // kshiftrd $0x10, %k1, %k2
-	QUAD $0x31008128487ce162; WORD $0x0000 // vmovaps 0x3100(%rcx), %zmm16
-	QUAD $0x3140b928487ce162; WORD $0x0000 // vmovaps 0x3140(%rcx), %zmm23
-	QUAD $0x31808128487c6162; WORD $0x0000 // vmovaps 0x3180(%rcx), %zmm24
-	QUAD $0x31c08928487c6162; WORD $0x0000 // vmovaps 0x31c0(%rcx), %zmm25
-	LONG $0x4a7cc162; WORD $0xfe28 // vmovaps %zmm14, %zmm23 {%k2}
-	LONG $0x497cc162; WORD $0xc728 // vmovaps %zmm15, %zmm16 {%k1}
-	QUAD $0x31008129487ce162; WORD $0x0000 // vmovaps %zmm16, 0x3100(%rcx)
-	QUAD $0x3140b929487ce162; WORD $0x0000 // vmovaps %zmm23, 0x3140(%rcx)
-	LONG $0x4a2cc162; WORD $0xee59 // vmulps %zmm14, %zmm10, %zmm21 {%k2}
-	LONG $0x494cc162; WORD $0xf759 // vmulps %zmm15, %zmm6, %zmm22 {%k1}
-	QUAD $0x3080b129487ce162; WORD $0x0000 // vmovaps %zmm22, 0x3080(%rcx)
-	QUAD $0x30c0a929487ce162; WORD $0x0000 // vmovaps %zmm21, 0x30c0(%rcx)
-	LONG $0x4234d162; WORD $0xd3c2; BYTE $0x07 // vcmpordps %zmm11, %zmm25, %k2 {%k2}
-	LONG $0x4a7c6162; WORD $0xcd28 // vmovaps %zmm5, %zmm25 {%k2}
-	LONG $0x413cd162; WORD $0xcbc2; BYTE $0x07 // vcmpordps %zmm11, %zmm24, %k1 {%k1}
-	LONG $0x497c6162; WORD $0xc228 // vmovaps %zmm2, %zmm24 {%k1}
-	QUAD $0x31808129487c6162; WORD $0x0000 // vmovaps %zmm24, 0x3180(%rcx)
-	QUAD $0x31c08929487c6162; WORD $0x0000 // vmovaps %zmm25, 0x31c0(%rcx)
-	LONG $0xfffd6ce9; BYTE $0xff // jmp 0x2e30 <k_encode_q3_k_weighted+0x18f0>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x3100a928487ce162; WORD $0x0000 // vmovaps 0x3100(%rcx), %zmm21
+	QUAD $0x3140b128487ce162; WORD $0x0000 // vmovaps 0x3140(%rcx), %zmm22
+	QUAD $0x3180b928487ce162; WORD $0x0000 // vmovaps 0x3180(%rcx), %zmm23
+	QUAD $0x31c08128487c6162; WORD $0x0000 // vmovaps 0x31c0(%rcx), %zmm24
+	LONG $0x4a7cc162; WORD $0xf728 // vmovaps %zmm15, %zmm22 {%k2}
+	LONG $0x497cc162; WORD $0xec28 // vmovaps %zmm12, %zmm21 {%k1}
+	QUAD $0x3100a929487ce162; WORD $0x0000 // vmovaps %zmm21, 0x3100(%rcx)
+	QUAD $0x3140b129487ce162; WORD $0x0000 // vmovaps %zmm22, 0x3140(%rcx)
+	LONG $0x4a4cd162; WORD $0xd759 // vmulps %zmm15, %zmm6, %zmm2 {%k2}
+	LONG $0x411c5162; WORD $0xd459 // vmulps %zmm12, %zmm28, %zmm10 {%k1}
+	QUAD $0x30809129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3080(%rcx)
+	QUAD $0x30c09129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x30c0(%rcx)
+	LONG $0x423cd162; WORD $0xd3c2; BYTE $0x07 // vcmpordps %zmm11, %zmm24, %k2 {%k2}
+	LONG $0x4a7c6162; WORD $0xc528 // vmovaps %zmm5, %zmm24 {%k2}
+	LONG $0x4144d162; WORD $0xcbc2; BYTE $0x07 // vcmpordps %zmm11, %zmm23, %k1 {%k1}
+	LONG $0x497cc162; WORD $0xfe28 // vmovaps %zmm14, %zmm23 {%k1}
+	QUAD $0x3180b929487ce162; WORD $0x0000 // vmovaps %zmm23, 0x3180(%rcx)
+	QUAD $0x31c08129487c6162; WORD $0x0000 // vmovaps %zmm24, 0x31c0(%rcx)
+	LONG $0xfffb42e9; BYTE $0xff // jmp 0x3040 <k_encode_q3_k_weighted+0x1b00>
+	WORD $0x9066 // nop
 	QUAD $0x31809128487cf162; WORD $0x0000 // vmovaps 0x3180(%rcx), %zmm2
 	QUAD $0x31c0a928487cf162; WORD $0x0000 // vmovaps 0x31c0(%rcx), %zmm5
 	LONG $0x486cd162; WORD $0xcbc2; BYTE $0x07 // vcmpordps %zmm11, %zmm2, %k1
@@ -2065,27 +2234,26 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x31009129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3100(%rcx)
 	QUAD $0x3140b129487cf162; WORD $0x0000 // vmovaps %zmm6, 0x3140(%rcx)
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x06160558487de262; WORD $0x0000 // vpbroadcastd 0x616(%rip), %zmm16 # 0x373c <k_encode_q3_k_weighted+0x21fc>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0xc107745948545162 // vmulps -0xfc0(%r15,%rax), %zmm5, %zmm14
-	QUAD $0xc0077c59486c5162 // vmulps -0x1000(%r15,%rax), %zmm2, %zmm15
-	LONG $0x48045162; WORD $0xfc5f // vmaxps %zmm12, %zmm15, %zmm15
-	LONG $0x480c5162; WORD $0xf45f // vmaxps %zmm12, %zmm14, %zmm14
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0xc104645948545162 // vmulps -0xfc0(%r12,%rax), %zmm5, %zmm12
+	QUAD $0xc0047459486c5162 // vmulps -0x1000(%r12,%rax), %zmm2, %zmm14
+	LONG $0x480c1162; WORD $0xf15f // vmaxps %zmm25, %zmm14, %zmm14
+	LONG $0x481c1162; WORD $0xe15f // vmaxps %zmm25, %zmm12, %zmm12
+	LONG $0x48145162; WORD $0xe45d // vminps %zmm12, %zmm13, %zmm12
 	LONG $0x48145162; WORD $0xf65d // vminps %zmm14, %zmm13, %zmm14
-	LONG $0x48145162; WORD $0xff5d // vminps %zmm15, %zmm13, %zmm15
-	LONG $0x48045162; WORD $0xf858 // vaddps %zmm8, %zmm15, %zmm15
 	LONG $0x480c5162; WORD $0xf058 // vaddps %zmm8, %zmm14, %zmm14
+	LONG $0x481c5162; WORD $0xe058 // vaddps %zmm8, %zmm12, %zmm12
+	LONG $0x481c5162; WORD $0xe158 // vaddps %zmm9, %zmm12, %zmm12
 	LONG $0x480c5162; WORD $0xf158 // vaddps %zmm9, %zmm14, %zmm14
-	LONG $0x48045162; WORD $0xf958 // vaddps %zmm9, %zmm15, %zmm15
-	LONG $0x487e5162; WORD $0xff5b // vcvttps2dq %zmm15, %zmm15
 	LONG $0x487e5162; WORD $0xf65b // vcvttps2dq %zmm14, %zmm14
-	LONG $0x480d3162; WORD $0xf0fe // vpaddd %zmm16, %zmm14, %zmm14
-	LONG $0x48053162; WORD $0xf8fe // vpaddd %zmm16, %zmm15, %zmm15
-	LONG $0x48fd5162; WORD $0x3c7f; BYTE $0x07 // vmovdqa64 %zmm15, (%r15,%rax)
-	QUAD $0x0107747f48fd5162 // vmovdqa64 %zmm14, 0x40(%r15,%rax)
+	LONG $0x487e5162; WORD $0xe45b // vcvttps2dq %zmm12, %zmm12
+	LONG $0x481d1162; WORD $0xe2fe // vpaddd %zmm26, %zmm12, %zmm12
+	LONG $0x480d1162; WORD $0xf2fe // vpaddd %zmm26, %zmm14, %zmm14
+	LONG $0x48fd5162; WORD $0x347f; BYTE $0x04 // vmovdqa64 %zmm14, (%r12,%rax)
+	QUAD $0x0104647f48fd5162 // vmovdqa64 %zmm12, 0x40(%r12,%rax)
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	WORD $0x8d75 // jne 0x3130 <k_encode_q3_k_weighted+0x1bf0>
+	WORD $0x8d75 // jne 0x3550 <k_encode_q3_k_weighted+0x2010>
 	LONG $0x487d7362; WORD $0xd21d; BYTE $0x04 // vcvtps2ph $0x4, %zmm10, %ymm2
 	LONG $0x487df362; WORD $0xf51d; BYTE $0x04 // vcvtps2ph $0x4, %zmm6, %ymm5
 	LONG $0x487df262; WORD $0xed13 // vcvtph2ps %ymm5, %zmm5
@@ -2093,53 +2261,58 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x4a009129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x4a00(%rcx)
 	QUAD $0x4a40a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x4a40(%rcx)
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	QUAD $0x00051535787962c4; BYTE $0x00 // vpbroadcastb 0x515(%rip), %xmm14 # 0x3707 <k_encode_q3_k_weighted+0x21c7>
-	QUAD $0x00050d3d787962c4; BYTE $0x00 // vpbroadcastb 0x50d(%rip), %xmm15 # 0x3708 <k_encode_q3_k_weighted+0x21c8>
-	QUAD $0x05040578087de262; WORD $0x0000 // vpbroadcastb 0x504(%rip), %xmm16 # 0x3709 <k_encode_q3_k_weighted+0x21c9>
-	QUAD $0x04fb2d78087de262; WORD $0x0000 // vpbroadcastb 0x4fb(%rip), %xmm21 # 0x370a <k_encode_q3_k_weighted+0x21ca>
-	QUAD $0x04f23578087de262; WORD $0x0000 // vpbroadcastb 0x4f2(%rip), %xmm22 # 0x370b <k_encode_q3_k_weighted+0x21cb>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x00057325787962c4; BYTE $0x00 // vpbroadcastb 0x573(%rip), %xmm12 # 0x3b85 <k_encode_q3_k_weighted+0x2645>
+	QUAD $0x00056b35787962c4; BYTE $0x00 // vpbroadcastb 0x56b(%rip), %xmm14 # 0x3b86 <k_encode_q3_k_weighted+0x2646>
+	QUAD $0x0005633d787962c4; BYTE $0x00 // vpbroadcastb 0x563(%rip), %xmm15 # 0x3b87 <k_encode_q3_k_weighted+0x2647>
+	QUAD $0x055a2d78087de262; WORD $0x0000 // vpbroadcastb 0x55a(%rip), %xmm21 # 0x3b88 <k_encode_q3_k_weighted+0x2648>
+	QUAD $0x05513578087de262; WORD $0x0000 // vpbroadcastb 0x551(%rip), %xmm22 # 0x3b89 <k_encode_q3_k_weighted+0x2649>
+	QUAD $0x05483d78087de262; WORD $0x0000 // vpbroadcastb 0x548(%rip), %xmm23 # 0x3b8a <k_encode_q3_k_weighted+0x264a>
+	QUAD $0x05480518487d6262; WORD $0x0000 // vbroadcastss 0x548(%rip), %zmm24 # 0x3b94 <k_encode_q3_k_weighted+0x2654>
+	QUAD $0x05620d58487d6262; WORD $0x0000 // vpbroadcastd 0x562(%rip), %zmm25 # 0x3bb8 <k_encode_q3_k_weighted+0x2678>
+	QUAD $0x052b1578087d6262; WORD $0x0000 // vpbroadcastb 0x52b(%rip), %xmm26 # 0x3b8b <k_encode_q3_k_weighted+0x264b>
+	QUAD $0x05321d58487d6262; WORD $0x0000 // vpbroadcastd 0x532(%rip), %zmm27 # 0x3b9c <k_encode_q3_k_weighted+0x265c>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	QUAD $0x4a008194107aa1c4; WORD $0x0000 // vmovss 0x4a00(%rcx,%r8,4), %xmm2
 	LONG $0x1d79e3c4; WORD $0x04d2 // vcvtps2ph $0x4, %xmm2, %xmm2
 	LONG $0x7e79c1c4; BYTE $0xd1 // vmovd %xmm2, %r9d
 	LONG $0x4f894466; BYTE $0x6c // movw %r9w, 0x6c(%rdi)
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x56eb // jmp 0x3298 <k_encode_q3_k_weighted+0x1d58>
+	WORD $0x58eb // jmp 0x36ea <k_encode_q3_k_weighted+0x21aa>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
 	LONG $0x4854f162; WORD $0xd25e // vdivps %zmm2, %zmm5, %zmm2
 	LONG $0x486cd162; WORD $0xd058 // vaddps %zmm8, %zmm2, %zmm2
-	LONG $0x486c9162; WORD $0xd454 // vandps %zmm28, %zmm2, %zmm2
-	LONG $0x486d9262; WORD $0xd53f // vpmaxud %zmm29, %zmm2, %zmm2
-	LONG $0x486d9262; WORD $0xd73b // vpminud %zmm31, %zmm2, %zmm2
+	LONG $0x486c9162; WORD $0xd054 // vandps %zmm24, %zmm2, %zmm2
+	LONG $0x486d9262; WORD $0xd13f // vpmaxud %zmm25, %zmm2, %zmm2
+	LONG $0x486d9262; WORD $0xd33b // vpminud %zmm27, %zmm2, %zmm2
 	LONG $0x487ef262; WORD $0xd231 // vpmovdb %zmm2, %xmm2
-	LONG $0xd2fc89c5 // vpaddb %xmm2, %xmm14, %xmm2
-	QUAD $0x12c00f947f7a81c4; WORD $0x0000 // vmovdqu %xmm2, 0x12c0(%r15,%r9)
+	LONG $0x086db162; WORD $0xd0fc // vpaddb %xmm16, %xmm2, %xmm2
+	QUAD $0x12c00c947f7a81c4; WORD $0x0000 // vmovdqu %xmm2, 0x12c0(%r12,%r9)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x10c18349 // addq $0x10, %r9
 	LONG $0x00f98149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r9 # imm = 0x100
-	WORD $0x4874 // je 0x32e0 <k_encode_q3_k_weighted+0x1da0>
+	WORD $0x5674 // je 0x3740 <k_encode_q3_k_weighted+0x2200>
 	LONG $0xce1c8b46 // movl (%rsi,%r9,8), %r11d
-	LONG $0xe0738d45 // leal -0x20(%r11), %r14d
-	LONG $0x2a7ac1c4; BYTE $0xd6 // vcvtsi2ss %r14d, %xmm0, %xmm2
+	LONG $0xe07b8d45 // leal -0x20(%r11), %r15d
+	LONG $0x2a7ac1c4; BYTE $0xd7 // vcvtsi2ss %r15d, %xmm0, %xmm2
 	QUAD $0x4a008194596aa1c4; WORD $0x0000 // vmulss 0x4a00(%rcx,%r8,4), %xmm2, %xmm2
 	LONG $0x145c8846; BYTE $0x10 // movb %r11b, 0x10(%rsp,%r10)
 	LONG $0x487cb162; WORD $0x2c10; BYTE $0x88 // vmovups (%rax,%r9,4), %zmm5
 	LONG $0x2e78c1c4; BYTE $0xd2 // vucomiss %xmm10, %xmm2
-	WORD $0x8e75 // jne 0x3250 <k_encode_q3_k_weighted+0x1d10>
-	WORD $0x8c7a // jp 0x3250 <k_encode_q3_k_weighted+0x1d10>
+	WORD $0x8c75 // jne 0x36a0 <k_encode_q3_k_weighted+0x2160>
+	WORD $0x8a7a // jp 0x36a0 <k_encode_q3_k_weighted+0x2160>
 	LONG $0x5854b162; WORD $0x1459; BYTE $0x92 // vmulps (%rdx,%r10,4){1to16}, %zmm5, %zmm2
 	LONG $0x486cf162; WORD $0xd45f // vmaxps %zmm4, %zmm2, %zmm2
 	LONG $0x486cf162; WORD $0xd75d // vminps %zmm7, %zmm2, %zmm2
 	LONG $0x486cd162; WORD $0xd058 // vaddps %zmm8, %zmm2, %zmm2
-	WORD $0x95eb // jmp 0x3274 <k_encode_q3_k_weighted+0x1d34>
-	BYTE $0x90 // nop
+	WORD $0x93eb // jmp 0x36c4 <k_encode_q3_k_weighted+0x2184>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x54b60f46; WORD $0x100c // movzbl 0x10(%rsp,%r9), %r10d
@@ -2150,7 +2323,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f5c8846; BYTE $0x60 // movb %r11b, 0x60(%rdi,%r9)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x08f98349 // cmpq $0x8, %r9
-	WORD $0xdb75 // jne 0x32f0 <k_encode_q3_k_weighted+0x1db0>
+	WORD $0xdb75 // jne 0x3750 <k_encode_q3_k_weighted+0x2210>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x54b60f46; WORD $0x100c // movzbl 0x10(%rsp,%r9), %r10d
@@ -2158,90 +2331,91 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04eac041 // shrb $0x4, %r10b
 	LONG $0x02ebc041 // shrb $0x2, %r11b
 	LONG $0x3ce38041 // andb $0x3c, %r11b
-	LONG $0x74b60f46; WORD $0x180c // movzbl 0x18(%rsp,%r9), %r14d
-	LONG $0xf0e68041 // andb $-0x10, %r14b
-	WORD $0x0845; BYTE $0xd6 // orb %r10b, %r14b
-	WORD $0x0845; BYTE $0xde // orb %r11b, %r14b
+	LONG $0x7cb60f46; WORD $0x180c // movzbl 0x18(%rsp,%r9), %r15d
+	LONG $0xf0e78041 // andb $-0x10, %r15b
+	WORD $0x0845; BYTE $0xd7 // orb %r10b, %r15b
+	WORD $0x0845; BYTE $0xdf // orb %r11b, %r15b
 	LONG $0x54b60f46; WORD $0x1c0c // movzbl 0x1c(%rsp,%r9), %r10d
 	LONG $0x02e2c041 // shlb $0x2, %r10b
 	LONG $0xc0e28041 // andb $-0x40, %r10b
-	WORD $0x0845; BYTE $0xf2 // orb %r14b, %r10b
+	WORD $0x0845; BYTE $0xfa // orb %r15b, %r10b
 	LONG $0x0f548846; BYTE $0x68 // movb %r10b, 0x68(%rdi,%r9)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x04f98349 // cmpq $0x4, %r9
-	WORD $0xb975 // jne 0x3320 <k_encode_q3_k_weighted+0x1de0>
+	WORD $0xb975 // jne 0x3780 <k_encode_q3_k_weighted+0x2240>
 	LONG $0x204f8d4c // leaq 0x20(%rdi), %r9
 	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	LONG $0x07e6c149 // shlq $0x7, %r14
-	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	LONG $0x07e7c149 // shlq $0x7, %r15
+	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
 	LONG $0x05e3c149 // shlq $0x5, %r11
 	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
-	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0xb441; BYTE $0x01 // movb $0x1, %r12b
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	QUAD $0x02267471086d9162; BYTE $0x02 // vpsllw $0x2, 0x20(%r14,%r12), %xmm2
+	QUAD $0x022f7471086d9162; BYTE $0x02 // vpsllw $0x2, 0x20(%r15,%r13), %xmm2
 	LONG $0x08edb162; WORD $0xd1db // vpandq %xmm17, %xmm2, %xmm2
-	QUAD $0xf826142500ed9362 // vpternlogq $0xf8, (%r14,%r12), %xmm18, %xmm2
-	QUAD $0x0426747108559162; BYTE $0x04 // vpsllw $0x4, 0x40(%r14,%r12), %xmm5
+	QUAD $0xf82f142500ed9362 // vpternlogq $0xf8, (%r15,%r13), %xmm18, %xmm2
+	QUAD $0x042f747108559162; BYTE $0x04 // vpsllw $0x4, 0x40(%r15,%r13), %xmm5
 	LONG $0x08edb362; WORD $0xeb25; BYTE $0xec // vpternlogq $0xec, %xmm19, %xmm2, %xmm5
-	QUAD $0x06267471086d9162; BYTE $0x06 // vpsllw $0x6, 0x60(%r14,%r12), %xmm2
+	QUAD $0x062f7471086d9162; BYTE $0x06 // vpsllw $0x6, 0x60(%r15,%r13), %xmm2
 	LONG $0x08d5b362; WORD $0xd425; BYTE $0xec // vpternlogq $0xec, %xmm20, %xmm5, %xmm2
-	LONG $0x7f7a81c4; WORD $0x2314 // vmovdqu %xmm2, (%r11,%r12)
-	LONG $0x0010bc41; WORD $0x0000 // movl $0x10, %r12d
-	LONG $0x01c7f641 // testb $0x1, %r15b
-	LONG $0x0000bf41; WORD $0x0000 // movl $0x0, %r15d
-	WORD $0xb175 // jne 0x33a0 <k_encode_q3_k_weighted+0x1e60>
+	LONG $0x7f7a81c4; WORD $0x2b14 // vmovdqu %xmm2, (%r11,%r13)
+	LONG $0x0010bd41; WORD $0x0000 // movl $0x10, %r13d
+	LONG $0x01c4f641 // testb $0x1, %r12b
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	WORD $0xb175 // jne 0x3800 <k_encode_q3_k_weighted+0x22c0>
 	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
 	LONG $0x01c2f641 // testb $0x1, %r10b
 	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
-	LONG $0xff7b850f; WORD $0xffff // jne 0x3380 <k_encode_q3_k_weighted+0x1e40>
+	LONG $0xff7b850f; WORD $0xffff // jne 0x37e0 <k_encode_q3_k_weighted+0x22a0>
 	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	QUAD $0x02131471086db162 // vpsrlw $0x2, (%rbx,%r10), %xmm2
 	QUAD $0x021354710855b162; BYTE $0x01 // vpsrlw $0x1, 0x20(%rbx,%r10), %xmm5
-	LONG $0xeddb81c5 // vpand %xmm5, %xmm15, %xmm5
-	LONG $0x08edb362; WORD $0xe825; BYTE $0xf8 // vpternlogq $0xf8, %xmm16, %xmm2, %xmm5
+	LONG $0xeddb99c5 // vpand %xmm5, %xmm12, %xmm5
+	LONG $0x08edd362; WORD $0xee25; BYTE $0xf8 // vpternlogq $0xf8, %xmm14, %xmm2, %xmm5
 	LONG $0x6f7aa1c4; WORD $0x1354; BYTE $0x60 // vmovdqu 0x60(%rbx,%r10), %xmm2
-	LONG $0xdb09a1c4; WORD $0x1374; BYTE $0x40 // vpand 0x40(%rbx,%r10), %xmm14, %xmm6
+	QUAD $0x041374db00fdb162 // vpandq 0x40(%rbx,%r10), %xmm16, %xmm6
 	LONG $0xd2fce9c5 // vpaddb %xmm2, %xmm2, %xmm2
-	LONG $0x08edb162; WORD $0xd5db // vpandq %xmm21, %xmm2, %xmm2
+	LONG $0xd2db81c5 // vpand %xmm2, %xmm15, %xmm2
 	LONG $0x08cdf362; WORD $0xd525; BYTE $0xfe // vpternlogq $0xfe, %xmm5, %xmm6, %xmm2
 	QUAD $0x081374710855b162; BYTE $0x02 // vpsllw $0x2, 0x80(%rbx,%r10), %xmm5
-	LONG $0x08d5b162; WORD $0xeedb // vpandq %xmm22, %xmm5, %xmm5
+	LONG $0x08d5b162; WORD $0xeddb // vpandq %xmm21, %xmm5, %xmm5
 	QUAD $0x0a137471084db162; BYTE $0x03 // vpsllw $0x3, 0xa0(%rbx,%r10), %xmm6
-	LONG $0x08cd9162; WORD $0xf2db // vpandq %xmm26, %xmm6, %xmm6
+	LONG $0x08cdb162; WORD $0xf6db // vpandq %xmm22, %xmm6, %xmm6
 	LONG $0x08d5f362; WORD $0xf225; BYTE $0xfe // vpternlogq $0xfe, %xmm2, %xmm5, %xmm6
 	QUAD $0x0c137471086db162; BYTE $0x04 // vpsllw $0x4, 0xc0(%rbx,%r10), %xmm2
-	LONG $0x08ed9162; WORD $0xd3db // vpandq %xmm27, %xmm2, %xmm2
+	LONG $0x08edb162; WORD $0xd7db // vpandq %xmm23, %xmm2, %xmm2
 	QUAD $0x0e1374710855b162; BYTE $0x05 // vpsllw $0x5, 0xe0(%rbx,%r10), %xmm5
-	LONG $0x08d59162; WORD $0xeedb // vpandq %xmm30, %xmm5, %xmm5
+	LONG $0x08d59162; WORD $0xeadb // vpandq %xmm26, %xmm5, %xmm5
 	LONG $0x08edf362; WORD $0xee25; BYTE $0xfe // vpternlogq $0xfe, %xmm6, %xmm2, %xmm5
 	LONG $0x7f7aa1c4; WORD $0x172c // vmovdqu %xmm5, (%rdi,%r10)
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	LONG $0x01c1f641 // testb $0x1, %r9b
 	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	LONG $0xff5f850f; WORD $0xffff // jne 0x3410 <k_encode_q3_k_weighted+0x1ed0>
+	LONG $0xff60850f; WORD $0xffff // jne 0x3870 <k_encode_q3_k_weighted+0x2330>
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x6ec78348 // addq $0x6e, %rdi
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x04000548; WORD $0x0000 // addq $0x400, %rax # imm = 0x400
-	LONG $0x24443b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r8
-	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
-	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
-	LONG $0xfd45850f; WORD $0xffff // jne 0x3220 <k_encode_q3_k_weighted+0x1ce0>
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x24443b4c; BYTE $0x48 // cmpq 0x48(%rsp), %r8
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0xfd36850f; WORD $0xffff // jne 0x3670 <k_encode_q3_k_weighted+0x2130>
+	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
 	LONG $0xf8428d48 // leaq -0x8(%rdx), %rax
-	LONG $0x00c48149; WORD $0x0020; BYTE $0x00 // addq $0x2000, %r12 # imm = 0x2000
-	QUAD $0x0020003824448148; BYTE $0x00 // addq $0x2000, 0x38(%rsp) # imm = 0x2000
-	QUAD $0x0003702824448148; BYTE $0x00 // addq $0x370, 0x28(%rsp) # imm = 0x370
+	LONG $0x00c58149; WORD $0x0020; BYTE $0x00 // addq $0x2000, %r13 # imm = 0x2000
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0x00c68148; WORD $0x0020; BYTE $0x00 // addq $0x2000, %rsi # imm = 0x2000
+	QUAD $0x0003703024448148; BYTE $0x00 // addq $0x370, 0x30(%rsp) # imm = 0x370
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0xe1368f0f; WORD $0xffff // jg 0x1640 <k_encode_q3_k_weighted+0x100>
+	LONG $0xdce18f0f; WORD $0xffff // jg 0x1650 <k_encode_q3_k_weighted+0x110>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2251,6 +2425,33 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -2480,12 +2681,12 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xffff // <unknown>
 	WORD $0xffff // <unknown>
 	WORD $0xffff // <unknown>
-	WORD $0x0cff; BYTE $0x03 // decl (%rbx,%rax)
-	WORD $0xc030 // xorb %al, %al
+	WORD $0x04ff; BYTE $0x0c // incl (%rsp,%rcx)
+	WORD $0x3003 // addl (%rax), %esi
+	WORD $0x02c0; BYTE $0x01 // rolb $0x1, (%rdx)
+	WORD $0x1008 // orb %dl, (%rax)
 	WORD $0x4020; BYTE $0x80 // andb %al, -0x80(%rax)
-	WORD $0x0204 // addb $0x2, %al
-	WORD $0x0801 // addl %ecx, (%rax)
-	WORD $0x7d10; BYTE $0x1d // adcb %bh, 0x1d(%rbp)
+	WORD $0x1d7d // jge 0x3bab <k_encode_q3_k_weighted+0x266b>
 	BYTE $0x90 // nop
 	WORD $0x0026; BYTE $0x00 // addb %al, %es:(%rax)
 	WORD $0xc080; BYTE $0xff // addb $-0x1, %al
@@ -2516,7 +2717,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3fff // <unknown>
 	WORD $0xff00 // addb %bh, %bh
 	WORD $0xffff // <unknown>
-	WORD $0x007f // jg 0x3755 <k_encode_q3_k_weighted+0x2215>
+	WORD $0x007f // jg 0x3bd5 <k_encode_q3_k_weighted+0x2695>
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
 	BYTE $0x1f // <unknown>
 	WORD $0x4000; BYTE $0x00 // addb %al, (%rax)

@@ -42,7 +42,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9402c1a // ldp x26, x11, [x0]
 	WORD $0x52821009 // mov w9, #0x1080 // =4224
 	WORD $0x4e040d1b // dup v27.4s, w8
-	WORD $0x1000ce88 // adr x8, 0x1a40 <k_encode_q3_k_weighted+0x10e8>
+	WORD $0x1000ea88 // adr x8, 0x1dc0 <k_encode_q3_k_weighted+0x1468>
 	WORD $0x8b09002f // add x15, x1, x9
 	WORD $0x52839c09 // mov w9, #0x1ce0 // =7392
 	WORD $0x52800063 // mov w3, #0x3 // =3
@@ -616,38 +616,38 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// encode_q3_k_weighted
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540086eb // b.lt 0x1a3c <k_encode_q3_k_weighted+0x10e4>
+	WORD $0x5400a1eb // b.lt 0x1d9c <k_encode_q3_k_weighted+0x1444>
 	WORD $0xd10483ff // sub sp, sp, #0x120
 	WORD $0xa941340a // ldp x10, x13, [x0, #0x10]
 	WORD $0x52825408 // mov w8, #0x12a0 // =4768
 	WORD $0x6f01d7e0 // mvni v0.4s, #0x3f, msl #16
-	WORD $0x4f066441 // movi v1.4s, #0xc2, lsl #24
 	WORD $0x4f00e483 // movi v3.16b, #0x4
 	WORD $0x4f00e464 // movi v4.16b, #0x3
 	WORD $0x4f00e585 // movi v5.16b, #0xc
 	WORD $0x4f01e606 // movi v6.16b, #0x30
-	WORD $0x8b0801a8 // add x8, x13, x8
 	WORD $0x4f00e511 // movi v17.16b, #0x8
+	WORD $0x8b0801a8 // add x8, x13, x8
 	WORD $0x4f00e612 // movi v18.16b, #0x10
+	WORD $0x4f01e413 // movi v19.16b, #0x20
 	WORD $0xf90037e8 // str x8, [sp, #0x68]
 	WORD $0x52825c08 // mov w8, #0x12e0 // =4832
 	WORD $0x6ea0f800 // fneg v0.4s, v0.4s
 	WORD $0x8b0801a8 // add x8, x13, x8
-	WORD $0x4f01e413 // movi v19.16b, #0x20
 	WORD $0x4f02e414 // movi v20.16b, #0x40
+	WORD $0x4f04e415 // movi v21.16b, #0x80
 	WORD $0xf90023e8 // str x8, [sp, #0x40]
 	WORD $0x52825008 // mov w8, #0x1280 // =4736
-	WORD $0x4f04e415 // movi v21.16b, #0x80
+	WORD $0x4f03d7f6 // movi v22.4s, #0x7f, msl #16
 	WORD $0x8b0801a2 // add x2, x13, x8
 	WORD $0x913a01a8 // add x8, x13, #0xe80
-	WORD $0x4f03d7f6 // movi v22.4s, #0x7f, msl #16
+	WORD $0xa90e67fa // stp x26, x25, [sp, #0xe0]
 	WORD $0xf90027e8 // str x8, [sp, #0x48]
 	WORD $0x52a77008 // mov w8, #0x3b800000 // =998244352
 	WORD $0x52821009 // mov w9, #0x1080 // =4224
-	WORD $0xa90e67fa // stp x26, x25, [sp, #0xe0]
 	WORD $0xa9403019 // ldp x25, x12, [x0]
 	WORD $0x3d8017e0 // str q0, [sp, #0x50]
 	WORD $0x4e040d00 // dup v0.4s, w8
+	WORD $0x1e221010 // fmov s16, #4.00000000
 	WORD $0x8b0901a1 // add x1, x13, x9
 	WORD $0x52839c09 // mov w9, #0x1ce0 // =7392
 	WORD $0xf90063fd // str x29, [sp, #0xc0]
@@ -791,24 +791,24 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b111931 // add x17, x9, x17, lsl #6
 	WORD $0x8b1a1a3a // add x26, x17, x26, lsl #6
 	WORD $0x3cf16b20 // ldr q0, [x25, x17]
-	WORD $0x3dc00322 // ldr q2, [x25]
+	WORD $0x3dc00321 // ldr q1, [x25]
 	WORD $0x910012b5 // add x21, x21, #0x4
-	WORD $0x3ce96b27 // ldr q7, [x25, x9]
-	WORD $0x3cfa6b30 // ldr q16, [x25, x26]
-	WORD $0x4ec07857 // zip2 v23.2d, v2.2d, v0.2d
-	WORD $0x6e180402 // mov v2.d[1], v0.d[0]
+	WORD $0x3ce96b22 // ldr q2, [x25, x9]
+	WORD $0x3cfa6b27 // ldr q7, [x25, x26]
+	WORD $0x4ec07837 // zip2 v23.2d, v1.2d, v0.2d
+	WORD $0x6e180401 // mov v1.d[1], v0.d[0]
 	WORD $0xf10032bf // cmp x21, #0xc
-	WORD $0x4ed078f8 // zip2 v24.2d, v7.2d, v16.2d
-	WORD $0x6e180607 // mov v7.d[1], v16.d[0]
+	WORD $0x4ec77858 // zip2 v24.2d, v2.2d, v7.2d
+	WORD $0x6e1804e2 // mov v2.d[1], v7.d[0]
 	WORD $0x91004339 // add x25, x25, #0x10
 	WORD $0x4e982ae0 // trn1 v0.4s, v23.4s, v24.4s
-	WORD $0x4e872850 // trn1 v16.4s, v2.4s, v7.4s
-	WORD $0x4e876842 // trn2 v2.4s, v2.4s, v7.4s
-	WORD $0x4e986ae7 // trn2 v7.4s, v23.4s, v24.4s
+	WORD $0x4e822827 // trn1 v7.4s, v1.4s, v2.4s
+	WORD $0x4e826821 // trn2 v1.4s, v1.4s, v2.4s
+	WORD $0x4e986ae2 // trn2 v2.4s, v23.4s, v24.4s
 	WORD $0x3d8003a0 // str q0, [x29]
-	WORD $0x3c9c03b0 // stur q16, [x29, #-0x40]
-	WORD $0x3c9e03a2 // stur q2, [x29, #-0x20]
-	WORD $0x3d800ba7 // str q7, [x29, #0x20]
+	WORD $0x3c9c03a7 // stur q7, [x29, #-0x40]
+	WORD $0x3c9e03a1 // stur q1, [x29, #-0x20]
+	WORD $0x3d800ba2 // str q2, [x29, #0x20]
 	WORD $0x910203bd // add x29, x29, #0x80
 	WORD $0x54fffd83 // b.lo 0xc18 <k_encode_q3_k_weighted+0x2c0>
 	WORD $0x2a1f03f8 // mov w24, wzr
@@ -833,24 +833,24 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b111931 // add x17, x9, x17, lsl #6
 	WORD $0x8b1a1a3a // add x26, x17, x26, lsl #6
 	WORD $0x3cf16b20 // ldr q0, [x25, x17]
-	WORD $0x3dc00322 // ldr q2, [x25]
+	WORD $0x3dc00321 // ldr q1, [x25]
 	WORD $0x910012b5 // add x21, x21, #0x4
-	WORD $0x3ce96b27 // ldr q7, [x25, x9]
-	WORD $0x3cfa6b30 // ldr q16, [x25, x26]
-	WORD $0x4ec07857 // zip2 v23.2d, v2.2d, v0.2d
-	WORD $0x6e180402 // mov v2.d[1], v0.d[0]
+	WORD $0x3ce96b22 // ldr q2, [x25, x9]
+	WORD $0x3cfa6b27 // ldr q7, [x25, x26]
+	WORD $0x4ec07837 // zip2 v23.2d, v1.2d, v0.2d
+	WORD $0x6e180401 // mov v1.d[1], v0.d[0]
 	WORD $0xf10032bf // cmp x21, #0xc
-	WORD $0x4ed078f8 // zip2 v24.2d, v7.2d, v16.2d
-	WORD $0x6e180607 // mov v7.d[1], v16.d[0]
+	WORD $0x4ec77858 // zip2 v24.2d, v2.2d, v7.2d
+	WORD $0x6e1804e2 // mov v2.d[1], v7.d[0]
 	WORD $0x91004339 // add x25, x25, #0x10
 	WORD $0x4e982ae0 // trn1 v0.4s, v23.4s, v24.4s
-	WORD $0x4e872850 // trn1 v16.4s, v2.4s, v7.4s
-	WORD $0x4e876842 // trn2 v2.4s, v2.4s, v7.4s
-	WORD $0x4e986ae7 // trn2 v7.4s, v23.4s, v24.4s
+	WORD $0x4e822827 // trn1 v7.4s, v1.4s, v2.4s
+	WORD $0x4e826821 // trn2 v1.4s, v1.4s, v2.4s
+	WORD $0x4e986ae2 // trn2 v2.4s, v23.4s, v24.4s
 	WORD $0x3c9e03a0 // stur q0, [x29, #-0x20]
-	WORD $0x3c9a03b0 // stur q16, [x29, #-0x60]
-	WORD $0x3c9c03a2 // stur q2, [x29, #-0x40]
-	WORD $0x3c8807a7 // str q7, [x29], #0x80
+	WORD $0x3c9a03a7 // stur q7, [x29, #-0x60]
+	WORD $0x3c9c03a1 // stur q1, [x29, #-0x40]
+	WORD $0x3c8807a2 // str q2, [x29], #0x80
 	WORD $0x54fffda3 // b.lo 0xcc0 <k_encode_q3_k_weighted+0x368>
 	WORD $0x2a1f03f6 // mov w22, wzr
 	WORD $0x52800095 // mov w21, #0x4 // =4
@@ -871,29 +871,29 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x52800209 // mov w9, #0x10 // =16
 	WORD $0xaa0d03f1 // mov x17, x13
 	WORD $0x72a7b998 // movk w24, #0x3dcc, lsl #16
-	WORD $0xad400a20 // ldp q0, q2, [x17]
+	WORD $0xad400620 // ldp q0, q1, [x17]
 	WORD $0xf1000529 // subs x9, x9, #0x1
-	WORD $0x3dc10227 // ldr q7, [x17, #0x400]
-	WORD $0x3dc10630 // ldr q16, [x17, #0x410]
+	WORD $0x3dc10222 // ldr q2, [x17, #0x400]
+	WORD $0x3dc10627 // ldr q7, [x17, #0x410]
 	WORD $0x6e20dc00 // fmul v0.4s, v0.4s, v0.4s
-	WORD $0x6e22dc42 // fmul v2.4s, v2.4s, v2.4s
+	WORD $0x6e21dc21 // fmul v1.4s, v1.4s, v1.4s
 	WORD $0x4e20d760 // fadd v0.4s, v27.4s, v0.4s
-	WORD $0x4e22d742 // fadd v2.4s, v26.4s, v2.4s
+	WORD $0x4e21d741 // fadd v1.4s, v26.4s, v1.4s
 	WORD $0x6ea1f800 // fsqrt v0.4s, v0.4s
-	WORD $0x6ea1f842 // fsqrt v2.4s, v2.4s
-	WORD $0x6e20dce0 // fmul v0.4s, v7.4s, v0.4s
+	WORD $0x6ea1f821 // fsqrt v1.4s, v1.4s
+	WORD $0x6e20dc40 // fmul v0.4s, v2.4s, v0.4s
 	WORD $0x3d810220 // str q0, [x17, #0x400]
-	WORD $0x6e22de02 // fmul v2.4s, v16.4s, v2.4s
-	WORD $0x3d810622 // str q2, [x17, #0x410]
+	WORD $0x6e21dce1 // fmul v1.4s, v7.4s, v1.4s
+	WORD $0x3d810621 // str q1, [x17, #0x410]
 	WORD $0x91008231 // add x17, x17, #0x20
 	WORD $0x54fffe21 // b.ne 0xd5c <k_encode_q3_k_weighted+0x404>
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x8b0901f1 // add x17, x15, x9
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0xad400a20 // ldp q0, q2, [x17]
+	WORD $0xad400620 // ldp q0, q1, [x17]
 	WORD $0xf108013f // cmp x9, #0x200
-	WORD $0x4e22d77b // fadd v27.4s, v27.4s, v2.4s
+	WORD $0x4e21d77b // fadd v27.4s, v27.4s, v1.4s
 	WORD $0x4e20d75a // fadd v26.4s, v26.4s, v0.4s
 	WORD $0x54ffff41 // b.ne 0xda4 <k_encode_q3_k_weighted+0x44c>
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -910,281 +910,385 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
 	WORD $0xaa0d03f1 // mov x17, x13
-	WORD $0xad400222 // ldp q2, q0, [x17]
+	WORD $0xad400221 // ldp q1, q0, [x17]
 	WORD $0xf1000529 // subs x9, x9, #0x1
 	WORD $0x3dc10638 // ldr q24, [x17, #0x410]
 	WORD $0x3dc1023a // ldr q26, [x17, #0x400]
-	WORD $0x4ea0f807 // fabs v7.4s, v0.4s
-	WORD $0x4ea0f850 // fabs v16.4s, v2.4s
+	WORD $0x4ea0f802 // fabs v2.4s, v0.4s
+	WORD $0x4ea0f827 // fabs v7.4s, v1.4s
 	WORD $0x6e38dc18 // fmul v24.4s, v0.4s, v24.4s
-	WORD $0x6ea9e4f7 // fcmgt v23.4s, v7.4s, v9.4s
-	WORD $0x6ebde619 // fcmgt v25.4s, v16.4s, v29.4s
+	WORD $0x6ea9e457 // fcmgt v23.4s, v2.4s, v9.4s
+	WORD $0x6ebde4f9 // fcmgt v25.4s, v7.4s, v29.4s
 	WORD $0x3d820638 // str q24, [x17, #0x810]
 	WORD $0x6eb71c1c // bit v28.16b, v0.16b, v23.16b
-	WORD $0x6e3adc40 // fmul v0.4s, v2.4s, v26.4s
-	WORD $0x6eb91c5b // bit v27.16b, v2.16b, v25.16b
-	WORD $0x6eb71ce9 // bit v9.16b, v7.16b, v23.16b
-	WORD $0x6eb91e1d // bit v29.16b, v16.16b, v25.16b
+	WORD $0x6e3adc20 // fmul v0.4s, v1.4s, v26.4s
+	WORD $0x6eb91c3b // bit v27.16b, v1.16b, v25.16b
+	WORD $0x6eb71c49 // bit v9.16b, v2.16b, v23.16b
+	WORD $0x6eb91cfd // bit v29.16b, v7.16b, v25.16b
 	WORD $0x3d820220 // str q0, [x17, #0x800]
 	WORD $0x91008231 // add x17, x17, #0x20
 	WORD $0x54fffde1 // b.ne 0xdf8 <k_encode_q3_k_weighted+0x4a0>
 	WORD $0x4f04f61a // fmov v26.4s, #-4.00000000
 	WORD $0x5283afa9 // mov w9, #0x1d7d // =7549
-	WORD $0x3dc017e7 // ldr q7, [sp, #0x50]
+	WORD $0x3dc017e2 // ldr q2, [sp, #0x50]
 	WORD $0x72a4d209 // movk w9, #0x2690, lsl #16
-	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
+	WORD $0x6f00e40b // movi v11.2d, #0000000000000000
 	WORD $0x6f00e40c // movi v12.2d, #0000000000000000
 	WORD $0x4e040d3e // dup v30.4s, w9
-	WORD $0x6f00e40b // movi v11.2d, #0000000000000000
+	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
 	WORD $0x3d8301bb // str q27, [x13, #0xc00]
 	WORD $0x3d8305bc // str q28, [x13, #0xc10]
 	WORD $0x52800204 // mov w4, #0x10 // =16
 	WORD $0xaa0d03e9 // mov x9, x13
 	WORD $0x6e3cff5f // fdiv v31.4s, v26.4s, v28.4s
 	WORD $0x6ea9e7c0 // fcmgt v0.4s, v30.4s, v9.4s
-	WORD $0x6ebde7c2 // fcmgt v2.4s, v30.4s, v29.4s
+	WORD $0x6ebde7c1 // fcmgt v1.4s, v30.4s, v29.4s
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
 	WORD $0x6e3bff48 // fdiv v8.4s, v26.4s, v27.4s
-	WORD $0x6e7f1ce0 // bsl v0.16b, v7.16b, v31.16b
+	WORD $0x6e7f1c40 // bsl v0.16b, v2.16b, v31.16b
 	WORD $0x3d831da0 // str q0, [x13, #0xc70]
-	WORD $0x6e681ce2 // bsl v2.16b, v7.16b, v8.16b
-	WORD $0x3d8319a2 // str q2, [x13, #0xc60]
-	WORD $0xad400920 // ldp q0, q2, [x9]
+	WORD $0x6e681c41 // bsl v1.16b, v2.16b, v8.16b
+	WORD $0x3d8319a1 // str q1, [x13, #0xc60]
+	WORD $0xad400520 // ldp q0, q1, [x9]
 	WORD $0x4f00f51b // fmov v27.4s, #3.00000000
-	WORD $0xad411d30 // ldp q16, q7, [x9, #0x20]
+	WORD $0xad410927 // ldp q7, q2, [x9, #0x20]
 	WORD $0x4e040ebc // dup v28.4s, w21
 	WORD $0x4e040edd // dup v29.4s, w22
 	WORD $0x3dc20139 // ldr q25, [x9, #0x800]
 	WORD $0x3dc2052d // ldr q13, [x9, #0x810]
-	WORD $0x6e22dfe2 // fmul v2.4s, v31.4s, v2.4s
+	WORD $0x6e21dfe1 // fmul v1.4s, v31.4s, v1.4s
 	WORD $0x6e20dd00 // fmul v0.4s, v8.4s, v0.4s
 	WORD $0x3dc1092e // ldr q14, [x9, #0x420]
-	WORD $0x6e30dd10 // fmul v16.4s, v8.4s, v16.4s
-	WORD $0x6e27dfe7 // fmul v7.4s, v31.4s, v7.4s
+	WORD $0x6e27dd07 // fmul v7.4s, v8.4s, v7.4s
+	WORD $0x6e22dfe2 // fmul v2.4s, v31.4s, v2.4s
 	WORD $0x3dc10d2f // ldr q15, [x9, #0x430]
 	WORD $0xf1000884 // subs x4, x4, #0x2
 	WORD $0x4e3ac400 // fmaxnm v0.4s, v0.4s, v26.4s
+	WORD $0x4e3ac421 // fmaxnm v1.4s, v1.4s, v26.4s
 	WORD $0x4e3ac442 // fmaxnm v2.4s, v2.4s, v26.4s
 	WORD $0x4e3ac4e7 // fmaxnm v7.4s, v7.4s, v26.4s
-	WORD $0x4e3ac610 // fmaxnm v16.4s, v16.4s, v26.4s
-	WORD $0x6ebbe457 // fcmgt v23.4s, v2.4s, v27.4s
+	WORD $0x6ebbe437 // fcmgt v23.4s, v1.4s, v27.4s
 	WORD $0x6ebbe418 // fcmgt v24.4s, v0.4s, v27.4s
 	WORD $0x6eb81f60 // bit v0.16b, v27.16b, v24.16b
-	WORD $0x6eb71f62 // bit v2.16b, v27.16b, v23.16b
-	WORD $0x6ebbe617 // fcmgt v23.4s, v16.4s, v27.4s
-	WORD $0x6ebbe4f8 // fcmgt v24.4s, v7.4s, v27.4s
-	WORD $0x4e3cd442 // fadd v2.4s, v2.4s, v28.4s
+	WORD $0x6eb71f61 // bit v1.16b, v27.16b, v23.16b
+	WORD $0x6ebbe4f7 // fcmgt v23.4s, v7.4s, v27.4s
+	WORD $0x6ebbe458 // fcmgt v24.4s, v2.4s, v27.4s
+	WORD $0x4e3cd421 // fadd v1.4s, v1.4s, v28.4s
 	WORD $0x4e3cd400 // fadd v0.4s, v0.4s, v28.4s
-	WORD $0x6eb71f70 // bit v16.16b, v27.16b, v23.16b
-	WORD $0x6eb81f67 // bit v7.16b, v27.16b, v24.16b
+	WORD $0x6eb71f67 // bit v7.16b, v27.16b, v23.16b
+	WORD $0x6eb81f62 // bit v2.16b, v27.16b, v24.16b
 	WORD $0x3dc10537 // ldr q23, [x9, #0x410]
 	WORD $0x3dc10138 // ldr q24, [x9, #0x400]
 	WORD $0x4e3dd400 // fadd v0.4s, v0.4s, v29.4s
-	WORD $0x4e3dd442 // fadd v2.4s, v2.4s, v29.4s
-	WORD $0x4e3cd610 // fadd v16.4s, v16.4s, v28.4s
+	WORD $0x4e3dd421 // fadd v1.4s, v1.4s, v29.4s
 	WORD $0x4e3cd4e7 // fadd v7.4s, v7.4s, v28.4s
+	WORD $0x4e3cd442 // fadd v2.4s, v2.4s, v28.4s
 	WORD $0x6e20df18 // fmul v24.4s, v24.4s, v0.4s
-	WORD $0x6e22def7 // fmul v23.4s, v23.4s, v2.4s
-	WORD $0x4e3dd610 // fadd v16.4s, v16.4s, v29.4s
+	WORD $0x6e21def7 // fmul v23.4s, v23.4s, v1.4s
 	WORD $0x4e3dd4e7 // fadd v7.4s, v7.4s, v29.4s
-	WORD $0x6e22ddad // fmul v13.4s, v13.4s, v2.4s
+	WORD $0x4e3dd442 // fadd v2.4s, v2.4s, v29.4s
 	WORD $0x6e20df39 // fmul v25.4s, v25.4s, v0.4s
-	WORD $0x6e37dc42 // fmul v2.4s, v2.4s, v23.4s
+	WORD $0x6e21ddad // fmul v13.4s, v13.4s, v1.4s
+	WORD $0x6e37dc21 // fmul v1.4s, v1.4s, v23.4s
 	WORD $0x6e38dc00 // fmul v0.4s, v0.4s, v24.4s
-	WORD $0x6e30ddd8 // fmul v24.4s, v14.4s, v16.4s
-	WORD $0x6e27ddf7 // fmul v23.4s, v15.4s, v7.4s
+	WORD $0x6e27ddd8 // fmul v24.4s, v14.4s, v7.4s
+	WORD $0x6e22ddf7 // fmul v23.4s, v15.4s, v2.4s
 	WORD $0x3dc20d2e // ldr q14, [x9, #0x830]
-	WORD $0x4e39d539 // fadd v25.4s, v9.4s, v25.4s
-	WORD $0x4e2dd549 // fadd v9.4s, v10.4s, v13.4s
-	WORD $0x3dc2092a // ldr q10, [x9, #0x820]
+	WORD $0x4e39d599 // fadd v25.4s, v12.4s, v25.4s
+	WORD $0x3dc2092c // ldr q12, [x9, #0x820]
+	WORD $0x4e2dd54a // fadd v10.4s, v10.4s, v13.4s
 	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x4e20d580 // fadd v0.4s, v12.4s, v0.4s
-	WORD $0x4e22d562 // fadd v2.4s, v11.4s, v2.4s
-	WORD $0x6e27ddcb // fmul v11.4s, v14.4s, v7.4s
-	WORD $0x6e30dd4c // fmul v12.4s, v10.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x6e37dce7 // fmul v7.4s, v7.4s, v23.4s
-	WORD $0x4e2bd52a // fadd v10.4s, v9.4s, v11.4s
-	WORD $0x4e2cd729 // fadd v9.4s, v25.4s, v12.4s
-	WORD $0x4e27d44b // fadd v11.4s, v2.4s, v7.4s
-	WORD $0x4e30d40c // fadd v12.4s, v0.4s, v16.4s
+	WORD $0x4e20d520 // fadd v0.4s, v9.4s, v0.4s
+	WORD $0x4e21d561 // fadd v1.4s, v11.4s, v1.4s
+	WORD $0x6e22ddc9 // fmul v9.4s, v14.4s, v2.4s
+	WORD $0x6e27dd8b // fmul v11.4s, v12.4s, v7.4s
+	WORD $0x6e38dce7 // fmul v7.4s, v7.4s, v24.4s
+	WORD $0x6e37dc42 // fmul v2.4s, v2.4s, v23.4s
+	WORD $0x4e29d54a // fadd v10.4s, v10.4s, v9.4s
+	WORD $0x4e2bd72c // fadd v12.4s, v25.4s, v11.4s
+	WORD $0x4e22d42b // fadd v11.4s, v1.4s, v2.4s
+	WORD $0x4e27d409 // fadd v9.4s, v0.4s, v7.4s
 	WORD $0x54fff8a1 // b.ne 0xe94 <k_encode_q3_k_weighted+0x53c>
-	WORD $0x6e2cfd20 // fdiv v0.4s, v9.4s, v12.4s
-	WORD $0x4ea0d987 // fcmeq v7.4s, v12.4s, #0.0
-	WORD $0x4ea0d970 // fcmeq v16.4s, v11.4s, #0.0
+	WORD $0x6e29fd80 // fdiv v0.4s, v12.4s, v9.4s
+	WORD $0x4ea0d922 // fcmeq v2.4s, v9.4s, #0.0
+	WORD $0x4ea0d967 // fcmeq v7.4s, v11.4s, #0.0
 	WORD $0x12800104 // mov w4, #-0x9 // =-9
-	WORD $0x6e2bfd42 // fdiv v2.4s, v10.4s, v11.4s
-	WORD $0x4e671c00 // bic v0.16b, v0.16b, v7.16b
-	WORD $0x6e20dd27 // fmul v7.4s, v9.4s, v0.4s
+	WORD $0x6e2bfd41 // fdiv v1.4s, v10.4s, v11.4s
+	WORD $0x4e621c00 // bic v0.16b, v0.16b, v2.16b
+	WORD $0x6e20dd82 // fmul v2.4s, v12.4s, v0.4s
 	WORD $0x3d8311a0 // str q0, [x13, #0xc40]
-	WORD $0x3d8309a7 // str q7, [x13, #0xc20]
-	WORD $0x4e701c42 // bic v2.16b, v2.16b, v16.16b
-	WORD $0x6e22dd50 // fmul v16.4s, v10.4s, v2.4s
-	WORD $0x3d8315a2 // str q2, [x13, #0xc50]
-	WORD $0x3d830db0 // str q16, [x13, #0xc30]
+	WORD $0x3d8309a2 // str q2, [x13, #0xc20]
+	WORD $0x4e671c21 // bic v1.16b, v1.16b, v7.16b
+	WORD $0x6e21dd47 // fmul v7.4s, v10.4s, v1.4s
+	WORD $0x3d8315a1 // str q1, [x13, #0xc50]
+	WORD $0x3d830da7 // str q7, [x13, #0xc30]
 	WORD $0x14000004 // b 0xfc8 <k_encode_q3_k_weighted+0x670>
 	WORD $0x11000484 // add w4, w4, #0x1
 	WORD $0x7100289f // cmp w4, #0xa
-	WORD $0x540010e0 // b.eq 0x11e0 <k_encode_q3_k_weighted+0x888>
+	WORD $0x54001dc0 // b.eq 0x137c <k_encode_q3_k_weighted+0xa24>
 	WORD $0x34ffffa4 // cbz w4, 0xfbc <k_encode_q3_k_weighted+0x664>
 	WORD $0x1e220080 // scvtf s0, w4
-	WORD $0x1e270302 // fmov s2, w24
+	WORD $0x1e270301 // fmov s1, w24
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
-	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
-	WORD $0x52800209 // mov w9, #0x10 // =16
-	WORD $0x6f00e40b // movi v11.2d, #0000000000000000
 	WORD $0x6f00e40c // movi v12.2d, #0000000000000000
+	WORD $0x52800209 // mov w9, #0x10 // =16
+	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
+	WORD $0x6f00e40b // movi v11.2d, #0000000000000000
 	WORD $0xaa0d03f1 // mov x17, x13
-	WORD $0x1e220800 // fmul s0, s0, s2
-	WORD $0x1e221002 // fmov s2, #4.00000000
-	WORD $0x1e222800 // fadd s0, s0, s2
-	WORD $0x3dc305a2 // ldr q2, [x13, #0xc10]
+	WORD $0x3100189f // cmn w4, #0x6
+	WORD $0x1e210800 // fmul s0, s0, s1
+	WORD $0x3dc305a1 // ldr q1, [x13, #0xc10]
+	WORD $0x1e302800 // fadd s0, s0, s16
 	WORD $0x1e214000 // fneg s0, s0
 	WORD $0x4e040400 // dup v0.4s, v0.s[0]
-	WORD $0x6e22fc1f // fdiv v31.4s, v0.4s, v2.4s
-	WORD $0x3dc301a2 // ldr q2, [x13, #0xc00]
-	WORD $0x6e22fc08 // fdiv v8.4s, v0.4s, v2.4s
-	WORD $0xad400a20 // ldp q0, q2, [x17]
+	WORD $0x6e21fc1f // fdiv v31.4s, v0.4s, v1.4s
+	WORD $0x3dc301a1 // ldr q1, [x13, #0xc00]
+	WORD $0x6e21fc08 // fdiv v8.4s, v0.4s, v1.4s
+	WORD $0x540005ec // b.gt 0x10cc <k_encode_q3_k_weighted+0x774>
+	WORD $0xad400221 // ldp q1, q0, [x17]
 	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xad411e30 // ldp q16, q7, [x17, #0x20]
+	WORD $0xad411e22 // ldp q2, q7, [x17, #0x20]
+	WORD $0x3dc10637 // ldr q23, [x17, #0x410]
+	WORD $0x3dc10238 // ldr q24, [x17, #0x400]
+	WORD $0x3dc20239 // ldr q25, [x17, #0x800]
+	WORD $0x3dc2062d // ldr q13, [x17, #0x810]
+	WORD $0x6e21dd01 // fmul v1.4s, v8.4s, v1.4s
+	WORD $0x6e20dfe0 // fmul v0.4s, v31.4s, v0.4s
+	WORD $0x3dc10a2e // ldr q14, [x17, #0x420]
+	WORD $0x6e27dfe7 // fmul v7.4s, v31.4s, v7.4s
+	WORD $0x6e22dd02 // fmul v2.4s, v8.4s, v2.4s
+	WORD $0x3dc10e2f // ldr q15, [x17, #0x430]
+	WORD $0x4e3cd400 // fadd v0.4s, v0.4s, v28.4s
+	WORD $0x4e3cd421 // fadd v1.4s, v1.4s, v28.4s
+	WORD $0x4e3cd442 // fadd v2.4s, v2.4s, v28.4s
+	WORD $0x4e3cd4e7 // fadd v7.4s, v7.4s, v28.4s
+	WORD $0x4e3dd421 // fadd v1.4s, v1.4s, v29.4s
+	WORD $0x4e3dd400 // fadd v0.4s, v0.4s, v29.4s
+	WORD $0x4e3dd4e7 // fadd v7.4s, v7.4s, v29.4s
+	WORD $0x4e3dd442 // fadd v2.4s, v2.4s, v29.4s
+	WORD $0x6e21df18 // fmul v24.4s, v24.4s, v1.4s
+	WORD $0x6e20def7 // fmul v23.4s, v23.4s, v0.4s
+	WORD $0x6e20ddad // fmul v13.4s, v13.4s, v0.4s
+	WORD $0x6e21df39 // fmul v25.4s, v25.4s, v1.4s
+	WORD $0x6e37dc00 // fmul v0.4s, v0.4s, v23.4s
+	WORD $0x6e38dc21 // fmul v1.4s, v1.4s, v24.4s
+	WORD $0x6e27ddf7 // fmul v23.4s, v15.4s, v7.4s
+	WORD $0x6e22ddd8 // fmul v24.4s, v14.4s, v2.4s
+	WORD $0x3dc20e2e // ldr q14, [x17, #0x830]
+	WORD $0x4e39d559 // fadd v25.4s, v10.4s, v25.4s
+	WORD $0x4e2dd56a // fadd v10.4s, v11.4s, v13.4s
+	WORD $0x3dc20a2b // ldr q11, [x17, #0x820]
+	WORD $0x91010231 // add x17, x17, #0x40
+	WORD $0x4e21d521 // fadd v1.4s, v9.4s, v1.4s
+	WORD $0x4e20d580 // fadd v0.4s, v12.4s, v0.4s
+	WORD $0x6e27ddc9 // fmul v9.4s, v14.4s, v7.4s
+	WORD $0x6e22dd6c // fmul v12.4s, v11.4s, v2.4s
+	WORD $0x6e38dc42 // fmul v2.4s, v2.4s, v24.4s
+	WORD $0x6e37dce7 // fmul v7.4s, v7.4s, v23.4s
+	WORD $0x4e29d54b // fadd v11.4s, v10.4s, v9.4s
+	WORD $0x4e2cd72a // fadd v10.4s, v25.4s, v12.4s
+	WORD $0x4e27d40c // fadd v12.4s, v0.4s, v7.4s
+	WORD $0x4e22d429 // fadd v9.4s, v1.4s, v2.4s
+	WORD $0x54fffa81 // b.ne 0x1014 <k_encode_q3_k_weighted+0x6bc>
+	WORD $0x14000072 // b 0x1290 <k_encode_q3_k_weighted+0x938>
+	WORD $0x7100149f // cmp w4, #0x5
+	WORD $0x540006ea // b.ge 0x11ac <k_encode_q3_k_weighted+0x854>
+	WORD $0xad400221 // ldp q1, q0, [x17]
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0xad411e22 // ldp q2, q7, [x17, #0x20]
 	WORD $0x3dc20239 // ldr q25, [x17, #0x800]
 	WORD $0x3dc2062d // ldr q13, [x17, #0x810]
 	WORD $0x3dc10a2e // ldr q14, [x17, #0x420]
 	WORD $0x3dc10e2f // ldr q15, [x17, #0x430]
-	WORD $0x6e22dfe2 // fmul v2.4s, v31.4s, v2.4s
-	WORD $0x6e20dd00 // fmul v0.4s, v8.4s, v0.4s
-	WORD $0x6e30dd10 // fmul v16.4s, v8.4s, v16.4s
+	WORD $0x6e21dd01 // fmul v1.4s, v8.4s, v1.4s
+	WORD $0x6e20dfe0 // fmul v0.4s, v31.4s, v0.4s
 	WORD $0x6e27dfe7 // fmul v7.4s, v31.4s, v7.4s
-	WORD $0x4e3ac400 // fmaxnm v0.4s, v0.4s, v26.4s
-	WORD $0x4e3ac442 // fmaxnm v2.4s, v2.4s, v26.4s
-	WORD $0x4e3ac4e7 // fmaxnm v7.4s, v7.4s, v26.4s
-	WORD $0x4e3ac610 // fmaxnm v16.4s, v16.4s, v26.4s
+	WORD $0x6e22dd02 // fmul v2.4s, v8.4s, v2.4s
+	WORD $0x6ebbe417 // fcmgt v23.4s, v0.4s, v27.4s
+	WORD $0x6ebbe438 // fcmgt v24.4s, v1.4s, v27.4s
+	WORD $0x6eb81f61 // bit v1.16b, v27.16b, v24.16b
+	WORD $0x6eb71f60 // bit v0.16b, v27.16b, v23.16b
 	WORD $0x6ebbe457 // fcmgt v23.4s, v2.4s, v27.4s
-	WORD $0x6ebbe418 // fcmgt v24.4s, v0.4s, v27.4s
-	WORD $0x6eb81f60 // bit v0.16b, v27.16b, v24.16b
-	WORD $0x6eb71f62 // bit v2.16b, v27.16b, v23.16b
-	WORD $0x6ebbe617 // fcmgt v23.4s, v16.4s, v27.4s
 	WORD $0x6ebbe4f8 // fcmgt v24.4s, v7.4s, v27.4s
-	WORD $0x4e3cd442 // fadd v2.4s, v2.4s, v28.4s
 	WORD $0x4e3cd400 // fadd v0.4s, v0.4s, v28.4s
-	WORD $0x6eb71f70 // bit v16.16b, v27.16b, v23.16b
+	WORD $0x4e3cd421 // fadd v1.4s, v1.4s, v28.4s
+	WORD $0x6eb71f62 // bit v2.16b, v27.16b, v23.16b
 	WORD $0x6eb81f67 // bit v7.16b, v27.16b, v24.16b
 	WORD $0x3dc10637 // ldr q23, [x17, #0x410]
 	WORD $0x3dc10238 // ldr q24, [x17, #0x400]
+	WORD $0x4e3dd421 // fadd v1.4s, v1.4s, v29.4s
 	WORD $0x4e3dd400 // fadd v0.4s, v0.4s, v29.4s
-	WORD $0x4e3dd442 // fadd v2.4s, v2.4s, v29.4s
-	WORD $0x4e3cd610 // fadd v16.4s, v16.4s, v28.4s
+	WORD $0x4e3cd442 // fadd v2.4s, v2.4s, v28.4s
 	WORD $0x4e3cd4e7 // fadd v7.4s, v7.4s, v28.4s
-	WORD $0x6e20df18 // fmul v24.4s, v24.4s, v0.4s
-	WORD $0x6e22def7 // fmul v23.4s, v23.4s, v2.4s
-	WORD $0x4e3dd610 // fadd v16.4s, v16.4s, v29.4s
+	WORD $0x6e21df18 // fmul v24.4s, v24.4s, v1.4s
+	WORD $0x6e20def7 // fmul v23.4s, v23.4s, v0.4s
+	WORD $0x4e3dd442 // fadd v2.4s, v2.4s, v29.4s
 	WORD $0x4e3dd4e7 // fadd v7.4s, v7.4s, v29.4s
-	WORD $0x6e22ddad // fmul v13.4s, v13.4s, v2.4s
-	WORD $0x6e20df39 // fmul v25.4s, v25.4s, v0.4s
-	WORD $0x6e37dc42 // fmul v2.4s, v2.4s, v23.4s
-	WORD $0x6e38dc00 // fmul v0.4s, v0.4s, v24.4s
-	WORD $0x6e30ddd8 // fmul v24.4s, v14.4s, v16.4s
+	WORD $0x6e20ddad // fmul v13.4s, v13.4s, v0.4s
+	WORD $0x6e21df39 // fmul v25.4s, v25.4s, v1.4s
+	WORD $0x6e37dc00 // fmul v0.4s, v0.4s, v23.4s
+	WORD $0x6e38dc21 // fmul v1.4s, v1.4s, v24.4s
+	WORD $0x6e22ddd8 // fmul v24.4s, v14.4s, v2.4s
 	WORD $0x6e27ddf7 // fmul v23.4s, v15.4s, v7.4s
 	WORD $0x3dc20e2e // ldr q14, [x17, #0x830]
-	WORD $0x4e39d539 // fadd v25.4s, v9.4s, v25.4s
-	WORD $0x4e2dd549 // fadd v9.4s, v10.4s, v13.4s
-	WORD $0x3dc20a2a // ldr q10, [x17, #0x820]
+	WORD $0x4e39d559 // fadd v25.4s, v10.4s, v25.4s
+	WORD $0x4e2dd56a // fadd v10.4s, v11.4s, v13.4s
+	WORD $0x3dc20a2b // ldr q11, [x17, #0x820]
 	WORD $0x91010231 // add x17, x17, #0x40
-	WORD $0x4e20d560 // fadd v0.4s, v11.4s, v0.4s
-	WORD $0x4e22d582 // fadd v2.4s, v12.4s, v2.4s
-	WORD $0x6e27ddcb // fmul v11.4s, v14.4s, v7.4s
-	WORD $0x6e30dd4c // fmul v12.4s, v10.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
+	WORD $0x4e21d521 // fadd v1.4s, v9.4s, v1.4s
+	WORD $0x4e20d580 // fadd v0.4s, v12.4s, v0.4s
+	WORD $0x6e27ddc9 // fmul v9.4s, v14.4s, v7.4s
+	WORD $0x6e22dd6c // fmul v12.4s, v11.4s, v2.4s
+	WORD $0x6e38dc42 // fmul v2.4s, v2.4s, v24.4s
 	WORD $0x6e37dce7 // fmul v7.4s, v7.4s, v23.4s
-	WORD $0x4e2bd52a // fadd v10.4s, v9.4s, v11.4s
-	WORD $0x4e2cd729 // fadd v9.4s, v25.4s, v12.4s
-	WORD $0x4e27d44c // fadd v12.4s, v2.4s, v7.4s
-	WORD $0x4e30d40b // fadd v11.4s, v0.4s, v16.4s
-	WORD $0x54fff901 // b.ne 0x1010 <k_encode_q3_k_weighted+0x6b8>
+	WORD $0x4e29d54b // fadd v11.4s, v10.4s, v9.4s
+	WORD $0x4e2cd72a // fadd v10.4s, v25.4s, v12.4s
+	WORD $0x4e27d40c // fadd v12.4s, v0.4s, v7.4s
+	WORD $0x4e22d429 // fadd v9.4s, v1.4s, v2.4s
+	WORD $0x54fff981 // b.ne 0x10d4 <k_encode_q3_k_weighted+0x77c>
+	WORD $0x1400003a // b 0x1290 <k_encode_q3_k_weighted+0x938>
+	WORD $0xad400620 // ldp q0, q1, [x17]
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0xad410a27 // ldp q7, q2, [x17, #0x20]
+	WORD $0x3dc20239 // ldr q25, [x17, #0x800]
+	WORD $0x3dc2062d // ldr q13, [x17, #0x810]
+	WORD $0x3dc10a2e // ldr q14, [x17, #0x420]
+	WORD $0x3dc10e2f // ldr q15, [x17, #0x430]
+	WORD $0x6e21dfe1 // fmul v1.4s, v31.4s, v1.4s
+	WORD $0x6e20dd00 // fmul v0.4s, v8.4s, v0.4s
+	WORD $0x6e27dd07 // fmul v7.4s, v8.4s, v7.4s
+	WORD $0x6e22dfe2 // fmul v2.4s, v31.4s, v2.4s
+	WORD $0x4e3ac400 // fmaxnm v0.4s, v0.4s, v26.4s
+	WORD $0x4e3ac421 // fmaxnm v1.4s, v1.4s, v26.4s
+	WORD $0x4e3ac442 // fmaxnm v2.4s, v2.4s, v26.4s
+	WORD $0x4e3ac4e7 // fmaxnm v7.4s, v7.4s, v26.4s
+	WORD $0x6ebbe437 // fcmgt v23.4s, v1.4s, v27.4s
+	WORD $0x6ebbe418 // fcmgt v24.4s, v0.4s, v27.4s
+	WORD $0x6eb81f60 // bit v0.16b, v27.16b, v24.16b
+	WORD $0x6eb71f61 // bit v1.16b, v27.16b, v23.16b
+	WORD $0x6ebbe4f7 // fcmgt v23.4s, v7.4s, v27.4s
+	WORD $0x6ebbe458 // fcmgt v24.4s, v2.4s, v27.4s
+	WORD $0x4e3cd421 // fadd v1.4s, v1.4s, v28.4s
+	WORD $0x4e3cd400 // fadd v0.4s, v0.4s, v28.4s
+	WORD $0x6eb71f67 // bit v7.16b, v27.16b, v23.16b
+	WORD $0x6eb81f62 // bit v2.16b, v27.16b, v24.16b
+	WORD $0x3dc10637 // ldr q23, [x17, #0x410]
+	WORD $0x3dc10238 // ldr q24, [x17, #0x400]
+	WORD $0x4e3dd400 // fadd v0.4s, v0.4s, v29.4s
+	WORD $0x4e3dd421 // fadd v1.4s, v1.4s, v29.4s
+	WORD $0x4e3cd4e7 // fadd v7.4s, v7.4s, v28.4s
+	WORD $0x4e3cd442 // fadd v2.4s, v2.4s, v28.4s
+	WORD $0x6e20df18 // fmul v24.4s, v24.4s, v0.4s
+	WORD $0x6e21def7 // fmul v23.4s, v23.4s, v1.4s
+	WORD $0x4e3dd4e7 // fadd v7.4s, v7.4s, v29.4s
+	WORD $0x4e3dd442 // fadd v2.4s, v2.4s, v29.4s
+	WORD $0x6e21ddad // fmul v13.4s, v13.4s, v1.4s
+	WORD $0x6e20df39 // fmul v25.4s, v25.4s, v0.4s
+	WORD $0x6e37dc21 // fmul v1.4s, v1.4s, v23.4s
+	WORD $0x6e38dc00 // fmul v0.4s, v0.4s, v24.4s
+	WORD $0x6e27ddd8 // fmul v24.4s, v14.4s, v7.4s
+	WORD $0x6e22ddf7 // fmul v23.4s, v15.4s, v2.4s
+	WORD $0x3dc20e2e // ldr q14, [x17, #0x830]
+	WORD $0x4e39d559 // fadd v25.4s, v10.4s, v25.4s
+	WORD $0x4e2dd56a // fadd v10.4s, v11.4s, v13.4s
+	WORD $0x3dc20a2b // ldr q11, [x17, #0x820]
+	WORD $0x91010231 // add x17, x17, #0x40
+	WORD $0x4e20d520 // fadd v0.4s, v9.4s, v0.4s
+	WORD $0x4e21d581 // fadd v1.4s, v12.4s, v1.4s
+	WORD $0x6e22ddc9 // fmul v9.4s, v14.4s, v2.4s
+	WORD $0x6e27dd6c // fmul v12.4s, v11.4s, v7.4s
+	WORD $0x6e38dce7 // fmul v7.4s, v7.4s, v24.4s
+	WORD $0x6e37dc42 // fmul v2.4s, v2.4s, v23.4s
+	WORD $0x4e29d54b // fadd v11.4s, v10.4s, v9.4s
+	WORD $0x4e2cd72a // fadd v10.4s, v25.4s, v12.4s
+	WORD $0x4e22d42c // fadd v12.4s, v1.4s, v2.4s
+	WORD $0x4e27d409 // fadd v9.4s, v0.4s, v7.4s
+	WORD $0x54fff901 // b.ne 0x11ac <k_encode_q3_k_weighted+0x854>
 	WORD $0x3dc30dae // ldr q14, [x13, #0xc30]
 	WORD $0x3dc309ad // ldr q13, [x13, #0xc20]
-	WORD $0x6e29dd20 // fmul v0.4s, v9.4s, v9.4s
-	WORD $0x6e2add42 // fmul v2.4s, v10.4s, v10.4s
-	WORD $0x4ea0c977 // fcmgt v23.4s, v11.4s, #0.0
-	WORD $0x6e2ddd67 // fmul v7.4s, v11.4s, v13.4s
-	WORD $0x6e2edd90 // fmul v16.4s, v12.4s, v14.4s
-	WORD $0x6eb0e442 // fcmgt v2.4s, v2.4s, v16.4s
-	WORD $0x4ea0c990 // fcmgt v16.4s, v12.4s, #0.0
-	WORD $0x6ea7e400 // fcmgt v0.4s, v0.4s, v7.4s
-	WORD $0x4e501ae7 // uzp1 v7.8h, v23.8h, v16.8h
-	WORD $0x4e421800 // uzp1 v0.8h, v0.8h, v2.8h
-	WORD $0x4e271c00 // and v0.16b, v0.16b, v7.16b
+	WORD $0x6e2add40 // fmul v0.4s, v10.4s, v10.4s
+	WORD $0x6e2bdd61 // fmul v1.4s, v11.4s, v11.4s
+	WORD $0x4ea0c937 // fcmgt v23.4s, v9.4s, #0.0
+	WORD $0x6e2ddd22 // fmul v2.4s, v9.4s, v13.4s
+	WORD $0x6e2edd87 // fmul v7.4s, v12.4s, v14.4s
+	WORD $0x6ea7e421 // fcmgt v1.4s, v1.4s, v7.4s
+	WORD $0x4ea0c987 // fcmgt v7.4s, v12.4s, #0.0
+	WORD $0x6ea2e400 // fcmgt v0.4s, v0.4s, v2.4s
+	WORD $0x4e471ae2 // uzp1 v2.8h, v23.8h, v7.8h
+	WORD $0x4e411800 // uzp1 v0.8h, v0.8h, v1.8h
+	WORD $0x4e221c00 // and v0.16b, v0.16b, v2.16b
 	WORD $0x0e21280f // xtn v15.8b, v0.8h
 	WORD $0x2e30a9e0 // umaxv b0, v15.8b
 	WORD $0x1e260009 // fmov w9, s0
-	WORD $0x3607f449 // tbz w9, #0x0, 0xfbc <k_encode_q3_k_weighted+0x664>
+	WORD $0x3607e769 // tbz w9, #0x0, 0xfbc <k_encode_q3_k_weighted+0x664>
 	WORD $0x3dc319a0 // ldr q0, [x13, #0xc60]
-	WORD $0x3dc31da2 // ldr q2, [x13, #0xc70]
-	WORD $0x6e2cfd57 // fdiv v23.4s, v10.4s, v12.4s
+	WORD $0x3dc31da1 // ldr q1, [x13, #0xc70]
+	WORD $0x6e2cfd77 // fdiv v23.4s, v11.4s, v12.4s
 	WORD $0x3dc311ac // ldr q12, [x13, #0xc40]
-	WORD $0x4e22e447 // fcmeq v7.4s, v2.4s, v2.4s
-	WORD $0x4e20e410 // fcmeq v16.4s, v0.4s, v0.4s
+	WORD $0x4e21e422 // fcmeq v2.4s, v1.4s, v1.4s
+	WORD $0x4e20e407 // fcmeq v7.4s, v0.4s, v0.4s
 	WORD $0x0e0039f8 // zip1 v24.8b, v15.8b, v0.8b
 	WORD $0x0e0079f9 // zip2 v25.8b, v15.8b, v0.8b
-	WORD $0x4e471a07 // uzp1 v7.8h, v16.8h, v7.8h
+	WORD $0x4e4218e2 // uzp1 v2.8h, v7.8h, v2.8h
 	WORD $0x2f10a718 // ushll v24.4s, v24.4h, #0x0
 	WORD $0x2f10a739 // ushll v25.4s, v25.4h, #0x0
 	WORD $0x4f3f5718 // shl v24.4s, v24.4s, #0x1f
-	WORD $0x0e2128e7 // xtn v7.8b, v7.8h
-	WORD $0x6e2bfd30 // fdiv v16.4s, v9.4s, v11.4s
+	WORD $0x0e212842 // xtn v2.8b, v2.8h
+	WORD $0x6e29fd47 // fdiv v7.4s, v10.4s, v9.4s
 	WORD $0x4f3f5739 // shl v25.4s, v25.4s, #0x1f
 	WORD $0x4ea0ab18 // cmlt v24.4s, v24.4s, #0
-	WORD $0x6e37dd4a // fmul v10.4s, v10.4s, v23.4s
+	WORD $0x6e37dd6b // fmul v11.4s, v11.4s, v23.4s
 	WORD $0x4ea0ab39 // cmlt v25.4s, v25.4s, #0
-	WORD $0x0e2f1ce7 // and v7.8b, v7.8b, v15.8b
+	WORD $0x0e2f1c42 // and v2.8b, v2.8b, v15.8b
 	WORD $0x3dc315af // ldr q15, [x13, #0xc50]
 	WORD $0x6ef91df7 // bif v23.16b, v15.16b, v25.16b
-	WORD $0x0e0038eb // zip1 v11.8b, v7.8b, v0.8b
-	WORD $0x0e0078e7 // zip2 v7.8b, v7.8b, v0.8b
-	WORD $0x6e6e1d59 // bsl v25.16b, v10.16b, v14.16b
+	WORD $0x0e003849 // zip1 v9.8b, v2.8b, v0.8b
+	WORD $0x0e007842 // zip2 v2.8b, v2.8b, v0.8b
+	WORD $0x6e6e1d79 // bsl v25.16b, v11.16b, v14.16b
 	WORD $0x3d8315b7 // str q23, [x13, #0xc50]
-	WORD $0x2f10a56b // ushll v11.4s, v11.4h, #0x0
-	WORD $0x2f10a4e7 // ushll v7.4s, v7.4h, #0x0
+	WORD $0x2f10a529 // ushll v9.4s, v9.4h, #0x0
+	WORD $0x2f10a442 // ushll v2.4s, v2.4h, #0x0
 	WORD $0x3d830db9 // str q25, [x13, #0xc30]
-	WORD $0x6e30dd29 // fmul v9.4s, v9.4s, v16.4s
-	WORD $0x6ef81d90 // bif v16.16b, v12.16b, v24.16b
-	WORD $0x4f3f556b // shl v11.4s, v11.4s, #0x1f
-	WORD $0x4f3f54e7 // shl v7.4s, v7.4s, #0x1f
-	WORD $0x4ea0a96b // cmlt v11.4s, v11.4s, #0
-	WORD $0x4ea0a8e7 // cmlt v7.4s, v7.4s, #0
-	WORD $0x6e6d1d38 // bsl v24.16b, v9.16b, v13.16b
-	WORD $0x3d8311b0 // str q16, [x13, #0xc40]
-	WORD $0x6eab1d00 // bit v0.16b, v8.16b, v11.16b
-	WORD $0x6ea71fe2 // bit v2.16b, v31.16b, v7.16b
+	WORD $0x6e27dd4a // fmul v10.4s, v10.4s, v7.4s
+	WORD $0x6ef81d87 // bif v7.16b, v12.16b, v24.16b
+	WORD $0x4f3f5529 // shl v9.4s, v9.4s, #0x1f
+	WORD $0x4f3f5442 // shl v2.4s, v2.4s, #0x1f
+	WORD $0x4ea0a929 // cmlt v9.4s, v9.4s, #0
+	WORD $0x4ea0a842 // cmlt v2.4s, v2.4s, #0
+	WORD $0x6e6d1d58 // bsl v24.16b, v10.16b, v13.16b
+	WORD $0x3d8311a7 // str q7, [x13, #0xc40]
+	WORD $0x6ea91d00 // bit v0.16b, v8.16b, v9.16b
+	WORD $0x6ea21fe1 // bit v1.16b, v31.16b, v2.16b
 	WORD $0x3d8309b8 // str q24, [x13, #0xc20]
 	WORD $0x3d8319a0 // str q0, [x13, #0xc60]
-	WORD $0x3d831da2 // str q2, [x13, #0xc70]
-	WORD $0x17ffff78 // b 0xfbc <k_encode_q3_k_weighted+0x664>
+	WORD $0x3d831da1 // str q1, [x13, #0xc70]
+	WORD $0x17ffff11 // b 0xfbc <k_encode_q3_k_weighted+0x664>
 	WORD $0x3dc319a0 // ldr q0, [x13, #0xc60]
-	WORD $0x3dc31da2 // ldr q2, [x13, #0xc70]
+	WORD $0x3dc31da1 // ldr q1, [x13, #0xc70]
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x3dc311a7 // ldr q7, [x13, #0xc40]
-	WORD $0x3dc315b0 // ldr q16, [x13, #0xc50]
+	WORD $0x3dc311a2 // ldr q2, [x13, #0xc40]
+	WORD $0x3dc315a7 // ldr q7, [x13, #0xc50]
 	WORD $0xaa0e03f1 // mov x17, x14
 	WORD $0x4e20e400 // fcmeq v0.4s, v0.4s, v0.4s
-	WORD $0x4e22e442 // fcmeq v2.4s, v2.4s, v2.4s
-	WORD $0x4e201ce0 // and v0.16b, v7.16b, v0.16b
-	WORD $0x4e221e02 // and v2.16b, v16.16b, v2.16b
+	WORD $0x4e21e421 // fcmeq v1.4s, v1.4s, v1.4s
+	WORD $0x4e201c40 // and v0.16b, v2.16b, v0.16b
+	WORD $0x4e211ce1 // and v1.16b, v7.16b, v1.16b
 	WORD $0x3d8311a0 // str q0, [x13, #0xc40]
-	WORD $0x3d8315a2 // str q2, [x13, #0xc50]
-	WORD $0x3d8205a2 // str q2, [x13, #0x810]
+	WORD $0x3d8315a1 // str q1, [x13, #0xc50]
+	WORD $0x3d8205a1 // str q1, [x13, #0x810]
 	WORD $0x3d8201a0 // str q0, [x13, #0x800]
 	WORD $0xbc404620 // ldr s0, [x17], #0x4
 	WORD $0xbc2968e0 // str s0, [x7, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf104013f // cmp x9, #0x100
-	WORD $0x54ffff81 // b.ne 0x1218 <k_encode_q3_k_weighted+0x8c0>
+	WORD $0x54ffff81 // b.ne 0x13b4 <k_encode_q3_k_weighted+0xa5c>
+	WORD $0x4f066448 // movi v8.4s, #0xc2, lsl #24
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xbc696a00 // ldr s0, [x16, x9]
 	WORD $0xbc296a80 // str s0, [x20, x9]
 	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0xf100813f // cmp x9, #0x20
-	WORD $0x54ffff81 // b.ne 0x1230 <k_encode_q3_k_weighted+0x8d8>
+	WORD $0x54ffff81 // b.ne 0x13d0 <k_encode_q3_k_weighted+0xa78>
 	WORD $0xf94067e9 // ldr x9, [sp, #0xc8]
 	WORD $0x529999b1 // mov w17, #0xcccd // =52429
 	WORD $0x910023de // add x30, x30, #0x8
@@ -1192,20 +1296,20 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb1303df // cmp x30, x19
 	WORD $0x91008294 // add x20, x20, #0x20
 	WORD $0x11000529 // add w9, w9, #0x1
-	WORD $0x54ffca63 // b.lo 0xbac <k_encode_q3_k_weighted+0x254>
+	WORD $0x54ffbd63 // b.lo 0xbac <k_encode_q3_k_weighted+0x254>
 	WORD $0xf9401bf9 // ldr x25, [sp, #0x30]
 	WORD $0x52800208 // mov w8, #0x10 // =16
 	WORD $0xaa0d03e9 // mov x9, x13
 	WORD $0x3dc32520 // ldr q0, [x9, #0xc90]
-	WORD $0x3dc32122 // ldr q2, [x9, #0xc80]
+	WORD $0x3dc32121 // ldr q1, [x9, #0xc80]
 	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x3dc3a527 // ldr q7, [x9, #0xe90]
-	WORD $0xad000122 // stp q2, q0, [x9]
+	WORD $0x3dc3a522 // ldr q2, [x9, #0xe90]
+	WORD $0xad000121 // stp q1, q0, [x9]
 	WORD $0x3dc3a120 // ldr q0, [x9, #0xe80]
-	WORD $0x3d810527 // str q7, [x9, #0x410]
+	WORD $0x3d810522 // str q2, [x9, #0x410]
 	WORD $0x3d810120 // str q0, [x9, #0x400]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54fffee1 // b.ne 0x1270 <k_encode_q3_k_weighted+0x918>
+	WORD $0x54fffee1 // b.ne 0x1410 <k_encode_q3_k_weighted+0xab8>
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
 	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
 	WORD $0xf94017fd // ldr x29, [sp, #0x28]
@@ -1216,36 +1320,37 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0d03e9 // mov x9, x13
 	WORD $0x321e4ffa // mov w26, #0x3ffffc // =4194300
 	WORD $0x72a0081e // movk w30, #0x40, lsl #16
-	WORD $0xad400122 // ldp q2, q0, [x9]
+	WORD $0xad400121 // ldp q1, q0, [x9]
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0x3dc10538 // ldr q24, [x9, #0x410]
 	WORD $0x3dc1013f // ldr q31, [x9, #0x400]
-	WORD $0x4ea0f807 // fabs v7.4s, v0.4s
-	WORD $0x4ea0f850 // fabs v16.4s, v2.4s
+	WORD $0x4ea0f802 // fabs v2.4s, v0.4s
+	WORD $0x4ea0f827 // fabs v7.4s, v1.4s
 	WORD $0x6e38dc18 // fmul v24.4s, v0.4s, v24.4s
-	WORD $0x6eace4f7 // fcmgt v23.4s, v7.4s, v12.4s
-	WORD $0x6eabe619 // fcmgt v25.4s, v16.4s, v11.4s
+	WORD $0x6eace457 // fcmgt v23.4s, v2.4s, v12.4s
+	WORD $0x6eabe4f9 // fcmgt v25.4s, v7.4s, v11.4s
 	WORD $0x3d820538 // str q24, [x9, #0x810]
 	WORD $0x6eb71c0a // bit v10.16b, v0.16b, v23.16b
-	WORD $0x6e3fdc40 // fmul v0.4s, v2.4s, v31.4s
-	WORD $0x6eb91c49 // bit v9.16b, v2.16b, v25.16b
-	WORD $0x6eb71cec // bit v12.16b, v7.16b, v23.16b
-	WORD $0x6eb91e0b // bit v11.16b, v16.16b, v25.16b
+	WORD $0x6e3fdc20 // fmul v0.4s, v1.4s, v31.4s
+	WORD $0x6eb91c29 // bit v9.16b, v1.16b, v25.16b
+	WORD $0x6eb71c4c // bit v12.16b, v2.16b, v23.16b
+	WORD $0x6eb91ceb // bit v11.16b, v7.16b, v25.16b
 	WORD $0x3d820120 // str q0, [x9, #0x800]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54fffde1 // b.ne 0x12c0 <k_encode_q3_k_weighted+0x968>
-	WORD $0x6e2afc3f // fdiv v31.4s, v1.4s, v10.4s
+	WORD $0x54fffde1 // b.ne 0x1460 <k_encode_q3_k_weighted+0xb08>
+	WORD $0x6e2afd1f // fdiv v31.4s, v8.4s, v10.4s
 	WORD $0x6eace7cc // fcmgt v12.4s, v30.4s, v12.4s
 	WORD $0x6eabe7de // fcmgt v30.4s, v30.4s, v11.4s
 	WORD $0x3dc017e0 // ldr q0, [sp, #0x50]
 	WORD $0x3d8301a9 // str q9, [x13, #0xc00]
-	WORD $0x52800208 // mov w8, #0x10 // =16
+	WORD $0x4f066450 // movi v16.4s, #0xc2, lsl #24
 	WORD $0x3d8305aa // str q10, [x13, #0xc10]
 	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
+	WORD $0x52800208 // mov w8, #0x10 // =16
 	WORD $0xaa0d03e9 // mov x9, x13
 	WORD $0x4eac1d8b // mov v11.16b, v12.16b
 	WORD $0x6f00e40c // movi v12.2d, #0000000000000000
-	WORD $0x6e29fc28 // fdiv v8.4s, v1.4s, v9.4s
+	WORD $0x6e29fd08 // fdiv v8.4s, v8.4s, v9.4s
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
 	WORD $0x6e7f1c0b // bsl v11.16b, v0.16b, v31.16b
 	WORD $0x3d831dab // str q11, [x13, #0xc70]
@@ -1255,19 +1360,19 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad40353e // ldp q30, q13, [x9]
 	WORD $0xf1000908 // subs x8, x8, #0x2
 	WORD $0xad413d38 // ldp q24, q15, [x9, #0x20]
-	WORD $0x3dc20120 // ldr q0, [x9, #0x800]
 	WORD $0x3dc20539 // ldr q25, [x9, #0x810]
-	WORD $0x3dc10927 // ldr q7, [x9, #0x420]
-	WORD $0x3dc10d30 // ldr q16, [x9, #0x430]
+	WORD $0x3dc20120 // ldr q0, [x9, #0x800]
+	WORD $0x3dc10921 // ldr q1, [x9, #0x420]
+	WORD $0x3dc10d27 // ldr q7, [x9, #0x430]
 	WORD $0x6e2ddfed // fmul v13.4s, v31.4s, v13.4s
 	WORD $0x6e3edd0e // fmul v14.4s, v8.4s, v30.4s
 	WORD $0x4f01f7fe // fmov v30.4s, #31.00000000
 	WORD $0x6e38dd18 // fmul v24.4s, v8.4s, v24.4s
 	WORD $0x6e2fdfef // fmul v15.4s, v31.4s, v15.4s
-	WORD $0x4e21c5ce // fmaxnm v14.4s, v14.4s, v1.4s
-	WORD $0x4e21c5ad // fmaxnm v13.4s, v13.4s, v1.4s
-	WORD $0x4e21c5ef // fmaxnm v15.4s, v15.4s, v1.4s
-	WORD $0x4e21c718 // fmaxnm v24.4s, v24.4s, v1.4s
+	WORD $0x4e30c5ce // fmaxnm v14.4s, v14.4s, v16.4s
+	WORD $0x4e30c5ad // fmaxnm v13.4s, v13.4s, v16.4s
+	WORD $0x4e30c5ef // fmaxnm v15.4s, v15.4s, v16.4s
+	WORD $0x4e30c718 // fmaxnm v24.4s, v24.4s, v16.4s
 	WORD $0x6ebee5b7 // fcmgt v23.4s, v13.4s, v30.4s
 	WORD $0x6ebee5c2 // fcmgt v2.4s, v14.4s, v30.4s
 	WORD $0x6e6e1fc2 // bsl v2.16b, v30.16b, v14.16b
@@ -1288,402 +1393,513 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e37ddce // fmul v14.4s, v14.4s, v23.4s
 	WORD $0x4e3dd718 // fadd v24.4s, v24.4s, v29.4s
 	WORD $0x4e3dd5ad // fadd v13.4s, v13.4s, v29.4s
-	WORD $0x6e22dc00 // fmul v0.4s, v0.4s, v2.4s
 	WORD $0x6e37df39 // fmul v25.4s, v25.4s, v23.4s
+	WORD $0x6e22dc00 // fmul v0.4s, v0.4s, v2.4s
 	WORD $0x6e2edef7 // fmul v23.4s, v23.4s, v14.4s
 	WORD $0x6e2fdc42 // fmul v2.4s, v2.4s, v15.4s
-	WORD $0x6e38dce7 // fmul v7.4s, v7.4s, v24.4s
-	WORD $0x6e2dde10 // fmul v16.4s, v16.4s, v13.4s
+	WORD $0x6e38dc21 // fmul v1.4s, v1.4s, v24.4s
+	WORD $0x6e2ddce7 // fmul v7.4s, v7.4s, v13.4s
 	WORD $0x3dc20d2e // ldr q14, [x9, #0x830]
-	WORD $0x4e20d520 // fadd v0.4s, v9.4s, v0.4s
-	WORD $0x3dc20929 // ldr q9, [x9, #0x820]
 	WORD $0x4e39d559 // fadd v25.4s, v10.4s, v25.4s
+	WORD $0x3dc2092a // ldr q10, [x9, #0x820]
+	WORD $0x4e20d580 // fadd v0.4s, v12.4s, v0.4s
 	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x6e2dddca // fmul v10.4s, v14.4s, v13.4s
-	WORD $0x4e22d582 // fadd v2.4s, v12.4s, v2.4s
+	WORD $0x4e22d522 // fadd v2.4s, v9.4s, v2.4s
 	WORD $0x4e37d577 // fadd v23.4s, v11.4s, v23.4s
-	WORD $0x6e38dd29 // fmul v9.4s, v9.4s, v24.4s
-	WORD $0x6e27df07 // fmul v7.4s, v24.4s, v7.4s
-	WORD $0x6e30ddb0 // fmul v16.4s, v13.4s, v16.4s
-	WORD $0x4e2ad72a // fadd v10.4s, v25.4s, v10.4s
-	WORD $0x4e29d409 // fadd v9.4s, v0.4s, v9.4s
-	WORD $0x4e30d6eb // fadd v11.4s, v23.4s, v16.4s
-	WORD $0x4e27d44c // fadd v12.4s, v2.4s, v7.4s
-	WORD $0x54fff8e1 // b.ne 0x1350 <k_encode_q3_k_weighted+0x9f8>
-	WORD $0x6e2cfd20 // fdiv v0.4s, v9.4s, v12.4s
-	WORD $0x4ea0d987 // fcmeq v7.4s, v12.4s, #0.0
-	WORD $0x4ea0d970 // fcmeq v16.4s, v11.4s, #0.0
+	WORD $0x6e2dddc9 // fmul v9.4s, v14.4s, v13.4s
+	WORD $0x6e38dd4b // fmul v11.4s, v10.4s, v24.4s
+	WORD $0x6e21df01 // fmul v1.4s, v24.4s, v1.4s
+	WORD $0x6e27dda7 // fmul v7.4s, v13.4s, v7.4s
+	WORD $0x4e29d72a // fadd v10.4s, v25.4s, v9.4s
+	WORD $0x4e2bd40c // fadd v12.4s, v0.4s, v11.4s
+	WORD $0x4e27d6eb // fadd v11.4s, v23.4s, v7.4s
+	WORD $0x4e21d449 // fadd v9.4s, v2.4s, v1.4s
+	WORD $0x54fff8e1 // b.ne 0x14f4 <k_encode_q3_k_weighted+0xb9c>
+	WORD $0x6e29fd80 // fdiv v0.4s, v12.4s, v9.4s
+	WORD $0x4ea0d922 // fcmeq v2.4s, v9.4s, #0.0
+	WORD $0x4ea0d967 // fcmeq v7.4s, v11.4s, #0.0
 	WORD $0x12800108 // mov w8, #-0x9 // =-9
-	WORD $0x6e2bfd42 // fdiv v2.4s, v10.4s, v11.4s
-	WORD $0x4e671c00 // bic v0.16b, v0.16b, v7.16b
-	WORD $0x6e20dd27 // fmul v7.4s, v9.4s, v0.4s
+	WORD $0x6e2bfd41 // fdiv v1.4s, v10.4s, v11.4s
+	WORD $0x4e621c00 // bic v0.16b, v0.16b, v2.16b
+	WORD $0x6e20dd82 // fmul v2.4s, v12.4s, v0.4s
 	WORD $0x3d8311a0 // str q0, [x13, #0xc40]
-	WORD $0x3d8309a7 // str q7, [x13, #0xc20]
-	WORD $0x4e701c42 // bic v2.16b, v2.16b, v16.16b
-	WORD $0x6e22dd50 // fmul v16.4s, v10.4s, v2.4s
-	WORD $0x3d8315a2 // str q2, [x13, #0xc50]
-	WORD $0x3d830db0 // str q16, [x13, #0xc30]
-	WORD $0x14000004 // b 0x147c <k_encode_q3_k_weighted+0xb24>
+	WORD $0x3d8309a2 // str q2, [x13, #0xc20]
+	WORD $0x4e671c21 // bic v1.16b, v1.16b, v7.16b
+	WORD $0x6e21dd47 // fmul v7.4s, v10.4s, v1.4s
+	WORD $0x3d8315a1 // str q1, [x13, #0xc50]
+	WORD $0x3d830da7 // str q7, [x13, #0xc30]
+	WORD $0x14000004 // b 0x1620 <k_encode_q3_k_weighted+0xcc8>
 	WORD $0x11000508 // add w8, w8, #0x1
 	WORD $0x7100291f // cmp w8, #0xa
-	WORD $0x540010e0 // b.eq 0x1694 <k_encode_q3_k_weighted+0xd3c>
-	WORD $0x34ffffa8 // cbz w8, 0x1470 <k_encode_q3_k_weighted+0xb18>
+	WORD $0x54001e80 // b.eq 0x19ec <k_encode_q3_k_weighted+0x1094>
+	WORD $0x34ffffa8 // cbz w8, 0x1614 <k_encode_q3_k_weighted+0xcbc>
 	WORD $0x1e220100 // scvtf s0, w8
-	WORD $0x1e270222 // fmov s2, w17
+	WORD $0x1e270221 // fmov s1, w17
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
-	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
-	WORD $0x52800209 // mov w9, #0x10 // =16
-	WORD $0x6f00e40b // movi v11.2d, #0000000000000000
 	WORD $0x6f00e40c // movi v12.2d, #0000000000000000
-	WORD $0xaa0d03eb // mov x11, x13
-	WORD $0x1e220800 // fmul s0, s0, s2
-	WORD $0x0f026442 // movi v2.2s, #0x42, lsl #24
-	WORD $0x1e222800 // fadd s0, s0, s2
-	WORD $0x3dc305a2 // ldr q2, [x13, #0xc10]
+	WORD $0x3100191f // cmn w8, #0x6
+	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
+	WORD $0x6f00e40b // movi v11.2d, #0000000000000000
+	WORD $0x1e210800 // fmul s0, s0, s1
+	WORD $0x0f026441 // movi v1.2s, #0x42, lsl #24
+	WORD $0x1e212800 // fadd s0, s0, s1
+	WORD $0x3dc305a1 // ldr q1, [x13, #0xc10]
 	WORD $0x1e214000 // fneg s0, s0
 	WORD $0x4e040400 // dup v0.4s, v0.s[0]
-	WORD $0x6e22fc1f // fdiv v31.4s, v0.4s, v2.4s
-	WORD $0x3dc301a2 // ldr q2, [x13, #0xc00]
-	WORD $0x6e22fc08 // fdiv v8.4s, v0.4s, v2.4s
-	WORD $0xad400960 // ldp q0, q2, [x11]
+	WORD $0x6e21fc1f // fdiv v31.4s, v0.4s, v1.4s
+	WORD $0x3dc301a1 // ldr q1, [x13, #0xc00]
+	WORD $0x6e21fc08 // fdiv v8.4s, v0.4s, v1.4s
+	WORD $0x5400062c // b.gt 0x1728 <k_encode_q3_k_weighted+0xdd0>
+	WORD $0x52800209 // mov w9, #0x10 // =16
+	WORD $0xaa0d03eb // mov x11, x13
+	WORD $0xad400161 // ldp q1, q0, [x11]
 	WORD $0xf1000929 // subs x9, x9, #0x2
-	WORD $0xad411d70 // ldp q16, q7, [x11, #0x20]
+	WORD $0xad411d62 // ldp q2, q7, [x11, #0x20]
+	WORD $0x3dc10577 // ldr q23, [x11, #0x410]
+	WORD $0x3dc10178 // ldr q24, [x11, #0x400]
+	WORD $0x3dc20179 // ldr q25, [x11, #0x800]
+	WORD $0x3dc2056d // ldr q13, [x11, #0x810]
+	WORD $0x6e21dd01 // fmul v1.4s, v8.4s, v1.4s
+	WORD $0x6e20dfe0 // fmul v0.4s, v31.4s, v0.4s
+	WORD $0x3dc1096e // ldr q14, [x11, #0x420]
+	WORD $0x6e27dfe7 // fmul v7.4s, v31.4s, v7.4s
+	WORD $0x6e22dd02 // fmul v2.4s, v8.4s, v2.4s
+	WORD $0x3dc10d6f // ldr q15, [x11, #0x430]
+	WORD $0x4e3cd400 // fadd v0.4s, v0.4s, v28.4s
+	WORD $0x4e3cd421 // fadd v1.4s, v1.4s, v28.4s
+	WORD $0x4e3cd442 // fadd v2.4s, v2.4s, v28.4s
+	WORD $0x4e3cd4e7 // fadd v7.4s, v7.4s, v28.4s
+	WORD $0x4e3dd421 // fadd v1.4s, v1.4s, v29.4s
+	WORD $0x4e3dd400 // fadd v0.4s, v0.4s, v29.4s
+	WORD $0x4e3dd4e7 // fadd v7.4s, v7.4s, v29.4s
+	WORD $0x4e3dd442 // fadd v2.4s, v2.4s, v29.4s
+	WORD $0x6e21df18 // fmul v24.4s, v24.4s, v1.4s
+	WORD $0x6e20def7 // fmul v23.4s, v23.4s, v0.4s
+	WORD $0x6e20ddad // fmul v13.4s, v13.4s, v0.4s
+	WORD $0x6e21df39 // fmul v25.4s, v25.4s, v1.4s
+	WORD $0x6e37dc00 // fmul v0.4s, v0.4s, v23.4s
+	WORD $0x6e38dc21 // fmul v1.4s, v1.4s, v24.4s
+	WORD $0x6e27ddf7 // fmul v23.4s, v15.4s, v7.4s
+	WORD $0x6e22ddd8 // fmul v24.4s, v14.4s, v2.4s
+	WORD $0x3dc20d6e // ldr q14, [x11, #0x830]
+	WORD $0x4e39d559 // fadd v25.4s, v10.4s, v25.4s
+	WORD $0x4e2dd56a // fadd v10.4s, v11.4s, v13.4s
+	WORD $0x3dc2096b // ldr q11, [x11, #0x820]
+	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0x4e21d521 // fadd v1.4s, v9.4s, v1.4s
+	WORD $0x4e20d580 // fadd v0.4s, v12.4s, v0.4s
+	WORD $0x6e27ddc9 // fmul v9.4s, v14.4s, v7.4s
+	WORD $0x6e22dd6c // fmul v12.4s, v11.4s, v2.4s
+	WORD $0x6e38dc42 // fmul v2.4s, v2.4s, v24.4s
+	WORD $0x6e37dce7 // fmul v7.4s, v7.4s, v23.4s
+	WORD $0x4e29d54b // fadd v11.4s, v10.4s, v9.4s
+	WORD $0x4e2cd72a // fadd v10.4s, v25.4s, v12.4s
+	WORD $0x4e27d40c // fadd v12.4s, v0.4s, v7.4s
+	WORD $0x4e22d429 // fadd v9.4s, v1.4s, v2.4s
+	WORD $0x54fffa81 // b.ne 0x1670 <k_encode_q3_k_weighted+0xd18>
+	WORD $0x14000077 // b 0x1900 <k_encode_q3_k_weighted+0xfa8>
+	WORD $0x7100151f // cmp w8, #0x5
+	WORD $0x5400072a // b.ge 0x1810 <k_encode_q3_k_weighted+0xeb8>
+	WORD $0x52800209 // mov w9, #0x10 // =16
+	WORD $0xaa0d03eb // mov x11, x13
+	WORD $0xad400161 // ldp q1, q0, [x11]
+	WORD $0xf1000929 // subs x9, x9, #0x2
+	WORD $0xad411d62 // ldp q2, q7, [x11, #0x20]
 	WORD $0x3dc20179 // ldr q25, [x11, #0x800]
 	WORD $0x3dc2056d // ldr q13, [x11, #0x810]
 	WORD $0x3dc1096e // ldr q14, [x11, #0x420]
 	WORD $0x3dc10d6f // ldr q15, [x11, #0x430]
-	WORD $0x6e22dfe2 // fmul v2.4s, v31.4s, v2.4s
-	WORD $0x6e20dd00 // fmul v0.4s, v8.4s, v0.4s
-	WORD $0x6e30dd10 // fmul v16.4s, v8.4s, v16.4s
+	WORD $0x6e21dd01 // fmul v1.4s, v8.4s, v1.4s
+	WORD $0x6e20dfe0 // fmul v0.4s, v31.4s, v0.4s
 	WORD $0x6e27dfe7 // fmul v7.4s, v31.4s, v7.4s
-	WORD $0x4e21c400 // fmaxnm v0.4s, v0.4s, v1.4s
-	WORD $0x4e21c442 // fmaxnm v2.4s, v2.4s, v1.4s
-	WORD $0x4e21c4e7 // fmaxnm v7.4s, v7.4s, v1.4s
-	WORD $0x4e21c610 // fmaxnm v16.4s, v16.4s, v1.4s
+	WORD $0x6e22dd02 // fmul v2.4s, v8.4s, v2.4s
+	WORD $0x6ebee417 // fcmgt v23.4s, v0.4s, v30.4s
+	WORD $0x6ebee438 // fcmgt v24.4s, v1.4s, v30.4s
+	WORD $0x6eb81fc1 // bit v1.16b, v30.16b, v24.16b
+	WORD $0x6eb71fc0 // bit v0.16b, v30.16b, v23.16b
 	WORD $0x6ebee457 // fcmgt v23.4s, v2.4s, v30.4s
-	WORD $0x6ebee418 // fcmgt v24.4s, v0.4s, v30.4s
-	WORD $0x6eb81fc0 // bit v0.16b, v30.16b, v24.16b
-	WORD $0x6eb71fc2 // bit v2.16b, v30.16b, v23.16b
-	WORD $0x6ebee617 // fcmgt v23.4s, v16.4s, v30.4s
 	WORD $0x6ebee4f8 // fcmgt v24.4s, v7.4s, v30.4s
-	WORD $0x4e3cd442 // fadd v2.4s, v2.4s, v28.4s
 	WORD $0x4e3cd400 // fadd v0.4s, v0.4s, v28.4s
-	WORD $0x6eb71fd0 // bit v16.16b, v30.16b, v23.16b
+	WORD $0x4e3cd421 // fadd v1.4s, v1.4s, v28.4s
+	WORD $0x6eb71fc2 // bit v2.16b, v30.16b, v23.16b
 	WORD $0x6eb81fc7 // bit v7.16b, v30.16b, v24.16b
 	WORD $0x3dc10577 // ldr q23, [x11, #0x410]
 	WORD $0x3dc10178 // ldr q24, [x11, #0x400]
+	WORD $0x4e3dd421 // fadd v1.4s, v1.4s, v29.4s
 	WORD $0x4e3dd400 // fadd v0.4s, v0.4s, v29.4s
-	WORD $0x4e3dd442 // fadd v2.4s, v2.4s, v29.4s
-	WORD $0x4e3cd610 // fadd v16.4s, v16.4s, v28.4s
+	WORD $0x4e3cd442 // fadd v2.4s, v2.4s, v28.4s
 	WORD $0x4e3cd4e7 // fadd v7.4s, v7.4s, v28.4s
-	WORD $0x6e20df18 // fmul v24.4s, v24.4s, v0.4s
-	WORD $0x6e22def7 // fmul v23.4s, v23.4s, v2.4s
-	WORD $0x4e3dd610 // fadd v16.4s, v16.4s, v29.4s
+	WORD $0x6e21df18 // fmul v24.4s, v24.4s, v1.4s
+	WORD $0x6e20def7 // fmul v23.4s, v23.4s, v0.4s
+	WORD $0x4e3dd442 // fadd v2.4s, v2.4s, v29.4s
 	WORD $0x4e3dd4e7 // fadd v7.4s, v7.4s, v29.4s
-	WORD $0x6e22ddad // fmul v13.4s, v13.4s, v2.4s
-	WORD $0x6e20df39 // fmul v25.4s, v25.4s, v0.4s
-	WORD $0x6e37dc42 // fmul v2.4s, v2.4s, v23.4s
-	WORD $0x6e38dc00 // fmul v0.4s, v0.4s, v24.4s
-	WORD $0x6e30ddd8 // fmul v24.4s, v14.4s, v16.4s
+	WORD $0x6e20ddad // fmul v13.4s, v13.4s, v0.4s
+	WORD $0x6e21df39 // fmul v25.4s, v25.4s, v1.4s
+	WORD $0x6e37dc00 // fmul v0.4s, v0.4s, v23.4s
+	WORD $0x6e38dc21 // fmul v1.4s, v1.4s, v24.4s
+	WORD $0x6e22ddd8 // fmul v24.4s, v14.4s, v2.4s
 	WORD $0x6e27ddf7 // fmul v23.4s, v15.4s, v7.4s
 	WORD $0x3dc20d6e // ldr q14, [x11, #0x830]
-	WORD $0x4e39d539 // fadd v25.4s, v9.4s, v25.4s
-	WORD $0x4e2dd549 // fadd v9.4s, v10.4s, v13.4s
-	WORD $0x3dc2096a // ldr q10, [x11, #0x820]
+	WORD $0x4e39d559 // fadd v25.4s, v10.4s, v25.4s
+	WORD $0x4e2dd56a // fadd v10.4s, v11.4s, v13.4s
+	WORD $0x3dc2096b // ldr q11, [x11, #0x820]
 	WORD $0x9101016b // add x11, x11, #0x40
-	WORD $0x4e20d560 // fadd v0.4s, v11.4s, v0.4s
-	WORD $0x4e22d582 // fadd v2.4s, v12.4s, v2.4s
-	WORD $0x6e27ddcb // fmul v11.4s, v14.4s, v7.4s
-	WORD $0x6e30dd4c // fmul v12.4s, v10.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
+	WORD $0x4e21d521 // fadd v1.4s, v9.4s, v1.4s
+	WORD $0x4e20d580 // fadd v0.4s, v12.4s, v0.4s
+	WORD $0x6e27ddc9 // fmul v9.4s, v14.4s, v7.4s
+	WORD $0x6e22dd6c // fmul v12.4s, v11.4s, v2.4s
+	WORD $0x6e38dc42 // fmul v2.4s, v2.4s, v24.4s
 	WORD $0x6e37dce7 // fmul v7.4s, v7.4s, v23.4s
-	WORD $0x4e2bd52a // fadd v10.4s, v9.4s, v11.4s
-	WORD $0x4e2cd729 // fadd v9.4s, v25.4s, v12.4s
-	WORD $0x4e27d44c // fadd v12.4s, v2.4s, v7.4s
-	WORD $0x4e30d40b // fadd v11.4s, v0.4s, v16.4s
-	WORD $0x54fff901 // b.ne 0x14c4 <k_encode_q3_k_weighted+0xb6c>
+	WORD $0x4e29d54b // fadd v11.4s, v10.4s, v9.4s
+	WORD $0x4e2cd72a // fadd v10.4s, v25.4s, v12.4s
+	WORD $0x4e27d40c // fadd v12.4s, v0.4s, v7.4s
+	WORD $0x4e22d429 // fadd v9.4s, v1.4s, v2.4s
+	WORD $0x54fff981 // b.ne 0x1738 <k_encode_q3_k_weighted+0xde0>
+	WORD $0x1400003d // b 0x1900 <k_encode_q3_k_weighted+0xfa8>
+	WORD $0x5280020b // mov w11, #0x10 // =16
+	WORD $0xaa0d03e9 // mov x9, x13
+	WORD $0xad400520 // ldp q0, q1, [x9]
+	WORD $0x4f066450 // movi v16.4s, #0xc2, lsl #24
+	WORD $0xad410927 // ldp q7, q2, [x9, #0x20]
+	WORD $0xf100096b // subs x11, x11, #0x2
+	WORD $0x3dc20139 // ldr q25, [x9, #0x800]
+	WORD $0x3dc2052d // ldr q13, [x9, #0x810]
+	WORD $0x3dc1092e // ldr q14, [x9, #0x420]
+	WORD $0x6e21dfe1 // fmul v1.4s, v31.4s, v1.4s
+	WORD $0x6e20dd00 // fmul v0.4s, v8.4s, v0.4s
+	WORD $0x3dc10d2f // ldr q15, [x9, #0x430]
+	WORD $0x6e27dd07 // fmul v7.4s, v8.4s, v7.4s
+	WORD $0x6e22dfe2 // fmul v2.4s, v31.4s, v2.4s
+	WORD $0x4e30c400 // fmaxnm v0.4s, v0.4s, v16.4s
+	WORD $0x4e30c421 // fmaxnm v1.4s, v1.4s, v16.4s
+	WORD $0x4e30c442 // fmaxnm v2.4s, v2.4s, v16.4s
+	WORD $0x4e30c4e7 // fmaxnm v7.4s, v7.4s, v16.4s
+	WORD $0x6ebee437 // fcmgt v23.4s, v1.4s, v30.4s
+	WORD $0x6ebee418 // fcmgt v24.4s, v0.4s, v30.4s
+	WORD $0x6eb81fc0 // bit v0.16b, v30.16b, v24.16b
+	WORD $0x6eb71fc1 // bit v1.16b, v30.16b, v23.16b
+	WORD $0x6ebee4f7 // fcmgt v23.4s, v7.4s, v30.4s
+	WORD $0x6ebee458 // fcmgt v24.4s, v2.4s, v30.4s
+	WORD $0x4e3cd421 // fadd v1.4s, v1.4s, v28.4s
+	WORD $0x4e3cd400 // fadd v0.4s, v0.4s, v28.4s
+	WORD $0x6eb71fc7 // bit v7.16b, v30.16b, v23.16b
+	WORD $0x6eb81fc2 // bit v2.16b, v30.16b, v24.16b
+	WORD $0x3dc10537 // ldr q23, [x9, #0x410]
+	WORD $0x3dc10138 // ldr q24, [x9, #0x400]
+	WORD $0x4e3dd400 // fadd v0.4s, v0.4s, v29.4s
+	WORD $0x4e3dd421 // fadd v1.4s, v1.4s, v29.4s
+	WORD $0x4e3cd4e7 // fadd v7.4s, v7.4s, v28.4s
+	WORD $0x4e3cd442 // fadd v2.4s, v2.4s, v28.4s
+	WORD $0x6e20df18 // fmul v24.4s, v24.4s, v0.4s
+	WORD $0x6e21def7 // fmul v23.4s, v23.4s, v1.4s
+	WORD $0x4e3dd4e7 // fadd v7.4s, v7.4s, v29.4s
+	WORD $0x4e3dd442 // fadd v2.4s, v2.4s, v29.4s
+	WORD $0x6e21ddad // fmul v13.4s, v13.4s, v1.4s
+	WORD $0x6e20df39 // fmul v25.4s, v25.4s, v0.4s
+	WORD $0x6e37dc21 // fmul v1.4s, v1.4s, v23.4s
+	WORD $0x6e38dc00 // fmul v0.4s, v0.4s, v24.4s
+	WORD $0x6e27ddd8 // fmul v24.4s, v14.4s, v7.4s
+	WORD $0x6e22ddf7 // fmul v23.4s, v15.4s, v2.4s
+	WORD $0x3dc20d2e // ldr q14, [x9, #0x830]
+	WORD $0x4e39d559 // fadd v25.4s, v10.4s, v25.4s
+	WORD $0x4e2dd56a // fadd v10.4s, v11.4s, v13.4s
+	WORD $0x3dc2092b // ldr q11, [x9, #0x820]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x4e20d520 // fadd v0.4s, v9.4s, v0.4s
+	WORD $0x4e21d581 // fadd v1.4s, v12.4s, v1.4s
+	WORD $0x6e22ddc9 // fmul v9.4s, v14.4s, v2.4s
+	WORD $0x6e27dd6c // fmul v12.4s, v11.4s, v7.4s
+	WORD $0x6e38dce7 // fmul v7.4s, v7.4s, v24.4s
+	WORD $0x6e37dc42 // fmul v2.4s, v2.4s, v23.4s
+	WORD $0x4e29d54b // fadd v11.4s, v10.4s, v9.4s
+	WORD $0x4e2cd72a // fadd v10.4s, v25.4s, v12.4s
+	WORD $0x4e22d42c // fadd v12.4s, v1.4s, v2.4s
+	WORD $0x4e27d409 // fadd v9.4s, v0.4s, v7.4s
+	WORD $0x54fff8e1 // b.ne 0x1818 <k_encode_q3_k_weighted+0xec0>
 	WORD $0x3dc30dae // ldr q14, [x13, #0xc30]
 	WORD $0x3dc309ad // ldr q13, [x13, #0xc20]
-	WORD $0x6e29dd20 // fmul v0.4s, v9.4s, v9.4s
-	WORD $0x6e2add42 // fmul v2.4s, v10.4s, v10.4s
-	WORD $0x4ea0c977 // fcmgt v23.4s, v11.4s, #0.0
-	WORD $0x6e2ddd67 // fmul v7.4s, v11.4s, v13.4s
-	WORD $0x6e2edd90 // fmul v16.4s, v12.4s, v14.4s
-	WORD $0x6eb0e442 // fcmgt v2.4s, v2.4s, v16.4s
-	WORD $0x4ea0c990 // fcmgt v16.4s, v12.4s, #0.0
-	WORD $0x6ea7e400 // fcmgt v0.4s, v0.4s, v7.4s
-	WORD $0x4e501ae7 // uzp1 v7.8h, v23.8h, v16.8h
-	WORD $0x4e421800 // uzp1 v0.8h, v0.8h, v2.8h
-	WORD $0x4e271c00 // and v0.16b, v0.16b, v7.16b
+	WORD $0x6e2add40 // fmul v0.4s, v10.4s, v10.4s
+	WORD $0x6e2bdd61 // fmul v1.4s, v11.4s, v11.4s
+	WORD $0x4ea0c937 // fcmgt v23.4s, v9.4s, #0.0
+	WORD $0x6e2ddd22 // fmul v2.4s, v9.4s, v13.4s
+	WORD $0x6e2edd87 // fmul v7.4s, v12.4s, v14.4s
+	WORD $0x6ea7e421 // fcmgt v1.4s, v1.4s, v7.4s
+	WORD $0x4ea0c987 // fcmgt v7.4s, v12.4s, #0.0
+	WORD $0x6ea2e400 // fcmgt v0.4s, v0.4s, v2.4s
+	WORD $0x4e471ae2 // uzp1 v2.8h, v23.8h, v7.8h
+	WORD $0x4e411800 // uzp1 v0.8h, v0.8h, v1.8h
+	WORD $0x4e221c00 // and v0.16b, v0.16b, v2.16b
 	WORD $0x0e21280f // xtn v15.8b, v0.8h
 	WORD $0x2e30a9e0 // umaxv b0, v15.8b
 	WORD $0x1e260009 // fmov w9, s0
-	WORD $0x3607f449 // tbz w9, #0x0, 0x1470 <k_encode_q3_k_weighted+0xb18>
+	WORD $0x3607e6a9 // tbz w9, #0x0, 0x1614 <k_encode_q3_k_weighted+0xcbc>
 	WORD $0x3dc319a0 // ldr q0, [x13, #0xc60]
-	WORD $0x3dc31da2 // ldr q2, [x13, #0xc70]
-	WORD $0x6e2cfd57 // fdiv v23.4s, v10.4s, v12.4s
+	WORD $0x3dc31da1 // ldr q1, [x13, #0xc70]
+	WORD $0x6e2cfd77 // fdiv v23.4s, v11.4s, v12.4s
 	WORD $0x3dc311ac // ldr q12, [x13, #0xc40]
-	WORD $0x4e22e447 // fcmeq v7.4s, v2.4s, v2.4s
-	WORD $0x4e20e410 // fcmeq v16.4s, v0.4s, v0.4s
+	WORD $0x4e21e422 // fcmeq v2.4s, v1.4s, v1.4s
+	WORD $0x4e20e407 // fcmeq v7.4s, v0.4s, v0.4s
 	WORD $0x0e0039f8 // zip1 v24.8b, v15.8b, v0.8b
 	WORD $0x0e0079f9 // zip2 v25.8b, v15.8b, v0.8b
-	WORD $0x4e471a07 // uzp1 v7.8h, v16.8h, v7.8h
+	WORD $0x4e4218e2 // uzp1 v2.8h, v7.8h, v2.8h
 	WORD $0x2f10a718 // ushll v24.4s, v24.4h, #0x0
 	WORD $0x2f10a739 // ushll v25.4s, v25.4h, #0x0
 	WORD $0x4f3f5718 // shl v24.4s, v24.4s, #0x1f
-	WORD $0x0e2128e7 // xtn v7.8b, v7.8h
-	WORD $0x6e2bfd30 // fdiv v16.4s, v9.4s, v11.4s
+	WORD $0x0e212842 // xtn v2.8b, v2.8h
+	WORD $0x6e29fd47 // fdiv v7.4s, v10.4s, v9.4s
 	WORD $0x4f3f5739 // shl v25.4s, v25.4s, #0x1f
 	WORD $0x4ea0ab18 // cmlt v24.4s, v24.4s, #0
-	WORD $0x6e37dd4a // fmul v10.4s, v10.4s, v23.4s
+	WORD $0x6e37dd6b // fmul v11.4s, v11.4s, v23.4s
 	WORD $0x4ea0ab39 // cmlt v25.4s, v25.4s, #0
-	WORD $0x0e2f1ce7 // and v7.8b, v7.8b, v15.8b
+	WORD $0x0e2f1c42 // and v2.8b, v2.8b, v15.8b
 	WORD $0x3dc315af // ldr q15, [x13, #0xc50]
 	WORD $0x6ef91df7 // bif v23.16b, v15.16b, v25.16b
-	WORD $0x0e0038eb // zip1 v11.8b, v7.8b, v0.8b
-	WORD $0x0e0078e7 // zip2 v7.8b, v7.8b, v0.8b
-	WORD $0x6e6e1d59 // bsl v25.16b, v10.16b, v14.16b
+	WORD $0x0e003849 // zip1 v9.8b, v2.8b, v0.8b
+	WORD $0x0e007842 // zip2 v2.8b, v2.8b, v0.8b
+	WORD $0x6e6e1d79 // bsl v25.16b, v11.16b, v14.16b
 	WORD $0x3d8315b7 // str q23, [x13, #0xc50]
-	WORD $0x2f10a56b // ushll v11.4s, v11.4h, #0x0
-	WORD $0x2f10a4e7 // ushll v7.4s, v7.4h, #0x0
+	WORD $0x2f10a529 // ushll v9.4s, v9.4h, #0x0
+	WORD $0x2f10a442 // ushll v2.4s, v2.4h, #0x0
 	WORD $0x3d830db9 // str q25, [x13, #0xc30]
-	WORD $0x6e30dd29 // fmul v9.4s, v9.4s, v16.4s
-	WORD $0x6ef81d90 // bif v16.16b, v12.16b, v24.16b
-	WORD $0x4f3f556b // shl v11.4s, v11.4s, #0x1f
-	WORD $0x4f3f54e7 // shl v7.4s, v7.4s, #0x1f
-	WORD $0x4ea0a96b // cmlt v11.4s, v11.4s, #0
-	WORD $0x4ea0a8e7 // cmlt v7.4s, v7.4s, #0
-	WORD $0x6e6d1d38 // bsl v24.16b, v9.16b, v13.16b
-	WORD $0x3d8311b0 // str q16, [x13, #0xc40]
-	WORD $0x6eab1d00 // bit v0.16b, v8.16b, v11.16b
-	WORD $0x6ea71fe2 // bit v2.16b, v31.16b, v7.16b
+	WORD $0x6e27dd4a // fmul v10.4s, v10.4s, v7.4s
+	WORD $0x6ef81d87 // bif v7.16b, v12.16b, v24.16b
+	WORD $0x4f3f5529 // shl v9.4s, v9.4s, #0x1f
+	WORD $0x4f3f5442 // shl v2.4s, v2.4s, #0x1f
+	WORD $0x4ea0a929 // cmlt v9.4s, v9.4s, #0
+	WORD $0x4ea0a842 // cmlt v2.4s, v2.4s, #0
+	WORD $0x6e6d1d58 // bsl v24.16b, v10.16b, v13.16b
+	WORD $0x3d8311a7 // str q7, [x13, #0xc40]
+	WORD $0x6ea91d00 // bit v0.16b, v8.16b, v9.16b
+	WORD $0x6ea21fe1 // bit v1.16b, v31.16b, v2.16b
 	WORD $0x3d8309b8 // str q24, [x13, #0xc20]
 	WORD $0x3d8319a0 // str q0, [x13, #0xc60]
-	WORD $0x3d831da2 // str q2, [x13, #0xc70]
-	WORD $0x17ffff78 // b 0x1470 <k_encode_q3_k_weighted+0xb18>
+	WORD $0x3d831da1 // str q1, [x13, #0xc70]
+	WORD $0x17ffff0b // b 0x1614 <k_encode_q3_k_weighted+0xcbc>
 	WORD $0x3dc319bf // ldr q31, [x13, #0xc60]
 	WORD $0x3dc31da8 // ldr q8, [x13, #0xc70]
+	WORD $0x4f066450 // movi v16.4s, #0xc2, lsl #24
+	WORD $0x3dc311a2 // ldr q2, [x13, #0xc40]
+	WORD $0x3dc315a7 // ldr q7, [x13, #0xc50]
 	WORD $0x4f010417 // movi v23.4s, #0x20
-	WORD $0x3dc311a7 // ldr q7, [x13, #0xc40]
-	WORD $0x3dc315b0 // ldr q16, [x13, #0xc50]
-	WORD $0x52800208 // mov w8, #0x10 // =16
 	WORD $0x4e3fe7e0 // fcmeq v0.4s, v31.4s, v31.4s
-	WORD $0x4e28e502 // fcmeq v2.4s, v8.4s, v8.4s
+	WORD $0x4e28e501 // fcmeq v1.4s, v8.4s, v8.4s
 	WORD $0xf94033e9 // ldr x9, [sp, #0x60]
-	WORD $0x4e201ce9 // and v9.16b, v7.16b, v0.16b
-	WORD $0x4e221e0a // and v10.16b, v16.16b, v2.16b
+	WORD $0x52800208 // mov w8, #0x10 // =16
+	WORD $0x4e201c49 // and v9.16b, v2.16b, v0.16b
+	WORD $0x4e211cea // and v10.16b, v7.16b, v1.16b
 	WORD $0x3d8311a9 // str q9, [x13, #0xc40]
 	WORD $0x3d8315aa // str q10, [x13, #0xc50]
-	WORD $0xad400122 // ldp q2, q0, [x9]
+	WORD $0xad400121 // ldp q1, q0, [x9]
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0x6e20dd00 // fmul v0.4s, v8.4s, v0.4s
-	WORD $0x6e22dfe2 // fmul v2.4s, v31.4s, v2.4s
-	WORD $0x4e21c400 // fmaxnm v0.4s, v0.4s, v1.4s
-	WORD $0x4e21c442 // fmaxnm v2.4s, v2.4s, v1.4s
-	WORD $0x6ebee407 // fcmgt v7.4s, v0.4s, v30.4s
-	WORD $0x6ebee450 // fcmgt v16.4s, v2.4s, v30.4s
-	WORD $0x6ea71fc0 // bit v0.16b, v30.16b, v7.16b
-	WORD $0x6eb01fc2 // bit v2.16b, v30.16b, v16.16b
+	WORD $0x6e21dfe1 // fmul v1.4s, v31.4s, v1.4s
+	WORD $0x4e30c400 // fmaxnm v0.4s, v0.4s, v16.4s
+	WORD $0x4e30c421 // fmaxnm v1.4s, v1.4s, v16.4s
+	WORD $0x6ebee402 // fcmgt v2.4s, v0.4s, v30.4s
+	WORD $0x6ebee427 // fcmgt v7.4s, v1.4s, v30.4s
+	WORD $0x6ea21fc0 // bit v0.16b, v30.16b, v2.16b
+	WORD $0x6ea71fc1 // bit v1.16b, v30.16b, v7.16b
 	WORD $0x4e3cd400 // fadd v0.4s, v0.4s, v28.4s
-	WORD $0x4e3cd442 // fadd v2.4s, v2.4s, v28.4s
+	WORD $0x4e3cd421 // fadd v1.4s, v1.4s, v28.4s
 	WORD $0x4e3dd400 // fadd v0.4s, v0.4s, v29.4s
-	WORD $0x4e3dd442 // fadd v2.4s, v2.4s, v29.4s
+	WORD $0x4e3dd421 // fadd v1.4s, v1.4s, v29.4s
 	WORD $0x4ea1b800 // fcvtzs v0.4s, v0.4s
-	WORD $0x4ea1b842 // fcvtzs v2.4s, v2.4s
+	WORD $0x4ea1b821 // fcvtzs v1.4s, v1.4s
 	WORD $0x4eb78400 // add v0.4s, v0.4s, v23.4s
-	WORD $0x4eb78442 // add v2.4s, v2.4s, v23.4s
+	WORD $0x4eb78421 // add v1.4s, v1.4s, v23.4s
 	WORD $0x3d810520 // str q0, [x9, #0x410]
-	WORD $0x3d810122 // str q2, [x9, #0x400]
+	WORD $0x3d810121 // str q1, [x9, #0x400]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54fffd61 // b.ne 0x16c8 <k_encode_q3_k_weighted+0xd70>
+	WORD $0x54fffd61 // b.ne 0x1a24 <k_encode_q3_k_weighted+0x10cc>
 	WORD $0x0e216920 // fcvtn v0.4h, v9.4s
-	WORD $0x0e216942 // fcvtn v2.4h, v10.4s
+	WORD $0x0e216941 // fcvtn v1.4h, v10.4s
 	WORD $0xf94023e0 // ldr x0, [sp, #0x40]
+	WORD $0x4f00e450 // movi v16.16b, #0x2
 	WORD $0xaa0c03eb // mov x11, x12
-	WORD $0xaa0103e7 // mov x7, x1
-	WORD $0xaa1903f3 // mov x19, x25
+	WORD $0xaa0103e4 // mov x4, x1
+	WORD $0xaa1903e7 // mov x7, x25
 	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
-	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
-	WORD $0xad000840 // stp q0, q2, [x2]
+	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
+	WORD $0xad000440 // stp q0, q1, [x2]
 	WORD $0xbc687840 // ldr s0, [x2, x8, lsl #2]
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0xaa0703f4 // mov x20, x7
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0xaa0403f4 // mov x20, x4
 	WORD $0x1e23c000 // fcvt h0, s0
-	WORD $0x7d00da60 // str h0, [x19, #0x6c]
-	WORD $0x14000021 // b 0x17dc <k_encode_q3_k_weighted+0xe84>
+	WORD $0x7d00d8e0 // str h0, [x7, #0x6c]
+	WORD $0x14000021 // b 0x1b3c <k_encode_q3_k_weighted+0x11e4>
 	WORD $0x4e040500 // dup v0.4s, v8.s[0]
 	WORD $0x4e040f57 // dup v23.4s, w26
-	WORD $0x6e20fd22 // fdiv v2.4s, v9.4s, v0.4s
-	WORD $0x6e20ffe7 // fdiv v7.4s, v31.4s, v0.4s
+	WORD $0x6e20fd21 // fdiv v1.4s, v9.4s, v0.4s
+	WORD $0x6e20ffe2 // fdiv v2.4s, v31.4s, v0.4s
+	WORD $0x4e3cd421 // fadd v1.4s, v1.4s, v28.4s
+	WORD $0x4e361c21 // and v1.16b, v1.16b, v22.16b
+	WORD $0x6e20ffa7 // fdiv v7.4s, v29.4s, v0.4s
+	WORD $0x6eb76421 // umax v1.4s, v1.4s, v23.4s
 	WORD $0x4e3cd442 // fadd v2.4s, v2.4s, v28.4s
 	WORD $0x4e361c42 // and v2.16b, v2.16b, v22.16b
-	WORD $0x6e20ffb0 // fdiv v16.4s, v29.4s, v0.4s
+	WORD $0x6e20ffc0 // fdiv v0.4s, v30.4s, v0.4s
 	WORD $0x6eb76442 // umax v2.4s, v2.4s, v23.4s
 	WORD $0x4e3cd4e7 // fadd v7.4s, v7.4s, v28.4s
 	WORD $0x4e361ce7 // and v7.16b, v7.16b, v22.16b
-	WORD $0x6e20ffc0 // fdiv v0.4s, v30.4s, v0.4s
 	WORD $0x6eb764e7 // umax v7.4s, v7.4s, v23.4s
-	WORD $0x4e3cd610 // fadd v16.4s, v16.4s, v28.4s
-	WORD $0x4e361e10 // and v16.16b, v16.16b, v22.16b
-	WORD $0x6eb76610 // umax v16.4s, v16.4s, v23.4s
 	WORD $0x4e3cd400 // fadd v0.4s, v0.4s, v28.4s
 	WORD $0x4e361c00 // and v0.16b, v0.16b, v22.16b
 	WORD $0x6eb76400 // umax v0.4s, v0.4s, v23.4s
 	WORD $0x4e040fd7 // dup v23.4s, w30
-	WORD $0x6eb76c5d // umin v29.4s, v2.4s, v23.4s
-	WORD $0x6eb76cfe // umin v30.4s, v7.4s, v23.4s
-	WORD $0x6eb76e08 // umin v8.4s, v16.4s, v23.4s
+	WORD $0x6eb76c3d // umin v29.4s, v1.4s, v23.4s
+	WORD $0x6eb76c5e // umin v30.4s, v2.4s, v23.4s
+	WORD $0x6eb76ce8 // umin v8.4s, v7.4s, v23.4s
 	WORD $0x6eb76c1f // umin v31.4s, v0.4s, v23.4s
 	WORD $0x4e5e1be0 // uzp1 v0.8h, v31.8h, v30.8h
-	WORD $0x4e481ba2 // uzp1 v2.8h, v29.8h, v8.8h
-	WORD $0x8b041029 // add x9, x1, x4, lsl #4
-	WORD $0x91000484 // add x4, x4, #0x1
-	WORD $0xf100409f // cmp x4, #0x10
-	WORD $0x4e021800 // uzp1 v0.16b, v0.16b, v2.16b
+	WORD $0x4e481ba1 // uzp1 v1.8h, v29.8h, v8.8h
+	WORD $0x8b131029 // add x9, x1, x19, lsl #4
+	WORD $0x91000673 // add x19, x19, #0x1
+	WORD $0xf100427f // cmp x19, #0x10
+	WORD $0x4e011800 // uzp1 v0.16b, v0.16b, v1.16b
 	WORD $0x4e238400 // add v0.16b, v0.16b, v3.16b
 	WORD $0x3d831920 // str q0, [x9, #0xc60]
-	WORD $0x540003c0 // b.eq 0x1850 <k_encode_q3_k_weighted+0xef8>
+	WORD $0x540003c0 // b.eq 0x1bb0 <k_encode_q3_k_weighted+0x1258>
 	WORD $0xb8420689 // ldr w9, [x20], #0x20
-	WORD $0xbc687842 // ldr s2, [x2, x8, lsl #2]
-	WORD $0x38246ae9 // strb w9, [x23, x4]
+	WORD $0xbc687841 // ldr s1, [x2, x8, lsl #2]
+	WORD $0x38336ae9 // strb w9, [x23, x19]
 	WORD $0x51008131 // sub w17, w9, #0x20
 	WORD $0x1e220220 // scvtf s0, w17
-	WORD $0x8b041971 // add x17, x11, x4, lsl #6
+	WORD $0x8b131971 // add x17, x11, x19, lsl #6
 	WORD $0xad417629 // ldp q9, q29, [x17, #0x20]
 	WORD $0xad407e3e // ldp q30, q31, [x17]
-	WORD $0x1e200848 // fmul s8, s2, s0
+	WORD $0x1e200828 // fmul s8, s1, s0
 	WORD $0x1e202108 // fcmp s8, #0.0
-	WORD $0x54fffac1 // b.ne 0x175c <k_encode_q3_k_weighted+0xe04>
-	WORD $0xbc647800 // ldr s0, [x0, x4, lsl #2]
-	WORD $0x4f809122 // fmul v2.4s, v9.4s, v0.s[0]
-	WORD $0x4f8093a7 // fmul v7.4s, v29.4s, v0.s[0]
-	WORD $0x4f8093d0 // fmul v16.4s, v30.4s, v0.s[0]
+	WORD $0x54fffac1 // b.ne 0x1abc <k_encode_q3_k_weighted+0x1164>
+	WORD $0xbc737800 // ldr s0, [x0, x19, lsl #2]
+	WORD $0x4f809121 // fmul v1.4s, v9.4s, v0.s[0]
+	WORD $0x4f8093a2 // fmul v2.4s, v29.4s, v0.s[0]
+	WORD $0x4f8093c7 // fmul v7.4s, v30.4s, v0.s[0]
 	WORD $0x4f8093e0 // fmul v0.4s, v31.4s, v0.s[0]
-	WORD $0x4e3ac442 // fmaxnm v2.4s, v2.4s, v26.4s
-	WORD $0x4e3ac610 // fmaxnm v16.4s, v16.4s, v26.4s
+	WORD $0x4e3ac421 // fmaxnm v1.4s, v1.4s, v26.4s
 	WORD $0x4e3ac4e7 // fmaxnm v7.4s, v7.4s, v26.4s
+	WORD $0x4e3ac442 // fmaxnm v2.4s, v2.4s, v26.4s
 	WORD $0x4e3ac400 // fmaxnm v0.4s, v0.4s, v26.4s
+	WORD $0x4ebbc421 // fminnm v1.4s, v1.4s, v27.4s
 	WORD $0x4ebbc442 // fminnm v2.4s, v2.4s, v27.4s
 	WORD $0x4ebbc4e7 // fminnm v7.4s, v7.4s, v27.4s
-	WORD $0x4ebbc610 // fminnm v16.4s, v16.4s, v27.4s
 	WORD $0x4ebbc400 // fminnm v0.4s, v0.4s, v27.4s
-	WORD $0x4e3cd45d // fadd v29.4s, v2.4s, v28.4s
-	WORD $0x4e3cd61f // fadd v31.4s, v16.4s, v28.4s
-	WORD $0x4e3cd4e8 // fadd v8.4s, v7.4s, v28.4s
+	WORD $0x4e3cd43d // fadd v29.4s, v1.4s, v28.4s
+	WORD $0x4e3cd4ff // fadd v31.4s, v7.4s, v28.4s
+	WORD $0x4e3cd448 // fadd v8.4s, v2.4s, v28.4s
 	WORD $0x4e3cd41e // fadd v30.4s, v0.4s, v28.4s
-	WORD $0x17ffffdb // b 0x17b8 <k_encode_q3_k_weighted+0xe60>
+	WORD $0x17ffffdb // b 0x1b18 <k_encode_q3_k_weighted+0x11c0>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x8b0902f1 // add x17, x23, x9
-	WORD $0x39400224 // ldrb w4, [x17]
+	WORD $0x39400233 // ldrb w19, [x17]
 	WORD $0x39402231 // ldrb w17, [x17, #0x8]
-	WORD $0x331c6e24 // bfi w4, w17, #4, #28
-	WORD $0x8b090271 // add x17, x19, x9
+	WORD $0x331c6e33 // bfi w19, w17, #4, #28
+	WORD $0x8b0900f1 // add x17, x7, x9
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0xf100213f // cmp x9, #0x8
-	WORD $0x39018224 // strb w4, [x17, #0x60]
-	WORD $0x54ffff01 // b.ne 0x1854 <k_encode_q3_k_weighted+0xefc>
-	WORD $0x4f00e45d // movi v29.16b, #0x2
-	WORD $0x4f00e43e // movi v30.16b, #0x1
+	WORD $0x39018233 // strb w19, [x17, #0x60]
+	WORD $0x54ffff01 // b.ne 0x1bb4 <k_encode_q3_k_weighted+0x125c>
+	WORD $0x4f00e43d // movi v29.16b, #0x1
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x8b0902f1 // add x17, x23, x9
-	WORD $0x39401224 // ldrb w4, [x17, #0x4]
+	WORD $0x39401233 // ldrb w19, [x17, #0x4]
 	WORD $0x39403234 // ldrb w20, [x17, #0xc]
 	WORD $0x39400235 // ldrb w21, [x17]
 	WORD $0x39402231 // ldrb w17, [x17, #0x8]
-	WORD $0x53027c84 // lsr w4, w4, #2
+	WORD $0x53027e73 // lsr w19, w19, #2
 	WORD $0x531e7694 // lsl w20, w20, #2
 	WORD $0x121c0e31 // and w17, w17, #0xf0
-	WORD $0x121e0c84 // and w4, w4, #0x3c
+	WORD $0x121e0e73 // and w19, w19, #0x3c
 	WORD $0x121a0694 // and w20, w20, #0xc0
-	WORD $0x2a551084 // orr w4, w4, w21, lsr #4
+	WORD $0x2a551273 // orr w19, w19, w21, lsr #4
 	WORD $0x2a140231 // orr w17, w17, w20
-	WORD $0x8b090274 // add x20, x19, x9
+	WORD $0x8b0900f4 // add x20, x7, x9
 	WORD $0x91000529 // add x9, x9, #0x1
-	WORD $0x2a110091 // orr w17, w4, w17
+	WORD $0x2a110271 // orr w17, w19, w17
 	WORD $0xf100113f // cmp x9, #0x4
 	WORD $0x3901a291 // strb w17, [x20, #0x68]
-	WORD $0x54fffde1 // b.ne 0x1884 <k_encode_q3_k_weighted+0xf2c>
+	WORD $0x54fffde1 // b.ne 0x1be0 <k_encode_q3_k_weighted+0x1288>
 	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0x91008269 // add x9, x19, #0x20
+	WORD $0x910080e9 // add x9, x7, #0x20
 	WORD $0x52800036 // mov w22, #0x1 // =1
-	WORD $0x8b141c64 // add x4, x3, x20, lsl #7
+	WORD $0x8b141c73 // add x19, x3, x20, lsl #7
 	WORD $0x8b141534 // add x20, x9, x20, lsl #5
 	WORD $0xaa1f03f5 // mov x21, xzr
 	WORD $0x2a1603f1 // mov w17, w22
 	WORD $0x52800036 // mov w22, #0x1 // =1
-	WORD $0x8b150098 // add x24, x4, x21
+	WORD $0x8b150278 // add x24, x19, x21
 	WORD $0x3dc00b00 // ldr q0, [x24, #0x20]
-	WORD $0x3dc01302 // ldr q2, [x24, #0x40]
-	WORD $0x3dc00307 // ldr q7, [x24]
-	WORD $0x3dc01b10 // ldr q16, [x24, #0x60]
+	WORD $0x3dc01301 // ldr q1, [x24, #0x40]
+	WORD $0x3dc00302 // ldr q2, [x24]
+	WORD $0x3dc01b07 // ldr q7, [x24, #0x60]
 	WORD $0x2a1603f8 // mov w24, w22
 	WORD $0x2a1f03f6 // mov w22, wzr
 	WORD $0x4f0a5400 // shl v0.16b, v0.16b, #0x2
-	WORD $0x4f0c5442 // shl v2.16b, v2.16b, #0x4
-	WORD $0x4e241ce7 // and v7.16b, v7.16b, v4.16b
-	WORD $0x4f0e5610 // shl v16.16b, v16.16b, #0x6
+	WORD $0x4f0c5421 // shl v1.16b, v1.16b, #0x4
+	WORD $0x4e241c42 // and v2.16b, v2.16b, v4.16b
+	WORD $0x4f0e54e7 // shl v7.16b, v7.16b, #0x6
 	WORD $0x4e251c00 // and v0.16b, v0.16b, v5.16b
-	WORD $0x4e261c42 // and v2.16b, v2.16b, v6.16b
-	WORD $0x4ea71c00 // orr v0.16b, v0.16b, v7.16b
-	WORD $0x4eb01c42 // orr v2.16b, v2.16b, v16.16b
+	WORD $0x4e261c21 // and v1.16b, v1.16b, v6.16b
 	WORD $0x4ea21c00 // orr v0.16b, v0.16b, v2.16b
+	WORD $0x4ea71c21 // orr v1.16b, v1.16b, v7.16b
+	WORD $0x4ea11c00 // orr v0.16b, v0.16b, v1.16b
 	WORD $0x3cb56a80 // str q0, [x20, x21]
 	WORD $0x52800215 // mov w21, #0x10 // =16
-	WORD $0x3707fdd8 // tbnz w24, #0x0, 0x18ec <k_encode_q3_k_weighted+0xf94>
+	WORD $0x3707fdd8 // tbnz w24, #0x0, 0x1c48 <k_encode_q3_k_weighted+0x12f0>
 	WORD $0x2a1f03f6 // mov w22, wzr
 	WORD $0x52800034 // mov w20, #0x1 // =1
-	WORD $0x3707fcd1 // tbnz w17, #0x0, 0x18d8 <k_encode_q3_k_weighted+0xf80>
+	WORD $0x3707fcd1 // tbnz w17, #0x0, 0x1c34 <k_encode_q3_k_weighted+0x12dc>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x52800031 // mov w17, #0x1 // =1
-	WORD $0x8b090064 // add x4, x3, x9
-	WORD $0x3dc00080 // ldr q0, [x4]
-	WORD $0x3dc00882 // ldr q2, [x4, #0x20]
-	WORD $0x3dc01890 // ldr q16, [x4, #0x60]
-	WORD $0x3dc02097 // ldr q23, [x4, #0x80]
-	WORD $0x3dc02898 // ldr q24, [x4, #0xa0]
-	WORD $0x3dc01087 // ldr q7, [x4, #0x40]
+	WORD $0x8b090073 // add x19, x3, x9
+	WORD $0x3dc00260 // ldr q0, [x19]
+	WORD $0x3dc00a61 // ldr q1, [x19, #0x20]
+	WORD $0x3dc01a67 // ldr q7, [x19, #0x60]
+	WORD $0x3dc02277 // ldr q23, [x19, #0x80]
+	WORD $0x3dc02a78 // ldr q24, [x19, #0xa0]
+	WORD $0x3dc01262 // ldr q2, [x19, #0x40]
 	WORD $0x6f0e0400 // ushr v0.16b, v0.16b, #0x2
-	WORD $0x6f0f0442 // ushr v2.16b, v2.16b, #0x1
-	WORD $0x4e308610 // add v16.16b, v16.16b, v16.16b
+	WORD $0x6f0f0421 // ushr v1.16b, v1.16b, #0x1
+	WORD $0x4e2784e7 // add v7.16b, v7.16b, v7.16b
 	WORD $0x4f0a56f7 // shl v23.16b, v23.16b, #0x2
 	WORD $0x4f0b5718 // shl v24.16b, v24.16b, #0x3
-	WORD $0x3dc03099 // ldr q25, [x4, #0xc0]
-	WORD $0x4e231ce7 // and v7.16b, v7.16b, v3.16b
+	WORD $0x3dc03279 // ldr q25, [x19, #0xc0]
+	WORD $0x4e231c42 // and v2.16b, v2.16b, v3.16b
 	WORD $0x4f0c5739 // shl v25.16b, v25.16b, #0x4
-	WORD $0x4e3e1c00 // and v0.16b, v0.16b, v30.16b
-	WORD $0x4e3d1c42 // and v2.16b, v2.16b, v29.16b
-	WORD $0x4e311e10 // and v16.16b, v16.16b, v17.16b
+	WORD $0x4e3d1c00 // and v0.16b, v0.16b, v29.16b
+	WORD $0x4e301c21 // and v1.16b, v1.16b, v16.16b
+	WORD $0x4e311ce7 // and v7.16b, v7.16b, v17.16b
 	WORD $0x4e321ef7 // and v23.16b, v23.16b, v18.16b
 	WORD $0x4e331f18 // and v24.16b, v24.16b, v19.16b
-	WORD $0x4ea01c40 // orr v0.16b, v2.16b, v0.16b
-	WORD $0x4ea71e02 // orr v2.16b, v16.16b, v7.16b
-	WORD $0x4eb71f07 // orr v7.16b, v24.16b, v23.16b
-	WORD $0x4e341f30 // and v16.16b, v25.16b, v20.16b
-	WORD $0x3dc03897 // ldr q23, [x4, #0xe0]
-	WORD $0x2a1103e4 // mov w4, w17
+	WORD $0x4ea01c20 // orr v0.16b, v1.16b, v0.16b
+	WORD $0x4ea21ce1 // orr v1.16b, v7.16b, v2.16b
+	WORD $0x4eb71f02 // orr v2.16b, v24.16b, v23.16b
+	WORD $0x4e341f27 // and v7.16b, v25.16b, v20.16b
+	WORD $0x3dc03a77 // ldr q23, [x19, #0xe0]
+	WORD $0x2a1103f3 // mov w19, w17
 	WORD $0x2a1f03f1 // mov w17, wzr
-	WORD $0x4ea01c40 // orr v0.16b, v2.16b, v0.16b
-	WORD $0x4ea71e02 // orr v2.16b, v16.16b, v7.16b
-	WORD $0x4f0d56e7 // shl v7.16b, v23.16b, #0x5
-	WORD $0x4ea01c40 // orr v0.16b, v2.16b, v0.16b
-	WORD $0x4e351ce2 // and v2.16b, v7.16b, v21.16b
-	WORD $0x4ea01c40 // orr v0.16b, v2.16b, v0.16b
-	WORD $0x3ca96a60 // str q0, [x19, x9]
+	WORD $0x4ea01c20 // orr v0.16b, v1.16b, v0.16b
+	WORD $0x4ea21ce1 // orr v1.16b, v7.16b, v2.16b
+	WORD $0x4f0d56e2 // shl v2.16b, v23.16b, #0x5
+	WORD $0x4ea01c20 // orr v0.16b, v1.16b, v0.16b
+	WORD $0x4e351c41 // and v1.16b, v2.16b, v21.16b
+	WORD $0x4ea01c20 // orr v0.16b, v1.16b, v0.16b
+	WORD $0x3ca968e0 // str q0, [x7, x9]
 	WORD $0x52800209 // mov w9, #0x10 // =16
-	WORD $0x3707fba4 // tbnz w4, #0x0, 0x194c <k_encode_q3_k_weighted+0xff4>
+	WORD $0x3707fbb3 // tbnz w19, #0x0, 0x1ca8 <k_encode_q3_k_weighted+0x1350>
 	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0x9101ba73 // add x19, x19, #0x6e
-	WORD $0x910010e7 // add x7, x7, #0x4
+	WORD $0x9101b8e7 // add x7, x7, #0x6e
+	WORD $0x91001084 // add x4, x4, #0x4
 	WORD $0xeb1b011f // cmp x8, x27
 	WORD $0x91010000 // add x0, x0, #0x40
 	WORD $0x9110016b // add x11, x11, #0x400
-	WORD $0x54ffea81 // b.ne 0x1744 <k_encode_q3_k_weighted+0xdec>
+	WORD $0x54ffeaa1 // b.ne 0x1aa4 <k_encode_q3_k_weighted+0x114c>
 	WORD $0xf9401feb // ldr x11, [sp, #0x38]
+	WORD $0x1e221010 // fmov s16, #4.00000000
 	WORD $0x9140098c // add x12, x12, #0x2, lsl #12 // =0x2000
 	WORD $0x9140094a // add x10, x10, #0x2, lsl #12 // =0x2000
 	WORD $0x910dc339 // add x25, x25, #0x370
 	WORD $0xf100216b // subs x11, x11, #0x8
-	WORD $0x54ff818c // b.gt 0xa3c <k_encode_q3_k_weighted+0xe4>
+	WORD $0x54ff668c // b.gt 0xa3c <k_encode_q3_k_weighted+0xe4>
 	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
 	WORD $0xf94063fd // ldr x29, [sp, #0xc0]
 	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
@@ -1696,6 +1912,14 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d483bef // ldp d15, d14, [sp, #0x80]
 	WORD $0x910483ff // add sp, sp, #0x120
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x0c080400 // 00 04 08 0c .word 0x0c080400
 	WORD $0x1c181410 // 10 14 18 1c .word 0x1c181410
 	WORD $0xffffffff // ff ff ff ff .word 0xffffffff

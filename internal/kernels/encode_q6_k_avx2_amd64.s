@@ -16,7 +16,7 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// encode_q6_k
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0c288e0f; WORD $0x0000 // jle 0xc35 <k_encode_q6_k+0xc35>
+	LONG $0x0d488e0f; WORD $0x0000 // jle 0xd55 <k_encode_q6_k+0xd55>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -35,24 +35,24 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0918d48; WORD $0x0012; BYTE $0x00 // leaq 0x12e0(%rcx), %rdx
 	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
 	LONG $0x80a18d4c; WORD $0x0010; BYTE $0x00 // leaq 0x1080(%rcx), %r12
-	QUAD $0x000c1635587d62c4; BYTE $0x00 // vpbroadcastd 0xc16(%rip), %ymm14 # 0xc74 <k_encode_q6_k+0xc74>
-	QUAD $0x000bf10d187de2c4; BYTE $0x00 // vbroadcastss 0xbf1(%rip), %ymm1 # 0xc58 <k_encode_q6_k+0xc58>
-	QUAD $0x000bec25187de2c4; BYTE $0x00 // vbroadcastss 0xbec(%rip), %ymm4 # 0xc5c <k_encode_q6_k+0xc5c>
-	QUAD $0x000bff2d187de2c4; BYTE $0x00 // vbroadcastss 0xbff(%rip), %ymm5 # 0xc78 <k_encode_q6_k+0xc78>
-	QUAD $0x000bd235187de2c4; BYTE $0x00 // vbroadcastss 0xbd2(%rip), %ymm6 # 0xc54 <k_encode_q6_k+0xc54>
+	QUAD $0x000d5635187d62c4; BYTE $0x00 // vbroadcastss 0xd56(%rip), %ymm14 # 0xdb4 <k_encode_q6_k+0xdb4>
+	QUAD $0x000d3525187de2c4; BYTE $0x00 // vbroadcastss 0xd35(%rip), %ymm4 # 0xd9c <k_encode_q6_k+0xd9c>
+	QUAD $0x000d482d187de2c4; BYTE $0x00 // vbroadcastss 0xd48(%rip), %ymm5 # 0xdb8 <k_encode_q6_k+0xdb8>
+	QUAD $0x000d1b35187de2c4; BYTE $0x00 // vbroadcastss 0xd1b(%rip), %ymm6 # 0xd94 <k_encode_q6_k+0xd94>
 	LONG $0xe0918d48; WORD $0x001c; BYTE $0x00 // leaq 0x1ce0(%rcx), %rdx
 	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	QUAD $0x000bad2d187d62c4; BYTE $0x00 // vbroadcastss 0xbad(%rip), %ymm13 # 0xc44 <k_encode_q6_k+0xc44>
-	QUAD $0x000ba805587de2c4; BYTE $0x00 // vpbroadcastd 0xba8(%rip), %ymm0 # 0xc48 <k_encode_q6_k+0xc48>
-	QUAD $0x000bc31d187d62c4; BYTE $0x00 // vbroadcastss 0xbc3(%rip), %ymm11 # 0xc6c <k_encode_q6_k+0xc6c>
-	QUAD $0x000c2e3d787962c4; BYTE $0x00 // vpbroadcastb 0xc2e(%rip), %xmm15 # 0xce0 <k_encode_q6_k+0xce0>
-	QUAD $0x000c2625787962c4; BYTE $0x00 // vpbroadcastb 0xc26(%rip), %xmm12 # 0xce1 <k_encode_q6_k+0xce1>
-	QUAD $0x000c1e157879e2c4; BYTE $0x00 // vpbroadcastb 0xc1e(%rip), %xmm2 # 0xce2 <k_encode_q6_k+0xce2>
-	LONG $0x2464894c; BYTE $0x18 // movq %r12, 0x18(%rsp)
-	LONG $0x747f7ec5; WORD $0x7024 // vmovdqu %ymm14, 0x70(%rsp)
-	QUAD $0x0000d024ac117cc5; BYTE $0x00 // vmovups %ymm13, 0xd0(%rsp)
+	QUAD $0x000cf605187de2c4; BYTE $0x00 // vbroadcastss 0xcf6(%rip), %ymm0 # 0xd84 <k_encode_q6_k+0xd84>
+	QUAD $0x000090248411fcc5; BYTE $0x00 // vmovups %ymm0, 0x90(%rsp)
+	QUAD $0x000ce805187de2c4; BYTE $0x00 // vbroadcastss 0xce8(%rip), %ymm0 # 0xd88 <k_encode_q6_k+0xd88>
+	QUAD $0x0000d0248411fcc5; BYTE $0x00 // vmovups %ymm0, 0xd0(%rsp)
+	QUAD $0x000cfa05587de2c4; BYTE $0x00 // vpbroadcastd 0xcfa(%rip), %ymm0 # 0xdac <k_encode_q6_k+0xdac>
 	QUAD $0x0000b024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0xb0(%rsp)
-	QUAD $0x000090249c117cc5; BYTE $0x00 // vmovups %ymm11, 0x90(%rsp)
+	QUAD $0x000d7c3d787962c4; BYTE $0x00 // vpbroadcastb 0xd7c(%rip), %xmm15 # 0xe40 <k_encode_q6_k+0xe40>
+	QUAD $0x000d7405787962c4; BYTE $0x00 // vpbroadcastb 0xd74(%rip), %xmm8 # 0xe41 <k_encode_q6_k+0xe41>
+	QUAD $0x000d6c25787962c4; BYTE $0x00 // vpbroadcastb 0xd6c(%rip), %xmm12 # 0xe42 <k_encode_q6_k+0xe42>
+	QUAD $0x000d64157879e2c4; BYTE $0x00 // vpbroadcastb 0xd64(%rip), %xmm2 # 0xe43 <k_encode_q6_k+0xe43>
+	LONG $0x2464894c; BYTE $0x18 // movq %r12, 0x18(%rsp)
+	LONG $0x74117cc5; WORD $0x7024 // vmovups %ymm14, 0x70(%rsp)
 	WORD $0x2feb // jmp 0x11b <k_encode_q6_k+0x11b>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x24048b48 // movq (%rsp), %rax
@@ -63,7 +63,7 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf8428d48 // leaq -0x8(%rdx), %rax
 	QUAD $0x0020000824448148; BYTE $0x00 // addq $0x2000, 0x8(%rsp) # imm = 0x2000
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	LONG $0x0b098e0f; WORD $0x0000 // jle 0xc24 <k_encode_q6_k+0xc24>
+	LONG $0x0c298e0f; WORD $0x0000 // jle 0xd44 <k_encode_q6_k+0xd44>
 	LONG $0x08f88348 // cmpq $0x8, %rax
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
@@ -152,7 +152,7 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x107c21c4; WORD $0x8d74; BYTE $0x00 // vmovups (%rbp,%r9,4), %ymm14
 	LONG $0x107c41c4; WORD $0xbc0c // vmovups (%r12,%rdi,4), %ymm9
 	LONG $0x107cc1c4; WORD $0x9304 // vmovups (%r11,%rdx,4), %ymm0
-	LONG $0x067d43c4; WORD $0x20c1 // vperm2f128 $0x20, %ymm9, %ymm0, %ymm8 # ymm8 = ymm0[0,1],ymm9[0,1]
+	LONG $0x067dc3c4; WORD $0x20c9 // vperm2f128 $0x20, %ymm9, %ymm0, %ymm1 # ymm1 = ymm0[0,1],ymm9[0,1]
 	LONG $0x067dc3c4; WORD $0x31c1 // vperm2f128 $0x31, %ymm9, %ymm0, %ymm0 # ymm0 = ymm0[2,3],ymm9[2,3]
 	LONG $0x066543c4; WORD $0x20cb // vperm2f128 $0x20, %ymm11, %ymm3, %ymm9 # ymm9 = ymm3[0,1],ymm11[0,1]
 	LONG $0x0665c3c4; WORD $0x31db // vperm2f128 $0x31, %ymm11, %ymm3, %ymm3 # ymm3 = ymm3[2,3],ymm11[2,3]
@@ -160,8 +160,8 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0645c3c4; WORD $0x31fd // vperm2f128 $0x31, %ymm13, %ymm7, %ymm7 # ymm7 = ymm7[2,3],ymm13[2,3]
 	LONG $0x062d43c4; WORD $0x20ee // vperm2f128 $0x20, %ymm14, %ymm10, %ymm13 # ymm13 = ymm10[0,1],ymm14[0,1]
 	LONG $0x062d43c4; WORD $0x31d6 // vperm2f128 $0x31, %ymm14, %ymm10, %ymm10 # ymm10 = ymm10[2,3],ymm14[2,3]
-	LONG $0x143d41c4; BYTE $0xf3 // vunpcklpd %ymm11, %ymm8, %ymm14 # ymm14 = ymm8[0],ymm11[0],ymm8[2],ymm11[2]
-	LONG $0x153d41c4; BYTE $0xc3 // vunpckhpd %ymm11, %ymm8, %ymm8 # ymm8 = ymm8[1],ymm11[1],ymm8[3],ymm11[3]
+	LONG $0x147541c4; BYTE $0xf3 // vunpcklpd %ymm11, %ymm1, %ymm14 # ymm14 = ymm1[0],ymm11[0],ymm1[2],ymm11[2]
+	LONG $0x1575c1c4; BYTE $0xcb // vunpckhpd %ymm11, %ymm1, %ymm1 # ymm1 = ymm1[1],ymm11[1],ymm1[3],ymm11[3]
 	LONG $0x143541c4; BYTE $0xdd // vunpcklpd %ymm13, %ymm9, %ymm11 # ymm11 = ymm9[0],ymm13[0],ymm9[2],ymm13[2]
 	LONG $0x153541c4; BYTE $0xcd // vunpckhpd %ymm13, %ymm9, %ymm9 # ymm9 = ymm9[1],ymm13[1],ymm9[3],ymm13[3]
 	LONG $0xef147dc5 // vunpcklpd %ymm7, %ymm0, %ymm13 # ymm13 = ymm0[0],ymm7[0],ymm0[2],ymm7[2]
@@ -172,10 +172,10 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc62c41c4; WORD $0xd8d2 // vshufps $0xd8, %ymm10, %ymm10, %ymm10 # ymm10 = ymm10[0,2,1,3,4,6,5,7]
 	LONG $0xc60c41c4; WORD $0xdddb // vshufps $0xdd, %ymm11, %ymm14, %ymm11 # ymm11 = ymm14[1,3],ymm11[1,3],ymm14[5,7],ymm11[5,7]
 	LONG $0xc62441c4; WORD $0xd8db // vshufps $0xd8, %ymm11, %ymm11, %ymm11 # ymm11 = ymm11[0,2,1,3,4,6,5,7]
-	LONG $0xc63c41c4; WORD $0x88f1 // vshufps $0x88, %ymm9, %ymm8, %ymm14 # ymm14 = ymm8[0,2],ymm9[0,2],ymm8[4,6],ymm9[4,6]
+	LONG $0xc67441c4; WORD $0x88f1 // vshufps $0x88, %ymm9, %ymm1, %ymm14 # ymm14 = ymm1[0,2],ymm9[0,2],ymm1[4,6],ymm9[4,6]
 	LONG $0xc60c41c4; WORD $0xd8f6 // vshufps $0xd8, %ymm14, %ymm14, %ymm14 # ymm14 = ymm14[0,2,1,3,4,6,5,7]
-	LONG $0xc63c41c4; WORD $0xddc1 // vshufps $0xdd, %ymm9, %ymm8, %ymm8 # ymm8 = ymm8[1,3],ymm9[1,3],ymm8[5,7],ymm9[5,7]
-	LONG $0xc63c41c4; WORD $0xd8c0 // vshufps $0xd8, %ymm8, %ymm8, %ymm8 # ymm8 = ymm8[0,2,1,3,4,6,5,7]
+	LONG $0xc674c1c4; WORD $0xddc9 // vshufps $0xdd, %ymm9, %ymm1, %ymm1 # ymm1 = ymm1[1,3],ymm9[1,3],ymm1[5,7],ymm9[5,7]
+	LONG $0xc9c6f4c5; BYTE $0xd8 // vshufps $0xd8, %ymm1, %ymm1, %ymm1 # ymm1 = ymm1[0,2,1,3,4,6,5,7]
 	LONG $0xcfc614c5; BYTE $0x88 // vshufps $0x88, %ymm7, %ymm13, %ymm9 # ymm9 = ymm13[0,2],ymm7[0,2],ymm13[4,6],ymm7[4,6]
 	LONG $0xc63441c4; WORD $0xd8c9 // vshufps $0xd8, %ymm9, %ymm9, %ymm9 # ymm9 = ymm9[0,2,1,3,4,6,5,7]
 	LONG $0xffc694c5; BYTE $0xdd // vshufps $0xdd, %ymm7, %ymm13, %ymm7 # ymm7 = ymm13[1,3],ymm7[1,3],ymm13[5,7],ymm7[5,7]
@@ -188,7 +188,7 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14117cc5; BYTE $0x11 // vmovups %ymm10, (%rcx,%rdx)
 	LONG $0x5c117cc5; WORD $0x2011 // vmovups %ymm11, 0x20(%rcx,%rdx)
 	LONG $0x74117cc5; WORD $0x4011 // vmovups %ymm14, 0x40(%rcx,%rdx)
-	LONG $0x44117cc5; WORD $0x6011 // vmovups %ymm8, 0x60(%rcx,%rdx)
+	LONG $0x4c11fcc5; WORD $0x6011 // vmovups %ymm1, 0x60(%rcx,%rdx)
 	QUAD $0x000080118c117cc5; BYTE $0x00 // vmovups %ymm9, 0x80(%rcx,%rdx)
 	QUAD $0x0000a011bc11fcc5; BYTE $0x00 // vmovups %ymm7, 0xa0(%rcx,%rdx)
 	QUAD $0x0000c011ac117cc5; BYTE $0x00 // vmovups %ymm13, 0xc0(%rcx,%rdx)
@@ -196,24 +196,25 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	LONG $0x01c2f641 // testb $0x1, %r10b
 	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
-	LONG $0xfea5850f; WORD $0xffff // jne 0x220 <k_encode_q6_k+0x220>
+	LONG $0xfea6850f; WORD $0xffff // jne 0x220 <k_encode_q6_k+0x220>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0178840f; WORD $0x0000 // je 0x500 <k_encode_q6_k+0x500>
+	LONG $0x0179840f; WORD $0x0000 // je 0x500 <k_encode_q6_k+0x500>
 	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
 	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
 	WORD $0xd231 // xorl %edx, %edx
+	BYTE $0x90 // nop
 	QUAD $0x0000000095048d4c // leaq (,%rdx,4), %r8
 	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
 	LONG $0x801c8d4d // leaq (%r8,%rax,4), %r11
 	LONG $0x107cc1c4; WORD $0x8004 // vmovups (%r8,%rax,4), %ymm0
 	LONG $0x9b048d4d // leaq (%r11,%rbx,4), %r8
-	LONG $0x107cc1c4; WORD $0x9b1c // vmovups (%r11,%rbx,4), %ymm3
+	LONG $0x107cc1c4; WORD $0x9b0c // vmovups (%r11,%rbx,4), %ymm1
 	LONG $0xb01c8d4d // leaq (%r8,%rsi,4), %r11
-	LONG $0x107cc1c4; WORD $0xb03c // vmovups (%r8,%rsi,4), %ymm7
+	LONG $0x107cc1c4; WORD $0xb01c // vmovups (%r8,%rsi,4), %ymm3
 	LONG $0xbb048d4d // leaq (%r11,%rdi,4), %r8
 	LONG $0xb8248d4f // leaq (%r8,%r15,4), %r12
-	LONG $0x107c01c4; WORD $0xb804 // vmovups (%r8,%r15,4), %ymm8
+	LONG $0x107c81c4; WORD $0xb83c // vmovups (%r8,%r15,4), %ymm7
 	LONG $0xb4048d4f // leaq (%r12,%r14,4), %r8
 	LONG $0x107c01c4; WORD $0xb40c // vmovups (%r12,%r14,4), %ymm9
 	LONG $0x107c01c4; WORD $0x8814 // vmovups (%r8,%r9,4), %ymm10
@@ -221,41 +222,41 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x107c41c4; WORD $0x956c; BYTE $0x00 // vmovups (%r13,%rdx,4), %ymm13
 	LONG $0x061543c4; WORD $0x20f3 // vperm2f128 $0x20, %ymm11, %ymm13, %ymm14 # ymm14 = ymm13[0,1],ymm11[0,1]
 	LONG $0x061543c4; WORD $0x31db // vperm2f128 $0x31, %ymm11, %ymm13, %ymm11 # ymm11 = ymm13[2,3],ymm11[2,3]
-	LONG $0x067d43c4; WORD $0x20e8 // vperm2f128 $0x20, %ymm8, %ymm0, %ymm13 # ymm13 = ymm0[0,1],ymm8[0,1]
-	LONG $0x067dc3c4; WORD $0x31c0 // vperm2f128 $0x31, %ymm8, %ymm0, %ymm0 # ymm0 = ymm0[2,3],ymm8[2,3]
-	LONG $0x066543c4; WORD $0x20c1 // vperm2f128 $0x20, %ymm9, %ymm3, %ymm8 # ymm8 = ymm3[0,1],ymm9[0,1]
-	LONG $0x0665c3c4; WORD $0x31d9 // vperm2f128 $0x31, %ymm9, %ymm3, %ymm3 # ymm3 = ymm3[2,3],ymm9[2,3]
-	LONG $0x064543c4; WORD $0x20ca // vperm2f128 $0x20, %ymm10, %ymm7, %ymm9 # ymm9 = ymm7[0,1],ymm10[0,1]
-	LONG $0x0645c3c4; WORD $0x31fa // vperm2f128 $0x31, %ymm10, %ymm7, %ymm7 # ymm7 = ymm7[2,3],ymm10[2,3]
-	LONG $0x140d41c4; BYTE $0xd0 // vunpcklpd %ymm8, %ymm14, %ymm10 # ymm10 = ymm14[0],ymm8[0],ymm14[2],ymm8[2]
-	LONG $0x150d41c4; BYTE $0xc0 // vunpckhpd %ymm8, %ymm14, %ymm8 # ymm8 = ymm14[1],ymm8[1],ymm14[3],ymm8[3]
+	LONG $0x067d63c4; WORD $0x20ef // vperm2f128 $0x20, %ymm7, %ymm0, %ymm13 # ymm13 = ymm0[0,1],ymm7[0,1]
+	LONG $0x067de3c4; WORD $0x31c7 // vperm2f128 $0x31, %ymm7, %ymm0, %ymm0 # ymm0 = ymm0[2,3],ymm7[2,3]
+	LONG $0x0675c3c4; WORD $0x20f9 // vperm2f128 $0x20, %ymm9, %ymm1, %ymm7 # ymm7 = ymm1[0,1],ymm9[0,1]
+	LONG $0x0675c3c4; WORD $0x31c9 // vperm2f128 $0x31, %ymm9, %ymm1, %ymm1 # ymm1 = ymm1[2,3],ymm9[2,3]
+	LONG $0x066543c4; WORD $0x20ca // vperm2f128 $0x20, %ymm10, %ymm3, %ymm9 # ymm9 = ymm3[0,1],ymm10[0,1]
+	LONG $0x0665c3c4; WORD $0x31da // vperm2f128 $0x31, %ymm10, %ymm3, %ymm3 # ymm3 = ymm3[2,3],ymm10[2,3]
+	LONG $0xd7140dc5 // vunpcklpd %ymm7, %ymm14, %ymm10 # ymm10 = ymm14[0],ymm7[0],ymm14[2],ymm7[2]
+	LONG $0xff158dc5 // vunpckhpd %ymm7, %ymm14, %ymm7 # ymm7 = ymm14[1],ymm7[1],ymm14[3],ymm7[3]
 	LONG $0x141541c4; BYTE $0xf1 // vunpcklpd %ymm9, %ymm13, %ymm14 # ymm14 = ymm13[0],ymm9[0],ymm13[2],ymm9[2]
 	LONG $0x151541c4; BYTE $0xc9 // vunpckhpd %ymm9, %ymm13, %ymm9 # ymm9 = ymm13[1],ymm9[1],ymm13[3],ymm9[3]
-	LONG $0xeb1425c5 // vunpcklpd %ymm3, %ymm11, %ymm13 # ymm13 = ymm11[0],ymm3[0],ymm11[2],ymm3[2]
-	LONG $0xdb15a5c5 // vunpckhpd %ymm3, %ymm11, %ymm3 # ymm3 = ymm11[1],ymm3[1],ymm11[3],ymm3[3]
-	LONG $0xdf147dc5 // vunpcklpd %ymm7, %ymm0, %ymm11 # ymm11 = ymm0[0],ymm7[0],ymm0[2],ymm7[2]
-	LONG $0xc715fdc5 // vunpckhpd %ymm7, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm7[1],ymm0[3],ymm7[3]
-	LONG $0xc62cc1c4; WORD $0x88fe // vshufps $0x88, %ymm14, %ymm10, %ymm7 # ymm7 = ymm10[0,2],ymm14[0,2],ymm10[4,6],ymm14[4,6]
-	LONG $0xffc6c4c5; BYTE $0xd8 // vshufps $0xd8, %ymm7, %ymm7, %ymm7 # ymm7 = ymm7[0,2,1,3,4,6,5,7]
+	LONG $0xe91425c5 // vunpcklpd %ymm1, %ymm11, %ymm13 # ymm13 = ymm11[0],ymm1[0],ymm11[2],ymm1[2]
+	LONG $0xc915a5c5 // vunpckhpd %ymm1, %ymm11, %ymm1 # ymm1 = ymm11[1],ymm1[1],ymm11[3],ymm1[3]
+	LONG $0xdb147dc5 // vunpcklpd %ymm3, %ymm0, %ymm11 # ymm11 = ymm0[0],ymm3[0],ymm0[2],ymm3[2]
+	LONG $0xc315fdc5 // vunpckhpd %ymm3, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm3[1],ymm0[3],ymm3[3]
+	LONG $0xc62cc1c4; WORD $0x88de // vshufps $0x88, %ymm14, %ymm10, %ymm3 # ymm3 = ymm10[0,2],ymm14[0,2],ymm10[4,6],ymm14[4,6]
+	LONG $0xdbc6e4c5; BYTE $0xd8 // vshufps $0xd8, %ymm3, %ymm3, %ymm3 # ymm3 = ymm3[0,2,1,3,4,6,5,7]
 	LONG $0xc62c41c4; WORD $0xddd6 // vshufps $0xdd, %ymm14, %ymm10, %ymm10 # ymm10 = ymm10[1,3],ymm14[1,3],ymm10[5,7],ymm14[5,7]
 	LONG $0xc62c41c4; WORD $0xd8d2 // vshufps $0xd8, %ymm10, %ymm10, %ymm10 # ymm10 = ymm10[0,2,1,3,4,6,5,7]
-	LONG $0xc63c41c4; WORD $0x88f1 // vshufps $0x88, %ymm9, %ymm8, %ymm14 # ymm14 = ymm8[0,2],ymm9[0,2],ymm8[4,6],ymm9[4,6]
+	LONG $0xc64441c4; WORD $0x88f1 // vshufps $0x88, %ymm9, %ymm7, %ymm14 # ymm14 = ymm7[0,2],ymm9[0,2],ymm7[4,6],ymm9[4,6]
 	LONG $0xc60c41c4; WORD $0xd8f6 // vshufps $0xd8, %ymm14, %ymm14, %ymm14 # ymm14 = ymm14[0,2,1,3,4,6,5,7]
-	LONG $0xc63c41c4; WORD $0xddc1 // vshufps $0xdd, %ymm9, %ymm8, %ymm8 # ymm8 = ymm8[1,3],ymm9[1,3],ymm8[5,7],ymm9[5,7]
-	LONG $0xc63c41c4; WORD $0xd8c0 // vshufps $0xd8, %ymm8, %ymm8, %ymm8 # ymm8 = ymm8[0,2,1,3,4,6,5,7]
+	LONG $0xc644c1c4; WORD $0xddf9 // vshufps $0xdd, %ymm9, %ymm7, %ymm7 # ymm7 = ymm7[1,3],ymm9[1,3],ymm7[5,7],ymm9[5,7]
+	LONG $0xffc6c4c5; BYTE $0xd8 // vshufps $0xd8, %ymm7, %ymm7, %ymm7 # ymm7 = ymm7[0,2,1,3,4,6,5,7]
 	LONG $0xc61441c4; WORD $0x88cb // vshufps $0x88, %ymm11, %ymm13, %ymm9 # ymm9 = ymm13[0,2],ymm11[0,2],ymm13[4,6],ymm11[4,6]
 	LONG $0xc63441c4; WORD $0xd8c9 // vshufps $0xd8, %ymm9, %ymm9, %ymm9 # ymm9 = ymm9[0,2,1,3,4,6,5,7]
 	LONG $0xc61441c4; WORD $0xdddb // vshufps $0xdd, %ymm11, %ymm13, %ymm11 # ymm11 = ymm13[1,3],ymm11[1,3],ymm13[5,7],ymm11[5,7]
 	LONG $0xc62441c4; WORD $0xd8db // vshufps $0xd8, %ymm11, %ymm11, %ymm11 # ymm11 = ymm11[0,2,1,3,4,6,5,7]
-	LONG $0xe8c664c5; BYTE $0x88 // vshufps $0x88, %ymm0, %ymm3, %ymm13 # ymm13 = ymm3[0,2],ymm0[0,2],ymm3[4,6],ymm0[4,6]
+	LONG $0xe8c674c5; BYTE $0x88 // vshufps $0x88, %ymm0, %ymm1, %ymm13 # ymm13 = ymm1[0,2],ymm0[0,2],ymm1[4,6],ymm0[4,6]
 	LONG $0xc61441c4; WORD $0xd8ed // vshufps $0xd8, %ymm13, %ymm13, %ymm13 # ymm13 = ymm13[0,2,1,3,4,6,5,7]
-	LONG $0xc0c6e4c5; BYTE $0xdd // vshufps $0xdd, %ymm0, %ymm3, %ymm0 # ymm0 = ymm3[1,3],ymm0[1,3],ymm3[5,7],ymm0[5,7]
+	LONG $0xc0c6f4c5; BYTE $0xdd // vshufps $0xdd, %ymm0, %ymm1, %ymm0 # ymm0 = ymm1[1,3],ymm0[1,3],ymm1[5,7],ymm0[5,7]
 	LONG $0xc0c6fcc5; BYTE $0xd8 // vshufps $0xd8, %ymm0, %ymm0, %ymm0 # ymm0 = ymm0[0,2,1,3,4,6,5,7]
 	LONG $0x05e2c148 // shlq $0x5, %rdx
-	QUAD $0x00040011bc11fcc5; BYTE $0x00 // vmovups %ymm7, 0x400(%rcx,%rdx)
+	QUAD $0x000400119c11fcc5; BYTE $0x00 // vmovups %ymm3, 0x400(%rcx,%rdx)
 	QUAD $0x0004201194117cc5; BYTE $0x00 // vmovups %ymm10, 0x420(%rcx,%rdx)
 	QUAD $0x00044011b4117cc5; BYTE $0x00 // vmovups %ymm14, 0x440(%rcx,%rdx)
-	QUAD $0x0004601184117cc5; BYTE $0x00 // vmovups %ymm8, 0x460(%rcx,%rdx)
+	QUAD $0x00046011bc11fcc5; BYTE $0x00 // vmovups %ymm7, 0x460(%rcx,%rdx)
 	QUAD $0x000480118c117cc5; BYTE $0x00 // vmovups %ymm9, 0x480(%rcx,%rdx)
 	QUAD $0x0004a0119c117cc5; BYTE $0x00 // vmovups %ymm11, 0x4a0(%rcx,%rdx)
 	QUAD $0x0004c011ac117cc5; BYTE $0x00 // vmovups %ymm13, 0x4c0(%rcx,%rdx)
@@ -263,9 +264,9 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	LONG $0x01c2f641 // testb $0x1, %r10b
 	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
-	LONG $0xfe9b850f; WORD $0xffff // jne 0x390 <k_encode_q6_k+0x390>
-	WORD $0x37eb // jmp 0x52e <k_encode_q6_k+0x52e>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xfe9e850f; WORD $0xffff // jne 0x390 <k_encode_q6_k+0x390>
+	WORD $0x3aeb // jmp 0x52e <k_encode_q6_k+0x52e>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x0428fcc5; BYTE $0x01 // vmovaps (%rcx,%rax), %ymm0
@@ -278,164 +279,218 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x44107cc5; WORD $0x7024 // vmovups 0x70(%rsp), %ymm8
+	LONG $0x7c10fcc5; WORD $0x7024 // vmovups 0x70(%rsp), %ymm7
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xfff800068428fcc5; BYTE $0xff // vmovaps -0x800(%rsi,%rax), %ymm0
-	LONG $0xd854bcc5 // vandps %ymm0, %ymm8, %ymm3
-	LONG $0xfbc2a4c5; BYTE $0x01 // vcmpltps %ymm3, %ymm11, %ymm7
-	LONG $0x4a2d63c4; WORD $0x70d0 // vblendvps %ymm7, %ymm0, %ymm10, %ymm10
+	LONG $0xcf54fcc5 // vandps %ymm7, %ymm0, %ymm1
+	LONG $0xd9c2a4c5; BYTE $0x01 // vcmpltps %ymm1, %ymm11, %ymm3
+	LONG $0x4a2d63c4; WORD $0x30d0 // vblendvps %ymm3, %ymm0, %ymm10, %ymm10
 	QUAD $0xfffc00068459fcc5; BYTE $0xff // vmulps -0x400(%rsi,%rax), %ymm0, %ymm0
-	LONG $0x5f6441c4; BYTE $0xdb // vmaxps %ymm11, %ymm3, %ymm11
+	LONG $0x5f7441c4; BYTE $0xdb // vmaxps %ymm11, %ymm1, %ymm11
 	LONG $0x0429fcc5; BYTE $0x06 // vmovaps %ymm0, (%rsi,%rax)
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
 	WORD $0xc975 // jne 0x550 <k_encode_q6_k+0x550>
-	LONG $0x5e74c1c4; BYTE $0xda // vdivps %ymm10, %ymm1, %ymm3
+	QUAD $0x0008082d187d62c4; BYTE $0x00 // vbroadcastss 0x808(%rip), %ymm13 # 0xd98 <k_encode_q6_k+0xd98>
+	LONG $0x5e14c1c4; BYTE $0xda // vdivps %ymm10, %ymm13, %ymm3
 	QUAD $0x00000c0091297cc5 // vmovaps %ymm10, 0xc00(%rcx)
-	QUAD $0x0006a305187de2c4; BYTE $0x00 // vbroadcastss 0x6a3(%rip), %ymm0 # 0xc40 <k_encode_q6_k+0xc40>
+	QUAD $0x0007da05187de2c4; BYTE $0x00 // vbroadcastss 0x7da(%rip), %ymm0 # 0xd80 <k_encode_q6_k+0xd80>
 	LONG $0xc0c2a4c5; BYTE $0x01 // vcmpltps %ymm0, %ymm11, %ymm0
-	QUAD $0x0006d93d187de2c4; BYTE $0x00 // vbroadcastss 0x6d9(%rip), %ymm7 # 0xc84 <k_encode_q6_k+0xc84>
-	LONG $0x4a65e3c4; WORD $0x00c7 // vblendvps %ymm0, %ymm7, %ymm3, %ymm0
+	QUAD $0x0008100d187de2c4; BYTE $0x00 // vbroadcastss 0x810(%rip), %ymm1 # 0xdc4 <k_encode_q6_k+0xdc4>
+	LONG $0x4a65e3c4; WORD $0x00c1 // vblendvps %ymm0, %ymm1, %ymm3, %ymm0
 	QUAD $0x00000c608129fcc5 // vmovaps %ymm0, 0xc60(%rcx)
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
 	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
 	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
 	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
 	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
-	WORD $0x9066 // nop
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x0459e4c5; BYTE $0x01 // vmulps (%rcx,%rax), %ymm3, %ymm0
-	LONG $0xc15ffcc5 // vmaxps %ymm1, %ymm0, %ymm0
+	LONG $0x5f7cc1c4; BYTE $0xc5 // vmaxps %ymm13, %ymm0, %ymm0
 	LONG $0xc05ddcc5 // vminps %ymm0, %ymm4, %ymm0
 	LONG $0xc558fcc5 // vaddps %ymm5, %ymm0, %ymm0
 	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
-	QUAD $0x00080001bc59fcc5; BYTE $0x00 // vmulps 0x800(%rcx,%rax), %ymm0, %ymm7
-	LONG $0xff58a4c5 // vaddps %ymm7, %ymm11, %ymm7
-	QUAD $0x0004000184597cc5; BYTE $0x00 // vmulps 0x400(%rcx,%rax), %ymm0, %ymm8
-	LONG $0xc059bcc5 // vmulps %ymm0, %ymm8, %ymm0
-	LONG $0x445964c5; WORD $0x2001 // vmulps 0x20(%rcx,%rax), %ymm3, %ymm8
-	LONG $0xc15f3cc5 // vmaxps %ymm1, %ymm8, %ymm8
-	LONG $0x5d5c41c4; BYTE $0xc0 // vminps %ymm8, %ymm4, %ymm8
-	LONG $0xc5583cc5 // vaddps %ymm5, %ymm8, %ymm8
-	LONG $0xc6583cc5 // vaddps %ymm6, %ymm8, %ymm8
-	QUAD $0x000820018c593cc5; BYTE $0x00 // vmulps 0x820(%rcx,%rax), %ymm8, %ymm9
+	QUAD $0x000800018c59fcc5; BYTE $0x00 // vmulps 0x800(%rcx,%rax), %ymm0, %ymm1
+	LONG $0xc958a4c5 // vaddps %ymm1, %ymm11, %ymm1
+	QUAD $0x00040001bc59fcc5; BYTE $0x00 // vmulps 0x400(%rcx,%rax), %ymm0, %ymm7
+	LONG $0xc759fcc5 // vmulps %ymm7, %ymm0, %ymm0
+	LONG $0x7c59e4c5; WORD $0x2001 // vmulps 0x20(%rcx,%rax), %ymm3, %ymm7
+	LONG $0x5f44c1c4; BYTE $0xfd // vmaxps %ymm13, %ymm7, %ymm7
+	LONG $0xff5ddcc5 // vminps %ymm7, %ymm4, %ymm7
+	LONG $0xfd58c4c5 // vaddps %ymm5, %ymm7, %ymm7
+	LONG $0xfe58c4c5 // vaddps %ymm6, %ymm7, %ymm7
+	QUAD $0x000820018c5944c5; BYTE $0x00 // vmulps 0x820(%rcx,%rax), %ymm7, %ymm9
 	LONG $0xc058acc5 // vaddps %ymm0, %ymm10, %ymm0
-	LONG $0xdf5834c5 // vaddps %ymm7, %ymm9, %ymm11
-	QUAD $0x00042001bc59bcc5; BYTE $0x00 // vmulps 0x420(%rcx,%rax), %ymm8, %ymm7
-	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
-	LONG $0xd7587cc5 // vaddps %ymm7, %ymm0, %ymm10
+	LONG $0xd95834c5 // vaddps %ymm1, %ymm9, %ymm11
+	QUAD $0x000420018c59c4c5; BYTE $0x00 // vmulps 0x420(%rcx,%rax), %ymm7, %ymm1
+	LONG $0xc959c4c5 // vmulps %ymm1, %ymm7, %ymm1
+	LONG $0xd1587cc5 // vaddps %ymm1, %ymm0, %ymm10
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0x8c75 // jne 0x5e0 <k_encode_q6_k+0x5e0>
+	WORD $0x8b75 // jne 0x5f0 <k_encode_q6_k+0x5f0>
 	LONG $0x5e24c1c4; BYTE $0xc2 // vdivps %ymm10, %ymm11, %ymm0
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0xc22cc1c4; WORD $0x04d9 // vcmpneqps %ymm9, %ymm10, %ymm3
-	LONG $0xc054e4c5 // vandps %ymm0, %ymm3, %ymm0
-	LONG $0xd859a4c5 // vmulps %ymm0, %ymm11, %ymm3
-	QUAD $0x00000c209929fcc5 // vmovaps %ymm3, 0xc20(%rcx)
+	QUAD $0x000007ad0dc2acc5; BYTE $0x04 // vcmpneqps 0x7ad(%rip), %ymm10, %ymm1 # 0xe20 <k_encode_q6_k+0xe20>
+	LONG $0xc054f4c5 // vandps %ymm0, %ymm1, %ymm0
+	LONG $0xc859a4c5 // vmulps %ymm0, %ymm11, %ymm1
+	QUAD $0x00000c208929fcc5 // vmovaps %ymm1, 0xc20(%rcx)
 	QUAD $0x00000c408129fcc5 // vmovaps %ymm0, 0xc40(%rcx)
 	LONG $0xfffff7b8; BYTE $0xff // movl $0xfffffff7, %eax # imm = 0xFFFFFFF7
-	WORD $0x18eb // jmp 0x69b <k_encode_q6_k+0x69b>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x19eb // jmp 0x6ab <k_encode_q6_k+0x6ab>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xc0ff // incl %eax
 	WORD $0xf883; BYTE $0x0a // cmpl $0xa, %eax
-	LONG $0x0165840f; WORD $0x0000 // je 0x800 <k_encode_q6_k+0x800>
+	LONG $0x0285840f; WORD $0x0000 // je 0x930 <k_encode_q6_k+0x930>
 	WORD $0xc085 // testl %eax, %eax
-	WORD $0xf174 // je 0x690 <k_encode_q6_k+0x690>
-	LONG $0xc02af2c5 // vcvtsi2ss %eax, %xmm1, %xmm0
-	QUAD $0x000005bd0559fac5 // vmulss 0x5bd(%rip), %xmm0, %xmm0 # 0xc68 <k_encode_q6_k+0xc68>
-	QUAD $0x000005cd0558fac5 // vaddss 0x5cd(%rip), %xmm0, %xmm0 # 0xc80 <k_encode_q6_k+0xc80>
-	QUAD $0x0005a41d1879e2c4; BYTE $0x00 // vbroadcastss 0x5a4(%rip), %xmm3 # 0xc60 <k_encode_q6_k+0xc60>
-	LONG $0xc357f8c5 // vxorps %xmm3, %xmm0, %xmm0
+	WORD $0xf174 // je 0x6a0 <k_encode_q6_k+0x6a0>
+	LONG $0xc02aeac5 // vcvtsi2ss %eax, %xmm2, %xmm0
+	QUAD $0x000006ed0559fac5 // vmulss 0x6ed(%rip), %xmm0, %xmm0 # 0xda8 <k_encode_q6_k+0xda8>
+	QUAD $0x000006fd0558fac5 // vaddss 0x6fd(%rip), %xmm0, %xmm0 # 0xdc0 <k_encode_q6_k+0xdc0>
+	QUAD $0x0006d40d1879e2c4; BYTE $0x00 // vbroadcastss 0x6d4(%rip), %xmm1 # 0xda0 <k_encode_q6_k+0xda0>
+	LONG $0xc157f8c5 // vxorps %xmm1, %xmm0, %xmm0
 	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
 	QUAD $0x00000c00995e7cc5 // vdivps 0xc00(%rcx), %ymm0, %ymm11
+	WORD $0xf883; BYTE $0xfa // cmpl $-0x6, %eax
+	LONG $0x008a8f0f; WORD $0x0000 // jg 0x770 <k_encode_q6_k+0x770>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x0459a4c5; BYTE $0x11 // vmulps (%rcx,%rdx), %ymm11, %ymm0
+	LONG $0xc558fcc5 // vaddps %ymm5, %ymm0, %ymm0
+	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
+	QUAD $0x000800118c59fcc5; BYTE $0x00 // vmulps 0x800(%rcx,%rdx), %ymm0, %ymm1
+	QUAD $0x00040011bc59fcc5; BYTE $0x00 // vmulps 0x400(%rcx,%rdx), %ymm0, %ymm7
+	LONG $0xc958acc5 // vaddps %ymm1, %ymm10, %ymm1
+	LONG $0xc759fcc5 // vmulps %ymm7, %ymm0, %ymm0
+	LONG $0x7c59a4c5; WORD $0x2011 // vmulps 0x20(%rcx,%rdx), %ymm11, %ymm7
+	LONG $0xfd58c4c5 // vaddps %ymm5, %ymm7, %ymm7
+	LONG $0xfe58c4c5 // vaddps %ymm6, %ymm7, %ymm7
+	QUAD $0x000820118c5944c5; BYTE $0x00 // vmulps 0x820(%rcx,%rdx), %ymm7, %ymm9
+	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
+	LONG $0xd15834c5 // vaddps %ymm1, %ymm9, %ymm10
+	QUAD $0x000420118c59c4c5; BYTE $0x00 // vmulps 0x420(%rcx,%rdx), %ymm7, %ymm1
+	LONG $0xc959c4c5 // vmulps %ymm1, %ymm7, %ymm1
+	LONG $0xd958fcc5 // vaddps %ymm1, %ymm0, %ymm3
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
+	WORD $0x9c75 // jne 0x700 <k_encode_q6_k+0x700>
+	LONG $0x00011de9; BYTE $0x00 // jmp 0x886 <k_encode_q6_k+0x886>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0xf883; BYTE $0x05 // cmpl $0x5, %eax
+	QUAD $0x00061c2d187d62c4; BYTE $0x00 // vbroadcastss 0x61c(%rip), %ymm13 # 0xd98 <k_encode_q6_k+0xd98>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x7f7d // jge 0x801 <k_encode_q6_k+0x801>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x0459a4c5; BYTE $0x11 // vmulps (%rcx,%rdx), %ymm11, %ymm0
+	LONG $0xc05ddcc5 // vminps %ymm0, %ymm4, %ymm0
+	LONG $0xc558fcc5 // vaddps %ymm5, %ymm0, %ymm0
+	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
+	QUAD $0x000800118c59fcc5; BYTE $0x00 // vmulps 0x800(%rcx,%rdx), %ymm0, %ymm1
+	LONG $0xc958acc5 // vaddps %ymm1, %ymm10, %ymm1
+	QUAD $0x00040011bc59fcc5; BYTE $0x00 // vmulps 0x400(%rcx,%rdx), %ymm0, %ymm7
+	LONG $0xc759fcc5 // vmulps %ymm7, %ymm0, %ymm0
+	LONG $0x7c59a4c5; WORD $0x2011 // vmulps 0x20(%rcx,%rdx), %ymm11, %ymm7
+	LONG $0xff5ddcc5 // vminps %ymm7, %ymm4, %ymm7
+	LONG $0xfd58c4c5 // vaddps %ymm5, %ymm7, %ymm7
+	LONG $0xfe58c4c5 // vaddps %ymm6, %ymm7, %ymm7
+	QUAD $0x000820118c5944c5; BYTE $0x00 // vmulps 0x820(%rcx,%rdx), %ymm7, %ymm9
+	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
+	LONG $0xd15834c5 // vaddps %ymm1, %ymm9, %ymm10
+	QUAD $0x000420118c59c4c5; BYTE $0x00 // vmulps 0x420(%rcx,%rdx), %ymm7, %ymm1
+	LONG $0xc959c4c5 // vmulps %ymm1, %ymm7, %ymm1
+	LONG $0xd958fcc5 // vaddps %ymm1, %ymm0, %ymm3
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
+	WORD $0x9475 // jne 0x790 <k_encode_q6_k+0x790>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x886 <k_encode_q6_k+0x886>
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x0459a4c5; BYTE $0x11 // vmulps (%rcx,%rdx), %ymm11, %ymm0
-	LONG $0xc15ffcc5 // vmaxps %ymm1, %ymm0, %ymm0
+	LONG $0x5f7cc1c4; BYTE $0xc5 // vmaxps %ymm13, %ymm0, %ymm0
 	LONG $0xc05ddcc5 // vminps %ymm0, %ymm4, %ymm0
 	LONG $0xc558fcc5 // vaddps %ymm5, %ymm0, %ymm0
 	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
-	QUAD $0x00080011bc59fcc5; BYTE $0x00 // vmulps 0x800(%rcx,%rdx), %ymm0, %ymm7
-	LONG $0xdf58e4c5 // vaddps %ymm7, %ymm3, %ymm3
+	QUAD $0x000800118c59fcc5; BYTE $0x00 // vmulps 0x800(%rcx,%rdx), %ymm0, %ymm1
+	LONG $0xc958acc5 // vaddps %ymm1, %ymm10, %ymm1
 	QUAD $0x00040011bc59fcc5; BYTE $0x00 // vmulps 0x400(%rcx,%rdx), %ymm0, %ymm7
 	LONG $0xc759fcc5 // vmulps %ymm7, %ymm0, %ymm0
 	LONG $0x7c59a4c5; WORD $0x2011 // vmulps 0x20(%rcx,%rdx), %ymm11, %ymm7
-	LONG $0xf95fc4c5 // vmaxps %ymm1, %ymm7, %ymm7
+	LONG $0x5f44c1c4; BYTE $0xfd // vmaxps %ymm13, %ymm7, %ymm7
 	LONG $0xff5ddcc5 // vminps %ymm7, %ymm4, %ymm7
 	LONG $0xfd58c4c5 // vaddps %ymm5, %ymm7, %ymm7
 	LONG $0xfe58c4c5 // vaddps %ymm6, %ymm7, %ymm7
-	QUAD $0x00082011845944c5; BYTE $0x00 // vmulps 0x820(%rcx,%rdx), %ymm7, %ymm8
-	LONG $0xc058acc5 // vaddps %ymm0, %ymm10, %ymm0
-	LONG $0xdb58bcc5 // vaddps %ymm3, %ymm8, %ymm3
-	QUAD $0x00042011845944c5; BYTE $0x00 // vmulps 0x420(%rcx,%rdx), %ymm7, %ymm8
-	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
-	LONG $0xd7587cc5 // vaddps %ymm7, %ymm0, %ymm10
+	QUAD $0x000820118c5944c5; BYTE $0x00 // vmulps 0x820(%rcx,%rdx), %ymm7, %ymm9
+	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
+	LONG $0xd15834c5 // vaddps %ymm1, %ymm9, %ymm10
+	QUAD $0x000420118c59c4c5; BYTE $0x00 // vmulps 0x420(%rcx,%rdx), %ymm7, %ymm1
+	LONG $0xc959c4c5 // vmulps %ymm1, %ymm7, %ymm1
+	LONG $0xd958fcc5 // vaddps %ymm1, %ymm0, %ymm3
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
-	WORD $0x8c75 // jne 0x6e0 <k_encode_q6_k+0x6e0>
-	LONG $0xc359e4c5 // vmulps %ymm3, %ymm3, %ymm0
+	WORD $0x8a75 // jne 0x810 <k_encode_q6_k+0x810>
+	LONG $0x592cc1c4; BYTE $0xc2 // vmulps %ymm10, %ymm10, %ymm0
 	QUAD $0x00000c20a9287cc5 // vmovaps 0xc20(%rcx), %ymm13
-	LONG $0x592cc1c4; BYTE $0xfd // vmulps %ymm13, %ymm10, %ymm7
-	LONG $0xf0c244c5; BYTE $0x01 // vcmpltps %ymm0, %ymm7, %ymm14
-	LONG $0xc234c1c4; WORD $0x01fa // vcmpltps %ymm10, %ymm9, %ymm7
+	LONG $0xcb5994c5 // vmulps %ymm3, %ymm13, %ymm1
+	LONG $0xf0c274c5; BYTE $0x01 // vcmpltps %ymm0, %ymm1, %ymm14
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xfbc2fcc5; BYTE $0x01 // vcmpltps %ymm3, %ymm0, %ymm7
 	LONG $0x0e7d62c4; BYTE $0xf7 // vtestps %ymm7, %ymm14
-	LONG $0xff15840f; WORD $0xffff // je 0x690 <k_encode_q6_k+0x690>
+	LONG $0xfdf0840f; WORD $0xffff // je 0x6a0 <k_encode_q6_k+0x6a0>
 	LONG $0xc7548cc5 // vandps %ymm7, %ymm14, %ymm0
-	LONG $0x5e64c1c4; BYTE $0xfa // vdivps %ymm10, %ymm3, %ymm7
-	LONG $0x197dc3c4; WORD $0x01c0 // vextractf128 $0x1, %ymm0, %xmm8
-	LONG $0x6b79c1c4; BYTE $0xc0 // vpackssdw %xmm8, %xmm0, %xmm0
-	LONG $0x237d62c4; BYTE $0xc0 // vpmovsxwd %xmm0, %ymm8
-	QUAD $0x00000c4089287cc5 // vmovaps 0xc40(%rcx), %ymm9
-	QUAD $0x00000c6091287cc5 // vmovaps 0xc60(%rcx), %ymm10
-	LONG $0x4a3563c4; WORD $0x80cf // vblendvps %ymm8, %ymm7, %ymm9, %ymm9
-	QUAD $0x00000c4089297cc5 // vmovaps %ymm9, 0xc40(%rcx)
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0xdf59e4c5 // vmulps %ymm7, %ymm3, %ymm3
-	LONG $0x4a15e3c4; WORD $0x80db // vblendvps %ymm8, %ymm3, %ymm13, %ymm3
-	QUAD $0x00000c209929fcc5 // vmovaps %ymm3, 0xc20(%rcx)
-	LONG $0xc22cc1c4; WORD $0x07d9 // vcmpordps %ymm9, %ymm10, %ymm3
-	LONG $0x197de3c4; WORD $0x01df // vextractf128 $0x1, %ymm3, %xmm7
-	LONG $0xdf6be1c5 // vpackssdw %xmm7, %xmm3, %xmm3
-	LONG $0xc0dbe1c5 // vpand %xmm0, %xmm3, %xmm0
+	LONG $0xcb5eacc5 // vdivps %ymm3, %ymm10, %ymm1
+	LONG $0x197de3c4; WORD $0x01c3 // vextractf128 $0x1, %ymm0, %xmm3
+	LONG $0xc36bf9c5 // vpackssdw %xmm3, %xmm0, %xmm0
+	LONG $0x237de2c4; BYTE $0xd8 // vpmovsxwd %xmm0, %ymm3
+	QUAD $0x00000c40b928fcc5 // vmovaps 0xc40(%rcx), %ymm7
+	QUAD $0x00000c6089287cc5 // vmovaps 0xc60(%rcx), %ymm9
+	LONG $0x4a45e3c4; WORD $0x30f9 // vblendvps %ymm3, %ymm1, %ymm7, %ymm7
+	QUAD $0x00000c40b929fcc5 // vmovaps %ymm7, 0xc40(%rcx)
+	LONG $0xc959acc5 // vmulps %ymm1, %ymm10, %ymm1
+	LONG $0x4a15e3c4; WORD $0x30c9 // vblendvps %ymm3, %ymm1, %ymm13, %ymm1
+	QUAD $0x00000c208929fcc5 // vmovaps %ymm1, 0xc20(%rcx)
+	QUAD $0x000005200dc2b4c5; BYTE $0x07 // vcmpordps 0x520(%rip), %ymm9, %ymm1 # 0xe20 <k_encode_q6_k+0xe20>
+	LONG $0x197de3c4; WORD $0x01cb // vextractf128 $0x1, %ymm1, %xmm3
+	LONG $0xcb6bf1c5 // vpackssdw %xmm3, %xmm1, %xmm1
+	LONG $0xc0dbf1c5 // vpand %xmm0, %xmm1, %xmm0
 	LONG $0x237de2c4; BYTE $0xc0 // vpmovsxwd %xmm0, %ymm0
-	LONG $0x4a2dc3c4; WORD $0x00c3 // vblendvps %ymm0, %ymm11, %ymm10, %ymm0
+	LONG $0x4a35c3c4; WORD $0x00c3 // vblendvps %ymm0, %ymm11, %ymm9, %ymm0
 	QUAD $0x00000c608129fcc5 // vmovaps %ymm0, 0xc60(%rcx)
-	LONG $0xfffe9be9; BYTE $0xff // jmp 0x690 <k_encode_q6_k+0x690>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000c6081c2b4c5; BYTE $0x07 // vcmpordps 0xc60(%rcx), %ymm9, %ymm0
+	LONG $0xfffd7ae9; BYTE $0xff // jmp 0x6a0 <k_encode_q6_k+0x6a0>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x00000c6081c2fcc5; BYTE $0x07 // vcmpordps 0xc60(%rcx), %ymm0, %ymm0
 	QUAD $0x00000c408154fcc5 // vandps 0xc40(%rcx), %ymm0, %ymm0
 	QUAD $0x00000c408129fcc5 // vmovaps %ymm0, 0xc40(%rcx)
 	QUAD $0x000008008129fcc5 // vmovaps %ymm0, 0x800(%rcx)
 	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x046ef9c5; BYTE $0x06 // vmovd (%rsi,%rax), %xmm0
 	QUAD $0x000480c7847ef9c5; BYTE $0x00 // vmovd %xmm0, 0x480(%rdi,%rax,8)
 	LONG $0x04c08348 // addq $0x4, %rax
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0xe875 // jne 0x830 <k_encode_q6_k+0x830>
+	WORD $0xe875 // jne 0x960 <k_encode_q6_k+0x960>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x74107cc5; WORD $0x7024 // vmovups 0x70(%rsp), %ymm14
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	QUAD $0x0004850d787962c4; BYTE $0x00 // vpbroadcastb 0x485(%rip), %xmm9 # 0xce3 <k_encode_q6_k+0xce3>
 	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x000c6081846ef9c5; BYTE $0x00 // vmovd 0xc60(%rcx,%rax,4), %xmm0
 	LONG $0x047ef9c5; BYTE $0x82 // vmovd %xmm0, (%rdx,%rax,4)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0xe975 // jne 0x870 <k_encode_q6_k+0x870>
+	WORD $0xe975 // jne 0x990 <k_encode_q6_k+0x990>
 	LONG $0x08c18349 // addq $0x8, %r9
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	WORD $0xc0fe // incb %al
 	LONG $0x20c28348 // addq $0x20, %rdx
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	LONG $0xf8b1820f; WORD $0xffff // jb 0x150 <k_encode_q6_k+0x150>
+	LONG $0xf791820f; WORD $0xffff // jb 0x150 <k_encode_q6_k+0x150>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x00b08d4c; WORD $0x0020; BYTE $0x00 // leaq 0x2000(%rax), %r14
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -449,96 +504,100 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5f2441c4; BYTE $0xd2 // vmaxps %ymm10, %ymm11, %ymm10
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xd675 // jne 0x8c0 <k_encode_q6_k+0x8c0>
-	QUAD $0x00037105187de2c4; BYTE $0x00 // vbroadcastss 0x371(%rip), %ymm0 # 0xc64 <k_encode_q6_k+0xc64>
+	WORD $0xd675 // jne 0x9e0 <k_encode_q6_k+0x9e0>
+	QUAD $0x00039105187de2c4; BYTE $0x00 // vbroadcastss 0x391(%rip), %ymm0 # 0xda4 <k_encode_q6_k+0xda4>
 	LONG $0xd35e7cc5 // vdivps %ymm3, %ymm0, %ymm10
 	LONG $0x00c0c748; WORD $0xfffe; BYTE $0xff // movq $-0x200, %rax # imm = 0xFE00
-	QUAD $0x0000d024ac107cc5; BYTE $0x00 // vmovups 0xd0(%rsp), %ymm13
-	QUAD $0x0000b024bc6ffec5; BYTE $0x00 // vmovdqu 0xb0(%rsp), %ymm7
-	QUAD $0x000090249c6f7ec5; BYTE $0x00 // vmovdqu 0x90(%rsp), %ymm11
+	QUAD $0x000090248c10fcc5; BYTE $0x00 // vmovups 0x90(%rsp), %ymm1
+	QUAD $0x0000d024bc6ffec5; BYTE $0x00 // vmovdqu 0xd0(%rsp), %ymm7
+	QUAD $0x0000b0248c6f7ec5; BYTE $0x00 // vmovdqu 0xb0(%rsp), %ymm9
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	QUAD $0xfe000484592cc1c4; WORD $0xffff // vmulps -0x200(%r12,%rax), %ymm10, %ymm0
 	LONG $0xc558fcc5 // vaddps %ymm5, %ymm0, %ymm0
-	LONG $0xc05494c5 // vandps %ymm0, %ymm13, %ymm0
+	LONG $0xc154fcc5 // vandps %ymm1, %ymm0, %ymm0
 	LONG $0x3b7de2c4; BYTE $0xc7 // vpminud %ymm7, %ymm0, %ymm0
-	LONG $0xc0fea5c5 // vpaddd %ymm0, %ymm11, %ymm0
+	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
 	QUAD $0x020004847f7dc1c4; WORD $0x0000 // vmovdqa %ymm0, 0x200(%r12,%rax)
 	LONG $0x20c08348 // addq $0x20, %rax
-	WORD $0xd575 // jne 0x920 <k_encode_q6_k+0x920>
-	QUAD $0x0002fc05187de2c4; BYTE $0x00 // vbroadcastss 0x2fc(%rip), %ymm0 # 0xc50 <k_encode_q6_k+0xc50>
+	WORD $0xd575 // jne 0xa40 <k_encode_q6_k+0xa40>
+	QUAD $0x00031c05187de2c4; BYTE $0x00 // vbroadcastss 0x31c(%rip), %ymm0 # 0xd90 <k_encode_q6_k+0xd90>
 	LONG $0x5e7cc1c4; BYTE $0xc2 // vdivps %ymm10, %ymm0, %ymm0
-	LONG $0xdb548cc5 // vandps %ymm3, %ymm14, %ymm3
-	QUAD $0x0002da3d187de2c4; BYTE $0x00 // vbroadcastss 0x2da(%rip), %ymm7 # 0xc40 <k_encode_q6_k+0xc40>
-	LONG $0xdfc2e4c5; BYTE $0x01 // vcmpltps %ymm7, %ymm3, %ymm3
+	LONG $0xcb548cc5 // vandps %ymm3, %ymm14, %ymm1
+	QUAD $0x0002fa1d187de2c4; BYTE $0x00 // vbroadcastss 0x2fa(%rip), %ymm3 # 0xd80 <k_encode_q6_k+0xd80>
+	LONG $0xcbc2f4c5; BYTE $0x01 // vcmpltps %ymm3, %ymm1, %ymm1
 	LONG $0x1d7de3c4; WORD $0x04c0 // vcvtps2ph $0x4, %ymm0, %xmm0
 	LONG $0x137de2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %ymm0
-	QUAD $0x0003053d187de2c4; BYTE $0x00 // vbroadcastss 0x305(%rip), %ymm7 # 0xc84 <k_encode_q6_k+0xc84>
-	LONG $0x4a7de3c4; WORD $0x30c7 // vblendvps %ymm3, %ymm7, %ymm0, %ymm0
+	QUAD $0x0003251d187de2c4; BYTE $0x00 // vbroadcastss 0x325(%rip), %ymm3 # 0xdc4 <k_encode_q6_k+0xdc4>
+	LONG $0x4a7de3c4; WORD $0x10c3 // vblendvps %ymm1, %ymm3, %ymm0, %ymm0
 	QUAD $0x000012808129fcc5 // vmovaps %ymm0, 0x1280(%rcx)
 	LONG $0xc0808d49; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%r8), %rax
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
 	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0002cb2d187d62c4; BYTE $0x00 // vbroadcastss 0x2cb(%rip), %ymm13 # 0xd98 <k_encode_q6_k+0xd98>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0x1280b99c107aa1c4; WORD $0x0000 // vmovss 0x1280(%rcx,%r15,4), %xmm3
 	LONG $0xdb2ef8c5 // vucomiss %xmm3, %xmm3
-	LONG $0x02498a0f; WORD $0x0000 // jp 0xc0d <k_encode_q6_k+0xc0d>
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0x02458a0f; WORD $0x0000 // jp 0xd2d <k_encode_q6_k+0xd2d>
 	LONG $0x1d79e3c4; WORD $0x04d8 // vcvtps2ph $0x4, %xmm3, %xmm0
 	LONG $0xc27ef9c5 // vmovd %xmm0, %edx
 	QUAD $0x000000d090894166 // movw %dx, 0xd0(%r8)
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
-	LONG $0x000093e9; BYTE $0x00 // jmp 0xa77 <k_encode_q6_k+0xa77>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0xba8 <k_encode_q6_k+0xba8>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x187dc2c4; BYTE $0xc3 // vbroadcastss %xmm11, %ymm0
-	LONG $0xf85eacc5 // vdivps %ymm0, %ymm10, %ymm7
+	LONG $0xc85eacc5 // vdivps %ymm0, %ymm10, %ymm1
 	LONG $0xc05ee4c5 // vdivps %ymm0, %ymm3, %ymm0
 	LONG $0xc558fcc5 // vaddps %ymm5, %ymm0, %ymm0
-	LONG $0xdd58c4c5 // vaddps %ymm5, %ymm7, %ymm3
-	LONG $0xdb5494c5 // vandps %ymm3, %ymm13, %ymm3
-	LONG $0xc05494c5 // vandps %ymm0, %ymm13, %ymm0
-	QUAD $0x00025a3d587de2c4; BYTE $0x00 // vpbroadcastd 0x25a(%rip), %ymm7 # 0xc70 <k_encode_q6_k+0xc70>
-	LONG $0x3f7de2c4; BYTE $0xc7 // vpmaxud %ymm7, %ymm0, %ymm0
-	LONG $0x3f65e2c4; BYTE $0xdf // vpmaxud %ymm7, %ymm3, %ymm3
-	QUAD $0x0002533d587de2c4; BYTE $0x00 // vpbroadcastd 0x253(%rip), %ymm7 # 0xc7c <k_encode_q6_k+0xc7c>
-	LONG $0x3b65e2c4; BYTE $0xdf // vpminud %ymm7, %ymm3, %ymm3
+	LONG $0xcd58f4c5 // vaddps %ymm5, %ymm1, %ymm1
+	QUAD $0x000090249c10fcc5; BYTE $0x00 // vmovups 0x90(%rsp), %ymm3
+	LONG $0xcb54f4c5 // vandps %ymm3, %ymm1, %ymm1
+	LONG $0xc354fcc5 // vandps %ymm3, %ymm0, %ymm0
+	QUAD $0x0002711d587de2c4; BYTE $0x00 // vpbroadcastd 0x271(%rip), %ymm3 # 0xdb0 <k_encode_q6_k+0xdb0>
+	LONG $0x3f7de2c4; BYTE $0xc3 // vpmaxud %ymm3, %ymm0, %ymm0
+	LONG $0x3f75e2c4; BYTE $0xcb // vpmaxud %ymm3, %ymm1, %ymm1
+	QUAD $0x00026a3d587de2c4; BYTE $0x00 // vpbroadcastd 0x26a(%rip), %ymm7 # 0xdbc <k_encode_q6_k+0xdbc>
+	LONG $0x3b75e2c4; BYTE $0xdf // vpminud %ymm7, %ymm1, %ymm3
 	LONG $0x3b7d62c4; BYTE $0xd7 // vpminud %ymm7, %ymm0, %ymm10
-	QUAD $0x00021005587de2c4; BYTE $0x00 // vpbroadcastd 0x210(%rip), %ymm0 # 0xc4c <k_encode_q6_k+0xc4c>
-	LONG $0xf8dbadc5 // vpand %ymm0, %ymm10, %ymm7
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	QUAD $0x00022305587de2c4; BYTE $0x00 // vpbroadcastd 0x223(%rip), %ymm0 # 0xd8c <k_encode_q6_k+0xd8c>
+	LONG $0xc8dbadc5 // vpand %ymm0, %ymm10, %ymm1
 	LONG $0xc0dbe5c5 // vpand %ymm0, %ymm3, %ymm0
-	LONG $0x2b45e2c4; BYTE $0xc0 // vpackusdw %ymm0, %ymm7, %ymm0
-	LONG $0x397de3c4; WORD $0x01c3 // vextracti128 $0x1, %ymm0, %xmm3
-	LONG $0xc367f9c5 // vpackuswb %xmm3, %xmm0, %xmm0
+	LONG $0x2b75e2c4; BYTE $0xc0 // vpackusdw %ymm0, %ymm1, %ymm0
+	LONG $0x397de3c4; WORD $0x01c1 // vextracti128 $0x1, %ymm0, %xmm1
+	LONG $0xc167f9c5 // vpackuswb %xmm1, %xmm0, %xmm0
 	LONG $0xc070f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm0, %xmm0 # xmm0 = xmm0[0,2,1,3]
-	LONG $0xc0fcb1c5 // vpaddb %xmm0, %xmm9, %xmm0
+	QUAD $0x0000028305fcf9c5 // vpaddb 0x283(%rip), %xmm0, %xmm0 # 0xe10 <k_encode_q6_k+0xe10>
 	QUAD $0x0c6094847f7a81c4; WORD $0x0000 // vmovdqu %xmm0, 0xc60(%r12,%r10,4)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x04c28349 // addq $0x4, %r10
 	LONG $0x40c78348 // addq $0x40, %rdi
 	LONG $0x40fa8349 // cmpq $0x40, %r10
-	WORD $0x6974 // je 0xae0 <k_encode_q6_k+0xae0>
+	WORD $0x6874 // je 0xc10 <k_encode_q6_k+0xc10>
 	LONG $0x14be0f42; BYTE $0xd3 // movsbl (%rbx,%r10,8), %edx
-	LONG $0xc22af2c5 // vcvtsi2ss %edx, %xmm1, %xmm0
+	LONG $0xc22aeac5 // vcvtsi2ss %edx, %xmm2, %xmm0
 	WORD $0x8841; BYTE $0x13 // movb %dl, (%r11)
 	QUAD $0x1280b99c597a21c4; WORD $0x0000 // vmulss 0x1280(%rcx,%r15,4), %xmm0, %xmm11
 	LONG $0x1f10fcc5 // vmovups (%rdi), %ymm3
 	LONG $0x57107cc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm10
-	LONG $0x2e7841c4; BYTE $0xd8 // vucomiss %xmm8, %xmm11
-	LONG $0xff4f850f; WORD $0xffff // jne 0x9f0 <k_encode_q6_k+0x9f0>
-	LONG $0xff498a0f; WORD $0xffff // jp 0x9f0 <k_encode_q6_k+0x9f0>
+	LONG $0xdf2e78c5 // vucomiss %xmm7, %xmm11
+	LONG $0xff3f850f; WORD $0xffff // jne 0xb10 <k_encode_q6_k+0xb10>
+	LONG $0xff398a0f; WORD $0xffff // jp 0xb10 <k_encode_q6_k+0xb10>
 	LONG $0x187d82c4; WORD $0x1104 // vbroadcastss (%r9,%r10), %ymm0
-	LONG $0xd859e4c5 // vmulps %ymm0, %ymm3, %ymm3
+	LONG $0xc859e4c5 // vmulps %ymm0, %ymm3, %ymm1
 	LONG $0xc059acc5 // vmulps %ymm0, %ymm10, %ymm0
-	LONG $0xc15ffcc5 // vmaxps %ymm1, %ymm0, %ymm0
-	LONG $0xd95fe4c5 // vmaxps %ymm1, %ymm3, %ymm3
-	LONG $0xfc5de4c5 // vminps %ymm4, %ymm3, %ymm7
+	LONG $0x5f7cc1c4; BYTE $0xc5 // vmaxps %ymm13, %ymm0, %ymm0
+	LONG $0x5f74c1c4; BYTE $0xcd // vmaxps %ymm13, %ymm1, %ymm1
+	LONG $0xcc5df4c5 // vminps %ymm4, %ymm1, %ymm1
 	LONG $0xc45dfcc5 // vminps %ymm4, %ymm0, %ymm0
 	LONG $0xdd58fcc5 // vaddps %ymm5, %ymm0, %ymm3
-	LONG $0xd55844c5 // vaddps %ymm5, %ymm7, %ymm10
-	LONG $0xffff61e9; BYTE $0xff // jmp 0xa33 <k_encode_q6_k+0xa33>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xd55874c5 // vaddps %ymm5, %ymm1, %ymm10
+	LONG $0xffff5ce9; BYTE $0xff // jmp 0xb60 <k_encode_q6_k+0xb60>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x80908d49; WORD $0x0000; BYTE $0x00 // leaq 0x80(%r8), %rdx
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
@@ -553,41 +612,40 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x0001c835787962c4; BYTE $0x00 // vpbroadcastb 0x1c8(%rip), %xmm14 # 0xce4 <k_encode_q6_k+0xce4>
-	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x6f7a81c4; WORD $0x2b04 // vmovdqu (%r11,%r13), %xmm0
-	LONG $0x6f7a81c4; WORD $0x2b5c; BYTE $0x20 // vmovdqu 0x20(%r11,%r13), %xmm3
-	LONG $0x6f7a81c4; WORD $0x2b7c; BYTE $0x40 // vmovdqu 0x40(%r11,%r13), %xmm7
-	LONG $0x6f7a01c4; WORD $0x2b44; BYTE $0x60 // vmovdqu 0x60(%r11,%r13), %xmm8
-	LONG $0xf771b1c5; BYTE $0x04 // vpsllw $0x4, %xmm7, %xmm9
+	LONG $0x6f7a81c4; WORD $0x2b4c; BYTE $0x20 // vmovdqu 0x20(%r11,%r13), %xmm1
+	LONG $0x6f7a81c4; WORD $0x2b5c; BYTE $0x40 // vmovdqu 0x40(%r11,%r13), %xmm3
+	LONG $0x6f7a81c4; WORD $0x2b7c; BYTE $0x60 // vmovdqu 0x60(%r11,%r13), %xmm7
+	LONG $0xf371b1c5; BYTE $0x04 // vpsllw $0x4, %xmm3, %xmm9
 	LONG $0xdb3141c4; BYTE $0xcf // vpand %xmm15, %xmm9, %xmm9
 	LONG $0xd0df01c5 // vpandn %xmm0, %xmm15, %xmm10
 	LONG $0xeb3141c4; BYTE $0xca // vpor %xmm10, %xmm9, %xmm9
 	LONG $0x7f7a01c4; WORD $0x2c0c // vmovdqu %xmm9, (%r12,%r13)
-	LONG $0x7131c1c4; WORD $0x04f0 // vpsllw $0x4, %xmm8, %xmm9
+	LONG $0xf771b1c5; BYTE $0x04 // vpsllw $0x4, %xmm7, %xmm9
 	LONG $0xdb3141c4; BYTE $0xcf // vpand %xmm15, %xmm9, %xmm9
-	LONG $0xd3df01c5 // vpandn %xmm3, %xmm15, %xmm10
+	LONG $0xd1df01c5 // vpandn %xmm1, %xmm15, %xmm10
 	LONG $0xeb3141c4; BYTE $0xca // vpor %xmm10, %xmm9, %xmm9
 	LONG $0x7f7a01c4; WORD $0x2c4c; BYTE $0x20 // vmovdqu %xmm9, 0x20(%r12,%r13)
 	LONG $0xd071f9c5; BYTE $0x04 // vpsrlw $0x4, %xmm0, %xmm0
-	LONG $0xc0db89c5 // vpand %xmm0, %xmm14, %xmm0
-	LONG $0xd371e1c5; BYTE $0x02 // vpsrlw $0x2, %xmm3, %xmm3
-	LONG $0xdbdb99c5 // vpand %xmm3, %xmm12, %xmm3
-	LONG $0xc0ebe1c5 // vpor %xmm0, %xmm3, %xmm0
-	LONG $0xdfdb81c5 // vpand %xmm7, %xmm15, %xmm3
-	LONG $0x7141c1c4; WORD $0x02f0 // vpsllw $0x2, %xmm8, %xmm7
-	LONG $0xfadbc1c5 // vpand %xmm2, %xmm7, %xmm7
-	LONG $0xdfebe1c5 // vpor %xmm7, %xmm3, %xmm3
-	LONG $0xc3ebf9c5 // vpor %xmm3, %xmm0, %xmm0
+	LONG $0xc0dbb9c5 // vpand %xmm0, %xmm8, %xmm0
+	LONG $0xd171f1c5; BYTE $0x02 // vpsrlw $0x2, %xmm1, %xmm1
+	LONG $0xc9db99c5 // vpand %xmm1, %xmm12, %xmm1
+	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
+	LONG $0xcbdb81c5 // vpand %xmm3, %xmm15, %xmm1
+	LONG $0xf771e1c5; BYTE $0x02 // vpsllw $0x2, %xmm7, %xmm3
+	LONG $0xdadbe1c5 // vpand %xmm2, %xmm3, %xmm3
+	LONG $0xcbebf1c5 // vpor %xmm3, %xmm1, %xmm1
+	LONG $0xc1ebf9c5 // vpor %xmm1, %xmm0, %xmm0
 	LONG $0x7f7a81c4; WORD $0x2a04 // vmovdqu %xmm0, (%r10,%r13)
 	LONG $0x0010bd41; WORD $0x0000 // movl $0x10, %r13d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xff6a850f; WORD $0xffff // jne 0xb20 <k_encode_q6_k+0xb20>
+	LONG $0xff6c850f; WORD $0xffff // jne 0xc50 <k_encode_q6_k+0xc50>
 	LONG $0x0001ba41; WORD $0x0000 // movl $0x1, %r10d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xff25850f; WORD $0xffff // jne 0xaf0 <k_encode_q6_k+0xaf0>
+	LONG $0xff27850f; WORD $0xffff // jne 0xc20 <k_encode_q6_k+0xc20>
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	LONG $0xd2c08149; WORD $0x0000; BYTE $0x00 // addq $0xd2, %r8
 	LONG $0x00d20548; WORD $0x0000 // addq $0xd2, %rax
@@ -596,15 +654,13 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
 	LONG $0x247c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r15
 	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
-	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
-	QUAD $0x0000e10d787962c4; BYTE $0x00 // vpbroadcastb 0xe1(%rip), %xmm9 # 0xce3 <k_encode_q6_k+0xce3>
-	LONG $0xfda8850f; WORD $0xffff // jne 0x9b0 <k_encode_q6_k+0x9b0>
-	LONG $0xfff4e3e9; BYTE $0xff // jmp 0xf0 <k_encode_q6_k+0xf0>
+	LONG $0xfda8850f; WORD $0xffff // jne 0xad0 <k_encode_q6_k+0xad0>
+	LONG $0xfff3c3e9; BYTE $0xff // jmp 0xf0 <k_encode_q6_k+0xf0>
 	LONG $0x2ec2c748; WORD $0xffff; BYTE $0xff // movq $-0xd2, %rdx
 	QUAD $0x000000d21084c641; BYTE $0x00 // movb $0x0, 0xd2(%r8,%rdx)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	WORD $0xf275 // jne 0xc14 <k_encode_q6_k+0xc14>
-	WORD $0xa7eb // jmp 0xbcb <k_encode_q6_k+0xbcb>
+	WORD $0xf275 // jne 0xd34 <k_encode_q6_k+0xd34>
+	WORD $0xb5eb // jmp 0xcf9 <k_encode_q6_k+0xcf9>
 	LONG $0xf0c48148; WORD $0x0000; BYTE $0x00 // addq $0xf0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -621,11 +677,43 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	WORD $0x1d7d // jge 0xc5f <k_encode_q6_k+0xc5f>
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	WORD $0x1d7d // jge 0xd9f <k_encode_q6_k+0xd9f>
 	BYTE $0x90 // nop
 	WORD $0xff26; BYTE $0xff // <unknown>
-	WORD $0x007f // jg 0xc48 <k_encode_q6_k+0xc48>
-	WORD $0x007f // jg 0xc4a <k_encode_q6_k+0xc4a>
+	WORD $0x007f // jg 0xd88 <k_encode_q6_k+0xd88>
+	WORD $0x007f // jg 0xd8a <k_encode_q6_k+0xd8a>
 	WORD $0x0040; BYTE $0xff // addb %dil, %dil
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -640,18 +728,18 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcccd // int $0xcc
 	BYTE $0xcc // int3
 	LONG $0xc000003d; BYTE $0xff // cmpl $0xffc00000, %eax # imm = 0xFFC00000
-	WORD $0xffe0 // loopne 0xc71 <k_encode_q6_k+0xc71>
+	WORD $0xffe0 // loopne 0xdb1 <k_encode_q6_k+0xdb1>
 	BYTE $0x3f // <unknown>
 	WORD $0xff00 // addb %bh, %bh
 	WORD $0xffff // <unknown>
-	WORD $0x007f // jg 0xc79 <k_encode_q6_k+0xc79>
+	WORD $0x007f // jg 0xdb9 <k_encode_q6_k+0xdb9>
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
 	BYTE $0x1f // <unknown>
 	WORD $0x4000; BYTE $0x00 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x4200; BYTE $0x00 // addb %al, (%rdx)
 	WORD $0xc000 // addb %al, %al
-	WORD $0xcc7f // jg 0xc55 <k_encode_q6_k+0xc55>
+	WORD $0xcc7f // jg 0xd95 <k_encode_q6_k+0xd95>
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -698,7 +786,10 @@ TEXT ·encode_q6_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2020 // andb %ah, (%rax)
 	WORD $0x2020 // andb %ah, (%rax)
 	WORD $0x2020 // andb %ah, (%rax)
-	WORD $0x2020 // andb %ah, (%rax)
+	QUAD $0x0000000000002020; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // andb %ah, (%rax)
+	WORD $0x0000; BYTE $0x00
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
 	BYTE $0xf0 // lock
-	WORD $0xc03c // cmpb $-0x40, %al
-	LONG $0x00000f20; BYTE $0x00 // andb %cl, (%rdi)
+	WORD $0x3c0f // <unknown>
+	LONG $0x000000c0; BYTE $0x00 // <unknown>

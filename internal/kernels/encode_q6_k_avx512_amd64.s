@@ -14,131 +14,132 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// encode_q6_k
-	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x14c58e0f; WORD $0x0000 // jle 0x14d2 <k_encode_q6_k+0x14d2>
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x17068e0f; WORD $0x0000 // jle 0x1713 <k_encode_q6_k+0x1713>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x78ec8348 // subq $0x78, %rsp
+	LONG $0x70ec8348 // subq $0x70, %rsp
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x106f8b48 // movq 0x10(%rdi), %rbp
 	LONG $0x00a98d4c; WORD $0x0032; BYTE $0x00 // leaq 0x3200(%rcx), %r13
 	LONG $0xc0b18d48; WORD $0x004a; BYTE $0x00 // leaq 0x4ac0(%rcx), %rsi
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
 	LONG $0x00b18d4c; WORD $0x0042; BYTE $0x00 // leaq 0x4200(%rcx), %r14
 	LONG $0xc0b18d48; WORD $0x0054; BYTE $0x00 // leaq 0x54c0(%rcx), %rsi
-	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
-	QUAD $0x14e60d2848fdf162; WORD $0x0000 // vmovapd 0x14e6(%rip), %zmm1 # 0x1540 <k_encode_q6_k+0x1540>
-	QUAD $0x15981518487df262; WORD $0x0000 // vbroadcastss 0x1598(%rip), %zmm2 # 0x15fc <k_encode_q6_k+0x15fc>
-	QUAD $0x156e1d18487df262; WORD $0x0000 // vbroadcastss 0x156e(%rip), %zmm3 # 0x15dc <k_encode_q6_k+0x15dc>
-	QUAD $0x15683518487df262; WORD $0x0000 // vbroadcastss 0x1568(%rip), %zmm6 # 0x15e0 <k_encode_q6_k+0x15e0>
-	QUAD $0x157e3d18487df262; WORD $0x0000 // vbroadcastss 0x157e(%rip), %zmm7 # 0x1600 <k_encode_q6_k+0x1600>
-	QUAD $0x154c0518487d7262; WORD $0x0000 // vbroadcastss 0x154c(%rip), %zmm8 # 0x15d8 <k_encode_q6_k+0x15d8>
-	QUAD $0x14ea0d2848fd7162; WORD $0x0000 // vmovapd 0x14ea(%rip), %zmm9 # 0x1580 <k_encode_q6_k+0x1580>
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	QUAD $0x17260d2848fdf162; WORD $0x0000 // vmovapd 0x1726(%rip), %zmm1 # 0x1780 <k_encode_q6_k+0x1780>
+	QUAD $0x17d81518487df262; WORD $0x0000 // vbroadcastss 0x17d8(%rip), %zmm2 # 0x183c <k_encode_q6_k+0x183c>
+	QUAD $0x17ae1d18487df262; WORD $0x0000 // vbroadcastss 0x17ae(%rip), %zmm3 # 0x181c <k_encode_q6_k+0x181c>
+	QUAD $0x17a83518487df262; WORD $0x0000 // vbroadcastss 0x17a8(%rip), %zmm6 # 0x1820 <k_encode_q6_k+0x1820>
+	QUAD $0x17be3d18487df262; WORD $0x0000 // vbroadcastss 0x17be(%rip), %zmm7 # 0x1840 <k_encode_q6_k+0x1840>
+	QUAD $0x178c0518487d7262; WORD $0x0000 // vbroadcastss 0x178c(%rip), %zmm8 # 0x1818 <k_encode_q6_k+0x1818>
+	QUAD $0x172a0d2848fd7162; WORD $0x0000 // vmovapd 0x172a(%rip), %zmm9 # 0x17c0 <k_encode_q6_k+0x17c0>
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	QUAD $0x151b0d78087de262; WORD $0x0000 // vpbroadcastb 0x151b(%rip), %xmm17 # 0x15c0 <k_encode_q6_k+0x15c0>
-	QUAD $0x153d1558087de262; WORD $0x0000 // vpbroadcastd 0x153d(%rip), %xmm18 # 0x15ec <k_encode_q6_k+0x15ec>
-	QUAD $0x15081d78087de262; WORD $0x0000 // vpbroadcastb 0x1508(%rip), %xmm19 # 0x15c1 <k_encode_q6_k+0x15c1>
-	QUAD $0x14ff2578087de262; WORD $0x0000 // vpbroadcastb 0x14ff(%rip), %xmm20 # 0x15c2 <k_encode_q6_k+0x15c2>
-	QUAD $0x14f62d78087de262; WORD $0x0000 // vpbroadcastb 0x14f6(%rip), %xmm21 # 0x15c3 <k_encode_q6_k+0x15c3>
-	QUAD $0x14ed3578087de262; WORD $0x0000 // vpbroadcastb 0x14ed(%rip), %xmm22 # 0x15c4 <k_encode_q6_k+0x15c4>
-	LONG $0x246c894c; BYTE $0x58 // movq %r13, 0x58(%rsp)
-	LONG $0x2474894c; BYTE $0x20 // movq %r14, 0x20(%rsp)
+	QUAD $0x175b0d78087de262; WORD $0x0000 // vpbroadcastb 0x175b(%rip), %xmm17 # 0x1800 <k_encode_q6_k+0x1800>
+	QUAD $0x177d1558087de262; WORD $0x0000 // vpbroadcastd 0x177d(%rip), %xmm18 # 0x182c <k_encode_q6_k+0x182c>
+	QUAD $0x17481d78087de262; WORD $0x0000 // vpbroadcastb 0x1748(%rip), %xmm19 # 0x1801 <k_encode_q6_k+0x1801>
+	QUAD $0x173f2578087de262; WORD $0x0000 // vpbroadcastb 0x173f(%rip), %xmm20 # 0x1802 <k_encode_q6_k+0x1802>
+	QUAD $0x17362d78087de262; WORD $0x0000 // vpbroadcastb 0x1736(%rip), %xmm21 # 0x1803 <k_encode_q6_k+0x1803>
+	QUAD $0x172d3578087de262; WORD $0x0000 // vpbroadcastb 0x172d(%rip), %xmm22 # 0x1804 <k_encode_q6_k+0x1804>
+	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
+	LONG $0x2474894c; BYTE $0x10 // movq %r14, 0x10(%rsp)
 	WORD $0x32eb // jmp 0x115 <k_encode_q6_k+0x115>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xea450f48 // cmovneq %rdx, %rbp
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	LONG $0xf8568d48 // leaq -0x8(%rsi), %rdx
+	LONG $0xe8450f48 // cmovneq %rax, %rbp
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0xf8468d48 // leaq -0x8(%rsi), %rax
 	LONG $0x24048b4c // movq (%rsp), %r8
 	LONG $0x00c08149; WORD $0x0020; BYTE $0x00 // addq $0x2000, %r8 # imm = 0x2000
 	LONG $0x08fe8348 // cmpq $0x8, %rsi
-	LONG $0x13af8e0f; WORD $0x0000 // jle 0x14c4 <k_encode_q6_k+0x14c4>
+	LONG $0x15f08e0f; WORD $0x0000 // jle 0x1705 <k_encode_q6_k+0x1705>
 	LONG $0x2404894c // movq %r8, (%rsp)
-	LONG $0x08fa8348 // cmpq $0x8, %rdx
+	LONG $0x08f88348 // cmpq $0x8, %rax
 	LONG $0x0008be41; WORD $0x0000 // movl $0x8, %r14d
-	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
-	LONG $0xf2420f4c // cmovbq %rdx, %r14
-	LONG $0x2474894c; BYTE $0x60 // movq %r14, 0x60(%rsp)
-	WORD $0x8944; BYTE $0xf6 // movl %r14d, %esi
-	WORD $0xe6c1; BYTE $0x04 // shll $0x4, %esi
-	LONG $0xff7e8d4c // leaq -0x1(%rsi), %r15
-	LONG $0xfe4e8d4c // leaq -0x2(%rsi), %r9
-	LONG $0xfd568d48 // leaq -0x3(%rsi), %rdx
-	LONG $0xfc5e8d48 // leaq -0x4(%rsi), %rbx
-	LONG $0xfb768d4c // leaq -0x5(%rsi), %r14
-	LONG $0xfa468d4c // leaq -0x6(%rsi), %r8
-	LONG $0xf97e8d48 // leaq -0x7(%rsi), %rdi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0x48fdf262; WORD $0xc67c // vpbroadcastq %rsi, %zmm0
-	QUAD $0x139325d448fd6162; WORD $0x0000 // vpaddq 0x1393(%rip), %zmm0, %zmm28 # 0x1500 <k_encode_q6_k+0x1500>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0xf0420f4c // cmovbq %rax, %r14
+	LONG $0x2474894c; BYTE $0x58 // movq %r14, 0x58(%rsp)
+	LONG $0x04e6c141 // shll $0x4, %r14d
+	LONG $0xff7e8d4d // leaq -0x1(%r14), %r15
+	LONG $0xfe5e8d4d // leaq -0x2(%r14), %r11
+	LONG $0xfd4e8d4d // leaq -0x3(%r14), %r9
+	LONG $0xfc468d49 // leaq -0x4(%r14), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0xfb5e8d49 // leaq -0x5(%r14), %rbx
+	LONG $0xfa768d49 // leaq -0x6(%r14), %rsi
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0xf9468d4d // leaq -0x7(%r14), %r8
+	LONG $0x48fdd262; WORD $0xc67c // vpbroadcastq %r14, %zmm0
+	QUAD $0x15d525d448fd6162; WORD $0x0000 // vpaddq 0x15d5(%rip), %zmm0, %zmm28 # 0x1740 <k_encode_q6_k+0x1740>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x246c8948; BYTE $0x28 // movq %rbp, 0x28(%rsp)
-	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
-	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
-	WORD $0x9066 // nop
-	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	LONG $0x246c8948; BYTE $0x18 // movq %rbp, 0x18(%rsp)
+	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	LONG $0x2474894c; BYTE $0x38 // movq %r14, 0x38(%rsp)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
 	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x242c8b48 // movq (%rsp), %rbp
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
 	WORD $0x094d; BYTE $0xe3 // orq %r12, %r11
-	LONG $0x245c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r11
+	LONG $0x245c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r11
 	LONG $0xdf430f4d // cmovaeq %r15, %r11
 	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
 	LONG $0x2e248d4c // leaq (%rsi,%rbp), %r12
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
 	LONG $0xc59c0f41 // setl %r13b
 	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x00256c1048fd0162 // vmovupd (%r13,%r12), %zmm29
+	QUAD $0x0025441048fd9162 // vmovupd (%r13,%r12), %zmm0
 	WORD $0x014d; BYTE $0xec // addq %r13, %r12
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
 	LONG $0xc59c0f41 // setl %r13b
 	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x0025741048fd0162 // vmovupd (%r13,%r12), %zmm30
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
-	LONG $0xc59c0f41 // setl %r13b
-	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x00257c1048fd0162 // vmovupd (%r13,%r12), %zmm31
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	LONG $0xc59c0f41 // setl %r13b
-	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x0025441048fd9162 // vmovupd (%r13,%r12), %zmm0
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
-	LONG $0xc59c0f41 // setl %r13b
-	LONG $0x06e5c141 // shll $0x6, %r13d
 	QUAD $0x00255c1048fd1162 // vmovupd (%r13,%r12), %zmm11
 	WORD $0x014d; BYTE $0xec // addq %r13, %r12
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
 	LONG $0xc59c0f41 // setl %r13b
 	LONG $0x06e5c141 // shll $0x6, %r13d
 	QUAD $0x00257c1048fd1162 // vmovupd (%r13,%r12), %zmm15
 	WORD $0x014d; BYTE $0xec // addq %r13, %r12
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x245c3b4c; BYTE $0x48 // cmpq 0x48(%rsp), %r11
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0xc59c0f41 // setl %r13b
+	LONG $0x06e5c141 // shll $0x6, %r13d
+	QUAD $0x00256c1048fd0162 // vmovupd (%r13,%r12), %zmm29
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
+	LONG $0xc59c0f41 // setl %r13b
+	LONG $0x06e5c141 // shll $0x6, %r13d
+	QUAD $0x0025741048fd0162 // vmovupd (%r13,%r12), %zmm30
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x245c3b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r11
+	LONG $0xc59c0f41 // setl %r13b
+	LONG $0x06e5c141 // shll $0x6, %r13d
+	QUAD $0x00257c1048fd0162 // vmovupd (%r13,%r12), %zmm31
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
 	LONG $0xc59c0f41 // setl %r13b
 	LONG $0x06e5c141 // shll $0x6, %r13d
 	QUAD $0x00256c1048fd1162 // vmovupd (%r13,%r12), %zmm13
@@ -159,42 +160,42 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0126041a48d5a362 // vinsertf64x4 $0x1, (%rsi,%r12), %zmm5, %zmm16
 	QUAD $0xee26342348d53362 // vshuff64x2 $0xee, (%rsi,%r12), %zmm5, %zmm14 # zmm14 = zmm5[4,5,6,7],mem[4,5,6,7]
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
 	LONG $0xde937bc5 // kmovd %k6, %r11d
 	LONG $0x01e38341 // andl $0x1, %r11d
 	LONG $0x06e3c141 // shll $0x6, %r11d
-	QUAD $0x01332c1a4095d362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm29, %zmm5
-	QUAD $0xee332c2340954362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm29, %zmm29 # zmm29 = zmm29[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x01332c1a48fdd362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm0, %zmm5
+	QUAD $0xee33042348fdd362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm0, %zmm0 # zmm0 = zmm0[4,5,6,7],mem[4,5,6,7]
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xdd937bc5 // kmovd %k5, %r11d
 	LONG $0x01e38341 // andl $0x1, %r11d
 	LONG $0x06e3c141 // shll $0x6, %r11d
-	QUAD $0x01333c1a408dc362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm30, %zmm23
-	QUAD $0xee333423408d4362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm30, %zmm30 # zmm30 = zmm30[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x01333c1a48a5c362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm11, %zmm23
+	QUAD $0xee331c2348a55362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm11, %zmm11 # zmm11 = zmm11[4,5,6,7],mem[4,5,6,7]
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xdc937bc5 // kmovd %k4, %r11d
 	LONG $0x01e38341 // andl $0x1, %r11d
 	LONG $0x06e3c141 // shll $0x6, %r11d
-	QUAD $0x0133041a40854362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm31, %zmm24
-	QUAD $0xee333c2340854362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm31, %zmm31 # zmm31 = zmm31[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x0133041a48854362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm15, %zmm24
+	QUAD $0xee333c2348855362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm15, %zmm15 # zmm15 = zmm15[4,5,6,7],mem[4,5,6,7]
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xdb937bc5 // kmovd %k3, %r11d
 	LONG $0x01e38341 // andl $0x1, %r11d
 	LONG $0x06e3c141 // shll $0x6, %r11d
-	QUAD $0x0133241a48fd5362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm0, %zmm12
-	QUAD $0xee33042348fdd362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm0, %zmm0 # zmm0 = zmm0[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x0133241a40955362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm29, %zmm12
+	QUAD $0xee332c2340954362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm29, %zmm29 # zmm29 = zmm29[4,5,6,7],mem[4,5,6,7]
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xda937bc5 // kmovd %k2, %r11d
 	LONG $0x01e38341 // andl $0x1, %r11d
 	LONG $0x06e3c141 // shll $0x6, %r11d
-	QUAD $0x01330c1a48a54362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm11, %zmm25
-	QUAD $0xee331c2348a55362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm11, %zmm11 # zmm11 = zmm11[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x01330c1a408d4362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm30, %zmm25
+	QUAD $0xee333423408d4362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm30, %zmm30 # zmm30 = zmm30[4,5,6,7],mem[4,5,6,7]
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xd9937bc5 // kmovd %k1, %r11d
 	LONG $0x01e38341 // andl $0x1, %r11d
 	LONG $0x06e3c141 // shll $0x6, %r11d
-	QUAD $0x0133141a48854362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm15, %zmm26
-	QUAD $0xee333c2348855362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm15, %zmm15 # zmm15 = zmm15[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x0133141a40854362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm31, %zmm26
+	QUAD $0xee333c2340854362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm31, %zmm31 # zmm31 = zmm31[4,5,6,7],mem[4,5,6,7]
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xd8937bc5 // kmovd %k0, %r11d
 	LONG $0x01e38341 // andl $0x1, %r11d
@@ -214,17 +215,17 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48f50262; WORD $0xd37f // vpermt2pd %zmm27, %zmm1, %zmm26
 	LONG $0x48b50262; WORD $0xc37f // vpermt2pd %zmm27, %zmm9, %zmm24
 	LONG $0x48fd4162; WORD $0xde28 // vmovapd %zmm14, %zmm27
-	LONG $0x48f56262; WORD $0xd87f // vpermt2pd %zmm0, %zmm1, %zmm27
-	LONG $0x48b57262; WORD $0xf07f // vpermt2pd %zmm0, %zmm9, %zmm14
-	LONG $0x48fd9162; WORD $0xc528 // vmovapd %zmm29, %zmm0
-	LONG $0x48f5d262; WORD $0xc37f // vpermt2pd %zmm11, %zmm1, %zmm0
-	LONG $0x48b54262; WORD $0xeb7f // vpermt2pd %zmm11, %zmm9, %zmm29
-	LONG $0x48fd1162; WORD $0xde28 // vmovapd %zmm30, %zmm11
-	LONG $0x48f55262; WORD $0xdf7f // vpermt2pd %zmm15, %zmm1, %zmm11
-	LONG $0x48b54262; WORD $0xf77f // vpermt2pd %zmm15, %zmm9, %zmm30
-	LONG $0x48fd1162; WORD $0xff28 // vmovapd %zmm31, %zmm15
-	LONG $0x48f55262; WORD $0xfd7f // vpermt2pd %zmm13, %zmm1, %zmm15
-	LONG $0x48b54262; WORD $0xfd7f // vpermt2pd %zmm13, %zmm9, %zmm31
+	LONG $0x48f50262; WORD $0xdd7f // vpermt2pd %zmm29, %zmm1, %zmm27
+	LONG $0x48b51262; WORD $0xf57f // vpermt2pd %zmm29, %zmm9, %zmm14
+	LONG $0x48fd6162; WORD $0xe828 // vmovapd %zmm0, %zmm29
+	LONG $0x48f50262; WORD $0xee7f // vpermt2pd %zmm30, %zmm1, %zmm29
+	LONG $0x48b59262; WORD $0xc67f // vpermt2pd %zmm30, %zmm9, %zmm0
+	LONG $0x48fd4162; WORD $0xf328 // vmovapd %zmm11, %zmm30
+	LONG $0x48f50262; WORD $0xf77f // vpermt2pd %zmm31, %zmm1, %zmm30
+	LONG $0x48b51262; WORD $0xdf7f // vpermt2pd %zmm31, %zmm9, %zmm11
+	LONG $0x48fd4162; WORD $0xff28 // vmovapd %zmm15, %zmm31
+	LONG $0x48f54262; WORD $0xfd7f // vpermt2pd %zmm13, %zmm1, %zmm31
+	LONG $0x48b55262; WORD $0xfd7f // vpermt2pd %zmm13, %zmm9, %zmm15
 	LONG $0x48dd1162; WORD $0xe914 // vunpcklpd %zmm25, %zmm4, %zmm13 # zmm13 = zmm4[0],zmm25[0],zmm4[2],zmm25[2],zmm4[4],zmm25[4],zmm4[6],zmm25[6]
 	LONG $0x48dd9162; WORD $0xe115 // vunpckhpd %zmm25, %zmm4, %zmm4 # zmm4 = zmm4[1],zmm25[1],zmm4[3],zmm25[3],zmm4[5],zmm25[5],zmm4[7],zmm25[7]
 	LONG $0x489d0162; WORD $0xca14 // vunpcklpd %zmm26, %zmm12, %zmm25 # zmm25 = zmm12[0],zmm26[0],zmm12[2],zmm26[2],zmm12[4],zmm26[4],zmm12[6],zmm26[6]
@@ -233,16 +234,16 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40fda162; WORD $0xc715 // vunpckhpd %zmm23, %zmm16, %zmm16 # zmm16 = zmm16[1],zmm23[1],zmm16[3],zmm23[3],zmm16[5],zmm23[5],zmm16[7],zmm23[7]
 	LONG $0x48d58162; WORD $0xf814 // vunpcklpd %zmm24, %zmm5, %zmm23 # zmm23 = zmm5[0],zmm24[0],zmm5[2],zmm24[2],zmm5[4],zmm24[4],zmm5[6],zmm24[6]
 	LONG $0x48d59162; WORD $0xe815 // vunpckhpd %zmm24, %zmm5, %zmm5 # zmm5 = zmm5[1],zmm24[1],zmm5[3],zmm24[3],zmm5[5],zmm24[5],zmm5[7],zmm24[7]
-	LONG $0x40a54162; WORD $0xc314 // vunpcklpd %zmm11, %zmm27, %zmm24 # zmm24 = zmm27[0],zmm11[0],zmm27[2],zmm11[2],zmm27[4],zmm11[4],zmm27[6],zmm11[6]
-	LONG $0x40a55162; WORD $0xdb15 // vunpckhpd %zmm11, %zmm27, %zmm11 # zmm11 = zmm27[1],zmm11[1],zmm27[3],zmm11[3],zmm27[5],zmm11[5],zmm27[7],zmm11[7]
-	LONG $0x48fd4162; WORD $0xdf14 // vunpcklpd %zmm15, %zmm0, %zmm27 # zmm27 = zmm0[0],zmm15[0],zmm0[2],zmm15[2],zmm0[4],zmm15[4],zmm0[6],zmm15[6]
-	LONG $0x48fdd162; WORD $0xc715 // vunpckhpd %zmm15, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm15[1],zmm0[3],zmm15[3],zmm0[5],zmm15[5],zmm0[7],zmm15[7]
-	LONG $0x488d1162; WORD $0xfe14 // vunpcklpd %zmm30, %zmm14, %zmm15 # zmm15 = zmm14[0],zmm30[0],zmm14[2],zmm30[2],zmm14[4],zmm30[4],zmm14[6],zmm30[6]
-	LONG $0x488d1162; WORD $0xf615 // vunpckhpd %zmm30, %zmm14, %zmm14 # zmm14 = zmm14[1],zmm30[1],zmm14[3],zmm30[3],zmm14[5],zmm30[5],zmm14[7],zmm30[7]
+	LONG $0x40a50162; WORD $0xc614 // vunpcklpd %zmm30, %zmm27, %zmm24 # zmm24 = zmm27[0],zmm30[0],zmm27[2],zmm30[2],zmm27[4],zmm30[4],zmm27[6],zmm30[6]
+	LONG $0x40a50162; WORD $0xde15 // vunpckhpd %zmm30, %zmm27, %zmm27 # zmm27 = zmm27[1],zmm30[1],zmm27[3],zmm30[3],zmm27[5],zmm30[5],zmm27[7],zmm30[7]
 	LONG $0x40950162; WORD $0xf714 // vunpcklpd %zmm31, %zmm29, %zmm30 # zmm30 = zmm29[0],zmm31[0],zmm29[2],zmm31[2],zmm29[4],zmm31[4],zmm29[6],zmm31[6]
 	LONG $0x40950162; WORD $0xef15 // vunpckhpd %zmm31, %zmm29, %zmm29 # zmm29 = zmm29[1],zmm31[1],zmm29[3],zmm31[3],zmm29[5],zmm31[5],zmm29[7],zmm31[7]
-	LONG $0x48140162; WORD $0xf9c6; BYTE $0x88 // vshufps $0x88, %zmm25, %zmm13, %zmm31 # zmm31 = zmm13[0,2],zmm25[0,2],zmm13[4,6],zmm25[4,6],zmm13[8,10],zmm25[8,10],zmm13[12,14],zmm25[12,14]
-	LONG $0x40040162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm31, %zmm31, %zmm31 # zmm31 = zmm31[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x488d4162; WORD $0xfb14 // vunpcklpd %zmm11, %zmm14, %zmm31 # zmm31 = zmm14[0],zmm11[0],zmm14[2],zmm11[2],zmm14[4],zmm11[4],zmm14[6],zmm11[6]
+	LONG $0x488d5162; WORD $0xdb15 // vunpckhpd %zmm11, %zmm14, %zmm11 # zmm11 = zmm14[1],zmm11[1],zmm14[3],zmm11[3],zmm14[5],zmm11[5],zmm14[7],zmm11[7]
+	LONG $0x48fd5162; WORD $0xf714 // vunpcklpd %zmm15, %zmm0, %zmm14 # zmm14 = zmm0[0],zmm15[0],zmm0[2],zmm15[2],zmm0[4],zmm15[4],zmm0[6],zmm15[6]
+	LONG $0x48fdd162; WORD $0xc715 // vunpckhpd %zmm15, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm15[1],zmm0[3],zmm15[3],zmm0[5],zmm15[5],zmm0[7],zmm15[7]
+	LONG $0x48141162; WORD $0xf9c6; BYTE $0x88 // vshufps $0x88, %zmm25, %zmm13, %zmm15 # zmm15 = zmm13[0,2],zmm25[0,2],zmm13[4,6],zmm25[4,6],zmm13[8,10],zmm25[8,10],zmm13[12,14],zmm25[12,14]
+	LONG $0x48045162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm15, %zmm15, %zmm15 # zmm15 = zmm15[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
 	LONG $0x48141162; WORD $0xe9c6; BYTE $0xdd // vshufps $0xdd, %zmm25, %zmm13, %zmm13 # zmm13 = zmm13[1,3],zmm25[1,3],zmm13[5,7],zmm25[5,7],zmm13[9,11],zmm25[9,11],zmm13[13,15],zmm25[13,15]
 	LONG $0x48145162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm13, %zmm13, %zmm13 # zmm13 = zmm13[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
 	LONG $0x485c4162; WORD $0xccc6; BYTE $0x88 // vshufps $0x88, %zmm12, %zmm4, %zmm25 # zmm25 = zmm4[0,2],zmm12[0,2],zmm4[4,6],zmm12[4,6],zmm4[8,10],zmm12[8,10],zmm4[12,14],zmm12[12,14]
@@ -257,23 +258,23 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x402c0162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm26, %zmm26, %zmm26 # zmm26 = zmm26[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
 	LONG $0x407cf162; WORD $0xedc6; BYTE $0xdd // vshufps $0xdd, %zmm5, %zmm16, %zmm5 # zmm5 = zmm16[1,3],zmm5[1,3],zmm16[5,7],zmm5[5,7],zmm16[9,11],zmm5[9,11],zmm16[13,15],zmm5[13,15]
 	LONG $0x4854f162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm5, %zmm5, %zmm5 # zmm5 = zmm5[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x403c8162; WORD $0xc3c6; BYTE $0x88 // vshufps $0x88, %zmm27, %zmm24, %zmm16 # zmm16 = zmm24[0,2],zmm27[0,2],zmm24[4,6],zmm27[4,6],zmm24[8,10],zmm27[8,10],zmm24[12,14],zmm27[12,14]
+	LONG $0x403c8162; WORD $0xc6c6; BYTE $0x88 // vshufps $0x88, %zmm30, %zmm24, %zmm16 # zmm16 = zmm24[0,2],zmm30[0,2],zmm24[4,6],zmm30[4,6],zmm24[8,10],zmm30[8,10],zmm24[12,14],zmm30[12,14]
 	LONG $0x407ca162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm16, %zmm16, %zmm16 # zmm16 = zmm16[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x403c0162; WORD $0xc3c6; BYTE $0xdd // vshufps $0xdd, %zmm27, %zmm24, %zmm24 # zmm24 = zmm24[1,3],zmm27[1,3],zmm24[5,7],zmm27[5,7],zmm24[9,11],zmm27[9,11],zmm24[13,15],zmm27[13,15]
+	LONG $0x403c0162; WORD $0xc6c6; BYTE $0xdd // vshufps $0xdd, %zmm30, %zmm24, %zmm24 # zmm24 = zmm24[1,3],zmm30[1,3],zmm24[5,7],zmm30[5,7],zmm24[9,11],zmm30[9,11],zmm24[13,15],zmm30[13,15]
 	LONG $0x403c0162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm24, %zmm24, %zmm24 # zmm24 = zmm24[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x48246162; WORD $0xd8c6; BYTE $0x88 // vshufps $0x88, %zmm0, %zmm11, %zmm27 # zmm27 = zmm11[0,2],zmm0[0,2],zmm11[4,6],zmm0[4,6],zmm11[8,10],zmm0[8,10],zmm11[12,14],zmm0[12,14]
+	LONG $0x40240162; WORD $0xf5c6; BYTE $0x88 // vshufps $0x88, %zmm29, %zmm27, %zmm30 # zmm30 = zmm27[0,2],zmm29[0,2],zmm27[4,6],zmm29[4,6],zmm27[8,10],zmm29[8,10],zmm27[12,14],zmm29[12,14]
+	LONG $0x400c0162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm30, %zmm30, %zmm30 # zmm30 = zmm30[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40240162; WORD $0xddc6; BYTE $0xdd // vshufps $0xdd, %zmm29, %zmm27, %zmm27 # zmm27 = zmm27[1,3],zmm29[1,3],zmm27[5,7],zmm29[5,7],zmm27[9,11],zmm29[9,11],zmm27[13,15],zmm29[13,15]
 	LONG $0x40240162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm27, %zmm27, %zmm27 # zmm27 = zmm27[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40044162; WORD $0xeec6; BYTE $0x88 // vshufps $0x88, %zmm14, %zmm31, %zmm29 # zmm29 = zmm31[0,2],zmm14[0,2],zmm31[4,6],zmm14[4,6],zmm31[8,10],zmm14[8,10],zmm31[12,14],zmm14[12,14]
+	LONG $0x40140162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm29, %zmm29, %zmm29 # zmm29 = zmm29[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40045162; WORD $0xf6c6; BYTE $0xdd // vshufps $0xdd, %zmm14, %zmm31, %zmm14 # zmm14 = zmm31[1,3],zmm14[1,3],zmm31[5,7],zmm14[5,7],zmm31[9,11],zmm14[9,11],zmm31[13,15],zmm14[13,15]
+	LONG $0x480c5162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm14, %zmm14, %zmm14 # zmm14 = zmm14[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x48246162; WORD $0xf8c6; BYTE $0x88 // vshufps $0x88, %zmm0, %zmm11, %zmm31 # zmm31 = zmm11[0,2],zmm0[0,2],zmm11[4,6],zmm0[4,6],zmm11[8,10],zmm0[8,10],zmm11[12,14],zmm0[12,14]
+	LONG $0x40040162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm31, %zmm31, %zmm31 # zmm31 = zmm31[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
 	LONG $0x4824f162; WORD $0xc0c6; BYTE $0xdd // vshufps $0xdd, %zmm0, %zmm11, %zmm0 # zmm0 = zmm11[1,3],zmm0[1,3],zmm11[5,7],zmm0[5,7],zmm11[9,11],zmm0[9,11],zmm11[13,15],zmm0[13,15]
 	LONG $0x487cf162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm0, %zmm0, %zmm0 # zmm0 = zmm0[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x48041162; WORD $0xdec6; BYTE $0x88 // vshufps $0x88, %zmm30, %zmm15, %zmm11 # zmm11 = zmm15[0,2],zmm30[0,2],zmm15[4,6],zmm30[4,6],zmm15[8,10],zmm30[8,10],zmm15[12,14],zmm30[12,14]
-	LONG $0x48245162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm11, %zmm11, %zmm11 # zmm11 = zmm11[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x48041162; WORD $0xfec6; BYTE $0xdd // vshufps $0xdd, %zmm30, %zmm15, %zmm15 # zmm15 = zmm15[1,3],zmm30[1,3],zmm15[5,7],zmm30[5,7],zmm15[9,11],zmm30[9,11],zmm15[13,15],zmm30[13,15]
-	LONG $0x48045162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm15, %zmm15, %zmm15 # zmm15 = zmm15[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x480c0162; WORD $0xf5c6; BYTE $0x88 // vshufps $0x88, %zmm29, %zmm14, %zmm30 # zmm30 = zmm14[0,2],zmm29[0,2],zmm14[4,6],zmm29[4,6],zmm14[8,10],zmm29[8,10],zmm14[12,14],zmm29[12,14]
-	LONG $0x400c0162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm30, %zmm30, %zmm30 # zmm30 = zmm30[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x480c1162; WORD $0xf5c6; BYTE $0xdd // vshufps $0xdd, %zmm29, %zmm14, %zmm14 # zmm14 = zmm14[1,3],zmm29[1,3],zmm14[5,7],zmm29[5,7],zmm14[9,11],zmm29[9,11],zmm14[13,15],zmm29[13,15]
-	LONG $0x480c5162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm14, %zmm14, %zmm14 # zmm14 = zmm14[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x487c6162; WORD $0x3c11; BYTE $0xb9 // vmovups %zmm31, (%rcx,%rdi,4)
+	LONG $0x487c7162; WORD $0x3c11; BYTE $0xb9 // vmovups %zmm15, (%rcx,%rdi,4)
 	QUAD $0x02b96c11487c7162 // vmovups %zmm13, 0x80(%rcx,%rdi,4)
 	QUAD $0x04b94c11487c6162 // vmovups %zmm25, 0x100(%rcx,%rdi,4)
 	QUAD $0x06b96411487cf162 // vmovups %zmm4, 0x180(%rcx,%rdi,4)
@@ -283,26 +284,26 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0eb96c11487cf162 // vmovups %zmm5, 0x380(%rcx,%rdi,4)
 	QUAD $0x10b94411487ce162 // vmovups %zmm16, 0x400(%rcx,%rdi,4)
 	QUAD $0x12b94411487c6162 // vmovups %zmm24, 0x480(%rcx,%rdi,4)
-	QUAD $0x14b95c11487c6162 // vmovups %zmm27, 0x500(%rcx,%rdi,4)
-	QUAD $0x16b94411487cf162 // vmovups %zmm0, 0x580(%rcx,%rdi,4)
-	QUAD $0x18b95c11487c7162 // vmovups %zmm11, 0x600(%rcx,%rdi,4)
-	QUAD $0x1ab97c11487c7162 // vmovups %zmm15, 0x680(%rcx,%rdi,4)
-	QUAD $0x1cb97411487c6162 // vmovups %zmm30, 0x700(%rcx,%rdi,4)
-	QUAD $0x1eb97411487c7162 // vmovups %zmm14, 0x780(%rcx,%rdi,4)
+	QUAD $0x14b97411487c6162 // vmovups %zmm30, 0x500(%rcx,%rdi,4)
+	QUAD $0x16b95c11487c6162 // vmovups %zmm27, 0x580(%rcx,%rdi,4)
+	QUAD $0x18b96c11487c6162 // vmovups %zmm29, 0x600(%rcx,%rdi,4)
+	QUAD $0x1ab97411487c7162 // vmovups %zmm14, 0x680(%rcx,%rdi,4)
+	QUAD $0x1cb97c11487c6162 // vmovups %zmm31, 0x700(%rcx,%rdi,4)
+	QUAD $0x1eb94411487cf162 // vmovups %zmm0, 0x780(%rcx,%rdi,4)
 	LONG $0x000010bf; BYTE $0x00 // movl $0x10, %edi
 	LONG $0x01c2f641 // testb $0x1, %r10b
 	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
 	LONG $0xfb9a850f; WORD $0xffff // jne 0x1b0 <k_encode_q6_k+0x1b0>
-	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
-	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
+	LONG $0x245c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r11
+	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x0489840f; WORD $0x0000 // je 0xab0 <k_encode_q6_k+0xab0>
+	LONG $0x0487840f; WORD $0x0000 // je 0xab0 <k_encode_q6_k+0xab0>
 	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
 	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
 	WORD $0x094c; BYTE $0xe6 // orq %r12, %rsi
 	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
@@ -314,37 +315,37 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
 	LONG $0xc59c0f41 // setl %r13b
 	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x00256c1048fd0162 // vmovupd (%r13,%r12), %zmm29
+	QUAD $0x0025441048fd9162 // vmovupd (%r13,%r12), %zmm0
 	WORD $0x014d; BYTE $0xec // addq %r13, %r12
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
 	LONG $0xc59c0f41 // setl %r13b
 	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x0025741048fd0162 // vmovupd (%r13,%r12), %zmm30
+	QUAD $0x00255c1048fd1162 // vmovupd (%r13,%r12), %zmm11
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
+	LONG $0xc59c0f41 // setl %r13b
+	LONG $0x06e5c141 // shll $0x6, %r13d
+	QUAD $0x00257c1048fd1162 // vmovupd (%r13,%r12), %zmm15
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
+	LONG $0xc59c0f41 // setl %r13b
+	LONG $0x06e5c141 // shll $0x6, %r13d
+	QUAD $0x00256c1048fd0162 // vmovupd (%r13,%r12), %zmm29
 	WORD $0x014d; BYTE $0xec // addq %r13, %r12
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
 	LONG $0xc59c0f41 // setl %r13b
 	LONG $0x06e5c141 // shll $0x6, %r13d
+	QUAD $0x0025741048fd0162 // vmovupd (%r13,%r12), %zmm30
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	LONG $0xc59c0f41 // setl %r13b
+	LONG $0x06e5c141 // shll $0x6, %r13d
 	QUAD $0x00257c1048fd0162 // vmovupd (%r13,%r12), %zmm31
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x24743b48; BYTE $0x30 // cmpq 0x30(%rsp), %rsi
-	LONG $0xc59c0f41 // setl %r13b
-	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x0025441048fd9162 // vmovupd (%r13,%r12), %zmm0
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x24743b48; BYTE $0x40 // cmpq 0x40(%rsp), %rsi
-	LONG $0xc59c0f41 // setl %r13b
-	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x00255c1048fd1162 // vmovupd (%r13,%r12), %zmm11
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x24743b48; BYTE $0x38 // cmpq 0x38(%rsp), %rsi
-	LONG $0xc59c0f41 // setl %r13b
-	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x00257c1048fd1162 // vmovupd (%r13,%r12), %zmm15
 	WORD $0x014d; BYTE $0xec // addq %r13, %r12
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
@@ -368,145 +369,146 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0126241a48d5b362 // vinsertf64x4 $0x1, (%rsi,%r12), %zmm5, %zmm4
 	QUAD $0xee26342348d53362 // vshuff64x2 $0xee, (%rsi,%r12), %zmm5, %zmm14 # zmm14 = zmm5[4,5,6,7],mem[4,5,6,7]
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
 	LONG $0xde937bc5 // kmovd %k6, %r11d
 	LONG $0x01e38341 // andl $0x1, %r11d
 	LONG $0x06e3c141 // shll $0x6, %r11d
-	QUAD $0x01332c1a4095d362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm29, %zmm5
-	QUAD $0xee332c2340954362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm29, %zmm29 # zmm29 = zmm29[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x01332c1a48fdd362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm0, %zmm5
+	QUAD $0xee33042348fdd362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm0, %zmm0 # zmm0 = zmm0[4,5,6,7],mem[4,5,6,7]
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xdd937bc5 // kmovd %k5, %r11d
 	LONG $0x01e38341 // andl $0x1, %r11d
 	LONG $0x06e3c141 // shll $0x6, %r11d
-	QUAD $0x01333c1a408dc362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm30, %zmm23
-	QUAD $0xee333423408d4362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm30, %zmm30 # zmm30 = zmm30[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x01333c1a48a5c362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm11, %zmm23
+	QUAD $0xee331c2348a55362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm11, %zmm11 # zmm11 = zmm11[4,5,6,7],mem[4,5,6,7]
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xdc937bc5 // kmovd %k4, %r11d
 	LONG $0x01e38341 // andl $0x1, %r11d
 	LONG $0x06e3c141 // shll $0x6, %r11d
-	QUAD $0x0133041a40854362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm31, %zmm24
-	QUAD $0xee333c2340854362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm31, %zmm31 # zmm31 = zmm31[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x0133041a48854362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm15, %zmm24
+	QUAD $0xee333c2348855362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm15, %zmm15 # zmm15 = zmm15[4,5,6,7],mem[4,5,6,7]
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xdb937bc5 // kmovd %k3, %r11d
 	LONG $0x01e38341 // andl $0x1, %r11d
 	LONG $0x06e3c141 // shll $0x6, %r11d
-	QUAD $0x0133241a48fd5362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm0, %zmm12
-	QUAD $0xee33042348fdd362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm0, %zmm0 # zmm0 = zmm0[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x0133241a40955362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm29, %zmm12
+	QUAD $0xee3304234095c362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm29, %zmm16 # zmm16 = zmm29[4,5,6,7],mem[4,5,6,7]
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xda937bc5 // kmovd %k2, %r11d
 	LONG $0x01e38341 // andl $0x1, %r11d
 	LONG $0x06e3c141 // shll $0x6, %r11d
-	QUAD $0x0133041a48a5c362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm11, %zmm16
-	QUAD $0xee331c2348a55362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm11, %zmm11 # zmm11 = zmm11[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x01330c1a408d4362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm30, %zmm25
+	QUAD $0xee331423408d4362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm30, %zmm26 # zmm26 = zmm30[4,5,6,7],mem[4,5,6,7]
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xd9937bc5 // kmovd %k1, %r11d
 	LONG $0x01e38341 // andl $0x1, %r11d
 	LONG $0x06e3c141 // shll $0x6, %r11d
-	QUAD $0x01330c1a48854362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm15, %zmm25
-	QUAD $0xee333c2348855362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm15, %zmm15 # zmm15 = zmm15[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x01331c1a40854362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm31, %zmm27
+	QUAD $0xee332c2340854362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm31, %zmm29 # zmm29 = zmm31[4,5,6,7],mem[4,5,6,7]
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xd8937bc5 // kmovd %k0, %r11d
 	LONG $0x01e38341 // andl $0x1, %r11d
 	LONG $0x06e3c141 // shll $0x6, %r11d
-	QUAD $0x0133141a48954362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm13, %zmm26
+	QUAD $0x0133341a48954362 // vinsertf64x4 $0x1, (%r11,%rsi), %zmm13, %zmm30
 	QUAD $0xee332c2348955362 // vshuff64x2 $0xee, (%r11,%rsi), %zmm13, %zmm13 # zmm13 = zmm13[4,5,6,7],mem[4,5,6,7]
-	LONG $0x48fd6162; WORD $0xdc28 // vmovapd %zmm4, %zmm27
-	LONG $0x48f54262; WORD $0xdc7f // vpermt2pd %zmm12, %zmm1, %zmm27
+	LONG $0x48fd6162; WORD $0xfc28 // vmovapd %zmm4, %zmm31
+	LONG $0x48f54262; WORD $0xfc7f // vpermt2pd %zmm12, %zmm1, %zmm31
 	LONG $0x48b5d262; WORD $0xe47f // vpermt2pd %zmm12, %zmm9, %zmm4
 	LONG $0x48fd7162; WORD $0xe528 // vmovapd %zmm5, %zmm12
-	LONG $0x48f53262; WORD $0xe07f // vpermt2pd %zmm16, %zmm1, %zmm12
-	LONG $0x48b5b262; WORD $0xe87f // vpermt2pd %zmm16, %zmm9, %zmm5
-	LONG $0x48fda162; WORD $0xc728 // vmovapd %zmm23, %zmm16
-	LONG $0x48f58262; WORD $0xc17f // vpermt2pd %zmm25, %zmm1, %zmm16
-	LONG $0x48b58262; WORD $0xf97f // vpermt2pd %zmm25, %zmm9, %zmm23
-	LONG $0x48fd0162; WORD $0xc828 // vmovapd %zmm24, %zmm25
-	LONG $0x48f50262; WORD $0xca7f // vpermt2pd %zmm26, %zmm1, %zmm25
-	LONG $0x48b50262; WORD $0xc27f // vpermt2pd %zmm26, %zmm9, %zmm24
-	LONG $0x48fd4162; WORD $0xd628 // vmovapd %zmm14, %zmm26
-	LONG $0x48f56262; WORD $0xd07f // vpermt2pd %zmm0, %zmm1, %zmm26
-	LONG $0x48b57262; WORD $0xf07f // vpermt2pd %zmm0, %zmm9, %zmm14
-	LONG $0x48fd9162; WORD $0xc528 // vmovapd %zmm29, %zmm0
-	LONG $0x48f5d262; WORD $0xc37f // vpermt2pd %zmm11, %zmm1, %zmm0
-	LONG $0x48b54262; WORD $0xeb7f // vpermt2pd %zmm11, %zmm9, %zmm29
-	LONG $0x48fd1162; WORD $0xde28 // vmovapd %zmm30, %zmm11
-	LONG $0x48f55262; WORD $0xdf7f // vpermt2pd %zmm15, %zmm1, %zmm11
-	LONG $0x48b54262; WORD $0xf77f // vpermt2pd %zmm15, %zmm9, %zmm30
-	LONG $0x48fd1162; WORD $0xff28 // vmovapd %zmm31, %zmm15
-	LONG $0x48f55262; WORD $0xfd7f // vpermt2pd %zmm13, %zmm1, %zmm15
-	LONG $0x48b54262; WORD $0xfd7f // vpermt2pd %zmm13, %zmm9, %zmm31
-	LONG $0x40a53162; WORD $0xe814 // vunpcklpd %zmm16, %zmm27, %zmm13 # zmm13 = zmm27[0],zmm16[0],zmm27[2],zmm16[2],zmm27[4],zmm16[4],zmm27[6],zmm16[6]
-	LONG $0x40a5a162; WORD $0xc015 // vunpckhpd %zmm16, %zmm27, %zmm16 # zmm16 = zmm27[1],zmm16[1],zmm27[3],zmm16[3],zmm27[5],zmm16[5],zmm27[7],zmm16[7]
-	LONG $0x489d0162; WORD $0xd914 // vunpcklpd %zmm25, %zmm12, %zmm27 # zmm27 = zmm12[0],zmm25[0],zmm12[2],zmm25[2],zmm12[4],zmm25[4],zmm12[6],zmm25[6]
-	LONG $0x489d1162; WORD $0xe115 // vunpckhpd %zmm25, %zmm12, %zmm12 # zmm12 = zmm12[1],zmm25[1],zmm12[3],zmm25[3],zmm12[5],zmm25[5],zmm12[7],zmm25[7]
-	LONG $0x48dd2162; WORD $0xcf14 // vunpcklpd %zmm23, %zmm4, %zmm25 # zmm25 = zmm4[0],zmm23[0],zmm4[2],zmm23[2],zmm4[4],zmm23[4],zmm4[6],zmm23[6]
+	LONG $0x48f51262; WORD $0xe17f // vpermt2pd %zmm25, %zmm1, %zmm12
+	LONG $0x48b59262; WORD $0xe97f // vpermt2pd %zmm25, %zmm9, %zmm5
+	LONG $0x48fd2162; WORD $0xcf28 // vmovapd %zmm23, %zmm25
+	LONG $0x48f50262; WORD $0xcb7f // vpermt2pd %zmm27, %zmm1, %zmm25
+	LONG $0x48b58262; WORD $0xfb7f // vpermt2pd %zmm27, %zmm9, %zmm23
+	LONG $0x48fd0162; WORD $0xd828 // vmovapd %zmm24, %zmm27
+	LONG $0x48f50262; WORD $0xde7f // vpermt2pd %zmm30, %zmm1, %zmm27
+	LONG $0x48b50262; WORD $0xc67f // vpermt2pd %zmm30, %zmm9, %zmm24
+	LONG $0x48fd4162; WORD $0xf628 // vmovapd %zmm14, %zmm30
+	LONG $0x48f52262; WORD $0xf07f // vpermt2pd %zmm16, %zmm1, %zmm30
+	LONG $0x48b53262; WORD $0xf07f // vpermt2pd %zmm16, %zmm9, %zmm14
+	LONG $0x48fde162; WORD $0xc028 // vmovapd %zmm0, %zmm16
+	LONG $0x48f58262; WORD $0xc27f // vpermt2pd %zmm26, %zmm1, %zmm16
+	LONG $0x48b59262; WORD $0xc27f // vpermt2pd %zmm26, %zmm9, %zmm0
+	LONG $0x48fd4162; WORD $0xd328 // vmovapd %zmm11, %zmm26
+	LONG $0x48f50262; WORD $0xd57f // vpermt2pd %zmm29, %zmm1, %zmm26
+	LONG $0x48b51262; WORD $0xdd7f // vpermt2pd %zmm29, %zmm9, %zmm11
+	LONG $0x48fd4162; WORD $0xef28 // vmovapd %zmm15, %zmm29
+	LONG $0x48f54262; WORD $0xed7f // vpermt2pd %zmm13, %zmm1, %zmm29
+	LONG $0x48b55262; WORD $0xfd7f // vpermt2pd %zmm13, %zmm9, %zmm15
+	LONG $0x40851162; WORD $0xe914 // vunpcklpd %zmm25, %zmm31, %zmm13 # zmm13 = zmm31[0],zmm25[0],zmm31[2],zmm25[2],zmm31[4],zmm25[4],zmm31[6],zmm25[6]
+	LONG $0x40850162; WORD $0xc915 // vunpckhpd %zmm25, %zmm31, %zmm25 # zmm25 = zmm31[1],zmm25[1],zmm31[3],zmm25[3],zmm31[5],zmm25[5],zmm31[7],zmm25[7]
+	LONG $0x489d0162; WORD $0xfb14 // vunpcklpd %zmm27, %zmm12, %zmm31 # zmm31 = zmm12[0],zmm27[0],zmm12[2],zmm27[2],zmm12[4],zmm27[4],zmm12[6],zmm27[6]
+	LONG $0x489d1162; WORD $0xe315 // vunpckhpd %zmm27, %zmm12, %zmm12 # zmm12 = zmm12[1],zmm27[1],zmm12[3],zmm27[3],zmm12[5],zmm27[5],zmm12[7],zmm27[7]
+	LONG $0x48dd2162; WORD $0xdf14 // vunpcklpd %zmm23, %zmm4, %zmm27 # zmm27 = zmm4[0],zmm23[0],zmm4[2],zmm23[2],zmm4[4],zmm23[4],zmm4[6],zmm23[6]
 	LONG $0x48ddb162; WORD $0xe715 // vunpckhpd %zmm23, %zmm4, %zmm4 # zmm4 = zmm4[1],zmm23[1],zmm4[3],zmm23[3],zmm4[5],zmm23[5],zmm4[7],zmm23[7]
 	LONG $0x48d58162; WORD $0xf814 // vunpcklpd %zmm24, %zmm5, %zmm23 # zmm23 = zmm5[0],zmm24[0],zmm5[2],zmm24[2],zmm5[4],zmm24[4],zmm5[6],zmm24[6]
 	LONG $0x48d59162; WORD $0xe815 // vunpckhpd %zmm24, %zmm5, %zmm5 # zmm5 = zmm5[1],zmm24[1],zmm5[3],zmm24[3],zmm5[5],zmm24[5],zmm5[7],zmm24[7]
-	LONG $0x40ad4162; WORD $0xc314 // vunpcklpd %zmm11, %zmm26, %zmm24 # zmm24 = zmm26[0],zmm11[0],zmm26[2],zmm11[2],zmm26[4],zmm11[4],zmm26[6],zmm11[6]
-	LONG $0x40ad5162; WORD $0xdb15 // vunpckhpd %zmm11, %zmm26, %zmm11 # zmm11 = zmm26[1],zmm11[1],zmm26[3],zmm11[3],zmm26[5],zmm11[5],zmm26[7],zmm11[7]
-	LONG $0x48fd4162; WORD $0xd714 // vunpcklpd %zmm15, %zmm0, %zmm26 # zmm26 = zmm0[0],zmm15[0],zmm0[2],zmm15[2],zmm0[4],zmm15[4],zmm0[6],zmm15[6]
+	LONG $0x408d0162; WORD $0xc214 // vunpcklpd %zmm26, %zmm30, %zmm24 # zmm24 = zmm30[0],zmm26[0],zmm30[2],zmm26[2],zmm30[4],zmm26[4],zmm30[6],zmm26[6]
+	LONG $0x408d0162; WORD $0xd215 // vunpckhpd %zmm26, %zmm30, %zmm26 # zmm26 = zmm30[1],zmm26[1],zmm30[3],zmm26[3],zmm30[5],zmm26[5],zmm30[7],zmm26[7]
+	LONG $0x40fd0162; WORD $0xf514 // vunpcklpd %zmm29, %zmm16, %zmm30 # zmm30 = zmm16[0],zmm29[0],zmm16[2],zmm29[2],zmm16[4],zmm29[4],zmm16[6],zmm29[6]
+	LONG $0x40fd8162; WORD $0xc515 // vunpckhpd %zmm29, %zmm16, %zmm16 # zmm16 = zmm16[1],zmm29[1],zmm16[3],zmm29[3],zmm16[5],zmm29[5],zmm16[7],zmm29[7]
+	LONG $0x488d4162; WORD $0xeb14 // vunpcklpd %zmm11, %zmm14, %zmm29 # zmm29 = zmm14[0],zmm11[0],zmm14[2],zmm11[2],zmm14[4],zmm11[4],zmm14[6],zmm11[6]
+	LONG $0x488d5162; WORD $0xdb15 // vunpckhpd %zmm11, %zmm14, %zmm11 # zmm11 = zmm14[1],zmm11[1],zmm14[3],zmm11[3],zmm14[5],zmm11[5],zmm14[7],zmm11[7]
+	LONG $0x48fd5162; WORD $0xf714 // vunpcklpd %zmm15, %zmm0, %zmm14 # zmm14 = zmm0[0],zmm15[0],zmm0[2],zmm15[2],zmm0[4],zmm15[4],zmm0[6],zmm15[6]
 	LONG $0x48fdd162; WORD $0xc715 // vunpckhpd %zmm15, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm15[1],zmm0[3],zmm15[3],zmm0[5],zmm15[5],zmm0[7],zmm15[7]
-	LONG $0x488d1162; WORD $0xfe14 // vunpcklpd %zmm30, %zmm14, %zmm15 # zmm15 = zmm14[0],zmm30[0],zmm14[2],zmm30[2],zmm14[4],zmm30[4],zmm14[6],zmm30[6]
-	LONG $0x488d1162; WORD $0xf615 // vunpckhpd %zmm30, %zmm14, %zmm14 # zmm14 = zmm14[1],zmm30[1],zmm14[3],zmm30[3],zmm14[5],zmm30[5],zmm14[7],zmm30[7]
-	LONG $0x40950162; WORD $0xf714 // vunpcklpd %zmm31, %zmm29, %zmm30 # zmm30 = zmm29[0],zmm31[0],zmm29[2],zmm31[2],zmm29[4],zmm31[4],zmm29[6],zmm31[6]
-	LONG $0x40950162; WORD $0xef15 // vunpckhpd %zmm31, %zmm29, %zmm29 # zmm29 = zmm29[1],zmm31[1],zmm29[3],zmm31[3],zmm29[5],zmm31[5],zmm29[7],zmm31[7]
-	LONG $0x48140162; WORD $0xfbc6; BYTE $0x88 // vshufps $0x88, %zmm27, %zmm13, %zmm31 # zmm31 = zmm13[0,2],zmm27[0,2],zmm13[4,6],zmm27[4,6],zmm13[8,10],zmm27[8,10],zmm13[12,14],zmm27[12,14]
-	LONG $0x40040162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm31, %zmm31, %zmm31 # zmm31 = zmm31[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x48141162; WORD $0xebc6; BYTE $0xdd // vshufps $0xdd, %zmm27, %zmm13, %zmm13 # zmm13 = zmm13[1,3],zmm27[1,3],zmm13[5,7],zmm27[5,7],zmm13[9,11],zmm27[9,11],zmm13[13,15],zmm27[13,15]
+	LONG $0x48141162; WORD $0xffc6; BYTE $0x88 // vshufps $0x88, %zmm31, %zmm13, %zmm15 # zmm15 = zmm13[0,2],zmm31[0,2],zmm13[4,6],zmm31[4,6],zmm13[8,10],zmm31[8,10],zmm13[12,14],zmm31[12,14]
+	LONG $0x48045162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm15, %zmm15, %zmm15 # zmm15 = zmm15[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x48141162; WORD $0xefc6; BYTE $0xdd // vshufps $0xdd, %zmm31, %zmm13, %zmm13 # zmm13 = zmm13[1,3],zmm31[1,3],zmm13[5,7],zmm31[5,7],zmm13[9,11],zmm31[9,11],zmm13[13,15],zmm31[13,15]
 	LONG $0x48145162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm13, %zmm13, %zmm13 # zmm13 = zmm13[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x407c4162; WORD $0xdcc6; BYTE $0x88 // vshufps $0x88, %zmm12, %zmm16, %zmm27 # zmm27 = zmm16[0,2],zmm12[0,2],zmm16[4,6],zmm12[4,6],zmm16[8,10],zmm12[8,10],zmm16[12,14],zmm12[12,14]
-	LONG $0x40240162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm27, %zmm27, %zmm27 # zmm27 = zmm27[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x407c5162; WORD $0xe4c6; BYTE $0xdd // vshufps $0xdd, %zmm12, %zmm16, %zmm12 # zmm12 = zmm16[1,3],zmm12[1,3],zmm16[5,7],zmm12[5,7],zmm16[9,11],zmm12[9,11],zmm16[13,15],zmm12[13,15]
+	LONG $0x40344162; WORD $0xfcc6; BYTE $0x88 // vshufps $0x88, %zmm12, %zmm25, %zmm31 # zmm31 = zmm25[0,2],zmm12[0,2],zmm25[4,6],zmm12[4,6],zmm25[8,10],zmm12[8,10],zmm25[12,14],zmm12[12,14]
+	LONG $0x40040162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm31, %zmm31, %zmm31 # zmm31 = zmm31[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40345162; WORD $0xe4c6; BYTE $0xdd // vshufps $0xdd, %zmm12, %zmm25, %zmm12 # zmm12 = zmm25[1,3],zmm12[1,3],zmm25[5,7],zmm12[5,7],zmm25[9,11],zmm12[9,11],zmm25[13,15],zmm12[13,15]
 	LONG $0x481c5162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm12, %zmm12, %zmm12 # zmm12 = zmm12[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x4034a162; WORD $0xc7c6; BYTE $0x88 // vshufps $0x88, %zmm23, %zmm25, %zmm16 # zmm16 = zmm25[0,2],zmm23[0,2],zmm25[4,6],zmm23[4,6],zmm25[8,10],zmm23[8,10],zmm25[12,14],zmm23[12,14]
-	LONG $0x407ca162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm16, %zmm16, %zmm16 # zmm16 = zmm16[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x4034a162; WORD $0xffc6; BYTE $0xdd // vshufps $0xdd, %zmm23, %zmm25, %zmm23 # zmm23 = zmm25[1,3],zmm23[1,3],zmm25[5,7],zmm23[5,7],zmm25[9,11],zmm23[9,11],zmm25[13,15],zmm23[13,15]
-	LONG $0x4044a162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm23, %zmm23, %zmm23 # zmm23 = zmm23[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x485c6162; WORD $0xcdc6; BYTE $0x88 // vshufps $0x88, %zmm5, %zmm4, %zmm25 # zmm25 = zmm4[0,2],zmm5[0,2],zmm4[4,6],zmm5[4,6],zmm4[8,10],zmm5[8,10],zmm4[12,14],zmm5[12,14]
+	LONG $0x40242162; WORD $0xcfc6; BYTE $0x88 // vshufps $0x88, %zmm23, %zmm27, %zmm25 # zmm25 = zmm27[0,2],zmm23[0,2],zmm27[4,6],zmm23[4,6],zmm27[8,10],zmm23[8,10],zmm27[12,14],zmm23[12,14]
 	LONG $0x40340162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm25, %zmm25, %zmm25 # zmm25 = zmm25[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4024a162; WORD $0xffc6; BYTE $0xdd // vshufps $0xdd, %zmm23, %zmm27, %zmm23 # zmm23 = zmm27[1,3],zmm23[1,3],zmm27[5,7],zmm23[5,7],zmm27[9,11],zmm23[9,11],zmm27[13,15],zmm23[13,15]
+	LONG $0x4044a162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm23, %zmm23, %zmm23 # zmm23 = zmm23[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x485c6162; WORD $0xddc6; BYTE $0x88 // vshufps $0x88, %zmm5, %zmm4, %zmm27 # zmm27 = zmm4[0,2],zmm5[0,2],zmm4[4,6],zmm5[4,6],zmm4[8,10],zmm5[8,10],zmm4[12,14],zmm5[12,14]
+	LONG $0x40240162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm27, %zmm27, %zmm27 # zmm27 = zmm27[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
 	LONG $0x485cf162; WORD $0xe5c6; BYTE $0xdd // vshufps $0xdd, %zmm5, %zmm4, %zmm4 # zmm4 = zmm4[1,3],zmm5[1,3],zmm4[5,7],zmm5[5,7],zmm4[9,11],zmm5[9,11],zmm4[13,15],zmm5[13,15]
 	LONG $0x485cf162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm4, %zmm4, %zmm4 # zmm4 = zmm4[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x403c9162; WORD $0xeac6; BYTE $0x88 // vshufps $0x88, %zmm26, %zmm24, %zmm5 # zmm5 = zmm24[0,2],zmm26[0,2],zmm24[4,6],zmm26[4,6],zmm24[8,10],zmm26[8,10],zmm24[12,14],zmm26[12,14]
+	LONG $0x403c9162; WORD $0xeec6; BYTE $0x88 // vshufps $0x88, %zmm30, %zmm24, %zmm5 # zmm5 = zmm24[0,2],zmm30[0,2],zmm24[4,6],zmm30[4,6],zmm24[8,10],zmm30[8,10],zmm24[12,14],zmm30[12,14]
 	LONG $0x4854f162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm5, %zmm5, %zmm5 # zmm5 = zmm5[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x403c0162; WORD $0xc2c6; BYTE $0xdd // vshufps $0xdd, %zmm26, %zmm24, %zmm24 # zmm24 = zmm24[1,3],zmm26[1,3],zmm24[5,7],zmm26[5,7],zmm24[9,11],zmm26[9,11],zmm24[13,15],zmm26[13,15]
+	LONG $0x403c0162; WORD $0xc6c6; BYTE $0xdd // vshufps $0xdd, %zmm30, %zmm24, %zmm24 # zmm24 = zmm24[1,3],zmm30[1,3],zmm24[5,7],zmm30[5,7],zmm24[9,11],zmm30[9,11],zmm24[13,15],zmm30[13,15]
 	LONG $0x403c0162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm24, %zmm24, %zmm24 # zmm24 = zmm24[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x48246162; WORD $0xd0c6; BYTE $0x88 // vshufps $0x88, %zmm0, %zmm11, %zmm26 # zmm26 = zmm11[0,2],zmm0[0,2],zmm11[4,6],zmm0[4,6],zmm11[8,10],zmm0[8,10],zmm11[12,14],zmm0[12,14]
+	LONG $0x402c2162; WORD $0xf0c6; BYTE $0x88 // vshufps $0x88, %zmm16, %zmm26, %zmm30 # zmm30 = zmm26[0,2],zmm16[0,2],zmm26[4,6],zmm16[4,6],zmm26[8,10],zmm16[8,10],zmm26[12,14],zmm16[12,14]
+	LONG $0x400c0162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm30, %zmm30, %zmm30 # zmm30 = zmm30[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x402ca162; WORD $0xc0c6; BYTE $0xdd // vshufps $0xdd, %zmm16, %zmm26, %zmm16 # zmm16 = zmm26[1,3],zmm16[1,3],zmm26[5,7],zmm16[5,7],zmm26[9,11],zmm16[9,11],zmm26[13,15],zmm16[13,15]
+	LONG $0x407ca162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm16, %zmm16, %zmm16 # zmm16 = zmm16[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40144162; WORD $0xd6c6; BYTE $0x88 // vshufps $0x88, %zmm14, %zmm29, %zmm26 # zmm26 = zmm29[0,2],zmm14[0,2],zmm29[4,6],zmm14[4,6],zmm29[8,10],zmm14[8,10],zmm29[12,14],zmm14[12,14]
 	LONG $0x402c0162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm26, %zmm26, %zmm26 # zmm26 = zmm26[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40145162; WORD $0xf6c6; BYTE $0xdd // vshufps $0xdd, %zmm14, %zmm29, %zmm14 # zmm14 = zmm29[1,3],zmm14[1,3],zmm29[5,7],zmm14[5,7],zmm29[9,11],zmm14[9,11],zmm29[13,15],zmm14[13,15]
+	LONG $0x480c5162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm14, %zmm14, %zmm14 # zmm14 = zmm14[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x48246162; WORD $0xe8c6; BYTE $0x88 // vshufps $0x88, %zmm0, %zmm11, %zmm29 # zmm29 = zmm11[0,2],zmm0[0,2],zmm11[4,6],zmm0[4,6],zmm11[8,10],zmm0[8,10],zmm11[12,14],zmm0[12,14]
+	LONG $0x40140162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm29, %zmm29, %zmm29 # zmm29 = zmm29[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
 	LONG $0x4824f162; WORD $0xc0c6; BYTE $0xdd // vshufps $0xdd, %zmm0, %zmm11, %zmm0 # zmm0 = zmm11[1,3],zmm0[1,3],zmm11[5,7],zmm0[5,7],zmm11[9,11],zmm0[9,11],zmm11[13,15],zmm0[13,15]
 	LONG $0x487cf162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm0, %zmm0, %zmm0 # zmm0 = zmm0[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x48041162; WORD $0xdec6; BYTE $0x88 // vshufps $0x88, %zmm30, %zmm15, %zmm11 # zmm11 = zmm15[0,2],zmm30[0,2],zmm15[4,6],zmm30[4,6],zmm15[8,10],zmm30[8,10],zmm15[12,14],zmm30[12,14]
-	LONG $0x48245162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm11, %zmm11, %zmm11 # zmm11 = zmm11[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x48041162; WORD $0xfec6; BYTE $0xdd // vshufps $0xdd, %zmm30, %zmm15, %zmm15 # zmm15 = zmm15[1,3],zmm30[1,3],zmm15[5,7],zmm30[5,7],zmm15[9,11],zmm30[9,11],zmm15[13,15],zmm30[13,15]
-	LONG $0x48045162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm15, %zmm15, %zmm15 # zmm15 = zmm15[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x480c0162; WORD $0xf5c6; BYTE $0x88 // vshufps $0x88, %zmm29, %zmm14, %zmm30 # zmm30 = zmm14[0,2],zmm29[0,2],zmm14[4,6],zmm29[4,6],zmm14[8,10],zmm29[8,10],zmm14[12,14],zmm29[12,14]
-	LONG $0x400c0162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm30, %zmm30, %zmm30 # zmm30 = zmm30[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x480c1162; WORD $0xf5c6; BYTE $0xdd // vshufps $0xdd, %zmm29, %zmm14, %zmm14 # zmm14 = zmm14[1,3],zmm29[1,3],zmm14[5,7],zmm29[5,7],zmm14[9,11],zmm29[9,11],zmm14[13,15],zmm29[13,15]
-	LONG $0x480c5162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm14, %zmm14, %zmm14 # zmm14 = zmm14[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	QUAD $0x40b97c11487c6162 // vmovups %zmm31, 0x1000(%rcx,%rdi,4)
+	QUAD $0x40b97c11487c7162 // vmovups %zmm15, 0x1000(%rcx,%rdi,4)
 	QUAD $0x42b96c11487c7162 // vmovups %zmm13, 0x1080(%rcx,%rdi,4)
-	QUAD $0x44b95c11487c6162 // vmovups %zmm27, 0x1100(%rcx,%rdi,4)
+	QUAD $0x44b97c11487c6162 // vmovups %zmm31, 0x1100(%rcx,%rdi,4)
 	QUAD $0x46b96411487c7162 // vmovups %zmm12, 0x1180(%rcx,%rdi,4)
-	QUAD $0x48b94411487ce162 // vmovups %zmm16, 0x1200(%rcx,%rdi,4)
+	QUAD $0x48b94c11487c6162 // vmovups %zmm25, 0x1200(%rcx,%rdi,4)
 	QUAD $0x4ab97c11487ce162 // vmovups %zmm23, 0x1280(%rcx,%rdi,4)
-	QUAD $0x4cb94c11487c6162 // vmovups %zmm25, 0x1300(%rcx,%rdi,4)
+	QUAD $0x4cb95c11487c6162 // vmovups %zmm27, 0x1300(%rcx,%rdi,4)
 	QUAD $0x4eb96411487cf162 // vmovups %zmm4, 0x1380(%rcx,%rdi,4)
 	QUAD $0x50b96c11487cf162 // vmovups %zmm5, 0x1400(%rcx,%rdi,4)
 	QUAD $0x52b94411487c6162 // vmovups %zmm24, 0x1480(%rcx,%rdi,4)
-	QUAD $0x54b95411487c6162 // vmovups %zmm26, 0x1500(%rcx,%rdi,4)
-	QUAD $0x56b94411487cf162 // vmovups %zmm0, 0x1580(%rcx,%rdi,4)
-	QUAD $0x58b95c11487c7162 // vmovups %zmm11, 0x1600(%rcx,%rdi,4)
-	QUAD $0x5ab97c11487c7162 // vmovups %zmm15, 0x1680(%rcx,%rdi,4)
-	QUAD $0x5cb97411487c6162 // vmovups %zmm30, 0x1700(%rcx,%rdi,4)
-	QUAD $0x5eb97411487c7162 // vmovups %zmm14, 0x1780(%rcx,%rdi,4)
+	QUAD $0x54b97411487c6162 // vmovups %zmm30, 0x1500(%rcx,%rdi,4)
+	QUAD $0x56b94411487ce162 // vmovups %zmm16, 0x1580(%rcx,%rdi,4)
+	QUAD $0x58b95411487c6162 // vmovups %zmm26, 0x1600(%rcx,%rdi,4)
+	QUAD $0x5ab97411487c7162 // vmovups %zmm14, 0x1680(%rcx,%rdi,4)
+	QUAD $0x5cb96c11487c6162 // vmovups %zmm29, 0x1700(%rcx,%rdi,4)
+	QUAD $0x5eb94411487cf162 // vmovups %zmm0, 0x1780(%rcx,%rdi,4)
 	LONG $0x000010bf; BYTE $0x00 // movl $0x10, %edi
 	LONG $0x01c2f641 // testb $0x1, %r10b
 	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
-	LONG $0xfb9a850f; WORD $0xffff // jne 0x640 <k_encode_q6_k+0x640>
-	WORD $0x50eb // jmp 0xaf8 <k_encode_q6_k+0xaf8>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xfb9c850f; WORD $0xffff // jne 0x640 <k_encode_q6_k+0x640>
+	WORD $0x52eb // jmp 0xaf8 <k_encode_q6_k+0xaf8>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x487cf162; WORD $0x0428; BYTE $0x31 // vmovaps (%rcx,%rsi), %zmm0
 	QUAD $0x01316428487cf162 // vmovaps 0x40(%rcx,%rsi), %zmm4
 	LONG $0x487cf162; WORD $0xc059 // vmulps %zmm0, %zmm0, %zmm0
@@ -521,10 +523,12 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	QUAD $0x0ad41510087e6162; WORD $0x0000 // vmovss 0xad4(%rip), %xmm26 # 0x15f0 <k_encode_q6_k+0x15f0>
-	QUAD $0x0ae21d10087e6162; WORD $0x0000 // vmovss 0xae2(%rip), %xmm27 # 0x1608 <k_encode_q6_k+0x1608>
-	QUAD $0x0ab42d18087d6262; WORD $0x0000 // vbroadcastss 0xab4(%rip), %xmm29 # 0x15e4 <k_encode_q6_k+0x15e4>
+	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
+	QUAD $0x0d140510087e6162; WORD $0x0000 // vmovss 0xd14(%rip), %xmm24 # 0x1830 <k_encode_q6_k+0x1830>
+	QUAD $0x0d220d10087e6162; WORD $0x0000 // vmovss 0xd22(%rip), %xmm25 # 0x1848 <k_encode_q6_k+0x1848>
+	QUAD $0x0cf41518087d6262; WORD $0x0000 // vbroadcastss 0xcf4(%rip), %xmm26 # 0x1824 <k_encode_q6_k+0x1824>
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0x0428; BYTE $0x31 // vmovaps (%rcx,%rsi), %zmm0
 	QUAD $0x01316428487cf162 // vmovaps 0x40(%rcx,%rsi), %zmm4
 	LONG $0x485c7162; WORD $0xe254 // vandps %zmm2, %zmm4, %zmm12
@@ -541,29 +545,27 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00318429487cf162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm0, 0x2000(%rcx,%rsi)
 	LONG $0x80ee8348 // subq $-0x80, %rsi
 	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
-	WORD $0x8c75 // jne 0xb30 <k_encode_q6_k+0xb30>
+	WORD $0x8c75 // jne 0xb40 <k_encode_q6_k+0xb40>
 	LONG $0x4864f162; WORD $0xc55e // vdivps %zmm5, %zmm3, %zmm0
 	LONG $0x4864d162; WORD $0xe35e // vdivps %zmm11, %zmm3, %zmm4
 	QUAD $0x3000a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x3000(%rcx)
 	QUAD $0x30409929487c7162; WORD $0x0000 // vmovaps %zmm11, 0x3040(%rcx)
-	QUAD $0x09fa2d18487df262; WORD $0x0000 // vbroadcastss 0x9fa(%rip), %zmm5 # 0x15c8 <k_encode_q6_k+0x15c8>
+	QUAD $0x0c2a2d18487df262; WORD $0x0000 // vbroadcastss 0xc2a(%rip), %zmm5 # 0x1808 <k_encode_q6_k+0x1808>
 	LONG $0x4814f162; WORD $0xcdc2; BYTE $0x01 // vcmpltps %zmm5, %zmm13, %k1
 	LONG $0x480cf162; WORD $0xd5c2; BYTE $0x01 // vcmpltps %zmm5, %zmm14, %k2
-	QUAD $0x0a261d18487d7262; WORD $0x0000 // vbroadcastss 0xa26(%rip), %zmm11 # 0x160c <k_encode_q6_k+0x160c>
+	QUAD $0x0c561d18487d7262; WORD $0x0000 // vbroadcastss 0xc56(%rip), %zmm11 # 0x184c <k_encode_q6_k+0x184c>
 	LONG $0x4a5dd262; WORD $0xeb65 // vblendmps %zmm11, %zmm4, %zmm5 {%k2}
 	LONG $0x497d5262; WORD $0xdb65 // vblendmps %zmm11, %zmm0, %zmm11 {%k1}
 	QUAD $0x31809929487c7162; WORD $0x0000 // vmovaps %zmm11, 0x3180(%rcx)
 	QUAD $0x31c0a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x31c0(%rcx)
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
-	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
-	LONG $0x24748b4c; BYTE $0x40 // movq 0x40(%rsp), %r14
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x01316459485c7162 // vmulps 0x40(%rcx,%rsi), %zmm4, %zmm12
 	LONG $0x487c7162; WORD $0x3c59; BYTE $0x31 // vmulps (%rcx,%rsi), %zmm0, %zmm15
 	LONG $0x48047162; WORD $0xfb5f // vmaxps %zmm3, %zmm15, %zmm15
@@ -575,71 +577,17 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x481c5162; WORD $0xe058 // vaddps %zmm8, %zmm12, %zmm12
 	LONG $0x48045162; WORD $0xf858 // vaddps %zmm8, %zmm15, %zmm15
 	QUAD $0x003184594804e162; WORD $0x0020; BYTE $0x00 // vmulps 0x2000(%rcx,%rsi), %zmm15, %zmm16
-	LONG $0x4854b162; WORD $0xe858 // vaddps %zmm16, %zmm5, %zmm5
+	LONG $0x480c3162; WORD $0xf058 // vaddps %zmm16, %zmm14, %zmm14
 	QUAD $0x40318459481ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x2040(%rcx,%rsi), %zmm12, %zmm16
-	LONG $0x48243162; WORD $0xd858 // vaddps %zmm16, %zmm11, %zmm11
+	LONG $0x48143162; WORD $0xe858 // vaddps %zmm16, %zmm13, %zmm13
 	QUAD $0x41314459481ce162 // vmulps 0x1040(%rcx,%rsi), %zmm12, %zmm16
 	QUAD $0x40317c594804e162 // vmulps 0x1000(%rcx,%rsi), %zmm15, %zmm23
 	LONG $0x48043162; WORD $0xff59 // vmulps %zmm23, %zmm15, %zmm15
-	LONG $0x480c5162; WORD $0xf758 // vaddps %zmm15, %zmm14, %zmm14
-	LONG $0x481c3162; WORD $0xe059 // vmulps %zmm16, %zmm12, %zmm12
-	LONG $0x48145162; WORD $0xe458 // vaddps %zmm12, %zmm13, %zmm12
-	QUAD $0x02316c59487c7162 // vmulps 0x80(%rcx,%rsi), %zmm0, %zmm13
-	QUAD $0x03317c59485c7162 // vmulps 0xc0(%rcx,%rsi), %zmm4, %zmm15
-	LONG $0x48047162; WORD $0xfb5f // vmaxps %zmm3, %zmm15, %zmm15
-	LONG $0x48147162; WORD $0xeb5f // vmaxps %zmm3, %zmm13, %zmm13
-	LONG $0x484c5162; WORD $0xed5d // vminps %zmm13, %zmm6, %zmm13
-	LONG $0x484c5162; WORD $0xff5d // vminps %zmm15, %zmm6, %zmm15
-	LONG $0x48047162; WORD $0xff58 // vaddps %zmm7, %zmm15, %zmm15
-	LONG $0x48147162; WORD $0xef58 // vaddps %zmm7, %zmm13, %zmm13
-	LONG $0x4814c162; WORD $0xc058 // vaddps %zmm8, %zmm13, %zmm16
-	LONG $0x48045162; WORD $0xe858 // vaddps %zmm8, %zmm15, %zmm13
-	QUAD $0xc031bc5948147162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%rcx,%rsi), %zmm13, %zmm15
-	QUAD $0x8031bc59407ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%rcx,%rsi), %zmm16, %zmm23
 	LONG $0x48245162; WORD $0xdf58 // vaddps %zmm15, %zmm11, %zmm11
-	LONG $0x4854b162; WORD $0xef58 // vaddps %zmm23, %zmm5, %zmm5
-	QUAD $0x42317c59407c7162 // vmulps 0x1080(%rcx,%rsi), %zmm16, %zmm15
-	QUAD $0x43317c594814e162 // vmulps 0x10c0(%rcx,%rsi), %zmm13, %zmm23
-	LONG $0x48143162; WORD $0xef59 // vmulps %zmm23, %zmm13, %zmm13
-	LONG $0x481c5162; WORD $0xed58 // vaddps %zmm13, %zmm12, %zmm13
-	LONG $0x407c5162; WORD $0xe759 // vmulps %zmm15, %zmm16, %zmm12
-	LONG $0x480c5162; WORD $0xf458 // vaddps %zmm12, %zmm14, %zmm14
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
-	LONG $0xfed9850f; WORD $0xffff // jne 0xc30 <k_encode_q6_k+0xc30>
-	LONG $0x480cd162; WORD $0xcac2; BYTE $0x04 // vcmpneqps %zmm10, %zmm14, %k1
-	LONG $0xc954d162; WORD $0xc65e // vdivps %zmm14, %zmm5, %zmm0 {%k1} {z}
-	LONG $0x4814d162; WORD $0xcac2; BYTE $0x04 // vcmpneqps %zmm10, %zmm13, %k1
-	LONG $0xc924d162; WORD $0xe55e // vdivps %zmm13, %zmm11, %zmm4 {%k1} {z}
-	LONG $0x48247162; WORD $0xdc59 // vmulps %zmm4, %zmm11, %zmm11
-	LONG $0x4854f162; WORD $0xe859 // vmulps %zmm0, %zmm5, %zmm5
-	QUAD $0x3080a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x3080(%rcx)
-	QUAD $0x30c09929487c7162; WORD $0x0000 // vmovaps %zmm11, 0x30c0(%rcx)
-	QUAD $0x31008129487cf162; WORD $0x0000 // vmovaps %zmm0, 0x3100(%rcx)
-	QUAD $0x3140a129487cf162; WORD $0x0000 // vmovaps %zmm4, 0x3140(%rcx)
-	LONG $0xfffff7bf; BYTE $0xff // movl $0xfffffff7, %edi # imm = 0xFFFFFFF7
-	WORD $0x0feb // jmp 0xdbb <k_encode_q6_k+0xdbb>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0xc7ff // incl %edi
-	WORD $0xff83; BYTE $0x0a // cmpl $0xa, %edi
-	LONG $0x0295840f; WORD $0x0000 // je 0x1050 <k_encode_q6_k+0x1050>
-	WORD $0xff85 // testl %edi, %edi
-	WORD $0xf174 // je 0xdb0 <k_encode_q6_k+0xdb0>
-	LONG $0xc72af2c5 // vcvtsi2ss %edi, %xmm1, %xmm0
-	LONG $0x087e9162; WORD $0xc259 // vmulss %xmm26, %xmm0, %xmm0
-	LONG $0x087e9162; WORD $0xc358 // vaddss %xmm27, %xmm0, %xmm0
-	LONG $0x087c9162; WORD $0xc557 // vxorps %xmm29, %xmm0, %xmm0
-	LONG $0x487df262; WORD $0xc018 // vbroadcastss %xmm0, %zmm0
-	QUAD $0x3040995e487c7162; WORD $0x0000 // vdivps 0x3040(%rcx), %zmm0, %zmm11
-	QUAD $0x3000815e487cf162; WORD $0x0000 // vdivps 0x3000(%rcx), %zmm0, %zmm0
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x0131645948247162 // vmulps 0x40(%rcx,%rsi), %zmm11, %zmm12
-	LONG $0x487c7162; WORD $0x3c59; BYTE $0x31 // vmulps (%rcx,%rsi), %zmm0, %zmm15
+	LONG $0x481c3162; WORD $0xe059 // vmulps %zmm16, %zmm12, %zmm12
+	LONG $0x4854d162; WORD $0xec58 // vaddps %zmm12, %zmm5, %zmm5
+	QUAD $0x02316459487c7162 // vmulps 0x80(%rcx,%rsi), %zmm0, %zmm12
+	QUAD $0x03317c59485c7162 // vmulps 0xc0(%rcx,%rsi), %zmm4, %zmm15
 	LONG $0x48047162; WORD $0xfb5f // vmaxps %zmm3, %zmm15, %zmm15
 	LONG $0x481c7162; WORD $0xe35f // vmaxps %zmm3, %zmm12, %zmm12
 	LONG $0x484c5162; WORD $0xe45d // vminps %zmm12, %zmm6, %zmm12
@@ -648,76 +596,214 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x481c7162; WORD $0xe758 // vaddps %zmm7, %zmm12, %zmm12
 	LONG $0x481c5162; WORD $0xe058 // vaddps %zmm8, %zmm12, %zmm12
 	LONG $0x48045162; WORD $0xf858 // vaddps %zmm8, %zmm15, %zmm15
-	QUAD $0x003184594804e162; WORD $0x0020; BYTE $0x00 // vmulps 0x2000(%rcx,%rsi), %zmm15, %zmm16
-	LONG $0x485cb162; WORD $0xe058 // vaddps %zmm16, %zmm4, %zmm4
-	QUAD $0x40318459481ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x2040(%rcx,%rsi), %zmm12, %zmm16
-	LONG $0x4854b162; WORD $0xe858 // vaddps %zmm16, %zmm5, %zmm5
-	QUAD $0x41314459481ce162 // vmulps 0x1040(%rcx,%rsi), %zmm12, %zmm16
-	QUAD $0x40317c594804e162 // vmulps 0x1000(%rcx,%rsi), %zmm15, %zmm23
+	QUAD $0xc03184594804e162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%rcx,%rsi), %zmm15, %zmm16
+	QUAD $0x8031bc59481ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%rcx,%rsi), %zmm12, %zmm23
+	LONG $0x48143162; WORD $0xe858 // vaddps %zmm16, %zmm13, %zmm13
+	LONG $0x480c3162; WORD $0xf758 // vaddps %zmm23, %zmm14, %zmm14
+	QUAD $0x42314459481ce162 // vmulps 0x1080(%rcx,%rsi), %zmm12, %zmm16
+	QUAD $0x43317c594804e162 // vmulps 0x10c0(%rcx,%rsi), %zmm15, %zmm23
 	LONG $0x48043162; WORD $0xff59 // vmulps %zmm23, %zmm15, %zmm15
-	LONG $0x480c5162; WORD $0xf758 // vaddps %zmm15, %zmm14, %zmm14
-	LONG $0x481c3162; WORD $0xe059 // vmulps %zmm16, %zmm12, %zmm12
-	LONG $0x48145162; WORD $0xe458 // vaddps %zmm12, %zmm13, %zmm12
-	QUAD $0x02316c59487c7162 // vmulps 0x80(%rcx,%rsi), %zmm0, %zmm13
-	QUAD $0x03317c5948247162 // vmulps 0xc0(%rcx,%rsi), %zmm11, %zmm15
-	LONG $0x48047162; WORD $0xfb5f // vmaxps %zmm3, %zmm15, %zmm15
-	LONG $0x48147162; WORD $0xeb5f // vmaxps %zmm3, %zmm13, %zmm13
-	LONG $0x484c5162; WORD $0xed5d // vminps %zmm13, %zmm6, %zmm13
-	LONG $0x484c5162; WORD $0xff5d // vminps %zmm15, %zmm6, %zmm15
-	LONG $0x48047162; WORD $0xff58 // vaddps %zmm7, %zmm15, %zmm15
-	LONG $0x48147162; WORD $0xef58 // vaddps %zmm7, %zmm13, %zmm13
-	LONG $0x4814c162; WORD $0xc058 // vaddps %zmm8, %zmm13, %zmm16
-	LONG $0x48045162; WORD $0xe858 // vaddps %zmm8, %zmm15, %zmm13
-	QUAD $0xc031bc5948147162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%rcx,%rsi), %zmm13, %zmm15
-	QUAD $0x8031bc59407ce162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%rcx,%rsi), %zmm16, %zmm23
 	LONG $0x4854d162; WORD $0xef58 // vaddps %zmm15, %zmm5, %zmm5
-	LONG $0x485cb162; WORD $0xe758 // vaddps %zmm23, %zmm4, %zmm4
-	QUAD $0x42317c59407c7162 // vmulps 0x1080(%rcx,%rsi), %zmm16, %zmm15
-	QUAD $0x43317c594814e162 // vmulps 0x10c0(%rcx,%rsi), %zmm13, %zmm23
-	LONG $0x48143162; WORD $0xef59 // vmulps %zmm23, %zmm13, %zmm13
-	LONG $0x481c5162; WORD $0xed58 // vaddps %zmm13, %zmm12, %zmm13
-	LONG $0x407c5162; WORD $0xe759 // vmulps %zmm15, %zmm16, %zmm12
-	LONG $0x480c5162; WORD $0xf458 // vaddps %zmm12, %zmm14, %zmm14
+	LONG $0x481c3162; WORD $0xe059 // vmulps %zmm16, %zmm12, %zmm12
+	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
 	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
-	LONG $0xfed9850f; WORD $0xffff // jne 0xe10 <k_encode_q6_k+0xe10>
-	LONG $0x482cd162; WORD $0xc6c2; BYTE $0x01 // vcmpltps %zmm14, %zmm10, %k0
-	LONG $0x482cd162; WORD $0xcdc2; BYTE $0x01 // vcmpltps %zmm13, %zmm10, %k1
+	LONG $0xfed9850f; WORD $0xffff // jne 0xc40 <k_encode_q6_k+0xc40>
+	LONG $0x4824d162; WORD $0xcac2; BYTE $0x04 // vcmpneqps %zmm10, %zmm11, %k1
+	LONG $0xc90cd162; WORD $0xc35e // vdivps %zmm11, %zmm14, %zmm0 {%k1} {z}
+	LONG $0x4854d162; WORD $0xcac2; BYTE $0x04 // vcmpneqps %zmm10, %zmm5, %k1
+	LONG $0xc914f162; WORD $0xe55e // vdivps %zmm5, %zmm13, %zmm4 {%k1} {z}
+	LONG $0x4814f162; WORD $0xec59 // vmulps %zmm4, %zmm13, %zmm5
+	LONG $0x480c7162; WORD $0xd859 // vmulps %zmm0, %zmm14, %zmm11
+	QUAD $0x30809929487c7162; WORD $0x0000 // vmovaps %zmm11, 0x3080(%rcx)
+	QUAD $0x30c0a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x30c0(%rcx)
+	QUAD $0x31008129487cf162; WORD $0x0000 // vmovaps %zmm0, 0x3100(%rcx)
+	QUAD $0x3140a129487cf162; WORD $0x0000 // vmovaps %zmm4, 0x3140(%rcx)
+	LONG $0xfffff7bf; BYTE $0xff // movl $0xfffffff7, %edi # imm = 0xFFFFFFF7
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	WORD $0x1aeb // jmp 0xddb <k_encode_q6_k+0xddb>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xc7ff // incl %edi
+	WORD $0xff83; BYTE $0x0a // cmpl $0xa, %edi
+	LONG $0x04c5840f; WORD $0x0000 // je 0x12a0 <k_encode_q6_k+0x12a0>
+	WORD $0xff85 // testl %edi, %edi
+	WORD $0xf174 // je 0xdd0 <k_encode_q6_k+0xdd0>
+	LONG $0xc72af2c5 // vcvtsi2ss %edi, %xmm1, %xmm0
+	LONG $0x087e9162; WORD $0xc059 // vmulss %xmm24, %xmm0, %xmm0
+	LONG $0x087e9162; WORD $0xc158 // vaddss %xmm25, %xmm0, %xmm0
+	LONG $0x087c9162; WORD $0xc257 // vxorps %xmm26, %xmm0, %xmm0
+	LONG $0x487df262; WORD $0xc018 // vbroadcastss %xmm0, %zmm0
+	QUAD $0x3040b15e487c6162; WORD $0x0000 // vdivps 0x3040(%rcx), %zmm0, %zmm30
+	QUAD $0x3000a95e487c6162; WORD $0x0000 // vdivps 0x3000(%rcx), %zmm0, %zmm29
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x00040162; WORD $0xff57 // vxorps %xmm31, %xmm31, %xmm31
+	WORD $0xff83; BYTE $0xfa // cmpl $-0x6, %edi
+	LONG $0x01028f0f; WORD $0x0000 // jg 0xf30 <k_encode_q6_k+0xf30>
+	WORD $0x9066 // nop
+	QUAD $0x01316459400cf162 // vmulps 0x40(%rcx,%rsi), %zmm30, %zmm4
+	LONG $0x4014f162; WORD $0x2c59; BYTE $0x31 // vmulps (%rcx,%rsi), %zmm29, %zmm5
+	LONG $0x4854f162; WORD $0xef58 // vaddps %zmm7, %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0xe758 // vaddps %zmm7, %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0xe058 // vaddps %zmm8, %zmm4, %zmm4
+	LONG $0x4854d162; WORD $0xe858 // vaddps %zmm8, %zmm5, %zmm5
+	QUAD $0x0031a45948547162; WORD $0x0020; BYTE $0x00 // vmulps 0x2000(%rcx,%rsi), %zmm5, %zmm12
+	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
+	QUAD $0x4031a459485c7162; WORD $0x0020; BYTE $0x00 // vmulps 0x2040(%rcx,%rsi), %zmm4, %zmm12
+	LONG $0x40045162; WORD $0xe458 // vaddps %zmm12, %zmm31, %zmm12
+	QUAD $0x41316c59485c7162 // vmulps 0x1040(%rcx,%rsi), %zmm4, %zmm13
+	QUAD $0x4031745948547162 // vmulps 0x1000(%rcx,%rsi), %zmm5, %zmm14
+	LONG $0x4854d162; WORD $0xee59 // vmulps %zmm14, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
+	LONG $0x485cd162; WORD $0xe559 // vmulps %zmm13, %zmm4, %zmm4
+	LONG $0x4804f162; WORD $0xe458 // vaddps %zmm4, %zmm15, %zmm4
+	QUAD $0x02316c594014f162 // vmulps 0x80(%rcx,%rsi), %zmm29, %zmm5
+	QUAD $0x03316c59400c7162 // vmulps 0xc0(%rcx,%rsi), %zmm30, %zmm13
+	LONG $0x48147162; WORD $0xef58 // vaddps %zmm7, %zmm13, %zmm13
+	LONG $0x4854f162; WORD $0xef58 // vaddps %zmm7, %zmm5, %zmm5
+	LONG $0x4854d162; WORD $0xe858 // vaddps %zmm8, %zmm5, %zmm5
+	LONG $0x48145162; WORD $0xe858 // vaddps %zmm8, %zmm13, %zmm13
+	QUAD $0xc031b45948147162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%rcx,%rsi), %zmm13, %zmm14
+	QUAD $0x8031bc5948547162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%rcx,%rsi), %zmm5, %zmm15
+	LONG $0x481c4162; WORD $0xfe58 // vaddps %zmm14, %zmm12, %zmm31
+	LONG $0x48245162; WORD $0xdf58 // vaddps %zmm15, %zmm11, %zmm11
+	QUAD $0x4231645948547162 // vmulps 0x1080(%rcx,%rsi), %zmm5, %zmm12
+	QUAD $0x4331745948147162 // vmulps 0x10c0(%rcx,%rsi), %zmm13, %zmm14
+	LONG $0x48145162; WORD $0xee59 // vmulps %zmm14, %zmm13, %zmm13
+	LONG $0x485c5162; WORD $0xfd58 // vaddps %zmm13, %zmm4, %zmm15
+	LONG $0x4854d162; WORD $0xe459 // vmulps %zmm12, %zmm5, %zmm4
+	LONG $0x487cf162; WORD $0xc458 // vaddps %zmm4, %zmm0, %zmm0
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
+	LONG $0xff09850f; WORD $0xffff // jne 0xe30 <k_encode_q6_k+0xe30>
+	LONG $0x00025be9; BYTE $0x00 // jmp 0x1187 <k_encode_q6_k+0x1187>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0xff83; BYTE $0x05 // cmpl $0x5, %edi
+	LONG $0x01278d0f; WORD $0x0000 // jge 0x1060 <k_encode_q6_k+0x1060>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x4014f162; WORD $0x2459; BYTE $0x31 // vmulps (%rcx,%rsi), %zmm29, %zmm4
+	QUAD $0x01316c59400cf162 // vmulps 0x40(%rcx,%rsi), %zmm30, %zmm5
+	LONG $0x484cf162; WORD $0xed5d // vminps %zmm5, %zmm6, %zmm5
+	LONG $0x484cf162; WORD $0xe45d // vminps %zmm4, %zmm6, %zmm4
+	LONG $0x485cf162; WORD $0xe758 // vaddps %zmm7, %zmm4, %zmm4
+	LONG $0x4854f162; WORD $0xef58 // vaddps %zmm7, %zmm5, %zmm5
+	LONG $0x4854d162; WORD $0xe858 // vaddps %zmm8, %zmm5, %zmm5
+	LONG $0x485cd162; WORD $0xe058 // vaddps %zmm8, %zmm4, %zmm4
+	QUAD $0x0031a459485c7162; WORD $0x0020; BYTE $0x00 // vmulps 0x2000(%rcx,%rsi), %zmm4, %zmm12
+	QUAD $0x4031ac5948547162; WORD $0x0020; BYTE $0x00 // vmulps 0x2040(%rcx,%rsi), %zmm5, %zmm13
+	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
+	LONG $0x40045162; WORD $0xe558 // vaddps %zmm13, %zmm31, %zmm12
+	QUAD $0x41316c5948547162 // vmulps 0x1040(%rcx,%rsi), %zmm5, %zmm13
+	QUAD $0x40317459485c7162 // vmulps 0x1000(%rcx,%rsi), %zmm4, %zmm14
+	LONG $0x485cd162; WORD $0xe659 // vmulps %zmm14, %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0xc458 // vaddps %zmm4, %zmm0, %zmm0
+	LONG $0x4854d162; WORD $0xe559 // vmulps %zmm13, %zmm5, %zmm4
+	LONG $0x4804f162; WORD $0xe458 // vaddps %zmm4, %zmm15, %zmm4
+	QUAD $0x03316c59400cf162 // vmulps 0xc0(%rcx,%rsi), %zmm30, %zmm5
+	QUAD $0x02316c5940147162 // vmulps 0x80(%rcx,%rsi), %zmm29, %zmm13
+	LONG $0x484c5162; WORD $0xed5d // vminps %zmm13, %zmm6, %zmm13
+	LONG $0x484cf162; WORD $0xed5d // vminps %zmm5, %zmm6, %zmm5
+	LONG $0x4854f162; WORD $0xef58 // vaddps %zmm7, %zmm5, %zmm5
+	LONG $0x48147162; WORD $0xef58 // vaddps %zmm7, %zmm13, %zmm13
+	LONG $0x48145162; WORD $0xe858 // vaddps %zmm8, %zmm13, %zmm13
+	LONG $0x4854d162; WORD $0xe858 // vaddps %zmm8, %zmm5, %zmm5
+	QUAD $0xc031b45948547162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%rcx,%rsi), %zmm5, %zmm14
+	QUAD $0x8031bc5948147162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%rcx,%rsi), %zmm13, %zmm15
+	LONG $0x481c4162; WORD $0xfe58 // vaddps %zmm14, %zmm12, %zmm31
+	LONG $0x48245162; WORD $0xdf58 // vaddps %zmm15, %zmm11, %zmm11
+	QUAD $0x4231645948147162 // vmulps 0x1080(%rcx,%rsi), %zmm13, %zmm12
+	QUAD $0x4331745948547162 // vmulps 0x10c0(%rcx,%rsi), %zmm5, %zmm14
+	LONG $0x4854d162; WORD $0xee59 // vmulps %zmm14, %zmm5, %zmm5
+	LONG $0x485c7162; WORD $0xfd58 // vaddps %zmm5, %zmm4, %zmm15
+	LONG $0x4814d162; WORD $0xe459 // vmulps %zmm12, %zmm13, %zmm4
+	LONG $0x487cf162; WORD $0xc458 // vaddps %zmm4, %zmm0, %zmm0
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
+	LONG $0xfef1850f; WORD $0xffff // jne 0xf40 <k_encode_q6_k+0xf40>
+	LONG $0x000133e9; BYTE $0x00 // jmp 0x1187 <k_encode_q6_k+0x1187>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x01316459400cf162 // vmulps 0x40(%rcx,%rsi), %zmm30, %zmm4
+	LONG $0x4014f162; WORD $0x2c59; BYTE $0x31 // vmulps (%rcx,%rsi), %zmm29, %zmm5
+	LONG $0x4854f162; WORD $0xeb5f // vmaxps %zmm3, %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0xe35f // vmaxps %zmm3, %zmm4, %zmm4
+	LONG $0x484cf162; WORD $0xe45d // vminps %zmm4, %zmm6, %zmm4
+	LONG $0x484cf162; WORD $0xed5d // vminps %zmm5, %zmm6, %zmm5
+	LONG $0x4854f162; WORD $0xef58 // vaddps %zmm7, %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0xe758 // vaddps %zmm7, %zmm4, %zmm4
+	LONG $0x485cd162; WORD $0xe058 // vaddps %zmm8, %zmm4, %zmm4
+	LONG $0x4854d162; WORD $0xe858 // vaddps %zmm8, %zmm5, %zmm5
+	QUAD $0x0031a45948547162; WORD $0x0020; BYTE $0x00 // vmulps 0x2000(%rcx,%rsi), %zmm5, %zmm12
+	LONG $0x48245162; WORD $0xdc58 // vaddps %zmm12, %zmm11, %zmm11
+	QUAD $0x4031a459485c7162; WORD $0x0020; BYTE $0x00 // vmulps 0x2040(%rcx,%rsi), %zmm4, %zmm12
+	LONG $0x40045162; WORD $0xe458 // vaddps %zmm12, %zmm31, %zmm12
+	QUAD $0x41316c59485c7162 // vmulps 0x1040(%rcx,%rsi), %zmm4, %zmm13
+	QUAD $0x4031745948547162 // vmulps 0x1000(%rcx,%rsi), %zmm5, %zmm14
+	LONG $0x4854d162; WORD $0xee59 // vmulps %zmm14, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
+	LONG $0x485cd162; WORD $0xe559 // vmulps %zmm13, %zmm4, %zmm4
+	LONG $0x4804f162; WORD $0xe458 // vaddps %zmm4, %zmm15, %zmm4
+	QUAD $0x02316c594014f162 // vmulps 0x80(%rcx,%rsi), %zmm29, %zmm5
+	QUAD $0x03316c59400c7162 // vmulps 0xc0(%rcx,%rsi), %zmm30, %zmm13
+	LONG $0x48147162; WORD $0xeb5f // vmaxps %zmm3, %zmm13, %zmm13
+	LONG $0x4854f162; WORD $0xeb5f // vmaxps %zmm3, %zmm5, %zmm5
+	LONG $0x484cf162; WORD $0xed5d // vminps %zmm5, %zmm6, %zmm5
+	LONG $0x484c5162; WORD $0xed5d // vminps %zmm13, %zmm6, %zmm13
+	LONG $0x48147162; WORD $0xef58 // vaddps %zmm7, %zmm13, %zmm13
+	LONG $0x4854f162; WORD $0xef58 // vaddps %zmm7, %zmm5, %zmm5
+	LONG $0x4854d162; WORD $0xe858 // vaddps %zmm8, %zmm5, %zmm5
+	LONG $0x48145162; WORD $0xe858 // vaddps %zmm8, %zmm13, %zmm13
+	QUAD $0xc031b45948147162; WORD $0x0020; BYTE $0x00 // vmulps 0x20c0(%rcx,%rsi), %zmm13, %zmm14
+	QUAD $0x8031bc5948547162; WORD $0x0020; BYTE $0x00 // vmulps 0x2080(%rcx,%rsi), %zmm5, %zmm15
+	LONG $0x481c4162; WORD $0xfe58 // vaddps %zmm14, %zmm12, %zmm31
+	LONG $0x48245162; WORD $0xdf58 // vaddps %zmm15, %zmm11, %zmm11
+	QUAD $0x4231645948547162 // vmulps 0x1080(%rcx,%rsi), %zmm5, %zmm12
+	QUAD $0x4331745948147162 // vmulps 0x10c0(%rcx,%rsi), %zmm13, %zmm14
+	LONG $0x48145162; WORD $0xee59 // vmulps %zmm14, %zmm13, %zmm13
+	LONG $0x485c5162; WORD $0xfd58 // vaddps %zmm13, %zmm4, %zmm15
+	LONG $0x4854d162; WORD $0xe459 // vmulps %zmm12, %zmm5, %zmm4
+	LONG $0x487cf162; WORD $0xc458 // vaddps %zmm4, %zmm0, %zmm0
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
+	LONG $0xfed9850f; WORD $0xffff // jne 0x1060 <k_encode_q6_k+0x1060>
+	LONG $0x482cf162; WORD $0xc0c2; BYTE $0x01 // vcmpltps %zmm0, %zmm10, %k0
+	LONG $0x482cd162; WORD $0xcfc2; BYTE $0x01 // vcmpltps %zmm15, %zmm10, %k1
 	LONG $0xc04bf4c5 // kunpckwd %k0, %k1, %k0
-	LONG $0x48547162; WORD $0xe559 // vmulps %zmm5, %zmm5, %zmm12
-	LONG $0x485ce162; WORD $0xc459 // vmulps %zmm4, %zmm4, %zmm16
-	QUAD $0x3080b928487ce162; WORD $0x0000 // vmovaps 0x3080(%rcx), %zmm23
-	QUAD $0x30c0b928487c7162; WORD $0x0000 // vmovaps 0x30c0(%rcx), %zmm15
-	LONG $0x48144162; WORD $0xc759 // vmulps %zmm15, %zmm13, %zmm24
-	LONG $0x480c2162; WORD $0xcf59 // vmulps %zmm23, %zmm14, %zmm25
-	LONG $0x4034b162; WORD $0xc8c2; BYTE $0x01 // vcmpltps %zmm16, %zmm25, %k1
-	LONG $0x403cd162; WORD $0xd4c2; BYTE $0x01 // vcmpltps %zmm12, %zmm24, %k2
+	LONG $0x40041162; WORD $0xe759 // vmulps %zmm31, %zmm31, %zmm12
+	LONG $0x48245162; WORD $0xeb59 // vmulps %zmm11, %zmm11, %zmm13
+	QUAD $0x3080a928487cf162; WORD $0x0000 // vmovaps 0x3080(%rcx), %zmm5
+	QUAD $0x30c0a128487cf162; WORD $0x0000 // vmovaps 0x30c0(%rcx), %zmm4
+	LONG $0x48047162; WORD $0xf459 // vmulps %zmm4, %zmm15, %zmm14
+	LONG $0x487ce162; WORD $0xc559 // vmulps %zmm5, %zmm0, %zmm16
+	LONG $0x407cd162; WORD $0xcdc2; BYTE $0x01 // vcmpltps %zmm13, %zmm16, %k1
+	LONG $0x480cd162; WORD $0xd4c2; BYTE $0x01 // vcmpltps %zmm12, %zmm14, %k2
 	LONG $0xc94becc5 // kunpckwd %k1, %k2, %k1
 	LONG $0x41f5e1c4; BYTE $0xc8 // kandd %k0, %k1, %k1
 	LONG $0x98f9e1c4; BYTE $0xc9 // kortestd %k1, %k1
-	LONG $0xfe19840f; WORD $0xffff // je 0xdb0 <k_encode_q6_k+0xdb0>
-	LONG $0x485c5162; WORD $0xe65e // vdivps %zmm14, %zmm4, %zmm12
-	LONG $0x48545162; WORD $0xed5e // vdivps %zmm13, %zmm5, %zmm13
+	LONG $0xfbe9840f; WORD $0xffff // je 0xdd0 <k_encode_q6_k+0xdd0>
+	LONG $0x4824f162; WORD $0xc05e // vdivps %zmm0, %zmm11, %zmm0
+	LONG $0x40045162; WORD $0xe75e // vdivps %zmm15, %zmm31, %zmm12
 	LONG $0x3179e3c4; WORD $0x10d1 // kshiftrd $0x10, %k1, %k2
-	QUAD $0x3100b128487c7162; WORD $0x0000 // vmovaps 0x3100(%rcx), %zmm14
-	QUAD $0x31408128487ce162; WORD $0x0000 // vmovaps 0x3140(%rcx), %zmm16
-	QUAD $0x31808128487c6162; WORD $0x0000 // vmovaps 0x3180(%rcx), %zmm24
-	QUAD $0x31c08928487c6162; WORD $0x0000 // vmovaps 0x31c0(%rcx), %zmm25
-	LONG $0x4a7cc162; WORD $0xc528 // vmovaps %zmm13, %zmm16 {%k2}
-	LONG $0x497c5162; WORD $0xf428 // vmovaps %zmm12, %zmm14 {%k1}
-	QUAD $0x3100b129487c7162; WORD $0x0000 // vmovaps %zmm14, 0x3100(%rcx)
-	QUAD $0x31408129487ce162; WORD $0x0000 // vmovaps %zmm16, 0x3140(%rcx)
-	LONG $0x4a545162; WORD $0xfd59 // vmulps %zmm13, %zmm5, %zmm15 {%k2}
-	LONG $0x495cc162; WORD $0xfc59 // vmulps %zmm12, %zmm4, %zmm23 {%k1}
-	QUAD $0x3080b929487ce162; WORD $0x0000 // vmovaps %zmm23, 0x3080(%rcx)
-	QUAD $0x30c0b929487c7162; WORD $0x0000 // vmovaps %zmm15, 0x30c0(%rcx)
-	LONG $0x4234d162; WORD $0xd2c2; BYTE $0x07 // vcmpordps %zmm10, %zmm25, %k2 {%k2}
-	LONG $0x4a7c4162; WORD $0xcb28 // vmovaps %zmm11, %zmm25 {%k2}
-	LONG $0x413cd162; WORD $0xcac2; BYTE $0x07 // vcmpordps %zmm10, %zmm24, %k1 {%k1}
-	LONG $0x497c6162; WORD $0xc028 // vmovaps %zmm0, %zmm24 {%k1}
-	QUAD $0x31808129487c6162; WORD $0x0000 // vmovaps %zmm24, 0x3180(%rcx)
-	QUAD $0x31c08929487c6162; WORD $0x0000 // vmovaps %zmm25, 0x31c0(%rcx)
-	LONG $0xfffd6ce9; BYTE $0xff // jmp 0xdb0 <k_encode_q6_k+0xdb0>
+	QUAD $0x3100a928487c7162; WORD $0x0000 // vmovaps 0x3100(%rcx), %zmm13
+	QUAD $0x3140b128487c7162; WORD $0x0000 // vmovaps 0x3140(%rcx), %zmm14
+	QUAD $0x3180b928487c7162; WORD $0x0000 // vmovaps 0x3180(%rcx), %zmm15
+	QUAD $0x31c08128487ce162; WORD $0x0000 // vmovaps 0x31c0(%rcx), %zmm16
+	LONG $0x4a7c5162; WORD $0xf428 // vmovaps %zmm12, %zmm14 {%k2}
+	LONG $0x497c7162; WORD $0xe828 // vmovaps %zmm0, %zmm13 {%k1}
+	QUAD $0x3100a929487c7162; WORD $0x0000 // vmovaps %zmm13, 0x3100(%rcx)
+	QUAD $0x3140b129487c7162; WORD $0x0000 // vmovaps %zmm14, 0x3140(%rcx)
+	LONG $0x4204d162; WORD $0xe459 // vmulps %zmm12, %zmm31, %zmm4 {%k2}
+	LONG $0x4924f162; WORD $0xe859 // vmulps %zmm0, %zmm11, %zmm5 {%k1}
+	QUAD $0x3080a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x3080(%rcx)
+	QUAD $0x30c0a129487cf162; WORD $0x0000 // vmovaps %zmm4, 0x30c0(%rcx)
+	LONG $0x427cd162; WORD $0xd2c2; BYTE $0x07 // vcmpordps %zmm10, %zmm16, %k2 {%k2}
+	LONG $0x4a7c8162; WORD $0xc628 // vmovaps %zmm30, %zmm16 {%k2}
+	LONG $0x4904d162; WORD $0xcac2; BYTE $0x07 // vcmpordps %zmm10, %zmm15, %k1 {%k1}
+	LONG $0x497c1162; WORD $0xfd28 // vmovaps %zmm29, %zmm15 {%k1}
+	QUAD $0x3180b929487c7162; WORD $0x0000 // vmovaps %zmm15, 0x3180(%rcx)
+	QUAD $0x31c08129487ce162; WORD $0x0000 // vmovaps %zmm16, 0x31c0(%rcx)
+	LONG $0xfffb3ce9; BYTE $0xff // jmp 0xdd0 <k_encode_q6_k+0xdd0>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	QUAD $0x318089c2482cf162; WORD $0x0000; BYTE $0x07 // vcmpordps 0x3180(%rcx), %zmm10, %k1
 	QUAD $0x31c091c2482cf162; WORD $0x0000; BYTE $0x07 // vcmpordps 0x31c0(%rcx), %zmm10, %k2
@@ -739,26 +825,24 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7e79c1c4; WORD $0xba04 // vmovd %xmm0, (%r10,%rdi,4)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0xd275 // jne 0x10b0 <k_encode_q6_k+0x10b0>
+	WORD $0xd275 // jne 0x1300 <k_encode_q6_k+0x1300>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x003180b18410fac5; BYTE $0x00 // vmovss 0x3180(%rcx,%rsi,4), %xmm0
-	LONG $0x0411fac5; BYTE $0xb7 // vmovss %xmm0, (%rdi,%rsi,4)
+	LONG $0x0411fac5; BYTE $0xb0 // vmovss %xmm0, (%rax,%rsi,4)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0xe975 // jne 0x10f0 <k_encode_q6_k+0x10f0>
+	WORD $0xe975 // jne 0x1330 <k_encode_q6_k+0x1330>
 	LONG $0x20c48349 // addq $0x20, %r12
-	LONG $0x80ef8348 // subq $-0x80, %rdi
-	LONG $0x24643b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r12
-	LONG $0xf076820f; WORD $0xffff // jb 0x190 <k_encode_q6_k+0x190>
-	LONG $0x00958d48; WORD $0x0020; BYTE $0x00 // leaq 0x2000(%rbp), %rdx
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x394d; BYTE $0xf4 // cmpq %r14, %r12
+	LONG $0xee38820f; WORD $0xffff // jb 0x190 <k_encode_q6_k+0x190>
+	LONG $0x00858d48; WORD $0x0020; BYTE $0x00 // leaq 0x2000(%rbp), %rax
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x00356c28487c5162 // vmovaps (%r13,%rsi), %zmm13
 	QUAD $0x01357428487c5162 // vmovaps 0x40(%r13,%rsi), %zmm14
 	LONG $0x480c7162; WORD $0xfa54 // vandps %zmm2, %zmm14, %zmm15
@@ -771,16 +855,16 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4044f162; WORD $0xed5f // vmaxps %zmm5, %zmm23, %zmm5
 	LONG $0x80ee8348 // subq $-0x80, %rsi
 	LONG $0x00fe8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rsi # imm = 0x800
-	WORD $0xb175 // jne 0x1140 <k_encode_q6_k+0x1140>
-	QUAD $0x044f2d18487df262; WORD $0x0000 // vbroadcastss 0x44f(%rip), %zmm5 # 0x15e8 <k_encode_q6_k+0x15e8>
+	WORD $0xb175 // jne 0x1380 <k_encode_q6_k+0x1380>
+	QUAD $0x044f2d18487df262; WORD $0x0000 // vbroadcastss 0x44f(%rip), %zmm5 # 0x1828 <k_encode_q6_k+0x1828>
 	LONG $0x48547162; WORD $0xd85e // vdivps %zmm0, %zmm5, %zmm11
 	LONG $0x4854f162; WORD $0xec5e // vdivps %zmm4, %zmm5, %zmm5
 	LONG $0x00c6c748; WORD $0xfff8; BYTE $0xff // movq $-0x800, %rsi # imm = 0xF800
 	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
-	QUAD $0x040d3518487d7262; WORD $0x0000 // vbroadcastss 0x40d(%rip), %zmm14 # 0x15cc <k_encode_q6_k+0x15cc>
-	QUAD $0x04073d58487d7262; WORD $0x0000 // vpbroadcastd 0x407(%rip), %zmm15 # 0x15d0 <k_encode_q6_k+0x15d0>
-	QUAD $0x04210558487de262; WORD $0x0000 // vpbroadcastd 0x421(%rip), %zmm16 # 0x15f4 <k_encode_q6_k+0x15f4>
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	QUAD $0x040d3518487d7262; WORD $0x0000 // vbroadcastss 0x40d(%rip), %zmm14 # 0x180c <k_encode_q6_k+0x180c>
+	QUAD $0x04073d58487d7262; WORD $0x0000 // vpbroadcastd 0x407(%rip), %zmm15 # 0x1810 <k_encode_q6_k+0x1810>
+	QUAD $0x04210558487de262; WORD $0x0000 // vpbroadcastd 0x421(%rip), %zmm16 # 0x1834 <k_encode_q6_k+0x1834>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xe136645948545162 // vmulps -0x7c0(%r14,%rsi), %zmm5, %zmm12
 	QUAD $0xe0366c5948245162 // vmulps -0x800(%r14,%rsi), %zmm11, %zmm13
@@ -795,12 +879,12 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x20366c7f48fd5162 // vmovdqa64 %zmm13, 0x800(%r14,%rsi)
 	QUAD $0x2136647f48fd5162 // vmovdqa64 %zmm12, 0x840(%r14,%rsi)
 	LONG $0x80ee8348 // subq $-0x80, %rsi
-	WORD $0xaa75 // jne 0x11e0 <k_encode_q6_k+0x11e0>
+	WORD $0xaa75 // jne 0x1420 <k_encode_q6_k+0x1420>
 	LONG $0x485cf162; WORD $0xe254 // vandps %zmm2, %zmm4, %zmm4
 	LONG $0x487cf162; WORD $0xc254 // vandps %zmm2, %zmm0, %zmm0
-	QUAD $0x037c2518487d7262; WORD $0x0000 // vbroadcastss 0x37c(%rip), %zmm12 # 0x15c8 <k_encode_q6_k+0x15c8>
+	QUAD $0x037c2518487d7262; WORD $0x0000 // vbroadcastss 0x37c(%rip), %zmm12 # 0x1808 <k_encode_q6_k+0x1808>
 	LONG $0x487cd162; WORD $0xccc2; BYTE $0x01 // vcmpltps %zmm12, %zmm0, %k1
-	QUAD $0x03772d18487d7262; WORD $0x0000 // vbroadcastss 0x377(%rip), %zmm13 # 0x15d4 <k_encode_q6_k+0x15d4>
+	QUAD $0x03772d18487d7262; WORD $0x0000 // vbroadcastss 0x377(%rip), %zmm13 # 0x1814 <k_encode_q6_k+0x1814>
 	LONG $0x4814d162; WORD $0xc35e // vdivps %zmm11, %zmm13, %zmm0
 	LONG $0x485cd162; WORD $0xd4c2; BYTE $0x01 // vcmpltps %zmm12, %zmm4, %k2
 	LONG $0x4814f162; WORD $0xe55e // vdivps %zmm5, %zmm13, %zmm4
@@ -808,27 +892,27 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df362; WORD $0xc01d; BYTE $0x04 // vcvtps2ph $0x4, %zmm0, %ymm0
 	LONG $0x487df262; WORD $0xc013 // vcvtph2ps %ymm0, %zmm0
 	LONG $0x487df262; WORD $0xe413 // vcvtph2ps %ymm4, %zmm4
-	QUAD $0x03782d18487df262; WORD $0x0000 // vbroadcastss 0x378(%rip), %zmm5 # 0x160c <k_encode_q6_k+0x160c>
+	QUAD $0x03782d18487df262; WORD $0x0000 // vbroadcastss 0x378(%rip), %zmm5 # 0x184c <k_encode_q6_k+0x184c>
 	LONG $0x4a7cf162; WORD $0xe528 // vmovaps %zmm5, %zmm4 {%k2}
 	LONG $0x497cf162; WORD $0xc528 // vmovaps %zmm5, %zmm0 {%k1}
 	QUAD $0x4a008129487cf162; WORD $0x0000 // vmovaps %zmm0, 0x4a00(%rcx)
 	QUAD $0x4a40a129487cf162; WORD $0x0000 // vmovaps %zmm4, 0x4a40(%rcx)
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	QUAD $0x032a3d58487d7262; WORD $0x0000 // vpbroadcastd 0x32a(%rip), %zmm15 # 0x15f8 <k_encode_q6_k+0x15f8>
-	QUAD $0x032c0558487de262; WORD $0x0000 // vpbroadcastd 0x32c(%rip), %zmm16 # 0x1604 <k_encode_q6_k+0x1604>
+	QUAD $0x032a3d58487d7262; WORD $0x0000 // vpbroadcastd 0x32a(%rip), %zmm15 # 0x1838 <k_encode_q6_k+0x1838>
+	QUAD $0x032c0558487de262; WORD $0x0000 // vpbroadcastd 0x32c(%rip), %zmm16 # 0x1844 <k_encode_q6_k+0x1844>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	QUAD $0x4a009184107aa1c4; WORD $0x0000 // vmovss 0x4a00(%rcx,%r10,4), %xmm0
 	LONG $0xc02ef8c5 // vucomiss %xmm0, %xmm0
-	LONG $0x01ba8a0f; WORD $0x0000 // jp 0x14ae <k_encode_q6_k+0x14ae>
+	LONG $0x01bb8a0f; WORD $0x0000 // jp 0x16ef <k_encode_q6_k+0x16ef>
 	LONG $0x1d79e3c4; WORD $0x04c0 // vcvtps2ph $0x4, %xmm0, %xmm0
 	LONG $0xc67ef9c5 // vmovd %xmm0, %esi
-	LONG $0xd0b08966; WORD $0x0000; BYTE $0x00 // movw %si, 0xd0(%rax)
+	LONG $0xd0b28966; WORD $0x0000; BYTE $0x00 // movw %si, 0xd0(%rdx)
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x4eeb // jmp 0x135a <k_encode_q6_k+0x135a>
+	WORD $0x4eeb // jmp 0x159a <k_encode_q6_k+0x159a>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
 	LONG $0x487cf162; WORD $0xc45e // vdivps %zmm4, %zmm0, %zmm0
@@ -842,30 +926,30 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x10c68348 // addq $0x10, %rsi
 	LONG $0x00fe8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rsi # imm = 0x100
-	WORD $0x4674 // je 0x13a0 <k_encode_q6_k+0x13a0>
+	WORD $0x4674 // je 0x15e0 <k_encode_q6_k+0x15e0>
 	LONG $0x1cbe0f41; BYTE $0xf1 // movsbl (%r9,%rsi,8), %ebx
-	QUAD $0x000000c0189c8842 // movb %bl, 0xc0(%rax,%r11)
+	QUAD $0x000000c01a9c8842 // movb %bl, 0xc0(%rdx,%r11)
 	LONG $0xc32af2c5 // vcvtsi2ss %ebx, %xmm1, %xmm0
 	QUAD $0x4a0091a4597aa1c4; WORD $0x0000 // vmulss 0x4a00(%rcx,%r10,4), %xmm0, %xmm4
 	LONG $0x487cf162; WORD $0x0410; BYTE $0xb7 // vmovups (%rdi,%rsi,4), %zmm0
 	LONG $0x2e78c1c4; BYTE $0xe5 // vucomiss %xmm13, %xmm4
-	WORD $0x8d75 // jne 0x1310 <k_encode_q6_k+0x1310>
-	WORD $0x8b7a // jp 0x1310 <k_encode_q6_k+0x1310>
+	WORD $0x8d75 // jne 0x1550 <k_encode_q6_k+0x1550>
+	WORD $0x8b7a // jp 0x1550 <k_encode_q6_k+0x1550>
 	LONG $0x587c9162; WORD $0x0459; BYTE $0x98 // vmulps (%r8,%r11,4){1to16}, %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0xc35f // vmaxps %zmm3, %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0xc65d // vminps %zmm6, %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0xc758 // vaddps %zmm7, %zmm0, %zmm0
-	WORD $0x94eb // jmp 0x1334 <k_encode_q6_k+0x1334>
-	LONG $0x80b08d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rax), %rsi
+	WORD $0x94eb // jmp 0x1574 <k_encode_q6_k+0x1574>
+	LONG $0x80b28d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rdx), %rsi
 	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
 	WORD $0xdb31 // xorl %ebx, %ebx
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
 	LONG $0x07e6c149 // shlq $0x7, %r14
-	LONG $0x2474034c; BYTE $0x70 // addq 0x70(%rsp), %r14
+	LONG $0x2474034c; BYTE $0x68 // addq 0x68(%rsp), %r14
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
-	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
 	LONG $0x05e3c148 // shlq $0x5, %rbx
 	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
@@ -892,27 +976,27 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0010bc41; WORD $0x0000 // movl $0x10, %r12d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xff79850f; WORD $0xffff // jne 0x13e0 <k_encode_q6_k+0x13e0>
+	LONG $0xff79850f; WORD $0xffff // jne 0x1620 <k_encode_q6_k+0x1620>
 	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
 	LONG $0x01c3f641 // testb $0x1, %r11b
 	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
-	LONG $0xff34850f; WORD $0xffff // jne 0x13b0 <k_encode_q6_k+0x13b0>
+	LONG $0xff34850f; WORD $0xffff // jne 0x15f0 <k_encode_q6_k+0x15f0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x00d20548; WORD $0x0000 // addq $0xd2, %rax
+	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
 	LONG $0x04c18349 // addq $0x4, %r9
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0x00c78148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdi # imm = 0x400
-	LONG $0x24543b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r10
-	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
-	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
-	LONG $0xfe37850f; WORD $0xffff // jne 0x12e0 <k_encode_q6_k+0x12e0>
-	LONG $0xffec42e9; BYTE $0xff // jmp 0xf0 <k_encode_q6_k+0xf0>
+	LONG $0x24543b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r10
+	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0xfe36850f; WORD $0xffff // jne 0x1520 <k_encode_q6_k+0x1520>
+	LONG $0xffea01e9; BYTE $0xff // jmp 0xf0 <k_encode_q6_k+0xf0>
 	LONG $0x2ec6c748; WORD $0xffff; BYTE $0xff // movq $-0xd2, %rsi
-	QUAD $0x00000000d23084c6 // movb $0x0, 0xd2(%rax,%rsi)
+	QUAD $0x00000000d23284c6 // movb $0x0, 0xd2(%rdx,%rsi)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	WORD $0xf375 // jne 0x14b5 <k_encode_q6_k+0x14b5>
-	WORD $0xb8eb // jmp 0x147c <k_encode_q6_k+0x147c>
-	LONG $0x78c48348 // addq $0x78, %rsp
+	WORD $0xf375 // jne 0x16f6 <k_encode_q6_k+0x16f6>
+	WORD $0xb7eb // jmp 0x16bc <k_encode_q6_k+0x16bc>
+	LONG $0x70c48348 // addq $0x70, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -921,7 +1005,6 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -1060,11 +1143,11 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xf0 // lock
 	WORD $0xccc0; BYTE $0xcc // rorb $0xcc, %ah
 	BYTE $0xcc // int3
-	WORD $0x1d7d // jge 0x15e7 <k_encode_q6_k+0x15e7>
+	WORD $0x1d7d // jge 0x1827 <k_encode_q6_k+0x1827>
 	BYTE $0x90 // nop
 	WORD $0xff26; BYTE $0xff // <unknown>
-	WORD $0x007f // jg 0x15d0 <k_encode_q6_k+0x15d0>
-	WORD $0x007f // jg 0x15d2 <k_encode_q6_k+0x15d2>
+	WORD $0x007f // jg 0x1810 <k_encode_q6_k+0x1810>
+	WORD $0x007f // jg 0x1812 <k_encode_q6_k+0x1812>
 	WORD $0x0040; BYTE $0x00 // addb %al, (%rax)
 	LONG $0x003f8000; WORD $0x4000 // addb %al, 0x4000003f(%rax)
 	BYTE $0xcb // lretl
@@ -1081,18 +1164,18 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcccd // int $0xcc
 	BYTE $0xcc // int3
 	LONG $0xc000003d; BYTE $0xff // cmpl $0xffc00000, %eax # imm = 0xFFC00000
-	WORD $0xffe0 // loopne 0x15f9 <k_encode_q6_k+0x15f9>
+	WORD $0xffe0 // loopne 0x1839 <k_encode_q6_k+0x1839>
 	BYTE $0x3f // <unknown>
 	WORD $0xff00 // addb %bh, %bh
 	WORD $0xffff // <unknown>
-	WORD $0x007f // jg 0x1601 <k_encode_q6_k+0x1601>
+	WORD $0x007f // jg 0x1841 <k_encode_q6_k+0x1841>
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
 	BYTE $0x1f // <unknown>
 	WORD $0x4000; BYTE $0x00 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x4200; BYTE $0x00 // addb %al, (%rdx)
 	WORD $0xc000 // addb %al, %al
-	WORD $0x0f7f // jg 0x1620 <k_encode_q6_k+0x1620>
+	WORD $0x0f7f // jg 0x1860 <k_encode_q6_k+0x1860>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>

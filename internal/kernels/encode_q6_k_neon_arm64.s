@@ -16,7 +16,7 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// encode_q6_k
 	WORD $0xf940100e // ldr x14, [x0, #0x20]
 	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x540050eb // b.lt 0xa24 <k_encode_q6_k+0xa24>
+	WORD $0x54005e6b // b.lt 0xbd4 <k_encode_q6_k+0xbd4>
 	WORD $0xd10303ff // sub sp, sp, #0xc0
 	WORD $0xa9411c0b // ldp x11, x7, [x0, #0x10]
 	WORD $0x52825c08 // mov w8, #0x12e0 // =4832
@@ -64,9 +64,9 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400bee // ldr x14, [sp, #0x10]
 	WORD $0xf100017f // cmp x11, #0x0
 	WORD $0x9140098c // add x12, x12, #0x2, lsl #12 // =0x2000
-	WORD $0x9a8403eb // csel x11, xzr, x4, eq
+	WORD $0x9a9103eb // csel x11, xzr, x17, eq
 	WORD $0xf10021ce // subs x14, x14, #0x8
-	WORD $0x5400496d // b.le 0x9fc <k_encode_q6_k+0x9fc>
+	WORD $0x540056ed // b.le 0xbac <k_encode_q6_k+0xbac>
 	WORD $0xf10021df // cmp x14, #0x8
 	WORD $0x52800108 // mov w8, #0x8 // =8
 	WORD $0x2a1f03e9 // mov w9, wzr
@@ -148,14 +148,14 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2a0e03f4 // mov w20, w14
 	WORD $0x8b08092e // add x14, x9, x8, lsl #2
 	WORD $0xf100311f // cmp x8, #0xc
-	WORD $0x8b1109d5 // add x21, x14, x17, lsl #2
+	WORD $0x8b1109d7 // add x23, x14, x17, lsl #2
 	WORD $0x3dc001d3 // ldr q19, [x14]
 	WORD $0x8b08160e // add x14, x16, x8, lsl #5
 	WORD $0x91001108 // add x8, x8, #0x4
-	WORD $0x8b130ab7 // add x23, x21, x19, lsl #2
-	WORD $0x3dc002b5 // ldr q21, [x21]
-	WORD $0x3dc002f4 // ldr q20, [x23]
-	WORD $0x3cf66af6 // ldr q22, [x23, x22]
+	WORD $0x8b130af5 // add x21, x23, x19, lsl #2
+	WORD $0x3dc002f5 // ldr q21, [x23]
+	WORD $0x3dc002b4 // ldr q20, [x21]
+	WORD $0x3cf66ab6 // ldr q22, [x21, x22]
 	WORD $0x4ed47a77 // zip2 v23.2d, v19.2d, v20.2d
 	WORD $0x4ed67ab8 // zip2 v24.2d, v21.2d, v22.2d
 	WORD $0x6e180693 // mov v19.d[1], v20.d[0]
@@ -211,10 +211,10 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6eb8e658 // fcmgt v24.4s, v18.4s, v24.4s
 	WORD $0x6eb5e655 // fcmgt v21.4s, v18.4s, v21.4s
 	WORD $0x3d8300f3 // str q19, [x7, #0xc00]
-	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
+	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x3d8304f4 // str q20, [x7, #0xc10]
-	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
 	WORD $0x529999ae // mov w14, #0xcccd // =52429
 	WORD $0x52800211 // mov w17, #0x10 // =16
 	WORD $0xaa0703e9 // mov x9, x7
@@ -271,28 +271,28 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e3cdda8 // fmul v8.4s, v13.4s, v28.4s
 	WORD $0x6e3ddd89 // fmul v9.4s, v12.4s, v29.4s
 	WORD $0x3dc20d2c // ldr q12, [x9, #0x830]
-	WORD $0x4e2ad718 // fadd v24.4s, v24.4s, v10.4s
+	WORD $0x4e2ad77b // fadd v27.4s, v27.4s, v10.4s
 	WORD $0x3dc2092a // ldr q10, [x9, #0x820]
 	WORD $0x4e2bd739 // fadd v25.4s, v25.4s, v11.4s
 	WORD $0x91010129 // add x9, x9, #0x40
-	WORD $0x4e3fd77b // fadd v27.4s, v27.4s, v31.4s
+	WORD $0x4e3fd718 // fadd v24.4s, v24.4s, v31.4s
 	WORD $0x4e3ed75a // fadd v26.4s, v26.4s, v30.4s
 	WORD $0x6e3cdd9e // fmul v30.4s, v12.4s, v28.4s
 	WORD $0x6e3ddd5f // fmul v31.4s, v10.4s, v29.4s
 	WORD $0x6e29dfbd // fmul v29.4s, v29.4s, v9.4s
 	WORD $0x6e28df9c // fmul v28.4s, v28.4s, v8.4s
 	WORD $0x4e3ed739 // fadd v25.4s, v25.4s, v30.4s
-	WORD $0x4e3fd718 // fadd v24.4s, v24.4s, v31.4s
+	WORD $0x4e3fd77b // fadd v27.4s, v27.4s, v31.4s
 	WORD $0x4e3cd75a // fadd v26.4s, v26.4s, v28.4s
-	WORD $0x4e3dd77b // fadd v27.4s, v27.4s, v29.4s
+	WORD $0x4e3dd718 // fadd v24.4s, v24.4s, v29.4s
 	WORD $0x54fff8a1 // b.ne 0x350 <k_encode_q6_k+0x350>
-	WORD $0x6e3bff16 // fdiv v22.4s, v24.4s, v27.4s
-	WORD $0x4ea0db7b // fcmeq v27.4s, v27.4s, #0.0
+	WORD $0x6e38ff76 // fdiv v22.4s, v27.4s, v24.4s
+	WORD $0x4ea0db18 // fcmeq v24.4s, v24.4s, #0.0
 	WORD $0x12800111 // mov w17, #-0x9 // =-9
 	WORD $0x6e3aff37 // fdiv v23.4s, v25.4s, v26.4s
 	WORD $0x4ea0db5a // fcmeq v26.4s, v26.4s, #0.0
-	WORD $0x4e7b1ed6 // bic v22.16b, v22.16b, v27.16b
-	WORD $0x6e36df18 // fmul v24.4s, v24.4s, v22.4s
+	WORD $0x4e781ed6 // bic v22.16b, v22.16b, v24.16b
+	WORD $0x6e36df78 // fmul v24.4s, v27.4s, v22.4s
 	WORD $0x3d8310f6 // str q22, [x7, #0xc40]
 	WORD $0x3d8308f8 // str q24, [x7, #0xc20]
 	WORD $0x4e7a1ef7 // bic v23.16b, v23.16b, v26.16b
@@ -302,16 +302,15 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x14000004 // b 0x484 <k_encode_q6_k+0x484>
 	WORD $0x11000631 // add w17, w17, #0x1
 	WORD $0x71002a3f // cmp w17, #0xa
-	WORD $0x540010c0 // b.eq 0x698 <k_encode_q6_k+0x698>
+	WORD $0x54001e40 // b.eq 0x848 <k_encode_q6_k+0x848>
 	WORD $0x34ffffb1 // cbz w17, 0x478 <k_encode_q6_k+0x478>
 	WORD $0x1e220236 // scvtf s22, w17
 	WORD $0x1e2701d7 // fmov s23, w14
 	WORD $0x3dc300f8 // ldr q24, [x7, #0xc00]
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
-	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
-	WORD $0x52800209 // mov w9, #0x10 // =16
-	WORD $0xaa0703e8 // mov x8, x7
+	WORD $0x31001a3f // cmn w17, #0x6
 	WORD $0x1e370ad6 // fmul s22, s22, s23
 	WORD $0x1e312ad6 // fadd s22, s22, s17
 	WORD $0x1e2142d6 // fneg s22, s22
@@ -320,6 +319,115 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e36fef6 // fdiv v22.4s, v23.4s, v22.4s
 	WORD $0x6e38fef7 // fdiv v23.4s, v23.4s, v24.4s
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0x5400062c // b.gt 0x588 <k_encode_q6_k+0x588>
+	WORD $0x52800208 // mov w8, #0x10 // =16
+	WORD $0xaa0703e9 // mov x9, x7
+	WORD $0xad40713d // ldp q29, q28, [x9]
+	WORD $0xf1000908 // subs x8, x8, #0x2
+	WORD $0xad417d3e // ldp q30, q31, [x9, #0x20]
+	WORD $0x3dc10528 // ldr q8, [x9, #0x410]
+	WORD $0x3dc10129 // ldr q9, [x9, #0x400]
+	WORD $0x3dc2012a // ldr q10, [x9, #0x800]
+	WORD $0x3dc2052b // ldr q11, [x9, #0x810]
+	WORD $0x6e3ddefd // fmul v29.4s, v23.4s, v29.4s
+	WORD $0x6e3cdedc // fmul v28.4s, v22.4s, v28.4s
+	WORD $0x3dc1092c // ldr q12, [x9, #0x420]
+	WORD $0x6e3fdedf // fmul v31.4s, v22.4s, v31.4s
+	WORD $0x6e3edefe // fmul v30.4s, v23.4s, v30.4s
+	WORD $0x3dc10d2d // ldr q13, [x9, #0x430]
+	WORD $0x4e34d79c // fadd v28.4s, v28.4s, v20.4s
+	WORD $0x4e34d7bd // fadd v29.4s, v29.4s, v20.4s
+	WORD $0x4e34d7de // fadd v30.4s, v30.4s, v20.4s
+	WORD $0x4e34d7ff // fadd v31.4s, v31.4s, v20.4s
+	WORD $0x4e35d7bd // fadd v29.4s, v29.4s, v21.4s
+	WORD $0x4e35d79c // fadd v28.4s, v28.4s, v21.4s
+	WORD $0x4e35d7ff // fadd v31.4s, v31.4s, v21.4s
+	WORD $0x4e35d7de // fadd v30.4s, v30.4s, v21.4s
+	WORD $0x6e3ddd29 // fmul v9.4s, v9.4s, v29.4s
+	WORD $0x6e3cdd08 // fmul v8.4s, v8.4s, v28.4s
+	WORD $0x6e3ddd4a // fmul v10.4s, v10.4s, v29.4s
+	WORD $0x6e3cdd6b // fmul v11.4s, v11.4s, v28.4s
+	WORD $0x6e28df9c // fmul v28.4s, v28.4s, v8.4s
+	WORD $0x6e29dfbd // fmul v29.4s, v29.4s, v9.4s
+	WORD $0x6e3fdda8 // fmul v8.4s, v13.4s, v31.4s
+	WORD $0x6e3edd89 // fmul v9.4s, v12.4s, v30.4s
+	WORD $0x3dc20d2c // ldr q12, [x9, #0x830]
+	WORD $0x4e2ad739 // fadd v25.4s, v25.4s, v10.4s
+	WORD $0x3dc2092a // ldr q10, [x9, #0x820]
+	WORD $0x4e2bd75a // fadd v26.4s, v26.4s, v11.4s
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x4e3dd718 // fadd v24.4s, v24.4s, v29.4s
+	WORD $0x4e3cd77b // fadd v27.4s, v27.4s, v28.4s
+	WORD $0x6e3fdd9c // fmul v28.4s, v12.4s, v31.4s
+	WORD $0x6e3edd5d // fmul v29.4s, v10.4s, v30.4s
+	WORD $0x6e29dfde // fmul v30.4s, v30.4s, v9.4s
+	WORD $0x6e28dfff // fmul v31.4s, v31.4s, v8.4s
+	WORD $0x4e3cd75a // fadd v26.4s, v26.4s, v28.4s
+	WORD $0x4e3dd739 // fadd v25.4s, v25.4s, v29.4s
+	WORD $0x4e3fd77b // fadd v27.4s, v27.4s, v31.4s
+	WORD $0x4e3ed718 // fadd v24.4s, v24.4s, v30.4s
+	WORD $0x54fffa81 // b.ne 0x4d0 <k_encode_q6_k+0x4d0>
+	WORD $0x14000076 // b 0x75c <k_encode_q6_k+0x75c>
+	WORD $0x7100163f // cmp w17, #0x5
+	WORD $0x5400072a // b.ge 0x670 <k_encode_q6_k+0x670>
+	WORD $0x52800208 // mov w8, #0x10 // =16
+	WORD $0xaa0703e9 // mov x9, x7
+	WORD $0xad40713d // ldp q29, q28, [x9]
+	WORD $0xf1000908 // subs x8, x8, #0x2
+	WORD $0xad417d3e // ldp q30, q31, [x9, #0x20]
+	WORD $0x3dc2012a // ldr q10, [x9, #0x800]
+	WORD $0x3dc2052b // ldr q11, [x9, #0x810]
+	WORD $0x3dc1092c // ldr q12, [x9, #0x420]
+	WORD $0x3dc10d2d // ldr q13, [x9, #0x430]
+	WORD $0x6e3ddefd // fmul v29.4s, v23.4s, v29.4s
+	WORD $0x6e3cdedc // fmul v28.4s, v22.4s, v28.4s
+	WORD $0x6e3fdedf // fmul v31.4s, v22.4s, v31.4s
+	WORD $0x6e3edefe // fmul v30.4s, v23.4s, v30.4s
+	WORD $0x6eb3e788 // fcmgt v8.4s, v28.4s, v19.4s
+	WORD $0x6eb3e7a9 // fcmgt v9.4s, v29.4s, v19.4s
+	WORD $0x6ea91e7d // bit v29.16b, v19.16b, v9.16b
+	WORD $0x6ea81e7c // bit v28.16b, v19.16b, v8.16b
+	WORD $0x6eb3e7c8 // fcmgt v8.4s, v30.4s, v19.4s
+	WORD $0x6eb3e7e9 // fcmgt v9.4s, v31.4s, v19.4s
+	WORD $0x4e34d79c // fadd v28.4s, v28.4s, v20.4s
+	WORD $0x4e34d7bd // fadd v29.4s, v29.4s, v20.4s
+	WORD $0x6ea81e7e // bit v30.16b, v19.16b, v8.16b
+	WORD $0x6ea91e7f // bit v31.16b, v19.16b, v9.16b
+	WORD $0x3dc10528 // ldr q8, [x9, #0x410]
+	WORD $0x3dc10129 // ldr q9, [x9, #0x400]
+	WORD $0x4e35d7bd // fadd v29.4s, v29.4s, v21.4s
+	WORD $0x4e35d79c // fadd v28.4s, v28.4s, v21.4s
+	WORD $0x4e34d7de // fadd v30.4s, v30.4s, v20.4s
+	WORD $0x4e34d7ff // fadd v31.4s, v31.4s, v20.4s
+	WORD $0x6e3ddd29 // fmul v9.4s, v9.4s, v29.4s
+	WORD $0x6e3cdd08 // fmul v8.4s, v8.4s, v28.4s
+	WORD $0x4e35d7de // fadd v30.4s, v30.4s, v21.4s
+	WORD $0x4e35d7ff // fadd v31.4s, v31.4s, v21.4s
+	WORD $0x6e3ddd4a // fmul v10.4s, v10.4s, v29.4s
+	WORD $0x6e3cdd6b // fmul v11.4s, v11.4s, v28.4s
+	WORD $0x6e28df9c // fmul v28.4s, v28.4s, v8.4s
+	WORD $0x6e29dfbd // fmul v29.4s, v29.4s, v9.4s
+	WORD $0x6e3edd89 // fmul v9.4s, v12.4s, v30.4s
+	WORD $0x6e3fdda8 // fmul v8.4s, v13.4s, v31.4s
+	WORD $0x3dc20d2c // ldr q12, [x9, #0x830]
+	WORD $0x4e2ad739 // fadd v25.4s, v25.4s, v10.4s
+	WORD $0x3dc2092a // ldr q10, [x9, #0x820]
+	WORD $0x4e2bd75a // fadd v26.4s, v26.4s, v11.4s
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x4e3dd718 // fadd v24.4s, v24.4s, v29.4s
+	WORD $0x4e3cd77b // fadd v27.4s, v27.4s, v28.4s
+	WORD $0x6e3fdd9c // fmul v28.4s, v12.4s, v31.4s
+	WORD $0x6e3edd5d // fmul v29.4s, v10.4s, v30.4s
+	WORD $0x6e29dfde // fmul v30.4s, v30.4s, v9.4s
+	WORD $0x6e28dfff // fmul v31.4s, v31.4s, v8.4s
+	WORD $0x4e3cd75a // fadd v26.4s, v26.4s, v28.4s
+	WORD $0x4e3dd739 // fadd v25.4s, v25.4s, v29.4s
+	WORD $0x4e3fd77b // fadd v27.4s, v27.4s, v31.4s
+	WORD $0x4e3ed718 // fadd v24.4s, v24.4s, v30.4s
+	WORD $0x54fff981 // b.ne 0x598 <k_encode_q6_k+0x598>
+	WORD $0x1400003c // b 0x75c <k_encode_q6_k+0x75c>
+	WORD $0x52800209 // mov w9, #0x10 // =16
+	WORD $0xaa0703e8 // mov x8, x7
 	WORD $0xad40751c // ldp q28, q29, [x8]
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0xad41791f // ldp q31, q30, [x8, #0x20]
@@ -362,27 +470,27 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e3fdd89 // fmul v9.4s, v12.4s, v31.4s
 	WORD $0x6e3edda8 // fmul v8.4s, v13.4s, v30.4s
 	WORD $0x3dc20d0c // ldr q12, [x8, #0x830]
-	WORD $0x4e2ad718 // fadd v24.4s, v24.4s, v10.4s
+	WORD $0x4e2ad739 // fadd v25.4s, v25.4s, v10.4s
 	WORD $0x3dc2090a // ldr q10, [x8, #0x820]
-	WORD $0x4e2bd739 // fadd v25.4s, v25.4s, v11.4s
+	WORD $0x4e2bd75a // fadd v26.4s, v26.4s, v11.4s
 	WORD $0x91010108 // add x8, x8, #0x40
-	WORD $0x4e3cd75a // fadd v26.4s, v26.4s, v28.4s
+	WORD $0x4e3cd718 // fadd v24.4s, v24.4s, v28.4s
 	WORD $0x4e3dd77b // fadd v27.4s, v27.4s, v29.4s
 	WORD $0x6e3edd9c // fmul v28.4s, v12.4s, v30.4s
 	WORD $0x6e3fdd5d // fmul v29.4s, v10.4s, v31.4s
 	WORD $0x6e29dfff // fmul v31.4s, v31.4s, v9.4s
 	WORD $0x6e28dfde // fmul v30.4s, v30.4s, v8.4s
-	WORD $0x4e3cd739 // fadd v25.4s, v25.4s, v28.4s
-	WORD $0x4e3dd718 // fadd v24.4s, v24.4s, v29.4s
+	WORD $0x4e3cd75a // fadd v26.4s, v26.4s, v28.4s
+	WORD $0x4e3dd739 // fadd v25.4s, v25.4s, v29.4s
 	WORD $0x4e3ed77b // fadd v27.4s, v27.4s, v30.4s
-	WORD $0x4e3fd75a // fadd v26.4s, v26.4s, v31.4s
-	WORD $0x54fff901 // b.ne 0x4c8 <k_encode_q6_k+0x4c8>
+	WORD $0x4e3fd718 // fadd v24.4s, v24.4s, v31.4s
+	WORD $0x54fff901 // b.ne 0x678 <k_encode_q6_k+0x678>
 	WORD $0x3dc30cfd // ldr q29, [x7, #0xc30]
 	WORD $0x3dc308fc // ldr q28, [x7, #0xc20]
-	WORD $0x6e38df1e // fmul v30.4s, v24.4s, v24.4s
-	WORD $0x6e39df3f // fmul v31.4s, v25.4s, v25.4s
-	WORD $0x4ea0cb4a // fcmgt v10.4s, v26.4s, #0.0
-	WORD $0x6e3cdf48 // fmul v8.4s, v26.4s, v28.4s
+	WORD $0x6e39df3e // fmul v30.4s, v25.4s, v25.4s
+	WORD $0x6e3adf5f // fmul v31.4s, v26.4s, v26.4s
+	WORD $0x4ea0cb0a // fcmgt v10.4s, v24.4s, #0.0
+	WORD $0x6e3cdf08 // fmul v8.4s, v24.4s, v28.4s
 	WORD $0x6e3ddf69 // fmul v9.4s, v27.4s, v29.4s
 	WORD $0x6ea9e7ff // fcmgt v31.4s, v31.4s, v9.4s
 	WORD $0x4ea0cb69 // fcmgt v9.4s, v27.4s, #0.0
@@ -393,10 +501,10 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e212bde // xtn v30.8b, v30.8h
 	WORD $0x2e30abdf // umaxv b31, v30.8b
 	WORD $0x1e2603e8 // fmov w8, s31
-	WORD $0x3607f468 // tbz w8, #0x0, 0x478 <k_encode_q6_k+0x478>
+	WORD $0x3607e6e8 // tbz w8, #0x0, 0x478 <k_encode_q6_k+0x478>
 	WORD $0x3dc318ff // ldr q31, [x7, #0xc60]
 	WORD $0x3dc31ce8 // ldr q8, [x7, #0xc70]
-	WORD $0x6e3bff3b // fdiv v27.4s, v25.4s, v27.4s
+	WORD $0x6e3bff5b // fdiv v27.4s, v26.4s, v27.4s
 	WORD $0x0e007bcb // zip2 v11.8b, v30.8b, v0.8b
 	WORD $0x3dc310ec // ldr q12, [x7, #0xc40]
 	WORD $0x3dc314ed // ldr q13, [x7, #0xc50]
@@ -407,35 +515,35 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e003bca // zip1 v10.8b, v30.8b, v0.8b
 	WORD $0x4f3f556b // shl v11.4s, v11.4s, #0x1f
 	WORD $0x0e212929 // xtn v9.8b, v9.8h
-	WORD $0x6e3aff1a // fdiv v26.4s, v24.4s, v26.4s
+	WORD $0x6e38ff38 // fdiv v24.4s, v25.4s, v24.4s
 	WORD $0x4ea0a96b // cmlt v11.4s, v11.4s, #0
-	WORD $0x6e3bdf39 // fmul v25.4s, v25.4s, v27.4s
+	WORD $0x6e3bdf5a // fmul v26.4s, v26.4s, v27.4s
 	WORD $0x0e3e1d3e // and v30.8b, v9.8b, v30.8b
 	WORD $0x2f10a549 // ushll v9.4s, v10.4h, #0x0
 	WORD $0x6eeb1dbb // bif v27.16b, v13.16b, v11.16b
 	WORD $0x0e003bca // zip1 v10.8b, v30.8b, v0.8b
 	WORD $0x0e007bde // zip2 v30.8b, v30.8b, v0.8b
 	WORD $0x4f3f5529 // shl v9.4s, v9.4s, #0x1f
-	WORD $0x6eeb1fb9 // bif v25.16b, v29.16b, v11.16b
+	WORD $0x6eeb1fba // bif v26.16b, v29.16b, v11.16b
 	WORD $0x3d8314fb // str q27, [x7, #0xc50]
 	WORD $0x4ea0a929 // cmlt v9.4s, v9.4s, #0
 	WORD $0x2f10a54a // ushll v10.4s, v10.4h, #0x0
 	WORD $0x2f10a7de // ushll v30.4s, v30.4h, #0x0
-	WORD $0x3d830cf9 // str q25, [x7, #0xc30]
-	WORD $0x6e3adf18 // fmul v24.4s, v24.4s, v26.4s
-	WORD $0x6ee91d9a // bif v26.16b, v12.16b, v9.16b
+	WORD $0x3d830cfa // str q26, [x7, #0xc30]
+	WORD $0x6e38df39 // fmul v25.4s, v25.4s, v24.4s
+	WORD $0x6ee91d98 // bif v24.16b, v12.16b, v9.16b
 	WORD $0x4f3f554a // shl v10.4s, v10.4s, #0x1f
 	WORD $0x4f3f57de // shl v30.4s, v30.4s, #0x1f
 	WORD $0x4ea0a94a // cmlt v10.4s, v10.4s, #0
 	WORD $0x4ea0abdd // cmlt v29.4s, v30.4s, #0
-	WORD $0x6ee91f98 // bif v24.16b, v28.16b, v9.16b
-	WORD $0x3d8310fa // str q26, [x7, #0xc40]
+	WORD $0x6ee91f99 // bif v25.16b, v28.16b, v9.16b
+	WORD $0x3d8310f8 // str q24, [x7, #0xc40]
 	WORD $0x6eea1ff7 // bif v23.16b, v31.16b, v10.16b
 	WORD $0x6efd1d16 // bif v22.16b, v8.16b, v29.16b
-	WORD $0x3d8308f8 // str q24, [x7, #0xc20]
+	WORD $0x3d8308f9 // str q25, [x7, #0xc20]
 	WORD $0x3d8318f7 // str q23, [x7, #0xc60]
 	WORD $0x3d831cf6 // str q22, [x7, #0xc70]
-	WORD $0x17ffff79 // b 0x478 <k_encode_q6_k+0x478>
+	WORD $0x17ffff0d // b 0x478 <k_encode_q6_k+0x478>
 	WORD $0x3dc318f5 // ldr q21, [x7, #0xc60]
 	WORD $0x3dc31cf6 // ldr q22, [x7, #0xc70]
 	WORD $0xaa1f03e8 // mov x8, xzr
@@ -454,25 +562,25 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc286895 // str s21, [x4, x8]
 	WORD $0x91008108 // add x8, x8, #0x20
 	WORD $0xf104011f // cmp x8, #0x100
-	WORD $0x54ffff81 // b.ne 0x6d0 <k_encode_q6_k+0x6d0>
+	WORD $0x54ffff81 // b.ne 0x880 <k_encode_q6_k+0x880>
 	WORD $0xaa1f03e8 // mov x8, xzr
 	WORD $0xbc6869f5 // ldr s21, [x15, x8]
 	WORD $0xbc286bd5 // str s21, [x30, x8]
 	WORD $0x91001108 // add x8, x8, #0x4
 	WORD $0xf100811f // cmp x8, #0x20
-	WORD $0x54ffff81 // b.ne 0x6e8 <k_encode_q6_k+0x6e8>
+	WORD $0x54ffff81 // b.ne 0x898 <k_encode_q6_k+0x898>
 	WORD $0xf94037e9 // ldr x9, [sp, #0x68]
 	WORD $0x91002318 // add x24, x24, #0x8
 	WORD $0x910083de // add x30, x30, #0x20
 	WORD $0xeb19031f // cmp x24, x25
 	WORD $0x11000529 // add w9, w9, #0x1
-	WORD $0x54ffcf83 // b.lo 0x100 <k_encode_q6_k+0x100>
+	WORD $0x54ffc203 // b.lo 0x100 <k_encode_q6_k+0x100>
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0xaa1f03e8 // mov x8, xzr
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
-	WORD $0x91400964 // add x4, x11, #0x2, lsl #12 // =0x2000
+	WORD $0x91400971 // add x17, x11, #0x2, lsl #12 // =0x2000
 	WORD $0x8b0802a9 // add x9, x21, x8
 	WORD $0x91008108 // add x8, x8, #0x20
 	WORD $0xad40653a // ldp q26, q25, [x9]
@@ -487,7 +595,7 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ebe1f55 // bit v21.16b, v26.16b, v30.16b
 	WORD $0x6ebd1f78 // bit v24.16b, v27.16b, v29.16b
 	WORD $0x6ebe1f97 // bit v23.16b, v28.16b, v30.16b
-	WORD $0x54fffe41 // b.ne 0x72c <k_encode_q6_k+0x72c>
+	WORD $0x54fffe41 // b.ne 0x8dc <k_encode_q6_k+0x8dc>
 	WORD $0x6e35fc77 // fdiv v23.4s, v3.4s, v21.4s
 	WORD $0xf94007fe // ldr x30, [sp, #0x8]
 	WORD $0x52800fee // mov w14, #0x7f // =127
@@ -512,14 +620,14 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3d810519 // str q25, [x8, #0x410]
 	WORD $0x3d81011a // str q26, [x8, #0x400]
 	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0x54fffe01 // b.ne 0x788 <k_encode_q6_k+0x788>
+	WORD $0x54fffe01 // b.ne 0x938 <k_encode_q6_k+0x938>
 	WORD $0x4f03f619 // fmov v25.4s, #1.00000000
 	WORD $0x6f047415 // bic v21.4s, #0x80, lsl #24
-	WORD $0xaa1f03f7 // mov x23, xzr
+	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0x6f047416 // bic v22.4s, #0x80, lsl #24
-	WORD $0xaa0c03f8 // mov x24, x12
-	WORD $0xaa1e03f9 // mov x25, x30
-	WORD $0xaa0003fa // mov x26, x0
+	WORD $0xaa0c03f7 // mov x23, x12
+	WORD $0xaa1e03f8 // mov x24, x30
+	WORD $0xaa0003f9 // mov x25, x0
 	WORD $0x6eb5e655 // fcmgt v21.4s, v18.4s, v21.4s
 	WORD $0x6e37ff37 // fdiv v23.4s, v25.4s, v23.4s
 	WORD $0x6eb6e656 // fcmgt v22.4s, v18.4s, v22.4s
@@ -531,16 +639,16 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
 	WORD $0x6e781c56 // bsl v22.16b, v2.16b, v24.16b
 	WORD $0xad005835 // stp q21, q22, [x1]
-	WORD $0xbc777835 // ldr s21, [x1, x23, lsl #2]
+	WORD $0xbc647835 // ldr s21, [x1, x4, lsl #2]
 	WORD $0x528003ee // mov w14, #0x1f // =31
 	WORD $0x72a0080e // movk w14, #0x40, lsl #16
 	WORD $0x1e3522a0 // fcmp s21, s21
-	WORD $0x54000e06 // b.vs 0x9e4 <k_encode_q6_k+0x9e4>
+	WORD $0x54000e06 // b.vs 0xb94 <k_encode_q6_k+0xb94>
 	WORD $0x1e23c2b5 // fcvt h21, s21
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0xaa1a03fb // mov x27, x26
+	WORD $0xaa1f03fa // mov x26, xzr
+	WORD $0xaa1903fb // mov x27, x25
 	WORD $0x7d01a155 // str h21, [x10, #0xd0]
-	WORD $0x14000021 // b 0x8bc <k_encode_q6_k+0x8bc>
+	WORD $0x14000021 // b 0xa6c <k_encode_q6_k+0xa6c>
 	WORD $0x4e040718 // dup v24.4s, v24.s[0]
 	WORD $0x6e38ff39 // fdiv v25.4s, v25.4s, v24.4s
 	WORD $0x6e38fef7 // fdiv v23.4s, v23.4s, v24.4s
@@ -566,25 +674,25 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6eb96f58 // umin v24.4s, v26.4s, v25.4s
 	WORD $0x4e561af6 // uzp1 v22.8h, v23.8h, v22.8h
 	WORD $0x4e581ab5 // uzp1 v21.8h, v21.8h, v24.8h
-	WORD $0x8b111008 // add x8, x0, x17, lsl #4
-	WORD $0x91000631 // add x17, x17, #0x1
-	WORD $0xf100423f // cmp x17, #0x10
+	WORD $0x8b1a1008 // add x8, x0, x26, lsl #4
+	WORD $0x9100075a // add x26, x26, #0x1
+	WORD $0xf100435f // cmp x26, #0x10
 	WORD $0x4e151ad5 // uzp1 v21.16b, v22.16b, v21.16b
 	WORD $0x4e2586b5 // add v21.16b, v21.16b, v5.16b
 	WORD $0x3d831915 // str q21, [x8, #0xc60]
-	WORD $0x540003c0 // b.eq 0x930 <k_encode_q6_k+0x930>
+	WORD $0x540003c0 // b.eq 0xae0 <k_encode_q6_k+0xae0>
 	WORD $0x38c20768 // ldrsb w8, [x27], #0x20
-	WORD $0x8b110149 // add x9, x10, x17
+	WORD $0x8b1a0149 // add x9, x10, x26
 	WORD $0x1e220115 // scvtf s21, w8
 	WORD $0x39030128 // strb w8, [x9, #0xc0]
-	WORD $0x8b111b08 // add x8, x24, x17, lsl #6
-	WORD $0xbc777836 // ldr s22, [x1, x23, lsl #2]
+	WORD $0x8b1a1ae8 // add x8, x23, x26, lsl #6
+	WORD $0xbc647836 // ldr s22, [x1, x4, lsl #2]
 	WORD $0x1e350ad8 // fmul s24, s22, s21
 	WORD $0xad415519 // ldp q25, q21, [x8, #0x20]
 	WORD $0xad405d16 // ldp q22, q23, [x8]
 	WORD $0x1e202308 // fcmp s24, #0.0
-	WORD $0x54fffac1 // b.ne 0x83c <k_encode_q6_k+0x83c>
-	WORD $0xbc717b38 // ldr s24, [x25, x17, lsl #2]
+	WORD $0x54fffac1 // b.ne 0x9ec <k_encode_q6_k+0x9ec>
+	WORD $0xbc7a7b18 // ldr s24, [x24, x26, lsl #2]
 	WORD $0x4f989339 // fmul v25.4s, v25.4s, v24.s[0]
 	WORD $0x4f9892b5 // fmul v21.4s, v21.4s, v24.s[0]
 	WORD $0x4f9892d6 // fmul v22.4s, v22.4s, v24.s[0]
@@ -601,18 +709,18 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e34d757 // fadd v23.4s, v26.4s, v20.4s
 	WORD $0x4e34d738 // fadd v24.4s, v25.4s, v20.4s
 	WORD $0x4e34d6d6 // fadd v22.4s, v22.4s, v20.4s
-	WORD $0x17ffffdb // b 0x898 <k_encode_q6_k+0x898>
-	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0x17ffffdb // b 0xa48 <k_encode_q6_k+0xa48>
+	WORD $0xaa1f03f4 // mov x20, xzr
 	WORD $0x91020148 // add x8, x10, #0x80
-	WORD $0x52800034 // mov w20, #0x1 // =1
-	WORD $0x8b13194e // add x14, x10, x19, lsl #6
-	WORD $0x8b131c50 // add x16, x2, x19, lsl #7
-	WORD $0x8b131513 // add x19, x8, x19, lsl #5
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x2a1403e9 // mov w9, w20
+	WORD $0x5280003a // mov w26, #0x1 // =1
+	WORD $0x8b14194e // add x14, x10, x20, lsl #6
+	WORD $0x8b141c50 // add x16, x2, x20, lsl #7
+	WORD $0x8b141516 // add x22, x8, x20, lsl #5
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0x2a1a03e9 // mov w9, w26
 	WORD $0x5280003b // mov w27, #0x1 // =1
-	WORD $0x910081d6 // add x22, x14, #0x20
-	WORD $0x8b110214 // add x20, x16, x17
+	WORD $0x910081da // add x26, x14, #0x20
+	WORD $0x8b130214 // add x20, x16, x19
 	WORD $0x3dc00a95 // ldr q21, [x20, #0x20]
 	WORD $0x3dc01a96 // ldr q22, [x20, #0x60]
 	WORD $0x3dc00297 // ldr q23, [x20]
@@ -628,31 +736,31 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e261f18 // and v24.16b, v24.16b, v6.16b
 	WORD $0x4e301f39 // and v25.16b, v25.16b, v16.16b
 	WORD $0x4ebc1f7a // orr v26.16b, v27.16b, v28.16b
-	WORD $0x3cb169d7 // str q23, [x14, x17]
-	WORD $0x3cb16ad5 // str q21, [x22, x17]
+	WORD $0x3cb369d7 // str q23, [x14, x19]
+	WORD $0x3cb36b55 // str q21, [x26, x19]
 	WORD $0x4eb91f18 // orr v24.16b, v24.16b, v25.16b
 	WORD $0x4eba1f16 // orr v22.16b, v24.16b, v26.16b
-	WORD $0x3cb16a76 // str q22, [x19, x17]
-	WORD $0x52800211 // mov w17, #0x10 // =16
-	WORD $0x3707fd54 // tbnz w20, #0x0, 0x958 <k_encode_q6_k+0x958>
-	WORD $0x2a1f03f4 // mov w20, wzr
-	WORD $0x52800033 // mov w19, #0x1 // =1
-	WORD $0x3707fc09 // tbnz w9, #0x0, 0x93c <k_encode_q6_k+0x93c>
+	WORD $0x3cb36ad6 // str q22, [x22, x19]
+	WORD $0x52800213 // mov w19, #0x10 // =16
+	WORD $0x3707fd54 // tbnz w20, #0x0, 0xb08 <k_encode_q6_k+0xb08>
+	WORD $0x2a1f03fa // mov w26, wzr
+	WORD $0x52800034 // mov w20, #0x1 // =1
+	WORD $0x3707fc09 // tbnz w9, #0x0, 0xaec <k_encode_q6_k+0xaec>
 	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
-	WORD $0x910006f7 // add x23, x23, #0x1
+	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0x9103494a // add x10, x10, #0xd2
-	WORD $0x9100135a // add x26, x26, #0x4
-	WORD $0x91010339 // add x25, x25, #0x40
-	WORD $0x91100318 // add x24, x24, #0x400
-	WORD $0xeb0802ff // cmp x23, x8
-	WORD $0x54fff1c1 // b.ne 0x814 <k_encode_q6_k+0x814>
-	WORD $0x17fffdb7 // b 0xbc <k_encode_q6_k+0xbc>
+	WORD $0x91001339 // add x25, x25, #0x4
+	WORD $0x91010318 // add x24, x24, #0x40
+	WORD $0x911002f7 // add x23, x23, #0x400
+	WORD $0xeb08009f // cmp x4, x8
+	WORD $0x54fff1c1 // b.ne 0x9c4 <k_encode_q6_k+0x9c4>
+	WORD $0x17fffd4b // b 0xbc <k_encode_q6_k+0xbc>
 	WORD $0xaa1f03e8 // mov x8, xzr
 	WORD $0x3828695f // strb wzr, [x10, x8]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf103491f // cmp x8, #0xd2
-	WORD $0x54ffffa1 // b.ne 0x9e8 <k_encode_q6_k+0x9e8>
-	WORD $0x17fffff2 // b 0x9c0 <k_encode_q6_k+0x9c0>
+	WORD $0x54ffffa1 // b.ne 0xb98 <k_encode_q6_k+0xb98>
+	WORD $0x17fffff2 // b 0xb70 <k_encode_q6_k+0xb70>
 	WORD $0xa94b4ff4 // ldp x20, x19, [sp, #0xb0]
 	WORD $0xf94033fd // ldr x29, [sp, #0x60]
 	WORD $0xa94a57f6 // ldp x22, x21, [sp, #0xa0]
@@ -664,6 +772,10 @@ TEXT ·encode_q6_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d4333ed // ldp d13, d12, [sp, #0x30]
 	WORD $0x910303ff // add sp, sp, #0xc0
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

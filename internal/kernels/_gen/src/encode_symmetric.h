@@ -7,14 +7,19 @@ struct symmetric {
   lf inverse;            // of the codes found: round(inverse*x), NaN when all are the lowest
 };
 
-// gain sums w*x*q and w*q^2 for the codes that inverse scale is gives; t holds w*x.
-INLINE void gain(const struct group* g, const long n, lf is, float most, lf* lx, lf* l2)
+// gain sums w*x*q and w*q^2 for the codes that inverse scale is gives; t holds w*x. The largest
+// magnitude gets |code| <= most + 0.1 k. So up to k = 4 no code is below -most, and to k = -6 none above
+// most-1: clamping would change nothing there, and is a tenth of the work.
+INLINE void gain(const struct group* g, const long n, lf is, float most, const int low, const int high, lf* lx, lf* l2)
 {
   const lf lo = -most, hi = most - 1;
   lf a = 0, b = 0;
 #pragma clang loop unroll_count(2)
   for (long i = 0; i < n; i++) {
-    const lf l = code(is * g->x[i], lo, hi);
+    lf l = is * g->x[i];
+    if (low) l = l > lo ? l : lo;
+    if (high) l = l > hi ? hi : l;
+    l = ROUND(l);
     a += g->t[i] * l;
     b += g->w[i] * l * l;
   }
@@ -38,7 +43,7 @@ INLINE void fit_symmetric(struct symmetric* f, struct group* g, const long n, fl
   f->value = v;
   f->inverse = top < 1e-15f ? none : first;
   SETTLE
-  gain(g, n, first, most, &lx, &l2);
+  gain(g, n, first, most, 1, 1, &lx, &l2);
   const lf scale = l2 == zero ? zero : lx / l2;
   f->best = scale * lx;
   f->scale = scale;
@@ -46,7 +51,12 @@ INLINE void fit_symmetric(struct symmetric* f, struct group* g, const long n, fl
     if (k == 0) continue;
     SETTLE
     const lf is = -(most + 0.1f * (float)k) / f->value;
-    gain(g, n, is, most, &lx, &l2);
+    if (k <= -6)
+      gain(g, n, is, most, 0, 0, &lx, &l2);
+    else if (k <= 4)
+      gain(g, n, is, most, 0, 1, &lx, &l2);
+    else
+      gain(g, n, is, most, 1, 1, &lx, &l2);
     const li good = (l2 > zero) & (lx * lx > f->best * l2);
     if (!anyl(good)) continue;
     const lf s = lx / l2;
