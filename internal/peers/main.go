@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pare-dev/pare/internal/cpu"
@@ -54,14 +55,14 @@ func main() {
 	var only, doc string
 	flag.StringVar(&b.cache, "cache", ".cache/peers", "`FOLDER` for peers, models and figures")
 	flag.StringVar(&b.pare, "pare", "bin/pare", "the `BINARY` to measure")
-	flag.StringVar(&only, "only", "", "`PARTS` to measure, separated by commas: "+strings.Join(names(), ", "))
+	flag.StringVar(&only, "only", "", "`PARTS` to measure, separated by commas: "+strings.Join(names(), ", ")+"; none writes the table anew")
 	flag.StringVar(&doc, "doc", "docs/performance.md", "the `DOCUMENT` to write the table into; empty: none")
 	flag.IntVar(&b.threads, "threads", 2, "threads of both sides, 1 to 8")
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds")
 	flag.BoolVar(&b.full, "full", false, "K types on the large model, and 10 GB of growth: an hour, and 20 GB of disk")
 	flag.StringVar(&b.lock, "lock", "", "`FILE` to lock while rounds are measured, on machines that several people measure on")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	b.ctx = ctx
 	if err := b.main(only, doc); err != nil {
@@ -81,7 +82,11 @@ func names() []string {
 
 func (b *bench) main(only, doc string) error {
 	chosen := names()
-	if only != "" {
+	switch only {
+	case "":
+	case "none": // the table anew from what earlier runs left
+		chosen = nil
+	default:
 		chosen = strings.Split(only, ",")
 		for _, name := range chosen {
 			if !slices.Contains(names(), name) {
