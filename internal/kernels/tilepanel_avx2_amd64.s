@@ -65,8 +65,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x006cc105787de2c4; BYTE $0x00 // vpbroadcastb 0x6cc1(%rip), %ymm0 # 0x6e00 <k_tile_panel_16_min+0xec0>
-	QUAD $0x006cb90d787de2c4; BYTE $0x00 // vpbroadcastb 0x6cb9(%rip), %ymm1 # 0x6e01 <k_tile_panel_16_min+0xec1>
+	QUAD $0x006e0105787de2c4; BYTE $0x00 // vpbroadcastb 0x6e01(%rip), %ymm0 # 0x6f40 <k_tile_panel_16_min+0xf40>
+	QUAD $0x006df90d787de2c4; BYTE $0x00 // vpbroadcastb 0x6df9(%rip), %ymm1 # 0x6f41 <k_tile_panel_16_min+0xf41>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -128,7 +128,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x006b5305787de2c4; BYTE $0x00 // vpbroadcastb 0x6b53(%rip), %ymm0 # 0x6e02 <k_tile_panel_16_min+0xec2>
+	QUAD $0x006c9305787de2c4; BYTE $0x00 // vpbroadcastb 0x6c93(%rip), %ymm0 # 0x6f42 <k_tile_panel_16_min+0xf42>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -184,8 +184,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x006a0405787de2c4; BYTE $0x00 // vpbroadcastb 0x6a04(%rip), %ymm0 # 0x6e03 <k_tile_panel_16_min+0xec3>
-	QUAD $0x0069fc0d787de2c4; BYTE $0x00 // vpbroadcastb 0x69fc(%rip), %ymm1 # 0x6e04 <k_tile_panel_16_min+0xec4>
+	QUAD $0x006b4405787de2c4; BYTE $0x00 // vpbroadcastb 0x6b44(%rip), %ymm0 # 0x6f43 <k_tile_panel_16_min+0xf43>
+	QUAD $0x006b3c0d787de2c4; BYTE $0x00 // vpbroadcastb 0x6b3c(%rip), %ymm1 # 0x6f44 <k_tile_panel_16_min+0xf44>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -269,8 +269,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00681605787de2c4; BYTE $0x00 // vpbroadcastb 0x6816(%rip), %ymm0 # 0x6e05 <k_tile_panel_16_min+0xec5>
-	QUAD $0x00680e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x680e(%rip), %ymm1 # 0x6e06 <k_tile_panel_16_min+0xec6>
+	QUAD $0x00695605787de2c4; BYTE $0x00 // vpbroadcastb 0x6956(%rip), %ymm0 # 0x6f45 <k_tile_panel_16_min+0xf45>
+	QUAD $0x00694e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x694e(%rip), %ymm1 # 0x6f46 <k_tile_panel_16_min+0xf46>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -359,9 +359,9 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00660305787de2c4; BYTE $0x00 // vpbroadcastb 0x6603(%rip), %ymm0 # 0x6e07 <k_tile_panel_16_min+0xec7>
-	QUAD $0x0066130d187de2c4; BYTE $0x00 // vbroadcastss 0x6613(%rip), %ymm1 # 0x6e20 <k_tile_panel_16_min+0xee0>
-	QUAD $0x00662215187de2c4; BYTE $0x00 // vbroadcastss 0x6622(%rip), %ymm2 # 0x6e38 <k_tile_panel_16_min+0xef8>
+	QUAD $0x00674305787de2c4; BYTE $0x00 // vpbroadcastb 0x6743(%rip), %ymm0 # 0x6f47 <k_tile_panel_16_min+0xf47>
+	QUAD $0x0067530d187de2c4; BYTE $0x00 // vbroadcastss 0x6753(%rip), %ymm1 # 0x6f60 <k_tile_panel_16_min+0xf60>
+	QUAD $0x00676215187de2c4; BYTE $0x00 // vbroadcastss 0x6762(%rip), %ymm2 # 0x6f78 <k_tile_panel_16_min+0xf78>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -640,14 +640,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005f4f05587de2c4; BYTE $0x00 // vpbroadcastd 0x5f4f(%rip), %ymm0 # 0x6e34 <k_tile_panel_16_min+0xef4>
-	QUAD $0x005f520d587de2c4; BYTE $0x00 // vpbroadcastd 0x5f52(%rip), %ymm1 # 0x6e40 <k_tile_panel_16_min+0xf00>
-	QUAD $0x005f1115787de2c4; BYTE $0x00 // vpbroadcastb 0x5f11(%rip), %ymm2 # 0x6e08 <k_tile_panel_16_min+0xec8>
-	QUAD $0x005f091d787de2c4; BYTE $0x00 // vpbroadcastb 0x5f09(%rip), %ymm3 # 0x6e09 <k_tile_panel_16_min+0xec9>
-	QUAD $0x005f1325587de2c4; BYTE $0x00 // vpbroadcastd 0x5f13(%rip), %ymm4 # 0x6e1c <k_tile_panel_16_min+0xedc>
-	QUAD $0x005f2a2d587de2c4; BYTE $0x00 // vpbroadcastd 0x5f2a(%rip), %ymm5 # 0x6e3c <k_tile_panel_16_min+0xefc>
-	QUAD $0x00005e26356ffdc5 // vmovdqa 0x5e26(%rip), %ymm6 # 0x6d40 <k_tile_panel_16_min+0xe00>
-	QUAD $0x00005dbe3d6ffdc5 // vmovdqa 0x5dbe(%rip), %ymm7 # 0x6ce0 <k_tile_panel_16_min+0xda0>
+	QUAD $0x00608f05587de2c4; BYTE $0x00 // vpbroadcastd 0x608f(%rip), %ymm0 # 0x6f74 <k_tile_panel_16_min+0xf74>
+	QUAD $0x0060920d587de2c4; BYTE $0x00 // vpbroadcastd 0x6092(%rip), %ymm1 # 0x6f80 <k_tile_panel_16_min+0xf80>
+	QUAD $0x00605115787de2c4; BYTE $0x00 // vpbroadcastb 0x6051(%rip), %ymm2 # 0x6f48 <k_tile_panel_16_min+0xf48>
+	QUAD $0x0060491d787de2c4; BYTE $0x00 // vpbroadcastb 0x6049(%rip), %ymm3 # 0x6f49 <k_tile_panel_16_min+0xf49>
+	QUAD $0x00605325587de2c4; BYTE $0x00 // vpbroadcastd 0x6053(%rip), %ymm4 # 0x6f5c <k_tile_panel_16_min+0xf5c>
+	QUAD $0x00606a2d587de2c4; BYTE $0x00 // vpbroadcastd 0x606a(%rip), %ymm5 # 0x6f7c <k_tile_panel_16_min+0xf7c>
+	QUAD $0x00005f66356ffdc5 // vmovdqa 0x5f66(%rip), %ymm6 # 0x6e80 <k_tile_panel_16_min+0xe80>
+	QUAD $0x00005efe3d6ffdc5 // vmovdqa 0x5efe(%rip), %ymm7 # 0x6e20 <k_tile_panel_16_min+0xe20>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1011,15 +1011,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00562905587de2c4; BYTE $0x00 // vpbroadcastd 0x5629(%rip), %ymm0 # 0x6e28 <k_tile_panel_16_min+0xee8>
-	QUAD $0x00562c0d587de2c4; BYTE $0x00 // vpbroadcastd 0x562c(%rip), %ymm1 # 0x6e34 <k_tile_panel_16_min+0xef4>
-	QUAD $0x00562f15587de2c4; BYTE $0x00 // vpbroadcastd 0x562f(%rip), %ymm2 # 0x6e40 <k_tile_panel_16_min+0xf00>
+	QUAD $0x00576905587de2c4; BYTE $0x00 // vpbroadcastd 0x5769(%rip), %ymm0 # 0x6f68 <k_tile_panel_16_min+0xf68>
+	QUAD $0x00576c0d587de2c4; BYTE $0x00 // vpbroadcastd 0x576c(%rip), %ymm1 # 0x6f74 <k_tile_panel_16_min+0xf74>
+	QUAD $0x00576f15587de2c4; BYTE $0x00 // vpbroadcastd 0x576f(%rip), %ymm2 # 0x6f80 <k_tile_panel_16_min+0xf80>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0055ee1d787de2c4; BYTE $0x00 // vpbroadcastb 0x55ee(%rip), %ymm3 # 0x6e0a <k_tile_panel_16_min+0xeca>
-	QUAD $0x0055f725187de2c4; BYTE $0x00 // vbroadcastss 0x55f7(%rip), %ymm4 # 0x6e1c <k_tile_panel_16_min+0xedc>
-	QUAD $0x00560a2d187de2c4; BYTE $0x00 // vbroadcastss 0x560a(%rip), %ymm5 # 0x6e38 <k_tile_panel_16_min+0xef8>
-	QUAD $0x0000550a356ffdc5 // vmovdqa 0x550a(%rip), %ymm6 # 0x6d40 <k_tile_panel_16_min+0xe00>
-	QUAD $0x000054a23d6ffdc5 // vmovdqa 0x54a2(%rip), %ymm7 # 0x6ce0 <k_tile_panel_16_min+0xda0>
+	QUAD $0x00572e1d787de2c4; BYTE $0x00 // vpbroadcastb 0x572e(%rip), %ymm3 # 0x6f4a <k_tile_panel_16_min+0xf4a>
+	QUAD $0x00573725187de2c4; BYTE $0x00 // vbroadcastss 0x5737(%rip), %ymm4 # 0x6f5c <k_tile_panel_16_min+0xf5c>
+	QUAD $0x00574a2d187de2c4; BYTE $0x00 // vbroadcastss 0x574a(%rip), %ymm5 # 0x6f78 <k_tile_panel_16_min+0xf78>
+	QUAD $0x0000564a356ffdc5 // vmovdqa 0x564a(%rip), %ymm6 # 0x6e80 <k_tile_panel_16_min+0xe80>
+	QUAD $0x000055e23d6ffdc5 // vmovdqa 0x55e2(%rip), %ymm7 # 0x6e20 <k_tile_panel_16_min+0xe20>
 	WORD $0x9066 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1237,15 +1237,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x00504d05587de2c4; BYTE $0x00 // vpbroadcastd 0x504d(%rip), %ymm0 # 0x6e28 <k_tile_panel_16_min+0xee8>
-	QUAD $0x0050500d587de2c4; BYTE $0x00 // vpbroadcastd 0x5050(%rip), %ymm1 # 0x6e34 <k_tile_panel_16_min+0xef4>
-	QUAD $0x00505315587de2c4; BYTE $0x00 // vpbroadcastd 0x5053(%rip), %ymm2 # 0x6e40 <k_tile_panel_16_min+0xf00>
-	QUAD $0x0050151d787de2c4; BYTE $0x00 // vpbroadcastb 0x5015(%rip), %ymm3 # 0x6e0b <k_tile_panel_16_min+0xecb>
-	QUAD $0x00500d25787de2c4; BYTE $0x00 // vpbroadcastb 0x500d(%rip), %ymm4 # 0x6e0c <k_tile_panel_16_min+0xecc>
-	QUAD $0x0050142d187de2c4; BYTE $0x00 // vbroadcastss 0x5014(%rip), %ymm5 # 0x6e1c <k_tile_panel_16_min+0xedc>
-	QUAD $0x00502735187de2c4; BYTE $0x00 // vbroadcastss 0x5027(%rip), %ymm6 # 0x6e38 <k_tile_panel_16_min+0xef8>
-	QUAD $0x00004f273d6ffdc5 // vmovdqa 0x4f27(%rip), %ymm7 # 0x6d40 <k_tile_panel_16_min+0xe00>
-	QUAD $0x00004ebf056f7dc5 // vmovdqa 0x4ebf(%rip), %ymm8 # 0x6ce0 <k_tile_panel_16_min+0xda0>
+	QUAD $0x00518d05587de2c4; BYTE $0x00 // vpbroadcastd 0x518d(%rip), %ymm0 # 0x6f68 <k_tile_panel_16_min+0xf68>
+	QUAD $0x0051900d587de2c4; BYTE $0x00 // vpbroadcastd 0x5190(%rip), %ymm1 # 0x6f74 <k_tile_panel_16_min+0xf74>
+	QUAD $0x00519315587de2c4; BYTE $0x00 // vpbroadcastd 0x5193(%rip), %ymm2 # 0x6f80 <k_tile_panel_16_min+0xf80>
+	QUAD $0x0051551d787de2c4; BYTE $0x00 // vpbroadcastb 0x5155(%rip), %ymm3 # 0x6f4b <k_tile_panel_16_min+0xf4b>
+	QUAD $0x00514d25787de2c4; BYTE $0x00 // vpbroadcastb 0x514d(%rip), %ymm4 # 0x6f4c <k_tile_panel_16_min+0xf4c>
+	QUAD $0x0051542d187de2c4; BYTE $0x00 // vbroadcastss 0x5154(%rip), %ymm5 # 0x6f5c <k_tile_panel_16_min+0xf5c>
+	QUAD $0x00516735187de2c4; BYTE $0x00 // vbroadcastss 0x5167(%rip), %ymm6 # 0x6f78 <k_tile_panel_16_min+0xf78>
+	QUAD $0x000050673d6ffdc5 // vmovdqa 0x5067(%rip), %ymm7 # 0x6e80 <k_tile_panel_16_min+0xe80>
+	QUAD $0x00004fff056f7dc5 // vmovdqa 0x4fff(%rip), %ymm8 # 0x6e20 <k_tile_panel_16_min+0xe20>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
@@ -1591,9 +1591,9 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00479705787de2c4; BYTE $0x00 // vpbroadcastb 0x4797(%rip), %ymm0 # 0x6e0d <k_tile_panel_16_min+0xecd>
-	QUAD $0x00478f0d787de2c4; BYTE $0x00 // vpbroadcastb 0x478f(%rip), %ymm1 # 0x6e0e <k_tile_panel_16_min+0xece>
-	QUAD $0x00478715787de2c4; BYTE $0x00 // vpbroadcastb 0x4787(%rip), %ymm2 # 0x6e0f <k_tile_panel_16_min+0xecf>
+	QUAD $0x0048d705787de2c4; BYTE $0x00 // vpbroadcastb 0x48d7(%rip), %ymm0 # 0x6f4d <k_tile_panel_16_min+0xf4d>
+	QUAD $0x0048cf0d787de2c4; BYTE $0x00 // vpbroadcastb 0x48cf(%rip), %ymm1 # 0x6f4e <k_tile_panel_16_min+0xf4e>
+	QUAD $0x0048c715787de2c4; BYTE $0x00 // vpbroadcastb 0x48c7(%rip), %ymm2 # 0x6f4f <k_tile_panel_16_min+0xf4f>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1935,8 +1935,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x003f5105787de2c4; BYTE $0x00 // vpbroadcastb 0x3f51(%rip), %ymm0 # 0x6e10 <k_tile_panel_16_min+0xed0>
-	QUAD $0x003fa80d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3fa8(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x00409105787de2c4; BYTE $0x00 // vpbroadcastb 0x4091(%rip), %ymm0 # 0x6f50 <k_tile_panel_16_min+0xf50>
+	QUAD $0x0040e80d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x40e8(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -2004,11 +2004,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x003dd805787de2c4; BYTE $0x00 // vpbroadcastb 0x3dd8(%rip), %ymm0 # 0x6e11 <k_tile_panel_16_min+0xed1>
-	QUAD $0x003e2e0d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3e2e(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
-	QUAD $0x003dd515587de2c4; BYTE $0x00 // vpbroadcastd 0x3dd5(%rip), %ymm2 # 0x6e20 <k_tile_panel_16_min+0xee0>
-	QUAD $0x003df01d587de2c4; BYTE $0x00 // vpbroadcastd 0x3df0(%rip), %ymm3 # 0x6e44 <k_tile_panel_16_min+0xf04>
-	QUAD $0x003ddf25587de2c4; BYTE $0x00 // vpbroadcastd 0x3ddf(%rip), %ymm4 # 0x6e3c <k_tile_panel_16_min+0xefc>
+	QUAD $0x003f1805787de2c4; BYTE $0x00 // vpbroadcastb 0x3f18(%rip), %ymm0 # 0x6f51 <k_tile_panel_16_min+0xf51>
+	QUAD $0x003f6e0d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3f6e(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x003f1515587de2c4; BYTE $0x00 // vpbroadcastd 0x3f15(%rip), %ymm2 # 0x6f60 <k_tile_panel_16_min+0xf60>
+	QUAD $0x003f301d587de2c4; BYTE $0x00 // vpbroadcastd 0x3f30(%rip), %ymm3 # 0x6f84 <k_tile_panel_16_min+0xf84>
+	QUAD $0x003f1f25587de2c4; BYTE $0x00 // vpbroadcastd 0x3f1f(%rip), %ymm4 # 0x6f7c <k_tile_panel_16_min+0xf7c>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -2251,12 +2251,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0037d305787de2c4; BYTE $0x00 // vpbroadcastb 0x37d3(%rip), %ymm0 # 0x6e12 <k_tile_panel_16_min+0xed2>
-	QUAD $0x0038180d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3818(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
-	QUAD $0x0037c2157879e2c4; BYTE $0x00 // vpbroadcastb 0x37c2(%rip), %xmm2 # 0x6e13 <k_tile_panel_16_min+0xed3>
+	QUAD $0x00391305787de2c4; BYTE $0x00 // vpbroadcastb 0x3913(%rip), %ymm0 # 0x6f52 <k_tile_panel_16_min+0xf52>
+	QUAD $0x0039580d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3958(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x003902157879e2c4; BYTE $0x00 // vpbroadcastb 0x3902(%rip), %xmm2 # 0x6f53 <k_tile_panel_16_min+0xf53>
 	LONG $0xdb76e1c5 // vpcmpeqd %xmm3, %xmm3, %xmm3
-	QUAD $0x0037ce25587de2c4; BYTE $0x00 // vpbroadcastd 0x37ce(%rip), %ymm4 # 0x6e2c <k_tile_panel_16_min+0xeec>
-	QUAD $0x0037bd2d587de2c4; BYTE $0x00 // vpbroadcastd 0x37bd(%rip), %ymm5 # 0x6e24 <k_tile_panel_16_min+0xee4>
+	QUAD $0x00390e25587de2c4; BYTE $0x00 // vpbroadcastd 0x390e(%rip), %ymm4 # 0x6f6c <k_tile_panel_16_min+0xf6c>
+	QUAD $0x0038fd2d587de2c4; BYTE $0x00 // vpbroadcastd 0x38fd(%rip), %ymm5 # 0x6f64 <k_tile_panel_16_min+0xf64>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -2321,415 +2321,428 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// tile_panel
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x0d0a8e0f; WORD $0x0000 // jle 0x44f7 <k_tile_panel+0xd17>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x48ec8348 // subq $0x48, %rsp
+	LONG $0x88ec8148; WORD $0x0000; BYTE $0x00 // subq $0x88, %rsp
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
-	WORD $0x03a8 // testb $0x3, %al
-	LONG $0xc6950f40 // setne %sil
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x9f0f; BYTE $0xc2 // setg %dl
-	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
-	LONG $0x07245488 // movb %dl, 0x7(%rsp)
-	WORD $0x01b2 // movb $0x1, %dl
-	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x0035f305797de2c4; BYTE $0x00 // vpbroadcastw 0x35f3(%rip), %ymm0 # 0x6e14 <k_tile_panel_16_min+0xed4>
-	QUAD $0x00361e2d587d62c4; BYTE $0x00 // vpbroadcastd 0x361e(%rip), %ymm13 # 0x6e48 <k_tile_panel_16_min+0xf08>
-	QUAD $0x0035fd1d187d62c4; BYTE $0x00 // vbroadcastss 0x35fd(%rip), %ymm11 # 0x6e30 <k_tile_panel_16_min+0xef0>
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0x6c7f7ec5; WORD $0x2824 // vmovdqu %ymm13, 0x28(%rsp)
-	WORD $0x24eb // jmp 0x3864 <k_tile_panel+0x84>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x1c11fcc5; BYTE $0x32 // vmovups %ymm3, (%rdx,%rsi)
-	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
+	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
+	WORD $0x0148; BYTE $0xd2 // addq %rdx, %rdx
+	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
+	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
+	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0xc0048d4f // leaq (%r8,%r8,8), %r8
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc69f0f40 // setg %sil
+	WORD $0x2040; BYTE $0xc6 // andb %al, %sil
+	LONG $0x24748840; BYTE $0x07 // movb %sil, 0x7(%rsp)
+	LONG $0x03708d48 // leaq 0x3(%rax), %rsi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xf0490f48 // cmovnsq %rax, %rsi
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	WORD $0x2949; BYTE $0xf0 // subq %rsi, %r8
+	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
+	LONG $0xf24d0f48 // cmovgeq %rdx, %rsi
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0x01558d48 // leaq 0x1(%rbp), %rdx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
-	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0c91840f; WORD $0x0000 // je 0x44f5 <k_tile_panel+0xd15>
-	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	QUAD $0x0036b905797de2c4; BYTE $0x00 // vpbroadcastw 0x36b9(%rip), %ymm0 # 0x6f54 <k_tile_panel_16_min+0xf54>
+	QUAD $0x0036e42d587d62c4; BYTE $0x00 // vpbroadcastd 0x36e4(%rip), %ymm13 # 0x6f88 <k_tile_panel_16_min+0xf88>
+	QUAD $0x0036c31d187d62c4; BYTE $0x00 // vbroadcastss 0x36c3(%rip), %ymm11 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x6c7f7ec5; WORD $0x6824 // vmovdqu %ymm13, 0x68(%rsp)
+	WORD $0x1aeb // jmp 0x38d9 <k_tile_panel+0xf9>
+	BYTE $0x90 // nop
+	LONG $0x117cc1c4; WORD $0xb01c // vmovups %ymm3, (%r8,%rsi,4)
+	LONG $0x24548b4c; BYTE $0x50 // movq 0x50(%rsp), %r10
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
+	LONG $0x0c0d840f; WORD $0x0000 // je 0x44e6 <k_tile_panel+0xd06>
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0xd148; BYTE $0xea // shrq %rdx
+	LONG $0x54af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdx
+	LONG $0x24540348; BYTE $0x40 // addq 0x40(%rsp), %rdx
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	WORD $0x8945; BYTE $0xc5 // movl %r8d, %r13d
+	LONG $0x20e58341 // andl $0x20, %r13d
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
+	LONG $0x2444034c; BYTE $0x48 // addq 0x48(%rsp), %r8
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x0223840f; WORD $0x0000 // je 0x3a99 <k_tile_panel+0x2b9>
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x10528b49 // movq 0x10(%r10), %rdx
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	LONG $0x08728b49 // movq 0x8(%r10), %rsi
-	LONG $0x187a8b49 // movq 0x18(%r10), %rdi
-	WORD $0x8b4d; BYTE $0x02 // movq (%r10), %r8
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0x204a8b4d // movq 0x20(%r10), %r9
-	LONG $0x405a8b4d // movq 0x40(%r10), %r11
-	LONG $0x385a8b49 // movq 0x38(%r10), %rbx
-	LONG $0x01738d4c // leaq 0x1(%rbx), %r14
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
-	LONG $0xffaf0f4c // imulq %rdi, %r15
-	LONG $0x036a8d4d // leaq 0x3(%r10), %r13
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xea490f4d // cmovnsq %r10, %r13
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1674 // je 0x38e0 <k_tile_panel+0x100>
-	LONG $0x107c81c4; WORD $0xb81c // vmovups (%r8,%r15,4), %ymm3
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x187f // jg 0x38ed <k_tile_panel+0x10d>
-	LONG $0x0001a7e9; BYTE $0x00 // jmp 0x3a81 <k_tile_panel+0x2a1>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x01ac840f; WORD $0x0000 // je 0x3aba <k_tile_panel+0x2da>
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	WORD $0x0f74 // je 0x3924 <k_tile_panel+0x144>
+	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x127f // jg 0x3931 <k_tile_panel+0x151>
+	LONG $0x00018ce9; BYTE $0x00 // jmp 0x3ab0 <k_tile_panel+0x2d0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x01948e0f; WORD $0x0000 // jle 0x3a81 <k_tile_panel+0x2a1>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0x02fdc148 // sarq $0x2, %rbp
-	LONG $0xe9af0f49 // imulq %r9, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	LONG $0xfce58349 // andq $-0x4, %r13
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	WORD $0x294d; BYTE $0xec // subq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
-	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
-	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
-	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x656ffec5; BYTE $0x00 // vmovdqu (%rbp), %ymm4
-	LONG $0x6d6ffec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm5
-	QUAD $0x00000080b56ffec5 // vmovdqu 0x80(%rbp), %ymm6
-	QUAD $0x000000c0bd6ffec5 // vmovdqu 0xc0(%rbp), %ymm7
-	LONG $0x587d42c4; WORD $0x2404 // vpbroadcastd (%r12), %ymm8
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x017f8e0f; WORD $0x0000 // jle 0x3ab0 <k_tile_panel+0x2d0>
+	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
+	LONG $0x54af0f48; WORD $0x2024 // imulq 0x20(%rsp), %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x08570348 // addq 0x8(%rdi), %rdx
+	LONG $0x24540348; BYTE $0x18 // addq 0x18(%rsp), %rdx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x6f7ec1c4; BYTE $0x21 // vmovdqu (%r9), %ymm4
+	LONG $0x6f7ec1c4; WORD $0x4069 // vmovdqu 0x40(%r9), %ymm5
+	QUAD $0x000080b16f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r9), %ymm6
+	QUAD $0x0000c0b96f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r9), %ymm7
+	LONG $0x587d62c4; BYTE $0x02 // vpbroadcastd (%rdx), %ymm8
 	LONG $0x1c7d62c4; BYTE $0xcc // vpabsb %ymm4, %ymm9
 	LONG $0x083de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm8, %ymm4
 	LONG $0x0435e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm9, %ymm4
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
 	LONG $0x1c7d62c4; BYTE $0xc5 // vpabsb %ymm5, %ymm8
-	LONG $0x587d42c4; WORD $0x244c; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm9
+	LONG $0x587d62c4; WORD $0x044a // vpbroadcastd 0x4(%rdx), %ymm9
 	LONG $0x0835e2c4; BYTE $0xed // vpsignb %ymm5, %ymm9, %ymm5
 	LONG $0x043de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm8, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
 	LONG $0x1c7de2c4; BYTE $0xee // vpabsb %ymm6, %ymm5
-	LONG $0x587d42c4; WORD $0x2444; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm8
+	LONG $0x587d62c4; WORD $0x0842 // vpbroadcastd 0x8(%rdx), %ymm8
 	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
 	LONG $0x0455e2c4; BYTE $0xee // vpmaddubsw %ymm6, %ymm5, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
 	LONG $0x1c7de2c4; BYTE $0xf7 // vpabsb %ymm7, %ymm6
-	LONG $0x587d42c4; WORD $0x2444; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm8
+	LONG $0x587d62c4; WORD $0x0c42 // vpbroadcastd 0xc(%rdx), %ymm8
 	LONG $0x083de2c4; BYTE $0xff // vpsignb %ymm7, %ymm8, %ymm7
 	LONG $0x044de2c4; BYTE $0xf7 // vpmaddubsw %ymm7, %ymm6, %ymm6
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
-	QUAD $0x00000100ad6ffec5 // vmovdqu 0x100(%rbp), %ymm5
-	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm6
+	QUAD $0x000100a96f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r9), %ymm5
+	LONG $0x587de2c4; WORD $0x1072 // vpbroadcastd 0x10(%rdx), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfd // vpabsb %ymm5, %ymm7
 	LONG $0x084de2c4; BYTE $0xed // vpsignb %ymm5, %ymm6, %ymm5
 	LONG $0x0445e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm7, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
-	QUAD $0x00000140b56ffec5 // vmovdqu 0x140(%rbp), %ymm6
+	QUAD $0x000140b16f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r9), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
-	LONG $0x587d42c4; WORD $0x2444; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm8
+	LONG $0x587d62c4; WORD $0x1442 // vpbroadcastd 0x14(%rdx), %ymm8
 	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x00000180b56ffec5 // vmovdqu 0x180(%rbp), %ymm6
+	QUAD $0x000180b16f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r9), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
-	LONG $0x587d42c4; WORD $0x2444; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm8
+	LONG $0x587d62c4; WORD $0x1842 // vpbroadcastd 0x18(%rdx), %ymm8
 	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
-	QUAD $0x000001c0ad6ffec5 // vmovdqu 0x1c0(%rbp), %ymm5
-	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm6
+	QUAD $0x0001c0a96f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r9), %ymm5
+	LONG $0x587de2c4; WORD $0x1c72 // vpbroadcastd 0x1c(%rdx), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfd // vpabsb %ymm5, %ymm7
 	LONG $0x084de2c4; BYTE $0xed // vpsignb %ymm5, %ymm6, %ymm5
 	LONG $0x0445e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm7, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
 	LONG $0xedfe95c5 // vpaddd %ymm5, %ymm13, %ymm5
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
-	QUAD $0x00000200ad10fcc5 // vmovups 0x200(%rbp), %ymm5
+	QUAD $0x000200a9107cc1c4; BYTE $0x00 // vmovups 0x200(%r9), %ymm5
 	LONG $0xf559a4c5 // vmulps %ymm5, %ymm11, %ymm6
 	LONG $0xb855e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm4) + ymm6
-	LONG $0x187dc2c4; WORD $0x2464; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm4
+	LONG $0x187de2c4; WORD $0x2062 // vbroadcastss 0x20(%rdx), %ymm4
 	LONG $0xb84de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm4) + ymm3
-	LONG $0x40c58148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rbp # imm = 0x240
-	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe9f870f; WORD $0xffff // ja 0x3920 <k_tile_panel+0x140>
-	LONG $0x117c81c4; WORD $0xb81c // vmovups %ymm3, (%r8,%r15,4)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x03c2f641 // testb $0x3, %r10b
-	WORD $0x0974 // je 0x3a99 <k_tile_panel+0x2b9>
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe178c0f; WORD $0xffff // jl 0x38b0 <k_tile_panel+0xd0>
-	LONG $0x04728d49 // leaq 0x4(%r10), %rsi
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x6e7e // jle 0x3b10 <k_tile_panel+0x330>
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	LONG $0x02618d4d // leaq 0x2(%r9), %r12
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x059e8e0f; WORD $0x0000 // jle 0x4050 <k_tile_panel+0x870>
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfd878d0f; WORD $0xffff // jge 0x384a <k_tile_panel+0x6a>
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
-	LONG $0x57af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rdx
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x03428d4d // leaq 0x3(%r10), %r8
-	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xc2490f4d // cmovnsq %r10, %r8
-	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x0862840f; WORD $0x0000 // je 0x434d <k_tile_panel+0xb6d>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x1c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm3
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x085c8f0f; WORD $0x0000 // jg 0x435e <k_tile_panel+0xb7e>
-	LONG $0xfffd39e9; BYTE $0xff // jmp 0x3840 <k_tile_panel+0x60>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x107a8b48 // movq 0x10(%rdx), %rdi
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x084a8b4c // movq 0x8(%rdx), %r9
-	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
-	LONG $0x18728b4c // movq 0x18(%rdx), %r14
-	WORD $0x8b4c; BYTE $0x3a // movq (%rdx), %r15
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	LONG $0x20628b4c // movq 0x20(%rdx), %r12
-	LONG $0x406a8b4c // movq 0x40(%rdx), %r13
-	LONG $0x386a8b48 // movq 0x38(%rdx), %rbp
-	QUAD $0x00000000b5148d4a // leaq (,%r14,4), %rdx
-	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
-	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
-	WORD $0x35eb // jmp 0x3b87 <k_tile_panel+0x3a7>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x40c18149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r9 # imm = 0x240
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xfea0870f; WORD $0xffff // ja 0x3950 <k_tile_panel+0x170>
 	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
-	LONG $0x117c81c4; WORD $0xb024 // vmovups %ymm4, (%r8,%r14,4)
-	LONG $0x117c81c4; WORD $0xf02c // vmovups %ymm5, (%r8,%r14,8)
-	LONG $0x117cc1c4; WORD $0x1034 // vmovups %ymm6, (%r8,%rdx)
-	LONG $0x04718d49 // leaq 0x4(%r9), %rsi
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xff1e8f0f; WORD $0xffff // jg 0x3aa5 <k_tile_panel+0x2c5>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
-	LONG $0xc6af0f4d // imulq %r14, %r8
-	LONG $0x03728d49 // leaq 0x3(%r10), %rsi
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xf2490f49 // cmovnsq %r10, %rsi
-	LONG $0x87048d4f // leaq (%r15,%r8,4), %r8
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2874 // je 0x3bd0 <k_tile_panel+0x3f0>
-	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
-	LONG $0x107c81c4; WORD $0xb024 // vmovups (%r8,%r14,4), %ymm4
-	LONG $0x107c81c4; WORD $0xf02c // vmovups (%r8,%r14,8), %ymm5
-	LONG $0x107cc1c4; WORD $0x1034 // vmovups (%r8,%rdx), %ymm6
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
+	LONG $0x04638d4c // leaq 0x4(%rbx), %r12
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0x587e // jle 0x3b20 <k_tile_panel+0x340>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0x025f8d4d // leaq 0x2(%r15), %r11
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0x05888e0f; WORD $0x0000 // jle 0x4060 <k_tile_panel+0x880>
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0xfddd8d0f; WORD $0xffff // jge 0x38c6 <k_tile_panel+0xe6>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
+	LONG $0x03528d4c // leaq 0x3(%rdx), %r10
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xd2490f4c // cmovnsq %rdx, %r10
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	LONG $0x083b840f; WORD $0x0000 // je 0x4345 <k_tile_panel+0xb65>
+	LONG $0x107cc1c4; WORD $0xb01c // vmovups (%r8,%rsi,4), %ymm3
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x257f // jg 0x3be9 <k_tile_panel+0x409>
-	WORD $0x9aeb // jmp 0x3b60 <k_tile_panel+0x380>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x08398f0f; WORD $0x0000 // jg 0x4352 <k_tile_panel+0xb72>
+	LONG $0xfffda2e9; BYTE $0xff // jmp 0x38c0 <k_tile_panel+0xe0>
+	WORD $0x9066 // nop
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	LONG $0x484f8b4c // movq 0x48(%rdi), %r9
+	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
+	LONG $0x52148d4f // leaq (%r10,%r10,2), %r10
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x60c38349 // addq $0x60, %r11
+	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
+	WORD $0x34eb // jmp 0x3b7f <k_tile_panel+0x39f>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x1b // vmovups %ymm3, (%r11)
+	LONG $0x117cc1c4; WORD $0x9324 // vmovups %ymm4, (%r11,%rdx,4)
+	LONG $0x117cc1c4; WORD $0xd32c // vmovups %ymm5, (%r11,%rdx,8)
+	LONG $0x117c81c4; WORD $0x1334 // vmovups %ymm6, (%r11,%r10)
+	LONG $0x04678d4d // leaq 0x4(%r15), %r12
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0xff4c8f0f; WORD $0xffff // jg 0x3acb <k_tile_panel+0x2eb>
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
+	LONG $0xdaaf0f4c // imulq %rdx, %r11
+	LONG $0x03738d4c // leaq 0x3(%rbx), %r14
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xf3490f4c // cmovnsq %rbx, %r14
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x02638d4c // leaq 0x2(%rbx), %r12
+	LONG $0x057b8d48 // leaq 0x5(%rbx), %rdi
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xfc490f49 // cmovnsq %r12, %rdi
+	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x2174 // je 0x3bd0 <k_tile_panel+0x3f0>
+	LONG $0x107cc1c4; BYTE $0x1b // vmovups (%r11), %ymm3
+	LONG $0x107cc1c4; WORD $0x9324 // vmovups (%r11,%rdx,4), %ymm4
+	LONG $0x107cc1c4; WORD $0xd32c // vmovups (%r11,%rdx,8), %ymm5
+	LONG $0x107c81c4; WORD $0x1334 // vmovups (%r11,%r10), %ymm6
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x1e7f // jg 0x3bec <k_tile_panel+0x40c>
+	WORD $0x80eb // jmp 0x3b50 <k_tile_panel+0x370>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xff778e0f; WORD $0xffff // jle 0x3b60 <k_tile_panel+0x380>
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	LONG $0x02fbc149 // sarq $0x2, %r11
-	LONG $0xdcaf0f4d // imulq %r12, %r11
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0xfce68348 // andq $-0x4, %rsi
-	WORD $0x2949; BYTE $0xf2 // subq %rsi, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x2454034c; BYTE $0x20 // addq 0x20(%rsp), %r10
-	WORD $0x014d; BYTE $0xda // addq %r11, %r10
-	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
-	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7e41c4; BYTE $0x2b // vmovdqu (%r11), %ymm13
-	LONG $0x6f7e41c4; WORD $0x4063 // vmovdqu 0x40(%r11), %ymm12
-	QUAD $0x000080836f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r11), %ymm8
-	QUAD $0x0000c0bb6f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r11), %ymm7
-	LONG $0x587d42c4; BYTE $0x0a // vpbroadcastd (%r10), %ymm9
+	LONG $0xff648e0f; WORD $0xffff // jle 0x3b50 <k_tile_panel+0x370>
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0xfce48349 // andq $-0x4, %r12
+	LONG $0x02fec149 // sarq $0x2, %r14
+	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xfce78348 // andq $-0x4, %rdi
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0x02c78348 // addq $0x2, %rdi
+	WORD $0x294c; BYTE $0xe3 // subq %r12, %rbx
+	LONG $0xf6af0f4c // imulq %rsi, %r14
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
+	LONG $0xeeaf0f48 // imulq %rsi, %rbp
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x6d6f7ec5; BYTE $0x00 // vmovdqu (%rbp), %ymm13
+	LONG $0x656f7ec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm12
+	QUAD $0x00000080856f7ec5 // vmovdqu 0x80(%rbp), %ymm8
+	QUAD $0x000000c0bd6ffec5 // vmovdqu 0xc0(%rbp), %ymm7
+	LONG $0x587d42c4; WORD $0x1e4c; BYTE $0xa0 // vpbroadcastd -0x60(%r14,%rbx), %ymm9
 	LONG $0x1c7d42c4; BYTE $0xf5 // vpabsb %ymm13, %ymm14
 	LONG $0x083542c4; BYTE $0xcd // vpsignb %ymm13, %ymm9, %ymm9
 	LONG $0x040d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm14, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0x1c7d42c4; BYTE $0xfc // vpabsb %ymm12, %ymm15
-	LONG $0x587d42c4; WORD $0x0452 // vpbroadcastd 0x4(%r10), %ymm10
+	LONG $0x587d42c4; WORD $0x1e54; BYTE $0xa4 // vpbroadcastd -0x5c(%r14,%rbx), %ymm10
 	LONG $0x082d42c4; BYTE $0xd4 // vpsignb %ymm12, %ymm10, %ymm10
 	LONG $0x040542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm15, %ymm10
 	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
-	LONG $0x587d42c4; WORD $0x405a // vpbroadcastd 0x40(%r10), %ymm11
+	LONG $0x587d42c4; WORD $0x1e5c; BYTE $0xe0 // vpbroadcastd -0x20(%r14,%rbx), %ymm11
 	LONG $0xfe3541c4; BYTE $0xca // vpaddd %ymm10, %ymm9, %ymm9
 	LONG $0x082542c4; BYTE $0xd5 // vpsignb %ymm13, %ymm11, %ymm10
 	LONG $0x040d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm14, %ymm10
 	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
-	LONG $0x587d42c4; WORD $0x445a // vpbroadcastd 0x44(%r10), %ymm11
+	LONG $0x587d42c4; WORD $0x1e5c; BYTE $0xe4 // vpbroadcastd -0x1c(%r14,%rbx), %ymm11
 	LONG $0x082542c4; BYTE $0xdc // vpsignb %ymm12, %ymm11, %ymm11
 	LONG $0x040542c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm15, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
-	QUAD $0x0000809a587d42c4; BYTE $0x00 // vpbroadcastd 0x80(%r10), %ymm11
+	LONG $0x587d42c4; WORD $0x3e5c; BYTE $0xa0 // vpbroadcastd -0x60(%r14,%rdi), %ymm11
 	LONG $0x082542c4; BYTE $0xdd // vpsignb %ymm13, %ymm11, %ymm11
 	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
-	QUAD $0x00008492587dc2c4; BYTE $0x00 // vpbroadcastd 0x84(%r10), %ymm2
+	LONG $0x587dc2c4; WORD $0x3e54; BYTE $0xa4 // vpbroadcastd -0x5c(%r14,%rdi), %ymm2
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0x086dc2c4; BYTE $0xd4 // vpsignb %ymm12, %ymm2, %ymm2
 	LONG $0x0405e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm15, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xdafe25c5 // vpaddd %ymm2, %ymm11, %ymm11
-	QUAD $0x0000c092587dc2c4; BYTE $0x00 // vpbroadcastd 0xc0(%r10), %ymm2
+	LONG $0x587dc2c4; WORD $0x3e54; BYTE $0xe0 // vpbroadcastd -0x20(%r14,%rdi), %ymm2
 	LONG $0x086dc2c4; BYTE $0xd5 // vpsignb %ymm13, %ymm2, %ymm2
 	LONG $0x040de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm14, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	QUAD $0x0000c4aa587d42c4; BYTE $0x00 // vpbroadcastd 0xc4(%r10), %ymm13
+	LONG $0x587d42c4; WORD $0x3e6c; BYTE $0xe4 // vpbroadcastd -0x1c(%r14,%rdi), %ymm13
 	LONG $0x081542c4; BYTE $0xe4 // vpsignb %ymm12, %ymm13, %ymm12
 	LONG $0x040542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm15, %ymm12
 	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
 	LONG $0xe2fe1dc5 // vpaddd %ymm2, %ymm12, %ymm12
 	LONG $0x1c7dc2c4; BYTE $0xd0 // vpabsb %ymm8, %ymm2
-	LONG $0x587d42c4; WORD $0x086a // vpbroadcastd 0x8(%r10), %ymm13
+	LONG $0x587d42c4; WORD $0x1e6c; BYTE $0xa8 // vpbroadcastd -0x58(%r14,%rbx), %ymm13
 	LONG $0x081542c4; BYTE $0xe8 // vpsignb %ymm8, %ymm13, %ymm13
 	LONG $0x046d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm2, %ymm13
 	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
-	LONG $0x587d42c4; WORD $0x4872 // vpbroadcastd 0x48(%r10), %ymm14
+	LONG $0x587d42c4; WORD $0x1e74; BYTE $0xe8 // vpbroadcastd -0x18(%r14,%rbx), %ymm14
 	LONG $0x080d42c4; BYTE $0xf0 // vpsignb %ymm8, %ymm14, %ymm14
 	LONG $0x046d42c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm2, %ymm14
-	QUAD $0x000088ba587d42c4; BYTE $0x00 // vpbroadcastd 0x88(%r10), %ymm15
+	LONG $0x587d42c4; WORD $0x3e7c; BYTE $0xa8 // vpbroadcastd -0x58(%r14,%rdi), %ymm15
 	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
 	LONG $0x080542c4; BYTE $0xf8 // vpsignb %ymm8, %ymm15, %ymm15
 	LONG $0x046d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm2, %ymm15
 	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
-	QUAD $0x0000c88a587dc2c4; BYTE $0x00 // vpbroadcastd 0xc8(%r10), %ymm1
+	LONG $0x587dc2c4; WORD $0x3e4c; BYTE $0xe8 // vpbroadcastd -0x18(%r14,%rdi), %ymm1
 	LONG $0x0875c2c4; BYTE $0xc8 // vpsignb %ymm8, %ymm1, %ymm1
 	LONG $0x046de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm2, %ymm1
 	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
 	LONG $0x1c7de2c4; BYTE $0xd7 // vpabsb %ymm7, %ymm2
-	LONG $0x587d42c4; WORD $0x0c42 // vpbroadcastd 0xc(%r10), %ymm8
+	LONG $0x587d42c4; WORD $0x1e44; BYTE $0xac // vpbroadcastd -0x54(%r14,%rbx), %ymm8
 	LONG $0x083d62c4; BYTE $0xc7 // vpsignb %ymm7, %ymm8, %ymm8
 	LONG $0x046d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm2, %ymm8
 	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
 	LONG $0xfe1541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm13, %ymm8
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	LONG $0x587d42c4; WORD $0x4c4a // vpbroadcastd 0x4c(%r10), %ymm9
+	LONG $0x587d42c4; WORD $0x1e4c; BYTE $0xec // vpbroadcastd -0x14(%r14,%rbx), %ymm9
 	LONG $0x083562c4; BYTE $0xcf // vpsignb %ymm7, %ymm9, %ymm9
 	LONG $0x046d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm2, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xfe0d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm14, %ymm9
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x00008c92587d42c4; BYTE $0x00 // vpbroadcastd 0x8c(%r10), %ymm10
+	LONG $0x587d42c4; WORD $0x3e54; BYTE $0xac // vpbroadcastd -0x54(%r14,%rdi), %ymm10
 	LONG $0x082d62c4; BYTE $0xd7 // vpsignb %ymm7, %ymm10, %ymm10
 	LONG $0x046d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm10
 	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
 	LONG $0xfe0541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm15, %ymm10
-	QUAD $0x0000ccaa587d42c4; BYTE $0x00 // vpbroadcastd 0xcc(%r10), %ymm13
+	LONG $0x587d42c4; WORD $0x3e6c; BYTE $0xec // vpbroadcastd -0x14(%r14,%rdi), %ymm13
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
 	LONG $0x0815e2c4; BYTE $0xff // vpsignb %ymm7, %ymm13, %ymm7
 	LONG $0x046de2c4; BYTE $0xd7 // vpmaddubsw %ymm7, %ymm2, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0xf9fe9dc5 // vpaddd %ymm1, %ymm12, %ymm7
-	QUAD $0x0001008b6f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r11), %ymm1
+	QUAD $0x000001008d6ffec5 // vmovdqu 0x100(%rbp), %ymm1
 	LONG $0x1c7de2c4; BYTE $0xd1 // vpabsb %ymm1, %ymm2
-	LONG $0x587d42c4; WORD $0x105a // vpbroadcastd 0x10(%r10), %ymm11
+	LONG $0x587d42c4; WORD $0x1e5c; BYTE $0xb0 // vpbroadcastd -0x50(%r14,%rbx), %ymm11
 	LONG $0x082562c4; BYTE $0xd9 // vpsignb %ymm1, %ymm11, %ymm11
 	LONG $0x046d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm2, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
-	LONG $0x587d42c4; WORD $0x5062 // vpbroadcastd 0x50(%r10), %ymm12
+	LONG $0x587d42c4; WORD $0x1e64; BYTE $0xf0 // vpbroadcastd -0x10(%r14,%rbx), %ymm12
 	LONG $0x081d62c4; BYTE $0xe1 // vpsignb %ymm1, %ymm12, %ymm12
 	LONG $0x046d42c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm2, %ymm12
 	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
-	QUAD $0x000090aa587d42c4; BYTE $0x00 // vpbroadcastd 0x90(%r10), %ymm13
+	LONG $0x587d42c4; WORD $0x3e6c; BYTE $0xb0 // vpbroadcastd -0x50(%r14,%rdi), %ymm13
 	LONG $0x081562c4; BYTE $0xe9 // vpsignb %ymm1, %ymm13, %ymm13
 	LONG $0x046d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm2, %ymm13
-	QUAD $0x0000d0b2587d42c4; BYTE $0x00 // vpbroadcastd 0xd0(%r10), %ymm14
+	LONG $0x587d42c4; WORD $0x3e74; BYTE $0xf0 // vpbroadcastd -0x10(%r14,%rdi), %ymm14
 	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
 	LONG $0x080de2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm14, %ymm1
 	LONG $0x046de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm2, %ymm1
 	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
-	QUAD $0x000140936f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r11), %ymm2
+	QUAD $0x00000140956ffec5 // vmovdqu 0x140(%rbp), %ymm2
 	LONG $0x1c7d62c4; BYTE $0xf2 // vpabsb %ymm2, %ymm14
-	LONG $0x587d42c4; WORD $0x147a // vpbroadcastd 0x14(%r10), %ymm15
+	LONG $0x587d42c4; WORD $0x1e7c; BYTE $0xb4 // vpbroadcastd -0x4c(%r14,%rbx), %ymm15
 	LONG $0x080562c4; BYTE $0xfa // vpsignb %ymm2, %ymm15, %ymm15
 	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
 	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
 	LONG $0xfe2541c4; BYTE $0xdf // vpaddd %ymm15, %ymm11, %ymm11
-	LONG $0x587d42c4; WORD $0x547a // vpbroadcastd 0x54(%r10), %ymm15
+	LONG $0x587d42c4; WORD $0x1e7c; BYTE $0xf4 // vpbroadcastd -0xc(%r14,%rbx), %ymm15
 	LONG $0x080562c4; BYTE $0xfa // vpsignb %ymm2, %ymm15, %ymm15
 	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
 	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
 	LONG $0xfe1d41c4; BYTE $0xe7 // vpaddd %ymm15, %ymm12, %ymm12
-	QUAD $0x000094ba587d42c4; BYTE $0x00 // vpbroadcastd 0x94(%r10), %ymm15
+	LONG $0x587d42c4; WORD $0x3e7c; BYTE $0xb4 // vpbroadcastd -0x4c(%r14,%rdi), %ymm15
 	LONG $0x080562c4; BYTE $0xfa // vpsignb %ymm2, %ymm15, %ymm15
 	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
 	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
 	LONG $0xfe1541c4; BYTE $0xef // vpaddd %ymm15, %ymm13, %ymm13
-	QUAD $0x0000d4ba587d42c4; BYTE $0x00 // vpbroadcastd 0xd4(%r10), %ymm15
+	LONG $0x587d42c4; WORD $0x3e7c; BYTE $0xf4 // vpbroadcastd -0xc(%r14,%rdi), %ymm15
 	LONG $0x0805e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm15, %ymm2
 	LONG $0x040de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm14, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x000180936f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r11), %ymm2
+	QUAD $0x00000180956ffec5 // vmovdqu 0x180(%rbp), %ymm2
 	LONG $0x1c7d62c4; BYTE $0xf2 // vpabsb %ymm2, %ymm14
-	LONG $0x587d42c4; WORD $0x187a // vpbroadcastd 0x18(%r10), %ymm15
+	LONG $0x587d42c4; WORD $0x1e7c; BYTE $0xb8 // vpbroadcastd -0x48(%r14,%rbx), %ymm15
 	LONG $0x080562c4; BYTE $0xfa // vpsignb %ymm2, %ymm15, %ymm15
 	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
 	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
 	LONG $0xfe2541c4; BYTE $0xdf // vpaddd %ymm15, %ymm11, %ymm11
-	LONG $0x587d42c4; WORD $0x587a // vpbroadcastd 0x58(%r10), %ymm15
+	LONG $0x587d42c4; WORD $0x1e7c; BYTE $0xf8 // vpbroadcastd -0x8(%r14,%rbx), %ymm15
 	LONG $0xfe3d41c4; BYTE $0xc3 // vpaddd %ymm11, %ymm8, %ymm8
 	LONG $0x080562c4; BYTE $0xda // vpsignb %ymm2, %ymm15, %ymm11
 	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
 	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
-	QUAD $0x0000989a587d42c4; BYTE $0x00 // vpbroadcastd 0x98(%r10), %ymm11
+	LONG $0x587d42c4; WORD $0x3e5c; BYTE $0xb8 // vpbroadcastd -0x48(%r14,%rdi), %ymm11
 	LONG $0x082562c4; BYTE $0xda // vpsignb %ymm2, %ymm11, %ymm11
 	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0xfe1541c4; BYTE $0xdb // vpaddd %ymm11, %ymm13, %ymm11
 	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
-	QUAD $0x0000d89a587d42c4; BYTE $0x00 // vpbroadcastd 0xd8(%r10), %ymm11
+	LONG $0x587d42c4; WORD $0x3e5c; BYTE $0xf8 // vpbroadcastd -0x8(%r14,%rdi), %ymm11
 	LONG $0x0825e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm11, %ymm2
 	LONG $0x040de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm14, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0xf9fec5c5 // vpaddd %ymm1, %ymm7, %ymm7
-	QUAD $0x0001c08b6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r11), %ymm1
-	LONG $0x587dc2c4; WORD $0x1c52 // vpbroadcastd 0x1c(%r10), %ymm2
+	QUAD $0x000001c08d6ffec5 // vmovdqu 0x1c0(%rbp), %ymm1
+	LONG $0x587dc2c4; WORD $0x1e54; BYTE $0xbc // vpbroadcastd -0x44(%r14,%rbx), %ymm2
 	LONG $0x086de2c4; BYTE $0xd1 // vpsignb %ymm1, %ymm2, %ymm2
-	LONG $0x587d42c4; WORD $0x5c5a // vpbroadcastd 0x5c(%r10), %ymm11
-	QUAD $0x00009ca2587d42c4; BYTE $0x00 // vpbroadcastd 0x9c(%r10), %ymm12
+	LONG $0x587d42c4; WORD $0x1e5c; BYTE $0xfc // vpbroadcastd -0x4(%r14,%rbx), %ymm11
+	LONG $0x587d42c4; WORD $0x3e64; BYTE $0xbc // vpbroadcastd -0x44(%r14,%rdi), %ymm12
 	LONG $0x082562c4; BYTE $0xd9 // vpsignb %ymm1, %ymm11, %ymm11
 	LONG $0x081d62c4; BYTE $0xe1 // vpsignb %ymm1, %ymm12, %ymm12
-	QUAD $0x0000dcaa587d42c4; BYTE $0x00 // vpbroadcastd 0xdc(%r10), %ymm13
+	LONG $0x587d42c4; WORD $0x3e6c; BYTE $0xfc // vpbroadcastd -0x4(%r14,%rdi), %ymm13
 	LONG $0x081562c4; BYTE $0xe9 // vpsignb %ymm1, %ymm13, %ymm13
 	LONG $0x1c7de2c4; BYTE $0xc9 // vpabsb %ymm1, %ymm1
 	LONG $0x0475e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm1, %ymm2
 	LONG $0x047542c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm1, %ymm11
 	LONG $0x047542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm1, %ymm12
 	LONG $0x0475c2c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm1, %ymm1
-	LONG $0x6c6f7ec5; WORD $0x2824 // vmovdqu 0x28(%rsp), %ymm13
+	LONG $0x6c6f7ec5; WORD $0x6824 // vmovdqu 0x68(%rsp), %ymm13
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
 	LONG $0xd2febdc5 // vpaddd %ymm2, %ymm8, %ymm2
 	LONG $0xc0f525c5 // vpmaddwd %ymm0, %ymm11, %ymm8
-	QUAD $0x002e781d187d62c4; BYTE $0x00 // vbroadcastss 0x2e78(%rip), %ymm11 # 0x6e30 <k_tile_panel_16_min+0xef0>
+	QUAD $0x002fae1d187d62c4; BYTE $0x00 // vbroadcastss 0x2fae(%rip), %ymm11 # 0x6f70 <k_tile_panel_16_min+0xf70>
 	LONG $0xfe3d41c4; BYTE $0xc5 // vpaddd %ymm13, %ymm8, %ymm8
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
 	LONG $0xc8f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm9
@@ -2738,167 +2751,161 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
 	LONG $0xc9fe95c5 // vpaddd %ymm1, %ymm13, %ymm1
 	LONG $0xc9fec5c5 // vpaddd %ymm1, %ymm7, %ymm1
-	QUAD $0x000200bb107cc1c4; BYTE $0x00 // vmovups 0x200(%r11), %ymm7
+	QUAD $0x00000200bd10fcc5 // vmovups 0x200(%rbp), %ymm7
 	LONG $0xd75924c5 // vmulps %ymm7, %ymm11, %ymm10
 	LONG $0xa845c2c4; BYTE $0xd2 // vfmadd213ps %ymm10, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm10
 	LONG $0xa84542c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm10
 	LONG $0xa84542c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm10
 	LONG $0xa845c2c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm1) + ymm10
-	LONG $0x187dc2c4; WORD $0x207a // vbroadcastss 0x20(%r10), %ymm7
-	LONG $0x187d42c4; WORD $0x6052 // vbroadcastss 0x60(%r10), %ymm10
+	LONG $0x187dc2c4; WORD $0x1e7c; BYTE $0xc0 // vbroadcastss -0x40(%r14,%rbx), %ymm7
+	LONG $0x187d42c4; WORD $0x1e14 // vbroadcastss (%r14,%rbx), %ymm10
 	LONG $0xb86de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm7) + ymm3
 	LONG $0xb83dc2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm10) + ymm4
-	QUAD $0x0000a092187dc2c4; BYTE $0x00 // vbroadcastss 0xa0(%r10), %ymm2
+	LONG $0x187dc2c4; WORD $0x3e54; BYTE $0xc0 // vbroadcastss -0x40(%r14,%rdi), %ymm2
 	LONG $0xb835e2c4; BYTE $0xea // vfmadd231ps %ymm2, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm2) + ymm5
-	QUAD $0x0000e092187dc2c4; BYTE $0x00 // vbroadcastss 0xe0(%r10), %ymm2
+	LONG $0x187dc2c4; WORD $0x3e14 // vbroadcastss (%r14,%rdi), %ymm2
 	LONG $0xb875e2c4; BYTE $0xf2 // vfmadd231ps %ymm2, %ymm1, %ymm6 # ymm6 = (ymm1 * ymm2) + ymm6
-	LONG $0x40c38149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r11 # imm = 0x240
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	WORD $0xff48; BYTE $0xce // decq %rsi
-	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfbd6870f; WORD $0xffff // ja 0x3c20 <k_tile_panel+0x440>
-	LONG $0xfffb11e9; BYTE $0xff // jmp 0x3b60 <k_tile_panel+0x380>
-	BYTE $0x90 // nop
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x10528b49 // movq 0x10(%r10), %rdx
-	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
-	LONG $0x08728b49 // movq 0x8(%r10), %rsi
-	LONG $0x187a8b49 // movq 0x18(%r10), %rdi
-	WORD $0x8b4d; BYTE $0x02 // movq (%r10), %r8
-	WORD $0x014d; BYTE $0xd8 // addq %r11, %r8
-	LONG $0x205a8b4d // movq 0x20(%r10), %r11
-	LONG $0x405a8b49 // movq 0x40(%r10), %rbx
-	LONG $0x38728b4d // movq 0x38(%r10), %r14
-	LONG $0x017e8d4d // leaq 0x1(%r14), %r15
-	WORD $0x2beb // jmp 0x40ac <k_tile_panel+0x8cc>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
-	LONG $0x117cc1c4; WORD $0xbc1c // vmovups %ymm3, (%r12,%rdi,4)
-	LONG $0x02628d4d // leaq 0x2(%r10), %r12
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfa098f0f; WORD $0xffff // jg 0x3ab5 <k_tile_panel+0x2d5>
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
-	LONG $0xe7af0f4c // imulq %rdi, %r12
-	LONG $0x03698d4d // leaq 0x3(%r9), %r13
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xe9490f4d // cmovnsq %r9, %r13
-	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1374 // je 0x40e0 <k_tile_panel+0x900>
-	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
-	LONG $0x107cc1c4; WORD $0xbc1c // vmovups (%r12,%rdi,4), %ymm3
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x0f7f // jg 0x40ed <k_tile_panel+0x90d>
-	WORD $0xb0eb // jmp 0x4090 <k_tile_panel+0x8b0>
+	LONG $0x40c58148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rbp # imm = 0x240
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xfbf1870f; WORD $0xffff // ja 0x3c40 <k_tile_panel+0x460>
+	LONG $0xfffafce9; BYTE $0xff // jmp 0x3b50 <k_tile_panel+0x370>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x18678b4c // movq 0x18(%rdi), %r12
+	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	LONG $0x48578b4c // movq 0x48(%rdi), %r10
+	WORD $0x24eb // jmp 0x409b <k_tile_panel+0x8bb>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x23 // vmovups %ymm4, (%r11)
+	LONG $0x117c81c4; WORD $0xa31c // vmovups %ymm3, (%r11,%r12,4)
+	LONG $0x025a8d4c // leaq 0x2(%rdx), %r11
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0xfa458f0f; WORD $0xffff // jg 0x3ae0 <k_tile_panel+0x300>
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
+	LONG $0xdcaf0f4d // imulq %r12, %r11
+	LONG $0x035f8d49 // leaq 0x3(%r15), %rbx
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xdf490f49 // cmovnsq %r15, %rbx
+	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x1474 // je 0x40d0 <k_tile_panel+0x8f0>
+	LONG $0x107cc1c4; BYTE $0x23 // vmovups (%r11), %ymm4
+	LONG $0x107c81c4; WORD $0xa31c // vmovups (%r11,%r12,4), %ymm3
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x117f // jg 0x40dd <k_tile_panel+0x8fd>
+	WORD $0xb2eb // jmp 0x4080 <k_tile_panel+0x8a0>
+	WORD $0x9066 // nop
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xa37e // jle 0x4090 <k_tile_panel+0x8b0>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0x02fdc148 // sarq $0x2, %rbp
-	LONG $0xebaf0f49 // imulq %r11, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	LONG $0xfce58349 // andq $-0x4, %r13
-	WORD $0x294d; BYTE $0xe9 // subq %r13, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x4d6ffec5; BYTE $0x00 // vmovdqu (%rbp), %ymm1
-	LONG $0x556ffec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm2
-	QUAD $0x00000080ad6ffec5 // vmovdqu 0x80(%rbp), %ymm5
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0xa37e // jle 0x4080 <k_tile_panel+0x8a0>
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	LONG $0x02fec149 // sarq $0x2, %r14
+	LONG $0xf1af0f4d // imulq %r9, %r14
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0xfce38348 // andq $-0x4, %rbx
+	WORD $0x2949; BYTE $0xdf // subq %rbx, %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0x014d; BYTE $0xf7 // addq %r14, %r15
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7ec1c4; BYTE $0x0e // vmovdqu (%r14), %ymm1
+	LONG $0x6f7ec1c4; WORD $0x4056 // vmovdqu 0x40(%r14), %ymm2
+	QUAD $0x000080ae6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r14), %ymm5
 	LONG $0x1c7de2c4; BYTE $0xf1 // vpabsb %ymm1, %ymm6
-	LONG $0x587dc2c4; BYTE $0x39 // vpbroadcastd (%r9), %ymm7
+	LONG $0x587dc2c4; BYTE $0x3f // vpbroadcastd (%r15), %ymm7
 	LONG $0x0845e2c4; BYTE $0xf9 // vpsignb %ymm1, %ymm7, %ymm7
 	LONG $0x044de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm6, %ymm7
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
 	LONG $0x1c7d62c4; BYTE $0xc2 // vpabsb %ymm2, %ymm8
-	LONG $0x587d42c4; WORD $0x0449 // vpbroadcastd 0x4(%r9), %ymm9
+	LONG $0x587d42c4; WORD $0x044f // vpbroadcastd 0x4(%r15), %ymm9
 	LONG $0x083562c4; BYTE $0xca // vpsignb %ymm2, %ymm9, %ymm9
 	LONG $0x043d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm8, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
-	LONG $0x587d42c4; WORD $0x4049 // vpbroadcastd 0x40(%r9), %ymm9
-	QUAD $0x000000c0956f7ec5 // vmovdqu 0xc0(%rbp), %ymm10
+	LONG $0x587d42c4; WORD $0x404f // vpbroadcastd 0x40(%r15), %ymm9
+	QUAD $0x0000c0966f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r14), %ymm10
 	LONG $0x0835e2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm9, %ymm1
 	LONG $0x044de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm6, %ymm1
 	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x4471 // vpbroadcastd 0x44(%r9), %ymm6
+	LONG $0x587dc2c4; WORD $0x4477 // vpbroadcastd 0x44(%r15), %ymm6
 	LONG $0x084de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm6, %ymm2
 	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x0851 // vpbroadcastd 0x8(%r9), %ymm2
+	LONG $0x587dc2c4; WORD $0x0857 // vpbroadcastd 0x8(%r15), %ymm2
 	LONG $0x1c7de2c4; BYTE $0xf5 // vpabsb %ymm5, %ymm6
 	LONG $0x086de2c4; BYTE $0xd5 // vpsignb %ymm5, %ymm2, %ymm2
 	LONG $0x044de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm6, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0x587d42c4; WORD $0x4841 // vpbroadcastd 0x48(%r9), %ymm8
+	LONG $0x587d42c4; WORD $0x4847 // vpbroadcastd 0x48(%r15), %ymm8
 	LONG $0x083de2c4; BYTE $0xed // vpsignb %ymm5, %ymm8, %ymm5
 	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
 	LONG $0xf0f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm6
 	LONG $0x1c7d42c4; BYTE $0xc2 // vpabsb %ymm10, %ymm8
-	LONG $0x587dc2c4; WORD $0x0c69 // vpbroadcastd 0xc(%r9), %ymm5
+	LONG $0x587dc2c4; WORD $0x0c6f // vpbroadcastd 0xc(%r15), %ymm5
 	LONG $0x0855c2c4; BYTE $0xea // vpsignb %ymm10, %ymm5, %ymm5
 	LONG $0x043de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm8, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
 	LONG $0xd5feedc5 // vpaddd %ymm5, %ymm2, %ymm2
 	LONG $0xeafec5c5 // vpaddd %ymm2, %ymm7, %ymm5
-	LONG $0x587dc2c4; WORD $0x4c51 // vpbroadcastd 0x4c(%r9), %ymm2
+	LONG $0x587dc2c4; WORD $0x4c57 // vpbroadcastd 0x4c(%r15), %ymm2
 	LONG $0x086dc2c4; BYTE $0xd2 // vpsignb %ymm10, %ymm2, %ymm2
 	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xd2fecdc5 // vpaddd %ymm2, %ymm6, %ymm2
 	LONG $0xf2fef5c5 // vpaddd %ymm2, %ymm1, %ymm6
-	QUAD $0x000001008d6ffec5 // vmovdqu 0x100(%rbp), %ymm1
+	QUAD $0x0001008e6f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r14), %ymm1
 	LONG $0x1c7de2c4; BYTE $0xd1 // vpabsb %ymm1, %ymm2
-	LONG $0x587dc2c4; WORD $0x1079 // vpbroadcastd 0x10(%r9), %ymm7
+	LONG $0x587dc2c4; WORD $0x107f // vpbroadcastd 0x10(%r15), %ymm7
 	LONG $0x0845e2c4; BYTE $0xf9 // vpsignb %ymm1, %ymm7, %ymm7
 	LONG $0x046de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm2, %ymm7
-	LONG $0x587d42c4; WORD $0x5041 // vpbroadcastd 0x50(%r9), %ymm8
+	LONG $0x587d42c4; WORD $0x5047 // vpbroadcastd 0x50(%r15), %ymm8
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
 	LONG $0x083de2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm8, %ymm1
 	LONG $0x046de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm2, %ymm1
 	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
-	QUAD $0x00000140956ffec5 // vmovdqu 0x140(%rbp), %ymm2
+	QUAD $0x000140966f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r14), %ymm2
 	LONG $0x1c7d62c4; BYTE $0xc2 // vpabsb %ymm2, %ymm8
-	LONG $0x587d42c4; WORD $0x1449 // vpbroadcastd 0x14(%r9), %ymm9
+	LONG $0x587d42c4; WORD $0x144f // vpbroadcastd 0x14(%r15), %ymm9
 	LONG $0x083562c4; BYTE $0xca // vpsignb %ymm2, %ymm9, %ymm9
 	LONG $0x043d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm8, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
-	LONG $0x587d42c4; WORD $0x5449 // vpbroadcastd 0x54(%r9), %ymm9
+	LONG $0x587d42c4; WORD $0x544f // vpbroadcastd 0x54(%r15), %ymm9
 	LONG $0x0835e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm9, %ymm2
 	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x00000180956ffec5 // vmovdqu 0x180(%rbp), %ymm2
+	QUAD $0x000180966f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r14), %ymm2
 	LONG $0x1c7d62c4; BYTE $0xc2 // vpabsb %ymm2, %ymm8
-	LONG $0x587d42c4; WORD $0x1849 // vpbroadcastd 0x18(%r9), %ymm9
+	LONG $0x587d42c4; WORD $0x184f // vpbroadcastd 0x18(%r15), %ymm9
 	LONG $0x083562c4; BYTE $0xca // vpsignb %ymm2, %ymm9, %ymm9
 	LONG $0x043d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm8, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
-	LONG $0x587d42c4; WORD $0x5849 // vpbroadcastd 0x58(%r9), %ymm9
+	LONG $0x587d42c4; WORD $0x584f // vpbroadcastd 0x58(%r15), %ymm9
 	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
 	LONG $0x0835e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm9, %ymm2
 	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0xc9fecdc5 // vpaddd %ymm1, %ymm6, %ymm1
-	QUAD $0x000001c0956ffec5 // vmovdqu 0x1c0(%rbp), %ymm2
+	QUAD $0x0001c0966f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r14), %ymm2
 	LONG $0x1c7de2c4; BYTE $0xf2 // vpabsb %ymm2, %ymm6
-	LONG $0x587dc2c4; WORD $0x1c79 // vpbroadcastd 0x1c(%r9), %ymm7
+	LONG $0x587dc2c4; WORD $0x1c7f // vpbroadcastd 0x1c(%r15), %ymm7
 	LONG $0x0845e2c4; BYTE $0xfa // vpsignb %ymm2, %ymm7, %ymm7
 	LONG $0x044de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm6, %ymm7
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0x587d42c4; WORD $0x5c41 // vpbroadcastd 0x5c(%r9), %ymm8
+	LONG $0x587d42c4; WORD $0x5c47 // vpbroadcastd 0x5c(%r15), %ymm8
 	LONG $0x083de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm8, %ymm2
 	LONG $0x044de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm6, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
@@ -2906,105 +2913,102 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x000002009510fcc5 // vmovups 0x200(%rbp), %ymm2
+	QUAD $0x00020096107cc1c4; BYTE $0x00 // vmovups 0x200(%r14), %ymm2
 	LONG $0xf259a4c5 // vmulps %ymm2, %ymm11, %ymm6
 	LONG $0xa86de2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm6
 	LONG $0xa86de2c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm6
-	LONG $0x187dc2c4; WORD $0x2051 // vbroadcastss 0x20(%r9), %ymm2
+	LONG $0x187dc2c4; WORD $0x2057 // vbroadcastss 0x20(%r15), %ymm2
 	LONG $0xb855e2c4; BYTE $0xe2 // vfmadd231ps %ymm2, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm2) + ymm4
-	LONG $0x187dc2c4; WORD $0x6051 // vbroadcastss 0x60(%r9), %ymm2
+	LONG $0x187dc2c4; WORD $0x6057 // vbroadcastss 0x60(%r15), %ymm2
 	LONG $0xb875e2c4; BYTE $0xda // vfmadd231ps %ymm2, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm2) + ymm3
-	LONG $0x40c58148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rbp # imm = 0x240
-	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfdd8870f; WORD $0xffff // ja 0x4120 <k_tile_panel+0x940>
-	LONG $0xfffd43e9; BYTE $0xff // jmp 0x4090 <k_tile_panel+0x8b0>
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	LONG $0x40c68149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r14 # imm = 0x240
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0xfdd0870f; WORD $0xffff // ja 0x4110 <k_tile_panel+0x930>
+	LONG $0xfffd3be9; BYTE $0xff // jmp 0x4080 <k_tile_panel+0x8a0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xf4e28e0f; WORD $0xffff // jle 0x3840 <k_tile_panel+0x60>
-	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
-	LONG $0x245c034c; BYTE $0x08 // addq 0x8(%rsp), %r11
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xf56e8e0f; WORD $0xffff // jle 0x38c0 <k_tile_panel+0xe0>
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x02f9c149 // sarq $0x2, %r9
 	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
 	LONG $0x06e1c149 // shlq $0x6, %r9
 	LONG $0x084f034c // addq 0x8(%rdi), %r9
-	LONG $0xfce08349 // andq $-0x4, %r8
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x014d; BYTE $0xca // addq %r9, %r10
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x6f7ec1c4; BYTE $0x0b // vmovdqu (%r11), %ymm1
-	LONG $0x6f7ec1c4; WORD $0x4053 // vmovdqu 0x40(%r11), %ymm2
-	QUAD $0x000080a36f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r11), %ymm4
-	QUAD $0x0000c0ab6f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r11), %ymm5
-	LONG $0x587dc2c4; BYTE $0x32 // vpbroadcastd (%r10), %ymm6
+	LONG $0xfce28349 // andq $-0x4, %r10
+	WORD $0x294c; BYTE $0xd2 // subq %r10, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x6f7ec1c4; WORD $0x004d // vmovdqu (%r13), %ymm1
+	LONG $0x6f7ec1c4; WORD $0x4055 // vmovdqu 0x40(%r13), %ymm2
+	QUAD $0x000080a56f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r13), %ymm4
+	QUAD $0x0000c0ad6f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r13), %ymm5
+	LONG $0x587de2c4; BYTE $0x32 // vpbroadcastd (%rdx), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xf9 // vpabsb %ymm1, %ymm7
 	LONG $0x084de2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm6, %ymm1
 	LONG $0x0445e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm7, %ymm1
 	LONG $0xc8f5f5c5 // vpmaddwd %ymm0, %ymm1, %ymm1
 	LONG $0x1c7de2c4; BYTE $0xf2 // vpabsb %ymm2, %ymm6
-	LONG $0x587dc2c4; WORD $0x047a // vpbroadcastd 0x4(%r10), %ymm7
+	LONG $0x587de2c4; WORD $0x047a // vpbroadcastd 0x4(%rdx), %ymm7
 	LONG $0x0845e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm7, %ymm2
 	LONG $0x044de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm6, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0x1c7de2c4; BYTE $0xd4 // vpabsb %ymm4, %ymm2
-	LONG $0x587dc2c4; WORD $0x0872 // vpbroadcastd 0x8(%r10), %ymm6
+	LONG $0x587de2c4; WORD $0x0872 // vpbroadcastd 0x8(%rdx), %ymm6
 	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
 	LONG $0x046de2c4; BYTE $0xd4 // vpmaddubsw %ymm4, %ymm2, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0x1c7de2c4; BYTE $0xe5 // vpabsb %ymm5, %ymm4
-	LONG $0x587dc2c4; WORD $0x0c72 // vpbroadcastd 0xc(%r10), %ymm6
+	LONG $0x587de2c4; WORD $0x0c72 // vpbroadcastd 0xc(%rdx), %ymm6
 	LONG $0x084de2c4; BYTE $0xed // vpsignb %ymm5, %ymm6, %ymm5
 	LONG $0x045de2c4; BYTE $0xe5 // vpmaddubsw %ymm5, %ymm4, %ymm4
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
 	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x000100936f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r11), %ymm2
-	LONG $0x587dc2c4; WORD $0x1062 // vpbroadcastd 0x10(%r10), %ymm4
+	QUAD $0x000100956f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r13), %ymm2
+	LONG $0x587de2c4; WORD $0x1062 // vpbroadcastd 0x10(%rdx), %ymm4
 	LONG $0x1c7de2c4; BYTE $0xea // vpabsb %ymm2, %ymm5
 	LONG $0x085de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm4, %ymm2
 	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	QUAD $0x000140a36f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r11), %ymm4
+	QUAD $0x000140a56f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r13), %ymm4
 	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
-	LONG $0x587dc2c4; WORD $0x1472 // vpbroadcastd 0x14(%r10), %ymm6
+	LONG $0x587de2c4; WORD $0x1472 // vpbroadcastd 0x14(%rdx), %ymm6
 	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
 	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
 	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
-	QUAD $0x000180a36f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r11), %ymm4
+	QUAD $0x000180a56f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r13), %ymm4
 	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
-	LONG $0x587dc2c4; WORD $0x1872 // vpbroadcastd 0x18(%r10), %ymm6
+	LONG $0x587de2c4; WORD $0x1872 // vpbroadcastd 0x18(%rdx), %ymm6
 	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
 	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
 	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x0001c0936f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r11), %ymm2
-	LONG $0x587dc2c4; WORD $0x1c62 // vpbroadcastd 0x1c(%r10), %ymm4
+	QUAD $0x0001c0956f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r13), %ymm2
+	LONG $0x587de2c4; WORD $0x1c62 // vpbroadcastd 0x1c(%rdx), %ymm4
 	LONG $0x1c7de2c4; BYTE $0xea // vpabsb %ymm2, %ymm5
 	LONG $0x085de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm4, %ymm2
 	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x00020093107cc1c4; BYTE $0x00 // vmovups 0x200(%r11), %ymm2
+	QUAD $0x00020095107cc1c4; BYTE $0x00 // vmovups 0x200(%r13), %ymm2
 	LONG $0xe259a4c5 // vmulps %ymm2, %ymm11, %ymm4
 	LONG $0xb86de2c4; BYTE $0xe1 // vfmadd231ps %ymm1, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm1) + ymm4
-	LONG $0x187dc2c4; WORD $0x204a // vbroadcastss 0x20(%r10), %ymm1
+	LONG $0x187de2c4; WORD $0x204a // vbroadcastss 0x20(%rdx), %ymm1
 	LONG $0xb85de2c4; BYTE $0xd9 // vfmadd231ps %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm1) + ymm3
-	LONG $0x40c38149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r11 # imm = 0x240
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	WORD $0xff48; BYTE $0xce // decq %rsi
-	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfea0870f; WORD $0xffff // ja 0x4390 <k_tile_panel+0xbb0>
-	LONG $0xfff34be9; BYTE $0xff // jmp 0x3840 <k_tile_panel+0x60>
-	LONG $0x48c48348 // addq $0x48, %rsp
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x40c58149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r13 # imm = 0x240
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xfe9f870f; WORD $0xffff // ja 0x4380 <k_tile_panel+0xba0>
+	LONG $0xfff3dae9; BYTE $0xff // jmp 0x38c0 <k_tile_panel+0xe0>
+	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3013,358 +3017,369 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 
 	// tile_panel_min
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x0b968e0f; WORD $0x0000 // jle 0x50a3 <k_tile_panel_min+0xba3>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x28ec8348 // subq $0x28, %rsp
+	LONG $0x68ec8348 // subq $0x68, %rsp
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
-	WORD $0x03a8 // testb $0x3, %al
-	LONG $0xc6950f40 // setne %sil
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x9f0f; BYTE $0xc2 // setg %dl
-	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
-	LONG $0x07245488 // movb %dl, 0x7(%rsp)
-	WORD $0x01b2 // movb $0x1, %dl
-	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x0028c505797de2c4; BYTE $0x00 // vpbroadcastw 0x28c5(%rip), %ymm0 # 0x6e16 <k_tile_panel_16_min+0xed6>
-	QUAD $0x0028ee35587d62c4; BYTE $0x00 // vpbroadcastd 0x28ee(%rip), %ymm14 # 0x6e48 <k_tile_panel_16_min+0xf08>
-	QUAD $0x0028cd0d187de2c4; BYTE $0x00 // vbroadcastss 0x28cd(%rip), %ymm1 # 0x6e30 <k_tile_panel_16_min+0xef0>
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x2aeb // jmp 0x4594 <k_tile_panel_min+0x84>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x1c11fcc5; BYTE $0x32 // vmovups %ymm3, (%rdx,%rsi)
-	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
+	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
+	WORD $0x0148; BYTE $0xd2 // addq %rdx, %rdx
+	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
+	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
+	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	LONG $0x07e0c149 // shlq $0x7, %r8
+	LONG $0x80048d4f // leaq (%r8,%r8,4), %r8
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc69f0f40 // setg %sil
+	WORD $0x2040; BYTE $0xc6 // andb %al, %sil
+	LONG $0x24748840; BYTE $0x07 // movb %sil, 0x7(%rsp)
+	LONG $0x03708d48 // leaq 0x3(%rax), %rsi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xf0490f48 // cmovnsq %rax, %rsi
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	WORD $0x2949; BYTE $0xf0 // subq %rsi, %r8
+	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
+	LONG $0xf24d0f48 // cmovgeq %rdx, %rsi
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0x01558d48 // leaq 0x1(%rbp), %rdx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
-	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0b40840f; WORD $0x0000 // je 0x50d4 <k_tile_panel_min+0xbc4>
-	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x01e3840f; WORD $0x0000 // je 0x4789 <k_tile_panel_min+0x279>
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x10528b49 // movq 0x10(%r10), %rdx
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	LONG $0x08728b49 // movq 0x8(%r10), %rsi
-	LONG $0x187a8b49 // movq 0x18(%r10), %rdi
-	WORD $0x8b4d; BYTE $0x02 // movq (%r10), %r8
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0x204a8b4d // movq 0x20(%r10), %r9
-	LONG $0x405a8b4d // movq 0x40(%r10), %r11
-	LONG $0x385a8b49 // movq 0x38(%r10), %rbx
-	LONG $0x01738d4c // leaq 0x1(%rbx), %r14
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
-	LONG $0xffaf0f4c // imulq %rdi, %r15
-	LONG $0x036a8d4d // leaq 0x3(%r10), %r13
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xea490f4d // cmovnsq %r10, %r13
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1674 // je 0x4610 <k_tile_panel_min+0x100>
-	LONG $0x107c81c4; WORD $0xb81c // vmovups (%r8,%r15,4), %ymm3
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x187f // jg 0x461d <k_tile_panel_min+0x10d>
-	LONG $0x000167e9; BYTE $0x00 // jmp 0x4771 <k_tile_panel_min+0x261>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x01548e0f; WORD $0x0000 // jle 0x4771 <k_tile_panel_min+0x261>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0x02fdc148 // sarq $0x2, %rbp
-	LONG $0xe9af0f49 // imulq %r9, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	LONG $0xfce58349 // andq $-0x4, %r13
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	WORD $0x294d; BYTE $0xec // subq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
-	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
-	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
-	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	QUAD $0x00299e05797de2c4; BYTE $0x00 // vpbroadcastw 0x299e(%rip), %ymm0 # 0x6f56 <k_tile_panel_16_min+0xf56>
+	QUAD $0x0029c735587d62c4; BYTE $0x00 // vpbroadcastd 0x29c7(%rip), %ymm14 # 0x6f88 <k_tile_panel_16_min+0xf88>
+	QUAD $0x0029a60d187de2c4; BYTE $0x00 // vbroadcastss 0x29a6(%rip), %ymm1 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	WORD $0x23eb // jmp 0x45f9 <k_tile_panel_min+0xf9>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x587dc2c4; WORD $0x2424 // vpbroadcastd (%r12), %ymm4
-	LONG $0x6d6ffec5; BYTE $0x00 // vmovdqu (%rbp), %ymm5
+	LONG $0x117cc1c4; WORD $0xb01c // vmovups %ymm3, (%r8,%rsi,4)
+	LONG $0x24548b4c; BYTE $0x50 // movq 0x50(%rsp), %r10
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
+	LONG $0x0a9c840f; WORD $0x0000 // je 0x5095 <k_tile_panel_min+0xb95>
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0xd148; BYTE $0xea // shrq %rdx
+	LONG $0x54af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdx
+	LONG $0x24540348; BYTE $0x40 // addq 0x40(%rsp), %rdx
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	WORD $0x8945; BYTE $0xc5 // movl %r8d, %r13d
+	LONG $0x20e58341 // andl $0x20, %r13d
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
+	LONG $0x2444034c; BYTE $0x48 // addq 0x48(%rsp), %r8
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x016b840f; WORD $0x0000 // je 0x4799 <k_tile_panel_min+0x299>
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	WORD $0x0f74 // je 0x4644 <k_tile_panel_min+0x144>
+	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x127f // jg 0x4651 <k_tile_panel_min+0x151>
+	LONG $0x00014be9; BYTE $0x00 // jmp 0x478f <k_tile_panel_min+0x28f>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x013e8e0f; WORD $0x0000 // jle 0x478f <k_tile_panel_min+0x28f>
+	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
+	LONG $0x54af0f48; WORD $0x2024 // imulq 0x20(%rsp), %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x08570348 // addq 0x8(%rdi), %rdx
+	LONG $0x24540348; BYTE $0x18 // addq 0x18(%rsp), %rdx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x587de2c4; BYTE $0x22 // vpbroadcastd (%rdx), %ymm4
+	LONG $0x6f7ec1c4; BYTE $0x29 // vmovdqu (%r9), %ymm5
 	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
-	LONG $0x6d6ffec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm5
-	QUAD $0x00000080b56ffec5 // vmovdqu 0x80(%rbp), %ymm6
-	QUAD $0x000000c0bd6ffec5 // vmovdqu 0xc0(%rbp), %ymm7
+	LONG $0x6f7ec1c4; WORD $0x4069 // vmovdqu 0x40(%r9), %ymm5
+	QUAD $0x000080b16f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r9), %ymm6
+	QUAD $0x0000c0b96f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r9), %ymm7
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
-	LONG $0x587d42c4; WORD $0x2444; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm8
+	LONG $0x587d62c4; WORD $0x0442 // vpbroadcastd 0x4(%rdx), %ymm8
 	LONG $0x0455c2c4; BYTE $0xe8 // vpmaddubsw %ymm8, %ymm5, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
-	LONG $0x587d42c4; WORD $0x2444; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm8
+	LONG $0x587d62c4; WORD $0x0842 // vpbroadcastd 0x8(%rdx), %ymm8
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
 	LONG $0x044dc2c4; BYTE $0xe8 // vpmaddubsw %ymm8, %ymm6, %ymm5
-	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm6
+	LONG $0x587de2c4; WORD $0x0c72 // vpbroadcastd 0xc(%rdx), %ymm6
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
-	QUAD $0x00000100ad6ffec5 // vmovdqu 0x100(%rbp), %ymm5
-	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm6
+	QUAD $0x000100a96f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r9), %ymm5
+	LONG $0x587de2c4; WORD $0x1072 // vpbroadcastd 0x10(%rdx), %ymm6
 	LONG $0x0455e2c4; BYTE $0xee // vpmaddubsw %ymm6, %ymm5, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
-	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm6
-	QUAD $0x00000140bd6ffec5 // vmovdqu 0x140(%rbp), %ymm7
+	LONG $0x587de2c4; WORD $0x1472 // vpbroadcastd 0x14(%rdx), %ymm6
+	QUAD $0x000140b96f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r9), %ymm7
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x00000180b56ffec5 // vmovdqu 0x180(%rbp), %ymm6
-	LONG $0x587dc2c4; WORD $0x247c; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm7
+	QUAD $0x000180b16f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r9), %ymm6
+	LONG $0x587de2c4; WORD $0x187a // vpbroadcastd 0x18(%rdx), %ymm7
 	LONG $0x044de2c4; BYTE $0xf7 // vpmaddubsw %ymm7, %ymm6, %ymm6
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
-	QUAD $0x000001c0ad6ffec5 // vmovdqu 0x1c0(%rbp), %ymm5
-	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm6
+	QUAD $0x0001c0a96f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r9), %ymm5
+	LONG $0x587de2c4; WORD $0x1c72 // vpbroadcastd 0x1c(%rdx), %ymm6
 	LONG $0x0455e2c4; BYTE $0xee // vpmaddubsw %ymm6, %ymm5, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
 	LONG $0xedfe8dc5 // vpaddd %ymm5, %ymm14, %ymm5
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
-	QUAD $0x00000200ad10fcc5 // vmovups 0x200(%rbp), %ymm5
+	QUAD $0x000200a9107cc1c4; BYTE $0x00 // vmovups 0x200(%r9), %ymm5
 	LONG $0xf159d4c5 // vmulps %ymm1, %ymm5, %ymm6
 	LONG $0xb855e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm4) + ymm6
-	LONG $0x187dc2c4; WORD $0x2464; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm4
+	LONG $0x187de2c4; WORD $0x2062 // vbroadcastss 0x20(%rdx), %ymm4
 	LONG $0xa84de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm3
-	LONG $0x187dc2c4; WORD $0x245c; BYTE $0x30 // vbroadcastss 0x30(%r12), %ymm3
-	QUAD $0x0002409d985de2c4; BYTE $0x00 // vfmadd132ps 0x240(%rbp), %ymm4, %ymm3 # ymm3 = (ymm3 * mem) + ymm4
-	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
-	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfedf870f; WORD $0xffff // ja 0x4650 <k_tile_panel_min+0x140>
-	LONG $0x117c81c4; WORD $0xb81c // vmovups %ymm3, (%r8,%r15,4)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x03c2f641 // testb $0x3, %r10b
-	WORD $0x0974 // je 0x4789 <k_tile_panel_min+0x279>
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe578c0f; WORD $0xffff // jl 0x45e0 <k_tile_panel_min+0xd0>
-	LONG $0x04728d49 // leaq 0x4(%r10), %rsi
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x6e7e // jle 0x4800 <k_tile_panel_min+0x2f0>
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	LONG $0x02618d4d // leaq 0x2(%r9), %r12
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x051e8e0f; WORD $0x0000 // jle 0x4cc0 <k_tile_panel_min+0x7b0>
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfdc78d0f; WORD $0xffff // jge 0x457a <k_tile_panel_min+0x6a>
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
-	LONG $0x57af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rdx
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x03428d4d // leaq 0x3(%r10), %r8
-	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xc2490f4d // cmovnsq %r10, %r8
-	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x0788840f; WORD $0x0000 // je 0x4f63 <k_tile_panel_min+0xa53>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x1c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm3
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x07828f0f; WORD $0x0000 // jg 0x4f74 <k_tile_panel_min+0xa64>
-	LONG $0xfffd79e9; BYTE $0xff // jmp 0x4570 <k_tile_panel_min+0x60>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x107a8b48 // movq 0x10(%rdx), %rdi
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x084a8b4c // movq 0x8(%rdx), %r9
-	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
-	LONG $0x18728b4c // movq 0x18(%rdx), %r14
-	WORD $0x8b4c; BYTE $0x3a // movq (%rdx), %r15
-	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
-	LONG $0x20628b4c // movq 0x20(%rdx), %r12
-	LONG $0x406a8b4c // movq 0x40(%rdx), %r13
-	LONG $0x386a8b48 // movq 0x38(%rdx), %rbp
-	QUAD $0x00000000b5148d4a // leaq (,%r14,4), %rdx
-	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
-	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
-	WORD $0x35eb // jmp 0x4877 <k_tile_panel_min+0x367>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x187de2c4; WORD $0x305a // vbroadcastss 0x30(%rdx), %ymm3
+	QUAD $0x00024099985dc2c4; BYTE $0x00 // vfmadd132ps 0x240(%r9), %ymm4, %ymm3 # ymm3 = (ymm3 * mem) + ymm4
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x80c18149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r9 # imm = 0x280
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xfee1870f; WORD $0xffff // ja 0x4670 <k_tile_panel_min+0x170>
 	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
-	LONG $0x117c81c4; WORD $0xb024 // vmovups %ymm4, (%r8,%r14,4)
-	LONG $0x117c81c4; WORD $0xf02c // vmovups %ymm5, (%r8,%r14,8)
-	LONG $0x117cc1c4; WORD $0x1034 // vmovups %ymm6, (%r8,%rdx)
-	LONG $0x04718d49 // leaq 0x4(%r9), %rsi
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xff1e8f0f; WORD $0xffff // jg 0x4795 <k_tile_panel_min+0x285>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
-	LONG $0xc6af0f4d // imulq %r14, %r8
-	LONG $0x03728d49 // leaq 0x3(%r10), %rsi
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xf2490f49 // cmovnsq %r10, %rsi
-	LONG $0x87048d4f // leaq (%r15,%r8,4), %r8
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2874 // je 0x48c0 <k_tile_panel_min+0x3b0>
-	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
-	LONG $0x107c81c4; WORD $0xb024 // vmovups (%r8,%r14,4), %ymm4
-	LONG $0x107c81c4; WORD $0xf02c // vmovups (%r8,%r14,8), %ymm5
-	LONG $0x107cc1c4; WORD $0x1034 // vmovups (%r8,%rdx), %ymm6
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
+	LONG $0x04638d4c // leaq 0x4(%rbx), %r12
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0x597e // jle 0x4800 <k_tile_panel_min+0x300>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0x025f8d4d // leaq 0x2(%r15), %r11
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0x04f98e0f; WORD $0x0000 // jle 0x4cb0 <k_tile_panel_min+0x7b0>
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0xfe1e8d0f; WORD $0xffff // jge 0x45e6 <k_tile_panel_min+0xe6>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
+	LONG $0x03528d4c // leaq 0x3(%rdx), %r10
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xd2490f4c // cmovnsq %rdx, %r10
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	LONG $0x0753840f; WORD $0x0000 // je 0x4f3c <k_tile_panel_min+0xa3c>
+	LONG $0x107cc1c4; WORD $0xb01c // vmovups (%r8,%rsi,4), %ymm3
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x257f // jg 0x48d9 <k_tile_panel_min+0x3c9>
-	WORD $0x9aeb // jmp 0x4850 <k_tile_panel_min+0x340>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x07518f0f; WORD $0x0000 // jg 0x4f49 <k_tile_panel_min+0xa49>
+	LONG $0xfffde3e9; BYTE $0xff // jmp 0x45e0 <k_tile_panel_min+0xe0>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	LONG $0x484f8b4c // movq 0x48(%rdi), %r9
+	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
+	LONG $0x52148d4f // leaq (%r10,%r10,2), %r10
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x38eb // jmp 0x485f <k_tile_panel_min+0x35f>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x1b // vmovups %ymm3, (%r11)
+	LONG $0x117cc1c4; WORD $0x9324 // vmovups %ymm4, (%r11,%rdx,4)
+	LONG $0x117cc1c4; WORD $0xd32c // vmovups %ymm5, (%r11,%rdx,8)
+	LONG $0x117c81c4; WORD $0x1334 // vmovups %ymm6, (%r11,%r10)
+	LONG $0x04678d4d // leaq 0x4(%r15), %r12
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0xff4b8f0f; WORD $0xffff // jg 0x47aa <k_tile_panel_min+0x2aa>
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
+	LONG $0xdaaf0f4c // imulq %rdx, %r11
+	LONG $0x03738d4c // leaq 0x3(%rbx), %r14
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xf3490f4c // cmovnsq %rbx, %r14
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x02638d4c // leaq 0x2(%rbx), %r12
+	LONG $0x057b8d48 // leaq 0x5(%rbx), %rdi
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xfc490f49 // cmovnsq %r12, %rdi
+	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x2174 // je 0x48b0 <k_tile_panel_min+0x3b0>
+	LONG $0x107cc1c4; BYTE $0x1b // vmovups (%r11), %ymm3
+	LONG $0x107cc1c4; WORD $0x9324 // vmovups (%r11,%rdx,4), %ymm4
+	LONG $0x107cc1c4; WORD $0xd32c // vmovups (%r11,%rdx,8), %ymm5
+	LONG $0x107c81c4; WORD $0x1334 // vmovups (%r11,%r10), %ymm6
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x1e7f // jg 0x48cc <k_tile_panel_min+0x3cc>
+	WORD $0x80eb // jmp 0x4830 <k_tile_panel_min+0x330>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xff778e0f; WORD $0xffff // jle 0x4850 <k_tile_panel_min+0x340>
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	LONG $0x02fbc149 // sarq $0x2, %r11
-	LONG $0xdcaf0f4d // imulq %r12, %r11
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0xfce68348 // andq $-0x4, %rsi
-	WORD $0x2949; BYTE $0xf2 // subq %rsi, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x2454034c; BYTE $0x20 // addq 0x20(%rsp), %r10
-	WORD $0x014d; BYTE $0xda // addq %r11, %r10
-	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
-	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x587d42c4; BYTE $0x02 // vpbroadcastd (%r10), %ymm8
-	LONG $0x6f7e41c4; BYTE $0x23 // vmovdqu (%r11), %ymm12
-	LONG $0x6f7e41c4; WORD $0x406b // vmovdqu 0x40(%r11), %ymm13
-	QUAD $0x0000808b6f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r11), %ymm9
-	QUAD $0x0000c0bb6f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r11), %ymm7
+	LONG $0xff648e0f; WORD $0xffff // jle 0x4830 <k_tile_panel_min+0x330>
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0xfce48349 // andq $-0x4, %r12
+	LONG $0x02fec149 // sarq $0x2, %r14
+	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xfce78348 // andq $-0x4, %rdi
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0x02c78348 // addq $0x2, %rdi
+	WORD $0x294c; BYTE $0xe3 // subq %r12, %rbx
+	LONG $0xf6af0f4c // imulq %rsi, %r14
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
+	LONG $0xeeaf0f48 // imulq %rsi, %rbp
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x587d42c4; WORD $0x1e04 // vpbroadcastd (%r14,%rbx), %ymm8
+	LONG $0x656f7ec5; BYTE $0x00 // vmovdqu (%rbp), %ymm12
+	LONG $0x6d6f7ec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm13
+	QUAD $0x000000808d6f7ec5 // vmovdqu 0x80(%rbp), %ymm9
+	QUAD $0x000000c0bd6ffec5 // vmovdqu 0xc0(%rbp), %ymm7
 	LONG $0x041d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm12, %ymm8
 	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
-	LONG $0x587d42c4; WORD $0x0452 // vpbroadcastd 0x4(%r10), %ymm10
+	LONG $0x587d42c4; WORD $0x1e54; BYTE $0x04 // vpbroadcastd 0x4(%r14,%rbx), %ymm10
 	LONG $0x041542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm13, %ymm10
 	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
 	LONG $0xfe3d41c4; BYTE $0xc2 // vpaddd %ymm10, %ymm8, %ymm8
-	LONG $0x587d42c4; WORD $0x4052 // vpbroadcastd 0x40(%r10), %ymm10
+	LONG $0x587d42c4; WORD $0x1e54; BYTE $0x40 // vpbroadcastd 0x40(%r14,%rbx), %ymm10
 	LONG $0x041d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm12, %ymm10
 	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
-	LONG $0x587d42c4; WORD $0x445a // vpbroadcastd 0x44(%r10), %ymm11
+	LONG $0x587d42c4; WORD $0x1e5c; BYTE $0x44 // vpbroadcastd 0x44(%r14,%rbx), %ymm11
 	LONG $0x041542c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm13, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0xf17f7dc5 // vmovdqa %ymm14, %ymm1
-	QUAD $0x000080b2587d42c4; BYTE $0x00 // vpbroadcastd 0x80(%r10), %ymm14
+	LONG $0x587d42c4; WORD $0x3e34 // vpbroadcastd (%r14,%rdi), %ymm14
 	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
 	LONG $0x041d42c4; BYTE $0xde // vpmaddubsw %ymm14, %ymm12, %ymm11
-	QUAD $0x000084b2587d42c4; BYTE $0x00 // vpbroadcastd 0x84(%r10), %ymm14
+	LONG $0x587d42c4; WORD $0x3e74; BYTE $0x04 // vpbroadcastd 0x4(%r14,%rdi), %ymm14
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0x041542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm13, %ymm14
 	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
 	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
-	QUAD $0x0000c0b2587d42c4; BYTE $0x00 // vpbroadcastd 0xc0(%r10), %ymm14
+	LONG $0x587d42c4; WORD $0x3e74; BYTE $0x40 // vpbroadcastd 0x40(%r14,%rdi), %ymm14
 	LONG $0x041d42c4; BYTE $0xe6 // vpmaddubsw %ymm14, %ymm12, %ymm12
 	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
-	QUAD $0x0000c4b2587d42c4; BYTE $0x00 // vpbroadcastd 0xc4(%r10), %ymm14
+	LONG $0x587d42c4; WORD $0x3e74; BYTE $0x44 // vpbroadcastd 0x44(%r14,%rdi), %ymm14
 	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
 	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
 	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
-	LONG $0x587d42c4; WORD $0x086a // vpbroadcastd 0x8(%r10), %ymm13
+	LONG $0x587d42c4; WORD $0x1e6c; BYTE $0x08 // vpbroadcastd 0x8(%r14,%rbx), %ymm13
 	LONG $0x043542c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm9, %ymm13
 	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
-	LONG $0x587d42c4; WORD $0x4872 // vpbroadcastd 0x48(%r10), %ymm14
+	LONG $0x587d42c4; WORD $0x1e74; BYTE $0x48 // vpbroadcastd 0x48(%r14,%rbx), %ymm14
 	LONG $0x043542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm9, %ymm14
 	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
-	QUAD $0x000088ba587d42c4; BYTE $0x00 // vpbroadcastd 0x88(%r10), %ymm15
+	LONG $0x587d42c4; WORD $0x3e7c; BYTE $0x08 // vpbroadcastd 0x8(%r14,%rdi), %ymm15
 	LONG $0x043542c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm9, %ymm15
 	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
-	QUAD $0x0000c892587dc2c4; BYTE $0x00 // vpbroadcastd 0xc8(%r10), %ymm2
+	LONG $0x587dc2c4; WORD $0x3e54; BYTE $0x48 // vpbroadcastd 0x48(%r14,%rdi), %ymm2
 	LONG $0x0435e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm9, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0x587d42c4; WORD $0x0c4a // vpbroadcastd 0xc(%r10), %ymm9
+	LONG $0x587d42c4; WORD $0x1e4c; BYTE $0x0c // vpbroadcastd 0xc(%r14,%rbx), %ymm9
 	LONG $0x044542c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm7, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xfe1541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm13, %ymm9
-	LONG $0x587d42c4; WORD $0x4c6a // vpbroadcastd 0x4c(%r10), %ymm13
+	LONG $0x587d42c4; WORD $0x1e6c; BYTE $0x4c // vpbroadcastd 0x4c(%r14,%rbx), %ymm13
 	LONG $0xfe3d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm8, %ymm9
 	LONG $0x044542c4; BYTE $0xc5 // vpmaddubsw %ymm13, %ymm7, %ymm8
 	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
 	LONG $0xfe0d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm14, %ymm8
 	LONG $0xfe2d41c4; BYTE $0xc0 // vpaddd %ymm8, %ymm10, %ymm8
-	QUAD $0x00008c92587d42c4; BYTE $0x00 // vpbroadcastd 0x8c(%r10), %ymm10
+	LONG $0x587d42c4; WORD $0x3e54; BYTE $0x0c // vpbroadcastd 0xc(%r14,%rdi), %ymm10
 	LONG $0x044542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm7, %ymm10
 	LONG $0xd0f52dc5 // vpmaddwd %ymm0, %ymm10, %ymm10
 	LONG $0xfe0541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm15, %ymm10
-	QUAD $0x0000ccaa587d42c4; BYTE $0x00 // vpbroadcastd 0xcc(%r10), %ymm13
+	LONG $0x587d42c4; WORD $0x3e6c; BYTE $0x4c // vpbroadcastd 0x4c(%r14,%rdi), %ymm13
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
 	LONG $0x0445c2c4; BYTE $0xfd // vpmaddubsw %ymm13, %ymm7, %ymm7
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
 	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
 	LONG $0xfafe9dc5 // vpaddd %ymm2, %ymm12, %ymm7
-	QUAD $0x000100936f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r11), %ymm2
-	LONG $0x587d42c4; WORD $0x105a // vpbroadcastd 0x10(%r10), %ymm11
+	QUAD $0x00000100956ffec5 // vmovdqu 0x100(%rbp), %ymm2
+	LONG $0x587d42c4; WORD $0x1e5c; BYTE $0x10 // vpbroadcastd 0x10(%r14,%rbx), %ymm11
 	LONG $0x046d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm2, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
-	LONG $0x587d42c4; WORD $0x5062 // vpbroadcastd 0x50(%r10), %ymm12
+	LONG $0x587d42c4; WORD $0x1e64; BYTE $0x50 // vpbroadcastd 0x50(%r14,%rbx), %ymm12
 	LONG $0x046d42c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm2, %ymm12
 	LONG $0xe0f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm12
-	QUAD $0x000090aa587d42c4; BYTE $0x00 // vpbroadcastd 0x90(%r10), %ymm13
+	LONG $0x587d42c4; WORD $0x3e6c; BYTE $0x10 // vpbroadcastd 0x10(%r14,%rdi), %ymm13
 	LONG $0x046d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm2, %ymm13
 	LONG $0xe8f515c5 // vpmaddwd %ymm0, %ymm13, %ymm13
-	QUAD $0x0000d0b2587d42c4; BYTE $0x00 // vpbroadcastd 0xd0(%r10), %ymm14
+	LONG $0x587d42c4; WORD $0x3e74; BYTE $0x50 // vpbroadcastd 0x50(%r14,%rdi), %ymm14
 	LONG $0x046dc2c4; BYTE $0xd6 // vpmaddubsw %ymm14, %ymm2, %ymm2
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0x587d42c4; WORD $0x1472 // vpbroadcastd 0x14(%r10), %ymm14
-	QUAD $0x000140bb6f7e41c4; BYTE $0x00 // vmovdqu 0x140(%r11), %ymm15
+	LONG $0x587d42c4; WORD $0x1e74; BYTE $0x14 // vpbroadcastd 0x14(%r14,%rbx), %ymm14
+	QUAD $0x00000140bd6f7ec5 // vmovdqu 0x140(%rbp), %ymm15
 	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
 	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
 	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
-	LONG $0x587d42c4; WORD $0x5472 // vpbroadcastd 0x54(%r10), %ymm14
+	LONG $0x587d42c4; WORD $0x1e74; BYTE $0x54 // vpbroadcastd 0x54(%r14,%rbx), %ymm14
 	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
 	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
 	LONG $0xfe1d41c4; BYTE $0xe6 // vpaddd %ymm14, %ymm12, %ymm12
-	QUAD $0x000094b2587d42c4; BYTE $0x00 // vpbroadcastd 0x94(%r10), %ymm14
+	LONG $0x587d42c4; WORD $0x3e74; BYTE $0x14 // vpbroadcastd 0x14(%r14,%rdi), %ymm14
 	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
 	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
 	LONG $0xfe1541c4; BYTE $0xee // vpaddd %ymm14, %ymm13, %ymm13
-	QUAD $0x0000d4b2587d42c4; BYTE $0x00 // vpbroadcastd 0xd4(%r10), %ymm14
+	LONG $0x587d42c4; WORD $0x3e74; BYTE $0x54 // vpbroadcastd 0x54(%r14,%rdi), %ymm14
 	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
 	LONG $0xf0f50dc5 // vpmaddwd %ymm0, %ymm14, %ymm14
 	LONG $0xd2fe8dc5 // vpaddd %ymm2, %ymm14, %ymm2
-	QUAD $0x000180b36f7e41c4; BYTE $0x00 // vmovdqu 0x180(%r11), %ymm14
-	LONG $0x587d42c4; WORD $0x187a // vpbroadcastd 0x18(%r10), %ymm15
+	QUAD $0x00000180b56f7ec5 // vmovdqu 0x180(%rbp), %ymm14
+	LONG $0x587d42c4; WORD $0x1e7c; BYTE $0x18 // vpbroadcastd 0x18(%r14,%rbx), %ymm15
 	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
 	LONG $0xf8f505c5 // vpmaddwd %ymm0, %ymm15, %ymm15
 	LONG $0xfe2541c4; BYTE $0xdf // vpaddd %ymm15, %ymm11, %ymm11
 	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0x585a // vpbroadcastd 0x58(%r10), %ymm11
+	LONG $0x587d42c4; WORD $0x1e5c; BYTE $0x58 // vpbroadcastd 0x58(%r14,%rbx), %ymm11
 	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
 	LONG $0xfe3d41c4; BYTE $0xc3 // vpaddd %ymm11, %ymm8, %ymm8
-	QUAD $0x0000989a587d42c4; BYTE $0x00 // vpbroadcastd 0x98(%r10), %ymm11
+	LONG $0x587d42c4; WORD $0x3e5c; BYTE $0x18 // vpbroadcastd 0x18(%r14,%rdi), %ymm11
 	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0xfe1541c4; BYTE $0xdb // vpaddd %ymm11, %ymm13, %ymm11
 	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
-	QUAD $0x0000d89a587d42c4; BYTE $0x00 // vpbroadcastd 0xd8(%r10), %ymm11
+	LONG $0x587d42c4; WORD $0x3e5c; BYTE $0x58 // vpbroadcastd 0x58(%r14,%rdi), %ymm11
 	LONG $0x040d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm14, %ymm11
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
 	LONG $0xd2fea5c5 // vpaddd %ymm2, %ymm11, %ymm2
 	LONG $0xd2fec5c5 // vpaddd %ymm2, %ymm7, %ymm2
-	QUAD $0x0001c0bb6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r11), %ymm7
-	LONG $0x587d42c4; WORD $0x1c5a // vpbroadcastd 0x1c(%r10), %ymm11
+	QUAD $0x000001c0bd6ffec5 // vmovdqu 0x1c0(%rbp), %ymm7
+	LONG $0x587d42c4; WORD $0x1e5c; BYTE $0x1c // vpbroadcastd 0x1c(%r14,%rbx), %ymm11
 	LONG $0x044542c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm7, %ymm11
-	LONG $0x587d42c4; WORD $0x5c62 // vpbroadcastd 0x5c(%r10), %ymm12
-	QUAD $0x00009caa587d42c4; BYTE $0x00 // vpbroadcastd 0x9c(%r10), %ymm13
+	LONG $0x587d42c4; WORD $0x1e64; BYTE $0x5c // vpbroadcastd 0x5c(%r14,%rbx), %ymm12
+	LONG $0x587d42c4; WORD $0x3e6c; BYTE $0x1c // vpbroadcastd 0x1c(%r14,%rdi), %ymm13
 	LONG $0x044542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm7, %ymm12
 	LONG $0x044542c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm7, %ymm13
-	QUAD $0x0000dcb2587d42c4; BYTE $0x00 // vpbroadcastd 0xdc(%r10), %ymm14
+	LONG $0x587d42c4; WORD $0x3e74; BYTE $0x5c // vpbroadcastd 0x5c(%r14,%rdi), %ymm14
 	LONG $0x0445c2c4; BYTE $0xfe // vpmaddubsw %ymm14, %ymm7, %ymm7
 	LONG $0xf16f7dc5 // vmovdqa %ymm1, %ymm14
 	LONG $0xd8f525c5 // vpmaddwd %ymm0, %ymm11, %ymm11
@@ -3372,7 +3387,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
 	LONG $0xd8f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm11
 	LONG $0xe0f515c5 // vpmaddwd %ymm0, %ymm13, %ymm12
-	QUAD $0x0022470d187de2c4; BYTE $0x00 // vbroadcastss 0x2247(%rip), %ymm1 # 0x6e30 <k_tile_panel_16_min+0xef0>
+	QUAD $0x00238f0d187de2c4; BYTE $0x00 // vbroadcastss 0x238f(%rip), %ymm1 # 0x6f70 <k_tile_panel_16_min+0xf70>
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
 	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
 	LONG $0xfe3d41c4; BYTE $0xc3 // vpaddd %ymm11, %ymm8, %ymm8
@@ -3380,152 +3395,146 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe2d41c4; BYTE $0xd3 // vpaddd %ymm11, %ymm10, %ymm10
 	LONG $0xfffe8dc5 // vpaddd %ymm7, %ymm14, %ymm7
 	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
-	QUAD $0x000200bb107cc1c4; BYTE $0x00 // vmovups 0x200(%r11), %ymm7
+	QUAD $0x00000200bd10fcc5 // vmovups 0x200(%rbp), %ymm7
 	LONG $0xd95944c5 // vmulps %ymm1, %ymm7, %ymm11
 	LONG $0xa84542c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm11
 	LONG $0xa84542c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm11
 	LONG $0xa84542c4; BYTE $0xd3 // vfmadd213ps %ymm11, %ymm7, %ymm10 # ymm10 = (ymm7 * ymm10) + ymm11
-	LONG $0x187d42c4; WORD $0x2062 // vbroadcastss 0x20(%r10), %ymm12
+	LONG $0x187d42c4; WORD $0x1e64; BYTE $0x20 // vbroadcastss 0x20(%r14,%rbx), %ymm12
 	LONG $0xa845c2c4; BYTE $0xd3 // vfmadd213ps %ymm11, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm11
 	LONG $0xa83562c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm9, %ymm12 # ymm12 = (ymm9 * ymm12) + ymm3
-	LONG $0x187dc2c4; WORD $0x607a // vbroadcastss 0x60(%r10), %ymm7
+	LONG $0x187dc2c4; WORD $0x1e7c; BYTE $0x60 // vbroadcastss 0x60(%r14,%rbx), %ymm7
 	LONG $0xa83de2c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm8, %ymm7 # ymm7 = (ymm8 * ymm7) + ymm4
-	QUAD $0x0000a082187d42c4; BYTE $0x00 // vbroadcastss 0xa0(%r10), %ymm8
+	LONG $0x187d42c4; WORD $0x3e44; BYTE $0x20 // vbroadcastss 0x20(%r14,%rdi), %ymm8
 	LONG $0xa82d62c4; BYTE $0xc5 // vfmadd213ps %ymm5, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + ymm5
-	QUAD $0x0000e08a187d42c4; BYTE $0x00 // vbroadcastss 0xe0(%r10), %ymm9
+	LONG $0x187d42c4; WORD $0x3e4c; BYTE $0x60 // vbroadcastss 0x60(%r14,%rdi), %ymm9
 	LONG $0xa86d62c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm2, %ymm9 # ymm9 = (ymm2 * ymm9) + ymm6
-	QUAD $0x00024093107cc1c4; BYTE $0x00 // vmovups 0x240(%r11), %ymm2
-	LONG $0x187dc2c4; WORD $0x305a // vbroadcastss 0x30(%r10), %ymm3
-	LONG $0x187dc2c4; WORD $0x7062 // vbroadcastss 0x70(%r10), %ymm4
+	QUAD $0x000002409510fcc5 // vmovups 0x240(%rbp), %ymm2
+	LONG $0x187dc2c4; WORD $0x1e5c; BYTE $0x30 // vbroadcastss 0x30(%r14,%rbx), %ymm3
+	LONG $0x187dc2c4; WORD $0x1e64; BYTE $0x70 // vbroadcastss 0x70(%r14,%rbx), %ymm4
 	LONG $0xa86dc2c4; BYTE $0xdc // vfmadd213ps %ymm12, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm12
 	LONG $0xa86de2c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm7
-	QUAD $0x0000b0aa187dc2c4; BYTE $0x00 // vbroadcastss 0xb0(%r10), %ymm5
+	LONG $0x187dc2c4; WORD $0x3e6c; BYTE $0x30 // vbroadcastss 0x30(%r14,%rdi), %ymm5
 	LONG $0xa86dc2c4; BYTE $0xe8 // vfmadd213ps %ymm8, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm8
-	QUAD $0x0000f0b2187dc2c4; BYTE $0x00 // vbroadcastss 0xf0(%r10), %ymm6
+	LONG $0x187dc2c4; WORD $0x3e74; BYTE $0x70 // vbroadcastss 0x70(%r14,%rdi), %ymm6
 	LONG $0xa86dc2c4; BYTE $0xf1 // vfmadd213ps %ymm9, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm9
-	LONG $0x80c38149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r11 # imm = 0x280
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	WORD $0xff48; BYTE $0xce // decq %rsi
-	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfc5e870f; WORD $0xffff // ja 0x4910 <k_tile_panel_min+0x400>
-	LONG $0xfffb99e9; BYTE $0xff // jmp 0x4850 <k_tile_panel_min+0x340>
+	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xfc7c870f; WORD $0xffff // ja 0x4920 <k_tile_panel_min+0x420>
+	LONG $0xfffb87e9; BYTE $0xff // jmp 0x4830 <k_tile_panel_min+0x330>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x18678b4c // movq 0x18(%rdi), %r12
+	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	LONG $0x48578b4c // movq 0x48(%rdi), %r10
+	WORD $0x24eb // jmp 0x4ceb <k_tile_panel_min+0x7eb>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x10528b49 // movq 0x10(%r10), %rdx
-	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
-	LONG $0x08728b49 // movq 0x8(%r10), %rsi
-	LONG $0x187a8b49 // movq 0x18(%r10), %rdi
-	WORD $0x8b4d; BYTE $0x02 // movq (%r10), %r8
-	WORD $0x014d; BYTE $0xd8 // addq %r11, %r8
-	LONG $0x205a8b4d // movq 0x20(%r10), %r11
-	LONG $0x405a8b49 // movq 0x40(%r10), %rbx
-	LONG $0x38728b4d // movq 0x38(%r10), %r14
-	LONG $0x017e8d4d // leaq 0x1(%r14), %r15
-	WORD $0x2beb // jmp 0x4d1c <k_tile_panel_min+0x80c>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
-	LONG $0x117cc1c4; WORD $0xbc1c // vmovups %ymm3, (%r12,%rdi,4)
-	LONG $0x02628d4d // leaq 0x2(%r10), %r12
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfa898f0f; WORD $0xffff // jg 0x47a5 <k_tile_panel_min+0x295>
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
-	LONG $0xe7af0f4c // imulq %rdi, %r12
-	LONG $0x03698d4d // leaq 0x3(%r9), %r13
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xe9490f4d // cmovnsq %r9, %r13
-	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1374 // je 0x4d50 <k_tile_panel_min+0x840>
-	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
-	LONG $0x107cc1c4; WORD $0xbc1c // vmovups (%r12,%rdi,4), %ymm3
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x0f7f // jg 0x4d5d <k_tile_panel_min+0x84d>
-	WORD $0xb0eb // jmp 0x4d00 <k_tile_panel_min+0x7f0>
+	LONG $0x117cc1c4; BYTE $0x23 // vmovups %ymm4, (%r11)
+	LONG $0x117c81c4; WORD $0xa31c // vmovups %ymm3, (%r11,%r12,4)
+	LONG $0x025a8d4c // leaq 0x2(%rdx), %r11
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0xfad48f0f; WORD $0xffff // jg 0x47bf <k_tile_panel_min+0x2bf>
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
+	LONG $0xdcaf0f4d // imulq %r12, %r11
+	LONG $0x035f8d49 // leaq 0x3(%r15), %rbx
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xdf490f49 // cmovnsq %r15, %rbx
+	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x1474 // je 0x4d20 <k_tile_panel_min+0x820>
+	LONG $0x107cc1c4; BYTE $0x23 // vmovups (%r11), %ymm4
+	LONG $0x107c81c4; WORD $0xa31c // vmovups (%r11,%r12,4), %ymm3
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x117f // jg 0x4d2d <k_tile_panel_min+0x82d>
+	WORD $0xb2eb // jmp 0x4cd0 <k_tile_panel_min+0x7d0>
+	WORD $0x9066 // nop
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xa37e // jle 0x4d00 <k_tile_panel_min+0x7f0>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0x02fdc148 // sarq $0x2, %rbp
-	LONG $0xebaf0f49 // imulq %r11, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	LONG $0xfce58349 // andq $-0x4, %r13
-	WORD $0x294d; BYTE $0xe9 // subq %r13, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x587dc2c4; BYTE $0x11 // vpbroadcastd (%r9), %ymm2
-	LONG $0x6d6ffec5; BYTE $0x00 // vmovdqu (%rbp), %ymm5
-	LONG $0x756ffec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm6
-	QUAD $0x00000080bd6ffec5 // vmovdqu 0x80(%rbp), %ymm7
-	QUAD $0x000000c0856f7ec5 // vmovdqu 0xc0(%rbp), %ymm8
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0xa37e // jle 0x4cd0 <k_tile_panel_min+0x7d0>
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	LONG $0x02fec149 // sarq $0x2, %r14
+	LONG $0xf1af0f4d // imulq %r9, %r14
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0xfce38348 // andq $-0x4, %rbx
+	WORD $0x2949; BYTE $0xdf // subq %rbx, %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0x014d; BYTE $0xf7 // addq %r14, %r15
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x587dc2c4; BYTE $0x17 // vpbroadcastd (%r15), %ymm2
+	LONG $0x6f7ec1c4; BYTE $0x2e // vmovdqu (%r14), %ymm5
+	LONG $0x6f7ec1c4; WORD $0x4076 // vmovdqu 0x40(%r14), %ymm6
+	QUAD $0x000080be6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r14), %ymm7
+	QUAD $0x0000c0866f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r14), %ymm8
 	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
-	LONG $0x587d42c4; WORD $0x0449 // vpbroadcastd 0x4(%r9), %ymm9
+	LONG $0x587d42c4; WORD $0x044f // vpbroadcastd 0x4(%r15), %ymm9
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
 	LONG $0x044d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm6, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xd2feb5c5 // vpaddd %ymm2, %ymm9, %ymm2
-	LONG $0x587d42c4; WORD $0x4049 // vpbroadcastd 0x40(%r9), %ymm9
+	LONG $0x587d42c4; WORD $0x404f // vpbroadcastd 0x40(%r15), %ymm9
 	LONG $0x0455c2c4; BYTE $0xe9 // vpmaddubsw %ymm9, %ymm5, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
-	LONG $0x587d42c4; WORD $0x4449 // vpbroadcastd 0x44(%r9), %ymm9
+	LONG $0x587d42c4; WORD $0x444f // vpbroadcastd 0x44(%r15), %ymm9
 	LONG $0x044dc2c4; BYTE $0xf1 // vpmaddubsw %ymm9, %ymm6, %ymm6
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	LONG $0x587dc2c4; WORD $0x0871 // vpbroadcastd 0x8(%r9), %ymm6
+	LONG $0x587dc2c4; WORD $0x0877 // vpbroadcastd 0x8(%r15), %ymm6
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
-	LONG $0x587d42c4; WORD $0x4849 // vpbroadcastd 0x48(%r9), %ymm9
+	LONG $0x587d42c4; WORD $0x484f // vpbroadcastd 0x48(%r15), %ymm9
 	LONG $0x0445c2c4; BYTE $0xf9 // vpmaddubsw %ymm9, %ymm7, %ymm7
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0x587d42c4; WORD $0x0c49 // vpbroadcastd 0xc(%r9), %ymm9
+	LONG $0x587d42c4; WORD $0x0c4f // vpbroadcastd 0xc(%r15), %ymm9
 	LONG $0x043d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm8, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xf6feb5c5 // vpaddd %ymm6, %ymm9, %ymm6
-	LONG $0x587d42c4; WORD $0x4c49 // vpbroadcastd 0x4c(%r9), %ymm9
+	LONG $0x587d42c4; WORD $0x4c4f // vpbroadcastd 0x4c(%r15), %ymm9
 	LONG $0xd6feedc5 // vpaddd %ymm6, %ymm2, %ymm2
 	LONG $0x043dc2c4; BYTE $0xf1 // vpmaddubsw %ymm9, %ymm8, %ymm6
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
 	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x00000100b56ffec5 // vmovdqu 0x100(%rbp), %ymm6
-	LONG $0x587dc2c4; WORD $0x1079 // vpbroadcastd 0x10(%r9), %ymm7
+	QUAD $0x000100b66f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r14), %ymm6
+	LONG $0x587dc2c4; WORD $0x107f // vpbroadcastd 0x10(%r15), %ymm7
 	LONG $0x044de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm6, %ymm7
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
-	LONG $0x587d42c4; WORD $0x5041 // vpbroadcastd 0x50(%r9), %ymm8
+	LONG $0x587d42c4; WORD $0x5047 // vpbroadcastd 0x50(%r15), %ymm8
 	LONG $0x044dc2c4; BYTE $0xf0 // vpmaddubsw %ymm8, %ymm6, %ymm6
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
-	LONG $0x587d42c4; WORD $0x1441 // vpbroadcastd 0x14(%r9), %ymm8
-	QUAD $0x000001408d6f7ec5 // vmovdqu 0x140(%rbp), %ymm9
+	LONG $0x587d42c4; WORD $0x1447 // vpbroadcastd 0x14(%r15), %ymm8
+	QUAD $0x0001408e6f7e41c4; BYTE $0x00 // vmovdqu 0x140(%r14), %ymm9
 	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
 	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
 	LONG $0xfffebdc5 // vpaddd %ymm7, %ymm8, %ymm7
-	LONG $0x587d42c4; WORD $0x5441 // vpbroadcastd 0x54(%r9), %ymm8
+	LONG $0x587d42c4; WORD $0x5447 // vpbroadcastd 0x54(%r15), %ymm8
 	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
 	LONG $0xc0f53dc5 // vpmaddwd %ymm0, %ymm8, %ymm8
 	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
-	QUAD $0x00000180856f7ec5 // vmovdqu 0x180(%rbp), %ymm8
-	LONG $0x587d42c4; WORD $0x1849 // vpbroadcastd 0x18(%r9), %ymm9
+	QUAD $0x000180866f7e41c4; BYTE $0x00 // vmovdqu 0x180(%r14), %ymm8
+	LONG $0x587d42c4; WORD $0x184f // vpbroadcastd 0x18(%r15), %ymm9
 	LONG $0x043d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm8, %ymm9
 	LONG $0xc8f535c5 // vpmaddwd %ymm0, %ymm9, %ymm9
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
 	LONG $0xd7feedc5 // vpaddd %ymm7, %ymm2, %ymm2
-	LONG $0x587dc2c4; WORD $0x5879 // vpbroadcastd 0x58(%r9), %ymm7
+	LONG $0x587dc2c4; WORD $0x587f // vpbroadcastd 0x58(%r15), %ymm7
 	LONG $0x043de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm8, %ymm7
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
 	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	LONG $0x587dc2c4; WORD $0x1c71 // vpbroadcastd 0x1c(%r9), %ymm6
-	QUAD $0x000001c0bd6ffec5 // vmovdqu 0x1c0(%rbp), %ymm7
+	LONG $0x587dc2c4; WORD $0x1c77 // vpbroadcastd 0x1c(%r15), %ymm6
+	QUAD $0x0001c0be6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r14), %ymm7
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
-	LONG $0x587d42c4; WORD $0x5c41 // vpbroadcastd 0x5c(%r9), %ymm8
+	LONG $0x587d42c4; WORD $0x5c47 // vpbroadcastd 0x5c(%r15), %ymm8
 	LONG $0xf0f5cdc5 // vpmaddwd %ymm0, %ymm6, %ymm6
 	LONG $0x0445c2c4; BYTE $0xf8 // vpmaddubsw %ymm8, %ymm7, %ymm7
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
@@ -3533,96 +3542,92 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd6feedc5 // vpaddd %ymm6, %ymm2, %ymm2
 	LONG $0xf7fe8dc5 // vpaddd %ymm7, %ymm14, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x00000200b510fcc5 // vmovups 0x200(%rbp), %ymm6
+	QUAD $0x000200b6107cc1c4; BYTE $0x00 // vmovups 0x200(%r14), %ymm6
 	LONG $0xf959ccc5 // vmulps %ymm1, %ymm6, %ymm7
 	LONG $0xa84de2c4; BYTE $0xd7 // vfmadd213ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm2) + ymm7
-	LONG $0x187d42c4; WORD $0x2041 // vbroadcastss 0x20(%r9), %ymm8
+	LONG $0x187d42c4; WORD $0x2047 // vbroadcastss 0x20(%r15), %ymm8
 	LONG $0xa84de2c4; BYTE $0xef // vfmadd213ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm7
 	LONG $0xa86d62c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm2, %ymm8 # ymm8 = (ymm2 * ymm8) + ymm4
-	LONG $0x187dc2c4; WORD $0x6051 // vbroadcastss 0x60(%r9), %ymm2
+	LONG $0x187dc2c4; WORD $0x6057 // vbroadcastss 0x60(%r15), %ymm2
 	LONG $0xa855e2c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm2) + ymm3
-	QUAD $0x00000240ad10fcc5 // vmovups 0x240(%rbp), %ymm5
-	LONG $0x187dc2c4; WORD $0x3061 // vbroadcastss 0x30(%r9), %ymm4
+	QUAD $0x000240ae107cc1c4; BYTE $0x00 // vmovups 0x240(%r14), %ymm5
+	LONG $0x187dc2c4; WORD $0x3067 // vbroadcastss 0x30(%r15), %ymm4
 	LONG $0xa855c2c4; BYTE $0xe0 // vfmadd213ps %ymm8, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm8
-	LONG $0x187dc2c4; WORD $0x7059 // vbroadcastss 0x70(%r9), %ymm3
+	LONG $0x187dc2c4; WORD $0x705f // vbroadcastss 0x70(%r15), %ymm3
 	LONG $0xa855e2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
-	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe32870f; WORD $0xffff // ja 0x4d90 <k_tile_panel_min+0x880>
-	LONG $0xfffd9de9; BYTE $0xff // jmp 0x4d00 <k_tile_panel_min+0x7f0>
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	LONG $0x80c68149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r14 # imm = 0x280
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0xfe29870f; WORD $0xffff // ja 0x4d60 <k_tile_panel_min+0x860>
+	LONG $0xfffd94e9; BYTE $0xff // jmp 0x4cd0 <k_tile_panel_min+0x7d0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xf5fc8e0f; WORD $0xffff // jle 0x4570 <k_tile_panel_min+0x60>
-	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
-	LONG $0x245c034c; BYTE $0x08 // addq 0x8(%rsp), %r11
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xf6978e0f; WORD $0xffff // jle 0x45e0 <k_tile_panel_min+0xe0>
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x02f9c149 // sarq $0x2, %r9
 	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
 	LONG $0x06e1c149 // shlq $0x6, %r9
 	LONG $0x084f034c // addq 0x8(%rdi), %r9
-	LONG $0xfce08349 // andq $-0x4, %r8
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x014d; BYTE $0xca // addq %r9, %r10
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x587dc2c4; BYTE $0x12 // vpbroadcastd (%r10), %ymm2
-	LONG $0x6f7ec1c4; BYTE $0x23 // vmovdqu (%r11), %ymm4
+	LONG $0xfce28349 // andq $-0x4, %r10
+	WORD $0x294c; BYTE $0xd2 // subq %r10, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x587de2c4; BYTE $0x12 // vpbroadcastd (%rdx), %ymm2
+	LONG $0x6f7ec1c4; WORD $0x0065 // vmovdqu (%r13), %ymm4
 	LONG $0x045de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm4, %ymm2
-	LONG $0x6f7ec1c4; WORD $0x4063 // vmovdqu 0x40(%r11), %ymm4
-	QUAD $0x000080ab6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r11), %ymm5
-	QUAD $0x0000c0b36f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r11), %ymm6
+	LONG $0x6f7ec1c4; WORD $0x4065 // vmovdqu 0x40(%r13), %ymm4
+	QUAD $0x000080ad6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r13), %ymm5
+	QUAD $0x0000c0b56f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r13), %ymm6
 	LONG $0xd0f5edc5 // vpmaddwd %ymm0, %ymm2, %ymm2
-	LONG $0x587dc2c4; WORD $0x047a // vpbroadcastd 0x4(%r10), %ymm7
+	LONG $0x587de2c4; WORD $0x047a // vpbroadcastd 0x4(%rdx), %ymm7
 	LONG $0x045de2c4; BYTE $0xe7 // vpmaddubsw %ymm7, %ymm4, %ymm4
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
-	LONG $0x587dc2c4; WORD $0x087a // vpbroadcastd 0x8(%r10), %ymm7
+	LONG $0x587de2c4; WORD $0x087a // vpbroadcastd 0x8(%rdx), %ymm7
 	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
 	LONG $0x0455e2c4; BYTE $0xe7 // vpmaddubsw %ymm7, %ymm5, %ymm4
-	LONG $0x587dc2c4; WORD $0x0c6a // vpbroadcastd 0xc(%r10), %ymm5
+	LONG $0x587de2c4; WORD $0x0c6a // vpbroadcastd 0xc(%rdx), %ymm5
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
 	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
 	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
-	QUAD $0x000100a36f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r11), %ymm4
-	LONG $0x587dc2c4; WORD $0x106a // vpbroadcastd 0x10(%r10), %ymm5
+	QUAD $0x000100a56f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r13), %ymm4
+	LONG $0x587de2c4; WORD $0x106a // vpbroadcastd 0x10(%rdx), %ymm5
 	LONG $0x045de2c4; BYTE $0xe5 // vpmaddubsw %ymm5, %ymm4, %ymm4
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
-	LONG $0x587dc2c4; WORD $0x146a // vpbroadcastd 0x14(%r10), %ymm5
-	QUAD $0x000140b36f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r11), %ymm6
+	LONG $0x587de2c4; WORD $0x146a // vpbroadcastd 0x14(%rdx), %ymm5
+	QUAD $0x000140b56f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r13), %ymm6
 	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
-	QUAD $0x000180ab6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r11), %ymm5
-	LONG $0x587dc2c4; WORD $0x1872 // vpbroadcastd 0x18(%r10), %ymm6
+	QUAD $0x000180ad6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r13), %ymm5
+	LONG $0x587de2c4; WORD $0x1872 // vpbroadcastd 0x18(%rdx), %ymm6
 	LONG $0x0455e2c4; BYTE $0xee // vpmaddubsw %ymm6, %ymm5, %ymm5
 	LONG $0xe8f5d5c5 // vpmaddwd %ymm0, %ymm5, %ymm5
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
 	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
-	QUAD $0x0001c0a36f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r11), %ymm4
-	LONG $0x587dc2c4; WORD $0x1c6a // vpbroadcastd 0x1c(%r10), %ymm5
+	QUAD $0x0001c0a56f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r13), %ymm4
+	LONG $0x587de2c4; WORD $0x1c6a // vpbroadcastd 0x1c(%rdx), %ymm5
 	LONG $0x045de2c4; BYTE $0xe5 // vpmaddubsw %ymm5, %ymm4, %ymm4
 	LONG $0xe0f5ddc5 // vpmaddwd %ymm0, %ymm4, %ymm4
 	LONG $0xe4fe8dc5 // vpaddd %ymm4, %ymm14, %ymm4
 	LONG $0xd4feedc5 // vpaddd %ymm4, %ymm2, %ymm2
-	QUAD $0x000200a3107cc1c4; BYTE $0x00 // vmovups 0x200(%r11), %ymm4
+	QUAD $0x000200a5107cc1c4; BYTE $0x00 // vmovups 0x200(%r13), %ymm4
 	LONG $0xe959dcc5 // vmulps %ymm1, %ymm4, %ymm5
 	LONG $0xb85de2c4; BYTE $0xea // vfmadd231ps %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm2) + ymm5
-	LONG $0x187dc2c4; WORD $0x2052 // vbroadcastss 0x20(%r10), %ymm2
+	LONG $0x187de2c4; WORD $0x2052 // vbroadcastss 0x20(%rdx), %ymm2
 	LONG $0xa855e2c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm2) + ymm3
-	LONG $0x187dc2c4; WORD $0x305a // vbroadcastss 0x30(%r10), %ymm3
-	QUAD $0x0002409b986dc2c4; BYTE $0x00 // vfmadd132ps 0x240(%r11), %ymm2, %ymm3 # ymm3 = (ymm3 * mem) + ymm2
-	LONG $0x80c38149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r11 # imm = 0x280
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	WORD $0xff48; BYTE $0xce // decq %rsi
-	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfee1870f; WORD $0xffff // ja 0x4fb0 <k_tile_panel_min+0xaa0>
-	LONG $0xfff49ce9; BYTE $0xff // jmp 0x4570 <k_tile_panel_min+0x60>
-	LONG $0x28c48348 // addq $0x28, %rsp
+	LONG $0x187de2c4; WORD $0x305a // vbroadcastss 0x30(%rdx), %ymm3
+	QUAD $0x0002409d986dc2c4; BYTE $0x00 // vfmadd132ps 0x240(%r13), %ymm2, %ymm3 # ymm3 = (ymm3 * mem) + ymm2
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xfee0870f; WORD $0xffff // ja 0x4f70 <k_tile_panel_min+0xa70>
+	LONG $0xfff54be9; BYTE $0xff // jmp 0x45e0 <k_tile_panel_min+0xe0>
+	LONG $0x68c48348 // addq $0x68, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3631,740 +3636,753 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 
 	// tile_panel_16
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x0f3b8e0f; WORD $0x0000 // jle 0x5ff8 <k_tile_panel_16+0xf48>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xe8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe8, %rsp
+	LONG $0x30ec8148; WORD $0x0001; BYTE $0x00 // subq $0x130, %rsp # imm = 0x130
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
-	WORD $0x03a8 // testb $0x3, %al
-	LONG $0xc6950f40 // setne %sil
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x9f0f; BYTE $0xc2 // setg %dl
-	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
-	LONG $0x07245488 // movb %dl, 0x7(%rsp)
-	WORD $0x01b2 // movb $0x1, %dl
-	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x001d143d587d62c4; BYTE $0x00 // vpbroadcastd 0x1d14(%rip), %ymm15 # 0x6e48 <k_tile_panel_16_min+0xf08>
-	QUAD $0x001cdb0d797de2c4; BYTE $0x00 // vpbroadcastw 0x1cdb(%rip), %ymm1 # 0x6e18 <k_tile_panel_16_min+0xed8>
-	QUAD $0x001cea2d187d62c4; BYTE $0x00 // vbroadcastss 0x1cea(%rip), %ymm13 # 0x6e30 <k_tile_panel_16_min+0xef0>
-	LONG $0x7c7f7ec5; WORD $0x2024 // vmovdqu %ymm15, 0x20(%rsp)
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x31eb // jmp 0x5184 <k_tile_panel_16+0x94>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x1c11fcc5; BYTE $0x16 // vmovups %ymm3, (%rsi,%rdx)
-	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
-	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0d9b840f; WORD $0x0000 // je 0x5f1f <k_tile_panel_16+0xe2f>
-	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
-	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
-	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x023d840f; WORD $0x0000 // je 0x53d3 <k_tile_panel_16+0x2e3>
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x08528b49 // movq 0x8(%r10), %rdx
-	LONG $0x105a8b4d // movq 0x10(%r10), %r11
-	LONG $0x18728b49 // movq 0x18(%r10), %rsi
-	WORD $0x8b49; BYTE $0x3a // movq (%r10), %rdi
-	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
-	LONG $0x20428b4d // movq 0x20(%r10), %r8
-	LONG $0x404a8b4d // movq 0x40(%r10), %r9
-	LONG $0x38528b4d // movq 0x38(%r10), %r10
-	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
-	LONG $0x40c38148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rbx # imm = 0x240
-	LONG $0x01728d4d // leaq 0x1(%r10), %r14
-	LONG $0x20c28348 // addq $0x20, %rdx
-	LONG $0x06e0c149 // shlq $0x6, %r8
-	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
-	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
-	LONG $0xfeaf0f4c // imulq %rsi, %r15
-	LONG $0x036b8d4d // leaq 0x3(%r11), %r13
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xeb490f4d // cmovnsq %r11, %r13
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1674 // je 0x5210 <k_tile_panel_16+0x120>
-	LONG $0x107ca1c4; WORD $0xbf1c // vmovups (%rdi,%r15,4), %ymm3
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x187f // jg 0x521d <k_tile_panel_16+0x12d>
-	LONG $0x0001b1e9; BYTE $0x00 // jmp 0x53bb <k_tile_panel_16+0x2cb>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x019e8e0f; WORD $0x0000 // jle 0x53bb <k_tile_panel_16+0x2cb>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0xfce58348 // andq $-0x4, %rbp
-	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
-	WORD $0x2949; BYTE $0xec // subq %rbp, %r12
-	LONG $0x02fdc149 // sarq $0x2, %r13
-	LONG $0xe8af0f4d // imulq %r8, %r13
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
+	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
+	WORD $0x0148; BYTE $0xd2 // addq %rdx, %rdx
+	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
+	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc69f0f40 // setg %sil
+	WORD $0x2040; BYTE $0xc6 // andb %al, %sil
+	LONG $0x24748840; BYTE $0x07 // movb %sil, 0x7(%rsp)
+	LONG $0x03708d48 // leaq 0x3(%rax), %rsi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xf0490f48 // cmovnsq %rax, %rsi
+	LONG $0x38478b4c // movq 0x38(%rdi), %r8
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x02f9c149 // sarq $0x2, %r9
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	WORD $0x2949; BYTE $0xf2 // subq %rsi, %r10
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0xc24d0f48 // cmovgeq %rdx, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x000240b8; BYTE $0x00 // movl $0x240, %eax # imm = 0x240
+	LONG $0x10470348 // addq 0x10(%rdi), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0x07e2c148 // shlq $0x7, %rdx
+	LONG $0x92048d48 // leaq (%rdx,%rdx,4), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
+	LONG $0x01408d49 // leaq 0x1(%r8), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x20ca8349 // orq $0x20, %r10
+	LONG $0x2454894c; BYTE $0x30 // movq %r10, 0x30(%rsp)
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x001e073d587d62c4; BYTE $0x00 // vpbroadcastd 0x1e07(%rip), %ymm15 # 0x6f88 <k_tile_panel_16_min+0xf88>
+	QUAD $0x001dce35797d62c4; BYTE $0x00 // vpbroadcastw 0x1dce(%rip), %ymm14 # 0x6f58 <k_tile_panel_16_min+0xf58>
+	QUAD $0x001ddd25187d62c4; BYTE $0x00 // vbroadcastss 0x1ddd(%rip), %ymm12 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	QUAD $0x00009024bc7f7ec5; BYTE $0x00 // vmovdqu %ymm15, 0x90(%rsp)
+	WORD $0x23eb // jmp 0x51c8 <k_tile_panel_16+0x118>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; WORD $0xb11c // vmovups %ymm3, (%r9,%rsi,4)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x20c38349 // addq $0x20, %r11
+	LONG $0x245c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbx
+	LONG $0x0e1f840f; WORD $0x0000 // je 0x5fe7 <k_tile_panel_16+0xf37>
 	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x5510fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm2
-	QUAD $0xfffffdc0856ffec5 // vmovdqu -0x240(%rbp), %ymm0
-	QUAD $0xfffffe00a56ffec5 // vmovdqu -0x200(%rbp), %ymm4
-	QUAD $0xfffffe40ad6ffec5 // vmovdqu -0x1c0(%rbp), %ymm5
-	QUAD $0xfffffe80b56ffec5 // vmovdqu -0x180(%rbp), %ymm6
+	WORD $0xd148; BYTE $0xed // shrq %rbp
+	LONG $0x6caf0f48; WORD $0x4824 // imulq 0x48(%rsp), %rbp
+	WORD $0x8944; BYTE $0xda // movl %r11d, %edx
+	WORD $0xe283; BYTE $0x20 // andl $0x20, %edx
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	LONG $0x10048d4c // leaq (%rax,%rdx), %r8
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x244c034c; BYTE $0x58 // addq 0x58(%rsp), %r9
+	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x01b7840f; WORD $0x0000 // je 0x53bb <k_tile_panel_16+0x30b>
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	WORD $0x1274 // je 0x521d <k_tile_panel_16+0x16d>
+	LONG $0x107cc1c4; BYTE $0x19 // vmovups (%r9), %ymm3
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	WORD $0x157f // jg 0x522d <k_tile_panel_16+0x17d>
+	LONG $0x000194e9; BYTE $0x00 // jmp 0x53b1 <k_tile_panel_16+0x301>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0x01848e0f; WORD $0x0000 // jle 0x53b1 <k_tile_panel_16+0x301>
+	LONG $0x28148d49 // leaq (%r8,%rbp), %rdx
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x24440348; BYTE $0x30 // addq 0x30(%rsp), %rax
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	LONG $0x74af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rsi
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x5210fcc5; BYTE $0xc0 // vmovups -0x40(%rdx), %ymm2
+	QUAD $0xfffffdc0826ffec5 // vmovdqu -0x240(%rdx), %ymm0
+	QUAD $0xfffffe00a26ffec5 // vmovdqu -0x200(%rdx), %ymm4
+	QUAD $0xfffffe40aa6ffec5 // vmovdqu -0x1c0(%rdx), %ymm5
+	QUAD $0xfffffe80b26ffec5 // vmovdqu -0x180(%rdx), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
-	LONG $0x587d42c4; WORD $0x2444; BYTE $0xec // vpbroadcastd -0x14(%r12), %ymm8
+	LONG $0x587d62c4; WORD $0xec46 // vpbroadcastd -0x14(%rsi), %ymm8
 	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
-	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	LONG $0xf6f58dc5 // vpmaddwd %ymm6, %ymm14, %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfd // vpabsb %ymm5, %ymm7
-	LONG $0x587d42c4; WORD $0x2444; BYTE $0xe8 // vpbroadcastd -0x18(%r12), %ymm8
+	LONG $0x587d62c4; WORD $0xe846 // vpbroadcastd -0x18(%rsi), %ymm8
 	LONG $0x083de2c4; BYTE $0xed // vpsignb %ymm5, %ymm8, %ymm5
 	LONG $0x0445e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm7, %ymm5
-	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
+	LONG $0xedf58dc5 // vpmaddwd %ymm5, %ymm14, %ymm5
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0x1c7de2c4; BYTE $0xf4 // vpabsb %ymm4, %ymm6
-	LONG $0x587dc2c4; WORD $0x247c; BYTE $0xe4 // vpbroadcastd -0x1c(%r12), %ymm7
+	LONG $0x587de2c4; WORD $0xe47e // vpbroadcastd -0x1c(%rsi), %ymm7
 	LONG $0x0845e2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm7, %ymm4
 	LONG $0x044de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm6, %ymm4
-	LONG $0xe1f5ddc5 // vpmaddwd %ymm1, %ymm4, %ymm4
-	LONG $0x587dc2c4; WORD $0x2474; BYTE $0xe0 // vpbroadcastd -0x20(%r12), %ymm6
+	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
+	LONG $0x587de2c4; WORD $0xe076 // vpbroadcastd -0x20(%rsi), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xf8 // vpabsb %ymm0, %ymm7
 	LONG $0x084de2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm6, %ymm0
 	LONG $0x0445e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm7, %ymm0
-	LONG $0xc1f5fdc5 // vpmaddwd %ymm1, %ymm0, %ymm0
+	LONG $0xc0f58dc5 // vpmaddwd %ymm0, %ymm14, %ymm0
 	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
 	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
 	LONG $0xe0fe85c5 // vpaddd %ymm0, %ymm15, %ymm4
-	LONG $0xc25994c5 // vmulps %ymm2, %ymm13, %ymm0
+	LONG $0xc2599cc5 // vmulps %ymm2, %ymm12, %ymm0
 	LONG $0xb86de2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm4) + ymm0
-	LONG $0x556ffec5; BYTE $0x80 // vmovdqu -0x80(%rbp), %ymm2
-	LONG $0x587dc2c4; WORD $0x2464; BYTE $0xfc // vpbroadcastd -0x4(%r12), %ymm4
+	LONG $0x526ffec5; BYTE $0x80 // vmovdqu -0x80(%rdx), %ymm2
+	LONG $0x587de2c4; WORD $0xfc66 // vpbroadcastd -0x4(%rsi), %ymm4
 	LONG $0x1c7de2c4; BYTE $0xea // vpabsb %ymm2, %ymm5
 	LONG $0x085de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm4, %ymm2
 	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
-	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
-	QUAD $0xffffff40a56ffec5 // vmovdqu -0xc0(%rbp), %ymm4
+	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
+	QUAD $0xffffff40a26ffec5 // vmovdqu -0xc0(%rdx), %ymm4
 	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
-	LONG $0x587dc2c4; WORD $0x2474; BYTE $0xf8 // vpbroadcastd -0x8(%r12), %ymm6
+	LONG $0x587de2c4; WORD $0xf876 // vpbroadcastd -0x8(%rsi), %ymm6
 	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
 	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
-	LONG $0xe1f5ddc5 // vpmaddwd %ymm1, %ymm4, %ymm4
+	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
 	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
-	QUAD $0xffffff00a56ffec5 // vmovdqu -0x100(%rbp), %ymm4
+	QUAD $0xffffff00a26ffec5 // vmovdqu -0x100(%rdx), %ymm4
 	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
-	LONG $0x587dc2c4; WORD $0x2474; BYTE $0xf4 // vpbroadcastd -0xc(%r12), %ymm6
+	LONG $0x587de2c4; WORD $0xf476 // vpbroadcastd -0xc(%rsi), %ymm6
 	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
 	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
-	LONG $0xe1f5ddc5 // vpmaddwd %ymm1, %ymm4, %ymm4
-	QUAD $0xfffffec0ad6ffec5 // vmovdqu -0x140(%rbp), %ymm5
+	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
+	QUAD $0xfffffec0aa6ffec5 // vmovdqu -0x140(%rdx), %ymm5
 	LONG $0x1c7de2c4; BYTE $0xf5 // vpabsb %ymm5, %ymm6
-	LONG $0x587dc2c4; WORD $0x247c; BYTE $0xf0 // vpbroadcastd -0x10(%r12), %ymm7
+	LONG $0x587de2c4; WORD $0xf07e // vpbroadcastd -0x10(%rsi), %ymm7
 	LONG $0x0845e2c4; BYTE $0xed // vpsignb %ymm5, %ymm7, %ymm5
 	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
-	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
+	LONG $0xedf58dc5 // vpmaddwd %ymm5, %ymm14, %ymm5
 	LONG $0xe4fed5c5 // vpaddd %ymm4, %ymm5, %ymm4
 	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
 	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
-	LONG $0xd25894c5 // vaddps %ymm2, %ymm13, %ymm2
-	LONG $0x987de2c4; WORD $0x0055 // vfmadd132ps (%rbp), %ymm0, %ymm2 # ymm2 = (ymm2 * mem) + ymm0
-	LONG $0x187dc2c4; WORD $0x2404 // vbroadcastss (%r12), %ymm0
+	LONG $0xd2589cc5 // vaddps %ymm2, %ymm12, %ymm2
+	LONG $0x987de2c4; BYTE $0x12 // vfmadd132ps (%rdx), %ymm0, %ymm2 # ymm2 = (ymm2 * mem) + ymm0
+	LONG $0x187de2c4; BYTE $0x06 // vbroadcastss (%rsi), %ymm0
 	LONG $0xb86de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm0) + ymm3
-	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe95870f; WORD $0xffff // ja 0x5250 <k_tile_panel_16+0x160>
-	LONG $0x117ca1c4; WORD $0xbf1c // vmovups %ymm3, (%rdi,%r15,4)
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x03c3f641 // testb $0x3, %r11b
-	WORD $0x0974 // je 0x53d3 <k_tile_panel_16+0x2e3>
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfe0d8c0f; WORD $0xffff // jl 0x51e0 <k_tile_panel_16+0xf0>
-	LONG $0x04538d49 // leaq 0x4(%r11), %rdx
+	LONG $0x80c28148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdx # imm = 0x280
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xfe9f870f; WORD $0xffff // ja 0x5250 <k_tile_panel_16+0x1a0>
+	LONG $0x117cc1c4; BYTE $0x19 // vmovups %ymm3, (%r9)
+	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
+	LONG $0x04578d49 // leaq 0x4(%r15), %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x747e // jle 0x5450 <k_tile_panel_16+0x360>
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x02628d4d // leaq 0x2(%r10), %r12
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x06448e0f; WORD $0x0000 // jle 0x5a30 <k_tile_panel_16+0x940>
+	LONG $0x245c894c; BYTE $0x78 // movq %r11, 0x78(%rsp)
+	LONG $0x245c8948; BYTE $0x70 // movq %rbx, 0x70(%rsp)
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
+	WORD $0x6d7e // jle 0x5440 <k_tile_panel_16+0x390>
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0x025a8d49 // leaq 0x2(%r10), %rbx
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0x06ed8e0f; WORD $0x0000 // jle 0x5ad0 <k_tile_panel_16+0xa20>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfd6d8d0f; WORD $0xffff // jge 0x516a <k_tile_panel_16+0x7a>
+	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
+	LONG $0x245c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbx
+	LONG $0xfdb88d0f; WORD $0xffff // jge 0x51b6 <k_tile_panel_16+0x106>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0x24742b48; BYTE $0x18 // subq 0x18(%rsp), %rsi
 	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	LONG $0x03428d4c // leaq 0x3(%rdx), %r8
-	WORD $0x0348; BYTE $0x37 // addq (%rdi), %rsi
+	LONG $0x03528d4c // leaq 0x3(%rdx), %r10
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xd2490f4c // cmovnsq %rdx, %r10
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	LONG $0x0a0e840f; WORD $0x0000 // je 0x5e2f <k_tile_panel_16+0xd7f>
+	LONG $0x107cc1c4; WORD $0xb11c // vmovups (%r9,%rsi,4), %ymm3
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0x0a0c8f0f; WORD $0x0000 // jg 0x5e3f <k_tile_panel_16+0xd8f>
+	LONG $0xfffd78e9; BYTE $0xff // jmp 0x51b0 <k_tile_panel_16+0x100>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x28048d49 // leaq (%r8,%rbp), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x18778b4c // movq 0x18(%rdi), %r14
+	LONG $0x205f8b4c // movq 0x20(%rdi), %r11
+	LONG $0x486f8b4c // movq 0x48(%rdi), %r13
+	QUAD $0x00000000b5348d4a // leaq (,%r14,4), %rsi
+	LONG $0x763c8d48 // leaq (%rsi,%rsi,2), %rdi
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x60c08348 // addq $0x60, %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	WORD $0x2beb // jmp 0x54a5 <k_tile_panel_16+0x3f5>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x0a11fcc5 // vmovups %ymm1, (%rdx)
+	LONG $0x117ca1c4; WORD $0xb214 // vmovups %ymm2, (%rdx,%r14,4)
+	LONG $0x117ca1c4; WORD $0xf21c // vmovups %ymm3, (%rdx,%r14,8)
+	LONG $0x0411fcc5; BYTE $0x3a // vmovups %ymm0, (%rdx,%rdi)
+	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0xff318f0f; WORD $0xffff // jg 0x53d6 <k_tile_panel_16+0x326>
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	LONG $0x245c2b48; BYTE $0x18 // subq 0x18(%rsp), %rbx
+	LONG $0xdeaf0f49 // imulq %r14, %rbx
+	LONG $0x03778d49 // leaq 0x3(%r15), %rsi
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xf7490f49 // cmovnsq %r15, %rsi
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	LONG $0x02578d49 // leaq 0x2(%r15), %rdx
+	LONG $0x05478d4d // leaq 0x5(%r15), %r8
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xc2490f4c // cmovnsq %rdx, %r8
-	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x092e840f; WORD $0x0000 // je 0x5d53 <k_tile_panel_16+0xc63>
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x107ca1c4; WORD $0x0e1c // vmovups (%rsi,%r9), %ymm3
-	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x09278f0f; WORD $0x0000 // jg 0x5d64 <k_tile_panel_16+0xc74>
-	LONG $0xfffd1ee9; BYTE $0xff // jmp 0x5160 <k_tile_panel_16+0x70>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x10708b49 // movq 0x10(%r8), %rsi
-	LONG $0x18588b49 // movq 0x18(%r8), %rbx
-	WORD $0x8b4d; BYTE $0x30 // movq (%r8), %r14
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	WORD $0x014d; BYTE $0xce // addq %r9, %r14
-	LONG $0x20788b4d // movq 0x20(%r8), %r15
-	LONG $0x40608b4d // movq 0x40(%r8), %r12
-	LONG $0x38688b4d // movq 0x38(%r8), %r13
-	QUAD $0x000000009d3c8d48 // leaq (,%rbx,4), %rdi
-	LONG $0x7f2c8d48 // leaq (%rdi,%rdi,2), %rbp
-	QUAD $0x000002400eb48d4a // leaq 0x240(%rsi,%r9), %rsi
-	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
-	LONG $0x014d8d4d // leaq 0x1(%r13), %r9
-	LONG $0x08708b49 // movq 0x8(%r8), %rsi
-	LONG $0x0000e0bf; BYTE $0x00 // movl $0xe0, %edi
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	LONG $0x06e7c149 // shlq $0x6, %r15
-	WORD $0x34eb // jmp 0x54d7 <k_tile_panel_16+0x3e7>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x117cc1c4; BYTE $0x20 // vmovups %ymm4, (%r8)
-	LONG $0x117cc1c4; WORD $0x981c // vmovups %ymm3, (%r8,%rbx,4)
-	LONG $0x117cc1c4; WORD $0xd814 // vmovups %ymm2, (%r8,%rbx,8)
-	LONG $0x117cc1c4; WORD $0x2804 // vmovups %ymm0, (%r8,%rbp)
-	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0xff088f0f; WORD $0xffff // jg 0x53df <k_tile_panel_16+0x2ef>
-	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
-	LONG $0xfbaf0f48 // imulq %rbx, %rdi
-	LONG $0x03538d49 // leaq 0x3(%r11), %rdx
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xd3490f49 // cmovnsq %r11, %rdx
-	LONG $0xbe048d4d // leaq (%r14,%rdi,4), %r8
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2874 // je 0x5520 <k_tile_panel_16+0x430>
-	LONG $0x6f7ec1c4; BYTE $0x20 // vmovdqu (%r8), %ymm4
-	LONG $0x107cc1c4; WORD $0x981c // vmovups (%r8,%rbx,4), %ymm3
-	LONG $0x107cc1c4; WORD $0xd814 // vmovups (%r8,%rbx,8), %ymm2
-	LONG $0x107cc1c4; WORD $0x2804 // vmovups (%r8,%rbp), %ymm0
+	LONG $0x99148d49 // leaq (%r9,%rbx,4), %rdx
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x257f // jg 0x5539 <k_tile_panel_16+0x449>
-	WORD $0x9aeb // jmp 0x54b0 <k_tile_panel_16+0x3c0>
+	WORD $0x2974 // je 0x5500 <k_tile_panel_16+0x450>
+	LONG $0x0a10fcc5 // vmovups (%rdx), %ymm1
+	LONG $0x107ca1c4; WORD $0xb214 // vmovups (%rdx,%r14,4), %ymm2
+	LONG $0x107ca1c4; WORD $0xf21c // vmovups (%rdx,%r14,8), %ymm3
+	LONG $0x0410fcc5; BYTE $0x3a // vmovups (%rdx,%rdi), %ymm0
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	WORD $0x287f // jg 0x551c <k_tile_panel_16+0x46c>
+	WORD $0x8aeb // jmp 0x5480 <k_tile_panel_16+0x3d0>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe4efd9c5 // vpxor %xmm4, %xmm4, %xmm4
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xff778e0f; WORD $0xffff // jle 0x54b0 <k_tile_panel_16+0x3c0>
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0xfce78348 // andq $-0x4, %rdi
-	WORD $0x2949; BYTE $0xfb // subq %rdi, %r11
-	LONG $0x02fac148 // sarq $0x2, %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
-	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x4411fcc5; WORD $0x4824 // vmovups %ymm0, 0x48(%rsp)
-	QUAD $0x0000a824a47ffec5; BYTE $0x00 // vmovdqu %ymm4, 0xa8(%rsp)
-	LONG $0x5c11fcc5; WORD $0x6824 // vmovups %ymm3, 0x68(%rsp)
-	QUAD $0x0000c8249411fcc5; BYTE $0x00 // vmovups %ymm2, 0xc8(%rsp)
-	LONG $0x5f107cc5; BYTE $0xc0 // vmovups -0x40(%rdi), %ymm11
-	LONG $0x592441c4; BYTE $0xe5 // vmulps %ymm13, %ymm11, %ymm12
-	QUAD $0xfffffdc0bf6ffec5 // vmovdqu -0x240(%rdi), %ymm7
-	QUAD $0xfffffe00af6f7ec5 // vmovdqu -0x200(%rdi), %ymm13
-	QUAD $0xfffffe40876ffec5 // vmovdqu -0x1c0(%rdi), %ymm0
-	QUAD $0xfffffe80976ffec5 // vmovdqu -0x180(%rdi), %ymm2
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0xff648e0f; WORD $0xffff // jle 0x5480 <k_tile_panel_16+0x3d0>
+	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
+	LONG $0xfce38348 // andq $-0x4, %rbx
+	LONG $0x02fec148 // sarq $0x2, %rsi
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	LONG $0xfce08349 // andq $-0x4, %r8
+	WORD $0xf749; BYTE $0xd8 // negq %r8
+	LONG $0x07248d4f // leaq (%r15,%r8), %r12
+	LONG $0x02c48349 // addq $0x2, %r12
+	WORD $0x2949; BYTE $0xdf // subq %rbx, %r15
+	LONG $0xf3af0f49 // imulq %r11, %rsi
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
+	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x0000b0248411fcc5; BYTE $0x00 // vmovups %ymm0, 0xb0(%rsp)
+	QUAD $0x000110249c11fcc5; BYTE $0x00 // vmovups %ymm3, 0x110(%rsp)
+	QUAD $0x0000d0249411fcc5; BYTE $0x00 // vmovups %ymm2, 0xd0(%rsp)
+	LONG $0x5b107cc5; BYTE $0xc0 // vmovups -0x40(%rbx), %ymm11
+	QUAD $0x0019d705187de2c4; BYTE $0x00 // vbroadcastss 0x19d7(%rip), %ymm0 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	LONG $0xe05924c5 // vmulps %ymm0, %ymm11, %ymm12
+	QUAD $0xfffffdc0bb6ffec5 // vmovdqu -0x240(%rbx), %ymm7
+	QUAD $0xfffffe00ab6f7ec5 // vmovdqu -0x200(%rbx), %ymm13
+	QUAD $0xfffffe40836ffec5 // vmovdqu -0x1c0(%rbx), %ymm0
+	QUAD $0xfffffe80936ffec5 // vmovdqu -0x180(%rbx), %ymm2
 	LONG $0x1c7de2c4; BYTE $0xda // vpabsb %ymm2, %ymm3
-	LONG $0x587dc2c4; WORD $0xec63 // vpbroadcastd -0x14(%r11), %ymm4
+	LONG $0x587d82c4; WORD $0x2064; BYTE $0xec // vpbroadcastd -0x14(%r8,%r12), %ymm4
 	LONG $0x085de2c4; BYTE $0xe2 // vpsignb %ymm2, %ymm4, %ymm4
 	LONG $0x0465e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm3, %ymm4
-	LONG $0xe9f5ddc5 // vpmaddwd %ymm1, %ymm4, %ymm5
+	LONG $0xecf58dc5 // vpmaddwd %ymm4, %ymm14, %ymm5
 	LONG $0x1c7de2c4; BYTE $0xe0 // vpabsb %ymm0, %ymm4
-	LONG $0x587d42c4; WORD $0xe843 // vpbroadcastd -0x18(%r11), %ymm8
+	LONG $0x587d02c4; WORD $0x2044; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%r12), %ymm8
 	LONG $0x083d62c4; BYTE $0xc0 // vpsignb %ymm0, %ymm8, %ymm8
 	LONG $0x045d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm4, %ymm8
-	LONG $0xc1f53dc5 // vpmaddwd %ymm1, %ymm8, %ymm8
+	LONG $0xf53d41c4; BYTE $0xc6 // vpmaddwd %ymm14, %ymm8, %ymm8
 	LONG $0xc5fe3dc5 // vpaddd %ymm5, %ymm8, %ymm8
 	LONG $0x1c7dc2c4; BYTE $0xed // vpabsb %ymm13, %ymm5
-	LONG $0x587d42c4; WORD $0xe44b // vpbroadcastd -0x1c(%r11), %ymm9
+	LONG $0x587d02c4; WORD $0x204c; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%r12), %ymm9
 	LONG $0x083542c4; BYTE $0xcd // vpsignb %ymm13, %ymm9, %ymm9
 	LONG $0x045542c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm5, %ymm9
-	LONG $0xc9f535c5 // vpmaddwd %ymm1, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0xe053 // vpbroadcastd -0x20(%r11), %ymm10
+	LONG $0xf53541c4; BYTE $0xce // vpmaddwd %ymm14, %ymm9, %ymm9
+	LONG $0x587d02c4; WORD $0x2054; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%r12), %ymm10
 	LONG $0x1c7d62c4; BYTE $0xf7 // vpabsb %ymm7, %ymm14
 	LONG $0x082d62c4; BYTE $0xd7 // vpsignb %ymm7, %ymm10, %ymm10
 	LONG $0x040d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm14, %ymm10
-	LONG $0xd1f52dc5 // vpmaddwd %ymm1, %ymm10, %ymm10
+	QUAD $0x0000179115f52dc5 // vpmaddwd 0x1791(%rip), %ymm10, %ymm10 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	LONG $0x587d42c4; WORD $0xac4b // vpbroadcastd -0x54(%r11), %ymm9
+	LONG $0x587d02c4; WORD $0x204c; BYTE $0xac // vpbroadcastd -0x54(%r8,%r12), %ymm9
 	LONG $0xfe3d41c4; BYTE $0xd7 // vpaddd %ymm15, %ymm8, %ymm10
 	LONG $0x083562c4; BYTE $0xc2 // vpsignb %ymm2, %ymm9, %ymm8
 	LONG $0x046542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm3, %ymm8
-	LONG $0xc1f53dc5 // vpmaddwd %ymm1, %ymm8, %ymm8
-	LONG $0x587d42c4; WORD $0xa84b // vpbroadcastd -0x58(%r11), %ymm9
+	QUAD $0x0000176905f53dc5 // vpmaddwd 0x1769(%rip), %ymm8, %ymm8 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0x587d02c4; WORD $0x204c; BYTE $0xa8 // vpbroadcastd -0x58(%r8,%r12), %ymm9
 	LONG $0x083562c4; BYTE $0xc8 // vpsignb %ymm0, %ymm9, %ymm9
 	LONG $0x045d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm4, %ymm9
-	LONG $0xc9f535c5 // vpmaddwd %ymm1, %ymm9, %ymm9
+	QUAD $0x000017500df535c5 // vpmaddwd 0x1750(%rip), %ymm9, %ymm9 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	LONG $0x587d42c4; WORD $0xa44b // vpbroadcastd -0x5c(%r11), %ymm9
+	LONG $0x587d02c4; WORD $0x204c; BYTE $0xa4 // vpbroadcastd -0x5c(%r8,%r12), %ymm9
 	LONG $0x083542c4; BYTE $0xcd // vpsignb %ymm13, %ymm9, %ymm9
 	LONG $0x045542c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm5, %ymm9
-	LONG $0x587d42c4; WORD $0xa07b // vpbroadcastd -0x60(%r11), %ymm15
-	LONG $0xc9f535c5 // vpmaddwd %ymm1, %ymm9, %ymm9
+	LONG $0x587d02c4; WORD $0x207c; BYTE $0xa0 // vpbroadcastd -0x60(%r8,%r12), %ymm15
+	QUAD $0x0000172b0df535c5 // vpmaddwd 0x172b(%rip), %ymm9, %ymm9 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0x080562c4; BYTE $0xff // vpsignb %ymm7, %ymm15, %ymm15
 	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
-	LONG $0xf9f505c5 // vpmaddwd %ymm1, %ymm15, %ymm15
+	QUAD $0x000017193df505c5 // vpmaddwd 0x1719(%rip), %ymm15, %ymm15 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0xfe0541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm15, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	QUAD $0xffff6cbb587d42c4; BYTE $0xff // vpbroadcastd -0x94(%r11), %ymm15
-	LONG $0x4cfe3dc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm8, %ymm9
+	LONG $0x587d02c4; WORD $0x387c; BYTE $0xec // vpbroadcastd -0x14(%r8,%r15), %ymm15
+	QUAD $0x000090248cfe3dc5; BYTE $0x00 // vpaddd 0x90(%rsp), %ymm8, %ymm9
 	LONG $0x080562c4; BYTE $0xc2 // vpsignb %ymm2, %ymm15, %ymm8
 	LONG $0x046542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm3, %ymm8
-	LONG $0xc1f53dc5 // vpmaddwd %ymm1, %ymm8, %ymm8
-	QUAD $0xffff68bb587d42c4; BYTE $0xff // vpbroadcastd -0x98(%r11), %ymm15
+	QUAD $0x000016ed05f53dc5 // vpmaddwd 0x16ed(%rip), %ymm8, %ymm8 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0x587d02c4; WORD $0x387c; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%r15), %ymm15
 	LONG $0x080562c4; BYTE $0xf8 // vpsignb %ymm0, %ymm15, %ymm15
 	LONG $0x045d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm4, %ymm15
-	LONG $0xf9f505c5 // vpmaddwd %ymm1, %ymm15, %ymm15
+	QUAD $0x000016d43df505c5 // vpmaddwd 0x16d4(%rip), %ymm15, %ymm15 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0xfe0541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm15, %ymm8
-	QUAD $0xffff64bb587d42c4; BYTE $0xff // vpbroadcastd -0x9c(%r11), %ymm15
+	LONG $0x587d02c4; WORD $0x387c; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%r15), %ymm15
 	LONG $0x080542c4; BYTE $0xfd // vpsignb %ymm13, %ymm15, %ymm15
 	LONG $0x045542c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm5, %ymm15
-	QUAD $0xffff60b3587dc2c4; BYTE $0xff // vpbroadcastd -0xa0(%r11), %ymm6
-	LONG $0xf9f505c5 // vpmaddwd %ymm1, %ymm15, %ymm15
+	LONG $0x587d82c4; WORD $0x3874; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%r15), %ymm6
+	QUAD $0x000016af3df505c5 // vpmaddwd 0x16af(%rip), %ymm15, %ymm15 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0x084de2c4; BYTE $0xf7 // vpsignb %ymm7, %ymm6, %ymm6
 	LONG $0x040de2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm14, %ymm6
-	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	QUAD $0x0000169d35f5cdc5 // vpmaddwd 0x169d(%rip), %ymm6, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0xf6fe85c5 // vpaddd %ymm6, %ymm15, %ymm6
 	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
-	QUAD $0xffff2cbb587d42c4; BYTE $0xff // vpbroadcastd -0xd4(%r11), %ymm15
-	LONG $0x44fe4dc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm6, %ymm8
+	LONG $0x587d02c4; WORD $0x387c; BYTE $0xac // vpbroadcastd -0x54(%r8,%r15), %ymm15
+	QUAD $0x0000902484fe4dc5; BYTE $0x00 // vpaddd 0x90(%rsp), %ymm6, %ymm8
 	LONG $0x0805e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm15, %ymm2
 	LONG $0x0465e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm3, %ymm2
-	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
-	QUAD $0xffff289b587dc2c4; BYTE $0xff // vpbroadcastd -0xd8(%r11), %ymm3
+	QUAD $0x0000167315f5edc5 // vpmaddwd 0x1673(%rip), %ymm2, %ymm2 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0x587d82c4; WORD $0x385c; BYTE $0xa8 // vpbroadcastd -0x58(%r8,%r15), %ymm3
 	LONG $0x0865e2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm3, %ymm0
 	LONG $0x045de2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm4, %ymm0
-	LONG $0xc1f5fdc5 // vpmaddwd %ymm1, %ymm0, %ymm0
+	QUAD $0x0000165a05f5fdc5 // vpmaddwd 0x165a(%rip), %ymm0, %ymm0 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0xc2fefdc5 // vpaddd %ymm2, %ymm0, %ymm0
-	QUAD $0xffff2493587dc2c4; BYTE $0xff // vpbroadcastd -0xdc(%r11), %ymm2
+	LONG $0x587d82c4; WORD $0x3854; BYTE $0xa4 // vpbroadcastd -0x5c(%r8,%r15), %ymm2
 	LONG $0x086dc2c4; BYTE $0xd5 // vpsignb %ymm13, %ymm2, %ymm2
 	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
-	QUAD $0xffff209b587dc2c4; BYTE $0xff // vpbroadcastd -0xe0(%r11), %ymm3
-	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
+	LONG $0x587d82c4; WORD $0x385c; BYTE $0xa0 // vpbroadcastd -0x60(%r8,%r15), %ymm3
+	QUAD $0x0000163615f5edc5 // vpmaddwd 0x1636(%rip), %ymm2, %ymm2 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0x0865e2c4; BYTE $0xdf // vpsignb %ymm7, %ymm3, %ymm3
 	LONG $0x040de2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm14, %ymm3
-	LONG $0xd9f5e5c5 // vpmaddwd %ymm1, %ymm3, %ymm3
+	QUAD $0x000016241df5e5c5 // vpmaddwd 0x1624(%rip), %ymm3, %ymm3 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
 	LONG $0xc0feedc5 // vpaddd %ymm0, %ymm2, %ymm0
-	LONG $0x44fefdc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm0, %ymm0
+	QUAD $0x0000902484fefdc5; BYTE $0x00 // vpaddd 0x90(%rsp), %ymm0, %ymm0
 	LONG $0xa825c2c4; BYTE $0xc4 // vfmadd213ps %ymm12, %ymm11, %ymm0 # ymm0 = (ymm11 * ymm0) + ymm12
-	QUAD $0x000088248411fcc5; BYTE $0x00 // vmovups %ymm0, 0x88(%rsp)
+	QUAD $0x0000f0248411fcc5; BYTE $0x00 // vmovups %ymm0, 0xf0(%rsp)
 	LONG $0xa82542c4; BYTE $0xc4 // vfmadd213ps %ymm12, %ymm11, %ymm8 # ymm8 = (ymm11 * ymm8) + ymm12
 	LONG $0xa82542c4; BYTE $0xcc // vfmadd213ps %ymm12, %ymm11, %ymm9 # ymm9 = (ymm11 * ymm9) + ymm12
 	LONG $0xa82542c4; BYTE $0xd4 // vfmadd213ps %ymm12, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm12
-	LONG $0x676f7ec5; BYTE $0x80 // vmovdqu -0x80(%rdi), %ymm12
+	LONG $0x636f7ec5; BYTE $0x80 // vmovdqu -0x80(%rbx), %ymm12
 	LONG $0x1c7d42c4; BYTE $0xec // vpabsb %ymm12, %ymm13
-	LONG $0x587dc2c4; WORD $0xfc43 // vpbroadcastd -0x4(%r11), %ymm0
+	LONG $0x587d82c4; WORD $0x2044; BYTE $0xfc // vpbroadcastd -0x4(%r8,%r12), %ymm0
 	LONG $0x087dc2c4; BYTE $0xc4 // vpsignb %ymm12, %ymm0, %ymm0
 	LONG $0x0415e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm13, %ymm0
-	LONG $0xc1f5fdc5 // vpmaddwd %ymm1, %ymm0, %ymm0
-	QUAD $0xffffff40b76f7ec5 // vmovdqu -0xc0(%rdi), %ymm14
+	QUAD $0x000015d305f5fdc5 // vpmaddwd 0x15d3(%rip), %ymm0, %ymm0 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0xffffff40b36f7ec5 // vmovdqu -0xc0(%rbx), %ymm14
 	LONG $0x1c7d42c4; BYTE $0xfe // vpabsb %ymm14, %ymm15
-	LONG $0x587dc2c4; WORD $0xf853 // vpbroadcastd -0x8(%r11), %ymm2
+	LONG $0x587d82c4; WORD $0x2054; BYTE $0xf8 // vpbroadcastd -0x8(%r8,%r12), %ymm2
 	LONG $0x086dc2c4; BYTE $0xd6 // vpsignb %ymm14, %ymm2, %ymm2
 	LONG $0x0405e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm15, %ymm2
-	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
+	QUAD $0x000015ad15f5edc5 // vpmaddwd 0x15ad(%rip), %ymm2, %ymm2 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0xe8feedc5 // vpaddd %ymm0, %ymm2, %ymm5
-	QUAD $0xffffff00976ffec5 // vmovdqu -0x100(%rdi), %ymm2
+	QUAD $0xffffff00936ffec5 // vmovdqu -0x100(%rbx), %ymm2
 	LONG $0x1c7de2c4; BYTE $0xc2 // vpabsb %ymm2, %ymm0
-	LONG $0x587dc2c4; WORD $0xf45b // vpbroadcastd -0xc(%r11), %ymm3
+	LONG $0x587d82c4; WORD $0x205c; BYTE $0xf4 // vpbroadcastd -0xc(%r8,%r12), %ymm3
 	LONG $0x0865e2c4; BYTE $0xda // vpsignb %ymm2, %ymm3, %ymm3
 	LONG $0x047de2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm0, %ymm3
-	LONG $0xf1f5e5c5 // vpmaddwd %ymm1, %ymm3, %ymm6
-	QUAD $0xfffffec09f6ffec5 // vmovdqu -0x140(%rdi), %ymm3
-	LONG $0x587d42c4; WORD $0xf05b // vpbroadcastd -0x10(%r11), %ymm11
+	QUAD $0x0000158335f5e5c5 // vpmaddwd 0x1583(%rip), %ymm3, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0xfffffec09b6ffec5 // vmovdqu -0x140(%rbx), %ymm3
+	LONG $0x587d02c4; WORD $0x205c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%r12), %ymm11
 	LONG $0x1c7de2c4; BYTE $0xe3 // vpabsb %ymm3, %ymm4
 	LONG $0x082562c4; BYTE $0xdb // vpsignb %ymm3, %ymm11, %ymm11
 	LONG $0x045d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm4, %ymm11
-	LONG $0xd9f525c5 // vpmaddwd %ymm1, %ymm11, %ymm11
+	QUAD $0x0000155d1df525c5 // vpmaddwd 0x155d(%rip), %ymm11, %ymm11 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0xf6fea5c5 // vpaddd %ymm6, %ymm11, %ymm6
 	LONG $0xedfecdc5 // vpaddd %ymm5, %ymm6, %ymm5
-	LONG $0x6cfed5c5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm5, %ymm5
-	QUAD $0x00161635187de2c4; BYTE $0x00 // vbroadcastss 0x1616(%rip), %ymm6 # 0x6e30 <k_tile_panel_16_min+0xef0>
-	LONG $0xde5854c5 // vaddps %ymm6, %ymm5, %ymm11
-	LONG $0x2f10fcc5 // vmovups (%rdi), %ymm5
+	QUAD $0x00009024acfed5c5; BYTE $0x00 // vpaddd 0x90(%rsp), %ymm5, %ymm5
+	LONG $0xf928fcc5 // vmovaps %ymm1, %ymm7
+	QUAD $0x0016ef0d187de2c4; BYTE $0x00 // vbroadcastss 0x16ef(%rip), %ymm1 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	LONG $0xd95854c5 // vaddps %ymm1, %ymm5, %ymm11
+	LONG $0x2b10fcc5 // vmovups (%rbx), %ymm5
 	LONG $0xa85542c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm5, %ymm11 # ymm11 = (ymm5 * ymm11) + ymm10
-	LONG $0x587dc2c4; WORD $0xbc73 // vpbroadcastd -0x44(%r11), %ymm6
+	LONG $0x587d82c4; WORD $0x2074; BYTE $0xbc // vpbroadcastd -0x44(%r8,%r12), %ymm6
 	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
 	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
-	LONG $0x587d42c4; WORD $0xb853 // vpbroadcastd -0x48(%r11), %ymm10
-	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	LONG $0x587d02c4; WORD $0x2054; BYTE $0xb8 // vpbroadcastd -0x48(%r8,%r12), %ymm10
+	QUAD $0x0000151235f5cdc5 // vpmaddwd 0x1512(%rip), %ymm6, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0x082d42c4; BYTE $0xd6 // vpsignb %ymm14, %ymm10, %ymm10
 	LONG $0x040542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm15, %ymm10
-	LONG $0xd1f52dc5 // vpmaddwd %ymm1, %ymm10, %ymm10
+	QUAD $0x0000150015f52dc5 // vpmaddwd 0x1500(%rip), %ymm10, %ymm10 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0xf6feadc5 // vpaddd %ymm6, %ymm10, %ymm6
-	LONG $0x587d42c4; WORD $0xb453 // vpbroadcastd -0x4c(%r11), %ymm10
+	LONG $0x587d02c4; WORD $0x2054; BYTE $0xb4 // vpbroadcastd -0x4c(%r8,%r12), %ymm10
 	LONG $0x082d62c4; BYTE $0xd2 // vpsignb %ymm2, %ymm10, %ymm10
 	LONG $0x047d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm0, %ymm10
-	LONG $0xd1f52dc5 // vpmaddwd %ymm1, %ymm10, %ymm10
-	LONG $0x587dc2c4; WORD $0xb07b // vpbroadcastd -0x50(%r11), %ymm7
-	LONG $0x0845e2c4; BYTE $0xfb // vpsignb %ymm3, %ymm7, %ymm7
-	LONG $0x045de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm4, %ymm7
-	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
-	LONG $0xfffeadc5 // vpaddd %ymm7, %ymm10, %ymm7
-	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
-	LONG $0x74fecdc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm6, %ymm6
-	QUAD $0x00159e3d187de2c4; BYTE $0x00 // vbroadcastss 0x159e(%rip), %ymm7 # 0x6e30 <k_tile_panel_16_min+0xef0>
-	LONG $0xd7584cc5 // vaddps %ymm7, %ymm6, %ymm10
+	QUAD $0x000014e315f52dc5 // vpmaddwd 0x14e3(%rip), %ymm10, %ymm10 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0x587d82c4; WORD $0x204c; BYTE $0xb0 // vpbroadcastd -0x50(%r8,%r12), %ymm1
+	LONG $0x0875e2c4; BYTE $0xcb // vpsignb %ymm3, %ymm1, %ymm1
+	LONG $0x045de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm4, %ymm1
+	QUAD $0x000014ca0df5f5c5 // vpmaddwd 0x14ca(%rip), %ymm1, %ymm1 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0xc9feadc5 // vpaddd %ymm1, %ymm10, %ymm1
+	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
+	QUAD $0x000090248cfef5c5; BYTE $0x00 // vpaddd 0x90(%rsp), %ymm1, %ymm1
+	QUAD $0x00166035187de2c4; BYTE $0x00 // vbroadcastss 0x1660(%rip), %ymm6 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	LONG $0xd65874c5 // vaddps %ymm6, %ymm1, %ymm10
 	LONG $0xa85542c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm9
-	QUAD $0xffff7cb3587dc2c4; BYTE $0xff // vpbroadcastd -0x84(%r11), %ymm6
-	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
-	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
-	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
-	QUAD $0xffff78bb587dc2c4; BYTE $0xff // vpbroadcastd -0x88(%r11), %ymm7
-	LONG $0x0845c2c4; BYTE $0xfe // vpsignb %ymm14, %ymm7, %ymm7
-	LONG $0x0405e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm15, %ymm7
-	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
-	QUAD $0xffff748b587d42c4; BYTE $0xff // vpbroadcastd -0x8c(%r11), %ymm9
-	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
-	LONG $0x0835e2c4; BYTE $0xfa // vpsignb %ymm2, %ymm9, %ymm7
-	LONG $0x047de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm0, %ymm7
-	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
-	QUAD $0xffff708b587d42c4; BYTE $0xff // vpbroadcastd -0x90(%r11), %ymm9
+	LONG $0x587d82c4; WORD $0x384c; BYTE $0xfc // vpbroadcastd -0x4(%r8,%r15), %ymm1
+	LONG $0x0875c2c4; BYTE $0xcc // vpsignb %ymm12, %ymm1, %ymm1
+	LONG $0x0415e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm13, %ymm1
+	QUAD $0x0000148e0df5f5c5 // vpmaddwd 0x148e(%rip), %ymm1, %ymm1 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0x587d82c4; WORD $0x3874; BYTE $0xf8 // vpbroadcastd -0x8(%r8,%r15), %ymm6
+	LONG $0x084dc2c4; BYTE $0xf6 // vpsignb %ymm14, %ymm6, %ymm6
+	LONG $0x0405e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm15, %ymm6
+	QUAD $0x0000147535f5cdc5 // vpmaddwd 0x1475(%rip), %ymm6, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0x587d02c4; WORD $0x384c; BYTE $0xf4 // vpbroadcastd -0xc(%r8,%r15), %ymm9
+	LONG $0xc9fecdc5 // vpaddd %ymm1, %ymm6, %ymm1
+	LONG $0x0835e2c4; BYTE $0xf2 // vpsignb %ymm2, %ymm9, %ymm6
+	LONG $0x047de2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm0, %ymm6
+	QUAD $0x0000145835f5cdc5 // vpmaddwd 0x1458(%rip), %ymm6, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0x587d02c4; WORD $0x384c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%r15), %ymm9
 	LONG $0x083562c4; BYTE $0xcb // vpsignb %ymm3, %ymm9, %ymm9
 	LONG $0x045d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm4, %ymm9
-	LONG $0xc9f535c5 // vpmaddwd %ymm1, %ymm9, %ymm9
-	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
-	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
-	LONG $0x74fecdc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm6, %ymm6
-	QUAD $0x00151e3d187de2c4; BYTE $0x00 // vbroadcastss 0x151e(%rip), %ymm7 # 0x6e30 <k_tile_panel_16_min+0xef0>
-	LONG $0xcf584cc5 // vaddps %ymm7, %ymm6, %ymm9
+	QUAD $0x0000143f0df535c5 // vpmaddwd 0x143f(%rip), %ymm9, %ymm9 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0xf6feb5c5 // vpaddd %ymm6, %ymm9, %ymm6
+	LONG $0xc9fecdc5 // vpaddd %ymm1, %ymm6, %ymm1
+	QUAD $0x000090248cfef5c5; BYTE $0x00 // vpaddd 0x90(%rsp), %ymm1, %ymm1
+	QUAD $0x0015d535187de2c4; BYTE $0x00 // vbroadcastss 0x15d5(%rip), %ymm6 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	LONG $0xce5874c5 // vaddps %ymm6, %ymm1, %ymm9
 	LONG $0xa85542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm8
-	QUAD $0xffff3cb3587dc2c4; BYTE $0xff // vpbroadcastd -0xc4(%r11), %ymm6
-	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
-	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
-	QUAD $0x0014f92d187d62c4; BYTE $0x00 // vbroadcastss 0x14f9(%rip), %ymm13 # 0x6e30 <k_tile_panel_16_min+0xef0>
-	QUAD $0xffff38bb587dc2c4; BYTE $0xff // vpbroadcastd -0xc8(%r11), %ymm7
-	LONG $0x0845c2c4; BYTE $0xfe // vpsignb %ymm14, %ymm7, %ymm7
-	LONG $0x0405e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm15, %ymm7
-	LONG $0x7c6f7ec5; WORD $0x2024 // vmovdqu 0x20(%rsp), %ymm15
-	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
-	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
-	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
-	QUAD $0xffff34bb587dc2c4; BYTE $0xff // vpbroadcastd -0xcc(%r11), %ymm7
-	LONG $0x0845e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm7, %ymm2
+	LONG $0x587d82c4; WORD $0x384c; BYTE $0xbc // vpbroadcastd -0x44(%r8,%r15), %ymm1
+	LONG $0x0875c2c4; BYTE $0xcc // vpsignb %ymm12, %ymm1, %ymm1
+	QUAD $0x0015b725187d62c4; BYTE $0x00 // vbroadcastss 0x15b7(%rip), %ymm12 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	LONG $0x0415e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm13, %ymm1
+	LONG $0x587d82c4; WORD $0x3874; BYTE $0xb8 // vpbroadcastd -0x48(%r8,%r15), %ymm6
+	LONG $0x084dc2c4; BYTE $0xf6 // vpsignb %ymm14, %ymm6, %ymm6
+	QUAD $0x00158535797d62c4; BYTE $0x00 // vpbroadcastw 0x1585(%rip), %ymm14 # 0x6f58 <k_tile_panel_16_min+0xf58>
+	LONG $0x0405e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm15, %ymm6
+	QUAD $0x00009024bc6f7ec5; BYTE $0x00 // vmovdqu 0x90(%rsp), %ymm15
+	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
+	LONG $0xf6f58dc5 // vpmaddwd %ymm6, %ymm14, %ymm6
+	LONG $0xc9fecdc5 // vpaddd %ymm1, %ymm6, %ymm1
+	LONG $0x587d82c4; WORD $0x3874; BYTE $0xb4 // vpbroadcastd -0x4c(%r8,%r15), %ymm6
+	LONG $0x084de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm6, %ymm2
 	LONG $0x047de2c4; BYTE $0xc2 // vpmaddubsw %ymm2, %ymm0, %ymm0
-	QUAD $0xffff3093587dc2c4; BYTE $0xff // vpbroadcastd -0xd0(%r11), %ymm2
+	LONG $0x587d82c4; WORD $0x3854; BYTE $0xb0 // vpbroadcastd -0x50(%r8,%r15), %ymm2
 	LONG $0x086de2c4; BYTE $0xd3 // vpsignb %ymm3, %ymm2, %ymm2
+	QUAD $0x000110249c10fcc5; BYTE $0x00 // vmovups 0x110(%rsp), %ymm3
 	LONG $0x045de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm4, %ymm2
-	QUAD $0x0000a824a410fcc5; BYTE $0x00 // vmovups 0xa8(%rsp), %ymm4
-	LONG $0xc1f5fdc5 // vpmaddwd %ymm1, %ymm0, %ymm0
-	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
+	LONG $0xc0f58dc5 // vpmaddwd %ymm0, %ymm14, %ymm0
+	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
 	LONG $0xc0feedc5 // vpaddd %ymm0, %ymm2, %ymm0
-	LONG $0xc6fefdc5 // vpaddd %ymm6, %ymm0, %ymm0
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	LONG $0xc0fe85c5 // vpaddd %ymm0, %ymm15, %ymm0
-	LONG $0xc05894c5 // vaddps %ymm0, %ymm13, %ymm0
-	QUAD $0x00882484a855e2c4; WORD $0x0000 // vfmadd213ps 0x88(%rsp), %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + mem
-	QUAD $0xffff4093187dc2c4; BYTE $0xff // vbroadcastss -0xc0(%r11), %ymm2
-	LONG $0x187dc2c4; WORD $0x805b // vbroadcastss -0x80(%r11), %ymm3
-	LONG $0xb87de2c4; BYTE $0xe2 // vfmadd231ps %ymm2, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm2) + ymm4
-	QUAD $0x0000c8249410fcc5; BYTE $0x00 // vmovups 0xc8(%rsp), %ymm2
-	LONG $0x4410fcc5; WORD $0x6824 // vmovups 0x68(%rsp), %ymm0
-	LONG $0xb835e2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm9, %ymm0 # ymm0 = (ymm9 * ymm3) + ymm0
-	LONG $0x4411fcc5; WORD $0x6824 // vmovups %ymm0, 0x68(%rsp)
-	LONG $0x5c10fcc5; WORD $0x6824 // vmovups 0x68(%rsp), %ymm3
-	LONG $0x187dc2c4; WORD $0xc043 // vbroadcastss -0x40(%r11), %ymm0
-	LONG $0xb82de2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm0) + ymm2
-	LONG $0x187dc2c4; BYTE $0x03 // vbroadcastss (%r11), %ymm0
-	LONG $0x6c10fcc5; WORD $0x4824 // vmovups 0x48(%rsp), %ymm5
-	LONG $0xb825e2c4; BYTE $0xe8 // vfmadd231ps %ymm0, %ymm11, %ymm5 # ymm5 = (ymm11 * ymm0) + ymm5
-	LONG $0x6c11fcc5; WORD $0x4824 // vmovups %ymm5, 0x48(%rsp)
-	LONG $0x4410fcc5; WORD $0x4824 // vmovups 0x48(%rsp), %ymm0
-	LONG $0x80c78148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdi # imm = 0x280
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfb3d870f; WORD $0xffff // ja 0x5560 <k_tile_panel_16+0x470>
-	LONG $0xfffa88e9; BYTE $0xff // jmp 0x54b0 <k_tile_panel_16+0x3c0>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x08738b48 // movq 0x8(%rbx), %rsi
-	LONG $0x10538b48 // movq 0x10(%rbx), %rdx
-	LONG $0x187b8b48 // movq 0x18(%rbx), %rdi
-	WORD $0x8b4c; BYTE $0x03 // movq (%rbx), %r8
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
-	LONG $0x204b8b4c // movq 0x20(%rbx), %r9
-	LONG $0x405b8b4c // movq 0x40(%rbx), %r11
-	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
-	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
-	LONG $0x40c68149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r14 # imm = 0x240
-	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
+	LONG $0xc0589cc5 // vaddps %ymm0, %ymm12, %ymm0
+	QUAD $0x00f02484a855e2c4; WORD $0x0000 // vfmadd213ps 0xf0(%rsp), %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + mem
+	LONG $0x187d82c4; WORD $0x384c; BYTE $0xc0 // vbroadcastss -0x40(%r8,%r15), %ymm1
+	LONG $0x187d82c4; WORD $0x3814 // vbroadcastss (%r8,%r15), %ymm2
+	LONG $0xb87de2c4; BYTE $0xf9 // vfmadd231ps %ymm1, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm1) + ymm7
+	LONG $0xcf28fcc5 // vmovaps %ymm7, %ymm1
+	QUAD $0x0000d0248410fcc5; BYTE $0x00 // vmovups 0xd0(%rsp), %ymm0
+	LONG $0xb835e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm9, %ymm0 # ymm0 = (ymm9 * ymm2) + ymm0
+	QUAD $0x0000d0248411fcc5; BYTE $0x00 // vmovups %ymm0, 0xd0(%rsp)
+	QUAD $0x0000d0249410fcc5; BYTE $0x00 // vmovups 0xd0(%rsp), %ymm2
+	LONG $0x187d82c4; WORD $0x2044; BYTE $0xc0 // vbroadcastss -0x40(%r8,%r12), %ymm0
+	LONG $0xb82de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm0) + ymm3
+	LONG $0x187d82c4; WORD $0x2004 // vbroadcastss (%r8,%r12), %ymm0
+	QUAD $0x0000b024a410fcc5; BYTE $0x00 // vmovups 0xb0(%rsp), %ymm4
+	LONG $0xb825e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm0) + ymm4
+	QUAD $0x0000b024a411fcc5; BYTE $0x00 // vmovups %ymm4, 0xb0(%rsp)
+	QUAD $0x0000b0248410fcc5; BYTE $0x00 // vmovups 0xb0(%rsp), %ymm0
+	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
+	LONG $0x80c38148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbx # imm = 0x280
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xfab3870f; WORD $0xffff // ja 0x5570 <k_tile_panel_16+0x4c0>
+	LONG $0xfff9bee9; BYTE $0xff // jmp 0x5480 <k_tile_panel_16+0x3d0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
+	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x18678b4c // movq 0x18(%rdi), %r12
+	LONG $0x20478b4c // movq 0x20(%rdi), %r8
+	LONG $0x485f8b4c // movq 0x48(%rdi), %r11
 	LONG $0x60c68348 // addq $0x60, %rsi
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x1ceb // jmp 0x5a8c <k_tile_panel_16+0x99c>
-	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
-	LONG $0x117cc1c4; WORD $0xbc1c // vmovups %ymm3, (%r12,%rdi,4)
-	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	WORD $0x23eb // jmp 0x5b1a <k_tile_panel_16+0xa6a>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x2311fcc5 // vmovups %ymm4, (%rbx)
+	LONG $0x117ca1c4; WORD $0xa31c // vmovups %ymm3, (%rbx,%r12,4)
+	LONG $0x025a8d48 // leaq 0x2(%rdx), %rbx
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xf9638f0f; WORD $0xffff // jg 0x53ef <k_tile_panel_16+0x2ff>
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
-	LONG $0xe7af0f4c // imulq %rdi, %r12
-	LONG $0x036a8d4d // leaq 0x3(%r10), %r13
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xf8d18f0f; WORD $0xffff // jg 0x53eb <k_tile_panel_16+0x33b>
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x24442b48; BYTE $0x18 // subq 0x18(%rsp), %rax
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	LONG $0x03728d4d // leaq 0x3(%r10), %r14
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xea490f4d // cmovnsq %r10, %r13
-	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
+	LONG $0xf2490f4d // cmovnsq %r10, %r14
+	LONG $0x811c8d49 // leaq (%r9,%rax,4), %rbx
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1374 // je 0x5ac0 <k_tile_panel_16+0x9d0>
-	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
-	LONG $0x107cc1c4; WORD $0xbc1c // vmovups (%r12,%rdi,4), %ymm3
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x5acd <k_tile_panel_16+0x9dd>
-	WORD $0xb0eb // jmp 0x5a70 <k_tile_panel_16+0x980>
+	WORD $0x2374 // je 0x5b60 <k_tile_panel_16+0xab0>
+	LONG $0x2310fcc5 // vmovups (%rbx), %ymm4
+	LONG $0x107ca1c4; WORD $0xa31c // vmovups (%rbx,%r12,4), %ymm3
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	WORD $0x217f // jg 0x5b70 <k_tile_panel_16+0xac0>
+	WORD $0xafeb // jmp 0x5b00 <k_tile_panel_16+0xa50>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x5a70 <k_tile_panel_16+0x980>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0xfce58348 // andq $-0x4, %rbp
-	WORD $0x2949; BYTE $0xea // subq %rbp, %r10
-	LONG $0x02fdc149 // sarq $0x2, %r13
-	LONG $0xe9af0f4d // imulq %r9, %r13
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	WORD $0x907e // jle 0x5b00 <k_tile_panel_16+0xa50>
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0xfce08348 // andq $-0x4, %rax
+	WORD $0x2949; BYTE $0xc2 // subq %rax, %r10
+	LONG $0x02fec149 // sarq $0x2, %r14
+	LONG $0xf0af0f4d // imulq %r8, %r14
 	LONG $0x06e2c149 // shlq $0x6, %r10
 	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	WORD $0x014d; BYTE $0xea // addq %r13, %r10
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
-	BYTE $0x90 // nop
-	LONG $0x6d10fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm5
-	LONG $0xf55994c5 // vmulps %ymm5, %ymm13, %ymm6
-	QUAD $0xfffffdc0856ffec5 // vmovdqu -0x240(%rbp), %ymm0
-	QUAD $0xfffffe00bd6ffec5 // vmovdqu -0x200(%rbp), %ymm7
-	QUAD $0xfffffe40856f7ec5 // vmovdqu -0x1c0(%rbp), %ymm8
-	QUAD $0xfffffe808d6f7ec5 // vmovdqu -0x180(%rbp), %ymm9
-	LONG $0x1c7d42c4; BYTE $0xd1 // vpabsb %ymm9, %ymm10
+	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x107cc1c4; WORD $0xc06f // vmovups -0x40(%r15), %ymm5
+	LONG $0xf5599cc5 // vmulps %ymm5, %ymm12, %ymm6
+	QUAD $0xfffdc0876f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r15), %ymm0
+	QUAD $0xfffe00bf6f7ec1c4; BYTE $0xff // vmovdqu -0x200(%r15), %ymm7
+	QUAD $0xfffe40876f7e41c4; BYTE $0xff // vmovdqu -0x1c0(%r15), %ymm8
+	QUAD $0xfffe808f6f7ec1c4; BYTE $0xff // vmovdqu -0x180(%r15), %ymm1
+	LONG $0x1c7d62c4; BYTE $0xc9 // vpabsb %ymm1, %ymm9
 	LONG $0x587dc2c4; WORD $0xec52 // vpbroadcastd -0x14(%r10), %ymm2
-	LONG $0x086dc2c4; BYTE $0xd1 // vpsignb %ymm9, %ymm2, %ymm2
-	LONG $0x042de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm10, %ymm2
-	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
-	LONG $0x1c7d42c4; BYTE $0xd8 // vpabsb %ymm8, %ymm11
-	LONG $0x587d42c4; WORD $0xe862 // vpbroadcastd -0x18(%r10), %ymm12
-	LONG $0x081d42c4; BYTE $0xe0 // vpsignb %ymm8, %ymm12, %ymm12
+	LONG $0x086de2c4; BYTE $0xd1 // vpsignb %ymm1, %ymm2, %ymm2
+	LONG $0x0435e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm9, %ymm2
+	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
+	LONG $0x1c7d42c4; BYTE $0xd0 // vpabsb %ymm8, %ymm10
+	LONG $0x587d42c4; WORD $0xe85a // vpbroadcastd -0x18(%r10), %ymm11
+	LONG $0x082542c4; BYTE $0xd8 // vpsignb %ymm8, %ymm11, %ymm11
+	LONG $0x042d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm10, %ymm11
+	LONG $0xf52541c4; BYTE $0xde // vpmaddwd %ymm14, %ymm11, %ymm11
+	LONG $0xd2fea5c5 // vpaddd %ymm2, %ymm11, %ymm2
+	LONG $0x1c7d62c4; BYTE $0xdf // vpabsb %ymm7, %ymm11
+	LONG $0x587d42c4; WORD $0xe462 // vpbroadcastd -0x1c(%r10), %ymm12
+	LONG $0x081d62c4; BYTE $0xe7 // vpsignb %ymm7, %ymm12, %ymm12
 	LONG $0x042542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm11, %ymm12
-	LONG $0xe1f51dc5 // vpmaddwd %ymm1, %ymm12, %ymm12
+	LONG $0xf51d41c4; BYTE $0xe6 // vpmaddwd %ymm14, %ymm12, %ymm12
+	LONG $0x587d42c4; WORD $0xe06a // vpbroadcastd -0x20(%r10), %ymm13
+	LONG $0x1c7d62c4; BYTE $0xf0 // vpabsb %ymm0, %ymm14
+	LONG $0x081562c4; BYTE $0xe8 // vpsignb %ymm0, %ymm13, %ymm13
+	LONG $0x040d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm14, %ymm13
+	QUAD $0x000011842df515c5 // vpmaddwd 0x1184(%rip), %ymm13, %ymm13 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0xfe1541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm13, %ymm12
 	LONG $0xd2fe9dc5 // vpaddd %ymm2, %ymm12, %ymm2
-	LONG $0x1c7d62c4; BYTE $0xe7 // vpabsb %ymm7, %ymm12
-	LONG $0x587d42c4; WORD $0xe46a // vpbroadcastd -0x1c(%r10), %ymm13
-	LONG $0x081562c4; BYTE $0xef // vpsignb %ymm7, %ymm13, %ymm13
-	LONG $0x041d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm12, %ymm13
-	LONG $0xe9f515c5 // vpmaddwd %ymm1, %ymm13, %ymm13
-	LONG $0x587d42c4; WORD $0xe072 // vpbroadcastd -0x20(%r10), %ymm14
-	LONG $0x1c7d62c4; BYTE $0xf8 // vpabsb %ymm0, %ymm15
-	LONG $0x080d62c4; BYTE $0xf0 // vpsignb %ymm0, %ymm14, %ymm14
-	LONG $0x040542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm15, %ymm14
-	LONG $0xf1f50dc5 // vpmaddwd %ymm1, %ymm14, %ymm14
-	LONG $0xfe0d41c4; BYTE $0xed // vpaddd %ymm13, %ymm14, %ymm13
-	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
-	LONG $0x587d42c4; WORD $0xac6a // vpbroadcastd -0x54(%r10), %ymm13
-	LONG $0x54feedc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm2, %ymm2
-	LONG $0x081542c4; BYTE $0xc9 // vpsignb %ymm9, %ymm13, %ymm9
-	LONG $0x042d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm10, %ymm9
-	LONG $0xc9f535c5 // vpmaddwd %ymm1, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0xa852 // vpbroadcastd -0x58(%r10), %ymm10
-	LONG $0x082d42c4; BYTE $0xc0 // vpsignb %ymm8, %ymm10, %ymm8
-	LONG $0x042542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm11, %ymm8
-	LONG $0xc1f53dc5 // vpmaddwd %ymm1, %ymm8, %ymm8
-	LONG $0xfe3d41c4; BYTE $0xc1 // vpaddd %ymm9, %ymm8, %ymm8
-	LONG $0x587d42c4; WORD $0xa44a // vpbroadcastd -0x5c(%r10), %ymm9
-	LONG $0x0835e2c4; BYTE $0xff // vpsignb %ymm7, %ymm9, %ymm7
-	LONG $0x041de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm12, %ymm7
-	LONG $0x587d42c4; WORD $0xa04a // vpbroadcastd -0x60(%r10), %ymm9
-	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
-	LONG $0x0835e2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm9, %ymm0
-	LONG $0x0405e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm15, %ymm0
-	LONG $0xc1f5fdc5 // vpmaddwd %ymm1, %ymm0, %ymm0
+	LONG $0x587d42c4; WORD $0xac62 // vpbroadcastd -0x54(%r10), %ymm12
+	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
+	LONG $0x081de2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm12, %ymm1
+	LONG $0x0435e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm9, %ymm1
+	QUAD $0x0000115f0df5f5c5 // vpmaddwd 0x115f(%rip), %ymm1, %ymm1 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0x587d42c4; WORD $0xa84a // vpbroadcastd -0x58(%r10), %ymm9
+	LONG $0x083542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm9, %ymm8
+	LONG $0x042d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm10, %ymm8
+	QUAD $0x0000114705f53dc5 // vpmaddwd 0x1147(%rip), %ymm8, %ymm8 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0xc9febdc5 // vpaddd %ymm1, %ymm8, %ymm1
+	LONG $0x587d42c4; WORD $0xa442 // vpbroadcastd -0x5c(%r10), %ymm8
+	LONG $0x083de2c4; BYTE $0xff // vpsignb %ymm7, %ymm8, %ymm7
+	LONG $0x0425e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm11, %ymm7
+	LONG $0x587d42c4; WORD $0xa042 // vpbroadcastd -0x60(%r10), %ymm8
+	QUAD $0x000011253df5c5c5 // vpmaddwd 0x1125(%rip), %ymm7, %ymm7 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0x083de2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm8, %ymm0
+	LONG $0x040de2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm14, %ymm0
+	QUAD $0x0000111305f5fdc5 // vpmaddwd 0x1113(%rip), %ymm0, %ymm0 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
 	LONG $0xc7fefdc5 // vpaddd %ymm7, %ymm0, %ymm0
-	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
-	LONG $0x44fefdc5; WORD $0x2024 // vpaddd 0x20(%rsp), %ymm0, %ymm0
+	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	LONG $0xc0fe85c5 // vpaddd %ymm0, %ymm15, %ymm0
 	LONG $0xa855e2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm6
 	LONG $0xa855e2c4; BYTE $0xd6 // vfmadd213ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm2) + ymm6
-	LONG $0x756ffec5; BYTE $0x80 // vmovdqu -0x80(%rbp), %ymm6
-	LONG $0x587dc2c4; WORD $0xfc6a // vpbroadcastd -0x4(%r10), %ymm5
+	LONG $0x6f7ec1c4; WORD $0x8077 // vmovdqu -0x80(%r15), %ymm6
+	LONG $0x587dc2c4; WORD $0xfc4a // vpbroadcastd -0x4(%r10), %ymm1
 	LONG $0x1c7d62c4; BYTE $0xc6 // vpabsb %ymm6, %ymm8
-	LONG $0x0855e2c4; BYTE $0xee // vpsignb %ymm6, %ymm5, %ymm5
-	LONG $0x043de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm8, %ymm5
-	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
-	QUAD $0xffffff408d6f7ec5 // vmovdqu -0xc0(%rbp), %ymm9
+	LONG $0x0875e2c4; BYTE $0xce // vpsignb %ymm6, %ymm1, %ymm1
+	LONG $0x043de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm8, %ymm1
+	QUAD $0x000010da0df5f5c5 // vpmaddwd 0x10da(%rip), %ymm1, %ymm1 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0xffff408f6f7e41c4; BYTE $0xff // vmovdqu -0xc0(%r15), %ymm9
 	LONG $0x1c7d42c4; BYTE $0xd1 // vpabsb %ymm9, %ymm10
-	LONG $0x587dc2c4; WORD $0xf87a // vpbroadcastd -0x8(%r10), %ymm7
-	LONG $0x0845c2c4; BYTE $0xf9 // vpsignb %ymm9, %ymm7, %ymm7
-	LONG $0x042de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm10, %ymm7
-	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
-	LONG $0xedfec5c5 // vpaddd %ymm5, %ymm7, %ymm5
-	QUAD $0xffffff009d6f7ec5 // vmovdqu -0x100(%rbp), %ymm11
+	LONG $0x587dc2c4; WORD $0xf86a // vpbroadcastd -0x8(%r10), %ymm5
+	LONG $0x0855c2c4; BYTE $0xe9 // vpsignb %ymm9, %ymm5, %ymm5
+	LONG $0x042de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm10, %ymm5
+	QUAD $0x000010b42df5d5c5 // vpmaddwd 0x10b4(%rip), %ymm5, %ymm5 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0xc9fed5c5 // vpaddd %ymm1, %ymm5, %ymm1
+	QUAD $0xffff009f6f7e41c4; BYTE $0xff // vmovdqu -0x100(%r15), %ymm11
 	LONG $0x1c7dc2c4; BYTE $0xfb // vpabsb %ymm11, %ymm7
-	LONG $0x587d42c4; WORD $0xf462 // vpbroadcastd -0xc(%r10), %ymm12
-	LONG $0x081d42c4; BYTE $0xe3 // vpsignb %ymm11, %ymm12, %ymm12
-	LONG $0x044542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm7, %ymm12
-	LONG $0xe1f51dc5 // vpmaddwd %ymm1, %ymm12, %ymm12
-	QUAD $0xfffffec0ad6f7ec5 // vmovdqu -0x140(%rbp), %ymm13
-	LONG $0x1c7d42c4; BYTE $0xf5 // vpabsb %ymm13, %ymm14
-	LONG $0x587d42c4; WORD $0xf07a // vpbroadcastd -0x10(%r10), %ymm15
-	LONG $0x080542c4; BYTE $0xfd // vpsignb %ymm13, %ymm15, %ymm15
-	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
-	LONG $0xf9f505c5 // vpmaddwd %ymm1, %ymm15, %ymm15
-	LONG $0xfe0541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm15, %ymm12
-	LONG $0x7c6f7ec5; WORD $0x2024 // vmovdqu 0x20(%rsp), %ymm15
-	LONG $0xedfe9dc5 // vpaddd %ymm5, %ymm12, %ymm5
-	LONG $0xedfe85c5 // vpaddd %ymm5, %ymm15, %ymm5
-	QUAD $0x00119225187d62c4; BYTE $0x00 // vbroadcastss 0x1192(%rip), %ymm12 # 0x6e30 <k_tile_panel_16_min+0xef0>
-	LONG $0xed589cc5 // vaddps %ymm5, %ymm12, %ymm5
-	LONG $0x65107cc5; BYTE $0x00 // vmovups (%rbp), %ymm12
-	LONG $0xa81de2c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm2
+	LONG $0x587dc2c4; WORD $0xf46a // vpbroadcastd -0xc(%r10), %ymm5
+	LONG $0x0855c2c4; BYTE $0xeb // vpsignb %ymm11, %ymm5, %ymm5
+	LONG $0x0445e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm7, %ymm5
+	QUAD $0x0000108a2df5d5c5 // vpmaddwd 0x108a(%rip), %ymm5, %ymm5 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0xfffec0a76f7e41c4; BYTE $0xff // vmovdqu -0x140(%r15), %ymm12
+	LONG $0x1c7d42c4; BYTE $0xec // vpabsb %ymm12, %ymm13
+	LONG $0x587d42c4; WORD $0xf072 // vpbroadcastd -0x10(%r10), %ymm14
+	LONG $0x080d42c4; BYTE $0xf4 // vpsignb %ymm12, %ymm14, %ymm14
+	LONG $0x041542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm13, %ymm14
+	QUAD $0x0000106435f50dc5 // vpmaddwd 0x1064(%rip), %ymm14, %ymm14 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	LONG $0xedfe8dc5 // vpaddd %ymm5, %ymm14, %ymm5
+	QUAD $0x0011ef35797d62c4; BYTE $0x00 // vpbroadcastw 0x11ef(%rip), %ymm14 # 0x6f58 <k_tile_panel_16_min+0xf58>
+	LONG $0xc9fed5c5 // vpaddd %ymm1, %ymm5, %ymm1
+	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	QUAD $0x0011f62d187de2c4; BYTE $0x00 // vbroadcastss 0x11f6(%rip), %ymm5 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	LONG $0xed58f4c5 // vaddps %ymm5, %ymm1, %ymm5
+	LONG $0x107cc1c4; BYTE $0x0f // vmovups (%r15), %ymm1
+	LONG $0xa875e2c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm1, %ymm5 # ymm5 = (ymm1 * ymm5) + ymm2
 	LONG $0x587dc2c4; WORD $0xbc52 // vpbroadcastd -0x44(%r10), %ymm2
 	LONG $0x086de2c4; BYTE $0xd6 // vpsignb %ymm6, %ymm2, %ymm2
 	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
 	LONG $0x587dc2c4; WORD $0xb872 // vpbroadcastd -0x48(%r10), %ymm6
 	LONG $0x084dc2c4; BYTE $0xf1 // vpsignb %ymm9, %ymm6, %ymm6
-	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
+	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
 	LONG $0x042de2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm10, %ymm6
-	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
+	LONG $0xf6f58dc5 // vpmaddwd %ymm6, %ymm14, %ymm6
 	LONG $0x587d42c4; WORD $0xb442 // vpbroadcastd -0x4c(%r10), %ymm8
 	LONG $0xd2fecdc5 // vpaddd %ymm2, %ymm6, %ymm2
 	LONG $0x083dc2c4; BYTE $0xf3 // vpsignb %ymm11, %ymm8, %ymm6
 	LONG $0x587d42c4; WORD $0xb042 // vpbroadcastd -0x50(%r10), %ymm8
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
-	LONG $0x083dc2c4; BYTE $0xfd // vpsignb %ymm13, %ymm8, %ymm7
-	QUAD $0x0011342d187d62c4; BYTE $0x00 // vbroadcastss 0x1134(%rip), %ymm13 # 0x6e30 <k_tile_panel_16_min+0xef0>
-	LONG $0x040de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm14, %ymm7
-	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
-	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
+	LONG $0x083dc2c4; BYTE $0xfc // vpsignb %ymm12, %ymm8, %ymm7
+	QUAD $0x00119825187d62c4; BYTE $0x00 // vbroadcastss 0x1198(%rip), %ymm12 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	LONG $0x0415e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm13, %ymm7
+	LONG $0xf6f58dc5 // vpmaddwd %ymm6, %ymm14, %ymm6
+	LONG $0xfff58dc5 // vpmaddwd %ymm7, %ymm14, %ymm7
 	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
 	LONG $0xd2fecdc5 // vpaddd %ymm2, %ymm6, %ymm2
 	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
-	LONG $0xd25894c5 // vaddps %ymm2, %ymm13, %ymm2
-	LONG $0xa81de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm2) + ymm0
+	LONG $0xd2589cc5 // vaddps %ymm2, %ymm12, %ymm2
+	LONG $0xa875e2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + ymm0
 	LONG $0x187dc2c4; WORD $0xc042 // vbroadcastss -0x40(%r10), %ymm0
 	LONG $0xb86de2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm0) + ymm4
 	LONG $0x187dc2c4; BYTE $0x02 // vbroadcastss (%r10), %ymm0
 	LONG $0xb855e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm0) + ymm3
-	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
-	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x80c78149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r15 # imm = 0x280
+	WORD $0xff49; BYTE $0xce // decq %r14
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfda2870f; WORD $0xffff // ja 0x5af0 <k_tile_panel_16+0xa00>
-	LONG $0xfffd1de9; BYTE $0xff // jmp 0x5a70 <k_tile_panel_16+0x980>
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	LONG $0xfd76870f; WORD $0xffff // ja 0x5ba0 <k_tile_panel_16+0xaf0>
+	LONG $0xfffcd1e9; BYTE $0xff // jmp 0x5b00 <k_tile_panel_16+0xa50>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xf3fc8e0f; WORD $0xffff // jle 0x5160 <k_tile_panel_16+0x70>
-	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
-	LONG $0x10578b4c // movq 0x10(%rdi), %r10
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	LONG $0x02fbc149 // sarq $0x2, %r11
-	LONG $0xfce08349 // andq $-0x4, %r8
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
-	LONG $0x40c08149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r8 # imm = 0x240
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	LONG $0x5faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r11
-	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0xf3718e0f; WORD $0xffff // jle 0x51b0 <k_tile_panel_16+0x100>
+	LONG $0x246c0348; BYTE $0x60 // addq 0x60(%rsp), %rbp
+	LONG $0x246c0348; BYTE $0x28 // addq 0x28(%rsp), %rbp
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0xfce28349 // andq $-0x4, %r10
+	WORD $0x294c; BYTE $0xd2 // subq %r10, %rdx
+	LONG $0x47af0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
 	LONG $0x06e2c148 // shlq $0x6, %rdx
-	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
 	LONG $0x20c28348 // addq $0x20, %rdx
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x107cc1c4; WORD $0xc050 // vmovups -0x40(%r8), %ymm2
-	QUAD $0xfffdc0806f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r8), %ymm0
-	QUAD $0xfffe00a06f7ec1c4; BYTE $0xff // vmovdqu -0x200(%r8), %ymm4
-	QUAD $0xfffe40a86f7ec1c4; BYTE $0xff // vmovdqu -0x1c0(%r8), %ymm5
-	QUAD $0xfffe80b06f7ec1c4; BYTE $0xff // vmovdqu -0x180(%r8), %ymm6
-	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
-	LONG $0x587d62c4; WORD $0xec42 // vpbroadcastd -0x14(%rdx), %ymm8
-	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
-	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
-	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
-	LONG $0x1c7de2c4; BYTE $0xfd // vpabsb %ymm5, %ymm7
-	LONG $0x587d62c4; WORD $0xe842 // vpbroadcastd -0x18(%rdx), %ymm8
-	LONG $0x083de2c4; BYTE $0xed // vpsignb %ymm5, %ymm8, %ymm5
-	LONG $0x0445e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm7, %ymm5
-	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
-	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	LONG $0x1c7de2c4; BYTE $0xf4 // vpabsb %ymm4, %ymm6
-	LONG $0x587de2c4; WORD $0xe47a // vpbroadcastd -0x1c(%rdx), %ymm7
-	LONG $0x0845e2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm7, %ymm4
-	LONG $0x044de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm6, %ymm4
-	LONG $0xe1f5ddc5 // vpmaddwd %ymm1, %ymm4, %ymm4
-	LONG $0x587de2c4; WORD $0xe072 // vpbroadcastd -0x20(%rdx), %ymm6
-	LONG $0x1c7de2c4; BYTE $0xf8 // vpabsb %ymm0, %ymm7
-	LONG $0x084de2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm6, %ymm0
-	LONG $0x0445e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm7, %ymm0
-	LONG $0xc1f5fdc5 // vpmaddwd %ymm1, %ymm0, %ymm0
-	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
-	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
-	LONG $0xe0fe85c5 // vpaddd %ymm0, %ymm15, %ymm4
-	LONG $0xc25994c5 // vmulps %ymm2, %ymm13, %ymm0
-	LONG $0xb86de2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm4) + ymm0
-	LONG $0x6f7ec1c4; WORD $0x8050 // vmovdqu -0x80(%r8), %ymm2
-	LONG $0x587de2c4; WORD $0xfc62 // vpbroadcastd -0x4(%rdx), %ymm4
-	LONG $0x1c7de2c4; BYTE $0xea // vpabsb %ymm2, %ymm5
-	LONG $0x085de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm4, %ymm2
-	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
-	LONG $0xd1f5edc5 // vpmaddwd %ymm1, %ymm2, %ymm2
-	QUAD $0xffff40a06f7ec1c4; BYTE $0xff // vmovdqu -0xc0(%r8), %ymm4
-	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
-	LONG $0x587de2c4; WORD $0xf872 // vpbroadcastd -0x8(%rdx), %ymm6
-	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
-	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
-	LONG $0xe1f5ddc5 // vpmaddwd %ymm1, %ymm4, %ymm4
-	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
-	QUAD $0xffff00a06f7ec1c4; BYTE $0xff // vmovdqu -0x100(%r8), %ymm4
-	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
-	LONG $0x587de2c4; WORD $0xf472 // vpbroadcastd -0xc(%rdx), %ymm6
-	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
-	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
-	LONG $0xe1f5ddc5 // vpmaddwd %ymm1, %ymm4, %ymm4
-	QUAD $0xfffec0a86f7ec1c4; BYTE $0xff // vmovdqu -0x140(%r8), %ymm5
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x4d10fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm1
+	QUAD $0xfffffdc0856ffec5 // vmovdqu -0x240(%rbp), %ymm0
+	QUAD $0xfffffe00956ffec5 // vmovdqu -0x200(%rbp), %ymm2
+	QUAD $0xfffffe40a56ffec5 // vmovdqu -0x1c0(%rbp), %ymm4
+	QUAD $0xfffffe80ad6ffec5 // vmovdqu -0x180(%rbp), %ymm5
 	LONG $0x1c7de2c4; BYTE $0xf5 // vpabsb %ymm5, %ymm6
-	LONG $0x587de2c4; WORD $0xf07a // vpbroadcastd -0x10(%rdx), %ymm7
+	LONG $0x587de2c4; WORD $0xec7a // vpbroadcastd -0x14(%rdx), %ymm7
 	LONG $0x0845e2c4; BYTE $0xed // vpsignb %ymm5, %ymm7, %ymm5
 	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
-	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
-	LONG $0xe4fed5c5 // vpaddd %ymm4, %ymm5, %ymm4
+	LONG $0xedf58dc5 // vpmaddwd %ymm5, %ymm14, %ymm5
+	LONG $0x1c7de2c4; BYTE $0xf4 // vpabsb %ymm4, %ymm6
+	LONG $0x587de2c4; WORD $0xe87a // vpbroadcastd -0x18(%rdx), %ymm7
+	LONG $0x0845e2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm7, %ymm4
+	LONG $0x044de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm6, %ymm4
+	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
+	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
+	LONG $0x1c7de2c4; BYTE $0xea // vpabsb %ymm2, %ymm5
+	LONG $0x587de2c4; WORD $0xe472 // vpbroadcastd -0x1c(%rdx), %ymm6
+	LONG $0x084de2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm6, %ymm2
+	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
+	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
+	LONG $0x587de2c4; WORD $0xe06a // vpbroadcastd -0x20(%rdx), %ymm5
+	LONG $0x1c7de2c4; BYTE $0xf0 // vpabsb %ymm0, %ymm6
+	LONG $0x0855e2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm5, %ymm0
+	LONG $0x044de2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm6, %ymm0
+	LONG $0xc0f58dc5 // vpmaddwd %ymm0, %ymm14, %ymm0
+	LONG $0xc2fefdc5 // vpaddd %ymm2, %ymm0, %ymm0
+	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
+	LONG $0xd0fe85c5 // vpaddd %ymm0, %ymm15, %ymm2
+	LONG $0xc1599cc5 // vmulps %ymm1, %ymm12, %ymm0
+	LONG $0xb875e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm2) + ymm0
+	LONG $0x4d6ffec5; BYTE $0x80 // vmovdqu -0x80(%rbp), %ymm1
+	LONG $0x587de2c4; WORD $0xfc52 // vpbroadcastd -0x4(%rdx), %ymm2
+	LONG $0x1c7de2c4; BYTE $0xe1 // vpabsb %ymm1, %ymm4
+	LONG $0x086de2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm2, %ymm1
+	LONG $0x045de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm4, %ymm1
+	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
+	QUAD $0xffffff40956ffec5 // vmovdqu -0xc0(%rbp), %ymm2
+	LONG $0x1c7de2c4; BYTE $0xe2 // vpabsb %ymm2, %ymm4
+	LONG $0x587de2c4; WORD $0xf86a // vpbroadcastd -0x8(%rdx), %ymm5
+	LONG $0x0855e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm5, %ymm2
+	LONG $0x045de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm4, %ymm2
+	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	QUAD $0xffffff00956ffec5 // vmovdqu -0x100(%rbp), %ymm2
+	LONG $0x1c7de2c4; BYTE $0xe2 // vpabsb %ymm2, %ymm4
+	LONG $0x587de2c4; WORD $0xf46a // vpbroadcastd -0xc(%rdx), %ymm5
+	LONG $0x0855e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm5, %ymm2
+	LONG $0x045de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm4, %ymm2
+	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
+	QUAD $0xfffffec0a56ffec5 // vmovdqu -0x140(%rbp), %ymm4
+	LONG $0x1c7de2c4; BYTE $0xec // vpabsb %ymm4, %ymm5
+	LONG $0x587de2c4; WORD $0xf072 // vpbroadcastd -0x10(%rdx), %ymm6
+	LONG $0x084de2c4; BYTE $0xe4 // vpsignb %ymm4, %ymm6, %ymm4
+	LONG $0x0455e2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm5, %ymm4
+	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
 	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
-	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
-	LONG $0xd25894c5 // vaddps %ymm2, %ymm13, %ymm2
-	LONG $0x987dc2c4; BYTE $0x10 // vfmadd132ps (%r8), %ymm0, %ymm2 # ymm2 = (ymm2 * mem) + ymm0
+	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
+	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	LONG $0xc9589cc5 // vaddps %ymm1, %ymm12, %ymm1
+	LONG $0x987de2c4; WORD $0x004d // vfmadd132ps (%rbp), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
 	LONG $0x187de2c4; BYTE $0x02 // vbroadcastss (%rdx), %ymm0
-	LONG $0xb86de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm0) + ymm3
-	LONG $0x80c08149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r8 # imm = 0x280
-	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0xb875e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm0) + ymm3
+	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
+	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfe96870f; WORD $0xffff // ja 0x5db0 <k_tile_panel_16+0xcc0>
-	LONG $0xfff241e9; BYTE $0xff // jmp 0x5160 <k_tile_panel_16+0x70>
-	LONG $0xe8c48148; WORD $0x0000; BYTE $0x00 // addq $0xe8, %rsp
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xfe9e870f; WORD $0xffff // ja 0x5e80 <k_tile_panel_16+0xdd0>
+	LONG $0xfff1c9e9; BYTE $0xff // jmp 0x51b0 <k_tile_panel_16+0x100>
+	LONG $0x30c48148; WORD $0x0001; BYTE $0x00 // addq $0x130, %rsp # imm = 0x130
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4373,394 +4391,411 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x00401f0f // nopl (%rax)
 
 	// tile_panel_16_min
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x0d348e0f; WORD $0x0000 // jle 0x6d41 <k_tile_panel_16_min+0xd41>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xc8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc8, %rsp
+	LONG $0x30ec8148; WORD $0x0001; BYTE $0x00 // subq $0x130, %rsp # imm = 0x130
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
-	WORD $0x03a8 // testb $0x3, %al
-	LONG $0xc6950f40 // setne %sil
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x9f0f; BYTE $0xc2 // setg %dl
-	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
-	LONG $0x07245488 // movb %dl, 0x7(%rsp)
-	WORD $0x01b2 // movb $0x1, %dl
-	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x000e9635797d62c4; BYTE $0x00 // vpbroadcastw 0xe96(%rip), %ymm14 # 0x6e1a <k_tile_panel_16_min+0xeda>
-	QUAD $0x000ebb3d587d62c4; BYTE $0x00 // vpbroadcastd 0xebb(%rip), %ymm15 # 0x6e48 <k_tile_panel_16_min+0xf08>
-	QUAD $0x000e9a1d187d62c4; BYTE $0x00 // vbroadcastss 0xe9a(%rip), %ymm11 # 0x6e30 <k_tile_panel_16_min+0xef0>
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0x7c7f7ec5; WORD $0x2824 // vmovdqu %ymm15, 0x28(%rsp)
-	WORD $0x31eb // jmp 0x5fd4 <k_tile_panel_16_min+0x94>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x1c11fcc5; BYTE $0x32 // vmovups %ymm3, (%rdx,%rsi)
-	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
-	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0c49840f; WORD $0x0000 // je 0x6c1d <k_tile_panel_16_min+0xcdd>
-	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
+	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
+	WORD $0x0148; BYTE $0xd2 // addq %rdx, %rdx
+	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
+	LONG $0x38478b4c // movq 0x38(%rdi), %r8
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc69f0f40 // setg %sil
+	WORD $0x2040; BYTE $0xc6 // andb %al, %sil
+	LONG $0x24748840; BYTE $0x07 // movb %sil, 0x7(%rsp)
+	LONG $0x03708d48 // leaq 0x3(%rax), %rsi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xf0490f48 // cmovnsq %rax, %rsi
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x02f9c149 // sarq $0x2, %r9
+	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
+	LONG $0xf24d0f48 // cmovgeq %rdx, %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x0002c0b8; BYTE $0x00 // movl $0x2c0, %eax # imm = 0x2C0
+	LONG $0x10470348 // addq 0x10(%rdi), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0x08e2c148 // shlq $0x8, %rdx
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	LONG $0x01408d49 // leaq 0x1(%r8), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x244c894c; BYTE $0x40 // movq %r9, 0x40(%rsp)
+	QUAD $0x000ebf35587d62c4; BYTE $0x00 // vpbroadcastd 0xebf(%rip), %ymm14 # 0x6f88 <k_tile_panel_16_min+0xf88>
+	QUAD $0x000e883d797d62c4; BYTE $0x00 // vpbroadcastw 0xe88(%rip), %ymm15 # 0x6f5a <k_tile_panel_16_min+0xf5a>
+	QUAD $0x000e951d187d62c4; BYTE $0x00 // vbroadcastss 0xe95(%rip), %ymm11 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	QUAD $0x00009024b47f7ec5; BYTE $0x00 // vmovdqu %ymm14, 0x90(%rsp)
+	WORD $0x1feb // jmp 0x610d <k_tile_panel_16_min+0x10d>
+	WORD $0x9066 // nop
+	LONG $0x117cc1c4; WORD $0x911c // vmovups %ymm3, (%r9,%rdx,4)
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x20c58349 // addq $0x20, %r13
+	LONG $0x244c3b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r9
+	LONG $0x0c23840f; WORD $0x0000 // je 0x6d30 <k_tile_panel_16_min+0xd30>
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	WORD $0xd148; BYTE $0xed // shrq %rbp
+	LONG $0x6caf0f48; WORD $0x5824 // imulq 0x58(%rsp), %rbp
+	WORD $0x8944; BYTE $0xea // movl %r13d, %edx
+	WORD $0xe283; BYTE $0x20 // andl $0x20, %edx
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x244c034c; BYTE $0x68 // addq 0x68(%rsp), %r9
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x01fd840f; WORD $0x0000 // je 0x61e3 <k_tile_panel_16_min+0x2a3>
-	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
-	LONG $0x08538b49 // movq 0x8(%r11), %rdx
-	LONG $0x10538b4d // movq 0x10(%r11), %r10
-	LONG $0x18738b49 // movq 0x18(%r11), %rsi
-	WORD $0x8b49; BYTE $0x3b // movq (%r11), %rdi
-	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
-	LONG $0x20438b4d // movq 0x20(%r11), %r8
-	LONG $0x404b8b4d // movq 0x40(%r11), %r9
-	LONG $0x385b8b4d // movq 0x38(%r11), %r11
-	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
-	LONG $0xc0c38148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rbx # imm = 0x2C0
-	LONG $0x01738d4d // leaq 0x1(%r11), %r14
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	BYTE $0x90 // nop
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
-	LONG $0xfeaf0f4c // imulq %rsi, %r15
-	LONG $0x036a8d4d // leaq 0x3(%r10), %r13
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xea490f4d // cmovnsq %r10, %r13
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1674 // je 0x6050 <k_tile_panel_16_min+0x110>
-	LONG $0x107ca1c4; WORD $0xbf1c // vmovups (%rdi,%r15,4), %ymm3
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x187f // jg 0x605d <k_tile_panel_16_min+0x11d>
-	LONG $0x000181e9; BYTE $0x00 // jmp 0x61cb <k_tile_panel_16_min+0x28b>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x018a840f; WORD $0x0000 // je 0x62d9 <k_tile_panel_16_min+0x2d9>
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	WORD $0x1274 // je 0x6168 <k_tile_panel_16_min+0x168>
+	LONG $0x107cc1c4; BYTE $0x19 // vmovups (%r9), %ymm3
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x157f // jg 0x6178 <k_tile_panel_16_min+0x178>
+	LONG $0x000167e9; BYTE $0x00 // jmp 0x62cf <k_tile_panel_16_min+0x2cf>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x016e8e0f; WORD $0x0000 // jle 0x61cb <k_tile_panel_16_min+0x28b>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0x02fdc148 // sarq $0x2, %rbp
-	LONG $0xe8af0f49 // imulq %r8, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	LONG $0xfce58349 // andq $-0x4, %r13
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	WORD $0x294d; BYTE $0xec // subq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
-	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
-	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
-	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0xffffff409510fcc5 // vmovups -0xc0(%rbp), %ymm2
-	QUAD $0xfffffd40a56ffec5 // vmovdqu -0x2c0(%rbp), %ymm4
-	QUAD $0xfffffd80ad6ffec5 // vmovdqu -0x280(%rbp), %ymm5
-	QUAD $0xfffffdc0b56ffec5 // vmovdqu -0x240(%rbp), %ymm6
-	LONG $0x587dc2c4; WORD $0x247c; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm7
-	QUAD $0xfffffe00856f7ec5 // vmovdqu -0x200(%rbp), %ymm8
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x01578e0f; WORD $0x0000 // jle 0x62cf <k_tile_panel_16_min+0x2cf>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x28148d48 // leaq (%rax,%rbp), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	LONG $0x74af0f48; WORD $0x4824 // imulq 0x48(%rsp), %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x08770348 // addq 0x8(%rdi), %rsi
+	LONG $0x24740348; BYTE $0x40 // addq 0x40(%rsp), %rsi
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0xffffff409210fcc5 // vmovups -0xc0(%rdx), %ymm2
+	QUAD $0xfffffd40a26ffec5 // vmovdqu -0x2c0(%rdx), %ymm4
+	QUAD $0xfffffd80aa6ffec5 // vmovdqu -0x280(%rdx), %ymm5
+	QUAD $0xfffffdc0b26ffec5 // vmovdqu -0x240(%rdx), %ymm6
+	LONG $0x587de2c4; WORD $0x0c7e // vpbroadcastd 0xc(%rsi), %ymm7
+	QUAD $0xfffffe00826f7ec5 // vmovdqu -0x200(%rdx), %ymm8
 	LONG $0x043de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm8, %ymm7
-	LONG $0x587d42c4; WORD $0x2444; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm8
-	LONG $0xfff58dc5 // vpmaddwd %ymm7, %ymm14, %ymm7
+	LONG $0x587d62c4; WORD $0x0846 // vpbroadcastd 0x8(%rsi), %ymm8
+	LONG $0xfff585c5 // vpmaddwd %ymm7, %ymm15, %ymm7
 	LONG $0x044dc2c4; BYTE $0xf0 // vpmaddubsw %ymm8, %ymm6, %ymm6
-	LONG $0xf6f58dc5 // vpmaddwd %ymm6, %ymm14, %ymm6
+	LONG $0xf6f585c5 // vpmaddwd %ymm6, %ymm15, %ymm6
 	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
-	LONG $0x587dc2c4; WORD $0x247c; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm7
+	LONG $0x587de2c4; WORD $0x047e // vpbroadcastd 0x4(%rsi), %ymm7
 	LONG $0x0455e2c4; BYTE $0xef // vpmaddubsw %ymm7, %ymm5, %ymm5
-	LONG $0xedf58dc5 // vpmaddwd %ymm5, %ymm14, %ymm5
-	LONG $0x587dc2c4; WORD $0x243c // vpbroadcastd (%r12), %ymm7
+	LONG $0xedf585c5 // vpmaddwd %ymm5, %ymm15, %ymm5
+	LONG $0x587de2c4; BYTE $0x3e // vpbroadcastd (%rsi), %ymm7
 	LONG $0x045de2c4; BYTE $0xe7 // vpmaddubsw %ymm7, %ymm4, %ymm4
-	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
+	LONG $0xe4f585c5 // vpmaddwd %ymm4, %ymm15, %ymm4
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
 	LONG $0xe6feddc5 // vpaddd %ymm6, %ymm4, %ymm4
-	LONG $0xe4fe85c5 // vpaddd %ymm4, %ymm15, %ymm4
+	LONG $0xe4fe8dc5 // vpaddd %ymm4, %ymm14, %ymm4
 	LONG $0xea59a4c5 // vmulps %ymm2, %ymm11, %ymm5
 	LONG $0xb86de2c4; BYTE $0xec // vfmadd231ps %ymm4, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm4) + ymm5
-	QUAD $0xffffff00956ffec5 // vmovdqu -0x100(%rbp), %ymm2
-	LONG $0x587dc2c4; WORD $0x2464; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm4
+	QUAD $0xffffff00926ffec5 // vmovdqu -0x100(%rdx), %ymm2
+	LONG $0x587de2c4; WORD $0x1c66 // vpbroadcastd 0x1c(%rsi), %ymm4
 	LONG $0x046de2c4; BYTE $0xd4 // vpmaddubsw %ymm4, %ymm2, %ymm2
-	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
-	LONG $0x587dc2c4; WORD $0x2464; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm4
-	QUAD $0xfffffec0b56ffec5 // vmovdqu -0x140(%rbp), %ymm6
+	LONG $0xd2f585c5 // vpmaddwd %ymm2, %ymm15, %ymm2
+	LONG $0x587de2c4; WORD $0x1866 // vpbroadcastd 0x18(%rsi), %ymm4
+	QUAD $0xfffffec0b26ffec5 // vmovdqu -0x140(%rdx), %ymm6
 	LONG $0x044de2c4; BYTE $0xe4 // vpmaddubsw %ymm4, %ymm6, %ymm4
-	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
+	LONG $0xe4f585c5 // vpmaddwd %ymm4, %ymm15, %ymm4
 	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
-	QUAD $0xfffffe80a56ffec5 // vmovdqu -0x180(%rbp), %ymm4
-	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm6
+	QUAD $0xfffffe80a26ffec5 // vmovdqu -0x180(%rdx), %ymm4
+	LONG $0x587de2c4; WORD $0x1476 // vpbroadcastd 0x14(%rsi), %ymm6
 	LONG $0x045de2c4; BYTE $0xe6 // vpmaddubsw %ymm6, %ymm4, %ymm4
-	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
-	QUAD $0xfffffe40b56ffec5 // vmovdqu -0x1c0(%rbp), %ymm6
-	LONG $0x587dc2c4; WORD $0x247c; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm7
+	LONG $0xe4f585c5 // vpmaddwd %ymm4, %ymm15, %ymm4
+	QUAD $0xfffffe40b26ffec5 // vmovdqu -0x1c0(%rdx), %ymm6
+	LONG $0x587de2c4; WORD $0x107e // vpbroadcastd 0x10(%rsi), %ymm7
 	LONG $0x044de2c4; BYTE $0xf7 // vpmaddubsw %ymm7, %ymm6, %ymm6
-	LONG $0xf6f58dc5 // vpmaddwd %ymm6, %ymm14, %ymm6
+	LONG $0xf6f585c5 // vpmaddwd %ymm6, %ymm15, %ymm6
 	LONG $0xe4fecdc5 // vpaddd %ymm4, %ymm6, %ymm4
 	LONG $0xd2feddc5 // vpaddd %ymm2, %ymm4, %ymm2
-	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
+	LONG $0xd2fe8dc5 // vpaddd %ymm2, %ymm14, %ymm2
 	LONG $0xd258a4c5 // vaddps %ymm2, %ymm11, %ymm2
-	LONG $0x9855e2c4; WORD $0x8055 // vfmadd132ps -0x80(%rbp), %ymm5, %ymm2 # ymm2 = (ymm2 * mem) + ymm5
-	LONG $0x187dc2c4; WORD $0x2464; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm4
+	LONG $0x9855e2c4; WORD $0x8052 // vfmadd132ps -0x80(%rdx), %ymm5, %ymm2 # ymm2 = (ymm2 * mem) + ymm5
+	LONG $0x187de2c4; WORD $0x2066 // vbroadcastss 0x20(%rsi), %ymm4
 	LONG $0xa86de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm3
-	LONG $0x187dc2c4; WORD $0x2454; BYTE $0x34 // vbroadcastss 0x34(%r12), %ymm2
-	LONG $0x985de2c4; WORD $0xc055 // vfmadd132ps -0x40(%rbp), %ymm4, %ymm2 # ymm2 = (ymm2 * mem) + ymm4
-	LONG $0x187dc2c4; WORD $0x245c; BYTE $0x38 // vbroadcastss 0x38(%r12), %ymm3
-	LONG $0x986de2c4; WORD $0x005d // vfmadd132ps (%rbp), %ymm2, %ymm3 # ymm3 = (ymm3 * mem) + ymm2
-	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
-	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfec5870f; WORD $0xffff // ja 0x6090 <k_tile_panel_16_min+0x150>
-	LONG $0x117ca1c4; WORD $0xbf1c // vmovups %ymm3, (%rdi,%r15,4)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x03c2f641 // testb $0x3, %r10b
-	WORD $0x0974 // je 0x61e3 <k_tile_panel_16_min+0x2a3>
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe3d8c0f; WORD $0xffff // jl 0x6020 <k_tile_panel_16_min+0xe0>
-	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
+	LONG $0x187de2c4; WORD $0x3456 // vbroadcastss 0x34(%rsi), %ymm2
+	LONG $0x985de2c4; WORD $0xc052 // vfmadd132ps -0x40(%rdx), %ymm4, %ymm2 # ymm2 = (ymm2 * mem) + ymm4
+	LONG $0x187de2c4; WORD $0x385e // vbroadcastss 0x38(%rsi), %ymm3
+	LONG $0x986de2c4; BYTE $0x1a // vfmadd132ps (%rdx), %ymm2, %ymm3 # ymm3 = (ymm3 * mem) + ymm2
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0x00c28148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdx # imm = 0x300
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xfed1870f; WORD $0xffff // ja 0x61a0 <k_tile_panel_16_min+0x1a0>
+	LONG $0x117cc1c4; BYTE $0x19 // vmovups %ymm3, (%r9)
+	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
+	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
+	LONG $0x04578d49 // leaq 0x4(%r15), %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x747e // jle 0x6260 <k_tile_panel_16_min+0x320>
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	LONG $0x02618d4d // leaq 0x2(%r9), %r12
+	WORD $0x697e // jle 0x6350 <k_tile_panel_16_min+0x350>
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0x025a8d49 // leaq 0x2(%r10), %rbx
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0x05c98e0f; WORD $0x0000 // jle 0x68c0 <k_tile_panel_16_min+0x8c0>
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x05a48e0f; WORD $0x0000 // jle 0x67a0 <k_tile_panel_16_min+0x860>
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfdad8d0f; WORD $0xffff // jge 0x5fba <k_tile_panel_16_min+0x7a>
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	LONG $0xfde98d0f; WORD $0xffff // jge 0x60f6 <k_tile_panel_16_min+0xf6>
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0x24542b48; BYTE $0x20 // subq 0x20(%rsp), %rdx
 	LONG $0x57af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rdx
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x035a8d4d // leaq 0x3(%r10), %r11
-	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xda490f4d // cmovnsq %r10, %r11
-	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x0853840f; WORD $0x0000 // je 0x6a88 <k_tile_panel_16_min+0xb48>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x1c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm3
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x084d8f0f; WORD $0x0000 // jg 0x6a99 <k_tile_panel_16_min+0xb59>
-	LONG $0xfffd5fe9; BYTE $0xff // jmp 0x5fb0 <k_tile_panel_16_min+0x70>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
-	WORD $0x8b4c; BYTE $0x37 // movq (%rdi), %r14
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
-	LONG $0x207f8b4c // movq 0x20(%rdi), %r15
-	LONG $0x40678b4c // movq 0x40(%rdi), %r12
-	LONG $0x386f8b4c // movq 0x38(%rdi), %r13
-	QUAD $0x000000009d3c8d48 // leaq (,%rbx,4), %rdi
-	LONG $0x7f2c8d48 // leaq (%rdi,%rdi,2), %rbp
-	LONG $0x063c8d4a // leaq (%rsi,%r8), %rdi
-	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
-	LONG $0x015d8d4d // leaq 0x1(%r13), %r11
-	WORD $0x3ceb // jmp 0x62e6 <k_tile_panel_16_min+0x3a6>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x117cc1c4; BYTE $0x28 // vmovups %ymm5, (%r8)
-	LONG $0x117cc1c4; WORD $0x9824 // vmovups %ymm4, (%r8,%rbx,4)
-	LONG $0x117cc1c4; WORD $0xd81c // vmovups %ymm3, (%r8,%rbx,8)
-	LONG $0x117cc1c4; WORD $0x280c // vmovups %ymm1, (%r8,%rbp)
-	LONG $0x04518d49 // leaq 0x4(%r9), %rdx
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0x7c6f7ec5; WORD $0x2824 // vmovdqu 0x28(%rsp), %ymm15
-	QUAD $0x000b501d187d62c4; BYTE $0x00 // vbroadcastss 0xb50(%rip), %ymm11 # 0x6e30 <k_tile_panel_16_min+0xef0>
-	LONG $0xff098f0f; WORD $0xffff // jg 0x61ef <k_tile_panel_16_min+0x2af>
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
-	LONG $0xf3af0f48 // imulq %rbx, %rsi
-	LONG $0x03528d49 // leaq 0x3(%r10), %rdx
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xd2490f49 // cmovnsq %r10, %rdx
-	LONG $0xb6048d4d // leaq (%r14,%rsi,4), %r8
+	LONG $0x24748d49; BYTE $0x03 // leaq 0x3(%r12), %rsi
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2974 // je 0x6330 <k_tile_panel_16_min+0x3f0>
-	LONG $0x107cc1c4; BYTE $0x28 // vmovups (%r8), %ymm5
-	LONG $0x107cc1c4; WORD $0x9824 // vmovups (%r8,%rbx,4), %ymm4
-	LONG $0x107cc1c4; WORD $0xd81c // vmovups (%r8,%rbx,8), %ymm3
-	LONG $0x107cc1c4; WORD $0x280c // vmovups (%r8,%rbp), %ymm1
+	LONG $0xf4490f49 // cmovnsq %r12, %rsi
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	LONG $0x0872840f; WORD $0x0000 // je 0x6ba3 <k_tile_panel_16_min+0xba3>
+	LONG $0x107cc1c4; WORD $0x911c // vmovups (%r9,%rdx,4), %ymm3
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x08708f0f; WORD $0x0000 // jg 0x6bb3 <k_tile_panel_16_min+0xbb3>
+	LONG $0xfffda8e9; BYTE $0xff // jmp 0x60f0 <k_tile_panel_16_min+0xf0>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	LONG $0x18778b4c // movq 0x18(%rdi), %r14
+	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	LONG $0x486f8b4c // movq 0x48(%rdi), %r13
+	QUAD $0x00000000b5348d4a // leaq (,%r14,4), %rsi
+	LONG $0x763c8d48 // leaq (%rsi,%rsi,2), %rdi
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	WORD $0x3deb // jmp 0x63c7 <k_tile_panel_16_min+0x3c7>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x1a11fcc5 // vmovups %ymm3, (%rdx)
+	LONG $0x117ca1c4; WORD $0xb224 // vmovups %ymm4, (%rdx,%r14,4)
+	LONG $0x117ca1c4; WORD $0xf22c // vmovups %ymm5, (%rdx,%r14,8)
+	LONG $0x0c11fcc5; BYTE $0x3a // vmovups %ymm1, (%rdx,%rdi)
+	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	QUAD $0x00009024b46f7ec5; BYTE $0x00 // vmovdqu 0x90(%rsp), %ymm14
+	QUAD $0x000baf1d187d62c4; BYTE $0x00 // vbroadcastss 0xbaf(%rip), %ymm11 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	LONG $0xff238f0f; WORD $0xffff // jg 0x62ea <k_tile_panel_16_min+0x2ea>
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	LONG $0x245c2b4c; BYTE $0x20 // subq 0x20(%rsp), %r11
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x03778d49 // leaq 0x3(%r15), %rsi
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xf7490f49 // cmovnsq %r15, %rsi
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	LONG $0x02578d49 // leaq 0x2(%r15), %rdx
+	LONG $0x05478d4d // leaq 0x5(%r15), %r8
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xc2490f4c // cmovnsq %rdx, %r8
+	LONG $0x99148d4b // leaq (%r9,%r11,4), %rdx
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x267f // jg 0x6349 <k_tile_panel_16_min+0x409>
-	WORD $0x8beb // jmp 0x62b0 <k_tile_panel_16_min+0x370>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x2774 // je 0x6420 <k_tile_panel_16_min+0x420>
+	LONG $0x1a10fcc5 // vmovups (%rdx), %ymm3
+	LONG $0x107ca1c4; WORD $0xb224 // vmovups (%rdx,%r14,4), %ymm4
+	LONG $0x107ca1c4; WORD $0xf22c // vmovups (%rdx,%r14,8), %ymm5
+	LONG $0x0c10fcc5; BYTE $0x3a // vmovups (%rdx,%rdi), %ymm1
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x267f // jg 0x643c <k_tile_panel_16_min+0x43c>
+	LONG $0xffff75e9; BYTE $0xff // jmp 0x6390 <k_tile_panel_16_min+0x390>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xff678e0f; WORD $0xffff // jle 0x62b0 <k_tile_panel_16_min+0x370>
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xff548e0f; WORD $0xffff // jle 0x6390 <k_tile_panel_16_min+0x390>
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0xfce38349 // andq $-0x4, %r11
 	LONG $0x02fec148 // sarq $0x2, %rsi
-	LONG $0xf7af0f49 // imulq %r15, %rsi
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0xfce28348 // andq $-0x4, %rdx
-	WORD $0x2949; BYTE $0xd2 // subq %rdx, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x2454034c; BYTE $0x20 // addq 0x20(%rsp), %r10
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x5c11fcc5; WORD $0x4824 // vmovups %ymm3, 0x48(%rsp)
-	LONG $0x6c11fcc5; WORD $0x6824 // vmovups %ymm5, 0x68(%rsp)
-	QUAD $0x00008824a411fcc5; BYTE $0x00 // vmovups %ymm4, 0x88(%rsp)
-	QUAD $0x0000a8248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xa8(%rsp)
-	QUAD $0xffffff40ba10fcc5 // vmovups -0xc0(%rdx), %ymm7
-	QUAD $0xfffffd40826f7ec5 // vmovdqu -0x2c0(%rdx), %ymm8
-	QUAD $0xfffffd808a6f7ec5 // vmovdqu -0x280(%rdx), %ymm9
-	QUAD $0xfffffdc0926f7ec5 // vmovdqu -0x240(%rdx), %ymm10
-	QUAD $0xfffffe009a6f7ec5 // vmovdqu -0x200(%rdx), %ymm11
-	QUAD $0x0000cc92587dc2c4; BYTE $0x00 // vpbroadcastd 0xcc(%r10), %ymm2
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	LONG $0xfce08349 // andq $-0x4, %r8
+	WORD $0xf749; BYTE $0xd8 // negq %r8
+	LONG $0x07248d4f // leaq (%r15,%r8), %r12
+	LONG $0x02c48349 // addq $0x2, %r12
+	WORD $0x294d; BYTE $0xdf // subq %r11, %r15
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	LONG $0xc3af0f48 // imulq %rbx, %rax
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x0000b0249c11fcc5; BYTE $0x00 // vmovups %ymm3, 0xb0(%rsp)
+	QUAD $0x0000d024ac11fcc5; BYTE $0x00 // vmovups %ymm5, 0xd0(%rsp)
+	QUAD $0x0000f0248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xf0(%rsp)
+	QUAD $0x00011024a411fcc5; BYTE $0x00 // vmovups %ymm4, 0x110(%rsp)
+	QUAD $0xffff40bb107cc1c4; BYTE $0xff // vmovups -0xc0(%r11), %ymm7
+	QUAD $0xfffd40836f7e41c4; BYTE $0xff // vmovdqu -0x2c0(%r11), %ymm8
+	QUAD $0xfffd808b6f7e41c4; BYTE $0xff // vmovdqu -0x280(%r11), %ymm9
+	QUAD $0xfffdc0936f7e41c4; BYTE $0xff // vmovdqu -0x240(%r11), %ymm10
+	QUAD $0xfffe009b6f7e41c4; BYTE $0xff // vmovdqu -0x200(%r11), %ymm11
+	LONG $0x587da2c4; WORD $0x2654; BYTE $0x4c // vpbroadcastd 0x4c(%rsi,%r12), %ymm2
 	LONG $0x0425e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm11, %ymm2
-	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
-	QUAD $0x0000c8a2587d42c4; BYTE $0x00 // vpbroadcastd 0xc8(%r10), %ymm12
+	LONG $0xd2f585c5 // vpmaddwd %ymm2, %ymm15, %ymm2
+	LONG $0x587d22c4; WORD $0x2664; BYTE $0x48 // vpbroadcastd 0x48(%rsi,%r12), %ymm12
 	LONG $0x042d42c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm10, %ymm12
-	LONG $0xf51d41c4; BYTE $0xe6 // vpmaddwd %ymm14, %ymm12, %ymm12
-	QUAD $0x0000c4aa587d42c4; BYTE $0x00 // vpbroadcastd 0xc4(%r10), %ymm13
+	LONG $0xf51d41c4; BYTE $0xe7 // vpmaddwd %ymm15, %ymm12, %ymm12
+	LONG $0x587d22c4; WORD $0x266c; BYTE $0x44 // vpbroadcastd 0x44(%rsi,%r12), %ymm13
 	LONG $0x043542c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm9, %ymm13
-	LONG $0xf51541c4; BYTE $0xee // vpmaddwd %ymm14, %ymm13, %ymm13
-	LONG $0xf47f7dc5 // vmovdqa %ymm14, %ymm4
-	QUAD $0x0000c0b2587d42c4; BYTE $0x00 // vpbroadcastd 0xc0(%r10), %ymm14
+	LONG $0xf51541c4; BYTE $0xef // vpmaddwd %ymm15, %ymm13, %ymm13
+	LONG $0x587d22c4; WORD $0x2674; BYTE $0x40 // vpbroadcastd 0x40(%rsi,%r12), %ymm14
 	LONG $0x043d42c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm8, %ymm14
-	LONG $0xf4f50dc5 // vpmaddwd %ymm4, %ymm14, %ymm14
-	QUAD $0x00008cba587d42c4; BYTE $0x00 // vpbroadcastd 0x8c(%r10), %ymm15
+	LONG $0xf50d41c4; BYTE $0xf7 // vpmaddwd %ymm15, %ymm14, %ymm14
+	LONG $0xfc7f7dc5 // vmovdqa %ymm15, %ymm4
+	LONG $0x587d22c4; WORD $0x267c; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r12), %ymm15
 	LONG $0x042542c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm11, %ymm15
 	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
-	QUAD $0x0000888a587dc2c4; BYTE $0x00 // vpbroadcastd 0x88(%r10), %ymm1
-	LONG $0x042de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm10, %ymm1
-	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
-	QUAD $0x00008482587dc2c4; BYTE $0x00 // vpbroadcastd 0x84(%r10), %ymm0
-	LONG $0x0435e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm9, %ymm0
-	LONG $0xd2fe9dc5 // vpaddd %ymm2, %ymm12, %ymm2
+	LONG $0x587da2c4; WORD $0x2644; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r12), %ymm0
+	LONG $0x042de2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm10, %ymm0
 	LONG $0xc4f5fdc5 // vpmaddwd %ymm4, %ymm0, %ymm0
-	QUAD $0x000080a2587d42c4; BYTE $0x00 // vpbroadcastd 0x80(%r10), %ymm12
+	LONG $0x587da2c4; WORD $0x264c; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r12), %ymm1
+	LONG $0x0435e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm9, %ymm1
+	LONG $0xd2fe9dc5 // vpaddd %ymm2, %ymm12, %ymm2
+	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
+	LONG $0x587d22c4; WORD $0x2624 // vpbroadcastd (%rsi,%r12), %ymm12
 	LONG $0xfe0d41c4; BYTE $0xed // vpaddd %ymm13, %ymm14, %ymm13
 	LONG $0x043d42c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm8, %ymm12
-	LONG $0x587d42c4; WORD $0x4c72 // vpbroadcastd 0x4c(%r10), %ymm14
-	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	LONG $0x587d22c4; WORD $0x3e74; BYTE $0x4c // vpbroadcastd 0x4c(%rsi,%r15), %ymm14
+	LONG $0xc0fe85c5 // vpaddd %ymm0, %ymm15, %ymm0
 	LONG $0x042542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm11, %ymm14
-	LONG $0x587d42c4; WORD $0x487a // vpbroadcastd 0x48(%r10), %ymm15
+	LONG $0x587d22c4; WORD $0x3e7c; BYTE $0x48 // vpbroadcastd 0x48(%rsi,%r15), %ymm15
 	LONG $0xe4f51dc5 // vpmaddwd %ymm4, %ymm12, %ymm12
 	LONG $0xf4f50dc5 // vpmaddwd %ymm4, %ymm14, %ymm14
 	LONG $0x042d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm10, %ymm15
 	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
-	LONG $0xc0fe9dc5 // vpaddd %ymm0, %ymm12, %ymm0
-	LONG $0x587d42c4; WORD $0x4462 // vpbroadcastd 0x44(%r10), %ymm12
+	LONG $0xc9fe9dc5 // vpaddd %ymm1, %ymm12, %ymm1
+	LONG $0x587d22c4; WORD $0x3e64; BYTE $0x44 // vpbroadcastd 0x44(%rsi,%r15), %ymm12
 	LONG $0x043542c4; BYTE $0xe4 // vpmaddubsw %ymm12, %ymm9, %ymm12
 	LONG $0xfe0541c4; BYTE $0xf6 // vpaddd %ymm14, %ymm15, %ymm14
-	LONG $0x587d42c4; WORD $0x407a // vpbroadcastd 0x40(%r10), %ymm15
+	LONG $0x587d22c4; WORD $0x3e7c; BYTE $0x40 // vpbroadcastd 0x40(%rsi,%r15), %ymm15
 	LONG $0x043d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm8, %ymm15
 	LONG $0xe4f51dc5 // vpmaddwd %ymm4, %ymm12, %ymm12
 	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
 	LONG $0xfe0541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm15, %ymm12
-	LONG $0x587d42c4; WORD $0x0c7a // vpbroadcastd 0xc(%r10), %ymm15
+	LONG $0x587d22c4; WORD $0x3e7c; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r15), %ymm15
 	LONG $0x042542c4; BYTE $0xdf // vpmaddubsw %ymm15, %ymm11, %ymm11
-	QUAD $0x00096935187de2c4; BYTE $0x00 // vbroadcastss 0x969(%rip), %ymm6 # 0x6e30 <k_tile_panel_16_min+0xef0>
+	QUAD $0x00099935187de2c4; BYTE $0x00 // vbroadcastss 0x999(%rip), %ymm6 # 0x6f70 <k_tile_panel_16_min+0xf70>
 	LONG $0xfe5944c5 // vmulps %ymm6, %ymm7, %ymm15
 	LONG $0xdcf525c5 // vpmaddwd %ymm4, %ymm11, %ymm11
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
-	LONG $0x587d42c4; WORD $0x086a // vpbroadcastd 0x8(%r10), %ymm13
+	LONG $0x587d22c4; WORD $0x3e6c; BYTE $0x08 // vpbroadcastd 0x8(%rsi,%r15), %ymm13
 	LONG $0x042d42c4; BYTE $0xd5 // vpmaddubsw %ymm13, %ymm10, %ymm10
-	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
 	LONG $0xccf5adc5 // vpmaddwd %ymm4, %ymm10, %ymm1
-	LONG $0x587d42c4; WORD $0x0452 // vpbroadcastd 0x4(%r10), %ymm10
+	LONG $0x587d22c4; WORD $0x3e54; BYTE $0x04 // vpbroadcastd 0x4(%rsi,%r15), %ymm10
 	LONG $0xfe1d41c4; BYTE $0xe6 // vpaddd %ymm14, %ymm12, %ymm12
 	LONG $0xc9fea5c5 // vpaddd %ymm1, %ymm11, %ymm1
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xccf535c5 // vpmaddwd %ymm4, %ymm9, %ymm9
-	LONG $0x6c6ffec5; WORD $0x2824 // vmovdqu 0x28(%rsp), %ymm5
+	QUAD $0x00009024ac6ffec5; BYTE $0x00 // vmovdqu 0x90(%rsp), %ymm5
 	LONG $0xddfe6dc5 // vpaddd %ymm5, %ymm2, %ymm11
-	LONG $0x587dc2c4; BYTE $0x12 // vpbroadcastd (%r10), %ymm2
+	LONG $0x587da2c4; WORD $0x3e14 // vpbroadcastd (%rsi,%r15), %ymm2
 	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
 	LONG $0xd5fe7dc5 // vpaddd %ymm5, %ymm0, %ymm10
 	LONG $0xc4f5edc5 // vpmaddwd %ymm4, %ymm2, %ymm0
 	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	LONG $0xc5fe1dc5 // vpaddd %ymm5, %ymm12, %ymm8
-	QUAD $0xffffff00aa6f7ec5 // vmovdqu -0x100(%rdx), %ymm13
-	QUAD $0x0000dc8a587dc2c4; BYTE $0x00 // vpbroadcastd 0xdc(%r10), %ymm1
+	QUAD $0xffff00ab6f7e41c4; BYTE $0xff // vmovdqu -0x100(%r11), %ymm13
+	LONG $0x587da2c4; WORD $0x264c; BYTE $0x5c // vpbroadcastd 0x5c(%rsi,%r12), %ymm1
 	LONG $0xcdfe7dc5 // vpaddd %ymm5, %ymm0, %ymm9
 	LONG $0x0415e2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm13, %ymm0
 	LONG $0xc4f5fdc5 // vpmaddwd %ymm4, %ymm0, %ymm0
-	QUAD $0xfffffec0a26f7ec5 // vmovdqu -0x140(%rdx), %ymm12
+	QUAD $0xfffec0a36f7e41c4; BYTE $0xff // vmovdqu -0x140(%r11), %ymm12
 	LONG $0xa84542c4; BYTE $0xcf // vfmadd213ps %ymm15, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm15
-	QUAD $0x0000d88a587dc2c4; BYTE $0x00 // vpbroadcastd 0xd8(%r10), %ymm1
+	LONG $0x587da2c4; WORD $0x264c; BYTE $0x58 // vpbroadcastd 0x58(%rsi,%r12), %ymm1
 	LONG $0x041de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm12, %ymm1
 	LONG $0xa84542c4; BYTE $0xc7 // vfmadd213ps %ymm15, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm15
 	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
-	QUAD $0x0000d492587dc2c4; BYTE $0x00 // vpbroadcastd 0xd4(%r10), %ymm2
+	LONG $0x587da2c4; WORD $0x2654; BYTE $0x54 // vpbroadcastd 0x54(%rsi,%r12), %ymm2
 	LONG $0xa84542c4; BYTE $0xd7 // vfmadd213ps %ymm15, %ymm7, %ymm10 # ymm10 = (ymm7 * ymm10) + ymm15
-	QUAD $0xfffffe80b26f7ec5 // vmovdqu -0x180(%rdx), %ymm14
+	QUAD $0xfffe80b36f7e41c4; BYTE $0xff // vmovdqu -0x180(%r11), %ymm14
 	LONG $0x040de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm14, %ymm2
 	LONG $0xd4f5edc5 // vpmaddwd %ymm4, %ymm2, %ymm2
 	LONG $0xa84542c4; BYTE $0xdf // vfmadd213ps %ymm15, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm15
-	QUAD $0xfffffe40ba6ffec5 // vmovdqu -0x1c0(%rdx), %ymm7
-	QUAD $0x0000d0ba587d42c4; BYTE $0x00 // vpbroadcastd 0xd0(%r10), %ymm15
+	QUAD $0xfffe40bb6f7ec1c4; BYTE $0xff // vmovdqu -0x1c0(%r11), %ymm7
+	LONG $0x587d22c4; WORD $0x267c; BYTE $0x50 // vpbroadcastd 0x50(%rsi,%r12), %ymm15
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
 	LONG $0x0445c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm7, %ymm1
-	QUAD $0x00009cba587d42c4; BYTE $0x00 // vpbroadcastd 0x9c(%r10), %ymm15
+	LONG $0x587d22c4; WORD $0x267c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r12), %ymm15
 	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x00009892587dc2c4; BYTE $0x00 // vpbroadcastd 0x98(%r10), %ymm2
+	LONG $0x587da2c4; WORD $0x2654; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r12), %ymm2
 	LONG $0x041542c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm13, %ymm15
 	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
 	LONG $0x041de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm12, %ymm2
 	LONG $0xd4f5edc5 // vpmaddwd %ymm4, %ymm2, %ymm2
 	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
-	QUAD $0x000094ba587d42c4; BYTE $0x00 // vpbroadcastd 0x94(%r10), %ymm15
+	LONG $0x587d22c4; WORD $0x267c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r12), %ymm15
 	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x0000908a587dc2c4; BYTE $0x00 // vpbroadcastd 0x90(%r10), %ymm1
+	LONG $0x587da2c4; WORD $0x264c; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r12), %ymm1
 	LONG $0x0445e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm7, %ymm1
 	LONG $0xfcf505c5 // vpmaddwd %ymm4, %ymm15, %ymm15
 	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
 	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
-	LONG $0x587d42c4; WORD $0x5c7a // vpbroadcastd 0x5c(%r10), %ymm15
+	LONG $0x587d22c4; WORD $0x3e7c; BYTE $0x5c // vpbroadcastd 0x5c(%rsi,%r15), %ymm15
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0x0415c2c4; BYTE $0xd7 // vpmaddubsw %ymm15, %ymm13, %ymm2
 	LONG $0xd4f5edc5 // vpmaddwd %ymm4, %ymm2, %ymm2
 	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
-	LONG $0x587d42c4; WORD $0x587a // vpbroadcastd 0x58(%r10), %ymm15
+	LONG $0x587d22c4; WORD $0x3e7c; BYTE $0x58 // vpbroadcastd 0x58(%rsi,%r15), %ymm15
 	LONG $0x041dc2c4; BYTE $0xdf // vpmaddubsw %ymm15, %ymm12, %ymm3
 	LONG $0xfe587cc5 // vaddps %ymm6, %ymm0, %ymm15
 	LONG $0xc4f5e5c5 // vpmaddwd %ymm4, %ymm3, %ymm0
 	LONG $0xc2fefdc5 // vpaddd %ymm2, %ymm0, %ymm0
-	LONG $0x5210fcc5; BYTE $0x80 // vmovups -0x80(%rdx), %ymm2
+	LONG $0x107cc1c4; WORD $0x8053 // vmovups -0x80(%r11), %ymm2
 	LONG $0xa86d42c4; BYTE $0xfb // vfmadd213ps %ymm11, %ymm2, %ymm15 # ymm15 = (ymm2 * ymm15) + ymm11
-	LONG $0x587dc2c4; WORD $0x545a // vpbroadcastd 0x54(%r10), %ymm3
+	LONG $0x587da2c4; WORD $0x3e5c; BYTE $0x54 // vpbroadcastd 0x54(%rsi,%r15), %ymm3
 	LONG $0x040de2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm14, %ymm3
 	LONG $0xdcf5e5c5 // vpmaddwd %ymm4, %ymm3, %ymm3
-	LONG $0x587d42c4; WORD $0x505a // vpbroadcastd 0x50(%r10), %ymm11
+	LONG $0x587d22c4; WORD $0x3e5c; BYTE $0x50 // vpbroadcastd 0x50(%rsi,%r15), %ymm11
 	LONG $0x044542c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm7, %ymm11
 	LONG $0xdcf525c5 // vpmaddwd %ymm4, %ymm11, %ymm11
 	LONG $0xdbfea5c5 // vpaddd %ymm3, %ymm11, %ymm3
 	LONG $0xc0fee5c5 // vpaddd %ymm0, %ymm3, %ymm0
-	LONG $0x587dc2c4; WORD $0x1c5a // vpbroadcastd 0x1c(%r10), %ymm3
+	LONG $0x587da2c4; WORD $0x3e5c; BYTE $0x1c // vpbroadcastd 0x1c(%rsi,%r15), %ymm3
 	LONG $0x0415e2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm13, %ymm3
 	LONG $0xcdfef5c5 // vpaddd %ymm5, %ymm1, %ymm1
 	LONG $0xde5874c5 // vaddps %ymm6, %ymm1, %ymm11
 	LONG $0xa86d42c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm2, %ymm11 # ymm11 = (ymm2 * ymm11) + ymm10
-	LONG $0x587dc2c4; WORD $0x184a // vpbroadcastd 0x18(%r10), %ymm1
+	LONG $0x587da2c4; WORD $0x3e4c; BYTE $0x18 // vpbroadcastd 0x18(%rsi,%r15), %ymm1
 	LONG $0x041de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm12, %ymm1
 	LONG $0xdcf5e5c5 // vpmaddwd %ymm4, %ymm3, %ymm3
 	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
 	LONG $0xcbfef5c5 // vpaddd %ymm3, %ymm1, %ymm1
-	LONG $0x587dc2c4; WORD $0x145a // vpbroadcastd 0x14(%r10), %ymm3
+	LONG $0x587da2c4; WORD $0x3e5c; BYTE $0x14 // vpbroadcastd 0x14(%rsi,%r15), %ymm3
 	LONG $0x040de2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm14, %ymm3
-	LONG $0xf46f7dc5 // vmovdqa %ymm4, %ymm14
 	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
 	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
 	LONG $0xa86dc2c4; BYTE $0xc0 // vfmadd213ps %ymm8, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm8
-	LONG $0x587d42c4; WORD $0x1042 // vpbroadcastd 0x10(%r10), %ymm8
+	LONG $0x587d22c4; WORD $0x3e44; BYTE $0x10 // vpbroadcastd 0x10(%rsi,%r15), %ymm8
 	LONG $0x0445c2c4; BYTE $0xf8 // vpmaddubsw %ymm8, %ymm7, %ymm7
 	LONG $0xdcf5e5c5 // vpmaddwd %ymm4, %ymm3, %ymm3
 	LONG $0xfcf5c5c5 // vpmaddwd %ymm4, %ymm7, %ymm7
@@ -4769,269 +4804,262 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcdfef5c5 // vpaddd %ymm5, %ymm1, %ymm1
 	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
 	LONG $0xa86dc2c4; BYTE $0xc9 // vfmadd213ps %ymm9, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm9
-	LONG $0x187dc2c4; WORD $0x2052 // vbroadcastss 0x20(%r10), %ymm2
-	LONG $0xa875e2c4; WORD $0x2454; BYTE $0x68 // vfmadd213ps 0x68(%rsp), %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + mem
-	LONG $0x187dc2c4; WORD $0x604a // vbroadcastss 0x60(%r10), %ymm1
-	QUAD $0x0088248ca87de2c4; WORD $0x0000 // vfmadd213ps 0x88(%rsp), %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + mem
-	QUAD $0x0000a082187dc2c4; BYTE $0x00 // vbroadcastss 0xa0(%r10), %ymm0
-	QUAD $0x0000e09a187dc2c4; BYTE $0x00 // vbroadcastss 0xe0(%r10), %ymm3
-	LONG $0xa825e2c4; WORD $0x2444; BYTE $0x48 // vfmadd213ps 0x48(%rsp), %ymm11, %ymm0 # ymm0 = (ymm11 * ymm0) + mem
-	LONG $0x187dc2c4; WORD $0x347a // vbroadcastss 0x34(%r10), %ymm7
-	QUAD $0x00a8249ca805e2c4; WORD $0x0000 // vfmadd213ps 0xa8(%rsp), %ymm15, %ymm3 # ymm3 = (ymm15 * ymm3) + mem
-	LONG $0x6210fcc5; BYTE $0xc0 // vmovups -0x40(%rdx), %ymm4
-	LONG $0x187d42c4; WORD $0x7442 // vbroadcastss 0x74(%r10), %ymm8
-	LONG $0xa85de2c4; BYTE $0xfa // vfmadd213ps %ymm2, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm2
-	LONG $0xa85d62c4; BYTE $0xc1 // vfmadd213ps %ymm1, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm8) + ymm1
-	QUAD $0x0000b48a187dc2c4; BYTE $0x00 // vbroadcastss 0xb4(%r10), %ymm1
+	LONG $0x187da2c4; WORD $0x3e54; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r15), %ymm2
+	QUAD $0x00b02494a875e2c4; WORD $0x0000 // vfmadd213ps 0xb0(%rsp), %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + mem
+	LONG $0x187da2c4; WORD $0x3e4c; BYTE $0x60 // vbroadcastss 0x60(%rsi,%r15), %ymm1
+	QUAD $0x0110248ca87de2c4; WORD $0x0000 // vfmadd213ps 0x110(%rsp), %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + mem
+	LONG $0x187da2c4; WORD $0x2644; BYTE $0x20 // vbroadcastss 0x20(%rsi,%r12), %ymm0
+	LONG $0x187da2c4; WORD $0x265c; BYTE $0x60 // vbroadcastss 0x60(%rsi,%r12), %ymm3
+	QUAD $0x00d02484a825e2c4; WORD $0x0000 // vfmadd213ps 0xd0(%rsp), %ymm11, %ymm0 # ymm0 = (ymm11 * ymm0) + mem
+	LONG $0x187da2c4; WORD $0x3e74; BYTE $0x34 // vbroadcastss 0x34(%rsi,%r15), %ymm6
+	QUAD $0x00f0249ca805e2c4; WORD $0x0000 // vfmadd213ps 0xf0(%rsp), %ymm15, %ymm3 # ymm3 = (ymm15 * ymm3) + mem
+	LONG $0xfc6f7dc5 // vmovdqa %ymm4, %ymm15
+	LONG $0x107cc1c4; WORD $0xc063 // vmovups -0x40(%r11), %ymm4
+	LONG $0x187da2c4; WORD $0x3e7c; BYTE $0x74 // vbroadcastss 0x74(%rsi,%r15), %ymm7
+	LONG $0xa85de2c4; BYTE $0xf2 // vfmadd213ps %ymm2, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm2
+	LONG $0xa85de2c4; BYTE $0xf9 // vfmadd213ps %ymm1, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm1
+	LONG $0x187da2c4; WORD $0x264c; BYTE $0x34 // vbroadcastss 0x34(%rsi,%r12), %ymm1
 	LONG $0xa85de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm0
-	QUAD $0x0000f482187dc2c4; BYTE $0x00 // vbroadcastss 0xf4(%r10), %ymm0
-	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
+	LONG $0x187da2c4; WORD $0x2644; BYTE $0x74 // vbroadcastss 0x74(%rsi,%r12), %ymm0
+	LONG $0x107cc1c4; BYTE $0x13 // vmovups (%r11), %ymm2
 	LONG $0xa85de2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm3
-	LONG $0x187dc2c4; WORD $0x386a // vbroadcastss 0x38(%r10), %ymm5
-	LONG $0x187dc2c4; WORD $0x7862 // vbroadcastss 0x78(%r10), %ymm4
-	LONG $0xa86de2c4; BYTE $0xef // vfmadd213ps %ymm7, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm7
-	LONG $0xa86dc2c4; BYTE $0xe0 // vfmadd213ps %ymm8, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm8
-	QUAD $0x0000b89a187dc2c4; BYTE $0x00 // vbroadcastss 0xb8(%r10), %ymm3
-	LONG $0xa86de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm1
-	QUAD $0x0000f88a187dc2c4; BYTE $0x00 // vbroadcastss 0xf8(%r10), %ymm1
+	LONG $0x187da2c4; WORD $0x3e5c; BYTE $0x38 // vbroadcastss 0x38(%rsi,%r15), %ymm3
+	LONG $0x187da2c4; WORD $0x3e64; BYTE $0x78 // vbroadcastss 0x78(%rsi,%r15), %ymm4
+	LONG $0xa86de2c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm6
+	LONG $0xa86de2c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm7
+	LONG $0x187da2c4; WORD $0x266c; BYTE $0x38 // vbroadcastss 0x38(%rsi,%r12), %ymm5
+	LONG $0xa86de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm1
+	LONG $0x187da2c4; WORD $0x264c; BYTE $0x78 // vbroadcastss 0x78(%rsi,%r12), %ymm1
 	LONG $0xa86de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm0
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	LONG $0x00c28148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdx # imm = 0x300
-	WORD $0xff48; BYTE $0xce // decq %rsi
-	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfbe5870f; WORD $0xffff // ja 0x6380 <k_tile_panel_16_min+0x440>
-	LONG $0xfffb10e9; BYTE $0xff // jmp 0x62b0 <k_tile_panel_16_min+0x370>
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x08538b48 // movq 0x8(%rbx), %rdx
-	LONG $0x10538b4c // movq 0x10(%rbx), %r10
-	LONG $0x18738b48 // movq 0x18(%rbx), %rsi
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
-	LONG $0x20438b4c // movq 0x20(%rbx), %r8
-	LONG $0x405b8b4c // movq 0x40(%rbx), %r11
-	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
-	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
-	LONG $0xc0c68149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r14 # imm = 0x2C0
-	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
-	WORD $0x24eb // jmp 0x67fc <k_tile_panel_16_min+0x8bc>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x117cc1c4; WORD $0x2424 // vmovups %ymm4, (%r12)
-	LONG $0x117cc1c4; WORD $0xb41c // vmovups %ymm3, (%r12,%rsi,4)
-	LONG $0x02628d4d // leaq 0x2(%r10), %r12
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfa038f0f; WORD $0xffff // jg 0x61ff <k_tile_panel_16_min+0x2bf>
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	LONG $0x00c38149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r11 # imm = 0x300
+	WORD $0xff49; BYTE $0xc8 // decq %r8
+	LONG $0x01f88349 // cmpq $0x1, %r8
+	LONG $0xfbe0870f; WORD $0xffff // ja 0x6490 <k_tile_panel_16_min+0x490>
+	LONG $0xfffadbe9; BYTE $0xff // jmp 0x6390 <k_tile_panel_16_min+0x390>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x246c0148; BYTE $0x08 // addq %rbp, 0x8(%rsp)
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	LONG $0x20478b4c // movq 0x20(%rdi), %r8
+	LONG $0x485f8b4c // movq 0x48(%rdi), %r11
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	WORD $0x29eb // jmp 0x690a <k_tile_panel_16_min+0x90a>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x2311fcc5 // vmovups %ymm4, (%rbx)
+	LONG $0x1c11fcc5; BYTE $0xb3 // vmovups %ymm3, (%rbx,%rsi,4)
+	LONG $0x245c8d49; BYTE $0x02 // leaq 0x2(%r12), %rbx
 	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
-	LONG $0xe6af0f4c // imulq %rsi, %r12
-	LONG $0x03698d4d // leaq 0x3(%r9), %r13
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xe9490f4d // cmovnsq %r9, %r13
-	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xf9fa8f0f; WORD $0xffff // jg 0x6304 <k_tile_panel_16_min+0x304>
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x24442b48; BYTE $0x20 // subq 0x20(%rsp), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x03728d4d // leaq 0x3(%r10), %r14
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xf2490f4d // cmovnsq %r10, %r14
+	LONG $0x811c8d49 // leaq (%r9,%rax,4), %rbx
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1374 // je 0x6830 <k_tile_panel_16_min+0x8f0>
-	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
-	LONG $0x107cc1c4; WORD $0xb41c // vmovups (%r12,%rsi,4), %ymm3
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x683d <k_tile_panel_16_min+0x8fd>
-	WORD $0xb0eb // jmp 0x67e0 <k_tile_panel_16_min+0x8a0>
+	WORD $0x1374 // je 0x6940 <k_tile_panel_16_min+0x940>
+	LONG $0x2310fcc5 // vmovups (%rbx), %ymm4
+	LONG $0x1c10fcc5; BYTE $0xb3 // vmovups (%rbx,%rsi,4), %ymm3
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x127f // jg 0x6950 <k_tile_panel_16_min+0x950>
+	WORD $0xb0eb // jmp 0x68f0 <k_tile_panel_16_min+0x8f0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x67e0 <k_tile_panel_16_min+0x8a0>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0x02fdc148 // sarq $0x2, %rbp
-	LONG $0xe8af0f49 // imulq %r8, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	LONG $0xfce58349 // andq $-0x4, %r13
-	WORD $0x294d; BYTE $0xe9 // subq %r13, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
-	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0xfffffd40956ffec5 // vmovdqu -0x2c0(%rbp), %ymm2
-	QUAD $0xfffffd80856f7ec5 // vmovdqu -0x280(%rbp), %ymm8
-	QUAD $0xfffffdc0856ffec5 // vmovdqu -0x240(%rbp), %ymm0
-	LONG $0x587dc2c4; WORD $0x4c49 // vpbroadcastd 0x4c(%r9), %ymm1
-	QUAD $0xfffffe008d6f7ec5 // vmovdqu -0x200(%rbp), %ymm9
-	LONG $0x587dc2c4; WORD $0x4869 // vpbroadcastd 0x48(%r9), %ymm5
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0xa07e // jle 0x68f0 <k_tile_panel_16_min+0x8f0>
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	LONG $0xc0af0f49 // imulq %r8, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0xfce68349 // andq $-0x4, %r14
+	WORD $0x294d; BYTE $0xf2 // subq %r14, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0xfffd40976f7ec1c4; BYTE $0xff // vmovdqu -0x2c0(%r15), %ymm2
+	QUAD $0xfffd80876f7e41c4; BYTE $0xff // vmovdqu -0x280(%r15), %ymm8
+	QUAD $0xfffdc0876f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r15), %ymm0
+	LONG $0x587dc2c4; WORD $0x4c4a // vpbroadcastd 0x4c(%r10), %ymm1
+	QUAD $0xfffe008f6f7e41c4; BYTE $0xff // vmovdqu -0x200(%r15), %ymm9
+	LONG $0x587dc2c4; WORD $0x486a // vpbroadcastd 0x48(%r10), %ymm5
 	LONG $0x0435e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm9, %ymm1
 	LONG $0x047de2c4; BYTE $0xf5 // vpmaddubsw %ymm5, %ymm0, %ymm6
-	LONG $0x587dc2c4; WORD $0x4479 // vpbroadcastd 0x44(%r9), %ymm7
-	LONG $0xe9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm5
+	LONG $0x587dc2c4; WORD $0x447a // vpbroadcastd 0x44(%r10), %ymm7
+	LONG $0xe9f585c5 // vpmaddwd %ymm1, %ymm15, %ymm5
 	LONG $0x043de2c4; BYTE $0xcf // vpmaddubsw %ymm7, %ymm8, %ymm1
-	LONG $0x587dc2c4; WORD $0x4079 // vpbroadcastd 0x40(%r9), %ymm7
-	LONG $0xf6f58dc5 // vpmaddwd %ymm6, %ymm14, %ymm6
+	LONG $0x587dc2c4; WORD $0x407a // vpbroadcastd 0x40(%r10), %ymm7
+	LONG $0xf6f585c5 // vpmaddwd %ymm6, %ymm15, %ymm6
 	LONG $0x046d62c4; BYTE $0xd7 // vpmaddubsw %ymm7, %ymm2, %ymm10
-	LONG $0x587d42c4; WORD $0x0c59 // vpbroadcastd 0xc(%r9), %ymm11
-	LONG $0xf9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm7
+	LONG $0x587d42c4; WORD $0x0c5a // vpbroadcastd 0xc(%r10), %ymm11
+	LONG $0xf9f585c5 // vpmaddwd %ymm1, %ymm15, %ymm7
 	LONG $0x0435c2c4; BYTE $0xcb // vpmaddubsw %ymm11, %ymm9, %ymm1
-	LONG $0x587d42c4; WORD $0x0849 // vpbroadcastd 0x8(%r9), %ymm9
-	LONG $0xf52d41c4; BYTE $0xd6 // vpmaddwd %ymm14, %ymm10, %ymm10
+	LONG $0x587d42c4; WORD $0x084a // vpbroadcastd 0x8(%r10), %ymm9
+	LONG $0xf52d41c4; BYTE $0xd7 // vpmaddwd %ymm15, %ymm10, %ymm10
 	LONG $0x047dc2c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm0, %ymm0
-	LONG $0x587d42c4; WORD $0x0449 // vpbroadcastd 0x4(%r9), %ymm9
-	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
+	LONG $0x587d42c4; WORD $0x044a // vpbroadcastd 0x4(%r10), %ymm9
+	LONG $0xc9f585c5 // vpmaddwd %ymm1, %ymm15, %ymm1
 	LONG $0x043d42c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm8, %ymm8
-	LONG $0x587d42c4; BYTE $0x09 // vpbroadcastd (%r9), %ymm9
-	LONG $0xc0f58dc5 // vpmaddwd %ymm0, %ymm14, %ymm0
-	LONG $0xf53d41c4; BYTE $0xde // vpmaddwd %ymm14, %ymm8, %ymm11
+	LONG $0x587d42c4; BYTE $0x0a // vpbroadcastd (%r10), %ymm9
+	LONG $0xc0f585c5 // vpmaddwd %ymm0, %ymm15, %ymm0
+	LONG $0xf53d41c4; BYTE $0xdf // vpmaddwd %ymm15, %ymm8, %ymm11
 	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
-	QUAD $0xffffff00856f7ec5 // vmovdqu -0x100(%rbp), %ymm8
-	LONG $0xe2f50dc5 // vpmaddwd %ymm2, %ymm14, %ymm12
-	LONG $0x587dc2c4; WORD $0x5c51 // vpbroadcastd 0x5c(%r9), %ymm2
+	QUAD $0xffff00876f7e41c4; BYTE $0xff // vmovdqu -0x100(%r15), %ymm8
+	LONG $0xe2f505c5 // vpmaddwd %ymm2, %ymm15, %ymm12
+	LONG $0x587dc2c4; WORD $0x5c52 // vpbroadcastd 0x5c(%r10), %ymm2
 	LONG $0x043de2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm8, %ymm2
-	LONG $0xeaf50dc5 // vpmaddwd %ymm2, %ymm14, %ymm13
-	QUAD $0xfffffec08d6f7ec5 // vmovdqu -0x140(%rbp), %ymm9
-	LONG $0x587dc2c4; WORD $0x5851 // vpbroadcastd 0x58(%r9), %ymm2
+	LONG $0xeaf505c5 // vpmaddwd %ymm2, %ymm15, %ymm13
+	QUAD $0xfffec08f6f7e41c4; BYTE $0xff // vmovdqu -0x140(%r15), %ymm9
+	LONG $0x587dc2c4; WORD $0x5852 // vpbroadcastd 0x58(%r10), %ymm2
 	LONG $0xedfecdc5 // vpaddd %ymm5, %ymm6, %ymm5
 	LONG $0x0435e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm9, %ymm2
-	LONG $0xf2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm6
-	QUAD $0xfffffe80956ffec5 // vmovdqu -0x180(%rbp), %ymm2
+	LONG $0xf2f585c5 // vpmaddwd %ymm2, %ymm15, %ymm6
+	QUAD $0xfffe80976f7ec1c4; BYTE $0xff // vmovdqu -0x180(%r15), %ymm2
 	LONG $0xfffeadc5 // vpaddd %ymm7, %ymm10, %ymm7
-	LONG $0x587d42c4; WORD $0x5451 // vpbroadcastd 0x54(%r9), %ymm10
+	LONG $0x587d42c4; WORD $0x5452 // vpbroadcastd 0x54(%r10), %ymm10
 	LONG $0x046d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm10
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	LONG $0xf52dc1c4; BYTE $0xce // vpmaddwd %ymm14, %ymm10, %ymm1
-	LONG $0x587d42c4; WORD $0x5051 // vpbroadcastd 0x50(%r9), %ymm10
+	LONG $0xf52dc1c4; BYTE $0xcf // vpmaddwd %ymm15, %ymm10, %ymm1
+	LONG $0x587d42c4; WORD $0x5052 // vpbroadcastd 0x50(%r10), %ymm10
 	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
-	QUAD $0xfffffe40a56f7ec5 // vmovdqu -0x1c0(%rbp), %ymm12
+	QUAD $0xfffe40a76f7e41c4; BYTE $0xff // vmovdqu -0x1c0(%r15), %ymm12
 	LONG $0x041d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm12, %ymm10
-	LONG $0xf52d41c4; BYTE $0xd6 // vpmaddwd %ymm14, %ymm10, %ymm10
+	LONG $0xf52d41c4; BYTE $0xd7 // vpmaddwd %ymm15, %ymm10, %ymm10
 	LONG $0xf6fe95c5 // vpaddd %ymm6, %ymm13, %ymm6
 	LONG $0xc9feadc5 // vpaddd %ymm1, %ymm10, %ymm1
-	LONG $0x587d42c4; WORD $0x1c51 // vpbroadcastd 0x1c(%r9), %ymm10
+	LONG $0x587d42c4; WORD $0x1c52 // vpbroadcastd 0x1c(%r10), %ymm10
 	LONG $0xedfec5c5 // vpaddd %ymm5, %ymm7, %ymm5
 	LONG $0x043dc2c4; BYTE $0xfa // vpmaddubsw %ymm10, %ymm8, %ymm7
-	LONG $0x587d42c4; WORD $0x1841 // vpbroadcastd 0x18(%r9), %ymm8
+	LONG $0x587d42c4; WORD $0x1842 // vpbroadcastd 0x18(%r10), %ymm8
 	LONG $0xc0fea5c5 // vpaddd %ymm0, %ymm11, %ymm0
-	QUAD $0x00048e1d187d62c4; BYTE $0x00 // vbroadcastss 0x48e(%rip), %ymm11 # 0x6e30 <k_tile_panel_16_min+0xef0>
-	QUAD $0xffffff4095107cc5 // vmovups -0xc0(%rbp), %ymm10
+	QUAD $0x0004b61d187d62c4; BYTE $0x00 // vbroadcastss 0x4b6(%rip), %ymm11 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0xffff4097107c41c4; BYTE $0xff // vmovups -0xc0(%r15), %ymm10
 	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
 	LONG $0x592c41c4; BYTE $0xcb // vmulps %ymm11, %ymm10, %ymm9
 	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
-	LONG $0xedfe85c5 // vpaddd %ymm5, %ymm15, %ymm5
-	LONG $0xf7f58dc5 // vpmaddwd %ymm7, %ymm14, %ymm6
-	LONG $0xf53dc1c4; BYTE $0xfe // vpmaddwd %ymm14, %ymm8, %ymm7
-	LONG $0xc0fe85c5 // vpaddd %ymm0, %ymm15, %ymm0
+	LONG $0xedfe8dc5 // vpaddd %ymm5, %ymm14, %ymm5
+	LONG $0xf7f585c5 // vpmaddwd %ymm7, %ymm15, %ymm6
+	LONG $0xf53dc1c4; BYTE $0xff // vpmaddwd %ymm15, %ymm8, %ymm7
+	LONG $0xc0fe8dc5 // vpaddd %ymm0, %ymm14, %ymm0
 	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
-	LONG $0x587dc2c4; WORD $0x1479 // vpbroadcastd 0x14(%r9), %ymm7
-	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	LONG $0x587dc2c4; WORD $0x147a // vpbroadcastd 0x14(%r10), %ymm7
+	LONG $0xc9fe8dc5 // vpaddd %ymm1, %ymm14, %ymm1
 	LONG $0x046de2c4; BYTE $0xd7 // vpmaddubsw %ymm7, %ymm2, %ymm2
-	LONG $0x587dc2c4; WORD $0x1079 // vpbroadcastd 0x10(%r9), %ymm7
+	LONG $0x587dc2c4; WORD $0x107a // vpbroadcastd 0x10(%r10), %ymm7
 	LONG $0xa82dc2c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm9
 	LONG $0x041de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm12, %ymm7
-	LONG $0x45107cc5; BYTE $0x80 // vmovups -0x80(%rbp), %ymm8
-	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
+	LONG $0x107c41c4; WORD $0x8047 // vmovups -0x80(%r15), %ymm8
+	LONG $0xd2f585c5 // vpmaddwd %ymm2, %ymm15, %ymm2
 	LONG $0xa82dc2c4; BYTE $0xe9 // vfmadd213ps %ymm9, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm5) + ymm9
-	LONG $0xfff58dc5 // vpmaddwd %ymm7, %ymm14, %ymm7
+	LONG $0xfff585c5 // vpmaddwd %ymm7, %ymm15, %ymm7
 	LONG $0xd2fec5c5 // vpaddd %ymm2, %ymm7, %ymm2
 	LONG $0xd6feedc5 // vpaddd %ymm6, %ymm2, %ymm2
 	LONG $0xc958a4c5 // vaddps %ymm1, %ymm11, %ymm1
-	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
-	LONG $0x187dc2c4; WORD $0x2071 // vbroadcastss 0x20(%r9), %ymm6
+	LONG $0xd2fe8dc5 // vpaddd %ymm2, %ymm14, %ymm2
+	LONG $0x187dc2c4; WORD $0x2072 // vbroadcastss 0x20(%r10), %ymm6
 	LONG $0xa83de2c4; BYTE $0xcd // vfmadd213ps %ymm5, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm1) + ymm5
 	LONG $0xd258a4c5 // vaddps %ymm2, %ymm11, %ymm2
-	LONG $0x187dc2c4; WORD $0x6069 // vbroadcastss 0x60(%r9), %ymm5
+	LONG $0x187dc2c4; WORD $0x606a // vbroadcastss 0x60(%r10), %ymm5
 	LONG $0xa83de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm0
 	LONG $0xa86de2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm4
-	LONG $0x187dc2c4; WORD $0x3441 // vbroadcastss 0x34(%r9), %ymm0
+	LONG $0x187dc2c4; WORD $0x3442 // vbroadcastss 0x34(%r10), %ymm0
 	LONG $0xa875e2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm1, %ymm5 # ymm5 = (ymm1 * ymm5) + ymm3
-	LONG $0x4d10fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm1
-	LONG $0x187dc2c4; WORD $0x7451 // vbroadcastss 0x74(%r9), %ymm2
+	LONG $0x107cc1c4; WORD $0xc04f // vmovups -0x40(%r15), %ymm1
+	LONG $0x187dc2c4; WORD $0x7452 // vbroadcastss 0x74(%r10), %ymm2
 	LONG $0xa875e2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm6
-	LONG $0x7510fcc5; BYTE $0x00 // vmovups (%rbp), %ymm6
-	LONG $0x187dc2c4; WORD $0x3861 // vbroadcastss 0x38(%r9), %ymm4
+	LONG $0x107cc1c4; BYTE $0x37 // vmovups (%r15), %ymm6
+	LONG $0x187dc2c4; WORD $0x3862 // vbroadcastss 0x38(%r10), %ymm4
 	LONG $0xa875e2c4; BYTE $0xd5 // vfmadd213ps %ymm5, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + ymm5
 	LONG $0xa84de2c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm0
-	LONG $0x187dc2c4; WORD $0x7859 // vbroadcastss 0x78(%r9), %ymm3
+	LONG $0x187dc2c4; WORD $0x785a // vbroadcastss 0x78(%r10), %ymm3
 	LONG $0xa84de2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm3) + ymm2
-	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
-	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfded870f; WORD $0xffff // ja 0x6870 <k_tile_panel_16_min+0x930>
-	LONG $0xfffd58e9; BYTE $0xff // jmp 0x67e0 <k_tile_panel_16_min+0x8a0>
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x00c78149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r15 # imm = 0x300
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	LONG $0xfde2870f; WORD $0xffff // ja 0x6980 <k_tile_panel_16_min+0x980>
+	LONG $0xfffd4de9; BYTE $0xff // jmp 0x68f0 <k_tile_panel_16_min+0x8f0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xf5178e0f; WORD $0xffff // jle 0x5fb0 <k_tile_panel_16_min+0x70>
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	LONG $0x02f9c149 // sarq $0x2, %r9
-	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	LONG $0x084f034c // addq 0x8(%rdi), %r9
-	LONG $0xfce38349 // andq $-0x4, %r11
-	WORD $0x294d; BYTE $0xda // subq %r11, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x014d; BYTE $0xca // addq %r9, %r10
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0xc0c08149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r8 # imm = 0x2C0
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0xffff4080107cc1c4; BYTE $0xff // vmovups -0xc0(%r8), %ymm0
-	QUAD $0xfffd40886f7ec1c4; BYTE $0xff // vmovdqu -0x2c0(%r8), %ymm1
-	QUAD $0xfffd80906f7ec1c4; BYTE $0xff // vmovdqu -0x280(%r8), %ymm2
-	QUAD $0xfffdc0a06f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r8), %ymm4
-	LONG $0x587dc2c4; WORD $0x0c6a // vpbroadcastd 0xc(%r10), %ymm5
-	QUAD $0xfffe00b06f7ec1c4; BYTE $0xff // vmovdqu -0x200(%r8), %ymm6
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xf53d8e0f; WORD $0xffff // jle 0x60f0 <k_tile_panel_16_min+0xf0>
+	LONG $0x246c0348; BYTE $0x70 // addq 0x70(%rsp), %rbp
+	LONG $0x246c0348; BYTE $0x30 // addq 0x30(%rsp), %rbp
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	LONG $0x47af0f48; BYTE $0x20 // imulq 0x20(%rdi), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x08470348 // addq 0x8(%rdi), %rax
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0x2949; BYTE $0xf4 // subq %rsi, %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff408510fcc5 // vmovups -0xc0(%rbp), %ymm0
+	QUAD $0xfffffd408d6ffec5 // vmovdqu -0x2c0(%rbp), %ymm1
+	QUAD $0xfffffd80956ffec5 // vmovdqu -0x280(%rbp), %ymm2
+	QUAD $0xfffffdc0a56ffec5 // vmovdqu -0x240(%rbp), %ymm4
+	LONG $0x587dc2c4; WORD $0x246c; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm5
+	QUAD $0xfffffe00b56ffec5 // vmovdqu -0x200(%rbp), %ymm6
 	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
-	LONG $0x587dc2c4; WORD $0x0872 // vpbroadcastd 0x8(%r10), %ymm6
-	LONG $0xedf58dc5 // vpmaddwd %ymm5, %ymm14, %ymm5
+	LONG $0x587dc2c4; WORD $0x2474; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm6
+	LONG $0xedf585c5 // vpmaddwd %ymm5, %ymm15, %ymm5
 	LONG $0x045de2c4; BYTE $0xe6 // vpmaddubsw %ymm6, %ymm4, %ymm4
-	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
+	LONG $0xe4f585c5 // vpmaddwd %ymm4, %ymm15, %ymm4
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
-	LONG $0x587dc2c4; WORD $0x046a // vpbroadcastd 0x4(%r10), %ymm5
+	LONG $0x587dc2c4; WORD $0x246c; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm5
 	LONG $0x046de2c4; BYTE $0xd5 // vpmaddubsw %ymm5, %ymm2, %ymm2
-	LONG $0xd2f58dc5 // vpmaddwd %ymm2, %ymm14, %ymm2
-	LONG $0x587dc2c4; BYTE $0x2a // vpbroadcastd (%r10), %ymm5
+	LONG $0xd2f585c5 // vpmaddwd %ymm2, %ymm15, %ymm2
+	LONG $0x587dc2c4; WORD $0x242c // vpbroadcastd (%r12), %ymm5
 	LONG $0x0475e2c4; BYTE $0xcd // vpmaddubsw %ymm5, %ymm1, %ymm1
-	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
+	LONG $0xc9f585c5 // vpmaddwd %ymm1, %ymm15, %ymm1
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0xccfef5c5 // vpaddd %ymm4, %ymm1, %ymm1
-	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
+	LONG $0xc9fe8dc5 // vpaddd %ymm1, %ymm14, %ymm1
 	LONG $0xd059a4c5 // vmulps %ymm0, %ymm11, %ymm2
 	LONG $0xb87de2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm1) + ymm2
-	QUAD $0xffff00806f7ec1c4; BYTE $0xff // vmovdqu -0x100(%r8), %ymm0
-	LONG $0x587dc2c4; WORD $0x1c4a // vpbroadcastd 0x1c(%r10), %ymm1
+	QUAD $0xffffff00856ffec5 // vmovdqu -0x100(%rbp), %ymm0
+	LONG $0x587dc2c4; WORD $0x244c; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
-	LONG $0xc0f58dc5 // vpmaddwd %ymm0, %ymm14, %ymm0
-	LONG $0x587dc2c4; WORD $0x184a // vpbroadcastd 0x18(%r10), %ymm1
-	QUAD $0xfffec0a06f7ec1c4; BYTE $0xff // vmovdqu -0x140(%r8), %ymm4
+	LONG $0xc0f585c5 // vpmaddwd %ymm0, %ymm15, %ymm0
+	LONG $0x587dc2c4; WORD $0x244c; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm1
+	QUAD $0xfffffec0a56ffec5 // vmovdqu -0x140(%rbp), %ymm4
 	LONG $0x045de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm4, %ymm1
-	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
+	LONG $0xc9f585c5 // vpmaddwd %ymm1, %ymm15, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0xfffe80886f7ec1c4; BYTE $0xff // vmovdqu -0x180(%r8), %ymm1
-	LONG $0x587dc2c4; WORD $0x1462 // vpbroadcastd 0x14(%r10), %ymm4
+	QUAD $0xfffffe808d6ffec5 // vmovdqu -0x180(%rbp), %ymm1
+	LONG $0x587dc2c4; WORD $0x2464; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm4
 	LONG $0x0475e2c4; BYTE $0xcc // vpmaddubsw %ymm4, %ymm1, %ymm1
-	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
-	QUAD $0xfffe40a06f7ec1c4; BYTE $0xff // vmovdqu -0x1c0(%r8), %ymm4
-	LONG $0x587dc2c4; WORD $0x106a // vpbroadcastd 0x10(%r10), %ymm5
+	LONG $0xc9f585c5 // vpmaddwd %ymm1, %ymm15, %ymm1
+	QUAD $0xfffffe40a56ffec5 // vmovdqu -0x1c0(%rbp), %ymm4
+	LONG $0x587dc2c4; WORD $0x246c; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm5
 	LONG $0x045de2c4; BYTE $0xe5 // vpmaddubsw %ymm5, %ymm4, %ymm4
-	LONG $0xe4f58dc5 // vpmaddwd %ymm4, %ymm14, %ymm4
+	LONG $0xe4f585c5 // vpmaddwd %ymm4, %ymm15, %ymm4
 	LONG $0xc9feddc5 // vpaddd %ymm1, %ymm4, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	LONG $0xc0fe85c5 // vpaddd %ymm0, %ymm15, %ymm0
+	LONG $0xc0fe8dc5 // vpaddd %ymm0, %ymm14, %ymm0
 	LONG $0xc058a4c5 // vaddps %ymm0, %ymm11, %ymm0
-	LONG $0x986dc2c4; WORD $0x8040 // vfmadd132ps -0x80(%r8), %ymm2, %ymm0 # ymm0 = (ymm0 * mem) + ymm2
-	LONG $0x187dc2c4; WORD $0x204a // vbroadcastss 0x20(%r10), %ymm1
+	LONG $0x986de2c4; WORD $0x8045 // vfmadd132ps -0x80(%rbp), %ymm2, %ymm0 # ymm0 = (ymm0 * mem) + ymm2
+	LONG $0x187dc2c4; WORD $0x244c; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm1
 	LONG $0xa87de2c4; BYTE $0xcb // vfmadd213ps %ymm3, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm3
-	LONG $0x187dc2c4; WORD $0x3442 // vbroadcastss 0x34(%r10), %ymm0
-	LONG $0x9875c2c4; WORD $0xc040 // vfmadd132ps -0x40(%r8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x187dc2c4; WORD $0x385a // vbroadcastss 0x38(%r10), %ymm3
-	LONG $0x987dc2c4; BYTE $0x18 // vfmadd132ps (%r8), %ymm0, %ymm3 # ymm3 = (ymm3 * mem) + ymm0
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	LONG $0x00c08149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r8 # imm = 0x300
+	LONG $0x187dc2c4; WORD $0x2444; BYTE $0x34 // vbroadcastss 0x34(%r12), %ymm0
+	LONG $0x9875e2c4; WORD $0xc045 // vfmadd132ps -0x40(%rbp), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x187dc2c4; WORD $0x245c; BYTE $0x38 // vbroadcastss 0x38(%r12), %ymm3
+	LONG $0x987de2c4; WORD $0x005d // vfmadd132ps (%rbp), %ymm0, %ymm3 # ymm3 = (ymm3 * mem) + ymm0
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfec8870f; WORD $0xffff // ja 0x6ae0 <k_tile_panel_16_min+0xba0>
-	LONG $0xfff393e9; BYTE $0xff // jmp 0x5fb0 <k_tile_panel_16_min+0x70>
-	LONG $0xc8c48148; WORD $0x0000; BYTE $0x00 // addq $0xc8, %rsp
+	LONG $0xfec5870f; WORD $0xffff // ja 0x6bf0 <k_tile_panel_16_min+0xbf0>
+	LONG $0xfff3c0e9; BYTE $0xff // jmp 0x60f0 <k_tile_panel_16_min+0xf0>
+	LONG $0x30c48148; WORD $0x0001; BYTE $0x00 // addq $0x130, %rsp # imm = 0x130
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -5054,6 +5082,51 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -5086,22 +5159,22 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
-	WORD $0xe0e0 // loopne 0x6c42 <k_tile_panel_16_min+0xd02>
-	WORD $0xe0e0 // loopne 0x6c44 <k_tile_panel_16_min+0xd04>
-	WORD $0xe0e0 // loopne 0x6c46 <k_tile_panel_16_min+0xd06>
-	WORD $0xe0e0 // loopne 0x6c48 <k_tile_panel_16_min+0xd08>
-	WORD $0xe0e0 // loopne 0x6c4a <k_tile_panel_16_min+0xd0a>
-	WORD $0xe0e0 // loopne 0x6c4c <k_tile_panel_16_min+0xd0c>
-	WORD $0xe0e0 // loopne 0x6c4e <k_tile_panel_16_min+0xd0e>
-	WORD $0xe0e0 // loopne 0x6c50 <k_tile_panel_16_min+0xd10>
-	WORD $0xe0e0 // loopne 0x6c52 <k_tile_panel_16_min+0xd12>
-	WORD $0xe0e0 // loopne 0x6c54 <k_tile_panel_16_min+0xd14>
-	WORD $0xe0e0 // loopne 0x6c56 <k_tile_panel_16_min+0xd16>
-	WORD $0xe0e0 // loopne 0x6c58 <k_tile_panel_16_min+0xd18>
-	WORD $0xe0e0 // loopne 0x6c5a <k_tile_panel_16_min+0xd1a>
-	WORD $0xe0e0 // loopne 0x6c5c <k_tile_panel_16_min+0xd1c>
-	WORD $0xe0e0 // loopne 0x6c5e <k_tile_panel_16_min+0xd1e>
-	WORD $0xe0e0 // loopne 0x6c60 <k_tile_panel_16_min+0xd20>
+	WORD $0xe0e0 // loopne 0x6d82 <k_tile_panel_16_min+0xd82>
+	WORD $0xe0e0 // loopne 0x6d84 <k_tile_panel_16_min+0xd84>
+	WORD $0xe0e0 // loopne 0x6d86 <k_tile_panel_16_min+0xd86>
+	WORD $0xe0e0 // loopne 0x6d88 <k_tile_panel_16_min+0xd88>
+	WORD $0xe0e0 // loopne 0x6d8a <k_tile_panel_16_min+0xd8a>
+	WORD $0xe0e0 // loopne 0x6d8c <k_tile_panel_16_min+0xd8c>
+	WORD $0xe0e0 // loopne 0x6d8e <k_tile_panel_16_min+0xd8e>
+	WORD $0xe0e0 // loopne 0x6d90 <k_tile_panel_16_min+0xd90>
+	WORD $0xe0e0 // loopne 0x6d92 <k_tile_panel_16_min+0xd92>
+	WORD $0xe0e0 // loopne 0x6d94 <k_tile_panel_16_min+0xd94>
+	WORD $0xe0e0 // loopne 0x6d96 <k_tile_panel_16_min+0xd96>
+	WORD $0xe0e0 // loopne 0x6d98 <k_tile_panel_16_min+0xd98>
+	WORD $0xe0e0 // loopne 0x6d9a <k_tile_panel_16_min+0xd9a>
+	WORD $0xe0e0 // loopne 0x6d9c <k_tile_panel_16_min+0xd9c>
+	WORD $0xe0e0 // loopne 0x6d9e <k_tile_panel_16_min+0xd9e>
+	WORD $0xe0e0 // loopne 0x6da0 <k_tile_panel_16_min+0xda0>
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)
@@ -5254,9 +5327,9 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x453593d7 <k_tile_panel_16_min+0x45353497>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45359517 <k_tile_panel_16_min+0x45353517>
 	BYTE $0x59 // popq %rcx
-	WORD $0x0471 // jno 0x6dc5 <k_tile_panel_16_min+0xe85>
+	WORD $0x0471 // jno 0x6f05 <k_tile_panel_16_min+0xf05>
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al

@@ -19,7 +19,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00a68e0f; WORD $0x0000 // jle 0xb3 <k_untile_q8_0+0xb3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x7e4a0518487df262; WORD $0x0000 // vbroadcastss 0x7e4a(%rip), %zmm0 # 0x7e68 <k_tile_panel_16_min+0x1b38>
+	QUAD $0xa80a0518487df262; WORD $0x0000 // vbroadcastss 0xa80a(%rip), %zmm0 # 0xa828 <k_tile_panel_16_min+0x2728>
 	WORD $0x9066 // nop
 	LONG $0x487cf162; WORD $0x0a57 // vxorps (%rdx), %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
@@ -54,8 +54,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x72e00578487df262; WORD $0x0000 // vpbroadcastb 0x72e0(%rip), %zmm0 # 0x73c0 <k_tile_panel_16_min+0x1090>
-	QUAD $0x72d70d78487df262; WORD $0x0000 // vpbroadcastb 0x72d7(%rip), %zmm1 # 0x73c1 <k_tile_panel_16_min+0x1091>
+	QUAD $0x9ca00578487df262; WORD $0x0000 // vpbroadcastb 0x9ca0(%rip), %zmm0 # 0x9d80 <k_tile_panel_16_min+0x1c80>
+	QUAD $0x9c970d78487df262; WORD $0x0000 // vpbroadcastb 0x9c97(%rip), %zmm1 # 0x9d81 <k_tile_panel_16_min+0x1c81>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x48fdf162; WORD $0x14db; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm2
 	LONG $0x486df162; WORD $0xd1fc // vpaddb %zmm1, %zmm2, %zmm2
@@ -101,7 +101,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x72400578487df262; WORD $0x0000 // vpbroadcastb 0x7240(%rip), %zmm0 # 0x7440 <k_tile_panel_16_min+0x1110>
+	QUAD $0x9c000578487df262; WORD $0x0000 // vpbroadcastb 0x9c00(%rip), %zmm0 # 0x9e00 <k_tile_panel_16_min+0x1d00>
 	LONG $0x48fdf162; WORD $0x0cdb; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm1
 	LONG $0x48fef162; WORD $0x0c7f; BYTE $0x71 // vmovdqu64 %zmm1, (%rcx,%rsi,2)
 	QUAD $0x01324cdb48fdf162 // vpandq 0x40(%rdx,%rsi), %zmm0, %zmm1
@@ -139,9 +139,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01878e0f; WORD $0x0000 // jle 0x464 <k_untile_q5_0+0x194>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x72520578487df262; WORD $0x0000 // vpbroadcastb 0x7252(%rip), %zmm0 # 0x7540 <k_tile_panel_16_min+0x1210>
-	QUAD $0x72490d78487df262; WORD $0x0000 // vpbroadcastb 0x7249(%rip), %zmm1 # 0x7541 <k_tile_panel_16_min+0x1211>
-	QUAD $0x72401578487df262; WORD $0x0000 // vpbroadcastb 0x7240(%rip), %zmm2 # 0x7542 <k_tile_panel_16_min+0x1212>
+	QUAD $0x9c120578487df262; WORD $0x0000 // vpbroadcastb 0x9c12(%rip), %zmm0 # 0x9f00 <k_tile_panel_16_min+0x1e00>
+	QUAD $0x9c090d78487df262; WORD $0x0000 // vpbroadcastb 0x9c09(%rip), %zmm1 # 0x9f01 <k_tile_panel_16_min+0x1e01>
+	QUAD $0x9c001578487df262; WORD $0x0000 // vpbroadcastb 0x9c00(%rip), %zmm2 # 0x9f02 <k_tile_panel_16_min+0x1e02>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x040472724865f162 // vpslld $0x4, 0x100(%rdx), %zmm3
 	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
@@ -203,8 +203,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01558e0f; WORD $0x0000 // jle 0x5d2 <k_untile_q5_1+0x162>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x71720578487df262; WORD $0x0000 // vpbroadcastb 0x7172(%rip), %zmm0 # 0x7600 <k_tile_panel_16_min+0x12d0>
-	QUAD $0x71690d78487df262; WORD $0x0000 // vpbroadcastb 0x7169(%rip), %zmm1 # 0x7601 <k_tile_panel_16_min+0x12d1>
+	QUAD $0x9b320578487df262; WORD $0x0000 // vpbroadcastb 0x9b32(%rip), %zmm0 # 0x9fc0 <k_tile_panel_16_min+0x1ec0>
+	QUAD $0x9b290d78487df262; WORD $0x0000 // vpbroadcastb 0x9b29(%rip), %zmm1 # 0x9fc1 <k_tile_panel_16_min+0x1ec1>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	QUAD $0x04047272486df162 // vpslld $0x4, 0x100(%rdx), %zmm2
 	LONG $0x48edf162; WORD $0xd1db // vpandq %zmm1, %zmm2, %zmm2
@@ -261,9 +261,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x70800578487df262; WORD $0x0000 // vpbroadcastb 0x7080(%rip), %zmm0 # 0x7680 <k_tile_panel_16_min+0x1350>
-	QUAD $0x783e0d58487df262; WORD $0x0000 // vpbroadcastd 0x783e(%rip), %zmm1 # 0x7e48 <k_tile_panel_16_min+0x1b18>
-	QUAD $0x784c1518487df262; WORD $0x0000 // vbroadcastss 0x784c(%rip), %zmm2 # 0x7e60 <k_tile_panel_16_min+0x1b30>
+	QUAD $0x9a400578487df262; WORD $0x0000 // vpbroadcastb 0x9a40(%rip), %zmm0 # 0xa040 <k_tile_panel_16_min+0x1f40>
+	QUAD $0xa1fe0d58487df262; WORD $0x0000 // vpbroadcastd 0xa1fe(%rip), %zmm1 # 0xa808 <k_tile_panel_16_min+0x2708>
+	QUAD $0xa20c1518487df262; WORD $0x0000 // vbroadcastss 0xa20c(%rip), %zmm2 # 0xa820 <k_tile_panel_16_min+0x2720>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
@@ -484,16 +484,16 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x728f0558487df262; WORD $0x0000 // vpbroadcastd 0x728f(%rip), %zmm0 # 0x7e5c <k_tile_panel_16_min+0x1b2c>
+	QUAD $0x9c4f0558487df262; WORD $0x0000 // vpbroadcastd 0x9c4f(%rip), %zmm0 # 0xa81c <k_tile_panel_16_min+0x271c>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x72930d58487df262; WORD $0x0000 // vpbroadcastd 0x7293(%rip), %zmm1 # 0x7e6c <k_tile_panel_16_min+0x1b3c>
-	QUAD $0x6c1d1578487df262; WORD $0x0000 // vpbroadcastb 0x6c1d(%rip), %zmm2 # 0x7800 <k_tile_panel_16_min+0x14d0>
-	QUAD $0x6c141d78487df262; WORD $0x0000 // vpbroadcastb 0x6c14(%rip), %zmm3 # 0x7801 <k_tile_panel_16_min+0x14d1>
-	QUAD $0x6c0b2578487df262; WORD $0x0000 // vpbroadcastb 0x6c0b(%rip), %zmm4 # 0x7802 <k_tile_panel_16_min+0x14d2>
-	QUAD $0x72432d58487df262; WORD $0x0000 // vpbroadcastd 0x7243(%rip), %zmm5 # 0x7e44 <k_tile_panel_16_min+0x1b14>
-	QUAD $0x72593558487df262; WORD $0x0000 // vpbroadcastd 0x7259(%rip), %zmm6 # 0x7e64 <k_tile_panel_16_min+0x1b34>
-	QUAD $0x6b6b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x6b6b(%rip), %zmm7 # 0x7780 <k_tile_panel_16_min+0x1450>
-	QUAD $0x6ba1056f48fd7162; WORD $0x0000 // vmovdqa64 0x6ba1(%rip), %zmm8 # 0x77c0 <k_tile_panel_16_min+0x1490>
+	QUAD $0x9c530d58487df262; WORD $0x0000 // vpbroadcastd 0x9c53(%rip), %zmm1 # 0xa82c <k_tile_panel_16_min+0x272c>
+	QUAD $0x95dd1578487df262; WORD $0x0000 // vpbroadcastb 0x95dd(%rip), %zmm2 # 0xa1c0 <k_tile_panel_16_min+0x20c0>
+	QUAD $0x95d41d78487df262; WORD $0x0000 // vpbroadcastb 0x95d4(%rip), %zmm3 # 0xa1c1 <k_tile_panel_16_min+0x20c1>
+	QUAD $0x95cb2578487df262; WORD $0x0000 // vpbroadcastb 0x95cb(%rip), %zmm4 # 0xa1c2 <k_tile_panel_16_min+0x20c2>
+	QUAD $0x9c032d58487df262; WORD $0x0000 // vpbroadcastd 0x9c03(%rip), %zmm5 # 0xa804 <k_tile_panel_16_min+0x2704>
+	QUAD $0x9c193558487df262; WORD $0x0000 // vpbroadcastd 0x9c19(%rip), %zmm6 # 0xa824 <k_tile_panel_16_min+0x2724>
+	QUAD $0x952b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x952b(%rip), %zmm7 # 0xa140 <k_tile_panel_16_min+0x2040>
+	QUAD $0x9561056f48fd7162; WORD $0x0000 // vmovdqa64 0x9561(%rip), %zmm8 # 0xa180 <k_tile_panel_16_min+0x2080>
 	BYTE $0x90 // nop
 	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x18 // vmovdqu64 0x600(%rdx), %zmm9
 	LONG $0x48fe7162; WORD $0x526f; BYTE $0x19 // vmovdqu64 0x640(%rdx), %zmm10
@@ -784,15 +784,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x6a930558487df262; WORD $0x0000 // vpbroadcastd 0x6a93(%rip), %zmm0 # 0x7e50 <k_tile_panel_16_min+0x1b20>
-	QUAD $0x6a950d58487df262; WORD $0x0000 // vpbroadcastd 0x6a95(%rip), %zmm1 # 0x7e5c <k_tile_panel_16_min+0x1b2c>
-	QUAD $0x6a9b1558487df262; WORD $0x0000 // vpbroadcastd 0x6a9b(%rip), %zmm2 # 0x7e6c <k_tile_panel_16_min+0x1b3c>
+	QUAD $0x94530558487df262; WORD $0x0000 // vpbroadcastd 0x9453(%rip), %zmm0 # 0xa810 <k_tile_panel_16_min+0x2710>
+	QUAD $0x94550d58487df262; WORD $0x0000 // vpbroadcastd 0x9455(%rip), %zmm1 # 0xa81c <k_tile_panel_16_min+0x271c>
+	QUAD $0x945b1558487df262; WORD $0x0000 // vpbroadcastd 0x945b(%rip), %zmm2 # 0xa82c <k_tile_panel_16_min+0x272c>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x65231d78487df262; WORD $0x0000 // vpbroadcastb 0x6523(%rip), %zmm3 # 0x7900 <k_tile_panel_16_min+0x15d0>
-	QUAD $0x6a5d2558487df262; WORD $0x0000 // vpbroadcastd 0x6a5d(%rip), %zmm4 # 0x7e44 <k_tile_panel_16_min+0x1b14>
-	QUAD $0x6a6f2d18487df262; WORD $0x0000 // vbroadcastss 0x6a6f(%rip), %zmm5 # 0x7e60 <k_tile_panel_16_min+0x1b30>
-	QUAD $0x6485356f48fdf162; WORD $0x0000 // vmovdqa64 0x6485(%rip), %zmm6 # 0x7880 <k_tile_panel_16_min+0x1550>
-	QUAD $0x64bb3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x64bb(%rip), %zmm7 # 0x78c0 <k_tile_panel_16_min+0x1590>
+	QUAD $0x8ee31d78487df262; WORD $0x0000 // vpbroadcastb 0x8ee3(%rip), %zmm3 # 0xa2c0 <k_tile_panel_16_min+0x21c0>
+	QUAD $0x941d2558487df262; WORD $0x0000 // vpbroadcastd 0x941d(%rip), %zmm4 # 0xa804 <k_tile_panel_16_min+0x2704>
+	QUAD $0x942f2d18487df262; WORD $0x0000 // vbroadcastss 0x942f(%rip), %zmm5 # 0xa820 <k_tile_panel_16_min+0x2720>
+	QUAD $0x8e45356f48fdf162; WORD $0x0000 // vmovdqa64 0x8e45(%rip), %zmm6 # 0xa240 <k_tile_panel_16_min+0x2140>
+	QUAD $0x8e7b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x8e7b(%rip), %zmm7 # 0xa280 <k_tile_panel_16_min+0x2180>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fe7162; WORD $0x426f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm8
 	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm9
@@ -969,15 +969,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x65d10558487df262; WORD $0x0000 // vpbroadcastd 0x65d1(%rip), %zmm0 # 0x7e50 <k_tile_panel_16_min+0x1b20>
-	QUAD $0x65d30d58487df262; WORD $0x0000 // vpbroadcastd 0x65d3(%rip), %zmm1 # 0x7e5c <k_tile_panel_16_min+0x1b2c>
-	QUAD $0x65d91558487df262; WORD $0x0000 // vpbroadcastd 0x65d9(%rip), %zmm2 # 0x7e6c <k_tile_panel_16_min+0x1b3c>
-	QUAD $0x61a31d78487df262; WORD $0x0000 // vpbroadcastb 0x61a3(%rip), %zmm3 # 0x7a40 <k_tile_panel_16_min+0x1710>
-	QUAD $0x619a2578487df262; WORD $0x0000 // vpbroadcastb 0x619a(%rip), %zmm4 # 0x7a41 <k_tile_panel_16_min+0x1711>
-	QUAD $0x65932d58487df262; WORD $0x0000 // vpbroadcastd 0x6593(%rip), %zmm5 # 0x7e44 <k_tile_panel_16_min+0x1b14>
-	QUAD $0x65a53518487df262; WORD $0x0000 // vbroadcastss 0x65a5(%rip), %zmm6 # 0x7e60 <k_tile_panel_16_min+0x1b30>
-	QUAD $0x60fb3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x60fb(%rip), %zmm7 # 0x79c0 <k_tile_panel_16_min+0x1690>
-	QUAD $0x6131056f48fd7162; WORD $0x0000 // vmovdqa64 0x6131(%rip), %zmm8 # 0x7a00 <k_tile_panel_16_min+0x16d0>
+	QUAD $0x8f910558487df262; WORD $0x0000 // vpbroadcastd 0x8f91(%rip), %zmm0 # 0xa810 <k_tile_panel_16_min+0x2710>
+	QUAD $0x8f930d58487df262; WORD $0x0000 // vpbroadcastd 0x8f93(%rip), %zmm1 # 0xa81c <k_tile_panel_16_min+0x271c>
+	QUAD $0x8f991558487df262; WORD $0x0000 // vpbroadcastd 0x8f99(%rip), %zmm2 # 0xa82c <k_tile_panel_16_min+0x272c>
+	QUAD $0x8b631d78487df262; WORD $0x0000 // vpbroadcastb 0x8b63(%rip), %zmm3 # 0xa400 <k_tile_panel_16_min+0x2300>
+	QUAD $0x8b5a2578487df262; WORD $0x0000 // vpbroadcastb 0x8b5a(%rip), %zmm4 # 0xa401 <k_tile_panel_16_min+0x2301>
+	QUAD $0x8f532d58487df262; WORD $0x0000 // vpbroadcastd 0x8f53(%rip), %zmm5 # 0xa804 <k_tile_panel_16_min+0x2704>
+	QUAD $0x8f653518487df262; WORD $0x0000 // vbroadcastss 0x8f65(%rip), %zmm6 # 0xa820 <k_tile_panel_16_min+0x2720>
+	QUAD $0x8abb3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x8abb(%rip), %zmm7 # 0xa380 <k_tile_panel_16_min+0x2280>
+	QUAD $0x8af1056f48fd7162; WORD $0x0000 // vmovdqa64 0x8af1(%rip), %zmm8 # 0xa3c0 <k_tile_panel_16_min+0x22c0>
 	BYTE $0x90 // nop
 	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x28 // vmovdqu64 0xa00(%rdx), %zmm9
 	LONG $0x48fe7162; WORD $0x526f; BYTE $0x29 // vmovdqu64 0xa40(%rdx), %zmm10
@@ -1217,9 +1217,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x5c100578487df262; WORD $0x0000 // vpbroadcastb 0x5c10(%rip), %zmm0 # 0x7b40 <k_tile_panel_16_min+0x1810>
-	QUAD $0x5c070d78487df262; WORD $0x0000 // vpbroadcastb 0x5c07(%rip), %zmm1 # 0x7b41 <k_tile_panel_16_min+0x1811>
-	QUAD $0x5bfe1578487df262; WORD $0x0000 // vpbroadcastb 0x5bfe(%rip), %zmm2 # 0x7b42 <k_tile_panel_16_min+0x1812>
+	QUAD $0x85d00578487df262; WORD $0x0000 // vpbroadcastb 0x85d0(%rip), %zmm0 # 0xa500 <k_tile_panel_16_min+0x2400>
+	QUAD $0x85c70d78487df262; WORD $0x0000 // vpbroadcastb 0x85c7(%rip), %zmm1 # 0xa501 <k_tile_panel_16_min+0x2401>
+	QUAD $0x85be1578487df262; WORD $0x0000 // vpbroadcastb 0x85be(%rip), %zmm2 # 0xa502 <k_tile_panel_16_min+0x2402>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
@@ -1465,9 +1465,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x56500578487df262; WORD $0x0000 // vpbroadcastb 0x5650(%rip), %zmm0 # 0x7c40 <k_tile_panel_16_min+0x1910>
-	QUAD $0x58a60d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x58a6(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
-	QUAD $0x563d1578487df262; WORD $0x0000 // vpbroadcastb 0x563d(%rip), %zmm2 # 0x7c41 <k_tile_panel_16_min+0x1911>
+	QUAD $0x80100578487df262; WORD $0x0000 // vpbroadcastb 0x8010(%rip), %zmm0 # 0xa600 <k_tile_panel_16_min+0x2500>
+	QUAD $0x82660d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x8266(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x7ffd1578487df262; WORD $0x0000 // vpbroadcastb 0x7ffd(%rip), %zmm2 # 0xa601 <k_tile_panel_16_min+0x2501>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x48fdf162; WORD $0x1cdb; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm3
 	LONG $0x4875f262; WORD $0xdb00 // vpshufb %zmm3, %zmm1, %zmm3
@@ -1522,12 +1522,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x55ef0578487df262; WORD $0x0000 // vpbroadcastb 0x55ef(%rip), %zmm0 # 0x7d40 <k_tile_panel_16_min+0x1a10>
-	QUAD $0x57450d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x5745(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
-	QUAD $0x55dc1578487df262; WORD $0x0000 // vpbroadcastb 0x55dc(%rip), %zmm2 # 0x7d41 <k_tile_panel_16_min+0x1a11>
-	QUAD $0x56d91d58487df262; WORD $0x0000 // vpbroadcastd 0x56d9(%rip), %zmm3 # 0x7e48 <k_tile_panel_16_min+0x1b18>
-	QUAD $0x56f72558487df262; WORD $0x0000 // vpbroadcastd 0x56f7(%rip), %zmm4 # 0x7e70 <k_tile_panel_16_min+0x1b40>
-	QUAD $0x56e12d58487df262; WORD $0x0000 // vpbroadcastd 0x56e1(%rip), %zmm5 # 0x7e64 <k_tile_panel_16_min+0x1b34>
+	QUAD $0x7faf0578487df262; WORD $0x0000 // vpbroadcastb 0x7faf(%rip), %zmm0 # 0xa700 <k_tile_panel_16_min+0x2600>
+	QUAD $0x81050d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x8105(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x7f9c1578487df262; WORD $0x0000 // vpbroadcastb 0x7f9c(%rip), %zmm2 # 0xa701 <k_tile_panel_16_min+0x2601>
+	QUAD $0x80991d58487df262; WORD $0x0000 // vpbroadcastd 0x8099(%rip), %zmm3 # 0xa808 <k_tile_panel_16_min+0x2708>
+	QUAD $0x80b72558487df262; WORD $0x0000 // vpbroadcastd 0x80b7(%rip), %zmm4 # 0xa830 <k_tile_panel_16_min+0x2730>
+	QUAD $0x80a12d58487df262; WORD $0x0000 // vpbroadcastd 0x80a1(%rip), %zmm5 # 0xa824 <k_tile_panel_16_min+0x2724>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
@@ -1765,12 +1765,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01798e0f; WORD $0x0000 // jle 0x2ec6 <k_untile_mxfp4+0x186>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x50e20578487df262; WORD $0x0000 // vpbroadcastb 0x50e2(%rip), %zmm0 # 0x7e40 <k_tile_panel_16_min+0x1b10>
-	QUAD $0x51180d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x5118(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
-	QUAD $0x50cf1578487df262; WORD $0x0000 // vpbroadcastb 0x50cf(%rip), %zmm2 # 0x7e41 <k_tile_panel_16_min+0x1b11>
-	QUAD $0x0050c71d7879e2c4; BYTE $0x00 // vpbroadcastb 0x50c7(%rip), %xmm3 # 0x7e42 <k_tile_panel_16_min+0x1b12>
-	QUAD $0x50cf2558487df262; WORD $0x0000 // vpbroadcastd 0x50cf(%rip), %zmm4 # 0x7e54 <k_tile_panel_16_min+0x1b24>
-	QUAD $0x50bd2d58487df262; WORD $0x0000 // vpbroadcastd 0x50bd(%rip), %zmm5 # 0x7e4c <k_tile_panel_16_min+0x1b1c>
+	QUAD $0x7aa20578487df262; WORD $0x0000 // vpbroadcastb 0x7aa2(%rip), %zmm0 # 0xa800 <k_tile_panel_16_min+0x2700>
+	QUAD $0x7ad80d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x7ad8(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x7a8f1578487df262; WORD $0x0000 // vpbroadcastb 0x7a8f(%rip), %zmm2 # 0xa801 <k_tile_panel_16_min+0x2701>
+	QUAD $0x007a871d7879e2c4; BYTE $0x00 // vpbroadcastb 0x7a87(%rip), %xmm3 # 0xa802 <k_tile_panel_16_min+0x2702>
+	QUAD $0x7a8f2558487df262; WORD $0x0000 // vpbroadcastd 0x7a8f(%rip), %zmm4 # 0xa814 <k_tile_panel_16_min+0x2714>
+	QUAD $0x7a7d2d58487df262; WORD $0x0000 // vpbroadcastd 0x7a7d(%rip), %zmm5 # 0xa80c <k_tile_panel_16_min+0x270c>
 	BYTE $0x90 // nop
 	LONG $0x48fdf162; WORD $0x32db // vpandq (%rdx), %zmm0, %zmm6
 	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
@@ -1831,702 +1831,798 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x70ec8348 // subq $0x70, %rsp
-	LONG $0x28778b48 // movq 0x28(%rdi), %rsi
-	LONG $0x30578b4c // movq 0x30(%rdi), %r10
-	LONG $0x32048d49 // leaq (%r10,%rsi), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x03c6f640 // testb $0x3, %sil
-	WORD $0x950f; BYTE $0xc0 // setne %al
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x9f0f; BYTE $0xc1 // setg %cl
-	WORD $0xc120 // andb %al, %cl
-	LONG $0x24348948 // movq %rsi, (%rsp)
-	WORD $0xf980; BYTE $0x01 // cmpb $0x1, %cl
-	LONG $0x0ae4850f; WORD $0x0000 // jne 0x39ef <k_tile_panel+0xb1f>
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	LONG $0x03638d4c // leaq 0x3(%rbx), %r12
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xdc480f49 // cmovsq %r12, %rbx
-	LONG $0x38478b48 // movq 0x38(%rdi), %rax
+	LONG $0xf8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf8, %rsp
+	LONG $0x28778b4c // movq 0x28(%rdi), %r14
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x30148d4a // leaq (%rax,%r14), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x0243850f; WORD $0x0000 // jne 0x3152 <k_tile_panel+0x282>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x9f0f; BYTE $0xc0 // setg %al
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	WORD $0x2044; BYTE $0xd8 // andb %r11b, %al
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	WORD $0x013c // cmpb $0x1, %al
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x0213850f; WORD $0x0000 // jne 0x3140 <k_tile_panel+0x270>
+	WORD $0x8b49; BYTE $0x07 // movq (%r15), %rax
+	LONG $0x384f8b49 // movq 0x38(%r15), %rcx
+	LONG $0x037b8d49 // leaq 0x3(%r11), %rdi
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0874 // je 0x2f32 <k_tile_panel+0x62>
-	LONG $0x487cf162; WORD $0x0110 // vmovups (%rcx), %zmm0
-	WORD $0x04eb // jmp 0x2f36 <k_tile_panel+0x66>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ef8e0f; WORD $0x0000 // jle 0x303a <k_tile_panel+0x16a>
-	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
-	LONG $0xfce68348 // andq $-0x4, %rsi
-	LONG $0x24348b4c // movq (%rsp), %r14
-	WORD $0x2949; BYTE $0xf6 // subq %rsi, %r14
-	LONG $0x02fbc148 // sarq $0x2, %rbx
-	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
-	LONG $0xd9af0f49 // imulq %r9, %rbx
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	LONG $0x06e6c149 // shlq $0x6, %r14
-	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
-	LONG $0x301c8d4b // leaq (%r8,%r14), %rbx
-	LONG $0x24c38348 // addq $0x24, %rbx
-	QUAD $0x4ed60d18487df262; WORD $0x0000 // vbroadcastss 0x4ed6(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487df262; WORD $0x1358 // vpbroadcastd (%rbx), %zmm2
-	LONG $0x48fed162; WORD $0x1e6f // vmovdqu64 (%r14), %zmm3
-	LONG $0x48fed162; WORD $0x666f; BYTE $0x01 // vmovdqu64 0x40(%r14), %zmm4
-	LONG $0x48fed162; WORD $0x6e6f; BYTE $0x02 // vmovdqu64 0x80(%r14), %zmm5
-	LONG $0x48fed162; WORD $0x766f; BYTE $0x03 // vmovdqu64 0xc0(%r14), %zmm6
-	LONG $0x5865f262; WORD $0x5350; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm3, %zmm2
-	LONG $0x585df262; WORD $0x5350; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm4, %zmm2
-	LONG $0x5855f262; WORD $0x5350; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm5, %zmm2
-	LONG $0x584df262; WORD $0x5350; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm6, %zmm2
-	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x04 // vmovdqu64 0x100(%r14), %zmm3
-	LONG $0x5865f262; WORD $0x5350; BYTE $0xfb // vpdpbusd -0x14(%rbx){1to16}, %zmm3, %zmm2
-	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x05 // vmovdqu64 0x140(%r14), %zmm3
-	LONG $0x5865f262; WORD $0x5350; BYTE $0xfc // vpdpbusd -0x10(%rbx){1to16}, %zmm3, %zmm2
-	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x06 // vmovdqu64 0x180(%r14), %zmm3
-	LONG $0x5865f262; WORD $0x5350; BYTE $0xfd // vpdpbusd -0xc(%rbx){1to16}, %zmm3, %zmm2
-	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x07 // vmovdqu64 0x1c0(%r14), %zmm3
-	LONG $0x5865f262; WORD $0x5350; BYTE $0xfe // vpdpbusd -0x8(%rbx){1to16}, %zmm3, %zmm2
-	LONG $0x487cd162; WORD $0x5e10; BYTE $0x08 // vmovups 0x200(%r14), %zmm3
-	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
-	LONG $0x4865f262; WORD $0xe2b8 // vfmadd231ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm2) + zmm4
-	LONG $0x585df262; WORD $0x43b8; BYTE $0xff // vfmadd231ps -0x4(%rbx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0x40c68149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r14 # imm = 0x240
-	WORD $0xff48; BYTE $0xce // decq %rsi
-	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
-	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff56870f; WORD $0xffff // ja 0x2f90 <k_tile_panel+0xc0>
-	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
-	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
-	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0x03c6f640 // testb $0x3, %sil
-	LONG $0xc5950f40 // setne %bpl
-	LONG $0x02fa8349 // cmpq $0x2, %r10
-	LONG $0xc69d0f41 // setge %r14b
-	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
-	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	LONG $0x0163850f; WORD $0x0000 // jne 0x31ce <k_tile_panel+0x2fe>
-	LONG $0x037e8d4c // leaq 0x3(%rsi), %r15
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xfe490f4c // cmovnsq %rsi, %r15
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1174 // je 0x308c <k_tile_panel+0x1bc>
-	LONG $0x487cf162; WORD $0x0410; BYTE $0x99 // vmovups (%rcx,%rbx,4), %zmm0
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x127f // jg 0x3099 <k_tile_panel+0x1c9>
-	LONG $0x0000eee9; BYTE $0x00 // jmp 0x317a <k_tile_panel+0x2aa>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00e18e0f; WORD $0x0000 // jle 0x317a <k_tile_panel+0x2aa>
-	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
-	LONG $0xfce68349 // andq $-0x4, %r14
-	WORD $0x294c; BYTE $0xf6 // subq %r14, %rsi
-	LONG $0x02ffc149 // sarq $0x2, %r15
-	LONG $0x01708d4c // leaq 0x1(%rax), %r14
-	LONG $0xf9af0f4d // imulq %r9, %r15
-	LONG $0x06e7c149 // shlq $0x6, %r15
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x24c68348 // addq $0x24, %rsi
-	QUAD $0x4d8d0d18487df262; WORD $0x0000 // vbroadcastss 0x4d8d(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	WORD $0x9066 // nop
-	LONG $0x487df262; WORD $0x1658 // vpbroadcastd (%rsi), %zmm2
-	LONG $0x48fed162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm3
-	LONG $0x48fed162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%r15), %zmm4
-	LONG $0x48fed162; WORD $0x6f6f; BYTE $0x02 // vmovdqu64 0x80(%r15), %zmm5
-	LONG $0x48fed162; WORD $0x776f; BYTE $0x03 // vmovdqu64 0xc0(%r15), %zmm6
-	LONG $0x5865f262; WORD $0x5650; BYTE $0xf7 // vpdpbusd -0x24(%rsi){1to16}, %zmm3, %zmm2
-	LONG $0x585df262; WORD $0x5650; BYTE $0xf8 // vpdpbusd -0x20(%rsi){1to16}, %zmm4, %zmm2
-	LONG $0x5855f262; WORD $0x5650; BYTE $0xf9 // vpdpbusd -0x1c(%rsi){1to16}, %zmm5, %zmm2
-	LONG $0x584df262; WORD $0x5650; BYTE $0xfa // vpdpbusd -0x18(%rsi){1to16}, %zmm6, %zmm2
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x04 // vmovdqu64 0x100(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x5650; BYTE $0xfb // vpdpbusd -0x14(%rsi){1to16}, %zmm3, %zmm2
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x05 // vmovdqu64 0x140(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x5650; BYTE $0xfc // vpdpbusd -0x10(%rsi){1to16}, %zmm3, %zmm2
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x06 // vmovdqu64 0x180(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x5650; BYTE $0xfd // vpdpbusd -0xc(%rsi){1to16}, %zmm3, %zmm2
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x07 // vmovdqu64 0x1c0(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x5650; BYTE $0xfe // vpdpbusd -0x8(%rsi){1to16}, %zmm3, %zmm2
-	LONG $0x487cd162; WORD $0x5f10; BYTE $0x08 // vmovups 0x200(%r15), %zmm3
-	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
-	LONG $0x4865f262; WORD $0xe2b8 // vfmadd231ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm2) + zmm4
-	LONG $0x585df262; WORD $0x46b8; BYTE $0xff // vfmadd231ps -0x4(%rsi){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0x40c78149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r15 # imm = 0x240
-	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xff56870f; WORD $0xffff // ja 0x30d0 <k_tile_panel+0x200>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x99 // vmovups %zmm0, (%rcx,%rbx,4)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x02c68348 // addq $0x2, %rsi
-	LONG $0x03c6f640 // testb $0x3, %sil
-	LONG $0xc5950f40 // setne %bpl
-	LONG $0x03fa8349 // cmpq $0x3, %r10
-	LONG $0xc69d0f41 // setge %r14b
-	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
-	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	WORD $0x2c75 // jne 0x31ce <k_tile_panel+0x2fe>
-	LONG $0x037e8d4c // leaq 0x3(%rsi), %r15
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xfe490f4c // cmovnsq %rsi, %r15
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
-	LONG $0x06f1840f; WORD $0x0000 // je 0x38aa <k_tile_panel+0x9da>
-	LONG $0x487cf162; WORD $0x0410; BYTE $0xd9 // vmovups (%rcx,%rbx,8), %zmm0
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06ee8f0f; WORD $0x0000 // jg 0x38b7 <k_tile_panel+0x9e7>
-	LONG $0x0007cce9; BYTE $0x00 // jmp 0x399a <k_tile_panel+0xaca>
-	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
-	LONG $0x0c468d48 // leaq 0xc(%rsi), %rax
-	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0x081e8f0f; WORD $0x0000 // jg 0x3a03 <k_tile_panel+0xb33>
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
-	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	LONG $0x18578b4c // movq 0x18(%rdi), %r10
-	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
-	LONG $0x404f8b48 // movq 0x40(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	QUAD $0x00000000950c8d4a // leaq (,%r10,4), %rcx
-	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x89148d48 // leaq (%rcx,%rcx,4), %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	QUAD $0x00000000d5148d4a // leaq (,%r10,8), %rdx
-	LONG $0x52048d4c // leaq (%rdx,%rdx,2), %r8
-	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
-	LONG $0xd2048d4f // leaq (%r10,%r10,8), %r8
-	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
-	LONG $0x402c8d4b // leaq (%r8,%r8,2), %rbp
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0xc93c8d48 // leaq (%rcx,%rcx,8), %rdi
-	LONG $0x92048d4c // leaq (%rdx,%rdx,4), %r8
-	LONG $0x245c8948; BYTE $0x48 // movq %rbx, 0x48(%rsp)
-	LONG $0x0000e4b9; BYTE $0x00 // movl $0xe4, %ecx
-	LONG $0x084b0349 // addq 0x8(%r11), %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	QUAD $0x4be50518487df262; WORD $0x0000 // vbroadcastss 0x4be5(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
-	LONG $0x384b8b49 // movq 0x38(%r11), %rcx
-	LONG $0x2cda6b49 // imulq $0x2c, %r10, %rbx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0x3314 <k_tile_panel+0x444>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x91 // vmovups %zmm2, (%rcx,%r10,4)
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0xd1 // vmovups %zmm3, (%rcx,%r10,8)
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x487cf162; WORD $0x2411; BYTE $0x01 // vmovups %zmm4, (%rcx,%rax)
-	LONG $0x487cb162; WORD $0x2c11; BYTE $0x39 // vmovups %zmm5, (%rcx,%r15)
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x487cf162; WORD $0x3411; BYTE $0x01 // vmovups %zmm6, (%rcx,%rax)
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x487cf162; WORD $0x3c11; BYTE $0x01 // vmovups %zmm7, (%rcx,%rax)
-	LONG $0x487c7162; WORD $0x0411; BYTE $0x29 // vmovups %zmm8, (%rcx,%rbp)
-	LONG $0x487c3162; WORD $0x0c11; BYTE $0x09 // vmovups %zmm9, (%rcx,%r9)
-	LONG $0x487c7162; WORD $0x1411; BYTE $0x39 // vmovups %zmm10, (%rcx,%rdi)
-	LONG $0x487c3162; WORD $0x1c11; BYTE $0x01 // vmovups %zmm11, (%rcx,%r8)
-	LONG $0x487c7162; WORD $0x2411; BYTE $0x19 // vmovups %zmm12, (%rcx,%rbx)
-	LONG $0x0c428d48 // leaq 0xc(%rdx), %rax
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0x06f28f0f; WORD $0x0000 // jg 0x3a06 <k_tile_panel+0xb36>
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	LONG $0x240c2b48 // subq (%rsp), %rcx
-	LONG $0xcaaf0f49 // imulq %r10, %rcx
-	LONG $0x03468d48 // leaq 0x3(%rsi), %rax
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xc6490f48 // cmovnsq %rsi, %rax
-	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
-	LONG $0x8b0c8d49 // leaq (%r11,%rcx,4), %rcx
-	LONG $0x247c8348; WORD $0x0060 // cmpq $0x0, 0x60(%rsp)
-	WORD $0x7274 // je 0x33b0 <k_tile_panel+0x4e0>
-	LONG $0x487cf162; WORD $0x0910 // vmovups (%rcx), %zmm1
-	LONG $0x487cb162; WORD $0x1410; BYTE $0x91 // vmovups (%rcx,%r10,4), %zmm2
-	LONG $0x487cb162; WORD $0x1c10; BYTE $0xd1 // vmovups (%rcx,%r10,8), %zmm3
-	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
-	LONG $0x487cb162; WORD $0x2410; BYTE $0x19 // vmovups (%rcx,%r11), %zmm4
-	LONG $0x48feb162; WORD $0x2c6f; BYTE $0x39 // vmovdqu64 (%rcx,%r15), %zmm5
-	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
-	LONG $0x48feb162; WORD $0x346f; BYTE $0x19 // vmovdqu64 (%rcx,%r11), %zmm6
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x487cb162; WORD $0x3c10; BYTE $0x19 // vmovups (%rcx,%r11), %zmm7
-	LONG $0x487c7162; WORD $0x0410; BYTE $0x29 // vmovups (%rcx,%rbp), %zmm8
-	LONG $0x487c3162; WORD $0x0c10; BYTE $0x09 // vmovups (%rcx,%r9), %zmm9
-	LONG $0x487c7162; WORD $0x1410; BYTE $0x39 // vmovups (%rcx,%rdi), %zmm10
-	LONG $0x487c3162; WORD $0x1c10; BYTE $0x01 // vmovups (%rcx,%r8), %zmm11
-	LONG $0x487c7162; WORD $0x2410; BYTE $0x19 // vmovups (%rcx,%rbx), %zmm12
-	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
-	WORD $0x497f // jg 0x33f1 <k_tile_panel+0x521>
-	LONG $0xfffef3e9; BYTE $0xff // jmp 0x32a0 <k_tile_panel+0x3d0>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
-	LONG $0xfeaf8e0f; WORD $0xffff // jle 0x32a0 <k_tile_panel+0x3d0>
-	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
-	LONG $0xfce38349 // andq $-0x4, %r11
-	WORD $0x294c; BYTE $0xde // subq %r11, %rsi
-	LONG $0x02f8c148 // sarq $0x2, %rax
-	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	LONG $0xd8af0f4c // imulq %rax, %r11
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24740348; BYTE $0x38 // addq 0x38(%rsp), %rsi
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x40708d4c // leaq 0x40(%rax), %r14
-	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
-	LONG $0xf4af0f4d // imulq %r12, %r14
-	LONG $0x80e88348 // subq $-0x80, %rax
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	QUAD $0xd01e4458487d2262 // vpbroadcastd -0xc0(%rsi,%r11), %zmm24
-	QUAD $0xe01e7c58487da262 // vpbroadcastd -0x80(%rsi,%r11), %zmm23
-	QUAD $0xf01e7458487da262 // vpbroadcastd -0x40(%rsi,%r11), %zmm22
-	LONG $0x487da262; WORD $0x2c58; BYTE $0x1e // vpbroadcastd (%rsi,%r11), %zmm21
-	QUAD $0xd0366458487da262 // vpbroadcastd -0xc0(%rsi,%r14), %zmm20
-	QUAD $0xe0365c58487da262 // vpbroadcastd -0x80(%rsi,%r14), %zmm19
-	QUAD $0xf0365458487da262 // vpbroadcastd -0x40(%rsi,%r14), %zmm18
-	LONG $0x487da262; WORD $0x0c58; BYTE $0x36 // vpbroadcastd (%rsi,%r14), %zmm17
-	QUAD $0xd0064458487de262 // vpbroadcastd -0xc0(%rsi,%rax), %zmm16
-	QUAD $0xe0067c58487d7262 // vpbroadcastd -0x80(%rsi,%rax), %zmm15
-	QUAD $0xf0067458487d7262 // vpbroadcastd -0x40(%rsi,%rax), %zmm14
-	LONG $0x487d7262; WORD $0x2c58; BYTE $0x06 // vpbroadcastd (%rsi,%rax), %zmm13
-	LONG $0x48fe4162; WORD $0x5d6f; BYTE $0x00 // vmovdqu64 (%r13), %zmm27
-	LONG $0x48fe4162; WORD $0x656f; BYTE $0x01 // vmovdqu64 0x40(%r13), %zmm28
-	LONG $0x48fe4162; WORD $0x556f; BYTE $0x02 // vmovdqu64 0x80(%r13), %zmm26
-	LONG $0x48fe4162; WORD $0x4d6f; BYTE $0x03 // vmovdqu64 0xc0(%r13), %zmm25
-	QUAD $0xc71e445050252262 // vpdpbusd -0xe4(%rsi,%r11){1to16}, %zmm27, %zmm24
-	QUAD $0xd71e7c505025a262 // vpdpbusd -0xa4(%rsi,%r11){1to16}, %zmm27, %zmm23
-	QUAD $0xe71e74505025a262 // vpdpbusd -0x64(%rsi,%r11){1to16}, %zmm27, %zmm22
-	QUAD $0xf71e6c505025a262 // vpdpbusd -0x24(%rsi,%r11){1to16}, %zmm27, %zmm21
-	QUAD $0xc73664505025a262 // vpdpbusd -0xe4(%rsi,%r14){1to16}, %zmm27, %zmm20
-	QUAD $0xd7365c505025a262 // vpdpbusd -0xa4(%rsi,%r14){1to16}, %zmm27, %zmm19
-	QUAD $0xe73654505025a262 // vpdpbusd -0x64(%rsi,%r14){1to16}, %zmm27, %zmm18
-	QUAD $0xf7364c505025a262 // vpdpbusd -0x24(%rsi,%r14){1to16}, %zmm27, %zmm17
-	QUAD $0xc70644505025e262 // vpdpbusd -0xe4(%rsi,%rax){1to16}, %zmm27, %zmm16
-	QUAD $0xd7067c5050257262 // vpdpbusd -0xa4(%rsi,%rax){1to16}, %zmm27, %zmm15
-	QUAD $0xe706745050257262 // vpdpbusd -0x64(%rsi,%rax){1to16}, %zmm27, %zmm14
-	QUAD $0xf7066c5050257262 // vpdpbusd -0x24(%rsi,%rax){1to16}, %zmm27, %zmm13
-	QUAD $0xc81e4450501d2262 // vpdpbusd -0xe0(%rsi,%r11){1to16}, %zmm28, %zmm24
-	QUAD $0xd81e7c50501da262 // vpdpbusd -0xa0(%rsi,%r11){1to16}, %zmm28, %zmm23
-	QUAD $0xe81e7450501da262 // vpdpbusd -0x60(%rsi,%r11){1to16}, %zmm28, %zmm22
-	QUAD $0xf81e6c50501da262 // vpdpbusd -0x20(%rsi,%r11){1to16}, %zmm28, %zmm21
-	QUAD $0xc8366450501da262 // vpdpbusd -0xe0(%rsi,%r14){1to16}, %zmm28, %zmm20
-	QUAD $0xd8365c50501da262 // vpdpbusd -0xa0(%rsi,%r14){1to16}, %zmm28, %zmm19
-	QUAD $0xe8365450501da262 // vpdpbusd -0x60(%rsi,%r14){1to16}, %zmm28, %zmm18
-	QUAD $0xf8364c50501da262 // vpdpbusd -0x20(%rsi,%r14){1to16}, %zmm28, %zmm17
-	QUAD $0xc8064450501de262 // vpdpbusd -0xe0(%rsi,%rax){1to16}, %zmm28, %zmm16
-	QUAD $0xd8067c50501d7262 // vpdpbusd -0xa0(%rsi,%rax){1to16}, %zmm28, %zmm15
-	QUAD $0xe8067450501d7262 // vpdpbusd -0x60(%rsi,%rax){1to16}, %zmm28, %zmm14
-	QUAD $0xf8066c50501d7262 // vpdpbusd -0x20(%rsi,%rax){1to16}, %zmm28, %zmm13
-	QUAD $0xc91e4450502d2262 // vpdpbusd -0xdc(%rsi,%r11){1to16}, %zmm26, %zmm24
-	QUAD $0xd91e7c50502da262 // vpdpbusd -0x9c(%rsi,%r11){1to16}, %zmm26, %zmm23
-	QUAD $0xe91e7450502da262 // vpdpbusd -0x5c(%rsi,%r11){1to16}, %zmm26, %zmm22
-	QUAD $0xf91e6c50502da262 // vpdpbusd -0x1c(%rsi,%r11){1to16}, %zmm26, %zmm21
-	QUAD $0xc9366450502da262 // vpdpbusd -0xdc(%rsi,%r14){1to16}, %zmm26, %zmm20
-	QUAD $0xd9365c50502da262 // vpdpbusd -0x9c(%rsi,%r14){1to16}, %zmm26, %zmm19
-	QUAD $0xe9365450502da262 // vpdpbusd -0x5c(%rsi,%r14){1to16}, %zmm26, %zmm18
-	QUAD $0xf9364c50502da262 // vpdpbusd -0x1c(%rsi,%r14){1to16}, %zmm26, %zmm17
-	QUAD $0xc9064450502de262 // vpdpbusd -0xdc(%rsi,%rax){1to16}, %zmm26, %zmm16
-	QUAD $0xd9067c50502d7262 // vpdpbusd -0x9c(%rsi,%rax){1to16}, %zmm26, %zmm15
-	QUAD $0xe9067450502d7262 // vpdpbusd -0x5c(%rsi,%rax){1to16}, %zmm26, %zmm14
-	QUAD $0xf9066c50502d7262 // vpdpbusd -0x1c(%rsi,%rax){1to16}, %zmm26, %zmm13
-	QUAD $0xca1e445050352262 // vpdpbusd -0xd8(%rsi,%r11){1to16}, %zmm25, %zmm24
-	QUAD $0xda1e7c505035a262 // vpdpbusd -0x98(%rsi,%r11){1to16}, %zmm25, %zmm23
-	QUAD $0xea1e74505035a262 // vpdpbusd -0x58(%rsi,%r11){1to16}, %zmm25, %zmm22
-	QUAD $0xfa1e6c505035a262 // vpdpbusd -0x18(%rsi,%r11){1to16}, %zmm25, %zmm21
-	QUAD $0xca3664505035a262 // vpdpbusd -0xd8(%rsi,%r14){1to16}, %zmm25, %zmm20
-	QUAD $0xda365c505035a262 // vpdpbusd -0x98(%rsi,%r14){1to16}, %zmm25, %zmm19
-	QUAD $0xea3654505035a262 // vpdpbusd -0x58(%rsi,%r14){1to16}, %zmm25, %zmm18
-	QUAD $0xfa364c505035a262 // vpdpbusd -0x18(%rsi,%r14){1to16}, %zmm25, %zmm17
-	QUAD $0xca0644505035e262 // vpdpbusd -0xd8(%rsi,%rax){1to16}, %zmm25, %zmm16
-	QUAD $0xda067c5050357262 // vpdpbusd -0x98(%rsi,%rax){1to16}, %zmm25, %zmm15
-	QUAD $0xea06745050357262 // vpdpbusd -0x58(%rsi,%rax){1to16}, %zmm25, %zmm14
-	QUAD $0xfa066c5050357262 // vpdpbusd -0x18(%rsi,%rax){1to16}, %zmm25, %zmm13
-	LONG $0x48fe4162; WORD $0x4d6f; BYTE $0x04 // vmovdqu64 0x100(%r13), %zmm25
-	QUAD $0xcb1e445050352262 // vpdpbusd -0xd4(%rsi,%r11){1to16}, %zmm25, %zmm24
-	QUAD $0xdb1e7c505035a262 // vpdpbusd -0x94(%rsi,%r11){1to16}, %zmm25, %zmm23
-	QUAD $0xeb1e74505035a262 // vpdpbusd -0x54(%rsi,%r11){1to16}, %zmm25, %zmm22
-	QUAD $0xfb1e6c505035a262 // vpdpbusd -0x14(%rsi,%r11){1to16}, %zmm25, %zmm21
-	QUAD $0xcb3664505035a262 // vpdpbusd -0xd4(%rsi,%r14){1to16}, %zmm25, %zmm20
-	QUAD $0xdb365c505035a262 // vpdpbusd -0x94(%rsi,%r14){1to16}, %zmm25, %zmm19
-	QUAD $0xeb3654505035a262 // vpdpbusd -0x54(%rsi,%r14){1to16}, %zmm25, %zmm18
-	QUAD $0xfb364c505035a262 // vpdpbusd -0x14(%rsi,%r14){1to16}, %zmm25, %zmm17
-	QUAD $0xcb0644505035e262 // vpdpbusd -0xd4(%rsi,%rax){1to16}, %zmm25, %zmm16
-	QUAD $0xdb067c5050357262 // vpdpbusd -0x94(%rsi,%rax){1to16}, %zmm25, %zmm15
-	QUAD $0xeb06745050357262 // vpdpbusd -0x54(%rsi,%rax){1to16}, %zmm25, %zmm14
-	QUAD $0xfb066c5050357262 // vpdpbusd -0x14(%rsi,%rax){1to16}, %zmm25, %zmm13
-	LONG $0x48fe4162; WORD $0x4d6f; BYTE $0x05 // vmovdqu64 0x140(%r13), %zmm25
-	QUAD $0xcc1e445050352262 // vpdpbusd -0xd0(%rsi,%r11){1to16}, %zmm25, %zmm24
-	QUAD $0xdc1e7c505035a262 // vpdpbusd -0x90(%rsi,%r11){1to16}, %zmm25, %zmm23
-	QUAD $0xec1e74505035a262 // vpdpbusd -0x50(%rsi,%r11){1to16}, %zmm25, %zmm22
-	QUAD $0xfc1e6c505035a262 // vpdpbusd -0x10(%rsi,%r11){1to16}, %zmm25, %zmm21
-	QUAD $0xcc3664505035a262 // vpdpbusd -0xd0(%rsi,%r14){1to16}, %zmm25, %zmm20
-	QUAD $0xdc365c505035a262 // vpdpbusd -0x90(%rsi,%r14){1to16}, %zmm25, %zmm19
-	QUAD $0xec3654505035a262 // vpdpbusd -0x50(%rsi,%r14){1to16}, %zmm25, %zmm18
-	QUAD $0xfc364c505035a262 // vpdpbusd -0x10(%rsi,%r14){1to16}, %zmm25, %zmm17
-	QUAD $0xcc0644505035e262 // vpdpbusd -0xd0(%rsi,%rax){1to16}, %zmm25, %zmm16
-	QUAD $0xdc067c5050357262 // vpdpbusd -0x90(%rsi,%rax){1to16}, %zmm25, %zmm15
-	QUAD $0xec06745050357262 // vpdpbusd -0x50(%rsi,%rax){1to16}, %zmm25, %zmm14
-	QUAD $0xfc066c5050357262 // vpdpbusd -0x10(%rsi,%rax){1to16}, %zmm25, %zmm13
-	LONG $0x48fe4162; WORD $0x4d6f; BYTE $0x06 // vmovdqu64 0x180(%r13), %zmm25
-	QUAD $0xcd1e445050352262 // vpdpbusd -0xcc(%rsi,%r11){1to16}, %zmm25, %zmm24
-	QUAD $0xdd1e7c505035a262 // vpdpbusd -0x8c(%rsi,%r11){1to16}, %zmm25, %zmm23
-	QUAD $0xed1e74505035a262 // vpdpbusd -0x4c(%rsi,%r11){1to16}, %zmm25, %zmm22
-	QUAD $0xfd1e6c505035a262 // vpdpbusd -0xc(%rsi,%r11){1to16}, %zmm25, %zmm21
-	QUAD $0xcd3664505035a262 // vpdpbusd -0xcc(%rsi,%r14){1to16}, %zmm25, %zmm20
-	QUAD $0xdd365c505035a262 // vpdpbusd -0x8c(%rsi,%r14){1to16}, %zmm25, %zmm19
-	QUAD $0xed3654505035a262 // vpdpbusd -0x4c(%rsi,%r14){1to16}, %zmm25, %zmm18
-	QUAD $0xfd364c505035a262 // vpdpbusd -0xc(%rsi,%r14){1to16}, %zmm25, %zmm17
-	QUAD $0xcd0644505035e262 // vpdpbusd -0xcc(%rsi,%rax){1to16}, %zmm25, %zmm16
-	QUAD $0xdd067c5050357262 // vpdpbusd -0x8c(%rsi,%rax){1to16}, %zmm25, %zmm15
-	QUAD $0xed06745050357262 // vpdpbusd -0x4c(%rsi,%rax){1to16}, %zmm25, %zmm14
-	QUAD $0xfd066c5050357262 // vpdpbusd -0xc(%rsi,%rax){1to16}, %zmm25, %zmm13
-	LONG $0x48fe4162; WORD $0x4d6f; BYTE $0x07 // vmovdqu64 0x1c0(%r13), %zmm25
-	QUAD $0xce1e445050352262 // vpdpbusd -0xc8(%rsi,%r11){1to16}, %zmm25, %zmm24
-	QUAD $0xde1e7c505035a262 // vpdpbusd -0x88(%rsi,%r11){1to16}, %zmm25, %zmm23
-	QUAD $0xee1e74505035a262 // vpdpbusd -0x48(%rsi,%r11){1to16}, %zmm25, %zmm22
-	QUAD $0xfe1e6c505035a262 // vpdpbusd -0x8(%rsi,%r11){1to16}, %zmm25, %zmm21
-	QUAD $0xce3664505035a262 // vpdpbusd -0xc8(%rsi,%r14){1to16}, %zmm25, %zmm20
-	QUAD $0xde365c505035a262 // vpdpbusd -0x88(%rsi,%r14){1to16}, %zmm25, %zmm19
-	QUAD $0xee3654505035a262 // vpdpbusd -0x48(%rsi,%r14){1to16}, %zmm25, %zmm18
-	QUAD $0xfe364c505035a262 // vpdpbusd -0x8(%rsi,%r14){1to16}, %zmm25, %zmm17
-	QUAD $0xce0644505035e262 // vpdpbusd -0xc8(%rsi,%rax){1to16}, %zmm25, %zmm16
-	QUAD $0xde067c5050357262 // vpdpbusd -0x88(%rsi,%rax){1to16}, %zmm25, %zmm15
-	QUAD $0xee06745050357262 // vpdpbusd -0x48(%rsi,%rax){1to16}, %zmm25, %zmm14
-	QUAD $0xfe066c5050357262 // vpdpbusd -0x8(%rsi,%rax){1to16}, %zmm25, %zmm13
-	LONG $0x487c4162; WORD $0x4d10; BYTE $0x08 // vmovups 0x200(%r13), %zmm25
-	LONG $0x40346162; WORD $0xd059 // vmulps %zmm0, %zmm25, %zmm26
-	LONG $0x40350262; WORD $0xc2a8 // vfmadd213ps %zmm26, %zmm25, %zmm24 # zmm24 = (zmm25 * zmm24) + zmm26
-	LONG $0x40358262; WORD $0xfaa8 // vfmadd213ps %zmm26, %zmm25, %zmm23 # zmm23 = (zmm25 * zmm23) + zmm26
-	LONG $0x40358262; WORD $0xf2a8 // vfmadd213ps %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm22) + zmm26
-	LONG $0x40358262; WORD $0xeaa8 // vfmadd213ps %zmm26, %zmm25, %zmm21 # zmm21 = (zmm25 * zmm21) + zmm26
-	LONG $0x40358262; WORD $0xe2a8 // vfmadd213ps %zmm26, %zmm25, %zmm20 # zmm20 = (zmm25 * zmm20) + zmm26
-	LONG $0x40358262; WORD $0xdaa8 // vfmadd213ps %zmm26, %zmm25, %zmm19 # zmm19 = (zmm25 * zmm19) + zmm26
-	LONG $0x40358262; WORD $0xd2a8 // vfmadd213ps %zmm26, %zmm25, %zmm18 # zmm18 = (zmm25 * zmm18) + zmm26
-	LONG $0x40358262; WORD $0xcaa8 // vfmadd213ps %zmm26, %zmm25, %zmm17 # zmm17 = (zmm25 * zmm17) + zmm26
-	LONG $0x40358262; WORD $0xc2a8 // vfmadd213ps %zmm26, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm16) + zmm26
-	LONG $0x40351262; WORD $0xfaa8 // vfmadd213ps %zmm26, %zmm25, %zmm15 # zmm15 = (zmm25 * zmm15) + zmm26
-	LONG $0x40351262; WORD $0xf2a8 // vfmadd213ps %zmm26, %zmm25, %zmm14 # zmm14 = (zmm25 * zmm14) + zmm26
-	LONG $0x40351262; WORD $0xeaa8 // vfmadd213ps %zmm26, %zmm25, %zmm13 # zmm13 = (zmm25 * zmm13) + zmm26
-	QUAD $0xcf1e4cb8503db262 // vfmadd231ps -0xc4(%rsi,%r11){1to16}, %zmm24, %zmm1 # zmm1 = (zmm24 * mem) + zmm1
-	QUAD $0xdf1e54b85045b262 // vfmadd231ps -0x84(%rsi,%r11){1to16}, %zmm23, %zmm2 # zmm2 = (zmm23 * mem) + zmm2
-	QUAD $0xef1e5cb8504db262 // vfmadd231ps -0x44(%rsi,%r11){1to16}, %zmm22, %zmm3 # zmm3 = (zmm22 * mem) + zmm3
-	QUAD $0xff1e64b85055b262 // vfmadd231ps -0x4(%rsi,%r11){1to16}, %zmm21, %zmm4 # zmm4 = (zmm21 * mem) + zmm4
-	QUAD $0xcf366cb8505db262 // vfmadd231ps -0xc4(%rsi,%r14){1to16}, %zmm20, %zmm5 # zmm5 = (zmm20 * mem) + zmm5
-	QUAD $0xdf3674b85065b262 // vfmadd231ps -0x84(%rsi,%r14){1to16}, %zmm19, %zmm6 # zmm6 = (zmm19 * mem) + zmm6
-	QUAD $0xef367cb8506db262 // vfmadd231ps -0x44(%rsi,%r14){1to16}, %zmm18, %zmm7 # zmm7 = (zmm18 * mem) + zmm7
-	QUAD $0xff3644b850753262 // vfmadd231ps -0x4(%rsi,%r14){1to16}, %zmm17, %zmm8 # zmm8 = (zmm17 * mem) + zmm8
-	QUAD $0xcf064cb8507d7262 // vfmadd231ps -0xc4(%rsi,%rax){1to16}, %zmm16, %zmm9 # zmm9 = (zmm16 * mem) + zmm9
-	QUAD $0xdf0654b858057262 // vfmadd231ps -0x84(%rsi,%rax){1to16}, %zmm15, %zmm10 # zmm10 = (zmm15 * mem) + zmm10
-	QUAD $0xef065cb8580d7262 // vfmadd231ps -0x44(%rsi,%rax){1to16}, %zmm14, %zmm11 # zmm11 = (zmm14 * mem) + zmm11
-	QUAD $0xff0664b858157262 // vfmadd231ps -0x4(%rsi,%rax){1to16}, %zmm13, %zmm12 # zmm12 = (zmm13 * mem) + zmm12
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	LONG $0x40c58149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r13 # imm = 0x240
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfb9b870f; WORD $0xffff // ja 0x3440 <k_tile_panel+0x570>
-	LONG $0xfff9f6e9; BYTE $0xff // jmp 0x32a0 <k_tile_panel+0x3d0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00e38e0f; WORD $0x0000 // jle 0x399a <k_tile_panel+0xaca>
-	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
-	LONG $0xfce68349 // andq $-0x4, %r14
-	WORD $0x294c; BYTE $0xf6 // subq %r14, %rsi
-	LONG $0x02ffc149 // sarq $0x2, %r15
-	LONG $0x01708d4c // leaq 0x1(%rax), %r14
-	LONG $0xf9af0f4d // imulq %r9, %r15
-	LONG $0x06e7c149 // shlq $0x6, %r15
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x24c68348 // addq $0x24, %rsi
-	QUAD $0x456f0d18487df262; WORD $0x0000 // vbroadcastss 0x456f(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x487df262; WORD $0x1658 // vpbroadcastd (%rsi), %zmm2
-	LONG $0x48fed162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm3
-	LONG $0x48fed162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%r15), %zmm4
-	LONG $0x48fed162; WORD $0x6f6f; BYTE $0x02 // vmovdqu64 0x80(%r15), %zmm5
-	LONG $0x48fed162; WORD $0x776f; BYTE $0x03 // vmovdqu64 0xc0(%r15), %zmm6
-	LONG $0x5865f262; WORD $0x5650; BYTE $0xf7 // vpdpbusd -0x24(%rsi){1to16}, %zmm3, %zmm2
-	LONG $0x585df262; WORD $0x5650; BYTE $0xf8 // vpdpbusd -0x20(%rsi){1to16}, %zmm4, %zmm2
-	LONG $0x5855f262; WORD $0x5650; BYTE $0xf9 // vpdpbusd -0x1c(%rsi){1to16}, %zmm5, %zmm2
-	LONG $0x584df262; WORD $0x5650; BYTE $0xfa // vpdpbusd -0x18(%rsi){1to16}, %zmm6, %zmm2
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x04 // vmovdqu64 0x100(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x5650; BYTE $0xfb // vpdpbusd -0x14(%rsi){1to16}, %zmm3, %zmm2
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x05 // vmovdqu64 0x140(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x5650; BYTE $0xfc // vpdpbusd -0x10(%rsi){1to16}, %zmm3, %zmm2
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x06 // vmovdqu64 0x180(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x5650; BYTE $0xfd // vpdpbusd -0xc(%rsi){1to16}, %zmm3, %zmm2
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x07 // vmovdqu64 0x1c0(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x5650; BYTE $0xfe // vpdpbusd -0x8(%rsi){1to16}, %zmm3, %zmm2
-	LONG $0x487cd162; WORD $0x5f10; BYTE $0x08 // vmovups 0x200(%r15), %zmm3
-	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
-	LONG $0x4865f262; WORD $0xe2b8 // vfmadd231ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm2) + zmm4
-	LONG $0x585df262; WORD $0x46b8; BYTE $0xff // vfmadd231ps -0x4(%rsi){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0x40c78149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r15 # imm = 0x240
-	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xff56870f; WORD $0xffff // ja 0x38f0 <k_tile_panel+0xa20>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0xd9 // vmovups %zmm0, (%rcx,%rbx,8)
-	LONG $0x03c4f641 // testb $0x3, %r12b
-	LONG $0xc6950f40 // setne %sil
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0xc29d0f41 // setge %r10b
-	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
-	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	WORD $0x3275 // jne 0x39ec <k_tile_panel+0xb1c>
-	LONG $0x02e3c148 // shlq $0x2, %rbx
-	LONG $0x24548d4d; BYTE $0x03 // leaq 0x3(%r12), %r10
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xd4490f4d // cmovnsq %r12, %r10
-	LONG $0x5b348d48 // leaq (%rbx,%rbx,2), %rsi
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x061c840f; WORD $0x0000 // je 0x3ff3 <k_tile_panel+0x1123>
-	LONG $0x487cf162; WORD $0x0410; BYTE $0x31 // vmovups (%rcx,%rsi), %zmm0
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06198f0f; WORD $0x0000 // jg 0x4000 <k_tile_panel+0x1130>
-	LONG $0x0006fee9; BYTE $0x00 // jmp 0x40ea <k_tile_panel+0x121a>
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
-	LONG $0x0c468d48 // leaq 0xc(%rsi), %rax
-	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0xf7e28e0f; WORD $0xffff // jle 0x31e5 <k_tile_panel+0x315>
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0x047a8d4c // leaq 0x4(%rdx), %r15
-	LONG $0x247c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r15
-	WORD $0x647e // jle 0x3a75 <k_tile_panel+0xba5>
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x02708d4c // leaq 0x2(%rax), %r14
-	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
-	LONG $0x02ec8e0f; WORD $0x0000 // jle 0x3d14 <k_tile_panel+0xe44>
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
-	LONG $0x05ab8d0f; WORD $0x0000 // jge 0x3fe1 <k_tile_panel+0x1111>
-	LONG $0x00458b48 // movq (%rbp), %rax
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x24142b48 // subq (%rsp), %rdx
-	LONG $0x55af0f48; BYTE $0x18 // imulq 0x18(%rbp), %rdx
-	LONG $0x03418d4c // leaq 0x3(%rcx), %r8
+	LONG $0xfb490f49 // cmovnsq %r11, %rdi
+	LONG $0x487f8349; BYTE $0x00 // cmpq $0x0, 0x48(%r15)
+	WORD $0x1774 // je 0x2f5d <k_tile_panel+0x8d>
+	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
+	LONG $0x487cf162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xc1490f4c // cmovnsq %rcx, %r8
-	LONG $0x407d8348; BYTE $0x00 // cmpq $0x0, 0x40(%rbp)
-	LONG $0x0487840f; WORD $0x0000 // je 0x3ee3 <k_tile_panel+0x1013>
-	LONG $0x487cf162; WORD $0x0410; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm0
-	LONG $0x38758b48 // movq 0x38(%rbp), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x04848f0f; WORD $0x0000 // jg 0x3ef4 <k_tile_panel+0x1024>
-	LONG $0x000565e9; BYTE $0x00 // jmp 0x3fda <k_tile_panel+0x110a>
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x004d8b48 // movq (%rbp), %rcx
-	LONG $0x10758b48 // movq 0x10(%rbp), %rsi
-	LONG $0x187d8b48 // movq 0x18(%rbp), %rdi
-	LONG $0x20458b4c // movq 0x20(%rbp), %r8
-	LONG $0x404d8b4c // movq 0x40(%rbp), %r9
-	LONG $0x38558b4c // movq 0x38(%rbp), %r10
-	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
-	LONG $0x401c8d4c // leaq (%rax,%rax,2), %r11
-	LONG $0x0000e4bb; BYTE $0x00 // movl $0xe4, %ebx
-	LONG $0x085d0348 // addq 0x8(%rbp), %rbx
-	LONG $0x01728d4d // leaq 0x1(%r10), %r14
-	LONG $0x06e0c149 // shlq $0x6, %r8
-	QUAD $0x439f0518487df262; WORD $0x0000 // vbroadcastss 0x439f(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x32eb // jmp 0x3aed <k_tile_panel+0xc1d>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487cd162; WORD $0x2711 // vmovups %zmm4, (%r15)
-	LONG $0x487cd162; WORD $0x1c11; BYTE $0xbf // vmovups %zmm3, (%r15,%rdi,4)
-	LONG $0x487cd162; WORD $0x1411; BYTE $0xff // vmovups %zmm2, (%r15,%rdi,8)
-	LONG $0x487c9162; WORD $0x0c11; BYTE $0x1f // vmovups %zmm1, (%r15,%r11)
-	LONG $0x04788d4c // leaq 0x4(%rax), %r15
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0x247c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r15
-	LONG $0xff2c8f0f; WORD $0xffff // jg 0x3a19 <k_tile_panel+0xb49>
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	LONG $0x243c2b4c // subq (%rsp), %r15
-	LONG $0xffaf0f4c // imulq %rdi, %r15
-	LONG $0x03628d4c // leaq 0x3(%rdx), %r12
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xe2490f4c // cmovnsq %rdx, %r12
-	LONG $0xb93c8d4e // leaq (%rcx,%r15,4), %r15
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x3174 // je 0x3b40 <k_tile_panel+0xc70>
-	LONG $0x487cd162; WORD $0x2710 // vmovups (%r15), %zmm4
-	LONG $0x487cd162; WORD $0x1c10; BYTE $0xbf // vmovups (%r15,%rdi,4), %zmm3
-	LONG $0x487cd162; WORD $0x1410; BYTE $0xff // vmovups (%r15,%rdi,8), %zmm2
-	LONG $0x487c9162; WORD $0x0c10; BYTE $0x1f // vmovups (%r15,%r11), %zmm1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2a7f // jg 0x3b59 <k_tile_panel+0xc89>
-	WORD $0x8feb // jmp 0x3ac0 <k_tile_panel+0xbf0>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x167f // jg 0x2f6e <k_tile_panel+0x9e>
+	LONG $0x0001d2e9; BYTE $0x00 // jmp 0x312f <k_tile_panel+0x25f>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x01c18e0f; WORD $0x0000 // jle 0x312f <k_tile_panel+0x25f>
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0xfce08349 // andq $-0x4, %r8
+	LONG $0x10578b49 // movq 0x10(%r15), %rdx
+	LONG $0x084f8b4d // movq 0x8(%r15), %r9
+	LONG $0xf6348d48 // leaq (%rsi,%rsi,8), %rsi
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
+	LONG $0x00c28148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rdx # imm = 0x200
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x7faf0f49; BYTE $0x20 // imulq 0x20(%r15), %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	LONG $0x113c8d4b // leaq (%r9,%r10), %rdi
+	LONG $0x24c78348 // addq $0x24, %rdi
+	QUAD $0x785a1518487df262; WORD $0x0000 // vbroadcastss 0x785a(%rip), %zmm2 # 0xa818 <k_tile_panel_16_min+0x2718>
+	WORD $0x9066 // nop
+	LONG $0x487df262; WORD $0x1f58 // vpbroadcastd (%rdi), %zmm3
+	LONG $0x487df262; WORD $0x6f18; BYTE $0xf7 // vbroadcastss -0x24(%rdi), %zmm5
+	LONG $0x48fef162; WORD $0x726f; BYTE $0xf8 // vmovdqu64 -0x200(%rdx), %zmm6
+	LONG $0x48fef162; WORD $0x7a6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rdx), %zmm7
+	LONG $0x48fe7162; WORD $0x426f; BYTE $0xfa // vmovdqu64 -0x180(%rdx), %zmm8
+	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0xfb // vmovdqu64 -0x140(%rdx), %zmm9
+	LONG $0x48fdf162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm4
+	QUAD $0xf832546f48fe7162 // vmovdqu64 -0x200(%rdx,%rsi), %zmm10
+	QUAD $0xf9325c6f48fe7162 // vmovdqu64 -0x1c0(%rdx,%rsi), %zmm11
+	LONG $0x484df262; WORD $0xe550 // vpdpbusd %zmm5, %zmm6, %zmm4
+	LONG $0x482df262; WORD $0xdd50 // vpdpbusd %zmm5, %zmm10, %zmm3
+	LONG $0x487df262; WORD $0x6f18; BYTE $0xf8 // vbroadcastss -0x20(%rdi), %zmm5
+	QUAD $0xfa32746f48fef162 // vmovdqu64 -0x180(%rdx,%rsi), %zmm6
+	QUAD $0xfb32546f48fe7162 // vmovdqu64 -0x140(%rdx,%rsi), %zmm10
+	LONG $0x4845f262; WORD $0xe550 // vpdpbusd %zmm5, %zmm7, %zmm4
+	LONG $0x4825f262; WORD $0xdd50 // vpdpbusd %zmm5, %zmm11, %zmm3
+	LONG $0x487df262; WORD $0x6f18; BYTE $0xf9 // vbroadcastss -0x1c(%rdi), %zmm5
+	LONG $0x483df262; WORD $0xe550 // vpdpbusd %zmm5, %zmm8, %zmm4
+	LONG $0x484df262; WORD $0xdd50 // vpdpbusd %zmm5, %zmm6, %zmm3
+	LONG $0x487df262; WORD $0x6f18; BYTE $0xfa // vbroadcastss -0x18(%rdi), %zmm5
+	LONG $0x4835f262; WORD $0xe550 // vpdpbusd %zmm5, %zmm9, %zmm4
+	LONG $0x48fef162; WORD $0x726f; BYTE $0xfc // vmovdqu64 -0x100(%rdx), %zmm6
+	QUAD $0xfc327c6f48fef162 // vmovdqu64 -0x100(%rdx,%rsi), %zmm7
+	LONG $0x482df262; WORD $0xdd50 // vpdpbusd %zmm5, %zmm10, %zmm3
+	LONG $0x487df262; WORD $0x6f18; BYTE $0xfb // vbroadcastss -0x14(%rdi), %zmm5
+	LONG $0x484df262; WORD $0xe550 // vpdpbusd %zmm5, %zmm6, %zmm4
+	LONG $0x48fef162; WORD $0x726f; BYTE $0xfd // vmovdqu64 -0xc0(%rdx), %zmm6
+	LONG $0x487d7262; WORD $0x4718; BYTE $0xfc // vbroadcastss -0x10(%rdi), %zmm8
+	LONG $0x4845f262; WORD $0xdd50 // vpdpbusd %zmm5, %zmm7, %zmm3
+	QUAD $0xfd326c6f48fef162 // vmovdqu64 -0xc0(%rdx,%rsi), %zmm5
+	LONG $0x48fef162; WORD $0x7a6f; BYTE $0xfe // vmovdqu64 -0x80(%rdx), %zmm7
+	LONG $0x484dd262; WORD $0xe050 // vpdpbusd %zmm8, %zmm6, %zmm4
+	QUAD $0xfe32746f48fef162 // vmovdqu64 -0x80(%rdx,%rsi), %zmm6
+	LONG $0x487d7262; WORD $0x4f18; BYTE $0xfd // vbroadcastss -0xc(%rdi), %zmm9
+	LONG $0x4855d262; WORD $0xd850 // vpdpbusd %zmm8, %zmm5, %zmm3
+	LONG $0x48fef162; WORD $0x6a6f; BYTE $0xff // vmovdqu64 -0x40(%rdx), %zmm5
+	QUAD $0xff32446f48fe7162 // vmovdqu64 -0x40(%rdx,%rsi), %zmm8
+	LONG $0x4845d262; WORD $0xe150 // vpdpbusd %zmm9, %zmm7, %zmm4
+	LONG $0x487df262; WORD $0x7f18; BYTE $0xfe // vbroadcastss -0x8(%rdi), %zmm7
+	LONG $0x484dd262; WORD $0xd950 // vpdpbusd %zmm9, %zmm6, %zmm3
+	LONG $0x4855f262; WORD $0xe750 // vpdpbusd %zmm7, %zmm5, %zmm4
+	LONG $0x487cf162; WORD $0x2a10 // vmovups (%rdx), %zmm5
+	LONG $0x4854f162; WORD $0xf259 // vmulps %zmm2, %zmm5, %zmm6
+	LONG $0x483df262; WORD $0xdf50 // vpdpbusd %zmm7, %zmm8, %zmm3
+	LONG $0x4855f262; WORD $0xf4b8 // vfmadd231ps %zmm4, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm4) + zmm6
+	LONG $0x487cf162; WORD $0x2410; BYTE $0x32 // vmovups (%rdx,%rsi), %zmm4
+	LONG $0x485cf162; WORD $0xea59 // vmulps %zmm2, %zmm4, %zmm5
+	LONG $0x485df262; WORD $0xebb8 // vfmadd231ps %zmm3, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm3) + zmm5
+	LONG $0x487df262; WORD $0x5f18; BYTE $0xff // vbroadcastss -0x4(%rdi), %zmm3
+	LONG $0x4865f262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm3, %zmm0 # zmm0 = (zmm3 * zmm6) + zmm0
+	LONG $0x4865f262; WORD $0xcdb8 // vfmadd231ps %zmm5, %zmm3, %zmm1 # zmm1 = (zmm3 * zmm5) + zmm1
+	LONG $0x40c28148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdx # imm = 0x240
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0xfe91870f; WORD $0xffff // ja 0x2fc0 <k_tile_panel+0xf0>
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0x487cf162; WORD $0x4811; BYTE $0x01 // vmovups %zmm1, 0x40(%rax)
+	LONG $0x01738d49 // leaq 0x1(%r11), %rsi
+	LONG $0x06468d48 // leaq 0x6(%rsi), %rax
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	LONG $0x11058e0f; WORD $0x0000 // jle 0x4254 <k_tile_panel+0x1384>
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x10d78e0f; WORD $0x0000 // jle 0x423f <k_tile_panel+0x136f>
+	LONG $0x00458b49 // movq (%r13), %rax
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
+	LONG $0x10458b49 // movq 0x10(%r13), %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	LONG $0x384d8b49 // movq 0x38(%r13), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0xc0048d48 // leaq (%rax,%rax,8), %rax
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
+	WORD $0x9c0f; BYTE $0xc0 // setl %al
+	WORD $0x2044; BYTE $0xf0 // andb %r14b, %al
+	LONG $0x07244488 // movb %al, 0x7(%rsp)
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	WORD $0x2948; BYTE $0xe8 // subq %rbp, %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	LONG $0x03468d49 // leaq 0x3(%r14), %rax
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xc6490f49 // cmovnsq %r14, %rax
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x02fac148 // sarq $0x2, %rdx
+	LONG $0xfce08348 // andq $-0x4, %rax
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0x01468d49 // leaq 0x1(%r14), %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x01418d48 // leaq 0x1(%rcx), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24ce8348 // orq $0x24, %rsi
+	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	QUAD $0x76060518487df262; WORD $0x0000 // vbroadcastss 0x7606(%rip), %zmm0 # 0xa818 <k_tile_panel_16_min+0x2718>
+	QUAD $0x000000d024b4894c // movq %r14, 0xd0(%rsp)
+	WORD $0x26eb // jmp 0x3242 <k_tile_panel+0x372>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%rax,4)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x245c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rbx
+	QUAD $0x000000d024b48b4c // movq 0xd0(%rsp), %r14
+	LONG $0x0ffd840f; WORD $0x0000 // je 0x423f <k_tile_panel+0x136f>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	QUAD $0x0000b824bcaf0f4c; BYTE $0x00 // imulq 0xb8(%rsp), %r15
+	QUAD $0x000000c024bc034c // addq 0xc0(%rsp), %r15
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	QUAD $0x000000c824840348 // addq 0xc8(%rsp), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x0126840f; WORD $0x0000 // je 0x339e <k_tile_panel+0x4ce>
+	LONG $0x18458b49 // movq 0x18(%r13), %rax
+	QUAD $0x0000b02484af0f48; BYTE $0x00 // imulq 0xb0(%rsp), %rax
+	LONG $0x487d8349; BYTE $0x00 // cmpq $0x0, 0x48(%r13)
+	WORD $0x1974 // je 0x32a5 <k_tile_panel+0x3d5>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x0c10; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm1
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x157f // jg 0x32b5 <k_tile_panel+0x3e5>
+	LONG $0x0000e5e9; BYTE $0x00 // jmp 0x338a <k_tile_panel+0x4ba>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0x00d58e0f; WORD $0x0000 // jle 0x338a <k_tile_panel+0x4ba>
+	LONG $0x08558b49 // movq 0x8(%r13), %rdx
+	QUAD $0x0000009824940348 // addq 0x98(%rsp), %rdx
+	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
+	QUAD $0x0000a0248caf0f48; BYTE $0x00 // imulq 0xa0(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487df262; WORD $0x1158 // vpbroadcastd (%rcx), %zmm2
+	LONG $0x48fef162; WORD $0x1e6f // vmovdqu64 (%rsi), %zmm3
+	LONG $0x48fef162; WORD $0x666f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm4
+	LONG $0x48fef162; WORD $0x6e6f; BYTE $0x02 // vmovdqu64 0x80(%rsi), %zmm5
+	LONG $0x48fef162; WORD $0x766f; BYTE $0x03 // vmovdqu64 0xc0(%rsi), %zmm6
+	LONG $0x5865f262; WORD $0x5150; BYTE $0xf7 // vpdpbusd -0x24(%rcx){1to16}, %zmm3, %zmm2
+	LONG $0x585df262; WORD $0x5150; BYTE $0xf8 // vpdpbusd -0x20(%rcx){1to16}, %zmm4, %zmm2
+	LONG $0x5855f262; WORD $0x5150; BYTE $0xf9 // vpdpbusd -0x1c(%rcx){1to16}, %zmm5, %zmm2
+	LONG $0x584df262; WORD $0x5150; BYTE $0xfa // vpdpbusd -0x18(%rcx){1to16}, %zmm6, %zmm2
+	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x04 // vmovdqu64 0x100(%rsi), %zmm3
+	LONG $0x5865f262; WORD $0x5150; BYTE $0xfb // vpdpbusd -0x14(%rcx){1to16}, %zmm3, %zmm2
+	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x05 // vmovdqu64 0x140(%rsi), %zmm3
+	LONG $0x5865f262; WORD $0x5150; BYTE $0xfc // vpdpbusd -0x10(%rcx){1to16}, %zmm3, %zmm2
+	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x06 // vmovdqu64 0x180(%rsi), %zmm3
+	LONG $0x5865f262; WORD $0x5150; BYTE $0xfd // vpdpbusd -0xc(%rcx){1to16}, %zmm3, %zmm2
+	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x07 // vmovdqu64 0x1c0(%rsi), %zmm3
+	LONG $0x5865f262; WORD $0x5150; BYTE $0xfe // vpdpbusd -0x8(%rcx){1to16}, %zmm3, %zmm2
+	LONG $0x487cf162; WORD $0x5e10; BYTE $0x08 // vmovups 0x200(%rsi), %zmm3
+	LONG $0x4864f162; WORD $0xe059 // vmulps %zmm0, %zmm3, %zmm4
+	LONG $0x4865f262; WORD $0xe2b8 // vfmadd231ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm2) + zmm4
+	LONG $0x585df262; WORD $0x49b8; BYTE $0xff // vfmadd231ps -0x4(%rcx){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x40c68148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rsi # imm = 0x240
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xff56870f; WORD $0xffff // ja 0x32e0 <k_tile_panel+0x410>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%rax,4)
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
+	LONG $0x0c498d4c // leaq 0xc(%rcx), %r9
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0x007e8e0f; WORD $0x0000 // jle 0x3430 <k_tile_panel+0x560>
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0x044e8d4d // leaq 0x4(%r14), %r9
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0x08dc8e0f; WORD $0x0000 // jle 0x3ca0 <k_tile_panel+0xdd0>
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	LONG $0x02488d4c // leaq 0x2(%rax), %r9
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0x0bb58e0f; WORD $0x0000 // jle 0x3f90 <k_tile_panel+0x10c0>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
+	LONG $0xfe3e8d0f; WORD $0xffff // jge 0x322c <k_tile_panel+0x35c>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x2948; BYTE $0xe8 // subq %rbp, %rax
+	LONG $0x45af0f49; BYTE $0x18 // imulq 0x18(%r13), %rax
+	LONG $0x03518d48 // leaq 0x3(%rcx), %rdx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xd1490f48 // cmovnsq %rcx, %rdx
+	LONG $0x487d8349; BYTE $0x00 // cmpq $0x0, 0x48(%r13)
+	LONG $0x0d3b840f; WORD $0x0000 // je 0x414a <k_tile_panel+0x127a>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x0c10; BYTE $0x86 // vmovups (%rsi,%rax,4), %zmm1
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0x0d338f0f; WORD $0x0000 // jg 0x415a <k_tile_panel+0x128a>
+	LONG $0xfffdf4e9; BYTE $0xff // jmp 0x3220 <k_tile_panel+0x350>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x08458b49 // movq 0x8(%r13), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	LONG $0x187d8b49 // movq 0x18(%r13), %rdi
+	LONG $0x20458b4d // movq 0x20(%r13), %r8
+	LONG $0x48458b49 // movq 0x48(%r13), %rax
+	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
+	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
+	LONG $0x40148d48 // leaq (%rax,%rax,2), %rdx
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x80148d48 // leaq (%rax,%rax,4), %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	QUAD $0x00000000fd148d48 // leaq (,%rdi,8), %rdx
+	LONG $0x52348d48 // leaq (%rdx,%rdx,2), %rsi
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0xff348d48 // leaq (%rdi,%rdi,8), %rsi
+	LONG $0x76348d48 // leaq (%rsi,%rsi,2), %rsi
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	QUAD $0x0000008824b48948 // movq %rsi, 0x88(%rsp)
+	LONG $0xc0048d48 // leaq (%rax,%rax,8), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	LONG $0x92048d48 // leaq (%rdx,%rdx,4), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x2cc76b48 // imulq $0x2c, %rdi, %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x28fdd262; WORD $0xc87c // vpbroadcastq %r8, %ymm1
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	QUAD $0x000000d82484894c // movq %r8, 0xd8(%rsp)
+	QUAD $0x000000f024bc8948 // movq %rdi, 0xf0(%rsp)
+	LONG $0x247c894c; BYTE $0x68 // movq %r15, 0x68(%rsp)
+	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x359d <k_tile_panel+0x6cd>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
+	LONG $0x487cd162; WORD $0x1111 // vmovups %zmm2, (%r9)
+	QUAD $0x000000f024bc8b48 // movq 0xf0(%rsp), %rdi
+	LONG $0x487cd162; WORD $0x1c11; BYTE $0xb9 // vmovups %zmm3, (%r9,%rdi,4)
+	LONG $0x487cd162; WORD $0x2411; BYTE $0xf9 // vmovups %zmm4, (%r9,%rdi,8)
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x487cd162; WORD $0x2c11; BYTE $0x01 // vmovups %zmm5, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x487cd162; WORD $0x3411; BYTE $0x01 // vmovups %zmm6, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x487cd162; WORD $0x3c11; BYTE $0x01 // vmovups %zmm7, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x487c5162; WORD $0x0411; BYTE $0x01 // vmovups %zmm8, (%r9,%rax)
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x487c5162; WORD $0x0c11; BYTE $0x01 // vmovups %zmm9, (%r9,%rax)
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0x487c5162; WORD $0x1411; BYTE $0x01 // vmovups %zmm10, (%r9,%rax)
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x487c5162; WORD $0x1c11; BYTE $0x01 // vmovups %zmm11, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x487c5162; WORD $0x2411; BYTE $0x01 // vmovups %zmm12, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x487c5162; WORD $0x2c11; BYTE $0x01 // vmovups %zmm13, (%r9,%rax)
+	LONG $0x0c4e8d4d // leaq 0xc(%r14), %r9
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0xfe188f0f; WORD $0xffff // jg 0x33b5 <k_tile_panel+0x4e5>
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0x2949; BYTE $0xea // subq %rbp, %r10
+	LONG $0xd7af0f4c // imulq %rdi, %r10
+	LONG $0x03418d48 // leaq 0x3(%rcx), %rax
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xc1490f48 // cmovnsq %rcx, %rax
+	LONG $0x02598d48 // leaq 0x2(%rcx), %rbx
+	LONG $0x05598d4c // leaq 0x5(%rcx), %r11
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xdb490f4c // cmovnsq %rbx, %r11
+	LONG $0x04698d48 // leaq 0x4(%rcx), %rbp
+	LONG $0x07698d4c // leaq 0x7(%rcx), %r13
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xed490f4c // cmovnsq %rbp, %r13
+	LONG $0x06518d48 // leaq 0x6(%rcx), %rdx
+	LONG $0x09718d48 // leaq 0x9(%rcx), %rsi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf2490f48 // cmovnsq %rdx, %rsi
+	LONG $0x08718d4c // leaq 0x8(%rcx), %r14
+	LONG $0x0b798d4c // leaq 0xb(%rcx), %r15
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xfe490f4d // cmovnsq %r14, %r15
+	LONG $0x0a718d4c // leaq 0xa(%rcx), %r14
+	LONG $0x0d618d4c // leaq 0xd(%rcx), %r12
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xe6490f4d // cmovnsq %r14, %r12
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x900c8d4f // leaq (%r8,%r10,4), %r9
+	QUAD $0x000000e824bc8348; BYTE $0x00 // cmpq $0x0, 0xe8(%rsp)
+	LONG $0x0098840f; WORD $0x0000 // je 0x36b0 <k_tile_panel+0x7e0>
+	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
+	LONG $0x487cd162; WORD $0x1c10; BYTE $0xb9 // vmovups (%r9,%rdi,4), %zmm3
+	LONG $0x487cd162; WORD $0x2410; BYTE $0xf9 // vmovups (%r9,%rdi,8), %zmm4
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0x487cd162; WORD $0x2c10; BYTE $0x39 // vmovups (%r9,%rdi), %zmm5
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0x487cd162; WORD $0x3410; BYTE $0x39 // vmovups (%r9,%rdi), %zmm6
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	LONG $0x48fed162; WORD $0x3c6f; BYTE $0x39 // vmovdqu64 (%r9,%rdi), %zmm7
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0x48fe5162; WORD $0x046f; BYTE $0x39 // vmovdqu64 (%r9,%rdi), %zmm8
+	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	LONG $0x48fe5162; WORD $0x0c6f; BYTE $0x39 // vmovdqu64 (%r9,%rdi), %zmm9
+	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
+	LONG $0x48fe5162; WORD $0x146f; BYTE $0x39 // vmovdqu64 (%r9,%rdi), %zmm10
+	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
+	LONG $0x48fe5162; WORD $0x1c6f; BYTE $0x39 // vmovdqu64 (%r9,%rdi), %zmm11
+	LONG $0x247c8b48; BYTE $0x78 // movq 0x78(%rsp), %rdi
+	LONG $0x487c5162; WORD $0x2410; BYTE $0x39 // vmovups (%r9,%rdi), %zmm12
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x487c5162; WORD $0x2c10; BYTE $0x39 // vmovups (%r9,%rdi), %zmm13
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x497f // jg 0x36f2 <k_tile_panel+0x822>
+	LONG $0xfffe42e9; BYTE $0xff // jmp 0x34f0 <k_tile_panel+0x620>
+	WORD $0x9066 // nop
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff678e0f; WORD $0xffff // jle 0x3ac0 <k_tile_panel+0xbf0>
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0xef2141c4; BYTE $0xdb // vpxor %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0xfdfe8e0f; WORD $0xffff // jle 0x34f0 <k_tile_panel+0x620>
+	LONG $0xfce08348 // andq $-0x4, %rax
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0x2949; BYTE $0xc2 // subq %rax, %r10
+	LONG $0x6ef961c4; BYTE $0xf2 // vmovq %rdx, %xmm14
+	LONG $0xfce38349 // andq $-0x4, %r11
+	WORD $0xf749; BYTE $0xdb // negq %r11
 	LONG $0xfce58349 // andq $-0x4, %r13
-	WORD $0x294c; BYTE $0xea // subq %r13, %rdx
-	LONG $0x02fcc149 // sarq $0x2, %r12
-	LONG $0xe0af0f4d // imulq %r8, %r12
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	WORD $0xf749; BYTE $0xdd // negq %r13
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0xf748; BYTE $0xde // negq %rsi
+	LONG $0x6ef961c4; BYTE $0xfd // vmovq %rbp, %xmm15
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	LONG $0xfce78349 // andq $-0x4, %r15
+	WORD $0xf749; BYTE $0xdf // negq %r15
+	LONG $0x08fde162; WORD $0xc36e // vmovq %rbx, %xmm16
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0x02fac148 // sarq $0x2, %rdx
+	LONG $0xfce48349 // andq $-0x4, %r12
+	WORD $0xf749; BYTE $0xdc // negq %r12
+	LONG $0x192c8d4a // leaq (%rcx,%r11), %rbp
+	LONG $0x02c58348 // addq $0x2, %rbp
+	LONG $0x295c8d4e; BYTE $0x04 // leaq 0x4(%rcx,%r13), %r11
+	LONG $0x6c0141c4; BYTE $0xf6 // vpunpcklqdq %xmm14, %xmm15, %xmm14 # xmm14 = xmm15[0],xmm14[0]
+	LONG $0x6ef961c4; BYTE $0xf9 // vmovq %rcx, %xmm15
+	LONG $0x08853162; WORD $0xf86c // vpunpcklqdq %xmm16, %xmm15, %xmm15 # xmm15 = xmm15[0],xmm16[0]
+	LONG $0x380543c4; WORD $0x01f6 // vinserti128 $0x1, %xmm14, %ymm15, %ymm14
+	LONG $0x2885d162; WORD $0xe672; BYTE $0x3f // vpsraq $0x3f, %ymm14, %ymm15
+	LONG $0x7305c1c4; WORD $0x3ed7 // vpsrlq $0x3e, %ymm15, %ymm15
+	LONG $0xd40d41c4; BYTE $0xf7 // vpaddq %ymm15, %ymm14, %ymm14
+	LONG $0x288dd162; WORD $0xe672; BYTE $0x02 // vpsraq $0x2, %ymm14, %ymm14
+	LONG $0x28f55262; WORD $0xf640 // vpmullq %ymm14, %ymm1, %ymm14
+	LONG $0x31448d4c; BYTE $0x06 // leaq 0x6(%rcx,%rsi), %r8
+	LONG $0x391c8d4a // leaq (%rcx,%r15), %rbx
+	LONG $0x08c38348 // addq $0x8, %rbx
+	LONG $0x21348d4a // leaq (%rcx,%r12), %rsi
+	LONG $0x0ac68348 // addq $0xa, %rsi
+	LONG $0x7ef961c4; BYTE $0xf1 // vmovq %xmm14, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0x16f963c4; WORD $0x01f1 // vpextrq $0x1, %xmm14, %rcx
+	LONG $0x397d43c4; WORD $0x01f6 // vextracti128 $0x1, %ymm14, %xmm14
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	LONG $0x292c8d4c // leaq (%rcx,%rbp), %r13
+	LONG $0x64c58349 // addq $0x64, %r13
+	LONG $0x7ef961c4; BYTE $0xf1 // vmovq %xmm14, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x193c8d4a // leaq (%rcx,%r11), %rdi
+	LONG $0x64c78348 // addq $0x64, %rdi
+	LONG $0x16f963c4; WORD $0x01f1 // vpextrq $0x1, %xmm14, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	LONG $0x64c18348 // addq $0x64, %rcx
+	QUAD $0x000000d824848b4c // movq 0xd8(%rsp), %r8
+	LONG $0xc0af0f49 // imulq %r8, %rax
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	LONG $0xd0af0f49 // imulq %r8, %rdx
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x322c8d48 // leaq (%rdx,%rsi), %rbp
+	LONG $0x64c58348 // addq $0x64, %rbp
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	QUAD $0x000000e024b48b48 // movq 0xe0(%rsp), %rsi
+	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x09164c58487d2262 // vpbroadcastd 0x24(%rsi,%r10), %zmm25
+	QUAD $0x19164458487d2262 // vpbroadcastd 0x64(%rsi,%r10), %zmm24
+	QUAD $0xf02e7c58487da262 // vpbroadcastd -0x40(%rsi,%r13), %zmm23
+	LONG $0x487da262; WORD $0x3458; BYTE $0x2e // vpbroadcastd (%rsi,%r13), %zmm22
+	QUAD $0xf03e6c58487de262 // vpbroadcastd -0x40(%rsi,%rdi), %zmm21
+	LONG $0x487de262; WORD $0x2458; BYTE $0x3e // vpbroadcastd (%rsi,%rdi), %zmm20
+	QUAD $0xf00e5c58487de262 // vpbroadcastd -0x40(%rsi,%rcx), %zmm19
+	LONG $0x487de262; WORD $0x1458; BYTE $0x0e // vpbroadcastd (%rsi,%rcx), %zmm18
+	QUAD $0x091e4c58487de262 // vpbroadcastd 0x24(%rsi,%rbx), %zmm17
+	QUAD $0x191e4458487de262 // vpbroadcastd 0x64(%rsi,%rbx), %zmm16
+	QUAD $0xf02e7c58487d7262 // vpbroadcastd -0x40(%rsi,%rbp), %zmm15
+	LONG $0x487d7262; WORD $0x3458; BYTE $0x2e // vpbroadcastd (%rsi,%rbp), %zmm14
+	LONG $0x48fe4162; WORD $0x246f; BYTE $0x24 // vmovdqu64 (%r12), %zmm28
+	QUAD $0x01246c6f48fe4162 // vmovdqu64 0x40(%r12), %zmm29
+	QUAD $0x02245c6f48fe4162 // vmovdqu64 0x80(%r12), %zmm27
+	QUAD $0x0324546f48fe4162 // vmovdqu64 0xc0(%r12), %zmm26
+	LONG $0x501d2262; WORD $0x0c50; BYTE $0x16 // vpdpbusd (%rsi,%r10){1to16}, %zmm28, %zmm25
+	QUAD $0x10164450501d2262 // vpdpbusd 0x40(%rsi,%r10){1to16}, %zmm28, %zmm24
+	QUAD $0xe72e7c50501da262 // vpdpbusd -0x64(%rsi,%r13){1to16}, %zmm28, %zmm23
+	QUAD $0xf72e7450501da262 // vpdpbusd -0x24(%rsi,%r13){1to16}, %zmm28, %zmm22
+	QUAD $0xe73e6c50501de262 // vpdpbusd -0x64(%rsi,%rdi){1to16}, %zmm28, %zmm21
+	QUAD $0xf73e6450501de262 // vpdpbusd -0x24(%rsi,%rdi){1to16}, %zmm28, %zmm20
+	QUAD $0xe70e5c50501de262 // vpdpbusd -0x64(%rsi,%rcx){1to16}, %zmm28, %zmm19
+	QUAD $0xf70e5450501de262 // vpdpbusd -0x24(%rsi,%rcx){1to16}, %zmm28, %zmm18
+	LONG $0x501de262; WORD $0x0c50; BYTE $0x1e // vpdpbusd (%rsi,%rbx){1to16}, %zmm28, %zmm17
+	QUAD $0x101e4450501de262 // vpdpbusd 0x40(%rsi,%rbx){1to16}, %zmm28, %zmm16
+	QUAD $0xe72e7c50501d7262 // vpdpbusd -0x64(%rsi,%rbp){1to16}, %zmm28, %zmm15
+	QUAD $0xf72e7450501d7262 // vpdpbusd -0x24(%rsi,%rbp){1to16}, %zmm28, %zmm14
+	QUAD $0x01164c5050152262 // vpdpbusd 0x4(%rsi,%r10){1to16}, %zmm29, %zmm25
+	QUAD $0x1116445050152262 // vpdpbusd 0x44(%rsi,%r10){1to16}, %zmm29, %zmm24
+	QUAD $0xe82e7c505015a262 // vpdpbusd -0x60(%rsi,%r13){1to16}, %zmm29, %zmm23
+	QUAD $0xf82e74505015a262 // vpdpbusd -0x20(%rsi,%r13){1to16}, %zmm29, %zmm22
+	QUAD $0xe83e6c505015e262 // vpdpbusd -0x60(%rsi,%rdi){1to16}, %zmm29, %zmm21
+	QUAD $0xf83e64505015e262 // vpdpbusd -0x20(%rsi,%rdi){1to16}, %zmm29, %zmm20
+	QUAD $0xe80e5c505015e262 // vpdpbusd -0x60(%rsi,%rcx){1to16}, %zmm29, %zmm19
+	QUAD $0xf80e54505015e262 // vpdpbusd -0x20(%rsi,%rcx){1to16}, %zmm29, %zmm18
+	QUAD $0x011e4c505015e262 // vpdpbusd 0x4(%rsi,%rbx){1to16}, %zmm29, %zmm17
+	QUAD $0x111e44505015e262 // vpdpbusd 0x44(%rsi,%rbx){1to16}, %zmm29, %zmm16
+	QUAD $0xe82e7c5050157262 // vpdpbusd -0x60(%rsi,%rbp){1to16}, %zmm29, %zmm15
+	QUAD $0xf82e745050157262 // vpdpbusd -0x20(%rsi,%rbp){1to16}, %zmm29, %zmm14
+	QUAD $0x02164c5050252262 // vpdpbusd 0x8(%rsi,%r10){1to16}, %zmm27, %zmm25
+	QUAD $0x1216445050252262 // vpdpbusd 0x48(%rsi,%r10){1to16}, %zmm27, %zmm24
+	QUAD $0xe92e7c505025a262 // vpdpbusd -0x5c(%rsi,%r13){1to16}, %zmm27, %zmm23
+	QUAD $0xf92e74505025a262 // vpdpbusd -0x1c(%rsi,%r13){1to16}, %zmm27, %zmm22
+	QUAD $0xe93e6c505025e262 // vpdpbusd -0x5c(%rsi,%rdi){1to16}, %zmm27, %zmm21
+	QUAD $0xf93e64505025e262 // vpdpbusd -0x1c(%rsi,%rdi){1to16}, %zmm27, %zmm20
+	QUAD $0xe90e5c505025e262 // vpdpbusd -0x5c(%rsi,%rcx){1to16}, %zmm27, %zmm19
+	QUAD $0xf90e54505025e262 // vpdpbusd -0x1c(%rsi,%rcx){1to16}, %zmm27, %zmm18
+	QUAD $0x021e4c505025e262 // vpdpbusd 0x8(%rsi,%rbx){1to16}, %zmm27, %zmm17
+	QUAD $0x121e44505025e262 // vpdpbusd 0x48(%rsi,%rbx){1to16}, %zmm27, %zmm16
+	QUAD $0xe92e7c5050257262 // vpdpbusd -0x5c(%rsi,%rbp){1to16}, %zmm27, %zmm15
+	QUAD $0xf92e745050257262 // vpdpbusd -0x1c(%rsi,%rbp){1to16}, %zmm27, %zmm14
+	QUAD $0x03164c50502d2262 // vpdpbusd 0xc(%rsi,%r10){1to16}, %zmm26, %zmm25
+	QUAD $0x13164450502d2262 // vpdpbusd 0x4c(%rsi,%r10){1to16}, %zmm26, %zmm24
+	QUAD $0xea2e7c50502da262 // vpdpbusd -0x58(%rsi,%r13){1to16}, %zmm26, %zmm23
+	QUAD $0xfa2e7450502da262 // vpdpbusd -0x18(%rsi,%r13){1to16}, %zmm26, %zmm22
+	QUAD $0xea3e6c50502de262 // vpdpbusd -0x58(%rsi,%rdi){1to16}, %zmm26, %zmm21
+	QUAD $0xfa3e6450502de262 // vpdpbusd -0x18(%rsi,%rdi){1to16}, %zmm26, %zmm20
+	QUAD $0xea0e5c50502de262 // vpdpbusd -0x58(%rsi,%rcx){1to16}, %zmm26, %zmm19
+	QUAD $0xfa0e5450502de262 // vpdpbusd -0x18(%rsi,%rcx){1to16}, %zmm26, %zmm18
+	QUAD $0x031e4c50502de262 // vpdpbusd 0xc(%rsi,%rbx){1to16}, %zmm26, %zmm17
+	QUAD $0x131e4450502de262 // vpdpbusd 0x4c(%rsi,%rbx){1to16}, %zmm26, %zmm16
+	QUAD $0xea2e7c50502d7262 // vpdpbusd -0x58(%rsi,%rbp){1to16}, %zmm26, %zmm15
+	QUAD $0xfa2e7450502d7262 // vpdpbusd -0x18(%rsi,%rbp){1to16}, %zmm26, %zmm14
+	QUAD $0x0424546f48fe4162 // vmovdqu64 0x100(%r12), %zmm26
+	QUAD $0x04164c50502d2262 // vpdpbusd 0x10(%rsi,%r10){1to16}, %zmm26, %zmm25
+	QUAD $0x14164450502d2262 // vpdpbusd 0x50(%rsi,%r10){1to16}, %zmm26, %zmm24
+	QUAD $0xeb2e7c50502da262 // vpdpbusd -0x54(%rsi,%r13){1to16}, %zmm26, %zmm23
+	QUAD $0xfb2e7450502da262 // vpdpbusd -0x14(%rsi,%r13){1to16}, %zmm26, %zmm22
+	QUAD $0xeb3e6c50502de262 // vpdpbusd -0x54(%rsi,%rdi){1to16}, %zmm26, %zmm21
+	QUAD $0xfb3e6450502de262 // vpdpbusd -0x14(%rsi,%rdi){1to16}, %zmm26, %zmm20
+	QUAD $0xeb0e5c50502de262 // vpdpbusd -0x54(%rsi,%rcx){1to16}, %zmm26, %zmm19
+	QUAD $0xfb0e5450502de262 // vpdpbusd -0x14(%rsi,%rcx){1to16}, %zmm26, %zmm18
+	QUAD $0x041e4c50502de262 // vpdpbusd 0x10(%rsi,%rbx){1to16}, %zmm26, %zmm17
+	QUAD $0x141e4450502de262 // vpdpbusd 0x50(%rsi,%rbx){1to16}, %zmm26, %zmm16
+	QUAD $0xeb2e7c50502d7262 // vpdpbusd -0x54(%rsi,%rbp){1to16}, %zmm26, %zmm15
+	QUAD $0xfb2e7450502d7262 // vpdpbusd -0x14(%rsi,%rbp){1to16}, %zmm26, %zmm14
+	QUAD $0x0524546f48fe4162 // vmovdqu64 0x140(%r12), %zmm26
+	QUAD $0x05164c50502d2262 // vpdpbusd 0x14(%rsi,%r10){1to16}, %zmm26, %zmm25
+	QUAD $0x15164450502d2262 // vpdpbusd 0x54(%rsi,%r10){1to16}, %zmm26, %zmm24
+	QUAD $0xec2e7c50502da262 // vpdpbusd -0x50(%rsi,%r13){1to16}, %zmm26, %zmm23
+	QUAD $0xfc2e7450502da262 // vpdpbusd -0x10(%rsi,%r13){1to16}, %zmm26, %zmm22
+	QUAD $0xec3e6c50502de262 // vpdpbusd -0x50(%rsi,%rdi){1to16}, %zmm26, %zmm21
+	QUAD $0xfc3e6450502de262 // vpdpbusd -0x10(%rsi,%rdi){1to16}, %zmm26, %zmm20
+	QUAD $0xec0e5c50502de262 // vpdpbusd -0x50(%rsi,%rcx){1to16}, %zmm26, %zmm19
+	QUAD $0xfc0e5450502de262 // vpdpbusd -0x10(%rsi,%rcx){1to16}, %zmm26, %zmm18
+	QUAD $0x051e4c50502de262 // vpdpbusd 0x14(%rsi,%rbx){1to16}, %zmm26, %zmm17
+	QUAD $0x151e4450502de262 // vpdpbusd 0x54(%rsi,%rbx){1to16}, %zmm26, %zmm16
+	QUAD $0xec2e7c50502d7262 // vpdpbusd -0x50(%rsi,%rbp){1to16}, %zmm26, %zmm15
+	QUAD $0xfc2e7450502d7262 // vpdpbusd -0x10(%rsi,%rbp){1to16}, %zmm26, %zmm14
+	QUAD $0x0624546f48fe4162 // vmovdqu64 0x180(%r12), %zmm26
+	QUAD $0x06164c50502d2262 // vpdpbusd 0x18(%rsi,%r10){1to16}, %zmm26, %zmm25
+	QUAD $0x16164450502d2262 // vpdpbusd 0x58(%rsi,%r10){1to16}, %zmm26, %zmm24
+	QUAD $0xed2e7c50502da262 // vpdpbusd -0x4c(%rsi,%r13){1to16}, %zmm26, %zmm23
+	QUAD $0xfd2e7450502da262 // vpdpbusd -0xc(%rsi,%r13){1to16}, %zmm26, %zmm22
+	QUAD $0xed3e6c50502de262 // vpdpbusd -0x4c(%rsi,%rdi){1to16}, %zmm26, %zmm21
+	QUAD $0xfd3e6450502de262 // vpdpbusd -0xc(%rsi,%rdi){1to16}, %zmm26, %zmm20
+	QUAD $0xed0e5c50502de262 // vpdpbusd -0x4c(%rsi,%rcx){1to16}, %zmm26, %zmm19
+	QUAD $0xfd0e5450502de262 // vpdpbusd -0xc(%rsi,%rcx){1to16}, %zmm26, %zmm18
+	QUAD $0x061e4c50502de262 // vpdpbusd 0x18(%rsi,%rbx){1to16}, %zmm26, %zmm17
+	QUAD $0x161e4450502de262 // vpdpbusd 0x58(%rsi,%rbx){1to16}, %zmm26, %zmm16
+	QUAD $0xed2e7c50502d7262 // vpdpbusd -0x4c(%rsi,%rbp){1to16}, %zmm26, %zmm15
+	QUAD $0xfd2e7450502d7262 // vpdpbusd -0xc(%rsi,%rbp){1to16}, %zmm26, %zmm14
+	QUAD $0x0724546f48fe4162 // vmovdqu64 0x1c0(%r12), %zmm26
+	QUAD $0x07164c50502d2262 // vpdpbusd 0x1c(%rsi,%r10){1to16}, %zmm26, %zmm25
+	QUAD $0x17164450502d2262 // vpdpbusd 0x5c(%rsi,%r10){1to16}, %zmm26, %zmm24
+	QUAD $0xee2e7c50502da262 // vpdpbusd -0x48(%rsi,%r13){1to16}, %zmm26, %zmm23
+	QUAD $0xfe2e7450502da262 // vpdpbusd -0x8(%rsi,%r13){1to16}, %zmm26, %zmm22
+	QUAD $0xee3e6c50502de262 // vpdpbusd -0x48(%rsi,%rdi){1to16}, %zmm26, %zmm21
+	QUAD $0xfe3e6450502de262 // vpdpbusd -0x8(%rsi,%rdi){1to16}, %zmm26, %zmm20
+	QUAD $0xee0e5c50502de262 // vpdpbusd -0x48(%rsi,%rcx){1to16}, %zmm26, %zmm19
+	QUAD $0xfe0e5450502de262 // vpdpbusd -0x8(%rsi,%rcx){1to16}, %zmm26, %zmm18
+	QUAD $0x071e4c50502de262 // vpdpbusd 0x1c(%rsi,%rbx){1to16}, %zmm26, %zmm17
+	QUAD $0x171e4450502de262 // vpdpbusd 0x5c(%rsi,%rbx){1to16}, %zmm26, %zmm16
+	QUAD $0xee2e7c50502d7262 // vpdpbusd -0x48(%rsi,%rbp){1to16}, %zmm26, %zmm15
+	QUAD $0xfe2e7450502d7262 // vpdpbusd -0x8(%rsi,%rbp){1to16}, %zmm26, %zmm14
+	QUAD $0x08245410487c4162 // vmovups 0x200(%r12), %zmm26
+	LONG $0x402c6162; WORD $0xd859 // vmulps %zmm0, %zmm26, %zmm27
+	LONG $0x402d0262; WORD $0xcba8 // vfmadd213ps %zmm27, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm27
+	LONG $0x402d0262; WORD $0xc3a8 // vfmadd213ps %zmm27, %zmm26, %zmm24 # zmm24 = (zmm26 * zmm24) + zmm27
+	LONG $0x402d8262; WORD $0xfba8 // vfmadd213ps %zmm27, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm23) + zmm27
+	LONG $0x402d8262; WORD $0xf3a8 // vfmadd213ps %zmm27, %zmm26, %zmm22 # zmm22 = (zmm26 * zmm22) + zmm27
+	LONG $0x402d8262; WORD $0xeba8 // vfmadd213ps %zmm27, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm21) + zmm27
+	LONG $0x402d8262; WORD $0xe3a8 // vfmadd213ps %zmm27, %zmm26, %zmm20 # zmm20 = (zmm26 * zmm20) + zmm27
+	LONG $0x402d8262; WORD $0xdba8 // vfmadd213ps %zmm27, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm19) + zmm27
+	LONG $0x402d8262; WORD $0xd3a8 // vfmadd213ps %zmm27, %zmm26, %zmm18 # zmm18 = (zmm26 * zmm18) + zmm27
+	LONG $0x402d8262; WORD $0xcba8 // vfmadd213ps %zmm27, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm17) + zmm27
+	LONG $0x402d8262; WORD $0xc3a8 // vfmadd213ps %zmm27, %zmm26, %zmm16 # zmm16 = (zmm26 * zmm16) + zmm27
+	LONG $0x402d1262; WORD $0xfba8 // vfmadd213ps %zmm27, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm15) + zmm27
+	LONG $0x402d1262; WORD $0xf3a8 // vfmadd213ps %zmm27, %zmm26, %zmm14 # zmm14 = (zmm26 * zmm14) + zmm27
+	QUAD $0x081654b85035b262 // vfmadd231ps 0x20(%rsi,%r10){1to16}, %zmm25, %zmm2 # zmm2 = (zmm25 * mem) + zmm2
+	QUAD $0x18165cb8503db262 // vfmadd231ps 0x60(%rsi,%r10){1to16}, %zmm24, %zmm3 # zmm3 = (zmm24 * mem) + zmm3
+	QUAD $0xef2e64b85045b262 // vfmadd231ps -0x44(%rsi,%r13){1to16}, %zmm23, %zmm4 # zmm4 = (zmm23 * mem) + zmm4
+	QUAD $0xff2e6cb8504db262 // vfmadd231ps -0x4(%rsi,%r13){1to16}, %zmm22, %zmm5 # zmm5 = (zmm22 * mem) + zmm5
+	QUAD $0xef3e74b85055f262 // vfmadd231ps -0x44(%rsi,%rdi){1to16}, %zmm21, %zmm6 # zmm6 = (zmm21 * mem) + zmm6
+	QUAD $0xff3e7cb8505df262 // vfmadd231ps -0x4(%rsi,%rdi){1to16}, %zmm20, %zmm7 # zmm7 = (zmm20 * mem) + zmm7
+	QUAD $0xef0e44b850657262 // vfmadd231ps -0x44(%rsi,%rcx){1to16}, %zmm19, %zmm8 # zmm8 = (zmm19 * mem) + zmm8
+	QUAD $0xff0e4cb8506d7262 // vfmadd231ps -0x4(%rsi,%rcx){1to16}, %zmm18, %zmm9 # zmm9 = (zmm18 * mem) + zmm9
+	QUAD $0x081e54b850757262 // vfmadd231ps 0x20(%rsi,%rbx){1to16}, %zmm17, %zmm10 # zmm10 = (zmm17 * mem) + zmm10
+	QUAD $0x181e5cb8507d7262 // vfmadd231ps 0x60(%rsi,%rbx){1to16}, %zmm16, %zmm11 # zmm11 = (zmm16 * mem) + zmm11
+	QUAD $0xef2e64b858057262 // vfmadd231ps -0x44(%rsi,%rbp){1to16}, %zmm15, %zmm12 # zmm12 = (zmm15 * mem) + zmm12
+	QUAD $0xff2e6cb8580d7262 // vfmadd231ps -0x4(%rsi,%rbp){1to16}, %zmm14, %zmm13 # zmm13 = (zmm14 * mem) + zmm13
+	LONG $0x40c48149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r12 # imm = 0x240
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	WORD $0xff49; BYTE $0xcb // decq %r11
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	LONG $0xfb96870f; WORD $0xffff // ja 0x3830 <k_tile_panel+0x960>
+	LONG $0xfff856e9; BYTE $0xff // jmp 0x34f5 <k_tile_panel+0x625>
+	BYTE $0x90 // nop
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	LONG $0x084d8b49 // movq 0x8(%r13), %rcx
+	LONG $0x18558b49 // movq 0x18(%r13), %rdx
+	LONG $0x20758b49 // movq 0x20(%r13), %rsi
+	LONG $0x487d8b49 // movq 0x48(%r13), %rdi
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
+	LONG $0x40048d4c // leaq (%rax,%rax,2), %r8
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x64c18348 // addq $0x64, %rcx
+	WORD $0x32eb // jmp 0x3cfd <k_tile_panel+0xe2d>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487d7262; WORD $0x4258; BYTE $0xd0 // vpbroadcastd -0xc0(%rdx), %zmm8
-	LONG $0x487df262; WORD $0x7a58; BYTE $0xe0 // vpbroadcastd -0x80(%rdx), %zmm7
-	LONG $0x487df262; WORD $0x7258; BYTE $0xf0 // vpbroadcastd -0x40(%rdx), %zmm6
-	LONG $0x487df262; WORD $0x2a58 // vpbroadcastd (%rdx), %zmm5
-	LONG $0x48fe5162; WORD $0x4d6f; BYTE $0x00 // vmovdqu64 (%r13), %zmm9
-	LONG $0x48fe5162; WORD $0x556f; BYTE $0x01 // vmovdqu64 0x40(%r13), %zmm10
-	LONG $0x48fe5162; WORD $0x5d6f; BYTE $0x02 // vmovdqu64 0x80(%r13), %zmm11
-	LONG $0x48fe5162; WORD $0x656f; BYTE $0x03 // vmovdqu64 0xc0(%r13), %zmm12
-	LONG $0x58357262; WORD $0x4250; BYTE $0xc7 // vpdpbusd -0xe4(%rdx){1to16}, %zmm9, %zmm8
-	LONG $0x5835f262; WORD $0x7a50; BYTE $0xd7 // vpdpbusd -0xa4(%rdx){1to16}, %zmm9, %zmm7
-	LONG $0x5835f262; WORD $0x7250; BYTE $0xe7 // vpdpbusd -0x64(%rdx){1to16}, %zmm9, %zmm6
-	LONG $0x5835f262; WORD $0x6a50; BYTE $0xf7 // vpdpbusd -0x24(%rdx){1to16}, %zmm9, %zmm5
-	LONG $0x582d7262; WORD $0x4250; BYTE $0xc8 // vpdpbusd -0xe0(%rdx){1to16}, %zmm10, %zmm8
-	LONG $0x582df262; WORD $0x7a50; BYTE $0xd8 // vpdpbusd -0xa0(%rdx){1to16}, %zmm10, %zmm7
-	LONG $0x582df262; WORD $0x7250; BYTE $0xe8 // vpdpbusd -0x60(%rdx){1to16}, %zmm10, %zmm6
-	LONG $0x582df262; WORD $0x6a50; BYTE $0xf8 // vpdpbusd -0x20(%rdx){1to16}, %zmm10, %zmm5
-	LONG $0x58257262; WORD $0x4250; BYTE $0xc9 // vpdpbusd -0xdc(%rdx){1to16}, %zmm11, %zmm8
-	LONG $0x5825f262; WORD $0x7a50; BYTE $0xd9 // vpdpbusd -0x9c(%rdx){1to16}, %zmm11, %zmm7
-	LONG $0x5825f262; WORD $0x7250; BYTE $0xe9 // vpdpbusd -0x5c(%rdx){1to16}, %zmm11, %zmm6
-	LONG $0x5825f262; WORD $0x6a50; BYTE $0xf9 // vpdpbusd -0x1c(%rdx){1to16}, %zmm11, %zmm5
-	LONG $0x581d7262; WORD $0x4250; BYTE $0xca // vpdpbusd -0xd8(%rdx){1to16}, %zmm12, %zmm8
-	LONG $0x581df262; WORD $0x7a50; BYTE $0xda // vpdpbusd -0x98(%rdx){1to16}, %zmm12, %zmm7
-	LONG $0x581df262; WORD $0x7250; BYTE $0xea // vpdpbusd -0x58(%rdx){1to16}, %zmm12, %zmm6
-	LONG $0x581df262; WORD $0x6a50; BYTE $0xfa // vpdpbusd -0x18(%rdx){1to16}, %zmm12, %zmm5
-	LONG $0x48fe5162; WORD $0x4d6f; BYTE $0x04 // vmovdqu64 0x100(%r13), %zmm9
-	LONG $0x58357262; WORD $0x4250; BYTE $0xcb // vpdpbusd -0xd4(%rdx){1to16}, %zmm9, %zmm8
-	LONG $0x5835f262; WORD $0x7a50; BYTE $0xdb // vpdpbusd -0x94(%rdx){1to16}, %zmm9, %zmm7
-	LONG $0x5835f262; WORD $0x7250; BYTE $0xeb // vpdpbusd -0x54(%rdx){1to16}, %zmm9, %zmm6
-	LONG $0x5835f262; WORD $0x6a50; BYTE $0xfb // vpdpbusd -0x14(%rdx){1to16}, %zmm9, %zmm5
-	LONG $0x48fe5162; WORD $0x4d6f; BYTE $0x05 // vmovdqu64 0x140(%r13), %zmm9
-	LONG $0x58357262; WORD $0x4250; BYTE $0xcc // vpdpbusd -0xd0(%rdx){1to16}, %zmm9, %zmm8
-	LONG $0x5835f262; WORD $0x7a50; BYTE $0xdc // vpdpbusd -0x90(%rdx){1to16}, %zmm9, %zmm7
-	LONG $0x5835f262; WORD $0x7250; BYTE $0xec // vpdpbusd -0x50(%rdx){1to16}, %zmm9, %zmm6
-	LONG $0x5835f262; WORD $0x6a50; BYTE $0xfc // vpdpbusd -0x10(%rdx){1to16}, %zmm9, %zmm5
-	LONG $0x48fe5162; WORD $0x4d6f; BYTE $0x06 // vmovdqu64 0x180(%r13), %zmm9
-	LONG $0x58357262; WORD $0x4250; BYTE $0xcd // vpdpbusd -0xcc(%rdx){1to16}, %zmm9, %zmm8
-	LONG $0x5835f262; WORD $0x7a50; BYTE $0xdd // vpdpbusd -0x8c(%rdx){1to16}, %zmm9, %zmm7
-	LONG $0x5835f262; WORD $0x7250; BYTE $0xed // vpdpbusd -0x4c(%rdx){1to16}, %zmm9, %zmm6
-	LONG $0x5835f262; WORD $0x6a50; BYTE $0xfd // vpdpbusd -0xc(%rdx){1to16}, %zmm9, %zmm5
-	LONG $0x48fe5162; WORD $0x4d6f; BYTE $0x07 // vmovdqu64 0x1c0(%r13), %zmm9
-	LONG $0x58357262; WORD $0x4250; BYTE $0xce // vpdpbusd -0xc8(%rdx){1to16}, %zmm9, %zmm8
-	LONG $0x5835f262; WORD $0x7a50; BYTE $0xde // vpdpbusd -0x88(%rdx){1to16}, %zmm9, %zmm7
-	LONG $0x5835f262; WORD $0x7250; BYTE $0xee // vpdpbusd -0x48(%rdx){1to16}, %zmm9, %zmm6
-	LONG $0x5835f262; WORD $0x6a50; BYTE $0xfe // vpdpbusd -0x8(%rdx){1to16}, %zmm9, %zmm5
-	LONG $0x487c5162; WORD $0x4d10; BYTE $0x08 // vmovups 0x200(%r13), %zmm9
+	LONG $0x487cd162; WORD $0x2111 // vmovups %zmm4, (%r9)
+	LONG $0x487cd162; WORD $0x1c11; BYTE $0x91 // vmovups %zmm3, (%r9,%rdx,4)
+	LONG $0x487cd162; WORD $0x1411; BYTE $0xd1 // vmovups %zmm2, (%r9,%rdx,8)
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0x01 // vmovups %zmm1, (%r9,%r8)
+	LONG $0x04488d4c // leaq 0x4(%rax), %r9
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0xf6cf8f0f; WORD $0xffff // jg 0x33cc <k_tile_panel+0x4fc>
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	WORD $0x2948; BYTE $0xeb // subq %rbp, %rbx
+	LONG $0xdaaf0f48 // imulq %rdx, %rbx
+	LONG $0x035e8d4d // leaq 0x3(%r14), %r11
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xde490f4d // cmovnsq %r14, %r11
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x024e8d4d // leaq 0x2(%r14), %r9
+	LONG $0x05568d4d // leaq 0x5(%r14), %r10
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xd1490f4d // cmovnsq %r9, %r10
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x990c8d4d // leaq (%r9,%rbx,4), %r9
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x2e74 // je 0x3d60 <k_tile_panel+0xe90>
+	LONG $0x487cd162; WORD $0x2110 // vmovups (%r9), %zmm4
+	LONG $0x487cd162; WORD $0x1c10; BYTE $0x91 // vmovups (%r9,%rdx,4), %zmm3
+	LONG $0x487cd162; WORD $0x1410; BYTE $0xd1 // vmovups (%r9,%rdx,8), %zmm2
+	LONG $0x48fe9162; WORD $0x0c6f; BYTE $0x01 // vmovdqu64 (%r9,%r8), %zmm1
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x277f // jg 0x3d7c <k_tile_panel+0xeac>
+	LONG $0xffff76e9; BYTE $0xff // jmp 0x3cd0 <k_tile_panel+0xe00>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0xff548e0f; WORD $0xffff // jle 0x3cd0 <k_tile_panel+0xe00>
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0xfce38348 // andq $-0x4, %rbx
+	LONG $0x02fbc149 // sarq $0x2, %r11
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0x02fcc149 // sarq $0x2, %r12
+	LONG $0xfce28349 // andq $-0x4, %r10
+	WORD $0xf749; BYTE $0xda // negq %r10
+	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
+	LONG $0x02c28349 // addq $0x2, %r10
+	WORD $0x2949; BYTE $0xde // subq %rbx, %r14
+	LONG $0xe6af0f4c // imulq %rsi, %r12
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	LONG $0xdeaf0f4c // imulq %rsi, %r11
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	QUAD $0xf0334458487d3262 // vpbroadcastd -0x40(%rbx,%r14), %zmm8
+	LONG $0x487db262; WORD $0x3c58; BYTE $0x33 // vpbroadcastd (%rbx,%r14), %zmm7
+	QUAD $0xf0137458487db262 // vpbroadcastd -0x40(%rbx,%r10), %zmm6
+	LONG $0x487db262; WORD $0x2c58; BYTE $0x13 // vpbroadcastd (%rbx,%r10), %zmm5
+	LONG $0x48fe5162; WORD $0x0c6f; BYTE $0x24 // vmovdqu64 (%r12), %zmm9
+	QUAD $0x0124546f48fe5162 // vmovdqu64 0x40(%r12), %zmm10
+	QUAD $0x02245c6f48fe5162 // vmovdqu64 0x80(%r12), %zmm11
+	QUAD $0x0324646f48fe5162 // vmovdqu64 0xc0(%r12), %zmm12
+	QUAD $0xe733445058353262 // vpdpbusd -0x64(%rbx,%r14){1to16}, %zmm9, %zmm8
+	QUAD $0xf7337c505835b262 // vpdpbusd -0x24(%rbx,%r14){1to16}, %zmm9, %zmm7
+	QUAD $0xe71374505835b262 // vpdpbusd -0x64(%rbx,%r10){1to16}, %zmm9, %zmm6
+	QUAD $0xf7136c505835b262 // vpdpbusd -0x24(%rbx,%r10){1to16}, %zmm9, %zmm5
+	QUAD $0xe8334450582d3262 // vpdpbusd -0x60(%rbx,%r14){1to16}, %zmm10, %zmm8
+	QUAD $0xf8337c50582db262 // vpdpbusd -0x20(%rbx,%r14){1to16}, %zmm10, %zmm7
+	QUAD $0xe8137450582db262 // vpdpbusd -0x60(%rbx,%r10){1to16}, %zmm10, %zmm6
+	QUAD $0xf8136c50582db262 // vpdpbusd -0x20(%rbx,%r10){1to16}, %zmm10, %zmm5
+	QUAD $0xe933445058253262 // vpdpbusd -0x5c(%rbx,%r14){1to16}, %zmm11, %zmm8
+	QUAD $0xf9337c505825b262 // vpdpbusd -0x1c(%rbx,%r14){1to16}, %zmm11, %zmm7
+	QUAD $0xe91374505825b262 // vpdpbusd -0x5c(%rbx,%r10){1to16}, %zmm11, %zmm6
+	QUAD $0xf9136c505825b262 // vpdpbusd -0x1c(%rbx,%r10){1to16}, %zmm11, %zmm5
+	QUAD $0xea334450581d3262 // vpdpbusd -0x58(%rbx,%r14){1to16}, %zmm12, %zmm8
+	QUAD $0xfa337c50581db262 // vpdpbusd -0x18(%rbx,%r14){1to16}, %zmm12, %zmm7
+	QUAD $0xea137450581db262 // vpdpbusd -0x58(%rbx,%r10){1to16}, %zmm12, %zmm6
+	QUAD $0xfa136c50581db262 // vpdpbusd -0x18(%rbx,%r10){1to16}, %zmm12, %zmm5
+	QUAD $0x04244c6f48fe5162 // vmovdqu64 0x100(%r12), %zmm9
+	QUAD $0xeb33445058353262 // vpdpbusd -0x54(%rbx,%r14){1to16}, %zmm9, %zmm8
+	QUAD $0xfb337c505835b262 // vpdpbusd -0x14(%rbx,%r14){1to16}, %zmm9, %zmm7
+	QUAD $0xeb1374505835b262 // vpdpbusd -0x54(%rbx,%r10){1to16}, %zmm9, %zmm6
+	QUAD $0xfb136c505835b262 // vpdpbusd -0x14(%rbx,%r10){1to16}, %zmm9, %zmm5
+	QUAD $0x05244c6f48fe5162 // vmovdqu64 0x140(%r12), %zmm9
+	QUAD $0xec33445058353262 // vpdpbusd -0x50(%rbx,%r14){1to16}, %zmm9, %zmm8
+	QUAD $0xfc337c505835b262 // vpdpbusd -0x10(%rbx,%r14){1to16}, %zmm9, %zmm7
+	QUAD $0xec1374505835b262 // vpdpbusd -0x50(%rbx,%r10){1to16}, %zmm9, %zmm6
+	QUAD $0xfc136c505835b262 // vpdpbusd -0x10(%rbx,%r10){1to16}, %zmm9, %zmm5
+	QUAD $0x06244c6f48fe5162 // vmovdqu64 0x180(%r12), %zmm9
+	QUAD $0xed33445058353262 // vpdpbusd -0x4c(%rbx,%r14){1to16}, %zmm9, %zmm8
+	QUAD $0xfd337c505835b262 // vpdpbusd -0xc(%rbx,%r14){1to16}, %zmm9, %zmm7
+	QUAD $0xed1374505835b262 // vpdpbusd -0x4c(%rbx,%r10){1to16}, %zmm9, %zmm6
+	QUAD $0xfd136c505835b262 // vpdpbusd -0xc(%rbx,%r10){1to16}, %zmm9, %zmm5
+	QUAD $0x07244c6f48fe5162 // vmovdqu64 0x1c0(%r12), %zmm9
+	QUAD $0xee33445058353262 // vpdpbusd -0x48(%rbx,%r14){1to16}, %zmm9, %zmm8
+	QUAD $0xfe337c505835b262 // vpdpbusd -0x8(%rbx,%r14){1to16}, %zmm9, %zmm7
+	QUAD $0xee1374505835b262 // vpdpbusd -0x48(%rbx,%r10){1to16}, %zmm9, %zmm6
+	QUAD $0xfe136c505835b262 // vpdpbusd -0x8(%rbx,%r10){1to16}, %zmm9, %zmm5
+	QUAD $0x08244c10487c5162 // vmovups 0x200(%r12), %zmm9
 	LONG $0x48347162; WORD $0xd059 // vmulps %zmm0, %zmm9, %zmm10
 	LONG $0x48355262; WORD $0xc2a8 // vfmadd213ps %zmm10, %zmm9, %zmm8 # zmm8 = (zmm9 * zmm8) + zmm10
 	LONG $0x4835d262; WORD $0xfaa8 // vfmadd213ps %zmm10, %zmm9, %zmm7 # zmm7 = (zmm9 * zmm7) + zmm10
 	LONG $0x4835d262; WORD $0xf2a8 // vfmadd213ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm6) + zmm10
 	LONG $0x4835d262; WORD $0xeaa8 // vfmadd213ps %zmm10, %zmm9, %zmm5 # zmm5 = (zmm9 * zmm5) + zmm10
-	LONG $0x583df262; WORD $0x62b8; BYTE $0xcf // vfmadd231ps -0xc4(%rdx){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	LONG $0x5845f262; WORD $0x5ab8; BYTE $0xdf // vfmadd231ps -0x84(%rdx){1to16}, %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
-	LONG $0x584df262; WORD $0x52b8; BYTE $0xef // vfmadd231ps -0x44(%rdx){1to16}, %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
-	LONG $0x5855f262; WORD $0x4ab8; BYTE $0xff // vfmadd231ps -0x4(%rdx){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * mem) + zmm1
-	LONG $0x40c58149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r13 # imm = 0x240
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfe71870f; WORD $0xffff // ja 0x3b80 <k_tile_panel+0xcb0>
-	LONG $0xfffdace9; BYTE $0xff // jmp 0x3ac0 <k_tile_panel+0xbf0>
-	LONG $0x10558b48 // movq 0x10(%rbp), %rdx
-	LONG $0x00758b48 // movq (%rbp), %rsi
-	LONG $0x087d8b48 // movq 0x8(%rbp), %rdi
-	LONG $0x18458b4c // movq 0x18(%rbp), %r8
-	LONG $0x204d8b4c // movq 0x20(%rbp), %r9
-	LONG $0x40558b4c // movq 0x40(%rbp), %r10
-	LONG $0x385d8b4c // movq 0x38(%rbp), %r11
-	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
-	LONG $0x64c78348 // addq $0x64, %rdi
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	QUAD $0x41120518487df262; WORD $0x0000 // vbroadcastss 0x4112(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x27eb // jmp 0x3d6f <k_tile_panel+0xe9f>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487cd162; WORD $0x1611 // vmovups %zmm2, (%r14)
-	LONG $0x487c9162; WORD $0x0c11; BYTE $0x86 // vmovups %zmm1, (%r14,%r8,4)
-	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
+	QUAD $0xef3364b8583db262 // vfmadd231ps -0x44(%rbx,%r14){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	QUAD $0xff335cb85845b262 // vfmadd231ps -0x4(%rbx,%r14){1to16}, %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
+	QUAD $0xef1354b8584db262 // vfmadd231ps -0x44(%rbx,%r10){1to16}, %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
+	QUAD $0xff134cb85855b262 // vfmadd231ps -0x4(%rbx,%r10){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * mem) + zmm1
+	LONG $0x40c48149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r12 # imm = 0x240
+	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
+	WORD $0xff49; BYTE $0xcb // decq %r11
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	LONG $0xfe42870f; WORD $0xffff // ja 0x3dc0 <k_tile_panel+0xef0>
+	LONG $0xfffd4de9; BYTE $0xff // jmp 0x3cd0 <k_tile_panel+0xe00>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x08558b49 // movq 0x8(%r13), %rdx
+	LONG $0x18758b49 // movq 0x18(%r13), %rsi
+	LONG $0x207d8b49 // movq 0x20(%r13), %rdi
+	LONG $0x48458b4d // movq 0x48(%r13), %r8
+	LONG $0x64c28348 // addq $0x64, %rdx
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	WORD $0x20eb // jmp 0x3fcf <k_tile_panel+0x10ff>
+	BYTE $0x90 // nop
+	LONG $0x487cd162; WORD $0x1111 // vmovups %zmm2, (%r9)
+	LONG $0x487cd162; WORD $0x0c11; BYTE $0xb1 // vmovups %zmm1, (%r9,%rsi,4)
+	LONG $0x02498d4c // leaq 0x2(%rcx), %r9
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
-	LONG $0xfcbc8f0f; WORD $0xffff // jg 0x3a2b <k_tile_panel+0xb5b>
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
-	LONG $0x24342b4c // subq (%rsp), %r14
-	LONG $0xf0af0f4d // imulq %r8, %r14
-	LONG $0x03788d4c // leaq 0x3(%rax), %r15
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0xf4148f0f; WORD $0xffff // jg 0x33e3 <k_tile_panel+0x513>
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	WORD $0x2949; BYTE $0xe9 // subq %rbp, %r9
+	LONG $0xceaf0f4c // imulq %rsi, %r9
+	LONG $0x03508d4c // leaq 0x3(%rax), %r10
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xf8490f4c // cmovnsq %rax, %r15
-	LONG $0xb6348d4e // leaq (%rsi,%r14,4), %r14
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1f74 // je 0x3db0 <k_tile_panel+0xee0>
-	LONG $0x487cd162; WORD $0x1610 // vmovups (%r14), %zmm2
-	LONG $0x487c9162; WORD $0x0c10; BYTE $0x86 // vmovups (%r14,%r8,4), %zmm1
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1a7f // jg 0x3dbd <k_tile_panel+0xeed>
-	WORD $0xabeb // jmp 0x3d50 <k_tile_panel+0xe80>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xd0490f4c // cmovnsq %rax, %r10
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x8b0c8d4f // leaq (%r11,%r9,4), %r9
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x1b74 // je 0x4010 <k_tile_panel+0x1140>
+	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
+	LONG $0x487cd162; WORD $0x0c10; BYTE $0xb1 // vmovups (%r9,%rsi,4), %zmm1
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x167f // jg 0x4020 <k_tile_panel+0x1150>
+	WORD $0xa4eb // jmp 0x3fb0 <k_tile_panel+0x10e0>
+	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x937e // jle 0x3d50 <k_tile_panel+0xe80>
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0xfce48349 // andq $-0x4, %r12
-	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
-	LONG $0x02ffc149 // sarq $0x2, %r15
-	LONG $0xf9af0f4d // imulq %r9, %r15
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x907e // jle 0x3fb0 <k_tile_panel+0x10e0>
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xfce38349 // andq $-0x4, %r11
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
+	LONG $0x02fac149 // sarq $0x2, %r10
+	LONG $0xd7af0f4c // imulq %rdi, %r10
 	LONG $0x06e0c148 // shlq $0x6, %rax
-	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
-	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	BYTE $0x90 // nop
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	WORD $0x014c; BYTE $0xd0 // addq %r10, %rax
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x487df262; WORD $0x5858; BYTE $0xf0 // vpbroadcastd -0x40(%rax), %zmm3
 	LONG $0x487df262; WORD $0x2058 // vpbroadcastd (%rax), %zmm4
-	LONG $0x48fed162; WORD $0x2c6f; BYTE $0x24 // vmovdqu64 (%r12), %zmm5
-	QUAD $0x0124746f48fed162 // vmovdqu64 0x40(%r12), %zmm6
-	QUAD $0x02247c6f48fed162 // vmovdqu64 0x80(%r12), %zmm7
-	QUAD $0x0324446f48fe5162 // vmovdqu64 0xc0(%r12), %zmm8
+	LONG $0x48fed162; WORD $0x2b6f // vmovdqu64 (%r11), %zmm5
+	LONG $0x48fed162; WORD $0x736f; BYTE $0x01 // vmovdqu64 0x40(%r11), %zmm6
+	LONG $0x48fed162; WORD $0x7b6f; BYTE $0x02 // vmovdqu64 0x80(%r11), %zmm7
+	LONG $0x48fe5162; WORD $0x436f; BYTE $0x03 // vmovdqu64 0xc0(%r11), %zmm8
 	LONG $0x5855f262; WORD $0x5850; BYTE $0xe7 // vpdpbusd -0x64(%rax){1to16}, %zmm5, %zmm3
 	LONG $0x5855f262; WORD $0x6050; BYTE $0xf7 // vpdpbusd -0x24(%rax){1to16}, %zmm5, %zmm4
 	LONG $0x584df262; WORD $0x5850; BYTE $0xe8 // vpdpbusd -0x60(%rax){1to16}, %zmm6, %zmm3
@@ -2535,77 +2631,74 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5845f262; WORD $0x6050; BYTE $0xf9 // vpdpbusd -0x1c(%rax){1to16}, %zmm7, %zmm4
 	LONG $0x583df262; WORD $0x5850; BYTE $0xea // vpdpbusd -0x58(%rax){1to16}, %zmm8, %zmm3
 	LONG $0x583df262; WORD $0x6050; BYTE $0xfa // vpdpbusd -0x18(%rax){1to16}, %zmm8, %zmm4
-	QUAD $0x04246c6f48fed162 // vmovdqu64 0x100(%r12), %zmm5
+	LONG $0x48fed162; WORD $0x6b6f; BYTE $0x04 // vmovdqu64 0x100(%r11), %zmm5
 	LONG $0x5855f262; WORD $0x5850; BYTE $0xeb // vpdpbusd -0x54(%rax){1to16}, %zmm5, %zmm3
 	LONG $0x5855f262; WORD $0x6050; BYTE $0xfb // vpdpbusd -0x14(%rax){1to16}, %zmm5, %zmm4
-	QUAD $0x05246c6f48fed162 // vmovdqu64 0x140(%r12), %zmm5
+	LONG $0x48fed162; WORD $0x6b6f; BYTE $0x05 // vmovdqu64 0x140(%r11), %zmm5
 	LONG $0x5855f262; WORD $0x5850; BYTE $0xec // vpdpbusd -0x50(%rax){1to16}, %zmm5, %zmm3
 	LONG $0x5855f262; WORD $0x6050; BYTE $0xfc // vpdpbusd -0x10(%rax){1to16}, %zmm5, %zmm4
-	QUAD $0x06246c6f48fed162 // vmovdqu64 0x180(%r12), %zmm5
+	LONG $0x48fed162; WORD $0x6b6f; BYTE $0x06 // vmovdqu64 0x180(%r11), %zmm5
 	LONG $0x5855f262; WORD $0x5850; BYTE $0xed // vpdpbusd -0x4c(%rax){1to16}, %zmm5, %zmm3
 	LONG $0x5855f262; WORD $0x6050; BYTE $0xfd // vpdpbusd -0xc(%rax){1to16}, %zmm5, %zmm4
-	QUAD $0x07246c6f48fed162 // vmovdqu64 0x1c0(%r12), %zmm5
+	LONG $0x48fed162; WORD $0x6b6f; BYTE $0x07 // vmovdqu64 0x1c0(%r11), %zmm5
 	LONG $0x5855f262; WORD $0x5850; BYTE $0xee // vpdpbusd -0x48(%rax){1to16}, %zmm5, %zmm3
 	LONG $0x5855f262; WORD $0x6050; BYTE $0xfe // vpdpbusd -0x8(%rax){1to16}, %zmm5, %zmm4
-	QUAD $0x08246c10487cd162 // vmovups 0x200(%r12), %zmm5
+	LONG $0x487cd162; WORD $0x6b10; BYTE $0x08 // vmovups 0x200(%r11), %zmm5
 	LONG $0x4854f162; WORD $0xf059 // vmulps %zmm0, %zmm5, %zmm6
 	LONG $0x4855f262; WORD $0xdea8 // vfmadd213ps %zmm6, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm3) + zmm6
 	LONG $0x4855f262; WORD $0xe6a8 // vfmadd213ps %zmm6, %zmm5, %zmm4 # zmm4 = (zmm5 * zmm4) + zmm6
 	LONG $0x5865f262; WORD $0x50b8; BYTE $0xef // vfmadd231ps -0x44(%rax){1to16}, %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
 	LONG $0x585df262; WORD $0x48b8; BYTE $0xff // vfmadd231ps -0x4(%rax){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x40c48149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r12 # imm = 0x240
-	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0x40c38149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r11 # imm = 0x240
+	WORD $0xff49; BYTE $0xca // decq %r10
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
-	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xff02870f; WORD $0xffff // ja 0x3de0 <k_tile_panel+0xf10>
-	LONG $0xfffe6de9; BYTE $0xff // jmp 0x3d50 <k_tile_panel+0xe80>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x38758b48 // movq 0x38(%rbp), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x00e68e0f; WORD $0x0000 // jle 0x3fda <k_tile_panel+0x110a>
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0xfce18349 // andq $-0x4, %r9
-	LONG $0x107d8b48 // movq 0x10(%rbp), %rdi
-	LONG $0x08558b4c // movq 0x8(%rbp), %r10
-	LONG $0x02f8c149 // sarq $0x2, %r8
-	WORD $0x294c; BYTE $0xc9 // subq %r9, %rcx
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0x45af0f4c; BYTE $0x20 // imulq 0x20(%rbp), %r8
-	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0xff0b870f; WORD $0xffff // ja 0x4050 <k_tile_panel+0x1180>
+	LONG $0xfffe66e9; BYTE $0xff // jmp 0x3fb0 <k_tile_panel+0x10e0>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0xf0c68e0f; WORD $0xffff // jle 0x3220 <k_tile_panel+0x350>
+	LONG $0x08758b49 // movq 0x8(%r13), %rsi
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	LONG $0xfce28348 // andq $-0x4, %rdx
+	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
+	LONG $0x7daf0f49; BYTE $0x20 // imulq 0x20(%r13), %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
 	LONG $0x24c18348 // addq $0x24, %rcx
-	QUAD $0x3f2a0d18487df262; WORD $0x0000 // vbroadcastss 0x3f2a(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x9066 // nop
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x487df262; WORD $0x1158 // vpbroadcastd (%rcx), %zmm2
-	LONG $0x48fef162; WORD $0x1f6f // vmovdqu64 (%rdi), %zmm3
-	LONG $0x48fef162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm4
-	LONG $0x48fef162; WORD $0x6f6f; BYTE $0x02 // vmovdqu64 0x80(%rdi), %zmm5
-	LONG $0x48fef162; WORD $0x776f; BYTE $0x03 // vmovdqu64 0xc0(%rdi), %zmm6
+	LONG $0x48fed162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm3
+	LONG $0x48fed162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%r15), %zmm4
+	LONG $0x48fed162; WORD $0x6f6f; BYTE $0x02 // vmovdqu64 0x80(%r15), %zmm5
+	LONG $0x48fed162; WORD $0x776f; BYTE $0x03 // vmovdqu64 0xc0(%r15), %zmm6
 	LONG $0x5865f262; WORD $0x5150; BYTE $0xf7 // vpdpbusd -0x24(%rcx){1to16}, %zmm3, %zmm2
 	LONG $0x585df262; WORD $0x5150; BYTE $0xf8 // vpdpbusd -0x20(%rcx){1to16}, %zmm4, %zmm2
 	LONG $0x5855f262; WORD $0x5150; BYTE $0xf9 // vpdpbusd -0x1c(%rcx){1to16}, %zmm5, %zmm2
 	LONG $0x584df262; WORD $0x5150; BYTE $0xfa // vpdpbusd -0x18(%rcx){1to16}, %zmm6, %zmm2
-	LONG $0x48fef162; WORD $0x5f6f; BYTE $0x04 // vmovdqu64 0x100(%rdi), %zmm3
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x04 // vmovdqu64 0x100(%r15), %zmm3
 	LONG $0x5865f262; WORD $0x5150; BYTE $0xfb // vpdpbusd -0x14(%rcx){1to16}, %zmm3, %zmm2
-	LONG $0x48fef162; WORD $0x5f6f; BYTE $0x05 // vmovdqu64 0x140(%rdi), %zmm3
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x05 // vmovdqu64 0x140(%r15), %zmm3
 	LONG $0x5865f262; WORD $0x5150; BYTE $0xfc // vpdpbusd -0x10(%rcx){1to16}, %zmm3, %zmm2
-	LONG $0x48fef162; WORD $0x5f6f; BYTE $0x06 // vmovdqu64 0x180(%rdi), %zmm3
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x06 // vmovdqu64 0x180(%r15), %zmm3
 	LONG $0x5865f262; WORD $0x5150; BYTE $0xfd // vpdpbusd -0xc(%rcx){1to16}, %zmm3, %zmm2
-	LONG $0x48fef162; WORD $0x5f6f; BYTE $0x07 // vmovdqu64 0x1c0(%rdi), %zmm3
+	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x07 // vmovdqu64 0x1c0(%r15), %zmm3
 	LONG $0x5865f262; WORD $0x5150; BYTE $0xfe // vpdpbusd -0x8(%rcx){1to16}, %zmm3, %zmm2
-	LONG $0x487cf162; WORD $0x5f10; BYTE $0x08 // vmovups 0x200(%rdi), %zmm3
-	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
+	LONG $0x487cd162; WORD $0x5f10; BYTE $0x08 // vmovups 0x200(%r15), %zmm3
+	LONG $0x4864f162; WORD $0xe059 // vmulps %zmm0, %zmm3, %zmm4
 	LONG $0x4865f262; WORD $0xe2b8 // vfmadd231ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm2) + zmm4
-	LONG $0x585df262; WORD $0x41b8; BYTE $0xff // vfmadd231ps -0x4(%rcx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0x40c78148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdi # imm = 0x240
-	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x585df262; WORD $0x49b8; BYTE $0xff // vfmadd231ps -0x4(%rcx){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x40c78149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r15 # imm = 0x240
+	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
-	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff56870f; WORD $0xffff // ja 0x3f30 <k_tile_panel+0x1060>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
-	LONG $0x70c48348 // addq $0x70, %rsp
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xff56870f; WORD $0xffff // ja 0x4190 <k_tile_panel+0x12c0>
+	LONG $0xffefe1e9; BYTE $0xff // jmp 0x3220 <k_tile_panel+0x350>
+	LONG $0xf8c48148; WORD $0x0000; BYTE $0x00 // addq $0xf8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2614,56 +2707,342 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ea8e0f; WORD $0x0000 // jle 0x40ea <k_tile_panel+0x121a>
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0xfce38349 // andq $-0x4, %r11
-	WORD $0x294d; BYTE $0xdc // subq %r11, %r12
-	LONG $0x02fac149 // sarq $0x2, %r10
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
-	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
-	LONG $0x24c08349 // addq $0x24, %r8
-	QUAD $0x3e270d18487df262; WORD $0x0000 // vbroadcastss 0x3e27(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487dd262; WORD $0x1058 // vpbroadcastd (%r8), %zmm2
-	LONG $0x48fef162; WORD $0x1a6f // vmovdqu64 (%rdx), %zmm3
-	LONG $0x48fef162; WORD $0x626f; BYTE $0x01 // vmovdqu64 0x40(%rdx), %zmm4
-	LONG $0x48fef162; WORD $0x6a6f; BYTE $0x02 // vmovdqu64 0x80(%rdx), %zmm5
-	LONG $0x48fef162; WORD $0x726f; BYTE $0x03 // vmovdqu64 0xc0(%rdx), %zmm6
-	LONG $0x5865d262; WORD $0x5050; BYTE $0xf7 // vpdpbusd -0x24(%r8){1to16}, %zmm3, %zmm2
-	LONG $0x585dd262; WORD $0x5050; BYTE $0xf8 // vpdpbusd -0x20(%r8){1to16}, %zmm4, %zmm2
-	LONG $0x5855d262; WORD $0x5050; BYTE $0xf9 // vpdpbusd -0x1c(%r8){1to16}, %zmm5, %zmm2
-	LONG $0x584dd262; WORD $0x5050; BYTE $0xfa // vpdpbusd -0x18(%r8){1to16}, %zmm6, %zmm2
-	LONG $0x48fef162; WORD $0x5a6f; BYTE $0x04 // vmovdqu64 0x100(%rdx), %zmm3
-	LONG $0x5865d262; WORD $0x5050; BYTE $0xfb // vpdpbusd -0x14(%r8){1to16}, %zmm3, %zmm2
-	LONG $0x48fef162; WORD $0x5a6f; BYTE $0x05 // vmovdqu64 0x140(%rdx), %zmm3
-	LONG $0x5865d262; WORD $0x5050; BYTE $0xfc // vpdpbusd -0x10(%r8){1to16}, %zmm3, %zmm2
-	LONG $0x48fef162; WORD $0x5a6f; BYTE $0x06 // vmovdqu64 0x180(%rdx), %zmm3
-	LONG $0x5865d262; WORD $0x5050; BYTE $0xfd // vpdpbusd -0xc(%r8){1to16}, %zmm3, %zmm2
-	LONG $0x48fef162; WORD $0x5a6f; BYTE $0x07 // vmovdqu64 0x1c0(%rdx), %zmm3
-	LONG $0x5865d262; WORD $0x5050; BYTE $0xfe // vpdpbusd -0x8(%r8){1to16}, %zmm3, %zmm2
-	LONG $0x487cf162; WORD $0x5a10; BYTE $0x08 // vmovups 0x200(%rdx), %zmm3
-	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
-	LONG $0x4865f262; WORD $0xe2b8 // vfmadd231ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm2) + zmm4
-	LONG $0x585dd262; WORD $0x40b8; BYTE $0xff // vfmadd231ps -0x4(%r8){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0x40c28148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdx # imm = 0x240
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff56870f; WORD $0xffff // ja 0x4040 <k_tile_panel+0x1170>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x31 // vmovups %zmm0, (%rcx,%rsi)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x04708d48 // leaq 0x4(%rax), %rsi
-	LONG $0x0c468d48 // leaq 0xc(%rsi), %rax
+	WORD $0x8b49; BYTE $0x0f // movq (%r15), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x08578b49 // movq 0x8(%r15), %rdx
+	LONG $0x387f8b49 // movq 0x38(%r15), %rdi
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0xc91c8d4c // leaq (%rcx,%rcx,8), %r11
+	LONG $0x185f8b49 // movq 0x18(%r15), %rbx
+	LONG $0x204f8b49 // movq 0x20(%r15), %rcx
+	LONG $0x48478b4d // movq 0x48(%r15), %r8
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	LONG $0x1b248d4c // leaq (%rbx,%rbx), %r12
+	LONG $0x5b2c8d4c // leaq (%rbx,%rbx,2), %r13
+	QUAD $0x000000009d2c8d48 // leaq (,%rbx,4), %rbp
+	LONG $0x9b0c8d4c // leaq (%rbx,%rbx,4), %r9
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x000200b9; BYTE $0x00 // movl $0x200, %ecx # imm = 0x200
+	LONG $0x104f0349 // addq 0x10(%r15), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x64c28348 // addq $0x64, %rdx
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x014f8d48 // leaq 0x1(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	QUAD $0x654c0518487df262; WORD $0x0000 // vbroadcastss 0x654c(%rip), %zmm0 # 0xa818 <k_tile_panel_16_min+0x2718>
+	WORD $0x6ceb // jmp 0x433a <k_tile_panel+0x146a>
+	WORD $0x9066 // nop
+	LONG $0x487cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx)
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x9a // vmovups %zmm3, (%rdx,%rbx,4)
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0xa2 // vmovups %zmm5, (%rdx,%r12,4)
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0xaa // vmovups %zmm7, (%rdx,%r13,4)
+	LONG $0x487c7162; WORD $0x0c11; BYTE $0xaa // vmovups %zmm9, (%rdx,%rbp,4)
+	LONG $0x487c3162; WORD $0x1c11; BYTE $0x8a // vmovups %zmm11, (%rdx,%r9,4)
+	LONG $0x487cf162; WORD $0x5211; BYTE $0x01 // vmovups %zmm2, 0x40(%rdx)
+	QUAD $0x019a6411487cf162 // vmovups %zmm4, 0x40(%rdx,%rbx,4)
+	QUAD $0x01a27411487cb162 // vmovups %zmm6, 0x40(%rdx,%r12,4)
+	QUAD $0x01aa4411487c3162 // vmovups %zmm8, 0x40(%rdx,%r13,4)
+	QUAD $0x01aa5411487c7162 // vmovups %zmm10, 0x40(%rdx,%rbp,4)
+	QUAD $0x018a6411487c3162 // vmovups %zmm12, 0x40(%rdx,%r9,4)
+	LONG $0x06468d49 // leaq 0x6(%r14), %rax
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0xf8f68f0f; WORD $0xffff // jg 0x3a03 <k_tile_panel+0xb33>
-	LONG $0xfff0d3e9; BYTE $0xff // jmp 0x31e5 <k_tile_panel+0x315>
+	LONG $0xee188f0f; WORD $0xffff // jg 0x3152 <k_tile_panel+0x282>
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x24542b48; BYTE $0x30 // subq 0x30(%rsp), %rdx
+	LONG $0xd3af0f48 // imulq %rbx, %rdx
+	LONG $0x037e8d48 // leaq 0x3(%rsi), %rdi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xfe490f48 // cmovnsq %rsi, %rdi
+	LONG $0x02468d4c // leaq 0x2(%rsi), %r8
+	LONG $0x054e8d48 // leaq 0x5(%rsi), %rcx
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xc8490f49 // cmovnsq %r8, %rcx
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x04468d48 // leaq 0x4(%rsi), %rax
+	LONG $0x07568d4c // leaq 0x7(%rsi), %r10
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xd0490f4c // cmovnsq %rax, %r10
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x6d74 // je 0x43f0 <k_tile_panel+0x1520>
+	LONG $0x487cf162; WORD $0x0a10 // vmovups (%rdx), %zmm1
+	LONG $0x487cf162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm2
+	LONG $0x487cf162; WORD $0x1c10; BYTE $0x9a // vmovups (%rdx,%rbx,4), %zmm3
+	QUAD $0x019a6410487cf162 // vmovups 0x40(%rdx,%rbx,4), %zmm4
+	LONG $0x487cb162; WORD $0x2c10; BYTE $0xa2 // vmovups (%rdx,%r12,4), %zmm5
+	QUAD $0x01a27410487cb162 // vmovups 0x40(%rdx,%r12,4), %zmm6
+	LONG $0x48feb162; WORD $0x3c6f; BYTE $0xaa // vmovdqu64 (%rdx,%r13,4), %zmm7
+	QUAD $0x01aa446f48fe3162 // vmovdqu64 0x40(%rdx,%r13,4), %zmm8
+	LONG $0x48fe7162; WORD $0x0c6f; BYTE $0xaa // vmovdqu64 (%rdx,%rbp,4), %zmm9
+	QUAD $0x01aa546f48fe7162 // vmovdqu64 0x40(%rdx,%rbp,4), %zmm10
+	LONG $0x48fe3162; WORD $0x1c6f; BYTE $0x8a // vmovdqu64 (%rdx,%r9,4), %zmm11
+	QUAD $0x018a6410487c3162 // vmovups 0x40(%rdx,%r9,4), %zmm12
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x4e7f // jg 0x4431 <k_tile_panel+0x1561>
+	LONG $0xfffee8e9; BYTE $0xff // jmp 0x42d0 <k_tile_panel+0x1400>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	LONG $0xef2141c4; BYTE $0xdb // vpxor %xmm11, %xmm11, %xmm11
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0xfe9f8e0f; WORD $0xffff // jle 0x42d0 <k_tile_panel+0x1400>
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	LONG $0xfce78349 // andq $-0x4, %r15
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	LONG $0x02ffc149 // sarq $0x2, %r15
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0xfce28349 // andq $-0x4, %r10
+	WORD $0xf749; BYTE $0xda // negq %r10
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x02c18348 // addq $0x2, %rcx
+	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	LONG $0xfaaf0f49 // imulq %r10, %rdi
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	LONG $0xfaaf0f4d // imulq %r10, %r15
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
+	LONG $0xc2af0f4d // imulq %r10, %r8
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0xf0075458487dc262 // vpbroadcastd -0x40(%r15,%rax), %zmm18
+	LONG $0x487dc262; WORD $0x0c58; BYTE $0x07 // vpbroadcastd (%r15,%rax), %zmm17
+	QUAD $0xf00f4458487dc262 // vpbroadcastd -0x40(%r15,%rcx), %zmm16
+	LONG $0x487d5262; WORD $0x3c58; BYTE $0x0f // vpbroadcastd (%r15,%rcx), %zmm15
+	QUAD $0xf0377458487d5262 // vpbroadcastd -0x40(%r15,%rsi), %zmm14
+	LONG $0x487d5262; WORD $0x2c58; BYTE $0x37 // vpbroadcastd (%r15,%rsi), %zmm13
+	QUAD $0xe7076418487dc262 // vbroadcastss -0x64(%r15,%rax), %zmm20
+	LONG $0x48fe4162; WORD $0x606f; BYTE $0xf8 // vmovdqu64 -0x200(%r8), %zmm28
+	QUAD $0xf8186c6f48fe0162 // vmovdqu64 -0x200(%r8,%r11), %zmm29
+	LONG $0x48fda162; WORD $0xda6f // vmovdqa64 %zmm18, %zmm19
+	QUAD $0xf9185c6f48fe0162 // vmovdqu64 -0x1c0(%r8,%r11), %zmm27
+	QUAD $0xfa18546f48fe0162 // vmovdqu64 -0x180(%r8,%r11), %zmm26
+	QUAD $0xfb184c6f48fe0162 // vmovdqu64 -0x140(%r8,%r11), %zmm25
+	LONG $0x401da262; WORD $0xdc50 // vpdpbusd %zmm20, %zmm28, %zmm19
+	QUAD $0xf7076c18487dc262 // vbroadcastss -0x24(%r15,%rax), %zmm21
+	LONG $0x4015a262; WORD $0xd450 // vpdpbusd %zmm20, %zmm29, %zmm18
+	LONG $0x48fda162; WORD $0xe16f // vmovdqa64 %zmm17, %zmm20
+	QUAD $0xe70f7418487dc262 // vbroadcastss -0x64(%r15,%rcx), %zmm22
+	LONG $0x401da262; WORD $0xe550 // vpdpbusd %zmm21, %zmm28, %zmm20
+	LONG $0x4015a262; WORD $0xcd50 // vpdpbusd %zmm21, %zmm29, %zmm17
+	LONG $0x48fda162; WORD $0xe86f // vmovdqa64 %zmm16, %zmm21
+	LONG $0x401da262; WORD $0xee50 // vpdpbusd %zmm22, %zmm28, %zmm21
+	QUAD $0xf70f7c18487dc262 // vbroadcastss -0x24(%r15,%rcx), %zmm23
+	LONG $0x4015a262; WORD $0xc650 // vpdpbusd %zmm22, %zmm29, %zmm16
+	LONG $0x48fdc162; WORD $0xf76f // vmovdqa64 %zmm15, %zmm22
+	QUAD $0xe7374418487d4262 // vbroadcastss -0x64(%r15,%rsi), %zmm24
+	LONG $0x401da262; WORD $0xf750 // vpdpbusd %zmm23, %zmm28, %zmm22
+	LONG $0x40153262; WORD $0xff50 // vpdpbusd %zmm23, %zmm29, %zmm15
+	LONG $0x48fdc162; WORD $0xfe6f // vmovdqa64 %zmm14, %zmm23
+	LONG $0x401d8262; WORD $0xf850 // vpdpbusd %zmm24, %zmm28, %zmm23
+	QUAD $0xf7377418487d4262 // vbroadcastss -0x24(%r15,%rsi), %zmm30
+	LONG $0x40151262; WORD $0xf050 // vpdpbusd %zmm24, %zmm29, %zmm14
+	LONG $0x48fd4162; WORD $0xc56f // vmovdqa64 %zmm13, %zmm24
+	LONG $0x401d0262; WORD $0xc650 // vpdpbusd %zmm30, %zmm28, %zmm24
+	LONG $0x48fe4162; WORD $0x606f; BYTE $0xf9 // vmovdqu64 -0x1c0(%r8), %zmm28
+	LONG $0x40151262; WORD $0xee50 // vpdpbusd %zmm30, %zmm29, %zmm13
+	QUAD $0xe8076c18487d4262 // vbroadcastss -0x60(%r15,%rax), %zmm29
+	LONG $0x401d8262; WORD $0xdd50 // vpdpbusd %zmm29, %zmm28, %zmm19
+	QUAD $0xf8077418487d4262 // vbroadcastss -0x20(%r15,%rax), %zmm30
+	LONG $0x40258262; WORD $0xd550 // vpdpbusd %zmm29, %zmm27, %zmm18
+	LONG $0x401d8262; WORD $0xe650 // vpdpbusd %zmm30, %zmm28, %zmm20
+	QUAD $0xe80f6c18487d4262 // vbroadcastss -0x60(%r15,%rcx), %zmm29
+	LONG $0x40258262; WORD $0xce50 // vpdpbusd %zmm30, %zmm27, %zmm17
+	QUAD $0xf80f7418487d4262 // vbroadcastss -0x20(%r15,%rcx), %zmm30
+	LONG $0x401d8262; WORD $0xed50 // vpdpbusd %zmm29, %zmm28, %zmm21
+	LONG $0x40258262; WORD $0xc550 // vpdpbusd %zmm29, %zmm27, %zmm16
+	LONG $0x401d8262; WORD $0xf650 // vpdpbusd %zmm30, %zmm28, %zmm22
+	LONG $0x40251262; WORD $0xfe50 // vpdpbusd %zmm30, %zmm27, %zmm15
+	QUAD $0xe8376c18487d4262 // vbroadcastss -0x60(%r15,%rsi), %zmm29
+	LONG $0x401d8262; WORD $0xfd50 // vpdpbusd %zmm29, %zmm28, %zmm23
+	QUAD $0xf8377418487d4262 // vbroadcastss -0x20(%r15,%rsi), %zmm30
+	LONG $0x40251262; WORD $0xf550 // vpdpbusd %zmm29, %zmm27, %zmm14
+	LONG $0x401d0262; WORD $0xc650 // vpdpbusd %zmm30, %zmm28, %zmm24
+	QUAD $0xe9076418487d4262 // vbroadcastss -0x5c(%r15,%rax), %zmm28
+	LONG $0x40251262; WORD $0xee50 // vpdpbusd %zmm30, %zmm27, %zmm13
+	LONG $0x48fe4162; WORD $0x586f; BYTE $0xfa // vmovdqu64 -0x180(%r8), %zmm27
+	LONG $0x40258262; WORD $0xdc50 // vpdpbusd %zmm28, %zmm27, %zmm19
+	LONG $0x402d8262; WORD $0xd450 // vpdpbusd %zmm28, %zmm26, %zmm18
+	QUAD $0xf9076418487d4262 // vbroadcastss -0x1c(%r15,%rax), %zmm28
+	LONG $0x40258262; WORD $0xe450 // vpdpbusd %zmm28, %zmm27, %zmm20
+	QUAD $0xe90f6c18487d4262 // vbroadcastss -0x5c(%r15,%rcx), %zmm29
+	LONG $0x402d8262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm26, %zmm17
+	LONG $0x40258262; WORD $0xed50 // vpdpbusd %zmm29, %zmm27, %zmm21
+	QUAD $0xf90f6418487d4262 // vbroadcastss -0x1c(%r15,%rcx), %zmm28
+	LONG $0x402d8262; WORD $0xc550 // vpdpbusd %zmm29, %zmm26, %zmm16
+	QUAD $0xe9376c18487d4262 // vbroadcastss -0x5c(%r15,%rsi), %zmm29
+	LONG $0x40258262; WORD $0xf450 // vpdpbusd %zmm28, %zmm27, %zmm22
+	LONG $0x402d1262; WORD $0xfc50 // vpdpbusd %zmm28, %zmm26, %zmm15
+	LONG $0x40258262; WORD $0xfd50 // vpdpbusd %zmm29, %zmm27, %zmm23
+	LONG $0x402d1262; WORD $0xf550 // vpdpbusd %zmm29, %zmm26, %zmm14
+	QUAD $0xf9376418487d4262 // vbroadcastss -0x1c(%r15,%rsi), %zmm28
+	LONG $0x40250262; WORD $0xc450 // vpdpbusd %zmm28, %zmm27, %zmm24
+	LONG $0x48fe4162; WORD $0x586f; BYTE $0xfb // vmovdqu64 -0x140(%r8), %zmm27
+	QUAD $0xea076c18487d4262 // vbroadcastss -0x58(%r15,%rax), %zmm29
+	LONG $0x402d1262; WORD $0xec50 // vpdpbusd %zmm28, %zmm26, %zmm13
+	QUAD $0xfa075418487d4262 // vbroadcastss -0x18(%r15,%rax), %zmm26
+	LONG $0x40258262; WORD $0xdd50 // vpdpbusd %zmm29, %zmm27, %zmm19
+	LONG $0x40358262; WORD $0xd550 // vpdpbusd %zmm29, %zmm25, %zmm18
+	LONG $0x40258262; WORD $0xe250 // vpdpbusd %zmm26, %zmm27, %zmm20
+	LONG $0x40358262; WORD $0xca50 // vpdpbusd %zmm26, %zmm25, %zmm17
+	QUAD $0xea0f5418487d4262 // vbroadcastss -0x58(%r15,%rcx), %zmm26
+	LONG $0x40258262; WORD $0xea50 // vpdpbusd %zmm26, %zmm27, %zmm21
+	QUAD $0xfa0f6418487d4262 // vbroadcastss -0x18(%r15,%rcx), %zmm28
+	LONG $0x40358262; WORD $0xc250 // vpdpbusd %zmm26, %zmm25, %zmm16
+	LONG $0x40258262; WORD $0xf450 // vpdpbusd %zmm28, %zmm27, %zmm22
+	QUAD $0xea375418487d4262 // vbroadcastss -0x58(%r15,%rsi), %zmm26
+	LONG $0x40351262; WORD $0xfc50 // vpdpbusd %zmm28, %zmm25, %zmm15
+	QUAD $0xfa376418487d4262 // vbroadcastss -0x18(%r15,%rsi), %zmm28
+	LONG $0x40258262; WORD $0xfa50 // vpdpbusd %zmm26, %zmm27, %zmm23
+	LONG $0x40351262; WORD $0xf250 // vpdpbusd %zmm26, %zmm25, %zmm14
+	LONG $0x48fe4162; WORD $0x506f; BYTE $0xfc // vmovdqu64 -0x100(%r8), %zmm26
+	LONG $0x40250262; WORD $0xc450 // vpdpbusd %zmm28, %zmm27, %zmm24
+	QUAD $0xfc185c6f48fe0162 // vmovdqu64 -0x100(%r8,%r11), %zmm27
+	QUAD $0xeb076c18487d4262 // vbroadcastss -0x54(%r15,%rax), %zmm29
+	LONG $0x40351262; WORD $0xec50 // vpdpbusd %zmm28, %zmm25, %zmm13
+	QUAD $0xfb074c18487d4262 // vbroadcastss -0x14(%r15,%rax), %zmm25
+	LONG $0x402d8262; WORD $0xdd50 // vpdpbusd %zmm29, %zmm26, %zmm19
+	LONG $0x40258262; WORD $0xd550 // vpdpbusd %zmm29, %zmm27, %zmm18
+	LONG $0x402d8262; WORD $0xe150 // vpdpbusd %zmm25, %zmm26, %zmm20
+	LONG $0x40258262; WORD $0xc950 // vpdpbusd %zmm25, %zmm27, %zmm17
+	QUAD $0xeb0f4c18487d4262 // vbroadcastss -0x54(%r15,%rcx), %zmm25
+	LONG $0x402d8262; WORD $0xe950 // vpdpbusd %zmm25, %zmm26, %zmm21
+	QUAD $0xfb0f6418487d4262 // vbroadcastss -0x14(%r15,%rcx), %zmm28
+	LONG $0x40258262; WORD $0xc150 // vpdpbusd %zmm25, %zmm27, %zmm16
+	LONG $0x402d8262; WORD $0xf450 // vpdpbusd %zmm28, %zmm26, %zmm22
+	QUAD $0xeb374c18487d4262 // vbroadcastss -0x54(%r15,%rsi), %zmm25
+	LONG $0x40251262; WORD $0xfc50 // vpdpbusd %zmm28, %zmm27, %zmm15
+	QUAD $0xfb376418487d4262 // vbroadcastss -0x14(%r15,%rsi), %zmm28
+	LONG $0x402d8262; WORD $0xf950 // vpdpbusd %zmm25, %zmm26, %zmm23
+	LONG $0x40251262; WORD $0xf150 // vpdpbusd %zmm25, %zmm27, %zmm14
+	LONG $0x48fe4162; WORD $0x486f; BYTE $0xfd // vmovdqu64 -0xc0(%r8), %zmm25
+	LONG $0x402d0262; WORD $0xc450 // vpdpbusd %zmm28, %zmm26, %zmm24
+	QUAD $0xfd18546f48fe0162 // vmovdqu64 -0xc0(%r8,%r11), %zmm26
+	QUAD $0xec076c18487d4262 // vbroadcastss -0x50(%r15,%rax), %zmm29
+	LONG $0x40251262; WORD $0xec50 // vpdpbusd %zmm28, %zmm27, %zmm13
+	QUAD $0xfc075c18487d4262 // vbroadcastss -0x10(%r15,%rax), %zmm27
+	LONG $0x40358262; WORD $0xdd50 // vpdpbusd %zmm29, %zmm25, %zmm19
+	LONG $0x402d8262; WORD $0xd550 // vpdpbusd %zmm29, %zmm26, %zmm18
+	LONG $0x40358262; WORD $0xe350 // vpdpbusd %zmm27, %zmm25, %zmm20
+	LONG $0x402d8262; WORD $0xcb50 // vpdpbusd %zmm27, %zmm26, %zmm17
+	QUAD $0xec0f5c18487d4262 // vbroadcastss -0x50(%r15,%rcx), %zmm27
+	LONG $0x40358262; WORD $0xeb50 // vpdpbusd %zmm27, %zmm25, %zmm21
+	QUAD $0xfc0f6418487d4262 // vbroadcastss -0x10(%r15,%rcx), %zmm28
+	LONG $0x402d8262; WORD $0xc350 // vpdpbusd %zmm27, %zmm26, %zmm16
+	LONG $0x40358262; WORD $0xf450 // vpdpbusd %zmm28, %zmm25, %zmm22
+	QUAD $0xec375c18487d4262 // vbroadcastss -0x50(%r15,%rsi), %zmm27
+	LONG $0x402d1262; WORD $0xfc50 // vpdpbusd %zmm28, %zmm26, %zmm15
+	QUAD $0xfc376418487d4262 // vbroadcastss -0x10(%r15,%rsi), %zmm28
+	LONG $0x40358262; WORD $0xfb50 // vpdpbusd %zmm27, %zmm25, %zmm23
+	LONG $0x402d1262; WORD $0xf350 // vpdpbusd %zmm27, %zmm26, %zmm14
+	LONG $0x48fe4162; WORD $0x586f; BYTE $0xfe // vmovdqu64 -0x80(%r8), %zmm27
+	LONG $0x40350262; WORD $0xc450 // vpdpbusd %zmm28, %zmm25, %zmm24
+	QUAD $0xfe184c6f48fe0162 // vmovdqu64 -0x80(%r8,%r11), %zmm25
+	QUAD $0xed076c18487d4262 // vbroadcastss -0x4c(%r15,%rax), %zmm29
+	LONG $0x402d1262; WORD $0xec50 // vpdpbusd %zmm28, %zmm26, %zmm13
+	QUAD $0xfd075418487d4262 // vbroadcastss -0xc(%r15,%rax), %zmm26
+	LONG $0x40258262; WORD $0xdd50 // vpdpbusd %zmm29, %zmm27, %zmm19
+	LONG $0x40358262; WORD $0xd550 // vpdpbusd %zmm29, %zmm25, %zmm18
+	LONG $0x40258262; WORD $0xe250 // vpdpbusd %zmm26, %zmm27, %zmm20
+	LONG $0x40358262; WORD $0xca50 // vpdpbusd %zmm26, %zmm25, %zmm17
+	QUAD $0xed0f5418487d4262 // vbroadcastss -0x4c(%r15,%rcx), %zmm26
+	LONG $0x40258262; WORD $0xea50 // vpdpbusd %zmm26, %zmm27, %zmm21
+	QUAD $0xfd0f6418487d4262 // vbroadcastss -0xc(%r15,%rcx), %zmm28
+	LONG $0x40358262; WORD $0xc250 // vpdpbusd %zmm26, %zmm25, %zmm16
+	LONG $0x40258262; WORD $0xf450 // vpdpbusd %zmm28, %zmm27, %zmm22
+	QUAD $0xed375418487d4262 // vbroadcastss -0x4c(%r15,%rsi), %zmm26
+	LONG $0x40351262; WORD $0xfc50 // vpdpbusd %zmm28, %zmm25, %zmm15
+	QUAD $0xfd376418487d4262 // vbroadcastss -0xc(%r15,%rsi), %zmm28
+	LONG $0x40258262; WORD $0xfa50 // vpdpbusd %zmm26, %zmm27, %zmm23
+	LONG $0x40351262; WORD $0xf250 // vpdpbusd %zmm26, %zmm25, %zmm14
+	LONG $0x48fe4162; WORD $0x506f; BYTE $0xff // vmovdqu64 -0x40(%r8), %zmm26
+	LONG $0x40250262; WORD $0xc450 // vpdpbusd %zmm28, %zmm27, %zmm24
+	QUAD $0xff185c6f48fe0162 // vmovdqu64 -0x40(%r8,%r11), %zmm27
+	QUAD $0xee076c18487d4262 // vbroadcastss -0x48(%r15,%rax), %zmm29
+	LONG $0x40351262; WORD $0xec50 // vpdpbusd %zmm28, %zmm25, %zmm13
+	QUAD $0xfe074c18487d4262 // vbroadcastss -0x8(%r15,%rax), %zmm25
+	LONG $0x402d8262; WORD $0xdd50 // vpdpbusd %zmm29, %zmm26, %zmm19
+	LONG $0x40258262; WORD $0xd550 // vpdpbusd %zmm29, %zmm27, %zmm18
+	LONG $0x402d8262; WORD $0xe150 // vpdpbusd %zmm25, %zmm26, %zmm20
+	LONG $0x40258262; WORD $0xc950 // vpdpbusd %zmm25, %zmm27, %zmm17
+	QUAD $0xee0f4c18487d4262 // vbroadcastss -0x48(%r15,%rcx), %zmm25
+	LONG $0x402d8262; WORD $0xe950 // vpdpbusd %zmm25, %zmm26, %zmm21
+	QUAD $0xfe0f6418487d4262 // vbroadcastss -0x8(%r15,%rcx), %zmm28
+	LONG $0x40258262; WORD $0xc150 // vpdpbusd %zmm25, %zmm27, %zmm16
+	LONG $0x402d8262; WORD $0xf450 // vpdpbusd %zmm28, %zmm26, %zmm22
+	QUAD $0xee374c18487d4262 // vbroadcastss -0x48(%r15,%rsi), %zmm25
+	LONG $0x40251262; WORD $0xfc50 // vpdpbusd %zmm28, %zmm27, %zmm15
+	QUAD $0xfe376418487d4262 // vbroadcastss -0x8(%r15,%rsi), %zmm28
+	LONG $0x402d8262; WORD $0xf950 // vpdpbusd %zmm25, %zmm26, %zmm23
+	LONG $0x40251262; WORD $0xf150 // vpdpbusd %zmm25, %zmm27, %zmm14
+	LONG $0x402d0262; WORD $0xc450 // vpdpbusd %zmm28, %zmm26, %zmm24
+	LONG $0x40251262; WORD $0xec50 // vpdpbusd %zmm28, %zmm27, %zmm13
+	LONG $0x487c4162; WORD $0x0810 // vmovups (%r8), %zmm25
+	LONG $0x40346162; WORD $0xd059 // vmulps %zmm0, %zmm25, %zmm26
+	LONG $0x40358262; WORD $0xdaa8 // vfmadd213ps %zmm26, %zmm25, %zmm19 # zmm19 = (zmm25 * zmm19) + zmm26
+	LONG $0x40358262; WORD $0xe2a8 // vfmadd213ps %zmm26, %zmm25, %zmm20 # zmm20 = (zmm25 * zmm20) + zmm26
+	LONG $0x40358262; WORD $0xeaa8 // vfmadd213ps %zmm26, %zmm25, %zmm21 # zmm21 = (zmm25 * zmm21) + zmm26
+	LONG $0x40358262; WORD $0xf2a8 // vfmadd213ps %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm22) + zmm26
+	LONG $0x40358262; WORD $0xfaa8 // vfmadd213ps %zmm26, %zmm25, %zmm23 # zmm23 = (zmm25 * zmm23) + zmm26
+	LONG $0x40350262; WORD $0xc2a8 // vfmadd213ps %zmm26, %zmm25, %zmm24 # zmm24 = (zmm25 * zmm24) + zmm26
+	LONG $0x487c0162; WORD $0x0c10; BYTE $0x18 // vmovups (%r8,%r11), %zmm25
+	LONG $0x40346162; WORD $0xd059 // vmulps %zmm0, %zmm25, %zmm26
+	LONG $0x40358262; WORD $0xd2a8 // vfmadd213ps %zmm26, %zmm25, %zmm18 # zmm18 = (zmm25 * zmm18) + zmm26
+	LONG $0x40358262; WORD $0xcaa8 // vfmadd213ps %zmm26, %zmm25, %zmm17 # zmm17 = (zmm25 * zmm17) + zmm26
+	LONG $0x40358262; WORD $0xc2a8 // vfmadd213ps %zmm26, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm16) + zmm26
+	LONG $0x40351262; WORD $0xfaa8 // vfmadd213ps %zmm26, %zmm25, %zmm15 # zmm15 = (zmm25 * zmm15) + zmm26
+	LONG $0x40351262; WORD $0xf2a8 // vfmadd213ps %zmm26, %zmm25, %zmm14 # zmm14 = (zmm25 * zmm14) + zmm26
+	LONG $0x40351262; WORD $0xeaa8 // vfmadd213ps %zmm26, %zmm25, %zmm13 # zmm13 = (zmm25 * zmm13) + zmm26
+	QUAD $0xef074c18487d4262 // vbroadcastss -0x44(%r15,%rax), %zmm25
+	LONG $0x4035b262; WORD $0xcbb8 // vfmadd231ps %zmm19, %zmm25, %zmm1 # zmm1 = (zmm25 * zmm19) + zmm1
+	LONG $0x4035b262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm25, %zmm2 # zmm2 = (zmm25 * zmm18) + zmm2
+	QUAD $0xff075418487dc262 // vbroadcastss -0x4(%r15,%rax), %zmm18
+	LONG $0x406db262; WORD $0xdcb8 // vfmadd231ps %zmm20, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm20) + zmm3
+	LONG $0x406db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm17) + zmm4
+	QUAD $0xef0f4c18487dc262 // vbroadcastss -0x44(%r15,%rcx), %zmm17
+	LONG $0x4075b262; WORD $0xedb8 // vfmadd231ps %zmm21, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm21) + zmm5
+	LONG $0x4075b262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm17, %zmm6 # zmm6 = (zmm17 * zmm16) + zmm6
+	QUAD $0xff0f4418487dc262 // vbroadcastss -0x4(%r15,%rcx), %zmm16
+	LONG $0x407db262; WORD $0xfeb8 // vfmadd231ps %zmm22, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm22) + zmm7
+	LONG $0x407d5262; WORD $0xc7b8 // vfmadd231ps %zmm15, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm15) + zmm8
+	QUAD $0xef377c18487d5262 // vbroadcastss -0x44(%r15,%rsi), %zmm15
+	LONG $0x48053262; WORD $0xcfb8 // vfmadd231ps %zmm23, %zmm15, %zmm9 # zmm9 = (zmm15 * zmm23) + zmm9
+	LONG $0x48055262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm15, %zmm10 # zmm10 = (zmm15 * zmm14) + zmm10
+	QUAD $0xff377418487d5262 // vbroadcastss -0x4(%r15,%rsi), %zmm14
+	LONG $0x480d1262; WORD $0xd8b8 // vfmadd231ps %zmm24, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm24) + zmm11
+	LONG $0x480d5262; WORD $0xe5b8 // vfmadd231ps %zmm13, %zmm14, %zmm12 # zmm12 = (zmm14 * zmm13) + zmm12
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	LONG $0x40c08149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r8 # imm = 0x240
+	WORD $0xff48; BYTE $0xcf // decq %rdi
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0xfa83870f; WORD $0xffff // ja 0x44b0 <k_tile_panel+0x15e0>
+	LONG $0xfff89ee9; BYTE $0xff // jmp 0x42d0 <k_tile_panel+0x1400>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_panel_min
@@ -2673,754 +3052,213 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x70ec8348 // subq $0x70, %rsp
-	LONG $0x286f8b48 // movq 0x28(%rdi), %rbp
-	LONG $0x30578b4c // movq 0x30(%rdi), %r10
-	LONG $0x2a048d49 // leaq (%r10,%rbp), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x03c5f640 // testb $0x3, %bpl
-	WORD $0x950f; BYTE $0xc0 // setne %al
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x9f0f; BYTE $0xc1 // setg %cl
-	WORD $0xc120 // andb %al, %cl
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	WORD $0xf980; BYTE $0x01 // cmpb $0x1, %cl
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
-	LONG $0x02ee850f; WORD $0x0000 // jne 0x4451 <k_tile_panel_min+0x331>
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
-	LONG $0x03458d4c // leaq 0x3(%rbp), %r8
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
-	LONG $0xd8480f49 // cmovsq %r8, %rbx
-	LONG $0x38478b48 // movq 0x38(%rdi), %rax
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0874 // je 0x4189 <k_tile_panel_min+0x69>
-	LONG $0x487cf162; WORD $0x0110 // vmovups (%rcx), %zmm0
-	WORD $0x04eb // jmp 0x418d <k_tile_panel_min+0x6d>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0x10678b4c // movq 0x10(%rdi), %r12
+	LONG $0x20ec8148; WORD $0x0001; BYTE $0x00 // subq $0x120, %rsp # imm = 0x120
+	LONG $0x28778b4c // movq 0x28(%rdi), %r14
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x30148d4a // leaq (%rax,%r14), %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	LONG $0x2474894c; BYTE $0x08 // movq %r14, 0x8(%rsp)
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x0288850f; WORD $0x0000 // jne 0x4d07 <k_tile_panel_min+0x2c7>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f58e0f; WORD $0x0000 // jle 0x4297 <k_tile_panel_min+0x177>
-	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
-	LONG $0xfce68349 // andq $-0x4, %r14
-	LONG $0x02fbc148 // sarq $0x2, %rbx
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	WORD $0x294c; BYTE $0xf2 // subq %r14, %rdx
-	LONG $0xd9af0f49 // imulq %r9, %rbx
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	QUAD $0x3ca50d58487df262; WORD $0x0000 // vpbroadcastd 0x3ca5(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
-	LONG $0x01588d48 // leaq 0x1(%rax), %rbx
-	QUAD $0x3c7b1518487df262; WORD $0x0000 // vbroadcastss 0x3c7b(%rip), %zmm2 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
-	LONG $0x48fed162; WORD $0x1e6f // vmovdqu64 (%r14), %zmm3
-	LONG $0x48fed162; WORD $0x666f; BYTE $0x01 // vmovdqu64 0x40(%r14), %zmm4
-	LONG $0x48fed162; WORD $0x6e6f; BYTE $0x02 // vmovdqu64 0x80(%r14), %zmm5
-	LONG $0x48fed162; WORD $0x766f; BYTE $0x03 // vmovdqu64 0xc0(%r14), %zmm6
-	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	LONG $0x5865f262; WORD $0x3a50 // vpdpbusd (%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x585df262; WORD $0x7a50; BYTE $0x01 // vpdpbusd 0x4(%rdx){1to16}, %zmm4, %zmm7
-	LONG $0x5855f262; WORD $0x7a50; BYTE $0x02 // vpdpbusd 0x8(%rdx){1to16}, %zmm5, %zmm7
-	LONG $0x584df262; WORD $0x7a50; BYTE $0x03 // vpdpbusd 0xc(%rdx){1to16}, %zmm6, %zmm7
-	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x04 // vmovdqu64 0x100(%r14), %zmm3
-	LONG $0x5865f262; WORD $0x7a50; BYTE $0x04 // vpdpbusd 0x10(%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x05 // vmovdqu64 0x140(%r14), %zmm3
-	LONG $0x5865f262; WORD $0x7a50; BYTE $0x05 // vpdpbusd 0x14(%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x06 // vmovdqu64 0x180(%r14), %zmm3
-	LONG $0x5865f262; WORD $0x7a50; BYTE $0x06 // vpdpbusd 0x18(%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x48fed162; WORD $0x5e6f; BYTE $0x07 // vmovdqu64 0x1c0(%r14), %zmm3
-	LONG $0x5865f262; WORD $0x7a50; BYTE $0x07 // vpdpbusd 0x1c(%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x487cd162; WORD $0x5e10; BYTE $0x08 // vmovups 0x200(%r14), %zmm3
-	LONG $0x4864f162; WORD $0xe259 // vmulps %zmm2, %zmm3, %zmm4
-	LONG $0x4865f262; WORD $0xe7b8 // vfmadd231ps %zmm7, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm7) + zmm4
-	LONG $0x587df262; WORD $0x6298; BYTE $0x08 // vfmadd132ps 0x20(%rdx){1to16}, %zmm0, %zmm4 # zmm4 = (zmm4 * mem) + zmm0
-	LONG $0x487cd162; WORD $0x4610; BYTE $0x09 // vmovups 0x240(%r14), %zmm0
-	LONG $0x585df262; WORD $0x4298; BYTE $0x0c // vfmadd132ps 0x30(%rdx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
-	LONG $0x80c68149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r14 # imm = 0x280
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	WORD $0xff48; BYTE $0xcb // decq %rbx
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xff49870f; WORD $0xffff // ja 0x41e0 <k_tile_panel_min+0xc0>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x185a8b48 // movq 0x18(%rdx), %rbx
-	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
-	LONG $0x01558d48 // leaq 0x1(%rbp), %rdx
-	WORD $0xc2f6; BYTE $0x03 // testb $0x3, %dl
-	LONG $0xc5950f40 // setne %bpl
-	LONG $0x02fa8349 // cmpq $0x2, %r10
-	LONG $0xc69d0f41 // setge %r14b
-	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
-	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	LONG $0x0183850f; WORD $0x0000 // jne 0x4448 <k_tile_panel_min+0x328>
-	LONG $0x03728d4c // leaq 0x3(%rdx), %r14
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xf2490f4c // cmovnsq %rdx, %r14
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1674 // je 0x42eb <k_tile_panel_min+0x1cb>
-	LONG $0x487cf162; WORD $0x0410; BYTE $0x99 // vmovups (%rcx,%rbx,4), %zmm0
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x177f // jg 0x42fd <k_tile_panel_min+0x1dd>
-	LONG $0x00010ce9; BYTE $0x00 // jmp 0x43f7 <k_tile_panel_min+0x2d7>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x43f7 <k_tile_panel_min+0x2d7>
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0xfce78349 // andq $-0x4, %r15
-	LONG $0x02fec149 // sarq $0x2, %r14
-	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
-	LONG $0xf1af0f4d // imulq %r9, %r14
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x06e6c149 // shlq $0x6, %r14
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	QUAD $0x3b4d0d58487df262; WORD $0x0000 // vpbroadcastd 0x3b4d(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
-	LONG $0x01708d4c // leaq 0x1(%rax), %r14
-	QUAD $0x3b231518487df262; WORD $0x0000 // vbroadcastss 0x3b23(%rip), %zmm2 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x48fed162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm3
-	LONG $0x48fed162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%r15), %zmm4
-	LONG $0x48fed162; WORD $0x6f6f; BYTE $0x02 // vmovdqu64 0x80(%r15), %zmm5
-	LONG $0x48fed162; WORD $0x776f; BYTE $0x03 // vmovdqu64 0xc0(%r15), %zmm6
-	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	LONG $0x5865f262; WORD $0x3a50 // vpdpbusd (%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x585df262; WORD $0x7a50; BYTE $0x01 // vpdpbusd 0x4(%rdx){1to16}, %zmm4, %zmm7
-	LONG $0x5855f262; WORD $0x7a50; BYTE $0x02 // vpdpbusd 0x8(%rdx){1to16}, %zmm5, %zmm7
-	LONG $0x584df262; WORD $0x7a50; BYTE $0x03 // vpdpbusd 0xc(%rdx){1to16}, %zmm6, %zmm7
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x04 // vmovdqu64 0x100(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x7a50; BYTE $0x04 // vpdpbusd 0x10(%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x05 // vmovdqu64 0x140(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x7a50; BYTE $0x05 // vpdpbusd 0x14(%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x06 // vmovdqu64 0x180(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x7a50; BYTE $0x06 // vpdpbusd 0x18(%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x07 // vmovdqu64 0x1c0(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x7a50; BYTE $0x07 // vpdpbusd 0x1c(%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x487cd162; WORD $0x5f10; BYTE $0x08 // vmovups 0x200(%r15), %zmm3
-	LONG $0x4864f162; WORD $0xe259 // vmulps %zmm2, %zmm3, %zmm4
-	LONG $0x4865f262; WORD $0xe7b8 // vfmadd231ps %zmm7, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm7) + zmm4
-	LONG $0x587df262; WORD $0x6298; BYTE $0x08 // vfmadd132ps 0x20(%rdx){1to16}, %zmm0, %zmm4 # zmm4 = (zmm4 * mem) + zmm0
-	LONG $0x487cd162; WORD $0x4710; BYTE $0x09 // vmovups 0x240(%r15), %zmm0
-	LONG $0x585df262; WORD $0x4298; BYTE $0x0c // vfmadd132ps 0x30(%rdx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
-	LONG $0x80c78149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r15 # imm = 0x280
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xff49870f; WORD $0xffff // ja 0x4340 <k_tile_panel_min+0x220>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x99 // vmovups %zmm0, (%rcx,%rbx,4)
-	LONG $0x02578d48 // leaq 0x2(%rdi), %rdx
-	WORD $0xc2f6; BYTE $0x03 // testb $0x3, %dl
-	LONG $0xc5950f40 // setne %bpl
-	LONG $0x03fa8349 // cmpq $0x3, %r10
-	LONG $0xc69d0f41 // setge %r14b
-	WORD $0x2041; BYTE $0xee // andb %bpl, %r14b
-	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	WORD $0x2e75 // jne 0x4448 <k_tile_panel_min+0x328>
-	LONG $0x03728d4c // leaq 0x3(%rdx), %r14
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xf2490f4c // cmovnsq %rdx, %r14
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x0e72840f; WORD $0x0000 // je 0x52a0 <k_tile_panel_min+0x1180>
-	LONG $0x487cf162; WORD $0x0410; BYTE $0xd9 // vmovups (%rcx,%rbx,8), %zmm0
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0e6f8f0f; WORD $0x0000 // jg 0x52b2 <k_tile_panel_min+0x1192>
-	LONG $0x000f5fe9; BYTE $0x00 // jmp 0x53a7 <k_tile_panel_min+0x1287>
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x0c428d48 // leaq 0xc(%rdx), %rax
-	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
-	WORD $0x737e // jle 0x44cf <k_tile_panel_min+0x3af>
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0x047e8d4c // leaq 0x4(%rsi), %r15
-	LONG $0x247c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r15
-	LONG $0x08138e0f; WORD $0x0000 // jle 0x4c81 <k_tile_panel_min+0xb61>
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0x02708d4c // leaq 0x2(%rax), %r14
-	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
-	LONG $0x0aeb8e0f; WORD $0x0000 // jle 0x4f6b <k_tile_panel_min+0xe4b>
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
-	LONG $0x0e008d0f; WORD $0x0000 // jge 0x528e <k_tile_panel_min+0x116e>
-	LONG $0x240c8b4c // movq (%rsp), %r9
+	WORD $0x9f0f; BYTE $0xc0 // setg %al
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xc820 // andb %cl, %al
+	WORD $0x013c // cmpb $0x1, %al
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0x025c850f; WORD $0x0000 // jne 0x4cf5 <k_tile_panel_min+0x2b5>
 	WORD $0x8b49; BYTE $0x01 // movq (%r9), %rax
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	WORD $0x2948; BYTE $0xea // subq %rbp, %rdx
-	LONG $0x51af0f49; BYTE $0x18 // imulq 0x18(%r9), %rdx
-	LONG $0x03798d48 // leaq 0x3(%rcx), %rdi
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xf9490f48 // cmovnsq %rcx, %rdi
-	LONG $0x40798349; BYTE $0x00 // cmpq $0x0, 0x40(%r9)
-	LONG $0x0cbd840f; WORD $0x0000 // je 0x5173 <k_tile_panel_min+0x1053>
-	LONG $0x48fef162; WORD $0x046f; BYTE $0x90 // vmovdqu64 (%rax,%rdx,4), %zmm0
-	LONG $0x38718b49 // movq 0x38(%r9), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0cba8f0f; WORD $0x0000 // jg 0x5184 <k_tile_panel_min+0x1064>
-	LONG $0x000db8e9; BYTE $0x00 // jmp 0x5287 <k_tile_panel_min+0x1167>
-	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
-	LONG $0x20778b4c // movq 0x20(%rdi), %r14
-	LONG $0x404f8b48 // movq 0x40(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
-	QUAD $0x000000009d0c8d4a // leaq (,%r11,4), %rcx
-	LONG $0x49348d48 // leaq (%rcx,%rcx,2), %rsi
-	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
-	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
-	LONG $0x04e4c149 // shlq $0x4, %r12
-	LONG $0x89348d48 // leaq (%rcx,%rcx,4), %rsi
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	QUAD $0x00000000dd348d4a // leaq (,%r11,8), %rsi
-	LONG $0x76048d4c // leaq (%rsi,%rsi,2), %r8
-	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
-	LONG $0xdb048d4f // leaq (%r11,%r11,8), %r8
-	LONG $0x40148d4f // leaq (%r8,%r8,2), %r10
-	WORD $0x014d; BYTE $0xda // addq %r11, %r10
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0x05e0c149 // shlq $0x5, %r8
-	LONG $0xc90c8d48 // leaq (%rcx,%rcx,8), %rcx
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	LONG $0xb60c8d4c // leaq (%rsi,%rsi,4), %r9
-	LONG $0x2474894c; BYTE $0x48 // movq %r14, 0x48(%rsp)
-	QUAD $0x391a0558487df262; WORD $0x0000 // vpbroadcastd 0x391a(%rip), %zmm0 # 0x7e74 <k_tile_panel_16_min+0x1b44>
-	QUAD $0x38f40d18487df262; WORD $0x0000 // vbroadcastss 0x38f4(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	LONG $0x06e6c149 // shlq $0x6, %r14
-	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
-	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
-	LONG $0x2cf36b4d // imulq $0x2c, %r11, %r14
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x0000d1e9; BYTE $0x00 // jmp 0x4656 <k_tile_panel_min+0x536>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487c7162; WORD $0xf228 // vmovaps %zmm2, %zmm14
-	LONG $0x487c7162; WORD $0xfc28 // vmovaps %zmm4, %zmm15
-	LONG $0x48fde162; WORD $0xc56f // vmovdqa64 %zmm5, %zmm16
-	LONG $0x48fde162; WORD $0xce6f // vmovdqa64 %zmm6, %zmm17
-	LONG $0x487ce162; WORD $0xd728 // vmovaps %zmm7, %zmm18
-	LONG $0x487cc162; WORD $0xd828 // vmovaps %zmm8, %zmm19
-	LONG $0x487cc162; WORD $0xe128 // vmovaps %zmm9, %zmm20
-	LONG $0x487cc162; WORD $0xea28 // vmovaps %zmm10, %zmm21
-	LONG $0x487cc162; WORD $0xf328 // vmovaps %zmm11, %zmm22
-	LONG $0x487cc162; WORD $0xfc28 // vmovaps %zmm12, %zmm23
-	LONG $0x487c4162; WORD $0xc528 // vmovaps %zmm13, %zmm24
-	LONG $0x487c6162; WORD $0xcb28 // vmovaps %zmm3, %zmm25
-	LONG $0x487c7162; WORD $0x3111 // vmovups %zmm14, (%rcx)
-	LONG $0x487c3162; WORD $0x3c11; BYTE $0x99 // vmovups %zmm15, (%rcx,%r11,4)
-	LONG $0x487ca162; WORD $0x0411; BYTE $0xd9 // vmovups %zmm16, (%rcx,%r11,8)
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x487ce162; WORD $0x0c11; BYTE $0x01 // vmovups %zmm17, (%rcx,%rax)
-	LONG $0x487ca162; WORD $0x1411; BYTE $0x21 // vmovups %zmm18, (%rcx,%r12)
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x487ce162; WORD $0x1c11; BYTE $0x01 // vmovups %zmm19, (%rcx,%rax)
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x487ce162; WORD $0x2411; BYTE $0x01 // vmovups %zmm20, (%rcx,%rax)
-	LONG $0x487ca162; WORD $0x2c11; BYTE $0x11 // vmovups %zmm21, (%rcx,%r10)
-	LONG $0x487ca162; WORD $0x3411; BYTE $0x01 // vmovups %zmm22, (%rcx,%r8)
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x487ce162; WORD $0x3c11; BYTE $0x01 // vmovups %zmm23, (%rcx,%rax)
-	LONG $0x487c2162; WORD $0x0411; BYTE $0x09 // vmovups %zmm24, (%rcx,%r9)
-	LONG $0x487c2162; WORD $0x0c11; BYTE $0x31 // vmovups %zmm25, (%rcx,%r14)
-	LONG $0x0c468d48 // leaq 0xc(%rsi), %rax
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0xfe098f0f; WORD $0xffff // jg 0x445f <k_tile_panel_min+0x33f>
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
-	LONG $0xcbaf0f49 // imulq %r11, %rcx
-	LONG $0x03428d48 // leaq 0x3(%rdx), %rax
+	LONG $0x38498b49 // movq 0x38(%r9), %rcx
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x03728d48 // leaq 0x3(%rdx), %rsi
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xc2490f48 // cmovnsq %rdx, %rax
-	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
-	LONG $0x8b0c8d48 // leaq (%rbx,%rcx,4), %rcx
-	LONG $0x247c8348; WORD $0x0068 // cmpq $0x0, 0x68(%rsp)
-	WORD $0x7174 // je 0x46f0 <k_tile_panel_min+0x5d0>
-	LONG $0x487cf162; WORD $0x1110 // vmovups (%rcx), %zmm2
-	LONG $0x487cb162; WORD $0x2410; BYTE $0x99 // vmovups (%rcx,%r11,4), %zmm4
-	LONG $0x48feb162; WORD $0x2c6f; BYTE $0xd9 // vmovdqu64 (%rcx,%r11,8), %zmm5
-	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
-	LONG $0x48fef162; WORD $0x346f; BYTE $0x19 // vmovdqu64 (%rcx,%rbx), %zmm6
-	LONG $0x487cb162; WORD $0x3c10; BYTE $0x21 // vmovups (%rcx,%r12), %zmm7
-	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
-	LONG $0x487c7162; WORD $0x0410; BYTE $0x19 // vmovups (%rcx,%rbx), %zmm8
-	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
-	LONG $0x487c7162; WORD $0x0c10; BYTE $0x19 // vmovups (%rcx,%rbx), %zmm9
-	LONG $0x487c3162; WORD $0x1410; BYTE $0x11 // vmovups (%rcx,%r10), %zmm10
-	LONG $0x487c3162; WORD $0x1c10; BYTE $0x01 // vmovups (%rcx,%r8), %zmm11
-	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
-	LONG $0x487c7162; WORD $0x2410; BYTE $0x19 // vmovups (%rcx,%rbx), %zmm12
-	LONG $0x487c3162; WORD $0x2c10; BYTE $0x09 // vmovups (%rcx,%r9), %zmm13
-	LONG $0x487cb162; WORD $0x1c10; BYTE $0x31 // vmovups (%rcx,%r14), %zmm3
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x447f // jg 0x472f <k_tile_panel_min+0x60f>
-	LONG $0xfffea0e9; BYTE $0xff // jmp 0x4590 <k_tile_panel_min+0x470>
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xfe618e0f; WORD $0xffff // jle 0x4590 <k_tile_panel_min+0x470>
-	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
-	LONG $0xfce38348 // andq $-0x4, %rbx
-	WORD $0x2948; BYTE $0xda // subq %rbx, %rdx
-	LONG $0x02f8c148 // sarq $0x2, %rax
-	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
-	LONG $0xd8af0f48 // imulq %rax, %rbx
+	LONG $0xf2490f48 // cmovnsq %rdx, %rsi
+	LONG $0x48798349; BYTE $0x00 // cmpq $0x0, 0x48(%r9)
+	LONG $0x0207840f; WORD $0x0000 // je 0x4cc2 <k_tile_panel_min+0x282>
+	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
+	LONG $0x487cf162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm1
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02028e0f; WORD $0x0000 // jle 0x4cd3 <k_tile_panel_min+0x293>
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	LONG $0x79af0f49; BYTE $0x20 // imulq 0x20(%r9), %rdi
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x07e0c149 // shlq $0x7, %r8
+	LONG $0x08790349 // addq 0x8(%r9), %rdi
 	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x24540348; BYTE $0x50 // addq 0x50(%rsp), %rdx
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x40788d4c // leaq 0x40(%rax), %r15
-	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
-	LONG $0xfdaf0f4d // imulq %r13, %r15
-	LONG $0x80e88348 // subq $-0x80, %rax
-	LONG $0xc5af0f49 // imulq %r13, %rax
-	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
-	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fe6162; WORD $0x5d6f; BYTE $0x00 // vmovdqu64 (%rbp), %zmm27
-	LONG $0x48fd7162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm14
-	LONG $0x50257262; WORD $0x3450; BYTE $0x1a // vpdpbusd (%rdx,%rbx){1to16}, %zmm27, %zmm14
-	LONG $0x48fd7162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm15
-	QUAD $0x101a7c5050257262 // vpdpbusd 0x40(%rdx,%rbx){1to16}, %zmm27, %zmm15
-	LONG $0x48fde162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm16
-	QUAD $0x201a44505025e262 // vpdpbusd 0x80(%rdx,%rbx){1to16}, %zmm27, %zmm16
-	LONG $0x48fde162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm17
-	QUAD $0x301a4c505025e262 // vpdpbusd 0xc0(%rdx,%rbx){1to16}, %zmm27, %zmm17
-	LONG $0x48fde162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm18
-	LONG $0x5025a262; WORD $0x1450; BYTE $0x3a // vpdpbusd (%rdx,%r15){1to16}, %zmm27, %zmm18
-	LONG $0x48fde162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm19
-	QUAD $0x103a5c505025a262 // vpdpbusd 0x40(%rdx,%r15){1to16}, %zmm27, %zmm19
-	LONG $0x48fde162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm20
-	QUAD $0x203a64505025a262 // vpdpbusd 0x80(%rdx,%r15){1to16}, %zmm27, %zmm20
-	LONG $0x48fde162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm21
-	QUAD $0x303a6c505025a262 // vpdpbusd 0xc0(%rdx,%r15){1to16}, %zmm27, %zmm21
-	LONG $0x48fde162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm22
-	LONG $0x5025e262; WORD $0x3450; BYTE $0x02 // vpdpbusd (%rdx,%rax){1to16}, %zmm27, %zmm22
-	LONG $0x48fe6162; WORD $0x656f; BYTE $0x01 // vmovdqu64 0x40(%rbp), %zmm28
-	LONG $0x48fde162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm23
-	QUAD $0x10027c505025e262 // vpdpbusd 0x40(%rdx,%rax){1to16}, %zmm27, %zmm23
-	LONG $0x48fe6162; WORD $0x6d6f; BYTE $0x02 // vmovdqu64 0x80(%rbp), %zmm29
-	LONG $0x48fd6162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm24
-	QUAD $0x2002445050256262 // vpdpbusd 0x80(%rdx,%rax){1to16}, %zmm27, %zmm24
-	LONG $0x48fe6162; WORD $0x556f; BYTE $0x03 // vmovdqu64 0xc0(%rbp), %zmm26
-	LONG $0x48fd6162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm25
-	QUAD $0x30024c5050256262 // vpdpbusd 0xc0(%rdx,%rax){1to16}, %zmm27, %zmm25
-	QUAD $0x011a7450501d7262 // vpdpbusd 0x4(%rdx,%rbx){1to16}, %zmm28, %zmm14
-	QUAD $0x111a7c50501d7262 // vpdpbusd 0x44(%rdx,%rbx){1to16}, %zmm28, %zmm15
-	QUAD $0x211a4450501de262 // vpdpbusd 0x84(%rdx,%rbx){1to16}, %zmm28, %zmm16
-	QUAD $0x311a4c50501de262 // vpdpbusd 0xc4(%rdx,%rbx){1to16}, %zmm28, %zmm17
-	QUAD $0x013a5450501da262 // vpdpbusd 0x4(%rdx,%r15){1to16}, %zmm28, %zmm18
-	QUAD $0x113a5c50501da262 // vpdpbusd 0x44(%rdx,%r15){1to16}, %zmm28, %zmm19
-	QUAD $0x213a6450501da262 // vpdpbusd 0x84(%rdx,%r15){1to16}, %zmm28, %zmm20
-	QUAD $0x313a6c50501da262 // vpdpbusd 0xc4(%rdx,%r15){1to16}, %zmm28, %zmm21
-	QUAD $0x01027450501de262 // vpdpbusd 0x4(%rdx,%rax){1to16}, %zmm28, %zmm22
-	QUAD $0x11027c50501de262 // vpdpbusd 0x44(%rdx,%rax){1to16}, %zmm28, %zmm23
-	QUAD $0x21024450501d6262 // vpdpbusd 0x84(%rdx,%rax){1to16}, %zmm28, %zmm24
-	QUAD $0x31024c50501d6262 // vpdpbusd 0xc4(%rdx,%rax){1to16}, %zmm28, %zmm25
-	QUAD $0x021a745050157262 // vpdpbusd 0x8(%rdx,%rbx){1to16}, %zmm29, %zmm14
-	QUAD $0x121a7c5050157262 // vpdpbusd 0x48(%rdx,%rbx){1to16}, %zmm29, %zmm15
-	QUAD $0x221a44505015e262 // vpdpbusd 0x88(%rdx,%rbx){1to16}, %zmm29, %zmm16
-	QUAD $0x321a4c505015e262 // vpdpbusd 0xc8(%rdx,%rbx){1to16}, %zmm29, %zmm17
-	QUAD $0x023a54505015a262 // vpdpbusd 0x8(%rdx,%r15){1to16}, %zmm29, %zmm18
-	QUAD $0x123a5c505015a262 // vpdpbusd 0x48(%rdx,%r15){1to16}, %zmm29, %zmm19
-	QUAD $0x223a64505015a262 // vpdpbusd 0x88(%rdx,%r15){1to16}, %zmm29, %zmm20
-	QUAD $0x323a6c505015a262 // vpdpbusd 0xc8(%rdx,%r15){1to16}, %zmm29, %zmm21
-	QUAD $0x020274505015e262 // vpdpbusd 0x8(%rdx,%rax){1to16}, %zmm29, %zmm22
-	QUAD $0x12027c505015e262 // vpdpbusd 0x48(%rdx,%rax){1to16}, %zmm29, %zmm23
-	QUAD $0x2202445050156262 // vpdpbusd 0x88(%rdx,%rax){1to16}, %zmm29, %zmm24
-	QUAD $0x32024c5050156262 // vpdpbusd 0xc8(%rdx,%rax){1to16}, %zmm29, %zmm25
-	QUAD $0x031a7450502d7262 // vpdpbusd 0xc(%rdx,%rbx){1to16}, %zmm26, %zmm14
-	QUAD $0x131a7c50502d7262 // vpdpbusd 0x4c(%rdx,%rbx){1to16}, %zmm26, %zmm15
-	QUAD $0x231a4450502de262 // vpdpbusd 0x8c(%rdx,%rbx){1to16}, %zmm26, %zmm16
-	QUAD $0x331a4c50502de262 // vpdpbusd 0xcc(%rdx,%rbx){1to16}, %zmm26, %zmm17
-	QUAD $0x033a5450502da262 // vpdpbusd 0xc(%rdx,%r15){1to16}, %zmm26, %zmm18
-	QUAD $0x133a5c50502da262 // vpdpbusd 0x4c(%rdx,%r15){1to16}, %zmm26, %zmm19
-	QUAD $0x233a6450502da262 // vpdpbusd 0x8c(%rdx,%r15){1to16}, %zmm26, %zmm20
-	QUAD $0x333a6c50502da262 // vpdpbusd 0xcc(%rdx,%r15){1to16}, %zmm26, %zmm21
-	QUAD $0x03027450502de262 // vpdpbusd 0xc(%rdx,%rax){1to16}, %zmm26, %zmm22
-	QUAD $0x13027c50502de262 // vpdpbusd 0x4c(%rdx,%rax){1to16}, %zmm26, %zmm23
-	QUAD $0x23024450502d6262 // vpdpbusd 0x8c(%rdx,%rax){1to16}, %zmm26, %zmm24
-	QUAD $0x33024c50502d6262 // vpdpbusd 0xcc(%rdx,%rax){1to16}, %zmm26, %zmm25
-	LONG $0x48fe6162; WORD $0x556f; BYTE $0x04 // vmovdqu64 0x100(%rbp), %zmm26
-	QUAD $0x041a7450502d7262 // vpdpbusd 0x10(%rdx,%rbx){1to16}, %zmm26, %zmm14
-	QUAD $0x141a7c50502d7262 // vpdpbusd 0x50(%rdx,%rbx){1to16}, %zmm26, %zmm15
-	QUAD $0x241a4450502de262 // vpdpbusd 0x90(%rdx,%rbx){1to16}, %zmm26, %zmm16
-	QUAD $0x341a4c50502de262 // vpdpbusd 0xd0(%rdx,%rbx){1to16}, %zmm26, %zmm17
-	QUAD $0x043a5450502da262 // vpdpbusd 0x10(%rdx,%r15){1to16}, %zmm26, %zmm18
-	QUAD $0x143a5c50502da262 // vpdpbusd 0x50(%rdx,%r15){1to16}, %zmm26, %zmm19
-	QUAD $0x243a6450502da262 // vpdpbusd 0x90(%rdx,%r15){1to16}, %zmm26, %zmm20
-	QUAD $0x343a6c50502da262 // vpdpbusd 0xd0(%rdx,%r15){1to16}, %zmm26, %zmm21
-	QUAD $0x04027450502de262 // vpdpbusd 0x10(%rdx,%rax){1to16}, %zmm26, %zmm22
-	QUAD $0x14027c50502de262 // vpdpbusd 0x50(%rdx,%rax){1to16}, %zmm26, %zmm23
-	QUAD $0x24024450502d6262 // vpdpbusd 0x90(%rdx,%rax){1to16}, %zmm26, %zmm24
-	QUAD $0x34024c50502d6262 // vpdpbusd 0xd0(%rdx,%rax){1to16}, %zmm26, %zmm25
-	LONG $0x48fe6162; WORD $0x556f; BYTE $0x05 // vmovdqu64 0x140(%rbp), %zmm26
-	QUAD $0x051a7450502d7262 // vpdpbusd 0x14(%rdx,%rbx){1to16}, %zmm26, %zmm14
-	QUAD $0x151a7c50502d7262 // vpdpbusd 0x54(%rdx,%rbx){1to16}, %zmm26, %zmm15
-	QUAD $0x251a4450502de262 // vpdpbusd 0x94(%rdx,%rbx){1to16}, %zmm26, %zmm16
-	QUAD $0x351a4c50502de262 // vpdpbusd 0xd4(%rdx,%rbx){1to16}, %zmm26, %zmm17
-	QUAD $0x053a5450502da262 // vpdpbusd 0x14(%rdx,%r15){1to16}, %zmm26, %zmm18
-	QUAD $0x153a5c50502da262 // vpdpbusd 0x54(%rdx,%r15){1to16}, %zmm26, %zmm19
-	QUAD $0x253a6450502da262 // vpdpbusd 0x94(%rdx,%r15){1to16}, %zmm26, %zmm20
-	QUAD $0x353a6c50502da262 // vpdpbusd 0xd4(%rdx,%r15){1to16}, %zmm26, %zmm21
-	QUAD $0x05027450502de262 // vpdpbusd 0x14(%rdx,%rax){1to16}, %zmm26, %zmm22
-	QUAD $0x15027c50502de262 // vpdpbusd 0x54(%rdx,%rax){1to16}, %zmm26, %zmm23
-	QUAD $0x25024450502d6262 // vpdpbusd 0x94(%rdx,%rax){1to16}, %zmm26, %zmm24
-	QUAD $0x35024c50502d6262 // vpdpbusd 0xd4(%rdx,%rax){1to16}, %zmm26, %zmm25
-	LONG $0x48fe6162; WORD $0x556f; BYTE $0x06 // vmovdqu64 0x180(%rbp), %zmm26
-	QUAD $0x061a7450502d7262 // vpdpbusd 0x18(%rdx,%rbx){1to16}, %zmm26, %zmm14
-	QUAD $0x161a7c50502d7262 // vpdpbusd 0x58(%rdx,%rbx){1to16}, %zmm26, %zmm15
-	QUAD $0x261a4450502de262 // vpdpbusd 0x98(%rdx,%rbx){1to16}, %zmm26, %zmm16
-	QUAD $0x361a4c50502de262 // vpdpbusd 0xd8(%rdx,%rbx){1to16}, %zmm26, %zmm17
-	QUAD $0x063a5450502da262 // vpdpbusd 0x18(%rdx,%r15){1to16}, %zmm26, %zmm18
-	QUAD $0x163a5c50502da262 // vpdpbusd 0x58(%rdx,%r15){1to16}, %zmm26, %zmm19
-	QUAD $0x263a6450502da262 // vpdpbusd 0x98(%rdx,%r15){1to16}, %zmm26, %zmm20
-	QUAD $0x363a6c50502da262 // vpdpbusd 0xd8(%rdx,%r15){1to16}, %zmm26, %zmm21
-	QUAD $0x06027450502de262 // vpdpbusd 0x18(%rdx,%rax){1to16}, %zmm26, %zmm22
-	QUAD $0x16027c50502de262 // vpdpbusd 0x58(%rdx,%rax){1to16}, %zmm26, %zmm23
-	QUAD $0x26024450502d6262 // vpdpbusd 0x98(%rdx,%rax){1to16}, %zmm26, %zmm24
-	QUAD $0x36024c50502d6262 // vpdpbusd 0xd8(%rdx,%rax){1to16}, %zmm26, %zmm25
-	LONG $0x48fe6162; WORD $0x556f; BYTE $0x07 // vmovdqu64 0x1c0(%rbp), %zmm26
-	QUAD $0x071a7450502d7262 // vpdpbusd 0x1c(%rdx,%rbx){1to16}, %zmm26, %zmm14
-	QUAD $0x171a7c50502d7262 // vpdpbusd 0x5c(%rdx,%rbx){1to16}, %zmm26, %zmm15
-	QUAD $0x271a4450502de262 // vpdpbusd 0x9c(%rdx,%rbx){1to16}, %zmm26, %zmm16
-	QUAD $0x371a4c50502de262 // vpdpbusd 0xdc(%rdx,%rbx){1to16}, %zmm26, %zmm17
-	QUAD $0x073a5450502da262 // vpdpbusd 0x1c(%rdx,%r15){1to16}, %zmm26, %zmm18
-	QUAD $0x173a5c50502da262 // vpdpbusd 0x5c(%rdx,%r15){1to16}, %zmm26, %zmm19
-	QUAD $0x273a6450502da262 // vpdpbusd 0x9c(%rdx,%r15){1to16}, %zmm26, %zmm20
-	QUAD $0x373a6c50502da262 // vpdpbusd 0xdc(%rdx,%r15){1to16}, %zmm26, %zmm21
-	QUAD $0x07027450502de262 // vpdpbusd 0x1c(%rdx,%rax){1to16}, %zmm26, %zmm22
-	QUAD $0x17027c50502de262 // vpdpbusd 0x5c(%rdx,%rax){1to16}, %zmm26, %zmm23
-	QUAD $0x27024450502d6262 // vpdpbusd 0x9c(%rdx,%rax){1to16}, %zmm26, %zmm24
-	QUAD $0x37024c50502d6262 // vpdpbusd 0xdc(%rdx,%rax){1to16}, %zmm26, %zmm25
-	LONG $0x487c6162; WORD $0x5510; BYTE $0x08 // vmovups 0x200(%rbp), %zmm26
-	LONG $0x402c6162; WORD $0xd959 // vmulps %zmm1, %zmm26, %zmm27
-	LONG $0x402d1262; WORD $0xf3a8 // vfmadd213ps %zmm27, %zmm26, %zmm14 # zmm14 = (zmm26 * zmm14) + zmm27
-	LONG $0x402d1262; WORD $0xfba8 // vfmadd213ps %zmm27, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm15) + zmm27
-	LONG $0x402d8262; WORD $0xc3a8 // vfmadd213ps %zmm27, %zmm26, %zmm16 # zmm16 = (zmm26 * zmm16) + zmm27
-	LONG $0x402d8262; WORD $0xcba8 // vfmadd213ps %zmm27, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm17) + zmm27
-	LONG $0x402d8262; WORD $0xd3a8 // vfmadd213ps %zmm27, %zmm26, %zmm18 # zmm18 = (zmm26 * zmm18) + zmm27
-	LONG $0x402d8262; WORD $0xdba8 // vfmadd213ps %zmm27, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm19) + zmm27
-	LONG $0x402d8262; WORD $0xe3a8 // vfmadd213ps %zmm27, %zmm26, %zmm20 # zmm20 = (zmm26 * zmm20) + zmm27
-	LONG $0x402d8262; WORD $0xeba8 // vfmadd213ps %zmm27, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm21) + zmm27
-	LONG $0x402d8262; WORD $0xf3a8 // vfmadd213ps %zmm27, %zmm26, %zmm22 # zmm22 = (zmm26 * zmm22) + zmm27
-	LONG $0x402d8262; WORD $0xfba8 // vfmadd213ps %zmm27, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm23) + zmm27
-	LONG $0x402d0262; WORD $0xc3a8 // vfmadd213ps %zmm27, %zmm26, %zmm24 # zmm24 = (zmm26 * zmm24) + zmm27
-	QUAD $0x081a7498586d7262 // vfmadd132ps 0x20(%rdx,%rbx){1to16}, %zmm2, %zmm14 # zmm14 = (zmm14 * mem) + zmm2
-	QUAD $0x181a7c98585d7262 // vfmadd132ps 0x60(%rdx,%rbx){1to16}, %zmm4, %zmm15 # zmm15 = (zmm15 * mem) + zmm4
-	QUAD $0x281a44985855e262 // vfmadd132ps 0xa0(%rdx,%rbx){1to16}, %zmm5, %zmm16 # zmm16 = (zmm16 * mem) + zmm5
-	QUAD $0x381a4c98584de262 // vfmadd132ps 0xe0(%rdx,%rbx){1to16}, %zmm6, %zmm17 # zmm17 = (zmm17 * mem) + zmm6
-	QUAD $0x083a54985845a262 // vfmadd132ps 0x20(%rdx,%r15){1to16}, %zmm7, %zmm18 # zmm18 = (zmm18 * mem) + zmm7
-	QUAD $0x183a5c98583da262 // vfmadd132ps 0x60(%rdx,%r15){1to16}, %zmm8, %zmm19 # zmm19 = (zmm19 * mem) + zmm8
-	QUAD $0x283a64985835a262 // vfmadd132ps 0xa0(%rdx,%r15){1to16}, %zmm9, %zmm20 # zmm20 = (zmm20 * mem) + zmm9
-	QUAD $0x383a6c98582da262 // vfmadd132ps 0xe0(%rdx,%r15){1to16}, %zmm10, %zmm21 # zmm21 = (zmm21 * mem) + zmm10
-	QUAD $0x080274985825e262 // vfmadd132ps 0x20(%rdx,%rax){1to16}, %zmm11, %zmm22 # zmm22 = (zmm22 * mem) + zmm11
-	QUAD $0x18027c98581de262 // vfmadd132ps 0x60(%rdx,%rax){1to16}, %zmm12, %zmm23 # zmm23 = (zmm23 * mem) + zmm12
-	QUAD $0x2802449858156262 // vfmadd132ps 0xa0(%rdx,%rax){1to16}, %zmm13, %zmm24 # zmm24 = (zmm24 * mem) + zmm13
-	LONG $0x402d0262; WORD $0xcba8 // vfmadd213ps %zmm27, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm27
-	QUAD $0x38024c9858656262 // vfmadd132ps 0xe0(%rdx,%rax){1to16}, %zmm3, %zmm25 # zmm25 = (zmm25 * mem) + zmm3
-	LONG $0x487cf162; WORD $0x5510; BYTE $0x09 // vmovups 0x240(%rbp), %zmm2
-	QUAD $0x0c1a74b8586d7262 // vfmadd231ps 0x30(%rdx,%rbx){1to16}, %zmm2, %zmm14 # zmm14 = (zmm2 * mem) + zmm14
-	QUAD $0x1c1a7cb8586d7262 // vfmadd231ps 0x70(%rdx,%rbx){1to16}, %zmm2, %zmm15 # zmm15 = (zmm2 * mem) + zmm15
-	QUAD $0x2c1a44b8586de262 // vfmadd231ps 0xb0(%rdx,%rbx){1to16}, %zmm2, %zmm16 # zmm16 = (zmm2 * mem) + zmm16
-	QUAD $0x3c1a4cb8586de262 // vfmadd231ps 0xf0(%rdx,%rbx){1to16}, %zmm2, %zmm17 # zmm17 = (zmm2 * mem) + zmm17
-	QUAD $0x0c3a54b8586da262 // vfmadd231ps 0x30(%rdx,%r15){1to16}, %zmm2, %zmm18 # zmm18 = (zmm2 * mem) + zmm18
-	QUAD $0x1c3a5cb8586da262 // vfmadd231ps 0x70(%rdx,%r15){1to16}, %zmm2, %zmm19 # zmm19 = (zmm2 * mem) + zmm19
-	QUAD $0x2c3a64b8586da262 // vfmadd231ps 0xb0(%rdx,%r15){1to16}, %zmm2, %zmm20 # zmm20 = (zmm2 * mem) + zmm20
-	QUAD $0x3c3a6cb8586da262 // vfmadd231ps 0xf0(%rdx,%r15){1to16}, %zmm2, %zmm21 # zmm21 = (zmm2 * mem) + zmm21
-	QUAD $0x0c0274b8586de262 // vfmadd231ps 0x30(%rdx,%rax){1to16}, %zmm2, %zmm22 # zmm22 = (zmm2 * mem) + zmm22
-	QUAD $0x1c027cb8586de262 // vfmadd231ps 0x70(%rdx,%rax){1to16}, %zmm2, %zmm23 # zmm23 = (zmm2 * mem) + zmm23
-	QUAD $0x2c0244b8586d6262 // vfmadd231ps 0xb0(%rdx,%rax){1to16}, %zmm2, %zmm24 # zmm24 = (zmm2 * mem) + zmm24
-	QUAD $0x3c024cb8586d6262 // vfmadd231ps 0xf0(%rdx,%rax){1to16}, %zmm2, %zmm25 # zmm25 = (zmm2 * mem) + zmm25
+	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
+	LONG $0x10718b49 // movq 0x10(%r9), %rsi
+	LONG $0x803c8d4b // leaq (%r8,%r8,4), %rdi
+	LONG $0x40c68148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rsi # imm = 0x240
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	QUAD $0x5d191558487df262; WORD $0x0000 // vpbroadcastd 0x5d19(%rip), %zmm2 # 0xa834 <k_tile_panel_16_min+0x2734>
+	QUAD $0x5cf31d18487df262; WORD $0x0000 // vbroadcastss 0x5cf3(%rip), %zmm3 # 0xa818 <k_tile_panel_16_min+0x2718>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487df262; WORD $0x3218 // vbroadcastss (%rdx), %zmm6
+	LONG $0x48fef162; WORD $0x6e6f; BYTE $0xf7 // vmovdqu64 -0x240(%rsi), %zmm5
+	LONG $0x48fef162; WORD $0x7e6f; BYTE $0xf8 // vmovdqu64 -0x200(%rsi), %zmm7
+	LONG $0x48fe7162; WORD $0x466f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rsi), %zmm8
+	LONG $0x48fe7162; WORD $0x4e6f; BYTE $0xfa // vmovdqu64 -0x180(%rsi), %zmm9
+	LONG $0x48fdf162; WORD $0xe26f // vmovdqa64 %zmm2, %zmm4
+	LONG $0x4855f262; WORD $0xe650 // vpdpbusd %zmm6, %zmm5, %zmm4
+	QUAD $0xf73e546f48fe7162 // vmovdqu64 -0x240(%rsi,%rdi), %zmm10
+	QUAD $0xf83e5c6f48fe7162 // vmovdqu64 -0x200(%rsi,%rdi), %zmm11
+	QUAD $0xf93e646f48fe7162 // vmovdqu64 -0x1c0(%rsi,%rdi), %zmm12
+	LONG $0x48fdf162; WORD $0xea6f // vmovdqa64 %zmm2, %zmm5
+	LONG $0x482df262; WORD $0xee50 // vpdpbusd %zmm6, %zmm10, %zmm5
+	LONG $0x487df262; WORD $0x7218; BYTE $0x01 // vbroadcastss 0x4(%rdx), %zmm6
+	QUAD $0xfa3e546f48fe7162 // vmovdqu64 -0x180(%rsi,%rdi), %zmm10
+	LONG $0x4845f262; WORD $0xe650 // vpdpbusd %zmm6, %zmm7, %zmm4
+	LONG $0x4825f262; WORD $0xee50 // vpdpbusd %zmm6, %zmm11, %zmm5
+	LONG $0x487df262; WORD $0x7218; BYTE $0x02 // vbroadcastss 0x8(%rdx), %zmm6
+	LONG $0x483df262; WORD $0xe650 // vpdpbusd %zmm6, %zmm8, %zmm4
+	LONG $0x481df262; WORD $0xee50 // vpdpbusd %zmm6, %zmm12, %zmm5
+	LONG $0x487df262; WORD $0x7218; BYTE $0x03 // vbroadcastss 0xc(%rdx), %zmm6
+	LONG $0x4835f262; WORD $0xe650 // vpdpbusd %zmm6, %zmm9, %zmm4
+	LONG $0x482df262; WORD $0xee50 // vpdpbusd %zmm6, %zmm10, %zmm5
+	LONG $0x48fef162; WORD $0x766f; BYTE $0xfb // vmovdqu64 -0x140(%rsi), %zmm6
+	QUAD $0xfb3e7c6f48fef162 // vmovdqu64 -0x140(%rsi,%rdi), %zmm7
+	LONG $0x487d7262; WORD $0x4218; BYTE $0x04 // vbroadcastss 0x10(%rdx), %zmm8
+	LONG $0x484dd262; WORD $0xe050 // vpdpbusd %zmm8, %zmm6, %zmm4
+	LONG $0x4845d262; WORD $0xe850 // vpdpbusd %zmm8, %zmm7, %zmm5
+	LONG $0x48fef162; WORD $0x766f; BYTE $0xfc // vmovdqu64 -0x100(%rsi), %zmm6
+	LONG $0x487df262; WORD $0x7a18; BYTE $0x05 // vbroadcastss 0x14(%rdx), %zmm7
+	QUAD $0xfc3e446f48fe7162 // vmovdqu64 -0x100(%rsi,%rdi), %zmm8
+	LONG $0x484df262; WORD $0xe750 // vpdpbusd %zmm7, %zmm6, %zmm4
+	LONG $0x483df262; WORD $0xef50 // vpdpbusd %zmm7, %zmm8, %zmm5
+	LONG $0x48fef162; WORD $0x766f; BYTE $0xfd // vmovdqu64 -0xc0(%rsi), %zmm6
+	QUAD $0xfd3e7c6f48fef162 // vmovdqu64 -0xc0(%rsi,%rdi), %zmm7
+	LONG $0x487d7262; WORD $0x4218; BYTE $0x06 // vbroadcastss 0x18(%rdx), %zmm8
+	LONG $0x484dd262; WORD $0xe050 // vpdpbusd %zmm8, %zmm6, %zmm4
+	LONG $0x4845d262; WORD $0xe850 // vpdpbusd %zmm8, %zmm7, %zmm5
+	LONG $0x48fef162; WORD $0x766f; BYTE $0xfe // vmovdqu64 -0x80(%rsi), %zmm6
+	QUAD $0xfe3e7c6f48fef162 // vmovdqu64 -0x80(%rsi,%rdi), %zmm7
+	LONG $0x487d7262; WORD $0x4218; BYTE $0x07 // vbroadcastss 0x1c(%rdx), %zmm8
+	LONG $0x484dd262; WORD $0xe050 // vpdpbusd %zmm8, %zmm6, %zmm4
+	LONG $0x4845d262; WORD $0xe850 // vpdpbusd %zmm8, %zmm7, %zmm5
+	LONG $0x487cf162; WORD $0x7e10; BYTE $0xff // vmovups -0x40(%rsi), %zmm7
+	LONG $0x4844f162; WORD $0xf359 // vmulps %zmm3, %zmm7, %zmm6
+	LONG $0x4845f262; WORD $0xf4b8 // vfmadd231ps %zmm4, %zmm7, %zmm6 # zmm6 = (zmm7 * zmm4) + zmm6
+	QUAD $0xff3e7c10487cf162 // vmovups -0x40(%rsi,%rdi), %zmm7
+	LONG $0x4844f162; WORD $0xe359 // vmulps %zmm3, %zmm7, %zmm4
+	LONG $0x4845f262; WORD $0xe5b8 // vfmadd231ps %zmm5, %zmm7, %zmm4 # zmm4 = (zmm7 * zmm5) + zmm4
+	LONG $0x487df262; WORD $0x6a18; BYTE $0x08 // vbroadcastss 0x20(%rdx), %zmm5
+	LONG $0x4855f262; WORD $0xf0a8 // vfmadd213ps %zmm0, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + zmm0
+	LONG $0x4855f262; WORD $0xe1a8 // vfmadd213ps %zmm1, %zmm5, %zmm4 # zmm4 = (zmm5 * zmm4) + zmm1
+	LONG $0x487df262; WORD $0x4218; BYTE $0x0c // vbroadcastss 0x30(%rdx), %zmm0
+	LONG $0x487df262; WORD $0x36b8 // vfmadd231ps (%rsi), %zmm0, %zmm6 # zmm6 = (zmm0 * mem) + zmm6
+	LONG $0x487df262; WORD $0x24b8; BYTE $0x3e // vfmadd231ps (%rsi,%rdi), %zmm0, %zmm4 # zmm4 = (zmm0 * mem) + zmm4
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
-	LONG $0x487cd162; WORD $0xd628 // vmovaps %zmm14, %zmm2
-	LONG $0x487cd162; WORD $0xe728 // vmovaps %zmm15, %zmm4
-	LONG $0x487cb162; WORD $0xe828 // vmovaps %zmm16, %zmm5
-	LONG $0x487cb162; WORD $0xf128 // vmovaps %zmm17, %zmm6
-	LONG $0x487cb162; WORD $0xfa28 // vmovaps %zmm18, %zmm7
-	LONG $0x487c3162; WORD $0xc328 // vmovaps %zmm19, %zmm8
-	LONG $0x487c3162; WORD $0xcc28 // vmovaps %zmm20, %zmm9
-	LONG $0x487c3162; WORD $0xd528 // vmovaps %zmm21, %zmm10
-	LONG $0x487c3162; WORD $0xde28 // vmovaps %zmm22, %zmm11
-	LONG $0x487c3162; WORD $0xe728 // vmovaps %zmm23, %zmm12
-	LONG $0x487c1162; WORD $0xe828 // vmovaps %zmm24, %zmm13
-	LONG $0x487c9162; WORD $0xd928 // vmovaps %zmm25, %zmm3
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfb04870f; WORD $0xffff // ja 0x4780 <k_tile_panel_min+0x660>
-	LONG $0xfff957e9; BYTE $0xff // jmp 0x45d8 <k_tile_panel_min+0x4b8>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x10488b48 // movq 0x10(%rax), %rcx
-	WORD $0x8b48; BYTE $0x10 // movq (%rax), %rdx
-	LONG $0x08788b48 // movq 0x8(%rax), %rdi
-	LONG $0x18408b4c // movq 0x18(%rax), %r8
-	LONG $0x20488b4c // movq 0x20(%rax), %r9
-	LONG $0x40508b4c // movq 0x40(%rax), %r10
-	LONG $0x38588b4c // movq 0x38(%rax), %r11
-	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
-	LONG $0x401c8d48 // leaq (%rax,%rax,2), %rbx
-	LONG $0x01738d4d // leaq 0x1(%r11), %r14
-	QUAD $0x31ba0558487df262; WORD $0x0000 // vpbroadcastd 0x31ba(%rip), %zmm0 # 0x7e74 <k_tile_panel_16_min+0x1b44>
-	QUAD $0x31940d18487df262; WORD $0x0000 // vbroadcastss 0x3194(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x4feb // jmp 0x4d15 <k_tile_panel_min+0xbf5>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487c7162; WORD $0xca28 // vmovaps %zmm2, %zmm9
-	LONG $0x487c7162; WORD $0xc328 // vmovaps %zmm3, %zmm8
-	LONG $0x487cf162; WORD $0xfc28 // vmovaps %zmm4, %zmm7
-	LONG $0x48fdf162; WORD $0xf56f // vmovdqa64 %zmm5, %zmm6
-	LONG $0x487cd162; WORD $0x3711 // vmovups %zmm6, (%r15)
-	LONG $0x487c9162; WORD $0x3c11; BYTE $0x87 // vmovups %zmm7, (%r15,%r8,4)
-	LONG $0x487c1162; WORD $0x0411; BYTE $0xc7 // vmovups %zmm8, (%r15,%r8,8)
-	LONG $0x487c5162; WORD $0x0c11; BYTE $0x1f // vmovups %zmm9, (%r15,%rbx)
-	LONG $0x04788d4c // leaq 0x4(%rax), %r15
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0x247c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r15
-	LONG $0xf75c8f0f; WORD $0xffff // jg 0x4471 <k_tile_panel_min+0x351>
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x2949; BYTE $0xef // subq %rbp, %r15
-	LONG $0xf8af0f4d // imulq %r8, %r15
-	LONG $0x03668d4c // leaq 0x3(%rsi), %r12
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xe6490f4c // cmovnsq %rsi, %r12
-	LONG $0xba3c8d4e // leaq (%rdx,%r15,4), %r15
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2a74 // je 0x4d60 <k_tile_panel_min+0xc40>
-	LONG $0x48fed162; WORD $0x2f6f // vmovdqu64 (%r15), %zmm5
-	LONG $0x487c9162; WORD $0x2410; BYTE $0x87 // vmovups (%r15,%r8,4), %zmm4
-	LONG $0x487c9162; WORD $0x1c10; BYTE $0xc7 // vmovups (%r15,%r8,8), %zmm3
-	LONG $0x487cd162; WORD $0x1410; BYTE $0x1f // vmovups (%r15,%rbx), %zmm2
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x237f // jg 0x4d79 <k_tile_panel_min+0xc59>
-	LONG $0xffff75e9; BYTE $0xff // jmp 0x4cd0 <k_tile_panel_min+0xbb0>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xff578e0f; WORD $0xffff // jle 0x4cd0 <k_tile_panel_min+0xbb0>
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	LONG $0x02fdc149 // sarq $0x2, %r13
-	LONG $0xe9af0f4d // imulq %r9, %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	LONG $0xfce48349 // andq $-0x4, %r12
-	WORD $0x294c; BYTE $0xe6 // subq %r12, %rsi
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	BYTE $0x90 // nop
-	LONG $0x48fe5162; WORD $0x556f; BYTE $0x00 // vmovdqu64 (%r13), %zmm10
-	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
-	LONG $0x582df262; WORD $0x3650 // vpdpbusd (%rsi){1to16}, %zmm10, %zmm6
-	LONG $0x48fe5162; WORD $0x5d6f; BYTE $0x01 // vmovdqu64 0x40(%r13), %zmm11
-	LONG $0x48fdf162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm7
-	LONG $0x582df262; WORD $0x7e50; BYTE $0x10 // vpdpbusd 0x40(%rsi){1to16}, %zmm10, %zmm7
-	LONG $0x48fe5162; WORD $0x656f; BYTE $0x02 // vmovdqu64 0x80(%r13), %zmm12
-	LONG $0x48fd7162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm8
-	LONG $0x582d7262; WORD $0x4650; BYTE $0x20 // vpdpbusd 0x80(%rsi){1to16}, %zmm10, %zmm8
-	LONG $0x48fe5162; WORD $0x6d6f; BYTE $0x03 // vmovdqu64 0xc0(%r13), %zmm13
-	LONG $0x48fd7162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm9
-	LONG $0x582d7262; WORD $0x4e50; BYTE $0x30 // vpdpbusd 0xc0(%rsi){1to16}, %zmm10, %zmm9
-	LONG $0x5825f262; WORD $0x7650; BYTE $0x01 // vpdpbusd 0x4(%rsi){1to16}, %zmm11, %zmm6
-	LONG $0x5825f262; WORD $0x7e50; BYTE $0x11 // vpdpbusd 0x44(%rsi){1to16}, %zmm11, %zmm7
-	LONG $0x58257262; WORD $0x4650; BYTE $0x21 // vpdpbusd 0x84(%rsi){1to16}, %zmm11, %zmm8
-	LONG $0x58257262; WORD $0x4e50; BYTE $0x31 // vpdpbusd 0xc4(%rsi){1to16}, %zmm11, %zmm9
-	LONG $0x581df262; WORD $0x7650; BYTE $0x02 // vpdpbusd 0x8(%rsi){1to16}, %zmm12, %zmm6
-	LONG $0x581df262; WORD $0x7e50; BYTE $0x12 // vpdpbusd 0x48(%rsi){1to16}, %zmm12, %zmm7
-	LONG $0x581d7262; WORD $0x4650; BYTE $0x22 // vpdpbusd 0x88(%rsi){1to16}, %zmm12, %zmm8
-	LONG $0x581d7262; WORD $0x4e50; BYTE $0x32 // vpdpbusd 0xc8(%rsi){1to16}, %zmm12, %zmm9
-	LONG $0x5815f262; WORD $0x7650; BYTE $0x03 // vpdpbusd 0xc(%rsi){1to16}, %zmm13, %zmm6
-	LONG $0x5815f262; WORD $0x7e50; BYTE $0x13 // vpdpbusd 0x4c(%rsi){1to16}, %zmm13, %zmm7
-	LONG $0x58157262; WORD $0x4650; BYTE $0x23 // vpdpbusd 0x8c(%rsi){1to16}, %zmm13, %zmm8
-	LONG $0x58157262; WORD $0x4e50; BYTE $0x33 // vpdpbusd 0xcc(%rsi){1to16}, %zmm13, %zmm9
-	LONG $0x48fe5162; WORD $0x556f; BYTE $0x04 // vmovdqu64 0x100(%r13), %zmm10
-	LONG $0x582df262; WORD $0x7650; BYTE $0x04 // vpdpbusd 0x10(%rsi){1to16}, %zmm10, %zmm6
-	LONG $0x582df262; WORD $0x7e50; BYTE $0x14 // vpdpbusd 0x50(%rsi){1to16}, %zmm10, %zmm7
-	LONG $0x582d7262; WORD $0x4650; BYTE $0x24 // vpdpbusd 0x90(%rsi){1to16}, %zmm10, %zmm8
-	LONG $0x582d7262; WORD $0x4e50; BYTE $0x34 // vpdpbusd 0xd0(%rsi){1to16}, %zmm10, %zmm9
-	LONG $0x48fe5162; WORD $0x556f; BYTE $0x05 // vmovdqu64 0x140(%r13), %zmm10
-	LONG $0x582df262; WORD $0x7650; BYTE $0x05 // vpdpbusd 0x14(%rsi){1to16}, %zmm10, %zmm6
-	LONG $0x582df262; WORD $0x7e50; BYTE $0x15 // vpdpbusd 0x54(%rsi){1to16}, %zmm10, %zmm7
-	LONG $0x582d7262; WORD $0x4650; BYTE $0x25 // vpdpbusd 0x94(%rsi){1to16}, %zmm10, %zmm8
-	LONG $0x582d7262; WORD $0x4e50; BYTE $0x35 // vpdpbusd 0xd4(%rsi){1to16}, %zmm10, %zmm9
-	LONG $0x48fe5162; WORD $0x556f; BYTE $0x06 // vmovdqu64 0x180(%r13), %zmm10
-	LONG $0x582df262; WORD $0x7650; BYTE $0x06 // vpdpbusd 0x18(%rsi){1to16}, %zmm10, %zmm6
-	LONG $0x582df262; WORD $0x7e50; BYTE $0x16 // vpdpbusd 0x58(%rsi){1to16}, %zmm10, %zmm7
-	LONG $0x582d7262; WORD $0x4650; BYTE $0x26 // vpdpbusd 0x98(%rsi){1to16}, %zmm10, %zmm8
-	LONG $0x582d7262; WORD $0x4e50; BYTE $0x36 // vpdpbusd 0xd8(%rsi){1to16}, %zmm10, %zmm9
-	LONG $0x48fe5162; WORD $0x556f; BYTE $0x07 // vmovdqu64 0x1c0(%r13), %zmm10
-	LONG $0x582df262; WORD $0x7650; BYTE $0x07 // vpdpbusd 0x1c(%rsi){1to16}, %zmm10, %zmm6
-	LONG $0x582df262; WORD $0x7e50; BYTE $0x17 // vpdpbusd 0x5c(%rsi){1to16}, %zmm10, %zmm7
-	LONG $0x582d7262; WORD $0x4650; BYTE $0x27 // vpdpbusd 0x9c(%rsi){1to16}, %zmm10, %zmm8
-	LONG $0x582d7262; WORD $0x4e50; BYTE $0x37 // vpdpbusd 0xdc(%rsi){1to16}, %zmm10, %zmm9
-	LONG $0x487c5162; WORD $0x5510; BYTE $0x08 // vmovups 0x200(%r13), %zmm10
-	LONG $0x482c7162; WORD $0xd959 // vmulps %zmm1, %zmm10, %zmm11
-	LONG $0x482dd262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm6) + zmm11
-	LONG $0x482dd262; WORD $0xfba8 // vfmadd213ps %zmm11, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm7) + zmm11
-	LONG $0x482d5262; WORD $0xc3a8 // vfmadd213ps %zmm11, %zmm10, %zmm8 # zmm8 = (zmm10 * zmm8) + zmm11
-	LONG $0x5855f262; WORD $0x7698; BYTE $0x08 // vfmadd132ps 0x20(%rsi){1to16}, %zmm5, %zmm6 # zmm6 = (zmm6 * mem) + zmm5
-	LONG $0x585df262; WORD $0x7e98; BYTE $0x18 // vfmadd132ps 0x60(%rsi){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
-	LONG $0x58657262; WORD $0x4698; BYTE $0x28 // vfmadd132ps 0xa0(%rsi){1to16}, %zmm3, %zmm8 # zmm8 = (zmm8 * mem) + zmm3
-	LONG $0x482d5262; WORD $0xcba8 // vfmadd213ps %zmm11, %zmm10, %zmm9 # zmm9 = (zmm10 * zmm9) + zmm11
-	LONG $0x586d7262; WORD $0x4e98; BYTE $0x38 // vfmadd132ps 0xe0(%rsi){1to16}, %zmm2, %zmm9 # zmm9 = (zmm9 * mem) + zmm2
-	LONG $0x487cd162; WORD $0x5510; BYTE $0x09 // vmovups 0x240(%r13), %zmm2
-	LONG $0x586df262; WORD $0x76b8; BYTE $0x0c // vfmadd231ps 0x30(%rsi){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
-	LONG $0x586df262; WORD $0x7eb8; BYTE $0x1c // vfmadd231ps 0x70(%rsi){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
-	LONG $0x586d7262; WORD $0x46b8; BYTE $0x2c // vfmadd231ps 0xb0(%rsi){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
-	LONG $0x586d7262; WORD $0x4eb8; BYTE $0x3c // vfmadd231ps 0xf0(%rsi){1to16}, %zmm2, %zmm9 # zmm9 = (zmm2 * mem) + zmm9
-	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	LONG $0x487cd162; WORD $0xd128 // vmovaps %zmm9, %zmm2
-	LONG $0x487cd162; WORD $0xd828 // vmovaps %zmm8, %zmm3
-	LONG $0x487cf162; WORD $0xe728 // vmovaps %zmm7, %zmm4
-	LONG $0x487cf162; WORD $0xee28 // vmovaps %zmm6, %zmm5
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfe3a870f; WORD $0xffff // ja 0x4da0 <k_tile_panel_min+0xc80>
-	LONG $0xfffd7de9; BYTE $0xff // jmp 0x4ce8 <k_tile_panel_min+0xbc8>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x10518b48 // movq 0x10(%rcx), %rdx
-	WORD $0x8b48; BYTE $0x31 // movq (%rcx), %rsi
-	LONG $0x08798b48 // movq 0x8(%rcx), %rdi
-	LONG $0x18418b4c // movq 0x18(%rcx), %r8
-	LONG $0x20498b4c // movq 0x20(%rcx), %r9
-	LONG $0x40518b4c // movq 0x40(%rcx), %r10
-	LONG $0x38598b4c // movq 0x38(%rcx), %r11
-	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
-	QUAD $0x2edc0558487df262; WORD $0x0000 // vpbroadcastd 0x2edc(%rip), %zmm0 # 0x7e74 <k_tile_panel_16_min+0x1b44>
-	QUAD $0x2eb60d18487df262; WORD $0x0000 // vbroadcastss 0x2eb6(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x37eb // jmp 0x4fdb <k_tile_panel_min+0xebb>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
-	LONG $0x487cf162; WORD $0xe328 // vmovaps %zmm3, %zmm4
-	LONG $0x487cd162; WORD $0x2611 // vmovups %zmm4, (%r14)
-	LONG $0x487c9162; WORD $0x2c11; BYTE $0x86 // vmovups %zmm5, (%r14,%r8,4)
-	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
+	LONG $0x80c68148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rsi # imm = 0x280
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0x487cf162; WORD $0xc628 // vmovaps %zmm6, %zmm0
+	LONG $0x487cf162; WORD $0xcc28 // vmovaps %zmm4, %zmm1
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0xfe70870f; WORD $0xffff // ja 0x4b30 <k_tile_panel_min+0xf0>
+	WORD $0x1deb // jmp 0x4cdf <k_tile_panel_min+0x29f>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xfdfe8f0f; WORD $0xffff // jg 0x4ad1 <k_tile_panel_min+0x91>
+	LONG $0x487cf162; WORD $0xf028 // vmovaps %zmm0, %zmm6
+	LONG $0x487cf162; WORD $0xe128 // vmovaps %zmm1, %zmm4
+	LONG $0x487cf162; WORD $0x3011 // vmovups %zmm6, (%rax)
+	LONG $0x487cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x01488d48 // leaq 0x1(%rax), %rcx
+	LONG $0x06518d48 // leaq 0x6(%rcx), %rdx
+	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
+	LONG $0x126d8e0f; WORD $0x0000 // jle 0x5f71 <k_tile_panel_min+0x1531>
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
+	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
+	LONG $0x12448e0f; WORD $0x0000 // jle 0x5f5c <k_tile_panel_min+0x151c>
+	LONG $0x00458b48 // movq (%rbp), %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	LONG $0x10458b48 // movq 0x10(%rbp), %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0x384d8b48 // movq 0x38(%rbp), %rcx
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
 	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
-	LONG $0xf4a88f0f; WORD $0xffff // jg 0x4483 <k_tile_panel_min+0x363>
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
-	WORD $0x2949; BYTE $0xee // subq %rbp, %r14
-	LONG $0xf0af0f4d // imulq %r8, %r14
-	LONG $0x03788d4c // leaq 0x3(%rax), %r15
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xf8490f4c // cmovnsq %rax, %r15
-	LONG $0xb6348d4e // leaq (%rsi,%r14,4), %r14
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1474 // je 0x5010 <k_tile_panel_min+0xef0>
-	LONG $0x487cd162; WORD $0x1e10 // vmovups (%r14), %zmm3
-	LONG $0x487c9162; WORD $0x1410; BYTE $0x86 // vmovups (%r14,%r8,4), %zmm2
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0f7f // jg 0x501d <k_tile_panel_min+0xefd>
-	WORD $0xa0eb // jmp 0x4fb0 <k_tile_panel_min+0xe90>
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x937e // jle 0x4fb0 <k_tile_panel_min+0xe90>
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x02fcc149 // sarq $0x2, %r12
-	LONG $0xe1af0f4d // imulq %r9, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0xfce78349 // andq $-0x4, %r15
-	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fed162; WORD $0x346f; BYTE $0x24 // vmovdqu64 (%r12), %zmm6
-	QUAD $0x01247c6f48fed162 // vmovdqu64 0x40(%r12), %zmm7
-	QUAD $0x0224446f48fe5162 // vmovdqu64 0x80(%r12), %zmm8
-	LONG $0x48fdf162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm4
-	LONG $0x584df262; WORD $0x2050 // vpdpbusd (%rax){1to16}, %zmm6, %zmm4
-	QUAD $0x03244c6f48fe5162 // vmovdqu64 0xc0(%r12), %zmm9
-	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
-	LONG $0x584df262; WORD $0x6850; BYTE $0x10 // vpdpbusd 0x40(%rax){1to16}, %zmm6, %zmm5
-	LONG $0x5845f262; WORD $0x6050; BYTE $0x01 // vpdpbusd 0x4(%rax){1to16}, %zmm7, %zmm4
-	LONG $0x5845f262; WORD $0x6850; BYTE $0x11 // vpdpbusd 0x44(%rax){1to16}, %zmm7, %zmm5
-	LONG $0x583df262; WORD $0x6050; BYTE $0x02 // vpdpbusd 0x8(%rax){1to16}, %zmm8, %zmm4
-	LONG $0x583df262; WORD $0x6850; BYTE $0x12 // vpdpbusd 0x48(%rax){1to16}, %zmm8, %zmm5
-	LONG $0x5835f262; WORD $0x6050; BYTE $0x03 // vpdpbusd 0xc(%rax){1to16}, %zmm9, %zmm4
-	LONG $0x5835f262; WORD $0x6850; BYTE $0x13 // vpdpbusd 0x4c(%rax){1to16}, %zmm9, %zmm5
-	QUAD $0x0424746f48fed162 // vmovdqu64 0x100(%r12), %zmm6
-	LONG $0x584df262; WORD $0x6050; BYTE $0x04 // vpdpbusd 0x10(%rax){1to16}, %zmm6, %zmm4
-	LONG $0x584df262; WORD $0x6850; BYTE $0x14 // vpdpbusd 0x50(%rax){1to16}, %zmm6, %zmm5
-	QUAD $0x0524746f48fed162 // vmovdqu64 0x140(%r12), %zmm6
-	LONG $0x584df262; WORD $0x6050; BYTE $0x05 // vpdpbusd 0x14(%rax){1to16}, %zmm6, %zmm4
-	LONG $0x584df262; WORD $0x6850; BYTE $0x15 // vpdpbusd 0x54(%rax){1to16}, %zmm6, %zmm5
-	QUAD $0x0624746f48fed162 // vmovdqu64 0x180(%r12), %zmm6
-	LONG $0x584df262; WORD $0x6050; BYTE $0x06 // vpdpbusd 0x18(%rax){1to16}, %zmm6, %zmm4
-	LONG $0x584df262; WORD $0x6850; BYTE $0x16 // vpdpbusd 0x58(%rax){1to16}, %zmm6, %zmm5
-	QUAD $0x0724746f48fed162 // vmovdqu64 0x1c0(%r12), %zmm6
-	LONG $0x584df262; WORD $0x6050; BYTE $0x07 // vpdpbusd 0x1c(%rax){1to16}, %zmm6, %zmm4
-	LONG $0x584df262; WORD $0x6850; BYTE $0x17 // vpdpbusd 0x5c(%rax){1to16}, %zmm6, %zmm5
-	QUAD $0x08247410487cd162 // vmovups 0x200(%r12), %zmm6
-	LONG $0x484cf162; WORD $0xf959 // vmulps %zmm1, %zmm6, %zmm7
-	LONG $0x484df262; WORD $0xe7a8 // vfmadd213ps %zmm7, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm7
-	LONG $0x484df262; WORD $0xefa8 // vfmadd213ps %zmm7, %zmm6, %zmm5 # zmm5 = (zmm6 * zmm5) + zmm7
-	LONG $0x5865f262; WORD $0x6098; BYTE $0x08 // vfmadd132ps 0x20(%rax){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
-	LONG $0x586df262; WORD $0x6898; BYTE $0x18 // vfmadd132ps 0x60(%rax){1to16}, %zmm2, %zmm5 # zmm5 = (zmm5 * mem) + zmm2
-	QUAD $0x09245410487cd162 // vmovups 0x240(%r12), %zmm2
-	LONG $0x586df262; WORD $0x60b8; BYTE $0x0c // vfmadd231ps 0x30(%rax){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
-	LONG $0x586df262; WORD $0x68b8; BYTE $0x1c // vfmadd231ps 0x70(%rax){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
-	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
-	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
-	WORD $0xff49; BYTE $0xcf // decq %r15
-	LONG $0x487cf162; WORD $0xd528 // vmovaps %zmm5, %zmm2
-	LONG $0x487cf162; WORD $0xdc28 // vmovaps %zmm4, %zmm3
-	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfee2870f; WORD $0xffff // ja 0x5050 <k_tile_panel_min+0xf30>
-	LONG $0xfffe49e9; BYTE $0xff // jmp 0x4fbc <k_tile_panel_min+0xe9c>
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x38718b49 // movq 0x38(%r9), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01038e0f; WORD $0x0000 // jle 0x5287 <k_tile_panel_min+0x1167>
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0x02f8c149 // sarq $0x2, %r8
-	LONG $0x41af0f4d; BYTE $0x20 // imulq 0x20(%r9), %r8
-	LONG $0xfce78348 // andq $-0x4, %rdi
-	LONG $0x06e0c149 // shlq $0x6, %r8
-	WORD $0x2948; BYTE $0xf9 // subq %rdi, %rcx
-	LONG $0x0841034d // addq 0x8(%r9), %r8
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	LONG $0x10798b49 // movq 0x10(%r9), %rdi
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	QUAD $0x2cbd0d58487df262; WORD $0x0000 // vpbroadcastd 0x2cbd(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
-	QUAD $0x2c971518487df262; WORD $0x0000 // vbroadcastss 0x2c97(%rip), %zmm2 # 0x7e58 <k_tile_panel_16_min+0x1b28>
+	WORD $0x9c0f; BYTE $0xc0 // setl %al
+	WORD $0x2044; BYTE $0xf0 // andb %r14b, %al
+	LONG $0x07244488 // movb %al, 0x7(%rsp)
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	LONG $0x03468d49 // leaq 0x3(%r14), %rax
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xc6490f49 // cmovnsq %r14, %rax
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x02fac148 // sarq $0x2, %rdx
+	QUAD $0x0000008824948948 // movq %rdx, 0x88(%rsp)
+	LONG $0xfce08348 // andq $-0x4, %rax
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	LONG $0x01468d49 // leaq 0x1(%r14), %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x01418d48 // leaq 0x1(%rcx), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
+	QUAD $0x5a770558487df262; WORD $0x0000 // vpbroadcastd 0x5a77(%rip), %zmm0 # 0xa834 <k_tile_panel_16_min+0x2734>
+	QUAD $0x5a510d18487df262; WORD $0x0000 // vbroadcastss 0x5a51(%rip), %zmm1 # 0xa818 <k_tile_panel_16_min+0x2718>
+	QUAD $0x000000b824b4894c // movq %r14, 0xb8(%rsp)
+	WORD $0x34eb // jmp 0x4e05 <k_tile_panel_min+0x3c5>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x81 // vmovups %zmm2, (%rcx,%rax,4)
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x24443b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r8
+	QUAD $0x000000b824b48b4c // movq 0xb8(%rsp), %r14
+	LONG $0x1157840f; WORD $0x0000 // je 0x5f5c <k_tile_panel_min+0x151c>
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	QUAD $0x0000a02494af0f48; BYTE $0x00 // imulq 0xa0(%rsp), %rdx
+	QUAD $0x000000a824940348 // addq 0xa8(%rsp), %rdx
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	QUAD $0x000000b024840348 // addq 0xb0(%rsp), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x0140840f; WORD $0x0000 // je 0x4f7e <k_tile_panel_min+0x53e>
+	LONG $0x18458b48 // movq 0x18(%rbp), %rax
+	QUAD $0x0000982484af0f48; BYTE $0x00 // imulq 0x98(%rsp), %rax
+	LONG $0x487d8348; BYTE $0x00 // cmpq $0x0, 0x48(%rbp)
+	WORD $0x1c74 // je 0x4e6e <k_tile_panel_min+0x42e>
+	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
+	LONG $0x48fef162; WORD $0x146f; BYTE $0x81 // vmovdqu64 (%rcx,%rax,4), %zmm2
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x157f // jg 0x4e7e <k_tile_panel_min+0x43e>
+	LONG $0x0000f9e9; BYTE $0x00 // jmp 0x4f67 <k_tile_panel_min+0x527>
+	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0x00e98e0f; WORD $0x0000 // jle 0x4f67 <k_tile_panel_min+0x527>
+	LONG $0x204d8b48 // movq 0x20(%rbp), %rcx
+	QUAD $0x000088248caf0f48; BYTE $0x00 // imulq 0x88(%rsp), %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x084d0348 // addq 0x8(%rbp), %rcx
+	QUAD $0x00000080248c0348 // addq 0x80(%rsp), %rcx
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fef162; WORD $0x1f6f // vmovdqu64 (%rdi), %zmm3
 	LONG $0x48fef162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%rdi), %zmm4
 	LONG $0x48fef162; WORD $0x6f6f; BYTE $0x02 // vmovdqu64 0x80(%rdi), %zmm5
 	LONG $0x48fef162; WORD $0x776f; BYTE $0x03 // vmovdqu64 0xc0(%rdi), %zmm6
-	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
+	LONG $0x48fdf162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm7
 	LONG $0x5865f262; WORD $0x3950 // vpdpbusd (%rcx){1to16}, %zmm3, %zmm7
 	LONG $0x585df262; WORD $0x7950; BYTE $0x01 // vpdpbusd 0x4(%rcx){1to16}, %zmm4, %zmm7
 	LONG $0x5855f262; WORD $0x7950; BYTE $0x02 // vpdpbusd 0x8(%rcx){1to16}, %zmm5, %zmm7
@@ -3434,18 +3272,704 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x5f6f; BYTE $0x07 // vmovdqu64 0x1c0(%rdi), %zmm3
 	LONG $0x5865f262; WORD $0x7950; BYTE $0x07 // vpdpbusd 0x1c(%rcx){1to16}, %zmm3, %zmm7
 	LONG $0x487cf162; WORD $0x5f10; BYTE $0x08 // vmovups 0x200(%rdi), %zmm3
-	LONG $0x4864f162; WORD $0xe259 // vmulps %zmm2, %zmm3, %zmm4
+	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
 	LONG $0x4865f262; WORD $0xe7b8 // vfmadd231ps %zmm7, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm7) + zmm4
-	LONG $0x587df262; WORD $0x6198; BYTE $0x08 // vfmadd132ps 0x20(%rcx){1to16}, %zmm0, %zmm4 # zmm4 = (zmm4 * mem) + zmm0
-	LONG $0x487cf162; WORD $0x4710; BYTE $0x09 // vmovups 0x240(%rdi), %zmm0
-	LONG $0x585df262; WORD $0x4198; BYTE $0x0c // vfmadd132ps 0x30(%rcx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
-	LONG $0x80c78148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdi # imm = 0x280
+	LONG $0x586df262; WORD $0x6198; BYTE $0x08 // vfmadd132ps 0x20(%rcx){1to16}, %zmm2, %zmm4 # zmm4 = (zmm4 * mem) + zmm2
+	LONG $0x487cf162; WORD $0x5710; BYTE $0x09 // vmovups 0x240(%rdi), %zmm2
+	LONG $0x585df262; WORD $0x5198; BYTE $0x0c // vfmadd132ps 0x30(%rcx){1to16}, %zmm4, %zmm2 # zmm2 = (zmm2 * mem) + zmm4
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	LONG $0x80c78148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdi # imm = 0x280
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff49870f; WORD $0xffff // ja 0x51d0 <k_tile_panel_min+0x10b0>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
-	LONG $0x70c48348 // addq $0x70, %rsp
+	LONG $0xff49870f; WORD $0xffff // ja 0x4eb0 <k_tile_panel_min+0x470>
+	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x81 // vmovups %zmm2, (%rcx,%rax,4)
+	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	LONG $0x0c4e8d4c // leaq 0xc(%rsi), %r9
+	LONG $0x244c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r9
+	QUAD $0x000000c02484894c // movq %r8, 0xc0(%rsp)
+	LONG $0x008b8e0f; WORD $0x0000 // jle 0x5020 <k_tile_panel_min+0x5e0>
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	LONG $0x04568d4d // leaq 0x4(%r14), %r10
+	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
+	LONG $0x09998e0f; WORD $0x0000 // jle 0x5940 <k_tile_panel_min+0xf00>
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
+	LONG $0x02508d4c // leaq 0x2(%rax), %r10
+	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
+	LONG $0x0cc28e0f; WORD $0x0000 // jle 0x5c80 <k_tile_panel_min+0x1240>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
+	QUAD $0x000000c024848b4c // movq 0xc0(%rsp), %r8
+	LONG $0xfe1b8d0f; WORD $0xffff // jge 0x4def <k_tile_panel_min+0x3af>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x45af0f48; BYTE $0x18 // imulq 0x18(%rbp), %rax
+	LONG $0x03718d48 // leaq 0x3(%rcx), %rsi
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xf1490f48 // cmovnsq %rcx, %rsi
+	LONG $0x487d8348; BYTE $0x00 // cmpq $0x0, 0x48(%rbp)
+	LONG $0x0e72840f; WORD $0x0000 // je 0x5e69 <k_tile_panel_min+0x1429>
+	QUAD $0x000000e024bc8b48 // movq 0xe0(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x1410; BYTE $0x87 // vmovups (%rdi,%rax,4), %zmm2
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0x0e678f0f; WORD $0x0000 // jg 0x5e79 <k_tile_panel_min+0x1439>
+	LONG $0xfffdc9e9; BYTE $0xff // jmp 0x4de0 <k_tile_panel_min+0x3a0>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x08458b48 // movq 0x8(%rbp), %rax
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	LONG $0x18458b4c // movq 0x18(%rbp), %r8
+	LONG $0x20558b4c // movq 0x20(%rbp), %r10
+	LONG $0x48458b48 // movq 0x48(%rbp), %rax
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
+	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
+	LONG $0x493c8d48 // leaq (%rcx,%rcx,2), %rdi
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	LONG $0xc03c8d4b // leaq (%r8,%r8,8), %rdi
+	LONG $0x7f3c8d48 // leaq (%rdi,%rdi,2), %rdi
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	LONG $0x247c8948; BYTE $0x78 // movq %rdi, 0x78(%rsp)
+	LONG $0xc0048d48 // leaq (%rax,%rax,8), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x89048d48 // leaq (%rcx,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x2cc06b49 // imulq $0x2c, %r8, %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x28fdd262; WORD $0xd27c // vpbroadcastq %r10, %ymm2
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	QUAD $0x000000c82494894c // movq %r10, 0xc8(%rsp)
+	LONG $0x0000e5e9; BYTE $0x00 // jmp 0x51aa <k_tile_panel_min+0x76a>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c7162; WORD $0xfb28 // vmovaps %zmm3, %zmm15
+	LONG $0x487ce162; WORD $0xc528 // vmovaps %zmm5, %zmm16
+	LONG $0x487ce162; WORD $0xce28 // vmovaps %zmm6, %zmm17
+	LONG $0x487ce162; WORD $0xd728 // vmovaps %zmm7, %zmm18
+	LONG $0x48fdc162; WORD $0xd86f // vmovdqa64 %zmm8, %zmm19
+	LONG $0x48fdc162; WORD $0xe16f // vmovdqa64 %zmm9, %zmm20
+	LONG $0x48fdc162; WORD $0xea6f // vmovdqa64 %zmm10, %zmm21
+	LONG $0x48fdc162; WORD $0xf36f // vmovdqa64 %zmm11, %zmm22
+	LONG $0x48fdc162; WORD $0xfc6f // vmovdqa64 %zmm12, %zmm23
+	LONG $0x487c4162; WORD $0xc528 // vmovaps %zmm13, %zmm24
+	LONG $0x487c4162; WORD $0xce28 // vmovaps %zmm14, %zmm25
+	LONG $0x487c6162; WORD $0xd428 // vmovaps %zmm4, %zmm26
+	LONG $0x487c5162; WORD $0x3911 // vmovups %zmm15, (%r9)
+	LONG $0x487c8162; WORD $0x0411; BYTE $0x81 // vmovups %zmm16, (%r9,%r8,4)
+	LONG $0x487c8162; WORD $0x0c11; BYTE $0xc1 // vmovups %zmm17, (%r9,%r8,8)
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x487cc162; WORD $0x1411; BYTE $0x01 // vmovups %zmm18, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x487cc162; WORD $0x1c11; BYTE $0x01 // vmovups %zmm19, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x487cc162; WORD $0x2411; BYTE $0x01 // vmovups %zmm20, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x487cc162; WORD $0x2c11; BYTE $0x01 // vmovups %zmm21, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x487cc162; WORD $0x3411; BYTE $0x01 // vmovups %zmm22, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x487cc162; WORD $0x3c11; BYTE $0x01 // vmovups %zmm23, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x487c4162; WORD $0x0411; BYTE $0x01 // vmovups %zmm24, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0x487c4162; WORD $0x0c11; BYTE $0x01 // vmovups %zmm25, (%r9,%rax)
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x487c4162; WORD $0x1411; BYTE $0x01 // vmovups %zmm26, (%r9,%rax)
+	LONG $0x0c4e8d4d // leaq 0xc(%r14), %r9
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	LONG $0x244c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r9
+	LONG $0xfdee8f0f; WORD $0xffff // jg 0x4f98 <k_tile_panel_min+0x558>
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0x24542b4c; BYTE $0x08 // subq 0x8(%rsp), %r10
+	LONG $0xd0af0f4d // imulq %r8, %r10
+	LONG $0x03468d48 // leaq 0x3(%rsi), %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc6490f48 // cmovnsq %rsi, %rax
+	LONG $0x025e8d48 // leaq 0x2(%rsi), %rbx
+	LONG $0x057e8d48 // leaq 0x5(%rsi), %rdi
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xfb490f48 // cmovnsq %rbx, %rdi
+	LONG $0x046e8d48 // leaq 0x4(%rsi), %rbp
+	LONG $0x076e8d4c // leaq 0x7(%rsi), %r13
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xed490f4c // cmovnsq %rbp, %r13
+	LONG $0x067e8d4c // leaq 0x6(%rsi), %r15
+	LONG $0x094e8d48 // leaq 0x9(%rsi), %rcx
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xcf490f49 // cmovnsq %r15, %rcx
+	LONG $0x08768d4c // leaq 0x8(%rsi), %r14
+	LONG $0x0b5e8d4c // leaq 0xb(%rsi), %r11
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xde490f4d // cmovnsq %r14, %r11
+	LONG $0x0a768d4c // leaq 0xa(%rsi), %r14
+	LONG $0x0d668d4c // leaq 0xd(%rsi), %r12
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xe6490f4d // cmovnsq %r14, %r12
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	QUAD $0x000000e0248c8b4c // movq 0xe0(%rsp), %r9
+	LONG $0x910c8d4f // leaq (%r9,%r10,4), %r9
+	QUAD $0x000000d824bc8348; BYTE $0x00 // cmpq $0x0, 0xd8(%rsp)
+	LONG $0x0096840f; WORD $0x0000 // je 0x52c0 <k_tile_panel_min+0x880>
+	LONG $0x487cd162; WORD $0x1910 // vmovups (%r9), %zmm3
+	LONG $0x487c9162; WORD $0x2c10; BYTE $0x81 // vmovups (%r9,%r8,4), %zmm5
+	LONG $0x487c9162; WORD $0x3410; BYTE $0xc1 // vmovups (%r9,%r8,8), %zmm6
+	LONG $0x24548b4c; BYTE $0x50 // movq 0x50(%rsp), %r10
+	LONG $0x487c9162; WORD $0x3c10; BYTE $0x11 // vmovups (%r9,%r10), %zmm7
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	LONG $0x48fe1162; WORD $0x046f; BYTE $0x11 // vmovdqu64 (%r9,%r10), %zmm8
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x48fe1162; WORD $0x0c6f; BYTE $0x11 // vmovdqu64 (%r9,%r10), %zmm9
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0x48fe1162; WORD $0x146f; BYTE $0x11 // vmovdqu64 (%r9,%r10), %zmm10
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
+	LONG $0x48fe1162; WORD $0x1c6f; BYTE $0x11 // vmovdqu64 (%r9,%r10), %zmm11
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	LONG $0x48fe1162; WORD $0x246f; BYTE $0x11 // vmovdqu64 (%r9,%r10), %zmm12
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	LONG $0x487c1162; WORD $0x2c10; BYTE $0x11 // vmovups (%r9,%r10), %zmm13
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x487c1162; WORD $0x3410; BYTE $0x11 // vmovups (%r9,%r10), %zmm14
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
+	LONG $0x487c9162; WORD $0x2410; BYTE $0x11 // vmovups (%r9,%r10), %zmm4
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x517f // jg 0x5303 <k_tile_panel_min+0x8c3>
+	LONG $0xfffe19e9; BYTE $0xff // jmp 0x50d0 <k_tile_panel_min+0x690>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0xef2141c4; BYTE $0xdb // vpxor %xmm11, %xmm11, %xmm11
+	LONG $0xef1941c4; BYTE $0xe4 // vpxor %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0xfdcd8e0f; WORD $0xffff // jle 0x50d0 <k_tile_panel_min+0x690>
+	LONG $0xfce08348 // andq $-0x4, %rax
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	WORD $0x2949; BYTE $0xc2 // subq %rax, %r10
+	LONG $0x6ef941c4; BYTE $0xff // vmovq %r15, %xmm15
+	LONG $0xfce78348 // andq $-0x4, %rdi
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0xfce58349 // andq $-0x4, %r13
+	WORD $0xf749; BYTE $0xdd // negq %r13
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x08fde162; WORD $0xc56e // vmovq %rbp, %xmm16
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	LONG $0xfce38349 // andq $-0x4, %r11
+	WORD $0xf749; BYTE $0xdb // negq %r11
+	LONG $0x08fde162; WORD $0xcb6e // vmovq %rbx, %xmm17
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x02ffc149 // sarq $0x2, %r15
+	LONG $0xfce48349 // andq $-0x4, %r12
+	WORD $0xf749; BYTE $0xdc // negq %r12
+	LONG $0x3e1c8d48 // leaq (%rsi,%rdi), %rbx
+	LONG $0x02c38348 // addq $0x2, %rbx
+	LONG $0x2e6c8d4e; BYTE $0x04 // leaq 0x4(%rsi,%r13), %r13
+	LONG $0x00fd5162; WORD $0xff6c // vpunpcklqdq %xmm15, %xmm16, %xmm15 # xmm15 = xmm16[0],xmm15[0]
+	LONG $0x08fde162; WORD $0xc66e // vmovq %rsi, %xmm16
+	LONG $0x00fda162; WORD $0xc16c // vpunpcklqdq %xmm17, %xmm16, %xmm16 # xmm16 = xmm16[0],xmm17[0]
+	LONG $0x207d5362; WORD $0xff38; BYTE $0x01 // vinserti32x4 $0x1, %xmm15, %ymm16, %ymm15
+	LONG $0x20fdd162; WORD $0xe772; BYTE $0x3f // vpsraq $0x3f, %ymm15, %ymm16
+	LONG $0x20fdb162; WORD $0xd073; BYTE $0x3e // vpsrlq $0x3e, %ymm16, %ymm16
+	LONG $0x28853162; WORD $0xf8d4 // vpaddq %ymm16, %ymm15, %ymm15
+	LONG $0x2885d162; WORD $0xe772; BYTE $0x02 // vpsraq $0x2, %ymm15, %ymm15
+	LONG $0x28ed5262; WORD $0xff40 // vpmullq %ymm15, %ymm2, %ymm15
+	LONG $0x0e7c8d48; BYTE $0x06 // leaq 0x6(%rsi,%rcx), %rdi
+	LONG $0x1e0c8d4a // leaq (%rsi,%r11), %rcx
+	LONG $0x08c18348 // addq $0x8, %rcx
+	LONG $0x262c8d4a // leaq (%rsi,%r12), %rbp
+	LONG $0x0ac58348 // addq $0xa, %rbp
+	LONG $0x7ef961c4; BYTE $0xfe // vmovq %xmm15, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x16f963c4; WORD $0x01fe // vpextrq $0x1, %xmm15, %rsi
+	LONG $0x397d43c4; WORD $0x01ff // vextracti128 $0x1, %ymm15, %xmm15
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
+	LONG $0x7ef961c4; BYTE $0xfe // vmovq %xmm15, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	LONG $0x16f963c4; WORD $0x01fe // vpextrq $0x1, %xmm15, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0xfeaf0f4c // imulq %rsi, %r15
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	QUAD $0x000000d024b48b48 // movq 0xd0(%rsp), %rsi
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fe4162; WORD $0x246f; BYTE $0x24 // vmovdqu64 (%r12), %zmm28
+	LONG $0x48fd7162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm15
+	LONG $0x501d3262; WORD $0x3c50; BYTE $0x16 // vpdpbusd (%rsi,%r10){1to16}, %zmm28, %zmm15
+	LONG $0x48fde162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm16
+	QUAD $0x10164450501da262 // vpdpbusd 0x40(%rsi,%r10){1to16}, %zmm28, %zmm16
+	LONG $0x48fde162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm17
+	LONG $0x501de262; WORD $0x0c50; BYTE $0x1e // vpdpbusd (%rsi,%rbx){1to16}, %zmm28, %zmm17
+	LONG $0x48fde162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm18
+	QUAD $0x101e5450501de262 // vpdpbusd 0x40(%rsi,%rbx){1to16}, %zmm28, %zmm18
+	LONG $0x48fde162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm19
+	LONG $0x501da262; WORD $0x1c50; BYTE $0x2e // vpdpbusd (%rsi,%r13){1to16}, %zmm28, %zmm19
+	LONG $0x48fde162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm20
+	QUAD $0x102e6450501da262 // vpdpbusd 0x40(%rsi,%r13){1to16}, %zmm28, %zmm20
+	LONG $0x48fde162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm21
+	LONG $0x501de262; WORD $0x2c50; BYTE $0x3e // vpdpbusd (%rsi,%rdi){1to16}, %zmm28, %zmm21
+	LONG $0x48fde162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm22
+	QUAD $0x103e7450501de262 // vpdpbusd 0x40(%rsi,%rdi){1to16}, %zmm28, %zmm22
+	LONG $0x48fde162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm23
+	LONG $0x501de262; WORD $0x3c50; BYTE $0x0e // vpdpbusd (%rsi,%rcx){1to16}, %zmm28, %zmm23
+	QUAD $0x01246c6f48fe4162 // vmovdqu64 0x40(%r12), %zmm29
+	LONG $0x48fd6162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm24
+	QUAD $0x100e4450501d6262 // vpdpbusd 0x40(%rsi,%rcx){1to16}, %zmm28, %zmm24
+	QUAD $0x0224746f48fe4162 // vmovdqu64 0x80(%r12), %zmm30
+	LONG $0x48fd6162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm25
+	LONG $0x501d6262; WORD $0x0c50; BYTE $0x2e // vpdpbusd (%rsi,%rbp){1to16}, %zmm28, %zmm25
+	QUAD $0x03245c6f48fe4162 // vmovdqu64 0xc0(%r12), %zmm27
+	LONG $0x48fd6162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm26
+	QUAD $0x102e5450501d6262 // vpdpbusd 0x40(%rsi,%rbp){1to16}, %zmm28, %zmm26
+	QUAD $0x01167c5050153262 // vpdpbusd 0x4(%rsi,%r10){1to16}, %zmm29, %zmm15
+	QUAD $0x111644505015a262 // vpdpbusd 0x44(%rsi,%r10){1to16}, %zmm29, %zmm16
+	QUAD $0x011e4c505015e262 // vpdpbusd 0x4(%rsi,%rbx){1to16}, %zmm29, %zmm17
+	QUAD $0x111e54505015e262 // vpdpbusd 0x44(%rsi,%rbx){1to16}, %zmm29, %zmm18
+	QUAD $0x012e5c505015a262 // vpdpbusd 0x4(%rsi,%r13){1to16}, %zmm29, %zmm19
+	QUAD $0x112e64505015a262 // vpdpbusd 0x44(%rsi,%r13){1to16}, %zmm29, %zmm20
+	QUAD $0x013e6c505015e262 // vpdpbusd 0x4(%rsi,%rdi){1to16}, %zmm29, %zmm21
+	QUAD $0x113e74505015e262 // vpdpbusd 0x44(%rsi,%rdi){1to16}, %zmm29, %zmm22
+	QUAD $0x010e7c505015e262 // vpdpbusd 0x4(%rsi,%rcx){1to16}, %zmm29, %zmm23
+	QUAD $0x110e445050156262 // vpdpbusd 0x44(%rsi,%rcx){1to16}, %zmm29, %zmm24
+	QUAD $0x012e4c5050156262 // vpdpbusd 0x4(%rsi,%rbp){1to16}, %zmm29, %zmm25
+	QUAD $0x112e545050156262 // vpdpbusd 0x44(%rsi,%rbp){1to16}, %zmm29, %zmm26
+	QUAD $0x02167c50500d3262 // vpdpbusd 0x8(%rsi,%r10){1to16}, %zmm30, %zmm15
+	QUAD $0x12164450500da262 // vpdpbusd 0x48(%rsi,%r10){1to16}, %zmm30, %zmm16
+	QUAD $0x021e4c50500de262 // vpdpbusd 0x8(%rsi,%rbx){1to16}, %zmm30, %zmm17
+	QUAD $0x121e5450500de262 // vpdpbusd 0x48(%rsi,%rbx){1to16}, %zmm30, %zmm18
+	QUAD $0x022e5c50500da262 // vpdpbusd 0x8(%rsi,%r13){1to16}, %zmm30, %zmm19
+	QUAD $0x122e6450500da262 // vpdpbusd 0x48(%rsi,%r13){1to16}, %zmm30, %zmm20
+	QUAD $0x023e6c50500de262 // vpdpbusd 0x8(%rsi,%rdi){1to16}, %zmm30, %zmm21
+	QUAD $0x123e7450500de262 // vpdpbusd 0x48(%rsi,%rdi){1to16}, %zmm30, %zmm22
+	QUAD $0x020e7c50500de262 // vpdpbusd 0x8(%rsi,%rcx){1to16}, %zmm30, %zmm23
+	QUAD $0x120e4450500d6262 // vpdpbusd 0x48(%rsi,%rcx){1to16}, %zmm30, %zmm24
+	QUAD $0x022e4c50500d6262 // vpdpbusd 0x8(%rsi,%rbp){1to16}, %zmm30, %zmm25
+	QUAD $0x122e5450500d6262 // vpdpbusd 0x48(%rsi,%rbp){1to16}, %zmm30, %zmm26
+	QUAD $0x03167c5050253262 // vpdpbusd 0xc(%rsi,%r10){1to16}, %zmm27, %zmm15
+	QUAD $0x131644505025a262 // vpdpbusd 0x4c(%rsi,%r10){1to16}, %zmm27, %zmm16
+	QUAD $0x031e4c505025e262 // vpdpbusd 0xc(%rsi,%rbx){1to16}, %zmm27, %zmm17
+	QUAD $0x131e54505025e262 // vpdpbusd 0x4c(%rsi,%rbx){1to16}, %zmm27, %zmm18
+	QUAD $0x032e5c505025a262 // vpdpbusd 0xc(%rsi,%r13){1to16}, %zmm27, %zmm19
+	QUAD $0x132e64505025a262 // vpdpbusd 0x4c(%rsi,%r13){1to16}, %zmm27, %zmm20
+	QUAD $0x033e6c505025e262 // vpdpbusd 0xc(%rsi,%rdi){1to16}, %zmm27, %zmm21
+	QUAD $0x133e74505025e262 // vpdpbusd 0x4c(%rsi,%rdi){1to16}, %zmm27, %zmm22
+	QUAD $0x030e7c505025e262 // vpdpbusd 0xc(%rsi,%rcx){1to16}, %zmm27, %zmm23
+	QUAD $0x130e445050256262 // vpdpbusd 0x4c(%rsi,%rcx){1to16}, %zmm27, %zmm24
+	QUAD $0x032e4c5050256262 // vpdpbusd 0xc(%rsi,%rbp){1to16}, %zmm27, %zmm25
+	QUAD $0x132e545050256262 // vpdpbusd 0x4c(%rsi,%rbp){1to16}, %zmm27, %zmm26
+	QUAD $0x04245c6f48fe4162 // vmovdqu64 0x100(%r12), %zmm27
+	QUAD $0x04167c5050253262 // vpdpbusd 0x10(%rsi,%r10){1to16}, %zmm27, %zmm15
+	QUAD $0x141644505025a262 // vpdpbusd 0x50(%rsi,%r10){1to16}, %zmm27, %zmm16
+	QUAD $0x041e4c505025e262 // vpdpbusd 0x10(%rsi,%rbx){1to16}, %zmm27, %zmm17
+	QUAD $0x141e54505025e262 // vpdpbusd 0x50(%rsi,%rbx){1to16}, %zmm27, %zmm18
+	QUAD $0x042e5c505025a262 // vpdpbusd 0x10(%rsi,%r13){1to16}, %zmm27, %zmm19
+	QUAD $0x142e64505025a262 // vpdpbusd 0x50(%rsi,%r13){1to16}, %zmm27, %zmm20
+	QUAD $0x043e6c505025e262 // vpdpbusd 0x10(%rsi,%rdi){1to16}, %zmm27, %zmm21
+	QUAD $0x143e74505025e262 // vpdpbusd 0x50(%rsi,%rdi){1to16}, %zmm27, %zmm22
+	QUAD $0x040e7c505025e262 // vpdpbusd 0x10(%rsi,%rcx){1to16}, %zmm27, %zmm23
+	QUAD $0x140e445050256262 // vpdpbusd 0x50(%rsi,%rcx){1to16}, %zmm27, %zmm24
+	QUAD $0x042e4c5050256262 // vpdpbusd 0x10(%rsi,%rbp){1to16}, %zmm27, %zmm25
+	QUAD $0x142e545050256262 // vpdpbusd 0x50(%rsi,%rbp){1to16}, %zmm27, %zmm26
+	QUAD $0x05245c6f48fe4162 // vmovdqu64 0x140(%r12), %zmm27
+	QUAD $0x05167c5050253262 // vpdpbusd 0x14(%rsi,%r10){1to16}, %zmm27, %zmm15
+	QUAD $0x151644505025a262 // vpdpbusd 0x54(%rsi,%r10){1to16}, %zmm27, %zmm16
+	QUAD $0x051e4c505025e262 // vpdpbusd 0x14(%rsi,%rbx){1to16}, %zmm27, %zmm17
+	QUAD $0x151e54505025e262 // vpdpbusd 0x54(%rsi,%rbx){1to16}, %zmm27, %zmm18
+	QUAD $0x052e5c505025a262 // vpdpbusd 0x14(%rsi,%r13){1to16}, %zmm27, %zmm19
+	QUAD $0x152e64505025a262 // vpdpbusd 0x54(%rsi,%r13){1to16}, %zmm27, %zmm20
+	QUAD $0x053e6c505025e262 // vpdpbusd 0x14(%rsi,%rdi){1to16}, %zmm27, %zmm21
+	QUAD $0x153e74505025e262 // vpdpbusd 0x54(%rsi,%rdi){1to16}, %zmm27, %zmm22
+	QUAD $0x050e7c505025e262 // vpdpbusd 0x14(%rsi,%rcx){1to16}, %zmm27, %zmm23
+	QUAD $0x150e445050256262 // vpdpbusd 0x54(%rsi,%rcx){1to16}, %zmm27, %zmm24
+	QUAD $0x052e4c5050256262 // vpdpbusd 0x14(%rsi,%rbp){1to16}, %zmm27, %zmm25
+	QUAD $0x152e545050256262 // vpdpbusd 0x54(%rsi,%rbp){1to16}, %zmm27, %zmm26
+	QUAD $0x06245c6f48fe4162 // vmovdqu64 0x180(%r12), %zmm27
+	QUAD $0x06167c5050253262 // vpdpbusd 0x18(%rsi,%r10){1to16}, %zmm27, %zmm15
+	QUAD $0x161644505025a262 // vpdpbusd 0x58(%rsi,%r10){1to16}, %zmm27, %zmm16
+	QUAD $0x061e4c505025e262 // vpdpbusd 0x18(%rsi,%rbx){1to16}, %zmm27, %zmm17
+	QUAD $0x161e54505025e262 // vpdpbusd 0x58(%rsi,%rbx){1to16}, %zmm27, %zmm18
+	QUAD $0x062e5c505025a262 // vpdpbusd 0x18(%rsi,%r13){1to16}, %zmm27, %zmm19
+	QUAD $0x162e64505025a262 // vpdpbusd 0x58(%rsi,%r13){1to16}, %zmm27, %zmm20
+	QUAD $0x063e6c505025e262 // vpdpbusd 0x18(%rsi,%rdi){1to16}, %zmm27, %zmm21
+	QUAD $0x163e74505025e262 // vpdpbusd 0x58(%rsi,%rdi){1to16}, %zmm27, %zmm22
+	QUAD $0x060e7c505025e262 // vpdpbusd 0x18(%rsi,%rcx){1to16}, %zmm27, %zmm23
+	QUAD $0x160e445050256262 // vpdpbusd 0x58(%rsi,%rcx){1to16}, %zmm27, %zmm24
+	QUAD $0x062e4c5050256262 // vpdpbusd 0x18(%rsi,%rbp){1to16}, %zmm27, %zmm25
+	QUAD $0x162e545050256262 // vpdpbusd 0x58(%rsi,%rbp){1to16}, %zmm27, %zmm26
+	QUAD $0x07245c6f48fe4162 // vmovdqu64 0x1c0(%r12), %zmm27
+	QUAD $0x07167c5050253262 // vpdpbusd 0x1c(%rsi,%r10){1to16}, %zmm27, %zmm15
+	QUAD $0x171644505025a262 // vpdpbusd 0x5c(%rsi,%r10){1to16}, %zmm27, %zmm16
+	QUAD $0x071e4c505025e262 // vpdpbusd 0x1c(%rsi,%rbx){1to16}, %zmm27, %zmm17
+	QUAD $0x171e54505025e262 // vpdpbusd 0x5c(%rsi,%rbx){1to16}, %zmm27, %zmm18
+	QUAD $0x072e5c505025a262 // vpdpbusd 0x1c(%rsi,%r13){1to16}, %zmm27, %zmm19
+	QUAD $0x172e64505025a262 // vpdpbusd 0x5c(%rsi,%r13){1to16}, %zmm27, %zmm20
+	QUAD $0x073e6c505025e262 // vpdpbusd 0x1c(%rsi,%rdi){1to16}, %zmm27, %zmm21
+	QUAD $0x173e74505025e262 // vpdpbusd 0x5c(%rsi,%rdi){1to16}, %zmm27, %zmm22
+	QUAD $0x070e7c505025e262 // vpdpbusd 0x1c(%rsi,%rcx){1to16}, %zmm27, %zmm23
+	QUAD $0x170e445050256262 // vpdpbusd 0x5c(%rsi,%rcx){1to16}, %zmm27, %zmm24
+	QUAD $0x072e4c5050256262 // vpdpbusd 0x1c(%rsi,%rbp){1to16}, %zmm27, %zmm25
+	QUAD $0x172e545050256262 // vpdpbusd 0x5c(%rsi,%rbp){1to16}, %zmm27, %zmm26
+	QUAD $0x08245c10487c4162 // vmovups 0x200(%r12), %zmm27
+	LONG $0x40246162; WORD $0xe159 // vmulps %zmm1, %zmm27, %zmm28
+	LONG $0x40251262; WORD $0xfca8 // vfmadd213ps %zmm28, %zmm27, %zmm15 # zmm15 = (zmm27 * zmm15) + zmm28
+	LONG $0x40258262; WORD $0xc4a8 // vfmadd213ps %zmm28, %zmm27, %zmm16 # zmm16 = (zmm27 * zmm16) + zmm28
+	LONG $0x40258262; WORD $0xcca8 // vfmadd213ps %zmm28, %zmm27, %zmm17 # zmm17 = (zmm27 * zmm17) + zmm28
+	LONG $0x40258262; WORD $0xd4a8 // vfmadd213ps %zmm28, %zmm27, %zmm18 # zmm18 = (zmm27 * zmm18) + zmm28
+	LONG $0x40258262; WORD $0xdca8 // vfmadd213ps %zmm28, %zmm27, %zmm19 # zmm19 = (zmm27 * zmm19) + zmm28
+	LONG $0x40258262; WORD $0xe4a8 // vfmadd213ps %zmm28, %zmm27, %zmm20 # zmm20 = (zmm27 * zmm20) + zmm28
+	LONG $0x40258262; WORD $0xeca8 // vfmadd213ps %zmm28, %zmm27, %zmm21 # zmm21 = (zmm27 * zmm21) + zmm28
+	LONG $0x40258262; WORD $0xf4a8 // vfmadd213ps %zmm28, %zmm27, %zmm22 # zmm22 = (zmm27 * zmm22) + zmm28
+	LONG $0x40258262; WORD $0xfca8 // vfmadd213ps %zmm28, %zmm27, %zmm23 # zmm23 = (zmm27 * zmm23) + zmm28
+	LONG $0x40250262; WORD $0xc4a8 // vfmadd213ps %zmm28, %zmm27, %zmm24 # zmm24 = (zmm27 * zmm24) + zmm28
+	LONG $0x40250262; WORD $0xcca8 // vfmadd213ps %zmm28, %zmm27, %zmm25 # zmm25 = (zmm27 * zmm25) + zmm28
+	QUAD $0x08167c9858653262 // vfmadd132ps 0x20(%rsi,%r10){1to16}, %zmm3, %zmm15 # zmm15 = (zmm15 * mem) + zmm3
+	QUAD $0x181644985855a262 // vfmadd132ps 0x60(%rsi,%r10){1to16}, %zmm5, %zmm16 # zmm16 = (zmm16 * mem) + zmm5
+	QUAD $0x081e4c98584de262 // vfmadd132ps 0x20(%rsi,%rbx){1to16}, %zmm6, %zmm17 # zmm17 = (zmm17 * mem) + zmm6
+	QUAD $0x181e54985845e262 // vfmadd132ps 0x60(%rsi,%rbx){1to16}, %zmm7, %zmm18 # zmm18 = (zmm18 * mem) + zmm7
+	QUAD $0x082e5c98583da262 // vfmadd132ps 0x20(%rsi,%r13){1to16}, %zmm8, %zmm19 # zmm19 = (zmm19 * mem) + zmm8
+	QUAD $0x182e64985835a262 // vfmadd132ps 0x60(%rsi,%r13){1to16}, %zmm9, %zmm20 # zmm20 = (zmm20 * mem) + zmm9
+	QUAD $0x083e6c98582de262 // vfmadd132ps 0x20(%rsi,%rdi){1to16}, %zmm10, %zmm21 # zmm21 = (zmm21 * mem) + zmm10
+	QUAD $0x183e74985825e262 // vfmadd132ps 0x60(%rsi,%rdi){1to16}, %zmm11, %zmm22 # zmm22 = (zmm22 * mem) + zmm11
+	QUAD $0x080e7c98581de262 // vfmadd132ps 0x20(%rsi,%rcx){1to16}, %zmm12, %zmm23 # zmm23 = (zmm23 * mem) + zmm12
+	QUAD $0x180e449858156262 // vfmadd132ps 0x60(%rsi,%rcx){1to16}, %zmm13, %zmm24 # zmm24 = (zmm24 * mem) + zmm13
+	QUAD $0x082e4c98580d6262 // vfmadd132ps 0x20(%rsi,%rbp){1to16}, %zmm14, %zmm25 # zmm25 = (zmm25 * mem) + zmm14
+	LONG $0x40250262; WORD $0xd4a8 // vfmadd213ps %zmm28, %zmm27, %zmm26 # zmm26 = (zmm27 * zmm26) + zmm28
+	QUAD $0x182e5498585d6262 // vfmadd132ps 0x60(%rsi,%rbp){1to16}, %zmm4, %zmm26 # zmm26 = (zmm26 * mem) + zmm4
+	QUAD $0x09245c10487cd162 // vmovups 0x240(%r12), %zmm3
+	QUAD $0x0c167cb858653262 // vfmadd231ps 0x30(%rsi,%r10){1to16}, %zmm3, %zmm15 # zmm15 = (zmm3 * mem) + zmm15
+	QUAD $0x1c1644b85865a262 // vfmadd231ps 0x70(%rsi,%r10){1to16}, %zmm3, %zmm16 # zmm16 = (zmm3 * mem) + zmm16
+	QUAD $0x0c1e4cb85865e262 // vfmadd231ps 0x30(%rsi,%rbx){1to16}, %zmm3, %zmm17 # zmm17 = (zmm3 * mem) + zmm17
+	QUAD $0x1c1e54b85865e262 // vfmadd231ps 0x70(%rsi,%rbx){1to16}, %zmm3, %zmm18 # zmm18 = (zmm3 * mem) + zmm18
+	QUAD $0x0c2e5cb85865a262 // vfmadd231ps 0x30(%rsi,%r13){1to16}, %zmm3, %zmm19 # zmm19 = (zmm3 * mem) + zmm19
+	QUAD $0x1c2e64b85865a262 // vfmadd231ps 0x70(%rsi,%r13){1to16}, %zmm3, %zmm20 # zmm20 = (zmm3 * mem) + zmm20
+	QUAD $0x0c3e6cb85865e262 // vfmadd231ps 0x30(%rsi,%rdi){1to16}, %zmm3, %zmm21 # zmm21 = (zmm3 * mem) + zmm21
+	QUAD $0x1c3e74b85865e262 // vfmadd231ps 0x70(%rsi,%rdi){1to16}, %zmm3, %zmm22 # zmm22 = (zmm3 * mem) + zmm22
+	QUAD $0x0c0e7cb85865e262 // vfmadd231ps 0x30(%rsi,%rcx){1to16}, %zmm3, %zmm23 # zmm23 = (zmm3 * mem) + zmm23
+	QUAD $0x1c0e44b858656262 // vfmadd231ps 0x70(%rsi,%rcx){1to16}, %zmm3, %zmm24 # zmm24 = (zmm3 * mem) + zmm24
+	QUAD $0x0c2e4cb858656262 // vfmadd231ps 0x30(%rsi,%rbp){1to16}, %zmm3, %zmm25 # zmm25 = (zmm3 * mem) + zmm25
+	QUAD $0x1c2e54b858656262 // vfmadd231ps 0x70(%rsi,%rbp){1to16}, %zmm3, %zmm26 # zmm26 = (zmm3 * mem) + zmm26
+	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	WORD $0xff49; BYTE $0xcb // decq %r11
+	LONG $0x487cd162; WORD $0xdf28 // vmovaps %zmm15, %zmm3
+	LONG $0x487cb162; WORD $0xe828 // vmovaps %zmm16, %zmm5
+	LONG $0x487cb162; WORD $0xf128 // vmovaps %zmm17, %zmm6
+	LONG $0x487cb162; WORD $0xfa28 // vmovaps %zmm18, %zmm7
+	LONG $0x487c3162; WORD $0xc328 // vmovaps %zmm19, %zmm8
+	LONG $0x487c3162; WORD $0xcc28 // vmovaps %zmm20, %zmm9
+	LONG $0x487c3162; WORD $0xd528 // vmovaps %zmm21, %zmm10
+	LONG $0x487c3162; WORD $0xde28 // vmovaps %zmm22, %zmm11
+	LONG $0x487c3162; WORD $0xe728 // vmovaps %zmm23, %zmm12
+	LONG $0x487c1162; WORD $0xe828 // vmovaps %zmm24, %zmm13
+	LONG $0x487c1162; WORD $0xf128 // vmovaps %zmm25, %zmm14
+	LONG $0x487c9162; WORD $0xe228 // vmovaps %zmm26, %zmm4
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	LONG $0xfafe870f; WORD $0xffff // ja 0x5430 <k_tile_panel_min+0x9f0>
+	LONG $0xfff7e1e9; BYTE $0xff // jmp 0x5118 <k_tile_panel_min+0x6d8>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
+	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
+	LONG $0x18758b48 // movq 0x18(%rbp), %rsi
+	LONG $0x207d8b48 // movq 0x20(%rbp), %rdi
+	LONG $0x48458b4c // movq 0x48(%rbp), %r8
+	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
+	LONG $0x400c8d4c // leaq (%rax,%rax,2), %r9
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x4eeb // jmp 0x59b5 <k_tile_panel_min+0xf75>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x48fd7162; WORD $0xca6f // vmovdqa64 %zmm2, %zmm9
+	LONG $0x487c7162; WORD $0xc328 // vmovaps %zmm3, %zmm8
+	LONG $0x487cf162; WORD $0xfc28 // vmovaps %zmm4, %zmm7
+	LONG $0x487cf162; WORD $0xf528 // vmovaps %zmm5, %zmm6
+	LONG $0x487cd162; WORD $0x3211 // vmovups %zmm6, (%r10)
+	LONG $0x487cd162; WORD $0x3c11; BYTE $0xb2 // vmovups %zmm7, (%r10,%rsi,4)
+	LONG $0x487c5162; WORD $0x0411; BYTE $0xf2 // vmovups %zmm8, (%r10,%rsi,8)
+	LONG $0x487c1162; WORD $0x0c11; BYTE $0x0a // vmovups %zmm9, (%r10,%r9)
+	LONG $0x04508d4c // leaq 0x4(%rax), %r10
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
+	LONG $0xf5fa8f0f; WORD $0xffff // jg 0x4faf <k_tile_panel_min+0x56f>
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x247c2b4c; BYTE $0x08 // subq 0x8(%rsp), %r15
+	LONG $0xfeaf0f4c // imulq %rsi, %r15
+	LONG $0x035e8d49 // leaq 0x3(%r14), %rbx
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xde490f49 // cmovnsq %r14, %rbx
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x02568d4d // leaq 0x2(%r14), %r10
+	LONG $0x055e8d4d // leaq 0x5(%r14), %r11
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xda490f4d // cmovnsq %r10, %r11
+	QUAD $0x000000e024948b4c // movq 0xe0(%rsp), %r10
+	LONG $0xba148d4f // leaq (%r10,%r15,4), %r10
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x3174 // je 0x5a20 <k_tile_panel_min+0xfe0>
+	LONG $0x487cd162; WORD $0x2a10 // vmovups (%r10), %zmm5
+	LONG $0x487cd162; WORD $0x2410; BYTE $0xb2 // vmovups (%r10,%rsi,4), %zmm4
+	LONG $0x487cd162; WORD $0x1c10; BYTE $0xf2 // vmovups (%r10,%rsi,8), %zmm3
+	LONG $0x48fe9162; WORD $0x146f; BYTE $0x0a // vmovdqu64 (%r10,%r9), %zmm2
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x2a7f // jg 0x5a3c <k_tile_panel_min+0xffc>
+	LONG $0xffff59e9; BYTE $0xff // jmp 0x5970 <k_tile_panel_min+0xf30>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0xff348e0f; WORD $0xffff // jle 0x5970 <k_tile_panel_min+0xf30>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0xfce78349 // andq $-0x4, %r15
+	LONG $0x02fbc148 // sarq $0x2, %rbx
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0x02fcc149 // sarq $0x2, %r12
+	LONG $0xfce38349 // andq $-0x4, %r11
+	WORD $0xf749; BYTE $0xdb // negq %r11
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x02c38349 // addq $0x2, %r11
+	WORD $0x294d; BYTE $0xfe // subq %r15, %r14
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	LONG $0xdfaf0f48 // imulq %rdi, %rbx
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
+	LONG $0x48fe5162; WORD $0x556f; BYTE $0x00 // vmovdqu64 (%r13), %zmm10
+	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
+	LONG $0x582d9262; WORD $0x3450; BYTE $0x34 // vpdpbusd (%r12,%r14){1to16}, %zmm10, %zmm6
+	LONG $0x48fe5162; WORD $0x5d6f; BYTE $0x01 // vmovdqu64 0x40(%r13), %zmm11
+	LONG $0x48fdf162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm7
+	QUAD $0x10347c50582d9262 // vpdpbusd 0x40(%r12,%r14){1to16}, %zmm10, %zmm7
+	LONG $0x48fe5162; WORD $0x656f; BYTE $0x02 // vmovdqu64 0x80(%r13), %zmm12
+	LONG $0x48fd7162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm8
+	LONG $0x582d1262; WORD $0x0450; BYTE $0x1c // vpdpbusd (%r12,%r11){1to16}, %zmm10, %zmm8
+	LONG $0x48fe5162; WORD $0x6d6f; BYTE $0x03 // vmovdqu64 0xc0(%r13), %zmm13
+	LONG $0x48fd7162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm9
+	QUAD $0x101c4c50582d1262 // vpdpbusd 0x40(%r12,%r11){1to16}, %zmm10, %zmm9
+	QUAD $0x0134745058259262 // vpdpbusd 0x4(%r12,%r14){1to16}, %zmm11, %zmm6
+	QUAD $0x11347c5058259262 // vpdpbusd 0x44(%r12,%r14){1to16}, %zmm11, %zmm7
+	QUAD $0x011c445058251262 // vpdpbusd 0x4(%r12,%r11){1to16}, %zmm11, %zmm8
+	QUAD $0x111c4c5058251262 // vpdpbusd 0x44(%r12,%r11){1to16}, %zmm11, %zmm9
+	QUAD $0x02347450581d9262 // vpdpbusd 0x8(%r12,%r14){1to16}, %zmm12, %zmm6
+	QUAD $0x12347c50581d9262 // vpdpbusd 0x48(%r12,%r14){1to16}, %zmm12, %zmm7
+	QUAD $0x021c4450581d1262 // vpdpbusd 0x8(%r12,%r11){1to16}, %zmm12, %zmm8
+	QUAD $0x121c4c50581d1262 // vpdpbusd 0x48(%r12,%r11){1to16}, %zmm12, %zmm9
+	QUAD $0x0334745058159262 // vpdpbusd 0xc(%r12,%r14){1to16}, %zmm13, %zmm6
+	QUAD $0x13347c5058159262 // vpdpbusd 0x4c(%r12,%r14){1to16}, %zmm13, %zmm7
+	QUAD $0x031c445058151262 // vpdpbusd 0xc(%r12,%r11){1to16}, %zmm13, %zmm8
+	QUAD $0x131c4c5058151262 // vpdpbusd 0x4c(%r12,%r11){1to16}, %zmm13, %zmm9
+	LONG $0x48fe5162; WORD $0x556f; BYTE $0x04 // vmovdqu64 0x100(%r13), %zmm10
+	QUAD $0x04347450582d9262 // vpdpbusd 0x10(%r12,%r14){1to16}, %zmm10, %zmm6
+	QUAD $0x14347c50582d9262 // vpdpbusd 0x50(%r12,%r14){1to16}, %zmm10, %zmm7
+	QUAD $0x041c4450582d1262 // vpdpbusd 0x10(%r12,%r11){1to16}, %zmm10, %zmm8
+	QUAD $0x141c4c50582d1262 // vpdpbusd 0x50(%r12,%r11){1to16}, %zmm10, %zmm9
+	LONG $0x48fe5162; WORD $0x556f; BYTE $0x05 // vmovdqu64 0x140(%r13), %zmm10
+	QUAD $0x05347450582d9262 // vpdpbusd 0x14(%r12,%r14){1to16}, %zmm10, %zmm6
+	QUAD $0x15347c50582d9262 // vpdpbusd 0x54(%r12,%r14){1to16}, %zmm10, %zmm7
+	QUAD $0x051c4450582d1262 // vpdpbusd 0x14(%r12,%r11){1to16}, %zmm10, %zmm8
+	QUAD $0x151c4c50582d1262 // vpdpbusd 0x54(%r12,%r11){1to16}, %zmm10, %zmm9
+	LONG $0x48fe5162; WORD $0x556f; BYTE $0x06 // vmovdqu64 0x180(%r13), %zmm10
+	QUAD $0x06347450582d9262 // vpdpbusd 0x18(%r12,%r14){1to16}, %zmm10, %zmm6
+	QUAD $0x16347c50582d9262 // vpdpbusd 0x58(%r12,%r14){1to16}, %zmm10, %zmm7
+	QUAD $0x061c4450582d1262 // vpdpbusd 0x18(%r12,%r11){1to16}, %zmm10, %zmm8
+	QUAD $0x161c4c50582d1262 // vpdpbusd 0x58(%r12,%r11){1to16}, %zmm10, %zmm9
+	LONG $0x48fe5162; WORD $0x556f; BYTE $0x07 // vmovdqu64 0x1c0(%r13), %zmm10
+	QUAD $0x07347450582d9262 // vpdpbusd 0x1c(%r12,%r14){1to16}, %zmm10, %zmm6
+	QUAD $0x17347c50582d9262 // vpdpbusd 0x5c(%r12,%r14){1to16}, %zmm10, %zmm7
+	QUAD $0x071c4450582d1262 // vpdpbusd 0x1c(%r12,%r11){1to16}, %zmm10, %zmm8
+	QUAD $0x171c4c50582d1262 // vpdpbusd 0x5c(%r12,%r11){1to16}, %zmm10, %zmm9
+	LONG $0x487c5162; WORD $0x5510; BYTE $0x08 // vmovups 0x200(%r13), %zmm10
+	LONG $0x482c7162; WORD $0xd959 // vmulps %zmm1, %zmm10, %zmm11
+	LONG $0x482dd262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm6) + zmm11
+	LONG $0x482dd262; WORD $0xfba8 // vfmadd213ps %zmm11, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm7) + zmm11
+	LONG $0x482d5262; WORD $0xc3a8 // vfmadd213ps %zmm11, %zmm10, %zmm8 # zmm8 = (zmm10 * zmm8) + zmm11
+	QUAD $0x0834749858559262 // vfmadd132ps 0x20(%r12,%r14){1to16}, %zmm5, %zmm6 # zmm6 = (zmm6 * mem) + zmm5
+	QUAD $0x18347c98585d9262 // vfmadd132ps 0x60(%r12,%r14){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
+	QUAD $0x081c449858651262 // vfmadd132ps 0x20(%r12,%r11){1to16}, %zmm3, %zmm8 # zmm8 = (zmm8 * mem) + zmm3
+	LONG $0x482d5262; WORD $0xcba8 // vfmadd213ps %zmm11, %zmm10, %zmm9 # zmm9 = (zmm10 * zmm9) + zmm11
+	QUAD $0x181c4c98586d1262 // vfmadd132ps 0x60(%r12,%r11){1to16}, %zmm2, %zmm9 # zmm9 = (zmm9 * mem) + zmm2
+	LONG $0x487cd162; WORD $0x5510; BYTE $0x09 // vmovups 0x240(%r13), %zmm2
+	QUAD $0x0c3474b8586d9262 // vfmadd231ps 0x30(%r12,%r14){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
+	QUAD $0x1c347cb8586d9262 // vfmadd231ps 0x70(%r12,%r14){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
+	QUAD $0x0c1c44b8586d1262 // vfmadd231ps 0x30(%r12,%r11){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
+	QUAD $0x1c1c4cb8586d1262 // vfmadd231ps 0x70(%r12,%r11){1to16}, %zmm2, %zmm9 # zmm9 = (zmm2 * mem) + zmm9
+	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
+	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0x487cd162; WORD $0xd128 // vmovaps %zmm9, %zmm2
+	LONG $0x487cd162; WORD $0xd828 // vmovaps %zmm8, %zmm3
+	LONG $0x487cf162; WORD $0xe728 // vmovaps %zmm7, %zmm4
+	LONG $0x487cf162; WORD $0xee28 // vmovaps %zmm6, %zmm5
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0xfe13870f; WORD $0xffff // ja 0x5a80 <k_tile_panel_min+0x1040>
+	LONG $0xfffd16e9; BYTE $0xff // jmp 0x5988 <k_tile_panel_min+0xf48>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x08758b48 // movq 0x8(%rbp), %rsi
+	LONG $0x187d8b48 // movq 0x18(%rbp), %rdi
+	LONG $0x20458b4c // movq 0x20(%rbp), %r8
+	LONG $0x484d8b4c // movq 0x48(%rbp), %r9
+	WORD $0x39eb // jmp 0x5ccb <k_tile_panel_min+0x128b>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
+	LONG $0x487cf162; WORD $0xe328 // vmovaps %zmm3, %zmm4
+	LONG $0x487cd162; WORD $0x2211 // vmovups %zmm4, (%r10)
+	LONG $0x487cd162; WORD $0x2c11; BYTE $0xba // vmovups %zmm5, (%r10,%rdi,4)
+	LONG $0x02518d4c // leaq 0x2(%rcx), %r10
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
+	LONG $0xf2f68f0f; WORD $0xffff // jg 0x4fc1 <k_tile_panel_min+0x581>
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x24542b4c; BYTE $0x08 // subq 0x8(%rsp), %r10
+	LONG $0xd7af0f4c // imulq %rdi, %r10
+	LONG $0x03588d4c // leaq 0x3(%rax), %r11
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xd8490f4c // cmovnsq %rax, %r11
+	QUAD $0x000000e0249c8b48 // movq 0xe0(%rsp), %rbx
+	LONG $0x93148d4e // leaq (%rbx,%r10,4), %r10
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x1a74 // je 0x5d10 <k_tile_panel_min+0x12d0>
+	LONG $0x487cd162; WORD $0x1a10 // vmovups (%r10), %zmm3
+	LONG $0x487cd162; WORD $0x1410; BYTE $0xba // vmovups (%r10,%rdi,4), %zmm2
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x157f // jg 0x5d20 <k_tile_panel_min+0x12e0>
+	WORD $0x93eb // jmp 0x5ca0 <k_tile_panel_min+0x1260>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x807e // jle 0x5ca0 <k_tile_panel_min+0x1260>
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0x02fbc148 // sarq $0x2, %rbx
+	LONG $0xd8af0f49 // imulq %r8, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0xfce38349 // andq $-0x4, %r11
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x48fef162; WORD $0x336f // vmovdqu64 (%rbx), %zmm6
+	LONG $0x48fef162; WORD $0x7b6f; BYTE $0x01 // vmovdqu64 0x40(%rbx), %zmm7
+	LONG $0x48fe7162; WORD $0x436f; BYTE $0x02 // vmovdqu64 0x80(%rbx), %zmm8
+	LONG $0x48fdf162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm4
+	LONG $0x584df262; WORD $0x2050 // vpdpbusd (%rax){1to16}, %zmm6, %zmm4
+	LONG $0x48fe7162; WORD $0x4b6f; BYTE $0x03 // vmovdqu64 0xc0(%rbx), %zmm9
+	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
+	LONG $0x584df262; WORD $0x6850; BYTE $0x10 // vpdpbusd 0x40(%rax){1to16}, %zmm6, %zmm5
+	LONG $0x5845f262; WORD $0x6050; BYTE $0x01 // vpdpbusd 0x4(%rax){1to16}, %zmm7, %zmm4
+	LONG $0x5845f262; WORD $0x6850; BYTE $0x11 // vpdpbusd 0x44(%rax){1to16}, %zmm7, %zmm5
+	LONG $0x583df262; WORD $0x6050; BYTE $0x02 // vpdpbusd 0x8(%rax){1to16}, %zmm8, %zmm4
+	LONG $0x583df262; WORD $0x6850; BYTE $0x12 // vpdpbusd 0x48(%rax){1to16}, %zmm8, %zmm5
+	LONG $0x5835f262; WORD $0x6050; BYTE $0x03 // vpdpbusd 0xc(%rax){1to16}, %zmm9, %zmm4
+	LONG $0x5835f262; WORD $0x6850; BYTE $0x13 // vpdpbusd 0x4c(%rax){1to16}, %zmm9, %zmm5
+	LONG $0x48fef162; WORD $0x736f; BYTE $0x04 // vmovdqu64 0x100(%rbx), %zmm6
+	LONG $0x584df262; WORD $0x6050; BYTE $0x04 // vpdpbusd 0x10(%rax){1to16}, %zmm6, %zmm4
+	LONG $0x584df262; WORD $0x6850; BYTE $0x14 // vpdpbusd 0x50(%rax){1to16}, %zmm6, %zmm5
+	LONG $0x48fef162; WORD $0x736f; BYTE $0x05 // vmovdqu64 0x140(%rbx), %zmm6
+	LONG $0x584df262; WORD $0x6050; BYTE $0x05 // vpdpbusd 0x14(%rax){1to16}, %zmm6, %zmm4
+	LONG $0x584df262; WORD $0x6850; BYTE $0x15 // vpdpbusd 0x54(%rax){1to16}, %zmm6, %zmm5
+	LONG $0x48fef162; WORD $0x736f; BYTE $0x06 // vmovdqu64 0x180(%rbx), %zmm6
+	LONG $0x584df262; WORD $0x6050; BYTE $0x06 // vpdpbusd 0x18(%rax){1to16}, %zmm6, %zmm4
+	LONG $0x584df262; WORD $0x6850; BYTE $0x16 // vpdpbusd 0x58(%rax){1to16}, %zmm6, %zmm5
+	LONG $0x48fef162; WORD $0x736f; BYTE $0x07 // vmovdqu64 0x1c0(%rbx), %zmm6
+	LONG $0x584df262; WORD $0x6050; BYTE $0x07 // vpdpbusd 0x1c(%rax){1to16}, %zmm6, %zmm4
+	LONG $0x584df262; WORD $0x6850; BYTE $0x17 // vpdpbusd 0x5c(%rax){1to16}, %zmm6, %zmm5
+	LONG $0x487cf162; WORD $0x7310; BYTE $0x08 // vmovups 0x200(%rbx), %zmm6
+	LONG $0x484cf162; WORD $0xf959 // vmulps %zmm1, %zmm6, %zmm7
+	LONG $0x484df262; WORD $0xe7a8 // vfmadd213ps %zmm7, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm7
+	LONG $0x484df262; WORD $0xefa8 // vfmadd213ps %zmm7, %zmm6, %zmm5 # zmm5 = (zmm6 * zmm5) + zmm7
+	LONG $0x5865f262; WORD $0x6098; BYTE $0x08 // vfmadd132ps 0x20(%rax){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
+	LONG $0x586df262; WORD $0x6898; BYTE $0x18 // vfmadd132ps 0x60(%rax){1to16}, %zmm2, %zmm5 # zmm5 = (zmm5 * mem) + zmm2
+	LONG $0x487cf162; WORD $0x5310; BYTE $0x09 // vmovups 0x240(%rbx), %zmm2
+	LONG $0x586df262; WORD $0x60b8; BYTE $0x0c // vfmadd231ps 0x30(%rax){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
+	LONG $0x586df262; WORD $0x68b8; BYTE $0x1c // vfmadd231ps 0x70(%rax){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	LONG $0x80c38148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbx # imm = 0x280
+	WORD $0xff49; BYTE $0xcb // decq %r11
+	LONG $0x487cf162; WORD $0xd528 // vmovaps %zmm5, %zmm2
+	LONG $0x487cf162; WORD $0xdc28 // vmovaps %zmm4, %zmm3
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	LONG $0xfeec870f; WORD $0xffff // ja 0x5d50 <k_tile_panel_min+0x1310>
+	LONG $0xfffe43e9; BYTE $0xff // jmp 0x5cac <k_tile_panel_min+0x126c>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0xef678e0f; WORD $0xffff // jle 0x4de0 <k_tile_panel_min+0x3a0>
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	LONG $0x7daf0f48; BYTE $0x20 // imulq 0x20(%rbp), %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x087d0348 // addq 0x8(%rbp), %rdi
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x48fef162; WORD $0x1a6f // vmovdqu64 (%rdx), %zmm3
+	LONG $0x48fef162; WORD $0x626f; BYTE $0x01 // vmovdqu64 0x40(%rdx), %zmm4
+	LONG $0x48fef162; WORD $0x6a6f; BYTE $0x02 // vmovdqu64 0x80(%rdx), %zmm5
+	LONG $0x48fef162; WORD $0x726f; BYTE $0x03 // vmovdqu64 0xc0(%rdx), %zmm6
+	LONG $0x48fdf162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm7
+	LONG $0x5865f262; WORD $0x3950 // vpdpbusd (%rcx){1to16}, %zmm3, %zmm7
+	LONG $0x585df262; WORD $0x7950; BYTE $0x01 // vpdpbusd 0x4(%rcx){1to16}, %zmm4, %zmm7
+	LONG $0x5855f262; WORD $0x7950; BYTE $0x02 // vpdpbusd 0x8(%rcx){1to16}, %zmm5, %zmm7
+	LONG $0x584df262; WORD $0x7950; BYTE $0x03 // vpdpbusd 0xc(%rcx){1to16}, %zmm6, %zmm7
+	LONG $0x48fef162; WORD $0x5a6f; BYTE $0x04 // vmovdqu64 0x100(%rdx), %zmm3
+	LONG $0x5865f262; WORD $0x7950; BYTE $0x04 // vpdpbusd 0x10(%rcx){1to16}, %zmm3, %zmm7
+	LONG $0x48fef162; WORD $0x5a6f; BYTE $0x05 // vmovdqu64 0x140(%rdx), %zmm3
+	LONG $0x5865f262; WORD $0x7950; BYTE $0x05 // vpdpbusd 0x14(%rcx){1to16}, %zmm3, %zmm7
+	LONG $0x48fef162; WORD $0x5a6f; BYTE $0x06 // vmovdqu64 0x180(%rdx), %zmm3
+	LONG $0x5865f262; WORD $0x7950; BYTE $0x06 // vpdpbusd 0x18(%rcx){1to16}, %zmm3, %zmm7
+	LONG $0x48fef162; WORD $0x5a6f; BYTE $0x07 // vmovdqu64 0x1c0(%rdx), %zmm3
+	LONG $0x5865f262; WORD $0x7950; BYTE $0x07 // vpdpbusd 0x1c(%rcx){1to16}, %zmm3, %zmm7
+	LONG $0x487cf162; WORD $0x5a10; BYTE $0x08 // vmovups 0x200(%rdx), %zmm3
+	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
+	LONG $0x4865f262; WORD $0xe7b8 // vfmadd231ps %zmm7, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm7) + zmm4
+	LONG $0x586df262; WORD $0x6198; BYTE $0x08 // vfmadd132ps 0x20(%rcx){1to16}, %zmm2, %zmm4 # zmm4 = (zmm4 * mem) + zmm2
+	LONG $0x487cf162; WORD $0x5210; BYTE $0x09 // vmovups 0x240(%rdx), %zmm2
+	LONG $0x585df262; WORD $0x5198; BYTE $0x0c // vfmadd132ps 0x30(%rcx){1to16}, %zmm4, %zmm2 # zmm2 = (zmm2 * mem) + zmm4
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	LONG $0x80c28148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdx # imm = 0x280
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xff49870f; WORD $0xffff // ja 0x5ea0 <k_tile_panel_min+0x1460>
+	LONG $0xffee84e9; BYTE $0xff // jmp 0x4de0 <k_tile_panel_min+0x3a0>
+	LONG $0x20c48148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rsp # imm = 0x120
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3454,122 +3978,389 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f58e0f; WORD $0x0000 // jle 0x53a7 <k_tile_panel_min+0x1287>
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0xfce78349 // andq $-0x4, %r15
-	LONG $0x02fec149 // sarq $0x2, %r14
-	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
-	LONG $0xf1af0f4d // imulq %r9, %r14
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x06e6c149 // shlq $0x6, %r14
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	QUAD $0x2b980d58487df262; WORD $0x0000 // vpbroadcastd 0x2b98(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
-	LONG $0x01708d4c // leaq 0x1(%rax), %r14
-	QUAD $0x2b6e1518487df262; WORD $0x0000 // vbroadcastss 0x2b6e(%rip), %zmm2 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fed162; WORD $0x1f6f // vmovdqu64 (%r15), %zmm3
-	LONG $0x48fed162; WORD $0x676f; BYTE $0x01 // vmovdqu64 0x40(%r15), %zmm4
-	LONG $0x48fed162; WORD $0x6f6f; BYTE $0x02 // vmovdqu64 0x80(%r15), %zmm5
-	LONG $0x48fed162; WORD $0x776f; BYTE $0x03 // vmovdqu64 0xc0(%r15), %zmm6
-	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	LONG $0x5865f262; WORD $0x3a50 // vpdpbusd (%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x585df262; WORD $0x7a50; BYTE $0x01 // vpdpbusd 0x4(%rdx){1to16}, %zmm4, %zmm7
-	LONG $0x5855f262; WORD $0x7a50; BYTE $0x02 // vpdpbusd 0x8(%rdx){1to16}, %zmm5, %zmm7
-	LONG $0x584df262; WORD $0x7a50; BYTE $0x03 // vpdpbusd 0xc(%rdx){1to16}, %zmm6, %zmm7
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x04 // vmovdqu64 0x100(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x7a50; BYTE $0x04 // vpdpbusd 0x10(%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x05 // vmovdqu64 0x140(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x7a50; BYTE $0x05 // vpdpbusd 0x14(%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x06 // vmovdqu64 0x180(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x7a50; BYTE $0x06 // vpdpbusd 0x18(%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x48fed162; WORD $0x5f6f; BYTE $0x07 // vmovdqu64 0x1c0(%r15), %zmm3
-	LONG $0x5865f262; WORD $0x7a50; BYTE $0x07 // vpdpbusd 0x1c(%rdx){1to16}, %zmm3, %zmm7
-	LONG $0x487cd162; WORD $0x5f10; BYTE $0x08 // vmovups 0x200(%r15), %zmm3
-	LONG $0x4864f162; WORD $0xe259 // vmulps %zmm2, %zmm3, %zmm4
-	LONG $0x4865f262; WORD $0xe7b8 // vfmadd231ps %zmm7, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm7) + zmm4
-	LONG $0x587df262; WORD $0x6298; BYTE $0x08 // vfmadd132ps 0x20(%rdx){1to16}, %zmm0, %zmm4 # zmm4 = (zmm4 * mem) + zmm0
-	LONG $0x487cd162; WORD $0x4710; BYTE $0x09 // vmovups 0x240(%r15), %zmm0
-	LONG $0x585df262; WORD $0x4298; BYTE $0x0c // vfmadd132ps 0x30(%rdx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
-	LONG $0x80c78149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r15 # imm = 0x280
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xff49870f; WORD $0xffff // ja 0x52f0 <k_tile_panel_min+0x11d0>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0xd9 // vmovups %zmm0, (%rcx,%rbx,8)
-	LONG $0x03c0f641 // testb $0x3, %r8b
-	WORD $0x950f; BYTE $0xc2 // setne %dl
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0xc29d0f41 // setge %r10b
-	WORD $0x2041; BYTE $0xd2 // andb %dl, %r10b
-	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	WORD $0x2d75 // jne 0x53f3 <k_tile_panel_min+0x12d3>
-	LONG $0x02e3c148 // shlq $0x2, %rbx
-	LONG $0x03508d4d // leaq 0x3(%r8), %r10
+	WORD $0x8b49; BYTE $0x01 // movq (%r9), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x08418b49 // movq 0x8(%r9), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x38718b49 // movq 0x38(%r9), %rsi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	LONG $0x801c8d4c // leaq (%rax,%rax,4), %r11
+	LONG $0x18598b49 // movq 0x18(%r9), %rbx
+	LONG $0x20798b49 // movq 0x20(%r9), %rdi
+	LONG $0x48418b49 // movq 0x48(%r9), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x1b248d4c // leaq (%rbx,%rbx), %r12
+	LONG $0x5b2c8d4c // leaq (%rbx,%rbx,2), %r13
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	QUAD $0x000000009d2c8d48 // leaq (,%rbx,4), %rbp
+	LONG $0x9b0c8d4c // leaq (%rbx,%rbx,4), %r9
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	LONG $0x000240bf; BYTE $0x00 // movl $0x240, %edi # imm = 0x240
+	LONG $0x10780348 // addq 0x10(%rax), %rdi
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	LONG $0x01468d48 // leaq 0x1(%rsi), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	QUAD $0x484c0558487df262; WORD $0x0000 // vpbroadcastd 0x484c(%rip), %zmm0 # 0xa834 <k_tile_panel_16_min+0x2734>
+	QUAD $0x48263518487d6262; WORD $0x0000 // vbroadcastss 0x4826(%rip), %zmm30 # 0xa818 <k_tile_panel_16_min+0x2718>
+	LONG $0x0000bbe9; BYTE $0x00 // jmp 0x60b2 <k_tile_panel_min+0x1672>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x48fd5162; WORD $0xf46f // vmovdqa64 %zmm12, %zmm14
+	LONG $0x48fdc162; WORD $0xc26f // vmovdqa64 %zmm10, %zmm16
+	LONG $0x48fdc162; WORD $0xd06f // vmovdqa64 %zmm8, %zmm18
+	LONG $0x487ce162; WORD $0xe628 // vmovaps %zmm6, %zmm20
+	LONG $0x487ce162; WORD $0xf328 // vmovaps %zmm3, %zmm22
+	LONG $0x487c6162; WORD $0xc128 // vmovaps %zmm1, %zmm24
+	LONG $0x487c5162; WORD $0xfd28 // vmovaps %zmm13, %zmm15
+	LONG $0x48fdc162; WORD $0xcb6f // vmovdqa64 %zmm11, %zmm17
+	LONG $0x48fdc162; WORD $0xd96f // vmovdqa64 %zmm9, %zmm19
+	LONG $0x487ce162; WORD $0xef28 // vmovaps %zmm7, %zmm21
+	LONG $0x487ce162; WORD $0xfd28 // vmovaps %zmm5, %zmm23
+	LONG $0x487c6162; WORD $0xcc28 // vmovaps %zmm4, %zmm25
+	LONG $0x487c7162; WORD $0x3211 // vmovups %zmm14, (%rdx)
+	LONG $0x487ce162; WORD $0x0411; BYTE $0x9a // vmovups %zmm16, (%rdx,%rbx,4)
+	LONG $0x487ca162; WORD $0x1411; BYTE $0xa2 // vmovups %zmm18, (%rdx,%r12,4)
+	LONG $0x487ca162; WORD $0x2411; BYTE $0xaa // vmovups %zmm20, (%rdx,%r13,4)
+	LONG $0x487ce162; WORD $0x3411; BYTE $0xaa // vmovups %zmm22, (%rdx,%rbp,4)
+	LONG $0x487c2162; WORD $0x0411; BYTE $0x8a // vmovups %zmm24, (%rdx,%r9,4)
+	LONG $0x487c7162; WORD $0x7a11; BYTE $0x01 // vmovups %zmm15, 0x40(%rdx)
+	QUAD $0x019a4c11487ce162 // vmovups %zmm17, 0x40(%rdx,%rbx,4)
+	QUAD $0x01a25c11487ca162 // vmovups %zmm19, 0x40(%rdx,%r12,4)
+	QUAD $0x01aa6c11487ca162 // vmovups %zmm21, 0x40(%rdx,%r13,4)
+	QUAD $0x01aa7c11487ce162 // vmovups %zmm23, 0x40(%rdx,%rbp,4)
+	QUAD $0x018a4c11487c2162 // vmovups %zmm25, 0x40(%rdx,%r9,4)
+	LONG $0x06568d49 // leaq 0x6(%r14), %rdx
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
+	LONG $0xec558f0f; WORD $0xffff // jg 0x4d07 <k_tile_panel_min+0x2c7>
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x24742b48; BYTE $0x08 // subq 0x8(%rsp), %rsi
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	LONG $0x03798d48 // leaq 0x3(%rcx), %rdi
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xf9490f48 // cmovnsq %rcx, %rdi
+	LONG $0x02418d4c // leaq 0x2(%rcx), %r8
+	LONG $0x05418d48 // leaq 0x5(%rcx), %rax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xd0490f4d // cmovnsq %r8, %r10
-	LONG $0x5b148d48 // leaq (%rbx,%rbx,2), %rdx
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	WORD $0x1d74 // je 0x53ff <k_tile_panel_min+0x12df>
-	LONG $0x487cf162; WORD $0x0410; BYTE $0x11 // vmovups (%rcx,%rdx), %zmm0
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x1e7f // jg 0x540c <k_tile_panel_min+0x12ec>
-	LONG $0x00011ee9; BYTE $0x00 // jmp 0x5511 <k_tile_panel_min+0x13f1>
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0xfff052e9; BYTE $0xff // jmp 0x4451 <k_tile_panel_min+0x331>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01058e0f; WORD $0x0000 // jle 0x5511 <k_tile_panel_min+0x13f1>
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0xfce38349 // andq $-0x4, %r11
-	LONG $0x02fac149 // sarq $0x2, %r10
-	WORD $0x294d; BYTE $0xd8 // subq %r11, %r8
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	LONG $0x06e0c149 // shlq $0x6, %r8
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x2a3b0d58487df262; WORD $0x0000 // vpbroadcastd 0x2a3b(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
-	QUAD $0x2a151518487df262; WORD $0x0000 // vbroadcastss 0x2a15(%rip), %zmm2 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fed162; WORD $0x1c6f; BYTE $0x24 // vmovdqu64 (%r12), %zmm3
-	QUAD $0x0124646f48fed162 // vmovdqu64 0x40(%r12), %zmm4
-	QUAD $0x02246c6f48fed162 // vmovdqu64 0x80(%r12), %zmm5
-	QUAD $0x0324746f48fed162 // vmovdqu64 0xc0(%r12), %zmm6
-	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	LONG $0x5865f262; WORD $0x3e50 // vpdpbusd (%rsi){1to16}, %zmm3, %zmm7
-	LONG $0x585df262; WORD $0x7e50; BYTE $0x01 // vpdpbusd 0x4(%rsi){1to16}, %zmm4, %zmm7
-	LONG $0x5855f262; WORD $0x7e50; BYTE $0x02 // vpdpbusd 0x8(%rsi){1to16}, %zmm5, %zmm7
-	LONG $0x584df262; WORD $0x7e50; BYTE $0x03 // vpdpbusd 0xc(%rsi){1to16}, %zmm6, %zmm7
-	QUAD $0x04245c6f48fed162 // vmovdqu64 0x100(%r12), %zmm3
-	LONG $0x5865f262; WORD $0x7e50; BYTE $0x04 // vpdpbusd 0x10(%rsi){1to16}, %zmm3, %zmm7
-	QUAD $0x05245c6f48fed162 // vmovdqu64 0x140(%r12), %zmm3
-	LONG $0x5865f262; WORD $0x7e50; BYTE $0x05 // vpdpbusd 0x14(%rsi){1to16}, %zmm3, %zmm7
-	QUAD $0x06245c6f48fed162 // vmovdqu64 0x180(%r12), %zmm3
-	LONG $0x5865f262; WORD $0x7e50; BYTE $0x06 // vpdpbusd 0x18(%rsi){1to16}, %zmm3, %zmm7
-	QUAD $0x07245c6f48fed162 // vmovdqu64 0x1c0(%r12), %zmm3
-	LONG $0x5865f262; WORD $0x7e50; BYTE $0x07 // vpdpbusd 0x1c(%rsi){1to16}, %zmm3, %zmm7
-	QUAD $0x08245c10487cd162 // vmovups 0x200(%r12), %zmm3
-	LONG $0x4864f162; WORD $0xe259 // vmulps %zmm2, %zmm3, %zmm4
-	LONG $0x4865f262; WORD $0xe7b8 // vfmadd231ps %zmm7, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm7) + zmm4
-	LONG $0x587df262; WORD $0x6698; BYTE $0x08 // vfmadd132ps 0x20(%rsi){1to16}, %zmm0, %zmm4 # zmm4 = (zmm4 * mem) + zmm0
-	QUAD $0x09244410487cd162 // vmovups 0x240(%r12), %zmm0
-	LONG $0x585df262; WORD $0x4698; BYTE $0x0c // vfmadd132ps 0x30(%rsi){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
-	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff3f870f; WORD $0xffff // ja 0x5450 <k_tile_panel_min+0x1330>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x11 // vmovups %zmm0, (%rcx,%rdx)
-	LONG $0x04558d48 // leaq 0x4(%rbp), %rdx
-	LONG $0xffef30e9; BYTE $0xff // jmp 0x4451 <k_tile_panel_min+0x331>
+	LONG $0xc0490f49 // cmovnsq %r8, %rax
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	LONG $0x04518d48 // leaq 0x4(%rcx), %rdx
+	LONG $0x07518d4c // leaq 0x7(%rcx), %r10
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xd2490f4c // cmovnsq %rdx, %r10
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0xb2148d48 // leaq (%rdx,%rsi,4), %rdx
+	LONG $0x247c8348; WORD $0x0050 // cmpq $0x0, 0x50(%rsp)
+	WORD $0x6574 // je 0x6160 <k_tile_panel_min+0x1720>
+	LONG $0x48fe7162; WORD $0x226f // vmovdqu64 (%rdx), %zmm12
+	LONG $0x487c7162; WORD $0x6a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm13
+	LONG $0x48fe7162; WORD $0x146f; BYTE $0x9a // vmovdqu64 (%rdx,%rbx,4), %zmm10
+	QUAD $0x019a5c6f48fe7162 // vmovdqu64 0x40(%rdx,%rbx,4), %zmm11
+	LONG $0x48fe3162; WORD $0x046f; BYTE $0xa2 // vmovdqu64 (%rdx,%r12,4), %zmm8
+	QUAD $0x01a24c6f48fe3162 // vmovdqu64 0x40(%rdx,%r12,4), %zmm9
+	LONG $0x487cb162; WORD $0x3410; BYTE $0xaa // vmovups (%rdx,%r13,4), %zmm6
+	QUAD $0x01aa7c10487cb162 // vmovups 0x40(%rdx,%r13,4), %zmm7
+	LONG $0x487cf162; WORD $0x1c10; BYTE $0xaa // vmovups (%rdx,%rbp,4), %zmm3
+	QUAD $0x01aa6c10487cf162 // vmovups 0x40(%rdx,%rbp,4), %zmm5
+	LONG $0x487cb162; WORD $0x0c10; BYTE $0x8a // vmovups (%rdx,%r9,4), %zmm1
+	QUAD $0x018a6410487cb162 // vmovups 0x40(%rdx,%r9,4), %zmm4
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x477f // jg 0x61a2 <k_tile_panel_min+0x1762>
+	LONG $0xfffea0e9; BYTE $0xff // jmp 0x6000 <k_tile_panel_min+0x15c0>
+	LONG $0xef1941c4; BYTE $0xe4 // vpxor %xmm12, %xmm12, %xmm12
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0xef2141c4; BYTE $0xdb // vpxor %xmm11, %xmm11, %xmm11
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xfe5e8e0f; WORD $0xffff // jle 0x6000 <k_tile_panel_min+0x15c0>
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	LONG $0xfce78349 // andq $-0x4, %r15
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	WORD $0x294c; BYTE $0xfe // subq %r15, %rsi
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x02ffc149 // sarq $0x2, %r15
+	LONG $0xfce08348 // andq $-0x4, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0xfce28349 // andq $-0x4, %r10
+	WORD $0xf749; BYTE $0xda // negq %r10
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x02c08348 // addq $0x2, %rax
+	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0xfaaf0f49 // imulq %r10, %rdi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	LONG $0xfaaf0f4d // imulq %r10, %r15
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	LONG $0xc2af0f4d // imulq %r10, %r8
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xe0248c11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm1, 0xe0(%rsp)
+	LONG $0x487dc262; WORD $0x0418; BYTE $0x37 // vbroadcastss (%r15,%rsi), %zmm16
+	LONG $0x48fe4162; WORD $0x686f; BYTE $0xf7 // vmovdqu64 -0x240(%r8), %zmm29
+	LONG $0x48fd7162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm14
+	LONG $0x487c9162; WORD $0xd628 // vmovaps %zmm30, %zmm2
+	QUAD $0xf718746f48fe0162 // vmovdqu64 -0x240(%r8,%r11), %zmm30
+	QUAD $0xf818646f48fe0162 // vmovdqu64 -0x200(%r8,%r11), %zmm28
+	QUAD $0xf9185c6f48fe0162 // vmovdqu64 -0x1c0(%r8,%r11), %zmm27
+	QUAD $0xfa18546f48fe0162 // vmovdqu64 -0x180(%r8,%r11), %zmm26
+	LONG $0x40153262; WORD $0xf050 // vpdpbusd %zmm16, %zmm29, %zmm14
+	LONG $0x48fd7162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm15
+	QUAD $0x10375418487dc262 // vbroadcastss 0x40(%r15,%rsi), %zmm18
+	LONG $0x400d3262; WORD $0xf850 // vpdpbusd %zmm16, %zmm30, %zmm15
+	LONG $0x48fde162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm16
+	LONG $0x48fde162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm17
+	LONG $0x4015a262; WORD $0xc250 // vpdpbusd %zmm18, %zmm29, %zmm16
+	LONG $0x487dc262; WORD $0x2c18; BYTE $0x07 // vbroadcastss (%r15,%rax), %zmm21
+	LONG $0x400da262; WORD $0xca50 // vpdpbusd %zmm18, %zmm30, %zmm17
+	LONG $0x48fde162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm18
+	QUAD $0x10077418487dc262 // vbroadcastss 0x40(%r15,%rax), %zmm22
+	LONG $0x4015a262; WORD $0xd550 // vpdpbusd %zmm21, %zmm29, %zmm18
+	LONG $0x48fde162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm19
+	LONG $0x48fde162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm20
+	LONG $0x400da262; WORD $0xdd50 // vpdpbusd %zmm21, %zmm30, %zmm19
+	LONG $0x48fde162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm21
+	LONG $0x487d4262; WORD $0x0418; BYTE $0x0f // vbroadcastss (%r15,%rcx), %zmm24
+	LONG $0x4015a262; WORD $0xe650 // vpdpbusd %zmm22, %zmm29, %zmm20
+	LONG $0x400da262; WORD $0xee50 // vpdpbusd %zmm22, %zmm30, %zmm21
+	LONG $0x48fde162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm22
+	LONG $0x40158262; WORD $0xf050 // vpdpbusd %zmm24, %zmm29, %zmm22
+	LONG $0x48fde162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm23
+	QUAD $0x100f7c18487d4262 // vbroadcastss 0x40(%r15,%rcx), %zmm31
+	LONG $0x400d8262; WORD $0xf850 // vpdpbusd %zmm24, %zmm30, %zmm23
+	LONG $0x48fd6162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm24
+	LONG $0x48fd6162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm25
+	LONG $0x40150262; WORD $0xc750 // vpdpbusd %zmm31, %zmm29, %zmm24
+	LONG $0x48fe4162; WORD $0x686f; BYTE $0xf8 // vmovdqu64 -0x200(%r8), %zmm29
+	QUAD $0x01374c18487dd262 // vbroadcastss 0x4(%r15,%rsi), %zmm1
+	LONG $0x400d0262; WORD $0xcf50 // vpdpbusd %zmm31, %zmm30, %zmm25
+	QUAD $0x11377418487d4262 // vbroadcastss 0x44(%r15,%rsi), %zmm30
+	LONG $0x40157262; WORD $0xf150 // vpdpbusd %zmm1, %zmm29, %zmm14
+	LONG $0x401d7262; WORD $0xf950 // vpdpbusd %zmm1, %zmm28, %zmm15
+	LONG $0x40158262; WORD $0xc650 // vpdpbusd %zmm30, %zmm29, %zmm16
+	LONG $0x401d8262; WORD $0xce50 // vpdpbusd %zmm30, %zmm28, %zmm17
+	QUAD $0x01074c18487dd262 // vbroadcastss 0x4(%r15,%rax), %zmm1
+	LONG $0x4015e262; WORD $0xd150 // vpdpbusd %zmm1, %zmm29, %zmm18
+	QUAD $0x11077418487d4262 // vbroadcastss 0x44(%r15,%rax), %zmm30
+	LONG $0x401de262; WORD $0xd950 // vpdpbusd %zmm1, %zmm28, %zmm19
+	LONG $0x40158262; WORD $0xe650 // vpdpbusd %zmm30, %zmm29, %zmm20
+	QUAD $0x010f4c18487dd262 // vbroadcastss 0x4(%r15,%rcx), %zmm1
+	LONG $0x401d8262; WORD $0xee50 // vpdpbusd %zmm30, %zmm28, %zmm21
+	QUAD $0x110f7418487d4262 // vbroadcastss 0x44(%r15,%rcx), %zmm30
+	LONG $0x4015e262; WORD $0xf150 // vpdpbusd %zmm1, %zmm29, %zmm22
+	LONG $0x401de262; WORD $0xf950 // vpdpbusd %zmm1, %zmm28, %zmm23
+	LONG $0x48fed162; WORD $0x486f; BYTE $0xf9 // vmovdqu64 -0x1c0(%r8), %zmm1
+	LONG $0x40150262; WORD $0xc650 // vpdpbusd %zmm30, %zmm29, %zmm24
+	QUAD $0x02376c18487d4262 // vbroadcastss 0x8(%r15,%rsi), %zmm29
+	LONG $0x401d0262; WORD $0xce50 // vpdpbusd %zmm30, %zmm28, %zmm25
+	LONG $0x487c6162; WORD $0xf228 // vmovaps %zmm2, %zmm30
+	LONG $0x48751262; WORD $0xf550 // vpdpbusd %zmm29, %zmm1, %zmm14
+	QUAD $0x12376418487d4262 // vbroadcastss 0x48(%r15,%rsi), %zmm28
+	LONG $0x40251262; WORD $0xfd50 // vpdpbusd %zmm29, %zmm27, %zmm15
+	QUAD $0x02076c18487d4262 // vbroadcastss 0x8(%r15,%rax), %zmm29
+	LONG $0x48758262; WORD $0xc450 // vpdpbusd %zmm28, %zmm1, %zmm16
+	LONG $0x40258262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm27, %zmm17
+	LONG $0x48758262; WORD $0xd550 // vpdpbusd %zmm29, %zmm1, %zmm18
+	LONG $0x40258262; WORD $0xdd50 // vpdpbusd %zmm29, %zmm27, %zmm19
+	QUAD $0x12076418487d4262 // vbroadcastss 0x48(%r15,%rax), %zmm28
+	LONG $0x48758262; WORD $0xe450 // vpdpbusd %zmm28, %zmm1, %zmm20
+	QUAD $0x020f6c18487d4262 // vbroadcastss 0x8(%r15,%rcx), %zmm29
+	LONG $0x40258262; WORD $0xec50 // vpdpbusd %zmm28, %zmm27, %zmm21
+	LONG $0x48758262; WORD $0xf550 // vpdpbusd %zmm29, %zmm1, %zmm22
+	QUAD $0x120f6418487d4262 // vbroadcastss 0x48(%r15,%rcx), %zmm28
+	LONG $0x40258262; WORD $0xfd50 // vpdpbusd %zmm29, %zmm27, %zmm23
+	LONG $0x48750262; WORD $0xc450 // vpdpbusd %zmm28, %zmm1, %zmm24
+	LONG $0x48fed162; WORD $0x486f; BYTE $0xfa // vmovdqu64 -0x180(%r8), %zmm1
+	LONG $0x40250262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm27, %zmm25
+	QUAD $0x03375c18487d4262 // vbroadcastss 0xc(%r15,%rsi), %zmm27
+	LONG $0x48751262; WORD $0xf350 // vpdpbusd %zmm27, %zmm1, %zmm14
+	QUAD $0x13376418487d4262 // vbroadcastss 0x4c(%r15,%rsi), %zmm28
+	LONG $0x402d1262; WORD $0xfb50 // vpdpbusd %zmm27, %zmm26, %zmm15
+	LONG $0x48758262; WORD $0xc450 // vpdpbusd %zmm28, %zmm1, %zmm16
+	QUAD $0x03075c18487d4262 // vbroadcastss 0xc(%r15,%rax), %zmm27
+	LONG $0x402d8262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm26, %zmm17
+	QUAD $0x13076418487d4262 // vbroadcastss 0x4c(%r15,%rax), %zmm28
+	LONG $0x48758262; WORD $0xd350 // vpdpbusd %zmm27, %zmm1, %zmm18
+	LONG $0x402d8262; WORD $0xdb50 // vpdpbusd %zmm27, %zmm26, %zmm19
+	LONG $0x48758262; WORD $0xe450 // vpdpbusd %zmm28, %zmm1, %zmm20
+	LONG $0x402d8262; WORD $0xec50 // vpdpbusd %zmm28, %zmm26, %zmm21
+	QUAD $0x030f5c18487d4262 // vbroadcastss 0xc(%r15,%rcx), %zmm27
+	LONG $0x48758262; WORD $0xf350 // vpdpbusd %zmm27, %zmm1, %zmm22
+	QUAD $0x130f6418487d4262 // vbroadcastss 0x4c(%r15,%rcx), %zmm28
+	LONG $0x402d8262; WORD $0xfb50 // vpdpbusd %zmm27, %zmm26, %zmm23
+	LONG $0x48750262; WORD $0xc450 // vpdpbusd %zmm28, %zmm1, %zmm24
+	LONG $0x48fed162; WORD $0x486f; BYTE $0xfb // vmovdqu64 -0x140(%r8), %zmm1
+	QUAD $0xfb185c6f48fe0162 // vmovdqu64 -0x140(%r8,%r11), %zmm27
+	LONG $0x402d0262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm26, %zmm25
+	QUAD $0x04375418487d4262 // vbroadcastss 0x10(%r15,%rsi), %zmm26
+	LONG $0x48751262; WORD $0xf250 // vpdpbusd %zmm26, %zmm1, %zmm14
+	QUAD $0x14376418487d4262 // vbroadcastss 0x50(%r15,%rsi), %zmm28
+	LONG $0x40251262; WORD $0xfa50 // vpdpbusd %zmm26, %zmm27, %zmm15
+	LONG $0x48758262; WORD $0xc450 // vpdpbusd %zmm28, %zmm1, %zmm16
+	QUAD $0x04075418487d4262 // vbroadcastss 0x10(%r15,%rax), %zmm26
+	LONG $0x40258262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm27, %zmm17
+	QUAD $0x14076418487d4262 // vbroadcastss 0x50(%r15,%rax), %zmm28
+	LONG $0x48758262; WORD $0xd250 // vpdpbusd %zmm26, %zmm1, %zmm18
+	LONG $0x40258262; WORD $0xda50 // vpdpbusd %zmm26, %zmm27, %zmm19
+	LONG $0x48758262; WORD $0xe450 // vpdpbusd %zmm28, %zmm1, %zmm20
+	LONG $0x40258262; WORD $0xec50 // vpdpbusd %zmm28, %zmm27, %zmm21
+	QUAD $0x040f5418487d4262 // vbroadcastss 0x10(%r15,%rcx), %zmm26
+	LONG $0x48758262; WORD $0xf250 // vpdpbusd %zmm26, %zmm1, %zmm22
+	QUAD $0x140f6418487d4262 // vbroadcastss 0x50(%r15,%rcx), %zmm28
+	LONG $0x40258262; WORD $0xfa50 // vpdpbusd %zmm26, %zmm27, %zmm23
+	LONG $0x48750262; WORD $0xc450 // vpdpbusd %zmm28, %zmm1, %zmm24
+	LONG $0x48fed162; WORD $0x486f; BYTE $0xfc // vmovdqu64 -0x100(%r8), %zmm1
+	QUAD $0xfc18546f48fe0162 // vmovdqu64 -0x100(%r8,%r11), %zmm26
+	LONG $0x40250262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm27, %zmm25
+	QUAD $0x05375c18487d4262 // vbroadcastss 0x14(%r15,%rsi), %zmm27
+	LONG $0x48751262; WORD $0xf350 // vpdpbusd %zmm27, %zmm1, %zmm14
+	QUAD $0x15376418487d4262 // vbroadcastss 0x54(%r15,%rsi), %zmm28
+	LONG $0x402d1262; WORD $0xfb50 // vpdpbusd %zmm27, %zmm26, %zmm15
+	LONG $0x48758262; WORD $0xc450 // vpdpbusd %zmm28, %zmm1, %zmm16
+	QUAD $0x05075c18487d4262 // vbroadcastss 0x14(%r15,%rax), %zmm27
+	LONG $0x402d8262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm26, %zmm17
+	QUAD $0x15076418487d4262 // vbroadcastss 0x54(%r15,%rax), %zmm28
+	LONG $0x48758262; WORD $0xd350 // vpdpbusd %zmm27, %zmm1, %zmm18
+	LONG $0x402d8262; WORD $0xdb50 // vpdpbusd %zmm27, %zmm26, %zmm19
+	LONG $0x48758262; WORD $0xe450 // vpdpbusd %zmm28, %zmm1, %zmm20
+	LONG $0x402d8262; WORD $0xec50 // vpdpbusd %zmm28, %zmm26, %zmm21
+	QUAD $0x050f5c18487d4262 // vbroadcastss 0x14(%r15,%rcx), %zmm27
+	LONG $0x48758262; WORD $0xf350 // vpdpbusd %zmm27, %zmm1, %zmm22
+	QUAD $0x150f6418487d4262 // vbroadcastss 0x54(%r15,%rcx), %zmm28
+	LONG $0x402d8262; WORD $0xfb50 // vpdpbusd %zmm27, %zmm26, %zmm23
+	LONG $0x48750262; WORD $0xc450 // vpdpbusd %zmm28, %zmm1, %zmm24
+	LONG $0x48fed162; WORD $0x486f; BYTE $0xfd // vmovdqu64 -0xc0(%r8), %zmm1
+	QUAD $0xfd185c6f48fe0162 // vmovdqu64 -0xc0(%r8,%r11), %zmm27
+	LONG $0x402d0262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm26, %zmm25
+	QUAD $0x06375418487d4262 // vbroadcastss 0x18(%r15,%rsi), %zmm26
+	LONG $0x48751262; WORD $0xf250 // vpdpbusd %zmm26, %zmm1, %zmm14
+	QUAD $0x16376418487d4262 // vbroadcastss 0x58(%r15,%rsi), %zmm28
+	LONG $0x40251262; WORD $0xfa50 // vpdpbusd %zmm26, %zmm27, %zmm15
+	LONG $0x48758262; WORD $0xc450 // vpdpbusd %zmm28, %zmm1, %zmm16
+	QUAD $0x06075418487d4262 // vbroadcastss 0x18(%r15,%rax), %zmm26
+	LONG $0x40258262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm27, %zmm17
+	QUAD $0x16076418487d4262 // vbroadcastss 0x58(%r15,%rax), %zmm28
+	LONG $0x48758262; WORD $0xd250 // vpdpbusd %zmm26, %zmm1, %zmm18
+	LONG $0x40258262; WORD $0xda50 // vpdpbusd %zmm26, %zmm27, %zmm19
+	LONG $0x48758262; WORD $0xe450 // vpdpbusd %zmm28, %zmm1, %zmm20
+	LONG $0x40258262; WORD $0xec50 // vpdpbusd %zmm28, %zmm27, %zmm21
+	QUAD $0x060f5418487d4262 // vbroadcastss 0x18(%r15,%rcx), %zmm26
+	LONG $0x48758262; WORD $0xf250 // vpdpbusd %zmm26, %zmm1, %zmm22
+	QUAD $0x160f6418487d4262 // vbroadcastss 0x58(%r15,%rcx), %zmm28
+	LONG $0x40258262; WORD $0xfa50 // vpdpbusd %zmm26, %zmm27, %zmm23
+	LONG $0x48750262; WORD $0xc450 // vpdpbusd %zmm28, %zmm1, %zmm24
+	LONG $0x48fed162; WORD $0x486f; BYTE $0xfe // vmovdqu64 -0x80(%r8), %zmm1
+	QUAD $0xfe18546f48fe0162 // vmovdqu64 -0x80(%r8,%r11), %zmm26
+	LONG $0x40250262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm27, %zmm25
+	QUAD $0x07375c18487d4262 // vbroadcastss 0x1c(%r15,%rsi), %zmm27
+	LONG $0x48751262; WORD $0xf350 // vpdpbusd %zmm27, %zmm1, %zmm14
+	QUAD $0x17376418487d4262 // vbroadcastss 0x5c(%r15,%rsi), %zmm28
+	LONG $0x402d1262; WORD $0xfb50 // vpdpbusd %zmm27, %zmm26, %zmm15
+	LONG $0x48758262; WORD $0xc450 // vpdpbusd %zmm28, %zmm1, %zmm16
+	QUAD $0x07075c18487d4262 // vbroadcastss 0x1c(%r15,%rax), %zmm27
+	LONG $0x402d8262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm26, %zmm17
+	QUAD $0x17076418487d4262 // vbroadcastss 0x5c(%r15,%rax), %zmm28
+	LONG $0x48758262; WORD $0xd350 // vpdpbusd %zmm27, %zmm1, %zmm18
+	LONG $0x402d8262; WORD $0xdb50 // vpdpbusd %zmm27, %zmm26, %zmm19
+	LONG $0x48758262; WORD $0xe450 // vpdpbusd %zmm28, %zmm1, %zmm20
+	LONG $0x402d8262; WORD $0xec50 // vpdpbusd %zmm28, %zmm26, %zmm21
+	QUAD $0x070f5c18487d4262 // vbroadcastss 0x1c(%r15,%rcx), %zmm27
+	LONG $0x48758262; WORD $0xf350 // vpdpbusd %zmm27, %zmm1, %zmm22
+	QUAD $0x170f6418487d4262 // vbroadcastss 0x5c(%r15,%rcx), %zmm28
+	LONG $0x402d8262; WORD $0xfb50 // vpdpbusd %zmm27, %zmm26, %zmm23
+	LONG $0x48750262; WORD $0xc450 // vpdpbusd %zmm28, %zmm1, %zmm24
+	LONG $0x487cd162; WORD $0x4810; BYTE $0xff // vmovups -0x40(%r8), %zmm1
+	LONG $0x48746162; WORD $0xda59 // vmulps %zmm2, %zmm1, %zmm27
+	LONG $0x402d0262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm26, %zmm25
+	LONG $0x48751262; WORD $0xf3a8 // vfmadd213ps %zmm27, %zmm1, %zmm14 # zmm14 = (zmm1 * zmm14) + zmm27
+	LONG $0x48758262; WORD $0xc3a8 // vfmadd213ps %zmm27, %zmm1, %zmm16 # zmm16 = (zmm1 * zmm16) + zmm27
+	LONG $0x48758262; WORD $0xd3a8 // vfmadd213ps %zmm27, %zmm1, %zmm18 # zmm18 = (zmm1 * zmm18) + zmm27
+	LONG $0x48758262; WORD $0xe3a8 // vfmadd213ps %zmm27, %zmm1, %zmm20 # zmm20 = (zmm1 * zmm20) + zmm27
+	LONG $0x48758262; WORD $0xf3a8 // vfmadd213ps %zmm27, %zmm1, %zmm22 # zmm22 = (zmm1 * zmm22) + zmm27
+	QUAD $0xff185410487c0162 // vmovups -0x40(%r8,%r11), %zmm26
+	LONG $0x402c6162; WORD $0xe259 // vmulps %zmm2, %zmm26, %zmm28
+	LONG $0x48750262; WORD $0xc3a8 // vfmadd213ps %zmm27, %zmm1, %zmm24 # zmm24 = (zmm1 * zmm24) + zmm27
+	LONG $0x402d1262; WORD $0xfca8 // vfmadd213ps %zmm28, %zmm26, %zmm15 # zmm15 = (zmm26 * zmm15) + zmm28
+	QUAD $0x08374c18487dd262 // vbroadcastss 0x20(%r15,%rsi), %zmm1
+	LONG $0x402d8262; WORD $0xcca8 // vfmadd213ps %zmm28, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm17) + zmm28
+	LONG $0x402d8262; WORD $0xdca8 // vfmadd213ps %zmm28, %zmm26, %zmm19 # zmm19 = (zmm26 * zmm19) + zmm28
+	QUAD $0x18375c18487d4262 // vbroadcastss 0x60(%r15,%rsi), %zmm27
+	LONG $0x402d8262; WORD $0xeca8 // vfmadd213ps %zmm28, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm21) + zmm28
+	LONG $0x402d8262; WORD $0xfca8 // vfmadd213ps %zmm28, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm23) + zmm28
+	QUAD $0x08076c18487d4262 // vbroadcastss 0x20(%r15,%rax), %zmm29
+	LONG $0x402d0262; WORD $0xcca8 // vfmadd213ps %zmm28, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm28
+	LONG $0x48755262; WORD $0xf4a8 // vfmadd213ps %zmm12, %zmm1, %zmm14 # zmm14 = (zmm1 * zmm14) + zmm12
+	QUAD $0x18076418487d5262 // vbroadcastss 0x60(%r15,%rax), %zmm12
+	LONG $0x48755262; WORD $0xfda8 // vfmadd213ps %zmm13, %zmm1, %zmm15 # zmm15 = (zmm1 * zmm15) + zmm13
+	LONG $0x4025c262; WORD $0xc2a8 // vfmadd213ps %zmm10, %zmm27, %zmm16 # zmm16 = (zmm27 * zmm16) + zmm10
+	QUAD $0x080f4c18487dd262 // vbroadcastss 0x20(%r15,%rcx), %zmm1
+	LONG $0x4025c262; WORD $0xcba8 // vfmadd213ps %zmm11, %zmm27, %zmm17 # zmm17 = (zmm27 * zmm17) + zmm11
+	LONG $0x4015c262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm29, %zmm18 # zmm18 = (zmm29 * zmm18) + zmm8
+	QUAD $0x180f4418487d5262 // vbroadcastss 0x60(%r15,%rcx), %zmm8
+	LONG $0x4015c262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm29, %zmm19 # zmm19 = (zmm29 * zmm19) + zmm9
+	LONG $0x481de262; WORD $0xe6a8 // vfmadd213ps %zmm6, %zmm12, %zmm20 # zmm20 = (zmm12 * zmm20) + zmm6
+	QUAD $0x0c377418487dd262 // vbroadcastss 0x30(%r15,%rsi), %zmm6
+	LONG $0x481de262; WORD $0xefa8 // vfmadd213ps %zmm7, %zmm12, %zmm21 # zmm21 = (zmm12 * zmm21) + zmm7
+	LONG $0x4875e262; WORD $0xf3a8 // vfmadd213ps %zmm3, %zmm1, %zmm22 # zmm22 = (zmm1 * zmm22) + zmm3
+	QUAD $0x1c375c18487dd262 // vbroadcastss 0x70(%r15,%rsi), %zmm3
+	LONG $0x4875e262; WORD $0xfda8 // vfmadd213ps %zmm5, %zmm1, %zmm23 # zmm23 = (zmm1 * zmm23) + zmm5
+	QUAD $0xe02484a8483d6262; WORD $0x0000; BYTE $0x00 // vfmadd213ps 0xe0(%rsp), %zmm8, %zmm24 # zmm24 = (zmm8 * zmm24) + mem
+	QUAD $0x0c074c18487dd262 // vbroadcastss 0x30(%r15,%rax), %zmm1
+	LONG $0x483d6262; WORD $0xcca8 // vfmadd213ps %zmm4, %zmm8, %zmm25 # zmm25 = (zmm8 * zmm25) + zmm4
+	LONG $0x487cd162; WORD $0x1010 // vmovups (%r8), %zmm2
+	QUAD $0x1c076418487dd262 // vbroadcastss 0x70(%r15,%rax), %zmm4
+	LONG $0x486d7262; WORD $0xf6b8 // vfmadd231ps %zmm6, %zmm2, %zmm14 # zmm14 = (zmm2 * zmm6) + zmm14
+	LONG $0x486de262; WORD $0xc3b8 // vfmadd231ps %zmm3, %zmm2, %zmm16 # zmm16 = (zmm2 * zmm3) + zmm16
+	QUAD $0x0c0f6c18487dd262 // vbroadcastss 0x30(%r15,%rcx), %zmm5
+	LONG $0x486de262; WORD $0xd1b8 // vfmadd231ps %zmm1, %zmm2, %zmm18 # zmm18 = (zmm2 * zmm1) + zmm18
+	LONG $0x486de262; WORD $0xe4b8 // vfmadd231ps %zmm4, %zmm2, %zmm20 # zmm20 = (zmm2 * zmm4) + zmm20
+	QUAD $0x1c0f7c18487dd262 // vbroadcastss 0x70(%r15,%rcx), %zmm7
+	LONG $0x486de262; WORD $0xf5b8 // vfmadd231ps %zmm5, %zmm2, %zmm22 # zmm22 = (zmm2 * zmm5) + zmm22
+	LONG $0x48456262; WORD $0xc2b8 // vfmadd231ps %zmm2, %zmm7, %zmm24 # zmm24 = (zmm7 * zmm2) + zmm24
+	LONG $0x487c9162; WORD $0x1410; BYTE $0x18 // vmovups (%r8,%r11), %zmm2
+	LONG $0x486d7262; WORD $0xfeb8 // vfmadd231ps %zmm6, %zmm2, %zmm15 # zmm15 = (zmm2 * zmm6) + zmm15
+	LONG $0x486de262; WORD $0xcbb8 // vfmadd231ps %zmm3, %zmm2, %zmm17 # zmm17 = (zmm2 * zmm3) + zmm17
+	LONG $0x486de262; WORD $0xd9b8 // vfmadd231ps %zmm1, %zmm2, %zmm19 # zmm19 = (zmm2 * zmm1) + zmm19
+	LONG $0x486de262; WORD $0xecb8 // vfmadd231ps %zmm4, %zmm2, %zmm21 # zmm21 = (zmm2 * zmm4) + zmm21
+	LONG $0x486de262; WORD $0xfdb8 // vfmadd231ps %zmm5, %zmm2, %zmm23 # zmm23 = (zmm2 * zmm5) + zmm23
+	LONG $0x486d6262; WORD $0xcfb8 // vfmadd231ps %zmm7, %zmm2, %zmm25 # zmm25 = (zmm2 * zmm7) + zmm25
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	LONG $0x80c08149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r8 # imm = 0x280
+	WORD $0xff48; BYTE $0xcf // decq %rdi
+	LONG $0x487c5162; WORD $0xe628 // vmovaps %zmm14, %zmm12
+	LONG $0x487c3162; WORD $0xd028 // vmovaps %zmm16, %zmm10
+	LONG $0x487c3162; WORD $0xc228 // vmovaps %zmm18, %zmm8
+	LONG $0x487cb162; WORD $0xf428 // vmovaps %zmm20, %zmm6
+	LONG $0x487cb162; WORD $0xde28 // vmovaps %zmm22, %zmm3
+	LONG $0x487c9162; WORD $0xc828 // vmovaps %zmm24, %zmm1
+	LONG $0x487c5162; WORD $0xef28 // vmovaps %zmm15, %zmm13
+	LONG $0x487c3162; WORD $0xd928 // vmovaps %zmm17, %zmm11
+	LONG $0x487c3162; WORD $0xcb28 // vmovaps %zmm19, %zmm9
+	LONG $0x487cb162; WORD $0xfd28 // vmovaps %zmm21, %zmm7
+	LONG $0x487cb162; WORD $0xef28 // vmovaps %zmm23, %zmm5
+	LONG $0x487c9162; WORD $0xe128 // vmovaps %zmm25, %zmm4
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0xf9a4870f; WORD $0xffff // ja 0x6220 <k_tile_panel_min+0x17e0>
+	LONG $0xfff7c7e9; BYTE $0xff // jmp 0x6048 <k_tile_panel_min+0x1608>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// tile_panel_16
@@ -3579,629 +4370,814 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x48ec8348 // subq $0x48, %rsp
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
-	WORD $0x03a8 // testb $0x3, %al
-	LONG $0xc6950f40 // setne %sil
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x9f0f; BYTE $0xc2 // setg %dl
-	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	WORD $0xfa80; BYTE $0x01 // cmpb $0x1, %dl
-	LONG $0x019a850f; WORD $0x0000 // jne 0x5703 <k_tile_panel_16+0x1d3>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
-	LONG $0x087e8b48 // movq 0x8(%rsi), %rdi
-	LONG $0x18468b4c // movq 0x18(%rsi), %r8
-	LONG $0x204e8b4c // movq 0x20(%rsi), %r9
-	LONG $0x40568b4c // movq 0x40(%rsi), %r10
-	LONG $0x385e8b4c // movq 0x38(%rsi), %r11
-	LONG $0x000240bb; BYTE $0x00 // movl $0x240, %ebx # imm = 0x240
-	LONG $0x105e0348 // addq 0x10(%rsi), %rbx
-	LONG $0x01738d4d // leaq 0x1(%r11), %r14
-	LONG $0x2cc78348 // addq $0x2c, %rdi
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	QUAD $0x28b50518487df262; WORD $0x0000 // vbroadcastss 0x28b5(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
-	LONG $0xf8af0f4d // imulq %r8, %r15
-	LONG $0x036e8d4c // leaq 0x3(%rsi), %r13
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xee490f4c // cmovnsq %rsi, %r13
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1674 // je 0x55e0 <k_tile_panel_16+0xb0>
-	LONG $0x487cb162; WORD $0x0c10; BYTE $0xba // vmovups (%rdx,%r15,4), %zmm1
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x177f // jg 0x55ed <k_tile_panel_16+0xbd>
-	LONG $0x00010fe9; BYTE $0x00 // jmp 0x56ea <k_tile_panel_16+0x1ba>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x00fd8e0f; WORD $0x0000 // jle 0x56ea <k_tile_panel_16+0x1ba>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0xfce58348 // andq $-0x4, %rbp
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	WORD $0x2949; BYTE $0xec // subq %rbp, %r12
-	LONG $0x02fdc149 // sarq $0x2, %r13
-	LONG $0xe9af0f4d // imulq %r9, %r13
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
-	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0xff245458487dd262 // vpbroadcastd -0x4(%r12), %zmm2
-	LONG $0x48fef162; WORD $0x5d6f; BYTE $0xf7 // vmovdqu64 -0x240(%rbp), %zmm3
-	LONG $0x48fef162; WORD $0x656f; BYTE $0xf8 // vmovdqu64 -0x200(%rbp), %zmm4
-	LONG $0x48fef162; WORD $0x6d6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rbp), %zmm5
-	LONG $0x48fef162; WORD $0x756f; BYTE $0xfa // vmovdqu64 -0x180(%rbp), %zmm6
-	QUAD $0xf52454505865d262 // vpdpbusd -0x2c(%r12){1to16}, %zmm3, %zmm2
-	QUAD $0xf6245450585dd262 // vpdpbusd -0x28(%r12){1to16}, %zmm4, %zmm2
-	QUAD $0xf72454505855d262 // vpdpbusd -0x24(%r12){1to16}, %zmm5, %zmm2
-	QUAD $0xf8245450584dd262 // vpdpbusd -0x20(%r12){1to16}, %zmm6, %zmm2
-	LONG $0x487dd262; WORD $0x1c58; BYTE $0x24 // vpbroadcastd (%r12), %zmm3
-	LONG $0x487cf162; WORD $0x6510; BYTE $0xff // vmovups -0x40(%rbp), %zmm4
-	LONG $0x48fef162; WORD $0x6d6f; BYTE $0xfb // vmovdqu64 -0x140(%rbp), %zmm5
-	QUAD $0xf9245c505855d262 // vpdpbusd -0x1c(%r12){1to16}, %zmm5, %zmm3
-	LONG $0x485cf162; WORD $0xe859 // vmulps %zmm0, %zmm4, %zmm5
-	LONG $0x48fef162; WORD $0x756f; BYTE $0xfc // vmovdqu64 -0x100(%rbp), %zmm6
-	QUAD $0xfa245c50584dd262 // vpdpbusd -0x18(%r12){1to16}, %zmm6, %zmm3
-	LONG $0x485df262; WORD $0xeab8 // vfmadd231ps %zmm2, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm2) + zmm5
-	LONG $0x48fef162; WORD $0x556f; BYTE $0xfd // vmovdqu64 -0xc0(%rbp), %zmm2
-	QUAD $0xfb245c50586dd262 // vpdpbusd -0x14(%r12){1to16}, %zmm2, %zmm3
-	LONG $0x48fef162; WORD $0x556f; BYTE $0xfe // vmovdqu64 -0x80(%rbp), %zmm2
-	QUAD $0xfc245c50586dd262 // vpdpbusd -0x10(%r12){1to16}, %zmm2, %zmm3
-	LONG $0x4864f162; WORD $0xd058 // vaddps %zmm0, %zmm3, %zmm2
-	LONG $0x4855f262; WORD $0x5598; BYTE $0x00 // vfmadd132ps (%rbp), %zmm5, %zmm2 # zmm2 = (zmm2 * mem) + zmm5
-	QUAD $0xfd244cb8586dd262 // vfmadd231ps -0xc(%r12){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xff36870f; WORD $0xffff // ja 0x5620 <k_tile_panel_16+0xf0>
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0xba // vmovups %zmm1, (%rdx,%r15,4)
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0x03c6f640 // testb $0x3, %sil
-	WORD $0x0974 // je 0x5703 <k_tile_panel_16+0x1d3>
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xfead8c0f; WORD $0xffff // jl 0x55b0 <k_tile_panel_16+0x80>
-	LONG $0x087e8d48 // leaq 0x8(%rsi), %rdi
-	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	WORD $0x6d7e // jle 0x5779 <k_tile_panel_16+0x249>
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0x045a8d48 // leaq 0x4(%rdx), %rbx
-	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0x05dd8e0f; WORD $0x0000 // jle 0x5cf9 <k_tile_panel_16+0x7c9>
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0x02668d4c // leaq 0x2(%rsi), %r12
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x08ca8e0f; WORD $0x0000 // jle 0x5ff6 <k_tile_panel_16+0xac6>
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0x0bdd8d0f; WORD $0x0000 // jge 0x6315 <k_tile_panel_16+0xde5>
-	LONG $0x241c8b4c // movq (%rsp), %r11
-	WORD $0x8b49; BYTE $0x0b // movq (%r11), %rcx
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
-	LONG $0x73af0f49; BYTE $0x18 // imulq 0x18(%r11), %rsi
-	LONG $0x03428d4c // leaq 0x3(%rdx), %r8
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xc2490f4c // cmovnsq %rdx, %r8
-	LONG $0x407b8349; BYTE $0x00 // cmpq $0x0, 0x40(%r11)
-	LONG $0x0a99840f; WORD $0x0000 // je 0x61f9 <k_tile_panel_16+0xcc9>
-	LONG $0x487cf162; WORD $0x0410; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %zmm0
-	LONG $0x38438b49 // movq 0x38(%r11), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0a968f0f; WORD $0x0000 // jg 0x620a <k_tile_panel_16+0xcda>
-	LONG $0x000b95e9; BYTE $0x00 // jmp 0x630e <k_tile_panel_16+0xdde>
-	LONG $0x24048b4c // movq (%rsp), %r8
-	WORD $0x8b49; BYTE $0x10 // movq (%r8), %rdx
+	LONG $0xb0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xb0, %rsp
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x38148d4a // leaq (%rax,%r15), %rdx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x18488b4d // movq 0x18(%r8), %r9
-	LONG $0x20508b4d // movq 0x20(%r8), %r10
-	LONG $0x40508b49 // movq 0x40(%r8), %rdx
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	LONG $0x38588b4d // movq 0x38(%r8), %r11
-	QUAD $0x000000008d148d4a // leaq (,%r9,4), %rdx
-	LONG $0x52348d4c // leaq (%rdx,%rdx,2), %r14
-	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x92248d4c // leaq (%rdx,%rdx,4), %r12
-	QUAD $0x00000000cd148d4a // leaq (,%r9,8), %rdx
-	LONG $0x522c8d4c // leaq (%rdx,%rdx,2), %r13
-	LONG $0xc9148d4b // leaq (%r9,%r9,8), %rdx
-	LONG $0x522c8d48 // leaq (%rdx,%rdx,2), %rbp
-	WORD $0x014c; BYTE $0xcd // addq %r9, %rbp
-	LONG $0x0000ecba; BYTE $0x00 // movl $0xec, %edx
-	LONG $0x08500349 // addq 0x8(%r8), %rdx
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	LONG $0x2454894c; BYTE $0x30 // movq %r10, 0x30(%rsp)
-	LONG $0x000240ba; BYTE $0x00 // movl $0x240, %edx # imm = 0x240
-	LONG $0x10500349 // addq 0x10(%r8), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
-	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
-	LONG $0x01538d49 // leaq 0x1(%r11), %rdx
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	QUAD $0x264e0518487df262; WORD $0x0000 // vbroadcastss 0x264e(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x4beb // jmp 0x5857 <k_tile_panel_16+0x327>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0x8f // vmovups %zmm1, (%rdi,%r9,4)
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0xcf // vmovups %zmm3, (%rdi,%r9,8)
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x37 // vmovups %zmm4, (%rdi,%r14)
-	LONG $0x487cb162; WORD $0x2c11; BYTE $0x3f // vmovups %zmm5, (%rdi,%r15)
-	LONG $0x487cb162; WORD $0x3411; BYTE $0x27 // vmovups %zmm6, (%rdi,%r12)
-	LONG $0x487cb162; WORD $0x3c11; BYTE $0x2f // vmovups %zmm7, (%rdi,%r13)
-	LONG $0x487c7162; WORD $0x0411; BYTE $0x2f // vmovups %zmm8, (%rdi,%rbp)
-	LONG $0x087a8d48 // leaq 0x8(%rdx), %rdi
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0xfeb88f0f; WORD $0xffff // jg 0x570f <k_tile_panel_16+0x1df>
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
-	LONG $0xf9af0f49 // imulq %r9, %rdi
-	LONG $0x03568d4c // leaq 0x3(%rsi), %r10
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xd6490f4c // cmovnsq %rsi, %r10
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0xb83c8d49 // leaq (%r8,%rdi,4), %rdi
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x5074 // je 0x58d0 <k_tile_panel_16+0x3a0>
-	LONG $0x487cf162; WORD $0x1710 // vmovups (%rdi), %zmm2
-	LONG $0x487cb162; WORD $0x0c10; BYTE $0x8f // vmovups (%rdi,%r9,4), %zmm1
-	LONG $0x487cb162; WORD $0x1c10; BYTE $0xcf // vmovups (%rdi,%r9,8), %zmm3
-	LONG $0x487cb162; WORD $0x2410; BYTE $0x37 // vmovups (%rdi,%r14), %zmm4
-	LONG $0x487cb162; WORD $0x2c10; BYTE $0x3f // vmovups (%rdi,%r15), %zmm5
-	LONG $0x48feb162; WORD $0x346f; BYTE $0x27 // vmovdqu64 (%rdi,%r12), %zmm6
-	LONG $0x487cb162; WORD $0x3c10; BYTE $0x2f // vmovups (%rdi,%r13), %zmm7
-	LONG $0x487c7162; WORD $0x0410; BYTE $0x2f // vmovups (%rdi,%rbp), %zmm8
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	WORD $0x3e7f // jg 0x58fd <k_tile_panel_16+0x3cd>
-	LONG $0xffff4ce9; BYTE $0xff // jmp 0x5810 <k_tile_panel_16+0x2e0>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	LONG $0x247c894c; BYTE $0x30 // movq %r15, 0x30(%rsp)
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x026b850f; WORD $0x0000 // jne 0x6b3a <k_tile_panel_16+0x2aa>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x9f0f; BYTE $0xc0 // setg %al
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	WORD $0x2040; BYTE $0xe8 // andb %bpl, %al
+	WORD $0x013c // cmpb $0x1, %al
+	LONG $0x0243850f; WORD $0x0000 // jne 0x6b28 <k_tile_panel_16+0x298>
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	WORD $0x8b49; BYTE $0x03 // movq (%r11), %rax
+	LONG $0x384b8b49 // movq 0x38(%r11), %rcx
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x037b8d48 // leaq 0x3(%rbx), %rdi
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xfb490f48 // cmovnsq %rbx, %rdi
+	LONG $0x487b8349; BYTE $0x00 // cmpq $0x0, 0x48(%r11)
+	WORD $0x1774 // je 0x691f <k_tile_panel_16+0x8f>
+	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
+	LONG $0x487cf162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm1
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x167f // jg 0x6930 <k_tile_panel_16+0xa0>
+	LONG $0x0001f8e9; BYTE $0x00 // jmp 0x6b17 <k_tile_panel_16+0x287>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x01e78e0f; WORD $0x0000 // jle 0x6b17 <k_tile_panel_16+0x287>
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x07e6c148 // shlq $0x7, %rsi
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0xfce08349 // andq $-0x4, %r8
+	LONG $0x10538b49 // movq 0x10(%r11), %rdx
+	LONG $0x084b8b4d // movq 0x8(%r11), %r9
+	LONG $0xb6348d48 // leaq (%rsi,%rsi,4), %rsi
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
+	LONG $0x40c28148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdx # imm = 0x240
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x7baf0f49; BYTE $0x20 // imulq 0x20(%r11), %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	LONG $0x113c8d4b // leaq (%r9,%r10), %rdi
+	LONG $0x2cc78348 // addq $0x2c, %rdi
+	QUAD $0x3e981518487df262; WORD $0x0000 // vbroadcastss 0x3e98(%rip), %zmm2 # 0xa818 <k_tile_panel_16_min+0x2718>
+	LONG $0x487df262; WORD $0x5f58; BYTE $0xff // vpbroadcastd -0x4(%rdi), %zmm3
+	LONG $0x487df262; WORD $0x6718; BYTE $0xf5 // vbroadcastss -0x2c(%rdi), %zmm4
+	LONG $0x48fef162; WORD $0x6a6f; BYTE $0xf7 // vmovdqu64 -0x240(%rdx), %zmm5
+	LONG $0x48fef162; WORD $0x726f; BYTE $0xf8 // vmovdqu64 -0x200(%rdx), %zmm6
+	LONG $0x48fef162; WORD $0x7a6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rdx), %zmm7
+	LONG $0x48fe7162; WORD $0x426f; BYTE $0xfa // vmovdqu64 -0x180(%rdx), %zmm8
+	LONG $0x48fd7162; WORD $0xcb6f // vmovdqa64 %zmm3, %zmm9
+	LONG $0x48557262; WORD $0xcc50 // vpdpbusd %zmm4, %zmm5, %zmm9
+	QUAD $0xf7326c6f48fef162 // vmovdqu64 -0x240(%rdx,%rsi), %zmm5
+	QUAD $0xf832546f48fe7162 // vmovdqu64 -0x200(%rdx,%rsi), %zmm10
+	QUAD $0xf9325c6f48fe7162 // vmovdqu64 -0x1c0(%rdx,%rsi), %zmm11
+	QUAD $0xfa32646f48fe7162 // vmovdqu64 -0x180(%rdx,%rsi), %zmm12
+	LONG $0x4855f262; WORD $0xdc50 // vpdpbusd %zmm4, %zmm5, %zmm3
+	LONG $0x487df262; WORD $0x6718; BYTE $0xf6 // vbroadcastss -0x28(%rdi), %zmm4
+	LONG $0x484d7262; WORD $0xcc50 // vpdpbusd %zmm4, %zmm6, %zmm9
+	LONG $0x482df262; WORD $0xdc50 // vpdpbusd %zmm4, %zmm10, %zmm3
+	LONG $0x487df262; WORD $0x6718; BYTE $0xf7 // vbroadcastss -0x24(%rdi), %zmm4
+	LONG $0x48457262; WORD $0xcc50 // vpdpbusd %zmm4, %zmm7, %zmm9
+	LONG $0x487df262; WORD $0x6f18; BYTE $0xf8 // vbroadcastss -0x20(%rdi), %zmm5
+	LONG $0x4825f262; WORD $0xdc50 // vpdpbusd %zmm4, %zmm11, %zmm3
+	LONG $0x483d7262; WORD $0xcd50 // vpdpbusd %zmm5, %zmm8, %zmm9
+	LONG $0x481df262; WORD $0xdd50 // vpdpbusd %zmm5, %zmm12, %zmm3
+	LONG $0x487cf162; WORD $0x6210; BYTE $0xff // vmovups -0x40(%rdx), %zmm4
+	LONG $0x485cf162; WORD $0xea59 // vmulps %zmm2, %zmm4, %zmm5
+	LONG $0x485dd262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm9) + zmm5
+	QUAD $0xff326410487cf162 // vmovups -0x40(%rdx,%rsi), %zmm4
+	LONG $0x485cf162; WORD $0xf259 // vmulps %zmm2, %zmm4, %zmm6
+	LONG $0x487df262; WORD $0x3f58 // vpbroadcastd (%rdi), %zmm7
+	LONG $0x485df262; WORD $0xf3b8 // vfmadd231ps %zmm3, %zmm4, %zmm6 # zmm6 = (zmm4 * zmm3) + zmm6
+	LONG $0x487df262; WORD $0x5f18; BYTE $0xf9 // vbroadcastss -0x1c(%rdi), %zmm3
+	LONG $0x48fef162; WORD $0x626f; BYTE $0xfb // vmovdqu64 -0x140(%rdx), %zmm4
+	LONG $0x48fe7162; WORD $0x426f; BYTE $0xfc // vmovdqu64 -0x100(%rdx), %zmm8
+	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0xfd // vmovdqu64 -0xc0(%rdx), %zmm9
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0xfe // vmovdqu64 -0x80(%rdx), %zmm10
+	LONG $0x48fd7162; WORD $0xdf6f // vmovdqa64 %zmm7, %zmm11
+	LONG $0x485d7262; WORD $0xdb50 // vpdpbusd %zmm3, %zmm4, %zmm11
+	QUAD $0xfb32646f48fef162 // vmovdqu64 -0x140(%rdx,%rsi), %zmm4
+	QUAD $0xfc32646f48fe7162 // vmovdqu64 -0x100(%rdx,%rsi), %zmm12
+	QUAD $0xfd326c6f48fe7162 // vmovdqu64 -0xc0(%rdx,%rsi), %zmm13
+	LONG $0x485df262; WORD $0xfb50 // vpdpbusd %zmm3, %zmm4, %zmm7
+	LONG $0x487df262; WORD $0x5f18; BYTE $0xfa // vbroadcastss -0x18(%rdi), %zmm3
+	QUAD $0xfe32646f48fef162 // vmovdqu64 -0x80(%rdx,%rsi), %zmm4
+	LONG $0x483d7262; WORD $0xdb50 // vpdpbusd %zmm3, %zmm8, %zmm11
+	LONG $0x481df262; WORD $0xfb50 // vpdpbusd %zmm3, %zmm12, %zmm7
+	LONG $0x487df262; WORD $0x5f18; BYTE $0xfb // vbroadcastss -0x14(%rdi), %zmm3
+	LONG $0x48357262; WORD $0xdb50 // vpdpbusd %zmm3, %zmm9, %zmm11
+	LONG $0x4815f262; WORD $0xfb50 // vpdpbusd %zmm3, %zmm13, %zmm7
+	LONG $0x487df262; WORD $0x5f18; BYTE $0xfc // vbroadcastss -0x10(%rdi), %zmm3
+	LONG $0x485df262; WORD $0xfb50 // vpdpbusd %zmm3, %zmm4, %zmm7
+	LONG $0x4844f162; WORD $0xe258 // vaddps %zmm2, %zmm7, %zmm4
+	LONG $0x484df262; WORD $0x2498; BYTE $0x32 // vfmadd132ps (%rdx,%rsi), %zmm6, %zmm4 # zmm4 = (zmm4 * mem) + zmm6
+	LONG $0x482d7262; WORD $0xdb50 // vpdpbusd %zmm3, %zmm10, %zmm11
+	LONG $0x4824f162; WORD $0xda58 // vaddps %zmm2, %zmm11, %zmm3
+	LONG $0x4855f262; WORD $0x1a98 // vfmadd132ps (%rdx), %zmm5, %zmm3 # zmm3 = (zmm3 * mem) + zmm5
+	LONG $0x487df262; WORD $0x6f18; BYTE $0xfd // vbroadcastss -0xc(%rdi), %zmm5
+	LONG $0x4855f262; WORD $0xc3b8 // vfmadd231ps %zmm3, %zmm5, %zmm0 # zmm0 = (zmm5 * zmm3) + zmm0
+	LONG $0x4855f262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm4) + zmm1
+	LONG $0x80c28148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdx # imm = 0x280
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0xfe69870f; WORD $0xffff // ja 0x6980 <k_tile_panel_16+0xf0>
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0x487cf162; WORD $0x4811; BYTE $0x01 // vmovups %zmm1, 0x40(%rax)
+	LONG $0x016b8d48 // leaq 0x1(%rbx), %rbp
+	LONG $0x044d8d48 // leaq 0x4(%rbp), %rcx
+	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
+	LONG $0x0f808e0f; WORD $0x0000 // jle 0x7ab7 <k_tile_panel_16+0x1227>
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x0f528e0f; WORD $0x0000 // jle 0x7aa2 <k_tile_panel_16+0x1212>
+	LONG $0x00458b49 // movq (%r13), %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	LONG $0x10458b49 // movq 0x10(%r13), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0x384d8b49 // movq 0x38(%r13), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	LONG $0x247c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r15
+	WORD $0x9c0f; BYTE $0xc0 // setl %al
+	WORD $0x2044; BYTE $0xf8 // andb %r15b, %al
+	LONG $0x07244488 // movb %al, 0x7(%rsp)
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x2948; BYTE $0xe8 // subq %rbp, %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x03478d49 // leaq 0x3(%r15), %rax
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xc7490f49 // cmovnsq %r15, %rax
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x02fac148 // sarq $0x2, %rdx
+	LONG $0xfce08348 // andq $-0x4, %rax
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0x01478d49 // leaq 0x1(%r15), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x01418d48 // leaq 0x1(%rcx), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x2cce8348 // orq $0x2c, %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x3c290518487df262; WORD $0x0000 // vbroadcastss 0x3c29(%rip), %zmm0 # 0xa818 <k_tile_panel_16_min+0x2718>
+	QUAD $0x0000009824bc894c // movq %r15, 0x98(%rsp)
+	WORD $0x21eb // jmp 0x6c1a <k_tile_panel_16+0x38a>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x88 // vmovups %zmm1, (%rax,%rcx,4)
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0x24743b4c; BYTE $0x48 // cmpq 0x48(%rsp), %r14
+	LONG $0x0e88840f; WORD $0x0000 // je 0x7aa2 <k_tile_panel_16+0x1212>
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	QUAD $0x000080249caf0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r11
+	QUAD $0x00000088249c034c // addq 0x88(%rsp), %r11
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	QUAD $0x0000009024840348 // addq 0x90(%rsp), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x012f840f; WORD $0x0000 // je 0x6d7f <k_tile_panel_16+0x4ef>
+	LONG $0x18458b49 // movq 0x18(%r13), %rax
+	LONG $0x44af0f48; WORD $0x7824 // imulq 0x78(%rsp), %rax
+	LONG $0x487d8349; BYTE $0x00 // cmpq $0x0, 0x48(%r13)
+	WORD $0x1974 // je 0x6c7a <k_tile_panel_16+0x3ea>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x0c10; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm1
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x157f // jg 0x6c8a <k_tile_panel_16+0x3fa>
+	LONG $0x0000f4e9; BYTE $0x00 // jmp 0x6d6e <k_tile_panel_16+0x4de>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0x00e48e0f; WORD $0x0000 // jle 0x6d6e <k_tile_panel_16+0x4de>
+	LONG $0x08558b49 // movq 0x8(%r13), %rdx
+	LONG $0x24540348; BYTE $0x60 // addq 0x60(%rsp), %rdx
+	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
+	LONG $0x4caf0f48; WORD $0x6824 // imulq 0x68(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487df262; WORD $0x5158; BYTE $0xff // vpbroadcastd -0x4(%rcx), %zmm2
+	LONG $0x48fef162; WORD $0x1e6f // vmovdqu64 (%rsi), %zmm3
+	LONG $0x48fef162; WORD $0x666f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm4
+	LONG $0x48fef162; WORD $0x6e6f; BYTE $0x02 // vmovdqu64 0x80(%rsi), %zmm5
+	LONG $0x48fef162; WORD $0x766f; BYTE $0x03 // vmovdqu64 0xc0(%rsi), %zmm6
+	LONG $0x5865f262; WORD $0x5150; BYTE $0xf5 // vpdpbusd -0x2c(%rcx){1to16}, %zmm3, %zmm2
+	LONG $0x585df262; WORD $0x5150; BYTE $0xf6 // vpdpbusd -0x28(%rcx){1to16}, %zmm4, %zmm2
+	LONG $0x5855f262; WORD $0x5150; BYTE $0xf7 // vpdpbusd -0x24(%rcx){1to16}, %zmm5, %zmm2
+	LONG $0x584df262; WORD $0x5150; BYTE $0xf8 // vpdpbusd -0x20(%rcx){1to16}, %zmm6, %zmm2
+	LONG $0x487df262; WORD $0x1958 // vpbroadcastd (%rcx), %zmm3
+	LONG $0x487cf162; WORD $0x6610; BYTE $0x08 // vmovups 0x200(%rsi), %zmm4
+	LONG $0x48fef162; WORD $0x6e6f; BYTE $0x04 // vmovdqu64 0x100(%rsi), %zmm5
+	LONG $0x5855f262; WORD $0x5950; BYTE $0xf9 // vpdpbusd -0x1c(%rcx){1to16}, %zmm5, %zmm3
+	LONG $0x485cf162; WORD $0xe859 // vmulps %zmm0, %zmm4, %zmm5
+	LONG $0x48fef162; WORD $0x766f; BYTE $0x05 // vmovdqu64 0x140(%rsi), %zmm6
+	LONG $0x584df262; WORD $0x5950; BYTE $0xfa // vpdpbusd -0x18(%rcx){1to16}, %zmm6, %zmm3
+	LONG $0x485df262; WORD $0xeab8 // vfmadd231ps %zmm2, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm2) + zmm5
+	LONG $0x48fef162; WORD $0x566f; BYTE $0x06 // vmovdqu64 0x180(%rsi), %zmm2
+	LONG $0x586df262; WORD $0x5950; BYTE $0xfb // vpdpbusd -0x14(%rcx){1to16}, %zmm2, %zmm3
+	LONG $0x48fef162; WORD $0x566f; BYTE $0x07 // vmovdqu64 0x1c0(%rsi), %zmm2
+	LONG $0x586df262; WORD $0x5950; BYTE $0xfc // vpdpbusd -0x10(%rcx){1to16}, %zmm2, %zmm3
+	LONG $0x4864f162; WORD $0xd058 // vaddps %zmm0, %zmm3, %zmm2
+	LONG $0x4855f262; WORD $0x5698; BYTE $0x09 // vfmadd132ps 0x240(%rsi), %zmm5, %zmm2 # zmm2 = (zmm2 * mem) + zmm5
+	LONG $0x586df262; WORD $0x49b8; BYTE $0xfd // vfmadd231ps -0xc(%rcx){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x80c68148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rsi # imm = 0x280
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xff42870f; WORD $0xffff // ja 0x6cb0 <k_tile_panel_16+0x420>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%rax,4)
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x2474894c; BYTE $0x50 // movq %r14, 0x50(%rsp)
+	LONG $0x08418d49 // leaq 0x8(%r9), %rax
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	LONG $0x008d8e0f; WORD $0x0000 // jle 0x6e20 <k_tile_panel_16+0x590>
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	LONG $0x044e8d4d // leaq 0x4(%r14), %r9
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0x06cb8e0f; WORD $0x0000 // jle 0x7470 <k_tile_panel_16+0xbe0>
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	LONG $0x024a8d4c // leaq 0x2(%rdx), %r9
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0x09f48e0f; WORD $0x0000 // jle 0x77b0 <k_tile_panel_16+0xf20>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	QUAD $0x0000009824bc8b4c // movq 0x98(%rsp), %r15
+	LONG $0xfe358d0f; WORD $0xffff // jge 0x6c0c <k_tile_panel_16+0x37c>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
+	LONG $0x4daf0f49; BYTE $0x18 // imulq 0x18(%r13), %rcx
+	LONG $0x03508d48 // leaq 0x3(%rax), %rdx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xd0490f48 // cmovnsq %rax, %rdx
+	LONG $0x487d8349; BYTE $0x00 // cmpq $0x0, 0x48(%r13)
+	LONG $0x0ba0840f; WORD $0x0000 // je 0x7998 <k_tile_panel_16+0x1108>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x0c10; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm1
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0x0b988f0f; WORD $0x0000 // jg 0x79a8 <k_tile_panel_16+0x1118>
+	LONG $0xfffdebe9; BYTE $0xff // jmp 0x6c00 <k_tile_panel_16+0x370>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x08558b49 // movq 0x8(%r13), %rdx
+	LONG $0x18458b4d // movq 0x18(%r13), %r8
+	LONG $0x484d8b49 // movq 0x48(%r13), %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	QUAD $0x00000000850c8d4a // leaq (,%r8,4), %rcx
+	LONG $0x49348d48 // leaq (%rcx,%rcx,2), %rsi
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0x04e3c148 // shlq $0x4, %rbx
+	LONG $0x890c8d48 // leaq (%rcx,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0xc00c8d4b // leaq (%r8,%r8,8), %rcx
+	LONG $0x493c8d48 // leaq (%rcx,%rcx,2), %rdi
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x597dc2c4; WORD $0x204d // vpbroadcastq 0x20(%r13), %ymm1
+	LONG $0x68c28348 // addq $0x68, %rdx
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	WORD $0x68eb // jmp 0x6eed <k_tile_panel_16+0x65d>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx)
+	LONG $0x487c3162; WORD $0x0411; BYTE $0x82 // vmovups %zmm8, (%rdx,%r8,4)
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0xc2 // vmovups %zmm7, (%rdx,%r8,8)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x02 // vmovups %zmm6, (%rdx,%rax)
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0x1a // vmovups %zmm5, (%rdx,%rbx)
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x487cf162; WORD $0x2411; BYTE $0x02 // vmovups %zmm4, (%rdx,%rax)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x02 // vmovups %zmm3, (%rdx,%rax)
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x3a // vmovups %zmm2, (%rdx,%rdi)
+	LONG $0x08468d49 // leaq 0x8(%r14), %rax
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0xfea98f0f; WORD $0xffff // jg 0x6d96 <k_tile_panel_16+0x506>
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x2948; BYTE $0xea // subq %rbp, %rdx
+	LONG $0xd0af0f49 // imulq %r8, %rdx
+	LONG $0x03698d49 // leaq 0x3(%r9), %rbp
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xe9490f49 // cmovnsq %r9, %rbp
+	LONG $0x02798d4d // leaq 0x2(%r9), %r15
+	LONG $0x05498d49 // leaq 0x5(%r9), %rcx
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xcf490f49 // cmovnsq %r15, %rcx
+	LONG $0x04618d4d // leaq 0x4(%r9), %r12
+	LONG $0x07718d49 // leaq 0x7(%r9), %rsi
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xf4490f49 // cmovnsq %r12, %rsi
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x06698d4d // leaq 0x6(%r9), %r13
+	LONG $0x09518d4d // leaq 0x9(%r9), %r10
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0xd5490f4d // cmovnsq %r13, %r10
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
+	QUAD $0x000000a824bc8348; BYTE $0x00 // cmpq $0x0, 0xa8(%rsp)
+	WORD $0x5a74 // je 0x6fa0 <k_tile_panel_16+0x710>
+	LONG $0x48fe7162; WORD $0x0a6f // vmovdqu64 (%rdx), %zmm9
+	LONG $0x48fe3162; WORD $0x046f; BYTE $0x82 // vmovdqu64 (%rdx,%r8,4), %zmm8
+	LONG $0x487cb162; WORD $0x3c10; BYTE $0xc2 // vmovups (%rdx,%r8,8), %zmm7
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x487cf162; WORD $0x3410; BYTE $0x02 // vmovups (%rdx,%rax), %zmm6
+	LONG $0x487cf162; WORD $0x2c10; BYTE $0x1a // vmovups (%rdx,%rbx), %zmm5
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x487cf162; WORD $0x2410; BYTE $0x02 // vmovups (%rdx,%rax), %zmm4
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1c10; BYTE $0x02 // vmovups (%rdx,%rax), %zmm3
+	LONG $0x487cf162; WORD $0x1410; BYTE $0x3a // vmovups (%rdx,%rdi), %zmm2
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x3a7f // jg 0x6fce <k_tile_panel_16+0x73e>
+	LONG $0xfffef7e9; BYTE $0xff // jmp 0x6e90 <k_tile_panel_16+0x600>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0xff138e0f; WORD $0xffff // jle 0x5810 <k_tile_panel_16+0x2e0>
-	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	LONG $0xfce08349 // andq $-0x4, %r8
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x02fac149 // sarq $0x2, %r10
-	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
-	LONG $0xc2af0f4d // imulq %r10, %r8
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x40c28349 // addq $0x40, %r10
-	LONG $0x54af0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r10
-	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
-	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487ce162; WORD $0x4b10; BYTE $0xff // vmovups -0x40(%rbx), %zmm17
-	QUAD $0xff167c58487d3262 // vpbroadcastd -0x4(%rsi,%r10), %zmm15
-	LONG $0x48fee162; WORD $0x6b6f; BYTE $0xf7 // vmovdqu64 -0x240(%rbx), %zmm21
-	LONG $0x48fee162; WORD $0x636f; BYTE $0xf8 // vmovdqu64 -0x200(%rbx), %zmm20
-	LONG $0x48fee162; WORD $0x5b6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rbx), %zmm19
-	LONG $0x48fee162; WORD $0x536f; BYTE $0xfa // vmovdqu64 -0x180(%rbx), %zmm18
-	QUAD $0xf5167c5050553262 // vpdpbusd -0x2c(%rsi,%r10){1to16}, %zmm21, %zmm15
-	QUAD $0xf6167c50505d3262 // vpdpbusd -0x28(%rsi,%r10){1to16}, %zmm20, %zmm15
-	QUAD $0xf7167c5050653262 // vpdpbusd -0x24(%rsi,%r10){1to16}, %zmm19, %zmm15
-	QUAD $0xf8167c50506d3262 // vpdpbusd -0x20(%rsi,%r10){1to16}, %zmm18, %zmm15
-	QUAD $0xef164458487da262 // vpbroadcastd -0x44(%rsi,%r10), %zmm16
-	QUAD $0xe51644505055a262 // vpdpbusd -0x6c(%rsi,%r10){1to16}, %zmm21, %zmm16
-	QUAD $0xe6164450505da262 // vpdpbusd -0x68(%rsi,%r10){1to16}, %zmm20, %zmm16
-	QUAD $0xe71644505065a262 // vpdpbusd -0x64(%rsi,%r10){1to16}, %zmm19, %zmm16
-	QUAD $0xe8164450506da262 // vpdpbusd -0x60(%rsi,%r10){1to16}, %zmm18, %zmm16
-	QUAD $0xdf167458487d3262 // vpbroadcastd -0x84(%rsi,%r10), %zmm14
-	QUAD $0xd516745050553262 // vpdpbusd -0xac(%rsi,%r10){1to16}, %zmm21, %zmm14
-	QUAD $0xd6167450505d3262 // vpdpbusd -0xa8(%rsi,%r10){1to16}, %zmm20, %zmm14
-	QUAD $0xd716745050653262 // vpdpbusd -0xa4(%rsi,%r10){1to16}, %zmm19, %zmm14
-	QUAD $0xd8167450506d3262 // vpdpbusd -0xa0(%rsi,%r10){1to16}, %zmm18, %zmm14
-	QUAD $0xcf166c58487d3262 // vpbroadcastd -0xc4(%rsi,%r10), %zmm13
-	QUAD $0xc5166c5050553262 // vpdpbusd -0xec(%rsi,%r10){1to16}, %zmm21, %zmm13
-	QUAD $0xc6166c50505d3262 // vpdpbusd -0xe8(%rsi,%r10){1to16}, %zmm20, %zmm13
-	QUAD $0xc7166c5050653262 // vpdpbusd -0xe4(%rsi,%r10){1to16}, %zmm19, %zmm13
-	QUAD $0xc8166c50506d3262 // vpdpbusd -0xe0(%rsi,%r10){1to16}, %zmm18, %zmm13
-	QUAD $0xff066458487d3262 // vpbroadcastd -0x4(%rsi,%r8), %zmm12
-	QUAD $0xf506645050553262 // vpdpbusd -0x2c(%rsi,%r8){1to16}, %zmm21, %zmm12
-	QUAD $0xf6066450505d3262 // vpdpbusd -0x28(%rsi,%r8){1to16}, %zmm20, %zmm12
-	QUAD $0xf706645050653262 // vpdpbusd -0x24(%rsi,%r8){1to16}, %zmm19, %zmm12
-	QUAD $0xf8066450506d3262 // vpdpbusd -0x20(%rsi,%r8){1to16}, %zmm18, %zmm12
-	QUAD $0xef065c58487d3262 // vpbroadcastd -0x44(%rsi,%r8), %zmm11
-	QUAD $0xe5065c5050553262 // vpdpbusd -0x6c(%rsi,%r8){1to16}, %zmm21, %zmm11
-	QUAD $0xe6065c50505d3262 // vpdpbusd -0x68(%rsi,%r8){1to16}, %zmm20, %zmm11
-	QUAD $0xe7065c5050653262 // vpdpbusd -0x64(%rsi,%r8){1to16}, %zmm19, %zmm11
-	QUAD $0xe8065c50506d3262 // vpdpbusd -0x60(%rsi,%r8){1to16}, %zmm18, %zmm11
-	QUAD $0xdf065458487d3262 // vpbroadcastd -0x84(%rsi,%r8), %zmm10
-	QUAD $0xd506545050553262 // vpdpbusd -0xac(%rsi,%r8){1to16}, %zmm21, %zmm10
-	QUAD $0xd6065450505d3262 // vpdpbusd -0xa8(%rsi,%r8){1to16}, %zmm20, %zmm10
-	QUAD $0xd706545050653262 // vpdpbusd -0xa4(%rsi,%r8){1to16}, %zmm19, %zmm10
-	QUAD $0xd8065450506d3262 // vpdpbusd -0xa0(%rsi,%r8){1to16}, %zmm18, %zmm10
-	QUAD $0xcf064c58487d3262 // vpbroadcastd -0xc4(%rsi,%r8), %zmm9
-	QUAD $0xc5064c5050553262 // vpdpbusd -0xec(%rsi,%r8){1to16}, %zmm21, %zmm9
-	QUAD $0xc6064c50505d3262 // vpdpbusd -0xe8(%rsi,%r8){1to16}, %zmm20, %zmm9
-	QUAD $0xc7064c5050653262 // vpdpbusd -0xe4(%rsi,%r8){1to16}, %zmm19, %zmm9
-	LONG $0x4074e162; WORD $0xf059 // vmulps %zmm0, %zmm17, %zmm22
-	QUAD $0xc8064c50506d3262 // vpdpbusd -0xe0(%rsi,%r8){1to16}, %zmm18, %zmm9
-	LONG $0x40753262; WORD $0xcea8 // vfmadd213ps %zmm22, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm9) + zmm22
-	LONG $0x40753262; WORD $0xd6a8 // vfmadd213ps %zmm22, %zmm17, %zmm10 # zmm10 = (zmm17 * zmm10) + zmm22
-	LONG $0x40753262; WORD $0xdea8 // vfmadd213ps %zmm22, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm11) + zmm22
-	LONG $0x487da262; WORD $0x3c58; BYTE $0x16 // vpbroadcastd (%rsi,%r10), %zmm23
-	LONG $0x40753262; WORD $0xe6a8 // vfmadd213ps %zmm22, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm12) + zmm22
-	LONG $0x48fee162; WORD $0x536f; BYTE $0xfb // vmovdqu64 -0x140(%rbx), %zmm18
-	QUAD $0xf9167c50506da262 // vpdpbusd -0x1c(%rsi,%r10){1to16}, %zmm18, %zmm23
-	LONG $0x40753262; WORD $0xeea8 // vfmadd213ps %zmm22, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm13) + zmm22
-	LONG $0x48fee162; WORD $0x5b6f; BYTE $0xfc // vmovdqu64 -0x100(%rbx), %zmm19
-	QUAD $0xfa167c505065a262 // vpdpbusd -0x18(%rsi,%r10){1to16}, %zmm19, %zmm23
-	LONG $0x40753262; WORD $0xf6a8 // vfmadd213ps %zmm22, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm14) + zmm22
-	LONG $0x48fee162; WORD $0x636f; BYTE $0xfd // vmovdqu64 -0xc0(%rbx), %zmm20
-	QUAD $0xfb167c50505da262 // vpdpbusd -0x14(%rsi,%r10){1to16}, %zmm20, %zmm23
-	LONG $0x4075a262; WORD $0xc6a8 // vfmadd213ps %zmm22, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm16) + zmm22
-	LONG $0x48fee162; WORD $0x6b6f; BYTE $0xfe // vmovdqu64 -0x80(%rbx), %zmm21
-	QUAD $0xfc167c505055a262 // vpdpbusd -0x10(%rsi,%r10){1to16}, %zmm21, %zmm23
-	LONG $0x40753262; WORD $0xfea8 // vfmadd213ps %zmm22, %zmm17, %zmm15 # zmm15 = (zmm17 * zmm15) + zmm22
-	LONG $0x4044e162; WORD $0xc858 // vaddps %zmm0, %zmm23, %zmm17
-	LONG $0x487ce162; WORD $0x3310 // vmovups (%rbx), %zmm22
-	LONG $0x404dc262; WORD $0xcfa8 // vfmadd213ps %zmm15, %zmm22, %zmm17 # zmm17 = (zmm22 * zmm17) + zmm15
-	QUAD $0xf0167c58487d3262 // vpbroadcastd -0x40(%rsi,%r10), %zmm15
-	QUAD $0xe9167c50506d3262 // vpdpbusd -0x5c(%rsi,%r10){1to16}, %zmm18, %zmm15
-	QUAD $0xea167c5050653262 // vpdpbusd -0x58(%rsi,%r10){1to16}, %zmm19, %zmm15
-	QUAD $0xeb167c50505d3262 // vpdpbusd -0x54(%rsi,%r10){1to16}, %zmm20, %zmm15
-	QUAD $0xec167c5050553262 // vpdpbusd -0x50(%rsi,%r10){1to16}, %zmm21, %zmm15
-	LONG $0x48047162; WORD $0xf858 // vaddps %zmm0, %zmm15, %zmm15
-	LONG $0x404d3262; WORD $0xf8a8 // vfmadd213ps %zmm16, %zmm22, %zmm15 # zmm15 = (zmm22 * zmm15) + zmm16
-	QUAD $0xe0164458487da262 // vpbroadcastd -0x80(%rsi,%r10), %zmm16
-	QUAD $0xd9164450506da262 // vpdpbusd -0x9c(%rsi,%r10){1to16}, %zmm18, %zmm16
-	QUAD $0xda1644505065a262 // vpdpbusd -0x98(%rsi,%r10){1to16}, %zmm19, %zmm16
-	QUAD $0xdb164450505da262 // vpdpbusd -0x94(%rsi,%r10){1to16}, %zmm20, %zmm16
-	QUAD $0xdc1644505055a262 // vpdpbusd -0x90(%rsi,%r10){1to16}, %zmm21, %zmm16
-	LONG $0x407ce162; WORD $0xc058 // vaddps %zmm0, %zmm16, %zmm16
-	LONG $0x404dc262; WORD $0xc6a8 // vfmadd213ps %zmm14, %zmm22, %zmm16 # zmm16 = (zmm22 * zmm16) + zmm14
-	QUAD $0xd0167458487d3262 // vpbroadcastd -0xc0(%rsi,%r10), %zmm14
-	QUAD $0xc9167450506d3262 // vpdpbusd -0xdc(%rsi,%r10){1to16}, %zmm18, %zmm14
-	QUAD $0xca16745050653262 // vpdpbusd -0xd8(%rsi,%r10){1to16}, %zmm19, %zmm14
-	QUAD $0xcb167450505d3262 // vpdpbusd -0xd4(%rsi,%r10){1to16}, %zmm20, %zmm14
-	QUAD $0xcc16745050553262 // vpdpbusd -0xd0(%rsi,%r10){1to16}, %zmm21, %zmm14
-	LONG $0x480c7162; WORD $0xf058 // vaddps %zmm0, %zmm14, %zmm14
-	LONG $0x404d5262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm22, %zmm14 # zmm14 = (zmm22 * zmm14) + zmm13
-	LONG $0x487d3262; WORD $0x2c58; BYTE $0x06 // vpbroadcastd (%rsi,%r8), %zmm13
-	QUAD $0xf9066c50506d3262 // vpdpbusd -0x1c(%rsi,%r8){1to16}, %zmm18, %zmm13
-	QUAD $0xfa066c5050653262 // vpdpbusd -0x18(%rsi,%r8){1to16}, %zmm19, %zmm13
-	QUAD $0xfb066c50505d3262 // vpdpbusd -0x14(%rsi,%r8){1to16}, %zmm20, %zmm13
-	QUAD $0xfc066c5050553262 // vpdpbusd -0x10(%rsi,%r8){1to16}, %zmm21, %zmm13
-	LONG $0x48147162; WORD $0xe858 // vaddps %zmm0, %zmm13, %zmm13
-	LONG $0x404d5262; WORD $0xeca8 // vfmadd213ps %zmm12, %zmm22, %zmm13 # zmm13 = (zmm22 * zmm13) + zmm12
-	QUAD $0xf0066458487d3262 // vpbroadcastd -0x40(%rsi,%r8), %zmm12
-	QUAD $0xe9066450506d3262 // vpdpbusd -0x5c(%rsi,%r8){1to16}, %zmm18, %zmm12
-	QUAD $0xea06645050653262 // vpdpbusd -0x58(%rsi,%r8){1to16}, %zmm19, %zmm12
-	QUAD $0xeb066450505d3262 // vpdpbusd -0x54(%rsi,%r8){1to16}, %zmm20, %zmm12
-	QUAD $0xec06645050553262 // vpdpbusd -0x50(%rsi,%r8){1to16}, %zmm21, %zmm12
-	LONG $0x481c7162; WORD $0xe058 // vaddps %zmm0, %zmm12, %zmm12
-	LONG $0x404d5262; WORD $0xe3a8 // vfmadd213ps %zmm11, %zmm22, %zmm12 # zmm12 = (zmm22 * zmm12) + zmm11
-	QUAD $0xe0065c58487d3262 // vpbroadcastd -0x80(%rsi,%r8), %zmm11
-	QUAD $0xd9065c50506d3262 // vpdpbusd -0x9c(%rsi,%r8){1to16}, %zmm18, %zmm11
-	QUAD $0xda065c5050653262 // vpdpbusd -0x98(%rsi,%r8){1to16}, %zmm19, %zmm11
-	QUAD $0xdb065c50505d3262 // vpdpbusd -0x94(%rsi,%r8){1to16}, %zmm20, %zmm11
-	QUAD $0xdc065c5050553262 // vpdpbusd -0x90(%rsi,%r8){1to16}, %zmm21, %zmm11
-	LONG $0x48247162; WORD $0xd858 // vaddps %zmm0, %zmm11, %zmm11
-	LONG $0x404d5262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm22, %zmm11 # zmm11 = (zmm22 * zmm11) + zmm10
-	QUAD $0xd0065458487d3262 // vpbroadcastd -0xc0(%rsi,%r8), %zmm10
-	QUAD $0xc9065450506d3262 // vpdpbusd -0xdc(%rsi,%r8){1to16}, %zmm18, %zmm10
-	QUAD $0xca06545050653262 // vpdpbusd -0xd8(%rsi,%r8){1to16}, %zmm19, %zmm10
-	QUAD $0xcb065450505d3262 // vpdpbusd -0xd4(%rsi,%r8){1to16}, %zmm20, %zmm10
-	QUAD $0xcc06545050553262 // vpdpbusd -0xd0(%rsi,%r8){1to16}, %zmm21, %zmm10
-	LONG $0x482c7162; WORD $0xd058 // vaddps %zmm0, %zmm10, %zmm10
-	LONG $0x404d5262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm22, %zmm10 # zmm10 = (zmm22 * zmm10) + zmm9
-	QUAD $0xcd0654b8582db262 // vfmadd231ps -0xcc(%rsi,%r8){1to16}, %zmm10, %zmm2 # zmm2 = (zmm10 * mem) + zmm2
-	QUAD $0xdd064cb85825b262 // vfmadd231ps -0x8c(%rsi,%r8){1to16}, %zmm11, %zmm1 # zmm1 = (zmm11 * mem) + zmm1
-	QUAD $0xed065cb8581db262 // vfmadd231ps -0x4c(%rsi,%r8){1to16}, %zmm12, %zmm3 # zmm3 = (zmm12 * mem) + zmm3
-	QUAD $0xfd0664b85815b262 // vfmadd231ps -0xc(%rsi,%r8){1to16}, %zmm13, %zmm4 # zmm4 = (zmm13 * mem) + zmm4
-	QUAD $0xcd166cb8580db262 // vfmadd231ps -0xcc(%rsi,%r10){1to16}, %zmm14, %zmm5 # zmm5 = (zmm14 * mem) + zmm5
-	QUAD $0xdd1674b8507db262 // vfmadd231ps -0x8c(%rsi,%r10){1to16}, %zmm16, %zmm6 # zmm6 = (zmm16 * mem) + zmm6
-	QUAD $0xed167cb85805b262 // vfmadd231ps -0x4c(%rsi,%r10){1to16}, %zmm15, %zmm7 # zmm7 = (zmm15 * mem) + zmm7
-	QUAD $0xfd1644b850753262 // vfmadd231ps -0xc(%rsi,%r10){1to16}, %zmm17, %zmm8 # zmm8 = (zmm17 * mem) + zmm8
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	LONG $0x80c38148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbx # imm = 0x280
-	WORD $0xff49; BYTE $0xcb // decq %r11
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	LONG $0xfc4c870f; WORD $0xffff // ja 0x5940 <k_tile_panel_16+0x410>
-	LONG $0xfffb17e9; BYTE $0xff // jmp 0x5810 <k_tile_panel_16+0x2e0>
-	LONG $0x242c8b4c // movq (%rsp), %r13
-	LONG $0x007d8b49 // movq (%r13), %rdi
-	LONG $0x18458b4d // movq 0x18(%r13), %r8
-	LONG $0x204d8b4d // movq 0x20(%r13), %r9
-	LONG $0x40558b4d // movq 0x40(%r13), %r10
-	LONG $0x385d8b4d // movq 0x38(%r13), %r11
-	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
-	LONG $0x0240bc41; WORD $0x0000 // movl $0x240, %r12d # imm = 0x240
-	LONG $0x1065034d // addq 0x10(%r13), %r12
-	LONG $0x76348d4c // leaq (%rsi,%rsi,2), %r14
-	LONG $0x00ecbf41; WORD $0x0000 // movl $0xec, %r15d
-	LONG $0x087d034d // addq 0x8(%r13), %r15
-	LONG $0x01738d49 // leaq 0x1(%r11), %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0xfec28e0f; WORD $0xffff // jle 0x6e90 <k_tile_panel_16+0x600>
+	LONG $0xfce58348 // andq $-0x4, %rbp
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	WORD $0x2948; BYTE $0xe8 // subq %rbp, %rax
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0xf748; BYTE $0xde // negq %rsi
+	LONG $0xfce28349 // andq $-0x4, %r10
+	WORD $0xf749; BYTE $0xda // negq %r10
+	LONG $0x092c8d49 // leaq (%r9,%rcx), %rbp
+	LONG $0x02c58348 // addq $0x2, %rbp
+	LONG $0x314c8d49; BYTE $0x04 // leaq 0x4(%r9,%rsi), %rcx
+	LONG $0x6ef941c4; BYTE $0xd5 // vmovq %r13, %xmm10
+	LONG $0x6ef941c4; BYTE $0xdc // vmovq %r12, %xmm11
+	LONG $0x6c2141c4; BYTE $0xd2 // vpunpcklqdq %xmm10, %xmm11, %xmm10 # xmm10 = xmm11[0],xmm10[0]
+	LONG $0x6ef941c4; BYTE $0xd9 // vmovq %r9, %xmm11
+	LONG $0x6ef941c4; BYTE $0xe7 // vmovq %r15, %xmm12
+	LONG $0x6c2141c4; BYTE $0xdc // vpunpcklqdq %xmm12, %xmm11, %xmm11 # xmm11 = xmm11[0],xmm12[0]
+	LONG $0x382543c4; WORD $0x01d2 // vinserti128 $0x1, %xmm10, %ymm11, %ymm10
+	LONG $0x28a5d162; WORD $0xe272; BYTE $0x3f // vpsraq $0x3f, %ymm10, %ymm11
+	LONG $0x7325c1c4; WORD $0x3ed3 // vpsrlq $0x3e, %ymm11, %ymm11
+	LONG $0xd42d41c4; BYTE $0xd3 // vpaddq %ymm11, %ymm10, %ymm10
+	LONG $0x28add162; WORD $0xe272; BYTE $0x02 // vpsraq $0x2, %ymm10, %ymm10
+	LONG $0x28f55262; WORD $0xd240 // vpmullq %ymm10, %ymm1, %ymm10
+	LONG $0x7ef961c4; BYTE $0xd6 // vmovq %xmm10, %rsi
+	LONG $0x16f943c4; WORD $0x01d7 // vpextrq $0x1, %xmm10, %r15
+	LONG $0x397d43c4; WORD $0x01d2 // vextracti128 $0x1, %ymm10, %xmm10
+	LONG $0x7ef941c4; BYTE $0xd4 // vmovq %xmm10, %r12
+	LONG $0x16f943c4; WORD $0x01d5 // vpextrq $0x1, %xmm10, %r13
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0x06c18349 // addq $0x6, %r9
+	LONG $0x06e5c149 // shlq $0x6, %r13
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	QUAD $0x21100518487df262; WORD $0x0000 // vbroadcastss 0x2110(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x35eb // jmp 0x5d7f <k_tile_panel_16+0x84f>
+	WORD $0x014d; BYTE $0xe9 // addq %r13, %r9
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	QUAD $0x000000a024bc8b4c // movq 0xa0(%rsp), %r15
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x487d8262; WORD $0x0c58; BYTE $0x0f // vpbroadcastd (%r15,%r9), %zmm17
+	QUAD $0xf00f4458487d8262 // vpbroadcastd -0x40(%r15,%r9), %zmm16
+	LONG $0x487d5262; WORD $0x3c58; BYTE $0x0f // vpbroadcastd (%r15,%rcx), %zmm15
+	QUAD $0xf00f7458487d5262 // vpbroadcastd -0x40(%r15,%rcx), %zmm14
+	LONG $0x487d5262; WORD $0x2c58; BYTE $0x2f // vpbroadcastd (%r15,%rbp), %zmm13
+	QUAD $0xf02f6458487d5262 // vpbroadcastd -0x40(%r15,%rbp), %zmm12
+	LONG $0x487d5262; WORD $0x1c58; BYTE $0x07 // vpbroadcastd (%r15,%rax), %zmm11
+	QUAD $0xf0075458487d5262 // vpbroadcastd -0x40(%r15,%rax), %zmm10
+	LONG $0x48fec162; WORD $0x146f; BYTE $0x24 // vmovdqu64 (%r12), %zmm18
+	QUAD $0x01245c6f48fec162 // vmovdqu64 0x40(%r12), %zmm19
+	QUAD $0x0224646f48fec162 // vmovdqu64 0x80(%r12), %zmm20
+	QUAD $0x03246c6f48fec162 // vmovdqu64 0xc0(%r12), %zmm21
+	QUAD $0xe6075450506d5262 // vpdpbusd -0x68(%r15,%rax){1to16}, %zmm18, %zmm10
+	QUAD $0xf6075c50506d5262 // vpdpbusd -0x28(%r15,%rax){1to16}, %zmm18, %zmm11
+	QUAD $0xe62f6450506d5262 // vpdpbusd -0x68(%r15,%rbp){1to16}, %zmm18, %zmm12
+	QUAD $0xf62f6c50506d5262 // vpdpbusd -0x28(%r15,%rbp){1to16}, %zmm18, %zmm13
+	QUAD $0xe60f7450506d5262 // vpdpbusd -0x68(%r15,%rcx){1to16}, %zmm18, %zmm14
+	QUAD $0xf60f7c50506d5262 // vpdpbusd -0x28(%r15,%rcx){1to16}, %zmm18, %zmm15
+	QUAD $0xe60f4450506d8262 // vpdpbusd -0x68(%r15,%r9){1to16}, %zmm18, %zmm16
+	QUAD $0xf60f4c50506d8262 // vpdpbusd -0x28(%r15,%r9){1to16}, %zmm18, %zmm17
+	QUAD $0xe707545050655262 // vpdpbusd -0x64(%r15,%rax){1to16}, %zmm19, %zmm10
+	QUAD $0xf7075c5050655262 // vpdpbusd -0x24(%r15,%rax){1to16}, %zmm19, %zmm11
+	QUAD $0xe72f645050655262 // vpdpbusd -0x64(%r15,%rbp){1to16}, %zmm19, %zmm12
+	QUAD $0xf72f6c5050655262 // vpdpbusd -0x24(%r15,%rbp){1to16}, %zmm19, %zmm13
+	QUAD $0xe70f745050655262 // vpdpbusd -0x64(%r15,%rcx){1to16}, %zmm19, %zmm14
+	QUAD $0xf70f7c5050655262 // vpdpbusd -0x24(%r15,%rcx){1to16}, %zmm19, %zmm15
+	QUAD $0xe70f445050658262 // vpdpbusd -0x64(%r15,%r9){1to16}, %zmm19, %zmm16
+	QUAD $0xf70f4c5050658262 // vpdpbusd -0x24(%r15,%r9){1to16}, %zmm19, %zmm17
+	QUAD $0xe8075450505d5262 // vpdpbusd -0x60(%r15,%rax){1to16}, %zmm20, %zmm10
+	QUAD $0xf8075c50505d5262 // vpdpbusd -0x20(%r15,%rax){1to16}, %zmm20, %zmm11
+	QUAD $0xe82f6450505d5262 // vpdpbusd -0x60(%r15,%rbp){1to16}, %zmm20, %zmm12
+	QUAD $0xf82f6c50505d5262 // vpdpbusd -0x20(%r15,%rbp){1to16}, %zmm20, %zmm13
+	QUAD $0xe80f7450505d5262 // vpdpbusd -0x60(%r15,%rcx){1to16}, %zmm20, %zmm14
+	QUAD $0xf80f7c50505d5262 // vpdpbusd -0x20(%r15,%rcx){1to16}, %zmm20, %zmm15
+	QUAD $0xe80f4450505d8262 // vpdpbusd -0x60(%r15,%r9){1to16}, %zmm20, %zmm16
+	QUAD $0xf80f4c50505d8262 // vpdpbusd -0x20(%r15,%r9){1to16}, %zmm20, %zmm17
+	QUAD $0xe907545050555262 // vpdpbusd -0x5c(%r15,%rax){1to16}, %zmm21, %zmm10
+	QUAD $0xf9075c5050555262 // vpdpbusd -0x1c(%r15,%rax){1to16}, %zmm21, %zmm11
+	QUAD $0xe92f645050555262 // vpdpbusd -0x5c(%r15,%rbp){1to16}, %zmm21, %zmm12
+	QUAD $0xf92f6c5050555262 // vpdpbusd -0x1c(%r15,%rbp){1to16}, %zmm21, %zmm13
+	QUAD $0xe90f745050555262 // vpdpbusd -0x5c(%r15,%rcx){1to16}, %zmm21, %zmm14
+	QUAD $0xf90f7c5050555262 // vpdpbusd -0x1c(%r15,%rcx){1to16}, %zmm21, %zmm15
+	QUAD $0xe90f445050558262 // vpdpbusd -0x5c(%r15,%r9){1to16}, %zmm21, %zmm16
+	QUAD $0xf90f4c5050558262 // vpdpbusd -0x1c(%r15,%r9){1to16}, %zmm21, %zmm17
+	QUAD $0x08245410487cc162 // vmovups 0x200(%r12), %zmm18
+	LONG $0x406ce162; WORD $0xd859 // vmulps %zmm0, %zmm18, %zmm19
+	LONG $0x406d3262; WORD $0xd3a8 // vfmadd213ps %zmm19, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm10) + zmm19
+	LONG $0x406d3262; WORD $0xdba8 // vfmadd213ps %zmm19, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm11) + zmm19
+	LONG $0x406d3262; WORD $0xe3a8 // vfmadd213ps %zmm19, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm12) + zmm19
+	QUAD $0x010f5c58487d0262 // vpbroadcastd 0x4(%r15,%r9), %zmm27
+	QUAD $0xf10f5458487d0262 // vpbroadcastd -0x3c(%r15,%r9), %zmm26
+	QUAD $0x010f4c58487d4262 // vpbroadcastd 0x4(%r15,%rcx), %zmm25
+	QUAD $0xf10f4458487d4262 // vpbroadcastd -0x3c(%r15,%rcx), %zmm24
+	QUAD $0x012f7c58487dc262 // vpbroadcastd 0x4(%r15,%rbp), %zmm23
+	QUAD $0xf12f7458487dc262 // vpbroadcastd -0x3c(%r15,%rbp), %zmm22
+	QUAD $0x01076c58487dc262 // vpbroadcastd 0x4(%r15,%rax), %zmm21
+	LONG $0x406d3262; WORD $0xeba8 // vfmadd213ps %zmm19, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm13) + zmm19
+	QUAD $0xf1076458487dc262 // vpbroadcastd -0x3c(%r15,%rax), %zmm20
+	QUAD $0x0424646f48fe4162 // vmovdqu64 0x100(%r12), %zmm28
+	QUAD $0xea076450501dc262 // vpdpbusd -0x58(%r15,%rax){1to16}, %zmm28, %zmm20
+	QUAD $0xfa076c50501dc262 // vpdpbusd -0x18(%r15,%rax){1to16}, %zmm28, %zmm21
+	QUAD $0xea2f7450501dc262 // vpdpbusd -0x58(%r15,%rbp){1to16}, %zmm28, %zmm22
+	QUAD $0xfa2f7c50501dc262 // vpdpbusd -0x18(%r15,%rbp){1to16}, %zmm28, %zmm23
+	QUAD $0xea0f4450501d4262 // vpdpbusd -0x58(%r15,%rcx){1to16}, %zmm28, %zmm24
+	QUAD $0xfa0f4c50501d4262 // vpdpbusd -0x18(%r15,%rcx){1to16}, %zmm28, %zmm25
+	QUAD $0xea0f5450501d0262 // vpdpbusd -0x58(%r15,%r9){1to16}, %zmm28, %zmm26
+	QUAD $0xfa0f5c50501d0262 // vpdpbusd -0x18(%r15,%r9){1to16}, %zmm28, %zmm27
+	LONG $0x406d3262; WORD $0xf3a8 // vfmadd213ps %zmm19, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm14) + zmm19
+	QUAD $0x0524646f48fe4162 // vmovdqu64 0x140(%r12), %zmm28
+	QUAD $0xeb076450501dc262 // vpdpbusd -0x54(%r15,%rax){1to16}, %zmm28, %zmm20
+	QUAD $0xfb076c50501dc262 // vpdpbusd -0x14(%r15,%rax){1to16}, %zmm28, %zmm21
+	QUAD $0xeb2f7450501dc262 // vpdpbusd -0x54(%r15,%rbp){1to16}, %zmm28, %zmm22
+	QUAD $0xfb2f7c50501dc262 // vpdpbusd -0x14(%r15,%rbp){1to16}, %zmm28, %zmm23
+	QUAD $0xeb0f4450501d4262 // vpdpbusd -0x54(%r15,%rcx){1to16}, %zmm28, %zmm24
+	QUAD $0xfb0f4c50501d4262 // vpdpbusd -0x14(%r15,%rcx){1to16}, %zmm28, %zmm25
+	QUAD $0xeb0f5450501d0262 // vpdpbusd -0x54(%r15,%r9){1to16}, %zmm28, %zmm26
+	LONG $0x406d3262; WORD $0xfba8 // vfmadd213ps %zmm19, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm15) + zmm19
+	QUAD $0xfb0f5c50501d0262 // vpdpbusd -0x14(%r15,%r9){1to16}, %zmm28, %zmm27
+	QUAD $0x0624646f48fe4162 // vmovdqu64 0x180(%r12), %zmm28
+	QUAD $0xec076450501dc262 // vpdpbusd -0x50(%r15,%rax){1to16}, %zmm28, %zmm20
+	QUAD $0xfc076c50501dc262 // vpdpbusd -0x10(%r15,%rax){1to16}, %zmm28, %zmm21
+	QUAD $0xec2f7450501dc262 // vpdpbusd -0x50(%r15,%rbp){1to16}, %zmm28, %zmm22
+	QUAD $0xfc2f7c50501dc262 // vpdpbusd -0x10(%r15,%rbp){1to16}, %zmm28, %zmm23
+	QUAD $0xec0f4450501d4262 // vpdpbusd -0x50(%r15,%rcx){1to16}, %zmm28, %zmm24
+	QUAD $0xfc0f4c50501d4262 // vpdpbusd -0x10(%r15,%rcx){1to16}, %zmm28, %zmm25
+	QUAD $0xec0f5450501d0262 // vpdpbusd -0x50(%r15,%r9){1to16}, %zmm28, %zmm26
+	QUAD $0xfc0f5c50501d0262 // vpdpbusd -0x10(%r15,%r9){1to16}, %zmm28, %zmm27
+	LONG $0x406da262; WORD $0xc3a8 // vfmadd213ps %zmm19, %zmm18, %zmm16 # zmm16 = (zmm18 * zmm16) + zmm19
+	QUAD $0x0724646f48fe4162 // vmovdqu64 0x1c0(%r12), %zmm28
+	QUAD $0xed076450501dc262 // vpdpbusd -0x4c(%r15,%rax){1to16}, %zmm28, %zmm20
+	QUAD $0xfd076c50501dc262 // vpdpbusd -0xc(%r15,%rax){1to16}, %zmm28, %zmm21
+	QUAD $0xed2f7450501dc262 // vpdpbusd -0x4c(%r15,%rbp){1to16}, %zmm28, %zmm22
+	QUAD $0xfd2f7c50501dc262 // vpdpbusd -0xc(%r15,%rbp){1to16}, %zmm28, %zmm23
+	QUAD $0xed0f4450501d4262 // vpdpbusd -0x4c(%r15,%rcx){1to16}, %zmm28, %zmm24
+	QUAD $0xfd0f4c50501d4262 // vpdpbusd -0xc(%r15,%rcx){1to16}, %zmm28, %zmm25
+	QUAD $0xed0f5450501d0262 // vpdpbusd -0x4c(%r15,%r9){1to16}, %zmm28, %zmm26
+	LONG $0x406da262; WORD $0xcba8 // vfmadd213ps %zmm19, %zmm18, %zmm17 # zmm17 = (zmm18 * zmm17) + zmm19
+	QUAD $0xfd0f5c50501d0262 // vpdpbusd -0xc(%r15,%r9){1to16}, %zmm28, %zmm27
+	LONG $0x4024e162; WORD $0xd058 // vaddps %zmm0, %zmm27, %zmm18
+	QUAD $0x09245c10487cc162 // vmovups 0x240(%r12), %zmm19
+	LONG $0x4065a262; WORD $0xd1a8 // vfmadd213ps %zmm17, %zmm19, %zmm18 # zmm18 = (zmm19 * zmm18) + zmm17
+	LONG $0x402ce162; WORD $0xc858 // vaddps %zmm0, %zmm26, %zmm17
+	LONG $0x4065a262; WORD $0xc8a8 // vfmadd213ps %zmm16, %zmm19, %zmm17 # zmm17 = (zmm19 * zmm17) + zmm16
+	LONG $0x4034e162; WORD $0xc058 // vaddps %zmm0, %zmm25, %zmm16
+	LONG $0x4065c262; WORD $0xc7a8 // vfmadd213ps %zmm15, %zmm19, %zmm16 # zmm16 = (zmm19 * zmm16) + zmm15
+	LONG $0x403c7162; WORD $0xf858 // vaddps %zmm0, %zmm24, %zmm15
+	LONG $0x40655262; WORD $0xfea8 // vfmadd213ps %zmm14, %zmm19, %zmm15 # zmm15 = (zmm19 * zmm15) + zmm14
+	LONG $0x40447162; WORD $0xf058 // vaddps %zmm0, %zmm23, %zmm14
+	LONG $0x40655262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm19, %zmm14 # zmm14 = (zmm19 * zmm14) + zmm13
+	LONG $0x404c7162; WORD $0xe858 // vaddps %zmm0, %zmm22, %zmm13
+	LONG $0x40655262; WORD $0xeca8 // vfmadd213ps %zmm12, %zmm19, %zmm13 # zmm13 = (zmm19 * zmm13) + zmm12
+	LONG $0x40547162; WORD $0xe058 // vaddps %zmm0, %zmm21, %zmm12
+	LONG $0x40655262; WORD $0xe3a8 // vfmadd213ps %zmm11, %zmm19, %zmm12 # zmm12 = (zmm19 * zmm12) + zmm11
+	LONG $0x405c7162; WORD $0xd858 // vaddps %zmm0, %zmm20, %zmm11
+	LONG $0x40655262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm19, %zmm11 # zmm11 = (zmm19 * zmm11) + zmm10
+	QUAD $0xee074cb858255262 // vfmadd231ps -0x48(%r15,%rax){1to16}, %zmm11, %zmm9 # zmm9 = (zmm11 * mem) + zmm9
+	QUAD $0xfe0744b8581d5262 // vfmadd231ps -0x8(%r15,%rax){1to16}, %zmm12, %zmm8 # zmm8 = (zmm12 * mem) + zmm8
+	QUAD $0xee2f7cb85815d262 // vfmadd231ps -0x48(%r15,%rbp){1to16}, %zmm13, %zmm7 # zmm7 = (zmm13 * mem) + zmm7
+	QUAD $0xfe2f74b8580dd262 // vfmadd231ps -0x8(%r15,%rbp){1to16}, %zmm14, %zmm6 # zmm6 = (zmm14 * mem) + zmm6
+	QUAD $0xee0f6cb85805d262 // vfmadd231ps -0x48(%r15,%rcx){1to16}, %zmm15, %zmm5 # zmm5 = (zmm15 * mem) + zmm5
+	QUAD $0xfe0f64b8507dd262 // vfmadd231ps -0x8(%r15,%rcx){1to16}, %zmm16, %zmm4 # zmm4 = (zmm16 * mem) + zmm4
+	QUAD $0xee0f5cb850759262 // vfmadd231ps -0x48(%r15,%r9){1to16}, %zmm17, %zmm3 # zmm3 = (zmm17 * mem) + zmm3
+	QUAD $0xfe0f54b8506d9262 // vfmadd231ps -0x8(%r15,%r9){1to16}, %zmm18, %zmm2 # zmm2 = (zmm18 * mem) + zmm2
+	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	WORD $0xff49; BYTE $0xca // decq %r10
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0xfc44870f; WORD $0xffff // ja 0x70a0 <k_tile_panel_16+0x810>
+	LONG $0xfffa2fe9; BYTE $0xff // jmp 0x6e90 <k_tile_panel_16+0x600>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	LONG $0x08458b49 // movq 0x8(%r13), %rax
+	LONG $0x184d8b49 // movq 0x18(%r13), %rcx
+	LONG $0x20758b49 // movq 0x20(%r13), %rsi
+	LONG $0x487d8b49 // movq 0x48(%r13), %rdi
+	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
+	LONG $0x52048d4c // leaq (%rdx,%rdx,2), %r8
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x68c08348 // addq $0x68, %rax
+	WORD $0x32eb // jmp 0x74cd <k_tile_panel_16+0xc3d>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x487cd162; WORD $0x2111 // vmovups %zmm4, (%r9)
+	LONG $0x487cd162; WORD $0x1c11; BYTE $0x89 // vmovups %zmm3, (%r9,%rcx,4)
+	LONG $0x487cd162; WORD $0x1411; BYTE $0xc9 // vmovups %zmm2, (%r9,%rcx,8)
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0x01 // vmovups %zmm1, (%r9,%r8)
+	LONG $0x044a8d4c // leaq 0x4(%rdx), %r9
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0xf8e08f0f; WORD $0xffff // jg 0x6dad <k_tile_panel_16+0x51d>
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	WORD $0x2949; BYTE $0xef // subq %rbp, %r15
+	LONG $0xf9af0f4c // imulq %rcx, %r15
+	LONG $0x035e8d49 // leaq 0x3(%r14), %rbx
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xde490f49 // cmovnsq %r14, %rbx
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x024e8d4d // leaq 0x2(%r14), %r9
+	LONG $0x05568d4d // leaq 0x5(%r14), %r10
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xd1490f4d // cmovnsq %r9, %r10
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0xb90c8d4f // leaq (%r9,%r15,4), %r9
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x2e74 // je 0x7530 <k_tile_panel_16+0xca0>
+	LONG $0x487cd162; WORD $0x2110 // vmovups (%r9), %zmm4
+	LONG $0x487cd162; WORD $0x1c10; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm3
+	LONG $0x487cd162; WORD $0x1410; BYTE $0xc9 // vmovups (%r9,%rcx,8), %zmm2
+	LONG $0x48fe9162; WORD $0x0c6f; BYTE $0x01 // vmovdqu64 (%r9,%r8), %zmm1
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x277f // jg 0x754c <k_tile_panel_16+0xcbc>
+	LONG $0xffff76e9; BYTE $0xff // jmp 0x74a0 <k_tile_panel_16+0xc10>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487cd162; WORD $0x6511; BYTE $0x00 // vmovups %zmm4, (%r13)
-	QUAD $0x00855c11487c9162 // vmovups %zmm3, (%r13,%r8,4)
-	QUAD $0x00c55411487c9162 // vmovups %zmm2, (%r13,%r8,8)
-	QUAD $0x00354c11487c9162 // vmovups %zmm1, (%r13,%r14)
-	LONG $0x045e8d48 // leaq 0x4(%rsi), %rbx
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0xf9a08f0f; WORD $0xffff // jg 0x571f <k_tile_panel_16+0x1ef>
-	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	WORD $0x2949; BYTE $0xc5 // subq %rax, %r13
-	LONG $0xe8af0f4d // imulq %r8, %r13
-	LONG $0x035a8d48 // leaq 0x3(%rdx), %rbx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xda490f48 // cmovnsq %rdx, %rbx
-	LONG $0xaf2c8d4e // leaq (%rdi,%r13,4), %r13
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x3074 // je 0x5dd0 <k_tile_panel_16+0x8a0>
-	LONG $0x487cd162; WORD $0x6510; BYTE $0x00 // vmovups (%r13), %zmm4
-	QUAD $0x00855c10487c9162 // vmovups (%r13,%r8,4), %zmm3
-	QUAD $0x00c55410487c9162 // vmovups (%r13,%r8,8), %zmm2
-	QUAD $0x00354c10487c9162 // vmovups (%r13,%r14), %zmm1
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x257f // jg 0x5de9 <k_tile_panel_16+0x8b9>
-	WORD $0x8aeb // jmp 0x5d50 <k_tile_panel_16+0x820>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xff678e0f; WORD $0xffff // jle 0x5d50 <k_tile_panel_16+0x820>
-	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
-	LONG $0xfce58348 // andq $-0x4, %rbp
-	WORD $0x2948; BYTE $0xea // subq %rbp, %rdx
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0xff548e0f; WORD $0xffff // jle 0x74a0 <k_tile_panel_16+0xc10>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0xfce78349 // andq $-0x4, %r15
 	LONG $0x02fbc148 // sarq $0x2, %rbx
-	LONG $0xd9af0f49 // imulq %r9, %rbx
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487c7162; WORD $0x4b10; BYTE $0xff // vmovups -0x40(%rbx), %zmm9
-	LONG $0x487df262; WORD $0x7a58; BYTE $0xff // vpbroadcastd -0x4(%rdx), %zmm7
-	LONG $0x48fe7162; WORD $0x536f; BYTE $0xf7 // vmovdqu64 -0x240(%rbx), %zmm10
-	LONG $0x48fe7162; WORD $0x5b6f; BYTE $0xf8 // vmovdqu64 -0x200(%rbx), %zmm11
-	LONG $0x48fe7162; WORD $0x636f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rbx), %zmm12
-	LONG $0x48fe7162; WORD $0x6b6f; BYTE $0xfa // vmovdqu64 -0x180(%rbx), %zmm13
-	LONG $0x582df262; WORD $0x7a50; BYTE $0xf5 // vpdpbusd -0x2c(%rdx){1to16}, %zmm10, %zmm7
-	LONG $0x5825f262; WORD $0x7a50; BYTE $0xf6 // vpdpbusd -0x28(%rdx){1to16}, %zmm11, %zmm7
-	LONG $0x581df262; WORD $0x7a50; BYTE $0xf7 // vpdpbusd -0x24(%rdx){1to16}, %zmm12, %zmm7
-	LONG $0x5815f262; WORD $0x7a50; BYTE $0xf8 // vpdpbusd -0x20(%rdx){1to16}, %zmm13, %zmm7
-	LONG $0x487d7262; WORD $0x4258; BYTE $0xef // vpbroadcastd -0x44(%rdx), %zmm8
-	LONG $0x582d7262; WORD $0x4250; BYTE $0xe5 // vpdpbusd -0x6c(%rdx){1to16}, %zmm10, %zmm8
-	LONG $0x58257262; WORD $0x4250; BYTE $0xe6 // vpdpbusd -0x68(%rdx){1to16}, %zmm11, %zmm8
-	LONG $0x581d7262; WORD $0x4250; BYTE $0xe7 // vpdpbusd -0x64(%rdx){1to16}, %zmm12, %zmm8
-	LONG $0x58157262; WORD $0x4250; BYTE $0xe8 // vpdpbusd -0x60(%rdx){1to16}, %zmm13, %zmm8
-	LONG $0x487df262; WORD $0x7258; BYTE $0xdf // vpbroadcastd -0x84(%rdx), %zmm6
-	LONG $0x582df262; WORD $0x7250; BYTE $0xd5 // vpdpbusd -0xac(%rdx){1to16}, %zmm10, %zmm6
-	LONG $0x5825f262; WORD $0x7250; BYTE $0xd6 // vpdpbusd -0xa8(%rdx){1to16}, %zmm11, %zmm6
-	LONG $0x581df262; WORD $0x7250; BYTE $0xd7 // vpdpbusd -0xa4(%rdx){1to16}, %zmm12, %zmm6
-	LONG $0x5815f262; WORD $0x7250; BYTE $0xd8 // vpdpbusd -0xa0(%rdx){1to16}, %zmm13, %zmm6
-	LONG $0x487df262; WORD $0x6a58; BYTE $0xcf // vpbroadcastd -0xc4(%rdx), %zmm5
-	LONG $0x582df262; WORD $0x6a50; BYTE $0xc5 // vpdpbusd -0xec(%rdx){1to16}, %zmm10, %zmm5
-	LONG $0x5825f262; WORD $0x6a50; BYTE $0xc6 // vpdpbusd -0xe8(%rdx){1to16}, %zmm11, %zmm5
-	LONG $0x581df262; WORD $0x6a50; BYTE $0xc7 // vpdpbusd -0xe4(%rdx){1to16}, %zmm12, %zmm5
-	LONG $0x5815f262; WORD $0x6a50; BYTE $0xc8 // vpdpbusd -0xe0(%rdx){1to16}, %zmm13, %zmm5
-	LONG $0x487d7262; WORD $0x1258 // vpbroadcastd (%rdx), %zmm10
-	LONG $0x48347162; WORD $0xd859 // vmulps %zmm0, %zmm9, %zmm11
-	LONG $0x48fe7162; WORD $0x636f; BYTE $0xfb // vmovdqu64 -0x140(%rbx), %zmm12
-	LONG $0x581d7262; WORD $0x5250; BYTE $0xf9 // vpdpbusd -0x1c(%rdx){1to16}, %zmm12, %zmm10
-	LONG $0x4835d262; WORD $0xeba8 // vfmadd213ps %zmm11, %zmm9, %zmm5 # zmm5 = (zmm9 * zmm5) + zmm11
-	LONG $0x48fe7162; WORD $0x6b6f; BYTE $0xfc // vmovdqu64 -0x100(%rbx), %zmm13
-	LONG $0x58157262; WORD $0x5250; BYTE $0xfa // vpdpbusd -0x18(%rdx){1to16}, %zmm13, %zmm10
-	LONG $0x4835d262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm6) + zmm11
-	LONG $0x48fe7162; WORD $0x736f; BYTE $0xfd // vmovdqu64 -0xc0(%rbx), %zmm14
-	LONG $0x580d7262; WORD $0x5250; BYTE $0xfb // vpdpbusd -0x14(%rdx){1to16}, %zmm14, %zmm10
-	LONG $0x48355262; WORD $0xc3a8 // vfmadd213ps %zmm11, %zmm9, %zmm8 # zmm8 = (zmm9 * zmm8) + zmm11
-	LONG $0x48fe7162; WORD $0x7b6f; BYTE $0xfe // vmovdqu64 -0x80(%rbx), %zmm15
-	LONG $0x58057262; WORD $0x5250; BYTE $0xfc // vpdpbusd -0x10(%rdx){1to16}, %zmm15, %zmm10
-	LONG $0x4835d262; WORD $0xfba8 // vfmadd213ps %zmm11, %zmm9, %zmm7 # zmm7 = (zmm9 * zmm7) + zmm11
-	LONG $0x482c7162; WORD $0xc858 // vaddps %zmm0, %zmm10, %zmm9
-	LONG $0x487c7162; WORD $0x1310 // vmovups (%rbx), %zmm10
-	LONG $0x482d7262; WORD $0xcfa8 // vfmadd213ps %zmm7, %zmm10, %zmm9 # zmm9 = (zmm10 * zmm9) + zmm7
-	LONG $0x487df262; WORD $0x7a58; BYTE $0xf0 // vpbroadcastd -0x40(%rdx), %zmm7
-	LONG $0x581df262; WORD $0x7a50; BYTE $0xe9 // vpdpbusd -0x5c(%rdx){1to16}, %zmm12, %zmm7
-	LONG $0x5815f262; WORD $0x7a50; BYTE $0xea // vpdpbusd -0x58(%rdx){1to16}, %zmm13, %zmm7
-	LONG $0x580df262; WORD $0x7a50; BYTE $0xeb // vpdpbusd -0x54(%rdx){1to16}, %zmm14, %zmm7
-	LONG $0x5805f262; WORD $0x7a50; BYTE $0xec // vpdpbusd -0x50(%rdx){1to16}, %zmm15, %zmm7
-	LONG $0x4844f162; WORD $0xf858 // vaddps %zmm0, %zmm7, %zmm7
-	LONG $0x482dd262; WORD $0xf8a8 // vfmadd213ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm7) + zmm8
-	LONG $0x487d7262; WORD $0x4258; BYTE $0xe0 // vpbroadcastd -0x80(%rdx), %zmm8
-	LONG $0x581d7262; WORD $0x4250; BYTE $0xd9 // vpdpbusd -0x9c(%rdx){1to16}, %zmm12, %zmm8
-	LONG $0x58157262; WORD $0x4250; BYTE $0xda // vpdpbusd -0x98(%rdx){1to16}, %zmm13, %zmm8
-	LONG $0x580d7262; WORD $0x4250; BYTE $0xdb // vpdpbusd -0x94(%rdx){1to16}, %zmm14, %zmm8
-	LONG $0x58057262; WORD $0x4250; BYTE $0xdc // vpdpbusd -0x90(%rdx){1to16}, %zmm15, %zmm8
-	LONG $0x483c7162; WORD $0xc058 // vaddps %zmm0, %zmm8, %zmm8
-	LONG $0x482d7262; WORD $0xc6a8 // vfmadd213ps %zmm6, %zmm10, %zmm8 # zmm8 = (zmm10 * zmm8) + zmm6
-	LONG $0x487df262; WORD $0x7258; BYTE $0xd0 // vpbroadcastd -0xc0(%rdx), %zmm6
-	LONG $0x581df262; WORD $0x7250; BYTE $0xc9 // vpdpbusd -0xdc(%rdx){1to16}, %zmm12, %zmm6
-	LONG $0x5815f262; WORD $0x7250; BYTE $0xca // vpdpbusd -0xd8(%rdx){1to16}, %zmm13, %zmm6
-	LONG $0x580df262; WORD $0x7250; BYTE $0xcb // vpdpbusd -0xd4(%rdx){1to16}, %zmm14, %zmm6
-	LONG $0x5805f262; WORD $0x7250; BYTE $0xcc // vpdpbusd -0xd0(%rdx){1to16}, %zmm15, %zmm6
-	LONG $0x484cf162; WORD $0xf058 // vaddps %zmm0, %zmm6, %zmm6
-	LONG $0x482df262; WORD $0xf5a8 // vfmadd213ps %zmm5, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm6) + zmm5
-	LONG $0x584df262; WORD $0x62b8; BYTE $0xcd // vfmadd231ps -0xcc(%rdx){1to16}, %zmm6, %zmm4 # zmm4 = (zmm6 * mem) + zmm4
-	LONG $0x583df262; WORD $0x5ab8; BYTE $0xdd // vfmadd231ps -0x8c(%rdx){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	LONG $0x5845f262; WORD $0x52b8; BYTE $0xed // vfmadd231ps -0x4c(%rdx){1to16}, %zmm7, %zmm2 # zmm2 = (zmm7 * mem) + zmm2
-	LONG $0x5835f262; WORD $0x4ab8; BYTE $0xfd // vfmadd231ps -0xc(%rdx){1to16}, %zmm9, %zmm1 # zmm1 = (zmm9 * mem) + zmm1
-	LONG $0x80c38148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbx # imm = 0x280
-	WORD $0xff48; BYTE $0xcd // decq %rbp
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xfe1f870f; WORD $0xffff // ja 0x5e10 <k_tile_panel_16+0x8e0>
-	LONG $0xfffd5ae9; BYTE $0xff // jmp 0x5d50 <k_tile_panel_16+0x820>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	WORD $0x8b48; BYTE $0x3a // movq (%rdx), %rdi
-	LONG $0x08428b4c // movq 0x8(%rdx), %r8
-	LONG $0x184a8b4c // movq 0x18(%rdx), %r9
-	LONG $0x20528b4c // movq 0x20(%rdx), %r10
-	LONG $0x405a8b4c // movq 0x40(%rdx), %r11
-	LONG $0x385a8b48 // movq 0x38(%rdx), %rbx
-	LONG $0x0240be41; WORD $0x0000 // movl $0x240, %r14d # imm = 0x240
-	LONG $0x1072034c // addq 0x10(%rdx), %r14
-	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
-	LONG $0x6cc08349 // addq $0x6c, %r8
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0x02fcc149 // sarq $0x2, %r12
+	LONG $0xfce28349 // andq $-0x4, %r10
+	WORD $0xf749; BYTE $0xda // negq %r10
+	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
+	LONG $0x02c28349 // addq $0x2, %r10
+	WORD $0x294d; BYTE $0xfe // subq %r15, %r14
+	LONG $0xe6af0f4c // imulq %rsi, %r12
 	LONG $0x06e2c149 // shlq $0x6, %r10
-	QUAD $0x1e270518487df262; WORD $0x0000 // vbroadcastss 0x1e27(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x2beb // jmp 0x605e <k_tile_panel_16+0xb2e>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0x1411; BYTE $0x24 // vmovups %zmm2, (%r12)
-	LONG $0x487c9162; WORD $0x0c11; BYTE $0x8c // vmovups %zmm1, (%r12,%r9,4)
-	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xf6d18f0f; WORD $0xffff // jg 0x572f <k_tile_panel_16+0x1ff>
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
-	LONG $0xe1af0f4d // imulq %r9, %r12
-	LONG $0x036e8d4c // leaq 0x3(%rsi), %r13
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xee490f4c // cmovnsq %rsi, %r13
-	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x2174 // je 0x60a0 <k_tile_panel_16+0xb70>
-	LONG $0x487cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2
-	LONG $0x487c9162; WORD $0x0c10; BYTE $0x8c // vmovups (%r12,%r9,4), %zmm1
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1b7f // jg 0x60ad <k_tile_panel_16+0xb7d>
-	WORD $0xaceb // jmp 0x6040 <k_tile_panel_16+0xb10>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	LONG $0xdeaf0f48 // imulq %rsi, %rbx
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0x487d1262; WORD $0x0458; BYTE $0x17 // vpbroadcastd (%r15,%r10), %zmm8
+	QUAD $0xf0177c58487d9262 // vpbroadcastd -0x40(%r15,%r10), %zmm7
+	LONG $0x487d9262; WORD $0x3458; BYTE $0x37 // vpbroadcastd (%r15,%r14), %zmm6
+	QUAD $0xf0376c58487d9262 // vpbroadcastd -0x40(%r15,%r14), %zmm5
+	LONG $0x48fe5162; WORD $0x0c6f; BYTE $0x24 // vmovdqu64 (%r12), %zmm9
+	QUAD $0x0124546f48fe5162 // vmovdqu64 0x40(%r12), %zmm10
+	QUAD $0x02245c6f48fe5162 // vmovdqu64 0x80(%r12), %zmm11
+	QUAD $0x0324646f48fe5162 // vmovdqu64 0xc0(%r12), %zmm12
+	QUAD $0xe6376c5058359262 // vpdpbusd -0x68(%r15,%r14){1to16}, %zmm9, %zmm5
+	QUAD $0xf637745058359262 // vpdpbusd -0x28(%r15,%r14){1to16}, %zmm9, %zmm6
+	QUAD $0xe6177c5058359262 // vpdpbusd -0x68(%r15,%r10){1to16}, %zmm9, %zmm7
+	QUAD $0xf617445058351262 // vpdpbusd -0x28(%r15,%r10){1to16}, %zmm9, %zmm8
+	QUAD $0xe7376c50582d9262 // vpdpbusd -0x64(%r15,%r14){1to16}, %zmm10, %zmm5
+	QUAD $0xf7377450582d9262 // vpdpbusd -0x24(%r15,%r14){1to16}, %zmm10, %zmm6
+	QUAD $0xe7177c50582d9262 // vpdpbusd -0x64(%r15,%r10){1to16}, %zmm10, %zmm7
+	QUAD $0xf7174450582d1262 // vpdpbusd -0x24(%r15,%r10){1to16}, %zmm10, %zmm8
+	QUAD $0xe8376c5058259262 // vpdpbusd -0x60(%r15,%r14){1to16}, %zmm11, %zmm5
+	QUAD $0xf837745058259262 // vpdpbusd -0x20(%r15,%r14){1to16}, %zmm11, %zmm6
+	QUAD $0xe8177c5058259262 // vpdpbusd -0x60(%r15,%r10){1to16}, %zmm11, %zmm7
+	QUAD $0xf817445058251262 // vpdpbusd -0x20(%r15,%r10){1to16}, %zmm11, %zmm8
+	QUAD $0xe9376c50581d9262 // vpdpbusd -0x5c(%r15,%r14){1to16}, %zmm12, %zmm5
+	QUAD $0xf9377450581d9262 // vpdpbusd -0x1c(%r15,%r14){1to16}, %zmm12, %zmm6
+	QUAD $0xe9177c50581d9262 // vpdpbusd -0x5c(%r15,%r10){1to16}, %zmm12, %zmm7
+	QUAD $0xf9174450581d1262 // vpdpbusd -0x1c(%r15,%r10){1to16}, %zmm12, %zmm8
+	QUAD $0x08244c10487c5162 // vmovups 0x200(%r12), %zmm9
+	QUAD $0x01175458487d1262 // vpbroadcastd 0x4(%r15,%r10), %zmm10
+	QUAD $0xf1175c58487d1262 // vpbroadcastd -0x3c(%r15,%r10), %zmm11
+	QUAD $0x01376458487d1262 // vpbroadcastd 0x4(%r15,%r14), %zmm12
+	LONG $0x48347162; WORD $0xe859 // vmulps %zmm0, %zmm9, %zmm13
+	QUAD $0xf1377458487d1262 // vpbroadcastd -0x3c(%r15,%r14), %zmm14
+	QUAD $0x04247c6f48fe5162 // vmovdqu64 0x100(%r12), %zmm15
+	QUAD $0xea37745058051262 // vpdpbusd -0x58(%r15,%r14){1to16}, %zmm15, %zmm14
+	QUAD $0xfa37645058051262 // vpdpbusd -0x18(%r15,%r14){1to16}, %zmm15, %zmm12
+	QUAD $0xea175c5058051262 // vpdpbusd -0x58(%r15,%r10){1to16}, %zmm15, %zmm11
+	QUAD $0xfa17545058051262 // vpdpbusd -0x18(%r15,%r10){1to16}, %zmm15, %zmm10
+	LONG $0x4835d262; WORD $0xeda8 // vfmadd213ps %zmm13, %zmm9, %zmm5 # zmm5 = (zmm9 * zmm5) + zmm13
+	QUAD $0x05247c6f48fe5162 // vmovdqu64 0x140(%r12), %zmm15
+	QUAD $0xeb37745058051262 // vpdpbusd -0x54(%r15,%r14){1to16}, %zmm15, %zmm14
+	QUAD $0xfb37645058051262 // vpdpbusd -0x14(%r15,%r14){1to16}, %zmm15, %zmm12
+	QUAD $0xeb175c5058051262 // vpdpbusd -0x54(%r15,%r10){1to16}, %zmm15, %zmm11
+	LONG $0x4835d262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm6) + zmm13
+	QUAD $0xfb17545058051262 // vpdpbusd -0x14(%r15,%r10){1to16}, %zmm15, %zmm10
+	QUAD $0x06247c6f48fe5162 // vmovdqu64 0x180(%r12), %zmm15
+	QUAD $0xec37745058051262 // vpdpbusd -0x50(%r15,%r14){1to16}, %zmm15, %zmm14
+	QUAD $0xfc37645058051262 // vpdpbusd -0x10(%r15,%r14){1to16}, %zmm15, %zmm12
+	QUAD $0xec175c5058051262 // vpdpbusd -0x50(%r15,%r10){1to16}, %zmm15, %zmm11
+	QUAD $0xfc17545058051262 // vpdpbusd -0x10(%r15,%r10){1to16}, %zmm15, %zmm10
+	LONG $0x4835d262; WORD $0xfda8 // vfmadd213ps %zmm13, %zmm9, %zmm7 # zmm7 = (zmm9 * zmm7) + zmm13
+	QUAD $0x07247c6f48fe5162 // vmovdqu64 0x1c0(%r12), %zmm15
+	QUAD $0xed37745058051262 // vpdpbusd -0x4c(%r15,%r14){1to16}, %zmm15, %zmm14
+	QUAD $0xfd37645058051262 // vpdpbusd -0xc(%r15,%r14){1to16}, %zmm15, %zmm12
+	QUAD $0xed175c5058051262 // vpdpbusd -0x4c(%r15,%r10){1to16}, %zmm15, %zmm11
+	LONG $0x48355262; WORD $0xc5a8 // vfmadd213ps %zmm13, %zmm9, %zmm8 # zmm8 = (zmm9 * zmm8) + zmm13
+	QUAD $0xfd17545058051262 // vpdpbusd -0xc(%r15,%r10){1to16}, %zmm15, %zmm10
+	LONG $0x482c7162; WORD $0xc858 // vaddps %zmm0, %zmm10, %zmm9
+	QUAD $0x09245410487c5162 // vmovups 0x240(%r12), %zmm10
+	LONG $0x482d5262; WORD $0xc8a8 // vfmadd213ps %zmm8, %zmm10, %zmm9 # zmm9 = (zmm10 * zmm9) + zmm8
+	LONG $0x48247162; WORD $0xc058 // vaddps %zmm0, %zmm11, %zmm8
+	LONG $0x482d7262; WORD $0xc7a8 // vfmadd213ps %zmm7, %zmm10, %zmm8 # zmm8 = (zmm10 * zmm8) + zmm7
+	LONG $0x481cf162; WORD $0xf858 // vaddps %zmm0, %zmm12, %zmm7
+	LONG $0x482df262; WORD $0xfea8 // vfmadd213ps %zmm6, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm7) + zmm6
+	LONG $0x480cf162; WORD $0xf058 // vaddps %zmm0, %zmm14, %zmm6
+	LONG $0x482df262; WORD $0xf5a8 // vfmadd213ps %zmm5, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm6) + zmm5
+	QUAD $0xee3764b8584d9262 // vfmadd231ps -0x48(%r15,%r14){1to16}, %zmm6, %zmm4 # zmm4 = (zmm6 * mem) + zmm4
+	QUAD $0xfe375cb858459262 // vfmadd231ps -0x8(%r15,%r14){1to16}, %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
+	QUAD $0xee1754b8583d9262 // vfmadd231ps -0x48(%r15,%r10){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	QUAD $0xfe174cb858359262 // vfmadd231ps -0x8(%r15,%r10){1to16}, %zmm9, %zmm1 # zmm1 = (zmm9 * mem) + zmm1
+	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0xfdea870f; WORD $0xffff // ja 0x7590 <k_tile_panel_16+0xd00>
+	LONG $0xfffcf5e9; BYTE $0xff // jmp 0x74a0 <k_tile_panel_16+0xc10>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x084d8b49 // movq 0x8(%r13), %rcx
+	LONG $0x18758b49 // movq 0x18(%r13), %rsi
+	LONG $0x207d8b49 // movq 0x20(%r13), %rdi
+	LONG $0x48458b4d // movq 0x48(%r13), %r8
+	LONG $0x6cc18348 // addq $0x6c, %rcx
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	WORD $0x20eb // jmp 0x77ef <k_tile_panel_16+0xf5f>
+	BYTE $0x90 // nop
+	LONG $0x487cd162; WORD $0x1111 // vmovups %zmm2, (%r9)
+	LONG $0x487cd162; WORD $0x0c11; BYTE $0xb1 // vmovups %zmm1, (%r9,%rsi,4)
+	LONG $0x02488d4c // leaq 0x2(%rax), %r9
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0xf5d58f0f; WORD $0xffff // jg 0x6dc4 <k_tile_panel_16+0x534>
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	WORD $0x2949; BYTE $0xe9 // subq %rbp, %r9
+	LONG $0xceaf0f4c // imulq %rsi, %r9
+	LONG $0x03528d4c // leaq 0x3(%rdx), %r10
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xd2490f4c // cmovnsq %rdx, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x8b0c8d4e // leaq (%rbx,%r9,4), %r9
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x1b74 // je 0x7830 <k_tile_panel_16+0xfa0>
+	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
+	LONG $0x487cd162; WORD $0x0c10; BYTE $0xb1 // vmovups (%r9,%rsi,4), %zmm1
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x167f // jg 0x7840 <k_tile_panel_16+0xfb0>
+	WORD $0xa4eb // jmp 0x77d0 <k_tile_panel_16+0xf40>
+	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x937e // jle 0x6040 <k_tile_panel_16+0xb10>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0xfce58348 // andq $-0x4, %rbp
-	WORD $0x2948; BYTE $0xee // subq %rbp, %rsi
-	LONG $0x02fdc149 // sarq $0x2, %r13
-	LONG $0xeaaf0f4d // imulq %r10, %r13
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
-	BYTE $0x90 // nop
-	LONG $0x487df262; WORD $0x5e58; BYTE $0xff // vpbroadcastd -0x4(%rsi), %zmm3
-	LONG $0x48fef162; WORD $0x656f; BYTE $0xf7 // vmovdqu64 -0x240(%rbp), %zmm4
-	LONG $0x48fef162; WORD $0x6d6f; BYTE $0xf8 // vmovdqu64 -0x200(%rbp), %zmm5
-	LONG $0x48fef162; WORD $0x756f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rbp), %zmm6
-	LONG $0x48fef162; WORD $0x7d6f; BYTE $0xfa // vmovdqu64 -0x180(%rbp), %zmm7
-	LONG $0x585df262; WORD $0x5e50; BYTE $0xf5 // vpdpbusd -0x2c(%rsi){1to16}, %zmm4, %zmm3
-	LONG $0x5855f262; WORD $0x5e50; BYTE $0xf6 // vpdpbusd -0x28(%rsi){1to16}, %zmm5, %zmm3
-	LONG $0x584df262; WORD $0x5e50; BYTE $0xf7 // vpdpbusd -0x24(%rsi){1to16}, %zmm6, %zmm3
-	LONG $0x5845f262; WORD $0x5e50; BYTE $0xf8 // vpdpbusd -0x20(%rsi){1to16}, %zmm7, %zmm3
-	LONG $0x487d7262; WORD $0x4658; BYTE $0xef // vpbroadcastd -0x44(%rsi), %zmm8
-	LONG $0x585d7262; WORD $0x4650; BYTE $0xe5 // vpdpbusd -0x6c(%rsi){1to16}, %zmm4, %zmm8
-	LONG $0x58557262; WORD $0x4650; BYTE $0xe6 // vpdpbusd -0x68(%rsi){1to16}, %zmm5, %zmm8
-	LONG $0x584d7262; WORD $0x4650; BYTE $0xe7 // vpdpbusd -0x64(%rsi){1to16}, %zmm6, %zmm8
-	LONG $0x58457262; WORD $0x4650; BYTE $0xe8 // vpdpbusd -0x60(%rsi){1to16}, %zmm7, %zmm8
-	LONG $0x487df262; WORD $0x2658 // vpbroadcastd (%rsi), %zmm4
-	LONG $0x48fef162; WORD $0x6d6f; BYTE $0xfb // vmovdqu64 -0x140(%rbp), %zmm5
-	LONG $0x5855f262; WORD $0x6650; BYTE $0xf9 // vpdpbusd -0x1c(%rsi){1to16}, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x7510; BYTE $0xff // vmovups -0x40(%rbp), %zmm6
-	LONG $0x48fef162; WORD $0x7d6f; BYTE $0xfc // vmovdqu64 -0x100(%rbp), %zmm7
-	LONG $0x5845f262; WORD $0x6650; BYTE $0xfa // vpdpbusd -0x18(%rsi){1to16}, %zmm7, %zmm4
-	LONG $0x484c7162; WORD $0xc859 // vmulps %zmm0, %zmm6, %zmm9
-	LONG $0x48fe7162; WORD $0x556f; BYTE $0xfd // vmovdqu64 -0xc0(%rbp), %zmm10
-	LONG $0x582df262; WORD $0x6650; BYTE $0xfb // vpdpbusd -0x14(%rsi){1to16}, %zmm10, %zmm4
-	LONG $0x484d5262; WORD $0xc1a8 // vfmadd213ps %zmm9, %zmm6, %zmm8 # zmm8 = (zmm6 * zmm8) + zmm9
-	LONG $0x48fe7162; WORD $0x5d6f; BYTE $0xfe // vmovdqu64 -0x80(%rbp), %zmm11
-	LONG $0x5825f262; WORD $0x6650; BYTE $0xfc // vpdpbusd -0x10(%rsi){1to16}, %zmm11, %zmm4
-	LONG $0x484dd262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm3) + zmm9
-	LONG $0x485cf162; WORD $0xe058 // vaddps %zmm0, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x7510; BYTE $0x00 // vmovups (%rbp), %zmm6
-	LONG $0x484df262; WORD $0xe3a8 // vfmadd213ps %zmm3, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm3
-	LONG $0x487df262; WORD $0x5e58; BYTE $0xf0 // vpbroadcastd -0x40(%rsi), %zmm3
-	LONG $0x5855f262; WORD $0x5e50; BYTE $0xe9 // vpdpbusd -0x5c(%rsi){1to16}, %zmm5, %zmm3
-	LONG $0x5845f262; WORD $0x5e50; BYTE $0xea // vpdpbusd -0x58(%rsi){1to16}, %zmm7, %zmm3
-	LONG $0x582df262; WORD $0x5e50; BYTE $0xeb // vpdpbusd -0x54(%rsi){1to16}, %zmm10, %zmm3
-	LONG $0x5825f262; WORD $0x5e50; BYTE $0xec // vpdpbusd -0x50(%rsi){1to16}, %zmm11, %zmm3
-	LONG $0x4864f162; WORD $0xd858 // vaddps %zmm0, %zmm3, %zmm3
-	LONG $0x484dd262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm3) + zmm8
-	LONG $0x5865f262; WORD $0x56b8; BYTE $0xed // vfmadd231ps -0x4c(%rsi){1to16}, %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
-	LONG $0x585df262; WORD $0x4eb8; BYTE $0xfd // vfmadd231ps -0xc(%rsi){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfedc870f; WORD $0xffff // ja 0x60d0 <k_tile_panel_16+0xba0>
-	LONG $0xfffe47e9; BYTE $0xff // jmp 0x6040 <k_tile_panel_16+0xb10>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x38438b49 // movq 0x38(%r11), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01048e0f; WORD $0x0000 // jle 0x630e <k_tile_panel_16+0xdde>
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0xfce18349 // andq $-0x4, %r9
-	LONG $0x107b8b49 // movq 0x10(%r11), %rdi
-	LONG $0x08538b4d // movq 0x8(%r11), %r10
-	LONG $0x02f8c149 // sarq $0x2, %r8
-	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
-	LONG $0x40c78148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdi # imm = 0x240
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x43af0f4d; BYTE $0x20 // imulq 0x20(%r11), %r8
-	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x907e // jle 0x77d0 <k_tile_panel_16+0xf40>
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	LONG $0xfce38348 // andq $-0x4, %rbx
+	WORD $0x2948; BYTE $0xda // subq %rbx, %rdx
+	LONG $0x02fac149 // sarq $0x2, %r10
+	LONG $0xd7af0f4c // imulq %rdi, %r10
 	LONG $0x06e2c148 // shlq $0x6, %rdx
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
 	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0x2cc28348 // addq $0x2c, %rdx
-	QUAD $0x1c0d0d18487df262; WORD $0x0000 // vbroadcastss 0x1c0d(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487df262; WORD $0x5258; BYTE $0xff // vpbroadcastd -0x4(%rdx), %zmm2
-	LONG $0x48fef162; WORD $0x5f6f; BYTE $0xf7 // vmovdqu64 -0x240(%rdi), %zmm3
-	LONG $0x48fef162; WORD $0x676f; BYTE $0xf8 // vmovdqu64 -0x200(%rdi), %zmm4
-	LONG $0x48fef162; WORD $0x6f6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rdi), %zmm5
-	LONG $0x48fef162; WORD $0x776f; BYTE $0xfa // vmovdqu64 -0x180(%rdi), %zmm6
-	LONG $0x5865f262; WORD $0x5250; BYTE $0xf5 // vpdpbusd -0x2c(%rdx){1to16}, %zmm3, %zmm2
-	LONG $0x585df262; WORD $0x5250; BYTE $0xf6 // vpdpbusd -0x28(%rdx){1to16}, %zmm4, %zmm2
-	LONG $0x5855f262; WORD $0x5250; BYTE $0xf7 // vpdpbusd -0x24(%rdx){1to16}, %zmm5, %zmm2
-	LONG $0x584df262; WORD $0x5250; BYTE $0xf8 // vpdpbusd -0x20(%rdx){1to16}, %zmm6, %zmm2
-	LONG $0x487df262; WORD $0x1a58 // vpbroadcastd (%rdx), %zmm3
-	LONG $0x487cf162; WORD $0x6710; BYTE $0xff // vmovups -0x40(%rdi), %zmm4
-	LONG $0x48fef162; WORD $0x6f6f; BYTE $0xfb // vmovdqu64 -0x140(%rdi), %zmm5
-	LONG $0x5855f262; WORD $0x5a50; BYTE $0xf9 // vpdpbusd -0x1c(%rdx){1to16}, %zmm5, %zmm3
-	LONG $0x485cf162; WORD $0xe959 // vmulps %zmm1, %zmm4, %zmm5
-	LONG $0x48fef162; WORD $0x776f; BYTE $0xfc // vmovdqu64 -0x100(%rdi), %zmm6
-	LONG $0x584df262; WORD $0x5a50; BYTE $0xfa // vpdpbusd -0x18(%rdx){1to16}, %zmm6, %zmm3
-	LONG $0x485df262; WORD $0xeab8 // vfmadd231ps %zmm2, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm2) + zmm5
-	LONG $0x48fef162; WORD $0x576f; BYTE $0xfd // vmovdqu64 -0xc0(%rdi), %zmm2
-	LONG $0x586df262; WORD $0x5a50; BYTE $0xfb // vpdpbusd -0x14(%rdx){1to16}, %zmm2, %zmm3
-	LONG $0x48fef162; WORD $0x576f; BYTE $0xfe // vmovdqu64 -0x80(%rdi), %zmm2
-	LONG $0x586df262; WORD $0x5a50; BYTE $0xfc // vpdpbusd -0x10(%rdx){1to16}, %zmm2, %zmm3
-	LONG $0x4864f162; WORD $0xd158 // vaddps %zmm1, %zmm3, %zmm2
-	LONG $0x4855f262; WORD $0x1798 // vfmadd132ps (%rdi), %zmm5, %zmm2 # zmm2 = (zmm2 * mem) + zmm5
-	LONG $0x586df262; WORD $0x42b8; BYTE $0xfd // vfmadd231ps -0xc(%rdx){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x80c78148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdi # imm = 0x280
-	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487df262; WORD $0x5a58; BYTE $0xff // vpbroadcastd -0x4(%rdx), %zmm3
+	LONG $0x487df262; WORD $0x6258; BYTE $0xef // vpbroadcastd -0x44(%rdx), %zmm4
+	LONG $0x48fef162; WORD $0x2b6f // vmovdqu64 (%rbx), %zmm5
+	LONG $0x48fef162; WORD $0x736f; BYTE $0x01 // vmovdqu64 0x40(%rbx), %zmm6
+	LONG $0x48fef162; WORD $0x7b6f; BYTE $0x02 // vmovdqu64 0x80(%rbx), %zmm7
+	LONG $0x48fe7162; WORD $0x436f; BYTE $0x03 // vmovdqu64 0xc0(%rbx), %zmm8
+	LONG $0x5855f262; WORD $0x6250; BYTE $0xe5 // vpdpbusd -0x6c(%rdx){1to16}, %zmm5, %zmm4
+	LONG $0x5855f262; WORD $0x5a50; BYTE $0xf5 // vpdpbusd -0x2c(%rdx){1to16}, %zmm5, %zmm3
+	LONG $0x584df262; WORD $0x6250; BYTE $0xe6 // vpdpbusd -0x68(%rdx){1to16}, %zmm6, %zmm4
+	LONG $0x584df262; WORD $0x5a50; BYTE $0xf6 // vpdpbusd -0x28(%rdx){1to16}, %zmm6, %zmm3
+	LONG $0x5845f262; WORD $0x6250; BYTE $0xe7 // vpdpbusd -0x64(%rdx){1to16}, %zmm7, %zmm4
+	LONG $0x5845f262; WORD $0x5a50; BYTE $0xf7 // vpdpbusd -0x24(%rdx){1to16}, %zmm7, %zmm3
+	LONG $0x583df262; WORD $0x6250; BYTE $0xe8 // vpdpbusd -0x60(%rdx){1to16}, %zmm8, %zmm4
+	LONG $0x583df262; WORD $0x5a50; BYTE $0xf8 // vpdpbusd -0x20(%rdx){1to16}, %zmm8, %zmm3
+	LONG $0x487df262; WORD $0x2a58 // vpbroadcastd (%rdx), %zmm5
+	LONG $0x487df262; WORD $0x7258; BYTE $0xf0 // vpbroadcastd -0x40(%rdx), %zmm6
+	LONG $0x48fef162; WORD $0x7b6f; BYTE $0x04 // vmovdqu64 0x100(%rbx), %zmm7
+	LONG $0x5845f262; WORD $0x7250; BYTE $0xe9 // vpdpbusd -0x5c(%rdx){1to16}, %zmm7, %zmm6
+	LONG $0x5845f262; WORD $0x6a50; BYTE $0xf9 // vpdpbusd -0x1c(%rdx){1to16}, %zmm7, %zmm5
+	LONG $0x487cf162; WORD $0x7b10; BYTE $0x08 // vmovups 0x200(%rbx), %zmm7
+	LONG $0x48fe7162; WORD $0x436f; BYTE $0x05 // vmovdqu64 0x140(%rbx), %zmm8
+	LONG $0x583df262; WORD $0x7250; BYTE $0xea // vpdpbusd -0x58(%rdx){1to16}, %zmm8, %zmm6
+	LONG $0x48447162; WORD $0xc859 // vmulps %zmm0, %zmm7, %zmm9
+	LONG $0x583df262; WORD $0x6a50; BYTE $0xfa // vpdpbusd -0x18(%rdx){1to16}, %zmm8, %zmm5
+	LONG $0x48fe7162; WORD $0x436f; BYTE $0x06 // vmovdqu64 0x180(%rbx), %zmm8
+	LONG $0x583df262; WORD $0x7250; BYTE $0xeb // vpdpbusd -0x54(%rdx){1to16}, %zmm8, %zmm6
+	LONG $0x583df262; WORD $0x6a50; BYTE $0xfb // vpdpbusd -0x14(%rdx){1to16}, %zmm8, %zmm5
+	LONG $0x4845d262; WORD $0xe1a8 // vfmadd213ps %zmm9, %zmm7, %zmm4 # zmm4 = (zmm7 * zmm4) + zmm9
+	LONG $0x48fe7162; WORD $0x436f; BYTE $0x07 // vmovdqu64 0x1c0(%rbx), %zmm8
+	LONG $0x583df262; WORD $0x7250; BYTE $0xec // vpdpbusd -0x50(%rdx){1to16}, %zmm8, %zmm6
+	LONG $0x4845d262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm7, %zmm3 # zmm3 = (zmm7 * zmm3) + zmm9
+	LONG $0x583df262; WORD $0x6a50; BYTE $0xfc // vpdpbusd -0x10(%rdx){1to16}, %zmm8, %zmm5
+	LONG $0x4854f162; WORD $0xe858 // vaddps %zmm0, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0x7b10; BYTE $0x09 // vmovups 0x240(%rbx), %zmm7
+	LONG $0x4845f262; WORD $0xeba8 // vfmadd213ps %zmm3, %zmm7, %zmm5 # zmm5 = (zmm7 * zmm5) + zmm3
+	LONG $0x484cf162; WORD $0xd858 // vaddps %zmm0, %zmm6, %zmm3
+	LONG $0x4845f262; WORD $0xdca8 // vfmadd213ps %zmm4, %zmm7, %zmm3 # zmm3 = (zmm7 * zmm3) + zmm4
+	LONG $0x5865f262; WORD $0x52b8; BYTE $0xed // vfmadd231ps -0x4c(%rdx){1to16}, %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
+	LONG $0x5855f262; WORD $0x4ab8; BYTE $0xfd // vfmadd231ps -0xc(%rdx){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * mem) + zmm1
+	LONG $0x80c38148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbx # imm = 0x280
+	WORD $0xff49; BYTE $0xca // decq %r10
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff42870f; WORD $0xffff // ja 0x6250 <k_tile_panel_16+0xd20>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0xb1 // vmovups %zmm0, (%rcx,%rsi,4)
-	LONG $0x48c48348 // addq $0x48, %rsp
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0xfedd870f; WORD $0xffff // ja 0x7870 <k_tile_panel_16+0xfe0>
+	LONG $0xfffe38e9; BYTE $0xff // jmp 0x77d0 <k_tile_panel_16+0xf40>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0xf2588e0f; WORD $0xffff // jle 0x6c00 <k_tile_panel_16+0x370>
+	LONG $0x08758b49 // movq 0x8(%r13), %rsi
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	LONG $0xfce28348 // andq $-0x4, %rdx
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x7daf0f49; BYTE $0x20 // imulq 0x20(%r13), %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x2cc08348 // addq $0x2c, %rax
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487df262; WORD $0x5058; BYTE $0xff // vpbroadcastd -0x4(%rax), %zmm2
+	LONG $0x48fed162; WORD $0x1b6f // vmovdqu64 (%r11), %zmm3
+	LONG $0x48fed162; WORD $0x636f; BYTE $0x01 // vmovdqu64 0x40(%r11), %zmm4
+	LONG $0x48fed162; WORD $0x6b6f; BYTE $0x02 // vmovdqu64 0x80(%r11), %zmm5
+	LONG $0x48fed162; WORD $0x736f; BYTE $0x03 // vmovdqu64 0xc0(%r11), %zmm6
+	LONG $0x5865f262; WORD $0x5050; BYTE $0xf5 // vpdpbusd -0x2c(%rax){1to16}, %zmm3, %zmm2
+	LONG $0x585df262; WORD $0x5050; BYTE $0xf6 // vpdpbusd -0x28(%rax){1to16}, %zmm4, %zmm2
+	LONG $0x5855f262; WORD $0x5050; BYTE $0xf7 // vpdpbusd -0x24(%rax){1to16}, %zmm5, %zmm2
+	LONG $0x584df262; WORD $0x5050; BYTE $0xf8 // vpdpbusd -0x20(%rax){1to16}, %zmm6, %zmm2
+	LONG $0x487df262; WORD $0x1858 // vpbroadcastd (%rax), %zmm3
+	LONG $0x487cd162; WORD $0x6310; BYTE $0x08 // vmovups 0x200(%r11), %zmm4
+	LONG $0x48fed162; WORD $0x6b6f; BYTE $0x04 // vmovdqu64 0x100(%r11), %zmm5
+	LONG $0x5855f262; WORD $0x5850; BYTE $0xf9 // vpdpbusd -0x1c(%rax){1to16}, %zmm5, %zmm3
+	LONG $0x485cf162; WORD $0xe859 // vmulps %zmm0, %zmm4, %zmm5
+	LONG $0x48fed162; WORD $0x736f; BYTE $0x05 // vmovdqu64 0x140(%r11), %zmm6
+	LONG $0x584df262; WORD $0x5850; BYTE $0xfa // vpdpbusd -0x18(%rax){1to16}, %zmm6, %zmm3
+	LONG $0x485df262; WORD $0xeab8 // vfmadd231ps %zmm2, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm2) + zmm5
+	LONG $0x48fed162; WORD $0x536f; BYTE $0x06 // vmovdqu64 0x180(%r11), %zmm2
+	LONG $0x586df262; WORD $0x5850; BYTE $0xfb // vpdpbusd -0x14(%rax){1to16}, %zmm2, %zmm3
+	LONG $0x48fed162; WORD $0x536f; BYTE $0x07 // vmovdqu64 0x1c0(%r11), %zmm2
+	LONG $0x586df262; WORD $0x5850; BYTE $0xfc // vpdpbusd -0x10(%rax){1to16}, %zmm2, %zmm3
+	LONG $0x4864f162; WORD $0xd058 // vaddps %zmm0, %zmm3, %zmm2
+	LONG $0x4855d262; WORD $0x5398; BYTE $0x09 // vfmadd132ps 0x240(%r11), %zmm5, %zmm2 # zmm2 = (zmm2 * mem) + zmm5
+	LONG $0x586df262; WORD $0x48b8; BYTE $0xfd // vfmadd231ps -0xc(%rax){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x80c38149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r11 # imm = 0x280
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xff43870f; WORD $0xffff // ja 0x79e0 <k_tile_panel_16+0x1150>
+	LONG $0xfff15ee9; BYTE $0xff // jmp 0x6c00 <k_tile_panel_16+0x370>
+	LONG $0xb0c48148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4210,7 +5186,276 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	WORD $0x8b48; BYTE $0x02 // movq (%rdx), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x08728b48 // movq 0x8(%rdx), %rsi
+	LONG $0x38528b4c // movq 0x38(%rdx), %r10
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	LONG $0x801c8d4c // leaq (%rax,%rax,4), %r11
+	LONG $0x185a8b48 // movq 0x18(%rdx), %rbx
+	LONG $0x20728b4c // movq 0x20(%rdx), %r14
+	LONG $0x48428b48 // movq 0x48(%rdx), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x1b248d4c // leaq (%rbx,%rbx), %r12
+	LONG $0x5b2c8d4c // leaq (%rbx,%rbx,2), %r13
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0x000240b8; BYTE $0x00 // movl $0x240, %eax # imm = 0x240
+	LONG $0x10420348 // addq 0x10(%rdx), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x68c68348 // addq $0x68, %rsi
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	LONG $0x01428d49 // leaq 0x1(%r10), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	QUAD $0x2cfa0518487df262; WORD $0x0000 // vbroadcastss 0x2cfa(%rip), %zmm0 # 0xa818 <k_tile_panel_16_min+0x2718>
+	WORD $0x4ceb // jmp 0x7b6c <k_tile_panel_16+0x12dc>
+	LONG $0x487cd162; WORD $0x0911 // vmovups %zmm1, (%r9)
+	LONG $0x487cd162; WORD $0x1c11; BYTE $0x99 // vmovups %zmm3, (%r9,%rbx,4)
+	LONG $0x487c9162; WORD $0x2c11; BYTE $0xa1 // vmovups %zmm5, (%r9,%r12,4)
+	LONG $0x487c9162; WORD $0x3c11; BYTE $0xa9 // vmovups %zmm7, (%r9,%r13,4)
+	LONG $0x487cd162; WORD $0x5111; BYTE $0x01 // vmovups %zmm2, 0x40(%r9)
+	QUAD $0x01996411487cd162 // vmovups %zmm4, 0x40(%r9,%rbx,4)
+	QUAD $0x01a17411487c9162 // vmovups %zmm6, 0x40(%r9,%r12,4)
+	QUAD $0x01a94411487c1162 // vmovups %zmm8, 0x40(%r9,%r13,4)
+	LONG $0x044f8d49 // leaq 0x4(%r15), %rcx
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
+	LONG $0xefce8f0f; WORD $0xffff // jg 0x6b3a <k_tile_panel_16+0x2aa>
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x24542b48; BYTE $0x30 // subq 0x30(%rsp), %rdx
+	LONG $0xd3af0f48 // imulq %rbx, %rdx
+	LONG $0x03458d48 // leaq 0x3(%rbp), %rax
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xc5490f48 // cmovnsq %rbp, %rax
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	LONG $0x02758d48 // leaq 0x2(%rbp), %rsi
+	LONG $0x054d8d48 // leaq 0x5(%rbp), %rcx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xce490f48 // cmovnsq %rsi, %rcx
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x960c8d4c // leaq (%rsi,%rdx,4), %r9
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	WORD $0x4a74 // je 0x7bf0 <k_tile_panel_16+0x1360>
+	LONG $0x487cd162; WORD $0x0910 // vmovups (%r9), %zmm1
+	LONG $0x487cd162; WORD $0x5110; BYTE $0x01 // vmovups 0x40(%r9), %zmm2
+	LONG $0x487cd162; WORD $0x1c10; BYTE $0x99 // vmovups (%r9,%rbx,4), %zmm3
+	QUAD $0x01996410487cd162 // vmovups 0x40(%r9,%rbx,4), %zmm4
+	LONG $0x487c9162; WORD $0x2c10; BYTE $0xa1 // vmovups (%r9,%r12,4), %zmm5
+	QUAD $0x01a17410487c9162 // vmovups 0x40(%r9,%r12,4), %zmm6
+	LONG $0x487c9162; WORD $0x3c10; BYTE $0xa9 // vmovups (%r9,%r13,4), %zmm7
+	QUAD $0x01a9446f48fe1162 // vmovdqu64 0x40(%r9,%r13,4), %zmm8
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x357f // jg 0x7c1a <k_tile_panel_16+0x138a>
+	LONG $0xffff36e9; BYTE $0xff // jmp 0x7b20 <k_tile_panel_16+0x1290>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xff068e0f; WORD $0xffff // jle 0x7b20 <k_tile_panel_16+0x1290>
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x29148d48 // leaq (%rcx,%rbp), %rdx
+	LONG $0x02c28348 // addq $0x2, %rdx
+	WORD $0x2948; BYTE $0xf5 // subq %rsi, %rbp
+	LONG $0xc6af0f49 // imulq %r14, %rax
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	LONG $0xfeaf0f49 // imulq %r14, %rdi
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487d5262; WORD $0x2c58; BYTE $0x10 // vpbroadcastd (%r8,%rdx), %zmm13
+	QUAD $0xf0106458487d5262 // vpbroadcastd -0x40(%r8,%rdx), %zmm12
+	LONG $0x487d5262; WORD $0x1c58; BYTE $0x28 // vpbroadcastd (%r8,%rbp), %zmm11
+	QUAD $0xf0284c58487d5262 // vpbroadcastd -0x40(%r8,%rbp), %zmm9
+	QUAD $0xe6287418487d5262 // vbroadcastss -0x68(%r8,%rbp), %zmm14
+	LONG $0x48fee162; WORD $0x7f6f; BYTE $0xf7 // vmovdqu64 -0x240(%rdi), %zmm23
+	LONG $0x48fee162; WORD $0x676f; BYTE $0xf8 // vmovdqu64 -0x200(%rdi), %zmm20
+	LONG $0x48fee162; WORD $0x5f6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rdi), %zmm19
+	LONG $0x48fee162; WORD $0x4f6f; BYTE $0xfa // vmovdqu64 -0x180(%rdi), %zmm17
+	QUAD $0xf71f446f48fe2162 // vmovdqu64 -0x240(%rdi,%r11), %zmm24
+	QUAD $0xf81f6c6f48fea162 // vmovdqu64 -0x200(%rdi,%r11), %zmm21
+	QUAD $0xf91f546f48fea162 // vmovdqu64 -0x1c0(%rdi,%r11), %zmm18
+	LONG $0x48fd5162; WORD $0xd16f // vmovdqa64 %zmm9, %zmm10
+	QUAD $0xfa1f746f48fea162 // vmovdqu64 -0x180(%rdi,%r11), %zmm22
+	QUAD $0xf6287c18487d5262 // vbroadcastss -0x28(%r8,%rbp), %zmm15
+	LONG $0x40455262; WORD $0xd650 // vpdpbusd %zmm14, %zmm23, %zmm10
+	LONG $0x403d5262; WORD $0xce50 // vpdpbusd %zmm14, %zmm24, %zmm9
+	LONG $0x48fd5162; WORD $0xf36f // vmovdqa64 %zmm11, %zmm14
+	LONG $0x40455262; WORD $0xf750 // vpdpbusd %zmm15, %zmm23, %zmm14
+	QUAD $0xe6104418487dc262 // vbroadcastss -0x68(%r8,%rdx), %zmm16
+	LONG $0x403d5262; WORD $0xdf50 // vpdpbusd %zmm15, %zmm24, %zmm11
+	LONG $0x48fd5162; WORD $0xfc6f // vmovdqa64 %zmm12, %zmm15
+	QUAD $0xf6104c18487d4262 // vbroadcastss -0x28(%r8,%rdx), %zmm25
+	LONG $0x40453262; WORD $0xf850 // vpdpbusd %zmm16, %zmm23, %zmm15
+	LONG $0x403d3262; WORD $0xe050 // vpdpbusd %zmm16, %zmm24, %zmm12
+	LONG $0x48fdc162; WORD $0xc56f // vmovdqa64 %zmm13, %zmm16
+	LONG $0x40458262; WORD $0xc150 // vpdpbusd %zmm25, %zmm23, %zmm16
+	QUAD $0xe7287c18487dc262 // vbroadcastss -0x64(%r8,%rbp), %zmm23
+	LONG $0x403d1262; WORD $0xe950 // vpdpbusd %zmm25, %zmm24, %zmm13
+	LONG $0x405d3262; WORD $0xd750 // vpdpbusd %zmm23, %zmm20, %zmm10
+	QUAD $0xf7284418487d4262 // vbroadcastss -0x24(%r8,%rbp), %zmm24
+	LONG $0x40553262; WORD $0xcf50 // vpdpbusd %zmm23, %zmm21, %zmm9
+	QUAD $0xe7107c18487dc262 // vbroadcastss -0x64(%r8,%rdx), %zmm23
+	LONG $0x405d1262; WORD $0xf050 // vpdpbusd %zmm24, %zmm20, %zmm14
+	LONG $0x40551262; WORD $0xd850 // vpdpbusd %zmm24, %zmm21, %zmm11
+	LONG $0x405d3262; WORD $0xff50 // vpdpbusd %zmm23, %zmm20, %zmm15
+	LONG $0x40553262; WORD $0xe750 // vpdpbusd %zmm23, %zmm21, %zmm12
+	QUAD $0xf7107c18487dc262 // vbroadcastss -0x24(%r8,%rdx), %zmm23
+	LONG $0x405da262; WORD $0xc750 // vpdpbusd %zmm23, %zmm20, %zmm16
+	QUAD $0xe8286418487dc262 // vbroadcastss -0x60(%r8,%rbp), %zmm20
+	LONG $0x40553262; WORD $0xef50 // vpdpbusd %zmm23, %zmm21, %zmm13
+	LONG $0x40653262; WORD $0xd450 // vpdpbusd %zmm20, %zmm19, %zmm10
+	QUAD $0xf8286c18487dc262 // vbroadcastss -0x20(%r8,%rbp), %zmm21
+	LONG $0x406d3262; WORD $0xcc50 // vpdpbusd %zmm20, %zmm18, %zmm9
+	QUAD $0xe8106418487dc262 // vbroadcastss -0x60(%r8,%rdx), %zmm20
+	LONG $0x40653262; WORD $0xf550 // vpdpbusd %zmm21, %zmm19, %zmm14
+	QUAD $0xf8107c18487dc262 // vbroadcastss -0x20(%r8,%rdx), %zmm23
+	LONG $0x406d3262; WORD $0xdd50 // vpdpbusd %zmm21, %zmm18, %zmm11
+	QUAD $0xe9284418487d4262 // vbroadcastss -0x5c(%r8,%rbp), %zmm24
+	LONG $0x40653262; WORD $0xfc50 // vpdpbusd %zmm20, %zmm19, %zmm15
+	QUAD $0xf9285418487d4262 // vbroadcastss -0x1c(%r8,%rbp), %zmm26
+	LONG $0x406d3262; WORD $0xe450 // vpdpbusd %zmm20, %zmm18, %zmm12
+	QUAD $0xe9105c18487d4262 // vbroadcastss -0x5c(%r8,%rdx), %zmm27
+	LONG $0x4065a262; WORD $0xc750 // vpdpbusd %zmm23, %zmm19, %zmm16
+	QUAD $0xf9106418487d4262 // vbroadcastss -0x1c(%r8,%rdx), %zmm28
+	LONG $0x406d3262; WORD $0xef50 // vpdpbusd %zmm23, %zmm18, %zmm13
+	LONG $0x487ce162; WORD $0x7f10; BYTE $0xff // vmovups -0x40(%rdi), %zmm23
+	QUAD $0xff1f4c10487c2162 // vmovups -0x40(%rdi,%r11), %zmm25
+	LONG $0x40751262; WORD $0xd050 // vpdpbusd %zmm24, %zmm17, %zmm10
+	QUAD $0x01106c58487dc262 // vpbroadcastd 0x4(%r8,%rdx), %zmm21
+	LONG $0x404d1262; WORD $0xc850 // vpdpbusd %zmm24, %zmm22, %zmm9
+	LONG $0x40751262; WORD $0xf250 // vpdpbusd %zmm26, %zmm17, %zmm14
+	QUAD $0xf1106458487dc262 // vpbroadcastd -0x3c(%r8,%rdx), %zmm20
+	LONG $0x404d1262; WORD $0xda50 // vpdpbusd %zmm26, %zmm22, %zmm11
+	LONG $0x40751262; WORD $0xfb50 // vpdpbusd %zmm27, %zmm17, %zmm15
+	QUAD $0x01285c58487dc262 // vpbroadcastd 0x4(%r8,%rbp), %zmm19
+	LONG $0x404d1262; WORD $0xe350 // vpdpbusd %zmm27, %zmm22, %zmm12
+	LONG $0x40758262; WORD $0xc450 // vpdpbusd %zmm28, %zmm17, %zmm16
+	QUAD $0xf1285458487dc262 // vpbroadcastd -0x3c(%r8,%rbp), %zmm18
+	LONG $0x404d1262; WORD $0xec50 // vpdpbusd %zmm28, %zmm22, %zmm13
+	LONG $0x4044e162; WORD $0xf059 // vmulps %zmm0, %zmm23, %zmm22
+	QUAD $0xea284418487d4262 // vbroadcastss -0x58(%r8,%rbp), %zmm24
+	LONG $0x40453262; WORD $0xd6a8 // vfmadd213ps %zmm22, %zmm23, %zmm10 # zmm10 = (zmm23 * zmm10) + zmm22
+	LONG $0x48fe6162; WORD $0x5f6f; BYTE $0xfb // vmovdqu64 -0x140(%rdi), %zmm27
+	LONG $0x48fe6162; WORD $0x576f; BYTE $0xfc // vmovdqu64 -0x100(%rdi), %zmm26
+	LONG $0x40453262; WORD $0xf6a8 // vfmadd213ps %zmm22, %zmm23, %zmm14 # zmm14 = (zmm23 * zmm14) + zmm22
+	LONG $0x48fda162; WORD $0xca6f // vmovdqa64 %zmm18, %zmm17
+	LONG $0x40258262; WORD $0xc850 // vpdpbusd %zmm24, %zmm27, %zmm17
+	QUAD $0xfb1f646f48fe2162 // vmovdqu64 -0x140(%rdi,%r11), %zmm28
+	LONG $0x40453262; WORD $0xfea8 // vfmadd213ps %zmm22, %zmm23, %zmm15 # zmm15 = (zmm23 * zmm15) + zmm22
+	QUAD $0xfa286c18487d4262 // vbroadcastss -0x18(%r8,%rbp), %zmm29
+	LONG $0x4045a262; WORD $0xc6a8 // vfmadd213ps %zmm22, %zmm23, %zmm16 # zmm16 = (zmm23 * zmm16) + zmm22
+	LONG $0x48fda162; WORD $0xf36f // vmovdqa64 %zmm19, %zmm22
+	QUAD $0xea107418487d4262 // vbroadcastss -0x58(%r8,%rdx), %zmm30
+	LONG $0x401d8262; WORD $0xd050 // vpdpbusd %zmm24, %zmm28, %zmm18
+	LONG $0x40258262; WORD $0xf550 // vpdpbusd %zmm29, %zmm27, %zmm22
+	LONG $0x48fda162; WORD $0xfc6f // vmovdqa64 %zmm20, %zmm23
+	LONG $0x401d8262; WORD $0xdd50 // vpdpbusd %zmm29, %zmm28, %zmm19
+	LONG $0x40258262; WORD $0xfe50 // vpdpbusd %zmm30, %zmm27, %zmm23
+	QUAD $0xfa106c18487d4262 // vbroadcastss -0x18(%r8,%rdx), %zmm29
+	LONG $0x401d8262; WORD $0xe650 // vpdpbusd %zmm30, %zmm28, %zmm20
+	LONG $0x48fd2162; WORD $0xc56f // vmovdqa64 %zmm21, %zmm24
+	LONG $0x40250262; WORD $0xc550 // vpdpbusd %zmm29, %zmm27, %zmm24
+	QUAD $0xfc1f5c6f48fe2162 // vmovdqu64 -0x100(%rdi,%r11), %zmm27
+	LONG $0x401d8262; WORD $0xed50 // vpdpbusd %zmm29, %zmm28, %zmm21
+	QUAD $0xeb286418487d4262 // vbroadcastss -0x54(%r8,%rbp), %zmm28
+	LONG $0x402d8262; WORD $0xcc50 // vpdpbusd %zmm28, %zmm26, %zmm17
+	QUAD $0xfb286c18487d4262 // vbroadcastss -0x14(%r8,%rbp), %zmm29
+	LONG $0x40258262; WORD $0xd450 // vpdpbusd %zmm28, %zmm27, %zmm18
+	QUAD $0xeb106418487d4262 // vbroadcastss -0x54(%r8,%rdx), %zmm28
+	LONG $0x402d8262; WORD $0xf550 // vpdpbusd %zmm29, %zmm26, %zmm22
+	LONG $0x40258262; WORD $0xdd50 // vpdpbusd %zmm29, %zmm27, %zmm19
+	LONG $0x402d8262; WORD $0xfc50 // vpdpbusd %zmm28, %zmm26, %zmm23
+	LONG $0x40258262; WORD $0xe450 // vpdpbusd %zmm28, %zmm27, %zmm20
+	QUAD $0xfb106418487d4262 // vbroadcastss -0x14(%r8,%rdx), %zmm28
+	LONG $0x402d0262; WORD $0xc450 // vpdpbusd %zmm28, %zmm26, %zmm24
+	LONG $0x40346162; WORD $0xd059 // vmulps %zmm0, %zmm25, %zmm26
+	LONG $0x40351262; WORD $0xcaa8 // vfmadd213ps %zmm26, %zmm25, %zmm9 # zmm9 = (zmm25 * zmm9) + zmm26
+	LONG $0x40351262; WORD $0xdaa8 // vfmadd213ps %zmm26, %zmm25, %zmm11 # zmm11 = (zmm25 * zmm11) + zmm26
+	LONG $0x40351262; WORD $0xe2a8 // vfmadd213ps %zmm26, %zmm25, %zmm12 # zmm12 = (zmm25 * zmm12) + zmm26
+	LONG $0x40258262; WORD $0xec50 // vpdpbusd %zmm28, %zmm27, %zmm21
+	LONG $0x48fe6162; WORD $0x5f6f; BYTE $0xfd // vmovdqu64 -0xc0(%rdi), %zmm27
+	QUAD $0xfd1f646f48fe2162 // vmovdqu64 -0xc0(%rdi,%r11), %zmm28
+	LONG $0x40351262; WORD $0xeaa8 // vfmadd213ps %zmm26, %zmm25, %zmm13 # zmm13 = (zmm25 * zmm13) + zmm26
+	QUAD $0xec284c18487d4262 // vbroadcastss -0x50(%r8,%rbp), %zmm25
+	LONG $0x40258262; WORD $0xc950 // vpdpbusd %zmm25, %zmm27, %zmm17
+	QUAD $0xfc285418487d4262 // vbroadcastss -0x10(%r8,%rbp), %zmm26
+	LONG $0x401d8262; WORD $0xd150 // vpdpbusd %zmm25, %zmm28, %zmm18
+	LONG $0x40258262; WORD $0xf250 // vpdpbusd %zmm26, %zmm27, %zmm22
+	QUAD $0xec104c18487d4262 // vbroadcastss -0x50(%r8,%rdx), %zmm25
+	LONG $0x401d8262; WORD $0xda50 // vpdpbusd %zmm26, %zmm28, %zmm19
+	LONG $0x48fe6162; WORD $0x576f; BYTE $0xfe // vmovdqu64 -0x80(%rdi), %zmm26
+	LONG $0x40258262; WORD $0xf950 // vpdpbusd %zmm25, %zmm27, %zmm23
+	LONG $0x401d8262; WORD $0xe150 // vpdpbusd %zmm25, %zmm28, %zmm20
+	QUAD $0xfc104c18487d4262 // vbroadcastss -0x10(%r8,%rdx), %zmm25
+	LONG $0x40250262; WORD $0xc150 // vpdpbusd %zmm25, %zmm27, %zmm24
+	QUAD $0xfe1f5c6f48fe2162 // vmovdqu64 -0x80(%rdi,%r11), %zmm27
+	LONG $0x401d8262; WORD $0xe950 // vpdpbusd %zmm25, %zmm28, %zmm21
+	QUAD $0xed284c18487d4262 // vbroadcastss -0x4c(%r8,%rbp), %zmm25
+	QUAD $0xfd286418487d4262 // vbroadcastss -0xc(%r8,%rbp), %zmm28
+	LONG $0x402d8262; WORD $0xc950 // vpdpbusd %zmm25, %zmm26, %zmm17
+	LONG $0x40258262; WORD $0xd150 // vpdpbusd %zmm25, %zmm27, %zmm18
+	LONG $0x402d8262; WORD $0xf450 // vpdpbusd %zmm28, %zmm26, %zmm22
+	LONG $0x40258262; WORD $0xdc50 // vpdpbusd %zmm28, %zmm27, %zmm19
+	QUAD $0xed104c18487d4262 // vbroadcastss -0x4c(%r8,%rdx), %zmm25
+	LONG $0x402d8262; WORD $0xf950 // vpdpbusd %zmm25, %zmm26, %zmm23
+	LONG $0x40258262; WORD $0xe150 // vpdpbusd %zmm25, %zmm27, %zmm20
+	QUAD $0xfd104c18487d4262 // vbroadcastss -0xc(%r8,%rdx), %zmm25
+	LONG $0x402d0262; WORD $0xc150 // vpdpbusd %zmm25, %zmm26, %zmm24
+	LONG $0x40258262; WORD $0xe950 // vpdpbusd %zmm25, %zmm27, %zmm21
+	LONG $0x487c2162; WORD $0x0c10; BYTE $0x1f // vmovups (%rdi,%r11), %zmm25
+	LONG $0x4054e162; WORD $0xe858 // vaddps %zmm0, %zmm21, %zmm21
+	LONG $0x4035c262; WORD $0xeda8 // vfmadd213ps %zmm13, %zmm25, %zmm21 # zmm21 = (zmm25 * zmm21) + zmm13
+	LONG $0x405c7162; WORD $0xe858 // vaddps %zmm0, %zmm20, %zmm13
+	LONG $0x40355262; WORD $0xeca8 // vfmadd213ps %zmm12, %zmm25, %zmm13 # zmm13 = (zmm25 * zmm13) + zmm12
+	LONG $0x40647162; WORD $0xe058 // vaddps %zmm0, %zmm19, %zmm12
+	LONG $0x40355262; WORD $0xe3a8 // vfmadd213ps %zmm11, %zmm25, %zmm12 # zmm12 = (zmm25 * zmm12) + zmm11
+	LONG $0x406c7162; WORD $0xd858 // vaddps %zmm0, %zmm18, %zmm11
+	LONG $0x40355262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm25, %zmm11 # zmm11 = (zmm25 * zmm11) + zmm9
+	LONG $0x403c7162; WORD $0xc858 // vaddps %zmm0, %zmm24, %zmm9
+	LONG $0x487ce162; WORD $0x1710 // vmovups (%rdi), %zmm18
+	LONG $0x406d3262; WORD $0xc8a8 // vfmadd213ps %zmm16, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm9) + zmm16
+	LONG $0x4044e162; WORD $0xc058 // vaddps %zmm0, %zmm23, %zmm16
+	LONG $0x406dc262; WORD $0xc7a8 // vfmadd213ps %zmm15, %zmm18, %zmm16 # zmm16 = (zmm18 * zmm16) + zmm15
+	LONG $0x404c7162; WORD $0xf858 // vaddps %zmm0, %zmm22, %zmm15
+	LONG $0x406d5262; WORD $0xfea8 // vfmadd213ps %zmm14, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm15) + zmm14
+	LONG $0x40747162; WORD $0xf058 // vaddps %zmm0, %zmm17, %zmm14
+	LONG $0x406d5262; WORD $0xf2a8 // vfmadd213ps %zmm10, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm14) + zmm10
+	QUAD $0xee285418487d5262 // vbroadcastss -0x48(%r8,%rbp), %zmm10
+	LONG $0x482dd262; WORD $0xceb8 // vfmadd231ps %zmm14, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm14) + zmm1
+	LONG $0x482dd262; WORD $0xd3b8 // vfmadd231ps %zmm11, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm11) + zmm2
+	QUAD $0xfe285418487d5262 // vbroadcastss -0x8(%r8,%rbp), %zmm10
+	LONG $0x482dd262; WORD $0xdfb8 // vfmadd231ps %zmm15, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm15) + zmm3
+	LONG $0x482dd262; WORD $0xe4b8 // vfmadd231ps %zmm12, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm12) + zmm4
+	QUAD $0xee105418487d5262 // vbroadcastss -0x48(%r8,%rdx), %zmm10
+	LONG $0x482db262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm16) + zmm5
+	LONG $0x482dd262; WORD $0xf5b8 // vfmadd231ps %zmm13, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm13) + zmm6
+	QUAD $0xfe105418487d5262 // vbroadcastss -0x8(%r8,%rdx), %zmm10
+	LONG $0x482dd262; WORD $0xf9b8 // vfmadd231ps %zmm9, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm9) + zmm7
+	LONG $0x482d3262; WORD $0xc5b8 // vfmadd231ps %zmm21, %zmm10, %zmm8 # zmm8 = (zmm10 * zmm21) + zmm8
+	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
+	LONG $0x80c78148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdi # imm = 0x280
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xfb77870f; WORD $0xffff // ja 0x7c70 <k_tile_panel_16+0x13e0>
+	LONG $0xfffa22e9; BYTE $0xff // jmp 0x7b20 <k_tile_panel_16+0x1290>
+	WORD $0x9066 // nop
 
 	// tile_panel_16_min
 	BYTE $0x55 // pushq %rbp
@@ -4219,696 +5464,885 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x48ec8348 // subq $0x48, %rsp
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
-	WORD $0x03a8 // testb $0x3, %al
-	LONG $0xc6950f40 // setne %sil
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x9f0f; BYTE $0xc2 // setg %dl
-	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	WORD $0xfa80; BYTE $0x01 // cmpb $0x1, %dl
-	LONG $0x01b4850f; WORD $0x0000 // jne 0x651d <k_tile_panel_16_min+0x1ed>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
-	LONG $0x087e8b48 // movq 0x8(%rsi), %rdi
-	LONG $0x18468b4c // movq 0x18(%rsi), %r8
-	LONG $0x204e8b4c // movq 0x20(%rsi), %r9
-	LONG $0x40568b4c // movq 0x40(%rsi), %r10
-	LONG $0x385e8b4c // movq 0x38(%rsi), %r11
-	LONG $0x0002c0bb; BYTE $0x00 // movl $0x2c0, %ebx # imm = 0x2C0
-	LONG $0x105e0348 // addq 0x10(%rsi), %rbx
-	QUAD $0x1add0558487df262; WORD $0x0000 // vpbroadcastd 0x1add(%rip), %zmm0 # 0x7e74 <k_tile_panel_16_min+0x1b44>
-	LONG $0x01738d4d // leaq 0x1(%r11), %r14
-	QUAD $0x1ab30d18487df262; WORD $0x0000 // vbroadcastss 0x1ab3(%rip), %zmm1 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
-	LONG $0xf8af0f4d // imulq %r8, %r15
-	LONG $0x036e8d4c // leaq 0x3(%rsi), %r13
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xee490f4c // cmovnsq %rsi, %r13
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1674 // je 0x63e0 <k_tile_panel_16_min+0xb0>
-	LONG $0x487cb162; WORD $0x1410; BYTE $0xba // vmovups (%rdx,%r15,4), %zmm2
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x177f // jg 0x63ed <k_tile_panel_16_min+0xbd>
-	LONG $0x000129e9; BYTE $0x00 // jmp 0x6504 <k_tile_panel_16_min+0x1d4>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x01178e0f; WORD $0x0000 // jle 0x6504 <k_tile_panel_16_min+0x1d4>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0x02fdc148 // sarq $0x2, %rbp
-	LONG $0xe9af0f49 // imulq %r9, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	LONG $0xfce58349 // andq $-0x4, %r13
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	WORD $0x294d; BYTE $0xec // subq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
-	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
-	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
-	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0x5d10; BYTE $0xfd // vmovups -0xc0(%rbp), %zmm3
-	LONG $0x48fef162; WORD $0x656f; BYTE $0xf5 // vmovdqu64 -0x2c0(%rbp), %zmm4
-	LONG $0x48fef162; WORD $0x6d6f; BYTE $0xf6 // vmovdqu64 -0x280(%rbp), %zmm5
-	LONG $0x48fef162; WORD $0x756f; BYTE $0xf7 // vmovdqu64 -0x240(%rbp), %zmm6
-	LONG $0x48fef162; WORD $0x7d6f; BYTE $0xf8 // vmovdqu64 -0x200(%rbp), %zmm7
-	LONG $0x48fd7162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm8
-	LONG $0x585d5262; WORD $0x0450; BYTE $0x24 // vpdpbusd (%r12){1to16}, %zmm4, %zmm8
-	QUAD $0x0124445058555262 // vpdpbusd 0x4(%r12){1to16}, %zmm5, %zmm8
-	QUAD $0x02244450584d5262 // vpdpbusd 0x8(%r12){1to16}, %zmm6, %zmm8
-	QUAD $0x0324445058455262 // vpdpbusd 0xc(%r12){1to16}, %zmm7, %zmm8
-	LONG $0x48fef162; WORD $0x656f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rbp), %zmm4
-	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
-	QUAD $0x04246c50585dd262 // vpdpbusd 0x10(%r12){1to16}, %zmm4, %zmm5
-	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
-	LONG $0x48fef162; WORD $0x756f; BYTE $0xfa // vmovdqu64 -0x180(%rbp), %zmm6
-	QUAD $0x05246c50584dd262 // vpdpbusd 0x14(%r12){1to16}, %zmm6, %zmm5
-	LONG $0x4865d262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm8) + zmm4
-	LONG $0x48fef162; WORD $0x5d6f; BYTE $0xfb // vmovdqu64 -0x140(%rbp), %zmm3
-	QUAD $0x06246c505865d262 // vpdpbusd 0x18(%r12){1to16}, %zmm3, %zmm5
-	LONG $0x48fef162; WORD $0x5d6f; BYTE $0xfc // vmovdqu64 -0x100(%rbp), %zmm3
-	QUAD $0x07246c505865d262 // vpdpbusd 0x1c(%r12){1to16}, %zmm3, %zmm5
-	LONG $0x4854f162; WORD $0xd958 // vaddps %zmm1, %zmm5, %zmm3
-	LONG $0x485df262; WORD $0x5d98; BYTE $0xfe // vfmadd132ps -0x80(%rbp), %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
-	QUAD $0x08245c98586dd262 // vfmadd132ps 0x20(%r12){1to16}, %zmm2, %zmm3 # zmm3 = (zmm3 * mem) + zmm2
-	LONG $0x487cf162; WORD $0x6510; BYTE $0xff // vmovups -0x40(%rbp), %zmm4
-	QUAD $0x0d2464985865d262 // vfmadd132ps 0x34(%r12){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
-	LONG $0x487cf162; WORD $0x5510; BYTE $0x00 // vmovups (%rbp), %zmm2
-	QUAD $0x0e245498585dd262 // vfmadd132ps 0x38(%r12){1to16}, %zmm4, %zmm2 # zmm2 = (zmm2 * mem) + zmm4
-	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
-	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xff1c870f; WORD $0xffff // ja 0x6420 <k_tile_panel_16_min+0xf0>
-	LONG $0x487cb162; WORD $0x1411; BYTE $0xba // vmovups %zmm2, (%rdx,%r15,4)
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0x03c6f640 // testb $0x3, %sil
-	WORD $0x0974 // je 0x651d <k_tile_panel_16_min+0x1ed>
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xfe938c0f; WORD $0xffff // jl 0x63b0 <k_tile_panel_16_min+0x80>
-	LONG $0x087e8d48 // leaq 0x8(%rsi), %rdi
-	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	WORD $0x6d7e // jle 0x6593 <k_tile_panel_16_min+0x263>
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0x047a8d4c // leaq 0x4(%rdx), %r15
-	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
-	LONG $0x06b18e0f; WORD $0x0000 // jle 0x6be7 <k_tile_panel_16_min+0x8b7>
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0x02668d4c // leaq 0x2(%rsi), %r12
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x0a268e0f; WORD $0x0000 // jle 0x6f6c <k_tile_panel_16_min+0xc3c>
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0x0d8d8d0f; WORD $0x0000 // jge 0x72df <k_tile_panel_16_min+0xfaf>
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	WORD $0x8b49; BYTE $0x09 // movq (%r9), %rcx
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
-	LONG $0x71af0f49; BYTE $0x18 // imulq 0x18(%r9), %rsi
-	LONG $0x037a8d48 // leaq 0x3(%rdx), %rdi
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xfa490f48 // cmovnsq %rdx, %rdi
-	LONG $0x40798349; BYTE $0x00 // cmpq $0x0, 0x40(%r9)
-	LONG $0x0c31840f; WORD $0x0000 // je 0x71ab <k_tile_panel_16_min+0xe7b>
-	LONG $0x487cf162; WORD $0x0410; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %zmm0
-	LONG $0x38418b49 // movq 0x38(%r9), %rax
+	LONG $0xe8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe8, %rsp
+	LONG $0x286f8b48 // movq 0x28(%rdi), %rbp
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x280c8d48 // leaq (%rax,%rbp), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x404f8b48 // movq 0x40(%rdi), %rcx
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x246c8948; BYTE $0x48 // movq %rbp, 0x48(%rsp)
+	LONG $0x02ad850f; WORD $0x0000 // jne 0x83ef <k_tile_panel_16_min+0x2ef>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0c2e8f0f; WORD $0x0000 // jg 0x71bc <k_tile_panel_16_min+0xe8c>
-	LONG $0x000d45e9; BYTE $0x00 // jmp 0x72d8 <k_tile_panel_16_min+0xfa8>
-	LONG $0x24048b4c // movq (%rsp), %r8
-	WORD $0x8b49; BYTE $0x10 // movq (%r8), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x08508b49 // movq 0x8(%r8), %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0x18508b4d // movq 0x18(%r8), %r10
-	LONG $0x20588b4d // movq 0x20(%r8), %r11
-	LONG $0x40508b49 // movq 0x40(%r8), %rdx
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	LONG $0x38588b49 // movq 0x38(%r8), %rbx
-	QUAD $0x0000000095148d4a // leaq (,%r10,4), %rdx
-	LONG $0x523c8d4c // leaq (%rdx,%rdx,2), %r15
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	LONG $0x04e4c149 // shlq $0x4, %r12
-	LONG $0x922c8d4c // leaq (%rdx,%rdx,4), %r13
-	QUAD $0x00000000d5148d4a // leaq (,%r10,8), %rdx
-	LONG $0x522c8d48 // leaq (%rdx,%rdx,2), %rbp
-	LONG $0xd2148d4b // leaq (%r10,%r10,8), %rdx
-	LONG $0x520c8d4c // leaq (%rdx,%rdx,2), %r9
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	LONG $0x245c894c; BYTE $0x28 // movq %r11, 0x28(%rsp)
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x245c894c; BYTE $0x20 // movq %r11, 0x20(%rsp)
-	LONG $0x0002c0ba; BYTE $0x00 // movl $0x2c0, %edx # imm = 0x2C0
-	LONG $0x10500349 // addq 0x10(%r8), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
-	LONG $0x01538d48 // leaq 0x1(%rbx), %rdx
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	QUAD $0x18390518487df262; WORD $0x0000 // vbroadcastss 0x1839(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	QUAD $0x184b0d58487df262; WORD $0x0000 // vpbroadcastd 0x184b(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
-	WORD $0x7ceb // jmp 0x66a7 <k_tile_panel_16_min+0x377>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487c7162; WORD $0xfa28 // vmovaps %zmm2, %zmm15
-	LONG $0x487cc162; WORD $0xc128 // vmovaps %zmm9, %zmm16
-	LONG $0x487c7162; WORD $0xf328 // vmovaps %zmm3, %zmm14
-	LONG $0x487c7162; WORD $0xec28 // vmovaps %zmm4, %zmm13
-	LONG $0x487c7162; WORD $0xe528 // vmovaps %zmm5, %zmm12
-	LONG $0x48fd7162; WORD $0xde6f // vmovdqa64 %zmm6, %zmm11
-	LONG $0x48fd7162; WORD $0xd76f // vmovdqa64 %zmm7, %zmm10
-	LONG $0x487cc162; WORD $0xd028 // vmovaps %zmm8, %zmm18
-	LONG $0x487cc162; WORD $0x0311 // vmovups %zmm16, (%r11)
-	LONG $0x487c1162; WORD $0x3c11; BYTE $0x93 // vmovups %zmm15, (%r11,%r10,4)
-	LONG $0x487c1162; WORD $0x3411; BYTE $0xd3 // vmovups %zmm14, (%r11,%r10,8)
-	LONG $0x487c1162; WORD $0x2c11; BYTE $0x3b // vmovups %zmm13, (%r11,%r15)
-	LONG $0x487c1162; WORD $0x2411; BYTE $0x23 // vmovups %zmm12, (%r11,%r12)
-	LONG $0x487c1162; WORD $0x1c11; BYTE $0x2b // vmovups %zmm11, (%r11,%r13)
-	LONG $0x487c5162; WORD $0x1411; BYTE $0x2b // vmovups %zmm10, (%r11,%rbp)
-	LONG $0x487c8162; WORD $0x1411; BYTE $0x0b // vmovups %zmm18, (%r11,%r9)
-	LONG $0x087a8d48 // leaq 0x8(%rdx), %rdi
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0xfe828f0f; WORD $0xffff // jg 0x6529 <k_tile_panel_16_min+0x1f9>
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
-	LONG $0xc2af0f4d // imulq %r10, %r8
-	LONG $0x037e8d48 // leaq 0x3(%rsi), %rdi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xfe490f48 // cmovnsq %rsi, %rdi
-	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	LONG $0x831c8d4f // leaq (%r11,%r8,4), %r11
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x5074 // je 0x6720 <k_tile_panel_16_min+0x3f0>
-	LONG $0x487c5162; WORD $0x0b10 // vmovups (%r11), %zmm9
-	LONG $0x487c9162; WORD $0x1410; BYTE $0x93 // vmovups (%r11,%r10,4), %zmm2
-	LONG $0x487c9162; WORD $0x1c10; BYTE $0xd3 // vmovups (%r11,%r10,8), %zmm3
-	LONG $0x487c9162; WORD $0x2410; BYTE $0x3b // vmovups (%r11,%r15), %zmm4
-	LONG $0x487c9162; WORD $0x2c10; BYTE $0x23 // vmovups (%r11,%r12), %zmm5
-	LONG $0x48fe9162; WORD $0x346f; BYTE $0x2b // vmovdqu64 (%r11,%r13), %zmm6
-	LONG $0x48fed162; WORD $0x3c6f; BYTE $0x2b // vmovdqu64 (%r11,%rbp), %zmm7
-	LONG $0x487c1162; WORD $0x0410; BYTE $0x0b // vmovups (%r11,%r9), %zmm8
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	WORD $0x3f7f // jg 0x674e <k_tile_panel_16_min+0x41e>
-	LONG $0xffff1ce9; BYTE $0xff // jmp 0x6630 <k_tile_panel_16_min+0x300>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
-	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0xfee28e0f; WORD $0xffff // jle 0x6630 <k_tile_panel_16_min+0x300>
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0xfce08349 // andq $-0x4, %r8
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x02ffc148 // sarq $0x2, %rdi
-	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
-	LONG $0xc7af0f4c // imulq %rdi, %r8
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24740348; BYTE $0x30 // addq 0x30(%rsp), %rsi
-	LONG $0x06e7c148 // shlq $0x6, %rdi
-	LONG $0x40c78348 // addq $0x40, %rdi
-	LONG $0x7caf0f48; WORD $0x2824 // imulq 0x28(%rsp), %rdi
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fec162; WORD $0x566f; BYTE $0xf5 // vmovdqu64 -0x2c0(%r14), %zmm18
-	LONG $0x48fd7162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm10
-	QUAD $0x303e5450506d7262 // vpdpbusd 0xc0(%rsi,%rdi){1to16}, %zmm18, %zmm10
-	LONG $0x48fd7162; WORD $0xd96f // vmovdqa64 %zmm1, %zmm11
-	QUAD $0x203e5c50506d7262 // vpdpbusd 0x80(%rsi,%rdi){1to16}, %zmm18, %zmm11
-	LONG $0x48fd7162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm12
-	QUAD $0x103e6450506d7262 // vpdpbusd 0x40(%rsi,%rdi){1to16}, %zmm18, %zmm12
-	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
-	LONG $0x506d7262; WORD $0x2c50; BYTE $0x3e // vpdpbusd (%rsi,%rdi){1to16}, %zmm18, %zmm13
-	LONG $0x48fec162; WORD $0x5e6f; BYTE $0xf6 // vmovdqu64 -0x280(%r14), %zmm19
-	LONG $0x48fd7162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm14
-	QUAD $0x313e545050657262 // vpdpbusd 0xc4(%rsi,%rdi){1to16}, %zmm19, %zmm10
-	QUAD $0x30067450506d3262 // vpdpbusd 0xc0(%rsi,%r8){1to16}, %zmm18, %zmm14
-	QUAD $0x213e5c5050657262 // vpdpbusd 0x84(%rsi,%rdi){1to16}, %zmm19, %zmm11
-	LONG $0x48fd7162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm15
-	QUAD $0x113e645050657262 // vpdpbusd 0x44(%rsi,%rdi){1to16}, %zmm19, %zmm12
-	QUAD $0x20067c50506d3262 // vpdpbusd 0x80(%rsi,%r8){1to16}, %zmm18, %zmm15
-	QUAD $0x013e6c5050657262 // vpdpbusd 0x4(%rsi,%rdi){1to16}, %zmm19, %zmm13
-	LONG $0x48fde162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm16
-	QUAD $0x3106745050653262 // vpdpbusd 0xc4(%rsi,%r8){1to16}, %zmm19, %zmm14
-	QUAD $0x10064450506da262 // vpdpbusd 0x40(%rsi,%r8){1to16}, %zmm18, %zmm16
-	QUAD $0x21067c5050653262 // vpdpbusd 0x84(%rsi,%r8){1to16}, %zmm19, %zmm15
-	LONG $0x48fe4162; WORD $0x466f; BYTE $0xf7 // vmovdqu64 -0x240(%r14), %zmm24
-	LONG $0x48fde162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm17
-	QUAD $0x110644505065a262 // vpdpbusd 0x44(%rsi,%r8){1to16}, %zmm19, %zmm16
-	LONG $0x506da262; WORD $0x0c50; BYTE $0x06 // vpdpbusd (%rsi,%r8){1to16}, %zmm18, %zmm17
-	QUAD $0x01064c505065a262 // vpdpbusd 0x4(%rsi,%r8){1to16}, %zmm19, %zmm17
-	LONG $0x48fec162; WORD $0x766f; BYTE $0xf9 // vmovdqu64 -0x1c0(%r14), %zmm22
-	LONG $0x48fde162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm18
-	QUAD $0x323e5450503d7262 // vpdpbusd 0xc8(%rsi,%rdi){1to16}, %zmm24, %zmm10
-	QUAD $0x343e5450504de262 // vpdpbusd 0xd0(%rsi,%rdi){1to16}, %zmm22, %zmm18
-	QUAD $0x223e5c50503d7262 // vpdpbusd 0x88(%rsi,%rdi){1to16}, %zmm24, %zmm11
-	LONG $0x48fec162; WORD $0x5e6f; BYTE $0xfa // vmovdqu64 -0x180(%r14), %zmm19
-	QUAD $0x123e6450503d7262 // vpdpbusd 0x48(%rsi,%rdi){1to16}, %zmm24, %zmm12
-	QUAD $0x353e54505065e262 // vpdpbusd 0xd4(%rsi,%rdi){1to16}, %zmm19, %zmm18
-	QUAD $0x023e6c50503d7262 // vpdpbusd 0x8(%rsi,%rdi){1to16}, %zmm24, %zmm13
-	LONG $0x48fde162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm21
-	QUAD $0x32067450503d3262 // vpdpbusd 0xc8(%rsi,%r8){1to16}, %zmm24, %zmm14
-	QUAD $0x243e6c50504de262 // vpdpbusd 0x90(%rsi,%rdi){1to16}, %zmm22, %zmm21
-	QUAD $0x22067c50503d3262 // vpdpbusd 0x88(%rsi,%r8){1to16}, %zmm24, %zmm15
-	QUAD $0x253e6c505065e262 // vpdpbusd 0x94(%rsi,%rdi){1to16}, %zmm19, %zmm21
-	QUAD $0x12064450503da262 // vpdpbusd 0x48(%rsi,%r8){1to16}, %zmm24, %zmm16
-	LONG $0x48fec162; WORD $0x666f; BYTE $0xfb // vmovdqu64 -0x140(%r14), %zmm20
-	LONG $0x48fde162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm23
-	QUAD $0x02064c50503da262 // vpdpbusd 0x8(%rsi,%r8){1to16}, %zmm24, %zmm17
-	QUAD $0x143e7c50504de262 // vpdpbusd 0x50(%rsi,%rdi){1to16}, %zmm22, %zmm23
-	QUAD $0x363e5450505de262 // vpdpbusd 0xd8(%rsi,%rdi){1to16}, %zmm20, %zmm18
-	QUAD $0x153e7c505065e262 // vpdpbusd 0x54(%rsi,%rdi){1to16}, %zmm19, %zmm23
-	QUAD $0x263e6c50505de262 // vpdpbusd 0x98(%rsi,%rdi){1to16}, %zmm20, %zmm21
-	LONG $0x48fe4162; WORD $0x5e6f; BYTE $0xf8 // vmovdqu64 -0x200(%r14), %zmm27
-	LONG $0x48fd6162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm24
-	QUAD $0x163e7c50505de262 // vpdpbusd 0x58(%rsi,%rdi){1to16}, %zmm20, %zmm23
-	QUAD $0x043e4450504d6262 // vpdpbusd 0x10(%rsi,%rdi){1to16}, %zmm22, %zmm24
-	QUAD $0x333e545050257262 // vpdpbusd 0xcc(%rsi,%rdi){1to16}, %zmm27, %zmm10
-	QUAD $0x053e445050656262 // vpdpbusd 0x14(%rsi,%rdi){1to16}, %zmm19, %zmm24
-	QUAD $0x233e5c5050257262 // vpdpbusd 0x8c(%rsi,%rdi){1to16}, %zmm27, %zmm11
-	QUAD $0x063e4450505d6262 // vpdpbusd 0x18(%rsi,%rdi){1to16}, %zmm20, %zmm24
-	QUAD $0x133e645050257262 // vpdpbusd 0x4c(%rsi,%rdi){1to16}, %zmm27, %zmm12
-	LONG $0x48fd6162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm25
-	QUAD $0x033e6c5050257262 // vpdpbusd 0xc(%rsi,%rdi){1to16}, %zmm27, %zmm13
-	QUAD $0x34064c50504d2262 // vpdpbusd 0xd0(%rsi,%r8){1to16}, %zmm22, %zmm25
-	QUAD $0x3306745050253262 // vpdpbusd 0xcc(%rsi,%r8){1to16}, %zmm27, %zmm14
-	LONG $0x48fd6162; WORD $0xe16f // vmovdqa64 %zmm1, %zmm28
-	QUAD $0x23067c5050253262 // vpdpbusd 0x8c(%rsi,%r8){1to16}, %zmm27, %zmm15
-	QUAD $0x24066450504d2262 // vpdpbusd 0x90(%rsi,%r8){1to16}, %zmm22, %zmm28
-	QUAD $0x130644505025a262 // vpdpbusd 0x4c(%rsi,%r8){1to16}, %zmm27, %zmm16
-	LONG $0x48fe4162; WORD $0x566f; BYTE $0xfc // vmovdqu64 -0x100(%r14), %zmm26
-	LONG $0x48fd6162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm29
-	QUAD $0x03064c505025a262 // vpdpbusd 0xc(%rsi,%r8){1to16}, %zmm27, %zmm17
-	QUAD $0x14066c50504d2262 // vpdpbusd 0x50(%rsi,%r8){1to16}, %zmm22, %zmm29
-	QUAD $0x373e5450502de262 // vpdpbusd 0xdc(%rsi,%rdi){1to16}, %zmm26, %zmm18
-	LONG $0x487c4162; WORD $0x5e10; BYTE $0xfd // vmovups -0xc0(%r14), %zmm27
-	LONG $0x48fd6162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm30
-	QUAD $0x273e6c50502de262 // vpdpbusd 0x9c(%rsi,%rdi){1to16}, %zmm26, %zmm21
-	QUAD $0x04067450504d2262 // vpdpbusd 0x10(%rsi,%r8){1to16}, %zmm22, %zmm30
-	QUAD $0x173e7c50502de262 // vpdpbusd 0x5c(%rsi,%rdi){1to16}, %zmm26, %zmm23
-	LONG $0x4024e162; WORD $0xf059 // vmulps %zmm0, %zmm27, %zmm22
-	QUAD $0x073e4450502d6262 // vpdpbusd 0x1c(%rsi,%rdi){1to16}, %zmm26, %zmm24
-	LONG $0x4025a262; WORD $0xcea8 // vfmadd213ps %zmm22, %zmm27, %zmm17 # zmm17 = (zmm27 * zmm17) + zmm22
-	LONG $0x4025a262; WORD $0xc6a8 // vfmadd213ps %zmm22, %zmm27, %zmm16 # zmm16 = (zmm27 * zmm16) + zmm22
-	QUAD $0x35064c5050652262 // vpdpbusd 0xd4(%rsi,%r8){1to16}, %zmm19, %zmm25
-	LONG $0x40253262; WORD $0xfea8 // vfmadd213ps %zmm22, %zmm27, %zmm15 # zmm15 = (zmm27 * zmm15) + zmm22
-	LONG $0x40253262; WORD $0xf6a8 // vfmadd213ps %zmm22, %zmm27, %zmm14 # zmm14 = (zmm27 * zmm14) + zmm22
-	QUAD $0x2506645050652262 // vpdpbusd 0x94(%rsi,%r8){1to16}, %zmm19, %zmm28
-	LONG $0x40253262; WORD $0xeea8 // vfmadd213ps %zmm22, %zmm27, %zmm13 # zmm13 = (zmm27 * zmm13) + zmm22
-	LONG $0x40253262; WORD $0xe6a8 // vfmadd213ps %zmm22, %zmm27, %zmm12 # zmm12 = (zmm27 * zmm12) + zmm22
-	QUAD $0x15066c5050652262 // vpdpbusd 0x54(%rsi,%r8){1to16}, %zmm19, %zmm29
-	LONG $0x40253262; WORD $0xdea8 // vfmadd213ps %zmm22, %zmm27, %zmm11 # zmm11 = (zmm27 * zmm11) + zmm22
-	LONG $0x40253262; WORD $0xd6a8 // vfmadd213ps %zmm22, %zmm27, %zmm10 # zmm10 = (zmm27 * zmm10) + zmm22
-	QUAD $0x0506745050652262 // vpdpbusd 0x14(%rsi,%r8){1to16}, %zmm19, %zmm30
-	LONG $0x406ce162; WORD $0xd058 // vaddps %zmm0, %zmm18, %zmm18
-	LONG $0x487cc162; WORD $0x5e10; BYTE $0xfe // vmovups -0x80(%r14), %zmm19
-	QUAD $0x36064c50505d2262 // vpdpbusd 0xd8(%rsi,%r8){1to16}, %zmm20, %zmm25
-	LONG $0x4065c262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm19, %zmm18 # zmm18 = (zmm19 * zmm18) + zmm10
-	LONG $0x40547162; WORD $0xd058 // vaddps %zmm0, %zmm21, %zmm10
-	QUAD $0x37064c50502d2262 // vpdpbusd 0xdc(%rsi,%r8){1to16}, %zmm26, %zmm25
-	LONG $0x40655262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm10) + zmm11
-	LONG $0x40447162; WORD $0xd858 // vaddps %zmm0, %zmm23, %zmm11
-	QUAD $0x26066450505d2262 // vpdpbusd 0x98(%rsi,%r8){1to16}, %zmm20, %zmm28
-	LONG $0x40655262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm19, %zmm11 # zmm11 = (zmm19 * zmm11) + zmm12
-	LONG $0x403c7162; WORD $0xe058 // vaddps %zmm0, %zmm24, %zmm12
-	QUAD $0x27066450502d2262 // vpdpbusd 0x9c(%rsi,%r8){1to16}, %zmm26, %zmm28
-	LONG $0x40655262; WORD $0xe5a8 // vfmadd213ps %zmm13, %zmm19, %zmm12 # zmm12 = (zmm19 * zmm12) + zmm13
-	LONG $0x40347162; WORD $0xe858 // vaddps %zmm0, %zmm25, %zmm13
-	QUAD $0x16066c50505d2262 // vpdpbusd 0x58(%rsi,%r8){1to16}, %zmm20, %zmm29
-	LONG $0x40655262; WORD $0xeea8 // vfmadd213ps %zmm14, %zmm19, %zmm13 # zmm13 = (zmm19 * zmm13) + zmm14
-	LONG $0x401c7162; WORD $0xf058 // vaddps %zmm0, %zmm28, %zmm14
-	QUAD $0x17066c50502d2262 // vpdpbusd 0x5c(%rsi,%r8){1to16}, %zmm26, %zmm29
-	LONG $0x40655262; WORD $0xf7a8 // vfmadd213ps %zmm15, %zmm19, %zmm14 # zmm14 = (zmm19 * zmm14) + zmm15
-	LONG $0x40147162; WORD $0xf858 // vaddps %zmm0, %zmm29, %zmm15
-	QUAD $0x06067450505d2262 // vpdpbusd 0x18(%rsi,%r8){1to16}, %zmm20, %zmm30
-	LONG $0x40653262; WORD $0xf8a8 // vfmadd213ps %zmm16, %zmm19, %zmm15 # zmm15 = (zmm19 * zmm15) + zmm16
-	QUAD $0x07067450502d2262 // vpdpbusd 0x1c(%rsi,%r8){1to16}, %zmm26, %zmm30
-	LONG $0x400ce162; WORD $0xc058 // vaddps %zmm0, %zmm30, %zmm16
-	LONG $0x4065a262; WORD $0xc1a8 // vfmadd213ps %zmm17, %zmm19, %zmm16 # zmm16 = (zmm19 * zmm16) + zmm17
-	QUAD $0x080644985835a262 // vfmadd132ps 0x20(%rsi,%r8){1to16}, %zmm9, %zmm16 # zmm16 = (zmm16 * mem) + zmm9
-	QUAD $0x18067c98586d3262 // vfmadd132ps 0x60(%rsi,%r8){1to16}, %zmm2, %zmm15 # zmm15 = (zmm15 * mem) + zmm2
-	QUAD $0x2806749858653262 // vfmadd132ps 0xa0(%rsi,%r8){1to16}, %zmm3, %zmm14 # zmm14 = (zmm14 * mem) + zmm3
-	QUAD $0x38066c98585d3262 // vfmadd132ps 0xe0(%rsi,%r8){1to16}, %zmm4, %zmm13 # zmm13 = (zmm13 * mem) + zmm4
-	QUAD $0x083e649858557262 // vfmadd132ps 0x20(%rsi,%rdi){1to16}, %zmm5, %zmm12 # zmm12 = (zmm12 * mem) + zmm5
-	QUAD $0x183e5c98584d7262 // vfmadd132ps 0x60(%rsi,%rdi){1to16}, %zmm6, %zmm11 # zmm11 = (zmm11 * mem) + zmm6
-	QUAD $0x283e549858457262 // vfmadd132ps 0xa0(%rsi,%rdi){1to16}, %zmm7, %zmm10 # zmm10 = (zmm10 * mem) + zmm7
-	QUAD $0x383e5498583de262 // vfmadd132ps 0xe0(%rsi,%rdi){1to16}, %zmm8, %zmm18 # zmm18 = (zmm18 * mem) + zmm8
-	LONG $0x487cd162; WORD $0x5610; BYTE $0xff // vmovups -0x40(%r14), %zmm2
-	QUAD $0x0d0644b8586da262 // vfmadd231ps 0x34(%rsi,%r8){1to16}, %zmm2, %zmm16 # zmm16 = (zmm2 * mem) + zmm16
-	QUAD $0x1d067cb8586d3262 // vfmadd231ps 0x74(%rsi,%r8){1to16}, %zmm2, %zmm15 # zmm15 = (zmm2 * mem) + zmm15
-	QUAD $0x2d0674b8586d3262 // vfmadd231ps 0xb4(%rsi,%r8){1to16}, %zmm2, %zmm14 # zmm14 = (zmm2 * mem) + zmm14
-	QUAD $0x3d066cb8586d3262 // vfmadd231ps 0xf4(%rsi,%r8){1to16}, %zmm2, %zmm13 # zmm13 = (zmm2 * mem) + zmm13
-	QUAD $0x0d3e64b8586d7262 // vfmadd231ps 0x34(%rsi,%rdi){1to16}, %zmm2, %zmm12 # zmm12 = (zmm2 * mem) + zmm12
-	QUAD $0x1d3e5cb8586d7262 // vfmadd231ps 0x74(%rsi,%rdi){1to16}, %zmm2, %zmm11 # zmm11 = (zmm2 * mem) + zmm11
-	QUAD $0x2d3e54b8586d7262 // vfmadd231ps 0xb4(%rsi,%rdi){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
-	QUAD $0x3d3e54b8586de262 // vfmadd231ps 0xf4(%rsi,%rdi){1to16}, %zmm2, %zmm18 # zmm18 = (zmm2 * mem) + zmm18
-	LONG $0x487cd162; WORD $0x1610 // vmovups (%r14), %zmm2
-	QUAD $0x0e0644b8586da262 // vfmadd231ps 0x38(%rsi,%r8){1to16}, %zmm2, %zmm16 # zmm16 = (zmm2 * mem) + zmm16
-	QUAD $0x1e067cb8586d3262 // vfmadd231ps 0x78(%rsi,%r8){1to16}, %zmm2, %zmm15 # zmm15 = (zmm2 * mem) + zmm15
-	QUAD $0x2e0674b8586d3262 // vfmadd231ps 0xb8(%rsi,%r8){1to16}, %zmm2, %zmm14 # zmm14 = (zmm2 * mem) + zmm14
-	QUAD $0x3e066cb8586d3262 // vfmadd231ps 0xf8(%rsi,%r8){1to16}, %zmm2, %zmm13 # zmm13 = (zmm2 * mem) + zmm13
-	QUAD $0x0e3e64b8586d7262 // vfmadd231ps 0x38(%rsi,%rdi){1to16}, %zmm2, %zmm12 # zmm12 = (zmm2 * mem) + zmm12
-	QUAD $0x1e3e5cb8586d7262 // vfmadd231ps 0x78(%rsi,%rdi){1to16}, %zmm2, %zmm11 # zmm11 = (zmm2 * mem) + zmm11
-	QUAD $0x2e3e54b8586d7262 // vfmadd231ps 0xb8(%rsi,%rdi){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
-	QUAD $0x3e3e54b8586de262 // vfmadd231ps 0xf8(%rsi,%rdi){1to16}, %zmm2, %zmm18 # zmm18 = (zmm2 * mem) + zmm18
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	LONG $0x00c68149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r14 # imm = 0x300
-	WORD $0xff48; BYTE $0xcb // decq %rbx
-	LONG $0x487cd162; WORD $0xd728 // vmovaps %zmm15, %zmm2
-	LONG $0x487c3162; WORD $0xc828 // vmovaps %zmm16, %zmm9
-	LONG $0x487cd162; WORD $0xde28 // vmovaps %zmm14, %zmm3
-	LONG $0x487cd162; WORD $0xe528 // vmovaps %zmm13, %zmm4
-	LONG $0x487cd162; WORD $0xec28 // vmovaps %zmm12, %zmm5
-	LONG $0x487cd162; WORD $0xf328 // vmovaps %zmm11, %zmm6
-	LONG $0x487cd162; WORD $0xfa28 // vmovaps %zmm10, %zmm7
-	LONG $0x487c3162; WORD $0xc228 // vmovaps %zmm18, %zmm8
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfbae870f; WORD $0xffff // ja 0x6790 <k_tile_panel_16_min+0x460>
-	LONG $0xfffa79e9; BYTE $0xff // jmp 0x6660 <k_tile_panel_16_min+0x330>
-	LONG $0x24248b4c // movq (%rsp), %r12
-	LONG $0x243c8b49 // movq (%r12), %rdi
-	LONG $0x24748b49; BYTE $0x08 // movq 0x8(%r12), %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0x244c8b4d; BYTE $0x18 // movq 0x18(%r12), %r9
-	LONG $0x24548b4d; BYTE $0x20 // movq 0x20(%r12), %r10
-	LONG $0x245c8b4d; BYTE $0x40 // movq 0x40(%r12), %r11
-	LONG $0x245c8b49; BYTE $0x38 // movq 0x38(%r12), %rbx
-	QUAD $0x000000008d348d4a // leaq (,%r9,4), %rsi
-	LONG $0x76348d4c // leaq (%rsi,%rsi,2), %r14
-	LONG $0x02c0b841; WORD $0x0000 // movl $0x2c0, %r8d # imm = 0x2C0
-	LONG $0x2444034d; BYTE $0x10 // addq 0x10(%r12), %r8
-	LONG $0x01638d4c // leaq 0x1(%rbx), %r12
-	QUAD $0x12260518487df262; WORD $0x0000 // vbroadcastss 0x1226(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	QUAD $0x12380d58487df262; WORD $0x0000 // vpbroadcastd 0x1238(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
-	WORD $0x49eb // jmp 0x6c87 <k_tile_panel_16_min+0x957>
-	WORD $0x9066 // nop
-	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
-	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
-	LONG $0x487c7162; WORD $0xc428 // vmovaps %zmm4, %zmm8
-	LONG $0x487c7162; WORD $0xd528 // vmovaps %zmm5, %zmm10
-	LONG $0x487c5162; WORD $0x5511; BYTE $0x00 // vmovups %zmm10, (%r13)
-	QUAD $0x008d4411487c1162 // vmovups %zmm8, (%r13,%r9,4)
-	QUAD $0x00cd7c11487c9162 // vmovups %zmm7, (%r13,%r9,8)
-	QUAD $0x00357411487c9162 // vmovups %zmm6, (%r13,%r14)
-	LONG $0x047e8d4c // leaq 0x4(%rsi), %r15
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
-	LONG $0xf8b28f0f; WORD $0xffff // jg 0x6539 <k_tile_panel_16_min+0x209>
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	WORD $0x2949; BYTE $0xc5 // subq %rax, %r13
-	LONG $0xe9af0f4d // imulq %r9, %r13
-	LONG $0x037a8d4c // leaq 0x3(%rdx), %r15
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xfa490f4c // cmovnsq %rdx, %r15
-	LONG $0xaf2c8d4e // leaq (%rdi,%r13,4), %r13
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x3874 // je 0x6ce0 <k_tile_panel_16_min+0x9b0>
-	LONG $0x487cd162; WORD $0x6d10; BYTE $0x00 // vmovups (%r13), %zmm5
-	QUAD $0x008d6410487c9162 // vmovups (%r13,%r9,4), %zmm4
-	QUAD $0x00cd5c10487c9162 // vmovups (%r13,%r9,8), %zmm3
-	QUAD $0x00355410487c9162 // vmovups (%r13,%r14), %zmm2
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x2d7f // jg 0x6cf9 <k_tile_panel_16_min+0x9c9>
-	LONG $0xffff6fe9; BYTE $0xff // jmp 0x6c40 <k_tile_panel_16_min+0x910>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff478e0f; WORD $0xffff // jle 0x6c40 <k_tile_panel_16_min+0x910>
-	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
-	LONG $0x02fdc148 // sarq $0x2, %rbp
-	LONG $0xeaaf0f49 // imulq %r10, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	LONG $0xfce78349 // andq $-0x4, %r15
-	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
+	WORD $0x9f0f; BYTE $0xc0 // setg %al
+	WORD $0x2040; BYTE $0xe8 // andb %bpl, %al
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	WORD $0x013c // cmpb $0x1, %al
+	LONG $0x0287850f; WORD $0x0000 // jne 0x83dd <k_tile_panel_16_min+0x2dd>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	LONG $0x03758d48 // leaq 0x3(%rbp), %rsi
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xf5490f48 // cmovnsq %rbp, %rsi
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	LONG $0x023c840f; WORD $0x0000 // je 0x83af <k_tile_panel_16_min+0x2af>
+	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
+	LONG $0x487cf162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm1
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02378e0f; WORD $0x0000 // jle 0x83c0 <k_tile_panel_16_min+0x2c0>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x02f9c149 // sarq $0x2, %r9
+	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x08e0c149 // shlq $0x8, %r8
+	LONG $0x084f034c // addq 0x8(%rdi), %r9
 	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fed162; WORD $0x776f; BYTE $0xf5 // vmovdqu64 -0x2c0(%r15), %zmm6
-	LONG $0x48fed162; WORD $0x7f6f; BYTE $0xf6 // vmovdqu64 -0x280(%r15), %zmm7
-	LONG $0x48fe5162; WORD $0x5f6f; BYTE $0xf7 // vmovdqu64 -0x240(%r15), %zmm11
-	LONG $0x48fe5162; WORD $0x676f; BYTE $0xf8 // vmovdqu64 -0x200(%r15), %zmm12
-	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
-	LONG $0x584d7262; WORD $0x6a50; BYTE $0x30 // vpdpbusd 0xc0(%rdx){1to16}, %zmm6, %zmm13
-	LONG $0x58457262; WORD $0x6a50; BYTE $0x31 // vpdpbusd 0xc4(%rdx){1to16}, %zmm7, %zmm13
-	LONG $0x58257262; WORD $0x6a50; BYTE $0x32 // vpdpbusd 0xc8(%rdx){1to16}, %zmm11, %zmm13
-	LONG $0x581d7262; WORD $0x6a50; BYTE $0x33 // vpdpbusd 0xcc(%rdx){1to16}, %zmm12, %zmm13
-	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x584d7262; WORD $0x4250; BYTE $0x20 // vpdpbusd 0x80(%rdx){1to16}, %zmm6, %zmm8
-	LONG $0x58457262; WORD $0x4250; BYTE $0x21 // vpdpbusd 0x84(%rdx){1to16}, %zmm7, %zmm8
-	LONG $0x58257262; WORD $0x4250; BYTE $0x22 // vpdpbusd 0x88(%rdx){1to16}, %zmm11, %zmm8
-	LONG $0x581d7262; WORD $0x4250; BYTE $0x23 // vpdpbusd 0x8c(%rdx){1to16}, %zmm12, %zmm8
-	LONG $0x48fd7162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm10
-	LONG $0x584d7262; WORD $0x5250; BYTE $0x10 // vpdpbusd 0x40(%rdx){1to16}, %zmm6, %zmm10
-	LONG $0x58457262; WORD $0x5250; BYTE $0x11 // vpdpbusd 0x44(%rdx){1to16}, %zmm7, %zmm10
-	LONG $0x58257262; WORD $0x5250; BYTE $0x12 // vpdpbusd 0x48(%rdx){1to16}, %zmm11, %zmm10
-	LONG $0x581d7262; WORD $0x5250; BYTE $0x13 // vpdpbusd 0x4c(%rdx){1to16}, %zmm12, %zmm10
-	LONG $0x487c5162; WORD $0x7710; BYTE $0xfd // vmovups -0xc0(%r15), %zmm14
-	LONG $0x48fd7162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm9
-	LONG $0x584d7262; WORD $0x0a50 // vpdpbusd (%rdx){1to16}, %zmm6, %zmm9
-	LONG $0x58457262; WORD $0x4a50; BYTE $0x01 // vpdpbusd 0x4(%rdx){1to16}, %zmm7, %zmm9
-	LONG $0x58257262; WORD $0x4a50; BYTE $0x02 // vpdpbusd 0x8(%rdx){1to16}, %zmm11, %zmm9
-	LONG $0x480cf162; WORD $0xf059 // vmulps %zmm0, %zmm14, %zmm6
-	LONG $0x581d7262; WORD $0x4a50; BYTE $0x03 // vpdpbusd 0xc(%rdx){1to16}, %zmm12, %zmm9
-	LONG $0x480d7262; WORD $0xcea8 // vfmadd213ps %zmm6, %zmm14, %zmm9 # zmm9 = (zmm14 * zmm9) + zmm6
-	LONG $0x48fe5162; WORD $0x5f6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%r15), %zmm11
-	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	LONG $0x5825f262; WORD $0x7a50; BYTE $0x34 // vpdpbusd 0xd0(%rdx){1to16}, %zmm11, %zmm7
-	LONG $0x480d7262; WORD $0xd6a8 // vfmadd213ps %zmm6, %zmm14, %zmm10 # zmm10 = (zmm14 * zmm10) + zmm6
-	LONG $0x48fe5162; WORD $0x676f; BYTE $0xfa // vmovdqu64 -0x180(%r15), %zmm12
-	LONG $0x581df262; WORD $0x7a50; BYTE $0x35 // vpdpbusd 0xd4(%rdx){1to16}, %zmm12, %zmm7
-	LONG $0x480d7262; WORD $0xc6a8 // vfmadd213ps %zmm6, %zmm14, %zmm8 # zmm8 = (zmm14 * zmm8) + zmm6
-	LONG $0x48fe5162; WORD $0x7f6f; BYTE $0xfb // vmovdqu64 -0x140(%r15), %zmm15
-	LONG $0x5805f262; WORD $0x7a50; BYTE $0x36 // vpdpbusd 0xd8(%rdx){1to16}, %zmm15, %zmm7
-	LONG $0x480d7262; WORD $0xeea8 // vfmadd213ps %zmm6, %zmm14, %zmm13 # zmm13 = (zmm14 * zmm13) + zmm6
-	LONG $0x48fe5162; WORD $0x776f; BYTE $0xfc // vmovdqu64 -0x100(%r15), %zmm14
-	LONG $0x580df262; WORD $0x7a50; BYTE $0x37 // vpdpbusd 0xdc(%rdx){1to16}, %zmm14, %zmm7
-	LONG $0x4844f162; WORD $0xf058 // vaddps %zmm0, %zmm7, %zmm6
-	LONG $0x487cc162; WORD $0x4710; BYTE $0xfe // vmovups -0x80(%r15), %zmm16
-	LONG $0x407dd262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm16, %zmm6 # zmm6 = (zmm16 * zmm6) + zmm13
-	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	LONG $0x5825f262; WORD $0x7a50; BYTE $0x24 // vpdpbusd 0x90(%rdx){1to16}, %zmm11, %zmm7
-	LONG $0x581df262; WORD $0x7a50; BYTE $0x25 // vpdpbusd 0x94(%rdx){1to16}, %zmm12, %zmm7
-	LONG $0x5805f262; WORD $0x7a50; BYTE $0x26 // vpdpbusd 0x98(%rdx){1to16}, %zmm15, %zmm7
-	LONG $0x580df262; WORD $0x7a50; BYTE $0x27 // vpdpbusd 0x9c(%rdx){1to16}, %zmm14, %zmm7
-	LONG $0x4844f162; WORD $0xf858 // vaddps %zmm0, %zmm7, %zmm7
-	LONG $0x48fd7162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm13
-	LONG $0x58257262; WORD $0x6a50; BYTE $0x14 // vpdpbusd 0x50(%rdx){1to16}, %zmm11, %zmm13
-	LONG $0x581d7262; WORD $0x6a50; BYTE $0x15 // vpdpbusd 0x54(%rdx){1to16}, %zmm12, %zmm13
-	LONG $0x58057262; WORD $0x6a50; BYTE $0x16 // vpdpbusd 0x58(%rdx){1to16}, %zmm15, %zmm13
-	LONG $0x407dd262; WORD $0xf8a8 // vfmadd213ps %zmm8, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm7) + zmm8
-	LONG $0x580d7262; WORD $0x6a50; BYTE $0x17 // vpdpbusd 0x5c(%rdx){1to16}, %zmm14, %zmm13
-	LONG $0x48147162; WORD $0xc058 // vaddps %zmm0, %zmm13, %zmm8
-	LONG $0x407d5262; WORD $0xc2a8 // vfmadd213ps %zmm10, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm8) + zmm10
-	LONG $0x48fd7162; WORD $0xd16f // vmovdqa64 %zmm1, %zmm10
-	LONG $0x58257262; WORD $0x5250; BYTE $0x04 // vpdpbusd 0x10(%rdx){1to16}, %zmm11, %zmm10
-	LONG $0x581d7262; WORD $0x5250; BYTE $0x05 // vpdpbusd 0x14(%rdx){1to16}, %zmm12, %zmm10
-	LONG $0x58057262; WORD $0x5250; BYTE $0x06 // vpdpbusd 0x18(%rdx){1to16}, %zmm15, %zmm10
-	LONG $0x580d7262; WORD $0x5250; BYTE $0x07 // vpdpbusd 0x1c(%rdx){1to16}, %zmm14, %zmm10
-	LONG $0x482c7162; WORD $0xd058 // vaddps %zmm0, %zmm10, %zmm10
-	LONG $0x407d5262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm10) + zmm9
-	LONG $0x58557262; WORD $0x5298; BYTE $0x08 // vfmadd132ps 0x20(%rdx){1to16}, %zmm5, %zmm10 # zmm10 = (zmm10 * mem) + zmm5
-	LONG $0x585d7262; WORD $0x4298; BYTE $0x18 // vfmadd132ps 0x60(%rdx){1to16}, %zmm4, %zmm8 # zmm8 = (zmm8 * mem) + zmm4
-	LONG $0x5865f262; WORD $0x7a98; BYTE $0x28 // vfmadd132ps 0xa0(%rdx){1to16}, %zmm3, %zmm7 # zmm7 = (zmm7 * mem) + zmm3
-	LONG $0x586df262; WORD $0x7298; BYTE $0x38 // vfmadd132ps 0xe0(%rdx){1to16}, %zmm2, %zmm6 # zmm6 = (zmm6 * mem) + zmm2
-	LONG $0x487cd162; WORD $0x5710; BYTE $0xff // vmovups -0x40(%r15), %zmm2
-	LONG $0x586d7262; WORD $0x52b8; BYTE $0x0d // vfmadd231ps 0x34(%rdx){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
-	LONG $0x586d7262; WORD $0x42b8; BYTE $0x1d // vfmadd231ps 0x74(%rdx){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
-	LONG $0x586df262; WORD $0x7ab8; BYTE $0x2d // vfmadd231ps 0xb4(%rdx){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
-	LONG $0x586df262; WORD $0x72b8; BYTE $0x3d // vfmadd231ps 0xf4(%rdx){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
-	LONG $0x487cd162; WORD $0x1710 // vmovups (%r15), %zmm2
-	LONG $0x586d7262; WORD $0x52b8; BYTE $0x0e // vfmadd231ps 0x38(%rdx){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
-	LONG $0x586d7262; WORD $0x42b8; BYTE $0x1e // vfmadd231ps 0x78(%rdx){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
-	LONG $0x586df262; WORD $0x7ab8; BYTE $0x2e // vfmadd231ps 0xb8(%rdx){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
-	LONG $0x586df262; WORD $0x72b8; BYTE $0x3e // vfmadd231ps 0xf8(%rdx){1to16}, %zmm2, %zmm6 # zmm6 = (zmm2 * mem) + zmm6
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0x40048d4f // leaq (%r8,%r8,2), %r8
+	LONG $0xc0c68148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rsi # imm = 0x2C0
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	QUAD $0x26631558487df262; WORD $0x0000 // vpbroadcastd 0x2663(%rip), %zmm2 # 0xa834 <k_tile_panel_16_min+0x2734>
+	QUAD $0x263d1d18487df262; WORD $0x0000 // vbroadcastss 0x263d(%rip), %zmm3 # 0xa818 <k_tile_panel_16_min+0x2718>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x487df262; WORD $0x2218 // vbroadcastss (%rdx), %zmm4
+	LONG $0x48fef162; WORD $0x6e6f; BYTE $0xf5 // vmovdqu64 -0x2c0(%rsi), %zmm5
+	LONG $0x48fef162; WORD $0x766f; BYTE $0xf6 // vmovdqu64 -0x280(%rsi), %zmm6
+	LONG $0x48fef162; WORD $0x7e6f; BYTE $0xf7 // vmovdqu64 -0x240(%rsi), %zmm7
+	LONG $0x48fe7162; WORD $0x466f; BYTE $0xf8 // vmovdqu64 -0x200(%rsi), %zmm8
+	LONG $0x48fd7162; WORD $0xca6f // vmovdqa64 %zmm2, %zmm9
+	LONG $0x48557262; WORD $0xcc50 // vpdpbusd %zmm4, %zmm5, %zmm9
+	QUAD $0xf5066c6f48feb162 // vmovdqu64 -0x2c0(%rsi,%r8), %zmm5
+	QUAD $0xf606546f48fe3162 // vmovdqu64 -0x280(%rsi,%r8), %zmm10
+	QUAD $0xf7065c6f48fe3162 // vmovdqu64 -0x240(%rsi,%r8), %zmm11
+	QUAD $0xf806646f48fe3162 // vmovdqu64 -0x200(%rsi,%r8), %zmm12
+	LONG $0x48fd7162; WORD $0xea6f // vmovdqa64 %zmm2, %zmm13
+	LONG $0x48557262; WORD $0xec50 // vpdpbusd %zmm4, %zmm5, %zmm13
+	LONG $0x487df262; WORD $0x6218; BYTE $0x01 // vbroadcastss 0x4(%rdx), %zmm4
+	LONG $0x484d7262; WORD $0xcc50 // vpdpbusd %zmm4, %zmm6, %zmm9
+	LONG $0x482d7262; WORD $0xec50 // vpdpbusd %zmm4, %zmm10, %zmm13
+	LONG $0x487df262; WORD $0x6218; BYTE $0x02 // vbroadcastss 0x8(%rdx), %zmm4
+	LONG $0x48457262; WORD $0xcc50 // vpdpbusd %zmm4, %zmm7, %zmm9
+	LONG $0x48257262; WORD $0xec50 // vpdpbusd %zmm4, %zmm11, %zmm13
+	LONG $0x487df262; WORD $0x6218; BYTE $0x03 // vbroadcastss 0xc(%rdx), %zmm4
+	LONG $0x483d7262; WORD $0xcc50 // vpdpbusd %zmm4, %zmm8, %zmm9
+	LONG $0x481d7262; WORD $0xec50 // vpdpbusd %zmm4, %zmm12, %zmm13
+	LONG $0x487cf162; WORD $0x6610; BYTE $0xfd // vmovups -0xc0(%rsi), %zmm4
+	LONG $0x485cf162; WORD $0xf359 // vmulps %zmm3, %zmm4, %zmm6
+	LONG $0x485dd262; WORD $0xf1b8 // vfmadd231ps %zmm9, %zmm4, %zmm6 # zmm6 = (zmm4 * zmm9) + zmm6
+	QUAD $0xfd066410487cb162 // vmovups -0xc0(%rsi,%r8), %zmm4
+	LONG $0x485cf162; WORD $0xeb59 // vmulps %zmm3, %zmm4, %zmm5
+	LONG $0x485dd262; WORD $0xedb8 // vfmadd231ps %zmm13, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm13) + zmm5
+	LONG $0x487df262; WORD $0x6218; BYTE $0x04 // vbroadcastss 0x10(%rdx), %zmm4
+	LONG $0x48fef162; WORD $0x7e6f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rsi), %zmm7
+	LONG $0x48fe7162; WORD $0x466f; BYTE $0xfa // vmovdqu64 -0x180(%rsi), %zmm8
+	LONG $0x48fe7162; WORD $0x4e6f; BYTE $0xfb // vmovdqu64 -0x140(%rsi), %zmm9
+	LONG $0x48fe7162; WORD $0x566f; BYTE $0xfc // vmovdqu64 -0x100(%rsi), %zmm10
+	LONG $0x48fd7162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm11
+	LONG $0x48457262; WORD $0xdc50 // vpdpbusd %zmm4, %zmm7, %zmm11
+	QUAD $0xf9067c6f48feb162 // vmovdqu64 -0x1c0(%rsi,%r8), %zmm7
+	QUAD $0xfa06646f48fe3162 // vmovdqu64 -0x180(%rsi,%r8), %zmm12
+	QUAD $0xfb066c6f48fe3162 // vmovdqu64 -0x140(%rsi,%r8), %zmm13
+	QUAD $0xfc06746f48fe3162 // vmovdqu64 -0x100(%rsi,%r8), %zmm14
+	LONG $0x48fd7162; WORD $0xfa6f // vmovdqa64 %zmm2, %zmm15
+	LONG $0x48457262; WORD $0xfc50 // vpdpbusd %zmm4, %zmm7, %zmm15
+	LONG $0x487df262; WORD $0x6218; BYTE $0x05 // vbroadcastss 0x14(%rdx), %zmm4
+	LONG $0x483d7262; WORD $0xdc50 // vpdpbusd %zmm4, %zmm8, %zmm11
+	LONG $0x481d7262; WORD $0xfc50 // vpdpbusd %zmm4, %zmm12, %zmm15
+	LONG $0x487df262; WORD $0x6218; BYTE $0x06 // vbroadcastss 0x18(%rdx), %zmm4
+	LONG $0x48357262; WORD $0xdc50 // vpdpbusd %zmm4, %zmm9, %zmm11
+	LONG $0x487df262; WORD $0x7a18; BYTE $0x07 // vbroadcastss 0x1c(%rdx), %zmm7
+	LONG $0x48157262; WORD $0xfc50 // vpdpbusd %zmm4, %zmm13, %zmm15
+	LONG $0x482d7262; WORD $0xdf50 // vpdpbusd %zmm7, %zmm10, %zmm11
+	LONG $0x480d7262; WORD $0xff50 // vpdpbusd %zmm7, %zmm14, %zmm15
+	LONG $0x4804f162; WORD $0xe358 // vaddps %zmm3, %zmm15, %zmm4
+	QUAD $0xfe0664984855b262 // vfmadd132ps -0x80(%rsi,%r8), %zmm5, %zmm4 # zmm4 = (zmm4 * mem) + zmm5
+	LONG $0x4824f162; WORD $0xeb58 // vaddps %zmm3, %zmm11, %zmm5
+	LONG $0x484df262; WORD $0x6e98; BYTE $0xfe // vfmadd132ps -0x80(%rsi), %zmm6, %zmm5 # zmm5 = (zmm5 * mem) + zmm6
+	LONG $0x487df262; WORD $0x7218; BYTE $0x08 // vbroadcastss 0x20(%rdx), %zmm6
+	LONG $0x484df262; WORD $0xe8a8 // vfmadd213ps %zmm0, %zmm6, %zmm5 # zmm5 = (zmm6 * zmm5) + zmm0
+	LONG $0x484df262; WORD $0xe1a8 // vfmadd213ps %zmm1, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm1
+	LONG $0x487df262; WORD $0x4218; BYTE $0x0d // vbroadcastss 0x34(%rdx), %zmm0
+	LONG $0x487df262; WORD $0x6eb8; BYTE $0xff // vfmadd231ps -0x40(%rsi), %zmm0, %zmm5 # zmm5 = (zmm0 * mem) + zmm5
+	QUAD $0xff0664b8487db262 // vfmadd231ps -0x40(%rsi,%r8), %zmm0, %zmm4 # zmm4 = (zmm0 * mem) + zmm4
+	LONG $0x487df262; WORD $0x4218; BYTE $0x0e // vbroadcastss 0x38(%rdx), %zmm0
+	LONG $0x487df262; WORD $0x2eb8 // vfmadd231ps (%rsi), %zmm0, %zmm5 # zmm5 = (zmm0 * mem) + zmm5
+	LONG $0x487db262; WORD $0x24b8; BYTE $0x06 // vfmadd231ps (%rsi,%r8), %zmm0, %zmm4 # zmm4 = (zmm0 * mem) + zmm4
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	LONG $0x00c78149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r15 # imm = 0x300
-	WORD $0xff48; BYTE $0xcd // decq %rbp
-	LONG $0x487cf162; WORD $0xd628 // vmovaps %zmm6, %zmm2
-	LONG $0x487cf162; WORD $0xdf28 // vmovaps %zmm7, %zmm3
+	LONG $0x00c68148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rsi # imm = 0x300
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0x487cf162; WORD $0xc528 // vmovaps %zmm5, %zmm0
+	LONG $0x487cf162; WORD $0xcc28 // vmovaps %zmm4, %zmm1
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0xfe33870f; WORD $0xffff // ja 0x81e0 <k_tile_panel_16_min+0xe0>
+	WORD $0x1deb // jmp 0x83cc <k_tile_panel_16_min+0x2cc>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xfdc98f0f; WORD $0xffff // jg 0x8189 <k_tile_panel_16_min+0x89>
+	LONG $0x487cf162; WORD $0xe828 // vmovaps %zmm0, %zmm5
+	LONG $0x487cf162; WORD $0xe128 // vmovaps %zmm1, %zmm4
+	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
+	LONG $0x487cf162; WORD $0x6011; BYTE $0x01 // vmovups %zmm4, 0x40(%rax)
+	LONG $0x01758d48 // leaq 0x1(%rbp), %rsi
+	LONG $0x044e8d48 // leaq 0x4(%rsi), %rcx
+	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
+	LONG $0x11458e0f; WORD $0x0000 // jle 0x9531 <k_tile_panel_16_min+0x1431>
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
+	LONG $0x11218e0f; WORD $0x0000 // jle 0x951c <k_tile_panel_16_min+0x141c>
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x08e0c148 // shlq $0x8, %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x247c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r15
+	WORD $0x9c0f; BYTE $0xc0 // setl %al
+	WORD $0x2044; BYTE $0xf8 // andb %r15b, %al
+	LONG $0x07244488 // movb %al, 0x7(%rsp)
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x2948; BYTE $0xe8 // subq %rbp, %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x03478d49 // leaq 0x3(%r15), %rax
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xc7490f49 // cmovnsq %r15, %rax
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x02fac148 // sarq $0x2, %rdx
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0xfce08348 // andq $-0x4, %rax
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	LONG $0x01478d49 // leaq 0x1(%r15), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x01418d48 // leaq 0x1(%rcx), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	QUAD $0x23a70558487df262; WORD $0x0000 // vpbroadcastd 0x23a7(%rip), %zmm0 # 0xa834 <k_tile_panel_16_min+0x2734>
+	QUAD $0x23810d18487df262; WORD $0x0000 // vbroadcastss 0x2381(%rip), %zmm1 # 0xa818 <k_tile_panel_16_min+0x2718>
+	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
+	WORD $0x34eb // jmp 0x84d5 <k_tile_panel_16_min+0x3d5>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x88 // vmovups %zmm2, (%rax,%rcx,4)
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x24443b48; BYTE $0x40 // cmpq 0x40(%rsp), %rax
+	LONG $0x1047840f; WORD $0x0000 // je 0x951c <k_tile_panel_16_min+0x141c>
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	LONG $0x5caf0f4c; WORD $0x7024 // imulq 0x70(%rsp), %r11
+	LONG $0x245c034c; BYTE $0x78 // addq 0x78(%rsp), %r11
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	QUAD $0x0000008024840348 // addq 0x80(%rsp), %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x014f840f; WORD $0x0000 // je 0x865c <k_tile_panel_16_min+0x55c>
+	LONG $0x24448b49; BYTE $0x18 // movq 0x18(%r12), %rax
+	LONG $0x44af0f48; WORD $0x6824 // imulq 0x68(%rsp), %rax
+	LONG $0x247c8349; WORD $0x0048 // cmpq $0x0, 0x48(%r12)
+	WORD $0x1c74 // je 0x853c <k_tile_panel_16_min+0x43c>
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	LONG $0x48fef162; WORD $0x146f; BYTE $0x81 // vmovdqu64 (%rcx,%rax,4), %zmm2
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x157f // jg 0x854c <k_tile_panel_16_min+0x44c>
+	LONG $0x00010ce9; BYTE $0x00 // jmp 0x8648 <k_tile_panel_16_min+0x548>
+	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x00fc8e0f; WORD $0x0000 // jle 0x8648 <k_tile_panel_16_min+0x548>
+	LONG $0x244c8b49; BYTE $0x20 // movq 0x20(%r12), %rcx
+	LONG $0x4caf0f48; WORD $0x5824 // imulq 0x58(%rsp), %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x244c0349; BYTE $0x08 // addq 0x8(%r12), %rcx
+	LONG $0x244c0348; BYTE $0x50 // addq 0x50(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x48fef162; WORD $0x1e6f // vmovdqu64 (%rsi), %zmm3
+	LONG $0x48fef162; WORD $0x666f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm4
+	LONG $0x48fef162; WORD $0x6e6f; BYTE $0x02 // vmovdqu64 0x80(%rsi), %zmm5
+	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
+	LONG $0x5865f262; WORD $0x3150 // vpdpbusd (%rcx){1to16}, %zmm3, %zmm6
+	LONG $0x585df262; WORD $0x7150; BYTE $0x01 // vpdpbusd 0x4(%rcx){1to16}, %zmm4, %zmm6
+	LONG $0x5855f262; WORD $0x7150; BYTE $0x02 // vpdpbusd 0x8(%rcx){1to16}, %zmm5, %zmm6
+	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x03 // vmovdqu64 0xc0(%rsi), %zmm3
+	LONG $0x5865f262; WORD $0x7150; BYTE $0x03 // vpdpbusd 0xc(%rcx){1to16}, %zmm3, %zmm6
+	LONG $0x487cf162; WORD $0x5e10; BYTE $0x08 // vmovups 0x200(%rsi), %zmm3
+	LONG $0x48fef162; WORD $0x666f; BYTE $0x04 // vmovdqu64 0x100(%rsi), %zmm4
+	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
+	LONG $0x585df262; WORD $0x6950; BYTE $0x04 // vpdpbusd 0x10(%rcx){1to16}, %zmm4, %zmm5
+	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
+	LONG $0x48fef162; WORD $0x7e6f; BYTE $0x05 // vmovdqu64 0x140(%rsi), %zmm7
+	LONG $0x5845f262; WORD $0x6950; BYTE $0x05 // vpdpbusd 0x14(%rcx){1to16}, %zmm7, %zmm5
+	LONG $0x4865f262; WORD $0xe6b8 // vfmadd231ps %zmm6, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm6) + zmm4
+	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x06 // vmovdqu64 0x180(%rsi), %zmm3
+	LONG $0x5865f262; WORD $0x6950; BYTE $0x06 // vpdpbusd 0x18(%rcx){1to16}, %zmm3, %zmm5
+	LONG $0x48fef162; WORD $0x5e6f; BYTE $0x07 // vmovdqu64 0x1c0(%rsi), %zmm3
+	LONG $0x5865f262; WORD $0x6950; BYTE $0x07 // vpdpbusd 0x1c(%rcx){1to16}, %zmm3, %zmm5
+	LONG $0x4854f162; WORD $0xd958 // vaddps %zmm1, %zmm5, %zmm3
+	LONG $0x485df262; WORD $0x5e98; BYTE $0x09 // vfmadd132ps 0x240(%rsi), %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
+	LONG $0x586df262; WORD $0x5998; BYTE $0x08 // vfmadd132ps 0x20(%rcx){1to16}, %zmm2, %zmm3 # zmm3 = (zmm3 * mem) + zmm2
+	LONG $0x487cf162; WORD $0x6610; BYTE $0x0a // vmovups 0x280(%rsi), %zmm4
+	LONG $0x5865f262; WORD $0x6198; BYTE $0x0d // vfmadd132ps 0x34(%rcx){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
+	LONG $0x487cf162; WORD $0x5610; BYTE $0x0b // vmovups 0x2c0(%rsi), %zmm2
+	LONG $0x585df262; WORD $0x5198; BYTE $0x0e // vfmadd132ps 0x38(%rcx){1to16}, %zmm4, %zmm2 # zmm2 = (zmm2 * mem) + zmm4
+	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
+	LONG $0x00c68148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rsi # imm = 0x300
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xff28870f; WORD $0xffff // ja 0x8570 <k_tile_panel_16_min+0x470>
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x81 // vmovups %zmm2, (%rcx,%rax,4)
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x08418d49 // leaq 0x8(%r9), %rax
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	LONG $0x00858e0f; WORD $0x0000 // jle 0x86f0 <k_tile_panel_16_min+0x5f0>
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	LONG $0x044e8d4d // leaq 0x4(%r14), %r9
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0x07938e0f; WORD $0x0000 // jle 0x8e10 <k_tile_panel_16_min+0xd10>
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x024a8d4c // leaq 0x2(%rdx), %r9
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0x0b418e0f; WORD $0x0000 // jle 0x91d0 <k_tile_panel_16_min+0x10d0>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
+	LONG $0xfe158d0f; WORD $0xffff // jge 0x84bf <k_tile_panel_16_min+0x3bf>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
+	LONG $0x4caf0f49; WORD $0x1824 // imulq 0x18(%r12), %rcx
+	LONG $0x03508d48 // leaq 0x3(%rax), %rdx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xd0490f48 // cmovnsq %rax, %rdx
+	LONG $0x247c8349; WORD $0x0048 // cmpq $0x0, 0x48(%r12)
+	LONG $0x0d2d840f; WORD $0x0000 // je 0x93fa <k_tile_panel_16_min+0x12fa>
+	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x1410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm2
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x0d228f0f; WORD $0x0000 // jg 0x940a <k_tile_panel_16_min+0x130a>
+	LONG $0xfffdc3e9; BYTE $0xff // jmp 0x84b0 <k_tile_panel_16_min+0x3b0>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x244c8b49; BYTE $0x08 // movq 0x8(%r12), %rcx
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	LONG $0x24448b4d; BYTE $0x18 // movq 0x18(%r12), %r8
+	LONG $0x244c8b49; BYTE $0x48 // movq 0x48(%r12), %rcx
+	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
+	QUAD $0x00000000850c8d4a // leaq (,%r8,4), %rcx
+	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x04e7c148 // shlq $0x4, %rdi
+	LONG $0x890c8d48 // leaq (%rcx,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0xc00c8d4b // leaq (%r8,%r8,8), %rcx
+	LONG $0x491c8d48 // leaq (%rcx,%rcx,2), %rbx
+	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
+	LONG $0x597dc2c4; WORD $0x2454; BYTE $0x20 // vpbroadcastq 0x20(%r12), %ymm2
+	LONG $0x000095e9; BYTE $0x00 // jmp 0x87ed <k_tile_panel_16_min+0x6ed>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487ce162; WORD $0xdb28 // vmovaps %zmm3, %zmm19
+	LONG $0x487ce162; WORD $0xd428 // vmovaps %zmm4, %zmm18
+	LONG $0x487ce162; WORD $0xcd28 // vmovaps %zmm5, %zmm17
+	LONG $0x487ce162; WORD $0xc628 // vmovaps %zmm6, %zmm16
+	LONG $0x48fd7162; WORD $0xff6f // vmovdqa64 %zmm7, %zmm15
+	LONG $0x48fd5162; WORD $0xf06f // vmovdqa64 %zmm8, %zmm14
+	LONG $0x48fd5162; WORD $0xe96f // vmovdqa64 %zmm9, %zmm13
+	LONG $0x48fd5162; WORD $0xe26f // vmovdqa64 %zmm10, %zmm12
+	LONG $0x487c7162; WORD $0x2611 // vmovups %zmm12, (%rsi)
+	LONG $0x487c3162; WORD $0x2c11; BYTE $0x86 // vmovups %zmm13, (%rsi,%r8,4)
+	LONG $0x487c3162; WORD $0x3411; BYTE $0xc6 // vmovups %zmm14, (%rsi,%r8,8)
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x487c7162; WORD $0x3c11; BYTE $0x06 // vmovups %zmm15, (%rsi,%rax)
+	LONG $0x487ce162; WORD $0x0411; BYTE $0x3e // vmovups %zmm16, (%rsi,%rdi)
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x487ce162; WORD $0x0c11; BYTE $0x06 // vmovups %zmm17, (%rsi,%rax)
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x487ce162; WORD $0x1411; BYTE $0x06 // vmovups %zmm18, (%rsi,%rax)
+	LONG $0x487ce162; WORD $0x1c11; BYTE $0x1e // vmovups %zmm19, (%rsi,%rbx)
+	LONG $0x08468d49 // leaq 0x8(%r14), %rax
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	LONG $0xfe818f0f; WORD $0xffff // jg 0x866e <k_tile_panel_16_min+0x56e>
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	WORD $0x2948; BYTE $0xee // subq %rbp, %rsi
+	LONG $0xf0af0f49 // imulq %r8, %rsi
+	LONG $0x03698d49 // leaq 0x3(%r9), %rbp
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xe9490f49 // cmovnsq %r9, %rbp
+	LONG $0x02798d4d // leaq 0x2(%r9), %r15
+	LONG $0x05498d49 // leaq 0x5(%r9), %rcx
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xcf490f49 // cmovnsq %r15, %rcx
+	LONG $0x04618d4d // leaq 0x4(%r9), %r12
+	LONG $0x07518d49 // leaq 0x7(%r9), %rdx
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xd4490f49 // cmovnsq %r12, %rdx
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x06698d4d // leaq 0x6(%r9), %r13
+	LONG $0x09518d4d // leaq 0x9(%r9), %r10
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0xd5490f4d // cmovnsq %r13, %r10
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	LONG $0xb0348d48 // leaq (%rax,%rsi,4), %rsi
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	WORD $0x5774 // je 0x88a0 <k_tile_panel_16_min+0x7a0>
+	LONG $0x48fe7162; WORD $0x166f // vmovdqu64 (%rsi), %zmm10
+	LONG $0x48fe3162; WORD $0x0c6f; BYTE $0x86 // vmovdqu64 (%rsi,%r8,4), %zmm9
+	LONG $0x48fe3162; WORD $0x046f; BYTE $0xc6 // vmovdqu64 (%rsi,%r8,8), %zmm8
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x48fef162; WORD $0x3c6f; BYTE $0x06 // vmovdqu64 (%rsi,%rax), %zmm7
+	LONG $0x487cf162; WORD $0x3410; BYTE $0x3e // vmovups (%rsi,%rdi), %zmm6
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x487cf162; WORD $0x2c10; BYTE $0x06 // vmovups (%rsi,%rax), %zmm5
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x487cf162; WORD $0x2410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm4
+	LONG $0x487cf162; WORD $0x1c10; BYTE $0x1e // vmovups (%rsi,%rbx), %zmm3
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x387f // jg 0x88cf <k_tile_panel_16_min+0x7cf>
+	LONG $0xfffec4e9; BYTE $0xff // jmp 0x8760 <k_tile_panel_16_min+0x660>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xfe918e0f; WORD $0xffff // jle 0x8760 <k_tile_panel_16_min+0x660>
+	LONG $0xfce58348 // andq $-0x4, %rbp
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	WORD $0x2948; BYTE $0xe8 // subq %rbp, %rax
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0xfce28348 // andq $-0x4, %rdx
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	LONG $0xfce28349 // andq $-0x4, %r10
+	WORD $0xf749; BYTE $0xda // negq %r10
+	LONG $0x092c8d49 // leaq (%r9,%rcx), %rbp
+	LONG $0x02c58348 // addq $0x2, %rbp
+	LONG $0x114c8d49; BYTE $0x04 // leaq 0x4(%r9,%rdx), %rcx
+	LONG $0x6ef941c4; BYTE $0xdd // vmovq %r13, %xmm11
+	LONG $0x6ef941c4; BYTE $0xe4 // vmovq %r12, %xmm12
+	LONG $0x6c1941c4; BYTE $0xdb // vpunpcklqdq %xmm11, %xmm12, %xmm11 # xmm11 = xmm12[0],xmm11[0]
+	LONG $0x6ef941c4; BYTE $0xe1 // vmovq %r9, %xmm12
+	LONG $0x6ef941c4; BYTE $0xef // vmovq %r15, %xmm13
+	LONG $0x6c1941c4; BYTE $0xe5 // vpunpcklqdq %xmm13, %xmm12, %xmm12 # xmm12 = xmm12[0],xmm13[0]
+	LONG $0x381d43c4; WORD $0x01db // vinserti128 $0x1, %xmm11, %ymm12, %ymm11
+	LONG $0x289dd162; WORD $0xe372; BYTE $0x3f // vpsraq $0x3f, %ymm11, %ymm12
+	LONG $0x731dc1c4; WORD $0x3ed4 // vpsrlq $0x3e, %ymm12, %ymm12
+	LONG $0xd42541c4; BYTE $0xdc // vpaddq %ymm12, %ymm11, %ymm11
+	LONG $0x28a5d162; WORD $0xe372; BYTE $0x02 // vpsraq $0x2, %ymm11, %ymm11
+	LONG $0x28ed5262; WORD $0xdb40 // vpmullq %ymm11, %ymm2, %ymm11
+	LONG $0x7ef961c4; BYTE $0xda // vmovq %xmm11, %rdx
+	LONG $0x16f943c4; WORD $0x01df // vpextrq $0x1, %xmm11, %r15
+	LONG $0x397d43c4; WORD $0x01db // vextracti128 $0x1, %ymm11, %xmm11
+	LONG $0x7ef941c4; BYTE $0xdc // vmovq %xmm11, %r12
+	LONG $0x16f943c4; WORD $0x01dd // vpextrq $0x1, %xmm11, %r13
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0x06c18349 // addq $0x6, %r9
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x014d; BYTE $0xe9 // addq %r13, %r9
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	QUAD $0x0000009824bc8b4c // movq 0x98(%rsp), %r15
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x48fec162; WORD $0x1c6f; BYTE $0x24 // vmovdqu64 (%r12), %zmm19
+	LONG $0x48fd7162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm11
+	LONG $0x50655262; WORD $0x1c50; BYTE $0x07 // vpdpbusd (%r15,%rax){1to16}, %zmm19, %zmm11
+	LONG $0x48fd7162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm12
+	QUAD $0x1007645050655262 // vpdpbusd 0x40(%r15,%rax){1to16}, %zmm19, %zmm12
+	LONG $0x48fd7162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm13
+	LONG $0x50655262; WORD $0x2c50; BYTE $0x2f // vpdpbusd (%r15,%rbp){1to16}, %zmm19, %zmm13
+	LONG $0x48fd7162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm14
+	QUAD $0x102f745050655262 // vpdpbusd 0x40(%r15,%rbp){1to16}, %zmm19, %zmm14
+	LONG $0x48fd7162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm15
+	LONG $0x50655262; WORD $0x3c50; BYTE $0x0f // vpdpbusd (%r15,%rcx){1to16}, %zmm19, %zmm15
+	LONG $0x48fde162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm16
+	QUAD $0x100f44505065c262 // vpdpbusd 0x40(%r15,%rcx){1to16}, %zmm19, %zmm16
+	LONG $0x48fde162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm17
+	LONG $0x50658262; WORD $0x0c50; BYTE $0x0f // vpdpbusd (%r15,%r9){1to16}, %zmm19, %zmm17
+	LONG $0x48fde162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm18
+	QUAD $0x100f545050658262 // vpdpbusd 0x40(%r15,%r9){1to16}, %zmm19, %zmm18
+	QUAD $0x04245c6f48fe4162 // vmovdqu64 0x100(%r12), %zmm27
+	LONG $0x48fde162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm20
+	QUAD $0x040764505025c262 // vpdpbusd 0x10(%r15,%rax){1to16}, %zmm27, %zmm20
+	LONG $0x48fde162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm21
+	QUAD $0x14076c505025c262 // vpdpbusd 0x50(%r15,%rax){1to16}, %zmm27, %zmm21
+	LONG $0x48fde162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm22
+	QUAD $0x042f74505025c262 // vpdpbusd 0x10(%r15,%rbp){1to16}, %zmm27, %zmm22
+	LONG $0x48fde162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm23
+	QUAD $0x142f7c505025c262 // vpdpbusd 0x50(%r15,%rbp){1to16}, %zmm27, %zmm23
+	QUAD $0x0124646f48fe4162 // vmovdqu64 0x40(%r12), %zmm28
+	LONG $0x48fd6162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm24
+	QUAD $0x01075c50501d5262 // vpdpbusd 0x4(%r15,%rax){1to16}, %zmm28, %zmm11
+	QUAD $0x040f445050254262 // vpdpbusd 0x10(%r15,%rcx){1to16}, %zmm27, %zmm24
+	QUAD $0x11076450501d5262 // vpdpbusd 0x44(%r15,%rax){1to16}, %zmm28, %zmm12
+	LONG $0x48fd6162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm25
+	QUAD $0x012f6c50501d5262 // vpdpbusd 0x4(%r15,%rbp){1to16}, %zmm28, %zmm13
+	QUAD $0x140f4c5050254262 // vpdpbusd 0x50(%r15,%rcx){1to16}, %zmm27, %zmm25
+	QUAD $0x112f7450501d5262 // vpdpbusd 0x44(%r15,%rbp){1to16}, %zmm28, %zmm14
+	LONG $0x48fd6162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm26
+	QUAD $0x010f7c50501d5262 // vpdpbusd 0x4(%r15,%rcx){1to16}, %zmm28, %zmm15
+	QUAD $0x040f545050250262 // vpdpbusd 0x10(%r15,%r9){1to16}, %zmm27, %zmm26
+	QUAD $0x110f4450501dc262 // vpdpbusd 0x44(%r15,%rcx){1to16}, %zmm28, %zmm16
+	LONG $0x48fde162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm19
+	QUAD $0x010f4c50501d8262 // vpdpbusd 0x4(%r15,%r9){1to16}, %zmm28, %zmm17
+	QUAD $0x140f5c5050258262 // vpdpbusd 0x50(%r15,%r9){1to16}, %zmm27, %zmm19
+	QUAD $0x110f5450501d8262 // vpdpbusd 0x44(%r15,%r9){1to16}, %zmm28, %zmm18
+	QUAD $0x02245c6f48fe4162 // vmovdqu64 0x80(%r12), %zmm27
+	QUAD $0x0524646f48fe4162 // vmovdqu64 0x140(%r12), %zmm28
+	QUAD $0x02075c5050255262 // vpdpbusd 0x8(%r15,%rax){1to16}, %zmm27, %zmm11
+	QUAD $0x05076450501dc262 // vpdpbusd 0x14(%r15,%rax){1to16}, %zmm28, %zmm20
+	QUAD $0x1207645050255262 // vpdpbusd 0x48(%r15,%rax){1to16}, %zmm27, %zmm12
+	QUAD $0x15076c50501dc262 // vpdpbusd 0x54(%r15,%rax){1to16}, %zmm28, %zmm21
+	QUAD $0x022f6c5050255262 // vpdpbusd 0x8(%r15,%rbp){1to16}, %zmm27, %zmm13
+	QUAD $0x052f7450501dc262 // vpdpbusd 0x14(%r15,%rbp){1to16}, %zmm28, %zmm22
+	QUAD $0x122f745050255262 // vpdpbusd 0x48(%r15,%rbp){1to16}, %zmm27, %zmm14
+	QUAD $0x152f7c50501dc262 // vpdpbusd 0x54(%r15,%rbp){1to16}, %zmm28, %zmm23
+	QUAD $0x020f7c5050255262 // vpdpbusd 0x8(%r15,%rcx){1to16}, %zmm27, %zmm15
+	QUAD $0x050f4450501d4262 // vpdpbusd 0x14(%r15,%rcx){1to16}, %zmm28, %zmm24
+	QUAD $0x120f44505025c262 // vpdpbusd 0x48(%r15,%rcx){1to16}, %zmm27, %zmm16
+	QUAD $0x150f4c50501d4262 // vpdpbusd 0x54(%r15,%rcx){1to16}, %zmm28, %zmm25
+	QUAD $0x020f4c5050258262 // vpdpbusd 0x8(%r15,%r9){1to16}, %zmm27, %zmm17
+	QUAD $0x050f5450501d0262 // vpdpbusd 0x14(%r15,%r9){1to16}, %zmm28, %zmm26
+	QUAD $0x120f545050258262 // vpdpbusd 0x48(%r15,%r9){1to16}, %zmm27, %zmm18
+	QUAD $0x03245c6f48fe4162 // vmovdqu64 0xc0(%r12), %zmm27
+	QUAD $0x150f5c50501d8262 // vpdpbusd 0x54(%r15,%r9){1to16}, %zmm28, %zmm19
+	QUAD $0x0624646f48fe4162 // vmovdqu64 0x180(%r12), %zmm28
+	QUAD $0x06076450501dc262 // vpdpbusd 0x18(%r15,%rax){1to16}, %zmm28, %zmm20
+	QUAD $0x03075c5050255262 // vpdpbusd 0xc(%r15,%rax){1to16}, %zmm27, %zmm11
+	QUAD $0x16076c50501dc262 // vpdpbusd 0x58(%r15,%rax){1to16}, %zmm28, %zmm21
+	QUAD $0x1307645050255262 // vpdpbusd 0x4c(%r15,%rax){1to16}, %zmm27, %zmm12
+	QUAD $0x062f7450501dc262 // vpdpbusd 0x18(%r15,%rbp){1to16}, %zmm28, %zmm22
+	QUAD $0x032f6c5050255262 // vpdpbusd 0xc(%r15,%rbp){1to16}, %zmm27, %zmm13
+	QUAD $0x162f7c50501dc262 // vpdpbusd 0x58(%r15,%rbp){1to16}, %zmm28, %zmm23
+	QUAD $0x132f745050255262 // vpdpbusd 0x4c(%r15,%rbp){1to16}, %zmm27, %zmm14
+	QUAD $0x060f4450501d4262 // vpdpbusd 0x18(%r15,%rcx){1to16}, %zmm28, %zmm24
+	QUAD $0x030f7c5050255262 // vpdpbusd 0xc(%r15,%rcx){1to16}, %zmm27, %zmm15
+	QUAD $0x160f4c50501d4262 // vpdpbusd 0x58(%r15,%rcx){1to16}, %zmm28, %zmm25
+	QUAD $0x130f44505025c262 // vpdpbusd 0x4c(%r15,%rcx){1to16}, %zmm27, %zmm16
+	QUAD $0x060f5450501d0262 // vpdpbusd 0x18(%r15,%r9){1to16}, %zmm28, %zmm26
+	QUAD $0x030f4c5050258262 // vpdpbusd 0xc(%r15,%r9){1to16}, %zmm27, %zmm17
+	QUAD $0x160f5c50501d8262 // vpdpbusd 0x58(%r15,%r9){1to16}, %zmm28, %zmm19
+	QUAD $0x130f545050258262 // vpdpbusd 0x4c(%r15,%r9){1to16}, %zmm27, %zmm18
+	QUAD $0x08245c10487c4162 // vmovups 0x200(%r12), %zmm27
+	QUAD $0x0724646f48fe4162 // vmovdqu64 0x1c0(%r12), %zmm28
+	QUAD $0x07076450501dc262 // vpdpbusd 0x1c(%r15,%rax){1to16}, %zmm28, %zmm20
+	QUAD $0x17076c50501dc262 // vpdpbusd 0x5c(%r15,%rax){1to16}, %zmm28, %zmm21
+	QUAD $0x072f7450501dc262 // vpdpbusd 0x1c(%r15,%rbp){1to16}, %zmm28, %zmm22
+	LONG $0x40246162; WORD $0xe959 // vmulps %zmm1, %zmm27, %zmm29
+	QUAD $0x172f7c50501dc262 // vpdpbusd 0x5c(%r15,%rbp){1to16}, %zmm28, %zmm23
+	LONG $0x40251262; WORD $0xdda8 // vfmadd213ps %zmm29, %zmm27, %zmm11 # zmm11 = (zmm27 * zmm11) + zmm29
+	LONG $0x40251262; WORD $0xe5a8 // vfmadd213ps %zmm29, %zmm27, %zmm12 # zmm12 = (zmm27 * zmm12) + zmm29
+	QUAD $0x070f4450501d4262 // vpdpbusd 0x1c(%r15,%rcx){1to16}, %zmm28, %zmm24
+	LONG $0x40251262; WORD $0xeda8 // vfmadd213ps %zmm29, %zmm27, %zmm13 # zmm13 = (zmm27 * zmm13) + zmm29
+	LONG $0x40251262; WORD $0xf5a8 // vfmadd213ps %zmm29, %zmm27, %zmm14 # zmm14 = (zmm27 * zmm14) + zmm29
+	QUAD $0x170f4c50501d4262 // vpdpbusd 0x5c(%r15,%rcx){1to16}, %zmm28, %zmm25
+	LONG $0x40251262; WORD $0xfda8 // vfmadd213ps %zmm29, %zmm27, %zmm15 # zmm15 = (zmm27 * zmm15) + zmm29
+	LONG $0x40258262; WORD $0xc5a8 // vfmadd213ps %zmm29, %zmm27, %zmm16 # zmm16 = (zmm27 * zmm16) + zmm29
+	QUAD $0x070f5450501d0262 // vpdpbusd 0x1c(%r15,%r9){1to16}, %zmm28, %zmm26
+	LONG $0x40258262; WORD $0xcda8 // vfmadd213ps %zmm29, %zmm27, %zmm17 # zmm17 = (zmm27 * zmm17) + zmm29
+	LONG $0x40258262; WORD $0xd5a8 // vfmadd213ps %zmm29, %zmm27, %zmm18 # zmm18 = (zmm27 * zmm18) + zmm29
+	QUAD $0x170f5c50501d8262 // vpdpbusd 0x5c(%r15,%r9){1to16}, %zmm28, %zmm19
+	LONG $0x4064e162; WORD $0xd958 // vaddps %zmm1, %zmm19, %zmm19
+	QUAD $0x09245c10487c4162 // vmovups 0x240(%r12), %zmm27
+	LONG $0x4025a262; WORD $0xdaa8 // vfmadd213ps %zmm18, %zmm27, %zmm19 # zmm19 = (zmm27 * zmm19) + zmm18
+	LONG $0x402ce162; WORD $0xd158 // vaddps %zmm1, %zmm26, %zmm18
+	LONG $0x4025a262; WORD $0xd1a8 // vfmadd213ps %zmm17, %zmm27, %zmm18 # zmm18 = (zmm27 * zmm18) + zmm17
+	LONG $0x4034e162; WORD $0xc958 // vaddps %zmm1, %zmm25, %zmm17
+	LONG $0x4025a262; WORD $0xc8a8 // vfmadd213ps %zmm16, %zmm27, %zmm17 # zmm17 = (zmm27 * zmm17) + zmm16
+	LONG $0x403ce162; WORD $0xc158 // vaddps %zmm1, %zmm24, %zmm16
+	LONG $0x4025c262; WORD $0xc7a8 // vfmadd213ps %zmm15, %zmm27, %zmm16 # zmm16 = (zmm27 * zmm16) + zmm15
+	LONG $0x40447162; WORD $0xf958 // vaddps %zmm1, %zmm23, %zmm15
+	LONG $0x40255262; WORD $0xfea8 // vfmadd213ps %zmm14, %zmm27, %zmm15 # zmm15 = (zmm27 * zmm15) + zmm14
+	LONG $0x404c7162; WORD $0xf158 // vaddps %zmm1, %zmm22, %zmm14
+	LONG $0x40255262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm27, %zmm14 # zmm14 = (zmm27 * zmm14) + zmm13
+	LONG $0x40547162; WORD $0xe958 // vaddps %zmm1, %zmm21, %zmm13
+	LONG $0x40255262; WORD $0xeca8 // vfmadd213ps %zmm12, %zmm27, %zmm13 # zmm13 = (zmm27 * zmm13) + zmm12
+	LONG $0x405c7162; WORD $0xe158 // vaddps %zmm1, %zmm20, %zmm12
+	LONG $0x40255262; WORD $0xe3a8 // vfmadd213ps %zmm11, %zmm27, %zmm12 # zmm12 = (zmm27 * zmm12) + zmm11
+	QUAD $0x08076498582d5262 // vfmadd132ps 0x20(%r15,%rax){1to16}, %zmm10, %zmm12 # zmm12 = (zmm12 * mem) + zmm10
+	QUAD $0x18076c9858355262 // vfmadd132ps 0x60(%r15,%rax){1to16}, %zmm9, %zmm13 # zmm13 = (zmm13 * mem) + zmm9
+	QUAD $0x082f7498583d5262 // vfmadd132ps 0x20(%r15,%rbp){1to16}, %zmm8, %zmm14 # zmm14 = (zmm14 * mem) + zmm8
+	QUAD $0x182f7c9858455262 // vfmadd132ps 0x60(%r15,%rbp){1to16}, %zmm7, %zmm15 # zmm15 = (zmm15 * mem) + zmm7
+	QUAD $0x080f4498584dc262 // vfmadd132ps 0x20(%r15,%rcx){1to16}, %zmm6, %zmm16 # zmm16 = (zmm16 * mem) + zmm6
+	QUAD $0x180f4c985855c262 // vfmadd132ps 0x60(%r15,%rcx){1to16}, %zmm5, %zmm17 # zmm17 = (zmm17 * mem) + zmm5
+	QUAD $0x080f5498585d8262 // vfmadd132ps 0x20(%r15,%r9){1to16}, %zmm4, %zmm18 # zmm18 = (zmm18 * mem) + zmm4
+	QUAD $0x180f5c9858658262 // vfmadd132ps 0x60(%r15,%r9){1to16}, %zmm3, %zmm19 # zmm19 = (zmm19 * mem) + zmm3
+	QUAD $0x0a245c10487cd162 // vmovups 0x280(%r12), %zmm3
+	QUAD $0x0d0764b858655262 // vfmadd231ps 0x34(%r15,%rax){1to16}, %zmm3, %zmm12 # zmm12 = (zmm3 * mem) + zmm12
+	QUAD $0x1d076cb858655262 // vfmadd231ps 0x74(%r15,%rax){1to16}, %zmm3, %zmm13 # zmm13 = (zmm3 * mem) + zmm13
+	QUAD $0x0d2f74b858655262 // vfmadd231ps 0x34(%r15,%rbp){1to16}, %zmm3, %zmm14 # zmm14 = (zmm3 * mem) + zmm14
+	QUAD $0x1d2f7cb858655262 // vfmadd231ps 0x74(%r15,%rbp){1to16}, %zmm3, %zmm15 # zmm15 = (zmm3 * mem) + zmm15
+	QUAD $0x0d0f44b85865c262 // vfmadd231ps 0x34(%r15,%rcx){1to16}, %zmm3, %zmm16 # zmm16 = (zmm3 * mem) + zmm16
+	QUAD $0x1d0f4cb85865c262 // vfmadd231ps 0x74(%r15,%rcx){1to16}, %zmm3, %zmm17 # zmm17 = (zmm3 * mem) + zmm17
+	QUAD $0x0d0f54b858658262 // vfmadd231ps 0x34(%r15,%r9){1to16}, %zmm3, %zmm18 # zmm18 = (zmm3 * mem) + zmm18
+	QUAD $0x1d0f5cb858658262 // vfmadd231ps 0x74(%r15,%r9){1to16}, %zmm3, %zmm19 # zmm19 = (zmm3 * mem) + zmm19
+	QUAD $0x0b245c10487cd162 // vmovups 0x2c0(%r12), %zmm3
+	QUAD $0x0e0764b858655262 // vfmadd231ps 0x38(%r15,%rax){1to16}, %zmm3, %zmm12 # zmm12 = (zmm3 * mem) + zmm12
+	QUAD $0x1e076cb858655262 // vfmadd231ps 0x78(%r15,%rax){1to16}, %zmm3, %zmm13 # zmm13 = (zmm3 * mem) + zmm13
+	QUAD $0x0e2f74b858655262 // vfmadd231ps 0x38(%r15,%rbp){1to16}, %zmm3, %zmm14 # zmm14 = (zmm3 * mem) + zmm14
+	QUAD $0x1e2f7cb858655262 // vfmadd231ps 0x78(%r15,%rbp){1to16}, %zmm3, %zmm15 # zmm15 = (zmm3 * mem) + zmm15
+	QUAD $0x0e0f44b85865c262 // vfmadd231ps 0x38(%r15,%rcx){1to16}, %zmm3, %zmm16 # zmm16 = (zmm3 * mem) + zmm16
+	QUAD $0x1e0f4cb85865c262 // vfmadd231ps 0x78(%r15,%rcx){1to16}, %zmm3, %zmm17 # zmm17 = (zmm3 * mem) + zmm17
+	QUAD $0x0e0f54b858658262 // vfmadd231ps 0x38(%r15,%r9){1to16}, %zmm3, %zmm18 # zmm18 = (zmm3 * mem) + zmm18
+	QUAD $0x1e0f5cb858658262 // vfmadd231ps 0x78(%r15,%r9){1to16}, %zmm3, %zmm19 # zmm19 = (zmm3 * mem) + zmm19
+	LONG $0x00c48149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r12 # imm = 0x300
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	WORD $0xff49; BYTE $0xca // decq %r10
+	LONG $0x487cb162; WORD $0xdb28 // vmovaps %zmm19, %zmm3
+	LONG $0x487cb162; WORD $0xe228 // vmovaps %zmm18, %zmm4
+	LONG $0x487cb162; WORD $0xe928 // vmovaps %zmm17, %zmm5
+	LONG $0x487cb162; WORD $0xf028 // vmovaps %zmm16, %zmm6
+	LONG $0x487cd162; WORD $0xff28 // vmovaps %zmm15, %zmm7
+	LONG $0x487c5162; WORD $0xc628 // vmovaps %zmm14, %zmm8
+	LONG $0x487c5162; WORD $0xcd28 // vmovaps %zmm13, %zmm9
+	LONG $0x487c5162; WORD $0xd428 // vmovaps %zmm12, %zmm10
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0xfba4870f; WORD $0xffff // ja 0x89a0 <k_tile_panel_16_min+0x8a0>
+	LONG $0xfff98fe9; BYTE $0xff // jmp 0x8790 <k_tile_panel_16_min+0x690>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x08428b48 // movq 0x8(%rdx), %rax
+	LONG $0x184a8b48 // movq 0x18(%rdx), %rcx
+	LONG $0x20728b48 // movq 0x20(%rdx), %rsi
+	LONG $0x486a8b4c // movq 0x48(%rdx), %r13
+	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
+	LONG $0x52048d4c // leaq (%rdx,%rdx,2), %r8
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x4eeb // jmp 0x8e85 <k_tile_panel_16_min+0xd85>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
+	LONG $0x487c7162; WORD $0xcb28 // vmovaps %zmm3, %zmm9
+	LONG $0x487c7162; WORD $0xc428 // vmovaps %zmm4, %zmm8
+	LONG $0x487cf162; WORD $0xfd28 // vmovaps %zmm5, %zmm7
+	LONG $0x487cd162; WORD $0x3911 // vmovups %zmm7, (%r9)
+	LONG $0x487c5162; WORD $0x0411; BYTE $0x89 // vmovups %zmm8, (%r9,%rcx,4)
+	LONG $0x487c5162; WORD $0x0c11; BYTE $0xc9 // vmovups %zmm9, (%r9,%rcx,8)
+	LONG $0x487c1162; WORD $0x1411; BYTE $0x01 // vmovups %zmm10, (%r9,%r8)
+	LONG $0x044a8d4c // leaq 0x4(%rdx), %r9
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0xf7fb8f0f; WORD $0xffff // jg 0x8680 <k_tile_panel_16_min+0x580>
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	WORD $0x2949; BYTE $0xef // subq %rbp, %r15
+	LONG $0xf9af0f4c // imulq %rcx, %r15
+	LONG $0x035e8d49 // leaq 0x3(%r14), %rbx
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xde490f49 // cmovnsq %r14, %rbx
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x024e8d4d // leaq 0x2(%r14), %r9
+	LONG $0x05568d4d // leaq 0x5(%r14), %r10
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xd1490f4d // cmovnsq %r9, %r10
+	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
+	LONG $0xbf0c8d4e // leaq (%rdi,%r15,4), %r9
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x3374 // je 0x8ef0 <k_tile_panel_16_min+0xdf0>
+	LONG $0x487cd162; WORD $0x2910 // vmovups (%r9), %zmm5
+	LONG $0x487cd162; WORD $0x2410; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm4
+	LONG $0x487cd162; WORD $0x1c10; BYTE $0xc9 // vmovups (%r9,%rcx,8), %zmm3
+	LONG $0x48fe9162; WORD $0x146f; BYTE $0x01 // vmovdqu64 (%r9,%r8), %zmm2
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x2c7f // jg 0x8f0c <k_tile_panel_16_min+0xe0c>
+	LONG $0xffff5be9; BYTE $0xff // jmp 0x8e40 <k_tile_panel_16_min+0xd40>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xff348e0f; WORD $0xffff // jle 0x8e40 <k_tile_panel_16_min+0xd40>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0xfce78349 // andq $-0x4, %r15
+	LONG $0x02fbc148 // sarq $0x2, %rbx
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0x02fcc149 // sarq $0x2, %r12
+	LONG $0xfce28349 // andq $-0x4, %r10
+	WORD $0xf749; BYTE $0xda // negq %r10
+	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
+	LONG $0x02c28349 // addq $0x2, %r10
+	WORD $0x294d; BYTE $0xfe // subq %r15, %r14
+	LONG $0xe6af0f4c // imulq %rsi, %r12
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	LONG $0xdeaf0f48 // imulq %rsi, %rbx
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0x48fe5162; WORD $0x146f; BYTE $0x24 // vmovdqu64 (%r12), %zmm10
+	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
+	LONG $0x582d9262; WORD $0x3450; BYTE $0x37 // vpdpbusd (%r15,%r14){1to16}, %zmm10, %zmm6
+	QUAD $0x01245c6f48fe5162 // vmovdqu64 0x40(%r12), %zmm11
+	LONG $0x48fdf162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm7
+	QUAD $0x10377c50582d9262 // vpdpbusd 0x40(%r15,%r14){1to16}, %zmm10, %zmm7
+	QUAD $0x0224646f48fe5162 // vmovdqu64 0x80(%r12), %zmm12
+	LONG $0x48fd7162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm8
+	LONG $0x582d1262; WORD $0x0450; BYTE $0x17 // vpdpbusd (%r15,%r10){1to16}, %zmm10, %zmm8
+	QUAD $0x03246c6f48fe5162 // vmovdqu64 0xc0(%r12), %zmm13
+	LONG $0x48fd7162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm9
+	QUAD $0x10174c50582d1262 // vpdpbusd 0x40(%r15,%r10){1to16}, %zmm10, %zmm9
+	QUAD $0x0137745058259262 // vpdpbusd 0x4(%r15,%r14){1to16}, %zmm11, %zmm6
+	QUAD $0x11377c5058259262 // vpdpbusd 0x44(%r15,%r14){1to16}, %zmm11, %zmm7
+	QUAD $0x0117445058251262 // vpdpbusd 0x4(%r15,%r10){1to16}, %zmm11, %zmm8
+	QUAD $0x11174c5058251262 // vpdpbusd 0x44(%r15,%r10){1to16}, %zmm11, %zmm9
+	QUAD $0x02377450581d9262 // vpdpbusd 0x8(%r15,%r14){1to16}, %zmm12, %zmm6
+	QUAD $0x12377c50581d9262 // vpdpbusd 0x48(%r15,%r14){1to16}, %zmm12, %zmm7
+	QUAD $0x02174450581d1262 // vpdpbusd 0x8(%r15,%r10){1to16}, %zmm12, %zmm8
+	QUAD $0x12174c50581d1262 // vpdpbusd 0x48(%r15,%r10){1to16}, %zmm12, %zmm9
+	QUAD $0x0337745058159262 // vpdpbusd 0xc(%r15,%r14){1to16}, %zmm13, %zmm6
+	QUAD $0x13377c5058159262 // vpdpbusd 0x4c(%r15,%r14){1to16}, %zmm13, %zmm7
+	QUAD $0x0317445058151262 // vpdpbusd 0xc(%r15,%r10){1to16}, %zmm13, %zmm8
+	QUAD $0x13174c5058151262 // vpdpbusd 0x4c(%r15,%r10){1to16}, %zmm13, %zmm9
+	QUAD $0x0424546f48fe5162 // vmovdqu64 0x100(%r12), %zmm10
+	LONG $0x48fd7162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm11
+	QUAD $0x04375c50582d1262 // vpdpbusd 0x10(%r15,%r14){1to16}, %zmm10, %zmm11
+	LONG $0x48fd7162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm12
+	QUAD $0x14376450582d1262 // vpdpbusd 0x50(%r15,%r14){1to16}, %zmm10, %zmm12
+	QUAD $0x08246c10487c5162 // vmovups 0x200(%r12), %zmm13
+	LONG $0x48fd7162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm14
+	QUAD $0x04177450582d1262 // vpdpbusd 0x10(%r15,%r10){1to16}, %zmm10, %zmm14
+	LONG $0x48147162; WORD $0xf959 // vmulps %zmm1, %zmm13, %zmm15
+	LONG $0x48fde162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm16
+	QUAD $0x14174450582d8262 // vpdpbusd 0x50(%r15,%r10){1to16}, %zmm10, %zmm16
+	LONG $0x4815d262; WORD $0xf7a8 // vfmadd213ps %zmm15, %zmm13, %zmm6 # zmm6 = (zmm13 * zmm6) + zmm15
+	QUAD $0x0524546f48fe5162 // vmovdqu64 0x140(%r12), %zmm10
+	QUAD $0x05375c50582d1262 // vpdpbusd 0x14(%r15,%r14){1to16}, %zmm10, %zmm11
+	QUAD $0x15376450582d1262 // vpdpbusd 0x54(%r15,%r14){1to16}, %zmm10, %zmm12
+	QUAD $0x05177450582d1262 // vpdpbusd 0x14(%r15,%r10){1to16}, %zmm10, %zmm14
+	LONG $0x4815d262; WORD $0xffa8 // vfmadd213ps %zmm15, %zmm13, %zmm7 # zmm7 = (zmm13 * zmm7) + zmm15
+	QUAD $0x15174450582d8262 // vpdpbusd 0x54(%r15,%r10){1to16}, %zmm10, %zmm16
+	QUAD $0x0624546f48fe5162 // vmovdqu64 0x180(%r12), %zmm10
+	QUAD $0x06375c50582d1262 // vpdpbusd 0x18(%r15,%r14){1to16}, %zmm10, %zmm11
+	QUAD $0x16376450582d1262 // vpdpbusd 0x58(%r15,%r14){1to16}, %zmm10, %zmm12
+	QUAD $0x06177450582d1262 // vpdpbusd 0x18(%r15,%r10){1to16}, %zmm10, %zmm14
+	QUAD $0x16174450582d8262 // vpdpbusd 0x58(%r15,%r10){1to16}, %zmm10, %zmm16
+	LONG $0x48155262; WORD $0xc7a8 // vfmadd213ps %zmm15, %zmm13, %zmm8 # zmm8 = (zmm13 * zmm8) + zmm15
+	QUAD $0x0724546f48fe5162 // vmovdqu64 0x1c0(%r12), %zmm10
+	QUAD $0x07375c50582d1262 // vpdpbusd 0x1c(%r15,%r14){1to16}, %zmm10, %zmm11
+	QUAD $0x17376450582d1262 // vpdpbusd 0x5c(%r15,%r14){1to16}, %zmm10, %zmm12
+	QUAD $0x07177450582d1262 // vpdpbusd 0x1c(%r15,%r10){1to16}, %zmm10, %zmm14
+	LONG $0x48155262; WORD $0xcfa8 // vfmadd213ps %zmm15, %zmm13, %zmm9 # zmm9 = (zmm13 * zmm9) + zmm15
+	QUAD $0x17174450582d8262 // vpdpbusd 0x5c(%r15,%r10){1to16}, %zmm10, %zmm16
+	LONG $0x407c7162; WORD $0xd158 // vaddps %zmm1, %zmm16, %zmm10
+	QUAD $0x09246c10487c5162 // vmovups 0x240(%r12), %zmm13
+	LONG $0x48155262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm13, %zmm10 # zmm10 = (zmm13 * zmm10) + zmm9
+	LONG $0x480c7162; WORD $0xc958 // vaddps %zmm1, %zmm14, %zmm9
+	LONG $0x48155262; WORD $0xc8a8 // vfmadd213ps %zmm8, %zmm13, %zmm9 # zmm9 = (zmm13 * zmm9) + zmm8
+	LONG $0x481c7162; WORD $0xc158 // vaddps %zmm1, %zmm12, %zmm8
+	LONG $0x48157262; WORD $0xc7a8 // vfmadd213ps %zmm7, %zmm13, %zmm8 # zmm8 = (zmm13 * zmm8) + zmm7
+	LONG $0x4824f162; WORD $0xf958 // vaddps %zmm1, %zmm11, %zmm7
+	LONG $0x4815f262; WORD $0xfea8 // vfmadd213ps %zmm6, %zmm13, %zmm7 # zmm7 = (zmm13 * zmm7) + zmm6
+	QUAD $0x08377c9858559262 // vfmadd132ps 0x20(%r15,%r14){1to16}, %zmm5, %zmm7 # zmm7 = (zmm7 * mem) + zmm5
+	QUAD $0x18374498585d1262 // vfmadd132ps 0x60(%r15,%r14){1to16}, %zmm4, %zmm8 # zmm8 = (zmm8 * mem) + zmm4
+	QUAD $0x08174c9858651262 // vfmadd132ps 0x20(%r15,%r10){1to16}, %zmm3, %zmm9 # zmm9 = (zmm9 * mem) + zmm3
+	QUAD $0x18175498586d1262 // vfmadd132ps 0x60(%r15,%r10){1to16}, %zmm2, %zmm10 # zmm10 = (zmm10 * mem) + zmm2
+	QUAD $0x0a245410487cd162 // vmovups 0x280(%r12), %zmm2
+	QUAD $0x0d377cb8586d9262 // vfmadd231ps 0x34(%r15,%r14){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
+	QUAD $0x1d3744b8586d1262 // vfmadd231ps 0x74(%r15,%r14){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
+	QUAD $0x0d174cb8586d1262 // vfmadd231ps 0x34(%r15,%r10){1to16}, %zmm2, %zmm9 # zmm9 = (zmm2 * mem) + zmm9
+	QUAD $0x1d1754b8586d1262 // vfmadd231ps 0x74(%r15,%r10){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
+	QUAD $0x0b245410487cd162 // vmovups 0x2c0(%r12), %zmm2
+	QUAD $0x0e377cb8586d9262 // vfmadd231ps 0x38(%r15,%r14){1to16}, %zmm2, %zmm7 # zmm7 = (zmm2 * mem) + zmm7
+	QUAD $0x1e3744b8586d1262 // vfmadd231ps 0x78(%r15,%r14){1to16}, %zmm2, %zmm8 # zmm8 = (zmm2 * mem) + zmm8
+	QUAD $0x0e174cb8586d1262 // vfmadd231ps 0x38(%r15,%r10){1to16}, %zmm2, %zmm9 # zmm9 = (zmm2 * mem) + zmm9
+	QUAD $0x1e1754b8586d1262 // vfmadd231ps 0x78(%r15,%r10){1to16}, %zmm2, %zmm10 # zmm10 = (zmm2 * mem) + zmm10
+	LONG $0x00c48149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r12 # imm = 0x300
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0x487cd162; WORD $0xd228 // vmovaps %zmm10, %zmm2
+	LONG $0x487cd162; WORD $0xd928 // vmovaps %zmm9, %zmm3
 	LONG $0x487cd162; WORD $0xe028 // vmovaps %zmm8, %zmm4
-	LONG $0x487cd162; WORD $0xea28 // vmovaps %zmm10, %zmm5
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xfdc9870f; WORD $0xffff // ja 0x6d30 <k_tile_panel_16_min+0xa00>
-	LONG $0xfffcece9; BYTE $0xff // jmp 0x6c58 <k_tile_panel_16_min+0x928>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	WORD $0x8b48; BYTE $0x3a // movq (%rdx), %rdi
-	LONG $0x08428b4c // movq 0x8(%rdx), %r8
-	LONG $0x184a8b4c // movq 0x18(%rdx), %r9
-	LONG $0x20528b4c // movq 0x20(%rdx), %r10
-	LONG $0x405a8b4c // movq 0x40(%rdx), %r11
-	LONG $0x385a8b48 // movq 0x38(%rdx), %rbx
-	LONG $0x02c0be41; WORD $0x0000 // movl $0x2c0, %r14d # imm = 0x2C0
-	LONG $0x1072034c // addq 0x10(%rdx), %r14
-	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
-	QUAD $0x0eb90518487df262; WORD $0x0000 // vbroadcastss 0xeb9(%rip), %zmm0 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	QUAD $0x0ecb0d58487df262; WORD $0x0000 // vpbroadcastd 0xecb(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
-	WORD $0x2feb // jmp 0x6fda <k_tile_panel_16_min+0xcaa>
+	LONG $0x487cf162; WORD $0xef28 // vmovaps %zmm7, %zmm5
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0xfd92870f; WORD $0xffff // ja 0x8f50 <k_tile_panel_16_min+0xe50>
+	LONG $0xfffc95e9; BYTE $0xff // jmp 0x8e58 <k_tile_panel_16_min+0xd58>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x244c8b49; BYTE $0x08 // movq 0x8(%r12), %rcx
+	LONG $0x24748b49; BYTE $0x18 // movq 0x18(%r12), %rsi
+	LONG $0x24748b4d; BYTE $0x20 // movq 0x20(%r12), %r14
+	LONG $0x24448b4d; BYTE $0x48 // movq 0x48(%r12), %r8
+	WORD $0x30eb // jmp 0x921b <k_tile_panel_16_min+0x111b>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
 	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
-	LONG $0x487cd162; WORD $0x2c11; BYTE $0x24 // vmovups %zmm5, (%r12)
-	LONG $0x487c9162; WORD $0x2411; BYTE $0x8c // vmovups %zmm4, (%r12,%r9,4)
-	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xf56f8f0f; WORD $0xffff // jg 0x6549 <k_tile_panel_16_min+0x219>
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
-	LONG $0xe1af0f4d // imulq %r9, %r12
-	LONG $0x036e8d4c // leaq 0x3(%rsi), %r13
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xee490f4c // cmovnsq %rsi, %r13
-	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1574 // je 0x7010 <k_tile_panel_16_min+0xce0>
-	LONG $0x487cd162; WORD $0x1c10; BYTE $0x24 // vmovups (%r12), %zmm3
-	LONG $0x487c9162; WORD $0x1410; BYTE $0x8c // vmovups (%r12,%r9,4), %zmm2
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x701d <k_tile_panel_16_min+0xced>
-	WORD $0xa0eb // jmp 0x6fb0 <k_tile_panel_16_min+0xc80>
+	LONG $0x487cd162; WORD $0x2911 // vmovups %zmm5, (%r9)
+	LONG $0x487cd162; WORD $0x2411; BYTE $0xb1 // vmovups %zmm4, (%r9,%rsi,4)
+	LONG $0x02488d4c // leaq 0x2(%rax), %r9
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0xf47c8f0f; WORD $0xffff // jg 0x8697 <k_tile_panel_16_min+0x597>
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	WORD $0x2949; BYTE $0xe9 // subq %rbp, %r9
+	LONG $0xceaf0f4c // imulq %rsi, %r9
+	LONG $0x03528d4c // leaq 0x3(%rdx), %r10
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xd2490f4c // cmovnsq %rdx, %r10
+	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
+	LONG $0x8f0c8d4e // leaq (%rdi,%r9,4), %r9
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x1c74 // je 0x9260 <k_tile_panel_16_min+0x1160>
+	LONG $0x487cd162; WORD $0x1910 // vmovups (%r9), %zmm3
+	LONG $0x487cd162; WORD $0x1410; BYTE $0xb1 // vmovups (%r9,%rsi,4), %zmm2
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x177f // jg 0x9270 <k_tile_panel_16_min+0x1170>
+	WORD $0x95eb // jmp 0x91f0 <k_tile_panel_16_min+0x10f0>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x937e // jle 0x6fb0 <k_tile_panel_16_min+0xc80>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0x02fdc148 // sarq $0x2, %rbp
-	LONG $0xeaaf0f49 // imulq %r10, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	LONG $0xfce58349 // andq $-0x4, %r13
-	WORD $0x294c; BYTE $0xee // subq %r13, %rsi
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fef162; WORD $0x656f; BYTE $0xf5 // vmovdqu64 -0x2c0(%rbp), %zmm4
-	LONG $0x48fef162; WORD $0x6d6f; BYTE $0xf6 // vmovdqu64 -0x280(%rbp), %zmm5
-	LONG $0x48fef162; WORD $0x756f; BYTE $0xf7 // vmovdqu64 -0x240(%rbp), %zmm6
-	LONG $0x48fdf162; WORD $0xf96f // vmovdqa64 %zmm1, %zmm7
-	LONG $0x585df262; WORD $0x7e50; BYTE $0x10 // vpdpbusd 0x40(%rsi){1to16}, %zmm4, %zmm7
-	LONG $0x5855f262; WORD $0x7e50; BYTE $0x11 // vpdpbusd 0x44(%rsi){1to16}, %zmm5, %zmm7
-	LONG $0x584df262; WORD $0x7e50; BYTE $0x12 // vpdpbusd 0x48(%rsi){1to16}, %zmm6, %zmm7
-	LONG $0x48fe7162; WORD $0x456f; BYTE $0xf8 // vmovdqu64 -0x200(%rbp), %zmm8
-	LONG $0x583df262; WORD $0x7e50; BYTE $0x13 // vpdpbusd 0x4c(%rsi){1to16}, %zmm8, %zmm7
-	LONG $0x48fd7162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm9
-	LONG $0x585d7262; WORD $0x0e50 // vpdpbusd (%rsi){1to16}, %zmm4, %zmm9
-	LONG $0x58557262; WORD $0x4e50; BYTE $0x01 // vpdpbusd 0x4(%rsi){1to16}, %zmm5, %zmm9
-	LONG $0x584d7262; WORD $0x4e50; BYTE $0x02 // vpdpbusd 0x8(%rsi){1to16}, %zmm6, %zmm9
-	LONG $0x583d7262; WORD $0x4e50; BYTE $0x03 // vpdpbusd 0xc(%rsi){1to16}, %zmm8, %zmm9
-	LONG $0x48fef162; WORD $0x656f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rbp), %zmm4
-	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
-	LONG $0x585df262; WORD $0x6e50; BYTE $0x14 // vpdpbusd 0x50(%rsi){1to16}, %zmm4, %zmm5
-	LONG $0x487cf162; WORD $0x7510; BYTE $0xfd // vmovups -0xc0(%rbp), %zmm6
-	LONG $0x48fe7162; WORD $0x456f; BYTE $0xfa // vmovdqu64 -0x180(%rbp), %zmm8
-	LONG $0x583df262; WORD $0x6e50; BYTE $0x15 // vpdpbusd 0x54(%rsi){1to16}, %zmm8, %zmm5
-	LONG $0x484c7162; WORD $0xd059 // vmulps %zmm0, %zmm6, %zmm10
-	LONG $0x48fe7162; WORD $0x5d6f; BYTE $0xfb // vmovdqu64 -0x140(%rbp), %zmm11
-	LONG $0x5825f262; WORD $0x6e50; BYTE $0x16 // vpdpbusd 0x58(%rsi){1to16}, %zmm11, %zmm5
-	LONG $0x484d5262; WORD $0xcaa8 // vfmadd213ps %zmm10, %zmm6, %zmm9 # zmm9 = (zmm6 * zmm9) + zmm10
-	LONG $0x48fe7162; WORD $0x656f; BYTE $0xfc // vmovdqu64 -0x100(%rbp), %zmm12
-	LONG $0x581df262; WORD $0x6e50; BYTE $0x17 // vpdpbusd 0x5c(%rsi){1to16}, %zmm12, %zmm5
-	LONG $0x484dd262; WORD $0xfaa8 // vfmadd213ps %zmm10, %zmm6, %zmm7 # zmm7 = (zmm6 * zmm7) + zmm10
-	LONG $0x48fdf162; WORD $0xf16f // vmovdqa64 %zmm1, %zmm6
-	LONG $0x585df262; WORD $0x7650; BYTE $0x04 // vpdpbusd 0x10(%rsi){1to16}, %zmm4, %zmm6
-	LONG $0x4854f162; WORD $0xe058 // vaddps %zmm0, %zmm5, %zmm4
-	LONG $0x487c7162; WORD $0x5510; BYTE $0xfe // vmovups -0x80(%rbp), %zmm10
-	LONG $0x583df262; WORD $0x7650; BYTE $0x05 // vpdpbusd 0x14(%rsi){1to16}, %zmm8, %zmm6
-	LONG $0x5825f262; WORD $0x7650; BYTE $0x06 // vpdpbusd 0x18(%rsi){1to16}, %zmm11, %zmm6
-	LONG $0x581df262; WORD $0x7650; BYTE $0x07 // vpdpbusd 0x1c(%rsi){1to16}, %zmm12, %zmm6
-	LONG $0x484cf162; WORD $0xe858 // vaddps %zmm0, %zmm6, %zmm5
-	LONG $0x482dd262; WORD $0xe9a8 // vfmadd213ps %zmm9, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm5) + zmm9
-	LONG $0x5865f262; WORD $0x6e98; BYTE $0x08 // vfmadd132ps 0x20(%rsi){1to16}, %zmm3, %zmm5 # zmm5 = (zmm5 * mem) + zmm3
-	LONG $0x482df262; WORD $0xe7a8 // vfmadd213ps %zmm7, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm4) + zmm7
-	LONG $0x586df262; WORD $0x6698; BYTE $0x18 // vfmadd132ps 0x60(%rsi){1to16}, %zmm2, %zmm4 # zmm4 = (zmm4 * mem) + zmm2
-	LONG $0x487cf162; WORD $0x5510; BYTE $0xff // vmovups -0x40(%rbp), %zmm2
-	LONG $0x586df262; WORD $0x6eb8; BYTE $0x0d // vfmadd231ps 0x34(%rsi){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
-	LONG $0x586df262; WORD $0x66b8; BYTE $0x1d // vfmadd231ps 0x74(%rsi){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
-	LONG $0x487cf162; WORD $0x5510; BYTE $0x00 // vmovups (%rbp), %zmm2
-	LONG $0x586df262; WORD $0x6eb8; BYTE $0x0e // vfmadd231ps 0x38(%rsi){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
-	LONG $0x586df262; WORD $0x66b8; BYTE $0x1e // vfmadd231ps 0x78(%rsi){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
-	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x807e // jle 0x91f0 <k_tile_panel_16_min+0x10f0>
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	LONG $0x02fbc148 // sarq $0x2, %rbx
+	LONG $0xdeaf0f49 // imulq %r14, %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0xfce28349 // andq $-0x4, %r10
+	WORD $0x294c; BYTE $0xd2 // subq %r10, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x48fef162; WORD $0x236f // vmovdqu64 (%rbx), %zmm4
+	LONG $0x48fef162; WORD $0x6b6f; BYTE $0x01 // vmovdqu64 0x40(%rbx), %zmm5
+	LONG $0x48fef162; WORD $0x736f; BYTE $0x02 // vmovdqu64 0x80(%rbx), %zmm6
+	LONG $0x48fdf162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm7
+	LONG $0x585df262; WORD $0x3a50 // vpdpbusd (%rdx){1to16}, %zmm4, %zmm7
+	LONG $0x48fe7162; WORD $0x436f; BYTE $0x03 // vmovdqu64 0xc0(%rbx), %zmm8
+	LONG $0x48fd7162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm9
+	LONG $0x585d7262; WORD $0x4a50; BYTE $0x10 // vpdpbusd 0x40(%rdx){1to16}, %zmm4, %zmm9
+	LONG $0x5855f262; WORD $0x7a50; BYTE $0x01 // vpdpbusd 0x4(%rdx){1to16}, %zmm5, %zmm7
+	LONG $0x58557262; WORD $0x4a50; BYTE $0x11 // vpdpbusd 0x44(%rdx){1to16}, %zmm5, %zmm9
+	LONG $0x584df262; WORD $0x7a50; BYTE $0x02 // vpdpbusd 0x8(%rdx){1to16}, %zmm6, %zmm7
+	LONG $0x584d7262; WORD $0x4a50; BYTE $0x12 // vpdpbusd 0x48(%rdx){1to16}, %zmm6, %zmm9
+	LONG $0x583df262; WORD $0x7a50; BYTE $0x03 // vpdpbusd 0xc(%rdx){1to16}, %zmm8, %zmm7
+	LONG $0x583d7262; WORD $0x4a50; BYTE $0x13 // vpdpbusd 0x4c(%rdx){1to16}, %zmm8, %zmm9
+	LONG $0x48fef162; WORD $0x636f; BYTE $0x04 // vmovdqu64 0x100(%rbx), %zmm4
+	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
+	LONG $0x585df262; WORD $0x6a50; BYTE $0x04 // vpdpbusd 0x10(%rdx){1to16}, %zmm4, %zmm5
+	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
+	LONG $0x585df262; WORD $0x7250; BYTE $0x14 // vpdpbusd 0x50(%rdx){1to16}, %zmm4, %zmm6
+	LONG $0x48fef162; WORD $0x636f; BYTE $0x05 // vmovdqu64 0x140(%rbx), %zmm4
+	LONG $0x585df262; WORD $0x6a50; BYTE $0x05 // vpdpbusd 0x14(%rdx){1to16}, %zmm4, %zmm5
+	LONG $0x585df262; WORD $0x7250; BYTE $0x15 // vpdpbusd 0x54(%rdx){1to16}, %zmm4, %zmm6
+	LONG $0x487cf162; WORD $0x6310; BYTE $0x08 // vmovups 0x200(%rbx), %zmm4
+	LONG $0x48fe7162; WORD $0x436f; BYTE $0x06 // vmovdqu64 0x180(%rbx), %zmm8
+	LONG $0x583df262; WORD $0x6a50; BYTE $0x06 // vpdpbusd 0x18(%rdx){1to16}, %zmm8, %zmm5
+	LONG $0x583df262; WORD $0x7250; BYTE $0x16 // vpdpbusd 0x58(%rdx){1to16}, %zmm8, %zmm6
+	LONG $0x485c7162; WORD $0xc159 // vmulps %zmm1, %zmm4, %zmm8
+	LONG $0x485dd262; WORD $0xf8a8 // vfmadd213ps %zmm8, %zmm4, %zmm7 # zmm7 = (zmm4 * zmm7) + zmm8
+	LONG $0x485d5262; WORD $0xc8a8 // vfmadd213ps %zmm8, %zmm4, %zmm9 # zmm9 = (zmm4 * zmm9) + zmm8
+	LONG $0x48fef162; WORD $0x636f; BYTE $0x07 // vmovdqu64 0x1c0(%rbx), %zmm4
+	LONG $0x585df262; WORD $0x6a50; BYTE $0x07 // vpdpbusd 0x1c(%rdx){1to16}, %zmm4, %zmm5
+	LONG $0x585df262; WORD $0x7250; BYTE $0x17 // vpdpbusd 0x5c(%rdx){1to16}, %zmm4, %zmm6
+	LONG $0x484cf162; WORD $0xe158 // vaddps %zmm1, %zmm6, %zmm4
+	LONG $0x487cf162; WORD $0x7310; BYTE $0x09 // vmovups 0x240(%rbx), %zmm6
+	LONG $0x4854f162; WORD $0xe958 // vaddps %zmm1, %zmm5, %zmm5
+	LONG $0x484df262; WORD $0xefa8 // vfmadd213ps %zmm7, %zmm6, %zmm5 # zmm5 = (zmm6 * zmm5) + zmm7
+	LONG $0x5865f262; WORD $0x6a98; BYTE $0x08 // vfmadd132ps 0x20(%rdx){1to16}, %zmm3, %zmm5 # zmm5 = (zmm5 * mem) + zmm3
+	LONG $0x484dd262; WORD $0xe1a8 // vfmadd213ps %zmm9, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm9
+	LONG $0x586df262; WORD $0x6298; BYTE $0x18 // vfmadd132ps 0x60(%rdx){1to16}, %zmm2, %zmm4 # zmm4 = (zmm4 * mem) + zmm2
+	LONG $0x487cf162; WORD $0x5310; BYTE $0x0a // vmovups 0x280(%rbx), %zmm2
+	LONG $0x586df262; WORD $0x6ab8; BYTE $0x0d // vfmadd231ps 0x34(%rdx){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
+	LONG $0x586df262; WORD $0x62b8; BYTE $0x1d // vfmadd231ps 0x74(%rdx){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
+	LONG $0x487cf162; WORD $0x5310; BYTE $0x0b // vmovups 0x2c0(%rbx), %zmm2
+	LONG $0x586df262; WORD $0x6ab8; BYTE $0x0e // vfmadd231ps 0x38(%rdx){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * mem) + zmm5
+	LONG $0x586df262; WORD $0x62b8; BYTE $0x1e // vfmadd231ps 0x78(%rdx){1to16}, %zmm2, %zmm4 # zmm4 = (zmm2 * mem) + zmm4
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x00c38148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbx # imm = 0x300
+	WORD $0xff49; BYTE $0xca // decq %r10
 	LONG $0x487cf162; WORD $0xd428 // vmovaps %zmm4, %zmm2
 	LONG $0x487cf162; WORD $0xdd28 // vmovaps %zmm5, %zmm3
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfeaa870f; WORD $0xffff // ja 0x7050 <k_tile_panel_16_min+0xd20>
-	LONG $0xfffe11e9; BYTE $0xff // jmp 0x6fbc <k_tile_panel_16_min+0xc8c>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x38418b49 // movq 0x38(%r9), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x011c8e0f; WORD $0x0000 // jle 0x72d8 <k_tile_panel_16_min+0xfa8>
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0x02f8c149 // sarq $0x2, %r8
-	LONG $0x41af0f4d; BYTE $0x20 // imulq 0x20(%r9), %r8
-	LONG $0xfce78348 // andq $-0x4, %rdi
-	LONG $0x06e0c149 // shlq $0x6, %r8
-	WORD $0x2948; BYTE $0xfa // subq %rdi, %rdx
-	LONG $0x0841034d // addq 0x8(%r9), %r8
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	LONG $0x10798b49 // movq 0x10(%r9), %rdi
-	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x0c7e0d58487df262; WORD $0x0000 // vpbroadcastd 0xc7e(%rip), %zmm1 # 0x7e74 <k_tile_panel_16_min+0x1b44>
-	QUAD $0x0c581518487df262; WORD $0x0000 // vbroadcastss 0xc58(%rip), %zmm2 # 0x7e58 <k_tile_panel_16_min+0x1b28>
-	LONG $0x487cf162; WORD $0x5f10; BYTE $0xfd // vmovups -0xc0(%rdi), %zmm3
-	LONG $0x48fef162; WORD $0x676f; BYTE $0xf5 // vmovdqu64 -0x2c0(%rdi), %zmm4
-	LONG $0x48fef162; WORD $0x6f6f; BYTE $0xf6 // vmovdqu64 -0x280(%rdi), %zmm5
-	LONG $0x48fef162; WORD $0x776f; BYTE $0xf7 // vmovdqu64 -0x240(%rdi), %zmm6
-	LONG $0x48fef162; WORD $0x7f6f; BYTE $0xf8 // vmovdqu64 -0x200(%rdi), %zmm7
-	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x585d7262; WORD $0x0250 // vpdpbusd (%rdx){1to16}, %zmm4, %zmm8
-	LONG $0x58557262; WORD $0x4250; BYTE $0x01 // vpdpbusd 0x4(%rdx){1to16}, %zmm5, %zmm8
-	LONG $0x584d7262; WORD $0x4250; BYTE $0x02 // vpdpbusd 0x8(%rdx){1to16}, %zmm6, %zmm8
-	LONG $0x58457262; WORD $0x4250; BYTE $0x03 // vpdpbusd 0xc(%rdx){1to16}, %zmm7, %zmm8
-	LONG $0x48fef162; WORD $0x676f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rdi), %zmm4
-	LONG $0x48fdf162; WORD $0xe96f // vmovdqa64 %zmm1, %zmm5
-	LONG $0x585df262; WORD $0x6a50; BYTE $0x04 // vpdpbusd 0x10(%rdx){1to16}, %zmm4, %zmm5
-	LONG $0x4864f162; WORD $0xe259 // vmulps %zmm2, %zmm3, %zmm4
-	LONG $0x48fef162; WORD $0x776f; BYTE $0xfa // vmovdqu64 -0x180(%rdi), %zmm6
-	LONG $0x584df262; WORD $0x6a50; BYTE $0x05 // vpdpbusd 0x14(%rdx){1to16}, %zmm6, %zmm5
-	LONG $0x4865d262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm8) + zmm4
-	LONG $0x48fef162; WORD $0x5f6f; BYTE $0xfb // vmovdqu64 -0x140(%rdi), %zmm3
-	LONG $0x5865f262; WORD $0x6a50; BYTE $0x06 // vpdpbusd 0x18(%rdx){1to16}, %zmm3, %zmm5
-	LONG $0x48fef162; WORD $0x5f6f; BYTE $0xfc // vmovdqu64 -0x100(%rdi), %zmm3
-	LONG $0x5865f262; WORD $0x6a50; BYTE $0x07 // vpdpbusd 0x1c(%rdx){1to16}, %zmm3, %zmm5
-	LONG $0x4854f162; WORD $0xda58 // vaddps %zmm2, %zmm5, %zmm3
-	LONG $0x485df262; WORD $0x5f98; BYTE $0xfe // vfmadd132ps -0x80(%rdi), %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
-	LONG $0x587df262; WORD $0x5a98; BYTE $0x08 // vfmadd132ps 0x20(%rdx){1to16}, %zmm0, %zmm3 # zmm3 = (zmm3 * mem) + zmm0
-	LONG $0x487cf162; WORD $0x6710; BYTE $0xff // vmovups -0x40(%rdi), %zmm4
-	LONG $0x5865f262; WORD $0x6298; BYTE $0x0d // vfmadd132ps 0x34(%rdx){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
-	LONG $0x487cf162; WORD $0x0710 // vmovups (%rdi), %zmm0
-	LONG $0x585df262; WORD $0x4298; BYTE $0x0e // vfmadd132ps 0x38(%rdx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm0 * mem) + zmm4
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	LONG $0x00c78148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdi # imm = 0x300
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff28870f; WORD $0xffff // ja 0x7200 <k_tile_panel_16_min+0xed0>
-	LONG $0x487cf162; WORD $0x0411; BYTE $0xb1 // vmovups %zmm0, (%rcx,%rsi,4)
-	LONG $0x48c48348 // addq $0x48, %rsp
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0xfeab870f; WORD $0xffff // ja 0x92a0 <k_tile_panel_16_min+0x11a0>
+	LONG $0xfffe02e9; BYTE $0xff // jmp 0x91fc <k_tile_panel_16_min+0x10fc>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xf0a68e0f; WORD $0xffff // jle 0x84b0 <k_tile_panel_16_min+0x3b0>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x02fec148 // sarq $0x2, %rsi
+	LONG $0x74af0f49; WORD $0x2024 // imulq 0x20(%r12), %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24740349; BYTE $0x08 // addq 0x8(%r12), %rsi
+	LONG $0xfce28348 // andq $-0x4, %rdx
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fed162; WORD $0x1b6f // vmovdqu64 (%r11), %zmm3
+	LONG $0x48fed162; WORD $0x636f; BYTE $0x01 // vmovdqu64 0x40(%r11), %zmm4
+	LONG $0x48fed162; WORD $0x6b6f; BYTE $0x02 // vmovdqu64 0x80(%r11), %zmm5
+	LONG $0x48fdf162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm6
+	LONG $0x5865f262; WORD $0x3050 // vpdpbusd (%rax){1to16}, %zmm3, %zmm6
+	LONG $0x585df262; WORD $0x7050; BYTE $0x01 // vpdpbusd 0x4(%rax){1to16}, %zmm4, %zmm6
+	LONG $0x5855f262; WORD $0x7050; BYTE $0x02 // vpdpbusd 0x8(%rax){1to16}, %zmm5, %zmm6
+	LONG $0x48fed162; WORD $0x5b6f; BYTE $0x03 // vmovdqu64 0xc0(%r11), %zmm3
+	LONG $0x5865f262; WORD $0x7050; BYTE $0x03 // vpdpbusd 0xc(%rax){1to16}, %zmm3, %zmm6
+	LONG $0x487cd162; WORD $0x5b10; BYTE $0x08 // vmovups 0x200(%r11), %zmm3
+	LONG $0x48fed162; WORD $0x636f; BYTE $0x04 // vmovdqu64 0x100(%r11), %zmm4
+	LONG $0x48fdf162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm5
+	LONG $0x585df262; WORD $0x6850; BYTE $0x04 // vpdpbusd 0x10(%rax){1to16}, %zmm4, %zmm5
+	LONG $0x4864f162; WORD $0xe159 // vmulps %zmm1, %zmm3, %zmm4
+	LONG $0x48fed162; WORD $0x7b6f; BYTE $0x05 // vmovdqu64 0x140(%r11), %zmm7
+	LONG $0x5845f262; WORD $0x6850; BYTE $0x05 // vpdpbusd 0x14(%rax){1to16}, %zmm7, %zmm5
+	LONG $0x4865f262; WORD $0xe6b8 // vfmadd231ps %zmm6, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm6) + zmm4
+	LONG $0x48fed162; WORD $0x5b6f; BYTE $0x06 // vmovdqu64 0x180(%r11), %zmm3
+	LONG $0x5865f262; WORD $0x6850; BYTE $0x06 // vpdpbusd 0x18(%rax){1to16}, %zmm3, %zmm5
+	LONG $0x48fed162; WORD $0x5b6f; BYTE $0x07 // vmovdqu64 0x1c0(%r11), %zmm3
+	LONG $0x5865f262; WORD $0x6850; BYTE $0x07 // vpdpbusd 0x1c(%rax){1to16}, %zmm3, %zmm5
+	LONG $0x4854f162; WORD $0xd958 // vaddps %zmm1, %zmm5, %zmm3
+	LONG $0x485dd262; WORD $0x5b98; BYTE $0x09 // vfmadd132ps 0x240(%r11), %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
+	LONG $0x586df262; WORD $0x5898; BYTE $0x08 // vfmadd132ps 0x20(%rax){1to16}, %zmm2, %zmm3 # zmm3 = (zmm3 * mem) + zmm2
+	LONG $0x487cd162; WORD $0x6310; BYTE $0x0a // vmovups 0x280(%r11), %zmm4
+	LONG $0x5865f262; WORD $0x6098; BYTE $0x0d // vfmadd132ps 0x34(%rax){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
+	LONG $0x487cd162; WORD $0x5310; BYTE $0x0b // vmovups 0x2c0(%r11), %zmm2
+	LONG $0x585df262; WORD $0x5098; BYTE $0x0e // vfmadd132ps 0x38(%rax){1to16}, %zmm4, %zmm2 # zmm2 = (zmm2 * mem) + zmm4
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	LONG $0x00c38149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r11 # imm = 0x300
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xff29870f; WORD $0xffff // ja 0x9440 <k_tile_panel_16_min+0x1340>
+	LONG $0xffef94e9; BYTE $0xff // jmp 0x84b0 <k_tile_panel_16_min+0x3b0>
+	LONG $0xe8c48148; WORD $0x0000; BYTE $0x00 // addq $0xe8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4917,15 +6351,324 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x38578b4c // movq 0x38(%rdi), %r10
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x08e0c148 // shlq $0x8, %rax
+	LONG $0x401c8d4c // leaq (%rax,%rax,2), %r11
+	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	LONG $0x48478b48 // movq 0x48(%rdi), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x1b248d4c // leaq (%rbx,%rbx), %r12
+	LONG $0x5b2c8d4c // leaq (%rbx,%rbx,2), %r13
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0x0002c0b8; BYTE $0x00 // movl $0x2c0, %eax # imm = 0x2C0
+	LONG $0x10470348 // addq 0x10(%rdi), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x01428d49 // leaq 0x1(%r10), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	QUAD $0x12a50558487df262; WORD $0x0000 // vpbroadcastd 0x12a5(%rip), %zmm0 # 0xa834 <k_tile_panel_16_min+0x2734>
+	QUAD $0x127f1d18487d6262; WORD $0x0000 // vbroadcastss 0x127f(%rip), %zmm27 # 0xa818 <k_tile_panel_16_min+0x2718>
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x9626 <k_tile_panel_16_min+0x1526>
+	WORD $0x9066 // nop
+	LONG $0x48fd5162; WORD $0xd86f // vmovdqa64 %zmm8, %zmm11
+	LONG $0x487c7162; WORD $0xee28 // vmovaps %zmm6, %zmm13
+	LONG $0x487c7162; WORD $0xfc28 // vmovaps %zmm4, %zmm15
+	LONG $0x48fd5162; WORD $0xe16f // vmovdqa64 %zmm9, %zmm12
+	LONG $0x48fd7162; WORD $0xf76f // vmovdqa64 %zmm7, %zmm14
+	LONG $0x487ce162; WORD $0xc528 // vmovaps %zmm5, %zmm16
+	LONG $0x487ce162; WORD $0xcb28 // vmovaps %zmm3, %zmm17
+	LONG $0x48fde162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm18
+	LONG $0x487c5162; WORD $0x1911 // vmovups %zmm11, (%r9)
+	LONG $0x487c5162; WORD $0x2c11; BYTE $0x99 // vmovups %zmm13, (%r9,%rbx,4)
+	LONG $0x487c1162; WORD $0x3c11; BYTE $0xa1 // vmovups %zmm15, (%r9,%r12,4)
+	LONG $0x487c1162; WORD $0x2411; BYTE $0xa9 // vmovups %zmm12, (%r9,%r13,4)
+	LONG $0x487c5162; WORD $0x7111; BYTE $0x01 // vmovups %zmm14, 0x40(%r9)
+	QUAD $0x01994411487cc162 // vmovups %zmm16, 0x40(%r9,%rbx,4)
+	QUAD $0x01a14c11487c8162 // vmovups %zmm17, 0x40(%r9,%r12,4)
+	QUAD $0x01a95411487c8162 // vmovups %zmm18, 0x40(%r9,%r13,4)
+	LONG $0x044f8d49 // leaq 0x4(%r15), %rcx
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	LONG $0xedc98f0f; WORD $0xffff // jg 0x83ef <k_tile_panel_16_min+0x2ef>
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	WORD $0x2948; BYTE $0xea // subq %rbp, %rdx
+	LONG $0xd3af0f48 // imulq %rbx, %rdx
+	LONG $0x03468d48 // leaq 0x3(%rsi), %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc6490f48 // cmovnsq %rsi, %rax
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	LONG $0x027e8d48 // leaq 0x2(%rsi), %rdi
+	LONG $0x054e8d48 // leaq 0x5(%rsi), %rcx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xcf490f48 // cmovnsq %rdi, %rcx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x970c8d4c // leaq (%rdi,%rdx,4), %r9
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	WORD $0x5274 // je 0x96b0 <k_tile_panel_16_min+0x15b0>
+	LONG $0x48fe5162; WORD $0x016f // vmovdqu64 (%r9), %zmm8
+	LONG $0x48fed162; WORD $0x796f; BYTE $0x01 // vmovdqu64 0x40(%r9), %zmm7
+	LONG $0x487cd162; WORD $0x3410; BYTE $0x99 // vmovups (%r9,%rbx,4), %zmm6
+	QUAD $0x01996c10487cd162 // vmovups 0x40(%r9,%rbx,4), %zmm5
+	LONG $0x487c9162; WORD $0x2410; BYTE $0xa1 // vmovups (%r9,%r12,4), %zmm4
+	QUAD $0x01a15c10487c9162 // vmovups 0x40(%r9,%r12,4), %zmm3
+	LONG $0x48fe1162; WORD $0x0c6f; BYTE $0xa9 // vmovdqu64 (%r9,%r13,4), %zmm9
+	QUAD $0x01a9546f48fe9162 // vmovdqu64 0x40(%r9,%r13,4), %zmm2
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x3e7f // jg 0x96db <k_tile_panel_16_min+0x15db>
+	LONG $0xfffefee9; BYTE $0xff // jmp 0x95a0 <k_tile_panel_16_min+0x14a0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xfec58e0f; WORD $0xffff // jle 0x95a0 <k_tile_panel_16_min+0x14a0>
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0xfce78348 // andq $-0x4, %rdi
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0xfce18348 // andq $-0x4, %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x0e148d48 // leaq (%rsi,%rcx), %rdx
+	LONG $0x02c28348 // addq $0x2, %rdx
+	WORD $0x2948; BYTE $0xfe // subq %rdi, %rsi
+	LONG $0xc6af0f49 // imulq %r14, %rax
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0xc6af0f4d // imulq %r14, %r8
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0xa824947f48fef162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm2, 0xa8(%rsp)
+	LONG $0x487d5262; WORD $0x2c18; BYTE $0x30 // vbroadcastss (%r8,%rsi), %zmm13
+	LONG $0x48fe6162; WORD $0x456f; BYTE $0xf5 // vmovdqu64 -0x2c0(%rbp), %zmm24
+	LONG $0x48fee162; WORD $0x756f; BYTE $0xf6 // vmovdqu64 -0x280(%rbp), %zmm22
+	LONG $0x48fee162; WORD $0x6d6f; BYTE $0xf7 // vmovdqu64 -0x240(%rbp), %zmm21
+	LONG $0x48fd7162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm10
+	LONG $0x48fee162; WORD $0x556f; BYTE $0xf8 // vmovdqu64 -0x200(%rbp), %zmm18
+	QUAD $0xf51d4c6f48fe2162 // vmovdqu64 -0x2c0(%rbp,%r11), %zmm25
+	QUAD $0xf61d7c6f48fea162 // vmovdqu64 -0x280(%rbp,%r11), %zmm23
+	QUAD $0xf71d646f48fea162 // vmovdqu64 -0x240(%rbp,%r11), %zmm20
+	QUAD $0xf81d5c6f48fea162 // vmovdqu64 -0x200(%rbp,%r11), %zmm19
+	QUAD $0x10307c18487d5262 // vbroadcastss 0x40(%r8,%rsi), %zmm15
+	LONG $0x403d5262; WORD $0xd550 // vpdpbusd %zmm13, %zmm24, %zmm10
+	LONG $0x48fd7162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm12
+	LONG $0x48fd7162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm11
+	LONG $0x40355262; WORD $0xe550 // vpdpbusd %zmm13, %zmm25, %zmm12
+	LONG $0x48fd7162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm14
+	LONG $0x487dc262; WORD $0x0c18; BYTE $0x10 // vbroadcastss (%r8,%rdx), %zmm17
+	LONG $0x403d5262; WORD $0xdf50 // vpdpbusd %zmm15, %zmm24, %zmm11
+	LONG $0x40355262; WORD $0xf750 // vpdpbusd %zmm15, %zmm25, %zmm14
+	LONG $0x48fd7162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm13
+	LONG $0x403d3262; WORD $0xe950 // vpdpbusd %zmm17, %zmm24, %zmm13
+	LONG $0x48fde162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm16
+	QUAD $0x10105418487d4262 // vbroadcastss 0x40(%r8,%rdx), %zmm26
+	LONG $0x4035a262; WORD $0xc150 // vpdpbusd %zmm17, %zmm25, %zmm16
+	LONG $0x48fd7162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm15
+	LONG $0x48fde162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm17
+	LONG $0x403d1262; WORD $0xfa50 // vpdpbusd %zmm26, %zmm24, %zmm15
+	QUAD $0x01304418487d4262 // vbroadcastss 0x4(%r8,%rsi), %zmm24
+	LONG $0x40358262; WORD $0xca50 // vpdpbusd %zmm26, %zmm25, %zmm17
+	LONG $0x404d1262; WORD $0xd050 // vpdpbusd %zmm24, %zmm22, %zmm10
+	QUAD $0x11304c18487d4262 // vbroadcastss 0x44(%r8,%rsi), %zmm25
+	LONG $0x40451262; WORD $0xe050 // vpdpbusd %zmm24, %zmm23, %zmm12
+	QUAD $0x01104418487d4262 // vbroadcastss 0x4(%r8,%rdx), %zmm24
+	LONG $0x404d1262; WORD $0xd950 // vpdpbusd %zmm25, %zmm22, %zmm11
+	LONG $0x40451262; WORD $0xf150 // vpdpbusd %zmm25, %zmm23, %zmm14
+	LONG $0x404d1262; WORD $0xe850 // vpdpbusd %zmm24, %zmm22, %zmm13
+	LONG $0x40458262; WORD $0xc050 // vpdpbusd %zmm24, %zmm23, %zmm16
+	QUAD $0x11104418487d4262 // vbroadcastss 0x44(%r8,%rdx), %zmm24
+	LONG $0x404d1262; WORD $0xf850 // vpdpbusd %zmm24, %zmm22, %zmm15
+	QUAD $0x02307418487dc262 // vbroadcastss 0x8(%r8,%rsi), %zmm22
+	LONG $0x40458262; WORD $0xc850 // vpdpbusd %zmm24, %zmm23, %zmm17
+	LONG $0x40553262; WORD $0xd650 // vpdpbusd %zmm22, %zmm21, %zmm10
+	QUAD $0x12307c18487dc262 // vbroadcastss 0x48(%r8,%rsi), %zmm23
+	LONG $0x405d3262; WORD $0xe650 // vpdpbusd %zmm22, %zmm20, %zmm12
+	QUAD $0x02107418487dc262 // vbroadcastss 0x8(%r8,%rdx), %zmm22
+	LONG $0x40553262; WORD $0xdf50 // vpdpbusd %zmm23, %zmm21, %zmm11
+	QUAD $0x12104418487d4262 // vbroadcastss 0x48(%r8,%rdx), %zmm24
+	LONG $0x405d3262; WORD $0xf750 // vpdpbusd %zmm23, %zmm20, %zmm14
+	LONG $0x40553262; WORD $0xee50 // vpdpbusd %zmm22, %zmm21, %zmm13
+	QUAD $0x03307c18487dc262 // vbroadcastss 0xc(%r8,%rsi), %zmm23
+	LONG $0x405da262; WORD $0xc650 // vpdpbusd %zmm22, %zmm20, %zmm16
+	QUAD $0x13307418487dc262 // vbroadcastss 0x4c(%r8,%rsi), %zmm22
+	LONG $0x40551262; WORD $0xf850 // vpdpbusd %zmm24, %zmm21, %zmm15
+	QUAD $0x03106c18487dc262 // vbroadcastss 0xc(%r8,%rdx), %zmm21
+	LONG $0x405d8262; WORD $0xc850 // vpdpbusd %zmm24, %zmm20, %zmm17
+	QUAD $0x13104418487d4262 // vbroadcastss 0x4c(%r8,%rdx), %zmm24
+	LONG $0x406d3262; WORD $0xd750 // vpdpbusd %zmm23, %zmm18, %zmm10
+	LONG $0x487c6162; WORD $0x6510; BYTE $0xfd // vmovups -0xc0(%rbp), %zmm28
+	LONG $0x40653262; WORD $0xe750 // vpdpbusd %zmm23, %zmm19, %zmm12
+	LONG $0x401c0162; WORD $0xeb59 // vmulps %zmm27, %zmm28, %zmm29
+	QUAD $0xfd1d5410487c2162 // vmovups -0xc0(%rbp,%r11), %zmm26
+	LONG $0x406d3262; WORD $0xde50 // vpdpbusd %zmm22, %zmm18, %zmm11
+	QUAD $0x04307c18487dc262 // vbroadcastss 0x10(%r8,%rsi), %zmm23
+	LONG $0x40653262; WORD $0xf650 // vpdpbusd %zmm22, %zmm19, %zmm14
+	LONG $0x48fe6162; WORD $0x756f; BYTE $0xf9 // vmovdqu64 -0x1c0(%rbp), %zmm30
+	LONG $0x487c9162; WORD $0xd328 // vmovaps %zmm27, %zmm2
+	LONG $0x48fe6162; WORD $0x5d6f; BYTE $0xfa // vmovdqu64 -0x180(%rbp), %zmm27
+	LONG $0x48fde162; WORD $0xe06f // vmovdqa64 %zmm0, %zmm20
+	LONG $0x406d3262; WORD $0xed50 // vpdpbusd %zmm21, %zmm18, %zmm13
+	LONG $0x400da262; WORD $0xe750 // vpdpbusd %zmm23, %zmm30, %zmm20
+	QUAD $0xf91d7c6f48fe2162 // vmovdqu64 -0x1c0(%rbp,%r11), %zmm31
+	LONG $0x48fde162; WORD $0xf06f // vmovdqa64 %zmm0, %zmm22
+	LONG $0x4065a262; WORD $0xc550 // vpdpbusd %zmm21, %zmm19, %zmm16
+	LONG $0x4005a262; WORD $0xf750 // vpdpbusd %zmm23, %zmm31, %zmm22
+	QUAD $0x14304c18487d4262 // vbroadcastss 0x50(%r8,%rsi), %zmm25
+	LONG $0x406d1262; WORD $0xf850 // vpdpbusd %zmm24, %zmm18, %zmm15
+	LONG $0x48fde162; WORD $0xe86f // vmovdqa64 %zmm0, %zmm21
+	LONG $0x400d8262; WORD $0xe950 // vpdpbusd %zmm25, %zmm30, %zmm21
+	LONG $0x40658262; WORD $0xc850 // vpdpbusd %zmm24, %zmm19, %zmm17
+	LONG $0x48fde162; WORD $0xf86f // vmovdqa64 %zmm0, %zmm23
+	QUAD $0x04105418487dc262 // vbroadcastss 0x10(%r8,%rdx), %zmm18
+	LONG $0x401d1262; WORD $0xd5a8 // vfmadd213ps %zmm29, %zmm28, %zmm10 # zmm10 = (zmm28 * zmm10) + zmm29
+	LONG $0x40058262; WORD $0xf950 // vpdpbusd %zmm25, %zmm31, %zmm23
+	LONG $0x48fde162; WORD $0xd86f // vmovdqa64 %zmm0, %zmm19
+	LONG $0x401d1262; WORD $0xdda8 // vfmadd213ps %zmm29, %zmm28, %zmm11 # zmm11 = (zmm28 * zmm11) + zmm29
+	LONG $0x400da262; WORD $0xda50 // vpdpbusd %zmm18, %zmm30, %zmm19
+	LONG $0x48fd6162; WORD $0xc86f // vmovdqa64 %zmm0, %zmm25
+	LONG $0x40052262; WORD $0xca50 // vpdpbusd %zmm18, %zmm31, %zmm25
+	LONG $0x401d1262; WORD $0xeda8 // vfmadd213ps %zmm29, %zmm28, %zmm13 # zmm13 = (zmm28 * zmm13) + zmm29
+	QUAD $0x14104c18487dd262 // vbroadcastss 0x50(%r8,%rdx), %zmm1
+	LONG $0x401d1262; WORD $0xfda8 // vfmadd213ps %zmm29, %zmm28, %zmm15 # zmm15 = (zmm28 * zmm15) + zmm29
+	LONG $0x48fd6162; WORD $0xc06f // vmovdqa64 %zmm0, %zmm24
+	LONG $0x400d6262; WORD $0xc150 // vpdpbusd %zmm1, %zmm30, %zmm24
+	LONG $0x48fde162; WORD $0xd06f // vmovdqa64 %zmm0, %zmm18
+	QUAD $0xfa1d646f48fe2162 // vmovdqu64 -0x180(%rbp,%r11), %zmm28
+	LONG $0x4005e262; WORD $0xd150 // vpdpbusd %zmm1, %zmm31, %zmm18
+	QUAD $0x05304c18487dd262 // vbroadcastss 0x14(%r8,%rsi), %zmm1
+	LONG $0x4025e262; WORD $0xe150 // vpdpbusd %zmm1, %zmm27, %zmm20
+	QUAD $0x15306c18487d4262 // vbroadcastss 0x54(%r8,%rsi), %zmm29
+	LONG $0x401de262; WORD $0xf150 // vpdpbusd %zmm1, %zmm28, %zmm22
+	QUAD $0x05104c18487dd262 // vbroadcastss 0x14(%r8,%rdx), %zmm1
+	LONG $0x40258262; WORD $0xed50 // vpdpbusd %zmm29, %zmm27, %zmm21
+	LONG $0x401d8262; WORD $0xfd50 // vpdpbusd %zmm29, %zmm28, %zmm23
+	LONG $0x4025e262; WORD $0xd950 // vpdpbusd %zmm1, %zmm27, %zmm19
+	LONG $0x401d6262; WORD $0xc950 // vpdpbusd %zmm1, %zmm28, %zmm25
+	QUAD $0x15104c18487dd262 // vbroadcastss 0x54(%r8,%rdx), %zmm1
+	LONG $0x40256262; WORD $0xc150 // vpdpbusd %zmm1, %zmm27, %zmm24
+	LONG $0x402c6162; WORD $0xda59 // vmulps %zmm2, %zmm26, %zmm27
+	LONG $0x402d1262; WORD $0xe3a8 // vfmadd213ps %zmm27, %zmm26, %zmm12 # zmm12 = (zmm26 * zmm12) + zmm27
+	LONG $0x402d1262; WORD $0xf3a8 // vfmadd213ps %zmm27, %zmm26, %zmm14 # zmm14 = (zmm26 * zmm14) + zmm27
+	LONG $0x402d8262; WORD $0xc3a8 // vfmadd213ps %zmm27, %zmm26, %zmm16 # zmm16 = (zmm26 * zmm16) + zmm27
+	LONG $0x401de262; WORD $0xd150 // vpdpbusd %zmm1, %zmm28, %zmm18
+	LONG $0x48fef162; WORD $0x4d6f; BYTE $0xfb // vmovdqu64 -0x140(%rbp), %zmm1
+	QUAD $0xfb1d646f48fe2162 // vmovdqu64 -0x140(%rbp,%r11), %zmm28
+	LONG $0x402d8262; WORD $0xcba8 // vfmadd213ps %zmm27, %zmm26, %zmm17 # zmm17 = (zmm26 * zmm17) + zmm27
+	QUAD $0x06305418487d4262 // vbroadcastss 0x18(%r8,%rsi), %zmm26
+	LONG $0x48758262; WORD $0xe250 // vpdpbusd %zmm26, %zmm1, %zmm20
+	QUAD $0x16305c18487d4262 // vbroadcastss 0x58(%r8,%rsi), %zmm27
+	LONG $0x401d8262; WORD $0xf250 // vpdpbusd %zmm26, %zmm28, %zmm22
+	LONG $0x48758262; WORD $0xeb50 // vpdpbusd %zmm27, %zmm1, %zmm21
+	QUAD $0x06105418487d4262 // vbroadcastss 0x18(%r8,%rdx), %zmm26
+	LONG $0x401d8262; WORD $0xfb50 // vpdpbusd %zmm27, %zmm28, %zmm23
+	LONG $0x48fe6162; WORD $0x5d6f; BYTE $0xfc // vmovdqu64 -0x100(%rbp), %zmm27
+	LONG $0x48758262; WORD $0xda50 // vpdpbusd %zmm26, %zmm1, %zmm19
+	LONG $0x401d0262; WORD $0xca50 // vpdpbusd %zmm26, %zmm28, %zmm25
+	QUAD $0x16105418487d4262 // vbroadcastss 0x58(%r8,%rdx), %zmm26
+	LONG $0x48750262; WORD $0xc250 // vpdpbusd %zmm26, %zmm1, %zmm24
+	QUAD $0xfc1d4c6f48feb162 // vmovdqu64 -0x100(%rbp,%r11), %zmm1
+	LONG $0x401d8262; WORD $0xd250 // vpdpbusd %zmm26, %zmm28, %zmm18
+	QUAD $0x07305418487d4262 // vbroadcastss 0x1c(%r8,%rsi), %zmm26
+	QUAD $0x17306418487d4262 // vbroadcastss 0x5c(%r8,%rsi), %zmm28
+	LONG $0x40258262; WORD $0xe250 // vpdpbusd %zmm26, %zmm27, %zmm20
+	LONG $0x48758262; WORD $0xf250 // vpdpbusd %zmm26, %zmm1, %zmm22
+	LONG $0x40258262; WORD $0xec50 // vpdpbusd %zmm28, %zmm27, %zmm21
+	LONG $0x48758262; WORD $0xfc50 // vpdpbusd %zmm28, %zmm1, %zmm23
+	QUAD $0x07105418487d4262 // vbroadcastss 0x1c(%r8,%rdx), %zmm26
+	LONG $0x40258262; WORD $0xda50 // vpdpbusd %zmm26, %zmm27, %zmm19
+	LONG $0x48750262; WORD $0xca50 // vpdpbusd %zmm26, %zmm1, %zmm25
+	QUAD $0x17105418487d4262 // vbroadcastss 0x5c(%r8,%rdx), %zmm26
+	LONG $0x40250262; WORD $0xc250 // vpdpbusd %zmm26, %zmm27, %zmm24
+	LONG $0x487c6162; WORD $0xda28 // vmovaps %zmm2, %zmm27
+	LONG $0x48758262; WORD $0xd250 // vpdpbusd %zmm26, %zmm1, %zmm18
+	QUAD $0xfe1d4c10487cb162 // vmovups -0x80(%rbp,%r11), %zmm1
+	LONG $0x406ce162; WORD $0xd258 // vaddps %zmm2, %zmm18, %zmm18
+	LONG $0x4875a262; WORD $0xd1a8 // vfmadd213ps %zmm17, %zmm1, %zmm18 # zmm18 = (zmm1 * zmm18) + zmm17
+	LONG $0x4034e162; WORD $0xca58 // vaddps %zmm2, %zmm25, %zmm17
+	LONG $0x4875a262; WORD $0xc8a8 // vfmadd213ps %zmm16, %zmm1, %zmm17 # zmm17 = (zmm1 * zmm17) + zmm16
+	LONG $0x4044e162; WORD $0xc258 // vaddps %zmm2, %zmm23, %zmm16
+	LONG $0x4875c262; WORD $0xc6a8 // vfmadd213ps %zmm14, %zmm1, %zmm16 # zmm16 = (zmm1 * zmm16) + zmm14
+	LONG $0x404c7162; WORD $0xf258 // vaddps %zmm2, %zmm22, %zmm14
+	LONG $0x48755262; WORD $0xf4a8 // vfmadd213ps %zmm12, %zmm1, %zmm14 # zmm14 = (zmm1 * zmm14) + zmm12
+	LONG $0x403c7162; WORD $0xe258 // vaddps %zmm2, %zmm24, %zmm12
+	LONG $0x487cf162; WORD $0x4d10; BYTE $0xfe // vmovups -0x80(%rbp), %zmm1
+	LONG $0x48755262; WORD $0xe7a8 // vfmadd213ps %zmm15, %zmm1, %zmm12 # zmm12 = (zmm1 * zmm12) + zmm15
+	LONG $0x40647162; WORD $0xfa58 // vaddps %zmm2, %zmm19, %zmm15
+	LONG $0x48755262; WORD $0xfda8 // vfmadd213ps %zmm13, %zmm1, %zmm15 # zmm15 = (zmm1 * zmm15) + zmm13
+	LONG $0x40547162; WORD $0xea58 // vaddps %zmm2, %zmm21, %zmm13
+	LONG $0x48755262; WORD $0xeba8 // vfmadd213ps %zmm11, %zmm1, %zmm13 # zmm13 = (zmm1 * zmm13) + zmm11
+	LONG $0x405c7162; WORD $0xda58 // vaddps %zmm2, %zmm20, %zmm11
+	LONG $0x48755262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm1, %zmm11 # zmm11 = (zmm1 * zmm11) + zmm10
+	QUAD $0x08304c18487dd262 // vbroadcastss 0x20(%r8,%rsi), %zmm1
+	LONG $0x48755262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm1, %zmm11 # zmm11 = (zmm1 * zmm11) + zmm8
+	LONG $0x48757262; WORD $0xf7a8 // vfmadd213ps %zmm7, %zmm1, %zmm14 # zmm14 = (zmm1 * zmm14) + zmm7
+	QUAD $0x18304c18487dd262 // vbroadcastss 0x60(%r8,%rsi), %zmm1
+	QUAD $0x08104418487d5262 // vbroadcastss 0x20(%r8,%rdx), %zmm8
+	LONG $0x48757262; WORD $0xeea8 // vfmadd213ps %zmm6, %zmm1, %zmm13 # zmm13 = (zmm1 * zmm13) + zmm6
+	QUAD $0x18107c18487dd262 // vbroadcastss 0x60(%r8,%rdx), %zmm7
+	LONG $0x4875e262; WORD $0xc5a8 // vfmadd213ps %zmm5, %zmm1, %zmm16 # zmm16 = (zmm1 * zmm16) + zmm5
+	LONG $0x483d7262; WORD $0xfca8 // vfmadd213ps %zmm4, %zmm8, %zmm15 # zmm15 = (zmm8 * zmm15) + zmm4
+	QUAD $0x0d304c18487dd262 // vbroadcastss 0x34(%r8,%rsi), %zmm1
+	LONG $0x483de262; WORD $0xcba8 // vfmadd213ps %zmm3, %zmm8, %zmm17 # zmm17 = (zmm8 * zmm17) + zmm3
+	LONG $0x48455262; WORD $0xe1a8 // vfmadd213ps %zmm9, %zmm7, %zmm12 # zmm12 = (zmm7 * zmm12) + zmm9
+	QUAD $0x1d305418487dd262 // vbroadcastss 0x74(%r8,%rsi), %zmm2
+	QUAD $0xa82494a84845e262; WORD $0x0000; BYTE $0x00 // vfmadd213ps 0xa8(%rsp), %zmm7, %zmm18 # zmm18 = (zmm7 * zmm18) + mem
+	LONG $0x487cf162; WORD $0x5d10; BYTE $0xff // vmovups -0x40(%rbp), %zmm3
+	QUAD $0x0d106418487dd262 // vbroadcastss 0x34(%r8,%rdx), %zmm4
+	LONG $0x48657262; WORD $0xd9b8 // vfmadd231ps %zmm1, %zmm3, %zmm11 # zmm11 = (zmm3 * zmm1) + zmm11
+	LONG $0x48657262; WORD $0xeab8 // vfmadd231ps %zmm2, %zmm3, %zmm13 # zmm13 = (zmm3 * zmm2) + zmm13
+	QUAD $0x1d106c18487dd262 // vbroadcastss 0x74(%r8,%rdx), %zmm5
+	LONG $0x48657262; WORD $0xfcb8 // vfmadd231ps %zmm4, %zmm3, %zmm15 # zmm15 = (zmm3 * zmm4) + zmm15
+	LONG $0x48557262; WORD $0xe3b8 // vfmadd231ps %zmm3, %zmm5, %zmm12 # zmm12 = (zmm5 * zmm3) + zmm12
+	QUAD $0xff1d5c10487cb162 // vmovups -0x40(%rbp,%r11), %zmm3
+	LONG $0x48657262; WORD $0xf1b8 // vfmadd231ps %zmm1, %zmm3, %zmm14 # zmm14 = (zmm3 * zmm1) + zmm14
+	LONG $0x4865e262; WORD $0xc2b8 // vfmadd231ps %zmm2, %zmm3, %zmm16 # zmm16 = (zmm3 * zmm2) + zmm16
+	LONG $0x4865e262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm3, %zmm17 # zmm17 = (zmm3 * zmm4) + zmm17
+	QUAD $0x0e304c18487dd262 // vbroadcastss 0x38(%r8,%rsi), %zmm1
+	LONG $0x4865e262; WORD $0xd5b8 // vfmadd231ps %zmm5, %zmm3, %zmm18 # zmm18 = (zmm3 * zmm5) + zmm18
+	LONG $0x487cf162; WORD $0x5510; BYTE $0x00 // vmovups (%rbp), %zmm2
+	QUAD $0x1e305c18487dd262 // vbroadcastss 0x78(%r8,%rsi), %zmm3
+	LONG $0x486d7262; WORD $0xd9b8 // vfmadd231ps %zmm1, %zmm2, %zmm11 # zmm11 = (zmm2 * zmm1) + zmm11
+	LONG $0x486d7262; WORD $0xebb8 // vfmadd231ps %zmm3, %zmm2, %zmm13 # zmm13 = (zmm2 * zmm3) + zmm13
+	QUAD $0x0e106418487dd262 // vbroadcastss 0x38(%r8,%rdx), %zmm4
+	LONG $0x486d7262; WORD $0xfcb8 // vfmadd231ps %zmm4, %zmm2, %zmm15 # zmm15 = (zmm2 * zmm4) + zmm15
+	QUAD $0x1e106c18487dd262 // vbroadcastss 0x78(%r8,%rdx), %zmm5
+	QUAD $0x001d7410487cb162 // vmovups (%rbp,%r11), %zmm6
+	LONG $0x48557262; WORD $0xe2b8 // vfmadd231ps %zmm2, %zmm5, %zmm12 # zmm12 = (zmm5 * zmm2) + zmm12
+	LONG $0x484d7262; WORD $0xf1b8 // vfmadd231ps %zmm1, %zmm6, %zmm14 # zmm14 = (zmm6 * zmm1) + zmm14
+	LONG $0x484de262; WORD $0xc3b8 // vfmadd231ps %zmm3, %zmm6, %zmm16 # zmm16 = (zmm6 * zmm3) + zmm16
+	LONG $0x484de262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm6, %zmm17 # zmm17 = (zmm6 * zmm4) + zmm17
+	LONG $0x484de262; WORD $0xd5b8 // vfmadd231ps %zmm5, %zmm6, %zmm18 # zmm18 = (zmm6 * zmm5) + zmm18
+	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
+	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
+	WORD $0xff48; BYTE $0xcf // decq %rdi
+	LONG $0x487c5162; WORD $0xc328 // vmovaps %zmm11, %zmm8
+	LONG $0x487cd162; WORD $0xf528 // vmovaps %zmm13, %zmm6
+	LONG $0x487cd162; WORD $0xe728 // vmovaps %zmm15, %zmm4
+	LONG $0x487c5162; WORD $0xcc28 // vmovaps %zmm12, %zmm9
+	LONG $0x487cd162; WORD $0xfe28 // vmovaps %zmm14, %zmm7
+	LONG $0x487cb162; WORD $0xe828 // vmovaps %zmm16, %zmm5
+	LONG $0x487cb162; WORD $0xd928 // vmovaps %zmm17, %zmm3
+	LONG $0x487cb162; WORD $0xd228 // vmovaps %zmm18, %zmm2
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0xfa7b870f; WORD $0xffff // ja 0x9730 <k_tile_panel_16_min+0x1630>
+	LONG $0xfff916e9; BYTE $0xff // jmp 0x95d0 <k_tile_panel_16_min+0x14d0>
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -4958,38 +6701,38 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x78780f0f; BYTE $0x78 // <unknown>
-	WORD $0x7878 // js 0x73fd <k_tile_panel_16_min+0x10cd>
-	WORD $0x7878 // js 0x73ff <k_tile_panel_16_min+0x10cf>
-	WORD $0x7878 // js 0x7401 <k_tile_panel_16_min+0x10d1>
-	WORD $0x7878 // js 0x7403 <k_tile_panel_16_min+0x10d3>
-	WORD $0x7878 // js 0x7405 <k_tile_panel_16_min+0x10d5>
-	WORD $0x7878 // js 0x7407 <k_tile_panel_16_min+0x10d7>
-	WORD $0x7878 // js 0x7409 <k_tile_panel_16_min+0x10d9>
-	WORD $0x7878 // js 0x740b <k_tile_panel_16_min+0x10db>
-	WORD $0x7878 // js 0x740d <k_tile_panel_16_min+0x10dd>
-	WORD $0x7878 // js 0x740f <k_tile_panel_16_min+0x10df>
-	WORD $0x7878 // js 0x7411 <k_tile_panel_16_min+0x10e1>
-	WORD $0x7878 // js 0x7413 <k_tile_panel_16_min+0x10e3>
-	WORD $0x7878 // js 0x7415 <k_tile_panel_16_min+0x10e5>
-	WORD $0x7878 // js 0x7417 <k_tile_panel_16_min+0x10e7>
-	WORD $0x7878 // js 0x7419 <k_tile_panel_16_min+0x10e9>
-	WORD $0x7878 // js 0x741b <k_tile_panel_16_min+0x10eb>
-	WORD $0x7878 // js 0x741d <k_tile_panel_16_min+0x10ed>
-	WORD $0x7878 // js 0x741f <k_tile_panel_16_min+0x10ef>
-	WORD $0x7878 // js 0x7421 <k_tile_panel_16_min+0x10f1>
-	WORD $0x7878 // js 0x7423 <k_tile_panel_16_min+0x10f3>
-	WORD $0x7878 // js 0x7425 <k_tile_panel_16_min+0x10f5>
-	WORD $0x7878 // js 0x7427 <k_tile_panel_16_min+0x10f7>
-	WORD $0x7878 // js 0x7429 <k_tile_panel_16_min+0x10f9>
-	WORD $0x7878 // js 0x742b <k_tile_panel_16_min+0x10fb>
-	WORD $0x7878 // js 0x742d <k_tile_panel_16_min+0x10fd>
-	WORD $0x7878 // js 0x742f <k_tile_panel_16_min+0x10ff>
-	WORD $0x7878 // js 0x7431 <k_tile_panel_16_min+0x1101>
-	WORD $0x7878 // js 0x7433 <k_tile_panel_16_min+0x1103>
-	WORD $0x7878 // js 0x7435 <k_tile_panel_16_min+0x1105>
-	WORD $0x7878 // js 0x7437 <k_tile_panel_16_min+0x1107>
-	WORD $0x0f78 // js 0x73d0 <k_tile_panel_16_min+0x10a0>
-	QUAD $0x0000000000000078; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // js 0x73c3 <k_tile_panel_16_min+0x1093>
+	WORD $0x7878 // js 0x9dbd <k_tile_panel_16_min+0x1cbd>
+	WORD $0x7878 // js 0x9dbf <k_tile_panel_16_min+0x1cbf>
+	WORD $0x7878 // js 0x9dc1 <k_tile_panel_16_min+0x1cc1>
+	WORD $0x7878 // js 0x9dc3 <k_tile_panel_16_min+0x1cc3>
+	WORD $0x7878 // js 0x9dc5 <k_tile_panel_16_min+0x1cc5>
+	WORD $0x7878 // js 0x9dc7 <k_tile_panel_16_min+0x1cc7>
+	WORD $0x7878 // js 0x9dc9 <k_tile_panel_16_min+0x1cc9>
+	WORD $0x7878 // js 0x9dcb <k_tile_panel_16_min+0x1ccb>
+	WORD $0x7878 // js 0x9dcd <k_tile_panel_16_min+0x1ccd>
+	WORD $0x7878 // js 0x9dcf <k_tile_panel_16_min+0x1ccf>
+	WORD $0x7878 // js 0x9dd1 <k_tile_panel_16_min+0x1cd1>
+	WORD $0x7878 // js 0x9dd3 <k_tile_panel_16_min+0x1cd3>
+	WORD $0x7878 // js 0x9dd5 <k_tile_panel_16_min+0x1cd5>
+	WORD $0x7878 // js 0x9dd7 <k_tile_panel_16_min+0x1cd7>
+	WORD $0x7878 // js 0x9dd9 <k_tile_panel_16_min+0x1cd9>
+	WORD $0x7878 // js 0x9ddb <k_tile_panel_16_min+0x1cdb>
+	WORD $0x7878 // js 0x9ddd <k_tile_panel_16_min+0x1cdd>
+	WORD $0x7878 // js 0x9ddf <k_tile_panel_16_min+0x1cdf>
+	WORD $0x7878 // js 0x9de1 <k_tile_panel_16_min+0x1ce1>
+	WORD $0x7878 // js 0x9de3 <k_tile_panel_16_min+0x1ce3>
+	WORD $0x7878 // js 0x9de5 <k_tile_panel_16_min+0x1ce5>
+	WORD $0x7878 // js 0x9de7 <k_tile_panel_16_min+0x1ce7>
+	WORD $0x7878 // js 0x9de9 <k_tile_panel_16_min+0x1ce9>
+	WORD $0x7878 // js 0x9deb <k_tile_panel_16_min+0x1ceb>
+	WORD $0x7878 // js 0x9ded <k_tile_panel_16_min+0x1ced>
+	WORD $0x7878 // js 0x9def <k_tile_panel_16_min+0x1cef>
+	WORD $0x7878 // js 0x9df1 <k_tile_panel_16_min+0x1cf1>
+	WORD $0x7878 // js 0x9df3 <k_tile_panel_16_min+0x1cf3>
+	WORD $0x7878 // js 0x9df5 <k_tile_panel_16_min+0x1cf5>
+	WORD $0x7878 // js 0x9df7 <k_tile_panel_16_min+0x1cf7>
+	WORD $0x0f78 // js 0x9d90 <k_tile_panel_16_min+0x1c90>
+	QUAD $0x0000000000000078; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // js 0x9d83 <k_tile_panel_16_min+0x1c83>
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
@@ -5070,37 +6813,37 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x7010; BYTE $0x70 // adcb %dh, 0x70(%rax)
-	WORD $0x7070 // jo 0x7574 <k_tile_panel_16_min+0x1244>
-	WORD $0x7070 // jo 0x7576 <k_tile_panel_16_min+0x1246>
-	WORD $0x7070 // jo 0x7578 <k_tile_panel_16_min+0x1248>
-	WORD $0x7070 // jo 0x757a <k_tile_panel_16_min+0x124a>
-	WORD $0x7070 // jo 0x757c <k_tile_panel_16_min+0x124c>
-	WORD $0x7070 // jo 0x757e <k_tile_panel_16_min+0x124e>
-	WORD $0x7070 // jo 0x7580 <k_tile_panel_16_min+0x1250>
-	WORD $0x7070 // jo 0x7582 <k_tile_panel_16_min+0x1252>
-	WORD $0x7070 // jo 0x7584 <k_tile_panel_16_min+0x1254>
-	WORD $0x7070 // jo 0x7586 <k_tile_panel_16_min+0x1256>
-	WORD $0x7070 // jo 0x7588 <k_tile_panel_16_min+0x1258>
-	WORD $0x7070 // jo 0x758a <k_tile_panel_16_min+0x125a>
-	WORD $0x7070 // jo 0x758c <k_tile_panel_16_min+0x125c>
-	WORD $0x7070 // jo 0x758e <k_tile_panel_16_min+0x125e>
-	WORD $0x7070 // jo 0x7590 <k_tile_panel_16_min+0x1260>
-	WORD $0x7070 // jo 0x7592 <k_tile_panel_16_min+0x1262>
-	WORD $0x7070 // jo 0x7594 <k_tile_panel_16_min+0x1264>
-	WORD $0x7070 // jo 0x7596 <k_tile_panel_16_min+0x1266>
-	WORD $0x7070 // jo 0x7598 <k_tile_panel_16_min+0x1268>
-	WORD $0x7070 // jo 0x759a <k_tile_panel_16_min+0x126a>
-	WORD $0x7070 // jo 0x759c <k_tile_panel_16_min+0x126c>
-	WORD $0x7070 // jo 0x759e <k_tile_panel_16_min+0x126e>
-	WORD $0x7070 // jo 0x75a0 <k_tile_panel_16_min+0x1270>
-	WORD $0x7070 // jo 0x75a2 <k_tile_panel_16_min+0x1272>
-	WORD $0x7070 // jo 0x75a4 <k_tile_panel_16_min+0x1274>
-	WORD $0x7070 // jo 0x75a6 <k_tile_panel_16_min+0x1276>
-	WORD $0x7070 // jo 0x75a8 <k_tile_panel_16_min+0x1278>
-	WORD $0x7070 // jo 0x75aa <k_tile_panel_16_min+0x127a>
-	WORD $0x7070 // jo 0x75ac <k_tile_panel_16_min+0x127c>
-	WORD $0x7070 // jo 0x75ae <k_tile_panel_16_min+0x127e>
-	WORD $0x7070 // jo 0x75b0 <k_tile_panel_16_min+0x1280>
+	WORD $0x7070 // jo 0x9f34 <k_tile_panel_16_min+0x1e34>
+	WORD $0x7070 // jo 0x9f36 <k_tile_panel_16_min+0x1e36>
+	WORD $0x7070 // jo 0x9f38 <k_tile_panel_16_min+0x1e38>
+	WORD $0x7070 // jo 0x9f3a <k_tile_panel_16_min+0x1e3a>
+	WORD $0x7070 // jo 0x9f3c <k_tile_panel_16_min+0x1e3c>
+	WORD $0x7070 // jo 0x9f3e <k_tile_panel_16_min+0x1e3e>
+	WORD $0x7070 // jo 0x9f40 <k_tile_panel_16_min+0x1e40>
+	WORD $0x7070 // jo 0x9f42 <k_tile_panel_16_min+0x1e42>
+	WORD $0x7070 // jo 0x9f44 <k_tile_panel_16_min+0x1e44>
+	WORD $0x7070 // jo 0x9f46 <k_tile_panel_16_min+0x1e46>
+	WORD $0x7070 // jo 0x9f48 <k_tile_panel_16_min+0x1e48>
+	WORD $0x7070 // jo 0x9f4a <k_tile_panel_16_min+0x1e4a>
+	WORD $0x7070 // jo 0x9f4c <k_tile_panel_16_min+0x1e4c>
+	WORD $0x7070 // jo 0x9f4e <k_tile_panel_16_min+0x1e4e>
+	WORD $0x7070 // jo 0x9f50 <k_tile_panel_16_min+0x1e50>
+	WORD $0x7070 // jo 0x9f52 <k_tile_panel_16_min+0x1e52>
+	WORD $0x7070 // jo 0x9f54 <k_tile_panel_16_min+0x1e54>
+	WORD $0x7070 // jo 0x9f56 <k_tile_panel_16_min+0x1e56>
+	WORD $0x7070 // jo 0x9f58 <k_tile_panel_16_min+0x1e58>
+	WORD $0x7070 // jo 0x9f5a <k_tile_panel_16_min+0x1e5a>
+	WORD $0x7070 // jo 0x9f5c <k_tile_panel_16_min+0x1e5c>
+	WORD $0x7070 // jo 0x9f5e <k_tile_panel_16_min+0x1e5e>
+	WORD $0x7070 // jo 0x9f60 <k_tile_panel_16_min+0x1e60>
+	WORD $0x7070 // jo 0x9f62 <k_tile_panel_16_min+0x1e62>
+	WORD $0x7070 // jo 0x9f64 <k_tile_panel_16_min+0x1e64>
+	WORD $0x7070 // jo 0x9f66 <k_tile_panel_16_min+0x1e66>
+	WORD $0x7070 // jo 0x9f68 <k_tile_panel_16_min+0x1e68>
+	WORD $0x7070 // jo 0x9f6a <k_tile_panel_16_min+0x1e6a>
+	WORD $0x7070 // jo 0x9f6c <k_tile_panel_16_min+0x1e6c>
+	WORD $0x7070 // jo 0x9f6e <k_tile_panel_16_min+0x1e6e>
+	WORD $0x7070 // jo 0x9f70 <k_tile_panel_16_min+0x1e70>
 	QUAD $0x000000000070100f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // movups (%rax), %xmm6
 	BYTE $0x00
 	QUAD $0x0000000000000000
@@ -5270,38 +7013,38 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
-	WORD $0x7c7c // jl 0x77be <k_tile_panel_16_min+0x148e>
-	WORD $0x7c7c // jl 0x77c0 <k_tile_panel_16_min+0x1490>
-	WORD $0x7c7c // jl 0x77c2 <k_tile_panel_16_min+0x1492>
-	WORD $0x7c7c // jl 0x77c4 <k_tile_panel_16_min+0x1494>
-	WORD $0x7c7c // jl 0x77c6 <k_tile_panel_16_min+0x1496>
-	WORD $0x7c7c // jl 0x77c8 <k_tile_panel_16_min+0x1498>
-	WORD $0x7c7c // jl 0x77ca <k_tile_panel_16_min+0x149a>
-	WORD $0x7c7c // jl 0x77cc <k_tile_panel_16_min+0x149c>
-	WORD $0x7c7c // jl 0x77ce <k_tile_panel_16_min+0x149e>
-	WORD $0x7c7c // jl 0x77d0 <k_tile_panel_16_min+0x14a0>
-	WORD $0x7c7c // jl 0x77d2 <k_tile_panel_16_min+0x14a2>
-	WORD $0x7c7c // jl 0x77d4 <k_tile_panel_16_min+0x14a4>
-	WORD $0x7c7c // jl 0x77d6 <k_tile_panel_16_min+0x14a6>
-	WORD $0x7c7c // jl 0x77d8 <k_tile_panel_16_min+0x14a8>
-	WORD $0x7c7c // jl 0x77da <k_tile_panel_16_min+0x14aa>
-	WORD $0x7c7c // jl 0x77dc <k_tile_panel_16_min+0x14ac>
-	WORD $0x7c7c // jl 0x77de <k_tile_panel_16_min+0x14ae>
-	WORD $0x7c7c // jl 0x77e0 <k_tile_panel_16_min+0x14b0>
-	WORD $0x7c7c // jl 0x77e2 <k_tile_panel_16_min+0x14b2>
-	WORD $0x7c7c // jl 0x77e4 <k_tile_panel_16_min+0x14b4>
-	WORD $0x7c7c // jl 0x77e6 <k_tile_panel_16_min+0x14b6>
-	WORD $0x7c7c // jl 0x77e8 <k_tile_panel_16_min+0x14b8>
-	WORD $0x7c7c // jl 0x77ea <k_tile_panel_16_min+0x14ba>
-	WORD $0x7c7c // jl 0x77ec <k_tile_panel_16_min+0x14bc>
-	WORD $0x7c7c // jl 0x77ee <k_tile_panel_16_min+0x14be>
-	WORD $0x7c7c // jl 0x77f0 <k_tile_panel_16_min+0x14c0>
-	WORD $0x7c7c // jl 0x77f2 <k_tile_panel_16_min+0x14c2>
-	WORD $0x7c7c // jl 0x77f4 <k_tile_panel_16_min+0x14c4>
-	WORD $0x7c7c // jl 0x77f6 <k_tile_panel_16_min+0x14c6>
-	WORD $0x7c7c // jl 0x77f8 <k_tile_panel_16_min+0x14c8>
-	WORD $0x7c7c // jl 0x77fa <k_tile_panel_16_min+0x14ca>
-	WORD $0x7c7c // jl 0x77fc <k_tile_panel_16_min+0x14cc>
+	WORD $0x7c7c // jl 0xa17e <k_tile_panel_16_min+0x207e>
+	WORD $0x7c7c // jl 0xa180 <k_tile_panel_16_min+0x2080>
+	WORD $0x7c7c // jl 0xa182 <k_tile_panel_16_min+0x2082>
+	WORD $0x7c7c // jl 0xa184 <k_tile_panel_16_min+0x2084>
+	WORD $0x7c7c // jl 0xa186 <k_tile_panel_16_min+0x2086>
+	WORD $0x7c7c // jl 0xa188 <k_tile_panel_16_min+0x2088>
+	WORD $0x7c7c // jl 0xa18a <k_tile_panel_16_min+0x208a>
+	WORD $0x7c7c // jl 0xa18c <k_tile_panel_16_min+0x208c>
+	WORD $0x7c7c // jl 0xa18e <k_tile_panel_16_min+0x208e>
+	WORD $0x7c7c // jl 0xa190 <k_tile_panel_16_min+0x2090>
+	WORD $0x7c7c // jl 0xa192 <k_tile_panel_16_min+0x2092>
+	WORD $0x7c7c // jl 0xa194 <k_tile_panel_16_min+0x2094>
+	WORD $0x7c7c // jl 0xa196 <k_tile_panel_16_min+0x2096>
+	WORD $0x7c7c // jl 0xa198 <k_tile_panel_16_min+0x2098>
+	WORD $0x7c7c // jl 0xa19a <k_tile_panel_16_min+0x209a>
+	WORD $0x7c7c // jl 0xa19c <k_tile_panel_16_min+0x209c>
+	WORD $0x7c7c // jl 0xa19e <k_tile_panel_16_min+0x209e>
+	WORD $0x7c7c // jl 0xa1a0 <k_tile_panel_16_min+0x20a0>
+	WORD $0x7c7c // jl 0xa1a2 <k_tile_panel_16_min+0x20a2>
+	WORD $0x7c7c // jl 0xa1a4 <k_tile_panel_16_min+0x20a4>
+	WORD $0x7c7c // jl 0xa1a6 <k_tile_panel_16_min+0x20a6>
+	WORD $0x7c7c // jl 0xa1a8 <k_tile_panel_16_min+0x20a8>
+	WORD $0x7c7c // jl 0xa1aa <k_tile_panel_16_min+0x20aa>
+	WORD $0x7c7c // jl 0xa1ac <k_tile_panel_16_min+0x20ac>
+	WORD $0x7c7c // jl 0xa1ae <k_tile_panel_16_min+0x20ae>
+	WORD $0x7c7c // jl 0xa1b0 <k_tile_panel_16_min+0x20b0>
+	WORD $0x7c7c // jl 0xa1b2 <k_tile_panel_16_min+0x20b2>
+	WORD $0x7c7c // jl 0xa1b4 <k_tile_panel_16_min+0x20b4>
+	WORD $0x7c7c // jl 0xa1b6 <k_tile_panel_16_min+0x20b6>
+	WORD $0x7c7c // jl 0xa1b8 <k_tile_panel_16_min+0x20b8>
+	WORD $0x7c7c // jl 0xa1ba <k_tile_panel_16_min+0x20ba>
+	WORD $0x7c7c // jl 0xa1bc <k_tile_panel_16_min+0x20bc>
 	LONG $0x80808001; WORD $0x8005 // addl %eax, -0x7ffa7f80(%rax)
 	LONG $0x80098080; WORD $0x8080; BYTE $0x0d // addb $0xd, -0x7f7f7ff7(%rax)
 	LONG $0x11808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fee80(%rax)
@@ -5590,27 +7333,27 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535a1e7 <k_tile_panel_16_min+0x45353eb7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535cba7 <k_tile_panel_16_min+0x45354aa7>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0x7b52 <k_tile_panel_16_min+0x1822>
+	WORD $0x8171 // jno 0xa512 <k_tile_panel_16_min+0x2412>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535a1f7 <k_tile_panel_16_min+0x45353ec7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535cbb7 <k_tile_panel_16_min+0x45354ab7>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0x7b62 <k_tile_panel_16_min+0x1832>
+	WORD $0x8171 // jno 0xa522 <k_tile_panel_16_min+0x2422>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535a207 <k_tile_panel_16_min+0x45353ed7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535cbc7 <k_tile_panel_16_min+0x45354ac7>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0x7b72 <k_tile_panel_16_min+0x1842>
+	WORD $0x8171 // jno 0xa532 <k_tile_panel_16_min+0x2432>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535a217 <k_tile_panel_16_min+0x45353ee7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535cbd7 <k_tile_panel_16_min+0x45354ad7>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8071 // jno 0x7b81 <k_tile_panel_16_min+0x1851>
+	WORD $0x8071 // jno 0xa541 <k_tile_panel_16_min+0x2441>
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
@@ -5620,7 +7363,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
-	QUAD $0x000000000000800f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jo 0x7c46 <k_tile_panel_16_min+0x1916>
+	QUAD $0x000000000000800f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jo 0xa606 <k_tile_panel_16_min+0x2506>
 	BYTE $0x00
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
@@ -5651,21 +7394,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535a2f7 <k_tile_panel_16_min+0x45353fc7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535ccb7 <k_tile_panel_16_min+0x45354bb7>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0x7c62 <k_tile_panel_16_min+0x1932>
+	WORD $0x8171 // jno 0xa622 <k_tile_panel_16_min+0x2522>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535a307 <k_tile_panel_16_min+0x45353fd7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535ccc7 <k_tile_panel_16_min+0x45354bc7>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0x7c72 <k_tile_panel_16_min+0x1942>
+	WORD $0x8171 // jno 0xa632 <k_tile_panel_16_min+0x2532>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535a317 <k_tile_panel_16_min+0x45353fe7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535ccd7 <k_tile_panel_16_min+0x45354bd7>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8071 // jno 0x7c81 <k_tile_panel_16_min+0x1951>
+	WORD $0x8071 // jno 0xa641 <k_tile_panel_16_min+0x2541>
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
@@ -5675,7 +7418,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
-	QUAD $0x000000000000800f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jo 0x7d46 <k_tile_panel_16_min+0x1a16>
+	QUAD $0x000000000000800f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jo 0xa706 <k_tile_panel_16_min+0x2606>
 	BYTE $0x00
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000

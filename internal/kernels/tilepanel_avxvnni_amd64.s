@@ -20,7 +20,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x006cc505187de2c4; BYTE $0x00 // vbroadcastss 0x6cc5(%rip), %ymm0 # 0x6ce4 <k_tile_panel_16_min+0xcf4>
+	QUAD $0x00640505187de2c4; BYTE $0x00 // vbroadcastss 0x6405(%rip), %ymm0 # 0x6424 <k_tile_panel_16_min+0xd14>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -66,8 +66,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x006bb505787de2c4; BYTE $0x00 // vpbroadcastb 0x6bb5(%rip), %ymm0 # 0x6cf4 <k_tile_panel_16_min+0xd04>
-	QUAD $0x006bad0d787de2c4; BYTE $0x00 // vpbroadcastb 0x6bad(%rip), %ymm1 # 0x6cf5 <k_tile_panel_16_min+0xd05>
+	QUAD $0x0062f505787de2c4; BYTE $0x00 // vpbroadcastb 0x62f5(%rip), %ymm0 # 0x6434 <k_tile_panel_16_min+0xd24>
+	QUAD $0x0062ed0d787de2c4; BYTE $0x00 // vpbroadcastb 0x62ed(%rip), %ymm1 # 0x6435 <k_tile_panel_16_min+0xd25>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -129,7 +129,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x006a4705787de2c4; BYTE $0x00 // vpbroadcastb 0x6a47(%rip), %ymm0 # 0x6cf6 <k_tile_panel_16_min+0xd06>
+	QUAD $0x00618705787de2c4; BYTE $0x00 // vpbroadcastb 0x6187(%rip), %ymm0 # 0x6436 <k_tile_panel_16_min+0xd26>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -185,9 +185,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0068f805787de2c4; BYTE $0x00 // vpbroadcastb 0x68f8(%rip), %ymm0 # 0x6cf7 <k_tile_panel_16_min+0xd07>
-	QUAD $0x0068f00d787de2c4; BYTE $0x00 // vpbroadcastb 0x68f0(%rip), %ymm1 # 0x6cf8 <k_tile_panel_16_min+0xd08>
-	QUAD $0x0068e815787de2c4; BYTE $0x00 // vpbroadcastb 0x68e8(%rip), %ymm2 # 0x6cf9 <k_tile_panel_16_min+0xd09>
+	QUAD $0x00603805787de2c4; BYTE $0x00 // vpbroadcastb 0x6038(%rip), %ymm0 # 0x6437 <k_tile_panel_16_min+0xd27>
+	QUAD $0x0060300d787de2c4; BYTE $0x00 // vpbroadcastb 0x6030(%rip), %ymm1 # 0x6438 <k_tile_panel_16_min+0xd28>
+	QUAD $0x00602815787de2c4; BYTE $0x00 // vpbroadcastb 0x6028(%rip), %ymm2 # 0x6439 <k_tile_panel_16_min+0xd29>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -279,8 +279,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0066db05787de2c4; BYTE $0x00 // vpbroadcastb 0x66db(%rip), %ymm0 # 0x6cfa <k_tile_panel_16_min+0xd0a>
-	QUAD $0x0066d30d787de2c4; BYTE $0x00 // vpbroadcastb 0x66d3(%rip), %ymm1 # 0x6cfb <k_tile_panel_16_min+0xd0b>
+	QUAD $0x005e1b05787de2c4; BYTE $0x00 // vpbroadcastb 0x5e1b(%rip), %ymm0 # 0x643a <k_tile_panel_16_min+0xd2a>
+	QUAD $0x005e130d787de2c4; BYTE $0x00 // vpbroadcastb 0x5e13(%rip), %ymm1 # 0x643b <k_tile_panel_16_min+0xd2b>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -369,9 +369,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0064c805787de2c4; BYTE $0x00 // vpbroadcastb 0x64c8(%rip), %ymm0 # 0x6cfc <k_tile_panel_16_min+0xd0c>
-	QUAD $0x0064870d187de2c4; BYTE $0x00 // vbroadcastss 0x6487(%rip), %ymm1 # 0x6cc4 <k_tile_panel_16_min+0xcd4>
-	QUAD $0x00649615187de2c4; BYTE $0x00 // vbroadcastss 0x6496(%rip), %ymm2 # 0x6cdc <k_tile_panel_16_min+0xcec>
+	QUAD $0x005c0805787de2c4; BYTE $0x00 // vpbroadcastb 0x5c08(%rip), %ymm0 # 0x643c <k_tile_panel_16_min+0xd2c>
+	QUAD $0x005bc70d187de2c4; BYTE $0x00 // vbroadcastss 0x5bc7(%rip), %ymm1 # 0x6404 <k_tile_panel_16_min+0xcf4>
+	QUAD $0x005bd615187de2c4; BYTE $0x00 // vbroadcastss 0x5bd6(%rip), %ymm2 # 0x641c <k_tile_panel_16_min+0xd0c>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -649,16 +649,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005dc505587de2c4; BYTE $0x00 // vpbroadcastd 0x5dc5(%rip), %ymm0 # 0x6cd8 <k_tile_panel_16_min+0xce8>
+	QUAD $0x00550505587de2c4; BYTE $0x00 // vpbroadcastd 0x5505(%rip), %ymm0 # 0x6418 <k_tile_panel_16_min+0xd08>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005dca0d587de2c4; BYTE $0x00 // vpbroadcastd 0x5dca(%rip), %ymm1 # 0x6ce8 <k_tile_panel_16_min+0xcf8>
-	QUAD $0x005dd615787de2c4; BYTE $0x00 // vpbroadcastb 0x5dd6(%rip), %ymm2 # 0x6cfd <k_tile_panel_16_min+0xd0d>
-	QUAD $0x005dce1d787de2c4; BYTE $0x00 // vpbroadcastb 0x5dce(%rip), %ymm3 # 0x6cfe <k_tile_panel_16_min+0xd0e>
-	QUAD $0x005dc625787de2c4; BYTE $0x00 // vpbroadcastb 0x5dc6(%rip), %ymm4 # 0x6cff <k_tile_panel_16_min+0xd0f>
-	QUAD $0x005d7e2d587de2c4; BYTE $0x00 // vpbroadcastd 0x5d7e(%rip), %ymm5 # 0x6cc0 <k_tile_panel_16_min+0xcd0>
-	QUAD $0x005d9535587de2c4; BYTE $0x00 // vpbroadcastd 0x5d95(%rip), %ymm6 # 0x6ce0 <k_tile_panel_16_min+0xcf0>
-	QUAD $0x00005c6d3d6ffdc5 // vmovdqa 0x5c6d(%rip), %ymm7 # 0x6bc0 <k_tile_panel_16_min+0xbd0>
-	QUAD $0x00005c05056f7dc5 // vmovdqa 0x5c05(%rip), %ymm8 # 0x6b60 <k_tile_panel_16_min+0xb70>
+	QUAD $0x00550a0d587de2c4; BYTE $0x00 // vpbroadcastd 0x550a(%rip), %ymm1 # 0x6428 <k_tile_panel_16_min+0xd18>
+	QUAD $0x00551615787de2c4; BYTE $0x00 // vpbroadcastb 0x5516(%rip), %ymm2 # 0x643d <k_tile_panel_16_min+0xd2d>
+	QUAD $0x00550e1d787de2c4; BYTE $0x00 // vpbroadcastb 0x550e(%rip), %ymm3 # 0x643e <k_tile_panel_16_min+0xd2e>
+	QUAD $0x00550625787de2c4; BYTE $0x00 // vpbroadcastb 0x5506(%rip), %ymm4 # 0x643f <k_tile_panel_16_min+0xd2f>
+	QUAD $0x0054be2d587de2c4; BYTE $0x00 // vpbroadcastd 0x54be(%rip), %ymm5 # 0x6400 <k_tile_panel_16_min+0xcf0>
+	QUAD $0x0054d535587de2c4; BYTE $0x00 // vpbroadcastd 0x54d5(%rip), %ymm6 # 0x6420 <k_tile_panel_16_min+0xd10>
+	QUAD $0x000053ad3d6ffdc5 // vmovdqa 0x53ad(%rip), %ymm7 # 0x6300 <k_tile_panel_16_min+0xbf0>
+	QUAD $0x00005345056f7dc5 // vmovdqa 0x5345(%rip), %ymm8 # 0x62a0 <k_tile_panel_16_min+0xb90>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1054,15 +1054,15 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00541d05587de2c4; BYTE $0x00 // vpbroadcastd 0x541d(%rip), %ymm0 # 0x6ccc <k_tile_panel_16_min+0xcdc>
-	QUAD $0x0054200d587de2c4; BYTE $0x00 // vpbroadcastd 0x5420(%rip), %ymm1 # 0x6cd8 <k_tile_panel_16_min+0xce8>
-	QUAD $0x00542715587de2c4; BYTE $0x00 // vpbroadcastd 0x5427(%rip), %ymm2 # 0x6ce8 <k_tile_panel_16_min+0xcf8>
+	QUAD $0x004b5d05587de2c4; BYTE $0x00 // vpbroadcastd 0x4b5d(%rip), %ymm0 # 0x640c <k_tile_panel_16_min+0xcfc>
+	QUAD $0x004b600d587de2c4; BYTE $0x00 // vpbroadcastd 0x4b60(%rip), %ymm1 # 0x6418 <k_tile_panel_16_min+0xd08>
+	QUAD $0x004b6715587de2c4; BYTE $0x00 // vpbroadcastd 0x4b67(%rip), %ymm2 # 0x6428 <k_tile_panel_16_min+0xd18>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0054341d787de2c4; BYTE $0x00 // vpbroadcastb 0x5434(%rip), %ymm3 # 0x6d00 <k_tile_panel_16_min+0xd10>
-	QUAD $0x0053eb25187de2c4; BYTE $0x00 // vbroadcastss 0x53eb(%rip), %ymm4 # 0x6cc0 <k_tile_panel_16_min+0xcd0>
-	QUAD $0x0053fe2d187de2c4; BYTE $0x00 // vbroadcastss 0x53fe(%rip), %ymm5 # 0x6cdc <k_tile_panel_16_min+0xcec>
-	QUAD $0x000052da356ffdc5 // vmovdqa 0x52da(%rip), %ymm6 # 0x6bc0 <k_tile_panel_16_min+0xbd0>
-	QUAD $0x000052723d6ffdc5 // vmovdqa 0x5272(%rip), %ymm7 # 0x6b60 <k_tile_panel_16_min+0xb70>
+	QUAD $0x004b741d787de2c4; BYTE $0x00 // vpbroadcastb 0x4b74(%rip), %ymm3 # 0x6440 <k_tile_panel_16_min+0xd30>
+	QUAD $0x004b2b25187de2c4; BYTE $0x00 // vbroadcastss 0x4b2b(%rip), %ymm4 # 0x6400 <k_tile_panel_16_min+0xcf0>
+	QUAD $0x004b3e2d187de2c4; BYTE $0x00 // vbroadcastss 0x4b3e(%rip), %ymm5 # 0x641c <k_tile_panel_16_min+0xd0c>
+	QUAD $0x00004a1a356ffdc5 // vmovdqa 0x4a1a(%rip), %ymm6 # 0x6300 <k_tile_panel_16_min+0xbf0>
+	QUAD $0x000049b23d6ffdc5 // vmovdqa 0x49b2(%rip), %ymm7 # 0x62a0 <k_tile_panel_16_min+0xb90>
 	WORD $0x9066 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1280,15 +1280,15 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x004e4105587de2c4; BYTE $0x00 // vpbroadcastd 0x4e41(%rip), %ymm0 # 0x6ccc <k_tile_panel_16_min+0xcdc>
-	QUAD $0x004e440d587de2c4; BYTE $0x00 // vpbroadcastd 0x4e44(%rip), %ymm1 # 0x6cd8 <k_tile_panel_16_min+0xce8>
-	QUAD $0x004e4b15587de2c4; BYTE $0x00 // vpbroadcastd 0x4e4b(%rip), %ymm2 # 0x6ce8 <k_tile_panel_16_min+0xcf8>
-	QUAD $0x004e5b1d787de2c4; BYTE $0x00 // vpbroadcastb 0x4e5b(%rip), %ymm3 # 0x6d01 <k_tile_panel_16_min+0xd11>
-	QUAD $0x004e5325787de2c4; BYTE $0x00 // vpbroadcastb 0x4e53(%rip), %ymm4 # 0x6d02 <k_tile_panel_16_min+0xd12>
-	QUAD $0x004e082d187de2c4; BYTE $0x00 // vbroadcastss 0x4e08(%rip), %ymm5 # 0x6cc0 <k_tile_panel_16_min+0xcd0>
-	QUAD $0x004e1b35187de2c4; BYTE $0x00 // vbroadcastss 0x4e1b(%rip), %ymm6 # 0x6cdc <k_tile_panel_16_min+0xcec>
-	QUAD $0x00004cf73d6ffdc5 // vmovdqa 0x4cf7(%rip), %ymm7 # 0x6bc0 <k_tile_panel_16_min+0xbd0>
-	QUAD $0x00004c8f056f7dc5 // vmovdqa 0x4c8f(%rip), %ymm8 # 0x6b60 <k_tile_panel_16_min+0xb70>
+	QUAD $0x00458105587de2c4; BYTE $0x00 // vpbroadcastd 0x4581(%rip), %ymm0 # 0x640c <k_tile_panel_16_min+0xcfc>
+	QUAD $0x0045840d587de2c4; BYTE $0x00 // vpbroadcastd 0x4584(%rip), %ymm1 # 0x6418 <k_tile_panel_16_min+0xd08>
+	QUAD $0x00458b15587de2c4; BYTE $0x00 // vpbroadcastd 0x458b(%rip), %ymm2 # 0x6428 <k_tile_panel_16_min+0xd18>
+	QUAD $0x00459b1d787de2c4; BYTE $0x00 // vpbroadcastb 0x459b(%rip), %ymm3 # 0x6441 <k_tile_panel_16_min+0xd31>
+	QUAD $0x00459325787de2c4; BYTE $0x00 // vpbroadcastb 0x4593(%rip), %ymm4 # 0x6442 <k_tile_panel_16_min+0xd32>
+	QUAD $0x0045482d187de2c4; BYTE $0x00 // vbroadcastss 0x4548(%rip), %ymm5 # 0x6400 <k_tile_panel_16_min+0xcf0>
+	QUAD $0x00455b35187de2c4; BYTE $0x00 // vbroadcastss 0x455b(%rip), %ymm6 # 0x641c <k_tile_panel_16_min+0xd0c>
+	QUAD $0x000044373d6ffdc5 // vmovdqa 0x4437(%rip), %ymm7 # 0x6300 <k_tile_panel_16_min+0xbf0>
+	QUAD $0x000043cf056f7dc5 // vmovdqa 0x43cf(%rip), %ymm8 # 0x62a0 <k_tile_panel_16_min+0xb90>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
@@ -1634,9 +1634,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0045dd05787de2c4; BYTE $0x00 // vpbroadcastb 0x45dd(%rip), %ymm0 # 0x6d03 <k_tile_panel_16_min+0xd13>
-	QUAD $0x0045d50d787de2c4; BYTE $0x00 // vpbroadcastb 0x45d5(%rip), %ymm1 # 0x6d04 <k_tile_panel_16_min+0xd14>
-	QUAD $0x0045cd15787de2c4; BYTE $0x00 // vpbroadcastb 0x45cd(%rip), %ymm2 # 0x6d05 <k_tile_panel_16_min+0xd15>
+	QUAD $0x003d1d05787de2c4; BYTE $0x00 // vpbroadcastb 0x3d1d(%rip), %ymm0 # 0x6443 <k_tile_panel_16_min+0xd33>
+	QUAD $0x003d150d787de2c4; BYTE $0x00 // vpbroadcastb 0x3d15(%rip), %ymm1 # 0x6444 <k_tile_panel_16_min+0xd34>
+	QUAD $0x003d0d15787de2c4; BYTE $0x00 // vpbroadcastb 0x3d0d(%rip), %ymm2 # 0x6445 <k_tile_panel_16_min+0xd35>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1978,9 +1978,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x003d9705787de2c4; BYTE $0x00 // vpbroadcastb 0x3d97(%rip), %ymm0 # 0x6d06 <k_tile_panel_16_min+0xd16>
-	QUAD $0x003db80d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3db8(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
-	QUAD $0x003d8615787de2c4; BYTE $0x00 // vpbroadcastb 0x3d86(%rip), %ymm2 # 0x6d07 <k_tile_panel_16_min+0xd17>
+	QUAD $0x0034d705787de2c4; BYTE $0x00 // vpbroadcastb 0x34d7(%rip), %ymm0 # 0x6446 <k_tile_panel_16_min+0xd36>
+	QUAD $0x0034f80d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x34f8(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x0034c615787de2c4; BYTE $0x00 // vpbroadcastb 0x34c6(%rip), %ymm2 # 0x6447 <k_tile_panel_16_min+0xd37>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -2058,12 +2058,12 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x003bea05787de2c4; BYTE $0x00 // vpbroadcastb 0x3bea(%rip), %ymm0 # 0x6d08 <k_tile_panel_16_min+0xd18>
-	QUAD $0x003c090d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3c09(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
-	QUAD $0x003bd915787de2c4; BYTE $0x00 // vpbroadcastb 0x3bd9(%rip), %ymm2 # 0x6d09 <k_tile_panel_16_min+0xd19>
-	QUAD $0x003b8b1d587de2c4; BYTE $0x00 // vpbroadcastd 0x3b8b(%rip), %ymm3 # 0x6cc4 <k_tile_panel_16_min+0xcd4>
-	QUAD $0x003baa25587de2c4; BYTE $0x00 // vpbroadcastd 0x3baa(%rip), %ymm4 # 0x6cec <k_tile_panel_16_min+0xcfc>
-	QUAD $0x003b952d587de2c4; BYTE $0x00 // vpbroadcastd 0x3b95(%rip), %ymm5 # 0x6ce0 <k_tile_panel_16_min+0xcf0>
+	QUAD $0x00332a05787de2c4; BYTE $0x00 // vpbroadcastb 0x332a(%rip), %ymm0 # 0x6448 <k_tile_panel_16_min+0xd38>
+	QUAD $0x0033490d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3349(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x00331915787de2c4; BYTE $0x00 // vpbroadcastb 0x3319(%rip), %ymm2 # 0x6449 <k_tile_panel_16_min+0xd39>
+	QUAD $0x0032cb1d587de2c4; BYTE $0x00 // vpbroadcastd 0x32cb(%rip), %ymm3 # 0x6404 <k_tile_panel_16_min+0xcf4>
+	QUAD $0x0032ea25587de2c4; BYTE $0x00 // vpbroadcastd 0x32ea(%rip), %ymm4 # 0x642c <k_tile_panel_16_min+0xd1c>
+	QUAD $0x0032d52d587de2c4; BYTE $0x00 // vpbroadcastd 0x32d5(%rip), %ymm5 # 0x6420 <k_tile_panel_16_min+0xd10>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -2339,13 +2339,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00355b05787de2c4; BYTE $0x00 // vpbroadcastb 0x355b(%rip), %ymm0 # 0x6d0a <k_tile_panel_16_min+0xd1a>
-	QUAD $0x0035680d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3568(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
-	QUAD $0x00354a15787de2c4; BYTE $0x00 // vpbroadcastb 0x354a(%rip), %ymm2 # 0x6d0b <k_tile_panel_16_min+0xd1b>
-	QUAD $0x0035421d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3542(%rip), %xmm3 # 0x6d0c <k_tile_panel_16_min+0xd1c>
+	QUAD $0x002c9b05787de2c4; BYTE $0x00 // vpbroadcastb 0x2c9b(%rip), %ymm0 # 0x644a <k_tile_panel_16_min+0xd3a>
+	QUAD $0x002ca80d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x2ca8(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x002c8a15787de2c4; BYTE $0x00 // vpbroadcastb 0x2c8a(%rip), %ymm2 # 0x644b <k_tile_panel_16_min+0xd3b>
+	QUAD $0x002c821d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2c82(%rip), %xmm3 # 0x644c <k_tile_panel_16_min+0xd3c>
 	LONG $0xe476d9c5 // vpcmpeqd %xmm4, %xmm4, %xmm4
-	QUAD $0x0034f92d587de2c4; BYTE $0x00 // vpbroadcastd 0x34f9(%rip), %ymm5 # 0x6cd0 <k_tile_panel_16_min+0xce0>
-	QUAD $0x0034e835587de2c4; BYTE $0x00 // vpbroadcastd 0x34e8(%rip), %ymm6 # 0x6cc8 <k_tile_panel_16_min+0xcd8>
+	QUAD $0x002c392d587de2c4; BYTE $0x00 // vpbroadcastd 0x2c39(%rip), %ymm5 # 0x6410 <k_tile_panel_16_min+0xd00>
+	QUAD $0x002c2835587de2c4; BYTE $0x00 // vpbroadcastd 0x2c28(%rip), %ymm6 # 0x6408 <k_tile_panel_16_min+0xcf8>
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -2417,703 +2417,481 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// tile_panel
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x09508e0f; WORD $0x0000 // jle 0x42cd <k_tile_panel+0x95d>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xa8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa8, %rsp
-	LONG $0x28478b4c // movq 0x28(%rdi), %r8
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	LONG $0x03c0f641 // testb $0x3, %r8b
-	WORD $0x950f; BYTE $0xc1 // setne %cl
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x9f0f; BYTE $0xc2 // setg %dl
-	WORD $0xca20 // andb %cl, %dl
-	LONG $0x03245488 // movb %dl, 0x3(%rsp)
-	LONG $0x03488d4d // leaq 0x3(%r8), %r9
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0xc9480f49 // cmovsq %r9, %rcx
-	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
-	LONG $0x02fac149 // sarq $0x2, %r10
-	LONG $0xfce18348 // andq $-0x4, %rcx
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	WORD $0x2949; BYTE $0xcb // subq %rcx, %r11
-	LONG $0x01508d49 // leaq 0x1(%r8), %rdx
-	WORD $0xc2f6; BYTE $0x03 // testb $0x3, %dl
-	WORD $0x950f; BYTE $0xc1 // setne %cl
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0xc69d0f40 // setge %sil
-	WORD $0x2040; BYTE $0xce // andb %cl, %sil
-	LONG $0x24748840; BYTE $0x02 // movb %sil, 0x2(%rsp)
-	LONG $0x04708d49 // leaq 0x4(%r8), %rsi
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
-	LONG $0xce480f48 // cmovsq %rsi, %rcx
-	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
-	LONG $0x02fbc148 // sarq $0x2, %rbx
-	LONG $0xfce18348 // andq $-0x4, %rcx
-	WORD $0xf748; BYTE $0xd9 // negq %rcx
-	LONG $0x02708d49 // leaq 0x2(%r8), %rsi
-	LONG $0x03c6f640 // testb $0x3, %sil
-	WORD $0x950f; BYTE $0xc2 // setne %dl
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xc59d0f40 // setge %bpl
-	WORD $0x2040; BYTE $0xd5 // andb %dl, %bpl
-	LONG $0x246c8840; BYTE $0x01 // movb %bpl, 0x1(%rsp)
-	LONG $0x05508d49 // leaq 0x5(%r8), %rdx
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
-	LONG $0xd6490f48 // cmovnsq %rsi, %rdx
-	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
-	LONG $0x02fec149 // sarq $0x2, %r14
-	LONG $0xfce28348 // andq $-0x4, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x03c1f641 // testb $0x3, %r9b
-	LONG $0xc6950f40 // setne %sil
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0xc59d0f40 // setge %bpl
-	WORD $0x2040; BYTE $0xf5 // andb %sil, %bpl
-	LONG $0x242c8840 // movb %bpl, (%rsp)
-	LONG $0x002c8d4e // leaq (%rax,%r8), %r13
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	LONG $0x02c28348 // addq $0x2, %rdx
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x06408d49 // leaq 0x6(%r8), %rax
-	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
-	LONG $0xc1490f49 // cmovnsq %r9, %rax
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0x02fec148 // sarq $0x2, %rsi
-	LONG $0xfce08348 // andq $-0x4, %rax
-	WORD $0xf748; BYTE $0xd8 // negq %rax
-	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
-	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
-	LONG $0x03c08348 // addq $0x3, %rax
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x24cb8349 // orq $0x24, %r11
-	LONG $0x245c894c; BYTE $0x68 // movq %r11, 0x68(%rsp)
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x24c98348 // orq $0x24, %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	LONG $0x245c8948; BYTE $0x58 // movq %rbx, 0x58(%rsp)
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x24ca8348 // orq $0x24, %rdx
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	LONG $0x06e6c149 // shlq $0x6, %r14
-	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x24c88348 // orq $0x24, %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	QUAD $0x0031f61d187d62c4; BYTE $0x00 // vbroadcastss 0x31f6(%rip), %ymm11 # 0x6cd4 <k_tile_panel_16_min+0xce4>
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x28eb // jmp 0x3b1c <k_tile_panel+0x1ac>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x117ca1c4; WORD $0x180c // vmovups %ymm1, (%rax,%r11)
-	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
-	LONG $0x01c5f640 // testb $0x1, %bpl
-	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
-	LONG $0x0c36840f; WORD $0x0000 // je 0x4752 <k_tile_panel+0xde2>
-	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
-	LONG $0x03247c80; BYTE $0x00 // cmpb $0x0, 0x3(%rsp)
-	LONG $0x04c4840f; WORD $0x0000 // je 0x3ff0 <k_tile_panel+0x680>
+	LONG $0x88ec8148; WORD $0x0000; BYTE $0x00 // subq $0x88, %rsp
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
+	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
+	WORD $0x0148; BYTE $0xd2 // addq %rdx, %rdx
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
-	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0774 // je 0x3b42 <k_tile_panel+0x1d2>
-	LONG $0x107cc1c4; BYTE $0x08 // vmovups (%r8), %ymm1
-	WORD $0x04eb // jmp 0x3b46 <k_tile_panel+0x1d6>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x105f8b48 // movq 0x10(%rdi), %rbx
-	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
-	LONG $0x08778b4c // movq 0x8(%rdi), %r14
-	LONG $0x205f8b4c // movq 0x20(%rdi), %r11
+	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
 	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0xc0048d4f // leaq (%r8,%r8,8), %r8
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc69f0f40 // setg %sil
+	WORD $0x2040; BYTE $0xc6 // andb %al, %sil
+	LONG $0x24748840; BYTE $0x07 // movb %sil, 0x7(%rsp)
+	LONG $0x03708d48 // leaq 0x3(%rax), %rsi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xf0490f48 // cmovnsq %rax, %rsi
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
+	LONG $0xf24d0f48 // cmovgeq %rdx, %rsi
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0x01508d48 // leaq 0x1(%rax), %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x01558d48 // leaq 0x1(%rbp), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x24c98349 // orq $0x24, %r9
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x0029e11d187d62c4; BYTE $0x00 // vbroadcastss 0x29e1(%rip), %ymm11 # 0x6414 <k_tile_panel_16_min+0xd04>
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	WORD $0x1aeb // jmp 0x3a59 <k_tile_panel+0xe9>
+	BYTE $0x90 // nop
+	LONG $0x117cc1c4; WORD $0xb00c // vmovups %ymm1, (%r8,%rsi,4)
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	LONG $0x0863840f; WORD $0x0000 // je 0x42bc <k_tile_panel+0x94c>
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	WORD $0xd148; BYTE $0xea // shrq %rdx
+	LONG $0x54af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdx
+	LONG $0x24540348; BYTE $0x40 // addq 0x40(%rsp), %rdx
+	LONG $0x2444894c; BYTE $0x50 // movq %r8, 0x50(%rsp)
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	WORD $0x8945; BYTE $0xc5 // movl %r8d, %r13d
+	LONG $0x20e58341 // andl $0x20, %r13d
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
+	LONG $0x2444034c; BYTE $0x48 // addq 0x48(%rsp), %r8
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x0130840f; WORD $0x0000 // je 0x3bc0 <k_tile_panel+0x250>
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	WORD $0x0f74 // je 0x3aa6 <k_tile_panel+0x136>
+	LONG $0x107cc1c4; BYTE $0x08 // vmovups (%r8), %ymm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x00eb8e0f; WORD $0x0000 // jle 0x3c4d <k_tile_panel+0x2dd>
-	LONG $0x01458d48 // leaq 0x1(%rbp), %rax
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0x0e148d49 // leaq (%r14,%rcx), %rdx
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0xcbaf0f49 // imulq %r11, %rcx
-	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
-	WORD $0x9066 // nop
-	LONG $0x587de2c4; BYTE $0x11 // vpbroadcastd (%rcx), %ymm2
-	LONG $0x587de2c4; WORD $0xdc59 // vpbroadcastd -0x24(%rcx), %ymm3
-	LONG $0x226ffec5 // vmovdqu (%rdx), %ymm4
-	LONG $0x6a6ffec5; BYTE $0x40 // vmovdqu 0x40(%rdx), %ymm5
-	QUAD $0x00000080b26ffec5 // vmovdqu 0x80(%rdx), %ymm6
+	WORD $0x127f // jg 0x3ab3 <k_tile_panel+0x143>
+	LONG $0x000110e9; BYTE $0x00 // jmp 0x3bb6 <k_tile_panel+0x246>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x01038e0f; WORD $0x0000 // jle 0x3bb6 <k_tile_panel+0x246>
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x24740348; BYTE $0x18 // addq 0x18(%rsp), %rsi
+	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
+	LONG $0x54af0f48; WORD $0x2024 // imulq 0x20(%rsp), %rdx
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x587de2c4; BYTE $0x12 // vpbroadcastd (%rdx), %ymm2
+	LONG $0x587de2c4; WORD $0xdc5a // vpbroadcastd -0x24(%rdx), %ymm3
+	LONG $0x6f7ec1c4; BYTE $0x21 // vmovdqu (%r9), %ymm4
+	LONG $0x6f7ec1c4; WORD $0x4069 // vmovdqu 0x40(%r9), %ymm5
+	QUAD $0x000080b16f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r9), %ymm6
 	LONG $0x505de2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm2
-	QUAD $0x000000c09a6ffec5 // vmovdqu 0xc0(%rdx), %ymm3
-	LONG $0x587de2c4; WORD $0xe061 // vpbroadcastd -0x20(%rcx), %ymm4
+	QUAD $0x0000c0996f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r9), %ymm3
+	LONG $0x587de2c4; WORD $0xe062 // vpbroadcastd -0x20(%rdx), %ymm4
 	LONG $0x5055e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm5, %ymm2
-	LONG $0x587de2c4; WORD $0xe461 // vpbroadcastd -0x1c(%rcx), %ymm4
-	LONG $0x587de2c4; WORD $0xe869 // vpbroadcastd -0x18(%rcx), %ymm5
+	LONG $0x587de2c4; WORD $0xe462 // vpbroadcastd -0x1c(%rdx), %ymm4
+	LONG $0x587de2c4; WORD $0xe86a // vpbroadcastd -0x18(%rdx), %ymm5
 	LONG $0x504de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm6, %ymm2
-	LONG $0x587de2c4; WORD $0xec61 // vpbroadcastd -0x14(%rcx), %ymm4
+	LONG $0x587de2c4; WORD $0xec62 // vpbroadcastd -0x14(%rdx), %ymm4
 	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
-	QUAD $0x000001009a6ffec5 // vmovdqu 0x100(%rdx), %ymm3
-	LONG $0x587de2c4; WORD $0xf069 // vpbroadcastd -0x10(%rcx), %ymm5
+	QUAD $0x000100996f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r9), %ymm3
+	LONG $0x587de2c4; WORD $0xf06a // vpbroadcastd -0x10(%rdx), %ymm5
 	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
-	QUAD $0x000001409a6ffec5 // vmovdqu 0x140(%rdx), %ymm3
-	LONG $0x587de2c4; WORD $0xf461 // vpbroadcastd -0xc(%rcx), %ymm4
+	QUAD $0x000140996f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r9), %ymm3
+	LONG $0x587de2c4; WORD $0xf462 // vpbroadcastd -0xc(%rdx), %ymm4
 	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
-	QUAD $0x000001809a6ffec5 // vmovdqu 0x180(%rdx), %ymm3
-	LONG $0x587de2c4; WORD $0xf869 // vpbroadcastd -0x8(%rcx), %ymm5
+	QUAD $0x000180996f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r9), %ymm3
+	LONG $0x587de2c4; WORD $0xf86a // vpbroadcastd -0x8(%rdx), %ymm5
 	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
-	QUAD $0x000001c09a6ffec5 // vmovdqu 0x1c0(%rdx), %ymm3
-	QUAD $0x00000200a210fcc5 // vmovups 0x200(%rdx), %ymm4
+	QUAD $0x0001c0996f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r9), %ymm3
+	QUAD $0x000200a1107cc1c4; BYTE $0x00 // vmovups 0x200(%r9), %ymm4
 	LONG $0xf459a4c5 // vmulps %ymm4, %ymm11, %ymm6
 	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
 	LONG $0xb85de2c4; BYTE $0xf2 // vfmadd231ps %ymm2, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm2) + ymm6
-	LONG $0x187de2c4; WORD $0xfc51 // vbroadcastss -0x4(%rcx), %ymm2
+	LONG $0x187de2c4; WORD $0xfc52 // vbroadcastss -0x4(%rdx), %ymm2
 	LONG $0xb84de2c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm2) + ymm1
-	LONG $0x40c28148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rdx # imm = 0x240
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff33870f; WORD $0xffff // ja 0x3b80 <k_tile_panel+0x210>
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	LONG $0x40c18149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r9 # imm = 0x240
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xff2a870f; WORD $0xffff // ja 0x3ae0 <k_tile_panel+0x170>
 	LONG $0x117cc1c4; BYTE $0x08 // vmovups %ymm1, (%r8)
-	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
-	LONG $0x02247c80; BYTE $0x00 // cmpb $0x0, 0x2(%rsp)
-	LONG $0x038a840f; WORD $0x0000 // je 0x3ff0 <k_tile_panel+0x680>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x3c7b <k_tile_panel+0x30b>
-	LONG $0x107cc1c4; WORD $0x880c // vmovups (%r8,%rcx,4), %ymm1
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x127f // jg 0x3c88 <k_tile_panel+0x318>
-	LONG $0x00010be9; BYTE $0x00 // jmp 0x3d86 <k_tile_panel+0x416>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x00fe8e0f; WORD $0x0000 // jle 0x3d86 <k_tile_panel+0x416>
-	LONG $0x01458d48 // leaq 0x1(%rbp), %rax
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
-	LONG $0x160c8d4d // leaq (%r14,%rdx), %r9
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	LONG $0xd3af0f49 // imulq %r11, %rdx
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x587de2c4; BYTE $0x12 // vpbroadcastd (%rdx), %ymm2
-	LONG $0x587de2c4; WORD $0xdc5a // vpbroadcastd -0x24(%rdx), %ymm3
-	LONG $0x6f7ec1c4; BYTE $0x21 // vmovdqu (%r9), %ymm4
-	LONG $0x6f7ec1c4; WORD $0x4069 // vmovdqu 0x40(%r9), %ymm5
-	QUAD $0x000080b16f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r9), %ymm6
-	LONG $0x505de2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm2
-	QUAD $0x0000c0996f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r9), %ymm3
-	LONG $0x587de2c4; WORD $0xe062 // vpbroadcastd -0x20(%rdx), %ymm4
-	LONG $0x5055e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm5, %ymm2
-	LONG $0x587de2c4; WORD $0xe462 // vpbroadcastd -0x1c(%rdx), %ymm4
-	LONG $0x587de2c4; WORD $0xe86a // vpbroadcastd -0x18(%rdx), %ymm5
-	LONG $0x504de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm6, %ymm2
-	LONG $0x587de2c4; WORD $0xec62 // vpbroadcastd -0x14(%rdx), %ymm4
-	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
-	QUAD $0x000100996f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r9), %ymm3
-	LONG $0x587de2c4; WORD $0xf06a // vpbroadcastd -0x10(%rdx), %ymm5
-	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
-	QUAD $0x000140996f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r9), %ymm3
-	LONG $0x587de2c4; WORD $0xf462 // vpbroadcastd -0xc(%rdx), %ymm4
-	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
-	QUAD $0x000180996f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r9), %ymm3
-	LONG $0x587de2c4; WORD $0xf86a // vpbroadcastd -0x8(%rdx), %ymm5
-	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
-	QUAD $0x0001c0996f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r9), %ymm3
-	QUAD $0x000200a1107cc1c4; BYTE $0x00 // vmovups 0x200(%r9), %ymm4
-	LONG $0xf459a4c5 // vmulps %ymm4, %ymm11, %ymm6
-	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
-	LONG $0xb85de2c4; BYTE $0xf2 // vfmadd231ps %ymm2, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm2) + ymm6
-	LONG $0x187de2c4; WORD $0xfc52 // vbroadcastss -0x4(%rdx), %ymm2
-	LONG $0xb84de2c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm2) + ymm1
-	LONG $0x40c18149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r9 # imm = 0x240
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff2a870f; WORD $0xffff // ja 0x3cb0 <k_tile_panel+0x340>
-	LONG $0x117cc1c4; WORD $0x880c // vmovups %ymm1, (%r8,%rcx,4)
-	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
-	LONG $0x01247c80; BYTE $0x00 // cmpb $0x0, 0x1(%rsp)
-	LONG $0x0254840f; WORD $0x0000 // je 0x3ff0 <k_tile_panel+0x680>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x3db1 <k_tile_panel+0x441>
-	LONG $0x107cc1c4; WORD $0xc80c // vmovups (%r8,%rcx,8), %ymm1
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x127f // jg 0x3dbe <k_tile_panel+0x44e>
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x3eb6 <k_tile_panel+0x546>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x00f88e0f; WORD $0x0000 // jle 0x3eb6 <k_tile_panel+0x546>
-	LONG $0x01458d48 // leaq 0x1(%rbp), %rax
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x160c8d4d // leaq (%r14,%rdx), %r9
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0xd3af0f49 // imulq %r11, %rdx
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x587de2c4; BYTE $0x12 // vpbroadcastd (%rdx), %ymm2
-	LONG $0x587de2c4; WORD $0xdc5a // vpbroadcastd -0x24(%rdx), %ymm3
-	LONG $0x6f7ec1c4; BYTE $0x21 // vmovdqu (%r9), %ymm4
-	LONG $0x6f7ec1c4; WORD $0x4069 // vmovdqu 0x40(%r9), %ymm5
-	QUAD $0x000080b16f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r9), %ymm6
-	LONG $0x505de2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm2
-	QUAD $0x0000c0996f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r9), %ymm3
-	LONG $0x587de2c4; WORD $0xe062 // vpbroadcastd -0x20(%rdx), %ymm4
-	LONG $0x5055e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm5, %ymm2
-	LONG $0x587de2c4; WORD $0xe462 // vpbroadcastd -0x1c(%rdx), %ymm4
-	LONG $0x587de2c4; WORD $0xe86a // vpbroadcastd -0x18(%rdx), %ymm5
-	LONG $0x504de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm6, %ymm2
-	LONG $0x587de2c4; WORD $0xec62 // vpbroadcastd -0x14(%rdx), %ymm4
-	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
-	QUAD $0x000100996f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r9), %ymm3
-	LONG $0x587de2c4; WORD $0xf06a // vpbroadcastd -0x10(%rdx), %ymm5
-	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
-	QUAD $0x000140996f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r9), %ymm3
-	LONG $0x587de2c4; WORD $0xf462 // vpbroadcastd -0xc(%rdx), %ymm4
-	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
-	QUAD $0x000180996f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r9), %ymm3
-	LONG $0x587de2c4; WORD $0xf86a // vpbroadcastd -0x8(%rdx), %ymm5
-	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
-	QUAD $0x0001c0996f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r9), %ymm3
-	QUAD $0x000200a1107cc1c4; BYTE $0x00 // vmovups 0x200(%r9), %ymm4
-	LONG $0xf459a4c5 // vmulps %ymm4, %ymm11, %ymm6
-	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
-	LONG $0xb85de2c4; BYTE $0xf2 // vfmadd231ps %ymm2, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm2) + ymm6
-	LONG $0x187de2c4; WORD $0xfc52 // vbroadcastss -0x4(%rdx), %ymm2
-	LONG $0xb84de2c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm2) + ymm1
-	LONG $0x40c18149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r9 # imm = 0x240
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xff2a870f; WORD $0xffff // ja 0x3de0 <k_tile_panel+0x470>
-	LONG $0x117cc1c4; WORD $0xc80c // vmovups %ymm1, (%r8,%rcx,8)
-	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
-	LONG $0x00243c80 // cmpb $0x0, (%rsp)
-	LONG $0x0125840f; WORD $0x0000 // je 0x3ff0 <k_tile_panel+0x680>
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0x49048d48 // leaq (%rcx,%rcx,2), %rax
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x3ee8 <k_tile_panel+0x578>
-	LONG $0x107cc1c4; WORD $0x000c // vmovups (%r8,%rax), %ymm1
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x127f // jg 0x3ef5 <k_tile_panel+0x585>
-	LONG $0x0000f5e9; BYTE $0x00 // jmp 0x3fdd <k_tile_panel+0x66d>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x00e88e0f; WORD $0x0000 // jle 0x3fdd <k_tile_panel+0x66d>
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	LONG $0x2474034c; BYTE $0x20 // addq 0x20(%rsp), %r14
-	LONG $0x5caf0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r11
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x587dc2c4; BYTE $0x13 // vpbroadcastd (%r11), %ymm2
-	LONG $0x587dc2c4; WORD $0xdc5b // vpbroadcastd -0x24(%r11), %ymm3
-	LONG $0x236ffec5 // vmovdqu (%rbx), %ymm4
-	LONG $0x6b6ffec5; BYTE $0x40 // vmovdqu 0x40(%rbx), %ymm5
-	QUAD $0x00000080b36ffec5 // vmovdqu 0x80(%rbx), %ymm6
-	LONG $0x505de2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm2
-	QUAD $0x000000c09b6ffec5 // vmovdqu 0xc0(%rbx), %ymm3
-	LONG $0x587dc2c4; WORD $0xe063 // vpbroadcastd -0x20(%r11), %ymm4
-	LONG $0x5055e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm5, %ymm2
-	LONG $0x587dc2c4; WORD $0xe463 // vpbroadcastd -0x1c(%r11), %ymm4
-	LONG $0x587dc2c4; WORD $0xe86b // vpbroadcastd -0x18(%r11), %ymm5
-	LONG $0x504de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm6, %ymm2
-	LONG $0x587dc2c4; WORD $0xec63 // vpbroadcastd -0x14(%r11), %ymm4
-	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
-	QUAD $0x000001009b6ffec5 // vmovdqu 0x100(%rbx), %ymm3
-	LONG $0x587dc2c4; WORD $0xf06b // vpbroadcastd -0x10(%r11), %ymm5
-	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
-	QUAD $0x000001409b6ffec5 // vmovdqu 0x140(%rbx), %ymm3
-	LONG $0x587dc2c4; WORD $0xf463 // vpbroadcastd -0xc(%r11), %ymm4
-	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
-	QUAD $0x000001809b6ffec5 // vmovdqu 0x180(%rbx), %ymm3
-	LONG $0x587dc2c4; WORD $0xf86b // vpbroadcastd -0x8(%r11), %ymm5
-	LONG $0x5065e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm2
-	QUAD $0x000001c09b6ffec5 // vmovdqu 0x1c0(%rbx), %ymm3
-	QUAD $0x00000200a310fcc5 // vmovups 0x200(%rbx), %ymm4
-	LONG $0xf459a4c5 // vmulps %ymm4, %ymm11, %ymm6
-	LONG $0x5065e2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm2
-	LONG $0xb85de2c4; BYTE $0xf2 // vfmadd231ps %ymm2, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm2) + ymm6
-	LONG $0x187dc2c4; WORD $0xfc53 // vbroadcastss -0x4(%r11), %ymm2
-	LONG $0xb84de2c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm2) + ymm1
-	LONG $0x40c38148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rbx # imm = 0x240
-	WORD $0xff48; BYTE $0xcd // decq %rbp
-	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xff33870f; WORD $0xffff // ja 0x3f10 <k_tile_panel+0x5a0>
-	LONG $0x117cc1c4; WORD $0x000c // vmovups %ymm1, (%r8,%rax)
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x24548944; BYTE $0x04 // movl %r10d, 0x4(%rsp)
-	LONG $0x244c8d49; BYTE $0x04 // leaq 0x4(%r12), %rcx
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
-	WORD $0x6c7e // jle 0x4070 <k_tile_panel+0x700>
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
-	LONG $0x02768d4c // leaq 0x2(%rsi), %r14
-	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	LONG $0x040c8e0f; WORD $0x0000 // jle 0x4420 <k_tile_panel+0xab0>
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	LONG $0x04246c8b // movl 0x4(%rsp), %ebp
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0xfadd8d0f; WORD $0xffff // jge 0x3b06 <k_tile_panel+0x196>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
-	LONG $0x47af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rax
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x03518d4c // leaq 0x3(%rcx), %r10
-	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xd1490f4c // cmovnsq %rcx, %r10
-	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x05df840f; WORD $0x0000 // je 0x4632 <k_tile_panel+0xcc2>
-	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
-	LONG $0x107ca1c4; WORD $0x180c // vmovups (%rax,%r11), %ymm1
-	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	LONG $0x04638d4c // leaq 0x4(%rbx), %r12
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0x577e // jle 0x3c20 <k_tile_panel+0x2b0>
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	LONG $0x025e8d4d // leaq 0x2(%r14), %r11
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0x03c78e0f; WORD $0x0000 // jle 0x3fa0 <k_tile_panel+0x630>
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0xfe5c8d0f; WORD $0xffff // jge 0x3a46 <k_tile_panel+0xd6>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
+	LONG $0x035a8d4c // leaq 0x3(%rdx), %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x05dd8f0f; WORD $0x0000 // jg 0x4648 <k_tile_panel+0xcd8>
-	LONG $0xfffa90e9; BYTE $0xff // jmp 0x3b00 <k_tile_panel+0x190>
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
-	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
-	WORD $0x8b4c; BYTE $0x37 // movq (%rdi), %r14
-	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
-	LONG $0x406f8b48 // movq 0x40(%rdi), %rbp
-	LONG $0x38578b4c // movq 0x38(%rdi), %r10
-	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
-	LONG $0x400c8d4c // leaq (%rax,%rax,2), %r9
-	LONG $0x01428d49 // leaq 0x1(%r10), %rax
-	LONG $0x087f8b4c // movq 0x8(%rdi), %r15
-	LONG $0x0000e4ba; BYTE $0x00 // movl $0xe4, %edx
-	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	WORD $0x2feb // jmp 0x40e6 <k_tile_panel+0x776>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x1211fcc5 // vmovups %ymm2, (%rdx)
-	LONG $0x117ca1c4; WORD $0x9a0c // vmovups %ymm1, (%rdx,%r11,4)
-	LONG $0x117ca1c4; WORD $0xda1c // vmovups %ymm3, (%rdx,%r11,8)
-	LONG $0x117ca1c4; WORD $0x0a24 // vmovups %ymm4, (%rdx,%r9)
-	LONG $0x044e8d48 // leaq 0x4(%rsi), %rcx
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0xff218f0f; WORD $0xffff // jg 0x4007 <k_tile_panel+0x697>
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	LONG $0x24542b48; BYTE $0x08 // subq 0x8(%rsp), %rdx
-	LONG $0xd3af0f49 // imulq %r11, %rdx
-	LONG $0x244c8d49; BYTE $0x03 // leaq 0x3(%r12), %rcx
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xcc490f49 // cmovnsq %r12, %rcx
-	LONG $0x96148d49 // leaq (%r14,%rdx,4), %rdx
+	LONG $0xda490f4c // cmovnsq %rdx, %r11
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	LONG $0x058e840f; WORD $0x0000 // je 0x4199 <k_tile_panel+0x829>
+	LONG $0x107cc1c4; WORD $0xb00c // vmovups (%r8,%rsi,4), %ymm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x2674 // je 0x4130 <k_tile_panel+0x7c0>
-	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
-	LONG $0x107ca1c4; WORD $0x9a0c // vmovups (%rdx,%r11,4), %ymm1
-	LONG $0x6f7ea1c4; WORD $0xda1c // vmovdqu (%rdx,%r11,8), %ymm3
-	LONG $0x107ca1c4; WORD $0x0a24 // vmovups (%rdx,%r9), %ymm4
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x247f // jg 0x4149 <k_tile_panel+0x7d9>
-	WORD $0x99eb // jmp 0x40c0 <k_tile_panel+0x750>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x058c8f0f; WORD $0x0000 // jg 0x41a6 <k_tile_panel+0x836>
+	LONG $0xfffe21e9; BYTE $0xff // jmp 0x3a40 <k_tile_panel+0xd0>
+	BYTE $0x90 // nop
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	LONG $0x484f8b4c // movq 0x48(%rdi), %r9
+	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
+	LONG $0x52148d4f // leaq (%r10,%r10,2), %r10
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x64c38349 // addq $0x64, %r11
+	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
+	WORD $0x34eb // jmp 0x3c7f <k_tile_panel+0x30f>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x13 // vmovups %ymm2, (%r11)
+	LONG $0x117cc1c4; WORD $0x930c // vmovups %ymm1, (%r11,%rdx,4)
+	LONG $0x117cc1c4; WORD $0xd31c // vmovups %ymm3, (%r11,%rdx,8)
+	LONG $0x117c81c4; WORD $0x1324 // vmovups %ymm4, (%r11,%r10)
+	LONG $0x04668d4d // leaq 0x4(%r14), %r12
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0xff4d8f0f; WORD $0xffff // jg 0x3bcc <k_tile_panel+0x25c>
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
+	LONG $0xdaaf0f4c // imulq %rdx, %r11
+	LONG $0x037b8d4c // leaq 0x3(%rbx), %r15
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xfb490f4c // cmovnsq %rbx, %r15
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	LONG $0x02638d4c // leaq 0x2(%rbx), %r12
+	LONG $0x057b8d48 // leaq 0x5(%rbx), %rdi
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xfc490f49 // cmovnsq %r12, %rdi
+	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x2174 // je 0x3cd0 <k_tile_panel+0x360>
+	LONG $0x107cc1c4; BYTE $0x13 // vmovups (%r11), %ymm2
+	LONG $0x107cc1c4; WORD $0x930c // vmovups (%r11,%rdx,4), %ymm1
+	LONG $0x6f7ec1c4; WORD $0xd31c // vmovdqu (%r11,%rdx,8), %ymm3
+	LONG $0x107c81c4; WORD $0x1324 // vmovups (%r11,%r10), %ymm4
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x1e7f // jg 0x3cec <k_tile_panel+0x37c>
+	WORD $0x80eb // jmp 0x3c50 <k_tile_panel+0x2e0>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xdbefe1c5 // vpxor %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff778e0f; WORD $0xffff // jle 0x40c0 <k_tile_panel+0x750>
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	LONG $0xfce08349 // andq $-0x4, %r8
-	WORD $0x294d; BYTE $0xc4 // subq %r8, %r12
-	LONG $0x02f9c148 // sarq $0x2, %rcx
-	LONG $0xcbaf0f48 // imulq %rbx, %rcx
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
-	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
-	QUAD $0x000088248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0x88(%rsp)
-	QUAD $0xff402484587d42c4; WORD $0xffff // vpbroadcastd -0xc0(%r12), %ymm8
-	LONG $0x587dc2c4; WORD $0x247c; BYTE $0x80 // vpbroadcastd -0x80(%r12), %ymm7
-	LONG $0x587dc2c4; WORD $0x2474; BYTE $0xc0 // vpbroadcastd -0x40(%r12), %ymm6
-	LONG $0x587dc2c4; WORD $0x242c // vpbroadcastd (%r12), %ymm5
-	QUAD $0xff1c24a4587d42c4; WORD $0xffff // vpbroadcastd -0xe4(%r12), %ymm12
-	LONG $0x6f7e41c4; BYTE $0x28 // vmovdqu (%r8), %ymm13
-	LONG $0x6f7e41c4; WORD $0x4058 // vmovdqu 0x40(%r8), %ymm11
-	QUAD $0x000080906f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r8), %ymm10
-	QUAD $0x0000c0886f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r8), %ymm9
-	QUAD $0xff5c24b4587d42c4; WORD $0xffff // vpbroadcastd -0xa4(%r12), %ymm14
-	LONG $0x587d42c4; WORD $0x247c; BYTE $0x9c // vpbroadcastd -0x64(%r12), %ymm15
-	LONG $0x587dc2c4; WORD $0x2444; BYTE $0xdc // vpbroadcastd -0x24(%r12), %ymm0
-	QUAD $0xff20248c587dc2c4; WORD $0xffff // vpbroadcastd -0xe0(%r12), %ymm1
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xff648e0f; WORD $0xffff // jle 0x3c50 <k_tile_panel+0x2e0>
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0xfce48349 // andq $-0x4, %r12
+	LONG $0x02ffc149 // sarq $0x2, %r15
+	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xfce78348 // andq $-0x4, %rdi
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0x02c78348 // addq $0x2, %rdi
+	WORD $0x294c; BYTE $0xe3 // subq %r12, %rbx
+	LONG $0xfeaf0f4c // imulq %rsi, %r15
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
+	LONG $0xeeaf0f48 // imulq %rsi, %rbp
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x4c11fcc5; WORD $0x6824 // vmovups %ymm1, 0x68(%rsp)
+	LONG $0x587d42c4; WORD $0x1f44; BYTE $0xc0 // vpbroadcastd -0x40(%r15,%rbx), %ymm8
+	LONG $0x587dc2c4; WORD $0x1f3c // vpbroadcastd (%r15,%rbx), %ymm7
+	LONG $0x587dc2c4; WORD $0x3f74; BYTE $0xc0 // vpbroadcastd -0x40(%r15,%rdi), %ymm6
+	LONG $0x587dc2c4; WORD $0x3f2c // vpbroadcastd (%r15,%rdi), %ymm5
+	LONG $0x587d42c4; WORD $0x1f64; BYTE $0x9c // vpbroadcastd -0x64(%r15,%rbx), %ymm12
+	LONG $0x6d6f7ec5; BYTE $0x00 // vmovdqu (%rbp), %ymm13
+	LONG $0x5d6f7ec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm11
+	QUAD $0x00000080956f7ec5 // vmovdqu 0x80(%rbp), %ymm10
+	QUAD $0x000000c08d6f7ec5 // vmovdqu 0xc0(%rbp), %ymm9
+	LONG $0x587d42c4; WORD $0x1f74; BYTE $0xdc // vpbroadcastd -0x24(%r15,%rbx), %ymm14
+	LONG $0x587d42c4; WORD $0x3f7c; BYTE $0x9c // vpbroadcastd -0x64(%r15,%rdi), %ymm15
+	LONG $0x587dc2c4; WORD $0x3f44; BYTE $0xdc // vpbroadcastd -0x24(%r15,%rdi), %ymm0
+	LONG $0x587dc2c4; WORD $0x1f4c; BYTE $0xa0 // vpbroadcastd -0x60(%r15,%rbx), %ymm1
 	LONG $0x501542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm13, %ymm8
-	QUAD $0xff6024a4587d42c4; WORD $0xffff // vpbroadcastd -0xa0(%r12), %ymm12
+	LONG $0x587d42c4; WORD $0x1f64; BYTE $0xe0 // vpbroadcastd -0x20(%r15,%rbx), %ymm12
 	LONG $0x5015c2c4; BYTE $0xfe // {vex} vpdpbusd %ymm14, %ymm13, %ymm7
 	LONG $0x5015c2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm13, %ymm6
-	LONG $0x587d42c4; WORD $0x2474; BYTE $0xa0 // vpbroadcastd -0x60(%r12), %ymm14
+	LONG $0x587d42c4; WORD $0x3f74; BYTE $0xa0 // vpbroadcastd -0x60(%r15,%rdi), %ymm14
 	LONG $0x5015e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm13, %ymm5
-	LONG $0x587dc2c4; WORD $0x2444; BYTE $0xe0 // vpbroadcastd -0x20(%r12), %ymm0
-	QUAD $0xff2424ac587d42c4; WORD $0xffff // vpbroadcastd -0xdc(%r12), %ymm13
+	LONG $0x587dc2c4; WORD $0x3f44; BYTE $0xe0 // vpbroadcastd -0x20(%r15,%rdi), %ymm0
+	LONG $0x587d42c4; WORD $0x1f6c; BYTE $0xa4 // vpbroadcastd -0x5c(%r15,%rbx), %ymm13
 	LONG $0x502562c4; BYTE $0xc1 // {vex} vpdpbusd %ymm1, %ymm11, %ymm8
-	QUAD $0xff64248c587dc2c4; WORD $0xffff // vpbroadcastd -0x9c(%r12), %ymm1
+	LONG $0x587dc2c4; WORD $0x1f4c; BYTE $0xe4 // vpbroadcastd -0x1c(%r15,%rbx), %ymm1
 	LONG $0x5025c2c4; BYTE $0xfc // {vex} vpdpbusd %ymm12, %ymm11, %ymm7
 	LONG $0x5025c2c4; BYTE $0xf6 // {vex} vpdpbusd %ymm14, %ymm11, %ymm6
-	LONG $0x587d42c4; WORD $0x2464; BYTE $0xa4 // vpbroadcastd -0x5c(%r12), %ymm12
+	LONG $0x587d42c4; WORD $0x3f64; BYTE $0xa4 // vpbroadcastd -0x5c(%r15,%rdi), %ymm12
 	LONG $0x5025e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm11, %ymm5
-	LONG $0x587dc2c4; WORD $0x2444; BYTE $0xe4 // vpbroadcastd -0x1c(%r12), %ymm0
-	QUAD $0xff28249c587d42c4; WORD $0xffff // vpbroadcastd -0xd8(%r12), %ymm11
+	LONG $0x587dc2c4; WORD $0x3f44; BYTE $0xe4 // vpbroadcastd -0x1c(%r15,%rdi), %ymm0
+	LONG $0x587d42c4; WORD $0x1f5c; BYTE $0xa8 // vpbroadcastd -0x58(%r15,%rbx), %ymm11
 	LONG $0x502d42c4; BYTE $0xc5 // {vex} vpdpbusd %ymm13, %ymm10, %ymm8
-	QUAD $0xff6824ac587d42c4; WORD $0xffff // vpbroadcastd -0x98(%r12), %ymm13
+	LONG $0x587d42c4; WORD $0x1f6c; BYTE $0xe8 // vpbroadcastd -0x18(%r15,%rbx), %ymm13
 	LONG $0x502de2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm10, %ymm7
 	LONG $0x502dc2c4; BYTE $0xf4 // {vex} vpdpbusd %ymm12, %ymm10, %ymm6
-	LONG $0x587dc2c4; WORD $0x244c; BYTE $0xa8 // vpbroadcastd -0x58(%r12), %ymm1
+	LONG $0x587dc2c4; WORD $0x3f4c; BYTE $0xa8 // vpbroadcastd -0x58(%r15,%rdi), %ymm1
 	LONG $0x502de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm10, %ymm5
-	LONG $0x587dc2c4; WORD $0x2444; BYTE $0xe8 // vpbroadcastd -0x18(%r12), %ymm0
-	QUAD $0xff2c2494587d42c4; WORD $0xffff // vpbroadcastd -0xd4(%r12), %ymm10
-	QUAD $0xff6c24a4587d42c4; WORD $0xffff // vpbroadcastd -0x94(%r12), %ymm12
-	LONG $0x587d42c4; WORD $0x2474; BYTE $0xac // vpbroadcastd -0x54(%r12), %ymm14
+	LONG $0x587dc2c4; WORD $0x3f44; BYTE $0xe8 // vpbroadcastd -0x18(%r15,%rdi), %ymm0
+	LONG $0x587d42c4; WORD $0x1f54; BYTE $0xac // vpbroadcastd -0x54(%r15,%rbx), %ymm10
+	LONG $0x587d42c4; WORD $0x1f64; BYTE $0xec // vpbroadcastd -0x14(%r15,%rbx), %ymm12
+	LONG $0x587d42c4; WORD $0x3f74; BYTE $0xac // vpbroadcastd -0x54(%r15,%rdi), %ymm14
 	LONG $0x503542c4; BYTE $0xc3 // {vex} vpdpbusd %ymm11, %ymm9, %ymm8
-	LONG $0x587d42c4; WORD $0x245c; BYTE $0xec // vpbroadcastd -0x14(%r12), %ymm11
+	LONG $0x587d42c4; WORD $0x3f5c; BYTE $0xec // vpbroadcastd -0x14(%r15,%rdi), %ymm11
 	LONG $0x5035c2c4; BYTE $0xfd // {vex} vpdpbusd %ymm13, %ymm9, %ymm7
 	LONG $0x5035e2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm9, %ymm6
-	QUAD $0xff30248c587dc2c4; WORD $0xffff // vpbroadcastd -0xd0(%r12), %ymm1
+	LONG $0x587dc2c4; WORD $0x1f4c; BYTE $0xb0 // vpbroadcastd -0x50(%r15,%rbx), %ymm1
 	LONG $0x5035e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm9, %ymm5
-	QUAD $0x000100806f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r8), %ymm0
-	QUAD $0xff70248c587d42c4; WORD $0xffff // vpbroadcastd -0x90(%r12), %ymm9
+	QUAD $0x00000100856ffec5 // vmovdqu 0x100(%rbp), %ymm0
+	LONG $0x587d42c4; WORD $0x1f4c; BYTE $0xf0 // vpbroadcastd -0x10(%r15,%rbx), %ymm9
 	LONG $0x507d42c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm0, %ymm8
 	LONG $0x507dc2c4; BYTE $0xfc // {vex} vpdpbusd %ymm12, %ymm0, %ymm7
-	LONG $0x587d42c4; WORD $0x2454; BYTE $0xb0 // vpbroadcastd -0x50(%r12), %ymm10
+	LONG $0x587d42c4; WORD $0x3f54; BYTE $0xb0 // vpbroadcastd -0x50(%r15,%rdi), %ymm10
 	LONG $0x507dc2c4; BYTE $0xf6 // {vex} vpdpbusd %ymm14, %ymm0, %ymm6
-	QUAD $0x000140a06f7e41c4; BYTE $0x00 // vmovdqu 0x140(%r8), %ymm12
-	LONG $0x587d42c4; WORD $0x246c; BYTE $0xf0 // vpbroadcastd -0x10(%r12), %ymm13
+	QUAD $0x00000140a56f7ec5 // vmovdqu 0x140(%rbp), %ymm12
+	LONG $0x587d42c4; WORD $0x3f6c; BYTE $0xf0 // vpbroadcastd -0x10(%r15,%rdi), %ymm13
 	LONG $0x507dc2c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm0, %ymm5
-	QUAD $0xff342484587dc2c4; WORD $0xffff // vpbroadcastd -0xcc(%r12), %ymm0
-	QUAD $0xff74249c587d42c4; WORD $0xffff // vpbroadcastd -0x8c(%r12), %ymm11
+	LONG $0x587dc2c4; WORD $0x1f44; BYTE $0xb4 // vpbroadcastd -0x4c(%r15,%rbx), %ymm0
+	LONG $0x587d42c4; WORD $0x1f5c; BYTE $0xf4 // vpbroadcastd -0xc(%r15,%rbx), %ymm11
 	LONG $0x501d62c4; BYTE $0xc1 // {vex} vpdpbusd %ymm1, %ymm12, %ymm8
-	LONG $0x587dc2c4; WORD $0x244c; BYTE $0xb4 // vpbroadcastd -0x4c(%r12), %ymm1
+	LONG $0x587dc2c4; WORD $0x3f4c; BYTE $0xb4 // vpbroadcastd -0x4c(%r15,%rdi), %ymm1
 	LONG $0x501dc2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm9, %ymm12, %ymm7
 	LONG $0x501dc2c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm12, %ymm6
-	LONG $0x587d42c4; WORD $0x244c; BYTE $0xf4 // vpbroadcastd -0xc(%r12), %ymm9
+	LONG $0x587d42c4; WORD $0x3f4c; BYTE $0xf4 // vpbroadcastd -0xc(%r15,%rdi), %ymm9
 	LONG $0x501dc2c4; BYTE $0xed // {vex} vpdpbusd %ymm13, %ymm12, %ymm5
-	QUAD $0x000180906f7e41c4; BYTE $0x00 // vmovdqu 0x180(%r8), %ymm10
-	QUAD $0xff3824a4587d42c4; WORD $0xffff // vpbroadcastd -0xc8(%r12), %ymm12
+	QUAD $0x00000180956f7ec5 // vmovdqu 0x180(%rbp), %ymm10
+	LONG $0x587d42c4; WORD $0x1f64; BYTE $0xb8 // vpbroadcastd -0x48(%r15,%rbx), %ymm12
 	LONG $0x502d62c4; BYTE $0xc0 // {vex} vpdpbusd %ymm0, %ymm10, %ymm8
 	LONG $0x502dc2c4; BYTE $0xfb // {vex} vpdpbusd %ymm11, %ymm10, %ymm7
-	QUAD $0xff782484587dc2c4; WORD $0xffff // vpbroadcastd -0x88(%r12), %ymm0
+	LONG $0x587dc2c4; WORD $0x1f44; BYTE $0xf8 // vpbroadcastd -0x8(%r15,%rbx), %ymm0
 	LONG $0x502de2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm10, %ymm6
-	QUAD $0x0001c0886f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r8), %ymm1
-	LONG $0x587d42c4; WORD $0x245c; BYTE $0xb8 // vpbroadcastd -0x48(%r12), %ymm11
+	QUAD $0x000001c08d6ffec5 // vmovdqu 0x1c0(%rbp), %ymm1
+	LONG $0x587d42c4; WORD $0x3f5c; BYTE $0xb8 // vpbroadcastd -0x48(%r15,%rdi), %ymm11
 	LONG $0x502dc2c4; BYTE $0xe9 // {vex} vpdpbusd %ymm9, %ymm10, %ymm5
 	LONG $0x507542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm1, %ymm8
-	LONG $0x587d42c4; WORD $0x244c; BYTE $0xf8 // vpbroadcastd -0x8(%r12), %ymm9
+	LONG $0x587d42c4; WORD $0x3f4c; BYTE $0xf8 // vpbroadcastd -0x8(%r15,%rdi), %ymm9
 	LONG $0x5075e2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm7
 	LONG $0x5075c2c4; BYTE $0xf3 // {vex} vpdpbusd %ymm11, %ymm1, %ymm6
-	QUAD $0x0029481d187d62c4; BYTE $0x00 // vbroadcastss 0x2948(%rip), %ymm11 # 0x6cd4 <k_tile_panel_16_min+0xce4>
-	QUAD $0x00020080107cc1c4; BYTE $0x00 // vmovups 0x200(%r8), %ymm0
+	QUAD $0x0024f61d187d62c4; BYTE $0x00 // vbroadcastss 0x24f6(%rip), %ymm11 # 0x6414 <k_tile_panel_16_min+0xd04>
+	QUAD $0x000002008510fcc5 // vmovups 0x200(%rbp), %ymm0
 	LONG $0xd05924c5 // vmulps %ymm0, %ymm11, %ymm10
 	LONG $0x5075c2c4; BYTE $0xe9 // {vex} vpdpbusd %ymm9, %ymm1, %ymm5
 	LONG $0xa87d42c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) + ymm10
-	QUAD $0xff3c248c187dc2c4; WORD $0xffff // vbroadcastss -0xc4(%r12), %ymm1
+	LONG $0x187dc2c4; WORD $0x1f4c; BYTE $0xbc // vbroadcastss -0x44(%r15,%rbx), %ymm1
 	LONG $0xa87dc2c4; BYTE $0xfa // vfmadd213ps %ymm10, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm7) + ymm10
 	LONG $0xa87dc2c4; BYTE $0xf2 // vfmadd213ps %ymm10, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm6) + ymm10
-	QUAD $0xff7c248c187d42c4; WORD $0xffff // vbroadcastss -0x84(%r12), %ymm9
+	LONG $0x187d42c4; WORD $0x1f4c; BYTE $0xfc // vbroadcastss -0x4(%r15,%rbx), %ymm9
 	LONG $0xa87dc2c4; BYTE $0xea // vfmadd213ps %ymm10, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm5) + ymm10
 	LONG $0xb83de2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm1) + ymm2
-	QUAD $0x000088248c10fcc5; BYTE $0x00 // vmovups 0x88(%rsp), %ymm1
-	LONG $0x187dc2c4; WORD $0x2444; BYTE $0xbc // vbroadcastss -0x44(%r12), %ymm0
+	LONG $0x4c10fcc5; WORD $0x6824 // vmovups 0x68(%rsp), %ymm1
+	LONG $0x187dc2c4; WORD $0x3f44; BYTE $0xbc // vbroadcastss -0x44(%r15,%rdi), %ymm0
 	LONG $0xb845c2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm9) + ymm1
 	LONG $0xb84de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm0) + ymm3
-	LONG $0x187dc2c4; WORD $0x2444; BYTE $0xfc // vbroadcastss -0x4(%r12), %ymm0
+	LONG $0x187dc2c4; WORD $0x3f44; BYTE $0xfc // vbroadcastss -0x4(%r15,%rdi), %ymm0
 	LONG $0xb855e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm0) + ymm4
-	LONG $0x40c08149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r8 # imm = 0x240
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xfd64870f; WORD $0xffff // ja 0x4170 <k_tile_panel+0x800>
-	LONG $0xfffcafe9; BYTE $0xff // jmp 0x40c0 <k_tile_panel+0x750>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x10418b48 // movq 0x10(%rcx), %rax
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x08518b48 // movq 0x8(%rcx), %rdx
-	LONG $0x18798b48 // movq 0x18(%rcx), %rdi
-	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0x20498b4c // movq 0x20(%rcx), %r9
-	LONG $0x40518b4c // movq 0x40(%rcx), %r10
-	LONG $0x38598b4c // movq 0x38(%rcx), %r11
-	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
-	LONG $0x64c28348 // addq $0x64, %rdx
+	LONG $0x40c58148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rbp # imm = 0x240
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xfdac870f; WORD $0xffff // ja 0x3d40 <k_tile_panel+0x3d0>
+	LONG $0xfffcb7e9; BYTE $0xff // jmp 0x3c50 <k_tile_panel+0x2e0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x18678b4c // movq 0x18(%rdi), %r12
+	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	LONG $0x48578b4c // movq 0x48(%rdi), %r10
+	LONG $0x64c68348 // addq $0x64, %rsi
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	LONG $0x04246c8b // movl 0x4(%rsp), %ebp
-	WORD $0x1eeb // jmp 0x447b <k_tile_panel+0xb0b>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x117cc1c4; BYTE $0x16 // vmovups %ymm2, (%r14)
-	LONG $0x117cc1c4; WORD $0xbe0c // vmovups %ymm1, (%r14,%rdi,4)
-	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	LONG $0xfba08f0f; WORD $0xffff // jg 0x401b <k_tile_panel+0x6ab>
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
-	LONG $0x24742b4c; BYTE $0x08 // subq 0x8(%rsp), %r14
-	LONG $0xf7af0f4c // imulq %rdi, %r14
-	LONG $0x037e8d4c // leaq 0x3(%rsi), %r15
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xfe490f4c // cmovnsq %rsi, %r15
-	LONG $0xb0348d4f // leaq (%r8,%r14,4), %r14
+	WORD $0x1ceb // jmp 0x3fdb <k_tile_panel+0x66b>
+	BYTE $0x90 // nop
+	LONG $0x117cc1c4; BYTE $0x13 // vmovups %ymm2, (%r11)
+	LONG $0x117c81c4; WORD $0xa30c // vmovups %ymm1, (%r11,%r12,4)
+	LONG $0x025a8d4c // leaq 0x2(%rdx), %r11
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0xfc068f0f; WORD $0xffff // jg 0x3be1 <k_tile_panel+0x271>
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
+	LONG $0xdcaf0f4d // imulq %r12, %r11
+	LONG $0x035e8d49 // leaq 0x3(%r14), %rbx
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xde490f49 // cmovnsq %r14, %rbx
+	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1274 // je 0x44b0 <k_tile_panel+0xb40>
-	LONG $0x107cc1c4; BYTE $0x16 // vmovups (%r14), %ymm2
-	LONG $0x107cc1c4; WORD $0xbe0c // vmovups (%r14,%rdi,4), %ymm1
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0f7f // jg 0x44bd <k_tile_panel+0xb4d>
-	WORD $0xb0eb // jmp 0x4460 <k_tile_panel+0xaf0>
+	WORD $0x1474 // je 0x4010 <k_tile_panel+0x6a0>
+	LONG $0x107cc1c4; BYTE $0x13 // vmovups (%r11), %ymm2
+	LONG $0x107c81c4; WORD $0xa30c // vmovups (%r11,%r12,4), %ymm1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x117f // jg 0x401d <k_tile_panel+0x6ad>
+	WORD $0xb2eb // jmp 0x3fc0 <k_tile_panel+0x650>
+	WORD $0x9066 // nop
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xa37e // jle 0x4460 <k_tile_panel+0xaf0>
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0xfce48349 // andq $-0x4, %r12
-	WORD $0x294c; BYTE $0xe6 // subq %r12, %rsi
-	LONG $0x02ffc149 // sarq $0x2, %r15
-	LONG $0xf9af0f4d // imulq %r9, %r15
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0xa37e // jle 0x3fc0 <k_tile_panel+0x650>
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	BYTE $0x90 // nop
-	LONG $0x587de2c4; WORD $0xc066 // vpbroadcastd -0x40(%rsi), %ymm4
-	LONG $0x587de2c4; BYTE $0x1e // vpbroadcastd (%rsi), %ymm3
-	LONG $0x587de2c4; WORD $0x9c46 // vpbroadcastd -0x64(%rsi), %ymm0
-	LONG $0x6f7ec1c4; WORD $0x242c // vmovdqu (%r12), %ymm5
-	LONG $0x587de2c4; WORD $0xdc76 // vpbroadcastd -0x24(%rsi), %ymm6
-	LONG $0x6f7ec1c4; WORD $0x247c; BYTE $0x40 // vmovdqu 0x40(%r12), %ymm7
-	QUAD $0x008024846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r12), %ymm8
-	LONG $0x587d62c4; WORD $0xa04e // vpbroadcastd -0x60(%rsi), %ymm9
+	LONG $0xfce78349 // andq $-0x4, %r15
+	WORD $0x294d; BYTE $0xfe // subq %r15, %r14
+	LONG $0x02fbc148 // sarq $0x2, %rbx
+	LONG $0xd9af0f49 // imulq %r9, %rbx
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
+	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x587dc2c4; WORD $0xc066 // vpbroadcastd -0x40(%r14), %ymm4
+	LONG $0x587dc2c4; BYTE $0x1e // vpbroadcastd (%r14), %ymm3
+	LONG $0x587dc2c4; WORD $0x9c46 // vpbroadcastd -0x64(%r14), %ymm0
+	LONG $0x6f7ec1c4; BYTE $0x2f // vmovdqu (%r15), %ymm5
+	LONG $0x587dc2c4; WORD $0xdc76 // vpbroadcastd -0x24(%r14), %ymm6
+	LONG $0x6f7ec1c4; WORD $0x407f // vmovdqu 0x40(%r15), %ymm7
+	QUAD $0x000080876f7e41c4; BYTE $0x00 // vmovdqu 0x80(%r15), %ymm8
+	LONG $0x587d42c4; WORD $0xa04e // vpbroadcastd -0x60(%r14), %ymm9
 	LONG $0x5055e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm5, %ymm4
 	LONG $0x5055e2c4; BYTE $0xde // {vex} vpdpbusd %ymm6, %ymm5, %ymm3
-	LONG $0x587de2c4; WORD $0xe046 // vpbroadcastd -0x20(%rsi), %ymm0
-	QUAD $0x00c024ac6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r12), %ymm5
+	LONG $0x587dc2c4; WORD $0xe046 // vpbroadcastd -0x20(%r14), %ymm0
+	QUAD $0x0000c0af6f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r15), %ymm5
 	LONG $0x5045c2c4; BYTE $0xe1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm4
-	LONG $0x587de2c4; WORD $0xa476 // vpbroadcastd -0x5c(%rsi), %ymm6
+	LONG $0x587dc2c4; WORD $0xa476 // vpbroadcastd -0x5c(%r14), %ymm6
 	LONG $0x5045e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm7, %ymm3
-	LONG $0x587de2c4; WORD $0xe446 // vpbroadcastd -0x1c(%rsi), %ymm0
-	LONG $0x587de2c4; WORD $0xa87e // vpbroadcastd -0x58(%rsi), %ymm7
+	LONG $0x587dc2c4; WORD $0xe446 // vpbroadcastd -0x1c(%r14), %ymm0
+	LONG $0x587dc2c4; WORD $0xa87e // vpbroadcastd -0x58(%r14), %ymm7
 	LONG $0x503de2c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm8, %ymm4
-	LONG $0x587de2c4; WORD $0xe876 // vpbroadcastd -0x18(%rsi), %ymm6
+	LONG $0x587dc2c4; WORD $0xe876 // vpbroadcastd -0x18(%r14), %ymm6
 	LONG $0x503de2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm8, %ymm3
 	LONG $0x5055e2c4; BYTE $0xe7 // {vex} vpdpbusd %ymm7, %ymm5, %ymm4
-	LONG $0x587de2c4; WORD $0xac46 // vpbroadcastd -0x54(%rsi), %ymm0
+	LONG $0x587dc2c4; WORD $0xac46 // vpbroadcastd -0x54(%r14), %ymm0
 	LONG $0x5055e2c4; BYTE $0xde // {vex} vpdpbusd %ymm6, %ymm5, %ymm3
-	QUAD $0x010024ac6f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r12), %ymm5
-	LONG $0x587de2c4; WORD $0xec76 // vpbroadcastd -0x14(%rsi), %ymm6
+	QUAD $0x000100af6f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r15), %ymm5
+	LONG $0x587dc2c4; WORD $0xec76 // vpbroadcastd -0x14(%r14), %ymm6
 	LONG $0x5055e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm5, %ymm4
-	QUAD $0x014024846f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r12), %ymm0
-	LONG $0x587de2c4; WORD $0xb07e // vpbroadcastd -0x50(%rsi), %ymm7
+	QUAD $0x000140876f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r15), %ymm0
+	LONG $0x587dc2c4; WORD $0xb07e // vpbroadcastd -0x50(%r14), %ymm7
 	LONG $0x5055e2c4; BYTE $0xde // {vex} vpdpbusd %ymm6, %ymm5, %ymm3
-	LONG $0x587de2c4; WORD $0xf06e // vpbroadcastd -0x10(%rsi), %ymm5
-	LONG $0x587de2c4; WORD $0xb476 // vpbroadcastd -0x4c(%rsi), %ymm6
+	LONG $0x587dc2c4; WORD $0xf06e // vpbroadcastd -0x10(%r14), %ymm5
+	LONG $0x587dc2c4; WORD $0xb476 // vpbroadcastd -0x4c(%r14), %ymm6
 	LONG $0x507de2c4; BYTE $0xe7 // {vex} vpdpbusd %ymm7, %ymm0, %ymm4
-	LONG $0x587de2c4; WORD $0xf47e // vpbroadcastd -0xc(%rsi), %ymm7
+	LONG $0x587dc2c4; WORD $0xf47e // vpbroadcastd -0xc(%r14), %ymm7
 	LONG $0x507de2c4; BYTE $0xdd // {vex} vpdpbusd %ymm5, %ymm0, %ymm3
-	QUAD $0x018024846f7ec1c4; WORD $0x0000 // vmovdqu 0x180(%r12), %ymm0
-	LONG $0x587de2c4; WORD $0xb86e // vpbroadcastd -0x48(%rsi), %ymm5
+	QUAD $0x000180876f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r15), %ymm0
+	LONG $0x587dc2c4; WORD $0xb86e // vpbroadcastd -0x48(%r14), %ymm5
 	LONG $0x507de2c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm0, %ymm4
-	QUAD $0x01c024b46f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r12), %ymm6
-	LONG $0x587d62c4; WORD $0xf846 // vpbroadcastd -0x8(%rsi), %ymm8
+	QUAD $0x0001c0b76f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r15), %ymm6
+	LONG $0x587d42c4; WORD $0xf846 // vpbroadcastd -0x8(%r14), %ymm8
 	LONG $0x507de2c4; BYTE $0xdf // {vex} vpdpbusd %ymm7, %ymm0, %ymm3
 	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
-	QUAD $0x02002484107cc1c4; WORD $0x0000 // vmovups 0x200(%r12), %ymm0
+	QUAD $0x00020087107cc1c4; BYTE $0x00 // vmovups 0x200(%r15), %ymm0
 	LONG $0xe859a4c5 // vmulps %ymm0, %ymm11, %ymm5
 	LONG $0x504dc2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm8, %ymm6, %ymm3
 	LONG $0xa87de2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm4) + ymm5
-	LONG $0x187de2c4; WORD $0xbc76 // vbroadcastss -0x44(%rsi), %ymm6
+	LONG $0x187dc2c4; WORD $0xbc76 // vbroadcastss -0x44(%r14), %ymm6
 	LONG $0xa87de2c4; BYTE $0xdd // vfmadd213ps %ymm5, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm5
 	LONG $0xb85de2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm6) + ymm2
-	LONG $0x187de2c4; WORD $0xfc46 // vbroadcastss -0x4(%rsi), %ymm0
+	LONG $0x187dc2c4; WORD $0xfc46 // vbroadcastss -0x4(%r14), %ymm0
 	LONG $0xb865e2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm3, %ymm1 # ymm1 = (ymm3 * ymm0) + ymm1
-	LONG $0x40c48149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r12 # imm = 0x240
-	WORD $0xff49; BYTE $0xcf // decq %r15
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfeb3870f; WORD $0xffff // ja 0x44e0 <k_tile_panel+0xb70>
-	LONG $0xfffe2ee9; BYTE $0xff // jmp 0x4460 <k_tile_panel+0xaf0>
+	LONG $0x40c78149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r15 # imm = 0x240
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0xfebc870f; WORD $0xffff // ja 0x4050 <k_tile_panel+0x6e0>
+	LONG $0xfffe27e9; BYTE $0xff // jmp 0x3fc0 <k_tile_panel+0x650>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
-	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xf4b88e0f; WORD $0xffff // jle 0x3b00 <k_tile_panel+0x190>
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	LONG $0x02f9c149 // sarq $0x2, %r9
-	LONG $0xfce28349 // andq $-0x4, %r10
-	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	LONG $0x24c18348 // addq $0x24, %rcx
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x587de2c4; BYTE $0x11 // vpbroadcastd (%rcx), %ymm2
-	LONG $0x587de2c4; WORD $0xdc41 // vpbroadcastd -0x24(%rcx), %ymm0
-	LONG $0x1e6ffec5 // vmovdqu (%rsi), %ymm3
-	LONG $0x666ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm4
-	QUAD $0x00000080ae6ffec5 // vmovdqu 0x80(%rsi), %ymm5
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xf89a8e0f; WORD $0xffff // jle 0x3a40 <k_tile_panel+0xd0>
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x02fac149 // sarq $0x2, %r10
+	LONG $0xfce38349 // andq $-0x4, %r11
+	WORD $0x294c; BYTE $0xda // subq %r11, %rdx
+	LONG $0x57af0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x24c28348 // addq $0x24, %rdx
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x587de2c4; BYTE $0x12 // vpbroadcastd (%rdx), %ymm2
+	LONG $0x587de2c4; WORD $0xdc42 // vpbroadcastd -0x24(%rdx), %ymm0
+	LONG $0x6f7ec1c4; WORD $0x005d // vmovdqu (%r13), %ymm3
+	LONG $0x6f7ec1c4; WORD $0x4065 // vmovdqu 0x40(%r13), %ymm4
+	QUAD $0x000080ad6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r13), %ymm5
 	LONG $0x5065e2c4; BYTE $0xd0 // {vex} vpdpbusd %ymm0, %ymm3, %ymm2
-	QUAD $0x000000c0866ffec5 // vmovdqu 0xc0(%rsi), %ymm0
-	LONG $0x587de2c4; WORD $0xe059 // vpbroadcastd -0x20(%rcx), %ymm3
+	QUAD $0x0000c0856f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r13), %ymm0
+	LONG $0x587de2c4; WORD $0xe05a // vpbroadcastd -0x20(%rdx), %ymm3
 	LONG $0x505de2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm2
-	LONG $0x587de2c4; WORD $0xe459 // vpbroadcastd -0x1c(%rcx), %ymm3
-	LONG $0x587de2c4; WORD $0xe861 // vpbroadcastd -0x18(%rcx), %ymm4
+	LONG $0x587de2c4; WORD $0xe45a // vpbroadcastd -0x1c(%rdx), %ymm3
+	LONG $0x587de2c4; WORD $0xe862 // vpbroadcastd -0x18(%rdx), %ymm4
 	LONG $0x5055e2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm5, %ymm2
-	LONG $0x587de2c4; WORD $0xec59 // vpbroadcastd -0x14(%rcx), %ymm3
+	LONG $0x587de2c4; WORD $0xec5a // vpbroadcastd -0x14(%rdx), %ymm3
 	LONG $0x507de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm0, %ymm2
-	QUAD $0x00000100866ffec5 // vmovdqu 0x100(%rsi), %ymm0
-	LONG $0x587de2c4; WORD $0xf061 // vpbroadcastd -0x10(%rcx), %ymm4
+	QUAD $0x000100856f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r13), %ymm0
+	LONG $0x587de2c4; WORD $0xf062 // vpbroadcastd -0x10(%rdx), %ymm4
 	LONG $0x507de2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm2
-	QUAD $0x00000140866ffec5 // vmovdqu 0x140(%rsi), %ymm0
-	LONG $0x587de2c4; WORD $0xf459 // vpbroadcastd -0xc(%rcx), %ymm3
+	QUAD $0x000140856f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r13), %ymm0
+	LONG $0x587de2c4; WORD $0xf45a // vpbroadcastd -0xc(%rdx), %ymm3
 	LONG $0x507de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm0, %ymm2
-	QUAD $0x00000180866ffec5 // vmovdqu 0x180(%rsi), %ymm0
-	LONG $0x587de2c4; WORD $0xf861 // vpbroadcastd -0x8(%rcx), %ymm4
+	QUAD $0x000180856f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r13), %ymm0
+	LONG $0x587de2c4; WORD $0xf862 // vpbroadcastd -0x8(%rdx), %ymm4
 	LONG $0x507de2c4; BYTE $0xd3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm2
-	QUAD $0x000001c0866ffec5 // vmovdqu 0x1c0(%rsi), %ymm0
-	QUAD $0x000002009e10fcc5 // vmovups 0x200(%rsi), %ymm3
+	QUAD $0x0001c0856f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r13), %ymm0
+	QUAD $0x0002009d107cc1c4; BYTE $0x00 // vmovups 0x200(%r13), %ymm3
 	LONG $0xeb59a4c5 // vmulps %ymm3, %ymm11, %ymm5
 	LONG $0x507de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm0, %ymm2
 	LONG $0xb865e2c4; BYTE $0xea // vfmadd231ps %ymm2, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm2) + ymm5
-	LONG $0x187de2c4; WORD $0xfc41 // vbroadcastss -0x4(%rcx), %ymm0
+	LONG $0x187de2c4; WORD $0xfc42 // vbroadcastss -0x4(%rdx), %ymm0
 	LONG $0xb855e2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm0) + ymm1
-	LONG $0x40c68148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rsi # imm = 0x240
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff33870f; WORD $0xffff // ja 0x4680 <k_tile_panel+0xd10>
-	LONG $0xfff3aee9; BYTE $0xff // jmp 0x3b00 <k_tile_panel+0x190>
-	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
+	LONG $0x40c58149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r13 # imm = 0x240
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xff29870f; WORD $0xffff // ja 0x41e0 <k_tile_panel+0x870>
+	LONG $0xfff784e9; BYTE $0xff // jmp 0x3a40 <k_tile_panel+0xd0>
+	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3122,323 +2900,102 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// tile_panel_min
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x09bd8e0f; WORD $0x0000 // jle 0x4caa <k_tile_panel_min+0x9ca>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xa8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa8, %rsp
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	LONG $0x28478b4c // movq 0x28(%rdi), %r8
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	LONG $0x03c0f641 // testb $0x3, %r8b
-	WORD $0x950f; BYTE $0xc1 // setne %cl
+	LONG $0x88ec8148; WORD $0x0000; BYTE $0x00 // subq $0x88, %rsp
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
+	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
+	WORD $0x0148; BYTE $0xd2 // addq %rdx, %rdx
+	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
+	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
+	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	LONG $0x07e0c149 // shlq $0x7, %r8
+	LONG $0x80048d4f // leaq (%r8,%r8,4), %r8
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc69f0f40 // setg %sil
+	WORD $0x2040; BYTE $0xc6 // andb %al, %sil
+	LONG $0x24748840; BYTE $0x07 // movb %sil, 0x7(%rsp)
+	LONG $0x03708d48 // leaq 0x3(%rax), %rsi
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x9f0f; BYTE $0xc2 // setg %dl
-	WORD $0xca20 // andb %cl, %dl
-	LONG $0x07245488 // movb %dl, 0x7(%rsp)
-	LONG $0x03488d4d // leaq 0x3(%r8), %r9
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0xc9480f49 // cmovsq %r9, %rcx
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x02fac148 // sarq $0x2, %rdx
-	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
-	LONG $0xfce18348 // andq $-0x4, %rcx
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	WORD $0x2949; BYTE $0xca // subq %rcx, %r10
-	LONG $0x01508d49 // leaq 0x1(%r8), %rdx
-	WORD $0xc2f6; BYTE $0x03 // testb $0x3, %dl
-	WORD $0x950f; BYTE $0xc1 // setne %cl
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0xc69d0f40 // setge %sil
-	WORD $0x2040; BYTE $0xce // andb %cl, %sil
-	LONG $0x24748840; BYTE $0x06 // movb %sil, 0x6(%rsp)
-	LONG $0x04708d49 // leaq 0x4(%r8), %rsi
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
-	LONG $0xce480f48 // cmovsq %rsi, %rcx
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x02fac148 // sarq $0x2, %rdx
-	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	LONG $0xfce18348 // andq $-0x4, %rcx
-	WORD $0xf748; BYTE $0xd9 // negq %rcx
-	LONG $0x02708d49 // leaq 0x2(%r8), %rsi
-	LONG $0x03c6f640 // testb $0x3, %sil
-	WORD $0x950f; BYTE $0xc2 // setne %dl
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xc39d0f41 // setge %r11b
-	WORD $0x2041; BYTE $0xd3 // andb %dl, %r11b
-	LONG $0x245c8844; BYTE $0x05 // movb %r11b, 0x5(%rsp)
-	LONG $0x05508d49 // leaq 0x5(%r8), %rdx
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
-	LONG $0xd6490f48 // cmovnsq %rsi, %rdx
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0x02fec148 // sarq $0x2, %rsi
-	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
-	LONG $0xfce28348 // andq $-0x4, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x03c1f641 // testb $0x3, %r9b
-	LONG $0xc6950f40 // setne %sil
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0xc39d0f41 // setge %r11b
-	WORD $0x2041; BYTE $0xf3 // andb %sil, %r11b
-	LONG $0x245c8844; BYTE $0x04 // movb %r11b, 0x4(%rsp)
-	LONG $0x002c8d4a // leaq (%rax,%r8), %rbp
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x06408d49 // leaq 0x6(%r8), %rax
-	LONG $0x244c894c; BYTE $0x50 // movq %r9, 0x50(%rsp)
-	LONG $0xc1490f49 // cmovnsq %r9, %rax
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	LONG $0x02c28348 // addq $0x2, %rdx
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0x02fec148 // sarq $0x2, %rsi
+	LONG $0xf0490f48 // cmovnsq %rax, %rsi
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	WORD $0x2949; BYTE $0xf0 // subq %rsi, %r8
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
+	LONG $0xf24d0f48 // cmovgeq %rdx, %rsi
 	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
-	LONG $0xfce08348 // andq $-0x4, %rax
-	WORD $0xf748; BYTE $0xd8 // negq %rax
-	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
-	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
-	LONG $0x03c08348 // addq $0x3, %rax
-	QUAD $0x0024460d587d62c4; BYTE $0x00 // vpbroadcastd 0x2446(%rip), %ymm9 # 0x6cf0 <k_tile_panel_16_min+0xd00>
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
-	QUAD $0x0024181d187d62c4; BYTE $0x00 // vbroadcastss 0x2418(%rip), %ymm11 # 0x6cd4 <k_tile_panel_16_min+0xce4>
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	LONG $0x01508d48 // leaq 0x1(%rax), %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x01558d48 // leaq 0x1(%rbp), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
-	QUAD $0x000088248c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0x88(%rsp)
-	WORD $0x1deb // jmp 0x490a <k_tile_panel_min+0x19a>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x1411fcc5; BYTE $0x38 // vmovups %ymm2, (%rax,%rdi)
-	LONG $0x0020ba41; WORD $0x0000 // movl $0x20, %r10d
-	LONG $0x01c5f641 // testb $0x1, %r13b
-	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0x0cc5840f; WORD $0x0000 // je 0x55cf <k_tile_panel_min+0xe5f>
-	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	QUAD $0x0020950d587d62c4; BYTE $0x00 // vpbroadcastd 0x2095(%rip), %ymm9 # 0x6430 <k_tile_panel_16_min+0xd20>
+	QUAD $0x0020701d187d62c4; BYTE $0x00 // vbroadcastss 0x2070(%rip), %ymm11 # 0x6414 <k_tile_panel_16_min+0xd04>
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x4c7f7ec5; WORD $0x6824 // vmovdqu %ymm9, 0x68(%rsp)
+	WORD $0x23eb // jmp 0x43d9 <k_tile_panel_min+0xf9>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; WORD $0xb014 // vmovups %ymm2, (%r8,%rsi,4)
+	LONG $0x24548b4c; BYTE $0x50 // movq 0x50(%rsp), %r10
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
+	LONG $0x08c0840f; WORD $0x0000 // je 0x4c99 <k_tile_panel_min+0x9b9>
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0xd148; BYTE $0xea // shrq %rdx
+	LONG $0x54af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdx
+	LONG $0x24540348; BYTE $0x40 // addq 0x40(%rsp), %rdx
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	WORD $0x8945; BYTE $0xc5 // movl %r8d, %r13d
+	LONG $0x20e58341 // andl $0x20, %r13d
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
+	LONG $0x2444034c; BYTE $0x48 // addq 0x48(%rsp), %r8
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
-	LONG $0x0511840f; WORD $0x0000 // je 0x4e30 <k_tile_panel_min+0x6c0>
-	LONG $0x24048b4d // movq (%r12), %r8
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
-	LONG $0x24748b49; BYTE $0x40 // movq 0x40(%r12), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0774 // je 0x4937 <k_tile_panel_min+0x1c7>
+	LONG $0x012f840f; WORD $0x0000 // je 0x453d <k_tile_panel_min+0x25d>
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	WORD $0x0f74 // je 0x4424 <k_tile_panel_min+0x144>
 	LONG $0x107cc1c4; BYTE $0x10 // vmovups (%r8), %ymm2
-	WORD $0x04eb // jmp 0x493b <k_tile_panel_min+0x1cb>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x127f // jg 0x4431 <k_tile_panel_min+0x151>
+	LONG $0x00010fe9; BYTE $0x00 // jmp 0x4533 <k_tile_panel_min+0x253>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x245c8b4d; BYTE $0x10 // movq 0x10(%r12), %r11
-	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
-	LONG $0x24548b49; BYTE $0x08 // movq 0x8(%r12), %rdx
-	LONG $0x24748b4d; BYTE $0x20 // movq 0x20(%r12), %r14
-	LONG $0x247c8b4d; BYTE $0x38 // movq 0x38(%r12), %r15
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01078e0f; WORD $0x0000 // jle 0x4a62 <k_tile_panel_min+0x2f2>
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	LONG $0x44af0f48; WORD $0x7824 // imulq 0x78(%rsp), %rax
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	LONG $0x014f8d49 // leaq 0x1(%r15), %rcx
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x587de2c4; BYTE $0x20 // vpbroadcastd (%rax), %ymm4
-	LONG $0x6f7ec1c4; BYTE $0x29 // vmovdqu (%r9), %ymm5
-	LONG $0x6f7ec1c4; WORD $0x4071 // vmovdqu 0x40(%r9), %ymm6
-	QUAD $0x000080b96f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r9), %ymm7
-	QUAD $0x0000c0816f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r9), %ymm8
-	LONG $0xcb7f7dc5 // vmovdqa %ymm9, %ymm3
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	LONG $0x587de2c4; WORD $0x0460 // vpbroadcastd 0x4(%rax), %ymm4
-	LONG $0x504de2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm6, %ymm3
-	LONG $0x587de2c4; WORD $0x0860 // vpbroadcastd 0x8(%rax), %ymm4
-	LONG $0x587de2c4; WORD $0x0c68 // vpbroadcastd 0xc(%rax), %ymm5
-	LONG $0x5045e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm7, %ymm3
-	LONG $0x503de2c4; BYTE $0xdd // {vex} vpdpbusd %ymm5, %ymm8, %ymm3
-	LONG $0x587de2c4; WORD $0x1060 // vpbroadcastd 0x10(%rax), %ymm4
-	QUAD $0x000100a96f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r9), %ymm5
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	LONG $0x587de2c4; WORD $0x1460 // vpbroadcastd 0x14(%rax), %ymm4
-	QUAD $0x000140a96f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r9), %ymm5
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	LONG $0x587de2c4; WORD $0x1860 // vpbroadcastd 0x18(%rax), %ymm4
-	QUAD $0x000180a96f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r9), %ymm5
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	LONG $0x587de2c4; WORD $0x1c60 // vpbroadcastd 0x1c(%rax), %ymm4
-	QUAD $0x0001c0a96f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r9), %ymm5
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	QUAD $0x000200a1107cc1c4; BYTE $0x00 // vmovups 0x200(%r9), %ymm4
-	LONG $0xec59a4c5 // vmulps %ymm4, %ymm11, %ymm5
-	LONG $0xb85de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm3) + ymm5
-	LONG $0x187de2c4; WORD $0x2058 // vbroadcastss 0x20(%rax), %ymm3
-	LONG $0xa855e2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	LONG $0x187de2c4; WORD $0x3050 // vbroadcastss 0x30(%rax), %ymm2
-	QUAD $0x000240919865c2c4; BYTE $0x00 // vfmadd132ps 0x240(%r9), %ymm3, %ymm2 # ymm2 = (ymm2 * mem) + ymm3
-	LONG $0x80c18149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r9 # imm = 0x280
-	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xff1e870f; WORD $0xffff // ja 0x4980 <k_tile_panel_min+0x210>
-	LONG $0x24448b49; BYTE $0x18 // movq 0x18(%r12), %rax
-	LONG $0x117cc1c4; BYTE $0x10 // vmovups %ymm2, (%r8)
-	QUAD $0x00000080249c8b48 // movq 0x80(%rsp), %rbx
-	LONG $0x06247c80; BYTE $0x00 // cmpb $0x0, 0x6(%rsp)
-	LONG $0x03b1840f; WORD $0x0000 // je 0x4e30 <k_tile_panel_min+0x6c0>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x4a94 <k_tile_panel_min+0x324>
-	LONG $0x107cc1c4; WORD $0x8014 // vmovups (%r8,%rax,4), %ymm2
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x127f // jg 0x4aa1 <k_tile_panel_min+0x331>
-	LONG $0x00010fe9; BYTE $0x00 // jmp 0x4ba3 <k_tile_panel_min+0x433>
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01028e0f; WORD $0x0000 // jle 0x4ba3 <k_tile_panel_min+0x433>
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x4caf0f48; WORD $0x6024 // imulq 0x60(%rsp), %rcx
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
-	LONG $0x244c0348; BYTE $0x58 // addq 0x58(%rsp), %rcx
-	LONG $0x01578d4d // leaq 0x1(%r15), %r10
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x587de2c4; BYTE $0x21 // vpbroadcastd (%rcx), %ymm4
-	LONG $0x6f7ec1c4; BYTE $0x29 // vmovdqu (%r9), %ymm5
-	LONG $0x6f7ec1c4; WORD $0x4071 // vmovdqu 0x40(%r9), %ymm6
-	QUAD $0x000080b96f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r9), %ymm7
-	QUAD $0x0000c0816f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r9), %ymm8
-	LONG $0xcb7f7dc5 // vmovdqa %ymm9, %ymm3
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	LONG $0x587de2c4; WORD $0x0461 // vpbroadcastd 0x4(%rcx), %ymm4
-	LONG $0x504de2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm6, %ymm3
-	LONG $0x587de2c4; WORD $0x0861 // vpbroadcastd 0x8(%rcx), %ymm4
-	LONG $0x587de2c4; WORD $0x0c69 // vpbroadcastd 0xc(%rcx), %ymm5
-	LONG $0x5045e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm7, %ymm3
-	LONG $0x503de2c4; BYTE $0xdd // {vex} vpdpbusd %ymm5, %ymm8, %ymm3
-	LONG $0x587de2c4; WORD $0x1061 // vpbroadcastd 0x10(%rcx), %ymm4
-	QUAD $0x000100a96f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r9), %ymm5
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	LONG $0x587de2c4; WORD $0x1461 // vpbroadcastd 0x14(%rcx), %ymm4
-	QUAD $0x000140a96f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r9), %ymm5
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	LONG $0x587de2c4; WORD $0x1861 // vpbroadcastd 0x18(%rcx), %ymm4
-	QUAD $0x000180a96f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r9), %ymm5
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	LONG $0x587de2c4; WORD $0x1c61 // vpbroadcastd 0x1c(%rcx), %ymm4
-	QUAD $0x0001c0a96f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r9), %ymm5
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	QUAD $0x000200a1107cc1c4; BYTE $0x00 // vmovups 0x200(%r9), %ymm4
-	LONG $0xec59a4c5 // vmulps %ymm4, %ymm11, %ymm5
-	LONG $0xb85de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm3) + ymm5
-	LONG $0x187de2c4; WORD $0x2059 // vbroadcastss 0x20(%rcx), %ymm3
-	LONG $0xa855e2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	LONG $0x187de2c4; WORD $0x3051 // vbroadcastss 0x30(%rcx), %ymm2
-	QUAD $0x000240919865c2c4; BYTE $0x00 // vfmadd132ps 0x240(%r9), %ymm3, %ymm2 # ymm2 = (ymm2 * mem) + ymm3
-	LONG $0x80c18149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r9 # imm = 0x280
-	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
-	WORD $0xff49; BYTE $0xca // decq %r10
-	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0xff1d870f; WORD $0xffff // ja 0x4ac0 <k_tile_panel_min+0x350>
-	LONG $0x117cc1c4; WORD $0x8014 // vmovups %ymm2, (%r8,%rax,4)
-	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
-	LONG $0x05247c80; BYTE $0x00 // cmpb $0x0, 0x5(%rsp)
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x0272840f; WORD $0x0000 // je 0x4e30 <k_tile_panel_min+0x6c0>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x4bd3 <k_tile_panel_min+0x463>
-	LONG $0x107cc1c4; WORD $0xc014 // vmovups (%r8,%rax,8), %ymm2
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x127f // jg 0x4be0 <k_tile_panel_min+0x470>
-	LONG $0x000110e9; BYTE $0x00 // jmp 0x4ce3 <k_tile_panel_min+0x573>
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01038e0f; WORD $0x0000 // jle 0x4ce3 <k_tile_panel_min+0x573>
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x4caf0f48; WORD $0x4824 // imulq 0x48(%rsp), %rcx
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
-	LONG $0x244c0348; BYTE $0x40 // addq 0x40(%rsp), %rcx
-	LONG $0x01578d4d // leaq 0x1(%r15), %r10
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x587de2c4; BYTE $0x21 // vpbroadcastd (%rcx), %ymm4
-	LONG $0x6f7ec1c4; BYTE $0x29 // vmovdqu (%r9), %ymm5
-	LONG $0x6f7ec1c4; WORD $0x4071 // vmovdqu 0x40(%r9), %ymm6
-	QUAD $0x000080b96f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r9), %ymm7
-	QUAD $0x0000c0816f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r9), %ymm8
-	LONG $0xcb7f7dc5 // vmovdqa %ymm9, %ymm3
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	LONG $0x587de2c4; WORD $0x0461 // vpbroadcastd 0x4(%rcx), %ymm4
-	LONG $0x504de2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm6, %ymm3
-	LONG $0x587de2c4; WORD $0x0861 // vpbroadcastd 0x8(%rcx), %ymm4
-	LONG $0x587de2c4; WORD $0x0c69 // vpbroadcastd 0xc(%rcx), %ymm5
-	LONG $0x5045e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm7, %ymm3
-	LONG $0x503de2c4; BYTE $0xdd // {vex} vpdpbusd %ymm5, %ymm8, %ymm3
-	LONG $0x587de2c4; WORD $0x1061 // vpbroadcastd 0x10(%rcx), %ymm4
-	QUAD $0x000100a96f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r9), %ymm5
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	LONG $0x587de2c4; WORD $0x1461 // vpbroadcastd 0x14(%rcx), %ymm4
-	QUAD $0x000140a96f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r9), %ymm5
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	LONG $0x587de2c4; WORD $0x1861 // vpbroadcastd 0x18(%rcx), %ymm4
-	QUAD $0x000180a96f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r9), %ymm5
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	LONG $0x587de2c4; WORD $0x1c61 // vpbroadcastd 0x1c(%rcx), %ymm4
-	QUAD $0x0001c0a96f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r9), %ymm5
-	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	QUAD $0x000200a1107cc1c4; BYTE $0x00 // vmovups 0x200(%r9), %ymm4
-	LONG $0xec59a4c5 // vmulps %ymm4, %ymm11, %ymm5
-	LONG $0xb85de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm3) + ymm5
-	LONG $0x187de2c4; WORD $0x2059 // vbroadcastss 0x20(%rcx), %ymm3
-	LONG $0xa855e2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	LONG $0x187de2c4; WORD $0x3051 // vbroadcastss 0x30(%rcx), %ymm2
-	QUAD $0x000240919865c2c4; BYTE $0x00 // vfmadd132ps 0x240(%r9), %ymm3, %ymm2 # ymm2 = (ymm2 * mem) + ymm3
-	LONG $0x80c18149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r9 # imm = 0x280
-	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
-	WORD $0xff49; BYTE $0xca // decq %r10
-	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0xff1d870f; WORD $0xffff // ja 0x4c00 <k_tile_panel_min+0x490>
-	LONG $0x117cc1c4; WORD $0xc014 // vmovups %ymm2, (%r8,%rax,8)
-	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
-	LONG $0x04247c80; BYTE $0x00 // cmpb $0x0, 0x4(%rsp)
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x0132840f; WORD $0x0000 // je 0x4e30 <k_tile_panel_min+0x6c0>
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1074 // je 0x4d1b <k_tile_panel_min+0x5ab>
-	LONG $0x107cc1c4; WORD $0x0014 // vmovups (%r8,%rax), %ymm2
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x127f // jg 0x4d28 <k_tile_panel_min+0x5b8>
-	LONG $0x000108e9; BYTE $0x00 // jmp 0x4e23 <k_tile_panel_min+0x6b3>
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x00fb8e0f; WORD $0x0000 // jle 0x4e23 <k_tile_panel_min+0x6b3>
-	LONG $0x74af0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r14
-	LONG $0x06e6c149 // shlq $0x6, %r14
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	LONG $0x24540348; BYTE $0x28 // addq 0x28(%rsp), %rdx
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x01028e0f; WORD $0x0000 // jle 0x4533 <k_tile_panel_min+0x253>
+	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
+	LONG $0x54af0f48; WORD $0x2024 // imulq 0x20(%rsp), %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x08570348 // addq 0x8(%rdi), %rdx
+	LONG $0x24540348; BYTE $0x18 // addq 0x18(%rsp), %rdx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
 	LONG $0x587de2c4; BYTE $0x22 // vpbroadcastd (%rdx), %ymm4
-	LONG $0x6f7ec1c4; BYTE $0x2b // vmovdqu (%r11), %ymm5
-	LONG $0x6f7ec1c4; WORD $0x4073 // vmovdqu 0x40(%r11), %ymm6
-	QUAD $0x000080bb6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r11), %ymm7
-	QUAD $0x0000c0836f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r11), %ymm8
+	LONG $0x6f7ec1c4; BYTE $0x29 // vmovdqu (%r9), %ymm5
+	LONG $0x6f7ec1c4; WORD $0x4071 // vmovdqu 0x40(%r9), %ymm6
+	QUAD $0x000080b96f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r9), %ymm7
+	QUAD $0x0000c0816f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r9), %ymm8
 	LONG $0xcb7f7dc5 // vmovdqa %ymm9, %ymm3
 	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
 	LONG $0x587de2c4; WORD $0x0462 // vpbroadcastd 0x4(%rdx), %ymm4
@@ -3448,401 +3005,394 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5045e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm7, %ymm3
 	LONG $0x503de2c4; BYTE $0xdd // {vex} vpdpbusd %ymm5, %ymm8, %ymm3
 	LONG $0x587de2c4; WORD $0x1062 // vpbroadcastd 0x10(%rdx), %ymm4
-	QUAD $0x000100ab6f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r11), %ymm5
+	QUAD $0x000100a96f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r9), %ymm5
 	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
 	LONG $0x587de2c4; WORD $0x1462 // vpbroadcastd 0x14(%rdx), %ymm4
-	QUAD $0x000140ab6f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r11), %ymm5
+	QUAD $0x000140a96f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r9), %ymm5
 	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
 	LONG $0x587de2c4; WORD $0x1862 // vpbroadcastd 0x18(%rdx), %ymm4
-	QUAD $0x000180ab6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r11), %ymm5
+	QUAD $0x000180a96f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r9), %ymm5
 	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
 	LONG $0x587de2c4; WORD $0x1c62 // vpbroadcastd 0x1c(%rdx), %ymm4
-	QUAD $0x0001c0ab6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r11), %ymm5
+	QUAD $0x0001c0a96f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r9), %ymm5
 	LONG $0x5055e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm5, %ymm3
-	QUAD $0x000200a3107cc1c4; BYTE $0x00 // vmovups 0x200(%r11), %ymm4
+	QUAD $0x000200a1107cc1c4; BYTE $0x00 // vmovups 0x200(%r9), %ymm4
 	LONG $0xec59a4c5 // vmulps %ymm4, %ymm11, %ymm5
 	LONG $0xb85de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm3) + ymm5
 	LONG $0x187de2c4; WORD $0x205a // vbroadcastss 0x20(%rdx), %ymm3
 	LONG $0xa855e2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0x187de2c4; WORD $0x3052 // vbroadcastss 0x30(%rdx), %ymm2
-	QUAD $0x000240939865c2c4; BYTE $0x00 // vfmadd132ps 0x240(%r11), %ymm3, %ymm2 # ymm2 = (ymm2 * mem) + ymm3
-	LONG $0x80c38149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r11 # imm = 0x280
+	QUAD $0x000240919865c2c4; BYTE $0x00 // vfmadd132ps 0x240(%r9), %ymm3, %ymm2 # ymm2 = (ymm2 * mem) + ymm3
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	WORD $0xff49; BYTE $0xcf // decq %r15
-	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xff1d870f; WORD $0xffff // ja 0x4d40 <k_tile_panel_min+0x5d0>
-	LONG $0x117cc1c4; WORD $0x0014 // vmovups %ymm2, (%r8,%rax)
-	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
-	WORD $0x9066 // nop
-	LONG $0x14247c89 // movl %edi, 0x14(%rsp)
-	LONG $0x04738d48 // leaq 0x4(%rbx), %rsi
-	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
-	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	LONG $0x007c8e0f; WORD $0x0000 // jle 0x4ec0 <k_tile_panel_min+0x750>
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
-	LONG $0x02728d4c // leaq 0x2(%rdx), %r14
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	LONG $0x04098e0f; WORD $0x0000 // jle 0x5260 <k_tile_panel_min+0xaf0>
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x246c8b44; BYTE $0x14 // movl 0x14(%rsp), %r13d
-	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0xfa888d0f; WORD $0xffff // jge 0x48f5 <k_tile_panel_min+0x185>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0x24442b48; BYTE $0x18 // subq 0x18(%rsp), %rax
-	LONG $0x44af0f49; WORD $0x1824 // imulq 0x18(%r12), %rax
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x03498d4c // leaq 0x3(%rcx), %r9
-	LONG $0x24040349 // addq (%r12), %rax
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xc9490f4c // cmovnsq %rcx, %r9
-	LONG $0x247c8349; WORD $0x0040 // cmpq $0x0, 0x40(%r12)
-	LONG $0x0604840f; WORD $0x0000 // je 0x549e <k_tile_panel_min+0xd2e>
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x1410fcc5; BYTE $0x38 // vmovups (%rax,%rdi), %ymm2
-	LONG $0x24548b49; BYTE $0x38 // movq 0x38(%r12), %rdx
+	LONG $0x80c18149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r9 # imm = 0x280
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xff1d870f; WORD $0xffff // ja 0x4450 <k_tile_panel_min+0x170>
+	LONG $0x117cc1c4; BYTE $0x10 // vmovups %ymm2, (%r8)
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
+	LONG $0x04638d4c // leaq 0x4(%rbx), %r12
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0x657e // jle 0x45b0 <k_tile_panel_min+0x2d0>
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	LONG $0x025e8d4d // leaq 0x2(%r14), %r11
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0x04058e0f; WORD $0x0000 // jle 0x4960 <k_tile_panel_min+0x680>
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0xfe5a8d0f; WORD $0xffff // jge 0x43c6 <k_tile_panel_min+0xe6>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
+	LONG $0x03528d4c // leaq 0x3(%rdx), %r10
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x06038f0f; WORD $0x0000 // jg 0x54b5 <k_tile_panel_min+0xd45>
-	LONG $0xfffa39e9; BYTE $0xff // jmp 0x48f0 <k_tile_panel_min+0x180>
+	LONG $0xd2490f4c // cmovnsq %rdx, %r10
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	LONG $0x05e7840f; WORD $0x0000 // je 0x4b74 <k_tile_panel_min+0x894>
+	LONG $0x107cc1c4; WORD $0xb014 // vmovups (%r8,%rsi,4), %ymm2
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x05e58f0f; WORD $0x0000 // jg 0x4b81 <k_tile_panel_min+0x8a1>
+	LONG $0xfffe1fe9; BYTE $0xff // jmp 0x43c0 <k_tile_panel_min+0xe0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	LONG $0x484f8b4c // movq 0x48(%rdi), %r9
+	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
+	LONG $0x52148d4f // leaq (%r10,%r10,2), %r10
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x3eeb // jmp 0x4615 <k_tile_panel_min+0x335>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24448b4d; BYTE $0x10 // movq 0x10(%r12), %r8
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
-	LONG $0x247c8b49; BYTE $0x08 // movq 0x8(%r12), %rdi
-	LONG $0x245c8b4d; BYTE $0x18 // movq 0x18(%r12), %r11
-	LONG $0x24348b4d // movq (%r12), %r14
-	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
-	LONG $0x246c8b49; BYTE $0x20 // movq 0x20(%r12), %rbp
-	LONG $0x24548b4d; BYTE $0x40 // movq 0x40(%r12), %r10
-	LONG $0x244c8b4d; BYTE $0x38 // movq 0x38(%r12), %r9
-	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
-	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
-	LONG $0x01418d49 // leaq 0x1(%r9), %rax
-	WORD $0x37eb // jmp 0x4f31 <k_tile_panel_min+0x7c1>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x117cc1c4; WORD $0x2414 // vmovups %ymm2, (%r12)
-	LONG $0x117c81c4; WORD $0x9c1c // vmovups %ymm3, (%r12,%r11,4)
-	LONG $0x117c81c4; WORD $0xdc24 // vmovups %ymm4, (%r12,%r11,8)
-	LONG $0x117cc1c4; WORD $0x0c2c // vmovups %ymm5, (%r12,%rcx)
-	LONG $0x04728d48 // leaq 0x4(%rdx), %rsi
-	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
-	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
-	QUAD $0x000088248c6f7ec5; BYTE $0x00 // vmovdqu 0x88(%rsp), %ymm9
-	LONG $0xff168f0f; WORD $0xffff // jg 0x4e47 <k_tile_panel_min+0x6d7>
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	LONG $0x247c2b4c; BYTE $0x18 // subq 0x18(%rsp), %r15
-	LONG $0xfbaf0f4d // imulq %r11, %r15
-	LONG $0x03738d48 // leaq 0x3(%rbx), %rsi
+	LONG $0x117cc1c4; BYTE $0x13 // vmovups %ymm2, (%r11)
+	LONG $0x117cc1c4; WORD $0x931c // vmovups %ymm3, (%r11,%rdx,4)
+	LONG $0x117cc1c4; WORD $0xd324 // vmovups %ymm4, (%r11,%rdx,8)
+	LONG $0x117c81c4; WORD $0x132c // vmovups %ymm5, (%r11,%r10)
+	LONG $0x04668d4d // leaq 0x4(%r14), %r12
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x4c6f7ec5; WORD $0x6824 // vmovdqu 0x68(%rsp), %ymm9
+	LONG $0xff398f0f; WORD $0xffff // jg 0x454e <k_tile_panel_min+0x26e>
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
+	LONG $0xdaaf0f4c // imulq %rdx, %r11
+	LONG $0x037b8d4c // leaq 0x3(%rbx), %r15
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xf3490f48 // cmovnsq %rbx, %rsi
-	LONG $0xbe248d4f // leaq (%r14,%r15,4), %r12
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2c74 // je 0x4f80 <k_tile_panel_min+0x810>
-	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
-	LONG $0x107c81c4; WORD $0x9c1c // vmovups (%r12,%r11,4), %ymm3
-	LONG $0x107c81c4; WORD $0xdc24 // vmovups (%r12,%r11,8), %ymm4
-	LONG $0x107cc1c4; WORD $0x0c2c // vmovups (%r12,%rcx), %ymm5
+	LONG $0xfb490f4c // cmovnsq %rbx, %r15
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	LONG $0x02638d4c // leaq 0x2(%rbx), %r12
+	LONG $0x057b8d48 // leaq 0x5(%rbx), %rdi
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xfc490f49 // cmovnsq %r12, %rdi
+	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x287f // jg 0x4f99 <k_tile_panel_min+0x829>
-	WORD $0x8deb // jmp 0x4f00 <k_tile_panel_min+0x790>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x2b74 // je 0x4670 <k_tile_panel_min+0x390>
+	LONG $0x107cc1c4; BYTE $0x13 // vmovups (%r11), %ymm2
+	LONG $0x107cc1c4; WORD $0x931c // vmovups (%r11,%rdx,4), %ymm3
+	LONG $0x107cc1c4; WORD $0xd324 // vmovups (%r11,%rdx,8), %ymm4
+	LONG $0x107c81c4; WORD $0x132c // vmovups (%r11,%r10), %ymm5
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x287f // jg 0x468c <k_tile_panel_min+0x3ac>
+	LONG $0xffff77e9; BYTE $0xff // jmp 0x45e0 <k_tile_panel_min+0x300>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xff678e0f; WORD $0xffff // jle 0x4f00 <k_tile_panel_min+0x790>
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xff548e0f; WORD $0xffff // jle 0x45e0 <k_tile_panel_min+0x300>
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0xfce48349 // andq $-0x4, %r12
 	LONG $0x02ffc149 // sarq $0x2, %r15
-	LONG $0xfdaf0f4c // imulq %rbp, %r15
-	LONG $0x06e7c149 // shlq $0x6, %r15
-	LONG $0xfce68348 // andq $-0x4, %rsi
-	WORD $0x2948; BYTE $0xf3 // subq %rsi, %rbx
+	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
+	LONG $0x02fdc148 // sarq $0x2, %rbp
+	LONG $0xfce78348 // andq $-0x4, %rdi
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0x02c78348 // addq $0x2, %rdi
+	WORD $0x294c; BYTE $0xe3 // subq %r12, %rbx
+	LONG $0xfeaf0f4c // imulq %rsi, %r15
 	LONG $0x06e3c148 // shlq $0x6, %rbx
-	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	BYTE $0x90 // nop
-	LONG $0x587d62c4; BYTE $0x03 // vpbroadcastd (%rbx), %ymm8
-	LONG $0x1e6f7ec5 // vmovdqu (%rsi), %ymm11
-	LONG $0x587d62c4; WORD $0x404b // vpbroadcastd 0x40(%rbx), %ymm9
-	QUAD $0x000080a3587d62c4; BYTE $0x00 // vpbroadcastd 0x80(%rbx), %ymm12
-	LONG $0x566f7ec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm10
-	QUAD $0x0000c0ab587d62c4; BYTE $0x00 // vpbroadcastd 0xc0(%rbx), %ymm13
-	QUAD $0x00008824846ffec5; BYTE $0x00 // vmovdqu 0x88(%rsp), %ymm0
+	LONG $0xeeaf0f48 // imulq %rsi, %rbp
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x587d42c4; WORD $0x1f04 // vpbroadcastd (%r15,%rbx), %ymm8
+	LONG $0x5d6f7ec5; BYTE $0x00 // vmovdqu (%rbp), %ymm11
+	LONG $0x587d42c4; WORD $0x1f4c; BYTE $0x40 // vpbroadcastd 0x40(%r15,%rbx), %ymm9
+	LONG $0x587d42c4; WORD $0x3f24 // vpbroadcastd (%r15,%rdi), %ymm12
+	LONG $0x556f7ec5; BYTE $0x40 // vmovdqu 0x40(%rbp), %ymm10
+	LONG $0x587d42c4; WORD $0x3f6c; BYTE $0x40 // vpbroadcastd 0x40(%r15,%rdi), %ymm13
+	LONG $0x446ffec5; WORD $0x6824 // vmovdqu 0x68(%rsp), %ymm0
 	LONG $0xf86ffdc5 // vmovdqa %ymm0, %ymm7
 	LONG $0xf06ffdc5 // vmovdqa %ymm0, %ymm6
-	LONG $0x587d62c4; WORD $0x0473 // vpbroadcastd 0x4(%rbx), %ymm14
+	LONG $0x587d42c4; WORD $0x1f74; BYTE $0x04 // vpbroadcastd 0x4(%r15,%rbx), %ymm14
 	LONG $0x5025c2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm8, %ymm11, %ymm7
 	LONG $0xc06f7dc5 // vmovdqa %ymm0, %ymm8
-	LONG $0x587d62c4; WORD $0x447b // vpbroadcastd 0x44(%rbx), %ymm15
+	LONG $0x587d42c4; WORD $0x1f7c; BYTE $0x44 // vpbroadcastd 0x44(%r15,%rbx), %ymm15
 	LONG $0x5025c2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm9, %ymm11, %ymm6
 	LONG $0xc86f7dc5 // vmovdqa %ymm0, %ymm9
-	QUAD $0x0000848b587de2c4; BYTE $0x00 // vpbroadcastd 0x84(%rbx), %ymm1
+	LONG $0x587dc2c4; WORD $0x3f4c; BYTE $0x04 // vpbroadcastd 0x4(%r15,%rdi), %ymm1
 	LONG $0x502542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm11, %ymm8
 	LONG $0x502542c4; BYTE $0xcd // {vex} vpdpbusd %ymm13, %ymm11, %ymm9
-	QUAD $0x0000c4a3587d62c4; BYTE $0x00 // vpbroadcastd 0xc4(%rbx), %ymm12
-	QUAD $0x000000809e6f7ec5 // vmovdqu 0x80(%rsi), %ymm11
-	LONG $0x587d62c4; WORD $0x086b // vpbroadcastd 0x8(%rbx), %ymm13
-	LONG $0x587de2c4; WORD $0x4843 // vpbroadcastd 0x48(%rbx), %ymm0
+	LONG $0x587d42c4; WORD $0x3f64; BYTE $0x44 // vpbroadcastd 0x44(%r15,%rdi), %ymm12
+	QUAD $0x000000809d6f7ec5 // vmovdqu 0x80(%rbp), %ymm11
+	LONG $0x587d42c4; WORD $0x1f6c; BYTE $0x08 // vpbroadcastd 0x8(%r15,%rbx), %ymm13
+	LONG $0x587dc2c4; WORD $0x1f44; BYTE $0x48 // vpbroadcastd 0x48(%r15,%rbx), %ymm0
 	LONG $0x502dc2c4; BYTE $0xfe // {vex} vpdpbusd %ymm14, %ymm10, %ymm7
-	QUAD $0x000088b3587d62c4; BYTE $0x00 // vpbroadcastd 0x88(%rbx), %ymm14
+	LONG $0x587d42c4; WORD $0x3f74; BYTE $0x08 // vpbroadcastd 0x8(%r15,%rdi), %ymm14
 	LONG $0x502dc2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm10, %ymm6
 	LONG $0x502d62c4; BYTE $0xc1 // {vex} vpdpbusd %ymm1, %ymm10, %ymm8
-	QUAD $0x0000c88b587de2c4; BYTE $0x00 // vpbroadcastd 0xc8(%rbx), %ymm1
-	QUAD $0x000000c0be6f7ec5 // vmovdqu 0xc0(%rsi), %ymm15
+	LONG $0x587dc2c4; WORD $0x3f4c; BYTE $0x48 // vpbroadcastd 0x48(%r15,%rdi), %ymm1
+	QUAD $0x000000c0bd6f7ec5 // vmovdqu 0xc0(%rbp), %ymm15
 	LONG $0x502d42c4; BYTE $0xcc // {vex} vpdpbusd %ymm12, %ymm10, %ymm9
-	LONG $0x587d62c4; WORD $0x0c53 // vpbroadcastd 0xc(%rbx), %ymm10
+	LONG $0x587d42c4; WORD $0x1f54; BYTE $0x0c // vpbroadcastd 0xc(%r15,%rbx), %ymm10
 	LONG $0x5025c2c4; BYTE $0xfd // {vex} vpdpbusd %ymm13, %ymm11, %ymm7
-	LONG $0x587d62c4; WORD $0x4c63 // vpbroadcastd 0x4c(%rbx), %ymm12
-	QUAD $0x00008cab587d62c4; BYTE $0x00 // vpbroadcastd 0x8c(%rbx), %ymm13
+	LONG $0x587d42c4; WORD $0x1f64; BYTE $0x4c // vpbroadcastd 0x4c(%r15,%rbx), %ymm12
+	LONG $0x587d42c4; WORD $0x3f6c; BYTE $0x0c // vpbroadcastd 0xc(%r15,%rdi), %ymm13
 	LONG $0x5025e2c4; BYTE $0xf0 // {vex} vpdpbusd %ymm0, %ymm11, %ymm6
-	QUAD $0x0000cc83587de2c4; BYTE $0x00 // vpbroadcastd 0xcc(%rbx), %ymm0
+	LONG $0x587dc2c4; WORD $0x3f44; BYTE $0x4c // vpbroadcastd 0x4c(%r15,%rdi), %ymm0
 	LONG $0x502542c4; BYTE $0xc6 // {vex} vpdpbusd %ymm14, %ymm11, %ymm8
 	LONG $0x502562c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm11, %ymm9
-	LONG $0x587de2c4; WORD $0x104b // vpbroadcastd 0x10(%rbx), %ymm1
+	LONG $0x587dc2c4; WORD $0x1f4c; BYTE $0x10 // vpbroadcastd 0x10(%r15,%rbx), %ymm1
 	LONG $0x5005c2c4; BYTE $0xfa // {vex} vpdpbusd %ymm10, %ymm15, %ymm7
 	LONG $0x5005c2c4; BYTE $0xf4 // {vex} vpdpbusd %ymm12, %ymm15, %ymm6
-	LONG $0x587d62c4; WORD $0x5053 // vpbroadcastd 0x50(%rbx), %ymm10
+	LONG $0x587d42c4; WORD $0x1f54; BYTE $0x50 // vpbroadcastd 0x50(%r15,%rbx), %ymm10
 	LONG $0x500542c4; BYTE $0xc5 // {vex} vpdpbusd %ymm13, %ymm15, %ymm8
-	QUAD $0x000001009e6f7ec5 // vmovdqu 0x100(%rsi), %ymm11
-	QUAD $0x000090a3587d62c4; BYTE $0x00 // vpbroadcastd 0x90(%rbx), %ymm12
+	QUAD $0x000001009d6f7ec5 // vmovdqu 0x100(%rbp), %ymm11
+	LONG $0x587d42c4; WORD $0x3f64; BYTE $0x10 // vpbroadcastd 0x10(%r15,%rdi), %ymm12
 	LONG $0x500562c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm15, %ymm9
-	QUAD $0x0000d083587de2c4; BYTE $0x00 // vpbroadcastd 0xd0(%rbx), %ymm0
-	LONG $0x587d62c4; WORD $0x146b // vpbroadcastd 0x14(%rbx), %ymm13
-	LONG $0x587d62c4; WORD $0x5473 // vpbroadcastd 0x54(%rbx), %ymm14
-	QUAD $0x000094bb587d62c4; BYTE $0x00 // vpbroadcastd 0x94(%rbx), %ymm15
+	LONG $0x587dc2c4; WORD $0x3f44; BYTE $0x50 // vpbroadcastd 0x50(%r15,%rdi), %ymm0
+	LONG $0x587d42c4; WORD $0x1f6c; BYTE $0x14 // vpbroadcastd 0x14(%r15,%rbx), %ymm13
+	LONG $0x587d42c4; WORD $0x1f74; BYTE $0x54 // vpbroadcastd 0x54(%r15,%rbx), %ymm14
+	LONG $0x587d42c4; WORD $0x3f7c; BYTE $0x14 // vpbroadcastd 0x14(%r15,%rdi), %ymm15
 	LONG $0x5025e2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm11, %ymm7
-	QUAD $0x0000d48b587de2c4; BYTE $0x00 // vpbroadcastd 0xd4(%rbx), %ymm1
+	LONG $0x587dc2c4; WORD $0x3f4c; BYTE $0x54 // vpbroadcastd 0x54(%r15,%rdi), %ymm1
 	LONG $0x5025c2c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm11, %ymm6
 	LONG $0x502542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm11, %ymm8
-	LONG $0x587d62c4; WORD $0x1853 // vpbroadcastd 0x18(%rbx), %ymm10
+	LONG $0x587d42c4; WORD $0x1f54; BYTE $0x18 // vpbroadcastd 0x18(%r15,%rbx), %ymm10
 	LONG $0x502562c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm11, %ymm9
-	QUAD $0x00000140866ffec5 // vmovdqu 0x140(%rsi), %ymm0
-	LONG $0x587d62c4; WORD $0x585b // vpbroadcastd 0x58(%rbx), %ymm11
+	QUAD $0x00000140856ffec5 // vmovdqu 0x140(%rbp), %ymm0
+	LONG $0x587d42c4; WORD $0x1f5c; BYTE $0x58 // vpbroadcastd 0x58(%r15,%rbx), %ymm11
 	LONG $0x507dc2c4; BYTE $0xfd // {vex} vpdpbusd %ymm13, %ymm0, %ymm7
 	LONG $0x507dc2c4; BYTE $0xf6 // {vex} vpdpbusd %ymm14, %ymm0, %ymm6
-	QUAD $0x000098a3587d62c4; BYTE $0x00 // vpbroadcastd 0x98(%rbx), %ymm12
+	LONG $0x587d42c4; WORD $0x3f64; BYTE $0x18 // vpbroadcastd 0x18(%r15,%rdi), %ymm12
 	LONG $0x507d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm8
-	QUAD $0x00000180ae6f7ec5 // vmovdqu 0x180(%rsi), %ymm13
-	QUAD $0x0000d8b3587d62c4; BYTE $0x00 // vpbroadcastd 0xd8(%rbx), %ymm14
+	QUAD $0x00000180ad6f7ec5 // vmovdqu 0x180(%rbp), %ymm13
+	LONG $0x587d42c4; WORD $0x3f74; BYTE $0x58 // vpbroadcastd 0x58(%r15,%rdi), %ymm14
 	LONG $0x507d62c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm9
 	LONG $0x5015c2c4; BYTE $0xfa // {vex} vpdpbusd %ymm10, %ymm13, %ymm7
-	LONG $0x587de2c4; WORD $0x1c43 // vpbroadcastd 0x1c(%rbx), %ymm0
+	LONG $0x587dc2c4; WORD $0x1f44; BYTE $0x1c // vpbroadcastd 0x1c(%r15,%rbx), %ymm0
 	LONG $0x5015c2c4; BYTE $0xf3 // {vex} vpdpbusd %ymm11, %ymm13, %ymm6
 	LONG $0x501542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm13, %ymm8
-	LONG $0x587de2c4; WORD $0x5c4b // vpbroadcastd 0x5c(%rbx), %ymm1
+	LONG $0x587dc2c4; WORD $0x1f4c; BYTE $0x5c // vpbroadcastd 0x5c(%r15,%rbx), %ymm1
 	LONG $0x501542c4; BYTE $0xce // {vex} vpdpbusd %ymm14, %ymm13, %ymm9
-	QUAD $0x000001c0966f7ec5 // vmovdqu 0x1c0(%rsi), %ymm10
-	QUAD $0x00009c9b587d62c4; BYTE $0x00 // vpbroadcastd 0x9c(%rbx), %ymm11
+	QUAD $0x000001c0956f7ec5 // vmovdqu 0x1c0(%rbp), %ymm10
+	LONG $0x587d42c4; WORD $0x3f5c; BYTE $0x1c // vpbroadcastd 0x1c(%r15,%rdi), %ymm11
 	LONG $0x502de2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm0, %ymm10, %ymm7
 	LONG $0x502de2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm10, %ymm6
-	QUAD $0x0000dc83587de2c4; BYTE $0x00 // vpbroadcastd 0xdc(%rbx), %ymm0
+	LONG $0x587dc2c4; WORD $0x3f44; BYTE $0x5c // vpbroadcastd 0x5c(%r15,%rdi), %ymm0
 	LONG $0x502d42c4; BYTE $0xc3 // {vex} vpdpbusd %ymm11, %ymm10, %ymm8
-	QUAD $0x001b2f1d187d62c4; BYTE $0x00 // vbroadcastss 0x1b2f(%rip), %ymm11 # 0x6cd4 <k_tile_panel_16_min+0xce4>
+	QUAD $0x001b621d187d62c4; BYTE $0x00 // vbroadcastss 0x1b62(%rip), %ymm11 # 0x6414 <k_tile_panel_16_min+0xd04>
 	LONG $0x502d62c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm10, %ymm9
-	QUAD $0x000002008610fcc5 // vmovups 0x200(%rsi), %ymm0
+	QUAD $0x000002008510fcc5 // vmovups 0x200(%rbp), %ymm0
 	LONG $0xc859a4c5 // vmulps %ymm0, %ymm11, %ymm1
 	LONG $0xa87de2c4; BYTE $0xf9 // vfmadd213ps %ymm1, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm7) + ymm1
 	LONG $0xa87de2c4; BYTE $0xf1 // vfmadd213ps %ymm1, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm6) + ymm1
-	LONG $0x187d62c4; WORD $0x2053 // vbroadcastss 0x20(%rbx), %ymm10
+	LONG $0x187d42c4; WORD $0x1f54; BYTE $0x20 // vbroadcastss 0x20(%r15,%rbx), %ymm10
 	LONG $0xa87d62c4; BYTE $0xc1 // vfmadd213ps %ymm1, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) + ymm1
 	LONG $0xa87d62c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm9) + ymm1
-	LONG $0x187de2c4; WORD $0x6043 // vbroadcastss 0x60(%rbx), %ymm0
+	LONG $0x187dc2c4; WORD $0x1f44; BYTE $0x60 // vbroadcastss 0x60(%r15,%rbx), %ymm0
 	LONG $0xa84562c4; BYTE $0xd2 // vfmadd213ps %ymm2, %ymm7, %ymm10 # ymm10 = (ymm7 * ymm10) + ymm2
 	LONG $0xa84de2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm0) + ymm3
-	QUAD $0x0000a08b187de2c4; BYTE $0x00 // vbroadcastss 0xa0(%rbx), %ymm1
+	LONG $0x187dc2c4; WORD $0x3f4c; BYTE $0x20 // vbroadcastss 0x20(%r15,%rdi), %ymm1
 	LONG $0xa83de2c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm1) + ymm4
-	QUAD $0x0000e0b3187de2c4; BYTE $0x00 // vbroadcastss 0xe0(%rbx), %ymm6
-	QUAD $0x00000240be10fcc5 // vmovups 0x240(%rsi), %ymm7
+	LONG $0x187dc2c4; WORD $0x3f74; BYTE $0x60 // vbroadcastss 0x60(%r15,%rdi), %ymm6
+	QUAD $0x00000240bd10fcc5 // vmovups 0x240(%rbp), %ymm7
 	LONG $0xa835e2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm6) + ymm5
-	LONG $0x187de2c4; WORD $0x3053 // vbroadcastss 0x30(%rbx), %ymm2
-	LONG $0x187de2c4; WORD $0x705b // vbroadcastss 0x70(%rbx), %ymm3
+	LONG $0x187dc2c4; WORD $0x1f54; BYTE $0x30 // vbroadcastss 0x30(%r15,%rbx), %ymm2
+	LONG $0x187dc2c4; WORD $0x1f5c; BYTE $0x70 // vbroadcastss 0x70(%r15,%rbx), %ymm3
 	LONG $0xa845c2c4; BYTE $0xd2 // vfmadd213ps %ymm10, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm10
-	QUAD $0x0000b0a3187de2c4; BYTE $0x00 // vbroadcastss 0xb0(%rbx), %ymm4
+	LONG $0x187dc2c4; WORD $0x3f64; BYTE $0x30 // vbroadcastss 0x30(%r15,%rdi), %ymm4
 	LONG $0xa845e2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm3) + ymm0
 	LONG $0xa845e2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm4) + ymm1
-	QUAD $0x0000f0ab187de2c4; BYTE $0x00 // vbroadcastss 0xf0(%rbx), %ymm5
+	LONG $0x187dc2c4; WORD $0x3f6c; BYTE $0x70 // vbroadcastss 0x70(%r15,%rdi), %ymm5
 	LONG $0xa845e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm6
-	LONG $0x80c68148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rsi # imm = 0x280
-	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
-	WORD $0xff49; BYTE $0xcf // decq %r15
-	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfd6f870f; WORD $0xffff // ja 0x4fc0 <k_tile_panel_min+0x850>
-	LONG $0xfffcaae9; BYTE $0xff // jmp 0x4f00 <k_tile_panel_min+0x790>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x10418b48 // movq 0x10(%rcx), %rax
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x08718b48 // movq 0x8(%rcx), %rsi
-	LONG $0x18798b48 // movq 0x18(%rcx), %rdi
-	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0x20498b4c // movq 0x20(%rcx), %r9
-	LONG $0x40518b4c // movq 0x40(%rcx), %r10
-	LONG $0x38598b4c // movq 0x38(%rcx), %r11
-	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
-	LONG $0x246c8b44; BYTE $0x14 // movl 0x14(%rsp), %r13d
-	WORD $0x25eb // jmp 0x52bb <k_tile_panel_min+0xb4b>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x117cc1c4; BYTE $0x1e // vmovups %ymm3, (%r14)
-	LONG $0x117cc1c4; WORD $0xbe14 // vmovups %ymm2, (%r14,%rdi,4)
-	LONG $0x02718d4c // leaq 0x2(%rcx), %r14
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
-	LONG $0xfba48f0f; WORD $0xffff // jg 0x4e5f <k_tile_panel_min+0x6ef>
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xfd86870f; WORD $0xffff // ja 0x46e0 <k_tile_panel_min+0x400>
+	LONG $0xfffc81e9; BYTE $0xff // jmp 0x45e0 <k_tile_panel_min+0x300>
+	BYTE $0x90 // nop
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x18678b4c // movq 0x18(%rdi), %r12
+	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	LONG $0x48578b4c // movq 0x48(%rdi), %r10
+	WORD $0x24eb // jmp 0x499b <k_tile_panel_min+0x6bb>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x117cc1c4; BYTE $0x1b // vmovups %ymm3, (%r11)
+	LONG $0x117c81c4; WORD $0xa314 // vmovups %ymm2, (%r11,%r12,4)
+	LONG $0x025a8d4c // leaq 0x2(%rdx), %r11
 	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
-	LONG $0x24742b4c; BYTE $0x18 // subq 0x18(%rsp), %r14
-	LONG $0xf7af0f4c // imulq %rdi, %r14
-	LONG $0x037a8d4c // leaq 0x3(%rdx), %r15
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xfa490f4c // cmovnsq %rdx, %r15
-	LONG $0xb0348d4f // leaq (%r8,%r14,4), %r14
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0xfbc88f0f; WORD $0xffff // jg 0x4563 <k_tile_panel_min+0x283>
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
+	LONG $0xdcaf0f4d // imulq %r12, %r11
+	LONG $0x035e8d49 // leaq 0x3(%r14), %rbx
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xde490f49 // cmovnsq %r14, %rbx
+	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1274 // je 0x52f0 <k_tile_panel_min+0xb80>
-	LONG $0x107cc1c4; BYTE $0x1e // vmovups (%r14), %ymm3
-	LONG $0x107cc1c4; WORD $0xbe14 // vmovups (%r14,%rdi,4), %ymm2
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0f7f // jg 0x52fd <k_tile_panel_min+0xb8d>
-	WORD $0xb0eb // jmp 0x52a0 <k_tile_panel_min+0xb30>
+	WORD $0x1474 // je 0x49d0 <k_tile_panel_min+0x6f0>
+	LONG $0x107cc1c4; BYTE $0x1b // vmovups (%r11), %ymm3
+	LONG $0x107c81c4; WORD $0xa314 // vmovups (%r11,%r12,4), %ymm2
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x117f // jg 0x49dd <k_tile_panel_min+0x6fd>
+	WORD $0xb2eb // jmp 0x4980 <k_tile_panel_min+0x6a0>
+	WORD $0x9066 // nop
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xa37e // jle 0x52a0 <k_tile_panel_min+0xb30>
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x02fcc149 // sarq $0x2, %r12
-	LONG $0xe1af0f4d // imulq %r9, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0xfce78349 // andq $-0x4, %r15
-	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
-	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0xa37e // jle 0x4980 <k_tile_panel_min+0x6a0>
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x587de2c4; BYTE $0x02 // vpbroadcastd (%rdx), %ymm0
-	LONG $0x6f7ec1c4; WORD $0x240c // vmovdqu (%r12), %ymm1
-	LONG $0x6f7ec1c4; WORD $0x2474; BYTE $0x40 // vmovdqu 0x40(%r12), %ymm6
-	QUAD $0x008024bc6f7ec1c4; WORD $0x0000 // vmovdqu 0x80(%r12), %ymm7
-	QUAD $0x00c024846f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r12), %ymm8
+	LONG $0x02ffc149 // sarq $0x2, %r15
+	LONG $0xf9af0f4d // imulq %r9, %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	LONG $0xfce38348 // andq $-0x4, %rbx
+	WORD $0x2949; BYTE $0xde // subq %rbx, %r14
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x587dc2c4; BYTE $0x06 // vpbroadcastd (%r14), %ymm0
+	LONG $0x6f7ec1c4; BYTE $0x0f // vmovdqu (%r15), %ymm1
+	LONG $0x6f7ec1c4; WORD $0x4077 // vmovdqu 0x40(%r15), %ymm6
+	QUAD $0x000080bf6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r15), %ymm7
+	QUAD $0x0000c0876f7e41c4; BYTE $0x00 // vmovdqu 0xc0(%r15), %ymm8
 	LONG $0xcc7f7dc5 // vmovdqa %ymm9, %ymm4
 	LONG $0x5075e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm4
-	LONG $0x587de2c4; WORD $0x4042 // vpbroadcastd 0x40(%rdx), %ymm0
+	LONG $0x587dc2c4; WORD $0x4046 // vpbroadcastd 0x40(%r14), %ymm0
 	LONG $0xcd7f7dc5 // vmovdqa %ymm9, %ymm5
 	LONG $0x5075e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm5
-	LONG $0x587de2c4; WORD $0x0442 // vpbroadcastd 0x4(%rdx), %ymm0
+	LONG $0x587dc2c4; WORD $0x0446 // vpbroadcastd 0x4(%r14), %ymm0
 	LONG $0x504de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm6, %ymm4
-	LONG $0x587de2c4; WORD $0x4442 // vpbroadcastd 0x44(%rdx), %ymm0
-	LONG $0x587de2c4; WORD $0x084a // vpbroadcastd 0x8(%rdx), %ymm1
+	LONG $0x587dc2c4; WORD $0x4446 // vpbroadcastd 0x44(%r14), %ymm0
+	LONG $0x587dc2c4; WORD $0x084e // vpbroadcastd 0x8(%r14), %ymm1
 	LONG $0x504de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm6, %ymm5
 	LONG $0x5045e2c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm7, %ymm4
-	LONG $0x587de2c4; WORD $0x4842 // vpbroadcastd 0x48(%rdx), %ymm0
+	LONG $0x587dc2c4; WORD $0x4846 // vpbroadcastd 0x48(%r14), %ymm0
 	LONG $0x5045e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm7, %ymm5
-	LONG $0x587de2c4; WORD $0x0c42 // vpbroadcastd 0xc(%rdx), %ymm0
+	LONG $0x587dc2c4; WORD $0x0c46 // vpbroadcastd 0xc(%r14), %ymm0
 	LONG $0x503de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm8, %ymm4
-	LONG $0x587de2c4; WORD $0x4c42 // vpbroadcastd 0x4c(%rdx), %ymm0
+	LONG $0x587dc2c4; WORD $0x4c46 // vpbroadcastd 0x4c(%r14), %ymm0
 	LONG $0x503de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm8, %ymm5
-	QUAD $0x010024846f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r12), %ymm0
-	LONG $0x587de2c4; WORD $0x104a // vpbroadcastd 0x10(%rdx), %ymm1
-	LONG $0x587de2c4; WORD $0x5072 // vpbroadcastd 0x50(%rdx), %ymm6
+	QUAD $0x000100876f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r15), %ymm0
+	LONG $0x587dc2c4; WORD $0x104e // vpbroadcastd 0x10(%r14), %ymm1
+	LONG $0x587dc2c4; WORD $0x5076 // vpbroadcastd 0x50(%r14), %ymm6
 	LONG $0x507de2c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm4
 	LONG $0x507de2c4; BYTE $0xee // {vex} vpdpbusd %ymm6, %ymm0, %ymm5
-	LONG $0x587de2c4; WORD $0x1442 // vpbroadcastd 0x14(%rdx), %ymm0
-	QUAD $0x0140248c6f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r12), %ymm1
+	LONG $0x587dc2c4; WORD $0x1446 // vpbroadcastd 0x14(%r14), %ymm0
+	QUAD $0x0001408f6f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r15), %ymm1
 	LONG $0x5075e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm4
-	LONG $0x587de2c4; WORD $0x5442 // vpbroadcastd 0x54(%rdx), %ymm0
+	LONG $0x587dc2c4; WORD $0x5446 // vpbroadcastd 0x54(%r14), %ymm0
 	LONG $0x5075e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm5
-	QUAD $0x018024846f7ec1c4; WORD $0x0000 // vmovdqu 0x180(%r12), %ymm0
-	LONG $0x587de2c4; WORD $0x184a // vpbroadcastd 0x18(%rdx), %ymm1
+	QUAD $0x000180876f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r15), %ymm0
+	LONG $0x587dc2c4; WORD $0x184e // vpbroadcastd 0x18(%r14), %ymm1
 	LONG $0x507de2c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm4
-	LONG $0x587de2c4; WORD $0x584a // vpbroadcastd 0x58(%rdx), %ymm1
+	LONG $0x587dc2c4; WORD $0x584e // vpbroadcastd 0x58(%r14), %ymm1
 	LONG $0x507de2c4; BYTE $0xe9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm5
-	QUAD $0x01c024846f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r12), %ymm0
-	LONG $0x587de2c4; WORD $0x1c4a // vpbroadcastd 0x1c(%rdx), %ymm1
+	QUAD $0x0001c0876f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r15), %ymm0
+	LONG $0x587dc2c4; WORD $0x1c4e // vpbroadcastd 0x1c(%r14), %ymm1
 	LONG $0x507de2c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm4
-	LONG $0x587de2c4; WORD $0x5c4a // vpbroadcastd 0x5c(%rdx), %ymm1
+	LONG $0x587dc2c4; WORD $0x5c4e // vpbroadcastd 0x5c(%r14), %ymm1
 	LONG $0x507de2c4; BYTE $0xe9 // {vex} vpdpbusd %ymm1, %ymm0, %ymm5
-	QUAD $0x02002484107cc1c4; WORD $0x0000 // vmovups 0x200(%r12), %ymm0
+	QUAD $0x00020087107cc1c4; BYTE $0x00 // vmovups 0x200(%r15), %ymm0
 	LONG $0xc859a4c5 // vmulps %ymm0, %ymm11, %ymm1
 	LONG $0xa87de2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm4) + ymm1
-	LONG $0x187de2c4; WORD $0x2072 // vbroadcastss 0x20(%rdx), %ymm6
+	LONG $0x187dc2c4; WORD $0x2076 // vbroadcastss 0x20(%r14), %ymm6
 	LONG $0xa87de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm5) + ymm1
 	LONG $0xa85de2c4; BYTE $0xf3 // vfmadd213ps %ymm3, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm3
-	LONG $0x187de2c4; WORD $0x6042 // vbroadcastss 0x60(%rdx), %ymm0
+	LONG $0x187dc2c4; WORD $0x6046 // vbroadcastss 0x60(%r14), %ymm0
 	LONG $0xa855e2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm2
-	QUAD $0x0240248c107cc1c4; WORD $0x0000 // vmovups 0x240(%r12), %ymm1
-	LONG $0x187de2c4; WORD $0x305a // vbroadcastss 0x30(%rdx), %ymm3
+	QUAD $0x0002408f107cc1c4; BYTE $0x00 // vmovups 0x240(%r15), %ymm1
+	LONG $0x187dc2c4; WORD $0x305e // vbroadcastss 0x30(%r14), %ymm3
 	LONG $0xa875e2c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm3) + ymm6
-	LONG $0x187de2c4; WORD $0x7052 // vbroadcastss 0x70(%rdx), %ymm2
+	LONG $0x187dc2c4; WORD $0x7056 // vbroadcastss 0x70(%r14), %ymm2
 	LONG $0xa875e2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + ymm0
-	LONG $0x80c48149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r12 # imm = 0x280
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	WORD $0xff49; BYTE $0xcf // decq %r15
-	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xfe97870f; WORD $0xffff // ja 0x5330 <k_tile_panel_min+0xbc0>
-	LONG $0xfffe02e9; BYTE $0xff // jmp 0x52a0 <k_tile_panel_min+0xb30>
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	LONG $0x80c78149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r15 # imm = 0x280
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0xfea1870f; WORD $0xffff // ja 0x4a10 <k_tile_panel_min+0x730>
+	LONG $0xfffe0ce9; BYTE $0xff // jmp 0x4980 <k_tile_panel_min+0x6a0>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x24548b49; BYTE $0x38 // movq 0x38(%r12), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xf43b8e0f; WORD $0xffff // jle 0x48f0 <k_tile_panel_min+0x180>
-	LONG $0x24748b49; BYTE $0x10 // movq 0x10(%r12), %rsi
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x02f8c149 // sarq $0x2, %r8
-	LONG $0x44af0f4d; WORD $0x2024 // imulq 0x20(%r12), %r8
-	LONG $0x06e0c149 // shlq $0x6, %r8
-	LONG $0x2444034d; BYTE $0x08 // addq 0x8(%r12), %r8
-	LONG $0xfce18349 // andq $-0x4, %r9
-	WORD $0x294c; BYTE $0xc9 // subq %r9, %rcx
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x587de2c4; BYTE $0x01 // vpbroadcastd (%rcx), %ymm0
-	LONG $0x0e6ffec5 // vmovdqu (%rsi), %ymm1
-	LONG $0x666ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm4
-	QUAD $0x00000080ae6ffec5 // vmovdqu 0x80(%rsi), %ymm5
-	QUAD $0x000000c0b66ffec5 // vmovdqu 0xc0(%rsi), %ymm6
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xf83f8e0f; WORD $0xffff // jle 0x43c0 <k_tile_panel_min+0xe0>
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x02f9c149 // sarq $0x2, %r9
+	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x084f034c // addq 0x8(%rdi), %r9
+	LONG $0xfce28349 // andq $-0x4, %r10
+	WORD $0x294c; BYTE $0xd2 // subq %r10, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x587de2c4; BYTE $0x02 // vpbroadcastd (%rdx), %ymm0
+	LONG $0x6f7ec1c4; WORD $0x004d // vmovdqu (%r13), %ymm1
+	LONG $0x6f7ec1c4; WORD $0x4065 // vmovdqu 0x40(%r13), %ymm4
+	QUAD $0x000080ad6f7ec1c4; BYTE $0x00 // vmovdqu 0x80(%r13), %ymm5
+	QUAD $0x0000c0b56f7ec1c4; BYTE $0x00 // vmovdqu 0xc0(%r13), %ymm6
 	LONG $0xcb7f7dc5 // vmovdqa %ymm9, %ymm3
 	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
-	LONG $0x587de2c4; WORD $0x0441 // vpbroadcastd 0x4(%rcx), %ymm0
+	LONG $0x587de2c4; WORD $0x0442 // vpbroadcastd 0x4(%rdx), %ymm0
 	LONG $0x505de2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm4, %ymm3
-	LONG $0x587de2c4; WORD $0x0841 // vpbroadcastd 0x8(%rcx), %ymm0
-	LONG $0x587de2c4; WORD $0x0c49 // vpbroadcastd 0xc(%rcx), %ymm1
+	LONG $0x587de2c4; WORD $0x0842 // vpbroadcastd 0x8(%rdx), %ymm0
+	LONG $0x587de2c4; WORD $0x0c4a // vpbroadcastd 0xc(%rdx), %ymm1
 	LONG $0x5055e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm5, %ymm3
 	LONG $0x504de2c4; BYTE $0xd9 // {vex} vpdpbusd %ymm1, %ymm6, %ymm3
-	LONG $0x587de2c4; WORD $0x1041 // vpbroadcastd 0x10(%rcx), %ymm0
-	QUAD $0x000001008e6ffec5 // vmovdqu 0x100(%rsi), %ymm1
+	LONG $0x587de2c4; WORD $0x1042 // vpbroadcastd 0x10(%rdx), %ymm0
+	QUAD $0x0001008d6f7ec1c4; BYTE $0x00 // vmovdqu 0x100(%r13), %ymm1
 	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
-	LONG $0x587de2c4; WORD $0x1441 // vpbroadcastd 0x14(%rcx), %ymm0
-	QUAD $0x000001408e6ffec5 // vmovdqu 0x140(%rsi), %ymm1
+	LONG $0x587de2c4; WORD $0x1442 // vpbroadcastd 0x14(%rdx), %ymm0
+	QUAD $0x0001408d6f7ec1c4; BYTE $0x00 // vmovdqu 0x140(%r13), %ymm1
 	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
-	LONG $0x587de2c4; WORD $0x1841 // vpbroadcastd 0x18(%rcx), %ymm0
-	QUAD $0x000001808e6ffec5 // vmovdqu 0x180(%rsi), %ymm1
+	LONG $0x587de2c4; WORD $0x1842 // vpbroadcastd 0x18(%rdx), %ymm0
+	QUAD $0x0001808d6f7ec1c4; BYTE $0x00 // vmovdqu 0x180(%r13), %ymm1
 	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
-	LONG $0x587de2c4; WORD $0x1c41 // vpbroadcastd 0x1c(%rcx), %ymm0
-	QUAD $0x000001c08e6ffec5 // vmovdqu 0x1c0(%rsi), %ymm1
+	LONG $0x587de2c4; WORD $0x1c42 // vpbroadcastd 0x1c(%rdx), %ymm0
+	QUAD $0x0001c08d6f7ec1c4; BYTE $0x00 // vmovdqu 0x1c0(%r13), %ymm1
 	LONG $0x5075e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm3
-	QUAD $0x000002008610fcc5 // vmovups 0x200(%rsi), %ymm0
+	QUAD $0x00020085107cc1c4; BYTE $0x00 // vmovups 0x200(%r13), %ymm0
 	LONG $0xc859a4c5 // vmulps %ymm0, %ymm11, %ymm1
 	LONG $0xb87de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm3) + ymm1
-	LONG $0x187de2c4; WORD $0x2041 // vbroadcastss 0x20(%rcx), %ymm0
+	LONG $0x187de2c4; WORD $0x2042 // vbroadcastss 0x20(%rdx), %ymm0
 	LONG $0xa875e2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm2
-	LONG $0x187de2c4; WORD $0x3051 // vbroadcastss 0x30(%rcx), %ymm2
-	QUAD $0x00024096987de2c4; BYTE $0x00 // vfmadd132ps 0x240(%rsi), %ymm0, %ymm2 # ymm2 = (ymm2 * mem) + ymm0
-	LONG $0x80c68148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rsi # imm = 0x280
-	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff26870f; WORD $0xffff // ja 0x54f0 <k_tile_panel_min+0xd80>
-	LONG $0xfff321e9; BYTE $0xff // jmp 0x48f0 <k_tile_panel_min+0x180>
-	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
+	LONG $0x187de2c4; WORD $0x3052 // vbroadcastss 0x30(%rdx), %ymm2
+	QUAD $0x00024095987dc2c4; BYTE $0x00 // vfmadd132ps 0x240(%r13), %ymm0, %ymm2 # ymm2 = (ymm2 * mem) + ymm0
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xff1c870f; WORD $0xffff // ja 0x4bb0 <k_tile_panel_min+0x8d0>
+	LONG $0xfff727e9; BYTE $0xff // jmp 0x43c0 <k_tile_panel_min+0xe0>
+	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3851,511 +3401,529 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x9066 // nop
 
 	// tile_panel_16
+	LONG $0x40478b48 // movq 0x40(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0a478e0f; WORD $0x0000 // jle 0x5704 <k_tile_panel_16+0xa54>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x48ec8348 // subq $0x48, %rsp
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0xb0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xb0, %rsp
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x28778b48 // movq 0x28(%rdi), %rsi
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
-	WORD $0x03a8 // testb $0x3, %al
-	LONG $0xc6950f40 // setne %sil
+	LONG $0x323c8d48 // leaq (%rdx,%rsi), %rdi
+	WORD $0x0148; BYTE $0xc0 // addq %rax, %rax
+	WORD $0x8b49; BYTE $0x0b // movq (%r11), %rcx
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x9f0f; BYTE $0xc2 // setg %dl
-	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
-	LONG $0x07245488 // movb %dl, 0x7(%rsp)
-	WORD $0x01b2 // movb $0x1, %dl
-	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x0016a31d187d62c4; BYTE $0x00 // vbroadcastss 0x16a3(%rip), %ymm11 # 0x6cd4 <k_tile_panel_16_min+0xce4>
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x2ceb // jmp 0x5664 <k_tile_panel_16+0x74>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x0c11fcc5; BYTE $0x16 // vmovups %ymm1, (%rsi,%rdx)
-	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
-	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0977840f; WORD $0x0000 // je 0x5fdb <k_tile_panel_16+0x9eb>
-	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
-	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
-	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x01bb840f; WORD $0x0000 // je 0x5831 <k_tile_panel_16+0x241>
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x08528b49 // movq 0x8(%r10), %rdx
-	LONG $0x105a8b4d // movq 0x10(%r10), %r11
-	LONG $0x18728b49 // movq 0x18(%r10), %rsi
-	WORD $0x8b49; BYTE $0x3a // movq (%r10), %rdi
-	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
-	LONG $0x20428b4d // movq 0x20(%r10), %r8
-	LONG $0x404a8b4d // movq 0x40(%r10), %r9
-	LONG $0x38528b4d // movq 0x38(%r10), %r10
-	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
-	LONG $0x40c38148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rbx # imm = 0x240
-	LONG $0x01728d4d // leaq 0x1(%r10), %r14
-	LONG $0x2cc28348 // addq $0x2c, %rdx
+	WORD $0x9f0f; BYTE $0xc1 // setg %cl
+	WORD $0x2040; BYTE $0xf1 // andb %sil, %cl
+	LONG $0x07244c88 // movb %cl, 0x7(%rsp)
+	LONG $0x03568d48 // leaq 0x3(%rsi), %rdx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xd6490f48 // cmovnsq %rsi, %rdx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x02f9c148 // sarq $0x2, %rcx
+	LONG $0xfce28348 // andq $-0x4, %rdx
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	LONG $0xd04d0f48 // cmovgeq %rax, %rdx
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	LONG $0x38538b49 // movq 0x38(%r11), %rdx
+	LONG $0x000240b8; BYTE $0x00 // movl $0x240, %eax # imm = 0x240
+	LONG $0x10430349 // addq 0x10(%r11), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x01468d48 // leaq 0x1(%rsi), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x01428d48 // leaq 0x1(%rdx), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0x06e0c149 // shlq $0x6, %r8
-	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
-	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
-	LONG $0xfeaf0f4c // imulq %rsi, %r15
-	LONG $0x036b8d4d // leaq 0x3(%r11), %r13
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xeb490f4d // cmovnsq %r11, %r13
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1674 // je 0x56f0 <k_tile_panel_16+0x100>
-	LONG $0x107ca1c4; WORD $0xbf0c // vmovups (%rdi,%r15,4), %ymm1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x187f // jg 0x56fd <k_tile_panel_16+0x10d>
-	LONG $0x00012fe9; BYTE $0x00 // jmp 0x5819 <k_tile_panel_16+0x229>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x011c8e0f; WORD $0x0000 // jle 0x5819 <k_tile_panel_16+0x229>
+	LONG $0x2cc88349 // orq $0x2c, %r8
+	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x0016921d187d62c4; BYTE $0x00 // vbroadcastss 0x1692(%rip), %ymm11 # 0x6414 <k_tile_panel_16_min+0xd04>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	WORD $0x1ceb // jmp 0x4da8 <k_tile_panel_16+0xf8>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x117cc1c4; WORD $0x800c // vmovups %ymm1, (%r8,%rax,4)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x20c18348 // addq $0x20, %rcx
+	LONG $0x246c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r13
+	LONG $0x094b840f; WORD $0x0000 // je 0x56f3 <k_tile_panel_16+0xa43>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0xfce58348 // andq $-0x4, %rbp
-	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
-	WORD $0x2949; BYTE $0xec // subq %rbp, %r12
-	LONG $0x02fdc149 // sarq $0x2, %r13
-	LONG $0xe8af0f4d // imulq %r8, %r13
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
-	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x587dc2c4; WORD $0x2454; BYTE $0xfc // vpbroadcastd -0x4(%r12), %ymm2
-	LONG $0x5d10fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm3
-	LONG $0x587dc2c4; WORD $0x2464; BYTE $0xd4 // vpbroadcastd -0x2c(%r12), %ymm4
-	QUAD $0xfffffdc0ad6ffec5 // vmovdqu -0x240(%rbp), %ymm5
+	WORD $0xd148; BYTE $0xed // shrq %rbp
+	LONG $0x6caf0f48; WORD $0x6024 // imulq 0x60(%rsp), %rbp
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x20 // andl $0x20, %edx
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x2444034c; BYTE $0x70 // addq 0x70(%rsp), %r8
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x013f840f; WORD $0x0000 // je 0x4f26 <k_tile_panel_16+0x276>
+	LONG $0x487b8349; BYTE $0x00 // cmpq $0x0, 0x48(%r11)
+	WORD $0x1274 // je 0x4e00 <k_tile_panel_16+0x150>
+	LONG $0x107cc1c4; BYTE $0x08 // vmovups (%r8), %ymm1
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x157f // jg 0x4e10 <k_tile_panel_16+0x160>
+	LONG $0x00011ce9; BYTE $0x00 // jmp 0x4f1c <k_tile_panel_16+0x26c>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x010c8e0f; WORD $0x0000 // jle 0x4f1c <k_tile_panel_16+0x26c>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	LONG $0x08738b49 // movq 0x8(%r11), %rsi
+	LONG $0x24740348; BYTE $0x48 // addq 0x48(%rsp), %rsi
+	LONG $0x20538b49 // movq 0x20(%r11), %rdx
+	LONG $0x54af0f48; WORD $0x5024 // imulq 0x50(%rsp), %rdx
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x587de2c4; WORD $0xfc52 // vpbroadcastd -0x4(%rdx), %ymm2
+	LONG $0x5810fcc5; BYTE $0xc0 // vmovups -0x40(%rax), %ymm3
+	LONG $0x587de2c4; WORD $0xd462 // vpbroadcastd -0x2c(%rdx), %ymm4
+	QUAD $0xfffffdc0a86ffec5 // vmovdqu -0x240(%rax), %ymm5
 	LONG $0x5055e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm5, %ymm2
-	QUAD $0xfffffe00a56ffec5 // vmovdqu -0x200(%rbp), %ymm4
-	LONG $0x587dc2c4; WORD $0x246c; BYTE $0xd8 // vpbroadcastd -0x28(%r12), %ymm5
-	QUAD $0xfffffe40b56ffec5 // vmovdqu -0x1c0(%rbp), %ymm6
+	QUAD $0xfffffe00a06ffec5 // vmovdqu -0x200(%rax), %ymm4
+	LONG $0x587de2c4; WORD $0xd86a // vpbroadcastd -0x28(%rdx), %ymm5
+	QUAD $0xfffffe40b06ffec5 // vmovdqu -0x1c0(%rax), %ymm6
 	LONG $0x505de2c4; BYTE $0xd5 // {vex} vpdpbusd %ymm5, %ymm4, %ymm2
-	LONG $0x587dc2c4; WORD $0x2464; BYTE $0xdc // vpbroadcastd -0x24(%r12), %ymm4
-	QUAD $0xfffffe80ad6ffec5 // vmovdqu -0x180(%rbp), %ymm5
+	LONG $0x587de2c4; WORD $0xdc62 // vpbroadcastd -0x24(%rdx), %ymm4
+	QUAD $0xfffffe80a86ffec5 // vmovdqu -0x180(%rax), %ymm5
 	LONG $0x504de2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm6, %ymm2
-	LONG $0x587dc2c4; WORD $0x2464; BYTE $0xe0 // vpbroadcastd -0x20(%r12), %ymm4
+	LONG $0x587de2c4; WORD $0xe062 // vpbroadcastd -0x20(%rdx), %ymm4
 	LONG $0x5055e2c4; BYTE $0xd4 // {vex} vpdpbusd %ymm4, %ymm5, %ymm2
 	LONG $0xe359a4c5 // vmulps %ymm3, %ymm11, %ymm4
-	LONG $0x587dc2c4; WORD $0x242c // vpbroadcastd (%r12), %ymm5
+	LONG $0x587de2c4; BYTE $0x2a // vpbroadcastd (%rdx), %ymm5
 	LONG $0xb865e2c4; BYTE $0xe2 // vfmadd231ps %ymm2, %ymm3, %ymm4 # ymm4 = (ymm3 * ymm2) + ymm4
-	QUAD $0xfffffec0956ffec5 // vmovdqu -0x140(%rbp), %ymm2
-	LONG $0x587dc2c4; WORD $0x245c; BYTE $0xe4 // vpbroadcastd -0x1c(%r12), %ymm3
+	QUAD $0xfffffec0906ffec5 // vmovdqu -0x140(%rax), %ymm2
+	LONG $0x587de2c4; WORD $0xe45a // vpbroadcastd -0x1c(%rdx), %ymm3
 	LONG $0x506de2c4; BYTE $0xeb // {vex} vpdpbusd %ymm3, %ymm2, %ymm5
-	QUAD $0xffffff00956ffec5 // vmovdqu -0x100(%rbp), %ymm2
-	LONG $0x587dc2c4; WORD $0x245c; BYTE $0xe8 // vpbroadcastd -0x18(%r12), %ymm3
+	QUAD $0xffffff00906ffec5 // vmovdqu -0x100(%rax), %ymm2
+	LONG $0x587de2c4; WORD $0xe85a // vpbroadcastd -0x18(%rdx), %ymm3
 	LONG $0x506de2c4; BYTE $0xeb // {vex} vpdpbusd %ymm3, %ymm2, %ymm5
-	QUAD $0xffffff40956ffec5 // vmovdqu -0xc0(%rbp), %ymm2
-	LONG $0x587dc2c4; WORD $0x245c; BYTE $0xec // vpbroadcastd -0x14(%r12), %ymm3
+	QUAD $0xffffff40906ffec5 // vmovdqu -0xc0(%rax), %ymm2
+	LONG $0x587de2c4; WORD $0xec5a // vpbroadcastd -0x14(%rdx), %ymm3
 	LONG $0x506de2c4; BYTE $0xeb // {vex} vpdpbusd %ymm3, %ymm2, %ymm5
-	LONG $0x556ffec5; BYTE $0x80 // vmovdqu -0x80(%rbp), %ymm2
-	LONG $0x587dc2c4; WORD $0x245c; BYTE $0xf0 // vpbroadcastd -0x10(%r12), %ymm3
+	LONG $0x506ffec5; BYTE $0x80 // vmovdqu -0x80(%rax), %ymm2
+	LONG $0x587de2c4; WORD $0xf05a // vpbroadcastd -0x10(%rdx), %ymm3
 	LONG $0x506de2c4; BYTE $0xeb // {vex} vpdpbusd %ymm3, %ymm2, %ymm5
 	LONG $0xd558a4c5 // vaddps %ymm5, %ymm11, %ymm2
-	LONG $0x985de2c4; WORD $0x0055 // vfmadd132ps (%rbp), %ymm4, %ymm2 # ymm2 = (ymm2 * mem) + ymm4
-	LONG $0x187dc2c4; WORD $0x245c; BYTE $0xf4 // vbroadcastss -0xc(%r12), %ymm3
+	LONG $0x985de2c4; BYTE $0x10 // vfmadd132ps (%rax), %ymm4, %ymm2 # ymm2 = (ymm2 * mem) + ymm4
+	LONG $0x187de2c4; WORD $0xf45a // vbroadcastss -0xc(%rdx), %ymm3
 	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
-	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xff17870f; WORD $0xffff // ja 0x5730 <k_tile_panel_16+0x140>
-	LONG $0x117ca1c4; WORD $0xbf0c // vmovups %ymm1, (%rdi,%r15,4)
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x03c3f641 // testb $0x3, %r11b
-	WORD $0x0974 // je 0x5831 <k_tile_panel_16+0x241>
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfe8f8c0f; WORD $0xffff // jl 0x56c0 <k_tile_panel_16+0xd0>
-	LONG $0x04538d49 // leaq 0x4(%r11), %rdx
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x667e // jle 0x58a0 <k_tile_panel_16+0x2b0>
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x02628d4d // leaq 0x2(%r10), %r12
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x04268e0f; WORD $0x0000 // jle 0x5c70 <k_tile_panel_16+0x680>
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfdef8d0f; WORD $0xffff // jge 0x564a <k_tile_panel_16+0x5a>
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
-	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	LONG $0x03428d4c // leaq 0x3(%rdx), %r8
-	WORD $0x0348; BYTE $0x37 // addq (%rdi), %rsi
+	LONG $0x02800548; WORD $0x0000 // addq $0x280, %rax # imm = 0x280
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xff24870f; WORD $0xffff // ja 0x4e40 <k_tile_panel_16+0x190>
+	LONG $0x117cc1c4; BYTE $0x08 // vmovups %ymm1, (%r8)
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x04578d49 // leaq 0x4(%r15), %rdx
+	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	WORD $0x747e // jle 0x4fb0 <k_tile_panel_16+0x300>
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x02598d49 // leaq 0x2(%r9), %rbx
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	LONG $0x04418e0f; WORD $0x0000 // jle 0x5390 <k_tile_panel_16+0x6e0>
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0xfe2c8d0f; WORD $0xffff // jge 0x4d96 <k_tile_panel_16+0xe6>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x24442b48; BYTE $0x20 // subq 0x20(%rsp), %rax
+	LONG $0x43af0f49; BYTE $0x18 // imulq 0x18(%r11), %rax
+	LONG $0x03728d48 // leaq 0x3(%rdx), %rsi
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xc2490f4c // cmovnsq %rdx, %r8
-	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x0612840f; WORD $0x0000 // je 0x5e95 <k_tile_panel_16+0x8a5>
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x107ca1c4; WORD $0x0e0c // vmovups (%rsi,%r9), %ymm1
-	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x060b8f0f; WORD $0x0000 // jg 0x5ea6 <k_tile_panel_16+0x8b6>
-	LONG $0xfffda0e9; BYTE $0xff // jmp 0x5640 <k_tile_panel_16+0x50>
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x10708b49 // movq 0x10(%r8), %rsi
-	LONG $0x18588b49 // movq 0x18(%r8), %rbx
-	WORD $0x8b4d; BYTE $0x30 // movq (%r8), %r14
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	WORD $0x014d; BYTE $0xce // addq %r9, %r14
-	LONG $0x20788b4d // movq 0x20(%r8), %r15
-	LONG $0x40608b4d // movq 0x40(%r8), %r12
-	LONG $0x38688b4d // movq 0x38(%r8), %r13
-	QUAD $0x000000009d3c8d48 // leaq (,%rbx,4), %rdi
-	LONG $0x7f2c8d48 // leaq (%rdi,%rdi,2), %rbp
-	QUAD $0x000002400eb48d4a // leaq 0x240(%rsi,%r9), %rsi
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x014d8d4d // leaq 0x1(%r13), %r9
-	LONG $0x08708b49 // movq 0x8(%r8), %rsi
-	LONG $0x0000ecbf; BYTE $0x00 // movl $0xec, %edi
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	LONG $0x06e7c149 // shlq $0x6, %r15
-	WORD $0x34eb // jmp 0x5927 <k_tile_panel_16+0x337>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
-	LONG $0x117cc1c4; WORD $0x9814 // vmovups %ymm2, (%r8,%rbx,4)
-	LONG $0x117cc1c4; WORD $0xd80c // vmovups %ymm1, (%r8,%rbx,8)
-	LONG $0x117cc1c4; WORD $0x2824 // vmovups %ymm4, (%r8,%rbp)
-	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0xff168f0f; WORD $0xffff // jg 0x583d <k_tile_panel_16+0x24d>
-	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
-	LONG $0xfbaf0f48 // imulq %rbx, %rdi
-	LONG $0x03538d49 // leaq 0x3(%r11), %rdx
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xd3490f49 // cmovnsq %r11, %rdx
-	LONG $0xbe048d4d // leaq (%r14,%rdi,4), %r8
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2874 // je 0x5970 <k_tile_panel_16+0x380>
-	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
-	LONG $0x107cc1c4; WORD $0x9814 // vmovups (%r8,%rbx,4), %ymm2
-	LONG $0x107cc1c4; WORD $0xd80c // vmovups (%r8,%rbx,8), %ymm1
-	LONG $0x107cc1c4; WORD $0x2824 // vmovups (%r8,%rbp), %ymm4
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x257f // jg 0x5989 <k_tile_panel_16+0x399>
-	WORD $0x9aeb // jmp 0x5900 <k_tile_panel_16+0x310>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xf2490f48 // cmovnsq %rdx, %rsi
+	LONG $0x487b8349; BYTE $0x00 // cmpq $0x0, 0x48(%r11)
+	LONG $0x0631840f; WORD $0x0000 // je 0x55be <k_tile_panel_16+0x90e>
+	LONG $0x107cc1c4; WORD $0x800c // vmovups (%r8,%rax,4), %ymm1
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x062f8f0f; WORD $0x0000 // jg 0x55ce <k_tile_panel_16+0x91e>
+	LONG $0xfffdece9; BYTE $0xff // jmp 0x4d90 <k_tile_panel_16+0xe0>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0x08738b49 // movq 0x8(%r11), %rsi
+	LONG $0x185b8b49 // movq 0x18(%r11), %rbx
+	LONG $0x20738b4d // movq 0x20(%r11), %r14
+	LONG $0x484b8b49 // movq 0x48(%r11), %rcx
+	QUAD $0x000000009d048d48 // leaq (,%rbx,4), %rax
+	LONG $0x403c8d48 // leaq (%rax,%rax,2), %rdi
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0x6cc68348 // addq $0x6c, %rsi
+	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
+	WORD $0x25eb // jmp 0x5013 <k_tile_panel_16+0x363>
+	WORD $0x9066 // nop
+	LONG $0x0a11fcc5 // vmovups %ymm1, (%rdx)
+	LONG $0x1411fcc5; BYTE $0x9a // vmovups %ymm2, (%rdx,%rbx,4)
+	LONG $0x1c11fcc5; BYTE $0xda // vmovups %ymm3, (%rdx,%rbx,8)
+	LONG $0x2411fcc5; BYTE $0x3a // vmovups %ymm4, (%rdx,%rdi)
+	LONG $0x04518d49 // leaq 0x4(%r9), %rdx
+	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	LONG $0xff2c8f0f; WORD $0xffff // jg 0x4f3f <k_tile_panel_16+0x28f>
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0x24542b4c; BYTE $0x20 // subq 0x20(%rsp), %r10
+	LONG $0xd3af0f4c // imulq %rbx, %r10
+	LONG $0x03478d49 // leaq 0x3(%r15), %rax
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xc7490f49 // cmovnsq %r15, %rax
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x02578d49 // leaq 0x2(%r15), %rdx
+	LONG $0x05778d49 // leaq 0x5(%r15), %rsi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf2490f48 // cmovnsq %rdx, %rsi
+	LONG $0x90148d4b // leaq (%r8,%r10,4), %rdx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x2b74 // je 0x5070 <k_tile_panel_16+0x3c0>
+	LONG $0x0a10fcc5 // vmovups (%rdx), %ymm1
+	LONG $0x1410fcc5; BYTE $0x9a // vmovups (%rdx,%rbx,4), %ymm2
+	LONG $0x1c10fcc5; BYTE $0xda // vmovups (%rdx,%rbx,8), %ymm3
+	LONG $0x2410fcc5; BYTE $0x3a // vmovups (%rdx,%rdi), %ymm4
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x2c7f // jg 0x508c <k_tile_panel_16+0x3dc>
+	WORD $0x8eeb // jmp 0x4ff0 <k_tile_panel_16+0x340>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xff778e0f; WORD $0xffff // jle 0x5900 <k_tile_panel_16+0x310>
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0xfce78348 // andq $-0x4, %rdi
-	WORD $0x2949; BYTE $0xfb // subq %rdi, %r11
-	LONG $0x02fac148 // sarq $0x2, %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
-	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x4c11fcc5; WORD $0x2824 // vmovups %ymm1, 0x28(%rsp)
-	LONG $0x4f107cc5; BYTE $0xc0 // vmovups -0x40(%rdi), %ymm9
-	LONG $0x587dc2c4; WORD $0xfc7b // vpbroadcastd -0x4(%r11), %ymm7
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xff648e0f; WORD $0xffff // jle 0x4ff0 <k_tile_panel_16+0x340>
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0xfce28349 // andq $-0x4, %r10
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0x02fbc149 // sarq $0x2, %r11
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0xf748; BYTE $0xde // negq %rsi
+	LONG $0x37248d4d // leaq (%r15,%rsi), %r12
+	LONG $0x02c48349 // addq $0x2, %r12
+	WORD $0x294d; BYTE $0xd7 // subq %r10, %r15
+	LONG $0xc6af0f49 // imulq %r14, %rax
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x000090248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0x90(%rsp)
+	LONG $0x107c41c4; WORD $0xc04a // vmovups -0x40(%r10), %ymm9
+	LONG $0x587da2c4; WORD $0x207c; BYTE $0xfc // vpbroadcastd -0x4(%rax,%r12), %ymm7
 	LONG $0x593441c4; BYTE $0xd3 // vmulps %ymm11, %ymm9, %ymm10
-	LONG $0x587dc2c4; WORD $0xd46b // vpbroadcastd -0x2c(%r11), %ymm5
-	QUAD $0xfffffdc0b76f7ec5 // vmovdqu -0x240(%rdi), %ymm14
-	QUAD $0xfffffe00af6f7ec5 // vmovdqu -0x200(%rdi), %ymm13
-	QUAD $0xfffffe40a76f7ec5 // vmovdqu -0x1c0(%rdi), %ymm12
+	LONG $0x587da2c4; WORD $0x206c; BYTE $0xd4 // vpbroadcastd -0x2c(%rax,%r12), %ymm5
+	QUAD $0xfffdc0b26f7e41c4; BYTE $0xff // vmovdqu -0x240(%r10), %ymm14
+	QUAD $0xfffe00aa6f7e41c4; BYTE $0xff // vmovdqu -0x200(%r10), %ymm13
+	QUAD $0xfffe40a26f7e41c4; BYTE $0xff // vmovdqu -0x1c0(%r10), %ymm12
 	LONG $0xd9297cc5 // vmovaps %ymm11, %ymm1
-	QUAD $0xfffffe809f6f7ec5 // vmovdqu -0x180(%rdi), %ymm11
+	QUAD $0xfffe809a6f7e41c4; BYTE $0xff // vmovdqu -0x180(%r10), %ymm11
 	LONG $0x500de2c4; BYTE $0xfd // {vex} vpdpbusd %ymm5, %ymm14, %ymm7
-	LONG $0x587dc2c4; WORD $0xd86b // vpbroadcastd -0x28(%r11), %ymm5
-	LONG $0x587dc2c4; WORD $0xdc73 // vpbroadcastd -0x24(%r11), %ymm6
+	LONG $0x587da2c4; WORD $0x206c; BYTE $0xd8 // vpbroadcastd -0x28(%rax,%r12), %ymm5
+	LONG $0x587da2c4; WORD $0x2074; BYTE $0xdc // vpbroadcastd -0x24(%rax,%r12), %ymm6
 	LONG $0x5015e2c4; BYTE $0xfd // {vex} vpdpbusd %ymm5, %ymm13, %ymm7
 	LONG $0x501de2c4; BYTE $0xfe // {vex} vpdpbusd %ymm6, %ymm12, %ymm7
-	LONG $0x587dc2c4; WORD $0xe06b // vpbroadcastd -0x20(%r11), %ymm5
-	LONG $0x587d42c4; WORD $0xbc43 // vpbroadcastd -0x44(%r11), %ymm8
-	LONG $0x587dc2c4; WORD $0x9473 // vpbroadcastd -0x6c(%r11), %ymm6
+	LONG $0x587da2c4; WORD $0x206c; BYTE $0xe0 // vpbroadcastd -0x20(%rax,%r12), %ymm5
+	LONG $0x587d22c4; WORD $0x2044; BYTE $0xbc // vpbroadcastd -0x44(%rax,%r12), %ymm8
+	LONG $0x587da2c4; WORD $0x2074; BYTE $0x94 // vpbroadcastd -0x6c(%rax,%r12), %ymm6
 	LONG $0x5025e2c4; BYTE $0xfd // {vex} vpdpbusd %ymm5, %ymm11, %ymm7
 	LONG $0x500d62c4; BYTE $0xc6 // {vex} vpdpbusd %ymm6, %ymm14, %ymm8
-	LONG $0x587dc2c4; WORD $0x986b // vpbroadcastd -0x68(%r11), %ymm5
+	LONG $0x587da2c4; WORD $0x206c; BYTE $0x98 // vpbroadcastd -0x68(%rax,%r12), %ymm5
 	LONG $0x501562c4; BYTE $0xc5 // {vex} vpdpbusd %ymm5, %ymm13, %ymm8
-	LONG $0x587dc2c4; WORD $0x9c6b // vpbroadcastd -0x64(%r11), %ymm5
+	LONG $0x587da2c4; WORD $0x206c; BYTE $0x9c // vpbroadcastd -0x64(%rax,%r12), %ymm5
 	LONG $0x501d62c4; BYTE $0xc5 // {vex} vpdpbusd %ymm5, %ymm12, %ymm8
-	LONG $0x587dc2c4; WORD $0xa06b // vpbroadcastd -0x60(%r11), %ymm5
-	QUAD $0xffff7cb3587dc2c4; BYTE $0xff // vpbroadcastd -0x84(%r11), %ymm6
+	LONG $0x587da2c4; WORD $0x206c; BYTE $0xa0 // vpbroadcastd -0x60(%rax,%r12), %ymm5
+	LONG $0x587da2c4; WORD $0x3874; BYTE $0xfc // vpbroadcastd -0x4(%rax,%r15), %ymm6
 	LONG $0x502562c4; BYTE $0xc5 // {vex} vpdpbusd %ymm5, %ymm11, %ymm8
-	QUAD $0xffff54ab587dc2c4; BYTE $0xff // vpbroadcastd -0xac(%r11), %ymm5
+	LONG $0x587da2c4; WORD $0x386c; BYTE $0xd4 // vpbroadcastd -0x2c(%rax,%r15), %ymm5
 	LONG $0x500de2c4; BYTE $0xf5 // {vex} vpdpbusd %ymm5, %ymm14, %ymm6
-	QUAD $0xffff58ab587dc2c4; BYTE $0xff // vpbroadcastd -0xa8(%r11), %ymm5
-	QUAD $0xffff5cbb587d42c4; BYTE $0xff // vpbroadcastd -0xa4(%r11), %ymm15
+	LONG $0x587da2c4; WORD $0x386c; BYTE $0xd8 // vpbroadcastd -0x28(%rax,%r15), %ymm5
+	LONG $0x587d22c4; WORD $0x387c; BYTE $0xdc // vpbroadcastd -0x24(%rax,%r15), %ymm15
 	LONG $0x5015e2c4; BYTE $0xf5 // {vex} vpdpbusd %ymm5, %ymm13, %ymm6
 	LONG $0x501dc2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm12, %ymm6
-	QUAD $0xffff60bb587d42c4; BYTE $0xff // vpbroadcastd -0xa0(%r11), %ymm15
-	QUAD $0xffff3cab587dc2c4; BYTE $0xff // vpbroadcastd -0xc4(%r11), %ymm5
-	QUAD $0xffff1483587dc2c4; BYTE $0xff // vpbroadcastd -0xec(%r11), %ymm0
+	LONG $0x587d22c4; WORD $0x387c; BYTE $0xe0 // vpbroadcastd -0x20(%rax,%r15), %ymm15
+	LONG $0x587da2c4; WORD $0x386c; BYTE $0xbc // vpbroadcastd -0x44(%rax,%r15), %ymm5
+	LONG $0x587da2c4; WORD $0x3844; BYTE $0x94 // vpbroadcastd -0x6c(%rax,%r15), %ymm0
 	LONG $0x5025c2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm11, %ymm6
 	LONG $0x500de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm14, %ymm5
-	QUAD $0xffff1883587dc2c4; BYTE $0xff // vpbroadcastd -0xe8(%r11), %ymm0
+	LONG $0x587da2c4; WORD $0x3844; BYTE $0x98 // vpbroadcastd -0x68(%rax,%r15), %ymm0
 	LONG $0x5015e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm13, %ymm5
-	QUAD $0xffff1c83587dc2c4; BYTE $0xff // vpbroadcastd -0xe4(%r11), %ymm0
+	LONG $0x587da2c4; WORD $0x3844; BYTE $0x9c // vpbroadcastd -0x64(%rax,%r15), %ymm0
 	LONG $0x501de2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm12, %ymm5
-	QUAD $0xffff2083587dc2c4; BYTE $0xff // vpbroadcastd -0xe0(%r11), %ymm0
+	LONG $0x587da2c4; WORD $0x3844; BYTE $0xa0 // vpbroadcastd -0x60(%rax,%r15), %ymm0
 	LONG $0x5025e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm11, %ymm5
 	LONG $0xa835c2c4; BYTE $0xea // vfmadd213ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm5) + ymm10
 	LONG $0xa835c2c4; BYTE $0xf2 // vfmadd213ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm6) + ymm10
 	LONG $0xa83542c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm8) + ymm10
-	LONG $0x587dc2c4; BYTE $0x03 // vpbroadcastd (%r11), %ymm0
+	LONG $0x587da2c4; WORD $0x2004 // vpbroadcastd (%rax,%r12), %ymm0
 	LONG $0xa835c2c4; BYTE $0xfa // vfmadd213ps %ymm10, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm10
-	QUAD $0xfffffec0976f7ec5 // vmovdqu -0x140(%rdi), %ymm10
-	LONG $0x587d42c4; WORD $0xe44b // vpbroadcastd -0x1c(%r11), %ymm9
+	QUAD $0xfffec0926f7e41c4; BYTE $0xff // vmovdqu -0x140(%r10), %ymm10
+	LONG $0x587d22c4; WORD $0x204c; BYTE $0xe4 // vpbroadcastd -0x1c(%rax,%r12), %ymm9
 	LONG $0x502dc2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm10, %ymm0
-	QUAD $0xffffff00a76f7ec5 // vmovdqu -0x100(%rdi), %ymm12
-	LONG $0x587d42c4; WORD $0xe84b // vpbroadcastd -0x18(%r11), %ymm9
+	QUAD $0xffff00a26f7e41c4; BYTE $0xff // vmovdqu -0x100(%r10), %ymm12
+	LONG $0x587d22c4; WORD $0x204c; BYTE $0xe8 // vpbroadcastd -0x18(%rax,%r12), %ymm9
 	LONG $0x501dc2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm12, %ymm0
-	QUAD $0xffffff409f6f7ec5 // vmovdqu -0xc0(%rdi), %ymm11
-	LONG $0x587d42c4; WORD $0xec4b // vpbroadcastd -0x14(%r11), %ymm9
+	QUAD $0xffff409a6f7e41c4; BYTE $0xff // vmovdqu -0xc0(%r10), %ymm11
+	LONG $0x587d22c4; WORD $0x204c; BYTE $0xec // vpbroadcastd -0x14(%rax,%r12), %ymm9
 	LONG $0x5025c2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm11, %ymm0
-	LONG $0x6f6f7ec5; BYTE $0x80 // vmovdqu -0x80(%rdi), %ymm13
-	LONG $0x587d42c4; WORD $0xf04b // vpbroadcastd -0x10(%r11), %ymm9
+	LONG $0x6f7e41c4; WORD $0x806a // vmovdqu -0x80(%r10), %ymm13
+	LONG $0x587d22c4; WORD $0x204c; BYTE $0xf0 // vpbroadcastd -0x10(%rax,%r12), %ymm9
 	LONG $0x5015c2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm13, %ymm0
 	LONG $0xc9587cc5 // vaddps %ymm1, %ymm0, %ymm9
-	LONG $0x37107cc5 // vmovups (%rdi), %ymm14
+	LONG $0x107c41c4; BYTE $0x32 // vmovups (%r10), %ymm14
 	LONG $0xa80d62c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm9) + ymm7
-	LONG $0x587dc2c4; WORD $0xc043 // vpbroadcastd -0x40(%r11), %ymm0
-	LONG $0x587dc2c4; WORD $0xa47b // vpbroadcastd -0x5c(%r11), %ymm7
+	LONG $0x587da2c4; WORD $0x2044; BYTE $0xc0 // vpbroadcastd -0x40(%rax,%r12), %ymm0
+	LONG $0x587da2c4; WORD $0x207c; BYTE $0xa4 // vpbroadcastd -0x5c(%rax,%r12), %ymm7
 	LONG $0x502de2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm7, %ymm10, %ymm0
-	LONG $0x587dc2c4; WORD $0xa87b // vpbroadcastd -0x58(%r11), %ymm7
+	LONG $0x587da2c4; WORD $0x207c; BYTE $0xa8 // vpbroadcastd -0x58(%rax,%r12), %ymm7
 	LONG $0x501de2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm7, %ymm12, %ymm0
-	LONG $0x587dc2c4; WORD $0xac7b // vpbroadcastd -0x54(%r11), %ymm7
-	LONG $0x587d42c4; WORD $0xb07b // vpbroadcastd -0x50(%r11), %ymm15
+	LONG $0x587da2c4; WORD $0x207c; BYTE $0xac // vpbroadcastd -0x54(%rax,%r12), %ymm7
+	LONG $0x587d22c4; WORD $0x207c; BYTE $0xb0 // vpbroadcastd -0x50(%rax,%r12), %ymm15
 	LONG $0x5025e2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm7, %ymm11, %ymm0
 	LONG $0x5015c2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm13, %ymm0
 	LONG $0xf958fcc5 // vaddps %ymm1, %ymm0, %ymm7
 	LONG $0xa80dc2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm7) + ymm8
-	LONG $0x587dc2c4; WORD $0x8043 // vpbroadcastd -0x80(%r11), %ymm0
-	QUAD $0xffff6483587d42c4; BYTE $0xff // vpbroadcastd -0x9c(%r11), %ymm8
+	LONG $0x587da2c4; WORD $0x3804 // vpbroadcastd (%rax,%r15), %ymm0
+	LONG $0x587d22c4; WORD $0x3844; BYTE $0xe4 // vpbroadcastd -0x1c(%rax,%r15), %ymm8
 	LONG $0x502dc2c4; BYTE $0xc0 // {vex} vpdpbusd %ymm8, %ymm10, %ymm0
-	QUAD $0xffff6883587d42c4; BYTE $0xff // vpbroadcastd -0x98(%r11), %ymm8
+	LONG $0x587d22c4; WORD $0x3844; BYTE $0xe8 // vpbroadcastd -0x18(%rax,%r15), %ymm8
 	LONG $0x501dc2c4; BYTE $0xc0 // {vex} vpdpbusd %ymm8, %ymm12, %ymm0
-	QUAD $0xffff6c83587d42c4; BYTE $0xff // vpbroadcastd -0x94(%r11), %ymm8
-	QUAD $0xffff70bb587d42c4; BYTE $0xff // vpbroadcastd -0x90(%r11), %ymm15
+	LONG $0x587d22c4; WORD $0x3844; BYTE $0xec // vpbroadcastd -0x14(%rax,%r15), %ymm8
+	LONG $0x587d22c4; WORD $0x387c; BYTE $0xf0 // vpbroadcastd -0x10(%rax,%r15), %ymm15
 	LONG $0x5025c2c4; BYTE $0xc0 // {vex} vpdpbusd %ymm8, %ymm11, %ymm0
 	LONG $0x5015c2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm13, %ymm0
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xa80de2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm0) + ymm6
-	QUAD $0xffff40b3587dc2c4; BYTE $0xff // vpbroadcastd -0xc0(%r11), %ymm6
-	QUAD $0xffff2483587d42c4; BYTE $0xff // vpbroadcastd -0xdc(%r11), %ymm8
+	LONG $0x587da2c4; WORD $0x3874; BYTE $0xc0 // vpbroadcastd -0x40(%rax,%r15), %ymm6
+	LONG $0x587d22c4; WORD $0x3844; BYTE $0xa4 // vpbroadcastd -0x5c(%rax,%r15), %ymm8
 	LONG $0x502dc2c4; BYTE $0xf0 // {vex} vpdpbusd %ymm8, %ymm10, %ymm6
-	QUAD $0xffff2883587d42c4; BYTE $0xff // vpbroadcastd -0xd8(%r11), %ymm8
+	LONG $0x587d22c4; WORD $0x3844; BYTE $0xa8 // vpbroadcastd -0x58(%rax,%r15), %ymm8
 	LONG $0x501dc2c4; BYTE $0xf0 // {vex} vpdpbusd %ymm8, %ymm12, %ymm6
-	QUAD $0xffff2c83587d42c4; BYTE $0xff // vpbroadcastd -0xd4(%r11), %ymm8
-	QUAD $0xffff3093587d42c4; BYTE $0xff // vpbroadcastd -0xd0(%r11), %ymm10
+	LONG $0x587d22c4; WORD $0x3844; BYTE $0xac // vpbroadcastd -0x54(%rax,%r15), %ymm8
+	LONG $0x587d22c4; WORD $0x3854; BYTE $0xb0 // vpbroadcastd -0x50(%rax,%r15), %ymm10
 	LONG $0x5025c2c4; BYTE $0xf0 // {vex} vpdpbusd %ymm8, %ymm11, %ymm6
 	LONG $0xd9287cc5 // vmovaps %ymm1, %ymm11
-	LONG $0x4c10fcc5; WORD $0x2824 // vmovups 0x28(%rsp), %ymm1
+	QUAD $0x000090248c10fcc5; BYTE $0x00 // vmovups 0x90(%rsp), %ymm1
 	LONG $0x5015c2c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm13, %ymm6
 	LONG $0xf658a4c5 // vaddps %ymm6, %ymm11, %ymm6
 	LONG $0xa80de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm6) + ymm5
-	QUAD $0xffff34ab187dc2c4; BYTE $0xff // vbroadcastss -0xcc(%r11), %ymm5
-	QUAD $0xffff7483187d42c4; BYTE $0xff // vbroadcastss -0x8c(%r11), %ymm8
-	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
+	LONG $0x187da2c4; WORD $0x386c; BYTE $0xb4 // vbroadcastss -0x4c(%rax,%r15), %ymm5
+	LONG $0x187d22c4; WORD $0x3844; BYTE $0xf4 // vbroadcastss -0xc(%rax,%r15), %ymm8
+	LONG $0xb84de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm5) + ymm1
 	LONG $0xb87dc2c4; BYTE $0xd0 // vfmadd231ps %ymm8, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm8) + ymm2
-	LONG $0x187dc2c4; WORD $0xb443 // vbroadcastss -0x4c(%r11), %ymm0
-	LONG $0xb845e2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm0) + ymm1
-	LONG $0x187dc2c4; WORD $0xf443 // vbroadcastss -0xc(%r11), %ymm0
+	LONG $0x187da2c4; WORD $0x2044; BYTE $0xb4 // vbroadcastss -0x4c(%rax,%r12), %ymm0
+	LONG $0xb845e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm0) + ymm3
+	LONG $0x187da2c4; WORD $0x2044; BYTE $0xf4 // vbroadcastss -0xc(%rax,%r12), %ymm0
 	LONG $0xb835e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm0) + ymm4
-	LONG $0x80c78148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdi # imm = 0x280
-	WORD $0xff48; BYTE $0xca // decq %rdx
-	LONG $0x00c38149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r11 # imm = 0x100
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfd54870f; WORD $0xffff // ja 0x59b0 <k_tile_panel_16+0x3c0>
-	LONG $0xfffc9fe9; BYTE $0xff // jmp 0x5900 <k_tile_panel_16+0x310>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x08738b48 // movq 0x8(%rbx), %rsi
-	LONG $0x10538b48 // movq 0x10(%rbx), %rdx
-	LONG $0x187b8b48 // movq 0x18(%rbx), %rdi
-	WORD $0x8b4c; BYTE $0x03 // movq (%rbx), %r8
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
-	LONG $0x204b8b4c // movq 0x20(%rbx), %r9
-	LONG $0x405b8b4c // movq 0x40(%rbx), %r11
-	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
-	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
-	LONG $0x40c68149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r14 # imm = 0x240
-	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
-	LONG $0x6cc68348 // addq $0x6c, %rsi
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x1ceb // jmp 0x5ccc <k_tile_panel_16+0x6dc>
-	LONG $0x117cc1c4; WORD $0x2414 // vmovups %ymm2, (%r12)
-	LONG $0x117cc1c4; WORD $0xbc0c // vmovups %ymm1, (%r12,%rdi,4)
-	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
-	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfb818f0f; WORD $0xffff // jg 0x584d <k_tile_panel_16+0x25d>
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
-	LONG $0xe7af0f4c // imulq %rdi, %r12
-	LONG $0x036a8d4d // leaq 0x3(%r10), %r13
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	LONG $0x80c28149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r10 # imm = 0x280
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xfd59870f; WORD $0xffff // ja 0x50e0 <k_tile_panel_16+0x430>
+	LONG $0xfffc64e9; BYTE $0xff // jmp 0x4ff0 <k_tile_panel_16+0x340>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x246c0148; BYTE $0x08 // addq %rbp, 0x8(%rsp)
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x08418b48 // movq 0x8(%rcx), %rax
+	LONG $0x18718b48 // movq 0x18(%rcx), %rsi
+	LONG $0x20618b4c // movq 0x20(%rcx), %r12
+	LONG $0x48518b4c // movq 0x48(%rcx), %r10
+	LONG $0x6cc08348 // addq $0x6c, %rax
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	WORD $0x1beb // jmp 0x53d9 <k_tile_panel_16+0x729>
+	WORD $0x9066 // nop
+	LONG $0x1311fcc5 // vmovups %ymm2, (%rbx)
+	LONG $0x0c11fcc5; BYTE $0xb3 // vmovups %ymm1, (%rbx,%rsi,4)
+	LONG $0x025a8d48 // leaq 0x2(%rdx), %rbx
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	LONG $0xfb838f0f; WORD $0xffff // jg 0x4f5c <k_tile_panel_16+0x2ac>
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x245c2b4c; BYTE $0x20 // subq 0x20(%rsp), %r11
+	LONG $0xdeaf0f4c // imulq %rsi, %r11
+	LONG $0x03718d4d // leaq 0x3(%r9), %r14
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xf1490f4d // cmovnsq %r9, %r14
+	LONG $0x981c8d4b // leaq (%r8,%r11,4), %rbx
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xea490f4d // cmovnsq %r10, %r13
-	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1374 // je 0x5d00 <k_tile_panel_16+0x710>
-	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
-	LONG $0x107cc1c4; WORD $0xbc0c // vmovups (%r12,%rdi,4), %ymm1
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x5d0d <k_tile_panel_16+0x71d>
-	WORD $0xb0eb // jmp 0x5cb0 <k_tile_panel_16+0x6c0>
+	WORD $0x1474 // je 0x5410 <k_tile_panel_16+0x760>
+	LONG $0x1310fcc5 // vmovups (%rbx), %ymm2
+	LONG $0x0c10fcc5; BYTE $0xb3 // vmovups (%rbx,%rsi,4), %ymm1
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x137f // jg 0x5420 <k_tile_panel_16+0x770>
+	WORD $0xb1eb // jmp 0x53c0 <k_tile_panel_16+0x710>
+	BYTE $0x90 // nop
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x5cb0 <k_tile_panel_16+0x6c0>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0xfce58348 // andq $-0x4, %rbp
-	WORD $0x2949; BYTE $0xea // subq %rbp, %r10
-	LONG $0x02fdc149 // sarq $0x2, %r13
-	LONG $0xe9af0f4d // imulq %r9, %r13
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	WORD $0x014d; BYTE $0xea // addq %r13, %r10
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
-	BYTE $0x90 // nop
-	LONG $0x6d10fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm5
-	LONG $0x587dc2c4; WORD $0xfc5a // vpbroadcastd -0x4(%r10), %ymm3
-	LONG $0x587dc2c4; WORD $0xd442 // vpbroadcastd -0x2c(%r10), %ymm0
-	QUAD $0xfffffdc0b56ffec5 // vmovdqu -0x240(%rbp), %ymm6
-	QUAD $0xfffffe00bd6ffec5 // vmovdqu -0x200(%rbp), %ymm7
-	QUAD $0xfffffe40856f7ec5 // vmovdqu -0x1c0(%rbp), %ymm8
-	QUAD $0xfffffe808d6f7ec5 // vmovdqu -0x180(%rbp), %ymm9
-	LONG $0x587dc2c4; WORD $0xd862 // vpbroadcastd -0x28(%r10), %ymm4
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0xa07e // jle 0x53c0 <k_tile_panel_16+0x710>
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	LONG $0xfce38349 // andq $-0x4, %r11
+	WORD $0x294d; BYTE $0xd9 // subq %r11, %r9
+	LONG $0x02fec149 // sarq $0x2, %r14
+	LONG $0xf4af0f4d // imulq %r12, %r14
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107cc1c4; WORD $0xc06f // vmovups -0x40(%r15), %ymm5
+	LONG $0x587dc2c4; WORD $0xfc59 // vpbroadcastd -0x4(%r9), %ymm3
+	LONG $0x587dc2c4; WORD $0xd441 // vpbroadcastd -0x2c(%r9), %ymm0
+	QUAD $0xfffdc0b76f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r15), %ymm6
+	QUAD $0xfffe00bf6f7ec1c4; BYTE $0xff // vmovdqu -0x200(%r15), %ymm7
+	QUAD $0xfffe40876f7e41c4; BYTE $0xff // vmovdqu -0x1c0(%r15), %ymm8
+	QUAD $0xfffe808f6f7e41c4; BYTE $0xff // vmovdqu -0x180(%r15), %ymm9
+	LONG $0x587dc2c4; WORD $0xd861 // vpbroadcastd -0x28(%r9), %ymm4
 	LONG $0x504de2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm6, %ymm3
 	LONG $0x5045e2c4; BYTE $0xdc // {vex} vpdpbusd %ymm4, %ymm7, %ymm3
-	LONG $0x587dc2c4; WORD $0xdc42 // vpbroadcastd -0x24(%r10), %ymm0
+	LONG $0x587dc2c4; WORD $0xdc41 // vpbroadcastd -0x24(%r9), %ymm0
 	LONG $0x503de2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm8, %ymm3
-	LONG $0x587dc2c4; WORD $0xe042 // vpbroadcastd -0x20(%r10), %ymm0
+	LONG $0x587dc2c4; WORD $0xe041 // vpbroadcastd -0x20(%r9), %ymm0
 	LONG $0x5035e2c4; BYTE $0xd8 // {vex} vpdpbusd %ymm0, %ymm9, %ymm3
-	LONG $0x587dc2c4; WORD $0xbc62 // vpbroadcastd -0x44(%r10), %ymm4
-	LONG $0x587dc2c4; WORD $0x9442 // vpbroadcastd -0x6c(%r10), %ymm0
+	LONG $0x587dc2c4; WORD $0xbc61 // vpbroadcastd -0x44(%r9), %ymm4
+	LONG $0x587dc2c4; WORD $0x9441 // vpbroadcastd -0x6c(%r9), %ymm0
 	LONG $0xd55924c5 // vmulps %ymm5, %ymm11, %ymm10
 	LONG $0x504de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm6, %ymm4
-	LONG $0x587dc2c4; WORD $0x9842 // vpbroadcastd -0x68(%r10), %ymm0
+	LONG $0x587dc2c4; WORD $0x9841 // vpbroadcastd -0x68(%r9), %ymm0
 	LONG $0x5045e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm7, %ymm4
-	LONG $0x587dc2c4; WORD $0x9c42 // vpbroadcastd -0x64(%r10), %ymm0
+	LONG $0x587dc2c4; WORD $0x9c41 // vpbroadcastd -0x64(%r9), %ymm0
 	LONG $0x503de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm8, %ymm4
-	LONG $0x587dc2c4; WORD $0xa042 // vpbroadcastd -0x60(%r10), %ymm0
+	LONG $0x587dc2c4; WORD $0xa041 // vpbroadcastd -0x60(%r9), %ymm0
 	LONG $0x5035e2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm9, %ymm4
 	LONG $0xa855c2c4; BYTE $0xe2 // vfmadd213ps %ymm10, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm10
 	LONG $0xa855c2c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm10
-	LONG $0x587dc2c4; BYTE $0x02 // vpbroadcastd (%r10), %ymm0
-	QUAD $0xfffffec0ad6ffec5 // vmovdqu -0x140(%rbp), %ymm5
-	LONG $0x587dc2c4; WORD $0xe472 // vpbroadcastd -0x1c(%r10), %ymm6
+	LONG $0x587dc2c4; BYTE $0x01 // vpbroadcastd (%r9), %ymm0
+	QUAD $0xfffec0af6f7ec1c4; BYTE $0xff // vmovdqu -0x140(%r15), %ymm5
+	LONG $0x587dc2c4; WORD $0xe471 // vpbroadcastd -0x1c(%r9), %ymm6
 	LONG $0x5055e2c4; BYTE $0xc6 // {vex} vpdpbusd %ymm6, %ymm5, %ymm0
-	QUAD $0xffffff00b56ffec5 // vmovdqu -0x100(%rbp), %ymm6
-	LONG $0x587dc2c4; WORD $0xe87a // vpbroadcastd -0x18(%r10), %ymm7
+	QUAD $0xffff00b76f7ec1c4; BYTE $0xff // vmovdqu -0x100(%r15), %ymm6
+	LONG $0x587dc2c4; WORD $0xe879 // vpbroadcastd -0x18(%r9), %ymm7
 	LONG $0x504de2c4; BYTE $0xc7 // {vex} vpdpbusd %ymm7, %ymm6, %ymm0
-	QUAD $0xffffff40bd6ffec5 // vmovdqu -0xc0(%rbp), %ymm7
-	LONG $0x587d42c4; WORD $0xec42 // vpbroadcastd -0x14(%r10), %ymm8
+	QUAD $0xffff40bf6f7ec1c4; BYTE $0xff // vmovdqu -0xc0(%r15), %ymm7
+	LONG $0x587d42c4; WORD $0xec41 // vpbroadcastd -0x14(%r9), %ymm8
 	LONG $0x5045c2c4; BYTE $0xc0 // {vex} vpdpbusd %ymm8, %ymm7, %ymm0
-	LONG $0x456f7ec5; BYTE $0x80 // vmovdqu -0x80(%rbp), %ymm8
-	LONG $0x587d42c4; WORD $0xf04a // vpbroadcastd -0x10(%r10), %ymm9
+	LONG $0x6f7e41c4; WORD $0x8047 // vmovdqu -0x80(%r15), %ymm8
+	LONG $0x587d42c4; WORD $0xf049 // vpbroadcastd -0x10(%r9), %ymm9
 	LONG $0x503dc2c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm8, %ymm0
 	LONG $0xc058a4c5 // vaddps %ymm0, %ymm11, %ymm0
-	LONG $0x587d42c4; WORD $0xc04a // vpbroadcastd -0x40(%r10), %ymm9
-	LONG $0x587d42c4; WORD $0xa452 // vpbroadcastd -0x5c(%r10), %ymm10
+	LONG $0x587d42c4; WORD $0xc049 // vpbroadcastd -0x40(%r9), %ymm9
+	LONG $0x587d42c4; WORD $0xa451 // vpbroadcastd -0x5c(%r9), %ymm10
 	LONG $0x505542c4; BYTE $0xca // {vex} vpdpbusd %ymm10, %ymm5, %ymm9
-	LONG $0x6d10fcc5; BYTE $0x00 // vmovups (%rbp), %ymm5
-	LONG $0x587d42c4; WORD $0xa852 // vpbroadcastd -0x58(%r10), %ymm10
+	LONG $0x107cc1c4; BYTE $0x2f // vmovups (%r15), %ymm5
+	LONG $0x587d42c4; WORD $0xa851 // vpbroadcastd -0x58(%r9), %ymm10
 	LONG $0xa855e2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm3
 	LONG $0x504d42c4; BYTE $0xca // {vex} vpdpbusd %ymm10, %ymm6, %ymm9
-	LONG $0x587dc2c4; WORD $0xac5a // vpbroadcastd -0x54(%r10), %ymm3
+	LONG $0x587dc2c4; WORD $0xac59 // vpbroadcastd -0x54(%r9), %ymm3
 	LONG $0x504562c4; BYTE $0xcb // {vex} vpdpbusd %ymm3, %ymm7, %ymm9
-	LONG $0x587dc2c4; WORD $0xb05a // vpbroadcastd -0x50(%r10), %ymm3
+	LONG $0x587dc2c4; WORD $0xb059 // vpbroadcastd -0x50(%r9), %ymm3
 	LONG $0x503d62c4; BYTE $0xcb // {vex} vpdpbusd %ymm3, %ymm8, %ymm9
 	LONG $0x5834c1c4; BYTE $0xdb // vaddps %ymm11, %ymm9, %ymm3
 	LONG $0xa855e2c4; BYTE $0xdc // vfmadd213ps %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
-	LONG $0x187dc2c4; WORD $0xb462 // vbroadcastss -0x4c(%r10), %ymm4
+	LONG $0x187dc2c4; WORD $0xb461 // vbroadcastss -0x4c(%r9), %ymm4
 	LONG $0xb865e2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm4) + ymm2
-	LONG $0x187dc2c4; WORD $0xf45a // vbroadcastss -0xc(%r10), %ymm3
+	LONG $0x187dc2c4; WORD $0xf459 // vbroadcastss -0xc(%r9), %ymm3
 	LONG $0xb87de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm3) + ymm1
-	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfea0870f; WORD $0xffff // ja 0x5d30 <k_tile_panel_16+0x740>
-	LONG $0xfffe1be9; BYTE $0xff // jmp 0x5cb0 <k_tile_panel_16+0x6c0>
+	LONG $0x80c78149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r15 # imm = 0x280
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	LONG $0xfe97870f; WORD $0xffff // ja 0x5450 <k_tile_panel_16+0x7a0>
+	LONG $0xfffe02e9; BYTE $0xff // jmp 0x53c0 <k_tile_panel_16+0x710>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x385f8b48 // movq 0x38(%rdi), %rbx
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xf79a8e0f; WORD $0xffff // jle 0x5640 <k_tile_panel_16+0x50>
-	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
-	LONG $0x10578b4c // movq 0x10(%rdi), %r10
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	LONG $0x02fbc149 // sarq $0x2, %r11
-	LONG $0xfce08349 // andq $-0x4, %r8
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
-	LONG $0x40c08149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r8 # imm = 0x240
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	LONG $0x5faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r11
-	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xf7c28e0f; WORD $0xffff // jle 0x4d90 <k_tile_panel_16+0xe0>
+	LONG $0x246c0348; BYTE $0x78 // addq 0x78(%rsp), %rbp
+	LONG $0x246c0348; BYTE $0x28 // addq 0x28(%rsp), %rbp
+	LONG $0x08538b4d // movq 0x8(%r11), %r10
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x02f9c149 // sarq $0x2, %r9
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
+	LONG $0x4baf0f4d; BYTE $0x20 // imulq 0x20(%r11), %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
 	LONG $0x06e2c148 // shlq $0x6, %rdx
-	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
 	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
 	LONG $0x2cc28348 // addq $0x2c, %rdx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x587de2c4; WORD $0xfc42 // vpbroadcastd -0x4(%rdx), %ymm0
-	LONG $0x107cc1c4; WORD $0xc050 // vmovups -0x40(%r8), %ymm2
+	LONG $0x5510fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm2
 	LONG $0x587de2c4; WORD $0xd45a // vpbroadcastd -0x2c(%rdx), %ymm3
-	QUAD $0xfffdc0a06f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r8), %ymm4
+	QUAD $0xfffffdc0a56ffec5 // vmovdqu -0x240(%rbp), %ymm4
 	LONG $0x505de2c4; BYTE $0xc3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm0
-	QUAD $0xfffe00986f7ec1c4; BYTE $0xff // vmovdqu -0x200(%r8), %ymm3
+	QUAD $0xfffffe009d6ffec5 // vmovdqu -0x200(%rbp), %ymm3
 	LONG $0x587de2c4; WORD $0xd862 // vpbroadcastd -0x28(%rdx), %ymm4
-	QUAD $0xfffe40a86f7ec1c4; BYTE $0xff // vmovdqu -0x1c0(%r8), %ymm5
+	QUAD $0xfffffe40ad6ffec5 // vmovdqu -0x1c0(%rbp), %ymm5
 	LONG $0x5065e2c4; BYTE $0xc4 // {vex} vpdpbusd %ymm4, %ymm3, %ymm0
 	LONG $0x587de2c4; WORD $0xdc5a // vpbroadcastd -0x24(%rdx), %ymm3
-	QUAD $0xfffe80a06f7ec1c4; BYTE $0xff // vmovdqu -0x180(%r8), %ymm4
+	QUAD $0xfffffe80a56ffec5 // vmovdqu -0x180(%rbp), %ymm4
 	LONG $0x5055e2c4; BYTE $0xc3 // {vex} vpdpbusd %ymm3, %ymm5, %ymm0
 	LONG $0x587de2c4; WORD $0xe05a // vpbroadcastd -0x20(%rdx), %ymm3
 	LONG $0x505de2c4; BYTE $0xc3 // {vex} vpdpbusd %ymm3, %ymm4, %ymm0
 	LONG $0xda59a4c5 // vmulps %ymm2, %ymm11, %ymm3
 	LONG $0x587de2c4; BYTE $0x22 // vpbroadcastd (%rdx), %ymm4
 	LONG $0xb86de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm0) + ymm3
-	QUAD $0xfffec0806f7ec1c4; BYTE $0xff // vmovdqu -0x140(%r8), %ymm0
+	QUAD $0xfffffec0856ffec5 // vmovdqu -0x140(%rbp), %ymm0
 	LONG $0x587de2c4; WORD $0xe452 // vpbroadcastd -0x1c(%rdx), %ymm2
 	LONG $0x507de2c4; BYTE $0xe2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm4
-	QUAD $0xffff00806f7ec1c4; BYTE $0xff // vmovdqu -0x100(%r8), %ymm0
+	QUAD $0xffffff00856ffec5 // vmovdqu -0x100(%rbp), %ymm0
 	LONG $0x587de2c4; WORD $0xe852 // vpbroadcastd -0x18(%rdx), %ymm2
 	LONG $0x507de2c4; BYTE $0xe2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm4
-	QUAD $0xffff40806f7ec1c4; BYTE $0xff // vmovdqu -0xc0(%r8), %ymm0
+	QUAD $0xffffff40856ffec5 // vmovdqu -0xc0(%rbp), %ymm0
 	LONG $0x587de2c4; WORD $0xec52 // vpbroadcastd -0x14(%rdx), %ymm2
 	LONG $0x507de2c4; BYTE $0xe2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm4
-	LONG $0x6f7ec1c4; WORD $0x8040 // vmovdqu -0x80(%r8), %ymm0
+	LONG $0x456ffec5; BYTE $0x80 // vmovdqu -0x80(%rbp), %ymm0
 	LONG $0x587de2c4; WORD $0xf052 // vpbroadcastd -0x10(%rdx), %ymm2
 	LONG $0x507de2c4; BYTE $0xe2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm4
 	LONG $0xc458a4c5 // vaddps %ymm4, %ymm11, %ymm0
-	LONG $0x9865c2c4; BYTE $0x00 // vfmadd132ps (%r8), %ymm3, %ymm0 # ymm0 = (ymm0 * mem) + ymm3
+	LONG $0x9865e2c4; WORD $0x0045 // vfmadd132ps (%rbp), %ymm3, %ymm0 # ymm0 = (ymm0 * mem) + ymm3
 	LONG $0x187de2c4; WORD $0xf452 // vbroadcastss -0xc(%rdx), %ymm2
 	LONG $0xb87de2c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm2) + ymm1
-	LONG $0x80c08149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r8 # imm = 0x280
-	WORD $0xff48; BYTE $0xcb // decq %rbx
+	LONG $0x80c58148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbp # imm = 0x280
+	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xff1a870f; WORD $0xffff // ja 0x5ef0 <k_tile_panel_16+0x900>
-	LONG $0xfff665e9; BYTE $0xff // jmp 0x5640 <k_tile_panel_16+0x50>
-	LONG $0x48c48348 // addq $0x48, %rsp
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xff22870f; WORD $0xffff // ja 0x5610 <k_tile_panel_16+0x960>
+	LONG $0xfff69de9; BYTE $0xff // jmp 0x4d90 <k_tile_panel_16+0xe0>
+	LONG $0xb0c48148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4364,318 +3932,336 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 
 	// tile_panel_16_min
+	LONG $0x40478b48 // movq 0x40(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0b118e0f; WORD $0x0000 // jle 0x622e <k_tile_panel_16_min+0xb1e>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x88ec8148; WORD $0x0000; BYTE $0x00 // subq $0x88, %rsp
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0xf0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf0, %rsp
+	LONG $0x28778b48 // movq 0x28(%rdi), %rsi
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x020c8d48 // leaq (%rdx,%rax), %rcx
-	WORD $0x03a8 // testb $0x3, %al
-	LONG $0xc6950f40 // setne %sil
+	LONG $0x320c8d48 // leaq (%rdx,%rsi), %rcx
+	WORD $0x0148; BYTE $0xc0 // addq %rax, %rax
+	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	WORD $0x9f0f; BYTE $0xc2 // setg %dl
 	WORD $0x2040; BYTE $0xf2 // andb %sil, %dl
 	LONG $0x07245488 // movb %dl, 0x7(%rsp)
-	WORD $0x01b2 // movb $0x1, %dl
-	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	QUAD $0x000cbc1d587d62c4; BYTE $0x00 // vpbroadcastd 0xcbc(%rip), %ymm11 # 0x6cf0 <k_tile_panel_16_min+0xd00>
-	QUAD $0x000c973d187d62c4; BYTE $0x00 // vbroadcastss 0xc97(%rip), %ymm15 # 0x6cd4 <k_tile_panel_16_min+0xce4>
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0x5c7f7ec5; WORD $0x2824 // vmovdqu %ymm11, 0x28(%rsp)
-	WORD $0x2aeb // jmp 0x6074 <k_tile_panel_16_min+0x84>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x1411fcc5; BYTE $0x16 // vmovups %ymm2, (%rsi,%rdx)
-	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
-	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0x0a41840f; WORD $0x0000 // je 0x6ab5 <k_tile_panel_16_min+0xac5>
-	LONG $0x1c245489 // movl %edx, 0x1c(%rsp)
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x03568d48 // leaq 0x3(%rsi), %rdx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xd6490f48 // cmovnsq %rsi, %rdx
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
+	LONG $0xfce28348 // andq $-0x4, %rdx
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	LONG $0xd04d0f48 // cmovgeq %rax, %rdx
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
+	LONG $0x0002c0b8; BYTE $0x00 // movl $0x2c0, %eax # imm = 0x2C0
+	LONG $0x10470348 // addq 0x10(%rdi), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x01468d48 // leaq 0x1(%rsi), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x08e0c148 // shlq $0x8, %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x01428d48 // leaq 0x1(%rdx), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	QUAD $0x000c611d587d62c4; BYTE $0x00 // vpbroadcastd 0xc61(%rip), %ymm11 # 0x6430 <k_tile_panel_16_min+0xd20>
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
+	QUAD $0x000c333d187d62c4; BYTE $0x00 // vbroadcastss 0xc33(%rip), %ymm15 # 0x6414 <k_tile_panel_16_min+0xd04>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	QUAD $0x000090249c7f7ec5; BYTE $0x00 // vmovdqu %ymm11, 0x90(%rsp)
+	WORD $0x29eb // jmp 0x581d <k_tile_panel_16_min+0x10d>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; WORD $0x8014 // vmovups %ymm2, (%r8,%rax,4)
+	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x20c58349 // addq $0x20, %r13
+	LONG $0x24443b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r8
+	LONG $0x0a00840f; WORD $0x0000 // je 0x621d <k_tile_panel_16_min+0xb0d>
+	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
+	WORD $0xd148; BYTE $0xed // shrq %rbp
+	LONG $0x6caf0f48; WORD $0x5824 // imulq 0x58(%rsp), %rbp
+	WORD $0x8944; BYTE $0xea // movl %r13d, %edx
+	WORD $0xe283; BYTE $0x20 // andl $0x20, %edx
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x2444894c; BYTE $0x78 // movq %r8, 0x78(%rsp)
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x2444034c; BYTE $0x68 // addq 0x68(%rsp), %r8
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x01c6840f; WORD $0x0000 // je 0x624c <k_tile_panel_16_min+0x25c>
-	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
-	LONG $0x08538b49 // movq 0x8(%r11), %rdx
-	LONG $0x10538b4d // movq 0x10(%r11), %r10
-	LONG $0x18738b49 // movq 0x18(%r11), %rsi
-	WORD $0x8b49; BYTE $0x3b // movq (%r11), %rdi
-	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
-	LONG $0x20438b4d // movq 0x20(%r11), %r8
-	LONG $0x404b8b4d // movq 0x40(%r11), %r9
-	LONG $0x385b8b4d // movq 0x38(%r11), %r11
-	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
-	LONG $0xc0c38148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rbx # imm = 0x2C0
-	LONG $0x01738d4d // leaq 0x1(%r11), %r14
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	BYTE $0x90 // nop
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	WORD $0x2949; BYTE $0xc7 // subq %rax, %r15
-	LONG $0xfeaf0f4c // imulq %rsi, %r15
-	LONG $0x036a8d4d // leaq 0x3(%r10), %r13
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xea490f4d // cmovnsq %r10, %r13
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1674 // je 0x60f0 <k_tile_panel_16_min+0x100>
-	LONG $0x107ca1c4; WORD $0xbf14 // vmovups (%rdi,%r15,4), %ymm2
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x187f // jg 0x60fd <k_tile_panel_16_min+0x10d>
-	LONG $0x00014ae9; BYTE $0x00 // jmp 0x6234 <k_tile_panel_16_min+0x244>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x0152840f; WORD $0x0000 // je 0x59b1 <k_tile_panel_16_min+0x2a1>
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	WORD $0x1274 // je 0x5878 <k_tile_panel_16_min+0x168>
+	LONG $0x107cc1c4; BYTE $0x10 // vmovups (%r8), %ymm2
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x157f // jg 0x5888 <k_tile_panel_16_min+0x178>
+	LONG $0x00012fe9; BYTE $0x00 // jmp 0x59a7 <k_tile_panel_16_min+0x297>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x01378e0f; WORD $0x0000 // jle 0x6234 <k_tile_panel_16_min+0x244>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0x02fdc148 // sarq $0x2, %rbp
-	LONG $0xe8af0f49 // imulq %r8, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	LONG $0xfce58349 // andq $-0x4, %r13
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	WORD $0x294d; BYTE $0xec // subq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
-	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
-	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
-	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0xffffff409d10fcc5 // vmovups -0xc0(%rbp), %ymm3
-	LONG $0x587dc2c4; WORD $0x2424 // vpbroadcastd (%r12), %ymm4
-	QUAD $0xfffffd40ad6ffec5 // vmovdqu -0x2c0(%rbp), %ymm5
-	QUAD $0xfffffd80b56ffec5 // vmovdqu -0x280(%rbp), %ymm6
-	QUAD $0xfffffdc0bd6ffec5 // vmovdqu -0x240(%rbp), %ymm7
-	QUAD $0xfffffe00856f7ec5 // vmovdqu -0x200(%rbp), %ymm8
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x011f8e0f; WORD $0x0000 // jle 0x59a7 <k_tile_panel_16_min+0x297>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
+	LONG $0x54af0f48; WORD $0x4824 // imulq 0x48(%rsp), %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x08570348 // addq 0x8(%rdi), %rdx
+	LONG $0x24540348; BYTE $0x40 // addq 0x40(%rsp), %rdx
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0xffffff409810fcc5 // vmovups -0xc0(%rax), %ymm3
+	LONG $0x587de2c4; BYTE $0x22 // vpbroadcastd (%rdx), %ymm4
+	QUAD $0xfffffd40a86ffec5 // vmovdqu -0x2c0(%rax), %ymm5
+	QUAD $0xfffffd80b06ffec5 // vmovdqu -0x280(%rax), %ymm6
+	QUAD $0xfffffdc0b86ffec5 // vmovdqu -0x240(%rax), %ymm7
+	QUAD $0xfffffe00806f7ec5 // vmovdqu -0x200(%rax), %ymm8
 	LONG $0x6f7d41c4; BYTE $0xcb // vmovdqa %ymm11, %ymm9
 	LONG $0x505562c4; BYTE $0xcc // {vex} vpdpbusd %ymm4, %ymm5, %ymm9
-	LONG $0x587dc2c4; WORD $0x2464; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm4
+	LONG $0x587de2c4; WORD $0x0462 // vpbroadcastd 0x4(%rdx), %ymm4
 	LONG $0x504d62c4; BYTE $0xcc // {vex} vpdpbusd %ymm4, %ymm6, %ymm9
-	LONG $0x587dc2c4; WORD $0x2464; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm4
-	LONG $0x587dc2c4; WORD $0x246c; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm5
+	LONG $0x587de2c4; WORD $0x0862 // vpbroadcastd 0x8(%rdx), %ymm4
+	LONG $0x587de2c4; WORD $0x0c6a // vpbroadcastd 0xc(%rdx), %ymm5
 	LONG $0x504562c4; BYTE $0xcc // {vex} vpdpbusd %ymm4, %ymm7, %ymm9
 	LONG $0x503d62c4; BYTE $0xcd // {vex} vpdpbusd %ymm5, %ymm8, %ymm9
 	LONG $0xe35984c5 // vmulps %ymm3, %ymm15, %ymm4
 	LONG $0xb865c2c4; BYTE $0xe1 // vfmadd231ps %ymm9, %ymm3, %ymm4 # ymm4 = (ymm3 * ymm9) + ymm4
-	QUAD $0xfffffe409d6ffec5 // vmovdqu -0x1c0(%rbp), %ymm3
-	LONG $0x587dc2c4; WORD $0x246c; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm5
+	QUAD $0xfffffe40986ffec5 // vmovdqu -0x1c0(%rax), %ymm3
+	LONG $0x587de2c4; WORD $0x106a // vpbroadcastd 0x10(%rdx), %ymm5
 	LONG $0xde7f7dc5 // vmovdqa %ymm11, %ymm6
 	LONG $0x5065e2c4; BYTE $0xf5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm6
-	QUAD $0xfffffe809d6ffec5 // vmovdqu -0x180(%rbp), %ymm3
-	LONG $0x587dc2c4; WORD $0x246c; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm5
+	QUAD $0xfffffe80986ffec5 // vmovdqu -0x180(%rax), %ymm3
+	LONG $0x587de2c4; WORD $0x146a // vpbroadcastd 0x14(%rdx), %ymm5
 	LONG $0x5065e2c4; BYTE $0xf5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm6
-	QUAD $0xfffffec09d6ffec5 // vmovdqu -0x140(%rbp), %ymm3
-	LONG $0x587dc2c4; WORD $0x246c; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm5
+	QUAD $0xfffffec0986ffec5 // vmovdqu -0x140(%rax), %ymm3
+	LONG $0x587de2c4; WORD $0x186a // vpbroadcastd 0x18(%rdx), %ymm5
 	LONG $0x5065e2c4; BYTE $0xf5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm6
-	QUAD $0xffffff009d6ffec5 // vmovdqu -0x100(%rbp), %ymm3
-	LONG $0x587dc2c4; WORD $0x246c; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm5
+	QUAD $0xffffff00986ffec5 // vmovdqu -0x100(%rax), %ymm3
+	LONG $0x587de2c4; WORD $0x1c6a // vpbroadcastd 0x1c(%rdx), %ymm5
 	LONG $0x5065e2c4; BYTE $0xf5 // {vex} vpdpbusd %ymm5, %ymm3, %ymm6
 	LONG $0xde5884c5 // vaddps %ymm6, %ymm15, %ymm3
-	LONG $0x985de2c4; WORD $0x805d // vfmadd132ps -0x80(%rbp), %ymm4, %ymm3 # ymm3 = (ymm3 * mem) + ymm4
-	LONG $0x187dc2c4; WORD $0x2464; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm4
+	LONG $0x985de2c4; WORD $0x8058 // vfmadd132ps -0x80(%rax), %ymm4, %ymm3 # ymm3 = (ymm3 * mem) + ymm4
+	LONG $0x187de2c4; WORD $0x2062 // vbroadcastss 0x20(%rdx), %ymm4
 	LONG $0xa865e2c4; BYTE $0xe2 // vfmadd213ps %ymm2, %ymm3, %ymm4 # ymm4 = (ymm3 * ymm4) + ymm2
-	LONG $0x187dc2c4; WORD $0x245c; BYTE $0x34 // vbroadcastss 0x34(%r12), %ymm3
-	LONG $0x985de2c4; WORD $0xc05d // vfmadd132ps -0x40(%rbp), %ymm4, %ymm3 # ymm3 = (ymm3 * mem) + ymm4
-	LONG $0x187dc2c4; WORD $0x2454; BYTE $0x38 // vbroadcastss 0x38(%r12), %ymm2
-	LONG $0x9865e2c4; WORD $0x0055 // vfmadd132ps (%rbp), %ymm3, %ymm2 # ymm2 = (ymm2 * mem) + ymm3
-	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
-	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfefc870f; WORD $0xffff // ja 0x6130 <k_tile_panel_16_min+0x140>
-	LONG $0x117ca1c4; WORD $0xbf14 // vmovups %ymm2, (%rdi,%r15,4)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x03c2f641 // testb $0x3, %r10b
-	WORD $0x0974 // je 0x624c <k_tile_panel_16_min+0x25c>
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe748c0f; WORD $0xffff // jl 0x60c0 <k_tile_panel_16_min+0xd0>
-	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
+	LONG $0x187de2c4; WORD $0x345a // vbroadcastss 0x34(%rdx), %ymm3
+	LONG $0x985de2c4; WORD $0xc058 // vfmadd132ps -0x40(%rax), %ymm4, %ymm3 # ymm3 = (ymm3 * mem) + ymm4
+	LONG $0x187de2c4; WORD $0x3852 // vbroadcastss 0x38(%rdx), %ymm2
+	LONG $0x9865e2c4; BYTE $0x10 // vfmadd132ps (%rax), %ymm3, %ymm2 # ymm2 = (ymm2 * mem) + ymm3
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0x03000548; WORD $0x0000 // addq $0x300, %rax # imm = 0x300
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xff09870f; WORD $0xffff // ja 0x58b0 <k_tile_panel_16_min+0x1a0>
+	LONG $0x117cc1c4; BYTE $0x10 // vmovups %ymm2, (%r8)
+	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
+	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
+	LONG $0x04578d49 // leaq 0x4(%r15), %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x6b7e // jle 0x62c0 <k_tile_panel_16_min+0x2d0>
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	LONG $0x02618d4d // leaq 0x2(%r9), %r12
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0x048b8e0f; WORD $0x0000 // jle 0x66f0 <k_tile_panel_16_min+0x700>
+	WORD $0x617e // jle 0x5a20 <k_tile_panel_16_min+0x310>
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x02598d49 // leaq 0x2(%r9), %rbx
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0x04a18e0f; WORD $0x0000 // jle 0x5e70 <k_tile_panel_16_min+0x760>
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xfde48d0f; WORD $0xffff // jge 0x605a <k_tile_panel_16_min+0x6a>
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
-	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	LONG $0x03428d4c // leaq 0x3(%rdx), %r8
-	WORD $0x0348; BYTE $0x37 // addq (%rdi), %rsi
+	LONG $0xfe218d0f; WORD $0xffff // jge 0x5806 <k_tile_panel_16_min+0xf6>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x24442b48; BYTE $0x20 // subq 0x20(%rsp), %rax
+	LONG $0x47af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rax
+	LONG $0x03728d48 // leaq 0x3(%rdx), %rsi
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xc2490f4c // cmovnsq %rdx, %r8
-	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	LONG $0x06bc840f; WORD $0x0000 // je 0x695a <k_tile_panel_16_min+0x96a>
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x107ca1c4; WORD $0x0e14 // vmovups (%rsi,%r9), %ymm2
-	LONG $0x385f8b4c // movq 0x38(%rdi), %r11
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x06b58f0f; WORD $0x0000 // jg 0x696b <k_tile_panel_16_min+0x97b>
-	LONG $0xfffd95e9; BYTE $0xff // jmp 0x6050 <k_tile_panel_16_min+0x60>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0xf2490f48 // cmovnsq %rdx, %rsi
+	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
+	LONG $0x06cd840f; WORD $0x0000 // je 0x60d5 <k_tile_panel_16_min+0x9c5>
+	LONG $0x107cc1c4; WORD $0x8014 // vmovups (%r8,%rax,4), %ymm2
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0x06cb8f0f; WORD $0x0000 // jg 0x60e5 <k_tile_panel_16_min+0x9d5>
+	LONG $0xfffde1e9; BYTE $0xff // jmp 0x5800 <k_tile_panel_16_min+0xf0>
+	BYTE $0x90 // nop
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
 	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
-	WORD $0x8b4c; BYTE $0x37 // movq (%rdi), %r14
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
-	LONG $0x207f8b4c // movq 0x20(%rdi), %r15
-	LONG $0x40678b4c // movq 0x40(%rdi), %r12
-	LONG $0x386f8b4c // movq 0x38(%rdi), %r13
-	QUAD $0x000000009d3c8d48 // leaq (,%rbx,4), %rdi
-	LONG $0x7f2c8d48 // leaq (%rdi,%rdi,2), %rbp
-	LONG $0x063c8d4a // leaq (%rsi,%r8), %rdi
-	LONG $0xc0c78148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rdi # imm = 0x2C0
-	LONG $0x015d8d4d // leaq 0x1(%r13), %r11
-	WORD $0x33eb // jmp 0x633d <k_tile_panel_16_min+0x34d>
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	LONG $0x486f8b4c // movq 0x48(%rdi), %r13
+	QUAD $0x000000009d048d48 // leaq (,%rbx,4), %rax
+	LONG $0x403c8d48 // leaq (%rax,%rax,2), %rdi
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x32eb // jmp 0x5a8c <k_tile_panel_16_min+0x37c>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x117cc1c4; BYTE $0x28 // vmovups %ymm5, (%r8)
-	LONG $0x117cc1c4; WORD $0x9824 // vmovups %ymm4, (%r8,%rbx,4)
-	LONG $0x117cc1c4; WORD $0xd814 // vmovups %ymm2, (%r8,%rbx,8)
-	LONG $0x117cc1c4; WORD $0x281c // vmovups %ymm3, (%r8,%rbp)
+	LONG $0x1211fcc5 // vmovups %ymm2, (%rdx)
+	LONG $0x2411fcc5; BYTE $0x9a // vmovups %ymm4, (%rdx,%rbx,4)
+	LONG $0x2c11fcc5; BYTE $0xda // vmovups %ymm5, (%rdx,%rbx,8)
+	LONG $0x1c11fcc5; BYTE $0x3a // vmovups %ymm3, (%rdx,%rdi)
 	LONG $0x04518d49 // leaq 0x4(%r9), %rdx
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0x5c6f7ec5; WORD $0x2824 // vmovdqu 0x28(%rsp), %ymm11
-	LONG $0xff1b8f0f; WORD $0xffff // jg 0x6258 <k_tile_panel_16_min+0x268>
+	QUAD $0x000090249c6f7ec5; BYTE $0x00 // vmovdqu 0x90(%rsp), %ymm11
+	LONG $0xff368f0f; WORD $0xffff // jg 0x59c2 <k_tile_panel_16_min+0x2b2>
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0x24542b4c; BYTE $0x20 // subq 0x20(%rsp), %r10
+	LONG $0xd3af0f4c // imulq %rbx, %r10
+	LONG $0x03478d49 // leaq 0x3(%r15), %rax
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xc7490f49 // cmovnsq %r15, %rax
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
-	LONG $0xf3af0f48 // imulq %rbx, %rsi
-	LONG $0x03528d49 // leaq 0x3(%r10), %rdx
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xd2490f49 // cmovnsq %r10, %rdx
-	LONG $0xb6048d4d // leaq (%r14,%rsi,4), %r8
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2274 // je 0x6380 <k_tile_panel_16_min+0x390>
-	LONG $0x6f7ec1c4; BYTE $0x28 // vmovdqu (%r8), %ymm5
-	LONG $0x107cc1c4; WORD $0x9824 // vmovups (%r8,%rbx,4), %ymm4
-	LONG $0x107cc1c4; WORD $0xd814 // vmovups (%r8,%rbx,8), %ymm2
-	LONG $0x107cc1c4; WORD $0x281c // vmovups (%r8,%rbp), %ymm3
+	LONG $0x02578d49 // leaq 0x2(%r15), %rdx
+	LONG $0x05778d49 // leaq 0x5(%r15), %rsi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf2490f48 // cmovnsq %rdx, %rsi
+	LONG $0x90148d4b // leaq (%r8,%r10,4), %rdx
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x1f7f // jg 0x6399 <k_tile_panel_16_min+0x3a9>
-	WORD $0x94eb // jmp 0x6310 <k_tile_panel_16_min+0x320>
-	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x2274 // je 0x5ae0 <k_tile_panel_16_min+0x3d0>
+	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
+	LONG $0x2410fcc5; BYTE $0x9a // vmovups (%rdx,%rbx,4), %ymm4
+	LONG $0x2c6ffec5; BYTE $0xda // vmovdqu (%rdx,%rbx,8), %ymm5
+	LONG $0x1c10fcc5; BYTE $0x3a // vmovups (%rdx,%rdi), %ymm3
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x237f // jg 0x5afc <k_tile_panel_16_min+0x3ec>
+	WORD $0x85eb // jmp 0x5a60 <k_tile_panel_16_min+0x350>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xff778e0f; WORD $0xffff // jle 0x6310 <k_tile_panel_16_min+0x320>
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0x02fec148 // sarq $0x2, %rsi
-	LONG $0xf7af0f49 // imulq %r15, %rsi
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0xfce28348 // andq $-0x4, %rdx
-	WORD $0x2949; BYTE $0xd2 // subq %rdx, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x2454034c; BYTE $0x20 // addq 0x20(%rsp), %r10
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x0000c0ba587dc2c4; BYTE $0x00 // vpbroadcastd 0xc0(%r10), %ymm7
-	QUAD $0xfffffd409a6f7ec5 // vmovdqu -0x2c0(%rdx), %ymm11
-	QUAD $0xfffffd80aa6f7ec5 // vmovdqu -0x280(%rdx), %ymm13
-	QUAD $0xfffffdc0a26f7ec5 // vmovdqu -0x240(%rdx), %ymm12
-	QUAD $0x0000c4ba587d42c4; BYTE $0x00 // vpbroadcastd 0xc4(%r10), %ymm15
-	QUAD $0x0000c892587d42c4; BYTE $0x00 // vpbroadcastd 0xc8(%r10), %ymm10
-	LONG $0x746f7ec5; WORD $0x2824 // vmovdqu 0x28(%rsp), %ymm14
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xff648e0f; WORD $0xffff // jle 0x5a60 <k_tile_panel_16_min+0x350>
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0xfce28349 // andq $-0x4, %r10
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0x02fbc149 // sarq $0x2, %r11
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0xf748; BYTE $0xde // negq %rsi
+	LONG $0x37248d4d // leaq (%r15,%rsi), %r12
+	LONG $0x02c48349 // addq $0x2, %r12
+	WORD $0x294d; BYTE $0xd7 // subq %r10, %r15
+	LONG $0xc6af0f49 // imulq %r14, %rax
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x587da2c4; WORD $0x207c; BYTE $0x40 // vpbroadcastd 0x40(%rax,%r12), %ymm7
+	QUAD $0xfffd409a6f7e41c4; BYTE $0xff // vmovdqu -0x2c0(%r10), %ymm11
+	QUAD $0xfffd80aa6f7e41c4; BYTE $0xff // vmovdqu -0x280(%r10), %ymm13
+	QUAD $0xfffdc0a26f7e41c4; BYTE $0xff // vmovdqu -0x240(%r10), %ymm12
+	LONG $0x587d22c4; WORD $0x207c; BYTE $0x44 // vpbroadcastd 0x44(%rax,%r12), %ymm15
+	LONG $0x587d22c4; WORD $0x2054; BYTE $0x48 // vpbroadcastd 0x48(%rax,%r12), %ymm10
+	QUAD $0x00009024b46f7ec5; BYTE $0x00 // vmovdqu 0x90(%rsp), %ymm14
 	LONG $0xf67f7dc5 // vmovdqa %ymm14, %ymm6
-	QUAD $0x0000cc82187dc2c4; BYTE $0x00 // vbroadcastss 0xcc(%r10), %ymm0
-	LONG $0x4411fcc5; WORD $0x6824 // vmovups %ymm0, 0x68(%rsp)
+	LONG $0x187da2c4; WORD $0x2044; BYTE $0x4c // vbroadcastss 0x4c(%rax,%r12), %ymm0
+	QUAD $0x0000d0248411fcc5; BYTE $0x00 // vmovups %ymm0, 0xd0(%rsp)
 	LONG $0x5025e2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm7, %ymm11, %ymm6
-	QUAD $0x00008082587d42c4; BYTE $0x00 // vpbroadcastd 0x80(%r10), %ymm8
+	LONG $0x587d22c4; WORD $0x2004 // vpbroadcastd (%rax,%r12), %ymm8
 	LONG $0xf77f7dc5 // vmovdqa %ymm14, %ymm7
 	LONG $0x5025c2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm8, %ymm11, %ymm7
-	LONG $0x587d42c4; WORD $0x404a // vpbroadcastd 0x40(%r10), %ymm9
+	LONG $0x587d22c4; WORD $0x384c; BYTE $0x40 // vpbroadcastd 0x40(%rax,%r15), %ymm9
 	LONG $0x6f7d41c4; BYTE $0xc6 // vmovdqa %ymm14, %ymm8
 	LONG $0x502542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm11, %ymm8
-	LONG $0x587dc2c4; BYTE $0x0a // vpbroadcastd (%r10), %ymm1
+	LONG $0x587da2c4; WORD $0x380c // vpbroadcastd (%rax,%r15), %ymm1
 	LONG $0x6f7d41c4; BYTE $0xce // vmovdqa %ymm14, %ymm9
 	LONG $0x502562c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm11, %ymm9
-	QUAD $0x0000848a587dc2c4; BYTE $0x00 // vpbroadcastd 0x84(%r10), %ymm1
-	QUAD $0x00008882587dc2c4; BYTE $0x00 // vpbroadcastd 0x88(%r10), %ymm0
+	LONG $0x587da2c4; WORD $0x204c; BYTE $0x04 // vpbroadcastd 0x4(%rax,%r12), %ymm1
+	LONG $0x587da2c4; WORD $0x2044; BYTE $0x08 // vpbroadcastd 0x8(%rax,%r12), %ymm0
 	LONG $0x5015c2c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm13, %ymm6
-	LONG $0x587d42c4; WORD $0x447a // vpbroadcastd 0x44(%r10), %ymm15
+	LONG $0x587d22c4; WORD $0x387c; BYTE $0x44 // vpbroadcastd 0x44(%rax,%r15), %ymm15
 	LONG $0x5015e2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm13, %ymm7
-	QUAD $0xfffffe009a6f7ec5 // vmovdqu -0x200(%rdx), %ymm11
+	QUAD $0xfffe009a6f7e41c4; BYTE $0xff // vmovdqu -0x200(%r10), %ymm11
 	LONG $0x501542c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm13, %ymm8
-	LONG $0x587dc2c4; WORD $0x044a // vpbroadcastd 0x4(%r10), %ymm1
+	LONG $0x587da2c4; WORD $0x384c; BYTE $0x04 // vpbroadcastd 0x4(%rax,%r15), %ymm1
 	LONG $0x501562c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm13, %ymm9
-	QUAD $0x00008caa587d42c4; BYTE $0x00 // vpbroadcastd 0x8c(%r10), %ymm13
+	LONG $0x587d22c4; WORD $0x206c; BYTE $0x0c // vpbroadcastd 0xc(%rax,%r12), %ymm13
 	LONG $0x501dc2c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm12, %ymm6
-	LONG $0x587dc2c4; WORD $0x484a // vpbroadcastd 0x48(%r10), %ymm1
-	LONG $0x187d42c4; WORD $0x4c52 // vbroadcastss 0x4c(%r10), %ymm10
-	LONG $0x54117cc5; WORD $0x4824 // vmovups %ymm10, 0x48(%rsp)
+	LONG $0x587da2c4; WORD $0x384c; BYTE $0x48 // vpbroadcastd 0x48(%rax,%r15), %ymm1
+	LONG $0x187d22c4; WORD $0x3854; BYTE $0x4c // vbroadcastss 0x4c(%rax,%r15), %ymm10
+	QUAD $0x0000b02494117cc5; BYTE $0x00 // vmovups %ymm10, 0xb0(%rsp)
 	LONG $0x501de2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm0, %ymm12, %ymm7
-	LONG $0x587dc2c4; WORD $0x0842 // vpbroadcastd 0x8(%r10), %ymm0
+	LONG $0x587da2c4; WORD $0x3844; BYTE $0x08 // vpbroadcastd 0x8(%rax,%r15), %ymm0
 	LONG $0x501d62c4; BYTE $0xc1 // {vex} vpdpbusd %ymm1, %ymm12, %ymm8
 	LONG $0x501d62c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm12, %ymm9
-	QUAD $0x0000d082587dc2c4; BYTE $0x00 // vpbroadcastd 0xd0(%r10), %ymm0
-	LONG $0x5025e2c4; WORD $0x2474; BYTE $0x68 // {vex} vpdpbusd 0x68(%rsp), %ymm11, %ymm6
-	QUAD $0xfffffe40ba6f7ec5 // vmovdqu -0x1c0(%rdx), %ymm15
+	LONG $0x587da2c4; WORD $0x2044; BYTE $0x50 // vpbroadcastd 0x50(%rax,%r12), %ymm0
+	QUAD $0x00d024b45025e2c4; WORD $0x0000 // {vex} vpdpbusd 0xd0(%rsp), %ymm11, %ymm6
+	QUAD $0xfffe40ba6f7e41c4; BYTE $0xff // vmovdqu -0x1c0(%r10), %ymm15
 	LONG $0x6f7d41c4; BYTE $0xd6 // vmovdqa %ymm14, %ymm10
-	QUAD $0x0000908a587dc2c4; BYTE $0x00 // vpbroadcastd 0x90(%r10), %ymm1
+	LONG $0x587da2c4; WORD $0x204c; BYTE $0x10 // vpbroadcastd 0x10(%rax,%r12), %ymm1
 	LONG $0x500562c4; BYTE $0xd0 // {vex} vpdpbusd %ymm0, %ymm15, %ymm10
 	LONG $0x6f7d41c4; BYTE $0xe6 // vmovdqa %ymm14, %ymm12
 	LONG $0x500562c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm15, %ymm12
 	LONG $0x5025c2c4; BYTE $0xfd // {vex} vpdpbusd %ymm13, %ymm11, %ymm7
-	LONG $0x587dc2c4; WORD $0x5042 // vpbroadcastd 0x50(%r10), %ymm0
+	LONG $0x587da2c4; WORD $0x3844; BYTE $0x50 // vpbroadcastd 0x50(%rax,%r15), %ymm0
 	LONG $0x6f7d41c4; BYTE $0xee // vmovdqa %ymm14, %ymm13
-	LONG $0x502562c4; WORD $0x2444; BYTE $0x48 // {vex} vpdpbusd 0x48(%rsp), %ymm11, %ymm8
+	QUAD $0x00b02484502562c4; WORD $0x0000 // {vex} vpdpbusd 0xb0(%rsp), %ymm11, %ymm8
 	LONG $0x500562c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm15, %ymm13
-	LONG $0x587dc2c4; WORD $0x1042 // vpbroadcastd 0x10(%r10), %ymm0
+	LONG $0x587da2c4; WORD $0x3844; BYTE $0x10 // vpbroadcastd 0x10(%rax,%r15), %ymm0
 	LONG $0x500562c4; BYTE $0xf0 // {vex} vpdpbusd %ymm0, %ymm15, %ymm14
-	QUAD $0x0007ae3d187d62c4; BYTE $0x00 // vbroadcastss 0x7ae(%rip), %ymm15 # 0x6cd4 <k_tile_panel_16_min+0xce4>
-	QUAD $0xfffffe80826ffec5 // vmovdqu -0x180(%rdx), %ymm0
-	QUAD $0x0000d48a587dc2c4; BYTE $0x00 // vpbroadcastd 0xd4(%r10), %ymm1
+	QUAD $0x0007663d187d62c4; BYTE $0x00 // vbroadcastss 0x766(%rip), %ymm15 # 0x6414 <k_tile_panel_16_min+0xd04>
+	QUAD $0xfffe80826f7ec1c4; BYTE $0xff // vmovdqu -0x180(%r10), %ymm0
+	LONG $0x587da2c4; WORD $0x204c; BYTE $0x54 // vpbroadcastd 0x54(%rax,%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xd1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm10
-	LONG $0x587dc2c4; WORD $0x0c4a // vpbroadcastd 0xc(%r10), %ymm1
+	LONG $0x587da2c4; WORD $0x384c; BYTE $0x0c // vpbroadcastd 0xc(%rax,%r15), %ymm1
 	LONG $0x502562c4; BYTE $0xc9 // {vex} vpdpbusd %ymm1, %ymm11, %ymm9
-	QUAD $0x0000948a587dc2c4; BYTE $0x00 // vpbroadcastd 0x94(%r10), %ymm1
-	LONG $0x587d42c4; WORD $0x545a // vpbroadcastd 0x54(%r10), %ymm11
+	LONG $0x587da2c4; WORD $0x204c; BYTE $0x14 // vpbroadcastd 0x14(%rax,%r12), %ymm1
+	LONG $0x587d22c4; WORD $0x385c; BYTE $0x54 // vpbroadcastd 0x54(%rax,%r15), %ymm11
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	LONG $0x587dc2c4; WORD $0x144a // vpbroadcastd 0x14(%r10), %ymm1
+	LONG $0x587da2c4; WORD $0x384c; BYTE $0x14 // vpbroadcastd 0x14(%rax,%r15), %ymm1
 	LONG $0x507d42c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm0, %ymm13
-	QUAD $0xffffff409a107cc5 // vmovups -0xc0(%rdx), %ymm11
+	QUAD $0xffff409a107c41c4; BYTE $0xff // vmovups -0xc0(%r10), %ymm11
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x0000d882587dc2c4; BYTE $0x00 // vpbroadcastd 0xd8(%r10), %ymm0
-	QUAD $0xfffffec08a6ffec5 // vmovdqu -0x140(%rdx), %ymm1
+	LONG $0x587da2c4; WORD $0x2044; BYTE $0x58 // vpbroadcastd 0x58(%rax,%r12), %ymm0
+	QUAD $0xfffec08a6f7ec1c4; BYTE $0xff // vmovdqu -0x140(%r10), %ymm1
 	LONG $0x507562c4; BYTE $0xd0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm10
-	QUAD $0x00009882587dc2c4; BYTE $0x00 // vpbroadcastd 0x98(%r10), %ymm0
+	LONG $0x587da2c4; WORD $0x2044; BYTE $0x18 // vpbroadcastd 0x18(%rax,%r12), %ymm0
 	LONG $0x507562c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm12
-	LONG $0x587dc2c4; WORD $0x5842 // vpbroadcastd 0x58(%r10), %ymm0
+	LONG $0x587da2c4; WORD $0x3844; BYTE $0x58 // vpbroadcastd 0x58(%rax,%r15), %ymm0
 	LONG $0x507562c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm13
-	LONG $0x587dc2c4; WORD $0x1842 // vpbroadcastd 0x18(%r10), %ymm0
+	LONG $0x587da2c4; WORD $0x3844; BYTE $0x18 // vpbroadcastd 0x18(%rax,%r15), %ymm0
 	LONG $0x507562c4; BYTE $0xf0 // {vex} vpdpbusd %ymm0, %ymm1, %ymm14
-	QUAD $0xffffff00826ffec5 // vmovdqu -0x100(%rdx), %ymm0
-	QUAD $0x0000dc8a587dc2c4; BYTE $0x00 // vpbroadcastd 0xdc(%r10), %ymm1
+	QUAD $0xffff00826f7ec1c4; BYTE $0xff // vmovdqu -0x100(%r10), %ymm0
+	LONG $0x587da2c4; WORD $0x204c; BYTE $0x5c // vpbroadcastd 0x5c(%rax,%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xd1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm10
 	LONG $0x5924c1c4; BYTE $0xcf // vmulps %ymm15, %ymm11, %ymm1
 	LONG $0xa82562c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm11, %ymm9 # ymm9 = (ymm11 * ymm9) + ymm1
 	LONG $0xa82562c4; BYTE $0xc1 // vfmadd213ps %ymm1, %ymm11, %ymm8 # ymm8 = (ymm11 * ymm8) + ymm1
 	LONG $0xa825e2c4; BYTE $0xf9 // vfmadd213ps %ymm1, %ymm11, %ymm7 # ymm7 = (ymm11 * ymm7) + ymm1
 	LONG $0xa825e2c4; BYTE $0xf1 // vfmadd213ps %ymm1, %ymm11, %ymm6 # ymm6 = (ymm11 * ymm6) + ymm1
-	QUAD $0x00009c8a587dc2c4; BYTE $0x00 // vpbroadcastd 0x9c(%r10), %ymm1
-	LONG $0x587d42c4; WORD $0x5c5a // vpbroadcastd 0x5c(%r10), %ymm11
+	LONG $0x587da2c4; WORD $0x204c; BYTE $0x1c // vpbroadcastd 0x1c(%rax,%r12), %ymm1
+	LONG $0x587d22c4; WORD $0x385c; BYTE $0x5c // vpbroadcastd 0x5c(%rax,%r15), %ymm11
 	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
 	LONG $0x507d42c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm0, %ymm13
-	LONG $0x587dc2c4; WORD $0x1c4a // vpbroadcastd 0x1c(%r10), %ymm1
+	LONG $0x587da2c4; WORD $0x384c; BYTE $0x1c // vpbroadcastd 0x1c(%rax,%r15), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	LONG $0x582cc1c4; BYTE $0xc7 // vaddps %ymm15, %ymm10, %ymm0
-	LONG $0x4a10fcc5; BYTE $0x80 // vmovups -0x80(%rdx), %ymm1
+	LONG $0x107cc1c4; WORD $0x804a // vmovups -0x80(%r10), %ymm1
 	LONG $0xa875e2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm6
 	LONG $0x581cc1c4; BYTE $0xf7 // vaddps %ymm15, %ymm12, %ymm6
 	LONG $0xa875e2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm1, %ymm6 # ymm6 = (ymm1 * ymm6) + ymm7
@@ -4683,98 +4269,93 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa875c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm1, %ymm7 # ymm7 = (ymm1 * ymm7) + ymm8
 	LONG $0x580c41c4; BYTE $0xc7 // vaddps %ymm15, %ymm14, %ymm8
 	LONG $0xa87542c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm1, %ymm8 # ymm8 = (ymm1 * ymm8) + ymm9
-	LONG $0x187dc2c4; WORD $0x204a // vbroadcastss 0x20(%r10), %ymm1
-	LONG $0xa83de2c4; BYTE $0xcd // vfmadd213ps %ymm5, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm1) + ymm5
-	LONG $0x187dc2c4; WORD $0x606a // vbroadcastss 0x60(%r10), %ymm5
-	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
-	QUAD $0x0000a0a2187dc2c4; BYTE $0x00 // vbroadcastss 0xa0(%r10), %ymm4
-	QUAD $0x0000e0ba187dc2c4; BYTE $0x00 // vbroadcastss 0xe0(%r10), %ymm7
-	LONG $0xa84de2c4; BYTE $0xe2 // vfmadd213ps %ymm2, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm2
-	LONG $0x187dc2c4; WORD $0x3452 // vbroadcastss 0x34(%r10), %ymm2
+	LONG $0x187da2c4; WORD $0x384c; BYTE $0x20 // vbroadcastss 0x20(%rax,%r15), %ymm1
+	LONG $0xa83de2c4; BYTE $0xca // vfmadd213ps %ymm2, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm1) + ymm2
+	LONG $0x187da2c4; WORD $0x3854; BYTE $0x60 // vbroadcastss 0x60(%rax,%r15), %ymm2
+	LONG $0xa845e2c4; BYTE $0xd4 // vfmadd213ps %ymm4, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm4
+	LONG $0x187da2c4; WORD $0x2064; BYTE $0x20 // vbroadcastss 0x20(%rax,%r12), %ymm4
+	LONG $0x187da2c4; WORD $0x207c; BYTE $0x60 // vbroadcastss 0x60(%rax,%r12), %ymm7
+	LONG $0xa84de2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm5
+	LONG $0x187da2c4; WORD $0x386c; BYTE $0x34 // vbroadcastss 0x34(%rax,%r15), %ymm5
 	LONG $0xa87de2c4; BYTE $0xfb // vfmadd213ps %ymm3, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm7) + ymm3
-	LONG $0x4210fcc5; BYTE $0xc0 // vmovups -0x40(%rdx), %ymm0
-	LONG $0x187dc2c4; WORD $0x745a // vbroadcastss 0x74(%r10), %ymm3
-	LONG $0xa87de2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm2) + ymm1
-	LONG $0xa87de2c4; BYTE $0xdd // vfmadd213ps %ymm5, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm5
-	QUAD $0x0000b48a187dc2c4; BYTE $0x00 // vbroadcastss 0xb4(%r10), %ymm1
+	LONG $0x107cc1c4; WORD $0xc042 // vmovups -0x40(%r10), %ymm0
+	LONG $0x187da2c4; WORD $0x385c; BYTE $0x74 // vbroadcastss 0x74(%rax,%r15), %ymm3
+	LONG $0xa87de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm5) + ymm1
+	LONG $0xa87de2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm2
+	LONG $0x187da2c4; WORD $0x204c; BYTE $0x34 // vbroadcastss 0x34(%rax,%r12), %ymm1
 	LONG $0xa87de2c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm4
-	QUAD $0x0000f4b2187dc2c4; BYTE $0x00 // vbroadcastss 0xf4(%r10), %ymm6
-	LONG $0x02107cc5 // vmovups (%rdx), %ymm8
+	LONG $0x187da2c4; WORD $0x2074; BYTE $0x74 // vbroadcastss 0x74(%rax,%r12), %ymm6
+	LONG $0x107c41c4; BYTE $0x02 // vmovups (%r10), %ymm8
 	LONG $0xa87de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm6) + ymm7
-	LONG $0x187dc2c4; WORD $0x386a // vbroadcastss 0x38(%r10), %ymm5
-	LONG $0x187dc2c4; WORD $0x7862 // vbroadcastss 0x78(%r10), %ymm4
-	LONG $0xa83de2c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm5) + ymm2
+	LONG $0x187da2c4; WORD $0x3854; BYTE $0x38 // vbroadcastss 0x38(%rax,%r15), %ymm2
+	LONG $0x187da2c4; WORD $0x3864; BYTE $0x78 // vbroadcastss 0x78(%rax,%r15), %ymm4
+	LONG $0xa83de2c4; BYTE $0xd5 // vfmadd213ps %ymm5, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm5
 	LONG $0xa83de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm4) + ymm3
-	QUAD $0x0000b892187dc2c4; BYTE $0x00 // vbroadcastss 0xb8(%r10), %ymm2
-	LONG $0xa83de2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm1
-	QUAD $0x0000f89a187dc2c4; BYTE $0x00 // vbroadcastss 0xf8(%r10), %ymm3
+	LONG $0x187da2c4; WORD $0x206c; BYTE $0x38 // vbroadcastss 0x38(%rax,%r12), %ymm5
+	LONG $0xa83de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm5) + ymm1
+	LONG $0x187da2c4; WORD $0x205c; BYTE $0x78 // vbroadcastss 0x78(%rax,%r12), %ymm3
 	LONG $0xa83de2c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm6
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	LONG $0x00c28148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdx # imm = 0x300
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	LONG $0x00c28149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r10 # imm = 0x300
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfce9870f; WORD $0xffff // ja 0x63d0 <k_tile_panel_16_min+0x3e0>
-	LONG $0xfffc24e9; BYTE $0xff // jmp 0x6310 <k_tile_panel_16_min+0x320>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x08738b48 // movq 0x8(%rbx), %rsi
-	LONG $0x10538b48 // movq 0x10(%rbx), %rdx
-	LONG $0x187b8b48 // movq 0x18(%rbx), %rdi
-	WORD $0x8b4c; BYTE $0x03 // movq (%rbx), %r8
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
-	LONG $0x20538b4c // movq 0x20(%rbx), %r10
-	LONG $0x405b8b4c // movq 0x40(%rbx), %r11
-	LONG $0x385b8b48 // movq 0x38(%rbx), %rbx
-	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
-	LONG $0xc0c68149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r14 # imm = 0x2C0
-	LONG $0x017b8d4c // leaq 0x1(%rbx), %r15
-	WORD $0x24eb // jmp 0x674c <k_tile_panel_16_min+0x75c>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x117cc1c4; WORD $0x241c // vmovups %ymm3, (%r12)
-	LONG $0x117cc1c4; WORD $0xbc14 // vmovups %ymm2, (%r12,%rdi,4)
-	LONG $0x02628d4c // leaq 0x2(%rdx), %r12
+	LONG $0xfce6870f; WORD $0xffff // ja 0x5b50 <k_tile_panel_16_min+0x440>
+	LONG $0xfffbf1e9; BYTE $0xff // jmp 0x5a60 <k_tile_panel_16_min+0x350>
+	BYTE $0x90 // nop
+	LONG $0x246c0148; BYTE $0x08 // addq %rbp, 0x8(%rsp)
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	LONG $0x20678b4c // movq 0x20(%rdi), %r12
+	LONG $0x48578b4c // movq 0x48(%rdi), %r10
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	WORD $0x28eb // jmp 0x5eb9 <k_tile_panel_16_min+0x7a9>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x1b11fcc5 // vmovups %ymm3, (%rbx)
+	LONG $0x1411fcc5; BYTE $0xb3 // vmovups %ymm2, (%rbx,%rsi,4)
+	LONG $0x025a8d48 // leaq 0x2(%rdx), %rbx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfb1c8f0f; WORD $0xffff // jg 0x6268 <k_tile_panel_16_min+0x278>
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	WORD $0x2949; BYTE $0xc4 // subq %rax, %r12
-	LONG $0xe7af0f4c // imulq %rdi, %r12
-	LONG $0x03698d4d // leaq 0x3(%r9), %r13
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xfb238f0f; WORD $0xffff // jg 0x59dc <k_tile_panel_16_min+0x2cc>
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x245c2b4c; BYTE $0x20 // subq 0x20(%rsp), %r11
+	LONG $0xdeaf0f4c // imulq %rsi, %r11
+	LONG $0x03718d4d // leaq 0x3(%r9), %r14
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xe9490f4d // cmovnsq %r9, %r13
-	LONG $0xa0248d4f // leaq (%r8,%r12,4), %r12
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1374 // je 0x6780 <k_tile_panel_16_min+0x790>
-	LONG $0x107cc1c4; WORD $0x241c // vmovups (%r12), %ymm3
-	LONG $0x107cc1c4; WORD $0xbc14 // vmovups (%r12,%rdi,4), %ymm2
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0f7f // jg 0x678d <k_tile_panel_16_min+0x79d>
-	WORD $0xb0eb // jmp 0x6730 <k_tile_panel_16_min+0x740>
+	LONG $0xf1490f4d // cmovnsq %r9, %r14
+	LONG $0x981c8d4b // leaq (%r8,%r11,4), %rbx
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x1474 // je 0x5ef0 <k_tile_panel_16_min+0x7e0>
+	LONG $0x1b10fcc5 // vmovups (%rbx), %ymm3
+	LONG $0x1410fcc5; BYTE $0xb3 // vmovups (%rbx,%rsi,4), %ymm2
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0x137f // jg 0x5f00 <k_tile_panel_16_min+0x7f0>
+	WORD $0xb1eb // jmp 0x5ea0 <k_tile_panel_16_min+0x790>
+	BYTE $0x90 // nop
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x6730 <k_tile_panel_16_min+0x740>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	LONG $0x02fdc148 // sarq $0x2, %rbp
-	LONG $0xeaaf0f49 // imulq %r10, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	LONG $0xfce58349 // andq $-0x4, %r13
-	WORD $0x294d; BYTE $0xe9 // subq %r13, %r9
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	WORD $0xa07e // jle 0x5ea0 <k_tile_panel_16_min+0x790>
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	LONG $0x02fbc149 // sarq $0x2, %r11
+	LONG $0xdcaf0f4d // imulq %r12, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0xfce68349 // andq $-0x4, %r14
+	WORD $0x294d; BYTE $0xf1 // subq %r14, %r9
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0xffffff40b510fcc5 // vmovups -0xc0(%rbp), %ymm6
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0xffff40b7107cc1c4; BYTE $0xff // vmovups -0xc0(%r15), %ymm6
 	LONG $0xfe5984c5 // vmulps %ymm6, %ymm15, %ymm7
 	LONG $0x587dc2c4; WORD $0x4041 // vpbroadcastd 0x40(%r9), %ymm0
-	QUAD $0xfffffd408d6ffec5 // vmovdqu -0x2c0(%rbp), %ymm1
-	QUAD $0xfffffd80856f7ec5 // vmovdqu -0x280(%rbp), %ymm8
-	QUAD $0xfffffdc08d6f7ec5 // vmovdqu -0x240(%rbp), %ymm9
-	QUAD $0xfffffe00956f7ec5 // vmovdqu -0x200(%rbp), %ymm10
+	QUAD $0xfffd408f6f7ec1c4; BYTE $0xff // vmovdqu -0x2c0(%r15), %ymm1
+	QUAD $0xfffd80876f7e41c4; BYTE $0xff // vmovdqu -0x280(%r15), %ymm8
+	QUAD $0xfffdc08f6f7e41c4; BYTE $0xff // vmovdqu -0x240(%r15), %ymm9
+	QUAD $0xfffe00976f7e41c4; BYTE $0xff // vmovdqu -0x200(%r15), %ymm10
 	LONG $0xdd7f7dc5 // vmovdqa %ymm11, %ymm5
 	LONG $0x5075e2c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm5
 	LONG $0x587dc2c4; WORD $0x4441 // vpbroadcastd 0x44(%r9), %ymm0
@@ -4794,21 +4375,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x502de2c4; BYTE $0xe0 // {vex} vpdpbusd %ymm0, %ymm10, %ymm4
 	LONG $0xa84de2c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm7
 	LONG $0xa84de2c4; BYTE $0xef // vfmadd213ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm7
-	QUAD $0xfffffe40856ffec5 // vmovdqu -0x1c0(%rbp), %ymm0
+	QUAD $0xfffe40876f7ec1c4; BYTE $0xff // vmovdqu -0x1c0(%r15), %ymm0
 	LONG $0x587dc2c4; WORD $0x5049 // vpbroadcastd 0x50(%r9), %ymm1
 	LONG $0xde7f7dc5 // vmovdqa %ymm11, %ymm6
 	LONG $0x507de2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm6
 	LONG $0x587dc2c4; WORD $0x5449 // vpbroadcastd 0x54(%r9), %ymm1
-	QUAD $0xfffffe80bd6ffec5 // vmovdqu -0x180(%rbp), %ymm7
+	QUAD $0xfffe80bf6f7ec1c4; BYTE $0xff // vmovdqu -0x180(%r15), %ymm7
 	LONG $0x5045e2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm7, %ymm6
 	LONG $0x587dc2c4; WORD $0x5849 // vpbroadcastd 0x58(%r9), %ymm1
-	QUAD $0xfffffec0856f7ec5 // vmovdqu -0x140(%rbp), %ymm8
+	QUAD $0xfffec0876f7e41c4; BYTE $0xff // vmovdqu -0x140(%r15), %ymm8
 	LONG $0x503de2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm8, %ymm6
 	LONG $0x587dc2c4; WORD $0x5c49 // vpbroadcastd 0x5c(%r9), %ymm1
-	QUAD $0xffffff008d6f7ec5 // vmovdqu -0x100(%rbp), %ymm9
+	QUAD $0xffff008f6f7e41c4; BYTE $0xff // vmovdqu -0x100(%r15), %ymm9
 	LONG $0x5035e2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm9, %ymm6
 	LONG $0xce5884c5 // vaddps %ymm6, %ymm15, %ymm1
-	LONG $0x7510fcc5; BYTE $0x80 // vmovups -0x80(%rbp), %ymm6
+	LONG $0x107cc1c4; WORD $0x8077 // vmovups -0x80(%r15), %ymm6
 	LONG $0xa84de2c4; BYTE $0xcd // vfmadd213ps %ymm5, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm1) + ymm5
 	LONG $0x587dc2c4; WORD $0x1069 // vpbroadcastd 0x10(%r9), %ymm5
 	LONG $0x6f7d41c4; BYTE $0xd3 // vmovdqa %ymm11, %ymm10
@@ -4826,46 +4407,43 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa87de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm4) + ymm3
 	LONG $0xa875e2c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm1, %ymm5 # ymm5 = (ymm1 * ymm5) + ymm2
 	LONG $0x187dc2c4; WORD $0x3441 // vbroadcastss 0x34(%r9), %ymm0
-	LONG $0x4d10fcc5; BYTE $0xc0 // vmovups -0x40(%rbp), %ymm1
+	LONG $0x107cc1c4; WORD $0xc04f // vmovups -0x40(%r15), %ymm1
 	LONG $0xa875e2c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm4
 	LONG $0x187dc2c4; WORD $0x7461 // vbroadcastss 0x74(%r9), %ymm4
 	LONG $0xa875e2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm1, %ymm4 # ymm4 = (ymm1 * ymm4) + ymm5
-	LONG $0x4d10fcc5; BYTE $0x00 // vmovups (%rbp), %ymm1
+	LONG $0x107cc1c4; BYTE $0x0f // vmovups (%r15), %ymm1
 	LONG $0x187dc2c4; WORD $0x3859 // vbroadcastss 0x38(%r9), %ymm3
 	LONG $0xa875e2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm3) + ymm0
 	LONG $0x187dc2c4; WORD $0x7851 // vbroadcastss 0x78(%r9), %ymm2
 	LONG $0xa875e2c4; BYTE $0xd4 // vfmadd213ps %ymm4, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm2) + ymm4
 	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
-	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
-	WORD $0xff49; BYTE $0xcd // decq %r13
-	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0xfe6b870f; WORD $0xffff // ja 0x67c0 <k_tile_panel_16_min+0x7d0>
-	LONG $0xfffdd6e9; BYTE $0xff // jmp 0x6730 <k_tile_panel_16_min+0x740>
+	LONG $0x00c78149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r15 # imm = 0x300
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	LONG $0xfe60870f; WORD $0xffff // ja 0x5f30 <k_tile_panel_16_min+0x820>
+	LONG $0xfffdcbe9; BYTE $0xff // jmp 0x5ea0 <k_tile_panel_16_min+0x790>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x385f8b4c // movq 0x38(%rdi), %r11
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xf6e58e0f; WORD $0xffff // jle 0x6050 <k_tile_panel_16_min+0x60>
-	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	LONG $0x02fac149 // sarq $0x2, %r10
-	LONG $0x57af0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x0857034c // addq 0x8(%rdi), %r10
-	LONG $0xfce08349 // andq $-0x4, %r8
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
+	LONG $0xf71b8e0f; WORD $0xffff // jle 0x5800 <k_tile_panel_16_min+0xf0>
+	LONG $0x246c0348; BYTE $0x70 // addq 0x70(%rsp), %rbp
+	LONG $0x246c0348; BYTE $0x30 // addq 0x30(%rsp), %rbp
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x02f9c149 // sarq $0x2, %r9
+	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x084f034c // addq 0x8(%rdi), %r9
+	LONG $0xfce68348 // andq $-0x4, %rsi
+	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
 	LONG $0x06e2c148 // shlq $0x6, %rdx
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	LONG $0xc0c08149; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %r8 # imm = 0x2C0
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0xffff4080107cc1c4; BYTE $0xff // vmovups -0xc0(%r8), %ymm0
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xffffff408510fcc5 // vmovups -0xc0(%rbp), %ymm0
 	LONG $0x587de2c4; BYTE $0x0a // vpbroadcastd (%rdx), %ymm1
-	QUAD $0xfffd40986f7ec1c4; BYTE $0xff // vmovdqu -0x2c0(%r8), %ymm3
-	QUAD $0xfffd80a06f7ec1c4; BYTE $0xff // vmovdqu -0x280(%r8), %ymm4
-	QUAD $0xfffdc0a86f7ec1c4; BYTE $0xff // vmovdqu -0x240(%r8), %ymm5
-	QUAD $0xfffe00b06f7ec1c4; BYTE $0xff // vmovdqu -0x200(%r8), %ymm6
+	QUAD $0xfffffd409d6ffec5 // vmovdqu -0x2c0(%rbp), %ymm3
+	QUAD $0xfffffd80a56ffec5 // vmovdqu -0x280(%rbp), %ymm4
+	QUAD $0xfffffdc0ad6ffec5 // vmovdqu -0x240(%rbp), %ymm5
+	QUAD $0xfffffe00b56ffec5 // vmovdqu -0x200(%rbp), %ymm6
 	LONG $0xdf7f7dc5 // vmovdqa %ymm11, %ymm7
 	LONG $0x5065e2c4; BYTE $0xf9 // {vex} vpdpbusd %ymm1, %ymm3, %ymm7
 	LONG $0x587de2c4; WORD $0x044a // vpbroadcastd 0x4(%rdx), %ymm1
@@ -4876,34 +4454,34 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x504de2c4; BYTE $0xfb // {vex} vpdpbusd %ymm3, %ymm6, %ymm7
 	LONG $0xc85984c5 // vmulps %ymm0, %ymm15, %ymm1
 	LONG $0xb87de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm7) + ymm1
-	QUAD $0xfffe40806f7ec1c4; BYTE $0xff // vmovdqu -0x1c0(%r8), %ymm0
+	QUAD $0xfffffe40856ffec5 // vmovdqu -0x1c0(%rbp), %ymm0
 	LONG $0x587de2c4; WORD $0x105a // vpbroadcastd 0x10(%rdx), %ymm3
 	LONG $0xdc7f7dc5 // vmovdqa %ymm11, %ymm4
 	LONG $0x507de2c4; BYTE $0xe3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm4
-	QUAD $0xfffe80806f7ec1c4; BYTE $0xff // vmovdqu -0x180(%r8), %ymm0
+	QUAD $0xfffffe80856ffec5 // vmovdqu -0x180(%rbp), %ymm0
 	LONG $0x587de2c4; WORD $0x145a // vpbroadcastd 0x14(%rdx), %ymm3
 	LONG $0x507de2c4; BYTE $0xe3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm4
-	QUAD $0xfffec0806f7ec1c4; BYTE $0xff // vmovdqu -0x140(%r8), %ymm0
+	QUAD $0xfffffec0856ffec5 // vmovdqu -0x140(%rbp), %ymm0
 	LONG $0x587de2c4; WORD $0x185a // vpbroadcastd 0x18(%rdx), %ymm3
 	LONG $0x507de2c4; BYTE $0xe3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm4
-	QUAD $0xffff00806f7ec1c4; BYTE $0xff // vmovdqu -0x100(%r8), %ymm0
+	QUAD $0xffffff00856ffec5 // vmovdqu -0x100(%rbp), %ymm0
 	LONG $0x587de2c4; WORD $0x1c5a // vpbroadcastd 0x1c(%rdx), %ymm3
 	LONG $0x507de2c4; BYTE $0xe3 // {vex} vpdpbusd %ymm3, %ymm0, %ymm4
 	LONG $0xc45884c5 // vaddps %ymm4, %ymm15, %ymm0
-	LONG $0x9875c2c4; WORD $0x8040 // vfmadd132ps -0x80(%r8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x9875e2c4; WORD $0x8045 // vfmadd132ps -0x80(%rbp), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
 	LONG $0x187de2c4; WORD $0x204a // vbroadcastss 0x20(%rdx), %ymm1
 	LONG $0xa87de2c4; BYTE $0xca // vfmadd213ps %ymm2, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm2
 	LONG $0x187de2c4; WORD $0x3442 // vbroadcastss 0x34(%rdx), %ymm0
-	LONG $0x9875c2c4; WORD $0xc040 // vfmadd132ps -0x40(%r8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x9875e2c4; WORD $0xc045 // vfmadd132ps -0x40(%rbp), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
 	LONG $0x187de2c4; WORD $0x3852 // vbroadcastss 0x38(%rdx), %ymm2
-	LONG $0x987dc2c4; BYTE $0x10 // vfmadd132ps (%r8), %ymm0, %ymm2 # ymm2 = (ymm2 * mem) + ymm0
+	LONG $0x987de2c4; WORD $0x0055 // vfmadd132ps (%rbp), %ymm0, %ymm2 # ymm2 = (ymm2 * mem) + ymm0
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	LONG $0x00c08149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r8 # imm = 0x300
-	WORD $0xff49; BYTE $0xcb // decq %r11
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	LONG $0xff00870f; WORD $0xffff // ja 0x69b0 <k_tile_panel_16_min+0x9c0>
-	LONG $0xfff59be9; BYTE $0xff // jmp 0x6050 <k_tile_panel_16_min+0x60>
-	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
+	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xff08870f; WORD $0xffff // ja 0x6120 <k_tile_panel_16_min+0xa10>
+	LONG $0xfff5e3e9; BYTE $0xff // jmp 0x5800 <k_tile_panel_16_min+0xf0>
+	LONG $0xf0c48148; WORD $0x0000; BYTE $0x00 // addq $0xf0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4926,46 +4504,6 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
@@ -4990,22 +4528,22 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0x7070 // jo 0x6bb2 <k_tile_panel_16_min+0xbc2>
-	WORD $0x7070 // jo 0x6bb4 <k_tile_panel_16_min+0xbc4>
-	WORD $0x7070 // jo 0x6bb6 <k_tile_panel_16_min+0xbc6>
-	WORD $0x7070 // jo 0x6bb8 <k_tile_panel_16_min+0xbc8>
-	WORD $0x7070 // jo 0x6bba <k_tile_panel_16_min+0xbca>
-	WORD $0x7070 // jo 0x6bbc <k_tile_panel_16_min+0xbcc>
-	WORD $0x7070 // jo 0x6bbe <k_tile_panel_16_min+0xbce>
-	WORD $0x7070 // jo 0x6bc0 <k_tile_panel_16_min+0xbd0>
-	WORD $0x7070 // jo 0x6bc2 <k_tile_panel_16_min+0xbd2>
-	WORD $0x7070 // jo 0x6bc4 <k_tile_panel_16_min+0xbd4>
-	WORD $0x7070 // jo 0x6bc6 <k_tile_panel_16_min+0xbd6>
-	WORD $0x7070 // jo 0x6bc8 <k_tile_panel_16_min+0xbd8>
-	WORD $0x7070 // jo 0x6bca <k_tile_panel_16_min+0xbda>
-	WORD $0x7070 // jo 0x6bcc <k_tile_panel_16_min+0xbdc>
-	WORD $0x7070 // jo 0x6bce <k_tile_panel_16_min+0xbde>
-	WORD $0x7070 // jo 0x6bd0 <k_tile_panel_16_min+0xbe0>
+	WORD $0x7070 // jo 0x62f2 <k_tile_panel_16_min+0xbe2>
+	WORD $0x7070 // jo 0x62f4 <k_tile_panel_16_min+0xbe4>
+	WORD $0x7070 // jo 0x62f6 <k_tile_panel_16_min+0xbe6>
+	WORD $0x7070 // jo 0x62f8 <k_tile_panel_16_min+0xbe8>
+	WORD $0x7070 // jo 0x62fa <k_tile_panel_16_min+0xbea>
+	WORD $0x7070 // jo 0x62fc <k_tile_panel_16_min+0xbec>
+	WORD $0x7070 // jo 0x62fe <k_tile_panel_16_min+0xbee>
+	WORD $0x7070 // jo 0x6300 <k_tile_panel_16_min+0xbf0>
+	WORD $0x7070 // jo 0x6302 <k_tile_panel_16_min+0xbf2>
+	WORD $0x7070 // jo 0x6304 <k_tile_panel_16_min+0xbf4>
+	WORD $0x7070 // jo 0x6306 <k_tile_panel_16_min+0xbf6>
+	WORD $0x7070 // jo 0x6308 <k_tile_panel_16_min+0xbf8>
+	WORD $0x7070 // jo 0x630a <k_tile_panel_16_min+0xbfa>
+	WORD $0x7070 // jo 0x630c <k_tile_panel_16_min+0xbfc>
+	WORD $0x7070 // jo 0x630e <k_tile_panel_16_min+0xbfe>
+	WORD $0x7070 // jo 0x6310 <k_tile_panel_16_min+0xc00>
 	LONG $0x80808002; WORD $0x8006 // addb -0x7ff97f80(%rax), %al
 	LONG $0x800a8080; WORD $0x8080; BYTE $0x0e // addb $0xe, -0x7f7f7ff6(%rax)
 	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
@@ -5086,47 +4624,47 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x9881; BYTE $0xad // addb $-0x53, -0x677e7f80(%rax)
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45359247 <k_tile_panel_16_min+0x45353257>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45358987 <k_tile_panel_16_min+0x45353277>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0x6bb2 <k_tile_panel_16_min+0xbc2>
+	WORD $0x8171 // jno 0x62f2 <k_tile_panel_16_min+0xbe2>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45359257 <k_tile_panel_16_min+0x45353267>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45358997 <k_tile_panel_16_min+0x45353287>
 	BYTE $0x59 // popq %rcx
-	WORD $0x7871 // jno 0x6cb9 <k_tile_panel_16_min+0xcc9>
-	WORD $0x7878 // js 0x6cbb <k_tile_panel_16_min+0xccb>
-	WORD $0x7878 // js 0x6cbd <k_tile_panel_16_min+0xccd>
-	WORD $0x7878 // js 0x6cbf <k_tile_panel_16_min+0xccf>
-	WORD $0x7878 // js 0x6cc1 <k_tile_panel_16_min+0xcd1>
-	WORD $0x7878 // js 0x6cc3 <k_tile_panel_16_min+0xcd3>
-	WORD $0x7878 // js 0x6cc5 <k_tile_panel_16_min+0xcd5>
-	WORD $0x7878 // js 0x6cc7 <k_tile_panel_16_min+0xcd7>
-	WORD $0x7878 // js 0x6cc9 <k_tile_panel_16_min+0xcd9>
-	WORD $0x7878 // js 0x6ccb <k_tile_panel_16_min+0xcdb>
-	WORD $0x7878 // js 0x6ccd <k_tile_panel_16_min+0xcdd>
-	WORD $0x7878 // js 0x6ccf <k_tile_panel_16_min+0xcdf>
-	WORD $0x7878 // js 0x6cd1 <k_tile_panel_16_min+0xce1>
-	WORD $0x7878 // js 0x6cd3 <k_tile_panel_16_min+0xce3>
-	WORD $0x7878 // js 0x6cd5 <k_tile_panel_16_min+0xce5>
-	WORD $0x7878 // js 0x6cd7 <k_tile_panel_16_min+0xce7>
-	WORD $0x7c78 // js 0x6cdd <k_tile_panel_16_min+0xced>
-	WORD $0x7c7c // jl 0x6cdf <k_tile_panel_16_min+0xcef>
-	WORD $0x7c7c // jl 0x6ce1 <k_tile_panel_16_min+0xcf1>
-	WORD $0x7c7c // jl 0x6ce3 <k_tile_panel_16_min+0xcf3>
-	WORD $0x7c7c // jl 0x6ce5 <k_tile_panel_16_min+0xcf5>
-	WORD $0x7c7c // jl 0x6ce7 <k_tile_panel_16_min+0xcf7>
-	WORD $0x7c7c // jl 0x6ce9 <k_tile_panel_16_min+0xcf9>
-	WORD $0x7c7c // jl 0x6ceb <k_tile_panel_16_min+0xcfb>
-	WORD $0x7c7c // jl 0x6ced <k_tile_panel_16_min+0xcfd>
-	WORD $0x7c7c // jl 0x6cef <k_tile_panel_16_min+0xcff>
-	WORD $0x7c7c // jl 0x6cf1 <k_tile_panel_16_min+0xd01>
-	WORD $0x7c7c // jl 0x6cf3 <k_tile_panel_16_min+0xd03>
-	WORD $0x7c7c // jl 0x6cf5 <k_tile_panel_16_min+0xd05>
-	WORD $0x7c7c // jl 0x6cf7 <k_tile_panel_16_min+0xd07>
-	WORD $0x7c7c // jl 0x6cf9 <k_tile_panel_16_min+0xd09>
-	WORD $0x7c7c // jl 0x6cfb <k_tile_panel_16_min+0xd0b>
-	WORD $0x047c // jl 0x6c85 <k_tile_panel_16_min+0xc95>
+	WORD $0x7871 // jno 0x63f9 <k_tile_panel_16_min+0xce9>
+	WORD $0x7878 // js 0x63fb <k_tile_panel_16_min+0xceb>
+	WORD $0x7878 // js 0x63fd <k_tile_panel_16_min+0xced>
+	WORD $0x7878 // js 0x63ff <k_tile_panel_16_min+0xcef>
+	WORD $0x7878 // js 0x6401 <k_tile_panel_16_min+0xcf1>
+	WORD $0x7878 // js 0x6403 <k_tile_panel_16_min+0xcf3>
+	WORD $0x7878 // js 0x6405 <k_tile_panel_16_min+0xcf5>
+	WORD $0x7878 // js 0x6407 <k_tile_panel_16_min+0xcf7>
+	WORD $0x7878 // js 0x6409 <k_tile_panel_16_min+0xcf9>
+	WORD $0x7878 // js 0x640b <k_tile_panel_16_min+0xcfb>
+	WORD $0x7878 // js 0x640d <k_tile_panel_16_min+0xcfd>
+	WORD $0x7878 // js 0x640f <k_tile_panel_16_min+0xcff>
+	WORD $0x7878 // js 0x6411 <k_tile_panel_16_min+0xd01>
+	WORD $0x7878 // js 0x6413 <k_tile_panel_16_min+0xd03>
+	WORD $0x7878 // js 0x6415 <k_tile_panel_16_min+0xd05>
+	WORD $0x7878 // js 0x6417 <k_tile_panel_16_min+0xd07>
+	WORD $0x7c78 // js 0x641d <k_tile_panel_16_min+0xd0d>
+	WORD $0x7c7c // jl 0x641f <k_tile_panel_16_min+0xd0f>
+	WORD $0x7c7c // jl 0x6421 <k_tile_panel_16_min+0xd11>
+	WORD $0x7c7c // jl 0x6423 <k_tile_panel_16_min+0xd13>
+	WORD $0x7c7c // jl 0x6425 <k_tile_panel_16_min+0xd15>
+	WORD $0x7c7c // jl 0x6427 <k_tile_panel_16_min+0xd17>
+	WORD $0x7c7c // jl 0x6429 <k_tile_panel_16_min+0xd19>
+	WORD $0x7c7c // jl 0x642b <k_tile_panel_16_min+0xd1b>
+	WORD $0x7c7c // jl 0x642d <k_tile_panel_16_min+0xd1d>
+	WORD $0x7c7c // jl 0x642f <k_tile_panel_16_min+0xd1f>
+	WORD $0x7c7c // jl 0x6431 <k_tile_panel_16_min+0xd21>
+	WORD $0x7c7c // jl 0x6433 <k_tile_panel_16_min+0xd23>
+	WORD $0x7c7c // jl 0x6435 <k_tile_panel_16_min+0xd25>
+	WORD $0x7c7c // jl 0x6437 <k_tile_panel_16_min+0xd27>
+	WORD $0x7c7c // jl 0x6439 <k_tile_panel_16_min+0xd29>
+	WORD $0x7c7c // jl 0x643b <k_tile_panel_16_min+0xd2b>
+	WORD $0x047c // jl 0x63c5 <k_tile_panel_16_min+0xcb5>
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
@@ -5187,7 +4725,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f100f0f // <unknown>
 	WORD $0x6030; BYTE $0x0f // xorb %ah, 0xf(%rax)
 	WORD $0x0f80; BYTE $0x80 // orb $-0x80, (%rdi)
-	LONG $0xcc01800f; WORD $0xcccc // jo 0xffffffffcccd3911 <k_tile_panel_16_min+0xffffffffccccd921>
+	LONG $0xcc01800f; WORD $0xcccc // jo 0xffffffffcccd3051 <k_tile_panel_16_min+0xffffffffccccd941>
 	WORD $0x0101 // addl %eax, (%rcx)
 	WORD $0x0101 // addl %eax, (%rcx)
 	WORD $0x0101 // addl %eax, (%rcx)

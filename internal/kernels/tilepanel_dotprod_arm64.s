@@ -2004,7 +2004,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400074b // b.lt 0x1fa8 <k_untile_iq4_nl+0xf0>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1001d44b // adr x11, 0x5950 <k_tile_panel_16_min+0xe80>
+	WORD $0x1001404b // adr x11, 0x46d0 <k_tile_panel_16_min+0x6f8>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
 	WORD $0xaa1f03eb // mov x11, xzr
@@ -2068,7 +2068,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5400216b // b.lt 0x23e0 <k_untile_iq4_xs+0x434>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f0005e1 // movi v1.4s, #0xf
-	WORD $0x1001cc8c // adr x12, 0x5950 <k_tile_panel_16_min+0xe80>
+	WORD $0x1001388c // adr x12, 0x46d0 <k_tile_panel_16_min+0x6f8>
 	WORD $0x4f010602 // movi v2.4s, #0x30
 	WORD $0x6f0007e3 // mvni v3.4s, #0x1f
 	WORD $0x3dc00184 // ldr q4, [x12]
@@ -2340,7 +2340,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x540008ab // b.lt 0x2500 <k_untile_mxfp4+0x11c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x0f008421 // movi v1.4h, #0x1
-	WORD $0x1001aa4b // adr x11, 0x5940 <k_tile_panel_16_min+0xe70>
+	WORD $0x1001164b // adr x11, 0x46c0 <k_tile_panel_16_min+0x6e8>
 	WORD $0x4f014402 // movi v2.4s, #0x20, lsl #16
 	WORD $0x6f03d7e3 // mvni v3.4s, #0x7f, msl #16
 	WORD $0x3dc00164 // ldr q4, [x11]
@@ -2409,565 +2409,451 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54004feb // b.lt 0x2f08 <k_tile_panel+0xa04>
 	WORD $0xd10503ff // sub sp, sp, #0x140
-	WORD $0xa942c009 // ldp x9, x16, [x0, #0x28]
-	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
-	WORD $0x6d0d23e9 // stp d9, d8, [sp, #0xd0]
-	WORD $0x4e040d49 // dup v9.4s, w10
+	WORD $0xa943240c // ldp x12, x9, [x0, #0x30]
+	WORD $0xd37ef56b // lsl x11, x11, #2
+	WORD $0xf940080e // ldr x14, [x0, #0x10]
+	WORD $0xf940000d // ldr x13, [x0]
 	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
 	WORD $0x6d0c2beb // stp d11, d10, [sp, #0xc0]
-	WORD $0xf240053f // tst x9, #0x3
-	WORD $0x91000d23 // add x3, x9, #0x3
-	WORD $0x9100052b // add x11, x9, #0x1
-	WORD $0xfa401a04 // ccmp x16, #0x0, #0x4, ne
-	WORD $0x9100092d // add x13, x9, #0x2
-	WORD $0x91000d61 // add x1, x11, #0x3
-	WORD $0x1a9fd7ec // cset w12, gt
-	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x91000da2 // add x2, x13, #0x3
-	WORD $0x9a89b071 // csel x17, x3, x9, lt
-	WORD $0xf240057f // tst x11, #0x3
-	WORD $0x8b09020f // add x15, x16, x9
-	WORD $0xfa411a04 // ccmp x16, #0x1, #0x4, ne
-	WORD $0x9342fe24 // asr x4, x17, #2
-	WORD $0x927ef631 // and x17, x17, #0xfffffffffffffffc
-	WORD $0x1a9fd7ee // cset w14, gt
-	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0xcb110131 // sub x17, x9, x17
-	WORD $0x9a8bb021 // csel x1, x1, x11, lt
-	WORD $0xf24005bf // tst x13, #0x3
-	WORD $0xf90077e4 // str x4, [sp, #0xe8]
-	WORD $0xfa421a04 // ccmp x16, #0x2, #0x4, ne
-	WORD $0xf9002ff1 // str x17, [sp, #0x58]
-	WORD $0x1a9fd7e4 // cset w4, gt
-	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x6d0a3bef // stp d15, d14, [sp, #0xa0]
-	WORD $0x9a8db051 // csel x17, x2, x13, lt
-	WORD $0xf240047f // tst x3, #0x3
-	WORD $0x9342fc22 // asr x2, x1, #2
-	WORD $0x927ef421 // and x1, x1, #0xfffffffffffffffc
-	WORD $0xfa431a04 // ccmp x16, #0x3, #0x4, ne
-	WORD $0x927ef62a // and x10, x17, #0xfffffffffffffffc
-	WORD $0xcb010170 // sub x16, x11, x1
-	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
-	WORD $0xcb0a01aa // sub x10, x13, x10
-	WORD $0xa9040bf0 // stp x16, x2, [sp, #0x40]
-	WORD $0x9342fe30 // asr x16, x17, #2
-	WORD $0x4e040c2b // dup v11.4s, w1
-	WORD $0xa90243ea // stp x10, x16, [sp, #0x20]
-	WORD $0x1a9fd7f0 // cset w16, gt
-	WORD $0xf100007f // cmp x3, #0x0
-	WORD $0xb90037f0 // str w16, [sp, #0x34]
-	WORD $0x91000c70 // add x16, x3, #0x3
-	WORD $0x9a83b210 // csel x16, x16, x3, lt
-	WORD $0x6d0b33ed // stp d13, d12, [sp, #0xb0]
-	WORD $0x9342fe11 // asr x17, x16, #2
-	WORD $0x927ef610 // and x16, x16, #0xfffffffffffffffc
-	WORD $0xf90073fd // str x29, [sp, #0xe0]
-	WORD $0xcb10006a // sub x10, x3, x16
-	WORD $0xa90f6ffe // stp x30, x27, [sp, #0xf0]
-	WORD $0xa900c7ea // stp x10, x17, [sp, #0x8]
-	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xa9043bed // stp x13, x14, [sp, #0x40]
+	WORD $0x8b090d2e // add x14, x9, x9, lsl #3
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x1a9fd7ef // cset w15, gt
+	WORD $0x8b0a018d // add x13, x12, x10
+	WORD $0x91000d4c // add x12, x10, #0x3
+	WORD $0xd37ae5ce // lsl x14, x14, #6
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x6d0d23e9 // stp d9, d8, [sp, #0xd0]
+	WORD $0x9a8ab18c // csel x12, x12, x10, lt
+	WORD $0xf100057f // cmp x11, #0x1
 	WORD $0xa91067fa // stp x26, x25, [sp, #0x100]
+	WORD $0xf9001fee // str x14, [sp, #0x38]
+	WORD $0x0a0f014e // and w14, w10, w15
+	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
+	WORD $0xb90037ee // str w14, [sp, #0x34]
+	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
+	WORD $0x927ef590 // and x16, x12, #0xfffffffffffffffc
+	WORD $0x4e040dc9 // dup v9.4s, w14
+	WORD $0x4e040deb // dup v11.4s, w15
+	WORD $0x9342fd8e // asr x14, x12, #2
+	WORD $0xcb10014c // sub x12, x10, x16
+	WORD $0x9a9fc56b // csinc x11, x11, xzr, gt
+	WORD $0x91000539 // add x25, x9, #0x1
+	WORD $0xa9013bec // stp x12, x14, [sp, #0x10]
+	WORD $0x9100054c // add x12, x10, #0x1
+	WORD $0x6d0a3bef // stp d15, d14, [sp, #0xa0]
+	WORD $0x6d0b33ed // stp d13, d12, [sp, #0xb0]
+	WORD $0xa90e67fd // stp x29, x25, [sp, #0xe0]
+	WORD $0xa90f6ffe // stp x30, x27, [sp, #0xf0]
 	WORD $0xa9115ff8 // stp x24, x23, [sp, #0x110]
 	WORD $0xa91257f6 // stp x22, x21, [sp, #0x120]
 	WORD $0xa9134ff4 // stp x20, x19, [sp, #0x130]
-	WORD $0xb90057e4 // str w4, [sp, #0x54]
-	WORD $0xf9001fe3 // str x3, [sp, #0x38]
-	WORD $0xf9000fea // str x10, [sp, #0x18]
-	WORD $0xad0327eb // stp q11, q9, [sp, #0x60]
-	WORD $0x14000005 // b 0x2624 <k_tile_panel+0x120>
-	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
+	WORD $0xa9022fec // stp x12, x11, [sp, #0x20]
+	WORD $0xf9002be0 // str x0, [sp, #0x50]
+	WORD $0x14000007 // b 0x25d8 <k_tile_panel+0xd4>
+	WORD $0x3d800202 // str q2, [x16]
+	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
+	WORD $0xf94017eb // ldr x11, [sp, #0x28]
 	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x540054e0 // b.eq 0x30bc <k_tile_panel+0xbb8>
-	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x3400190c // cbz w12, 0x2948 <k_tile_panel+0x444>
-	WORD $0xd37ced01 // lsl x1, x8, #4
-	WORD $0xf9400010 // ldr x16, [x0]
-	WORD $0xf940200a // ldr x10, [x0, #0x40]
-	WORD $0x8b010202 // add x2, x16, x1
-	WORD $0xb400012a // cbz x10, 0x2660 <k_tile_panel+0x15c>
-	WORD $0x3dc00042 // ldr q2, [x2]
-	WORD $0xa9408c11 // ldp x17, x3, [x0, #0x8]
-	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x8b010063 // add x3, x3, x1
-	WORD $0x5400012a // b.ge 0x267c <k_tile_panel+0x178>
-	WORD $0x1400002b // b 0x2708 <k_tile_panel+0x204>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xa9408c11 // ldp x17, x3, [x0, #0x8]
-	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x8b010063 // add x3, x3, x1
-	WORD $0x5400048b // b.lt 0x2708 <k_tile_panel+0x204>
-	WORD $0xf94077e1 // ldr x1, [sp, #0xe8]
-	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
-	WORD $0xaa0303e6 // mov x6, x3
-	WORD $0x9b017c81 // mul x1, x4, x1
-	WORD $0x8b011a21 // add x1, x17, x1, lsl #6
-	WORD $0x8b051821 // add x1, x1, x5, lsl #6
-	WORD $0x91000605 // add x5, x16, #0x1
-	WORD $0xad401824 // ldp q4, q6, [x1]
-	WORD $0x4ea91d25 // mov v5.16b, v9.16b
-	WORD $0x3dc000c3 // ldr q3, [x6]
-	WORD $0xd10004a5 // sub x5, x5, #0x1
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc010c3 // ldr q3, [x6, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc020c3 // ldr q3, [x6, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc030c3 // ldr q3, [x6, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc040c3 // ldr q3, [x6, #0x100]
-	WORD $0x3dc080c4 // ldr q4, [x6, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc050c3 // ldr q3, [x6, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc060c3 // ldr q3, [x6, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc070c3 // ldr q3, [x6, #0x1c0]
-	WORD $0x910900c6 // add x6, x6, #0x240
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd402024 // ldr s4, [x1, #0x20]
-	WORD $0x91040021 // add x1, x1, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2698 <k_tile_panel+0x194>
-	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
-	WORD $0xaa0b03f7 // mov x23, x11
-	WORD $0x3d800042 // str q2, [x2]
-	WORD $0x340011ae // cbz w14, 0x2948 <k_tile_panel+0x444>
-	WORD $0x8b010845 // add x5, x2, x1, lsl #2
-	WORD $0xb40000aa // cbz x10, 0x2730 <k_tile_panel+0x22c>
-	WORD $0x3dc000a2 // ldr q2, [x5]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x273c <k_tile_panel+0x238>
-	WORD $0x14000026 // b 0x27c4 <k_tile_panel+0x2c0>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400046b // b.lt 0x27c4 <k_tile_panel+0x2c0>
-	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
-	WORD $0xaa0303f3 // mov x19, x3
-	WORD $0x9b067c86 // mul x6, x4, x6
-	WORD $0x8b061a26 // add x6, x17, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000607 // add x7, x16, #0x1
-	WORD $0xad4018c4 // ldp q4, q6, [x6]
-	WORD $0x4ea91d25 // mov v5.16b, v9.16b
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
-	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc07263 // ldr q3, [x19, #0x1c0]
-	WORD $0x91090273 // add x19, x19, #0x240
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2754 <k_tile_panel+0x250>
-	WORD $0x3d8000a2 // str q2, [x5]
-	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
-	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000bc5 // cbz w5, 0x2948 <k_tile_panel+0x444>
-	WORD $0xd37df025 // lsl x5, x1, #3
-	WORD $0xb40000aa // cbz x10, 0x27ec <k_tile_panel+0x2e8>
-	WORD $0x3ce56842 // ldr q2, [x2, x5]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x27f8 <k_tile_panel+0x2f4>
-	WORD $0x14000026 // b 0x2880 <k_tile_panel+0x37c>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400046b // b.lt 0x2880 <k_tile_panel+0x37c>
-	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
-	WORD $0xaa0303f3 // mov x19, x3
-	WORD $0x9b067c86 // mul x6, x4, x6
-	WORD $0x8b061a26 // add x6, x17, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000607 // add x7, x16, #0x1
-	WORD $0xad4018c4 // ldp q4, q6, [x6]
-	WORD $0x4ea91d25 // mov v5.16b, v9.16b
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
-	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc07263 // ldr q3, [x19, #0x1c0]
-	WORD $0x91090273 // add x19, x19, #0x240
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2810 <k_tile_panel+0x30c>
-	WORD $0x3ca56842 // str q2, [x2, x5]
-	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
-	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x340005e5 // cbz w5, 0x2948 <k_tile_panel+0x444>
-	WORD $0x8b010421 // add x1, x1, x1, lsl #1
-	WORD $0xd37ef421 // lsl x1, x1, #2
-	WORD $0xb40000aa // cbz x10, 0x28ac <k_tile_panel+0x3a8>
-	WORD $0x3ce16842 // ldr q2, [x2, x1]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x28b8 <k_tile_panel+0x3b4>
-	WORD $0x14000026 // b 0x2940 <k_tile_panel+0x43c>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400046b // b.lt 0x2940 <k_tile_panel+0x43c>
-	WORD $0xf9400bea // ldr x10, [sp, #0x10]
-	WORD $0x91000610 // add x16, x16, #0x1
-	WORD $0x9b0a7c8a // mul x10, x4, x10
-	WORD $0x8b0a1a2a // add x10, x17, x10, lsl #6
-	WORD $0xf94007f1 // ldr x17, [sp, #0x8]
-	WORD $0x8b11194a // add x10, x10, x17, lsl #6
-	WORD $0xad401944 // ldp q4, q6, [x10]
-	WORD $0x4ea91d25 // mov v5.16b, v9.16b
-	WORD $0x3dc00063 // ldr q3, [x3]
-	WORD $0xd1000610 // sub x16, x16, #0x1
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01063 // ldr q3, [x3, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02063 // ldr q3, [x3, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03063 // ldr q3, [x3, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc04063 // ldr q3, [x3, #0x100]
-	WORD $0x3dc08064 // ldr q4, [x3, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc05063 // ldr q3, [x3, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc06063 // ldr q3, [x3, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc07063 // ldr q3, [x3, #0x1c0]
-	WORD $0x91090063 // add x3, x3, #0x240
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd402144 // ldr s4, [x10, #0x20]
-	WORD $0x9104014a // add x10, x10, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x28d0 <k_tile_panel+0x3cc>
-	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
-	WORD $0x3ca16842 // str q2, [x2, x1]
-	WORD $0x910022f1 // add x17, x23, #0x8
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x29bc <k_tile_panel+0x4b8>
-	WORD $0xaa1703f5 // mov x21, x23
-	WORD $0x910012b7 // add x23, x21, #0x4
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x54001bed // b.le 0x2cdc <k_tile_panel+0x7d8>
-	WORD $0xaa1503ea // mov x10, x21
-	WORD $0x91000955 // add x21, x10, #0x2
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x54002a8d // b.le 0x2ec0 <k_tile_panel+0x9bc>
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x54004840 // b.eq 0x2edc <k_tile_panel+0x9d8>
+	WORD $0xd342fd0c // lsr x12, x8, #2
+	WORD $0xf9401fee // ldr x14, [sp, #0x38]
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
 	WORD $0xaa0a03f0 // mov x16, x10
-	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe4ea // b.ge 0x2618 <k_tile_panel+0x114>
-	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
-	WORD $0xcb090211 // sub x17, x16, x9
-	WORD $0xf9402001 // ldr x1, [x0, #0x40]
+	WORD $0x9b0e2d8c // madd x12, x12, x14, x11
+	WORD $0xd37ced0e // lsl x14, x8, #4
+	WORD $0xf94023eb // ldr x11, [sp, #0x40]
+	WORD $0x927c05cf // and x15, x14, #0x30
+	WORD $0x8b0e0165 // add x5, x11, x14
+	WORD $0xb94037eb // ldr w11, [sp, #0x34]
+	WORD $0x8b0f018c // add x12, x12, x15
+	WORD $0x3400062b // cbz w11, 0x26c8 <k_tile_panel+0x1c4>
+	WORD $0xf940240e // ldr x14, [x0, #0x48]
+	WORD $0xb40000ae // cbz x14, 0x2620 <k_tile_panel+0x11c>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000aa // b.ge 0x262c <k_tile_panel+0x128>
+	WORD $0x14000029 // b 0x26c0 <k_tile_panel+0x1bc>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540004cb // b.lt 0x26c0 <k_tile_panel+0x1bc>
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0xaa0c03f0 // mov x16, x12
+	WORD $0xf940040f // ldr x15, [x0, #0x8]
+	WORD $0x9b0b7dce // mul x14, x14, x11
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0x8b0e19ee // add x14, x15, x14, lsl #6
+	WORD $0xaa1903ef // mov x15, x25
+	WORD $0x8b0b19ce // add x14, x14, x11, lsl #6
+	WORD $0xad4019c4 // ldp q4, q6, [x14]
+	WORD $0x4ea91d25 // mov v5.16b, v9.16b
+	WORD $0x3dc00203 // ldr q3, [x16]
+	WORD $0xd10005ef // sub x15, x15, #0x1
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc01203 // ldr q3, [x16, #0x40]
+	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc02203 // ldr q3, [x16, #0x80]
+	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc03203 // ldr q3, [x16, #0xc0]
+	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
+	WORD $0x3dc04203 // ldr q3, [x16, #0x100]
+	WORD $0x3dc08204 // ldr q4, [x16, #0x200]
+	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
+	WORD $0x3dc05203 // ldr q3, [x16, #0x140]
+	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
+	WORD $0x3dc06203 // ldr q3, [x16, #0x180]
+	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
+	WORD $0x3dc07203 // ldr q3, [x16, #0x1c0]
+	WORD $0x91090210 // add x16, x16, #0x240
+	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
+	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
+	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
+	WORD $0xbd4021c4 // ldr s4, [x14, #0x20]
+	WORD $0x910401ce // add x14, x14, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fffca8 // b.hi 0x2650 <k_tile_panel+0x14c>
+	WORD $0xf94013f0 // ldr x16, [sp, #0x20]
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x9100220f // add x15, x16, #0x8
+	WORD $0xf9002fe8 // str x8, [sp, #0x58]
+	WORD $0xeb0d01ff // cmp x15, x13
+	WORD $0x5400036d // b.le 0x2740 <k_tile_panel+0x23c>
+	WORD $0xaa1003e6 // mov x6, x16
+	WORD $0x910010d6 // add x22, x6, #0x4
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x540020ad // b.le 0x2af8 <k_tile_panel+0x5f4>
+	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
+	WORD $0xf94077f9 // ldr x25, [sp, #0xe8]
+	WORD $0xaa0603f0 // mov x16, x6
+	WORD $0x91000a0e // add x14, x16, #0x2
+	WORD $0xeb0d01df // cmp x14, x13
+	WORD $0x5400300d // b.le 0x2cfc <k_tile_panel+0x7f8>
+	WORD $0xaa1003f1 // mov x17, x16
+	WORD $0xeb0d023f // cmp x17, x13
+	WORD $0x54fff5ea // b.ge 0x25c4 <k_tile_panel+0xc0>
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xcb0a022b // sub x11, x17, x10
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9b0b7d08 // mul x8, x8, x11
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0x8b0808b0 // add x16, x5, x8, lsl #2
+	WORD $0x91000e28 // add x8, x17, #0x3
+	WORD $0x9a91b10e // csel x14, x8, x17, lt
+	WORD $0xb400386b // cbz x11, 0x2e38 <k_tile_panel+0x934>
+	WORD $0x3dc00202 // ldr q2, [x16]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400386a // b.ge 0x2e44 <k_tile_panel+0x940>
+	WORD $0x17ffffa1 // b 0x25c0 <k_tile_panel+0xbc>
+	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
+	WORD $0xf9400415 // ldr x21, [x0, #0x8]
+	WORD $0xf9402416 // ldr x22, [x0, #0x48]
+	WORD $0xd37ef4f4 // lsl x20, x7, #2
+	WORD $0x8b0704ee // add x14, x7, x7, lsl #1
+	WORD $0xd37be8e1 // lsl x1, x7, #5
+	WORD $0xd37df0f7 // lsl x23, x7, #3
+	WORD $0x8b070291 // add x17, x20, x7
+	WORD $0xd37ef5d8 // lsl x24, x14, #2
+	WORD $0xd37df1da // lsl x26, x14, #3
+	WORD $0xd37ef639 // lsl x25, x17, #2
+	WORD $0xcb14003b // sub x27, x1, x20
+	WORD $0x1400000d // b 0x27a4 <k_tile_panel+0x2a0>
+	WORD $0x910020cf // add x15, x6, #0x8
+	WORD $0xaa0603f0 // mov x16, x6
+	WORD $0x3d8003a4 // str q4, [x29]
+	WORD $0xeb0d01ff // cmp x15, x13
+	WORD $0x3cb46ba5 // str q5, [x29, x20]
+	WORD $0x3cb76ba6 // str q6, [x29, x23]
+	WORD $0x3cb86ba7 // str q7, [x29, x24]
+	WORD $0x3ca77bb1 // str q17, [x29, x7, lsl #4]
+	WORD $0x3cb96ba3 // str q3, [x29, x25]
+	WORD $0x3cba6ba1 // str q1, [x29, x26]
+	WORD $0x3cbb6ba0 // str q0, [x29, x27]
+	WORD $0x54fff9ec // b.gt 0x26dc <k_tile_panel+0x1d8>
+	WORD $0xcb0a020e // sub x14, x16, x10
 	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x9b117d4a // mul x10, x10, x17
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
-	WORD $0x91000e11 // add x17, x16, #0x3
-	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4003361 // cbz x1, 0x3010 <k_tile_panel+0xb0c>
-	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400336a // b.ge 0x3020 <k_tile_panel+0xb1c>
-	WORD $0x17ffff17 // b 0x2614 <k_tile_panel+0x110>
-	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
-	WORD $0xd37ced0a // lsl x10, x8, #4
-	WORD $0xa9400801 // ldp x1, x2, [x0]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xa943e81b // ldp x27, x26, [x0, #0x38]
-	WORD $0xd37ef6d9 // lsl x25, x22, #2
-	WORD $0x8b0a0210 // add x16, x16, x10
-	WORD $0xd37ae466 // lsl x6, x3, #6
-	WORD $0x8b0a0038 // add x24, x1, x10
-	WORD $0x8b1606ca // add x10, x22, x22, lsl #1
-	WORD $0xd37beac1 // lsl x1, x22, #5
-	WORD $0x8b160324 // add x4, x25, x22
-	WORD $0xd37df2dd // lsl x29, x22, #3
-	WORD $0x91020047 // add x7, x2, #0x80
-	WORD $0xd37ef55e // lsl x30, x10, #2
-	WORD $0xd37ef493 // lsl x19, x4, #2
-	WORD $0xd37df154 // lsl x20, x10, #3
-	WORD $0xcb190024 // sub x4, x1, x25
-	WORD $0xd10400c5 // sub x5, x6, #0x100
-	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000d // b 0x2a40 <k_tile_panel+0x53c>
-	WORD $0x910022b1 // add x17, x21, #0x8
-	WORD $0xaa1503f7 // mov x23, x21
-	WORD $0x3d800073 // str q19, [x3]
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x3cb96864 // str q4, [x3, x25]
-	WORD $0x3cbd6865 // str q5, [x3, x29]
-	WORD $0x3cbe6866 // str q6, [x3, x30]
-	WORD $0x3cb67870 // str q16, [x3, x22, lsl #4]
-	WORD $0x3cb36871 // str q17, [x3, x19]
-	WORD $0x3cb46867 // str q7, [x3, x20]
-	WORD $0x3ca46860 // str q0, [x3, x4]
-	WORD $0x54fff8ec // b.gt 0x2958 <k_tile_panel+0x454>
-	WORD $0xcb0902e1 // sub x1, x23, x9
-	WORD $0xf10002ff // cmp x23, #0x0
-	WORD $0xaa1103f5 // mov x21, x17
-	WORD $0x9b017ec1 // mul x1, x22, x1
-	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
-	WORD $0x91000ee1 // add x1, x23, #0x3
-	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb400019a // cbz x26, 0x2a8c <k_tile_panel+0x588>
-	WORD $0x3dc00073 // ldr q19, [x3]
-	WORD $0x3cf96864 // ldr q4, [x3, x25]
-	WORD $0x3cfd6865 // ldr q5, [x3, x29]
-	WORD $0x3cfe6866 // ldr q6, [x3, x30]
-	WORD $0x3cf67870 // ldr q16, [x3, x22, lsl #4]
-	WORD $0x3cf36871 // ldr q17, [x3, x19]
-	WORD $0x3cf46867 // ldr q7, [x3, x20]
-	WORD $0x3ce46860 // ldr q0, [x3, x4]
-	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x2ab4 <k_tile_panel+0x5b0>
-	WORD $0x17ffffe2 // b 0x2a10 <k_tile_panel+0x50c>
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x91000a01 // add x1, x16, #0x2
+	WORD $0x9b0e7ce6 // mul x6, x7, x14
+	WORD $0x91000e0e // add x14, x16, #0x3
+	WORD $0x91001211 // add x17, x16, #0x4
+	WORD $0x9a90b1c4 // csel x4, x14, x16, lt
+	WORD $0x9100160e // add x14, x16, #0x5
+	WORD $0xf100003f // cmp x1, #0x0
+	WORD $0x9a81b1de // csel x30, x14, x1, lt
+	WORD $0x91001e0e // add x14, x16, #0x7
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x91001a03 // add x3, x16, #0x6
+	WORD $0x9a91b1ce // csel x14, x14, x17, lt
+	WORD $0x91002602 // add x2, x16, #0x9
+	WORD $0xf100007f // cmp x3, #0x0
+	WORD $0x8b0608bd // add x29, x5, x6, lsl #2
+	WORD $0xaa0f03e6 // mov x6, x15
+	WORD $0x9a83b04f // csel x15, x2, x3, lt
+	WORD $0xb4000196 // cbz x22, 0x2820 <k_tile_panel+0x31c>
+	WORD $0x3dc003a4 // ldr q4, [x29]
+	WORD $0x3cf46ba5 // ldr q5, [x29, x20]
+	WORD $0x3cf76ba6 // ldr q6, [x29, x23]
+	WORD $0x3cf86ba7 // ldr q7, [x29, x24]
+	WORD $0x3ce77bb1 // ldr q17, [x29, x7, lsl #4]
+	WORD $0x3cf96ba3 // ldr q3, [x29, x25]
+	WORD $0x3cfa6ba1 // ldr q1, [x29, x26]
+	WORD $0x3cfb6ba0 // ldr q0, [x29, x27]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400018a // b.ge 0x2848 <k_tile_panel+0x344>
+	WORD $0x17ffffd6 // b 0x2774 <k_tile_panel+0x270>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffb0b // b.lt 0x2a10 <k_tile_panel+0x50c>
-	WORD $0x9342fe31 // asr x17, x17, #2
-	WORD $0xaa0a03e2 // mov x2, x10
-	WORD $0x9b117cb1 // mul x17, x5, x17
-	WORD $0x8b171a31 // add x17, x17, x23, lsl #6
-	WORD $0xaa1003f7 // mov x23, x16
-	WORD $0x8b1100f1 // add x17, x7, x17
-	WORD $0xad7c6a2c // ldp q12, q26, [x17, #-0x80]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fff98b // b.lt 0x2774 <k_tile_panel+0x270>
+	WORD $0xd342fc82 // lsr x2, x4, #2
+	WORD $0xd342ffc8 // lsr x8, x30, #2
+	WORD $0xd342fdcb // lsr x11, x14, #2
+	WORD $0xd342fde0 // lsr x0, x15, #2
+	WORD $0x927edc84 // and x4, x4, #0x3fffffffffffffc
+	WORD $0x927edfde // and x30, x30, #0x3fffffffffffffc
+	WORD $0x9b027e62 // mul x2, x19, x2
+	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
+	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
+	WORD $0xcb040210 // sub x16, x16, x4
+	WORD $0xcb1e0021 // sub x1, x1, x30
+	WORD $0xcb0e022e // sub x14, x17, x14
+	WORD $0x9b087e68 // mul x8, x19, x8
+	WORD $0xcb0f006f // sub x15, x3, x15
+	WORD $0xf94077e3 // ldr x3, [sp, #0xe8]
+	WORD $0xaa0c03e4 // mov x4, x12
+	WORD $0x9b0b7e6b // mul x11, x19, x11
+	WORD $0x8b021aa2 // add x2, x21, x2, lsl #6
+	WORD $0x9b007e60 // mul x0, x19, x0
+	WORD $0x8b081aa8 // add x8, x21, x8, lsl #6
+	WORD $0x8b10185e // add x30, x2, x16, lsl #6
+	WORD $0x8b0b1aab // add x11, x21, x11, lsl #6
+	WORD $0x8b011910 // add x16, x8, x1, lsl #6
+	WORD $0x8b001aa0 // add x0, x21, x0, lsl #6
+	WORD $0x8b0e1971 // add x17, x11, x14, lsl #6
+	WORD $0x8b0f1801 // add x1, x0, x15, lsl #6
+	WORD $0xad406bcc // ldp q12, q26, [x30]
 	WORD $0x4ea91d32 // mov v18.16b, v9.16b
-	WORD $0xad40722a // ldp q10, q28, [x17]
-	WORD $0x4ea91d34 // mov v20.16b, v9.16b
-	WORD $0xad7e6e2e // ldp q14, q27, [x17, #-0x40]
-	WORD $0x4ea91d35 // mov v21.16b, v9.16b
-	WORD $0x3dc002ed // ldr q13, [x23]
-	WORD $0x8b060221 // add x1, x17, x6
-	WORD $0xad044fe0 // stp q0, q19, [sp, #0x80]
-	WORD $0xad42762b // ldp q11, q29, [x17, #0x40]
-	WORD $0x4ea91d38 // mov v24.16b, v9.16b
-	WORD $0x4f8ce1b2 // sdot v18.4s, v13.16b, v12.4b[0]
-	WORD $0xad7c782f // ldp q15, q30, [x1, #-0x80]
-	WORD $0x4f8ee1b4 // sdot v20.4s, v13.16b, v14.4b[0]
-	WORD $0x4f8ae1b5 // sdot v21.4s, v13.16b, v10.4b[0]
-	WORD $0x4ea91d36 // mov v22.16b, v9.16b
-	WORD $0xad7e7c20 // ldp q0, q31, [x1, #-0x40]
-	WORD $0x4ea91d39 // mov v25.16b, v9.16b
-	WORD $0xad402022 // ldp q2, q8, [x1]
+	WORD $0xad426fca // ldp q10, q27, [x30, #0x40]
 	WORD $0x4ea91d33 // mov v19.16b, v9.16b
+	WORD $0x3dc0008e // ldr q14, [x4]
+	WORD $0xad42760d // ldp q13, q29, [x16, #0x40]
+	WORD $0x4ea91d36 // mov v22.16b, v9.16b
+	WORD $0x4ea91d39 // mov v25.16b, v9.16b
+	WORD $0xad031be4 // stp q4, q6, [sp, #0x60]
+	WORD $0xad0407e0 // stp q0, q1, [sp, #0x80]
+	WORD $0x4f8ce1d2 // sdot v18.4s, v14.16b, v12.4b[0]
+	WORD $0x4f8ae1d3 // sdot v19.4s, v14.16b, v10.4b[0]
+	WORD $0xad427e21 // ldp q1, q31, [x17, #0x40]
+	WORD $0x4ea71ce6 // mov v6.16b, v7.16b
+	WORD $0x4ea51ca7 // mov v7.16b, v5.16b
+	WORD $0x4eab1d65 // mov v5.16b, v11.16b
+	WORD $0x4ea91d35 // mov v21.16b, v9.16b
+	WORD $0xad40720b // ldp q11, q28, [x16]
+	WORD $0x4ea91d38 // mov v24.16b, v9.16b
+	WORD $0xad407a2f // ldp q15, q30, [x17]
+	WORD $0x4ea91d34 // mov v20.16b, v9.16b
+	WORD $0xad402020 // ldp q0, q8, [x1]
+	WORD $0x3dc01082 // ldr q2, [x4, #0x40]
+	WORD $0x4ea31c70 // mov v16.16b, v3.16b
 	WORD $0x4ea91d37 // mov v23.16b, v9.16b
-	WORD $0xad422421 // ldp q1, q9, [x1, #0x40]
-	WORD $0x3dc012e3 // ldr q3, [x23, #0x40]
-	WORD $0x4f8be1b8 // sdot v24.4s, v13.16b, v11.4b[0]
-	WORD $0x4f8fe1b6 // sdot v22.4s, v13.16b, v15.4b[0]
-	WORD $0x4f80e1b9 // sdot v25.4s, v13.16b, v0.4b[0]
-	WORD $0x4f82e1b3 // sdot v19.4s, v13.16b, v2.4b[0]
-	WORD $0xd1000442 // sub x2, x2, #0x1
-	WORD $0x4f81e1b7 // sdot v23.4s, v13.16b, v1.4b[0]
-	WORD $0x4face072 // sdot v18.4s, v3.16b, v12.4b[1]
-	WORD $0x4faee074 // sdot v20.4s, v3.16b, v14.4b[1]
-	WORD $0x4faae075 // sdot v21.4s, v3.16b, v10.4b[1]
-	WORD $0x3dc022ed // ldr q13, [x23, #0x80]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x4fabe078 // sdot v24.4s, v3.16b, v11.4b[1]
-	WORD $0x4fafe076 // sdot v22.4s, v3.16b, v15.4b[1]
-	WORD $0x4fa0e079 // sdot v25.4s, v3.16b, v0.4b[1]
-	WORD $0x4fa2e073 // sdot v19.4s, v3.16b, v2.4b[1]
-	WORD $0x4fa1e077 // sdot v23.4s, v3.16b, v1.4b[1]
-	WORD $0x4f8ce9b2 // sdot v18.4s, v13.16b, v12.4b[2]
-	WORD $0x4f8ee9b4 // sdot v20.4s, v13.16b, v14.4b[2]
-	WORD $0x4f8ae9b5 // sdot v21.4s, v13.16b, v10.4b[2]
-	WORD $0x3dc032e3 // ldr q3, [x23, #0xc0]
-	WORD $0x4f8be9b8 // sdot v24.4s, v13.16b, v11.4b[2]
-	WORD $0x4f8fe9b6 // sdot v22.4s, v13.16b, v15.4b[2]
-	WORD $0x4f80e9b9 // sdot v25.4s, v13.16b, v0.4b[2]
-	WORD $0x4f82e9b3 // sdot v19.4s, v13.16b, v2.4b[2]
-	WORD $0x4f81e9b7 // sdot v23.4s, v13.16b, v1.4b[2]
-	WORD $0x4face872 // sdot v18.4s, v3.16b, v12.4b[3]
-	WORD $0x4faee874 // sdot v20.4s, v3.16b, v14.4b[3]
-	WORD $0x4faae875 // sdot v21.4s, v3.16b, v10.4b[3]
-	WORD $0x3dc042ea // ldr q10, [x23, #0x100]
-	WORD $0x4fabe878 // sdot v24.4s, v3.16b, v11.4b[3]
-	WORD $0x4fafe876 // sdot v22.4s, v3.16b, v15.4b[3]
-	WORD $0x3dc01beb // ldr q11, [sp, #0x60]
-	WORD $0x4fa0e879 // sdot v25.4s, v3.16b, v0.4b[3]
-	WORD $0x4fa2e873 // sdot v19.4s, v3.16b, v2.4b[3]
-	WORD $0x3dc052e0 // ldr q0, [x23, #0x140]
-	WORD $0x4fa1e877 // sdot v23.4s, v3.16b, v1.4b[3]
+	WORD $0x4ea91d24 // mov v4.16b, v9.16b
+	WORD $0xad422423 // ldp q3, q9, [x1, #0x40]
+	WORD $0x4f8de1d6 // sdot v22.4s, v14.16b, v13.4b[0]
+	WORD $0x4f81e1d9 // sdot v25.4s, v14.16b, v1.4b[0]
+	WORD $0x4face052 // sdot v18.4s, v2.16b, v12.4b[1]
+	WORD $0x4f8be1d5 // sdot v21.4s, v14.16b, v11.4b[0]
+	WORD $0x4f8fe1d8 // sdot v24.4s, v14.16b, v15.4b[0]
+	WORD $0x4f80e1d4 // sdot v20.4s, v14.16b, v0.4b[0]
+	WORD $0x4faae053 // sdot v19.4s, v2.16b, v10.4b[1]
+	WORD $0x4f83e1d7 // sdot v23.4s, v14.16b, v3.4b[0]
+	WORD $0x3dc0208e // ldr q14, [x4, #0x80]
+	WORD $0xd1000463 // sub x3, x3, #0x1
+	WORD $0x4fade056 // sdot v22.4s, v2.16b, v13.4b[1]
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x4fa1e059 // sdot v25.4s, v2.16b, v1.4b[1]
+	WORD $0x4f8ce9d2 // sdot v18.4s, v14.16b, v12.4b[2]
+	WORD $0x4fabe055 // sdot v21.4s, v2.16b, v11.4b[1]
+	WORD $0x4fafe058 // sdot v24.4s, v2.16b, v15.4b[1]
+	WORD $0x4fa0e054 // sdot v20.4s, v2.16b, v0.4b[1]
+	WORD $0x4f8ae9d3 // sdot v19.4s, v14.16b, v10.4b[2]
+	WORD $0x4fa3e057 // sdot v23.4s, v2.16b, v3.4b[1]
+	WORD $0x3dc03082 // ldr q2, [x4, #0xc0]
+	WORD $0x4f8de9d6 // sdot v22.4s, v14.16b, v13.4b[2]
+	WORD $0x4f81e9d9 // sdot v25.4s, v14.16b, v1.4b[2]
+	WORD $0x4face852 // sdot v18.4s, v2.16b, v12.4b[3]
+	WORD $0x4f8be9d5 // sdot v21.4s, v14.16b, v11.4b[2]
+	WORD $0x4f8fe9d8 // sdot v24.4s, v14.16b, v15.4b[2]
+	WORD $0x4f80e9d4 // sdot v20.4s, v14.16b, v0.4b[2]
+	WORD $0x4faae853 // sdot v19.4s, v2.16b, v10.4b[3]
+	WORD $0x4f83e9d7 // sdot v23.4s, v14.16b, v3.4b[2]
+	WORD $0x3dc0408a // ldr q10, [x4, #0x100]
+	WORD $0x4fade856 // sdot v22.4s, v2.16b, v13.4b[3]
+	WORD $0x4fa1e859 // sdot v25.4s, v2.16b, v1.4b[3]
 	WORD $0x4f9ae152 // sdot v18.4s, v10.16b, v26.4b[0]
-	WORD $0x4f9be154 // sdot v20.4s, v10.16b, v27.4b[0]
-	WORD $0x4f9ce155 // sdot v21.4s, v10.16b, v28.4b[0]
-	WORD $0x3dc062e1 // ldr q1, [x23, #0x180]
-	WORD $0x3dc072e2 // ldr q2, [x23, #0x1c0]
-	WORD $0x4f9de158 // sdot v24.4s, v10.16b, v29.4b[0]
-	WORD $0x4f9ee156 // sdot v22.4s, v10.16b, v30.4b[0]
+	WORD $0x4fabe855 // sdot v21.4s, v2.16b, v11.4b[3]
+	WORD $0x4fafe858 // sdot v24.4s, v2.16b, v15.4b[3]
+	WORD $0x4fa0e854 // sdot v20.4s, v2.16b, v0.4b[3]
+	WORD $0x4f9be153 // sdot v19.4s, v10.16b, v27.4b[0]
+	WORD $0x4fa3e857 // sdot v23.4s, v2.16b, v3.4b[3]
+	WORD $0x3dc05080 // ldr q0, [x4, #0x140]
+	WORD $0x4ea51cab // mov v11.16b, v5.16b
+	WORD $0x4f9de156 // sdot v22.4s, v10.16b, v29.4b[0]
+	WORD $0x3dc06081 // ldr q1, [x4, #0x180]
+	WORD $0x3dc08082 // ldr q2, [x4, #0x200]
 	WORD $0x4f9fe159 // sdot v25.4s, v10.16b, v31.4b[0]
-	WORD $0x4f88e153 // sdot v19.4s, v10.16b, v8.4b[0]
-	WORD $0x4f89e157 // sdot v23.4s, v10.16b, v9.4b[0]
 	WORD $0x4fbae012 // sdot v18.4s, v0.16b, v26.4b[1]
-	WORD $0x4fbbe014 // sdot v20.4s, v0.16b, v27.4b[1]
-	WORD $0x4fbce015 // sdot v21.4s, v0.16b, v28.4b[1]
-	WORD $0x4fbde018 // sdot v24.4s, v0.16b, v29.4b[1]
-	WORD $0x4fbee016 // sdot v22.4s, v0.16b, v30.4b[1]
+	WORD $0x4f9ce155 // sdot v21.4s, v10.16b, v28.4b[0]
+	WORD $0x4f9ee158 // sdot v24.4s, v10.16b, v30.4b[0]
+	WORD $0x4f88e154 // sdot v20.4s, v10.16b, v8.4b[0]
+	WORD $0x4fbbe013 // sdot v19.4s, v0.16b, v27.4b[1]
+	WORD $0x4f89e157 // sdot v23.4s, v10.16b, v9.4b[0]
+	WORD $0x6e2bdc4a // fmul v10.4s, v2.4s, v11.4s
+	WORD $0x4ea71ce5 // mov v5.16b, v7.16b
+	WORD $0x4fbde016 // sdot v22.4s, v0.16b, v29.4b[1]
+	WORD $0x4ea61cc7 // mov v7.16b, v6.16b
 	WORD $0x4fbfe019 // sdot v25.4s, v0.16b, v31.4b[1]
-	WORD $0x4fa8e013 // sdot v19.4s, v0.16b, v8.4b[1]
-	WORD $0x4fa9e017 // sdot v23.4s, v0.16b, v9.4b[1]
-	WORD $0x3dc082e0 // ldr q0, [x23, #0x200]
 	WORD $0x4f9ae832 // sdot v18.4s, v1.16b, v26.4b[2]
-	WORD $0x4f9be834 // sdot v20.4s, v1.16b, v27.4b[2]
-	WORD $0x4f9ce835 // sdot v21.4s, v1.16b, v28.4b[2]
-	WORD $0x910902f7 // add x23, x23, #0x240
-	WORD $0x6e2bdc0a // fmul v10.4s, v0.4s, v11.4s
-	WORD $0x4f9de838 // sdot v24.4s, v1.16b, v29.4b[2]
-	WORD $0x4f9ee836 // sdot v22.4s, v1.16b, v30.4b[2]
-	WORD $0x4f9fe839 // sdot v25.4s, v1.16b, v31.4b[2]
-	WORD $0x4f88e833 // sdot v19.4s, v1.16b, v8.4b[2]
-	WORD $0x4f89e837 // sdot v23.4s, v1.16b, v9.4b[2]
-	WORD $0x4fbae852 // sdot v18.4s, v2.16b, v26.4b[3]
-	WORD $0x4fbbe854 // sdot v20.4s, v2.16b, v27.4b[3]
-	WORD $0x4fbce855 // sdot v21.4s, v2.16b, v28.4b[3]
-	WORD $0x4eaa1d41 // mov v1.16b, v10.16b
+	WORD $0x4fbce015 // sdot v21.4s, v0.16b, v28.4b[1]
+	WORD $0x4fbee018 // sdot v24.4s, v0.16b, v30.4b[1]
+	WORD $0x4fa8e014 // sdot v20.4s, v0.16b, v8.4b[1]
+	WORD $0x4f9be833 // sdot v19.4s, v1.16b, v27.4b[2]
+	WORD $0x4fa9e017 // sdot v23.4s, v0.16b, v9.4b[1]
+	WORD $0x3dc07080 // ldr q0, [x4, #0x1c0]
 	WORD $0x4eaa1d43 // mov v3.16b, v10.16b
+	WORD $0x4f9de836 // sdot v22.4s, v1.16b, v29.4b[2]
+	WORD $0x91090084 // add x4, x4, #0x240
+	WORD $0x4f9fe839 // sdot v25.4s, v1.16b, v31.4b[2]
+	WORD $0x4fbae812 // sdot v18.4s, v0.16b, v26.4b[3]
+	WORD $0x4f9ce835 // sdot v21.4s, v1.16b, v28.4b[2]
+	WORD $0x4f9ee838 // sdot v24.4s, v1.16b, v30.4b[2]
+	WORD $0x4f88e834 // sdot v20.4s, v1.16b, v8.4b[2]
+	WORD $0x4fbbe813 // sdot v19.4s, v0.16b, v27.4b[3]
+	WORD $0x4f89e837 // sdot v23.4s, v1.16b, v9.4b[2]
+	WORD $0x4eaa1d41 // mov v1.16b, v10.16b
+	WORD $0x4eaa1d5b // mov v27.16b, v10.16b
+	WORD $0x4fbde816 // sdot v22.4s, v0.16b, v29.4b[3]
 	WORD $0x4eaa1d5a // mov v26.16b, v10.16b
-	WORD $0x4fbde858 // sdot v24.4s, v2.16b, v29.4b[3]
-	WORD $0x4fbee856 // sdot v22.4s, v2.16b, v30.4b[3]
-	WORD $0x4fbfe859 // sdot v25.4s, v2.16b, v31.4b[3]
-	WORD $0x4fa8e853 // sdot v19.4s, v2.16b, v8.4b[3]
-	WORD $0x4fa9e857 // sdot v23.4s, v2.16b, v9.4b[3]
-	WORD $0x4eaa1d42 // mov v2.16b, v10.16b
-	WORD $0x4e32cc01 // fmla v1.4s, v0.4s, v18.4s
-	WORD $0x4e34cc03 // fmla v3.4s, v0.4s, v20.4s
+	WORD $0x4fbfe819 // sdot v25.4s, v0.16b, v31.4b[3]
+	WORD $0x4fbce815 // sdot v21.4s, v0.16b, v28.4b[3]
+	WORD $0x4e32cc41 // fmla v1.4s, v2.4s, v18.4s
 	WORD $0x4eaa1d52 // mov v18.16b, v10.16b
-	WORD $0x4e35cc1a // fmla v26.4s, v0.4s, v21.4s
-	WORD $0x4eaa1d54 // mov v20.16b, v10.16b
-	WORD $0x4eaa1d55 // mov v21.16b, v10.16b
-	WORD $0x4e38cc02 // fmla v2.4s, v0.4s, v24.4s
-	WORD $0xbc5e0238 // ldur s24, [x17, #-0x20]
-	WORD $0x4e36cc12 // fmla v18.4s, v0.4s, v22.4s
-	WORD $0xbc5a0236 // ldur s22, [x17, #-0x60]
-	WORD $0x4e37cc0a // fmla v10.4s, v0.4s, v23.4s
-	WORD $0x4e39cc14 // fmla v20.4s, v0.4s, v25.4s
-	WORD $0x4e33cc15 // fmla v21.4s, v0.4s, v19.4s
-	WORD $0x3dc027f3 // ldr q19, [sp, #0x90]
-	WORD $0xbd402220 // ldr s0, [x17, #0x20]
-	WORD $0x4f981064 // fmla v4.4s, v3.4s, v24.s[0]
-	WORD $0xbc5e0023 // ldur s3, [x1, #-0x20]
-	WORD $0x4f961033 // fmla v19.4s, v1.4s, v22.s[0]
-	WORD $0xbd406221 // ldr s1, [x17, #0x60]
+	WORD $0x4e33cc43 // fmla v3.4s, v2.4s, v19.4s
+	WORD $0x4fbee818 // sdot v24.4s, v0.16b, v30.4b[3]
+	WORD $0x4fa8e814 // sdot v20.4s, v0.16b, v8.4b[3]
+	WORD $0x4fa9e817 // sdot v23.4s, v0.16b, v9.4b[3]
+	WORD $0x4e36cc5b // fmla v27.4s, v2.4s, v22.4s
+	WORD $0xbd4063d6 // ldr s22, [x30, #0x60]
+	WORD $0x4eaa1d40 // mov v0.16b, v10.16b
+	WORD $0x4e39cc52 // fmla v18.4s, v2.4s, v25.4s
+	WORD $0x4eaa1d53 // mov v19.16b, v10.16b
+	WORD $0x4e35cc5a // fmla v26.4s, v2.4s, v21.4s
+	WORD $0x4f961065 // fmla v5.4s, v3.4s, v22.s[0]
+	WORD $0xbd406223 // ldr s3, [x17, #0x60]
+	WORD $0x4ea41c89 // mov v9.16b, v4.16b
+	WORD $0xad431be4 // ldp q4, q6, [sp, #0x60]
+	WORD $0x4e38cc40 // fmla v0.4s, v2.4s, v24.4s
+	WORD $0x4e34cc53 // fmla v19.4s, v2.4s, v20.4s
+	WORD $0x4e37cc4a // fmla v10.4s, v2.4s, v23.4s
+	WORD $0xbd402202 // ldr s2, [x16, #0x20]
+	WORD $0x4f831250 // fmla v16.4s, v18.4s, v3.s[0]
+	WORD $0xbd4023d5 // ldr s21, [x30, #0x20]
+	WORD $0xbd406034 // ldr s20, [x1, #0x60]
+	WORD $0x4f821346 // fmla v6.4s, v26.4s, v2.s[0]
+	WORD $0xbd402222 // ldr s2, [x17, #0x20]
+	WORD $0x910403de // add x30, x30, #0x100
+	WORD $0x4f951024 // fmla v4.4s, v1.4s, v21.s[0]
+	WORD $0xbd406201 // ldr s1, [x16, #0x60]
+	WORD $0x91040210 // add x16, x16, #0x100
+	WORD $0x4f821011 // fmla v17.4s, v0.4s, v2.s[0]
 	WORD $0x91040231 // add x17, x17, #0x100
-	WORD $0x4f801345 // fmla v5.4s, v26.4s, v0.s[0]
-	WORD $0xbc5a0020 // ldur s0, [x1, #-0x60]
-	WORD $0x4f811046 // fmla v6.4s, v2.4s, v1.s[0]
+	WORD $0x4eb01e03 // mov v3.16b, v16.16b
+	WORD $0xad4443e0 // ldp q0, q16, [sp, #0x80]
+	WORD $0x4f811367 // fmla v7.4s, v27.4s, v1.s[0]
 	WORD $0xbd402021 // ldr s1, [x1, #0x20]
-	WORD $0xbd406022 // ldr s2, [x1, #0x60]
-	WORD $0x4f801250 // fmla v16.4s, v18.4s, v0.s[0]
-	WORD $0xad4383e9 // ldp q9, q0, [sp, #0x70]
-	WORD $0x4f831291 // fmla v17.4s, v20.4s, v3.s[0]
-	WORD $0x4f8112a7 // fmla v7.4s, v21.4s, v1.s[0]
-	WORD $0x4f821140 // fmla v0.4s, v10.4s, v2.s[0]
-	WORD $0x54ffefc8 // b.hi 0x2acc <k_tile_panel+0x5c8>
-	WORD $0x17ffff4e // b 0x2a10 <k_tile_panel+0x50c>
-	WORD $0xa941400a // ldp x10, x16, [x0, #0x10]
-	WORD $0xd37ced07 // lsl x7, x8, #4
-	WORD $0xa9404413 // ldp x19, x17, [x0]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xa9438402 // ldp x2, x1, [x0, #0x38]
-	WORD $0x8b100605 // add x5, x16, x16, lsl #1
-	WORD $0xd37df204 // lsl x4, x16, #3
-	WORD $0x8b070146 // add x6, x10, x7
-	WORD $0x8b070267 // add x7, x19, x7
-	WORD $0xd37ef4a5 // lsl x5, x5, #2
-	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x2d2c <k_tile_panel+0x828>
-	WORD $0x91001157 // add x23, x10, #0x4
-	WORD $0xaa0a03f5 // mov x21, x10
+	WORD $0x91040021 // add x1, x1, #0x100
+	WORD $0x4f811270 // fmla v16.4s, v19.4s, v1.s[0]
+	WORD $0x4f941140 // fmla v0.4s, v10.4s, v20.s[0]
+	WORD $0x3d8027f0 // str q16, [sp, #0x90]
+	WORD $0x3dc027e1 // ldr q1, [sp, #0x90]
+	WORD $0x54ffee08 // b.hi 0x28b0 <k_tile_panel+0x3ac>
+	WORD $0x17ffff20 // b 0x2774 <k_tile_panel+0x270>
+	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
+	WORD $0xf94077f9 // ldr x25, [sp, #0xe8]
+	WORD $0xa9418411 // ldp x17, x1, [x0, #0x18]
+	WORD $0xf9400403 // ldr x3, [x0, #0x8]
+	WORD $0xf9402404 // ldr x4, [x0, #0x48]
+	WORD $0x8b11062e // add x14, x17, x17, lsl #1
+	WORD $0xd37df227 // lsl x7, x17, #3
+	WORD $0xd37ef5d3 // lsl x19, x14, #2
+	WORD $0x14000009 // b 0x2b3c <k_tile_panel+0x638>
+	WORD $0x91001216 // add x22, x16, #0x4
+	WORD $0xaa1003e6 // mov x6, x16
 	WORD $0x3d800285 // str q5, [x20]
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x3cb66a84 // str q4, [x20, x22]
-	WORD $0x3ca46a83 // str q3, [x20, x4]
-	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffe20c // b.gt 0x2968 <k_tile_panel+0x464>
-	WORD $0xcb0902aa // sub x10, x21, x9
-	WORD $0x91000eb8 // add x24, x21, #0x3
-	WORD $0xf10002bf // cmp x21, #0x0
-	WORD $0x9b0a7e0a // mul x10, x16, x10
-	WORD $0xd37ef616 // lsl x22, x16, #2
-	WORD $0x8b0a08f4 // add x20, x7, x10, lsl #2
-	WORD $0xaa1703ea // mov x10, x23
-	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x2d6c <k_tile_panel+0x868>
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x3cb56a84 // str q4, [x20, x21]
+	WORD $0x3ca76a83 // str q3, [x20, x7]
+	WORD $0x3cb36a82 // str q2, [x20, x19]
+	WORD $0x54ffddec // b.gt 0x26f4 <k_tile_panel+0x1f0>
+	WORD $0xcb0a00c8 // sub x8, x6, x10
+	WORD $0x91000ccb // add x11, x6, #0x3
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x9b087e28 // mul x8, x17, x8
+	WORD $0x910008ce // add x14, x6, #0x2
+	WORD $0x9a86b16f // csel x15, x11, x6, lt
+	WORD $0x910014cb // add x11, x6, #0x5
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0xd37ef635 // lsl x21, x17, #2
+	WORD $0xaa1603f0 // mov x16, x22
+	WORD $0x9a8eb176 // csel x22, x11, x14, lt
+	WORD $0x8b0808b4 // add x20, x5, x8, lsl #2
+	WORD $0xb4000104 // cbz x4, 0x2b8c <k_tile_panel+0x688>
 	WORD $0x3dc00285 // ldr q5, [x20]
-	WORD $0x3cf66a84 // ldr q4, [x20, x22]
-	WORD $0x3ce46a83 // ldr q3, [x20, x4]
-	WORD $0x3ce56a82 // ldr q2, [x20, x5]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x2d84 <k_tile_panel+0x880>
-	WORD $0x17ffffe9 // b 0x2d0c <k_tile_panel+0x808>
+	WORD $0x3cf56a84 // ldr q4, [x20, x21]
+	WORD $0x3ce76a83 // ldr q3, [x20, x7]
+	WORD $0x3cf36a82 // ldr q2, [x20, x19]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x2ba4 <k_tile_panel+0x6a0>
+	WORD $0x17ffffe5 // b 0x2b1c <k_tile_panel+0x618>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x2d0c <k_tile_panel+0x808>
-	WORD $0xd342fef8 // lsr x24, x23, #2
-	WORD $0x927edef7 // and x23, x23, #0x3fffffffffffffc
-	WORD $0xcb1702b5 // sub x21, x21, x23
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0x9b187c78 // mul x24, x3, x24
-	WORD $0x8b181a38 // add x24, x17, x24, lsl #6
-	WORD $0x8b151b15 // add x21, x24, x21, lsl #6
-	WORD $0xaa0603f8 // mov x24, x6
-	WORD $0xad424ea0 // ldp q0, q19, [x21, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x2b1c <k_tile_panel+0x618>
+	WORD $0xd342fde8 // lsr x8, x15, #2
+	WORD $0xd342fecb // lsr x11, x22, #2
+	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
+	WORD $0x927edec2 // and x2, x22, #0x3fffffffffffffc
+	WORD $0xcb0f00cf // sub x15, x6, x15
+	WORD $0xaa1903f7 // mov x23, x25
+	WORD $0x9b087c28 // mul x8, x1, x8
+	WORD $0xcb0201ce // sub x14, x14, x2
+	WORD $0xaa0c03f8 // mov x24, x12
+	WORD $0x9b0b7c2b // mul x11, x1, x11
+	WORD $0x8b081868 // add x8, x3, x8, lsl #6
+	WORD $0x8b0b186b // add x11, x3, x11, lsl #6
+	WORD $0x8b0f1906 // add x6, x8, x15, lsl #6
+	WORD $0x8b0e1976 // add x22, x11, x14, lsl #6
+	WORD $0xad424cc0 // ldp q0, q19, [x6, #0x40]
 	WORD $0x4ea91d26 // mov v6.16b, v9.16b
-	WORD $0xad4662a1 // ldp q1, q24, [x21, #0xc0]
+	WORD $0xad4262c1 // ldp q1, q24, [x22, #0x40]
 	WORD $0x4ea91d27 // mov v7.16b, v9.16b
-	WORD $0xad404ab5 // ldp q21, q18, [x21]
+	WORD $0xad4048d5 // ldp q21, q18, [x6]
 	WORD $0x4ea91d31 // mov v17.16b, v9.16b
-	WORD $0xad445eb6 // ldp q22, q23, [x21, #0x80]
+	WORD $0xad405ed6 // ldp q22, q23, [x22]
 	WORD $0x4ea91d30 // mov v16.16b, v9.16b
 	WORD $0x3dc00314 // ldr q20, [x24]
 	WORD $0xd10006f7 // sub x23, x23, #0x1
@@ -3019,146 +2905,140 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb41e93 // mov v19.16b, v20.16b
 	WORD $0x4e26cc20 // fmla v0.4s, v1.4s, v6.4s
 	WORD $0x4e27cc32 // fmla v18.4s, v1.4s, v7.4s
-	WORD $0xbd4062a6 // ldr s6, [x21, #0x60]
+	WORD $0xbd4060c6 // ldr s6, [x6, #0x60]
 	WORD $0x4e31cc33 // fmla v19.4s, v1.4s, v17.4s
 	WORD $0x4e30cc34 // fmla v20.4s, v1.4s, v16.4s
-	WORD $0xbd4022a1 // ldr s1, [x21, #0x20]
-	WORD $0xbd40a2a7 // ldr s7, [x21, #0xa0]
-	WORD $0xbd40e2b0 // ldr s16, [x21, #0xe0]
-	WORD $0x910402b5 // add x21, x21, #0x100
+	WORD $0xbd4020c1 // ldr s1, [x6, #0x20]
+	WORD $0xbd4022c7 // ldr s7, [x22, #0x20]
+	WORD $0xbd4062d0 // ldr s16, [x22, #0x60]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x910402d6 // add x22, x22, #0x100
 	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
 	WORD $0x4f861244 // fmla v4.4s, v18.4s, v6.s[0]
 	WORD $0x4f871263 // fmla v3.4s, v19.4s, v7.s[0]
 	WORD $0x4f901282 // fmla v2.4s, v20.4s, v16.s[0]
-	WORD $0x54fff768 // b.hi 0x2da4 <k_tile_panel+0x8a0>
-	WORD $0x17ffff94 // b 0x2d0c <k_tile_panel+0x808>
-	WORD $0xa9400c06 // ldp x6, x3, [x0]
-	WORD $0xd37ced10 // lsl x16, x8, #4
-	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xa9410805 // ldp x5, x2, [x0, #0x10]
-	WORD $0x8b1000c6 // add x6, x6, x16
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x14000007 // b 0x2efc <k_tile_panel+0x9f8>
-	WORD $0x91000a15 // add x21, x16, #0x2
-	WORD $0xaa1003ea // mov x10, x16
-	WORD $0x3d800263 // str q3, [x19]
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffd40c // b.gt 0x2978 <k_tile_panel+0x474>
-	WORD $0xcb090150 // sub x16, x10, x9
-	WORD $0x91000d56 // add x22, x10, #0x3
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x9b107c50 // mul x16, x2, x16
-	WORD $0xd37ef454 // lsl x20, x2, #2
-	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
-	WORD $0xaa1503f0 // mov x16, x21
-	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x2f34 <k_tile_panel+0xa30>
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0x3cf46a62 // ldr q2, [x19, x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x2f44 <k_tile_panel+0xa40>
-	WORD $0x17ffffed // b 0x2ee4 <k_tile_panel+0x9e0>
+	WORD $0x54fff748 // b.hi 0x2bdc <k_tile_panel+0x6d8>
+	WORD $0x17ffff89 // b 0x2b1c <k_tile_panel+0x618>
+	WORD $0xa9419003 // ldp x3, x4, [x0, #0x18]
+	WORD $0xf9400401 // ldr x1, [x0, #0x8]
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0x14000007 // b 0x2d24 <k_tile_panel+0x820>
+	WORD $0x91000a2e // add x14, x17, #0x2
+	WORD $0xaa1103f0 // mov x16, x17
+	WORD $0x3d8000e3 // str q3, [x7]
+	WORD $0xeb0d01df // cmp x14, x13
+	WORD $0x3cb368e2 // str q2, [x7, x19]
+	WORD $0x54ffcf2c // b.gt 0x2704 <k_tile_panel+0x200>
+	WORD $0xcb0a0208 // sub x8, x16, x10
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0xd37ef473 // lsl x19, x3, #2
+	WORD $0x9b087c68 // mul x8, x3, x8
+	WORD $0xaa0e03f1 // mov x17, x14
+	WORD $0x8b0808a7 // add x7, x5, x8, lsl #2
+	WORD $0x91000e08 // add x8, x16, #0x3
+	WORD $0x9a90b10e // csel x14, x8, x16, lt
+	WORD $0xb40000c6 // cbz x6, 0x2d5c <k_tile_panel+0x858>
+	WORD $0x3dc000e3 // ldr q3, [x7]
+	WORD $0x3cf368e2 // ldr q2, [x7, x19]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x2d6c <k_tile_panel+0x868>
+	WORD $0x17ffffed // b 0x2d0c <k_tile_panel+0x808>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x2ee4 <k_tile_panel+0x9e0>
-	WORD $0xd342feb6 // lsr x22, x21, #2
-	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
-	WORD $0xcb15014a // sub x10, x10, x21
-	WORD $0xaa0703f5 // mov x21, x7
-	WORD $0x9b167c96 // mul x22, x4, x22
-	WORD $0x8b161876 // add x22, x3, x22, lsl #6
-	WORD $0x8b0a1aca // add x10, x22, x10, lsl #6
-	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0xad424140 // ldp q0, q16, [x10, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffd2b // b.lt 0x2d0c <k_tile_panel+0x808>
+	WORD $0xd342fdc8 // lsr x8, x14, #2
+	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
+	WORD $0xaa1903f4 // mov x20, x25
+	WORD $0xcb0b020b // sub x11, x16, x11
+	WORD $0xaa0c03f5 // mov x21, x12
+	WORD $0x9b087c88 // mul x8, x4, x8
+	WORD $0x8b081828 // add x8, x1, x8, lsl #6
+	WORD $0x8b0b1910 // add x16, x8, x11, lsl #6
+	WORD $0xad424200 // ldp q0, q16, [x16, #0x40]
 	WORD $0x4ea91d25 // mov v5.16b, v9.16b
-	WORD $0xad401d44 // ldp q4, q7, [x10]
+	WORD $0xad401e04 // ldp q4, q7, [x16]
 	WORD $0x4ea91d26 // mov v6.16b, v9.16b
-	WORD $0x3dc002c1 // ldr q1, [x22]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x3dc002a1 // ldr q1, [x21]
+	WORD $0xd1000694 // sub x20, x20, #0x1
+	WORD $0xf100069f // cmp x20, #0x1
 	WORD $0x4f84e025 // sdot v5.4s, v1.16b, v4.4b[0]
 	WORD $0x4f80e026 // sdot v6.4s, v1.16b, v0.4b[0]
-	WORD $0x3dc012c1 // ldr q1, [x22, #0x40]
+	WORD $0x3dc012a1 // ldr q1, [x21, #0x40]
 	WORD $0x4fa4e025 // sdot v5.4s, v1.16b, v4.4b[1]
 	WORD $0x4fa0e026 // sdot v6.4s, v1.16b, v0.4b[1]
-	WORD $0x3dc022c1 // ldr q1, [x22, #0x80]
+	WORD $0x3dc022a1 // ldr q1, [x21, #0x80]
 	WORD $0x4f84e825 // sdot v5.4s, v1.16b, v4.4b[2]
 	WORD $0x4f80e826 // sdot v6.4s, v1.16b, v0.4b[2]
-	WORD $0x3dc032c1 // ldr q1, [x22, #0xc0]
+	WORD $0x3dc032a1 // ldr q1, [x21, #0xc0]
 	WORD $0x4fa4e825 // sdot v5.4s, v1.16b, v4.4b[3]
 	WORD $0x4fa0e826 // sdot v6.4s, v1.16b, v0.4b[3]
-	WORD $0x3dc042c0 // ldr q0, [x22, #0x100]
-	WORD $0x3dc072c1 // ldr q1, [x22, #0x1c0]
+	WORD $0x3dc042a0 // ldr q0, [x21, #0x100]
+	WORD $0x3dc072a1 // ldr q1, [x21, #0x1c0]
 	WORD $0x4f87e005 // sdot v5.4s, v0.16b, v7.4b[0]
 	WORD $0x4f90e006 // sdot v6.4s, v0.16b, v16.4b[0]
-	WORD $0x3dc052c0 // ldr q0, [x22, #0x140]
+	WORD $0x3dc052a0 // ldr q0, [x21, #0x140]
 	WORD $0x4fa7e005 // sdot v5.4s, v0.16b, v7.4b[1]
 	WORD $0x4fb0e006 // sdot v6.4s, v0.16b, v16.4b[1]
-	WORD $0x3dc062c0 // ldr q0, [x22, #0x180]
+	WORD $0x3dc062a0 // ldr q0, [x21, #0x180]
 	WORD $0x4f87e805 // sdot v5.4s, v0.16b, v7.4b[2]
 	WORD $0x4f90e806 // sdot v6.4s, v0.16b, v16.4b[2]
-	WORD $0x3dc082c0 // ldr q0, [x22, #0x200]
-	WORD $0x910902d6 // add x22, x22, #0x240
+	WORD $0x3dc082a0 // ldr q0, [x21, #0x200]
+	WORD $0x910902b5 // add x21, x21, #0x240
 	WORD $0x6e2bdc04 // fmul v4.4s, v0.4s, v11.4s
 	WORD $0x4fa7e825 // sdot v5.4s, v1.16b, v7.4b[3]
 	WORD $0x4fb0e826 // sdot v6.4s, v1.16b, v16.4b[3]
 	WORD $0x4ea41c81 // mov v1.16b, v4.16b
 	WORD $0x4e26cc04 // fmla v4.4s, v0.4s, v6.4s
 	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0xbd402140 // ldr s0, [x10, #0x20]
-	WORD $0xbd406145 // ldr s5, [x10, #0x60]
-	WORD $0x9104014a // add x10, x10, #0x100
+	WORD $0xbd402200 // ldr s0, [x16, #0x20]
+	WORD $0xbd406205 // ldr s5, [x16, #0x60]
+	WORD $0x91040210 // add x16, x16, #0x100
 	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
 	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
-	WORD $0x54fffae8 // b.hi 0x2f64 <k_tile_panel+0xa60>
-	WORD $0x17ffffb6 // b 0x2ee4 <k_tile_panel+0x9e0>
+	WORD $0x54fffae8 // b.hi 0x2d8c <k_tile_panel+0x888>
+	WORD $0x17ffffb6 // b 0x2d0c <k_tile_panel+0x808>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffafcb // b.lt 0x2614 <k_tile_panel+0x110>
-	WORD $0xd342fe22 // lsr x2, x17, #2
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
-	WORD $0xcb110211 // sub x17, x16, x17
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x9b027c62 // mul x2, x3, x2
-	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
-	WORD $0x8b081090 // add x16, x4, x8, lsl #4
-	WORD $0x8b021862 // add x2, x3, x2, lsl #6
-	WORD $0x8b111851 // add x17, x2, x17, lsl #6
-	WORD $0xad401221 // ldp q1, q4, [x17]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54ffbc0b // b.lt 0x25c0 <k_tile_panel+0xbc>
+	WORD $0xd342fdc8 // lsr x8, x14, #2
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
+	WORD $0xaa1903ef // mov x15, x25
+	WORD $0x9b087d68 // mul x8, x11, x8
+	WORD $0xf940040b // ldr x11, [x0, #0x8]
+	WORD $0x8b081968 // add x8, x11, x8, lsl #6
+	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
+	WORD $0xcb0b022b // sub x11, x17, x11
+	WORD $0x8b0b190e // add x14, x8, x11, lsl #6
+	WORD $0xad4011c1 // ldp q1, q4, [x14]
 	WORD $0x4ea91d23 // mov v3.16b, v9.16b
-	WORD $0x3dc00200 // ldr q0, [x16]
-	WORD $0xd1000421 // sub x1, x1, #0x1
-	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x3dc00180 // ldr q0, [x12]
+	WORD $0xd10005ef // sub x15, x15, #0x1
+	WORD $0xf10005ff // cmp x15, #0x1
 	WORD $0x4f81e003 // sdot v3.4s, v0.16b, v1.4b[0]
-	WORD $0x3dc01200 // ldr q0, [x16, #0x40]
+	WORD $0x3dc01180 // ldr q0, [x12, #0x40]
 	WORD $0x4fa1e003 // sdot v3.4s, v0.16b, v1.4b[1]
-	WORD $0x3dc02200 // ldr q0, [x16, #0x80]
+	WORD $0x3dc02180 // ldr q0, [x12, #0x80]
 	WORD $0x4f81e803 // sdot v3.4s, v0.16b, v1.4b[2]
-	WORD $0x3dc03200 // ldr q0, [x16, #0xc0]
+	WORD $0x3dc03180 // ldr q0, [x12, #0xc0]
 	WORD $0x4fa1e803 // sdot v3.4s, v0.16b, v1.4b[3]
-	WORD $0x3dc04200 // ldr q0, [x16, #0x100]
-	WORD $0x3dc08201 // ldr q1, [x16, #0x200]
+	WORD $0x3dc04180 // ldr q0, [x12, #0x100]
+	WORD $0x3dc08181 // ldr q1, [x12, #0x200]
 	WORD $0x4f84e003 // sdot v3.4s, v0.16b, v4.4b[0]
-	WORD $0x3dc05200 // ldr q0, [x16, #0x140]
+	WORD $0x3dc05180 // ldr q0, [x12, #0x140]
 	WORD $0x4fa4e003 // sdot v3.4s, v0.16b, v4.4b[1]
-	WORD $0x3dc06200 // ldr q0, [x16, #0x180]
+	WORD $0x3dc06180 // ldr q0, [x12, #0x180]
 	WORD $0x4f84e803 // sdot v3.4s, v0.16b, v4.4b[2]
-	WORD $0x3dc07200 // ldr q0, [x16, #0x1c0]
-	WORD $0x91090210 // add x16, x16, #0x240
+	WORD $0x3dc07180 // ldr q0, [x12, #0x1c0]
+	WORD $0x9109018c // add x12, x12, #0x240
 	WORD $0x4fa4e803 // sdot v3.4s, v0.16b, v4.4b[3]
 	WORD $0x6e2bdc20 // fmul v0.4s, v1.4s, v11.4s
 	WORD $0x4e23cc20 // fmla v0.4s, v1.4s, v3.4s
-	WORD $0xbd402221 // ldr s1, [x17, #0x20]
-	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0xbd4021c1 // ldr s1, [x14, #0x20]
+	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffca8 // b.hi 0x3048 <k_tile_panel+0xb44>
-	WORD $0x17fffd57 // b 0x2614 <k_tile_panel+0x110>
+	WORD $0x54fffca8 // b.hi 0x2e68 <k_tile_panel+0x964>
+	WORD $0x17fffdba // b 0x25c0 <k_tile_panel+0xbc>
 	WORD $0xa9534ff4 // ldp x20, x19, [sp, #0x130]
 	WORD $0xf94073fd // ldr x29, [sp, #0xe0]
 	WORD $0xa95257f6 // ldp x22, x21, [sp, #0x120]
@@ -3173,373 +3053,210 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_min
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400534b // b.lt 0x397c <k_tile_panel_min+0xa70>
 	WORD $0xd10503ff // sub sp, sp, #0x140
-	WORD $0xa942c009 // ldp x9, x16, [x0, #0x28]
-	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
-	WORD $0x4e040d59 // dup v25.4s, w10
-	WORD $0x6d0c2beb // stp d11, d10, [sp, #0xc0]
+	WORD $0xa943240c // ldp x12, x9, [x0, #0x30]
+	WORD $0xd37ef56b // lsl x11, x11, #2
+	WORD $0xf940080e // ldr x14, [x0, #0x10]
+	WORD $0xf940000d // ldr x13, [x0]
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x6d0a3bef // stp d15, d14, [sp, #0xa0]
-	WORD $0xf240053f // tst x9, #0x3
-	WORD $0x91000d23 // add x3, x9, #0x3
-	WORD $0x9100052b // add x11, x9, #0x1
-	WORD $0xfa401a04 // ccmp x16, #0x0, #0x4, ne
-	WORD $0x9100092d // add x13, x9, #0x2
-	WORD $0x91000d61 // add x1, x11, #0x3
-	WORD $0x1a9fd7ec // cset w12, gt
-	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x91000da2 // add x2, x13, #0x3
-	WORD $0x9a89b071 // csel x17, x3, x9, lt
-	WORD $0xf240057f // tst x11, #0x3
-	WORD $0x8b09020f // add x15, x16, x9
-	WORD $0xfa411a04 // ccmp x16, #0x1, #0x4, ne
-	WORD $0x9342fe24 // asr x4, x17, #2
-	WORD $0x927ef631 // and x17, x17, #0xfffffffffffffffc
-	WORD $0x1a9fd7ee // cset w14, gt
-	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0xcb110131 // sub x17, x9, x17
-	WORD $0x9a8bb021 // csel x1, x1, x11, lt
-	WORD $0xf24005bf // tst x13, #0x3
-	WORD $0xf90077e4 // str x4, [sp, #0xe8]
-	WORD $0xfa421a04 // ccmp x16, #0x2, #0x4, ne
-	WORD $0xf9002ff1 // str x17, [sp, #0x58]
-	WORD $0x1a9fd7e4 // cset w4, gt
-	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x6d0b33ed // stp d13, d12, [sp, #0xb0]
-	WORD $0x9a8db051 // csel x17, x2, x13, lt
-	WORD $0xf240047f // tst x3, #0x3
-	WORD $0x9342fc22 // asr x2, x1, #2
-	WORD $0x927ef421 // and x1, x1, #0xfffffffffffffffc
-	WORD $0xfa431a04 // ccmp x16, #0x3, #0x4, ne
-	WORD $0x927ef62a // and x10, x17, #0xfffffffffffffffc
-	WORD $0xcb010170 // sub x16, x11, x1
-	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
-	WORD $0xcb0a01aa // sub x10, x13, x10
-	WORD $0xa9040bf0 // stp x16, x2, [sp, #0x40]
-	WORD $0x9342fe30 // asr x16, x17, #2
-	WORD $0x4e040c2b // dup v11.4s, w1
-	WORD $0xa90243ea // stp x10, x16, [sp, #0x20]
-	WORD $0x1a9fd7f0 // cset w16, gt
-	WORD $0xf100007f // cmp x3, #0x0
-	WORD $0xb90037f0 // str w16, [sp, #0x34]
-	WORD $0x91000c70 // add x16, x3, #0x3
-	WORD $0x9a83b210 // csel x16, x16, x3, lt
-	WORD $0x6d0d23e9 // stp d9, d8, [sp, #0xd0]
-	WORD $0x9342fe11 // asr x17, x16, #2
-	WORD $0x927ef610 // and x16, x16, #0xfffffffffffffffc
-	WORD $0xf90073fd // str x29, [sp, #0xe0]
-	WORD $0xcb10006a // sub x10, x3, x16
-	WORD $0xa90f6ffe // stp x30, x27, [sp, #0xf0]
-	WORD $0xa900c7ea // stp x10, x17, [sp, #0x8]
-	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
+	WORD $0x6d0c2beb // stp d11, d10, [sp, #0xc0]
+	WORD $0xa9043bed // stp x13, x14, [sp, #0x40]
+	WORD $0x8b09092e // add x14, x9, x9, lsl #2
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x1a9fd7ef // cset w15, gt
+	WORD $0x8b0a018d // add x13, x12, x10
+	WORD $0x91000d4c // add x12, x10, #0x3
+	WORD $0xd379e1ce // lsl x14, x14, #7
+	WORD $0xf100015f // cmp x10, #0x0
 	WORD $0xa91067fa // stp x26, x25, [sp, #0x100]
+	WORD $0x9a8ab18c // csel x12, x12, x10, lt
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x91000539 // add x25, x9, #0x1
+	WORD $0xf9001fee // str x14, [sp, #0x38]
+	WORD $0x0a0f014e // and w14, w10, w15
+	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
+	WORD $0xb90037ee // str w14, [sp, #0x34]
+	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
+	WORD $0x927ef590 // and x16, x12, #0xfffffffffffffffc
+	WORD $0x4e040dd9 // dup v25.4s, w14
+	WORD $0x4e040deb // dup v11.4s, w15
+	WORD $0x9342fd8e // asr x14, x12, #2
+	WORD $0xcb10014c // sub x12, x10, x16
+	WORD $0x9a9fc56b // csinc x11, x11, xzr, gt
+	WORD $0x6d0a3bef // stp d15, d14, [sp, #0xa0]
+	WORD $0xa9013bec // stp x12, x14, [sp, #0x10]
+	WORD $0x9100054c // add x12, x10, #0x1
+	WORD $0x6d0b33ed // stp d13, d12, [sp, #0xb0]
+	WORD $0x6d0d23e9 // stp d9, d8, [sp, #0xd0]
+	WORD $0xa90e67fd // stp x29, x25, [sp, #0xe0]
+	WORD $0xa90f6ffe // stp x30, x27, [sp, #0xf0]
 	WORD $0xa9115ff8 // stp x24, x23, [sp, #0x110]
 	WORD $0xa91257f6 // stp x22, x21, [sp, #0x120]
 	WORD $0xa9134ff4 // stp x20, x19, [sp, #0x130]
-	WORD $0xb90057e4 // str w4, [sp, #0x54]
-	WORD $0xf9001fe3 // str x3, [sp, #0x38]
-	WORD $0xf9000fea // str x10, [sp, #0x18]
+	WORD $0xa9022fec // stp x12, x11, [sp, #0x20]
+	WORD $0xf9002be0 // str x0, [sp, #0x50]
 	WORD $0x3d8027f9 // str q25, [sp, #0x90]
 	WORD $0x3d801beb // str q11, [sp, #0x60]
-	WORD $0x14000005 // b 0x3210 <k_tile_panel_min+0x124>
-	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
+	WORD $0x14000007 // b 0x2fe8 <k_tile_panel_min+0xdc>
+	WORD $0x3d800202 // str q2, [x16]
+	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
+	WORD $0xf94017eb // ldr x11, [sp, #0x28]
 	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54005aa0 // b.eq 0x3d60 <k_tile_panel_min+0xc74>
-	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x34001a8c // cbz w12, 0x3564 <k_tile_panel_min+0x478>
-	WORD $0xd37ced03 // lsl x3, x8, #4
-	WORD $0xf9400010 // ldr x16, [x0]
-	WORD $0xf940200a // ldr x10, [x0, #0x40]
-	WORD $0x8b030202 // add x2, x16, x3
-	WORD $0xb400012a // cbz x10, 0x324c <k_tile_panel_min+0x160>
-	WORD $0x3dc00042 // ldr q2, [x2]
-	WORD $0xa9409011 // ldp x17, x4, [x0, #0x8]
-	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x8b030083 // add x3, x4, x3
-	WORD $0x5400012a // b.ge 0x3268 <k_tile_panel_min+0x17c>
-	WORD $0x1400002e // b 0x3300 <k_tile_panel_min+0x214>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xa9409011 // ldp x17, x4, [x0, #0x8]
-	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x8b030083 // add x3, x4, x3
-	WORD $0x540004eb // b.lt 0x3300 <k_tile_panel_min+0x214>
-	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
-	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
-	WORD $0xaa0303e6 // mov x6, x3
-	WORD $0x9b047c24 // mul x4, x1, x4
-	WORD $0x8b041a24 // add x4, x17, x4, lsl #6
-	WORD $0x8b051884 // add x4, x4, x5, lsl #6
-	WORD $0x91000605 // add x5, x16, #0x1
-	WORD $0xad401884 // ldp q4, q6, [x4]
-	WORD $0x4eb91f25 // mov v5.16b, v25.16b
-	WORD $0x3dc000c3 // ldr q3, [x6]
-	WORD $0xd10004a5 // sub x5, x5, #0x1
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc010c3 // ldr q3, [x6, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc020c3 // ldr q3, [x6, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc030c3 // ldr q3, [x6, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc040c3 // ldr q3, [x6, #0x100]
-	WORD $0x3dc080c4 // ldr q4, [x6, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc050c3 // ldr q3, [x6, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc060c3 // ldr q3, [x6, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc070c3 // ldr q3, [x6, #0x1c0]
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd402084 // ldr s4, [x4, #0x20]
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x3dc090c3 // ldr q3, [x6, #0x240]
-	WORD $0xbd403084 // ldr s4, [x4, #0x30]
-	WORD $0x910a00c6 // add x6, x6, #0x280
-	WORD $0x91040084 // add x4, x4, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x3284 <k_tile_panel_min+0x198>
-	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
-	WORD $0xaa0b03f7 // mov x23, x11
-	WORD $0x3d800042 // str q2, [x2]
-	WORD $0x340012ce // cbz w14, 0x3564 <k_tile_panel_min+0x478>
-	WORD $0x8b040845 // add x5, x2, x4, lsl #2
-	WORD $0xb40000aa // cbz x10, 0x3328 <k_tile_panel_min+0x23c>
-	WORD $0x3dc000a2 // ldr q2, [x5]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x3334 <k_tile_panel_min+0x248>
-	WORD $0x14000029 // b 0x33c8 <k_tile_panel_min+0x2dc>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540004cb // b.lt 0x33c8 <k_tile_panel_min+0x2dc>
-	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
-	WORD $0xaa0303f3 // mov x19, x3
-	WORD $0x9b067c26 // mul x6, x1, x6
-	WORD $0x8b061a26 // add x6, x17, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000607 // add x7, x16, #0x1
-	WORD $0xad4018c4 // ldp q4, q6, [x6]
-	WORD $0x4eb91f25 // mov v5.16b, v25.16b
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
-	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc07263 // ldr q3, [x19, #0x1c0]
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x3dc09263 // ldr q3, [x19, #0x240]
-	WORD $0xbd4030c4 // ldr s4, [x6, #0x30]
-	WORD $0x910a0273 // add x19, x19, #0x280
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x334c <k_tile_panel_min+0x260>
-	WORD $0x3d8000a2 // str q2, [x5]
-	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
-	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000c85 // cbz w5, 0x3564 <k_tile_panel_min+0x478>
-	WORD $0xd37df085 // lsl x5, x4, #3
-	WORD $0xb40000aa // cbz x10, 0x33f0 <k_tile_panel_min+0x304>
-	WORD $0x3ce56842 // ldr q2, [x2, x5]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x33fc <k_tile_panel_min+0x310>
-	WORD $0x14000029 // b 0x3490 <k_tile_panel_min+0x3a4>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540004cb // b.lt 0x3490 <k_tile_panel_min+0x3a4>
-	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
-	WORD $0xaa0303f3 // mov x19, x3
-	WORD $0x9b067c26 // mul x6, x1, x6
-	WORD $0x8b061a26 // add x6, x17, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000607 // add x7, x16, #0x1
-	WORD $0xad4018c4 // ldp q4, q6, [x6]
-	WORD $0x4eb91f25 // mov v5.16b, v25.16b
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
-	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc07263 // ldr q3, [x19, #0x1c0]
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x3dc09263 // ldr q3, [x19, #0x240]
-	WORD $0xbd4030c4 // ldr s4, [x6, #0x30]
-	WORD $0x910a0273 // add x19, x19, #0x280
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x3414 <k_tile_panel_min+0x328>
-	WORD $0x3ca56842 // str q2, [x2, x5]
-	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
-	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000645 // cbz w5, 0x3564 <k_tile_panel_min+0x478>
-	WORD $0x8b040484 // add x4, x4, x4, lsl #1
-	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xb40000aa // cbz x10, 0x34bc <k_tile_panel_min+0x3d0>
-	WORD $0x3ce46842 // ldr q2, [x2, x4]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x34c8 <k_tile_panel_min+0x3dc>
-	WORD $0x14000029 // b 0x355c <k_tile_panel_min+0x470>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540004cb // b.lt 0x355c <k_tile_panel_min+0x470>
-	WORD $0xf9400bea // ldr x10, [sp, #0x10]
-	WORD $0x91000610 // add x16, x16, #0x1
-	WORD $0x9b0a7c2a // mul x10, x1, x10
-	WORD $0x8b0a1a2a // add x10, x17, x10, lsl #6
-	WORD $0xf94007f1 // ldr x17, [sp, #0x8]
-	WORD $0x8b11194a // add x10, x10, x17, lsl #6
-	WORD $0xad401944 // ldp q4, q6, [x10]
-	WORD $0x4eb91f25 // mov v5.16b, v25.16b
-	WORD $0x3dc00063 // ldr q3, [x3]
-	WORD $0xd1000610 // sub x16, x16, #0x1
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01063 // ldr q3, [x3, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02063 // ldr q3, [x3, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03063 // ldr q3, [x3, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc04063 // ldr q3, [x3, #0x100]
-	WORD $0x3dc08064 // ldr q4, [x3, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc05063 // ldr q3, [x3, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc06063 // ldr q3, [x3, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc07063 // ldr q3, [x3, #0x1c0]
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd402144 // ldr s4, [x10, #0x20]
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x3dc09063 // ldr q3, [x3, #0x240]
-	WORD $0xbd403144 // ldr s4, [x10, #0x30]
-	WORD $0x910a0063 // add x3, x3, #0x280
-	WORD $0x9104014a // add x10, x10, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x34e0 <k_tile_panel_min+0x3f4>
-	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
-	WORD $0x3ca46842 // str q2, [x2, x4]
-	WORD $0x910022f1 // add x17, x23, #0x8
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x35d8 <k_tile_panel_min+0x4ec>
-	WORD $0xaa1703f5 // mov x21, x23
-	WORD $0x910012b7 // add x23, x21, #0x4
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x54001e0d // b.le 0x393c <k_tile_panel_min+0x850>
-	WORD $0xaa1503ea // mov x10, x21
-	WORD $0x91000955 // add x21, x10, #0x2
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x54002dcd // b.le 0x3b44 <k_tile_panel_min+0xa58>
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x54004b60 // b.eq 0x3950 <k_tile_panel_min+0xa44>
+	WORD $0xd342fd0c // lsr x12, x8, #2
+	WORD $0xf9401fee // ldr x14, [sp, #0x38]
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
 	WORD $0xaa0a03f0 // mov x16, x10
-	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe36a // b.ge 0x3204 <k_tile_panel_min+0x118>
-	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
-	WORD $0xcb090211 // sub x17, x16, x9
-	WORD $0xf9402001 // ldr x1, [x0, #0x40]
+	WORD $0x9b0e2d8c // madd x12, x12, x14, x11
+	WORD $0xd37ced0e // lsl x14, x8, #4
+	WORD $0xf94023eb // ldr x11, [sp, #0x40]
+	WORD $0x927c05cf // and x15, x14, #0x30
+	WORD $0x8b0e0165 // add x5, x11, x14
+	WORD $0xb94037eb // ldr w11, [sp, #0x34]
+	WORD $0x8b0f018c // add x12, x12, x15
+	WORD $0x3400068b // cbz w11, 0x30e4 <k_tile_panel_min+0x1d8>
+	WORD $0xf940240e // ldr x14, [x0, #0x48]
+	WORD $0xb40000ae // cbz x14, 0x3030 <k_tile_panel_min+0x124>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000aa // b.ge 0x303c <k_tile_panel_min+0x130>
+	WORD $0x1400002c // b 0x30dc <k_tile_panel_min+0x1d0>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400052b // b.lt 0x30dc <k_tile_panel_min+0x1d0>
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0xaa0c03f0 // mov x16, x12
+	WORD $0xf940040f // ldr x15, [x0, #0x8]
+	WORD $0x9b0b7dce // mul x14, x14, x11
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0x8b0e19ee // add x14, x15, x14, lsl #6
+	WORD $0xaa1903ef // mov x15, x25
+	WORD $0x8b0b19ce // add x14, x14, x11, lsl #6
+	WORD $0xad4019c4 // ldp q4, q6, [x14]
+	WORD $0x4eb91f25 // mov v5.16b, v25.16b
+	WORD $0x3dc00203 // ldr q3, [x16]
+	WORD $0xd10005ef // sub x15, x15, #0x1
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc01203 // ldr q3, [x16, #0x40]
+	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc02203 // ldr q3, [x16, #0x80]
+	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc03203 // ldr q3, [x16, #0xc0]
+	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
+	WORD $0x3dc04203 // ldr q3, [x16, #0x100]
+	WORD $0x3dc08204 // ldr q4, [x16, #0x200]
+	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
+	WORD $0x3dc05203 // ldr q3, [x16, #0x140]
+	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
+	WORD $0x3dc06203 // ldr q3, [x16, #0x180]
+	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
+	WORD $0x3dc07203 // ldr q3, [x16, #0x1c0]
+	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
+	WORD $0x6e2bdc83 // fmul v3.4s, v4.4s, v11.4s
+	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
+	WORD $0xbd4021c4 // ldr s4, [x14, #0x20]
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x3dc09203 // ldr q3, [x16, #0x240]
+	WORD $0xbd4031c4 // ldr s4, [x14, #0x30]
+	WORD $0x910401ce // add x14, x14, #0x100
+	WORD $0x910a0210 // add x16, x16, #0x280
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fffc48 // b.hi 0x3060 <k_tile_panel_min+0x154>
+	WORD $0xf94013f0 // ldr x16, [sp, #0x20]
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x9100220f // add x15, x16, #0x8
+	WORD $0xf9002fe8 // str x8, [sp, #0x58]
+	WORD $0xeb0d01ff // cmp x15, x13
+	WORD $0x5400036d // b.le 0x315c <k_tile_panel_min+0x250>
+	WORD $0xaa1003e6 // mov x6, x16
+	WORD $0x910010d6 // add x22, x6, #0x4
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x5400214d // b.le 0x3528 <k_tile_panel_min+0x61c>
+	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
+	WORD $0xf94077f9 // ldr x25, [sp, #0xe8]
+	WORD $0xaa0603f0 // mov x16, x6
+	WORD $0x91000a0e // add x14, x16, #0x2
+	WORD $0xeb0d01df // cmp x14, x13
+	WORD $0x540031cd // b.le 0x3750 <k_tile_panel_min+0x844>
+	WORD $0xaa1003f1 // mov x17, x16
+	WORD $0xeb0d023f // cmp x17, x13
+	WORD $0x54fff58a // b.ge 0x2fd4 <k_tile_panel_min+0xc8>
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xcb0a022b // sub x11, x17, x10
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9b0b7d08 // mul x8, x8, x11
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0x8b0808b0 // add x16, x5, x8, lsl #2
+	WORD $0x91000e28 // add x8, x17, #0x3
+	WORD $0x9a91b10e // csel x14, x8, x17, lt
+	WORD $0xb4003acb // cbz x11, 0x38a0 <k_tile_panel_min+0x994>
+	WORD $0x3dc00202 // ldr q2, [x16]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54003aca // b.ge 0x38ac <k_tile_panel_min+0x9a0>
+	WORD $0x17ffff9e // b 0x2fd0 <k_tile_panel_min+0xc4>
+	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
+	WORD $0xf9400415 // ldr x21, [x0, #0x8]
+	WORD $0xf9402416 // ldr x22, [x0, #0x48]
+	WORD $0xd37ef4f4 // lsl x20, x7, #2
+	WORD $0x8b0704ee // add x14, x7, x7, lsl #1
+	WORD $0xd37be8e1 // lsl x1, x7, #5
+	WORD $0xd37df0f7 // lsl x23, x7, #3
+	WORD $0x8b070291 // add x17, x20, x7
+	WORD $0xd37ef5d8 // lsl x24, x14, #2
+	WORD $0xd37df1da // lsl x26, x14, #3
+	WORD $0xd37ef639 // lsl x25, x17, #2
+	WORD $0xcb14003b // sub x27, x1, x20
+	WORD $0x1400000d // b 0x31c0 <k_tile_panel_min+0x2b4>
+	WORD $0x910020cf // add x15, x6, #0x8
+	WORD $0xaa0603f0 // mov x16, x6
+	WORD $0x3d8003b6 // str q22, [x29]
+	WORD $0xeb0d01ff // cmp x15, x13
+	WORD $0x3cb46ba4 // str q4, [x29, x20]
+	WORD $0x3cb76ba5 // str q5, [x29, x23]
+	WORD $0x3cb86ba6 // str q6, [x29, x24]
+	WORD $0x3ca77bb0 // str q16, [x29, x7, lsl #4]
+	WORD $0x3cb96bb1 // str q17, [x29, x25]
+	WORD $0x3cba6ba7 // str q7, [x29, x26]
+	WORD $0x3cbb6bb3 // str q19, [x29, x27]
+	WORD $0x54fff9ec // b.gt 0x30f8 <k_tile_panel_min+0x1ec>
+	WORD $0xcb0a020e // sub x14, x16, x10
 	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x9b117d4a // mul x10, x10, x17
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
-	WORD $0x91000e11 // add x17, x16, #0x3
-	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4003741 // cbz x1, 0x3ca8 <k_tile_panel_min+0xbbc>
-	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400374a // b.ge 0x3cb8 <k_tile_panel_min+0xbcc>
-	WORD $0x17ffff0b // b 0x3200 <k_tile_panel_min+0x114>
-	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
-	WORD $0xd37ced0a // lsl x10, x8, #4
-	WORD $0xa9400801 // ldp x1, x2, [x0]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xa943e81b // ldp x27, x26, [x0, #0x38]
-	WORD $0xd37ef6d9 // lsl x25, x22, #2
-	WORD $0x8b0a0210 // add x16, x16, x10
-	WORD $0xd37ae466 // lsl x6, x3, #6
-	WORD $0x8b0a0038 // add x24, x1, x10
-	WORD $0x8b1606ca // add x10, x22, x22, lsl #1
-	WORD $0xd37beac1 // lsl x1, x22, #5
-	WORD $0x8b160324 // add x4, x25, x22
-	WORD $0xd37df2dd // lsl x29, x22, #3
-	WORD $0x91020047 // add x7, x2, #0x80
-	WORD $0xd37ef55e // lsl x30, x10, #2
-	WORD $0xd37ef493 // lsl x19, x4, #2
-	WORD $0xd37df154 // lsl x20, x10, #3
-	WORD $0xcb190024 // sub x4, x1, x25
-	WORD $0xd10400c5 // sub x5, x6, #0x100
-	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000d // b 0x365c <k_tile_panel_min+0x570>
-	WORD $0x910022b1 // add x17, x21, #0x8
-	WORD $0xaa1503f7 // mov x23, x21
-	WORD $0x3d800076 // str q22, [x3]
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x3cb96864 // str q4, [x3, x25]
-	WORD $0x3cbd6865 // str q5, [x3, x29]
-	WORD $0x3cbe6866 // str q6, [x3, x30]
-	WORD $0x3cb67870 // str q16, [x3, x22, lsl #4]
-	WORD $0x3cb36871 // str q17, [x3, x19]
-	WORD $0x3cb46867 // str q7, [x3, x20]
-	WORD $0x3ca46873 // str q19, [x3, x4]
-	WORD $0x54fff8ec // b.gt 0x3574 <k_tile_panel_min+0x488>
-	WORD $0xcb0902e1 // sub x1, x23, x9
-	WORD $0xf10002ff // cmp x23, #0x0
-	WORD $0xaa1103f5 // mov x21, x17
-	WORD $0x9b017ec1 // mul x1, x22, x1
-	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
-	WORD $0x91000ee1 // add x1, x23, #0x3
-	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb400019a // cbz x26, 0x36a8 <k_tile_panel_min+0x5bc>
-	WORD $0x3dc00076 // ldr q22, [x3]
-	WORD $0x3cf96864 // ldr q4, [x3, x25]
-	WORD $0x3cfd6865 // ldr q5, [x3, x29]
-	WORD $0x3cfe6866 // ldr q6, [x3, x30]
-	WORD $0x3cf67870 // ldr q16, [x3, x22, lsl #4]
-	WORD $0x3cf36871 // ldr q17, [x3, x19]
-	WORD $0x3cf46867 // ldr q7, [x3, x20]
-	WORD $0x3ce46873 // ldr q19, [x3, x4]
-	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x36d0 <k_tile_panel_min+0x5e4>
-	WORD $0x17ffffe2 // b 0x362c <k_tile_panel_min+0x540>
+	WORD $0x91000a01 // add x1, x16, #0x2
+	WORD $0x9b0e7ce6 // mul x6, x7, x14
+	WORD $0x91000e0e // add x14, x16, #0x3
+	WORD $0x91001211 // add x17, x16, #0x4
+	WORD $0x9a90b1c4 // csel x4, x14, x16, lt
+	WORD $0x9100160e // add x14, x16, #0x5
+	WORD $0xf100003f // cmp x1, #0x0
+	WORD $0x9a81b1de // csel x30, x14, x1, lt
+	WORD $0x91001e0e // add x14, x16, #0x7
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x91001a03 // add x3, x16, #0x6
+	WORD $0x9a91b1ce // csel x14, x14, x17, lt
+	WORD $0x91002602 // add x2, x16, #0x9
+	WORD $0xf100007f // cmp x3, #0x0
+	WORD $0x8b0608bd // add x29, x5, x6, lsl #2
+	WORD $0xaa0f03e6 // mov x6, x15
+	WORD $0x9a83b04f // csel x15, x2, x3, lt
+	WORD $0xb4000196 // cbz x22, 0x323c <k_tile_panel_min+0x330>
+	WORD $0x3dc003b6 // ldr q22, [x29]
+	WORD $0x3cf46ba4 // ldr q4, [x29, x20]
+	WORD $0x3cf76ba5 // ldr q5, [x29, x23]
+	WORD $0x3cf86ba6 // ldr q6, [x29, x24]
+	WORD $0x3ce77bb0 // ldr q16, [x29, x7, lsl #4]
+	WORD $0x3cf96bb1 // ldr q17, [x29, x25]
+	WORD $0x3cfa6ba7 // ldr q7, [x29, x26]
+	WORD $0x3cfb6bb3 // ldr q19, [x29, x27]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400018a // b.ge 0x3264 <k_tile_panel_min+0x358>
+	WORD $0x17ffffd6 // b 0x3190 <k_tile_panel_min+0x284>
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -3548,54 +3265,73 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffb0b // b.lt 0x362c <k_tile_panel_min+0x540>
-	WORD $0x9342fe31 // asr x17, x17, #2
-	WORD $0xaa0a03e2 // mov x2, x10
-	WORD $0x9b117cb1 // mul x17, x5, x17
-	WORD $0x8b171a31 // add x17, x17, x23, lsl #6
-	WORD $0xaa1003f7 // mov x23, x16
-	WORD $0x8b1100f1 // add x17, x7, x17
-	WORD $0x8b060221 // add x1, x17, x6
-	WORD $0xad7c6a2c // ldp q12, q26, [x17, #-0x80]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fff98b // b.lt 0x3190 <k_tile_panel_min+0x284>
+	WORD $0xd342fc82 // lsr x2, x4, #2
+	WORD $0xd342ffc8 // lsr x8, x30, #2
+	WORD $0xd342fdcb // lsr x11, x14, #2
+	WORD $0xd342fde0 // lsr x0, x15, #2
+	WORD $0x927edc84 // and x4, x4, #0x3fffffffffffffc
+	WORD $0x927edfde // and x30, x30, #0x3fffffffffffffc
+	WORD $0x9b027e62 // mul x2, x19, x2
+	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
+	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
+	WORD $0xcb040210 // sub x16, x16, x4
+	WORD $0xcb1e0021 // sub x1, x1, x30
+	WORD $0xcb0e022e // sub x14, x17, x14
+	WORD $0x9b087e68 // mul x8, x19, x8
+	WORD $0xcb0f006f // sub x15, x3, x15
+	WORD $0xf94077e3 // ldr x3, [sp, #0xe8]
+	WORD $0xaa0c03e4 // mov x4, x12
+	WORD $0x9b0b7e6b // mul x11, x19, x11
+	WORD $0x8b021aa2 // add x2, x21, x2, lsl #6
+	WORD $0x9b007e60 // mul x0, x19, x0
+	WORD $0x8b081aa8 // add x8, x21, x8, lsl #6
+	WORD $0x8b10185e // add x30, x2, x16, lsl #6
+	WORD $0x8b0b1aab // add x11, x21, x11, lsl #6
+	WORD $0x8b011910 // add x16, x8, x1, lsl #6
+	WORD $0x8b001aa0 // add x0, x21, x0, lsl #6
+	WORD $0x8b0e1971 // add x17, x11, x14, lsl #6
+	WORD $0x8b0f1801 // add x1, x0, x15, lsl #6
+	WORD $0xad406bcc // ldp q12, q26, [x30]
 	WORD $0x4eb91f32 // mov v18.16b, v25.16b
 	WORD $0xad03dbf3 // stp q19, q22, [sp, #0x70]
-	WORD $0x3dc002ee // ldr q14, [x23]
-	WORD $0xad7e6e2a // ldp q10, q27, [x17, #-0x40]
+	WORD $0xad426fca // ldp q10, q27, [x30, #0x40]
+	WORD $0x3dc0008e // ldr q14, [x4]
 	WORD $0x4eb91f33 // mov v19.16b, v25.16b
-	WORD $0xad7c782f // ldp q15, q30, [x1, #-0x80]
 	WORD $0x4eb91f36 // mov v22.16b, v25.16b
-	WORD $0xad422423 // ldp q3, q9, [x1, #0x40]
+	WORD $0xad407a2f // ldp q15, q30, [x17]
 	WORD $0x4eb91f34 // mov v20.16b, v25.16b
-	WORD $0xad40722b // ldp q11, q28, [x17]
+	WORD $0xad422423 // ldp q3, q9, [x1, #0x40]
 	WORD $0x4eb91f35 // mov v21.16b, v25.16b
-	WORD $0xad42762d // ldp q13, q29, [x17, #0x40]
+	WORD $0xad40720b // ldp q11, q28, [x16]
 	WORD $0x4eb91f37 // mov v23.16b, v25.16b
-	WORD $0xad7e7c21 // ldp q1, q31, [x1, #-0x40]
+	WORD $0xad42760d // ldp q13, q29, [x16, #0x40]
 	WORD $0x4eb91f38 // mov v24.16b, v25.16b
-	WORD $0xad402020 // ldp q0, q8, [x1]
+	WORD $0xad427e21 // ldp q1, q31, [x17, #0x40]
 	WORD $0x4f8ce1d2 // sdot v18.4s, v14.16b, v12.4b[0]
-	WORD $0x3dc027f9 // ldr q25, [sp, #0x90]
+	WORD $0xad402020 // ldp q0, q8, [x1]
 	WORD $0x4f8ae1d3 // sdot v19.4s, v14.16b, v10.4b[0]
+	WORD $0x3dc027f9 // ldr q25, [sp, #0x90]
 	WORD $0x4f8fe1d6 // sdot v22.4s, v14.16b, v15.4b[0]
 	WORD $0x4f8be1d4 // sdot v20.4s, v14.16b, v11.4b[0]
 	WORD $0x4f8de1d5 // sdot v21.4s, v14.16b, v13.4b[0]
 	WORD $0x4f81e1d7 // sdot v23.4s, v14.16b, v1.4b[0]
+	WORD $0x3dc01082 // ldr q2, [x4, #0x40]
 	WORD $0x4f83e1d9 // sdot v25.4s, v14.16b, v3.4b[0]
-	WORD $0x3dc012e2 // ldr q2, [x23, #0x40]
 	WORD $0x4f80e1d8 // sdot v24.4s, v14.16b, v0.4b[0]
-	WORD $0x3dc022ee // ldr q14, [x23, #0x80]
-	WORD $0xd1000442 // sub x2, x2, #0x1
+	WORD $0x3dc0208e // ldr q14, [x4, #0x80]
 	WORD $0x4face052 // sdot v18.4s, v2.16b, v12.4b[1]
 	WORD $0x4faae053 // sdot v19.4s, v2.16b, v10.4b[1]
+	WORD $0xd1000463 // sub x3, x3, #0x1
 	WORD $0x4fafe056 // sdot v22.4s, v2.16b, v15.4b[1]
 	WORD $0x4fabe054 // sdot v20.4s, v2.16b, v11.4b[1]
+	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0x4fade055 // sdot v21.4s, v2.16b, v13.4b[1]
 	WORD $0x4fa1e057 // sdot v23.4s, v2.16b, v1.4b[1]
 	WORD $0x4fa3e059 // sdot v25.4s, v2.16b, v3.4b[1]
 	WORD $0x4fa0e058 // sdot v24.4s, v2.16b, v0.4b[1]
-	WORD $0x3dc032e2 // ldr q2, [x23, #0xc0]
-	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x3dc03082 // ldr q2, [x4, #0xc0]
 	WORD $0x4f8ce9d2 // sdot v18.4s, v14.16b, v12.4b[2]
 	WORD $0x4f8ae9d3 // sdot v19.4s, v14.16b, v10.4b[2]
 	WORD $0x4f8fe9d6 // sdot v22.4s, v14.16b, v15.4b[2]
@@ -3606,24 +3342,24 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f80e9d8 // sdot v24.4s, v14.16b, v0.4b[2]
 	WORD $0x4face852 // sdot v18.4s, v2.16b, v12.4b[3]
 	WORD $0x4faae853 // sdot v19.4s, v2.16b, v10.4b[3]
+	WORD $0x3dc0408a // ldr q10, [x4, #0x100]
 	WORD $0x4fafe856 // sdot v22.4s, v2.16b, v15.4b[3]
 	WORD $0x4fabe854 // sdot v20.4s, v2.16b, v11.4b[3]
-	WORD $0x4fade855 // sdot v21.4s, v2.16b, v13.4b[3]
-	WORD $0x3dc042ea // ldr q10, [x23, #0x100]
-	WORD $0x4fa3e859 // sdot v25.4s, v2.16b, v3.4b[3]
-	WORD $0x4fa1e857 // sdot v23.4s, v2.16b, v1.4b[3]
-	WORD $0x4fa0e858 // sdot v24.4s, v2.16b, v0.4b[3]
-	WORD $0x3dc052e0 // ldr q0, [x23, #0x140]
-	WORD $0x3dc062e1 // ldr q1, [x23, #0x180]
 	WORD $0x3dc01beb // ldr q11, [sp, #0x60]
+	WORD $0x4fade855 // sdot v21.4s, v2.16b, v13.4b[3]
+	WORD $0x4fa1e857 // sdot v23.4s, v2.16b, v1.4b[3]
+	WORD $0x3dc06081 // ldr q1, [x4, #0x180]
+	WORD $0x4fa3e859 // sdot v25.4s, v2.16b, v3.4b[3]
+	WORD $0x4fa0e858 // sdot v24.4s, v2.16b, v0.4b[3]
+	WORD $0x3dc05080 // ldr q0, [x4, #0x140]
 	WORD $0x4f9ae152 // sdot v18.4s, v10.16b, v26.4b[0]
 	WORD $0x4f9be153 // sdot v19.4s, v10.16b, v27.4b[0]
+	WORD $0x3dc08082 // ldr q2, [x4, #0x200]
 	WORD $0x4f9ee156 // sdot v22.4s, v10.16b, v30.4b[0]
 	WORD $0x4f9ce154 // sdot v20.4s, v10.16b, v28.4b[0]
 	WORD $0x4f9de155 // sdot v21.4s, v10.16b, v29.4b[0]
-	WORD $0x3dc082e2 // ldr q2, [x23, #0x200]
-	WORD $0x4f89e159 // sdot v25.4s, v10.16b, v9.4b[0]
 	WORD $0x4f9fe157 // sdot v23.4s, v10.16b, v31.4b[0]
+	WORD $0x4f89e159 // sdot v25.4s, v10.16b, v9.4b[0]
 	WORD $0x4f88e158 // sdot v24.4s, v10.16b, v8.4b[0]
 	WORD $0x6e2bdc4a // fmul v10.4s, v2.4s, v11.4s
 	WORD $0x4fbae012 // sdot v18.4s, v0.16b, v26.4b[1]
@@ -3631,137 +3367,147 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4fbee016 // sdot v22.4s, v0.16b, v30.4b[1]
 	WORD $0x4fbce014 // sdot v20.4s, v0.16b, v28.4b[1]
 	WORD $0x4fbde015 // sdot v21.4s, v0.16b, v29.4b[1]
-	WORD $0x4fa9e019 // sdot v25.4s, v0.16b, v9.4b[1]
 	WORD $0x4fbfe017 // sdot v23.4s, v0.16b, v31.4b[1]
+	WORD $0x4fa9e019 // sdot v25.4s, v0.16b, v9.4b[1]
 	WORD $0x4fa8e018 // sdot v24.4s, v0.16b, v8.4b[1]
-	WORD $0x3dc072e0 // ldr q0, [x23, #0x1c0]
-	WORD $0x4eaa1d43 // mov v3.16b, v10.16b
+	WORD $0x3dc07080 // ldr q0, [x4, #0x1c0]
 	WORD $0x4f9ae832 // sdot v18.4s, v1.16b, v26.4b[2]
 	WORD $0x4f9be833 // sdot v19.4s, v1.16b, v27.4b[2]
+	WORD $0x4eaa1d43 // mov v3.16b, v10.16b
 	WORD $0x4f9ee836 // sdot v22.4s, v1.16b, v30.4b[2]
 	WORD $0x4f9ce834 // sdot v20.4s, v1.16b, v28.4b[2]
 	WORD $0x4f9de835 // sdot v21.4s, v1.16b, v29.4b[2]
-	WORD $0x4f89e839 // sdot v25.4s, v1.16b, v9.4b[2]
 	WORD $0x4f9fe837 // sdot v23.4s, v1.16b, v31.4b[2]
+	WORD $0x4f89e839 // sdot v25.4s, v1.16b, v9.4b[2]
 	WORD $0x4f88e838 // sdot v24.4s, v1.16b, v8.4b[2]
 	WORD $0x4eaa1d41 // mov v1.16b, v10.16b
 	WORD $0x4fbae812 // sdot v18.4s, v0.16b, v26.4b[3]
 	WORD $0x4fbbe813 // sdot v19.4s, v0.16b, v27.4b[3]
+	WORD $0x4eaa1d5a // mov v26.16b, v10.16b
 	WORD $0x4fbee816 // sdot v22.4s, v0.16b, v30.4b[3]
 	WORD $0x4fbce814 // sdot v20.4s, v0.16b, v28.4b[3]
+	WORD $0x4eaa1d5b // mov v27.16b, v10.16b
 	WORD $0x4fbde815 // sdot v21.4s, v0.16b, v29.4b[3]
-	WORD $0x4eaa1d5a // mov v26.16b, v10.16b
-	WORD $0x4fa9e819 // sdot v25.4s, v0.16b, v9.4b[3]
 	WORD $0x4fbfe817 // sdot v23.4s, v0.16b, v31.4b[3]
+	WORD $0x4fa9e819 // sdot v25.4s, v0.16b, v9.4b[3]
 	WORD $0x4fa8e818 // sdot v24.4s, v0.16b, v8.4b[3]
 	WORD $0x4eaa1d40 // mov v0.16b, v10.16b
-	WORD $0x4eaa1d5b // mov v27.16b, v10.16b
 	WORD $0x4e32cc41 // fmla v1.4s, v2.4s, v18.4s
 	WORD $0x4e33cc43 // fmla v3.4s, v2.4s, v19.4s
 	WORD $0x4eaa1d52 // mov v18.16b, v10.16b
 	WORD $0x4eaa1d53 // mov v19.16b, v10.16b
 	WORD $0x4e34cc5a // fmla v26.4s, v2.4s, v20.4s
-	WORD $0xbc5a0234 // ldur s20, [x17, #-0x60]
+	WORD $0xbd4023d4 // ldr s20, [x30, #0x20]
 	WORD $0x4e36cc40 // fmla v0.4s, v2.4s, v22.4s
+	WORD $0x4e35cc5b // fmla v27.4s, v2.4s, v21.4s
+	WORD $0xbd402215 // ldr s21, [x16, #0x20]
 	WORD $0x4e39cc4a // fmla v10.4s, v2.4s, v25.4s
 	WORD $0xad4467f6 // ldp q22, q25, [sp, #0x80]
-	WORD $0x4e35cc5b // fmla v27.4s, v2.4s, v21.4s
 	WORD $0x4e38cc53 // fmla v19.4s, v2.4s, v24.4s
 	WORD $0x4e37cc52 // fmla v18.4s, v2.4s, v23.4s
-	WORD $0xbc5e0222 // ldur s2, [x17, #-0x20]
-	WORD $0xbd402235 // ldr s21, [x17, #0x20]
-	WORD $0x4f941036 // fmla v22.4s, v1.4s, v20.s[0]
-	WORD $0xbc5a0034 // ldur s20, [x1, #-0x60]
-	WORD $0xbd406221 // ldr s1, [x17, #0x60]
-	WORD $0x4f821064 // fmla v4.4s, v3.4s, v2.s[0]
+	WORD $0xbd4063c2 // ldr s2, [x30, #0x60]
 	WORD $0x4f951345 // fmla v5.4s, v26.4s, v21.s[0]
-	WORD $0xbc5e0022 // ldur s2, [x1, #-0x20]
+	WORD $0x4f941036 // fmla v22.4s, v1.4s, v20.s[0]
+	WORD $0xbd402234 // ldr s20, [x17, #0x20]
+	WORD $0xbd406201 // ldr s1, [x16, #0x60]
+	WORD $0x4f821064 // fmla v4.4s, v3.4s, v2.s[0]
+	WORD $0xbd406222 // ldr s2, [x17, #0x60]
+	WORD $0xbd4033c3 // ldr s3, [x30, #0x30]
 	WORD $0x4f941010 // fmla v16.4s, v0.4s, v20.s[0]
 	WORD $0xbd402020 // ldr s0, [x1, #0x20]
 	WORD $0x4f811366 // fmla v6.4s, v27.4s, v1.s[0]
 	WORD $0xbd406021 // ldr s1, [x1, #0x60]
 	WORD $0x4f821251 // fmla v17.4s, v18.4s, v2.s[0]
-	WORD $0x3dc092e2 // ldr q2, [x23, #0x240]
+	WORD $0x3dc09082 // ldr q2, [x4, #0x240]
 	WORD $0x4f801267 // fmla v7.4s, v19.4s, v0.s[0]
 	WORD $0x3dc01ff3 // ldr q19, [sp, #0x70]
-	WORD $0xbc5b0223 // ldur s3, [x17, #-0x50]
-	WORD $0xbc5f0232 // ldur s18, [x17, #-0x10]
-	WORD $0xbd403220 // ldr s0, [x17, #0x30]
-	WORD $0x910a02f7 // add x23, x23, #0x280
-	WORD $0x4f811153 // fmla v19.4s, v10.4s, v1.s[0]
-	WORD $0xbd407221 // ldr s1, [x17, #0x70]
+	WORD $0xbd4073d2 // ldr s18, [x30, #0x70]
+	WORD $0xbd403200 // ldr s0, [x16, #0x30]
 	WORD $0x4f831056 // fmla v22.4s, v2.4s, v3.s[0]
+	WORD $0xbd407223 // ldr s3, [x17, #0x70]
+	WORD $0x4f811153 // fmla v19.4s, v10.4s, v1.s[0]
+	WORD $0xbd407201 // ldr s1, [x16, #0x70]
 	WORD $0x4f921044 // fmla v4.4s, v2.4s, v18.s[0]
 	WORD $0x4f801045 // fmla v5.4s, v2.4s, v0.s[0]
-	WORD $0xbc5b0020 // ldur s0, [x1, #-0x50]
-	WORD $0xbc5f0023 // ldur s3, [x1, #-0x10]
+	WORD $0xbd403220 // ldr s0, [x17, #0x30]
+	WORD $0xbd407032 // ldr s18, [x1, #0x70]
 	WORD $0x4f811046 // fmla v6.4s, v2.4s, v1.s[0]
 	WORD $0xbd403021 // ldr s1, [x1, #0x30]
-	WORD $0xbd407032 // ldr s18, [x1, #0x70]
-	WORD $0x4f801050 // fmla v16.4s, v2.4s, v0.s[0]
-	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f831051 // fmla v17.4s, v2.4s, v3.s[0]
+	WORD $0x4f801050 // fmla v16.4s, v2.4s, v0.s[0]
+	WORD $0x910403de // add x30, x30, #0x100
+	WORD $0x91040210 // add x16, x16, #0x100
 	WORD $0x4f811047 // fmla v7.4s, v2.4s, v1.s[0]
 	WORD $0x4f921053 // fmla v19.4s, v2.4s, v18.s[0]
-	WORD $0x54ffeda8 // b.hi 0x36e8 <k_tile_panel_min+0x5fc>
-	WORD $0x17ffff3d // b 0x362c <k_tile_panel_min+0x540>
-	WORD $0xa941400a // ldp x10, x16, [x0, #0x10]
-	WORD $0xd37ced07 // lsl x7, x8, #4
-	WORD $0xa9404413 // ldp x19, x17, [x0]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xa9438402 // ldp x2, x1, [x0, #0x38]
-	WORD $0x8b100605 // add x5, x16, x16, lsl #1
-	WORD $0xd37df204 // lsl x4, x16, #3
-	WORD $0x8b070146 // add x6, x10, x7
-	WORD $0x8b070267 // add x7, x19, x7
-	WORD $0xd37ef4a5 // lsl x5, x5, #2
-	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x398c <k_tile_panel_min+0x8a0>
-	WORD $0x91001157 // add x23, x10, #0x4
-	WORD $0xaa0a03f5 // mov x21, x10
+	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x91040021 // add x1, x1, #0x100
+	WORD $0x910a0084 // add x4, x4, #0x280
+	WORD $0x54ffed68 // b.hi 0x32cc <k_tile_panel_min+0x3c0>
+	WORD $0x17ffff1b // b 0x3190 <k_tile_panel_min+0x284>
+	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
+	WORD $0xf94077f9 // ldr x25, [sp, #0xe8]
+	WORD $0xa9418411 // ldp x17, x1, [x0, #0x18]
+	WORD $0xf9400403 // ldr x3, [x0, #0x8]
+	WORD $0xf9402404 // ldr x4, [x0, #0x48]
+	WORD $0x8b11062e // add x14, x17, x17, lsl #1
+	WORD $0xd37df227 // lsl x7, x17, #3
+	WORD $0xd37ef5d3 // lsl x19, x14, #2
+	WORD $0x14000009 // b 0x356c <k_tile_panel_min+0x660>
+	WORD $0x91001216 // add x22, x16, #0x4
+	WORD $0xaa1003e6 // mov x6, x16
 	WORD $0x3d800285 // str q5, [x20]
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x3cb66a84 // str q4, [x20, x22]
-	WORD $0x3ca46a83 // str q3, [x20, x4]
-	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffdfec // b.gt 0x3584 <k_tile_panel_min+0x498>
-	WORD $0xcb0902aa // sub x10, x21, x9
-	WORD $0x91000eb8 // add x24, x21, #0x3
-	WORD $0xf10002bf // cmp x21, #0x0
-	WORD $0x9b0a7e0a // mul x10, x16, x10
-	WORD $0xd37ef616 // lsl x22, x16, #2
-	WORD $0x8b0a08f4 // add x20, x7, x10, lsl #2
-	WORD $0xaa1703ea // mov x10, x23
-	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x39cc <k_tile_panel_min+0x8e0>
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x3cb56a84 // str q4, [x20, x21]
+	WORD $0x3ca76a83 // str q3, [x20, x7]
+	WORD $0x3cb36a82 // str q2, [x20, x19]
+	WORD $0x54ffdd4c // b.gt 0x3110 <k_tile_panel_min+0x204>
+	WORD $0xcb0a00c8 // sub x8, x6, x10
+	WORD $0x91000ccb // add x11, x6, #0x3
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x9b087e28 // mul x8, x17, x8
+	WORD $0x910008ce // add x14, x6, #0x2
+	WORD $0x9a86b16f // csel x15, x11, x6, lt
+	WORD $0x910014cb // add x11, x6, #0x5
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0xd37ef635 // lsl x21, x17, #2
+	WORD $0xaa1603f0 // mov x16, x22
+	WORD $0x9a8eb176 // csel x22, x11, x14, lt
+	WORD $0x8b0808b4 // add x20, x5, x8, lsl #2
+	WORD $0xb4000104 // cbz x4, 0x35bc <k_tile_panel_min+0x6b0>
 	WORD $0x3dc00285 // ldr q5, [x20]
-	WORD $0x3cf66a84 // ldr q4, [x20, x22]
-	WORD $0x3ce46a83 // ldr q3, [x20, x4]
-	WORD $0x3ce56a82 // ldr q2, [x20, x5]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x39e4 <k_tile_panel_min+0x8f8>
-	WORD $0x17ffffe9 // b 0x396c <k_tile_panel_min+0x880>
+	WORD $0x3cf56a84 // ldr q4, [x20, x21]
+	WORD $0x3ce76a83 // ldr q3, [x20, x7]
+	WORD $0x3cf36a82 // ldr q2, [x20, x19]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x35d4 <k_tile_panel_min+0x6c8>
+	WORD $0x17ffffe5 // b 0x354c <k_tile_panel_min+0x640>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x396c <k_tile_panel_min+0x880>
-	WORD $0xd342fef8 // lsr x24, x23, #2
-	WORD $0x927edef7 // and x23, x23, #0x3fffffffffffffc
-	WORD $0xcb1702b5 // sub x21, x21, x23
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0x9b187c78 // mul x24, x3, x24
-	WORD $0x8b181a38 // add x24, x17, x24, lsl #6
-	WORD $0x8b151b15 // add x21, x24, x21, lsl #6
-	WORD $0xaa0603f8 // mov x24, x6
-	WORD $0xad424ea0 // ldp q0, q19, [x21, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x354c <k_tile_panel_min+0x640>
+	WORD $0xd342fde8 // lsr x8, x15, #2
+	WORD $0xd342fecb // lsr x11, x22, #2
+	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
+	WORD $0x927edec2 // and x2, x22, #0x3fffffffffffffc
+	WORD $0xcb0f00cf // sub x15, x6, x15
+	WORD $0xaa1903f7 // mov x23, x25
+	WORD $0x9b087c28 // mul x8, x1, x8
+	WORD $0xcb0201ce // sub x14, x14, x2
+	WORD $0xaa0c03f8 // mov x24, x12
+	WORD $0x9b0b7c2b // mul x11, x1, x11
+	WORD $0x8b081868 // add x8, x3, x8, lsl #6
+	WORD $0x8b0b186b // add x11, x3, x11, lsl #6
+	WORD $0x8b0f1906 // add x6, x8, x15, lsl #6
+	WORD $0x8b0e1976 // add x22, x11, x14, lsl #6
+	WORD $0xad424cc0 // ldp q0, q19, [x6, #0x40]
 	WORD $0x4eb91f26 // mov v6.16b, v25.16b
-	WORD $0xad4662a1 // ldp q1, q24, [x21, #0xc0]
+	WORD $0xad4262c1 // ldp q1, q24, [x22, #0x40]
 	WORD $0x4eb91f27 // mov v7.16b, v25.16b
-	WORD $0xad404ab5 // ldp q21, q18, [x21]
+	WORD $0xad4048d5 // ldp q21, q18, [x6]
 	WORD $0x4eb91f31 // mov v17.16b, v25.16b
-	WORD $0xad445eb6 // ldp q22, q23, [x21, #0x80]
+	WORD $0xad405ed6 // ldp q22, q23, [x22]
 	WORD $0x4eb91f30 // mov v16.16b, v25.16b
 	WORD $0x3dc00314 // ldr q20, [x24]
 	WORD $0xd10006f7 // sub x23, x23, #0x1
@@ -3812,164 +3558,158 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb41e93 // mov v19.16b, v20.16b
 	WORD $0x4e26cc20 // fmla v0.4s, v1.4s, v6.4s
 	WORD $0x4e27cc32 // fmla v18.4s, v1.4s, v7.4s
-	WORD $0xbd4062a6 // ldr s6, [x21, #0x60]
+	WORD $0xbd4060c6 // ldr s6, [x6, #0x60]
 	WORD $0x4e31cc33 // fmla v19.4s, v1.4s, v17.4s
 	WORD $0x4e30cc34 // fmla v20.4s, v1.4s, v16.4s
-	WORD $0xbd4022a1 // ldr s1, [x21, #0x20]
-	WORD $0xbd40a2a7 // ldr s7, [x21, #0xa0]
-	WORD $0xbd40e2b0 // ldr s16, [x21, #0xe0]
+	WORD $0xbd4020c1 // ldr s1, [x6, #0x20]
+	WORD $0xbd4022c7 // ldr s7, [x22, #0x20]
+	WORD $0xbd4062d0 // ldr s16, [x22, #0x60]
 	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
 	WORD $0x4f861244 // fmla v4.4s, v18.4s, v6.s[0]
 	WORD $0x3dc09300 // ldr q0, [x24, #0x240]
 	WORD $0x4f871263 // fmla v3.4s, v19.4s, v7.s[0]
 	WORD $0x4f901282 // fmla v2.4s, v20.4s, v16.s[0]
-	WORD $0xbd4032a1 // ldr s1, [x21, #0x30]
-	WORD $0xbd4072a6 // ldr s6, [x21, #0x70]
-	WORD $0xbd40b2a7 // ldr s7, [x21, #0xb0]
-	WORD $0xbd40f2b0 // ldr s16, [x21, #0xf0]
+	WORD $0xbd4030c1 // ldr s1, [x6, #0x30]
+	WORD $0xbd4070c6 // ldr s6, [x6, #0x70]
+	WORD $0xbd4032c7 // ldr s7, [x22, #0x30]
+	WORD $0xbd4072d0 // ldr s16, [x22, #0x70]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x910402d6 // add x22, x22, #0x100
 	WORD $0x910a0318 // add x24, x24, #0x280
-	WORD $0x910402b5 // add x21, x21, #0x100
 	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
 	WORD $0x4f861004 // fmla v4.4s, v0.4s, v6.s[0]
 	WORD $0x4f871003 // fmla v3.4s, v0.4s, v7.s[0]
 	WORD $0x4f901002 // fmla v2.4s, v0.4s, v16.s[0]
-	WORD $0x54fff648 // b.hi 0x3a04 <k_tile_panel_min+0x918>
-	WORD $0x17ffff8b // b 0x396c <k_tile_panel_min+0x880>
-	WORD $0xa9400c06 // ldp x6, x3, [x0]
-	WORD $0xd37ced10 // lsl x16, x8, #4
-	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xa9410805 // ldp x5, x2, [x0, #0x10]
-	WORD $0x8b1000c6 // add x6, x6, x16
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x14000007 // b 0x3b80 <k_tile_panel_min+0xa94>
-	WORD $0x91000a15 // add x21, x16, #0x2
-	WORD $0xaa1003ea // mov x10, x16
-	WORD $0x3d800263 // str q3, [x19]
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffd0cc // b.gt 0x3594 <k_tile_panel_min+0x4a8>
-	WORD $0xcb090150 // sub x16, x10, x9
-	WORD $0x91000d56 // add x22, x10, #0x3
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x9b107c50 // mul x16, x2, x16
-	WORD $0xd37ef454 // lsl x20, x2, #2
-	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
-	WORD $0xaa1503f0 // mov x16, x21
-	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x3bb8 <k_tile_panel_min+0xacc>
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0x3cf46a62 // ldr q2, [x19, x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x3bc8 <k_tile_panel_min+0xadc>
-	WORD $0x17ffffed // b 0x3b68 <k_tile_panel_min+0xa7c>
+	WORD $0x54fff628 // b.hi 0x360c <k_tile_panel_min+0x700>
+	WORD $0x17ffff80 // b 0x354c <k_tile_panel_min+0x640>
+	WORD $0xa9419003 // ldp x3, x4, [x0, #0x18]
+	WORD $0xf9400401 // ldr x1, [x0, #0x8]
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0x14000007 // b 0x3778 <k_tile_panel_min+0x86c>
+	WORD $0x91000a2e // add x14, x17, #0x2
+	WORD $0xaa1103f0 // mov x16, x17
+	WORD $0x3d8000e3 // str q3, [x7]
+	WORD $0xeb0d01df // cmp x14, x13
+	WORD $0x3cb368e2 // str q2, [x7, x19]
+	WORD $0x54ffcd6c // b.gt 0x3120 <k_tile_panel_min+0x214>
+	WORD $0xcb0a0208 // sub x8, x16, x10
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0xd37ef473 // lsl x19, x3, #2
+	WORD $0x9b087c68 // mul x8, x3, x8
+	WORD $0xaa0e03f1 // mov x17, x14
+	WORD $0x8b0808a7 // add x7, x5, x8, lsl #2
+	WORD $0x91000e08 // add x8, x16, #0x3
+	WORD $0x9a90b10e // csel x14, x8, x16, lt
+	WORD $0xb40000c6 // cbz x6, 0x37b0 <k_tile_panel_min+0x8a4>
+	WORD $0x3dc000e3 // ldr q3, [x7]
+	WORD $0x3cf368e2 // ldr q2, [x7, x19]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x37c0 <k_tile_panel_min+0x8b4>
+	WORD $0x17ffffed // b 0x3760 <k_tile_panel_min+0x854>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x3b68 <k_tile_panel_min+0xa7c>
-	WORD $0xd342feb6 // lsr x22, x21, #2
-	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
-	WORD $0xcb15014a // sub x10, x10, x21
-	WORD $0xaa0703f5 // mov x21, x7
-	WORD $0x9b167c96 // mul x22, x4, x22
-	WORD $0x8b161876 // add x22, x3, x22, lsl #6
-	WORD $0x8b0a1aca // add x10, x22, x10, lsl #6
-	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0xad424140 // ldp q0, q16, [x10, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffd2b // b.lt 0x3760 <k_tile_panel_min+0x854>
+	WORD $0xd342fdc8 // lsr x8, x14, #2
+	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
+	WORD $0xaa1903f4 // mov x20, x25
+	WORD $0xcb0b020b // sub x11, x16, x11
+	WORD $0xaa0c03f5 // mov x21, x12
+	WORD $0x9b087c88 // mul x8, x4, x8
+	WORD $0x8b081828 // add x8, x1, x8, lsl #6
+	WORD $0x8b0b1910 // add x16, x8, x11, lsl #6
+	WORD $0xad424200 // ldp q0, q16, [x16, #0x40]
 	WORD $0x4eb91f25 // mov v5.16b, v25.16b
-	WORD $0xad401d44 // ldp q4, q7, [x10]
+	WORD $0xad401e04 // ldp q4, q7, [x16]
 	WORD $0x4eb91f26 // mov v6.16b, v25.16b
-	WORD $0x3dc002c1 // ldr q1, [x22]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x3dc002a1 // ldr q1, [x21]
+	WORD $0xd1000694 // sub x20, x20, #0x1
+	WORD $0xf100069f // cmp x20, #0x1
 	WORD $0x4f84e025 // sdot v5.4s, v1.16b, v4.4b[0]
 	WORD $0x4f80e026 // sdot v6.4s, v1.16b, v0.4b[0]
-	WORD $0x3dc012c1 // ldr q1, [x22, #0x40]
+	WORD $0x3dc012a1 // ldr q1, [x21, #0x40]
 	WORD $0x4fa4e025 // sdot v5.4s, v1.16b, v4.4b[1]
 	WORD $0x4fa0e026 // sdot v6.4s, v1.16b, v0.4b[1]
-	WORD $0x3dc022c1 // ldr q1, [x22, #0x80]
+	WORD $0x3dc022a1 // ldr q1, [x21, #0x80]
 	WORD $0x4f84e825 // sdot v5.4s, v1.16b, v4.4b[2]
 	WORD $0x4f80e826 // sdot v6.4s, v1.16b, v0.4b[2]
-	WORD $0x3dc032c1 // ldr q1, [x22, #0xc0]
+	WORD $0x3dc032a1 // ldr q1, [x21, #0xc0]
 	WORD $0x4fa4e825 // sdot v5.4s, v1.16b, v4.4b[3]
 	WORD $0x4fa0e826 // sdot v6.4s, v1.16b, v0.4b[3]
-	WORD $0x3dc042c0 // ldr q0, [x22, #0x100]
-	WORD $0x3dc072c1 // ldr q1, [x22, #0x1c0]
+	WORD $0x3dc042a0 // ldr q0, [x21, #0x100]
+	WORD $0x3dc072a1 // ldr q1, [x21, #0x1c0]
 	WORD $0x4f87e005 // sdot v5.4s, v0.16b, v7.4b[0]
 	WORD $0x4f90e006 // sdot v6.4s, v0.16b, v16.4b[0]
-	WORD $0x3dc052c0 // ldr q0, [x22, #0x140]
+	WORD $0x3dc052a0 // ldr q0, [x21, #0x140]
 	WORD $0x4fa7e005 // sdot v5.4s, v0.16b, v7.4b[1]
 	WORD $0x4fb0e006 // sdot v6.4s, v0.16b, v16.4b[1]
-	WORD $0x3dc062c0 // ldr q0, [x22, #0x180]
+	WORD $0x3dc062a0 // ldr q0, [x21, #0x180]
 	WORD $0x4f87e805 // sdot v5.4s, v0.16b, v7.4b[2]
 	WORD $0x4f90e806 // sdot v6.4s, v0.16b, v16.4b[2]
-	WORD $0x3dc082c0 // ldr q0, [x22, #0x200]
+	WORD $0x3dc082a0 // ldr q0, [x21, #0x200]
 	WORD $0x6e2bdc04 // fmul v4.4s, v0.4s, v11.4s
 	WORD $0x4fa7e825 // sdot v5.4s, v1.16b, v7.4b[3]
 	WORD $0x4fb0e826 // sdot v6.4s, v1.16b, v16.4b[3]
 	WORD $0x4ea41c81 // mov v1.16b, v4.16b
 	WORD $0x4e26cc04 // fmla v4.4s, v0.4s, v6.4s
 	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0xbd402140 // ldr s0, [x10, #0x20]
-	WORD $0xbd406145 // ldr s5, [x10, #0x60]
+	WORD $0xbd402200 // ldr s0, [x16, #0x20]
+	WORD $0xbd406205 // ldr s5, [x16, #0x60]
 	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
-	WORD $0xbd407144 // ldr s4, [x10, #0x70]
+	WORD $0xbd407204 // ldr s4, [x16, #0x70]
 	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
-	WORD $0x3dc092c0 // ldr q0, [x22, #0x240]
-	WORD $0xbd403141 // ldr s1, [x10, #0x30]
-	WORD $0x910a02d6 // add x22, x22, #0x280
-	WORD $0x9104014a // add x10, x10, #0x100
+	WORD $0x3dc092a0 // ldr q0, [x21, #0x240]
+	WORD $0xbd403201 // ldr s1, [x16, #0x30]
+	WORD $0x91040210 // add x16, x16, #0x100
+	WORD $0x910a02b5 // add x21, x21, #0x280
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
 	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
-	WORD $0x54fffa48 // b.hi 0x3be8 <k_tile_panel_min+0xafc>
-	WORD $0x17ffffb1 // b 0x3b68 <k_tile_panel_min+0xa7c>
+	WORD $0x54fffa48 // b.hi 0x37e0 <k_tile_panel_min+0x8d4>
+	WORD $0x17ffffb1 // b 0x3760 <k_tile_panel_min+0x854>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffaa6b // b.lt 0x3200 <k_tile_panel_min+0x114>
-	WORD $0xd342fe22 // lsr x2, x17, #2
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
-	WORD $0xcb110211 // sub x17, x16, x17
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x9b027c62 // mul x2, x3, x2
-	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
-	WORD $0x8b081090 // add x16, x4, x8, lsl #4
-	WORD $0x8b021862 // add x2, x3, x2, lsl #6
-	WORD $0x8b111851 // add x17, x2, x17, lsl #6
-	WORD $0xad401221 // ldp q1, q4, [x17]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54ffb94b // b.lt 0x2fd0 <k_tile_panel_min+0xc4>
+	WORD $0xd342fdc8 // lsr x8, x14, #2
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
+	WORD $0xaa1903ef // mov x15, x25
+	WORD $0x9b087d68 // mul x8, x11, x8
+	WORD $0xf940040b // ldr x11, [x0, #0x8]
+	WORD $0x8b081968 // add x8, x11, x8, lsl #6
+	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
+	WORD $0xcb0b022b // sub x11, x17, x11
+	WORD $0x8b0b190e // add x14, x8, x11, lsl #6
+	WORD $0xad4011c1 // ldp q1, q4, [x14]
 	WORD $0x4eb91f23 // mov v3.16b, v25.16b
-	WORD $0x3dc00200 // ldr q0, [x16]
-	WORD $0xd1000421 // sub x1, x1, #0x1
-	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x3dc00180 // ldr q0, [x12]
+	WORD $0xd10005ef // sub x15, x15, #0x1
+	WORD $0xf10005ff // cmp x15, #0x1
 	WORD $0x4f81e003 // sdot v3.4s, v0.16b, v1.4b[0]
-	WORD $0x3dc01200 // ldr q0, [x16, #0x40]
+	WORD $0x3dc01180 // ldr q0, [x12, #0x40]
 	WORD $0x4fa1e003 // sdot v3.4s, v0.16b, v1.4b[1]
-	WORD $0x3dc02200 // ldr q0, [x16, #0x80]
+	WORD $0x3dc02180 // ldr q0, [x12, #0x80]
 	WORD $0x4f81e803 // sdot v3.4s, v0.16b, v1.4b[2]
-	WORD $0x3dc03200 // ldr q0, [x16, #0xc0]
+	WORD $0x3dc03180 // ldr q0, [x12, #0xc0]
 	WORD $0x4fa1e803 // sdot v3.4s, v0.16b, v1.4b[3]
-	WORD $0x3dc04200 // ldr q0, [x16, #0x100]
-	WORD $0x3dc08201 // ldr q1, [x16, #0x200]
+	WORD $0x3dc04180 // ldr q0, [x12, #0x100]
+	WORD $0x3dc08181 // ldr q1, [x12, #0x200]
 	WORD $0x4f84e003 // sdot v3.4s, v0.16b, v4.4b[0]
-	WORD $0x3dc05200 // ldr q0, [x16, #0x140]
+	WORD $0x3dc05180 // ldr q0, [x12, #0x140]
 	WORD $0x4fa4e003 // sdot v3.4s, v0.16b, v4.4b[1]
-	WORD $0x3dc06200 // ldr q0, [x16, #0x180]
+	WORD $0x3dc06180 // ldr q0, [x12, #0x180]
 	WORD $0x4f84e803 // sdot v3.4s, v0.16b, v4.4b[2]
-	WORD $0x3dc07200 // ldr q0, [x16, #0x1c0]
+	WORD $0x3dc07180 // ldr q0, [x12, #0x1c0]
 	WORD $0x4fa4e803 // sdot v3.4s, v0.16b, v4.4b[3]
 	WORD $0x6e2bdc20 // fmul v0.4s, v1.4s, v11.4s
 	WORD $0x4e23cc20 // fmla v0.4s, v1.4s, v3.4s
-	WORD $0xbd402221 // ldr s1, [x17, #0x20]
+	WORD $0xbd4021c1 // ldr s1, [x14, #0x20]
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc09200 // ldr q0, [x16, #0x240]
-	WORD $0xbd403221 // ldr s1, [x17, #0x30]
-	WORD $0x910a0210 // add x16, x16, #0x280
-	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x3dc09180 // ldr q0, [x12, #0x240]
+	WORD $0xbd4031c1 // ldr s1, [x14, #0x30]
+	WORD $0x910401ce // add x14, x14, #0x100
+	WORD $0x910a018c // add x12, x12, #0x280
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffc48 // b.hi 0x3ce0 <k_tile_panel_min+0xbf4>
-	WORD $0x17fffd29 // b 0x3200 <k_tile_panel_min+0x114>
+	WORD $0x54fffc48 // b.hi 0x38d0 <k_tile_panel_min+0x9c4>
+	WORD $0x17fffda1 // b 0x2fd0 <k_tile_panel_min+0xc4>
 	WORD $0xa9534ff4 // ldp x20, x19, [sp, #0x130]
 	WORD $0xf94073fd // ldr x29, [sp, #0xe0]
 	WORD $0xa95257f6 // ldp x22, x21, [sp, #0x120]
@@ -3984,1777 +3724,853 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_16
-	WORD $0xd10683ff // sub sp, sp, #0x1a0
-	WORD $0xa942c009 // ldp x9, x16, [x0, #0x28]
-	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
-	WORD $0x6d1323e9 // stp d9, d8, [sp, #0x130]
-	WORD $0x4e040d48 // dup v8.4s, w10
-	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x6d103bef // stp d15, d14, [sp, #0x100]
-	WORD $0xf240053f // tst x9, #0x3
-	WORD $0x91000d23 // add x3, x9, #0x3
-	WORD $0x9100052b // add x11, x9, #0x1
-	WORD $0xfa401a04 // ccmp x16, #0x0, #0x4, ne
-	WORD $0x9100092d // add x13, x9, #0x2
-	WORD $0x91000d61 // add x1, x11, #0x3
-	WORD $0x1a9fd7ec // cset w12, gt
-	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x91000da2 // add x2, x13, #0x3
-	WORD $0x9a89b071 // csel x17, x3, x9, lt
-	WORD $0xf240057f // tst x11, #0x3
-	WORD $0x8b09020f // add x15, x16, x9
-	WORD $0xfa411a04 // ccmp x16, #0x1, #0x4, ne
-	WORD $0x9342fe24 // asr x4, x17, #2
-	WORD $0x927ef631 // and x17, x17, #0xfffffffffffffffc
-	WORD $0x1a9fd7ee // cset w14, gt
-	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0xcb110131 // sub x17, x9, x17
-	WORD $0x9a8bb021 // csel x1, x1, x11, lt
-	WORD $0xf24005bf // tst x13, #0x3
-	WORD $0xf900a7e4 // str x4, [sp, #0x148]
-	WORD $0xfa421a04 // ccmp x16, #0x2, #0x4, ne
-	WORD $0xf9002ff1 // str x17, [sp, #0x58]
-	WORD $0x1a9fd7e4 // cset w4, gt
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400326b // b.lt 0x3fd4 <k_tile_panel_16+0x654>
+	WORD $0xd10203ff // sub sp, sp, #0x80
+	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
+	WORD $0xd37ef570 // lsl x16, x11, #2
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
+	WORD $0x52a96801 // mov w1, #0x4b400000 // =1262485504
+	WORD $0x52b96802 // mov w2, #-0x34c00000 // =-884998144
+	WORD $0x4e040c20 // dup v0.4s, w1
+	WORD $0x4e040c41 // dup v1.4s, w2
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
 	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x6d1133ed // stp d13, d12, [sp, #0x110]
-	WORD $0x9a8db051 // csel x17, x2, x13, lt
-	WORD $0xf240047f // tst x3, #0x3
-	WORD $0x9342fc22 // asr x2, x1, #2
-	WORD $0x927ef421 // and x1, x1, #0xfffffffffffffffc
-	WORD $0xfa431a04 // ccmp x16, #0x3, #0x4, ne
-	WORD $0x927ef62a // and x10, x17, #0xfffffffffffffffc
-	WORD $0xcb010170 // sub x16, x11, x1
-	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
-	WORD $0xcb0a01aa // sub x10, x13, x10
-	WORD $0xa9040bf0 // stp x16, x2, [sp, #0x40]
-	WORD $0x9342fe30 // asr x16, x17, #2
-	WORD $0x4e040c29 // dup v9.4s, w1
-	WORD $0xa90243ea // stp x10, x16, [sp, #0x20]
-	WORD $0x1a9fd7f0 // cset w16, gt
-	WORD $0xf100007f // cmp x3, #0x0
-	WORD $0xb90037f0 // str w16, [sp, #0x34]
-	WORD $0x91000c70 // add x16, x3, #0x3
-	WORD $0x9a83b210 // csel x16, x16, x3, lt
-	WORD $0x6d122beb // stp d11, d10, [sp, #0x120]
-	WORD $0x9342fe11 // asr x17, x16, #2
-	WORD $0x927ef610 // and x16, x16, #0xfffffffffffffffc
-	WORD $0xf900a3fd // str x29, [sp, #0x140]
-	WORD $0xcb10006a // sub x10, x3, x16
-	WORD $0xa9156ffe // stp x30, x27, [sp, #0x150]
-	WORD $0xa900c7ea // stp x10, x17, [sp, #0x8]
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0xa91667fa // stp x26, x25, [sp, #0x160]
-	WORD $0xa9175ff8 // stp x24, x23, [sp, #0x170]
-	WORD $0xa91857f6 // stp x22, x21, [sp, #0x180]
-	WORD $0xa9194ff4 // stp x20, x19, [sp, #0x190]
-	WORD $0xb90057e4 // str w4, [sp, #0x54]
-	WORD $0xf9001fe3 // str x3, [sp, #0x38]
-	WORD $0xf9000fea // str x10, [sp, #0x18]
-	WORD $0x3d8033e9 // str q9, [sp, #0xc0]
-	WORD $0x14000005 // b 0x3eb0 <k_tile_panel_16+0x120>
-	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
-	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54005fa0 // b.eq 0x4aa0 <k_tile_panel_16+0xd10>
-	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x34001b0c // cbz w12, 0x4214 <k_tile_panel_16+0x484>
-	WORD $0xd37ced0a // lsl x10, x8, #4
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0xf9402010 // ldr x16, [x0, #0x40]
-	WORD $0x8b0a0222 // add x2, x17, x10
-	WORD $0xb4000130 // cbz x16, 0x3eec <k_tile_panel_16+0x15c>
-	WORD $0x3dc00042 // ldr q2, [x2]
-	WORD $0xa9409001 // ldp x1, x4, [x0, #0x8]
-	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x8b0a008a // add x10, x4, x10
-	WORD $0x5400012a // b.ge 0x3f08 <k_tile_panel_16+0x178>
-	WORD $0x1400002f // b 0x3fa4 <k_tile_panel_16+0x214>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xa9409001 // ldp x1, x4, [x0, #0x8]
-	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x8b0a008a // add x10, x4, x10
-	WORD $0x5400050b // b.lt 0x3fa4 <k_tile_panel_16+0x214>
-	WORD $0xf940a7e4 // ldr x4, [sp, #0x148]
-	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
-	WORD $0xaa0a03e6 // mov x6, x10
-	WORD $0x9b047c64 // mul x4, x3, x4
-	WORD $0x8b041824 // add x4, x1, x4, lsl #6
-	WORD $0x8b051884 // add x4, x4, x5, lsl #6
-	WORD $0x91000625 // add x5, x17, #0x1
-	WORD $0xad401484 // ldp q4, q5, [x4]
-	WORD $0x4ea81d06 // mov v6.16b, v8.16b
-	WORD $0x4ea81d07 // mov v7.16b, v8.16b
-	WORD $0x3dc000c0 // ldr q0, [x6]
-	WORD $0x3dc040c3 // ldr q3, [x6, #0x100]
-	WORD $0x3dc070d0 // ldr q16, [x6, #0x1c0]
-	WORD $0xd10004a5 // sub x5, x5, #0x1
-	WORD $0x4f84e006 // sdot v6.4s, v0.16b, v4.4b[0]
-	WORD $0x3dc010c0 // ldr q0, [x6, #0x40]
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0x4f85e067 // sdot v7.4s, v3.16b, v5.4b[0]
-	WORD $0x3dc050c3 // ldr q3, [x6, #0x140]
-	WORD $0x4fa4e006 // sdot v6.4s, v0.16b, v4.4b[1]
-	WORD $0x3dc020c0 // ldr q0, [x6, #0x80]
-	WORD $0x4fa5e067 // sdot v7.4s, v3.16b, v5.4b[1]
-	WORD $0x3dc060c3 // ldr q3, [x6, #0x180]
-	WORD $0x4f84e806 // sdot v6.4s, v0.16b, v4.4b[2]
-	WORD $0x3dc080c0 // ldr q0, [x6, #0x200]
-	WORD $0x4f85e867 // sdot v7.4s, v3.16b, v5.4b[2]
-	WORD $0x3dc030c3 // ldr q3, [x6, #0xc0]
-	WORD $0x4fa4e866 // sdot v6.4s, v3.16b, v4.4b[3]
-	WORD $0x6e29dc03 // fmul v3.4s, v0.4s, v9.4s
-	WORD $0x3dc090c4 // ldr q4, [x6, #0x240]
-	WORD $0x4fa5ea07 // sdot v7.4s, v16.16b, v5.4b[3]
-	WORD $0x910a00c6 // add x6, x6, #0x280
-	WORD $0x4e26cc03 // fmla v3.4s, v0.4s, v6.4s
-	WORD $0x4e29d4e0 // fadd v0.4s, v7.4s, v9.4s
-	WORD $0x4e20cc83 // fmla v3.4s, v4.4s, v0.4s
-	WORD $0xbd402080 // ldr s0, [x4, #0x20]
-	WORD $0x91040084 // add x4, x4, #0x100
-	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x3f24 <k_tile_panel_16+0x194>
-	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
-	WORD $0xaa0b03f7 // mov x23, x11
-	WORD $0x3d800042 // str q2, [x2]
-	WORD $0x3400132e // cbz w14, 0x4214 <k_tile_panel_16+0x484>
-	WORD $0x8b040845 // add x5, x2, x4, lsl #2
-	WORD $0xb40000b0 // cbz x16, 0x3fcc <k_tile_panel_16+0x23c>
-	WORD $0x3dc000a2 // ldr q2, [x5]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x3fd8 <k_tile_panel_16+0x248>
-	WORD $0x1400002a // b 0x4070 <k_tile_panel_16+0x2e0>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540004eb // b.lt 0x4070 <k_tile_panel_16+0x2e0>
-	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
-	WORD $0xaa0a03f3 // mov x19, x10
-	WORD $0x9b067c66 // mul x6, x3, x6
-	WORD $0x8b061826 // add x6, x1, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000627 // add x7, x17, #0x1
-	WORD $0xad4014c4 // ldp q4, q5, [x6]
-	WORD $0x4ea81d06 // mov v6.16b, v8.16b
-	WORD $0x4ea81d07 // mov v7.16b, v8.16b
-	WORD $0x3dc00260 // ldr q0, [x19]
-	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
-	WORD $0x3dc07270 // ldr q16, [x19, #0x1c0]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x4f84e006 // sdot v6.4s, v0.16b, v4.4b[0]
-	WORD $0x3dc01260 // ldr q0, [x19, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f85e067 // sdot v7.4s, v3.16b, v5.4b[0]
-	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
-	WORD $0x4fa4e006 // sdot v6.4s, v0.16b, v4.4b[1]
-	WORD $0x3dc02260 // ldr q0, [x19, #0x80]
-	WORD $0x4fa5e067 // sdot v7.4s, v3.16b, v5.4b[1]
-	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
-	WORD $0x4f84e806 // sdot v6.4s, v0.16b, v4.4b[2]
-	WORD $0x3dc08260 // ldr q0, [x19, #0x200]
-	WORD $0x4f85e867 // sdot v7.4s, v3.16b, v5.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4fa4e866 // sdot v6.4s, v3.16b, v4.4b[3]
-	WORD $0x6e29dc03 // fmul v3.4s, v0.4s, v9.4s
-	WORD $0x3dc09264 // ldr q4, [x19, #0x240]
-	WORD $0x4fa5ea07 // sdot v7.4s, v16.16b, v5.4b[3]
-	WORD $0x910a0273 // add x19, x19, #0x280
-	WORD $0x4e26cc03 // fmla v3.4s, v0.4s, v6.4s
-	WORD $0x4e29d4e0 // fadd v0.4s, v7.4s, v9.4s
-	WORD $0x4e20cc83 // fmla v3.4s, v4.4s, v0.4s
-	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x3ff0 <k_tile_panel_16+0x260>
-	WORD $0x3d8000a2 // str q2, [x5]
-	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
-	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000cc5 // cbz w5, 0x4214 <k_tile_panel_16+0x484>
-	WORD $0xd37df085 // lsl x5, x4, #3
-	WORD $0xb40000b0 // cbz x16, 0x4098 <k_tile_panel_16+0x308>
-	WORD $0x3ce56842 // ldr q2, [x2, x5]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x40a4 <k_tile_panel_16+0x314>
-	WORD $0x1400002a // b 0x413c <k_tile_panel_16+0x3ac>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540004eb // b.lt 0x413c <k_tile_panel_16+0x3ac>
-	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
-	WORD $0xaa0a03f3 // mov x19, x10
-	WORD $0x9b067c66 // mul x6, x3, x6
-	WORD $0x8b061826 // add x6, x1, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000627 // add x7, x17, #0x1
-	WORD $0xad4014c4 // ldp q4, q5, [x6]
-	WORD $0x4ea81d06 // mov v6.16b, v8.16b
-	WORD $0x4ea81d07 // mov v7.16b, v8.16b
-	WORD $0x3dc00260 // ldr q0, [x19]
-	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
-	WORD $0x3dc07270 // ldr q16, [x19, #0x1c0]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x4f84e006 // sdot v6.4s, v0.16b, v4.4b[0]
-	WORD $0x3dc01260 // ldr q0, [x19, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f85e067 // sdot v7.4s, v3.16b, v5.4b[0]
-	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
-	WORD $0x4fa4e006 // sdot v6.4s, v0.16b, v4.4b[1]
-	WORD $0x3dc02260 // ldr q0, [x19, #0x80]
-	WORD $0x4fa5e067 // sdot v7.4s, v3.16b, v5.4b[1]
-	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
-	WORD $0x4f84e806 // sdot v6.4s, v0.16b, v4.4b[2]
-	WORD $0x3dc08260 // ldr q0, [x19, #0x200]
-	WORD $0x4f85e867 // sdot v7.4s, v3.16b, v5.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4fa4e866 // sdot v6.4s, v3.16b, v4.4b[3]
-	WORD $0x6e29dc03 // fmul v3.4s, v0.4s, v9.4s
-	WORD $0x3dc09264 // ldr q4, [x19, #0x240]
-	WORD $0x4fa5ea07 // sdot v7.4s, v16.16b, v5.4b[3]
-	WORD $0x910a0273 // add x19, x19, #0x280
-	WORD $0x4e26cc03 // fmla v3.4s, v0.4s, v6.4s
-	WORD $0x4e29d4e0 // fadd v0.4s, v7.4s, v9.4s
-	WORD $0x4e20cc83 // fmla v3.4s, v4.4s, v0.4s
-	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x40bc <k_tile_panel_16+0x32c>
-	WORD $0x3ca56842 // str q2, [x2, x5]
-	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
-	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000665 // cbz w5, 0x4214 <k_tile_panel_16+0x484>
-	WORD $0x8b040484 // add x4, x4, x4, lsl #1
-	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xb40000b0 // cbz x16, 0x4168 <k_tile_panel_16+0x3d8>
-	WORD $0x3ce46842 // ldr q2, [x2, x4]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x4174 <k_tile_panel_16+0x3e4>
-	WORD $0x1400002a // b 0x420c <k_tile_panel_16+0x47c>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540004eb // b.lt 0x420c <k_tile_panel_16+0x47c>
-	WORD $0xf9400bf0 // ldr x16, [sp, #0x10]
-	WORD $0x91000631 // add x17, x17, #0x1
-	WORD $0x9b107c70 // mul x16, x3, x16
-	WORD $0x8b101830 // add x16, x1, x16, lsl #6
-	WORD $0xf94007e1 // ldr x1, [sp, #0x8]
-	WORD $0x8b011a10 // add x16, x16, x1, lsl #6
-	WORD $0xad401604 // ldp q4, q5, [x16]
-	WORD $0x4ea81d06 // mov v6.16b, v8.16b
-	WORD $0x4ea81d07 // mov v7.16b, v8.16b
-	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0x3dc04143 // ldr q3, [x10, #0x100]
-	WORD $0x3dc07150 // ldr q16, [x10, #0x1c0]
-	WORD $0xd1000631 // sub x17, x17, #0x1
-	WORD $0x4f84e006 // sdot v6.4s, v0.16b, v4.4b[0]
-	WORD $0x3dc01140 // ldr q0, [x10, #0x40]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x4f85e067 // sdot v7.4s, v3.16b, v5.4b[0]
-	WORD $0x3dc05143 // ldr q3, [x10, #0x140]
-	WORD $0x4fa4e006 // sdot v6.4s, v0.16b, v4.4b[1]
-	WORD $0x3dc02140 // ldr q0, [x10, #0x80]
-	WORD $0x4fa5e067 // sdot v7.4s, v3.16b, v5.4b[1]
-	WORD $0x3dc06143 // ldr q3, [x10, #0x180]
-	WORD $0x4f84e806 // sdot v6.4s, v0.16b, v4.4b[2]
-	WORD $0x3dc08140 // ldr q0, [x10, #0x200]
-	WORD $0x4f85e867 // sdot v7.4s, v3.16b, v5.4b[2]
-	WORD $0x3dc03143 // ldr q3, [x10, #0xc0]
-	WORD $0x4fa4e866 // sdot v6.4s, v3.16b, v4.4b[3]
-	WORD $0x6e29dc03 // fmul v3.4s, v0.4s, v9.4s
-	WORD $0x3dc09144 // ldr q4, [x10, #0x240]
-	WORD $0x4fa5ea07 // sdot v7.4s, v16.16b, v5.4b[3]
-	WORD $0x910a014a // add x10, x10, #0x280
-	WORD $0x4e26cc03 // fmla v3.4s, v0.4s, v6.4s
-	WORD $0x4e29d4e0 // fadd v0.4s, v7.4s, v9.4s
-	WORD $0x4e20cc83 // fmla v3.4s, v4.4s, v0.4s
-	WORD $0xbd402200 // ldr s0, [x16, #0x20]
-	WORD $0x91040210 // add x16, x16, #0x100
-	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x418c <k_tile_panel_16+0x3fc>
-	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
-	WORD $0x3ca46842 // str q2, [x2, x4]
-	WORD $0x910022f1 // add x17, x23, #0x8
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x4288 <k_tile_panel_16+0x4f8>
-	WORD $0xaa1703f5 // mov x21, x23
-	WORD $0x910012b7 // add x23, x21, #0x4
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x5400216d // b.le 0x4658 <k_tile_panel_16+0x8c8>
-	WORD $0xaa1503ea // mov x10, x21
-	WORD $0x91000955 // add x21, x10, #0x2
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x540031cd // b.le 0x4874 <k_tile_panel_16+0xae4>
-	WORD $0xaa0a03f0 // mov x16, x10
-	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe2ea // b.ge 0x3ea4 <k_tile_panel_16+0x114>
-	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
-	WORD $0xcb090211 // sub x17, x16, x9
-	WORD $0xf9402001 // ldr x1, [x0, #0x40]
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x9b117d4a // mul x10, x10, x17
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
-	WORD $0x91000e11 // add x17, x16, #0x3
-	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4003ba1 // cbz x1, 0x49e4 <k_tile_panel_16+0xc54>
-	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54003baa // b.ge 0x49f4 <k_tile_panel_16+0xc64>
-	WORD $0x17ffff07 // b 0x3ea0 <k_tile_panel_16+0x110>
-	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
-	WORD $0xd37ced0a // lsl x10, x8, #4
-	WORD $0xa9400801 // ldp x1, x2, [x0]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xa943e81b // ldp x27, x26, [x0, #0x38]
-	WORD $0xd37ef6d9 // lsl x25, x22, #2
-	WORD $0x8b0a0210 // add x16, x16, x10
-	WORD $0xd37ae466 // lsl x6, x3, #6
-	WORD $0x8b0a0038 // add x24, x1, x10
-	WORD $0x8b1606ca // add x10, x22, x22, lsl #1
-	WORD $0xd37beac1 // lsl x1, x22, #5
-	WORD $0x8b160324 // add x4, x25, x22
-	WORD $0xd37df2dd // lsl x29, x22, #3
-	WORD $0x91020047 // add x7, x2, #0x80
-	WORD $0xd37ef55e // lsl x30, x10, #2
-	WORD $0xd37ef493 // lsl x19, x4, #2
-	WORD $0xd37df154 // lsl x20, x10, #3
-	WORD $0xcb190024 // sub x4, x1, x25
-	WORD $0xd10400c5 // sub x5, x6, #0x100
-	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000d // b 0x430c <k_tile_panel_16+0x57c>
-	WORD $0x910022b1 // add x17, x21, #0x8
-	WORD $0xaa1503f7 // mov x23, x21
-	WORD $0x3d800071 // str q17, [x3]
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x3cb9687b // str q27, [x3, x25]
-	WORD $0x3cbd6866 // str q6, [x3, x29]
-	WORD $0x3cbe6872 // str q18, [x3, x30]
-	WORD $0x3cb67862 // str q2, [x3, x22, lsl #4]
-	WORD $0x3cb36864 // str q4, [x3, x19]
-	WORD $0x3cb46861 // str q1, [x3, x20]
-	WORD $0x3ca46860 // str q0, [x3, x4]
-	WORD $0x54fff8ec // b.gt 0x4224 <k_tile_panel_16+0x494>
-	WORD $0xcb0902e1 // sub x1, x23, x9
-	WORD $0xf10002ff // cmp x23, #0x0
-	WORD $0xaa1103f5 // mov x21, x17
-	WORD $0x9b017ec1 // mul x1, x22, x1
-	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
-	WORD $0x91000ee1 // add x1, x23, #0x3
-	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb400019a // cbz x26, 0x4358 <k_tile_panel_16+0x5c8>
-	WORD $0x3dc00071 // ldr q17, [x3]
-	WORD $0x3cf9687b // ldr q27, [x3, x25]
-	WORD $0x3cfd6866 // ldr q6, [x3, x29]
-	WORD $0x3cfe6872 // ldr q18, [x3, x30]
-	WORD $0x3cf67862 // ldr q2, [x3, x22, lsl #4]
-	WORD $0x3cf36864 // ldr q4, [x3, x19]
-	WORD $0x3cf46861 // ldr q1, [x3, x20]
-	WORD $0x3ce46860 // ldr q0, [x3, x4]
-	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x4380 <k_tile_panel_16+0x5f0>
-	WORD $0x17ffffe2 // b 0x42dc <k_tile_panel_16+0x54c>
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffb0b // b.lt 0x42dc <k_tile_panel_16+0x54c>
+	WORD $0x91000d51 // add x17, x10, #0x3
+	WORD $0x8b09092e // add x14, x9, x9, lsl #2
+	WORD $0x1a9fd7ef // cset w15, gt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0x9a8ab231 // csel x17, x17, x10, lt
+	WORD $0xd379e1ce // lsl x14, x14, #7
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x927ef623 // and x3, x17, #0xfffffffffffffffc
 	WORD $0x9342fe31 // asr x17, x17, #2
-	WORD $0xaa0a03e2 // mov x2, x10
-	WORD $0x9b117cb1 // mul x17, x5, x17
-	WORD $0x8b171a31 // add x17, x17, x23, lsl #6
-	WORD $0xaa1003f7 // mov x23, x16
-	WORD $0x8b1100f1 // add x17, x7, x17
-	WORD $0x8b060221 // add x1, x17, x6
-	WORD $0xad044be1 // stp q1, q18, [sp, #0x80]
-	WORD $0x4ea81d1d // mov v29.16b, v8.16b
-	WORD $0xad0503f1 // stp q17, q0, [sp, #0xa0]
-	WORD $0xad7c042a // ldp q10, q1, [x1, #-0x80]
-	WORD $0xad42022c // ldp q12, q0, [x17, #0x40]
-	WORD $0x4ea81d12 // mov v18.16b, v8.16b
-	WORD $0xad068be4 // stp q4, q2, [sp, #0xd0]
-	WORD $0xad400831 // ldp q17, q2, [x1]
-	WORD $0xad40262e // ldp q14, q9, [x17]
-	WORD $0x4ea81d1f // mov v31.16b, v8.16b
-	WORD $0x3dc002f5 // ldr q21, [x23]
-	WORD $0x4ea81d1c // mov v28.16b, v8.16b
-	WORD $0x4ea81d1a // mov v26.16b, v8.16b
-	WORD $0xad421037 // ldp q23, q4, [x1, #0x40]
-	WORD $0x4ea81d1e // mov v30.16b, v8.16b
-	WORD $0xad7e5038 // ldp q24, q20, [x1, #-0x40]
-	WORD $0x4ea81d0f // mov v15.16b, v8.16b
-	WORD $0xad0307e0 // stp q0, q1, [sp, #0x60]
-	WORD $0xad7c6623 // ldp q3, q25, [x17, #-0x80]
-	WORD $0xad7e3636 // ldp q22, q13, [x17, #-0x40]
-	WORD $0x4ea81d00 // mov v0.16b, v8.16b
-	WORD $0x4f91e2bd // sdot v29.4s, v21.16b, v17.4b[0]
-	WORD $0x4f8ee2b2 // sdot v18.4s, v21.16b, v14.4b[0]
-	WORD $0x4f97e2bf // sdot v31.4s, v21.16b, v23.4b[0]
-	WORD $0x4f98e2bc // sdot v28.4s, v21.16b, v24.4b[0]
-	WORD $0x4f8ae2ba // sdot v26.4s, v21.16b, v10.4b[0]
-	WORD $0x4f8ce2be // sdot v30.4s, v21.16b, v12.4b[0]
-	WORD $0x4f96e2af // sdot v15.4s, v21.16b, v22.4b[0]
-	WORD $0x4f83e2a0 // sdot v0.4s, v21.16b, v3.4b[0]
-	WORD $0x3dc012e5 // ldr q5, [x23, #0x40]
-	WORD $0x3d803fe6 // str q6, [sp, #0xf0]
-	WORD $0x3dc022e6 // ldr q6, [x23, #0x80]
-	WORD $0x3dc082eb // ldr q11, [x23, #0x200]
-	WORD $0x4fb1e0bd // sdot v29.4s, v5.16b, v17.4b[1]
-	WORD $0x4faee0b2 // sdot v18.4s, v5.16b, v14.4b[1]
-	WORD $0x4fb7e0bf // sdot v31.4s, v5.16b, v23.4b[1]
-	WORD $0x4fb8e0bc // sdot v28.4s, v5.16b, v24.4b[1]
-	WORD $0x4faae0ba // sdot v26.4s, v5.16b, v10.4b[1]
-	WORD $0x4face0be // sdot v30.4s, v5.16b, v12.4b[1]
-	WORD $0x4fb6e0af // sdot v15.4s, v5.16b, v22.4b[1]
-	WORD $0x4fa3e0a0 // sdot v0.4s, v5.16b, v3.4b[1]
-	WORD $0x3dc033e1 // ldr q1, [sp, #0xc0]
-	WORD $0x3dc032e7 // ldr q7, [x23, #0xc0]
-	WORD $0x3dc042e5 // ldr q5, [x23, #0x100]
-	WORD $0x4ea81d10 // mov v16.16b, v8.16b
-	WORD $0x4f91e8dd // sdot v29.4s, v6.16b, v17.4b[2]
-	WORD $0x4f8ee8d2 // sdot v18.4s, v6.16b, v14.4b[2]
-	WORD $0x4f97e8df // sdot v31.4s, v6.16b, v23.4b[2]
-	WORD $0x4f98e8dc // sdot v28.4s, v6.16b, v24.4b[2]
-	WORD $0x4f8ae8da // sdot v26.4s, v6.16b, v10.4b[2]
-	WORD $0x4f8ce8de // sdot v30.4s, v6.16b, v12.4b[2]
-	WORD $0x4f96e8cf // sdot v15.4s, v6.16b, v22.4b[2]
-	WORD $0x4f83e8c0 // sdot v0.4s, v6.16b, v3.4b[2]
-	WORD $0x6e21dd75 // fmul v21.4s, v11.4s, v1.4s
-	WORD $0x4ea81d06 // mov v6.16b, v8.16b
-	WORD $0x4ea81d01 // mov v1.16b, v8.16b
-	WORD $0x4fb1e8fd // sdot v29.4s, v7.16b, v17.4b[3]
-	WORD $0x4faee8f2 // sdot v18.4s, v7.16b, v14.4b[3]
-	WORD $0x4ea81d0e // mov v14.16b, v8.16b
-	WORD $0x4ea81d11 // mov v17.16b, v8.16b
-	WORD $0x4fb7e8ff // sdot v31.4s, v7.16b, v23.4b[3]
-	WORD $0x4fb8e8fc // sdot v28.4s, v7.16b, v24.4b[3]
-	WORD $0x4faae8fa // sdot v26.4s, v7.16b, v10.4b[3]
-	WORD $0x4face8fe // sdot v30.4s, v7.16b, v12.4b[3]
-	WORD $0x4ea81d0a // mov v10.16b, v8.16b
-	WORD $0x4ea81d17 // mov v23.16b, v8.16b
-	WORD $0x4fb6e8ef // sdot v15.4s, v7.16b, v22.4b[3]
-	WORD $0x4fa3e8e0 // sdot v0.4s, v7.16b, v3.4b[3]
-	WORD $0xad434fe7 // ldp q7, q19, [sp, #0x60]
-	WORD $0x4f84e0a6 // sdot v6.4s, v5.16b, v4.4b[0]
-	WORD $0x4f99e0a1 // sdot v1.4s, v5.16b, v25.4b[0]
-	WORD $0x4ea81d18 // mov v24.16b, v8.16b
-	WORD $0x4f8de0ae // sdot v14.4s, v5.16b, v13.4b[0]
-	WORD $0x3dc052ec // ldr q12, [x23, #0x140]
-	WORD $0x4f87e0b1 // sdot v17.4s, v5.16b, v7.4b[0]
-	WORD $0x4f82e0aa // sdot v10.4s, v5.16b, v2.4b[0]
-	WORD $0x4f94e0b7 // sdot v23.4s, v5.16b, v20.4b[0]
-	WORD $0x4f89e0b0 // sdot v16.4s, v5.16b, v9.4b[0]
-	WORD $0x3dc062e3 // ldr q3, [x23, #0x180]
-	WORD $0x4eb51eb6 // mov v22.16b, v21.16b
-	WORD $0x4f93e0b8 // sdot v24.4s, v5.16b, v19.4b[0]
-	WORD $0x4fa4e186 // sdot v6.4s, v12.16b, v4.4b[1]
-	WORD $0x4fb9e181 // sdot v1.4s, v12.16b, v25.4b[1]
-	WORD $0x4fade18e // sdot v14.4s, v12.16b, v13.4b[1]
-	WORD $0x4ea21c45 // mov v5.16b, v2.16b
-	WORD $0xd1000442 // sub x2, x2, #0x1
-	WORD $0x4fa7e191 // sdot v17.4s, v12.16b, v7.4b[1]
-	WORD $0x4fa2e18a // sdot v10.4s, v12.16b, v2.4b[1]
-	WORD $0x4eb41e82 // mov v2.16b, v20.16b
-	WORD $0x4fb4e197 // sdot v23.4s, v12.16b, v20.4b[1]
-	WORD $0x4fa9e190 // sdot v16.4s, v12.16b, v9.4b[1]
-	WORD $0x4ea71cf4 // mov v20.16b, v7.16b
-	WORD $0x4fb3e198 // sdot v24.4s, v12.16b, v19.4b[1]
-	WORD $0x4f84e866 // sdot v6.4s, v3.16b, v4.4b[2]
-	WORD $0x4e20cd76 // fmla v22.4s, v11.4s, v0.4s
-	WORD $0x4f99e861 // sdot v1.4s, v3.16b, v25.4b[2]
-	WORD $0x4ea41c87 // mov v7.16b, v4.16b
-	WORD $0x3dc072e4 // ldr q4, [x23, #0x1c0]
-	WORD $0x4f8de86e // sdot v14.4s, v3.16b, v13.4b[2]
-	WORD $0x4f94e871 // sdot v17.4s, v3.16b, v20.4b[2]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x4f89e870 // sdot v16.4s, v3.16b, v9.4b[2]
-	WORD $0x4f85e86a // sdot v10.4s, v3.16b, v5.4b[2]
-	WORD $0x4f82e877 // sdot v23.4s, v3.16b, v2.4b[2]
-	WORD $0x4f93e878 // sdot v24.4s, v3.16b, v19.4b[2]
-	WORD $0x4fa7e886 // sdot v6.4s, v4.16b, v7.4b[3]
-	WORD $0x4ea51cac // mov v12.16b, v5.16b
-	WORD $0x4fb9e881 // sdot v1.4s, v4.16b, v25.4b[3]
-	WORD $0x4eb51ea0 // mov v0.16b, v21.16b
-	WORD $0x4eb51ea5 // mov v5.16b, v21.16b
-	WORD $0x4fade88e // sdot v14.4s, v4.16b, v13.4b[3]
-	WORD $0x4fb4e891 // sdot v17.4s, v4.16b, v20.4b[3]
-	WORD $0x4eb51ea3 // mov v3.16b, v21.16b
-	WORD $0x4fa9e890 // sdot v16.4s, v4.16b, v9.4b[3]
-	WORD $0x3dc033e9 // ldr q9, [sp, #0xc0]
-	WORD $0x4face88a // sdot v10.4s, v4.16b, v12.4b[3]
-	WORD $0x4e2fcd60 // fmla v0.4s, v11.4s, v15.4s
-	WORD $0x4e32cd65 // fmla v5.4s, v11.4s, v18.4s
-	WORD $0x4fa2e897 // sdot v23.4s, v4.16b, v2.4b[3]
-	WORD $0x4e3ecd63 // fmla v3.4s, v11.4s, v30.4s
-	WORD $0x4fb3e898 // sdot v24.4s, v4.16b, v19.4b[3]
-	WORD $0x3dc092f3 // ldr q19, [x23, #0x240]
-	WORD $0x910a02f7 // add x23, x23, #0x280
-	WORD $0x4eb51ea2 // mov v2.16b, v21.16b
-	WORD $0x4eb51ea4 // mov v4.16b, v21.16b
-	WORD $0x4eb51ea7 // mov v7.16b, v21.16b
-	WORD $0x4e3fcd75 // fmla v21.4s, v11.4s, v31.4s
-	WORD $0x4e29d4c6 // fadd v6.4s, v6.4s, v9.4s
-	WORD $0x4e29d421 // fadd v1.4s, v1.4s, v9.4s
-	WORD $0x4e29d5d2 // fadd v18.4s, v14.4s, v9.4s
-	WORD $0x4e29d631 // fadd v17.4s, v17.4s, v9.4s
-	WORD $0x4e3acd62 // fmla v2.4s, v11.4s, v26.4s
-	WORD $0x4e3ccd64 // fmla v4.4s, v11.4s, v28.4s
-	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
-	WORD $0x4e3dcd67 // fmla v7.4s, v11.4s, v29.4s
-	WORD $0x4e29d559 // fadd v25.4s, v10.4s, v9.4s
-	WORD $0x4e29d714 // fadd v20.4s, v24.4s, v9.4s
-	WORD $0x4e26ce75 // fmla v21.4s, v19.4s, v6.4s
-	WORD $0x4e29d6e6 // fadd v6.4s, v23.4s, v9.4s
-	WORD $0x4e21ce76 // fmla v22.4s, v19.4s, v1.4s
-	WORD $0x4e32ce60 // fmla v0.4s, v19.4s, v18.4s
-	WORD $0xbc5a0221 // ldur s1, [x17, #-0x60]
-	WORD $0x4e31ce63 // fmla v3.4s, v19.4s, v17.4s
-	WORD $0xad44c7f2 // ldp q18, q17, [sp, #0x90]
-	WORD $0x4e30ce65 // fmla v5.4s, v19.4s, v16.4s
-	WORD $0x4e39ce67 // fmla v7.4s, v19.4s, v25.4s
-	WORD $0xbc5e0230 // ldur s16, [x17, #-0x20]
-	WORD $0x4e26ce64 // fmla v4.4s, v19.4s, v6.4s
-	WORD $0x4e34ce62 // fmla v2.4s, v19.4s, v20.4s
-	WORD $0xbd402226 // ldr s6, [x17, #0x20]
-	WORD $0x4f8112d1 // fmla v17.4s, v22.4s, v1.s[0]
-	WORD $0xad4707f3 // ldp q19, q1, [sp, #0xe0]
-	WORD $0x4f90101b // fmla v27.4s, v0.4s, v16.s[0]
-	WORD $0xbd406220 // ldr s0, [x17, #0x60]
-	WORD $0x91040231 // add x17, x17, #0x100
-	WORD $0x4f8610a1 // fmla v1.4s, v5.4s, v6.s[0]
-	WORD $0xbc5e0025 // ldur s5, [x1, #-0x20]
-	WORD $0x4f801072 // fmla v18.4s, v3.4s, v0.s[0]
-	WORD $0xbd402020 // ldr s0, [x1, #0x20]
-	WORD $0xbd406023 // ldr s3, [x1, #0x60]
-	WORD $0x3d803fe1 // str q1, [sp, #0xf0]
-	WORD $0xbc5a0021 // ldur s1, [x1, #-0x60]
-	WORD $0x4f811053 // fmla v19.4s, v2.4s, v1.s[0]
-	WORD $0x3dc023e1 // ldr q1, [sp, #0x80]
-	WORD $0x4f8010e1 // fmla v1.4s, v7.4s, v0.s[0]
-	WORD $0x3dc02fe0 // ldr q0, [sp, #0xb0]
-	WORD $0x3d803bf3 // str q19, [sp, #0xe0]
-	WORD $0x3dc037f3 // ldr q19, [sp, #0xd0]
-	WORD $0x4f8312a0 // fmla v0.4s, v21.4s, v3.s[0]
-	WORD $0xad471be2 // ldp q2, q6, [sp, #0xe0]
-	WORD $0x4f851093 // fmla v19.4s, v4.4s, v5.s[0]
-	WORD $0x3d8037f3 // str q19, [sp, #0xd0]
-	WORD $0x3dc037e4 // ldr q4, [sp, #0xd0]
-	WORD $0x54ffea48 // b.hi 0x4398 <k_tile_panel_16+0x608>
-	WORD $0x17ffff22 // b 0x42dc <k_tile_panel_16+0x54c>
-	WORD $0xa9414011 // ldp x17, x16, [x0, #0x10]
-	WORD $0xd37ced0a // lsl x10, x8, #4
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xa9401804 // ldp x4, x6, [x0]
-	WORD $0xa9438402 // ldp x2, x1, [x0, #0x38]
-	WORD $0x8b100605 // add x5, x16, x16, lsl #1
-	WORD $0xd37ae467 // lsl x7, x3, #6
-	WORD $0x8b0a0231 // add x17, x17, x10
-	WORD $0x8b0a0083 // add x3, x4, x10
-	WORD $0xd37df204 // lsl x4, x16, #3
-	WORD $0x910200c6 // add x6, x6, #0x80
-	WORD $0xd37ef4a5 // lsl x5, x5, #2
-	WORD $0xd10400e7 // sub x7, x7, #0x100
-	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x46b4 <k_tile_panel_16+0x924>
-	WORD $0x91001157 // add x23, x10, #0x4
-	WORD $0xaa0a03f5 // mov x21, x10
-	WORD $0x3d800285 // str q5, [x20]
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x3cb66a84 // str q4, [x20, x22]
-	WORD $0x3ca46a83 // str q3, [x20, x4]
-	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffdc2c // b.gt 0x4234 <k_tile_panel_16+0x4a4>
-	WORD $0xcb0902aa // sub x10, x21, x9
-	WORD $0x91000eb8 // add x24, x21, #0x3
-	WORD $0xf10002bf // cmp x21, #0x0
-	WORD $0x9b0a7e0a // mul x10, x16, x10
-	WORD $0xd37ef616 // lsl x22, x16, #2
-	WORD $0x8b0a0874 // add x20, x3, x10, lsl #2
-	WORD $0xaa1703ea // mov x10, x23
-	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x46f4 <k_tile_panel_16+0x964>
-	WORD $0x3dc00285 // ldr q5, [x20]
-	WORD $0x3cf66a84 // ldr q4, [x20, x22]
-	WORD $0x3ce46a83 // ldr q3, [x20, x4]
-	WORD $0x3ce56a82 // ldr q2, [x20, x5]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x470c <k_tile_panel_16+0x97c>
-	WORD $0x17ffffe9 // b 0x4694 <k_tile_panel_16+0x904>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x8b0a01ad // add x13, x13, x10
+	WORD $0x0a0f014f // and w15, w10, w15
+	WORD $0x9a9fc602 // csinc x2, x16, xzr, gt
+	WORD $0xf90007f1 // str x17, [sp, #0x8]
+	WORD $0xcb030151 // sub x17, x10, x3
+	WORD $0x91000523 // add x3, x9, #0x1
+	WORD $0xf90003f1 // str x17, [sp]
+	WORD $0x91000551 // add x17, x10, #0x1
+	WORD $0x6d0123e9 // stp d9, d8, [sp, #0x10]
+	WORD $0xa90247fd // stp x29, x17, [sp, #0x20]
+	WORD $0xa9036ffe // stp x30, x27, [sp, #0x30]
+	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
+	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
+	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
+	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
+	WORD $0x14000005 // b 0x3a30 <k_tile_panel_16+0xb0>
+	WORD $0x3d800222 // str q2, [x17]
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0xeb02011f // cmp x8, x2
+	WORD $0x54002c40 // b.eq 0x3fb4 <k_tile_panel_16+0x634>
+	WORD $0xd342fd10 // lsr x16, x8, #2
+	WORD $0xd37ced11 // lsl x17, x8, #4
+	WORD $0x9b0e2e10 // madd x16, x16, x14, x11
+	WORD $0x927c0621 // and x1, x17, #0x30
+	WORD $0x8b110185 // add x5, x12, x17
+	WORD $0xaa0a03f1 // mov x17, x10
+	WORD $0x8b010210 // add x16, x16, x1
+	WORD $0x340006af // cbz w15, 0x3b20 <k_tile_panel_16+0x1a0>
+	WORD $0xf9402411 // ldr x17, [x0, #0x48]
+	WORD $0xb40000b1 // cbz x17, 0x3a68 <k_tile_panel_16+0xe8>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000aa // b.ge 0x3a74 <k_tile_panel_16+0xf4>
+	WORD $0x1400002d // b 0x3b18 <k_tile_panel_16+0x198>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400054b // b.lt 0x3b18 <k_tile_panel_16+0x198>
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0xf94007e1 // ldr x1, [sp, #0x8]
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0x9b017e31 // mul x17, x17, x1
+	WORD $0xf9400401 // ldr x1, [x0, #0x8]
+	WORD $0x8b111831 // add x17, x1, x17, lsl #6
+	WORD $0xf94003e1 // ldr x1, [sp]
+	WORD $0x8b011a31 // add x17, x17, x1, lsl #6
+	WORD $0xaa0303e1 // mov x1, x3
+	WORD $0xad401a25 // ldp q5, q6, [x17]
+	WORD $0x4ea01c07 // mov v7.16b, v0.16b
+	WORD $0x4ea01c10 // mov v16.16b, v0.16b
+	WORD $0x3dc00083 // ldr q3, [x4]
+	WORD $0x3dc04084 // ldr q4, [x4, #0x100]
+	WORD $0x3dc07091 // ldr q17, [x4, #0x1c0]
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0x4f85e067 // sdot v7.4s, v3.16b, v5.4b[0]
+	WORD $0x3dc01083 // ldr q3, [x4, #0x40]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x4f86e090 // sdot v16.4s, v4.16b, v6.4b[0]
+	WORD $0x3dc05084 // ldr q4, [x4, #0x140]
+	WORD $0x4fa5e067 // sdot v7.4s, v3.16b, v5.4b[1]
+	WORD $0x3dc02083 // ldr q3, [x4, #0x80]
+	WORD $0x4fa6e090 // sdot v16.4s, v4.16b, v6.4b[1]
+	WORD $0x3dc06084 // ldr q4, [x4, #0x180]
+	WORD $0x4f85e867 // sdot v7.4s, v3.16b, v5.4b[2]
+	WORD $0x3dc08083 // ldr q3, [x4, #0x200]
+	WORD $0x4f86e890 // sdot v16.4s, v4.16b, v6.4b[2]
+	WORD $0x3dc03084 // ldr q4, [x4, #0xc0]
+	WORD $0x4fa5e887 // sdot v7.4s, v4.16b, v5.4b[3]
+	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
+	WORD $0x3dc09085 // ldr q5, [x4, #0x240]
+	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
+	WORD $0x910a0084 // add x4, x4, #0x280
+	WORD $0x4e27cc64 // fmla v4.4s, v3.4s, v7.4s
+	WORD $0x4e21d603 // fadd v3.4s, v16.4s, v1.4s
+	WORD $0x4e23cca4 // fmla v4.4s, v5.4s, v3.4s
+	WORD $0xbd402223 // ldr s3, [x17, #0x20]
+	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x54fffc28 // b.hi 0x3a98 <k_tile_panel_16+0x118>
+	WORD $0xf94017f1 // ldr x17, [sp, #0x28]
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x91001221 // add x1, x17, #0x4
+	WORD $0xeb0d003f // cmp x1, x13
+	WORD $0x540002ad // b.le 0x3b7c <k_tile_panel_16+0x1fc>
+	WORD $0xaa1103e6 // mov x6, x17
+	WORD $0x910008d6 // add x22, x6, #0x2
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x5400136d // b.le 0x3da4 <k_tile_panel_16+0x424>
+	WORD $0xaa0603e4 // mov x4, x6
+	WORD $0xeb0d009f // cmp x4, x13
+	WORD $0x54fff70a // b.ge 0x3a24 <k_tile_panel_16+0xa4>
+	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
+	WORD $0xcb0a0081 // sub x1, x4, x10
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0xf100009f // cmp x4, #0x0
+	WORD $0x9b017e31 // mul x17, x17, x1
+	WORD $0x91000c81 // add x1, x4, #0x3
+	WORD $0x9a84b021 // csel x1, x1, x4, lt
+	WORD $0x8b1108b1 // add x17, x5, x17, lsl #2
+	WORD $0xb4001cc6 // cbz x6, 0x3f00 <k_tile_panel_16+0x580>
+	WORD $0x3dc00222 // ldr q2, [x17]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54001cca // b.ge 0x3f0c <k_tile_panel_16+0x58c>
+	WORD $0x17ffffaa // b 0x3a20 <k_tile_panel_16+0xa0>
+	WORD $0xa9419007 // ldp x7, x4, [x0, #0x18]
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xf9402414 // ldr x20, [x0, #0x48]
+	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
+	WORD $0xd37ae484 // lsl x4, x4, #6
+	WORD $0xd37df0f5 // lsl x21, x7, #3
+	WORD $0xd37ef4d6 // lsl x22, x6, #2
+	WORD $0xd1040097 // sub x23, x4, #0x100
+	WORD $0x14000009 // b 0x3bc0 <k_tile_panel_16+0x240>
+	WORD $0x910010c1 // add x1, x6, #0x4
+	WORD $0xaa0603f1 // mov x17, x6
+	WORD $0x3d800303 // str q3, [x24]
+	WORD $0xeb0d003f // cmp x1, x13
+	WORD $0x3cb96b05 // str q5, [x24, x25]
+	WORD $0x3cb56b04 // str q4, [x24, x21]
+	WORD $0x3cb66b02 // str q2, [x24, x22]
+	WORD $0x54fffbac // b.gt 0x3b30 <k_tile_panel_16+0x1b0>
+	WORD $0xcb0a0224 // sub x4, x17, x10
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9100163b // add x27, x17, #0x5
+	WORD $0x9b047ce6 // mul x6, x7, x4
+	WORD $0x91000e24 // add x4, x17, #0x3
+	WORD $0xd37ef4f9 // lsl x25, x7, #2
+	WORD $0x9a91b09a // csel x26, x4, x17, lt
+	WORD $0x91000a24 // add x4, x17, #0x2
+	WORD $0xf100009f // cmp x4, #0x0
+	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
+	WORD $0xaa0103e6 // mov x6, x1
+	WORD $0x9a84b361 // csel x1, x27, x4, lt
+	WORD $0xb4000114 // cbz x20, 0x3c10 <k_tile_panel_16+0x290>
+	WORD $0x3dc00303 // ldr q3, [x24]
+	WORD $0x3cf96b05 // ldr q5, [x24, x25]
+	WORD $0x3cf56b04 // ldr q4, [x24, x21]
+	WORD $0x3cf66b02 // ldr q2, [x24, x22]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x3c28 <k_tile_panel_16+0x2a8>
+	WORD $0x17ffffe5 // b 0x3ba0 <k_tile_panel_16+0x220>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x4694 <k_tile_panel_16+0x904>
-	WORD $0x9342fef7 // asr x23, x23, #2
-	WORD $0xaa1103f8 // mov x24, x17
-	WORD $0x9b177cf7 // mul x23, x7, x23
-	WORD $0x8b151af5 // add x21, x23, x21, lsl #6
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0x8b1500d5 // add x21, x6, x21
-	WORD $0x4ea81d06 // mov v6.16b, v8.16b
-	WORD $0xad424aa7 // ldp q7, q18, [x21, #0x40]
-	WORD $0x4ea81d10 // mov v16.16b, v8.16b
-	WORD $0xad4052b3 // ldp q19, q20, [x21]
-	WORD $0xad7e5ab5 // ldp q21, q22, [x21, #-0x40]
-	WORD $0x4ea81d00 // mov v0.16b, v8.16b
-	WORD $0xad7c62a1 // ldp q1, q24, [x21, #-0x80]
-	WORD $0x4ea81d17 // mov v23.16b, v8.16b
-	WORD $0x3dc00311 // ldr q17, [x24]
-	WORD $0x4ea81d19 // mov v25.16b, v8.16b
-	WORD $0x4ea81d1a // mov v26.16b, v8.16b
-	WORD $0x4ea81d1b // mov v27.16b, v8.16b
-	WORD $0x4ea81d1c // mov v28.16b, v8.16b
-	WORD $0x3dc0131d // ldr q29, [x24, #0x40]
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x3ba0 <k_tile_panel_16+0x220>
+	WORD $0x9342ff5a // asr x26, x26, #2
+	WORD $0x9342fc21 // asr x1, x1, #2
+	WORD $0xaa0303fd // mov x29, x3
+	WORD $0xaa1303fe // mov x30, x19
+	WORD $0x9b1a7efa // mul x26, x23, x26
+	WORD $0x9b017ee1 // mul x1, x23, x1
+	WORD $0x8b111b5a // add x26, x26, x17, lsl #6
+	WORD $0x8b04183b // add x27, x1, x4, lsl #6
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0x8b1b03d1 // add x17, x30, x27
+	WORD $0x8b1a03c1 // add x1, x30, x26
+	WORD $0x4ea01c06 // mov v6.16b, v0.16b
+	WORD $0xad424a27 // ldp q7, q18, [x17, #0x40]
+	WORD $0x4ea01c10 // mov v16.16b, v0.16b
+	WORD $0xad405633 // ldp q19, q21, [x17]
+	WORD $0x4ea01c14 // mov v20.16b, v0.16b
+	WORD $0xad426036 // ldp q22, q24, [x1, #0x40]
+	WORD $0x4ea01c19 // mov v25.16b, v0.16b
+	WORD $0xad406837 // ldp q23, q26, [x1]
+	WORD $0x3dc00091 // ldr q17, [x4]
+	WORD $0x4ea01c1b // mov v27.16b, v0.16b
+	WORD $0x4ea01c1c // mov v28.16b, v0.16b
+	WORD $0x4ea01c1d // mov v29.16b, v0.16b
+	WORD $0x4ea01c1e // mov v30.16b, v0.16b
 	WORD $0x4f87e226 // sdot v6.4s, v17.16b, v7.4b[0]
 	WORD $0x4f93e230 // sdot v16.4s, v17.16b, v19.4b[0]
-	WORD $0x4f95e220 // sdot v0.4s, v17.16b, v21.4b[0]
-	WORD $0x4f81e237 // sdot v23.4s, v17.16b, v1.4b[0]
-	WORD $0x3dc04311 // ldr q17, [x24, #0x100]
-	WORD $0x3dc0631e // ldr q30, [x24, #0x180]
-	WORD $0x3dc0731f // ldr q31, [x24, #0x1c0]
-	WORD $0xd10006f7 // sub x23, x23, #0x1
-	WORD $0x4f96e23a // sdot v26.4s, v17.16b, v22.4b[0]
-	WORD $0x4f98e23b // sdot v27.4s, v17.16b, v24.4b[0]
-	WORD $0x4f92e239 // sdot v25.4s, v17.16b, v18.4b[0]
-	WORD $0x4f94e23c // sdot v28.4s, v17.16b, v20.4b[0]
-	WORD $0x3dc05311 // ldr q17, [x24, #0x140]
-	WORD $0x4fb5e3a0 // sdot v0.4s, v29.16b, v21.4b[1]
-	WORD $0x4fa7e3a6 // sdot v6.4s, v29.16b, v7.4b[1]
-	WORD $0x4fa1e3b7 // sdot v23.4s, v29.16b, v1.4b[1]
-	WORD $0x4fb3e3b0 // sdot v16.4s, v29.16b, v19.4b[1]
-	WORD $0x3dc0231d // ldr q29, [x24, #0x80]
-	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0x4fb6e23a // sdot v26.4s, v17.16b, v22.4b[1]
-	WORD $0x4fb8e23b // sdot v27.4s, v17.16b, v24.4b[1]
-	WORD $0x4fb2e239 // sdot v25.4s, v17.16b, v18.4b[1]
-	WORD $0x4fb4e23c // sdot v28.4s, v17.16b, v20.4b[1]
-	WORD $0x3dc08311 // ldr q17, [x24, #0x200]
-	WORD $0x4f95eba0 // sdot v0.4s, v29.16b, v21.4b[2]
-	WORD $0x4f87eba6 // sdot v6.4s, v29.16b, v7.4b[2]
-	WORD $0x4f81ebb7 // sdot v23.4s, v29.16b, v1.4b[2]
-	WORD $0x4f93ebb0 // sdot v16.4s, v29.16b, v19.4b[2]
-	WORD $0x3dc0331d // ldr q29, [x24, #0xc0]
-	WORD $0x4f96ebda // sdot v26.4s, v30.16b, v22.4b[2]
-	WORD $0x4f98ebdb // sdot v27.4s, v30.16b, v24.4b[2]
-	WORD $0x4f92ebd9 // sdot v25.4s, v30.16b, v18.4b[2]
-	WORD $0x4f94ebdc // sdot v28.4s, v30.16b, v20.4b[2]
-	WORD $0x6e29de3e // fmul v30.4s, v17.4s, v9.4s
-	WORD $0x4fb5eba0 // sdot v0.4s, v29.16b, v21.4b[3]
-	WORD $0x4fa7eba6 // sdot v6.4s, v29.16b, v7.4b[3]
-	WORD $0x4fa1ebb7 // sdot v23.4s, v29.16b, v1.4b[3]
-	WORD $0x4fb3ebb0 // sdot v16.4s, v29.16b, v19.4b[3]
-	WORD $0x3dc09313 // ldr q19, [x24, #0x240]
-	WORD $0x910a0318 // add x24, x24, #0x280
-	WORD $0x4fb6ebfa // sdot v26.4s, v31.16b, v22.4b[3]
-	WORD $0x4fb8ebfb // sdot v27.4s, v31.16b, v24.4b[3]
-	WORD $0x4fb2ebf9 // sdot v25.4s, v31.16b, v18.4b[3]
-	WORD $0x4ebe1fc7 // mov v7.16b, v30.16b
-	WORD $0x4fb4ebfc // sdot v28.4s, v31.16b, v20.4b[3]
-	WORD $0x4ebe1fc1 // mov v1.16b, v30.16b
-	WORD $0x4e20ce27 // fmla v7.4s, v17.4s, v0.4s
-	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
-	WORD $0x4e37ce21 // fmla v1.4s, v17.4s, v23.4s
-	WORD $0x4e29d772 // fadd v18.4s, v27.4s, v9.4s
-	WORD $0x4e26ce3e // fmla v30.4s, v17.4s, v6.4s
-	WORD $0x4e29d726 // fadd v6.4s, v25.4s, v9.4s
-	WORD $0x4e30ce20 // fmla v0.4s, v17.4s, v16.4s
-	WORD $0x4e29d750 // fadd v16.4s, v26.4s, v9.4s
-	WORD $0x4e29d791 // fadd v17.4s, v28.4s, v9.4s
-	WORD $0x4e32ce61 // fmla v1.4s, v19.4s, v18.4s
-	WORD $0x4e26ce7e // fmla v30.4s, v19.4s, v6.4s
-	WORD $0xbc5a02a6 // ldur s6, [x21, #-0x60]
-	WORD $0xbd4062b2 // ldr s18, [x21, #0x60]
-	WORD $0x4e30ce67 // fmla v7.4s, v19.4s, v16.4s
-	WORD $0x4e31ce60 // fmla v0.4s, v19.4s, v17.4s
-	WORD $0xbc5e02b0 // ldur s16, [x21, #-0x20]
-	WORD $0xbd4022b1 // ldr s17, [x21, #0x20]
-	WORD $0x910402b5 // add x21, x21, #0x100
-	WORD $0x4f861025 // fmla v5.4s, v1.4s, v6.s[0]
-	WORD $0x4f9213c2 // fmla v2.4s, v30.4s, v18.s[0]
-	WORD $0x4f9010e4 // fmla v4.4s, v7.4s, v16.s[0]
-	WORD $0x4f911003 // fmla v3.4s, v0.4s, v17.s[0]
-	WORD $0x54fff5c8 // b.hi 0x4724 <k_tile_panel_16+0x994>
-	WORD $0x17ffff89 // b 0x4694 <k_tile_panel_16+0x904>
-	WORD $0xa9418c02 // ldp x2, x3, [x0, #0x18]
-	WORD $0xd37ced04 // lsl x4, x8, #4
-	WORD $0xa940c006 // ldp x6, x16, [x0, #0x8]
-	WORD $0xf9400005 // ldr x5, [x0]
-	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
-	WORD $0xd37ae467 // lsl x7, x3, #6
-	WORD $0x8b040203 // add x3, x16, x4
-	WORD $0x8b0400a4 // add x4, x5, x4
-	WORD $0x910100c5 // add x5, x6, #0x40
-	WORD $0xd10400e6 // sub x6, x7, #0x100
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x14000007 // b 0x48bc <k_tile_panel_16+0xb2c>
-	WORD $0x91000a15 // add x21, x16, #0x2
-	WORD $0xaa1003ea // mov x10, x16
-	WORD $0x3d800263 // str q3, [x19]
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffcc6c // b.gt 0x4244 <k_tile_panel_16+0x4b4>
-	WORD $0xcb090150 // sub x16, x10, x9
-	WORD $0x91000d56 // add x22, x10, #0x3
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x9b107c50 // mul x16, x2, x16
-	WORD $0xd37ef454 // lsl x20, x2, #2
-	WORD $0x8b100893 // add x19, x4, x16, lsl #2
-	WORD $0xaa1503f0 // mov x16, x21
-	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x48f4 <k_tile_panel_16+0xb64>
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0x3cf46a62 // ldr q2, [x19, x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x4904 <k_tile_panel_16+0xb74>
-	WORD $0x17ffffed // b 0x48a4 <k_tile_panel_16+0xb14>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x48a4 <k_tile_panel_16+0xb14>
-	WORD $0x9342feb5 // asr x21, x21, #2
-	WORD $0xaa0303f6 // mov x22, x3
-	WORD $0x9b157cd5 // mul x21, x6, x21
-	WORD $0x8b0a1aaa // add x10, x21, x10, lsl #6
-	WORD $0xaa0703f5 // mov x21, x7
-	WORD $0x8b0a00aa // add x10, x5, x10
-	WORD $0x4ea81d00 // mov v0.16b, v8.16b
-	WORD $0xad7e4544 // ldp q4, q17, [x10, #-0x40]
-	WORD $0x4ea81d05 // mov v5.16b, v8.16b
-	WORD $0xad404147 // ldp q7, q16, [x10]
+	WORD $0x4f96e234 // sdot v20.4s, v17.16b, v22.4b[0]
+	WORD $0x4f97e239 // sdot v25.4s, v17.16b, v23.4b[0]
+	WORD $0x3dc04091 // ldr q17, [x4, #0x100]
+	WORD $0x3dc0109f // ldr q31, [x4, #0x40]
+	WORD $0x3dc06088 // ldr q8, [x4, #0x180]
+	WORD $0x3dc07089 // ldr q9, [x4, #0x1c0]
+	WORD $0x4f98e23c // sdot v28.4s, v17.16b, v24.4b[0]
+	WORD $0x4f9ae23d // sdot v29.4s, v17.16b, v26.4b[0]
+	WORD $0x4f92e23b // sdot v27.4s, v17.16b, v18.4b[0]
+	WORD $0x4f95e23e // sdot v30.4s, v17.16b, v21.4b[0]
+	WORD $0x3dc05091 // ldr q17, [x4, #0x140]
+	WORD $0x4fa7e3e6 // sdot v6.4s, v31.16b, v7.4b[1]
+	WORD $0x4fb6e3f4 // sdot v20.4s, v31.16b, v22.4b[1]
+	WORD $0x4fb7e3f9 // sdot v25.4s, v31.16b, v23.4b[1]
+	WORD $0x4fb3e3f0 // sdot v16.4s, v31.16b, v19.4b[1]
+	WORD $0x3dc0209f // ldr q31, [x4, #0x80]
+	WORD $0xd10007bd // sub x29, x29, #0x1
+	WORD $0x910403de // add x30, x30, #0x100
+	WORD $0x4fb8e23c // sdot v28.4s, v17.16b, v24.4b[1]
+	WORD $0x4fbae23d // sdot v29.4s, v17.16b, v26.4b[1]
+	WORD $0x4fb2e23b // sdot v27.4s, v17.16b, v18.4b[1]
+	WORD $0x4fb5e23e // sdot v30.4s, v17.16b, v21.4b[1]
+	WORD $0x3dc08091 // ldr q17, [x4, #0x200]
+	WORD $0x4f87ebe6 // sdot v6.4s, v31.16b, v7.4b[2]
+	WORD $0x4f96ebf4 // sdot v20.4s, v31.16b, v22.4b[2]
+	WORD $0x4f97ebf9 // sdot v25.4s, v31.16b, v23.4b[2]
+	WORD $0x4f93ebf0 // sdot v16.4s, v31.16b, v19.4b[2]
+	WORD $0x3dc0309f // ldr q31, [x4, #0xc0]
+	WORD $0xf10007bf // cmp x29, #0x1
+	WORD $0x4f98e91c // sdot v28.4s, v8.16b, v24.4b[2]
+	WORD $0x4f9ae91d // sdot v29.4s, v8.16b, v26.4b[2]
+	WORD $0x4f92e91b // sdot v27.4s, v8.16b, v18.4b[2]
+	WORD $0x4f95e91e // sdot v30.4s, v8.16b, v21.4b[2]
+	WORD $0x6e21de28 // fmul v8.4s, v17.4s, v1.4s
+	WORD $0x4fa7ebe6 // sdot v6.4s, v31.16b, v7.4b[3]
+	WORD $0x4fb6ebf4 // sdot v20.4s, v31.16b, v22.4b[3]
+	WORD $0x4fb7ebf9 // sdot v25.4s, v31.16b, v23.4b[3]
+	WORD $0x4fb3ebf0 // sdot v16.4s, v31.16b, v19.4b[3]
+	WORD $0x4fb8e93c // sdot v28.4s, v9.16b, v24.4b[3]
+	WORD $0x4fbae93d // sdot v29.4s, v9.16b, v26.4b[3]
+	WORD $0x4fb2e93b // sdot v27.4s, v9.16b, v18.4b[3]
+	WORD $0x4fb5e93e // sdot v30.4s, v9.16b, v21.4b[3]
+	WORD $0x4ea81d07 // mov v7.16b, v8.16b
 	WORD $0x4ea81d12 // mov v18.16b, v8.16b
 	WORD $0x4ea81d13 // mov v19.16b, v8.16b
-	WORD $0x3dc002c1 // ldr q1, [x22]
-	WORD $0x3dc042c6 // ldr q6, [x22, #0x100]
-	WORD $0x3dc082d4 // ldr q20, [x22, #0x200]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0x4f84e025 // sdot v5.4s, v1.16b, v4.4b[0]
-	WORD $0x4f87e020 // sdot v0.4s, v1.16b, v7.4b[0]
-	WORD $0x3dc012c1 // ldr q1, [x22, #0x40]
-	WORD $0x4f90e0d2 // sdot v18.4s, v6.16b, v16.4b[0]
-	WORD $0x4f91e0d3 // sdot v19.4s, v6.16b, v17.4b[0]
-	WORD $0x3dc052c6 // ldr q6, [x22, #0x140]
-	WORD $0x6e29de95 // fmul v21.4s, v20.4s, v9.4s
-	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0x4fa4e025 // sdot v5.4s, v1.16b, v4.4b[1]
-	WORD $0x4fa7e020 // sdot v0.4s, v1.16b, v7.4b[1]
-	WORD $0x3dc022c1 // ldr q1, [x22, #0x80]
-	WORD $0x4fb0e0d2 // sdot v18.4s, v6.16b, v16.4b[1]
-	WORD $0x4fb1e0d3 // sdot v19.4s, v6.16b, v17.4b[1]
-	WORD $0x3dc062c6 // ldr q6, [x22, #0x180]
-	WORD $0x4f84e825 // sdot v5.4s, v1.16b, v4.4b[2]
-	WORD $0x4f87e820 // sdot v0.4s, v1.16b, v7.4b[2]
-	WORD $0x3dc032c1 // ldr q1, [x22, #0xc0]
-	WORD $0x4f90e8d2 // sdot v18.4s, v6.16b, v16.4b[2]
-	WORD $0x4f91e8d3 // sdot v19.4s, v6.16b, v17.4b[2]
-	WORD $0x3dc072c6 // ldr q6, [x22, #0x1c0]
-	WORD $0x4fa4e825 // sdot v5.4s, v1.16b, v4.4b[3]
-	WORD $0x4fa7e820 // sdot v0.4s, v1.16b, v7.4b[3]
-	WORD $0x4eb51ea1 // mov v1.16b, v21.16b
-	WORD $0x4fb0e8d2 // sdot v18.4s, v6.16b, v16.4b[3]
-	WORD $0x4fb1e8d3 // sdot v19.4s, v6.16b, v17.4b[3]
-	WORD $0x4e25ce81 // fmla v1.4s, v20.4s, v5.4s
-	WORD $0x4e20ce95 // fmla v21.4s, v20.4s, v0.4s
-	WORD $0x3dc092c5 // ldr q5, [x22, #0x240]
-	WORD $0x4e29d640 // fadd v0.4s, v18.4s, v9.4s
-	WORD $0x4e29d664 // fadd v4.4s, v19.4s, v9.4s
-	WORD $0x910a02d6 // add x22, x22, #0x280
-	WORD $0x4e20ccb5 // fmla v21.4s, v5.4s, v0.4s
-	WORD $0x4e24cca1 // fmla v1.4s, v5.4s, v4.4s
-	WORD $0xbc5e0140 // ldur s0, [x10, #-0x20]
-	WORD $0xbd402144 // ldr s4, [x10, #0x20]
-	WORD $0x9104014a // add x10, x10, #0x100
-	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
-	WORD $0x4f8412a2 // fmla v2.4s, v21.4s, v4.s[0]
-	WORD $0x54fffa08 // b.hi 0x491c <k_tile_panel_16+0xb8c>
-	WORD $0x17ffffb1 // b 0x48a4 <k_tile_panel_16+0xb14>
+	WORD $0x4e26ce28 // fmla v8.4s, v17.4s, v6.4s
+	WORD $0x3dc09095 // ldr q21, [x4, #0x240]
+	WORD $0x910a0084 // add x4, x4, #0x280
+	WORD $0x4e39ce27 // fmla v7.4s, v17.4s, v25.4s
+	WORD $0x4e34ce32 // fmla v18.4s, v17.4s, v20.4s
+	WORD $0x4e21d7b4 // fadd v20.4s, v29.4s, v1.4s
+	WORD $0x4e30ce33 // fmla v19.4s, v17.4s, v16.4s
+	WORD $0x4e21d790 // fadd v16.4s, v28.4s, v1.4s
+	WORD $0x4e21d766 // fadd v6.4s, v27.4s, v1.4s
+	WORD $0x4e21d7d1 // fadd v17.4s, v30.4s, v1.4s
+	WORD $0x4e34cea7 // fmla v7.4s, v21.4s, v20.4s
+	WORD $0xbd406234 // ldr s20, [x17, #0x60]
+	WORD $0x4e30ceb2 // fmla v18.4s, v21.4s, v16.4s
+	WORD $0x4e26cea8 // fmla v8.4s, v21.4s, v6.4s
+	WORD $0xbd402026 // ldr s6, [x1, #0x20]
+	WORD $0x4e31ceb3 // fmla v19.4s, v21.4s, v17.4s
+	WORD $0xbd406030 // ldr s16, [x1, #0x60]
+	WORD $0xbd402231 // ldr s17, [x17, #0x20]
+	WORD $0x4f8610e3 // fmla v3.4s, v7.4s, v6.s[0]
+	WORD $0x4f901245 // fmla v5.4s, v18.4s, v16.s[0]
+	WORD $0x4f941102 // fmla v2.4s, v8.4s, v20.s[0]
+	WORD $0x4f911264 // fmla v4.4s, v19.4s, v17.s[0]
+	WORD $0x54fff588 // b.hi 0x3c4c <k_tile_panel_16+0x2cc>
+	WORD $0x17ffff80 // b 0x3ba0 <k_tile_panel_16+0x220>
+	WORD $0xa941c407 // ldp x7, x17, [x0, #0x18]
+	WORD $0xf9400401 // ldr x1, [x0, #0x8]
+	WORD $0xf9402413 // ldr x19, [x0, #0x48]
+	WORD $0x91010034 // add x20, x1, #0x40
+	WORD $0xd37ae631 // lsl x17, x17, #6
+	WORD $0xd1040235 // sub x21, x17, #0x100
+	WORD $0x14000007 // b 0x3dd8 <k_tile_panel_16+0x458>
+	WORD $0x91000896 // add x22, x4, #0x2
+	WORD $0xaa0403e6 // mov x6, x4
+	WORD $0x3d800223 // str q3, [x17]
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x3ca16a22 // str q2, [x17, x1]
+	WORD $0x54ffeb6c // b.gt 0x3b40 <k_tile_panel_16+0x1c0>
+	WORD $0xcb0a00d1 // sub x17, x6, x10
+	WORD $0x91000cd7 // add x23, x6, #0x3
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x9b117cf1 // mul x17, x7, x17
+	WORD $0xd37ef4e1 // lsl x1, x7, #2
+	WORD $0xaa1603e4 // mov x4, x22
+	WORD $0x9a86b2f6 // csel x22, x23, x6, lt
+	WORD $0x8b1108b1 // add x17, x5, x17, lsl #2
+	WORD $0xb40000d3 // cbz x19, 0x3e10 <k_tile_panel_16+0x490>
+	WORD $0x3dc00223 // ldr q3, [x17]
+	WORD $0x3ce16a22 // ldr q2, [x17, x1]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x3e20 <k_tile_panel_16+0x4a0>
+	WORD $0x17ffffed // b 0x3dc0 <k_tile_panel_16+0x440>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffa58b // b.lt 0x3ea0 <k_tile_panel_16+0x110>
-	WORD $0xd342fe22 // lsr x2, x17, #2
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
-	WORD $0xcb110211 // sub x17, x16, x17
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x9b027c62 // mul x2, x3, x2
-	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
-	WORD $0x8b081090 // add x16, x4, x8, lsl #4
-	WORD $0x8b021862 // add x2, x3, x2, lsl #6
-	WORD $0x8b111851 // add x17, x2, x17, lsl #6
-	WORD $0xad401223 // ldp q3, q4, [x17]
-	WORD $0x4ea81d05 // mov v5.16b, v8.16b
-	WORD $0x4ea81d06 // mov v6.16b, v8.16b
-	WORD $0x3dc00200 // ldr q0, [x16]
-	WORD $0x3dc04201 // ldr q1, [x16, #0x100]
-	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
-	WORD $0xd1000421 // sub x1, x1, #0x1
-	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
-	WORD $0x3dc01200 // ldr q0, [x16, #0x40]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
-	WORD $0x3dc05201 // ldr q1, [x16, #0x140]
-	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
-	WORD $0x3dc02200 // ldr q0, [x16, #0x80]
-	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
-	WORD $0x3dc06201 // ldr q1, [x16, #0x180]
-	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
-	WORD $0x3dc08200 // ldr q0, [x16, #0x200]
-	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
-	WORD $0x3dc03201 // ldr q1, [x16, #0xc0]
-	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
-	WORD $0x6e29dc01 // fmul v1.4s, v0.4s, v9.4s
-	WORD $0x3dc09203 // ldr q3, [x16, #0x240]
-	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffd2b // b.lt 0x3dc0 <k_tile_panel_16+0x440>
+	WORD $0x9342fed6 // asr x22, x22, #2
+	WORD $0xaa1003f7 // mov x23, x16
+	WORD $0x9b167eb6 // mul x22, x21, x22
+	WORD $0x8b061ac6 // add x6, x22, x6, lsl #6
+	WORD $0xaa0303f6 // mov x22, x3
+	WORD $0x8b060286 // add x6, x20, x6
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0xad7e4cc6 // ldp q6, q19, [x6, #-0x40]
+	WORD $0x4ea01c07 // mov v7.16b, v0.16b
+	WORD $0xad4048d1 // ldp q17, q18, [x6]
+	WORD $0x4ea01c14 // mov v20.16b, v0.16b
+	WORD $0x4ea01c15 // mov v21.16b, v0.16b
+	WORD $0x3dc002e5 // ldr q5, [x23]
+	WORD $0x3dc042f0 // ldr q16, [x23, #0x100]
+	WORD $0x3dc082f6 // ldr q22, [x23, #0x200]
+	WORD $0xd10006d6 // sub x22, x22, #0x1
+	WORD $0x4f86e0a7 // sdot v7.4s, v5.16b, v6.4b[0]
+	WORD $0x4f91e0a4 // sdot v4.4s, v5.16b, v17.4b[0]
+	WORD $0x3dc012e5 // ldr q5, [x23, #0x40]
+	WORD $0x4f92e214 // sdot v20.4s, v16.16b, v18.4b[0]
+	WORD $0x4f93e215 // sdot v21.4s, v16.16b, v19.4b[0]
+	WORD $0x3dc052f0 // ldr q16, [x23, #0x140]
+	WORD $0x6e21ded7 // fmul v23.4s, v22.4s, v1.4s
+	WORD $0xf10006df // cmp x22, #0x1
+	WORD $0x4fa6e0a7 // sdot v7.4s, v5.16b, v6.4b[1]
+	WORD $0x4fb1e0a4 // sdot v4.4s, v5.16b, v17.4b[1]
+	WORD $0x3dc022e5 // ldr q5, [x23, #0x80]
+	WORD $0x4fb2e214 // sdot v20.4s, v16.16b, v18.4b[1]
+	WORD $0x4fb3e215 // sdot v21.4s, v16.16b, v19.4b[1]
+	WORD $0x3dc062f0 // ldr q16, [x23, #0x180]
+	WORD $0x4f86e8a7 // sdot v7.4s, v5.16b, v6.4b[2]
+	WORD $0x4f91e8a4 // sdot v4.4s, v5.16b, v17.4b[2]
+	WORD $0x3dc032e5 // ldr q5, [x23, #0xc0]
+	WORD $0x4f92ea14 // sdot v20.4s, v16.16b, v18.4b[2]
+	WORD $0x4f93ea15 // sdot v21.4s, v16.16b, v19.4b[2]
+	WORD $0x3dc072f0 // ldr q16, [x23, #0x1c0]
+	WORD $0x4fa6e8a7 // sdot v7.4s, v5.16b, v6.4b[3]
+	WORD $0x4fb1e8a4 // sdot v4.4s, v5.16b, v17.4b[3]
+	WORD $0x4eb71ee5 // mov v5.16b, v23.16b
+	WORD $0x4fb2ea14 // sdot v20.4s, v16.16b, v18.4b[3]
+	WORD $0x4fb3ea15 // sdot v21.4s, v16.16b, v19.4b[3]
+	WORD $0x4e27cec5 // fmla v5.4s, v22.4s, v7.4s
+	WORD $0x4e24ced7 // fmla v23.4s, v22.4s, v4.4s
+	WORD $0x3dc092e7 // ldr q7, [x23, #0x240]
+	WORD $0x4e21d684 // fadd v4.4s, v20.4s, v1.4s
+	WORD $0x4e21d6a6 // fadd v6.4s, v21.4s, v1.4s
+	WORD $0x910a02f7 // add x23, x23, #0x280
+	WORD $0x4e24ccf7 // fmla v23.4s, v7.4s, v4.4s
+	WORD $0x4e26cce5 // fmla v5.4s, v7.4s, v6.4s
+	WORD $0xbc5e00c4 // ldur s4, [x6, #-0x20]
+	WORD $0xbd4020c6 // ldr s6, [x6, #0x20]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f8410a3 // fmla v3.4s, v5.4s, v4.s[0]
+	WORD $0x4f8612e2 // fmla v2.4s, v23.4s, v6.s[0]
+	WORD $0x54fffa08 // b.hi 0x3e38 <k_tile_panel_16+0x4b8>
+	WORD $0x17ffffb1 // b 0x3dc0 <k_tile_panel_16+0x440>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54ffd8cb // b.lt 0x3a20 <k_tile_panel_16+0xa0>
+	WORD $0xd342fc25 // lsr x5, x1, #2
+	WORD $0xf9401006 // ldr x6, [x0, #0x20]
+	WORD $0x927edc21 // and x1, x1, #0x3fffffffffffffc
+	WORD $0xcb010081 // sub x1, x4, x1
+	WORD $0xaa0303e4 // mov x4, x3
+	WORD $0x9b057cc5 // mul x5, x6, x5
+	WORD $0xf9400406 // ldr x6, [x0, #0x8]
+	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
+	WORD $0x8b0118a1 // add x1, x5, x1, lsl #6
+	WORD $0xad401825 // ldp q5, q6, [x1]
+	WORD $0x4ea01c07 // mov v7.16b, v0.16b
+	WORD $0x4ea01c10 // mov v16.16b, v0.16b
+	WORD $0x3dc00203 // ldr q3, [x16]
+	WORD $0x3dc04204 // ldr q4, [x16, #0x100]
+	WORD $0x3dc07211 // ldr q17, [x16, #0x1c0]
+	WORD $0xd1000484 // sub x4, x4, #0x1
+	WORD $0x4f85e067 // sdot v7.4s, v3.16b, v5.4b[0]
+	WORD $0x3dc01203 // ldr q3, [x16, #0x40]
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x4f86e090 // sdot v16.4s, v4.16b, v6.4b[0]
+	WORD $0x3dc05204 // ldr q4, [x16, #0x140]
+	WORD $0x4fa5e067 // sdot v7.4s, v3.16b, v5.4b[1]
+	WORD $0x3dc02203 // ldr q3, [x16, #0x80]
+	WORD $0x4fa6e090 // sdot v16.4s, v4.16b, v6.4b[1]
+	WORD $0x3dc06204 // ldr q4, [x16, #0x180]
+	WORD $0x4f85e867 // sdot v7.4s, v3.16b, v5.4b[2]
+	WORD $0x3dc08203 // ldr q3, [x16, #0x200]
+	WORD $0x4f86e890 // sdot v16.4s, v4.16b, v6.4b[2]
+	WORD $0x3dc03204 // ldr q4, [x16, #0xc0]
+	WORD $0x4fa5e887 // sdot v7.4s, v4.16b, v5.4b[3]
+	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
+	WORD $0x3dc09205 // ldr q5, [x16, #0x240]
+	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
 	WORD $0x910a0210 // add x16, x16, #0x280
-	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0x4e29d4c0 // fadd v0.4s, v6.4s, v9.4s
-	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
-	WORD $0xbd402220 // ldr s0, [x17, #0x20]
-	WORD $0x91040231 // add x17, x17, #0x100
-	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
-	WORD $0x54fffc28 // b.hi 0x4a1c <k_tile_panel_16+0xc8c>
-	WORD $0x17fffd01 // b 0x3ea0 <k_tile_panel_16+0x110>
-	WORD $0xa9594ff4 // ldp x20, x19, [sp, #0x190]
-	WORD $0xf940a3fd // ldr x29, [sp, #0x140]
-	WORD $0xa95857f6 // ldp x22, x21, [sp, #0x180]
-	WORD $0xa9575ff8 // ldp x24, x23, [sp, #0x170]
-	WORD $0xa95667fa // ldp x26, x25, [sp, #0x160]
-	WORD $0xa9556ffe // ldp x30, x27, [sp, #0x150]
-	WORD $0x6d5323e9 // ldp d9, d8, [sp, #0x130]
-	WORD $0x6d522beb // ldp d11, d10, [sp, #0x120]
-	WORD $0x6d5133ed // ldp d13, d12, [sp, #0x110]
-	WORD $0x6d503bef // ldp d15, d14, [sp, #0x100]
-	WORD $0x910683ff // add sp, sp, #0x1a0
+	WORD $0x4e27cc64 // fmla v4.4s, v3.4s, v7.4s
+	WORD $0x4e21d603 // fadd v3.4s, v16.4s, v1.4s
+	WORD $0x4e23cca4 // fmla v4.4s, v5.4s, v3.4s
+	WORD $0xbd402023 // ldr s3, [x1, #0x20]
+	WORD $0x91040021 // add x1, x1, #0x100
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x54fffc28 // b.hi 0x3f30 <k_tile_panel_16+0x5b0>
+	WORD $0x17fffe9c // b 0x3a20 <k_tile_panel_16+0xa0>
+	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
+	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
+	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
+	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
+	WORD $0x6d4123e9 // ldp d9, d8, [sp, #0x10]
+	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_16_min
-	WORD $0xd106c3ff // sub sp, sp, #0x1b0
-	WORD $0xa942c009 // ldp x9, x16, [x0, #0x28]
-	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
-	WORD $0x6d113bef // stp d15, d14, [sp, #0x110]
-	WORD $0x4e040d4e // dup v14.4s, w10
-	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x6d132beb // stp d11, d10, [sp, #0x130]
-	WORD $0xf240053f // tst x9, #0x3
-	WORD $0x91000d23 // add x3, x9, #0x3
-	WORD $0x9100052b // add x11, x9, #0x1
-	WORD $0xfa401a04 // ccmp x16, #0x0, #0x4, ne
-	WORD $0x9100092d // add x13, x9, #0x2
-	WORD $0x91000d61 // add x1, x11, #0x3
-	WORD $0x1a9fd7ec // cset w12, gt
-	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x91000da2 // add x2, x13, #0x3
-	WORD $0x9a89b071 // csel x17, x3, x9, lt
-	WORD $0xf240057f // tst x11, #0x3
-	WORD $0x8b09020f // add x15, x16, x9
-	WORD $0xfa411a04 // ccmp x16, #0x1, #0x4, ne
-	WORD $0x9342fe24 // asr x4, x17, #2
-	WORD $0x927ef631 // and x17, x17, #0xfffffffffffffffc
-	WORD $0x1a9fd7ee // cset w14, gt
-	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0xcb110131 // sub x17, x9, x17
-	WORD $0x9a8bb021 // csel x1, x1, x11, lt
-	WORD $0xf24005bf // tst x13, #0x3
-	WORD $0xf900afe4 // str x4, [sp, #0x158]
-	WORD $0xfa421a04 // ccmp x16, #0x2, #0x4, ne
-	WORD $0xf9002ff1 // str x17, [sp, #0x58]
-	WORD $0x1a9fd7e4 // cset w4, gt
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400368b // b.lt 0x46b0 <k_tile_panel_16_min+0x6d8>
+	WORD $0xd10203ff // sub sp, sp, #0x80
+	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
+	WORD $0xd37ef570 // lsl x16, x11, #2
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
+	WORD $0x52a96801 // mov w1, #0x4b400000 // =1262485504
+	WORD $0x52b96802 // mov w2, #-0x34c00000 // =-884998144
+	WORD $0x4e040c20 // dup v0.4s, w1
+	WORD $0x4e040c41 // dup v1.4s, w2
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
 	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x6d1233ed // stp d13, d12, [sp, #0x120]
-	WORD $0x9a8db051 // csel x17, x2, x13, lt
-	WORD $0xf240047f // tst x3, #0x3
-	WORD $0x9342fc22 // asr x2, x1, #2
-	WORD $0x927ef421 // and x1, x1, #0xfffffffffffffffc
-	WORD $0xfa431a04 // ccmp x16, #0x3, #0x4, ne
-	WORD $0x927ef62a // and x10, x17, #0xfffffffffffffffc
-	WORD $0xcb010170 // sub x16, x11, x1
-	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
-	WORD $0xcb0a01aa // sub x10, x13, x10
-	WORD $0xa9040bf0 // stp x16, x2, [sp, #0x40]
-	WORD $0x9342fe30 // asr x16, x17, #2
-	WORD $0x4e040c2a // dup v10.4s, w1
-	WORD $0xa90243ea // stp x10, x16, [sp, #0x20]
-	WORD $0x1a9fd7f0 // cset w16, gt
-	WORD $0xf100007f // cmp x3, #0x0
-	WORD $0xb90037f0 // str w16, [sp, #0x34]
-	WORD $0x91000c70 // add x16, x3, #0x3
-	WORD $0x9a83b210 // csel x16, x16, x3, lt
-	WORD $0x6d1423e9 // stp d9, d8, [sp, #0x140]
-	WORD $0x9342fe11 // asr x17, x16, #2
-	WORD $0x927ef610 // and x16, x16, #0xfffffffffffffffc
-	WORD $0xf900abfd // str x29, [sp, #0x150]
-	WORD $0xcb10006a // sub x10, x3, x16
-	WORD $0xa9166ffe // stp x30, x27, [sp, #0x160]
-	WORD $0xa900c7ea // stp x10, x17, [sp, #0x8]
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0xa91767fa // stp x26, x25, [sp, #0x170]
-	WORD $0xa9185ff8 // stp x24, x23, [sp, #0x180]
-	WORD $0xa91957f6 // stp x22, x21, [sp, #0x190]
-	WORD $0xa91a4ff4 // stp x20, x19, [sp, #0x1a0]
-	WORD $0xb90057e4 // str w4, [sp, #0x54]
-	WORD $0xf9001fe3 // str x3, [sp, #0x38]
-	WORD $0xf9000fea // str x10, [sp, #0x18]
-	WORD $0x3d801bea // str q10, [sp, #0x60]
-	WORD $0x14000005 // b 0x4bf0 <k_tile_panel_16_min+0x120>
-	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
-	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54006820 // b.eq 0x58f0 <k_tile_panel_16_min+0xe20>
-	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x34001d8c // cbz w12, 0x4fa4 <k_tile_panel_16_min+0x4d4>
-	WORD $0xd37ced10 // lsl x16, x8, #4
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0xf9402011 // ldr x17, [x0, #0x40]
-	WORD $0x8b10014a // add x10, x10, x16
-	WORD $0xb4000131 // cbz x17, 0x4c2c <k_tile_panel_16_min+0x15c>
-	WORD $0x3dc00142 // ldr q2, [x10]
-	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x8b100090 // add x16, x4, x16
-	WORD $0x5400012a // b.ge 0x4c48 <k_tile_panel_16_min+0x178>
-	WORD $0x14000034 // b 0x4cf8 <k_tile_panel_16_min+0x228>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x8b100090 // add x16, x4, x16
-	WORD $0x540005ab // b.lt 0x4cf8 <k_tile_panel_16_min+0x228>
-	WORD $0xf940afe4 // ldr x4, [sp, #0x158]
-	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0x9b047c64 // mul x4, x3, x4
-	WORD $0x8b041844 // add x4, x2, x4, lsl #6
-	WORD $0x8b051884 // add x4, x4, x5, lsl #6
-	WORD $0x91000425 // add x5, x1, #0x1
-	WORD $0xad401083 // ldp q3, q4, [x4]
-	WORD $0x4eae1dc5 // mov v5.16b, v14.16b
-	WORD $0x4eae1dc6 // mov v6.16b, v14.16b
-	WORD $0x3dc000c0 // ldr q0, [x6]
-	WORD $0x3dc040c1 // ldr q1, [x6, #0x100]
-	WORD $0x3dc070c7 // ldr q7, [x6, #0x1c0]
-	WORD $0xd10004a5 // sub x5, x5, #0x1
-	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
-	WORD $0x3dc010c0 // ldr q0, [x6, #0x40]
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
-	WORD $0x3dc050c1 // ldr q1, [x6, #0x140]
-	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
-	WORD $0x3dc020c0 // ldr q0, [x6, #0x80]
-	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
-	WORD $0x3dc060c1 // ldr q1, [x6, #0x180]
-	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
-	WORD $0x3dc080c0 // ldr q0, [x6, #0x200]
-	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
-	WORD $0x3dc030c1 // ldr q1, [x6, #0xc0]
-	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
-	WORD $0x6e2adc01 // fmul v1.4s, v0.4s, v10.4s
-	WORD $0x3dc090c3 // ldr q3, [x6, #0x240]
-	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
-	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0x4e2ad4c0 // fadd v0.4s, v6.4s, v10.4s
-	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
-	WORD $0xbd402080 // ldr s0, [x4, #0x20]
-	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
-	WORD $0x2d468c81 // ldp s1, s3, [x4, #0x34]
-	WORD $0x3dc0a0c0 // ldr q0, [x6, #0x280]
-	WORD $0x91040084 // add x4, x4, #0x100
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0b0c0 // ldr q0, [x6, #0x2c0]
-	WORD $0x910c00c6 // add x6, x6, #0x300
-	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x4c64 <k_tile_panel_16_min+0x194>
-	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
-	WORD $0xaa0b03f7 // mov x23, x11
-	WORD $0x3d800142 // str q2, [x10]
-	WORD $0x3400150e // cbz w14, 0x4fa4 <k_tile_panel_16_min+0x4d4>
-	WORD $0x8b040945 // add x5, x10, x4, lsl #2
-	WORD $0xb40000b1 // cbz x17, 0x4d20 <k_tile_panel_16_min+0x250>
-	WORD $0x3dc000a2 // ldr q2, [x5]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x4d2c <k_tile_panel_16_min+0x25c>
-	WORD $0x1400002f // b 0x4dd8 <k_tile_panel_16_min+0x308>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x4dd8 <k_tile_panel_16_min+0x308>
-	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
-	WORD $0xaa1003f3 // mov x19, x16
-	WORD $0x9b067c66 // mul x6, x3, x6
-	WORD $0x8b061846 // add x6, x2, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0xad4010c3 // ldp q3, q4, [x6]
-	WORD $0x4eae1dc5 // mov v5.16b, v14.16b
-	WORD $0x4eae1dc6 // mov v6.16b, v14.16b
-	WORD $0x3dc00260 // ldr q0, [x19]
-	WORD $0x3dc04261 // ldr q1, [x19, #0x100]
-	WORD $0x3dc07267 // ldr q7, [x19, #0x1c0]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
-	WORD $0x3dc01260 // ldr q0, [x19, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
-	WORD $0x3dc05261 // ldr q1, [x19, #0x140]
-	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
-	WORD $0x3dc02260 // ldr q0, [x19, #0x80]
-	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
-	WORD $0x3dc06261 // ldr q1, [x19, #0x180]
-	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
-	WORD $0x3dc08260 // ldr q0, [x19, #0x200]
-	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
-	WORD $0x3dc03261 // ldr q1, [x19, #0xc0]
-	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
-	WORD $0x6e2adc01 // fmul v1.4s, v0.4s, v10.4s
-	WORD $0x3dc09263 // ldr q3, [x19, #0x240]
-	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
-	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0x4e2ad4c0 // fadd v0.4s, v6.4s, v10.4s
-	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
-	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
-	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
-	WORD $0x2d468cc1 // ldp s1, s3, [x6, #0x34]
-	WORD $0x3dc0a260 // ldr q0, [x19, #0x280]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0b260 // ldr q0, [x19, #0x2c0]
-	WORD $0x910c0273 // add x19, x19, #0x300
-	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x4d44 <k_tile_panel_16_min+0x274>
-	WORD $0x3d8000a2 // str q2, [x5]
-	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
-	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000e05 // cbz w5, 0x4fa4 <k_tile_panel_16_min+0x4d4>
-	WORD $0xd37df085 // lsl x5, x4, #3
-	WORD $0xb40000b1 // cbz x17, 0x4e00 <k_tile_panel_16_min+0x330>
-	WORD $0x3ce56942 // ldr q2, [x10, x5]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x4e0c <k_tile_panel_16_min+0x33c>
-	WORD $0x1400002f // b 0x4eb8 <k_tile_panel_16_min+0x3e8>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x4eb8 <k_tile_panel_16_min+0x3e8>
-	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
-	WORD $0xaa1003f3 // mov x19, x16
-	WORD $0x9b067c66 // mul x6, x3, x6
-	WORD $0x8b061846 // add x6, x2, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0xad4010c3 // ldp q3, q4, [x6]
-	WORD $0x4eae1dc5 // mov v5.16b, v14.16b
-	WORD $0x4eae1dc6 // mov v6.16b, v14.16b
-	WORD $0x3dc00260 // ldr q0, [x19]
-	WORD $0x3dc04261 // ldr q1, [x19, #0x100]
-	WORD $0x3dc07267 // ldr q7, [x19, #0x1c0]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
-	WORD $0x3dc01260 // ldr q0, [x19, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
-	WORD $0x3dc05261 // ldr q1, [x19, #0x140]
-	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
-	WORD $0x3dc02260 // ldr q0, [x19, #0x80]
-	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
-	WORD $0x3dc06261 // ldr q1, [x19, #0x180]
-	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
-	WORD $0x3dc08260 // ldr q0, [x19, #0x200]
-	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
-	WORD $0x3dc03261 // ldr q1, [x19, #0xc0]
-	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
-	WORD $0x6e2adc01 // fmul v1.4s, v0.4s, v10.4s
-	WORD $0x3dc09263 // ldr q3, [x19, #0x240]
-	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
-	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0x4e2ad4c0 // fadd v0.4s, v6.4s, v10.4s
-	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
-	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
-	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
-	WORD $0x2d468cc1 // ldp s1, s3, [x6, #0x34]
-	WORD $0x3dc0a260 // ldr q0, [x19, #0x280]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0b260 // ldr q0, [x19, #0x2c0]
-	WORD $0x910c0273 // add x19, x19, #0x300
-	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x4e24 <k_tile_panel_16_min+0x354>
-	WORD $0x3ca56942 // str q2, [x10, x5]
-	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
-	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000705 // cbz w5, 0x4fa4 <k_tile_panel_16_min+0x4d4>
-	WORD $0x8b040484 // add x4, x4, x4, lsl #1
-	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xb40000b1 // cbz x17, 0x4ee4 <k_tile_panel_16_min+0x414>
-	WORD $0x3ce46942 // ldr q2, [x10, x4]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x4ef0 <k_tile_panel_16_min+0x420>
-	WORD $0x1400002f // b 0x4f9c <k_tile_panel_16_min+0x4cc>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x4f9c <k_tile_panel_16_min+0x4cc>
-	WORD $0xf9400bf1 // ldr x17, [sp, #0x10]
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x9b117c71 // mul x17, x3, x17
-	WORD $0x8b111851 // add x17, x2, x17, lsl #6
-	WORD $0xf94007e2 // ldr x2, [sp, #0x8]
-	WORD $0x8b021a31 // add x17, x17, x2, lsl #6
-	WORD $0xad401223 // ldp q3, q4, [x17]
-	WORD $0x4eae1dc5 // mov v5.16b, v14.16b
-	WORD $0x4eae1dc6 // mov v6.16b, v14.16b
-	WORD $0x3dc00200 // ldr q0, [x16]
-	WORD $0x3dc04201 // ldr q1, [x16, #0x100]
-	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
-	WORD $0xd1000421 // sub x1, x1, #0x1
-	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
-	WORD $0x3dc01200 // ldr q0, [x16, #0x40]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
-	WORD $0x3dc05201 // ldr q1, [x16, #0x140]
-	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
-	WORD $0x3dc02200 // ldr q0, [x16, #0x80]
-	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
-	WORD $0x3dc06201 // ldr q1, [x16, #0x180]
-	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
-	WORD $0x3dc08200 // ldr q0, [x16, #0x200]
-	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
-	WORD $0x3dc03201 // ldr q1, [x16, #0xc0]
-	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
-	WORD $0x6e2adc01 // fmul v1.4s, v0.4s, v10.4s
-	WORD $0x3dc09203 // ldr q3, [x16, #0x240]
-	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
-	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0x4e2ad4c0 // fadd v0.4s, v6.4s, v10.4s
-	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
-	WORD $0xbd402220 // ldr s0, [x17, #0x20]
-	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
-	WORD $0x2d468e21 // ldp s1, s3, [x17, #0x34]
-	WORD $0x3dc0a200 // ldr q0, [x16, #0x280]
-	WORD $0x91040231 // add x17, x17, #0x100
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0b200 // ldr q0, [x16, #0x2c0]
-	WORD $0x910c0210 // add x16, x16, #0x300
-	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x4f08 <k_tile_panel_16_min+0x438>
-	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
-	WORD $0x3ca46942 // str q2, [x10, x4]
-	WORD $0x910022f1 // add x17, x23, #0x8
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x5018 <k_tile_panel_16_min+0x548>
-	WORD $0xaa1703f5 // mov x21, x23
-	WORD $0x910012b7 // add x23, x21, #0x4
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x5400240d // b.le 0x543c <k_tile_panel_16_min+0x96c>
-	WORD $0xaa1503ea // mov x10, x21
-	WORD $0x91000955 // add x21, x10, #0x2
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x5400362d // b.le 0x5690 <k_tile_panel_16_min+0xbc0>
-	WORD $0xaa0a03f0 // mov x16, x10
-	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe06a // b.ge 0x4be4 <k_tile_panel_16_min+0x114>
-	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
-	WORD $0xcb090211 // sub x17, x16, x9
-	WORD $0xf9402001 // ldr x1, [x0, #0x40]
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x9b117d4a // mul x10, x10, x17
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
-	WORD $0x91000e11 // add x17, x16, #0x3
-	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4004101 // cbz x1, 0x5820 <k_tile_panel_16_min+0xd50>
-	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400410a // b.ge 0x5830 <k_tile_panel_16_min+0xd60>
-	WORD $0x17fffef3 // b 0x4be0 <k_tile_panel_16_min+0x110>
-	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
-	WORD $0xd37ced0a // lsl x10, x8, #4
-	WORD $0xa9400801 // ldp x1, x2, [x0]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xa943e81b // ldp x27, x26, [x0, #0x38]
-	WORD $0xd37ef6d9 // lsl x25, x22, #2
-	WORD $0x8b0a0210 // add x16, x16, x10
-	WORD $0xd37ae466 // lsl x6, x3, #6
-	WORD $0x8b0a0038 // add x24, x1, x10
-	WORD $0x8b1606ca // add x10, x22, x22, lsl #1
-	WORD $0xd37beac1 // lsl x1, x22, #5
-	WORD $0x8b160324 // add x4, x25, x22
-	WORD $0xd37df2dd // lsl x29, x22, #3
-	WORD $0x91020047 // add x7, x2, #0x80
-	WORD $0xd37ef55e // lsl x30, x10, #2
-	WORD $0xd37ef493 // lsl x19, x4, #2
-	WORD $0xd37df154 // lsl x20, x10, #3
-	WORD $0xcb190024 // sub x4, x1, x25
-	WORD $0xd10400c5 // sub x5, x6, #0x100
-	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000f // b 0x50a4 <k_tile_panel_16_min+0x5d4>
-	WORD $0xad4787e0 // ldp q0, q1, [sp, #0xf0]
-	WORD $0x910022b1 // add x17, x21, #0x8
-	WORD $0x3dc01bea // ldr q10, [sp, #0x60]
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0xaa1503f7 // mov x23, x21
-	WORD $0x3d80007a // str q26, [x3]
-	WORD $0x3cb96878 // str q24, [x3, x25]
-	WORD $0x3cbd6869 // str q9, [x3, x29]
-	WORD $0x3cbe6879 // str q25, [x3, x30]
-	WORD $0x3cb67861 // str q1, [x3, x22, lsl #4]
-	WORD $0x3cb36860 // str q0, [x3, x19]
-	WORD $0x3cb46867 // str q7, [x3, x20]
-	WORD $0x3ca46877 // str q23, [x3, x4]
-	WORD $0x54fff8ac // b.gt 0x4fb4 <k_tile_panel_16_min+0x4e4>
-	WORD $0xcb0902e1 // sub x1, x23, x9
-	WORD $0xf10002ff // cmp x23, #0x0
-	WORD $0xaa1103f5 // mov x21, x17
-	WORD $0x9b017ec1 // mul x1, x22, x1
-	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
-	WORD $0x91000ee1 // add x1, x23, #0x3
-	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb40001ba // cbz x26, 0x50f4 <k_tile_panel_16_min+0x624>
-	WORD $0x3dc0007a // ldr q26, [x3]
-	WORD $0x3cf96878 // ldr q24, [x3, x25]
-	WORD $0x3cfd6869 // ldr q9, [x3, x29]
-	WORD $0x3cfe6879 // ldr q25, [x3, x30]
-	WORD $0x3cf67861 // ldr q1, [x3, x22, lsl #4]
-	WORD $0x3cf36860 // ldr q0, [x3, x19]
-	WORD $0x3cf46867 // ldr q7, [x3, x20]
-	WORD $0x3ce46877 // ldr q23, [x3, x4]
-	WORD $0xad0787e0 // stp q0, q1, [sp, #0xf0]
-	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x511c <k_tile_panel_16_min+0x64c>
-	WORD $0x17ffffdf // b 0x506c <k_tile_panel_16_min+0x59c>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
-	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
-	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
-	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0xad0783e0 // stp q0, q0, [sp, #0xf0]
-	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffaab // b.lt 0x506c <k_tile_panel_16_min+0x59c>
+	WORD $0x91000d51 // add x17, x10, #0x3
+	WORD $0x8b09052e // add x14, x9, x9, lsl #1
+	WORD $0x1a9fd7ef // cset w15, gt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0x9a8ab231 // csel x17, x17, x10, lt
+	WORD $0xd378ddce // lsl x14, x14, #8
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x927ef623 // and x3, x17, #0xfffffffffffffffc
 	WORD $0x9342fe31 // asr x17, x17, #2
-	WORD $0xaa0a03e2 // mov x2, x10
-	WORD $0x9b117cb1 // mul x17, x5, x17
-	WORD $0x8b171a31 // add x17, x17, x23, lsl #6
-	WORD $0xaa1003f7 // mov x23, x16
-	WORD $0x8b1100f1 // add x17, x7, x17
-	WORD $0x8b060221 // add x1, x17, x6
-	WORD $0x4eae1dc2 // mov v2.16b, v14.16b
-	WORD $0x3dc002f5 // ldr q21, [x23]
-	WORD $0xad04e7e7 // stp q7, q25, [sp, #0x90]
-	WORD $0xad404036 // ldp q22, q16, [x1]
-	WORD $0xad06a7f7 // stp q23, q9, [sp, #0xd0]
-	WORD $0xad422437 // ldp q23, q9, [x1, #0x40]
-	WORD $0x4eae1dc7 // mov v7.16b, v14.16b
-	WORD $0x3dc012f4 // ldr q20, [x23, #0x40]
-	WORD $0x4eae1ddd // mov v29.16b, v14.16b
-	WORD $0xad05e3fa // stp q26, q24, [sp, #0xb0]
-	WORD $0xad7e202a // ldp q10, q8, [x1, #-0x40]
-	WORD $0x4f97e2a2 // sdot v2.4s, v21.16b, v23.4b[0]
-	WORD $0x4eae1dd8 // mov v24.16b, v14.16b
-	WORD $0x4eae1dda // mov v26.16b, v14.16b
-	WORD $0x4f96e2a7 // sdot v7.4s, v21.16b, v22.4b[0]
-	WORD $0xad7c442b // ldp q11, q17, [x1, #-0x80]
-	WORD $0xad424e2d // ldp q13, q19, [x17, #0x40]
-	WORD $0x4eae1ddf // mov v31.16b, v14.16b
-	WORD $0x4f8ae2b8 // sdot v24.4s, v21.16b, v10.4b[0]
-	WORD $0xad404a2c // ldp q12, q18, [x17]
-	WORD $0x4fb7e282 // sdot v2.4s, v20.16b, v23.4b[1]
-	WORD $0x4f8be2ba // sdot v26.4s, v21.16b, v11.4b[0]
-	WORD $0x3dc022e1 // ldr q1, [x23, #0x80]
-	WORD $0x4fb6e287 // sdot v7.4s, v20.16b, v22.4b[1]
-	WORD $0x4f8de2bd // sdot v29.4s, v21.16b, v13.4b[0]
-	WORD $0x4eae1dc6 // mov v6.16b, v14.16b
-	WORD $0x4f8ce2bf // sdot v31.4s, v21.16b, v12.4b[0]
-	WORD $0xad7c3e20 // ldp q0, q15, [x17, #-0x80]
-	WORD $0x4faae298 // sdot v24.4s, v20.16b, v10.4b[1]
-	WORD $0x3dc032e3 // ldr q3, [x23, #0xc0]
-	WORD $0x4eae1ddb // mov v27.16b, v14.16b
-	WORD $0x4ea21c44 // mov v4.16b, v2.16b
-	WORD $0x4fabe29a // sdot v26.4s, v20.16b, v11.4b[1]
-	WORD $0x4eae1dde // mov v30.16b, v14.16b
-	WORD $0x4f96e827 // sdot v7.4s, v1.16b, v22.4b[2]
-	WORD $0x4fade29d // sdot v29.4s, v20.16b, v13.4b[1]
-	WORD $0x4f80e2a6 // sdot v6.4s, v21.16b, v0.4b[0]
-	WORD $0x4face29f // sdot v31.4s, v20.16b, v12.4b[1]
-	WORD $0xad7e0a39 // ldp q25, q2, [x17, #-0x40]
-	WORD $0x4f97e824 // sdot v4.4s, v1.16b, v23.4b[2]
-	WORD $0x4f8ae838 // sdot v24.4s, v1.16b, v10.4b[2]
-	WORD $0x4eae1dc5 // mov v5.16b, v14.16b
-	WORD $0x4f8be83a // sdot v26.4s, v1.16b, v11.4b[2]
-	WORD $0x4eae1ddc // mov v28.16b, v14.16b
-	WORD $0xd1000442 // sub x2, x2, #0x1
-	WORD $0x4fb6e867 // sdot v7.4s, v3.16b, v22.4b[3]
-	WORD $0x4f8de83d // sdot v29.4s, v1.16b, v13.4b[2]
-	WORD $0x4f99e2bb // sdot v27.4s, v21.16b, v25.4b[0]
-	WORD $0x4f8ce83f // sdot v31.4s, v1.16b, v12.4b[2]
-	WORD $0x4fa0e286 // sdot v6.4s, v20.16b, v0.4b[1]
-	WORD $0x4eae1dd6 // mov v22.16b, v14.16b
-	WORD $0x4fb7e864 // sdot v4.4s, v3.16b, v23.4b[3]
-	WORD $0x4faae878 // sdot v24.4s, v3.16b, v10.4b[3]
-	WORD $0x3dc042ea // ldr q10, [x23, #0x100]
-	WORD $0x4fabe87a // sdot v26.4s, v3.16b, v11.4b[3]
-	WORD $0x4eae1dcb // mov v11.16b, v14.16b
-	WORD $0x4eae1dd7 // mov v23.16b, v14.16b
-	WORD $0x4f82e15e // sdot v30.4s, v10.16b, v2.4b[0]
-	WORD $0x4fade87d // sdot v29.4s, v3.16b, v13.4b[3]
-	WORD $0x4eae1dcd // mov v13.16b, v14.16b
-	WORD $0x4face87f // sdot v31.4s, v3.16b, v12.4b[3]
-	WORD $0x4fb9e29b // sdot v27.4s, v20.16b, v25.4b[1]
-	WORD $0x4f80e826 // sdot v6.4s, v1.16b, v0.4b[2]
-	WORD $0xad0393e7 // stp q7, q4, [sp, #0x70]
-	WORD $0x4eae1dc4 // mov v4.16b, v14.16b
-	WORD $0x4f89e14b // sdot v11.4s, v10.16b, v9.4b[0]
-	WORD $0x3dc052ec // ldr q12, [x23, #0x140]
-	WORD $0x4f91e157 // sdot v23.4s, v10.16b, v17.4b[0]
-	WORD $0x4f92e145 // sdot v5.4s, v10.16b, v18.4b[0]
-	WORD $0x4f93e15c // sdot v28.4s, v10.16b, v19.4b[0]
-	WORD $0x4f90e14d // sdot v13.4s, v10.16b, v16.4b[0]
-	WORD $0x4f88e156 // sdot v22.4s, v10.16b, v8.4b[0]
-	WORD $0x4f8fe144 // sdot v4.4s, v10.16b, v15.4b[0]
-	WORD $0x4fa2e19e // sdot v30.4s, v12.16b, v2.4b[1]
-	WORD $0x4f99e83b // sdot v27.4s, v1.16b, v25.4b[2]
-	WORD $0x4fa9e18b // sdot v11.4s, v12.16b, v9.4b[1]
-	WORD $0x4fa0e866 // sdot v6.4s, v3.16b, v0.4b[3]
-	WORD $0x3dc062e0 // ldr q0, [x23, #0x180]
-	WORD $0x4ea91d2a // mov v10.16b, v9.16b
-	WORD $0x4fb1e197 // sdot v23.4s, v12.16b, v17.4b[1]
-	WORD $0x3dc082f5 // ldr q21, [x23, #0x200]
-	WORD $0x4fb2e185 // sdot v5.4s, v12.16b, v18.4b[1]
-	WORD $0x3dc01be7 // ldr q7, [sp, #0x60]
-	WORD $0x4fb3e19c // sdot v28.4s, v12.16b, v19.4b[1]
-	WORD $0x4fafe184 // sdot v4.4s, v12.16b, v15.4b[1]
-	WORD $0x4fb0e18d // sdot v13.4s, v12.16b, v16.4b[1]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x4fa8e196 // sdot v22.4s, v12.16b, v8.4b[1]
-	WORD $0x4f82e81e // sdot v30.4s, v0.16b, v2.4b[2]
-	WORD $0x6e27deb4 // fmul v20.4s, v21.4s, v7.4s
-	WORD $0x4f8ae80b // sdot v11.4s, v0.16b, v10.4b[2]
-	WORD $0x4fb9e87b // sdot v27.4s, v3.16b, v25.4b[3]
-	WORD $0x3dc072e3 // ldr q3, [x23, #0x1c0]
-	WORD $0x4eaa1d4c // mov v12.16b, v10.16b
-	WORD $0x4f91e817 // sdot v23.4s, v0.16b, v17.4b[2]
-	WORD $0x4f92e805 // sdot v5.4s, v0.16b, v18.4b[2]
-	WORD $0x4f8fe804 // sdot v4.4s, v0.16b, v15.4b[2]
-	WORD $0x4f93e81c // sdot v28.4s, v0.16b, v19.4b[2]
-	WORD $0x4f90e80d // sdot v13.4s, v0.16b, v16.4b[2]
-	WORD $0x4f88e816 // sdot v22.4s, v0.16b, v8.4b[2]
-	WORD $0x4fa2e87e // sdot v30.4s, v3.16b, v2.4b[3]
-	WORD $0x4eb41e99 // mov v25.16b, v20.16b
-	WORD $0x4face86b // sdot v11.4s, v3.16b, v12.4b[3]
-	WORD $0x4eb41e82 // mov v2.16b, v20.16b
-	WORD $0x4eb41e81 // mov v1.16b, v20.16b
-	WORD $0x4fb1e877 // sdot v23.4s, v3.16b, v17.4b[3]
-	WORD $0x4fb2e865 // sdot v5.4s, v3.16b, v18.4b[3]
-	WORD $0x4eb41e80 // mov v0.16b, v20.16b
-	WORD $0xad43c7f2 // ldp q18, q17, [sp, #0x70]
-	WORD $0x4e3bceb9 // fmla v25.4s, v21.4s, v27.4s
-	WORD $0x4e3dcea2 // fmla v2.4s, v21.4s, v29.4s
-	WORD $0x4e26cea1 // fmla v1.4s, v21.4s, v6.4s
-	WORD $0x4fafe864 // sdot v4.4s, v3.16b, v15.4b[3]
-	WORD $0xad471be9 // ldp q9, q6, [sp, #0xe0]
-	WORD $0x4eb41e8a // mov v10.16b, v20.16b
-	WORD $0x4e32cea0 // fmla v0.4s, v21.4s, v18.4s
-	WORD $0x4fb3e87c // sdot v28.4s, v3.16b, v19.4b[3]
-	WORD $0x4fb0e86d // sdot v13.4s, v3.16b, v16.4b[3]
-	WORD $0x3dc043f0 // ldr q16, [sp, #0x100]
-	WORD $0x4fa8e876 // sdot v22.4s, v3.16b, v8.4b[3]
-	WORD $0x4eb41e83 // mov v3.16b, v20.16b
-	WORD $0x4e3fceaa // fmla v10.4s, v21.4s, v31.4s
-	WORD $0x4eb41e93 // mov v19.16b, v20.16b
-	WORD $0x4e31ceb4 // fmla v20.4s, v21.4s, v17.4s
-	WORD $0x4e27d7dd // fadd v29.4s, v30.4s, v7.4s
-	WORD $0x3dc092fe // ldr q30, [x23, #0x240]
-	WORD $0x4e27d572 // fadd v18.4s, v11.4s, v7.4s
-	WORD $0x4e27d484 // fadd v4.4s, v4.4s, v7.4s
-	WORD $0x4e3acea3 // fmla v3.4s, v21.4s, v26.4s
-	WORD $0x4e27d4a5 // fadd v5.4s, v5.4s, v7.4s
-	WORD $0x4e27d79c // fadd v28.4s, v28.4s, v7.4s
-	WORD $0x4e38ceb3 // fmla v19.4s, v21.4s, v24.4s
-	WORD $0x4e27d6f5 // fadd v21.4s, v23.4s, v7.4s
-	WORD $0x4e27d5bb // fadd v27.4s, v13.4s, v7.4s
-	WORD $0xad45e3fa // ldp q26, q24, [sp, #0xb0]
-	WORD $0x4e3dcfd9 // fmla v25.4s, v30.4s, v29.4s
-	WORD $0x4e32cfd4 // fmla v20.4s, v30.4s, v18.4s
-	WORD $0x4e27d6d2 // fadd v18.4s, v22.4s, v7.4s
-	WORD $0x4e24cfc1 // fmla v1.4s, v30.4s, v4.4s
-	WORD $0x4e25cfca // fmla v10.4s, v30.4s, v5.4s
-	WORD $0xbc5e0225 // ldur s5, [x17, #-0x20]
-	WORD $0x4e3ccfc2 // fmla v2.4s, v30.4s, v28.4s
-	WORD $0x4e35cfc3 // fmla v3.4s, v30.4s, v21.4s
-	WORD $0xbc5a0224 // ldur s4, [x17, #-0x60]
-	WORD $0x4e3bcfc0 // fmla v0.4s, v30.4s, v27.4s
-	WORD $0xbd406235 // ldr s21, [x17, #0x60]
-	WORD $0x3dc037f7 // ldr q23, [sp, #0xd0]
-	WORD $0x4f851338 // fmla v24.4s, v25.4s, v5.s[0]
-	WORD $0xad44e7e7 // ldp q7, q25, [sp, #0x90]
-	WORD $0x4e32cfd3 // fmla v19.4s, v30.4s, v18.4s
-	WORD $0x4f84103a // fmla v26.4s, v1.4s, v4.s[0]
-	WORD $0xbc5a0021 // ldur s1, [x1, #-0x60]
-	WORD $0xbd402232 // ldr s18, [x17, #0x20]
-	WORD $0x2d469624 // ldp s4, s5, [x17, #0x34]
-	WORD $0x4f951059 // fmla v25.4s, v2.4s, v21.s[0]
-	WORD $0xbc5e0022 // ldur s2, [x1, #-0x20]
-	WORD $0x4f811070 // fmla v16.4s, v3.4s, v1.s[0]
-	WORD $0xbd402021 // ldr s1, [x1, #0x20]
-	WORD $0x4f921149 // fmla v9.4s, v10.4s, v18.s[0]
-	WORD $0xbd406023 // ldr s3, [x1, #0x60]
-	WORD $0x4f821266 // fmla v6.4s, v19.4s, v2.s[0]
-	WORD $0x3dc0a2f2 // ldr q18, [x23, #0x280]
-	WORD $0x4f811007 // fmla v7.4s, v0.4s, v1.s[0]
-	WORD $0x2d768222 // ldp s2, s0, [x17, #-0x4c]
-	WORD $0x4f831297 // fmla v23.4s, v20.4s, v3.s[0]
-	WORD $0x2d7e8e21 // ldp s1, s3, [x17, #-0xc]
-	WORD $0x4f841249 // fmla v9.4s, v18.4s, v4.s[0]
-	WORD $0x2d46d835 // ldp s21, s22, [x1, #0x34]
-	WORD $0x4f82125a // fmla v26.4s, v18.4s, v2.s[0]
-	WORD $0x2d4e9222 // ldp s2, s4, [x17, #0x74]
-	WORD $0x4f811258 // fmla v24.4s, v18.4s, v1.s[0]
-	WORD $0x91040231 // add x17, x17, #0x100
-	WORD $0x4f951247 // fmla v7.4s, v18.4s, v21.s[0]
-	WORD $0x2d4ed433 // ldp s19, s21, [x1, #0x74]
-	WORD $0x4f821259 // fmla v25.4s, v18.4s, v2.s[0]
-	WORD $0x2d768821 // ldp s1, s2, [x1, #-0x4c]
-	WORD $0x4f931257 // fmla v23.4s, v18.4s, v19.s[0]
-	WORD $0x4f811250 // fmla v16.4s, v18.4s, v1.s[0]
-	WORD $0x2d7ed021 // ldp s1, s20, [x1, #-0xc]
-	WORD $0x4f811246 // fmla v6.4s, v18.4s, v1.s[0]
-	WORD $0x3dc0b2e1 // ldr q1, [x23, #0x2c0]
-	WORD $0x910c02f7 // add x23, x23, #0x300
-	WORD $0x4f80103a // fmla v26.4s, v1.4s, v0.s[0]
-	WORD $0x4f831038 // fmla v24.4s, v1.4s, v3.s[0]
-	WORD $0x4f851029 // fmla v9.4s, v1.4s, v5.s[0]
-	WORD $0x4f841039 // fmla v25.4s, v1.4s, v4.s[0]
-	WORD $0x4f821030 // fmla v16.4s, v1.4s, v2.s[0]
-	WORD $0x4f941026 // fmla v6.4s, v1.4s, v20.s[0]
-	WORD $0x4f961027 // fmla v7.4s, v1.4s, v22.s[0]
-	WORD $0x4f951037 // fmla v23.4s, v1.4s, v21.s[0]
-	WORD $0xad07c3e6 // stp q6, q16, [sp, #0xf0]
-	WORD $0x54ffe808 // b.hi 0x5134 <k_tile_panel_16_min+0x664>
-	WORD $0x17ffff0d // b 0x506c <k_tile_panel_16_min+0x59c>
-	WORD $0xa9414011 // ldp x17, x16, [x0, #0x10]
-	WORD $0xd37ced0a // lsl x10, x8, #4
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xa9401804 // ldp x4, x6, [x0]
-	WORD $0xa9438402 // ldp x2, x1, [x0, #0x38]
-	WORD $0x8b100605 // add x5, x16, x16, lsl #1
-	WORD $0xd37ae467 // lsl x7, x3, #6
-	WORD $0x8b0a0231 // add x17, x17, x10
-	WORD $0x8b0a0083 // add x3, x4, x10
-	WORD $0xd37df204 // lsl x4, x16, #3
-	WORD $0x910200c6 // add x6, x6, #0x80
-	WORD $0xd37ef4a5 // lsl x5, x5, #2
-	WORD $0xd10400e7 // sub x7, x7, #0x100
-	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x5498 <k_tile_panel_16_min+0x9c8>
-	WORD $0x91001157 // add x23, x10, #0x4
-	WORD $0xaa0a03f5 // mov x21, x10
-	WORD $0x3d800285 // str q5, [x20]
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x3cb66a84 // str q4, [x20, x22]
-	WORD $0x3ca46a83 // str q3, [x20, x4]
-	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffd98c // b.gt 0x4fc4 <k_tile_panel_16_min+0x4f4>
-	WORD $0xcb0902aa // sub x10, x21, x9
-	WORD $0x91000eb8 // add x24, x21, #0x3
-	WORD $0xf10002bf // cmp x21, #0x0
-	WORD $0x9b0a7e0a // mul x10, x16, x10
-	WORD $0xd37ef616 // lsl x22, x16, #2
-	WORD $0x8b0a0874 // add x20, x3, x10, lsl #2
-	WORD $0xaa1703ea // mov x10, x23
-	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x54d8 <k_tile_panel_16_min+0xa08>
-	WORD $0x3dc00285 // ldr q5, [x20]
-	WORD $0x3cf66a84 // ldr q4, [x20, x22]
-	WORD $0x3ce46a83 // ldr q3, [x20, x4]
-	WORD $0x3ce56a82 // ldr q2, [x20, x5]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x54f0 <k_tile_panel_16_min+0xa20>
-	WORD $0x17ffffe9 // b 0x5478 <k_tile_panel_16_min+0x9a8>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x8b0a01ad // add x13, x13, x10
+	WORD $0x0a0f014f // and w15, w10, w15
+	WORD $0x9a9fc602 // csinc x2, x16, xzr, gt
+	WORD $0xf90007f1 // str x17, [sp, #0x8]
+	WORD $0xcb030151 // sub x17, x10, x3
+	WORD $0x91000523 // add x3, x9, #0x1
+	WORD $0xf90003f1 // str x17, [sp]
+	WORD $0x91000551 // add x17, x10, #0x1
+	WORD $0x6d0123e9 // stp d9, d8, [sp, #0x10]
+	WORD $0xa90247fd // stp x29, x17, [sp, #0x20]
+	WORD $0xa9036ffe // stp x30, x27, [sp, #0x30]
+	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
+	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
+	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
+	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
+	WORD $0x14000005 // b 0x4088 <k_tile_panel_16_min+0xb0>
+	WORD $0x3d800222 // str q2, [x17]
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0xeb02011f // cmp x8, x2
+	WORD $0x54003060 // b.eq 0x4690 <k_tile_panel_16_min+0x6b8>
+	WORD $0xd342fd10 // lsr x16, x8, #2
+	WORD $0xd37ced11 // lsl x17, x8, #4
+	WORD $0x9b0e2e10 // madd x16, x16, x14, x11
+	WORD $0x927c0621 // and x1, x17, #0x30
+	WORD $0x8b110185 // add x5, x12, x17
+	WORD $0xaa0a03f1 // mov x17, x10
+	WORD $0x8b010210 // add x16, x16, x1
+	WORD $0x3400074f // cbz w15, 0x418c <k_tile_panel_16_min+0x1b4>
+	WORD $0xf9402411 // ldr x17, [x0, #0x48]
+	WORD $0xb40000b1 // cbz x17, 0x40c0 <k_tile_panel_16_min+0xe8>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000aa // b.ge 0x40cc <k_tile_panel_16_min+0xf4>
+	WORD $0x14000032 // b 0x4184 <k_tile_panel_16_min+0x1ac>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540005eb // b.lt 0x4184 <k_tile_panel_16_min+0x1ac>
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0xf94007e1 // ldr x1, [sp, #0x8]
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0x9b017e31 // mul x17, x17, x1
+	WORD $0xf9400401 // ldr x1, [x0, #0x8]
+	WORD $0x8b111831 // add x17, x1, x17, lsl #6
+	WORD $0xf94003e1 // ldr x1, [sp]
+	WORD $0x8b011a31 // add x17, x17, x1, lsl #6
+	WORD $0xaa0303e1 // mov x1, x3
+	WORD $0xad401a25 // ldp q5, q6, [x17]
+	WORD $0x4ea01c07 // mov v7.16b, v0.16b
+	WORD $0x4ea01c10 // mov v16.16b, v0.16b
+	WORD $0x3dc00083 // ldr q3, [x4]
+	WORD $0x3dc04084 // ldr q4, [x4, #0x100]
+	WORD $0x3dc07091 // ldr q17, [x4, #0x1c0]
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0x4f85e067 // sdot v7.4s, v3.16b, v5.4b[0]
+	WORD $0x3dc01083 // ldr q3, [x4, #0x40]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x4f86e090 // sdot v16.4s, v4.16b, v6.4b[0]
+	WORD $0x3dc05084 // ldr q4, [x4, #0x140]
+	WORD $0x4fa5e067 // sdot v7.4s, v3.16b, v5.4b[1]
+	WORD $0x3dc02083 // ldr q3, [x4, #0x80]
+	WORD $0x4fa6e090 // sdot v16.4s, v4.16b, v6.4b[1]
+	WORD $0x3dc06084 // ldr q4, [x4, #0x180]
+	WORD $0x4f85e867 // sdot v7.4s, v3.16b, v5.4b[2]
+	WORD $0x3dc08083 // ldr q3, [x4, #0x200]
+	WORD $0x4f86e890 // sdot v16.4s, v4.16b, v6.4b[2]
+	WORD $0x3dc03084 // ldr q4, [x4, #0xc0]
+	WORD $0x4fa5e887 // sdot v7.4s, v4.16b, v5.4b[3]
+	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
+	WORD $0x3dc09085 // ldr q5, [x4, #0x240]
+	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
+	WORD $0x4e27cc64 // fmla v4.4s, v3.4s, v7.4s
+	WORD $0x4e21d603 // fadd v3.4s, v16.4s, v1.4s
+	WORD $0x4e23cca4 // fmla v4.4s, v5.4s, v3.4s
+	WORD $0xbd402223 // ldr s3, [x17, #0x20]
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x2d469624 // ldp s4, s5, [x17, #0x34]
+	WORD $0x3dc0a083 // ldr q3, [x4, #0x280]
+	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x3dc0b083 // ldr q3, [x4, #0x2c0]
+	WORD $0x910c0084 // add x4, x4, #0x300
+	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
+	WORD $0x54fffb88 // b.hi 0x40f0 <k_tile_panel_16_min+0x118>
+	WORD $0xf94017f1 // ldr x17, [sp, #0x28]
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x91001221 // add x1, x17, #0x4
+	WORD $0xeb0d003f // cmp x1, x13
+	WORD $0x540002ad // b.le 0x41e8 <k_tile_panel_16_min+0x210>
+	WORD $0xaa1103e6 // mov x6, x17
+	WORD $0x910008d6 // add x22, x6, #0x2
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x5400152d // b.le 0x4448 <k_tile_panel_16_min+0x470>
+	WORD $0xaa0603e4 // mov x4, x6
+	WORD $0xeb0d009f // cmp x4, x13
+	WORD $0x54fff66a // b.ge 0x407c <k_tile_panel_16_min+0xa4>
+	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
+	WORD $0xcb0a0081 // sub x1, x4, x10
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0xf100009f // cmp x4, #0x0
+	WORD $0x9b017e31 // mul x17, x17, x1
+	WORD $0x91000c81 // add x1, x4, #0x3
+	WORD $0x9a84b021 // csel x1, x1, x4, lt
+	WORD $0x8b1108b1 // add x17, x5, x17, lsl #2
+	WORD $0xb4001fa6 // cbz x6, 0x45c8 <k_tile_panel_16_min+0x5f0>
+	WORD $0x3dc00222 // ldr q2, [x17]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54001faa // b.ge 0x45d4 <k_tile_panel_16_min+0x5fc>
+	WORD $0x17ffffa5 // b 0x4078 <k_tile_panel_16_min+0xa0>
+	WORD $0xa9419007 // ldp x7, x4, [x0, #0x18]
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xf9402414 // ldr x20, [x0, #0x48]
+	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
+	WORD $0xd37ae484 // lsl x4, x4, #6
+	WORD $0xd37df0f5 // lsl x21, x7, #3
+	WORD $0xd37ef4d6 // lsl x22, x6, #2
+	WORD $0xd1040097 // sub x23, x4, #0x100
+	WORD $0x14000009 // b 0x422c <k_tile_panel_16_min+0x254>
+	WORD $0x910010c1 // add x1, x6, #0x4
+	WORD $0xaa0603f1 // mov x17, x6
+	WORD $0x3d800303 // str q3, [x24]
+	WORD $0xeb0d003f // cmp x1, x13
+	WORD $0x3cb96b05 // str q5, [x24, x25]
+	WORD $0x3cb56b04 // str q4, [x24, x21]
+	WORD $0x3cb66b02 // str q2, [x24, x22]
+	WORD $0x54fffbac // b.gt 0x419c <k_tile_panel_16_min+0x1c4>
+	WORD $0xcb0a0224 // sub x4, x17, x10
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9100163b // add x27, x17, #0x5
+	WORD $0x9b047ce6 // mul x6, x7, x4
+	WORD $0x91000e24 // add x4, x17, #0x3
+	WORD $0xd37ef4f9 // lsl x25, x7, #2
+	WORD $0x9a91b09a // csel x26, x4, x17, lt
+	WORD $0x91000a24 // add x4, x17, #0x2
+	WORD $0xf100009f // cmp x4, #0x0
+	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
+	WORD $0xaa0103e6 // mov x6, x1
+	WORD $0x9a84b361 // csel x1, x27, x4, lt
+	WORD $0xb4000114 // cbz x20, 0x427c <k_tile_panel_16_min+0x2a4>
+	WORD $0x3dc00303 // ldr q3, [x24]
+	WORD $0x3cf96b05 // ldr q5, [x24, x25]
+	WORD $0x3cf56b04 // ldr q4, [x24, x21]
+	WORD $0x3cf66b02 // ldr q2, [x24, x22]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x4294 <k_tile_panel_16_min+0x2bc>
+	WORD $0x17ffffe5 // b 0x420c <k_tile_panel_16_min+0x234>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x5478 <k_tile_panel_16_min+0x9a8>
-	WORD $0x9342fef7 // asr x23, x23, #2
-	WORD $0xaa1103f8 // mov x24, x17
-	WORD $0x9b177cf7 // mul x23, x7, x23
-	WORD $0x8b151af5 // add x21, x23, x21, lsl #6
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0x8b1500d5 // add x21, x6, x21
-	WORD $0x4eae1dc6 // mov v6.16b, v14.16b
-	WORD $0xad424aa7 // ldp q7, q18, [x21, #0x40]
-	WORD $0x4eae1dd0 // mov v16.16b, v14.16b
-	WORD $0xad4056b3 // ldp q19, q21, [x21]
-	WORD $0xad7e5aa0 // ldp q0, q22, [x21, #-0x40]
-	WORD $0x4eae1dd4 // mov v20.16b, v14.16b
-	WORD $0xad7c62a1 // ldp q1, q24, [x21, #-0x80]
-	WORD $0x4eae1dd7 // mov v23.16b, v14.16b
-	WORD $0x3dc00311 // ldr q17, [x24]
-	WORD $0x4eae1dda // mov v26.16b, v14.16b
-	WORD $0x4eae1dd9 // mov v25.16b, v14.16b
-	WORD $0x4eae1ddb // mov v27.16b, v14.16b
-	WORD $0x4eae1ddc // mov v28.16b, v14.16b
-	WORD $0x3dc0131d // ldr q29, [x24, #0x40]
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x420c <k_tile_panel_16_min+0x234>
+	WORD $0x9342ff5a // asr x26, x26, #2
+	WORD $0x9342fc21 // asr x1, x1, #2
+	WORD $0xaa0303fd // mov x29, x3
+	WORD $0xaa1303fe // mov x30, x19
+	WORD $0x9b1a7efa // mul x26, x23, x26
+	WORD $0x9b017ee1 // mul x1, x23, x1
+	WORD $0x8b111b5a // add x26, x26, x17, lsl #6
+	WORD $0x8b04183b // add x27, x1, x4, lsl #6
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0x8b1b03d1 // add x17, x30, x27
+	WORD $0x8b1a03c1 // add x1, x30, x26
+	WORD $0x4ea01c06 // mov v6.16b, v0.16b
+	WORD $0xad424a27 // ldp q7, q18, [x17, #0x40]
+	WORD $0x4ea01c10 // mov v16.16b, v0.16b
+	WORD $0xad405633 // ldp q19, q21, [x17]
+	WORD $0x4ea01c14 // mov v20.16b, v0.16b
+	WORD $0xad426036 // ldp q22, q24, [x1, #0x40]
+	WORD $0x4ea01c19 // mov v25.16b, v0.16b
+	WORD $0xad406837 // ldp q23, q26, [x1]
+	WORD $0x3dc00091 // ldr q17, [x4]
+	WORD $0x4ea01c1c // mov v28.16b, v0.16b
+	WORD $0x4ea01c1b // mov v27.16b, v0.16b
+	WORD $0x4ea01c1d // mov v29.16b, v0.16b
 	WORD $0x4f87e226 // sdot v6.4s, v17.16b, v7.4b[0]
 	WORD $0x4f93e230 // sdot v16.4s, v17.16b, v19.4b[0]
-	WORD $0x4f80e234 // sdot v20.4s, v17.16b, v0.4b[0]
-	WORD $0x4f81e237 // sdot v23.4s, v17.16b, v1.4b[0]
-	WORD $0x3dc04311 // ldr q17, [x24, #0x100]
-	WORD $0x3dc0631e // ldr q30, [x24, #0x180]
-	WORD $0x3dc0731f // ldr q31, [x24, #0x1c0]
-	WORD $0xd10006f7 // sub x23, x23, #0x1
-	WORD $0x4f96e23a // sdot v26.4s, v17.16b, v22.4b[0]
-	WORD $0x4f98e23b // sdot v27.4s, v17.16b, v24.4b[0]
-	WORD $0x4f92e239 // sdot v25.4s, v17.16b, v18.4b[0]
-	WORD $0x4f95e23c // sdot v28.4s, v17.16b, v21.4b[0]
-	WORD $0x3dc05311 // ldr q17, [x24, #0x140]
-	WORD $0x4fa0e3b4 // sdot v20.4s, v29.16b, v0.4b[1]
-	WORD $0x4fb3e3b0 // sdot v16.4s, v29.16b, v19.4b[1]
-	WORD $0x4fa7e3a6 // sdot v6.4s, v29.16b, v7.4b[1]
-	WORD $0x4fa1e3b7 // sdot v23.4s, v29.16b, v1.4b[1]
-	WORD $0x3dc0231d // ldr q29, [x24, #0x80]
-	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0x4fb6e23a // sdot v26.4s, v17.16b, v22.4b[1]
-	WORD $0x4fb8e23b // sdot v27.4s, v17.16b, v24.4b[1]
-	WORD $0x4fb2e239 // sdot v25.4s, v17.16b, v18.4b[1]
-	WORD $0x4fb5e23c // sdot v28.4s, v17.16b, v21.4b[1]
-	WORD $0x3dc08311 // ldr q17, [x24, #0x200]
-	WORD $0x4f80ebb4 // sdot v20.4s, v29.16b, v0.4b[2]
-	WORD $0x4f93ebb0 // sdot v16.4s, v29.16b, v19.4b[2]
-	WORD $0x4f87eba6 // sdot v6.4s, v29.16b, v7.4b[2]
-	WORD $0x4f81ebb7 // sdot v23.4s, v29.16b, v1.4b[2]
-	WORD $0x3dc0331d // ldr q29, [x24, #0xc0]
-	WORD $0x4f96ebda // sdot v26.4s, v30.16b, v22.4b[2]
-	WORD $0x4f98ebdb // sdot v27.4s, v30.16b, v24.4b[2]
-	WORD $0x4f92ebd9 // sdot v25.4s, v30.16b, v18.4b[2]
-	WORD $0x4f95ebdc // sdot v28.4s, v30.16b, v21.4b[2]
-	WORD $0x6e2ade3e // fmul v30.4s, v17.4s, v10.4s
-	WORD $0x4fa0ebb4 // sdot v20.4s, v29.16b, v0.4b[3]
-	WORD $0x4fb3ebb0 // sdot v16.4s, v29.16b, v19.4b[3]
-	WORD $0x4fa1ebb7 // sdot v23.4s, v29.16b, v1.4b[3]
-	WORD $0x4fa7eba6 // sdot v6.4s, v29.16b, v7.4b[3]
-	WORD $0x3dc09313 // ldr q19, [x24, #0x240]
-	WORD $0x4fb6ebfa // sdot v26.4s, v31.16b, v22.4b[3]
-	WORD $0x4fb8ebfb // sdot v27.4s, v31.16b, v24.4b[3]
-	WORD $0x4fb2ebf9 // sdot v25.4s, v31.16b, v18.4b[3]
-	WORD $0x4fb5ebfc // sdot v28.4s, v31.16b, v21.4b[3]
-	WORD $0x4ebe1fc1 // mov v1.16b, v30.16b
-	WORD $0x4ebe1fc7 // mov v7.16b, v30.16b
-	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
-	WORD $0x4e26ce3e // fmla v30.4s, v17.4s, v6.4s
-	WORD $0x4e34ce21 // fmla v1.4s, v17.4s, v20.4s
-	WORD $0x4e30ce27 // fmla v7.4s, v17.4s, v16.4s
-	WORD $0x4e2ad750 // fadd v16.4s, v26.4s, v10.4s
-	WORD $0x4e37ce20 // fmla v0.4s, v17.4s, v23.4s
-	WORD $0x4e2ad791 // fadd v17.4s, v28.4s, v10.4s
-	WORD $0x4e2ad772 // fadd v18.4s, v27.4s, v10.4s
-	WORD $0x4e2ad726 // fadd v6.4s, v25.4s, v10.4s
-	WORD $0x4e30ce61 // fmla v1.4s, v19.4s, v16.4s
-	WORD $0xbc5e02b0 // ldur s16, [x21, #-0x20]
-	WORD $0x4e31ce67 // fmla v7.4s, v19.4s, v17.4s
-	WORD $0x4e32ce60 // fmla v0.4s, v19.4s, v18.4s
-	WORD $0xbd4022b1 // ldr s17, [x21, #0x20]
-	WORD $0x4e26ce7e // fmla v30.4s, v19.4s, v6.4s
-	WORD $0xbc5a02a6 // ldur s6, [x21, #-0x60]
-	WORD $0xbd4062b2 // ldr s18, [x21, #0x60]
-	WORD $0x4f901024 // fmla v4.4s, v1.4s, v16.s[0]
-	WORD $0x4f9110e3 // fmla v3.4s, v7.4s, v17.s[0]
-	WORD $0x2d7ec6a1 // ldp s1, s17, [x21, #-0xc]
-	WORD $0x4f861005 // fmla v5.4s, v0.4s, v6.s[0]
-	WORD $0x3dc0a300 // ldr q0, [x24, #0x280]
-	WORD $0x4f9213c2 // fmla v2.4s, v30.4s, v18.s[0]
-	WORD $0x2d76c2a7 // ldp s7, s16, [x21, #-0x4c]
-	WORD $0x2d46ceb2 // ldp s18, s19, [x21, #0x34]
-	WORD $0x4f811004 // fmla v4.4s, v0.4s, v1.s[0]
-	WORD $0x2d4e86a6 // ldp s6, s1, [x21, #0x74]
-	WORD $0x910402b5 // add x21, x21, #0x100
-	WORD $0x4f871005 // fmla v5.4s, v0.4s, v7.s[0]
-	WORD $0x4f921003 // fmla v3.4s, v0.4s, v18.s[0]
-	WORD $0x4f861002 // fmla v2.4s, v0.4s, v6.s[0]
-	WORD $0x3dc0b300 // ldr q0, [x24, #0x2c0]
-	WORD $0x910c0318 // add x24, x24, #0x300
-	WORD $0x4f901005 // fmla v5.4s, v0.4s, v16.s[0]
-	WORD $0x4f911004 // fmla v4.4s, v0.4s, v17.s[0]
-	WORD $0x4f931003 // fmla v3.4s, v0.4s, v19.s[0]
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fff408 // b.hi 0x5508 <k_tile_panel_16_min+0xa38>
-	WORD $0x17ffff7b // b 0x5478 <k_tile_panel_16_min+0x9a8>
-	WORD $0xa9418c02 // ldp x2, x3, [x0, #0x18]
-	WORD $0xd37ced04 // lsl x4, x8, #4
-	WORD $0xa940c006 // ldp x6, x16, [x0, #0x8]
-	WORD $0xf9400005 // ldr x5, [x0]
-	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
-	WORD $0xd37ae467 // lsl x7, x3, #6
-	WORD $0x8b040203 // add x3, x16, x4
-	WORD $0x8b0400a4 // add x4, x5, x4
-	WORD $0x910100c5 // add x5, x6, #0x40
-	WORD $0xd10400e6 // sub x6, x7, #0x100
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x14000007 // b 0x56d8 <k_tile_panel_16_min+0xc08>
-	WORD $0x91000a15 // add x21, x16, #0x2
-	WORD $0xaa1003ea // mov x10, x16
-	WORD $0x3d800263 // str q3, [x19]
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffc80c // b.gt 0x4fd4 <k_tile_panel_16_min+0x504>
-	WORD $0xcb090150 // sub x16, x10, x9
-	WORD $0x91000d56 // add x22, x10, #0x3
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x9b107c50 // mul x16, x2, x16
-	WORD $0xd37ef454 // lsl x20, x2, #2
-	WORD $0x8b100893 // add x19, x4, x16, lsl #2
-	WORD $0xaa1503f0 // mov x16, x21
-	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x5710 <k_tile_panel_16_min+0xc40>
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0x3cf46a62 // ldr q2, [x19, x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x5720 <k_tile_panel_16_min+0xc50>
-	WORD $0x17ffffed // b 0x56c0 <k_tile_panel_16_min+0xbf0>
+	WORD $0x4f96e234 // sdot v20.4s, v17.16b, v22.4b[0]
+	WORD $0x4f97e239 // sdot v25.4s, v17.16b, v23.4b[0]
+	WORD $0x3dc04091 // ldr q17, [x4, #0x100]
+	WORD $0x4ea01c1e // mov v30.16b, v0.16b
+	WORD $0x3dc0109f // ldr q31, [x4, #0x40]
+	WORD $0x3dc06088 // ldr q8, [x4, #0x180]
+	WORD $0x3dc07089 // ldr q9, [x4, #0x1c0]
+	WORD $0x4f98e23c // sdot v28.4s, v17.16b, v24.4b[0]
+	WORD $0x4f9ae23d // sdot v29.4s, v17.16b, v26.4b[0]
+	WORD $0x4f92e23b // sdot v27.4s, v17.16b, v18.4b[0]
+	WORD $0x4f95e23e // sdot v30.4s, v17.16b, v21.4b[0]
+	WORD $0x3dc05091 // ldr q17, [x4, #0x140]
+	WORD $0x4fb6e3f4 // sdot v20.4s, v31.16b, v22.4b[1]
+	WORD $0x4fb3e3f0 // sdot v16.4s, v31.16b, v19.4b[1]
+	WORD $0x4fa7e3e6 // sdot v6.4s, v31.16b, v7.4b[1]
+	WORD $0x4fb7e3f9 // sdot v25.4s, v31.16b, v23.4b[1]
+	WORD $0x3dc0209f // ldr q31, [x4, #0x80]
+	WORD $0xd10007bd // sub x29, x29, #0x1
+	WORD $0x910403de // add x30, x30, #0x100
+	WORD $0x4fb8e23c // sdot v28.4s, v17.16b, v24.4b[1]
+	WORD $0x4fbae23d // sdot v29.4s, v17.16b, v26.4b[1]
+	WORD $0x4fb2e23b // sdot v27.4s, v17.16b, v18.4b[1]
+	WORD $0x4fb5e23e // sdot v30.4s, v17.16b, v21.4b[1]
+	WORD $0x3dc08091 // ldr q17, [x4, #0x200]
+	WORD $0x4f96ebf4 // sdot v20.4s, v31.16b, v22.4b[2]
+	WORD $0x4f93ebf0 // sdot v16.4s, v31.16b, v19.4b[2]
+	WORD $0x4f87ebe6 // sdot v6.4s, v31.16b, v7.4b[2]
+	WORD $0x4f97ebf9 // sdot v25.4s, v31.16b, v23.4b[2]
+	WORD $0x3dc0309f // ldr q31, [x4, #0xc0]
+	WORD $0xf10007bf // cmp x29, #0x1
+	WORD $0x4f98e91c // sdot v28.4s, v8.16b, v24.4b[2]
+	WORD $0x4f9ae91d // sdot v29.4s, v8.16b, v26.4b[2]
+	WORD $0x4f92e91b // sdot v27.4s, v8.16b, v18.4b[2]
+	WORD $0x4f95e91e // sdot v30.4s, v8.16b, v21.4b[2]
+	WORD $0x6e21de28 // fmul v8.4s, v17.4s, v1.4s
+	WORD $0x4fb6ebf4 // sdot v20.4s, v31.16b, v22.4b[3]
+	WORD $0x4fb3ebf0 // sdot v16.4s, v31.16b, v19.4b[3]
+	WORD $0x4fb7ebf9 // sdot v25.4s, v31.16b, v23.4b[3]
+	WORD $0x4fa7ebe6 // sdot v6.4s, v31.16b, v7.4b[3]
+	WORD $0x4fb8e93c // sdot v28.4s, v9.16b, v24.4b[3]
+	WORD $0x4fbae93d // sdot v29.4s, v9.16b, v26.4b[3]
+	WORD $0x4fb2e93b // sdot v27.4s, v9.16b, v18.4b[3]
+	WORD $0x4fb5e93e // sdot v30.4s, v9.16b, v21.4b[3]
+	WORD $0x4ea81d12 // mov v18.16b, v8.16b
+	WORD $0x4ea81d13 // mov v19.16b, v8.16b
+	WORD $0x4ea81d07 // mov v7.16b, v8.16b
+	WORD $0x4e26ce28 // fmla v8.4s, v17.4s, v6.4s
+	WORD $0x3dc09095 // ldr q21, [x4, #0x240]
+	WORD $0x4e34ce32 // fmla v18.4s, v17.4s, v20.4s
+	WORD $0x4e30ce33 // fmla v19.4s, v17.4s, v16.4s
+	WORD $0x4e21d790 // fadd v16.4s, v28.4s, v1.4s
+	WORD $0x4e39ce27 // fmla v7.4s, v17.4s, v25.4s
+	WORD $0x4e21d7b4 // fadd v20.4s, v29.4s, v1.4s
+	WORD $0x4e21d7d1 // fadd v17.4s, v30.4s, v1.4s
+	WORD $0x4e21d766 // fadd v6.4s, v27.4s, v1.4s
+	WORD $0x4e30ceb2 // fmla v18.4s, v21.4s, v16.4s
+	WORD $0xbd406030 // ldr s16, [x1, #0x60]
+	WORD $0x4e34cea7 // fmla v7.4s, v21.4s, v20.4s
+	WORD $0x4e31ceb3 // fmla v19.4s, v21.4s, v17.4s
+	WORD $0xbd402231 // ldr s17, [x17, #0x20]
+	WORD $0x4e26cea8 // fmla v8.4s, v21.4s, v6.4s
+	WORD $0xbd402026 // ldr s6, [x1, #0x20]
+	WORD $0xbd406234 // ldr s20, [x17, #0x60]
+	WORD $0x4f901245 // fmla v5.4s, v18.4s, v16.s[0]
+	WORD $0x4f8610e3 // fmla v3.4s, v7.4s, v6.s[0]
+	WORD $0x4f911264 // fmla v4.4s, v19.4s, v17.s[0]
+	WORD $0x3dc0a086 // ldr q6, [x4, #0x280]
+	WORD $0x2d4ecc27 // ldp s7, s19, [x1, #0x74]
+	WORD $0x4f941102 // fmla v2.4s, v8.4s, v20.s[0]
+	WORD $0x2d46c831 // ldp s17, s18, [x1, #0x34]
+	WORD $0x2d46d634 // ldp s20, s21, [x17, #0x34]
+	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
+	WORD $0x2d4e9e30 // ldp s16, s7, [x17, #0x74]
+	WORD $0x4f9110c3 // fmla v3.4s, v6.4s, v17.s[0]
+	WORD $0x4f9410c4 // fmla v4.4s, v6.4s, v20.s[0]
+	WORD $0x4f9010c2 // fmla v2.4s, v6.4s, v16.s[0]
+	WORD $0x3dc0b086 // ldr q6, [x4, #0x2c0]
+	WORD $0x910c0084 // add x4, x4, #0x300
+	WORD $0x4f9210c3 // fmla v3.4s, v6.4s, v18.s[0]
+	WORD $0x4f9310c5 // fmla v5.4s, v6.4s, v19.s[0]
+	WORD $0x4f9510c4 // fmla v4.4s, v6.4s, v21.s[0]
+	WORD $0x4f8710c2 // fmla v2.4s, v6.4s, v7.s[0]
+	WORD $0x54fff3c8 // b.hi 0x42b8 <k_tile_panel_16_min+0x2e0>
+	WORD $0x17ffff72 // b 0x420c <k_tile_panel_16_min+0x234>
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0xf9400404 // ldr x4, [x0, #0x8]
+	WORD $0xf9402401 // ldr x1, [x0, #0x48]
+	WORD $0xd37ae633 // lsl x19, x17, #6
+	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
+	WORD $0x91010087 // add x7, x4, #0x40
+	WORD $0xd1040273 // sub x19, x19, #0x100
+	WORD $0x14000007 // b 0x4480 <k_tile_panel_16_min+0x4a8>
+	WORD $0x91000896 // add x22, x4, #0x2
+	WORD $0xaa0403e6 // mov x6, x4
+	WORD $0x3d800283 // str q3, [x20]
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x3cb56a82 // str q2, [x20, x21]
+	WORD $0x54ffe98c // b.gt 0x41ac <k_tile_panel_16_min+0x1d4>
+	WORD $0xcb0a00c4 // sub x4, x6, x10
+	WORD $0x91000cd7 // add x23, x6, #0x3
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x9b047e24 // mul x4, x17, x4
+	WORD $0xd37ef635 // lsl x21, x17, #2
+	WORD $0x8b0408b4 // add x20, x5, x4, lsl #2
+	WORD $0xaa1603e4 // mov x4, x22
+	WORD $0x9a86b2f6 // csel x22, x23, x6, lt
+	WORD $0xb40000c1 // cbz x1, 0x44b8 <k_tile_panel_16_min+0x4e0>
+	WORD $0x3dc00283 // ldr q3, [x20]
+	WORD $0x3cf56a82 // ldr q2, [x20, x21]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x44c8 <k_tile_panel_16_min+0x4f0>
+	WORD $0x17ffffed // b 0x4468 <k_tile_panel_16_min+0x490>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x56c0 <k_tile_panel_16_min+0xbf0>
-	WORD $0x9342feb5 // asr x21, x21, #2
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffd2b // b.lt 0x4468 <k_tile_panel_16_min+0x490>
+	WORD $0x9342fed6 // asr x22, x22, #2
+	WORD $0xaa1003f7 // mov x23, x16
+	WORD $0x9b167e76 // mul x22, x19, x22
+	WORD $0x8b061ac6 // add x6, x22, x6, lsl #6
 	WORD $0xaa0303f6 // mov x22, x3
-	WORD $0x9b157cd5 // mul x21, x6, x21
-	WORD $0x8b0a1aaa // add x10, x21, x10, lsl #6
-	WORD $0xaa0703f5 // mov x21, x7
-	WORD $0x8b0a00aa // add x10, x5, x10
-	WORD $0x4eae1dc4 // mov v4.16b, v14.16b
-	WORD $0xad7e4541 // ldp q1, q17, [x10, #-0x40]
-	WORD $0x4eae1dc5 // mov v5.16b, v14.16b
-	WORD $0xad404147 // ldp q7, q16, [x10]
-	WORD $0x4eae1dd3 // mov v19.16b, v14.16b
-	WORD $0x3dc002c0 // ldr q0, [x22]
-	WORD $0x3dc042c6 // ldr q6, [x22, #0x100]
-	WORD $0x4eae1dd2 // mov v18.16b, v14.16b
-	WORD $0x3dc082d4 // ldr q20, [x22, #0x200]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0x4f81e005 // sdot v5.4s, v0.16b, v1.4b[0]
-	WORD $0x4f87e004 // sdot v4.4s, v0.16b, v7.4b[0]
-	WORD $0x3dc012c0 // ldr q0, [x22, #0x40]
-	WORD $0x4f91e0d3 // sdot v19.4s, v6.16b, v17.4b[0]
-	WORD $0x6e2ade95 // fmul v21.4s, v20.4s, v10.4s
-	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0x4f90e0d2 // sdot v18.4s, v6.16b, v16.4b[0]
-	WORD $0x3dc052c6 // ldr q6, [x22, #0x140]
-	WORD $0x4fa1e005 // sdot v5.4s, v0.16b, v1.4b[1]
-	WORD $0x4fa7e004 // sdot v4.4s, v0.16b, v7.4b[1]
-	WORD $0x3dc022c0 // ldr q0, [x22, #0x80]
-	WORD $0x4fb1e0d3 // sdot v19.4s, v6.16b, v17.4b[1]
-	WORD $0x4fb0e0d2 // sdot v18.4s, v6.16b, v16.4b[1]
-	WORD $0x3dc062c6 // ldr q6, [x22, #0x180]
-	WORD $0x4f81e805 // sdot v5.4s, v0.16b, v1.4b[2]
-	WORD $0x4f87e804 // sdot v4.4s, v0.16b, v7.4b[2]
-	WORD $0x3dc032c0 // ldr q0, [x22, #0xc0]
-	WORD $0x4f91e8d3 // sdot v19.4s, v6.16b, v17.4b[2]
-	WORD $0x4f90e8d2 // sdot v18.4s, v6.16b, v16.4b[2]
-	WORD $0x3dc072c6 // ldr q6, [x22, #0x1c0]
-	WORD $0x4fa1e805 // sdot v5.4s, v0.16b, v1.4b[3]
-	WORD $0x4fa7e804 // sdot v4.4s, v0.16b, v7.4b[3]
-	WORD $0x4eb51ea0 // mov v0.16b, v21.16b
-	WORD $0x4fb1e8d3 // sdot v19.4s, v6.16b, v17.4b[3]
-	WORD $0x4fb0e8d2 // sdot v18.4s, v6.16b, v16.4b[3]
-	WORD $0x4e25ce80 // fmla v0.4s, v20.4s, v5.4s
-	WORD $0x4e24ce95 // fmla v21.4s, v20.4s, v4.4s
-	WORD $0x3dc092c5 // ldr q5, [x22, #0x240]
-	WORD $0x4e2ad664 // fadd v4.4s, v19.4s, v10.4s
-	WORD $0x4e2ad641 // fadd v1.4s, v18.4s, v10.4s
-	WORD $0x4e24cca0 // fmla v0.4s, v5.4s, v4.4s
-	WORD $0xbd402144 // ldr s4, [x10, #0x20]
-	WORD $0x4e21ccb5 // fmla v21.4s, v5.4s, v1.4s
-	WORD $0xbc5e0141 // ldur s1, [x10, #-0x20]
-	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0a2c0 // ldr q0, [x22, #0x280]
-	WORD $0x4f8412a2 // fmla v2.4s, v21.4s, v4.s[0]
-	WORD $0x2d7e9544 // ldp s4, s5, [x10, #-0xc]
-	WORD $0x4f841003 // fmla v3.4s, v0.4s, v4.s[0]
-	WORD $0x2d469141 // ldp s1, s4, [x10, #0x34]
-	WORD $0x9104014a // add x10, x10, #0x100
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0b2c0 // ldr q0, [x22, #0x2c0]
-	WORD $0x910c02d6 // add x22, x22, #0x300
-	WORD $0x4f851003 // fmla v3.4s, v0.4s, v5.s[0]
-	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff908 // b.hi 0x5738 <k_tile_panel_16_min+0xc68>
-	WORD $0x17ffffa9 // b 0x56c0 <k_tile_panel_16_min+0xbf0>
+	WORD $0x8b0600e6 // add x6, x7, x6
+	WORD $0xad7e4cc6 // ldp q6, q19, [x6, #-0x40]
+	WORD $0x4ea01c07 // mov v7.16b, v0.16b
+	WORD $0x4ea01c15 // mov v21.16b, v0.16b
+	WORD $0x3dc002e5 // ldr q5, [x23]
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x3dc042f0 // ldr q16, [x23, #0x100]
+	WORD $0xad4048d1 // ldp q17, q18, [x6]
+	WORD $0x4ea01c14 // mov v20.16b, v0.16b
+	WORD $0x4f86e0a7 // sdot v7.4s, v5.16b, v6.4b[0]
+	WORD $0x3dc082f6 // ldr q22, [x23, #0x200]
+	WORD $0x4f93e215 // sdot v21.4s, v16.16b, v19.4b[0]
+	WORD $0xd10006d6 // sub x22, x22, #0x1
+	WORD $0x4f91e0a4 // sdot v4.4s, v5.16b, v17.4b[0]
+	WORD $0x3dc012e5 // ldr q5, [x23, #0x40]
+	WORD $0x6e21ded7 // fmul v23.4s, v22.4s, v1.4s
+	WORD $0x4f92e214 // sdot v20.4s, v16.16b, v18.4b[0]
+	WORD $0x3dc052f0 // ldr q16, [x23, #0x140]
+	WORD $0xf10006df // cmp x22, #0x1
+	WORD $0x4fa6e0a7 // sdot v7.4s, v5.16b, v6.4b[1]
+	WORD $0x4fb3e215 // sdot v21.4s, v16.16b, v19.4b[1]
+	WORD $0x4fb1e0a4 // sdot v4.4s, v5.16b, v17.4b[1]
+	WORD $0x3dc022e5 // ldr q5, [x23, #0x80]
+	WORD $0x4fb2e214 // sdot v20.4s, v16.16b, v18.4b[1]
+	WORD $0x3dc062f0 // ldr q16, [x23, #0x180]
+	WORD $0x4f86e8a7 // sdot v7.4s, v5.16b, v6.4b[2]
+	WORD $0x4f93ea15 // sdot v21.4s, v16.16b, v19.4b[2]
+	WORD $0x4f91e8a4 // sdot v4.4s, v5.16b, v17.4b[2]
+	WORD $0x3dc032e5 // ldr q5, [x23, #0xc0]
+	WORD $0x4f92ea14 // sdot v20.4s, v16.16b, v18.4b[2]
+	WORD $0x3dc072f0 // ldr q16, [x23, #0x1c0]
+	WORD $0x4fa6e8a7 // sdot v7.4s, v5.16b, v6.4b[3]
+	WORD $0x4fb3ea15 // sdot v21.4s, v16.16b, v19.4b[3]
+	WORD $0x4fb1e8a4 // sdot v4.4s, v5.16b, v17.4b[3]
+	WORD $0x4eb71ee5 // mov v5.16b, v23.16b
+	WORD $0x4fb2ea14 // sdot v20.4s, v16.16b, v18.4b[3]
+	WORD $0x4e27cec5 // fmla v5.4s, v22.4s, v7.4s
+	WORD $0x4e21d6a6 // fadd v6.4s, v21.4s, v1.4s
+	WORD $0x3dc092e7 // ldr q7, [x23, #0x240]
+	WORD $0x4e24ced7 // fmla v23.4s, v22.4s, v4.4s
+	WORD $0x4e21d684 // fadd v4.4s, v20.4s, v1.4s
+	WORD $0x4e26cce5 // fmla v5.4s, v7.4s, v6.4s
+	WORD $0xbd4020c6 // ldr s6, [x6, #0x20]
+	WORD $0x4e24ccf7 // fmla v23.4s, v7.4s, v4.4s
+	WORD $0xbc5e00c4 // ldur s4, [x6, #-0x20]
+	WORD $0x4f8410a3 // fmla v3.4s, v5.4s, v4.s[0]
+	WORD $0x3dc0a2e4 // ldr q4, [x23, #0x280]
+	WORD $0x4f8612e2 // fmla v2.4s, v23.4s, v6.s[0]
+	WORD $0x2d7e9cc6 // ldp s6, s7, [x6, #-0xc]
+	WORD $0x4f861083 // fmla v3.4s, v4.4s, v6.s[0]
+	WORD $0x2d4698c5 // ldp s5, s6, [x6, #0x34]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
+	WORD $0x3dc0b2e4 // ldr q4, [x23, #0x2c0]
+	WORD $0x910c02f7 // add x23, x23, #0x300
+	WORD $0x4f871083 // fmla v3.4s, v4.4s, v7.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x54fff908 // b.hi 0x44e0 <k_tile_panel_16_min+0x508>
+	WORD $0x17ffffa9 // b 0x4468 <k_tile_panel_16_min+0x490>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ff9dab // b.lt 0x4be0 <k_tile_panel_16_min+0x110>
-	WORD $0xd342fe22 // lsr x2, x17, #2
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
-	WORD $0xcb110211 // sub x17, x16, x17
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x9b027c62 // mul x2, x3, x2
-	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
-	WORD $0x8b081090 // add x16, x4, x8, lsl #4
-	WORD $0x8b021862 // add x2, x3, x2, lsl #6
-	WORD $0x8b111851 // add x17, x2, x17, lsl #6
-	WORD $0xad401223 // ldp q3, q4, [x17]
-	WORD $0x4eae1dc5 // mov v5.16b, v14.16b
-	WORD $0x4eae1dc6 // mov v6.16b, v14.16b
-	WORD $0x3dc00200 // ldr q0, [x16]
-	WORD $0x3dc04201 // ldr q1, [x16, #0x100]
-	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
-	WORD $0xd1000421 // sub x1, x1, #0x1
-	WORD $0x4f83e005 // sdot v5.4s, v0.16b, v3.4b[0]
-	WORD $0x3dc01200 // ldr q0, [x16, #0x40]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x4f84e026 // sdot v6.4s, v1.16b, v4.4b[0]
-	WORD $0x3dc05201 // ldr q1, [x16, #0x140]
-	WORD $0x4fa3e005 // sdot v5.4s, v0.16b, v3.4b[1]
-	WORD $0x3dc02200 // ldr q0, [x16, #0x80]
-	WORD $0x4fa4e026 // sdot v6.4s, v1.16b, v4.4b[1]
-	WORD $0x3dc06201 // ldr q1, [x16, #0x180]
-	WORD $0x4f83e805 // sdot v5.4s, v0.16b, v3.4b[2]
-	WORD $0x3dc08200 // ldr q0, [x16, #0x200]
-	WORD $0x4f84e826 // sdot v6.4s, v1.16b, v4.4b[2]
-	WORD $0x3dc03201 // ldr q1, [x16, #0xc0]
-	WORD $0x4fa3e825 // sdot v5.4s, v1.16b, v3.4b[3]
-	WORD $0x6e2adc01 // fmul v1.4s, v0.4s, v10.4s
-	WORD $0x3dc09203 // ldr q3, [x16, #0x240]
-	WORD $0x4fa4e8e6 // sdot v6.4s, v7.16b, v4.4b[3]
-	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0x4e2ad4c0 // fadd v0.4s, v6.4s, v10.4s
-	WORD $0x4e20cc61 // fmla v1.4s, v3.4s, v0.4s
-	WORD $0xbd402220 // ldr s0, [x17, #0x20]
-	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
-	WORD $0x2d468e21 // ldp s1, s3, [x17, #0x34]
-	WORD $0x3dc0a200 // ldr q0, [x16, #0x280]
-	WORD $0x91040231 // add x17, x17, #0x100
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0b200 // ldr q0, [x16, #0x2c0]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54ffd54b // b.lt 0x4078 <k_tile_panel_16_min+0xa0>
+	WORD $0xd342fc25 // lsr x5, x1, #2
+	WORD $0xf9401006 // ldr x6, [x0, #0x20]
+	WORD $0x927edc21 // and x1, x1, #0x3fffffffffffffc
+	WORD $0xcb010081 // sub x1, x4, x1
+	WORD $0xaa0303e4 // mov x4, x3
+	WORD $0x9b057cc5 // mul x5, x6, x5
+	WORD $0xf9400406 // ldr x6, [x0, #0x8]
+	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
+	WORD $0x8b0118a1 // add x1, x5, x1, lsl #6
+	WORD $0xad401825 // ldp q5, q6, [x1]
+	WORD $0x4ea01c07 // mov v7.16b, v0.16b
+	WORD $0x4ea01c10 // mov v16.16b, v0.16b
+	WORD $0x3dc00203 // ldr q3, [x16]
+	WORD $0x3dc04204 // ldr q4, [x16, #0x100]
+	WORD $0x3dc07211 // ldr q17, [x16, #0x1c0]
+	WORD $0xd1000484 // sub x4, x4, #0x1
+	WORD $0x4f85e067 // sdot v7.4s, v3.16b, v5.4b[0]
+	WORD $0x3dc01203 // ldr q3, [x16, #0x40]
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x4f86e090 // sdot v16.4s, v4.16b, v6.4b[0]
+	WORD $0x3dc05204 // ldr q4, [x16, #0x140]
+	WORD $0x4fa5e067 // sdot v7.4s, v3.16b, v5.4b[1]
+	WORD $0x3dc02203 // ldr q3, [x16, #0x80]
+	WORD $0x4fa6e090 // sdot v16.4s, v4.16b, v6.4b[1]
+	WORD $0x3dc06204 // ldr q4, [x16, #0x180]
+	WORD $0x4f85e867 // sdot v7.4s, v3.16b, v5.4b[2]
+	WORD $0x3dc08203 // ldr q3, [x16, #0x200]
+	WORD $0x4f86e890 // sdot v16.4s, v4.16b, v6.4b[2]
+	WORD $0x3dc03204 // ldr q4, [x16, #0xc0]
+	WORD $0x4fa5e887 // sdot v7.4s, v4.16b, v5.4b[3]
+	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
+	WORD $0x3dc09205 // ldr q5, [x16, #0x240]
+	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
+	WORD $0x4e27cc64 // fmla v4.4s, v3.4s, v7.4s
+	WORD $0x4e21d603 // fadd v3.4s, v16.4s, v1.4s
+	WORD $0x4e23cca4 // fmla v4.4s, v5.4s, v3.4s
+	WORD $0xbd402023 // ldr s3, [x1, #0x20]
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x2d469424 // ldp s4, s5, [x1, #0x34]
+	WORD $0x3dc0a203 // ldr q3, [x16, #0x280]
+	WORD $0x91040021 // add x1, x1, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x3dc0b203 // ldr q3, [x16, #0x2c0]
 	WORD $0x910c0210 // add x16, x16, #0x300
-	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x5858 <k_tile_panel_16_min+0xd88>
-	WORD $0x17fffcbd // b 0x4be0 <k_tile_panel_16_min+0x110>
-	WORD $0xa95a4ff4 // ldp x20, x19, [sp, #0x1a0]
-	WORD $0xf940abfd // ldr x29, [sp, #0x150]
-	WORD $0xa95957f6 // ldp x22, x21, [sp, #0x190]
-	WORD $0xa9585ff8 // ldp x24, x23, [sp, #0x180]
-	WORD $0xa95767fa // ldp x26, x25, [sp, #0x170]
-	WORD $0xa9566ffe // ldp x30, x27, [sp, #0x160]
-	WORD $0x6d5423e9 // ldp d9, d8, [sp, #0x140]
-	WORD $0x6d532beb // ldp d11, d10, [sp, #0x130]
-	WORD $0x6d5233ed // ldp d13, d12, [sp, #0x120]
-	WORD $0x6d513bef // ldp d15, d14, [sp, #0x110]
-	WORD $0x9106c3ff // add sp, sp, #0x1b0
+	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
+	WORD $0x54fffb88 // b.hi 0x45f8 <k_tile_panel_16_min+0x620>
+	WORD $0x17fffe7b // b 0x4078 <k_tile_panel_16_min+0xa0>
+	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
+	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
+	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
+	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
+	WORD $0x6d4123e9 // ldp d9, d8, [sp, #0x10]
+	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

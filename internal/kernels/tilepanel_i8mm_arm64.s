@@ -2004,7 +2004,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400074b // b.lt 0x1fa8 <k_untile_iq4_nl+0xf0>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1001e44b // adr x11, 0x5b50 <k_tile_panel_16_min+0xee8>
+	WORD $0x10014e4b // adr x11, 0x4890 <k_tile_panel_16_min+0x764>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
 	WORD $0xaa1f03eb // mov x11, xzr
@@ -2068,7 +2068,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5400216b // b.lt 0x23e0 <k_untile_iq4_xs+0x434>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f0005e1 // movi v1.4s, #0xf
-	WORD $0x1001dc8c // adr x12, 0x5b50 <k_tile_panel_16_min+0xee8>
+	WORD $0x1001468c // adr x12, 0x4890 <k_tile_panel_16_min+0x764>
 	WORD $0x4f010602 // movi v2.4s, #0x30
 	WORD $0x6f0007e3 // mvni v3.4s, #0x1f
 	WORD $0x3dc00184 // ldr q4, [x12]
@@ -2340,7 +2340,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x540008ab // b.lt 0x2500 <k_untile_mxfp4+0x11c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x0f008421 // movi v1.4h, #0x1
-	WORD $0x1001ba4b // adr x11, 0x5b40 <k_tile_panel_16_min+0xed8>
+	WORD $0x1001244b // adr x11, 0x4880 <k_tile_panel_16_min+0x754>
 	WORD $0x4f014402 // movi v2.4s, #0x20, lsl #16
 	WORD $0x6f03d7e3 // mvni v3.4s, #0x7f, msl #16
 	WORD $0x3dc00164 // ldr q4, [x11]
@@ -2409,360 +2409,206 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540052eb // b.lt 0x2f68 <k_tile_panel+0xa64>
 	WORD $0xd10483ff // sub sp, sp, #0x120
-	WORD $0xa942c009 // ldp x9, x16, [x0, #0x28]
-	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
-	WORD $0x6d083bef // stp d15, d14, [sp, #0x80]
-	WORD $0x4e040d4f // dup v15.4s, w10
+	WORD $0xa943240c // ldp x12, x9, [x0, #0x30]
+	WORD $0xd37ef56b // lsl x11, x11, #2
+	WORD $0xf940080e // ldr x14, [x0, #0x10]
+	WORD $0xf940000d // ldr x13, [x0]
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x6d0933ed // stp d13, d12, [sp, #0x90]
-	WORD $0xf240053f // tst x9, #0x3
-	WORD $0x91000d23 // add x3, x9, #0x3
-	WORD $0x9100052b // add x11, x9, #0x1
-	WORD $0xfa401a04 // ccmp x16, #0x0, #0x4, ne
-	WORD $0x9100092d // add x13, x9, #0x2
-	WORD $0x91000d61 // add x1, x11, #0x3
-	WORD $0x1a9fd7ec // cset w12, gt
-	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x91000da2 // add x2, x13, #0x3
-	WORD $0x9a89b071 // csel x17, x3, x9, lt
-	WORD $0xf240057f // tst x11, #0x3
-	WORD $0x8b09020f // add x15, x16, x9
-	WORD $0xfa411a04 // ccmp x16, #0x1, #0x4, ne
-	WORD $0x9342fe24 // asr x4, x17, #2
-	WORD $0x927ef631 // and x17, x17, #0xfffffffffffffffc
-	WORD $0x1a9fd7ee // cset w14, gt
-	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0xcb110131 // sub x17, x9, x17
-	WORD $0x9a8bb021 // csel x1, x1, x11, lt
-	WORD $0xf24005bf // tst x13, #0x3
-	WORD $0xf90067e4 // str x4, [sp, #0xc8]
-	WORD $0xfa421a04 // ccmp x16, #0x2, #0x4, ne
-	WORD $0xf9002ff1 // str x17, [sp, #0x58]
-	WORD $0x1a9fd7e4 // cset w4, gt
-	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x6d0a2beb // stp d11, d10, [sp, #0xa0]
-	WORD $0x9a8db051 // csel x17, x2, x13, lt
-	WORD $0xf240047f // tst x3, #0x3
-	WORD $0x9342fc22 // asr x2, x1, #2
-	WORD $0x927ef421 // and x1, x1, #0xfffffffffffffffc
-	WORD $0xfa431a04 // ccmp x16, #0x3, #0x4, ne
-	WORD $0x927ef62a // and x10, x17, #0xfffffffffffffffc
-	WORD $0xcb010170 // sub x16, x11, x1
-	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
-	WORD $0xcb0a01aa // sub x10, x13, x10
-	WORD $0xa9040bf0 // stp x16, x2, [sp, #0x40]
-	WORD $0x9342fe30 // asr x16, x17, #2
-	WORD $0x4e040c3d // dup v29.4s, w1
-	WORD $0xa90243ea // stp x10, x16, [sp, #0x20]
-	WORD $0x1a9fd7f0 // cset w16, gt
-	WORD $0xf100007f // cmp x3, #0x0
-	WORD $0xb90037f0 // str w16, [sp, #0x34]
-	WORD $0x91000c70 // add x16, x3, #0x3
-	WORD $0x9a83b210 // csel x16, x16, x3, lt
-	WORD $0x6d0b23e9 // stp d9, d8, [sp, #0xb0]
-	WORD $0x9342fe11 // asr x17, x16, #2
-	WORD $0x927ef610 // and x16, x16, #0xfffffffffffffffc
-	WORD $0xf90063fd // str x29, [sp, #0xc0]
-	WORD $0xcb10006a // sub x10, x3, x16
-	WORD $0xa90d6ffe // stp x30, x27, [sp, #0xd0]
-	WORD $0xa900c7ea // stp x10, x17, [sp, #0x8]
-	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
+	WORD $0x6d083bef // stp d15, d14, [sp, #0x80]
+	WORD $0xa9043bed // stp x13, x14, [sp, #0x40]
+	WORD $0x8b090d2e // add x14, x9, x9, lsl #3
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x1a9fd7ef // cset w15, gt
+	WORD $0x8b0a018d // add x13, x12, x10
+	WORD $0x91000d4c // add x12, x10, #0x3
+	WORD $0xd37ae5ce // lsl x14, x14, #6
+	WORD $0xf100015f // cmp x10, #0x0
 	WORD $0xa90e67fa // stp x26, x25, [sp, #0xe0]
+	WORD $0x9a8ab18c // csel x12, x12, x10, lt
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x91000539 // add x25, x9, #0x1
+	WORD $0xf9001fee // str x14, [sp, #0x38]
+	WORD $0x0a0f014e // and w14, w10, w15
+	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
+	WORD $0xb90037ee // str w14, [sp, #0x34]
+	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
+	WORD $0x927ef590 // and x16, x12, #0xfffffffffffffffc
+	WORD $0x4e040dcf // dup v15.4s, w14
+	WORD $0x4e040dfd // dup v29.4s, w15
+	WORD $0x9342fd8e // asr x14, x12, #2
+	WORD $0xcb10014c // sub x12, x10, x16
+	WORD $0x9a9fc56b // csinc x11, x11, xzr, gt
+	WORD $0x6d0933ed // stp d13, d12, [sp, #0x90]
+	WORD $0xa9013bec // stp x12, x14, [sp, #0x10]
+	WORD $0x9100054c // add x12, x10, #0x1
+	WORD $0x6d0a2beb // stp d11, d10, [sp, #0xa0]
+	WORD $0x6d0b23e9 // stp d9, d8, [sp, #0xb0]
+	WORD $0xa90c67fd // stp x29, x25, [sp, #0xc0]
+	WORD $0xa90d6ffe // stp x30, x27, [sp, #0xd0]
 	WORD $0xa90f5ff8 // stp x24, x23, [sp, #0xf0]
 	WORD $0xa91057f6 // stp x22, x21, [sp, #0x100]
 	WORD $0xa9114ff4 // stp x20, x19, [sp, #0x110]
-	WORD $0xb90057e4 // str w4, [sp, #0x54]
-	WORD $0xf9001fe3 // str x3, [sp, #0x38]
-	WORD $0xf9000fea // str x10, [sp, #0x18]
+	WORD $0xa9022fec // stp x12, x11, [sp, #0x20]
+	WORD $0xf9002be0 // str x0, [sp, #0x50]
 	WORD $0x3d801bfd // str q29, [sp, #0x60]
-	WORD $0x14000005 // b 0x2624 <k_tile_panel+0x120>
-	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
+	WORD $0x14000007 // b 0x25dc <k_tile_panel+0xd8>
+	WORD $0x3d800202 // str q2, [x16]
+	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
+	WORD $0xf94017eb // ldr x11, [sp, #0x28]
 	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54005940 // b.eq 0x3148 <k_tile_panel+0xc44>
-	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x3400190c // cbz w12, 0x2948 <k_tile_panel+0x444>
-	WORD $0xd37ced0a // lsl x10, x8, #4
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0xf9402010 // ldr x16, [x0, #0x40]
-	WORD $0x8b0a0222 // add x2, x17, x10
-	WORD $0xb4000130 // cbz x16, 0x2660 <k_tile_panel+0x15c>
-	WORD $0x3dc00042 // ldr q2, [x2]
-	WORD $0xa9408403 // ldp x3, x1, [x0, #0x8]
-	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x8b0a002a // add x10, x1, x10
-	WORD $0x5400012a // b.ge 0x267c <k_tile_panel+0x178>
-	WORD $0x1400002b // b 0x2708 <k_tile_panel+0x204>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xa9408403 // ldp x3, x1, [x0, #0x8]
-	WORD $0xf9401c11 // ldr x17, [x0, #0x38]
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x8b0a002a // add x10, x1, x10
-	WORD $0x5400048b // b.lt 0x2708 <k_tile_panel+0x204>
-	WORD $0xf94067e1 // ldr x1, [sp, #0xc8]
-	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
-	WORD $0xaa0a03e6 // mov x6, x10
-	WORD $0x9b017c81 // mul x1, x4, x1
-	WORD $0x8b011861 // add x1, x3, x1, lsl #6
-	WORD $0x8b051821 // add x1, x1, x5, lsl #6
-	WORD $0x91000625 // add x5, x17, #0x1
-	WORD $0xad401824 // ldp q4, q6, [x1]
-	WORD $0x4eaf1de5 // mov v5.16b, v15.16b
-	WORD $0x3dc000c3 // ldr q3, [x6]
-	WORD $0xd10004a5 // sub x5, x5, #0x1
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc010c3 // ldr q3, [x6, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc020c3 // ldr q3, [x6, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc030c3 // ldr q3, [x6, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc040c3 // ldr q3, [x6, #0x100]
-	WORD $0x3dc080c4 // ldr q4, [x6, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc050c3 // ldr q3, [x6, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc060c3 // ldr q3, [x6, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc070c3 // ldr q3, [x6, #0x1c0]
-	WORD $0x910900c6 // add x6, x6, #0x240
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e3ddc83 // fmul v3.4s, v4.4s, v29.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd402024 // ldr s4, [x1, #0x20]
-	WORD $0x91040021 // add x1, x1, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2698 <k_tile_panel+0x194>
-	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
-	WORD $0xaa0b03f7 // mov x23, x11
-	WORD $0x3d800042 // str q2, [x2]
-	WORD $0x340011ae // cbz w14, 0x2948 <k_tile_panel+0x444>
-	WORD $0x8b010845 // add x5, x2, x1, lsl #2
-	WORD $0xb40000b0 // cbz x16, 0x2730 <k_tile_panel+0x22c>
-	WORD $0x3dc000a2 // ldr q2, [x5]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x273c <k_tile_panel+0x238>
-	WORD $0x14000026 // b 0x27c4 <k_tile_panel+0x2c0>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400046b // b.lt 0x27c4 <k_tile_panel+0x2c0>
-	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
-	WORD $0xaa0a03f3 // mov x19, x10
-	WORD $0x9b067c86 // mul x6, x4, x6
-	WORD $0x8b061866 // add x6, x3, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000627 // add x7, x17, #0x1
-	WORD $0xad4018c4 // ldp q4, q6, [x6]
-	WORD $0x4eaf1de5 // mov v5.16b, v15.16b
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
-	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc07263 // ldr q3, [x19, #0x1c0]
-	WORD $0x91090273 // add x19, x19, #0x240
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e3ddc83 // fmul v3.4s, v4.4s, v29.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2754 <k_tile_panel+0x250>
-	WORD $0x3d8000a2 // str q2, [x5]
-	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
-	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000bc5 // cbz w5, 0x2948 <k_tile_panel+0x444>
-	WORD $0xd37df025 // lsl x5, x1, #3
-	WORD $0xb40000b0 // cbz x16, 0x27ec <k_tile_panel+0x2e8>
-	WORD $0x3ce56842 // ldr q2, [x2, x5]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x27f8 <k_tile_panel+0x2f4>
-	WORD $0x14000026 // b 0x2880 <k_tile_panel+0x37c>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400046b // b.lt 0x2880 <k_tile_panel+0x37c>
-	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
-	WORD $0xaa0a03f3 // mov x19, x10
-	WORD $0x9b067c86 // mul x6, x4, x6
-	WORD $0x8b061866 // add x6, x3, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000627 // add x7, x17, #0x1
-	WORD $0xad4018c4 // ldp q4, q6, [x6]
-	WORD $0x4eaf1de5 // mov v5.16b, v15.16b
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
-	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc07263 // ldr q3, [x19, #0x1c0]
-	WORD $0x91090273 // add x19, x19, #0x240
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e3ddc83 // fmul v3.4s, v4.4s, v29.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2810 <k_tile_panel+0x30c>
-	WORD $0x3ca56842 // str q2, [x2, x5]
-	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
-	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x340005e5 // cbz w5, 0x2948 <k_tile_panel+0x444>
-	WORD $0x8b010421 // add x1, x1, x1, lsl #1
-	WORD $0xd37ef421 // lsl x1, x1, #2
-	WORD $0xb40000b0 // cbz x16, 0x28ac <k_tile_panel+0x3a8>
-	WORD $0x3ce16842 // ldr q2, [x2, x1]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x28b8 <k_tile_panel+0x3b4>
-	WORD $0x14000026 // b 0x2940 <k_tile_panel+0x43c>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400046b // b.lt 0x2940 <k_tile_panel+0x43c>
-	WORD $0xf9400bf0 // ldr x16, [sp, #0x10]
-	WORD $0x91000631 // add x17, x17, #0x1
-	WORD $0x9b107c90 // mul x16, x4, x16
-	WORD $0x8b101870 // add x16, x3, x16, lsl #6
-	WORD $0xf94007e3 // ldr x3, [sp, #0x8]
-	WORD $0x8b031a10 // add x16, x16, x3, lsl #6
-	WORD $0xad401a04 // ldp q4, q6, [x16]
-	WORD $0x4eaf1de5 // mov v5.16b, v15.16b
-	WORD $0x3dc00143 // ldr q3, [x10]
-	WORD $0xd1000631 // sub x17, x17, #0x1
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01143 // ldr q3, [x10, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02143 // ldr q3, [x10, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03143 // ldr q3, [x10, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc04143 // ldr q3, [x10, #0x100]
-	WORD $0x3dc08144 // ldr q4, [x10, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc05143 // ldr q3, [x10, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc06143 // ldr q3, [x10, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc07143 // ldr q3, [x10, #0x1c0]
-	WORD $0x9109014a // add x10, x10, #0x240
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e3ddc83 // fmul v3.4s, v4.4s, v29.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd402204 // ldr s4, [x16, #0x20]
-	WORD $0x91040210 // add x16, x16, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x28d0 <k_tile_panel+0x3cc>
-	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
-	WORD $0x3ca16842 // str q2, [x2, x1]
-	WORD $0x910022f1 // add x17, x23, #0x8
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x29bc <k_tile_panel+0x4b8>
-	WORD $0xaa1703f5 // mov x21, x23
-	WORD $0x910012b7 // add x23, x21, #0x4
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x54001e4d // b.le 0x2d28 <k_tile_panel+0x824>
-	WORD $0xaa1503ea // mov x10, x21
-	WORD $0x91000955 // add x21, x10, #0x2
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x54002ded // b.le 0x2f2c <k_tile_panel+0xa28>
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x54004b20 // b.eq 0x2f3c <k_tile_panel+0xa38>
+	WORD $0xd342fd0c // lsr x12, x8, #2
+	WORD $0xf9401fee // ldr x14, [sp, #0x38]
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
 	WORD $0xaa0a03f0 // mov x16, x10
-	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe4ea // b.ge 0x2618 <k_tile_panel+0x114>
-	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
-	WORD $0xcb090211 // sub x17, x16, x9
-	WORD $0xf9402001 // ldr x1, [x0, #0x40]
+	WORD $0x9b0e2d8c // madd x12, x12, x14, x11
+	WORD $0xd37ced0e // lsl x14, x8, #4
+	WORD $0xf94023eb // ldr x11, [sp, #0x40]
+	WORD $0x927c05cf // and x15, x14, #0x30
+	WORD $0x8b0e0165 // add x5, x11, x14
+	WORD $0xb94037eb // ldr w11, [sp, #0x34]
+	WORD $0x8b0f018c // add x12, x12, x15
+	WORD $0x3400062b // cbz w11, 0x26cc <k_tile_panel+0x1c8>
+	WORD $0xf940240e // ldr x14, [x0, #0x48]
+	WORD $0xb40000ae // cbz x14, 0x2624 <k_tile_panel+0x120>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000aa // b.ge 0x2630 <k_tile_panel+0x12c>
+	WORD $0x14000029 // b 0x26c4 <k_tile_panel+0x1c0>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540004cb // b.lt 0x26c4 <k_tile_panel+0x1c0>
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0xaa0c03f0 // mov x16, x12
+	WORD $0xf940040f // ldr x15, [x0, #0x8]
+	WORD $0x9b0b7dce // mul x14, x14, x11
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0x8b0e19ee // add x14, x15, x14, lsl #6
+	WORD $0xaa1903ef // mov x15, x25
+	WORD $0x8b0b19ce // add x14, x14, x11, lsl #6
+	WORD $0xad4019c4 // ldp q4, q6, [x14]
+	WORD $0x4eaf1de5 // mov v5.16b, v15.16b
+	WORD $0x3dc00203 // ldr q3, [x16]
+	WORD $0xd10005ef // sub x15, x15, #0x1
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc01203 // ldr q3, [x16, #0x40]
+	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc02203 // ldr q3, [x16, #0x80]
+	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc03203 // ldr q3, [x16, #0xc0]
+	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
+	WORD $0x3dc04203 // ldr q3, [x16, #0x100]
+	WORD $0x3dc08204 // ldr q4, [x16, #0x200]
+	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
+	WORD $0x3dc05203 // ldr q3, [x16, #0x140]
+	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
+	WORD $0x3dc06203 // ldr q3, [x16, #0x180]
+	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
+	WORD $0x3dc07203 // ldr q3, [x16, #0x1c0]
+	WORD $0x91090210 // add x16, x16, #0x240
+	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
+	WORD $0x6e3ddc83 // fmul v3.4s, v4.4s, v29.4s
+	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
+	WORD $0xbd4021c4 // ldr s4, [x14, #0x20]
+	WORD $0x910401ce // add x14, x14, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fffca8 // b.hi 0x2654 <k_tile_panel+0x150>
+	WORD $0xf94013f0 // ldr x16, [sp, #0x20]
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x9100220f // add x15, x16, #0x8
+	WORD $0xf9002fe8 // str x8, [sp, #0x58]
+	WORD $0xeb0d01ff // cmp x15, x13
+	WORD $0x5400036d // b.le 0x2744 <k_tile_panel+0x240>
+	WORD $0xaa1003e6 // mov x6, x16
+	WORD $0x910010d6 // add x22, x6, #0x4
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x5400218d // b.le 0x2b18 <k_tile_panel+0x614>
+	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
+	WORD $0xf94067f9 // ldr x25, [sp, #0xc8]
+	WORD $0xaa0603f0 // mov x16, x6
+	WORD $0x91000a0e // add x14, x16, #0x2
+	WORD $0xeb0d01df // cmp x14, x13
+	WORD $0x540031ed // b.le 0x2d3c <k_tile_panel+0x838>
+	WORD $0xaa1003f1 // mov x17, x16
+	WORD $0xeb0d023f // cmp x17, x13
+	WORD $0x54fff5ea // b.ge 0x25c8 <k_tile_panel+0xc4>
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xcb0a022b // sub x11, x17, x10
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9b0b7d08 // mul x8, x8, x11
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0x8b0808b0 // add x16, x5, x8, lsl #2
+	WORD $0x91000e28 // add x8, x17, #0x3
+	WORD $0x9a91b10e // csel x14, x8, x17, lt
+	WORD $0xb4003b4b // cbz x11, 0x2e98 <k_tile_panel+0x994>
+	WORD $0x3dc00202 // ldr q2, [x16]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54003b4a // b.ge 0x2ea4 <k_tile_panel+0x9a0>
+	WORD $0x17ffffa1 // b 0x25c4 <k_tile_panel+0xc0>
+	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
+	WORD $0xf9400415 // ldr x21, [x0, #0x8]
+	WORD $0xf9402416 // ldr x22, [x0, #0x48]
+	WORD $0xd37ef4f4 // lsl x20, x7, #2
+	WORD $0x8b0704ee // add x14, x7, x7, lsl #1
+	WORD $0xd37be8e1 // lsl x1, x7, #5
+	WORD $0xd37df0f7 // lsl x23, x7, #3
+	WORD $0x8b070291 // add x17, x20, x7
+	WORD $0xd37ef5d8 // lsl x24, x14, #2
+	WORD $0xd37df1da // lsl x26, x14, #3
+	WORD $0xd37ef639 // lsl x25, x17, #2
+	WORD $0xcb14003b // sub x27, x1, x20
+	WORD $0x1400000d // b 0x27a8 <k_tile_panel+0x2a4>
+	WORD $0x910020cf // add x15, x6, #0x8
+	WORD $0xaa0603f0 // mov x16, x6
+	WORD $0x3d8003a2 // str q2, [x29]
+	WORD $0xeb0d01ff // cmp x15, x13
+	WORD $0x3cb46ba3 // str q3, [x29, x20]
+	WORD $0x3cb76ba5 // str q5, [x29, x23]
+	WORD $0x3cb86ba6 // str q6, [x29, x24]
+	WORD $0x3ca77bb1 // str q17, [x29, x7, lsl #4]
+	WORD $0x3cb96ba4 // str q4, [x29, x25]
+	WORD $0x3cba6bb0 // str q16, [x29, x26]
+	WORD $0x3cbb6ba0 // str q0, [x29, x27]
+	WORD $0x54fff9ec // b.gt 0x26e0 <k_tile_panel+0x1dc>
+	WORD $0xcb0a020e // sub x14, x16, x10
 	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x9b117d4a // mul x10, x10, x17
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
-	WORD $0x91000e11 // add x17, x16, #0x3
-	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb40037c1 // cbz x1, 0x309c <k_tile_panel+0xb98>
-	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540037ca // b.ge 0x30ac <k_tile_panel+0xba8>
-	WORD $0x17ffff17 // b 0x2614 <k_tile_panel+0x110>
-	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
-	WORD $0xd37ced0a // lsl x10, x8, #4
-	WORD $0xa9400801 // ldp x1, x2, [x0]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xa943e81b // ldp x27, x26, [x0, #0x38]
-	WORD $0xd37ef6d9 // lsl x25, x22, #2
-	WORD $0x8b0a0210 // add x16, x16, x10
-	WORD $0xd37ae466 // lsl x6, x3, #6
-	WORD $0x8b0a0038 // add x24, x1, x10
-	WORD $0x8b1606ca // add x10, x22, x22, lsl #1
-	WORD $0xd37beac1 // lsl x1, x22, #5
-	WORD $0x8b160324 // add x4, x25, x22
-	WORD $0xd37df2dd // lsl x29, x22, #3
-	WORD $0x91020047 // add x7, x2, #0x80
-	WORD $0xd37ef55e // lsl x30, x10, #2
-	WORD $0xd37ef493 // lsl x19, x4, #2
-	WORD $0xd37df154 // lsl x20, x10, #3
-	WORD $0xcb190024 // sub x4, x1, x25
-	WORD $0xd10400c5 // sub x5, x6, #0x100
-	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000d // b 0x2a40 <k_tile_panel+0x53c>
-	WORD $0x910022b1 // add x17, x21, #0x8
-	WORD $0xaa1503f7 // mov x23, x21
-	WORD $0x3d800066 // str q6, [x3]
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x3cb96865 // str q5, [x3, x25]
-	WORD $0x3cbd6863 // str q3, [x3, x29]
-	WORD $0x3cbe6862 // str q2, [x3, x30]
-	WORD $0x3cb67871 // str q17, [x3, x22, lsl #4]
-	WORD $0x3cb36864 // str q4, [x3, x19]
-	WORD $0x3cb46870 // str q16, [x3, x20]
-	WORD $0x3ca46860 // str q0, [x3, x4]
-	WORD $0x54fff8ec // b.gt 0x2958 <k_tile_panel+0x454>
-	WORD $0xcb0902e1 // sub x1, x23, x9
-	WORD $0xf10002ff // cmp x23, #0x0
-	WORD $0xaa1103f5 // mov x21, x17
-	WORD $0x9b017ec1 // mul x1, x22, x1
-	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
-	WORD $0x91000ee1 // add x1, x23, #0x3
-	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb400019a // cbz x26, 0x2a8c <k_tile_panel+0x588>
-	WORD $0x3dc00066 // ldr q6, [x3]
-	WORD $0x3cf96865 // ldr q5, [x3, x25]
-	WORD $0x3cfd6863 // ldr q3, [x3, x29]
-	WORD $0x3cfe6862 // ldr q2, [x3, x30]
-	WORD $0x3cf67871 // ldr q17, [x3, x22, lsl #4]
-	WORD $0x3cf36864 // ldr q4, [x3, x19]
-	WORD $0x3cf46870 // ldr q16, [x3, x20]
-	WORD $0x3ce46860 // ldr q0, [x3, x4]
-	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x2ab4 <k_tile_panel+0x5b0>
-	WORD $0x17ffffe2 // b 0x2a10 <k_tile_panel+0x50c>
+	WORD $0x91000a01 // add x1, x16, #0x2
+	WORD $0x9b0e7ce6 // mul x6, x7, x14
+	WORD $0x91000e0e // add x14, x16, #0x3
+	WORD $0x91001211 // add x17, x16, #0x4
+	WORD $0x9a90b1c4 // csel x4, x14, x16, lt
+	WORD $0x9100160e // add x14, x16, #0x5
+	WORD $0xf100003f // cmp x1, #0x0
+	WORD $0x9a81b1de // csel x30, x14, x1, lt
+	WORD $0x91001e0e // add x14, x16, #0x7
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x91001a03 // add x3, x16, #0x6
+	WORD $0x9a91b1ce // csel x14, x14, x17, lt
+	WORD $0x91002602 // add x2, x16, #0x9
+	WORD $0xf100007f // cmp x3, #0x0
+	WORD $0x8b0608bd // add x29, x5, x6, lsl #2
+	WORD $0xaa0f03e6 // mov x6, x15
+	WORD $0x9a83b04f // csel x15, x2, x3, lt
+	WORD $0xb4000196 // cbz x22, 0x2824 <k_tile_panel+0x320>
+	WORD $0x3dc003a2 // ldr q2, [x29]
+	WORD $0x3cf46ba3 // ldr q3, [x29, x20]
+	WORD $0x3cf76ba5 // ldr q5, [x29, x23]
+	WORD $0x3cf86ba6 // ldr q6, [x29, x24]
+	WORD $0x3ce77bb1 // ldr q17, [x29, x7, lsl #4]
+	WORD $0x3cf96ba4 // ldr q4, [x29, x25]
+	WORD $0x3cfa6bb0 // ldr q16, [x29, x26]
+	WORD $0x3cfb6ba0 // ldr q0, [x29, x27]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400018a // b.ge 0x284c <k_tile_panel+0x348>
+	WORD $0x17ffffd6 // b 0x2778 <k_tile_panel+0x274>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -2771,59 +2617,76 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffb0b // b.lt 0x2a10 <k_tile_panel+0x50c>
-	WORD $0x9342fe31 // asr x17, x17, #2
-	WORD $0xaa0a03e2 // mov x2, x10
-	WORD $0x9b117cb1 // mul x17, x5, x17
-	WORD $0x8b171a31 // add x17, x17, x23, lsl #6
-	WORD $0xaa1003f7 // mov x23, x16
-	WORD $0x8b1100f1 // add x17, x7, x17
-	WORD $0x6d7c5e34 // ldp d20, d23, [x17, #-0x40]
-	WORD $0x8b060221 // add x1, x17, x6
-	WORD $0x6d786e36 // ldp d22, d27, [x17, #-0x80]
-	WORD $0x4eaf1df5 // mov v21.16b, v15.16b
-	WORD $0x3dc002f2 // ldr q18, [x23]
-	WORD $0x3dc012f3 // ldr q19, [x23, #0x40]
-	WORD $0x4ea61cc7 // mov v7.16b, v6.16b
-	WORD $0x6d442a38 // ldp d24, d10, [x17, #0x40]
-	WORD $0x4ea51ca6 // mov v6.16b, v5.16b
-	WORD $0x4e933a59 // zip1 v25.4s, v18.4s, v19.4s
-	WORD $0x4e937a5c // zip2 v28.4s, v18.4s, v19.4s
-	WORD $0x6e180696 // mov v22.d[1], v20.d[0]
-	WORD $0x4eaf1df2 // mov v18.16b, v15.16b
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fff98b // b.lt 0x2778 <k_tile_panel+0x274>
+	WORD $0xd342fc82 // lsr x2, x4, #2
+	WORD $0xd342ffc8 // lsr x8, x30, #2
+	WORD $0xd342fdcb // lsr x11, x14, #2
+	WORD $0xd342fde0 // lsr x0, x15, #2
+	WORD $0x927edc84 // and x4, x4, #0x3fffffffffffffc
+	WORD $0x927edfde // and x30, x30, #0x3fffffffffffffc
+	WORD $0x9b027e62 // mul x2, x19, x2
+	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
+	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
+	WORD $0xcb040210 // sub x16, x16, x4
+	WORD $0xcb1e0021 // sub x1, x1, x30
+	WORD $0xcb0e022e // sub x14, x17, x14
+	WORD $0x9b087e68 // mul x8, x19, x8
+	WORD $0xcb0f006f // sub x15, x3, x15
+	WORD $0xf94067e3 // ldr x3, [sp, #0xc8]
+	WORD $0xaa0c03e4 // mov x4, x12
+	WORD $0x9b0b7e6b // mul x11, x19, x11
+	WORD $0x8b021aa2 // add x2, x21, x2, lsl #6
+	WORD $0x9b007e60 // mul x0, x19, x0
+	WORD $0x8b081aa8 // add x8, x21, x8, lsl #6
+	WORD $0x8b10185e // add x30, x2, x16, lsl #6
+	WORD $0x8b0b1aab // add x11, x21, x11, lsl #6
+	WORD $0x8b011910 // add x16, x8, x1, lsl #6
+	WORD $0x8b001aa0 // add x0, x21, x0, lsl #6
+	WORD $0x8b0e1971 // add x17, x11, x14, lsl #6
+	WORD $0x8b0f1801 // add x1, x0, x15, lsl #6
+	WORD $0x6d445fd2 // ldp d18, d23, [x30, #0x40]
 	WORD $0x4eaf1df3 // mov v19.16b, v15.16b
-	WORD $0x3dc032ff // ldr q31, [x23, #0xc0]
-	WORD $0x6d406a29 // ldp d9, d26, [x17]
+	WORD $0x6d406fd6 // ldp d22, d27, [x30]
+	WORD $0x4ea61cc7 // mov v7.16b, v6.16b
+	WORD $0x3dc00094 // ldr q20, [x4]
+	WORD $0x3dc01095 // ldr q21, [x4, #0x40]
+	WORD $0x4ea51ca6 // mov v6.16b, v5.16b
+	WORD $0x6d44323e // ldp d30, d12, [x17, #0x40]
+	WORD $0x4ea31c65 // mov v5.16b, v3.16b
+	WORD $0x4e953a99 // zip1 v25.4s, v20.4s, v21.4s
+	WORD $0x6e180656 // mov v22.d[1], v18.d[0]
+	WORD $0x4e957a9c // zip2 v28.4s, v20.4s, v21.4s
+	WORD $0x4eaf1df2 // mov v18.16b, v15.16b
+	WORD $0x6d40762b // ldp d11, d29, [x17]
+	WORD $0x6d442a18 // ldp d24, d10, [x16, #0x40]
 	WORD $0x4eaf1df4 // mov v20.16b, v15.16b
-	WORD $0x6d78742b // ldp d11, d29, [x1, #-0x80]
+	WORD $0x6d406a09 // ldp d9, d26, [x16]
 	WORD $0x6e1806fb // mov v27.d[1], v23.d[0]
 	WORD $0x4e96a732 // smmla v18.4s, v25.16b, v22.16b
 	WORD $0x4e96a793 // smmla v19.4s, v28.16b, v22.16b
+	WORD $0x6e1807cb // mov v11.d[1], v30.d[0]
+	WORD $0x6d443836 // ldp d22, d14, [x1, #0x40]
 	WORD $0x4eaf1df7 // mov v23.16b, v15.16b
-	WORD $0x6d7c3036 // ldp d22, d12, [x1, #-0x40]
-	WORD $0x6e180709 // mov v9.d[1], v24.d[0]
-	WORD $0x6d443838 // ldp d24, d14, [x1, #0x40]
-	WORD $0x6e18055a // mov v26.d[1], v10.d[0]
 	WORD $0x6d40782d // ldp d13, d30, [x1]
-	WORD $0x3d801fe4 // str q4, [sp, #0x70]
-	WORD $0x6e1806cb // mov v11.d[1], v22.d[0]
-	WORD $0x3dc022f6 // ldr q22, [x23, #0x80]
+	WORD $0x6e180709 // mov v9.d[1], v24.d[0]
+	WORD $0x3dc02098 // ldr q24, [x4, #0x80]
+	WORD $0x3dc0309f // ldr q31, [x4, #0xc0]
+	WORD $0x4eaf1df5 // mov v21.16b, v15.16b
+	WORD $0x6e18055a // mov v26.d[1], v10.d[0]
 	WORD $0x6e18059d // mov v29.d[1], v12.d[0]
-	WORD $0x4e89a734 // smmla v20.4s, v25.16b, v9.16b
-	WORD $0x4e89a795 // smmla v21.4s, v28.16b, v9.16b
-	WORD $0x3dc052e9 // ldr q9, [x23, #0x140]
-	WORD $0x6e18070d // mov v13.d[1], v24.d[0]
-	WORD $0x4e9f3ac8 // zip1 v8.4s, v22.4s, v31.4s
-	WORD $0x4e9f7adf // zip2 v31.4s, v22.4s, v31.4s
+	WORD $0x3d801fe4 // str q4, [sp, #0x70]
+	WORD $0x6e1806cd // mov v13.d[1], v22.d[0]
 	WORD $0x4eaf1df6 // mov v22.16b, v15.16b
+	WORD $0x4e9f3b08 // zip1 v8.4s, v24.4s, v31.4s
+	WORD $0x4e9f7b1f // zip2 v31.4s, v24.4s, v31.4s
+	WORD $0x4e89a734 // smmla v20.4s, v25.16b, v9.16b
 	WORD $0x4eaf1df8 // mov v24.16b, v15.16b
+	WORD $0x4e89a795 // smmla v21.4s, v28.16b, v9.16b
+	WORD $0x3dc05089 // ldr q9, [x4, #0x140]
 	WORD $0x6e1805de // mov v30.d[1], v14.d[0]
-	WORD $0x6d7d322a // ldp d10, d12, [x17, #-0x30]
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x6d41042e // ldp d14, d1, [x1, #0x10]
-	WORD $0x4ea31c65 // mov v5.16b, v3.16b
 	WORD $0x4e8ba736 // smmla v22.4s, v25.16b, v11.16b
+	WORD $0x6d4533ca // ldp d10, d12, [x30, #0x50]
 	WORD $0x4e8da737 // smmla v23.4s, v25.16b, v13.16b
 	WORD $0x4eaf1df9 // mov v25.16b, v15.16b
 	WORD $0x4e8ba798 // smmla v24.4s, v28.16b, v11.16b
@@ -2831,43 +2694,45 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e9ba7f3 // smmla v19.4s, v31.16b, v27.16b
 	WORD $0x4e9aa514 // smmla v20.4s, v8.16b, v26.16b
 	WORD $0x4e9aa7f5 // smmla v21.4s, v31.16b, v26.16b
-	WORD $0x4ea21c43 // mov v3.16b, v2.16b
+	WORD $0x6d41042e // ldp d14, d1, [x1, #0x10]
 	WORD $0x4e8da799 // smmla v25.4s, v28.16b, v13.16b
-	WORD $0x3dc042fc // ldr q28, [x23, #0x100]
-	WORD $0x4eaf1de2 // mov v2.16b, v15.16b
+	WORD $0x3dc0409c // ldr q28, [x4, #0x100]
 	WORD $0x4e9da516 // smmla v22.4s, v8.16b, v29.16b
+	WORD $0x4e9da7f8 // smmla v24.4s, v31.16b, v29.16b
 	WORD $0x4e9ea517 // smmla v23.4s, v8.16b, v30.16b
-	WORD $0x3dc072ef // ldr q15, [x23, #0x1c0]
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
 	WORD $0x4e893b9b // zip1 v27.4s, v28.4s, v9.4s
 	WORD $0x4e897b9c // zip2 v28.4s, v28.4s, v9.4s
-	WORD $0x4e9da7f8 // smmla v24.4s, v31.16b, v29.16b
-	WORD $0x6d79262b // ldp d11, d9, [x17, #-0x70]
-	WORD $0xd1000442 // sub x2, x2, #0x1
+	WORD $0x4ea21c43 // mov v3.16b, v2.16b
+	WORD $0x6d4127cb // ldp d11, d9, [x30, #0x10]
+	WORD $0x4eaf1de2 // mov v2.16b, v15.16b
 	WORD $0x4e9ea7f9 // smmla v25.4s, v31.16b, v30.16b
-	WORD $0x6d417a3d // ldp d29, d30, [x17, #0x10]
-	WORD $0x6d457e3a // ldp d26, d31, [x17, #0x50]
-	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x6d417a1d // ldp d29, d30, [x16, #0x10]
+	WORD $0x6d457e1a // ldp d26, d31, [x16, #0x50]
+	WORD $0x3dc0708f // ldr q15, [x4, #0x1c0]
 	WORD $0x6e18054b // mov v11.d[1], v10.d[0]
 	WORD $0x6d450028 // ldp d8, d0, [x1, #0x50]
 	WORD $0x6e180589 // mov v9.d[1], v12.d[0]
+	WORD $0xd1000463 // sub x3, x3, #0x1
 	WORD $0x6e18075d // mov v29.d[1], v26.d[0]
-	WORD $0x6d7d343a // ldp d26, d13, [x1, #-0x30]
+	WORD $0x6d45363a // ldp d26, d13, [x17, #0x50]
 	WORD $0x6e18050e // mov v14.d[1], v8.d[0]
 	WORD $0x6e1807fe // mov v30.d[1], v31.d[0]
 	WORD $0x6e180401 // mov v1.d[1], v0.d[0]
 	WORD $0x4e8ba772 // smmla v18.4s, v27.16b, v11.16b
 	WORD $0x4e8ba793 // smmla v19.4s, v28.16b, v11.16b
-	WORD $0x3dc082e0 // ldr q0, [x23, #0x200]
-	WORD $0x6d792c2a // ldp d10, d11, [x1, #-0x70]
+	WORD $0x3dc08080 // ldr q0, [x4, #0x200]
+	WORD $0x6d412e2a // ldp d10, d11, [x17, #0x10]
+	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0x4e9da774 // smmla v20.4s, v27.16b, v29.16b
 	WORD $0x4e9da795 // smmla v21.4s, v28.16b, v29.16b
 	WORD $0x3dc01bfd // ldr q29, [sp, #0x60]
 	WORD $0x4e8ea777 // smmla v23.4s, v27.16b, v14.16b
 	WORD $0x4e8ea799 // smmla v25.4s, v28.16b, v14.16b
 	WORD $0x6e18074a // mov v10.d[1], v26.d[0]
-	WORD $0x3dc062fa // ldr q26, [x23, #0x180]
+	WORD $0x3dc0609a // ldr q26, [x4, #0x180]
 	WORD $0x6e1805ab // mov v11.d[1], v13.d[0]
-	WORD $0x910902f7 // add x23, x23, #0x240
+	WORD $0x91090084 // add x4, x4, #0x240
 	WORD $0x4e8f3b48 // zip1 v8.4s, v26.4s, v15.4s
 	WORD $0x4e8f7b5a // zip2 v26.4s, v26.4s, v15.4s
 	WORD $0x4ea21c4f // mov v15.16b, v2.16b
@@ -2876,7 +2741,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea61cc5 // mov v5.16b, v6.16b
 	WORD $0x4e8aa776 // smmla v22.4s, v27.16b, v10.16b
 	WORD $0x4e8aa798 // smmla v24.4s, v28.16b, v10.16b
-	WORD $0xbc5e023c // ldur s28, [x17, #-0x20]
+	WORD $0xbd4063dc // ldr s28, [x30, #0x60]
 	WORD $0x4ea71ce6 // mov v6.16b, v7.16b
 	WORD $0x4e89a512 // smmla v18.4s, v8.16b, v9.16b
 	WORD $0x4e89a753 // smmla v19.4s, v26.16b, v9.16b
@@ -2909,90 +2774,100 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eba1f54 // mov v20.16b, v26.16b
 	WORD $0x4e37cc1a // fmla v26.4s, v0.4s, v23.4s
 	WORD $0x4e38cc15 // fmla v21.4s, v0.4s, v24.4s
-	WORD $0x4f9c1025 // fmla v5.4s, v1.4s, v28.s[0]
-	WORD $0xbd406221 // ldr s1, [x17, #0x60]
+	WORD $0x4f9c1023 // fmla v3.4s, v1.4s, v28.s[0]
+	WORD $0xbd406201 // ldr s1, [x16, #0x60]
 	WORD $0x4e36cc14 // fmla v20.4s, v0.4s, v22.4s
-	WORD $0xbd402220 // ldr s0, [x17, #0x20]
-	WORD $0xbc5a0236 // ldur s22, [x17, #-0x60]
-	WORD $0x4f811242 // fmla v2.4s, v18.4s, v1.s[0]
+	WORD $0xbd402200 // ldr s0, [x16, #0x20]
+	WORD $0xbd4023d6 // ldr s22, [x30, #0x20]
+	WORD $0x4f811246 // fmla v6.4s, v18.4s, v1.s[0]
 	WORD $0xbd402021 // ldr s1, [x1, #0x20]
 	WORD $0xbd406032 // ldr s18, [x1, #0x60]
-	WORD $0x4f801363 // fmla v3.4s, v27.4s, v0.s[0]
-	WORD $0xbc5a0020 // ldur s0, [x1, #-0x60]
-	WORD $0x4f961326 // fmla v6.4s, v25.4s, v22.s[0]
-	WORD $0xbc5e0036 // ldur s22, [x1, #-0x20]
+	WORD $0x4f801365 // fmla v5.4s, v27.4s, v0.s[0]
+	WORD $0xbd402220 // ldr s0, [x17, #0x20]
+	WORD $0x4f961322 // fmla v2.4s, v25.4s, v22.s[0]
+	WORD $0xbd406236 // ldr s22, [x17, #0x60]
 	WORD $0x4f8112b0 // fmla v16.4s, v21.4s, v1.s[0]
-	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x910403de // add x30, x30, #0x100
 	WORD $0x4f801271 // fmla v17.4s, v19.4s, v0.s[0]
 	WORD $0x4ea41c80 // mov v0.16b, v4.16b
 	WORD $0x3dc01fe4 // ldr q4, [sp, #0x70]
+	WORD $0x91040210 // add x16, x16, #0x100
+	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x91040021 // add x1, x1, #0x100
 	WORD $0x4f961284 // fmla v4.4s, v20.4s, v22.s[0]
 	WORD $0x4f921340 // fmla v0.4s, v26.4s, v18.s[0]
-	WORD $0x54ffed68 // b.hi 0x2acc <k_tile_panel+0x5c8>
-	WORD $0x17ffff3b // b 0x2a10 <k_tile_panel+0x50c>
-	WORD $0xa941400a // ldp x10, x16, [x0, #0x10]
-	WORD $0xd37ced01 // lsl x1, x8, #4
-	WORD $0xa9404413 // ldp x19, x17, [x0]
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xa9438803 // ldp x3, x2, [x0, #0x38]
-	WORD $0x8b100606 // add x6, x16, x16, lsl #1
-	WORD $0xd37df205 // lsl x5, x16, #3
-	WORD $0x8b010147 // add x7, x10, x1
-	WORD $0x8b010273 // add x19, x19, x1
-	WORD $0xd37ef4c6 // lsl x6, x6, #2
-	WORD $0x91000474 // add x20, x3, #0x1
-	WORD $0x14000009 // b 0x2d78 <k_tile_panel+0x874>
-	WORD $0x91001157 // add x23, x10, #0x4
-	WORD $0xaa0a03f5 // mov x21, x10
-	WORD $0x3d8002c5 // str q5, [x22]
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x3ca16ac4 // str q4, [x22, x1]
-	WORD $0x3ca56ac3 // str q3, [x22, x5]
-	WORD $0x3ca66ac2 // str q2, [x22, x6]
-	WORD $0x54ffdfac // b.gt 0x2968 <k_tile_panel+0x464>
-	WORD $0xcb0902aa // sub x10, x21, x9
-	WORD $0x91000eb8 // add x24, x21, #0x3
-	WORD $0xf10002bf // cmp x21, #0x0
-	WORD $0x9b0a7e0a // mul x10, x16, x10
-	WORD $0xd37ef601 // lsl x1, x16, #2
-	WORD $0x8b0a0a76 // add x22, x19, x10, lsl #2
-	WORD $0xaa1703ea // mov x10, x23
-	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000102 // cbz x2, 0x2db8 <k_tile_panel+0x8b4>
-	WORD $0x3dc002c5 // ldr q5, [x22]
-	WORD $0x3ce16ac4 // ldr q4, [x22, x1]
-	WORD $0x3ce56ac3 // ldr q3, [x22, x5]
-	WORD $0x3ce66ac2 // ldr q2, [x22, x6]
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x5400010a // b.ge 0x2dd0 <k_tile_panel+0x8cc>
-	WORD $0x17ffffe9 // b 0x2d58 <k_tile_panel+0x854>
+	WORD $0x54ffed28 // b.hi 0x28b4 <k_tile_panel+0x3b0>
+	WORD $0x17ffff19 // b 0x2778 <k_tile_panel+0x274>
+	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
+	WORD $0xf94067f9 // ldr x25, [sp, #0xc8]
+	WORD $0xa9418411 // ldp x17, x1, [x0, #0x18]
+	WORD $0xf9400403 // ldr x3, [x0, #0x8]
+	WORD $0xf9402404 // ldr x4, [x0, #0x48]
+	WORD $0x8b11062e // add x14, x17, x17, lsl #1
+	WORD $0xd37df227 // lsl x7, x17, #3
+	WORD $0xd37ef5d3 // lsl x19, x14, #2
+	WORD $0x14000009 // b 0x2b5c <k_tile_panel+0x658>
+	WORD $0x91001216 // add x22, x16, #0x4
+	WORD $0xaa1003e6 // mov x6, x16
+	WORD $0x3d800285 // str q5, [x20]
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x3cb56a84 // str q4, [x20, x21]
+	WORD $0x3ca76a83 // str q3, [x20, x7]
+	WORD $0x3cb36a82 // str q2, [x20, x19]
+	WORD $0x54ffdd0c // b.gt 0x26f8 <k_tile_panel+0x1f4>
+	WORD $0xcb0a00c8 // sub x8, x6, x10
+	WORD $0x91000ccb // add x11, x6, #0x3
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x9b087e28 // mul x8, x17, x8
+	WORD $0x910008ce // add x14, x6, #0x2
+	WORD $0x9a86b16f // csel x15, x11, x6, lt
+	WORD $0x910014cb // add x11, x6, #0x5
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0xd37ef635 // lsl x21, x17, #2
+	WORD $0xaa1603f0 // mov x16, x22
+	WORD $0x9a8eb176 // csel x22, x11, x14, lt
+	WORD $0x8b0808b4 // add x20, x5, x8, lsl #2
+	WORD $0xb4000104 // cbz x4, 0x2bac <k_tile_panel+0x6a8>
+	WORD $0x3dc00285 // ldr q5, [x20]
+	WORD $0x3cf56a84 // ldr q4, [x20, x21]
+	WORD $0x3ce76a83 // ldr q3, [x20, x7]
+	WORD $0x3cf36a82 // ldr q2, [x20, x19]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x2bc4 <k_tile_panel+0x6c0>
+	WORD $0x17ffffe5 // b 0x2b3c <k_tile_panel+0x638>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54fffc6b // b.lt 0x2d58 <k_tile_panel+0x854>
-	WORD $0xd342fef8 // lsr x24, x23, #2
-	WORD $0x927edef7 // and x23, x23, #0x3fffffffffffffc
-	WORD $0xcb1702b5 // sub x21, x21, x23
-	WORD $0xaa1403f7 // mov x23, x20
-	WORD $0x9b187c98 // mul x24, x4, x24
-	WORD $0x8b181a38 // add x24, x17, x24, lsl #6
-	WORD $0x8b151b15 // add x21, x24, x21, lsl #6
-	WORD $0xaa0703f8 // mov x24, x7
-	WORD $0x6d4446a6 // ldp d6, d17, [x21, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x2b3c <k_tile_panel+0x638>
+	WORD $0xd342fde8 // lsr x8, x15, #2
+	WORD $0xd342fecb // lsr x11, x22, #2
+	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
+	WORD $0x927edec2 // and x2, x22, #0x3fffffffffffffc
+	WORD $0xcb0f00cf // sub x15, x6, x15
+	WORD $0xaa1903f7 // mov x23, x25
+	WORD $0x9b087c28 // mul x8, x1, x8
+	WORD $0xcb0201ce // sub x14, x14, x2
+	WORD $0xaa0c03f8 // mov x24, x12
+	WORD $0x9b0b7c2b // mul x11, x1, x11
+	WORD $0x8b081868 // add x8, x3, x8, lsl #6
+	WORD $0x8b0b186b // add x11, x3, x11, lsl #6
+	WORD $0x8b0f1906 // add x6, x8, x15, lsl #6
+	WORD $0x8b0e1976 // add x22, x11, x14, lsl #6
+	WORD $0x6d4444c6 // ldp d6, d17, [x6, #0x40]
 	WORD $0x4eaf1de7 // mov v7.16b, v15.16b
-	WORD $0x6d404ab0 // ldp d16, d18, [x21]
+	WORD $0x6d4048d0 // ldp d16, d18, [x6]
 	WORD $0xd10006f7 // sub x23, x23, #0x1
 	WORD $0x3dc00300 // ldr q0, [x24]
 	WORD $0x3dc01301 // ldr q1, [x24, #0x40]
 	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0x6d4c62b4 // ldp d20, d24, [x21, #0xc0]
+	WORD $0x6d4462d4 // ldp d20, d24, [x22, #0x40]
 	WORD $0x3dc02315 // ldr q21, [x24, #0x80]
 	WORD $0x4e813813 // zip1 v19.4s, v0.4s, v1.4s
 	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
 	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
-	WORD $0x6d485eb6 // ldp d22, d23, [x21, #0x80]
+	WORD $0x6d405ed6 // ldp d22, d23, [x22]
 	WORD $0x4eaf1de6 // mov v6.16b, v15.16b
 	WORD $0x3dc03301 // ldr q1, [x24, #0xc0]
 	WORD $0x6e180632 // mov v18.d[1], v17.d[0]
@@ -3012,14 +2887,14 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e92a686 // smmla v6.4s, v20.16b, v18.16b
 	WORD $0x4e92a427 // smmla v7.4s, v1.16b, v18.16b
 	WORD $0x4e957b33 // zip2 v19.4s, v25.4s, v21.4s
-	WORD $0x6d455aa0 // ldp d0, d22, [x21, #0x50]
-	WORD $0x6d4156b2 // ldp d18, d21, [x21, #0x10]
+	WORD $0x6d4558c0 // ldp d0, d22, [x6, #0x50]
+	WORD $0x6d4154d2 // ldp d18, d21, [x6, #0x10]
 	WORD $0x4e97a690 // smmla v16.4s, v20.16b, v23.16b
 	WORD $0x4e97a431 // smmla v17.4s, v1.16b, v23.16b
 	WORD $0x3dc07317 // ldr q23, [x24, #0x1c0]
-	WORD $0x6d4906b9 // ldp d25, d1, [x21, #0x90]
+	WORD $0x6d4106d9 // ldp d25, d1, [x22, #0x10]
 	WORD $0x6e180412 // mov v18.d[1], v0.d[0]
-	WORD $0x6d4d52a0 // ldp d0, d20, [x21, #0xd0]
+	WORD $0x6d4552c0 // ldp d0, d20, [x22, #0x50]
 	WORD $0x6e1806d5 // mov v21.d[1], v22.d[0]
 	WORD $0x6e180419 // mov v25.d[1], v0.d[0]
 	WORD $0x3dc06300 // ldr q0, [x24, #0x180]
@@ -3047,87 +2922,83 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea11c32 // mov v18.16b, v1.16b
 	WORD $0x4e26cc13 // fmla v19.4s, v0.4s, v6.4s
 	WORD $0x4e30cc01 // fmla v1.4s, v0.4s, v16.4s
-	WORD $0xbd4062a6 // ldr s6, [x21, #0x60]
-	WORD $0xbd40e2b0 // ldr s16, [x21, #0xe0]
+	WORD $0xbd4060c6 // ldr s6, [x6, #0x60]
+	WORD $0xbd4062d0 // ldr s16, [x22, #0x60]
 	WORD $0x4e27cc12 // fmla v18.4s, v0.4s, v7.4s
-	WORD $0xbd4022a0 // ldr s0, [x21, #0x20]
-	WORD $0xbd40a2a7 // ldr s7, [x21, #0xa0]
+	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
+	WORD $0xbd4022c7 // ldr s7, [x22, #0x20]
 	WORD $0x4f861264 // fmla v4.4s, v19.4s, v6.s[0]
-	WORD $0x910402b5 // add x21, x21, #0x100
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x910402d6 // add x22, x22, #0x100
 	WORD $0x4f801225 // fmla v5.4s, v17.4s, v0.s[0]
 	WORD $0x4f901022 // fmla v2.4s, v1.4s, v16.s[0]
 	WORD $0x4f871243 // fmla v3.4s, v18.4s, v7.s[0]
-	WORD $0x54fff668 // b.hi 0x2df0 <k_tile_panel+0x8ec>
-	WORD $0x17ffff8c // b 0x2d58 <k_tile_panel+0x854>
-	WORD $0xa9400c06 // ldp x6, x3, [x0]
-	WORD $0xd37ced10 // lsl x16, x8, #4
-	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xa9410805 // ldp x5, x2, [x0, #0x10]
-	WORD $0x8b1000c6 // add x6, x6, x16
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x14000007 // b 0x2f68 <k_tile_panel+0xa64>
-	WORD $0x91000a15 // add x21, x16, #0x2
-	WORD $0xaa1003ea // mov x10, x16
-	WORD $0x3d800263 // str q3, [x19]
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffd0ac // b.gt 0x2978 <k_tile_panel+0x474>
-	WORD $0xcb090150 // sub x16, x10, x9
-	WORD $0x91000d56 // add x22, x10, #0x3
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x9b107c50 // mul x16, x2, x16
-	WORD $0xd37ef454 // lsl x20, x2, #2
-	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
-	WORD $0xaa1503f0 // mov x16, x21
-	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x2fa0 <k_tile_panel+0xa9c>
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0x3cf46a62 // ldr q2, [x19, x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x2fb0 <k_tile_panel+0xaac>
-	WORD $0x17ffffed // b 0x2f50 <k_tile_panel+0xa4c>
+	WORD $0x54fff648 // b.hi 0x2bfc <k_tile_panel+0x6f8>
+	WORD $0x17ffff81 // b 0x2b3c <k_tile_panel+0x638>
+	WORD $0xa9419003 // ldp x3, x4, [x0, #0x18]
+	WORD $0xf9400401 // ldr x1, [x0, #0x8]
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0x14000007 // b 0x2d64 <k_tile_panel+0x860>
+	WORD $0x91000a2e // add x14, x17, #0x2
+	WORD $0xaa1103f0 // mov x16, x17
+	WORD $0x3d8000e3 // str q3, [x7]
+	WORD $0xeb0d01df // cmp x14, x13
+	WORD $0x3cb368e2 // str q2, [x7, x19]
+	WORD $0x54ffcd4c // b.gt 0x2708 <k_tile_panel+0x204>
+	WORD $0xcb0a0208 // sub x8, x16, x10
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0xd37ef473 // lsl x19, x3, #2
+	WORD $0x9b087c68 // mul x8, x3, x8
+	WORD $0xaa0e03f1 // mov x17, x14
+	WORD $0x8b0808a7 // add x7, x5, x8, lsl #2
+	WORD $0x91000e08 // add x8, x16, #0x3
+	WORD $0x9a90b10e // csel x14, x8, x16, lt
+	WORD $0xb40000c6 // cbz x6, 0x2d9c <k_tile_panel+0x898>
+	WORD $0x3dc000e3 // ldr q3, [x7]
+	WORD $0x3cf368e2 // ldr q2, [x7, x19]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x2dac <k_tile_panel+0x8a8>
+	WORD $0x17ffffed // b 0x2d4c <k_tile_panel+0x848>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x2f50 <k_tile_panel+0xa4c>
-	WORD $0xd342feb6 // lsr x22, x21, #2
-	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
-	WORD $0xcb15014a // sub x10, x10, x21
-	WORD $0xaa0703f5 // mov x21, x7
-	WORD $0x9b167c96 // mul x22, x4, x22
-	WORD $0x8b161876 // add x22, x3, x22, lsl #6
-	WORD $0x8b0a1aca // add x10, x22, x10, lsl #6
-	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0x6d441d44 // ldp d4, d7, [x10, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffd2b // b.lt 0x2d4c <k_tile_panel+0x848>
+	WORD $0xd342fdc8 // lsr x8, x14, #2
+	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
+	WORD $0xaa1903f4 // mov x20, x25
+	WORD $0xcb0b020b // sub x11, x16, x11
+	WORD $0xaa0c03f5 // mov x21, x12
+	WORD $0x9b087c88 // mul x8, x4, x8
+	WORD $0x8b081828 // add x8, x1, x8, lsl #6
+	WORD $0x8b0b1910 // add x16, x8, x11, lsl #6
+	WORD $0x6d441e04 // ldp d4, d7, [x16, #0x40]
 	WORD $0x4eaf1df2 // mov v18.16b, v15.16b
-	WORD $0x6d401945 // ldp d5, d6, [x10]
+	WORD $0x6d401a05 // ldp d5, d6, [x16]
 	WORD $0x4eaf1df1 // mov v17.16b, v15.16b
-	WORD $0x3dc002c0 // ldr q0, [x22]
-	WORD $0x3dc012c1 // ldr q1, [x22, #0x40]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x3dc002a0 // ldr q0, [x21]
+	WORD $0x3dc012a1 // ldr q1, [x21, #0x40]
+	WORD $0xd1000694 // sub x20, x20, #0x1
+	WORD $0xf100069f // cmp x20, #0x1
 	WORD $0x4e813810 // zip1 v16.4s, v0.4s, v1.4s
 	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
 	WORD $0x6e180485 // mov v5.d[1], v4.d[0]
-	WORD $0x3dc022c1 // ldr q1, [x22, #0x80]
-	WORD $0x3dc032c4 // ldr q4, [x22, #0xc0]
+	WORD $0x3dc022a1 // ldr q1, [x21, #0x80]
+	WORD $0x3dc032a4 // ldr q4, [x21, #0xc0]
 	WORD $0x6e1804e6 // mov v6.d[1], v7.d[0]
 	WORD $0x4e843833 // zip1 v19.4s, v1.4s, v4.4s
 	WORD $0x4e847821 // zip2 v1.4s, v1.4s, v4.4s
-	WORD $0x3dc052c4 // ldr q4, [x22, #0x140]
+	WORD $0x3dc052a4 // ldr q4, [x21, #0x140]
 	WORD $0x4e85a412 // smmla v18.4s, v0.16b, v5.16b
-	WORD $0x3dc042c0 // ldr q0, [x22, #0x100]
+	WORD $0x3dc042a0 // ldr q0, [x21, #0x100]
 	WORD $0x4e85a611 // smmla v17.4s, v16.16b, v5.16b
-	WORD $0x6d411d45 // ldp d5, d7, [x10, #0x10]
+	WORD $0x6d411e05 // ldp d5, d7, [x16, #0x10]
 	WORD $0x4e843814 // zip1 v20.4s, v0.4s, v4.4s
 	WORD $0x4e847800 // zip2 v0.4s, v0.4s, v4.4s
-	WORD $0x6d451150 // ldp d16, d4, [x10, #0x50]
+	WORD $0x6d451210 // ldp d16, d4, [x16, #0x50]
 	WORD $0x4e86a671 // smmla v17.4s, v19.16b, v6.16b
 	WORD $0x4e86a432 // smmla v18.4s, v1.16b, v6.16b
-	WORD $0x3dc062c1 // ldr q1, [x22, #0x180]
-	WORD $0x3dc072c6 // ldr q6, [x22, #0x1c0]
+	WORD $0x3dc062a1 // ldr q1, [x21, #0x180]
+	WORD $0x3dc072a6 // ldr q6, [x21, #0x1c0]
 	WORD $0x6e180605 // mov v5.d[1], v16.d[0]
 	WORD $0x6e180487 // mov v7.d[1], v4.d[0]
 	WORD $0x4e85a691 // smmla v17.4s, v20.16b, v5.16b
@@ -3135,8 +3006,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e863820 // zip1 v0.4s, v1.4s, v6.4s
 	WORD $0x4e867821 // zip2 v1.4s, v1.4s, v6.4s
 	WORD $0x4e87a411 // smmla v17.4s, v0.16b, v7.16b
-	WORD $0x3dc082c0 // ldr q0, [x22, #0x200]
-	WORD $0x910902d6 // add x22, x22, #0x240
+	WORD $0x3dc082a0 // ldr q0, [x21, #0x200]
+	WORD $0x910902b5 // add x21, x21, #0x240
 	WORD $0x4e87a432 // smmla v18.4s, v1.16b, v7.16b
 	WORD $0x6e3ddc01 // fmul v1.4s, v0.4s, v29.4s
 	WORD $0x4e921a24 // uzp1 v4.4s, v17.4s, v18.4s
@@ -3144,56 +3015,54 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea11c26 // mov v6.16b, v1.16b
 	WORD $0x4e24cc06 // fmla v6.4s, v0.4s, v4.4s
 	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0xbd402140 // ldr s0, [x10, #0x20]
-	WORD $0xbd406144 // ldr s4, [x10, #0x60]
-	WORD $0x9104014a // add x10, x10, #0x100
+	WORD $0xbd402200 // ldr s0, [x16, #0x20]
+	WORD $0xbd406204 // ldr s4, [x16, #0x60]
+	WORD $0x91040210 // add x16, x16, #0x100
 	WORD $0x4f8010c3 // fmla v3.4s, v6.4s, v0.s[0]
 	WORD $0x4f841022 // fmla v2.4s, v1.4s, v4.s[0]
-	WORD $0x54fff9e8 // b.hi 0x2fd0 <k_tile_panel+0xacc>
-	WORD $0x17ffffae // b 0x2f50 <k_tile_panel+0xa4c>
+	WORD $0x54fff9e8 // b.hi 0x2dcc <k_tile_panel+0x8c8>
+	WORD $0x17ffffae // b 0x2d4c <k_tile_panel+0x848>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffab6b // b.lt 0x2614 <k_tile_panel+0x110>
-	WORD $0xd342fe22 // lsr x2, x17, #2
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
-	WORD $0xcb110211 // sub x17, x16, x17
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x9b027c62 // mul x2, x3, x2
-	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
-	WORD $0x8b081090 // add x16, x4, x8, lsl #4
-	WORD $0x8b021862 // add x2, x3, x2, lsl #6
-	WORD $0x8b111851 // add x17, x2, x17, lsl #6
-	WORD $0xad401221 // ldp q1, q4, [x17]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54ffb92b // b.lt 0x25c4 <k_tile_panel+0xc0>
+	WORD $0xd342fdc8 // lsr x8, x14, #2
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
+	WORD $0xaa1903ef // mov x15, x25
+	WORD $0x9b087d68 // mul x8, x11, x8
+	WORD $0xf940040b // ldr x11, [x0, #0x8]
+	WORD $0x8b081968 // add x8, x11, x8, lsl #6
+	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
+	WORD $0xcb0b022b // sub x11, x17, x11
+	WORD $0x8b0b190e // add x14, x8, x11, lsl #6
+	WORD $0xad4011c1 // ldp q1, q4, [x14]
 	WORD $0x4eaf1de3 // mov v3.16b, v15.16b
-	WORD $0x3dc00200 // ldr q0, [x16]
-	WORD $0xd1000421 // sub x1, x1, #0x1
-	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x3dc00180 // ldr q0, [x12]
+	WORD $0xd10005ef // sub x15, x15, #0x1
+	WORD $0xf10005ff // cmp x15, #0x1
 	WORD $0x4f81e003 // sdot v3.4s, v0.16b, v1.4b[0]
-	WORD $0x3dc01200 // ldr q0, [x16, #0x40]
+	WORD $0x3dc01180 // ldr q0, [x12, #0x40]
 	WORD $0x4fa1e003 // sdot v3.4s, v0.16b, v1.4b[1]
-	WORD $0x3dc02200 // ldr q0, [x16, #0x80]
+	WORD $0x3dc02180 // ldr q0, [x12, #0x80]
 	WORD $0x4f81e803 // sdot v3.4s, v0.16b, v1.4b[2]
-	WORD $0x3dc03200 // ldr q0, [x16, #0xc0]
+	WORD $0x3dc03180 // ldr q0, [x12, #0xc0]
 	WORD $0x4fa1e803 // sdot v3.4s, v0.16b, v1.4b[3]
-	WORD $0x3dc04200 // ldr q0, [x16, #0x100]
-	WORD $0x3dc08201 // ldr q1, [x16, #0x200]
+	WORD $0x3dc04180 // ldr q0, [x12, #0x100]
+	WORD $0x3dc08181 // ldr q1, [x12, #0x200]
 	WORD $0x4f84e003 // sdot v3.4s, v0.16b, v4.4b[0]
-	WORD $0x3dc05200 // ldr q0, [x16, #0x140]
+	WORD $0x3dc05180 // ldr q0, [x12, #0x140]
 	WORD $0x4fa4e003 // sdot v3.4s, v0.16b, v4.4b[1]
-	WORD $0x3dc06200 // ldr q0, [x16, #0x180]
+	WORD $0x3dc06180 // ldr q0, [x12, #0x180]
 	WORD $0x4f84e803 // sdot v3.4s, v0.16b, v4.4b[2]
-	WORD $0x3dc07200 // ldr q0, [x16, #0x1c0]
-	WORD $0x91090210 // add x16, x16, #0x240
+	WORD $0x3dc07180 // ldr q0, [x12, #0x1c0]
+	WORD $0x9109018c // add x12, x12, #0x240
 	WORD $0x4fa4e803 // sdot v3.4s, v0.16b, v4.4b[3]
 	WORD $0x6e3ddc20 // fmul v0.4s, v1.4s, v29.4s
 	WORD $0x4e23cc20 // fmla v0.4s, v1.4s, v3.4s
-	WORD $0xbd402221 // ldr s1, [x17, #0x20]
-	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0xbd4021c1 // ldr s1, [x14, #0x20]
+	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffca8 // b.hi 0x30d4 <k_tile_panel+0xbd0>
-	WORD $0x17fffd34 // b 0x2614 <k_tile_panel+0x110>
+	WORD $0x54fffca8 // b.hi 0x2ec8 <k_tile_panel+0x9c4>
+	WORD $0x17fffda3 // b 0x25c4 <k_tile_panel+0xc0>
 	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
 	WORD $0xf94063fd // ldr x29, [sp, #0xc0]
 	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
@@ -3208,263 +3077,95 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_min
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400582b // b.lt 0x3a78 <k_tile_panel_min+0xb0c>
 	WORD $0xd10483ff // sub sp, sp, #0x120
-	WORD $0xa942c009 // ldp x9, x16, [x0, #0x28]
-	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
-	WORD $0x6d083bef // stp d15, d14, [sp, #0x80]
-	WORD $0x4e040d4f // dup v15.4s, w10
+	WORD $0xa943240c // ldp x12, x9, [x0, #0x30]
+	WORD $0xd37ef56b // lsl x11, x11, #2
+	WORD $0xf940080e // ldr x14, [x0, #0x10]
+	WORD $0xf940000d // ldr x13, [x0]
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x6d0933ed // stp d13, d12, [sp, #0x90]
-	WORD $0xf240053f // tst x9, #0x3
-	WORD $0x91000d23 // add x3, x9, #0x3
-	WORD $0x9100052b // add x11, x9, #0x1
-	WORD $0xfa401a04 // ccmp x16, #0x0, #0x4, ne
-	WORD $0x9100092d // add x13, x9, #0x2
-	WORD $0x91000d61 // add x1, x11, #0x3
-	WORD $0x1a9fd7ec // cset w12, gt
-	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x91000da2 // add x2, x13, #0x3
-	WORD $0x9a89b071 // csel x17, x3, x9, lt
-	WORD $0xf240057f // tst x11, #0x3
-	WORD $0x8b09020f // add x15, x16, x9
-	WORD $0xfa411a04 // ccmp x16, #0x1, #0x4, ne
-	WORD $0x9342fe24 // asr x4, x17, #2
-	WORD $0x927ef631 // and x17, x17, #0xfffffffffffffffc
-	WORD $0x1a9fd7ee // cset w14, gt
-	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0xcb110131 // sub x17, x9, x17
-	WORD $0x9a8bb021 // csel x1, x1, x11, lt
-	WORD $0xf24005bf // tst x13, #0x3
-	WORD $0xf90067e4 // str x4, [sp, #0xc8]
-	WORD $0xfa421a04 // ccmp x16, #0x2, #0x4, ne
-	WORD $0xf9002ff1 // str x17, [sp, #0x58]
-	WORD $0x1a9fd7e4 // cset w4, gt
-	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x6d0a2beb // stp d11, d10, [sp, #0xa0]
-	WORD $0x9a8db051 // csel x17, x2, x13, lt
-	WORD $0xf240047f // tst x3, #0x3
-	WORD $0x9342fc22 // asr x2, x1, #2
-	WORD $0x927ef421 // and x1, x1, #0xfffffffffffffffc
-	WORD $0xfa431a04 // ccmp x16, #0x3, #0x4, ne
-	WORD $0x927ef62a // and x10, x17, #0xfffffffffffffffc
-	WORD $0xcb010170 // sub x16, x11, x1
-	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
-	WORD $0xcb0a01aa // sub x10, x13, x10
-	WORD $0xa9040bf0 // stp x16, x2, [sp, #0x40]
-	WORD $0x9342fe30 // asr x16, x17, #2
-	WORD $0x4e040c3c // dup v28.4s, w1
-	WORD $0xa90243ea // stp x10, x16, [sp, #0x20]
-	WORD $0x1a9fd7f0 // cset w16, gt
-	WORD $0xf100007f // cmp x3, #0x0
-	WORD $0xb90037f0 // str w16, [sp, #0x34]
-	WORD $0x91000c70 // add x16, x3, #0x3
-	WORD $0x9a83b210 // csel x16, x16, x3, lt
-	WORD $0x6d0b23e9 // stp d9, d8, [sp, #0xb0]
-	WORD $0x9342fe11 // asr x17, x16, #2
-	WORD $0x927ef610 // and x16, x16, #0xfffffffffffffffc
-	WORD $0xf90063fd // str x29, [sp, #0xc0]
-	WORD $0xcb10006a // sub x10, x3, x16
-	WORD $0xa90d6ffe // stp x30, x27, [sp, #0xd0]
-	WORD $0xa900c7ea // stp x10, x17, [sp, #0x8]
-	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
+	WORD $0x6d083bef // stp d15, d14, [sp, #0x80]
+	WORD $0xa9043bed // stp x13, x14, [sp, #0x40]
+	WORD $0x8b09092e // add x14, x9, x9, lsl #2
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x1a9fd7ef // cset w15, gt
+	WORD $0x8b0a018d // add x13, x12, x10
+	WORD $0x91000d4c // add x12, x10, #0x3
+	WORD $0xd379e1ce // lsl x14, x14, #7
+	WORD $0xf100015f // cmp x10, #0x0
 	WORD $0xa90e67fa // stp x26, x25, [sp, #0xe0]
+	WORD $0x9a8ab18c // csel x12, x12, x10, lt
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x91000539 // add x25, x9, #0x1
+	WORD $0xf9001fee // str x14, [sp, #0x38]
+	WORD $0x0a0f014e // and w14, w10, w15
+	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
+	WORD $0xb90037ee // str w14, [sp, #0x34]
+	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
+	WORD $0x927ef590 // and x16, x12, #0xfffffffffffffffc
+	WORD $0x4e040dcf // dup v15.4s, w14
+	WORD $0x4e040dfc // dup v28.4s, w15
+	WORD $0x9342fd8e // asr x14, x12, #2
+	WORD $0xcb10014c // sub x12, x10, x16
+	WORD $0x9a9fc56b // csinc x11, x11, xzr, gt
+	WORD $0x6d0933ed // stp d13, d12, [sp, #0x90]
+	WORD $0xa9013bec // stp x12, x14, [sp, #0x10]
+	WORD $0x9100054c // add x12, x10, #0x1
+	WORD $0x6d0a2beb // stp d11, d10, [sp, #0xa0]
+	WORD $0x6d0b23e9 // stp d9, d8, [sp, #0xb0]
+	WORD $0xa90c67fd // stp x29, x25, [sp, #0xc0]
+	WORD $0xa90d6ffe // stp x30, x27, [sp, #0xd0]
 	WORD $0xa90f5ff8 // stp x24, x23, [sp, #0xf0]
 	WORD $0xa91057f6 // stp x22, x21, [sp, #0x100]
 	WORD $0xa9114ff4 // stp x20, x19, [sp, #0x110]
-	WORD $0xb90057e4 // str w4, [sp, #0x54]
-	WORD $0xf9001fe3 // str x3, [sp, #0x38]
-	WORD $0xf9000fea // str x10, [sp, #0x18]
+	WORD $0xa9022fec // stp x12, x11, [sp, #0x20]
+	WORD $0xf9002be0 // str x0, [sp, #0x50]
 	WORD $0x3d801bfc // str q28, [sp, #0x60]
-	WORD $0x14000005 // b 0x3298 <k_tile_panel_min+0x120>
-	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
+	WORD $0x14000007 // b 0x3044 <k_tile_panel_min+0xd8>
+	WORD $0x3d800202 // str q2, [x16]
+	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
+	WORD $0xf94017eb // ldr x11, [sp, #0x28]
 	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54005fa0 // b.eq 0x3e88 <k_tile_panel_min+0xd10>
-	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0x34001a8c // cbz w12, 0x35ec <k_tile_panel_min+0x474>
-	WORD $0xd37ced10 // lsl x16, x8, #4
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0xf9402011 // ldr x17, [x0, #0x40]
-	WORD $0x8b10014a // add x10, x10, x16
-	WORD $0xb4000131 // cbz x17, 0x32d4 <k_tile_panel_min+0x15c>
-	WORD $0x3dc00142 // ldr q2, [x10]
-	WORD $0xa9408403 // ldp x3, x1, [x0, #0x8]
-	WORD $0xf9401c02 // ldr x2, [x0, #0x38]
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x8b100030 // add x16, x1, x16
-	WORD $0x5400012a // b.ge 0x32f0 <k_tile_panel_min+0x178>
-	WORD $0x1400002e // b 0x3388 <k_tile_panel_min+0x210>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xa9408403 // ldp x3, x1, [x0, #0x8]
-	WORD $0xf9401c02 // ldr x2, [x0, #0x38]
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x8b100030 // add x16, x1, x16
-	WORD $0x540004eb // b.lt 0x3388 <k_tile_panel_min+0x210>
-	WORD $0xf94067e1 // ldr x1, [sp, #0xc8]
-	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0x9b017c81 // mul x1, x4, x1
-	WORD $0x8b011861 // add x1, x3, x1, lsl #6
-	WORD $0x8b051821 // add x1, x1, x5, lsl #6
-	WORD $0x91000445 // add x5, x2, #0x1
-	WORD $0xad401824 // ldp q4, q6, [x1]
-	WORD $0x4eaf1de5 // mov v5.16b, v15.16b
-	WORD $0x3dc000c3 // ldr q3, [x6]
-	WORD $0xd10004a5 // sub x5, x5, #0x1
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc010c3 // ldr q3, [x6, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc020c3 // ldr q3, [x6, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc030c3 // ldr q3, [x6, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc040c3 // ldr q3, [x6, #0x100]
-	WORD $0x3dc080c4 // ldr q4, [x6, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc050c3 // ldr q3, [x6, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc060c3 // ldr q3, [x6, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc070c3 // ldr q3, [x6, #0x1c0]
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e3cdc83 // fmul v3.4s, v4.4s, v28.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd402024 // ldr s4, [x1, #0x20]
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x3dc090c3 // ldr q3, [x6, #0x240]
-	WORD $0xbd403024 // ldr s4, [x1, #0x30]
-	WORD $0x910a00c6 // add x6, x6, #0x280
-	WORD $0x91040021 // add x1, x1, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x330c <k_tile_panel_min+0x194>
-	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
-	WORD $0xaa0b03f7 // mov x23, x11
-	WORD $0x3d800142 // str q2, [x10]
-	WORD $0x340012ce // cbz w14, 0x35ec <k_tile_panel_min+0x474>
-	WORD $0x8b010945 // add x5, x10, x1, lsl #2
-	WORD $0xb40000b1 // cbz x17, 0x33b0 <k_tile_panel_min+0x238>
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x54005060 // b.eq 0x3a4c <k_tile_panel_min+0xae0>
+	WORD $0xd342fd0c // lsr x12, x8, #2
+	WORD $0xf9401fee // ldr x14, [sp, #0x38]
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0xaa0a03f0 // mov x16, x10
+	WORD $0x9b0e2d8c // madd x12, x12, x14, x11
+	WORD $0xd37ced0e // lsl x14, x8, #4
+	WORD $0xf94023eb // ldr x11, [sp, #0x40]
+	WORD $0x927c05cf // and x15, x14, #0x30
+	WORD $0x8b0e0165 // add x5, x11, x14
+	WORD $0xb94037eb // ldr w11, [sp, #0x34]
+	WORD $0x8b0f018c // add x12, x12, x15
+	WORD $0x3400068b // cbz w11, 0x3140 <k_tile_panel_min+0x1d4>
+	WORD $0xf940240e // ldr x14, [x0, #0x48]
+	WORD $0xb40000ae // cbz x14, 0x308c <k_tile_panel_min+0x120>
 	WORD $0x3dc000a2 // ldr q2, [x5]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540000aa // b.ge 0x33bc <k_tile_panel_min+0x244>
-	WORD $0x14000029 // b 0x3450 <k_tile_panel_min+0x2d8>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000aa // b.ge 0x3098 <k_tile_panel_min+0x12c>
+	WORD $0x1400002c // b 0x3138 <k_tile_panel_min+0x1cc>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540004cb // b.lt 0x3450 <k_tile_panel_min+0x2d8>
-	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
-	WORD $0xaa1003f3 // mov x19, x16
-	WORD $0x9b067c86 // mul x6, x4, x6
-	WORD $0x8b061866 // add x6, x3, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000447 // add x7, x2, #0x1
-	WORD $0xad4018c4 // ldp q4, q6, [x6]
-	WORD $0x4eaf1de5 // mov v5.16b, v15.16b
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
-	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc07263 // ldr q3, [x19, #0x1c0]
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e3cdc83 // fmul v3.4s, v4.4s, v28.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x3dc09263 // ldr q3, [x19, #0x240]
-	WORD $0xbd4030c4 // ldr s4, [x6, #0x30]
-	WORD $0x910a0273 // add x19, x19, #0x280
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x33d4 <k_tile_panel_min+0x25c>
-	WORD $0x3d8000a2 // str q2, [x5]
-	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
-	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0x34000c85 // cbz w5, 0x35ec <k_tile_panel_min+0x474>
-	WORD $0xd37df025 // lsl x5, x1, #3
-	WORD $0xb40000b1 // cbz x17, 0x3478 <k_tile_panel_min+0x300>
-	WORD $0x3ce56942 // ldr q2, [x10, x5]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540000aa // b.ge 0x3484 <k_tile_panel_min+0x30c>
-	WORD $0x14000029 // b 0x3518 <k_tile_panel_min+0x3a0>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540004cb // b.lt 0x3518 <k_tile_panel_min+0x3a0>
-	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
-	WORD $0xaa1003f3 // mov x19, x16
-	WORD $0x9b067c86 // mul x6, x4, x6
-	WORD $0x8b061866 // add x6, x3, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000447 // add x7, x2, #0x1
-	WORD $0xad4018c4 // ldp q4, q6, [x6]
-	WORD $0x4eaf1de5 // mov v5.16b, v15.16b
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc04263 // ldr q3, [x19, #0x100]
-	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc05263 // ldr q3, [x19, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc06263 // ldr q3, [x19, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc07263 // ldr q3, [x19, #0x1c0]
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e3cdc83 // fmul v3.4s, v4.4s, v28.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x3dc09263 // ldr q3, [x19, #0x240]
-	WORD $0xbd4030c4 // ldr s4, [x6, #0x30]
-	WORD $0x910a0273 // add x19, x19, #0x280
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x349c <k_tile_panel_min+0x324>
-	WORD $0x3ca56942 // str q2, [x10, x5]
-	WORD $0xf9401ff7 // ldr x23, [sp, #0x38]
-	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000645 // cbz w5, 0x35ec <k_tile_panel_min+0x474>
-	WORD $0x8b010421 // add x1, x1, x1, lsl #1
-	WORD $0xd37ef421 // lsl x1, x1, #2
-	WORD $0xb40000b1 // cbz x17, 0x3544 <k_tile_panel_min+0x3cc>
-	WORD $0x3ce16942 // ldr q2, [x10, x1]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540000aa // b.ge 0x3550 <k_tile_panel_min+0x3d8>
-	WORD $0x14000029 // b 0x35e4 <k_tile_panel_min+0x46c>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540004cb // b.lt 0x35e4 <k_tile_panel_min+0x46c>
-	WORD $0xf9400bf1 // ldr x17, [sp, #0x10]
-	WORD $0x91000442 // add x2, x2, #0x1
-	WORD $0x9b117c91 // mul x17, x4, x17
-	WORD $0x8b111871 // add x17, x3, x17, lsl #6
-	WORD $0xf94007e3 // ldr x3, [sp, #0x8]
-	WORD $0x8b031a31 // add x17, x17, x3, lsl #6
-	WORD $0xad401a24 // ldp q4, q6, [x17]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400052b // b.lt 0x3138 <k_tile_panel_min+0x1cc>
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0xf9400feb // ldr x11, [sp, #0x18]
+	WORD $0xaa0c03f0 // mov x16, x12
+	WORD $0xf940040f // ldr x15, [x0, #0x8]
+	WORD $0x9b0b7dce // mul x14, x14, x11
+	WORD $0xf9400beb // ldr x11, [sp, #0x10]
+	WORD $0x8b0e19ee // add x14, x15, x14, lsl #6
+	WORD $0xaa1903ef // mov x15, x25
+	WORD $0x8b0b19ce // add x14, x14, x11, lsl #6
+	WORD $0xad4019c4 // ldp q4, q6, [x14]
 	WORD $0x4eaf1de5 // mov v5.16b, v15.16b
 	WORD $0x3dc00203 // ldr q3, [x16]
-	WORD $0xd1000442 // sub x2, x2, #0x1
-	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0xd10005ef // sub x15, x15, #0x1
+	WORD $0xf10005ff // cmp x15, #0x1
 	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
 	WORD $0x3dc01203 // ldr q3, [x16, #0x40]
 	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
@@ -3483,97 +3184,102 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
 	WORD $0x6e3cdc83 // fmul v3.4s, v4.4s, v28.4s
 	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd402224 // ldr s4, [x17, #0x20]
+	WORD $0xbd4021c4 // ldr s4, [x14, #0x20]
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
 	WORD $0x3dc09203 // ldr q3, [x16, #0x240]
-	WORD $0xbd403224 // ldr s4, [x17, #0x30]
+	WORD $0xbd4031c4 // ldr s4, [x14, #0x30]
+	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x910a0210 // add x16, x16, #0x280
-	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x3568 <k_tile_panel_min+0x3f0>
-	WORD $0xf9400ff7 // ldr x23, [sp, #0x18]
-	WORD $0x3ca16942 // str q2, [x10, x1]
-	WORD $0x910022f1 // add x17, x23, #0x8
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x3660 <k_tile_panel_min+0x4e8>
-	WORD $0xaa1703f5 // mov x21, x23
-	WORD $0x910012b7 // add x23, x21, #0x4
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x5400210d // b.le 0x3a24 <k_tile_panel_min+0x8ac>
-	WORD $0xaa1503ea // mov x10, x21
-	WORD $0x91000955 // add x21, x10, #0x2
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x540031cd // b.le 0x3c4c <k_tile_panel_min+0xad4>
-	WORD $0xaa0a03f0 // mov x16, x10
-	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe36a // b.ge 0x328c <k_tile_panel_min+0x114>
-	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
-	WORD $0xcb090211 // sub x17, x16, x9
-	WORD $0xf9402001 // ldr x1, [x0, #0x40]
+	WORD $0x54fffc48 // b.hi 0x30bc <k_tile_panel_min+0x150>
+	WORD $0xf94013f0 // ldr x16, [sp, #0x20]
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x9100220f // add x15, x16, #0x8
+	WORD $0xf9002fe8 // str x8, [sp, #0x58]
+	WORD $0xeb0d01ff // cmp x15, x13
+	WORD $0x5400036d // b.le 0x31b8 <k_tile_panel_min+0x24c>
+	WORD $0xaa1003e6 // mov x6, x16
+	WORD $0x910010d6 // add x22, x6, #0x4
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x5400244d // b.le 0x35e4 <k_tile_panel_min+0x678>
+	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
+	WORD $0xf94067f9 // ldr x25, [sp, #0xc8]
+	WORD $0xaa0603f0 // mov x16, x6
+	WORD $0x91000a0e // add x14, x16, #0x2
+	WORD $0xeb0d01df // cmp x14, x13
+	WORD $0x540035cd // b.le 0x382c <k_tile_panel_min+0x8c0>
+	WORD $0xaa1003f1 // mov x17, x16
+	WORD $0xeb0d023f // cmp x17, x13
+	WORD $0x54fff58a // b.ge 0x3030 <k_tile_panel_min+0xc4>
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xcb0a022b // sub x11, x17, x10
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9b0b7d08 // mul x8, x8, x11
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0x8b0808b0 // add x16, x5, x8, lsl #2
+	WORD $0x91000e28 // add x8, x17, #0x3
+	WORD $0x9a91b10e // csel x14, x8, x17, lt
+	WORD $0xb4003fcb // cbz x11, 0x399c <k_tile_panel_min+0xa30>
+	WORD $0x3dc00202 // ldr q2, [x16]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54003fca // b.ge 0x39a8 <k_tile_panel_min+0xa3c>
+	WORD $0x17ffff9e // b 0x302c <k_tile_panel_min+0xc0>
+	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
+	WORD $0xf9400415 // ldr x21, [x0, #0x8]
+	WORD $0xf9402416 // ldr x22, [x0, #0x48]
+	WORD $0xd37ef4f4 // lsl x20, x7, #2
+	WORD $0x8b0704ee // add x14, x7, x7, lsl #1
+	WORD $0xd37be8e1 // lsl x1, x7, #5
+	WORD $0xd37df0f7 // lsl x23, x7, #3
+	WORD $0x8b070291 // add x17, x20, x7
+	WORD $0xd37ef5d8 // lsl x24, x14, #2
+	WORD $0xd37df1da // lsl x26, x14, #3
+	WORD $0xd37ef639 // lsl x25, x17, #2
+	WORD $0xcb14003b // sub x27, x1, x20
+	WORD $0x1400000d // b 0x321c <k_tile_panel_min+0x2b0>
+	WORD $0x910020cf // add x15, x6, #0x8
+	WORD $0xaa0603f0 // mov x16, x6
+	WORD $0x3d8003a2 // str q2, [x29]
+	WORD $0xeb0d01ff // cmp x15, x13
+	WORD $0x3cb46ba4 // str q4, [x29, x20]
+	WORD $0x3cb76ba5 // str q5, [x29, x23]
+	WORD $0x3cb86ba6 // str q6, [x29, x24]
+	WORD $0x3ca77bb0 // str q16, [x29, x7, lsl #4]
+	WORD $0x3cb96bb1 // str q17, [x29, x25]
+	WORD $0x3cba6ba7 // str q7, [x29, x26]
+	WORD $0x3cbb6ba3 // str q3, [x29, x27]
+	WORD $0x54fff9ec // b.gt 0x3154 <k_tile_panel_min+0x1e8>
+	WORD $0xcb0a020e // sub x14, x16, x10
 	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x9b117d4a // mul x10, x10, x17
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
-	WORD $0x91000e11 // add x17, x16, #0x3
-	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4003c41 // cbz x1, 0x3dd0 <k_tile_panel_min+0xc58>
-	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54003c4a // b.ge 0x3de0 <k_tile_panel_min+0xc68>
-	WORD $0x17ffff0b // b 0x3288 <k_tile_panel_min+0x110>
-	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
-	WORD $0xd37ced0a // lsl x10, x8, #4
-	WORD $0xa9400801 // ldp x1, x2, [x0]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xa943e81b // ldp x27, x26, [x0, #0x38]
-	WORD $0xd37ef6d9 // lsl x25, x22, #2
-	WORD $0x8b0a0210 // add x16, x16, x10
-	WORD $0xd37ae466 // lsl x6, x3, #6
-	WORD $0x8b0a0038 // add x24, x1, x10
-	WORD $0x8b1606ca // add x10, x22, x22, lsl #1
-	WORD $0xd37beac1 // lsl x1, x22, #5
-	WORD $0x8b160324 // add x4, x25, x22
-	WORD $0xd37df2dd // lsl x29, x22, #3
-	WORD $0x91020047 // add x7, x2, #0x80
-	WORD $0xd37ef55e // lsl x30, x10, #2
-	WORD $0xd37ef493 // lsl x19, x4, #2
-	WORD $0xd37df154 // lsl x20, x10, #3
-	WORD $0xcb190024 // sub x4, x1, x25
-	WORD $0xd10400c5 // sub x5, x6, #0x100
-	WORD $0x9100076a // add x10, x27, #0x1
-	WORD $0x1400000d // b 0x36e4 <k_tile_panel_min+0x56c>
-	WORD $0x910022b1 // add x17, x21, #0x8
-	WORD $0xaa1503f7 // mov x23, x21
-	WORD $0x3d800066 // str q6, [x3]
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x3cb96865 // str q5, [x3, x25]
-	WORD $0x3cbd6864 // str q4, [x3, x29]
-	WORD $0x3cbe6862 // str q2, [x3, x30]
-	WORD $0x3cb67870 // str q16, [x3, x22, lsl #4]
-	WORD $0x3cb36871 // str q17, [x3, x19]
-	WORD $0x3cb46867 // str q7, [x3, x20]
-	WORD $0x3ca46863 // str q3, [x3, x4]
-	WORD $0x54fff8ec // b.gt 0x35fc <k_tile_panel_min+0x484>
-	WORD $0xcb0902e1 // sub x1, x23, x9
-	WORD $0xf10002ff // cmp x23, #0x0
-	WORD $0xaa1103f5 // mov x21, x17
-	WORD $0x9b017ec1 // mul x1, x22, x1
-	WORD $0x8b010b03 // add x3, x24, x1, lsl #2
-	WORD $0x91000ee1 // add x1, x23, #0x3
-	WORD $0x9a97b031 // csel x17, x1, x23, lt
-	WORD $0xb400019a // cbz x26, 0x3730 <k_tile_panel_min+0x5b8>
-	WORD $0x3dc00066 // ldr q6, [x3]
-	WORD $0x3cf96865 // ldr q5, [x3, x25]
-	WORD $0x3cfd6864 // ldr q4, [x3, x29]
-	WORD $0x3cfe6862 // ldr q2, [x3, x30]
-	WORD $0x3cf67870 // ldr q16, [x3, x22, lsl #4]
-	WORD $0x3cf36871 // ldr q17, [x3, x19]
-	WORD $0x3cf46867 // ldr q7, [x3, x20]
-	WORD $0x3ce46863 // ldr q3, [x3, x4]
-	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x5400018a // b.ge 0x3758 <k_tile_panel_min+0x5e0>
-	WORD $0x17ffffe2 // b 0x36b4 <k_tile_panel_min+0x53c>
+	WORD $0x91000a01 // add x1, x16, #0x2
+	WORD $0x9b0e7ce6 // mul x6, x7, x14
+	WORD $0x91000e0e // add x14, x16, #0x3
+	WORD $0x91001211 // add x17, x16, #0x4
+	WORD $0x9a90b1c4 // csel x4, x14, x16, lt
+	WORD $0x9100160e // add x14, x16, #0x5
+	WORD $0xf100003f // cmp x1, #0x0
+	WORD $0x9a81b1de // csel x30, x14, x1, lt
+	WORD $0x91001e0e // add x14, x16, #0x7
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x91001a03 // add x3, x16, #0x6
+	WORD $0x9a91b1ce // csel x14, x14, x17, lt
+	WORD $0x91002602 // add x2, x16, #0x9
+	WORD $0xf100007f // cmp x3, #0x0
+	WORD $0x8b0608bd // add x29, x5, x6, lsl #2
+	WORD $0xaa0f03e6 // mov x6, x15
+	WORD $0x9a83b04f // csel x15, x2, x3, lt
+	WORD $0xb4000196 // cbz x22, 0x3298 <k_tile_panel_min+0x32c>
+	WORD $0x3dc003a2 // ldr q2, [x29]
+	WORD $0x3cf46ba4 // ldr q4, [x29, x20]
+	WORD $0x3cf76ba5 // ldr q5, [x29, x23]
+	WORD $0x3cf86ba6 // ldr q6, [x29, x24]
+	WORD $0x3ce77bb0 // ldr q16, [x29, x7, lsl #4]
+	WORD $0x3cf96bb1 // ldr q17, [x29, x25]
+	WORD $0x3cfa6ba7 // ldr q7, [x29, x26]
+	WORD $0x3cfb6ba3 // ldr q3, [x29, x27]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400018a // b.ge 0x32c0 <k_tile_panel_min+0x354>
+	WORD $0x17ffffd6 // b 0x31ec <k_tile_panel_min+0x280>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -3582,103 +3288,122 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffb0b // b.lt 0x36b4 <k_tile_panel_min+0x53c>
-	WORD $0x9342fe31 // asr x17, x17, #2
-	WORD $0xaa0a03e2 // mov x2, x10
-	WORD $0x9b117cb1 // mul x17, x5, x17
-	WORD $0x8b171a31 // add x17, x17, x23, lsl #6
-	WORD $0xaa1003f7 // mov x23, x16
-	WORD $0x8b1100f1 // add x17, x7, x17
-	WORD $0x6d7c5e34 // ldp d20, d23, [x17, #-0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fff98b // b.lt 0x31ec <k_tile_panel_min+0x280>
+	WORD $0xd342fc82 // lsr x2, x4, #2
+	WORD $0xd342ffc8 // lsr x8, x30, #2
+	WORD $0xd342fdcb // lsr x11, x14, #2
+	WORD $0xd342fde0 // lsr x0, x15, #2
+	WORD $0x927edc84 // and x4, x4, #0x3fffffffffffffc
+	WORD $0x927edfde // and x30, x30, #0x3fffffffffffffc
+	WORD $0x9b027e62 // mul x2, x19, x2
+	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
+	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
+	WORD $0xcb040210 // sub x16, x16, x4
+	WORD $0xcb1e0021 // sub x1, x1, x30
+	WORD $0xcb0e022e // sub x14, x17, x14
+	WORD $0x9b087e68 // mul x8, x19, x8
+	WORD $0xcb0f006f // sub x15, x3, x15
+	WORD $0xf94067e3 // ldr x3, [sp, #0xc8]
+	WORD $0xaa0c03e4 // mov x4, x12
+	WORD $0x9b0b7e6b // mul x11, x19, x11
+	WORD $0x8b021aa2 // add x2, x21, x2, lsl #6
+	WORD $0x9b007e60 // mul x0, x19, x0
+	WORD $0x8b081aa8 // add x8, x21, x8, lsl #6
+	WORD $0x8b10185e // add x30, x2, x16, lsl #6
+	WORD $0x8b0b1aab // add x11, x21, x11, lsl #6
+	WORD $0x8b011910 // add x16, x8, x1, lsl #6
+	WORD $0x8b001aa0 // add x0, x21, x0, lsl #6
+	WORD $0x8b0e1971 // add x17, x11, x14, lsl #6
+	WORD $0x8b0f1801 // add x1, x0, x15, lsl #6
+	WORD $0x6d445fd2 // ldp d18, d23, [x30, #0x40]
 	WORD $0x4eaf1dec // mov v12.16b, v15.16b
-	WORD $0x6d786e36 // ldp d22, d27, [x17, #-0x80]
-	WORD $0x8b060221 // add x1, x17, x6
-	WORD $0x3dc002f2 // ldr q18, [x23]
-	WORD $0x3dc012f3 // ldr q19, [x23, #0x40]
-	WORD $0x4eaf1df5 // mov v21.16b, v15.16b
-	WORD $0x6d442a38 // ldp d24, d10, [x17, #0x40]
-	WORD $0xd1000442 // sub x2, x2, #0x1
-	WORD $0x4e933a59 // zip1 v25.4s, v18.4s, v19.4s
-	WORD $0x4e937a5c // zip2 v28.4s, v18.4s, v19.4s
-	WORD $0x6e180696 // mov v22.d[1], v20.d[0]
+	WORD $0x6d406fd6 // ldp d22, d27, [x30]
 	WORD $0x4eaf1df3 // mov v19.16b, v15.16b
-	WORD $0x6d406a29 // ldp d9, d26, [x17]
-	WORD $0x6d78742b // ldp d11, d29, [x1, #-0x80]
-	WORD $0x3dc032ff // ldr q31, [x23, #0xc0]
-	WORD $0x6d40782d // ldp d13, d30, [x1]
+	WORD $0x3dc00094 // ldr q20, [x4]
+	WORD $0x3dc01095 // ldr q21, [x4, #0x40]
+	WORD $0xd1000463 // sub x3, x3, #0x1
+	WORD $0x6d44023e // ldp d30, d0, [x17, #0x40]
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x4e953a99 // zip1 v25.4s, v20.4s, v21.4s
+	WORD $0x6e180656 // mov v22.d[1], v18.d[0]
+	WORD $0x4e957a9c // zip2 v28.4s, v20.4s, v21.4s
+	WORD $0x6d40762b // ldp d11, d29, [x17]
 	WORD $0x4eaf1df4 // mov v20.16b, v15.16b
+	WORD $0x6d442a18 // ldp d24, d10, [x16, #0x40]
+	WORD $0x6e1806fb // mov v27.d[1], v23.d[0]
+	WORD $0x6d406a09 // ldp d9, d26, [x16]
+	WORD $0x4eaf1df7 // mov v23.16b, v15.16b
 	WORD $0x4e96a72c // smmla v12.4s, v25.16b, v22.16b
 	WORD $0x4e96a793 // smmla v19.4s, v28.16b, v22.16b
+	WORD $0x6e1807cb // mov v11.d[1], v30.d[0]
+	WORD $0x6d443836 // ldp d22, d14, [x1, #0x40]
+	WORD $0x3dc0309f // ldr q31, [x4, #0xc0]
+	WORD $0x6d40782d // ldp d13, d30, [x1]
 	WORD $0x6e180709 // mov v9.d[1], v24.d[0]
-	WORD $0x6d7c0036 // ldp d22, d0, [x1, #-0x40]
-	WORD $0x6e1806fb // mov v27.d[1], v23.d[0]
-	WORD $0x6d443838 // ldp d24, d14, [x1, #0x40]
-	WORD $0x4eaf1df7 // mov v23.16b, v15.16b
+	WORD $0x3dc02098 // ldr q24, [x4, #0x80]
+	WORD $0x4eaf1df5 // mov v21.16b, v15.16b
 	WORD $0x6e18055a // mov v26.d[1], v10.d[0]
-	WORD $0x4eb11e32 // mov v18.16b, v17.16b
-	WORD $0x4eb01e11 // mov v17.16b, v16.16b
-	WORD $0x6e1806cb // mov v11.d[1], v22.d[0]
-	WORD $0x3dc022f6 // ldr q22, [x23, #0x80]
+	WORD $0x6e18041d // mov v29.d[1], v0.d[0]
+	WORD $0x6d4503ca // ldp d10, d0, [x30, #0x50]
+	WORD $0x6e1806cd // mov v13.d[1], v22.d[0]
+	WORD $0x4eaf1df6 // mov v22.16b, v15.16b
+	WORD $0x4e9f3b08 // zip1 v8.4s, v24.4s, v31.4s
+	WORD $0x4e9f7b1f // zip2 v31.4s, v24.4s, v31.4s
 	WORD $0x4e89a734 // smmla v20.4s, v25.16b, v9.16b
-	WORD $0x6e18070d // mov v13.d[1], v24.d[0]
 	WORD $0x4eaf1df8 // mov v24.16b, v15.16b
 	WORD $0x4e89a795 // smmla v21.4s, v28.16b, v9.16b
-	WORD $0x4e9f3ac8 // zip1 v8.4s, v22.4s, v31.4s
-	WORD $0x4e9f7adf // zip2 v31.4s, v22.4s, v31.4s
-	WORD $0x4eaf1df6 // mov v22.16b, v15.16b
-	WORD $0x3dc052e9 // ldr q9, [x23, #0x140]
-	WORD $0x6e18041d // mov v29.d[1], v0.d[0]
+	WORD $0x3dc05089 // ldr q9, [x4, #0x140]
 	WORD $0x6e1805de // mov v30.d[1], v14.d[0]
-	WORD $0x4e8ba798 // smmla v24.4s, v28.16b, v11.16b
-	WORD $0x6d7d022a // ldp d10, d0, [x17, #-0x30]
 	WORD $0x4e8ba736 // smmla v22.4s, v25.16b, v11.16b
+	WORD $0x3d801fe0 // str q0, [sp, #0x70]
+	WORD $0x4eb11e32 // mov v18.16b, v17.16b
 	WORD $0x4e8da737 // smmla v23.4s, v25.16b, v13.16b
 	WORD $0x4eaf1df9 // mov v25.16b, v15.16b
+	WORD $0x4e8ba798 // smmla v24.4s, v28.16b, v11.16b
 	WORD $0x4e9ba50c // smmla v12.4s, v8.16b, v27.16b
 	WORD $0x4e9ba7f3 // smmla v19.4s, v31.16b, v27.16b
 	WORD $0x4e9aa514 // smmla v20.4s, v8.16b, v26.16b
 	WORD $0x4e9aa7f5 // smmla v21.4s, v31.16b, v26.16b
-	WORD $0x3d801fe0 // str q0, [sp, #0x70]
-	WORD $0x4ea71cf0 // mov v16.16b, v7.16b
+	WORD $0x6d41042e // ldp d14, d1, [x1, #0x10]
 	WORD $0x4e8da799 // smmla v25.4s, v28.16b, v13.16b
-	WORD $0x3dc042fc // ldr q28, [x23, #0x100]
-	WORD $0x4e9da7f8 // smmla v24.4s, v31.16b, v29.16b
+	WORD $0x3dc0409c // ldr q28, [x4, #0x100]
 	WORD $0x4e9da516 // smmla v22.4s, v8.16b, v29.16b
+	WORD $0x4e9da7f8 // smmla v24.4s, v31.16b, v29.16b
 	WORD $0x4e9ea517 // smmla v23.4s, v8.16b, v30.16b
-	WORD $0x4ea61cc7 // mov v7.16b, v6.16b
+	WORD $0x4eb01e11 // mov v17.16b, v16.16b
 	WORD $0x4e893b9b // zip1 v27.4s, v28.4s, v9.4s
 	WORD $0x4e897b9c // zip2 v28.4s, v28.4s, v9.4s
-	WORD $0x4ea51ca6 // mov v6.16b, v5.16b
-	WORD $0x6d79262b // ldp d11, d9, [x17, #-0x70]
-	WORD $0x4ea41c85 // mov v5.16b, v4.16b
+	WORD $0x4ea71cf0 // mov v16.16b, v7.16b
+	WORD $0x6d4127cb // ldp d11, d9, [x30, #0x10]
+	WORD $0x4ea61cc7 // mov v7.16b, v6.16b
 	WORD $0x4e9ea7f9 // smmla v25.4s, v31.16b, v30.16b
-	WORD $0x6d417a3d // ldp d29, d30, [x17, #0x10]
-	WORD $0x6d457e3a // ldp d26, d31, [x17, #0x50]
-	WORD $0x4ea31c64 // mov v4.16b, v3.16b
+	WORD $0x6d417a1d // ldp d29, d30, [x16, #0x10]
+	WORD $0x6d457e1a // ldp d26, d31, [x16, #0x50]
+	WORD $0x4ea51ca6 // mov v6.16b, v5.16b
 	WORD $0x6e18054b // mov v11.d[1], v10.d[0]
 	WORD $0x6d450028 // ldp d8, d0, [x1, #0x50]
-	WORD $0x6d41042e // ldp d14, d1, [x1, #0x10]
+	WORD $0x4ea41c85 // mov v5.16b, v4.16b
+	WORD $0x4ea31c64 // mov v4.16b, v3.16b
 	WORD $0x4ea21c43 // mov v3.16b, v2.16b
 	WORD $0x6e18075d // mov v29.d[1], v26.d[0]
-	WORD $0x6d7d343a // ldp d26, d13, [x1, #-0x30]
+	WORD $0x6d45363a // ldp d26, d13, [x17, #0x50]
 	WORD $0x4eaf1de2 // mov v2.16b, v15.16b
-	WORD $0x3dc072ef // ldr q15, [x23, #0x1c0]
-	WORD $0x6e1807fe // mov v30.d[1], v31.d[0]
+	WORD $0x3dc0708f // ldr q15, [x4, #0x1c0]
+	WORD $0x6e18050e // mov v14.d[1], v8.d[0]
 	WORD $0x4e8ba76c // smmla v12.4s, v27.16b, v11.16b
 	WORD $0x4e8ba793 // smmla v19.4s, v28.16b, v11.16b
-	WORD $0x6e18050e // mov v14.d[1], v8.d[0]
-	WORD $0x6d792c2a // ldp d10, d11, [x1, #-0x70]
+	WORD $0x6e1807fe // mov v30.d[1], v31.d[0]
+	WORD $0x6d412e2a // ldp d10, d11, [x17, #0x10]
 	WORD $0x6e180401 // mov v1.d[1], v0.d[0]
 	WORD $0x4e9da795 // smmla v21.4s, v28.16b, v29.16b
-	WORD $0x3dc082e0 // ldr q0, [x23, #0x200]
+	WORD $0x3dc08080 // ldr q0, [x4, #0x200]
 	WORD $0x4e9da774 // smmla v20.4s, v27.16b, v29.16b
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x6e18074a // mov v10.d[1], v26.d[0]
-	WORD $0x3dc062fa // ldr q26, [x23, #0x180]
-	WORD $0x6e1805ab // mov v11.d[1], v13.d[0]
 	WORD $0x4e8ea799 // smmla v25.4s, v28.16b, v14.16b
 	WORD $0x4e8ea777 // smmla v23.4s, v27.16b, v14.16b
+	WORD $0x6e18074a // mov v10.d[1], v26.d[0]
+	WORD $0x3dc0609a // ldr q26, [x4, #0x180]
+	WORD $0x6e1805ab // mov v11.d[1], v13.d[0]
 	WORD $0x4e8f3b48 // zip1 v8.4s, v26.4s, v15.4s
 	WORD $0x4e8f7b5a // zip2 v26.4s, v26.4s, v15.4s
 	WORD $0x4ea21c4f // mov v15.16b, v2.16b
@@ -3720,112 +3445,122 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e32cc01 // fmla v1.4s, v0.4s, v18.4s
 	WORD $0x4eba1f52 // mov v18.16b, v26.16b
 	WORD $0x4e36cc14 // fmla v20.4s, v0.4s, v22.4s
-	WORD $0xbc5a0236 // ldur s22, [x17, #-0x60]
+	WORD $0xbd4023d6 // ldr s22, [x30, #0x20]
 	WORD $0x4e33cc12 // fmla v18.4s, v0.4s, v19.4s
 	WORD $0x4eba1f53 // mov v19.16b, v26.16b
-	WORD $0x4f961366 // fmla v6.4s, v27.4s, v22.s[0]
-	WORD $0xbd406236 // ldr s22, [x17, #0x60]
+	WORD $0x4f961362 // fmla v2.4s, v27.4s, v22.s[0]
+	WORD $0xbd406216 // ldr s22, [x16, #0x60]
 	WORD $0x4e35cc13 // fmla v19.4s, v0.4s, v21.4s
 	WORD $0x4eba1f55 // mov v21.16b, v26.16b
 	WORD $0x4e37cc1a // fmla v26.4s, v0.4s, v23.4s
-	WORD $0xbd402237 // ldr s23, [x17, #0x20]
-	WORD $0x4f961322 // fmla v2.4s, v25.4s, v22.s[0]
+	WORD $0xbd402217 // ldr s23, [x16, #0x20]
+	WORD $0x4f961326 // fmla v6.4s, v25.4s, v22.s[0]
 	WORD $0x4e38cc15 // fmla v21.4s, v0.4s, v24.4s
-	WORD $0xbc5e0220 // ldur s0, [x17, #-0x20]
-	WORD $0xbc5a0038 // ldur s24, [x1, #-0x60]
-	WORD $0x4f971244 // fmla v4.4s, v18.4s, v23.s[0]
-	WORD $0x3dc092f2 // ldr q18, [x23, #0x240]
-	WORD $0x910a02f7 // add x23, x23, #0x280
-	WORD $0x4f801025 // fmla v5.4s, v1.4s, v0.s[0]
-	WORD $0xbc5e0020 // ldur s0, [x1, #-0x20]
+	WORD $0xbd4063c0 // ldr s0, [x30, #0x60]
+	WORD $0xbd402238 // ldr s24, [x17, #0x20]
+	WORD $0x4f971245 // fmla v5.4s, v18.4s, v23.s[0]
+	WORD $0x3dc09092 // ldr q18, [x4, #0x240]
+	WORD $0x910a0084 // add x4, x4, #0x280
+	WORD $0x4f801024 // fmla v4.4s, v1.4s, v0.s[0]
+	WORD $0xbd406220 // ldr s0, [x17, #0x60]
 	WORD $0xbd406021 // ldr s1, [x1, #0x60]
 	WORD $0x4f981270 // fmla v16.4s, v19.4s, v24.s[0]
-	WORD $0xbc5b0233 // ldur s19, [x17, #-0x50]
+	WORD $0xbd4033d3 // ldr s19, [x30, #0x30]
 	WORD $0x4f801291 // fmla v17.4s, v20.4s, v0.s[0]
 	WORD $0xbd402020 // ldr s0, [x1, #0x20]
-	WORD $0xbc5f0234 // ldur s20, [x17, #-0x10]
+	WORD $0xbd4073d4 // ldr s20, [x30, #0x70]
 	WORD $0x4f811343 // fmla v3.4s, v26.4s, v1.s[0]
-	WORD $0xbd407221 // ldr s1, [x17, #0x70]
-	WORD $0x4f931246 // fmla v6.4s, v18.4s, v19.s[0]
+	WORD $0xbd407201 // ldr s1, [x16, #0x70]
+	WORD $0x4f931242 // fmla v2.4s, v18.4s, v19.s[0]
 	WORD $0x4f8012a7 // fmla v7.4s, v21.4s, v0.s[0]
-	WORD $0xbd403220 // ldr s0, [x17, #0x30]
-	WORD $0x4f941245 // fmla v5.4s, v18.4s, v20.s[0]
-	WORD $0xbc5f0033 // ldur s19, [x1, #-0x10]
-	WORD $0x4f811242 // fmla v2.4s, v18.4s, v1.s[0]
+	WORD $0xbd403200 // ldr s0, [x16, #0x30]
+	WORD $0x4f941244 // fmla v4.4s, v18.4s, v20.s[0]
+	WORD $0xbd407233 // ldr s19, [x17, #0x70]
+	WORD $0x4f811246 // fmla v6.4s, v18.4s, v1.s[0]
 	WORD $0xbd403021 // ldr s1, [x1, #0x30]
-	WORD $0x4f801244 // fmla v4.4s, v18.4s, v0.s[0]
-	WORD $0xbc5b0020 // ldur s0, [x1, #-0x50]
+	WORD $0x4f801245 // fmla v5.4s, v18.4s, v0.s[0]
+	WORD $0xbd403220 // ldr s0, [x17, #0x30]
 	WORD $0xbd407034 // ldr s20, [x1, #0x70]
 	WORD $0x4f931251 // fmla v17.4s, v18.4s, v19.s[0]
-	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x910403de // add x30, x30, #0x100
+	WORD $0x91040210 // add x16, x16, #0x100
 	WORD $0x4f801250 // fmla v16.4s, v18.4s, v0.s[0]
 	WORD $0x4f811247 // fmla v7.4s, v18.4s, v1.s[0]
+	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f941243 // fmla v3.4s, v18.4s, v20.s[0]
-	WORD $0x54ffeaa8 // b.hi 0x3770 <k_tile_panel_min+0x5f8>
-	WORD $0x17ffff25 // b 0x36b4 <k_tile_panel_min+0x53c>
-	WORD $0xa941400a // ldp x10, x16, [x0, #0x10]
-	WORD $0xd37ced07 // lsl x7, x8, #4
-	WORD $0xa9404413 // ldp x19, x17, [x0]
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xa9438803 // ldp x3, x2, [x0, #0x38]
-	WORD $0x8b100601 // add x1, x16, x16, lsl #1
-	WORD $0xd37df205 // lsl x5, x16, #3
-	WORD $0xd37ef426 // lsl x6, x1, #2
-	WORD $0x8b070141 // add x1, x10, x7
-	WORD $0x8b070267 // add x7, x19, x7
-	WORD $0x91000473 // add x19, x3, #0x1
-	WORD $0x14000009 // b 0x3a74 <k_tile_panel_min+0x8fc>
-	WORD $0x91001157 // add x23, x10, #0x4
-	WORD $0xaa0a03f5 // mov x21, x10
+	WORD $0x91040021 // add x1, x1, #0x100
+	WORD $0x54ffea68 // b.hi 0x3328 <k_tile_panel_min+0x3bc>
+	WORD $0x17ffff03 // b 0x31ec <k_tile_panel_min+0x280>
+	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
+	WORD $0xf94067f9 // ldr x25, [sp, #0xc8]
+	WORD $0xa9418411 // ldp x17, x1, [x0, #0x18]
+	WORD $0xf9400403 // ldr x3, [x0, #0x8]
+	WORD $0xf9402404 // ldr x4, [x0, #0x48]
+	WORD $0x8b11062e // add x14, x17, x17, lsl #1
+	WORD $0xd37df227 // lsl x7, x17, #3
+	WORD $0xd37ef5d3 // lsl x19, x14, #2
+	WORD $0x14000009 // b 0x3628 <k_tile_panel_min+0x6bc>
+	WORD $0x91001216 // add x22, x16, #0x4
+	WORD $0xaa1003e6 // mov x6, x16
 	WORD $0x3d800285 // str q5, [x20]
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x3cb66a84 // str q4, [x20, x22]
-	WORD $0x3ca56a83 // str q3, [x20, x5]
-	WORD $0x3ca66a82 // str q2, [x20, x6]
-	WORD $0x54ffdcec // b.gt 0x360c <k_tile_panel_min+0x494>
-	WORD $0xcb0902aa // sub x10, x21, x9
-	WORD $0x91000eb8 // add x24, x21, #0x3
-	WORD $0xf10002bf // cmp x21, #0x0
-	WORD $0x9b0a7e0a // mul x10, x16, x10
-	WORD $0xd37ef616 // lsl x22, x16, #2
-	WORD $0x8b0a08f4 // add x20, x7, x10, lsl #2
-	WORD $0xaa1703ea // mov x10, x23
-	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000102 // cbz x2, 0x3ab4 <k_tile_panel_min+0x93c>
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x3cb56a84 // str q4, [x20, x21]
+	WORD $0x3ca76a83 // str q3, [x20, x7]
+	WORD $0x3cb36a82 // str q2, [x20, x19]
+	WORD $0x54ffda4c // b.gt 0x316c <k_tile_panel_min+0x200>
+	WORD $0xcb0a00c8 // sub x8, x6, x10
+	WORD $0x91000ccb // add x11, x6, #0x3
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x9b087e28 // mul x8, x17, x8
+	WORD $0x910008ce // add x14, x6, #0x2
+	WORD $0x9a86b16f // csel x15, x11, x6, lt
+	WORD $0x910014cb // add x11, x6, #0x5
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0xd37ef635 // lsl x21, x17, #2
+	WORD $0xaa1603f0 // mov x16, x22
+	WORD $0x9a8eb176 // csel x22, x11, x14, lt
+	WORD $0x8b0808b4 // add x20, x5, x8, lsl #2
+	WORD $0xb4000104 // cbz x4, 0x3678 <k_tile_panel_min+0x70c>
 	WORD $0x3dc00285 // ldr q5, [x20]
-	WORD $0x3cf66a84 // ldr q4, [x20, x22]
-	WORD $0x3ce56a83 // ldr q3, [x20, x5]
-	WORD $0x3ce66a82 // ldr q2, [x20, x6]
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x5400010a // b.ge 0x3acc <k_tile_panel_min+0x954>
-	WORD $0x17ffffe9 // b 0x3a54 <k_tile_panel_min+0x8dc>
+	WORD $0x3cf56a84 // ldr q4, [x20, x21]
+	WORD $0x3ce76a83 // ldr q3, [x20, x7]
+	WORD $0x3cf36a82 // ldr q2, [x20, x19]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x3690 <k_tile_panel_min+0x724>
+	WORD $0x17ffffe5 // b 0x3608 <k_tile_panel_min+0x69c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54fffc6b // b.lt 0x3a54 <k_tile_panel_min+0x8dc>
-	WORD $0xd342fef8 // lsr x24, x23, #2
-	WORD $0x927edef7 // and x23, x23, #0x3fffffffffffffc
-	WORD $0xcb1702b5 // sub x21, x21, x23
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0x9b187c98 // mul x24, x4, x24
-	WORD $0x8b181a38 // add x24, x17, x24, lsl #6
-	WORD $0x8b151b15 // add x21, x24, x21, lsl #6
-	WORD $0xaa0103f8 // mov x24, x1
-	WORD $0x6d4446a6 // ldp d6, d17, [x21, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x3608 <k_tile_panel_min+0x69c>
+	WORD $0xd342fde8 // lsr x8, x15, #2
+	WORD $0xd342fecb // lsr x11, x22, #2
+	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
+	WORD $0x927edec2 // and x2, x22, #0x3fffffffffffffc
+	WORD $0xcb0f00cf // sub x15, x6, x15
+	WORD $0xaa1903f7 // mov x23, x25
+	WORD $0x9b087c28 // mul x8, x1, x8
+	WORD $0xcb0201ce // sub x14, x14, x2
+	WORD $0xaa0c03f8 // mov x24, x12
+	WORD $0x9b0b7c2b // mul x11, x1, x11
+	WORD $0x8b081868 // add x8, x3, x8, lsl #6
+	WORD $0x8b0b186b // add x11, x3, x11, lsl #6
+	WORD $0x8b0f1906 // add x6, x8, x15, lsl #6
+	WORD $0x8b0e1976 // add x22, x11, x14, lsl #6
+	WORD $0x6d4444c6 // ldp d6, d17, [x6, #0x40]
 	WORD $0x4eaf1de7 // mov v7.16b, v15.16b
-	WORD $0x6d404ab0 // ldp d16, d18, [x21]
+	WORD $0x6d4048d0 // ldp d16, d18, [x6]
 	WORD $0xd10006f7 // sub x23, x23, #0x1
 	WORD $0x3dc00300 // ldr q0, [x24]
 	WORD $0x3dc01301 // ldr q1, [x24, #0x40]
 	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0x6d4c62b4 // ldp d20, d24, [x21, #0xc0]
+	WORD $0x6d4462d4 // ldp d20, d24, [x22, #0x40]
 	WORD $0x3dc02315 // ldr q21, [x24, #0x80]
 	WORD $0x4e813813 // zip1 v19.4s, v0.4s, v1.4s
 	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
 	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
-	WORD $0x6d485eb6 // ldp d22, d23, [x21, #0x80]
+	WORD $0x6d405ed6 // ldp d22, d23, [x22]
 	WORD $0x4eaf1de6 // mov v6.16b, v15.16b
 	WORD $0x3dc03301 // ldr q1, [x24, #0xc0]
 	WORD $0x6e180632 // mov v18.d[1], v17.d[0]
@@ -3845,14 +3580,14 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e92a686 // smmla v6.4s, v20.16b, v18.16b
 	WORD $0x4e92a427 // smmla v7.4s, v1.16b, v18.16b
 	WORD $0x4e957b33 // zip2 v19.4s, v25.4s, v21.4s
-	WORD $0x6d455aa0 // ldp d0, d22, [x21, #0x50]
-	WORD $0x6d4156b2 // ldp d18, d21, [x21, #0x10]
+	WORD $0x6d4558c0 // ldp d0, d22, [x6, #0x50]
+	WORD $0x6d4154d2 // ldp d18, d21, [x6, #0x10]
 	WORD $0x4e97a690 // smmla v16.4s, v20.16b, v23.16b
 	WORD $0x4e97a431 // smmla v17.4s, v1.16b, v23.16b
 	WORD $0x3dc07317 // ldr q23, [x24, #0x1c0]
-	WORD $0x6d4906b9 // ldp d25, d1, [x21, #0x90]
+	WORD $0x6d4106d9 // ldp d25, d1, [x22, #0x10]
 	WORD $0x6e180412 // mov v18.d[1], v0.d[0]
-	WORD $0x6d4d52a0 // ldp d0, d20, [x21, #0xd0]
+	WORD $0x6d4552c0 // ldp d0, d20, [x22, #0x50]
 	WORD $0x6e1806d5 // mov v21.d[1], v22.d[0]
 	WORD $0x6e180419 // mov v25.d[1], v0.d[0]
 	WORD $0x3dc06300 // ldr q0, [x24, #0x180]
@@ -3879,97 +3614,93 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea11c32 // mov v18.16b, v1.16b
 	WORD $0x4e26cc13 // fmla v19.4s, v0.4s, v6.4s
 	WORD $0x4e30cc01 // fmla v1.4s, v0.4s, v16.4s
-	WORD $0xbd4062a6 // ldr s6, [x21, #0x60]
-	WORD $0xbd40e2b0 // ldr s16, [x21, #0xe0]
+	WORD $0xbd4060c6 // ldr s6, [x6, #0x60]
+	WORD $0xbd4062d0 // ldr s16, [x22, #0x60]
 	WORD $0x4e27cc12 // fmla v18.4s, v0.4s, v7.4s
-	WORD $0xbd4022a0 // ldr s0, [x21, #0x20]
-	WORD $0xbd40a2a7 // ldr s7, [x21, #0xa0]
+	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
+	WORD $0xbd4022c7 // ldr s7, [x22, #0x20]
 	WORD $0x4f861264 // fmla v4.4s, v19.4s, v6.s[0]
-	WORD $0xbd4072a6 // ldr s6, [x21, #0x70]
+	WORD $0xbd4070c6 // ldr s6, [x6, #0x70]
 	WORD $0x4f801225 // fmla v5.4s, v17.4s, v0.s[0]
 	WORD $0x4f901022 // fmla v2.4s, v1.4s, v16.s[0]
 	WORD $0x3dc09300 // ldr q0, [x24, #0x240]
-	WORD $0xbd4032a1 // ldr s1, [x21, #0x30]
-	WORD $0xbd40f2b0 // ldr s16, [x21, #0xf0]
-	WORD $0x910a0318 // add x24, x24, #0x280
+	WORD $0xbd4030c1 // ldr s1, [x6, #0x30]
+	WORD $0xbd4072d0 // ldr s16, [x22, #0x70]
+	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f871243 // fmla v3.4s, v18.4s, v7.s[0]
-	WORD $0xbd40b2a7 // ldr s7, [x21, #0xb0]
-	WORD $0x910402b5 // add x21, x21, #0x100
+	WORD $0xbd4032c7 // ldr s7, [x22, #0x30]
+	WORD $0x910402d6 // add x22, x22, #0x100
 	WORD $0x4f861004 // fmla v4.4s, v0.4s, v6.s[0]
+	WORD $0x910a0318 // add x24, x24, #0x280
 	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
 	WORD $0x4f901002 // fmla v2.4s, v0.4s, v16.s[0]
 	WORD $0x4f871003 // fmla v3.4s, v0.4s, v7.s[0]
-	WORD $0x54fff548 // b.hi 0x3aec <k_tile_panel_min+0x974>
-	WORD $0x17ffff83 // b 0x3a54 <k_tile_panel_min+0x8dc>
-	WORD $0xa9400c06 // ldp x6, x3, [x0]
-	WORD $0xd37ced10 // lsl x16, x8, #4
-	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xa9410805 // ldp x5, x2, [x0, #0x10]
-	WORD $0x8b1000c6 // add x6, x6, x16
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x14000007 // b 0x3c88 <k_tile_panel_min+0xb10>
-	WORD $0x91000a15 // add x21, x16, #0x2
-	WORD $0xaa1003ea // mov x10, x16
-	WORD $0x3d800263 // str q3, [x19]
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffcccc // b.gt 0x361c <k_tile_panel_min+0x4a4>
-	WORD $0xcb090150 // sub x16, x10, x9
-	WORD $0x91000d56 // add x22, x10, #0x3
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x9b107c50 // mul x16, x2, x16
-	WORD $0xd37ef454 // lsl x20, x2, #2
-	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
-	WORD $0xaa1503f0 // mov x16, x21
-	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x3cc0 <k_tile_panel_min+0xb48>
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0x3cf46a62 // ldr q2, [x19, x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x3cd0 <k_tile_panel_min+0xb58>
-	WORD $0x17ffffed // b 0x3c70 <k_tile_panel_min+0xaf8>
+	WORD $0x54fff528 // b.hi 0x36c8 <k_tile_panel_min+0x75c>
+	WORD $0x17ffff78 // b 0x3608 <k_tile_panel_min+0x69c>
+	WORD $0xa9419003 // ldp x3, x4, [x0, #0x18]
+	WORD $0xf9400401 // ldr x1, [x0, #0x8]
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0x14000007 // b 0x3854 <k_tile_panel_min+0x8e8>
+	WORD $0x91000a2e // add x14, x17, #0x2
+	WORD $0xaa1103f0 // mov x16, x17
+	WORD $0x3d8000e3 // str q3, [x7]
+	WORD $0xeb0d01df // cmp x14, x13
+	WORD $0x3cb368e2 // str q2, [x7, x19]
+	WORD $0x54ffc96c // b.gt 0x317c <k_tile_panel_min+0x210>
+	WORD $0xcb0a0208 // sub x8, x16, x10
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0xd37ef473 // lsl x19, x3, #2
+	WORD $0x9b087c68 // mul x8, x3, x8
+	WORD $0xaa0e03f1 // mov x17, x14
+	WORD $0x8b0808a7 // add x7, x5, x8, lsl #2
+	WORD $0x91000e08 // add x8, x16, #0x3
+	WORD $0x9a90b10e // csel x14, x8, x16, lt
+	WORD $0xb40000c6 // cbz x6, 0x388c <k_tile_panel_min+0x920>
+	WORD $0x3dc000e3 // ldr q3, [x7]
+	WORD $0x3cf368e2 // ldr q2, [x7, x19]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x389c <k_tile_panel_min+0x930>
+	WORD $0x17ffffed // b 0x383c <k_tile_panel_min+0x8d0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x3c70 <k_tile_panel_min+0xaf8>
-	WORD $0xd342feb6 // lsr x22, x21, #2
-	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
-	WORD $0xcb15014a // sub x10, x10, x21
-	WORD $0xaa0703f5 // mov x21, x7
-	WORD $0x9b167c96 // mul x22, x4, x22
-	WORD $0x8b161876 // add x22, x3, x22, lsl #6
-	WORD $0x8b0a1aca // add x10, x22, x10, lsl #6
-	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0x6d441d44 // ldp d4, d7, [x10, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffd2b // b.lt 0x383c <k_tile_panel_min+0x8d0>
+	WORD $0xd342fdc8 // lsr x8, x14, #2
+	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
+	WORD $0xaa1903f4 // mov x20, x25
+	WORD $0xcb0b020b // sub x11, x16, x11
+	WORD $0xaa0c03f5 // mov x21, x12
+	WORD $0x9b087c88 // mul x8, x4, x8
+	WORD $0x8b081828 // add x8, x1, x8, lsl #6
+	WORD $0x8b0b1910 // add x16, x8, x11, lsl #6
+	WORD $0x6d441e04 // ldp d4, d7, [x16, #0x40]
 	WORD $0x4eaf1df2 // mov v18.16b, v15.16b
-	WORD $0x6d401945 // ldp d5, d6, [x10]
+	WORD $0x6d401a05 // ldp d5, d6, [x16]
 	WORD $0x4eaf1df1 // mov v17.16b, v15.16b
-	WORD $0x3dc002c0 // ldr q0, [x22]
-	WORD $0x3dc012c1 // ldr q1, [x22, #0x40]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x3dc002a0 // ldr q0, [x21]
+	WORD $0x3dc012a1 // ldr q1, [x21, #0x40]
+	WORD $0xd1000694 // sub x20, x20, #0x1
+	WORD $0xf100069f // cmp x20, #0x1
 	WORD $0x4e813810 // zip1 v16.4s, v0.4s, v1.4s
 	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
 	WORD $0x6e180485 // mov v5.d[1], v4.d[0]
-	WORD $0x3dc022c1 // ldr q1, [x22, #0x80]
-	WORD $0x3dc032c4 // ldr q4, [x22, #0xc0]
+	WORD $0x3dc022a1 // ldr q1, [x21, #0x80]
+	WORD $0x3dc032a4 // ldr q4, [x21, #0xc0]
 	WORD $0x6e1804e6 // mov v6.d[1], v7.d[0]
 	WORD $0x4e843833 // zip1 v19.4s, v1.4s, v4.4s
 	WORD $0x4e847821 // zip2 v1.4s, v1.4s, v4.4s
-	WORD $0x3dc052c4 // ldr q4, [x22, #0x140]
+	WORD $0x3dc052a4 // ldr q4, [x21, #0x140]
 	WORD $0x4e85a412 // smmla v18.4s, v0.16b, v5.16b
-	WORD $0x3dc042c0 // ldr q0, [x22, #0x100]
+	WORD $0x3dc042a0 // ldr q0, [x21, #0x100]
 	WORD $0x4e85a611 // smmla v17.4s, v16.16b, v5.16b
-	WORD $0x6d411d45 // ldp d5, d7, [x10, #0x10]
+	WORD $0x6d411e05 // ldp d5, d7, [x16, #0x10]
 	WORD $0x4e843814 // zip1 v20.4s, v0.4s, v4.4s
 	WORD $0x4e847800 // zip2 v0.4s, v0.4s, v4.4s
-	WORD $0x6d451150 // ldp d16, d4, [x10, #0x50]
+	WORD $0x6d451210 // ldp d16, d4, [x16, #0x50]
 	WORD $0x4e86a671 // smmla v17.4s, v19.16b, v6.16b
 	WORD $0x4e86a432 // smmla v18.4s, v1.16b, v6.16b
-	WORD $0x3dc062c1 // ldr q1, [x22, #0x180]
-	WORD $0x3dc072c6 // ldr q6, [x22, #0x1c0]
+	WORD $0x3dc062a1 // ldr q1, [x21, #0x180]
+	WORD $0x3dc072a6 // ldr q6, [x21, #0x1c0]
 	WORD $0x6e180605 // mov v5.d[1], v16.d[0]
 	WORD $0x6e180487 // mov v7.d[1], v4.d[0]
 	WORD $0x4e85a691 // smmla v17.4s, v20.16b, v5.16b
@@ -3977,7 +3708,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e863820 // zip1 v0.4s, v1.4s, v6.4s
 	WORD $0x4e867821 // zip2 v1.4s, v1.4s, v6.4s
 	WORD $0x4e87a411 // smmla v17.4s, v0.16b, v7.16b
-	WORD $0x3dc082c0 // ldr q0, [x22, #0x200]
+	WORD $0x3dc082a0 // ldr q0, [x21, #0x200]
 	WORD $0x4e87a432 // smmla v18.4s, v1.16b, v7.16b
 	WORD $0x6e3cdc01 // fmul v1.4s, v0.4s, v28.4s
 	WORD $0x4e921a24 // uzp1 v4.4s, v17.4s, v18.4s
@@ -3985,65 +3716,63 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea11c26 // mov v6.16b, v1.16b
 	WORD $0x4e24cc06 // fmla v6.4s, v0.4s, v4.4s
 	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0xbd402140 // ldr s0, [x10, #0x20]
-	WORD $0xbd406144 // ldr s4, [x10, #0x60]
+	WORD $0xbd402200 // ldr s0, [x16, #0x20]
+	WORD $0xbd406204 // ldr s4, [x16, #0x60]
 	WORD $0x4f8010c3 // fmla v3.4s, v6.4s, v0.s[0]
 	WORD $0x4f841022 // fmla v2.4s, v1.4s, v4.s[0]
-	WORD $0x3dc092c0 // ldr q0, [x22, #0x240]
-	WORD $0xbd403141 // ldr s1, [x10, #0x30]
-	WORD $0xbd407144 // ldr s4, [x10, #0x70]
-	WORD $0x910a02d6 // add x22, x22, #0x280
-	WORD $0x9104014a // add x10, x10, #0x100
+	WORD $0x3dc092a0 // ldr q0, [x21, #0x240]
+	WORD $0xbd403201 // ldr s1, [x16, #0x30]
+	WORD $0xbd407204 // ldr s4, [x16, #0x70]
+	WORD $0x91040210 // add x16, x16, #0x100
+	WORD $0x910a02b5 // add x21, x21, #0x280
 	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff948 // b.hi 0x3cf0 <k_tile_panel_min+0xb78>
-	WORD $0x17ffffa9 // b 0x3c70 <k_tile_panel_min+0xaf8>
+	WORD $0x54fff948 // b.hi 0x38bc <k_tile_panel_min+0x950>
+	WORD $0x17ffffa9 // b 0x383c <k_tile_panel_min+0x8d0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffa56b // b.lt 0x3288 <k_tile_panel_min+0x110>
-	WORD $0xd342fe22 // lsr x2, x17, #2
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
-	WORD $0xcb110211 // sub x17, x16, x17
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x9b027c62 // mul x2, x3, x2
-	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
-	WORD $0x8b081090 // add x16, x4, x8, lsl #4
-	WORD $0x8b021862 // add x2, x3, x2, lsl #6
-	WORD $0x8b111851 // add x17, x2, x17, lsl #6
-	WORD $0xad401221 // ldp q1, q4, [x17]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54ffb44b // b.lt 0x302c <k_tile_panel_min+0xc0>
+	WORD $0xd342fdc8 // lsr x8, x14, #2
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
+	WORD $0xaa1903ef // mov x15, x25
+	WORD $0x9b087d68 // mul x8, x11, x8
+	WORD $0xf940040b // ldr x11, [x0, #0x8]
+	WORD $0x8b081968 // add x8, x11, x8, lsl #6
+	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
+	WORD $0xcb0b022b // sub x11, x17, x11
+	WORD $0x8b0b190e // add x14, x8, x11, lsl #6
+	WORD $0xad4011c1 // ldp q1, q4, [x14]
 	WORD $0x4eaf1de3 // mov v3.16b, v15.16b
-	WORD $0x3dc00200 // ldr q0, [x16]
-	WORD $0xd1000421 // sub x1, x1, #0x1
-	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x3dc00180 // ldr q0, [x12]
+	WORD $0xd10005ef // sub x15, x15, #0x1
+	WORD $0xf10005ff // cmp x15, #0x1
 	WORD $0x4f81e003 // sdot v3.4s, v0.16b, v1.4b[0]
-	WORD $0x3dc01200 // ldr q0, [x16, #0x40]
+	WORD $0x3dc01180 // ldr q0, [x12, #0x40]
 	WORD $0x4fa1e003 // sdot v3.4s, v0.16b, v1.4b[1]
-	WORD $0x3dc02200 // ldr q0, [x16, #0x80]
+	WORD $0x3dc02180 // ldr q0, [x12, #0x80]
 	WORD $0x4f81e803 // sdot v3.4s, v0.16b, v1.4b[2]
-	WORD $0x3dc03200 // ldr q0, [x16, #0xc0]
+	WORD $0x3dc03180 // ldr q0, [x12, #0xc0]
 	WORD $0x4fa1e803 // sdot v3.4s, v0.16b, v1.4b[3]
-	WORD $0x3dc04200 // ldr q0, [x16, #0x100]
-	WORD $0x3dc08201 // ldr q1, [x16, #0x200]
+	WORD $0x3dc04180 // ldr q0, [x12, #0x100]
+	WORD $0x3dc08181 // ldr q1, [x12, #0x200]
 	WORD $0x4f84e003 // sdot v3.4s, v0.16b, v4.4b[0]
-	WORD $0x3dc05200 // ldr q0, [x16, #0x140]
+	WORD $0x3dc05180 // ldr q0, [x12, #0x140]
 	WORD $0x4fa4e003 // sdot v3.4s, v0.16b, v4.4b[1]
-	WORD $0x3dc06200 // ldr q0, [x16, #0x180]
+	WORD $0x3dc06180 // ldr q0, [x12, #0x180]
 	WORD $0x4f84e803 // sdot v3.4s, v0.16b, v4.4b[2]
-	WORD $0x3dc07200 // ldr q0, [x16, #0x1c0]
+	WORD $0x3dc07180 // ldr q0, [x12, #0x1c0]
 	WORD $0x4fa4e803 // sdot v3.4s, v0.16b, v4.4b[3]
 	WORD $0x6e3cdc20 // fmul v0.4s, v1.4s, v28.4s
 	WORD $0x4e23cc20 // fmla v0.4s, v1.4s, v3.4s
-	WORD $0xbd402221 // ldr s1, [x17, #0x20]
+	WORD $0xbd4021c1 // ldr s1, [x14, #0x20]
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc09200 // ldr q0, [x16, #0x240]
-	WORD $0xbd403221 // ldr s1, [x17, #0x30]
-	WORD $0x910a0210 // add x16, x16, #0x280
-	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x3dc09180 // ldr q0, [x12, #0x240]
+	WORD $0xbd4031c1 // ldr s1, [x14, #0x30]
+	WORD $0x910401ce // add x14, x14, #0x100
+	WORD $0x910a018c // add x12, x12, #0x280
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffc48 // b.hi 0x3e08 <k_tile_panel_min+0xc90>
-	WORD $0x17fffd01 // b 0x3288 <k_tile_panel_min+0x110>
+	WORD $0x54fffc48 // b.hi 0x39cc <k_tile_panel_min+0xa60>
+	WORD $0x17fffd79 // b 0x302c <k_tile_panel_min+0xc0>
 	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
 	WORD $0xf94063fd // ldr x29, [sp, #0xc0]
 	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
@@ -4058,1831 +3787,902 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_16
-	WORD $0xd10603ff // sub sp, sp, #0x180
-	WORD $0xa942c009 // ldp x9, x16, [x0, #0x28]
-	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
-	WORD $0x6d0f33ed // stp d13, d12, [sp, #0xf0]
-	WORD $0x4e040d4c // dup v12.4s, w10
-	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x6d1123e9 // stp d9, d8, [sp, #0x110]
-	WORD $0xf240053f // tst x9, #0x3
-	WORD $0x91000d23 // add x3, x9, #0x3
-	WORD $0x9100052b // add x11, x9, #0x1
-	WORD $0xfa401a04 // ccmp x16, #0x0, #0x4, ne
-	WORD $0x9100092d // add x13, x9, #0x2
-	WORD $0x91000d61 // add x1, x11, #0x3
-	WORD $0x1a9fd7ec // cset w12, gt
-	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x91000da2 // add x2, x13, #0x3
-	WORD $0x9a89b071 // csel x17, x3, x9, lt
-	WORD $0xf240057f // tst x11, #0x3
-	WORD $0x8b09020f // add x15, x16, x9
-	WORD $0xfa411a04 // ccmp x16, #0x1, #0x4, ne
-	WORD $0x9342fe24 // asr x4, x17, #2
-	WORD $0x927ef631 // and x17, x17, #0xfffffffffffffffc
-	WORD $0x1a9fd7ee // cset w14, gt
-	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0xcb110131 // sub x17, x9, x17
-	WORD $0x9a8bb021 // csel x1, x1, x11, lt
-	WORD $0xf24005bf // tst x13, #0x3
-	WORD $0xf90097e4 // str x4, [sp, #0x128]
-	WORD $0xfa421a04 // ccmp x16, #0x2, #0x4, ne
-	WORD $0xf9002ff1 // str x17, [sp, #0x58]
-	WORD $0x1a9fd7e4 // cset w4, gt
-	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x6d0e3bef // stp d15, d14, [sp, #0xe0]
-	WORD $0x9a8db051 // csel x17, x2, x13, lt
-	WORD $0xf240047f // tst x3, #0x3
-	WORD $0x9342fc22 // asr x2, x1, #2
-	WORD $0x927ef421 // and x1, x1, #0xfffffffffffffffc
-	WORD $0xfa431a04 // ccmp x16, #0x3, #0x4, ne
-	WORD $0x927ef62a // and x10, x17, #0xfffffffffffffffc
-	WORD $0xcb010170 // sub x16, x11, x1
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400352b // b.lt 0x4128 <k_tile_panel_16+0x6ac>
+	WORD $0xd10203ff // sub sp, sp, #0x80
+	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
+	WORD $0xd37ef562 // lsl x2, x11, #2
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
+	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
 	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
-	WORD $0xcb0a01aa // sub x10, x13, x10
-	WORD $0xa9040bf0 // stp x16, x2, [sp, #0x40]
-	WORD $0x9342fe30 // asr x16, x17, #2
-	WORD $0x4e040c28 // dup v8.4s, w1
-	WORD $0xa90243ea // stp x10, x16, [sp, #0x20]
-	WORD $0x1a9fd7f0 // cset w16, gt
-	WORD $0xf100007f // cmp x3, #0x0
-	WORD $0xb90037f0 // str w16, [sp, #0x34]
-	WORD $0x91000c70 // add x16, x3, #0x3
-	WORD $0x9a83b210 // csel x16, x16, x3, lt
-	WORD $0x6d102beb // stp d11, d10, [sp, #0x100]
-	WORD $0x9342fe11 // asr x17, x16, #2
-	WORD $0x927ef610 // and x16, x16, #0xfffffffffffffffc
-	WORD $0xf90093fd // str x29, [sp, #0x120]
-	WORD $0xcb10006a // sub x10, x3, x16
-	WORD $0xa9136ffe // stp x30, x27, [sp, #0x130]
-	WORD $0xa900c7ea // stp x10, x17, [sp, #0x8]
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0xa91467fa // stp x26, x25, [sp, #0x140]
-	WORD $0xa9155ff8 // stp x24, x23, [sp, #0x150]
-	WORD $0xa91657f6 // stp x22, x21, [sp, #0x160]
-	WORD $0xa9174ff4 // stp x20, x19, [sp, #0x170]
-	WORD $0xb90057e4 // str w4, [sp, #0x54]
-	WORD $0xf9001fe3 // str x3, [sp, #0x38]
-	WORD $0xf9000fea // str x10, [sp, #0x18]
-	WORD $0x3d8037e8 // str q8, [sp, #0xd0]
-	WORD $0x14000005 // b 0x3fd8 <k_tile_panel_16+0x120>
-	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
-	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54006320 // b.eq 0x4c38 <k_tile_panel_16+0xd80>
-	WORD $0xaa0903f8 // mov x24, x9
-	WORD $0x34001b0c // cbz w12, 0x433c <k_tile_panel_16+0x484>
-	WORD $0xd37ced10 // lsl x16, x8, #4
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0xf9402011 // ldr x17, [x0, #0x40]
-	WORD $0x8b10014a // add x10, x10, x16
-	WORD $0xb4000131 // cbz x17, 0x4014 <k_tile_panel_16+0x15c>
-	WORD $0x3dc00142 // ldr q2, [x10]
-	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x8b100090 // add x16, x4, x16
-	WORD $0x5400012a // b.ge 0x4030 <k_tile_panel_16+0x178>
-	WORD $0x1400002f // b 0x40cc <k_tile_panel_16+0x214>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x8b100090 // add x16, x4, x16
-	WORD $0x5400050b // b.lt 0x40cc <k_tile_panel_16+0x214>
-	WORD $0xf94097e4 // ldr x4, [sp, #0x128]
-	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0x9b047c64 // mul x4, x3, x4
-	WORD $0x8b041844 // add x4, x2, x4, lsl #6
-	WORD $0x8b051884 // add x4, x4, x5, lsl #6
-	WORD $0x91000425 // add x5, x1, #0x1
-	WORD $0xad401484 // ldp q4, q5, [x4]
-	WORD $0x4eac1d87 // mov v7.16b, v12.16b
-	WORD $0x4eac1d90 // mov v16.16b, v12.16b
-	WORD $0x3dc000c3 // ldr q3, [x6]
-	WORD $0x3dc040c6 // ldr q6, [x6, #0x100]
-	WORD $0x3dc070d1 // ldr q17, [x6, #0x1c0]
-	WORD $0xd10004a5 // sub x5, x5, #0x1
-	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc010c3 // ldr q3, [x6, #0x40]
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
-	WORD $0x3dc050c6 // ldr q6, [x6, #0x140]
-	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc020c3 // ldr q3, [x6, #0x80]
-	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
-	WORD $0x3dc060c6 // ldr q6, [x6, #0x180]
-	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc030c3 // ldr q3, [x6, #0xc0]
-	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
-	WORD $0x3dc080c6 // ldr q6, [x6, #0x200]
-	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
-	WORD $0x6e28dcc3 // fmul v3.4s, v6.4s, v8.4s
-	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
-	WORD $0x3dc090c5 // ldr q5, [x6, #0x240]
-	WORD $0x910a00c6 // add x6, x6, #0x280
-	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
-	WORD $0x4e28d604 // fadd v4.4s, v16.4s, v8.4s
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0xbd402084 // ldr s4, [x4, #0x20]
-	WORD $0x91040084 // add x4, x4, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc28 // b.hi 0x404c <k_tile_panel_16+0x194>
-	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
-	WORD $0xaa0b03f8 // mov x24, x11
-	WORD $0x3d800142 // str q2, [x10]
-	WORD $0x3400132e // cbz w14, 0x433c <k_tile_panel_16+0x484>
-	WORD $0x8b040945 // add x5, x10, x4, lsl #2
-	WORD $0xb40000b1 // cbz x17, 0x40f4 <k_tile_panel_16+0x23c>
-	WORD $0x3dc000a2 // ldr q2, [x5]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x4100 <k_tile_panel_16+0x248>
-	WORD $0x1400002a // b 0x4198 <k_tile_panel_16+0x2e0>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540004eb // b.lt 0x4198 <k_tile_panel_16+0x2e0>
-	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
-	WORD $0xaa1003f3 // mov x19, x16
-	WORD $0x9b067c66 // mul x6, x3, x6
-	WORD $0x8b061846 // add x6, x2, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0xad4014c4 // ldp q4, q5, [x6]
-	WORD $0x4eac1d87 // mov v7.16b, v12.16b
-	WORD $0x4eac1d90 // mov v16.16b, v12.16b
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0x3dc04266 // ldr q6, [x19, #0x100]
-	WORD $0x3dc07271 // ldr q17, [x19, #0x1c0]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
-	WORD $0x3dc05266 // ldr q6, [x19, #0x140]
-	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
-	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
-	WORD $0x3dc06266 // ldr q6, [x19, #0x180]
-	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
-	WORD $0x3dc08266 // ldr q6, [x19, #0x200]
-	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
-	WORD $0x6e28dcc3 // fmul v3.4s, v6.4s, v8.4s
-	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
-	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
-	WORD $0x910a0273 // add x19, x19, #0x280
-	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
-	WORD $0x4e28d604 // fadd v4.4s, v16.4s, v8.4s
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc28 // b.hi 0x4118 <k_tile_panel_16+0x260>
-	WORD $0x3d8000a2 // str q2, [x5]
-	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
-	WORD $0xaa0d03f8 // mov x24, x13
-	WORD $0x34000cc5 // cbz w5, 0x433c <k_tile_panel_16+0x484>
-	WORD $0xd37df085 // lsl x5, x4, #3
-	WORD $0xb40000b1 // cbz x17, 0x41c0 <k_tile_panel_16+0x308>
-	WORD $0x3ce56942 // ldr q2, [x10, x5]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x41cc <k_tile_panel_16+0x314>
-	WORD $0x1400002a // b 0x4264 <k_tile_panel_16+0x3ac>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540004eb // b.lt 0x4264 <k_tile_panel_16+0x3ac>
-	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
-	WORD $0xaa1003f3 // mov x19, x16
-	WORD $0x9b067c66 // mul x6, x3, x6
-	WORD $0x8b061846 // add x6, x2, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0xad4014c4 // ldp q4, q5, [x6]
-	WORD $0x4eac1d87 // mov v7.16b, v12.16b
-	WORD $0x4eac1d90 // mov v16.16b, v12.16b
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0x3dc04266 // ldr q6, [x19, #0x100]
-	WORD $0x3dc07271 // ldr q17, [x19, #0x1c0]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
-	WORD $0x3dc05266 // ldr q6, [x19, #0x140]
-	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
-	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
-	WORD $0x3dc06266 // ldr q6, [x19, #0x180]
-	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
-	WORD $0x3dc08266 // ldr q6, [x19, #0x200]
-	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
-	WORD $0x6e28dcc3 // fmul v3.4s, v6.4s, v8.4s
-	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
-	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
-	WORD $0x910a0273 // add x19, x19, #0x280
-	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
-	WORD $0x4e28d604 // fadd v4.4s, v16.4s, v8.4s
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc28 // b.hi 0x41e4 <k_tile_panel_16+0x32c>
-	WORD $0x3ca56942 // str q2, [x10, x5]
-	WORD $0xf9401ff8 // ldr x24, [sp, #0x38]
-	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000665 // cbz w5, 0x433c <k_tile_panel_16+0x484>
-	WORD $0x8b040484 // add x4, x4, x4, lsl #1
-	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xb40000b1 // cbz x17, 0x4290 <k_tile_panel_16+0x3d8>
-	WORD $0x3ce46942 // ldr q2, [x10, x4]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x429c <k_tile_panel_16+0x3e4>
-	WORD $0x1400002a // b 0x4334 <k_tile_panel_16+0x47c>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540004eb // b.lt 0x4334 <k_tile_panel_16+0x47c>
-	WORD $0xf9400bf1 // ldr x17, [sp, #0x10]
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x9b117c71 // mul x17, x3, x17
-	WORD $0x8b111851 // add x17, x2, x17, lsl #6
-	WORD $0xf94007e2 // ldr x2, [sp, #0x8]
-	WORD $0x8b021a31 // add x17, x17, x2, lsl #6
-	WORD $0xad401624 // ldp q4, q5, [x17]
-	WORD $0x4eac1d87 // mov v7.16b, v12.16b
-	WORD $0x4eac1d90 // mov v16.16b, v12.16b
-	WORD $0x3dc00203 // ldr q3, [x16]
-	WORD $0x3dc04206 // ldr q6, [x16, #0x100]
-	WORD $0x3dc07211 // ldr q17, [x16, #0x1c0]
-	WORD $0xd1000421 // sub x1, x1, #0x1
-	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01203 // ldr q3, [x16, #0x40]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
-	WORD $0x3dc05206 // ldr q6, [x16, #0x140]
-	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02203 // ldr q3, [x16, #0x80]
-	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
-	WORD $0x3dc06206 // ldr q6, [x16, #0x180]
-	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03203 // ldr q3, [x16, #0xc0]
-	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
-	WORD $0x3dc08206 // ldr q6, [x16, #0x200]
-	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
-	WORD $0x6e28dcc3 // fmul v3.4s, v6.4s, v8.4s
-	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
-	WORD $0x3dc09205 // ldr q5, [x16, #0x240]
-	WORD $0x910a0210 // add x16, x16, #0x280
-	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
-	WORD $0x4e28d604 // fadd v4.4s, v16.4s, v8.4s
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0xbd402224 // ldr s4, [x17, #0x20]
-	WORD $0x91040231 // add x17, x17, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc28 // b.hi 0x42b4 <k_tile_panel_16+0x3fc>
-	WORD $0xf9400ff8 // ldr x24, [sp, #0x18]
-	WORD $0x3ca46942 // str q2, [x10, x4]
-	WORD $0x91002311 // add x17, x24, #0x8
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x43b0 <k_tile_panel_16+0x4f8>
-	WORD $0xaa1803f5 // mov x21, x24
-	WORD $0x910012b7 // add x23, x21, #0x4
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x5400224d // b.le 0x479c <k_tile_panel_16+0x8e4>
-	WORD $0xaa1503ea // mov x10, x21
-	WORD $0x91000955 // add x21, x10, #0x2
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x5400342d // b.le 0x49e8 <k_tile_panel_16+0xb30>
-	WORD $0xaa0a03f0 // mov x16, x10
-	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe2ea // b.ge 0x3fcc <k_tile_panel_16+0x114>
-	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
-	WORD $0xcb090211 // sub x17, x16, x9
-	WORD $0xf9402001 // ldr x1, [x0, #0x40]
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x9b117d4a // mul x10, x10, x17
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
-	WORD $0x91000e11 // add x17, x16, #0x3
-	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb4003f21 // cbz x1, 0x4b7c <k_tile_panel_16+0xcc4>
-	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54003f2a // b.ge 0x4b8c <k_tile_panel_16+0xcd4>
-	WORD $0x17ffff07 // b 0x3fc8 <k_tile_panel_16+0x110>
-	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
-	WORD $0xd37ced0a // lsl x10, x8, #4
-	WORD $0xa9405c01 // ldp x1, x23, [x0]
-	WORD $0xf9401019 // ldr x25, [x0, #0x20]
-	WORD $0xa943ec1d // ldp x29, x27, [x0, #0x38]
-	WORD $0xd37ef6da // lsl x26, x22, #2
-	WORD $0x8b1606c2 // add x2, x22, x22, lsl #1
-	WORD $0xd37beac5 // lsl x5, x22, #5
-	WORD $0xd37df2de // lsl x30, x22, #3
-	WORD $0xd37ae724 // lsl x4, x25, #6
-	WORD $0x8b0a0210 // add x16, x16, x10
-	WORD $0x8b160343 // add x3, x26, x22
-	WORD $0xd37ef446 // lsl x6, x2, #2
-	WORD $0xd37df054 // lsl x20, x2, #3
-	WORD $0xd37ef473 // lsl x19, x3, #2
-	WORD $0x8b0a0027 // add x7, x1, x10
-	WORD $0xcb1a00a5 // sub x5, x5, x26
-	WORD $0x910007aa // add x10, x29, #0x1
-	WORD $0x1400000d // b 0x442c <k_tile_panel_16+0x574>
-	WORD $0x910022b1 // add x17, x21, #0x8
-	WORD $0xaa1503f8 // mov x24, x21
-	WORD $0x3d800074 // str q20, [x3]
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x3cba6870 // str q16, [x3, x26]
-	WORD $0x3cbe6866 // str q6, [x3, x30]
-	WORD $0x3ca66865 // str q5, [x3, x6]
-	WORD $0x3cb67864 // str q4, [x3, x22, lsl #4]
-	WORD $0x3cb36871 // str q17, [x3, x19]
-	WORD $0x3cb46861 // str q1, [x3, x20]
-	WORD $0x3ca56860 // str q0, [x3, x5]
-	WORD $0x54fff92c // b.gt 0x434c <k_tile_panel_16+0x494>
-	WORD $0xcb090301 // sub x1, x24, x9
-	WORD $0xf100031f // cmp x24, #0x0
-	WORD $0xaa1103f5 // mov x21, x17
-	WORD $0x9b017ec1 // mul x1, x22, x1
-	WORD $0x8b0108e3 // add x3, x7, x1, lsl #2
-	WORD $0x91000f01 // add x1, x24, #0x3
-	WORD $0x9a98b031 // csel x17, x1, x24, lt
-	WORD $0xb400019b // cbz x27, 0x4478 <k_tile_panel_16+0x5c0>
-	WORD $0x3dc00074 // ldr q20, [x3]
-	WORD $0x3cfa6870 // ldr q16, [x3, x26]
-	WORD $0x3cfe6866 // ldr q6, [x3, x30]
-	WORD $0x3ce66865 // ldr q5, [x3, x6]
-	WORD $0x3cf67864 // ldr q4, [x3, x22, lsl #4]
-	WORD $0x3cf36871 // ldr q17, [x3, x19]
-	WORD $0x3cf46861 // ldr q1, [x3, x20]
-	WORD $0x3ce56860 // ldr q0, [x3, x5]
-	WORD $0xf10007bf // cmp x29, #0x1
-	WORD $0x5400018a // b.ge 0x44a0 <k_tile_panel_16+0x5e8>
-	WORD $0x17ffffe2 // b 0x43fc <k_tile_panel_16+0x544>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0xf10007bf // cmp x29, #0x1
-	WORD $0x54fffb0b // b.lt 0x43fc <k_tile_panel_16+0x544>
-	WORD $0xd342fe21 // lsr x1, x17, #2
-	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
-	WORD $0xaa0a03e2 // mov x2, x10
-	WORD $0xcb110311 // sub x17, x24, x17
-	WORD $0xaa1003f8 // mov x24, x16
-	WORD $0x9b017f21 // mul x1, x25, x1
-	WORD $0x8b011ae1 // add x1, x23, x1, lsl #6
-	WORD $0x8b111831 // add x17, x1, x17, lsl #6
-	WORD $0x8b040221 // add x1, x17, x4
-	WORD $0xad03c3f4 // stp q20, q16, [sp, #0x70]
-	WORD $0x3dc00314 // ldr q20, [x24]
-	WORD $0x6d4c7433 // ldp d19, d29, [x1, #0xc0]
-	WORD $0x4eac1d92 // mov v18.16b, v12.16b
-	WORD $0x6d486835 // ldp d21, d26, [x1, #0x80]
-	WORD $0x4eac1d90 // mov v16.16b, v12.16b
-	WORD $0x3dc0131b // ldr q27, [x24, #0x40]
-	WORD $0x6d44203e // ldp d30, d8, [x1, #0x40]
-	WORD $0x6d407c39 // ldp d25, d31, [x1]
-	WORD $0xd1000442 // sub x2, x2, #0x1
-	WORD $0x4e9b3a98 // zip1 v24.4s, v20.4s, v27.4s
-	WORD $0x6e180675 // mov v21.d[1], v19.d[0]
-	WORD $0x4e9b7a9c // zip2 v28.4s, v20.4s, v27.4s
-	WORD $0x6e1807ba // mov v26.d[1], v29.d[0]
-	WORD $0x6d482a3b // ldp d27, d10, [x17, #0x80]
-	WORD $0x6d4c762b // ldp d11, d29, [x17, #0xc0]
-	WORD $0x4eac1d93 // mov v19.16b, v12.16b
-	WORD $0x3dc02316 // ldr q22, [x24, #0x80]
-	WORD $0x3dc03317 // ldr q23, [x24, #0xc0]
-	WORD $0xad0583e1 // stp q1, q0, [sp, #0xb0]
-	WORD $0x6e1807d9 // mov v25.d[1], v30.d[0]
-	WORD $0x6d443a3e // ldp d30, d14, [x17, #0x40]
-	WORD $0x6e18057b // mov v27.d[1], v11.d[0]
-	WORD $0x6d40022d // ldp d13, d0, [x17]
-	WORD $0x4e973ac9 // zip1 v9.4s, v22.4s, v23.4s
-	WORD $0x4e95a712 // smmla v18.4s, v24.16b, v21.16b
-	WORD $0x4eac1d94 // mov v20.16b, v12.16b
-	WORD $0x4e95a793 // smmla v19.4s, v28.16b, v21.16b
-	WORD $0x4e977acb // zip2 v11.4s, v22.4s, v23.4s
-	WORD $0x4eac1d95 // mov v21.16b, v12.16b
-	WORD $0x4eac1d96 // mov v22.16b, v12.16b
-	WORD $0x4eac1d97 // mov v23.16b, v12.16b
-	WORD $0x6e1807cd // mov v13.d[1], v30.d[0]
-	WORD $0x4e99a714 // smmla v20.4s, v24.16b, v25.16b
-	WORD $0x6e18051f // mov v31.d[1], v8.d[0]
-	WORD $0x6e1807aa // mov v10.d[1], v29.d[0]
-	WORD $0x4e99a795 // smmla v21.4s, v28.16b, v25.16b
-	WORD $0x4eac1d99 // mov v25.16b, v12.16b
-	WORD $0x6e1805c0 // mov v0.d[1], v14.d[0]
-	WORD $0x4e9ba716 // smmla v22.4s, v24.16b, v27.16b
-	WORD $0x4e9ba797 // smmla v23.4s, v28.16b, v27.16b
-	WORD $0x4eac1d9b // mov v27.16b, v12.16b
-	WORD $0x3dc0430f // ldr q15, [x24, #0x100]
-	WORD $0x3dc05301 // ldr q1, [x24, #0x140]
-	WORD $0x4e9aa573 // smmla v19.4s, v11.16b, v26.16b
-	WORD $0x4e8da719 // smmla v25.4s, v24.16b, v13.16b
-	WORD $0xad0493e5 // stp q5, q4, [sp, #0x90]
-	WORD $0x4e9aa532 // smmla v18.4s, v9.16b, v26.16b
-	WORD $0x4e8da79b // smmla v27.4s, v28.16b, v13.16b
-	WORD $0x4e8139fe // zip1 v30.4s, v15.4s, v1.4s
-	WORD $0x4e9fa575 // smmla v21.4s, v11.16b, v31.16b
-	WORD $0x4e8aa536 // smmla v22.4s, v9.16b, v10.16b
-	WORD $0x4e8aa577 // smmla v23.4s, v11.16b, v10.16b
-	WORD $0x4ea61ccd // mov v13.16b, v6.16b
-	WORD $0x6d41282e // ldp d14, d10, [x1, #0x10]
-	WORD $0x4e9fa534 // smmla v20.4s, v9.16b, v31.16b
-	WORD $0x4e80a539 // smmla v25.4s, v9.16b, v0.16b
-	WORD $0x6d4d7438 // ldp d24, d29, [x1, #0xd0]
-	WORD $0x4e80a57b // smmla v27.4s, v11.16b, v0.16b
-	WORD $0x4e8179eb // zip2 v11.4s, v15.4s, v1.4s
-	WORD $0x4eac1d9a // mov v26.16b, v12.16b
-	WORD $0x6d450021 // ldp d1, d0, [x1, #0x50]
-	WORD $0x4eac1d9f // mov v31.16b, v12.16b
-	WORD $0x6d49122f // ldp d15, d4, [x17, #0x90]
-	WORD $0x3dc06309 // ldr q9, [x24, #0x180]
-	WORD $0x6d497028 // ldp d8, d28, [x1, #0x90]
-	WORD $0x3dc07307 // ldr q7, [x24, #0x1c0]
-	WORD $0x6e18042e // mov v14.d[1], v1.d[0]
-	WORD $0x6d4d1621 // ldp d1, d5, [x17, #0xd0]
-	WORD $0x6d451a23 // ldp d3, d6, [x17, #0x50]
-	WORD $0x3d801be0 // str q0, [sp, #0x60]
-	WORD $0x6e180708 // mov v8.d[1], v24.d[0]
-	WORD $0x4eac1d80 // mov v0.16b, v12.16b
-	WORD $0x3dc08318 // ldr q24, [x24, #0x200]
-	WORD $0x6e18042f // mov v15.d[1], v1.d[0]
-	WORD $0x6d410622 // ldp d2, d1, [x17, #0x10]
-	WORD $0x4e8ea7d0 // smmla v16.4s, v30.16b, v14.16b
-	WORD $0x6e1807bc // mov v28.d[1], v29.d[0]
-	WORD $0x4e935a5d // uzp2 v29.4s, v18.4s, v19.4s
-	WORD $0x6e1804a4 // mov v4.d[1], v5.d[0]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x6e180462 // mov v2.d[1], v3.d[0]
-	WORD $0x4eac1d83 // mov v3.16b, v12.16b
-	WORD $0x4e88a7da // smmla v26.4s, v30.16b, v8.16b
-	WORD $0x4e88a57f // smmla v31.4s, v11.16b, v8.16b
-	WORD $0x4eac1d88 // mov v8.16b, v12.16b
-	WORD $0x6e1804c1 // mov v1.d[1], v6.d[0]
-	WORD $0x4e8ea563 // smmla v3.4s, v11.16b, v14.16b
-	WORD $0x4eac1d8e // mov v14.16b, v12.16b
-	WORD $0x4e8fa7c8 // smmla v8.4s, v30.16b, v15.16b
-	WORD $0x4e82a560 // smmla v0.4s, v11.16b, v2.16b
-	WORD $0x4e8fa56e // smmla v14.4s, v11.16b, v15.16b
-	WORD $0x4eac1d8f // mov v15.16b, v12.16b
-	WORD $0x4e931a4b // uzp1 v11.4s, v18.4s, v19.4s
-	WORD $0x4e975ad2 // uzp2 v18.4s, v22.4s, v23.4s
-	WORD $0x4e82a7cf // smmla v15.4s, v30.16b, v2.16b
-	WORD $0x3dc037e2 // ldr q2, [sp, #0xd0]
-	WORD $0x6e22df1e // fmul v30.4s, v24.4s, v2.4s
-	WORD $0x4e9b5b22 // uzp2 v2.4s, v25.4s, v27.4s
-	WORD $0x4e9b1b39 // uzp1 v25.4s, v25.4s, v27.4s
-	WORD $0x4e87393b // zip1 v27.4s, v9.4s, v7.4s
-	WORD $0x4e877927 // zip2 v7.4s, v9.4s, v7.4s
-	WORD $0x4e971ac9 // uzp1 v9.4s, v22.4s, v23.4s
-	WORD $0x4ebe1fd7 // mov v23.16b, v30.16b
-	WORD $0x4ebe1fd6 // mov v22.16b, v30.16b
-	WORD $0x4ebe1fd3 // mov v19.16b, v30.16b
-	WORD $0x4e81a76f // smmla v15.4s, v27.16b, v1.16b
-	WORD $0x4e81a4e0 // smmla v0.4s, v7.16b, v1.16b
-	WORD $0x4e84a768 // smmla v8.4s, v27.16b, v4.16b
-	WORD $0x4e84a4ee // smmla v14.4s, v7.16b, v4.16b
-	WORD $0x4e9ca77a // smmla v26.4s, v27.16b, v28.16b
-	WORD $0x4e9ca4ff // smmla v31.4s, v7.16b, v28.16b
-	WORD $0x4e22cf17 // fmla v23.4s, v24.4s, v2.4s
-	WORD $0x3dc01be2 // ldr q2, [sp, #0x60]
-	WORD $0x4e951a84 // uzp1 v4.4s, v20.4s, v21.4s
-	WORD $0x4ebe1fc1 // mov v1.16b, v30.16b
-	WORD $0x4e39cf16 // fmla v22.4s, v24.4s, v25.4s
-	WORD $0x4e32cf13 // fmla v19.4s, v24.4s, v18.4s
-	WORD $0x6e18044a // mov v10.d[1], v2.d[0]
-	WORD $0x4e955a82 // uzp2 v2.4s, v20.4s, v21.4s
-	WORD $0x4e8059e6 // uzp2 v6.4s, v15.4s, v0.4s
-	WORD $0x4e8019e0 // uzp1 v0.4s, v15.4s, v0.4s
-	WORD $0x4e8e1915 // uzp1 v21.4s, v8.4s, v14.4s
-	WORD $0x4e9f5b45 // uzp2 v5.4s, v26.4s, v31.4s
-	WORD $0x4e9f1b54 // uzp1 v20.4s, v26.4s, v31.4s
-	WORD $0x4e8e591a // uzp2 v26.4s, v8.4s, v14.4s
-	WORD $0x3dc037e8 // ldr q8, [sp, #0xd0]
-	WORD $0x4ebe1fd2 // mov v18.16b, v30.16b
-	WORD $0x4ebe1fd9 // mov v25.16b, v30.16b
-	WORD $0x4e29cf01 // fmla v1.4s, v24.4s, v9.4s
-	WORD $0x4e8aa770 // smmla v16.4s, v27.16b, v10.16b
-	WORD $0x4e8aa4e3 // smmla v3.4s, v7.16b, v10.16b
-	WORD $0x4ebe1fc7 // mov v7.16b, v30.16b
-	WORD $0x4e28d400 // fadd v0.4s, v0.4s, v8.4s
-	WORD $0x4e28d6b5 // fadd v21.4s, v21.4s, v8.4s
-	WORD $0x4e28d4c6 // fadd v6.4s, v6.4s, v8.4s
-	WORD $0x4e2bcf19 // fmla v25.4s, v24.4s, v11.4s
-	WORD $0x3dc0931c // ldr q28, [x24, #0x240]
-	WORD $0x4e28d694 // fadd v20.4s, v20.4s, v8.4s
-	WORD $0x4e24cf12 // fmla v18.4s, v24.4s, v4.4s
-	WORD $0x4e22cf07 // fmla v7.4s, v24.4s, v2.4s
-	WORD $0x4e28d742 // fadd v2.4s, v26.4s, v8.4s
-	WORD $0x4e835a1b // uzp2 v27.4s, v16.4s, v3.4s
-	WORD $0x4e831a03 // uzp1 v3.4s, v16.4s, v3.4s
-	WORD $0x4e3dcf1e // fmla v30.4s, v24.4s, v29.4s
-	WORD $0x4e28d4a5 // fadd v5.4s, v5.4s, v8.4s
-	WORD $0x4e20cf96 // fmla v22.4s, v28.4s, v0.4s
-	WORD $0x4e35cf81 // fmla v1.4s, v28.4s, v21.4s
-	WORD $0x4e26cf97 // fmla v23.4s, v28.4s, v6.4s
-	WORD $0x4ead1da6 // mov v6.16b, v13.16b
-	WORD $0x4e34cf99 // fmla v25.4s, v28.4s, v20.4s
-	WORD $0x3dc01ff4 // ldr q20, [sp, #0x70]
-	WORD $0x4e22cf93 // fmla v19.4s, v28.4s, v2.4s
-	WORD $0xbd402220 // ldr s0, [x17, #0x20]
-	WORD $0x4e28d463 // fadd v3.4s, v3.4s, v8.4s
-	WORD $0x4e28d764 // fadd v4.4s, v27.4s, v8.4s
-	WORD $0xbd406222 // ldr s2, [x17, #0x60]
-	WORD $0x4e25cf9e // fmla v30.4s, v28.4s, v5.4s
-	WORD $0xad4417f0 // ldp q16, q5, [sp, #0x80]
-	WORD $0x4f8012d4 // fmla v20.4s, v22.4s, v0.s[0]
-	WORD $0xbd40e220 // ldr s0, [x17, #0xe0]
-	WORD $0x910a0318 // add x24, x24, #0x280
-	WORD $0x4e23cf92 // fmla v18.4s, v28.4s, v3.4s
-	WORD $0xbd40a223 // ldr s3, [x17, #0xa0]
-	WORD $0x4e24cf87 // fmla v7.4s, v28.4s, v4.4s
-	WORD $0x3dc02be4 // ldr q4, [sp, #0xa0]
-	WORD $0x4f801265 // fmla v5.4s, v19.4s, v0.s[0]
-	WORD $0xbd40a020 // ldr s0, [x1, #0xa0]
-	WORD $0x4f831026 // fmla v6.4s, v1.4s, v3.s[0]
-	WORD $0xbd402021 // ldr s1, [x1, #0x20]
-	WORD $0x4f8212f0 // fmla v16.4s, v23.4s, v2.s[0]
-	WORD $0xbd406022 // ldr s2, [x1, #0x60]
-	WORD $0xbd40e023 // ldr s3, [x1, #0xe0]
-	WORD $0x91040231 // add x17, x17, #0x100
-	WORD $0x4f811244 // fmla v4.4s, v18.4s, v1.s[0]
-	WORD $0x3dc02fe1 // ldr q1, [sp, #0xb0]
-	WORD $0x4f8210f1 // fmla v17.4s, v7.4s, v2.s[0]
-	WORD $0x4f801321 // fmla v1.4s, v25.4s, v0.s[0]
-	WORD $0x3dc033e0 // ldr q0, [sp, #0xc0]
-	WORD $0x4f8313c0 // fmla v0.4s, v30.4s, v3.s[0]
-	WORD $0x54ffe968 // b.hi 0x44c0 <k_tile_panel_16+0x608>
-	WORD $0x17ffff19 // b 0x43fc <k_tile_panel_16+0x544>
-	WORD $0xa9414011 // ldp x17, x16, [x0, #0x10]
-	WORD $0xd37ced0a // lsl x10, x8, #4
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xa9401804 // ldp x4, x6, [x0]
-	WORD $0xa9438402 // ldp x2, x1, [x0, #0x38]
-	WORD $0x8b100605 // add x5, x16, x16, lsl #1
-	WORD $0xd37ae467 // lsl x7, x3, #6
-	WORD $0x8b0a0231 // add x17, x17, x10
-	WORD $0x8b0a0083 // add x3, x4, x10
-	WORD $0xd37df204 // lsl x4, x16, #3
-	WORD $0x910200c6 // add x6, x6, #0x80
-	WORD $0xd37ef4a5 // lsl x5, x5, #2
-	WORD $0xd10400e7 // sub x7, x7, #0x100
-	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x47f8 <k_tile_panel_16+0x940>
-	WORD $0x91001157 // add x23, x10, #0x4
-	WORD $0xaa0a03f5 // mov x21, x10
-	WORD $0x3d800285 // str q5, [x20]
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x3cb66a84 // str q4, [x20, x22]
-	WORD $0x3ca46a83 // str q3, [x20, x4]
-	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffdb4c // b.gt 0x435c <k_tile_panel_16+0x4a4>
-	WORD $0xcb0902aa // sub x10, x21, x9
-	WORD $0x91000eb8 // add x24, x21, #0x3
-	WORD $0xf10002bf // cmp x21, #0x0
-	WORD $0x9b0a7e0a // mul x10, x16, x10
-	WORD $0xd37ef616 // lsl x22, x16, #2
-	WORD $0x8b0a0874 // add x20, x3, x10, lsl #2
-	WORD $0xaa1703ea // mov x10, x23
-	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x4838 <k_tile_panel_16+0x980>
-	WORD $0x3dc00285 // ldr q5, [x20]
-	WORD $0x3cf66a84 // ldr q4, [x20, x22]
-	WORD $0x3ce46a83 // ldr q3, [x20, x4]
-	WORD $0x3ce56a82 // ldr q2, [x20, x5]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x4850 <k_tile_panel_16+0x998>
-	WORD $0x17ffffe9 // b 0x47d8 <k_tile_panel_16+0x920>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x47d8 <k_tile_panel_16+0x920>
-	WORD $0x9342fef7 // asr x23, x23, #2
-	WORD $0xaa1103f8 // mov x24, x17
-	WORD $0x9b177cf7 // mul x23, x7, x23
-	WORD $0x8b151af5 // add x21, x23, x21, lsl #6
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0x8b1500d5 // add x21, x6, x21
-	WORD $0x6d4442a7 // ldp d7, d16, [x21, #0x40]
-	WORD $0xd10006f7 // sub x23, x23, #0x1
-	WORD $0x6d401ab2 // ldp d18, d6, [x21]
-	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0x3dc00300 // ldr q0, [x24]
-	WORD $0x3dc01301 // ldr q1, [x24, #0x40]
-	WORD $0x3dc05319 // ldr q25, [x24, #0x140]
-	WORD $0x6d7846b6 // ldp d22, d17, [x21, #-0x80]
-	WORD $0x3dc02314 // ldr q20, [x24, #0x80]
-	WORD $0x4e813815 // zip1 v21.4s, v0.4s, v1.4s
-	WORD $0x6e1804f2 // mov v18.d[1], v7.d[0]
-	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
-	WORD $0x6d7c62a1 // ldp d1, d24, [x21, #-0x40]
-	WORD $0x4eac1d87 // mov v7.16b, v12.16b
-	WORD $0x6e180606 // mov v6.d[1], v16.d[0]
-	WORD $0x4eac1d90 // mov v16.16b, v12.16b
-	WORD $0x3dc03317 // ldr q23, [x24, #0xc0]
-	WORD $0x3dc0631b // ldr q27, [x24, #0x180]
-	WORD $0x3dc0731c // ldr q28, [x24, #0x1c0]
-	WORD $0x6e180436 // mov v22.d[1], v1.d[0]
-	WORD $0x4e92a6a7 // smmla v7.4s, v21.16b, v18.16b
-	WORD $0x3dc04301 // ldr q1, [x24, #0x100]
-	WORD $0x4e92a410 // smmla v16.4s, v0.16b, v18.16b
-	WORD $0x4eac1d92 // mov v18.16b, v12.16b
-	WORD $0x6e180711 // mov v17.d[1], v24.d[0]
-	WORD $0x6d7d76b8 // ldp d24, d29, [x21, #-0x30]
-	WORD $0x4e973a93 // zip1 v19.4s, v20.4s, v23.4s
-	WORD $0x4e977a94 // zip2 v20.4s, v20.4s, v23.4s
-	WORD $0x4e9c3b7f // zip1 v31.4s, v27.4s, v28.4s
-	WORD $0x4e9c7b7b // zip2 v27.4s, v27.4s, v28.4s
-	WORD $0x4e96a6b2 // smmla v18.4s, v21.16b, v22.16b
-	WORD $0x4eac1d95 // mov v21.16b, v12.16b
-	WORD $0x4eac1d9c // mov v28.16b, v12.16b
-	WORD $0x4e86a667 // smmla v7.4s, v19.16b, v6.16b
-	WORD $0x4e96a415 // smmla v21.4s, v0.16b, v22.16b
-	WORD $0x4e993836 // zip1 v22.4s, v1.4s, v25.4s
-	WORD $0x4e997821 // zip2 v1.4s, v1.4s, v25.4s
-	WORD $0x6d7966ba // ldp d26, d25, [x21, #-0x70]
-	WORD $0x4e91a672 // smmla v18.4s, v19.16b, v17.16b
-	WORD $0x6d457aa0 // ldp d0, d30, [x21, #0x50]
-	WORD $0x4e86a690 // smmla v16.4s, v20.16b, v6.16b
-	WORD $0x6e18071a // mov v26.d[1], v24.d[0]
-	WORD $0x6d4162b7 // ldp d23, d24, [x21, #0x10]
-	WORD $0x6e1807b9 // mov v25.d[1], v29.d[0]
-	WORD $0x4eac1d9d // mov v29.16b, v12.16b
-	WORD $0x4e91a695 // smmla v21.4s, v20.16b, v17.16b
-	WORD $0x4e9018f3 // uzp1 v19.4s, v7.4s, v16.4s
-	WORD $0x4e9058e7 // uzp2 v7.4s, v7.4s, v16.4s
-	WORD $0x6e180417 // mov v23.d[1], v0.d[0]
-	WORD $0x4eac1d80 // mov v0.16b, v12.16b
-	WORD $0x6e1807d8 // mov v24.d[1], v30.d[0]
-	WORD $0x4e9aa6dc // smmla v28.4s, v22.16b, v26.16b
-	WORD $0x4e9aa43d // smmla v29.4s, v1.16b, v26.16b
-	WORD $0x4eac1d9a // mov v26.16b, v12.16b
-	WORD $0x4e955a51 // uzp2 v17.4s, v18.4s, v21.4s
-	WORD $0x4e951a52 // uzp1 v18.4s, v18.4s, v21.4s
-	WORD $0x4e97a6c0 // smmla v0.4s, v22.16b, v23.16b
-	WORD $0x4e97a43a // smmla v26.4s, v1.16b, v23.16b
-	WORD $0x3dc08301 // ldr q1, [x24, #0x200]
-	WORD $0x4e99a7fc // smmla v28.4s, v31.16b, v25.16b
-	WORD $0x4e99a77d // smmla v29.4s, v27.16b, v25.16b
-	WORD $0x6e28dc26 // fmul v6.4s, v1.4s, v8.4s
-	WORD $0x4e98a7e0 // smmla v0.4s, v31.16b, v24.16b
-	WORD $0x4e98a77a // smmla v26.4s, v27.16b, v24.16b
-	WORD $0x4e9d5b94 // uzp2 v20.4s, v28.4s, v29.4s
-	WORD $0x4e9d1b95 // uzp1 v21.4s, v28.4s, v29.4s
-	WORD $0x4ea61cd7 // mov v23.16b, v6.16b
-	WORD $0x4ea61cd6 // mov v22.16b, v6.16b
-	WORD $0x4e9a5810 // uzp2 v16.4s, v0.4s, v26.4s
-	WORD $0x4e9a1800 // uzp1 v0.4s, v0.4s, v26.4s
-	WORD $0x4e31cc37 // fmla v23.4s, v1.4s, v17.4s
-	WORD $0x4ea61cd1 // mov v17.16b, v6.16b
-	WORD $0x4e32cc36 // fmla v22.4s, v1.4s, v18.4s
-	WORD $0x4e28d692 // fadd v18.4s, v20.4s, v8.4s
-	WORD $0x4e27cc26 // fmla v6.4s, v1.4s, v7.4s
-	WORD $0x3dc09307 // ldr q7, [x24, #0x240]
-	WORD $0x910a0318 // add x24, x24, #0x280
-	WORD $0x4e33cc31 // fmla v17.4s, v1.4s, v19.4s
-	WORD $0x4e28d6b3 // fadd v19.4s, v21.4s, v8.4s
-	WORD $0x4e28d601 // fadd v1.4s, v16.4s, v8.4s
-	WORD $0x4e28d400 // fadd v0.4s, v0.4s, v8.4s
-	WORD $0xbd4062b0 // ldr s16, [x21, #0x60]
-	WORD $0x4e32ccf7 // fmla v23.4s, v7.4s, v18.4s
-	WORD $0x4e33ccf6 // fmla v22.4s, v7.4s, v19.4s
-	WORD $0x4e21cce6 // fmla v6.4s, v7.4s, v1.4s
-	WORD $0xbc5e02a1 // ldur s1, [x21, #-0x20]
-	WORD $0x4e20ccf1 // fmla v17.4s, v7.4s, v0.4s
-	WORD $0xbc5a02a0 // ldur s0, [x21, #-0x60]
-	WORD $0xbd4022a7 // ldr s7, [x21, #0x20]
-	WORD $0x4f8112e4 // fmla v4.4s, v23.4s, v1.s[0]
-	WORD $0x910402b5 // add x21, x21, #0x100
-	WORD $0x4f8012c5 // fmla v5.4s, v22.4s, v0.s[0]
-	WORD $0x4f9010c2 // fmla v2.4s, v6.4s, v16.s[0]
-	WORD $0x4f871223 // fmla v3.4s, v17.4s, v7.s[0]
-	WORD $0x54fff448 // b.hi 0x4868 <k_tile_panel_16+0x9b0>
-	WORD $0x17ffff7d // b 0x47d8 <k_tile_panel_16+0x920>
-	WORD $0xa9400c06 // ldp x6, x3, [x0]
-	WORD $0xd37ced10 // lsl x16, x8, #4
-	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xa9410805 // ldp x5, x2, [x0, #0x10]
-	WORD $0x8b1000c6 // add x6, x6, x16
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x14000007 // b 0x4a24 <k_tile_panel_16+0xb6c>
-	WORD $0x91000a15 // add x21, x16, #0x2
-	WORD $0xaa1003ea // mov x10, x16
-	WORD $0x3d800263 // str q3, [x19]
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffca6c // b.gt 0x436c <k_tile_panel_16+0x4b4>
-	WORD $0xcb090150 // sub x16, x10, x9
-	WORD $0x91000d56 // add x22, x10, #0x3
+	WORD $0x4e040e20 // dup v0.4s, w17
+	WORD $0x4e040c21 // dup v1.4s, w1
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x91000d50 // add x16, x10, #0x3
+	WORD $0x8b09092e // add x14, x9, x9, lsl #2
+	WORD $0x1a9fd7ef // cset w15, gt
 	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x9b107c50 // mul x16, x2, x16
-	WORD $0xd37ef454 // lsl x20, x2, #2
-	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
-	WORD $0xaa1503f0 // mov x16, x21
-	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x4a5c <k_tile_panel_16+0xba4>
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0x9a8ab210 // csel x16, x16, x10, lt
+	WORD $0xd379e1ce // lsl x14, x14, #7
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x927ef603 // and x3, x16, #0xfffffffffffffffc
+	WORD $0x9342fe10 // asr x16, x16, #2
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x8b0a01ad // add x13, x13, x10
+	WORD $0x0a0f014f // and w15, w10, w15
+	WORD $0x91000541 // add x1, x10, #0x1
+	WORD $0xa90243fd // stp x29, x16, [sp, #0x20]
+	WORD $0xcb030150 // sub x16, x10, x3
+	WORD $0x9a9fc442 // csinc x2, x2, xzr, gt
+	WORD $0x91000523 // add x3, x9, #0x1
+	WORD $0x6d0123e9 // stp d9, d8, [sp, #0x10]
+	WORD $0xa9036ffe // stp x30, x27, [sp, #0x30]
+	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
+	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
+	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
+	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
+	WORD $0xf90007f0 // str x16, [sp, #0x8]
+	WORD $0x14000005 // b 0x3b28 <k_tile_panel_16+0xac>
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0xeb02011f // cmp x8, x2
+	WORD $0x54002f20 // b.eq 0x4108 <k_tile_panel_16+0x68c>
+	WORD $0xd342fd04 // lsr x4, x8, #2
+	WORD $0xd37ced05 // lsl x5, x8, #4
+	WORD $0xaa0a03fa // mov x26, x10
+	WORD $0x9b0e2c84 // madd x4, x4, x14, x11
+	WORD $0x927c04a6 // and x6, x5, #0x30
+	WORD $0x8b050185 // add x5, x12, x5
+	WORD $0x8b060084 // add x4, x4, x6
+	WORD $0x340006af // cbz w15, 0x3c18 <k_tile_panel_16+0x19c>
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0xb40000a6 // cbz x6, 0x3b60 <k_tile_panel_16+0xe4>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000aa // b.ge 0x3b6c <k_tile_panel_16+0xf0>
+	WORD $0x1400002d // b 0x3c10 <k_tile_panel_16+0x194>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400054b // b.lt 0x3c10 <k_tile_panel_16+0x194>
+	WORD $0xf9401006 // ldr x6, [x0, #0x20]
+	WORD $0xf94017f0 // ldr x16, [sp, #0x28]
+	WORD $0xaa0403f3 // mov x19, x4
+	WORD $0xf9400407 // ldr x7, [x0, #0x8]
+	WORD $0x9b107cc6 // mul x6, x6, x16
+	WORD $0xf94007f0 // ldr x16, [sp, #0x8]
+	WORD $0x8b0618e6 // add x6, x7, x6, lsl #6
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0x8b1018c6 // add x6, x6, x16, lsl #6
+	WORD $0xad4014c4 // ldp q4, q5, [x6]
+	WORD $0x4ea01c07 // mov v7.16b, v0.16b
+	WORD $0x4ea01c10 // mov v16.16b, v0.16b
 	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0x3cf46a62 // ldr q2, [x19, x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x4a6c <k_tile_panel_16+0xbb4>
-	WORD $0x17ffffed // b 0x4a0c <k_tile_panel_16+0xb54>
+	WORD $0x3dc04266 // ldr q6, [x19, #0x100]
+	WORD $0x3dc07271 // ldr q17, [x19, #0x1c0]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
+	WORD $0x3dc05266 // ldr q6, [x19, #0x140]
+	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
+	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
+	WORD $0x3dc06266 // ldr q6, [x19, #0x180]
+	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
+	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
+	WORD $0x3dc08266 // ldr q6, [x19, #0x200]
+	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
+	WORD $0x6e21dcc3 // fmul v3.4s, v6.4s, v1.4s
+	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
+	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
+	WORD $0x910a0273 // add x19, x19, #0x280
+	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
+	WORD $0x4e21d604 // fadd v4.4s, v16.4s, v1.4s
+	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fffc28 // b.hi 0x3b90 <k_tile_panel_16+0x114>
+	WORD $0xaa0103fa // mov x26, x1
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x9100135e // add x30, x26, #0x4
+	WORD $0xeb0d03df // cmp x30, x13
+	WORD $0x540002ad // b.le 0x3c74 <k_tile_panel_16+0x1f8>
+	WORD $0xaa1a03e6 // mov x6, x26
+	WORD $0x910008d9 // add x25, x6, #0x2
+	WORD $0xeb0d033f // cmp x25, x13
+	WORD $0x5400152d // b.le 0x3ed4 <k_tile_panel_16+0x458>
+	WORD $0xaa0603e7 // mov x7, x6
+	WORD $0xeb0d00ff // cmp x7, x13
+	WORD $0x54fff70a // b.ge 0x3b1c <k_tile_panel_16+0xa0>
+	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
+	WORD $0xcb0a00f1 // sub x17, x7, x10
+	WORD $0xf10000ff // cmp x7, #0x0
+	WORD $0x9b117e10 // mul x16, x16, x17
+	WORD $0xf9402411 // ldr x17, [x0, #0x48]
+	WORD $0x8b1008a5 // add x5, x5, x16, lsl #2
+	WORD $0x91000cf0 // add x16, x7, #0x3
+	WORD $0x9a87b206 // csel x6, x16, x7, lt
+	WORD $0xb4001fb1 // cbz x17, 0x4054 <k_tile_panel_16+0x5d8>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54001faa // b.ge 0x4060 <k_tile_panel_16+0x5e4>
+	WORD $0x17ffffaa // b 0x3b18 <k_tile_panel_16+0x9c>
+	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
+	WORD $0xf9400414 // ldr x20, [x0, #0x8]
+	WORD $0xf9402415 // ldr x21, [x0, #0x48]
+	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
+	WORD $0xd37df0f6 // lsl x22, x7, #3
+	WORD $0xd37ef4d7 // lsl x23, x6, #2
+	WORD $0x14000009 // b 0x3cb0 <k_tile_panel_16+0x234>
+	WORD $0x910010de // add x30, x6, #0x4
+	WORD $0xaa0603fa // mov x26, x6
+	WORD $0x3d800305 // str q5, [x24]
+	WORD $0xeb0d03df // cmp x30, x13
+	WORD $0x3cb96b03 // str q3, [x24, x25]
+	WORD $0x3cb66b04 // str q4, [x24, x22]
+	WORD $0x3cb76b02 // str q2, [x24, x23]
+	WORD $0x54fffbec // b.gt 0x3c28 <k_tile_panel_16+0x1ac>
+	WORD $0xcb0a0346 // sub x6, x26, x10
+	WORD $0x91000f58 // add x24, x26, #0x3
+	WORD $0xf100035f // cmp x26, #0x0
+	WORD $0x9b067ce6 // mul x6, x7, x6
+	WORD $0x91000b5b // add x27, x26, #0x2
+	WORD $0x9a9ab31d // csel x29, x24, x26, lt
+	WORD $0x91001750 // add x16, x26, #0x5
+	WORD $0xf100037f // cmp x27, #0x0
+	WORD $0xd37ef4f9 // lsl x25, x7, #2
+	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
+	WORD $0xaa1e03e6 // mov x6, x30
+	WORD $0x9a9bb21e // csel x30, x16, x27, lt
+	WORD $0xb4000115 // cbz x21, 0x3d00 <k_tile_panel_16+0x284>
+	WORD $0x3dc00305 // ldr q5, [x24]
+	WORD $0x3cf96b03 // ldr q3, [x24, x25]
+	WORD $0x3cf66b04 // ldr q4, [x24, x22]
+	WORD $0x3cf76b02 // ldr q2, [x24, x23]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x3d18 <k_tile_panel_16+0x29c>
+	WORD $0x17ffffe5 // b 0x3c90 <k_tile_panel_16+0x214>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x3c90 <k_tile_panel_16+0x214>
+	WORD $0xd342ffb0 // lsr x16, x29, #2
+	WORD $0xd342ffd1 // lsr x17, x30, #2
+	WORD $0x927edfbd // and x29, x29, #0x3fffffffffffffc
+	WORD $0x927edfde // and x30, x30, #0x3fffffffffffffc
+	WORD $0xcb1d035a // sub x26, x26, x29
+	WORD $0xaa0303fd // mov x29, x3
+	WORD $0x9b107e70 // mul x16, x19, x16
+	WORD $0xcb1e037b // sub x27, x27, x30
+	WORD $0xaa0403fe // mov x30, x4
+	WORD $0x9b117e71 // mul x17, x19, x17
+	WORD $0x8b101a90 // add x16, x20, x16, lsl #6
+	WORD $0x8b111a91 // add x17, x20, x17, lsl #6
+	WORD $0x8b1a1a1a // add x26, x16, x26, lsl #6
+	WORD $0x8b1b1a3b // add x27, x17, x27, lsl #6
+	WORD $0x6d445371 // ldp d17, d20, [x27, #0x40]
+	WORD $0xd10007bd // sub x29, x29, #0x1
+	WORD $0x6d401b72 // ldp d18, d6, [x27]
+	WORD $0xf10007bf // cmp x29, #0x1
+	WORD $0x3dc003c7 // ldr q7, [x30]
+	WORD $0x3dc013d0 // ldr q16, [x30, #0x40]
+	WORD $0x3dc023d8 // ldr q24, [x30, #0x80]
+	WORD $0x3dc033d9 // ldr q25, [x30, #0xc0]
+	WORD $0x3dc063dd // ldr q29, [x30, #0x180]
+	WORD $0x3dc073de // ldr q30, [x30, #0x1c0]
+	WORD $0x4e9038f5 // zip1 v21.4s, v7.4s, v16.4s
+	WORD $0x6e180632 // mov v18.d[1], v17.d[0]
+	WORD $0x4e9078f6 // zip2 v22.4s, v7.4s, v16.4s
+	WORD $0x6d446b50 // ldp d16, d26, [x26, #0x40]
+	WORD $0x4ea01c07 // mov v7.16b, v0.16b
+	WORD $0x6d404757 // ldp d23, d17, [x26]
+	WORD $0x4e993b13 // zip1 v19.4s, v24.4s, v25.4s
+	WORD $0x6e180686 // mov v6.d[1], v20.d[0]
+	WORD $0x4e997b14 // zip2 v20.4s, v24.4s, v25.4s
+	WORD $0x3dc043d8 // ldr q24, [x30, #0x100]
+	WORD $0x4e92a6a7 // smmla v7.4s, v21.16b, v18.16b
+	WORD $0x3dc053d9 // ldr q25, [x30, #0x140]
+	WORD $0x4e9e3ba9 // zip1 v9.4s, v29.4s, v30.4s
+	WORD $0x6e180617 // mov v23.d[1], v16.d[0]
+	WORD $0x4ea01c10 // mov v16.16b, v0.16b
+	WORD $0x6e180751 // mov v17.d[1], v26.d[0]
+	WORD $0x6d457f5b // ldp d27, d31, [x26, #0x50]
+	WORD $0x4e9e7bbd // zip2 v29.4s, v29.4s, v30.4s
+	WORD $0x6d45237a // ldp d26, d8, [x27, #0x50]
+	WORD $0x4ea01c1e // mov v30.16b, v0.16b
+	WORD $0x4e92a6d0 // smmla v16.4s, v22.16b, v18.16b
+	WORD $0x4ea01c12 // mov v18.16b, v0.16b
+	WORD $0x4e86a667 // smmla v7.4s, v19.16b, v6.16b
+	WORD $0x4e97a6b2 // smmla v18.4s, v21.16b, v23.16b
+	WORD $0x4ea01c15 // mov v21.16b, v0.16b
+	WORD $0x4e86a690 // smmla v16.4s, v20.16b, v6.16b
+	WORD $0x3dc083c6 // ldr q6, [x30, #0x200]
+	WORD $0x4e97a6d5 // smmla v21.4s, v22.16b, v23.16b
+	WORD $0x4e993b16 // zip1 v22.4s, v24.4s, v25.4s
+	WORD $0x4e997b18 // zip2 v24.4s, v24.4s, v25.4s
+	WORD $0x6d41675c // ldp d28, d25, [x26, #0x10]
+	WORD $0x4e91a672 // smmla v18.4s, v19.16b, v17.16b
+	WORD $0x6e18077c // mov v28.d[1], v27.d[0]
+	WORD $0x6d416f77 // ldp d23, d27, [x27, #0x10]
+	WORD $0x6e1807f9 // mov v25.d[1], v31.d[0]
+	WORD $0x4ea01c1f // mov v31.16b, v0.16b
+	WORD $0x4e91a695 // smmla v21.4s, v20.16b, v17.16b
+	WORD $0x6e21dcd1 // fmul v17.4s, v6.4s, v1.4s
+	WORD $0x4e9018f4 // uzp1 v20.4s, v7.4s, v16.4s
+	WORD $0x4e9058e7 // uzp2 v7.4s, v7.4s, v16.4s
+	WORD $0x6e180757 // mov v23.d[1], v26.d[0]
+	WORD $0x4ea01c1a // mov v26.16b, v0.16b
+	WORD $0x6e18051b // mov v27.d[1], v8.d[0]
+	WORD $0x4e9ca6de // smmla v30.4s, v22.16b, v28.16b
+	WORD $0x4e9ca71f // smmla v31.4s, v24.16b, v28.16b
+	WORD $0x4ea01c1c // mov v28.16b, v0.16b
+	WORD $0x4e955a53 // uzp2 v19.4s, v18.4s, v21.4s
+	WORD $0x4e951a52 // uzp1 v18.4s, v18.4s, v21.4s
+	WORD $0x4e97a6da // smmla v26.4s, v22.16b, v23.16b
+	WORD $0x4e97a71c // smmla v28.4s, v24.16b, v23.16b
+	WORD $0x4eb11e38 // mov v24.16b, v17.16b
+	WORD $0x4e99a53e // smmla v30.4s, v9.16b, v25.16b
+	WORD $0x4e99a7bf // smmla v31.4s, v29.16b, v25.16b
+	WORD $0x4eb11e39 // mov v25.16b, v17.16b
+	WORD $0x4e32ccd8 // fmla v24.4s, v6.4s, v18.4s
+	WORD $0x4eb11e32 // mov v18.16b, v17.16b
+	WORD $0x4e27ccd1 // fmla v17.4s, v6.4s, v7.4s
+	WORD $0x4e9ba53a // smmla v26.4s, v9.16b, v27.16b
+	WORD $0x4e9ba7bc // smmla v28.4s, v29.16b, v27.16b
+	WORD $0x4e33ccd9 // fmla v25.4s, v6.4s, v19.4s
+	WORD $0x4e9f5bd5 // uzp2 v21.4s, v30.4s, v31.4s
+	WORD $0x4e9f1bd6 // uzp1 v22.4s, v30.4s, v31.4s
+	WORD $0x4e34ccd2 // fmla v18.4s, v6.4s, v20.4s
+	WORD $0x4e9c5b50 // uzp2 v16.4s, v26.4s, v28.4s
+	WORD $0x4e9c1b57 // uzp1 v23.4s, v26.4s, v28.4s
+	WORD $0x4e21d6b3 // fadd v19.4s, v21.4s, v1.4s
+	WORD $0x4e21d6d4 // fadd v20.4s, v22.4s, v1.4s
+	WORD $0x4e21d606 // fadd v6.4s, v16.4s, v1.4s
+	WORD $0x4e21d6e7 // fadd v7.4s, v23.4s, v1.4s
+	WORD $0x3dc093d0 // ldr q16, [x30, #0x240]
+	WORD $0x910a03de // add x30, x30, #0x280
+	WORD $0x4e33ce19 // fmla v25.4s, v16.4s, v19.4s
+	WORD $0x4e34ce18 // fmla v24.4s, v16.4s, v20.4s
+	WORD $0xbd406373 // ldr s19, [x27, #0x60]
+	WORD $0x4e26ce11 // fmla v17.4s, v16.4s, v6.4s
+	WORD $0x4e27ce12 // fmla v18.4s, v16.4s, v7.4s
+	WORD $0xbd402346 // ldr s6, [x26, #0x20]
+	WORD $0xbd406347 // ldr s7, [x26, #0x60]
+	WORD $0xbd402370 // ldr s16, [x27, #0x20]
+	WORD $0x9104035a // add x26, x26, #0x100
+	WORD $0x4f861305 // fmla v5.4s, v24.4s, v6.s[0]
+	WORD $0x9104037b // add x27, x27, #0x100
+	WORD $0x4f871323 // fmla v3.4s, v25.4s, v7.s[0]
+	WORD $0x4f901244 // fmla v4.4s, v18.4s, v16.s[0]
+	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
+	WORD $0x54fff428 // b.hi 0x3d50 <k_tile_panel_16+0x2d4>
+	WORD $0x17ffff70 // b 0x3c90 <k_tile_panel_16+0x214>
+	WORD $0xa941d414 // ldp x20, x21, [x0, #0x18]
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xf9402416 // ldr x22, [x0, #0x48]
+	WORD $0x14000007 // b 0x3efc <k_tile_panel_16+0x480>
+	WORD $0x910008f9 // add x25, x7, #0x2
+	WORD $0xaa0703e6 // mov x6, x7
+	WORD $0x3d8002e3 // str q3, [x23]
+	WORD $0xeb0d033f // cmp x25, x13
+	WORD $0x3cb86ae2 // str q2, [x23, x24]
+	WORD $0x54ffea0c // b.gt 0x3c38 <k_tile_panel_16+0x1bc>
+	WORD $0xcb0a00d0 // sub x16, x6, x10
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0xd37ef698 // lsl x24, x20, #2
+	WORD $0x9b107e90 // mul x16, x20, x16
+	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0x8b1008b7 // add x23, x5, x16, lsl #2
+	WORD $0x91000cd0 // add x16, x6, #0x3
+	WORD $0x9a86b219 // csel x25, x16, x6, lt
+	WORD $0xb40000d6 // cbz x22, 0x3f34 <k_tile_panel_16+0x4b8>
+	WORD $0x3dc002e3 // ldr q3, [x23]
+	WORD $0x3cf86ae2 // ldr q2, [x23, x24]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x3f44 <k_tile_panel_16+0x4c8>
+	WORD $0x17ffffed // b 0x3ee4 <k_tile_panel_16+0x468>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x4a0c <k_tile_panel_16+0xb54>
-	WORD $0xd342feb6 // lsr x22, x21, #2
-	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
-	WORD $0xcb15014a // sub x10, x10, x21
-	WORD $0xaa0703f5 // mov x21, x7
-	WORD $0x9b167c96 // mul x22, x4, x22
-	WORD $0x8b161876 // add x22, x3, x22, lsl #6
-	WORD $0x8b0a1aca // add x10, x22, x10, lsl #6
-	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0x6d401145 // ldp d5, d4, [x10]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0x6d441d46 // ldp d6, d7, [x10, #0x40]
-	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0x3dc002c0 // ldr q0, [x22]
-	WORD $0x3dc012c1 // ldr q1, [x22, #0x40]
-	WORD $0x3dc042d1 // ldr q17, [x22, #0x100]
-	WORD $0x3dc052d2 // ldr q18, [x22, #0x140]
-	WORD $0x6d415153 // ldp d19, d20, [x10, #0x10]
-	WORD $0x4e813810 // zip1 v16.4s, v0.4s, v1.4s
-	WORD $0x6e1804c5 // mov v5.d[1], v6.d[0]
-	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
-	WORD $0x6d455546 // ldp d6, d21, [x10, #0x50]
-	WORD $0x4e923a21 // zip1 v1.4s, v17.4s, v18.4s
-	WORD $0x4e927a31 // zip2 v17.4s, v17.4s, v18.4s
-	WORD $0x4eac1d92 // mov v18.16b, v12.16b
-	WORD $0x6e1804e4 // mov v4.d[1], v7.d[0]
-	WORD $0x6e1804d3 // mov v19.d[1], v6.d[0]
-	WORD $0x4eac1d86 // mov v6.16b, v12.16b
-	WORD $0x6e1806b4 // mov v20.d[1], v21.d[0]
-	WORD $0x4e85a412 // smmla v18.4s, v0.16b, v5.16b
-	WORD $0x4eac1d80 // mov v0.16b, v12.16b
-	WORD $0x4e85a606 // smmla v6.4s, v16.16b, v5.16b
-	WORD $0x3dc022d0 // ldr q16, [x22, #0x80]
-	WORD $0x3dc032c5 // ldr q5, [x22, #0xc0]
-	WORD $0x4e93a420 // smmla v0.4s, v1.16b, v19.16b
-	WORD $0x4eac1d81 // mov v1.16b, v12.16b
-	WORD $0x4e853a07 // zip1 v7.4s, v16.4s, v5.4s
-	WORD $0x4e857a05 // zip2 v5.4s, v16.4s, v5.4s
-	WORD $0x4e93a621 // smmla v1.4s, v17.16b, v19.16b
-	WORD $0x3dc062d1 // ldr q17, [x22, #0x180]
-	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
-	WORD $0x4e933a30 // zip1 v16.4s, v17.4s, v19.4s
-	WORD $0x4e937a31 // zip2 v17.4s, v17.4s, v19.4s
-	WORD $0x4e84a4e6 // smmla v6.4s, v7.16b, v4.16b
-	WORD $0x4e84a4b2 // smmla v18.4s, v5.16b, v4.16b
-	WORD $0x3dc082c4 // ldr q4, [x22, #0x200]
-	WORD $0x6e28dc85 // fmul v5.4s, v4.4s, v8.4s
-	WORD $0x4e94a600 // smmla v0.4s, v16.16b, v20.16b
-	WORD $0x4e94a621 // smmla v1.4s, v17.16b, v20.16b
-	WORD $0x4e9218c7 // uzp1 v7.4s, v6.4s, v18.4s
-	WORD $0x4e9258c6 // uzp2 v6.4s, v6.4s, v18.4s
-	WORD $0x4e815810 // uzp2 v16.4s, v0.4s, v1.4s
-	WORD $0x4e811800 // uzp1 v0.4s, v0.4s, v1.4s
-	WORD $0x4ea51ca1 // mov v1.16b, v5.16b
-	WORD $0x4e26cc85 // fmla v5.4s, v4.4s, v6.4s
-	WORD $0x3dc092c6 // ldr q6, [x22, #0x240]
-	WORD $0x910a02d6 // add x22, x22, #0x280
-	WORD $0x4e27cc81 // fmla v1.4s, v4.4s, v7.4s
-	WORD $0x4e28d604 // fadd v4.4s, v16.4s, v8.4s
-	WORD $0x4e28d400 // fadd v0.4s, v0.4s, v8.4s
-	WORD $0x4e24ccc5 // fmla v5.4s, v6.4s, v4.4s
-	WORD $0x4e20ccc1 // fmla v1.4s, v6.4s, v0.4s
-	WORD $0xbd402140 // ldr s0, [x10, #0x20]
-	WORD $0xbd406144 // ldr s4, [x10, #0x60]
-	WORD $0x9104014a // add x10, x10, #0x100
-	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
-	WORD $0x4f8410a2 // fmla v2.4s, v5.4s, v4.s[0]
-	WORD $0x54fff8c8 // b.hi 0x4a8c <k_tile_panel_16+0xbd4>
-	WORD $0x17ffffa5 // b 0x4a0c <k_tile_panel_16+0xb54>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffd2b // b.lt 0x3ee4 <k_tile_panel_16+0x468>
+	WORD $0xd342ff30 // lsr x16, x25, #2
+	WORD $0x927edf31 // and x17, x25, #0x3fffffffffffffc
+	WORD $0xaa0303f9 // mov x25, x3
+	WORD $0xcb1100d1 // sub x17, x6, x17
+	WORD $0xaa0403fa // mov x26, x4
+	WORD $0x9b107eb0 // mul x16, x21, x16
+	WORD $0x8b101a70 // add x16, x19, x16, lsl #6
+	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
+	WORD $0x6d4010c5 // ldp d5, d4, [x6]
+	WORD $0xd1000739 // sub x25, x25, #0x1
+	WORD $0x6d4444d0 // ldp d16, d17, [x6, #0x40]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x3dc00346 // ldr q6, [x26]
+	WORD $0x3dc01347 // ldr q7, [x26, #0x40]
+	WORD $0x3dc04353 // ldr q19, [x26, #0x100]
+	WORD $0x6d4158d5 // ldp d21, d22, [x6, #0x10]
+	WORD $0x3dc05354 // ldr q20, [x26, #0x140]
+	WORD $0x6e180605 // mov v5.d[1], v16.d[0]
+	WORD $0x4e8738d2 // zip1 v18.4s, v6.4s, v7.4s
+	WORD $0x4e8778c6 // zip2 v6.4s, v6.4s, v7.4s
+	WORD $0x6d455cd0 // ldp d16, d23, [x6, #0x50]
+	WORD $0x4e943a67 // zip1 v7.4s, v19.4s, v20.4s
+	WORD $0x4e947a73 // zip2 v19.4s, v19.4s, v20.4s
+	WORD $0x4ea01c14 // mov v20.16b, v0.16b
+	WORD $0x6e180624 // mov v4.d[1], v17.d[0]
+	WORD $0x6e180615 // mov v21.d[1], v16.d[0]
+	WORD $0x4ea01c10 // mov v16.16b, v0.16b
+	WORD $0x6e1806f6 // mov v22.d[1], v23.d[0]
+	WORD $0x4e85a4d4 // smmla v20.4s, v6.16b, v5.16b
+	WORD $0x3dc03346 // ldr q6, [x26, #0xc0]
+	WORD $0x4e85a650 // smmla v16.4s, v18.16b, v5.16b
+	WORD $0x4ea01c05 // mov v5.16b, v0.16b
+	WORD $0x3dc02352 // ldr q18, [x26, #0x80]
+	WORD $0x4e863a51 // zip1 v17.4s, v18.4s, v6.4s
+	WORD $0x4e867a46 // zip2 v6.4s, v18.4s, v6.4s
+	WORD $0x4e95a4e5 // smmla v5.4s, v7.16b, v21.16b
+	WORD $0x4ea01c07 // mov v7.16b, v0.16b
+	WORD $0x4e95a667 // smmla v7.4s, v19.16b, v21.16b
+	WORD $0x3dc06353 // ldr q19, [x26, #0x180]
+	WORD $0x3dc07355 // ldr q21, [x26, #0x1c0]
+	WORD $0x4e84a630 // smmla v16.4s, v17.16b, v4.16b
+	WORD $0x4e84a4d4 // smmla v20.4s, v6.16b, v4.16b
+	WORD $0x3dc08344 // ldr q4, [x26, #0x200]
+	WORD $0x4e953a72 // zip1 v18.4s, v19.4s, v21.4s
+	WORD $0x4e957a73 // zip2 v19.4s, v19.4s, v21.4s
+	WORD $0x6e21dc86 // fmul v6.4s, v4.4s, v1.4s
+	WORD $0x4e941a11 // uzp1 v17.4s, v16.4s, v20.4s
+	WORD $0x4e945a10 // uzp2 v16.4s, v16.4s, v20.4s
+	WORD $0x4e96a645 // smmla v5.4s, v18.16b, v22.16b
+	WORD $0x4e96a667 // smmla v7.4s, v19.16b, v22.16b
+	WORD $0x4e8758b2 // uzp2 v18.4s, v5.4s, v7.4s
+	WORD $0x4e8718a5 // uzp1 v5.4s, v5.4s, v7.4s
+	WORD $0x4ea61cc7 // mov v7.16b, v6.16b
+	WORD $0x4e30cc86 // fmla v6.4s, v4.4s, v16.4s
+	WORD $0x3dc09350 // ldr q16, [x26, #0x240]
+	WORD $0x910a035a // add x26, x26, #0x280
+	WORD $0x4e31cc87 // fmla v7.4s, v4.4s, v17.4s
+	WORD $0x4e21d644 // fadd v4.4s, v18.4s, v1.4s
+	WORD $0x4e21d4a5 // fadd v5.4s, v5.4s, v1.4s
+	WORD $0x4e24ce06 // fmla v6.4s, v16.4s, v4.4s
+	WORD $0x4e25ce07 // fmla v7.4s, v16.4s, v5.4s
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
+	WORD $0xbd4060c5 // ldr s5, [x6, #0x60]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f8410e3 // fmla v3.4s, v7.4s, v4.s[0]
+	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
+	WORD $0x54fff8c8 // b.hi 0x3f64 <k_tile_panel_16+0x4e8>
+	WORD $0x17ffffa5 // b 0x3ee4 <k_tile_panel_16+0x468>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ffa20b // b.lt 0x3fc8 <k_tile_panel_16+0x110>
-	WORD $0xd342fe22 // lsr x2, x17, #2
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
-	WORD $0xcb110211 // sub x17, x16, x17
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x9b027c62 // mul x2, x3, x2
-	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
-	WORD $0x8b081090 // add x16, x4, x8, lsl #4
-	WORD $0x8b021862 // add x2, x3, x2, lsl #6
-	WORD $0x8b111851 // add x17, x2, x17, lsl #6
-	WORD $0xad400e21 // ldp q1, q3, [x17]
-	WORD $0x4eac1d85 // mov v5.16b, v12.16b
-	WORD $0x4eac1d86 // mov v6.16b, v12.16b
-	WORD $0x3dc00200 // ldr q0, [x16]
-	WORD $0x3dc04204 // ldr q4, [x16, #0x100]
-	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
-	WORD $0xd1000421 // sub x1, x1, #0x1
-	WORD $0x4f81e005 // sdot v5.4s, v0.16b, v1.4b[0]
-	WORD $0x3dc01200 // ldr q0, [x16, #0x40]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x4f83e086 // sdot v6.4s, v4.16b, v3.4b[0]
-	WORD $0x3dc05204 // ldr q4, [x16, #0x140]
-	WORD $0x4fa1e005 // sdot v5.4s, v0.16b, v1.4b[1]
-	WORD $0x3dc02200 // ldr q0, [x16, #0x80]
-	WORD $0x4fa3e086 // sdot v6.4s, v4.16b, v3.4b[1]
-	WORD $0x3dc06204 // ldr q4, [x16, #0x180]
-	WORD $0x4f81e805 // sdot v5.4s, v0.16b, v1.4b[2]
-	WORD $0x3dc03200 // ldr q0, [x16, #0xc0]
-	WORD $0x4f83e886 // sdot v6.4s, v4.16b, v3.4b[2]
-	WORD $0x3dc08204 // ldr q4, [x16, #0x200]
-	WORD $0x4fa1e805 // sdot v5.4s, v0.16b, v1.4b[3]
-	WORD $0x6e28dc80 // fmul v0.4s, v4.4s, v8.4s
-	WORD $0x4fa3e8e6 // sdot v6.4s, v7.16b, v3.4b[3]
-	WORD $0x3dc09203 // ldr q3, [x16, #0x240]
-	WORD $0x910a0210 // add x16, x16, #0x280
-	WORD $0x4e25cc80 // fmla v0.4s, v4.4s, v5.4s
-	WORD $0x4e28d4c1 // fadd v1.4s, v6.4s, v8.4s
-	WORD $0x4e21cc60 // fmla v0.4s, v3.4s, v1.4s
-	WORD $0xbd402221 // ldr s1, [x17, #0x20]
-	WORD $0x91040231 // add x17, x17, #0x100
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffc28 // b.hi 0x4bb4 <k_tile_panel_16+0xcfc>
-	WORD $0x17fffce5 // b 0x3fc8 <k_tile_panel_16+0x110>
-	WORD $0xa9574ff4 // ldp x20, x19, [sp, #0x170]
-	WORD $0xf94093fd // ldr x29, [sp, #0x120]
-	WORD $0xa95657f6 // ldp x22, x21, [sp, #0x160]
-	WORD $0xa9555ff8 // ldp x24, x23, [sp, #0x150]
-	WORD $0xa95467fa // ldp x26, x25, [sp, #0x140]
-	WORD $0xa9536ffe // ldp x30, x27, [sp, #0x130]
-	WORD $0x6d5123e9 // ldp d9, d8, [sp, #0x110]
-	WORD $0x6d502beb // ldp d11, d10, [sp, #0x100]
-	WORD $0x6d4f33ed // ldp d13, d12, [sp, #0xf0]
-	WORD $0x6d4e3bef // ldp d15, d14, [sp, #0xe0]
-	WORD $0x910603ff // add sp, sp, #0x180
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54ffd5eb // b.lt 0x3b18 <k_tile_panel_16+0x9c>
+	WORD $0xd342fcd0 // lsr x16, x6, #2
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0x9b107e30 // mul x16, x17, x16
+	WORD $0xf9400411 // ldr x17, [x0, #0x8]
+	WORD $0x8b101a30 // add x16, x17, x16, lsl #6
+	WORD $0x927edcd1 // and x17, x6, #0x3fffffffffffffc
+	WORD $0xcb1100f1 // sub x17, x7, x17
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
+	WORD $0xad4014c4 // ldp q4, q5, [x6]
+	WORD $0x4ea01c07 // mov v7.16b, v0.16b
+	WORD $0x4ea01c10 // mov v16.16b, v0.16b
+	WORD $0x3dc00083 // ldr q3, [x4]
+	WORD $0x3dc04086 // ldr q6, [x4, #0x100]
+	WORD $0x3dc07091 // ldr q17, [x4, #0x1c0]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc01083 // ldr q3, [x4, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
+	WORD $0x3dc05086 // ldr q6, [x4, #0x140]
+	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc02083 // ldr q3, [x4, #0x80]
+	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
+	WORD $0x3dc06086 // ldr q6, [x4, #0x180]
+	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc03083 // ldr q3, [x4, #0xc0]
+	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
+	WORD $0x3dc08086 // ldr q6, [x4, #0x200]
+	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
+	WORD $0x6e21dcc3 // fmul v3.4s, v6.4s, v1.4s
+	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
+	WORD $0x3dc09085 // ldr q5, [x4, #0x240]
+	WORD $0x910a0084 // add x4, x4, #0x280
+	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
+	WORD $0x4e21d604 // fadd v4.4s, v16.4s, v1.4s
+	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fffc28 // b.hi 0x4084 <k_tile_panel_16+0x608>
+	WORD $0x17fffe85 // b 0x3b18 <k_tile_panel_16+0x9c>
+	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
+	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
+	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
+	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
+	WORD $0x6d4123e9 // ldp d9, d8, [sp, #0x10]
+	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_16_min
-	WORD $0xd105c3ff // sub sp, sp, #0x170
-	WORD $0xa942c009 // ldp x9, x16, [x0, #0x28]
-	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
-	WORD $0x6d0f2beb // stp d11, d10, [sp, #0xf0]
-	WORD $0x4e040d4b // dup v11.4s, w10
-	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x6d0e33ed // stp d13, d12, [sp, #0xe0]
-	WORD $0xf240053f // tst x9, #0x3
-	WORD $0x91000d23 // add x3, x9, #0x3
-	WORD $0x9100052b // add x11, x9, #0x1
-	WORD $0xfa401a04 // ccmp x16, #0x0, #0x4, ne
-	WORD $0x9100092d // add x13, x9, #0x2
-	WORD $0x91000d61 // add x1, x11, #0x3
-	WORD $0x1a9fd7ec // cset w12, gt
-	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x91000da2 // add x2, x13, #0x3
-	WORD $0x9a89b071 // csel x17, x3, x9, lt
-	WORD $0xf240057f // tst x11, #0x3
-	WORD $0x8b09020f // add x15, x16, x9
-	WORD $0xfa411a04 // ccmp x16, #0x1, #0x4, ne
-	WORD $0x9342fe24 // asr x4, x17, #2
-	WORD $0x927ef631 // and x17, x17, #0xfffffffffffffffc
-	WORD $0x1a9fd7ee // cset w14, gt
-	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0xcb110131 // sub x17, x9, x17
-	WORD $0x9a8bb021 // csel x1, x1, x11, lt
-	WORD $0xf24005bf // tst x13, #0x3
-	WORD $0xf9008fe4 // str x4, [sp, #0x118]
-	WORD $0xfa421a04 // ccmp x16, #0x2, #0x4, ne
-	WORD $0xf9002ff1 // str x17, [sp, #0x58]
-	WORD $0x1a9fd7e4 // cset w4, gt
-	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x6d0d3bef // stp d15, d14, [sp, #0xd0]
-	WORD $0x9a8db051 // csel x17, x2, x13, lt
-	WORD $0xf240047f // tst x3, #0x3
-	WORD $0x9342fc22 // asr x2, x1, #2
-	WORD $0x927ef421 // and x1, x1, #0xfffffffffffffffc
-	WORD $0xfa431a04 // ccmp x16, #0x3, #0x4, ne
-	WORD $0x927ef62a // and x10, x17, #0xfffffffffffffffc
-	WORD $0xcb010170 // sub x16, x11, x1
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400392b // b.lt 0x4858 <k_tile_panel_16_min+0x72c>
+	WORD $0xd10203ff // sub sp, sp, #0x80
+	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
+	WORD $0xd37ef562 // lsl x2, x11, #2
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
+	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
 	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
-	WORD $0xcb0a01aa // sub x10, x13, x10
-	WORD $0xa9040bf0 // stp x16, x2, [sp, #0x40]
-	WORD $0x9342fe30 // asr x16, x17, #2
-	WORD $0x4e040c2d // dup v13.4s, w1
-	WORD $0xa90243ea // stp x10, x16, [sp, #0x20]
-	WORD $0x1a9fd7f0 // cset w16, gt
-	WORD $0xf100007f // cmp x3, #0x0
-	WORD $0xb90037f0 // str w16, [sp, #0x34]
-	WORD $0x91000c70 // add x16, x3, #0x3
-	WORD $0x9a83b210 // csel x16, x16, x3, lt
-	WORD $0x6d1023e9 // stp d9, d8, [sp, #0x100]
-	WORD $0x9342fe11 // asr x17, x16, #2
-	WORD $0x927ef610 // and x16, x16, #0xfffffffffffffffc
-	WORD $0xf9008bfd // str x29, [sp, #0x110]
-	WORD $0xcb10006a // sub x10, x3, x16
-	WORD $0xa9126ffe // stp x30, x27, [sp, #0x120]
-	WORD $0xa900c7ea // stp x10, x17, [sp, #0x8]
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0xa91367fa // stp x26, x25, [sp, #0x130]
-	WORD $0xa9145ff8 // stp x24, x23, [sp, #0x140]
-	WORD $0xa91557f6 // stp x22, x21, [sp, #0x150]
-	WORD $0xa9164ff4 // stp x20, x19, [sp, #0x160]
-	WORD $0xb90057e4 // str w4, [sp, #0x54]
-	WORD $0xf9001fe3 // str x3, [sp, #0x38]
-	WORD $0xf9000fea // str x10, [sp, #0x18]
-	WORD $0x3d801bed // str q13, [sp, #0x60]
-	WORD $0x14000005 // b 0x4d88 <k_tile_panel_16_min+0x120>
-	WORD $0x3ca87942 // str q2, [x10, x8, lsl #4]
-	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54006c00 // b.eq 0x5b04 <k_tile_panel_16_min+0xe9c>
-	WORD $0xaa0903f8 // mov x24, x9
-	WORD $0x34001d8c // cbz w12, 0x513c <k_tile_panel_16_min+0x4d4>
-	WORD $0xd37ced10 // lsl x16, x8, #4
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0xf9402011 // ldr x17, [x0, #0x40]
-	WORD $0x8b10014a // add x10, x10, x16
-	WORD $0xb4000131 // cbz x17, 0x4dc4 <k_tile_panel_16_min+0x15c>
-	WORD $0x3dc00142 // ldr q2, [x10]
-	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x8b100090 // add x16, x4, x16
-	WORD $0x5400012a // b.ge 0x4de0 <k_tile_panel_16_min+0x178>
-	WORD $0x14000034 // b 0x4e90 <k_tile_panel_16_min+0x228>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xa9409002 // ldp x2, x4, [x0, #0x8]
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x8b100090 // add x16, x4, x16
-	WORD $0x540005ab // b.lt 0x4e90 <k_tile_panel_16_min+0x228>
-	WORD $0xf9408fe4 // ldr x4, [sp, #0x118]
-	WORD $0xf9402fe5 // ldr x5, [sp, #0x58]
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0x9b047c64 // mul x4, x3, x4
-	WORD $0x8b041844 // add x4, x2, x4, lsl #6
-	WORD $0x8b051884 // add x4, x4, x5, lsl #6
-	WORD $0x91000425 // add x5, x1, #0x1
-	WORD $0xad401484 // ldp q4, q5, [x4]
-	WORD $0x4eab1d67 // mov v7.16b, v11.16b
-	WORD $0x4eab1d70 // mov v16.16b, v11.16b
-	WORD $0x3dc000c3 // ldr q3, [x6]
-	WORD $0x3dc040c6 // ldr q6, [x6, #0x100]
-	WORD $0x3dc070d1 // ldr q17, [x6, #0x1c0]
-	WORD $0xd10004a5 // sub x5, x5, #0x1
-	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc010c3 // ldr q3, [x6, #0x40]
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
-	WORD $0x3dc050c6 // ldr q6, [x6, #0x140]
-	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc020c3 // ldr q3, [x6, #0x80]
-	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
-	WORD $0x3dc060c6 // ldr q6, [x6, #0x180]
-	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc030c3 // ldr q3, [x6, #0xc0]
-	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
-	WORD $0x3dc080c6 // ldr q6, [x6, #0x200]
-	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
-	WORD $0x6e2ddcc3 // fmul v3.4s, v6.4s, v13.4s
-	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
-	WORD $0x3dc090c5 // ldr q5, [x6, #0x240]
-	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
-	WORD $0x4e2dd604 // fadd v4.4s, v16.4s, v13.4s
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0xbd402084 // ldr s4, [x4, #0x20]
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x2d469484 // ldp s4, s5, [x4, #0x34]
-	WORD $0x3dc0a0c3 // ldr q3, [x6, #0x280]
-	WORD $0x91040084 // add x4, x4, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x3dc0b0c3 // ldr q3, [x6, #0x2c0]
-	WORD $0x910c00c6 // add x6, x6, #0x300
-	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fffb88 // b.hi 0x4dfc <k_tile_panel_16_min+0x194>
-	WORD $0xf9400c04 // ldr x4, [x0, #0x18]
-	WORD $0xaa0b03f8 // mov x24, x11
-	WORD $0x3d800142 // str q2, [x10]
-	WORD $0x3400150e // cbz w14, 0x513c <k_tile_panel_16_min+0x4d4>
-	WORD $0x8b040945 // add x5, x10, x4, lsl #2
-	WORD $0xb40000b1 // cbz x17, 0x4eb8 <k_tile_panel_16_min+0x250>
-	WORD $0x3dc000a2 // ldr q2, [x5]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x4ec4 <k_tile_panel_16_min+0x25c>
-	WORD $0x1400002f // b 0x4f70 <k_tile_panel_16_min+0x308>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x4f70 <k_tile_panel_16_min+0x308>
-	WORD $0xa9441be7 // ldp x7, x6, [sp, #0x40]
-	WORD $0xaa1003f3 // mov x19, x16
-	WORD $0x9b067c66 // mul x6, x3, x6
-	WORD $0x8b061846 // add x6, x2, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0xad4014c4 // ldp q4, q5, [x6]
-	WORD $0x4eab1d67 // mov v7.16b, v11.16b
-	WORD $0x4eab1d70 // mov v16.16b, v11.16b
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0x3dc04266 // ldr q6, [x19, #0x100]
-	WORD $0x3dc07271 // ldr q17, [x19, #0x1c0]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
-	WORD $0x3dc05266 // ldr q6, [x19, #0x140]
-	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
-	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
-	WORD $0x3dc06266 // ldr q6, [x19, #0x180]
-	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
-	WORD $0x3dc08266 // ldr q6, [x19, #0x200]
-	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
-	WORD $0x6e2ddcc3 // fmul v3.4s, v6.4s, v13.4s
-	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
-	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
-	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
-	WORD $0x4e2dd604 // fadd v4.4s, v16.4s, v13.4s
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x2d4694c4 // ldp s4, s5, [x6, #0x34]
-	WORD $0x3dc0a263 // ldr q3, [x19, #0x280]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x3dc0b263 // ldr q3, [x19, #0x2c0]
-	WORD $0x910c0273 // add x19, x19, #0x300
-	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fffb88 // b.hi 0x4edc <k_tile_panel_16_min+0x274>
-	WORD $0x3d8000a2 // str q2, [x5]
-	WORD $0xb94057e5 // ldr w5, [sp, #0x54]
-	WORD $0xaa0d03f8 // mov x24, x13
-	WORD $0x34000e05 // cbz w5, 0x513c <k_tile_panel_16_min+0x4d4>
-	WORD $0xd37df085 // lsl x5, x4, #3
-	WORD $0xb40000b1 // cbz x17, 0x4f98 <k_tile_panel_16_min+0x330>
-	WORD $0x3ce56942 // ldr q2, [x10, x5]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x4fa4 <k_tile_panel_16_min+0x33c>
-	WORD $0x1400002f // b 0x5050 <k_tile_panel_16_min+0x3e8>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x5050 <k_tile_panel_16_min+0x3e8>
-	WORD $0xa9421be7 // ldp x7, x6, [sp, #0x20]
-	WORD $0xaa1003f3 // mov x19, x16
-	WORD $0x9b067c66 // mul x6, x3, x6
-	WORD $0x8b061846 // add x6, x2, x6, lsl #6
-	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0xad4014c4 // ldp q4, q5, [x6]
-	WORD $0x4eab1d67 // mov v7.16b, v11.16b
-	WORD $0x4eab1d70 // mov v16.16b, v11.16b
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0x3dc04266 // ldr q6, [x19, #0x100]
-	WORD $0x3dc07271 // ldr q17, [x19, #0x1c0]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
-	WORD $0x3dc05266 // ldr q6, [x19, #0x140]
-	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
-	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
-	WORD $0x3dc06266 // ldr q6, [x19, #0x180]
-	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
-	WORD $0x3dc08266 // ldr q6, [x19, #0x200]
-	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
-	WORD $0x6e2ddcc3 // fmul v3.4s, v6.4s, v13.4s
-	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
-	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
-	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
-	WORD $0x4e2dd604 // fadd v4.4s, v16.4s, v13.4s
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x2d4694c4 // ldp s4, s5, [x6, #0x34]
-	WORD $0x3dc0a263 // ldr q3, [x19, #0x280]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x3dc0b263 // ldr q3, [x19, #0x2c0]
-	WORD $0x910c0273 // add x19, x19, #0x300
-	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fffb88 // b.hi 0x4fbc <k_tile_panel_16_min+0x354>
-	WORD $0x3ca56942 // str q2, [x10, x5]
-	WORD $0xf9401ff8 // ldr x24, [sp, #0x38]
-	WORD $0xb94037e5 // ldr w5, [sp, #0x34]
-	WORD $0x34000705 // cbz w5, 0x513c <k_tile_panel_16_min+0x4d4>
-	WORD $0x8b040484 // add x4, x4, x4, lsl #1
-	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xb40000b1 // cbz x17, 0x507c <k_tile_panel_16_min+0x414>
-	WORD $0x3ce46942 // ldr q2, [x10, x4]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000aa // b.ge 0x5088 <k_tile_panel_16_min+0x420>
-	WORD $0x1400002f // b 0x5134 <k_tile_panel_16_min+0x4cc>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400058b // b.lt 0x5134 <k_tile_panel_16_min+0x4cc>
-	WORD $0xf9400bf1 // ldr x17, [sp, #0x10]
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x9b117c71 // mul x17, x3, x17
-	WORD $0x8b111851 // add x17, x2, x17, lsl #6
-	WORD $0xf94007e2 // ldr x2, [sp, #0x8]
-	WORD $0x8b021a31 // add x17, x17, x2, lsl #6
-	WORD $0xad401624 // ldp q4, q5, [x17]
-	WORD $0x4eab1d67 // mov v7.16b, v11.16b
-	WORD $0x4eab1d70 // mov v16.16b, v11.16b
-	WORD $0x3dc00203 // ldr q3, [x16]
-	WORD $0x3dc04206 // ldr q6, [x16, #0x100]
-	WORD $0x3dc07211 // ldr q17, [x16, #0x1c0]
-	WORD $0xd1000421 // sub x1, x1, #0x1
-	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01203 // ldr q3, [x16, #0x40]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
-	WORD $0x3dc05206 // ldr q6, [x16, #0x140]
-	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02203 // ldr q3, [x16, #0x80]
-	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
-	WORD $0x3dc06206 // ldr q6, [x16, #0x180]
-	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03203 // ldr q3, [x16, #0xc0]
-	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
-	WORD $0x3dc08206 // ldr q6, [x16, #0x200]
-	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
-	WORD $0x6e2ddcc3 // fmul v3.4s, v6.4s, v13.4s
-	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
-	WORD $0x3dc09205 // ldr q5, [x16, #0x240]
-	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
-	WORD $0x4e2dd604 // fadd v4.4s, v16.4s, v13.4s
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0xbd402224 // ldr s4, [x17, #0x20]
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x2d469624 // ldp s4, s5, [x17, #0x34]
-	WORD $0x3dc0a203 // ldr q3, [x16, #0x280]
-	WORD $0x91040231 // add x17, x17, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x3dc0b203 // ldr q3, [x16, #0x2c0]
-	WORD $0x910c0210 // add x16, x16, #0x300
-	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fffb88 // b.hi 0x50a0 <k_tile_panel_16_min+0x438>
-	WORD $0xf9400ff8 // ldr x24, [sp, #0x18]
-	WORD $0x3ca46942 // str q2, [x10, x4]
-	WORD $0x91002311 // add x17, x24, #0x8
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x5400036d // b.le 0x51b0 <k_tile_panel_16_min+0x548>
-	WORD $0xaa1803f5 // mov x21, x24
-	WORD $0x910012b7 // add x23, x21, #0x4
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x5400254d // b.le 0x55fc <k_tile_panel_16_min+0x994>
-	WORD $0xaa1503ea // mov x10, x21
-	WORD $0x91000955 // add x21, x10, #0x2
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x540038ed // b.le 0x5880 <k_tile_panel_16_min+0xc18>
-	WORD $0xaa0a03f0 // mov x16, x10
-	WORD $0xeb0f021f // cmp x16, x15
-	WORD $0x54ffe06a // b.ge 0x4d7c <k_tile_panel_16_min+0x114>
-	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
-	WORD $0xcb090211 // sub x17, x16, x9
-	WORD $0xf9402001 // ldr x1, [x0, #0x40]
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x9b117d4a // mul x10, x10, x17
-	WORD $0xf9400011 // ldr x17, [x0]
-	WORD $0x8b0a0a2a // add x10, x17, x10, lsl #2
-	WORD $0x91000e11 // add x17, x16, #0x3
-	WORD $0x9a90b231 // csel x17, x17, x16, lt
-	WORD $0xb40044e1 // cbz x1, 0x5a34 <k_tile_panel_16_min+0xdcc>
-	WORD $0x3ce87942 // ldr q2, [x10, x8, lsl #4]
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540044ea // b.ge 0x5a44 <k_tile_panel_16_min+0xddc>
-	WORD $0x17fffef3 // b 0x4d78 <k_tile_panel_16_min+0x110>
-	WORD $0xa9415810 // ldp x16, x22, [x0, #0x10]
-	WORD $0xd37ced0a // lsl x10, x8, #4
-	WORD $0xa9405c01 // ldp x1, x23, [x0]
-	WORD $0xf9401019 // ldr x25, [x0, #0x20]
-	WORD $0xa943ec1d // ldp x29, x27, [x0, #0x38]
-	WORD $0xd37ef6da // lsl x26, x22, #2
-	WORD $0x8b1606c2 // add x2, x22, x22, lsl #1
-	WORD $0xd37beac5 // lsl x5, x22, #5
-	WORD $0xd37df2de // lsl x30, x22, #3
-	WORD $0xd37ae724 // lsl x4, x25, #6
-	WORD $0x8b0a0210 // add x16, x16, x10
-	WORD $0x8b160343 // add x3, x26, x22
-	WORD $0xd37ef446 // lsl x6, x2, #2
-	WORD $0xd37df054 // lsl x20, x2, #3
-	WORD $0xd37ef473 // lsl x19, x3, #2
-	WORD $0x8b0a0027 // add x7, x1, x10
-	WORD $0xcb1a00a5 // sub x5, x5, x26
-	WORD $0x910007aa // add x10, x29, #0x1
-	WORD $0x1400000d // b 0x522c <k_tile_panel_16_min+0x5c4>
-	WORD $0x910022b1 // add x17, x21, #0x8
-	WORD $0xaa1503f8 // mov x24, x21
-	WORD $0x3d800071 // str q17, [x3]
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x3cba6870 // str q16, [x3, x26]
-	WORD $0x3cbe687a // str q26, [x3, x30]
-	WORD $0x3ca66879 // str q25, [x3, x6]
-	WORD $0x3cb67878 // str q24, [x3, x22, lsl #4]
-	WORD $0x3cb36877 // str q23, [x3, x19]
-	WORD $0x3cb46876 // str q22, [x3, x20]
-	WORD $0x3ca56867 // str q7, [x3, x5]
-	WORD $0x54fff92c // b.gt 0x514c <k_tile_panel_16_min+0x4e4>
-	WORD $0xcb090301 // sub x1, x24, x9
-	WORD $0xf100031f // cmp x24, #0x0
-	WORD $0xaa1103f5 // mov x21, x17
-	WORD $0x9b017ec1 // mul x1, x22, x1
-	WORD $0x8b0108e3 // add x3, x7, x1, lsl #2
-	WORD $0x91000f01 // add x1, x24, #0x3
-	WORD $0x9a98b031 // csel x17, x1, x24, lt
-	WORD $0xb400019b // cbz x27, 0x5278 <k_tile_panel_16_min+0x610>
-	WORD $0x3dc00071 // ldr q17, [x3]
-	WORD $0x3cfa6870 // ldr q16, [x3, x26]
-	WORD $0x3cfe687a // ldr q26, [x3, x30]
-	WORD $0x3ce66879 // ldr q25, [x3, x6]
-	WORD $0x3cf67878 // ldr q24, [x3, x22, lsl #4]
-	WORD $0x3cf36877 // ldr q23, [x3, x19]
-	WORD $0x3cf46876 // ldr q22, [x3, x20]
-	WORD $0x3ce56867 // ldr q7, [x3, x5]
-	WORD $0xf10007bf // cmp x29, #0x1
-	WORD $0x5400018a // b.ge 0x52a0 <k_tile_panel_16_min+0x638>
-	WORD $0x17ffffe2 // b 0x51fc <k_tile_panel_16_min+0x594>
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
-	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
-	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0xf10007bf // cmp x29, #0x1
-	WORD $0x54fffb0b // b.lt 0x51fc <k_tile_panel_16_min+0x594>
-	WORD $0xd342fe21 // lsr x1, x17, #2
-	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
-	WORD $0xaa0a03e2 // mov x2, x10
-	WORD $0xcb110311 // sub x17, x24, x17
-	WORD $0xaa1003f8 // mov x24, x16
-	WORD $0x9b017f21 // mul x1, x25, x1
-	WORD $0x8b011ae1 // add x1, x23, x1, lsl #6
-	WORD $0x8b111831 // add x17, x1, x17, lsl #6
-	WORD $0x8b040221 // add x1, x17, x4
-	WORD $0x3d8033f6 // str q22, [sp, #0xc0]
-	WORD $0x3dc00313 // ldr q19, [x24]
-	WORD $0x6d4c7c36 // ldp d22, d31, [x1, #0xc0]
-	WORD $0x4eab1d7b // mov v27.16b, v11.16b
-	WORD $0x6d48543d // ldp d29, d21, [x1, #0x80]
-	WORD $0x4eab1d7e // mov v30.16b, v11.16b
-	WORD $0x3dc01314 // ldr q20, [x24, #0x40]
-	WORD $0xad0467fa // stp q26, q25, [sp, #0x80]
-	WORD $0x4eab1d7a // mov v26.16b, v11.16b
-	WORD $0xad055ff8 // stp q24, q23, [sp, #0xa0]
-	WORD $0x3dc08312 // ldr q18, [x24, #0x200]
-	WORD $0xd1000442 // sub x2, x2, #0x1
-	WORD $0x4e943a7c // zip1 v28.4s, v19.4s, v20.4s
-	WORD $0x4e947a79 // zip2 v25.4s, v19.4s, v20.4s
-	WORD $0x6e1806dd // mov v29.d[1], v22.d[0]
-	WORD $0x3dc02318 // ldr q24, [x24, #0x80]
-	WORD $0x3dc03313 // ldr q19, [x24, #0xc0]
-	WORD $0x6e1807f5 // mov v21.d[1], v31.d[0]
-	WORD $0x6d402837 // ldp d23, d10, [x1]
-	WORD $0x3dc04301 // ldr q1, [x24, #0x100]
-	WORD $0x4e933b02 // zip1 v2.4s, v24.4s, v19.4s
-	WORD $0x6d445834 // ldp d20, d22, [x1, #0x40]
-	WORD $0x4e937b09 // zip2 v9.4s, v24.4s, v19.4s
-	WORD $0x4e9da79a // smmla v26.4s, v28.16b, v29.16b
-	WORD $0x4e9da73b // smmla v27.4s, v25.16b, v29.16b
-	WORD $0x6d4c7e38 // ldp d24, d31, [x17, #0xc0]
-	WORD $0x6e2dde53 // fmul v19.4s, v18.4s, v13.4s
-	WORD $0x6d48323d // ldp d29, d12, [x17, #0x80]
-	WORD $0x6e180697 // mov v23.d[1], v20.d[0]
-	WORD $0x6d443e28 // ldp d8, d15, [x17, #0x40]
-	WORD $0x4eab1d74 // mov v20.16b, v11.16b
-	WORD $0x6d40362e // ldp d14, d13, [x17]
-	WORD $0x4e95a45a // smmla v26.4s, v2.16b, v21.16b
-	WORD $0x6e18071d // mov v29.d[1], v24.d[0]
-	WORD $0x4e95a53b // smmla v27.4s, v9.16b, v21.16b
-	WORD $0x6e1806ca // mov v10.d[1], v22.d[0]
-	WORD $0x4eab1d76 // mov v22.16b, v11.16b
-	WORD $0x4eab1d75 // mov v21.16b, v11.16b
-	WORD $0x4eab1d78 // mov v24.16b, v11.16b
-	WORD $0x6e18050e // mov v14.d[1], v8.d[0]
-	WORD $0x4e97a794 // smmla v20.4s, v28.16b, v23.16b
-	WORD $0x6e1807ec // mov v12.d[1], v31.d[0]
-	WORD $0x6e1805ed // mov v13.d[1], v15.d[0]
-	WORD $0x3dc0531f // ldr q31, [x24, #0x140]
-	WORD $0x4ebe1fc5 // mov v5.16b, v30.16b
-	WORD $0x4e97a736 // smmla v22.4s, v25.16b, v23.16b
-	WORD $0x4e9da795 // smmla v21.4s, v28.16b, v29.16b
-	WORD $0x4eab1d77 // mov v23.16b, v11.16b
-	WORD $0x4e9f3828 // zip1 v8.4s, v1.4s, v31.4s
-	WORD $0x6d45122f // ldp d15, d4, [x17, #0x50]
-	WORD $0x4e8ea798 // smmla v24.4s, v28.16b, v14.16b
-	WORD $0x4eab1d7c // mov v28.16b, v11.16b
-	WORD $0x4e8aa454 // smmla v20.4s, v2.16b, v10.16b
-	WORD $0x4e9da737 // smmla v23.4s, v25.16b, v29.16b
-	WORD $0x6d49742b // ldp d11, d29, [x1, #0x90]
-	WORD $0x4e8aa536 // smmla v22.4s, v9.16b, v10.16b
-	WORD $0x4e8ca455 // smmla v21.4s, v2.16b, v12.16b
-	WORD $0x4e9f782a // zip2 v10.4s, v1.4s, v31.4s
-	WORD $0x4e8ea73c // smmla v28.4s, v25.16b, v14.16b
-	WORD $0x6d4d3820 // ldp d0, d14, [x1, #0xd0]
-	WORD $0x4e8da458 // smmla v24.4s, v2.16b, v13.16b
-	WORD $0x6d4d0e21 // ldp d1, d3, [x17, #0xd0]
-	WORD $0x4e8ca537 // smmla v23.4s, v9.16b, v12.16b
-	WORD $0x6d490a3f // ldp d31, d2, [x17, #0x90]
-	WORD $0x6e18040b // mov v11.d[1], v0.d[0]
-	WORD $0x4e9b5b40 // uzp2 v0.4s, v26.4s, v27.4s
-	WORD $0x4e9b1b5a // uzp1 v26.4s, v26.4s, v27.4s
-	WORD $0x4e8da53c // smmla v28.4s, v9.16b, v13.16b
-	WORD $0x6d41242d // ldp d13, d9, [x1, #0x10]
-	WORD $0x4ebe1fdb // mov v27.16b, v30.16b
-	WORD $0x4ea71cf9 // mov v25.16b, v7.16b
-	WORD $0x4ebe1fc7 // mov v7.16b, v30.16b
-	WORD $0x6e18043f // mov v31.d[1], v1.d[0]
-	WORD $0x4ebe1fc6 // mov v6.16b, v30.16b
-	WORD $0x6e1805dd // mov v29.d[1], v14.d[0]
-	WORD $0x3d801fe0 // str q0, [sp, #0x70]
-	WORD $0x6d453020 // ldp d0, d12, [x1, #0x50]
-	WORD $0x4e8ba51b // smmla v27.4s, v8.16b, v11.16b
-	WORD $0x4e8ba547 // smmla v7.4s, v10.16b, v11.16b
-	WORD $0x4ebe1fcb // mov v11.16b, v30.16b
-	WORD $0x6e180462 // mov v2.d[1], v3.d[0]
-	WORD $0x4e961a8e // uzp1 v14.4s, v20.4s, v22.4s
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x6e18040d // mov v13.d[1], v0.d[0]
-	WORD $0x6d410620 // ldp d0, d1, [x17, #0x10]
-	WORD $0x4e9fa545 // smmla v5.4s, v10.16b, v31.16b
-	WORD $0x6e180589 // mov v9.d[1], v12.d[0]
-	WORD $0x6e1805e0 // mov v0.d[1], v15.d[0]
-	WORD $0x4ebe1fcf // mov v15.16b, v30.16b
-	WORD $0x6e180481 // mov v1.d[1], v4.d[0]
-	WORD $0x4e8da50b // smmla v11.4s, v8.16b, v13.16b
-	WORD $0x4e975aa4 // uzp2 v4.4s, v21.4s, v23.4s
-	WORD $0x4e8da54f // smmla v15.4s, v10.16b, v13.16b
-	WORD $0x4ebe1fcd // mov v13.16b, v30.16b
-	WORD $0x4e80a506 // smmla v6.4s, v8.16b, v0.16b
-	WORD $0x4e9fa50d // smmla v13.4s, v8.16b, v31.16b
-	WORD $0x4ebe1fdf // mov v31.16b, v30.16b
-	WORD $0x3dc06308 // ldr q8, [x24, #0x180]
-	WORD $0x4e80a55f // smmla v31.4s, v10.16b, v0.16b
-	WORD $0x3dc07300 // ldr q0, [x24, #0x1c0]
-	WORD $0x4e9c5b0a // uzp2 v10.4s, v24.4s, v28.4s
-	WORD $0x4e9c1b18 // uzp1 v24.4s, v24.4s, v28.4s
-	WORD $0x4e80391c // zip1 v28.4s, v8.4s, v0.4s
-	WORD $0x4e807900 // zip2 v0.4s, v8.4s, v0.4s
-	WORD $0x4e965a88 // uzp2 v8.4s, v20.4s, v22.4s
-	WORD $0x4e971ab4 // uzp1 v20.4s, v21.4s, v23.4s
-	WORD $0x4eb31e75 // mov v21.16b, v19.16b
-	WORD $0x4eb31e76 // mov v22.16b, v19.16b
-	WORD $0x4e81a786 // smmla v6.4s, v28.16b, v1.16b
-	WORD $0x4e81a41f // smmla v31.4s, v0.16b, v1.16b
-	WORD $0x4eb31e61 // mov v1.16b, v19.16b
-	WORD $0x4e9da79b // smmla v27.4s, v28.16b, v29.16b
-	WORD $0x4e9da407 // smmla v7.4s, v0.16b, v29.16b
-	WORD $0x4e82a78d // smmla v13.4s, v28.16b, v2.16b
-	WORD $0x4e82a405 // smmla v5.4s, v0.16b, v2.16b
-	WORD $0x4e89a78b // smmla v11.4s, v28.16b, v9.16b
-	WORD $0x4e89a40f // smmla v15.4s, v0.16b, v9.16b
-	WORD $0x4e34ce41 // fmla v1.4s, v18.4s, v20.4s
-	WORD $0x4eb31e74 // mov v20.16b, v19.16b
-	WORD $0x4e38ce55 // fmla v21.4s, v18.4s, v24.4s
-	WORD $0x4e9f58d8 // uzp2 v24.4s, v6.4s, v31.4s
-	WORD $0x4e9f18c6 // uzp1 v6.4s, v6.4s, v31.4s
-	WORD $0x4eb31e62 // mov v2.16b, v19.16b
-	WORD $0x4e875b63 // uzp2 v3.4s, v27.4s, v7.4s
-	WORD $0x4e871b77 // uzp1 v23.4s, v27.4s, v7.4s
-	WORD $0x4eb91f27 // mov v7.16b, v25.16b
-	WORD $0x4e3ace54 // fmla v20.4s, v18.4s, v26.4s
-	WORD $0x4e8559ba // uzp2 v26.4s, v13.4s, v5.4s
-	WORD $0x4e8519a5 // uzp1 v5.4s, v13.4s, v5.4s
-	WORD $0xad4367ed // ldp q13, q25, [sp, #0x60]
-	WORD $0x4eb31e60 // mov v0.16b, v19.16b
-	WORD $0x4eb31e7b // mov v27.16b, v19.16b
-	WORD $0x4e8f597c // uzp2 v28.4s, v11.4s, v15.4s
-	WORD $0x4e24ce42 // fmla v2.4s, v18.4s, v4.4s
-	WORD $0x4e2ace56 // fmla v22.4s, v18.4s, v10.4s
-	WORD $0x4e39ce53 // fmla v19.4s, v18.4s, v25.4s
-	WORD $0x4e8f1979 // uzp1 v25.4s, v11.4s, v15.4s
-	WORD $0x4e2dd463 // fadd v3.4s, v3.4s, v13.4s
-	WORD $0x4e2dd4c6 // fadd v6.4s, v6.4s, v13.4s
-	WORD $0x4e2dd704 // fadd v4.4s, v24.4s, v13.4s
-	WORD $0x3dc09318 // ldr q24, [x24, #0x240]
-	WORD $0x4e2dd4a5 // fadd v5.4s, v5.4s, v13.4s
-	WORD $0x4e2ece40 // fmla v0.4s, v18.4s, v14.4s
-	WORD $0x4e28ce5b // fmla v27.4s, v18.4s, v8.4s
-	WORD $0x4e2dd6f7 // fadd v23.4s, v23.4s, v13.4s
-	WORD $0x4e2dd75a // fadd v26.4s, v26.4s, v13.4s
-	WORD $0x4ebe1fcb // mov v11.16b, v30.16b
-	WORD $0x4e2dd732 // fadd v18.4s, v25.4s, v13.4s
-	WORD $0x4e23cf13 // fmla v19.4s, v24.4s, v3.4s
-	WORD $0x4e2dd783 // fadd v3.4s, v28.4s, v13.4s
-	WORD $0x4e26cf15 // fmla v21.4s, v24.4s, v6.4s
-	WORD $0x4e24cf16 // fmla v22.4s, v24.4s, v4.4s
-	WORD $0xbd402224 // ldr s4, [x17, #0x20]
-	WORD $0x4e25cf01 // fmla v1.4s, v24.4s, v5.4s
-	WORD $0xbd406225 // ldr s5, [x17, #0x60]
-	WORD $0xbd40e226 // ldr s6, [x17, #0xe0]
-	WORD $0x4e37cf14 // fmla v20.4s, v24.4s, v23.4s
-	WORD $0x4e3acf02 // fmla v2.4s, v24.4s, v26.4s
-	WORD $0x4e32cf00 // fmla v0.4s, v24.4s, v18.4s
-	WORD $0xad4467fa // ldp q26, q25, [sp, #0x80]
-	WORD $0x4e23cf1b // fmla v27.4s, v24.4s, v3.4s
-	WORD $0xad455ff8 // ldp q24, q23, [sp, #0xa0]
-	WORD $0xbd40a223 // ldr s3, [x17, #0xa0]
-	WORD $0x4f8412b1 // fmla v17.4s, v21.4s, v4.s[0]
-	WORD $0xbd402024 // ldr s4, [x1, #0x20]
-	WORD $0x4f8512d0 // fmla v16.4s, v22.4s, v5.s[0]
-	WORD $0x3dc033f6 // ldr q22, [sp, #0xc0]
-	WORD $0x4f861059 // fmla v25.4s, v2.4s, v6.s[0]
-	WORD $0x4f83103a // fmla v26.4s, v1.4s, v3.s[0]
-	WORD $0xbd406021 // ldr s1, [x1, #0x60]
-	WORD $0x4f841018 // fmla v24.4s, v0.4s, v4.s[0]
-	WORD $0xbd40a020 // ldr s0, [x1, #0xa0]
-	WORD $0x2d569624 // ldp s4, s5, [x17, #0xb4]
-	WORD $0x4f811377 // fmla v23.4s, v27.4s, v1.s[0]
-	WORD $0xbd40e022 // ldr s2, [x1, #0xe0]
-	WORD $0x3dc0a312 // ldr q18, [x24, #0x280]
-	WORD $0x4f801296 // fmla v22.4s, v20.4s, v0.s[0]
-	WORD $0x2d468221 // ldp s1, s0, [x17, #0x34]
-	WORD $0x4f821267 // fmla v7.4s, v19.4s, v2.s[0]
-	WORD $0x4f84125a // fmla v26.4s, v18.4s, v4.s[0]
-	WORD $0x2d5e9222 // ldp s2, s4, [x17, #0xf4]
-	WORD $0x4f811251 // fmla v17.4s, v18.4s, v1.s[0]
-	WORD $0x2d4e8e21 // ldp s1, s3, [x17, #0x74]
-	WORD $0x2d56d434 // ldp s20, s21, [x1, #0xb4]
-	WORD $0x91040231 // add x17, x17, #0x100
-	WORD $0x4f821259 // fmla v25.4s, v18.4s, v2.s[0]
-	WORD $0x4f811250 // fmla v16.4s, v18.4s, v1.s[0]
-	WORD $0x2d468821 // ldp s1, s2, [x1, #0x34]
-	WORD $0x4f941256 // fmla v22.4s, v18.4s, v20.s[0]
-	WORD $0x2d5ed026 // ldp s6, s20, [x1, #0xf4]
-	WORD $0x4f811258 // fmla v24.4s, v18.4s, v1.s[0]
-	WORD $0x2d4ecc21 // ldp s1, s19, [x1, #0x74]
-	WORD $0x4f861247 // fmla v7.4s, v18.4s, v6.s[0]
-	WORD $0x4f811257 // fmla v23.4s, v18.4s, v1.s[0]
-	WORD $0x3dc0b301 // ldr q1, [x24, #0x2c0]
-	WORD $0x910c0318 // add x24, x24, #0x300
-	WORD $0x4f801031 // fmla v17.4s, v1.4s, v0.s[0]
-	WORD $0x4f831030 // fmla v16.4s, v1.4s, v3.s[0]
-	WORD $0x4f85103a // fmla v26.4s, v1.4s, v5.s[0]
-	WORD $0x4f841039 // fmla v25.4s, v1.4s, v4.s[0]
-	WORD $0x4f821038 // fmla v24.4s, v1.4s, v2.s[0]
-	WORD $0x4f931037 // fmla v23.4s, v1.4s, v19.s[0]
-	WORD $0x4f951036 // fmla v22.4s, v1.4s, v21.s[0]
-	WORD $0x4f941027 // fmla v7.4s, v1.4s, v20.s[0]
-	WORD $0x54ffe668 // b.hi 0x52c0 <k_tile_panel_16_min+0x658>
-	WORD $0x17ffff01 // b 0x51fc <k_tile_panel_16_min+0x594>
-	WORD $0xa9414011 // ldp x17, x16, [x0, #0x10]
-	WORD $0xd37ced0a // lsl x10, x8, #4
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0xa9401804 // ldp x4, x6, [x0]
-	WORD $0xa9438402 // ldp x2, x1, [x0, #0x38]
-	WORD $0x8b100605 // add x5, x16, x16, lsl #1
-	WORD $0xd37ae467 // lsl x7, x3, #6
-	WORD $0x8b0a0231 // add x17, x17, x10
-	WORD $0x8b0a0083 // add x3, x4, x10
-	WORD $0xd37df204 // lsl x4, x16, #3
-	WORD $0x910200c6 // add x6, x6, #0x80
-	WORD $0xd37ef4a5 // lsl x5, x5, #2
-	WORD $0xd10400e7 // sub x7, x7, #0x100
-	WORD $0x91000453 // add x19, x2, #0x1
-	WORD $0x14000009 // b 0x5658 <k_tile_panel_16_min+0x9f0>
-	WORD $0x91001157 // add x23, x10, #0x4
-	WORD $0xaa0a03f5 // mov x21, x10
-	WORD $0x3d800285 // str q5, [x20]
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x3cb66a84 // str q4, [x20, x22]
-	WORD $0x3ca46a83 // str q3, [x20, x4]
-	WORD $0x3ca56a82 // str q2, [x20, x5]
-	WORD $0x54ffd84c // b.gt 0x515c <k_tile_panel_16_min+0x4f4>
-	WORD $0xcb0902aa // sub x10, x21, x9
-	WORD $0x91000eb8 // add x24, x21, #0x3
-	WORD $0xf10002bf // cmp x21, #0x0
-	WORD $0x9b0a7e0a // mul x10, x16, x10
-	WORD $0xd37ef616 // lsl x22, x16, #2
-	WORD $0x8b0a0874 // add x20, x3, x10, lsl #2
-	WORD $0xaa1703ea // mov x10, x23
-	WORD $0x9a95b317 // csel x23, x24, x21, lt
-	WORD $0xb4000101 // cbz x1, 0x5698 <k_tile_panel_16_min+0xa30>
-	WORD $0x3dc00285 // ldr q5, [x20]
-	WORD $0x3cf66a84 // ldr q4, [x20, x22]
-	WORD $0x3ce46a83 // ldr q3, [x20, x4]
-	WORD $0x3ce56a82 // ldr q2, [x20, x5]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400010a // b.ge 0x56b0 <k_tile_panel_16_min+0xa48>
-	WORD $0x17ffffe9 // b 0x5638 <k_tile_panel_16_min+0x9d0>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc6b // b.lt 0x5638 <k_tile_panel_16_min+0x9d0>
-	WORD $0x9342fef7 // asr x23, x23, #2
-	WORD $0xaa1103f8 // mov x24, x17
-	WORD $0x9b177cf7 // mul x23, x7, x23
-	WORD $0x8b151af5 // add x21, x23, x21, lsl #6
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0x8b1500d5 // add x21, x6, x21
-	WORD $0x6d4442a7 // ldp d7, d16, [x21, #0x40]
-	WORD $0xd10006f7 // sub x23, x23, #0x1
-	WORD $0x6d401ab1 // ldp d17, d6, [x21]
-	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0x3dc00300 // ldr q0, [x24]
-	WORD $0x3dc01301 // ldr q1, [x24, #0x40]
-	WORD $0x3dc05319 // ldr q25, [x24, #0x140]
-	WORD $0x6d784ab6 // ldp d22, d18, [x21, #-0x80]
-	WORD $0x3dc02313 // ldr q19, [x24, #0x80]
-	WORD $0x4e813815 // zip1 v21.4s, v0.4s, v1.4s
-	WORD $0x6e1804f1 // mov v17.d[1], v7.d[0]
-	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
-	WORD $0x6d7c62a1 // ldp d1, d24, [x21, #-0x40]
-	WORD $0x4eab1d67 // mov v7.16b, v11.16b
-	WORD $0x6e180606 // mov v6.d[1], v16.d[0]
-	WORD $0x4eab1d70 // mov v16.16b, v11.16b
-	WORD $0x3dc03317 // ldr q23, [x24, #0xc0]
-	WORD $0x3dc0631b // ldr q27, [x24, #0x180]
-	WORD $0x3dc0731c // ldr q28, [x24, #0x1c0]
-	WORD $0x6e180436 // mov v22.d[1], v1.d[0]
-	WORD $0x4e91a6a7 // smmla v7.4s, v21.16b, v17.16b
-	WORD $0x3dc04301 // ldr q1, [x24, #0x100]
-	WORD $0x4e91a410 // smmla v16.4s, v0.16b, v17.16b
-	WORD $0x4eab1d71 // mov v17.16b, v11.16b
-	WORD $0x6e180712 // mov v18.d[1], v24.d[0]
-	WORD $0x6d7d76b8 // ldp d24, d29, [x21, #-0x30]
-	WORD $0x4e973a74 // zip1 v20.4s, v19.4s, v23.4s
-	WORD $0x4e977a73 // zip2 v19.4s, v19.4s, v23.4s
-	WORD $0x4e9c3b7f // zip1 v31.4s, v27.4s, v28.4s
-	WORD $0x4e9c7b7b // zip2 v27.4s, v27.4s, v28.4s
-	WORD $0x4e96a6b1 // smmla v17.4s, v21.16b, v22.16b
-	WORD $0x4eab1d75 // mov v21.16b, v11.16b
-	WORD $0x4eab1d7c // mov v28.16b, v11.16b
-	WORD $0x4e86a687 // smmla v7.4s, v20.16b, v6.16b
-	WORD $0x4e96a415 // smmla v21.4s, v0.16b, v22.16b
-	WORD $0x4e993836 // zip1 v22.4s, v1.4s, v25.4s
-	WORD $0x4e997821 // zip2 v1.4s, v1.4s, v25.4s
-	WORD $0x6d7966ba // ldp d26, d25, [x21, #-0x70]
-	WORD $0x4e92a691 // smmla v17.4s, v20.16b, v18.16b
-	WORD $0x6d457aa0 // ldp d0, d30, [x21, #0x50]
-	WORD $0x4e86a670 // smmla v16.4s, v19.16b, v6.16b
-	WORD $0x6e18071a // mov v26.d[1], v24.d[0]
-	WORD $0x6d4162b7 // ldp d23, d24, [x21, #0x10]
-	WORD $0x6e1807b9 // mov v25.d[1], v29.d[0]
-	WORD $0x4eab1d7d // mov v29.16b, v11.16b
-	WORD $0x4e92a675 // smmla v21.4s, v19.16b, v18.16b
-	WORD $0x4e9018f4 // uzp1 v20.4s, v7.4s, v16.4s
-	WORD $0x4e9058e7 // uzp2 v7.4s, v7.4s, v16.4s
-	WORD $0x6e180417 // mov v23.d[1], v0.d[0]
-	WORD $0x4eab1d60 // mov v0.16b, v11.16b
-	WORD $0x6e1807d8 // mov v24.d[1], v30.d[0]
-	WORD $0x4e9aa6dc // smmla v28.4s, v22.16b, v26.16b
-	WORD $0x4e9aa43d // smmla v29.4s, v1.16b, v26.16b
-	WORD $0x4eab1d7a // mov v26.16b, v11.16b
-	WORD $0x4e951a32 // uzp1 v18.4s, v17.4s, v21.4s
-	WORD $0x4e955a31 // uzp2 v17.4s, v17.4s, v21.4s
-	WORD $0x4e97a43a // smmla v26.4s, v1.16b, v23.16b
-	WORD $0x3dc08301 // ldr q1, [x24, #0x200]
-	WORD $0x4e97a6c0 // smmla v0.4s, v22.16b, v23.16b
-	WORD $0x4e99a7fc // smmla v28.4s, v31.16b, v25.16b
-	WORD $0x4e99a77d // smmla v29.4s, v27.16b, v25.16b
-	WORD $0x6e2ddc26 // fmul v6.4s, v1.4s, v13.4s
-	WORD $0x4e98a7e0 // smmla v0.4s, v31.16b, v24.16b
-	WORD $0x4e98a77a // smmla v26.4s, v27.16b, v24.16b
-	WORD $0x4e9d1b93 // uzp1 v19.4s, v28.4s, v29.4s
-	WORD $0x4e9d5b96 // uzp2 v22.4s, v28.4s, v29.4s
-	WORD $0x4ea61cd0 // mov v16.16b, v6.16b
-	WORD $0x4e9a1815 // uzp1 v21.4s, v0.4s, v26.4s
-	WORD $0x4e9a5800 // uzp2 v0.4s, v0.4s, v26.4s
-	WORD $0x4e32cc30 // fmla v16.4s, v1.4s, v18.4s
-	WORD $0x4ea61cd2 // mov v18.16b, v6.16b
-	WORD $0x4e2dd673 // fadd v19.4s, v19.4s, v13.4s
-	WORD $0x4e31cc32 // fmla v18.4s, v1.4s, v17.4s
-	WORD $0x4ea61cd1 // mov v17.16b, v6.16b
-	WORD $0x4e27cc26 // fmla v6.4s, v1.4s, v7.4s
-	WORD $0x4e2dd400 // fadd v0.4s, v0.4s, v13.4s
-	WORD $0xbd4022a7 // ldr s7, [x21, #0x20]
-	WORD $0x4e34cc31 // fmla v17.4s, v1.4s, v20.4s
-	WORD $0x4e2dd6b4 // fadd v20.4s, v21.4s, v13.4s
-	WORD $0x4e2dd6d5 // fadd v21.4s, v22.4s, v13.4s
-	WORD $0x3dc09301 // ldr q1, [x24, #0x240]
-	WORD $0x4e33cc30 // fmla v16.4s, v1.4s, v19.4s
-	WORD $0x4e20cc26 // fmla v6.4s, v1.4s, v0.4s
-	WORD $0xbc5a02a0 // ldur s0, [x21, #-0x60]
-	WORD $0x4e35cc32 // fmla v18.4s, v1.4s, v21.4s
-	WORD $0x4e34cc31 // fmla v17.4s, v1.4s, v20.4s
-	WORD $0xbc5e02a1 // ldur s1, [x21, #-0x20]
-	WORD $0x4f801205 // fmla v5.4s, v16.4s, v0.s[0]
-	WORD $0xbd4062a0 // ldr s0, [x21, #0x60]
-	WORD $0x4f811244 // fmla v4.4s, v18.4s, v1.s[0]
-	WORD $0x4f871223 // fmla v3.4s, v17.4s, v7.s[0]
-	WORD $0x4f8010c2 // fmla v2.4s, v6.4s, v0.s[0]
-	WORD $0x2d769aa1 // ldp s1, s6, [x21, #-0x4c]
-	WORD $0x2d7ec6a7 // ldp s7, s17, [x21, #-0xc]
-	WORD $0x3dc0a300 // ldr q0, [x24, #0x280]
-	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
-	WORD $0x4f871004 // fmla v4.4s, v0.4s, v7.s[0]
-	WORD $0x2d469ea1 // ldp s1, s7, [x21, #0x34]
-	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
-	WORD $0x2d4e86b0 // ldp s16, s1, [x21, #0x74]
-	WORD $0x910402b5 // add x21, x21, #0x100
-	WORD $0x4f901002 // fmla v2.4s, v0.4s, v16.s[0]
-	WORD $0x3dc0b300 // ldr q0, [x24, #0x2c0]
-	WORD $0x910c0318 // add x24, x24, #0x300
-	WORD $0x4f861005 // fmla v5.4s, v0.4s, v6.s[0]
-	WORD $0x4f911004 // fmla v4.4s, v0.4s, v17.s[0]
-	WORD $0x4f871003 // fmla v3.4s, v0.4s, v7.s[0]
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fff288 // b.hi 0x56c8 <k_tile_panel_16_min+0xa60>
-	WORD $0x17ffff6f // b 0x5638 <k_tile_panel_16_min+0x9d0>
-	WORD $0xa9400c06 // ldp x6, x3, [x0]
-	WORD $0xd37ced10 // lsl x16, x8, #4
-	WORD $0xa943c401 // ldp x1, x17, [x0, #0x38]
-	WORD $0xf9401004 // ldr x4, [x0, #0x20]
-	WORD $0xa9410805 // ldp x5, x2, [x0, #0x10]
-	WORD $0x8b1000c6 // add x6, x6, x16
-	WORD $0x91000427 // add x7, x1, #0x1
-	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x14000007 // b 0x58bc <k_tile_panel_16_min+0xc54>
-	WORD $0x91000a15 // add x21, x16, #0x2
-	WORD $0xaa1003ea // mov x10, x16
-	WORD $0x3d800263 // str q3, [x19]
-	WORD $0xeb0f02bf // cmp x21, x15
-	WORD $0x3cb46a62 // str q2, [x19, x20]
-	WORD $0x54ffc5ac // b.gt 0x516c <k_tile_panel_16_min+0x504>
-	WORD $0xcb090150 // sub x16, x10, x9
-	WORD $0x91000d56 // add x22, x10, #0x3
+	WORD $0x4e040e20 // dup v0.4s, w17
+	WORD $0x4e040c21 // dup v1.4s, w1
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x91000d50 // add x16, x10, #0x3
+	WORD $0x8b09052e // add x14, x9, x9, lsl #1
+	WORD $0x1a9fd7ef // cset w15, gt
 	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x9b107c50 // mul x16, x2, x16
-	WORD $0xd37ef454 // lsl x20, x2, #2
-	WORD $0x8b1008d3 // add x19, x6, x16, lsl #2
-	WORD $0xaa1503f0 // mov x16, x21
-	WORD $0x9a8ab2d5 // csel x21, x22, x10, lt
-	WORD $0xb40000d1 // cbz x17, 0x58f4 <k_tile_panel_16_min+0xc8c>
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0x9a8ab210 // csel x16, x16, x10, lt
+	WORD $0xd378ddce // lsl x14, x14, #8
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x927ef603 // and x3, x16, #0xfffffffffffffffc
+	WORD $0x9342fe10 // asr x16, x16, #2
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x8b0a01ad // add x13, x13, x10
+	WORD $0x0a0f014f // and w15, w10, w15
+	WORD $0x91000541 // add x1, x10, #0x1
+	WORD $0xa90243fd // stp x29, x16, [sp, #0x20]
+	WORD $0xcb030150 // sub x16, x10, x3
+	WORD $0x9a9fc442 // csinc x2, x2, xzr, gt
+	WORD $0x91000523 // add x3, x9, #0x1
+	WORD $0x6d0123e9 // stp d9, d8, [sp, #0x10]
+	WORD $0xa9036ffe // stp x30, x27, [sp, #0x30]
+	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
+	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
+	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
+	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
+	WORD $0xf90007f0 // str x16, [sp, #0x8]
+	WORD $0x14000005 // b 0x41d8 <k_tile_panel_16_min+0xac>
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0xeb02011f // cmp x8, x2
+	WORD $0x54003320 // b.eq 0x4838 <k_tile_panel_16_min+0x70c>
+	WORD $0xd342fd04 // lsr x4, x8, #2
+	WORD $0xd37ced05 // lsl x5, x8, #4
+	WORD $0xaa0a03fa // mov x26, x10
+	WORD $0x9b0e2c84 // madd x4, x4, x14, x11
+	WORD $0x927c04a6 // and x6, x5, #0x30
+	WORD $0x8b050185 // add x5, x12, x5
+	WORD $0x8b060084 // add x4, x4, x6
+	WORD $0x3400074f // cbz w15, 0x42dc <k_tile_panel_16_min+0x1b0>
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0xb40000a6 // cbz x6, 0x4210 <k_tile_panel_16_min+0xe4>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000aa // b.ge 0x421c <k_tile_panel_16_min+0xf0>
+	WORD $0x14000032 // b 0x42d4 <k_tile_panel_16_min+0x1a8>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540005eb // b.lt 0x42d4 <k_tile_panel_16_min+0x1a8>
+	WORD $0xf9401006 // ldr x6, [x0, #0x20]
+	WORD $0xf94017f0 // ldr x16, [sp, #0x28]
+	WORD $0xaa0403f3 // mov x19, x4
+	WORD $0xf9400407 // ldr x7, [x0, #0x8]
+	WORD $0x9b107cc6 // mul x6, x6, x16
+	WORD $0xf94007f0 // ldr x16, [sp, #0x8]
+	WORD $0x8b0618e6 // add x6, x7, x6, lsl #6
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0x8b1018c6 // add x6, x6, x16, lsl #6
+	WORD $0xad4014c4 // ldp q4, q5, [x6]
+	WORD $0x4ea01c07 // mov v7.16b, v0.16b
+	WORD $0x4ea01c10 // mov v16.16b, v0.16b
 	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0x3cf46a62 // ldr q2, [x19, x20]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x5904 <k_tile_panel_16_min+0xc9c>
-	WORD $0x17ffffed // b 0x58a4 <k_tile_panel_16_min+0xc3c>
+	WORD $0x3dc04266 // ldr q6, [x19, #0x100]
+	WORD $0x3dc07271 // ldr q17, [x19, #0x1c0]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
+	WORD $0x3dc05266 // ldr q6, [x19, #0x140]
+	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
+	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
+	WORD $0x3dc06266 // ldr q6, [x19, #0x180]
+	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
+	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
+	WORD $0x3dc08266 // ldr q6, [x19, #0x200]
+	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
+	WORD $0x6e21dcc3 // fmul v3.4s, v6.4s, v1.4s
+	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
+	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
+	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
+	WORD $0x4e21d604 // fadd v4.4s, v16.4s, v1.4s
+	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x2d4694c4 // ldp s4, s5, [x6, #0x34]
+	WORD $0x3dc0a263 // ldr q3, [x19, #0x280]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x3dc0b263 // ldr q3, [x19, #0x2c0]
+	WORD $0x910c0273 // add x19, x19, #0x300
+	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
+	WORD $0x54fffb88 // b.hi 0x4240 <k_tile_panel_16_min+0x114>
+	WORD $0xaa0103fa // mov x26, x1
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x9100135e // add x30, x26, #0x4
+	WORD $0xeb0d03df // cmp x30, x13
+	WORD $0x540002ad // b.le 0x4338 <k_tile_panel_16_min+0x20c>
+	WORD $0xaa1a03e6 // mov x6, x26
+	WORD $0x910008d9 // add x25, x6, #0x2
+	WORD $0xeb0d033f // cmp x25, x13
+	WORD $0x540016ed // b.le 0x45d0 <k_tile_panel_16_min+0x4a4>
+	WORD $0xaa0603e7 // mov x7, x6
+	WORD $0xeb0d00ff // cmp x7, x13
+	WORD $0x54fff66a // b.ge 0x41cc <k_tile_panel_16_min+0xa0>
+	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
+	WORD $0xcb0a00f1 // sub x17, x7, x10
+	WORD $0xf10000ff // cmp x7, #0x0
+	WORD $0x9b117e10 // mul x16, x16, x17
+	WORD $0xf9402411 // ldr x17, [x0, #0x48]
+	WORD $0x8b1008a5 // add x5, x5, x16, lsl #2
+	WORD $0x91000cf0 // add x16, x7, #0x3
+	WORD $0x9a87b206 // csel x6, x16, x7, lt
+	WORD $0xb4002271 // cbz x17, 0x4770 <k_tile_panel_16_min+0x644>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400226a // b.ge 0x477c <k_tile_panel_16_min+0x650>
+	WORD $0x17ffffa5 // b 0x41c8 <k_tile_panel_16_min+0x9c>
+	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
+	WORD $0xf9400414 // ldr x20, [x0, #0x8]
+	WORD $0xf9402415 // ldr x21, [x0, #0x48]
+	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
+	WORD $0xd37df0f6 // lsl x22, x7, #3
+	WORD $0xd37ef4d7 // lsl x23, x6, #2
+	WORD $0x14000009 // b 0x4374 <k_tile_panel_16_min+0x248>
+	WORD $0x910010de // add x30, x6, #0x4
+	WORD $0xaa0603fa // mov x26, x6
+	WORD $0x3d800305 // str q5, [x24]
+	WORD $0xeb0d03df // cmp x30, x13
+	WORD $0x3cb96b03 // str q3, [x24, x25]
+	WORD $0x3cb66b04 // str q4, [x24, x22]
+	WORD $0x3cb76b02 // str q2, [x24, x23]
+	WORD $0x54fffbec // b.gt 0x42ec <k_tile_panel_16_min+0x1c0>
+	WORD $0xcb0a0346 // sub x6, x26, x10
+	WORD $0x91000f58 // add x24, x26, #0x3
+	WORD $0xf100035f // cmp x26, #0x0
+	WORD $0x9b067ce6 // mul x6, x7, x6
+	WORD $0x91000b5b // add x27, x26, #0x2
+	WORD $0x9a9ab31d // csel x29, x24, x26, lt
+	WORD $0x91001750 // add x16, x26, #0x5
+	WORD $0xf100037f // cmp x27, #0x0
+	WORD $0xd37ef4f9 // lsl x25, x7, #2
+	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
+	WORD $0xaa1e03e6 // mov x6, x30
+	WORD $0x9a9bb21e // csel x30, x16, x27, lt
+	WORD $0xb4000115 // cbz x21, 0x43c4 <k_tile_panel_16_min+0x298>
+	WORD $0x3dc00305 // ldr q5, [x24]
+	WORD $0x3cf96b03 // ldr q3, [x24, x25]
+	WORD $0x3cf66b04 // ldr q4, [x24, x22]
+	WORD $0x3cf76b02 // ldr q2, [x24, x23]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x43dc <k_tile_panel_16_min+0x2b0>
+	WORD $0x17ffffe5 // b 0x4354 <k_tile_panel_16_min+0x228>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x4354 <k_tile_panel_16_min+0x228>
+	WORD $0xd342ffb0 // lsr x16, x29, #2
+	WORD $0xd342ffd1 // lsr x17, x30, #2
+	WORD $0x927edfbd // and x29, x29, #0x3fffffffffffffc
+	WORD $0x927edfde // and x30, x30, #0x3fffffffffffffc
+	WORD $0xcb1d035a // sub x26, x26, x29
+	WORD $0xaa0303fd // mov x29, x3
+	WORD $0x9b107e70 // mul x16, x19, x16
+	WORD $0xcb1e037b // sub x27, x27, x30
+	WORD $0xaa0403fe // mov x30, x4
+	WORD $0x9b117e71 // mul x17, x19, x17
+	WORD $0x8b101a90 // add x16, x20, x16, lsl #6
+	WORD $0x8b111a91 // add x17, x20, x17, lsl #6
+	WORD $0x8b1a1a1a // add x26, x16, x26, lsl #6
+	WORD $0x8b1b1a3b // add x27, x17, x27, lsl #6
+	WORD $0x3dc003c7 // ldr q7, [x30]
+	WORD $0x3dc013d0 // ldr q16, [x30, #0x40]
+	WORD $0xd10007bd // sub x29, x29, #0x1
+	WORD $0x6d445771 // ldp d17, d21, [x27, #0x40]
+	WORD $0xf10007bf // cmp x29, #0x1
+	WORD $0x6d401b73 // ldp d19, d6, [x27]
+	WORD $0x4e9038f6 // zip1 v22.4s, v7.4s, v16.4s
+	WORD $0x4e9078f7 // zip2 v23.4s, v7.4s, v16.4s
+	WORD $0x6d446b50 // ldp d16, d26, [x26, #0x40]
+	WORD $0x6d404b58 // ldp d24, d18, [x26]
+	WORD $0x4ea01c07 // mov v7.16b, v0.16b
+	WORD $0x6e180633 // mov v19.d[1], v17.d[0]
+	WORD $0x3dc023d1 // ldr q17, [x30, #0x80]
+	WORD $0x3dc033d9 // ldr q25, [x30, #0xc0]
+	WORD $0x3dc053db // ldr q27, [x30, #0x140]
+	WORD $0x6e1806a6 // mov v6.d[1], v21.d[0]
+	WORD $0x4ea01c15 // mov v21.16b, v0.16b
+	WORD $0x6e180618 // mov v24.d[1], v16.d[0]
+	WORD $0x4ea01c10 // mov v16.16b, v0.16b
+	WORD $0x4e993a34 // zip1 v20.4s, v17.4s, v25.4s
+	WORD $0x6e180752 // mov v18.d[1], v26.d[0]
+	WORD $0x6d457f5a // ldp d26, d31, [x26, #0x50]
+	WORD $0x4e93a6c7 // smmla v7.4s, v22.16b, v19.16b
+	WORD $0x3dc063dd // ldr q29, [x30, #0x180]
+	WORD $0x3dc073de // ldr q30, [x30, #0x1c0]
+	WORD $0x4e93a6f0 // smmla v16.4s, v23.16b, v19.16b
+	WORD $0x4e997a33 // zip2 v19.4s, v17.4s, v25.4s
+	WORD $0x4ea01c11 // mov v17.16b, v0.16b
+	WORD $0x3dc043d9 // ldr q25, [x30, #0x100]
+	WORD $0x4e98a6f5 // smmla v21.4s, v23.16b, v24.16b
+	WORD $0x4e9e3ba9 // zip1 v9.4s, v29.4s, v30.4s
+	WORD $0x4e9e7bbd // zip2 v29.4s, v29.4s, v30.4s
+	WORD $0x4ea01c1e // mov v30.16b, v0.16b
+	WORD $0x4e98a6d1 // smmla v17.4s, v22.16b, v24.16b
+	WORD $0x4e9b3b36 // zip1 v22.4s, v25.4s, v27.4s
+	WORD $0x4e9b7b39 // zip2 v25.4s, v25.4s, v27.4s
+	WORD $0x6d416f5c // ldp d28, d27, [x26, #0x10]
+	WORD $0x4e86a687 // smmla v7.4s, v20.16b, v6.16b
+	WORD $0x6d452378 // ldp d24, d8, [x27, #0x50]
+	WORD $0x4e92a675 // smmla v21.4s, v19.16b, v18.16b
+	WORD $0x4e86a670 // smmla v16.4s, v19.16b, v6.16b
+	WORD $0x6e18075c // mov v28.d[1], v26.d[0]
+	WORD $0x6d416b77 // ldp d23, d26, [x27, #0x10]
+	WORD $0x6e1807fb // mov v27.d[1], v31.d[0]
+	WORD $0x4ea01c1f // mov v31.16b, v0.16b
+	WORD $0x4e92a691 // smmla v17.4s, v20.16b, v18.16b
+	WORD $0x3dc083d2 // ldr q18, [x30, #0x200]
+	WORD $0x6e180717 // mov v23.d[1], v24.d[0]
+	WORD $0x4ea01c18 // mov v24.16b, v0.16b
+	WORD $0x6e18051a // mov v26.d[1], v8.d[0]
+	WORD $0x4e9ca6de // smmla v30.4s, v22.16b, v28.16b
+	WORD $0x4e9ca73f // smmla v31.4s, v25.16b, v28.16b
+	WORD $0x4ea01c1c // mov v28.16b, v0.16b
+	WORD $0x6e21de46 // fmul v6.4s, v18.4s, v1.4s
+	WORD $0x4e951a33 // uzp1 v19.4s, v17.4s, v21.4s
+	WORD $0x4e955a31 // uzp2 v17.4s, v17.4s, v21.4s
+	WORD $0x4e9018f5 // uzp1 v21.4s, v7.4s, v16.4s
+	WORD $0x4e9058e7 // uzp2 v7.4s, v7.4s, v16.4s
+	WORD $0x4e97a6d8 // smmla v24.4s, v22.16b, v23.16b
+	WORD $0x4e97a73c // smmla v28.4s, v25.16b, v23.16b
+	WORD $0x4e9ba53e // smmla v30.4s, v9.16b, v27.16b
+	WORD $0x4e9ba7bf // smmla v31.4s, v29.16b, v27.16b
+	WORD $0x4ea61cd0 // mov v16.16b, v6.16b
+	WORD $0x4e9aa538 // smmla v24.4s, v9.16b, v26.16b
+	WORD $0x4e9aa7bc // smmla v28.4s, v29.16b, v26.16b
+	WORD $0x4e33ce50 // fmla v16.4s, v18.4s, v19.4s
+	WORD $0x4ea61cd3 // mov v19.16b, v6.16b
+	WORD $0x4e9f1bd4 // uzp1 v20.4s, v30.4s, v31.4s
+	WORD $0x4e9f5bd7 // uzp2 v23.4s, v30.4s, v31.4s
+	WORD $0x4e9c1b16 // uzp1 v22.4s, v24.4s, v28.4s
+	WORD $0x4e9c5b18 // uzp2 v24.4s, v24.4s, v28.4s
+	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
+	WORD $0x4ea61cd1 // mov v17.16b, v6.16b
+	WORD $0x4e21d694 // fadd v20.4s, v20.4s, v1.4s
+	WORD $0x4e27ce46 // fmla v6.4s, v18.4s, v7.4s
+	WORD $0x4e35ce51 // fmla v17.4s, v18.4s, v21.4s
+	WORD $0x4e21d6d5 // fadd v21.4s, v22.4s, v1.4s
+	WORD $0x4e21d6f6 // fadd v22.4s, v23.4s, v1.4s
+	WORD $0x4e21d707 // fadd v7.4s, v24.4s, v1.4s
+	WORD $0x3dc093d2 // ldr q18, [x30, #0x240]
+	WORD $0x4e34ce50 // fmla v16.4s, v18.4s, v20.4s
+	WORD $0xbd402374 // ldr s20, [x27, #0x20]
+	WORD $0x4e36ce53 // fmla v19.4s, v18.4s, v22.4s
+	WORD $0x4e35ce51 // fmla v17.4s, v18.4s, v21.4s
+	WORD $0x4e27ce46 // fmla v6.4s, v18.4s, v7.4s
+	WORD $0xbd402347 // ldr s7, [x26, #0x20]
+	WORD $0xbd406352 // ldr s18, [x26, #0x60]
+	WORD $0x4f871205 // fmla v5.4s, v16.4s, v7.s[0]
+	WORD $0xbd406367 // ldr s7, [x27, #0x60]
+	WORD $0x4f921263 // fmla v3.4s, v19.4s, v18.s[0]
+	WORD $0x4f941224 // fmla v4.4s, v17.4s, v20.s[0]
+	WORD $0x4f8710c2 // fmla v2.4s, v6.4s, v7.s[0]
+	WORD $0x2d46c347 // ldp s7, s16, [x26, #0x34]
+	WORD $0x2d4ecf51 // ldp s17, s19, [x26, #0x74]
+	WORD $0x3dc0a3c6 // ldr q6, [x30, #0x280]
+	WORD $0x9104035a // add x26, x26, #0x100
+	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
+	WORD $0x4f9110c3 // fmla v3.4s, v6.4s, v17.s[0]
+	WORD $0x2d46c767 // ldp s7, s17, [x27, #0x34]
+	WORD $0x4f8710c4 // fmla v4.4s, v6.4s, v7.s[0]
+	WORD $0x2d4e9f72 // ldp s18, s7, [x27, #0x74]
+	WORD $0x9104037b // add x27, x27, #0x100
+	WORD $0x4f9210c2 // fmla v2.4s, v6.4s, v18.s[0]
+	WORD $0x3dc0b3c6 // ldr q6, [x30, #0x2c0]
+	WORD $0x910c03de // add x30, x30, #0x300
+	WORD $0x4f9010c5 // fmla v5.4s, v6.4s, v16.s[0]
+	WORD $0x4f9310c3 // fmla v3.4s, v6.4s, v19.s[0]
+	WORD $0x4f9110c4 // fmla v4.4s, v6.4s, v17.s[0]
+	WORD $0x4f8710c2 // fmla v2.4s, v6.4s, v7.s[0]
+	WORD $0x54fff268 // b.hi 0x4414 <k_tile_panel_16_min+0x2e8>
+	WORD $0x17ffff62 // b 0x4354 <k_tile_panel_16_min+0x228>
+	WORD $0xa941d414 // ldp x20, x21, [x0, #0x18]
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xf9402416 // ldr x22, [x0, #0x48]
+	WORD $0x14000007 // b 0x45f8 <k_tile_panel_16_min+0x4cc>
+	WORD $0x910008f9 // add x25, x7, #0x2
+	WORD $0xaa0703e6 // mov x6, x7
+	WORD $0x3d8002e3 // str q3, [x23]
+	WORD $0xeb0d033f // cmp x25, x13
+	WORD $0x3cb86ae2 // str q2, [x23, x24]
+	WORD $0x54ffe84c // b.gt 0x42fc <k_tile_panel_16_min+0x1d0>
+	WORD $0xcb0a00d0 // sub x16, x6, x10
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0xd37ef698 // lsl x24, x20, #2
+	WORD $0x9b107e90 // mul x16, x20, x16
+	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0x8b1008b7 // add x23, x5, x16, lsl #2
+	WORD $0x91000cd0 // add x16, x6, #0x3
+	WORD $0x9a86b219 // csel x25, x16, x6, lt
+	WORD $0xb40000d6 // cbz x22, 0x4630 <k_tile_panel_16_min+0x504>
+	WORD $0x3dc002e3 // ldr q3, [x23]
+	WORD $0x3cf86ae2 // ldr q2, [x23, x24]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x4640 <k_tile_panel_16_min+0x514>
+	WORD $0x17ffffed // b 0x45e0 <k_tile_panel_16_min+0x4b4>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd2b // b.lt 0x58a4 <k_tile_panel_16_min+0xc3c>
-	WORD $0xd342feb6 // lsr x22, x21, #2
-	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
-	WORD $0xcb15014a // sub x10, x10, x21
-	WORD $0xaa0703f5 // mov x21, x7
-	WORD $0x9b167c96 // mul x22, x4, x22
-	WORD $0x8b161876 // add x22, x3, x22, lsl #6
-	WORD $0x8b0a1aca // add x10, x22, x10, lsl #6
-	WORD $0xaa0503f6 // mov x22, x5
-	WORD $0x6d401145 // ldp d5, d4, [x10]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0x6d441d46 // ldp d6, d7, [x10, #0x40]
-	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0x3dc002c0 // ldr q0, [x22]
-	WORD $0x3dc012c1 // ldr q1, [x22, #0x40]
-	WORD $0x3dc042d1 // ldr q17, [x22, #0x100]
-	WORD $0x3dc052d2 // ldr q18, [x22, #0x140]
-	WORD $0x6d415153 // ldp d19, d20, [x10, #0x10]
-	WORD $0x4e813810 // zip1 v16.4s, v0.4s, v1.4s
-	WORD $0x6e1804c5 // mov v5.d[1], v6.d[0]
-	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
-	WORD $0x6d455546 // ldp d6, d21, [x10, #0x50]
-	WORD $0x4e923a21 // zip1 v1.4s, v17.4s, v18.4s
-	WORD $0x4e927a31 // zip2 v17.4s, v17.4s, v18.4s
-	WORD $0x4eab1d72 // mov v18.16b, v11.16b
-	WORD $0x6e1804e4 // mov v4.d[1], v7.d[0]
-	WORD $0x6e1804d3 // mov v19.d[1], v6.d[0]
-	WORD $0x4eab1d66 // mov v6.16b, v11.16b
-	WORD $0x6e1806b4 // mov v20.d[1], v21.d[0]
-	WORD $0x4e85a412 // smmla v18.4s, v0.16b, v5.16b
-	WORD $0x4eab1d60 // mov v0.16b, v11.16b
-	WORD $0x4e85a606 // smmla v6.4s, v16.16b, v5.16b
-	WORD $0x3dc022d0 // ldr q16, [x22, #0x80]
-	WORD $0x3dc032c5 // ldr q5, [x22, #0xc0]
-	WORD $0x4e93a420 // smmla v0.4s, v1.16b, v19.16b
-	WORD $0x4eab1d61 // mov v1.16b, v11.16b
-	WORD $0x4e853a07 // zip1 v7.4s, v16.4s, v5.4s
-	WORD $0x4e857a05 // zip2 v5.4s, v16.4s, v5.4s
-	WORD $0x4e93a621 // smmla v1.4s, v17.16b, v19.16b
-	WORD $0x3dc062d1 // ldr q17, [x22, #0x180]
-	WORD $0x3dc072d3 // ldr q19, [x22, #0x1c0]
-	WORD $0x4e933a30 // zip1 v16.4s, v17.4s, v19.4s
-	WORD $0x4e937a31 // zip2 v17.4s, v17.4s, v19.4s
-	WORD $0x4e84a4e6 // smmla v6.4s, v7.16b, v4.16b
-	WORD $0x4e84a4b2 // smmla v18.4s, v5.16b, v4.16b
-	WORD $0x3dc082c4 // ldr q4, [x22, #0x200]
-	WORD $0x6e2ddc85 // fmul v5.4s, v4.4s, v13.4s
-	WORD $0x4e94a600 // smmla v0.4s, v16.16b, v20.16b
-	WORD $0x4e94a621 // smmla v1.4s, v17.16b, v20.16b
-	WORD $0x4e9218c7 // uzp1 v7.4s, v6.4s, v18.4s
-	WORD $0x4e9258c6 // uzp2 v6.4s, v6.4s, v18.4s
-	WORD $0x4e815810 // uzp2 v16.4s, v0.4s, v1.4s
-	WORD $0x4e811800 // uzp1 v0.4s, v0.4s, v1.4s
-	WORD $0x4ea51ca1 // mov v1.16b, v5.16b
-	WORD $0x4e26cc85 // fmla v5.4s, v4.4s, v6.4s
-	WORD $0x3dc092c6 // ldr q6, [x22, #0x240]
-	WORD $0x4e27cc81 // fmla v1.4s, v4.4s, v7.4s
-	WORD $0x4e2dd400 // fadd v0.4s, v0.4s, v13.4s
-	WORD $0x4e2dd604 // fadd v4.4s, v16.4s, v13.4s
-	WORD $0x4e20ccc1 // fmla v1.4s, v6.4s, v0.4s
-	WORD $0x4e24ccc5 // fmla v5.4s, v6.4s, v4.4s
-	WORD $0xbd402140 // ldr s0, [x10, #0x20]
-	WORD $0xbd406144 // ldr s4, [x10, #0x60]
-	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
-	WORD $0x4f8410a2 // fmla v2.4s, v5.4s, v4.s[0]
-	WORD $0x3dc0a2c0 // ldr q0, [x22, #0x280]
-	WORD $0x2d469544 // ldp s4, s5, [x10, #0x34]
-	WORD $0x4f841003 // fmla v3.4s, v0.4s, v4.s[0]
-	WORD $0x2d4e9141 // ldp s1, s4, [x10, #0x74]
-	WORD $0x9104014a // add x10, x10, #0x100
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0b2c0 // ldr q0, [x22, #0x2c0]
-	WORD $0x910c02d6 // add x22, x22, #0x300
-	WORD $0x4f851003 // fmla v3.4s, v0.4s, v5.s[0]
-	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff7c8 // b.hi 0x5924 <k_tile_panel_16_min+0xcbc>
-	WORD $0x17ffff9d // b 0x58a4 <k_tile_panel_16_min+0xc3c>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffd2b // b.lt 0x45e0 <k_tile_panel_16_min+0x4b4>
+	WORD $0xd342ff30 // lsr x16, x25, #2
+	WORD $0x927edf31 // and x17, x25, #0x3fffffffffffffc
+	WORD $0xaa0303f9 // mov x25, x3
+	WORD $0xcb1100d1 // sub x17, x6, x17
+	WORD $0xaa0403fa // mov x26, x4
+	WORD $0x9b107eb0 // mul x16, x21, x16
+	WORD $0x8b101a70 // add x16, x19, x16, lsl #6
+	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
+	WORD $0x6d4010c5 // ldp d5, d4, [x6]
+	WORD $0xd1000739 // sub x25, x25, #0x1
+	WORD $0x6d4444d0 // ldp d16, d17, [x6, #0x40]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x3dc00346 // ldr q6, [x26]
+	WORD $0x3dc01347 // ldr q7, [x26, #0x40]
+	WORD $0x3dc04353 // ldr q19, [x26, #0x100]
+	WORD $0x6d4158d5 // ldp d21, d22, [x6, #0x10]
+	WORD $0x3dc05354 // ldr q20, [x26, #0x140]
+	WORD $0x6e180605 // mov v5.d[1], v16.d[0]
+	WORD $0x4e8738d2 // zip1 v18.4s, v6.4s, v7.4s
+	WORD $0x4e8778c6 // zip2 v6.4s, v6.4s, v7.4s
+	WORD $0x6d455cd0 // ldp d16, d23, [x6, #0x50]
+	WORD $0x4e943a67 // zip1 v7.4s, v19.4s, v20.4s
+	WORD $0x4e947a73 // zip2 v19.4s, v19.4s, v20.4s
+	WORD $0x4ea01c14 // mov v20.16b, v0.16b
+	WORD $0x6e180624 // mov v4.d[1], v17.d[0]
+	WORD $0x6e180615 // mov v21.d[1], v16.d[0]
+	WORD $0x4ea01c10 // mov v16.16b, v0.16b
+	WORD $0x6e1806f6 // mov v22.d[1], v23.d[0]
+	WORD $0x4e85a4d4 // smmla v20.4s, v6.16b, v5.16b
+	WORD $0x3dc03346 // ldr q6, [x26, #0xc0]
+	WORD $0x4e85a650 // smmla v16.4s, v18.16b, v5.16b
+	WORD $0x4ea01c05 // mov v5.16b, v0.16b
+	WORD $0x3dc02352 // ldr q18, [x26, #0x80]
+	WORD $0x4e863a51 // zip1 v17.4s, v18.4s, v6.4s
+	WORD $0x4e867a46 // zip2 v6.4s, v18.4s, v6.4s
+	WORD $0x4e95a4e5 // smmla v5.4s, v7.16b, v21.16b
+	WORD $0x4ea01c07 // mov v7.16b, v0.16b
+	WORD $0x4e95a667 // smmla v7.4s, v19.16b, v21.16b
+	WORD $0x3dc06353 // ldr q19, [x26, #0x180]
+	WORD $0x3dc07355 // ldr q21, [x26, #0x1c0]
+	WORD $0x4e84a630 // smmla v16.4s, v17.16b, v4.16b
+	WORD $0x4e84a4d4 // smmla v20.4s, v6.16b, v4.16b
+	WORD $0x3dc08344 // ldr q4, [x26, #0x200]
+	WORD $0x4e953a72 // zip1 v18.4s, v19.4s, v21.4s
+	WORD $0x4e957a73 // zip2 v19.4s, v19.4s, v21.4s
+	WORD $0x6e21dc86 // fmul v6.4s, v4.4s, v1.4s
+	WORD $0x4e941a11 // uzp1 v17.4s, v16.4s, v20.4s
+	WORD $0x4e945a10 // uzp2 v16.4s, v16.4s, v20.4s
+	WORD $0x4e96a645 // smmla v5.4s, v18.16b, v22.16b
+	WORD $0x4e96a667 // smmla v7.4s, v19.16b, v22.16b
+	WORD $0x4e8758b2 // uzp2 v18.4s, v5.4s, v7.4s
+	WORD $0x4e8718a5 // uzp1 v5.4s, v5.4s, v7.4s
+	WORD $0x4ea61cc7 // mov v7.16b, v6.16b
+	WORD $0x4e30cc86 // fmla v6.4s, v4.4s, v16.4s
+	WORD $0x3dc09350 // ldr q16, [x26, #0x240]
+	WORD $0x4e31cc87 // fmla v7.4s, v4.4s, v17.4s
+	WORD $0x4e21d4a5 // fadd v5.4s, v5.4s, v1.4s
+	WORD $0x4e21d644 // fadd v4.4s, v18.4s, v1.4s
+	WORD $0x4e25ce07 // fmla v7.4s, v16.4s, v5.4s
+	WORD $0x4e24ce06 // fmla v6.4s, v16.4s, v4.4s
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
+	WORD $0xbd4060c5 // ldr s5, [x6, #0x60]
+	WORD $0x4f8410e3 // fmla v3.4s, v7.4s, v4.s[0]
+	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
+	WORD $0x3dc0a344 // ldr q4, [x26, #0x280]
+	WORD $0x2d469cc6 // ldp s6, s7, [x6, #0x34]
+	WORD $0x4f861083 // fmla v3.4s, v4.4s, v6.s[0]
+	WORD $0x2d4e98c5 // ldp s5, s6, [x6, #0x74]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
+	WORD $0x3dc0b344 // ldr q4, [x26, #0x2c0]
+	WORD $0x910c035a // add x26, x26, #0x300
+	WORD $0x4f871083 // fmla v3.4s, v4.4s, v7.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x54fff7c8 // b.hi 0x4660 <k_tile_panel_16_min+0x534>
+	WORD $0x17ffff9d // b 0x45e0 <k_tile_panel_16_min+0x4b4>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54ff99cb // b.lt 0x4d78 <k_tile_panel_16_min+0x110>
-	WORD $0xd342fe22 // lsr x2, x17, #2
-	WORD $0xf9401003 // ldr x3, [x0, #0x20]
-	WORD $0x927ede31 // and x17, x17, #0x3fffffffffffffc
-	WORD $0xcb110211 // sub x17, x16, x17
-	WORD $0x91000421 // add x1, x1, #0x1
-	WORD $0x9b027c62 // mul x2, x3, x2
-	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
-	WORD $0x8b081090 // add x16, x4, x8, lsl #4
-	WORD $0x8b021862 // add x2, x3, x2, lsl #6
-	WORD $0x8b111851 // add x17, x2, x17, lsl #6
-	WORD $0xad400e21 // ldp q1, q3, [x17]
-	WORD $0x4eab1d65 // mov v5.16b, v11.16b
-	WORD $0x4eab1d66 // mov v6.16b, v11.16b
-	WORD $0x3dc00200 // ldr q0, [x16]
-	WORD $0x3dc04204 // ldr q4, [x16, #0x100]
-	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
-	WORD $0xd1000421 // sub x1, x1, #0x1
-	WORD $0x4f81e005 // sdot v5.4s, v0.16b, v1.4b[0]
-	WORD $0x3dc01200 // ldr q0, [x16, #0x40]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x4f83e086 // sdot v6.4s, v4.16b, v3.4b[0]
-	WORD $0x3dc05204 // ldr q4, [x16, #0x140]
-	WORD $0x4fa1e005 // sdot v5.4s, v0.16b, v1.4b[1]
-	WORD $0x3dc02200 // ldr q0, [x16, #0x80]
-	WORD $0x4fa3e086 // sdot v6.4s, v4.16b, v3.4b[1]
-	WORD $0x3dc06204 // ldr q4, [x16, #0x180]
-	WORD $0x4f81e805 // sdot v5.4s, v0.16b, v1.4b[2]
-	WORD $0x3dc03200 // ldr q0, [x16, #0xc0]
-	WORD $0x4f83e886 // sdot v6.4s, v4.16b, v3.4b[2]
-	WORD $0x3dc08204 // ldr q4, [x16, #0x200]
-	WORD $0x4fa1e805 // sdot v5.4s, v0.16b, v1.4b[3]
-	WORD $0x6e2ddc80 // fmul v0.4s, v4.4s, v13.4s
-	WORD $0x4fa3e8e6 // sdot v6.4s, v7.16b, v3.4b[3]
-	WORD $0x3dc09203 // ldr q3, [x16, #0x240]
-	WORD $0x4e25cc80 // fmla v0.4s, v4.4s, v5.4s
-	WORD $0x4e2dd4c1 // fadd v1.4s, v6.4s, v13.4s
-	WORD $0x4e21cc60 // fmla v0.4s, v3.4s, v1.4s
-	WORD $0xbd402221 // ldr s1, [x17, #0x20]
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x2d468e21 // ldp s1, s3, [x17, #0x34]
-	WORD $0x3dc0a200 // ldr q0, [x16, #0x280]
-	WORD $0x91040231 // add x17, x17, #0x100
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0b200 // ldr q0, [x16, #0x2c0]
-	WORD $0x910c0210 // add x16, x16, #0x300
-	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fffb88 // b.hi 0x5a6c <k_tile_panel_16_min+0xe04>
-	WORD $0x17fffc9e // b 0x4d78 <k_tile_panel_16_min+0x110>
-	WORD $0xa9564ff4 // ldp x20, x19, [sp, #0x160]
-	WORD $0xf9408bfd // ldr x29, [sp, #0x110]
-	WORD $0xa95557f6 // ldp x22, x21, [sp, #0x150]
-	WORD $0xa9545ff8 // ldp x24, x23, [sp, #0x140]
-	WORD $0xa95367fa // ldp x26, x25, [sp, #0x130]
-	WORD $0xa9526ffe // ldp x30, x27, [sp, #0x120]
-	WORD $0x6d5023e9 // ldp d9, d8, [sp, #0x100]
-	WORD $0x6d4f2beb // ldp d11, d10, [sp, #0xf0]
-	WORD $0x6d4e33ed // ldp d13, d12, [sp, #0xe0]
-	WORD $0x6d4d3bef // ldp d15, d14, [sp, #0xd0]
-	WORD $0x9105c3ff // add sp, sp, #0x170
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54ffd28b // b.lt 0x41c8 <k_tile_panel_16_min+0x9c>
+	WORD $0xd342fcd0 // lsr x16, x6, #2
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0x9b107e30 // mul x16, x17, x16
+	WORD $0xf9400411 // ldr x17, [x0, #0x8]
+	WORD $0x8b101a30 // add x16, x17, x16, lsl #6
+	WORD $0x927edcd1 // and x17, x6, #0x3fffffffffffffc
+	WORD $0xcb1100f1 // sub x17, x7, x17
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
+	WORD $0xad4014c4 // ldp q4, q5, [x6]
+	WORD $0x4ea01c07 // mov v7.16b, v0.16b
+	WORD $0x4ea01c10 // mov v16.16b, v0.16b
+	WORD $0x3dc00083 // ldr q3, [x4]
+	WORD $0x3dc04086 // ldr q6, [x4, #0x100]
+	WORD $0x3dc07091 // ldr q17, [x4, #0x1c0]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
+	WORD $0x3dc01083 // ldr q3, [x4, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
+	WORD $0x3dc05086 // ldr q6, [x4, #0x140]
+	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
+	WORD $0x3dc02083 // ldr q3, [x4, #0x80]
+	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
+	WORD $0x3dc06086 // ldr q6, [x4, #0x180]
+	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
+	WORD $0x3dc03083 // ldr q3, [x4, #0xc0]
+	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
+	WORD $0x3dc08086 // ldr q6, [x4, #0x200]
+	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
+	WORD $0x6e21dcc3 // fmul v3.4s, v6.4s, v1.4s
+	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
+	WORD $0x3dc09085 // ldr q5, [x4, #0x240]
+	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
+	WORD $0x4e21d604 // fadd v4.4s, v16.4s, v1.4s
+	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x2d4694c4 // ldp s4, s5, [x6, #0x34]
+	WORD $0x3dc0a083 // ldr q3, [x4, #0x280]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x3dc0b083 // ldr q3, [x4, #0x2c0]
+	WORD $0x910c0084 // add x4, x4, #0x300
+	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
+	WORD $0x54fffb88 // b.hi 0x47a0 <k_tile_panel_16_min+0x674>
+	WORD $0x17fffe65 // b 0x41c8 <k_tile_panel_16_min+0x9c>
+	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
+	WORD $0xf94013fd // ldr x29, [sp, #0x20]
+	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
+	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
+	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
+	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
+	WORD $0x6d4123e9 // ldp d9, d8, [sp, #0x10]
+	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

@@ -2004,7 +2004,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400074b // b.lt 0x1fa8 <k_untile_iq4_nl+0xf0>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x10017c4b // adr x11, 0x4e50 <k_tile_panel_16_min+0xb48>
+	WORD $0x1001824b // adr x11, 0x4f10 <k_tile_panel_16_min+0xb44>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
 	WORD $0xaa1f03eb // mov x11, xzr
@@ -2068,7 +2068,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5400216b // b.lt 0x23e0 <k_untile_iq4_xs+0x434>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f0005e1 // movi v1.4s, #0xf
-	WORD $0x1001748c // adr x12, 0x4e50 <k_tile_panel_16_min+0xb48>
+	WORD $0x10017a8c // adr x12, 0x4f10 <k_tile_panel_16_min+0xb44>
 	WORD $0x4f010602 // movi v2.4s, #0x30
 	WORD $0x6f0007e3 // mvni v3.4s, #0x1f
 	WORD $0x3dc00184 // ldr q4, [x12]
@@ -2340,7 +2340,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x540008ab // b.lt 0x2500 <k_untile_mxfp4+0x11c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x0f008421 // movi v1.4h, #0x1
-	WORD $0x1001524b // adr x11, 0x4e40 <k_tile_panel_16_min+0xb38>
+	WORD $0x1001584b // adr x11, 0x4f00 <k_tile_panel_16_min+0xb34>
 	WORD $0x4f014402 // movi v2.4s, #0x20, lsl #16
 	WORD $0x6f03d7e3 // mvni v3.4s, #0x7f, msl #16
 	WORD $0x3dc00164 // ldr q4, [x11]
@@ -2409,71 +2409,88 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel
-	WORD $0xfc1b0fec // str d12, [sp, #-0x50]!
-	WORD $0xa942ac09 // ldp x9, x11, [x0, #0x28]
-	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
-	WORD $0x52b9680c // mov w12, #-0x34c00000 // =-884998144
-	WORD $0x4e040d40 // dup v0.4s, w10
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54004f4b // b.lt 0x2ef4 <k_tile_panel+0x9f0>
+	WORD $0xd10243ff // sub sp, sp, #0x90
+	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
+	WORD $0xd37ef562 // lsl x2, x11, #2
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
+	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
+	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
+	WORD $0x4e040e20 // dup v0.4s, w17
+	WORD $0x4e040c21 // dup v1.4s, w1
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x8b090d2e // add x14, x9, x9, lsl #3
+	WORD $0x91000d50 // add x16, x10, #0x3
+	WORD $0x1a9fd7ef // cset w15, gt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0x9a8ab210 // csel x16, x16, x10, lt
+	WORD $0xd37ae5ce // lsl x14, x14, #6
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x927ef603 // and x3, x16, #0xfffffffffffffffc
+	WORD $0x9342fe11 // asr x17, x16, #2
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x4e040d81 // dup v1.4s, w12
-	WORD $0x6d012beb // stp d11, d10, [sp, #0x10]
-	WORD $0xf240053f // tst x9, #0x3
-	WORD $0x8b09016a // add x10, x11, x9
-	WORD $0x6d0223e9 // stp d9, d8, [sp, #0x20]
-	WORD $0xfa401964 // ccmp x11, #0x0, #0x4, ne
-	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
-	WORD $0x1a9fd7eb // cset w11, gt
-	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
-	WORD $0x14000005 // b 0x2554 <k_tile_panel+0x50>
-	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
+	WORD $0x8b0a01ad // add x13, x13, x10
+	WORD $0x0a0f014f // and w15, w10, w15
+	WORD $0xcb030150 // sub x16, x10, x3
+	WORD $0x91000541 // add x1, x10, #0x1
+	WORD $0x9a9fc442 // csinc x2, x2, xzr, gt
+	WORD $0x91000523 // add x3, x9, #0x1
+	WORD $0xfd000bec // str d12, [sp, #0x10]
+	WORD $0x6d01abeb // stp d11, d10, [sp, #0x18]
+	WORD $0x6d02a3e9 // stp d9, d8, [sp, #0x28]
+	WORD $0xf9001ffd // str x29, [sp, #0x38]
+	WORD $0xa9046ffe // stp x30, x27, [sp, #0x40]
+	WORD $0xa90567fa // stp x26, x25, [sp, #0x50]
+	WORD $0xa9065ff8 // stp x24, x23, [sp, #0x60]
+	WORD $0xa90757f6 // stp x22, x21, [sp, #0x70]
+	WORD $0xa9084ff4 // stp x20, x19, [sp, #0x80]
+	WORD $0xa90047f0 // stp x16, x17, [sp]
+	WORD $0x14000005 // b 0x25b8 <k_tile_panel+0xb4>
+	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54004a60 // b.eq 0x2e9c <k_tile_panel+0x998>
-	WORD $0xd37ced0c // lsl x12, x8, #4
-	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0x34000c2b // cbz w11, 0x26e0 <k_tile_panel+0x1dc>
-	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
-	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xa9404002 // ldp x2, x16, [x0]
-	WORD $0x8b0c0231 // add x17, x17, x12
-	WORD $0x910005e3 // add x3, x15, #0x1
-	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0xcb090284 // sub x4, x20, x9
-	WORD $0x91000e85 // add x5, x20, #0x3
-	WORD $0xf100029f // cmp x20, #0x0
-	WORD $0x9b047da4 // mul x4, x13, x4
-	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
-	WORD $0x8b040844 // add x4, x2, x4, lsl #2
-	WORD $0xb40000ae // cbz x14, 0x25ac <k_tile_panel+0xa8>
-	WORD $0x3dc00082 // ldr q2, [x4]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000aa // b.ge 0x25b8 <k_tile_panel+0xb4>
-	WORD $0x14000048 // b 0x26c8 <k_tile_panel+0x1c4>
+	WORD $0xeb02011f // cmp x8, x2
+	WORD $0x540048c0 // b.eq 0x2ecc <k_tile_panel+0x9c8>
+	WORD $0xd342fd04 // lsr x4, x8, #2
+	WORD $0xd37ced05 // lsl x5, x8, #4
+	WORD $0xaa0a03fa // mov x26, x10
+	WORD $0x9b0e2c84 // madd x4, x4, x14, x11
+	WORD $0x927c04a6 // and x6, x5, #0x30
+	WORD $0x8b050185 // add x5, x12, x5
+	WORD $0x8b060084 // add x4, x4, x6
+	WORD $0x34000a0f // cbz w15, 0x2714 <k_tile_panel+0x210>
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0xb40000a6 // cbz x6, 0x25f0 <k_tile_panel+0xec>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000aa // b.ge 0x25fc <k_tile_panel+0xf8>
+	WORD $0x14000048 // b 0x270c <k_tile_panel+0x208>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540008ab // b.lt 0x26c8 <k_tile_panel+0x1c4>
-	WORD $0xd342fca6 // lsr x6, x5, #2
-	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
-	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0xcb050285 // sub x5, x20, x5
-	WORD $0x9b067c26 // mul x6, x1, x6
-	WORD $0x8b061a06 // add x6, x16, x6, lsl #6
-	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
-	WORD $0xaa0303e6 // mov x6, x3
-	WORD $0xad4010a3 // ldp q3, q4, [x5]
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x3dc000e6 // ldr q6, [x7]
-	WORD $0x3dc010f0 // ldr q16, [x7, #0x40]
-	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540008ab // b.lt 0x270c <k_tile_panel+0x208>
+	WORD $0xa94047f0 // ldp x16, x17, [sp]
+	WORD $0xaa0403f3 // mov x19, x4
+	WORD $0xf9401006 // ldr x6, [x0, #0x20]
+	WORD $0xf9400407 // ldr x7, [x0, #0x8]
+	WORD $0x9b117cc6 // mul x6, x6, x17
+	WORD $0x8b0618e6 // add x6, x7, x6, lsl #6
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0x8b1018c6 // add x6, x6, x16, lsl #6
+	WORD $0xad4010c3 // ldp q3, q4, [x6]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x3dc00266 // ldr q6, [x19]
+	WORD $0x3dc01270 // ldr q16, [x19, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
 	WORD $0x4e040465 // dup v5.4s, v3.s[0]
 	WORD $0x0e25c0c7 // smull v7.8h, v6.8b, v5.8b
 	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
 	WORD $0x4e0c0466 // dup v6.4s, v3.s[1]
 	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
 	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
-	WORD $0x3dc020f0 // ldr q16, [x7, #0x80]
+	WORD $0x3dc02270 // ldr q16, [x19, #0x80]
 	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
 	WORD $0x4e140467 // dup v7.4s, v3.s[2]
 	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
@@ -2483,23 +2500,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e27c206 // smull v6.8h, v16.8b, v7.8b
 	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
 	WORD $0x4e67bcc6 // addp v6.8h, v6.8h, v7.8h
-	WORD $0x3dc030e7 // ldr q7, [x7, #0xc0]
+	WORD $0x3dc03267 // ldr q7, [x19, #0xc0]
 	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
 	WORD $0x0e23c0e6 // smull v6.8h, v7.8b, v3.8b
 	WORD $0x4e23c0e3 // smull2 v3.8h, v7.16b, v3.16b
-	WORD $0x3dc040e7 // ldr q7, [x7, #0x100]
+	WORD $0x3dc04267 // ldr q7, [x19, #0x100]
 	WORD $0x4e63bcc3 // addp v3.8h, v6.8h, v3.8h
 	WORD $0x4e040486 // dup v6.4s, v4.s[0]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
-	WORD $0x3dc050e7 // ldr q7, [x7, #0x140]
+	WORD $0x3dc05267 // ldr q7, [x19, #0x140]
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
 	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
-	WORD $0x3dc060e7 // ldr q7, [x7, #0x180]
+	WORD $0x3dc06267 // ldr q7, [x19, #0x180]
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
 	WORD $0x4e140486 // dup v6.4s, v4.s[2]
 	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
@@ -2507,110 +2524,110 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
-	WORD $0x3dc070e6 // ldr q6, [x7, #0x1c0]
+	WORD $0x3dc07266 // ldr q6, [x19, #0x1c0]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e24c0c3 // smull v3.8h, v6.8b, v4.8b
 	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
 	WORD $0x4e64bc63 // addp v3.8h, v3.8h, v4.8h
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
-	WORD $0x3dc080e3 // ldr q3, [x7, #0x200]
-	WORD $0x910900e7 // add x7, x7, #0x240
+	WORD $0x3dc08263 // ldr q3, [x19, #0x200]
+	WORD $0x91090273 // add x19, x19, #0x240
 	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
 	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
 	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
-	WORD $0xbd4020a3 // ldr s3, [x5, #0x20]
-	WORD $0x910400a5 // add x5, x5, #0x100
+	WORD $0xbd4020c3 // ldr s3, [x6, #0x20]
+	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fff8a8 // b.hi 0x25d8 <k_tile_panel+0xd4>
-	WORD $0x91000694 // add x20, x20, #0x1
-	WORD $0x3d800082 // str q2, [x4]
-	WORD $0xf240069f // tst x20, #0x3
-	WORD $0x54000060 // b.eq 0x26e0 <k_tile_panel+0x1dc>
-	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54fff52b // b.lt 0x2580 <k_tile_panel+0x7c>
-	WORD $0x91001295 // add x21, x20, #0x4
-	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x540002ed // b.le 0x2744 <k_tile_panel+0x240>
-	WORD $0xaa1403ed // mov x13, x20
-	WORD $0x910009a7 // add x7, x13, #0x2
-	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x5400216d // b.le 0x2b24 <k_tile_panel+0x620>
-	WORD $0xaa0d03ec // mov x12, x13
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fff22a // b.ge 0x2548 <k_tile_panel+0x44>
-	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
-	WORD $0xcb09018e // sub x14, x12, x9
-	WORD $0xf940200f // ldr x15, [x0, #0x40]
-	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x9b0e7dad // mul x13, x13, x14
-	WORD $0xf940000e // ldr x14, [x0]
-	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
-	WORD $0x91000d8e // add x14, x12, #0x3
-	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
-	WORD $0xb400322f // cbz x15, 0x2d70 <k_tile_panel+0x86c>
-	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
-	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x5400322a // b.ge 0x2d80 <k_tile_panel+0x87c>
-	WORD $0x17ffff81 // b 0x2544 <k_tile_panel+0x40>
-	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xa9403c05 // ldp x5, x15, [x0]
-	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
-	WORD $0x8b0e05c3 // add x3, x14, x14, lsl #1
-	WORD $0xd37df1c2 // lsl x2, x14, #3
-	WORD $0x8b0c01a4 // add x4, x13, x12
-	WORD $0x8b0c00a5 // add x5, x5, x12
-	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0x91000626 // add x6, x17, #0x1
-	WORD $0x14000009 // b 0x2790 <k_tile_panel+0x28c>
-	WORD $0x910011b5 // add x21, x13, #0x4
-	WORD $0xaa0d03f4 // mov x20, x13
-	WORD $0x3d8000e3 // str q3, [x7]
-	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x3cb368e5 // str q5, [x7, x19]
-	WORD $0x3ca268e4 // str q4, [x7, x2]
-	WORD $0x3ca368e2 // str q2, [x7, x3]
-	WORD $0x54fffb2c // b.gt 0x26f0 <k_tile_panel+0x1ec>
-	WORD $0xcb09028d // sub x13, x20, x9
-	WORD $0x91000e96 // add x22, x20, #0x3
-	WORD $0xf100029f // cmp x20, #0x0
-	WORD $0x9b0d7dcd // mul x13, x14, x13
-	WORD $0xd37ef5d3 // lsl x19, x14, #2
-	WORD $0x8b0d08a7 // add x7, x5, x13, lsl #2
-	WORD $0xaa1503ed // mov x13, x21
-	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
-	WORD $0xb4000110 // cbz x16, 0x27d0 <k_tile_panel+0x2cc>
-	WORD $0x3dc000e3 // ldr q3, [x7]
-	WORD $0x3cf368e5 // ldr q5, [x7, x19]
-	WORD $0x3ce268e4 // ldr q4, [x7, x2]
-	WORD $0x3ce368e2 // ldr q2, [x7, x3]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400010a // b.ge 0x27e8 <k_tile_panel+0x2e4>
-	WORD $0x17ffffe9 // b 0x2770 <k_tile_panel+0x26c>
+	WORD $0x54fff8a8 // b.hi 0x261c <k_tile_panel+0x118>
+	WORD $0xaa0103fa // mov x26, x1
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x9100135e // add x30, x26, #0x4
+	WORD $0xeb0d03df // cmp x30, x13
+	WORD $0x540002ad // b.le 0x2770 <k_tile_panel+0x26c>
+	WORD $0xaa1a03e6 // mov x6, x26
+	WORD $0x910008d9 // add x25, x6, #0x2
+	WORD $0xeb0d033f // cmp x25, x13
+	WORD $0x5400220d // b.le 0x2b6c <k_tile_panel+0x668>
+	WORD $0xaa0603e7 // mov x7, x6
+	WORD $0xeb0d00ff // cmp x7, x13
+	WORD $0x54fff3aa // b.ge 0x25ac <k_tile_panel+0xa8>
+	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
+	WORD $0xcb0a00f1 // sub x17, x7, x10
+	WORD $0xf10000ff // cmp x7, #0x0
+	WORD $0x9b117e10 // mul x16, x16, x17
+	WORD $0xf9402411 // ldr x17, [x0, #0x48]
+	WORD $0x8b1008a5 // add x5, x5, x16, lsl #2
+	WORD $0x91000cf0 // add x16, x7, #0x3
+	WORD $0x9a87b206 // csel x6, x16, x7, lt
+	WORD $0xb4003271 // cbz x17, 0x2da8 <k_tile_panel+0x8a4>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400326a // b.ge 0x2db4 <k_tile_panel+0x8b0>
+	WORD $0x17ffff8f // b 0x25a8 <k_tile_panel+0xa4>
+	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
+	WORD $0xf9400414 // ldr x20, [x0, #0x8]
+	WORD $0xf9402415 // ldr x21, [x0, #0x48]
+	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
+	WORD $0xd37df0f6 // lsl x22, x7, #3
+	WORD $0xd37ef4d7 // lsl x23, x6, #2
+	WORD $0x14000009 // b 0x27ac <k_tile_panel+0x2a8>
+	WORD $0x910010de // add x30, x6, #0x4
+	WORD $0xaa0603fa // mov x26, x6
+	WORD $0x3d800303 // str q3, [x24]
+	WORD $0xeb0d03df // cmp x30, x13
+	WORD $0x3cb96b05 // str q5, [x24, x25]
+	WORD $0x3cb66b04 // str q4, [x24, x22]
+	WORD $0x3cb76b02 // str q2, [x24, x23]
+	WORD $0x54fffbec // b.gt 0x2724 <k_tile_panel+0x220>
+	WORD $0xcb0a0346 // sub x6, x26, x10
+	WORD $0x91000f58 // add x24, x26, #0x3
+	WORD $0xf100035f // cmp x26, #0x0
+	WORD $0x9b067ce6 // mul x6, x7, x6
+	WORD $0x91000b5b // add x27, x26, #0x2
+	WORD $0x9a9ab31d // csel x29, x24, x26, lt
+	WORD $0x91001750 // add x16, x26, #0x5
+	WORD $0xf100037f // cmp x27, #0x0
+	WORD $0xd37ef4f9 // lsl x25, x7, #2
+	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
+	WORD $0xaa1e03e6 // mov x6, x30
+	WORD $0x9a9bb21e // csel x30, x16, x27, lt
+	WORD $0xb4000115 // cbz x21, 0x27fc <k_tile_panel+0x2f8>
+	WORD $0x3dc00303 // ldr q3, [x24]
+	WORD $0x3cf96b05 // ldr q5, [x24, x25]
+	WORD $0x3cf66b04 // ldr q4, [x24, x22]
+	WORD $0x3cf76b02 // ldr q2, [x24, x23]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x2814 <k_tile_panel+0x310>
+	WORD $0x17ffffe5 // b 0x278c <k_tile_panel+0x288>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffc6b // b.lt 0x2770 <k_tile_panel+0x26c>
-	WORD $0xd342feb6 // lsr x22, x21, #2
-	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
-	WORD $0xcb150294 // sub x20, x20, x21
-	WORD $0xaa0603f5 // mov x21, x6
-	WORD $0x9b167c36 // mul x22, x1, x22
-	WORD $0x8b1619f6 // add x22, x15, x22, lsl #6
-	WORD $0x8b141ad4 // add x20, x22, x20, lsl #6
-	WORD $0xaa0403f6 // mov x22, x4
-	WORD $0xad401a96 // ldp q22, q6, [x20]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0xad424697 // ldp q23, q17, [x20, #0x40]
-	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0x3dc002d2 // ldr q18, [x22]
-	WORD $0xad444e98 // ldp q24, q19, [x20, #0x80]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x278c <k_tile_panel+0x288>
+	WORD $0xd342ffb0 // lsr x16, x29, #2
+	WORD $0xd342ffd1 // lsr x17, x30, #2
+	WORD $0x927edfbd // and x29, x29, #0x3fffffffffffffc
+	WORD $0x927edfde // and x30, x30, #0x3fffffffffffffc
+	WORD $0xcb1d035a // sub x26, x26, x29
+	WORD $0xaa0303fd // mov x29, x3
+	WORD $0x9b107e70 // mul x16, x19, x16
+	WORD $0xcb1e037b // sub x27, x27, x30
+	WORD $0xaa0403fe // mov x30, x4
+	WORD $0x9b117e71 // mul x17, x19, x17
+	WORD $0x8b101a90 // add x16, x20, x16, lsl #6
+	WORD $0x8b111a91 // add x17, x20, x17, lsl #6
+	WORD $0x8b1a1a1a // add x26, x16, x26, lsl #6
+	WORD $0x8b1b1a3b // add x27, x17, x27, lsl #6
+	WORD $0xad401b56 // ldp q22, q6, [x26]
+	WORD $0xd10007bd // sub x29, x29, #0x1
+	WORD $0xad424757 // ldp q23, q17, [x26, #0x40]
+	WORD $0xf10007bf // cmp x29, #0x1
+	WORD $0x3dc003d2 // ldr q18, [x30]
+	WORD $0xad404f78 // ldp q24, q19, [x27]
 	WORD $0x4e0406c7 // dup v7.4s, v22.s[0]
 	WORD $0x4e0c06d0 // dup v16.4s, v22.s[1]
-	WORD $0x3dc012dc // ldr q28, [x22, #0x40]
+	WORD $0x3dc013dc // ldr q28, [x30, #0x40]
 	WORD $0x4e0406f4 // dup v20.4s, v23.s[0]
 	WORD $0x4e0c06f5 // dup v21.4s, v23.s[1]
 	WORD $0x4e04071b // dup v27.4s, v24.s[0]
@@ -2621,7 +2638,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e34c25d // smull v29.8h, v18.8b, v20.8b
 	WORD $0x4e34c25e // smull2 v30.8h, v18.16b, v20.16b
 	WORD $0x4e30c390 // smull2 v16.8h, v28.16b, v16.16b
-	WORD $0xad465299 // ldp q25, q20, [x20, #0xc0]
+	WORD $0xad425379 // ldp q25, q20, [x27, #0x40]
 	WORD $0x0e3bc24b // smull v11.8h, v18.8b, v27.8b
 	WORD $0x4e3bc25b // smull2 v27.8h, v18.16b, v27.16b
 	WORD $0x4e67bf47 // addp v7.8h, v26.8h, v7.8h
@@ -2645,7 +2662,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e75bf55 // addp v21.8h, v26.8h, v21.8h
 	WORD $0x4e1406ff // dup v31.4s, v23.s[2]
 	WORD $0x4e72bfda // addp v26.8h, v30.8h, v18.8h
-	WORD $0x3dc022de // ldr q30, [x22, #0x80]
+	WORD $0x3dc023de // ldr q30, [x30, #0x80]
 	WORD $0x4e602b72 // saddlp v18.4s, v27.8h
 	WORD $0x4e69bd1b // addp v27.8h, v8.8h, v9.8h
 	WORD $0x4e140709 // dup v9.4s, v24.s[2]
@@ -2669,7 +2686,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e2ac3dd // smull v29.8h, v30.8b, v10.8b
 	WORD $0x4e2ac3de // smull2 v30.8h, v30.16b, v10.16b
 	WORD $0x4e7fbf9c // addp v28.8h, v28.8h, v31.8h
-	WORD $0x3dc032df // ldr q31, [x22, #0xc0]
+	WORD $0x3dc033df // ldr q31, [x30, #0xc0]
 	WORD $0x4e606b47 // sadalp v7.4s, v26.8h
 	WORD $0x4e69bf7a // addp v26.8h, v27.8h, v9.8h
 	WORD $0x0e36c3fb // smull v27.8h, v31.8b, v22.8b
@@ -2687,7 +2704,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e39c3f9 // smull2 v25.8h, v31.16b, v25.16b
 	WORD $0x4e14069f // dup v31.4s, v20.s[2]
 	WORD $0x4e77bfb7 // addp v23.8h, v29.8h, v23.8h
-	WORD $0x3dc042dd // ldr q29, [x22, #0x100]
+	WORD $0x3dc043dd // ldr q29, [x30, #0x100]
 	WORD $0x4e606b95 // sadalp v21.4s, v28.8h
 	WORD $0x4e0404dc // dup v28.4s, v6.s[0]
 	WORD $0x4e606ac7 // sadalp v7.4s, v22.8h
@@ -2709,7 +2726,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3bc3bb // smull2 v27.8h, v29.16b, v27.16b
 	WORD $0x4e0c04dc // dup v28.4s, v6.s[1]
 	WORD $0x4e78bf38 // addp v24.8h, v25.8h, v24.8h
-	WORD $0x3dc052d9 // ldr q25, [x22, #0x140]
+	WORD $0x3dc053d9 // ldr q25, [x30, #0x140]
 	WORD $0x4e7ebed6 // addp v22.8h, v22.8h, v30.8h
 	WORD $0x4e0c067e // dup v30.4s, v19.s[1]
 	WORD $0x4e606ae7 // sadalp v7.4s, v23.8h
@@ -2732,7 +2749,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1404db // dup v27.4s, v6.s[2]
 	WORD $0x4e14063d // dup v29.4s, v17.s[2]
 	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
-	WORD $0x3dc062da // ldr q26, [x22, #0x180]
+	WORD $0x3dc063da // ldr q26, [x30, #0x180]
 	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
 	WORD $0x4e7ebed6 // addp v22.8h, v22.8h, v30.8h
 	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
@@ -2752,7 +2769,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3fc35a // smull2 v26.8h, v26.16b, v31.16b
 	WORD $0x4e606af5 // sadalp v21.4s, v23.8h
 	WORD $0x4e7bbfd7 // addp v23.8h, v30.8h, v27.8h
-	WORD $0x3dc072db // ldr q27, [x22, #0x1c0]
+	WORD $0x3dc073db // ldr q27, [x30, #0x1c0]
 	WORD $0x4e7cbf39 // addp v25.8h, v25.8h, v28.8h
 	WORD $0x4e78bfb8 // addp v24.8h, v29.8h, v24.8h
 	WORD $0x0e31c37c // smull v28.8h, v27.8b, v17.8b
@@ -2773,8 +2790,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606b12 // sadalp v18.4s, v24.8h
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
 	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
-	WORD $0x3dc082c6 // ldr q6, [x22, #0x200]
-	WORD $0x910902d6 // add x22, x22, #0x240
+	WORD $0x3dc083c6 // ldr q6, [x30, #0x200]
+	WORD $0x910903de // add x30, x30, #0x240
 	WORD $0x4e606a30 // sadalp v16.4s, v17.8h
 	WORD $0x6e21dcd1 // fmul v17.4s, v6.4s, v1.4s
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
@@ -2788,65 +2805,62 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea086b3 // add v19.4s, v21.4s, v0.4s
 	WORD $0x4eb11e35 // mov v21.16b, v17.16b
 	WORD $0x4e32ccc7 // fmla v7.4s, v6.4s, v18.4s
-	WORD $0xbd40a292 // ldr s18, [x20, #0xa0]
+	WORD $0xbd402372 // ldr s18, [x27, #0x20]
 	WORD $0x4e30ccd5 // fmla v21.4s, v6.4s, v16.4s
 	WORD $0x4e33ccd1 // fmla v17.4s, v6.4s, v19.4s
-	WORD $0xbd402286 // ldr s6, [x20, #0x20]
-	WORD $0xbd406290 // ldr s16, [x20, #0x60]
-	WORD $0xbd40e293 // ldr s19, [x20, #0xe0]
-	WORD $0x91040294 // add x20, x20, #0x100
+	WORD $0xbd402346 // ldr s6, [x26, #0x20]
+	WORD $0xbd406350 // ldr s16, [x26, #0x60]
+	WORD $0xbd406373 // ldr s19, [x27, #0x60]
+	WORD $0x9104035a // add x26, x26, #0x100
 	WORD $0x4f861283 // fmla v3.4s, v20.4s, v6.s[0]
+	WORD $0x9104037b // add x27, x27, #0x100
 	WORD $0x4f9210e4 // fmla v4.4s, v7.4s, v18.s[0]
 	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
 	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
-	WORD $0x54ffe768 // b.hi 0x2808 <k_tile_panel+0x304>
-	WORD $0x17ffff14 // b 0x2770 <k_tile_panel+0x26c>
-	WORD $0xa9404403 // ldp x3, x17, [x0]
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
-	WORD $0xa9414002 // ldp x2, x16, [x0, #0x10]
-	WORD $0x8b0c0063 // add x3, x3, x12
-	WORD $0x910005e4 // add x4, x15, #0x1
-	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0x14000007 // b 0x2b5c <k_tile_panel+0x658>
-	WORD $0x91000987 // add x7, x12, #0x2
-	WORD $0xaa0c03ed // mov x13, x12
-	WORD $0x3d8000a3 // str q3, [x5]
-	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x3ca668a2 // str q2, [x5, x6]
-	WORD $0x54ffdd4c // b.gt 0x2700 <k_tile_panel+0x1fc>
-	WORD $0xcb0901ac // sub x12, x13, x9
-	WORD $0x91000db3 // add x19, x13, #0x3
-	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x9b0c7e0c // mul x12, x16, x12
-	WORD $0xd37ef606 // lsl x6, x16, #2
-	WORD $0x8b0c0865 // add x5, x3, x12, lsl #2
-	WORD $0xaa0703ec // mov x12, x7
-	WORD $0x9a8db267 // csel x7, x19, x13, lt
-	WORD $0xb40000ce // cbz x14, 0x2b94 <k_tile_panel+0x690>
-	WORD $0x3dc000a3 // ldr q3, [x5]
-	WORD $0x3ce668a2 // ldr q2, [x5, x6]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000ca // b.ge 0x2ba4 <k_tile_panel+0x6a0>
-	WORD $0x17ffffed // b 0x2b44 <k_tile_panel+0x640>
+	WORD $0x54ffe748 // b.hi 0x284c <k_tile_panel+0x348>
+	WORD $0x17ffff09 // b 0x278c <k_tile_panel+0x288>
+	WORD $0xa941d414 // ldp x20, x21, [x0, #0x18]
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xf9402416 // ldr x22, [x0, #0x48]
+	WORD $0x14000007 // b 0x2b94 <k_tile_panel+0x690>
+	WORD $0x910008f9 // add x25, x7, #0x2
+	WORD $0xaa0703e6 // mov x6, x7
+	WORD $0x3d8002e3 // str q3, [x23]
+	WORD $0xeb0d033f // cmp x25, x13
+	WORD $0x3cb86ae2 // str q2, [x23, x24]
+	WORD $0x54ffdd2c // b.gt 0x2734 <k_tile_panel+0x230>
+	WORD $0xcb0a00d0 // sub x16, x6, x10
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0xd37ef698 // lsl x24, x20, #2
+	WORD $0x9b107e90 // mul x16, x20, x16
+	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0x8b1008b7 // add x23, x5, x16, lsl #2
+	WORD $0x91000cd0 // add x16, x6, #0x3
+	WORD $0x9a86b219 // csel x25, x16, x6, lt
+	WORD $0xb40000d6 // cbz x22, 0x2bcc <k_tile_panel+0x6c8>
+	WORD $0x3dc002e3 // ldr q3, [x23]
+	WORD $0x3cf86ae2 // ldr q2, [x23, x24]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x2bdc <k_tile_panel+0x6d8>
+	WORD $0x17ffffed // b 0x2b7c <k_tile_panel+0x678>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54fffd2b // b.lt 0x2b44 <k_tile_panel+0x640>
-	WORD $0xd342fcf3 // lsr x19, x7, #2
-	WORD $0x927edce7 // and x7, x7, #0x3fffffffffffffc
-	WORD $0xcb0701ad // sub x13, x13, x7
-	WORD $0xaa0403e7 // mov x7, x4
-	WORD $0x9b137c33 // mul x19, x1, x19
-	WORD $0x8b131a33 // add x19, x17, x19, lsl #6
-	WORD $0x8b0d1a6d // add x13, x19, x13, lsl #6
-	WORD $0xaa0203f3 // mov x19, x2
-	WORD $0xad4011b1 // ldp q17, q4, [x13]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0xad4219b0 // ldp q16, q6, [x13, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x3dc00267 // ldr q7, [x19]
-	WORD $0x3dc01273 // ldr q19, [x19, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffd2b // b.lt 0x2b7c <k_tile_panel+0x678>
+	WORD $0xd342ff30 // lsr x16, x25, #2
+	WORD $0x927edf31 // and x17, x25, #0x3fffffffffffffc
+	WORD $0xaa0303f9 // mov x25, x3
+	WORD $0xcb1100d1 // sub x17, x6, x17
+	WORD $0xaa0403fa // mov x26, x4
+	WORD $0x9b107eb0 // mul x16, x21, x16
+	WORD $0x8b101a70 // add x16, x19, x16, lsl #6
+	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
+	WORD $0xad4010d1 // ldp q17, q4, [x6]
+	WORD $0xd1000739 // sub x25, x25, #0x1
+	WORD $0xad4218d0 // ldp q16, q6, [x6, #0x40]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x3dc00347 // ldr q7, [x26]
+	WORD $0x3dc01353 // ldr q19, [x26, #0x40]
 	WORD $0x4e040625 // dup v5.4s, v17.s[0]
 	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
 	WORD $0x4e040612 // dup v18.4s, v16.s[0]
@@ -2859,7 +2873,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e34c274 // smull2 v20.8h, v19.16b, v20.16b
 	WORD $0x0e36c278 // smull v24.8h, v19.8b, v22.8b
 	WORD $0x4e36c273 // smull2 v19.8h, v19.16b, v22.16b
-	WORD $0x3dc02276 // ldr q22, [x19, #0x80]
+	WORD $0x3dc02356 // ldr q22, [x26, #0x80]
 	WORD $0x4e65bea5 // addp v5.8h, v21.8h, v5.8h
 	WORD $0x4e140635 // dup v21.4s, v17.s[2]
 	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
@@ -2875,7 +2889,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
 	WORD $0x4e606a45 // sadalp v5.4s, v18.8h
-	WORD $0x3dc03272 // ldr q18, [x19, #0xc0]
+	WORD $0x3dc03352 // ldr q18, [x26, #0xc0]
 	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
 	WORD $0x4e75be93 // addp v19.8h, v20.8h, v21.8h
 	WORD $0x4e76bf15 // addp v21.8h, v24.8h, v22.8h
@@ -2887,7 +2901,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
 	WORD $0x4e606a65 // sadalp v5.4s, v19.8h
 	WORD $0x4e70bed0 // addp v16.8h, v22.8h, v16.8h
-	WORD $0x3dc04273 // ldr q19, [x19, #0x100]
+	WORD $0x3dc04353 // ldr q19, [x26, #0x100]
 	WORD $0x4e606aa7 // sadalp v7.4s, v21.8h
 	WORD $0x4e0404d5 // dup v21.4s, v6.s[0]
 	WORD $0x0e32c274 // smull v20.8h, v19.8b, v18.8b
@@ -2897,7 +2911,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0c04d5 // dup v21.4s, v6.s[1]
 	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
 	WORD $0x4e606a25 // sadalp v5.4s, v17.8h
-	WORD $0x3dc05271 // ldr q17, [x19, #0x140]
+	WORD $0x3dc05351 // ldr q17, [x26, #0x140]
 	WORD $0x4e606a07 // sadalp v7.4s, v16.8h
 	WORD $0x4e0c0490 // dup v16.4s, v4.s[1]
 	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
@@ -2913,13 +2927,13 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
 	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
 	WORD $0x4e71bed1 // addp v17.8h, v22.8h, v17.8h
-	WORD $0x3dc06273 // ldr q19, [x19, #0x180]
+	WORD $0x3dc06353 // ldr q19, [x26, #0x180]
 	WORD $0x0e32c274 // smull v20.8h, v19.8b, v18.8b
 	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
 	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
 	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
 	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
-	WORD $0x3dc07270 // ldr q16, [x19, #0x1c0]
+	WORD $0x3dc07350 // ldr q16, [x26, #0x1c0]
 	WORD $0x4e606a27 // sadalp v7.4s, v17.8h
 	WORD $0x4e72be91 // addp v17.8h, v20.8h, v18.8h
 	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
@@ -2932,48 +2946,46 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e66be86 // addp v6.8h, v20.8h, v6.8h
 	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
 	WORD $0x4e606885 // sadalp v5.4s, v4.8h
-	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
-	WORD $0x91090273 // add x19, x19, #0x240
+	WORD $0x3dc08344 // ldr q4, [x26, #0x200]
+	WORD $0x9109035a // add x26, x26, #0x240
 	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
 	WORD $0x6e21dc86 // fmul v6.4s, v4.4s, v1.4s
 	WORD $0x4ea61cd0 // mov v16.16b, v6.16b
 	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
 	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
 	WORD $0x4e25cc90 // fmla v16.4s, v4.4s, v5.4s
-	WORD $0xbd4061a5 // ldr s5, [x13, #0x60]
+	WORD $0xbd4060c5 // ldr s5, [x6, #0x60]
 	WORD $0x4e27cc86 // fmla v6.4s, v4.4s, v7.4s
-	WORD $0xbd4021a4 // ldr s4, [x13, #0x20]
-	WORD $0x910401ad // add x13, x13, #0x100
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
+	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841203 // fmla v3.4s, v16.4s, v4.s[0]
 	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
-	WORD $0x54fff2e8 // b.hi 0x2bc4 <k_tile_panel+0x6c0>
-	WORD $0x17ffff76 // b 0x2b44 <k_tile_panel+0x640>
+	WORD $0x54fff2e8 // b.hi 0x2bfc <k_tile_panel+0x6f8>
+	WORD $0x17ffff76 // b 0x2b7c <k_tile_panel+0x678>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54ffbe4b // b.lt 0x2544 <k_tile_panel+0x40>
-	WORD $0xd342fdd0 // lsr x16, x14, #2
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54ffbfcb // b.lt 0x25a8 <k_tile_panel+0xa4>
+	WORD $0xd342fcd0 // lsr x16, x6, #2
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
-	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
-	WORD $0xcb0e018e // sub x14, x12, x14
-	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x9b107e30 // mul x16, x17, x16
-	WORD $0xa9408411 // ldp x17, x1, [x0, #0x8]
-	WORD $0x8b08102c // add x12, x1, x8, lsl #4
+	WORD $0xf9400411 // ldr x17, [x0, #0x8]
 	WORD $0x8b101a30 // add x16, x17, x16, lsl #6
-	WORD $0x8b0e1a0e // add x14, x16, x14, lsl #6
-	WORD $0xad4011c3 // ldp q3, q4, [x14]
-	WORD $0xd10005ef // sub x15, x15, #0x1
-	WORD $0x3dc00186 // ldr q6, [x12]
-	WORD $0x3dc01190 // ldr q16, [x12, #0x40]
-	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x927edcd1 // and x17, x6, #0x3fffffffffffffc
+	WORD $0xcb1100f1 // sub x17, x7, x17
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
+	WORD $0xad4010c3 // ldp q3, q4, [x6]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x3dc00086 // ldr q6, [x4]
+	WORD $0x3dc01090 // ldr q16, [x4, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
 	WORD $0x4e040465 // dup v5.4s, v3.s[0]
 	WORD $0x0e25c0c7 // smull v7.8h, v6.8b, v5.8b
 	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
 	WORD $0x4e0c0466 // dup v6.4s, v3.s[1]
 	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
 	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
-	WORD $0x3dc02190 // ldr q16, [x12, #0x80]
+	WORD $0x3dc02090 // ldr q16, [x4, #0x80]
 	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
 	WORD $0x4e140467 // dup v7.4s, v3.s[2]
 	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
@@ -2983,23 +2995,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e27c206 // smull v6.8h, v16.8b, v7.8b
 	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
 	WORD $0x4e67bcc6 // addp v6.8h, v6.8h, v7.8h
-	WORD $0x3dc03187 // ldr q7, [x12, #0xc0]
+	WORD $0x3dc03087 // ldr q7, [x4, #0xc0]
 	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
 	WORD $0x0e23c0e6 // smull v6.8h, v7.8b, v3.8b
 	WORD $0x4e23c0e3 // smull2 v3.8h, v7.16b, v3.16b
-	WORD $0x3dc04187 // ldr q7, [x12, #0x100]
+	WORD $0x3dc04087 // ldr q7, [x4, #0x100]
 	WORD $0x4e63bcc3 // addp v3.8h, v6.8h, v3.8h
 	WORD $0x4e040486 // dup v6.4s, v4.s[0]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
-	WORD $0x3dc05187 // ldr q7, [x12, #0x140]
+	WORD $0x3dc05087 // ldr q7, [x4, #0x140]
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
 	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
-	WORD $0x3dc06187 // ldr q7, [x12, #0x180]
+	WORD $0x3dc06087 // ldr q7, [x4, #0x180]
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
 	WORD $0x4e140486 // dup v6.4s, v4.s[2]
 	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
@@ -3007,95 +3019,117 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
-	WORD $0x3dc07186 // ldr q6, [x12, #0x1c0]
+	WORD $0x3dc07086 // ldr q6, [x4, #0x1c0]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e24c0c3 // smull v3.8h, v6.8b, v4.8b
 	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
 	WORD $0x4e64bc63 // addp v3.8h, v3.8h, v4.8h
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
-	WORD $0x3dc08183 // ldr q3, [x12, #0x200]
-	WORD $0x9109018c // add x12, x12, #0x240
+	WORD $0x3dc08083 // ldr q3, [x4, #0x200]
+	WORD $0x91090084 // add x4, x4, #0x240
 	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
 	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
 	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
-	WORD $0xbd4021c3 // ldr s3, [x14, #0x20]
-	WORD $0x910401ce // add x14, x14, #0x100
+	WORD $0xbd4020c3 // ldr s3, [x6, #0x20]
+	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fff8a8 // b.hi 0x2da8 <k_tile_panel+0x8a4>
-	WORD $0x17fffdab // b 0x2544 <k_tile_panel+0x40>
-	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
-	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
-	WORD $0x6d4223e9 // ldp d9, d8, [sp, #0x20]
-	WORD $0x6d412beb // ldp d11, d10, [sp, #0x10]
-	WORD $0xfc4507ec // ldr d12, [sp], #0x50
+	WORD $0x54fff8a8 // b.hi 0x2dd8 <k_tile_panel+0x8d4>
+	WORD $0x17fffdb8 // b 0x25a8 <k_tile_panel+0xa4>
+	WORD $0xa9484ff4 // ldp x20, x19, [sp, #0x80]
+	WORD $0xf9401ffd // ldr x29, [sp, #0x38]
+	WORD $0xa94757f6 // ldp x22, x21, [sp, #0x70]
+	WORD $0xfd400bec // ldr d12, [sp, #0x10]
+	WORD $0xa9465ff8 // ldp x24, x23, [sp, #0x60]
+	WORD $0xa94567fa // ldp x26, x25, [sp, #0x50]
+	WORD $0xa9446ffe // ldp x30, x27, [sp, #0x40]
+	WORD $0x6d42a3e9 // ldp d9, d8, [sp, #0x28]
+	WORD $0x6d41abeb // ldp d11, d10, [sp, #0x18]
+	WORD $0x910243ff // add sp, sp, #0x90
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_min
-	WORD $0xfc1b0fec // str d12, [sp, #-0x50]!
-	WORD $0xa942ac09 // ldp x9, x11, [x0, #0x28]
-	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
-	WORD $0x52b9680c // mov w12, #-0x34c00000 // =-884998144
-	WORD $0x4e040d40 // dup v0.4s, w10
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540051cb // b.lt 0x3938 <k_tile_panel_min+0xa40>
+	WORD $0xd10243ff // sub sp, sp, #0x90
+	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
+	WORD $0xd37ef562 // lsl x2, x11, #2
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
+	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
+	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
+	WORD $0x4e040e20 // dup v0.4s, w17
+	WORD $0x4e040c21 // dup v1.4s, w1
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x8b09092e // add x14, x9, x9, lsl #2
+	WORD $0x91000d50 // add x16, x10, #0x3
+	WORD $0x1a9fd7ef // cset w15, gt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0x9a8ab210 // csel x16, x16, x10, lt
+	WORD $0xd379e1ce // lsl x14, x14, #7
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x927ef603 // and x3, x16, #0xfffffffffffffffc
+	WORD $0x9342fe11 // asr x17, x16, #2
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x4e040d81 // dup v1.4s, w12
-	WORD $0x6d012beb // stp d11, d10, [sp, #0x10]
-	WORD $0xf240053f // tst x9, #0x3
-	WORD $0x8b09016a // add x10, x11, x9
-	WORD $0x6d0223e9 // stp d9, d8, [sp, #0x20]
-	WORD $0xfa401964 // ccmp x11, #0x0, #0x4, ne
-	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
-	WORD $0x1a9fd7eb // cset w11, gt
-	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
-	WORD $0x14000005 // b 0x2f04 <k_tile_panel_min+0x50>
-	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
+	WORD $0x8b0a01ad // add x13, x13, x10
+	WORD $0x0a0f014f // and w15, w10, w15
+	WORD $0xcb030150 // sub x16, x10, x3
+	WORD $0x91000541 // add x1, x10, #0x1
+	WORD $0x9a9fc442 // csinc x2, x2, xzr, gt
+	WORD $0x91000523 // add x3, x9, #0x1
+	WORD $0xfd000bec // str d12, [sp, #0x10]
+	WORD $0x6d01abeb // stp d11, d10, [sp, #0x18]
+	WORD $0x6d02a3e9 // stp d9, d8, [sp, #0x28]
+	WORD $0xf9001ffd // str x29, [sp, #0x38]
+	WORD $0xa9046ffe // stp x30, x27, [sp, #0x40]
+	WORD $0xa90567fa // stp x26, x25, [sp, #0x50]
+	WORD $0xa9065ff8 // stp x24, x23, [sp, #0x60]
+	WORD $0xa90757f6 // stp x22, x21, [sp, #0x70]
+	WORD $0xa9084ff4 // stp x20, x19, [sp, #0x80]
+	WORD $0xa90047f0 // stp x16, x17, [sp]
+	WORD $0x14000005 // b 0x2fac <k_tile_panel_min+0xb4>
+	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54004ce0 // b.eq 0x389c <k_tile_panel_min+0x9e8>
-	WORD $0xd37ced0c // lsl x12, x8, #4
-	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0x34000c8b // cbz w11, 0x309c <k_tile_panel_min+0x1e8>
-	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
-	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xa9404002 // ldp x2, x16, [x0]
-	WORD $0x8b0c0231 // add x17, x17, x12
-	WORD $0x910005e3 // add x3, x15, #0x1
-	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0xcb090284 // sub x4, x20, x9
-	WORD $0x91000e85 // add x5, x20, #0x3
-	WORD $0xf100029f // cmp x20, #0x0
-	WORD $0x9b047da4 // mul x4, x13, x4
-	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
-	WORD $0x8b040844 // add x4, x2, x4, lsl #2
-	WORD $0xb40000ae // cbz x14, 0x2f5c <k_tile_panel_min+0xa8>
-	WORD $0x3dc00082 // ldr q2, [x4]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000aa // b.ge 0x2f68 <k_tile_panel_min+0xb4>
-	WORD $0x1400004b // b 0x3084 <k_tile_panel_min+0x1d0>
+	WORD $0xeb02011f // cmp x8, x2
+	WORD $0x54004b40 // b.eq 0x3910 <k_tile_panel_min+0xa18>
+	WORD $0xd342fd04 // lsr x4, x8, #2
+	WORD $0xd37ced05 // lsl x5, x8, #4
+	WORD $0xaa0a03fa // mov x26, x10
+	WORD $0x9b0e2c84 // madd x4, x4, x14, x11
+	WORD $0x927c04a6 // and x6, x5, #0x30
+	WORD $0x8b050185 // add x5, x12, x5
+	WORD $0x8b060084 // add x4, x4, x6
+	WORD $0x34000a6f // cbz w15, 0x3114 <k_tile_panel_min+0x21c>
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0xb40000a6 // cbz x6, 0x2fe4 <k_tile_panel_min+0xec>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000aa // b.ge 0x2ff0 <k_tile_panel_min+0xf8>
+	WORD $0x1400004b // b 0x310c <k_tile_panel_min+0x214>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x5400090b // b.lt 0x3084 <k_tile_panel_min+0x1d0>
-	WORD $0xd342fca6 // lsr x6, x5, #2
-	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
-	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0xcb050285 // sub x5, x20, x5
-	WORD $0x9b067c26 // mul x6, x1, x6
-	WORD $0x8b061a06 // add x6, x16, x6, lsl #6
-	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
-	WORD $0xaa0303e6 // mov x6, x3
-	WORD $0xad4010a3 // ldp q3, q4, [x5]
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x3dc000e6 // ldr q6, [x7]
-	WORD $0x3dc010f0 // ldr q16, [x7, #0x40]
-	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400090b // b.lt 0x310c <k_tile_panel_min+0x214>
+	WORD $0xa94047f0 // ldp x16, x17, [sp]
+	WORD $0xaa0403f3 // mov x19, x4
+	WORD $0xf9401006 // ldr x6, [x0, #0x20]
+	WORD $0xf9400407 // ldr x7, [x0, #0x8]
+	WORD $0x9b117cc6 // mul x6, x6, x17
+	WORD $0x8b0618e6 // add x6, x7, x6, lsl #6
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0x8b1018c6 // add x6, x6, x16, lsl #6
+	WORD $0xad4010c3 // ldp q3, q4, [x6]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x3dc00266 // ldr q6, [x19]
+	WORD $0x3dc01270 // ldr q16, [x19, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
 	WORD $0x4e040465 // dup v5.4s, v3.s[0]
 	WORD $0x0e25c0c7 // smull v7.8h, v6.8b, v5.8b
 	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
 	WORD $0x4e0c0466 // dup v6.4s, v3.s[1]
 	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
 	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
-	WORD $0x3dc020f0 // ldr q16, [x7, #0x80]
+	WORD $0x3dc02270 // ldr q16, [x19, #0x80]
 	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
 	WORD $0x4e140467 // dup v7.4s, v3.s[2]
 	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
@@ -3105,23 +3139,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e27c206 // smull v6.8h, v16.8b, v7.8b
 	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
 	WORD $0x4e67bcc6 // addp v6.8h, v6.8h, v7.8h
-	WORD $0x3dc030e7 // ldr q7, [x7, #0xc0]
+	WORD $0x3dc03267 // ldr q7, [x19, #0xc0]
 	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
 	WORD $0x0e23c0e6 // smull v6.8h, v7.8b, v3.8b
 	WORD $0x4e23c0e3 // smull2 v3.8h, v7.16b, v3.16b
-	WORD $0x3dc040e7 // ldr q7, [x7, #0x100]
+	WORD $0x3dc04267 // ldr q7, [x19, #0x100]
 	WORD $0x4e63bcc3 // addp v3.8h, v6.8h, v3.8h
 	WORD $0x4e040486 // dup v6.4s, v4.s[0]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
-	WORD $0x3dc050e7 // ldr q7, [x7, #0x140]
+	WORD $0x3dc05267 // ldr q7, [x19, #0x140]
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
 	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
-	WORD $0x3dc060e7 // ldr q7, [x7, #0x180]
+	WORD $0x3dc06267 // ldr q7, [x19, #0x180]
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
 	WORD $0x4e140486 // dup v6.4s, v4.s[2]
 	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
@@ -3129,117 +3163,117 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
-	WORD $0x3dc070e6 // ldr q6, [x7, #0x1c0]
+	WORD $0x3dc07266 // ldr q6, [x19, #0x1c0]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e24c0c3 // smull v3.8h, v6.8b, v4.8b
 	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
 	WORD $0x4e64bc63 // addp v3.8h, v3.8h, v4.8h
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
-	WORD $0x3dc080e3 // ldr q3, [x7, #0x200]
+	WORD $0x3dc08263 // ldr q3, [x19, #0x200]
 	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
 	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
 	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
-	WORD $0xbd4020a3 // ldr s3, [x5, #0x20]
+	WORD $0xbd4020c3 // ldr s3, [x6, #0x20]
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x3dc090e3 // ldr q3, [x7, #0x240]
-	WORD $0xbd4030a4 // ldr s4, [x5, #0x30]
-	WORD $0x910a00e7 // add x7, x7, #0x280
-	WORD $0x910400a5 // add x5, x5, #0x100
+	WORD $0x3dc09263 // ldr q3, [x19, #0x240]
+	WORD $0xbd4030c4 // ldr s4, [x6, #0x30]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x910a0273 // add x19, x19, #0x280
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fff848 // b.hi 0x2f88 <k_tile_panel_min+0xd4>
-	WORD $0x91000694 // add x20, x20, #0x1
-	WORD $0x3d800082 // str q2, [x4]
-	WORD $0xf240069f // tst x20, #0x3
-	WORD $0x54000060 // b.eq 0x309c <k_tile_panel_min+0x1e8>
-	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54fff4cb // b.lt 0x2f30 <k_tile_panel_min+0x7c>
-	WORD $0x91001295 // add x21, x20, #0x4
-	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x540002ed // b.le 0x3100 <k_tile_panel_min+0x24c>
-	WORD $0xaa1403ed // mov x13, x20
-	WORD $0x910009a7 // add x7, x13, #0x2
-	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x5400228d // b.le 0x3504 <k_tile_panel_min+0x650>
-	WORD $0xaa0d03ec // mov x12, x13
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fff1ca // b.ge 0x2ef8 <k_tile_panel_min+0x44>
-	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
-	WORD $0xcb09018e // sub x14, x12, x9
-	WORD $0xf940200f // ldr x15, [x0, #0x40]
-	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x9b0e7dad // mul x13, x13, x14
-	WORD $0xf940000e // ldr x14, [x0]
-	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
-	WORD $0x91000d8e // add x14, x12, #0x3
-	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
-	WORD $0xb40033ef // cbz x15, 0x3764 <k_tile_panel_min+0x8b0>
-	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
-	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540033ea // b.ge 0x3774 <k_tile_panel_min+0x8c0>
-	WORD $0x17ffff7e // b 0x2ef4 <k_tile_panel_min+0x40>
-	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xa9403c05 // ldp x5, x15, [x0]
-	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
-	WORD $0x8b0e05c3 // add x3, x14, x14, lsl #1
-	WORD $0xd37df1c2 // lsl x2, x14, #3
-	WORD $0x8b0c01a4 // add x4, x13, x12
-	WORD $0x8b0c00a5 // add x5, x5, x12
-	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0x91000626 // add x6, x17, #0x1
-	WORD $0x14000009 // b 0x314c <k_tile_panel_min+0x298>
-	WORD $0x910011b5 // add x21, x13, #0x4
-	WORD $0xaa0d03f4 // mov x20, x13
-	WORD $0x3d8000e3 // str q3, [x7]
-	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x3cb368e5 // str q5, [x7, x19]
-	WORD $0x3ca268e4 // str q4, [x7, x2]
-	WORD $0x3ca368e2 // str q2, [x7, x3]
-	WORD $0x54fffb2c // b.gt 0x30ac <k_tile_panel_min+0x1f8>
-	WORD $0xcb09028d // sub x13, x20, x9
-	WORD $0x91000e96 // add x22, x20, #0x3
-	WORD $0xf100029f // cmp x20, #0x0
-	WORD $0x9b0d7dcd // mul x13, x14, x13
-	WORD $0xd37ef5d3 // lsl x19, x14, #2
-	WORD $0x8b0d08a7 // add x7, x5, x13, lsl #2
-	WORD $0xaa1503ed // mov x13, x21
-	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
-	WORD $0xb4000110 // cbz x16, 0x318c <k_tile_panel_min+0x2d8>
-	WORD $0x3dc000e3 // ldr q3, [x7]
-	WORD $0x3cf368e5 // ldr q5, [x7, x19]
-	WORD $0x3ce268e4 // ldr q4, [x7, x2]
-	WORD $0x3ce368e2 // ldr q2, [x7, x3]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400010a // b.ge 0x31a4 <k_tile_panel_min+0x2f0>
-	WORD $0x17ffffe9 // b 0x312c <k_tile_panel_min+0x278>
+	WORD $0x54fff848 // b.hi 0x3010 <k_tile_panel_min+0x118>
+	WORD $0xaa0103fa // mov x26, x1
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x9100135e // add x30, x26, #0x4
+	WORD $0xeb0d03df // cmp x30, x13
+	WORD $0x540002ad // b.le 0x3170 <k_tile_panel_min+0x278>
+	WORD $0xaa1a03e6 // mov x6, x26
+	WORD $0x910008d9 // add x25, x6, #0x2
+	WORD $0xeb0d033f // cmp x25, x13
+	WORD $0x5400232d // b.le 0x3590 <k_tile_panel_min+0x698>
+	WORD $0xaa0603e7 // mov x7, x6
+	WORD $0xeb0d00ff // cmp x7, x13
+	WORD $0x54fff34a // b.ge 0x2fa0 <k_tile_panel_min+0xa8>
+	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
+	WORD $0xcb0a00f1 // sub x17, x7, x10
+	WORD $0xf10000ff // cmp x7, #0x0
+	WORD $0x9b117e10 // mul x16, x16, x17
+	WORD $0xf9402411 // ldr x17, [x0, #0x48]
+	WORD $0x8b1008a5 // add x5, x5, x16, lsl #2
+	WORD $0x91000cf0 // add x16, x7, #0x3
+	WORD $0x9a87b206 // csel x6, x16, x7, lt
+	WORD $0xb4003431 // cbz x17, 0x37e0 <k_tile_panel_min+0x8e8>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400342a // b.ge 0x37ec <k_tile_panel_min+0x8f4>
+	WORD $0x17ffff8c // b 0x2f9c <k_tile_panel_min+0xa4>
+	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
+	WORD $0xf9400414 // ldr x20, [x0, #0x8]
+	WORD $0xf9402415 // ldr x21, [x0, #0x48]
+	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
+	WORD $0xd37df0f6 // lsl x22, x7, #3
+	WORD $0xd37ef4d7 // lsl x23, x6, #2
+	WORD $0x14000009 // b 0x31ac <k_tile_panel_min+0x2b4>
+	WORD $0x910010de // add x30, x6, #0x4
+	WORD $0xaa0603fa // mov x26, x6
+	WORD $0x3d800303 // str q3, [x24]
+	WORD $0xeb0d03df // cmp x30, x13
+	WORD $0x3cb96b05 // str q5, [x24, x25]
+	WORD $0x3cb66b04 // str q4, [x24, x22]
+	WORD $0x3cb76b02 // str q2, [x24, x23]
+	WORD $0x54fffbec // b.gt 0x3124 <k_tile_panel_min+0x22c>
+	WORD $0xcb0a0346 // sub x6, x26, x10
+	WORD $0x91000f58 // add x24, x26, #0x3
+	WORD $0xf100035f // cmp x26, #0x0
+	WORD $0x9b067ce6 // mul x6, x7, x6
+	WORD $0x91000b5b // add x27, x26, #0x2
+	WORD $0x9a9ab31d // csel x29, x24, x26, lt
+	WORD $0x91001750 // add x16, x26, #0x5
+	WORD $0xf100037f // cmp x27, #0x0
+	WORD $0xd37ef4f9 // lsl x25, x7, #2
+	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
+	WORD $0xaa1e03e6 // mov x6, x30
+	WORD $0x9a9bb21e // csel x30, x16, x27, lt
+	WORD $0xb4000115 // cbz x21, 0x31fc <k_tile_panel_min+0x304>
+	WORD $0x3dc00303 // ldr q3, [x24]
+	WORD $0x3cf96b05 // ldr q5, [x24, x25]
+	WORD $0x3cf66b04 // ldr q4, [x24, x22]
+	WORD $0x3cf76b02 // ldr q2, [x24, x23]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x3214 <k_tile_panel_min+0x31c>
+	WORD $0x17ffffe5 // b 0x318c <k_tile_panel_min+0x294>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffc6b // b.lt 0x312c <k_tile_panel_min+0x278>
-	WORD $0xd342feb6 // lsr x22, x21, #2
-	WORD $0x927edeb5 // and x21, x21, #0x3fffffffffffffc
-	WORD $0xcb150294 // sub x20, x20, x21
-	WORD $0xaa0603f5 // mov x21, x6
-	WORD $0x9b167c36 // mul x22, x1, x22
-	WORD $0x8b1619f6 // add x22, x15, x22, lsl #6
-	WORD $0x8b141ad4 // add x20, x22, x20, lsl #6
-	WORD $0xaa0403f6 // mov x22, x4
-	WORD $0xad401a95 // ldp q21, q6, [x20]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0xad424697 // ldp q23, q17, [x20, #0x40]
-	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0xad444a99 // ldp q25, q18, [x20, #0x80]
-	WORD $0x3dc002da // ldr q26, [x22]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x318c <k_tile_panel_min+0x294>
+	WORD $0xd342ffb0 // lsr x16, x29, #2
+	WORD $0xd342ffd1 // lsr x17, x30, #2
+	WORD $0x927edfbd // and x29, x29, #0x3fffffffffffffc
+	WORD $0x927edfde // and x30, x30, #0x3fffffffffffffc
+	WORD $0xcb1d035a // sub x26, x26, x29
+	WORD $0xaa0303fd // mov x29, x3
+	WORD $0x9b107e70 // mul x16, x19, x16
+	WORD $0xcb1e037b // sub x27, x27, x30
+	WORD $0xaa0403fe // mov x30, x4
+	WORD $0x9b117e71 // mul x17, x19, x17
+	WORD $0x8b101a90 // add x16, x20, x16, lsl #6
+	WORD $0x8b111a91 // add x17, x20, x17, lsl #6
+	WORD $0x8b1a1a1a // add x26, x16, x26, lsl #6
+	WORD $0x8b1b1a3b // add x27, x17, x27, lsl #6
+	WORD $0xad401b55 // ldp q21, q6, [x26]
+	WORD $0xd10007bd // sub x29, x29, #0x1
+	WORD $0xad424757 // ldp q23, q17, [x26, #0x40]
+	WORD $0xf10007bf // cmp x29, #0x1
+	WORD $0xad404b79 // ldp q25, q18, [x27]
+	WORD $0x3dc003da // ldr q26, [x30]
 	WORD $0x4e0406a7 // dup v7.4s, v21.s[0]
-	WORD $0xad465298 // ldp q24, q20, [x20, #0xc0]
+	WORD $0xad425378 // ldp q24, q20, [x27, #0x40]
 	WORD $0x4e0406f3 // dup v19.4s, v23.s[0]
 	WORD $0x4e0c06b0 // dup v16.4s, v21.s[1]
 	WORD $0x4e0c06f6 // dup v22.4s, v23.s[1]
 	WORD $0x4e04073b // dup v27.4s, v25.s[0]
-	WORD $0x3dc012dc // ldr q28, [x22, #0x40]
+	WORD $0x3dc013dc // ldr q28, [x30, #0x40]
 	WORD $0x4e0c072b // dup v11.4s, v25.s[1]
 	WORD $0x0e27c35e // smull v30.8h, v26.8b, v7.8b
 	WORD $0x4e27c347 // smull2 v7.8h, v26.16b, v7.16b
@@ -3265,7 +3299,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e3ec389 // smull v9.8h, v28.8b, v30.8b
 	WORD $0x4e3ec39c // smull2 v28.8h, v28.16b, v30.16b
 	WORD $0x4e602a70 // saddlp v16.4s, v19.8h
-	WORD $0x3dc022de // ldr q30, [x22, #0x80]
+	WORD $0x3dc023de // ldr q30, [x30, #0x80]
 	WORD $0x4e1406b3 // dup v19.4s, v21.s[2]
 	WORD $0x4e7bbd5b // addp v27.8h, v10.8h, v27.8h
 	WORD $0x4e7abd9a // addp v26.8h, v12.8h, v26.8h
@@ -3296,7 +3330,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e7fbf9c // addp v28.8h, v28.8h, v31.8h
 	WORD $0x0e3bc3dd // smull v29.8h, v30.8b, v27.8b
 	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
-	WORD $0x3dc032de // ldr q30, [x22, #0xc0]
+	WORD $0x3dc033de // ldr q30, [x30, #0xc0]
 	WORD $0x4e68bf5a // addp v26.8h, v26.8h, v8.8h
 	WORD $0x0e37c3df // smull v31.8h, v30.8b, v23.8b
 	WORD $0x4e37c3d7 // smull2 v23.8h, v30.16b, v23.16b
@@ -3311,7 +3345,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e77bff7 // addp v23.8h, v31.8h, v23.8h
 	WORD $0x4e0c04df // dup v31.4s, v6.s[1]
 	WORD $0x4e79bd19 // addp v25.8h, v8.8h, v25.8h
-	WORD $0x3dc062c8 // ldr q8, [x22, #0x180]
+	WORD $0x3dc063c8 // ldr q8, [x30, #0x180]
 	WORD $0x4e75bf95 // addp v21.8h, v28.8h, v21.8h
 	WORD $0x4e04063c // dup v28.4s, v17.s[0]
 	WORD $0x0e29c10c // smull v12.8h, v8.8b, v9.8b
@@ -3321,7 +3355,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c3d8 // smull2 v24.8h, v30.16b, v24.16b
 	WORD $0x4e04069e // dup v30.4s, v20.s[0]
 	WORD $0x4e606aa7 // sadalp v7.4s, v21.8h
-	WORD $0x3dc042d5 // ldr q21, [x22, #0x100]
+	WORD $0x3dc043d5 // ldr q21, [x30, #0x100]
 	WORD $0x4e606af0 // sadalp v16.4s, v23.8h
 	WORD $0x4e040657 // dup v23.4s, v18.s[0]
 	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
@@ -3335,7 +3369,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606b16 // sadalp v22.4s, v24.8h
 	WORD $0x4e7cbf5a // addp v26.8h, v26.8h, v28.8h
 	WORD $0x4e7bbf38 // addp v24.8h, v25.8h, v27.8h
-	WORD $0x3dc052d9 // ldr q25, [x22, #0x140]
+	WORD $0x3dc053d9 // ldr q25, [x30, #0x140]
 	WORD $0x0e3ec2bb // smull v27.8h, v21.8b, v30.8b
 	WORD $0x4e3ec2b5 // smull2 v21.8h, v21.16b, v30.16b
 	WORD $0x4e77bfb7 // addp v23.8h, v29.8h, v23.8h
@@ -3361,7 +3395,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e3cc32a // smull v10.8h, v25.8b, v28.8b
 	WORD $0x4e78bf78 // addp v24.8h, v27.8h, v24.8h
 	WORD $0x4e7ebd7b // addp v27.8h, v11.8h, v30.8h
-	WORD $0x3dc072de // ldr q30, [x22, #0x1c0]
+	WORD $0x3dc073de // ldr q30, [x30, #0x1c0]
 	WORD $0x0e37c33f // smull v31.8h, v25.8b, v23.8b
 	WORD $0x4e37c337 // smull2 v23.8h, v25.16b, v23.16b
 	WORD $0x4e3cc339 // smull2 v25.8h, v25.16b, v28.16b
@@ -3398,7 +3432,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606b93 // sadalp v19.4s, v28.8h
 	WORD $0x4e606ab6 // sadalp v22.4s, v21.8h
 	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
-	WORD $0x3dc082c6 // ldr q6, [x22, #0x200]
+	WORD $0x3dc083c6 // ldr q6, [x30, #0x200]
 	WORD $0x4e606a30 // sadalp v16.4s, v17.8h
 	WORD $0x6e21dcd1 // fmul v17.4s, v6.4s, v1.4s
 	WORD $0x4e606a53 // sadalp v19.4s, v18.8h
@@ -3411,76 +3445,73 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea08672 // add v18.4s, v19.4s, v0.4s
 	WORD $0x4eb11e27 // mov v7.16b, v17.16b
 	WORD $0x4e30ccd5 // fmla v21.4s, v6.4s, v16.4s
-	WORD $0xbd406290 // ldr s16, [x20, #0x60]
+	WORD $0xbd406350 // ldr s16, [x26, #0x60]
 	WORD $0x4ea086d3 // add v19.4s, v22.4s, v0.4s
 	WORD $0x4e32ccc7 // fmla v7.4s, v6.4s, v18.4s
-	WORD $0xbd40a292 // ldr s18, [x20, #0xa0]
+	WORD $0xbd402372 // ldr s18, [x27, #0x20]
 	WORD $0x4e33ccd1 // fmla v17.4s, v6.4s, v19.4s
-	WORD $0xbd402286 // ldr s6, [x20, #0x20]
-	WORD $0xbd40e293 // ldr s19, [x20, #0xe0]
+	WORD $0xbd402346 // ldr s6, [x26, #0x20]
+	WORD $0xbd406373 // ldr s19, [x27, #0x60]
 	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
-	WORD $0xbd407290 // ldr s16, [x20, #0x70]
+	WORD $0xbd407350 // ldr s16, [x26, #0x70]
 	WORD $0x4f861283 // fmla v3.4s, v20.4s, v6.s[0]
-	WORD $0x3dc092c6 // ldr q6, [x22, #0x240]
-	WORD $0x910a02d6 // add x22, x22, #0x280
+	WORD $0x3dc093c6 // ldr q6, [x30, #0x240]
+	WORD $0x910a03de // add x30, x30, #0x280
 	WORD $0x4f9210e4 // fmla v4.4s, v7.4s, v18.s[0]
-	WORD $0xbd403287 // ldr s7, [x20, #0x30]
-	WORD $0xbd40f292 // ldr s18, [x20, #0xf0]
+	WORD $0xbd403347 // ldr s7, [x26, #0x30]
+	WORD $0xbd407372 // ldr s18, [x27, #0x70]
 	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
-	WORD $0xbd40b291 // ldr s17, [x20, #0xb0]
-	WORD $0x91040294 // add x20, x20, #0x100
+	WORD $0xbd403371 // ldr s17, [x27, #0x30]
+	WORD $0x9104035a // add x26, x26, #0x100
 	WORD $0x4f9010c5 // fmla v5.4s, v6.4s, v16.s[0]
+	WORD $0x9104037b // add x27, x27, #0x100
 	WORD $0x4f8710c3 // fmla v3.4s, v6.4s, v7.s[0]
 	WORD $0x4f9110c4 // fmla v4.4s, v6.4s, v17.s[0]
 	WORD $0x4f9210c2 // fmla v2.4s, v6.4s, v18.s[0]
-	WORD $0x54ffe648 // b.hi 0x31c4 <k_tile_panel_min+0x310>
-	WORD $0x17ffff0b // b 0x312c <k_tile_panel_min+0x278>
-	WORD $0xa9404403 // ldp x3, x17, [x0]
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
-	WORD $0xa9414002 // ldp x2, x16, [x0, #0x10]
-	WORD $0x8b0c0063 // add x3, x3, x12
-	WORD $0x910005e4 // add x4, x15, #0x1
-	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0x14000007 // b 0x353c <k_tile_panel_min+0x688>
-	WORD $0x91000987 // add x7, x12, #0x2
-	WORD $0xaa0c03ed // mov x13, x12
-	WORD $0x3d8000a3 // str q3, [x5]
-	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x3ca668a2 // str q2, [x5, x6]
-	WORD $0x54ffdc2c // b.gt 0x30bc <k_tile_panel_min+0x208>
-	WORD $0xcb0901ac // sub x12, x13, x9
-	WORD $0x91000db3 // add x19, x13, #0x3
-	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x9b0c7e0c // mul x12, x16, x12
-	WORD $0xd37ef606 // lsl x6, x16, #2
-	WORD $0x8b0c0865 // add x5, x3, x12, lsl #2
-	WORD $0xaa0703ec // mov x12, x7
-	WORD $0x9a8db267 // csel x7, x19, x13, lt
-	WORD $0xb40000ce // cbz x14, 0x3574 <k_tile_panel_min+0x6c0>
-	WORD $0x3dc000a3 // ldr q3, [x5]
-	WORD $0x3ce668a2 // ldr q2, [x5, x6]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000ca // b.ge 0x3584 <k_tile_panel_min+0x6d0>
-	WORD $0x17ffffed // b 0x3524 <k_tile_panel_min+0x670>
+	WORD $0x54ffe628 // b.hi 0x324c <k_tile_panel_min+0x354>
+	WORD $0x17ffff00 // b 0x318c <k_tile_panel_min+0x294>
+	WORD $0xa941d414 // ldp x20, x21, [x0, #0x18]
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xf9402416 // ldr x22, [x0, #0x48]
+	WORD $0x14000007 // b 0x35b8 <k_tile_panel_min+0x6c0>
+	WORD $0x910008f9 // add x25, x7, #0x2
+	WORD $0xaa0703e6 // mov x6, x7
+	WORD $0x3d8002e3 // str q3, [x23]
+	WORD $0xeb0d033f // cmp x25, x13
+	WORD $0x3cb86ae2 // str q2, [x23, x24]
+	WORD $0x54ffdc0c // b.gt 0x3134 <k_tile_panel_min+0x23c>
+	WORD $0xcb0a00d0 // sub x16, x6, x10
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0xd37ef698 // lsl x24, x20, #2
+	WORD $0x9b107e90 // mul x16, x20, x16
+	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0x8b1008b7 // add x23, x5, x16, lsl #2
+	WORD $0x91000cd0 // add x16, x6, #0x3
+	WORD $0x9a86b219 // csel x25, x16, x6, lt
+	WORD $0xb40000d6 // cbz x22, 0x35f0 <k_tile_panel_min+0x6f8>
+	WORD $0x3dc002e3 // ldr q3, [x23]
+	WORD $0x3cf86ae2 // ldr q2, [x23, x24]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x3600 <k_tile_panel_min+0x708>
+	WORD $0x17ffffed // b 0x35a0 <k_tile_panel_min+0x6a8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54fffd2b // b.lt 0x3524 <k_tile_panel_min+0x670>
-	WORD $0xd342fcf3 // lsr x19, x7, #2
-	WORD $0x927edce7 // and x7, x7, #0x3fffffffffffffc
-	WORD $0xcb0701ad // sub x13, x13, x7
-	WORD $0xaa0403e7 // mov x7, x4
-	WORD $0x9b137c33 // mul x19, x1, x19
-	WORD $0x8b131a33 // add x19, x17, x19, lsl #6
-	WORD $0x8b0d1a6d // add x13, x19, x13, lsl #6
-	WORD $0xaa0203f3 // mov x19, x2
-	WORD $0xad4011b1 // ldp q17, q4, [x13]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0xad4219b0 // ldp q16, q6, [x13, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x3dc00267 // ldr q7, [x19]
-	WORD $0x3dc01273 // ldr q19, [x19, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffd2b // b.lt 0x35a0 <k_tile_panel_min+0x6a8>
+	WORD $0xd342ff30 // lsr x16, x25, #2
+	WORD $0x927edf31 // and x17, x25, #0x3fffffffffffffc
+	WORD $0xaa0303f9 // mov x25, x3
+	WORD $0xcb1100d1 // sub x17, x6, x17
+	WORD $0xaa0403fa // mov x26, x4
+	WORD $0x9b107eb0 // mul x16, x21, x16
+	WORD $0x8b101a70 // add x16, x19, x16, lsl #6
+	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
+	WORD $0xad4010d1 // ldp q17, q4, [x6]
+	WORD $0xd1000739 // sub x25, x25, #0x1
+	WORD $0xad4218d0 // ldp q16, q6, [x6, #0x40]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x3dc00347 // ldr q7, [x26]
+	WORD $0x3dc01353 // ldr q19, [x26, #0x40]
 	WORD $0x4e040625 // dup v5.4s, v17.s[0]
 	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
 	WORD $0x4e040612 // dup v18.4s, v16.s[0]
@@ -3493,7 +3524,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e34c274 // smull2 v20.8h, v19.16b, v20.16b
 	WORD $0x0e36c278 // smull v24.8h, v19.8b, v22.8b
 	WORD $0x4e36c273 // smull2 v19.8h, v19.16b, v22.16b
-	WORD $0x3dc02276 // ldr q22, [x19, #0x80]
+	WORD $0x3dc02356 // ldr q22, [x26, #0x80]
 	WORD $0x4e65bea5 // addp v5.8h, v21.8h, v5.8h
 	WORD $0x4e140635 // dup v21.4s, v17.s[2]
 	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
@@ -3509,7 +3540,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
 	WORD $0x4e606a45 // sadalp v5.4s, v18.8h
-	WORD $0x3dc03272 // ldr q18, [x19, #0xc0]
+	WORD $0x3dc03352 // ldr q18, [x26, #0xc0]
 	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
 	WORD $0x4e75be93 // addp v19.8h, v20.8h, v21.8h
 	WORD $0x4e76bf15 // addp v21.8h, v24.8h, v22.8h
@@ -3521,7 +3552,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
 	WORD $0x4e606a65 // sadalp v5.4s, v19.8h
 	WORD $0x4e70bed0 // addp v16.8h, v22.8h, v16.8h
-	WORD $0x3dc04273 // ldr q19, [x19, #0x100]
+	WORD $0x3dc04353 // ldr q19, [x26, #0x100]
 	WORD $0x4e606aa7 // sadalp v7.4s, v21.8h
 	WORD $0x4e0404d5 // dup v21.4s, v6.s[0]
 	WORD $0x0e32c274 // smull v20.8h, v19.8b, v18.8b
@@ -3531,7 +3562,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0c04d5 // dup v21.4s, v6.s[1]
 	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
 	WORD $0x4e606a25 // sadalp v5.4s, v17.8h
-	WORD $0x3dc05271 // ldr q17, [x19, #0x140]
+	WORD $0x3dc05351 // ldr q17, [x26, #0x140]
 	WORD $0x4e606a07 // sadalp v7.4s, v16.8h
 	WORD $0x4e0c0490 // dup v16.4s, v4.s[1]
 	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
@@ -3547,13 +3578,13 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
 	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
 	WORD $0x4e71bed1 // addp v17.8h, v22.8h, v17.8h
-	WORD $0x3dc06273 // ldr q19, [x19, #0x180]
+	WORD $0x3dc06353 // ldr q19, [x26, #0x180]
 	WORD $0x0e32c274 // smull v20.8h, v19.8b, v18.8b
 	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
 	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
 	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
 	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
-	WORD $0x3dc07270 // ldr q16, [x19, #0x1c0]
+	WORD $0x3dc07350 // ldr q16, [x26, #0x1c0]
 	WORD $0x4e606a27 // sadalp v7.4s, v17.8h
 	WORD $0x4e72be91 // addp v17.8h, v20.8h, v18.8h
 	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
@@ -3566,53 +3597,51 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e66be86 // addp v6.8h, v20.8h, v6.8h
 	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
 	WORD $0x4e606885 // sadalp v5.4s, v4.8h
-	WORD $0x3dc08264 // ldr q4, [x19, #0x200]
+	WORD $0x3dc08344 // ldr q4, [x26, #0x200]
 	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
 	WORD $0x6e21dc86 // fmul v6.4s, v4.4s, v1.4s
 	WORD $0x4ea61cd0 // mov v16.16b, v6.16b
 	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
 	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
 	WORD $0x4e25cc90 // fmla v16.4s, v4.4s, v5.4s
-	WORD $0xbd4061a5 // ldr s5, [x13, #0x60]
+	WORD $0xbd4060c5 // ldr s5, [x6, #0x60]
 	WORD $0x4e27cc86 // fmla v6.4s, v4.4s, v7.4s
-	WORD $0xbd4021a4 // ldr s4, [x13, #0x20]
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
 	WORD $0x4f841203 // fmla v3.4s, v16.4s, v4.s[0]
-	WORD $0x3dc09264 // ldr q4, [x19, #0x240]
-	WORD $0x910a0273 // add x19, x19, #0x280
+	WORD $0x3dc09344 // ldr q4, [x26, #0x240]
+	WORD $0x910a035a // add x26, x26, #0x280
 	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
-	WORD $0xbd4031a5 // ldr s5, [x13, #0x30]
-	WORD $0xbd4071a6 // ldr s6, [x13, #0x70]
-	WORD $0x910401ad // add x13, x13, #0x100
+	WORD $0xbd4030c5 // ldr s5, [x6, #0x30]
+	WORD $0xbd4070c6 // ldr s6, [x6, #0x70]
+	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
 	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x54fff248 // b.hi 0x35a4 <k_tile_panel_min+0x6f0>
-	WORD $0x17ffff71 // b 0x3524 <k_tile_panel_min+0x670>
+	WORD $0x54fff248 // b.hi 0x3620 <k_tile_panel_min+0x728>
+	WORD $0x17ffff71 // b 0x35a0 <k_tile_panel_min+0x6a8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54ffbc2b // b.lt 0x2ef4 <k_tile_panel_min+0x40>
-	WORD $0xd342fdd0 // lsr x16, x14, #2
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54ffbdab // b.lt 0x2f9c <k_tile_panel_min+0xa4>
+	WORD $0xd342fcd0 // lsr x16, x6, #2
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
-	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
-	WORD $0xcb0e018e // sub x14, x12, x14
-	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x9b107e30 // mul x16, x17, x16
-	WORD $0xa9408411 // ldp x17, x1, [x0, #0x8]
-	WORD $0x8b08102c // add x12, x1, x8, lsl #4
+	WORD $0xf9400411 // ldr x17, [x0, #0x8]
 	WORD $0x8b101a30 // add x16, x17, x16, lsl #6
-	WORD $0x8b0e1a0e // add x14, x16, x14, lsl #6
-	WORD $0xad4011c3 // ldp q3, q4, [x14]
-	WORD $0xd10005ef // sub x15, x15, #0x1
-	WORD $0x3dc00186 // ldr q6, [x12]
-	WORD $0x3dc01190 // ldr q16, [x12, #0x40]
-	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x927edcd1 // and x17, x6, #0x3fffffffffffffc
+	WORD $0xcb1100f1 // sub x17, x7, x17
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
+	WORD $0xad4010c3 // ldp q3, q4, [x6]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x3dc00086 // ldr q6, [x4]
+	WORD $0x3dc01090 // ldr q16, [x4, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
 	WORD $0x4e040465 // dup v5.4s, v3.s[0]
 	WORD $0x0e25c0c7 // smull v7.8h, v6.8b, v5.8b
 	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
 	WORD $0x4e0c0466 // dup v6.4s, v3.s[1]
 	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
 	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
-	WORD $0x3dc02190 // ldr q16, [x12, #0x80]
+	WORD $0x3dc02090 // ldr q16, [x4, #0x80]
 	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
 	WORD $0x4e140467 // dup v7.4s, v3.s[2]
 	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
@@ -3622,23 +3651,23 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e27c206 // smull v6.8h, v16.8b, v7.8b
 	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
 	WORD $0x4e67bcc6 // addp v6.8h, v6.8h, v7.8h
-	WORD $0x3dc03187 // ldr q7, [x12, #0xc0]
+	WORD $0x3dc03087 // ldr q7, [x4, #0xc0]
 	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
 	WORD $0x0e23c0e6 // smull v6.8h, v7.8b, v3.8b
 	WORD $0x4e23c0e3 // smull2 v3.8h, v7.16b, v3.16b
-	WORD $0x3dc04187 // ldr q7, [x12, #0x100]
+	WORD $0x3dc04087 // ldr q7, [x4, #0x100]
 	WORD $0x4e63bcc3 // addp v3.8h, v6.8h, v3.8h
 	WORD $0x4e040486 // dup v6.4s, v4.s[0]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
-	WORD $0x3dc05187 // ldr q7, [x12, #0x140]
+	WORD $0x3dc05087 // ldr q7, [x4, #0x140]
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
 	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
-	WORD $0x3dc06187 // ldr q7, [x12, #0x180]
+	WORD $0x3dc06087 // ldr q7, [x4, #0x180]
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
 	WORD $0x4e140486 // dup v6.4s, v4.s[2]
 	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
@@ -3646,95 +3675,118 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
 	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
 	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
-	WORD $0x3dc07186 // ldr q6, [x12, #0x1c0]
+	WORD $0x3dc07086 // ldr q6, [x4, #0x1c0]
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
 	WORD $0x0e24c0c3 // smull v3.8h, v6.8b, v4.8b
 	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
 	WORD $0x4e64bc63 // addp v3.8h, v3.8h, v4.8h
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
-	WORD $0x3dc08183 // ldr q3, [x12, #0x200]
+	WORD $0x3dc08083 // ldr q3, [x4, #0x200]
 	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
 	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
 	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
-	WORD $0xbd4021c3 // ldr s3, [x14, #0x20]
+	WORD $0xbd4020c3 // ldr s3, [x6, #0x20]
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x3dc09183 // ldr q3, [x12, #0x240]
-	WORD $0xbd4031c4 // ldr s4, [x14, #0x30]
-	WORD $0x910a018c // add x12, x12, #0x280
-	WORD $0x910401ce // add x14, x14, #0x100
+	WORD $0x3dc09083 // ldr q3, [x4, #0x240]
+	WORD $0xbd4030c4 // ldr s4, [x6, #0x30]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x910a0084 // add x4, x4, #0x280
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fff848 // b.hi 0x379c <k_tile_panel_min+0x8e8>
-	WORD $0x17fffd97 // b 0x2ef4 <k_tile_panel_min+0x40>
-	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
-	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
-	WORD $0x6d4223e9 // ldp d9, d8, [sp, #0x20]
-	WORD $0x6d412beb // ldp d11, d10, [sp, #0x10]
-	WORD $0xfc4507ec // ldr d12, [sp], #0x50
+	WORD $0x54fff848 // b.hi 0x3810 <k_tile_panel_min+0x918>
+	WORD $0x17fffda4 // b 0x2f9c <k_tile_panel_min+0xa4>
+	WORD $0xa9484ff4 // ldp x20, x19, [sp, #0x80]
+	WORD $0xf9401ffd // ldr x29, [sp, #0x38]
+	WORD $0xa94757f6 // ldp x22, x21, [sp, #0x70]
+	WORD $0xfd400bec // ldr d12, [sp, #0x10]
+	WORD $0xa9465ff8 // ldp x24, x23, [sp, #0x60]
+	WORD $0xa94567fa // ldp x26, x25, [sp, #0x50]
+	WORD $0xa9446ffe // ldp x30, x27, [sp, #0x40]
+	WORD $0x6d42a3e9 // ldp d9, d8, [sp, #0x28]
+	WORD $0x6d41abeb // ldp d11, d10, [sp, #0x18]
+	WORD $0x910243ff // add sp, sp, #0x90
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_16
-	WORD $0xd102c3ff // sub sp, sp, #0xb0
-	WORD $0xa942ac09 // ldp x9, x11, [x0, #0x28]
-	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
-	WORD $0x52b9680c // mov w12, #-0x34c00000 // =-884998144
-	WORD $0x4e040d5e // dup v30.4s, w10
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400542b // b.lt 0x43c8 <k_tile_panel_16+0xa8c>
+	WORD $0xd10443ff // sub sp, sp, #0x110
+	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
+	WORD $0xd37ef570 // lsl x16, x11, #2
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
+	WORD $0x52a96801 // mov w1, #0x4b400000 // =1262485504
+	WORD $0x52b96802 // mov w2, #-0x34c00000 // =-884998144
+	WORD $0x4e040c3e // dup v30.4s, w1
+	WORD $0x4e040c5f // dup v31.4s, w2
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x91000d51 // add x17, x10, #0x3
+	WORD $0x8b09092e // add x14, x9, x9, lsl #2
+	WORD $0x1a9fd7ef // cset w15, gt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0x9a8ab231 // csel x17, x17, x10, lt
+	WORD $0xd379e1ce // lsl x14, x14, #7
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x927ef623 // and x3, x17, #0xfffffffffffffffc
+	WORD $0x9342fe31 // asr x17, x17, #2
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x4e040d9f // dup v31.4s, w12
-	WORD $0x6d053bef // stp d15, d14, [sp, #0x50]
-	WORD $0xf240053f // tst x9, #0x3
-	WORD $0x8b09016a // add x10, x11, x9
-	WORD $0x6d0633ed // stp d13, d12, [sp, #0x60]
-	WORD $0xfa401964 // ccmp x11, #0x0, #0x4, ne
-	WORD $0x6d072beb // stp d11, d10, [sp, #0x70]
-	WORD $0x1a9fd7eb // cset w11, gt
-	WORD $0x6d0823e9 // stp d9, d8, [sp, #0x80]
-	WORD $0xa90957f6 // stp x22, x21, [sp, #0x90]
-	WORD $0xa90a4ff4 // stp x20, x19, [sp, #0xa0]
-	WORD $0xad007bff // stp q31, q30, [sp]
-	WORD $0x14000005 // b 0x3910 <k_tile_panel_16+0x5c>
-	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
+	WORD $0x8b0a01ad // add x13, x13, x10
+	WORD $0x0a0f014f // and w15, w10, w15
+	WORD $0x9a9fc602 // csinc x2, x16, xzr, gt
+	WORD $0xf9000ff1 // str x17, [sp, #0x18]
+	WORD $0xcb030151 // sub x17, x10, x3
+	WORD $0x91000523 // add x3, x9, #0x1
+	WORD $0xf9000bf1 // str x17, [sp, #0x10]
+	WORD $0x91000551 // add x17, x10, #0x1
+	WORD $0x6d073bef // stp d15, d14, [sp, #0x70]
+	WORD $0x6d0833ed // stp d13, d12, [sp, #0x80]
+	WORD $0x6d092beb // stp d11, d10, [sp, #0x90]
+	WORD $0x6d0a23e9 // stp d9, d8, [sp, #0xa0]
+	WORD $0xa90b47fd // stp x29, x17, [sp, #0xb0]
+	WORD $0xa90c6ffe // stp x30, x27, [sp, #0xc0]
+	WORD $0xa90d67fa // stp x26, x25, [sp, #0xd0]
+	WORD $0xa90e5ff8 // stp x24, x23, [sp, #0xe0]
+	WORD $0xa90f57f6 // stp x22, x21, [sp, #0xf0]
+	WORD $0xa9104ff4 // stp x20, x19, [sp, #0x100]
+	WORD $0xad017bff // stp q31, q30, [sp, #0x20]
+	WORD $0x14000005 // b 0x39fc <k_tile_panel_16+0xc0>
+	WORD $0x3d800022 // str q2, [x1]
 	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54004ee0 // b.eq 0x42e8 <k_tile_panel_16+0xa34>
-	WORD $0xd37ced0c // lsl x12, x8, #4
-	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0x34000cab // cbz w11, 0x3aac <k_tile_panel_16+0x1f8>
-	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
-	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xa9404002 // ldp x2, x16, [x0]
-	WORD $0x8b0c0231 // add x17, x17, x12
-	WORD $0x910005e3 // add x3, x15, #0x1
-	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0xcb090284 // sub x4, x20, x9
-	WORD $0x91000e85 // add x5, x20, #0x3
-	WORD $0xf100029f // cmp x20, #0x0
-	WORD $0x9b047da4 // mul x4, x13, x4
-	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
-	WORD $0x8b040844 // add x4, x2, x4, lsl #2
-	WORD $0xb40000ae // cbz x14, 0x3968 <k_tile_panel_16+0xb4>
-	WORD $0x3dc00082 // ldr q2, [x4]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000aa // b.ge 0x3974 <k_tile_panel_16+0xc0>
-	WORD $0x1400004c // b 0x3a94 <k_tile_panel_16+0x1e0>
+	WORD $0xeb02011f // cmp x8, x2
+	WORD $0x54004d20 // b.eq 0x439c <k_tile_panel_16+0xa60>
+	WORD $0xd342fd10 // lsr x16, x8, #2
+	WORD $0xd37ced11 // lsl x17, x8, #4
+	WORD $0x9b0e2e10 // madd x16, x16, x14, x11
+	WORD $0x927c0621 // and x1, x17, #0x30
+	WORD $0x8b110185 // add x5, x12, x17
+	WORD $0xaa0a03f1 // mov x17, x10
+	WORD $0x8b010210 // add x16, x16, x1
+	WORD $0x34000aaf // cbz w15, 0x3b6c <k_tile_panel_16+0x230>
+	WORD $0xf9402411 // ldr x17, [x0, #0x48]
+	WORD $0xb40000b1 // cbz x17, 0x3a34 <k_tile_panel_16+0xf8>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000aa // b.ge 0x3a40 <k_tile_panel_16+0x104>
+	WORD $0x1400004d // b 0x3b64 <k_tile_panel_16+0x228>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x5400092b // b.lt 0x3a94 <k_tile_panel_16+0x1e0>
-	WORD $0xd342fca6 // lsr x6, x5, #2
-	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
-	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0xcb050285 // sub x5, x20, x5
-	WORD $0x9b067c26 // mul x6, x1, x6
-	WORD $0x8b061a06 // add x6, x16, x6, lsl #6
-	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
-	WORD $0xaa0303e6 // mov x6, x3
-	WORD $0xad4010a3 // ldp q3, q4, [x5]
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x3dc000e6 // ldr q6, [x7]
-	WORD $0x3dc040f1 // ldr q17, [x7, #0x100]
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x3dc010f0 // ldr q16, [x7, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400094b // b.lt 0x3b64 <k_tile_panel_16+0x228>
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0xf9400fe1 // ldr x1, [sp, #0x18]
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0x9b017e31 // mul x17, x17, x1
+	WORD $0xf9400401 // ldr x1, [x0, #0x8]
+	WORD $0x8b111831 // add x17, x1, x17, lsl #6
+	WORD $0xf9400be1 // ldr x1, [sp, #0x10]
+	WORD $0x8b011a31 // add x17, x17, x1, lsl #6
+	WORD $0xaa0303e1 // mov x1, x3
+	WORD $0xad401223 // ldp q3, q4, [x17]
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0x3dc00086 // ldr q6, [x4]
+	WORD $0x3dc04091 // ldr q17, [x4, #0x100]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x3dc01090 // ldr q16, [x4, #0x40]
 	WORD $0x4e040465 // dup v5.4s, v3.s[0]
 	WORD $0x4e040487 // dup v7.4s, v4.s[0]
 	WORD $0x4e0c0472 // dup v18.4s, v3.s[1]
@@ -3743,20 +3795,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
 	WORD $0x0e27c234 // smull v20.8h, v17.8b, v7.8b
 	WORD $0x4e27c227 // smull2 v7.8h, v17.16b, v7.16b
-	WORD $0x3dc050f1 // ldr q17, [x7, #0x140]
+	WORD $0x3dc05091 // ldr q17, [x4, #0x140]
 	WORD $0x0e32c215 // smull v21.8h, v16.8b, v18.8b
 	WORD $0x4e32c210 // smull2 v16.8h, v16.16b, v18.16b
 	WORD $0x0e26c232 // smull v18.8h, v17.8b, v6.8b
 	WORD $0x4e26c226 // smull2 v6.8h, v17.16b, v6.16b
 	WORD $0x4e140471 // dup v17.4s, v3.s[2]
 	WORD $0x4e65be65 // addp v5.8h, v19.8h, v5.8h
-	WORD $0x3dc020f3 // ldr q19, [x7, #0x80]
+	WORD $0x3dc02093 // ldr q19, [x4, #0x80]
 	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
 	WORD $0x4e67be87 // addp v7.8h, v20.8h, v7.8h
 	WORD $0x4e140494 // dup v20.4s, v4.s[2]
 	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
 	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
-	WORD $0x3dc060f5 // ldr q21, [x7, #0x180]
+	WORD $0x3dc06095 // ldr q21, [x4, #0x180]
 	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
 	WORD $0x4e66be46 // addp v6.8h, v18.8h, v6.8h
 	WORD $0x0e31c272 // smull v18.8h, v19.8b, v17.8b
@@ -3766,9 +3818,9 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e34c2b4 // smull2 v20.8h, v21.16b, v20.16b
 	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
 	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
-	WORD $0x3dc030e6 // ldr q6, [x7, #0xc0]
+	WORD $0x3dc03086 // ldr q6, [x4, #0xc0]
 	WORD $0x4e71be50 // addp v16.8h, v18.8h, v17.8h
-	WORD $0x3dc070f1 // ldr q17, [x7, #0x1c0]
+	WORD $0x3dc07091 // ldr q17, [x4, #0x1c0]
 	WORD $0x4e74be72 // addp v18.8h, v19.8h, v20.8h
 	WORD $0x0e23c0d3 // smull v19.8h, v6.8b, v3.8b
 	WORD $0x4e23c0c3 // smull2 v3.8h, v6.16b, v3.16b
@@ -3779,367 +3831,362 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606a47 // sadalp v7.4s, v18.8h
 	WORD $0x4e64bcc4 // addp v4.8h, v6.8h, v4.8h
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
-	WORD $0x3dc080e3 // ldr q3, [x7, #0x200]
+	WORD $0x3dc08083 // ldr q3, [x4, #0x200]
 	WORD $0x4e606887 // sadalp v7.4s, v4.8h
 	WORD $0x6e3fdc64 // fmul v4.4s, v3.4s, v31.4s
 	WORD $0x4ebe84a5 // add v5.4s, v5.4s, v30.4s
 	WORD $0x4ebe84e6 // add v6.4s, v7.4s, v30.4s
 	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
-	WORD $0x3dc090e5 // ldr q5, [x7, #0x240]
-	WORD $0x910a00e7 // add x7, x7, #0x280
+	WORD $0x3dc09085 // ldr q5, [x4, #0x240]
+	WORD $0x910a0084 // add x4, x4, #0x280
 	WORD $0x4e3fd4c3 // fadd v3.4s, v6.4s, v31.4s
 	WORD $0x4e23cca4 // fmla v4.4s, v5.4s, v3.4s
-	WORD $0xbd4020a3 // ldr s3, [x5, #0x20]
-	WORD $0x910400a5 // add x5, x5, #0x100
+	WORD $0xbd402223 // ldr s3, [x17, #0x20]
+	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fff828 // b.hi 0x3994 <k_tile_panel_16+0xe0>
-	WORD $0x91000694 // add x20, x20, #0x1
-	WORD $0x3d800082 // str q2, [x4]
-	WORD $0xf240069f // tst x20, #0x3
-	WORD $0x54000060 // b.eq 0x3aac <k_tile_panel_16+0x1f8>
-	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54fff4ab // b.lt 0x393c <k_tile_panel_16+0x88>
-	WORD $0x91001295 // add x21, x20, #0x4
-	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x540002ed // b.le 0x3b10 <k_tile_panel_16+0x25c>
-	WORD $0xaa1403ed // mov x13, x20
-	WORD $0x910009a7 // add x7, x13, #0x2
-	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x540023cd // b.le 0x3f3c <k_tile_panel_16+0x688>
-	WORD $0xaa0d03ec // mov x12, x13
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fff1aa // b.ge 0x3904 <k_tile_panel_16+0x50>
-	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
-	WORD $0xcb09018e // sub x14, x12, x9
-	WORD $0xf940200f // ldr x15, [x0, #0x40]
-	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x9b0e7dad // mul x13, x13, x14
-	WORD $0xf940000e // ldr x14, [x0]
-	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
-	WORD $0x91000d8e // add x14, x12, #0x3
-	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
-	WORD $0xb40035af // cbz x15, 0x41ac <k_tile_panel_16+0x8f8>
-	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
-	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540035aa // b.ge 0x41bc <k_tile_panel_16+0x908>
-	WORD $0x17ffff7d // b 0x3900 <k_tile_panel_16+0x4c>
-	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
-	WORD $0xd37ae425 // lsl x5, x1, #6
-	WORD $0x8b0c01af // add x15, x13, x12
-	WORD $0xa940100d // ldp x13, x4, [x0]
-	WORD $0x8b0e05c3 // add x3, x14, x14, lsl #1
-	WORD $0xd37df1c2 // lsl x2, x14, #3
-	WORD $0xd10400a5 // sub x5, x5, #0x100
-	WORD $0x91000626 // add x6, x17, #0x1
-	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0x8b0c01a1 // add x1, x13, x12
-	WORD $0x91020084 // add x4, x4, #0x80
-	WORD $0x14000009 // b 0x3b68 <k_tile_panel_16+0x2b4>
-	WORD $0x910011b5 // add x21, x13, #0x4
-	WORD $0xaa0d03f4 // mov x20, x13
-	WORD $0x3d8000f0 // str q16, [x7]
-	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x3cb368e5 // str q5, [x7, x19]
-	WORD $0x3ca268e1 // str q1, [x7, x2]
-	WORD $0x3ca368e0 // str q0, [x7, x3]
-	WORD $0x54fffacc // b.gt 0x3abc <k_tile_panel_16+0x208>
-	WORD $0xcb09028d // sub x13, x20, x9
-	WORD $0x91000e96 // add x22, x20, #0x3
-	WORD $0xf100029f // cmp x20, #0x0
-	WORD $0x9b0d7dcd // mul x13, x14, x13
-	WORD $0xd37ef5d3 // lsl x19, x14, #2
-	WORD $0x8b0d0827 // add x7, x1, x13, lsl #2
-	WORD $0xaa1503ed // mov x13, x21
-	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
-	WORD $0xb4000110 // cbz x16, 0x3ba8 <k_tile_panel_16+0x2f4>
-	WORD $0x3dc000f0 // ldr q16, [x7]
-	WORD $0x3cf368e5 // ldr q5, [x7, x19]
-	WORD $0x3ce268e1 // ldr q1, [x7, x2]
-	WORD $0x3ce368e0 // ldr q0, [x7, x3]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400010a // b.ge 0x3bc0 <k_tile_panel_16+0x30c>
-	WORD $0x17ffffe9 // b 0x3b48 <k_tile_panel_16+0x294>
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x54fff828 // b.hi 0x3a64 <k_tile_panel_16+0x128>
+	WORD $0xf9405ff1 // ldr x17, [sp, #0xb8]
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x91001221 // add x1, x17, #0x4
+	WORD $0xeb0d003f // cmp x1, x13
+	WORD $0x540002ad // b.le 0x3bc8 <k_tile_panel_16+0x28c>
+	WORD $0xaa1103e6 // mov x6, x17
+	WORD $0x910008d6 // add x22, x6, #0x2
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x5400244d // b.le 0x400c <k_tile_panel_16+0x6d0>
+	WORD $0xaa0603f1 // mov x17, x6
+	WORD $0xeb0d023f // cmp x17, x13
+	WORD $0x54fff30a // b.ge 0x39f0 <k_tile_panel_16+0xb4>
+	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
+	WORD $0xcb0a0224 // sub x4, x17, x10
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9b047c21 // mul x1, x1, x4
+	WORD $0x91000e24 // add x4, x17, #0x3
+	WORD $0x9a91b084 // csel x4, x4, x17, lt
+	WORD $0x8b0108a1 // add x1, x5, x1, lsl #2
+	WORD $0xb40035a6 // cbz x6, 0x4268 <k_tile_panel_16+0x92c>
+	WORD $0x3dc00022 // ldr q2, [x1]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540035aa // b.ge 0x4274 <k_tile_panel_16+0x938>
+	WORD $0x17ffff8a // b 0x39ec <k_tile_panel_16+0xb0>
+	WORD $0xa9419007 // ldp x7, x4, [x0, #0x18]
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xf9402414 // ldr x20, [x0, #0x48]
+	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
+	WORD $0xd37ae484 // lsl x4, x4, #6
+	WORD $0xd37df0f5 // lsl x21, x7, #3
+	WORD $0xd37ef4d6 // lsl x22, x6, #2
+	WORD $0xd1040097 // sub x23, x4, #0x100
+	WORD $0x14000009 // b 0x3c0c <k_tile_panel_16+0x2d0>
+	WORD $0x910010c1 // add x1, x6, #0x4
+	WORD $0xaa0603f1 // mov x17, x6
+	WORD $0x3d800305 // str q5, [x24]
+	WORD $0xeb0d003f // cmp x1, x13
+	WORD $0x3cb96b04 // str q4, [x24, x25]
+	WORD $0x3cb56b01 // str q1, [x24, x21]
+	WORD $0x3cb66b00 // str q0, [x24, x22]
+	WORD $0x54fffbac // b.gt 0x3b7c <k_tile_panel_16+0x240>
+	WORD $0xcb0a0224 // sub x4, x17, x10
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9100163b // add x27, x17, #0x5
+	WORD $0x9b047ce6 // mul x6, x7, x4
+	WORD $0x91000e24 // add x4, x17, #0x3
+	WORD $0xd37ef4f9 // lsl x25, x7, #2
+	WORD $0x9a91b09a // csel x26, x4, x17, lt
+	WORD $0x91000a24 // add x4, x17, #0x2
+	WORD $0xf100009f // cmp x4, #0x0
+	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
+	WORD $0xaa0103e6 // mov x6, x1
+	WORD $0x9a84b361 // csel x1, x27, x4, lt
+	WORD $0xb4000114 // cbz x20, 0x3c5c <k_tile_panel_16+0x320>
+	WORD $0x3dc00305 // ldr q5, [x24]
+	WORD $0x3cf96b04 // ldr q4, [x24, x25]
+	WORD $0x3cf56b01 // ldr q1, [x24, x21]
+	WORD $0x3cf66b00 // ldr q0, [x24, x22]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x3c74 <k_tile_panel_16+0x338>
+	WORD $0x17ffffe5 // b 0x3bec <k_tile_panel_16+0x2b0>
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffc6b // b.lt 0x3b48 <k_tile_panel_16+0x294>
-	WORD $0x9342feb5 // asr x21, x21, #2
-	WORD $0xaa0f03f6 // mov x22, x15
-	WORD $0x9b157cb5 // mul x21, x5, x21
-	WORD $0x8b141ab4 // add x20, x21, x20, lsl #6
-	WORD $0xaa0603f5 // mov x21, x6
-	WORD $0x8b140094 // add x20, x4, x20
-	WORD $0xad421e86 // ldp q6, q7, [x20, #0x40]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0xad0107f0 // stp q16, q1, [sp, #0x20]
-	WORD $0x3dc002d1 // ldr q17, [x22]
-	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0x3dc012d2 // ldr q18, [x22, #0x40]
-	WORD $0x3d8013e0 // str q0, [sp, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x3bec <k_tile_panel_16+0x2b0>
+	WORD $0x9342ff5a // asr x26, x26, #2
+	WORD $0x9342fc21 // asr x1, x1, #2
+	WORD $0xaa0303fd // mov x29, x3
+	WORD $0xaa1303fe // mov x30, x19
+	WORD $0x9b1a7efa // mul x26, x23, x26
+	WORD $0x9b017ee1 // mul x1, x23, x1
+	WORD $0x8b111b5a // add x26, x26, x17, lsl #6
+	WORD $0x8b04183b // add x27, x1, x4, lsl #6
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0x8b1b03d1 // add x17, x30, x27
+	WORD $0x3dc00091 // ldr q17, [x4]
+	WORD $0x3dc01092 // ldr q18, [x4, #0x40]
+	WORD $0xad421e26 // ldp q6, q7, [x17, #0x40]
+	WORD $0x8b1a03c1 // add x1, x30, x26
+	WORD $0x3dc0308c // ldr q12, [x4, #0xc0]
+	WORD $0xad0283e1 // stp q1, q0, [sp, #0x50]
+	WORD $0xd10007bd // sub x29, x29, #0x1
+	WORD $0xf10007bf // cmp x29, #0x1
+	WORD $0x910403de // add x30, x30, #0x100
 	WORD $0x4e0404d0 // dup v16.4s, v6.s[0]
 	WORD $0x4e0c04d3 // dup v19.4s, v6.s[1]
 	WORD $0x4e1c04d4 // dup v20.4s, v6.s[3]
 	WORD $0x4e1404d6 // dup v22.4s, v6.s[2]
 	WORD $0x0e30c235 // smull v21.8h, v17.8b, v16.8b
-	WORD $0x4e30c230 // smull2 v16.8h, v17.16b, v16.16b
-	WORD $0x0e33c25a // smull v26.8h, v18.8b, v19.8b
-	WORD $0x4e33c253 // smull2 v19.8h, v18.16b, v19.16b
-	WORD $0x4e70bea6 // addp v6.8h, v21.8h, v16.8h
-	WORD $0xad404298 // ldp q24, q16, [x20]
-	WORD $0x4e73bf5e // addp v30.8h, v26.8h, v19.8h
-	WORD $0xad7e4e9b // ldp q27, q19, [x20, #-0x40]
-	WORD $0x3dc032da // ldr q26, [x22, #0xc0]
-	WORD $0x4e04071c // dup v28.4s, v24.s[0]
-	WORD $0x4e6028c6 // saddlp v6.4s, v6.8h
-	WORD $0x4e1c0717 // dup v23.4s, v24.s[3]
-	WORD $0x4e140715 // dup v21.4s, v24.s[2]
-	WORD $0x4e0c0719 // dup v25.4s, v24.s[1]
-	WORD $0x3dc022d8 // ldr q24, [x22, #0x80]
+	WORD $0x4e30c238 // smull2 v24.8h, v17.16b, v16.16b
+	WORD $0x0e33c246 // smull v6.8h, v18.8b, v19.8b
+	WORD $0x4e33c259 // smull2 v25.8h, v18.16b, v19.16b
+	WORD $0xad40423a // ldp q26, q16, [x17]
+	WORD $0xad424c3b // ldp q27, q19, [x1, #0x40]
+	WORD $0x0e34c181 // smull v1.8h, v12.8b, v20.8b
+	WORD $0x4e78bebe // addp v30.8h, v21.8h, v24.8h
+	WORD $0x4e1c0757 // dup v23.4s, v26.s[3]
+	WORD $0x4e140755 // dup v21.4s, v26.s[2]
+	WORD $0x4e79bcd9 // addp v25.8h, v6.8h, v25.8h
+	WORD $0x4e0c0758 // dup v24.4s, v26.s[1]
+	WORD $0x4e04075f // dup v31.4s, v26.s[0]
+	WORD $0x3dc0209a // ldr q26, [x4, #0x80]
 	WORD $0x4e1c077d // dup v29.4s, v27.s[3]
-	WORD $0x4e0c076b // dup v11.4s, v27.s[1]
-	WORD $0x0e34c34f // smull v15.8h, v26.8b, v20.8b
-	WORD $0x0e36c31f // smull v31.8h, v24.8b, v22.8b
-	WORD $0x4e36c308 // smull2 v8.8h, v24.16b, v22.16b
-	WORD $0x0e3cc229 // smull v9.8h, v17.8b, v28.8b
-	WORD $0x4e3cc22a // smull2 v10.8h, v17.16b, v28.16b
-	WORD $0x0e39c24c // smull v12.8h, v18.8b, v25.8b
-	WORD $0x4e39c259 // smull2 v25.8h, v18.16b, v25.16b
-	WORD $0x4e606bc6 // sadalp v6.4s, v30.8h
-	WORD $0x4e14077e // dup v30.4s, v27.s[2]
-	WORD $0x4e04077b // dup v27.4s, v27.s[0]
-	WORD $0xad7c5a9c // ldp q28, q22, [x20, #-0x80]
-	WORD $0x0e37c340 // smull v0.8h, v26.8b, v23.8b
-	WORD $0x4e68bfff // addp v31.8h, v31.8h, v8.8h
-	WORD $0x4e34c348 // smull2 v8.8h, v26.16b, v20.16b
-	WORD $0x4e37c357 // smull2 v23.8h, v26.16b, v23.16b
-	WORD $0x4e6abd29 // addp v9.8h, v9.8h, v10.8h
-	WORD $0x0e3bc221 // smull v1.8h, v17.8b, v27.8b
-	WORD $0x4e3bc23b // smull2 v27.8h, v17.16b, v27.16b
-	WORD $0x4e79bd99 // addp v25.8h, v12.8h, v25.8h
-	WORD $0x4e04078a // dup v10.4s, v28.s[0]
-	WORD $0x4e14078d // dup v13.4s, v28.s[2]
-	WORD $0x4e0c078e // dup v14.4s, v28.s[1]
+	WORD $0x4e14077c // dup v28.4s, v27.s[2]
+	WORD $0x4e602bc6 // saddlp v6.4s, v30.8h
+	WORD $0x0e37c180 // smull v0.8h, v12.8b, v23.8b
+	WORD $0x4e37c197 // smull2 v23.8h, v12.16b, v23.16b
+	WORD $0x0e36c348 // smull v8.8h, v26.8b, v22.8b
+	WORD $0x4e36c349 // smull2 v9.8h, v26.16b, v22.16b
+	WORD $0x0e3fc22a // smull v10.8h, v17.8b, v31.8b
+	WORD $0x4e3fc23f // smull2 v31.8h, v17.16b, v31.16b
+	WORD $0x0e38c24e // smull v14.8h, v18.8b, v24.8b
+	WORD $0x4e38c258 // smull2 v24.8h, v18.16b, v24.16b
+	WORD $0x4e606b26 // sadalp v6.4s, v25.8h
+	WORD $0x4e040779 // dup v25.4s, v27.s[0]
+	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
+	WORD $0xad40582b // ldp q11, q22, [x1]
+	WORD $0x4e77bc00 // addp v0.8h, v0.8h, v23.8h
+	WORD $0x4e69bd08 // addp v8.8h, v8.8h, v9.8h
+	WORD $0x0e35c349 // smull v9.8h, v26.8b, v21.8b
+	WORD $0x4e35c355 // smull2 v21.8h, v26.16b, v21.16b
+	WORD $0x4e7fbd5f // addp v31.8h, v10.8h, v31.8h
+	WORD $0x4e34c18a // smull2 v10.8h, v12.16b, v20.16b
+	WORD $0x0e39c222 // smull v2.8h, v17.8b, v25.8b
+	WORD $0x4e39c239 // smull2 v25.8h, v17.16b, v25.16b
+	WORD $0x4e78bdd8 // addp v24.8h, v14.8h, v24.8h
+	WORD $0x4e14056d // dup v13.4s, v11.s[2]
+	WORD $0x4e0c056f // dup v15.4s, v11.s[1]
+	WORD $0x3d8013e0 // str q0, [sp, #0x40]
+	WORD $0x4e1c057b // dup v27.4s, v11.s[3]
+	WORD $0x4e602bf4 // saddlp v20.4s, v31.8h
+	WORD $0x0e3ec25f // smull v31.8h, v18.8b, v30.8b
+	WORD $0x4e3ec25e // smull2 v30.8h, v18.16b, v30.16b
+	WORD $0x4e606906 // sadalp v6.4s, v8.8h
+	WORD $0x4e6abc21 // addp v1.8h, v1.8h, v10.8h
+	WORD $0x4e75bd20 // addp v0.8h, v9.8h, v21.8h
+	WORD $0x4e79bc42 // addp v2.8h, v2.8h, v25.8h
+	WORD $0x0e3dc188 // smull v8.8h, v12.8b, v29.8b
+	WORD $0x4e3dc199 // smull2 v25.8h, v12.16b, v29.16b
+	WORD $0x4e606b14 // sadalp v20.4s, v24.8h
+	WORD $0x4e040578 // dup v24.4s, v11.s[0]
+	WORD $0x0e2dc34a // smull v10.8h, v26.8b, v13.8b
+	WORD $0x4e7ebffe // addp v30.8h, v31.8h, v30.8h
+	WORD $0x4e2dc35f // smull2 v31.8h, v26.16b, v13.16b
+	WORD $0x0e2fc249 // smull v9.8h, v18.8b, v15.8b
+	WORD $0x4e602855 // saddlp v21.4s, v2.8h
+	WORD $0x4e2fc252 // smull2 v18.8h, v18.16b, v15.16b
+	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
+	WORD $0x4e38c222 // smull2 v2.8h, v17.16b, v24.16b
+	WORD $0x4e3cc35c // smull2 v28.8h, v26.16b, v28.16b
+	WORD $0x4e3bc19a // smull2 v26.8h, v12.16b, v27.16b
 	WORD $0x4e0c06c3 // dup v3.4s, v22.s[1]
+	WORD $0x4ea41c97 // mov v23.16b, v4.16b
 	WORD $0x4e140604 // dup v4.4s, v16.s[2]
-	WORD $0x4e602934 // saddlp v20.4s, v9.8h
-	WORD $0x0e2bc249 // smull v9.8h, v18.8b, v11.8b
-	WORD $0x4e2bc24b // smull2 v11.8h, v18.16b, v11.16b
-	WORD $0x4e606be6 // sadalp v6.4s, v31.8h
-	WORD $0x0e35c31f // smull v31.8h, v24.8b, v21.8b
-	WORD $0x4e35c315 // smull2 v21.8h, v24.16b, v21.16b
-	WORD $0x4e7bbc21 // addp v1.8h, v1.8h, v27.8h
-	WORD $0x4e3dc35b // smull2 v27.8h, v26.16b, v29.16b
-	WORD $0x4e77bc17 // addp v23.8h, v0.8h, v23.8h
-	WORD $0x4e606b34 // sadalp v20.4s, v25.8h
-	WORD $0x0e3dc359 // smull v25.8h, v26.8b, v29.8b
-	WORD $0x4e68bdfd // addp v29.8h, v15.8h, v8.8h
-	WORD $0x0e3ec308 // smull v8.8h, v24.8b, v30.8b
-	WORD $0x4e3ec31e // smull2 v30.8h, v24.16b, v30.16b
-	WORD $0x4e0c060f // dup v15.4s, v16.s[1]
-	WORD $0x4e75bfe0 // addp v0.8h, v31.8h, v21.8h
-	WORD $0x4e6bbd3f // addp v31.8h, v9.8h, v11.8h
-	WORD $0x4e2ac229 // smull2 v9.8h, v17.16b, v10.16b
-	WORD $0x4e602835 // saddlp v21.4s, v1.8h
-	WORD $0x4e1c0781 // dup v1.4s, v28.s[3]
-	WORD $0x0e2dc31c // smull v28.8h, v24.8b, v13.8b
-	WORD $0x0e2ec24b // smull v11.8h, v18.8b, v14.8b
-	WORD $0x4e2ec252 // smull2 v18.8h, v18.16b, v14.16b
-	WORD $0x4e606ba6 // sadalp v6.4s, v29.8h
-	WORD $0x0e2ac23d // smull v29.8h, v17.8b, v10.8b
-	WORD $0x4e2dc30a // smull2 v10.8h, v24.16b, v13.16b
-	WORD $0x4e7ebd18 // addp v24.8h, v8.8h, v30.8h
-	WORD $0x4e0c04fe // dup v30.4s, v7.s[1]
-	WORD $0x4e7bbf31 // addp v17.8h, v25.8h, v27.8h
-	WORD $0x0e21c359 // smull v25.8h, v26.8b, v1.8b
-	WORD $0x4e21c35a // smull2 v26.8h, v26.16b, v1.16b
-	WORD $0x4e1404e8 // dup v8.4s, v7.s[2]
-	WORD $0x4e72bd61 // addp v1.8h, v11.8h, v18.8h
-	WORD $0x4e04060b // dup v11.4s, v16.s[0]
-	WORD $0x4e69bfbd // addp v29.8h, v29.8h, v9.8h
-	WORD $0x3dc042c9 // ldr q9, [x22, #0x100]
-	WORD $0x4e6abf9b // addp v27.8h, v28.8h, v10.8h
-	WORD $0x3dc052ca // ldr q10, [x22, #0x140]
-	WORD $0x3dc072dc // ldr q28, [x22, #0x1c0]
-	WORD $0x0e2bc122 // smull v2.8h, v9.8b, v11.8b
-	WORD $0x4e2bc12b // smull2 v11.8h, v9.16b, v11.16b
-	WORD $0x0e3ec14c // smull v12.8h, v10.8b, v30.8b
-	WORD $0x4e3ec14d // smull2 v13.8h, v10.16b, v30.16b
-	WORD $0x4e602bb2 // saddlp v18.4s, v29.8h
-	WORD $0x3dc062dd // ldr q29, [x22, #0x180]
+	WORD $0x4e606826 // sadalp v6.4s, v1.8h
+	WORD $0x0e38c221 // smull v1.8h, v17.8b, v24.8b
+	WORD $0x4e79bd11 // addp v17.8h, v8.8h, v25.8h
+	WORD $0x0e3bc199 // smull v25.8h, v12.8b, v27.8b
+	WORD $0x4e7fbd5b // addp v27.8h, v10.8h, v31.8h
+	WORD $0x4e0c04ff // dup v31.4s, v7.s[1]
+	WORD $0x4e04060a // dup v10.4s, v16.s[0]
+	WORD $0x4e7cbfb8 // addp v24.8h, v29.8h, v28.8h
+	WORD $0x3dc0609d // ldr q29, [x4, #0x180]
+	WORD $0x3dc0709c // ldr q28, [x4, #0x1c0]
+	WORD $0x4e62bc21 // addp v1.8h, v1.8h, v2.8h
+	WORD $0x3dc04082 // ldr q2, [x4, #0x100]
 	WORD $0x4e606814 // sadalp v20.4s, v0.8h
 	WORD $0x4e0404e0 // dup v0.4s, v7.s[0]
+	WORD $0x0e2ac04e // smull v14.8h, v2.8b, v10.8b
+	WORD $0x4e2ac04a // smull2 v10.8h, v2.16b, v10.16b
+	WORD $0x4e606bd5 // sadalp v21.4s, v30.8h
+	WORD $0x4e72bd3e // addp v30.8h, v9.8h, v18.8h
+	WORD $0x3dc05089 // ldr q9, [x4, #0x140]
+	WORD $0x0e20c048 // smull v8.8h, v2.8b, v0.8b
+	WORD $0x4e20c040 // smull2 v0.8h, v2.16b, v0.16b
+	WORD $0x4e602832 // saddlp v18.4s, v1.8h
+	WORD $0x4e1404e1 // dup v1.4s, v7.s[2]
+	WORD $0x0e3fc12b // smull v11.8h, v9.8b, v31.8b
+	WORD $0x4e3fc12c // smull2 v12.8h, v9.16b, v31.16b
 	WORD $0x4e1c04e7 // dup v7.4s, v7.s[3]
-	WORD $0x0e28c3ae // smull v14.8h, v29.8b, v8.8b
-	WORD $0x4e28c3a8 // smull2 v8.8h, v29.16b, v8.16b
-	WORD $0x4e6bbc42 // addp v2.8h, v2.8h, v11.8h
-	WORD $0x4e0c066b // dup v11.4s, v19.s[1]
-	WORD $0x0e27c39e // smull v30.8h, v28.8b, v7.8b
-	WORD $0x4e606bf5 // sadalp v21.4s, v31.8h
-	WORD $0x0e20c13f // smull v31.8h, v9.8b, v0.8b
-	WORD $0x4e20c120 // smull2 v0.8h, v9.16b, v0.16b
-	WORD $0x4e68bdc8 // addp v8.8h, v14.8h, v8.8h
-	WORD $0x4e606832 // sadalp v18.4s, v1.8h
-	WORD $0x4e6dbd81 // addp v1.8h, v12.8h, v13.8h
+	WORD $0x4e606bd2 // sadalp v18.4s, v30.8h
+	WORD $0x0e21c3ad // smull v13.8h, v29.8b, v1.8b
+	WORD $0x4e21c3a1 // smull2 v1.8h, v29.16b, v1.16b
+	WORD $0x4e60bd00 // addp v0.8h, v8.8h, v0.8h
+	WORD $0x4e0c0608 // dup v8.4s, v16.s[1]
+	WORD $0x4e6cbd6b // addp v11.8h, v11.8h, v12.8h
 	WORD $0x4e04066c // dup v12.4s, v19.s[0]
-	WORD $0x4e2fc14d // smull2 v13.8h, v10.16b, v15.16b
-	WORD $0x4e60bfe0 // addp v0.8h, v31.8h, v0.8h
+	WORD $0x0e27c39e // smull v30.8h, v28.8b, v7.8b
 	WORD $0x4e27c39f // smull2 v31.8h, v28.16b, v7.16b
-	WORD $0x0e2cc12e // smull v14.8h, v9.8b, v12.8b
-	WORD $0x4e2cc12c // smull2 v12.8h, v9.16b, v12.16b
-	WORD $0x4e606af4 // sadalp v20.4s, v23.8h
 	WORD $0x4e602807 // saddlp v7.4s, v0.8h
-	WORD $0x0e2fc140 // smull v0.8h, v10.8b, v15.8b
-	WORD $0x4e0406cf // dup v15.4s, v22.s[0]
-	WORD $0x4e606b15 // sadalp v21.4s, v24.8h
-	WORD $0x4e7abf38 // addp v24.8h, v25.8h, v26.8h
-	WORD $0x4e7fbfd9 // addp v25.8h, v30.8h, v31.8h
-	WORD $0xad407bff // ldp q31, q30, [sp]
-	WORD $0x4e6cbdcc // addp v12.8h, v14.8h, v12.8h
-	WORD $0x0e23c14e // smull v14.8h, v10.8b, v3.8b
-	WORD $0x4e23c143 // smull2 v3.8h, v10.16b, v3.16b
-	WORD $0x4e6dbc00 // addp v0.8h, v0.8h, v13.8h
-	WORD $0x0e2bc14d // smull v13.8h, v10.8b, v11.8b
-	WORD $0x4e2bc14b // smull2 v11.8h, v10.16b, v11.16b
+	WORD $0x0e28c120 // smull v0.8h, v9.8b, v8.8b
+	WORD $0x4e28c12f // smull2 v15.8h, v9.16b, v8.16b
+	WORD $0x4e61bda8 // addp v8.8h, v13.8h, v1.8h
+	WORD $0x4e6abdc1 // addp v1.8h, v14.8h, v10.8h
+	WORD $0x4e0406ce // dup v14.4s, v22.s[0]
+	WORD $0x0e2cc04d // smull v13.8h, v2.8b, v12.8b
+	WORD $0x4e2cc04c // smull2 v12.8h, v2.16b, v12.16b
+	WORD $0x4e0c066a // dup v10.4s, v19.s[1]
+	WORD $0x4e606967 // sadalp v7.4s, v11.8h
+	WORD $0x4e1c060b // dup v11.4s, v16.s[3]
+	WORD $0x4e602830 // saddlp v16.4s, v1.8h
+	WORD $0x0e2ec041 // smull v1.8h, v2.8b, v14.8b
+	WORD $0x4e2ec042 // smull2 v2.8h, v2.16b, v14.16b
+	WORD $0x0e2ac12e // smull v14.8h, v9.8b, v10.8b
+	WORD $0x4e2ac12a // smull2 v10.8h, v9.16b, v10.16b
+	WORD $0x4e6fbc00 // addp v0.8h, v0.8h, v15.8h
+	WORD $0x4e6cbdac // addp v12.8h, v13.8h, v12.8h
+	WORD $0x0e23c12d // smull v13.8h, v9.8b, v3.8b
+	WORD $0x4e23c123 // smull2 v3.8h, v9.16b, v3.16b
+	WORD $0x0e2bc389 // smull v9.8h, v28.8b, v11.8b
+	WORD $0x4e2bc38b // smull2 v11.8h, v28.16b, v11.16b
+	WORD $0x4e62bc21 // addp v1.8h, v1.8h, v2.8h
+	WORD $0x4e140662 // dup v2.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e6abdca // addp v10.8h, v14.8h, v10.8h
 	WORD $0x4e60298c // saddlp v12.4s, v12.8h
-	WORD $0x4ebe84c6 // add v6.4s, v6.4s, v30.4s
-	WORD $0x4e606827 // sadalp v7.4s, v1.8h
-	WORD $0x4e1c0601 // dup v1.4s, v16.s[3]
-	WORD $0x4e602850 // saddlp v16.4s, v2.8h
-	WORD $0x0e2fc122 // smull v2.8h, v9.8b, v15.8b
-	WORD $0x4e2fc129 // smull2 v9.8h, v9.16b, v15.16b
-	WORD $0x4e63bdc3 // addp v3.8h, v14.8h, v3.8h
-	WORD $0x4e6bbdab // addp v11.8h, v13.8h, v11.8h
-	WORD $0x4e1406cd // dup v13.4s, v22.s[2]
+	WORD $0x4e1406ce // dup v14.4s, v22.s[2]
+	WORD $0x4e63bda3 // addp v3.8h, v13.8h, v3.8h
 	WORD $0x4e1c06d6 // dup v22.4s, v22.s[3]
-	WORD $0x0e21c38a // smull v10.8h, v28.8b, v1.8b
-	WORD $0x4e21c381 // smull2 v1.8h, v28.16b, v1.16b
+	WORD $0x4e602821 // saddlp v1.4s, v1.8h
+	WORD $0x0e22c3ad // smull v13.8h, v29.8b, v2.8b
+	WORD $0x4e22c3a2 // smull2 v2.8h, v29.16b, v2.16b
 	WORD $0x4e606810 // sadalp v16.4s, v0.8h
 	WORD $0x0e24c3a0 // smull v0.8h, v29.8b, v4.8b
 	WORD $0x4e24c3a4 // smull2 v4.8h, v29.16b, v4.16b
-	WORD $0x4e69bc42 // addp v2.8h, v2.8h, v9.8h
-	WORD $0x4e140669 // dup v9.4s, v19.s[2]
-	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
-	WORD $0x4e60696c // sadalp v12.4s, v11.8h
-	WORD $0x0e2dc3ab // smull v11.8h, v29.8b, v13.8b
-	WORD $0x4e61bd41 // addp v1.8h, v10.8h, v1.8h
-	WORD $0x4e602842 // saddlp v2.4s, v2.8h
-	WORD $0x0e29c3ae // smull v14.8h, v29.8b, v9.8b
-	WORD $0x4e29c3a9 // smull2 v9.8h, v29.16b, v9.16b
-	WORD $0x4e2dc3bd // smull2 v29.8h, v29.16b, v13.16b
-	WORD $0x0e33c38d // smull v13.8h, v28.8b, v19.8b
+	WORD $0x4e60694c // sadalp v12.4s, v10.8h
+	WORD $0x0e2ec3aa // smull v10.8h, v29.8b, v14.8b
+	WORD $0x4e2ec3bd // smull2 v29.8h, v29.16b, v14.16b
+	WORD $0x0e33c38e // smull v14.8h, v28.8b, v19.8b
+	WORD $0x4e62bda2 // addp v2.8h, v13.8h, v2.8h
 	WORD $0x4e64bc00 // addp v0.8h, v0.8h, v4.8h
-	WORD $0x4e606b72 // sadalp v18.4s, v27.8h
-	WORD $0x4e606862 // sadalp v2.4s, v3.8h
+	WORD $0x4e606861 // sadalp v1.4s, v3.8h
 	WORD $0x4e33c383 // smull2 v3.8h, v28.16b, v19.16b
 	WORD $0x0e36c393 // smull v19.8h, v28.8b, v22.8b
 	WORD $0x4e36c396 // smull2 v22.8h, v28.16b, v22.16b
-	WORD $0x4e69bdda // addp v26.8h, v14.8h, v9.8h
-	WORD $0x4e7dbd7b // addp v27.8h, v11.8h, v29.8h
-	WORD $0x4e606907 // sadalp v7.4s, v8.8h
-	WORD $0x4e63bda3 // addp v3.8h, v13.8h, v3.8h
+	WORD $0x4e606b72 // sadalp v18.4s, v27.8h
+	WORD $0x4e7dbd5b // addp v27.8h, v10.8h, v29.8h
+	WORD $0x4e606b15 // sadalp v21.4s, v24.8h
+	WORD $0x4e7abf38 // addp v24.8h, v25.8h, v26.8h
+	WORD $0x4e7fbfd9 // addp v25.8h, v30.8h, v31.8h
+	WORD $0xad417bff // ldp q31, q30, [sp, #0x20]
+	WORD $0x4e63bdc3 // addp v3.8h, v14.8h, v3.8h
 	WORD $0x4e76be64 // addp v4.8h, v19.8h, v22.8h
-	WORD $0x4ebe8693 // add v19.4s, v20.4s, v30.4s
-	WORD $0x4e606b4c // sadalp v12.4s, v26.8h
-	WORD $0x4e606b62 // sadalp v2.4s, v27.8h
+	WORD $0x4e6bbd3a // addp v26.8h, v9.8h, v11.8h
+	WORD $0x4e60684c // sadalp v12.4s, v2.8h
+	WORD $0x4ebe84c6 // add v6.4s, v6.4s, v30.4s
+	WORD $0x4e606b61 // sadalp v1.4s, v27.8h
+	WORD $0x4e606907 // sadalp v7.4s, v8.8h
 	WORD $0x4e606810 // sadalp v16.4s, v0.8h
-	WORD $0x3dc082c0 // ldr q0, [x22, #0x200]
+	WORD $0x3dc013e0 // ldr q0, [sp, #0x40]
 	WORD $0x4e606a35 // sadalp v21.4s, v17.8h
-	WORD $0x6e3fdc11 // fmul v17.4s, v0.4s, v31.4s
+	WORD $0x4e606814 // sadalp v20.4s, v0.8h
+	WORD $0x3dc08080 // ldr q0, [x4, #0x200]
 	WORD $0x4e606b12 // sadalp v18.4s, v24.8h
-	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x6e3fdc02 // fmul v2.4s, v0.4s, v31.4s
 	WORD $0x4e60686c // sadalp v12.4s, v3.8h
-	WORD $0x4eb11e23 // mov v3.16b, v17.16b
-	WORD $0x4e606882 // sadalp v2.4s, v4.8h
-	WORD $0x4ebe86a4 // add v4.4s, v21.4s, v30.4s
-	WORD $0x4e606830 // sadalp v16.4s, v1.8h
-	WORD $0x4eb11e21 // mov v1.16b, v17.16b
+	WORD $0x4e606881 // sadalp v1.4s, v4.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x4ea21c44 // mov v4.16b, v2.16b
+	WORD $0x4ebe86b1 // add v17.4s, v21.4s, v30.4s
+	WORD $0x4ea21c43 // mov v3.16b, v2.16b
+	WORD $0x4ebe8693 // add v19.4s, v20.4s, v30.4s
 	WORD $0x4ebe8652 // add v18.4s, v18.4s, v30.4s
-	WORD $0x4e24cc03 // fmla v3.4s, v0.4s, v4.4s
-	WORD $0x4ebe84e7 // add v7.4s, v7.4s, v30.4s
-	WORD $0x4eb11e24 // mov v4.16b, v17.16b
-	WORD $0x4e26cc11 // fmla v17.4s, v0.4s, v6.4s
+	WORD $0x4e31cc04 // fmla v4.4s, v0.4s, v17.4s
+	WORD $0x4ea21c51 // mov v17.16b, v2.16b
+	WORD $0x4e26cc02 // fmla v2.4s, v0.4s, v6.4s
 	WORD $0x4ebe8594 // add v20.4s, v12.4s, v30.4s
-	WORD $0x4e32cc01 // fmla v1.4s, v0.4s, v18.4s
-	WORD $0x4e33cc04 // fmla v4.4s, v0.4s, v19.4s
-	WORD $0x4ebe8442 // add v2.4s, v2.4s, v30.4s
-	WORD $0x4e3fd4e0 // fadd v0.4s, v7.4s, v31.4s
-	WORD $0x3dc092c7 // ldr q7, [x22, #0x240]
-	WORD $0x910a02d6 // add x22, x22, #0x280
+	WORD $0x4e32cc03 // fmla v3.4s, v0.4s, v18.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4e33cc11 // fmla v17.4s, v0.4s, v19.4s
+	WORD $0x4ebe84e7 // add v7.4s, v7.4s, v30.4s
 	WORD $0x4e3fd692 // fadd v18.4s, v20.4s, v31.4s
+	WORD $0x4e3fd421 // fadd v1.4s, v1.4s, v31.4s
+	WORD $0x4e3fd4e0 // fadd v0.4s, v7.4s, v31.4s
+	WORD $0x3dc09087 // ldr q7, [x4, #0x240]
+	WORD $0x910a0084 // add x4, x4, #0x280
+	WORD $0x4e606b50 // sadalp v16.4s, v26.8h
+	WORD $0x4e32cce4 // fmla v4.4s, v7.4s, v18.4s
+	WORD $0x4e21cce3 // fmla v3.4s, v7.4s, v1.4s
+	WORD $0xbd406021 // ldr s1, [x1, #0x60]
+	WORD $0x4e20cce2 // fmla v2.4s, v7.4s, v0.4s
+	WORD $0xbd402020 // ldr s0, [x1, #0x20]
+	WORD $0x4f811097 // fmla v23.4s, v4.4s, v1.s[0]
+	WORD $0x4f801065 // fmla v5.4s, v3.4s, v0.s[0]
+	WORD $0xad4283e1 // ldp q1, q0, [sp, #0x50]
 	WORD $0x4ebe8610 // add v16.4s, v16.4s, v30.4s
-	WORD $0x4e3fd442 // fadd v2.4s, v2.4s, v31.4s
-	WORD $0x4e20ccf1 // fmla v17.4s, v7.4s, v0.4s
-	WORD $0xbc5a0280 // ldur s0, [x20, #-0x60]
-	WORD $0x4e32cce3 // fmla v3.4s, v7.4s, v18.4s
+	WORD $0x4eb71ee4 // mov v4.16b, v23.16b
 	WORD $0x4e3fd606 // fadd v6.4s, v16.4s, v31.4s
-	WORD $0x3dc00bf0 // ldr q16, [sp, #0x20]
-	WORD $0x4e22cce1 // fmla v1.4s, v7.4s, v2.4s
-	WORD $0xbc5e0282 // ldur s2, [x20, #-0x20]
-	WORD $0x4e26cce4 // fmla v4.4s, v7.4s, v6.4s
-	WORD $0xbd402286 // ldr s6, [x20, #0x20]
-	WORD $0xbd406287 // ldr s7, [x20, #0x60]
-	WORD $0x4f821065 // fmla v5.4s, v3.4s, v2.s[0]
-	WORD $0x91040294 // add x20, x20, #0x100
-	WORD $0x4f801030 // fmla v16.4s, v1.4s, v0.s[0]
-	WORD $0xad4183e1 // ldp q1, q0, [sp, #0x30]
-	WORD $0x4f861081 // fmla v1.4s, v4.4s, v6.s[0]
-	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
-	WORD $0x54ffe528 // b.hi 0x3bd8 <k_tile_panel_16+0x324>
-	WORD $0x17ffff04 // b 0x3b48 <k_tile_panel_16+0x294>
-	WORD $0xf9401010 // ldr x16, [x0, #0x20]
-	WORD $0xa940c402 // ldp x2, x17, [x0, #0x8]
-	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
-	WORD $0xf9400001 // ldr x1, [x0]
-	WORD $0xd37ae603 // lsl x3, x16, #6
-	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
-	WORD $0x8b0c0231 // add x17, x17, x12
-	WORD $0x8b0c0021 // add x1, x1, x12
-	WORD $0x91010042 // add x2, x2, #0x40
-	WORD $0xd1040063 // sub x3, x3, #0x100
-	WORD $0x910005e4 // add x4, x15, #0x1
-	WORD $0x14000007 // b 0x3f84 <k_tile_panel_16+0x6d0>
-	WORD $0x91000987 // add x7, x12, #0x2
-	WORD $0xaa0c03ed // mov x13, x12
-	WORD $0x3d8000a3 // str q3, [x5]
-	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x3ca668a2 // str q2, [x5, x6]
-	WORD $0x54ffda6c // b.gt 0x3acc <k_tile_panel_16+0x218>
-	WORD $0xcb0901ac // sub x12, x13, x9
-	WORD $0x91000db3 // add x19, x13, #0x3
-	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x9b0c7e0c // mul x12, x16, x12
-	WORD $0xd37ef606 // lsl x6, x16, #2
-	WORD $0x8b0c0825 // add x5, x1, x12, lsl #2
-	WORD $0xaa0703ec // mov x12, x7
-	WORD $0x9a8db267 // csel x7, x19, x13, lt
-	WORD $0xb40000ce // cbz x14, 0x3fbc <k_tile_panel_16+0x708>
-	WORD $0x3dc000a3 // ldr q3, [x5]
-	WORD $0x3ce668a2 // ldr q2, [x5, x6]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000ca // b.ge 0x3fcc <k_tile_panel_16+0x718>
-	WORD $0x17ffffed // b 0x3f6c <k_tile_panel_16+0x6b8>
+	WORD $0x4e26ccf1 // fmla v17.4s, v7.4s, v6.4s
+	WORD $0xbd402226 // ldr s6, [x17, #0x20]
+	WORD $0xbd406227 // ldr s7, [x17, #0x60]
+	WORD $0x4f871040 // fmla v0.4s, v2.4s, v7.s[0]
+	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
+	WORD $0x54ffe4a8 // b.hi 0x3c98 <k_tile_panel_16+0x35c>
+	WORD $0x17fffef9 // b 0x3bec <k_tile_panel_16+0x2b0>
+	WORD $0xa941c404 // ldp x4, x17, [x0, #0x18]
+	WORD $0xf9400401 // ldr x1, [x0, #0x8]
+	WORD $0xf9402407 // ldr x7, [x0, #0x48]
+	WORD $0x91010033 // add x19, x1, #0x40
+	WORD $0xd37ae631 // lsl x17, x17, #6
+	WORD $0xd1040234 // sub x20, x17, #0x100
+	WORD $0x14000007 // b 0x4040 <k_tile_panel_16+0x704>
+	WORD $0x91000a36 // add x22, x17, #0x2
+	WORD $0xaa1103e6 // mov x6, x17
+	WORD $0x3d8002a3 // str q3, [x21]
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x3ca16aa2 // str q2, [x21, x1]
+	WORD $0x54ffda8c // b.gt 0x3b8c <k_tile_panel_16+0x250>
+	WORD $0xcb0a00d1 // sub x17, x6, x10
+	WORD $0x91000cd7 // add x23, x6, #0x3
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x9b117c91 // mul x17, x4, x17
+	WORD $0xd37ef481 // lsl x1, x4, #2
+	WORD $0x8b1108b5 // add x21, x5, x17, lsl #2
+	WORD $0xaa1603f1 // mov x17, x22
+	WORD $0x9a86b2f6 // csel x22, x23, x6, lt
+	WORD $0xb40000c7 // cbz x7, 0x4078 <k_tile_panel_16+0x73c>
+	WORD $0x3dc002a3 // ldr q3, [x21]
+	WORD $0x3ce16aa2 // ldr q2, [x21, x1]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x4088 <k_tile_panel_16+0x74c>
+	WORD $0x17ffffed // b 0x4028 <k_tile_panel_16+0x6ec>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54fffd2b // b.lt 0x3f6c <k_tile_panel_16+0x6b8>
-	WORD $0x9342fce7 // asr x7, x7, #2
-	WORD $0xaa1103f3 // mov x19, x17
-	WORD $0x9b077c67 // mul x7, x3, x7
-	WORD $0x8b0d18ed // add x13, x7, x13, lsl #6
-	WORD $0xaa0403e7 // mov x7, x4
-	WORD $0x8b0d004d // add x13, x2, x13
-	WORD $0xad4015a4 // ldp q4, q5, [x13]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x3dc00273 // ldr q19, [x19]
-	WORD $0xad7e41a6 // ldp q6, q16, [x13, #-0x40]
-	WORD $0x3dc01272 // ldr q18, [x19, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x3dc02267 // ldr q7, [x19, #0x80]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffd2b // b.lt 0x4028 <k_tile_panel_16+0x6ec>
+	WORD $0x9342fed6 // asr x22, x22, #2
+	WORD $0xaa1003f7 // mov x23, x16
+	WORD $0x9b167e96 // mul x22, x20, x22
+	WORD $0x8b061ac6 // add x6, x22, x6, lsl #6
+	WORD $0xaa0303f6 // mov x22, x3
+	WORD $0x8b060266 // add x6, x19, x6
+	WORD $0xad4014c4 // ldp q4, q5, [x6]
+	WORD $0xd10006d6 // sub x22, x22, #0x1
+	WORD $0x3dc002f3 // ldr q19, [x23]
+	WORD $0xad7e40c6 // ldp q6, q16, [x6, #-0x40]
+	WORD $0x3dc012f2 // ldr q18, [x23, #0x40]
+	WORD $0xf10006df // cmp x22, #0x1
+	WORD $0x3dc022e7 // ldr q7, [x23, #0x80]
 	WORD $0x4e040480 // dup v0.4s, v4.s[0]
 	WORD $0x4e0c0481 // dup v1.4s, v4.s[1]
 	WORD $0x4e140496 // dup v22.4s, v4.s[2]
@@ -4147,8 +4194,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0c04d7 // dup v23.4s, v6.s[1]
 	WORD $0x4e0404b9 // dup v25.4s, v5.s[0]
 	WORD $0x4e04061a // dup v26.4s, v16.s[0]
-	WORD $0x3dc04275 // ldr q21, [x19, #0x100]
-	WORD $0x3dc05271 // ldr q17, [x19, #0x140]
+	WORD $0x3dc042f5 // ldr q21, [x23, #0x100]
+	WORD $0x3dc052f1 // ldr q17, [x23, #0x140]
 	WORD $0x0e20c274 // smull v20.8h, v19.8b, v0.8b
 	WORD $0x4e20c260 // smull2 v0.8h, v19.16b, v0.16b
 	WORD $0x0e21c25b // smull v27.8h, v18.8b, v1.8b
@@ -4192,16 +4239,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e140617 // dup v23.4s, v16.s[2]
 	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
 	WORD $0x4e75bc21 // addp v1.8h, v1.8h, v21.8h
-	WORD $0x3dc06275 // ldr q21, [x19, #0x180]
+	WORD $0x3dc062f5 // ldr q21, [x23, #0x180]
 	WORD $0x4e71bf91 // addp v17.8h, v28.8h, v17.8h
 	WORD $0x4e67be87 // addp v7.8h, v20.8h, v7.8h
-	WORD $0x3dc07274 // ldr q20, [x19, #0x1c0]
+	WORD $0x3dc072f4 // ldr q20, [x23, #0x1c0]
 	WORD $0x0e38c2ba // smull v26.8h, v21.8b, v24.8b
 	WORD $0x4e38c2b8 // smull2 v24.8h, v21.16b, v24.16b
 	WORD $0x4e606839 // sadalp v25.4s, v1.8h
 	WORD $0x0e37c2a1 // smull v1.8h, v21.8b, v23.8b
 	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
-	WORD $0x3dc03277 // ldr q23, [x19, #0xc0]
+	WORD $0x3dc032f7 // ldr q23, [x23, #0xc0]
 	WORD $0x4e606a20 // sadalp v0.4s, v17.8h
 	WORD $0x0e24c2f1 // smull v17.8h, v23.8b, v4.8b
 	WORD $0x4e24c2e4 // smull2 v4.8h, v23.16b, v4.16b
@@ -4222,7 +4269,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e70bea6 // addp v6.8h, v21.8h, v16.8h
 	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
 	WORD $0x4e606832 // sadalp v18.4s, v1.8h
-	WORD $0x3dc08261 // ldr q1, [x19, #0x200]
+	WORD $0x3dc082e1 // ldr q1, [x23, #0x200]
 	WORD $0x4e606893 // sadalp v19.4s, v4.8h
 	WORD $0x6e3fdc24 // fmul v4.4s, v1.4s, v31.4s
 	WORD $0x4e6068b9 // sadalp v25.4s, v5.8h
@@ -4234,39 +4281,37 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ebe8727 // add v7.4s, v25.4s, v30.4s
 	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
 	WORD $0x4e25cc30 // fmla v16.4s, v1.4s, v5.4s
-	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
-	WORD $0x910a0273 // add x19, x19, #0x280
+	WORD $0x3dc092e5 // ldr q5, [x23, #0x240]
+	WORD $0x910a02f7 // add x23, x23, #0x280
 	WORD $0x4e3fd4e1 // fadd v1.4s, v7.4s, v31.4s
 	WORD $0x4e3fd400 // fadd v0.4s, v0.4s, v31.4s
 	WORD $0x4e21cca4 // fmla v4.4s, v5.4s, v1.4s
-	WORD $0xbd4021a1 // ldr s1, [x13, #0x20]
+	WORD $0xbd4020c1 // ldr s1, [x6, #0x20]
 	WORD $0x4e20ccb0 // fmla v16.4s, v5.4s, v0.4s
-	WORD $0xbc5e01a0 // ldur s0, [x13, #-0x20]
-	WORD $0x910401ad // add x13, x13, #0x100
+	WORD $0xbc5e00c0 // ldur s0, [x6, #-0x20]
+	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f811082 // fmla v2.4s, v4.4s, v1.s[0]
 	WORD $0x4f801203 // fmla v3.4s, v16.4s, v0.s[0]
-	WORD $0x54fff208 // b.hi 0x3fe4 <k_tile_panel_16+0x730>
-	WORD $0x17ffff71 // b 0x3f6c <k_tile_panel_16+0x6b8>
+	WORD $0x54fff208 // b.hi 0x40a0 <k_tile_panel_16+0x764>
+	WORD $0x17ffff71 // b 0x4028 <k_tile_panel_16+0x6ec>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54ffba4b // b.lt 0x3900 <k_tile_panel_16+0x4c>
-	WORD $0xd342fdd0 // lsr x16, x14, #2
-	WORD $0xf9401011 // ldr x17, [x0, #0x20]
-	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
-	WORD $0xcb0e018e // sub x14, x12, x14
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0x9b107e30 // mul x16, x17, x16
-	WORD $0xa9408411 // ldp x17, x1, [x0, #0x8]
-	WORD $0x8b08102c // add x12, x1, x8, lsl #4
-	WORD $0x8b101a30 // add x16, x17, x16, lsl #6
-	WORD $0x8b0e1a0e // add x14, x16, x14, lsl #6
-	WORD $0xad4001c3 // ldp q3, q0, [x14]
-	WORD $0xd10005ef // sub x15, x15, #0x1
-	WORD $0x3dc00184 // ldr q4, [x12]
-	WORD $0x3dc04187 // ldr q7, [x12, #0x100]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x3dc01186 // ldr q6, [x12, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54ffbbeb // b.lt 0x39ec <k_tile_panel_16+0xb0>
+	WORD $0xd342fc85 // lsr x5, x4, #2
+	WORD $0xf9401006 // ldr x6, [x0, #0x20]
+	WORD $0x927edc84 // and x4, x4, #0x3fffffffffffffc
+	WORD $0xcb040231 // sub x17, x17, x4
+	WORD $0xaa0303e4 // mov x4, x3
+	WORD $0x9b057cc5 // mul x5, x6, x5
+	WORD $0xf9400406 // ldr x6, [x0, #0x8]
+	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
+	WORD $0x8b1118b1 // add x17, x5, x17, lsl #6
+	WORD $0xad400223 // ldp q3, q0, [x17]
+	WORD $0xd1000484 // sub x4, x4, #0x1
+	WORD $0x3dc00204 // ldr q4, [x16]
+	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x3dc01206 // ldr q6, [x16, #0x40]
 	WORD $0x4e040461 // dup v1.4s, v3.s[0]
 	WORD $0x4e040405 // dup v5.4s, v0.s[0]
 	WORD $0x4e0c0470 // dup v16.4s, v3.s[1]
@@ -4275,20 +4320,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0c0404 // dup v4.4s, v0.s[1]
 	WORD $0x0e25c0f2 // smull v18.8h, v7.8b, v5.8b
 	WORD $0x4e25c0e5 // smull2 v5.8h, v7.16b, v5.16b
-	WORD $0x3dc05187 // ldr q7, [x12, #0x140]
+	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
 	WORD $0x0e30c0d3 // smull v19.8h, v6.8b, v16.8b
 	WORD $0x4e30c0c6 // smull2 v6.8h, v6.16b, v16.16b
 	WORD $0x0e24c0f0 // smull v16.8h, v7.8b, v4.8b
 	WORD $0x4e24c0e4 // smull2 v4.8h, v7.16b, v4.16b
 	WORD $0x4e140467 // dup v7.4s, v3.s[2]
 	WORD $0x4e61be21 // addp v1.8h, v17.8h, v1.8h
-	WORD $0x3dc02191 // ldr q17, [x12, #0x80]
+	WORD $0x3dc02211 // ldr q17, [x16, #0x80]
 	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
 	WORD $0x4e65be45 // addp v5.8h, v18.8h, v5.8h
 	WORD $0x4e140412 // dup v18.4s, v0.s[2]
 	WORD $0x4e1c0400 // dup v0.4s, v0.s[3]
 	WORD $0x4e66be66 // addp v6.8h, v19.8h, v6.8h
-	WORD $0x3dc06193 // ldr q19, [x12, #0x180]
+	WORD $0x3dc06213 // ldr q19, [x16, #0x180]
 	WORD $0x4e602821 // saddlp v1.4s, v1.8h
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x0e27c230 // smull v16.8h, v17.8b, v7.8b
@@ -4298,9 +4343,9 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
 	WORD $0x4e6068c1 // sadalp v1.4s, v6.8h
 	WORD $0x4e606885 // sadalp v5.4s, v4.8h
-	WORD $0x3dc03184 // ldr q4, [x12, #0xc0]
+	WORD $0x3dc03204 // ldr q4, [x16, #0xc0]
 	WORD $0x4e67be06 // addp v6.8h, v16.8h, v7.8h
-	WORD $0x3dc07187 // ldr q7, [x12, #0x1c0]
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
 	WORD $0x4e72be30 // addp v16.8h, v17.8h, v18.8h
 	WORD $0x0e23c091 // smull v17.8h, v4.8b, v3.8b
 	WORD $0x4e23c083 // smull2 v3.8h, v4.16b, v3.16b
@@ -4312,93 +4357,114 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e60bc80 // addp v0.8h, v4.8h, v0.8h
 	WORD $0x4e606861 // sadalp v1.4s, v3.8h
 	WORD $0x4e606805 // sadalp v5.4s, v0.8h
-	WORD $0x3dc08180 // ldr q0, [x12, #0x200]
+	WORD $0x3dc08200 // ldr q0, [x16, #0x200]
 	WORD $0x6e3fdc03 // fmul v3.4s, v0.4s, v31.4s
 	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
 	WORD $0x4ebe84a4 // add v4.4s, v5.4s, v30.4s
 	WORD $0x4e21cc03 // fmla v3.4s, v0.4s, v1.4s
-	WORD $0x3dc09181 // ldr q1, [x12, #0x240]
-	WORD $0x910a018c // add x12, x12, #0x280
+	WORD $0x3dc09201 // ldr q1, [x16, #0x240]
+	WORD $0x910a0210 // add x16, x16, #0x280
 	WORD $0x4e3fd480 // fadd v0.4s, v4.4s, v31.4s
 	WORD $0x4e20cc23 // fmla v3.4s, v1.4s, v0.4s
-	WORD $0xbd4021c0 // ldr s0, [x14, #0x20]
-	WORD $0x910401ce // add x14, x14, #0x100
+	WORD $0xbd402220 // ldr s0, [x17, #0x20]
+	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fff828 // b.hi 0x41e4 <k_tile_panel_16+0x930>
-	WORD $0x17fffd87 // b 0x3900 <k_tile_panel_16+0x4c>
-	WORD $0xa94a4ff4 // ldp x20, x19, [sp, #0xa0]
-	WORD $0xa94957f6 // ldp x22, x21, [sp, #0x90]
-	WORD $0x6d4823e9 // ldp d9, d8, [sp, #0x80]
-	WORD $0x6d472beb // ldp d11, d10, [sp, #0x70]
-	WORD $0x6d4633ed // ldp d13, d12, [sp, #0x60]
-	WORD $0x6d453bef // ldp d15, d14, [sp, #0x50]
-	WORD $0x9102c3ff // add sp, sp, #0xb0
+	WORD $0x54fff828 // b.hi 0x4298 <k_tile_panel_16+0x95c>
+	WORD $0x17fffd95 // b 0x39ec <k_tile_panel_16+0xb0>
+	WORD $0xa9504ff4 // ldp x20, x19, [sp, #0x100]
+	WORD $0xf9405bfd // ldr x29, [sp, #0xb0]
+	WORD $0xa94f57f6 // ldp x22, x21, [sp, #0xf0]
+	WORD $0xa94e5ff8 // ldp x24, x23, [sp, #0xe0]
+	WORD $0xa94d67fa // ldp x26, x25, [sp, #0xd0]
+	WORD $0xa94c6ffe // ldp x30, x27, [sp, #0xc0]
+	WORD $0x6d4a23e9 // ldp d9, d8, [sp, #0xa0]
+	WORD $0x6d492beb // ldp d11, d10, [sp, #0x90]
+	WORD $0x6d4833ed // ldp d13, d12, [sp, #0x80]
+	WORD $0x6d473bef // ldp d15, d14, [sp, #0x70]
+	WORD $0x910443ff // add sp, sp, #0x110
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_16_min
-	WORD $0xd10483ff // sub sp, sp, #0x120
-	WORD $0xa942ac09 // ldp x9, x11, [x0, #0x28]
-	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
-	WORD $0x52b9680c // mov w12, #-0x34c00000 // =-884998144
-	WORD $0x4e040d5e // dup v30.4s, w10
+	WORD $0xf940200b // ldr x11, [x0, #0x40]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400592b // b.lt 0x4ef8 <k_tile_panel_16_min+0xb2c>
+	WORD $0xd105c3ff // sub sp, sp, #0x170
+	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
+	WORD $0xd37ef570 // lsl x16, x11, #2
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
+	WORD $0x52a96801 // mov w1, #0x4b400000 // =1262485504
+	WORD $0x52b96802 // mov w2, #-0x34c00000 // =-884998144
+	WORD $0x4e040c3e // dup v30.4s, w1
+	WORD $0x4e040c5f // dup v31.4s, w2
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x91000d51 // add x17, x10, #0x3
+	WORD $0x8b09052e // add x14, x9, x9, lsl #1
+	WORD $0x1a9fd7ef // cset w15, gt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0x9a8ab231 // csel x17, x17, x10, lt
+	WORD $0xd378ddce // lsl x14, x14, #8
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x927ef623 // and x3, x17, #0xfffffffffffffffc
+	WORD $0x9342fe31 // asr x17, x17, #2
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x4e040d9f // dup v31.4s, w12
-	WORD $0x6d0b3bef // stp d15, d14, [sp, #0xb0]
-	WORD $0xf240053f // tst x9, #0x3
-	WORD $0x8b09016a // add x10, x11, x9
-	WORD $0x6d0c33ed // stp d13, d12, [sp, #0xc0]
-	WORD $0xfa401964 // ccmp x11, #0x0, #0x4, ne
-	WORD $0x6d0d2beb // stp d11, d10, [sp, #0xd0]
-	WORD $0x1a9fd7eb // cset w11, gt
-	WORD $0x6d0e23e9 // stp d9, d8, [sp, #0xe0]
-	WORD $0xf9007bfd // str x29, [sp, #0xf0]
-	WORD $0xa91057f6 // stp x22, x21, [sp, #0x100]
-	WORD $0xa9114ff4 // stp x20, x19, [sp, #0x110]
-	WORD $0xad007bff // stp q31, q30, [sp]
-	WORD $0x14000005 // b 0x4368 <k_tile_panel_16_min+0x60>
-	WORD $0x3ca879a2 // str q2, [x13, x8, lsl #4]
+	WORD $0x8b0a01ad // add x13, x13, x10
+	WORD $0x0a0f014f // and w15, w10, w15
+	WORD $0x9a9fc602 // csinc x2, x16, xzr, gt
+	WORD $0xf9000ff1 // str x17, [sp, #0x18]
+	WORD $0xcb030151 // sub x17, x10, x3
+	WORD $0x91000523 // add x3, x9, #0x1
+	WORD $0xf9000bf1 // str x17, [sp, #0x10]
+	WORD $0x91000551 // add x17, x10, #0x1
+	WORD $0x6d0d3bef // stp d15, d14, [sp, #0xd0]
+	WORD $0x6d0e33ed // stp d13, d12, [sp, #0xe0]
+	WORD $0x6d0f2beb // stp d11, d10, [sp, #0xf0]
+	WORD $0x6d1023e9 // stp d9, d8, [sp, #0x100]
+	WORD $0xa91147fd // stp x29, x17, [sp, #0x110]
+	WORD $0xa9126ffe // stp x30, x27, [sp, #0x120]
+	WORD $0xa91367fa // stp x26, x25, [sp, #0x130]
+	WORD $0xa9145ff8 // stp x24, x23, [sp, #0x140]
+	WORD $0xa91557f6 // stp x22, x21, [sp, #0x150]
+	WORD $0xa9164ff4 // stp x20, x19, [sp, #0x160]
+	WORD $0xad017bff // stp q31, q30, [sp, #0x20]
+	WORD $0x14000005 // b 0x448c <k_tile_panel_16_min+0xc0>
+	WORD $0x3d800022 // str q2, [x1]
 	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54005420 // b.eq 0x4de8 <k_tile_panel_16_min+0xae0>
-	WORD $0xd37ced0c // lsl x12, x8, #4
-	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0x34000d4b // cbz w11, 0x4518 <k_tile_panel_16_min+0x210>
-	WORD $0xa9413411 // ldp x17, x13, [x0, #0x10]
-	WORD $0xaa0903f4 // mov x20, x9
-	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xa9404002 // ldp x2, x16, [x0]
-	WORD $0x8b0c0231 // add x17, x17, x12
-	WORD $0x910005e3 // add x3, x15, #0x1
-	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0xcb090284 // sub x4, x20, x9
-	WORD $0x91000e85 // add x5, x20, #0x3
-	WORD $0xf100029f // cmp x20, #0x0
-	WORD $0x9b047da4 // mul x4, x13, x4
-	WORD $0x9a94b0a5 // csel x5, x5, x20, lt
-	WORD $0x8b040844 // add x4, x2, x4, lsl #2
-	WORD $0xb40000ae // cbz x14, 0x43c0 <k_tile_panel_16_min+0xb8>
-	WORD $0x3dc00082 // ldr q2, [x4]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000aa // b.ge 0x43cc <k_tile_panel_16_min+0xc4>
-	WORD $0x14000051 // b 0x4500 <k_tile_panel_16_min+0x1f8>
+	WORD $0xeb02011f // cmp x8, x2
+	WORD $0x54005220 // b.eq 0x4ecc <k_tile_panel_16_min+0xb00>
+	WORD $0xd342fd10 // lsr x16, x8, #2
+	WORD $0xd37ced11 // lsl x17, x8, #4
+	WORD $0x9b0e2e10 // madd x16, x16, x14, x11
+	WORD $0x927c0621 // and x1, x17, #0x30
+	WORD $0x8b110185 // add x5, x12, x17
+	WORD $0xaa0a03f1 // mov x17, x10
+	WORD $0x8b010210 // add x16, x16, x1
+	WORD $0x34000b4f // cbz w15, 0x4610 <k_tile_panel_16_min+0x244>
+	WORD $0xf9402411 // ldr x17, [x0, #0x48]
+	WORD $0xb40000b1 // cbz x17, 0x44c4 <k_tile_panel_16_min+0xf8>
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000aa // b.ge 0x44d0 <k_tile_panel_16_min+0x104>
+	WORD $0x14000052 // b 0x4608 <k_tile_panel_16_min+0x23c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540009cb // b.lt 0x4500 <k_tile_panel_16_min+0x1f8>
-	WORD $0xd342fca6 // lsr x6, x5, #2
-	WORD $0x927edca5 // and x5, x5, #0x3fffffffffffffc
-	WORD $0xaa1103e7 // mov x7, x17
-	WORD $0xcb050285 // sub x5, x20, x5
-	WORD $0x9b067c26 // mul x6, x1, x6
-	WORD $0x8b061a06 // add x6, x16, x6, lsl #6
-	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
-	WORD $0xaa0303e6 // mov x6, x3
-	WORD $0xad4010a3 // ldp q3, q4, [x5]
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x3dc000e6 // ldr q6, [x7]
-	WORD $0x3dc040f1 // ldr q17, [x7, #0x100]
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x3dc010f0 // ldr q16, [x7, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540009eb // b.lt 0x4608 <k_tile_panel_16_min+0x23c>
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0xf9400fe1 // ldr x1, [sp, #0x18]
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0x9b017e31 // mul x17, x17, x1
+	WORD $0xf9400401 // ldr x1, [x0, #0x8]
+	WORD $0x8b111831 // add x17, x1, x17, lsl #6
+	WORD $0xf9400be1 // ldr x1, [sp, #0x10]
+	WORD $0x8b011a31 // add x17, x17, x1, lsl #6
+	WORD $0xaa0303e1 // mov x1, x3
+	WORD $0xad401223 // ldp q3, q4, [x17]
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0x3dc00086 // ldr q6, [x4]
+	WORD $0x3dc04091 // ldr q17, [x4, #0x100]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x3dc01090 // ldr q16, [x4, #0x40]
 	WORD $0x4e040465 // dup v5.4s, v3.s[0]
 	WORD $0x4e040487 // dup v7.4s, v4.s[0]
 	WORD $0x4e0c0472 // dup v18.4s, v3.s[1]
@@ -4407,20 +4473,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
 	WORD $0x0e27c234 // smull v20.8h, v17.8b, v7.8b
 	WORD $0x4e27c227 // smull2 v7.8h, v17.16b, v7.16b
-	WORD $0x3dc050f1 // ldr q17, [x7, #0x140]
+	WORD $0x3dc05091 // ldr q17, [x4, #0x140]
 	WORD $0x0e32c215 // smull v21.8h, v16.8b, v18.8b
 	WORD $0x4e32c210 // smull2 v16.8h, v16.16b, v18.16b
 	WORD $0x0e26c232 // smull v18.8h, v17.8b, v6.8b
 	WORD $0x4e26c226 // smull2 v6.8h, v17.16b, v6.16b
 	WORD $0x4e140471 // dup v17.4s, v3.s[2]
 	WORD $0x4e65be65 // addp v5.8h, v19.8h, v5.8h
-	WORD $0x3dc020f3 // ldr q19, [x7, #0x80]
+	WORD $0x3dc02093 // ldr q19, [x4, #0x80]
 	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
 	WORD $0x4e67be87 // addp v7.8h, v20.8h, v7.8h
 	WORD $0x4e140494 // dup v20.4s, v4.s[2]
 	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
 	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
-	WORD $0x3dc060f5 // ldr q21, [x7, #0x180]
+	WORD $0x3dc06095 // ldr q21, [x4, #0x180]
 	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
 	WORD $0x4e66be46 // addp v6.8h, v18.8h, v6.8h
 	WORD $0x0e31c272 // smull v18.8h, v19.8b, v17.8b
@@ -4430,9 +4496,9 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e34c2b4 // smull2 v20.8h, v21.16b, v20.16b
 	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
 	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
-	WORD $0x3dc030e6 // ldr q6, [x7, #0xc0]
+	WORD $0x3dc03086 // ldr q6, [x4, #0xc0]
 	WORD $0x4e71be50 // addp v16.8h, v18.8h, v17.8h
-	WORD $0x3dc070f1 // ldr q17, [x7, #0x1c0]
+	WORD $0x3dc07091 // ldr q17, [x4, #0x1c0]
 	WORD $0x4e74be72 // addp v18.8h, v19.8h, v20.8h
 	WORD $0x0e23c0d3 // smull v19.8h, v6.8b, v3.8b
 	WORD $0x4e23c0c3 // smull2 v3.8h, v6.16b, v3.16b
@@ -4443,396 +4509,389 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606a47 // sadalp v7.4s, v18.8h
 	WORD $0x4e64bcc4 // addp v4.8h, v6.8h, v4.8h
 	WORD $0x4e606865 // sadalp v5.4s, v3.8h
-	WORD $0x3dc080e3 // ldr q3, [x7, #0x200]
+	WORD $0x3dc08083 // ldr q3, [x4, #0x200]
 	WORD $0x4e606887 // sadalp v7.4s, v4.8h
 	WORD $0x6e3fdc64 // fmul v4.4s, v3.4s, v31.4s
 	WORD $0x4ebe84a5 // add v5.4s, v5.4s, v30.4s
 	WORD $0x4ebe84e6 // add v6.4s, v7.4s, v30.4s
 	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
-	WORD $0x3dc090e5 // ldr q5, [x7, #0x240]
+	WORD $0x3dc09085 // ldr q5, [x4, #0x240]
 	WORD $0x4e3fd4c3 // fadd v3.4s, v6.4s, v31.4s
 	WORD $0x4e23cca4 // fmla v4.4s, v5.4s, v3.4s
-	WORD $0xbd4020a3 // ldr s3, [x5, #0x20]
+	WORD $0xbd402223 // ldr s3, [x17, #0x20]
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x2d4694a4 // ldp s4, s5, [x5, #0x34]
-	WORD $0x3dc0a0e3 // ldr q3, [x7, #0x280]
-	WORD $0x910400a5 // add x5, x5, #0x100
+	WORD $0x2d469624 // ldp s4, s5, [x17, #0x34]
+	WORD $0x3dc0a083 // ldr q3, [x4, #0x280]
+	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x3dc0b0e3 // ldr q3, [x7, #0x2c0]
-	WORD $0x910c00e7 // add x7, x7, #0x300
+	WORD $0x3dc0b083 // ldr q3, [x4, #0x2c0]
+	WORD $0x910c0084 // add x4, x4, #0x300
 	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fff788 // b.hi 0x43ec <k_tile_panel_16_min+0xe4>
-	WORD $0x91000694 // add x20, x20, #0x1
-	WORD $0x3d800082 // str q2, [x4]
-	WORD $0xf240069f // tst x20, #0x3
-	WORD $0x54000060 // b.eq 0x4518 <k_tile_panel_16_min+0x210>
-	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54fff40b // b.lt 0x4394 <k_tile_panel_16_min+0x8c>
-	WORD $0x91001295 // add x21, x20, #0x4
-	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x540002ed // b.le 0x457c <k_tile_panel_16_min+0x274>
-	WORD $0xaa1403ed // mov x13, x20
-	WORD $0x910009a7 // add x7, x13, #0x2
-	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x540026cd // b.le 0x4a08 <k_tile_panel_16_min+0x700>
-	WORD $0xaa0d03ec // mov x12, x13
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fff10a // b.ge 0x435c <k_tile_panel_16_min+0x54>
-	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
-	WORD $0xcb09018e // sub x14, x12, x9
-	WORD $0xf940200f // ldr x15, [x0, #0x40]
-	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x9b0e7dad // mul x13, x13, x14
-	WORD $0xf940000e // ldr x14, [x0]
-	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
-	WORD $0x91000d8e // add x14, x12, #0x3
-	WORD $0x9a8cb1ce // csel x14, x14, x12, lt
-	WORD $0xb40039af // cbz x15, 0x4c98 <k_tile_panel_16_min+0x990>
-	WORD $0x3ce879a2 // ldr q2, [x13, x8, lsl #4]
-	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540039aa // b.ge 0x4ca8 <k_tile_panel_16_min+0x9a0>
-	WORD $0x17ffff78 // b 0x4358 <k_tile_panel_16_min+0x50>
-	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xa943c011 // ldp x17, x16, [x0, #0x38]
-	WORD $0xd37ae425 // lsl x5, x1, #6
-	WORD $0x8b0c01af // add x15, x13, x12
-	WORD $0xa940100d // ldp x13, x4, [x0]
-	WORD $0x8b0e05c3 // add x3, x14, x14, lsl #1
-	WORD $0xd37df1c2 // lsl x2, x14, #3
-	WORD $0xd10400a5 // sub x5, x5, #0x100
-	WORD $0x91000626 // add x6, x17, #0x1
-	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0x8b0c01a1 // add x1, x13, x12
-	WORD $0x91020084 // add x4, x4, #0x80
-	WORD $0x14000009 // b 0x45d4 <k_tile_panel_16_min+0x2cc>
-	WORD $0x910011b5 // add x21, x13, #0x4
-	WORD $0xaa0d03f4 // mov x20, x13
-	WORD $0x3d8000f2 // str q18, [x7]
-	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x3cb368f0 // str q16, [x7, x19]
-	WORD $0x3ca268e7 // str q7, [x7, x2]
-	WORD $0x3ca368e6 // str q6, [x7, x3]
-	WORD $0x54fffacc // b.gt 0x4528 <k_tile_panel_16_min+0x220>
-	WORD $0xcb09028d // sub x13, x20, x9
-	WORD $0x91000e96 // add x22, x20, #0x3
-	WORD $0xf100029f // cmp x20, #0x0
-	WORD $0x9b0d7dcd // mul x13, x14, x13
-	WORD $0xd37ef5d3 // lsl x19, x14, #2
-	WORD $0x8b0d0827 // add x7, x1, x13, lsl #2
-	WORD $0xaa1503ed // mov x13, x21
-	WORD $0x9a94b2d5 // csel x21, x22, x20, lt
-	WORD $0xb4000110 // cbz x16, 0x4614 <k_tile_panel_16_min+0x30c>
-	WORD $0x3dc000f2 // ldr q18, [x7]
-	WORD $0x3cf368f0 // ldr q16, [x7, x19]
-	WORD $0x3ce268e7 // ldr q7, [x7, x2]
-	WORD $0x3ce368e6 // ldr q6, [x7, x3]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400010a // b.ge 0x462c <k_tile_panel_16_min+0x324>
-	WORD $0x17ffffe9 // b 0x45b4 <k_tile_panel_16_min+0x2ac>
+	WORD $0x54fff788 // b.hi 0x44f4 <k_tile_panel_16_min+0x128>
+	WORD $0xf9408ff1 // ldr x17, [sp, #0x118]
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x91001221 // add x1, x17, #0x4
+	WORD $0xeb0d003f // cmp x1, x13
+	WORD $0x540002ad // b.le 0x466c <k_tile_panel_16_min+0x2a0>
+	WORD $0xaa1103e6 // mov x6, x17
+	WORD $0x910008d6 // add x22, x6, #0x2
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x5400270d // b.le 0x4b08 <k_tile_panel_16_min+0x73c>
+	WORD $0xaa0603f1 // mov x17, x6
+	WORD $0xeb0d023f // cmp x17, x13
+	WORD $0x54fff26a // b.ge 0x4480 <k_tile_panel_16_min+0xb4>
+	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
+	WORD $0xcb0a0224 // sub x4, x17, x10
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9b047c21 // mul x1, x1, x4
+	WORD $0x91000e24 // add x4, x17, #0x3
+	WORD $0x9a91b084 // csel x4, x4, x17, lt
+	WORD $0x8b0108a1 // add x1, x5, x1, lsl #2
+	WORD $0xb4003966 // cbz x6, 0x4d84 <k_tile_panel_16_min+0x9b8>
+	WORD $0x3dc00022 // ldr q2, [x1]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400396a // b.ge 0x4d90 <k_tile_panel_16_min+0x9c4>
+	WORD $0x17ffff85 // b 0x447c <k_tile_panel_16_min+0xb0>
+	WORD $0xa9419007 // ldp x7, x4, [x0, #0x18]
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xf9402414 // ldr x20, [x0, #0x48]
+	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
+	WORD $0xd37ae484 // lsl x4, x4, #6
+	WORD $0xd37df0f5 // lsl x21, x7, #3
+	WORD $0xd37ef4d6 // lsl x22, x6, #2
+	WORD $0xd1040097 // sub x23, x4, #0x100
+	WORD $0x14000009 // b 0x46b0 <k_tile_panel_16_min+0x2e4>
+	WORD $0x910010c1 // add x1, x6, #0x4
+	WORD $0xaa0603f1 // mov x17, x6
+	WORD $0x3d800307 // str q7, [x24]
+	WORD $0xeb0d003f // cmp x1, x13
+	WORD $0x3cb96b11 // str q17, [x24, x25]
+	WORD $0x3cb56b10 // str q16, [x24, x21]
+	WORD $0x3cb66b06 // str q6, [x24, x22]
+	WORD $0x54fffbac // b.gt 0x4620 <k_tile_panel_16_min+0x254>
+	WORD $0xcb0a0224 // sub x4, x17, x10
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9100163b // add x27, x17, #0x5
+	WORD $0x9b047ce6 // mul x6, x7, x4
+	WORD $0x91000e24 // add x4, x17, #0x3
+	WORD $0xd37ef4f9 // lsl x25, x7, #2
+	WORD $0x9a91b09a // csel x26, x4, x17, lt
+	WORD $0x91000a24 // add x4, x17, #0x2
+	WORD $0xf100009f // cmp x4, #0x0
+	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
+	WORD $0xaa0103e6 // mov x6, x1
+	WORD $0x9a84b361 // csel x1, x27, x4, lt
+	WORD $0xb4000114 // cbz x20, 0x4700 <k_tile_panel_16_min+0x334>
+	WORD $0x3dc00307 // ldr q7, [x24]
+	WORD $0x3cf96b11 // ldr q17, [x24, x25]
+	WORD $0x3cf56b10 // ldr q16, [x24, x21]
+	WORD $0x3cf66b06 // ldr q6, [x24, x22]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x4718 <k_tile_panel_16_min+0x34c>
+	WORD $0x17ffffe5 // b 0x4690 <k_tile_panel_16_min+0x2c4>
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffc6b // b.lt 0x45b4 <k_tile_panel_16_min+0x2ac>
-	WORD $0x9342feb5 // asr x21, x21, #2
-	WORD $0xaa0f03f6 // mov x22, x15
-	WORD $0x9b157cb5 // mul x21, x5, x21
-	WORD $0x8b141ab4 // add x20, x21, x20, lsl #6
-	WORD $0xaa0603f5 // mov x21, x6
-	WORD $0x8b140094 // add x20, x4, x20
-	WORD $0xad03c3f2 // stp q18, q16, [sp, #0x70]
-	WORD $0x3dc002d4 // ldr q20, [x22]
-	WORD $0x3dc022d1 // ldr q17, [x22, #0x80]
-	WORD $0xad049be7 // stp q7, q6, [sp, #0x90]
-	WORD $0xd10006b5 // sub x21, x21, #0x1
-	WORD $0x3dc032d3 // ldr q19, [x22, #0xc0]
-	WORD $0xad420e86 // ldp q6, q3, [x20, #0x40]
-	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0xad401297 // ldp q23, q4, [x20]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x4690 <k_tile_panel_16_min+0x2c4>
+	WORD $0x9342ff5a // asr x26, x26, #2
+	WORD $0x9342fc21 // asr x1, x1, #2
+	WORD $0xaa0303fd // mov x29, x3
+	WORD $0xaa1303fe // mov x30, x19
+	WORD $0x9b1a7efa // mul x26, x23, x26
+	WORD $0x9b017ee1 // mul x1, x23, x1
+	WORD $0x8b111b5a // add x26, x26, x17, lsl #6
+	WORD $0x8b04183b // add x27, x1, x4, lsl #6
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0x8b1b03d1 // add x17, x30, x27
+	WORD $0xad049ff0 // stp q16, q7, [sp, #0x90]
+	WORD $0x3dc00094 // ldr q20, [x4]
+	WORD $0xad05c7e6 // stp q6, q17, [sp, #0xb0]
+	WORD $0xad421226 // ldp q6, q4, [x17, #0x40]
+	WORD $0x3dc02092 // ldr q18, [x4, #0x80]
+	WORD $0x8b1a03c1 // add x1, x30, x26
+	WORD $0xd10007bd // sub x29, x29, #0x1
+	WORD $0xad401637 // ldp q23, q5, [x17]
+	WORD $0xf10007bf // cmp x29, #0x1
 	WORD $0x4e0404d0 // dup v16.4s, v6.s[0]
-	WORD $0x4e0c04d2 // dup v18.4s, v6.s[1]
+	WORD $0x4e0c04d5 // dup v21.4s, v6.s[1]
 	WORD $0x4e1404de // dup v30.4s, v6.s[2]
-	WORD $0x4e1c06ff // dup v31.4s, v23.s[3]
+	WORD $0x3dc03093 // ldr q19, [x4, #0xc0]
 	WORD $0x4e1c04dd // dup v29.4s, v6.s[3]
-	WORD $0x0e30c280 // smull v0.8h, v20.8b, v16.8b
-	WORD $0x4e30c296 // smull2 v22.8h, v20.16b, v16.16b
-	WORD $0x3dc012d0 // ldr q16, [x22, #0x40]
-	WORD $0x0e3ec229 // smull v9.8h, v17.8b, v30.8b
-	WORD $0x4e3ec23e // smull2 v30.8h, v17.16b, v30.16b
-	WORD $0x0e3dc26e // smull v14.8h, v19.8b, v29.8b
-	WORD $0x0e32c218 // smull v24.8h, v16.8b, v18.8b
-	WORD $0x4e32c219 // smull2 v25.8h, v16.16b, v18.16b
-	WORD $0x4e3dc27d // smull2 v29.8h, v19.16b, v29.16b
-	WORD $0xad7e4a9a // ldp q26, q18, [x20, #-0x40]
-	WORD $0x0e3fc26f // smull v15.8h, v19.8b, v31.8b
-	WORD $0x4e76bc1b // addp v27.8h, v0.8h, v22.8h
-	WORD $0xad7c5a9c // ldp q28, q22, [x20, #-0x80]
-	WORD $0x4e7ebd3e // addp v30.8h, v9.8h, v30.8h
-	WORD $0x4e3fc27f // smull2 v31.8h, v19.16b, v31.16b
-	WORD $0x4e79bf18 // addp v24.8h, v24.8h, v25.8h
-	WORD $0x4e1406f9 // dup v25.4s, v23.s[2]
-	WORD $0x4e1c0748 // dup v8.4s, v26.s[3]
-	WORD $0x4e602b60 // saddlp v0.4s, v27.8h
-	WORD $0x4e0c06fb // dup v27.4s, v23.s[1]
+	WORD $0x910403de // add x30, x30, #0x100
+	WORD $0x4e1c06ff // dup v31.4s, v23.s[3]
+	WORD $0x4e1406e8 // dup v8.4s, v23.s[2]
+	WORD $0x4e0c06e9 // dup v9.4s, v23.s[1]
+	WORD $0x0e30c296 // smull v22.8h, v20.8b, v16.8b
+	WORD $0x4e30c299 // smull2 v25.8h, v20.16b, v16.16b
+	WORD $0x3dc01090 // ldr q16, [x4, #0x40]
+	WORD $0x0e3ec24b // smull v11.8h, v18.8b, v30.8b
+	WORD $0x4e3ec25e // smull2 v30.8h, v18.16b, v30.16b
 	WORD $0x4e0406f7 // dup v23.4s, v23.s[0]
-	WORD $0x4e0c074a // dup v10.4s, v26.s[1]
-	WORD $0x4e1c078b // dup v11.4s, v28.s[3]
+	WORD $0x0e35c21a // smull v26.8h, v16.8b, v21.8b
+	WORD $0x4e35c21b // smull2 v27.8h, v16.16b, v21.16b
+	WORD $0x0e3fc26f // smull v15.8h, v19.8b, v31.8b
+	WORD $0xad425438 // ldp q24, q21, [x1, #0x40]
+	WORD $0x4e3fc27f // smull2 v31.8h, v19.16b, v31.16b
+	WORD $0x4e79bed9 // addp v25.8h, v22.8h, v25.8h
+	WORD $0xad40583c // ldp q28, q22, [x1]
+	WORD $0x4e7ebd7e // addp v30.8h, v11.8h, v30.8h
+	WORD $0x0e28c241 // smull v1.8h, v18.8b, v8.8b
+	WORD $0x4e28c248 // smull2 v8.8h, v18.16b, v8.16b
+	WORD $0x4e7bbf5a // addp v26.8h, v26.8h, v27.8h
+	WORD $0x4e14071b // dup v27.4s, v24.s[2]
+	WORD $0x4e0c070a // dup v10.4s, v24.s[1]
+	WORD $0x4e602b20 // saddlp v0.4s, v25.8h
+	WORD $0x4e1c0719 // dup v25.4s, v24.s[3]
+	WORD $0x4e040718 // dup v24.4s, v24.s[0]
 	WORD $0x4e14078c // dup v12.4s, v28.s[2]
 	WORD $0x4e0c078d // dup v13.4s, v28.s[1]
+	WORD $0x0e3dc26e // smull v14.8h, v19.8b, v29.8b
+	WORD $0x4e3dc27d // smull2 v29.8h, v19.16b, v29.16b
+	WORD $0x4e68bc21 // addp v1.8h, v1.8h, v8.8h
+	WORD $0x0e2ac211 // smull v17.8h, v16.8b, v10.8b
+	WORD $0x4e606b40 // sadalp v0.4s, v26.8h
+	WORD $0x0e38c282 // smull v2.8h, v20.8b, v24.8b
+	WORD $0x4e38c298 // smull2 v24.8h, v20.16b, v24.16b
+	WORD $0x4e1c079a // dup v26.4s, v28.s[3]
 	WORD $0x4e04079c // dup v28.4s, v28.s[0]
-	WORD $0x0e39c229 // smull v9.8h, v17.8b, v25.8b
-	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
-	WORD $0x4e140758 // dup v24.4s, v26.s[2]
-	WORD $0x4e04075a // dup v26.4s, v26.s[0]
-	WORD $0x0e37c281 // smull v1.8h, v20.8b, v23.8b
-	WORD $0x4e37c297 // smull2 v23.8h, v20.16b, v23.16b
-	WORD $0x4e39c239 // smull2 v25.8h, v17.16b, v25.16b
-	WORD $0x4e7dbddd // addp v29.8h, v14.8h, v29.8h
-	WORD $0x0e2ac207 // smull v7.8h, v16.8b, v10.8b
 	WORD $0x4e2ac20a // smull2 v10.8h, v16.16b, v10.16b
-	WORD $0x4e7fbde6 // addp v6.8h, v15.8h, v31.8h
-	WORD $0x0e38c235 // smull v21.8h, v17.8b, v24.8b
-	WORD $0x4e38c238 // smull2 v24.8h, v17.16b, v24.16b
-	WORD $0x4e77bc37 // addp v23.8h, v1.8h, v23.8h
-	WORD $0x0e3cc281 // smull v1.8h, v20.8b, v28.8b
-	WORD $0x3d8017e6 // str q6, [sp, #0x50]
-	WORD $0x4e79bd26 // addp v6.8h, v9.8h, v25.8h
-	WORD $0x4e6abce7 // addp v7.8h, v7.8h, v10.8h
-	WORD $0x4ea01c02 // mov v2.16b, v0.16b
-	WORD $0x0e3ac280 // smull v0.8h, v20.8b, v26.8b
-	WORD $0x4e3ac29a // smull2 v26.8h, v20.16b, v26.16b
-	WORD $0x4e78beae // addp v14.8h, v21.8h, v24.8h
-	WORD $0x4e140475 // dup v21.4s, v3.s[2]
-	WORD $0x3dc042c9 // ldr q9, [x22, #0x100]
-	WORD $0x4e0c0478 // dup v24.4s, v3.s[1]
-	WORD $0x4e606bc2 // sadalp v2.4s, v30.8h
-	WORD $0x0e3bc21e // smull v30.8h, v16.8b, v27.8b
-	WORD $0x4e3bc21b // smull2 v27.8h, v16.16b, v27.16b
-	WORD $0x4e7abc00 // addp v0.8h, v0.8h, v26.8h
-	WORD $0x4e3cc29a // smull2 v26.8h, v20.16b, v28.16b
-	WORD $0x4e602af4 // saddlp v20.4s, v23.8h
-	WORD $0x0e2cc23c // smull v28.8h, v17.8b, v12.8b
-	WORD $0x4e2cc231 // smull2 v17.8h, v17.16b, v12.16b
-	WORD $0x4e04048c // dup v12.4s, v4.s[0]
-	WORD $0x4e602817 // saddlp v23.4s, v0.8h
-	WORD $0x0e2bc260 // smull v0.8h, v19.8b, v11.8b
-	WORD $0x4e7bbfdb // addp v27.8h, v30.8h, v27.8h
-	WORD $0x4e2dc21e // smull2 v30.8h, v16.16b, v13.16b
-	WORD $0x4e7abc21 // addp v1.8h, v1.8h, v26.8h
-	WORD $0x4ea21c45 // mov v5.16b, v2.16b
-	WORD $0x0e28c262 // smull v2.8h, v19.8b, v8.8b
-	WORD $0x4e28c268 // smull2 v8.8h, v19.16b, v8.16b
-	WORD $0x4e2bc273 // smull2 v19.8h, v19.16b, v11.16b
-	WORD $0x4e606b74 // sadalp v20.4s, v27.8h
-	WORD $0x4e71bf9b // addp v27.8h, v28.8h, v17.8h
-	WORD $0x4e04047c // dup v28.4s, v3.s[0]
-	WORD $0x4e606ba5 // sadalp v5.4s, v29.8h
+	WORD $0x0e3bc247 // smull v7.8h, v18.8b, v27.8b
+	WORD $0x4e3bc25b // smull2 v27.8h, v18.16b, v27.16b
+	WORD $0x0e29c20b // smull v11.8h, v16.8b, v9.8b
+	WORD $0x4e7dbddd // addp v29.8h, v14.8h, v29.8h
+	WORD $0x4e29c209 // smull2 v9.8h, v16.16b, v9.16b
+	WORD $0x4e2dc208 // smull2 v8.8h, v16.16b, v13.16b
+	WORD $0x4e78bc42 // addp v2.8h, v2.8h, v24.8h
+	WORD $0x0e3cc298 // smull v24.8h, v20.8b, v28.8b
+	WORD $0x4e3cc29c // smull2 v28.8h, v20.16b, v28.16b
+	WORD $0x4e6abe31 // addp v17.8h, v17.8h, v10.8h
+	WORD $0x4e7bbcee // addp v14.8h, v7.8h, v27.8h
+	WORD $0x4e1c0487 // dup v7.4s, v4.s[3]
+	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0x0e37c280 // smull v0.8h, v20.8b, v23.8b
+	WORD $0x4e37c297 // smull2 v23.8h, v20.16b, v23.16b
+	WORD $0x4e7fbdf4 // addp v20.8h, v15.8h, v31.8h
+	WORD $0x4e7cbf18 // addp v24.8h, v24.8h, v28.8h
+	WORD $0x4e1c04bc // dup v28.4s, v5.s[3]
+	WORD $0x4e69bd7f // addp v31.8h, v11.8h, v9.8h
+	WORD $0x3dc04089 // ldr q9, [x4, #0x100]
+	WORD $0x4e0404ab // dup v11.4s, v5.s[0]
+	WORD $0x4e1406af // dup v15.4s, v21.s[2]
+	WORD $0xad0353e1 // stp q1, q20, [sp, #0x60]
+	WORD $0x4e77bc00 // addp v0.8h, v0.8h, v23.8h
+	WORD $0x4e602857 // saddlp v23.4s, v2.8h
+	WORD $0x0e2cc242 // smull v2.8h, v18.8b, v12.8b
+	WORD $0x4e2cc252 // smull2 v18.8h, v18.16b, v12.16b
+	WORD $0x4e606bc3 // sadalp v3.4s, v30.8h
+	WORD $0x0e39c27e // smull v30.8h, v19.8b, v25.8b
+	WORD $0x4e39c279 // smull2 v25.8h, v19.16b, v25.16b
+	WORD $0x4e602814 // saddlp v20.4s, v0.8h
+	WORD $0x4e3ac260 // smull2 v0.8h, v19.16b, v26.16b
+	WORD $0x4e606a37 // sadalp v23.4s, v17.8h
+	WORD $0x4e140491 // dup v17.4s, v4.s[2]
+	WORD $0x4e72bc5b // addp v27.8h, v2.8h, v18.8h
+	WORD $0x4e602b12 // saddlp v18.4s, v24.8h
+	WORD $0x4e0c0498 // dup v24.4s, v4.s[1]
+	WORD $0x4e79bfc1 // addp v1.8h, v30.8h, v25.8h
+	WORD $0x3dc0609e // ldr q30, [x4, #0x180]
+	WORD $0x4e040499 // dup v25.4s, v4.s[0]
+	WORD $0x4e0c06c4 // dup v4.4s, v22.s[1]
+	WORD $0x4e606bf4 // sadalp v20.4s, v31.8h
+	WORD $0x4ea31c66 // mov v6.16b, v3.16b
+	WORD $0x0e3ac263 // smull v3.8h, v19.8b, v26.8b
+	WORD $0x0e39c12a // smull v10.8h, v9.8b, v25.8b
+	WORD $0x4e39c139 // smull2 v25.8h, v9.16b, v25.16b
+	WORD $0x4e6069d7 // sadalp v23.4s, v14.8h
+	WORD $0x4e606ba6 // sadalp v6.4s, v29.8h
 	WORD $0x0e2dc21d // smull v29.8h, v16.8b, v13.8b
-	WORD $0x4e602831 // saddlp v17.4s, v1.8h
-	WORD $0x4e68bc42 // addp v2.8h, v2.8h, v8.8h
-	WORD $0x3dc052c8 // ldr q8, [x22, #0x140]
-	WORD $0x4e73bc00 // addp v0.8h, v0.8h, v19.8h
-	WORD $0x0e3cc12b // smull v11.8h, v9.8b, v28.8b
-	WORD $0x4e3cc13c // smull2 v28.8h, v9.16b, v28.16b
-	WORD $0x4e6068f7 // sadalp v23.4s, v7.8h
-	WORD $0x3dc072c7 // ldr q7, [x22, #0x1c0]
-	WORD $0x0e38c10a // smull v10.8h, v8.8b, v24.8b
-	WORD $0xad019be2 // stp q2, q6, [sp, #0x30]
-	WORD $0x4e1c0462 // dup v2.4s, v3.s[3]
+	WORD $0x4e0406cd // dup v13.4s, v22.s[0]
+	WORD $0x4e60bc60 // addp v0.8h, v3.8h, v0.8h
+	WORD $0x3dc07083 // ldr q3, [x4, #0x1c0]
+	WORD $0x0e27c062 // smull v2.8h, v3.8b, v7.8b
+	WORD $0x4e27c067 // smull2 v7.8h, v3.16b, v7.16b
+	WORD $0x0e3cc06c // smull v12.8h, v3.8b, v28.8b
+	WORD $0xad0207e0 // stp q0, q1, [sp, #0x40]
+	WORD $0x4e68bfa0 // addp v0.8h, v29.8h, v8.8h
+	WORD $0x3dc05088 // ldr q8, [x4, #0x140]
+	WORD $0x0e31c3dd // smull v29.8h, v30.8b, v17.8b
+	WORD $0x4e31c3d1 // smull2 v17.8h, v30.16b, v17.16b
+	WORD $0x4e3cc07c // smull2 v28.8h, v3.16b, v28.16b
+	WORD $0x0e38c11f // smull v31.8h, v8.8b, v24.8b
 	WORD $0x4e38c118 // smull2 v24.8h, v8.16b, v24.16b
-	WORD $0x3d800be0 // str q0, [sp, #0x20]
-	WORD $0x4e7ebfa0 // addp v0.8h, v29.8h, v30.8h
-	WORD $0x3dc062de // ldr q30, [x22, #0x180]
-	WORD $0x4e1c049d // dup v29.4s, v4.s[3]
-	WORD $0x4e7cbd79 // addp v25.8h, v11.8h, v28.8h
-	WORD $0x4e0c048b // dup v11.4s, v4.s[1]
-	WORD $0x3d801be5 // str q5, [sp, #0x60]
-	WORD $0x0e22c0e1 // smull v1.8h, v7.8b, v2.8b
-	WORD $0x4e22c0e2 // smull2 v2.8h, v7.16b, v2.16b
-	WORD $0x0e35c3df // smull v31.8h, v30.8b, v21.8b
-	WORD $0x4e35c3d5 // smull2 v21.8h, v30.16b, v21.16b
-	WORD $0x4e0c06c3 // dup v3.4s, v22.s[1]
-	WORD $0x0e3dc0ed // smull v13.8h, v7.8b, v29.8b
-	WORD $0x4e3dc0ef // smull2 v15.8h, v7.16b, v29.16b
-	WORD $0x4e606811 // sadalp v17.4s, v0.8h
-	WORD $0x4e140640 // dup v0.4s, v18.s[2]
-	WORD $0x4e62bc3a // addp v26.8h, v1.8h, v2.8h
-	WORD $0x0e2cc121 // smull v1.8h, v9.8b, v12.8b
-	WORD $0x4e2cc122 // smull2 v2.8h, v9.16b, v12.16b
-	WORD $0x4e75bffd // addp v29.8h, v31.8h, v21.8h
-	WORD $0x4e1c0655 // dup v21.4s, v18.s[3]
-	WORD $0x4e04064c // dup v12.4s, v18.s[0]
-	WORD $0x4e6fbdbc // addp v28.8h, v13.8h, v15.8h
-	WORD $0x4e1c06cd // dup v13.4s, v22.s[3]
-	WORD $0x4e0406cf // dup v15.4s, v22.s[0]
-	WORD $0x4e78bd5f // addp v31.8h, v10.8h, v24.8h
-	WORD $0x4e14048a // dup v10.4s, v4.s[2]
-	WORD $0x4e0c0652 // dup v18.4s, v18.s[1]
-	WORD $0x0e35c0f3 // smull v19.8h, v7.8b, v21.8b
-	WORD $0x4e35c0f5 // smull2 v21.8h, v7.16b, v21.16b
-	WORD $0x0e2cc126 // smull v6.8h, v9.8b, v12.8b
-	WORD $0x4e2cc12c // smull2 v12.8h, v9.16b, v12.16b
-	WORD $0x0e2dc0f0 // smull v16.8h, v7.8b, v13.8b
-	WORD $0x4e2dc0e7 // smull2 v7.8h, v7.16b, v13.16b
-	WORD $0x0e2fc12d // smull v13.8h, v9.8b, v15.8b
-	WORD $0x4e2fc129 // smull2 v9.8h, v9.16b, v15.16b
+	WORD $0x3d8023e6 // str q6, [sp, #0x80]
+	WORD $0x4e67bc5a // addp v26.8h, v2.8h, v7.8h
+	WORD $0x0e2bc122 // smull v2.8h, v9.8b, v11.8b
+	WORD $0x4e2bc127 // smull2 v7.8h, v9.16b, v11.16b
+	WORD $0x4e0406ab // dup v11.4s, v21.s[0]
+	WORD $0x4e71bfbd // addp v29.8h, v29.8h, v17.8h
+	WORD $0x4e1c06b1 // dup v17.4s, v21.s[3]
+	WORD $0x4e7cbd9c // addp v28.8h, v12.8h, v28.8h
+	WORD $0x4e1c06cc // dup v12.4s, v22.s[3]
+	WORD $0x4e78bfff // addp v31.8h, v31.8h, v24.8h
+	WORD $0x4e79bd58 // addp v24.8h, v10.8h, v25.8h
+	WORD $0x4e0c04aa // dup v10.4s, v5.s[1]
+	WORD $0x4e0c06b5 // dup v21.4s, v21.s[1]
+	WORD $0x0e2bc126 // smull v6.8h, v9.8b, v11.8b
+	WORD $0x4e2bc12b // smull2 v11.8h, v9.16b, v11.16b
+	WORD $0x4e67bc53 // addp v19.8h, v2.8h, v7.8h
+	WORD $0x0e31c070 // smull v16.8h, v3.8b, v17.8b
+	WORD $0x4e31c071 // smull2 v17.8h, v3.16b, v17.16b
+	WORD $0x0e2cc067 // smull v7.8h, v3.8b, v12.8b
+	WORD $0x4e2cc063 // smull2 v3.8h, v3.16b, v12.16b
+	WORD $0x0e2dc12c // smull v12.8h, v9.8b, v13.8b
+	WORD $0x4e2dc129 // smull2 v9.8h, v9.16b, v13.16b
+	WORD $0x4e1404b9 // dup v25.4s, v5.s[2]
+	WORD $0x0e2ac105 // smull v5.8h, v8.8b, v10.8b
+	WORD $0x4e2ac10a // smull2 v10.8h, v8.16b, v10.16b
 	WORD $0x4e1406d6 // dup v22.4s, v22.s[2]
-	WORD $0x0e2bc104 // smull v4.8h, v8.8b, v11.8b
-	WORD $0x4e2bc10b // smull2 v11.8h, v8.16b, v11.16b
-	WORD $0x0e20c3c5 // smull v5.8h, v30.8b, v0.8b
-	WORD $0x4e20c3c0 // smull2 v0.8h, v30.16b, v0.16b
-	WORD $0x4e62bc38 // addp v24.8h, v1.8h, v2.8h
-	WORD $0x0e23c101 // smull v1.8h, v8.8b, v3.8b
-	WORD $0x4e23c103 // smull2 v3.8h, v8.16b, v3.16b
-	WORD $0x0e2ac3cf // smull v15.8h, v30.8b, v10.8b
-	WORD $0x4e2ac3ca // smull2 v10.8h, v30.16b, v10.16b
-	WORD $0x0e32c102 // smull v2.8h, v8.8b, v18.8b
-	WORD $0x4e32c112 // smull2 v18.8h, v8.16b, v18.16b
+	WORD $0x0e35c101 // smull v1.8h, v8.8b, v21.8b
+	WORD $0x4e35c115 // smull2 v21.8h, v8.16b, v21.16b
+	WORD $0x4e6bbcc6 // addp v6.8h, v6.8h, v11.8h
+	WORD $0x0e39c3cd // smull v13.8h, v30.8b, v25.8b
+	WORD $0x4e39c3d9 // smull2 v25.8h, v30.16b, v25.16b
+	WORD $0x0e2fc3c2 // smull v2.8h, v30.8b, v15.8b
+	WORD $0x4e2fc3cf // smull2 v15.8h, v30.16b, v15.16b
+	WORD $0x4e71be10 // addp v16.8h, v16.8h, v17.8h
+	WORD $0x4e602a71 // saddlp v17.4s, v19.8h
+	WORD $0x4e6abca5 // addp v5.8h, v5.8h, v10.8h
+	WORD $0x4e6028c6 // saddlp v6.4s, v6.8h
+	WORD $0x4e63bce3 // addp v3.8h, v7.8h, v3.8h
+	WORD $0x4e75bc21 // addp v1.8h, v1.8h, v21.8h
+	WORD $0x4e79bdb9 // addp v25.8h, v13.8h, v25.8h
+	WORD $0x4e6fbc42 // addp v2.8h, v2.8h, v15.8h
+	WORD $0x4e606812 // sadalp v18.4s, v0.8h
+	WORD $0x0e24c100 // smull v0.8h, v8.8b, v4.8b
+	WORD $0x4e24c104 // smull2 v4.8h, v8.16b, v4.16b
 	WORD $0x0e36c3c8 // smull v8.8h, v30.8b, v22.8b
 	WORD $0x4e36c3d6 // smull2 v22.8h, v30.16b, v22.16b
-	WORD $0x4e69bdbe // addp v30.8h, v13.8h, v9.8h
-	WORD $0x4e6bbc84 // addp v4.8h, v4.8h, v11.8h
-	WORD $0x4e6cbcc6 // addp v6.8h, v6.8h, v12.8h
-	WORD $0x4e60bca0 // addp v0.8h, v5.8h, v0.8h
+	WORD $0x4e69bd9e // addp v30.8h, v12.8h, v9.8h
+	WORD $0x4e6068b1 // sadalp v17.4s, v5.8h
 	WORD $0x4e602b05 // saddlp v5.4s, v24.8h
-	WORD $0x4e63bc21 // addp v1.8h, v1.8h, v3.8h
-	WORD $0x4e67be07 // addp v7.8h, v16.8h, v7.8h
-	WORD $0x4e6abde9 // addp v9.8h, v15.8h, v10.8h
-	WORD $0x4e602bc3 // saddlp v3.4s, v30.8h
-	WORD $0x4e72bc42 // addp v2.8h, v2.8h, v18.8h
-	WORD $0x3dc01bf2 // ldr q18, [sp, #0x60]
-	WORD $0x4e6028c6 // saddlp v6.4s, v6.8h
-	WORD $0x4e76bd10 // addp v16.8h, v8.8h, v22.8h
-	WORD $0x4e75be73 // addp v19.8h, v19.8h, v21.8h
-	WORD $0x4e606885 // sadalp v5.4s, v4.8h
-	WORD $0x4e602b24 // saddlp v4.4s, v25.8h
-	WORD $0x4e606823 // sadalp v3.4s, v1.8h
-	WORD $0x3dc013e1 // ldr q1, [sp, #0x40]
-	WORD $0x4e606846 // sadalp v6.4s, v2.8h
-	WORD $0x4e606be4 // sadalp v4.4s, v31.8h
-	WORD $0xad407bff // ldp q31, q30, [sp]
-	WORD $0x4e606b71 // sadalp v17.4s, v27.8h
+	WORD $0x4e606826 // sadalp v6.4s, v1.8h
+	WORD $0x4e64bc00 // addp v0.8h, v0.8h, v4.8h
+	WORD $0x4e602bc4 // saddlp v4.4s, v30.8h
+	WORD $0x4e76bd07 // addp v7.8h, v8.8h, v22.8h
+	WORD $0x4e606be5 // sadalp v5.4s, v31.8h
+	WORD $0xad417bff // ldp q31, q30, [sp, #0x20]
+	WORD $0x4e606804 // sadalp v4.4s, v0.8h
+	WORD $0xad4303e1 // ldp q1, q0, [sp, #0x60]
+	WORD $0x4e606b72 // sadalp v18.4s, v27.8h
+	WORD $0x4e606b31 // sadalp v17.4s, v25.8h
 	WORD $0x4e606834 // sadalp v20.4s, v1.8h
-	WORD $0xad4107e2 // ldp q2, q1, [sp, #0x20]
-	WORD $0x4ebe8652 // add v18.4s, v18.4s, v30.4s
-	WORD $0x4e6069d7 // sadalp v23.4s, v14.8h
-	WORD $0x4e606a03 // sadalp v3.4s, v16.8h
-	WORD $0x4e606925 // sadalp v5.4s, v9.8h
-	WORD $0x4e606806 // sadalp v6.4s, v0.8h
-	WORD $0x3dc017e0 // ldr q0, [sp, #0x50]
-	WORD $0x4e606ba4 // sadalp v4.4s, v29.8h
-	WORD $0x4e606851 // sadalp v17.4s, v2.8h
-	WORD $0x4e606814 // sadalp v20.4s, v0.8h
-	WORD $0x3dc082c0 // ldr q0, [x22, #0x200]
+	WORD $0x4e606846 // sadalp v6.4s, v2.8h
+	WORD $0xad4207e2 // ldp q2, q1, [sp, #0x40]
+	WORD $0x4e606ba5 // sadalp v5.4s, v29.8h
+	WORD $0x4e6068e4 // sadalp v4.4s, v7.8h
+	WORD $0x4e606852 // sadalp v18.4s, v2.8h
 	WORD $0x4e606837 // sadalp v23.4s, v1.8h
+	WORD $0x4e606814 // sadalp v20.4s, v0.8h
+	WORD $0x3dc08080 // ldr q0, [x4, #0x200]
+	WORD $0x4e606b91 // sadalp v17.4s, v28.8h
 	WORD $0x6e3fdc01 // fmul v1.4s, v0.4s, v31.4s
-	WORD $0x4e6068e3 // sadalp v3.4s, v7.8h
-	WORD $0x4e606b85 // sadalp v5.4s, v28.8h
-	WORD $0x4e606a66 // sadalp v6.4s, v19.8h
-	WORD $0x4ebe8622 // add v2.4s, v17.4s, v30.4s
-	WORD $0x4ea11c27 // mov v7.16b, v1.16b
+	WORD $0x4e606a06 // sadalp v6.4s, v16.8h
+	WORD $0x4e606864 // sadalp v4.4s, v3.8h
+	WORD $0x4ebe8642 // add v2.4s, v18.4s, v30.4s
+	WORD $0x3dc023f2 // ldr q18, [sp, #0x80]
+	WORD $0x4ea11c23 // mov v3.16b, v1.16b
+	WORD $0x4ebe8687 // add v7.4s, v20.4s, v30.4s
+	WORD $0x4ebe8652 // add v18.4s, v18.4s, v30.4s
+	WORD $0x4ebe8630 // add v16.4s, v17.4s, v30.4s
 	WORD $0x4ea11c31 // mov v17.16b, v1.16b
-	WORD $0x4ebe8690 // add v16.4s, v20.4s, v30.4s
-	WORD $0x4e606b44 // sadalp v4.4s, v26.8h
-	WORD $0x4e22cc07 // fmla v7.4s, v0.4s, v2.4s
+	WORD $0x4e22cc03 // fmla v3.4s, v0.4s, v2.4s
 	WORD $0x4ebe86e2 // add v2.4s, v23.4s, v30.4s
-	WORD $0x4ebe8463 // add v3.4s, v3.4s, v30.4s
-	WORD $0x4ebe84a5 // add v5.4s, v5.4s, v30.4s
-	WORD $0x4e22cc11 // fmla v17.4s, v0.4s, v2.4s
 	WORD $0x4ebe84c6 // add v6.4s, v6.4s, v30.4s
+	WORD $0x4ebe8484 // add v4.4s, v4.4s, v30.4s
+	WORD $0x4e22cc11 // fmla v17.4s, v0.4s, v2.4s
 	WORD $0x4ea11c22 // mov v2.16b, v1.16b
 	WORD $0x4e32cc01 // fmla v1.4s, v0.4s, v18.4s
-	WORD $0x4e3fd463 // fadd v3.4s, v3.4s, v31.4s
-	WORD $0x4e3fd4a5 // fadd v5.4s, v5.4s, v31.4s
-	WORD $0x4e30cc02 // fmla v2.4s, v0.4s, v16.4s
-	WORD $0x3dc092c0 // ldr q0, [x22, #0x240]
-	WORD $0x4ebe8484 // add v4.4s, v4.4s, v30.4s
-	WORD $0xad43c3f2 // ldp q18, q16, [sp, #0x70]
 	WORD $0x4e3fd4c6 // fadd v6.4s, v6.4s, v31.4s
-	WORD $0x4e23cc07 // fmla v7.4s, v0.4s, v3.4s
-	WORD $0xbc5e0283 // ldur s3, [x20, #-0x20]
 	WORD $0x4e3fd484 // fadd v4.4s, v4.4s, v31.4s
-	WORD $0x4e25cc02 // fmla v2.4s, v0.4s, v5.4s
+	WORD $0x4e27cc02 // fmla v2.4s, v0.4s, v7.4s
+	WORD $0x3dc09080 // ldr q0, [x4, #0x240]
+	WORD $0x4e3fd607 // fadd v7.4s, v16.4s, v31.4s
+	WORD $0x4e606b45 // sadalp v5.4s, v26.8h
 	WORD $0x4e26cc11 // fmla v17.4s, v0.4s, v6.4s
-	WORD $0x4e24cc01 // fmla v1.4s, v0.4s, v4.4s
-	WORD $0xbc5a0280 // ldur s0, [x20, #-0x60]
-	WORD $0xbd402284 // ldr s4, [x20, #0x20]
-	WORD $0x4f8010f2 // fmla v18.4s, v7.4s, v0.s[0]
-	WORD $0xad449be7 // ldp q7, q6, [sp, #0x90]
-	WORD $0xbd406280 // ldr s0, [x20, #0x60]
-	WORD $0x4f831230 // fmla v16.4s, v17.4s, v3.s[0]
-	WORD $0x2d7e9683 // ldp s3, s5, [x20, #-0xc]
-	WORD $0x4f841047 // fmla v7.4s, v2.4s, v4.s[0]
+	WORD $0x4e24cc03 // fmla v3.4s, v0.4s, v4.4s
+	WORD $0xbd406024 // ldr s4, [x1, #0x60]
+	WORD $0x4e27cc02 // fmla v2.4s, v0.4s, v7.4s
+	WORD $0xad449ff0 // ldp q16, q7, [sp, #0x90]
+	WORD $0x4ebe84a5 // add v5.4s, v5.4s, v30.4s
+	WORD $0x4e3fd4a5 // fadd v5.4s, v5.4s, v31.4s
+	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
+	WORD $0xbd402020 // ldr s0, [x1, #0x20]
+	WORD $0xbd402225 // ldr s5, [x17, #0x20]
+	WORD $0x4f801067 // fmla v7.4s, v3.4s, v0.s[0]
+	WORD $0xad458fe6 // ldp q6, q3, [sp, #0xb0]
+	WORD $0xbd406220 // ldr s0, [x17, #0x60]
+	WORD $0x4f851050 // fmla v16.4s, v2.4s, v5.s[0]
+	WORD $0x4f841223 // fmla v3.4s, v17.4s, v4.s[0]
 	WORD $0x4f801026 // fmla v6.4s, v1.4s, v0.s[0]
-	WORD $0x3dc0a2c0 // ldr q0, [x22, #0x280]
-	WORD $0x2d768a81 // ldp s1, s2, [x20, #-0x4c]
-	WORD $0x4f831010 // fmla v16.4s, v0.4s, v3.s[0]
-	WORD $0x4f811012 // fmla v18.4s, v0.4s, v1.s[0]
-	WORD $0x2d468e81 // ldp s1, s3, [x20, #0x34]
+	WORD $0x3dc0a080 // ldr q0, [x4, #0x280]
+	WORD $0x2d468821 // ldp s1, s2, [x1, #0x34]
+	WORD $0x3d8033e3 // str q3, [sp, #0xc0]
+	WORD $0x2d4e9423 // ldp s3, s5, [x1, #0x74]
+	WORD $0x3dc033f1 // ldr q17, [sp, #0xc0]
 	WORD $0x4f811007 // fmla v7.4s, v0.4s, v1.s[0]
-	WORD $0x2d4e8684 // ldp s4, s1, [x20, #0x74]
-	WORD $0x91040294 // add x20, x20, #0x100
+	WORD $0x4f831011 // fmla v17.4s, v0.4s, v3.s[0]
+	WORD $0x2d468e21 // ldp s1, s3, [x17, #0x34]
+	WORD $0x4f811010 // fmla v16.4s, v0.4s, v1.s[0]
+	WORD $0x2d4e8624 // ldp s4, s1, [x17, #0x74]
 	WORD $0x4f841006 // fmla v6.4s, v0.4s, v4.s[0]
-	WORD $0x3dc0b2c0 // ldr q0, [x22, #0x2c0]
-	WORD $0x910c02d6 // add x22, x22, #0x300
-	WORD $0x4f821012 // fmla v18.4s, v0.4s, v2.s[0]
-	WORD $0x4f851010 // fmla v16.4s, v0.4s, v5.s[0]
-	WORD $0x4f831007 // fmla v7.4s, v0.4s, v3.s[0]
+	WORD $0x3dc0b080 // ldr q0, [x4, #0x2c0]
+	WORD $0x910c0084 // add x4, x4, #0x300
+	WORD $0x4f821007 // fmla v7.4s, v0.4s, v2.s[0]
+	WORD $0x4f851011 // fmla v17.4s, v0.4s, v5.s[0]
+	WORD $0x4f831010 // fmla v16.4s, v0.4s, v3.s[0]
 	WORD $0x4f811006 // fmla v6.4s, v0.4s, v1.s[0]
-	WORD $0x54ffe228 // b.hi 0x4644 <k_tile_panel_16_min+0x33c>
-	WORD $0x17fffeec // b 0x45b4 <k_tile_panel_16_min+0x2ac>
-	WORD $0xf9401010 // ldr x16, [x0, #0x20]
-	WORD $0xa940c402 // ldp x2, x17, [x0, #0x8]
-	WORD $0xa943b80f // ldp x15, x14, [x0, #0x38]
-	WORD $0xf9400001 // ldr x1, [x0]
-	WORD $0xd37ae603 // lsl x3, x16, #6
-	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
-	WORD $0x8b0c0231 // add x17, x17, x12
-	WORD $0x8b0c0021 // add x1, x1, x12
-	WORD $0x91010042 // add x2, x2, #0x40
-	WORD $0xd1040063 // sub x3, x3, #0x100
-	WORD $0x910005e4 // add x4, x15, #0x1
-	WORD $0x14000007 // b 0x4a50 <k_tile_panel_16_min+0x748>
-	WORD $0x91000987 // add x7, x12, #0x2
-	WORD $0xaa0c03ed // mov x13, x12
-	WORD $0x3d8000a3 // str q3, [x5]
-	WORD $0xeb0a00ff // cmp x7, x10
-	WORD $0x3ca668a2 // str q2, [x5, x6]
-	WORD $0x54ffd76c // b.gt 0x4538 <k_tile_panel_16_min+0x230>
-	WORD $0xcb0901ac // sub x12, x13, x9
-	WORD $0x91000db3 // add x19, x13, #0x3
-	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x9b0c7e0c // mul x12, x16, x12
-	WORD $0xd37ef606 // lsl x6, x16, #2
-	WORD $0x8b0c0825 // add x5, x1, x12, lsl #2
-	WORD $0xaa0703ec // mov x12, x7
-	WORD $0x9a8db267 // csel x7, x19, x13, lt
-	WORD $0xb40000ce // cbz x14, 0x4a88 <k_tile_panel_16_min+0x780>
-	WORD $0x3dc000a3 // ldr q3, [x5]
-	WORD $0x3ce668a2 // ldr q2, [x5, x6]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540000ca // b.ge 0x4a98 <k_tile_panel_16_min+0x790>
-	WORD $0x17ffffed // b 0x4a38 <k_tile_panel_16_min+0x730>
+	WORD $0x54ffe1e8 // b.hi 0x473c <k_tile_panel_16_min+0x370>
+	WORD $0x17fffee3 // b 0x4690 <k_tile_panel_16_min+0x2c4>
+	WORD $0xa941c401 // ldp x1, x17, [x0, #0x18]
+	WORD $0xf9400407 // ldr x7, [x0, #0x8]
+	WORD $0xf9402404 // ldr x4, [x0, #0x48]
+	WORD $0x910100e7 // add x7, x7, #0x40
+	WORD $0xd37ae631 // lsl x17, x17, #6
+	WORD $0xd1040233 // sub x19, x17, #0x100
+	WORD $0x14000007 // b 0x4b3c <k_tile_panel_16_min+0x770>
+	WORD $0x91000a36 // add x22, x17, #0x2
+	WORD $0xaa1103e6 // mov x6, x17
+	WORD $0x3d800283 // str q3, [x20]
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x3cb56a82 // str q2, [x20, x21]
+	WORD $0x54ffd7cc // b.gt 0x4630 <k_tile_panel_16_min+0x264>
+	WORD $0xcb0a00d1 // sub x17, x6, x10
+	WORD $0x91000cd7 // add x23, x6, #0x3
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x9b117c31 // mul x17, x1, x17
+	WORD $0xd37ef435 // lsl x21, x1, #2
+	WORD $0x8b1108b4 // add x20, x5, x17, lsl #2
+	WORD $0xaa1603f1 // mov x17, x22
+	WORD $0x9a86b2f6 // csel x22, x23, x6, lt
+	WORD $0xb40000c4 // cbz x4, 0x4b74 <k_tile_panel_16_min+0x7a8>
+	WORD $0x3dc00283 // ldr q3, [x20]
+	WORD $0x3cf56a82 // ldr q2, [x20, x21]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x4b84 <k_tile_panel_16_min+0x7b8>
+	WORD $0x17ffffed // b 0x4b24 <k_tile_panel_16_min+0x758>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54fffd2b // b.lt 0x4a38 <k_tile_panel_16_min+0x730>
-	WORD $0x9342fce7 // asr x7, x7, #2
-	WORD $0xaa1103f3 // mov x19, x17
-	WORD $0x9b077c67 // mul x7, x3, x7
-	WORD $0x8b0d18ed // add x13, x7, x13, lsl #6
-	WORD $0xaa0403e7 // mov x7, x4
-	WORD $0x8b0d004d // add x13, x2, x13
-	WORD $0xad4019a5 // ldp q5, q6, [x13]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x3dc00271 // ldr q17, [x19]
-	WORD $0xad7e41a7 // ldp q7, q16, [x13, #-0x40]
-	WORD $0x3dc01272 // ldr q18, [x19, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x3dc02261 // ldr q1, [x19, #0x80]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffd2b // b.lt 0x4b24 <k_tile_panel_16_min+0x758>
+	WORD $0x9342fed6 // asr x22, x22, #2
+	WORD $0xaa1003f7 // mov x23, x16
+	WORD $0x9b167e76 // mul x22, x19, x22
+	WORD $0x8b061ac6 // add x6, x22, x6, lsl #6
+	WORD $0xaa0303f6 // mov x22, x3
+	WORD $0x8b0600e6 // add x6, x7, x6
+	WORD $0xad4018c5 // ldp q5, q6, [x6]
+	WORD $0xd10006d6 // sub x22, x22, #0x1
+	WORD $0x3dc002f1 // ldr q17, [x23]
+	WORD $0xad7e40c7 // ldp q7, q16, [x6, #-0x40]
+	WORD $0x3dc012f2 // ldr q18, [x23, #0x40]
+	WORD $0xf10006df // cmp x22, #0x1
+	WORD $0x3dc022e1 // ldr q1, [x23, #0x80]
 	WORD $0x4e0404a0 // dup v0.4s, v5.s[0]
 	WORD $0x4e0c04b3 // dup v19.4s, v5.s[1]
 	WORD $0x4e1404b7 // dup v23.4s, v5.s[2]
@@ -4841,7 +4900,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1404f8 // dup v24.4s, v7.s[2]
 	WORD $0x4e0404da // dup v26.4s, v6.s[0]
 	WORD $0x4e1c04bd // dup v29.4s, v5.s[3]
-	WORD $0x3dc05276 // ldr q22, [x19, #0x140]
+	WORD $0x3dc052f6 // ldr q22, [x23, #0x140]
 	WORD $0x0e20c235 // smull v21.8h, v17.8b, v0.8b
 	WORD $0x4e20c220 // smull2 v0.8h, v17.16b, v0.16b
 	WORD $0x0e33c25b // smull v27.8h, v18.8b, v19.8b
@@ -4851,13 +4910,13 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e37c034 // smull v20.8h, v1.8b, v23.8b
 	WORD $0x4e37c037 // smull2 v23.8h, v1.16b, v23.16b
 	WORD $0x4e1c04e7 // dup v7.4s, v7.s[3]
-	WORD $0x3dc03264 // ldr q4, [x19, #0xc0]
+	WORD $0x3dc032e4 // ldr q4, [x23, #0xc0]
 	WORD $0x4e60bea0 // addp v0.8h, v21.8h, v0.8h
 	WORD $0x0e39c255 // smull v21.8h, v18.8b, v25.8b
 	WORD $0x4e39c252 // smull2 v18.8h, v18.16b, v25.16b
 	WORD $0x0e38c039 // smull v25.8h, v1.8b, v24.8b
 	WORD $0x4e38c021 // smull2 v1.8h, v1.16b, v24.16b
-	WORD $0x3dc04278 // ldr q24, [x19, #0x100]
+	WORD $0x3dc042f8 // ldr q24, [x23, #0x100]
 	WORD $0x4e73bf73 // addp v19.8h, v27.8h, v19.8h
 	WORD $0x4e04061b // dup v27.4s, v16.s[0]
 	WORD $0x4e77be94 // addp v20.8h, v20.8h, v23.8h
@@ -4889,14 +4948,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
 	WORD $0x0e3dc096 // smull v22.8h, v4.8b, v29.8b
 	WORD $0x4e606a40 // sadalp v0.4s, v18.8h
-	WORD $0x3dc06272 // ldr q18, [x19, #0x180]
+	WORD $0x3dc062f2 // ldr q18, [x23, #0x180]
 	WORD $0x4e606af1 // sadalp v17.4s, v23.8h
 	WORD $0x4e73bf53 // addp v19.8h, v26.8h, v19.8h
 	WORD $0x0e38c25a // smull v26.8h, v18.8b, v24.8b
 	WORD $0x4e38c258 // smull2 v24.8h, v18.16b, v24.16b
 	WORD $0x0e3bc257 // smull v23.8h, v18.8b, v27.8b
 	WORD $0x4e3bc252 // smull2 v18.8h, v18.16b, v27.16b
-	WORD $0x3dc0727b // ldr q27, [x19, #0x1c0]
+	WORD $0x3dc072fb // ldr q27, [x23, #0x1c0]
 	WORD $0x4e606a85 // sadalp v5.4s, v20.8h
 	WORD $0x0e30c379 // smull v25.8h, v27.8b, v16.8b
 	WORD $0x4e30c370 // smull2 v16.8h, v27.16b, v16.16b
@@ -4914,7 +4973,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e66bce6 // addp v6.8h, v7.8h, v6.8h
 	WORD $0x4e70bf27 // addp v7.8h, v25.8h, v16.8h
 	WORD $0x4e606825 // sadalp v5.4s, v1.8h
-	WORD $0x3dc08261 // ldr q1, [x19, #0x200]
+	WORD $0x3dc082e1 // ldr q1, [x23, #0x200]
 	WORD $0x4e606a55 // sadalp v21.4s, v18.8h
 	WORD $0x4e606880 // sadalp v0.4s, v4.8h
 	WORD $0x6e3fdc24 // fmul v4.4s, v1.4s, v31.4s
@@ -4924,50 +4983,48 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e6068f5 // sadalp v21.4s, v7.8h
 	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
 	WORD $0x4e25cc24 // fmla v4.4s, v1.4s, v5.4s
-	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
+	WORD $0x3dc092e5 // ldr q5, [x23, #0x240]
 	WORD $0x4ebe8626 // add v6.4s, v17.4s, v30.4s
 	WORD $0x4e20cc30 // fmla v16.4s, v1.4s, v0.4s
 	WORD $0x4e3fd4c0 // fadd v0.4s, v6.4s, v31.4s
 	WORD $0x4ebe86a7 // add v7.4s, v21.4s, v30.4s
 	WORD $0x4e3fd4e1 // fadd v1.4s, v7.4s, v31.4s
 	WORD $0x4e20cca4 // fmla v4.4s, v5.4s, v0.4s
-	WORD $0xbc5e01a0 // ldur s0, [x13, #-0x20]
+	WORD $0xbc5e00c0 // ldur s0, [x6, #-0x20]
 	WORD $0x4e21ccb0 // fmla v16.4s, v5.4s, v1.4s
-	WORD $0xbd4021a1 // ldr s1, [x13, #0x20]
+	WORD $0xbd4020c1 // ldr s1, [x6, #0x20]
 	WORD $0x4f811082 // fmla v2.4s, v4.4s, v1.s[0]
-	WORD $0x2d7e95a4 // ldp s4, s5, [x13, #-0xc]
+	WORD $0x2d7e94c4 // ldp s4, s5, [x6, #-0xc]
 	WORD $0x4f801203 // fmla v3.4s, v16.4s, v0.s[0]
-	WORD $0x3dc0a260 // ldr q0, [x19, #0x280]
+	WORD $0x3dc0a2e0 // ldr q0, [x23, #0x280]
 	WORD $0x4f841003 // fmla v3.4s, v0.4s, v4.s[0]
-	WORD $0x2d4691a1 // ldp s1, s4, [x13, #0x34]
-	WORD $0x910401ad // add x13, x13, #0x100
+	WORD $0x2d4690c1 // ldp s1, s4, [x6, #0x34]
+	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0b260 // ldr q0, [x19, #0x2c0]
-	WORD $0x910c0273 // add x19, x19, #0x300
+	WORD $0x3dc0b2e0 // ldr q0, [x23, #0x2c0]
+	WORD $0x910c02f7 // add x23, x23, #0x300
 	WORD $0x4f851003 // fmla v3.4s, v0.4s, v5.s[0]
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff108 // b.hi 0x4ab0 <k_tile_panel_16_min+0x7a8>
-	WORD $0x17ffff69 // b 0x4a38 <k_tile_panel_16_min+0x730>
+	WORD $0x54fff108 // b.hi 0x4b9c <k_tile_panel_16_min+0x7d0>
+	WORD $0x17ffff69 // b 0x4b24 <k_tile_panel_16_min+0x758>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf9401c0f // ldr x15, [x0, #0x38]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54ffb5ab // b.lt 0x4358 <k_tile_panel_16_min+0x50>
-	WORD $0xd342fdd0 // lsr x16, x14, #2
-	WORD $0xf9401011 // ldr x17, [x0, #0x20]
-	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
-	WORD $0xcb0e018e // sub x14, x12, x14
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0x9b107e30 // mul x16, x17, x16
-	WORD $0xa9408411 // ldp x17, x1, [x0, #0x8]
-	WORD $0x8b08102c // add x12, x1, x8, lsl #4
-	WORD $0x8b101a30 // add x16, x17, x16, lsl #6
-	WORD $0x8b0e1a0e // add x14, x16, x14, lsl #6
-	WORD $0xad4001c3 // ldp q3, q0, [x14]
-	WORD $0xd10005ef // sub x15, x15, #0x1
-	WORD $0x3dc00184 // ldr q4, [x12]
-	WORD $0x3dc04187 // ldr q7, [x12, #0x100]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x3dc01186 // ldr q6, [x12, #0x40]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54ffb78b // b.lt 0x447c <k_tile_panel_16_min+0xb0>
+	WORD $0xd342fc85 // lsr x5, x4, #2
+	WORD $0xf9401006 // ldr x6, [x0, #0x20]
+	WORD $0x927edc84 // and x4, x4, #0x3fffffffffffffc
+	WORD $0xcb040231 // sub x17, x17, x4
+	WORD $0xaa0303e4 // mov x4, x3
+	WORD $0x9b057cc5 // mul x5, x6, x5
+	WORD $0xf9400406 // ldr x6, [x0, #0x8]
+	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
+	WORD $0x8b1118b1 // add x17, x5, x17, lsl #6
+	WORD $0xad400223 // ldp q3, q0, [x17]
+	WORD $0xd1000484 // sub x4, x4, #0x1
+	WORD $0x3dc00204 // ldr q4, [x16]
+	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x3dc01206 // ldr q6, [x16, #0x40]
 	WORD $0x4e040461 // dup v1.4s, v3.s[0]
 	WORD $0x4e040405 // dup v5.4s, v0.s[0]
 	WORD $0x4e0c0470 // dup v16.4s, v3.s[1]
@@ -4976,20 +5033,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0c0404 // dup v4.4s, v0.s[1]
 	WORD $0x0e25c0f2 // smull v18.8h, v7.8b, v5.8b
 	WORD $0x4e25c0e5 // smull2 v5.8h, v7.16b, v5.16b
-	WORD $0x3dc05187 // ldr q7, [x12, #0x140]
+	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
 	WORD $0x0e30c0d3 // smull v19.8h, v6.8b, v16.8b
 	WORD $0x4e30c0c6 // smull2 v6.8h, v6.16b, v16.16b
 	WORD $0x0e24c0f0 // smull v16.8h, v7.8b, v4.8b
 	WORD $0x4e24c0e4 // smull2 v4.8h, v7.16b, v4.16b
 	WORD $0x4e140467 // dup v7.4s, v3.s[2]
 	WORD $0x4e61be21 // addp v1.8h, v17.8h, v1.8h
-	WORD $0x3dc02191 // ldr q17, [x12, #0x80]
+	WORD $0x3dc02211 // ldr q17, [x16, #0x80]
 	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
 	WORD $0x4e65be45 // addp v5.8h, v18.8h, v5.8h
 	WORD $0x4e140412 // dup v18.4s, v0.s[2]
 	WORD $0x4e1c0400 // dup v0.4s, v0.s[3]
 	WORD $0x4e66be66 // addp v6.8h, v19.8h, v6.8h
-	WORD $0x3dc06193 // ldr q19, [x12, #0x180]
+	WORD $0x3dc06213 // ldr q19, [x16, #0x180]
 	WORD $0x4e602821 // saddlp v1.4s, v1.8h
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x0e27c230 // smull v16.8h, v17.8b, v7.8b
@@ -4999,9 +5056,9 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
 	WORD $0x4e6068c1 // sadalp v1.4s, v6.8h
 	WORD $0x4e606885 // sadalp v5.4s, v4.8h
-	WORD $0x3dc03184 // ldr q4, [x12, #0xc0]
+	WORD $0x3dc03204 // ldr q4, [x16, #0xc0]
 	WORD $0x4e67be06 // addp v6.8h, v16.8h, v7.8h
-	WORD $0x3dc07187 // ldr q7, [x12, #0x1c0]
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
 	WORD $0x4e72be30 // addp v16.8h, v17.8h, v18.8h
 	WORD $0x0e23c091 // smull v17.8h, v4.8b, v3.8b
 	WORD $0x4e23c083 // smull2 v3.8h, v4.16b, v3.16b
@@ -5013,47 +5070,38 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e60bc80 // addp v0.8h, v4.8h, v0.8h
 	WORD $0x4e606861 // sadalp v1.4s, v3.8h
 	WORD $0x4e606805 // sadalp v5.4s, v0.8h
-	WORD $0x3dc08180 // ldr q0, [x12, #0x200]
+	WORD $0x3dc08200 // ldr q0, [x16, #0x200]
 	WORD $0x6e3fdc03 // fmul v3.4s, v0.4s, v31.4s
 	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
 	WORD $0x4ebe84a4 // add v4.4s, v5.4s, v30.4s
 	WORD $0x4e21cc03 // fmla v3.4s, v0.4s, v1.4s
-	WORD $0x3dc09181 // ldr q1, [x12, #0x240]
+	WORD $0x3dc09201 // ldr q1, [x16, #0x240]
 	WORD $0x4e3fd480 // fadd v0.4s, v4.4s, v31.4s
 	WORD $0x4e20cc23 // fmla v3.4s, v1.4s, v0.4s
-	WORD $0xbd4021c0 // ldr s0, [x14, #0x20]
+	WORD $0xbd402220 // ldr s0, [x17, #0x20]
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x2d468dc1 // ldp s1, s3, [x14, #0x34]
-	WORD $0x3dc0a180 // ldr q0, [x12, #0x280]
-	WORD $0x910401ce // add x14, x14, #0x100
+	WORD $0x2d468e21 // ldp s1, s3, [x17, #0x34]
+	WORD $0x3dc0a200 // ldr q0, [x16, #0x280]
+	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc0b180 // ldr q0, [x12, #0x2c0]
-	WORD $0x910c018c // add x12, x12, #0x300
+	WORD $0x3dc0b200 // ldr q0, [x16, #0x2c0]
+	WORD $0x910c0210 // add x16, x16, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fff788 // b.hi 0x4cd0 <k_tile_panel_16_min+0x9c8>
-	WORD $0x17fffd5d // b 0x4358 <k_tile_panel_16_min+0x50>
-	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
-	WORD $0xf9407bfd // ldr x29, [sp, #0xf0]
-	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
-	WORD $0x6d4e23e9 // ldp d9, d8, [sp, #0xe0]
-	WORD $0x6d4d2beb // ldp d11, d10, [sp, #0xd0]
-	WORD $0x6d4c33ed // ldp d13, d12, [sp, #0xc0]
-	WORD $0x6d4b3bef // ldp d15, d14, [sp, #0xb0]
-	WORD $0x910483ff // add sp, sp, #0x120
+	WORD $0x54fff788 // b.hi 0x4db4 <k_tile_panel_16_min+0x9e8>
+	WORD $0x17fffd6d // b 0x447c <k_tile_panel_16_min+0xb0>
+	WORD $0xa9564ff4 // ldp x20, x19, [sp, #0x160]
+	WORD $0xf9408bfd // ldr x29, [sp, #0x110]
+	WORD $0xa95557f6 // ldp x22, x21, [sp, #0x150]
+	WORD $0xa9545ff8 // ldp x24, x23, [sp, #0x140]
+	WORD $0xa95367fa // ldp x26, x25, [sp, #0x130]
+	WORD $0xa9526ffe // ldp x30, x27, [sp, #0x120]
+	WORD $0x6d5023e9 // ldp d9, d8, [sp, #0x100]
+	WORD $0x6d4f2beb // ldp d11, d10, [sp, #0xf0]
+	WORD $0x6d4e33ed // ldp d13, d12, [sp, #0xe0]
+	WORD $0x6d4d3bef // ldp d15, d14, [sp, #0xd0]
+	WORD $0x9105c3ff // add sp, sp, #0x170
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
+	WORD $0x00000000 // udf #0x0
 	WORD $0x03020100 // <unknown>
 	WORD $0x0c080604 // <unknown>
 	WORD $0xfdfeff00 // <unknown>

@@ -119,7 +119,7 @@ func (t *Tiler) Pack(dst, rows []byte, n, cols int) {
 
 const (
 	oneBytes    = 1 << 20 // most bytes of tiles in one call of a kernel
-	panelGroups = 32      // most blocks of 32 in a panel: it stays in the nearest cache
+	panelGroups = 24      // most blocks of 32 in a panel: two stay in the nearest cache
 	panelTokens = 516     // most tokens in one call; a multiple of what passes together
 )
 
@@ -134,13 +134,13 @@ type untileArgs struct {
 }
 
 type panelArgs struct {
-	dst, x, panel                   unsafe.Pointer
-	ldd, ldx, first, m, blocks, add int
+	dst, x, panel                          unsafe.Pointer
+	ldd, ldx, first, m, blocks, tiles, add int
 }
 
-// scratch is room for a panel, and for the columns of dst that a last tile has too many.
+// scratch is room for two panels, and for the columns of dst that a last tile has too many.
 type scratch struct {
-	panel [panelGroups * (8 + 4) * tileLine]byte
+	panel [2 * panelGroups * (8 + 4) * tileLine]byte
 	edge  [panelTokens * TileRows]float32
 }
 
@@ -200,13 +200,16 @@ func (t *Tiler) one(dst []float32, x *Activations, tiles []byte, add bool) {
 	}
 }
 
-// many takes a batch of tokens and a piece of their columns, which stay in the second-level cache. Each
-// tile's piece is laid out in the nearest one, and the batch passes by it.
+// panelLines is how many lines a panel has for a group: eight of codes, then factors and minima.
+func (t *tiled) panelLines() int { return 8 + t.halves*(1+flag(t.min)) }
+
+// many takes a batch of tokens and a piece of their columns, which stay in the second-level cache. The
+// pieces of two tiles are laid out in the nearest one, and the batch passes by them.
 func (t *Tiler) many(dst Matrix, x *Activations, tiles []byte, add bool) {
 	size := t.Bytes(x.cols)
 	buf := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(buf)
-	untile := untileArgs{panel: unsafe.Pointer(&buf.panel)}
+	var untile untileArgs
 	mul := panelArgs{panel: unsafe.Pointer(&buf.panel), ldx: x.groupLen()}
 	for i := 0; i < dst.Rows; i += mul.m {
 		// batches but the last end with a group, so that all but the first begin with one
@@ -216,11 +219,15 @@ func (t *Tiler) many(dst Matrix, x *Activations, tiles []byte, add bool) {
 			mul.x = unsafe.Pointer(&x.blocks[(x.first+i)/x.group*x.groupLen()+g*x.group])
 			mul.blocks = min(panelGroups, x.cols/actBlock-g)
 			mul.add = flag(add || g > 0)
-			for j := 0; j < dst.Cols; j += TileRows {
-				tile := tiles[j/TileRows*size:][:size]
-				untile.w, untile.blocks = at(tile[g/t.t.groups*t.t.unit:]), mul.blocks/t.t.groups
-				t.code.call(t.t.fnUntile, unsafe.Pointer(&untile))
+			for j := 0; j < dst.Cols; j += mul.tiles * TileRows {
 				n := dst.Cols - j
+				mul.tiles = min(2, max(1, n/TileRows))
+				for k := range mul.tiles {
+					tile := tiles[(j/TileRows+k)*size:][:size]
+					untile.panel = unsafe.Pointer(&buf.panel[k*mul.blocks*t.t.panelLines()*tileLine])
+					untile.w, untile.blocks = at(tile[g/t.t.groups*t.t.unit:]), mul.blocks/t.t.groups
+					t.code.call(t.t.fnUntile, unsafe.Pointer(&untile))
+				}
 				if n >= TileRows {
 					mul.dst, mul.ldd = unsafe.Pointer(&dst.Data[i*dst.Stride+j]), dst.Stride
 					t.code.call(t.t.fnPanel, unsafe.Pointer(&mul))

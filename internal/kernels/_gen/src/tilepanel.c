@@ -55,26 +55,24 @@ UNTILE(iq4_nl)
 UNTILE(iq4_xs)
 UNTILE(mxfp4)
 
-// dst[m,16] (+)= x[m,32*blocks] times the panel. Rows of dst lie ldd numbers apart. Tokens come in groups
-// of four, ldx blocks apart, in which the four blocks of the same columns are neighbours; those to
-// multiply begin with token first of the group at x.
-struct panel { float* dst; const struct act* x; const uint8_t* panel; long ldd, ldx, first, m, blocks, add; };
+// dst[m,16*tiles] (+)= x[m,32*blocks] times one panel or two, one after the other. Rows of dst lie ldd
+// numbers apart. Tokens come in groups of four, ldx blocks apart, in which the four blocks of the same
+// columns are neighbours; those to multiply begin with token first of the group at x.
+struct panel { float* dst; const struct act* x; const uint8_t* panel; long ldd, ldx, first, m, blocks, tiles, add; };
 
-// most tokens that pass together: their sums stay in registers
-#if VL == 8
-#define MOST(halves) 4
-#elif VL == 4
-#ifdef __ARM_FEATURE_DOTPROD
-#define MOST(halves) 8
-#else
-#define MOST(halves) 4
-#endif
-#else
+// MOST tokens pass together by one panel, PAIRED by two: their sums stay in registers. Two panels share
+// what is read of the tokens.
+#if VL == 16
 #define MOST(halves) ((halves) == 1 ? 12 : 8)
+#define PAIRED(halves) ((halves) == 1 ? 6 : 4)
+#elif VL == 4 && defined(__ARM_FEATURE_DOTPROD)
+#define MOST(halves) ((halves) == 1 ? 8 : 4)
+#else
+#define MOST(halves) 4
 #endif
 
 #define EACH(t) _Pragma("clang loop unroll(full)") for (int t = 0; t < m; t++)
-#define X(t) (x[(t) / 4] + (t) % 4)
+#define X(t) (x[(t) / 2] + (t) % 2)
 
 #ifdef __ARM_FEATURE_MATMUL_INT8
 // pairs adds the products of lines from..to with m tokens, two by two: one instruction multiplies eight
@@ -106,26 +104,40 @@ INLINE void pairs(vi* s, const uint8_t* w, const int m, const int from, const in
 }
 #endif
 
-// pass multiplies m tokens from token at on, which must not leave its group unless it begins it.
-INLINE void pass(const struct panel* p, const int m, const int halves, const int min, long at, int r)
+// pass multiplies m tokens from token at on, which is even unless m is 1, with n panels.
+INLINE void pass(const struct panel* p, const int m, const int n, const int halves, const int min, long at, const uint8_t* w, float* dst)
 {
-  const uint8_t* w = p->panel + r * (LINE / PARTS);
-  const struct act* x[3];
-  float* dst = p->dst + (at - p->first) * p->ldd + r * VL;
-  vf acc[12];
-  x[0] = p->x + at / 4 * p->ldx + at % 4;
-  x[1] = x[0] + p->ldx;
-  x[2] = x[1] + p->ldx;
-  EACH(t) acc[t] = p->add ? load(dst + t * p->ldd) : all(0);
-  for (long b = p->blocks; b > 0; b--, w += STRIDE(halves, min), x[0] += 4, x[1] += 4, x[2] += 4) {
-    vf term[12];
+  const long next = p->blocks * STRIDE(halves, min); // from panel to panel
+  const struct act* x[6];
+  vf acc[2][12];
+#define BOTH(i) _Pragma("clang loop unroll(full)") for (int i = 0; i < n; i++)
+  dst += (at - p->first) * p->ldd;
+#pragma clang loop unroll(full)
+  for (int t = 0; t < m; t += 2) x[t / 2] = p->x + (at + t) / 4 * p->ldx + (at + t) % 4;
+  BOTH(i) EACH(t) acc[i][t] = p->add ? load(dst + t * p->ldd + ROWS * i) : all(0);
+  for (long b = p->blocks; b > 0; b--, w += STRIDE(halves, min)) {
+    vf term[2][12];
 #pragma clang loop unroll(full)
     for (int h = 0; h < halves; h++) {
-      vi s[12];
-      EACH(t) s[t] = alli(min || !VNNI ? MAGIC : halves == 1 ? X(t)->start : X(t)->start16[h]);
-#ifdef __ARM_FEATURE_MATMUL_INT8
+      vi s[2][12];
+      if (n == 2) APART; // or both halves of the block would be summed at once
+      EACH(t) s[0][t] = s[1][t] = alli(min || !VNNI ? MAGIC : halves == 1 ? X(t)->start : X(t)->start16[h]);
+#if VL == 16
+      if (n == 2) {
+#pragma clang loop unroll(full)
+        for (int j = h * 4; j < (h + 1) * 8 / halves; j++) {
+          const vb c = line(w, j), d = line(w + next, j);
+          EACH(t) {
+            __m512i a = _mm512_set1_epi32(quads_of(X(t)->q)[j]);
+            __asm__("" : "+v"(a)); // read once for both
+            s[0][t] = (vi)_mm512_dpbusd_epi32((__m512i)s[0][t], (__m512i)c, a);
+            s[1][t] = (vi)_mm512_dpbusd_epi32((__m512i)s[1][t], (__m512i)d, a);
+          }
+        }
+      } else
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
       if (m % 2 == 0) {
-        pairs(s, w, m, h * 4, (h + 1) * 8 / halves, x);
+        pairs(s[0], w, m, h * 4, (h + 1) * 8 / halves, x);
       } else
 #endif
 #pragma clang loop unroll(full)
@@ -135,33 +147,56 @@ INLINE void pass(const struct panel* p, const int m, const int halves, const int
 #pragma clang loop unroll(full)
         for (int j = 0; j < 4; j++) {
           const vb c = line(w, i + j);
-          EACH(t) s[t] = min || VNNI ? dp(s[t], c, q[t], j) : dps(s[t], c, q[t], j);
+          EACH(t) s[0][t] = min || VNNI ? dp(s[0][t], c, q[t], j) : dps(s[0][t], c, q[t], j);
         }
       }
-      const vf f = (vf)line(w, 8 + h);
-      EACH(t) term[t] = h == 0 ? first_term(s[t], f) : next_term(s[t], f, term[t]);
+      BOTH(i) {
+        const vf f = (vf)line(w + i * next, 8 + h);
+        EACH(t) term[i][t] = h == 0 ? first_term(s[i][t], f) : next_term(s[i][t], f, term[i][t]);
+      }
     }
-    EACH(t) acc[t] = fma(term[t], all(X(t)->d), acc[t]);
+    EACH(t) BOTH(i) acc[i][t] = fma(term[i][t], all(X(t)->d), acc[i][t]);
 #pragma clang loop unroll(full)
-    for (int h = 0; h < halves * min; h++) {
-      const vf f = (vf)line(w, 8 + halves + h);
-      EACH(t) acc[t] = fma(f, all(halves == 1 ? X(t)->sum : X(t)->sum16[h]), acc[t]);
-    }
+    for (int h = 0; h < halves * min; h++)
+      BOTH(i) {
+        const vf f = (vf)line(w + i * next, 8 + halves + h);
+        EACH(t) acc[i][t] = fma(f, all(halves == 1 ? X(t)->sum : X(t)->sum16[h]), acc[i][t]);
+      }
+#pragma clang loop unroll(full)
+    for (int t = 0; t < m; t += 2) x[t / 2] += 4;
   }
-  EACH(t) store(dst + t * p->ldd, acc[t]);
+  BOTH(i) EACH(t) store(dst + t * p->ldd + ROWS * i, acc[i][t]);
 }
+
+#if VL == 16
+#define PASS_PAIRED(halves, min) \
+  if (p->tiles == 2) { \
+    if (t % 2 && t < end) { pass(p, 1, 2, halves, min, t, p->panel, p->dst); t++; } \
+    for (; t + PAIRED(halves) <= end; t += PAIRED(halves)) pass(p, PAIRED(halves), 2, halves, min, t, p->panel, p->dst); \
+  }
+#else
+#define PASS_PAIRED(halves, min)
+#endif
 
 #define PANEL(name, halves, min) \
 KERNEL(name, panel) \
 { \
   const long end = p->first + p->m; \
-  for (int r = 0; r < PARTS; r++) { \
-    long t = p->first; \
-    for (; t % 4 && t < end; t++) pass(p, 1, halves, min, t, r); \
-    for (; t + MOST(halves) <= end; t += MOST(halves)) pass(p, MOST(halves), halves, min, t, r); \
-    if (MOST(halves) > 4) for (; t + 4 <= end; t += 4) pass(p, 4, halves, min, t, r); \
-    for (; t + 2 <= end; t += 2) pass(p, 2, halves, min, t, r); \
-    if (t < end) pass(p, 1, halves, min, t, r); \
+  long begin = p->first; \
+  { \
+    long t = begin; \
+    PASS_PAIRED(halves, min) \
+    begin = t; \
+  } \
+  for (long i = 0; i < p->tiles * PARTS; i++) { \
+    const uint8_t* w = p->panel + i / PARTS * p->blocks * STRIDE(halves, min) + i % PARTS * (LINE / PARTS); \
+    float* dst = p->dst + i * VL; \
+    long t = begin; \
+    if (t % 2 && t < end) { pass(p, 1, 1, halves, min, t, w, dst); t++; } \
+    for (; t + MOST(halves) <= end; t += MOST(halves)) pass(p, MOST(halves), 1, halves, min, t, w, dst); \
+    if (MOST(halves) > 4) for (; t + 4 <= end; t += 4) pass(p, 4, 1, halves, min, t, w, dst); \
+    for (; t + 2 <= end; t += 2) pass(p, 2, 1, halves, min, t, w, dst); \
+    if (t < end) pass(p, 1, 1, halves, min, t, w, dst); \
   } \
 }
 PANEL(tile_panel, 1, 0)
