@@ -12,6 +12,9 @@
 // _gen); they use fused multiply-add and wider sums, so they agree with Portable within rounding,
 // except for decoding, which is bit-identical at every level.
 //
+// Products of int8 activations with weights in tiles (Tiler) go further: integer sums are exact and the
+// float steps have one form and order, so that they too are bit-identical at every level.
+//
 // At any one level a result depends on its inputs alone: never on how the work was cut into tiles,
 // calls or threads. The build tag noasm leaves only Portable.
 //
