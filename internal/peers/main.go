@@ -51,6 +51,13 @@ type bench struct {
 }
 
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == measureVerb {
+		if err := measure(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	b := &bench{started: time.Now()}
 	var only, doc string
 	flag.StringVar(&b.cache, "cache", ".cache/peers", "`FOLDER` for peers, models and figures")

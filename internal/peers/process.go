@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pare-dev/pare/internal/peers/synth"
@@ -30,14 +34,42 @@ func (b *bench) pareQuantize(source, path, typ string) *exec.Cmd {
 
 // timed runs a process from start to exit and gives its seconds and its peak memory in bytes, 0 where the
 // system does not tell.
+//
+// The process is started by a small one in between (see measure): the system counts to a process what
+// the one that started it had in memory, and this one has had whole models.
 func timed(cmd *exec.Cmd) (seconds, peak float64, err error) {
-	start := time.Now()
-	err = spoken(cmd)
-	seconds = time.Since(start).Seconds()
-	if err == nil {
-		peak = peakOf(cmd.ProcessState)
+	self, err := os.Executable()
+	if err != nil {
+		return 0, 0, err
 	}
-	return seconds, peak, err
+	var told bytes.Buffer
+	cmd.Args = append([]string{self, measureVerb, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path, cmd.Stdout = self, &told
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // which it passes on
+	if err := spoken(cmd); err != nil {
+		return 0, 0, err
+	}
+	if _, err := fmt.Sscan(told.String(), &seconds, &peak); err != nil {
+		return 0, 0, fmt.Errorf("%s: %w: %q", filepath.Base(self), err, told.String())
+	}
+	return seconds, peak, nil
+}
+
+// measureVerb is the argument that makes this program the one in between.
+const measureVerb = "measure"
+
+// measure runs a command, whose output goes to standard error, and prints its seconds and its peak memory.
+func measure(args []string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // what the other end of timed was given
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	start := time.Now()
+	if err := cmd.Run(); err != nil {
+		return err
+	}
+	_, err := fmt.Println(time.Since(start).Seconds(), peakOf(cmd.ProcessState))
+	return err
 }
 
 // warm reads files, so that the page cache holds them for both sides.
