@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pare-dev/pare/formats"
+	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
 )
@@ -32,6 +33,12 @@ func token(vocab, i int) int32 {
 	return int32(i % vocab)
 }
 
+// cacheType is that of cached keys and values: what pare run and pare bench take, and llama.cpp as well.
+const (
+	cacheType  = storage.F16
+	cacheBytes = 2 // of one number
+)
+
 // ours is pare's runner as its users get it.
 type ours struct {
 	ctx     context.Context
@@ -43,7 +50,7 @@ type ours struct {
 
 func (e *ours) load(path string, context int) (err error) {
 	e.close()
-	e.model, e.r, err = openRunner(e.ctx, path, runner.Options{Threads: e.threads, Context: context})
+	e.model, e.r, err = openRunner(e.ctx, path, runner.Options{Threads: e.threads, Context: context, KV: cacheType})
 	if err == nil {
 		e.s = e.r.NewSession()
 	}

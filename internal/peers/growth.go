@@ -34,11 +34,7 @@ func (b *bench) growthOfContext() ([]Row, error) {
 		return nil, err
 	}
 	defer release()
-	const shortest, longest, step, tokens = 512, 2000, 250, 24
-	if _, err := mine.prefill(shortest); err != nil {
-		return nil, err
-	}
-	short := mine.r.MemoryBytes() // with the buffers of a batch, so that from here on only the cache grows
+	const longest, step, tokens = 2000, 250, 24
 	if _, err := mine.prefill(longest); err != nil {
 		return nil, err
 	}
@@ -61,7 +57,7 @@ func (b *bench) growthOfContext() ([]Row, error) {
 	}
 	d := mine.r.Decoder()
 	numbers := 2 * d.Layers * d.KVHeads * d.HeadDim
-	bytes := float64(cacheWidth(mine.r.MemoryBytes()-short, longest-shortest, numbers) * numbers)
+	bytes := float64(cacheBytes * numbers)
 	floor := bytes / quantile(b.reads, .5)
 	each := slope(contexts, seconds)
 	return []Row{
@@ -72,14 +68,6 @@ func (b *bench) growthOfContext() ([]Row, error) {
 			Note: fmt.Sprintf("%.0f ns a token of context, whose %.0f kB memory gives in %.0f ns", each*1e9, bytes*1e-3, floor*1e9),
 		}.below(1.3, 1.1),
 	}, nil
-}
-
-// cacheWidth is the bytes of one number in the cache, 4 or 2: the growth of memory leaves no doubt which.
-func cacheWidth(grew int64, tokens, numbers int) int {
-	if grew > int64(tokens)*int64(numbers)*3 {
-		return 4
-	}
-	return 2
 }
 
 // near picks the values whose key lies within a distance.

@@ -259,6 +259,35 @@ func TestOurs(t *testing.T) {
 	}
 }
 
+// The cache takes two bytes a number, as it does for users and in the peer: the growth of memory over six
+// equal batches, in which only the cache grows, leaves no doubt.
+func TestOursCache(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "m.gguf")
+	s := synth.Shape{Embed: 256, Layers: 4, FF: 64, Heads: 4, KVHeads: 4, Vocab: 400, Context: 1024}
+	if err := synth.Write(context.Background(), path, s, storage.F16, 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	e := &ours{ctx: context.Background(), threads: 1}
+	defer e.close()
+	if err := e.load(path, s.Context); err != nil {
+		t.Fatal(err)
+	}
+	const batch, from, to = 128, 256, 1024
+	var before int64
+	for n := batch; n <= to; n += batch {
+		if err := e.at(n); err != nil {
+			t.Fatal(err)
+		}
+		if n == from {
+			before = e.r.MemoryBytes()
+		}
+	}
+	numbers := float64((to - from) * 2 * s.Layers * s.Embed)
+	if each := float64(e.r.MemoryBytes()-before) / numbers; each < .95*cacheBytes || each > 1.2*cacheBytes {
+		t.Errorf("a cached number takes %.2f bytes", each)
+	}
+}
+
 func TestToken(t *testing.T) {
 	for _, vocab := range []int{5, 4096, 32000} {
 		for i := range 3000 {
