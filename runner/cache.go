@@ -111,9 +111,10 @@ func (c *cache) held() (n int) {
 	return n
 }
 
-// remembers reports whether a token at pos would find all that it sees.
+// remembers reports whether a token at pos would find all that it sees, and a page to go to: at the
+// beginning of a page, or of the text, that one may be given up although nobody reads it.
 func (c *cache) remembers(pos int) bool {
-	for i := c.first(pos) / pageLen; i*pageLen < pos && i < len(c.pages); i++ {
+	for i := c.first(pos) / pageLen; i*pageLen <= pos && i < len(c.pages); i++ {
 		if c.pages[i].empty() {
 			return false
 		}

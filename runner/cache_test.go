@@ -24,10 +24,10 @@ func long(t testing.TB, name string, n int) []int32 {
 }
 
 // windowed is a model whose layers see few positions: many pages are left behind.
-func windowed(t testing.TB) *ir.Model {
+func windowed(t testing.TB, window int) *ir.Model {
 	m := open(t, filepath.Join(architectures, "llama")).Clone()
 	d := *m.Decoder
-	d.Context, d.Window = 2000, 40
+	d.Context, d.Window = 2000, window
 	m.Decoder = &d
 	return quantized(t, m, storage.Q8_0)
 }
@@ -53,38 +53,42 @@ func rowAfter(t testing.TB, s *runner.Session, tokens []int32) (row []float32) {
 }
 
 // A window gives pages back: what is held stops growing, and the logits are those of a text that came
-// in one batch, where no page is given back. A text that is cut back behind its windows goes on as if
-// nothing had been forgotten.
+// in one batch, where no page is given back. A text that is cut back behind its windows, to the middle
+// of a page, to its beginning or to nothing, goes on as if nothing had been forgotten.
 func TestWindowPages(t *testing.T) {
-	m := windowed(t)
-	if !m.Decoder.Windowed(0) {
-		t.Fatal("no layer has a window")
-	}
-	text := long(t, "llama", 1000)
-	whole := load(t, m, runner.Options{Batch: 1024}).NewSession()
-	want := rowAfter(t, whole, text)
-	r := load(t, m, runner.Options{Batch: 64, Threads: 1})
-	s := r.NewSession()
-	if got := rowAfter(t, s, text[:500]); len(got) == 0 {
-		t.Fatal("no logits")
-	}
-	held := r.MemoryBytes()
-	if got := rowAfter(t, s, text[500:]); !slices.Equal(got, want) {
-		t.Errorf("small batches differ from a large one by %g of the spread", worst(got, want))
-	}
-	if now := r.MemoryBytes(); now != held {
-		t.Errorf("%d bytes at 500 tokens, %d at 1000", held, now)
-	}
-	seen := 0
-	s.OnBlock = func(_ int, _ []float32, rows, _ int) { seen += rows }
-	for _, n := range []int{936, 300, 40, 0} {
-		s.Truncate(n)
-		seen = 0
-		if got, want := rowAfter(t, s, text[n:n+64]), rowAfter(t, load(t, m, runner.Options{}).NewSession(), text[:n+64]); !slices.Equal(got, want) {
-			t.Errorf("after Truncate(%d): %g of the spread from a fresh text", n, worst(got, want))
+	for _, window := range []int{40, 1} {
+		m := windowed(t, window)
+		if !m.Decoder.Windowed(0) {
+			t.Fatal("no layer has a window")
 		}
-		if s.Pos() != n+64 || seen != 64*m.Decoder.Layers {
-			t.Errorf("after Truncate(%d) and 64 tokens the session is at %d, and %d rows were seen", n, s.Pos(), seen)
+		text := long(t, "llama", 1000)
+		whole := load(t, m, runner.Options{Batch: 1024}).NewSession()
+		want := rowAfter(t, whole, text)
+		r := load(t, m, runner.Options{Batch: 64, Threads: 1})
+		s := r.NewSession()
+		rowAfter(t, s, text[:500])
+		rowAfter(t, s, text[500:700]) // in batches that begin in one page and end in the next
+		held := r.MemoryBytes()
+		if got := rowAfter(t, s, text[700:]); !slices.Equal(got, want) {
+			t.Errorf("small batches differ from a large one by %g of the spread", worst(got, want))
+		}
+		if now := r.MemoryBytes(); now != held {
+			t.Errorf("%d bytes at 700 tokens, %d at 1000", held, now)
+		}
+		seen := 0
+		s.OnBlock = func(_ int, _ []float32, rows, _ int) { seen += rows }
+		for _, n := range []int{0, 936, 640, 300, 128, 40, 0} {
+			if s.Pos() < n+64 {
+				rowAfter(t, s, text[s.Pos():])
+			}
+			s.Truncate(n)
+			seen = 0
+			if got, want := rowAfter(t, s, text[n:n+64]), rowAfter(t, load(t, m, runner.Options{}).NewSession(), text[:n+64]); !slices.Equal(got, want) {
+				t.Errorf("window %d, after Truncate(%d): %g of the spread from a fresh text", window, n, worst(got, want))
+			}
+			if s.Pos() != n+64 || seen != 64*m.Decoder.Layers {
+				t.Errorf("window %d, after Truncate(%d) and 64 tokens the session is at %d, and %d rows were seen", window, n, s.Pos(), seen)
+			}
 		}
 	}
 }
