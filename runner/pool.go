@@ -2,11 +2,13 @@ package runner
 
 import (
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/pare-dev/pare/internal/cpu"
+	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/par"
 )
 
@@ -19,6 +21,9 @@ import (
 // the system has taken a core away, its items are done by somebody else. Which worker takes which
 // item never shows in a result. The caller is worker 0. Runs of one pool follow one another, never
 // overlap, and allocate nothing.
+//
+// What panics in an item, whichever worker has it, panics in the caller when all items are done: nobody
+// then uses what the caller is about to give back.
 type pool struct {
 	threads  int
 	n        int                    // of the run under way, as fn: read by those who hold one of its items
@@ -27,6 +32,7 @@ type pool struct {
 	shares   []share
 	finished atomic.Int64
 	sleepers atomic.Int32
+	failed   atomic.Pointer[fault.Panic] // the first of the run under way
 	closed   atomic.Bool
 	mu       sync.Mutex
 	wake     *sync.Cond
@@ -115,6 +121,9 @@ func (p *pool) run(n int, fn func(worker, item int)) {
 		}
 	}
 	p.fn = nil
+	if failed := p.failed.Swap(nil); failed != nil {
+		panic(failed)
+	}
 }
 
 // bound is the first of n items in the share of worker w.
@@ -145,13 +154,23 @@ func (p *pool) work(worker int, epoch uint32) {
 				break
 			}
 			// who holds an item keeps the run from ending: n and fn stay
-			p.fn(worker, p.bound(p.n, owner)+item)
+			p.do(worker, p.bound(p.n, owner)+item)
 			taken++
 		}
 	}
 	if taken > 0 {
 		p.finished.Add(taken)
 	}
+}
+
+// do does one item, and keeps the first panic for the caller.
+func (p *pool) do(worker, item int) {
+	defer func() {
+		if v := recover(); v != nil {
+			p.failed.CompareAndSwap(nil, &fault.Panic{Value: v, Stack: debug.Stack()})
+		}
+	}()
+	p.fn(worker, item)
 }
 
 // serve is the life of a worker.

@@ -2,9 +2,12 @@ package runner
 
 import (
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/pare-dev/pare/internal/fault"
 )
 
 // Every item of every run is done exactly once and before run returns, with workers that spin, that
@@ -60,6 +63,47 @@ func TestPoolIsParallel(t *testing.T) {
 		})
 	}
 }
+
+// A panic in an item, on the caller or on a worker, reaches the caller when all other items are done, with
+// the place it came from; the pool goes on working.
+func TestPoolPanics(t *testing.T) {
+	old := runtime.GOMAXPROCS(2)
+	defer runtime.GOMAXPROCS(old)
+	p := newPool(2)
+	defer p.close()
+	for bad := range 2 { // worker 0 is the caller
+		var met, done atomic.Int32
+		caught := func() (v any) {
+			defer func() { v = recover() }()
+			p.run(2, func(worker, _ int) {
+				met.Add(1)
+				for met.Load() < 2 { // both workers have an item
+					runtime.Gosched()
+				}
+				if worker == bad {
+					brokenItem()
+				}
+				time.Sleep(5 * time.Millisecond)
+				done.Add(1)
+			})
+			return nil
+		}()
+		f, ok := caught.(*fault.Panic)
+		if !ok || f.Value != "broken item" || !strings.Contains(string(f.Stack), "brokenItem") {
+			t.Errorf("worker %d: the caller got %v", bad, caught)
+		}
+		if done.Load() != 1 {
+			t.Errorf("worker %d: the caller went on before the other item was done", bad)
+		}
+		var sum atomic.Int32
+		p.run(8, func(_, item int) { sum.Add(int32(item)) })
+		if sum.Load() != 28 {
+			t.Errorf("after a panic the items add up to %d", sum.Load())
+		}
+	}
+}
+
+func brokenItem() { panic("broken item") }
 
 func BenchmarkPoolEmpty(b *testing.B) {
 	p := newPool(0)

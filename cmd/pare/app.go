@@ -81,9 +81,13 @@ func (a *app) run(ctx context.Context, args []string) (code int) {
 	a.out = out
 	defer func() {
 		if bug := recover(); bug != nil {
+			stack := debug.Stack()
+			if p, ok := bug.(*fault.Panic); ok {
+				bug, stack = p.Value, p.Stack
+			}
 			fmt.Fprintf(a.err, "pare: this is a bug in pare: %v\n  Please report it with the line that was typed: pare %s\n", bug, shellLine(args))
 			if a.verbose {
-				fmt.Fprintf(a.err, "%s", debug.Stack())
+				fmt.Fprintf(a.err, "%s", stack)
 			}
 			code = exitFailed
 		}
