@@ -26,15 +26,15 @@ func partNumbers(d *ir.Decoder, context, threads int) int {
 	return (context + pageLen - 1) / pageLen * d.Heads * (d.HeadDim + 2)
 }
 
-// tile is the scratch of one worker, cut up.
-type tile struct {
+// attendScratch is the scratch of one worker, cut up.
+type attendScratch struct {
 	page   []float32 // decoded keys and values
 	scores []float32
 	sums   []float32 // [group*tokens] rows
 	part   []float32 // sums of one page
 }
 
-func (e *engine) tileOf(worker, t int) tile {
+func (e *engine) attendScratch(worker, t int) attendScratch {
 	d := e.d
 	all := need(&e.work[worker].attend, attendNumbers(d.Heads, d.KVHeads, d.HeadDim, t))
 	group, n := d.Heads/d.KVHeads, min(t, queryTile)
@@ -43,7 +43,7 @@ func (e *engine) tileOf(worker, t int) tile {
 		all = all[n:]
 		return part
 	}
-	return tile{cut(2 * pageLen * d.HeadDim), cut(max(n, group) * pageLen), cut(group * n * (d.HeadDim + 2)), all}
+	return attendScratch{cut(2 * pageLen * d.HeadDim), cut(max(n, group) * pageLen), cut(group * n * (d.HeadDim + 2)), all}
 }
 
 // sumsIn makes sums of rows in scratch.
@@ -62,7 +62,8 @@ type attention struct {
 	dst, q kernels.Matrix // [tokens, Heads*HeadDim]
 	pos    int            // of the first token
 	tiles  int
-	first  int // page that the sums in parts begin with
+	first  int // page that the sums in parts begin with,
+	pages  int // and how many there are
 	parts  []float32
 }
 
@@ -78,10 +79,11 @@ func (e *engine) attend(c *cache, dst, q kernels.Matrix, pos int) {
 		return
 	}
 	// The key heads of a single token do not divide evenly among the workers: every page of every key
-	// head is an item of its own, and the pages are joined afterwards.
-	pages := last - first + 1
-	e.at.parts = need(&e.parts, pages*e.d.Heads*(e.d.HeadDim+2))
-	e.pool.run(pages*e.d.KVHeads, e.steps.attendPart)
+	// head is an item of its own, head by head as they are fetched ahead, and the pages are joined
+	// afterwards.
+	e.at.pages = last - first + 1
+	e.at.parts = need(&e.parts, e.at.pages*e.d.Heads*(e.d.HeadDim+2))
+	e.pool.run(e.at.pages*e.d.KVHeads, e.steps.attendPart)
 	e.pool.run(e.d.KVHeads, e.steps.attendJoin)
 }
 
@@ -98,7 +100,7 @@ func (e *engine) attendTile(worker, item int) {
 	lo := t * queryTile
 	hi := min(a.q.Rows, lo+queryTile)
 	n, dim, group := hi-lo, d.HeadDim, d.Heads/d.KVHeads
-	ws := e.tileOf(worker, a.q.Rows)
+	ws := e.attendScratch(worker, a.q.Rows)
 	sums := sumsIn(ws.sums, group*n, dim)
 	sums.Empty()
 	for p := a.c.first(a.pos+lo) / pageLen; p*pageLen < a.pos+hi; p++ {
@@ -161,8 +163,8 @@ func (e *engine) partOf(page, head int) kernels.Sums {
 // attendPart does one page of one key head for a single token.
 func (e *engine) attendPart(worker, item int) {
 	a := &e.at
-	page, head := a.first+item/e.d.KVHeads, item%e.d.KVHeads
-	ws := e.tileOf(worker, 1)
+	head, page := item/a.pages, a.first+item%a.pages
+	ws := e.attendScratch(worker, 1)
 	keys, values := a.c.read(e.k, ws.page, page, head, min(pageLen, a.pos+1-page*pageLen))
 	e.attendPage(ws.scores, e.partOf(page, head), e.group(head), keys, values, page, a.pos, 0, a.c.ahead(page+1, head))
 }
@@ -170,7 +172,7 @@ func (e *engine) attendPart(worker, item int) {
 // attendJoin joins the pages of one key head.
 func (e *engine) attendJoin(worker, head int) {
 	group := e.d.Heads / e.d.KVHeads
-	sums := sumsIn(e.tileOf(worker, 1).sums, group, e.d.HeadDim)
+	sums := sumsIn(e.attendScratch(worker, 1).sums, group, e.d.HeadDim)
 	sums.Empty()
 	for p := e.at.first; p <= e.at.pos/pageLen; p++ {
 		e.k.AttendMerge(sums, e.partOf(p, head))

@@ -29,8 +29,10 @@ const (
 	// fewest rows: all tokens pass by every band, from a cache that is farther away.
 	bandNumbers = 1 << 18
 	bandLeast   = 64
-	// bandTokens bounds the activations, in bytes, that pass by some tiles before the next ones do.
+	// bandTokens bounds the activations, in bytes, that pass by some tiles before the next ones do, and
+	// tileCols is about how many columns of them pass at a time, wherever a row is longer.
 	bandTokens = 1 << 20
+	tileCols   = 1 << 10
 	// A single token's items are about shareBytes of weights, 10 µs, or leastBytes where a weight is small.
 	shareBytes = 64 << 10
 	leastBytes = 8 << 10
@@ -183,7 +185,7 @@ func (e *engine) multiplyRows(worker, i, lo, hi int) {
 func (e *engine) tiled(ws *workspace, dst kernels.Matrix, w *linear, lo, hi int, add bool) {
 	tiles := w.tilesOf(ws, lo, hi)
 	// some tokens stay in the second-level cache while all these tiles pass by
-	step := max(64, bandTokens/(2*w.cols)&^15)
+	step := max(64, bandTokens/(2*min(w.cols, tileCols))&^15)
 	for t := 0; t < dst.Rows; t += step {
 		end := min(dst.Rows, t+step)
 		x := e.mul.acts.Slice(t, end)
