@@ -23,9 +23,29 @@ type engine struct {
 	mul   multiplication      // under way
 	at    attention           // under way
 	parts []float32           // sums of pages of a single token
+	row   rowStep             // under way
 	steps struct {            // methods as values, made once: a run allocates nothing
 		multiply, quantize, attend, attendPart, attendJoin func(worker, item int)
+		lookup, norm, place, heads, store                        func(worker, item int)
 	}
+}
+
+// rowStep is what the workers need to know of the row-wise step under way; each uses some of it.
+type rowStep struct {
+	tokens int
+	pos    int // of the first token
+	dst, x kernels.Matrix
+	k, v   kernels.Matrix
+	gain   []float32
+	b      *block
+	c      *cache
+	table  *linear
+	ids    []int32
+}
+
+// span is the tokens of an item.
+func (r *rowStep) span(item int) (lo, hi int) {
+	return item * rowGrain, min(r.tokens, (item+1)*rowGrain)
 }
 
 // workspace is the scratch of one worker.
@@ -43,6 +63,8 @@ func newEngine(k *kernels.Set, threads int, d *ir.Decoder) *engine {
 	p := newPool(threads)
 	e := &engine{k: k, pool: p, d: d, freqs: d.RopeSpeeds(), work: make([]workspace, p.threads)}
 	e.steps.multiply, e.steps.quantize = e.multiplyItem, e.quantizeRows
+	e.steps.lookup, e.steps.norm, e.steps.place = e.lookupRows, e.normRows, e.placeRows
+	e.steps.heads, e.steps.store = e.headRows, e.storeRows
 	e.steps.attend, e.steps.attendPart, e.steps.attendJoin = e.attendTile, e.attendPart, e.attendJoin
 	return e
 }
@@ -70,52 +92,83 @@ func (e *engine) bytes() int64 {
 // rowGrain is how many tokens make one item of the row-wise steps.
 const rowGrain = 8
 
-// rows calls fn for ranges of tokens on the workers; a single token stays on the caller.
-func (e *engine) rows(tokens int, fn func(lo, hi int)) {
-	e.pool.run((tokens+rowGrain-1)/rowGrain, func(_, i int) {
-		fn(i*rowGrain, min(tokens, (i+1)*rowGrain))
-	})
+// rows does a step for all its tokens on the workers; a few stay on the caller.
+func (e *engine) rows(r rowStep, step func(worker, item int)) {
+	e.row = r
+	e.pool.run((r.tokens+rowGrain-1)/rowGrain, step)
+}
+
+// lookup makes dst the rows of a table for some tokens.
+func (e *engine) lookup(dst kernels.Matrix, table *linear, ids []int32) {
+	e.rows(rowStep{tokens: len(ids), dst: dst, table: table, ids: ids}, e.steps.lookup)
+}
+
+func (e *engine) lookupRows(_, item int) {
+	r := &e.row
+	for t, hi := r.span(item); t < hi; t++ {
+		r.table.lookup(r.dst.Row(t), int(r.ids[t]))
+	}
 }
 
 // norm is the RMS norm of every row of x.
 func (e *engine) norm(dst, x kernels.Matrix, gain []float32) {
-	e.rows(x.Rows, func(lo, hi int) {
-		for t := lo; t < hi; t++ {
-			e.k.RMSNorm(dst.Row(t), x.Row(t), gain, e.d.NormEps)
-		}
-	})
+	e.rows(rowStep{tokens: x.Rows, dst: dst, x: x, gain: gain}, e.steps.norm)
+}
+
+func (e *engine) normRows(_, item int) {
+	r := &e.row
+	for t, hi := r.span(item); t < hi; t++ {
+		e.k.RMSNorm(r.dst.Row(t), r.x.Row(t), r.gain, e.d.NormEps)
+	}
 }
 
 // place computes the rotation angles of positions [pos,pos+tokens).
 func (e *engine) place(pos, tokens int) {
+	n := tokens * len(e.freqs)
+	e.cos, e.sin = need(&e.cos, n), need(&e.sin, n)
+	e.rows(rowStep{tokens: tokens, pos: pos}, e.steps.place)
+}
+
+func (e *engine) placeRows(_, item int) {
 	half := len(e.freqs)
-	cos, sin := need(&e.cos, tokens*half), need(&e.sin, tokens*half)
-	e.rows(tokens, func(lo, hi int) {
-		for t := lo; t < hi; t++ {
-			angles(cos[t*half:][:half], sin[t*half:][:half], e.freqs, pos+t)
-		}
-	})
+	for t, hi := e.row.span(item); t < hi; t++ {
+		angles(e.cos[t*half:][:half], e.sin[t*half:][:half], e.freqs, e.row.pos+t)
+	}
 }
 
 // heads normalises (where the model does so) and rotates the query and key heads of every token, of
 // which either may be none; place has been called for these tokens.
 func (e *engine) heads(b *block, q, k kernels.Matrix) {
+	e.rows(rowStep{tokens: q.Rows, x: q, k: k, b: b}, e.steps.heads)
+}
+
+func (e *engine) headRows(_, item int) {
+	r := &e.row
+	for t, hi := r.span(item); t < hi; t++ {
+		e.rotate(r.x.Row(t), r.b.qNorm, t)
+		e.rotate(r.k.Row(t), r.b.kNorm, t)
+	}
+}
+
+// rotate is heads for the heads of one token.
+func (e *engine) rotate(row, gain []float32, t int) {
 	half, dim := len(e.freqs), e.d.HeadDim
-	e.rows(q.Rows, func(lo, hi int) {
-		for t := lo; t < hi; t++ {
-			cos, sin := e.cos[t*half:][:half], e.sin[t*half:][:half]
-			for _, v := range []struct {
-				row  []float32
-				gain []float32
-			}{{q.Row(t), b.qNorm}, {k.Row(t), b.kNorm}} {
-				for at := 0; at < len(v.row); at += dim {
-					head := v.row[at : at+dim : at+dim]
-					if v.gain != nil {
-						e.k.RMSNorm(head, head, v.gain, e.d.NormEps)
-					}
-					e.k.RoPE(head, cos, sin)
-				}
-			}
+	for at := 0; at < len(row); at += dim {
+		head := row[at : at+dim : at+dim]
+		if gain != nil {
+			e.k.RMSNorm(head, head, gain, e.d.NormEps)
 		}
-	})
+		e.k.RoPE(head, e.cos[t*half:][:half], e.sin[t*half:][:half])
+	}
+}
+
+// store puts rows of keys and values in the cache, from position pos on, for which there is room.
+func (e *engine) store(c *cache, k, v kernels.Matrix, pos int) {
+	e.rows(rowStep{tokens: k.Rows, pos: pos, k: k, v: v, c: c}, e.steps.store)
+}
+
+func (e *engine) storeRows(_, item int) {
+	r := &e.row
+	lo, hi := r.span(item)
+	r.c.put(e.k, r.pos+lo, r.k.Slice(lo, hi, 0, r.k.Cols), r.v.Slice(lo, hi, 0, r.v.Cols))
 }

@@ -56,13 +56,6 @@ func (e *engine) remember(b *block, c *cache, s *buffers, x kernels.Matrix, pos 
 	e.store(c, k, v, pos)
 }
 
-// store puts rows of keys and values in the cache, from position pos on, for which there is room.
-func (e *engine) store(c *cache, k, v kernels.Matrix, pos int) {
-	e.rows(k.Rows, func(lo, hi int) {
-		c.put(e.k, pos+lo, k.Slice(lo, hi, 0, k.Cols), v.Slice(lo, hi, 0, v.Cols))
-	})
-}
-
 // expand computes the input of the down projection, dst [tokens, FFN], from hidden states x:
 // silu(gate) * up of the normalised x.
 func (e *engine) expand(b *block, s *buffers, dst, x kernels.Matrix) {

@@ -280,6 +280,8 @@ func (r *Runner) pages() int64 {
 // Spare is what the runner leaves of Options.Memory when its sessions hold Options.Tokens; without a
 // limit it is as large as a number can be.
 func (r *Runner) Spare() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.opt.Memory <= 0 {
 		return math.MaxInt64
 	}

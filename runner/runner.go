@@ -272,7 +272,11 @@ func (r *Runner) Activations() Activations { return r.opt.Activations }
 func (r *Runner) KV() storage.Type { return r.opt.KV }
 
 // MappedBytes is the size of the weights that are used where they lie in mapped files.
-func (r *Runner) MappedBytes() int64 { return r.weights.mapped }
+func (r *Runner) MappedBytes() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.weights.mapped
+}
 
 // Tokenizer is the model's tokenizer, made at the first call.
 func (r *Runner) Tokenizer() (*tokenizer.Tokenizer, error) {

@@ -415,3 +415,50 @@ func TestLeastMemory(t *testing.T) {
 		}
 	}
 }
+
+// A token costs nearly no allocations, however many blocks there are: what is left belongs to the call.
+func TestTokenAllocations(t *testing.T) {
+	m := open(t, filepath.Join(architectures, "llama"))
+	for _, m := range []*ir.Model{m, quantized(t, m, storage.Q8_0)} {
+		r := load(t, m, runner.Options{Threads: 1})
+		s := r.NewSession()
+		ctx := context.Background()
+		token := []int32{1}
+		got := testing.AllocsPerRun(60, func() { // pages of the cache, and room for the text, come seldom
+			if err := s.Append(ctx, token, runner.WantLast, nil); err != nil {
+				t.Error(err)
+			}
+		})
+		if got > 3 {
+			t.Errorf("%g allocations a token", got)
+		}
+	}
+}
+
+// What a runner holds may be asked while it computes (the race detector sees to it).
+func TestAskedMeanwhile(t *testing.T) {
+	m := open(t, filepath.Join(architectures, "llama"))
+	opt := runner.Options{Threads: 1, Context: 512, Tokens: 1}
+	least, err := runner.Demand(m, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opt.Memory = least + 512<<10
+	r := load(t, m, opt)
+	done := make(chan error)
+	go func() { done <- r.NewSession().Append(context.Background(), make([]int32, 300), runner.WantNone, nil) }()
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		default:
+			if r.Spare() > opt.Memory || r.MappedBytes() < 0 || r.MemoryBytes() > opt.Memory {
+				t.Error("more than the budget")
+			}
+			runtime.Gosched()
+		}
+	}
+}

@@ -204,11 +204,7 @@ func (s *Session) forward(ctx context.Context, tokens []int32, from int) error {
 	x := kernels.View(need(&r.hidden, t*d.Hidden), t, d.Hidden)
 	attn := kernels.View(need(&r.attn, t*d.QDim()), t, d.QDim())
 	ffn := kernels.View(need(&r.ffn, t*d.FFN), t, d.FFN)
-	r.e.rows(t, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			r.embed.lookup(x.Row(i), int(tokens[i]))
-		}
-	})
+	r.e.lookup(x, r.embed, tokens)
 	if r.tight {
 		r.embed.drop()
 	}

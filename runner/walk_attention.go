@@ -52,11 +52,7 @@ func (c *rowCache) rows(part, head, lo, hi int) kernels.Matrix {
 func (w *walk) attend(b *block, dst, x kernels.Matrix, pos int) {
 	q, k, v := w.e.project(b, &w.buf, x)
 	w.cache.grow(pos + x.Rows)
-	w.e.rows(x.Rows, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			w.cache.put(pos+i, k.Row(i), v.Row(i))
-		}
-	})
+	w.e.pool.run(x.Rows, func(_, i int) { w.cache.put(pos+i, k.Row(i), v.Row(i)) })
 	window := 0
 	if w.m.Decoder.Windowed(w.block) {
 		window = w.m.Decoder.Window
