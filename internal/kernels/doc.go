@@ -9,11 +9,15 @@
 // The Portable level is pure Go, always compiled, and the oracle of the tests. Every sum in it has
 // a fixed order and every product is rounded before it is added, so it gives the same bits on every
 // machine. The other levels are C, compiled by a pinned clang and committed as Go assembly (see
-// _gen); they use fused multiply-add and wider sums, so they agree with Portable within rounding,
-// except for decoding, which is bit-identical at every level.
+// _gen). How near they come to it:
 //
-// Products of int8 activations with weights in tiles (Tiler) go further: integer sums are exact and the
-// float steps have one form and order, so that they too are bit-identical at every level.
+//   - Decoding and encoding of stored types, activations in 8 bits (Activations), products of these with
+//     weights in tiles (Tiler), and what is put into the cache of keys and values are bit-identical at
+//     every level.
+//   - Packed products (MulPacked, and what is built on it) are bit-identical at every compiled level: one
+//     chain of fused multiply-adds for each piece of a sum. Portable rounds products before it adds.
+//   - Attention, softmax, norms and other sums along a row use fused multiply-add and as many partial
+//     sums as a vector has lanes, so that they agree with Portable within rounding.
 //
 // At any one level a result depends on its inputs alone: never on how the work was cut into tiles,
 // calls or threads. The build tag noasm leaves only Portable.

@@ -91,7 +91,7 @@ type Source struct {
 	Bytes        int64  `json:"bytes"` // of the files that hold the weights
 	Type         string `json:"type"`  // the type most elements are stored in
 	Tensors      int    `json:"tensors"`
-	Digest       string `json:"digest,omitempty"` // "sha256:..." over its files, see pack.SourceDigest
+	Digest       string `json:"digest,omitempty"` // "sha256:..." over its files, see pack.SourceDigest; "" where a verb keeps no stage
 }
 
 // Adapter describes a LoRA adapter that was merged.
