@@ -150,7 +150,7 @@ func (e *engine) attendPage(scratch []float32, part kernels.Sums, q kernels.Matr
 	}
 	e.k.AttendScores(scores, q, keys, ahead.keys)
 	e.k.AttendWeights(scores, part.Top, part.Sum, span, float32(1/math.Sqrt(float64(dim))))
-	e.k.AttendValues(part.Acc, scores.Slice(0, q.Rows, 0, len(values)/dim), values, ahead.values)
+	e.k.AttendValues(part.Acc, scores.Slice(0, q.Rows, 0, len(values)/dim), values, span, ahead.values)
 }
 
 // partOf is the sums over one page of the heads that share a key head.

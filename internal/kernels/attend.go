@@ -51,6 +51,12 @@ func (s *Set) AttendScores(dst, q Matrix, keys []float32, ahead Ahead) {
 // Span is which columns a row of scores sees: row r those in [From+r*Step, To+r*Step).
 type Span struct{ From, To, Step int }
 
+// of is what row r sees of n columns.
+func (s Span) of(r, n int) (from, to int) {
+	from = min(max(s.From+r*s.Step, 0), n)
+	return from, max(from, min(s.To+r*s.Step, n))
+}
+
 type attendWeightsArgs struct {
 	s, top, sum                  unsafe.Pointer
 	lds, m, cols, from, to, step int
@@ -76,13 +82,15 @@ func (s *Set) AttendWeights(scores Matrix, top, sum []float32, span Span, scale 
 }
 
 type attendValuesArgs struct {
-	dst, w, v           unsafe.Pointer
-	ldd, ldw, m, dim, n int
-	ahead               Ahead
+	dst, w, v                           unsafe.Pointer
+	ldd, ldw, m, dim, n, from, to, step int
+	ahead                               Ahead
 }
 
-// AttendValues is dst [m,dim] = w [m,n] times values [n,dim].
-func (s *Set) AttendValues(dst, w Matrix, values []float32, ahead Ahead) {
+// AttendValues is dst [m,dim] = w [m,n] times values [n,dim], for each row over the positions that it
+// sees: an infinity or NaN in what comes later does not reach it, though 0 times that is NaN. span.Step
+// is not negative.
+func (s *Set) AttendValues(dst, w Matrix, values []float32, span Span, ahead Ahead) {
 	dst.check("sums")
 	w.check("weights")
 	if dst.Rows != w.Rows || len(values) < w.Cols*dst.Cols {
@@ -92,10 +100,10 @@ func (s *Set) AttendValues(dst, w Matrix, values []float32, ahead Ahead) {
 		return
 	}
 	if s.code == nil {
-		attendValuesPortable(dst, w, values)
+		attendValuesPortable(dst, w, values, span)
 		return
 	}
-	args := attendValuesArgs{at(dst.Data), at(w.Data), at(values), dst.Stride, w.Stride, dst.Rows, dst.Cols, w.Cols, ahead}
+	args := attendValuesArgs{at(dst.Data), at(w.Data), at(values), dst.Stride, w.Stride, dst.Rows, dst.Cols, w.Cols, span.From, span.To, span.Step, ahead}
 	s.code.call(fnAttendValues, unsafe.Pointer(&args))
 }
 

@@ -698,18 +698,18 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
 	LONG $0x60598d4c // leaq 0x60(%rcx), %r11
 	QUAD $0x00000000951c8d48 // leaq (,%rdx,4), %rbx
-	QUAD $0x001e653d187de2c4; BYTE $0x00 // vbroadcastss 0x1e65(%rip), %ymm7 # 0x2a0c <k_attend_merge+0x2ec>
-	QUAD $0x001e5c15187de2c4; BYTE $0x00 // vbroadcastss 0x1e5c(%rip), %ymm2 # 0x2a0c <k_attend_merge+0x2ec>
+	QUAD $0x0040653d187de2c4; BYTE $0x00 // vbroadcastss 0x4065(%rip), %ymm7 # 0x4c0c <k_attend_merge+0x2ec>
+	QUAD $0x00405c15187de2c4; BYTE $0x00 // vbroadcastss 0x405c(%rip), %ymm2 # 0x4c0c <k_attend_merge+0x2ec>
 	LONG $0x5411fcc5; WORD $0x4824 // vmovups %ymm2, 0x48(%rsp)
-	QUAD $0x00001e4e15107ac5 // vmovss 0x1e4e(%rip), %xmm10 # 0x2a0c <k_attend_merge+0x2ec>
-	QUAD $0x001e4d2d187d62c4; BYTE $0x00 // vbroadcastss 0x1e4d(%rip), %ymm13 # 0x2a14 <k_attend_merge+0x2f4>
-	QUAD $0x001e601d187d62c4; BYTE $0x00 // vbroadcastss 0x1e60(%rip), %ymm11 # 0x2a30 <k_attend_merge+0x310>
-	QUAD $0x001e4f35187d62c4; BYTE $0x00 // vbroadcastss 0x1e4f(%rip), %ymm14 # 0x2a28 <k_attend_merge+0x308>
-	QUAD $0x001e4a3d187d62c4; BYTE $0x00 // vbroadcastss 0x1e4a(%rip), %ymm15 # 0x2a2c <k_attend_merge+0x30c>
+	QUAD $0x0000404e15107ac5 // vmovss 0x404e(%rip), %xmm10 # 0x4c0c <k_attend_merge+0x2ec>
+	QUAD $0x00404d2d187d62c4; BYTE $0x00 // vbroadcastss 0x404d(%rip), %ymm13 # 0x4c14 <k_attend_merge+0x2f4>
+	QUAD $0x0040601d187d62c4; BYTE $0x00 // vbroadcastss 0x4060(%rip), %ymm11 # 0x4c30 <k_attend_merge+0x310>
+	QUAD $0x00404f35187d62c4; BYTE $0x00 // vbroadcastss 0x404f(%rip), %ymm14 # 0x4c28 <k_attend_merge+0x308>
+	QUAD $0x00404a3d187d62c4; BYTE $0x00 // vbroadcastss 0x404a(%rip), %ymm15 # 0x4c2c <k_attend_merge+0x30c>
 	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0x6c11fcc5; WORD $0x1824 // vmovups %ymm5, 0x18(%rsp)
-	QUAD $0x001e4235187de2c4; BYTE $0x00 // vbroadcastss 0x1e42(%rip), %ymm6 # 0x2a38 <k_attend_merge+0x318>
+	QUAD $0x00404235187de2c4; BYTE $0x00 // vbroadcastss 0x4042(%rip), %ymm6 # 0x4c38 <k_attend_merge+0x318>
 	WORD $0x76eb // jmp 0xc6e <k_attend_weights+0x11e>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x197d63c4; WORD $0x01c4 // vextractf128 $0x1, %ymm8, %xmm4
@@ -718,7 +718,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe458b8c5 // vaddps %xmm4, %xmm8, %xmm4
 	LONG $0xc4167ac5 // vmovshdup %xmm4, %xmm8 # xmm8 = xmm4[1,1,3,3]
 	LONG $0xe458bac5 // vaddss %xmm4, %xmm8, %xmm4
-	QUAD $0x00001de005c25ac5; BYTE $0x00 // vcmpeqss 0x1de0(%rip), %xmm4, %xmm8 # 0x2a04 <k_attend_merge+0x2e4>
+	QUAD $0x00003fe005c25ac5; BYTE $0x00 // vcmpeqss 0x3fe0(%rip), %xmm4, %xmm8 # 0x4c04 <k_attend_merge+0x2e4>
 	LONG $0x543841c4; BYTE $0xc2 // vandps %xmm10, %xmm8, %xmm8
 	LONG $0x4410fac5; WORD $0x0424 // vmovss 0x4(%rsp), %xmm0
 	LONG $0xc27ac1c4; WORD $0x02fa // vcmpless %xmm10, %xmm0, %xmm7
@@ -732,7 +732,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
 	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	QUAD $0x001da43d187de2c4; BYTE $0x00 // vbroadcastss 0x1da4(%rip), %ymm7 # 0x2a0c <k_attend_merge+0x2ec>
+	QUAD $0x003fa43d187de2c4; BYTE $0x00 // vbroadcastss 0x3fa4(%rip), %ymm7 # 0x4c0c <k_attend_merge+0x2ec>
 	LONG $0x0578840f; WORD $0x0000 // je 0x11e6 <k_attend_weights+0x696>
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
 	LONG $0xd5af0f4c // imulq %rbp, %r10
@@ -827,7 +827,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	WORD $0x294d; BYTE $0xca // subq %r9, %r10
 	WORD $0x287d // jge 0xe1e <k_attend_weights+0x2ce>
-	LONG $0x43358d4c; WORD $0x001c; BYTE $0x00 // leaq 0x1c43(%rip), %r14 # 0x2a40 <lanes>
+	LONG $0x43358d4c; WORD $0x003e; BYTE $0x00 // leaq 0x3e43(%rip), %r14 # 0x4c40 <lanes>
 	LONG $0x107c01c4; WORD $0x9644; BYTE $0x20 // vmovups 0x20(%r14,%r10,4), %ymm8
 	LONG $0x2c3d42c4; WORD $0xb40c // vmaskmovps (%r12,%rsi,4), %ymm8, %ymm9
 	LONG $0x543c41c4; BYTE $0xc9 // vandps %ymm9, %ymm8, %ymm9
@@ -849,7 +849,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xffc6c0c5; BYTE $0xff // vshufps $0xff, %xmm7, %xmm7, %xmm7 # xmm7 = xmm7[3,3,3,3]
 	LONG $0x5f42c1c4; BYTE $0xc0 // vmaxss %xmm8, %xmm7, %xmm0
 	LONG $0xc859d2c5 // vmulss %xmm0, %xmm5, %xmm1
-	QUAD $0x001ba9251879e2c4; BYTE $0x00 // vbroadcastss 0x1ba9(%rip), %xmm4 # 0x2a18 <k_attend_merge+0x2f8>
+	QUAD $0x003da9251879e2c4; BYTE $0x00 // vbroadcastss 0x3da9(%rip), %xmm4 # 0x4c18 <k_attend_merge+0x2f8>
 	LONG $0x4c11f8c5; WORD $0x3824 // vmovups %xmm1, 0x38(%rsp)
 	LONG $0xc45770c5 // vxorps %xmm4, %xmm1, %xmm8
 	LONG $0x4411fac5; WORD $0x0424 // vmovss %xmm0, 0x4(%rsp)
@@ -863,12 +863,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000153e9; BYTE $0x00 // jmp 0xff5 <k_attend_weights+0x4a5>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x001b681d187de2c4; BYTE $0x00 // vbroadcastss 0x1b68(%rip), %ymm3 # 0x2a24 <k_attend_merge+0x304>
-	QUAD $0x001b6f05187de2c4; BYTE $0x00 // vbroadcastss 0x1b6f(%rip), %ymm0 # 0x2a34 <k_attend_merge+0x314>
+	QUAD $0x003d681d187de2c4; BYTE $0x00 // vbroadcastss 0x3d68(%rip), %ymm3 # 0x4c24 <k_attend_merge+0x304>
+	QUAD $0x003d6f05187de2c4; BYTE $0x00 // vbroadcastss 0x3d6f(%rip), %ymm0 # 0x4c34 <k_attend_merge+0x314>
 	LONG $0x4c10fcc5; WORD $0x1824 // vmovups 0x18(%rsp), %ymm1
-	QUAD $0x001b3c3d187de2c4; BYTE $0x00 // vbroadcastss 0x1b3c(%rip), %ymm7 # 0x2a10 <k_attend_merge+0x2f0>
-	QUAD $0x001b230d187d62c4; BYTE $0x00 // vbroadcastss 0x1b23(%rip), %ymm9 # 0x2a00 <k_attend_merge+0x2e0>
-	QUAD $0x001b3a15187de2c4; BYTE $0x00 // vbroadcastss 0x1b3a(%rip), %ymm2 # 0x2a20 <k_attend_merge+0x300>
+	QUAD $0x003d3c3d187de2c4; BYTE $0x00 // vbroadcastss 0x3d3c(%rip), %ymm7 # 0x4c10 <k_attend_merge+0x2f0>
+	QUAD $0x003d230d187d62c4; BYTE $0x00 // vbroadcastss 0x3d23(%rip), %ymm9 # 0x4c00 <k_attend_merge+0x2e0>
+	QUAD $0x003d3a15187de2c4; BYTE $0x00 // vbroadcastss 0x3d3a(%rip), %ymm2 # 0x4c20 <k_attend_merge+0x300>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x107c01c4; WORD $0xb554; BYTE $0x00 // vmovups (%r13,%r14,4), %ymm10
 	LONG $0x985d62c4; BYTE $0xd1 // vfmadd132ps %ymm1, %ymm4, %ymm10 # ymm10 = (ymm10 * ymm1) + ymm4
@@ -880,10 +880,10 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x087d43c4; WORD $0x08ed // vroundps $0x8, %ymm13, %ymm13
 	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
 	LONG $0xb815c2c4; BYTE $0xe7 // vfmadd231ps %ymm15, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm15) + ymm4
-	QUAD $0x001b0e1d187d62c4; BYTE $0x00 // vbroadcastss 0x1b0e(%rip), %ymm11 # 0x2a3c <k_attend_merge+0x31c>
-	QUAD $0x001ad135187d62c4; BYTE $0x00 // vbroadcastss 0x1ad1(%rip), %ymm14 # 0x2a08 <k_attend_merge+0x2e8>
+	QUAD $0x003d0e1d187d62c4; BYTE $0x00 // vbroadcastss 0x3d0e(%rip), %ymm11 # 0x4c3c <k_attend_merge+0x31c>
+	QUAD $0x003cd135187d62c4; BYTE $0x00 // vbroadcastss 0x3cd1(%rip), %ymm14 # 0x4c08 <k_attend_merge+0x2e8>
 	LONG $0xa85d42c4; BYTE $0xde // vfmadd213ps %ymm14, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm14
-	QUAD $0x001ad735187d62c4; BYTE $0x00 // vbroadcastss 0x1ad7(%rip), %ymm14 # 0x2a1c <k_attend_merge+0x2fc>
+	QUAD $0x003cd735187d62c4; BYTE $0x00 // vbroadcastss 0x3cd7(%rip), %ymm14 # 0x4c1c <k_attend_merge+0x2fc>
 	LONG $0xa85d42c4; BYTE $0xde // vfmadd213ps %ymm14, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm14
 	LONG $0xa85d62c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm6
 	LONG $0xa85d62c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm0
@@ -894,17 +894,17 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5b7e41c4; BYTE $0xdd // vcvttps2dq %ymm13, %ymm11
 	LONG $0x7215c1c4; WORD $0x01e3 // vpsrad $0x1, %ymm11, %ymm13
 	LONG $0x7205c1c4; WORD $0x17f5 // vpslld $0x17, %ymm13, %ymm15
-	QUAD $0x001a7f35587d62c4; BYTE $0x00 // vpbroadcastd 0x1a7f(%rip), %ymm14 # 0x2a00 <k_attend_merge+0x2e0>
+	QUAD $0x003c7f35587d62c4; BYTE $0x00 // vpbroadcastd 0x3c7f(%rip), %ymm14 # 0x4c00 <k_attend_merge+0x2e0>
 	LONG $0xfe0541c4; BYTE $0xfe // vpaddd %ymm14, %ymm15, %ymm15
 	LONG $0xe45984c5 // vmulps %ymm4, %ymm15, %ymm4
-	QUAD $0x001a993d187d62c4; BYTE $0x00 // vbroadcastss 0x1a99(%rip), %ymm15 # 0x2a2c <k_attend_merge+0x30c>
+	QUAD $0x003c993d187d62c4; BYTE $0x00 // vbroadcastss 0x3c99(%rip), %ymm15 # 0x4c2c <k_attend_merge+0x30c>
 	LONG $0xfa2541c4; BYTE $0xdd // vpsubd %ymm13, %ymm11, %ymm11
-	QUAD $0x001a732d187d62c4; BYTE $0x00 // vbroadcastss 0x1a73(%rip), %ymm13 # 0x2a14 <k_attend_merge+0x2f4>
+	QUAD $0x003c732d187d62c4; BYTE $0x00 // vbroadcastss 0x3c73(%rip), %ymm13 # 0x4c14 <k_attend_merge+0x2f4>
 	LONG $0x7225c1c4; WORD $0x17f3 // vpslld $0x17, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
-	QUAD $0x001a7335187d62c4; BYTE $0x00 // vbroadcastss 0x1a73(%rip), %ymm14 # 0x2a28 <k_attend_merge+0x308>
+	QUAD $0x003c7335187d62c4; BYTE $0x00 // vbroadcastss 0x3c73(%rip), %ymm14 # 0x4c28 <k_attend_merge+0x308>
 	LONG $0xe459a4c5 // vmulps %ymm4, %ymm11, %ymm4
-	QUAD $0x001a6e1d187d62c4; BYTE $0x00 // vbroadcastss 0x1a6e(%rip), %ymm11 # 0x2a30 <k_attend_merge+0x310>
+	QUAD $0x003c6e1d187d62c4; BYTE $0x00 // vbroadcastss 0x3c6e(%rip), %ymm11 # 0x4c30 <k_attend_merge+0x310>
 	LONG $0xc26441c4; WORD $0x05d2 // vcmpnltps %ymm10, %ymm3, %ymm10
 	LONG $0x4a6de3c4; WORD $0xa0e4 // vblendvps %ymm10, %ymm4, %ymm2, %ymm4
 	LONG $0xe4549cc5 // vandps %ymm4, %ymm12, %ymm4
@@ -919,64 +919,64 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	WORD $0x294d; BYTE $0xca // subq %r9, %r10
 	LONG $0x015f8d0f; WORD $0x0000 // jge 0x1160 <k_attend_weights+0x610>
-	LONG $0x38358d4c; WORD $0x001a; BYTE $0x00 // leaq 0x1a38(%rip), %r14 # 0x2a40 <lanes>
+	LONG $0x38358d4c; WORD $0x003c; BYTE $0x00 // leaq 0x3c38(%rip), %r14 # 0x4c40 <lanes>
 	LONG $0x107c01c4; WORD $0x9654; BYTE $0x20 // vmovups 0x20(%r14,%r10,4), %ymm10
 	LONG $0x2c2d42c4; WORD $0xb424 // vmaskmovps (%r12,%rsi,4), %ymm10, %ymm12
 	LONG $0x6c10fcc5; WORD $0x1824 // vmovups 0x18(%rsp), %ymm5
 	LONG $0xa85562c4; BYTE $0xe4 // vfmadd213ps %ymm4, %ymm5, %ymm12 # ymm12 = (ymm5 * ymm12) + ymm4
 	LONG $0xc21c41c4; WORD $0x05cd // vcmpnltps %ymm13, %ymm12, %ymm9
-	QUAD $0x0019f51d187de2c4; BYTE $0x00 // vbroadcastss 0x19f5(%rip), %ymm3 # 0x2a24 <k_attend_merge+0x304>
+	QUAD $0x003bf51d187de2c4; BYTE $0x00 // vbroadcastss 0x3bf5(%rip), %ymm3 # 0x4c24 <k_attend_merge+0x304>
 	LONG $0x5d64c1c4; BYTE $0xe4 // vminps %ymm12, %ymm3, %ymm4
 	LONG $0x4a15e3c4; WORD $0x90e4 // vblendvps %ymm9, %ymm4, %ymm13, %ymm4
-	QUAD $0x0019ed15187de2c4; BYTE $0x00 // vbroadcastss 0x19ed(%rip), %ymm2 # 0x2a30 <k_attend_merge+0x310>
+	QUAD $0x003bed15187de2c4; BYTE $0x00 // vbroadcastss 0x3bed(%rip), %ymm2 # 0x4c30 <k_attend_merge+0x310>
 	LONG $0xda595cc5 // vmulps %ymm2, %ymm4, %ymm11
 	LONG $0x087d43c4; WORD $0x08db // vroundps $0x8, %ymm11, %ymm11
 	LONG $0xb825c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm14) + ymm4
 	LONG $0xb825c2c4; BYTE $0xe7 // vfmadd231ps %ymm15, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm15) + ymm4
-	QUAD $0x0019dc2d187d62c4; BYTE $0x00 // vbroadcastss 0x19dc(%rip), %ymm13 # 0x2a3c <k_attend_merge+0x31c>
-	QUAD $0x00199f3d187de2c4; BYTE $0x00 // vbroadcastss 0x199f(%rip), %ymm7 # 0x2a08 <k_attend_merge+0x2e8>
+	QUAD $0x003bdc2d187d62c4; BYTE $0x00 // vbroadcastss 0x3bdc(%rip), %ymm13 # 0x4c3c <k_attend_merge+0x31c>
+	QUAD $0x003b9f3d187de2c4; BYTE $0x00 // vbroadcastss 0x3b9f(%rip), %ymm7 # 0x4c08 <k_attend_merge+0x2e8>
 	LONG $0xa85d62c4; BYTE $0xef // vfmadd213ps %ymm7, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm7
-	QUAD $0x0019a515187de2c4; BYTE $0x00 // vbroadcastss 0x19a5(%rip), %ymm2 # 0x2a1c <k_attend_merge+0x2fc>
+	QUAD $0x003ba515187de2c4; BYTE $0x00 // vbroadcastss 0x3ba5(%rip), %ymm2 # 0x4c1c <k_attend_merge+0x2fc>
 	LONG $0xa85d62c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm2
-	QUAD $0x0019b315187de2c4; BYTE $0x00 // vbroadcastss 0x19b3(%rip), %ymm2 # 0x2a38 <k_attend_merge+0x318>
+	QUAD $0x003bb315187de2c4; BYTE $0x00 // vbroadcastss 0x3bb3(%rip), %ymm2 # 0x4c38 <k_attend_merge+0x318>
 	LONG $0xa85d62c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm2
-	QUAD $0x0019a105187de2c4; BYTE $0x00 // vbroadcastss 0x19a1(%rip), %ymm0 # 0x2a34 <k_attend_merge+0x314>
+	QUAD $0x003ba105187de2c4; BYTE $0x00 // vbroadcastss 0x3ba1(%rip), %ymm0 # 0x4c34 <k_attend_merge+0x314>
 	LONG $0xa85d62c4; BYTE $0xe8 // vfmadd213ps %ymm0, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm0
-	QUAD $0x00196f05187de2c4; BYTE $0x00 // vbroadcastss 0x196f(%rip), %ymm0 # 0x2a10 <k_attend_merge+0x2f0>
+	QUAD $0x003b6f05187de2c4; BYTE $0x00 // vbroadcastss 0x3b6f(%rip), %ymm0 # 0x4c10 <k_attend_merge+0x2f0>
 	LONG $0xa85d62c4; BYTE $0xe8 // vfmadd213ps %ymm0, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm0
 	LONG $0xf4595cc5 // vmulps %ymm4, %ymm4, %ymm14
 	LONG $0xa81562c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm13, %ymm14 # ymm14 = (ymm13 * ymm14) + ymm4
-	QUAD $0x00194805187de2c4; BYTE $0x00 // vbroadcastss 0x1948(%rip), %ymm0 # 0x2a00 <k_attend_merge+0x2e0>
+	QUAD $0x003b4805187de2c4; BYTE $0x00 // vbroadcastss 0x3b48(%rip), %ymm0 # 0x4c00 <k_attend_merge+0x2e0>
 	LONG $0xe0588cc5 // vaddps %ymm0, %ymm14, %ymm4
 	LONG $0x5b7e41c4; BYTE $0xdb // vcvttps2dq %ymm11, %ymm11
 	LONG $0x7215c1c4; WORD $0x01e3 // vpsrad $0x1, %ymm11, %ymm13
 	LONG $0x720dc1c4; WORD $0x17f5 // vpslld $0x17, %ymm13, %ymm14
-	QUAD $0x00192a3d587d62c4; BYTE $0x00 // vpbroadcastd 0x192a(%rip), %ymm15 # 0x2a00 <k_attend_merge+0x2e0>
+	QUAD $0x003b2a3d587d62c4; BYTE $0x00 // vpbroadcastd 0x3b2a(%rip), %ymm15 # 0x4c00 <k_attend_merge+0x2e0>
 	LONG $0xfe0d41c4; BYTE $0xf7 // vpaddd %ymm15, %ymm14, %ymm14
 	LONG $0xe4598cc5 // vmulps %ymm4, %ymm14, %ymm4
-	QUAD $0x00194035187d62c4; BYTE $0x00 // vbroadcastss 0x1940(%rip), %ymm14 # 0x2a28 <k_attend_merge+0x308>
+	QUAD $0x003b4035187d62c4; BYTE $0x00 // vbroadcastss 0x3b40(%rip), %ymm14 # 0x4c28 <k_attend_merge+0x308>
 	LONG $0xfa2541c4; BYTE $0xdd // vpsubd %ymm13, %ymm11, %ymm11
-	QUAD $0x00191e2d187d62c4; BYTE $0x00 // vbroadcastss 0x191e(%rip), %ymm13 # 0x2a14 <k_attend_merge+0x2f4>
+	QUAD $0x003b1e2d187d62c4; BYTE $0x00 // vbroadcastss 0x3b1e(%rip), %ymm13 # 0x4c14 <k_attend_merge+0x2f4>
 	LONG $0x7225c1c4; WORD $0x17f3 // vpslld $0x17, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xdf // vpaddd %ymm15, %ymm11, %ymm11
-	QUAD $0x0019223d187d62c4; BYTE $0x00 // vbroadcastss 0x1922(%rip), %ymm15 # 0x2a2c <k_attend_merge+0x30c>
+	QUAD $0x003b223d187d62c4; BYTE $0x00 // vbroadcastss 0x3b22(%rip), %ymm15 # 0x4c2c <k_attend_merge+0x30c>
 	LONG $0xc26441c4; WORD $0x05e4 // vcmpnltps %ymm12, %ymm3, %ymm12
 	LONG $0xe459a4c5 // vmulps %ymm4, %ymm11, %ymm4
-	QUAD $0x0019031d187d62c4; BYTE $0x00 // vbroadcastss 0x1903(%rip), %ymm11 # 0x2a20 <k_attend_merge+0x300>
+	QUAD $0x003b031d187d62c4; BYTE $0x00 // vbroadcastss 0x3b03(%rip), %ymm11 # 0x4c20 <k_attend_merge+0x300>
 	LONG $0x4a25e3c4; WORD $0xc0e4 // vblendvps %ymm12, %ymm4, %ymm11, %ymm4
-	QUAD $0x0019041d187d62c4; BYTE $0x00 // vbroadcastss 0x1904(%rip), %ymm11 # 0x2a30 <k_attend_merge+0x310>
+	QUAD $0x003b041d187d62c4; BYTE $0x00 // vbroadcastss 0x3b04(%rip), %ymm11 # 0x4c30 <k_attend_merge+0x310>
 	LONG $0x543441c4; BYTE $0xca // vandps %ymm10, %ymm9, %ymm9
 	LONG $0xe454b4c5 // vandps %ymm4, %ymm9, %ymm4
 	LONG $0x2e2dc2c4; WORD $0xb424 // vmaskmovps %ymm4, %ymm10, (%r12,%rsi,4)
 	LONG $0xc4583cc5 // vaddps %ymm4, %ymm8, %ymm8
-	QUAD $0x000018c515107ac5 // vmovss 0x18c5(%rip), %xmm10 # 0x2a0c <k_attend_merge+0x2ec>
+	QUAD $0x00003ac515107ac5 // vmovss 0x3ac5(%rip), %xmm10 # 0x4c0c <k_attend_merge+0x2ec>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
 	WORD $0x294c; BYTE $0xce // subq %r9, %rsi
 	LONG $0xfaa98e0f; WORD $0xffff // jle 0xc00 <k_attend_weights+0xb0>
 	WORD $0x25eb // jmp 0x117e <k_attend_weights+0x62e>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	QUAD $0x000018a415107ac5 // vmovss 0x18a4(%rip), %xmm10 # 0x2a0c <k_attend_merge+0x2ec>
+	QUAD $0x00003aa415107ac5 // vmovss 0x3aa4(%rip), %xmm10 # 0x4c0c <k_attend_merge+0x2ec>
 	LONG $0x6c10fcc5; WORD $0x1824 // vmovups 0x18(%rsp), %ymm5
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
@@ -1024,219 +1024,430 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x50ec8348 // subq $0x50, %rsp
+	LONG $0x30ec8148; WORD $0x0001; BYTE $0x00 // subq $0x130, %rsp # imm = 0x130
 	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x06f88348 // cmpq $0x6, %rax
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	WORD $0x2c7d // jge 0x124b <k_attend_values+0x4b>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x044a8d49 // leaq 0x4(%r10), %rcx
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x073e8e0f; WORD $0x0000 // jle 0x196d <k_attend_values+0x76d>
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x02458d48 // leaq 0x2(%rbp), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x24443b49; BYTE $0x28 // cmpq 0x28(%r12), %rax
-	LONG $0x0caf8e0f; WORD $0x0000 // jle 0x1ef5 <k_attend_values+0xcf5>
-	LONG $0x0010fce9; BYTE $0x00 // jmp 0x2347 <k_attend_values+0x1147>
-	LONG $0x000006b9; BYTE $0x00 // movl $0x6, %ecx
-	QUAD $0x000000382444c748; BYTE $0x00 // movq $0x0, 0x38(%rsp)
+	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
+	LONG $0x06f98348 // cmpq $0x6, %rcx
+	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	WORD $0x267d // jge 0x1249 <k_attend_values+0x49>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x000099e9; BYTE $0x00 // jmp 0x12f9 <k_attend_values+0xf9>
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0xd5058d4c; WORD $0x0017; BYTE $0x00 // leaq 0x17d5(%rip), %r8 # 0x2a40 <lanes>
-	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x107cc1c4; WORD $0x2070 // vmovups 0x20(%r8), %ymm6
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	LONG $0xd0af0f49 // imulq %r8, %rdx
-	LONG $0x2e4de2c4; WORD $0x962c // vmaskmovps %ymm5, %ymm6, (%rsi,%rdx,4)
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0x01ca8348 // orq $0x1, %rdx
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	LONG $0x2e4de2c4; WORD $0x9624 // vmaskmovps %ymm4, %ymm6, (%rsi,%rdx,4)
-	LONG $0x02508d49 // leaq 0x2(%r8), %rdx
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	LONG $0x2e4de2c4; WORD $0x961c // vmaskmovps %ymm3, %ymm6, (%rsi,%rdx,4)
-	LONG $0x03508d49 // leaq 0x3(%r8), %rdx
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	LONG $0x2e4de2c4; WORD $0x9614 // vmaskmovps %ymm2, %ymm6, (%rsi,%rdx,4)
-	LONG $0x04508d49 // leaq 0x4(%r8), %rdx
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	LONG $0x2e4de2c4; WORD $0x960c // vmaskmovps %ymm1, %ymm6, (%rsi,%rdx,4)
-	LONG $0x05c08349 // addq $0x5, %r8
-	LONG $0xc7af0f4c // imulq %rdi, %r8
-	LONG $0x2e4da2c4; WORD $0x8604 // vmaskmovps %ymm0, %ymm6, (%rsi,%r8,4)
-	LONG $0x244c8949; BYTE $0x40 // movq %rcx, 0x40(%r12)
-	LONG $0x24448949; BYTE $0x48 // movq %rax, 0x48(%r12)
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	LONG $0x064a8d49 // leaq 0x6(%r10), %rcx
-	LONG $0x24448b49; BYTE $0x28 // movq 0x28(%r12), %rax
-	LONG $0x24448348; WORD $0x1838 // addq $0x18, 0x38(%rsp)
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0xff298f0f; WORD $0xffff // jg 0x1222 <k_attend_values+0x22>
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x24448b4d; BYTE $0x30 // movq 0x30(%r12), %r8
-	LONG $0x10f88349 // cmpq $0x10, %r8
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	LONG $0x015e8d0f; WORD $0x0000 // jge 0x1470 <k_attend_values+0x270>
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
-	LONG $0x08cb8349 // orq $0x8, %r11
-	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	LONG $0x03bc8e0f; WORD $0x0000 // jle 0x16e0 <k_attend_values+0x4e0>
-	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0x294c; BYTE $0xd2 // subq %r10, %rdx
-	LONG $0x24248b4c // movq (%rsp), %r12
-	WORD $0xa67e // jle 0x12d9 <k_attend_values+0xd9>
-	LONG $0x244c8b49; BYTE $0x40 // movq 0x40(%r12), %rcx
-	LONG $0x24448b49; BYTE $0x48 // movq 0x48(%r12), %rax
-	LONG $0x24748b49; BYTE $0x38 // movq 0x38(%r12), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x05918e0f; WORD $0x0000 // jle 0x18dc <k_attend_values+0x6dc>
-	QUAD $0x00000000953c8d4a // leaq (,%r10,4), %rdi
-	LONG $0x247c0349; BYTE $0x10 // addq 0x10(%r12), %rdi
-	LONG $0x244c8b4d; BYTE $0x20 // movq 0x20(%r12), %r9
+	LONG $0x04428d48 // leaq 0x4(%rdx), %rax
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0x15dc8e0f; WORD $0x0000 // jle 0x280e <k_attend_values+0x160e>
 	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	WORD $0xf749; BYTE $0xdb // negq %r11
-	QUAD $0x00000000851c8d4a // leaq (,%r8,4), %rbx
+	LONG $0x02438d49 // leaq 0x2(%r11), %rax
+	LONG $0x24443b49; BYTE $0x28 // cmpq 0x28(%r12), %rax
+	LONG $0x26d38e0f; WORD $0x0000 // jle 0x3917 <k_attend_values+0x2717>
+	LONG $0x0030b9e9; BYTE $0x00 // jmp 0x4302 <k_attend_values+0x3102>
+	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
+	LONG $0x000014b9; BYTE $0x00 // movl $0x14, %ecx
+	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
+	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
+	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
+	LONG $0x00000cb9; BYTE $0x00 // movl $0xc, %ecx
+	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
+	QUAD $0x000000d82484c748; LONG $0x00000000 // movq $0x0, 0xd8(%rsp)
+	QUAD $0x000000e02484c748; LONG $0x00000000 // movq $0x0, 0xe0(%rsp)
+	LONG $0x0000e3e9; BYTE $0x00 // jmp 0x138f <k_attend_values+0x18f>
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x7d058d48; WORD $0x0039; BYTE $0x00 // leaq 0x397d(%rip), %rax # 0x4c40 <lanes>
+	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
+	LONG $0x7010fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm6
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	QUAD $0x000000e024bc8b48 // movq 0xe0(%rsp), %rdi
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0x2e4de2c4; WORD $0x8224 // vmaskmovps %ymm4, %ymm6, (%rdx,%rax,4)
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x01c88348 // orq $0x1, %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x2e4de2c4; WORD $0x822c // vmaskmovps %ymm5, %ymm6, (%rdx,%rax,4)
+	LONG $0x02478d48 // leaq 0x2(%rdi), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x2e4de2c4; WORD $0x821c // vmaskmovps %ymm3, %ymm6, (%rdx,%rax,4)
+	LONG $0x03478d48 // leaq 0x3(%rdi), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x2e4de2c4; WORD $0x8214 // vmaskmovps %ymm2, %ymm6, (%rdx,%rax,4)
+	LONG $0x04478d48 // leaq 0x4(%rdi), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x2e4de2c4; WORD $0x820c // vmaskmovps %ymm1, %ymm6, (%rdx,%rax,4)
+	LONG $0x05c78348 // addq $0x5, %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0x2e4de2c4; WORD $0xba04 // vmaskmovps %ymm0, %ymm6, (%rdx,%rdi,4)
+	LONG $0x244c8949; BYTE $0x58 // movq %rcx, 0x58(%r12)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x24448949; BYTE $0x60 // movq %rax, 0x60(%r12)
+	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
+	LONG $0x06428d48 // leaq 0x6(%rdx), %rax
+	LONG $0x244c8b49; BYTE $0x28 // movq 0x28(%r12), %rcx
+	QUAD $0x0000010824848348; BYTE $0x18 // addq $0x18, 0x108(%rsp)
+	QUAD $0x0000010024848348; BYTE $0x18 // addq $0x18, 0x100(%rsp)
+	QUAD $0x000000f824848348; BYTE $0x18 // addq $0x18, 0xf8(%rsp)
+	QUAD $0x000000f024848348; BYTE $0x18 // addq $0x18, 0xf0(%rsp)
+	QUAD $0x000000d824848348; BYTE $0x18 // addq $0x18, 0xd8(%rsp)
+	QUAD $0x000000e824848348; BYTE $0x18 // addq $0x18, 0xe8(%rsp)
+	QUAD $0x000000e024948948 // movq %rdx, 0xe0(%rsp)
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0xfe968f0f; WORD $0xffff // jg 0x1225 <k_attend_values+0x25>
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	LONG $0x244c8b49; BYTE $0x30 // movq 0x30(%r12), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x03658d0f; WORD $0x0000 // jge 0x1710 <k_attend_values+0x510>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x08c98348 // orq $0x8, %rcx
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x0a7a8e0f; WORD $0x0000 // jle 0x1e40 <k_attend_values+0xc40>
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	LONG $0x74af0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r14
-	LONG $0x2474034d; BYTE $0x08 // addq 0x8(%r12), %r14
-	QUAD $0x000000008d3c8d4e // leaq (,%r9,4), %r15
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x00009ee9; BYTE $0x00 // jmp 0x1443 <k_attend_values+0x243>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x892d8d4c; WORD $0x0016; BYTE $0x00 // leaq 0x1689(%rip), %r13 # 0x2a40 <lanes>
-	LONG $0x107c81c4; WORD $0x9d44; BYTE $0x20 // vmovups 0x20(%r13,%r11,4), %ymm0
-	LONG $0x2c7d62c4; BYTE $0x27 // vmaskmovps (%rdi), %ymm0, %ymm12
-	LONG $0xa62c8d4f // leaq (%r14,%r12,4), %r13
-	LONG $0x187d82c4; WORD $0xa62c // vbroadcastss (%r14,%r12,4), %ymm5
-	LONG $0xa81dc2c4; BYTE $0xea // vfmadd213ps %ymm10, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm10
-	LONG $0x2f2c8d4b // leaq (%r15,%r13), %rbp
-	LONG $0x187d82c4; WORD $0x8d64; BYTE $0x00 // vbroadcastss (%r13,%r9,4), %ymm4
-	LONG $0xa81dc2c4; BYTE $0xe3 // vfmadd213ps %ymm11, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm4) + ymm11
-	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
-	LONG $0x187d82c4; WORD $0xcd5c; BYTE $0x00 // vbroadcastss (%r13,%r9,8), %ymm3
-	LONG $0xa81dc2c4; BYTE $0xd9 // vfmadd213ps %ymm9, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm3) + ymm9
-	LONG $0x187da2c4; WORD $0x8d54; BYTE $0x00 // vbroadcastss (%rbp,%r9,4), %ymm2
-	LONG $0xa81dc2c4; BYTE $0xd0 // vfmadd213ps %ymm8, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm2) + ymm8
-	LONG $0x3f2c8d4f // leaq (%r15,%r15), %r13
-	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
-	LONG $0x187da2c4; WORD $0xcd4c; BYTE $0x00 // vbroadcastss (%rbp,%r9,8), %ymm1
-	LONG $0xa81de2c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm1) + ymm7
-	LONG $0x187d82c4; WORD $0x8d44; BYTE $0x00 // vbroadcastss (%r13,%r9,4), %ymm0
-	LONG $0xa81de2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm0) + ymm6
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
-	LONG $0xd5287cc5 // vmovaps %ymm5, %ymm10
-	LONG $0xdc287cc5 // vmovaps %ymm4, %ymm11
-	LONG $0xcb287cc5 // vmovaps %ymm3, %ymm9
-	LONG $0xc2287cc5 // vmovaps %ymm2, %ymm8
-	LONG $0xf928fcc5 // vmovaps %ymm1, %ymm7
-	LONG $0xf028fcc5 // vmovaps %ymm0, %ymm6
-	WORD $0x394c; BYTE $0xe6 // cmpq %r12, %rsi
-	LONG $0x04b1840f; WORD $0x0000 // je 0x18f4 <k_attend_values+0x6f4>
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0x0b73 // jae 0x1453 <k_attend_values+0x253>
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	WORD $0x294d; BYTE $0xf5 // subq %r14, %r13
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0xff5d8e0f; WORD $0xffff // jle 0x1337 <k_attend_values+0x137>
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x244c8b49; BYTE $0x58 // movq 0x58(%r12), %rcx
+	LONG $0x24448b49; BYTE $0x60 // movq 0x60(%r12), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x244c8b4d; BYTE $0x50 // movq 0x50(%r12), %r9
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	QUAD $0x0000e02484af0f4c; BYTE $0x00 // imulq 0xe0(%rsp), %r8
+	LONG $0x24748b4d; BYTE $0x40 // movq 0x40(%r12), %r14
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x2444034d; BYTE $0x48 // addq 0x48(%r12), %r8
+	LONG $0x89148d4b // leaq (%r9,%r9,4), %rdx
+	LONG $0x10048d49 // leaq (%r8,%rdx), %rax
+	LONG $0x247c8b4d; BYTE $0x38 // movq 0x38(%r12), %r15
+	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
+	LONG $0xf84c0f4c // cmovlq %rax, %r15
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf8480f4c // cmovsq %rax, %r15
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0xd24c0f4c // cmovlq %rdx, %r10
+	LONG $0x24748b49; BYTE $0x08 // movq 0x8(%r12), %rsi
+	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xd0480f4c // cmovsq %rax, %r10
+	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0xf04c0f49 // cmovlq %r8, %rsi
+	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0xfe4c0f4d // cmovlq %r14, %r15
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xf8480f4c // cmovsq %rax, %r15
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0xd5af0f48 // imulq %rbp, %rdx
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x24540349; BYTE $0x10 // addq 0x10(%r12), %rdx
+	LONG $0x245c8b4d; BYTE $0x20 // movq 0x20(%r12), %r11
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xf0480f48 // cmovsq %rax, %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0xba1c8d48 // leaq (%rdx,%rdi,4), %rbx
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x4e048d4b // leaq (%r14,%r9,2), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
+	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	QUAD $0x0000009024ac894c // movq %r13, 0x90(%rsp)
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	QUAD $0x000000a8248c894c // movq %r9, 0xa8(%rsp)
+	LONG $0x0fa48d0f; WORD $0x0000 // jge 0x2470 <k_attend_values+0x1270>
+	WORD $0xf749; BYTE $0xdd // negq %r13
+	QUAD $0x000000b024ac894c // movq %r13, 0xb0(%rsp)
+	LONG $0x31048d4b // leaq (%r9,%r14), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x01048d4b // leaq (%r9,%r8), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x48048d4b // leaq (%r8,%r9,2), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x49148d4b // leaq (%r9,%r9,2), %rdx
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x320c8d4e // leaq (%rdx,%r14), %r9
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	QUAD $0x0000009824ac8b48 // movq 0x98(%rsp), %rbp
+	LONG $0xb62c8d4d // leaq (%r14,%rsi,4), %r13
+	LONG $0xb0048d4d // leaq (%r8,%rsi,4), %r8
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0001082484af0f48; BYTE $0x00 // imulq 0x108(%rsp), %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0001002484af0f48; BYTE $0x00 // imulq 0x100(%rsp), %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0000f82484af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0000f02484af0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0000d82484af0f48; BYTE $0x00 // imulq 0xd8(%rsp), %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0000e82484af0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	QUAD $0x000000b024ac8b48 // movq 0xb0(%rsp), %rbp
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	QUAD $0x0000000085348d48 // leaq (,%rax,4), %rsi
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x19eb // jmp 0x15d2 <k_attend_values+0x3d2>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
+	WORD $0x394d; BYTE $0xfa // cmpq %r15, %r10
+	LONG $0x0ede840f; WORD $0x0000 // je 0x24b0 <k_attend_values+0x12b0>
+	LONG $0x240c3b48 // cmpq (%rsp), %rcx
+	WORD $0x0b73 // jae 0x15e3 <k_attend_values+0x3e3>
 	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
-	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
-	LONG $0xff54850f; WORD $0xffff // jne 0x13b0 <k_attend_values+0x1b0>
-	LONG $0x27107cc5 // vmovups (%rdi), %ymm12
-	LONG $0xffff5ee9; BYTE $0xff // jmp 0x13c3 <k_attend_values+0x1c3>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b4d; BYTE $0x20 // movq 0x20(%r12), %r10
-	LONG $0x24048b49 // movq (%r12), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x24448b49; BYTE $0x10 // movq 0x10(%r12), %rax
-	LONG $0x24748b4d; BYTE $0x38 // movq 0x38(%r12), %r14
-	LONG $0x24748b49; BYTE $0x18 // movq 0x18(%r12), %rsi
-	LONG $0x247c8b4d; BYTE $0x40 // movq 0x40(%r12), %r15
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x24648b4d; BYTE $0x48 // movq 0x48(%r12), %r12
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0x01cf8348 // orq $0x1, %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x027a8d48 // leaq 0x2(%rdx), %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	LONG $0x037a8d48 // leaq 0x3(%rdx), %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0x047a8d48 // leaq 0x4(%rdx), %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
-	LONG $0x057a8d48 // leaq 0x5(%rdx), %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	LONG $0xf2af0f48 // imulq %rdx, %rsi
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0x5caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r11
-	LONG $0x0859034c // addq 0x8(%rcx), %r11
-	LONG $0x20c08348 // addq $0x20, %rax
-	QUAD $0x00000000953c8d4a // leaq (,%r10,4), %rdi
-	LONG $0x000010bb; BYTE $0x00 // movl $0x10, %ebx
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x0000d0e9; BYTE $0x00 // jmp 0x15d8 <k_attend_values+0x3d8>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x89048d4e // leaq (%rcx,%r9,4), %r8
-	LONG $0x117cc1c4; WORD $0xb004 // vmovups %ymm0, (%r8,%rsi,4)
-	LONG $0x117cc1c4; WORD $0xb04c; BYTE $0x20 // vmovups %ymm1, 0x20(%r8,%rsi,4)
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x117cc1c4; WORD $0x8814 // vmovups %ymm2, (%r8,%rcx,4)
-	LONG $0x117cc1c4; WORD $0x885c; BYTE $0x20 // vmovups %ymm3, 0x20(%r8,%rcx,4)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x117cc1c4; WORD $0x8824 // vmovups %ymm4, (%r8,%rcx,4)
-	LONG $0x117cc1c4; WORD $0x886c; BYTE $0x20 // vmovups %ymm5, 0x20(%r8,%rcx,4)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x117cc1c4; WORD $0x8834 // vmovups %ymm6, (%r8,%rcx,4)
-	LONG $0x117cc1c4; WORD $0x887c; BYTE $0x20 // vmovups %ymm7, 0x20(%r8,%rcx,4)
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x117c41c4; WORD $0x8804 // vmovups %ymm8, (%r8,%rcx,4)
-	LONG $0x117c41c4; WORD $0x884c; BYTE $0x20 // vmovups %ymm9, 0x20(%r8,%rcx,4)
-	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0x117c41c4; WORD $0x8814 // vmovups %ymm10, (%r8,%rcx,4)
-	LONG $0x117c41c4; WORD $0x885c; BYTE $0x20 // vmovups %ymm11, 0x20(%r8,%rcx,4)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x4079894c // movq %r15, 0x40(%rcx)
-	LONG $0x4861894c // movq %r12, 0x48(%rcx)
-	LONG $0x105d8d48 // leaq 0x10(%rbp), %rbx
-	LONG $0x30418b4c // movq 0x30(%rcx), %r8
-	LONG $0x40c08348 // addq $0x40, %rax
-	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
-	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	LONG $0xfd3c8f0f; WORD $0xffff // jg 0x1314 <k_attend_values+0x114>
-	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
+	LONG $0x247c3948; BYTE $0x08 // cmpq %rdi, 0x8(%rsp)
+	WORD $0x0675 // jne 0x15f0 <k_attend_values+0x3f0>
+	LONG $0x3310fcc5 // vmovups (%rbx), %ymm6
+	WORD $0x12eb // jmp 0x1602 <k_attend_values+0x402>
+	LONG $0x49058d48; WORD $0x0036; BYTE $0x00 // leaq 0x3649(%rip), %rax # 0x4c40 <lanes>
+	LONG $0x7410fcc5; WORD $0x20a8 // vmovups 0x20(%rax,%rbp,4), %ymm6
+	LONG $0x2c4de2c4; BYTE $0x33 // vmaskmovps (%rbx), %ymm6, %ymm6
+	WORD $0x394d; BYTE $0xf7 // cmpq %r14, %r15
+	LONG $0xc79d0f40 // setge %dil
+	LONG $0x247c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r15
+	WORD $0x9c0f; BYTE $0xc0 // setl %al
+	WORD $0x2040; BYTE $0xf8 // andb %dil, %al
+	WORD $0x013c // cmpb $0x1, %al
+	WORD $0x1375 // jne 0x162b <k_attend_values+0x42b>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
+	LONG $0x247c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r15
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	LONG $0x247c3b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r15
+	LONG $0xc79c0f40 // setl %dil
+	WORD $0x2040; BYTE $0xc7 // andb %al, %dil
+	LONG $0x01ff8040 // cmpb $0x1, %dil
+	WORD $0x1375 // jne 0x1658 <k_attend_values+0x458>
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm7) + ymm5
+	LONG $0x247c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r15
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	LONG $0x247c3b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r15
+	LONG $0xc79c0f40 // setl %dil
+	WORD $0x2040; BYTE $0xc7 // andb %al, %dil
+	LONG $0x01ff8040 // cmpb $0x1, %dil
+	WORD $0x1075 // jne 0x1682 <k_attend_values+0x482>
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
+	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	LONG $0xc79c0f40 // setl %dil
+	WORD $0x2040; BYTE $0xc7 // andb %al, %dil
+	LONG $0x01ff8040 // cmpb $0x1, %dil
+	WORD $0x1075 // jne 0x16a8 <k_attend_values+0x4a8>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
+	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	LONG $0xc79c0f40 // setl %dil
+	WORD $0x2040; BYTE $0xc7 // andb %al, %dil
+	LONG $0x01ff8040 // cmpb $0x1, %dil
+	WORD $0x1075 // jne 0x16ce <k_attend_values+0x4ce>
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
+	LONG $0x247c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r15
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	LONG $0x247c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r15
+	LONG $0xc79c0f40 // setl %dil
+	WORD $0x2040; BYTE $0xc7 // andb %al, %dil
+	LONG $0x01ff8040 // cmpb $0x1, %dil
+	LONG $0xfed4850f; WORD $0xffff // jne 0x15c0 <k_attend_values+0x3c0>
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	LONG $0xb845e2c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm6) + ymm0
+	LONG $0xfffebfe9; BYTE $0xff // jmp 0x15c0 <k_attend_values+0x3c0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24748b49; BYTE $0x08 // movq 0x8(%r12), %rsi
+	LONG $0x244c8b49; BYTE $0x50 // movq 0x50(%r12), %rcx
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	QUAD $0x000000e0249c8b4c // movq 0xe0(%rsp), %r11
+	LONG $0xcbaf0f4d // imulq %r11, %r9
+	LONG $0x24748b4d; BYTE $0x40 // movq 0x40(%r12), %r14
+	WORD $0x014d; BYTE $0xce // addq %r9, %r14
+	LONG $0x244c034d; BYTE $0x48 // addq 0x48(%r12), %r9
+	LONG $0x89048d48 // leaq (%rcx,%rcx,4), %rax
+	LONG $0x01148d49 // leaq (%r9,%rax), %rdx
+	LONG $0x24448b4d; BYTE $0x38 // movq 0x38(%r12), %r8
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	LONG $0xc24c0f4c // cmovlq %rdx, %r8
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xc7480f4c // cmovsq %rdi, %r8
+	WORD $0x014c; BYTE $0xf0 // addq %r14, %rax
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0xd04c0f4c // cmovlq %rax, %r10
+	LONG $0x24548b49; BYTE $0x20 // movq 0x20(%r12), %rdx
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xd7480f4c // cmovsq %rdi, %r10
+	LONG $0x2454894c; BYTE $0x68 // movq %r10, 0x68(%rsp)
+	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0xc14c0f49 // cmovlq %r9, %rax
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xc7480f48 // cmovsq %rdi, %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	LONG $0xee4c0f4d // cmovlq %r14, %r13
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xff2c8e0f; WORD $0xffff // jle 0x1510 <k_attend_values+0x310>
-	LONG $0x02e0c149 // shlq $0x2, %r8
+	LONG $0xef480f4c // cmovsq %rdi, %r13
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	QUAD $0x0001082484af0f48; BYTE $0x00 // imulq 0x108(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	QUAD $0x0001002484af0f48; BYTE $0x00 // imulq 0x100(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	QUAD $0x0000f82484af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	QUAD $0x0000f02484af0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	QUAD $0x0000d824bcaf0f48; BYTE $0x00 // imulq 0xd8(%rsp), %rdi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	QUAD $0x0000e82484af0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x49048d48 // leaq (%rcx,%rcx,2), %rax
+	LONG $0x30348d4a // leaq (%rax,%r14), %rsi
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x311c8d4a // leaq (%rcx,%r14), %rbx
+	LONG $0x09048d4a // leaq (%rcx,%r9), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x4e048d4d // leaq (%r14,%rcx,2), %r8
+	LONG $0x49048d49 // leaq (%r9,%rcx,2), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x8e248d4d // leaq (%r14,%rcx,4), %r12
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	LONG $0x890c8d49 // leaq (%r9,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0x184a8b4d // movq 0x18(%r10), %r9
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
+	LONG $0x024b8d49 // leaq 0x2(%r11), %rcx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	QUAD $0x000000d0248c8948 // movq %rcx, 0xd0(%rsp)
+	LONG $0x034b8d49 // leaq 0x3(%r11), %rcx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
+	LONG $0x044b8d49 // leaq 0x4(%r11), %rcx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	QUAD $0x000000c0248c8948 // movq %rcx, 0xc0(%rsp)
+	LONG $0x054b8d49 // leaq 0x5(%r11), %rcx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	QUAD $0x00000110248c8948 // movq %rcx, 0x110(%rsp)
+	LONG $0xcbaf0f4d // imulq %r11, %r9
+	QUAD $0x00000088248c894c // movq %r9, 0x88(%rsp)
+	WORD $0x8b49; BYTE $0x0a // movq (%r10), %rcx
+	QUAD $0x00000128248c8948 // movq %rcx, 0x128(%rsp)
+	LONG $0x104a8b49 // movq 0x10(%r10), %rcx
+	LONG $0x587a8b4d // movq 0x58(%r10), %r15
+	LONG $0x60528b4d // movq 0x60(%r10), %r10
+	QUAD $0x000000a824ac894c // movq %r13, 0xa8(%rsp)
+	QUAD $0x00000000ad0c8d4e // leaq (,%r13,4), %r9
+	QUAD $0x00000118248c894c // movq %r9, 0x118(%rsp)
+	QUAD $0x00000000952c8d4c // leaq (,%rdx,4), %r13
+	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
+	QUAD $0x00000120248c8948 // movq %rcx, 0x120(%rsp)
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	QUAD $0x000000802484c748; LONG $0x00000000 // movq $0x0, 0x80(%rsp)
+	LONG $0x0000dce9; BYTE $0x00 // jmp 0x19fe <k_attend_values+0x7fe>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000128248c8b48 // movq 0x128(%rsp), %rcx
+	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
+	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
+	LONG $0x117ca1c4; WORD $0x8904 // vmovups %ymm0, (%rcx,%r9,4)
+	LONG $0x117ca1c4; WORD $0x894c; BYTE $0x20 // vmovups %ymm1, 0x20(%rcx,%r9,4)
+	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
+	LONG $0x117ca1c4; WORD $0x8914 // vmovups %ymm2, (%rcx,%r9,4)
+	LONG $0x117ca1c4; WORD $0x895c; BYTE $0x20 // vmovups %ymm3, 0x20(%rcx,%r9,4)
+	QUAD $0x000000d0248c8b4c // movq 0xd0(%rsp), %r9
+	LONG $0x117ca1c4; WORD $0x8924 // vmovups %ymm4, (%rcx,%r9,4)
+	LONG $0x117ca1c4; WORD $0x896c; BYTE $0x20 // vmovups %ymm5, 0x20(%rcx,%r9,4)
+	QUAD $0x000000c8248c8b4c // movq 0xc8(%rsp), %r9
+	LONG $0x117ca1c4; WORD $0x8934 // vmovups %ymm6, (%rcx,%r9,4)
+	LONG $0x117ca1c4; WORD $0x897c; BYTE $0x20 // vmovups %ymm7, 0x20(%rcx,%r9,4)
+	QUAD $0x000000c0248c8b4c // movq 0xc0(%rsp), %r9
+	LONG $0x117c21c4; WORD $0x8904 // vmovups %ymm8, (%rcx,%r9,4)
+	LONG $0x117c21c4; WORD $0x894c; BYTE $0x20 // vmovups %ymm9, 0x20(%rcx,%r9,4)
+	QUAD $0x00000110248c8b4c // movq 0x110(%rsp), %r9
+	LONG $0x117c21c4; WORD $0x8914 // vmovups %ymm10, (%rcx,%r9,4)
+	LONG $0x117c21c4; WORD $0x895c; BYTE $0x20 // vmovups %ymm11, 0x20(%rcx,%r9,4)
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x5879894c // movq %r15, 0x58(%rcx)
+	LONG $0x6051894c // movq %r10, 0x60(%rcx)
+	QUAD $0x000000b824b48b4c // movq 0xb8(%rsp), %r14
+	LONG $0x104e8d4d // leaq 0x10(%r14), %r9
+	LONG $0x30598b4c // movq 0x30(%rcx), %r11
+	QUAD $0x0000009824848348; BYTE $0x40 // addq $0x40, 0x98(%rsp)
+	QUAD $0x0000008024b4894c // movq %r14, 0x80(%rsp)
+	LONG $0x245c894c; BYTE $0x08 // movq %r11, 0x8(%rsp)
+	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
+	LONG $0xf9b08f0f; WORD $0xffff // jg 0x13ae <k_attend_values+0x1ae>
+	QUAD $0x000000b8248c894c // movq %r9, 0xb8(%rsp)
+	QUAD $0x000000a8249c8b4c // movq 0xa8(%rsp), %r11
+	LONG $0x245c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r11
+	LONG $0x01a78d0f; WORD $0x0000 // jge 0x1bc0 <k_attend_values+0x9c0>
+	QUAD $0x00000118248c8b4c // movq 0x118(%rsp), %r9
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	QUAD $0x00000098248c034c // addq 0x98(%rsp), %r9
+	QUAD $0x000000008d348d4c // leaq (,%rcx,4), %r14
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -1248,619 +1459,1066 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x000093e9; BYTE $0x00 // jmp 0x16ba <k_attend_values+0x4ba>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x6b107cc5; BYTE $0xe0 // vmovups -0x20(%rbx), %ymm13
-	LONG $0x23107cc5 // vmovups (%rbx), %ymm12
-	LONG $0xab148d4b // leaq (%r11,%r13,4), %rdx
-	LONG $0x187d02c4; WORD $0xab34 // vbroadcastss (%r11,%r13,4), %ymm14
+	WORD $0x11eb // jmp 0x1a81 <k_attend_values+0x881>
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
+	LONG $0x245c394c; BYTE $0x68 // cmpq %r11, 0x68(%rsp)
+	LONG $0x01af840f; WORD $0x0000 // je 0x1c30 <k_attend_values+0xa30>
+	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
+	WORD $0x0d73 // jae 0x1a93 <k_attend_values+0x893>
+	LONG $0x17180f41 // prefetcht1 (%r15)
+	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
+	LONG $0x80ef8349 // subq $-0x80, %r15
+	LONG $0x107c41c4; BYTE $0x29 // vmovups (%r9), %ymm13
+	LONG $0x107c41c4; WORD $0x2061 // vmovups 0x20(%r9), %ymm12
+	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0x245c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r11
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2040; BYTE $0xcd // andb %cl, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1075 // jne 0x1ac6 <k_attend_values+0x8c6>
+	LONG $0x187d22c4; WORD $0x9f34 // vbroadcastss (%rdi,%r11,4), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
 	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
-	LONG $0x3a0c8d48 // leaq (%rdx,%rdi), %rcx
-	LONG $0x187d22c4; WORD $0x9234 // vbroadcastss (%rdx,%r10,4), %ymm14
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2040; BYTE $0xcd // andb %cl, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1575 // jne 0x1af3 <k_attend_values+0x8f3>
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x187d22c4; WORD $0x9934 // vbroadcastss (%rcx,%r11,4), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
 	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
-	LONG $0x187d22c4; WORD $0xd234 // vbroadcastss (%rdx,%r10,8), %ymm14
-	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0x245c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r11
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2040; BYTE $0xcd // andb %cl, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1575 // jne 0x1b20 <k_attend_values+0x920>
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x187d22c4; WORD $0x9934 // vbroadcastss (%rcx,%r11,4), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
-	LONG $0x187d22c4; WORD $0x913c // vbroadcastss (%rcx,%r10,4), %ymm15
+	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0x245c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r11
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2040; BYTE $0xcd // andb %cl, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1575 // jne 0x1b4d <k_attend_values+0x94d>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x187d22c4; WORD $0x9934 // vbroadcastss (%rcx,%r11,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm13) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm14) + ymm7
+	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0x245c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r11
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2040; BYTE $0xcd // andb %cl, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1575 // jne 0x1b7a <k_attend_values+0x97a>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x187d22c4; WORD $0x9934 // vbroadcastss (%rcx,%r11,4), %ymm14
+	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
+	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
+	LONG $0x241c3b4c // cmpq (%rsp), %r11
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2040; BYTE $0xcd // andb %cl, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	LONG $0xfed9850f; WORD $0xffff // jne 0x1a70 <k_attend_values+0x870>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x187d22c4; WORD $0x9934 // vbroadcastss (%rcx,%r11,4), %ymm14
+	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0xfffebfe9; BYTE $0xff // jmp 0x1a70 <k_attend_values+0x870>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x4caf0f4c; WORD $0x0824 // imulq 0x8(%rsp), %r9
+	QUAD $0x00000120248c8b48 // movq 0x120(%rsp), %rcx
+	LONG $0x890c8d4e // leaq (%rcx,%r9,4), %r9
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	LONG $0x890c8d4d // leaq (%r9,%rcx,4), %r9
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0x24743b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r14
+	WORD $0x217c // jl 0x1c40 <k_attend_values+0xa40>
+	LONG $0x0000f1e9; BYTE $0x00 // jmp 0x1d15 <k_attend_values+0xb15>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x24748b4c; BYTE $0x68 // movq 0x68(%rsp), %r14
+	LONG $0x24743b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r14
+	LONG $0x00d58d0f; WORD $0x0000 // jge 0x1d15 <k_attend_values+0xb15>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	QUAD $0x000000008d1c8d4c // leaq (,%rcx,4), %r11
+	LONG $0x00009ee9; BYTE $0x00 // jmp 0x1cf0 <k_attend_values+0xaf0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107c41c4; BYTE $0x29 // vmovups (%r9), %ymm13
+	LONG $0x107c41c4; WORD $0x2061 // vmovups 0x20(%r9), %ymm12
+	LONG $0xb70c8d4a // leaq (%rdi,%r14,4), %rcx
+	LONG $0x187d22c4; WORD $0xb734 // vbroadcastss (%rdi,%r14,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
+	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
+	LONG $0x292c8d4a // leaq (%rcx,%r13), %rbp
+	LONG $0x187d62c4; WORD $0x9134 // vbroadcastss (%rcx,%rdx,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
+	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
+	LONG $0x187d62c4; WORD $0xd134 // vbroadcastss (%rcx,%rdx,8), %ymm14
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0x187d62c4; WORD $0x957c; BYTE $0x00 // vbroadcastss (%rbp,%rdx,4), %ymm15
 	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
 	LONG $0xb805c2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm13) + ymm6
 	LONG $0xb81dc2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm15) + ymm7
-	LONG $0x3f148d48 // leaq (%rdi,%rdi), %rdx
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	LONG $0x187d22c4; WORD $0xd134 // vbroadcastss (%rcx,%r10,8), %ymm14
+	QUAD $0x000000006d0c8d4a // leaq (,%r13,2), %rcx
+	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	LONG $0x187d62c4; WORD $0xd574; BYTE $0x00 // vbroadcastss (%rbp,%rdx,8), %ymm14
 	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
 	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
-	LONG $0x187d22c4; WORD $0x9234 // vbroadcastss (%rdx,%r10,4), %ymm14
+	LONG $0x187d62c4; WORD $0x9134 // vbroadcastss (%rcx,%rdx,4), %ymm14
 	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
 	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
-	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	LONG $0xfe8a840f; WORD $0xffff // je 0x1544 <k_attend_values+0x344>
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	LONG $0xff6d830f; WORD $0xffff // jae 0x1630 <k_attend_values+0x430>
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0x2474394c; BYTE $0x60 // cmpq %r14, 0x60(%rsp)
+	WORD $0x2074 // je 0x1d10 <k_attend_values+0xb10>
+	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
+	LONG $0xff67830f; WORD $0xffff // jae 0x1c60 <k_attend_values+0xa60>
 	LONG $0x17180f41 // prefetcht1 (%r15)
 	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
 	LONG $0x80ef8349 // subq $-0x80, %r15
-	LONG $0xffff5be9; BYTE $0xff // jmp 0x1630 <k_attend_values+0x430>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x20468b48 // movq 0x20(%rsi), %rax
-	LONG $0x384e8b48 // movq 0x38(%rsi), %rcx
-	WORD $0x8b48; BYTE $0x16 // movq (%rsi), %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x18768b4c // movq 0x18(%rsi), %r14
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0x01cf8348 // orq $0x1, %rdi
-	LONG $0xfeaf0f49 // imulq %r14, %rdi
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x027a8d48 // leaq 0x2(%rdx), %rdi
-	LONG $0xfeaf0f49 // imulq %r14, %rdi
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	LONG $0x037a8d48 // leaq 0x3(%rdx), %rdi
-	LONG $0xfeaf0f49 // imulq %r14, %rdi
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0x047a8d48 // leaq 0x4(%rdx), %rdi
-	LONG $0xfeaf0f49 // imulq %r14, %rdi
-	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
-	LONG $0x057a8d48 // leaq 0x5(%rdx), %rdi
-	LONG $0xfeaf0f49 // imulq %r14, %rdi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	LONG $0xf2af0f4c // imulq %rdx, %r14
-	LONG $0x407e8b4c // movq 0x40(%rsi), %r15
-	LONG $0x48668b4c // movq 0x48(%rsi), %r12
-	QUAD $0x00000000ad0c8d4c // leaq (,%rbp,4), %r9
-	LONG $0x104e034c // addq 0x10(%rsi), %r9
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0x54af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdx
-	LONG $0x08560348 // addq 0x8(%rsi), %rdx
-	QUAD $0x00000000853c8d48 // leaq (,%rax,4), %rdi
-	LONG $0x000091e9; BYTE $0x00 // jmp 0x1804 <k_attend_values+0x604>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0xae048d4c // leaq (%rsi,%rbp,4), %r8
-	LONG $0x117c81c4; WORD $0xb004 // vmovups %ymm0, (%r8,%r14,4)
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x117cc1c4; WORD $0xb00c // vmovups %ymm1, (%r8,%rsi,4)
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x117cc1c4; WORD $0xb024 // vmovups %ymm4, (%r8,%rsi,4)
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x117cc1c4; WORD $0xb02c // vmovups %ymm5, (%r8,%rsi,4)
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x117c41c4; WORD $0xb014 // vmovups %ymm10, (%r8,%rsi,4)
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	LONG $0x117c41c4; WORD $0xb01c // vmovups %ymm11, (%r8,%rsi,4)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x407e894c // movq %r15, 0x40(%rsi)
-	LONG $0x4866894c // movq %r12, 0x48(%rsi)
-	LONG $0x085a8d4d // leaq 0x8(%r10), %r11
-	LONG $0x30468b4c // movq 0x30(%rsi), %r8
+	LONG $0xffff55e9; BYTE $0xff // jmp 0x1c60 <k_attend_values+0xa60>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x24748b4c; BYTE $0x60 // movq 0x60(%rsp), %r14
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
+	LONG $0xfc0a8d0f; WORD $0xffff // jge 0x1930 <k_attend_values+0x730>
 	LONG $0x20c18349 // addq $0x20, %r9
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	LONG $0xfb238f0f; WORD $0xffff // jg 0x1327 <k_attend_values+0x127>
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xff708e0f; WORD $0xffff // jle 0x1780 <k_attend_values+0x580>
-	LONG $0x02e0c149 // shlq $0x2, %r8
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x000088e9; BYTE $0x00 // jmp 0x18c1 <k_attend_values+0x6c1>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x107c41c4; WORD $0x0065 // vmovups (%r13), %ymm12
-	LONG $0x9a348d4a // leaq (%rdx,%r11,4), %rsi
-	LONG $0x187da2c4; WORD $0x9a04 // vbroadcastss (%rdx,%r11,4), %ymm0
-	LONG $0xa81dc2c4; BYTE $0xc0 // vfmadd213ps %ymm8, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm0) + ymm8
-	LONG $0x3e1c8d48 // leaq (%rsi,%rdi), %rbx
-	LONG $0x187de2c4; WORD $0x860c // vbroadcastss (%rsi,%rax,4), %ymm1
-	LONG $0xa81dc2c4; BYTE $0xc9 // vfmadd213ps %ymm9, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm1) + ymm9
-	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
-	LONG $0x187de2c4; WORD $0xc624 // vbroadcastss (%rsi,%rax,8), %ymm4
-	LONG $0xa81de2c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm4) + ymm7
-	LONG $0x187de2c4; WORD $0x832c // vbroadcastss (%rbx,%rax,4), %ymm5
-	LONG $0xa81de2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm6
-	LONG $0x3f348d48 // leaq (%rdi,%rdi), %rsi
-	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
-	LONG $0x187d62c4; WORD $0xc314 // vbroadcastss (%rbx,%rax,8), %ymm10
-	LONG $0xa81d62c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm12, %ymm10 # ymm10 = (ymm12 * ymm10) + ymm3
-	LONG $0x187d62c4; WORD $0x861c // vbroadcastss (%rsi,%rax,4), %ymm11
-	LONG $0xa81d62c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm11) + ymm2
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
-	LONG $0xc0287cc5 // vmovaps %ymm0, %ymm8
-	LONG $0xc9287cc5 // vmovaps %ymm1, %ymm9
-	LONG $0xfc28fcc5 // vmovaps %ymm4, %ymm7
-	LONG $0xf528fcc5 // vmovaps %ymm5, %ymm6
-	LONG $0xd3297cc5 // vmovaps %ymm10, %ymm3
-	LONG $0xda297cc5 // vmovaps %ymm11, %ymm2
-	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
-	LONG $0xfed9840f; WORD $0xffff // je 0x179a <k_attend_values+0x59a>
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	LONG $0xff76830f; WORD $0xffff // jae 0x1840 <k_attend_values+0x640>
+	LONG $0x2464c148; WORD $0x0208 // shlq $0x2, 0x8(%rsp)
+	WORD $0x1feb // jmp 0x1d51 <k_attend_values+0xb51>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0x244c034c; BYTE $0x08 // addq 0x8(%rsp), %r9
+	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
+	LONG $0xfbdf840f; WORD $0xffff // je 0x1930 <k_attend_values+0x730>
+	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
+	WORD $0x0d73 // jae 0x1d63 <k_attend_values+0xb63>
 	LONG $0x17180f41 // prefetcht1 (%r15)
 	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
 	LONG $0x80ef8349 // subq $-0x80, %r15
-	LONG $0xffff64e9; BYTE $0xff // jmp 0x1840 <k_attend_values+0x640>
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24248b4c // movq (%rsp), %r12
-	LONG $0x247c8b49; BYTE $0x18 // movq 0x18(%r12), %rdi
-	QUAD $0x0000000095348d4a // leaq (,%r10,4), %rsi
-	LONG $0x24340349 // addq (%r12), %rsi
-	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
-	LONG $0xf94e850f; WORD $0xffff // jne 0x1260 <k_attend_values+0x60>
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	LONG $0xd0af0f49 // imulq %r8, %rdx
-	LONG $0x2c11fcc5; BYTE $0x96 // vmovups %ymm5, (%rsi,%rdx,4)
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0x01ca8348 // orq $0x1, %rdx
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	LONG $0x2411fcc5; BYTE $0x96 // vmovups %ymm4, (%rsi,%rdx,4)
-	LONG $0x02508d49 // leaq 0x2(%r8), %rdx
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	LONG $0x1c11fcc5; BYTE $0x96 // vmovups %ymm3, (%rsi,%rdx,4)
-	LONG $0x03508d49 // leaq 0x3(%r8), %rdx
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	LONG $0x1411fcc5; BYTE $0x96 // vmovups %ymm2, (%rsi,%rdx,4)
-	LONG $0x04508d49 // leaq 0x4(%r8), %rdx
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	LONG $0x0c11fcc5; BYTE $0x96 // vmovups %ymm1, (%rsi,%rdx,4)
-	LONG $0x05c08349 // addq $0x5, %r8
-	LONG $0xc7af0f4c // imulq %rdi, %r8
-	LONG $0x117ca1c4; WORD $0x8604 // vmovups %ymm0, (%rsi,%r8,4)
-	LONG $0xfff962e9; BYTE $0xff // jmp 0x12cf <k_attend_values+0xcf>
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	LONG $0x24548b49; BYTE $0x30 // movq 0x30(%r12), %rdx
-	LONG $0x10fa8348 // cmpq $0x10, %rdx
-	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
-	LONG $0x012d8d0f; WORD $0x0000 // jge 0x1ab3 <k_attend_values+0x8b3>
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0x08c88349 // orq $0x8, %r8
-	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	LONG $0x02e48e0f; WORD $0x0000 // jle 0x1c7c <k_attend_values+0xa7c>
+	LONG $0x107c41c4; WORD $0xe069 // vmovups -0x20(%r9), %ymm13
+	LONG $0x107c41c4; BYTE $0x21 // vmovups (%r9), %ymm12
+	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
+	WORD $0x177c // jl 0x1d8a <k_attend_values+0xb8a>
+	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
+	WORD $0x107d // jge 0x1d8a <k_attend_values+0xb8a>
+	LONG $0x187d22c4; WORD $0xb734 // vbroadcastss (%rdi,%r14,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
+	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
+	WORD $0x3949; BYTE $0xde // cmpq %rbx, %r14
+	WORD $0x1c7c // jl 0x1dab <k_attend_values+0xbab>
+	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
+	WORD $0x157d // jge 0x1dab <k_attend_values+0xbab>
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	LONG $0x187d02c4; WORD $0xb334 // vbroadcastss (%r11,%r14,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
+	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	WORD $0x1c7c // jl 0x1dcc <k_attend_values+0xbcc>
+	LONG $0x24743b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r14
+	WORD $0x157d // jge 0x1dcc <k_attend_values+0xbcc>
+	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
+	LONG $0x187d02c4; WORD $0xb334 // vbroadcastss (%r11,%r14,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	WORD $0x1c7c // jl 0x1ded <k_attend_values+0xbed>
+	LONG $0x24743b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r14
+	WORD $0x157d // jge 0x1ded <k_attend_values+0xbed>
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	LONG $0x187d02c4; WORD $0xb334 // vbroadcastss (%r11,%r14,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm13) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm14) + ymm7
+	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
+	WORD $0x1c7c // jl 0x1e0e <k_attend_values+0xc0e>
+	LONG $0x24743b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r14
+	WORD $0x157d // jge 0x1e0e <k_attend_values+0xc0e>
+	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
+	LONG $0x187d02c4; WORD $0xb334 // vbroadcastss (%r11,%r14,4), %ymm14
+	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
+	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
+	LONG $0x24343b4c // cmpq (%rsp), %r14
+	LONG $0xff288c0f; WORD $0xffff // jl 0x1d40 <k_attend_values+0xb40>
+	LONG $0x24743b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r14
+	LONG $0xff1d8d0f; WORD $0xffff // jge 0x1d40 <k_attend_values+0xb40>
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x187d02c4; WORD $0xb334 // vbroadcastss (%r11,%r14,4), %ymm14
+	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0xffff03e9; BYTE $0xff // jmp 0x1d40 <k_attend_values+0xb40>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0x50468b48 // movq 0x50(%rsi), %rax
 	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x294c; BYTE $0xf1 // subq %r14, %rcx
-	LONG $0x045e8e0f; WORD $0x0000 // jle 0x1e05 <k_attend_values+0xc05>
-	LONG $0x24248b4c // movq (%rsp), %r12
-	LONG $0x24748b49; BYTE $0x40 // movq 0x40(%r12), %rsi
-	LONG $0x24448b49; BYTE $0x48 // movq 0x48(%r12), %rax
-	LONG $0x247c8b49; BYTE $0x38 // movq 0x38(%r12), %rdi
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x04658e0f; WORD $0x0000 // jle 0x1e2d <k_attend_values+0xc2d>
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	LONG $0x24648b4d; BYTE $0x08 // movq 0x8(%r12), %r12
-	LONG $0x205f8b4d // movq 0x20(%r15), %r11
-	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
-	QUAD $0x0000000cad0c8d4e // leaq 0xc(,%r13,4), %r9
-	LONG $0xcbaf0f4d // imulq %r11, %r9
-	QUAD $0x00000008ad148d4e // leaq 0x8(,%r13,4), %r10
-	LONG $0xd3af0f4d // imulq %r11, %r10
-	QUAD $0x00000004ad048d4e // leaq 0x4(,%r13,4), %r8
-	LONG $0xc3af0f4d // imulq %r11, %r8
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
-	LONG $0xddaf0f49 // imulq %r13, %rbx
-	QUAD $0x00000000b51c8d4e // leaq (,%r14,4), %r11
-	LONG $0x105f034d // addq 0x10(%r15), %r11
-	LONG $0x9c1c8d49 // leaq (%r12,%rbx,4), %rbx
-	WORD $0xf748; BYTE $0xd9 // negq %rcx
-	QUAD $0x00000000953c8d4c // leaq (,%rdx,4), %r15
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
-	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x0a2d8d4c; WORD $0x0010; BYTE $0x00 // leaq 0x100a(%rip), %r13 # 0x2a40 <lanes>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x53eb // jmp 0x1a97 <k_attend_values+0x897>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x107cc1c4; WORD $0x8d64; BYTE $0x20 // vmovups 0x20(%r13,%rcx,4), %ymm4
-	LONG $0x2c5dc2c4; BYTE $0x23 // vmaskmovps (%r11), %ymm4, %ymm4
-	LONG $0x187da2c4; WORD $0xa32c // vbroadcastss (%rbx,%r12,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
-	LONG $0x187d82c4; WORD $0xa02c // vbroadcastss (%r8,%r12,4), %ymm5
-	LONG $0x187d82c4; WORD $0xa234 // vbroadcastss (%r10,%r12,4), %ymm6
-	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
-	LONG $0xb85de2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm6) + ymm1
-	LONG $0x187d82c4; WORD $0xa12c // vbroadcastss (%r9,%r12,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
-	WORD $0x394c; BYTE $0xe7 // cmpq %r12, %rdi
-	LONG $0x0390840f; WORD $0x0000 // je 0x1e27 <k_attend_values+0xc27>
-	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	WORD $0x0b73 // jae 0x1aa7 <k_attend_values+0x8a7>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
-	WORD $0xa475 // jne 0x1a50 <k_attend_values+0x850>
-	LONG $0x107cc1c4; BYTE $0x23 // vmovups (%r11), %ymm4
-	WORD $0xa9eb // jmp 0x1a5c <k_attend_values+0x85c>
-	LONG $0x24048b49 // movq (%r12), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x24448b49; BYTE $0x08 // movq 0x8(%r12), %rax
-	LONG $0x244c8b49; BYTE $0x20 // movq 0x20(%r12), %rcx
-	QUAD $0x0000000c953c8d4a // leaq 0xc(,%r10,4), %rdi
-	LONG $0xf9af0f48 // imulq %rcx, %rdi
-	QUAD $0x0000000895048d4e // leaq 0x8(,%r10,4), %r8
-	LONG $0xc1af0f4c // imulq %rcx, %r8
-	QUAD $0x00000004950c8d4e // leaq 0x4(,%r10,4), %r9
-	LONG $0xc9af0f4c // imulq %rcx, %r9
-	LONG $0xcaaf0f49 // imulq %r10, %rcx
-	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
-	LONG $0x24648b4d; BYTE $0x10 // movq 0x10(%r12), %r12
+	QUAD $0x000000e024848b4c // movq 0xe0(%rsp), %r8
+	LONG $0xf0af0f4d // imulq %r8, %r14
+	LONG $0x407e8b4c // movq 0x40(%rsi), %r15
+	WORD $0x014d; BYTE $0xf7 // addq %r14, %r15
+	LONG $0x4876034c // addq 0x48(%rsi), %r14
+	LONG $0x80148d48 // leaq (%rax,%rax,4), %rdx
+	LONG $0x163c8d49 // leaq (%r14,%rdx), %rdi
 	LONG $0x385e8b4c // movq 0x38(%rsi), %r11
-	LONG $0x186e8b48 // movq 0x18(%rsi), %rbp
-	LONG $0x405e8b48 // movq 0x40(%rsi), %rbx
-	LONG $0x48768b4c // movq 0x48(%rsi), %r14
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	LONG $0x01cf8349 // orq $0x1, %r15
-	LONG $0xfdaf0f4c // imulq %rbp, %r15
-	LONG $0x02728d49 // leaq 0x2(%r10), %rsi
-	LONG $0xf5af0f48 // imulq %rbp, %rsi
-	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
-	LONG $0x03728d49 // leaq 0x3(%r10), %rsi
-	LONG $0xf5af0f48 // imulq %rbp, %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0xeaaf0f49 // imulq %r10, %rbp
-	LONG $0x20c48349 // addq $0x20, %r12
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
-	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000088e9; BYTE $0x00 // jmp 0x1bd5 <k_attend_values+0x9d5>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0xb2148d48 // leaq (%rdx,%rsi,4), %rdx
-	LONG $0x3c11fcc5; BYTE $0xaa // vmovups %ymm7, (%rdx,%rbp,4)
-	LONG $0x6c11fcc5; WORD $0x20aa // vmovups %ymm5, 0x20(%rdx,%rbp,4)
-	LONG $0x117ca1c4; WORD $0xba1c // vmovups %ymm3, (%rdx,%r15,4)
-	LONG $0x117ca1c4; WORD $0xba4c; BYTE $0x20 // vmovups %ymm1, 0x20(%rdx,%r15,4)
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x0411fcc5; BYTE $0xb2 // vmovups %ymm0, (%rdx,%rsi,4)
-	LONG $0x5411fcc5; WORD $0x20b2 // vmovups %ymm2, 0x20(%rdx,%rsi,4)
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x2411fcc5; BYTE $0xb2 // vmovups %ymm4, (%rdx,%rsi,4)
-	LONG $0x7411fcc5; WORD $0x20b2 // vmovups %ymm6, 0x20(%rdx,%rsi,4)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x405a8948 // movq %rbx, 0x40(%rdx)
-	LONG $0x4872894c // movq %r14, 0x48(%rdx)
-	LONG $0x10508d4c // leaq 0x10(%rax), %r10
-	LONG $0x30528b48 // movq 0x30(%rdx), %rdx
-	LONG $0x40c48349 // addq $0x40, %r12
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
-	LONG $0xfdb38f0f; WORD $0xffff // jg 0x1988 <k_attend_values+0x788>
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xff6f8e0f; WORD $0xffff // jle 0x1b50 <k_attend_values+0x950>
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x5deb // jmp 0x1c6a <k_attend_values+0xa6a>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x107c41c4; WORD $0xe042 // vmovups -0x20(%r10), %ymm8
-	LONG $0x107c41c4; BYTE $0x0a // vmovups (%r10), %ymm9
-	LONG $0x187d22c4; WORD $0xa914 // vbroadcastss (%rcx,%r13,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
-	LONG $0xb835c2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm10) + ymm5
-	LONG $0x187d02c4; WORD $0xa914 // vbroadcastss (%r9,%r13,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
-	LONG $0xb835c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm10) + ymm1
-	LONG $0x187d02c4; WORD $0xa814 // vbroadcastss (%r8,%r13,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
-	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
-	LONG $0x187d22c4; WORD $0xaf14 // vbroadcastss (%rdi,%r13,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm8) + ymm4
-	LONG $0xb82dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
-	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	LONG $0xff06840f; WORD $0xffff // je 0x1b70 <k_attend_values+0x970>
-	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
-	WORD $0xa173 // jae 0x1c10 <k_attend_values+0xa10>
-	WORD $0x180f; BYTE $0x13 // prefetcht1 (%rbx)
-	LONG $0x4053180f // prefetcht1 0x40(%rbx)
-	LONG $0x80eb8348 // subq $-0x80, %rbx
-	WORD $0x94eb // jmp 0x1c10 <k_attend_values+0xa10>
-	LONG $0x24348b4c // movq (%rsp), %r14
-	WORD $0x8b49; BYTE $0x0e // movq (%r14), %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0x08768b49 // movq 0x8(%r14), %rsi
-	LONG $0x20568b4d // movq 0x20(%r14), %r10
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	QUAD $0x0000000cbd0c8d4a // leaq 0xc(,%r15,4), %rcx
+	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
+	LONG $0xdf4c0f4c // cmovlq %rdi, %r11
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xdf480f4c // cmovsq %rdi, %r11
+	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0xda4c0f48 // cmovlq %rdx, %rbx
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xdf480f48 // cmovsq %rdi, %rbx
+	LONG $0x245c8948; BYTE $0x68 // movq %rbx, 0x68(%rsp)
+	WORD $0x394d; BYTE $0xde // cmpq %r11, %r14
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0xde4c0f49 // cmovlq %r14, %rbx
+	LONG $0x08568b48 // movq 0x8(%rsi), %rdx
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xdf480f48 // cmovsq %rdi, %rbx
+	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
+	WORD $0x394d; BYTE $0xdf // cmpq %r11, %r15
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0xdf4c0f49 // cmovlq %r15, %rbx
+	LONG $0x205e8b4c // movq 0x20(%rsi), %r11
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xdf480f48 // cmovsq %rdi, %rbx
+	QUAD $0x000000a8249c8948 // movq %rbx, 0xa8(%rsp)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	QUAD $0x00010824bcaf0f48; BYTE $0x00 // imulq 0x108(%rsp), %rdi
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	QUAD $0x00010024bcaf0f48; BYTE $0x00 // imulq 0x100(%rsp), %rdi
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	QUAD $0x0000f824bcaf0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rdi
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x247c8948; BYTE $0x78 // movq %rdi, 0x78(%rsp)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	QUAD $0x0000f024bcaf0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rdi
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	QUAD $0x0000d824acaf0f48; BYTE $0x00 // imulq 0xd8(%rsp), %rbp
+	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	QUAD $0x0000e824bcaf0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rdi
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0x18568b48 // movq 0x18(%rsi), %rdx
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	QUAD $0x000000b024bc8948 // movq %rdi, 0xb0(%rsp)
+	LONG $0x02788d49 // leaq 0x2(%r8), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	QUAD $0x000000d024bc8948 // movq %rdi, 0xd0(%rsp)
+	LONG $0x03788d49 // leaq 0x3(%r8), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	QUAD $0x000000c824bc8948 // movq %rdi, 0xc8(%rsp)
+	LONG $0x04788d49 // leaq 0x4(%r8), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	QUAD $0x000000c024bc8948 // movq %rdi, 0xc0(%rsp)
+	LONG $0x05788d49 // leaq 0x5(%r8), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	QUAD $0x0000011024bc8948 // movq %rdi, 0x110(%rsp)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0xf8af0f49 // imulq %r8, %rdi
+	QUAD $0x0000008824bc8948 // movq %rdi, 0x88(%rsp)
+	LONG $0x40048d4c // leaq (%rax,%rax,2), %r8
+	LONG $0x383c8d4b // leaq (%r8,%r15), %rdi
+	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
+	LONG $0x381c8d4a // leaq (%rax,%r15), %rbx
+	LONG $0x30048d4e // leaq (%rax,%r14), %r8
+	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
+	LONG $0x47048d4d // leaq (%r15,%rax,2), %r8
+	LONG $0x460c8d4d // leaq (%r14,%rax,2), %r9
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x870c8d4d // leaq (%r15,%rax,4), %r9
+	LONG $0x2474894c; BYTE $0x10 // movq %r14, 0x10(%rsp)
+	LONG $0x86048d49 // leaq (%r14,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x8b48; BYTE $0x06 // movq (%rsi), %rax
+	QUAD $0x0000012824848948 // movq %rax, 0x128(%rsp)
+	LONG $0x10468b48 // movq 0x10(%rsi), %rax
+	LONG $0x586e8b4c // movq 0x58(%rsi), %r13
+	LONG $0x60768b48 // movq 0x60(%rsi), %rsi
+	QUAD $0x0000012024848948 // movq %rax, 0x120(%rsp)
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	QUAD $0x0000011824848948 // movq %rax, 0x118(%rsp)
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	LONG $0x000096e9; BYTE $0x00 // jmp 0x20e4 <k_attend_values+0xee4>
+	WORD $0x9066 // nop
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
+	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	LONG $0x0411fcc5; BYTE $0x91 // vmovups %ymm0, (%rcx,%rdx,4)
+	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
+	LONG $0x0c11fcc5; BYTE $0x91 // vmovups %ymm1, (%rcx,%rdx,4)
+	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
+	LONG $0x1411fcc5; BYTE $0x91 // vmovups %ymm2, (%rcx,%rdx,4)
+	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
+	LONG $0x1c11fcc5; BYTE $0x91 // vmovups %ymm3, (%rcx,%rdx,4)
+	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
+	LONG $0x2411fcc5; BYTE $0x91 // vmovups %ymm4, (%rcx,%rdx,4)
+	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
+	LONG $0x2c11fcc5; BYTE $0x91 // vmovups %ymm5, (%rcx,%rdx,4)
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x586a894c // movq %r13, 0x58(%rdx)
+	LONG $0x60728948 // movq %rsi, 0x60(%rdx)
+	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
+	LONG $0x084e8d49 // leaq 0x8(%r14), %rcx
+	LONG $0x30528b4c // movq 0x30(%rdx), %r10
+	QUAD $0x0000009024848348; BYTE $0x20 // addq $0x20, 0x90(%rsp)
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	LONG $0xf2e58f0f; WORD $0xffff // jg 0x13c9 <k_attend_values+0x1c9>
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	LONG $0x24743b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r14
+	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
+	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	LONG $0x01748d0f; WORD $0x0000 // jge 0x2280 <k_attend_values+0x1080>
+	QUAD $0x00000118248c8b48 // movq 0x118(%rsp), %rcx
 	LONG $0xcaaf0f49 // imulq %r10, %rcx
-	QUAD $0x00000008bd3c8d4a // leaq 0x8(,%r15,4), %rdi
-	LONG $0xfaaf0f49 // imulq %r10, %rdi
-	QUAD $0x00000004bd0c8d4e // leaq 0x4(,%r15,4), %r9
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	LONG $0xd7af0f4d // imulq %r15, %r10
-	LONG $0x96148d4e // leaq (%rsi,%r10,4), %r10
-	LONG $0x385e8b4d // movq 0x38(%r14), %r11
-	LONG $0x18668b4d // movq 0x18(%r14), %r12
-	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
-	LONG $0x01cb8348 // orq $0x1, %rbx
-	LONG $0xdcaf0f49 // imulq %r12, %rbx
-	LONG $0x026f8d4d // leaq 0x2(%r15), %r13
-	LONG $0xecaf0f4d // imulq %r12, %r13
-	LONG $0x246c894c; BYTE $0x18 // movq %r13, 0x18(%rsp)
-	LONG $0x036f8d4d // leaq 0x3(%r15), %r13
-	LONG $0xecaf0f4d // imulq %r12, %r13
-	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
-	LONG $0xe7af0f4d // imulq %r15, %r12
-	LONG $0x406e8b4d // movq 0x40(%r14), %r13
-	LONG $0x486e8b49 // movq 0x48(%r14), %rbp
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	QUAD $0x0000000085348d48 // leaq (,%rax,4), %rsi
-	LONG $0x10760349 // addq 0x10(%r14), %rsi
-	WORD $0x6beb // jmp 0x1d7c <k_attend_values+0xb7c>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	LONG $0x117ca1c4; WORD $0xa014 // vmovups %ymm2, (%rax,%r12,4)
-	LONG $0x1c11fcc5; BYTE $0x98 // vmovups %ymm3, (%rax,%rbx,4)
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x2411fcc5; BYTE $0x90 // vmovups %ymm4, (%rax,%rdx,4)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x3411fcc5; BYTE $0x90 // vmovups %ymm6, (%rax,%rdx,4)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x4068894c // movq %r13, 0x40(%rax)
-	LONG $0x48688948 // movq %rbp, 0x48(%rax)
-	LONG $0x08468d4d // leaq 0x8(%r14), %r8
-	LONG $0x30508b48 // movq 0x30(%rax), %rdx
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	LONG $0xfc1f8f0f; WORD $0xffff // jg 0x199b <k_attend_values+0x79b>
-	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x9c7e // jle 0x1d20 <k_attend_values+0xb20>
-	LONG $0x02e2c148 // shlq $0x2, %rdx
+	QUAD $0x00000090248c0348 // addq 0x90(%rsp), %rcx
+	QUAD $0x0000000095148d4a // leaq (,%r10,4), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x50eb // jmp 0x1df0 <k_attend_values+0xbf0>
-	LONG $0x107c41c4; BYTE $0x00 // vmovups (%r8), %ymm8
-	LONG $0x187d82c4; WORD $0xba14 // vbroadcastss (%r10,%r15,4), %ymm2
-	LONG $0xa83de2c4; BYTE $0xd7 // vfmadd213ps %ymm7, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm7
-	LONG $0x187d82c4; WORD $0xb91c // vbroadcastss (%r9,%r15,4), %ymm3
-	LONG $0x187da2c4; WORD $0xbf24 // vbroadcastss (%rdi,%r15,4), %ymm4
-	LONG $0xa83de2c4; BYTE $0xdd // vfmadd213ps %ymm5, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm5
-	LONG $0xa83de2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm4) + ymm1
-	LONG $0x187da2c4; WORD $0xb934 // vbroadcastss (%rcx,%r15,4), %ymm6
-	LONG $0xa83de2c4; BYTE $0xf0 // vfmadd213ps %ymm0, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm0
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0xc628fcc5 // vmovaps %ymm6, %ymm0
-	LONG $0xcc28fcc5 // vmovaps %ymm4, %ymm1
-	LONG $0xeb28fcc5 // vmovaps %ymm3, %ymm5
-	LONG $0xfa28fcc5 // vmovaps %ymm2, %ymm7
-	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
-	LONG $0xff40840f; WORD $0xffff // je 0x1d30 <k_attend_values+0xb30>
-	WORD $0x3949; BYTE $0xed // cmpq %rbp, %r13
-	WORD $0xab73 // jae 0x1da0 <k_attend_values+0xba0>
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	WORD $0x1ceb // jmp 0x2161 <k_attend_values+0xf61>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x2454394c; BYTE $0x68 // cmpq %r10, 0x68(%rsp)
+	LONG $0x015f840f; WORD $0x0000 // je 0x22c0 <k_attend_values+0x10c0>
+	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
+	WORD $0x0e73 // jae 0x2174 <k_attend_values+0xf74>
 	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
 	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
 	LONG $0x80ed8349 // subq $-0x80, %r13
-	WORD $0x9beb // jmp 0x1da0 <k_attend_values+0xba0>
-	LONG $0x24248b4c // movq (%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x02458d48 // leaq 0x2(%rbp), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x24443b49; BYTE $0x28 // cmpq 0x28(%r12), %rax
-	LONG $0x00d38e0f; WORD $0x0000 // jle 0x1ef5 <k_attend_values+0xcf5>
-	LONG $0x000520e9; BYTE $0x00 // jmp 0x2347 <k_attend_values+0x1147>
-	LONG $0x24248b4c // movq (%rsp), %r12
-	WORD $0x13eb // jmp 0x1e40 <k_attend_values+0xc40>
-	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x3110fcc5 // vmovups (%rcx), %ymm6
+	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
+	LONG $0xc69d0f41 // setge %r14b
+	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2045; BYTE $0xf7 // andb %r14b, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0c75 // jne 0x219d <k_attend_values+0xf9d>
+	LONG $0x187da2c4; WORD $0x957c; BYTE $0x00 // vbroadcastss (%rbp,%r10,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm7) + ymm0
+	WORD $0x3949; BYTE $0xda // cmpq %rbx, %r10
+	LONG $0xc69d0f41 // setge %r14b
+	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2045; BYTE $0xf7 // andb %r14b, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x1375 // jne 0x21c9 <k_attend_values+0xfc9>
+	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
+	LONG $0x187d82c4; WORD $0x963c // vbroadcastss (%r14,%r10,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	LONG $0xc69d0f41 // setge %r14b
+	LONG $0x24543b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r10
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2045; BYTE $0xf7 // andb %r14b, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x1075 // jne 0x21f2 <k_attend_values+0xff2>
+	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
+	LONG $0x187d82c4; WORD $0x963c // vbroadcastss (%r14,%r10,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
+	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
+	LONG $0xc69d0f41 // setge %r14b
+	LONG $0x24543b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r10
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2045; BYTE $0xf7 // andb %r14b, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x1075 // jne 0x221b <k_attend_values+0x101b>
+	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
+	LONG $0x187d82c4; WORD $0x963c // vbroadcastss (%r14,%r10,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
+	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
+	LONG $0xc69d0f41 // setge %r14b
+	LONG $0x24543b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r10
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2045; BYTE $0xf7 // andb %r14b, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x1075 // jne 0x2244 <k_attend_values+0x1044>
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	LONG $0x187d82c4; WORD $0x963c // vbroadcastss (%r14,%r10,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
+	LONG $0x24143b4c // cmpq (%rsp), %r10
+	LONG $0xc69d0f41 // setge %r14b
+	LONG $0x24543b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r10
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2045; BYTE $0xf7 // andb %r14b, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	LONG $0xfeee850f; WORD $0xffff // jne 0x2150 <k_attend_values+0xf50>
+	LONG $0x24748b4c; BYTE $0x70 // movq 0x70(%rsp), %r14
+	LONG $0x187d82c4; WORD $0x963c // vbroadcastss (%r14,%r10,4), %ymm7
+	LONG $0xb845e2c4; BYTE $0xee // vfmadd231ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm6) + ymm5
+	LONG $0xfffed9e9; BYTE $0xff // jmp 0x2150 <k_attend_values+0xf50>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0xcaaf0f49 // imulq %r10, %rcx
+	QUAD $0x0000012024bc8b4c // movq 0x120(%rsp), %r15
+	LONG $0x8f0c8d49 // leaq (%r15,%rcx,4), %rcx
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	LONG $0x24448b4d; BYTE $0x18 // movq 0x18(%r12), %r8
-	QUAD $0x00000000b53c8d4a // leaq (,%r14,4), %rdi
-	LONG $0x243c0349 // addq (%r12), %rdi
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	LONG $0x8f0c8d4e // leaq (%rdi,%r9,4), %r9
-	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
-	WORD $0x3275 // jne 0x1e98 <k_attend_values+0xc98>
-	LONG $0x117cc1c4; BYTE $0x19 // vmovups %ymm3, (%r9)
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x1411fcc5; BYTE $0x8f // vmovups %ymm2, (%rdi,%rcx,4)
-	LONG $0x024a8d49 // leaq 0x2(%r10), %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x0c11fcc5; BYTE $0x8f // vmovups %ymm1, (%rdi,%rcx,4)
-	LONG $0x03c28349 // addq $0x3, %r10
-	LONG $0xd0af0f4d // imulq %r8, %r10
-	LONG $0x117ca1c4; WORD $0x9704 // vmovups %ymm0, (%rdi,%r10,4)
-	WORD $0x3feb // jmp 0x1ed7 <k_attend_values+0xcd7>
-	LONG $0xa1158d48; WORD $0x000b; BYTE $0x00 // leaq 0xba1(%rip), %rdx # 0x2a40 <lanes>
-	LONG $0x6410fcc5; WORD $0x208a // vmovups 0x20(%rdx,%rcx,4), %ymm4
-	LONG $0x2e5dc2c4; BYTE $0x19 // vmaskmovps %ymm3, %ymm4, (%r9)
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x2e5de2c4; WORD $0x8f14 // vmaskmovps %ymm2, %ymm4, (%rdi,%rcx,4)
-	LONG $0x024a8d49 // leaq 0x2(%r10), %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x2e5de2c4; WORD $0x8f0c // vmaskmovps %ymm1, %ymm4, (%rdi,%rcx,4)
-	LONG $0x03c28349 // addq $0x3, %r10
-	LONG $0xd0af0f4d // imulq %r8, %r10
-	LONG $0x2e5da2c4; WORD $0x9704 // vmaskmovps %ymm0, %ymm4, (%rdi,%r10,4)
-	LONG $0x24748949; BYTE $0x40 // movq %rsi, 0x40(%r12)
-	LONG $0x24448949; BYTE $0x48 // movq %rax, 0x48(%r12)
-	LONG $0x02458d48 // leaq 0x2(%rbp), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x24443b49; BYTE $0x28 // cmpq 0x28(%r12), %rax
-	LONG $0x04528f0f; WORD $0x0000 // jg 0x2347 <k_attend_values+0x1147>
-	LONG $0x24748b49; BYTE $0x30 // movq 0x30(%r12), %rsi
-	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	LONG $0x00e98d0f; WORD $0x0000 // jge 0x1fed <k_attend_values+0xded>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x08c98348 // orq $0x8, %rcx
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	LONG $0x02678e0f; WORD $0x0000 // jle 0x2182 <k_attend_values+0xf82>
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	WORD $0x2948; BYTE $0xd7 // subq %rdx, %rdi
-	LONG $0x04178e0f; WORD $0x0000 // jle 0x233e <k_attend_values+0x113e>
-	LONG $0x24248b4c // movq (%rsp), %r12
-	LONG $0x244c8b49; BYTE $0x40 // movq 0x40(%r12), %rcx
-	LONG $0x24448b49; BYTE $0x48 // movq 0x48(%r12), %rax
-	LONG $0x24448b4d; BYTE $0x38 // movq 0x38(%r12), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
-	LONG $0x07028e0f; WORD $0x0000 // jle 0x264a <k_attend_values+0x144a>
-	LONG $0x24748b4d; BYTE $0x08 // movq 0x8(%r12), %r14
-	LONG $0x24548b4d; BYTE $0x20 // movq 0x20(%r12), %r10
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	QUAD $0x00000004ad0c8d4e // leaq 0x4(,%r13,4), %r9
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0xddaf0f4d // imulq %r13, %r11
-	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
-	LONG $0x2454034d; BYTE $0x10 // addq 0x10(%r12), %r10
-	LONG $0x9e1c8d4f // leaq (%r14,%r11,4), %r11
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	QUAD $0x00000000b51c8d48 // leaq (,%rsi,4), %rbx
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0xa93d8d4c; WORD $0x000a; BYTE $0x00 // leaq 0xaa9(%rip), %r15 # 0x2a40 <lanes>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x34eb // jmp 0x1fd1 <k_attend_values+0xdd1>
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x24543b48; BYTE $0x60 // cmpq 0x60(%rsp), %rdx
+	WORD $0x1c7c // jl 0x22d5 <k_attend_values+0x10d5>
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0x237a <k_attend_values+0x117a>
+	WORD $0x9066 // nop
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x24543b48; BYTE $0x60 // cmpq 0x60(%rsp), %rdx
+	LONG $0x00a58d0f; WORD $0x0000 // jge 0x237a <k_attend_values+0x117a>
+	QUAD $0x0000000095148d4e // leaq (,%r10,4), %r10
+	WORD $0x6eeb // jmp 0x234d <k_attend_values+0x114d>
+	BYTE $0x90 // nop
+	LONG $0x3110fcc5 // vmovups (%rcx), %ymm6
+	LONG $0x187de2c4; WORD $0x957c; BYTE $0x00 // vbroadcastss (%rbp,%rdx,4), %ymm7
+	QUAD $0x0000000095348d4c // leaq (,%rdx,4), %r14
+	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
+	LONG $0xb84de2c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm7) + ymm0
+	LONG $0x187d82c4; WORD $0x9e3c // vbroadcastss (%r14,%r11,4), %ymm7
+	LONG $0x063c8d4d // leaq (%r14,%rax), %r15
+	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
+	LONG $0x187d82c4; WORD $0xde3c // vbroadcastss (%r14,%r11,8), %ymm7
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
+	LONG $0x187d82c4; WORD $0x9f3c // vbroadcastss (%r15,%r11,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
+	LONG $0x00348d4c // leaq (%rax,%rax), %r14
+	LONG $0x187d82c4; WORD $0xdf3c // vbroadcastss (%r15,%r11,8), %ymm7
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
+	LONG $0x187d82c4; WORD $0x9e3c // vbroadcastss (%r14,%r11,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm7) + ymm5
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
+	LONG $0x24543948; BYTE $0x60 // cmpq %rdx, 0x60(%rsp)
+	WORD $0x2374 // je 0x2370 <k_attend_values+0x1170>
+	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
+	WORD $0x8e73 // jae 0x22e0 <k_attend_values+0x10e0>
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
+	LONG $0x80ed8349 // subq $-0x80, %r13
+	LONG $0xffff7be9; BYTE $0xff // jmp 0x22e0 <k_attend_values+0x10e0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	LONG $0xfccb8d0f; WORD $0xffff // jge 0x2050 <k_attend_values+0xe50>
+	LONG $0x02e2c149 // shlq $0x2, %r10
+	WORD $0x16eb // jmp 0x23a1 <k_attend_values+0x11a1>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
+	LONG $0x24543948; BYTE $0x30 // cmpq %rdx, 0x30(%rsp)
+	LONG $0xfcaf840f; WORD $0xffff // je 0x2050 <k_attend_values+0xe50>
+	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
+	WORD $0x0e73 // jae 0x23b4 <k_attend_values+0x11b4>
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
+	LONG $0x80ed8349 // subq $-0x80, %r13
+	LONG $0x3110fcc5 // vmovups (%rcx), %ymm6
+	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
+	WORD $0x137c // jl 0x23d0 <k_attend_values+0x11d0>
+	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
+	WORD $0x0c7d // jge 0x23d0 <k_attend_values+0x11d0>
+	LONG $0x187de2c4; WORD $0x957c; BYTE $0x00 // vbroadcastss (%rbp,%rdx,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm7) + ymm0
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	WORD $0x1a7c // jl 0x23ef <k_attend_values+0x11ef>
+	LONG $0x24543b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdx
+	WORD $0x137d // jge 0x23ef <k_attend_values+0x11ef>
+	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
+	LONG $0x187dc2c4; WORD $0x963c // vbroadcastss (%r14,%rdx,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	WORD $0x177c // jl 0x240b <k_attend_values+0x120b>
+	LONG $0x24543b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdx
+	WORD $0x107d // jge 0x240b <k_attend_values+0x120b>
+	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
+	LONG $0x187dc2c4; WORD $0x963c // vbroadcastss (%r14,%rdx,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	WORD $0x177c // jl 0x2427 <k_attend_values+0x1227>
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	WORD $0x107d // jge 0x2427 <k_attend_values+0x1227>
+	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
+	LONG $0x187dc2c4; WORD $0x963c // vbroadcastss (%r14,%rdx,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	WORD $0x177c // jl 0x2443 <k_attend_values+0x1243>
+	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
+	WORD $0x107d // jge 0x2443 <k_attend_values+0x1243>
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	LONG $0x187dc2c4; WORD $0x963c // vbroadcastss (%r14,%rdx,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
+	LONG $0x24143b48 // cmpq (%rsp), %rdx
+	LONG $0xff438c0f; WORD $0xffff // jl 0x2390 <k_attend_values+0x1190>
+	LONG $0x24543b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdx
+	LONG $0xff388d0f; WORD $0xffff // jge 0x2390 <k_attend_values+0x1190>
+	LONG $0x24748b4c; BYTE $0x70 // movq 0x70(%rsp), %r14
+	LONG $0x187dc2c4; WORD $0x963c // vbroadcastss (%r14,%rdx,4), %ymm7
+	LONG $0xb845e2c4; BYTE $0xee // vfmadd231ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm6) + ymm5
+	LONG $0xffff23e9; BYTE $0xff // jmp 0x2390 <k_attend_values+0x1190>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x107cc1c4; WORD $0xbf54; BYTE $0x20 // vmovups 0x20(%r15,%rdi,4), %ymm2
-	LONG $0x2c6dc2c4; BYTE $0x12 // vmaskmovps (%r10), %ymm2, %ymm2
-	LONG $0x187d82c4; WORD $0xb31c // vbroadcastss (%r11,%r14,4), %ymm3
-	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
-	LONG $0x187d82c4; WORD $0xb11c // vbroadcastss (%r9,%r14,4), %ymm3
-	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
-	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
-	LONG $0x0689840f; WORD $0x0000 // je 0x265a <k_attend_values+0x145a>
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0x0b73 // jae 0x1fe1 <k_attend_values+0xde1>
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x0000009824ac8b48 // movq 0x98(%rsp), %rbp
+	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	WORD $0x3f7c // jl 0x24d7 <k_attend_values+0x12d7>
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x247c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r15
+	LONG $0x01158c0f; WORD $0x0000 // jl 0x25bd <k_attend_values+0x13bd>
+	LONG $0x0002e3e9; BYTE $0x00 // jmp 0x2790 <k_attend_values+0x1590>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	QUAD $0x0000009024ac8b4c // movq 0x90(%rsp), %r13
+	QUAD $0x0000009824ac8b48 // movq 0x98(%rsp), %rbp
+	QUAD $0x000000a8248c8b4c // movq 0xa8(%rsp), %r9
+	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	WORD $0xc17d // jge 0x2498 <k_attend_values+0x1298>
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	QUAD $0x0000d824b4af0f48; BYTE $0x00 // imulq 0xd8(%rsp), %rsi
+	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
+	QUAD $0x0000000095048d4e // leaq (,%r10,4), %r8
+	QUAD $0x000000009d0c8d4e // leaq (,%r11,4), %r9
+	WORD $0x78eb // jmp 0x2576 <k_attend_values+0x1376>
+	WORD $0x9066 // nop
+	LONG $0x39058d48; WORD $0x0027; BYTE $0x00 // leaq 0x2739(%rip), %rax # 0x4c40 <lanes>
+	LONG $0x7410fcc5; WORD $0x2090 // vmovups 0x20(%rax,%rdx,4), %ymm6
+	LONG $0x2c4de2c4; BYTE $0x33 // vmaskmovps (%rbx), %ymm6, %ymm6
+	LONG $0x187da2c4; WORD $0xbe3c // vbroadcastss (%rsi,%r15,4), %ymm7
+	LONG $0xbe048d4a // leaq (%rsi,%r15,4), %rax
+	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
+	LONG $0x187da2c4; WORD $0x983c // vbroadcastss (%rax,%r11,4), %ymm7
+	LONG $0x083c8d4a // leaq (%rax,%r9), %rdi
+	LONG $0xb84de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm7) + ymm5
+	LONG $0x187da2c4; WORD $0xd83c // vbroadcastss (%rax,%r11,8), %ymm7
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
+	LONG $0x187da2c4; WORD $0x9f3c // vbroadcastss (%rdi,%r11,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
+	LONG $0x09048d4b // leaq (%r9,%r9), %rax
+	LONG $0x187da2c4; WORD $0xdf3c // vbroadcastss (%rdi,%r11,8), %ymm7
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
+	LONG $0x187da2c4; WORD $0x983c // vbroadcastss (%rax,%r11,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm7) + ymm0
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
+	LONG $0x247c394c; BYTE $0x28 // cmpq %r15, 0x28(%rsp)
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0x2a74 // je 0x25a0 <k_attend_values+0x13a0>
+	LONG $0x240c3b48 // cmpq (%rsp), %rcx
+	WORD $0x0b73 // jae 0x2587 <k_attend_values+0x1387>
 	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	WORD $0xba75 // jne 0x1fa0 <k_attend_values+0xda0>
-	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
-	WORD $0xbfeb // jmp 0x1fac <k_attend_values+0xdac>
-	LONG $0x243c8b49 // movq (%r12), %rdi
-	LONG $0x24448b49; BYTE $0x08 // movq 0x8(%r12), %rax
-	LONG $0x24548b49; BYTE $0x20 // movq 0x20(%r12), %rdx
-	QUAD $0x00000004ad0c8d48 // leaq 0x4(,%rbp,4), %rcx
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	LONG $0xd5af0f48 // imulq %rbp, %rdx
-	LONG $0x90048d4c // leaq (%rax,%rdx,4), %r8
-	LONG $0x244c8b4d; BYTE $0x10 // movq 0x10(%r12), %r9
-	LONG $0x24548b4d; BYTE $0x38 // movq 0x38(%r12), %r10
-	LONG $0x247c8b4d; BYTE $0x18 // movq 0x18(%r12), %r15
-	LONG $0x245c8b4d; BYTE $0x40 // movq 0x40(%r12), %r11
-	LONG $0x245c8b49; BYTE $0x48 // movq 0x48(%r12), %rbx
-	LONG $0x01758d4c // leaq 0x1(%rbp), %r14
-	LONG $0xf7af0f4d // imulq %r15, %r14
-	LONG $0xfdaf0f4c // imulq %rbp, %r15
-	LONG $0x60c18349 // addq $0x60, %r9
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	LONG $0x0020bc41; WORD $0x0000 // movl $0x20, %r12d
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x000086e9; BYTE $0x00 // jmp 0x20ce <k_attend_values+0xece>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
-	LONG $0x117ca1c4; WORD $0xb83c // vmovups %ymm7, (%rax,%r15,4)
-	LONG $0x117ca1c4; WORD $0xb874; BYTE $0x20 // vmovups %ymm6, 0x20(%rax,%r15,4)
-	LONG $0x117ca1c4; WORD $0xb86c; BYTE $0x40 // vmovups %ymm5, 0x40(%rax,%r15,4)
-	LONG $0x117ca1c4; WORD $0xb864; BYTE $0x60 // vmovups %ymm4, 0x60(%rax,%r15,4)
-	LONG $0x117ca1c4; WORD $0xb01c // vmovups %ymm3, (%rax,%r14,4)
-	LONG $0x117ca1c4; WORD $0xb054; BYTE $0x20 // vmovups %ymm2, 0x20(%rax,%r14,4)
-	LONG $0x117ca1c4; WORD $0xb04c; BYTE $0x40 // vmovups %ymm1, 0x40(%rax,%r14,4)
-	LONG $0x117ca1c4; WORD $0xb044; BYTE $0x60 // vmovups %ymm0, 0x60(%rax,%r14,4)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x4058894c // movq %r11, 0x40(%rax)
-	LONG $0x48588948 // movq %rbx, 0x48(%rax)
-	LONG $0x20628d4c // leaq 0x20(%rdx), %r12
-	LONG $0x30708b48 // movq 0x30(%rax), %rsi
-	LONG $0x80e98349 // subq $-0x80, %r9
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	LONG $0xfe388f0f; WORD $0xffff // jg 0x1f06 <k_attend_values+0xd06>
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff768e0f; WORD $0xffff // jle 0x2050 <k_attend_values+0xe50>
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
+	LONG $0xff70850f; WORD $0xffff // jne 0x2500 <k_attend_values+0x1300>
+	LONG $0x3310fcc5 // vmovups (%rbx), %ymm6
+	LONG $0xffff79e9; BYTE $0xff // jmp 0x2512 <k_attend_values+0x1312>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	QUAD $0x000000a8248c8b4c // movq 0xa8(%rsp), %r9
+	LONG $0x247c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r15
+	LONG $0x01d38d0f; WORD $0x0000 // jge 0x2790 <k_attend_values+0x1590>
+	WORD $0xf749; BYTE $0xdd // negq %r13
+	LONG $0x246c894c; BYTE $0x60 // movq %r13, 0x60(%rsp)
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	LONG $0x312c8d4b // leaq (%r9,%r14), %rbp
+	LONG $0x31148d49 // leaq (%r9,%rsi), %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x4e148d4a // leaq (%rsi,%r9,2), %rdx
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	LONG $0x49148d4f // leaq (%r9,%r9,2), %r10
+	LONG $0x32148d4b // leaq (%r10,%r14), %rdx
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
 	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0x8e0c8d4f // leaq (%r14,%r9,4), %r9
+	LONG $0xa6248d4e // leaq (%rsi,%r12,4), %r12
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	QUAD $0x00010824b4af0f4c; BYTE $0x00 // imulq 0x108(%rsp), %r14
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	QUAD $0x00010024b4af0f4c; BYTE $0x00 // imulq 0x100(%rsp), %r14
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	LONG $0x2474894c; BYTE $0x70 // movq %r14, 0x70(%rsp)
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	QUAD $0x0000f824b4af0f4c; BYTE $0x00 // imulq 0xf8(%rsp), %r14
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	LONG $0x2474894c; BYTE $0x58 // movq %r14, 0x58(%rsp)
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	QUAD $0x0000f024b4af0f4c; BYTE $0x00 // imulq 0xf0(%rsp), %r14
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	LONG $0x2474894c; BYTE $0x78 // movq %r14, 0x78(%rsp)
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	QUAD $0x0000d824b4af0f4c; BYTE $0x00 // imulq 0xd8(%rsp), %r14
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	LONG $0x2474894c; BYTE $0x48 // movq %r14, 0x48(%rsp)
+	QUAD $0x0000e8249caf0f4c; BYTE $0x00 // imulq 0xe8(%rsp), %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	QUAD $0x0000000085348d4c // leaq (,%rax,4), %r14
+	WORD $0x1beb // jmp 0x2691 <k_attend_values+0x1491>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
+	LONG $0x247c394c; BYTE $0x38 // cmpq %r15, 0x38(%rsp)
+	LONG $0x00ff840f; WORD $0x0000 // je 0x2790 <k_attend_values+0x1590>
+	LONG $0x240c3b48 // cmpq (%rsp), %rcx
+	WORD $0x0b73 // jae 0x26a2 <k_attend_values+0x14a2>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	LONG $0x247c3948; BYTE $0x08 // cmpq %rdi, 0x8(%rsp)
+	WORD $0x1775 // jne 0x26c0 <k_attend_values+0x14c0>
+	LONG $0x3310fcc5 // vmovups (%rbx), %ymm6
+	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	WORD $0x2b7d // jge 0x26dd <k_attend_values+0x14dd>
+	WORD $0x3eeb // jmp 0x26f2 <k_attend_values+0x14f2>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x79058d48; WORD $0x0025; BYTE $0x00 // leaq 0x2579(%rip), %rax # 0x4c40 <lanes>
+	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
+	LONG $0x107ca1c4; WORD $0xa874; BYTE $0x20 // vmovups 0x20(%rax,%r13,4), %ymm6
+	LONG $0x2c4de2c4; BYTE $0x33 // vmaskmovps (%rbx), %ymm6, %ymm6
+	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	WORD $0x157c // jl 0x26f2 <k_attend_values+0x14f2>
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	WORD $0x107d // jge 0x26f2 <k_attend_values+0x14f2>
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	WORD $0x127c // jl 0x2709 <k_attend_values+0x1509>
+	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
+	WORD $0x0b7d // jge 0x2709 <k_attend_values+0x1509>
+	LONG $0x187d82c4; WORD $0xbb3c // vbroadcastss (%r11,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm7) + ymm5
+	LONG $0x247c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r15
+	WORD $0x177c // jl 0x2727 <k_attend_values+0x1527>
+	LONG $0x247c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r15
+	WORD $0x107d // jge 0x2727 <k_attend_values+0x1527>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
+	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	WORD $0x157c // jl 0x2741 <k_attend_values+0x1541>
+	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
+	WORD $0x107d // jge 0x2741 <k_attend_values+0x1541>
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
+	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
+	WORD $0x157c // jl 0x275b <k_attend_values+0x155b>
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0x107d // jge 0x275b <k_attend_values+0x155b>
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
+	LONG $0x247c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r15
+	LONG $0xff1a8c0f; WORD $0xffff // jl 0x2680 <k_attend_values+0x1480>
+	LONG $0x247c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r15
+	LONG $0xff0f8d0f; WORD $0xffff // jge 0x2680 <k_attend_values+0x1480>
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	LONG $0xb845e2c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm6) + ymm0
+	LONG $0xfffefae9; BYTE $0xff // jmp 0x2680 <k_attend_values+0x1480>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x24748b49; BYTE $0x18 // movq 0x18(%r12), %rsi
+	QUAD $0x00000000bd148d48 // leaq (,%rdi,4), %rdx
+	LONG $0x24140349 // addq (%r12), %rdx
+	LONG $0x247c3948; BYTE $0x08 // cmpq %rdi, 0x8(%rsp)
+	LONG $0xeaff850f; WORD $0xffff // jne 0x12b0 <k_attend_values+0xb0>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	QUAD $0x000000e024bc8b48 // movq 0xe0(%rsp), %rdi
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0x2411fcc5; BYTE $0x82 // vmovups %ymm4, (%rdx,%rax,4)
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x01c88348 // orq $0x1, %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x2c11fcc5; BYTE $0x82 // vmovups %ymm5, (%rdx,%rax,4)
+	LONG $0x02478d48 // leaq 0x2(%rdi), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x1c11fcc5; BYTE $0x82 // vmovups %ymm3, (%rdx,%rax,4)
+	LONG $0x03478d48 // leaq 0x3(%rdi), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x1411fcc5; BYTE $0x82 // vmovups %ymm2, (%rdx,%rax,4)
+	LONG $0x04478d48 // leaq 0x4(%rdi), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x0c11fcc5; BYTE $0x82 // vmovups %ymm1, (%rdx,%rax,4)
+	LONG $0x05c78348 // addq $0x5, %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0x0411fcc5; BYTE $0xba // vmovups %ymm0, (%rdx,%rdi,4)
+	LONG $0xffeb1be9; BYTE $0xff // jmp 0x1329 <k_attend_values+0x129>
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	LONG $0x247c8b4d; BYTE $0x30 // movq 0x30(%r12), %r15
+	LONG $0x10ff8349 // cmpq $0x10, %r15
+	LONG $0x02ac8d0f; WORD $0x0000 // jge 0x2ad9 <k_attend_values+0x18d9>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	LONG $0x08ce8349 // orq $0x8, %r14
+	LONG $0x243c894c // movq %r15, (%rsp)
+	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
+	LONG $0x08338e0f; WORD $0x0000 // jle 0x3077 <k_attend_values+0x1e77>
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x0d298e0f; WORD $0x0000 // jle 0x3585 <k_attend_values+0x2385>
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x244c8b49; BYTE $0x58 // movq 0x58(%r12), %rcx
+	LONG $0x24448b49; BYTE $0x60 // movq 0x60(%r12), %rax
+	LONG $0x24448b4d; BYTE $0x20 // movq 0x20(%r12), %r8
+	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
+	LONG $0x24748b49; BYTE $0x50 // movq 0x50(%r12), %rsi
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	QUAD $0x000000a0249c8b48 // movq 0xa0(%rsp), %rbx
+	LONG $0xcbaf0f4c // imulq %rbx, %r9
+	LONG $0x24548b4d; BYTE $0x40 // movq 0x40(%r12), %r10
+	WORD $0x014d; BYTE $0xca // addq %r9, %r10
+	LONG $0x244c034d; BYTE $0x48 // addq 0x48(%r12), %r9
+	LONG $0xc3af0f4c // imulq %rbx, %r8
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	LONG $0x761c8d4c // leaq (%rsi,%rsi,2), %r11
+	LONG $0x19148d4b // leaq (%r9,%r11), %rdx
+	LONG $0x247c8b49; BYTE $0x38 // movq 0x38(%r12), %rdi
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	LONG $0xfa4c0f48 // cmovlq %rdx, %rdi
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xfa480f48 // cmovsq %rdx, %rdi
+	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	LONG $0xf34c0f4d // cmovlq %r11, %r14
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xf2480f4c // cmovsq %rdx, %r14
+	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
+	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
+	LONG $0xe94c0f4d // cmovlq %r9, %r13
+	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
+	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0xd24c0f49 // cmovlq %r10, %rdx
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xd7480f48 // cmovsq %rdi, %rdx
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x242c8948 // movq %rbp, (%rsp)
+	LONG $0xfdaf0f48 // imulq %rbp, %rdi
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x247c0349; BYTE $0x10 // addq 0x10(%r12), %rdi
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xed480f4c // cmovsq %rbp, %r13
+	LONG $0x246c894c; BYTE $0x70 // movq %r13, 0x70(%rsp)
+	LONG $0x246c8b49; BYTE $0x08 // movq 0x8(%r12), %rbp
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0xbf3c8d4e // leaq (%rdi,%r15,4), %r15
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
+	LONG $0x857c8d4a; BYTE $0x00 // leaq (%rbp,%r8,4), %rdi
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x723c8d49 // leaq (%r10,%rsi,2), %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
+	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	LONG $0x246c8948; BYTE $0x58 // movq %rbp, 0x58(%rsp)
+	LONG $0x0c348d0f; WORD $0x0000 // jge 0x358f <k_attend_values+0x238f>
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	LONG $0x162c8d4a // leaq (%rsi,%r10), %rbp
+	LONG $0x0e248d4e // leaq (%rsi,%r9), %r12
+	LONG $0x713c8d49 // leaq (%r9,%rsi,2), %rdi
+	QUAD $0x0000000c9d348d48 // leaq 0xc(,%rbx,4), %rsi
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
+	QUAD $0x00000008b5348d48 // leaq 0x8(,%rsi,4), %rsi
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
+	QUAD $0x00000004b5348d48 // leaq 0x4(,%rsi,4), %rsi
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x1deb // jmp 0x29ff <k_attend_values+0x17ff>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
+	LONG $0x0cff840f; WORD $0x0000 // je 0x36fe <k_attend_values+0x24fe>
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0x0b73 // jae 0x2a0f <k_attend_values+0x180f>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	LONG $0x242c394c // cmpq %r13, (%rsp)
+	WORD $0x0b75 // jne 0x2a20 <k_attend_values+0x1820>
+	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
+	WORD $0x1ceb // jmp 0x2a38 <k_attend_values+0x1838>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0x141d8d48; WORD $0x0022; BYTE $0x00 // leaq 0x2214(%rip), %rbx # 0x4c40 <lanes>
+	LONG $0x107ca1c4; WORD $0x8364; BYTE $0x20 // vmovups 0x20(%rbx,%r8,4), %ymm4
+	LONG $0x2c5dc2c4; BYTE $0x27 // vmaskmovps (%r15), %ymm4, %ymm4
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	LONG $0xc09d0f41 // setge %r8b
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0x2044; BYTE $0xc3 // andb %r8b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x1075 // jne 0x2a5d <k_attend_values+0x185d>
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x187dc2c4; WORD $0x902c // vbroadcastss (%r8,%rdx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	LONG $0xc09d0f41 // setge %r8b
+	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0x2044; BYTE $0xc3 // andb %r8b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x1075 // jne 0x2a82 <k_attend_values+0x1882>
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x187dc2c4; WORD $0x902c // vbroadcastss (%r8,%rdx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
+	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
+	LONG $0xc09d0f41 // setge %r8b
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0x2044; BYTE $0xc3 // andb %r8b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x1075 // jne 0x2aa9 <k_attend_values+0x18a9>
+	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
+	LONG $0x187dc2c4; WORD $0x902c // vbroadcastss (%r8,%rdx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	LONG $0xc09d0f41 // setge %r8b
+	LONG $0x24543b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdx
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0x2044; BYTE $0xc3 // andb %r8b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	LONG $0xff2c850f; WORD $0xffff // jne 0x29f0 <k_attend_values+0x17f0>
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x187dc2c4; WORD $0x902c // vbroadcastss (%r8,%rdx,4), %ymm5
+	LONG $0xb855e2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm4) + ymm0
+	LONG $0xffff17e9; BYTE $0xff // jmp 0x29f0 <k_attend_values+0x17f0>
+	LONG $0x24748b49; BYTE $0x20 // movq 0x20(%r12), %rsi
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x244c8b4d; BYTE $0x50 // movq 0x50(%r12), %r9
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
+	LONG $0xc6af0f49 // imulq %r14, %rax
+	LONG $0x247c8b49; BYTE $0x40 // movq 0x40(%r12), %rdi
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	LONG $0x24440349; BYTE $0x48 // addq 0x48(%r12), %rax
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x49048d4f // leaq (%r9,%r9,2), %r8
+	LONG $0x00148d4a // leaq (%rax,%r8), %rdx
+	LONG $0x24548b4d; BYTE $0x38 // movq 0x38(%r12), %r10
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	LONG $0xd24c0f4c // cmovlq %rdx, %r10
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xd1480f4c // cmovsq %rcx, %r10
+	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	LONG $0xe84c0f4d // cmovlq %r8, %r13
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xe9480f4c // cmovsq %rcx, %r13
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	LONG $0xe84c0f48 // cmovlq %rax, %rbp
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xe9480f48 // cmovsq %rcx, %rbp
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
+	LONG $0xd74c0f4c // cmovlq %rdi, %r10
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xd1480f4c // cmovsq %rcx, %r10
+	QUAD $0x0000000cb5148d4a // leaq 0xc(,%r14,4), %rdx
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	QUAD $0x00000008b51c8d4e // leaq 0x8(,%r14,4), %r11
+	LONG $0xdeaf0f4c // imulq %rsi, %r11
+	QUAD $0x00000004b51c8d4a // leaq 0x4(,%r14,4), %rbx
+	LONG $0xdeaf0f48 // imulq %rsi, %rbx
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0x24748b49; BYTE $0x18 // movq 0x18(%r12), %rsi
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	LONG $0x024e8d49 // leaq 0x2(%r14), %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	LONG $0x034e8d49 // leaq 0x3(%r14), %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	LONG $0xf6af0f49 // imulq %r14, %rsi
+	QUAD $0x000000b024b48948 // movq %rsi, 0xb0(%rsp)
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	LONG $0x246c894c; BYTE $0x10 // movq %r13, 0x10(%rsp)
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0xf24f0f49 // cmovgq %r10, %rsi
+	QUAD $0x00000000b5348d4c // leaq (,%rsi,4), %r14
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0xae0c8d4b // leaq (%r14,%r13,4), %rcx
+	LONG $0x24748b4d; BYTE $0x08 // movq 0x8(%r12), %r14
+	LONG $0xae2c8d4f // leaq (%r14,%r13,4), %r13
+	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
+	LONG $0x246c8948; BYTE $0x48 // movq %rbp, 0x48(%rsp)
+	WORD $0x2948; BYTE $0xf5 // subq %rsi, %rbp
+	LONG $0x246c8948; BYTE $0x28 // movq %rbp, 0x28(%rsp)
+	LONG $0x162c8d4d // leaq (%r14,%rdx), %r13
+	LONG $0x246c894c; BYTE $0x18 // movq %r13, 0x18(%rsp)
+	LONG $0xb2148d48 // leaq (%rdx,%rsi,4), %rdx
+	LONG $0x1e2c8d4f // leaq (%r14,%r11), %r13
+	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
+	LONG $0xb31c8d4d // leaq (%r11,%rsi,4), %r11
+	LONG $0xb3348d48 // leaq (%rbx,%rsi,4), %rsi
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
+	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x245c894c; BYTE $0x68 // movq %r11, 0x68(%rsp)
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x391c8d4d // leaq (%r9,%rdi), %r11
+	LONG $0x012c8d4d // leaq (%r9,%rax), %r13
+	LONG $0x4f1c8d4a // leaq (%rdi,%r9,2), %rbx
+	LONG $0x480c8d4a // leaq (%rax,%r9,2), %rcx
+	LONG $0x24148b49 // movq (%r12), %rdx
+	QUAD $0x000000d024948948 // movq %rdx, 0xd0(%rsp)
+	LONG $0x24748b49; BYTE $0x10 // movq 0x10(%r12), %rsi
+	LONG $0x24748b4d; BYTE $0x58 // movq 0x58(%r12), %r14
+	LONG $0x24648b4d; BYTE $0x60 // movq 0x60(%r12), %r12
+	QUAD $0x000000b82494894c // movq %r10, 0xb8(%rsp)
+	QUAD $0x0000000095148d4a // leaq (,%r10,4), %rdx
+	QUAD $0x0000011024948948 // movq %rdx, 0x110(%rsp)
+	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
+	QUAD $0x000000c024b48948 // movq %rsi, 0xc0(%rsp)
+	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
+	LONG $0x000089e9; BYTE $0x00 // jmp 0x2d37 <k_attend_values+0x1b37>
+	WORD $0x9066 // nop
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	QUAD $0x000000d024b48b48 // movq 0xd0(%rsp), %rsi
+	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
+	QUAD $0x000000b024b48b48 // movq 0xb0(%rsp), %rsi
+	LONG $0x0411fcc5; BYTE $0xb2 // vmovups %ymm0, (%rdx,%rsi,4)
+	LONG $0x4c11fcc5; WORD $0x20b2 // vmovups %ymm1, 0x20(%rdx,%rsi,4)
+	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
+	LONG $0x1411fcc5; BYTE $0xb2 // vmovups %ymm2, (%rdx,%rsi,4)
+	LONG $0x5c11fcc5; WORD $0x20b2 // vmovups %ymm3, 0x20(%rdx,%rsi,4)
+	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	LONG $0x2411fcc5; BYTE $0xb2 // vmovups %ymm4, (%rdx,%rsi,4)
+	LONG $0x6c11fcc5; WORD $0x20b2 // vmovups %ymm5, 0x20(%rdx,%rsi,4)
+	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
+	LONG $0x3411fcc5; BYTE $0xb2 // vmovups %ymm6, (%rdx,%rsi,4)
+	LONG $0x7c11fcc5; WORD $0x20b2 // vmovups %ymm7, 0x20(%rdx,%rsi,4)
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0x5876894c // movq %r14, 0x58(%rsi)
+	LONG $0x6066894c // movq %r12, 0x60(%rsi)
+	LONG $0x10518d49 // leaq 0x10(%r9), %rdx
+	LONG $0x307e8b4c // movq 0x30(%rsi), %r15
+	QUAD $0x0000008024848348; BYTE $0x40 // addq $0x40, 0x80(%rsp)
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0xfaf98f0f; WORD $0xffff // jg 0x2830 <k_attend_values+0x1630>
+	QUAD $0x000000b824948b4c // movq 0xb8(%rsp), %r10
+	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
+	LONG $0x243c894c // movq %r15, (%rsp)
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x246c8948; BYTE $0x78 // movq %rbp, 0x78(%rsp)
+	LONG $0x01388d0f; WORD $0x0000 // jge 0x2e90 <k_attend_values+0x1c90>
+	QUAD $0x0000011024b48b48 // movq 0x110(%rsp), %rsi
+	LONG $0xf7af0f49 // imulq %r15, %rsi
+	QUAD $0x0000008024b40348 // addq 0x80(%rsp), %rsi
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	QUAD $0x00000000bd148d4a // leaq (,%r15,4), %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -1868,361 +2526,1626 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	WORD $0x13eb // jmp 0x2db1 <k_attend_values+0x1bb1>
+	WORD $0x9066 // nop
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x246c3948; BYTE $0x10 // cmpq %rbp, 0x10(%rsp)
+	LONG $0x012f840f; WORD $0x0000 // je 0x2ee0 <k_attend_values+0x1ce0>
+	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
+	WORD $0x0d73 // jae 0x2dc3 <k_attend_values+0x1bc3>
+	LONG $0x16180f41 // prefetcht1 (%r14)
+	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
+	LONG $0x80ee8349 // subq $-0x80, %r14
+	LONG $0x0e107cc5 // vmovups (%rsi), %ymm9
+	LONG $0x46107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm8
+	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x1575 // jne 0x2df8 <k_attend_values+0x1bf8>
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x187d42c4; WORD $0xaa14 // vbroadcastss (%r10,%rbp,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0xb83dc2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm10) + ymm1
+	WORD $0x394c; BYTE $0xdd // cmpq %r11, %rbp
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x394c; BYTE $0xed // cmpq %r13, %rbp
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x1575 // jne 0x2e24 <k_attend_values+0x1c24>
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
+	LONG $0x187d42c4; WORD $0xaa14 // vbroadcastss (%r10,%rbp,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm9) + ymm2
+	LONG $0xb83dc2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm10) + ymm3
+	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x3948; BYTE $0xcd // cmpq %rcx, %rbp
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x1575 // jne 0x2e50 <k_attend_values+0x1c50>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x187d42c4; WORD $0xaa14 // vbroadcastss (%r10,%rbp,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe1 // vfmadd231ps %ymm9, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm9) + ymm4
+	LONG $0xb83dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm10) + ymm5
+	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	LONG $0xff35850f; WORD $0xffff // jne 0x2da0 <k_attend_values+0x1ba0>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x187d42c4; WORD $0xaa14 // vbroadcastss (%r10,%rbp,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xffff1be9; BYTE $0xff // jmp 0x2da0 <k_attend_values+0x1ba0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
+	LONG $0xaa348d48 // leaq (%rdx,%rbp,4), %rsi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0x24543b48; BYTE $0x48 // cmpq 0x48(%rsp), %rdx
+	WORD $0x257c // jl 0x2ef9 <k_attend_values+0x1cf9>
+	LONG $0x0000c5e9; BYTE $0x00 // jmp 0x2f9e <k_attend_values+0x1d9e>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x24543b48; BYTE $0x48 // cmpq 0x48(%rsp), %rdx
+	LONG $0x00a58d0f; WORD $0x0000 // jge 0x2f9e <k_attend_values+0x1d9e>
+	QUAD $0x00000000bd148d4a // leaq (,%r15,4), %rdx
+	WORD $0xed31 // xorl %ebp, %ebp
+	QUAD $0x000000c824bc8b4c // movq 0xc8(%rsp), %r15
+	WORD $0x68eb // jmp 0x2f75 <k_attend_values+0x1d75>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
+	LONG $0x4e107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm9
+	LONG $0x187d42c4; WORD $0xaf14 // vbroadcastss (%r15,%rbp,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
+	LONG $0xb835c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm10) + ymm1
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
+	LONG $0x187d42c4; WORD $0xaa14 // vbroadcastss (%r10,%rbp,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd0 // vfmadd231ps %ymm8, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm8) + ymm2
+	LONG $0xb835c2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm10) + ymm3
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x187d42c4; WORD $0xaa14 // vbroadcastss (%r10,%rbp,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm8) + ymm4
+	LONG $0xb835c2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm10) + ymm5
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0x187d42c4; WORD $0xaa14 // vbroadcastss (%r10,%rbp,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm8) + ymm6
+	LONG $0xb82dc2c4; BYTE $0xf9 // vfmadd231ps %ymm9, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm9) + ymm7
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x246c3948; BYTE $0x28 // cmpq %rbp, 0x28(%rsp)
+	WORD $0x1b74 // je 0x2f90 <k_attend_values+0x1d90>
+	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
+	WORD $0x9673 // jae 0x2f10 <k_attend_values+0x1d10>
+	LONG $0x16180f41 // prefetcht1 (%r14)
+	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
+	LONG $0x80ee8349 // subq $-0x80, %r14
+	WORD $0x87eb // jmp 0x2f10 <k_attend_values+0x1d10>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x24543b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdx
+	LONG $0xfd078d0f; WORD $0xffff // jge 0x2cb0 <k_attend_values+0x1ab0>
+	LONG $0x20c68348 // addq $0x20, %rsi
+	LONG $0x02e7c149 // shlq $0x2, %r15
+	WORD $0x1eeb // jmp 0x2fd1 <k_attend_values+0x1dd1>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
+	LONG $0x24543948; BYTE $0x20 // cmpq %rdx, 0x20(%rsp)
+	LONG $0xfcdf840f; WORD $0xffff // je 0x2cb0 <k_attend_values+0x1ab0>
+	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
+	WORD $0x0d73 // jae 0x2fe3 <k_attend_values+0x1de3>
+	LONG $0x16180f41 // prefetcht1 (%r14)
+	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
+	LONG $0x80ee8349 // subq $-0x80, %r14
+	LONG $0x4e107cc5; BYTE $0xe0 // vmovups -0x20(%rsi), %ymm9
+	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	WORD $0x1a7c // jl 0x300b <k_attend_values+0x1e0b>
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	WORD $0x157d // jge 0x300b <k_attend_values+0x1e0b>
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x187d42c4; WORD $0x9214 // vbroadcastss (%r10,%rdx,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0xb83dc2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm10) + ymm1
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	WORD $0x1a7c // jl 0x302a <k_attend_values+0x1e2a>
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	WORD $0x157d // jge 0x302a <k_attend_values+0x1e2a>
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
+	LONG $0x187d42c4; WORD $0x9214 // vbroadcastss (%r10,%rdx,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm9) + ymm2
+	LONG $0xb83dc2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm10) + ymm3
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	WORD $0x1a7c // jl 0x3049 <k_attend_values+0x1e49>
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0x157d // jge 0x3049 <k_attend_values+0x1e49>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x187d42c4; WORD $0x9214 // vbroadcastss (%r10,%rdx,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe1 // vfmadd231ps %ymm9, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm9) + ymm4
+	LONG $0xb83dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm10) + ymm5
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	LONG $0xff6e8c0f; WORD $0xffff // jl 0x2fc0 <k_attend_values+0x1dc0>
+	LONG $0x24543b48; BYTE $0x70 // cmpq 0x70(%rsp), %rdx
+	LONG $0xff638d0f; WORD $0xffff // jge 0x2fc0 <k_attend_values+0x1dc0>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x187d42c4; WORD $0x9214 // vbroadcastss (%r10,%rdx,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xffff49e9; BYTE $0xff // jmp 0x2fc0 <k_attend_values+0x1dc0>
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x20428b4c // movq 0x20(%rdx), %r8
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x50728b48 // movq 0x50(%rdx), %rsi
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	QUAD $0x000000a024a48b4c // movq 0xa0(%rsp), %r12
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	LONG $0x404a8b48 // movq 0x40(%rdx), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x48420348 // addq 0x48(%rdx), %rax
+	LONG $0xfcaf0f49 // imulq %r12, %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x76348d48 // leaq (%rsi,%rsi,2), %rsi
+	LONG $0x303c8d48 // leaq (%rax,%rsi), %rdi
+	LONG $0x38528b4c // movq 0x38(%rdx), %r10
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	LONG $0xd74c0f4c // cmovlq %rdi, %r10
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xd3480f4c // cmovsq %rbx, %r10
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	LONG $0xee4c0f48 // cmovlq %rsi, %rbp
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xeb480f48 // cmovsq %rbx, %rbp
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0xc84c0f4c // cmovlq %rax, %r9
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xcb480f4c // cmovsq %rbx, %r9
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	LONG $0x2454894c; BYTE $0x48 // movq %r10, 0x48(%rsp)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xd94c0f4c // cmovlq %rcx, %r11
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xdb480f4c // cmovsq %rbx, %r11
+	LONG $0x185a8b48 // movq 0x18(%rdx), %rbx
+	QUAD $0x0000000ca52c8d4e // leaq 0xc(,%r12,4), %r13
+	LONG $0xe8af0f4d // imulq %r8, %r13
+	QUAD $0x00000008a5148d4e // leaq 0x8(,%r12,4), %r10
+	LONG $0xd0af0f4d // imulq %r8, %r10
+	QUAD $0x00000004a53c8d4e // leaq 0x4(,%r12,4), %r15
+	LONG $0xf8af0f4d // imulq %r8, %r15
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	LONG $0x01c88349 // orq $0x1, %r8
+	LONG $0xc3af0f4c // imulq %rbx, %r8
+	QUAD $0x000000b82484894c // movq %r8, 0xb8(%rsp)
+	LONG $0x24448d4d; BYTE $0x02 // leaq 0x2(%r12), %r8
+	LONG $0xc3af0f4c // imulq %rbx, %r8
+	QUAD $0x000000982484894c // movq %r8, 0x98(%rsp)
+	LONG $0x24448d4d; BYTE $0x03 // leaq 0x3(%r12), %r8
+	LONG $0xc3af0f4c // imulq %rbx, %r8
+	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
+	LONG $0xdcaf0f49 // imulq %r12, %rbx
+	QUAD $0x000000a8249c8948 // movq %rbx, 0xa8(%rsp)
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	LONG $0xc34f0f4d // cmovgq %r11, %r8
+	QUAD $0x00000000851c8d4a // leaq (,%r8,4), %rbx
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0xab1c8d48 // leaq (%rbx,%rbp,4), %rbx
+	LONG $0x08628b4c // movq 0x8(%rdx), %r12
+	LONG $0xac2c8d49 // leaq (%r12,%rbp,4), %rbp
+	LONG $0x246c8948; BYTE $0x20 // movq %rbp, 0x20(%rsp)
+	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
+	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
+	LONG $0x244c894c; BYTE $0x40 // movq %r9, 0x40(%rsp)
+	LONG $0x2c0c8d4f // leaq (%r12,%r13), %r9
+	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
+	QUAD $0x00000000850c8d4e // leaq (,%r8,4), %r9
+	WORD $0x014d; BYTE $0xe9 // addq %r13, %r9
+	LONG $0x142c8d4f // leaq (%r12,%r10), %r13
+	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
+	LONG $0x82148d4f // leaq (%r10,%r8,4), %r10
+	LONG $0x87048d4f // leaq (%r15,%r8,4), %r8
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	LONG $0x247c894c; BYTE $0x60 // movq %r15, 0x60(%rsp)
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
+	WORD $0x014c; BYTE $0xe3 // addq %r12, %rbx
+	QUAD $0x000000d0249c8948 // movq %rbx, 0xd0(%rsp)
+	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
+	LONG $0x03148d4c // leaq (%rbx,%rax), %r10
+	LONG $0x592c8d48 // leaq (%rcx,%rbx,2), %rbp
+	LONG $0x583c8d4c // leaq (%rax,%rbx,2), %r15
+	WORD $0x8b48; BYTE $0x1a // movq (%rdx), %rbx
+	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
+	LONG $0x105a8b48 // movq 0x10(%rdx), %rbx
+	LONG $0x586a8b4c // movq 0x58(%rdx), %r13
+	LONG $0x60628b4c // movq 0x60(%rdx), %r12
+	QUAD $0x000000c8249c8948 // movq %rbx, 0xc8(%rsp)
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x93148d48 // leaq (%rbx,%rdx,4), %rdx
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
+	QUAD $0x00000080249c894c // movq %r11, 0x80(%rsp)
+	QUAD $0x000000009d148d4a // leaq (,%r11,4), %rdx
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0x32db <k_attend_values+0x20db>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	QUAD $0x000000b024848b4c // movq 0xb0(%rsp), %r8
+	LONG $0x90148d49 // leaq (%r8,%rdx,4), %rdx
+	QUAD $0x000000a824848b4c // movq 0xa8(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x8204 // vmovups %ymm0, (%rdx,%r8,4)
+	QUAD $0x000000b824848b4c // movq 0xb8(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x820c // vmovups %ymm1, (%rdx,%r8,4)
+	QUAD $0x0000009824848b4c // movq 0x98(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x8214 // vmovups %ymm2, (%rdx,%r8,4)
+	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x821c // vmovups %ymm3, (%rdx,%r8,4)
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x586a894c // movq %r13, 0x58(%rdx)
+	LONG $0x6062894c // movq %r12, 0x60(%rdx)
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x08738d4d // leaq 0x8(%r11), %r14
+	LONG $0x30428b4c // movq 0x30(%rdx), %r8
+	LONG $0x24448348; WORD $0x2078 // addq $0x20, 0x78(%rsp)
+	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
+	LONG $0x2404894c // movq %r8, (%rsp)
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	LONG $0xf56c8f0f; WORD $0xffff // jg 0x2847 <k_attend_values+0x1647>
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
+	LONG $0x245c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r11
+	LONG $0x00fd8d0f; WORD $0x0000 // jge 0x33f0 <k_attend_values+0x21f0>
+	QUAD $0x000000c024b48b4c // movq 0xc0(%rsp), %r14
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0xf2af0f4c // imulq %rdx, %r14
+	LONG $0x2474034c; BYTE $0x78 // addq 0x78(%rsp), %r14
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	QUAD $0x00000000951c8d4c // leaq (,%rdx,4), %r11
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x1ceb // jmp 0x3341 <k_attend_values+0x2141>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
+	LONG $0x2444394c; BYTE $0x10 // cmpq %r8, 0x10(%rsp)
+	LONG $0x00ef840f; WORD $0x0000 // je 0x3430 <k_attend_values+0x2230>
+	WORD $0x394d; BYTE $0xe5 // cmpq %r12, %r13
+	WORD $0x0e73 // jae 0x3354 <k_attend_values+0x2154>
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
+	LONG $0x80ed8349 // subq $-0x80, %r13
+	LONG $0x107cc1c4; BYTE $0x26 // vmovups (%r14), %ymm4
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	WORD $0x9d0f; BYTE $0xc2 // setge %dl
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0xd320 // andb %dl, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x1075 // jne 0x337c <k_attend_values+0x217c>
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x187da2c4; WORD $0x822c // vbroadcastss (%rdx,%r8,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0x9d0f; BYTE $0xc2 // setge %dl
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0xd320 // andb %dl, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x1075 // jne 0x339f <k_attend_values+0x219f>
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x187da2c4; WORD $0x822c // vbroadcastss (%rdx,%r8,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
+	WORD $0x3949; BYTE $0xe8 // cmpq %rbp, %r8
+	WORD $0x9d0f; BYTE $0xc2 // setge %dl
+	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0xd320 // andb %dl, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x1075 // jne 0x33c2 <k_attend_values+0x21c2>
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x187da2c4; WORD $0x822c // vbroadcastss (%rdx,%r8,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
+	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
+	WORD $0x9d0f; BYTE $0xc2 // setge %dl
+	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0xd320 // andb %dl, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	LONG $0xff57850f; WORD $0xffff // jne 0x3330 <k_attend_values+0x2130>
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x187da2c4; WORD $0x822c // vbroadcastss (%rdx,%r8,4), %ymm5
+	LONG $0xb855e2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm4) + ymm3
+	LONG $0xffff42e9; BYTE $0xff // jmp 0x3330 <k_attend_values+0x2130>
+	WORD $0x9066 // nop
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	LONG $0x04af0f4c; BYTE $0x24 // imulq (%rsp), %r8
+	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
+	LONG $0x82048d4e // leaq (%rdx,%r8,4), %r8
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x90348d4d // leaq (%r8,%rdx,4), %r14
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x245c3b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r11
+	WORD $0x1c7c // jl 0x3440 <k_attend_values+0x2240>
+	LONG $0x0000ace9; BYTE $0x00 // jmp 0x34d5 <k_attend_values+0x22d5>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x245c3b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r11
+	LONG $0x00958d0f; WORD $0x0000 // jge 0x34d5 <k_attend_values+0x22d5>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	QUAD $0x0000000095048d4c // leaq (,%rdx,4), %r8
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
+	WORD $0x54eb // jmp 0x34ad <k_attend_values+0x22ad>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x107cc1c4; BYTE $0x26 // vmovups (%r14), %ymm4
+	LONG $0x187da2c4; WORD $0x9a2c // vbroadcastss (%rdx,%r11,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	LONG $0x187da2c4; WORD $0x9b2c // vbroadcastss (%rbx,%r11,4), %ymm5
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	LONG $0x187da2c4; WORD $0x9b34 // vbroadcastss (%rbx,%r11,4), %ymm6
+	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
+	LONG $0xb85de2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm6) + ymm2
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	LONG $0x187da2c4; WORD $0x9b2c // vbroadcastss (%rbx,%r11,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x245c394c; BYTE $0x40 // cmpq %r11, 0x40(%rsp)
+	WORD $0x2374 // je 0x34d0 <k_attend_values+0x22d0>
+	WORD $0x394d; BYTE $0xe5 // cmpq %r12, %r13
+	WORD $0xae73 // jae 0x3460 <k_attend_values+0x2260>
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
+	LONG $0x80ed8349 // subq $-0x80, %r13
+	WORD $0x9eeb // jmp 0x3460 <k_attend_values+0x2260>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
+	LONG $0xfd7d8d0f; WORD $0xffff // jge 0x3260 <k_attend_values+0x2060>
+	LONG $0x2424c148; BYTE $0x02 // shlq $0x2, (%rsp)
+	WORD $0x16eb // jmp 0x3500 <k_attend_values+0x2300>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x2434034c // addq (%rsp), %r14
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	LONG $0xfd60840f; WORD $0xffff // je 0x3260 <k_attend_values+0x2060>
+	WORD $0x394d; BYTE $0xe5 // cmpq %r12, %r13
+	WORD $0x0e73 // jae 0x3513 <k_attend_values+0x2313>
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
+	LONG $0x80ed8349 // subq $-0x80, %r13
+	LONG $0x107cc1c4; BYTE $0x26 // vmovups (%r14), %ymm4
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	WORD $0x157c // jl 0x3532 <k_attend_values+0x2332>
+	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
+	WORD $0x107d // jge 0x3532 <k_attend_values+0x2332>
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	LONG $0x187d82c4; WORD $0x982c // vbroadcastss (%r8,%r11,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	WORD $0x157c // jl 0x354c <k_attend_values+0x234c>
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	WORD $0x107d // jge 0x354c <k_attend_values+0x234c>
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x187d82c4; WORD $0x982c // vbroadcastss (%r8,%r11,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	WORD $0x157c // jl 0x3566 <k_attend_values+0x2366>
+	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
+	WORD $0x107d // jge 0x3566 <k_attend_values+0x2366>
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0x187d82c4; WORD $0x982c // vbroadcastss (%r8,%r11,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	WORD $0x857c // jl 0x34f0 <k_attend_values+0x22f0>
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	WORD $0x807d // jge 0x34f0 <k_attend_values+0x22f0>
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x187d82c4; WORD $0x982c // vbroadcastss (%r8,%r11,4), %ymm5
+	LONG $0xb855e2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm4) + ymm3
+	LONG $0xffff6be9; BYTE $0xff // jmp 0x34f0 <k_attend_values+0x22f0>
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x000371e9; BYTE $0x00 // jmp 0x3900 <k_attend_values+0x2700>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x01708f0f; WORD $0x0000 // jg 0x371e <k_attend_values+0x251e>
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0x02958d0f; WORD $0x0000 // jge 0x384e <k_attend_values+0x264e>
+	LONG $0x245cf748; BYTE $0x18 // negq 0x18(%rsp)
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	LONG $0x11348d4b // leaq (%r9,%r10), %rsi
+	LONG $0x48348d4f // leaq (%r8,%r9,2), %r14
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	QUAD $0x000000a0249c8b48 // movq 0xa0(%rsp), %rbx
+	QUAD $0x0000000c9d048d4c // leaq 0xc(,%rbx,4), %r8
+	LONG $0xc4af0f4d // imulq %r12, %r8
+	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	QUAD $0x000000089d048d4c // leaq 0x8(,%rbx,4), %r8
+	LONG $0xc4af0f4d // imulq %r12, %r8
+	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
+	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
+	QUAD $0x000000049d1c8d48 // leaq 0x4(,%rbx,4), %rbx
+	LONG $0xdcaf0f49 // imulq %r12, %rbx
+	WORD $0x0148; BYTE $0xeb // addq %rbp, %rbx
+	LONG $0x24248b4c // movq (%rsp), %r12
+	QUAD $0x00000000a5248d4e // leaq (,%r12,4), %r12
+	WORD $0x1deb // jmp 0x3641 <k_attend_values+0x2441>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	LONG $0x24543948; BYTE $0x40 // cmpq %rdx, 0x40(%rsp)
+	LONG $0x01e2840f; WORD $0x0000 // je 0x3823 <k_attend_values+0x2623>
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0x0b73 // jae 0x3651 <k_attend_values+0x2451>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	LONG $0x242c394c // cmpq %r13, (%rsp)
+	WORD $0x1975 // jne 0x3670 <k_attend_values+0x2470>
+	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	WORD $0x2c7d // jge 0x368d <k_attend_values+0x248d>
+	WORD $0x40eb // jmp 0x36a3 <k_attend_values+0x24a3>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0xc4058d4c; WORD $0x0015; BYTE $0x00 // leaq 0x15c4(%rip), %r8 # 0x4c40 <lanes>
+	LONG $0x107cc1c4; WORD $0xa864; BYTE $0x20 // vmovups 0x20(%r8,%rbp,4), %ymm4
+	LONG $0x2c5dc2c4; BYTE $0x27 // vmaskmovps (%r15), %ymm4, %ymm4
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	WORD $0x167c // jl 0x36a3 <k_attend_values+0x24a3>
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	WORD $0x117d // jge 0x36a3 <k_attend_values+0x24a3>
+	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
+	LONG $0x187de2c4; WORD $0x956c; BYTE $0x00 // vbroadcastss (%rbp,%rdx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0x107c // jl 0x36b8 <k_attend_values+0x24b8>
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	WORD $0x0b7d // jge 0x36b8 <k_attend_values+0x24b8>
+	LONG $0x187de2c4; WORD $0x932c // vbroadcastss (%rbx,%rdx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
+	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
+	WORD $0x157c // jl 0x36d4 <k_attend_values+0x24d4>
+	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
+	WORD $0x107d // jge 0x36d4 <k_attend_values+0x24d4>
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x187dc2c4; WORD $0x902c // vbroadcastss (%r8,%rdx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	LONG $0xff538c0f; WORD $0xffff // jl 0x3630 <k_attend_values+0x2430>
+	LONG $0x24543b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdx
+	LONG $0xff488d0f; WORD $0xffff // jge 0x3630 <k_attend_values+0x2430>
+	LONG $0x246c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbp
+	LONG $0x187de2c4; WORD $0x956c; BYTE $0x00 // vbroadcastss (%rbp,%rdx,4), %ymm5
+	LONG $0xb855e2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm4) + ymm0
+	LONG $0xffff32e9; BYTE $0xff // jmp 0x3630 <k_attend_values+0x2430>
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0xfe908e0f; WORD $0xffff // jle 0x35ae <k_attend_values+0x23ae>
+	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	WORD $0xf749; BYTE $0xd9 // negq %r9
+	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
+	QUAD $0x0000000cb5048d4e // leaq 0xc(,%r14,4), %r8
+	LONG $0xc3af0f4c // imulq %rbx, %r8
+	QUAD $0x00000000953c8d48 // leaq (,%rdx,4), %rdi
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x90048d4d // leaq (%r8,%rdx,4), %r8
+	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	QUAD $0x00000008b51c8d4a // leaq 0x8(,%r14,4), %rbx
+	LONG $0xdfaf0f48 // imulq %rdi, %rbx
+	LONG $0x931c8d48 // leaq (%rbx,%rdx,4), %rbx
+	WORD $0x0148; BYTE $0xeb // addq %rbp, %rbx
+	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0xb4348d4f // leaq (%r12,%r14,4), %r14
+	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
+	QUAD $0x000000a024a48b4c // movq 0xa0(%rsp), %r12
+	QUAD $0x00000004a5248d4e // leaq 0x4(,%r12,4), %r12
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	LONG $0x94148d49 // leaq (%r12,%rdx,4), %rdx
+	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	LONG $0x24248b4c // movq (%rsp), %r12
+	QUAD $0x00000000a5248d4e // leaq (,%r12,4), %r12
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x61eb // jmp 0x3806 <k_attend_values+0x2606>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x831d8d4c; WORD $0x0014; BYTE $0x00 // leaq 0x1483(%rip), %r11 # 0x4c40 <lanes>
+	LONG $0x107c81c4; WORD $0x8b64; BYTE $0x20 // vmovups 0x20(%r11,%r9,4), %ymm4
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x2c5dc2c4; BYTE $0x27 // vmaskmovps (%r15), %ymm4, %ymm4
+	LONG $0x187dc2c4; WORD $0xae2c // vbroadcastss (%r14,%rbp,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
+	LONG $0x187de2c4; WORD $0xaa2c // vbroadcastss (%rdx,%rbp,4), %ymm5
+	LONG $0x187de2c4; WORD $0xab34 // vbroadcastss (%rbx,%rbp,4), %ymm6
+	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
+	LONG $0xb85de2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm6) + ymm1
+	LONG $0x187dc2c4; WORD $0xa82c // vbroadcastss (%r8,%rbp,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
+	WORD $0x2474 // je 0x382a <k_attend_values+0x262a>
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0x0b73 // jae 0x3816 <k_attend_values+0x2616>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	LONG $0x242c394c // cmpq %r13, (%rsp)
+	WORD $0x9475 // jne 0x37b0 <k_attend_values+0x25b0>
+	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
+	WORD $0xaceb // jmp 0x37cf <k_attend_values+0x25cf>
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	WORD $0x29eb // jmp 0x3853 <k_attend_values+0x2653>
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0xfd6b8c0f; WORD $0xffff // jl 0x35b9 <k_attend_values+0x23b9>
+	LONG $0x245cf748; BYTE $0x18 // negq 0x18(%rsp)
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x24748b49; BYTE $0x18 // movq 0x18(%r12), %rsi
+	QUAD $0x00000000ad148d4a // leaq (,%r13,4), %rdx
+	LONG $0x24140349 // addq (%r12), %rdx
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	QUAD $0x000000a0248c8b4c // movq 0xa0(%rsp), %r9
+	LONG $0xf9af0f49 // imulq %r9, %rdi
+	LONG $0xba3c8d48 // leaq (%rdx,%rdi,4), %rdi
+	WORD $0x394d; BYTE $0xe8 // cmpq %r13, %r8
+	WORD $0x3175 // jne 0x38b1 <k_attend_values+0x26b1>
+	LONG $0x1f11fcc5 // vmovups %ymm3, (%rdi)
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0x1411fcc5; BYTE $0xba // vmovups %ymm2, (%rdx,%rdi,4)
+	LONG $0x02798d49 // leaq 0x2(%r9), %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0x0c11fcc5; BYTE $0xba // vmovups %ymm1, (%rdx,%rdi,4)
+	LONG $0x03c18349 // addq $0x3, %r9
+	LONG $0xceaf0f4c // imulq %rsi, %r9
+	LONG $0x117ca1c4; WORD $0x8a04 // vmovups %ymm0, (%rdx,%r9,4)
+	WORD $0x45eb // jmp 0x38f6 <k_attend_values+0x26f6>
+	LONG $0x88058d4c; WORD $0x0013; BYTE $0x00 // leaq 0x1388(%rip), %r8 # 0x4c40 <lanes>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x107c81c4; WORD $0x9064; BYTE $0x20 // vmovups 0x20(%r8,%r10,4), %ymm4
+	LONG $0x2e5de2c4; BYTE $0x1f // vmaskmovps %ymm3, %ymm4, (%rdi)
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0x2e5de2c4; WORD $0xba14 // vmaskmovps %ymm2, %ymm4, (%rdx,%rdi,4)
+	LONG $0x02798d49 // leaq 0x2(%r9), %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0x2e5de2c4; WORD $0xba0c // vmaskmovps %ymm1, %ymm4, (%rdx,%rdi,4)
+	LONG $0x03c18349 // addq $0x3, %r9
+	LONG $0xceaf0f4c // imulq %rsi, %r9
+	LONG $0x2e5da2c4; WORD $0x8a04 // vmaskmovps %ymm0, %ymm4, (%rdx,%r9,4)
+	LONG $0x244c8949; BYTE $0x58 // movq %rcx, 0x58(%r12)
+	LONG $0x24448949; BYTE $0x60 // movq %rax, 0x60(%r12)
+	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
+	LONG $0x02438d49 // leaq 0x2(%r11), %rax
+	LONG $0x24443b49; BYTE $0x28 // cmpq 0x28(%r12), %rax
+	LONG $0x09eb8f0f; WORD $0x0000 // jg 0x4302 <k_attend_values+0x3102>
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x24548b49; BYTE $0x30 // movq 0x30(%r12), %rdx
+	LONG $0x20fa8348 // cmpq $0x20, %rdx
+	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
+	LONG $0x01c78d0f; WORD $0x0000 // jge 0x3afa <k_attend_values+0x28fa>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
+	LONG $0x08cb8348 // orq $0x8, %rbx
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	LONG $0x059b8e0f; WORD $0x0000 // jle 0x3ee0 <k_attend_values+0x2ce0>
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
+	LONG $0x09a48e0f; WORD $0x0000 // jle 0x42f8 <k_attend_values+0x30f8>
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	LONG $0x24548b4c; BYTE $0x50 // movq 0x50(%rsp), %r10
+	LONG $0x58428b49 // movq 0x58(%r10), %rax
+	LONG $0x204a8b49 // movq 0x20(%r10), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	LONG $0x507a8b49 // movq 0x50(%r10), %rdi
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	LONG $0x404a8b4d // movq 0x40(%r10), %r9
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x4842034d // addq 0x48(%r10), %r8
+	LONG $0x38348d49 // leaq (%r8,%rdi), %rsi
+	LONG $0x385a8b49 // movq 0x38(%r10), %rbx
+	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
+	LONG $0xde4c0f48 // cmovlq %rsi, %rbx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xdf480f49 // cmovsq %r15, %rbx
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0xdf4c0f4c // cmovlq %rdi, %r11
+	LONG $0x60728b49 // movq 0x60(%r10), %rsi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xdf480f4d // cmovsq %r15, %r11
+	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
+	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
+	LONG $0xe84c0f49 // cmovlq %r8, %rbp
+	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
+	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
+	LONG $0xd94c0f49 // cmovlq %r9, %rbx
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xdf480f49 // cmovsq %r15, %rbx
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	LONG $0xe2af0f4c // imulq %rdx, %r12
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	LONG $0x1062034d // addq 0x10(%r10), %r12
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xef480f49 // cmovsq %r15, %rbp
+	LONG $0x086a8b4d // movq 0x8(%r10), %r13
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	QUAD $0x000000008d3c8d4c // leaq (,%rcx,4), %r15
+	WORD $0x014d; BYTE $0xef // addq %r13, %r15
+	LONG $0xb4248d4f // leaq (%r12,%r14,4), %r12
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
+	LONG $0x246c894c; BYTE $0x18 // movq %r13, 0x18(%rsp)
+	LONG $0x0ce98d0f; WORD $0x0000 // jge 0x4709 <k_attend_values+0x3509>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	QUAD $0x000000048d0c8d48 // leaq 0x4(,%rcx,4), %rcx
+	LONG $0x4caf0f48; WORD $0x2824 // imulq 0x28(%rsp), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	QUAD $0x00000000952c8d4c // leaq (,%rdx,4), %r13
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x19eb // jmp 0x3a72 <k_attend_values+0x2872>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0x0ca5840f; WORD $0x0000 // je 0x4717 <k_attend_values+0x3517>
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0x0b73 // jae 0x3a82 <k_attend_values+0x2882>
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x4050180f // prefetcht1 0x40(%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	WORD $0x0975 // jne 0x3a90 <k_attend_values+0x2890>
+	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
+	WORD $0x1aeb // jmp 0x3aa9 <k_attend_values+0x28a9>
+	BYTE $0x90 // nop
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xa4158d4c; WORD $0x0011; BYTE $0x00 // leaq 0x11a4(%rip), %r10 # 0x4c40 <lanes>
+	LONG $0x107cc1c4; WORD $0x8a54; BYTE $0x20 // vmovups 0x20(%r10,%rcx,4), %ymm2
+	LONG $0x2c6dc2c4; WORD $0x2414 // vmaskmovps (%r12), %ymm2, %ymm2
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	LONG $0xc29c0f41 // setl %r10b
+	WORD $0x2041; BYTE $0xca // andb %cl, %r10b
+	LONG $0x01fa8041 // cmpb $0x1, %r10b
+	WORD $0x0b75 // jne 0x3aca <k_attend_values+0x28ca>
+	LONG $0x187dc2c4; WORD $0x9f1c // vbroadcastss (%r15,%rbx,4), %ymm3
+	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0x241c3b48 // cmpq (%rsp), %rbx
+	LONG $0xc29c0f41 // setl %r10b
+	WORD $0x2041; BYTE $0xca // andb %cl, %r10b
+	LONG $0x01fa8041 // cmpb $0x1, %r10b
+	LONG $0xff7b850f; WORD $0xffff // jne 0x3a60 <k_attend_values+0x2860>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x187de2c4; WORD $0x991c // vbroadcastss (%rcx,%rbx,4), %ymm3
+	LONG $0xb865e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm2) + ymm0
+	LONG $0xffff66e9; BYTE $0xff // jmp 0x3a60 <k_attend_values+0x2860>
+	LONG $0x24048b49 // movq (%r12), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x244c8b49; BYTE $0x08 // movq 0x8(%r12), %rcx
+	LONG $0x24748b49; BYTE $0x20 // movq 0x20(%r12), %rsi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	LONG $0x247c8b49; BYTE $0x50 // movq 0x50(%r12), %rdi
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0xc3af0f4d // imulq %r11, %r8
+	LONG $0x244c8b4d; BYTE $0x40 // movq 0x40(%r12), %r9
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x2444034d; BYTE $0x48 // addq 0x48(%r12), %r8
+	LONG $0x38148d4d // leaq (%r8,%rdi), %r10
+	LONG $0x245c8b49; BYTE $0x38 // movq 0x38(%r12), %rbx
+	WORD $0x3949; BYTE $0xda // cmpq %rbx, %r10
+	LONG $0xda4c0f49 // cmovlq %r10, %rbx
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x68eb // jmp 0x216e <k_attend_values+0xf6e>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107c41c4; WORD $0x2444; BYTE $0xa0 // vmovups -0x60(%r12), %ymm8
-	LONG $0x107c41c4; WORD $0x244c; BYTE $0xc0 // vmovups -0x40(%r12), %ymm9
-	LONG $0x107c41c4; WORD $0x2454; BYTE $0xe0 // vmovups -0x20(%r12), %ymm10
-	LONG $0x107c41c4; WORD $0x241c // vmovups (%r12), %ymm11
-	LONG $0x187d02c4; WORD $0xa824 // vbroadcastss (%r8,%r13,4), %ymm12
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xdd480f49 // cmovsq %r13, %rbx
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0xff4c0f4c // cmovlq %rdi, %r15
+	LONG $0x81348d4c // leaq (%rcx,%rax,4), %r14
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xfd480f4d // cmovsq %r13, %r15
+	LONG $0x243c894c // movq %r15, (%rsp)
+	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0xf84c0f4d // cmovlq %r8, %r15
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xfd480f4d // cmovsq %r13, %r15
+	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
+	LONG $0x245c8948; BYTE $0x18 // movq %rbx, 0x18(%rsp)
+	LONG $0xd94c0f49 // cmovlq %r9, %rbx
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0xdd480f49 // cmovsq %r13, %rbx
+	LONG $0x246c8b4d; BYTE $0x10 // movq 0x10(%r12), %r13
+	QUAD $0x000000049d048d4a // leaq 0x4(,%r11,4), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x24748b49; BYTE $0x18 // movq 0x18(%r12), %rsi
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x014b8d49 // leaq 0x1(%r11), %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0xf3af0f49 // imulq %r11, %rsi
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x24648b4d; BYTE $0x58 // movq 0x58(%r12), %r12
+	LONG $0x60698b48 // movq 0x60(%rcx), %rbp
+	QUAD $0x000000009d0c8d48 // leaq (,%rbx,4), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
+	LONG $0x246c894c; BYTE $0x60 // movq %r13, 0x60(%rsp)
+	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
+	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
+	WORD $0x7aeb // jmp 0x3c69 <k_attend_values+0x2a69>
+	BYTE $0x90 // nop
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x3c11fcc5; BYTE $0x91 // vmovups %ymm7, (%rcx,%rdx,4)
+	LONG $0x7411fcc5; WORD $0x2091 // vmovups %ymm6, 0x20(%rcx,%rdx,4)
+	LONG $0x6c11fcc5; WORD $0x4091 // vmovups %ymm5, 0x40(%rcx,%rdx,4)
+	LONG $0x6411fcc5; WORD $0x6091 // vmovups %ymm4, 0x60(%rcx,%rdx,4)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x1c11fcc5; BYTE $0x91 // vmovups %ymm3, (%rcx,%rdx,4)
+	LONG $0x5411fcc5; WORD $0x2091 // vmovups %ymm2, 0x20(%rcx,%rdx,4)
+	LONG $0x4c11fcc5; WORD $0x4091 // vmovups %ymm1, 0x40(%rcx,%rdx,4)
+	LONG $0x4411fcc5; WORD $0x6091 // vmovups %ymm0, 0x60(%rcx,%rdx,4)
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x5862894c // movq %r12, 0x58(%rdx)
+	LONG $0x606a8948 // movq %rbp, 0x60(%rdx)
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x204e8d48 // leaq 0x20(%rsi), %rcx
+	LONG $0x30528b48 // movq 0x30(%rdx), %rdx
+	LONG $0x246c8348; WORD $0x8040 // subq $-0x80, 0x40(%rsp)
+	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
+	LONG $0xfccc8f0f; WORD $0xffff // jg 0x3935 <k_attend_values+0x2735>
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x241c3b48 // cmpq (%rsp), %rbx
+	LONG $0x00e88d0f; WORD $0x0000 // jge 0x3d60 <k_attend_values+0x2b60>
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	LONG $0x24740348; BYTE $0x40 // addq 0x40(%rsp), %rsi
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	QUAD $0x00000000951c8d48 // leaq (,%rdx,4), %rbx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x1deb // jmp 0x3cd0 <k_attend_values+0x2ad0>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
+	LONG $0x240c3948 // cmpq %rcx, (%rsp)
+	LONG $0x00e0840f; WORD $0x0000 // je 0x3db0 <k_attend_values+0x2bb0>
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
+	WORD $0x0f73 // jae 0x3ce4 <k_attend_values+0x2ae4>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x1e107cc5 // vmovups (%rsi), %ymm11
+	LONG $0x56107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm10
+	LONG $0x4e107cc5; BYTE $0x40 // vmovups 0x40(%rsi), %ymm9
+	LONG $0x46107cc5; BYTE $0x60 // vmovups 0x60(%rsi), %ymm8
+	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
+	LONG $0xc59d0f41 // setge %r13b
+	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
+	LONG $0xc39c0f41 // setl %r11b
+	WORD $0x2045; BYTE $0xeb // andb %r13b, %r11b
+	LONG $0x01fb8041 // cmpb $0x1, %r11b
+	WORD $0x1a75 // jne 0x3d28 <k_attend_values+0x2b28>
+	LONG $0x187d42c4; WORD $0x8e24 // vbroadcastss (%r14,%rcx,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm11) + ymm7
+	LONG $0xb81dc2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm10) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xe9 // vfmadd231ps %ymm9, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm9) + ymm5
+	LONG $0xb83dc2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm12) + ymm4
+	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
+	LONG $0xc39d0f41 // setge %r11b
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	LONG $0xc59c0f41 // setl %r13b
+	WORD $0x2045; BYTE $0xdd // andb %r11b, %r13b
+	LONG $0x01fd8041 // cmpb $0x1, %r13b
+	WORD $0x8175 // jne 0x3cc0 <k_attend_values+0x2ac0>
+	LONG $0x187d62c4; WORD $0x8824 // vbroadcastss (%rax,%rcx,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xdb // vfmadd231ps %ymm11, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm11) + ymm3
+	LONG $0xb81dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
+	LONG $0xb81dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm9) + ymm1
+	LONG $0xb81dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm8) + ymm0
+	LONG $0xffff62e9; BYTE $0xff // jmp 0x3cc0 <k_attend_values+0x2ac0>
+	WORD $0x9066 // nop
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0xb1348d48 // leaq (%rcx,%rsi,4), %rsi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
+	WORD $0x1f7c // jl 0x3dbd <k_attend_values+0x2bbd>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x3e43 <k_attend_values+0x2c43>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
+	LONG $0x00868d0f; WORD $0x0000 // jge 0x3e43 <k_attend_values+0x2c43>
+	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
+	WORD $0x5beb // jmp 0x3e22 <k_attend_values+0x2c22>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
+	LONG $0x4e107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm9
+	LONG $0x56107cc5; BYTE $0x40 // vmovups 0x40(%rsi), %ymm10
+	LONG $0x5e107cc5; BYTE $0x60 // vmovups 0x60(%rsi), %ymm11
+	LONG $0x187d42c4; WORD $0x9e24 // vbroadcastss (%r14,%rbx,4), %ymm12
 	LONG $0xb81dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm8) + ymm7
 	LONG $0xb81dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm9) + ymm6
 	LONG $0xb81dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm10) + ymm5
-	LONG $0x187d22c4; WORD $0xa92c // vbroadcastss (%rcx,%r13,4), %ymm13
+	LONG $0x187d62c4; WORD $0x982c // vbroadcastss (%rax,%rbx,4), %ymm13
 	LONG $0xb825c2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm12) + ymm4
 	LONG $0xb815c2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm8) + ymm3
 	LONG $0xb815c2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm9) + ymm2
 	LONG $0xb815c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm13, %ymm1 # ymm1 = (ymm13 * ymm10) + ymm1
 	LONG $0xb815c2c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm13, %ymm0 # ymm0 = (ymm13 * ymm11) + ymm0
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
-	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
-	LONG $0xff02840f; WORD $0xffff // je 0x2070 <k_attend_values+0xe70>
-	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	WORD $0x9d73 // jae 0x2110 <k_attend_values+0xf10>
-	LONG $0x13180f41 // prefetcht1 (%r11)
-	LONG $0x53180f41; BYTE $0x40 // prefetcht1 0x40(%r11)
-	LONG $0x80eb8349 // subq $-0x80, %r11
-	WORD $0x8eeb // jmp 0x2110 <k_attend_values+0xf10>
-	LONG $0x24048b4c // movq (%rsp), %r8
-	WORD $0x8b49; BYTE $0x00 // movq (%r8), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x08408b49 // movq 0x8(%r8), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x20508b4d // movq 0x20(%r8), %r10
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	LONG $0xfdaf0f48 // imulq %rbp, %rdi
-	LONG $0xb80c8d4c // leaq (%rax,%rdi,4), %r9
-	LONG $0x10408b49 // movq 0x10(%r8), %rax
-	LONG $0x38588b4d // movq 0x38(%r8), %r11
-	LONG $0x18708b4d // movq 0x18(%r8), %r14
-	LONG $0x015d8d48 // leaq 0x1(%rbp), %rbx
-	LONG $0xdeaf0f49 // imulq %r14, %rbx
-	LONG $0xf5af0f4c // imulq %rbp, %r14
-	LONG $0x40788b4d // movq 0x40(%r8), %r15
-	LONG $0x48608b4d // movq 0x48(%r8), %r12
-	QUAD $0xfffffffffffebd49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r13 # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214d; BYTE $0xdd // andq %r11, %r13
-	QUAD $0x00000004ad3c8d48 // leaq 0x4(,%rbp,4), %rdi
-	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
-	LONG $0xfaaf0f49 // imulq %r10, %rdi
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x072c8d4a // leaq (%rdi,%r8), %rbp
-	LONG $0x04c58348 // addq $0x4, %rbp
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x90148d4c // leaq (%rax,%rdx,4), %r10
-	WORD $0x41eb // jmp 0x223d <k_attend_values+0x103d>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x117ca1c4; WORD $0xb00c // vmovups %ymm1, (%rax,%r14,4)
-	LONG $0x0411fcc5; BYTE $0x98 // vmovups %ymm0, (%rax,%rbx,4)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x4078894c // movq %r15, 0x40(%rax)
-	LONG $0x4860894c // movq %r12, 0x48(%rax)
-	LONG $0x084a8d48 // leaq 0x8(%rdx), %rcx
-	LONG $0x30708b48 // movq 0x30(%rax), %rsi
-	LONG $0x20c28349 // addq $0x20, %r10
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0xfcde8f0f; WORD $0xffff // jg 0x1f1b <k_attend_values+0xd1b>
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xb87e // jle 0x2200 <k_attend_values+0x1000>
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x6275 // jne 0x22b0 <k_attend_values+0x10b0>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0xa074 // je 0x2208 <k_attend_values+0x1008>
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0x0d73 // jae 0x227a <k_attend_values+0x107a>
-	LONG $0x17180f41 // prefetcht1 (%r15)
-	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	LONG $0x1110fcc5 // vmovups (%rcx), %ymm2
-	LONG $0x810c8d4b // leaq (%r9,%r8,4), %rcx
-	LONG $0x187d82c4; WORD $0x811c // vbroadcastss (%r9,%r8,4), %ymm3
-	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x187de2c4; WORD $0xb11c // vbroadcastss (%rcx,%rsi,4), %ymm3
-	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
-	LONG $0xffff66e9; BYTE $0xff // jmp 0x2208 <k_attend_values+0x1008>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000000f53c8d48 // leaq (,%rsi,8), %rdi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x3feb // jmp 0x2307 <k_attend_values+0x1107>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
+	WORD $0x1e74 // je 0x3e40 <k_attend_values+0x2c40>
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
+	WORD $0xa973 // jae 0x3dd0 <k_attend_values+0x2bd0>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	WORD $0x98eb // jmp 0x3dd0 <k_attend_values+0x2bd0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xfd9f8d0f; WORD $0xffff // jge 0x3bf0 <k_attend_values+0x29f0>
+	LONG $0x60c68348 // addq $0x60, %rsi
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	WORD $0x14eb // jmp 0x3e6f <k_attend_values+0x2c6f>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	LONG $0xfd81840f; WORD $0xffff // je 0x3bf0 <k_attend_values+0x29f0>
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
+	WORD $0x0f73 // jae 0x3e83 <k_attend_values+0x2c83>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x5e107cc5; BYTE $0xa0 // vmovups -0x60(%rsi), %ymm11
+	LONG $0x56107cc5; BYTE $0xc0 // vmovups -0x40(%rsi), %ymm10
+	LONG $0x4e107cc5; BYTE $0xe0 // vmovups -0x20(%rsi), %ymm9
+	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	WORD $0x1f7c // jl 0x3eba <k_attend_values+0x2cba>
+	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	WORD $0x1a7d // jge 0x3eba <k_attend_values+0x2cba>
+	LONG $0x187d42c4; WORD $0x9e24 // vbroadcastss (%r14,%rbx,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm11) + ymm7
+	LONG $0xb81dc2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm10) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xe9 // vfmadd231ps %ymm9, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm9) + ymm5
+	LONG $0xb83dc2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm12) + ymm4
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	WORD $0xa17c // jl 0x3e60 <k_attend_values+0x2c60>
+	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
+	WORD $0x9c7d // jge 0x3e60 <k_attend_values+0x2c60>
+	LONG $0x187d62c4; WORD $0x9824 // vbroadcastss (%rax,%rbx,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xdb // vfmadd231ps %ymm11, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm11) + ymm3
+	LONG $0xb81dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
+	LONG $0xb81dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm9) + ymm1
+	LONG $0xb81dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm8) + ymm0
+	WORD $0x80eb // jmp 0x3e60 <k_attend_values+0x2c60>
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0x086e8b48 // movq 0x8(%rsi), %rbp
+	LONG $0x20468b48 // movq 0x20(%rsi), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x504e8b48 // movq 0x50(%rsi), %rcx
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0xc7af0f4d // imulq %r15, %r8
+	LONG $0x404e8b4c // movq 0x40(%rsi), %r9
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x4846034c // addq 0x48(%rsi), %r8
+	LONG $0x08148d4d // leaq (%r8,%rcx), %r10
+	LONG $0x387e8b48 // movq 0x38(%rsi), %rdi
+	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
+	LONG $0xfa4c0f49 // cmovlq %r10, %rdi
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xfd480f49 // cmovsq %r13, %rdi
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0xd94c0f4c // cmovlq %rcx, %r11
+	QUAD $0x0000000085348d4c // leaq (,%rax,4), %r14
+	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xdd480f4d // cmovsq %r13, %r11
+	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	LONG $0xe04c0f4d // cmovlq %r8, %r12
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xe5480f4d // cmovsq %r13, %r12
+	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0xf94c0f49 // cmovlq %r9, %rdi
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xfd480f49 // cmovsq %r13, %rdi
+	LONG $0x18468b48 // movq 0x18(%rsi), %rax
+	LONG $0x016f8d4d // leaq 0x1(%r15), %r13
+	LONG $0xe8af0f4c // imulq %rax, %r13
+	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	LONG $0xef4f0f4c // cmovgq %rdi, %r13
+	QUAD $0x00000004bd3c8d4e // leaq 0x4(,%r15,4), %r15
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0xf8af0f4c // imulq %rax, %r15
+	LONG $0x2f048d49 // leaq (%r15,%rbp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
+	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x2464894c; BYTE $0x10 // movq %r12, 0x10(%rsp)
+	WORD $0x294d; BYTE $0xec // subq %r13, %r12
+	LONG $0x2464894c; BYTE $0x70 // movq %r12, 0x70(%rsp)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x246c894c; BYTE $0x30 // movq %r13, 0x30(%rsp)
+	WORD $0x8b48; BYTE $0x06 // movq (%rsi), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x10468b48 // movq 0x10(%rsi), %rax
+	LONG $0x58668b4c // movq 0x58(%rsi), %r12
+	LONG $0x606e8b4c // movq 0x60(%rsi), %r13
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x51eb // jmp 0x4060 <k_attend_values+0x2e60>
+	BYTE $0x90 // nop
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x1411fcc5; BYTE $0x90 // vmovups %ymm2, (%rax,%rdx,4)
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x1c11fcc5; BYTE $0x90 // vmovups %ymm3, (%rax,%rdx,4)
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x5860894c // movq %r12, 0x58(%rax)
+	LONG $0x6068894c // movq %r13, 0x60(%rax)
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	LONG $0x085f8d48 // leaq 0x8(%rdi), %rbx
+	LONG $0x30508b48 // movq 0x30(%rax), %rdx
+	LONG $0x24448348; WORD $0x2028 // addq $0x20, 0x28(%rsp)
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	LONG $0xf8e88f0f; WORD $0xffff // jg 0x3948 <k_attend_values+0x2748>
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
+	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
+	LONG $0x009d8d0f; WORD $0x0000 // jge 0x4110 <k_attend_values+0x2f10>
+	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	LONG $0x247c034c; BYTE $0x28 // addq 0x28(%rsp), %r15
+	QUAD $0x00000000953c8d48 // leaq (,%rdx,4), %rdi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x1ceb // jmp 0x40af <k_attend_values+0x2eaf>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0x00a1840f; WORD $0x0000 // je 0x4150 <k_attend_values+0x2f50>
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0x0f73 // jae 0x40c3 <k_attend_values+0x2ec3>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x107cc1c4; BYTE $0x17 // vmovups (%r15), %ymm2
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	WORD $0x9c0f; BYTE $0xc0 // setl %al
+	WORD $0x2040; BYTE $0xf0 // andb %sil, %al
+	WORD $0x013c // cmpb $0x1, %al
+	WORD $0x0b75 // jne 0x40e7 <k_attend_values+0x2ee7>
+	LONG $0x187dc2c4; WORD $0x9e1c // vbroadcastss (%r14,%rbx,4), %ymm3
+	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
+	LONG $0xc69c0f40 // setl %sil
+	WORD $0x2040; BYTE $0xc6 // andb %al, %sil
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	WORD $0xa375 // jne 0x40a0 <k_attend_values+0x2ea0>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x187de2c4; WORD $0x981c // vbroadcastss (%rax,%rbx,4), %ymm3
+	LONG $0xb865e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm2) + ymm0
+	WORD $0x92eb // jmp 0x40a0 <k_attend_values+0x2ea0>
+	WORD $0x9066 // nop
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0xb83c8d48 // leaq (%rax,%rdi,4), %rdi
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x873c8d4c // leaq (%rdi,%rax,4), %r15
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
+	WORD $0x227c // jl 0x415a <k_attend_values+0x2f5a>
+	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
+	LONG $0xd128fcc5 // vmovaps %ymm1, %ymm2
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	LONG $0x000135e9; BYTE $0x00 // jmp 0x427d <k_attend_values+0x307d>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
+	WORD $0xde7d // jge 0x4138 <k_attend_values+0x2f38>
+	LONG $0x702444f6; BYTE $0x01 // testb $0x1, 0x70(%rsp)
+	WORD $0x1f75 // jne 0x4180 <k_attend_values+0x2f80>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
+	WORD $0x6d75 // jne 0x41dd <k_attend_values+0x2fdd>
+	LONG $0x000108e9; BYTE $0x00 // jmp 0x427d <k_attend_values+0x307d>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0x0f73 // jae 0x4194 <k_attend_values+0x2f94>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
+	LONG $0x9e3c8d49 // leaq (%r14,%rbx,4), %rdi
+	LONG $0x187dc2c4; WORD $0x9e14 // vbroadcastss (%r14,%rbx,4), %ymm2
+	LONG $0xa85de2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm1
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x187de2c4; WORD $0x871c // vbroadcastss (%rdi,%rax,4), %ymm3
+	LONG $0xa85de2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm0
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x973c8d4d // leaq (%r15,%rdx,4), %r15
+	LONG $0xc328fcc5 // vmovaps %ymm3, %ymm0
+	LONG $0xca28fcc5 // vmovaps %ymm2, %ymm1
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
+	LONG $0x00a0840f; WORD $0x0000 // je 0x427d <k_attend_values+0x307d>
+	QUAD $0x00000000d53c8d48 // leaq (,%rdx,8), %rdi
+	WORD $0x3feb // jmp 0x4226 <k_attend_values+0x3026>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xa85de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm1
 	LONG $0xa85de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm0
-	LONG $0x187d82c4; WORD $0x814c; BYTE $0x04 // vbroadcastss 0x4(%r9,%r8,4), %ymm1
-	LONG $0x2410fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm4
+	LONG $0x187dc2c4; WORD $0x9e4c; BYTE $0x04 // vbroadcastss 0x4(%r14,%rbx,4), %ymm1
+	LONG $0x107cc1c4; WORD $0x9724 // vmovups (%r15,%rdx,4), %ymm4
 	LONG $0xa85de2c4; BYTE $0xcb // vfmadd213ps %ymm3, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm3
-	LONG $0x187da2c4; WORD $0x8544; BYTE $0x00 // vbroadcastss (%rbp,%r8,4), %ymm0
+	LONG $0x187de2c4; WORD $0x9d44; BYTE $0x00 // vbroadcastss (%rbp,%rbx,4), %ymm0
 	LONG $0xa85de2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm2
-	LONG $0x02c08349 // addq $0x2, %r8
-	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
-	WORD $0x394d; BYTE $0xc5 // cmpq %r8, %r13
-	LONG $0xff5b840f; WORD $0xffff // je 0x2262 <k_attend_values+0x1062>
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0x0d73 // jae 0x2319 <k_attend_values+0x1119>
-	LONG $0x17180f41 // prefetcht1 (%r15)
-	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	LONG $0x187d82c4; WORD $0x811c // vbroadcastss (%r9,%r8,4), %ymm3
-	LONG $0x2110fcc5 // vmovups (%rcx), %ymm4
-	LONG $0x187da2c4; WORD $0x8554; BYTE $0xfc // vbroadcastss -0x4(%rbp,%r8,4), %ymm2
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0xa173 // jae 0x22d0 <k_attend_values+0x10d0>
-	LONG $0x17180f41 // prefetcht1 (%r15)
-	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	WORD $0x92eb // jmp 0x22d0 <k_attend_values+0x10d0>
-	LONG $0x24248b4c // movq (%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
-	LONG $0x246c3b49; BYTE $0x28 // cmpq 0x28(%r12), %rbp
-	LONG $0x03bb8d0f; WORD $0x0000 // jge 0x270d <k_attend_values+0x150d>
-	LONG $0x24548b49; BYTE $0x30 // movq 0x30(%r12), %rdx
-	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	LONG $0x00b18d0f; WORD $0x0000 // jge 0x2412 <k_attend_values+0x1212>
+	LONG $0x02c38348 // addq $0x2, %rbx
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	LONG $0x245c3948; BYTE $0x10 // cmpq %rbx, 0x10(%rsp)
+	WORD $0x4a74 // je 0x4270 <k_attend_values+0x3070>
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0x0f73 // jae 0x423a <k_attend_values+0x303a>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x187dc2c4; WORD $0x9e1c // vbroadcastss (%r14,%rbx,4), %ymm3
+	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
+	LONG $0x187de2c4; WORD $0x9d54; BYTE $0xfc // vbroadcastss -0x4(%rbp,%rbx,4), %ymm2
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0x9f73 // jae 0x41f0 <k_attend_values+0x2ff0>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	WORD $0x8eeb // jmp 0x41f0 <k_attend_values+0x2ff0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
+	LONG $0xd128fcc5 // vmovaps %ymm1, %ymm2
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	LONG $0xfd858d0f; WORD $0xffff // jge 0x4010 <k_attend_values+0x2e10>
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	WORD $0x19eb // jmp 0x42af <k_attend_values+0x30af>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
+	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
+	LONG $0xfd66840f; WORD $0xffff // je 0x4015 <k_attend_values+0x2e15>
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0x0f73 // jae 0x42c3 <k_attend_values+0x30c3>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x107cc1c4; BYTE $0x07 // vmovups (%r15), %ymm0
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
+	WORD $0x107c // jl 0x42dd <k_attend_values+0x30dd>
+	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
+	WORD $0x0b7d // jge 0x42dd <k_attend_values+0x30dd>
+	LONG $0x187dc2c4; WORD $0xbe0c // vbroadcastss (%r14,%rdi,4), %ymm1
+	LONG $0xb87de2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm1) + ymm2
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	WORD $0xbe7c // jl 0x42a0 <k_attend_values+0x30a0>
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	WORD $0xb97d // jge 0x42a0 <k_attend_values+0x30a0>
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x187de2c4; WORD $0xbb0c // vbroadcastss (%rbx,%rdi,4), %ymm1
+	LONG $0xb875e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm0) + ymm3
+	WORD $0xa8eb // jmp 0x42a0 <k_attend_values+0x30a0>
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	LONG $0x245c3b4d; BYTE $0x28 // cmpq 0x28(%r12), %r11
+	LONG $0x05fc8d0f; WORD $0x0000 // jge 0x4909 <k_attend_values+0x3709>
+	LONG $0x24448b49; BYTE $0x30 // movq 0x30(%r12), %rax
+	LONG $0x20f88348 // cmpq $0x20, %rax
+	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
+	LONG $0x01058d0f; WORD $0x0000 // jge 0x4426 <k_attend_values+0x3226>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
-	LONG $0x08cf8349 // orq $0x8, %r15
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	LONG $0x01ad8e0f; WORD $0x0000 // jle 0x2520 <k_attend_values+0x1320>
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	LONG $0x08cc8349 // orq $0x8, %r12
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	LONG $0x023d8e0f; WORD $0x0000 // jle 0x4570 <k_attend_values+0x3370>
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
 	WORD $0x2948; BYTE $0xcf // subq %rcx, %rdi
-	LONG $0x038e8e0f; WORD $0x0000 // jle 0x270d <k_attend_values+0x150d>
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	LONG $0x05c08e0f; WORD $0x0000 // jle 0x4909 <k_attend_values+0x3709>
 	LONG $0x24448b4d; BYTE $0x38 // movq 0x38(%r12), %r8
-	LONG $0x24748b49; BYTE $0x40 // movq 0x40(%r12), %rsi
-	LONG $0x24448b49; BYTE $0x48 // movq 0x48(%r12), %rax
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x032e8e0f; WORD $0x0000 // jle 0x26c5 <k_attend_values+0x14c5>
-	LONG $0x244c8b4d; BYTE $0x20 // movq 0x20(%r12), %r9
-	LONG $0xcdaf0f4c // imulq %rbp, %r9
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	LONG $0x244c034d; BYTE $0x08 // addq 0x8(%r12), %r9
-	QUAD $0x000000008d148d4c // leaq (,%rcx,4), %r10
-	LONG $0x2454034d; BYTE $0x10 // addq 0x10(%r12), %r10
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	QUAD $0x00000000951c8d4c // leaq (,%rdx,4), %r11
+	LONG $0x24748b49; BYTE $0x58 // movq 0x58(%r12), %rsi
+	LONG $0x24548b49; BYTE $0x60 // movq 0x60(%r12), %rdx
+	LONG $0x244c8b4d; BYTE $0x50 // movq 0x50(%r12), %r9
+	LONG $0xcbaf0f4c // imulq %rbx, %r9
+	LONG $0x24548b4d; BYTE $0x40 // movq 0x40(%r12), %r10
+	WORD $0x014d; BYTE $0xca // addq %r9, %r10
+	LONG $0x244c034d; BYTE $0x48 // addq 0x48(%r12), %r9
+	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
+	LONG $0xc14c0f4d // cmovlq %r9, %r8
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xc3480f4d // cmovsq %r11, %r8
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0xca4c0f4d // cmovlq %r10, %r9
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xcb480f4d // cmovsq %r11, %r9
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x72358d4c; WORD $0x0006; BYTE $0x00 // leaq 0x672(%rip), %r14 # 0x2a40 <lanes>
-	WORD $0x26eb // jmp 0x23f6 <k_attend_values+0x11f6>
-	LONG $0x107cc1c4; WORD $0xbe4c; BYTE $0x20 // vmovups 0x20(%r14,%rdi,4), %ymm1
-	LONG $0x2c75c2c4; BYTE $0x0a // vmaskmovps (%r10), %ymm1, %ymm1
-	LONG $0x187dc2c4; WORD $0x9914 // vbroadcastss (%r9,%rbx,4), %ymm2
-	LONG $0xb875e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm2) + ymm0
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x014d; BYTE $0xda // addq %r11, %r10
-	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
-	LONG $0x02d6840f; WORD $0x0000 // je 0x26cc <k_attend_values+0x14cc>
-	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	WORD $0x0b73 // jae 0x2406 <k_attend_values+0x1206>
+	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
+	LONG $0x03428d0f; WORD $0x0000 // jge 0x46df <k_attend_values+0x34df>
+	LONG $0x24548b4d; BYTE $0x20 // movq 0x20(%r12), %r10
+	LONG $0xd3af0f4c // imulq %rbx, %r10
+	LONG $0x02e2c149 // shlq $0x2, %r10
+	LONG $0x2454034d; BYTE $0x08 // addq 0x8(%r12), %r10
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0xd8af0f4c // imulq %rax, %r11
+	LONG $0x02e3c149 // shlq $0x2, %r11
+	LONG $0x245c034d; BYTE $0x10 // addq 0x10(%r12), %r11
+	LONG $0x8b1c8d4d // leaq (%r11,%rcx,4), %r11
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	WORD $0xf748; BYTE $0xdb // negq %rbx
+	QUAD $0x0000000085348d4c // leaq (,%rax,4), %r14
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x643d8d4c; WORD $0x0008; BYTE $0x00 // leaq 0x864(%rip), %r15 # 0x4c40 <lanes>
+	WORD $0x2ceb // jmp 0x440a <k_attend_values+0x320a>
+	WORD $0x9066 // nop
+	LONG $0x107cc1c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%r15,%rbx,4), %ymm0
+	LONG $0x2c7dc2c4; BYTE $0x13 // vmaskmovps (%r11), %ymm0, %ymm2
+	LONG $0x187d82c4; WORD $0x8a04 // vbroadcastss (%r10,%r9,4), %ymm0
+	LONG $0xa86de2c4; BYTE $0xc1 // vfmadd213ps %ymm1, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm1
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0xc828fcc5 // vmovaps %ymm0, %ymm1
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	LONG $0x02d5840f; WORD $0x0000 // je 0x46df <k_attend_values+0x34df>
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	WORD $0x0b73 // jae 0x441a <k_attend_values+0x321a>
 	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x80ee8348 // subq $-0x80, %rsi
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xc575 // jne 0x23d0 <k_attend_values+0x11d0>
-	LONG $0x107cc1c4; BYTE $0x0a // vmovups (%r10), %ymm1
-	WORD $0xcaeb // jmp 0x23dc <k_attend_values+0x11dc>
-	LONG $0x24448b49; BYTE $0x20 // movq 0x20(%r12), %rax
-	LONG $0xc5af0f48 // imulq %rbp, %rax
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x24440349; BYTE $0x08 // addq 0x8(%r12), %rax
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0xc175 // jne 0x43e0 <k_attend_values+0x31e0>
+	LONG $0x107cc1c4; BYTE $0x13 // vmovups (%r11), %ymm2
+	WORD $0xc6eb // jmp 0x43ec <k_attend_values+0x31ec>
+	LONG $0x24548b49; BYTE $0x20 // movq 0x20(%r12), %rdx
+	LONG $0xd3af0f49 // imulq %r11, %rdx
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x24540349; BYTE $0x08 // addq 0x8(%r12), %rdx
+	LONG $0x244c8b49; BYTE $0x50 // movq 0x50(%r12), %rcx
+	LONG $0xcbaf0f49 // imulq %r11, %rcx
+	LONG $0x244c8b4d; BYTE $0x40 // movq 0x40(%r12), %r9
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	LONG $0x244c0349; BYTE $0x48 // addq 0x48(%r12), %rcx
 	LONG $0x24748b49; BYTE $0x10 // movq 0x10(%r12), %rsi
 	LONG $0x247c8b49; BYTE $0x38 // movq 0x38(%r12), %rdi
-	LONG $0x24448b4d; BYTE $0x18 // movq 0x18(%r12), %r8
-	LONG $0xc5af0f4c // imulq %rbp, %r8
-	LONG $0x02e0c149 // shlq $0x2, %r8
-	LONG $0x2404034d // addq (%r12), %r8
-	LONG $0x244c8b4d; BYTE $0x40 // movq 0x40(%r12), %r9
-	LONG $0x24548b4d; BYTE $0x48 // movq 0x48(%r12), %r10
-	LONG $0x60c68348 // addq $0x60, %rsi
-	LONG $0x000020bb; BYTE $0x00 // movl $0x20, %ebx
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x57eb // jmp 0x24ae <k_attend_values+0x12ae>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x117c81c4; WORD $0x981c // vmovups %ymm3, (%r8,%r11,4)
-	LONG $0x117c81c4; WORD $0x9854; BYTE $0x20 // vmovups %ymm2, 0x20(%r8,%r11,4)
-	LONG $0x117c81c4; WORD $0x984c; BYTE $0x40 // vmovups %ymm1, 0x40(%r8,%r11,4)
-	LONG $0x117c81c4; WORD $0x9844; BYTE $0x60 // vmovups %ymm0, 0x60(%r8,%r11,4)
-	LONG $0x244c894d; BYTE $0x40 // movq %r9, 0x40(%r12)
-	LONG $0x2454894d; BYTE $0x48 // movq %r10, 0x48(%r12)
-	LONG $0x20598d48 // leaq 0x20(%rcx), %rbx
-	LONG $0x24548b49; BYTE $0x30 // movq 0x30(%r12), %rdx
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
-	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	LONG $0xfeb58f0f; WORD $0xffff // jg 0x2363 <k_attend_values+0x1163>
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0xaa7e // jle 0x2460 <k_attend_values+0x1260>
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x3aeb // jmp 0x250c <k_attend_values+0x130c>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x187da2c4; WORD $0xb024 // vbroadcastss (%rax,%r14,4), %ymm4
-	LONG $0xb85de2c4; WORD $0xa05b // vfmadd231ps -0x60(%rbx), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
-	LONG $0xb85de2c4; WORD $0xc053 // vfmadd231ps -0x40(%rbx), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
-	LONG $0xb85de2c4; WORD $0xe04b // vfmadd231ps -0x20(%rbx), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
-	LONG $0xb85de2c4; BYTE $0x03 // vfmadd231ps (%rbx), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
-	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
-	LONG $0xff64840f; WORD $0xffff // je 0x2470 <k_attend_values+0x1270>
-	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	WORD $0xcf73 // jae 0x24e0 <k_attend_values+0x12e0>
-	LONG $0x11180f41 // prefetcht1 (%r9)
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
-	LONG $0x80e98349 // subq $-0x80, %r9
-	WORD $0xc0eb // jmp 0x24e0 <k_attend_values+0x12e0>
-	LONG $0x24448b49; BYTE $0x20 // movq 0x20(%r12), %rax
-	LONG $0xc5af0f48 // imulq %rbp, %rax
-	LONG $0x247c8b49; BYTE $0x08 // movq 0x8(%r12), %rdi
-	LONG $0x24748b49; BYTE $0x10 // movq 0x10(%r12), %rsi
-	LONG $0x873c8d48 // leaq (%rdi,%rax,4), %rdi
-	LONG $0x24448b4d; BYTE $0x38 // movq 0x38(%r12), %r8
+	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
+	LONG $0xf94c0f48 // cmovlq %rcx, %rdi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xfa480f49 // cmovsq %r10, %rdi
+	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0xc14c0f4d // cmovlq %r9, %r8
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xc2480f4d // cmovsq %r10, %r8
 	LONG $0x244c8b4d; BYTE $0x18 // movq 0x18(%r12), %r9
-	LONG $0xcdaf0f4c // imulq %rbp, %r9
+	LONG $0xcbaf0f4d // imulq %r11, %r9
 	LONG $0x02e1c149 // shlq $0x2, %r9
 	LONG $0x240c034d // addq (%r12), %r9
-	LONG $0x24548b4d; BYTE $0x40 // movq 0x40(%r12), %r10
-	LONG $0x245c8b4d; BYTE $0x48 // movq 0x48(%r12), %r11
-	QUAD $0xfffffffffffebb48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rbx # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214c; BYTE $0xc3 // andq %r8, %rbx
-	LONG $0x8e048d48 // leaq (%rsi,%rcx,4), %rax
-	WORD $0x34eb // jmp 0x259e <k_attend_values+0x139e>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117c81c4; WORD $0xb104 // vmovups %ymm0, (%r9,%r14,4)
-	LONG $0x24248b4c // movq (%rsp), %r12
-	LONG $0x2454894d; BYTE $0x40 // movq %r10, 0x40(%r12)
-	LONG $0x245c894d; BYTE $0x48 // movq %r11, 0x48(%r12)
-	LONG $0x08798d4c // leaq 0x8(%rcx), %r15
-	LONG $0x24548b49; BYTE $0x30 // movq 0x30(%r12), %rdx
-	LONG $0x20c08348 // addq $0x20, %rax
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	LONG $0xfdd58f0f; WORD $0xffff // jg 0x2373 <k_attend_values+0x1173>
-	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0xc77e // jle 0x2570 <k_attend_values+0x1370>
-	LONG $0x01f88349 // cmpq $0x1, %r8
-	WORD $0x3175 // jne 0x25e0 <k_attend_values+0x13e0>
-	LONG $0xb63c8d4e // leaq (%rsi,%r14,4), %r15
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x01c0f641 // testb $0x1, %r8b
-	WORD $0xb474 // je 0x2574 <k_attend_values+0x1374>
-	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	WORD $0x0d73 // jae 0x25d2 <k_attend_values+0x13d2>
-	LONG $0x12180f41 // prefetcht1 (%r10)
-	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	LONG $0x187da2c4; WORD $0xa70c // vbroadcastss (%rdi,%r12,4), %ymm1
-	LONG $0xb875c2c4; BYTE $0x07 // vfmadd231ps (%r15), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
-	WORD $0x95eb // jmp 0x2574 <k_attend_values+0x1374>
-	BYTE $0x90 // nop
-	QUAD $0x00000000d52c8d4c // leaq (,%rdx,8), %r13
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x25eb // jmp 0x2619 <k_attend_values+0x1419>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x187da2c4; WORD $0xa74c; BYTE $0x04 // vbroadcastss 0x4(%rdi,%r12,4), %ymm1
-	LONG $0xb875c2c4; WORD $0x9704 // vfmadd231ps (%r15,%rdx,4), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
-	LONG $0x02c48349 // addq $0x2, %r12
-	WORD $0x014d; BYTE $0xef // addq %r13, %r15
-	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
-	WORD $0xa174 // je 0x25ba <k_attend_values+0x13ba>
-	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	WORD $0x0d73 // jae 0x262b <k_attend_values+0x142b>
-	LONG $0x12180f41 // prefetcht1 (%r10)
-	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	LONG $0x187da2c4; WORD $0xa70c // vbroadcastss (%rdi,%r12,4), %ymm1
-	LONG $0xb875c2c4; BYTE $0x07 // vfmadd231ps (%r15), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
-	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	WORD $0xc573 // jae 0x2600 <k_attend_values+0x1400>
-	LONG $0x12180f41 // prefetcht1 (%r10)
-	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	WORD $0xb6eb // jmp 0x2600 <k_attend_values+0x1400>
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x245c8b4d; BYTE $0x58 // movq 0x58(%r12), %r11
+	LONG $0x245c8b49; BYTE $0x60 // movq 0x60(%r12), %rbx
+	LONG $0x40c68348 // addq $0x40, %rsi
+	QUAD $0x0000000085348d4e // leaq (,%r8,4), %r14
+	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
+	WORD $0x53eb // jmp 0x44fc <k_attend_values+0x32fc>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	LONG $0x24448b4d; BYTE $0x18 // movq 0x18(%r12), %r8
-	QUAD $0x00000000950c8d4c // leaq (,%rdx,4), %r9
-	LONG $0x240c034d // addq (%r12), %r9
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	LONG $0xd5af0f4d // imulq %r13, %r10
-	LONG $0x91148d4f // leaq (%r9,%r10,4), %r10
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	WORD $0x1475 // jne 0x268f <k_attend_values+0x148f>
-	LONG $0x117cc1c4; BYTE $0x0a // vmovups %ymm1, (%r10)
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	LONG $0xc5af0f4d // imulq %r13, %r8
-	LONG $0x117c81c4; WORD $0x8104 // vmovups %ymm0, (%r9,%r8,4)
-	WORD $0x1feb // jmp 0x26ae <k_attend_values+0x14ae>
-	LONG $0xaa158d48; WORD $0x0003; BYTE $0x00 // leaq 0x3aa(%rip), %rdx # 0x2a40 <lanes>
-	LONG $0x5410fcc5; WORD $0x20ba // vmovups 0x20(%rdx,%rdi,4), %ymm2
-	LONG $0x2e6dc2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm2, (%r10)
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	LONG $0xc5af0f4d // imulq %r13, %r8
-	LONG $0x2e6d82c4; WORD $0x8104 // vmaskmovps %ymm0, %ymm2, (%r9,%r8,4)
-	LONG $0x244c8949; BYTE $0x40 // movq %rcx, 0x40(%r12)
-	LONG $0x24448949; BYTE $0x48 // movq %rax, 0x48(%r12)
-	LONG $0x246c3b49; BYTE $0x28 // cmpq 0x28(%r12), %rbp
-	LONG $0xfc8f8c0f; WORD $0xffff // jl 0x2352 <k_attend_values+0x1152>
-	WORD $0x48eb // jmp 0x270d <k_attend_values+0x150d>
-	WORD $0xf748; BYTE $0xdf // negq %rdi
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x117c81c4; WORD $0x911c // vmovups %ymm3, (%r9,%r10,4)
+	LONG $0x117c81c4; WORD $0x9154; BYTE $0x20 // vmovups %ymm2, 0x20(%r9,%r10,4)
+	LONG $0x117c81c4; WORD $0x914c; BYTE $0x40 // vmovups %ymm1, 0x40(%r9,%r10,4)
+	LONG $0x117c81c4; WORD $0x9144; BYTE $0x60 // vmovups %ymm0, 0x60(%r9,%r10,4)
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x5858894c // movq %r11, 0x58(%rax)
+	LONG $0x60588948 // movq %rbx, 0x60(%rax)
+	LONG $0x20798d4c // leaq 0x20(%rcx), %r15
+	LONG $0x30408b48 // movq 0x30(%rax), %rax
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
+	LONG $0xfe278f0f; WORD $0xffff // jg 0x4323 <k_attend_values+0x3123>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x6caf0f49; WORD $0x1824 // imulq 0x18(%r12), %rbp
-	LONG $0x02e5c148 // shlq $0x2, %rbp
-	LONG $0x242c0349 // addq (%r12), %rbp
-	QUAD $0x000000008d048d4c // leaq (,%rcx,4), %r8
-	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x0775 // jne 0x26f1 <k_attend_values+0x14f1>
+	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
+	WORD $0xa87d // jge 0x44b0 <k_attend_values+0x32b0>
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0xf8af0f4c // imulq %rax, %r15
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	WORD $0x35eb // jmp 0x455c <k_attend_values+0x335c>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x187da2c4; WORD $0xa224 // vbroadcastss (%rdx,%r12,4), %ymm4
+	LONG $0xb85dc2c4; WORD $0xc05f // vfmadd231ps -0x40(%r15), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
+	LONG $0xb85dc2c4; WORD $0xe057 // vfmadd231ps -0x20(%r15), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
+	LONG $0xb85dc2c4; BYTE $0x0f // vfmadd231ps (%r15), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
+	LONG $0xb85dc2c4; WORD $0x2047 // vfmadd231ps 0x20(%r15), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	WORD $0x394c; BYTE $0xe7 // cmpq %r12, %rdi
+	LONG $0xff60840f; WORD $0xffff // je 0x44bc <k_attend_values+0x32bc>
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0xcf73 // jae 0x4530 <k_attend_values+0x3330>
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x53180f41; BYTE $0x40 // prefetcht1 0x40(%r11)
+	LONG $0x80eb8349 // subq $-0x80, %r11
+	WORD $0xc0eb // jmp 0x4530 <k_attend_values+0x3330>
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	LONG $0x20438b4c // movq 0x20(%rbx), %r8
+	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
+	LONG $0xc6af0f4d // imulq %r14, %r8
+	LONG $0x084b8b4c // movq 0x8(%rbx), %r9
+	LONG $0x50738b48 // movq 0x50(%rbx), %rsi
+	LONG $0xf6af0f49 // imulq %r14, %rsi
+	LONG $0x40538b4c // movq 0x40(%rbx), %r10
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x48730348 // addq 0x48(%rbx), %rsi
+	LONG $0x38538b48 // movq 0x38(%rbx), %rdx
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	LONG $0xd64c0f48 // cmovlq %rsi, %rdx
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xd3480f49 // cmovsq %r11, %rdx
+	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0xf24c0f49 // cmovlq %r10, %rsi
+	LONG $0x107b8b48 // movq 0x10(%rbx), %rdi
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xf3480f49 // cmovsq %r11, %rsi
+	LONG $0x81048d4f // leaq (%r9,%r8,4), %r8
+	LONG $0x184b8b4c // movq 0x18(%rbx), %r9
+	LONG $0xceaf0f4d // imulq %r14, %r9
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	WORD $0x034c; BYTE $0x0b // addq (%rbx), %r9
+	LONG $0x58538b4c // movq 0x58(%rbx), %r10
+	LONG $0x605b8b4c // movq 0x60(%rbx), %r11
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	WORD $0x2948; BYTE $0xf3 // subq %rsi, %rbx
+	LONG $0x01768d4c // leaq 0x1(%rsi), %r14
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x2aeb // jmp 0x4618 <k_attend_values+0x3418>
+	WORD $0x9066 // nop
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x117c81c4; WORD $0xb90c // vmovups %ymm1, (%r9,%r15,4)
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x5850894c // movq %r10, 0x58(%rax)
+	LONG $0x6058894c // movq %r11, 0x60(%rax)
+	LONG $0x08618d4c // leaq 0x8(%rcx), %r12
+	LONG $0x30408b48 // movq 0x30(%rax), %rax
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	LONG $0xfd1b8f0f; WORD $0xffff // jg 0x4333 <k_attend_values+0x3133>
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0xcd7e // jle 0x45f0 <k_attend_values+0x33f0>
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	LONG $0xe0af0f4c // imulq %rax, %r12
+	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
+	LONG $0xbc248d4f // leaq (%r12,%r15,4), %r12
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	WORD $0x1575 // jne 0x4650 <k_attend_values+0x3450>
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
+	WORD $0xb174 // je 0x45f4 <k_attend_values+0x33f4>
+	WORD $0x39eb // jmp 0x467e <k_attend_values+0x347e>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	WORD $0x0d73 // jae 0x4662 <k_attend_values+0x3462>
+	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	LONG $0x187dc2c4; WORD $0xb00c // vbroadcastss (%r8,%rsi,4), %ymm1
+	LONG $0x987dc2c4; WORD $0x240c // vfmadd132ps (%r12), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x84248d4d // leaq (%r12,%rax,4), %r12
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
+	LONG $0xff76840f; WORD $0xffff // je 0x45f4 <k_attend_values+0x33f4>
+	QUAD $0x00000000c52c8d48 // leaq (,%rax,8), %rbp
+	WORD $0x25eb // jmp 0x46ad <k_attend_values+0x34ad>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x187d82c4; WORD $0xa854; BYTE $0x04 // vbroadcastss 0x4(%r8,%r13,4), %ymm2
+	LONG $0xb86dc2c4; WORD $0x840c // vfmadd231ps (%r12,%rax,4), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0x02c58349 // addq $0x2, %r13
+	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	LONG $0xff47840f; WORD $0xffff // je 0x45f4 <k_attend_values+0x33f4>
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	WORD $0x0d73 // jae 0x46bf <k_attend_values+0x34bf>
+	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	LONG $0x187d82c4; WORD $0xa814 // vbroadcastss (%r8,%r13,4), %ymm2
+	LONG $0xb86dc2c4; WORD $0x240c // vfmadd231ps (%r12), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	WORD $0xc073 // jae 0x4690 <k_attend_values+0x3490>
+	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	WORD $0xb1eb // jmp 0x4690 <k_attend_values+0x3490>
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	LONG $0x44af0f4d; WORD $0x1824 // imulq 0x18(%r12), %r8
+	LONG $0x02e0c149 // shlq $0x2, %r8
+	LONG $0x2404034d // addq (%r12), %r8
+	LONG $0x88048d4d // leaq (%r8,%rcx,4), %r8
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0x00ac850f; WORD $0x0000 // jne 0x47ab <k_attend_values+0x35ab>
 	LONG $0x117cc1c4; BYTE $0x00 // vmovups %ymm0, (%r8)
-	WORD $0x12eb // jmp 0x2703 <k_attend_values+0x1503>
-	LONG $0x480d8d48; WORD $0x0003; BYTE $0x00 // leaq 0x348(%rip), %rcx # 0x2a40 <lanes>
-	LONG $0x4c10fcc5; WORD $0x20b9 // vmovups 0x20(%rcx,%rdi,4), %ymm1
+	LONG $0x0000bae9; BYTE $0x00 // jmp 0x47c3 <k_attend_values+0x35c3>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	WORD $0x117c // jl 0x4723 <k_attend_values+0x3523>
+	LONG $0x0000bee9; BYTE $0x00 // jmp 0x47d5 <k_attend_values+0x35d5>
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	LONG $0x00b28d0f; WORD $0x0000 // jge 0x47d5 <k_attend_values+0x35d5>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
+	QUAD $0x00000004951c8d4e // leaq 0x4(,%r10,4), %r11
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	LONG $0x5caf0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r11
+	LONG $0x245c034c; BYTE $0x18 // addq 0x18(%rsp), %r11
+	QUAD $0x0000000095348d4c // leaq (,%rdx,4), %r14
+	LONG $0xe82d8d4c; WORD $0x0004; BYTE $0x00 // leaq 0x4e8(%rip), %r13 # 0x4c40 <lanes>
+	WORD $0x34eb // jmp 0x478e <k_attend_values+0x358e>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x107cc1c4; WORD $0x8d54; BYTE $0x20 // vmovups 0x20(%r13,%rcx,4), %ymm2
+	LONG $0x2c6dc2c4; WORD $0x2414 // vmaskmovps (%r12), %ymm2, %ymm2
+	LONG $0x187dc2c4; WORD $0x9f1c // vbroadcastss (%r15,%rbx,4), %ymm3
+	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
+	LONG $0x187dc2c4; WORD $0x9b1c // vbroadcastss (%r11,%rbx,4), %ymm3
+	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
+	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
+	WORD $0x4474 // je 0x47d2 <k_attend_values+0x35d2>
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0x0b73 // jae 0x479e <k_attend_values+0x359e>
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x4050180f // prefetcht1 0x40(%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	WORD $0xbd75 // jne 0x4760 <k_attend_values+0x3560>
+	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
+	WORD $0xc2eb // jmp 0x476d <k_attend_values+0x356d>
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x8a058d48; WORD $0x0004; BYTE $0x00 // leaq 0x48a(%rip), %rax # 0x4c40 <lanes>
+	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
+	LONG $0x4810fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm1
 	LONG $0x2e75c2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%r8)
-	LONG $0x24748949; BYTE $0x40 // movq %rsi, 0x40(%r12)
-	LONG $0x24448949; BYTE $0x48 // movq %rax, 0x48(%r12)
-	LONG $0x50c48348 // addq $0x50, %rsp
+	LONG $0x24748949; BYTE $0x58 // movq %rsi, 0x58(%r12)
+	LONG $0x24548949; BYTE $0x60 // movq %rdx, 0x60(%r12)
+	LONG $0x000137e9; BYTE $0x00 // jmp 0x4909 <k_attend_values+0x3709>
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	LONG $0x24748b4c; BYTE $0x40 // movq 0x40(%rsp), %r14
+	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	LONG $0x00998d0f; WORD $0x0000 // jge 0x488b <k_attend_values+0x368b>
+	WORD $0xf749; BYTE $0xde // negq %r14
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	QUAD $0x000000048d0c8d48 // leaq 0x4(,%rcx,4), %rcx
+	LONG $0xd9af0f4c // imulq %rcx, %r11
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
+	LONG $0x251d8d4c; WORD $0x0004; BYTE $0x00 // leaq 0x425(%rip), %r11 # 0x4c40 <lanes>
+	WORD $0x0eeb // jmp 0x482b <k_attend_values+0x362b>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
+	WORD $0x6374 // je 0x488e <k_attend_values+0x368e>
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0x0b73 // jae 0x483b <k_attend_values+0x363b>
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x4050180f // prefetcht1 0x40(%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	WORD $0x1075 // jne 0x4850 <k_attend_values+0x3650>
+	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	WORD $0x177d // jge 0x4862 <k_attend_values+0x3662>
+	WORD $0x25eb // jmp 0x4872 <k_attend_values+0x3672>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x107c81c4; WORD $0xb354; BYTE $0x20 // vmovups 0x20(%r11,%r14,4), %ymm2
+	LONG $0x2c6dc2c4; WORD $0x2414 // vmaskmovps (%r12), %ymm2, %ymm2
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	WORD $0x107c // jl 0x4872 <k_attend_values+0x3672>
+	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	WORD $0x0b7d // jge 0x4872 <k_attend_values+0x3672>
+	LONG $0x187dc2c4; WORD $0x9f1c // vbroadcastss (%r15,%rbx,4), %ymm3
+	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	WORD $0xa97c // jl 0x4820 <k_attend_values+0x3620>
+	LONG $0x241c3b48 // cmpq (%rsp), %rbx
+	WORD $0xa37d // jge 0x4820 <k_attend_values+0x3620>
+	LONG $0x187de2c4; WORD $0x9d5c; BYTE $0x00 // vbroadcastss (%rbp,%rbx,4), %ymm3
+	LONG $0xb865e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm2) + ymm0
+	WORD $0x95eb // jmp 0x4820 <k_attend_values+0x3620>
+	WORD $0xf749; BYTE $0xde // negq %r14
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x244c8b49; BYTE $0x18 // movq 0x18(%r12), %rcx
+	QUAD $0x00000000953c8d4a // leaq (,%r10,4), %rdi
+	LONG $0x243c0349 // addq (%r12), %rdi
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	LONG $0x87048d4e // leaq (%rdi,%r8,4), %r8
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	WORD $0x1375 // jne 0x48d4 <k_attend_values+0x36d4>
+	LONG $0x117cc1c4; BYTE $0x08 // vmovups %ymm1, (%r8)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	LONG $0x0411fcc5; BYTE $0x8f // vmovups %ymm0, (%rdi,%rcx,4)
+	WORD $0x20eb // jmp 0x48f4 <k_attend_values+0x36f4>
+	LONG $0x65158d48; WORD $0x0003; BYTE $0x00 // leaq 0x365(%rip), %rdx # 0x4c40 <lanes>
+	LONG $0x107ca1c4; WORD $0xb254; BYTE $0x20 // vmovups 0x20(%rdx,%r14,4), %ymm2
+	LONG $0x2e6dc2c4; BYTE $0x08 // vmaskmovps %ymm1, %ymm2, (%r8)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	LONG $0x2e6de2c4; WORD $0x8f04 // vmaskmovps %ymm0, %ymm2, (%rdi,%rcx,4)
+	LONG $0x24448949; BYTE $0x58 // movq %rax, 0x58(%r12)
+	LONG $0x24748949; BYTE $0x60 // movq %rsi, 0x60(%r12)
+	LONG $0x245c3b4d; BYTE $0x28 // cmpq 0x28(%r12), %r11
+	LONG $0xfa048c0f; WORD $0xffff // jl 0x430d <k_attend_values+0x310d>
+	LONG $0x30c48148; WORD $0x0001; BYTE $0x00 // addq $0x130, %rsp # imm = 0x130
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2231,12 +4154,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0x90 // nop
+	WORD $0x9066 // nop
 
 	// attend_merge
 	LONG $0x40478b48 // movq 0x40(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x029f8e0f; WORD $0x0000 // jle 0x29cc <k_attend_merge+0x2ac>
+	LONG $0x029f8e0f; WORD $0x0000 // jle 0x4bcc <k_attend_merge+0x2ac>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -2245,26 +4168,26 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x0002ce05187de2c4; BYTE $0x00 // vbroadcastss 0x2ce(%rip), %ymm0 # 0x2a14 <k_attend_merge+0x2f4>
-	QUAD $0x0002d50d187de2c4; BYTE $0x00 // vbroadcastss 0x2d5(%rip), %ymm1 # 0x2a24 <k_attend_merge+0x304>
-	QUAD $0x0002e43d187de2c4; BYTE $0x00 // vbroadcastss 0x2e4(%rip), %ymm7 # 0x2a3c <k_attend_merge+0x31c>
-	QUAD $0x0002d30d187d62c4; BYTE $0x00 // vbroadcastss 0x2d3(%rip), %ymm9 # 0x2a34 <k_attend_merge+0x314>
-	QUAD $0x0002a615187d62c4; BYTE $0x00 // vbroadcastss 0x2a6(%rip), %ymm10 # 0x2a10 <k_attend_merge+0x2f0>
-	QUAD $0x00028d1d187d62c4; BYTE $0x00 // vbroadcastss 0x28d(%rip), %ymm11 # 0x2a00 <k_attend_merge+0x2e0>
-	QUAD $0x00028425587962c4; BYTE $0x00 // vpbroadcastd 0x284(%rip), %xmm12 # 0x2a00 <k_attend_merge+0x2e0>
-	QUAD $0x000002882d107ac5 // vmovss 0x288(%rip), %xmm13 # 0x2a0c <k_attend_merge+0x2ec>
-	QUAD $0x00029335187962c4; BYTE $0x00 // vbroadcastss 0x293(%rip), %xmm14 # 0x2a20 <k_attend_merge+0x300>
-	LONG $0xac358d48; WORD $0x0002; BYTE $0x00 // leaq 0x2ac(%rip), %rsi # 0x2a40 <lanes>
+	QUAD $0x0002ce05187de2c4; BYTE $0x00 // vbroadcastss 0x2ce(%rip), %ymm0 # 0x4c14 <k_attend_merge+0x2f4>
+	QUAD $0x0002d50d187de2c4; BYTE $0x00 // vbroadcastss 0x2d5(%rip), %ymm1 # 0x4c24 <k_attend_merge+0x304>
+	QUAD $0x0002e43d187de2c4; BYTE $0x00 // vbroadcastss 0x2e4(%rip), %ymm7 # 0x4c3c <k_attend_merge+0x31c>
+	QUAD $0x0002d30d187d62c4; BYTE $0x00 // vbroadcastss 0x2d3(%rip), %ymm9 # 0x4c34 <k_attend_merge+0x314>
+	QUAD $0x0002a615187d62c4; BYTE $0x00 // vbroadcastss 0x2a6(%rip), %ymm10 # 0x4c10 <k_attend_merge+0x2f0>
+	QUAD $0x00028d1d187d62c4; BYTE $0x00 // vbroadcastss 0x28d(%rip), %ymm11 # 0x4c00 <k_attend_merge+0x2e0>
+	QUAD $0x00028425587962c4; BYTE $0x00 // vpbroadcastd 0x284(%rip), %xmm12 # 0x4c00 <k_attend_merge+0x2e0>
+	QUAD $0x000002882d107ac5 // vmovss 0x288(%rip), %xmm13 # 0x4c0c <k_attend_merge+0x2ec>
+	QUAD $0x00029335187962c4; BYTE $0x00 // vbroadcastss 0x293(%rip), %xmm14 # 0x4c20 <k_attend_merge+0x300>
+	LONG $0xac358d48; WORD $0x0002; BYTE $0x00 // leaq 0x2ac(%rip), %rsi # 0x4c40 <lanes>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x17eb // jmp 0x27b0 <k_attend_merge+0x90>
+	WORD $0x17eb // jmp 0x49b0 <k_attend_merge+0x90>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0x0212840f; WORD $0x0000 // je 0x29c2 <k_attend_merge+0x2a2>
+	LONG $0x0212840f; WORD $0x0000 // je 0x4bc2 <k_attend_merge+0x2a2>
 	LONG $0x107aa1c4; WORD $0x811c // vmovss (%rcx,%r8,4), %xmm3
 	LONG $0xeb2e78c5 // vucomiss %xmm3, %xmm13
-	WORD $0xe473 // jae 0x27a0 <k_attend_merge+0x80>
+	WORD $0xe473 // jae 0x49a0 <k_attend_merge+0x80>
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x107a01c4; WORD $0x813c // vmovss (%r9,%r8,4), %xmm15
 	LONG $0xd35f82c5 // vmaxss %xmm3, %xmm15, %xmm2
@@ -2274,19 +4197,19 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd8c284c5; BYTE $0x05 // vcmpnltps %ymm0, %ymm15, %ymm3
 	LONG $0x5d74c1c4; BYTE $0xe7 // vminps %ymm15, %ymm1, %ymm4
 	LONG $0x4a7de3c4; WORD $0x30e4 // vblendvps %ymm3, %ymm4, %ymm0, %ymm4
-	QUAD $0x00023f2d187de2c4; BYTE $0x00 // vbroadcastss 0x23f(%rip), %ymm5 # 0x2a30 <k_attend_merge+0x310>
+	QUAD $0x00023f2d187de2c4; BYTE $0x00 // vbroadcastss 0x23f(%rip), %ymm5 # 0x4c30 <k_attend_merge+0x310>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x00022435187de2c4; BYTE $0x00 // vbroadcastss 0x224(%rip), %ymm6 # 0x2a28 <k_attend_merge+0x308>
+	QUAD $0x00022435187de2c4; BYTE $0x00 // vbroadcastss 0x224(%rip), %ymm6 # 0x4c28 <k_attend_merge+0x308>
 	LONG $0xb855e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm6) + ymm4
-	QUAD $0x00021a35187de2c4; BYTE $0x00 // vbroadcastss 0x21a(%rip), %ymm6 # 0x2a2c <k_attend_merge+0x30c>
+	QUAD $0x00021a35187de2c4; BYTE $0x00 // vbroadcastss 0x21a(%rip), %ymm6 # 0x4c2c <k_attend_merge+0x30c>
 	LONG $0xb855e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm6) + ymm4
 	LONG $0xf728fcc5 // vmovaps %ymm7, %ymm6
-	QUAD $0x0001e405187d62c4; BYTE $0x00 // vbroadcastss 0x1e4(%rip), %ymm8 # 0x2a08 <k_attend_merge+0x2e8>
+	QUAD $0x0001e405187d62c4; BYTE $0x00 // vbroadcastss 0x1e4(%rip), %ymm8 # 0x4c08 <k_attend_merge+0x2e8>
 	LONG $0xa85dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm8
-	QUAD $0x0001ea05187d62c4; BYTE $0x00 // vbroadcastss 0x1ea(%rip), %ymm8 # 0x2a1c <k_attend_merge+0x2fc>
+	QUAD $0x0001ea05187d62c4; BYTE $0x00 // vbroadcastss 0x1ea(%rip), %ymm8 # 0x4c1c <k_attend_merge+0x2fc>
 	LONG $0xa85dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm8
-	QUAD $0x0001f805187d62c4; BYTE $0x00 // vbroadcastss 0x1f8(%rip), %ymm8 # 0x2a38 <k_attend_merge+0x318>
+	QUAD $0x0001f805187d62c4; BYTE $0x00 // vbroadcastss 0x1f8(%rip), %ymm8 # 0x4c38 <k_attend_merge+0x318>
 	LONG $0xa85dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm8
 	LONG $0xa85dc2c4; BYTE $0xf1 // vfmadd213ps %ymm9, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm9
 	LONG $0xa85dc2c4; BYTE $0xf2 // vfmadd213ps %ymm10, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm10
@@ -2326,17 +4249,17 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x97148d4f // leaq (%r15,%r10,4), %r10
 	LONG $0x485f8b4c // movq 0x48(%rdi), %r11
 	LONG $0x08fb8349 // cmpq $0x8, %r11
-	WORD $0x087d // jge 0x28fb <k_attend_merge+0x1db>
+	WORD $0x087d // jge 0x4afb <k_attend_merge+0x1db>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x000095e9; BYTE $0x00 // jmp 0x2990 <k_attend_merge+0x270>
+	LONG $0x000095e9; BYTE $0x00 // jmp 0x4b90 <k_attend_merge+0x270>
 	LONG $0xf85b8d49 // leaq -0x8(%r11), %rbx
 	LONG $0x08fb8348 // cmpq $0x8, %rbx
-	WORD $0x1073 // jae 0x2915 <k_attend_merge+0x1f5>
+	WORD $0x1073 // jae 0x4b15 <k_attend_merge+0x1f5>
 	LONG $0x0008bc41; WORD $0x0000 // movl $0x8, %r12d
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0xc3f6; BYTE $0x08 // testb $0x8, %bl
-	WORD $0x6874 // je 0x297b <k_attend_merge+0x25b>
-	WORD $0x7beb // jmp 0x2990 <k_attend_merge+0x270>
+	WORD $0x6874 // je 0x4b7b <k_attend_merge+0x25b>
+	WORD $0x7beb // jmp 0x4b90 <k_attend_merge+0x270>
 	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
 	LONG $0x03edc149 // shrq $0x3, %r13
 	WORD $0xff49; BYTE $0xc5 // incq %r13
@@ -2355,24 +4278,24 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c81c4; WORD $0xa61c // vmovups %ymm3, (%r14,%r12,4)
 	LONG $0x10c48349 // addq $0x10, %r12
 	LONG $0xfec58349 // addq $-0x2, %r13
-	WORD $0xcf75 // jne 0x2940 <k_attend_merge+0x220>
+	WORD $0xcf75 // jne 0x4b40 <k_attend_merge+0x220>
 	LONG $0x24748d4d; BYTE $0xf8 // leaq -0x8(%r12), %r14
 	WORD $0xc3f6; BYTE $0x08 // testb $0x8, %bl
-	WORD $0x1575 // jne 0x2990 <k_attend_merge+0x270>
+	WORD $0x1575 // jne 0x4b90 <k_attend_merge+0x270>
 	LONG $0x596c81c4; WORD $0xb21c // vmulps (%r10,%r14,4), %ymm2, %ymm3
 	LONG $0xb80582c4; WORD $0xb11c // vfmadd231ps (%r9,%r14,4), %ymm15, %ymm3 # ymm3 = (ymm15 * mem) + ymm3
 	LONG $0x117c81c4; WORD $0xb11c // vmovups %ymm3, (%r9,%r14,4)
 	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
 	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
 	WORD $0x294c; BYTE $0xdb // subq %r11, %rbx
-	LONG $0xfe048d0f; WORD $0xffff // jge 0x27a0 <k_attend_merge+0x80>
+	LONG $0xfe048d0f; WORD $0xffff // jge 0x49a0 <k_attend_merge+0x80>
 	LONG $0x5c10fcc5; WORD $0x209e // vmovups 0x20(%rsi,%rbx,4), %ymm3
 	LONG $0x2c6582c4; WORD $0xb124 // vmaskmovps (%r9,%r14,4), %ymm3, %ymm4
 	LONG $0x2c6582c4; WORD $0xb22c // vmaskmovps (%r10,%r14,4), %ymm3, %ymm5
 	LONG $0xd559ecc5 // vmulps %ymm5, %ymm2, %ymm2
 	LONG $0xb805e2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm4) + ymm2
 	LONG $0x2e6582c4; WORD $0xb114 // vmaskmovps %ymm2, %ymm3, (%r9,%r14,4)
-	LONG $0xfffddee9; BYTE $0xff // jmp 0x27a0 <k_attend_merge+0x80>
+	LONG $0xfffddee9; BYTE $0xff // jmp 0x49a0 <k_attend_merge+0x80>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13

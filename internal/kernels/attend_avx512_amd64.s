@@ -722,31 +722,31 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
 	LONG $0xc0ba8d4c; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdx), %r15
 	QUAD $0x000000008d248d4e // leaq (,%r9,4), %r12
-	QUAD $0x0020010d187de2c4; BYTE $0x00 // vbroadcastss 0x2001(%rip), %ymm1 # 0x2cc8 <k_attend_merge+0x338>
+	QUAD $0x0046810d187de2c4; BYTE $0x00 // vbroadcastss 0x4681(%rip), %ymm1 # 0x5348 <k_attend_merge+0x348>
 	LONG $0x38498d48 // leaq 0x38(%rcx), %rcx
 	LONG $0x240c8948 // movq %rcx, (%rsp)
-	QUAD $0x1fef1518487df262; WORD $0x0000 // vbroadcastss 0x1fef(%rip), %zmm2 # 0x2cc8 <k_attend_merge+0x338>
-	QUAD $0x1fe51d58487df262; WORD $0x0000 // vpbroadcastd 0x1fe5(%rip), %zmm3 # 0x2cc8 <k_attend_merge+0x338>
-	QUAD $0x001fe8251879e2c4; BYTE $0x00 // vbroadcastss 0x1fe8(%rip), %xmm4 # 0x2cd4 <k_attend_merge+0x344>
-	QUAD $0x1fda2d18487df262; WORD $0x0000 // vbroadcastss 0x1fda(%rip), %zmm5 # 0x2cd0 <k_attend_merge+0x340>
-	QUAD $0x1fe03518487df262; WORD $0x0000 // vbroadcastss 0x1fe0(%rip), %zmm6 # 0x2ce0 <k_attend_merge+0x350>
-	QUAD $0x1fe23d18487df262; WORD $0x0000 // vbroadcastss 0x1fe2(%rip), %zmm7 # 0x2cec <k_attend_merge+0x35c>
-	QUAD $0x1fd00518487d7262; WORD $0x0000 // vbroadcastss 0x1fd0(%rip), %zmm8 # 0x2ce4 <k_attend_merge+0x354>
-	QUAD $0x1fca0d18487d7262; WORD $0x0000 // vbroadcastss 0x1fca(%rip), %zmm9 # 0x2ce8 <k_attend_merge+0x358>
-	QUAD $0x1fd01518487d7262; WORD $0x0000 // vbroadcastss 0x1fd0(%rip), %zmm10 # 0x2cf8 <k_attend_merge+0x368>
-	QUAD $0x1f921d18487d7262; WORD $0x0000 // vbroadcastss 0x1f92(%rip), %zmm11 # 0x2cc4 <k_attend_merge+0x334>
-	QUAD $0x1f9c2518487d7262; WORD $0x0000 // vbroadcastss 0x1f9c(%rip), %zmm12 # 0x2cd8 <k_attend_merge+0x348>
-	QUAD $0x1fae2d18487d7262; WORD $0x0000 // vbroadcastss 0x1fae(%rip), %zmm13 # 0x2cf4 <k_attend_merge+0x364>
-	QUAD $0x1fa03518487d7262; WORD $0x0000 // vbroadcastss 0x1fa0(%rip), %zmm14 # 0x2cf0 <k_attend_merge+0x360>
-	QUAD $0x1f723d18487d7262; WORD $0x0000 // vbroadcastss 0x1f72(%rip), %zmm15 # 0x2ccc <k_attend_merge+0x33c>
-	QUAD $0x1f5c0518487de262; WORD $0x0000 // vbroadcastss 0x1f5c(%rip), %zmm16 # 0x2cc0 <k_attend_merge+0x330>
-	QUAD $0x1f520d58487de262; WORD $0x0000 // vpbroadcastd 0x1f52(%rip), %zmm17 # 0x2cc0 <k_attend_merge+0x330>
-	QUAD $0x1f641558487de262; WORD $0x0000 // vpbroadcastd 0x1f64(%rip), %zmm18 # 0x2cdc <k_attend_merge+0x34c>
-	QUAD $0x1f461d10087ee162; WORD $0x0000 // vmovss 0x1f46(%rip), %xmm19 # 0x2cc8 <k_attend_merge+0x338>
+	QUAD $0x466f1518487df262; WORD $0x0000 // vbroadcastss 0x466f(%rip), %zmm2 # 0x5348 <k_attend_merge+0x348>
+	QUAD $0x46651d58487df262; WORD $0x0000 // vpbroadcastd 0x4665(%rip), %zmm3 # 0x5348 <k_attend_merge+0x348>
+	QUAD $0x004668251879e2c4; BYTE $0x00 // vbroadcastss 0x4668(%rip), %xmm4 # 0x5354 <k_attend_merge+0x354>
+	QUAD $0x465a2d18487df262; WORD $0x0000 // vbroadcastss 0x465a(%rip), %zmm5 # 0x5350 <k_attend_merge+0x350>
+	QUAD $0x46603518487df262; WORD $0x0000 // vbroadcastss 0x4660(%rip), %zmm6 # 0x5360 <k_attend_merge+0x360>
+	QUAD $0x46623d18487df262; WORD $0x0000 // vbroadcastss 0x4662(%rip), %zmm7 # 0x536c <k_attend_merge+0x36c>
+	QUAD $0x46500518487d7262; WORD $0x0000 // vbroadcastss 0x4650(%rip), %zmm8 # 0x5364 <k_attend_merge+0x364>
+	QUAD $0x464a0d18487d7262; WORD $0x0000 // vbroadcastss 0x464a(%rip), %zmm9 # 0x5368 <k_attend_merge+0x368>
+	QUAD $0x46501518487d7262; WORD $0x0000 // vbroadcastss 0x4650(%rip), %zmm10 # 0x5378 <k_attend_merge+0x378>
+	QUAD $0x46121d18487d7262; WORD $0x0000 // vbroadcastss 0x4612(%rip), %zmm11 # 0x5344 <k_attend_merge+0x344>
+	QUAD $0x461c2518487d7262; WORD $0x0000 // vbroadcastss 0x461c(%rip), %zmm12 # 0x5358 <k_attend_merge+0x358>
+	QUAD $0x462e2d18487d7262; WORD $0x0000 // vbroadcastss 0x462e(%rip), %zmm13 # 0x5374 <k_attend_merge+0x374>
+	QUAD $0x46203518487d7262; WORD $0x0000 // vbroadcastss 0x4620(%rip), %zmm14 # 0x5370 <k_attend_merge+0x370>
+	QUAD $0x45f23d18487d7262; WORD $0x0000 // vbroadcastss 0x45f2(%rip), %zmm15 # 0x534c <k_attend_merge+0x34c>
+	QUAD $0x45dc0518487de262; WORD $0x0000 // vbroadcastss 0x45dc(%rip), %zmm16 # 0x5340 <k_attend_merge+0x340>
+	QUAD $0x45d20d58487de262; WORD $0x0000 // vpbroadcastd 0x45d2(%rip), %zmm17 # 0x5340 <k_attend_merge+0x340>
+	QUAD $0x45e41558487de262; WORD $0x0000 // vpbroadcastd 0x45e4(%rip), %zmm18 # 0x535c <k_attend_merge+0x35c>
+	QUAD $0x45c61d10087ee162; WORD $0x0000 // vmovss 0x45c6(%rip), %xmm19 # 0x5348 <k_attend_merge+0x348>
 	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
 	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
 	LONG $0x004ca162; WORD $0xf657 // vxorps %xmm22, %xmm22, %xmm22
-	QUAD $0x1f3e3d18487de262; WORD $0x0000 // vbroadcastss 0x1f3e(%rip), %zmm23 # 0x2cdc <k_attend_merge+0x34c>
+	QUAD $0x45be3d18487de262; WORD $0x0000 // vbroadcastss 0x45be(%rip), %zmm23 # 0x535c <k_attend_merge+0x35c>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0x00007fe9; BYTE $0x00 // jmp 0xe27 <k_attend_weights+0x1d7>
@@ -885,7 +885,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000008d3c8d48 // leaq (,%rcx,4), %rdi
 	LONG $0xffffbe41; WORD $0xffff // movl $0xffffffff, %r14d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe6 // shll %cl, %r14d
-	LONG $0xf60d8d48; WORD $0x001c; BYTE $0x00 // leaq 0x1cf6(%rip), %rcx # 0x2d00 <lanes>
+	LONG $0x760d8d48; WORD $0x0043; BYTE $0x00 // leaq 0x4376(%rip), %rcx # 0x5380 <lanes>
 	WORD $0x2948; BYTE $0xf9 // subq %rdi, %rcx
 	WORD $0xf741; BYTE $0xd6 // notl %r14d
 	LONG $0x927bc1c4; BYTE $0xce // kmovd %r14d, %k1
@@ -976,7 +976,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
 	LONG $0x00ee8e0f; WORD $0x0000 // jle 0x1306 <k_attend_weights+0x6b6>
 	QUAD $0x000000008d3c8d48 // leaq (,%rcx,4), %rdi
-	LONG $0xd9358d4c; WORD $0x001a; BYTE $0x00 // leaq 0x1ad9(%rip), %r14 # 0x2d00 <lanes>
+	LONG $0x59358d4c; WORD $0x0041; BYTE $0x00 // leaq 0x4159(%rip), %r14 # 0x5380 <lanes>
 	WORD $0x2949; BYTE $0xfe // subq %rdi, %r14
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	WORD $0xe7d3 // shll %cl, %edi
@@ -1077,367 +1077,191 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x60ec8348 // subq $0x60, %rsp
+	LONG $0x80ec8148; WORD $0x0001; BYTE $0x00 // subq $0x180, %rsp # imm = 0x180
 	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	WORD $0x287d // jge 0x1427 <k_attend_values+0x47>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	WORD $0x297d // jge 0x142f <k_attend_values+0x4f>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
 	LONG $0x04c98348 // orq $0x4, %rcx
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x080c8e0f; WORD $0x0000 // jle 0x1c1d <k_attend_values+0x83d>
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	LONG $0x02478d49 // leaq 0x2(%r15), %rax
+	LONG $0x1a888e0f; WORD $0x0000 // jle 0x2ea1 <k_attend_values+0x1ac1>
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
 	LONG $0x28453b48 // cmpq 0x28(%rbp), %rax
-	LONG $0x0d5f8e0f; WORD $0x0000 // jle 0x2181 <k_attend_values+0xda1>
-	LONG $0x001194e9; BYTE $0x00 // jmp 0x25bb <k_attend_values+0x11db>
+	LONG $0x2b948e0f; WORD $0x0000 // jle 0x3fbe <k_attend_values+0x2bde>
+	LONG $0x0035a6e9; BYTE $0x00 // jmp 0x49d5 <k_attend_values+0x35f5>
+	LONG $0x00001cb8; BYTE $0x00 // movl $0x1c, %eax
+	QUAD $0x0000011024848948 // movq %rax, 0x110(%rsp)
+	LONG $0x000018b8; BYTE $0x00 // movl $0x18, %eax
+	QUAD $0x0000010824848948 // movq %rax, 0x108(%rsp)
+	LONG $0x000014b8; BYTE $0x00 // movl $0x14, %eax
+	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
+	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	QUAD $0x000000d82484c748; LONG $0x00000000 // movq $0x0, 0xd8(%rsp)
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
-	QUAD $0x000000382444c748; BYTE $0x00 // movq $0x0, 0x38(%rsp)
-	QUAD $0x000000402444c748; BYTE $0x00 // movq $0x0, 0x40(%rsp)
-	WORD $0x5eeb // jmp 0x149e <k_attend_values+0xbe>
-	LONG $0x487cd162; WORD $0x3f11 // vmovups %zmm7, (%r15)
-	LONG $0x487cd162; WORD $0x0611 // vmovups %zmm0, (%r14)
-	LONG $0x487cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi)
-	LONG $0x487cd162; WORD $0x1311 // vmovups %zmm2, (%r11)
-	LONG $0x487cd162; WORD $0x1c11; BYTE $0x24 // vmovups %zmm3, (%r12)
+	QUAD $0x000001182484c748; LONG $0x00000000 // movq $0x0, 0x118(%rsp)
+	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x1555 <k_attend_values+0x175>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x487cd162; WORD $0x0311 // vmovups %zmm0, (%r11)
+	LONG $0x487cd162; WORD $0x0a11 // vmovups %zmm1, (%r10)
+	LONG $0x487cd162; WORD $0x1111 // vmovups %zmm2, (%r9)
+	LONG $0x487cd162; WORD $0x1811 // vmovups %zmm3, (%r8)
 	LONG $0x487cf162; WORD $0x2711 // vmovups %zmm4, (%rdi)
-	LONG $0x487cf162; WORD $0x2b11 // vmovups %zmm5, (%rbx)
-	LONG $0x487cf162; WORD $0x3111 // vmovups %zmm6, (%rcx)
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x40558948 // movq %rdx, 0x40(%rbp)
-	LONG $0x48458948 // movq %rax, 0x48(%rbp)
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x084a8d48 // leaq 0x8(%rdx), %rcx
+	LONG $0x487cf162; WORD $0x2e11 // vmovups %zmm5, (%rsi)
+	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
+	LONG $0x487cf162; WORD $0x3911 // vmovups %zmm7, (%rcx)
+	LONG $0x58458948 // movq %rax, 0x58(%rbp)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x60458948 // movq %rax, 0x60(%rbp)
+	QUAD $0x000000d0249c8b4c // movq 0xd0(%rsp), %r11
+	LONG $0x084b8d49 // leaq 0x8(%r11), %rcx
 	LONG $0x28458b48 // movq 0x28(%rbp), %rax
-	LONG $0x24448348; WORD $0x2038 // addq $0x20, 0x38(%rsp)
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	QUAD $0x0000011024848348; BYTE $0x20 // addq $0x20, 0x110(%rsp)
+	QUAD $0x0000010824848348; BYTE $0x20 // addq $0x20, 0x108(%rsp)
+	QUAD $0x0000010024848348; BYTE $0x20 // addq $0x20, 0x100(%rsp)
+	QUAD $0x000000f824848348; BYTE $0x20 // addq $0x20, 0xf8(%rsp)
+	QUAD $0x000000f024848348; BYTE $0x20 // addq $0x20, 0xf0(%rsp)
+	QUAD $0x000000e824848348; BYTE $0x20 // addq $0x20, 0xe8(%rsp)
+	QUAD $0x000000d824848348; BYTE $0x20 // addq $0x20, 0xd8(%rsp)
+	QUAD $0x000000e024848348; BYTE $0x20 // addq $0x20, 0xe0(%rsp)
+	QUAD $0x00000118249c894c // movq %r11, 0x118(%rsp)
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0xff638f0f; WORD $0xffff // jg 0x1401 <k_attend_values+0x21>
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x30458b4c // movq 0x30(%rbp), %r8
-	LONG $0x20f88349 // cmpq $0x20, %r8
-	LONG $0x012f8d0f; WORD $0x0000 // jge 0x15e0 <k_attend_values+0x200>
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
-	LONG $0x10ce8348 // orq $0x10, %rsi
-	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	LONG $0x044d8e0f; WORD $0x0000 // jle 0x1910 <k_attend_values+0x530>
-	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	WORD $0x294c; BYTE $0xc9 // subq %r9, %rcx
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	WORD $0xab7e // jle 0x147d <k_attend_values+0x9d>
-	LONG $0x40558b48 // movq 0x40(%rbp), %rdx
-	LONG $0x48458b48 // movq 0x48(%rbp), %rax
-	LONG $0x38758b48 // movq 0x38(%rbp), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x06448e0f; WORD $0x0000 // jle 0x1b2b <k_attend_values+0x74b>
-	LONG $0x207d8b48 // movq 0x20(%rbp), %rdi
-	QUAD $0x000000008d148d4e // leaq (,%r9,4), %r10
-	LONG $0x1055034c // addq 0x10(%rbp), %r10
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	QUAD $0x00000000850c8d4a // leaq (,%r8,4), %rcx
-	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
-	LONG $0x5caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r11
-	LONG $0x085d034c // addq 0x8(%rbp), %r11
-	QUAD $0x00000000bd1c8d48 // leaq (,%rdi,4), %rbx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x6ceb // jmp 0x15b6 <k_attend_values+0x1d6>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487c5162; WORD $0x0210 // vmovups (%r10), %zmm8
-	LONG $0xb33c8d4f // leaq (%r11,%r14,4), %r15
-	LONG $0x583d9262; WORD $0x3cb8; BYTE $0xb3 // vfmadd231ps (%r11,%r14,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	LONG $0x1f248d4d // leaq (%r15,%rbx), %r12
-	LONG $0x583dd262; WORD $0x04b8; BYTE $0xbf // vfmadd231ps (%r15,%rdi,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	LONG $0x583dd262; WORD $0x0cb8; BYTE $0xff // vfmadd231ps (%r15,%rdi,8){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
-	LONG $0x583dd262; WORD $0x14b8; BYTE $0xbc // vfmadd231ps (%r12,%rdi,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	LONG $0x1b3c8d4c // leaq (%rbx,%rbx), %r15
-	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
-	LONG $0x583dd262; WORD $0x1cb8; BYTE $0xfc // vfmadd231ps (%r12,%rdi,8){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	LONG $0xbf248d4d // leaq (%r15,%rdi,4), %r12
-	LONG $0x583dd262; WORD $0x24b8; BYTE $0xbf // vfmadd231ps (%r15,%rdi,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	LONG $0x583db262; WORD $0x2cb8; BYTE $0x23 // vfmadd231ps (%rbx,%r12){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
-	LONG $0x583db262; WORD $0x34b8; BYTE $0x23 // vfmadd231ps (%rbx,%r12){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	LONG $0x05a2840f; WORD $0x0000 // je 0x1b58 <k_attend_values+0x778>
-	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	WORD $0x0b73 // jae 0x15c6 <k_attend_values+0x1e6>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
-	LONG $0x80ea8348 // subq $-0x80, %rdx
-	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
-	WORD $0x8574 // je 0x1550 <k_attend_values+0x170>
-	LONG $0xc97c5162; WORD $0x0210 // vmovups (%r10), %zmm8 {%k1} {z}
-	WORD $0x83eb // jmp 0x1556 <k_attend_values+0x176>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x204d8b4c // movq 0x20(%rbp), %r9
-	LONG $0x00458b48 // movq (%rbp), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x10758b48 // movq 0x10(%rbp), %rsi
-	LONG $0x385d8b48 // movq 0x38(%rbp), %rbx
-	LONG $0x18458b48 // movq 0x18(%rbp), %rax
-	LONG $0x40758b4c // movq 0x40(%rbp), %r14
-	LONG $0x487d8b4c // movq 0x48(%rbp), %r15
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x01ca8348 // orq $0x1, %rdx
-	LONG $0xd0af0f48 // imulq %rax, %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x02ca8348 // orq $0x2, %rdx
-	LONG $0xd0af0f48 // imulq %rax, %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x03ca8348 // orq $0x3, %rdx
-	LONG $0xd0af0f48 // imulq %rax, %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x04ca8348 // orq $0x4, %rdx
-	LONG $0xd0af0f48 // imulq %rax, %rdx
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x05ca8348 // orq $0x5, %rdx
-	LONG $0xd0af0f48 // imulq %rax, %rdx
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x06ca8348 // orq $0x6, %rdx
-	LONG $0xd0af0f48 // imulq %rax, %rdx
-	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
-	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
-	LONG $0x07ca8349 // orq $0x7, %r10
-	LONG $0xd0af0f4c // imulq %rax, %r10
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	LONG $0x64af0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r12
-	LONG $0x0865034c // addq 0x8(%rbp), %r12
-	LONG $0x40c68348 // addq $0x40, %rsi
-	QUAD $0x000000008d2c8d4e // leaq (,%r9,4), %r13
-	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000111e9; BYTE $0x00 // jmp 0x17b0 <k_attend_values+0x3d0>
-	BYTE $0x90 // nop
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x88 // vmovups %zmm0, (%rax,%rcx,4)
-	QUAD $0x01884c11487cf162 // vmovups %zmm1, 0x40(%rax,%rcx,4)
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x1411; BYTE $0x88 // vmovups %zmm2, (%rax,%rcx,4)
-	QUAD $0x01885c11487cf162 // vmovups %zmm3, 0x40(%rax,%rcx,4)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x2411; BYTE $0x88 // vmovups %zmm4, (%rax,%rcx,4)
-	QUAD $0x01886c11487cf162 // vmovups %zmm5, 0x40(%rax,%rcx,4)
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x3411; BYTE $0x88 // vmovups %zmm6, (%rax,%rcx,4)
-	QUAD $0x01887c11487cf162 // vmovups %zmm7, 0x40(%rax,%rcx,4)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x487c7162; WORD $0x0411; BYTE $0x88 // vmovups %zmm8, (%rax,%rcx,4)
-	QUAD $0x01884c11487c7162 // vmovups %zmm9, 0x40(%rax,%rcx,4)
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x487c7162; WORD $0x1411; BYTE $0x88 // vmovups %zmm10, (%rax,%rcx,4)
-	QUAD $0x01885c11487c7162 // vmovups %zmm11, 0x40(%rax,%rcx,4)
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x487c7162; WORD $0x2411; BYTE $0x88 // vmovups %zmm12, (%rax,%rcx,4)
-	QUAD $0x01886c11487c7162 // vmovups %zmm13, 0x40(%rax,%rcx,4)
-	LONG $0x487c3162; WORD $0x3411; BYTE $0x90 // vmovups %zmm14, (%rax,%r10,4)
-	QUAD $0x01907c11487c3162 // vmovups %zmm15, 0x40(%rax,%r10,4)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x4071894c // movq %r14, 0x40(%rcx)
-	LONG $0x4879894c // movq %r15, 0x48(%rcx)
-	LONG $0x20458d48 // leaq 0x20(%rbp), %rax
-	LONG $0x30418b4c // movq 0x30(%rcx), %r8
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	LONG $0xfd038f0f; WORD $0xffff // jg 0x14b3 <k_attend_values+0xd3>
-	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xfee48e0f; WORD $0xffff // jle 0x16a0 <k_attend_values+0x2c0>
-	LONG $0x02e0c149 // shlq $0x2, %r8
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000e1e9; BYTE $0x00 // jmp 0x18f3 <k_attend_values+0x513>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cc162; WORD $0x4310; BYTE $0xff // vmovups -0x40(%r11), %zmm16
-	LONG $0x487cc162; WORD $0x0b10 // vmovups (%r11), %zmm17
-	LONG $0x487dc262; WORD $0x1418; BYTE $0x84 // vbroadcastss (%r12,%rax,4), %zmm18
-	LONG $0x84148d49 // leaq (%r12,%rax,4), %rdx
-	LONG $0x406db262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
-	LONG $0x4075b262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm18) + zmm1
-	LONG $0x2a3c8d4a // leaq (%rdx,%r13), %rdi
-	LONG $0x487da262; WORD $0x1418; BYTE $0x8a // vbroadcastss (%rdx,%r9,4), %zmm18
-	LONG $0x406db262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm16) + zmm2
-	LONG $0x4075b262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm18) + zmm3
-	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
-	LONG $0x487da262; WORD $0x1418; BYTE $0xca // vbroadcastss (%rdx,%r9,8), %zmm18
-	LONG $0x406db262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm16) + zmm4
-	LONG $0x4075b262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm18) + zmm5
-	LONG $0x487da262; WORD $0x1418; BYTE $0x8f // vbroadcastss (%rdi,%r9,4), %zmm18
-	LONG $0x406db262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm16) + zmm6
-	LONG $0x4075b262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm18) + zmm7
-	QUAD $0x000000006d148d4a // leaq (,%r13,2), %rdx
-	LONG $0x487da262; WORD $0x1418; BYTE $0xcf // vbroadcastss (%rdi,%r9,8), %zmm18
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x406d3262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm16) + zmm8
-	LONG $0x40753262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm18) + zmm9
-	LONG $0x8a3c8d4a // leaq (%rdx,%r9,4), %rdi
-	LONG $0x487da262; WORD $0x1418; BYTE $0x8a // vbroadcastss (%rdx,%r9,4), %zmm18
-	LONG $0x406d3262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm16) + zmm10
-	LONG $0x40753262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm18) + zmm11
-	QUAD $0x003d5418487dc262 // vbroadcastss (%r13,%rdi), %zmm18
-	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
-	LONG $0x406d3262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm16) + zmm12
-	LONG $0x40753262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm18) + zmm13
-	QUAD $0x003d5418487dc262 // vbroadcastss (%r13,%rdi), %zmm18
-	LONG $0x406d3262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm16) + zmm14
-	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
-	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	LONG $0xfdf5840f; WORD $0xffff // je 0x16e8 <k_attend_values+0x308>
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	LONG $0xff24830f; WORD $0xffff // jae 0x1820 <k_attend_values+0x440>
-	LONG $0x16180f41 // prefetcht1 (%r14)
-	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
-	LONG $0x80ee8349 // subq $-0x80, %r14
-	LONG $0xffff12e9; BYTE $0xff // jmp 0x1820 <k_attend_values+0x440>
-	WORD $0x9066 // nop
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x20418b49 // movq 0x20(%r9), %rax
-	LONG $0x38498b49 // movq 0x38(%r9), %rcx
-	WORD $0x8b49; BYTE $0x11 // movq (%r9), %rdx
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	LONG $0x18518b49 // movq 0x18(%r9), %rdx
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	LONG $0x01ca8349 // orq $0x1, %r10
-	LONG $0xd2af0f4c // imulq %rdx, %r10
-	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	LONG $0x02ca8349 // orq $0x2, %r10
-	LONG $0xd2af0f4c // imulq %rdx, %r10
-	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	LONG $0x03ca8349 // orq $0x3, %r10
-	LONG $0xd2af0f4c // imulq %rdx, %r10
-	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	LONG $0x04ca8349 // orq $0x4, %r10
-	LONG $0xd2af0f4c // imulq %rdx, %r10
-	LONG $0x2454894c; BYTE $0x10 // movq %r10, 0x10(%rsp)
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	LONG $0x05ca8349 // orq $0x5, %r10
-	LONG $0xd2af0f4c // imulq %rdx, %r10
-	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	LONG $0x06ca8349 // orq $0x6, %r10
-	LONG $0xd2af0f4c // imulq %rdx, %r10
-	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	LONG $0x07cf8349 // orq $0x7, %r15
-	LONG $0xfaaf0f4c // imulq %rdx, %r15
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x40698b4d // movq 0x40(%r9), %r13
-	LONG $0x48518b49 // movq 0x48(%r9), %rdx
-	QUAD $0x00000000ad1c8d4c // leaq (,%rbp,4), %r11
-	LONG $0x1059034d // addq 0x10(%r9), %r11
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	LONG $0x7caf0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdi
-	LONG $0x08790349 // addq 0x8(%r9), %rdi
-	QUAD $0x0000000085148d4c // leaq (,%rax,4), %r10
-	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x1a78 <k_attend_values+0x698>
-	BYTE $0x90 // nop
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0xae348d48 // leaq (%rsi,%rbp,4), %rsi
-	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
-	LONG $0x487cb162; WORD $0x0411; BYTE $0x86 // vmovups %zmm0, (%rsi,%r8,4)
-	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0x86 // vmovups %zmm1, (%rsi,%r8,4)
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x86 // vmovups %zmm2, (%rsi,%r8,4)
-	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x86 // vmovups %zmm3, (%rsi,%r8,4)
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x86 // vmovups %zmm4, (%rsi,%r8,4)
-	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
-	LONG $0x487cb162; WORD $0x2c11; BYTE $0x86 // vmovups %zmm5, (%rsi,%r8,4)
-	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
-	LONG $0x487cb162; WORD $0x3411; BYTE $0x86 // vmovups %zmm6, (%rsi,%r8,4)
-	LONG $0x487cb162; WORD $0x3c11; BYTE $0xbe // vmovups %zmm7, (%rsi,%r15,4)
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x4068894d // movq %r13, 0x40(%r8)
-	LONG $0x48508949 // movq %rdx, 0x48(%r8)
-	LONG $0x10718d49 // leaq 0x10(%r9), %rsi
-	LONG $0x30408b4d // movq 0x30(%r8), %r8
-	LONG $0x40c38349 // addq $0x40, %r11
-	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
-	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	LONG $0xfa4e8f0f; WORD $0xffff // jg 0x14c6 <k_attend_values+0xe6>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0xfeb48f0f; WORD $0xffff // jg 0x1409 <k_attend_values+0x29>
+	QUAD $0x000000d0248c8948 // movq %rcx, 0xd0(%rsp)
+	LONG $0x304d8b48 // movq 0x30(%rbp), %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x20f98348 // cmpq $0x20, %rcx
+	LONG $0x04008d0f; WORD $0x0000 // jge 0x1970 <k_attend_values+0x590>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x10cc8349 // orq $0x10, %r12
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
+	LONG $0x0d488e0f; WORD $0x0000 // jle 0x22d0 <k_attend_values+0xef0>
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0xff558e0f; WORD $0xffff // jle 0x14ec <k_attend_values+0x10c>
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	LONG $0x506d8b4c // movq 0x50(%rbp), %r13
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	QUAD $0x0001182494af0f4c; BYTE $0x00 // imulq 0x118(%rsp), %r10
+	LONG $0x40658b4c // movq 0x40(%rbp), %r12
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	LONG $0x4855034c // addq 0x48(%rbp), %r10
+	LONG $0x58458b48 // movq 0x58(%rbp), %rax
+	QUAD $0x00000000ed048d4e // leaq (,%r13,8), %r8
+	WORD $0x294d; BYTE $0xe8 // subq %r13, %r8
+	LONG $0x020c8d4b // leaq (%r10,%r8), %rcx
+	LONG $0x38758b4c // movq 0x38(%rbp), %r14
+	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
+	LONG $0xf14c0f4c // cmovlq %rcx, %r14
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xff4c8e0f; WORD $0xffff // jle 0x19d0 <k_attend_values+0x5f0>
-	LONG $0x02e0c149 // shlq $0x2, %r8
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf6480f4c // cmovsq %rsi, %r14
+	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
+	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	LONG $0xe84c0f49 // cmovlq %r8, %rbp
+	LONG $0x604a8b48 // movq 0x60(%rdx), %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xee480f48 // cmovsq %rsi, %rbp
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
+	LONG $0xc24c0f4d // cmovlq %r10, %r8
+	WORD $0x394d; BYTE $0xf4 // cmpq %r14, %r12
+	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
+	LONG $0xf44c0f4d // cmovlq %r12, %r14
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xf6480f4c // cmovsq %rsi, %r14
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0xcfaf0f48 // imulq %rdi, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x104a0348 // addq 0x10(%rdx), %rcx
+	LONG $0x084a8b4c // movq 0x8(%rdx), %r9
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xc6480f4c // cmovsq %rsi, %r8
+	QUAD $0x000000b02484894c // movq %r8, 0xb0(%rsp)
+	LONG $0x205a8b4c // movq 0x20(%rdx), %r11
+	LONG $0xb91c8d4a // leaq (%rcx,%r15,4), %rbx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	QUAD $0x0000009024bc894c // movq %r15, 0x90(%rsp)
+	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
+	QUAD $0x000000b8248c894c // movq %r9, 0xb8(%rsp)
+	LONG $0x13b28d0f; WORD $0x0000 // jge 0x2a30 <k_attend_values+0x1650>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x2c0c8d4b // leaq (%r12,%r13), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x2d4c8d4b; BYTE $0x00 // leaq (%r13,%r13), %rcx
+	QUAD $0x000000006d148d4a // leaq (,%r13,2), %rdx
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	LONG $0x22348d4a // leaq (%rdx,%r12), %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	QUAD $0x00000000ad148d4a // leaq (,%r13,4), %rdx
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	LONG $0x22348d4a // leaq (%rdx,%r12), %rsi
+	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x49048d4c // leaq (%rcx,%rcx,2), %r8
+	LONG $0x200c8d4b // leaq (%r8,%r12), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	QUAD $0x000110248caf0f48; BYTE $0x00 // imulq 0x110(%rsp), %rcx
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	QUAD $0x000108248caf0f48; BYTE $0x00 // imulq 0x108(%rsp), %rcx
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	QUAD $0x000100248caf0f48; BYTE $0x00 // imulq 0x100(%rsp), %rcx
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	QUAD $0x0000f8248caf0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rcx
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	QUAD $0x0000f0248caf0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rcx
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	QUAD $0x0000e8248caf0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rcx
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	QUAD $0x0000d8248caf0f48; BYTE $0x00 // imulq 0xd8(%rsp), %rcx
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	QUAD $0x0000e0248caf0f48; BYTE $0x00 // imulq 0xe0(%rsp), %rcx
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	QUAD $0x000000c0248c8948 // movq %rcx, 0xc0(%rsp)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -1445,510 +1269,2391 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x67eb // jmp 0x1b16 <k_attend_values+0x736>
-	BYTE $0x90 // nop
-	LONG $0x487c7162; WORD $0x0610 // vmovups (%rsi), %zmm8
-	LONG $0x9f348d4c // leaq (%rdi,%rbx,4), %r14
-	LONG $0x583df262; WORD $0x04b8; BYTE $0x9f // vfmadd231ps (%rdi,%rbx,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	LONG $0x16248d4f // leaq (%r14,%r10), %r12
-	LONG $0x583dd262; WORD $0x0cb8; BYTE $0x86 // vfmadd231ps (%r14,%rax,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	LONG $0x583dd262; WORD $0x14b8; BYTE $0xc6 // vfmadd231ps (%r14,%rax,8){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
-	LONG $0x583dd262; WORD $0x1cb8; BYTE $0x84 // vfmadd231ps (%r12,%rax,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	LONG $0x12348d4f // leaq (%r10,%r10), %r14
-	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
-	LONG $0x583dd262; WORD $0x24b8; BYTE $0xc4 // vfmadd231ps (%r12,%rax,8){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	LONG $0x86248d4d // leaq (%r14,%rax,4), %r12
-	LONG $0x583dd262; WORD $0x2cb8; BYTE $0x86 // vfmadd231ps (%r14,%rax,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	LONG $0x583d9262; WORD $0x34b8; BYTE $0x22 // vfmadd231ps (%r10,%r12){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
-	LONG $0x583d9262; WORD $0x3cb8; BYTE $0x22 // vfmadd231ps (%r10,%r12){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	LONG $0xfeda840f; WORD $0xffff // je 0x19f0 <k_attend_values+0x610>
-	WORD $0x3949; BYTE $0xd5 // cmpq %rdx, %r13
-	WORD $0x9573 // jae 0x1ab0 <k_attend_values+0x6d0>
-	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
-	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
-	LONG $0x80ed8349 // subq $-0x80, %r13
-	WORD $0x85eb // jmp 0x1ab0 <k_attend_values+0x6d0>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xce92fbc5 // kmovd %esi, %k1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	QUAD $0x000000008d0c8d4a // leaq (,%r9,4), %rcx
-	LONG $0x004d0348 // addq (%rbp), %rcx
-	LONG $0x187d8b48 // movq 0x18(%rbp), %rdi
+	LONG $0x154c8d4b; BYTE $0x00 // leaq (%r13,%r10), %rcx
+	LONG $0x6c148d4b // leaq (%r12,%r13,2), %rdx
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
-	LONG $0xf2af0f49 // imulq %r10, %rsi
-	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
-	LONG $0x01ce8349 // orq $0x1, %r14
-	LONG $0xf7af0f4c // imulq %rdi, %r14
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0x02cb8349 // orq $0x2, %r11
-	LONG $0xdfaf0f4c // imulq %rdi, %r11
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	LONG $0x03cc8349 // orq $0x3, %r12
-	LONG $0xe7af0f4c // imulq %rdi, %r12
-	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
-	LONG $0x04cd8349 // orq $0x4, %r13
-	LONG $0xefaf0f4c // imulq %rdi, %r13
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x05cd8348 // orq $0x5, %rbp
-	LONG $0xefaf0f48 // imulq %rdi, %rbp
-	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
-	LONG $0x06cb8348 // orq $0x6, %rbx
-	LONG $0xdfaf0f48 // imulq %rdi, %rbx
-	LONG $0x07ca8349 // orq $0x7, %r10
-	LONG $0xd7af0f4c // imulq %rdi, %r10
-	LONG $0xb13c8d4c // leaq (%rcx,%rsi,4), %r15
-	LONG $0xb1348d4e // leaq (%rcx,%r14,4), %r14
-	LONG $0x99348d4a // leaq (%rcx,%r11,4), %rsi
-	LONG $0xa11c8d4e // leaq (%rcx,%r12,4), %r11
-	LONG $0xa9248d4e // leaq (%rcx,%r13,4), %r12
-	LONG $0xa93c8d48 // leaq (%rcx,%rbp,4), %rdi
-	LONG $0x991c8d48 // leaq (%rcx,%rbx,4), %rbx
-	LONG $0x910c8d4a // leaq (%rcx,%r10,4), %rcx
-	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
-	LONG $0xf859840f; WORD $0xffff // je 0x1440 <k_attend_values+0x60>
-	LONG $0x497cd162; WORD $0x3f11 // vmovups %zmm7, (%r15) {%k1}
-	LONG $0x497cd162; WORD $0x0611 // vmovups %zmm0, (%r14) {%k1}
-	LONG $0x497cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi) {%k1}
-	LONG $0x497cd162; WORD $0x1311 // vmovups %zmm2, (%r11) {%k1}
-	LONG $0x497cd162; WORD $0x1c11; BYTE $0x24 // vmovups %zmm3, (%r12) {%k1}
-	LONG $0x497cf162; WORD $0x2711 // vmovups %zmm4, (%rdi) {%k1}
-	LONG $0x497cf162; WORD $0x2b11 // vmovups %zmm5, (%rbx) {%k1}
-	LONG $0x497cf162; WORD $0x3111 // vmovups %zmm6, (%rcx) {%k1}
-	LONG $0xfff854e9; BYTE $0xff // jmp 0x1471 <k_attend_values+0x91>
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	LONG $0x30758b48 // movq 0x30(%rbp), %rsi
-	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0x01098d0f; WORD $0x0000 // jge 0x1d3e <k_attend_values+0x95e>
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0x10c88349 // orq $0x10, %r8
-	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
-	LONG $0x02e58e0f; WORD $0x0000 // jle 0x1f2c <k_attend_values+0xb4c>
+	LONG $0x6a3c8d4b // leaq (%r10,%r13,2), %rdi
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	LONG $0xac248d4f // leaq (%r12,%r13,4), %r12
+	QUAD $0x0000008824ac894c // movq %r13, 0x88(%rsp)
+	LONG $0xaa148d4f // leaq (%r10,%r13,4), %r10
+	QUAD $0x00000000b52c8d4c // leaq (,%rsi,4), %r13
+	WORD $0x19eb // jmp 0x17f7 <k_attend_values+0x417>
+	WORD $0x9066 // nop
+	QUAD $0x0000009024bc8b4c // movq 0x90(%rsp), %r15
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
+	WORD $0x394c; BYTE $0xf5 // cmpq %r14, %rbp
+	LONG $0x1259840f; WORD $0x0000 // je 0x2a50 <k_attend_values+0x1670>
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	WORD $0x0b73 // jae 0x1808 <k_attend_values+0x428>
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x4050180f // prefetcht1 0x40(%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	LONG $0x247c394c; BYTE $0x18 // cmpq %r15, 0x18(%rsp)
+	WORD $0x1175 // jne 0x1820 <k_attend_values+0x440>
+	LONG $0x487c7162; WORD $0x0310 // vmovups (%rbx), %zmm8
+	WORD $0x0feb // jmp 0x1826 <k_attend_values+0x446>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc97c7162; WORD $0x0310 // vmovups (%rbx), %zmm8 {%k1} {z}
+	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0f75 // jne 0x184e <k_attend_values+0x46e>
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	LONG $0x583db262; WORD $0x04b8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x24743b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r14
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0f75 // jne 0x1876 <k_attend_values+0x496>
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	LONG $0x583db262; WORD $0x0cb8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0f75 // jne 0x189c <k_attend_values+0x4bc>
+	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
+	LONG $0x583db262; WORD $0x14b8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	LONG $0x24743b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r14
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x24743b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r14
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0f75 // jne 0x18c6 <k_attend_values+0x4e6>
+	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
+	LONG $0x583db262; WORD $0x1cb8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0c75 // jne 0x18e9 <k_attend_values+0x509>
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x583db262; WORD $0x24b8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x24743b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r14
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x24743b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r14
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0c75 // jne 0x1910 <k_attend_values+0x530>
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	LONG $0x583db262; WORD $0x2cb8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	LONG $0x24743b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r14
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0c75 // jne 0x1935 <k_attend_values+0x555>
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0x583db262; WORD $0x34b8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	LONG $0xfe8c850f; WORD $0xffff // jne 0x17e0 <k_attend_values+0x400>
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x583db262; WORD $0x3cb8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	LONG $0xfffe7be9; BYTE $0xff // jmp 0x17e0 <k_attend_values+0x400>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x50458b48 // movq 0x50(%rbp), %rax
 	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
-	LONG $0x04508e0f; WORD $0x0000 // jle 0x20a6 <k_attend_values+0xcc6>
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x407d8b48 // movq 0x40(%rbp), %rdi
-	LONG $0x48458b48 // movq 0x48(%rbp), %rax
-	LONG $0x38558b48 // movq 0x38(%rbp), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x04598e0f; WORD $0x0000 // jle 0x20c8 <k_attend_values+0xce8>
-	LONG $0x087d8b4c // movq 0x8(%rbp), %r15
-	LONG $0x205d8b4c // movq 0x20(%rbp), %r11
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	QUAD $0x0000000ca50c8d4e // leaq 0xc(,%r12,4), %r9
-	LONG $0xcbaf0f4d // imulq %r11, %r9
-	QUAD $0x00000008a5048d4e // leaq 0x8(,%r12,4), %r8
-	LONG $0xc3af0f4d // imulq %r11, %r8
-	QUAD $0x00000004a5148d4e // leaq 0x4(,%r12,4), %r10
-	LONG $0xd3af0f4d // imulq %r11, %r10
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	LONG $0xf4af0f4d // imulq %r12, %r14
-	QUAD $0x000000009d1c8d4c // leaq (,%rbx,4), %r11
-	LONG $0x105d034c // addq 0x10(%rbp), %r11
-	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
-	WORD $0xe5d3 // shll %cl, %ebp
-	LONG $0xb70c8d4b // leaq (%r15,%r14,4), %rcx
-	WORD $0xd5f7 // notl %ebp
-	LONG $0xcd92fbc5 // kmovd %ebp, %k1
-	QUAD $0x00000000b5348d4c // leaq (,%rsi,4), %r14
-	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
-	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
+	QUAD $0x0000011824bc8b48 // movq 0x118(%rsp), %rdi
+	LONG $0xdfaf0f48 // imulq %rdi, %rbx
+	LONG $0x40758b4c // movq 0x40(%rbp), %r14
+	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
+	LONG $0x485d0348 // addq 0x48(%rbp), %rbx
+	QUAD $0x00000000c5348d48 // leaq (,%rax,8), %rsi
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0x330c8d48 // leaq (%rbx,%rsi), %rcx
+	LONG $0x38458b4c // movq 0x38(%rbp), %r8
+	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
+	LONG $0xc14c0f4c // cmovlq %rcx, %r8
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xc2480f4c // cmovsq %rdx, %r8
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0xce4c0f4c // cmovlq %rsi, %r9
+	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xca480f4c // cmovsq %rdx, %r9
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0xf34c0f48 // cmovlq %rbx, %rsi
+	LONG $0x20558b4c // movq 0x20(%rbp), %r10
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xf2480f48 // cmovsq %rdx, %rsi
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	QUAD $0x000000882484894c // movq %r8, 0x88(%rsp)
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	LONG $0xe64c0f4d // cmovlq %r14, %r12
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xe2480f4c // cmovsq %rdx, %r12
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	QUAD $0x0001102494af0f48; BYTE $0x00 // imulq 0x110(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	QUAD $0x0001082494af0f48; BYTE $0x00 // imulq 0x108(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	QUAD $0x0001002494af0f48; BYTE $0x00 // imulq 0x100(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	QUAD $0x0000f82494af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	QUAD $0x0000f02494af0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	QUAD $0x0000e82494af0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	QUAD $0x0000d8248caf0f4c; BYTE $0x00 // imulq 0xd8(%rsp), %r9
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	QUAD $0x0000e02494af0f48; BYTE $0x00 // imulq 0xe0(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	LONG $0x31148d4a // leaq (%rcx,%r14), %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x300c8d4a // leaq (%rax,%r14), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x180c8d48 // leaq (%rax,%rbx), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	LONG $0x000c8d48 // leaq (%rax,%rax), %rcx
+	LONG $0x46348d49 // leaq (%r14,%rax,2), %rsi
+	LONG $0x43148d48 // leaq (%rbx,%rax,2), %rdx
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	LONG $0x86048d4d // leaq (%r14,%rax,4), %r8
+	LONG $0x83148d48 // leaq (%rbx,%rax,4), %rdx
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
+	LONG $0x30148d4a // leaq (%rax,%r14), %rdx
+	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x49048d48 // leaq (%rcx,%rcx,2), %rax
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	LONG $0x303c8d4e // leaq (%rax,%r14), %r15
+	LONG $0x245c8948; BYTE $0x28 // movq %rbx, 0x28(%rsp)
+	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0x18458b48 // movq 0x18(%rbp), %rax
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	QUAD $0x00000178248c8948 // movq %rcx, 0x178(%rsp)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x02c98348 // orq $0x2, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	QUAD $0x00000170248c8948 // movq %rcx, 0x170(%rsp)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x03c98348 // orq $0x3, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	QUAD $0x00000168248c8948 // movq %rcx, 0x168(%rsp)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x04c98348 // orq $0x4, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	QUAD $0x00000160248c8948 // movq %rcx, 0x160(%rsp)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x05c98348 // orq $0x5, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	QUAD $0x00000158248c8948 // movq %rcx, 0x158(%rsp)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x06c98348 // orq $0x6, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	QUAD $0x00000150248c8948 // movq %rcx, 0x150(%rsp)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x07c98348 // orq $0x7, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	QUAD $0x00000148248c8948 // movq %rcx, 0x148(%rsp)
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	QUAD $0x0000014024848948 // movq %rax, 0x140(%rsp)
+	LONG $0x00458b48 // movq (%rbp), %rax
+	QUAD $0x0000013824848948 // movq %rax, 0x138(%rsp)
+	LONG $0x10758b4c // movq 0x10(%rbp), %r14
+	LONG $0x587d8b48 // movq 0x58(%rbp), %rdi
+	LONG $0x604d8b48 // movq 0x60(%rbp), %rcx
+	QUAD $0x0000012024a4894c // movq %r12, 0x120(%rsp)
+	QUAD $0x00000000a5048d4a // leaq (,%r12,4), %rax
+	QUAD $0x0000012824848948 // movq %rax, 0x128(%rsp)
+	QUAD $0x00000000951c8d4a // leaq (,%r10,4), %rbx
+	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
+	QUAD $0x0000013024b4894c // movq %r14, 0x130(%rsp)
+	QUAD $0x000000b024b4894c // movq %r14, 0xb0(%rsp)
+	QUAD $0x000000902484c748; LONG $0x00000000 // movq $0x0, 0x90(%rsp)
+	LONG $0x000114e9; BYTE $0x00 // jmp 0x1d2b <k_attend_values+0x94b>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
+	QUAD $0x0000009024b48b4c // movq 0x90(%rsp), %r14
+	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
+	QUAD $0x0000014024b48b4c // movq 0x140(%rsp), %r14
+	LONG $0x487cb162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm0, (%rax,%r14,4)
+	QUAD $0x01b04c11487cb162 // vmovups %zmm1, 0x40(%rax,%r14,4)
+	QUAD $0x0000017824b48b4c // movq 0x178(%rsp), %r14
+	LONG $0x487cb162; WORD $0x1411; BYTE $0xb0 // vmovups %zmm2, (%rax,%r14,4)
+	QUAD $0x01b05c11487cb162 // vmovups %zmm3, 0x40(%rax,%r14,4)
+	QUAD $0x0000017024b48b4c // movq 0x170(%rsp), %r14
+	LONG $0x487cb162; WORD $0x2411; BYTE $0xb0 // vmovups %zmm4, (%rax,%r14,4)
+	QUAD $0x01b06c11487cb162 // vmovups %zmm5, 0x40(%rax,%r14,4)
+	QUAD $0x0000016824b48b4c // movq 0x168(%rsp), %r14
+	LONG $0x487cb162; WORD $0x3411; BYTE $0xb0 // vmovups %zmm6, (%rax,%r14,4)
+	QUAD $0x01b07c11487cb162 // vmovups %zmm7, 0x40(%rax,%r14,4)
+	QUAD $0x0000016024b48b4c // movq 0x160(%rsp), %r14
+	LONG $0x487c3162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm8, (%rax,%r14,4)
+	QUAD $0x01b04c11487c3162 // vmovups %zmm9, 0x40(%rax,%r14,4)
+	QUAD $0x0000015824b48b4c // movq 0x158(%rsp), %r14
+	LONG $0x487c3162; WORD $0x1411; BYTE $0xb0 // vmovups %zmm10, (%rax,%r14,4)
+	QUAD $0x01b05c11487c3162 // vmovups %zmm11, 0x40(%rax,%r14,4)
+	QUAD $0x0000015024b48b4c // movq 0x150(%rsp), %r14
+	LONG $0x487c3162; WORD $0x2411; BYTE $0xb0 // vmovups %zmm12, (%rax,%r14,4)
+	QUAD $0x01b06c11487c3162 // vmovups %zmm13, 0x40(%rax,%r14,4)
+	QUAD $0x0000014824b48b4c // movq 0x148(%rsp), %r14
+	LONG $0x487c3162; WORD $0x3411; BYTE $0xb0 // vmovups %zmm14, (%rax,%r14,4)
+	QUAD $0x01b07c11487c3162 // vmovups %zmm15, 0x40(%rax,%r14,4)
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	LONG $0x587d8948 // movq %rdi, 0x58(%rbp)
+	LONG $0x604d8948 // movq %rcx, 0x60(%rbp)
+	QUAD $0x000000b824ac8b4c // movq 0xb8(%rsp), %r13
+	LONG $0x20458d49 // leaq 0x20(%r13), %rax
+	LONG $0x30658b4c // movq 0x30(%rbp), %r12
+	QUAD $0x000000b024ac8348; BYTE $0x80 // subq $-0x80, 0xb0(%rsp)
+	QUAD $0x0000009024ac894c // movq %r13, 0x90(%rsp)
+	LONG $0x2464894c; BYTE $0x18 // movq %r12, 0x18(%rsp)
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	LONG $0xf8488f0f; WORD $0xffff // jg 0x1573 <k_attend_values+0x193>
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	QUAD $0x0000012024ac8b48 // movq 0x120(%rsp), %rbp
+	LONG $0x246c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rbp
+	LONG $0x024a8d0f; WORD $0x0000 // jge 0x1f90 <k_attend_values+0xbb0>
+	QUAD $0x0000012824ac8b4c // movq 0x128(%rsp), %r13
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xe8af0f4c // imulq %rax, %r13
+	QUAD $0x000000b024ac034c // addq 0xb0(%rsp), %r13
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	QUAD $0x00000000852c8d48 // leaq (,%rax,4), %rbp
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x37eb // jmp 0x1d21 <k_attend_values+0x941>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487cd162; WORD $0x2310 // vmovups (%r11), %zmm4
-	LONG $0x585db262; WORD $0x1cb8; BYTE $0xb9 // vfmadd231ps (%rcx,%r15,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x585d9262; WORD $0x14b8; BYTE $0xba // vfmadd231ps (%r10,%r15,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x585d9262; WORD $0x0cb8; BYTE $0xb8 // vfmadd231ps (%r8,%r15,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x585d9262; WORD $0x04b8; BYTE $0xb9 // vfmadd231ps (%r9,%r15,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	LONG $0x03a1840f; WORD $0x0000 // je 0x20c2 <k_attend_values+0xce2>
-	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	WORD $0x0b73 // jae 0x1d31 <k_attend_values+0x951>
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	WORD $0x1aeb // jmp 0x1dd1 <k_attend_values+0x9f1>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
+	LONG $0x24443948; BYTE $0x30 // cmpq %rax, 0x30(%rsp)
+	LONG $0x023f840f; WORD $0x0000 // je 0x2010 <k_attend_values+0xc30>
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	WORD $0x0b73 // jae 0x1de1 <k_attend_values+0xa01>
 	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
 	LONG $0x4057180f // prefetcht1 0x40(%rdi)
 	LONG $0x80ef8348 // subq $-0x80, %rdi
-	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
-	WORD $0xba74 // je 0x1cf0 <k_attend_values+0x910>
-	LONG $0xc97cd162; WORD $0x2310 // vmovups (%r11), %zmm4 {%k1} {z}
-	WORD $0xb8eb // jmp 0x1cf6 <k_attend_values+0x916>
-	LONG $0x00458b48 // movq (%rbp), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x08458b48 // movq 0x8(%rbp), %rax
-	LONG $0x204d8b48 // movq 0x20(%rbp), %rcx
-	QUAD $0x0000000c953c8d48 // leaq 0xc(,%rdx,4), %rdi
-	LONG $0xf9af0f48 // imulq %rcx, %rdi
-	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	QUAD $0x0000000895048d4c // leaq 0x8(,%rdx,4), %r8
-	LONG $0xc1af0f4c // imulq %rcx, %r8
-	QUAD $0x00000004950c8d4c // leaq 0x4(,%rdx,4), %r9
-	LONG $0xc9af0f4c // imulq %rcx, %r9
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	LONG $0x88148d4c // leaq (%rax,%rcx,4), %r10
-	LONG $0x10658b4c // movq 0x10(%rbp), %r12
-	LONG $0x385d8b48 // movq 0x38(%rbp), %rbx
-	LONG $0x18558b48 // movq 0x18(%rbp), %rdx
-	LONG $0x40758b4c // movq 0x40(%rbp), %r14
-	LONG $0x487d8b4c // movq 0x48(%rbp), %r15
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0x02c98348 // orq $0x2, %rcx
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
-	LONG $0x03cd8348 // orq $0x3, %rbp
-	LONG $0xeaaf0f48 // imulq %rdx, %rbp
-	LONG $0xd3af0f49 // imulq %r11, %rdx
-	LONG $0x40c48349 // addq $0x40, %r12
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
-	LONG $0x0020bb41; WORD $0x0000 // movl $0x20, %r11d
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x1e73 <k_attend_values+0xa93>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0x487cf162; WORD $0x3c11; BYTE $0x91 // vmovups %zmm7, (%rcx,%rdx,4)
-	QUAD $0x01917411487cf162 // vmovups %zmm6, 0x40(%rcx,%rdx,4)
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0xb1 // vmovups %zmm5, (%rcx,%rsi,4)
-	QUAD $0x01b16411487cf162 // vmovups %zmm4, 0x40(%rcx,%rsi,4)
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0xb1 // vmovups %zmm3, (%rcx,%rsi,4)
-	QUAD $0x01b15411487cf162 // vmovups %zmm2, 0x40(%rcx,%rsi,4)
-	LONG $0x487cf162; WORD $0x0c11; BYTE $0xa9 // vmovups %zmm1, (%rcx,%rbp,4)
-	QUAD $0x01a94411487cf162 // vmovups %zmm0, 0x40(%rcx,%rbp,4)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x4071894c // movq %r14, 0x40(%rcx)
-	LONG $0x4879894c // movq %r15, 0x48(%rcx)
-	LONG $0x20588d4c // leaq 0x20(%rax), %r11
-	LONG $0x30718b48 // movq 0x30(%rcx), %rsi
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	LONG $0xfdc48f0f; WORD $0xffff // jg 0x1c37 <k_attend_values+0x857>
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff618e0f; WORD $0xffff // jle 0x1de0 <k_attend_values+0xa00>
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x6deb // jmp 0x1f18 <k_attend_values+0xb38>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487c5162; WORD $0x4310; BYTE $0xff // vmovups -0x40(%r11), %zmm8
-	LONG $0x487c5162; WORD $0x0b10 // vmovups (%r11), %zmm9
-	LONG $0x487d1262; WORD $0x1418; BYTE $0xaa // vbroadcastss (%r10,%r13,4), %zmm10
-	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
-	LONG $0x4835d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
-	LONG $0x487d1262; WORD $0x1418; BYTE $0xa9 // vbroadcastss (%r9,%r13,4), %zmm10
-	LONG $0x482dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
-	LONG $0x4835d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
-	LONG $0x487d1262; WORD $0x1418; BYTE $0xa8 // vbroadcastss (%r8,%r13,4), %zmm10
-	LONG $0x482dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
-	LONG $0x4835d262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
-	LONG $0x487d3262; WORD $0x1418; BYTE $0xaf // vbroadcastss (%rdi,%r13,4), %zmm10
-	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
-	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
-	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
-	LONG $0xfee8840f; WORD $0xffff // je 0x1e00 <k_attend_values+0xa20>
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0x9373 // jae 0x1eb0 <k_attend_values+0xad0>
-	LONG $0x16180f41 // prefetcht1 (%r14)
-	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
-	LONG $0x80ee8349 // subq $-0x80, %r14
-	WORD $0x84eb // jmp 0x1eb0 <k_attend_values+0xad0>
-	LONG $0x24248b4c // movq (%rsp), %r12
-	LONG $0x240c8b49 // movq (%r12), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x244c8b49; BYTE $0x08 // movq 0x8(%r12), %rcx
-	LONG $0x24548b4d; BYTE $0x20 // movq 0x20(%r12), %r10
-	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
-	QUAD $0x0000000cad148d4a // leaq 0xc(,%r13,4), %rdx
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	QUAD $0x00000008ad3c8d4a // leaq 0x8(,%r13,4), %rdi
-	LONG $0xfaaf0f49 // imulq %r10, %rdi
-	QUAD $0x00000004ad0c8d4e // leaq 0x4(,%r13,4), %r9
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	LONG $0xd5af0f4d // imulq %r13, %r10
-	LONG $0x91148d4e // leaq (%rcx,%r10,4), %r10
-	LONG $0x245c8b4d; BYTE $0x38 // movq 0x38(%r12), %r11
-	LONG $0x245c8b49; BYTE $0x18 // movq 0x18(%r12), %rbx
-	WORD $0x894d; BYTE $0xee // movq %r13, %r14
-	LONG $0x01ce8349 // orq $0x1, %r14
-	LONG $0xf3af0f4c // imulq %rbx, %r14
-	LONG $0x2474894c; BYTE $0x20 // movq %r14, 0x20(%rsp)
-	WORD $0x894d; BYTE $0xee // movq %r13, %r14
-	LONG $0x02ce8349 // orq $0x2, %r14
-	LONG $0xf3af0f4c // imulq %rbx, %r14
-	WORD $0x894d; BYTE $0xef // movq %r13, %r15
-	LONG $0x03cf8349 // orq $0x3, %r15
-	LONG $0xfbaf0f4c // imulq %rbx, %r15
-	LONG $0xddaf0f49 // imulq %r13, %rbx
-	LONG $0x245c8948; BYTE $0x08 // movq %rbx, 0x8(%rsp)
-	LONG $0x246c8b4d; BYTE $0x40 // movq 0x40(%r12), %r13
-	LONG $0x246c8b49; BYTE $0x48 // movq 0x48(%r12), %rbp
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
-	QUAD $0x00000000850c8d48 // leaq (,%rax,4), %rcx
-	LONG $0x244c0349; BYTE $0x10 // addq 0x10(%r12), %rcx
-	WORD $0x64eb // jmp 0x2033 <k_attend_values+0xc53>
+	LONG $0x487cc162; WORD $0x4d10; BYTE $0x00 // vmovups (%r13), %zmm17
+	LONG $0x487cc162; WORD $0x4510; BYTE $0x01 // vmovups 0x40(%r13), %zmm16
+	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
+	LONG $0xc69d0f41 // setge %r14b
+	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
+	LONG $0xc49c0f41 // setl %r12b
+	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
+	LONG $0x01fc8041 // cmpb $0x1, %r12b
+	WORD $0x1375 // jne 0x1e1b <k_attend_values+0xa3b>
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x81 // vbroadcastss (%r9,%rax,4), %zmm18
+	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
+	LONG $0x407db262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm16, %zmm1 # zmm1 = (zmm16 * zmm18) + zmm1
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	LONG $0xc69d0f41 // setge %r14b
+	LONG $0x24443b48; BYTE $0x68 // cmpq 0x68(%rsp), %rax
+	LONG $0xc49c0f41 // setl %r12b
+	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
+	LONG $0x01fc8041 // cmpb $0x1, %r12b
+	WORD $0x1b75 // jne 0x1e51 <k_attend_values+0xa71>
+	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x86 // vbroadcastss (%r14,%rax,4), %zmm18
+	LONG $0x406db262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm17) + zmm2
+	LONG $0x407db262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm16, %zmm3 # zmm3 = (zmm16 * zmm18) + zmm3
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xc69d0f41 // setge %r14b
+	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
+	LONG $0xc49c0f41 // setl %r12b
+	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
+	LONG $0x01fc8041 // cmpb $0x1, %r12b
+	WORD $0x1b75 // jne 0x1e85 <k_attend_values+0xaa5>
+	QUAD $0x000000c024b48b4c // movq 0xc0(%rsp), %r14
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x86 // vbroadcastss (%r14,%rax,4), %zmm18
+	LONG $0x406db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm17) + zmm4
+	LONG $0x407db262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm16, %zmm5 # zmm5 = (zmm16 * zmm18) + zmm5
+	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
+	LONG $0xc69d0f41 // setge %r14b
+	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
+	LONG $0xc49c0f41 // setl %r12b
+	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
+	LONG $0x01fc8041 // cmpb $0x1, %r12b
+	WORD $0x1b75 // jne 0x1ebb <k_attend_values+0xadb>
+	QUAD $0x000000c824b48b4c // movq 0xc8(%rsp), %r14
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x86 // vbroadcastss (%r14,%rax,4), %zmm18
+	LONG $0x406db262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm17) + zmm6
+	LONG $0x407db262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm18) + zmm7
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	LONG $0xc69d0f41 // setge %r14b
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xc49c0f41 // setl %r12b
+	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
+	LONG $0x01fc8041 // cmpb $0x1, %r12b
+	WORD $0x1b75 // jne 0x1eef <k_attend_values+0xb0f>
+	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x86 // vbroadcastss (%r14,%rax,4), %zmm18
+	LONG $0x406d3262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm17) + zmm8
+	LONG $0x407d3262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm16, %zmm9 # zmm9 = (zmm16 * zmm18) + zmm9
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	LONG $0xc69d0f41 // setge %r14b
+	LONG $0x24443b48; BYTE $0x78 // cmpq 0x78(%rsp), %rax
+	LONG $0xc49c0f41 // setl %r12b
+	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
+	LONG $0x01fc8041 // cmpb $0x1, %r12b
+	WORD $0x1b75 // jne 0x1f23 <k_attend_values+0xb43>
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x86 // vbroadcastss (%r14,%rax,4), %zmm18
+	LONG $0x406d3262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm17) + zmm10
+	LONG $0x407d3262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm16, %zmm11 # zmm11 = (zmm16 * zmm18) + zmm11
+	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
+	LONG $0xc69d0f41 // setge %r14b
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0xc49c0f41 // setl %r12b
+	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
+	LONG $0x01fc8041 // cmpb $0x1, %r12b
+	WORD $0x1875 // jne 0x1f54 <k_attend_values+0xb74>
+	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x86 // vbroadcastss (%r14,%rax,4), %zmm18
+	LONG $0x406d3262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm17) + zmm12
+	LONG $0x407d3262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm16, %zmm13 # zmm13 = (zmm16 * zmm18) + zmm13
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	LONG $0xc69d0f41 // setge %r14b
+	LONG $0x24443b48; BYTE $0x40 // cmpq 0x40(%rsp), %rax
+	LONG $0xc49c0f41 // setl %r12b
+	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
+	LONG $0x01fc8041 // cmpb $0x1, %r12b
+	LONG $0xfe4e850f; WORD $0xffff // jne 0x1dc0 <k_attend_values+0x9e0>
+	LONG $0x24748b4c; BYTE $0x70 // movq 0x70(%rsp), %r14
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x86 // vbroadcastss (%r14,%rax,4), %zmm18
+	LONG $0x406d3262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm17) + zmm14
+	LONG $0x406d3262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
+	LONG $0xfffe31e9; BYTE $0xff // jmp 0x1dc0 <k_attend_values+0x9e0>
 	BYTE $0x90 // nop
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	LONG $0x44af0f48; WORD $0x1824 // imulq 0x18(%rsp), %rax
+	QUAD $0x0000013024b48b4c // movq 0x130(%rsp), %r14
+	LONG $0x86048d49 // leaq (%r14,%rax,4), %rax
+	QUAD $0x0000009024b48b4c // movq 0x90(%rsp), %r14
+	LONG $0xb02c8d4e // leaq (%rax,%r14,4), %r13
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0xb0 // vmovups %zmm3, (%rax,%rsi,4)
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x487cf162; WORD $0x1411; BYTE $0xb0 // vmovups %zmm2, (%rax,%rsi,4)
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0xb0 // vmovups %zmm1, (%rax,%r14,4)
-	LONG $0x487cb162; WORD $0x0411; BYTE $0xb8 // vmovups %zmm0, (%rax,%r15,4)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x4068894c // movq %r13, 0x40(%rax)
-	LONG $0x48688948 // movq %rbp, 0x48(%rax)
-	LONG $0x10438d4c // leaq 0x10(%rbx), %r8
-	LONG $0x30708b48 // movq 0x30(%rax), %rsi
-	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
-	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
-	LONG $0xfc178f0f; WORD $0xffff // jg 0x1c4a <k_attend_values+0x86a>
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x957e // jle 0x1fd0 <k_attend_values+0xbf0>
-	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x246c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbp
+	WORD $0x207c // jl 0x2020 <k_attend_values+0xc40>
+	LONG $0x000130e9; BYTE $0x00 // jmp 0x2135 <k_attend_values+0xd55>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x246c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbp
+	LONG $0x01158d0f; WORD $0x0000 // jge 0x2135 <k_attend_values+0xd55>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	LONG $0x0000dae9; BYTE $0x00 // jmp 0x210c <k_attend_values+0xd2c>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cc162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm16
+	LONG $0x487cc162; WORD $0x4d10; BYTE $0x01 // vmovups 0x40(%r13), %zmm17
+	LONG $0x487dc262; WORD $0x1418; BYTE $0xa9 // vbroadcastss (%r9,%rbp,4), %zmm18
+	LONG $0xa9348d4d // leaq (%r9,%rbp,4), %r14
+	LONG $0x406db262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
+	LONG $0x4075b262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm18) + zmm1
+	LONG $0x1e248d4d // leaq (%r14,%rbx), %r12
+	LONG $0x487d8262; WORD $0x1418; BYTE $0x96 // vbroadcastss (%r14,%r10,4), %zmm18
+	LONG $0x406db262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm16) + zmm2
+	LONG $0x4075b262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm18) + zmm3
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	LONG $0x487d8262; WORD $0x1418; BYTE $0xd6 // vbroadcastss (%r14,%r10,8), %zmm18
+	LONG $0x406db262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm16) + zmm4
+	LONG $0x4075b262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm18) + zmm5
+	LONG $0x487d8262; WORD $0x1418; BYTE $0x94 // vbroadcastss (%r12,%r10,4), %zmm18
+	LONG $0x406db262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm16) + zmm6
+	LONG $0x4075b262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm18) + zmm7
+	LONG $0x1b348d4c // leaq (%rbx,%rbx), %r14
+	LONG $0x487d8262; WORD $0x1418; BYTE $0xd4 // vbroadcastss (%r12,%r10,8), %zmm18
+	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
+	LONG $0x406d3262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm16) + zmm8
+	LONG $0x40753262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm18) + zmm9
+	LONG $0x96248d4f // leaq (%r14,%r10,4), %r12
+	LONG $0x487d8262; WORD $0x1418; BYTE $0x96 // vbroadcastss (%r14,%r10,4), %zmm18
+	LONG $0x406d3262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm16) + zmm10
+	LONG $0x40753262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm18) + zmm11
+	LONG $0x487da262; WORD $0x1418; BYTE $0x23 // vbroadcastss (%rbx,%r12), %zmm18
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	LONG $0x406d3262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm16) + zmm12
+	LONG $0x40753262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm18) + zmm13
+	LONG $0x487da262; WORD $0x1418; BYTE $0x23 // vbroadcastss (%rbx,%r12), %zmm18
+	LONG $0x406d3262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm16) + zmm14
+	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	LONG $0x246c3948; BYTE $0x50 // cmpq %rbp, 0x50(%rsp)
+	WORD $0x2474 // je 0x2130 <k_attend_values+0xd50>
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	LONG $0xff2b830f; WORD $0xffff // jae 0x2040 <k_attend_values+0xc60>
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x4057180f // prefetcht1 0x40(%rdi)
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	LONG $0xffff1be9; BYTE $0xff // jmp 0x2040 <k_attend_values+0xc60>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
+	LONG $0xfada8d0f; WORD $0xffff // jge 0x1c20 <k_attend_values+0x840>
+	LONG $0x40c58349 // addq $0x40, %r13
+	LONG $0x2464c148; WORD $0x0218 // shlq $0x2, 0x18(%rsp)
+	WORD $0x1feb // jmp 0x2171 <k_attend_values+0xd91>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x246c034c; BYTE $0x18 // addq 0x18(%rsp), %r13
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	LONG $0xfaaf840f; WORD $0xffff // je 0x1c20 <k_attend_values+0x840>
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	WORD $0x0b73 // jae 0x2181 <k_attend_values+0xda1>
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x4057180f // prefetcht1 0x40(%rdi)
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	LONG $0x487cc162; WORD $0x4d10; BYTE $0xff // vmovups -0x40(%r13), %zmm17
+	LONG $0x487cc162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm16
+	WORD $0x394c; BYTE $0xdd // cmpq %r11, %rbp
+	WORD $0x1a7c // jl 0x21ae <k_attend_values+0xdce>
+	LONG $0x246c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbp
+	WORD $0x137d // jge 0x21ae <k_attend_values+0xdce>
+	LONG $0x487dc262; WORD $0x1418; BYTE $0xa9 // vbroadcastss (%r9,%rbp,4), %zmm18
+	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
+	LONG $0x407db262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm16, %zmm1 # zmm1 = (zmm16 * zmm18) + zmm1
+	LONG $0x246c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rbp
+	WORD $0x227c // jl 0x21d7 <k_attend_values+0xdf7>
+	LONG $0x246c3b48; BYTE $0x68 // cmpq 0x68(%rsp), %rbp
+	WORD $0x1b7d // jge 0x21d7 <k_attend_values+0xdf7>
+	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
+	LONG $0x487dc262; WORD $0x1418; BYTE $0xae // vbroadcastss (%r14,%rbp,4), %zmm18
+	LONG $0x406db262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm17) + zmm2
+	LONG $0x407db262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm16, %zmm3 # zmm3 = (zmm16 * zmm18) + zmm3
+	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
+	WORD $0x227c // jl 0x21fe <k_attend_values+0xe1e>
+	LONG $0x246c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rbp
+	WORD $0x1b7d // jge 0x21fe <k_attend_values+0xe1e>
+	QUAD $0x000000c024b48b4c // movq 0xc0(%rsp), %r14
+	LONG $0x487dc262; WORD $0x1418; BYTE $0xae // vbroadcastss (%r14,%rbp,4), %zmm18
+	LONG $0x406db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm17) + zmm4
+	LONG $0x407db262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm16, %zmm5 # zmm5 = (zmm16 * zmm18) + zmm5
+	LONG $0x246c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbp
+	WORD $0x227c // jl 0x2227 <k_attend_values+0xe47>
+	LONG $0x246c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rbp
+	WORD $0x1b7d // jge 0x2227 <k_attend_values+0xe47>
+	QUAD $0x000000c824b48b4c // movq 0xc8(%rsp), %r14
+	LONG $0x487dc262; WORD $0x1418; BYTE $0xae // vbroadcastss (%r14,%rbp,4), %zmm18
+	LONG $0x406db262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm17) + zmm6
+	LONG $0x407db262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm18) + zmm7
+	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
+	WORD $0x227c // jl 0x224e <k_attend_values+0xe6e>
+	LONG $0x246c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rbp
+	WORD $0x1b7d // jge 0x224e <k_attend_values+0xe6e>
+	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
+	LONG $0x487dc262; WORD $0x1418; BYTE $0xae // vbroadcastss (%r14,%rbp,4), %zmm18
+	LONG $0x406d3262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm17) + zmm8
+	LONG $0x407d3262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm16, %zmm9 # zmm9 = (zmm16 * zmm18) + zmm9
+	WORD $0x3948; BYTE $0xd5 // cmpq %rdx, %rbp
+	WORD $0x227c // jl 0x2275 <k_attend_values+0xe95>
+	LONG $0x246c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rbp
+	WORD $0x1b7d // jge 0x2275 <k_attend_values+0xe95>
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	LONG $0x487dc262; WORD $0x1418; BYTE $0xae // vbroadcastss (%r14,%rbp,4), %zmm18
+	LONG $0x406d3262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm17) + zmm10
+	LONG $0x407d3262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm16, %zmm11 # zmm11 = (zmm16 * zmm18) + zmm11
+	WORD $0x394c; BYTE $0xfd // cmpq %r15, %rbp
+	WORD $0x1f7c // jl 0x2299 <k_attend_values+0xeb9>
+	LONG $0x246c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rbp
+	WORD $0x187d // jge 0x2299 <k_attend_values+0xeb9>
+	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
+	LONG $0x487dc262; WORD $0x1418; BYTE $0xae // vbroadcastss (%r14,%rbp,4), %zmm18
+	LONG $0x406d3262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm17) + zmm12
+	LONG $0x407d3262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm16, %zmm13 # zmm13 = (zmm16 * zmm18) + zmm13
+	LONG $0x242c3b48 // cmpq (%rsp), %rbp
+	LONG $0xfebd8c0f; WORD $0xffff // jl 0x2160 <k_attend_values+0xd80>
+	LONG $0x246c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rbp
+	LONG $0xfeb28d0f; WORD $0xffff // jge 0x2160 <k_attend_values+0xd80>
+	LONG $0x24748b4c; BYTE $0x70 // movq 0x70(%rsp), %r14
+	LONG $0x487dc262; WORD $0x1418; BYTE $0xae // vbroadcastss (%r14,%rbp,4), %zmm18
+	LONG $0x406d3262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm17) + zmm14
+	LONG $0x406d3262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
+	LONG $0xfffe95e9; BYTE $0xff // jmp 0x2160 <k_attend_values+0xd80>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x50458b48 // movq 0x50(%rbp), %rax
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	QUAD $0x0000011824b48b48 // movq 0x118(%rsp), %rsi
+	LONG $0xc6af0f4c // imulq %rsi, %r8
+	LONG $0x40758b4c // movq 0x40(%rbp), %r14
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	LONG $0x4845034c // addq 0x48(%rbp), %r8
+	QUAD $0x00000000c50c8d48 // leaq (,%rax,8), %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x08148d49 // leaq (%r8,%rcx), %rdx
+	LONG $0x384d8b4c // movq 0x38(%rbp), %r9
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	LONG $0xca4c0f4c // cmovlq %rdx, %r9
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xca480f4c // cmovsq %rdx, %r9
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0xd14c0f4c // cmovlq %rcx, %r10
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xd2480f4c // cmovsq %rdx, %r10
+	LONG $0x2454894c; BYTE $0x30 // movq %r10, 0x30(%rsp)
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0xc84c0f49 // cmovlq %r8, %rcx
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xca480f48 // cmovsq %rdx, %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
+	QUAD $0x00000120248c894c // movq %r9, 0x120(%rsp)
+	LONG $0xce4c0f4d // cmovlq %r14, %r9
+	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xca480f4c // cmovsq %rdx, %r9
+	QUAD $0x00000088248c894c // movq %r9, 0x88(%rsp)
+	LONG $0x205d8b4c // movq 0x20(%rbp), %r11
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	QUAD $0x0001102494af0f48; BYTE $0x00 // imulq 0x110(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	QUAD $0x0001082494af0f48; BYTE $0x00 // imulq 0x108(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	QUAD $0x0001002494af0f48; BYTE $0x00 // imulq 0x100(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	QUAD $0x0000f82494af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	QUAD $0x0000f02494af0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	QUAD $0x0000e82494af0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	QUAD $0x0000d82494af0f4c; BYTE $0x00 // imulq 0xd8(%rsp), %r10
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	QUAD $0x0000e02494af0f48; BYTE $0x00 // imulq 0xe0(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0x184d8b48 // movq 0x18(%rbp), %rcx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	QUAD $0x0000017824948948 // movq %rdx, 0x178(%rsp)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x02ca8348 // orq $0x2, %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	QUAD $0x0000017024948948 // movq %rdx, 0x170(%rsp)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x03ca8348 // orq $0x3, %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	QUAD $0x0000016824948948 // movq %rdx, 0x168(%rsp)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x04ca8348 // orq $0x4, %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	QUAD $0x0000016024948948 // movq %rdx, 0x160(%rsp)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x05ca8348 // orq $0x5, %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	QUAD $0x0000015824948948 // movq %rdx, 0x158(%rsp)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x06ca8348 // orq $0x6, %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	QUAD $0x0000015024948948 // movq %rdx, 0x150(%rsp)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x07ca8348 // orq $0x7, %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	QUAD $0x0000014824948948 // movq %rdx, 0x148(%rsp)
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x00000140248c8948 // movq %rcx, 0x140(%rsp)
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	LONG $0x31148d4a // leaq (%rcx,%r14), %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x300c8d4a // leaq (%rax,%r14), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x000c8d4a // leaq (%rax,%r8), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	LONG $0x000c8d48 // leaq (%rax,%rax), %rcx
+	LONG $0x463c8d4d // leaq (%r14,%rax,2), %r15
+	LONG $0x40148d49 // leaq (%r8,%rax,2), %rdx
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0x862c8d4d // leaq (%r14,%rax,4), %r13
+	LONG $0x80148d49 // leaq (%r8,%rax,4), %rdx
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
+	LONG $0x30348d4a // leaq (%rax,%r14), %rsi
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x49048d48 // leaq (%rcx,%rcx,2), %rax
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x300c8d4a // leaq (%rax,%r14), %rcx
+	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x00458b48 // movq (%rbp), %rax
+	QUAD $0x0000013824848948 // movq %rax, 0x138(%rsp)
+	LONG $0x10458b48 // movq 0x10(%rbp), %rax
+	LONG $0x58558b48 // movq 0x58(%rbp), %rdx
+	LONG $0x60458b4c // movq 0x60(%rbp), %r8
+	QUAD $0x000000b8249c8948 // movq %rbx, 0xb8(%rsp)
+	QUAD $0x0000013024848948 // movq %rax, 0x130(%rsp)
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	QUAD $0x0000012824848948 // movq %rax, 0x128(%rsp)
+	QUAD $0x000000009d348d4e // leaq (,%r11,4), %r14
+	LONG $0x0000cce9; BYTE $0x00 // jmp 0x2646 <k_attend_values+0x1266>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	QUAD $0x0000013824bc8b48 // movq 0x138(%rsp), %rdi
+	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
+	QUAD $0x0000014024bc8b48 // movq 0x140(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x0411; BYTE $0xb8 // vmovups %zmm0, (%rax,%rdi,4)
+	QUAD $0x0000017824bc8b48 // movq 0x178(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0xb8 // vmovups %zmm1, (%rax,%rdi,4)
+	QUAD $0x0000017024bc8b48 // movq 0x170(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x1411; BYTE $0xb8 // vmovups %zmm2, (%rax,%rdi,4)
+	QUAD $0x0000016824bc8b48 // movq 0x168(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0xb8 // vmovups %zmm3, (%rax,%rdi,4)
+	QUAD $0x0000016024bc8b48 // movq 0x160(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x2411; BYTE $0xb8 // vmovups %zmm4, (%rax,%rdi,4)
+	QUAD $0x0000015824bc8b48 // movq 0x158(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0xb8 // vmovups %zmm5, (%rax,%rdi,4)
+	QUAD $0x0000015024bc8b48 // movq 0x150(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x3411; BYTE $0xb8 // vmovups %zmm6, (%rax,%rdi,4)
+	QUAD $0x0000014824bc8b48 // movq 0x148(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x3c11; BYTE $0xb8 // vmovups %zmm7, (%rax,%rdi,4)
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	LONG $0x58558948 // movq %rdx, 0x58(%rbp)
+	LONG $0x6045894c // movq %r8, 0x60(%rbp)
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x10608d4c // leaq 0x10(%rax), %r12
+	LONG $0x307d8b48 // movq 0x30(%rbp), %rdi
+	QUAD $0x000000b024848348; BYTE $0x40 // addq $0x40, 0xb0(%rsp)
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
+	LONG $0xef458f0f; WORD $0xffff // jg 0x158b <k_attend_values+0x1ab>
+	QUAD $0x0000009024a4894c // movq %r12, 0x90(%rsp)
+	QUAD $0x0000008824ac8b48 // movq 0x88(%rsp), %rbp
+	LONG $0x246c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rbp
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x019a8d0f; WORD $0x0000 // jge 0x2800 <k_attend_values+0x1420>
+	QUAD $0x0000012824a48b4c // movq 0x128(%rsp), %r12
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	QUAD $0x000000b024a4034c // addq 0xb0(%rsp), %r12
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	QUAD $0x00000000bd2c8d48 // leaq (,%rdi,4), %rbp
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x3aeb // jmp 0x2091 <k_attend_values+0xcb1>
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	WORD $0x17eb // jmp 0x26c1 <k_attend_values+0x12e1>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
+	LONG $0x247c3948; BYTE $0x30 // cmpq %rdi, 0x30(%rsp)
+	LONG $0x018f840f; WORD $0x0000 // je 0x2850 <k_attend_values+0x1470>
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	WORD $0x0b73 // jae 0x26d1 <k_attend_values+0x12f1>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	LONG $0x487c5162; WORD $0x0410; BYTE $0x24 // vmovups (%r12), %zmm8
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0xc320 // andb %al, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x0775 // jne 0x26f4 <k_attend_values+0x1314>
+	LONG $0x583dd262; WORD $0x04b8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x247c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rdi
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	LONG $0x247c3b48; BYTE $0x68 // cmpq 0x68(%rsp), %rdi
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0xc320 // andb %al, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x0f75 // jne 0x271a <k_attend_values+0x133a>
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	LONG $0x583df262; WORD $0x0cb8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	LONG $0x247c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rdi
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0xc320 // andb %al, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x0f75 // jne 0x273e <k_attend_values+0x135e>
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	LONG $0x583df262; WORD $0x14b8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	LONG $0x247c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdi
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0xc320 // andb %al, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x0f75 // jne 0x2764 <k_attend_values+0x1384>
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	LONG $0x583df262; WORD $0x1cb8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	WORD $0x394c; BYTE $0xef // cmpq %r13, %rdi
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	LONG $0x247c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rdi
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0xc320 // andb %al, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x0f75 // jne 0x2788 <k_attend_values+0x13a8>
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	LONG $0x583df262; WORD $0x24b8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	LONG $0x247c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rdi
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0xc320 // andb %al, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x0f75 // jne 0x27ac <k_attend_values+0x13cc>
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	LONG $0x583df262; WORD $0x2cb8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	LONG $0x247c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdi
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0xc320 // andb %al, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x0c75 // jne 0x27cd <k_attend_values+0x13ed>
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x583df262; WORD $0x34b8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	LONG $0x243c3b48 // cmpq (%rsp), %rdi
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	LONG $0x247c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdi
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0xc320 // andb %al, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	LONG $0xfec9850f; WORD $0xffff // jne 0x26b0 <k_attend_values+0x12d0>
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x583df262; WORD $0x3cb8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	LONG $0xfffeb8e9; BYTE $0xff // jmp 0x26b0 <k_attend_values+0x12d0>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
+	LONG $0xfbaf0f48 // imulq %rbx, %rdi
+	QUAD $0x0000013024848b48 // movq 0x130(%rsp), %rax
+	LONG $0xb83c8d48 // leaq (%rax,%rdi,4), %rdi
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	LONG $0x87248d4c // leaq (%rdi,%rax,4), %r12
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x246c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbp
+	WORD $0x177c // jl 0x2860 <k_attend_values+0x1480>
+	LONG $0x0000a7e9; BYTE $0x00 // jmp 0x28f5 <k_attend_values+0x1515>
+	WORD $0x9066 // nop
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x246c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbp
+	LONG $0x00958d0f; WORD $0x0000 // jge 0x28f5 <k_attend_values+0x1515>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	QUAD $0x00000000853c8d48 // leaq (,%rax,4), %rdi
+	WORD $0x66eb // jmp 0x28d5 <k_attend_values+0x14f5>
+	BYTE $0x90 // nop
+	LONG $0x487c5162; WORD $0x0410; BYTE $0x24 // vmovups (%r12), %zmm8
+	LONG $0xaa048d49 // leaq (%r10,%rbp,4), %rax
+	LONG $0x583dd262; WORD $0x04b8; BYTE $0xaa // vfmadd231ps (%r10,%rbp,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x301c8d4a // leaq (%rax,%r14), %rbx
+	LONG $0x583db262; WORD $0x0cb8; BYTE $0x98 // vfmadd231ps (%rax,%r11,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	LONG $0x583db262; WORD $0x14b8; BYTE $0xd8 // vfmadd231ps (%rax,%r11,8){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
+	LONG $0x583db262; WORD $0x1cb8; BYTE $0x9b // vfmadd231ps (%rbx,%r11,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	LONG $0x36048d4b // leaq (%r14,%r14), %rax
+	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
+	LONG $0x583db262; WORD $0x24b8; BYTE $0xdb // vfmadd231ps (%rbx,%r11,8){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x981c8d4a // leaq (%rax,%r11,4), %rbx
+	LONG $0x583db262; WORD $0x2cb8; BYTE $0x98 // vfmadd231ps (%rax,%r11,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	LONG $0x583dd262; WORD $0x34b8; BYTE $0x1e // vfmadd231ps (%r14,%rbx){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
+	LONG $0x583dd262; WORD $0x3cb8; BYTE $0x1e // vfmadd231ps (%r14,%rbx){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
+	LONG $0x246c3948; BYTE $0x50 // cmpq %rbp, 0x50(%rsp)
+	WORD $0x1b74 // je 0x28f0 <k_attend_values+0x1510>
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	WORD $0x9673 // jae 0x2870 <k_attend_values+0x1490>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	WORD $0x89eb // jmp 0x2870 <k_attend_values+0x1490>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x487cd162; WORD $0x2010 // vmovups (%r8), %zmm4
-	LONG $0x585d9262; WORD $0x1cb8; BYTE $0xa2 // vfmadd231ps (%r10,%r12,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x585d9262; WORD $0x14b8; BYTE $0xa1 // vfmadd231ps (%r9,%r12,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x585db262; WORD $0x0cb8; BYTE $0xa7 // vfmadd231ps (%rdi,%r12,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x585db262; WORD $0x04b8; BYTE $0xa2 // vfmadd231ps (%rdx,%r12,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	LONG $0xff4f840f; WORD $0xffff // je 0x1fe0 <k_attend_values+0xc00>
-	WORD $0x3949; BYTE $0xed // cmpq %rbp, %r13
-	WORD $0xca73 // jae 0x2060 <k_attend_values+0xc80>
-	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
-	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
-	LONG $0x80ed8349 // subq $-0x80, %r13
-	WORD $0xbaeb // jmp 0x2060 <k_attend_values+0xc80>
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	LONG $0x02478d49 // leaq 0x2(%r15), %rax
-	LONG $0x28453b48 // cmpq 0x28(%rbp), %rax
-	LONG $0x00c48e0f; WORD $0x0000 // jle 0x2181 <k_attend_values+0xda1>
-	LONG $0x0004f9e9; BYTE $0x00 // jmp 0x25bb <k_attend_values+0x11db>
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	WORD $0x1deb // jmp 0x20e5 <k_attend_values+0xd05>
+	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	QUAD $0x0000012024bc8b48 // movq 0x120(%rsp), %rdi
+	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
+	LONG $0xfc758d0f; WORD $0xffff // jge 0x2580 <k_attend_values+0x11a0>
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	WORD $0x1eeb // jmp 0x292f <k_attend_values+0x154f>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
+	LONG $0xfc51840f; WORD $0xffff // je 0x2580 <k_attend_values+0x11a0>
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	WORD $0x0b73 // jae 0x293f <k_attend_values+0x155f>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	LONG $0x487c5162; WORD $0x0410; BYTE $0x24 // vmovups (%r12), %zmm8
+	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
+	WORD $0x0e7c // jl 0x2959 <k_attend_values+0x1579>
+	LONG $0x246c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbp
+	WORD $0x077d // jge 0x2959 <k_attend_values+0x1579>
+	LONG $0x583dd262; WORD $0x04b8; BYTE $0xaa // vfmadd231ps (%r10,%rbp,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x246c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rbp
+	WORD $0x167c // jl 0x2976 <k_attend_values+0x1596>
+	LONG $0x246c3b48; BYTE $0x68 // cmpq 0x68(%rsp), %rbp
+	WORD $0x0f7d // jge 0x2976 <k_attend_values+0x1596>
+	QUAD $0x00000098249c8b48 // movq 0x98(%rsp), %rbx
+	LONG $0x583df262; WORD $0x0cb8; BYTE $0xab // vfmadd231ps (%rbx,%rbp,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	WORD $0x394c; BYTE $0xfd // cmpq %r15, %rbp
+	WORD $0x167c // jl 0x2991 <k_attend_values+0x15b1>
+	LONG $0x246c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rbp
+	WORD $0x0f7d // jge 0x2991 <k_attend_values+0x15b1>
+	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
+	LONG $0x583df262; WORD $0x14b8; BYTE $0xab // vfmadd231ps (%rbx,%rbp,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	LONG $0x246c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbp
+	WORD $0x167c // jl 0x29ae <k_attend_values+0x15ce>
+	LONG $0x246c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rbp
+	WORD $0x0f7d // jge 0x29ae <k_attend_values+0x15ce>
+	QUAD $0x000000c8249c8b48 // movq 0xc8(%rsp), %rbx
+	LONG $0x583df262; WORD $0x1cb8; BYTE $0xab // vfmadd231ps (%rbx,%rbp,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	WORD $0x394c; BYTE $0xed // cmpq %r13, %rbp
+	WORD $0x167c // jl 0x29c9 <k_attend_values+0x15e9>
+	LONG $0x246c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rbp
+	WORD $0x0f7d // jge 0x29c9 <k_attend_values+0x15e9>
+	QUAD $0x000000a0249c8b48 // movq 0xa0(%rsp), %rbx
+	LONG $0x583df262; WORD $0x24b8; BYTE $0xab // vfmadd231ps (%rbx,%rbp,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
+	WORD $0x167c // jl 0x29e4 <k_attend_values+0x1604>
+	LONG $0x246c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rbp
+	WORD $0x0f7d // jge 0x29e4 <k_attend_values+0x1604>
+	QUAD $0x000000a8249c8b48 // movq 0xa8(%rsp), %rbx
+	LONG $0x583df262; WORD $0x2cb8; BYTE $0xab // vfmadd231ps (%rbx,%rbp,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	WORD $0x3948; BYTE $0xcd // cmpq %rcx, %rbp
+	WORD $0x137c // jl 0x29fc <k_attend_values+0x161c>
+	LONG $0x246c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rbp
+	WORD $0x0c7d // jge 0x29fc <k_attend_values+0x161c>
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	LONG $0x583df262; WORD $0x34b8; BYTE $0xab // vfmadd231ps (%rbx,%rbp,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	LONG $0x242c3b48 // cmpq (%rsp), %rbp
+	LONG $0xff1a8c0f; WORD $0xffff // jl 0x2920 <k_attend_values+0x1540>
+	LONG $0x246c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rbp
+	LONG $0xff0f8d0f; WORD $0xffff // jge 0x2920 <k_attend_values+0x1540>
+	LONG $0x245c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbx
+	LONG $0x583df262; WORD $0x3cb8; BYTE $0xab // vfmadd231ps (%rbx,%rbp,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	LONG $0xfffefee9; BYTE $0xff // jmp 0x2920 <k_attend_values+0x1540>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x15eb // jmp 0x2a63 <k_attend_values+0x1683>
+	WORD $0x9066 // nop
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	QUAD $0x0000008824ac8b4c // movq 0x88(%rsp), %r13
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
+	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	QUAD $0x000000b824948b4c // movq 0xb8(%rsp), %r10
+	LONG $0x00cf8d0f; WORD $0x0000 // jge 0x2b5b <k_attend_values+0x177b>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xca92fbc5 // kmovd %edx, %k1
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	QUAD $0x0000d8248caf0f48; BYTE $0x00 // imulq 0xd8(%rsp), %rcx
+	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
+	QUAD $0x00000000bd148d48 // leaq (,%rdi,4), %rdx
+	QUAD $0x000000009d348d4a // leaq (,%r11,4), %rsi
+	WORD $0x6deb // jmp 0x2b27 <k_attend_values+0x1747>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x487c7162; WORD $0x0310 // vmovups (%rbx), %zmm8
+	LONG $0xb13c8d4a // leaq (%rcx,%r14,4), %rdi
+	LONG $0x583db262; WORD $0x04b8; BYTE $0xb1 // vfmadd231ps (%rcx,%r14,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x37048d4c // leaq (%rdi,%rsi), %r8
+	LONG $0x583db262; WORD $0x0cb8; BYTE $0x9f // vfmadd231ps (%rdi,%r11,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	LONG $0x583db262; WORD $0x14b8; BYTE $0xdf // vfmadd231ps (%rdi,%r11,8){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0x583d9262; WORD $0x1cb8; BYTE $0x98 // vfmadd231ps (%r8,%r11,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	LONG $0x363c8d48 // leaq (%rsi,%rsi), %rdi
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x583d9262; WORD $0x24b8; BYTE $0xd8 // vfmadd231ps (%r8,%r11,8){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x9f048d4e // leaq (%rdi,%r11,4), %r8
+	LONG $0x583db262; WORD $0x2cb8; BYTE $0x9f // vfmadd231ps (%rdi,%r11,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	LONG $0x583db262; WORD $0x34b8; BYTE $0x06 // vfmadd231ps (%rsi,%r8){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0x583db262; WORD $0x3cb8; BYTE $0x06 // vfmadd231ps (%rsi,%r8){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	WORD $0x394d; BYTE $0xf1 // cmpq %r14, %r9
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	WORD $0x2974 // je 0x2b50 <k_attend_values+0x1770>
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	WORD $0x0b73 // jae 0x2b38 <k_attend_values+0x1758>
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x4050180f // prefetcht1 0x40(%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	WORD $0x8374 // je 0x2ac0 <k_attend_values+0x16e0>
+	LONG $0xc97c7162; WORD $0x0310 // vmovups (%rbx), %zmm8 {%k1} {z}
+	WORD $0x81eb // jmp 0x2ac6 <k_attend_values+0x16e6>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x24743b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r14
+	LONG $0x024a8d0f; WORD $0x0000 // jge 0x2db0 <k_attend_values+0x19d0>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x2c0c8d4b // leaq (%r12,%r13), %rcx
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x05548d4b; BYTE $0x00 // leaq (%r13,%r8), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x2d548d4b; BYTE $0x00 // leaq (%r13,%r13), %rdx
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x6c248d4f // leaq (%r12,%r13,2), %r12
+	LONG $0x68348d4b // leaq (%r8,%r13,2), %rsi
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	QUAD $0x000000006d348d4a // leaq (,%r13,2), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	QUAD $0x000110248caf0f4c; BYTE $0x00 // imulq 0x110(%rsp), %r9
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	QUAD $0x000108248caf0f4c; BYTE $0x00 // imulq 0x108(%rsp), %r9
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	QUAD $0x000100248caf0f4c; BYTE $0x00 // imulq 0x100(%rsp), %r9
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0x244c894c; BYTE $0x50 // movq %r9, 0x50(%rsp)
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	QUAD $0x0000f8248caf0f4c; BYTE $0x00 // imulq 0xf8(%rsp), %r9
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	QUAD $0x0000f0248caf0f4c; BYTE $0x00 // imulq 0xf0(%rsp), %r9
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	QUAD $0x0000e8248caf0f4c; BYTE $0x00 // imulq 0xe8(%rsp), %r9
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	QUAD $0x000000a8248c894c // movq %r9, 0xa8(%rsp)
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	QUAD $0x0000d8248caf0f4c; BYTE $0x00 // imulq 0xd8(%rsp), %r9
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	QUAD $0x000000a0248c894c // movq %r9, 0xa0(%rsp)
+	QUAD $0x0000e0249caf0f4c; BYTE $0x00 // imulq 0xe0(%rsp), %r11
+	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
+	LONG $0x3e148d4e // leaq (%rsi,%r15), %r10
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0xaf348d4b // leaq (%r15,%r13,4), %rsi
+	LONG $0xa80c8d4f // leaq (%r8,%r13,4), %r9
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	QUAD $0x00000000ad0c8d4e // leaq (,%r13,4), %r9
+	WORD $0x014d; BYTE $0xe9 // addq %r13, %r9
+	LONG $0x392c8d4f // leaq (%r9,%r15), %r13
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
+	LONG $0x522c8d48 // leaq (%rdx,%rdx,2), %rbp
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	WORD $0x0149; BYTE $0xef // addq %rbp, %r15
+	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
+	QUAD $0x00000000bd048d4c // leaq (,%rdi,4), %r8
+	WORD $0x16eb // jmp 0x2ca1 <k_attend_values+0x18c1>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
+	LONG $0x2474394c; BYTE $0x40 // cmpq %r14, 0x40(%rsp)
+	LONG $0x011f840f; WORD $0x0000 // je 0x2dc0 <k_attend_values+0x19e0>
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	WORD $0x0b73 // jae 0x2cb2 <k_attend_values+0x18d2>
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x4050180f // prefetcht1 0x40(%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	QUAD $0x0000009024bc3b48 // cmpq 0x90(%rsp), %rdi
+	WORD $0x1475 // jne 0x2cd0 <k_attend_values+0x18f0>
+	LONG $0x487c7162; WORD $0x0310 // vmovups (%rbx), %zmm8
+	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
+	WORD $0x147d // jge 0x2cdb <k_attend_values+0x18fb>
+	WORD $0x28eb // jmp 0x2cf1 <k_attend_values+0x1911>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97c7162; WORD $0x0310 // vmovups (%rbx), %zmm8 {%k1} {z}
+	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
+	WORD $0x167c // jl 0x2cf1 <k_attend_values+0x1911>
+	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
+	WORD $0x0f7d // jge 0x2cf1 <k_attend_values+0x1911>
+	QUAD $0x000000a0248c8b4c // movq 0xa0(%rsp), %r9
+	LONG $0x583d9262; WORD $0x04b8; BYTE $0xb1 // vfmadd231ps (%r9,%r14,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
+	WORD $0x0e7c // jl 0x2d04 <k_attend_values+0x1924>
+	LONG $0x24743b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r14
+	WORD $0x077d // jge 0x2d04 <k_attend_values+0x1924>
+	LONG $0x583d9262; WORD $0x0cb8; BYTE $0xb3 // vfmadd231ps (%r11,%r14,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
+	WORD $0x167c // jl 0x2d1f <k_attend_values+0x193f>
+	LONG $0x24743b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r14
+	WORD $0x0f7d // jge 0x2d1f <k_attend_values+0x193f>
+	QUAD $0x000000a8248c8b4c // movq 0xa8(%rsp), %r9
+	LONG $0x583d9262; WORD $0x14b8; BYTE $0xb1 // vfmadd231ps (%r9,%r14,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
+	WORD $0x137c // jl 0x2d37 <k_attend_values+0x1957>
+	LONG $0x24743b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r14
+	WORD $0x0c7d // jge 0x2d37 <k_attend_values+0x1957>
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	LONG $0x583d9262; WORD $0x1cb8; BYTE $0xb1 // vfmadd231ps (%r9,%r14,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	WORD $0x137c // jl 0x2d4f <k_attend_values+0x196f>
+	LONG $0x24743b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r14
+	WORD $0x0c7d // jge 0x2d4f <k_attend_values+0x196f>
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x583d9262; WORD $0x24b8; BYTE $0xb1 // vfmadd231ps (%r9,%r14,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
+	WORD $0x137c // jl 0x2d67 <k_attend_values+0x1987>
+	LONG $0x24743b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r14
+	WORD $0x0c7d // jge 0x2d67 <k_attend_values+0x1987>
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x583d9262; WORD $0x2cb8; BYTE $0xb1 // vfmadd231ps (%r9,%r14,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
+	WORD $0x117c // jl 0x2d7d <k_attend_values+0x199d>
+	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
+	WORD $0x0c7d // jge 0x2d7d <k_attend_values+0x199d>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x583d9262; WORD $0x34b8; BYTE $0xb1 // vfmadd231ps (%r9,%r14,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
+	LONG $0xff088c0f; WORD $0xffff // jl 0x2c90 <k_attend_values+0x18b0>
+	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
+	LONG $0xfefd8d0f; WORD $0xffff // jge 0x2c90 <k_attend_values+0x18b0>
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x583db262; WORD $0x3cb8; BYTE $0xb1 // vfmadd231ps (%rcx,%r14,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0xfffee0e9; BYTE $0xff // jmp 0x2c90 <k_attend_values+0x18b0>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	WORD $0x11eb // jmp 0x2dd0 <k_attend_values+0x19f0>
+	BYTE $0x90 // nop
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	QUAD $0x0000009024bc8b4c // movq 0x90(%rsp), %r15
+	QUAD $0x00000000bd0c8d4a // leaq (,%r15,4), %rcx
+	LONG $0x004d0348 // addq (%rbp), %rcx
+	LONG $0x18758b48 // movq 0x18(%rbp), %rsi
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	QUAD $0x0000011824ac8b4c // movq 0x118(%rsp), %r13
+	LONG $0xd5af0f49 // imulq %r13, %rdx
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	LONG $0x02c88349 // orq $0x2, %r8
+	LONG $0xc6af0f4c // imulq %rsi, %r8
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0x03cb8348 // orq $0x3, %rbx
+	LONG $0xdeaf0f48 // imulq %rsi, %rbx
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x04ce8349 // orq $0x4, %r14
+	LONG $0xf6af0f4c // imulq %rsi, %r14
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x05cf8349 // orq $0x5, %r15
+	LONG $0xfeaf0f4c // imulq %rsi, %r15
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x06cc8349 // orq $0x6, %r12
+	LONG $0xe6af0f4c // imulq %rsi, %r12
+	LONG $0x07cd8349 // orq $0x7, %r13
+	LONG $0xeeaf0f4c // imulq %rsi, %r13
+	LONG $0x911c8d4c // leaq (%rcx,%rdx,4), %r11
+	LONG $0xb9148d4c // leaq (%rcx,%rdi,4), %r10
+	LONG $0x810c8d4e // leaq (%rcx,%r8,4), %r9
+	LONG $0x99048d4c // leaq (%rcx,%rbx,4), %r8
+	LONG $0xb13c8d4a // leaq (%rcx,%r14,4), %rdi
+	LONG $0xb9348d4a // leaq (%rcx,%r15,4), %rsi
+	LONG $0xa1148d4a // leaq (%rcx,%r12,4), %rdx
+	LONG $0xa90c8d4a // leaq (%rcx,%r13,4), %rcx
+	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
+	LONG $0x245c3948; BYTE $0x18 // cmpq %rbx, 0x18(%rsp)
+	LONG $0xe644840f; WORD $0xffff // je 0x14b0 <k_attend_values+0xd0>
+	LONG $0x497cd162; WORD $0x0311 // vmovups %zmm0, (%r11) {%k1}
+	LONG $0x497cd162; WORD $0x0a11 // vmovups %zmm1, (%r10) {%k1}
+	LONG $0x497cd162; WORD $0x1111 // vmovups %zmm2, (%r9) {%k1}
+	LONG $0x497cd162; WORD $0x1811 // vmovups %zmm3, (%r8) {%k1}
+	LONG $0x497cf162; WORD $0x2711 // vmovups %zmm4, (%rdi) {%k1}
+	LONG $0x497cf162; WORD $0x2e11 // vmovups %zmm5, (%rsi) {%k1}
+	LONG $0x497cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k1}
+	LONG $0x497cf162; WORD $0x3911 // vmovups %zmm7, (%rcx) {%k1}
+	LONG $0xffe63fe9; BYTE $0xff // jmp 0x14e0 <k_attend_values+0x100>
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
+	LONG $0x30658b4c // movq 0x30(%rbp), %r12
+	LONG $0x20fc8349 // cmpq $0x20, %r12
+	QUAD $0x000000d0249c894c // movq %r11, 0xd0(%rsp)
+	LONG $0x02b08d0f; WORD $0x0000 // jge 0x316f <k_attend_values+0x1d8f>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	LONG $0x10ce8349 // orq $0x10, %r14
+	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x08828e0f; WORD $0x0000 // jle 0x3757 <k_attend_values+0x2377>
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	WORD $0x294d; BYTE $0xd5 // subq %r10, %r13
+	LONG $0x0d508e0f; WORD $0x0000 // jle 0x3c34 <k_attend_values+0x2854>
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	LONG $0x58458b48 // movq 0x58(%rbp), %rax
+	LONG $0x20758b48 // movq 0x20(%rbp), %rsi
+	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	LONG $0x50558b48 // movq 0x50(%rbp), %rdx
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
+	LONG $0xf9af0f4c // imulq %rcx, %r15
+	LONG $0x40758b4c // movq 0x40(%rbp), %r14
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	LONG $0x487d034c // addq 0x48(%rbp), %r15
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x523c8d48 // leaq (%rdx,%rdx,2), %rdi
+	LONG $0x3f148d49 // leaq (%r15,%rdi), %rdx
+	LONG $0x38458b4c // movq 0x38(%rbp), %r8
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	LONG $0xc24c0f4c // cmovlq %rdx, %r8
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xc1480f4c // cmovsq %rcx, %r8
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	LONG $0xdf4c0f4c // cmovlq %rdi, %r11
+	LONG $0x60558b48 // movq 0x60(%rbp), %rdx
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xd9480f4c // cmovsq %rcx, %r11
+	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0xd74c0f49 // cmovlq %r15, %rdx
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0xfe4c0f49 // cmovlq %r14, %rdi
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xf9480f48 // cmovsq %rcx, %rdi
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0xd4af0f4d // imulq %r12, %r10
+	LONG $0x02e2c149 // shlq $0x2, %r10
+	LONG $0x1055034c // addq 0x10(%rbp), %r10
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xd1480f48 // cmovsq %rcx, %rdx
+	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	LONG $0x8a1c8d4b // leaq (%r10,%r9,4), %rbx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	LONG $0x246c894c; BYTE $0x18 // movq %r13, 0x18(%rsp)
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
+	LONG $0x0c7f8d0f; WORD $0x0000 // jge 0x3c57 <k_attend_values+0x2877>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
+	LONG $0x2e248d4d // leaq (%r14,%rbp), %r12
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0x3d748d4a; BYTE $0x00 // leaq (%rbp,%r15), %rsi
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x6e3c8d4d // leaq (%r14,%rbp,2), %r15
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	LONG $0x6a348d4d // leaq (%r10,%rbp,2), %r14
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
+	QUAD $0x0000000c8d2c8d48 // leaq 0xc(,%rcx,4), %rbp
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0xe9af0f48 // imulq %rcx, %rbp
+	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	LONG $0x246c8948; BYTE $0x20 // movq %rbp, 0x20(%rsp)
+	QUAD $0x000000d024ac8b48 // movq 0xd0(%rsp), %rbp
+	QUAD $0x00000008ad2c8d48 // leaq 0x8(,%rbp,4), %rbp
+	LONG $0xe9af0f48 // imulq %rcx, %rbp
+	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	LONG $0x246c8948; BYTE $0x68 // movq %rbp, 0x68(%rsp)
+	QUAD $0x000000d024ac8b48 // movq 0xd0(%rsp), %rbp
+	QUAD $0x00000004ad2c8d48 // leaq 0x4(,%rbp,4), %rbp
+	LONG $0xe9af0f48 // imulq %rcx, %rbp
+	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	LONG $0x246c8948; BYTE $0x60 // movq %rbp, 0x60(%rsp)
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x23eb // jmp 0x30a7 <k_attend_values+0x1cc7>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	LONG $0x0d0f840f; WORD $0x0000 // je 0x3db6 <k_attend_values+0x29d6>
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	WORD $0x0b73 // jae 0x30b8 <k_attend_values+0x1cd8>
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x4050180f // prefetcht1 0x40(%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
+	WORD $0x1375 // jne 0x30d0 <k_attend_values+0x1cf0>
+	LONG $0x487cf162; WORD $0x2310 // vmovups (%rbx), %zmm4
+	WORD $0x11eb // jmp 0x30d6 <k_attend_values+0x1cf6>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x2310 // vmovups (%rbx), %zmm4 {%k1} {z}
+	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x394c; BYTE $0xef // cmpq %r13, %rdi
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x0c75 // jne 0x30f9 <k_attend_values+0x1d19>
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x585dd262; WORD $0x1cb8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	WORD $0x394c; BYTE $0xe7 // cmpq %r12, %rdi
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x0c75 // jne 0x311c <k_attend_values+0x1d3c>
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
+	LONG $0x585dd262; WORD $0x14b8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x0c75 // jne 0x313f <k_attend_values+0x1d5f>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x585dd262; WORD $0x0cb8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x247c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdi
+	LONG $0xc29d0f41 // setge %r10b
+	LONG $0x247c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rdi
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	LONG $0xff32850f; WORD $0xffff // jne 0x3090 <k_attend_values+0x1cb0>
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x585dd262; WORD $0x04b8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0xffff21e9; BYTE $0xff // jmp 0x3090 <k_attend_values+0x1cb0>
+	LONG $0x20758b48 // movq 0x20(%rbp), %rsi
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x50458b48 // movq 0x50(%rbp), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0xcbaf0f49 // imulq %r11, %rcx
+	LONG $0x407d8b48 // movq 0x40(%rbp), %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x484d0348 // addq 0x48(%rbp), %rcx
+	LONG $0xd3af0f49 // imulq %r11, %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x40048d4c // leaq (%rax,%rax,2), %r8
+	LONG $0x010c8d4e // leaq (%rcx,%r8), %r9
+	LONG $0x38558b4c // movq 0x38(%rbp), %r10
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	LONG $0xd14c0f4d // cmovlq %r9, %r10
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xd3480f4c // cmovsq %rbx, %r10
+	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0xf84c0f4d // cmovlq %r8, %r15
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xfb480f4c // cmovsq %rbx, %r15
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	LONG $0xe94c0f4c // cmovlq %rcx, %r13
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xeb480f4c // cmovsq %rbx, %r13
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	LONG $0x2454894c; BYTE $0x10 // movq %r10, 0x10(%rsp)
+	LONG $0xd74c0f4c // cmovlq %rdi, %r10
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0xd3480f4c // cmovsq %rbx, %r10
+	QUAD $0x0000000c9d148d4a // leaq 0xc(,%r11,4), %rdx
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	QUAD $0x000000089d1c8d4e // leaq 0x8(,%r11,4), %r11
+	LONG $0xdeaf0f4c // imulq %rsi, %r11
+	QUAD $0x00000004b51c8d4a // leaq 0x4(,%r14,4), %rbx
+	LONG $0xdeaf0f48 // imulq %rsi, %rbx
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x01c88348 // orq $0x1, %rax
+	LONG $0x18758b48 // movq 0x18(%rbp), %rsi
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x02c88348 // orq $0x2, %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x03c88348 // orq $0x3, %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	LONG $0xf6af0f49 // imulq %r14, %rsi
+	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
+	WORD $0x394d; BYTE $0xfa // cmpq %r15, %r10
+	LONG $0x243c894c // movq %r15, (%rsp)
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0xf24f0f49 // cmovgq %r10, %rsi
+	QUAD $0x00000000b5348d4c // leaq (,%rsi,4), %r14
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0xbe048d4b // leaq (%r14,%r15,4), %rax
+	LONG $0x08758b4c // movq 0x8(%rbp), %r14
+	LONG $0xbe3c8d4f // leaq (%r14,%r15,4), %r15
+	LONG $0x247c894c; BYTE $0x28 // movq %r15, 0x28(%rsp)
+	LONG $0x246c894c; BYTE $0x70 // movq %r13, 0x70(%rsp)
+	WORD $0x2949; BYTE $0xf5 // subq %rsi, %r13
+	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
+	LONG $0x163c8d4d // leaq (%r14,%rdx), %r15
+	LONG $0x247c894c; BYTE $0x20 // movq %r15, 0x20(%rsp)
+	LONG $0xb2148d48 // leaq (%rdx,%rsi,4), %rdx
+	LONG $0x1e3c8d4f // leaq (%r14,%r11), %r15
+	LONG $0x247c894c; BYTE $0x60 // movq %r15, 0x60(%rsp)
+	LONG $0xb31c8d4d // leaq (%r11,%rsi,4), %r11
+	LONG $0xb3348d48 // leaq (%rbx,%rsi,4), %rsi
+	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
+	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
+	WORD $0x014c; BYTE $0xf0 // addq %r14, %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x381c8d4c // leaq (%rax,%rdi), %r11
+	LONG $0x08348d48 // leaq (%rax,%rcx), %rsi
+	LONG $0x47148d48 // leaq (%rdi,%rax,2), %rdx
+	LONG $0x411c8d48 // leaq (%rcx,%rax,2), %rbx
+	LONG $0x00458b48 // movq (%rbp), %rax
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	LONG $0x107d8b4c // movq 0x10(%rbp), %r15
+	LONG $0x586d8b4c // movq 0x58(%rbp), %r13
+	LONG $0x60758b4c // movq 0x60(%rbp), %r14
+	QUAD $0x000000a82494894c // movq %r10, 0xa8(%rsp)
+	QUAD $0x0000000095048d4a // leaq (,%r10,4), %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
+	QUAD $0x0000009024bc894c // movq %r15, 0x90(%rsp)
+	LONG $0x247c894c; BYTE $0x48 // movq %r15, 0x48(%rsp)
+	LONG $0x0000abe9; BYTE $0x00 // jmp 0x33ee <k_attend_values+0x200e>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	QUAD $0x000000b824948b4c // movq 0xb8(%rsp), %r10
+	LONG $0x82048d49 // leaq (%r10,%rax,4), %rax
+	QUAD $0x0000009824948b4c // movq 0x98(%rsp), %r10
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%r10,4)
+	QUAD $0x01904c11487cb162 // vmovups %zmm1, 0x40(%rax,%r10,4)
+	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x90 // vmovups %zmm2, (%rax,%r10,4)
+	QUAD $0x01905c11487cb162 // vmovups %zmm3, 0x40(%rax,%r10,4)
+	QUAD $0x000000c824948b4c // movq 0xc8(%rsp), %r10
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x90 // vmovups %zmm4, (%rax,%r10,4)
+	QUAD $0x01906c11487cb162 // vmovups %zmm5, 0x40(%rax,%r10,4)
+	QUAD $0x000000c024948b4c // movq 0xc0(%rsp), %r10
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x90 // vmovups %zmm6, (%rax,%r10,4)
+	QUAD $0x01907c11487cb162 // vmovups %zmm7, 0x40(%rax,%r10,4)
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	LONG $0x586d894c // movq %r13, 0x58(%rbp)
+	LONG $0x6075894c // movq %r14, 0x60(%rbp)
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x20428d49 // leaq 0x20(%r10), %rax
+	LONG $0x30658b4c // movq 0x30(%rbp), %r12
+	LONG $0x246c8348; WORD $0x8048 // subq $-0x80, 0x48(%rsp)
+	LONG $0x2454894c; BYTE $0x30 // movq %r10, 0x30(%rsp)
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	LONG $0xfad48f0f; WORD $0xffff // jg 0x2ec2 <k_attend_values+0x1ae2>
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
+	LONG $0x24143b4c // cmpq (%rsp), %r10
+	LONG $0x014b8d0f; WORD $0x0000 // jge 0x3550 <k_attend_values+0x2170>
+	QUAD $0x000000b024ac8b48 // movq 0xb0(%rsp), %rbp
+	LONG $0xecaf0f49 // imulq %r12, %rbp
+	LONG $0x246c0348; BYTE $0x48 // addq 0x48(%rsp), %rbp
+	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
+	QUAD $0x00000000a5048d4a // leaq (,%r12,4), %rax
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	QUAD $0x000000009d0c8d48 // leaq (,%rbx,4), %rcx
-	LONG $0x004d0348 // addq (%rbp), %rcx
-	LONG $0x18558b48 // movq 0x18(%rbp), %rdx
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
-	LONG $0xc6af0f4d // imulq %r14, %r8
-	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
-	LONG $0x01ca8349 // orq $0x1, %r10
-	LONG $0xd2af0f4c // imulq %rdx, %r10
-	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
-	LONG $0x02cb8349 // orq $0x2, %r11
-	LONG $0xdaaf0f4c // imulq %rdx, %r11
-	LONG $0x03ce8349 // orq $0x3, %r14
-	LONG $0xf2af0f4c // imulq %rdx, %r14
-	LONG $0x810c8d4e // leaq (%rcx,%r8,4), %r9
-	LONG $0x91048d4e // leaq (%rcx,%r10,4), %r8
-	LONG $0x99148d4a // leaq (%rcx,%r11,4), %rdx
-	LONG $0xb10c8d4a // leaq (%rcx,%r14,4), %rcx
-	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	WORD $0x1a75 // jne 0x2153 <k_attend_values+0xd73>
-	LONG $0x487cd162; WORD $0x1911 // vmovups %zmm3, (%r9)
-	LONG $0x487cd162; WORD $0x1011 // vmovups %zmm2, (%r8)
-	LONG $0x487cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx)
-	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
-	WORD $0x18eb // jmp 0x216b <k_attend_values+0xd8b>
-	LONG $0x497cd162; WORD $0x1911 // vmovups %zmm3, (%r9) {%k1}
-	LONG $0x497cd162; WORD $0x1011 // vmovups %zmm2, (%r8) {%k1}
-	LONG $0x497cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx) {%k1}
-	LONG $0x497cf162; WORD $0x0111 // vmovups %zmm0, (%rcx) {%k1}
-	LONG $0x407d8948 // movq %rdi, 0x40(%rbp)
-	LONG $0x48458948 // movq %rax, 0x48(%rbp)
-	LONG $0x02478d49 // leaq 0x2(%r15), %rax
-	LONG $0x28453b48 // cmpq 0x28(%rbp), %rax
-	LONG $0x043a8f0f; WORD $0x0000 // jg 0x25bb <k_attend_values+0x11db>
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x30458b4c // movq 0x30(%rbp), %r8
-	LONG $0x40f88349 // cmpq $0x40, %r8
-	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
-	LONG $0x00d78d0f; WORD $0x0000 // jge 0x2270 <k_attend_values+0xe90>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0x10c88348 // orq $0x10, %rax
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x18eb // jmp 0x3460 <k_attend_values+0x2080>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	LONG $0x2424394c // cmpq %r12, (%rsp)
+	LONG $0x0140840f; WORD $0x0000 // je 0x35a0 <k_attend_values+0x21c0>
+	WORD $0x394d; BYTE $0xf5 // cmpq %r14, %r13
+	WORD $0x0e73 // jae 0x3473 <k_attend_values+0x2093>
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
+	LONG $0x80ed8349 // subq $-0x80, %r13
+	LONG $0x487c7162; WORD $0x4d10; BYTE $0x00 // vmovups (%rbp), %zmm9
+	LONG $0x487c7162; WORD $0x4510; BYTE $0x01 // vmovups 0x40(%rbp), %zmm8
+	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x1875 // jne 0x34b0 <k_attend_values+0x20d0>
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa2 // vbroadcastss (%r10,%r12,4), %zmm10
+	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	LONG $0x483dd262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm10) + zmm1
+	WORD $0x394d; BYTE $0xdc // cmpq %r11, %r12
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x1875 // jne 0x34df <k_attend_values+0x20ff>
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa2 // vbroadcastss (%r10,%r12,4), %zmm10
+	LONG $0x482dd262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm9) + zmm2
+	LONG $0x483dd262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm10) + zmm3
+	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x1875 // jne 0x350e <k_attend_values+0x212e>
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa2 // vbroadcastss (%r10,%r12,4), %zmm10
+	LONG $0x482dd262; WORD $0xe1b8 // vfmadd231ps %zmm9, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm9) + zmm4
+	LONG $0x483dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm10) + zmm5
+	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x394d; BYTE $0xcc // cmpq %r9, %r12
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	LONG $0xff27850f; WORD $0xffff // jne 0x3450 <k_attend_values+0x2070>
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa2 // vbroadcastss (%r10,%r12,4), %zmm10
+	LONG $0x482dd262; WORD $0xf1b8 // vfmadd231ps %zmm9, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm9) + zmm6
+	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0xffff0ae9; BYTE $0xff // jmp 0x3450 <k_attend_values+0x2070>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	QUAD $0x0000009024bc8b4c // movq 0x90(%rsp), %r15
+	LONG $0x87048d49 // leaq (%r15,%rax,4), %rax
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	LONG $0xb82c8d4a // leaq (%rax,%r15,4), %rbp
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x24443b48; BYTE $0x70 // cmpq 0x70(%rsp), %rax
+	WORD $0x1e7c // jl 0x35b4 <k_attend_values+0x21d4>
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0x3678 <k_attend_values+0x2298>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x24443b48; BYTE $0x70 // cmpq 0x70(%rsp), %rax
+	LONG $0x00c48d0f; WORD $0x0000 // jge 0x3678 <k_attend_values+0x2298>
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	QUAD $0x00000000a5048d4a // leaq (,%r12,4), %rax
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x000084e9; BYTE $0x00 // jmp 0x364b <k_attend_values+0x226b>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487c7162; WORD $0x4510; BYTE $0x00 // vmovups (%rbp), %zmm8
+	LONG $0x487c7162; WORD $0x4d10; BYTE $0x01 // vmovups 0x40(%rbp), %zmm9
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa7 // vbroadcastss (%r15,%r12,4), %zmm10
+	LONG $0x482dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm8) + zmm0
+	LONG $0x4835d262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm9, %zmm1 # zmm1 = (zmm9 * zmm10) + zmm1
+	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa7 // vbroadcastss (%r15,%r12,4), %zmm10
+	LONG $0x482dd262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm8) + zmm2
+	LONG $0x4835d262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm10) + zmm3
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa7 // vbroadcastss (%r15,%r12,4), %zmm10
+	LONG $0x482dd262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm8) + zmm4
+	LONG $0x4835d262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm9, %zmm5 # zmm5 = (zmm9 * zmm10) + zmm5
+	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa7 // vbroadcastss (%r15,%r12,4), %zmm10
+	LONG $0x482dd262; WORD $0xf0b8 // vfmadd231ps %zmm8, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm8) + zmm6
+	LONG $0x482dd262; WORD $0xf9b8 // vfmadd231ps %zmm9, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm9) + zmm7
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	LONG $0x2464394c; BYTE $0x40 // cmpq %r12, 0x40(%rsp)
+	WORD $0x2574 // je 0x3670 <k_attend_values+0x2290>
+	WORD $0x394d; BYTE $0xf5 // cmpq %r14, %r13
+	WORD $0x8073 // jae 0x35d0 <k_attend_values+0x21f0>
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
+	LONG $0x80ed8349 // subq $-0x80, %r13
+	LONG $0xffff6de9; BYTE $0xff // jmp 0x35d0 <k_attend_values+0x21f0>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
+	LONG $0xfccd8d0f; WORD $0xffff // jge 0x3350 <k_attend_values+0x1f70>
+	LONG $0x40c58348 // addq $0x40, %rbp
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	WORD $0x14eb // jmp 0x36a1 <k_attend_values+0x22c1>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x014c; BYTE $0xe5 // addq %r12, %rbp
+	LONG $0x24443948; BYTE $0x10 // cmpq %rax, 0x10(%rsp)
+	LONG $0xfcaf840f; WORD $0xffff // je 0x3350 <k_attend_values+0x1f70>
+	WORD $0x394d; BYTE $0xf5 // cmpq %r14, %r13
+	WORD $0x0e73 // jae 0x36b4 <k_attend_values+0x22d4>
+	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
+	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
+	LONG $0x80ed8349 // subq $-0x80, %r13
+	LONG $0x487c7162; WORD $0x4d10; BYTE $0xff // vmovups -0x40(%rbp), %zmm9
+	LONG $0x487c7162; WORD $0x4510; BYTE $0x00 // vmovups (%rbp), %zmm8
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	WORD $0x1d7c // jl 0x36e4 <k_attend_values+0x2304>
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0x187d // jge 0x36e4 <k_attend_values+0x2304>
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0x487d5262; WORD $0x1418; BYTE $0x82 // vbroadcastss (%r10,%rax,4), %zmm10
+	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	LONG $0x483dd262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm10) + zmm1
+	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
+	WORD $0x1d7c // jl 0x3706 <k_attend_values+0x2326>
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0x187d // jge 0x3706 <k_attend_values+0x2326>
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0x487d5262; WORD $0x1418; BYTE $0x82 // vbroadcastss (%r10,%rax,4), %zmm10
+	LONG $0x482dd262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm9) + zmm2
+	LONG $0x483dd262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm10) + zmm3
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0x1d7c // jl 0x3728 <k_attend_values+0x2348>
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	WORD $0x187d // jge 0x3728 <k_attend_values+0x2348>
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
+	LONG $0x487d5262; WORD $0x1418; BYTE $0x82 // vbroadcastss (%r10,%rax,4), %zmm10
+	LONG $0x482dd262; WORD $0xe1b8 // vfmadd231ps %zmm9, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm9) + zmm4
+	LONG $0x483dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm10) + zmm5
 	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	LONG $0x02658e0f; WORD $0x0000 // jle 0x2410 <k_attend_values+0x1030>
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0x03fb8e0f; WORD $0x0000 // jle 0x25b2 <k_attend_values+0x11d2>
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x40558b48 // movq 0x40(%rbp), %rdx
-	LONG $0x48458b48 // movq 0x48(%rbp), %rax
-	LONG $0x387d8b48 // movq 0x38(%rbp), %rdi
+	LONG $0xff5f8c0f; WORD $0xffff // jl 0x3690 <k_attend_values+0x22b0>
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	LONG $0xff568d0f; WORD $0xffff // jge 0x3690 <k_attend_values+0x22b0>
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x487d5262; WORD $0x1418; BYTE $0x82 // vbroadcastss (%r10,%rax,4), %zmm10
+	LONG $0x482dd262; WORD $0xf1b8 // vfmadd231ps %zmm9, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm9) + zmm6
+	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0xffff39e9; BYTE $0xff // jmp 0x3690 <k_attend_values+0x22b0>
+	LONG $0x206d8b4c // movq 0x20(%rbp), %r13
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0x50558b48 // movq 0x50(%rbp), %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
+	QUAD $0x000000d024a48b4c // movq 0xd0(%rsp), %r12
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	LONG $0x404d8b48 // movq 0x40(%rbp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x48450348 // addq 0x48(%rbp), %rax
+	LONG $0xf4af0f49 // imulq %r12, %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
+	LONG $0x10348d48 // leaq (%rax,%rdx), %rsi
+	LONG $0x38558b4c // movq 0x38(%rbp), %r10
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	LONG $0xd64c0f4c // cmovlq %rsi, %r10
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xd1480f4d // cmovsq %r9, %r10
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0xc24c0f4c // cmovlq %rdx, %r8
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xc1480f4d // cmovsq %r9, %r8
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	LONG $0xf84c0f48 // cmovlq %rax, %rdi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xf9480f49 // cmovsq %r9, %rdi
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	LONG $0x2454894c; BYTE $0x10 // movq %r10, 0x10(%rsp)
+	LONG $0xd14c0f4c // cmovlq %rcx, %r10
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xd1480f4d // cmovsq %r9, %r10
+	LONG $0x185d8b4c // movq 0x18(%rbp), %r11
+	QUAD $0x0000000ca50c8d4e // leaq 0xc(,%r12,4), %r9
+	LONG $0xcdaf0f4d // imulq %r13, %r9
+	QUAD $0x00000008a51c8d4a // leaq 0x8(,%r12,4), %rbx
+	LONG $0xddaf0f49 // imulq %r13, %rbx
+	QUAD $0x00000004a53c8d4e // leaq 0x4(,%r12,4), %r15
+	LONG $0xfdaf0f4d // imulq %r13, %r15
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0x01cd8349 // orq $0x1, %r13
+	LONG $0xebaf0f4d // imulq %r11, %r13
+	QUAD $0x000000a024ac894c // movq %r13, 0xa0(%rsp)
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0x02cd8349 // orq $0x2, %r13
+	LONG $0xebaf0f4d // imulq %r11, %r13
+	QUAD $0x000000c824ac894c // movq %r13, 0xc8(%rsp)
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0x03cd8349 // orq $0x3, %r13
+	LONG $0xebaf0f4d // imulq %r11, %r13
+	QUAD $0x000000c024ac894c // movq %r13, 0xc0(%rsp)
+	LONG $0xdcaf0f4d // imulq %r12, %r11
+	QUAD $0x00000098249c894c // movq %r11, 0x98(%rsp)
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	LONG $0x2404894c // movq %r8, (%rsp)
+	LONG $0xc24f0f4d // cmovgq %r10, %r8
+	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0xab1c8d4f // leaq (%r11,%r13,4), %r11
+	LONG $0x08658b4c // movq 0x8(%rbp), %r12
+	LONG $0xac2c8d4f // leaq (%r12,%r13,4), %r13
+	LONG $0x246c894c; BYTE $0x28 // movq %r13, 0x28(%rsp)
+	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
+	WORD $0x294c; BYTE $0xc7 // subq %r8, %rdi
+	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	LONG $0x0c3c8d4b // leaq (%r12,%r9), %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x813c8d4b // leaq (%r9,%r8,4), %rdi
+	LONG $0x1c0c8d4d // leaq (%r12,%rbx), %r9
+	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
+	LONG $0x830c8d4e // leaq (%rbx,%r8,4), %r9
+	LONG $0x87048d4f // leaq (%r15,%r8,4), %r8
+	LONG $0x3c1c8d4b // leaq (%r12,%r15), %rbx
+	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
+	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	LONG $0x245c894c; BYTE $0x08 // movq %r11, 0x8(%rsp)
+	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
+	LONG $0x2444894c; BYTE $0x78 // movq %r8, 0x78(%rsp)
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x0b048d4d // leaq (%r11,%rcx), %r8
+	LONG $0x030c8d4d // leaq (%r11,%rax), %r9
+	LONG $0x592c8d4e // leaq (%rcx,%r11,2), %r13
+	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
+	LONG $0x582c8d4a // leaq (%rax,%r11,2), %rbp
+	WORD $0x8b4c; BYTE $0x1f // movq (%rdi), %r11
+	QUAD $0x000000b8249c894c // movq %r11, 0xb8(%rsp)
+	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
+	LONG $0x585f8b48 // movq 0x58(%rdi), %rbx
+	LONG $0x607f8b4c // movq 0x60(%rdi), %r15
+	QUAD $0x00000090249c894c // movq %r11, 0x90(%rsp)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0xbb3c8d49 // leaq (%r11,%rdi,4), %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	QUAD $0x000000a82494894c // movq %r10, 0xa8(%rsp)
+	QUAD $0x00000000953c8d4a // leaq (,%r10,4), %rdi
+	QUAD $0x000000b024bc8948 // movq %rdi, 0xb0(%rsp)
+	LONG $0x000084e9; BYTE $0x00 // jmp 0x39be <k_attend_values+0x25de>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	QUAD $0x000000b824948b4c // movq 0xb8(%rsp), %r10
+	LONG $0xba3c8d49 // leaq (%r10,%rdi,4), %rdi
+	QUAD $0x0000009824948b4c // movq 0x98(%rsp), %r10
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x97 // vmovups %zmm3, (%rdi,%r10,4)
+	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x97 // vmovups %zmm2, (%rdi,%r10,4)
+	QUAD $0x000000c824948b4c // movq 0xc8(%rsp), %r10
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x97 // vmovups %zmm1, (%rdi,%r10,4)
+	QUAD $0x000000c024948b4c // movq 0xc0(%rsp), %r10
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x97 // vmovups %zmm0, (%rdi,%r10,4)
+	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
+	LONG $0x585f8948 // movq %rbx, 0x58(%rdi)
+	LONG $0x607f894c // movq %r15, 0x60(%rdi)
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
+	LONG $0x10728d4d // leaq 0x10(%r10), %r14
+	LONG $0x30678b4c // movq 0x30(%rdi), %r12
+	LONG $0x24448348; WORD $0x4048 // addq $0x40, 0x48(%rsp)
+	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
+	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
+	LONG $0xf51a8f0f; WORD $0xffff // jg 0x2ed8 <k_attend_values+0x1af8>
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	QUAD $0x000000a8249c8b4c // movq 0xa8(%rsp), %r11
+	LONG $0x241c3b4c // cmpq (%rsp), %r11
+	LONG $0x00fb8d0f; WORD $0x0000 // jge 0x3ad0 <k_attend_values+0x26f0>
+	QUAD $0x000000b024b48b4c // movq 0xb0(%rsp), %r14
+	LONG $0xf4af0f4d // imulq %r12, %r14
+	LONG $0x2474034c; BYTE $0x48 // addq 0x48(%rsp), %r14
+	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
+	QUAD $0x00000000a5148d4e // leaq (,%r12,4), %r10
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	WORD $0x18eb // jmp 0x3a20 <k_attend_values+0x2640>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
+	LONG $0x2424394c // cmpq %r12, (%rsp)
+	LONG $0x00f0840f; WORD $0x0000 // je 0x3b10 <k_attend_values+0x2730>
+	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
+	WORD $0x0b73 // jae 0x3a30 <k_attend_values+0x2650>
+	WORD $0x180f; BYTE $0x13 // prefetcht1 (%rbx)
+	LONG $0x4053180f // prefetcht1 0x40(%rbx)
+	LONG $0x80eb8348 // subq $-0x80, %rbx
+	LONG $0x487cd162; WORD $0x2610 // vmovups (%r14), %zmm4
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xc39d0f41 // setge %r11b
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	LONG $0xc79c0f40 // setl %dil
+	WORD $0x2044; BYTE $0xdf // andb %r11b, %dil
+	LONG $0x01ff8040 // cmpb $0x1, %dil
+	WORD $0x0c75 // jne 0x3a59 <k_attend_values+0x2679>
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x585db262; WORD $0x1cb8; BYTE $0xa7 // vfmadd231ps (%rdi,%r12,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
+	LONG $0xc79d0f40 // setge %dil
+	WORD $0x394d; BYTE $0xcc // cmpq %r9, %r12
+	LONG $0xc39c0f41 // setl %r11b
+	WORD $0x2041; BYTE $0xfb // andb %dil, %r11b
+	LONG $0x01fb8041 // cmpb $0x1, %r11b
+	WORD $0x0c75 // jne 0x3a7c <k_attend_values+0x269c>
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0x585db262; WORD $0x14b8; BYTE $0xa7 // vfmadd231ps (%rdi,%r12,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	LONG $0xc79d0f40 // setge %dil
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
+	LONG $0xc39c0f41 // setl %r11b
+	WORD $0x2041; BYTE $0xfb // andb %dil, %r11b
+	LONG $0x01fb8041 // cmpb $0x1, %r11b
+	WORD $0x0c75 // jne 0x3a9f <k_attend_values+0x26bf>
+	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
+	LONG $0x585db262; WORD $0x0cb8; BYTE $0xa7 // vfmadd231ps (%rdi,%r12,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
+	LONG $0xc79d0f40 // setge %dil
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	LONG $0xc39c0f41 // setl %r11b
+	WORD $0x2041; BYTE $0xfb // andb %dil, %r11b
+	LONG $0x01fb8041 // cmpb $0x1, %r11b
+	LONG $0xff56850f; WORD $0xffff // jne 0x3a10 <k_attend_values+0x2630>
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x585db262; WORD $0x04b8; BYTE $0xa7 // vfmadd231ps (%rdi,%r12,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0xffff45e9; BYTE $0xff // jmp 0x3a10 <k_attend_values+0x2630>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0xd4af0f4d // imulq %r12, %r10
+	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	LONG $0x97148d4e // leaq (%rdi,%r10,4), %r10
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0xba348d4d // leaq (%r10,%rdi,4), %r14
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x24543b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r10
+	WORD $0x1a7c // jl 0x3b20 <k_attend_values+0x2740>
+	LONG $0x00008de9; BYTE $0x00 // jmp 0x3b98 <k_attend_values+0x27b8>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x24543b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r10
+	WORD $0x787d // jge 0x3b98 <k_attend_values+0x27b8>
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	QUAD $0x00000000a5148d4e // leaq (,%r12,4), %r10
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x43eb // jmp 0x3b73 <k_attend_values+0x2793>
+	LONG $0x487cd162; WORD $0x2610 // vmovups (%r14), %zmm4
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x585d9262; WORD $0x1cb8; BYTE $0xa3 // vfmadd231ps (%r11,%r12,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
+	LONG $0x585d9262; WORD $0x14b8; BYTE $0xa3 // vfmadd231ps (%r11,%r12,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	LONG $0x585d9262; WORD $0x0cb8; BYTE $0xa3 // vfmadd231ps (%r11,%r12,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
+	LONG $0x585d9262; WORD $0x04b8; BYTE $0xa3 // vfmadd231ps (%r11,%r12,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
+	LONG $0x2464394c; BYTE $0x40 // cmpq %r12, 0x40(%rsp)
+	WORD $0x1d74 // je 0x3b90 <k_attend_values+0x27b0>
+	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
+	WORD $0xb873 // jae 0x3b30 <k_attend_values+0x2750>
+	WORD $0x180f; BYTE $0x13 // prefetcht1 (%rbx)
+	LONG $0x4053180f // prefetcht1 0x40(%rbx)
+	LONG $0x80eb8348 // subq $-0x80, %rbx
+	WORD $0xabeb // jmp 0x3b30 <k_attend_values+0x2750>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
+	LONG $0xfd9d8d0f; WORD $0xffff // jge 0x3940 <k_attend_values+0x2560>
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	WORD $0x18eb // jmp 0x3bc1 <k_attend_values+0x27e1>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
+	LONG $0x2454394c; BYTE $0x10 // cmpq %r10, 0x10(%rsp)
+	LONG $0xfd7f840f; WORD $0xffff // je 0x3940 <k_attend_values+0x2560>
+	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
+	WORD $0x0b73 // jae 0x3bd1 <k_attend_values+0x27f1>
+	WORD $0x180f; BYTE $0x13 // prefetcht1 (%rbx)
+	LONG $0x4053180f // prefetcht1 0x40(%rbx)
+	LONG $0x80eb8348 // subq $-0x80, %rbx
+	LONG $0x487cd162; WORD $0x2610 // vmovups (%r14), %zmm4
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	WORD $0x117c // jl 0x3bed <k_attend_values+0x280d>
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	WORD $0x0c7d // jge 0x3bed <k_attend_values+0x280d>
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x585db262; WORD $0x1cb8; BYTE $0x97 // vfmadd231ps (%rdi,%r10,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	WORD $0x117c // jl 0x3c03 <k_attend_values+0x2823>
+	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
+	WORD $0x0c7d // jge 0x3c03 <k_attend_values+0x2823>
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0x585db262; WORD $0x14b8; BYTE $0x97 // vfmadd231ps (%rdi,%r10,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	WORD $0x117c // jl 0x3c19 <k_attend_values+0x2839>
+	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
+	WORD $0x0c7d // jge 0x3c19 <k_attend_values+0x2839>
+	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
+	LONG $0x585db262; WORD $0x0cb8; BYTE $0x97 // vfmadd231ps (%rdi,%r10,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
+	WORD $0x927c // jl 0x3bb0 <k_attend_values+0x27d0>
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0x8d7d // jge 0x3bb0 <k_attend_values+0x27d0>
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x585db262; WORD $0x04b8; BYTE $0x97 // vfmadd231ps (%rdi,%r10,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0xffff7ce9; BYTE $0xff // jmp 0x3bb0 <k_attend_values+0x27d0>
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
+	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
+	LONG $0x28453b48 // cmpq 0x28(%rbp), %rax
+	LONG $0x036c8e0f; WORD $0x0000 // jle 0x3fbe <k_attend_values+0x2bde>
+	LONG $0x000d7ee9; BYTE $0x00 // jmp 0x49d5 <k_attend_values+0x35f5>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	WORD $0x2949; BYTE $0xfa // subq %rdi, %r10
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	LONG $0x01698f0f; WORD $0x0000 // jg 0x3de2 <k_attend_values+0x2a02>
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	LONG $0x02818d0f; WORD $0x0000 // jge 0x3f05 <k_attend_values+0x2b25>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x330c8d4b // leaq (%r11,%r14), %rcx
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
+	WORD $0x8948; BYTE $0xf5 // movq %rsi, %rbp
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x6e348d4f // leaq (%r14,%r13,2), %r14
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x6f3c8d4f // leaq (%r15,%r13,2), %r15
+	QUAD $0x000000d024ac8b4c // movq 0xd0(%rsp), %r13
+	QUAD $0x0000000cad148d4e // leaq 0xc(,%r13,4), %r10
+	LONG $0xd5af0f4c // imulq %rbp, %r10
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
+	QUAD $0x00000008ad148d4e // leaq 0x8(,%r13,4), %r10
+	LONG $0xd5af0f4c // imulq %rbp, %r10
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	QUAD $0x00000004ad2c8d4e // leaq 0x4(,%r13,4), %r13
+	LONG $0xedaf0f4c // imulq %rbp, %r13
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	QUAD $0x00000000a52c8d4a // leaq (,%r12,4), %rbp
+	WORD $0x20eb // jmp 0x3d21 <k_attend_values+0x2941>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0x0148; BYTE $0xeb // addq %rbp, %rbx
+	LONG $0x247c3948; BYTE $0x28 // cmpq %rdi, 0x28(%rsp)
+	LONG $0x01aa840f; WORD $0x0000 // je 0x3ecb <k_attend_values+0x2aeb>
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	WORD $0x0b73 // jae 0x3d32 <k_attend_values+0x2952>
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x4050180f // prefetcht1 0x40(%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
+	WORD $0x1975 // jne 0x3d50 <k_attend_values+0x2970>
+	LONG $0x487cf162; WORD $0x2310 // vmovups (%rbx), %zmm4
+	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
+	WORD $0x197d // jge 0x3d5b <k_attend_values+0x297b>
+	WORD $0x28eb // jmp 0x3d6c <k_attend_values+0x298c>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x2310 // vmovups (%rbx), %zmm4 {%k1} {z}
+	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
+	WORD $0x117c // jl 0x3d6c <k_attend_values+0x298c>
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	WORD $0x0c7d // jge 0x3d6c <k_attend_values+0x298c>
+	LONG $0x24648b4c; BYTE $0x40 // movq 0x40(%rsp), %r12
+	LONG $0x585dd262; WORD $0x1cb8; BYTE $0xbc // vfmadd231ps (%r12,%rdi,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	WORD $0x0d7c // jl 0x3d7e <k_attend_values+0x299e>
+	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
+	WORD $0x087d // jge 0x3d7e <k_attend_values+0x299e>
+	QUAD $0x00bd54b8585dd262 // vfmadd231ps (%r13,%rdi,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
+	WORD $0x0c7c // jl 0x3d8f <k_attend_values+0x29af>
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	WORD $0x077d // jge 0x3d8f <k_attend_values+0x29af>
+	LONG $0x585dd262; WORD $0x0cb8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x247c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdi
+	LONG $0xff768c0f; WORD $0xffff // jl 0x3d10 <k_attend_values+0x2930>
+	LONG $0x247c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rdi
+	LONG $0xff6b8d0f; WORD $0xffff // jge 0x3d10 <k_attend_values+0x2930>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x585dd262; WORD $0x04b8; BYTE $0xbc // vfmadd231ps (%r12,%rdi,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0xffff5ae9; BYTE $0xff // jmp 0x3d10 <k_attend_values+0x2930>
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	WORD $0x2949; BYTE $0xfa // subq %rdi, %r10
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	LONG $0xfe978e0f; WORD $0xffff // jle 0x3c79 <k_attend_values+0x2899>
+	LONG $0x247c894c; BYTE $0x68 // movq %r15, 0x68(%rsp)
+	LONG $0x2474894c; BYTE $0x20 // movq %r14, 0x20(%rsp)
+	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
+	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
+	WORD $0xf741; BYTE $0xd3 // notl %r11d
+	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
+	QUAD $0x000000d024bc8b4c // movq 0xd0(%rsp), %r15
+	QUAD $0x0000000cbd0c8d4a // leaq 0xc(,%r15,4), %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	QUAD $0x00000000bd348d4c // leaq (,%rdi,4), %r14
+	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	QUAD $0x00000008bd1c8d4e // leaq 0x8(,%r15,4), %r11
+	LONG $0xdeaf0f4c // imulq %rsi, %r11
+	LONG $0xbb1c8d4d // leaq (%r11,%rdi,4), %r11
+	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	LONG $0xb6348d4d // leaq (%r14,%rsi,4), %r14
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	QUAD $0x00000004bd3c8d4e // leaq 0x4(,%r15,4), %r15
+	LONG $0xfdaf0f4d // imulq %r13, %r15
+	LONG $0xbf3c8d49 // leaq (%r15,%rdi,4), %rdi
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	QUAD $0x00000000a53c8d4e // leaq (,%r12,4), %r15
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x3beb // jmp 0x3ead <k_attend_values+0x2acd>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0x2310 // vmovups (%rbx), %zmm4
+	LONG $0x585d9262; WORD $0x1cb8; BYTE $0xa6 // vfmadd231ps (%r14,%r12,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x585db262; WORD $0x14b8; BYTE $0xa7 // vfmadd231ps (%rdi,%r12,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x585d9262; WORD $0x0cb8; BYTE $0xa3 // vfmadd231ps (%r11,%r12,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x585db262; WORD $0x04b8; BYTE $0xa1 // vfmadd231ps (%rcx,%r12,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
+	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
+	WORD $0x3374 // je 0x3ee0 <k_attend_values+0x2b00>
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	WORD $0x0b73 // jae 0x3ebe <k_attend_values+0x2ade>
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x4050180f // prefetcht1 0x40(%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
+	WORD $0xbd74 // je 0x3e80 <k_attend_values+0x2aa0>
+	LONG $0xc97cf162; WORD $0x2310 // vmovups (%rbx), %zmm4 {%k1} {z}
+	WORD $0xbbeb // jmp 0x3e86 <k_attend_values+0x2aa6>
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	WORD $0x3deb // jmp 0x3f1d <k_attend_values+0x2b3d>
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	LONG $0xfd7f8c0f; WORD $0xffff // jl 0x3c84 <k_attend_values+0x28a4>
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
+	QUAD $0x00000000850c8d4a // leaq (,%r8,4), %rcx
+	LONG $0x004d0348 // addq (%rbp), %rcx
+	LONG $0x18758b48 // movq 0x18(%rbp), %rsi
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	QUAD $0x000000d0249c8b4c // movq 0xd0(%rsp), %r11
+	LONG $0xfbaf0f49 // imulq %r11, %rdi
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x01c98349 // orq $0x1, %r9
+	LONG $0xceaf0f4c // imulq %rsi, %r9
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x02ca8349 // orq $0x2, %r10
+	LONG $0xd6af0f4c // imulq %rsi, %r10
+	LONG $0x03cb8349 // orq $0x3, %r11
+	LONG $0xdeaf0f4c // imulq %rsi, %r11
+	LONG $0xb9048d4c // leaq (%rcx,%rdi,4), %r8
+	LONG $0x893c8d4a // leaq (%rcx,%r9,4), %rdi
+	LONG $0x91348d4a // leaq (%rcx,%r10,4), %rsi
+	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
+	WORD $0x394d; BYTE $0xf4 // cmpq %r14, %r12
+	WORD $0x1a75 // jne 0x3f8c <k_attend_values+0x2bac>
+	LONG $0x487cd162; WORD $0x1811 // vmovups %zmm3, (%r8)
+	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
+	LONG $0x487cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi)
+	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
+	WORD $0x18eb // jmp 0x3fa4 <k_attend_values+0x2bc4>
+	LONG $0x497cd162; WORD $0x1811 // vmovups %zmm3, (%r8) {%k1}
+	LONG $0x497cf162; WORD $0x1711 // vmovups %zmm2, (%rdi) {%k1}
+	LONG $0x497cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi) {%k1}
+	LONG $0x497cf162; WORD $0x0111 // vmovups %zmm0, (%rcx) {%k1}
+	LONG $0x58458948 // movq %rax, 0x58(%rbp)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x60458948 // movq %rax, 0x60(%rbp)
+	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
+	LONG $0x28453b48 // cmpq 0x28(%rbp), %rax
+	LONG $0x0a178f0f; WORD $0x0000 // jg 0x49d5 <k_attend_values+0x35f5>
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x30758b48 // movq 0x30(%rbp), %rsi
+	LONG $0x40fe8348 // cmpq $0x40, %rsi
+	QUAD $0x00000088249c8948 // movq %rbx, 0x88(%rsp)
+	LONG $0x01b08d0f; WORD $0x0000 // jge 0x4189 <k_attend_values+0x2da9>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0x10c98348 // orq $0x10, %rcx
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x05da8e0f; WORD $0x0000 // jle 0x45c5 <k_attend_values+0x31e5>
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x09c98e0f; WORD $0x0000 // jle 0x49c8 <k_attend_values+0x35e8>
+	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	LONG $0x58458b48 // movq 0x58(%rbp), %rax
+	LONG $0x20758b4c // movq 0x20(%rbp), %r14
+	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	LONG $0xf2af0f4c // imulq %rdx, %r14
+	LONG $0x507d8b48 // movq 0x50(%rbp), %rdi
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0xc2af0f4c // imulq %rdx, %r8
+	LONG $0x404d8b4c // movq 0x40(%rbp), %r9
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x4845034c // addq 0x48(%rbp), %r8
+	LONG $0x380c8d49 // leaq (%r8,%rdi), %rcx
+	LONG $0x385d8b48 // movq 0x38(%rbp), %rbx
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	LONG $0xd94c0f48 // cmovlq %rcx, %rbx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xdf480f49 // cmovsq %r15, %rbx
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0xdf4c0f4c // cmovlq %rdi, %r11
+	LONG $0x60558b48 // movq 0x60(%rbp), %rdx
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x06f48e0f; WORD $0x0000 // jle 0x28c4 <k_attend_values+0x14e4>
-	LONG $0x085d8b48 // movq 0x8(%rbp), %rbx
-	LONG $0x20558b4c // movq 0x20(%rbp), %r10
-	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
-	QUAD $0x00000004b50c8d4e // leaq 0x4(,%r14,4), %r9
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0xdeaf0f4d // imulq %r14, %r11
-	QUAD $0x00000000b5148d4c // leaq (,%rsi,4), %r10
-	LONG $0x1055034c // addq 0x10(%rbp), %r10
+	LONG $0xdf480f4d // cmovsq %r15, %r11
+	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0xc84c0f49 // cmovlq %r8, %rcx
+	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0xd94c0f49 // cmovlq %r9, %rbx
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xdf480f49 // cmovsq %r15, %rbx
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	LONG $0xe6af0f4c // imulq %rsi, %r12
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	LONG $0x1065034c // addq 0x10(%rbp), %r12
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xcf480f49 // cmovsq %r15, %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x08558b4c // movq 0x8(%rbp), %r10
+	LONG $0xb23c8d4f // leaq (%r10,%r14,4), %r15
+	LONG $0xac248d4f // leaq (%r12,%r13,4), %r12
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
+	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
+	LONG $0x0cf48d0f; WORD $0x0000 // jge 0x4db8 <k_attend_values+0x39d8>
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
 	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	WORD $0xe5d3 // shll %cl, %ebp
-	LONG $0x9b0c8d4a // leaq (%rbx,%r11,4), %rcx
 	WORD $0xd5f7 // notl %ebp
 	LONG $0xcd92fbc5 // kmovd %ebp, %k1
-	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
-	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0xdb31 // xorl %ebx, %ebx
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	QUAD $0x000000048d0c8d48 // leaq 0x4(,%rcx,4), %rcx
+	LONG $0x4caf0f48; WORD $0x2824 // imulq 0x28(%rsp), %rcx
+	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
+	QUAD $0x00000000b52c8d4c // leaq (,%rsi,4), %r13
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x2feb // jmp 0x2253 <k_attend_values+0xe73>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0x1210 // vmovups (%r10), %zmm2
-	LONG $0x586df262; WORD $0x0cb8; BYTE $0x99 // vfmadd231ps (%rcx,%rbx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x586dd262; WORD $0x04b8; BYTE $0x99 // vfmadd231ps (%r9,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0x17eb // jmp 0x4117 <k_attend_values+0x2d37>
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x014d; BYTE $0xda // addq %r11, %r10
-	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
-	LONG $0x066b840f; WORD $0x0000 // je 0x28be <k_attend_values+0x14de>
-	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	WORD $0x0b73 // jae 0x2263 <k_attend_values+0xe83>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
-	LONG $0x80ea8348 // subq $-0x80, %rdx
-	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
-	WORD $0xc874 // je 0x2230 <k_attend_values+0xe50>
-	LONG $0xc97cd162; WORD $0x1210 // vmovups (%r10), %zmm2 {%k1} {z}
-	WORD $0xc6eb // jmp 0x2236 <k_attend_values+0xe56>
-	LONG $0x004d8b48 // movq (%rbp), %rcx
-	LONG $0x08758b48 // movq 0x8(%rbp), %rsi
-	LONG $0x20458b48 // movq 0x20(%rbp), %rax
-	QUAD $0x00000004bd3c8d4a // leaq 0x4(,%r15,4), %rdi
-	LONG $0xf8af0f48 // imulq %rax, %rdi
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
-	LONG $0x384d8b4c // movq 0x38(%rbp), %r9
-	LONG $0x18558b48 // movq 0x18(%rbp), %rdx
-	LONG $0x40558b4c // movq 0x40(%rbp), %r10
-	LONG $0x485d8b4c // movq 0x48(%rbp), %r11
-	LONG $0x015f8d49 // leaq 0x1(%r15), %rbx
-	LONG $0xdaaf0f48 // imulq %rdx, %rbx
-	LONG $0x00c0be41; WORD $0x0000 // movl $0xc0, %r14d
-	LONG $0x1075034c // addq 0x10(%rbp), %r14
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
-	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x00008ee9; BYTE $0x00 // jmp 0x2355 <k_attend_values+0xf75>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xb9048d4e // leaq (%rcx,%r15,4), %r8
-	LONG $0x487cd162; WORD $0x3c11; BYTE $0x90 // vmovups %zmm7, (%r8,%rdx,4)
-	QUAD $0x01907411487cd162 // vmovups %zmm6, 0x40(%r8,%rdx,4)
-	QUAD $0x02906c11487cd162 // vmovups %zmm5, 0x80(%r8,%rdx,4)
-	QUAD $0x03906411487cd162 // vmovups %zmm4, 0xc0(%r8,%rdx,4)
-	LONG $0x487cd162; WORD $0x1c11; BYTE $0x98 // vmovups %zmm3, (%r8,%rbx,4)
-	QUAD $0x01985411487cd162 // vmovups %zmm2, 0x40(%r8,%rbx,4)
-	QUAD $0x02984c11487cd162 // vmovups %zmm1, 0x80(%r8,%rbx,4)
-	QUAD $0x03984411487cd162 // vmovups %zmm0, 0xc0(%r8,%rbx,4)
-	LONG $0x4055894c // movq %r10, 0x40(%rbp)
-	LONG $0x485d894c // movq %r11, 0x48(%rbp)
-	LONG $0x40668d4c // leaq 0x40(%rsi), %r12
-	LONG $0x30458b4c // movq 0x30(%rbp), %r8
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	LONG $0xfe468f0f; WORD $0xffff // jg 0x219b <k_attend_values+0xdbb>
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0x0d2a840f; WORD $0x0000 // je 0x4e41 <k_attend_values+0x3a61>
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0x0b73 // jae 0x4127 <k_attend_values+0x2d47>
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x4050180f // prefetcht1 0x40(%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0x1475 // jne 0x4140 <k_attend_values+0x2d60>
+	LONG $0x487cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2
+	WORD $0x12eb // jmp 0x4147 <k_attend_values+0x2d67>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2 {%k1} {z}
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x0775 // jne 0x4165 <k_attend_values+0x2d85>
+	LONG $0x586dd262; WORD $0x0cb8; BYTE $0x9f // vfmadd231ps (%r15,%rbx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	LONG $0xc29d0f41 // setge %r10b
+	LONG $0x241c3b48 // cmpq (%rsp), %rbx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x8375 // jne 0x4100 <k_attend_values+0x2d20>
+	LONG $0x586df262; WORD $0x04b8; BYTE $0x99 // vfmadd231ps (%rcx,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0xffff77e9; BYTE $0xff // jmp 0x4100 <k_attend_values+0x2d20>
+	LONG $0x00458b48 // movq (%rbp), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
+	LONG $0x20558b48 // movq 0x20(%rbp), %rdx
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0xc3af0f48 // imulq %rbx, %rax
+	LONG $0x507d8b48 // movq 0x50(%rbp), %rdi
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0xc3af0f4c // imulq %rbx, %r8
+	LONG $0x404d8b4c // movq 0x40(%rbp), %r9
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x4845034c // addq 0x48(%rbp), %r8
+	LONG $0x38148d4d // leaq (%r8,%rdi), %r10
+	LONG $0x385d8b4c // movq 0x38(%rbp), %r11
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	LONG $0xda4c0f4d // cmovlq %r10, %r11
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xdc480f4d // cmovsq %r12, %r11
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	LONG $0xff4c0f4c // cmovlq %rdi, %r15
+	LONG $0x81348d4c // leaq (%rcx,%rax,4), %r14
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xfc480f4d // cmovsq %r12, %r15
+	LONG $0x243c894c // movq %r15, (%rsp)
+	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	LONG $0xf84c0f4d // cmovlq %r8, %r15
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xfc480f4d // cmovsq %r12, %r15
+	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
+	LONG $0x245c894c; BYTE $0x20 // movq %r11, 0x20(%rsp)
+	LONG $0xd94c0f4d // cmovlq %r9, %r11
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xff6f8e0f; WORD $0xffff // jle 0x22d0 <k_attend_values+0xef0>
-	LONG $0x02e0c149 // shlq $0x2, %r8
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0xdc480f4d // cmovsq %r12, %r11
+	LONG $0x106d8b4c // movq 0x10(%rbp), %r13
+	QUAD $0x000000049d048d48 // leaq 0x4(,%rbx,4), %rax
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x18558b48 // movq 0x18(%rbp), %rdx
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x014b8d48 // leaq 0x1(%rbx), %rcx
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0x58658b4c // movq 0x58(%rbp), %r12
+	LONG $0x606d8b48 // movq 0x60(%rbp), %rbp
+	QUAD $0x000000009d0c8d4a // leaq (,%r11,4), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x246c894c; BYTE $0x78 // movq %r13, 0x78(%rsp)
+	LONG $0x246c894c; BYTE $0x28 // movq %r13, 0x28(%rsp)
+	LONG $0x245c894c; BYTE $0x68 // movq %r11, 0x68(%rsp)
+	LONG $0x000094e9; BYTE $0x00 // jmp 0x430f <k_attend_values+0x2f2f>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x487cf162; WORD $0x3c11; BYTE $0x91 // vmovups %zmm7, (%rcx,%rdx,4)
+	QUAD $0x01917411487cf162 // vmovups %zmm6, 0x40(%rcx,%rdx,4)
+	QUAD $0x02916c11487cf162 // vmovups %zmm5, 0x80(%rcx,%rdx,4)
+	QUAD $0x03916411487cf162 // vmovups %zmm4, 0xc0(%rcx,%rdx,4)
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x91 // vmovups %zmm3, (%rcx,%rdx,4)
+	QUAD $0x01915411487cf162 // vmovups %zmm2, 0x40(%rcx,%rdx,4)
+	QUAD $0x02914c11487cf162 // vmovups %zmm1, 0x80(%rcx,%rdx,4)
+	QUAD $0x03914411487cf162 // vmovups %zmm0, 0xc0(%rcx,%rdx,4)
+	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
+	LONG $0x5862894c // movq %r12, 0x58(%rdx)
+	LONG $0x606a8948 // movq %rbp, 0x60(%rdx)
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	LONG $0x404b8d48 // leaq 0x40(%rbx), %rcx
+	LONG $0x30728b48 // movq 0x30(%rdx), %rsi
+	QUAD $0x0001002824448148; BYTE $0x00 // addq $0x100, 0x28(%rsp) # imm = 0x100
+	LONG $0x245c8948; BYTE $0x10 // movq %rbx, 0x10(%rsp)
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0xfccc8f0f; WORD $0xffff // jg 0x3fdb <k_attend_values+0x2bfb>
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x24143b48 // cmpq (%rsp), %rdx
+	LONG $0x01028d0f; WORD $0x0000 // jge 0x4420 <k_attend_values+0x3040>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	LONG $0x244c0348; BYTE $0x28 // addq 0x28(%rsp), %rcx
+	QUAD $0x00000000b51c8d48 // leaq (,%rsi,4), %rbx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -1956,361 +3661,695 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x6feb // jmp 0x23fc <k_attend_values+0x101c>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	QUAD $0xfd244410487c5162 // vmovups -0xc0(%r12), %zmm8
-	QUAD $0xfe244c10487c5162 // vmovups -0x80(%r12), %zmm9
-	QUAD $0xff245410487c5162 // vmovups -0x40(%r12), %zmm10
-	LONG $0x487c5162; WORD $0x1c10; BYTE $0x24 // vmovups (%r12), %zmm11
-	LONG $0x487d3262; WORD $0x2418; BYTE $0xa8 // vbroadcastss (%rax,%r13,4), %zmm12
+	WORD $0x1aeb // jmp 0x4370 <k_attend_values+0x2f90>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x24143948 // cmpq %rdx, (%rsp)
+	LONG $0x0100840f; WORD $0x0000 // je 0x4470 <k_attend_values+0x3090>
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
+	WORD $0x0f73 // jae 0x4384 <k_attend_values+0x2fa4>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x487c7162; WORD $0x1910 // vmovups (%rcx), %zmm11
+	LONG $0x487c7162; WORD $0x5110; BYTE $0x01 // vmovups 0x40(%rcx), %zmm10
+	LONG $0x487c7162; WORD $0x4910; BYTE $0x02 // vmovups 0x80(%rcx), %zmm9
+	LONG $0x487c7162; WORD $0x4110; BYTE $0x03 // vmovups 0xc0(%rcx), %zmm8
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	LONG $0xc59d0f41 // setge %r13b
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	LONG $0xc39c0f41 // setl %r11b
+	WORD $0x2045; BYTE $0xeb // andb %r13b, %r11b
+	LONG $0x01fb8041 // cmpb $0x1, %r11b
+	WORD $0x1f75 // jne 0x43d5 <k_attend_values+0x2ff5>
+	LONG $0x487d5262; WORD $0x2418; BYTE $0x96 // vbroadcastss (%r14,%rdx,4), %zmm12
+	LONG $0x481dd262; WORD $0xfbb8 // vfmadd231ps %zmm11, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm11) + zmm7
+	LONG $0x481dd262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm10) + zmm6
+	LONG $0x481dd262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm9) + zmm5
+	LONG $0x483dd262; WORD $0xe4b8 // vfmadd231ps %zmm12, %zmm8, %zmm4 # zmm4 = (zmm8 * zmm12) + zmm4
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	LONG $0xc39d0f41 // setge %r11b
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	LONG $0xc59c0f41 // setl %r13b
+	WORD $0x2045; BYTE $0xdd // andb %r11b, %r13b
+	LONG $0x01fd8041 // cmpb $0x1, %r13b
+	LONG $0xff70850f; WORD $0xffff // jne 0x4360 <k_attend_values+0x2f80>
+	LONG $0x487d7262; WORD $0x2418; BYTE $0x90 // vbroadcastss (%rax,%rdx,4), %zmm12
+	LONG $0x481dd262; WORD $0xdbb8 // vfmadd231ps %zmm11, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm11) + zmm3
+	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
+	LONG $0x481dd262; WORD $0xc9b8 // vfmadd231ps %zmm9, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm9) + zmm1
+	LONG $0x481dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm8) + zmm0
+	LONG $0xffff4ce9; BYTE $0xff // jmp 0x4360 <k_attend_values+0x2f80>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
+	LONG $0x8b0c8d49 // leaq (%r11,%rcx,4), %rcx
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
+	WORD $0x1c7c // jl 0x447d <k_attend_values+0x309d>
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0x4513 <k_attend_values+0x3133>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
+	LONG $0x00968d0f; WORD $0x0000 // jge 0x4513 <k_attend_values+0x3133>
+	QUAD $0x00000000b5148d48 // leaq (,%rsi,4), %rdx
+	WORD $0x6deb // jmp 0x44f4 <k_attend_values+0x3114>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487c7162; WORD $0x0110 // vmovups (%rcx), %zmm8
+	LONG $0x487c7162; WORD $0x4910; BYTE $0x01 // vmovups 0x40(%rcx), %zmm9
+	LONG $0x487c7162; WORD $0x5110; BYTE $0x02 // vmovups 0x80(%rcx), %zmm10
+	LONG $0x487c7162; WORD $0x5910; BYTE $0x03 // vmovups 0xc0(%rcx), %zmm11
+	LONG $0x487d5262; WORD $0x2418; BYTE $0x9e // vbroadcastss (%r14,%rbx,4), %zmm12
 	LONG $0x481dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm8) + zmm7
 	LONG $0x481dd262; WORD $0xf1b8 // vfmadd231ps %zmm9, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm9) + zmm6
 	LONG $0x481dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm10) + zmm5
-	LONG $0x487d3262; WORD $0x2c18; BYTE $0xaf // vbroadcastss (%rdi,%r13,4), %zmm13
+	LONG $0x487d7262; WORD $0x2c18; BYTE $0x98 // vbroadcastss (%rax,%rbx,4), %zmm13
 	LONG $0x4825d262; WORD $0xe4b8 // vfmadd231ps %zmm12, %zmm11, %zmm4 # zmm4 = (zmm11 * zmm12) + zmm4
 	LONG $0x4815d262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm13, %zmm3 # zmm3 = (zmm13 * zmm8) + zmm3
 	LONG $0x4815d262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm13, %zmm2 # zmm2 = (zmm13 * zmm9) + zmm2
 	LONG $0x4815d262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm13, %zmm1 # zmm1 = (zmm13 * zmm10) + zmm1
 	LONG $0x4815d262; WORD $0xc3b8 // vfmadd231ps %zmm11, %zmm13, %zmm0 # zmm0 = (zmm13 * zmm11) + zmm0
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
+	WORD $0x1c74 // je 0x4510 <k_attend_values+0x3130>
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
+	WORD $0x9773 // jae 0x4490 <k_attend_values+0x30b0>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	WORD $0x86eb // jmp 0x4490 <k_attend_values+0x30b0>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	LONG $0xfd5f8d0f; WORD $0xffff // jge 0x4280 <k_attend_values+0x2ea0>
+	LONG $0xc0c18148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rcx
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	WORD $0x11eb // jmp 0x453f <k_attend_values+0x315f>
+	WORD $0x9066 // nop
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	LONG $0xfd41840f; WORD $0xffff // je 0x4280 <k_attend_values+0x2ea0>
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
+	WORD $0x0f73 // jae 0x4553 <k_attend_values+0x3173>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x487c7162; WORD $0x5910; BYTE $0xfd // vmovups -0xc0(%rcx), %zmm11
+	LONG $0x487c7162; WORD $0x5110; BYTE $0xfe // vmovups -0x80(%rcx), %zmm10
+	LONG $0x487c7162; WORD $0x4910; BYTE $0xff // vmovups -0x40(%rcx), %zmm9
+	LONG $0x487c7162; WORD $0x0110 // vmovups (%rcx), %zmm8
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	WORD $0x247c // jl 0x4597 <k_attend_values+0x31b7>
+	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	WORD $0x1f7d // jge 0x4597 <k_attend_values+0x31b7>
+	LONG $0x487d5262; WORD $0x2418; BYTE $0x9e // vbroadcastss (%r14,%rbx,4), %zmm12
+	LONG $0x481dd262; WORD $0xfbb8 // vfmadd231ps %zmm11, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm11) + zmm7
+	LONG $0x481dd262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm10) + zmm6
+	LONG $0x481dd262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm9) + zmm5
+	LONG $0x483dd262; WORD $0xe4b8 // vfmadd231ps %zmm12, %zmm8, %zmm4 # zmm4 = (zmm8 * zmm12) + zmm4
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	WORD $0x947c // jl 0x4530 <k_attend_values+0x3150>
+	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
+	WORD $0x8f7d // jge 0x4530 <k_attend_values+0x3150>
+	LONG $0x487d7262; WORD $0x2418; BYTE $0x98 // vbroadcastss (%rax,%rbx,4), %zmm12
+	LONG $0x481dd262; WORD $0xdbb8 // vfmadd231ps %zmm11, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm11) + zmm3
+	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
+	LONG $0x481dd262; WORD $0xc9b8 // vfmadd231ps %zmm9, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm9) + zmm1
+	LONG $0x481dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm8) + zmm0
+	LONG $0xffff6be9; BYTE $0xff // jmp 0x4530 <k_attend_values+0x3150>
+	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
+	LONG $0x087e8b49 // movq 0x8(%r14), %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x20468b49 // movq 0x20(%r14), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x50568b49 // movq 0x50(%r14), %rdx
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0xc7af0f4d // imulq %r15, %r8
+	LONG $0x404e8b4d // movq 0x40(%r14), %r9
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x4846034d // addq 0x48(%r14), %r8
+	LONG $0x10148d4d // leaq (%r8,%rdx), %r10
+	LONG $0x386e8b49 // movq 0x38(%r14), %rbp
+	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
+	LONG $0xea4c0f49 // cmovlq %r10, %rbp
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xed480f49 // cmovsq %r13, %rbp
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0xda4c0f4c // cmovlq %rdx, %r11
+	LONG $0x245c8948; BYTE $0x08 // movq %rbx, 0x8(%rsp)
+	LONG $0x871c8d48 // leaq (%rdi,%rax,4), %rbx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xdd480f4d // cmovsq %r13, %r11
+	WORD $0x3949; BYTE $0xe8 // cmpq %rbp, %r8
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	LONG $0xe04c0f4d // cmovlq %r8, %r12
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xe5480f4d // cmovsq %r13, %r12
+	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
+	LONG $0x246c8948; BYTE $0x20 // movq %rbp, 0x20(%rsp)
+	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
+	LONG $0xf94c0f49 // cmovlq %r9, %rdi
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xfd480f49 // cmovsq %r13, %rdi
+	LONG $0x18468b49 // movq 0x18(%r14), %rax
+	LONG $0x016f8d4d // leaq 0x1(%r15), %r13
+	LONG $0xe8af0f4c // imulq %rax, %r13
+	LONG $0x246c894c; BYTE $0x60 // movq %r13, 0x60(%rsp)
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	LONG $0xef4f0f4c // cmovgq %rdi, %r13
+	QUAD $0x00000004bd3c8d4e // leaq 0x4(,%r15,4), %r15
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0xf8af0f4c // imulq %rax, %r15
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x2f048d49 // leaq (%r15,%rbp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
+	LONG $0x04c58348 // addq $0x4, %rbp
+	LONG $0x2464894c; BYTE $0x10 // movq %r12, 0x10(%rsp)
+	WORD $0x294d; BYTE $0xec // subq %r13, %r12
+	LONG $0x2464894c; BYTE $0x18 // movq %r12, 0x18(%rsp)
 	WORD $0xff49; BYTE $0xc5 // incq %r13
-	WORD $0x014d; BYTE $0xc4 // addq %r8, %r12
-	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
-	LONG $0xfef4840f; WORD $0xffff // je 0x22f0 <k_attend_values+0xf10>
+	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
+	WORD $0x8b49; BYTE $0x06 // movq (%r14), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x10468b49 // movq 0x10(%r14), %rax
+	LONG $0x58668b4d // movq 0x58(%r14), %r12
+	LONG $0x606e8b4d // movq 0x60(%r14), %r13
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0x60eb // jmp 0x4757 <k_attend_values+0x3377>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x88 // vmovups %zmm1, (%rax,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x88 // vmovups %zmm0, (%rax,%rcx,4)
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x5860894c // movq %r12, 0x58(%rax)
+	LONG $0x6068894c // movq %r13, 0x60(%rax)
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x104f8d48 // leaq 0x10(%rdi), %rcx
+	LONG $0x30708b48 // movq 0x30(%rax), %rsi
+	LONG $0x24448348; WORD $0x4040 // addq $0x40, 0x40(%rsp)
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0xf8978f0f; WORD $0xffff // jg 0x3fee <k_attend_values+0x2c0e>
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
+	LONG $0x00968d0f; WORD $0x0000 // jge 0x4800 <k_attend_values+0x3420>
+	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
+	LONG $0xfeaf0f4c // imulq %rsi, %r15
+	LONG $0x247c034c; BYTE $0x40 // addq 0x40(%rsp), %r15
+	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x15eb // jmp 0x479f <k_attend_values+0x33bf>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	LONG $0x00a1840f; WORD $0x0000 // je 0x4840 <k_attend_values+0x3460>
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0x0f73 // jae 0x47b3 <k_attend_values+0x33d3>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x487cd162; WORD $0x1710 // vmovups (%r15), %zmm2
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
+	LONG $0xc69d0f41 // setge %r14b
+	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
+	WORD $0x9c0f; BYTE $0xc0 // setl %al
+	WORD $0x2044; BYTE $0xf0 // andb %r14b, %al
+	WORD $0x013c // cmpb $0x1, %al
+	WORD $0x0775 // jne 0x47d4 <k_attend_values+0x33f4>
+	LONG $0x586df262; WORD $0x0cb8; BYTE $0xbb // vfmadd231ps (%rbx,%rdi,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	LONG $0xc69c0f41 // setl %r14b
+	WORD $0x2041; BYTE $0xc6 // andb %al, %r14b
+	LONG $0x01fe8041 // cmpb $0x1, %r14b
+	WORD $0xa675 // jne 0x4790 <k_attend_values+0x33b0>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x586df262; WORD $0x04b8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0x99eb // jmp 0x4790 <k_attend_values+0x33b0>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x813c8d4c // leaq (%rcx,%rax,4), %r15
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
+	WORD $0x1f7c // jl 0x484a <k_attend_values+0x346a>
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0xfec48d0f; WORD $0xffff // jge 0x4700 <k_attend_values+0x3320>
+	WORD $0x38eb // jmp 0x4876 <k_attend_values+0x3496>
+	WORD $0x9066 // nop
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
+	WORD $0xe17d // jge 0x482b <k_attend_values+0x344b>
+	LONG $0x182444f6; BYTE $0x01 // testb $0x1, 0x18(%rsp)
+	LONG $0x008b850f; WORD $0x0000 // jne 0x48e0 <k_attend_values+0x3500>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0x00c3850f; WORD $0x0000 // jne 0x492b <k_attend_values+0x354b>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0xfe8a8d0f; WORD $0xffff // jge 0x4700 <k_attend_values+0x3320>
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	WORD $0x13eb // jmp 0x488f <k_attend_values+0x34af>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0xfe71840f; WORD $0xffff // je 0x4700 <k_attend_values+0x3320>
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0x0f73 // jae 0x48a3 <k_attend_values+0x34c3>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x487cd162; WORD $0x1710 // vmovups (%r15), %zmm2
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
+	WORD $0x0c7c // jl 0x48ba <k_attend_values+0x34da>
+	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
+	WORD $0x077d // jge 0x48ba <k_attend_values+0x34da>
+	LONG $0x586df262; WORD $0x0cb8; BYTE $0xbb // vfmadd231ps (%rbx,%rdi,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
+	WORD $0xc17c // jl 0x4880 <k_attend_values+0x34a0>
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	WORD $0xbc7d // jge 0x4880 <k_attend_values+0x34a0>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x586df262; WORD $0x04b8; BYTE $0xb9 // vfmadd231ps (%rcx,%rdi,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0xafeb // jmp 0x4880 <k_attend_values+0x34a0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0x0f73 // jae 0x48f4 <k_attend_values+0x3514>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x487cd162; WORD $0x1710 // vmovups (%r15), %zmm2
+	LONG $0x8b3c8d48 // leaq (%rbx,%rcx,4), %rdi
+	LONG $0x586df262; WORD $0x0cb8; BYTE $0x8b // vfmadd231ps (%rbx,%rcx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x586df262; WORD $0x04b8; BYTE $0x87 // vfmadd231ps (%rdi,%rax,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0xb73c8d4d // leaq (%r15,%rsi,4), %r15
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0xff3d840f; WORD $0xffff // je 0x4868 <k_attend_values+0x3488>
+	QUAD $0x00000000f53c8d48 // leaq (,%rsi,8), %rdi
+	WORD $0x30eb // jmp 0x4965 <k_attend_values+0x3585>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cd162; WORD $0x1410; BYTE $0xb7 // vmovups (%r15,%rsi,4), %zmm2
+	QUAD $0x018b4cb8586df262 // vfmadd231ps 0x4(%rbx,%rcx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0x008d44b8586df262 // vfmadd231ps (%rbp,%rcx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x02c18348 // addq $0x2, %rcx
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	LONG $0x244c3948; BYTE $0x10 // cmpq %rcx, 0x10(%rsp)
+	WORD $0x4b74 // je 0x49b0 <k_attend_values+0x35d0>
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0x0f73 // jae 0x4979 <k_attend_values+0x3599>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x487cd162; WORD $0x1710 // vmovups (%r15), %zmm2
+	LONG $0x586df262; WORD $0x0cb8; BYTE $0x8b // vfmadd231ps (%rbx,%rcx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0xff8d44b8586df262 // vfmadd231ps -0x4(%rbp,%rcx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0xad73 // jae 0x4940 <k_attend_values+0x3560>
+	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x80ec8349 // subq $-0x80, %r12
+	WORD $0x9ceb // jmp 0x4940 <k_attend_values+0x3560>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0xfd3d8d0f; WORD $0xffff // jge 0x4700 <k_attend_values+0x3320>
+	LONG $0xfffeaee9; BYTE $0xff // jmp 0x4876 <k_attend_values+0x3496>
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	LONG $0x285d3b48 // cmpq 0x28(%rbp), %rbx
+	LONG $0x05418d0f; WORD $0x0000 // jge 0x4f20 <k_attend_values+0x3b40>
+	LONG $0x30458b48 // movq 0x30(%rbp), %rax
+	LONG $0x40f88348 // cmpq $0x40, %rax
+	LONG $0x245c8948; BYTE $0x48 // movq %rbx, 0x48(%rsp)
+	LONG $0x00e78d0f; WORD $0x0000 // jge 0x4ad9 <k_attend_values+0x36f9>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	LONG $0x10cc8349 // orq $0x10, %r12
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	LONG $0x02218e0f; WORD $0x0000 // jle 0x4c25 <k_attend_values+0x3845>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
+	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
+	LONG $0x050b8e0f; WORD $0x0000 // jle 0x4f20 <k_attend_values+0x3b40>
+	LONG $0x38458b4c // movq 0x38(%rbp), %r8
+	LONG $0x587d8b48 // movq 0x58(%rbp), %rdi
+	LONG $0x60758b48 // movq 0x60(%rbp), %rsi
+	LONG $0x504d8b4c // movq 0x50(%rbp), %r9
+	LONG $0xceaf0f4d // imulq %r14, %r9
+	LONG $0x40558b4c // movq 0x40(%rbp), %r10
+	WORD $0x014d; BYTE $0xca // addq %r9, %r10
+	LONG $0x484d034c // addq 0x48(%rbp), %r9
+	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
+	LONG $0xc14c0f4d // cmovlq %r9, %r8
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xc3480f4d // cmovsq %r11, %r8
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0xca4c0f4d // cmovlq %r10, %r9
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xcb480f4d // cmovsq %r11, %r9
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
+	LONG $0x03308d0f; WORD $0x0000 // jge 0x4d93 <k_attend_values+0x39b3>
+	LONG $0x20558b4c // movq 0x20(%rbp), %r10
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	LONG $0x02e2c149 // shlq $0x2, %r10
+	LONG $0x0855034c // addq 0x8(%rbp), %r10
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0xd8af0f4c // imulq %rax, %r11
+	LONG $0x02e3c149 // shlq $0x2, %r11
+	LONG $0x105d034c // addq 0x10(%rbp), %r11
+	LONG $0x931c8d4d // leaq (%r11,%rdx,4), %r11
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	QUAD $0x00000000851c8d48 // leaq (,%rax,4), %rbx
+	WORD $0x1feb // jmp 0x4abc <k_attend_values+0x36dc>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cd162; WORD $0x0b10 // vmovups (%r11), %zmm1
+	LONG $0x58759262; WORD $0x04b8; BYTE $0x8a // vfmadd231ps (%r10,%r9,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	LONG $0x02d7840f; WORD $0x0000 // je 0x4d93 <k_attend_values+0x39b3>
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	WORD $0x0b73 // jae 0x4acc <k_attend_values+0x36ec>
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x4057180f // prefetcht1 0x40(%rdi)
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0xcf74 // je 0x4aa0 <k_attend_values+0x36c0>
+	LONG $0xc97cd162; WORD $0x0b10 // vmovups (%r11), %zmm1 {%k1} {z}
+	WORD $0xcdeb // jmp 0x4aa6 <k_attend_values+0x36c6>
+	LONG $0x204d8b48 // movq 0x20(%rbp), %rcx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x084d0348 // addq 0x8(%rbp), %rcx
+	LONG $0x50558b48 // movq 0x50(%rbp), %rdx
+	LONG $0xd3af0f48 // imulq %rbx, %rdx
+	LONG $0x404d8b4c // movq 0x40(%rbp), %r9
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	LONG $0x48550348 // addq 0x48(%rbp), %rdx
+	LONG $0x10758b48 // movq 0x10(%rbp), %rsi
+	LONG $0x387d8b48 // movq 0x38(%rbp), %rdi
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	LONG $0xfa4c0f48 // cmovlq %rdx, %rdi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xfa480f49 // cmovsq %r10, %rdi
+	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0xc14c0f4d // cmovlq %r9, %r8
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xc2480f4d // cmovsq %r10, %r8
+	LONG $0x184d8b4c // movq 0x18(%rbp), %r9
+	LONG $0xcbaf0f4c // imulq %rbx, %r9
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	LONG $0x004d034c // addq (%rbp), %r9
+	LONG $0x585d8b4c // movq 0x58(%rbp), %r11
+	LONG $0x605d8b48 // movq 0x60(%rbp), %rbx
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	QUAD $0x0000000085348d4e // leaq (,%r8,4), %r14
+	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
+	WORD $0x5ceb // jmp 0x4bae <k_attend_values+0x37ce>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x487c9162; WORD $0x1c11; BYTE $0x91 // vmovups %zmm3, (%r9,%r10,4)
+	QUAD $0x01915411487c9162 // vmovups %zmm2, 0x40(%r9,%r10,4)
+	QUAD $0x02914c11487c9162 // vmovups %zmm1, 0x80(%r9,%r10,4)
+	QUAD $0x03914411487c9162 // vmovups %zmm0, 0xc0(%r9,%r10,4)
+	LONG $0x585d894c // movq %r11, 0x58(%rbp)
+	LONG $0x605d8948 // movq %rbx, 0x60(%rbp)
+	LONG $0x407a8d4c // leaq 0x40(%rdx), %r15
+	LONG $0x30458b48 // movq 0x30(%rbp), %rax
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
+	LONG $0xfe468f0f; WORD $0xffff // jg 0x49f4 <k_attend_values+0x3614>
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
+	WORD $0xa67d // jge 0x4b60 <k_attend_values+0x3780>
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0xf8af0f4c // imulq %rax, %r15
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	WORD $0x38eb // jmp 0x4c11 <k_attend_values+0x3831>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487db262; WORD $0x2418; BYTE $0xa1 // vbroadcastss (%rcx,%r12,4), %zmm4
+	LONG $0x485dd262; WORD $0x5fb8; BYTE $0xfe // vfmadd231ps -0x80(%r15), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x485dd262; WORD $0x57b8; BYTE $0xff // vfmadd231ps -0x40(%r15), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x485dd262; WORD $0x0fb8 // vfmadd231ps (%r15), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x485dd262; WORD $0x47b8; BYTE $0x01 // vfmadd231ps 0x40(%r15), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	WORD $0x394c; BYTE $0xe7 // cmpq %r12, %rdi
+	LONG $0xff5b840f; WORD $0xffff // je 0x4b6c <k_attend_values+0x378c>
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0xca73 // jae 0x4be0 <k_attend_values+0x3800>
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x53180f41; BYTE $0x40 // prefetcht1 0x40(%r11)
+	LONG $0x80eb8349 // subq $-0x80, %r11
+	WORD $0xbbeb // jmp 0x4be0 <k_attend_values+0x3800>
+	LONG $0x20458b4c // movq 0x20(%rbp), %r8
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	LONG $0xc3af0f4c // imulq %rbx, %r8
+	LONG $0x084d8b4c // movq 0x8(%rbp), %r9
+	LONG $0x50758b48 // movq 0x50(%rbp), %rsi
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	LONG $0x40558b4c // movq 0x40(%rbp), %r10
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x48750348 // addq 0x48(%rbp), %rsi
+	LONG $0x384d8b48 // movq 0x38(%rbp), %rcx
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0xce4c0f48 // cmovlq %rsi, %rcx
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xcb480f49 // cmovsq %r11, %rcx
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0xf24c0f49 // cmovlq %r10, %rsi
+	LONG $0x107d8b48 // movq 0x10(%rbp), %rdi
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xf3480f49 // cmovsq %r11, %rsi
+	LONG $0x81048d4f // leaq (%r9,%r8,4), %r8
+	LONG $0x184d8b4c // movq 0x18(%rbp), %r9
+	LONG $0xcbaf0f4c // imulq %rbx, %r9
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	LONG $0x004d034c // addq (%rbp), %r9
+	LONG $0x58558b4c // movq 0x58(%rbp), %r10
+	LONG $0x605d8b4c // movq 0x60(%rbp), %r11
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	WORD $0x2948; BYTE $0xf3 // subq %rsi, %rbx
+	LONG $0x01768d4c // leaq 0x1(%rsi), %r14
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x2deb // jmp 0x4ccc <k_attend_values+0x38ec>
+	BYTE $0x90 // nop
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0xb9 // vmovups %zmm1, (%r9,%r15,4)
+	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	LONG $0x5855894c // movq %r10, 0x58(%rbp)
+	LONG $0x605d894c // movq %r11, 0x60(%rbp)
+	LONG $0x10628d4c // leaq 0x10(%rdx), %r12
+	LONG $0x30458b48 // movq 0x30(%rbp), %rax
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	LONG $0xfd388f0f; WORD $0xffff // jg 0x4a04 <k_attend_values+0x3624>
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xc97e // jle 0x4ca0 <k_attend_values+0x38c0>
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	LONG $0xe0af0f4c // imulq %rax, %r12
+	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
+	LONG $0xbc248d4f // leaq (%r12,%r15,4), %r12
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	WORD $0x1175 // jne 0x4d00 <k_attend_values+0x3920>
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
+	WORD $0xad74 // je 0x4ca4 <k_attend_values+0x38c4>
+	WORD $0x37eb // jmp 0x4d30 <k_attend_values+0x3950>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	WORD $0x8f73 // jae 0x2390 <k_attend_values+0xfb0>
+	WORD $0x0d73 // jae 0x4d12 <k_attend_values+0x3932>
 	LONG $0x12180f41 // prefetcht1 (%r10)
 	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
 	LONG $0x80ea8349 // subq $-0x80, %r10
-	WORD $0x80eb // jmp 0x2390 <k_attend_values+0xfb0>
-	LONG $0x004d8b48 // movq (%rbp), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x20558b4c // movq 0x20(%rbp), %r10
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	LONG $0x910c8d4c // leaq (%rcx,%rdx,4), %r9
-	LONG $0x104d8b48 // movq 0x10(%rbp), %rcx
-	LONG $0x385d8b4c // movq 0x38(%rbp), %r11
-	LONG $0x18758b4c // movq 0x18(%rbp), %r14
-	LONG $0x015f8d48 // leaq 0x1(%rdi), %rbx
-	LONG $0xdeaf0f49 // imulq %r14, %rbx
-	LONG $0xf7af0f4c // imulq %rdi, %r14
-	LONG $0x407d8b4c // movq 0x40(%rbp), %r15
-	LONG $0x48658b4c // movq 0x48(%rbp), %r12
-	QUAD $0xfffffffffffebd49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r13 # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214d; BYTE $0xdd // andq %r11, %r13
-	QUAD $0x00000004bd148d48 // leaq 0x4(,%rdi,4), %rdx
-	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x3a2c8d48 // leaq (%rdx,%rdi), %rbp
-	LONG $0x04c58348 // addq $0x4, %rbp
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0xb1148d4c // leaq (%rcx,%rsi,4), %r10
-	WORD $0x44eb // jmp 0x24d0 <k_attend_values+0x10f0>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0xb0 // vmovups %zmm1, (%rax,%r14,4)
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x98 // vmovups %zmm0, (%rax,%rbx,4)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x4079894c // movq %r15, 0x40(%rcx)
-	LONG $0x4861894c // movq %r12, 0x48(%rcx)
-	LONG $0x10468d48 // leaq 0x10(%rsi), %rax
-	LONG $0x30418b4c // movq 0x30(%rcx), %r8
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	LONG $0xfcdb8f0f; WORD $0xffff // jg 0x21ab <k_attend_values+0xdcb>
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xb57e // jle 0x2490 <k_attend_values+0x10b0>
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x4f75 // jne 0x2530 <k_attend_values+0x1150>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0x9e74 // je 0x2498 <k_attend_values+0x10b8>
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0x0d73 // jae 0x250c <k_attend_values+0x112c>
-	LONG $0x17180f41 // prefetcht1 (%r15)
-	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	LONG $0x487cf162; WORD $0x1010 // vmovups (%rax), %zmm2
-	LONG $0xb9048d49 // leaq (%r9,%rdi,4), %rax
-	LONG $0x586dd262; WORD $0x0cb8; BYTE $0xb9 // vfmadd231ps (%r9,%rdi,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x586df262; WORD $0x04b8; BYTE $0x88 // vfmadd231ps (%rax,%rcx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0xffff6ae9; BYTE $0xff // jmp 0x2498 <k_attend_values+0x10b8>
-	WORD $0x9066 // nop
-	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x30eb // jmp 0x2577 <k_attend_values+0x1197>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x487cb162; WORD $0x1410; BYTE $0x80 // vmovups (%rax,%r8,4), %zmm2
-	QUAD $0x01b94cb8586dd262 // vfmadd231ps 0x4(%r9,%rdi,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0x00bd44b8586df262 // vfmadd231ps (%rbp,%rdi,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x02c78348 // addq $0x2, %rdi
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	WORD $0x3949; BYTE $0xfd // cmpq %rdi, %r13
-	LONG $0xff7d840f; WORD $0xffff // je 0x24f4 <k_attend_values+0x1114>
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0x0d73 // jae 0x2589 <k_attend_values+0x11a9>
-	LONG $0x17180f41 // prefetcht1 (%r15)
-	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	LONG $0x487cf162; WORD $0x1010 // vmovups (%rax), %zmm2
-	LONG $0x586dd262; WORD $0x0cb8; BYTE $0xb9 // vfmadd231ps (%r9,%rdi,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0xffbd44b8586df262 // vfmadd231ps -0x4(%rbp,%rdi,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0xad73 // jae 0x2550 <k_attend_values+0x1170>
-	LONG $0x17180f41 // prefetcht1 (%r15)
-	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	WORD $0x9eeb // jmp 0x2550 <k_attend_values+0x1170>
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
-	LONG $0x287d3b4c // cmpq 0x28(%rbp), %r15
-	LONG $0x03b88d0f; WORD $0x0000 // jge 0x297d <k_attend_values+0x159d>
-	LONG $0x30758b48 // movq 0x30(%rbp), %rsi
-	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	LONG $0x247c894c; BYTE $0x18 // movq %r15, 0x18(%rsp)
-	LONG $0x00b18d0f; WORD $0x0000 // jge 0x2689 <k_attend_values+0x12a9>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	LONG $0x10cf8349 // orq $0x10, %r15
-	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	LONG $0x01a98e0f; WORD $0x0000 // jle 0x2793 <k_attend_values+0x13b3>
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
-	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
-	LONG $0x03828e0f; WORD $0x0000 // jle 0x297d <k_attend_values+0x159d>
-	LONG $0x38458b4c // movq 0x38(%rbp), %r8
-	LONG $0x407d8b48 // movq 0x40(%rbp), %rdi
-	LONG $0x48458b48 // movq 0x48(%rbp), %rax
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x032c8e0f; WORD $0x0000 // jle 0x293c <k_attend_values+0x155c>
-	LONG $0x204d8b4c // movq 0x20(%rbp), %r9
-	LONG $0xcbaf0f4c // imulq %rbx, %r9
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	LONG $0x084d034c // addq 0x8(%rbp), %r9
-	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
-	LONG $0x1055034c // addq 0x10(%rbp), %r10
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x1eeb // jmp 0x266c <k_attend_values+0x128c>
-	WORD $0x9066 // nop
-	LONG $0x487cd162; WORD $0x0a10 // vmovups (%r10), %zmm1
-	LONG $0x58759262; WORD $0x04b8; BYTE $0x99 // vfmadd231ps (%r9,%r11,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
-	LONG $0x02e5840f; WORD $0x0000 // je 0x2951 <k_attend_values+0x1571>
-	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	WORD $0x0b73 // jae 0x267c <k_attend_values+0x129c>
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
-	LONG $0x4057180f // prefetcht1 0x40(%rdi)
-	LONG $0x80ef8348 // subq $-0x80, %rdi
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	WORD $0xcf74 // je 0x2650 <k_attend_values+0x1270>
-	LONG $0xc97cd162; WORD $0x0a10 // vmovups (%r10), %zmm1 {%k1} {z}
-	WORD $0xcdeb // jmp 0x2656 <k_attend_values+0x1276>
-	LONG $0x20458b48 // movq 0x20(%rbp), %rax
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x08450348 // addq 0x8(%rbp), %rax
-	LONG $0x384d8b48 // movq 0x38(%rbp), %rcx
-	LONG $0x407d8b48 // movq 0x40(%rbp), %rdi
-	LONG $0x18458b4c // movq 0x18(%rbp), %r8
-	LONG $0xc7af0f4d // imulq %r15, %r8
-	LONG $0x02e0c149 // shlq $0x2, %r8
-	LONG $0x0045034c // addq (%rbp), %r8
-	LONG $0x484d8b4c // movq 0x48(%rbp), %r9
-	LONG $0x00c0ba41; WORD $0x0000 // movl $0xc0, %r10d
-	LONG $0x1055034c // addq 0x10(%rbp), %r10
-	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x59eb // jmp 0x2722 <k_attend_values+0x1342>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x487c9162; WORD $0x1c11; BYTE $0x98 // vmovups %zmm3, (%r8,%r11,4)
-	QUAD $0x01985411487c9162 // vmovups %zmm2, 0x40(%r8,%r11,4)
-	QUAD $0x02984c11487c9162 // vmovups %zmm1, 0x80(%r8,%r11,4)
-	QUAD $0x03984411487c9162 // vmovups %zmm0, 0xc0(%r8,%r11,4)
-	LONG $0x407d8948 // movq %rdi, 0x40(%rbp)
-	LONG $0x484d894c // movq %r9, 0x48(%rbp)
-	LONG $0x405a8d48 // leaq 0x40(%rdx), %rbx
-	LONG $0x30758b48 // movq 0x30(%rbp), %rsi
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfeb88f0f; WORD $0xffff // jg 0x25da <k_attend_values+0x11fa>
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0xa67e // jle 0x26d0 <k_attend_values+0x12f0>
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x3beb // jmp 0x2781 <k_attend_values+0x13a1>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487db262; WORD $0x2418; BYTE $0xb0 // vbroadcastss (%rax,%r14,4), %zmm4
-	LONG $0x485df262; WORD $0x5bb8; BYTE $0xfd // vfmadd231ps -0xc0(%rbx), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x485df262; WORD $0x53b8; BYTE $0xfe // vfmadd231ps -0x80(%rbx), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x485df262; WORD $0x4bb8; BYTE $0xff // vfmadd231ps -0x40(%rbx), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x485df262; WORD $0x03b8 // vfmadd231ps (%rbx), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
+	LONG $0x487dd262; WORD $0x0c18; BYTE $0xb0 // vbroadcastss (%r8,%rsi,4), %zmm1
+	LONG $0x487dd262; WORD $0x0c98; BYTE $0x24 // vfmadd132ps (%r12), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0x84248d4d // leaq (%r12,%rax,4), %r12
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
 	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
-	LONG $0xff5f840f; WORD $0xffff // je 0x26e0 <k_attend_values+0x1300>
-	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
-	WORD $0xca73 // jae 0x2750 <k_attend_values+0x1370>
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
-	LONG $0x4057180f // prefetcht1 0x40(%rdi)
-	LONG $0x80ef8348 // subq $-0x80, %rdi
-	WORD $0xbdeb // jmp 0x2750 <k_attend_values+0x1370>
-	LONG $0x204d8b48 // movq 0x20(%rbp), %rcx
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x087d8b48 // movq 0x8(%rbp), %rdi
-	LONG $0x10458b48 // movq 0x10(%rbp), %rax
-	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
-	LONG $0x387d8b48 // movq 0x38(%rbp), %rdi
-	LONG $0x18458b4c // movq 0x18(%rbp), %r8
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	LONG $0x02e0c149 // shlq $0x2, %r8
-	LONG $0x0045034c // addq (%rbp), %r8
-	LONG $0x404d8b4c // movq 0x40(%rbp), %r9
-	LONG $0x48558b4c // movq 0x48(%rbp), %r10
-	QUAD $0xfffffffffffebb49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r11 # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2149; BYTE $0xfb // andq %rdi, %r11
-	LONG $0x901c8d48 // leaq (%rax,%rdx,4), %rbx
-	WORD $0x2deb // jmp 0x2808 <k_attend_values+0x1428>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x487c9162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm0, (%r8,%r14,4)
-	LONG $0x404d894c // movq %r9, 0x40(%rbp)
-	LONG $0x4855894c // movq %r10, 0x48(%rbp)
-	LONG $0x107a8d4c // leaq 0x10(%rdx), %r15
-	LONG $0x30758b48 // movq 0x30(%rbp), %rsi
-	LONG $0x40c38348 // addq $0x40, %rbx
-	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	LONG $0xfde28f0f; WORD $0xffff // jg 0x25ea <k_attend_values+0x120a>
-	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0xcd7e // jle 0x27e0 <k_attend_values+0x1400>
-	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	WORD $0x3775 // jne 0x2850 <k_attend_values+0x1470>
-	LONG $0xb03c8d4e // leaq (%rax,%r14,4), %r15
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x01c7f640 // testb $0x1, %dil
-	WORD $0xba74 // je 0x27e4 <k_attend_values+0x1404>
-	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	WORD $0x0d73 // jae 0x283c <k_attend_values+0x145c>
-	LONG $0x11180f41 // prefetcht1 (%r9)
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
-	LONG $0x80e98349 // subq $-0x80, %r9
-	LONG $0x487db262; WORD $0x0c18; BYTE $0xa1 // vbroadcastss (%rcx,%r12,4), %zmm1
-	LONG $0x4875d262; WORD $0x07b8 // vfmadd231ps (%r15), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0x99eb // jmp 0x27e4 <k_attend_values+0x1404>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	QUAD $0x00000000f52c8d4c // leaq (,%rsi,8), %r13
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x27eb // jmp 0x288b <k_attend_values+0x14ab>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	QUAD $0x01a14c18487db262 // vbroadcastss 0x4(%rcx,%r12,4), %zmm1
-	LONG $0x4875d262; WORD $0x04b8; BYTE $0xb7 // vfmadd231ps (%r15,%rsi,4), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	LONG $0x02c48349 // addq $0x2, %r12
-	WORD $0x014d; BYTE $0xef // addq %r13, %r15
-	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0x9974 // je 0x2824 <k_attend_values+0x1444>
-	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	WORD $0x0d73 // jae 0x289d <k_attend_values+0x14bd>
-	LONG $0x11180f41 // prefetcht1 (%r9)
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
-	LONG $0x80e98349 // subq $-0x80, %r9
-	LONG $0x487db262; WORD $0x0c18; BYTE $0xa1 // vbroadcastss (%rcx,%r12,4), %zmm1
-	LONG $0x4875d262; WORD $0x07b8 // vfmadd231ps (%r15), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	WORD $0xc173 // jae 0x2870 <k_attend_values+0x1490>
-	LONG $0x11180f41 // prefetcht1 (%r9)
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
-	LONG $0x80e98349 // subq $-0x80, %r9
-	WORD $0xb2eb // jmp 0x2870 <k_attend_values+0x1490>
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	WORD $0x1aeb // jmp 0x28de <k_attend_values+0x14fe>
+	LONG $0xff74840f; WORD $0xffff // je 0x4ca4 <k_attend_values+0x38c4>
+	QUAD $0x00000000c52c8d48 // leaq (,%rax,8), %rbp
+	WORD $0x25eb // jmp 0x4d5f <k_attend_values+0x397f>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x01a85418487d9262 // vbroadcastss 0x4(%r8,%r13,4), %zmm2
+	LONG $0x486dd262; WORD $0x0cb8; BYTE $0x84 // vfmadd231ps (%r12,%rax,4), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x02c58349 // addq $0x2, %r13
+	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
+	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
+	LONG $0xff45840f; WORD $0xffff // je 0x4ca4 <k_attend_values+0x38c4>
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	WORD $0x0d73 // jae 0x4d71 <k_attend_values+0x3991>
+	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	LONG $0x487d9262; WORD $0x1418; BYTE $0xa8 // vbroadcastss (%r8,%r13,4), %zmm2
+	LONG $0x486dd262; WORD $0x0cb8; BYTE $0x24 // vfmadd231ps (%r12), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	WORD $0xbc73 // jae 0x4d40 <k_attend_values+0x3960>
+	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	WORD $0xadeb // jmp 0x4d40 <k_attend_values+0x3960>
+	LONG $0x75af0f4c; BYTE $0x18 // imulq 0x18(%rbp), %r14
+	LONG $0x02e6c149 // shlq $0x2, %r14
+	LONG $0x0075034c // addq (%rbp), %r14
+	LONG $0x96048d4d // leaq (%r14,%rdx,4), %r8
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	LONG $0x0133850f; WORD $0x0000 // jne 0x4ee0 <k_attend_values+0x3b00>
+	LONG $0x487cd162; WORD $0x0011 // vmovups %zmm0, (%r8)
+	LONG $0x00013be9; BYTE $0x00 // jmp 0x4ef3 <k_attend_values+0x3b13>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
+	QUAD $0x0000008824b48b4c // movq 0x88(%rsp), %r14
+	LONG $0x008b8c0f; WORD $0x0000 // jl 0x4e5f <k_attend_values+0x3a7f>
+	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
+	LONG $0x01618c0f; WORD $0x0000 // jl 0x4f48 <k_attend_values+0x3b68>
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
-	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
+	QUAD $0x00000000ad0c8d4a // leaq (,%r13,4), %rcx
 	LONG $0x004d0348 // addq (%rbp), %rcx
 	LONG $0x187d8b48 // movq 0x18(%rbp), %rdi
-	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
-	LONG $0xceaf0f4d // imulq %r14, %r9
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	LONG $0xf7af0f4c // imulq %rdi, %r14
-	LONG $0x893c8d4a // leaq (%rcx,%r9,4), %rdi
-	LONG $0xb10c8d4a // leaq (%rcx,%r14,4), %rcx
-	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
-	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
-	WORD $0x0e75 // jne 0x291c <k_attend_values+0x153c>
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0xcfaf0f4c // imulq %rdi, %r9
+	LONG $0x813c8d4a // leaq (%rcx,%r8,4), %rdi
+	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	LONG $0x00cd850f; WORD $0x0000 // jne 0x4efd <k_attend_values+0x3b1d>
 	LONG $0x487cf162; WORD $0x0f11 // vmovups %zmm1, (%rdi)
 	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
-	WORD $0x0ceb // jmp 0x2928 <k_attend_values+0x1548>
+	LONG $0x0000c8e9; BYTE $0x00 // jmp 0x4f09 <k_attend_values+0x3b29>
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
+	QUAD $0x0000008824b48b4c // movq 0x88(%rsp), %r14
+	LONG $0xff758d0f; WORD $0xffff // jge 0x4dd4 <k_attend_values+0x39f4>
+	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
+	WORD $0xf741; BYTE $0xd3 // notl %r11d
+	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
+	QUAD $0x00000004b51c8d4e // leaq 0x4(,%r14,4), %r11
+	LONG $0xdaaf0f4d // imulq %r10, %r11
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	QUAD $0x00000000b5348d4c // leaq (,%rsi,4), %r14
+	WORD $0x2feb // jmp 0x4ec2 <k_attend_values+0x3ae2>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2
+	LONG $0x586dd262; WORD $0x0cb8; BYTE $0x9f // vfmadd231ps (%r15,%rbx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x586dd262; WORD $0x04b8; BYTE $0x9b // vfmadd231ps (%r11,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
+	LONG $0x245c3948; BYTE $0x10 // cmpq %rbx, 0x10(%rsp)
+	WORD $0x7374 // je 0x4f35 <k_attend_values+0x3b55>
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0x0b73 // jae 0x4ed2 <k_attend_values+0x3af2>
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x4050180f // prefetcht1 0x40(%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	WORD $0xc974 // je 0x4ea0 <k_attend_values+0x3ac0>
+	LONG $0xc97cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2 {%k1} {z}
+	WORD $0xc7eb // jmp 0x4ea7 <k_attend_values+0x3ac7>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x497cd162; WORD $0x0011 // vmovups %zmm0, (%r8) {%k1}
+	LONG $0x587d8948 // movq %rdi, 0x58(%rbp)
+	LONG $0x60758948 // movq %rsi, 0x60(%rbp)
+	WORD $0x23eb // jmp 0x4f20 <k_attend_values+0x3b40>
 	LONG $0x497cf162; WORD $0x0f11 // vmovups %zmm1, (%rdi) {%k1}
 	LONG $0x497cf162; WORD $0x0111 // vmovups %zmm0, (%rcx) {%k1}
-	LONG $0x40558948 // movq %rdx, 0x40(%rbp)
-	LONG $0x48458948 // movq %rax, 0x48(%rbp)
-	LONG $0x287d3b4c // cmpq 0x28(%rbp), %r15
-	LONG $0xfc8b8c0f; WORD $0xffff // jl 0x25c5 <k_attend_values+0x11e5>
-	WORD $0x41eb // jmp 0x297d <k_attend_values+0x159d>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x5daf0f48; BYTE $0x18 // imulq 0x18(%rbp), %rbx
-	LONG $0x02e3c148 // shlq $0x2, %rbx
-	LONG $0x005d0348 // addq (%rbp), %rbx
-	LONG $0x930c8d48 // leaq (%rbx,%rdx,4), %rcx
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	WORD $0x0875 // jne 0x296f <k_attend_values+0x158f>
-	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
-	WORD $0x06eb // jmp 0x2975 <k_attend_values+0x1595>
-	LONG $0x497cf162; WORD $0x0111 // vmovups %zmm0, (%rcx) {%k1}
-	LONG $0x407d8948 // movq %rdi, 0x40(%rbp)
-	LONG $0x48458948 // movq %rax, 0x48(%rbp)
-	LONG $0x60c48348 // addq $0x60, %rsp
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	LONG $0x58458948 // movq %rax, 0x58(%rbp)
+	LONG $0x60558948 // movq %rdx, 0x60(%rbp)
+	LONG $0x285d3b48 // cmpq 0x28(%rbp), %rbx
+	LONG $0xfabf8c0f; WORD $0xffff // jl 0x49df <k_attend_values+0x35ff>
+	LONG $0x80c48148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rsp # imm = 0x180
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2319,12 +4358,58 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0x90 // nop
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
+	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
+	LONG $0xfe9f8d0f; WORD $0xffff // jge 0x4de7 <k_attend_values+0x3a07>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf741; BYTE $0xd2 // notl %r10d
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	QUAD $0x000000048d0c8d48 // leaq 0x4(,%rcx,4), %rcx
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0xd1af0f4c // imulq %rcx, %r10
+	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
+	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
+	WORD $0x18eb // jmp 0x4f9f <k_attend_values+0x3bbf>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0xfe5a840f; WORD $0xffff // je 0x4df9 <k_attend_values+0x3a19>
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0x0b73 // jae 0x4faf <k_attend_values+0x3bcf>
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x4050180f // prefetcht1 0x40(%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	WORD $0x1c75 // jne 0x4fd0 <k_attend_values+0x3bf0>
+	LONG $0x487cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	WORD $0x1c7d // jge 0x4fdc <k_attend_values+0x3bfc>
+	WORD $0x26eb // jmp 0x4fe8 <k_attend_values+0x3c08>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2 {%k1} {z}
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	WORD $0x0c7c // jl 0x4fe8 <k_attend_values+0x3c08>
+	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	WORD $0x077d // jge 0x4fe8 <k_attend_values+0x3c08>
+	LONG $0x586dd262; WORD $0x0cb8; BYTE $0x9f // vfmadd231ps (%r15,%rbx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	WORD $0xa37c // jl 0x4f90 <k_attend_values+0x3bb0>
+	LONG $0x241c3b48 // cmpq (%rsp), %rbx
+	WORD $0x9d7d // jge 0x4f90 <k_attend_values+0x3bb0>
+	LONG $0x586dd262; WORD $0x04b8; BYTE $0x9e // vfmadd231ps (%r14,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0x94eb // jmp 0x4f90 <k_attend_values+0x3bb0>
+	LONG $0x00401f0f // nopl (%rax)
 
 	// attend_merge
 	LONG $0x40478b48 // movq 0x40(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02f78e0f; WORD $0x0000 // jle 0x2c94 <k_attend_merge+0x304>
+	LONG $0x02f78e0f; WORD $0x0000 // jle 0x5304 <k_attend_merge+0x304>
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
@@ -2332,31 +4417,31 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x031a0518487df262; WORD $0x0000 // vbroadcastss 0x31a(%rip), %zmm0 # 0x2cd0 <k_attend_merge+0x340>
-	QUAD $0x03200d18487df262; WORD $0x0000 // vbroadcastss 0x320(%rip), %zmm1 # 0x2ce0 <k_attend_merge+0x350>
-	QUAD $0x03221518487df262; WORD $0x0000 // vbroadcastss 0x322(%rip), %zmm2 # 0x2cec <k_attend_merge+0x35c>
-	QUAD $0x03101d18487df262; WORD $0x0000 // vbroadcastss 0x310(%rip), %zmm3 # 0x2ce4 <k_attend_merge+0x354>
-	QUAD $0x030a2518487df262; WORD $0x0000 // vbroadcastss 0x30a(%rip), %zmm4 # 0x2ce8 <k_attend_merge+0x358>
-	QUAD $0x03102d18487df262; WORD $0x0000 // vbroadcastss 0x310(%rip), %zmm5 # 0x2cf8 <k_attend_merge+0x368>
-	QUAD $0x02d23518487df262; WORD $0x0000 // vbroadcastss 0x2d2(%rip), %zmm6 # 0x2cc4 <k_attend_merge+0x334>
-	QUAD $0x02dc3d18487df262; WORD $0x0000 // vbroadcastss 0x2dc(%rip), %zmm7 # 0x2cd8 <k_attend_merge+0x348>
-	QUAD $0x02ee0518487d7262; WORD $0x0000 // vbroadcastss 0x2ee(%rip), %zmm8 # 0x2cf4 <k_attend_merge+0x364>
-	QUAD $0x02e00d18487d7262; WORD $0x0000 // vbroadcastss 0x2e0(%rip), %zmm9 # 0x2cf0 <k_attend_merge+0x360>
-	QUAD $0x02b21518487d7262; WORD $0x0000 // vbroadcastss 0x2b2(%rip), %zmm10 # 0x2ccc <k_attend_merge+0x33c>
-	QUAD $0x029c1d18487d7262; WORD $0x0000 // vbroadcastss 0x29c(%rip), %zmm11 # 0x2cc0 <k_attend_merge+0x330>
-	QUAD $0x00029325587962c4; BYTE $0x00 // vpbroadcastd 0x293(%rip), %xmm12 # 0x2cc0 <k_attend_merge+0x330>
-	QUAD $0x000002932d107ac5 // vmovss 0x293(%rip), %xmm13 # 0x2cc8 <k_attend_merge+0x338>
-	QUAD $0x00029e35187962c4; BYTE $0x00 // vbroadcastss 0x29e(%rip), %xmm14 # 0x2cdc <k_attend_merge+0x34c>
+	QUAD $0x032a0518487df262; WORD $0x0000 // vbroadcastss 0x32a(%rip), %zmm0 # 0x5350 <k_attend_merge+0x350>
+	QUAD $0x03300d18487df262; WORD $0x0000 // vbroadcastss 0x330(%rip), %zmm1 # 0x5360 <k_attend_merge+0x360>
+	QUAD $0x03321518487df262; WORD $0x0000 // vbroadcastss 0x332(%rip), %zmm2 # 0x536c <k_attend_merge+0x36c>
+	QUAD $0x03201d18487df262; WORD $0x0000 // vbroadcastss 0x320(%rip), %zmm3 # 0x5364 <k_attend_merge+0x364>
+	QUAD $0x031a2518487df262; WORD $0x0000 // vbroadcastss 0x31a(%rip), %zmm4 # 0x5368 <k_attend_merge+0x368>
+	QUAD $0x03202d18487df262; WORD $0x0000 // vbroadcastss 0x320(%rip), %zmm5 # 0x5378 <k_attend_merge+0x378>
+	QUAD $0x02e23518487df262; WORD $0x0000 // vbroadcastss 0x2e2(%rip), %zmm6 # 0x5344 <k_attend_merge+0x344>
+	QUAD $0x02ec3d18487df262; WORD $0x0000 // vbroadcastss 0x2ec(%rip), %zmm7 # 0x5358 <k_attend_merge+0x358>
+	QUAD $0x02fe0518487d7262; WORD $0x0000 // vbroadcastss 0x2fe(%rip), %zmm8 # 0x5374 <k_attend_merge+0x374>
+	QUAD $0x02f00d18487d7262; WORD $0x0000 // vbroadcastss 0x2f0(%rip), %zmm9 # 0x5370 <k_attend_merge+0x370>
+	QUAD $0x02c21518487d7262; WORD $0x0000 // vbroadcastss 0x2c2(%rip), %zmm10 # 0x534c <k_attend_merge+0x34c>
+	QUAD $0x02ac1d18487d7262; WORD $0x0000 // vbroadcastss 0x2ac(%rip), %zmm11 # 0x5340 <k_attend_merge+0x340>
+	QUAD $0x0002a325587962c4; BYTE $0x00 // vpbroadcastd 0x2a3(%rip), %xmm12 # 0x5340 <k_attend_merge+0x340>
+	QUAD $0x000002a32d107ac5 // vmovss 0x2a3(%rip), %xmm13 # 0x5348 <k_attend_merge+0x348>
+	QUAD $0x0002ae35187962c4; BYTE $0x00 // vbroadcastss 0x2ae(%rip), %xmm14 # 0x535c <k_attend_merge+0x35c>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x1deb // jmp 0x2a60 <k_attend_merge+0xd0>
+	WORD $0x1deb // jmp 0x50d0 <k_attend_merge+0xd0>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0x022b840f; WORD $0x0000 // je 0x2c8b <k_attend_merge+0x2fb>
+	LONG $0x022b840f; WORD $0x0000 // je 0x52fb <k_attend_merge+0x2fb>
 	LONG $0x107a21c4; WORD $0x823c // vmovss (%rdx,%r8,4), %xmm15
 	LONG $0x2e7841c4; BYTE $0xef // vucomiss %xmm15, %xmm13
-	WORD $0xe373 // jae 0x2a50 <k_attend_merge+0xc0>
+	WORD $0xe373 // jae 0x50c0 <k_attend_merge+0xc0>
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x087ea162; WORD $0x0410; BYTE $0x81 // vmovss (%rcx,%r8,4), %xmm16
 	LONG $0x007ec162; WORD $0xcf5f // vmaxss %xmm15, %xmm16, %xmm17
@@ -2412,17 +4497,17 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x8e148d4d // leaq (%r14,%rcx,4), %r10
 	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x2bab <k_attend_merge+0x21b>
+	WORD $0x077d // jge 0x521b <k_attend_merge+0x21b>
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x00009ee9; BYTE $0x00 // jmp 0x2c49 <k_attend_merge+0x2b9>
+	LONG $0x00009ee9; BYTE $0x00 // jmp 0x52b9 <k_attend_merge+0x2b9>
 	LONG $0xf0598d4c // leaq -0x10(%rcx), %r11
 	LONG $0x10fb8349 // cmpq $0x10, %r11
-	WORD $0x1373 // jae 0x2bc8 <k_attend_merge+0x238>
+	WORD $0x1373 // jae 0x5238 <k_attend_merge+0x238>
 	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
 	WORD $0xdb31 // xorl %ebx, %ebx
 	LONG $0x10c3f641 // testb $0x10, %r11b
-	WORD $0x6e74 // je 0x2c31 <k_attend_merge+0x2a1>
-	LONG $0x000081e9; BYTE $0x00 // jmp 0x2c49 <k_attend_merge+0x2b9>
+	WORD $0x6e74 // je 0x52a1 <k_attend_merge+0x2a1>
+	LONG $0x000081e9; BYTE $0x00 // jmp 0x52b9 <k_attend_merge+0x2b9>
 	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
 	LONG $0x04ecc149 // shrq $0x4, %r12
 	WORD $0xff49; BYTE $0xc4 // incq %r12
@@ -2441,16 +4526,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487ca162; WORD $0x0c11; BYTE $0xbb // vmovups %zmm17, (%rbx,%r15,4)
 	LONG $0x20c78349 // addq $0x20, %r15
 	LONG $0xfec48349 // addq $-0x2, %r12
-	WORD $0xc975 // jne 0x2bf0 <k_attend_merge+0x260>
+	WORD $0xc975 // jne 0x5260 <k_attend_merge+0x260>
 	LONG $0xf05f8d49 // leaq -0x10(%r15), %rbx
 	LONG $0x10c3f641 // testb $0x10, %r11b
-	WORD $0x1875 // jne 0x2c49 <k_attend_merge+0x2b9>
+	WORD $0x1875 // jne 0x52b9 <k_attend_merge+0x2b9>
 	LONG $0x407cc162; WORD $0x0c59; BYTE $0x9a // vmulps (%r10,%rbx,4), %zmm16, %zmm17
 	LONG $0x4805c262; WORD $0x0cb8; BYTE $0x99 // vfmadd231ps (%r9,%rbx,4), %zmm15, %zmm17 # zmm17 = (zmm15 * mem) + zmm17
 	LONG $0x487cc162; WORD $0x0c11; BYTE $0x99 // vmovups %zmm17, (%r9,%rbx,4)
 	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	LONG $0xfdfe8e0f; WORD $0xffff // jle 0x2a50 <k_attend_merge+0xc0>
+	LONG $0xfdfe8e0f; WORD $0xffff // jle 0x50c0 <k_attend_merge+0xc0>
 	WORD $0xd929 // subl %ebx, %ecx
 	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
@@ -2461,7 +4546,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x407ca162; WORD $0xc259 // vmulps %zmm18, %zmm16, %zmm16
 	LONG $0x4805a262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm17) + zmm16
 	LONG $0x497cc162; WORD $0x0411; BYTE $0x99 // vmovups %zmm16, (%r9,%rbx,4) {%k1}
-	LONG $0xfffdc5e9; BYTE $0xff // jmp 0x2a50 <k_attend_merge+0xc0>
+	LONG $0xfffdc5e9; BYTE $0xff // jmp 0x50c0 <k_attend_merge+0xc0>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2469,6 +4554,22 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5f41 // popq %r15
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

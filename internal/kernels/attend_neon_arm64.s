@@ -609,7 +609,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x52955553 // mov w19, #0xaaaa // =43690
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x9100416e // add x14, x11, #0x10
-	WORD $0x1000bde3 // adr x3, 0x2100 <lanes>
+	WORD $0x10019fe3 // adr x3, 0x3d40 <lanes>
 	WORD $0x72a72a04 // movk w4, #0x3950, lsl #16
 	WORD $0x72a756e5 // movk w5, #0x3ab7, lsl #16
 	WORD $0x72a78106 // movk w6, #0x3c08, lsl #16
@@ -858,850 +858,2377 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// attend_values
-	WORD $0xf81a0ffd // str x29, [sp, #-0x60]!
-	WORD $0xf940140c // ldr x12, [x0, #0x28]
-	WORD $0xa9016ffe // stp x30, x27, [sp, #0x10]
-	WORD $0xa90267fa // stp x26, x25, [sp, #0x20]
-	WORD $0xf100219f // cmp x12, #0x8
-	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
-	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
-	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
-	WORD $0x540000ea // b.ge 0xd5c <k_attend_values+0x3c>
-	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0xb27e0109 // orr x9, x8, #0x4
-	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x540036cd // b.le 0x1428 <k_attend_values+0x708>
-	WORD $0xaa0803e9 // mov x9, x8
-	WORD $0x140002d1 // b 0x189c <k_attend_values+0xb7c>
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x5280010d // mov w13, #0x8 // =8
-	WORD $0x528000aa // mov w10, #0x5 // =5
-	WORD $0x14000027 // b 0xe08 <k_attend_values+0xe8>
-	WORD $0x9b0b7c2e // mul x14, x1, x11
-	WORD $0xb240016f // orr x15, x11, #0x1
-	WORD $0xb27f0171 // orr x17, x11, #0x2
-	WORD $0xb2400562 // orr x2, x11, #0x3
-	WORD $0xb27e0163 // orr x3, x11, #0x4
-	WORD $0xaa0a0164 // orr x4, x11, x10
-	WORD $0x9b0f7c2f // mul x15, x1, x15
-	WORD $0xb27f0565 // orr x5, x11, #0x6
-	WORD $0xb240096b // orr x11, x11, #0x7
-	WORD $0x9b117c31 // mul x17, x1, x17
-	WORD $0xd37ef5ce // lsl x14, x14, #2
-	WORD $0x9b027c22 // mul x2, x1, x2
-	WORD $0xd37ef5ef // lsl x15, x15, #2
-	WORD $0x3cae6a07 // str q7, [x16, x14]
-	WORD $0x9b037c23 // mul x3, x1, x3
-	WORD $0xd37ef62e // lsl x14, x17, #2
-	WORD $0x3caf6a06 // str q6, [x16, x15]
-	WORD $0x9b047c24 // mul x4, x1, x4
-	WORD $0xd37ef44f // lsl x15, x2, #2
-	WORD $0x3cae6a05 // str q5, [x16, x14]
-	WORD $0x9b057c25 // mul x5, x1, x5
-	WORD $0xd37ef46e // lsl x14, x3, #2
-	WORD $0x3caf6a04 // str q4, [x16, x15]
-	WORD $0x9b0b7c2b // mul x11, x1, x11
-	WORD $0xd37ef48f // lsl x15, x4, #2
-	WORD $0x3cae6a03 // str q3, [x16, x14]
-	WORD $0xd37ef4ae // lsl x14, x5, #2
-	WORD $0x3caf6a02 // str q2, [x16, x15]
-	WORD $0xd37ef56b // lsl x11, x11, #2
-	WORD $0x3cae6a01 // str q1, [x16, x14]
-	WORD $0x3cab6a00 // str q0, [x16, x11]
-	WORD $0xa904300d // stp x13, x12, [x0, #0x40]
-	WORD $0xf940140c // ldr x12, [x0, #0x28]
-	WORD $0x9100210d // add x13, x8, #0x8
-	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0xaa0803eb // mov x11, x8
-	WORD $0xeb0c01bf // cmp x13, x12
-	WORD $0x54fffa2c // b.gt 0xd48 <k_attend_values+0x28>
-	WORD $0xf940180e // ldr x14, [x0, #0x30]
-	WORD $0xaa0d03e8 // mov x8, x13
-	WORD $0xf10021df // cmp x14, #0x8
-	WORD $0x540008aa // b.ge 0xf28 <k_attend_values+0x208>
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0xb27e0199 // orr x25, x12, #0x4
-	WORD $0xeb0e033f // cmp x25, x14
-	WORD $0x540015cd // b.le 0x10dc <k_attend_values+0x3bc>
-	WORD $0xaa0c03ef // mov x15, x12
-	WORD $0xeb0f01d1 // subs x17, x14, x15
-	WORD $0x54fffe0d // b.le 0xdf0 <k_attend_values+0xd0>
-	WORD $0xa943b410 // ldp x16, x13, [x0, #0x38]
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540020eb // b.lt 0x125c <k_attend_values+0x53c>
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xa9408c02 // ldp x2, x3, [x0, #0x8]
+	WORD $0xd10703ff // sub sp, sp, #0x1c0
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xa91a57f6 // stp x22, x21, [sp, #0x1a0]
+	WORD $0xaa0003f6 // mov x22, x0
+	WORD $0xf900b3fd // str x29, [sp, #0x160]
+	WORD $0xf100213f // cmp x9, #0x8
+	WORD $0xa9176ffe // stp x30, x27, [sp, #0x170]
+	WORD $0xa91867fa // stp x26, x25, [sp, #0x180]
+	WORD $0xa9195ff8 // stp x24, x23, [sp, #0x190]
+	WORD $0xa91b4ff4 // stp x20, x19, [sp, #0x1b0]
+	WORD $0xf90077e0 // str x0, [sp, #0xe8]
+	WORD $0x5400020a // b.ge 0xd8c <k_attend_values+0x6c>
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xb27e02a8 // orr x8, x21, #0x4
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x5400aa0d // b.le 0x229c <k_attend_values+0x157c>
+	WORD $0xaa1603e4 // mov x4, x22
+	WORD $0xaa1503f6 // mov x22, x21
+	WORD $0xf9401489 // ldr x9, [x4, #0x28]
+	WORD $0x91000aa8 // add x8, x21, #0x2
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x540109cd // b.le 0x2eac <k_attend_values+0x218c>
+	WORD $0xaa1603e8 // mov x8, x22
+	WORD $0xf9401489 // ldr x9, [x4, #0x28]
+	WORD $0xeb0902df // cmp x22, x9
+	WORD $0x54014fab // b.lt 0x3778 <k_attend_values+0x2a58>
+	WORD $0x14000b4c // b 0x3ab8 <k_attend_values+0x2d98>
+	WORD $0x52800388 // mov w8, #0x1c // =28
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xa9057fe8 // stp x8, xzr, [sp, #0x50]
+	WORD $0x52800308 // mov w8, #0x18 // =24
+	WORD $0xf90027e8 // str x8, [sp, #0x48]
+	WORD $0x52800288 // mov w8, #0x14 // =20
+	WORD $0xf90023e8 // str x8, [sp, #0x40]
+	WORD $0x52800208 // mov w8, #0x10 // =16
+	WORD $0xf9001fe8 // str x8, [sp, #0x38]
+	WORD $0x52800188 // mov w8, #0xc // =12
+	WORD $0xf9001be8 // str x8, [sp, #0x30]
+	WORD $0x52800108 // mov w8, #0x8 // =8
+	WORD $0xf90017e8 // str x8, [sp, #0x28]
+	WORD $0x52800088 // mov w8, #0x4 // =4
+	WORD $0xf90013e8 // str x8, [sp, #0x20]
+	WORD $0x52800108 // mov w8, #0x8 // =8
+	WORD $0x1400003a // b 0xeb4 <k_attend_values+0x194>
+	WORD $0xb2400228 // orr x8, x17, #0x1
+	WORD $0xb27f022c // orr x12, x17, #0x2
+	WORD $0xb240062d // orr x13, x17, #0x3
+	WORD $0x9b087d48 // mul x8, x10, x8
+	WORD $0x528000af // mov w15, #0x5 // =5
+	WORD $0xb27e022e // orr x14, x17, #0x4
+	WORD $0xaa0f022f // orr x15, x17, x15
+	WORD $0xb27f0630 // orr x16, x17, #0x6
+	WORD $0xb2400a31 // orr x17, x17, #0x7
+	WORD $0x9b0c7d4c // mul x12, x10, x12
+	WORD $0x3d800167 // str q7, [x11]
+	WORD $0x9b0d7d4d // mul x13, x10, x13
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0x9b0e7d4e // mul x14, x10, x14
+	WORD $0xd37ef58b // lsl x11, x12, #2
+	WORD $0x3ca86926 // str q6, [x9, x8]
+	WORD $0x9b0f7d4f // mul x15, x10, x15
+	WORD $0xd37ef5a8 // lsl x8, x13, #2
+	WORD $0x3cab6925 // str q5, [x9, x11]
+	WORD $0x9b107d50 // mul x16, x10, x16
+	WORD $0xd37ef5cb // lsl x11, x14, #2
+	WORD $0x3ca86924 // str q4, [x9, x8]
+	WORD $0x9b117d4a // mul x10, x10, x17
+	WORD $0xd37ef5e8 // lsl x8, x15, #2
+	WORD $0x3cab6923 // str q3, [x9, x11]
+	WORD $0xd37ef60b // lsl x11, x16, #2
+	WORD $0x3ca86922 // str q2, [x9, x8]
+	WORD $0xd37ef548 // lsl x8, x10, #2
+	WORD $0x3cab6921 // str q1, [x9, x11]
+	WORD $0x3ca86920 // str q0, [x9, x8]
+	WORD $0xa9058ac5 // stp x5, x2, [x22, #0x58]
+	WORD $0xa944a3ea // ldp x10, x8, [sp, #0x48]
+	WORD $0xf9400bf5 // ldr x21, [sp, #0x10]
+	WORD $0xf94016c9 // ldr x9, [x22, #0x28]
+	WORD $0x9100810b // add x11, x8, #0x20
+	WORD $0x910022a8 // add x8, x21, #0x8
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0xaa1503f0 // mov x16, x21
+	WORD $0x9100814a // add x10, x10, #0x20
+	WORD $0xa904afea // stp x10, x11, [sp, #0x48]
+	WORD $0xf94023ea // ldr x10, [sp, #0x40]
+	WORD $0x9100814b // add x11, x10, #0x20
+	WORD $0xf9401fea // ldr x10, [sp, #0x38]
+	WORD $0x9100814a // add x10, x10, #0x20
+	WORD $0xa903afea // stp x10, x11, [sp, #0x38]
+	WORD $0xf9401bea // ldr x10, [sp, #0x30]
+	WORD $0x9100814b // add x11, x10, #0x20
+	WORD $0xf94017ea // ldr x10, [sp, #0x28]
+	WORD $0x9100814a // add x10, x10, #0x20
+	WORD $0xa902afea // stp x10, x11, [sp, #0x28]
+	WORD $0xf9402fea // ldr x10, [sp, #0x58]
+	WORD $0x9100814a // add x10, x10, #0x20
+	WORD $0xf9002fea // str x10, [sp, #0x58]
+	WORD $0xf94013ea // ldr x10, [sp, #0x20]
+	WORD $0x9100814a // add x10, x10, #0x20
+	WORD $0xf90013ea // str x10, [sp, #0x20]
+	WORD $0x54fff52c // b.gt 0xd54 <k_attend_values+0x34>
+	WORD $0xf9401ac3 // ldr x3, [x22, #0x30]
+	WORD $0xa90143e8 // stp x8, x16, [sp, #0x10]
+	WORD $0xf100207f // cmp x3, #0x8
+	WORD $0x5400164a // b.ge 0x1188 <k_attend_values+0x468>
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xb27e014e // orr x14, x10, #0x4
+	WORD $0xaa0a03f1 // mov x17, x10
+	WORD $0xf9007fe3 // str x3, [sp, #0xf8]
+	WORD $0xeb0301df // cmp x14, x3
+	WORD $0x5400488d // b.le 0x17e8 <k_attend_values+0xac8>
+	WORD $0xf9407ffd // ldr x29, [sp, #0xf8]
+	WORD $0xaa1103e3 // mov x3, x17
+	WORD $0xf94077f6 // ldr x22, [sp, #0xe8]
+	WORD $0xeb0303a8 // subs x8, x29, x3
+	WORD $0x54fffb0d // b.le 0xe4c <k_attend_values+0x12c>
+	WORD $0xa944d2c9 // ldp x9, x20, [x22, #0x48]
+	WORD $0xaa0303e1 // mov x1, x3
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xa944afed // ldp x13, x11, [sp, #0x48]
+	WORD $0xf94012d5 // ldr x21, [x22, #0x20]
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xd37ef7b3 // lsl x19, x29, #2
+	WORD $0x9b0a7e8c // mul x12, x20, x10
+	WORD $0xa940c2d8 // ldp x24, x16, [x22, #0x8]
+	WORD $0xd37df28a // lsl x10, x20, #3
+	WORD $0xf9402fe0 // ldr x0, [sp, #0x58]
+	WORD $0xaa1d03e6 // mov x6, x29
+	WORD $0x9b0b62ab // madd x11, x21, x11, x24
+	WORD $0xa9458ac5 // ldp x5, x2, [x22, #0x58]
+	WORD $0xcb14014f // sub x15, x10, x20
+	WORD $0x9b0d62ad // madd x13, x21, x13, x24
+	WORD $0x8b0c012a // add x10, x9, x12
+	WORD $0xa943a6ce // ldp x14, x9, [x22, #0x38]
+	WORD $0x9b0062a0 // madd x0, x21, x0, x24
+	WORD $0xd37ffa96 // lsl x22, x20, #1
+	WORD $0xf90097eb // str x11, [sp, #0x128]
+	WORD $0x8b0f014b // add x11, x10, x15
+	WORD $0xeb0e017f // cmp x11, x14
+	WORD $0xf900b7ed // str x13, [sp, #0x168]
+	WORD $0x8b09018d // add x13, x12, x9
+	WORD $0x9a8eb169 // csel x9, x11, x14, lt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x8b0f01ae // add x14, x13, x15
+	WORD $0x9a89b3ef // csel x15, xzr, x9, lt
+	WORD $0xa943a7ec // ldp x12, x9, [sp, #0x38]
+	WORD $0xeb0f01df // cmp x14, x15
+	WORD $0x9b0c62ac // madd x12, x21, x12, x24
+	WORD $0x9b0962a9 // madd x9, x21, x9, x24
+	WORD $0xa91527ec // stp x12, x9, [sp, #0x150]
+	WORD $0xa942b3f1 // ldp x17, x12, [sp, #0x28]
+	WORD $0x9a8fb1c9 // csel x9, x14, x15, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9b0c62ac // madd x12, x21, x12, x24
+	WORD $0x9a89b3fa // csel x26, xzr, x9, lt
+	WORD $0xeb0f015f // cmp x10, x15
+	WORD $0x9a8fb149 // csel x9, x10, x15, lt
+	WORD $0xeb0f01bf // cmp x13, x15
+	WORD $0x9b1162b1 // madd x17, x21, x17, x24
+	WORD $0xf900a7ec // str x12, [sp, #0x148]
+	WORD $0x9a8fb1ac // csel x12, x13, x15, lt
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9a8cb3e3 // csel x3, xzr, x12, lt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x9b1d7c6c // mul x12, x3, x29
+	WORD $0xa913c7e0 // stp x0, x17, [sp, #0x138]
+	WORD $0xf94013e0 // ldr x0, [sp, #0x20]
+	WORD $0xd37ef691 // lsl x17, x20, #2
+	WORD $0x9a89b3f7 // csel x23, xzr, x9, lt
+	WORD $0xeb1a007f // cmp x3, x26
+	WORD $0x9b0062a0 // madd x0, x21, x0, x24
+	WORD $0xf90093f1 // str x17, [sp, #0x120]
+	WORD $0x8b0c0a0c // add x12, x16, x12, lsl #2
+	WORD $0x8b010987 // add x7, x12, x1, lsl #2
+	WORD $0xf9009be0 // str x0, [sp, #0x130]
+	WORD $0x540072aa // b.ge 0x1e30 <k_attend_values+0x1110>
+	WORD $0x8b1402cc // add x12, x22, x20
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x9b090822 // madd x2, x1, x9, x2
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xd37ff980 // lsl x0, x12, #1
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x8b140230 // add x16, x17, x20
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf94097e4 // ldr x4, [sp, #0x128]
+	WORD $0xa9105ff8 // stp x24, x23, [sp, #0x100]
+	WORD $0x8b0d029b // add x27, x20, x13
+	WORD $0x8b0a029d // add x29, x20, x10
+	WORD $0x8b0d02de // add x30, x22, x13
+	WORD $0x8b0a02d8 // add x24, x22, x10
+	WORD $0xa91153f6 // stp x22, x20, [sp, #0x110]
+	WORD $0x8b0d0196 // add x22, x12, x13
+	WORD $0x8b0a0189 // add x9, x12, x10
+	WORD $0x8b0d022c // add x12, x17, x13
+	WORD $0x8b0a0237 // add x23, x17, x10
+	WORD $0x8b0d0214 // add x20, x16, x13
+	WORD $0x8b0a0210 // add x16, x16, x10
+	WORD $0x8b0d0011 // add x17, x0, x13
+	WORD $0x8b0a0000 // add x0, x0, x10
+	WORD $0x14000005 // b 0x1058 <k_attend_values+0x338>
+	WORD $0x91000463 // add x3, x3, #0x1
+	WORD $0x8b1300e7 // add x7, x7, x19
+	WORD $0xeb03035f // cmp x26, x3
+	WORD $0x54007040 // b.eq 0x1e5c <k_attend_values+0x113c>
+	WORD $0xeb0200bf // cmp x5, x2
+	WORD $0x54000082 // b.hs 0x106c <k_attend_values+0x34c>
+	WORD $0xf98000a2 // prfm pldl2keep, [x5]
+	WORD $0xf98020a2 // prfm pldl2keep, [x5, #0x40]
+	WORD $0x910200a5 // add x5, x5, #0x80
+	WORD $0xeb0100df // cmp x6, x1
+	WORD $0x54000061 // b.ne 0x107c <k_attend_values+0x35c>
+	WORD $0x3dc000f0 // ldr q16, [x7]
+	WORD $0x1400000c // b 0x10a8 <k_attend_values+0x388>
+	WORD $0xbd4000f0 // ldr s16, [x7]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x5400012b // b.lt 0x10a8 <k_attend_values+0x388>
+	WORD $0xaa0103e4 // mov x4, x1
+	WORD $0x910010e1 // add x1, x7, #0x4
+	WORD $0x0d409030 // ld1 { v16.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x10a0 <k_attend_values+0x380>
+	WORD $0x910020e1 // add x1, x7, #0x8
+	WORD $0x4d408030 // ld1 { v16.s }[2], [x1]
+	WORD $0xaa0403e1 // mov x1, x4
+	WORD $0xf94097e4 // ldr x4, [sp, #0x128]
+	WORD $0xeb0d007f // cmp x3, x13
+	WORD $0x540000cb // b.lt 0x10c4 <k_attend_values+0x3a4>
+	WORD $0xeb0a007f // cmp x3, x10
+	WORD $0x5400008a // b.ge 0x10c4 <k_attend_values+0x3a4>
+	WORD $0xf9409ff9 // ldr x25, [sp, #0x138]
+	WORD $0xbc637b31 // ldr s17, [x25, x3, lsl #2]
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0xeb1b007f // cmp x3, x27
+	WORD $0x540000cb // b.lt 0x10e0 <k_attend_values+0x3c0>
+	WORD $0xeb1d007f // cmp x3, x29
+	WORD $0x5400008a // b.ge 0x10e0 <k_attend_values+0x3c0>
+	WORD $0xf9409bf9 // ldr x25, [sp, #0x130]
+	WORD $0xbc637b31 // ldr s17, [x25, x3, lsl #2]
+	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
+	WORD $0xeb1e007f // cmp x3, x30
+	WORD $0x540000cb // b.lt 0x10fc <k_attend_values+0x3dc>
+	WORD $0xeb18007f // cmp x3, x24
+	WORD $0x5400008a // b.ge 0x10fc <k_attend_values+0x3dc>
+	WORD $0xf940a3f9 // ldr x25, [sp, #0x140]
+	WORD $0xbc637b31 // ldr s17, [x25, x3, lsl #2]
+	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
+	WORD $0xeb16007f // cmp x3, x22
+	WORD $0x540000cb // b.lt 0x1118 <k_attend_values+0x3f8>
+	WORD $0xeb09007f // cmp x3, x9
+	WORD $0x5400008a // b.ge 0x1118 <k_attend_values+0x3f8>
+	WORD $0xf940a7f9 // ldr x25, [sp, #0x148]
+	WORD $0xbc637b31 // ldr s17, [x25, x3, lsl #2]
+	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
+	WORD $0xeb0c007f // cmp x3, x12
+	WORD $0x540000cb // b.lt 0x1134 <k_attend_values+0x414>
+	WORD $0xeb17007f // cmp x3, x23
+	WORD $0x5400008a // b.ge 0x1134 <k_attend_values+0x414>
+	WORD $0xf940abf9 // ldr x25, [sp, #0x150]
+	WORD $0xbc637b31 // ldr s17, [x25, x3, lsl #2]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0xeb14007f // cmp x3, x20
+	WORD $0x540000cb // b.lt 0x1150 <k_attend_values+0x430>
+	WORD $0xeb10007f // cmp x3, x16
+	WORD $0x5400008a // b.ge 0x1150 <k_attend_values+0x430>
+	WORD $0xf940aff9 // ldr x25, [sp, #0x158]
+	WORD $0xbc637b31 // ldr s17, [x25, x3, lsl #2]
+	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
+	WORD $0xeb11007f // cmp x3, x17
+	WORD $0x540000cb // b.lt 0x116c <k_attend_values+0x44c>
+	WORD $0xeb00007f // cmp x3, x0
+	WORD $0x5400008a // b.ge 0x116c <k_attend_values+0x44c>
+	WORD $0xf940b7f9 // ldr x25, [sp, #0x168]
+	WORD $0xbc637b31 // ldr s17, [x25, x3, lsl #2]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0xeb0e007f // cmp x3, x14
+	WORD $0x54fff6cb // b.lt 0x1048 <k_attend_values+0x328>
+	WORD $0xeb0b007f // cmp x3, x11
+	WORD $0x54fff68a // b.ge 0x1048 <k_attend_values+0x328>
+	WORD $0xbc637891 // ldr s17, [x4, x3, lsl #2]
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	WORD $0x17ffffb1 // b 0x1048 <k_attend_values+0x328>
+	WORD $0xa94196cc // ldp x12, x5, [x22, #0x18]
+	WORD $0xb240020d // orr x13, x16, #0x1
+	WORD $0xa944a2cb // ldp x11, x8, [x22, #0x48]
+	WORD $0xf9007bff // str xzr, [sp, #0xf0]
+	WORD $0x9b107d8e // mul x14, x12, x16
+	WORD $0x9b0d7d8d // mul x13, x12, x13
+	WORD $0x9b107d0a // mul x10, x8, x16
+	WORD $0x9b107ca9 // mul x9, x5, x16
+	WORD $0xa90c3bed // stp x13, x14, [sp, #0xc0]
+	WORD $0xb27f020d // orr x13, x16, #0x2
+	WORD $0xb240060e // orr x14, x16, #0x3
+	WORD $0x9b0d7d8f // mul x15, x12, x13
+	WORD $0xd37df10d // lsl x13, x8, #3
+	WORD $0x8b0a0175 // add x21, x11, x10
+	WORD $0x9b0e7d8e // mul x14, x12, x14
+	WORD $0xcb0801ab // sub x11, x13, x8
+	WORD $0xb27e020d // orr x13, x16, #0x4
+	WORD $0x8b0b02b7 // add x23, x21, x11
+	WORD $0x9b0d7d8d // mul x13, x12, x13
+	WORD $0xa90b3fee // stp x14, x15, [sp, #0xb0]
+	WORD $0xa943bacf // ldp x15, x14, [x22, #0x38]
+	WORD $0xf90057ed // str x13, [sp, #0xa8]
+	WORD $0x528000ad // mov w13, #0x5 // =5
+	WORD $0xaa0d020d // orr x13, x16, x13
+	WORD $0x8b0e0158 // add x24, x10, x14
+	WORD $0xeb0f02ff // cmp x23, x15
+	WORD $0x9b0d7d8a // mul x10, x12, x13
+	WORD $0xb27f060d // orr x13, x16, #0x6
+	WORD $0x8b0b031b // add x27, x24, x11
+	WORD $0xf90053ea // str x10, [sp, #0xa0]
+	WORD $0x9a8fb2ea // csel x10, x23, x15, lt
+	WORD $0xf10002ff // cmp x23, #0x0
+	WORD $0x9a8ab3ee // csel x14, xzr, x10, lt
+	WORD $0x9b0d7d8a // mul x10, x12, x13
+	WORD $0xf9402fed // ldr x13, [sp, #0x58]
+	WORD $0xeb0e037f // cmp x27, x14
+	WORD $0xaa0e03e0 // mov x0, x14
+	WORD $0x8b18010f // add x15, x8, x24
+	WORD $0x9a8eb36b // csel x11, x27, x14, lt
+	WORD $0xf100037f // cmp x27, #0x0
+	WORD $0x9b0d7cad // mul x13, x5, x13
+	WORD $0x9a8bb3e2 // csel x2, xzr, x11, lt
+	WORD $0xeb0e02bf // cmp x21, x14
+	WORD $0xf9004fea // str x10, [sp, #0x98]
+	WORD $0xb2400a0a // orr x10, x16, #0x7
+	WORD $0x9b0a7d8a // mul x10, x12, x10
+	WORD $0xd37ef50c // lsl x12, x8, #2
+	WORD $0x8b180194 // add x20, x12, x24
+	WORD $0x8b150199 // add x25, x12, x21
+	WORD $0xf9004bea // str x10, [sp, #0x90]
+	WORD $0xa9402acb // ldp x11, x10, [x22]
+	WORD $0xf90047eb // str x11, [sp, #0x88]
+	WORD $0xf9402beb // ldr x11, [sp, #0x50]
+	WORD $0x8b090949 // add x9, x10, x9, lsl #2
+	WORD $0x9b0b28ab // madd x11, x5, x11, x10
+	WORD $0xf900b7e9 // str x9, [sp, #0x168]
+	WORD $0x9a8eb2a9 // csel x9, x21, x14, lt
+	WORD $0xf10002bf // cmp x21, #0x0
+	WORD $0x9a89b3e9 // csel x9, xzr, x9, lt
+	WORD $0xeb0e031f // cmp x24, x14
+	WORD $0xa90da7eb // stp x11, x9, [sp, #0xd8]
+	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
+	WORD $0xd37ff90b // lsl x11, x8, #1
+	WORD $0x9b0928a9 // madd x9, x5, x9, x10
+	WORD $0x8b180161 // add x1, x11, x24
+	WORD $0x8b150166 // add x6, x11, x21
+	WORD $0x8b08016b // add x11, x11, x8
+	WORD $0x8b180167 // add x7, x11, x24
+	WORD $0x8b150173 // add x19, x11, x21
+	WORD $0xd37ff96b // lsl x11, x11, #1
+	WORD $0x8b15017a // add x26, x11, x21
+	WORD $0xf9006be9 // str x9, [sp, #0xd0]
+	WORD $0x9a8eb309 // csel x9, x24, x14, lt
+	WORD $0xf100031f // cmp x24, #0x0
+	WORD $0x9a89b3e4 // csel x4, xzr, x9, lt
+	WORD $0xa943a7ee // ldp x14, x9, [sp, #0x38]
+	WORD $0xeb02009f // cmp x4, x2
+	WORD $0x9a82c091 // csel x17, x4, x2, gt
+	WORD $0x9b0928a9 // madd x9, x5, x9, x10
+	WORD $0x9b0e28ae // madd x14, x5, x14, x10
+	WORD $0xf900afe9 // str x9, [sp, #0x158]
+	WORD $0x8b150109 // add x9, x8, x21
+	WORD $0x8b080188 // add x8, x12, x8
+	WORD $0xa942b3f0 // ldp x16, x12, [sp, #0x28]
+	WORD $0x8b18011d // add x29, x8, x24
+	WORD $0x8b15011e // add x30, x8, x21
+	WORD $0x8b180168 // add x8, x11, x24
+	WORD $0x8b1109ab // add x11, x13, x17, lsl #2
+	WORD $0x8b0d014d // add x13, x10, x13
+	WORD $0x9b0c28ac // madd x12, x5, x12, x10
+	WORD $0x8b0b014b // add x11, x10, x11
+	WORD $0xa90793eb // stp x11, x4, [sp, #0x78]
+	WORD $0xf94013eb // ldr x11, [sp, #0x20]
+	WORD $0x9b1028b0 // madd x16, x5, x16, x10
+	WORD $0x9b0b28aa // madd x10, x5, x11, x10
+	WORD $0xa914bbec // stp x12, x14, [sp, #0x148]
+	WORD $0xd37ef4ac // lsl x12, x5, #2
+	WORD $0xd37be8ae // lsl x14, x5, #5
+	WORD $0xcb0c01ce // sub x14, x14, x12
+	WORD $0x8b05018c // add x12, x12, x5
+	WORD $0xa913c3ee // stp x14, x16, [sp, #0x138]
+	WORD $0x8b0504ae // add x14, x5, x5, lsl #1
+	WORD $0xd37ef58b // lsl x11, x12, #2
+	WORD $0xa912b7ea // stp x10, x13, [sp, #0x128]
+	WORD $0xa945c2cd // ldp x13, x16, [x22, #0x58]
+	WORD $0xd37ef5ca // lsl x10, x14, #2
+	WORD $0xd37cecac // lsl x12, x5, #4
+	WORD $0xa911afea // stp x10, x11, [sp, #0x118]
+	WORD $0xd37df1ca // lsl x10, x14, #3
+	WORD $0xd37ef48e // lsl x14, x4, #2
+	WORD $0xd37df0ab // lsl x11, x5, #3
+	WORD $0xf9008bea // str x10, [sp, #0x110]
+	WORD $0xf9400aca // ldr x10, [x22, #0x10]
+	WORD $0xa906abee // stp x14, x10, [sp, #0x68]
+	WORD $0xf94073ee // ldr x14, [sp, #0xe0]
+	WORD $0xa9102fea // stp x10, x11, [sp, #0x100]
+	WORD $0xaa0503eb // mov x11, x5
+	WORD $0xf9407be5 // ldr x5, [sp, #0xf0]
+	WORD $0xcb1101ce // sub x14, x14, x17
+	WORD $0x52800111 // mov w17, #0x8 // =8
+	WORD $0xf90033ee // str x14, [sp, #0x60]
+	WORD $0x14000022 // b 0x13f4 <k_attend_values+0x6d4>
+	WORD $0xf9407bea // ldr x10, [sp, #0xf0]
+	WORD $0xf94047ee // ldr x14, [sp, #0x88]
+	WORD $0x8b0a09ca // add x10, x14, x10, lsl #2
+	WORD $0xa94c3bf1 // ldp x17, x14, [sp, #0xc0]
+	WORD $0x8b0e094e // add x14, x10, x14, lsl #2
+	WORD $0x8b110951 // add x17, x10, x17, lsl #2
+	WORD $0xad005dc0 // stp q0, q23, [x14]
+	WORD $0xad005631 // stp q17, q21, [x17]
+	WORD $0xa94b3bf1 // ldp x17, x14, [sp, #0xb0]
+	WORD $0x8b0e094e // add x14, x10, x14, lsl #2
+	WORD $0x8b110951 // add x17, x10, x17, lsl #2
+	WORD $0xad0059d2 // stp q18, q22, [x14]
+	WORD $0xad004e26 // stp q6, q19, [x17]
+	WORD $0xa94a3bf1 // ldp x17, x14, [sp, #0xa0]
+	WORD $0x8b0e094e // add x14, x10, x14, lsl #2
+	WORD $0x8b110951 // add x17, x10, x17, lsl #2
+	WORD $0xad001dc3 // stp q3, q7, [x14]
+	WORD $0xad001221 // stp q1, q4, [x17]
+	WORD $0xa9493bf1 // ldp x17, x14, [sp, #0x90]
+	WORD $0x8b0e094e // add x14, x10, x14, lsl #2
+	WORD $0x8b11094a // add x10, x10, x17, lsl #2
+	WORD $0xad0015c2 // stp q2, q5, [x14]
+	WORD $0xf94077ee // ldr x14, [sp, #0xe8]
+	WORD $0xad005150 // stp q16, q20, [x10]
+	WORD $0xa94f93ea // ldp x10, x4, [sp, #0xf8]
+	WORD $0xf94019c3 // ldr x3, [x14, #0x30]
+	WORD $0xa905c1cd // stp x13, x16, [x14, #0x58]
+	WORD $0x91002151 // add x17, x10, #0x8
+	WORD $0x91008084 // add x4, x4, #0x20
+	WORD $0xaa0a03e5 // mov x5, x10
+	WORD $0xeb03023f // cmp x17, x3
+	WORD $0xf90083e4 // str x4, [sp, #0x100]
+	WORD $0x54ffd6cc // b.gt 0xec8 <k_attend_values+0x1a8>
+	WORD $0xf94043ea // ldr x10, [sp, #0x80]
+	WORD $0xd37ef46e // lsl x14, x3, #2
+	WORD $0xa90f47e5 // stp x5, x17, [sp, #0xf0]
+	WORD $0xeb02015f // cmp x10, x2
+	WORD $0x54000c0a // b.ge 0x1584 <k_attend_values+0x864>
+	WORD $0xf94037f1 // ldr x17, [sp, #0x68]
+	WORD $0xf94083e4 // ldr x4, [sp, #0x100]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x9b031225 // madd x5, x17, x3, x4
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0xaa0a03f1 // mov x17, x10
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0xa94d2be3 // ldp x3, x10, [sp, #0xd0]
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x14000005 // b 0x1470 <k_attend_values+0x750>
+	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x8b0e00a5 // add x5, x5, x14
+	WORD $0xeb11005f // cmp x2, x17
+	WORD $0x54000be0 // b.eq 0x15e8 <k_attend_values+0x8c8>
+	WORD $0xeb1001bf // cmp x13, x16
+	WORD $0x54000082 // b.hs 0x1484 <k_attend_values+0x764>
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
+	WORD $0x910201ad // add x13, x13, #0x80
+	WORD $0xad4060b9 // ldp q25, q24, [x5]
+	WORD $0xeb18023f // cmp x17, x24
+	WORD $0x540000eb // b.lt 0x14a8 <k_attend_values+0x788>
+	WORD $0xeb15023f // cmp x17, x21
+	WORD $0x540000aa // b.ge 0x14a8 <k_attend_values+0x788>
+	WORD $0xf9409be4 // ldr x4, [sp, #0x130]
+	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
+	WORD $0x4f9a1320 // fmla v0.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1317 // fmla v23.4s, v24.4s, v26.s[0]
+	WORD $0xeb0f023f // cmp x17, x15
+	WORD $0x540000eb // b.lt 0x14c8 <k_attend_values+0x7a8>
+	WORD $0xeb09023f // cmp x17, x9
+	WORD $0x540000aa // b.ge 0x14c8 <k_attend_values+0x7a8>
+	WORD $0xf94097e4 // ldr x4, [sp, #0x128]
+	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
+	WORD $0x4f9a1331 // fmla v17.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1315 // fmla v21.4s, v24.4s, v26.s[0]
+	WORD $0xeb01023f // cmp x17, x1
+	WORD $0x540000eb // b.lt 0x14e8 <k_attend_values+0x7c8>
+	WORD $0xeb06023f // cmp x17, x6
+	WORD $0x540000aa // b.ge 0x14e8 <k_attend_values+0x7c8>
+	WORD $0xf940a3e4 // ldr x4, [sp, #0x140]
+	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
+	WORD $0x4f9a1332 // fmla v18.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1316 // fmla v22.4s, v24.4s, v26.s[0]
+	WORD $0xeb07023f // cmp x17, x7
+	WORD $0x540000eb // b.lt 0x1508 <k_attend_values+0x7e8>
+	WORD $0xeb13023f // cmp x17, x19
+	WORD $0x540000aa // b.ge 0x1508 <k_attend_values+0x7e8>
+	WORD $0xf940a7e4 // ldr x4, [sp, #0x148]
+	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
+	WORD $0x4f9a1326 // fmla v6.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1313 // fmla v19.4s, v24.4s, v26.s[0]
+	WORD $0xeb14023f // cmp x17, x20
+	WORD $0x540000eb // b.lt 0x1528 <k_attend_values+0x808>
+	WORD $0xeb19023f // cmp x17, x25
+	WORD $0x540000aa // b.ge 0x1528 <k_attend_values+0x808>
+	WORD $0xf940abe4 // ldr x4, [sp, #0x150]
+	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
+	WORD $0x4f9a1323 // fmla v3.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1307 // fmla v7.4s, v24.4s, v26.s[0]
+	WORD $0xeb1d023f // cmp x17, x29
+	WORD $0x540000eb // b.lt 0x1548 <k_attend_values+0x828>
+	WORD $0xeb1e023f // cmp x17, x30
+	WORD $0x540000aa // b.ge 0x1548 <k_attend_values+0x828>
+	WORD $0xf940afe4 // ldr x4, [sp, #0x158]
+	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
+	WORD $0x4f9a1321 // fmla v1.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1304 // fmla v4.4s, v24.4s, v26.s[0]
+	WORD $0xeb08023f // cmp x17, x8
+	WORD $0x540000cb // b.lt 0x1564 <k_attend_values+0x844>
+	WORD $0xeb1a023f // cmp x17, x26
+	WORD $0x5400008a // b.ge 0x1564 <k_attend_values+0x844>
+	WORD $0xbc71787a // ldr s26, [x3, x17, lsl #2]
+	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1305 // fmla v5.4s, v24.4s, v26.s[0]
+	WORD $0xeb1b023f // cmp x17, x27
+	WORD $0x54fff7cb // b.lt 0x1460 <k_attend_values+0x740>
+	WORD $0xeb17023f // cmp x17, x23
+	WORD $0x54fff78a // b.ge 0x1460 <k_attend_values+0x740>
+	WORD $0xbc71795a // ldr s26, [x10, x17, lsl #2]
+	WORD $0x4f9a1330 // fmla v16.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1314 // fmla v20.4s, v24.4s, v26.s[0]
+	WORD $0x17ffffb8 // b 0x1460 <k_attend_values+0x740>
+	WORD $0x9b037d51 // mul x17, x10, x3
+	WORD $0xf9403be3 // ldr x3, [sp, #0x70]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x8b110871 // add x17, x3, x17, lsl #2
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x8b050a25 // add x5, x17, x5, lsl #2
+	WORD $0xaa0a03f1 // mov x17, x10
+	WORD $0xa94d8fea // ldp x10, x3, [sp, #0xd8]
+	WORD $0xeb03023f // cmp x17, x3
+	WORD $0x540000cb // b.lt 0x15f8 <k_attend_values+0x8d8>
+	WORD $0x14000033 // b 0x16b0 <k_attend_values+0x990>
+	WORD $0xaa0203f1 // mov x17, x2
+	WORD $0xf94073e3 // ldr x3, [sp, #0xe0]
+	WORD $0xeb03005f // cmp x2, x3
+	WORD $0x540005ea // b.ge 0x16b0 <k_attend_values+0x990>
+	WORD $0xf9403fe4 // ldr x4, [sp, #0x78]
+	WORD $0xf94033e3 // ldr x3, [sp, #0x60]
+	WORD $0x14000025 // b 0x1694 <k_attend_values+0x974>
+	WORD $0xf940b7ea // ldr x10, [sp, #0x168]
+	WORD $0xad4064b8 // ldp q24, q25, [x5]
+	WORD $0x4ddfc89a // ld1r { v26.4s }, [x4], #4
+	WORD $0xf1000463 // subs x3, x3, #0x1
+	WORD $0x8b11094a // add x10, x10, x17, lsl #2
+	WORD $0xf94087f6 // ldr x22, [sp, #0x108]
+	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x8b0e00a5 // add x5, x5, x14
+	WORD $0xbc6b795b // ldr s27, [x10, x11, lsl #2]
+	WORD $0x4e3acf00 // fmla v0.4s, v24.4s, v26.4s
+	WORD $0x4e3acf37 // fmla v23.4s, v25.4s, v26.4s
+	WORD $0xbc76695a // ldr s26, [x10, x22]
+	WORD $0xf9408ff6 // ldr x22, [sp, #0x118]
+	WORD $0x4f9b1311 // fmla v17.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1335 // fmla v21.4s, v25.4s, v27.s[0]
+	WORD $0xbc76695b // ldr s27, [x10, x22]
+	WORD $0xf94093f6 // ldr x22, [sp, #0x120]
+	WORD $0x4f9a1312 // fmla v18.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1336 // fmla v22.4s, v25.4s, v26.s[0]
+	WORD $0xbc6c695a // ldr s26, [x10, x12]
+	WORD $0x4f9b1306 // fmla v6.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1333 // fmla v19.4s, v25.4s, v27.s[0]
+	WORD $0xbc76695b // ldr s27, [x10, x22]
+	WORD $0xf9408bf6 // ldr x22, [sp, #0x110]
+	WORD $0x4f9a1303 // fmla v3.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1327 // fmla v7.4s, v25.4s, v26.s[0]
+	WORD $0x4f9b1301 // fmla v1.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1324 // fmla v4.4s, v25.4s, v27.s[0]
+	WORD $0xbc76695a // ldr s26, [x10, x22]
+	WORD $0xf9409ff6 // ldr x22, [sp, #0x138]
+	WORD $0xbc76695b // ldr s27, [x10, x22]
+	WORD $0x4f9a1302 // fmla v2.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1325 // fmla v5.4s, v25.4s, v26.s[0]
+	WORD $0x4f9b1310 // fmla v16.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1334 // fmla v20.4s, v25.4s, v27.s[0]
+	WORD $0x540000e0 // b.eq 0x16ac <k_attend_values+0x98c>
+	WORD $0xeb1001bf // cmp x13, x16
+	WORD $0x54fffb62 // b.hs 0x1604 <k_attend_values+0x8e4>
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
+	WORD $0x910201ad // add x13, x13, #0x80
+	WORD $0x17ffffd7 // b 0x1604 <k_attend_values+0x8e4>
+	WORD $0xa94dc7ea // ldp x10, x17, [sp, #0xd8]
+	WORD $0xf9406be3 // ldr x3, [sp, #0xd0]
+	WORD $0xeb00023f // cmp x17, x0
+	WORD $0x54ffe5ca // b.ge 0x1370 <k_attend_values+0x650>
+	WORD $0x910040a5 // add x5, x5, #0x10
+	WORD $0x14000005 // b 0x16d4 <k_attend_values+0x9b4>
+	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x8b0e00a5 // add x5, x5, x14
+	WORD $0xeb11001f // cmp x0, x17
+	WORD $0x54ffe500 // b.eq 0x1370 <k_attend_values+0x650>
+	WORD $0xeb1001bf // cmp x13, x16
+	WORD $0x54000082 // b.hs 0x16e8 <k_attend_values+0x9c8>
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
+	WORD $0x910201ad // add x13, x13, #0x80
+	WORD $0xad7fe0b9 // ldp q25, q24, [x5, #-0x10]
+	WORD $0xeb18023f // cmp x17, x24
+	WORD $0x540000eb // b.lt 0x170c <k_attend_values+0x9ec>
+	WORD $0xeb15023f // cmp x17, x21
+	WORD $0x540000aa // b.ge 0x170c <k_attend_values+0x9ec>
+	WORD $0xf9409be4 // ldr x4, [sp, #0x130]
+	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
+	WORD $0x4f9a1320 // fmla v0.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1317 // fmla v23.4s, v24.4s, v26.s[0]
+	WORD $0xeb0f023f // cmp x17, x15
+	WORD $0x540000eb // b.lt 0x172c <k_attend_values+0xa0c>
+	WORD $0xeb09023f // cmp x17, x9
+	WORD $0x540000aa // b.ge 0x172c <k_attend_values+0xa0c>
+	WORD $0xf94097e4 // ldr x4, [sp, #0x128]
+	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
+	WORD $0x4f9a1331 // fmla v17.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1315 // fmla v21.4s, v24.4s, v26.s[0]
+	WORD $0xeb01023f // cmp x17, x1
+	WORD $0x540000eb // b.lt 0x174c <k_attend_values+0xa2c>
+	WORD $0xeb06023f // cmp x17, x6
+	WORD $0x540000aa // b.ge 0x174c <k_attend_values+0xa2c>
+	WORD $0xf940a3e4 // ldr x4, [sp, #0x140]
+	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
+	WORD $0x4f9a1332 // fmla v18.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1316 // fmla v22.4s, v24.4s, v26.s[0]
+	WORD $0xeb07023f // cmp x17, x7
+	WORD $0x540000eb // b.lt 0x176c <k_attend_values+0xa4c>
+	WORD $0xeb13023f // cmp x17, x19
+	WORD $0x540000aa // b.ge 0x176c <k_attend_values+0xa4c>
+	WORD $0xf940a7e4 // ldr x4, [sp, #0x148]
+	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
+	WORD $0x4f9a1326 // fmla v6.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1313 // fmla v19.4s, v24.4s, v26.s[0]
+	WORD $0xeb14023f // cmp x17, x20
+	WORD $0x540000eb // b.lt 0x178c <k_attend_values+0xa6c>
+	WORD $0xeb19023f // cmp x17, x25
+	WORD $0x540000aa // b.ge 0x178c <k_attend_values+0xa6c>
+	WORD $0xf940abe4 // ldr x4, [sp, #0x150]
+	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
+	WORD $0x4f9a1323 // fmla v3.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1307 // fmla v7.4s, v24.4s, v26.s[0]
+	WORD $0xeb1d023f // cmp x17, x29
+	WORD $0x540000eb // b.lt 0x17ac <k_attend_values+0xa8c>
+	WORD $0xeb1e023f // cmp x17, x30
+	WORD $0x540000aa // b.ge 0x17ac <k_attend_values+0xa8c>
+	WORD $0xf940afe4 // ldr x4, [sp, #0x158]
+	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
+	WORD $0x4f9a1321 // fmla v1.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1304 // fmla v4.4s, v24.4s, v26.s[0]
+	WORD $0xeb08023f // cmp x17, x8
+	WORD $0x540000cb // b.lt 0x17c8 <k_attend_values+0xaa8>
+	WORD $0xeb1a023f // cmp x17, x26
+	WORD $0x5400008a // b.ge 0x17c8 <k_attend_values+0xaa8>
+	WORD $0xbc71787a // ldr s26, [x3, x17, lsl #2]
+	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1305 // fmla v5.4s, v24.4s, v26.s[0]
+	WORD $0xeb1b023f // cmp x17, x27
+	WORD $0x54fff7cb // b.lt 0x16c4 <k_attend_values+0x9a4>
+	WORD $0xeb17023f // cmp x17, x23
+	WORD $0x54fff78a // b.ge 0x16c4 <k_attend_values+0x9a4>
+	WORD $0xbc71795a // ldr s26, [x10, x17, lsl #2]
+	WORD $0x4f9a1330 // fmla v16.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1314 // fmla v20.4s, v24.4s, v26.s[0]
+	WORD $0x17ffffb8 // b 0x16c4 <k_attend_values+0x9a4>
+	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
+	WORD $0xf9400ff0 // ldr x16, [sp, #0x18]
+	WORD $0xf94023f8 // ldr x24, [sp, #0x40]
+	WORD $0xa941b081 // ldp x1, x12, [x4, #0x18]
+	WORD $0xb240020a // orr x10, x16, #0x1
+	WORD $0xa944d089 // ldp x9, x20, [x4, #0x48]
+	WORD $0xb2400600 // orr x0, x16, #0x3
+	WORD $0xa9438883 // ldp x3, x2, [x4, #0x38]
+	WORD $0x9b107c28 // mul x8, x1, x16
+	WORD $0xd37df28d // lsl x13, x20, #3
+	WORD $0x9b107e8b // mul x11, x20, x16
+	WORD $0xcb1401ad // sub x13, x13, x20
+	WORD $0x9b107d8f // mul x15, x12, x16
+	WORD $0xf90087e8 // str x8, [sp, #0x108]
+	WORD $0x9b0a7c28 // mul x8, x1, x10
+	WORD $0xb27f020a // orr x10, x16, #0x2
+	WORD $0x8b0b0129 // add x9, x9, x11
+	WORD $0x8b02016b // add x11, x11, x2
+	WORD $0xb27e0202 // orr x2, x16, #0x4
+	WORD $0xf90083e8 // str x8, [sp, #0x100]
+	WORD $0x9b0a7c28 // mul x8, x1, x10
+	WORD $0x8b0d012a // add x10, x9, x13
+	WORD $0xeb03015f // cmp x10, x3
+	WORD $0x8b0d016d // add x13, x11, x13
+	WORD $0x9a83b143 // csel x3, x10, x3, lt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x9a83b3e5 // csel x5, xzr, x3, lt
+	WORD $0xb27f0603 // orr x3, x16, #0x6
+	WORD $0xeb0501bf // cmp x13, x5
+	WORD $0x9b037c37 // mul x23, x1, x3
+	WORD $0xb2400a03 // orr x3, x16, #0x7
+	WORD $0xf9007be8 // str x8, [sp, #0xf0]
+	WORD $0x9b007c28 // mul x8, x1, x0
+	WORD $0x9b037c20 // mul x0, x1, x3
+	WORD $0xf90073e8 // str x8, [sp, #0xe0]
+	WORD $0x9b027c28 // mul x8, x1, x2
+	WORD $0xf90063e8 // str x8, [sp, #0xc0]
+	WORD $0x528000a8 // mov w8, #0x5 // =5
+	WORD $0xaa080202 // orr x2, x16, x8
+	WORD $0x9b027c28 // mul x8, x1, x2
+	WORD $0x9a85b1a2 // csel x2, x13, x5, lt
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9a82b3fe // csel x30, xzr, x2, lt
+	WORD $0xeb05013f // cmp x9, x5
+	WORD $0xd37ef681 // lsl x1, x20, #2
+	WORD $0x9a85b122 // csel x2, x9, x5, lt
+	WORD $0xf100013f // cmp x9, #0x0
+	WORD $0x8b0b0033 // add x19, x1, x11
+	WORD $0xf9004be8 // str x8, [sp, #0x90]
+	WORD $0xa9406c88 // ldp x8, x27, [x4]
+	WORD $0x9b186d98 // madd x24, x12, x24, x27
+	WORD $0xa90c97e8 // stp x8, x5, [sp, #0xc8]
+	WORD $0x8b0f0b68 // add x8, x27, x15, lsl #2
+	WORD $0xf900b7e8 // str x8, [sp, #0x168]
+	WORD $0x9a82b3e8 // csel x8, xzr, x2, lt
+	WORD $0xeb05017f // cmp x11, x5
+	WORD $0x9a85b16f // csel x15, x11, x5, lt
+	WORD $0xaa1103e5 // mov x5, x17
+	WORD $0xf9006fe8 // str x8, [sp, #0xd8]
+	WORD $0xa944c7e3 // ldp x3, x17, [sp, #0x48]
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x9a8fb3f0 // csel x16, xzr, x15, lt
+	WORD $0xd37ffa8f // lsl x15, x20, #1
+	WORD $0x8b0b0282 // add x2, x20, x11
+	WORD $0xf900a7f8 // str x24, [sp, #0x148]
+	WORD $0xeb1e021f // cmp x16, x30
+	WORD $0x9b116d88 // madd x8, x12, x17, x27
+	WORD $0xaa0403f1 // mov x17, x4
+	WORD $0x8b090284 // add x4, x20, x9
+	WORD $0x8b0b01e6 // add x6, x15, x11
+	WORD $0x8b0901e7 // add x7, x15, x9
+	WORD $0x8b1401ef // add x15, x15, x20
+	WORD $0x8b0b01f8 // add x24, x15, x11
+	WORD $0x8b0901f9 // add x25, x15, x9
+	WORD $0xd37ff9fa // lsl x26, x15, #1
+	WORD $0x9a9ec21d // csel x29, x16, x30, gt
+	WORD $0xf900afe8 // str x8, [sp, #0x158]
+	WORD $0x9b036d88 // madd x8, x12, x3, x27
+	WORD $0xf9402fe3 // ldr x3, [sp, #0x58]
+	WORD $0x9b037d83 // mul x3, x12, x3
+	WORD $0xf900abe8 // str x8, [sp, #0x150]
+	WORD $0x8b140028 // add x8, x1, x20
+	WORD $0x8b090034 // add x20, x1, x9
+	WORD $0x8b0b0115 // add x21, x8, x11
+	WORD $0x8b090116 // add x22, x8, x9
+	WORD $0xd37ef588 // lsl x8, x12, #2
+	WORD $0xd37be981 // lsl x1, x12, #5
+	WORD $0xcb08002f // sub x15, x1, x8
+	WORD $0x8b0c0108 // add x8, x8, x12
+	WORD $0x8b0c0581 // add x1, x12, x12, lsl #1
+	WORD $0xf900a3ef // str x15, [sp, #0x140]
+	WORD $0xf9401fef // ldr x15, [sp, #0x38]
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0x9b0f6d8f // madd x15, x12, x15, x27
+	WORD $0xa9133fe8 // stp x8, x15, [sp, #0x130]
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0x8b1d086f // add x15, x3, x29, lsl #2
+	WORD $0x9b086d88 // madd x8, x12, x8, x27
+	WORD $0xf90097e8 // str x8, [sp, #0x128]
+	WORD $0xd37ef428 // lsl x8, x1, #2
+	WORD $0xf90093e8 // str x8, [sp, #0x120]
+	WORD $0xd37df028 // lsl x8, x1, #3
+	WORD $0xaa0c03e1 // mov x1, x12
+	WORD $0xf9008fe8 // str x8, [sp, #0x118]
+	WORD $0x8b030368 // add x8, x27, x3
+	WORD $0xf9008be8 // str x8, [sp, #0x110]
+	WORD $0x8b0f0368 // add x8, x27, x15
+	WORD $0xaa1003ef // mov x15, x16
+	WORD $0xf9003fe8 // str x8, [sp, #0x78]
+	WORD $0xf94087e8 // ldr x8, [sp, #0x108]
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0xf9005fe8 // str x8, [sp, #0xb8]
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0x9b086d88 // madd x8, x12, x8, x27
+	WORD $0xf90087e8 // str x8, [sp, #0x108]
+	WORD $0xf94083e8 // ldr x8, [sp, #0x100]
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0xf9005be8 // str x8, [sp, #0xb0]
+	WORD $0xf9407be8 // ldr x8, [sp, #0xf0]
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0xf90057e8 // str x8, [sp, #0xa8]
+	WORD $0xf94073e8 // ldr x8, [sp, #0xe0]
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0xf90053e8 // str x8, [sp, #0xa0]
+	WORD $0xf94063e8 // ldr x8, [sp, #0xc0]
+	WORD $0xf90063f0 // str x16, [sp, #0xc0]
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0xf9004fe8 // str x8, [sp, #0x98]
+	WORD $0xf9404be8 // ldr x8, [sp, #0x90]
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0xf9004be8 // str x8, [sp, #0x90]
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0x9b086d88 // madd x8, x12, x8, x27
+	WORD $0xf90083e8 // str x8, [sp, #0x100]
+	WORD $0xd37ef6e8 // lsl x8, x23, #2
+	WORD $0xd37ced97 // lsl x23, x12, #4
+	WORD $0xf90047e8 // str x8, [sp, #0x88]
+	WORD $0xd37ef408 // lsl x8, x0, #2
+	WORD $0xa9458230 // ldp x16, x0, [x17, #0x58]
+	WORD $0xf90043e8 // str x8, [sp, #0x80]
+	WORD $0xf9400a28 // ldr x8, [x17, #0x10]
+	WORD $0xaa0503f1 // mov x17, x5
+	WORD $0xd37df185 // lsl x5, x12, #3
+	WORD $0xf9003be8 // str x8, [sp, #0x70]
+	WORD $0x8b110908 // add x8, x8, x17, lsl #2
+	WORD $0xf9007be8 // str x8, [sp, #0xf0]
+	WORD $0xd37ef5e8 // lsl x8, x15, #2
+	WORD $0xf90037e8 // str x8, [sp, #0x68]
+	WORD $0xaa1a03e8 // mov x8, x26
+	WORD $0x8b0b035a // add x26, x26, x11
+	WORD $0x8b09010c // add x12, x8, x9
+	WORD $0xf9406fe8 // ldr x8, [sp, #0xd8]
+	WORD $0xcb1d0108 // sub x8, x8, x29
+	WORD $0xf9407ffd // ldr x29, [sp, #0xf8]
+	WORD $0xf90033e8 // str x8, [sp, #0x60]
+	WORD $0x1400001e // b 0x1acc <k_attend_values+0xdac>
+	WORD $0xf94067ee // ldr x14, [sp, #0xc8]
+	WORD $0xf9405fe8 // ldr x8, [sp, #0xb8]
+	WORD $0xa94e3fe3 // ldp x3, x15, [sp, #0xe0]
+	WORD $0x8b1109ce // add x14, x14, x17, lsl #2
+	WORD $0x3ca869c0 // str q0, [x14, x8]
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0xaa0303f1 // mov x17, x3
+	WORD $0x3ca869c1 // str q1, [x14, x8]
+	WORD $0xf94057e8 // ldr x8, [sp, #0xa8]
+	WORD $0x3ca869c2 // str q2, [x14, x8]
+	WORD $0xf94053e8 // ldr x8, [sp, #0xa0]
+	WORD $0x3ca869c3 // str q3, [x14, x8]
+	WORD $0xf9404fe8 // ldr x8, [sp, #0x98]
+	WORD $0x3ca869c4 // str q4, [x14, x8]
+	WORD $0xf9404be8 // ldr x8, [sp, #0x90]
+	WORD $0x3ca869c5 // str q5, [x14, x8]
+	WORD $0xf94047e8 // ldr x8, [sp, #0x88]
+	WORD $0x3ca869c6 // str q6, [x14, x8]
+	WORD $0xf94043e8 // ldr x8, [sp, #0x80]
+	WORD $0x3ca869c7 // str q7, [x14, x8]
+	WORD $0xf9407be8 // ldr x8, [sp, #0xf0]
+	WORD $0x9100106e // add x14, x3, #0x4
+	WORD $0xf94019fd // ldr x29, [x15, #0x30]
+	WORD $0xa90581f0 // stp x16, x0, [x15, #0x58]
+	WORD $0xf94063ef // ldr x15, [sp, #0xc0]
+	WORD $0x91004108 // add x8, x8, #0x10
+	WORD $0xeb1d01df // cmp x14, x29
+	WORD $0xf9007be8 // str x8, [sp, #0xf0]
+	WORD $0x54ffa0ec // b.gt 0xee4 <k_attend_values+0x1c4>
+	WORD $0xd37ef7bb // lsl x27, x29, #2
+	WORD $0xeb1e01ff // cmp x15, x30
+	WORD $0xf90073ee // str x14, [sp, #0xe0]
+	WORD $0x54000a4a // b.ge 0x1c20 <k_attend_values+0xf00>
+	WORD $0xf94037ee // ldr x14, [sp, #0x68]
+	WORD $0xf9407be8 // ldr x8, [sp, #0xf0]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x9b1d21dd // madd x29, x14, x29, x8
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0xf9406bef // ldr x15, [sp, #0xd0]
+	WORD $0x14000005 // b 0x1b24 <k_attend_values+0xe04>
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0x8b1b03bd // add x29, x29, x27
+	WORD $0xeb0e03df // cmp x30, x14
+	WORD $0x54000a60 // b.eq 0x1c6c <k_attend_values+0xf4c>
+	WORD $0xeb00021f // cmp x16, x0
+	WORD $0x54000082 // b.hs 0x1b38 <k_attend_values+0xe18>
+	WORD $0xf9800202 // prfm pldl2keep, [x16]
+	WORD $0xf9802202 // prfm pldl2keep, [x16, #0x40]
+	WORD $0x91020210 // add x16, x16, #0x80
+	WORD $0x3dc003b0 // ldr q16, [x29]
+	WORD $0xeb0b01df // cmp x14, x11
+	WORD $0x540000cb // b.lt 0x1b58 <k_attend_values+0xe38>
+	WORD $0xeb0901df // cmp x14, x9
+	WORD $0x5400008a // b.ge 0x1b58 <k_attend_values+0xe38>
+	WORD $0xf9408be8 // ldr x8, [sp, #0x110]
+	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	WORD $0xeb0201df // cmp x14, x2
+	WORD $0x540000cb // b.lt 0x1b74 <k_attend_values+0xe54>
+	WORD $0xeb0401df // cmp x14, x4
+	WORD $0x5400008a // b.ge 0x1b74 <k_attend_values+0xe54>
+	WORD $0xf94083e8 // ldr x8, [sp, #0x100]
+	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0xeb0601df // cmp x14, x6
+	WORD $0x540000cb // b.lt 0x1b90 <k_attend_values+0xe70>
+	WORD $0xeb0701df // cmp x14, x7
+	WORD $0x5400008a // b.ge 0x1b90 <k_attend_values+0xe70>
+	WORD $0xf94087e8 // ldr x8, [sp, #0x108]
+	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
+	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
+	WORD $0xeb1801df // cmp x14, x24
+	WORD $0x540000cb // b.lt 0x1bac <k_attend_values+0xe8c>
+	WORD $0xeb1901df // cmp x14, x25
+	WORD $0x5400008a // b.ge 0x1bac <k_attend_values+0xe8c>
+	WORD $0xf94097e8 // ldr x8, [sp, #0x128]
+	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0xeb1301df // cmp x14, x19
+	WORD $0x540000cb // b.lt 0x1bc8 <k_attend_values+0xea8>
+	WORD $0xeb1401df // cmp x14, x20
+	WORD $0x5400008a // b.ge 0x1bc8 <k_attend_values+0xea8>
+	WORD $0xf9409fe8 // ldr x8, [sp, #0x138]
+	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
+	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
+	WORD $0xeb1501df // cmp x14, x21
+	WORD $0x540000cb // b.lt 0x1be4 <k_attend_values+0xec4>
+	WORD $0xeb1601df // cmp x14, x22
+	WORD $0x5400008a // b.ge 0x1be4 <k_attend_values+0xec4>
+	WORD $0xf940a7e3 // ldr x3, [sp, #0x148]
+	WORD $0xbc6e7871 // ldr s17, [x3, x14, lsl #2]
+	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
+	WORD $0xeb1a01df // cmp x14, x26
+	WORD $0x540000cb // b.lt 0x1c00 <k_attend_values+0xee0>
+	WORD $0xeb0c01df // cmp x14, x12
+	WORD $0x5400008a // b.ge 0x1c00 <k_attend_values+0xee0>
+	WORD $0xf940abe3 // ldr x3, [sp, #0x150]
+	WORD $0xbc6e7871 // ldr s17, [x3, x14, lsl #2]
+	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
+	WORD $0xeb0d01df // cmp x14, x13
+	WORD $0x54fff88b // b.lt 0x1b14 <k_attend_values+0xdf4>
+	WORD $0xeb0a01df // cmp x14, x10
+	WORD $0x54fff84a // b.ge 0x1b14 <k_attend_values+0xdf4>
+	WORD $0xf940afe3 // ldr x3, [sp, #0x158]
+	WORD $0xbc6e7871 // ldr s17, [x3, x14, lsl #2]
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0x17ffffbe // b 0x1b14 <k_attend_values+0xdf4>
+	WORD $0x9b1d7dee // mul x14, x15, x29
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x8b0e090e // add x14, x8, x14, lsl #2
+	WORD $0x8b1109dd // add x29, x14, x17, lsl #2
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0xa94d0fef // ldp x15, x3, [sp, #0xd0]
+	WORD $0xeb0301df // cmp x14, x3
+	WORD $0x5400010b // b.lt 0x1c7c <k_attend_values+0xf5c>
+	WORD $0xeb0f01df // cmp x14, x15
+	WORD $0x5400068b // b.lt 0x1d34 <k_attend_values+0x1014>
+	WORD $0x17ffff7c // b 0x1a58 <k_attend_values+0xd38>
+	WORD $0xaa1e03ee // mov x14, x30
+	WORD $0xf9406fe3 // ldr x3, [sp, #0xd8]
+	WORD $0xeb0303df // cmp x30, x3
+	WORD $0x54ffff4a // b.ge 0x1c60 <k_attend_values+0xf40>
+	WORD $0xf9007ff1 // str x17, [sp, #0xf8]
+	WORD $0xf9403fef // ldr x15, [sp, #0x78]
+	WORD $0xf94033f1 // ldr x17, [sp, #0x60]
+	WORD $0x1400001c // b 0x1cf8 <k_attend_values+0xfd8>
+	WORD $0xf940b7e3 // ldr x3, [sp, #0x168]
+	WORD $0x3dc003b0 // ldr q16, [x29]
+	WORD $0xf1000631 // subs x17, x17, #0x1
+	WORD $0xbc4045f1 // ldr s17, [x15], #0x4
+	WORD $0xf94093e8 // ldr x8, [sp, #0x120]
+	WORD $0x8b0e0863 // add x3, x3, x14, lsl #2
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0x8b1b03bd // add x29, x29, x27
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	WORD $0xbc617872 // ldr s18, [x3, x1, lsl #2]
+	WORD $0xbc686871 // ldr s17, [x3, x8]
+	WORD $0xf9409be8 // ldr x8, [sp, #0x130]
+	WORD $0xbc656873 // ldr s19, [x3, x5]
+	WORD $0xbc776874 // ldr s20, [x3, x23]
+	WORD $0x4f921201 // fmla v1.4s, v16.4s, v18.s[0]
+	WORD $0xbc686872 // ldr s18, [x3, x8]
+	WORD $0xf9408fe8 // ldr x8, [sp, #0x118]
+	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0xbc686873 // ldr s19, [x3, x8]
+	WORD $0xf940a3e8 // ldr x8, [sp, #0x140]
+	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
+	WORD $0x4f921205 // fmla v5.4s, v16.4s, v18.s[0]
+	WORD $0xbc686871 // ldr s17, [x3, x8]
+	WORD $0x4f931206 // fmla v6.4s, v16.4s, v19.s[0]
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0x540000e0 // b.eq 0x1d10 <k_attend_values+0xff0>
+	WORD $0xeb00021f // cmp x16, x0
+	WORD $0x54fffc82 // b.hs 0x1c8c <k_attend_values+0xf6c>
+	WORD $0xf9800202 // prfm pldl2keep, [x16]
+	WORD $0xf9802202 // prfm pldl2keep, [x16, #0x40]
+	WORD $0x91020210 // add x16, x16, #0x80
+	WORD $0x17ffffe0 // b 0x1c8c <k_attend_values+0xf6c>
+	WORD $0xa94d3bef // ldp x15, x14, [sp, #0xd0]
+	WORD $0xf9407ff1 // ldr x17, [sp, #0xf8]
+	WORD $0xeb0f01df // cmp x14, x15
+	WORD $0x540000cb // b.lt 0x1d34 <k_attend_values+0x1014>
+	WORD $0x17ffff4e // b 0x1a58 <k_attend_values+0xd38>
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0x8b1b03bd // add x29, x29, x27
+	WORD $0xeb0e01ff // cmp x15, x14
+	WORD $0x54ffe940 // b.eq 0x1a58 <k_attend_values+0xd38>
+	WORD $0xeb00021f // cmp x16, x0
+	WORD $0x54000082 // b.hs 0x1d48 <k_attend_values+0x1028>
+	WORD $0xf9800202 // prfm pldl2keep, [x16]
+	WORD $0xf9802202 // prfm pldl2keep, [x16, #0x40]
+	WORD $0x91020210 // add x16, x16, #0x80
+	WORD $0x3dc003b0 // ldr q16, [x29]
+	WORD $0xeb0b01df // cmp x14, x11
+	WORD $0x540000cb // b.lt 0x1d68 <k_attend_values+0x1048>
+	WORD $0xeb0901df // cmp x14, x9
+	WORD $0x5400008a // b.ge 0x1d68 <k_attend_values+0x1048>
+	WORD $0xf9408be8 // ldr x8, [sp, #0x110]
+	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	WORD $0xeb0201df // cmp x14, x2
+	WORD $0x540000cb // b.lt 0x1d84 <k_attend_values+0x1064>
+	WORD $0xeb0401df // cmp x14, x4
+	WORD $0x5400008a // b.ge 0x1d84 <k_attend_values+0x1064>
+	WORD $0xf94083e8 // ldr x8, [sp, #0x100]
+	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0xeb0601df // cmp x14, x6
+	WORD $0x540000cb // b.lt 0x1da0 <k_attend_values+0x1080>
+	WORD $0xeb0701df // cmp x14, x7
+	WORD $0x5400008a // b.ge 0x1da0 <k_attend_values+0x1080>
+	WORD $0xf94087e8 // ldr x8, [sp, #0x108]
+	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
+	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
+	WORD $0xeb1801df // cmp x14, x24
+	WORD $0x540000cb // b.lt 0x1dbc <k_attend_values+0x109c>
+	WORD $0xeb1901df // cmp x14, x25
+	WORD $0x5400008a // b.ge 0x1dbc <k_attend_values+0x109c>
+	WORD $0xf94097e8 // ldr x8, [sp, #0x128]
+	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0xeb1301df // cmp x14, x19
+	WORD $0x540000cb // b.lt 0x1dd8 <k_attend_values+0x10b8>
+	WORD $0xeb1401df // cmp x14, x20
+	WORD $0x5400008a // b.ge 0x1dd8 <k_attend_values+0x10b8>
+	WORD $0xf9409fe8 // ldr x8, [sp, #0x138]
+	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
+	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
+	WORD $0xeb1501df // cmp x14, x21
+	WORD $0x540000cb // b.lt 0x1df4 <k_attend_values+0x10d4>
+	WORD $0xeb1601df // cmp x14, x22
+	WORD $0x5400008a // b.ge 0x1df4 <k_attend_values+0x10d4>
+	WORD $0xf940a7e3 // ldr x3, [sp, #0x148]
+	WORD $0xbc6e7871 // ldr s17, [x3, x14, lsl #2]
+	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
+	WORD $0xeb1a01df // cmp x14, x26
+	WORD $0x540000cb // b.lt 0x1e10 <k_attend_values+0x10f0>
+	WORD $0xeb0c01df // cmp x14, x12
+	WORD $0x5400008a // b.ge 0x1e10 <k_attend_values+0x10f0>
+	WORD $0xf940abe3 // ldr x3, [sp, #0x150]
+	WORD $0xbc6e7871 // ldr s17, [x3, x14, lsl #2]
+	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
+	WORD $0xeb0d01df // cmp x14, x13
+	WORD $0x54fff88b // b.lt 0x1d24 <k_attend_values+0x1004>
+	WORD $0xeb0a01df // cmp x14, x10
+	WORD $0x54fff84a // b.ge 0x1d24 <k_attend_values+0x1004>
+	WORD $0xf940afe3 // ldr x3, [sp, #0x158]
+	WORD $0xbc6e7871 // ldr s17, [x3, x14, lsl #2]
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0x17ffffbe // b 0x1d24 <k_attend_values+0x1004>
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xf94097e4 // ldr x4, [sp, #0x128]
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x8b0f0863 // add x3, x3, x15, lsl #2
-	WORD $0xd37ef5c4 // lsl x4, x14, #2
-	WORD $0xd37ef425 // lsl x5, x1, #2
-	WORD $0x1400001b // b 0xee8 <k_attend_values+0x1c8>
-	WORD $0x3dc00070 // ldr q16, [x3]
-	WORD $0x8b010846 // add x6, x2, x1, lsl #2
-	WORD $0xbc404451 // ldr s17, [x2], #0x4
-	WORD $0xf1000610 // subs x16, x16, #0x1
-	WORD $0x8b040063 // add x3, x3, x4
-	WORD $0x8b0500c7 // add x7, x6, x5
-	WORD $0xbd4000d2 // ldr s18, [x6]
+	WORD $0xeb0302e9 // subs x9, x23, x3
+	WORD $0x540000ec // b.gt 0x1e70 <k_attend_values+0x1150>
+	WORD $0x1400003b // b 0x1f44 <k_attend_values+0x1224>
+	WORD $0xa95153f6 // ldp x22, x20, [sp, #0x110]
+	WORD $0xaa1a03e3 // mov x3, x26
+	WORD $0xa9505ff8 // ldp x24, x23, [sp, #0x100]
+	WORD $0xeb1a02e9 // subs x9, x23, x26
+	WORD $0x540006cd // b.le 0x1f44 <k_attend_values+0x1224>
+	WORD $0xf9402fec // ldr x12, [sp, #0x58]
+	WORD $0x9b0c7eac // mul x12, x21, x12
+	WORD $0x8b030990 // add x16, x12, x3, lsl #2
+	WORD $0xd37ef6ac // lsl x12, x21, #2
+	WORD $0xaa0603e3 // mov x3, x6
+	WORD $0x8b100310 // add x16, x24, x16
+	WORD $0x1400001b // b 0x1ef4 <k_attend_values+0x11d4>
+	WORD $0x3dc000f0 // ldr q16, [x7]
+	WORD $0x8b150a11 // add x17, x16, x21, lsl #2
+	WORD $0xbc404611 // ldr s17, [x16], #0x4
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x8b1300e7 // add x7, x7, x19
+	WORD $0x8b0c0220 // add x0, x17, x12
+	WORD $0xbd400232 // ldr s18, [x17]
 	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x8b0500e6 // add x6, x7, x5
-	WORD $0xbd4000f3 // ldr s19, [x7]
-	WORD $0xbd4000d1 // ldr s17, [x6]
-	WORD $0x8b0500c6 // add x6, x6, x5
+	WORD $0x8b0c0011 // add x17, x0, x12
+	WORD $0xbd400013 // ldr s19, [x0]
+	WORD $0xbd400231 // ldr s17, [x17]
+	WORD $0x8b0c0231 // add x17, x17, x12
 	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
-	WORD $0xbd4000d2 // ldr s18, [x6]
-	WORD $0x8b0500c6 // add x6, x6, x5
+	WORD $0xbd400232 // ldr s18, [x17]
+	WORD $0x8b0c0231 // add x17, x17, x12
 	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0xbd4000d3 // ldr s19, [x6]
-	WORD $0x8b0500c6 // add x6, x6, x5
+	WORD $0xbd400233 // ldr s19, [x17]
+	WORD $0x8b0c0231 // add x17, x17, x12
 	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
-	WORD $0xbd4000d1 // ldr s17, [x6]
-	WORD $0xbc6568d4 // ldr s20, [x6, x5]
+	WORD $0xbd400231 // ldr s17, [x17]
+	WORD $0xbc6c6a34 // ldr s20, [x17, x12]
 	WORD $0x4f921203 // fmla v3.4s, v16.4s, v18.s[0]
 	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
 	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x54001cc0 // b.eq 0x127c <k_attend_values+0x55c>
-	WORD $0xeb0c01bf // cmp x13, x12
-	WORD $0x54000082 // b.hs 0xefc <k_attend_values+0x1dc>
-	WORD $0xf98001a2 // prfm pldl2keep, [x13]
-	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
-	WORD $0x910201ad // add x13, x13, #0x80
-	WORD $0xeb0f01df // cmp x14, x15
-	WORD $0x54fffc00 // b.eq 0xe80 <k_attend_values+0x160>
-	WORD $0xbd400070 // ldr s16, [x3]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54fffbcb // b.lt 0xe84 <k_attend_values+0x164>
-	WORD $0x91001066 // add x6, x3, #0x4
-	WORD $0x0d4090d0 // ld1 { v16.s }[1], [x6]
-	WORD $0x54fffb60 // b.eq 0xe84 <k_attend_values+0x164>
-	WORD $0x91002066 // add x6, x3, #0x8
-	WORD $0x4d4080d0 // ld1 { v16.s }[2], [x6]
-	WORD $0x17ffffd8 // b 0xe84 <k_attend_values+0x164>
-	WORD $0xa941900c // ldp x12, x4, [x0, #0x18]
-	WORD $0xb240016f // orr x15, x11, #0x1
-	WORD $0xb27f0170 // orr x16, x11, #0x2
-	WORD $0xb2400571 // orr x17, x11, #0x3
-	WORD $0xb27e0161 // orr x1, x11, #0x4
-	WORD $0xaa0a0162 // orr x2, x11, x10
-	WORD $0xb27f0563 // orr x3, x11, #0x6
-	WORD $0xb2400965 // orr x5, x11, #0x7
-	WORD $0x9b0b7d8d // mul x13, x12, x11
-	WORD $0xa943d013 // ldp x19, x20, [x0, #0x38]
-	WORD $0xf9402415 // ldr x21, [x0, #0x48]
-	WORD $0xd37ef496 // lsl x22, x4, #2
-	WORD $0xaa1f03f8 // mov x24, xzr
-	WORD $0x9b0f7d8f // mul x15, x12, x15
-	WORD $0x52800119 // mov w25, #0x8 // =8
-	WORD $0x9b107d90 // mul x16, x12, x16
-	WORD $0x9b117d91 // mul x17, x12, x17
-	WORD $0x9b017d81 // mul x1, x12, x1
-	WORD $0x9b027d82 // mul x2, x12, x2
-	WORD $0x9b037d83 // mul x3, x12, x3
-	WORD $0x9b057d85 // mul x5, x12, x5
-	WORD $0xa9403006 // ldp x6, x12, [x0]
-	WORD $0x9b093087 // madd x7, x4, x9, x12
-	WORD $0xf940080c // ldr x12, [x0, #0x10]
-	WORD $0x91004197 // add x23, x12, #0x10
-	WORD $0x14000019 // b 0xff0 <k_attend_values+0x2d0>
-	WORD $0x8b1808ce // add x14, x6, x24, lsl #2
-	WORD $0x910082f7 // add x23, x23, #0x20
-	WORD $0x8b0d09d8 // add x24, x14, x13, lsl #2
-	WORD $0x8b0f09d9 // add x25, x14, x15, lsl #2
-	WORD $0xad005f01 // stp q1, q23, [x24]
-	WORD $0x8b1009d8 // add x24, x14, x16, lsl #2
-	WORD $0xad005b34 // stp q20, q22, [x25]
-	WORD $0x8b1109d9 // add x25, x14, x17, lsl #2
-	WORD $0xad005712 // stp q18, q21, [x24]
-	WORD $0x8b0109d8 // add x24, x14, x1, lsl #2
-	WORD $0xad004f27 // stp q7, q19, [x25]
-	WORD $0x8b0209d9 // add x25, x14, x2, lsl #2
-	WORD $0xad004304 // stp q4, q16, [x24]
-	WORD $0x8b0309d8 // add x24, x14, x3, lsl #2
-	WORD $0x8b0509ce // add x14, x14, x5, lsl #2
-	WORD $0xad001722 // stp q2, q5, [x25]
-	WORD $0x91002199 // add x25, x12, #0x8
-	WORD $0xad000f00 // stp q0, q3, [x24]
-	WORD $0xaa0c03f8 // mov x24, x12
-	WORD $0xad0045c6 // stp q6, q17, [x14]
-	WORD $0xf940180e // ldr x14, [x0, #0x30]
-	WORD $0xa9045414 // stp x20, x21, [x0, #0x40]
-	WORD $0xeb0e033f // cmp x25, x14
-	WORD $0x54fff18c // b.gt 0xe1c <k_attend_values+0xfc>
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0xf100067f // cmp x19, #0x1
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0xaa1903ec // mov x12, x25
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x54000280 // b.eq 0x1f40 <k_attend_values+0x1220>
+	WORD $0xeb0200bf // cmp x5, x2
+	WORD $0x54000082 // b.hs 0x1f08 <k_attend_values+0x11e8>
+	WORD $0xf98000a2 // prfm pldl2keep, [x5]
+	WORD $0xf98020a2 // prfm pldl2keep, [x5, #0x40]
+	WORD $0x910200a5 // add x5, x5, #0x80
+	WORD $0xeb01007f // cmp x3, x1
+	WORD $0x54fffc00 // b.eq 0x1e8c <k_attend_values+0x116c>
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x54fffacb // b.lt 0xf90 <k_attend_values+0x270>
-	WORD $0xd37ef5ce // lsl x14, x14, #2
-	WORD $0xaa0703f9 // mov x25, x7
-	WORD $0xaa1303fa // mov x26, x19
-	WORD $0xaa1703fb // mov x27, x23
-	WORD $0x1400001e // b 0x10c4 <k_attend_values+0x3a4>
-	WORD $0xad7fe778 // ldp q24, q25, [x27, #-0x10]
-	WORD $0x8b040b3d // add x29, x25, x4, lsl #2
-	WORD $0x4ddfcb3a // ld1r { v26.4s }, [x25], #4
-	WORD $0xf100075a // subs x26, x26, #0x1
-	WORD $0x4dd6cbbb // ld1r { v27.4s }, [x29], x22
-	WORD $0x8b0e037b // add x27, x27, x14
-	WORD $0x4e3acf01 // fmla v1.4s, v24.4s, v26.4s
-	WORD $0x4e3acf37 // fmla v23.4s, v25.4s, v26.4s
-	WORD $0x4dd6cbba // ld1r { v26.4s }, [x29], x22
-	WORD $0x4e3bcf14 // fmla v20.4s, v24.4s, v27.4s
-	WORD $0x4dd6cbbc // ld1r { v28.4s }, [x29], x22
-	WORD $0x4e3bcf36 // fmla v22.4s, v25.4s, v27.4s
-	WORD $0x4dd6cbbb // ld1r { v27.4s }, [x29], x22
-	WORD $0x4e3acf12 // fmla v18.4s, v24.4s, v26.4s
-	WORD $0x4e3acf35 // fmla v21.4s, v25.4s, v26.4s
-	WORD $0x4dd6cbba // ld1r { v26.4s }, [x29], x22
-	WORD $0x4e3ccf07 // fmla v7.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf33 // fmla v19.4s, v25.4s, v28.4s
-	WORD $0x4dd6cbbc // ld1r { v28.4s }, [x29], x22
-	WORD $0x4e3bcf04 // fmla v4.4s, v24.4s, v27.4s
-	WORD $0x4e3bcf30 // fmla v16.4s, v25.4s, v27.4s
-	WORD $0x4e3acf02 // fmla v2.4s, v24.4s, v26.4s
-	WORD $0x4e3acf25 // fmla v5.4s, v25.4s, v26.4s
-	WORD $0xbd4003ba // ldr s26, [x29]
-	WORD $0x4e3ccf00 // fmla v0.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf23 // fmla v3.4s, v25.4s, v28.4s
-	WORD $0x4f9a1306 // fmla v6.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1331 // fmla v17.4s, v25.4s, v26.s[0]
-	WORD $0x54fff680 // b.eq 0xf90 <k_attend_values+0x270>
-	WORD $0xeb15029f // cmp x20, x21
-	WORD $0x54fffc42 // b.hs 0x1050 <k_attend_values+0x330>
-	WORD $0xf9800282 // prfm pldl2keep, [x20]
-	WORD $0xf9802282 // prfm pldl2keep, [x20, #0x40]
-	WORD $0x91020294 // add x20, x20, #0x80
-	WORD $0x17ffffde // b 0x1050 <k_attend_values+0x330>
-	WORD $0xa9413c03 // ldp x3, x15, [x0, #0x10]
-	WORD $0xb240016d // orr x13, x11, #0x1
-	WORD $0xb2400970 // orr x16, x11, #0x7
-	WORD $0xa9438411 // ldp x17, x1, [x0, #0x38]
-	WORD $0xf9402402 // ldr x2, [x0, #0x48]
-	WORD $0x9b0d7de7 // mul x7, x15, x13
-	WORD $0xb27f016d // orr x13, x11, #0x2
-	WORD $0x8b0c0863 // add x3, x3, x12, lsl #2
-	WORD $0x9b0d7df3 // mul x19, x15, x13
-	WORD $0xb240056d // orr x13, x11, #0x3
-	WORD $0x9b0d7df4 // mul x20, x15, x13
-	WORD $0xb27e016d // orr x13, x11, #0x4
-	WORD $0xd37ef4e7 // lsl x7, x7, #2
-	WORD $0x9b0d7df5 // mul x21, x15, x13
-	WORD $0xaa0a016d // orr x13, x11, x10
-	WORD $0xd37ef673 // lsl x19, x19, #2
-	WORD $0x9b0d7df6 // mul x22, x15, x13
-	WORD $0xb27f056d // orr x13, x11, #0x6
-	WORD $0xd37ef694 // lsl x20, x20, #2
-	WORD $0x9b0b7de6 // mul x6, x15, x11
-	WORD $0xd37ef6b5 // lsl x21, x21, #2
-	WORD $0x9b0d7df7 // mul x23, x15, x13
-	WORD $0xf940100d // ldr x13, [x0, #0x20]
-	WORD $0xd37ef6d6 // lsl x22, x22, #2
-	WORD $0x9b107def // mul x15, x15, x16
-	WORD $0xa9401010 // ldp x16, x4, [x0]
-	WORD $0xd37ef5a5 // lsl x5, x13, #2
-	WORD $0xd37ef4c6 // lsl x6, x6, #2
-	WORD $0x9b0911a4 // madd x4, x13, x9, x4
-	WORD $0xd37ef6f7 // lsl x23, x23, #2
-	WORD $0xd37ef5f8 // lsl x24, x15, #2
-	WORD $0x14000011 // b 0x119c <k_attend_values+0x47c>
-	WORD $0x8b0c0a0c // add x12, x16, x12, lsl #2
-	WORD $0x910011f9 // add x25, x15, #0x4
-	WORD $0x91004063 // add x3, x3, #0x10
-	WORD $0x3ca66980 // str q0, [x12, x6]
-	WORD $0x3ca76981 // str q1, [x12, x7]
-	WORD $0x3cb36982 // str q2, [x12, x19]
-	WORD $0x3cb46983 // str q3, [x12, x20]
-	WORD $0x3cb56984 // str q4, [x12, x21]
-	WORD $0x3cb66985 // str q5, [x12, x22]
-	WORD $0x3cb76986 // str q6, [x12, x23]
-	WORD $0x3cb86987 // str q7, [x12, x24]
-	WORD $0xaa0f03ec // mov x12, x15
-	WORD $0xf940180e // ldr x14, [x0, #0x30]
-	WORD $0xa9040801 // stp x1, x2, [x0, #0x40]
-	WORD $0xeb0e033f // cmp x25, x14
-	WORD $0x54ffe4ac // b.gt 0xe2c <k_attend_values+0x10c>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1903ef // mov x15, x25
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x54fffccb // b.lt 0x115c <k_attend_values+0x43c>
-	WORD $0xd37ef5ce // lsl x14, x14, #2
-	WORD $0xaa0403f9 // mov x25, x4
-	WORD $0xaa1103fa // mov x26, x17
-	WORD $0xaa0303fb // mov x27, x3
-	WORD $0x1400001b // b 0x1244 <k_attend_values+0x524>
-	WORD $0x8b0d0b3d // add x29, x25, x13, lsl #2
-	WORD $0x3dc00370 // ldr q16, [x27]
-	WORD $0xf100075a // subs x26, x26, #0x1
-	WORD $0xbc404731 // ldr s17, [x25], #0x4
-	WORD $0x8b0e037b // add x27, x27, x14
-	WORD $0x8b0503be // add x30, x29, x5
-	WORD $0xbd4003b2 // ldr s18, [x29]
-	WORD $0x8b0503dd // add x29, x30, x5
-	WORD $0xbd4003d3 // ldr s19, [x30]
-	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
-	WORD $0xbd4003b1 // ldr s17, [x29]
-	WORD $0x8b0503bd // add x29, x29, x5
-	WORD $0x4f921201 // fmla v1.4s, v16.4s, v18.s[0]
-	WORD $0xbd4003b2 // ldr s18, [x29]
-	WORD $0x8b0503bd // add x29, x29, x5
-	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
-	WORD $0xbd4003b3 // ldr s19, [x29]
-	WORD $0x8b0503bd // add x29, x29, x5
-	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
-	WORD $0xbd4003b1 // ldr s17, [x29]
-	WORD $0xbc656bb4 // ldr s20, [x29, x5]
-	WORD $0x4f921204 // fmla v4.4s, v16.4s, v18.s[0]
-	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0xbd4000f1 // ldr s17, [x7]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x6e040630 // mov v16.s[0], v17.s[0]
+	WORD $0x54fffb8b // b.lt 0x1e90 <k_attend_values+0x1170>
+	WORD $0x910010f1 // add x17, x7, #0x4
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409230 // ld1 { v16.s }[1], [x17]
+	WORD $0x54fffb00 // b.eq 0x1e90 <k_attend_values+0x1170>
+	WORD $0x910020f1 // add x17, x7, #0x8
+	WORD $0x4d408230 // ld1 { v16.s }[2], [x17]
+	WORD $0x17ffffd5 // b 0x1e90 <k_attend_values+0x1170>
+	WORD $0xaa1703e3 // mov x3, x23
+	WORD $0xeb0f007f // cmp x3, x15
+	WORD $0x54000c4a // b.ge 0x20d0 <k_attend_values+0x13b0>
+	WORD $0x8b1402c9 // add x9, x22, x20
+	WORD $0xf94093f1 // ldr x17, [sp, #0x120]
+	WORD $0x8b0d0295 // add x21, x20, x13
+	WORD $0xd37ff930 // lsl x16, x9, #1
+	WORD $0x8b0a0298 // add x24, x20, x10
+	WORD $0x8b0d02d9 // add x25, x22, x13
+	WORD $0x8b14022c // add x12, x17, x20
+	WORD $0x8b0a02d7 // add x23, x22, x10
+	WORD $0x8b0d013a // add x26, x9, x13
+	WORD $0x8b0a013b // add x27, x9, x10
+	WORD $0x8b0d0234 // add x20, x17, x13
+	WORD $0x8b0a0236 // add x22, x17, x10
+	WORD $0x8b0d019d // add x29, x12, x13
+	WORD $0x8b0a019e // add x30, x12, x10
+	WORD $0x8b0d0209 // add x9, x16, x13
+	WORD $0x8b0a020c // add x12, x16, x10
+	WORD $0x14000005 // b 0x1fa0 <k_attend_values+0x1280>
+	WORD $0x91000463 // add x3, x3, #0x1
+	WORD $0x8b1300e7 // add x7, x7, x19
+	WORD $0xeb0301ff // cmp x15, x3
+	WORD $0x540009a0 // b.eq 0x20d0 <k_attend_values+0x13b0>
+	WORD $0xeb0200bf // cmp x5, x2
+	WORD $0x54000082 // b.hs 0x1fb4 <k_attend_values+0x1294>
+	WORD $0xf98000a2 // prfm pldl2keep, [x5]
+	WORD $0xf98020a2 // prfm pldl2keep, [x5, #0x40]
+	WORD $0x910200a5 // add x5, x5, #0x80
+	WORD $0xeb0100df // cmp x6, x1
+	WORD $0x54000061 // b.ne 0x1fc4 <k_attend_values+0x12a4>
+	WORD $0x3dc000f0 // ldr q16, [x7]
+	WORD $0x1400000c // b 0x1ff0 <k_attend_values+0x12d0>
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0xbd4000f1 // ldr s17, [x7]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x6e040630 // mov v16.s[0], v17.s[0]
+	WORD $0x540000eb // b.lt 0x1ff0 <k_attend_values+0x12d0>
+	WORD $0x910010f0 // add x16, x7, #0x4
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409210 // ld1 { v16.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x1ff0 <k_attend_values+0x12d0>
+	WORD $0x910020f0 // add x16, x7, #0x8
+	WORD $0x4d408210 // ld1 { v16.s }[2], [x16]
+	WORD $0xeb0d007f // cmp x3, x13
+	WORD $0x540000cb // b.lt 0x200c <k_attend_values+0x12ec>
+	WORD $0xeb0a007f // cmp x3, x10
+	WORD $0x5400008a // b.ge 0x200c <k_attend_values+0x12ec>
+	WORD $0xf9409ff0 // ldr x16, [sp, #0x138]
+	WORD $0xbc637a11 // ldr s17, [x16, x3, lsl #2]
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0xeb15007f // cmp x3, x21
+	WORD $0x540000cb // b.lt 0x2028 <k_attend_values+0x1308>
+	WORD $0xeb18007f // cmp x3, x24
+	WORD $0x5400008a // b.ge 0x2028 <k_attend_values+0x1308>
+	WORD $0xf9409bf0 // ldr x16, [sp, #0x130]
+	WORD $0xbc637a11 // ldr s17, [x16, x3, lsl #2]
 	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
-	WORD $0x4f941207 // fmla v7.4s, v16.4s, v20.s[0]
-	WORD $0x54fff8e0 // b.eq 0x115c <k_attend_values+0x43c>
-	WORD $0xeb02003f // cmp x1, x2
-	WORD $0x54fffca2 // b.hs 0x11dc <k_attend_values+0x4bc>
-	WORD $0xf9800022 // prfm pldl2keep, [x1]
-	WORD $0xf9802022 // prfm pldl2keep, [x1, #0x40]
-	WORD $0x91020021 // add x1, x1, #0x80
-	WORD $0x17ffffe1 // b 0x11dc <k_attend_values+0x4bc>
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400010 // ldr x16, [x0]
-	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
-	WORD $0xeb0f01df // cmp x14, x15
-	WORD $0x8b0f0a10 // add x16, x16, x15, lsl #2
-	WORD $0x54ffd720 // b.eq 0xd70 <k_attend_values+0x50>
-	WORD $0x9b0b7c2e // mul x14, x1, x11
-	WORD $0xb240016f // orr x15, x11, #0x1
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x8b0e0a0e // add x14, x16, x14, lsl #2
-	WORD $0x5400040d // b.le 0x1320 <k_attend_values+0x600>
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54000681 // b.ne 0x1378 <k_attend_values+0x658>
-	WORD $0xb27f0171 // orr x17, x11, #0x2
-	WORD $0x9b0f7c2f // mul x15, x1, x15
-	WORD $0xb2400562 // orr x2, x11, #0x3
-	WORD $0xb27e0163 // orr x3, x11, #0x4
-	WORD $0xaa0a0164 // orr x4, x11, x10
-	WORD $0xb27f0565 // orr x5, x11, #0x6
-	WORD $0x9b117c31 // mul x17, x1, x17
-	WORD $0xb240096b // orr x11, x11, #0x7
-	WORD $0xfd0001c7 // str d7, [x14]
-	WORD $0x9b027c22 // mul x2, x1, x2
-	WORD $0xd37ef5ef // lsl x15, x15, #2
-	WORD $0x9b037c23 // mul x3, x1, x3
-	WORD $0xd37ef62e // lsl x14, x17, #2
-	WORD $0xfc2f6a06 // str d6, [x16, x15]
-	WORD $0x9b047c24 // mul x4, x1, x4
-	WORD $0xd37ef44f // lsl x15, x2, #2
-	WORD $0xfc2e6a05 // str d5, [x16, x14]
-	WORD $0x9b057c25 // mul x5, x1, x5
-	WORD $0xd37ef46e // lsl x14, x3, #2
-	WORD $0xfc2f6a04 // str d4, [x16, x15]
-	WORD $0x9b0b7c2b // mul x11, x1, x11
-	WORD $0xd37ef48f // lsl x15, x4, #2
-	WORD $0xfc2e6a03 // str d3, [x16, x14]
-	WORD $0xd37ef4ae // lsl x14, x5, #2
-	WORD $0xfc2f6a02 // str d2, [x16, x15]
-	WORD $0x8b0b0a0b // add x11, x16, x11, lsl #2
-	WORD $0xfc2e6a01 // str d1, [x16, x14]
-	WORD $0xfd000160 // str d0, [x11]
-	WORD $0x17fffeb4 // b 0xdec <k_attend_values+0xcc>
-	WORD $0xb27f0171 // orr x17, x11, #0x2
-	WORD $0xb2400562 // orr x2, x11, #0x3
-	WORD $0xb27e0163 // orr x3, x11, #0x4
-	WORD $0xaa0a0164 // orr x4, x11, x10
-	WORD $0xb27f0565 // orr x5, x11, #0x6
-	WORD $0xb240096b // orr x11, x11, #0x7
-	WORD $0x9b0f7c2f // mul x15, x1, x15
-	WORD $0xbd0001c7 // str s7, [x14]
-	WORD $0x9b117c31 // mul x17, x1, x17
-	WORD $0x9b027c22 // mul x2, x1, x2
-	WORD $0xbc2f7a06 // str s6, [x16, x15, lsl #2]
-	WORD $0x9b037c23 // mul x3, x1, x3
-	WORD $0xbc317a05 // str s5, [x16, x17, lsl #2]
-	WORD $0x9b047c24 // mul x4, x1, x4
-	WORD $0xbc227a04 // str s4, [x16, x2, lsl #2]
-	WORD $0x9b057c2e // mul x14, x1, x5
-	WORD $0xbc237a03 // str s3, [x16, x3, lsl #2]
-	WORD $0x9b0b7c2b // mul x11, x1, x11
-	WORD $0xbc247a02 // str s2, [x16, x4, lsl #2]
-	WORD $0xbc2e7a01 // str s1, [x16, x14, lsl #2]
-	WORD $0xbc2b7a00 // str s0, [x16, x11, lsl #2]
-	WORD $0x17fffe9e // b 0xdec <k_attend_values+0xcc>
-	WORD $0x9b0f7c2f // mul x15, x1, x15
-	WORD $0xb27f0171 // orr x17, x11, #0x2
-	WORD $0x910021c3 // add x3, x14, #0x8
-	WORD $0xb2400562 // orr x2, x11, #0x3
-	WORD $0xfd0001c7 // str d7, [x14]
-	WORD $0xb27e016e // orr x14, x11, #0x4
-	WORD $0x9b117c31 // mul x17, x1, x17
-	WORD $0x4d008067 // st1 { v7.s }[2], [x3]
-	WORD $0xaa0a0163 // orr x3, x11, x10
-	WORD $0x9b027c22 // mul x2, x1, x2
-	WORD $0x8b0f0a0f // add x15, x16, x15, lsl #2
-	WORD $0x9b0e7c2e // mul x14, x1, x14
-	WORD $0x8b110a11 // add x17, x16, x17, lsl #2
-	WORD $0xfc0085e6 // str d6, [x15], #0x8
-	WORD $0x4d0081e6 // st1 { v6.s }[2], [x15]
-	WORD $0x9b037c23 // mul x3, x1, x3
-	WORD $0x9100222f // add x15, x17, #0x8
-	WORD $0x8b020a02 // add x2, x16, x2, lsl #2
-	WORD $0xfd000225 // str d5, [x17]
-	WORD $0x4d0081e5 // st1 { v5.s }[2], [x15]
-	WORD $0xb27f056f // orr x15, x11, #0x6
-	WORD $0xb240096b // orr x11, x11, #0x7
-	WORD $0x9b0f7c2f // mul x15, x1, x15
-	WORD $0x8b0e0a0e // add x14, x16, x14, lsl #2
-	WORD $0x91002051 // add x17, x2, #0x8
-	WORD $0x4d008224 // st1 { v4.s }[2], [x17]
-	WORD $0x9b0b7c2b // mul x11, x1, x11
-	WORD $0x8b030a01 // add x1, x16, x3, lsl #2
-	WORD $0xfd000044 // str d4, [x2]
-	WORD $0x910021d1 // add x17, x14, #0x8
-	WORD $0xfd0001c3 // str d3, [x14]
-	WORD $0x9100202e // add x14, x1, #0x8
-	WORD $0x4d008223 // st1 { v3.s }[2], [x17]
-	WORD $0x8b0f0a0f // add x15, x16, x15, lsl #2
-	WORD $0x4d0081c2 // st1 { v2.s }[2], [x14]
-	WORD $0xfd000022 // str d2, [x1]
-	WORD $0x8b0b0a0b // add x11, x16, x11, lsl #2
-	WORD $0x910021ee // add x14, x15, #0x8
-	WORD $0xfd0001e1 // str d1, [x15]
-	WORD $0x4d0081c1 // st1 { v1.s }[2], [x14]
+	WORD $0xeb19007f // cmp x3, x25
+	WORD $0x540000cb // b.lt 0x2044 <k_attend_values+0x1324>
+	WORD $0xeb17007f // cmp x3, x23
+	WORD $0x5400008a // b.ge 0x2044 <k_attend_values+0x1324>
+	WORD $0xf940a3f0 // ldr x16, [sp, #0x140]
+	WORD $0xbc637a11 // ldr s17, [x16, x3, lsl #2]
+	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
+	WORD $0xeb1a007f // cmp x3, x26
+	WORD $0x540000cb // b.lt 0x2060 <k_attend_values+0x1340>
+	WORD $0xeb1b007f // cmp x3, x27
+	WORD $0x5400008a // b.ge 0x2060 <k_attend_values+0x1340>
+	WORD $0xf940a7f0 // ldr x16, [sp, #0x148]
+	WORD $0xbc637a11 // ldr s17, [x16, x3, lsl #2]
+	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
+	WORD $0xeb14007f // cmp x3, x20
+	WORD $0x540000cb // b.lt 0x207c <k_attend_values+0x135c>
+	WORD $0xeb16007f // cmp x3, x22
+	WORD $0x5400008a // b.ge 0x207c <k_attend_values+0x135c>
+	WORD $0xf940abf0 // ldr x16, [sp, #0x150]
+	WORD $0xbc637a11 // ldr s17, [x16, x3, lsl #2]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0xeb1d007f // cmp x3, x29
+	WORD $0x540000cb // b.lt 0x2098 <k_attend_values+0x1378>
+	WORD $0xeb1e007f // cmp x3, x30
+	WORD $0x5400008a // b.ge 0x2098 <k_attend_values+0x1378>
+	WORD $0xf940aff0 // ldr x16, [sp, #0x158]
+	WORD $0xbc637a11 // ldr s17, [x16, x3, lsl #2]
+	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
+	WORD $0xeb09007f // cmp x3, x9
+	WORD $0x540000cb // b.lt 0x20b4 <k_attend_values+0x1394>
+	WORD $0xeb0c007f // cmp x3, x12
+	WORD $0x5400008a // b.ge 0x20b4 <k_attend_values+0x1394>
+	WORD $0xf940b7f0 // ldr x16, [sp, #0x168]
+	WORD $0xbc637a11 // ldr s17, [x16, x3, lsl #2]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0xeb0e007f // cmp x3, x14
+	WORD $0x54fff6cb // b.lt 0x1f90 <k_attend_values+0x1270>
+	WORD $0xeb0b007f // cmp x3, x11
+	WORD $0x54fff68a // b.ge 0x1f90 <k_attend_values+0x1270>
+	WORD $0xbc637891 // ldr s17, [x4, x3, lsl #2]
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	WORD $0x17ffffb1 // b 0x1f90 <k_attend_values+0x1270>
+	WORD $0xf94077f6 // ldr x22, [sp, #0xe8]
+	WORD $0xf9400ff1 // ldr x17, [sp, #0x18]
+	WORD $0xeb0100df // cmp x6, x1
+	WORD $0xf9400eca // ldr x10, [x22, #0x18]
+	WORD $0xf94002c9 // ldr x9, [x22]
+	WORD $0x9b117d4b // mul x11, x10, x17
+	WORD $0x8b010929 // add x9, x9, x1, lsl #2
+	WORD $0x8b0b092b // add x11, x9, x11, lsl #2
+	WORD $0x54ff6700 // b.eq 0xdd0 <k_attend_values+0xb0>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400042d // b.le 0x217c <k_attend_values+0x145c>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x540006e1 // b.ne 0x21dc <k_attend_values+0x14bc>
+	WORD $0xb2400228 // orr x8, x17, #0x1
+	WORD $0xb27f022c // orr x12, x17, #0x2
+	WORD $0xb240062d // orr x13, x17, #0x3
+	WORD $0x9b087d48 // mul x8, x10, x8
+	WORD $0x528000af // mov w15, #0x5 // =5
+	WORD $0xb27e022e // orr x14, x17, #0x4
+	WORD $0xaa0f022f // orr x15, x17, x15
+	WORD $0xb27f0630 // orr x16, x17, #0x6
+	WORD $0xb2400a31 // orr x17, x17, #0x7
+	WORD $0x9b0c7d4c // mul x12, x10, x12
+	WORD $0xfd000167 // str d7, [x11]
+	WORD $0x9b0d7d4d // mul x13, x10, x13
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0x9b0e7d4e // mul x14, x10, x14
+	WORD $0xd37ef58b // lsl x11, x12, #2
+	WORD $0xfc286926 // str d6, [x9, x8]
+	WORD $0x9b0f7d4f // mul x15, x10, x15
+	WORD $0xd37ef5a8 // lsl x8, x13, #2
+	WORD $0xfc2b6925 // str d5, [x9, x11]
+	WORD $0x9b107d50 // mul x16, x10, x16
+	WORD $0xd37ef5cb // lsl x11, x14, #2
+	WORD $0xfc286924 // str d4, [x9, x8]
+	WORD $0x9b117d4a // mul x10, x10, x17
+	WORD $0xd37ef5e8 // lsl x8, x15, #2
+	WORD $0xfc2b6923 // str d3, [x9, x11]
+	WORD $0xd37ef60b // lsl x11, x16, #2
+	WORD $0xfc286922 // str d2, [x9, x8]
+	WORD $0x8b0a0928 // add x8, x9, x10, lsl #2
+	WORD $0xfc2b6921 // str d1, [x9, x11]
+	WORD $0x14000045 // b 0x228c <k_attend_values+0x156c>
+	WORD $0x528000af // mov w15, #0x5 // =5
+	WORD $0xb2400228 // orr x8, x17, #0x1
+	WORD $0xb27f022c // orr x12, x17, #0x2
+	WORD $0xb240062d // orr x13, x17, #0x3
+	WORD $0xb27e022e // orr x14, x17, #0x4
+	WORD $0xaa0f022f // orr x15, x17, x15
+	WORD $0xb2400a30 // orr x16, x17, #0x7
+	WORD $0xbd000167 // str s7, [x11]
+	WORD $0xb27f062b // orr x11, x17, #0x6
+	WORD $0x9b087d48 // mul x8, x10, x8
+	WORD $0x9b0c7d4c // mul x12, x10, x12
+	WORD $0x9b0d7d4d // mul x13, x10, x13
+	WORD $0xbc287926 // str s6, [x9, x8, lsl #2]
+	WORD $0x9b0e7d4e // mul x14, x10, x14
+	WORD $0xbc2c7925 // str s5, [x9, x12, lsl #2]
+	WORD $0x9b0f7d4f // mul x15, x10, x15
+	WORD $0xbc2d7924 // str s4, [x9, x13, lsl #2]
+	WORD $0x9b107d50 // mul x16, x10, x16
+	WORD $0xbc2e7923 // str s3, [x9, x14, lsl #2]
+	WORD $0x9b0b7d4a // mul x10, x10, x11
+	WORD $0xbc2f7922 // str s2, [x9, x15, lsl #2]
+	WORD $0x8b100928 // add x8, x9, x16, lsl #2
+	WORD $0xbc2a7921 // str s1, [x9, x10, lsl #2]
+	WORD $0x1400002f // b 0x2294 <k_attend_values+0x1574>
+	WORD $0xb2400228 // orr x8, x17, #0x1
+	WORD $0xb27f022c // orr x12, x17, #0x2
+	WORD $0xb240062d // orr x13, x17, #0x3
+	WORD $0x9b087d48 // mul x8, x10, x8
 	WORD $0x9100216e // add x14, x11, #0x8
-	WORD $0x4d0081c0 // st1 { v0.s }[2], [x14]
-	WORD $0xfd000160 // str d0, [x11]
-	WORD $0x17fffe72 // b 0xdec <k_attend_values+0xcc>
-	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x5400078a // b.ge 0x1520 <k_attend_values+0x800>
+	WORD $0xfd000167 // str d7, [x11]
+	WORD $0xb27e022b // orr x11, x17, #0x4
+	WORD $0x4d0081c7 // st1 { v7.s }[2], [x14]
+	WORD $0x528000ae // mov w14, #0x5 // =5
+	WORD $0x9b0c7d4c // mul x12, x10, x12
+	WORD $0xaa0e022e // orr x14, x17, x14
+	WORD $0xb2400a2f // orr x15, x17, #0x7
+	WORD $0x9b0d7d4d // mul x13, x10, x13
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x9b0b7d4b // mul x11, x10, x11
+	WORD $0x8b0c092c // add x12, x9, x12, lsl #2
+	WORD $0xfc008506 // str d6, [x8], #0x8
+	WORD $0x4d008106 // st1 { v6.s }[2], [x8]
+	WORD $0x9b0e7d4e // mul x14, x10, x14
+	WORD $0x91002188 // add x8, x12, #0x8
+	WORD $0x8b0d092d // add x13, x9, x13, lsl #2
+	WORD $0xfd000185 // str d5, [x12]
+	WORD $0x4d008105 // st1 { v5.s }[2], [x8]
+	WORD $0xb27f0628 // orr x8, x17, #0x6
+	WORD $0x9b087d48 // mul x8, x10, x8
+	WORD $0x8b0b092b // add x11, x9, x11, lsl #2
+	WORD $0x910021ac // add x12, x13, #0x8
+	WORD $0x4d008184 // st1 { v4.s }[2], [x12]
+	WORD $0x9b0f7d4a // mul x10, x10, x15
+	WORD $0xfd0001a4 // str d4, [x13]
+	WORD $0x9100216c // add x12, x11, #0x8
+	WORD $0x8b0e092d // add x13, x9, x14, lsl #2
+	WORD $0x4d008183 // st1 { v3.s }[2], [x12]
+	WORD $0xfd000163 // str d3, [x11]
+	WORD $0x8b08092c // add x12, x9, x8, lsl #2
+	WORD $0x910021ab // add x11, x13, #0x8
+	WORD $0xfd0001a2 // str d2, [x13]
+	WORD $0x4d008162 // st1 { v2.s }[2], [x11]
+	WORD $0x8b0a0928 // add x8, x9, x10, lsl #2
+	WORD $0x9100218b // add x11, x12, #0x8
+	WORD $0xfd000181 // str d1, [x12]
+	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
+	WORD $0x91002109 // add x9, x8, #0x8
+	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0x17fffaec // b 0xe48 <k_attend_values+0x128>
+	WORD $0xf9401acc // ldr x12, [x22, #0x30]
+	WORD $0xd37ef6b3 // lsl x19, x21, #2
+	WORD $0xf9000bf5 // str x21, [sp, #0x10]
+	WORD $0xf100219f // cmp x12, #0x8
+	WORD $0xa91223f3 // stp x19, x8, [sp, #0x120]
+	WORD $0x54000d8a // b.ge 0x2460 <k_attend_values+0x1740>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xb27e0174 // orr x20, x11, #0x4
-	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x5400114d // b.le 0x1668 <k_attend_values+0x948>
-	WORD $0xaa0b03ec // mov x12, x11
-	WORD $0xeb0c014e // subs x14, x10, x12
-	WORD $0x5400228d // b.le 0x189c <k_attend_values+0xb7c>
-	WORD $0xa943b40f // ldp x15, x13, [x0, #0x38]
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x5400196b // b.lt 0x1788 <k_attend_values+0xa68>
-	WORD $0xf9401001 // ldr x1, [x0, #0x20]
-	WORD $0xd37ef502 // lsl x2, x8, #2
+	WORD $0xb27e0168 // orr x8, x11, #0x4
+	WORD $0xeb0c011f // cmp x8, x12
+	WORD $0x54002a4d // b.le 0x2808 <k_attend_values+0x1ae8>
+	WORD $0xaa0b03f7 // mov x23, x11
+	WORD $0xeb17018e // subs x14, x12, x23
+	WORD $0x5400452d // b.le 0x2b70 <k_attend_values+0x1e50>
+	WORD $0xf94077e2 // ldr x2, [sp, #0xe8]
+	WORD $0xf9400be0 // ldr x0, [sp, #0x10]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xa9409404 // ldp x4, x5, [x0, #0x8]
+	WORD $0xa9449048 // ldp x8, x4, [x2, #0x48]
+	WORD $0xf9401045 // ldr x5, [x2, #0x20]
+	WORD $0x9b007c8b // mul x11, x4, x0
+	WORD $0x8b04048d // add x13, x4, x4, lsl #1
+	WORD $0xd37ff887 // lsl x7, x4, #1
+	WORD $0x9b007ca0 // mul x0, x5, x0
+	WORD $0x8b0b0109 // add x9, x8, x11
+	WORD $0xa943a050 // ldp x16, x8, [x2, #0x38]
+	WORD $0x8b0d012a // add x10, x9, x13
+	WORD $0xeb10015f // cmp x10, x16
+	WORD $0x8b08016f // add x15, x11, x8
+	WORD $0x9a90b148 // csel x8, x10, x16, lt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x8b0d01f0 // add x16, x15, x13
+	WORD $0x9a88b3f1 // csel x17, xzr, x8, lt
+	WORD $0xa940b446 // ldp x6, x13, [x2, #0x8]
+	WORD $0xeb11021f // cmp x16, x17
+	WORD $0x9a91b208 // csel x8, x16, x17, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9a88b3f4 // csel x20, xzr, x8, lt
+	WORD $0xeb11013f // cmp x9, x17
+	WORD $0x8b0008c0 // add x0, x6, x0, lsl #2
+	WORD $0x9a91b128 // csel x8, x9, x17, lt
+	WORD $0xeb1101ff // cmp x15, x17
+	WORD $0x9a91b1eb // csel x11, x15, x17, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a8bb3e3 // csel x3, xzr, x11, lt
+	WORD $0xf100013f // cmp x9, #0x0
+	WORD $0x9b0c7c6b // mul x11, x3, x12
+	WORD $0x9a88b3f3 // csel x19, xzr, x8, lt
+	WORD $0xeb14007f // cmp x3, x20
+	WORD $0x8b0b09a1 // add x1, x13, x11, lsl #2
+	WORD $0xa945ac4d // ldp x13, x11, [x2, #0x58]
+	WORD $0xd37ef582 // lsl x2, x12, #2
+	WORD $0x8b170821 // add x1, x1, x23, lsl #2
+	WORD $0x5400412a // b.ge 0x2b8c <k_attend_values+0x1e6c>
+	WORD $0xf94093fe // ldr x30, [sp, #0x120]
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x9b087c23 // mul x3, x1, x8
-	WORD $0x91001050 // add x16, x2, #0x4
-	WORD $0x91003051 // add x17, x2, #0xc
-	WORD $0x91002042 // add x2, x2, #0x8
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x9b101030 // madd x16, x1, x16, x4
-	WORD $0x9b111031 // madd x17, x1, x17, x4
-	WORD $0x9b021021 // madd x1, x1, x2, x4
-	WORD $0x8b030882 // add x2, x4, x3, lsl #2
-	WORD $0x8b0c08a3 // add x3, x5, x12, lsl #2
-	WORD $0xd37ef544 // lsl x4, x10, #2
-	WORD $0xaa1f03e5 // mov x5, xzr
-	WORD $0x1400000e // b 0x14e0 <k_attend_values+0x7c0>
-	WORD $0x3dc00064 // ldr q4, [x3]
-	WORD $0xbc657845 // ldr s5, [x2, x5, lsl #2]
-	WORD $0xbc657a06 // ldr s6, [x16, x5, lsl #2]
-	WORD $0x8b040063 // add x3, x3, x4
-	WORD $0xbc657827 // ldr s7, [x1, x5, lsl #2]
-	WORD $0xbc657a30 // ldr s16, [x17, x5, lsl #2]
-	WORD $0x910004a5 // add x5, x5, #0x1
-	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
-	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0xeb0501ff // cmp x15, x5
-	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
-	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
-	WORD $0x540015e0 // b.eq 0x1798 <k_attend_values+0xa78>
+	WORD $0x8b0f0098 // add x24, x4, x15
+	WORD $0x8b090099 // add x25, x4, x9
+	WORD $0x910033c8 // add x8, x30, #0xc
+	WORD $0x910023d5 // add x21, x30, #0x8
+	WORD $0x910013d6 // add x22, x30, #0x4
+	WORD $0x9b0818a8 // madd x8, x5, x8, x6
+	WORD $0x8b0f00fa // add x26, x7, x15
+	WORD $0x8b0900fb // add x27, x7, x9
+	WORD $0x9b1518b5 // madd x21, x5, x21, x6
+	WORD $0x9b1618b6 // madd x22, x5, x22, x6
+	WORD $0x14000005 // b 0x23b8 <k_attend_values+0x1698>
+	WORD $0x91000463 // add x3, x3, #0x1
+	WORD $0x8b020021 // add x1, x1, x2
+	WORD $0xeb03029f // cmp x20, x3
+	WORD $0x54003fa0 // b.eq 0x2ba8 <k_attend_values+0x1e88>
 	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0x54000082 // b.hs 0x14f4 <k_attend_values+0x7d4>
+	WORD $0x54000082 // b.hs 0x23cc <k_attend_values+0x16ac>
 	WORD $0xf98001a2 // prfm pldl2keep, [x13]
 	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
 	WORD $0x910201ad // add x13, x13, #0x80
-	WORD $0xeb0c015f // cmp x10, x12
-	WORD $0x54fffda0 // b.eq 0x14ac <k_attend_values+0x78c>
-	WORD $0xbd400064 // ldr s4, [x3]
+	WORD $0xeb17019f // cmp x12, x23
+	WORD $0x54000061 // b.ne 0x23dc <k_attend_values+0x16bc>
+	WORD $0x3dc00024 // ldr q4, [x1]
+	WORD $0x14000009 // b 0x23fc <k_attend_values+0x16dc>
+	WORD $0xbd400024 // ldr s4, [x1]
 	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x54fffd6b // b.lt 0x14b0 <k_attend_values+0x790>
-	WORD $0x91001066 // add x6, x3, #0x4
-	WORD $0x0d4090c4 // ld1 { v4.s }[1], [x6]
-	WORD $0x54fffd00 // b.eq 0x14b0 <k_attend_values+0x790>
-	WORD $0x91002066 // add x6, x3, #0x8
-	WORD $0x4d4080c4 // ld1 { v4.s }[2], [x6]
-	WORD $0x17ffffe5 // b 0x14b0 <k_attend_values+0x790>
-	WORD $0xa941ac0f // ldp x15, x11, [x0, #0x18]
-	WORD $0xd37ef502 // lsl x2, x8, #2
-	WORD $0xb240010d // orr x13, x8, #0x1
-	WORD $0xb27f010e // orr x14, x8, #0x2
-	WORD $0xb2400510 // orr x16, x8, #0x3
-	WORD $0x91001051 // add x17, x2, #0x4
-	WORD $0x91003041 // add x1, x2, #0xc
-	WORD $0x91002042 // add x2, x2, #0x8
-	WORD $0x9b087d64 // mul x4, x11, x8
-	WORD $0xf9402407 // ldr x7, [x0, #0x48]
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0x52800114 // mov w20, #0x8 // =8
-	WORD $0x9b087dec // mul x12, x15, x8
-	WORD $0x9b0d7ded // mul x13, x15, x13
-	WORD $0x9b0e7dee // mul x14, x15, x14
-	WORD $0x9b107def // mul x15, x15, x16
-	WORD $0xa9401410 // ldp x16, x5, [x0]
-	WORD $0x9b111571 // madd x17, x11, x17, x5
-	WORD $0x8b0408a4 // add x4, x5, x4, lsl #2
-	WORD $0x9b011561 // madd x1, x11, x1, x5
-	WORD $0x9b021562 // madd x2, x11, x2, x5
-	WORD $0xf940080b // ldr x11, [x0, #0x10]
-	WORD $0xa9439805 // ldp x5, x6, [x0, #0x38]
-	WORD $0x91004173 // add x19, x11, #0x10
-	WORD $0x14000011 // b 0x15c4 <k_attend_values+0x8a4>
-	WORD $0x8b030a0a // add x10, x16, x3, lsl #2
-	WORD $0x91008273 // add x19, x19, #0x20
-	WORD $0x8b0c0943 // add x3, x10, x12, lsl #2
-	WORD $0x8b0d0954 // add x20, x10, x13, lsl #2
-	WORD $0xad001867 // stp q7, q6, [x3]
-	WORD $0x8b0e0943 // add x3, x10, x14, lsl #2
-	WORD $0x8b0f094a // add x10, x10, x15, lsl #2
-	WORD $0xad001285 // stp q5, q4, [x20]
-	WORD $0x91002174 // add x20, x11, #0x8
-	WORD $0xad000863 // stp q3, q2, [x3]
-	WORD $0xaa0b03e3 // mov x3, x11
-	WORD $0xad000141 // stp q1, q0, [x10]
-	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xa9041c06 // stp x6, x7, [x0, #0x40]
-	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54fff3cc // b.gt 0x1438 <k_attend_values+0x718>
+	WORD $0x540000cb // b.lt 0x23fc <k_attend_values+0x16dc>
+	WORD $0x9100103d // add x29, x1, #0x4
+	WORD $0x0d4093a4 // ld1 { v4.s }[1], [x29]
+	WORD $0x54000060 // b.eq 0x23fc <k_attend_values+0x16dc>
+	WORD $0x9100203d // add x29, x1, #0x8
+	WORD $0x4d4083a4 // ld1 { v4.s }[2], [x29]
+	WORD $0xeb0f007f // cmp x3, x15
+	WORD $0x540000ab // b.lt 0x2414 <k_attend_values+0x16f4>
+	WORD $0xeb09007f // cmp x3, x9
+	WORD $0x5400006a // b.ge 0x2414 <k_attend_values+0x16f4>
+	WORD $0xbc637805 // ldr s5, [x0, x3, lsl #2]
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0xeb18007f // cmp x3, x24
+	WORD $0x540000ab // b.lt 0x242c <k_attend_values+0x170c>
+	WORD $0xeb19007f // cmp x3, x25
+	WORD $0x5400006a // b.ge 0x242c <k_attend_values+0x170c>
+	WORD $0xbc637ac5 // ldr s5, [x22, x3, lsl #2]
+	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
+	WORD $0xeb1a007f // cmp x3, x26
+	WORD $0x540000ab // b.lt 0x2444 <k_attend_values+0x1724>
+	WORD $0xeb1b007f // cmp x3, x27
+	WORD $0x5400006a // b.ge 0x2444 <k_attend_values+0x1724>
+	WORD $0xbc637aa5 // ldr s5, [x21, x3, lsl #2]
+	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
+	WORD $0xeb10007f // cmp x3, x16
+	WORD $0x54fffb0b // b.lt 0x23a8 <k_attend_values+0x1688>
+	WORD $0xeb0a007f // cmp x3, x10
+	WORD $0x54fffaca // b.ge 0x23a8 <k_attend_values+0x1688>
+	WORD $0xbc637905 // ldr s5, [x8, x3, lsl #2]
+	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
+	WORD $0x17ffffd3 // b 0x23a8 <k_attend_values+0x1688>
+	WORD $0xa941aecf // ldp x15, x11, [x22, #0x18]
+	WORD $0xb24002b0 // orr x16, x21, #0x1
+	WORD $0xa944a6ce // ldp x14, x9, [x22, #0x48]
+	WORD $0x91003263 // add x3, x19, #0xc
+	WORD $0xf9400acd // ldr x13, [x22, #0x10]
+	WORD $0xa94386c2 // ldp x2, x1, [x22, #0x38]
+	WORD $0x9b107df0 // mul x16, x15, x16
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xf9009fed // str x13, [sp, #0x138]
+	WORD $0x9b157d31 // mul x17, x9, x21
+	WORD $0x9b157ded // mul x13, x15, x21
+	WORD $0xf900aff0 // str x16, [sp, #0x158]
+	WORD $0x9b037d66 // mul x6, x11, x3
+	WORD $0x91002263 // add x3, x19, #0x8
+	WORD $0x8b1101d0 // add x16, x14, x17
+	WORD $0xa9403ac0 // ldp x0, x14, [x22]
+	WORD $0x8b010221 // add x1, x17, x1
+	WORD $0x9b037d67 // mul x7, x11, x3
+	WORD $0x8b10013a // add x26, x9, x16
+	WORD $0xf900b7ed // str x13, [sp, #0x168]
+	WORD $0xd37ff92d // lsl x13, x9, #1
+	WORD $0x8b010139 // add x25, x9, x1
+	WORD $0xf900abe0 // str x0, [sp, #0x150]
+	WORD $0x9b157d6a // mul x10, x11, x21
+	WORD $0x8b0901a4 // add x4, x13, x9
+	WORD $0x8b0101bb // add x27, x13, x1
+	WORD $0x8b1001bd // add x29, x13, x16
+	WORD $0x8b040200 // add x0, x16, x4
+	WORD $0xeb02001f // cmp x0, x2
+	WORD $0x8b0701d7 // add x23, x14, x7
+	WORD $0x9a82b011 // csel x17, x0, x2, lt
+	WORD $0xf100001f // cmp x0, #0x0
+	WORD $0x8b040022 // add x2, x1, x4
+	WORD $0x9a91b3e3 // csel x3, xzr, x17, lt
+	WORD $0x91001271 // add x17, x19, #0x4
+	WORD $0xb27f02b3 // orr x19, x21, #0x2
+	WORD $0xeb03005f // cmp x2, x3
+	WORD $0x9b117d6b // mul x11, x11, x17
+	WORD $0xb24006b5 // orr x21, x21, #0x3
+	WORD $0x9a83b051 // csel x17, x2, x3, lt
+	WORD $0xf100005f // cmp x2, #0x0
+	WORD $0xd37ef54a // lsl x10, x10, #2
+	WORD $0x9a91b3f4 // csel x20, xzr, x17, lt
+	WORD $0x9b137df1 // mul x17, x15, x19
+	WORD $0xeb03021f // cmp x16, x3
+	WORD $0xa94596c4 // ldp x4, x5, [x22, #0x58]
+	WORD $0x8b0a01de // add x30, x14, x10
+	WORD $0x9b157def // mul x15, x15, x21
+	WORD $0x8b0601d5 // add x21, x14, x6
+	WORD $0x52800106 // mov w6, #0x8 // =8
+	WORD $0x8b0b01d8 // add x24, x14, x11
+	WORD $0xa91447ef // stp x15, x17, [sp, #0x140]
+	WORD $0x9a83b211 // csel x17, x16, x3, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9a91b3f3 // csel x19, xzr, x17, lt
+	WORD $0xeb03003f // cmp x1, x3
+	WORD $0xf9409ff1 // ldr x17, [sp, #0x138]
+	WORD $0x9a83b02f // csel x15, x1, x3, lt
+	WORD $0xf100003f // cmp x1, #0x0
+	WORD $0x9a8fb3f6 // csel x22, xzr, x15, lt
+	WORD $0xeb1402df // cmp x22, x20
+	WORD $0xd37ef6ca // lsl x10, x22, #2
+	WORD $0x9a94c2c9 // csel x9, x22, x20, gt
+	WORD $0xd37ef52b // lsl x11, x9, #2
+	WORD $0xf9009bea // str x10, [sp, #0x130]
+	WORD $0xcb090269 // sub x9, x19, x9
+	WORD $0x8b0b02ad // add x13, x21, x11
+	WORD $0x8b0b02ea // add x10, x23, x11
+	WORD $0x8b0b03ce // add x14, x30, x11
+	WORD $0x8b0b030f // add x15, x24, x11
+	WORD $0x14000015 // b 0x25cc <k_attend_values+0x18ac>
+	WORD $0xa9551bec // ldp x12, x6, [sp, #0x150]
+	WORD $0x91008231 // add x17, x17, #0x20
+	WORD $0xf94077e7 // ldr x7, [sp, #0xe8]
+	WORD $0x8b080988 // add x8, x12, x8, lsl #2
+	WORD $0xf940b7ec // ldr x12, [sp, #0x168]
+	WORD $0x8b0c090c // add x12, x8, x12, lsl #2
+	WORD $0x8b060906 // add x6, x8, x6, lsl #2
+	WORD $0xad001180 // stp q0, q4, [x12]
+	WORD $0xad000cc1 // stp q1, q3, [x6]
+	WORD $0xa95433e6 // ldp x6, x12, [sp, #0x140]
+	WORD $0x8b0c090c // add x12, x8, x12, lsl #2
+	WORD $0x8b060908 // add x8, x8, x6, lsl #2
+	WORD $0x91002166 // add x6, x11, #0x8
+	WORD $0xad001582 // stp q2, q5, [x12]
+	WORD $0xad001d06 // stp q6, q7, [x8]
+	WORD $0xaa0b03e8 // mov x8, x11
+	WORD $0xf94018ec // ldr x12, [x7, #0x30]
+	WORD $0xa90594e4 // stp x4, x5, [x7, #0x58]
+	WORD $0xeb0c00df // cmp x6, x12
+	WORD $0x54ffe78c // b.gt 0x22b8 <k_attend_values+0x1598>
+	WORD $0xd37ef587 // lsl x7, x12, #2
+	WORD $0xeb1402df // cmp x22, x20
+	WORD $0xaa0603eb // mov x11, x6
+	WORD $0x5400068a // b.ge 0x26a8 <k_attend_values+0x1988>
+	WORD $0xf9409be6 // ldr x6, [sp, #0x130]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1403eb // mov x11, x20
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x9b0c44cc // madd x12, x6, x12, x17
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa1603e6 // mov x6, x22
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x14000005 // b 0x261c <k_attend_values+0x18fc>
+	WORD $0x910004c6 // add x6, x6, #0x1
+	WORD $0x8b07018c // add x12, x12, x7
+	WORD $0xeb06029f // cmp x20, x6
+	WORD $0x54000680 // b.eq 0x26e8 <k_attend_values+0x19c8>
+	WORD $0xeb05009f // cmp x4, x5
+	WORD $0x54000082 // b.hs 0x2630 <k_attend_values+0x1910>
+	WORD $0xf9800082 // prfm pldl2keep, [x4]
+	WORD $0xf9802082 // prfm pldl2keep, [x4, #0x40]
+	WORD $0x91020084 // add x4, x4, #0x80
+	WORD $0xad404191 // ldp q17, q16, [x12]
+	WORD $0xeb0100df // cmp x6, x1
+	WORD $0x540000cb // b.lt 0x2650 <k_attend_values+0x1930>
+	WORD $0xeb1000df // cmp x6, x16
+	WORD $0x5400008a // b.ge 0x2650 <k_attend_values+0x1930>
+	WORD $0xbc667bd2 // ldr s18, [x30, x6, lsl #2]
+	WORD $0x4f921220 // fmla v0.4s, v17.4s, v18.s[0]
+	WORD $0x4f921204 // fmla v4.4s, v16.4s, v18.s[0]
+	WORD $0xeb1900df // cmp x6, x25
+	WORD $0x540000cb // b.lt 0x266c <k_attend_values+0x194c>
+	WORD $0xeb1a00df // cmp x6, x26
+	WORD $0x5400008a // b.ge 0x266c <k_attend_values+0x194c>
+	WORD $0xbc667b12 // ldr s18, [x24, x6, lsl #2]
+	WORD $0x4f921221 // fmla v1.4s, v17.4s, v18.s[0]
+	WORD $0x4f921203 // fmla v3.4s, v16.4s, v18.s[0]
+	WORD $0xeb1b00df // cmp x6, x27
+	WORD $0x540000cb // b.lt 0x2688 <k_attend_values+0x1968>
+	WORD $0xeb1d00df // cmp x6, x29
+	WORD $0x5400008a // b.ge 0x2688 <k_attend_values+0x1968>
+	WORD $0xbc667af2 // ldr s18, [x23, x6, lsl #2]
+	WORD $0x4f921222 // fmla v2.4s, v17.4s, v18.s[0]
+	WORD $0x4f921205 // fmla v5.4s, v16.4s, v18.s[0]
+	WORD $0xeb0200df // cmp x6, x2
+	WORD $0x54fffc0b // b.lt 0x260c <k_attend_values+0x18ec>
+	WORD $0xeb0000df // cmp x6, x0
+	WORD $0x54fffbca // b.ge 0x260c <k_attend_values+0x18ec>
+	WORD $0xbc667ab2 // ldr s18, [x21, x6, lsl #2]
+	WORD $0x4f921226 // fmla v6.4s, v17.4s, v18.s[0]
+	WORD $0x4f921207 // fmla v7.4s, v16.4s, v18.s[0]
+	WORD $0x17ffffda // b 0x260c <k_attend_values+0x18ec>
+	WORD $0x9b0c7ecc // mul x12, x22, x12
+	WORD $0xf9409fe6 // ldr x6, [sp, #0x138]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x54fffccb // b.lt 0x1584 <k_attend_values+0x864>
-	WORD $0xd37ef54a // lsl x10, x10, #2
-	WORD $0xaa0403f4 // mov x20, x4
-	WORD $0xaa0203f5 // mov x21, x2
-	WORD $0xaa0103f6 // mov x22, x1
-	WORD $0xaa0503f7 // mov x23, x5
-	WORD $0xaa1303f8 // mov x24, x19
-	WORD $0xaa1103f9 // mov x25, x17
-	WORD $0x14000011 // b 0x1650 <k_attend_values+0x930>
-	WORD $0xad7fc710 // ldp q16, q17, [x24, #-0x10]
-	WORD $0xf10006f7 // subs x23, x23, #0x1
-	WORD $0x4ddfca92 // ld1r { v18.4s }, [x20], #4
-	WORD $0x8b0a0318 // add x24, x24, x10
-	WORD $0x4ddfcb33 // ld1r { v19.4s }, [x25], #4
-	WORD $0x4ddfcab4 // ld1r { v20.4s }, [x21], #4
-	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
-	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
-	WORD $0x4ddfcad2 // ld1r { v18.4s }, [x22], #4
-	WORD $0x4e33ce05 // fmla v5.4s, v16.4s, v19.4s
-	WORD $0x4e33ce24 // fmla v4.4s, v17.4s, v19.4s
-	WORD $0x4e34ce03 // fmla v3.4s, v16.4s, v20.4s
-	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
-	WORD $0x4e32ce01 // fmla v1.4s, v16.4s, v18.4s
-	WORD $0x4e32ce20 // fmla v0.4s, v17.4s, v18.4s
-	WORD $0x54fff9c0 // b.eq 0x1584 <k_attend_values+0x864>
-	WORD $0xeb0700df // cmp x6, x7
-	WORD $0x54fffde2 // b.hs 0x1610 <k_attend_values+0x8f0>
-	WORD $0xf98000c2 // prfm pldl2keep, [x6]
-	WORD $0xf98020c2 // prfm pldl2keep, [x6, #0x40]
-	WORD $0x910200c6 // add x6, x6, #0x80
-	WORD $0x17ffffeb // b 0x1610 <k_attend_values+0x8f0>
-	WORD $0xa941b00d // ldp x13, x12, [x0, #0x18]
-	WORD $0xb240010e // orr x14, x8, #0x1
-	WORD $0xd37ef510 // lsl x16, x8, #2
-	WORD $0xf9400804 // ldr x4, [x0, #0x10]
-	WORD $0xf9402403 // ldr x3, [x0, #0x48]
-	WORD $0x9b0e7da6 // mul x6, x13, x14
-	WORD $0xb27f010e // orr x14, x8, #0x2
-	WORD $0x9100220f // add x15, x16, #0x8
-	WORD $0x8b0b0884 // add x4, x4, x11, lsl #2
-	WORD $0x9b087d91 // mul x17, x12, x8
-	WORD $0x9b0e7da7 // mul x7, x13, x14
-	WORD $0xb240050e // orr x14, x8, #0x3
-	WORD $0xd37ef4c6 // lsl x6, x6, #2
-	WORD $0x9b087da5 // mul x5, x13, x8
-	WORD $0x9b0e7db3 // mul x19, x13, x14
-	WORD $0x9100320e // add x14, x16, #0xc
-	WORD $0x91001210 // add x16, x16, #0x4
-	WORD $0xa940040d // ldp x13, x1, [x0]
-	WORD $0xd37ef4e7 // lsl x7, x7, #2
-	WORD $0x9b0e058e // madd x14, x12, x14, x1
-	WORD $0xd37ef4a5 // lsl x5, x5, #2
-	WORD $0x9b0f058f // madd x15, x12, x15, x1
-	WORD $0x8b110831 // add x17, x1, x17, lsl #2
-	WORD $0xd37ef673 // lsl x19, x19, #2
-	WORD $0x9b100590 // madd x16, x12, x16, x1
-	WORD $0xa9438801 // ldp x1, x2, [x0, #0x38]
-	WORD $0x1400000d // b 0x1704 <k_attend_values+0x9e4>
-	WORD $0x8b0b09aa // add x10, x13, x11, lsl #2
-	WORD $0x91001194 // add x20, x12, #0x4
+	WORD $0x8b0c08cc // add x12, x6, x12, lsl #2
+	WORD $0xaa1603e6 // mov x6, x22
+	WORD $0x8b08098c // add x12, x12, x8, lsl #2
+	WORD $0xeb1302df // cmp x22, x19
+	WORD $0x540000ab // b.lt 0x26f4 <k_attend_values+0x19d4>
+	WORD $0x1400001e // b 0x275c <k_attend_values+0x1a3c>
+	WORD $0xaa1403e6 // mov x6, x20
+	WORD $0xeb13029f // cmp x20, x19
+	WORD $0x5400036a // b.ge 0x275c <k_attend_values+0x1a3c>
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0x14000012 // b 0x2740 <k_attend_values+0x1a20>
+	WORD $0xad404590 // ldp q16, q17, [x12]
+	WORD $0x8b07018c // add x12, x12, x7
+	WORD $0xbc6679d2 // ldr s18, [x14, x6, lsl #2]
+	WORD $0xbc6679f3 // ldr s19, [x15, x6, lsl #2]
+	WORD $0x4f921200 // fmla v0.4s, v16.4s, v18.s[0]
+	WORD $0x4f921224 // fmla v4.4s, v17.4s, v18.s[0]
+	WORD $0xbc667952 // ldr s18, [x10, x6, lsl #2]
+	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
+	WORD $0x4f931223 // fmla v3.4s, v17.4s, v19.s[0]
+	WORD $0xbc6679b3 // ldr s19, [x13, x6, lsl #2]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x4f921225 // fmla v5.4s, v17.4s, v18.s[0]
+	WORD $0x910004c6 // add x6, x6, #0x1
+	WORD $0x4f931206 // fmla v6.4s, v16.4s, v19.s[0]
+	WORD $0x4f931227 // fmla v7.4s, v17.4s, v19.s[0]
+	WORD $0xeb06013f // cmp x9, x6
+	WORD $0x540000e0 // b.eq 0x2758 <k_attend_values+0x1a38>
+	WORD $0xeb05009f // cmp x4, x5
+	WORD $0x54fffdc2 // b.hs 0x26fc <k_attend_values+0x19dc>
+	WORD $0xf9800082 // prfm pldl2keep, [x4]
+	WORD $0xf9802082 // prfm pldl2keep, [x4, #0x40]
+	WORD $0x91020084 // add x4, x4, #0x80
+	WORD $0x17ffffea // b 0x26fc <k_attend_values+0x19dc>
+	WORD $0xaa1303e6 // mov x6, x19
+	WORD $0xeb0300df // cmp x6, x3
+	WORD $0x54fff0ea // b.ge 0x257c <k_attend_values+0x185c>
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x14000005 // b 0x277c <k_attend_values+0x1a5c>
+	WORD $0x910004c6 // add x6, x6, #0x1
+	WORD $0x8b07018c // add x12, x12, x7
+	WORD $0xeb06007f // cmp x3, x6
+	WORD $0x54fff020 // b.eq 0x257c <k_attend_values+0x185c>
+	WORD $0xeb05009f // cmp x4, x5
+	WORD $0x54000082 // b.hs 0x2790 <k_attend_values+0x1a70>
+	WORD $0xf9800082 // prfm pldl2keep, [x4]
+	WORD $0xf9802082 // prfm pldl2keep, [x4, #0x40]
+	WORD $0x91020084 // add x4, x4, #0x80
+	WORD $0xad7fc191 // ldp q17, q16, [x12, #-0x10]
+	WORD $0xeb0100df // cmp x6, x1
+	WORD $0x540000cb // b.lt 0x27b0 <k_attend_values+0x1a90>
+	WORD $0xeb1000df // cmp x6, x16
+	WORD $0x5400008a // b.ge 0x27b0 <k_attend_values+0x1a90>
+	WORD $0xbc667bd2 // ldr s18, [x30, x6, lsl #2]
+	WORD $0x4f921220 // fmla v0.4s, v17.4s, v18.s[0]
+	WORD $0x4f921204 // fmla v4.4s, v16.4s, v18.s[0]
+	WORD $0xeb1900df // cmp x6, x25
+	WORD $0x540000cb // b.lt 0x27cc <k_attend_values+0x1aac>
+	WORD $0xeb1a00df // cmp x6, x26
+	WORD $0x5400008a // b.ge 0x27cc <k_attend_values+0x1aac>
+	WORD $0xbc667b12 // ldr s18, [x24, x6, lsl #2]
+	WORD $0x4f921221 // fmla v1.4s, v17.4s, v18.s[0]
+	WORD $0x4f921203 // fmla v3.4s, v16.4s, v18.s[0]
+	WORD $0xeb1b00df // cmp x6, x27
+	WORD $0x540000cb // b.lt 0x27e8 <k_attend_values+0x1ac8>
+	WORD $0xeb1d00df // cmp x6, x29
+	WORD $0x5400008a // b.ge 0x27e8 <k_attend_values+0x1ac8>
+	WORD $0xbc667af2 // ldr s18, [x23, x6, lsl #2]
+	WORD $0x4f921222 // fmla v2.4s, v17.4s, v18.s[0]
+	WORD $0x4f921205 // fmla v5.4s, v16.4s, v18.s[0]
+	WORD $0xeb0200df // cmp x6, x2
+	WORD $0x54fffc0b // b.lt 0x276c <k_attend_values+0x1a4c>
+	WORD $0xeb0000df // cmp x6, x0
+	WORD $0x54fffbca // b.ge 0x276c <k_attend_values+0x1a4c>
+	WORD $0xbc667ab2 // ldr s18, [x21, x6, lsl #2]
+	WORD $0x4f921226 // fmla v6.4s, v17.4s, v18.s[0]
+	WORD $0x4f921207 // fmla v7.4s, v16.4s, v18.s[0]
+	WORD $0x17ffffda // b 0x276c <k_attend_values+0x1a4c>
+	WORD $0xf94077e7 // ldr x7, [sp, #0xe8]
+	WORD $0xf9400be4 // ldr x4, [sp, #0x10]
+	WORD $0xf94093f3 // ldr x19, [sp, #0x120]
+	WORD $0xa944a4ea // ldp x10, x9, [x7, #0x48]
+	WORD $0xb240008e // orr x14, x4, #0x1
+	WORD $0xa941b4e2 // ldp x2, x13, [x7, #0x18]
+	WORD $0xb27f0080 // orr x0, x4, #0x2
+	WORD $0xa943c0f1 // ldp x17, x16, [x7, #0x38]
+	WORD $0x9b047d2f // mul x15, x9, x4
+	WORD $0xd37ff934 // lsl x20, x9, #1
+	WORD $0xa940e8f6 // ldp x22, x26, [x7, #0x8]
+	WORD $0x9b0e7c57 // mul x23, x2, x14
+	WORD $0xf94000ee // ldr x14, [x7]
+	WORD $0x8b090283 // add x3, x20, x9
+	WORD $0x9b007c58 // mul x24, x2, x0
+	WORD $0x91003260 // add x0, x19, #0xc
+	WORD $0xf900b7ee // str x14, [sp, #0x168]
+	WORD $0x8b0f014a // add x10, x10, x15
+	WORD $0x8b1001ef // add x15, x15, x16
+	WORD $0x9b047da1 // mul x1, x13, x4
+	WORD $0x8b03014e // add x14, x10, x3
+	WORD $0x8b0301f0 // add x16, x15, x3
+	WORD $0xb2400483 // orr x3, x4, #0x3
+	WORD $0xeb1101df // cmp x14, x17
+	WORD $0x8b0a029b // add x27, x20, x10
+	WORD $0x9b047c55 // mul x21, x2, x4
+	WORD $0x91001264 // add x4, x19, #0x4
+	WORD $0x9a91b1d1 // csel x17, x14, x17, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9b007da5 // mul x5, x13, x0
+	WORD $0x91002260 // add x0, x19, #0x8
+	WORD $0x9a91b3f1 // csel x17, xzr, x17, lt
+	WORD $0xeb11021f // cmp x16, x17
+	WORD $0xd37ef43d // lsl x29, x1, #2
+	WORD $0x9b007da6 // mul x6, x13, x0
+	WORD $0x9a91b200 // csel x0, x16, x17, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9a80b3e0 // csel x0, xzr, x0, lt
+	WORD $0xeb11015f // cmp x10, x17
+	WORD $0x8b1d02dd // add x29, x22, x29
+	WORD $0x9b047dad // mul x13, x13, x4
+	WORD $0x9a91b141 // csel x1, x10, x17, lt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x9a81b3e1 // csel x1, xzr, x1, lt
+	WORD $0xeb1101ff // cmp x15, x17
+	WORD $0x8b0b0b44 // add x4, x26, x11, lsl #2
+	WORD $0x9b037c59 // mul x25, x2, x3
+	WORD $0xa9458ce2 // ldp x2, x3, [x7, #0x58]
+	WORD $0x9a91b1f3 // csel x19, x15, x17, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x8b0502c5 // add x5, x22, x5
+	WORD $0x9a93b3f3 // csel x19, xzr, x19, lt
+	WORD $0x8b0602c6 // add x6, x22, x6
+	WORD $0x8b0d02c7 // add x7, x22, x13
+	WORD $0xd37ef6ad // lsl x13, x21, #2
+	WORD $0xeb00027f // cmp x19, x0
+	WORD $0xf900afed // str x13, [sp, #0x158]
+	WORD $0xd37ef6ed // lsl x13, x23, #2
+	WORD $0xf900abed // str x13, [sp, #0x150]
+	WORD $0xd37ef70d // lsl x13, x24, #2
+	WORD $0x8b0f0138 // add x24, x9, x15
+	WORD $0xf900a7ed // str x13, [sp, #0x148]
+	WORD $0xd37ef72d // lsl x13, x25, #2
+	WORD $0x8b0a0139 // add x25, x9, x10
+	WORD $0xd37ef669 // lsl x9, x19, #2
+	WORD $0xa913b7fa // stp x26, x13, [sp, #0x138]
+	WORD $0x9a80c26d // csel x13, x19, x0, gt
+	WORD $0x8b0f029a // add x26, x20, x15
+	WORD $0xd37ef5b5 // lsl x21, x13, #2
+	WORD $0xf9009be9 // str x9, [sp, #0x130]
+	WORD $0xcb0d0029 // sub x9, x1, x13
+	WORD $0x8b1500be // add x30, x5, x21
+	WORD $0x8b1500cd // add x13, x6, x21
+	WORD $0x8b1503b4 // add x20, x29, x21
+	WORD $0x8b1500f5 // add x21, x7, x21
+	WORD $0x14000013 // b 0x2980 <k_attend_values+0x1c60>
+	WORD $0xf940b7e8 // ldr x8, [sp, #0x168]
 	WORD $0x91004084 // add x4, x4, #0x10
-	WORD $0xaa0c03eb // mov x11, x12
-	WORD $0x3ca56943 // str q3, [x10, x5]
-	WORD $0x3ca66942 // str q2, [x10, x6]
-	WORD $0x3ca76941 // str q1, [x10, x7]
-	WORD $0x3cb36940 // str q0, [x10, x19]
-	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xa9040c02 // stp x2, x3, [x0, #0x40]
-	WORD $0xeb0a029f // cmp x20, x10
-	WORD $0x54ffea4c // b.gt 0x1448 <k_attend_values+0x728>
+	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
+	WORD $0xf940afeb // ldr x11, [sp, #0x158]
+	WORD $0x3cab6903 // str q3, [x8, x11]
+	WORD $0xf940abeb // ldr x11, [sp, #0x150]
+	WORD $0x3cab6902 // str q2, [x8, x11]
+	WORD $0xf940a7eb // ldr x11, [sp, #0x148]
+	WORD $0x3cab6900 // str q0, [x8, x11]
+	WORD $0xf940a3eb // ldr x11, [sp, #0x140]
+	WORD $0x3cab6901 // str q1, [x8, x11]
+	WORD $0xf94077eb // ldr x11, [sp, #0xe8]
+	WORD $0x910012e8 // add x8, x23, #0x4
+	WORD $0xf940196c // ldr x12, [x11, #0x30]
+	WORD $0xa9058d62 // stp x2, x3, [x11, #0x58]
+	WORD $0xaa1703eb // mov x11, x23
+	WORD $0xeb0c011f // cmp x8, x12
+	WORD $0x54ffca6c // b.gt 0x22c8 <k_attend_values+0x15a8>
+	WORD $0xd37ef596 // lsl x22, x12, #2
+	WORD $0xeb00027f // cmp x19, x0
+	WORD $0xaa0803f7 // mov x23, x8
+	WORD $0x5400058a // b.ge 0x2a3c <k_attend_values+0x1d1c>
+	WORD $0xf9409be8 // ldr x8, [sp, #0x130]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1403ec // mov x12, x20
-	WORD $0x54fffdcb // b.lt 0x16d4 <k_attend_values+0x9b4>
-	WORD $0xd37ef54a // lsl x10, x10, #2
-	WORD $0xaa1003f4 // mov x20, x16
-	WORD $0xaa1103f5 // mov x21, x17
-	WORD $0xaa0f03f6 // mov x22, x15
-	WORD $0xaa0e03f7 // mov x23, x14
-	WORD $0xaa0103f8 // mov x24, x1
-	WORD $0xaa0403f9 // mov x25, x4
-	WORD $0x1400000d // b 0x1770 <k_attend_values+0xa50>
-	WORD $0xbc4046a4 // ldr s4, [x21], #0x4
-	WORD $0x3dc00326 // ldr q6, [x25]
-	WORD $0xbc404685 // ldr s5, [x20], #0x4
-	WORD $0xf1000718 // subs x24, x24, #0x1
-	WORD $0xbc4046c7 // ldr s7, [x22], #0x4
-	WORD $0x4f8410c3 // fmla v3.4s, v6.4s, v4.s[0]
-	WORD $0xbc4046f0 // ldr s16, [x23], #0x4
-	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
-	WORD $0x4f8710c1 // fmla v1.4s, v6.4s, v7.s[0]
-	WORD $0x8b0a0339 // add x25, x25, x10
-	WORD $0x4f9010c0 // fmla v0.4s, v6.4s, v16.s[0]
-	WORD $0x54fffb40 // b.eq 0x16d4 <k_attend_values+0x9b4>
+	WORD $0x9b0c110c // madd x12, x8, x12, x4
+	WORD $0xaa1303e8 // mov x8, x19
+	WORD $0x14000005 // b 0x29c0 <k_attend_values+0x1ca0>
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0x8b16018c // add x12, x12, x22
+	WORD $0xeb08001f // cmp x0, x8
+	WORD $0x540005c0 // b.eq 0x2a74 <k_attend_values+0x1d54>
 	WORD $0xeb03005f // cmp x2, x3
-	WORD $0x54fffe62 // b.hs 0x1740 <k_attend_values+0xa20>
+	WORD $0x54000082 // b.hs 0x29d4 <k_attend_values+0x1cb4>
 	WORD $0xf9800042 // prfm pldl2keep, [x2]
 	WORD $0xf9802042 // prfm pldl2keep, [x2, #0x40]
 	WORD $0x91020042 // add x2, x2, #0x80
-	WORD $0x17ffffef // b 0x1740 <k_attend_values+0xa20>
+	WORD $0x3dc00184 // ldr q4, [x12]
+	WORD $0xeb0f011f // cmp x8, x15
+	WORD $0x540000ab // b.lt 0x29f0 <k_attend_values+0x1cd0>
+	WORD $0xeb0a011f // cmp x8, x10
+	WORD $0x5400006a // b.ge 0x29f0 <k_attend_values+0x1cd0>
+	WORD $0xbc687ba5 // ldr s5, [x29, x8, lsl #2]
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0xeb18011f // cmp x8, x24
+	WORD $0x540000ab // b.lt 0x2a08 <k_attend_values+0x1ce8>
+	WORD $0xeb19011f // cmp x8, x25
+	WORD $0x5400006a // b.ge 0x2a08 <k_attend_values+0x1ce8>
+	WORD $0xbc6878e5 // ldr s5, [x7, x8, lsl #2]
+	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
+	WORD $0xeb1a011f // cmp x8, x26
+	WORD $0x540000ab // b.lt 0x2a20 <k_attend_values+0x1d00>
+	WORD $0xeb1b011f // cmp x8, x27
+	WORD $0x5400006a // b.ge 0x2a20 <k_attend_values+0x1d00>
+	WORD $0xbc6878c5 // ldr s5, [x6, x8, lsl #2]
+	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
+	WORD $0xeb10011f // cmp x8, x16
+	WORD $0x54fffc6b // b.lt 0x29b0 <k_attend_values+0x1c90>
+	WORD $0xeb0e011f // cmp x8, x14
+	WORD $0x54fffc2a // b.ge 0x29b0 <k_attend_values+0x1c90>
+	WORD $0xbc6878a5 // ldr s5, [x5, x8, lsl #2]
+	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
+	WORD $0x17ffffde // b 0x29b0 <k_attend_values+0x1c90>
+	WORD $0x9b0c7e68 // mul x8, x19, x12
+	WORD $0xf9409fec // ldr x12, [sp, #0x138]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
-	WORD $0xf940000f // ldr x15, [x0]
-	WORD $0xeb0c015f // cmp x10, x12
-	WORD $0x9b087e30 // mul x16, x17, x8
-	WORD $0x8b0c09ef // add x15, x15, x12, lsl #2
-	WORD $0x8b1009f0 // add x16, x15, x16, lsl #2
-	WORD $0x540001e1 // b.ne 0x17ec <k_attend_values+0xacc>
-	WORD $0xb240010a // orr x10, x8, #0x1
-	WORD $0xb27f010c // orr x12, x8, #0x2
-	WORD $0xb2400508 // orr x8, x8, #0x3
-	WORD $0x9b0a7e2a // mul x10, x17, x10
-	WORD $0x3d800203 // str q3, [x16]
-	WORD $0x9b0c7e2c // mul x12, x17, x12
-	WORD $0x9b087e28 // mul x8, x17, x8
-	WORD $0xd37ef54a // lsl x10, x10, #2
-	WORD $0xd37ef58c // lsl x12, x12, #2
-	WORD $0x3caa69e2 // str q2, [x15, x10]
-	WORD $0xd37ef508 // lsl x8, x8, #2
-	WORD $0x3cac69e1 // str q1, [x15, x12]
-	WORD $0x3ca869e0 // str q0, [x15, x8]
-	WORD $0x1400002c // b 0x1898 <k_attend_values+0xb78>
-	WORD $0xb240010a // orr x10, x8, #0x1
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x540001cb // b.lt 0x182c <k_attend_values+0xb0c>
-	WORD $0xb27f010c // orr x12, x8, #0x2
-	WORD $0xb2400508 // orr x8, x8, #0x3
-	WORD $0x9b0a7e2a // mul x10, x17, x10
-	WORD $0x9b0c7e2c // mul x12, x17, x12
-	WORD $0x9b087e28 // mul x8, x17, x8
-	WORD $0x54000241 // b.ne 0x1854 <k_attend_values+0xb34>
-	WORD $0xd37ef54a // lsl x10, x10, #2
-	WORD $0xd37ef58c // lsl x12, x12, #2
-	WORD $0x8b0809e8 // add x8, x15, x8, lsl #2
-	WORD $0xfd000203 // str d3, [x16]
-	WORD $0xfc2a69e2 // str d2, [x15, x10]
-	WORD $0xfc2c69e1 // str d1, [x15, x12]
-	WORD $0x14000019 // b 0x188c <k_attend_values+0xb6c>
-	WORD $0xb240050c // orr x12, x8, #0x3
-	WORD $0xb27f0108 // orr x8, x8, #0x2
-	WORD $0x9b0a7e2a // mul x10, x17, x10
-	WORD $0xbd000203 // str s3, [x16]
-	WORD $0x9b0c7e2c // mul x12, x17, x12
-	WORD $0x9b087e2e // mul x14, x17, x8
-	WORD $0xbc2a79e2 // str s2, [x15, x10, lsl #2]
-	WORD $0x8b0c09e8 // add x8, x15, x12, lsl #2
-	WORD $0xbc2e79e1 // str s1, [x15, x14, lsl #2]
-	WORD $0x14000011 // b 0x1894 <k_attend_values+0xb74>
-	WORD $0x8b0a09ea // add x10, x15, x10, lsl #2
-	WORD $0x8b0c09ec // add x12, x15, x12, lsl #2
-	WORD $0x9100220e // add x14, x16, #0x8
-	WORD $0x8b0809e8 // add x8, x15, x8, lsl #2
-	WORD $0xfd000203 // str d3, [x16]
-	WORD $0x4d0081c3 // st1 { v3.s }[2], [x14]
-	WORD $0x9100214e // add x14, x10, #0x8
-	WORD $0xfd000142 // str d2, [x10]
-	WORD $0x9100218a // add x10, x12, #0x8
-	WORD $0x4d0081c2 // st1 { v2.s }[2], [x14]
-	WORD $0x4d008141 // st1 { v1.s }[2], [x10]
-	WORD $0x9100210a // add x10, x8, #0x8
-	WORD $0xfd000181 // str d1, [x12]
-	WORD $0x4d008140 // st1 { v0.s }[2], [x10]
-	WORD $0x9100110a // add x10, x8, #0x4
-	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
-	WORD $0xbd000100 // str s0, [x8]
-	WORD $0xa9042c0d // stp x13, x11, [x0, #0x40]
-	WORD $0xf940140a // ldr x10, [x0, #0x28]
-	WORD $0x91000928 // add x8, x9, #0x2
+	WORD $0x8b080988 // add x8, x12, x8, lsl #2
+	WORD $0x8b0b090c // add x12, x8, x11, lsl #2
+	WORD $0xaa1303e8 // mov x8, x19
+	WORD $0xeb01027f // cmp x19, x1
+	WORD $0x540000eb // b.lt 0x2a80 <k_attend_values+0x1d60>
+	WORD $0xeb11011f // cmp x8, x17
+	WORD $0x5400044b // b.lt 0x2af4 <k_attend_values+0x1dd4>
+	WORD $0x17ffffb2 // b 0x2938 <k_attend_values+0x1c18>
+	WORD $0xaa0003e8 // mov x8, x0
+	WORD $0xeb01001f // cmp x0, x1
+	WORD $0x54ffff6a // b.ge 0x2a68 <k_attend_values+0x1d48>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x1400000e // b 0x2abc <k_attend_values+0x1d9c>
+	WORD $0x3dc00184 // ldr q4, [x12]
+	WORD $0xbc687a85 // ldr s5, [x20, x8, lsl #2]
+	WORD $0x8b16018c // add x12, x12, x22
+	WORD $0xbc687aa6 // ldr s6, [x21, x8, lsl #2]
+	WORD $0xbc6879a7 // ldr s7, [x13, x8, lsl #2]
+	WORD $0xbc687bd0 // ldr s16, [x30, x8, lsl #2]
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x4f871080 // fmla v0.4s, v4.4s, v7.s[0]
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x4f901081 // fmla v1.4s, v4.4s, v16.s[0]
+	WORD $0x540000e0 // b.eq 0x2ad4 <k_attend_values+0x1db4>
+	WORD $0xeb03005f // cmp x2, x3
+	WORD $0x54fffe42 // b.hs 0x2a88 <k_attend_values+0x1d68>
+	WORD $0xf9800042 // prfm pldl2keep, [x2]
+	WORD $0xf9802042 // prfm pldl2keep, [x2, #0x40]
+	WORD $0x91020042 // add x2, x2, #0x80
+	WORD $0x17ffffee // b 0x2a88 <k_attend_values+0x1d68>
+	WORD $0xaa0103e8 // mov x8, x1
+	WORD $0xeb11003f // cmp x1, x17
+	WORD $0x540000cb // b.lt 0x2af4 <k_attend_values+0x1dd4>
+	WORD $0x17ffff96 // b 0x2938 <k_attend_values+0x1c18>
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0x8b16018c // add x12, x12, x22
+	WORD $0xeb08023f // cmp x17, x8
+	WORD $0x54fff240 // b.eq 0x2938 <k_attend_values+0x1c18>
+	WORD $0xeb03005f // cmp x2, x3
+	WORD $0x54000082 // b.hs 0x2b08 <k_attend_values+0x1de8>
+	WORD $0xf9800042 // prfm pldl2keep, [x2]
+	WORD $0xf9802042 // prfm pldl2keep, [x2, #0x40]
+	WORD $0x91020042 // add x2, x2, #0x80
+	WORD $0x3dc00184 // ldr q4, [x12]
+	WORD $0xeb0f011f // cmp x8, x15
+	WORD $0x540000ab // b.lt 0x2b24 <k_attend_values+0x1e04>
 	WORD $0xeb0a011f // cmp x8, x10
-	WORD $0x5400006d // b.le 0x18b4 <k_attend_values+0xb94>
-	WORD $0xaa0903e8 // mov x8, x9
-	WORD $0x140000cb // b 0x1bdc <k_attend_values+0xebc>
-	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xf100415f // cmp x10, #0x10
-	WORD $0x5400060a // b.ge 0x197c <k_attend_values+0xc5c>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xb27e0165 // orr x5, x11, #0x4
-	WORD $0xeb0a00bf // cmp x5, x10
-	WORD $0x54000e0d // b.le 0x1a8c <k_attend_values+0xd6c>
-	WORD $0xaa0b03ec // mov x12, x11
-	WORD $0xeb0c014e // subs x14, x10, x12
-	WORD $0x5400182d // b.le 0x1bdc <k_attend_values+0xebc>
-	WORD $0xa943b40f // ldp x15, x13, [x0, #0x38]
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x5400138b // b.lt 0x1b58 <k_attend_values+0xe38>
-	WORD $0xf9401010 // ldr x16, [x0, #0x20]
-	WORD $0xd37ef531 // lsl x17, x9, #2
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xa9408c02 // ldp x2, x3, [x0, #0x8]
+	WORD $0x5400006a // b.ge 0x2b24 <k_attend_values+0x1e04>
+	WORD $0xbc687ba5 // ldr s5, [x29, x8, lsl #2]
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0xeb18011f // cmp x8, x24
+	WORD $0x540000ab // b.lt 0x2b3c <k_attend_values+0x1e1c>
+	WORD $0xeb19011f // cmp x8, x25
+	WORD $0x5400006a // b.ge 0x2b3c <k_attend_values+0x1e1c>
+	WORD $0xbc6878e5 // ldr s5, [x7, x8, lsl #2]
+	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
+	WORD $0xeb1a011f // cmp x8, x26
+	WORD $0x540000ab // b.lt 0x2b54 <k_attend_values+0x1e34>
+	WORD $0xeb1b011f // cmp x8, x27
+	WORD $0x5400006a // b.ge 0x2b54 <k_attend_values+0x1e34>
+	WORD $0xbc6878c5 // ldr s5, [x6, x8, lsl #2]
+	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
+	WORD $0xeb10011f // cmp x8, x16
+	WORD $0x54fffc6b // b.lt 0x2ae4 <k_attend_values+0x1dc4>
+	WORD $0xeb0e011f // cmp x8, x14
+	WORD $0x54fffc2a // b.ge 0x2ae4 <k_attend_values+0x1dc4>
+	WORD $0xbc6878a5 // ldr s5, [x5, x8, lsl #2]
+	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
+	WORD $0x17ffffde // b 0x2ae4 <k_attend_values+0x1dc4>
+	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
+	WORD $0xf94097f6 // ldr x22, [sp, #0x128]
+	WORD $0xf9401489 // ldr x9, [x4, #0x28]
+	WORD $0x91000ac8 // add x8, x22, #0x2
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x54ff0fac // b.gt 0xd78 <k_attend_values+0x58>
+	WORD $0x140000c9 // b 0x2eac <k_attend_values+0x218c>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x9b097e01 // mul x1, x16, x9
-	WORD $0x91001231 // add x17, x17, #0x4
-	WORD $0x9b110a10 // madd x16, x16, x17, x2
-	WORD $0x8b010851 // add x17, x2, x1, lsl #2
-	WORD $0x8b0c0861 // add x1, x3, x12, lsl #2
-	WORD $0xd37ef542 // lsl x2, x10, #2
-	WORD $0x14000009 // b 0x193c <k_attend_values+0xc1c>
-	WORD $0x3dc00022 // ldr q2, [x1]
-	WORD $0xbc404623 // ldr s3, [x17], #0x4
-	WORD $0xf10005ef // subs x15, x15, #0x1
-	WORD $0xbc404604 // ldr s4, [x16], #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf94093fe // ldr x30, [sp, #0x120]
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xeb030268 // subs x8, x19, x3
+	WORD $0x540000ac // b.gt 0x2bb4 <k_attend_values+0x1e94>
+	WORD $0x14000035 // b 0x2c78 <k_attend_values+0x1f58>
+	WORD $0xaa1403e3 // mov x3, x20
+	WORD $0xeb140268 // subs x8, x19, x20
+	WORD $0x5400064d // b.le 0x2c78 <k_attend_values+0x1f58>
+	WORD $0xf9400bf8 // ldr x24, [sp, #0x10]
+	WORD $0x910033d5 // add x21, x30, #0xc
+	WORD $0x910023d6 // add x22, x30, #0x8
+	WORD $0x910013d9 // add x25, x30, #0x4
+	WORD $0xd37ef463 // lsl x3, x3, #2
+	WORD $0x9b150cb5 // madd x21, x5, x21, x3
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x9b057f18 // mul x24, x24, x5
+	WORD $0x9b160cb6 // madd x22, x5, x22, x3
+	WORD $0x9b190cb9 // madd x25, x5, x25, x3
+	WORD $0x8b180878 // add x24, x3, x24, lsl #2
+	WORD $0x8b1500c3 // add x3, x6, x21
+	WORD $0x8b1600d5 // add x21, x6, x22
+	WORD $0x8b1800d6 // add x22, x6, x24
+	WORD $0x8b1900d8 // add x24, x6, x25
+	WORD $0x1400000e // b 0x2c28 <k_attend_values+0x1f08>
+	WORD $0x3dc00024 // ldr q4, [x1]
+	WORD $0xbc747ac5 // ldr s5, [x22, x20, lsl #2]
+	WORD $0xbc747b06 // ldr s6, [x24, x20, lsl #2]
 	WORD $0x8b020021 // add x1, x1, x2
-	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
-	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
-	WORD $0x54001140 // b.eq 0x1b60 <k_attend_values+0xe40>
+	WORD $0xbc747aa7 // ldr s7, [x21, x20, lsl #2]
+	WORD $0xbc747870 // ldr s16, [x3, x20, lsl #2]
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0xeb14011f // cmp x8, x20
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
+	WORD $0x54000280 // b.eq 0x2c74 <k_attend_values+0x1f54>
 	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0x54000082 // b.hs 0x1950 <k_attend_values+0xc30>
+	WORD $0x54000082 // b.hs 0x2c3c <k_attend_values+0x1f1c>
 	WORD $0xf98001a2 // prfm pldl2keep, [x13]
 	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
 	WORD $0x910201ad // add x13, x13, #0x80
-	WORD $0xeb0c015f // cmp x10, x12
-	WORD $0x54fffe40 // b.eq 0x191c <k_attend_values+0xbfc>
-	WORD $0xbd400022 // ldr s2, [x1]
+	WORD $0xeb17019f // cmp x12, x23
+	WORD $0x54fffda0 // b.eq 0x2bf4 <k_attend_values+0x1ed4>
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0xbd400025 // ldr s5, [x1]
 	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x54fffe0b // b.lt 0x1920 <k_attend_values+0xc00>
-	WORD $0x91001023 // add x3, x1, #0x4
-	WORD $0x0d409062 // ld1 { v2.s }[1], [x3]
-	WORD $0x54fffda0 // b.eq 0x1920 <k_attend_values+0xc00>
-	WORD $0x91002023 // add x3, x1, #0x8
-	WORD $0x4d408062 // ld1 { v2.s }[2], [x3]
-	WORD $0x17ffffea // b 0x1920 <k_attend_values+0xc00>
-	WORD $0xa941ac02 // ldp x2, x11, [x0, #0x18]
-	WORD $0xd37ef52d // lsl x13, x9, #2
-	WORD $0xf9402401 // ldr x1, [x0, #0x48]
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0x52800205 // mov w5, #0x10 // =16
-	WORD $0x910011ae // add x14, x13, #0x4
-	WORD $0xa940400d // ldp x13, x16, [x0]
-	WORD $0x9b097d6f // mul x15, x11, x9
-	WORD $0x9b097c4c // mul x12, x2, x9
-	WORD $0x9b0e416e // madd x14, x11, x14, x16
-	WORD $0xf940080b // ldr x11, [x0, #0x10]
-	WORD $0x8b0f0a0f // add x15, x16, x15, lsl #2
-	WORD $0xa943c410 // ldp x16, x17, [x0, #0x38]
-	WORD $0x91008163 // add x3, x11, #0x20
-	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0x1400000f // b 0x19f4 <k_attend_values+0xcd4>
-	WORD $0x8b0409aa // add x10, x13, x4, lsl #2
-	WORD $0x91004165 // add x5, x11, #0x10
-	WORD $0x91010063 // add x3, x3, #0x40
-	WORD $0x8b0c0944 // add x4, x10, x12, lsl #2
-	WORD $0x8b02094a // add x10, x10, x2, lsl #2
-	WORD $0xad001887 // stp q7, q6, [x4]
-	WORD $0xad011085 // stp q5, q4, [x4, #0x20]
-	WORD $0xaa0b03e4 // mov x4, x11
-	WORD $0xad000943 // stp q3, q2, [x10]
-	WORD $0xad010141 // stp q1, q0, [x10, #0x20]
-	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xa9040411 // stp x17, x1, [x0, #0x40]
-	WORD $0xeb0a00bf // cmp x5, x10
-	WORD $0x54fff6ac // b.gt 0x18c4 <k_attend_values+0xba4>
+	WORD $0x6e0404a4 // mov v4.s[0], v5.s[0]
+	WORD $0x54fffd2b // b.lt 0x2bf8 <k_attend_values+0x1ed8>
+	WORD $0x91001039 // add x25, x1, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d409324 // ld1 { v4.s }[1], [x25]
+	WORD $0x54fffca0 // b.eq 0x2bf8 <k_attend_values+0x1ed8>
+	WORD $0x91002039 // add x25, x1, #0x8
+	WORD $0x4d408324 // ld1 { v4.s }[2], [x25]
+	WORD $0x17ffffe2 // b 0x2bf8 <k_attend_values+0x1ed8>
+	WORD $0xaa1303e3 // mov x3, x19
+	WORD $0xf94097f6 // ldr x22, [sp, #0x128]
+	WORD $0xeb11007f // cmp x3, x17
+	WORD $0x540007aa // b.ge 0x2d74 <k_attend_values+0x2054>
+	WORD $0x910033c8 // add x8, x30, #0xc
+	WORD $0x9b0818b3 // madd x19, x5, x8, x6
+	WORD $0x910023c8 // add x8, x30, #0x8
+	WORD $0x9b0818b4 // madd x20, x5, x8, x6
+	WORD $0x910013c8 // add x8, x30, #0x4
+	WORD $0x9b0818a8 // madd x8, x5, x8, x6
+	WORD $0x8b0f0085 // add x5, x4, x15
+	WORD $0x8b090084 // add x4, x4, x9
+	WORD $0x8b0f00e6 // add x6, x7, x15
+	WORD $0x8b0900e7 // add x7, x7, x9
+	WORD $0x14000005 // b 0x2cc0 <k_attend_values+0x1fa0>
+	WORD $0x91000463 // add x3, x3, #0x1
+	WORD $0x8b020021 // add x1, x1, x2
+	WORD $0xeb03023f // cmp x17, x3
+	WORD $0x540005c0 // b.eq 0x2d74 <k_attend_values+0x2054>
+	WORD $0xeb0b01bf // cmp x13, x11
+	WORD $0x54000082 // b.hs 0x2cd4 <k_attend_values+0x1fb4>
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
+	WORD $0x910201ad // add x13, x13, #0x80
+	WORD $0xeb17019f // cmp x12, x23
+	WORD $0x54000061 // b.ne 0x2ce4 <k_attend_values+0x1fc4>
+	WORD $0x3dc00024 // ldr q4, [x1]
+	WORD $0x1400000c // b 0x2d10 <k_attend_values+0x1ff0>
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0xbd400025 // ldr s5, [x1]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x6e0404a4 // mov v4.s[0], v5.s[0]
+	WORD $0x540000eb // b.lt 0x2d10 <k_attend_values+0x1ff0>
+	WORD $0x91001035 // add x21, x1, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d4092a4 // ld1 { v4.s }[1], [x21]
+	WORD $0x54000060 // b.eq 0x2d10 <k_attend_values+0x1ff0>
+	WORD $0x91002035 // add x21, x1, #0x8
+	WORD $0x4d4082a4 // ld1 { v4.s }[2], [x21]
+	WORD $0xeb0f007f // cmp x3, x15
+	WORD $0x540000ab // b.lt 0x2d28 <k_attend_values+0x2008>
+	WORD $0xeb09007f // cmp x3, x9
+	WORD $0x5400006a // b.ge 0x2d28 <k_attend_values+0x2008>
+	WORD $0xbc637805 // ldr s5, [x0, x3, lsl #2]
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0xeb05007f // cmp x3, x5
+	WORD $0x540000ab // b.lt 0x2d40 <k_attend_values+0x2020>
+	WORD $0xeb04007f // cmp x3, x4
+	WORD $0x5400006a // b.ge 0x2d40 <k_attend_values+0x2020>
+	WORD $0xbc637905 // ldr s5, [x8, x3, lsl #2]
+	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
+	WORD $0xeb06007f // cmp x3, x6
+	WORD $0x540000ab // b.lt 0x2d58 <k_attend_values+0x2038>
+	WORD $0xeb07007f // cmp x3, x7
+	WORD $0x5400006a // b.ge 0x2d58 <k_attend_values+0x2038>
+	WORD $0xbc637a85 // ldr s5, [x20, x3, lsl #2]
+	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
+	WORD $0xeb10007f // cmp x3, x16
+	WORD $0x54fffaab // b.lt 0x2cb0 <k_attend_values+0x1f90>
+	WORD $0xeb0a007f // cmp x3, x10
+	WORD $0x54fffa6a // b.ge 0x2cb0 <k_attend_values+0x1f90>
+	WORD $0xbc637a65 // ldr s5, [x19, x3, lsl #2]
+	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
+	WORD $0x17ffffd0 // b 0x2cb0 <k_attend_values+0x1f90>
+	WORD $0xf94077e8 // ldr x8, [sp, #0xe8]
+	WORD $0xf9400bef // ldr x15, [sp, #0x10]
+	WORD $0xeb17019f // cmp x12, x23
+	WORD $0xf9400d0a // ldr x10, [x8, #0x18]
+	WORD $0xaa0803f0 // mov x16, x8
+	WORD $0xf9400108 // ldr x8, [x8]
+	WORD $0x9b0f7d49 // mul x9, x10, x15
+	WORD $0x8b170908 // add x8, x8, x23, lsl #2
+	WORD $0x8b090909 // add x9, x8, x9, lsl #2
+	WORD $0x540002a1 // b.ne 0x2dec <k_attend_values+0x20cc>
+	WORD $0xb24001ec // orr x12, x15, #0x1
+	WORD $0xb27f01ee // orr x14, x15, #0x2
+	WORD $0xb24005ef // orr x15, x15, #0x3
+	WORD $0x9b0c7d4c // mul x12, x10, x12
+	WORD $0x3d800123 // str q3, [x9]
+	WORD $0x9b0e7d4e // mul x14, x10, x14
+	WORD $0x9b0f7d4a // mul x10, x10, x15
+	WORD $0xd37ef58c // lsl x12, x12, #2
+	WORD $0xd37ef5c9 // lsl x9, x14, #2
+	WORD $0x3cac6902 // str q2, [x8, x12]
+	WORD $0xd37ef54a // lsl x10, x10, #2
+	WORD $0x3ca96901 // str q1, [x8, x9]
+	WORD $0x3caa6900 // str q0, [x8, x10]
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0xa905ae0d // stp x13, x11, [x16, #0x58]
+	WORD $0xf9401609 // ldr x9, [x16, #0x28]
+	WORD $0x91000ac8 // add x8, x22, #0x2
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x5400064d // b.le 0x2eac <k_attend_values+0x218c>
+	WORD $0x17fff7e4 // b 0xd78 <k_attend_values+0x58>
+	WORD $0xb24001ec // orr x12, x15, #0x1
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540001cb // b.lt 0x2e2c <k_attend_values+0x210c>
+	WORD $0xb27f01ee // orr x14, x15, #0x2
+	WORD $0xb24005ef // orr x15, x15, #0x3
+	WORD $0x9b0c7d4c // mul x12, x10, x12
+	WORD $0x9b0e7d4e // mul x14, x10, x14
+	WORD $0x9b0f7d4a // mul x10, x10, x15
+	WORD $0x54000241 // b.ne 0x2e54 <k_attend_values+0x2134>
+	WORD $0xd37ef58c // lsl x12, x12, #2
+	WORD $0xfd000123 // str d3, [x9]
+	WORD $0xd37ef5ce // lsl x14, x14, #2
+	WORD $0x8b0a0909 // add x9, x8, x10, lsl #2
+	WORD $0xfc2c6902 // str d2, [x8, x12]
+	WORD $0xfc2e6901 // str d1, [x8, x14]
+	WORD $0x14000018 // b 0x2e88 <k_attend_values+0x2168>
+	WORD $0xb24005ee // orr x14, x15, #0x3
+	WORD $0xb27f01ef // orr x15, x15, #0x2
+	WORD $0x9b0c7d4c // mul x12, x10, x12
+	WORD $0xbd000123 // str s3, [x9]
+	WORD $0x9b0e7d4e // mul x14, x10, x14
+	WORD $0x9b0f7d4a // mul x10, x10, x15
+	WORD $0xbc2c7902 // str s2, [x8, x12, lsl #2]
+	WORD $0x8b0e0909 // add x9, x8, x14, lsl #2
+	WORD $0xbc2a7901 // str s1, [x8, x10, lsl #2]
+	WORD $0x14000010 // b 0x2e90 <k_attend_values+0x2170>
+	WORD $0xfc008523 // str d3, [x9], #0x8
+	WORD $0x8b0c090c // add x12, x8, x12, lsl #2
+	WORD $0x8b0e090e // add x14, x8, x14, lsl #2
+	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
+	WORD $0x8b0a0909 // add x9, x8, x10, lsl #2
+	WORD $0x9100218f // add x15, x12, #0x8
+	WORD $0xfd000182 // str d2, [x12]
+	WORD $0x910021c8 // add x8, x14, #0x8
+	WORD $0x4d0081e2 // st1 { v2.s }[2], [x15]
+	WORD $0x4d008101 // st1 { v1.s }[2], [x8]
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0xfd0001c1 // str d1, [x14]
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0xa905ae0d // stp x13, x11, [x16, #0x58]
+	WORD $0xf9401609 // ldr x9, [x16, #0x28]
+	WORD $0x91000ac8 // add x8, x22, #0x2
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x54fef68c // b.gt 0xd78 <k_attend_values+0x58>
+	WORD $0xf940188d // ldr x13, [x4, #0x30]
+	WORD $0xd37ef6c3 // lsl x3, x22, #2
+	WORD $0xf90097f6 // str x22, [sp, #0x128]
+	WORD $0xf10041bf // cmp x13, #0x10
+	WORD $0xf900b7e3 // str x3, [sp, #0x168]
+	WORD $0x54000a8a // b.ge 0x3010 <k_attend_values+0x22f0>
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xb27e017d // orr x29, x11, #0x4
+	WORD $0xeb0d03bf // cmp x29, x13
+	WORD $0x5400212d // b.le 0x32f4 <k_attend_values+0x25d4>
+	WORD $0xaa0b03ec // mov x12, x11
+	WORD $0xeb0c01ae // subs x14, x13, x12
+	WORD $0x540033cd // b.le 0x3554 <k_attend_values+0x2834>
+	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
+	WORD $0xf94097f6 // ldr x22, [sp, #0x128]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xa944a48a // ldp x10, x9, [x4, #0x48]
+	WORD $0xf9401086 // ldr x6, [x4, #0x20]
+	WORD $0x9b167cc2 // mul x2, x6, x22
+	WORD $0x9b167d2b // mul x11, x9, x22
+	WORD $0x8b0b014f // add x15, x10, x11
+	WORD $0xa943a880 // ldp x0, x10, [x4, #0x38]
+	WORD $0x8b0901f0 // add x16, x15, x9
+	WORD $0xeb00021f // cmp x16, x0
+	WORD $0x8b0a0171 // add x17, x11, x10
+	WORD $0x9a80b20a // csel x10, x16, x0, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x8b090220 // add x0, x17, x9
+	WORD $0x9a8ab3e1 // csel x1, xzr, x10, lt
+	WORD $0xa940ac87 // ldp x7, x11, [x4, #0x8]
+	WORD $0xeb01001f // cmp x0, x1
+	WORD $0x9a81b009 // csel x9, x0, x1, lt
+	WORD $0xf100001f // cmp x0, #0x0
+	WORD $0x9a89b3f4 // csel x20, xzr, x9, lt
+	WORD $0xeb0101ff // cmp x15, x1
+	WORD $0x8b0208e2 // add x2, x7, x2, lsl #2
+	WORD $0x9a81b1ea // csel x10, x15, x1, lt
+	WORD $0xeb01023f // cmp x17, x1
+	WORD $0x9a81b229 // csel x9, x17, x1, lt
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9a89b3e5 // csel x5, xzr, x9, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9b0d7ca9 // mul x9, x5, x13
+	WORD $0x9a8ab3f3 // csel x19, xzr, x10, lt
+	WORD $0xeb1400bf // cmp x5, x20
+	WORD $0x8b090963 // add x3, x11, x9, lsl #2
+	WORD $0xa945a48b // ldp x11, x9, [x4, #0x58]
+	WORD $0xd37ef5a4 // lsl x4, x13, #2
+	WORD $0x8b0c0863 // add x3, x3, x12, lsl #2
+	WORD $0x54002fca // b.ge 0x3568 <k_attend_values+0x2848>
+	WORD $0xf940b7f7 // ldr x23, [sp, #0x168]
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x910012ea // add x10, x23, #0x4
+	WORD $0x9b0a1cd5 // madd x21, x6, x10, x7
+	WORD $0x14000005 // b 0x2f98 <k_attend_values+0x2278>
+	WORD $0x910004a5 // add x5, x5, #0x1
+	WORD $0x8b040063 // add x3, x3, x4
+	WORD $0xeb05029f // cmp x20, x5
+	WORD $0x54002f40 // b.eq 0x357c <k_attend_values+0x285c>
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0x54000082 // b.hs 0x2fac <k_attend_values+0x228c>
+	WORD $0xf9800162 // prfm pldl2keep, [x11]
+	WORD $0xf9802162 // prfm pldl2keep, [x11, #0x40]
+	WORD $0x9102016b // add x11, x11, #0x80
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x54000061 // b.ne 0x2fbc <k_attend_values+0x229c>
+	WORD $0x3dc00062 // ldr q2, [x3]
+	WORD $0x14000009 // b 0x2fdc <k_attend_values+0x22bc>
+	WORD $0xbd400062 // ldr s2, [x3]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000cb // b.lt 0x2fdc <k_attend_values+0x22bc>
+	WORD $0x9100106a // add x10, x3, #0x4
+	WORD $0x0d409142 // ld1 { v2.s }[1], [x10]
+	WORD $0x54000060 // b.eq 0x2fdc <k_attend_values+0x22bc>
+	WORD $0x9100206a // add x10, x3, #0x8
+	WORD $0x4d408142 // ld1 { v2.s }[2], [x10]
+	WORD $0xeb1100bf // cmp x5, x17
+	WORD $0x540000ab // b.lt 0x2ff4 <k_attend_values+0x22d4>
+	WORD $0xeb0f00bf // cmp x5, x15
+	WORD $0x5400006a // b.ge 0x2ff4 <k_attend_values+0x22d4>
+	WORD $0xbc657843 // ldr s3, [x2, x5, lsl #2]
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0xeb0000bf // cmp x5, x0
+	WORD $0x54fffc8b // b.lt 0x2f88 <k_attend_values+0x2268>
+	WORD $0xeb1000bf // cmp x5, x16
+	WORD $0x54fffc4a // b.ge 0x2f88 <k_attend_values+0x2268>
+	WORD $0xbc657aa3 // ldr s3, [x21, x5, lsl #2]
+	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
+	WORD $0x17ffffdf // b 0x2f88 <k_attend_values+0x2268>
+	WORD $0xa944a48a // ldp x10, x9, [x4, #0x48]
+	WORD $0x91001063 // add x3, x3, #0x4
+	WORD $0xaa0403e7 // mov x7, x4
+	WORD $0xaa1f03e0 // mov x0, xzr
+	WORD $0xa9405485 // ldp x5, x21, [x4]
+	WORD $0x9b167d2b // mul x11, x9, x22
+	WORD $0x8b0b014c // add x12, x10, x11
+	WORD $0xa943a890 // ldp x16, x10, [x4, #0x38]
+	WORD $0x8b09018e // add x14, x12, x9
+	WORD $0xeb1001df // cmp x14, x16
+	WORD $0x8b0a016f // add x15, x11, x10
+	WORD $0x9a90b1ca // csel x10, x14, x16, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x8b0901f0 // add x16, x15, x9
+	WORD $0x9a8ab3f1 // csel x17, xzr, x10, lt
+	WORD $0xa941ac8a // ldp x10, x11, [x4, #0x18]
+	WORD $0xeb11021f // cmp x16, x17
+	WORD $0xf9400884 // ldr x4, [x4, #0x10]
+	WORD $0x9a91b209 // csel x9, x16, x17, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9a89b3e9 // csel x9, xzr, x9, lt
+	WORD $0xeb11019f // cmp x12, x17
+	WORD $0x9b167d66 // mul x6, x11, x22
+	WORD $0x9a91b182 // csel x2, x12, x17, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0xaa0403fa // mov x26, x4
+	WORD $0x9a82b3e2 // csel x2, xzr, x2, lt
+	WORD $0xeb1101ff // cmp x15, x17
+	WORD $0x9b037d6b // mul x11, x11, x3
+	WORD $0x9a91b1e3 // csel x3, x15, x17, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9b167d41 // mul x1, x10, x22
+	WORD $0x9a83b3e3 // csel x3, xzr, x3, lt
+	WORD $0xeb09007f // cmp x3, x9
+	WORD $0xd37ef4d6 // lsl x22, x6, #2
+	WORD $0x9a89c077 // csel x23, x3, x9, gt
+	WORD $0xa9459ce6 // ldp x6, x7, [x7, #0x58]
+	WORD $0xd37ef6f9 // lsl x25, x23, #2
+	WORD $0x8b0b02b4 // add x20, x21, x11
+	WORD $0x8b1602b5 // add x21, x21, x22
+	WORD $0xd37ef476 // lsl x22, x3, #2
+	WORD $0x8b010153 // add x19, x10, x1
+	WORD $0xcb17004a // sub x10, x2, x23
+	WORD $0x8b1902b8 // add x24, x21, x25
+	WORD $0x8b190299 // add x25, x20, x25
+	WORD $0x52800217 // mov w23, #0x10 // =16
+	WORD $0x14000010 // b 0x3108 <k_attend_values+0x23e8>
+	WORD $0x8b0008ad // add x13, x5, x0, lsl #2
+	WORD $0xf94077fb // ldr x27, [sp, #0xe8]
+	WORD $0x91004177 // add x23, x11, #0x10
+	WORD $0x9101035a // add x26, x26, #0x40
+	WORD $0x8b0109a0 // add x0, x13, x1, lsl #2
+	WORD $0x8b1309ad // add x13, x13, x19, lsl #2
+	WORD $0xad001807 // stp q7, q6, [x0]
+	WORD $0xad011005 // stp q5, q4, [x0, #0x20]
+	WORD $0xaa0b03e0 // mov x0, x11
+	WORD $0xad0009a3 // stp q3, q2, [x13]
+	WORD $0xad0101a1 // stp q1, q0, [x13, #0x20]
+	WORD $0xf9401b6d // ldr x13, [x27, #0x30]
+	WORD $0xa9059f66 // stp x6, x7, [x27, #0x58]
+	WORD $0xeb0d02ff // cmp x23, x13
+	WORD $0x54ffee2c // b.gt 0x2ec8 <k_attend_values+0x21a8>
+	WORD $0xd37ef5bb // lsl x27, x13, #2
+	WORD $0xeb09007f // cmp x3, x9
+	WORD $0xaa1703eb // mov x11, x23
+	WORD $0x5400054a // b.ge 0x31bc <k_attend_values+0x249c>
+	WORD $0x9b0d6acd // madd x13, x22, x13, x26
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf100061f // cmp x16, #0x1
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa0503eb // mov x11, x5
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa0303fd // mov x29, x3
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x54fffd0b // b.lt 0x19bc <k_attend_values+0xc9c>
-	WORD $0xd37ef54a // lsl x10, x10, #2
-	WORD $0xaa0303e5 // mov x5, x3
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0xaa0f03e7 // mov x7, x15
-	WORD $0xaa0e03f3 // mov x19, x14
-	WORD $0x14000010 // b 0x1a74 <k_attend_values+0xd54>
-	WORD $0xad7f44b0 // ldp q16, q17, [x5, #-0x20]
-	WORD $0xf10004c6 // subs x6, x6, #0x1
-	WORD $0xad404cb2 // ldp q18, q19, [x5]
-	WORD $0x8b0a00a5 // add x5, x5, x10
-	WORD $0x4ddfc8f4 // ld1r { v20.4s }, [x7], #4
-	WORD $0x4ddfca75 // ld1r { v21.4s }, [x19], #4
+	WORD $0x14000005 // b 0x3154 <k_attend_values+0x2434>
+	WORD $0x910007bd // add x29, x29, #0x1
+	WORD $0x8b1b01ad // add x13, x13, x27
+	WORD $0xeb1d013f // cmp x9, x29
+	WORD $0x54000540 // b.eq 0x31f8 <k_attend_values+0x24d8>
+	WORD $0xeb0700df // cmp x6, x7
+	WORD $0x54000082 // b.hs 0x3168 <k_attend_values+0x2448>
+	WORD $0xf98000c2 // prfm pldl2keep, [x6]
+	WORD $0xf98020c2 // prfm pldl2keep, [x6, #0x40]
+	WORD $0x910200c6 // add x6, x6, #0x80
+	WORD $0xad4041b1 // ldp q17, q16, [x13]
+	WORD $0xeb0f03bf // cmp x29, x15
+	WORD $0xad4149b3 // ldp q19, q18, [x13, #0x20]
+	WORD $0x5400010b // b.lt 0x3194 <k_attend_values+0x2474>
+	WORD $0xeb0c03bf // cmp x29, x12
+	WORD $0x540000ca // b.ge 0x3194 <k_attend_values+0x2474>
+	WORD $0xbc7d7ab4 // ldr s20, [x21, x29, lsl #2]
+	WORD $0x4f941227 // fmla v7.4s, v17.4s, v20.s[0]
+	WORD $0x4f941206 // fmla v6.4s, v16.4s, v20.s[0]
+	WORD $0x4f941265 // fmla v5.4s, v19.4s, v20.s[0]
+	WORD $0x4f941244 // fmla v4.4s, v18.4s, v20.s[0]
+	WORD $0xeb1003bf // cmp x29, x16
+	WORD $0x54fffd6b // b.lt 0x3144 <k_attend_values+0x2424>
+	WORD $0xeb0e03bf // cmp x29, x14
+	WORD $0x54fffd2a // b.ge 0x3144 <k_attend_values+0x2424>
+	WORD $0xbc7d7a94 // ldr s20, [x20, x29, lsl #2]
+	WORD $0x4f941223 // fmla v3.4s, v17.4s, v20.s[0]
+	WORD $0x4f941202 // fmla v2.4s, v16.4s, v20.s[0]
+	WORD $0x4f941261 // fmla v1.4s, v19.4s, v20.s[0]
+	WORD $0x4f941240 // fmla v0.4s, v18.4s, v20.s[0]
+	WORD $0x17ffffe3 // b 0x3144 <k_attend_values+0x2424>
+	WORD $0x9b0d7c6d // mul x13, x3, x13
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa0303fd // mov x29, x3
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x8b0d088d // add x13, x4, x13, lsl #2
+	WORD $0x8b0009ad // add x13, x13, x0, lsl #2
+	WORD $0xeb02007f // cmp x3, x2
+	WORD $0x540000ab // b.lt 0x3204 <k_attend_values+0x24e4>
+	WORD $0x1400001e // b 0x326c <k_attend_values+0x254c>
+	WORD $0xaa0903fd // mov x29, x9
+	WORD $0xeb02013f // cmp x9, x2
+	WORD $0x5400036a // b.ge 0x326c <k_attend_values+0x254c>
+	WORD $0xaa1903fd // mov x29, x25
+	WORD $0xaa1803fe // mov x30, x24
+	WORD $0xaa0a03f7 // mov x23, x10
+	WORD $0x14000010 // b 0x3250 <k_attend_values+0x2530>
+	WORD $0xad4045b0 // ldp q16, q17, [x13]
+	WORD $0xf10006f7 // subs x23, x23, #0x1
+	WORD $0xad414db2 // ldp q18, q19, [x13, #0x20]
+	WORD $0x8b1b01ad // add x13, x13, x27
+	WORD $0x4ddfcbd4 // ld1r { v20.4s }, [x30], #4
+	WORD $0x4ddfcbb5 // ld1r { v21.4s }, [x29], #4
 	WORD $0x4e34ce07 // fmla v7.4s, v16.4s, v20.4s
 	WORD $0x4e34ce26 // fmla v6.4s, v17.4s, v20.4s
 	WORD $0x4e34ce45 // fmla v5.4s, v18.4s, v20.4s
@@ -1710,267 +3237,558 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e35ce22 // fmla v2.4s, v17.4s, v21.4s
 	WORD $0x4e35ce41 // fmla v1.4s, v18.4s, v21.4s
 	WORD $0x4e35ce60 // fmla v0.4s, v19.4s, v21.4s
-	WORD $0x54fffa60 // b.eq 0x19bc <k_attend_values+0xc9c>
-	WORD $0xeb01023f // cmp x17, x1
-	WORD $0x54fffe02 // b.hs 0x1a38 <k_attend_values+0xd18>
-	WORD $0xf9800222 // prfm pldl2keep, [x17]
-	WORD $0xf9802222 // prfm pldl2keep, [x17, #0x40]
-	WORD $0x91020231 // add x17, x17, #0x80
-	WORD $0x17ffffec // b 0x1a38 <k_attend_values+0xd18>
-	WORD $0xa941b002 // ldp x2, x12, [x0, #0x18]
-	WORD $0xd37ef52d // lsl x13, x9, #2
-	WORD $0xf9402401 // ldr x1, [x0, #0x48]
-	WORD $0x910011ae // add x14, x13, #0x4
-	WORD $0xa940400d // ldp x13, x16, [x0]
-	WORD $0x9b097d8f // mul x15, x12, x9
-	WORD $0x9b097c43 // mul x3, x2, x9
-	WORD $0x9b0e418e // madd x14, x12, x14, x16
-	WORD $0xf940080c // ldr x12, [x0, #0x10]
-	WORD $0x8b0f0a0f // add x15, x16, x15, lsl #2
-	WORD $0xa943c410 // ldp x16, x17, [x0, #0x38]
-	WORD $0x8b030044 // add x4, x2, x3
-	WORD $0x8b0b0982 // add x2, x12, x11, lsl #2
-	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0x1400000b // b 0x1af4 <k_attend_values+0xdd4>
-	WORD $0x8b0b09aa // add x10, x13, x11, lsl #2
-	WORD $0x91001185 // add x5, x12, #0x4
-	WORD $0x91004042 // add x2, x2, #0x10
+	WORD $0x540000e0 // b.eq 0x3268 <k_attend_values+0x2548>
+	WORD $0xeb0700df // cmp x6, x7
+	WORD $0x54fffe02 // b.hs 0x3214 <k_attend_values+0x24f4>
+	WORD $0xf98000c2 // prfm pldl2keep, [x6]
+	WORD $0xf98020c2 // prfm pldl2keep, [x6, #0x40]
+	WORD $0x910200c6 // add x6, x6, #0x80
+	WORD $0x17ffffec // b 0x3214 <k_attend_values+0x24f4>
+	WORD $0xaa0203fd // mov x29, x2
+	WORD $0xeb1103bf // cmp x29, x17
+	WORD $0x54fff2ea // b.ge 0x30cc <k_attend_values+0x23ac>
+	WORD $0x910081ad // add x13, x13, #0x20
+	WORD $0x14000005 // b 0x328c <k_attend_values+0x256c>
+	WORD $0x910007bd // add x29, x29, #0x1
+	WORD $0x8b1b01ad // add x13, x13, x27
+	WORD $0xeb1d023f // cmp x17, x29
+	WORD $0x54fff220 // b.eq 0x30cc <k_attend_values+0x23ac>
+	WORD $0xeb0700df // cmp x6, x7
+	WORD $0x54000082 // b.hs 0x32a0 <k_attend_values+0x2580>
+	WORD $0xf98000c2 // prfm pldl2keep, [x6]
+	WORD $0xf98020c2 // prfm pldl2keep, [x6, #0x40]
+	WORD $0x910200c6 // add x6, x6, #0x80
+	WORD $0xad7f41b1 // ldp q17, q16, [x13, #-0x20]
+	WORD $0xeb0f03bf // cmp x29, x15
+	WORD $0xad4049b3 // ldp q19, q18, [x13]
+	WORD $0x5400010b // b.lt 0x32cc <k_attend_values+0x25ac>
+	WORD $0xeb0c03bf // cmp x29, x12
+	WORD $0x540000ca // b.ge 0x32cc <k_attend_values+0x25ac>
+	WORD $0xbc7d7ab4 // ldr s20, [x21, x29, lsl #2]
+	WORD $0x4f941227 // fmla v7.4s, v17.4s, v20.s[0]
+	WORD $0x4f941206 // fmla v6.4s, v16.4s, v20.s[0]
+	WORD $0x4f941265 // fmla v5.4s, v19.4s, v20.s[0]
+	WORD $0x4f941244 // fmla v4.4s, v18.4s, v20.s[0]
+	WORD $0xeb1003bf // cmp x29, x16
+	WORD $0x54fffd6b // b.lt 0x327c <k_attend_values+0x255c>
+	WORD $0xeb0e03bf // cmp x29, x14
+	WORD $0x54fffd2a // b.ge 0x327c <k_attend_values+0x255c>
+	WORD $0xbc7d7a94 // ldr s20, [x20, x29, lsl #2]
+	WORD $0x4f941223 // fmla v3.4s, v17.4s, v20.s[0]
+	WORD $0x4f941202 // fmla v2.4s, v16.4s, v20.s[0]
+	WORD $0x4f941261 // fmla v1.4s, v19.4s, v20.s[0]
+	WORD $0x4f941240 // fmla v0.4s, v18.4s, v20.s[0]
+	WORD $0x17ffffe3 // b 0x327c <k_attend_values+0x255c>
+	WORD $0xf94077e7 // ldr x7, [sp, #0xe8]
+	WORD $0xf94097e1 // ldr x1, [sp, #0x128]
+	WORD $0xf940b7e3 // ldr x3, [sp, #0x168]
+	WORD $0xa944a8e9 // ldp x9, x10, [x7, #0x48]
+	WORD $0xf94010e2 // ldr x2, [x7, #0x20]
+	WORD $0xa943bcf0 // ldp x16, x15, [x7, #0x38]
+	WORD $0x91001063 // add x3, x3, #0x4
+	WORD $0x9b017c40 // mul x0, x2, x1
+	WORD $0xf94000e4 // ldr x4, [x7]
+	WORD $0x9b017d4c // mul x12, x10, x1
+	WORD $0x9b037c53 // mul x19, x2, x3
+	WORD $0xa94088f4 // ldp x20, x2, [x7, #0x8]
+	WORD $0x8b0c0129 // add x9, x9, x12
+	WORD $0x8b0f018f // add x15, x12, x15
+	WORD $0x8b0a012e // add x14, x9, x10
+	WORD $0x8b0a01f1 // add x17, x15, x10
+	WORD $0xf9400cea // ldr x10, [x7, #0x18]
+	WORD $0xeb1001df // cmp x14, x16
+	WORD $0xa9459ce6 // ldp x6, x7, [x7, #0x58]
+	WORD $0x9a90b1cc // csel x12, x14, x16, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9b017d56 // mul x22, x10, x1
+	WORD $0x9a8cb3f0 // csel x16, xzr, x12, lt
+	WORD $0xd37ef40c // lsl x12, x0, #2
+	WORD $0x8b130293 // add x19, x20, x19
+	WORD $0xeb10023f // cmp x17, x16
+	WORD $0x9a90b220 // csel x0, x17, x16, lt
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x8b0c0285 // add x5, x20, x12
+	WORD $0x9a80b3e0 // csel x0, xzr, x0, lt
+	WORD $0xeb10013f // cmp x9, x16
+	WORD $0x8b0b0854 // add x20, x2, x11, lsl #2
+	WORD $0x9a90b121 // csel x1, x9, x16, lt
+	WORD $0xf100013f // cmp x9, #0x0
+	WORD $0x8b16014a // add x10, x10, x22
+	WORD $0x9a81b3e1 // csel x1, xzr, x1, lt
+	WORD $0xeb1001ff // cmp x15, x16
+	WORD $0xd37ef6d6 // lsl x22, x22, #2
+	WORD $0x9a90b1e3 // csel x3, x15, x16, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0xd37ef557 // lsl x23, x10, #2
+	WORD $0x9a83b3e3 // csel x3, xzr, x3, lt
+	WORD $0xeb00007f // cmp x3, x0
+	WORD $0xd37ef475 // lsl x21, x3, #2
+	WORD $0x9a80c06c // csel x12, x3, x0, gt
+	WORD $0xd37ef59a // lsl x26, x12, #2
+	WORD $0xcb0c0038 // sub x24, x1, x12
+	WORD $0x8b1a00b9 // add x25, x5, x26
+	WORD $0x8b1a027a // add x26, x19, x26
+	WORD $0x1400000c // b 0x33e8 <k_attend_values+0x26c8>
+	WORD $0x8b0b088a // add x10, x4, x11, lsl #2
+	WORD $0x9100119d // add x29, x12, #0x4
+	WORD $0x91004294 // add x20, x20, #0x10
 	WORD $0xaa0c03eb // mov x11, x12
-	WORD $0x3ca36941 // str q1, [x10, x3]
-	WORD $0x3ca46940 // str q0, [x10, x4]
-	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xa9040411 // stp x17, x1, [x0, #0x40]
-	WORD $0xeb0a00bf // cmp x5, x10
-	WORD $0x54ffef2c // b.gt 0x18d4 <k_attend_values+0xbb4>
+	WORD $0x3cb66941 // str q1, [x10, x22]
+	WORD $0x3cb76940 // str q0, [x10, x23]
+	WORD $0xf94077ea // ldr x10, [sp, #0xe8]
+	WORD $0xf940194d // ldr x13, [x10, #0x30]
+	WORD $0xa9059d46 // stp x6, x7, [x10, #0x58]
+	WORD $0xeb0d03bf // cmp x29, x13
+	WORD $0x54ffd7ac // b.gt 0x2ed8 <k_attend_values+0x21b8>
+	WORD $0xd37ef5bb // lsl x27, x13, #2
+	WORD $0xeb00007f // cmp x3, x0
+	WORD $0xaa1d03ec // mov x12, x29
+	WORD $0x540003aa // b.ge 0x3468 <k_attend_values+0x2748>
+	WORD $0x9b0d52ad // madd x13, x21, x13, x20
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xaa0503ec // mov x12, x5
-	WORD $0x54fffe4b // b.lt 0x1acc <k_attend_values+0xdac>
-	WORD $0xd37ef54a // lsl x10, x10, #2
-	WORD $0xaa0e03e5 // mov x5, x14
-	WORD $0xaa0f03e6 // mov x6, x15
-	WORD $0xaa1003e7 // mov x7, x16
-	WORD $0xaa0203f3 // mov x19, x2
-	WORD $0x14000009 // b 0x1b40 <k_attend_values+0xe20>
-	WORD $0xbc4044c2 // ldr s2, [x6], #0x4
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0xbc4044a4 // ldr s4, [x5], #0x4
-	WORD $0xf10004e7 // subs x7, x7, #0x1
+	WORD $0xaa0303ea // mov x10, x3
+	WORD $0x14000005 // b 0x341c <k_attend_values+0x26fc>
+	WORD $0x9100054a // add x10, x10, #0x1
+	WORD $0x8b1b01ad // add x13, x13, x27
+	WORD $0xeb0a001f // cmp x0, x10
+	WORD $0x540003e0 // b.eq 0x3494 <k_attend_values+0x2774>
+	WORD $0xeb0700df // cmp x6, x7
+	WORD $0x54000082 // b.hs 0x3430 <k_attend_values+0x2710>
+	WORD $0xf98000c2 // prfm pldl2keep, [x6]
+	WORD $0xf98020c2 // prfm pldl2keep, [x6, #0x40]
+	WORD $0x910200c6 // add x6, x6, #0x80
+	WORD $0x3dc001a2 // ldr q2, [x13]
+	WORD $0xeb0f015f // cmp x10, x15
+	WORD $0x540000ab // b.lt 0x344c <k_attend_values+0x272c>
+	WORD $0xeb09015f // cmp x10, x9
+	WORD $0x5400006a // b.ge 0x344c <k_attend_values+0x272c>
+	WORD $0xbc6a78a3 // ldr s3, [x5, x10, lsl #2]
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0xeb11015f // cmp x10, x17
+	WORD $0x54fffdeb // b.lt 0x340c <k_attend_values+0x26ec>
+	WORD $0xeb0e015f // cmp x10, x14
+	WORD $0x54fffdaa // b.ge 0x340c <k_attend_values+0x26ec>
+	WORD $0xbc6a7a63 // ldr s3, [x19, x10, lsl #2]
+	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
+	WORD $0x17ffffea // b 0x340c <k_attend_values+0x26ec>
+	WORD $0x9b0d7c6a // mul x10, x3, x13
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xaa0303fd // mov x29, x3
+	WORD $0x8b0a084a // add x10, x2, x10, lsl #2
+	WORD $0x8b0b094d // add x13, x10, x11, lsl #2
+	WORD $0xeb01007f // cmp x3, x1
+	WORD $0x540000eb // b.lt 0x34a0 <k_attend_values+0x2780>
+	WORD $0xeb1003bf // cmp x29, x16
+	WORD $0x540003eb // b.lt 0x3508 <k_attend_values+0x27e8>
+	WORD $0x17ffffcb // b 0x33bc <k_attend_values+0x269c>
+	WORD $0xaa0003fd // mov x29, x0
+	WORD $0xeb01001f // cmp x0, x1
+	WORD $0x54ffff6a // b.ge 0x3488 <k_attend_values+0x2768>
+	WORD $0xaa1a03ea // mov x10, x26
+	WORD $0xaa1903fd // mov x29, x25
+	WORD $0xaa1803fe // mov x30, x24
+	WORD $0x14000009 // b 0x34d0 <k_attend_values+0x27b0>
+	WORD $0xbc4047a2 // ldr s2, [x29], #0x4
+	WORD $0x3dc001a3 // ldr q3, [x13]
+	WORD $0xbc404544 // ldr s4, [x10], #0x4
+	WORD $0xf10007de // subs x30, x30, #0x1
 	WORD $0x4f821061 // fmla v1.4s, v3.4s, v2.s[0]
-	WORD $0x8b0a0273 // add x19, x19, x10
+	WORD $0x8b1b01ad // add x13, x13, x27
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc80 // b.eq 0x1acc <k_attend_values+0xdac>
-	WORD $0xeb01023f // cmp x17, x1
-	WORD $0x54fffee2 // b.hs 0x1b20 <k_attend_values+0xe00>
-	WORD $0xf9800222 // prfm pldl2keep, [x17]
-	WORD $0xf9802222 // prfm pldl2keep, [x17, #0x40]
-	WORD $0x91020231 // add x17, x17, #0x80
-	WORD $0x17fffff3 // b 0x1b20 <k_attend_values+0xe00>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
-	WORD $0xf9400010 // ldr x16, [x0]
-	WORD $0xeb0c015f // cmp x10, x12
-	WORD $0x9b097e2f // mul x15, x17, x9
-	WORD $0x8b0c0a10 // add x16, x16, x12, lsl #2
-	WORD $0x9b094629 // madd x9, x17, x9, x17
-	WORD $0x8b0f0a0f // add x15, x16, x15, lsl #2
-	WORD $0x540000a1 // b.ne 0x1b90 <k_attend_values+0xe70>
-	WORD $0xd37ef529 // lsl x9, x9, #2
-	WORD $0x3d8001e1 // str q1, [x15]
-	WORD $0x3ca96a00 // str q0, [x16, x9]
-	WORD $0x14000013 // b 0x1bd8 <k_attend_values+0xeb8>
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x540000ab // b.lt 0x1ba8 <k_attend_values+0xe88>
-	WORD $0x540000e1 // b.ne 0x1bb4 <k_attend_values+0xe94>
-	WORD $0x8b090a09 // add x9, x16, x9, lsl #2
-	WORD $0xfd0001e1 // str d1, [x15]
-	WORD $0x1400000a // b 0x1bcc <k_attend_values+0xeac>
-	WORD $0x8b090a09 // add x9, x16, x9, lsl #2
-	WORD $0xbd0001e1 // str s1, [x15]
-	WORD $0x14000009 // b 0x1bd4 <k_attend_values+0xeb4>
-	WORD $0x8b090a09 // add x9, x16, x9, lsl #2
-	WORD $0x910021ea // add x10, x15, #0x8
-	WORD $0xfd0001e1 // str d1, [x15]
-	WORD $0x4d008141 // st1 { v1.s }[2], [x10]
-	WORD $0x9100212a // add x10, x9, #0x8
-	WORD $0x4d008140 // st1 { v0.s }[2], [x10]
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
-	WORD $0xbd000120 // str s0, [x9]
-	WORD $0xa9042c0d // stp x13, x11, [x0, #0x40]
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0x540000e0 // b.eq 0x34e8 <k_attend_values+0x27c8>
+	WORD $0xeb0700df // cmp x6, x7
+	WORD $0x54fffee2 // b.hs 0x34b0 <k_attend_values+0x2790>
+	WORD $0xf98000c2 // prfm pldl2keep, [x6]
+	WORD $0xf98020c2 // prfm pldl2keep, [x6, #0x40]
+	WORD $0x910200c6 // add x6, x6, #0x80
+	WORD $0x17fffff3 // b 0x34b0 <k_attend_values+0x2790>
+	WORD $0xaa0103fd // mov x29, x1
+	WORD $0xeb10003f // cmp x1, x16
+	WORD $0x540000cb // b.lt 0x3508 <k_attend_values+0x27e8>
+	WORD $0x17ffffb2 // b 0x33bc <k_attend_values+0x269c>
+	WORD $0x910007bd // add x29, x29, #0x1
+	WORD $0x8b1b01ad // add x13, x13, x27
+	WORD $0xeb1d021f // cmp x16, x29
+	WORD $0x54fff5c0 // b.eq 0x33bc <k_attend_values+0x269c>
+	WORD $0xeb0700df // cmp x6, x7
+	WORD $0x54000082 // b.hs 0x351c <k_attend_values+0x27fc>
+	WORD $0xf98000c2 // prfm pldl2keep, [x6]
+	WORD $0xf98020c2 // prfm pldl2keep, [x6, #0x40]
+	WORD $0x910200c6 // add x6, x6, #0x80
+	WORD $0x3dc001a2 // ldr q2, [x13]
+	WORD $0xeb0f03bf // cmp x29, x15
+	WORD $0x540000ab // b.lt 0x3538 <k_attend_values+0x2818>
+	WORD $0xeb0903bf // cmp x29, x9
+	WORD $0x5400006a // b.ge 0x3538 <k_attend_values+0x2818>
+	WORD $0xbc7d78a3 // ldr s3, [x5, x29, lsl #2]
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0xeb1103bf // cmp x29, x17
+	WORD $0x54fffdeb // b.lt 0x34f8 <k_attend_values+0x27d8>
+	WORD $0xeb0e03bf // cmp x29, x14
+	WORD $0x54fffdaa // b.ge 0x34f8 <k_attend_values+0x27d8>
+	WORD $0xbc7d7a63 // ldr s3, [x19, x29, lsl #2]
+	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
+	WORD $0x17ffffea // b 0x34f8 <k_attend_values+0x27d8>
+	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
+	WORD $0xf9401489 // ldr x9, [x4, #0x28]
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x5400138a // b.ge 0x1e54 <k_attend_values+0x1134>
-	WORD $0xf9401809 // ldr x9, [x0, #0x30]
-	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x5400054a // b.ge 0x1c98 <k_attend_values+0xf78>
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xb27e0141 // orr x1, x10, #0x4
-	WORD $0xeb09003f // cmp x1, x9
-	WORD $0x54000b2d // b.le 0x1d64 <k_attend_values+0x1044>
-	WORD $0xaa0a03eb // mov x11, x10
-	WORD $0xeb0b012d // subs x13, x9, x11
-	WORD $0x5400124d // b.le 0x1e54 <k_attend_values+0x1134>
-	WORD $0xa943b00e // ldp x14, x12, [x0, #0x38]
-	WORD $0xf940240a // ldr x10, [x0, #0x48]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x54000f6b // b.lt 0x1e08 <k_attend_values+0x10e8>
-	WORD $0xf940100f // ldr x15, [x0, #0x20]
-	WORD $0xa940c410 // ldp x16, x17, [x0, #0x8]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x9b087def // mul x15, x15, x8
-	WORD $0x8b0f0a0f // add x15, x16, x15, lsl #2
-	WORD $0x8b0b0a30 // add x16, x17, x11, lsl #2
-	WORD $0xd37ef531 // lsl x17, x9, #2
-	WORD $0x14000007 // b 0x1c58 <k_attend_values+0xf38>
-	WORD $0x3dc00201 // ldr q1, [x16]
-	WORD $0xbc4045e2 // ldr s2, [x15], #0x4
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0x8b110210 // add x16, x16, x17
-	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54000dc0 // b.eq 0x1e0c <k_attend_values+0x10ec>
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54000082 // b.hs 0x1c6c <k_attend_values+0xf4c>
-	WORD $0xf9800182 // prfm pldl2keep, [x12]
-	WORD $0xf9802182 // prfm pldl2keep, [x12, #0x40]
-	WORD $0x9102018c // add x12, x12, #0x80
-	WORD $0xeb0b013f // cmp x9, x11
-	WORD $0x54fffe80 // b.eq 0x1c40 <k_attend_values+0xf20>
-	WORD $0xbd400201 // ldr s1, [x16]
-	WORD $0xf10009bf // cmp x13, #0x2
-	WORD $0x54fffe4b // b.lt 0x1c44 <k_attend_values+0xf24>
-	WORD $0x91001201 // add x1, x16, #0x4
-	WORD $0x0d409021 // ld1 { v1.s }[1], [x1]
-	WORD $0x54fffde0 // b.eq 0x1c44 <k_attend_values+0xf24>
-	WORD $0x91002201 // add x1, x16, #0x8
-	WORD $0x4d408021 // ld1 { v1.s }[2], [x1]
-	WORD $0x17ffffec // b 0x1c44 <k_attend_values+0xf24>
-	WORD $0xa941a80b // ldp x11, x10, [x0, #0x18]
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0xf9400810 // ldr x16, [x0, #0x10]
-	WORD $0xf940240f // ldr x15, [x0, #0x48]
-	WORD $0x52800201 // mov w1, #0x10 // =16
-	WORD $0x9b087d6c // mul x12, x11, x8
-	WORD $0xa9402c0d // ldp x13, x11, [x0]
-	WORD $0x91008210 // add x16, x16, #0x20
-	WORD $0x9b087d4a // mul x10, x10, x8
-	WORD $0x8b0c09ac // add x12, x13, x12, lsl #2
-	WORD $0xa943b80d // ldp x13, x14, [x0, #0x38]
-	WORD $0x8b0a096b // add x11, x11, x10, lsl #2
-	WORD $0x1400000b // b 0x1cf4 <k_attend_values+0xfd4>
-	WORD $0x8b110989 // add x9, x12, x17, lsl #2
-	WORD $0x91004141 // add x1, x10, #0x10
-	WORD $0x91010210 // add x16, x16, #0x40
-	WORD $0xaa0a03f1 // mov x17, x10
-	WORD $0xad000923 // stp q3, q2, [x9]
-	WORD $0xad010121 // stp q1, q0, [x9, #0x20]
-	WORD $0xf9401809 // ldr x9, [x0, #0x30]
-	WORD $0xa9043c0e // stp x14, x15, [x0, #0x40]
-	WORD $0xeb09003f // cmp x1, x9
-	WORD $0x54fff84c // b.gt 0x1bf8 <k_attend_values+0xed8>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x540010cb // b.lt 0x3778 <k_attend_values+0x2a58>
+	WORD $0x14000155 // b 0x3ab8 <k_attend_values+0x2d98>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xf940b7f7 // ldr x23, [sp, #0x168]
+	WORD $0xeb050274 // subs x20, x19, x5
+	WORD $0x540000ac // b.gt 0x3588 <k_attend_values+0x2868>
+	WORD $0x14000028 // b 0x3618 <k_attend_values+0x28f8>
+	WORD $0xaa1403e5 // mov x5, x20
+	WORD $0xeb140274 // subs x20, x19, x20
+	WORD $0x540004ad // b.le 0x3618 <k_attend_values+0x28f8>
+	WORD $0x9b067eca // mul x10, x22, x6
+	WORD $0x910012f5 // add x21, x23, #0x4
+	WORD $0xd37ef4a5 // lsl x5, x5, #2
+	WORD $0x9b1514d5 // madd x21, x6, x21, x5
+	WORD $0x8b0a08aa // add x10, x5, x10, lsl #2
+	WORD $0x8b0a00e5 // add x5, x7, x10
+	WORD $0x8b1500f5 // add x21, x7, x21
+	WORD $0x14000009 // b 0x35c8 <k_attend_values+0x28a8>
+	WORD $0x3dc00062 // ldr q2, [x3]
+	WORD $0xbc4044a3 // ldr s3, [x5], #0x4
+	WORD $0xf1000694 // subs x20, x20, #0x1
+	WORD $0xbc4046a4 // ldr s4, [x21], #0x4
+	WORD $0x8b040063 // add x3, x3, x4
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
+	WORD $0x54000280 // b.eq 0x3614 <k_attend_values+0x28f4>
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0x54000082 // b.hs 0x35dc <k_attend_values+0x28bc>
+	WORD $0xf9800162 // prfm pldl2keep, [x11]
+	WORD $0xf9802162 // prfm pldl2keep, [x11, #0x40]
+	WORD $0x9102016b // add x11, x11, #0x80
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x54fffe40 // b.eq 0x35a8 <k_attend_values+0x2888>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xbd400063 // ldr s3, [x3]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x6e040462 // mov v2.s[0], v3.s[0]
+	WORD $0x54fffdcb // b.lt 0x35ac <k_attend_values+0x288c>
+	WORD $0x9100106a // add x10, x3, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d409142 // ld1 { v2.s }[1], [x10]
+	WORD $0x54fffd40 // b.eq 0x35ac <k_attend_values+0x288c>
+	WORD $0x9100206a // add x10, x3, #0x8
+	WORD $0x4d408142 // ld1 { v2.s }[2], [x10]
+	WORD $0x17ffffe7 // b 0x35ac <k_attend_values+0x288c>
+	WORD $0xaa1303e5 // mov x5, x19
+	WORD $0xeb0100bf // cmp x5, x1
+	WORD $0x5400052a // b.ge 0x36c0 <k_attend_values+0x29a0>
+	WORD $0x910012ea // add x10, x23, #0x4
+	WORD $0x9b0a1cca // madd x10, x6, x10, x7
+	WORD $0x14000005 // b 0x363c <k_attend_values+0x291c>
+	WORD $0x910004a5 // add x5, x5, #0x1
+	WORD $0x8b040063 // add x3, x3, x4
+	WORD $0xeb05003f // cmp x1, x5
+	WORD $0x54000440 // b.eq 0x36c0 <k_attend_values+0x29a0>
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0x54000082 // b.hs 0x3650 <k_attend_values+0x2930>
+	WORD $0xf9800162 // prfm pldl2keep, [x11]
+	WORD $0xf9802162 // prfm pldl2keep, [x11, #0x40]
+	WORD $0x9102016b // add x11, x11, #0x80
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x54000061 // b.ne 0x3660 <k_attend_values+0x2940>
+	WORD $0x3dc00062 // ldr q2, [x3]
+	WORD $0x1400000c // b 0x368c <k_attend_values+0x296c>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xbd400063 // ldr s3, [x3]
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x6e040462 // mov v2.s[0], v3.s[0]
+	WORD $0x540000eb // b.lt 0x368c <k_attend_values+0x296c>
+	WORD $0x91001066 // add x6, x3, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d4090c2 // ld1 { v2.s }[1], [x6]
+	WORD $0x54000060 // b.eq 0x368c <k_attend_values+0x296c>
+	WORD $0x91002066 // add x6, x3, #0x8
+	WORD $0x4d4080c2 // ld1 { v2.s }[2], [x6]
+	WORD $0xeb1100bf // cmp x5, x17
+	WORD $0x540000ab // b.lt 0x36a4 <k_attend_values+0x2984>
+	WORD $0xeb0f00bf // cmp x5, x15
+	WORD $0x5400006a // b.ge 0x36a4 <k_attend_values+0x2984>
+	WORD $0xbc657843 // ldr s3, [x2, x5, lsl #2]
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0xeb0000bf // cmp x5, x0
+	WORD $0x54fffc2b // b.lt 0x362c <k_attend_values+0x290c>
+	WORD $0xeb1000bf // cmp x5, x16
+	WORD $0x54fffbea // b.ge 0x362c <k_attend_values+0x290c>
+	WORD $0xbc657943 // ldr s3, [x10, x5, lsl #2]
+	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
+	WORD $0x17ffffdc // b 0x362c <k_attend_values+0x290c>
+	WORD $0xf94077ef // ldr x15, [sp, #0xe8]
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0xf9400df0 // ldr x16, [x15, #0x18]
+	WORD $0xaa0f03e4 // mov x4, x15
+	WORD $0xf94001ef // ldr x15, [x15]
+	WORD $0x9b167e0a // mul x10, x16, x22
+	WORD $0x8b0c09ef // add x15, x15, x12, lsl #2
+	WORD $0x8b0a09ea // add x10, x15, x10, lsl #2
+	WORD $0x54000141 // b.ne 0x3708 <k_attend_values+0x29e8>
+	WORD $0x9b16420c // madd x12, x16, x22, x16
+	WORD $0x3d800141 // str q1, [x10]
+	WORD $0xd37ef58c // lsl x12, x12, #2
+	WORD $0x3cac69e0 // str q0, [x15, x12]
+	WORD $0xa905a48b // stp x11, x9, [x4, #0x58]
+	WORD $0xf9401489 // ldr x9, [x4, #0x28]
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x54001dca // b.ge 0x3ab8 <k_attend_values+0x2d98>
+	WORD $0x1400001d // b 0x3778 <k_attend_values+0x2a58>
+	WORD $0x9b16420c // madd x12, x16, x22, x16
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x540000ab // b.lt 0x3724 <k_attend_values+0x2a04>
+	WORD $0x54000181 // b.ne 0x3744 <k_attend_values+0x2a24>
+	WORD $0x8b0c09ec // add x12, x15, x12, lsl #2
+	WORD $0xfd000141 // str d1, [x10]
+	WORD $0x1400000f // b 0x375c <k_attend_values+0x2a3c>
+	WORD $0x8b0c09ec // add x12, x15, x12, lsl #2
+	WORD $0xbd000141 // str s1, [x10]
+	WORD $0xbd000180 // str s0, [x12]
+	WORD $0xa905a48b // stp x11, x9, [x4, #0x58]
+	WORD $0xf9401489 // ldr x9, [x4, #0x28]
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x54001bea // b.ge 0x3ab8 <k_attend_values+0x2d98>
+	WORD $0x1400000e // b 0x3778 <k_attend_values+0x2a58>
+	WORD $0x8b0c09ec // add x12, x15, x12, lsl #2
+	WORD $0x9100214d // add x13, x10, #0x8
+	WORD $0xfd000141 // str d1, [x10]
+	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
+	WORD $0x9100218a // add x10, x12, #0x8
+	WORD $0x4d008140 // st1 { v0.s }[2], [x10]
+	WORD $0x9100118a // add x10, x12, #0x4
+	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
+	WORD $0xbd000180 // str s0, [x12]
+	WORD $0xa905a48b // stp x11, x9, [x4, #0x58]
+	WORD $0xf9401489 // ldr x9, [x4, #0x28]
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x54001a2a // b.ge 0x3ab8 <k_attend_values+0x2d98>
+	WORD $0xf9401889 // ldr x9, [x4, #0x30]
+	WORD $0xf100413f // cmp x9, #0x10
+	WORD $0x540007aa // b.ge 0x3874 <k_attend_values+0x2b54>
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xb27e0143 // orr x3, x10, #0x4
+	WORD $0xeb09007f // cmp x3, x9
+	WORD $0x54000fed // b.le 0x398c <k_attend_values+0x2c6c>
+	WORD $0xaa0a03eb // mov x11, x10
+	WORD $0xeb0b012a // subs x10, x9, x11
+	WORD $0x540018ed // b.le 0x3ab8 <k_attend_values+0x2d98>
+	WORD $0xa944b08d // ldp x13, x12, [x4, #0x48]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xa943bc8e // ldp x14, x15, [x4, #0x38]
+	WORD $0x9b087d8c // mul x12, x12, x8
+	WORD $0x8b0c01ad // add x13, x13, x12
+	WORD $0x8b0f018c // add x12, x12, x15
+	WORD $0xeb0e01bf // cmp x13, x14
+	WORD $0x9a8eb1ae // csel x14, x13, x14, lt
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9a8eb3ee // csel x14, xzr, x14, lt
+	WORD $0xeb0e019f // cmp x12, x14
+	WORD $0x9a8eb18d // csel x13, x12, x14, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9a8db3ef // csel x15, xzr, x13, lt
+	WORD $0xa945b08d // ldp x13, x12, [x4, #0x58]
+	WORD $0xeb0f01ce // subs x14, x14, x15
+	WORD $0x5400148d // b.le 0x3a70 <k_attend_values+0x2d50>
+	WORD $0xf9401090 // ldr x16, [x4, #0x20]
+	WORD $0x9b097df1 // mul x17, x15, x9
+	WORD $0xa9408480 // ldp x0, x1, [x4, #0x8]
+	WORD $0x9b107d10 // mul x16, x8, x16
+	WORD $0x8b110831 // add x17, x1, x17, lsl #2
+	WORD $0xd37ef610 // lsl x16, x16, #2
+	WORD $0x8b0f0a01 // add x1, x16, x15, lsl #2
+	WORD $0x8b0b0a2f // add x15, x17, x11, lsl #2
+	WORD $0xd37ef530 // lsl x16, x9, #2
+	WORD $0x8b010011 // add x17, x0, x1
+	WORD $0x14000007 // b 0x3828 <k_attend_values+0x2b08>
+	WORD $0x3dc001e1 // ldr q1, [x15]
+	WORD $0xbc404622 // ldr s2, [x17], #0x4
+	WORD $0xf10005ce // subs x14, x14, #0x1
+	WORD $0x8b1001ef // add x15, x15, x16
+	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
+	WORD $0x54001260 // b.eq 0x3a70 <k_attend_values+0x2d50>
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x54000082 // b.hs 0x383c <k_attend_values+0x2b1c>
+	WORD $0xf98001a2 // prfm pldl2keep, [x13]
+	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
+	WORD $0x910201ad // add x13, x13, #0x80
+	WORD $0xeb0b013f // cmp x9, x11
+	WORD $0x54fffe80 // b.eq 0x3810 <k_attend_values+0x2af0>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xbd4001e2 // ldr s2, [x15]
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
+	WORD $0x54fffe0b // b.lt 0x3814 <k_attend_values+0x2af4>
+	WORD $0x910011e0 // add x0, x15, #0x4
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0x0d409001 // ld1 { v1.s }[1], [x0]
+	WORD $0x54fffd80 // b.eq 0x3814 <k_attend_values+0x2af4>
+	WORD $0x910021e0 // add x0, x15, #0x8
+	WORD $0x4d408001 // ld1 { v1.s }[2], [x0]
+	WORD $0x17ffffe9 // b 0x3814 <k_attend_values+0x2af4>
+	WORD $0xa944a88b // ldp x11, x10, [x4, #0x48]
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0xa943b88d // ldp x13, x14, [x4, #0x38]
+	WORD $0xa9400891 // ldp x17, x2, [x4]
+	WORD $0x9b087d4a // mul x10, x10, x8
+	WORD $0x8b0a016b // add x11, x11, x10
+	WORD $0x8b0e014a // add x10, x10, x14
+	WORD $0xeb0d017f // cmp x11, x13
+	WORD $0x9a8db16d // csel x13, x11, x13, lt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x9a8db3eb // csel x11, xzr, x13, lt
+	WORD $0xa941bc8d // ldp x13, x15, [x4, #0x18]
+	WORD $0xeb0b015f // cmp x10, x11
+	WORD $0x9a8bb14e // csel x14, x10, x11, lt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x9b0f7d10 // mul x16, x8, x15
+	WORD $0xf940088f // ldr x15, [x4, #0x10]
+	WORD $0x9b087daa // mul x10, x13, x8
+	WORD $0x9a8eb3ed // csel x13, xzr, x14, lt
+	WORD $0xd37ef5ae // lsl x14, x13, #2
+	WORD $0xcb0d0161 // sub x1, x11, x13
+	WORD $0x8b1009c3 // add x3, x14, x16, lsl #2
+	WORD $0x8b0a0a30 // add x16, x17, x10, lsl #2
+	WORD $0xa9458091 // ldp x17, x0, [x4, #0x58]
+	WORD $0x8b030042 // add x2, x2, x3
+	WORD $0x52800203 // mov w3, #0x10 // =16
+	WORD $0x1400000f // b 0x3918 <k_attend_values+0x2bf8>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa0103ea // mov x10, x1
-	WORD $0x54fffe0b // b.lt 0x1ccc <k_attend_values+0xfac>
+	WORD $0x8b0c0a09 // add x9, x16, x12, lsl #2
+	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
+	WORD $0x91004143 // add x3, x10, #0x10
+	WORD $0x910101ef // add x15, x15, #0x40
+	WORD $0xaa0a03ec // mov x12, x10
+	WORD $0xad000923 // stp q3, q2, [x9]
+	WORD $0xad010121 // stp q1, q0, [x9, #0x20]
+	WORD $0xf9401889 // ldr x9, [x4, #0x30]
+	WORD $0xa9058091 // stp x17, x0, [x4, #0x58]
+	WORD $0xeb09007f // cmp x3, x9
+	WORD $0x54fff3ac // b.gt 0x3788 <k_attend_values+0x2a68>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xeb0d017f // cmp x11, x13
+	WORD $0xaa0303ea // mov x10, x3
+	WORD $0x54fffded // b.le 0x38e0 <k_attend_values+0x2bc0>
+	WORD $0x9b097dc3 // mul x3, x14, x9
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xd37ef529 // lsl x9, x9, #2
-	WORD $0xaa1003e1 // mov x1, x16
-	WORD $0xaa0d03e2 // mov x2, x13
-	WORD $0xaa0b03e3 // mov x3, x11
-	WORD $0x1400000b // b 0x1d4c <k_attend_values+0x102c>
-	WORD $0xad7f1424 // ldp q4, q5, [x1, #-0x20]
-	WORD $0xf1000442 // subs x2, x2, #0x1
-	WORD $0xad401c26 // ldp q6, q7, [x1]
-	WORD $0x8b090021 // add x1, x1, x9
-	WORD $0x4ddfc870 // ld1r { v16.4s }, [x3], #4
+	WORD $0xaa0203e4 // mov x4, x2
+	WORD $0xaa0103e5 // mov x5, x1
+	WORD $0x1400000c // b 0x3974 <k_attend_values+0x2c54>
+	WORD $0x8b0301e6 // add x6, x15, x3
+	WORD $0xf10004a5 // subs x5, x5, #0x1
+	WORD $0x8b090063 // add x3, x3, x9
+	WORD $0xad4014c4 // ldp q4, q5, [x6]
+	WORD $0xad411cc6 // ldp q6, q7, [x6, #0x20]
+	WORD $0x4ddfc890 // ld1r { v16.4s }, [x4], #4
 	WORD $0x4e30cc83 // fmla v3.4s, v4.4s, v16.4s
 	WORD $0x4e30cca2 // fmla v2.4s, v5.4s, v16.4s
 	WORD $0x4e30ccc1 // fmla v1.4s, v6.4s, v16.4s
 	WORD $0x4e30cce0 // fmla v0.4s, v7.4s, v16.4s
-	WORD $0x54fffc20 // b.eq 0x1ccc <k_attend_values+0xfac>
-	WORD $0xeb0f01df // cmp x14, x15
-	WORD $0x54fffea2 // b.hs 0x1d24 <k_attend_values+0x1004>
-	WORD $0xf98001c2 // prfm pldl2keep, [x14]
-	WORD $0xf98021c2 // prfm pldl2keep, [x14, #0x40]
-	WORD $0x910201ce // add x14, x14, #0x80
-	WORD $0x17fffff1 // b 0x1d24 <k_attend_values+0x1004>
-	WORD $0xa941ac0c // ldp x12, x11, [x0, #0x18]
-	WORD $0xf9400811 // ldr x17, [x0, #0x10]
-	WORD $0xf9402410 // ldr x16, [x0, #0x48]
-	WORD $0x8b0a0a31 // add x17, x17, x10, lsl #2
-	WORD $0x9b087d8d // mul x13, x12, x8
-	WORD $0xa940300e // ldp x14, x12, [x0]
+	WORD $0x54fffbe0 // b.eq 0x38ec <k_attend_values+0x2bcc>
+	WORD $0xeb00023f // cmp x17, x0
+	WORD $0x54fffe82 // b.hs 0x3948 <k_attend_values+0x2c28>
+	WORD $0xf9800222 // prfm pldl2keep, [x17]
+	WORD $0xf9802222 // prfm pldl2keep, [x17, #0x40]
+	WORD $0x91020231 // add x17, x17, #0x80
+	WORD $0x17fffff0 // b 0x3948 <k_attend_values+0x2c28>
+	WORD $0xa944ac8c // ldp x12, x11, [x4, #0x48]
+	WORD $0xf9400880 // ldr x0, [x4, #0x10]
+	WORD $0xa943bc8d // ldp x13, x15, [x4, #0x38]
+	WORD $0xa941c08e // ldp x14, x16, [x4, #0x18]
+	WORD $0x8b0a0800 // add x0, x0, x10, lsl #2
 	WORD $0x9b087d6b // mul x11, x11, x8
-	WORD $0x8b0d09cd // add x13, x14, x13, lsl #2
-	WORD $0xa943bc0e // ldp x14, x15, [x0, #0x38]
-	WORD $0x8b0b098c // add x12, x12, x11, lsl #2
-	WORD $0x1400000a // b 0x1db4 <k_attend_values+0x1094>
+	WORD $0x9b087dd1 // mul x17, x14, x8
+	WORD $0x9b107d10 // mul x16, x8, x16
+	WORD $0x8b0b018c // add x12, x12, x11
+	WORD $0x8b0f016b // add x11, x11, x15
+	WORD $0xeb0d019f // cmp x12, x13
+	WORD $0x9a8db18d // csel x13, x12, x13, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9a8db3ec // csel x12, xzr, x13, lt
+	WORD $0xeb0c017f // cmp x11, x12
+	WORD $0x9a8cb16d // csel x13, x11, x12, lt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x9a8db3ed // csel x13, xzr, x13, lt
+	WORD $0xa940088b // ldp x11, x2, [x4]
+	WORD $0xd37ef5ae // lsl x14, x13, #2
+	WORD $0xcb0d0181 // sub x1, x12, x13
+	WORD $0x8b11096f // add x15, x11, x17, lsl #2
+	WORD $0x8b1009cb // add x11, x14, x16, lsl #2
+	WORD $0xa945c490 // ldp x16, x17, [x4, #0x58]
+	WORD $0x8b0b0042 // add x2, x2, x11
+	WORD $0x1400000b // b 0x3a1c <k_attend_values+0x2cfc>
 	WORD $0xd37ef549 // lsl x9, x10, #2
-	WORD $0x91001161 // add x1, x11, #0x4
-	WORD $0x91004231 // add x17, x17, #0x10
+	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
+	WORD $0x91001163 // add x3, x11, #0x4
+	WORD $0x91004000 // add x0, x0, #0x10
 	WORD $0xaa0b03ea // mov x10, x11
-	WORD $0x3ca969a0 // str q0, [x13, x9]
-	WORD $0xf9401809 // ldr x9, [x0, #0x30]
-	WORD $0xa904400f // stp x15, x16, [x0, #0x40]
-	WORD $0xeb09003f // cmp x1, x9
-	WORD $0x54fff2cc // b.gt 0x1c08 <k_attend_values+0xee8>
+	WORD $0x3ca969e0 // str q0, [x15, x9]
+	WORD $0xf9401889 // ldr x9, [x4, #0x30]
+	WORD $0xa905c490 // stp x16, x17, [x4, #0x58]
+	WORD $0xeb09007f // cmp x3, x9
+	WORD $0x54ffec0c // b.gt 0x3798 <k_attend_values+0x2a78>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0xaa0103eb // mov x11, x1
-	WORD $0x54fffe8b // b.lt 0x1d90 <k_attend_values+0x1070>
+	WORD $0xeb0d019f // cmp x12, x13
+	WORD $0xaa0303eb // mov x11, x3
+	WORD $0x54fffe6d // b.le 0x39f4 <k_attend_values+0x2cd4>
+	WORD $0x9b0901c3 // madd x3, x14, x9, x0
 	WORD $0xd37ef529 // lsl x9, x9, #2
-	WORD $0xaa0c03e1 // mov x1, x12
-	WORD $0xaa0e03e2 // mov x2, x14
-	WORD $0xaa1103e3 // mov x3, x17
-	WORD $0x14000007 // b 0x1df0 <k_attend_values+0x10d0>
+	WORD $0xaa0203e4 // mov x4, x2
+	WORD $0xaa0103e5 // mov x5, x1
+	WORD $0x14000007 // b 0x3a58 <k_attend_values+0x2d38>
 	WORD $0x3dc00061 // ldr q1, [x3]
-	WORD $0xbc404422 // ldr s2, [x1], #0x4
-	WORD $0xf1000442 // subs x2, x2, #0x1
+	WORD $0xbc404482 // ldr s2, [x4], #0x4
+	WORD $0xf10004a5 // subs x5, x5, #0x1
 	WORD $0x8b090063 // add x3, x3, x9
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54fffd20 // b.eq 0x1d90 <k_attend_values+0x1070>
-	WORD $0xeb1001ff // cmp x15, x16
-	WORD $0x54ffff22 // b.hs 0x1dd8 <k_attend_values+0x10b8>
-	WORD $0xf98001e2 // prfm pldl2keep, [x15]
-	WORD $0xf98021e2 // prfm pldl2keep, [x15, #0x40]
-	WORD $0x910201ef // add x15, x15, #0x80
-	WORD $0x17fffff5 // b 0x1dd8 <k_attend_values+0x10b8>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400c0e // ldr x14, [x0, #0x18]
+	WORD $0x54fffd00 // b.eq 0x39f4 <k_attend_values+0x2cd4>
+	WORD $0xeb11021f // cmp x16, x17
+	WORD $0x54ffff22 // b.hs 0x3a40 <k_attend_values+0x2d20>
+	WORD $0xf9800202 // prfm pldl2keep, [x16]
+	WORD $0xf9802202 // prfm pldl2keep, [x16, #0x40]
+	WORD $0x91020210 // add x16, x16, #0x80
+	WORD $0x17fffff5 // b 0x3a40 <k_attend_values+0x2d20>
+	WORD $0xf9400c8e // ldr x14, [x4, #0x18]
 	WORD $0xeb0b013f // cmp x9, x11
 	WORD $0x9b087dc8 // mul x8, x14, x8
-	WORD $0xf940000e // ldr x14, [x0]
+	WORD $0xf940008e // ldr x14, [x4]
 	WORD $0x8b0809c8 // add x8, x14, x8, lsl #2
 	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
-	WORD $0x54000061 // b.ne 0x1e30 <k_attend_values+0x1110>
+	WORD $0x54000061 // b.ne 0x3a94 <k_attend_values+0x2d74>
 	WORD $0x3d800100 // str q0, [x8]
-	WORD $0x14000009 // b 0x1e50 <k_attend_values+0x1130>
-	WORD $0xf10009bf // cmp x13, #0x2
-	WORD $0x540000cb // b.lt 0x1e4c <k_attend_values+0x112c>
-	WORD $0x54000060 // b.eq 0x1e44 <k_attend_values+0x1124>
+	WORD $0x14000009 // b 0x3ab4 <k_attend_values+0x2d94>
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0x540000cb // b.lt 0x3ab0 <k_attend_values+0x2d90>
+	WORD $0x54000060 // b.eq 0x3aa8 <k_attend_values+0x2d88>
 	WORD $0x91002109 // add x9, x8, #0x8
 	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
 	WORD $0x91001109 // add x9, x8, #0x4
 	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
 	WORD $0xbd000100 // str s0, [x8]
-	WORD $0xa904280c // stp x12, x10, [x0, #0x40]
-	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
-	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
-	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
-	WORD $0xa94267fa // ldp x26, x25, [sp, #0x20]
-	WORD $0xa9416ffe // ldp x30, x27, [sp, #0x10]
-	WORD $0xf84607fd // ldr x29, [sp], #0x60
+	WORD $0xa905b08d // stp x13, x12, [x4, #0x58]
+	WORD $0xa95b4ff4 // ldp x20, x19, [sp, #0x1b0]
+	WORD $0xf940b3fd // ldr x29, [sp, #0x160]
+	WORD $0xa95a57f6 // ldp x22, x21, [sp, #0x1a0]
+	WORD $0xa9595ff8 // ldp x24, x23, [sp, #0x190]
+	WORD $0xa95867fa // ldp x26, x25, [sp, #0x180]
+	WORD $0xa9576ffe // ldp x30, x27, [sp, #0x170]
+	WORD $0x910703ff // add sp, sp, #0x1c0
 	WORD $0xd65f03c0 // ret
 
 	// attend_merge
 	WORD $0xf9402008 // ldr x8, [x0, #0x40]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540012cb // b.lt 0x20d0 <k_attend_merge+0x260>
+	WORD $0x540012cb // b.lt 0x3d38 <k_attend_merge+0x260>
 	WORD $0x529589eb // mov w11, #0xac4f // =44111
 	WORD $0x528e430c // mov w12, #0x7218 // =29208
 	WORD $0x5295476d // mov w13, #0xaa3b // =43579
@@ -2009,7 +3827,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x1400000a // b 0x1f3c <k_attend_merge+0xcc>
+	WORD $0x1400000a // b 0x3ba4 <k_attend_merge+0xcc>
 	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
 	WORD $0xbd4001b7 // ldr s23, [x13]
 	WORD $0x4fb592f7 // fmul v23.4s, v23.4s, v21.s[1]
@@ -2018,10 +3836,10 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100054a // add x10, x10, #0x1
 	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54000cc0 // b.eq 0x20d0 <k_attend_merge+0x260>
+	WORD $0x54000cc0 // b.eq 0x3d38 <k_attend_merge+0x260>
 	WORD $0xbc6a7975 // ldr s21, [x11, x10, lsl #2]
 	WORD $0x1e3422a0 // fcmp s21, s20
-	WORD $0x54ffff40 // b.eq 0x1f2c <k_attend_merge+0xbc>
+	WORD $0x54ffff40 // b.eq 0x3b94 <k_attend_merge+0xbc>
 	WORD $0xa940340c // ldp x12, x13, [x0]
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
 	WORD $0x4ea61cda // mov v26.16b, v6.16b
@@ -2074,9 +3892,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5fb592d6 // fmul s22, s22, v21.s[1]
 	WORD $0x1f175ab6 // fmadd s22, s21, s23, s22
 	WORD $0xbc2a7a36 // str s22, [x17, x10, lsl #2]
-	WORD $0x5400006a // b.ge 0x2024 <k_attend_merge+0x1b4>
+	WORD $0x5400006a // b.ge 0x3c8c <k_attend_merge+0x1b4>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400000e // b 0x2058 <k_attend_merge+0x1e8>
+	WORD $0x1400000e // b 0x3cc0 <k_attend_merge+0x1e8>
 	WORD $0x9b0931c1 // madd x1, x14, x9, x12
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0x9b0935e2 // madd x2, x15, x9, x13
@@ -2089,9 +3907,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1103e3 // mov x3, x17
 	WORD $0x4f9512f6 // fmla v22.4s, v23.4s, v21.s[0]
 	WORD $0x3c810436 // str q22, [x1], #0x10
-	WORD $0x54fffeed // b.le 0x2030 <k_attend_merge+0x1c0>
+	WORD $0x54fffeed // b.le 0x3c98 <k_attend_merge+0x1c0>
 	WORD $0xeb110210 // subs x16, x16, x17
-	WORD $0x54fff68d // b.le 0x1f2c <k_attend_merge+0xbc>
+	WORD $0x54fff68d // b.le 0x3b94 <k_attend_merge+0xbc>
 	WORD $0x9b0a7dce // mul x14, x14, x10
 	WORD $0xf1000a1f // cmp x16, #0x2
 	WORD $0x9b0a7def // mul x15, x15, x10
@@ -2099,16 +3917,16 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b11098c // add x12, x12, x17, lsl #2
 	WORD $0x8b0f09ad // add x13, x13, x15, lsl #2
 	WORD $0xbd400196 // ldr s22, [x12]
-	WORD $0x54fff4eb // b.lt 0x1f18 <k_attend_merge+0xa8>
+	WORD $0x54fff4eb // b.lt 0x3b80 <k_attend_merge+0xa8>
 	WORD $0x9100118e // add x14, x12, #0x4
 	WORD $0x0d4091d6 // ld1 { v22.s }[1], [x14]
-	WORD $0x540000e1 // b.ne 0x20a4 <k_attend_merge+0x234>
+	WORD $0x540000e1 // b.ne 0x3d0c <k_attend_merge+0x234>
 	WORD $0xd37ef62e // lsl x14, x17, #2
 	WORD $0xfc6e69b7 // ldr d23, [x13, x14]
 	WORD $0x4fb592f7 // fmul v23.4s, v23.4s, v21.s[1]
 	WORD $0x4f9512d7 // fmla v23.4s, v22.4s, v21.s[0]
 	WORD $0xfd000197 // str d23, [x12]
-	WORD $0x17ffffa3 // b 0x1f2c <k_attend_merge+0xbc>
+	WORD $0x17ffffa3 // b 0x3b94 <k_attend_merge+0xbc>
 	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
 	WORD $0xfc4085b7 // ldr d23, [x13], #0x8
 	WORD $0x4d4081b7 // ld1 { v23.s }[2], [x13]
@@ -2119,19 +3937,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9512d7 // fmla v23.4s, v22.4s, v21.s[0]
 	WORD $0xfd000197 // str d23, [x12]
 	WORD $0x4d0081b7 // st1 { v23.s }[2], [x13]
-	WORD $0x17ffff98 // b 0x1f2c <k_attend_merge+0xbc>
+	WORD $0x17ffff98 // b 0x3b94 <k_attend_merge+0xbc>
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
+	WORD $0x00000000 // udf #0x0
 	WORD $0xffffffff // ff ff ff ff .word 0xffffffff
 	WORD $0xffffffff // ff ff ff ff .word 0xffffffff
 	WORD $0xffffffff // ff ff ff ff .word 0xffffffff

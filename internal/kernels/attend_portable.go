@@ -22,11 +22,9 @@ func attendScoresPortable(dst, q Matrix, keys []float32) {
 
 // attendWeightsPortable sums in four lanes, as dotPortable does.
 func attendWeightsPortable(scores Matrix, top, sum []float32, span Span, scale float32) {
-	within := func(i int) int { return min(max(i, 0), scores.Cols) }
 	for r := range scores.Rows {
 		row := scores.Row(r)
-		from, to := within(span.From+r*span.Step), within(span.To+r*span.Step)
-		to = max(from, to)
+		from, to := span.of(r, scores.Cols)
 		clear(row[:from])
 		clear(row[to:])
 		best := maxPortable(row[from:to])
@@ -48,13 +46,14 @@ func attendWeightsPortable(scores Matrix, top, sum []float32, span Span, scale f
 	}
 }
 
-func attendValuesPortable(dst, w Matrix, values []float32) {
+func attendValuesPortable(dst, w Matrix, values []float32, span Span) {
 	dim := dst.Cols
 	for r := range dst.Rows {
 		out := dst.Row(r)
 		clear(out)
-		for j, x := range w.Row(r) {
-			axpyPortable(out, x, values[j*dim:][:dim])
+		from, to := span.of(r, w.Cols)
+		for j := from; j < to; j++ {
+			axpyPortable(out, w.Row(r)[j], values[j*dim:][:dim])
 		}
 	}
 }

@@ -63,7 +63,7 @@ func attend(t *testing.T, s *Set, q, k, v Matrix, span Span, scale float32) Matr
 		page := Sums{part, make([]float32, m), make([]float32, m)}
 		s.AttendWeights(scores, page.Top, page.Sum, Span{span.From - lo, span.To - lo, span.Step}, scale)
 		checkScores(t)
-		s.AttendValues(part, scores.Slice(0, m, 0, n), values.Data, AheadOf(keys.Data[:n%3]))
+		s.AttendValues(part, scores.Slice(0, m, 0, n), values.Data, Span{span.From - lo, span.To - lo, span.Step}, AheadOf(keys.Data[:n%3]))
 		checkPart(t)
 		s.AttendMerge(sums, page)
 		checkAcc(t)
@@ -100,6 +100,48 @@ func TestAttend(t *testing.T) {
 							alone := attend(t, s, q.Slice(r, m, 0, dim), k, v, Span{span.From + r*span.Step, span.To + r*span.Step, 0}, scale)
 							if !slices.Equal(alone.Row(0), got.Row(r)) {
 								t.Fatalf("dim %d, %d rows, %+v: the last row alone has other bits", dim, m, span)
+							}
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
+// What a row does not see does not reach it, not even as 0 times infinity.
+func TestAttendMasks(t *testing.T) {
+	inf, nan := float32(math.Inf(1)), float32(math.NaN())
+	levels(t, func(t *testing.T, s *Set) {
+		rng := newRand()
+		for _, dim := range []int{1, 16, 20, 64, 128} {
+			for _, m := range []int{1, 2, 3, 5, 8, 13, 32} {
+				for _, span := range []Span{{0, 3, 1}, {-2, 3, 1}, {40 - m, 44 - m, 1}, {7, 9, 0}, {-9, -3, 1}} {
+					const n = 44
+					w, v := matrix(rng, m, n, 3), matrix(rng, n, dim, 5)
+					for _, c := range []float32{inf, -inf, nan} {
+						for r := range m {
+							from, to := span.of(r, n)
+							// all that this row does not see is c
+							bad := View(slices.Repeat([]float32{c}, n*dim), n, dim)
+							for j := range n {
+								if j < from || j >= to {
+									w.Row(r)[j] = 0
+								} else {
+									copy(bad.Row(j), v.Row(j))
+								}
+							}
+							got, check := guarded(m * dim)
+							dst := View(got, m, dim)
+							s.AttendValues(dst, w, bad.Data, span, Ahead{})
+							check(t)
+							for d, g := range dst.Row(r) {
+								want, size := 0., 0.
+								for j := from; j < to; j++ {
+									p := float64(w.Row(r)[j]) * float64(v.Row(j)[d])
+									want, size = want+p, size+math.Abs(p)
+								}
+								near(t, fmt.Sprintf("dim %d, %d rows, %+v among %v: [%d,%d]", dim, m, span, c, r, d), float64(g), want, 32*eps*size)
 							}
 						}
 					}

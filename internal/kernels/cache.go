@@ -78,8 +78,8 @@ func (s *Set) PutF16(keys, values []uint16, p Place) {
 }
 
 // PutQ8 stores keys and values as codes: scale = max|x|/127 over 32 numbers, in half precision;
-// code = x times the inverse of the scale before it is rounded, to the nearest, ties to even. Numbers
-// must be finite. dim is a multiple of 32.
+// code = x times the inverse of the scale before it is rounded, to the nearest, ties to even. NaN or an
+// infinity among them makes the scale NaN. dim is a multiple of 32.
 func (s *Set) PutQ8(keys, values Quants, p Place) {
 	args := p.put(len(keys.Codes), len(values.Codes))
 	if args.dim%32 != 0 || len(keys.Scales)*32 < len(keys.Codes) || len(values.Scales)*32 < len(values.Codes) {
@@ -106,10 +106,17 @@ func (s *Set) PutQ8(keys, values Quants, p Place) {
 	}
 }
 
+// halfNaN is NaN in half precision.
+const halfNaN = 0x7e00
+
 func codesOf(q *[32]int8, x []float32) (scale uint16) {
 	most := float32(0)
 	for _, v := range x[:32] {
-		most = max(most, float32(math.Abs(float64(v))))
+		most = max(most, float32(math.Abs(float64(v)))) // NaN where one is
+	}
+	if most-most != 0 {
+		clear(q[:])
+		return halfNaN
 	}
 	d, id := most/127, float32(0)
 	if d != 0 {

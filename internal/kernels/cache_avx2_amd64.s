@@ -402,9 +402,9 @@ TEXT ·cacheAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xd1490f48 // cmovnsq %rcx, %rdx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06308e0f; WORD $0x0000 // jle 0xcdc <k_cache_put_q8+0x64c>
+	LONG $0x05708e0f; WORD $0x0000 // jle 0xc1c <k_cache_put_q8+0x58c>
 	LONG $0x20f98348 // cmpq $0x20, %rcx
-	LONG $0x06268c0f; WORD $0x0000 // jl 0xcdc <k_cache_put_q8+0x64c>
+	LONG $0x05668c0f; WORD $0x0000 // jl 0xc1c <k_cache_put_q8+0x58c>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -446,19 +446,20 @@ TEXT ·cacheAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02e3c149 // shlq $0x2, %r11
 	LONG $0x245c894c; BYTE $0x28 // movq %r11, 0x28(%rsp)
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x0007b505187de2c4; BYTE $0x00 // vbroadcastss 0x7b5(%rip), %ymm0 # 0xf0c <k_cache_values_q8+0xfc>
-	QUAD $0x000007a90d10fac5 // vmovss 0x7a9(%rip), %xmm1 # 0xf08 <k_cache_values_q8+0xf8>
-	QUAD $0x0000079d1510fac5 // vmovss 0x79d(%rip), %xmm2 # 0xf04 <k_cache_values_q8+0xf4>
-	QUAD $0x0007901d587de2c4; BYTE $0x00 // vpbroadcastd 0x790(%rip), %ymm3 # 0xf00 <k_cache_values_q8+0xf0>
-	WORD $0x2beb // jmp 0x79d <k_cache_put_q8+0x10d>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0006f505587de2c4; BYTE $0x00 // vpbroadcastd 0x6f5(%rip), %ymm0 # 0xe4c <k_cache_values_q8+0xfc>
+	QUAD $0x000006e90d10fac5 // vmovss 0x6e9(%rip), %xmm1 # 0xe48 <k_cache_values_q8+0xf8>
+	QUAD $0x000006dd1510fac5 // vmovss 0x6dd(%rip), %xmm2 # 0xe44 <k_cache_values_q8+0xf4>
+	QUAD $0x000006e11d10fac5 // vmovss 0x6e1(%rip), %xmm3 # 0xe50 <k_cache_values_q8+0x100>
+	QUAD $0x0006c825587de2c4; BYTE $0x00 // vpbroadcastd 0x6c8(%rip), %ymm4 # 0xe40 <k_cache_values_q8+0xf0>
+	WORD $0x23eb // jmp 0x79d <k_cache_put_q8+0x10d>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	LONG $0x243c0348 // addq (%rsp), %rdi
 	WORD $0x0148; BYTE $0xcd // addq %rcx, %rbp
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
 	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
 	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
-	LONG $0x0531840f; WORD $0x0000 // je 0xcce <k_cache_put_q8+0x63e>
+	LONG $0x0471840f; WORD $0x0000 // je 0xc0e <k_cache_put_q8+0x57e>
 	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
 	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
 	LONG $0x3d4c8d4f; BYTE $0x1f // leaq 0x1f(%r13,%r15), %r9
@@ -476,126 +477,108 @@ TEXT ·cacheAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x89b <k_cache_put_q8+0x20b>
+	LONG $0x0000bee9; BYTE $0x00 // jmp 0x8a0 <k_cache_put_q8+0x210>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xfc59c4c5 // vmulps %ymm4, %ymm7, %ymm7
-	LONG $0xc4593cc5 // vmulps %ymm4, %ymm8, %ymm8
+	LONG $0x187d42c4; BYTE $0xd2 // vbroadcastss %xmm10, %ymm10
+	LONG $0x593c41c4; BYTE $0xc2 // vmulps %ymm10, %ymm8, %ymm8
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	LONG $0x087d43c4; WORD $0x08c9 // vroundps $0x8, %ymm9, %ymm9
 	LONG $0x087d43c4; WORD $0x08c0 // vroundps $0x8, %ymm8, %ymm8
+	LONG $0xed59acc5 // vmulps %ymm5, %ymm10, %ymm5
+	LONG $0xff59acc5 // vmulps %ymm7, %ymm10, %ymm7
 	LONG $0x087de3c4; WORD $0x08ff // vroundps $0x8, %ymm7, %ymm7
-	LONG $0xec59d4c5 // vmulps %ymm4, %ymm5, %ymm5
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0x087de3c4; WORD $0x08e4 // vroundps $0x8, %ymm4, %ymm4
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	LONG $0xf75bfec5 // vcvttps2dq %ymm7, %ymm6
-	LONG $0x5b7ec1c4; BYTE $0xf8 // vcvttps2dq %ymm8, %ymm7
-	LONG $0xfbdbc5c5 // vpand %ymm3, %ymm7, %ymm7
-	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
-	LONG $0x2b4de2c4; BYTE $0xf7 // vpackusdw %ymm7, %ymm6, %ymm6
-	LONG $0x397de3c4; WORD $0x01f7 // vextracti128 $0x1, %ymm6, %xmm7
-	LONG $0xf767c9c5 // vpackuswb %xmm7, %xmm6, %xmm6
-	LONG $0xf670f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm6, %xmm6 # xmm6 = xmm6[0,2,1,3]
+	LONG $0x5b7e41c4; BYTE $0xc0 // vcvttps2dq %ymm8, %ymm8
+	LONG $0x5b7e41c4; BYTE $0xc9 // vcvttps2dq %ymm9, %ymm9
+	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
+	LONG $0xc4db3dc5 // vpand %ymm4, %ymm8, %ymm8
+	LONG $0x2b3d42c4; BYTE $0xc1 // vpackusdw %ymm9, %ymm8, %ymm8
+	LONG $0x397d43c4; WORD $0x01c1 // vextracti128 $0x1, %ymm8, %xmm9
+	LONG $0x673941c4; BYTE $0xc1 // vpackuswb %xmm9, %xmm8, %xmm8
+	LONG $0x707941c4; WORD $0xd8c0 // vpshufd $0xd8, %xmm8, %xmm8 # xmm8 = xmm8[0,2,1,3]
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
-	LONG $0xe45bfec5 // vcvttps2dq %ymm4, %ymm4
-	LONG $0xe3dbddc5 // vpand %ymm3, %ymm4, %ymm4
-	LONG $0xebdbd5c5 // vpand %ymm3, %ymm5, %ymm5
-	LONG $0x2b55e2c4; BYTE $0xe4 // vpackusdw %ymm4, %ymm5, %ymm4
-	LONG $0x397de3c4; WORD $0x01e5 // vextracti128 $0x1, %ymm4, %xmm5
-	LONG $0xe567d9c5 // vpackuswb %xmm5, %xmm4, %xmm4
-	LONG $0xe470f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm4, %xmm4 # xmm4 = xmm4[0,2,1,3]
-	LONG $0x1d7963c4; WORD $0x04cd // vcvtps2ph $0x4, %xmm9, %xmm5
-	LONG $0x7e79c1c4; BYTE $0xee // vmovd %xmm5, %r14d
+	LONG $0xff5bfec5 // vcvttps2dq %ymm7, %ymm7
+	LONG $0xfcdbc5c5 // vpand %ymm4, %ymm7, %ymm7
+	LONG $0xecdbd5c5 // vpand %ymm4, %ymm5, %ymm5
+	LONG $0x2b55e2c4; BYTE $0xef // vpackusdw %ymm7, %ymm5, %ymm5
+	LONG $0x397de3c4; WORD $0x01ef // vextracti128 $0x1, %ymm5, %xmm7
+	LONG $0xef67d1c5 // vpackuswb %xmm7, %xmm5, %xmm5
+	LONG $0xed70f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm5, %xmm5 # xmm5 = xmm5[0,2,1,3]
+	LONG $0x1d79e3c4; WORD $0x04f6 // vcvtps2ph $0x4, %xmm6, %xmm6
+	LONG $0x7e79c1c4; BYTE $0xf6 // vmovd %xmm6, %r14d
 	LONG $0x34894466; BYTE $0x5f // movw %r14w, (%rdi,%rbx,2)
-	LONG $0x7f7aa1c4; WORD $0x1574; BYTE $0xf0 // vmovdqu %xmm6, -0x10(%rbp,%r10)
-	LONG $0x7f7aa1c4; WORD $0x1564; BYTE $0x00 // vmovdqu %xmm4, (%rbp,%r10)
+	LONG $0x7f7a21c4; WORD $0x1544; BYTE $0xf0 // vmovdqu %xmm8, -0x10(%rbp,%r10)
+	LONG $0x7f7aa1c4; WORD $0x156c; BYTE $0x00 // vmovdqu %xmm5, (%rbp,%r10)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x00c38149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r11 # imm = 0x400
 	LONG $0x20c28349 // addq $0x20, %r10
 	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
-	LONG $0xfee5840f; WORD $0xffff // je 0x780 <k_cache_put_q8+0xf0>
-	LONG $0x107ca1c4; WORD $0x967c; BYTE $0xc0 // vmovups -0x40(%rsi,%r10,4), %ymm7
-	LONG $0x107c21c4; WORD $0x9644; BYTE $0xe0 // vmovups -0x20(%rsi,%r10,4), %ymm8
-	LONG $0x107ca1c4; WORD $0x962c // vmovups (%rsi,%r10,4), %ymm5
-	LONG $0x107ca1c4; WORD $0x9674; BYTE $0x20 // vmovups 0x20(%rsi,%r10,4), %ymm6
-	LONG $0xe054c4c5 // vandps %ymm0, %ymm7, %ymm4
-	LONG $0xc8543cc5 // vandps %ymm0, %ymm8, %ymm9
-	LONG $0xd05454c5 // vandps %ymm0, %ymm5, %ymm10
-	LONG $0xd8544cc5 // vandps %ymm0, %ymm6, %ymm11
-	LONG $0x5f2441c4; BYTE $0xe1 // vmaxps %ymm9, %ymm11, %ymm12
-	LONG $0xc23441c4; WORD $0x03c9 // vcmpunordps %ymm9, %ymm9, %ymm9
-	LONG $0x4a1d43c4; WORD $0x90cb // vblendvps %ymm9, %ymm11, %ymm12, %ymm9
-	LONG $0xdc5f2cc5 // vmaxps %ymm4, %ymm10, %ymm11
-	LONG $0xe4c2dcc5; BYTE $0x03 // vcmpunordps %ymm4, %ymm4, %ymm4
-	LONG $0x4a2543c4; WORD $0x40d2 // vblendvps %ymm4, %ymm10, %ymm11, %ymm10
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xdc5f2ac5 // vmaxss %xmm4, %xmm10, %xmm11
-	LONG $0x167a41c4; BYTE $0xe2 // vmovshdup %xmm10, %xmm12 # xmm12 = xmm10[1,1,3,3]
-	LONG $0x5f1a41c4; BYTE $0xdb // vmaxss %xmm11, %xmm12, %xmm11
-	LONG $0xc62941c4; WORD $0x01e2 // vshufpd $0x1, %xmm10, %xmm10, %xmm12 # xmm12 = xmm10[1,0]
-	LONG $0x5f1a41c4; BYTE $0xdb // vmaxss %xmm11, %xmm12, %xmm11
-	LONG $0xc62841c4; WORD $0xffe2 // vshufps $0xff, %xmm10, %xmm10, %xmm12 # xmm12 = xmm10[3,3,3,3]
-	LONG $0x5f1a41c4; BYTE $0xdb // vmaxss %xmm11, %xmm12, %xmm11
-	LONG $0x197d43c4; WORD $0x01d2 // vextractf128 $0x1, %ymm10, %xmm10
-	LONG $0x5f2a41c4; BYTE $0xdb // vmaxss %xmm11, %xmm10, %xmm11
-	LONG $0x167a41c4; BYTE $0xe2 // vmovshdup %xmm10, %xmm12 # xmm12 = xmm10[1,1,3,3]
-	LONG $0x5f1a41c4; BYTE $0xdb // vmaxss %xmm11, %xmm12, %xmm11
-	LONG $0xc62941c4; WORD $0x01e2 // vshufpd $0x1, %xmm10, %xmm10, %xmm12 # xmm12 = xmm10[1,0]
-	LONG $0x5f1a41c4; BYTE $0xdb // vmaxss %xmm11, %xmm12, %xmm11
-	LONG $0xc62841c4; WORD $0xffd2 // vshufps $0xff, %xmm10, %xmm10, %xmm10 # xmm10 = xmm10[3,3,3,3]
-	LONG $0x5f2a41c4; BYTE $0xd3 // vmaxss %xmm11, %xmm10, %xmm10
-	LONG $0x5f3241c4; BYTE $0xd2 // vmaxss %xmm10, %xmm9, %xmm10
-	LONG $0x167a41c4; BYTE $0xd9 // vmovshdup %xmm9, %xmm11 # xmm11 = xmm9[1,1,3,3]
-	LONG $0x5f2241c4; BYTE $0xd2 // vmaxss %xmm10, %xmm11, %xmm10
-	LONG $0xc63141c4; WORD $0x01d9 // vshufpd $0x1, %xmm9, %xmm9, %xmm11 # xmm11 = xmm9[1,0]
-	LONG $0x5f2241c4; BYTE $0xd2 // vmaxss %xmm10, %xmm11, %xmm10
-	LONG $0xc63041c4; WORD $0xffd9 // vshufps $0xff, %xmm9, %xmm9, %xmm11 # xmm11 = xmm9[3,3,3,3]
-	LONG $0x5f2241c4; BYTE $0xd2 // vmaxss %xmm10, %xmm11, %xmm10
-	LONG $0x197d43c4; WORD $0x01c9 // vextractf128 $0x1, %ymm9, %xmm9
-	LONG $0x5f3241c4; BYTE $0xd2 // vmaxss %xmm10, %xmm9, %xmm10
-	LONG $0x167a41c4; BYTE $0xd9 // vmovshdup %xmm9, %xmm11 # xmm11 = xmm9[1,1,3,3]
-	LONG $0x5f2241c4; BYTE $0xd2 // vmaxss %xmm10, %xmm11, %xmm10
-	LONG $0xc63141c4; WORD $0x01d9 // vshufpd $0x1, %xmm9, %xmm9, %xmm11 # xmm11 = xmm9[1,0]
-	LONG $0x5f2241c4; BYTE $0xd2 // vmaxss %xmm10, %xmm11, %xmm10
-	LONG $0xc63041c4; WORD $0xffc9 // vshufps $0xff, %xmm9, %xmm9, %xmm9 # xmm9 = xmm9[3,3,3,3]
-	LONG $0x5f3241c4; BYTE $0xca // vmaxss %xmm10, %xmm9, %xmm9
-	LONG $0xc95e32c5 // vdivss %xmm1, %xmm9, %xmm9
-	LONG $0xcc2e78c5 // vucomiss %xmm4, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	WORD $0x0275 // jne 0x99a <k_cache_put_q8+0x30a>
-	WORD $0x057b // jnp 0x99f <k_cache_put_q8+0x30f>
-	LONG $0x5e6a41c4; BYTE $0xd1 // vdivss %xmm9, %xmm2, %xmm10
-	LONG $0x187d42c4; BYTE $0xd2 // vbroadcastss %xmm10, %ymm10
-	LONG $0xdf592cc5 // vmulps %ymm7, %ymm10, %ymm11
-	LONG $0x593cc1c4; BYTE $0xfa // vmulps %ymm10, %ymm8, %ymm7
+	LONG $0xfee0840f; WORD $0xffff // je 0x780 <k_cache_put_q8+0xf0>
+	LONG $0x6f7ea1c4; WORD $0x967c; BYTE $0xc0 // vmovdqu -0x40(%rsi,%r10,4), %ymm7
+	LONG $0x6f7e21c4; WORD $0x9644; BYTE $0xe0 // vmovdqu -0x20(%rsi,%r10,4), %ymm8
+	LONG $0x6f7ea1c4; WORD $0x9634 // vmovdqu (%rsi,%r10,4), %ymm6
+	LONG $0x6f7ea1c4; WORD $0x966c; BYTE $0x20 // vmovdqu 0x20(%rsi,%r10,4), %ymm5
+	LONG $0xc8db45c5 // vpand %ymm0, %ymm7, %ymm9
+	LONG $0xd0db3dc5 // vpand %ymm0, %ymm8, %ymm10
+	LONG $0xd8db4dc5 // vpand %ymm0, %ymm6, %ymm11
+	LONG $0x3d3542c4; BYTE $0xcb // vpmaxsd %ymm11, %ymm9, %ymm9
+	LONG $0xd8db55c5 // vpand %ymm0, %ymm5, %ymm11
+	LONG $0x3d2d42c4; BYTE $0xd3 // vpmaxsd %ymm11, %ymm10, %ymm10
+	LONG $0x3d3542c4; BYTE $0xca // vpmaxsd %ymm10, %ymm9, %ymm9
+	LONG $0x397d43c4; WORD $0x01ca // vextracti128 $0x1, %ymm9, %xmm10
+	LONG $0x3d3142c4; BYTE $0xca // vpmaxsd %xmm10, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0xeed1 // vpshufd $0xee, %xmm9, %xmm10 # xmm10 = xmm9[2,3,2,3]
+	LONG $0x3d3142c4; BYTE $0xca // vpmaxsd %xmm10, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0x55d1 // vpshufd $0x55, %xmm9, %xmm10 # xmm10 = xmm9[1,1,1,1]
+	LONG $0x3d3142c4; BYTE $0xca // vpmaxsd %xmm10, %xmm9, %xmm9
+	LONG $0x7e7941c4; BYTE $0xce // vmovd %xmm9, %r14d
+	LONG $0x6e7941c4; BYTE $0xce // vmovd %r14d, %xmm9
+	LONG $0xd15e32c5 // vdivss %xmm1, %xmm9, %xmm10
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x2e7841c4; BYTE $0xd1 // vucomiss %xmm9, %xmm10
+	WORD $0x0275 // jne 0x917 <k_cache_put_q8+0x287>
+	WORD $0x057b // jnp 0x91c <k_cache_put_q8+0x28c>
+	LONG $0x5e6a41c4; BYTE $0xca // vdivss %xmm10, %xmm2, %xmm9
+	LONG $0x00fe8141; WORD $0x8000; BYTE $0x7f // cmpl $0x7f800000, %r14d # imm = 0x7F800000
+	WORD $0x1a72 // jb 0x93f <k_cache_put_q8+0x2af>
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
+	LONG $0xd32878c5 // vmovaps %xmm3, %xmm10
+	LONG $0x187d42c4; BYTE $0xc9 // vbroadcastss %xmm9, %ymm9
+	LONG $0xdf5934c5 // vmulps %ymm7, %ymm9, %ymm11
+	LONG $0x593cc1c4; BYTE $0xf9 // vmulps %ymm9, %ymm8, %ymm7
 	LONG $0x087de3c4; WORD $0x08ff // vroundps $0x8, %ymm7, %ymm7
 	LONG $0x087d43c4; WORD $0x08c3 // vroundps $0x8, %ymm11, %ymm8
-	LONG $0xed59acc5 // vmulps %ymm5, %ymm10, %ymm5
-	LONG $0xf659acc5 // vmulps %ymm6, %ymm10, %ymm6
-	LONG $0x1d7943c4; WORD $0x04c9 // vcvtps2ph $0x4, %xmm9, %xmm9
-	LONG $0x7e7941c4; BYTE $0xce // vmovd %xmm9, %r14d
+	LONG $0xf659b4c5 // vmulps %ymm6, %ymm9, %ymm6
+	LONG $0x1d7943c4; WORD $0x04d2 // vcvtps2ph $0x4, %xmm10, %xmm10
+	LONG $0x7e7941c4; BYTE $0xd6 // vmovd %xmm10, %r14d
 	LONG $0x34894766; BYTE $0x51 // movw %r14w, (%r9,%r10,2)
 	LONG $0x2c7a41c4; BYTE $0xf0 // vcvttss2si %xmm8, %r14d
 	LONG $0x20b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x3e0(%r11)
-	LONG $0x167a41c4; BYTE $0xc8 // vmovshdup %xmm8, %xmm9 # xmm9 = xmm8[1,1,3,3]
-	LONG $0x2c7a41c4; BYTE $0xf1 // vcvttss2si %xmm9, %r14d
+	LONG $0x167a41c4; BYTE $0xd0 // vmovshdup %xmm8, %xmm10 # xmm10 = xmm8[1,1,3,3]
+	LONG $0x2c7a41c4; BYTE $0xf2 // vcvttss2si %xmm10, %r14d
 	LONG $0x40b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x3c0(%r11)
-	LONG $0xc63941c4; WORD $0x01c8 // vshufpd $0x1, %xmm8, %xmm8, %xmm9 # xmm9 = xmm8[1,0]
-	LONG $0x2c7a41c4; BYTE $0xf1 // vcvttss2si %xmm9, %r14d
+	LONG $0xc63941c4; WORD $0x01d0 // vshufpd $0x1, %xmm8, %xmm8, %xmm10 # xmm10 = xmm8[1,0]
+	LONG $0x2c7a41c4; BYTE $0xf2 // vcvttss2si %xmm10, %r14d
 	LONG $0x60b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x3a0(%r11)
-	LONG $0xc63841c4; WORD $0xffc8 // vshufps $0xff, %xmm8, %xmm8, %xmm9 # xmm9 = xmm8[3,3,3,3]
-	LONG $0x2c7a41c4; BYTE $0xf1 // vcvttss2si %xmm9, %r14d
+	LONG $0xc63841c4; WORD $0xffd0 // vshufps $0xff, %xmm8, %xmm8, %xmm10 # xmm10 = xmm8[3,3,3,3]
+	LONG $0x2c7a41c4; BYTE $0xf2 // vcvttss2si %xmm10, %r14d
 	LONG $0x80b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x380(%r11)
 	LONG $0x197d43c4; WORD $0x01c0 // vextractf128 $0x1, %ymm8, %xmm8
 	LONG $0x2c7a41c4; BYTE $0xf0 // vcvttss2si %xmm8, %r14d
 	LONG $0xa0b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x360(%r11)
-	LONG $0x167a41c4; BYTE $0xc8 // vmovshdup %xmm8, %xmm9 # xmm9 = xmm8[1,1,3,3]
-	LONG $0x2c7a41c4; BYTE $0xf1 // vcvttss2si %xmm9, %r14d
+	LONG $0x167a41c4; BYTE $0xd0 // vmovshdup %xmm8, %xmm10 # xmm10 = xmm8[1,1,3,3]
+	LONG $0x2c7a41c4; BYTE $0xf2 // vcvttss2si %xmm10, %r14d
 	LONG $0xc0b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x340(%r11)
-	LONG $0xc63941c4; WORD $0x01c8 // vshufpd $0x1, %xmm8, %xmm8, %xmm9 # xmm9 = xmm8[1,0]
-	LONG $0x2c7a41c4; BYTE $0xf1 // vcvttss2si %xmm9, %r14d
+	LONG $0xc63941c4; WORD $0x01d0 // vshufpd $0x1, %xmm8, %xmm8, %xmm10 # xmm10 = xmm8[1,0]
+	LONG $0x2c7a41c4; BYTE $0xf2 // vcvttss2si %xmm10, %r14d
 	LONG $0xe0b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x320(%r11)
 	LONG $0xc63841c4; WORD $0xffc0 // vshufps $0xff, %xmm8, %xmm8, %xmm8 # xmm8 = xmm8[3,3,3,3]
 	LONG $0x2c7a41c4; BYTE $0xf0 // vcvttss2si %xmm8, %r14d
+	LONG $0xed59b4c5 // vmulps %ymm5, %ymm9, %ymm5
 	LONG $0x00b38845; WORD $0xfffd; BYTE $0xff // movb %r14b, -0x300(%r11)
 	LONG $0xf72c7ac5 // vcvttss2si %xmm7, %r14d
 	LONG $0x20b38845; WORD $0xfffd; BYTE $0xff // movb %r14b, -0x2e0(%r11)
@@ -621,42 +604,42 @@ TEXT ·cacheAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf72c7ac5 // vcvttss2si %xmm7, %r14d
 	LONG $0x00b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x200(%r11)
 	LONG $0x087de3c4; WORD $0x08f6 // vroundps $0x8, %ymm6, %ymm6
-	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
+	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
 	LONG $0x20b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x1e0(%r11)
-	LONG $0xfd16fac5 // vmovshdup %xmm5, %xmm7 # xmm7 = xmm5[1,1,3,3]
+	LONG $0xfe16fac5 // vmovshdup %xmm6, %xmm7 # xmm7 = xmm6[1,1,3,3]
 	LONG $0xf72c7ac5 // vcvttss2si %xmm7, %r14d
 	LONG $0x40b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x1c0(%r11)
-	LONG $0xfdc6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm7 # xmm7 = xmm5[1,0]
+	LONG $0xfec6c9c5; BYTE $0x01 // vshufpd $0x1, %xmm6, %xmm6, %xmm7 # xmm7 = xmm6[1,0]
 	LONG $0xf72c7ac5 // vcvttss2si %xmm7, %r14d
 	LONG $0x60b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x1a0(%r11)
-	LONG $0xfdc6d0c5; BYTE $0xff // vshufps $0xff, %xmm5, %xmm5, %xmm7 # xmm7 = xmm5[3,3,3,3]
+	LONG $0xfec6c8c5; BYTE $0xff // vshufps $0xff, %xmm6, %xmm6, %xmm7 # xmm7 = xmm6[3,3,3,3]
 	LONG $0xf72c7ac5 // vcvttss2si %xmm7, %r14d
 	LONG $0x80b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x180(%r11)
-	LONG $0x197de3c4; WORD $0x01ed // vextractf128 $0x1, %ymm5, %xmm5
-	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
+	LONG $0x197de3c4; WORD $0x01f6 // vextractf128 $0x1, %ymm6, %xmm6
+	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
 	LONG $0xa0b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x160(%r11)
-	LONG $0xfd16fac5 // vmovshdup %xmm5, %xmm7 # xmm7 = xmm5[1,1,3,3]
+	LONG $0xfe16fac5 // vmovshdup %xmm6, %xmm7 # xmm7 = xmm6[1,1,3,3]
 	LONG $0xf72c7ac5 // vcvttss2si %xmm7, %r14d
 	LONG $0xc0b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x140(%r11)
-	LONG $0xfdc6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm7 # xmm7 = xmm5[1,0]
+	LONG $0xfec6c9c5; BYTE $0x01 // vshufpd $0x1, %xmm6, %xmm6, %xmm7 # xmm7 = xmm6[1,0]
 	LONG $0xf72c7ac5 // vcvttss2si %xmm7, %r14d
 	LONG $0xe0b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x120(%r11)
-	LONG $0xedc6d0c5; BYTE $0xff // vshufps $0xff, %xmm5, %xmm5, %xmm5 # xmm5 = xmm5[3,3,3,3]
-	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
-	LONG $0x00b38845; WORD $0xffff; BYTE $0xff // movb %r14b, -0x100(%r11)
+	LONG $0xf6c6c8c5; BYTE $0xff // vshufps $0xff, %xmm6, %xmm6, %xmm6 # xmm6 = xmm6[3,3,3,3]
 	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
+	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
+	LONG $0x00b38845; WORD $0xffff; BYTE $0xff // movb %r14b, -0x100(%r11)
+	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
 	LONG $0x20b38845; WORD $0xffff; BYTE $0xff // movb %r14b, -0xe0(%r11)
-	LONG $0xee16fac5 // vmovshdup %xmm6, %xmm5 # xmm5 = xmm6[1,1,3,3]
-	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
+	LONG $0xf516fac5 // vmovshdup %xmm5, %xmm6 # xmm6 = xmm5[1,1,3,3]
+	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
 	LONG $0x40b38845; WORD $0xffff; BYTE $0xff // movb %r14b, -0xc0(%r11)
-	LONG $0xeec6c9c5; BYTE $0x01 // vshufpd $0x1, %xmm6, %xmm6, %xmm5 # xmm5 = xmm6[1,0]
-	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
+	LONG $0xf5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm6 # xmm6 = xmm5[1,0]
+	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
 	LONG $0x60b38845; WORD $0xffff; BYTE $0xff // movb %r14b, -0xa0(%r11)
-	LONG $0xeec6c8c5; BYTE $0xff // vshufps $0xff, %xmm6, %xmm6, %xmm5 # xmm5 = xmm6[3,3,3,3]
-	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
+	LONG $0xf5c6d0c5; BYTE $0xff // vshufps $0xff, %xmm5, %xmm5, %xmm6 # xmm6 = xmm5[3,3,3,3]
+	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
 	LONG $0x80738845 // movb %r14b, -0x80(%r11)
-	LONG $0x197de3c4; WORD $0x01f5 // vextractf128 $0x1, %ymm6, %xmm5
+	LONG $0x197de3c4; WORD $0x01ed // vextractf128 $0x1, %ymm5, %xmm5
 	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
 	LONG $0xa0738845 // movb %r14b, -0x60(%r11)
 	LONG $0xf516fac5 // vmovshdup %xmm5, %xmm6 # xmm6 = xmm5[1,1,3,3]
@@ -668,56 +651,40 @@ TEXT ·cacheAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xedc6d0c5; BYTE $0xff // vshufps $0xff, %xmm5, %xmm5, %xmm5 # xmm5 = xmm5[3,3,3,3]
 	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
 	WORD $0x8845; BYTE $0x33 // movb %r14b, (%r11)
-	LONG $0x107c81c4; WORD $0x907c; BYTE $0xc0 // vmovups -0x40(%r8,%r10,4), %ymm7
-	LONG $0x107c01c4; WORD $0x9044; BYTE $0xe0 // vmovups -0x20(%r8,%r10,4), %ymm8
-	LONG $0x107c81c4; WORD $0x902c // vmovups (%r8,%r10,4), %ymm5
-	LONG $0x107c81c4; WORD $0x9074; BYTE $0x20 // vmovups 0x20(%r8,%r10,4), %ymm6
-	LONG $0xc85444c5 // vandps %ymm0, %ymm7, %ymm9
-	LONG $0xd0543cc5 // vandps %ymm0, %ymm8, %ymm10
-	LONG $0xd85454c5 // vandps %ymm0, %ymm5, %ymm11
-	LONG $0xe0544cc5 // vandps %ymm0, %ymm6, %ymm12
-	LONG $0x5f1c41c4; BYTE $0xea // vmaxps %ymm10, %ymm12, %ymm13
-	LONG $0xc22c41c4; WORD $0x03d2 // vcmpunordps %ymm10, %ymm10, %ymm10
-	LONG $0x4a1543c4; WORD $0xa0d4 // vblendvps %ymm10, %ymm12, %ymm13, %ymm10
-	LONG $0x5f2441c4; BYTE $0xe1 // vmaxps %ymm9, %ymm11, %ymm12
-	LONG $0xc23441c4; WORD $0x03c9 // vcmpunordps %ymm9, %ymm9, %ymm9
-	LONG $0x4a1d43c4; WORD $0x90cb // vblendvps %ymm9, %ymm11, %ymm12, %ymm9
-	LONG $0xdc5f32c5 // vmaxss %xmm4, %xmm9, %xmm11
-	LONG $0x167a41c4; BYTE $0xe1 // vmovshdup %xmm9, %xmm12 # xmm12 = xmm9[1,1,3,3]
-	LONG $0x5f1a41c4; BYTE $0xdb // vmaxss %xmm11, %xmm12, %xmm11
-	LONG $0xc63141c4; WORD $0x01e1 // vshufpd $0x1, %xmm9, %xmm9, %xmm12 # xmm12 = xmm9[1,0]
-	LONG $0x5f1a41c4; BYTE $0xdb // vmaxss %xmm11, %xmm12, %xmm11
-	LONG $0xc63041c4; WORD $0xffe1 // vshufps $0xff, %xmm9, %xmm9, %xmm12 # xmm12 = xmm9[3,3,3,3]
-	LONG $0x5f1a41c4; BYTE $0xdb // vmaxss %xmm11, %xmm12, %xmm11
-	LONG $0x197d43c4; WORD $0x01c9 // vextractf128 $0x1, %ymm9, %xmm9
-	LONG $0x5f3241c4; BYTE $0xdb // vmaxss %xmm11, %xmm9, %xmm11
-	LONG $0x167a41c4; BYTE $0xe1 // vmovshdup %xmm9, %xmm12 # xmm12 = xmm9[1,1,3,3]
-	LONG $0x5f1a41c4; BYTE $0xdb // vmaxss %xmm11, %xmm12, %xmm11
-	LONG $0xc63141c4; WORD $0x01e1 // vshufpd $0x1, %xmm9, %xmm9, %xmm12 # xmm12 = xmm9[1,0]
-	LONG $0x5f1a41c4; BYTE $0xdb // vmaxss %xmm11, %xmm12, %xmm11
-	LONG $0xc63041c4; WORD $0xffc9 // vshufps $0xff, %xmm9, %xmm9, %xmm9 # xmm9 = xmm9[3,3,3,3]
-	LONG $0x5f3241c4; BYTE $0xcb // vmaxss %xmm11, %xmm9, %xmm9
-	LONG $0x5f2a41c4; BYTE $0xc9 // vmaxss %xmm9, %xmm10, %xmm9
-	LONG $0x167a41c4; BYTE $0xda // vmovshdup %xmm10, %xmm11 # xmm11 = xmm10[1,1,3,3]
-	LONG $0x5f2241c4; BYTE $0xc9 // vmaxss %xmm9, %xmm11, %xmm9
-	LONG $0xc62941c4; WORD $0x01da // vshufpd $0x1, %xmm10, %xmm10, %xmm11 # xmm11 = xmm10[1,0]
-	LONG $0x5f2241c4; BYTE $0xc9 // vmaxss %xmm9, %xmm11, %xmm9
-	LONG $0xc62841c4; WORD $0xffda // vshufps $0xff, %xmm10, %xmm10, %xmm11 # xmm11 = xmm10[3,3,3,3]
-	LONG $0x5f2241c4; BYTE $0xc9 // vmaxss %xmm9, %xmm11, %xmm9
-	LONG $0x197d43c4; WORD $0x01d2 // vextractf128 $0x1, %ymm10, %xmm10
-	LONG $0x5f2a41c4; BYTE $0xc9 // vmaxss %xmm9, %xmm10, %xmm9
-	LONG $0x167a41c4; BYTE $0xda // vmovshdup %xmm10, %xmm11 # xmm11 = xmm10[1,1,3,3]
-	LONG $0x5f2241c4; BYTE $0xc9 // vmaxss %xmm9, %xmm11, %xmm9
-	LONG $0xc62941c4; WORD $0x01da // vshufpd $0x1, %xmm10, %xmm10, %xmm11 # xmm11 = xmm10[1,0]
-	LONG $0x5f2241c4; BYTE $0xc9 // vmaxss %xmm9, %xmm11, %xmm9
-	LONG $0xc62841c4; WORD $0xffd2 // vshufps $0xff, %xmm10, %xmm10, %xmm10 # xmm10 = xmm10[3,3,3,3]
-	LONG $0x5f2a41c4; BYTE $0xc9 // vmaxss %xmm9, %xmm10, %xmm9
-	LONG $0xc95e32c5 // vdivss %xmm1, %xmm9, %xmm9
-	LONG $0xcc2e78c5 // vucomiss %xmm4, %xmm9
-	WORD $0x0675 // jne 0xcc4 <k_cache_put_q8+0x634>
-	LONG $0xfb2c8b0f; WORD $0xffff // jnp 0x7f0 <k_cache_put_q8+0x160>
-	LONG $0x5e6ac1c4; BYTE $0xe1 // vdivss %xmm9, %xmm2, %xmm4
-	LONG $0xfffb22e9; BYTE $0xff // jmp 0x7f0 <k_cache_put_q8+0x160>
+	LONG $0x6f7e01c4; WORD $0x9044; BYTE $0xc0 // vmovdqu -0x40(%r8,%r10,4), %ymm8
+	LONG $0x6f7e01c4; WORD $0x904c; BYTE $0xe0 // vmovdqu -0x20(%r8,%r10,4), %ymm9
+	LONG $0x6f7e81c4; WORD $0x902c // vmovdqu (%r8,%r10,4), %ymm5
+	LONG $0x6f7e81c4; WORD $0x907c; BYTE $0x20 // vmovdqu 0x20(%r8,%r10,4), %ymm7
+	LONG $0xf0dbbdc5 // vpand %ymm0, %ymm8, %ymm6
+	LONG $0xd0db35c5 // vpand %ymm0, %ymm9, %ymm10
+	LONG $0xd8db55c5 // vpand %ymm0, %ymm5, %ymm11
+	LONG $0x3d4dc2c4; BYTE $0xf3 // vpmaxsd %ymm11, %ymm6, %ymm6
+	LONG $0xd8db45c5 // vpand %ymm0, %ymm7, %ymm11
+	LONG $0x3d2d42c4; BYTE $0xd3 // vpmaxsd %ymm11, %ymm10, %ymm10
+	LONG $0x3d4dc2c4; BYTE $0xf2 // vpmaxsd %ymm10, %ymm6, %ymm6
+	LONG $0x397dc3c4; WORD $0x01f2 // vextracti128 $0x1, %ymm6, %xmm10
+	LONG $0x3d49c2c4; BYTE $0xf2 // vpmaxsd %xmm10, %xmm6, %xmm6
+	LONG $0xd67079c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm10 # xmm10 = xmm6[2,3,2,3]
+	LONG $0x3d49c2c4; BYTE $0xf2 // vpmaxsd %xmm10, %xmm6, %xmm6
+	LONG $0xd67079c5; BYTE $0x55 // vpshufd $0x55, %xmm6, %xmm10 # xmm10 = xmm6[1,1,1,1]
+	LONG $0x3d49c2c4; BYTE $0xf2 // vpmaxsd %xmm10, %xmm6, %xmm6
+	LONG $0x7e79c1c4; BYTE $0xf6 // vmovd %xmm6, %r14d
+	LONG $0x6e79c1c4; BYTE $0xf6 // vmovd %r14d, %xmm6
+	LONG $0xf15ecac5 // vdivss %xmm1, %xmm6, %xmm6
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0x2e78c1c4; BYTE $0xf2 // vucomiss %xmm10, %xmm6
+	WORD $0x0275 // jne 0xbdd <k_cache_put_q8+0x54d>
+	WORD $0x047b // jnp 0xbe1 <k_cache_put_q8+0x551>
+	LONG $0xd65e6ac5 // vdivss %xmm6, %xmm2, %xmm10
+	LONG $0x00fe8141; WORD $0x8000; BYTE $0x7f // cmpl $0x7f800000, %r14d # imm = 0x7F800000
+	LONG $0xfc02820f; WORD $0xffff // jb 0x7f0 <k_cache_put_q8+0x160>
+	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	LONG $0xf328f8c5 // vmovaps %xmm3, %xmm6
+	LONG $0xfffbe2e9; BYTE $0xff // jmp 0x7f0 <k_cache_put_q8+0x160>
 	LONG $0x30c48348 // addq $0x30, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -735,7 +702,7 @@ TEXT ·cacheAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xc1490f48 // cmovnsq %rcx, %rax
 	LONG $0x20f98348 // cmpq $0x20, %rcx
-	LONG $0x01078c0f; WORD $0x0000 // jl 0xe05 <k_cache_keys_q8+0x125>
+	LONG $0x01078c0f; WORD $0x0000 // jl 0xd45 <k_cache_keys_q8+0x125>
 	LONG $0x05f8c148 // sarq $0x5, %rax
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
@@ -783,12 +750,12 @@ TEXT ·cacheAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0x00f88141; WORD $0x0004; BYTE $0x00 // cmpl $0x400, %r8d # imm = 0x400
-	LONG $0xff3e850f; WORD $0xffff // jne 0xd30 <k_cache_keys_q8+0x50>
+	LONG $0xff3e850f; WORD $0xffff // jne 0xc70 <k_cache_keys_q8+0x50>
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	LONG $0x40c68348 // addq $0x40, %rsi
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0xff0b850f; WORD $0xffff // jne 0xd10 <k_cache_keys_q8+0x30>
+	LONG $0xff0b850f; WORD $0xffff // jne 0xc50 <k_cache_keys_q8+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -800,7 +767,7 @@ TEXT ·cacheAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xc1490f48 // cmovnsq %rcx, %rax
 	LONG $0x20f98348 // cmpq $0x20, %rcx
-	LONG $0x00948c0f; WORD $0x0000 // jl 0xec2 <k_cache_values_q8+0xb2>
+	LONG $0x00948c0f; WORD $0x0000 // jl 0xe02 <k_cache_values_q8+0xb2>
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x05f8c148 // sarq $0x5, %rax
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
@@ -831,7 +798,7 @@ TEXT ·cacheAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x20c78348 // addq $0x20, %rdi
 	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	WORD $0x8e75 // jne 0xe50 <k_cache_values_q8+0x40>
+	WORD $0x8e75 // jne 0xd90 <k_cache_values_q8+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	BYTE $0xcc // int3
@@ -898,4 +865,6 @@ TEXT ·cacheAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f80; BYTE $0x00 // cmpb $0x0, (%rdi)
 	WORD $0xfe00 // addb %bh, %dh
 	WORD $0xff42; BYTE $0xff // <unknown>
-	WORD $0x7fff // <unknown>
+	WORD $0x7fff; BYTE $0x00 // <unknown>
+	WORD $0xc000 // addb %al, %al
+	LONG $0x0000007f; BYTE $0x00 // <unknown>

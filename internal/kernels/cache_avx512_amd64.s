@@ -399,16 +399,16 @@ TEXT ·cacheAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xd1490f48 // cmovnsq %rcx, %rdx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x055b8e0f; WORD $0x0000 // jle 0xbf7 <k_cache_put_q8+0x577>
+	LONG $0x04de8e0f; WORD $0x0000 // jle 0xb7a <k_cache_put_q8+0x4fa>
 	LONG $0x20f98348 // cmpq $0x20, %rcx
-	LONG $0x05518c0f; WORD $0x0000 // jl 0xbf7 <k_cache_put_q8+0x577>
+	LONG $0x04d48c0f; WORD $0x0000 // jl 0xb7a <k_cache_put_q8+0x4fa>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x30ec8348 // subq $0x30, %rsp
+	LONG $0x38ec8348 // subq $0x38, %rsp
 	LONG $0x05fac148 // sarq $0x5, %rdx
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
@@ -418,15 +418,16 @@ TEXT ·cacheAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10578b4c // movq 0x10(%rdi), %r10
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
 	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	LONG $0x2474894c; BYTE $0x10 // movq %r14, 0x10(%rsp)
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	LONG $0x06e6c149 // shlq $0x6, %r14
 	LONG $0x2474894c; BYTE $0x08 // movq %r14, 0x8(%rsp)
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	LONG $0xe0c28149; WORD $0x0003; BYTE $0x00 // addq $0x3e0, %r10 # imm = 0x3E0
-	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
+	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
 	WORD $0x894d; BYTE $0xea // movq %r13, %r10
 	LONG $0xd2af0f4c // imulq %rdx, %r10
 	LONG $0x573c8d4a // leaq (%rdi,%r10,2), %rdi
@@ -438,251 +439,218 @@ TEXT ·cacheAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c58348 // addq $0x10, %rbp
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0x02e3c148 // shlq $0x2, %rbx
-	LONG $0x245c8948; BYTE $0x20 // movq %rbx, 0x20(%rsp)
+	LONG $0x245c8948; BYTE $0x28 // movq %rbx, 0x28(%rsp)
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0x02e3c149 // shlq $0x2, %r11
-	LONG $0x245c894c; BYTE $0x28 // movq %r11, 0x28(%rsp)
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	QUAD $0x0cfe0558487df262; WORD $0x0000 // vpbroadcastd 0xcfe(%rip), %zmm0 # 0x1448 <k_cache_values_q8+0x168>
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x0d800518487df262; WORD $0x0000 // vbroadcastss 0xd80(%rip), %zmm0 # 0x14c8 <k_cache_values_q8+0x168>
-	QUAD $0x00000d740d10fac5 // vmovss 0xd74(%rip), %xmm1 # 0x14c4 <k_cache_values_q8+0x164>
-	QUAD $0x00000d681510fac5 // vmovss 0xd68(%rip), %xmm2 # 0x14c0 <k_cache_values_q8+0x160>
-	WORD $0x23eb // jmp 0x77d <k_cache_put_q8+0xfd>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x00000cef0d10fac5 // vmovss 0xcef(%rip), %xmm1 # 0x1444 <k_cache_values_q8+0x164>
+	QUAD $0x00000ce31510fac5 // vmovss 0xce3(%rip), %xmm2 # 0x1440 <k_cache_values_q8+0x160>
+	QUAD $0x00000ce71d10fac5 // vmovss 0xce7(%rip), %xmm3 # 0x144c <k_cache_values_q8+0x16c>
+	WORD $0x26eb // jmp 0x78d <k_cache_put_q8+0x10d>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	LONG $0x243c0348 // addq (%rsp), %rdi
 	WORD $0x0148; BYTE $0xcd // addq %rcx, %rbp
-	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
-	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
+	LONG $0x2444034c; BYTE $0x28 // addq 0x28(%rsp), %r8
+	LONG $0x24740348; BYTE $0x30 // addq 0x30(%rsp), %rsi
 	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
-	LONG $0x046c840f; WORD $0x0000 // je 0xbe9 <k_cache_put_q8+0x569>
+	LONG $0x03df840f; WORD $0x0000 // je 0xb6c <k_cache_put_q8+0x4ec>
 	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
 	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
 	LONG $0x3d4c8d4f; BYTE $0x1f // leaq 0x1f(%r13,%r15), %r9
 	LONG $0xcb490f4d // cmovnsq %r11, %r9
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	LONG $0x05fac149 // sarq $0x5, %r10
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
 	LONG $0xdaaf0f49 // imulq %r10, %rbx
 	LONG $0xe0e18349 // andq $-0x20, %r9
 	WORD $0x294d; BYTE $0xcb // subq %r9, %r11
-	LONG $0xd4af0f4d // imulq %r12, %r10
-	LONG $0x2454034c; BYTE $0x08 // addq 0x8(%rsp), %r10
+	LONG $0x54af0f4c; WORD $0x0824 // imulq 0x8(%rsp), %r10
+	LONG $0x2454034c; BYTE $0x10 // addq 0x10(%rsp), %r10
 	LONG $0x5a0c8d4f // leaq (%r10,%r11,2), %r9
-	LONG $0x245c034c; BYTE $0x18 // addq 0x18(%rsp), %r11
+	LONG $0x245c034c; BYTE $0x20 // addq 0x20(%rsp), %r11
 	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x64eb // jmp 0x823 <k_cache_put_q8+0x1a3>
-	BYTE $0x90 // nop
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4854f162; WORD $0xeb59 // vmulps %zmm3, %zmm5, %zmm5
+	WORD $0x72eb // jmp 0x843 <k_cache_put_q8+0x1c3>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487df262; WORD $0xff18 // vbroadcastss %xmm7, %zmm7
+	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
 	LONG $0x487df362; WORD $0xed08; BYTE $0x08 // vrndscaleps $0x8, %zmm5, %zmm5
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487df362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm3, %zmm3
-	LONG $0x487ef162; WORD $0xe55b // vcvttps2dq %zmm5, %zmm4
-	LONG $0x487ef162; WORD $0xdb5b // vcvttps2dq %zmm3, %zmm3
-	LONG $0x1d79e3c4; WORD $0x04f5 // vcvtps2ph $0x4, %xmm6, %xmm5
-	LONG $0x7e79c1c4; BYTE $0xee // vmovd %xmm5, %r14d
+	LONG $0x485cf162; WORD $0xe759 // vmulps %zmm7, %zmm4, %zmm4
+	LONG $0x487df362; WORD $0xe408; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm4
+	LONG $0x487ef162; WORD $0xed5b // vcvttps2dq %zmm5, %zmm5
+	LONG $0x487ef162; WORD $0xe45b // vcvttps2dq %zmm4, %zmm4
+	LONG $0x1d79e3c4; WORD $0x04f6 // vcvtps2ph $0x4, %xmm6, %xmm6
+	LONG $0x7e79c1c4; BYTE $0xf6 // vmovd %xmm6, %r14d
 	LONG $0x34894466; BYTE $0x5f // movw %r14w, (%rdi,%rbx,2)
-	QUAD $0xff156431487eb262 // vpmovdb %zmm4, -0x10(%rbp,%r10)
-	QUAD $0x00155c31487eb262 // vpmovdb %zmm3, (%rbp,%r10)
+	QUAD $0xff156c31487eb262 // vpmovdb %zmm5, -0x10(%rbp,%r10)
+	QUAD $0x00156431487eb262 // vpmovdb %zmm4, (%rbp,%r10)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x00c38149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r11 # imm = 0x400
 	LONG $0x20c28349 // addq $0x20, %r10
 	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
-	LONG $0xff3d840f; WORD $0xffff // je 0x760 <k_cache_put_q8+0xe0>
-	QUAD $0xff966c10487cb162 // vmovups -0x40(%rsi,%r10,4), %zmm5
-	LONG $0x487cb162; WORD $0x2410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm4
-	LONG $0x4854f162; WORD $0xd854 // vandps %zmm0, %zmm5, %zmm3
-	LONG $0x485cf162; WORD $0xf054 // vandps %zmm0, %zmm4, %zmm6
-	LONG $0x484cf162; WORD $0xfb5f // vmaxps %zmm3, %zmm6, %zmm7
-	LONG $0x4864f162; WORD $0xcbc2; BYTE $0x03 // vcmpunordps %zmm3, %zmm3, %k1
-	LONG $0x497cf162; WORD $0xfe28 // vmovaps %zmm6, %zmm7 {%k1}
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xf35fc2c5 // vmaxss %xmm3, %xmm7, %xmm6
-	LONG $0xc7167ac5 // vmovshdup %xmm7, %xmm8 # xmm8 = xmm7[1,1,3,3]
-	LONG $0xf65fbac5 // vmaxss %xmm6, %xmm8, %xmm6
-	LONG $0xc7c641c5; BYTE $0x01 // vshufpd $0x1, %xmm7, %xmm7, %xmm8 # xmm8 = xmm7[1,0]
-	LONG $0xf65fbac5 // vmaxss %xmm6, %xmm8, %xmm6
-	LONG $0xc7c640c5; BYTE $0xff // vshufps $0xff, %xmm7, %xmm7, %xmm8 # xmm8 = xmm7[3,3,3,3]
-	LONG $0xf65fbac5 // vmaxss %xmm6, %xmm8, %xmm6
-	LONG $0x197dc3c4; WORD $0x01f8 // vextractf128 $0x1, %ymm7, %xmm8
-	LONG $0xf65fbac5 // vmaxss %xmm6, %xmm8, %xmm6
-	LONG $0x167a41c4; BYTE $0xc8 // vmovshdup %xmm8, %xmm9 # xmm9 = xmm8[1,1,3,3]
-	LONG $0xf65fb2c5 // vmaxss %xmm6, %xmm9, %xmm6
-	LONG $0xc63941c4; WORD $0x01c8 // vshufpd $0x1, %xmm8, %xmm8, %xmm9 # xmm9 = xmm8[1,0]
-	LONG $0xf65fb2c5 // vmaxss %xmm6, %xmm9, %xmm6
-	LONG $0xc63841c4; WORD $0xffc0 // vshufps $0xff, %xmm8, %xmm8, %xmm8 # xmm8 = xmm8[3,3,3,3]
-	LONG $0xf65fbac5 // vmaxss %xmm6, %xmm8, %xmm6
-	LONG $0x487dd362; WORD $0xf819; BYTE $0x02 // vextractf32x4 $0x2, %zmm7, %xmm8
-	LONG $0xf65fbac5 // vmaxss %xmm6, %xmm8, %xmm6
-	LONG $0x167a41c4; BYTE $0xc8 // vmovshdup %xmm8, %xmm9 # xmm9 = xmm8[1,1,3,3]
-	LONG $0xf65fb2c5 // vmaxss %xmm6, %xmm9, %xmm6
-	LONG $0xc63941c4; WORD $0x01c8 // vshufpd $0x1, %xmm8, %xmm8, %xmm9 # xmm9 = xmm8[1,0]
-	LONG $0xf65fb2c5 // vmaxss %xmm6, %xmm9, %xmm6
-	LONG $0xc63841c4; WORD $0xffc0 // vshufps $0xff, %xmm8, %xmm8, %xmm8 # xmm8 = xmm8[3,3,3,3]
-	LONG $0xf65fbac5 // vmaxss %xmm6, %xmm8, %xmm6
-	LONG $0x487df362; WORD $0xff19; BYTE $0x03 // vextractf32x4 $0x3, %zmm7, %xmm7
-	LONG $0xf65fc2c5 // vmaxss %xmm6, %xmm7, %xmm6
-	LONG $0xc7167ac5 // vmovshdup %xmm7, %xmm8 # xmm8 = xmm7[1,1,3,3]
-	LONG $0xf65fbac5 // vmaxss %xmm6, %xmm8, %xmm6
-	LONG $0xc7c641c5; BYTE $0x01 // vshufpd $0x1, %xmm7, %xmm7, %xmm8 # xmm8 = xmm7[1,0]
-	LONG $0xf65fbac5 // vmaxss %xmm6, %xmm8, %xmm6
-	LONG $0xffc6c0c5; BYTE $0xff // vshufps $0xff, %xmm7, %xmm7, %xmm7 # xmm7 = xmm7[3,3,3,3]
-	LONG $0xf65fc2c5 // vmaxss %xmm6, %xmm7, %xmm6
+	LONG $0xff2d840f; WORD $0xffff // je 0x770 <k_cache_put_q8+0xf0>
+	QUAD $0xff966c6f48feb162 // vmovdqu64 -0x40(%rsi,%r10,4), %zmm5
+	LONG $0x48feb162; WORD $0x246f; BYTE $0x96 // vmovdqu64 (%rsi,%r10,4), %zmm4
+	LONG $0x4855f162; WORD $0xf0db // vpandd %zmm0, %zmm5, %zmm6
+	LONG $0x485df162; WORD $0xf8db // vpandd %zmm0, %zmm4, %zmm7
+	LONG $0x484df262; WORD $0xf73d // vpmaxsd %zmm7, %zmm6, %zmm6
+	LONG $0x48fdf362; WORD $0xf73b; BYTE $0x01 // vextracti64x4 $0x1, %zmm6, %ymm7
+	LONG $0x484df262; WORD $0xf73d // vpmaxsd %zmm7, %zmm6, %zmm6
+	LONG $0x397de3c4; WORD $0x01f7 // vextracti128 $0x1, %ymm6, %xmm7
+	LONG $0x3d49e2c4; BYTE $0xf7 // vpmaxsd %xmm7, %xmm6, %xmm6
+	LONG $0xfe70f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm7 # xmm7 = xmm6[2,3,2,3]
+	LONG $0x3d49e2c4; BYTE $0xf7 // vpmaxsd %xmm7, %xmm6, %xmm6
+	LONG $0xfe70f9c5; BYTE $0x55 // vpshufd $0x55, %xmm6, %xmm7 # xmm7 = xmm6[1,1,1,1]
+	LONG $0x3d49e2c4; BYTE $0xf7 // vpmaxsd %xmm7, %xmm6, %xmm6
+	LONG $0x7e79c1c4; BYTE $0xf6 // vmovd %xmm6, %r14d
+	LONG $0x6e79c1c4; BYTE $0xf6 // vmovd %r14d, %xmm6
 	LONG $0xf15ecac5 // vdivss %xmm1, %xmm6, %xmm6
-	LONG $0xf32ef8c5 // vucomiss %xmm3, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x0275 // jne 0x8f7 <k_cache_put_q8+0x277>
-	WORD $0x047b // jnp 0x8fb <k_cache_put_q8+0x27b>
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0xf72ef8c5 // vucomiss %xmm7, %xmm6
+	WORD $0x0275 // jne 0x8aa <k_cache_put_q8+0x22a>
+	WORD $0x047b // jnp 0x8ae <k_cache_put_q8+0x22e>
 	LONG $0xfe5eeac5 // vdivss %xmm6, %xmm2, %xmm7
+	LONG $0x00fe8141; WORD $0x8000; BYTE $0x7f // cmpl $0x7f800000, %r14d # imm = 0x7F800000
+	WORD $0x1072 // jb 0x8c7 <k_cache_put_q8+0x247>
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xe4efd9c5 // vpxor %xmm4, %xmm4, %xmm4
+	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
+	LONG $0xf328f8c5 // vmovaps %xmm3, %xmm6
 	LONG $0x487df262; WORD $0xff18 // vbroadcastss %xmm7, %zmm7
 	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
 	LONG $0x487df362; WORD $0xed08; BYTE $0x08 // vrndscaleps $0x8, %zmm5, %zmm5
 	LONG $0x485cf162; WORD $0xe759 // vmulps %zmm7, %zmm4, %zmm4
 	LONG $0x1d79e3c4; WORD $0x04f6 // vcvtps2ph $0x4, %xmm6, %xmm6
 	LONG $0x7e79c1c4; BYTE $0xf6 // vmovd %xmm6, %r14d
+	LONG $0xe52c7ac5 // vcvttss2si %xmm5, %r12d
 	LONG $0x34894766; BYTE $0x51 // movw %r14w, (%r9,%r10,2)
-	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
-	LONG $0x20b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x3e0(%r11)
 	LONG $0xf516fac5 // vmovshdup %xmm5, %xmm6 # xmm6 = xmm5[1,1,3,3]
 	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
-	LONG $0x40b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x3c0(%r11)
+	LONG $0x20a38845; WORD $0xfffc; BYTE $0xff // movb %r12b, -0x3e0(%r11)
 	LONG $0xf5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm6 # xmm6 = xmm5[1,0]
-	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
-	LONG $0x60b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x3a0(%r11)
+	LONG $0xe62c7ac5 // vcvttss2si %xmm6, %r12d
+	LONG $0x40b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x3c0(%r11)
 	LONG $0xf5c6d0c5; BYTE $0xff // vshufps $0xff, %xmm5, %xmm5, %xmm6 # xmm6 = xmm5[3,3,3,3]
 	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
-	LONG $0x80b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x380(%r11)
+	LONG $0x60a38845; WORD $0xfffc; BYTE $0xff // movb %r12b, -0x3a0(%r11)
 	LONG $0x197de3c4; WORD $0x01ee // vextractf128 $0x1, %ymm5, %xmm6
-	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
-	LONG $0xa0b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x360(%r11)
+	LONG $0xe62c7ac5 // vcvttss2si %xmm6, %r12d
+	LONG $0x80b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x380(%r11)
 	LONG $0xfe16fac5 // vmovshdup %xmm6, %xmm7 # xmm7 = xmm6[1,1,3,3]
 	LONG $0xf72c7ac5 // vcvttss2si %xmm7, %r14d
+	LONG $0xa0a38845; WORD $0xfffc; BYTE $0xff // movb %r12b, -0x360(%r11)
+	LONG $0xfec6c9c5; BYTE $0x01 // vshufpd $0x1, %xmm6, %xmm6, %xmm7 # xmm7 = xmm6[1,0]
+	LONG $0xe72c7ac5 // vcvttss2si %xmm7, %r12d
 	LONG $0xc0b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x340(%r11)
-	LONG $0xfec6c9c5; BYTE $0x01 // vshufpd $0x1, %xmm6, %xmm6, %xmm7 # xmm7 = xmm6[1,0]
-	LONG $0xf72c7ac5 // vcvttss2si %xmm7, %r14d
-	LONG $0xe0b38845; WORD $0xfffc; BYTE $0xff // movb %r14b, -0x320(%r11)
 	LONG $0xf6c6c8c5; BYTE $0xff // vshufps $0xff, %xmm6, %xmm6, %xmm6 # xmm6 = xmm6[3,3,3,3]
 	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
-	LONG $0x00b38845; WORD $0xfffd; BYTE $0xff // movb %r14b, -0x300(%r11)
+	LONG $0xe0a38845; WORD $0xfffc; BYTE $0xff // movb %r12b, -0x320(%r11)
 	LONG $0x487df362; WORD $0xee19; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm6
-	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
-	LONG $0x20b38845; WORD $0xfffd; BYTE $0xff // movb %r14b, -0x2e0(%r11)
+	LONG $0xe62c7ac5 // vcvttss2si %xmm6, %r12d
+	LONG $0x00b38845; WORD $0xfffd; BYTE $0xff // movb %r14b, -0x300(%r11)
 	LONG $0xfe16fac5 // vmovshdup %xmm6, %xmm7 # xmm7 = xmm6[1,1,3,3]
 	LONG $0xf72c7ac5 // vcvttss2si %xmm7, %r14d
-	LONG $0x40b38845; WORD $0xfffd; BYTE $0xff // movb %r14b, -0x2c0(%r11)
+	LONG $0x20a38845; WORD $0xfffd; BYTE $0xff // movb %r12b, -0x2e0(%r11)
 	LONG $0xfec6c9c5; BYTE $0x01 // vshufpd $0x1, %xmm6, %xmm6, %xmm7 # xmm7 = xmm6[1,0]
-	LONG $0xf72c7ac5 // vcvttss2si %xmm7, %r14d
-	LONG $0x60b38845; WORD $0xfffd; BYTE $0xff // movb %r14b, -0x2a0(%r11)
+	LONG $0xe72c7ac5 // vcvttss2si %xmm7, %r12d
+	LONG $0x40b38845; WORD $0xfffd; BYTE $0xff // movb %r14b, -0x2c0(%r11)
 	LONG $0xf6c6c8c5; BYTE $0xff // vshufps $0xff, %xmm6, %xmm6, %xmm6 # xmm6 = xmm6[3,3,3,3]
 	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
-	LONG $0x80b38845; WORD $0xfffd; BYTE $0xff // movb %r14b, -0x280(%r11)
+	LONG $0x60a38845; WORD $0xfffd; BYTE $0xff // movb %r12b, -0x2a0(%r11)
 	LONG $0x487df362; WORD $0xed19; BYTE $0x03 // vextractf32x4 $0x3, %zmm5, %xmm5
-	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
-	LONG $0xa0b38845; WORD $0xfffd; BYTE $0xff // movb %r14b, -0x260(%r11)
+	LONG $0xe52c7ac5 // vcvttss2si %xmm5, %r12d
+	LONG $0x80b38845; WORD $0xfffd; BYTE $0xff // movb %r14b, -0x280(%r11)
 	LONG $0xf516fac5 // vmovshdup %xmm5, %xmm6 # xmm6 = xmm5[1,1,3,3]
 	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
-	LONG $0xc0b38845; WORD $0xfffd; BYTE $0xff // movb %r14b, -0x240(%r11)
+	LONG $0xa0a38845; WORD $0xfffd; BYTE $0xff // movb %r12b, -0x260(%r11)
 	LONG $0xf5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm6 # xmm6 = xmm5[1,0]
-	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
-	LONG $0xe0b38845; WORD $0xfffd; BYTE $0xff // movb %r14b, -0x220(%r11)
+	LONG $0xe62c7ac5 // vcvttss2si %xmm6, %r12d
+	LONG $0xc0b38845; WORD $0xfffd; BYTE $0xff // movb %r14b, -0x240(%r11)
 	LONG $0xedc6d0c5; BYTE $0xff // vshufps $0xff, %xmm5, %xmm5, %xmm5 # xmm5 = xmm5[3,3,3,3]
 	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
-	LONG $0x00b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x200(%r11)
+	LONG $0xe0a38845; WORD $0xfffd; BYTE $0xff // movb %r12b, -0x220(%r11)
 	LONG $0x487df362; WORD $0xe408; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm4
-	LONG $0xf42c7ac5 // vcvttss2si %xmm4, %r14d
-	LONG $0x20b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x1e0(%r11)
+	LONG $0xe42c7ac5 // vcvttss2si %xmm4, %r12d
+	LONG $0x00b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x200(%r11)
 	LONG $0xec16fac5 // vmovshdup %xmm4, %xmm5 # xmm5 = xmm4[1,1,3,3]
 	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
-	LONG $0x40b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x1c0(%r11)
+	LONG $0x20a38845; WORD $0xfffe; BYTE $0xff // movb %r12b, -0x1e0(%r11)
 	LONG $0xecc6d9c5; BYTE $0x01 // vshufpd $0x1, %xmm4, %xmm4, %xmm5 # xmm5 = xmm4[1,0]
-	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
-	LONG $0x60b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x1a0(%r11)
+	LONG $0xe52c7ac5 // vcvttss2si %xmm5, %r12d
+	LONG $0x40b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x1c0(%r11)
 	LONG $0xecc6d8c5; BYTE $0xff // vshufps $0xff, %xmm4, %xmm4, %xmm5 # xmm5 = xmm4[3,3,3,3]
 	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
-	LONG $0x80b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x180(%r11)
+	LONG $0x60a38845; WORD $0xfffe; BYTE $0xff // movb %r12b, -0x1a0(%r11)
 	LONG $0x197de3c4; WORD $0x01e5 // vextractf128 $0x1, %ymm4, %xmm5
-	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
-	LONG $0xa0b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x160(%r11)
+	LONG $0xe52c7ac5 // vcvttss2si %xmm5, %r12d
+	LONG $0x80b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x180(%r11)
 	LONG $0xf516fac5 // vmovshdup %xmm5, %xmm6 # xmm6 = xmm5[1,1,3,3]
 	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
+	LONG $0xa0a38845; WORD $0xfffe; BYTE $0xff // movb %r12b, -0x160(%r11)
+	LONG $0xf5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm6 # xmm6 = xmm5[1,0]
+	LONG $0xe62c7ac5 // vcvttss2si %xmm6, %r12d
 	LONG $0xc0b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x140(%r11)
-	LONG $0xf5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm6 # xmm6 = xmm5[1,0]
-	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
-	LONG $0xe0b38845; WORD $0xfffe; BYTE $0xff // movb %r14b, -0x120(%r11)
 	LONG $0xedc6d0c5; BYTE $0xff // vshufps $0xff, %xmm5, %xmm5, %xmm5 # xmm5 = xmm5[3,3,3,3]
 	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
-	LONG $0x00b38845; WORD $0xffff; BYTE $0xff // movb %r14b, -0x100(%r11)
+	LONG $0xe0a38845; WORD $0xfffe; BYTE $0xff // movb %r12b, -0x120(%r11)
 	LONG $0x487df362; WORD $0xe519; BYTE $0x02 // vextractf32x4 $0x2, %zmm4, %xmm5
-	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
-	LONG $0x20b38845; WORD $0xffff; BYTE $0xff // movb %r14b, -0xe0(%r11)
+	LONG $0xe52c7ac5 // vcvttss2si %xmm5, %r12d
+	LONG $0x00b38845; WORD $0xffff; BYTE $0xff // movb %r14b, -0x100(%r11)
 	LONG $0xf516fac5 // vmovshdup %xmm5, %xmm6 # xmm6 = xmm5[1,1,3,3]
 	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
-	LONG $0x40b38845; WORD $0xffff; BYTE $0xff // movb %r14b, -0xc0(%r11)
+	LONG $0x20a38845; WORD $0xffff; BYTE $0xff // movb %r12b, -0xe0(%r11)
 	LONG $0xf5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm6 # xmm6 = xmm5[1,0]
-	LONG $0xf62c7ac5 // vcvttss2si %xmm6, %r14d
-	LONG $0x60b38845; WORD $0xffff; BYTE $0xff // movb %r14b, -0xa0(%r11)
+	LONG $0xe62c7ac5 // vcvttss2si %xmm6, %r12d
+	LONG $0x40b38845; WORD $0xffff; BYTE $0xff // movb %r14b, -0xc0(%r11)
 	LONG $0xedc6d0c5; BYTE $0xff // vshufps $0xff, %xmm5, %xmm5, %xmm5 # xmm5 = xmm5[3,3,3,3]
 	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
-	LONG $0x80738845 // movb %r14b, -0x80(%r11)
+	LONG $0x60a38845; WORD $0xffff; BYTE $0xff // movb %r12b, -0xa0(%r11)
 	LONG $0x487df362; WORD $0xe419; BYTE $0x03 // vextractf32x4 $0x3, %zmm4, %xmm4
-	LONG $0xf42c7ac5 // vcvttss2si %xmm4, %r14d
-	LONG $0xa0738845 // movb %r14b, -0x60(%r11)
+	LONG $0xe42c7ac5 // vcvttss2si %xmm4, %r12d
+	LONG $0x80738845 // movb %r14b, -0x80(%r11)
 	LONG $0xec16fac5 // vmovshdup %xmm4, %xmm5 # xmm5 = xmm4[1,1,3,3]
 	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
-	LONG $0xc0738845 // movb %r14b, -0x40(%r11)
+	LONG $0xa0638845 // movb %r12b, -0x60(%r11)
 	LONG $0xecc6d9c5; BYTE $0x01 // vshufpd $0x1, %xmm4, %xmm4, %xmm5 # xmm5 = xmm4[1,0]
-	LONG $0xf52c7ac5 // vcvttss2si %xmm5, %r14d
-	LONG $0xe0738845 // movb %r14b, -0x20(%r11)
+	LONG $0xe52c7ac5 // vcvttss2si %xmm5, %r12d
+	LONG $0xc0738845 // movb %r14b, -0x40(%r11)
 	LONG $0xe4c6d8c5; BYTE $0xff // vshufps $0xff, %xmm4, %xmm4, %xmm4 # xmm4 = xmm4[3,3,3,3]
 	LONG $0xf42c7ac5 // vcvttss2si %xmm4, %r14d
+	LONG $0xe0638845 // movb %r12b, -0x20(%r11)
 	WORD $0x8845; BYTE $0x33 // movb %r14b, (%r11)
-	QUAD $0xff906c10487c9162 // vmovups -0x40(%r8,%r10,4), %zmm5
-	LONG $0x487c9162; WORD $0x2410; BYTE $0x90 // vmovups (%r8,%r10,4), %zmm4
-	LONG $0x4854f162; WORD $0xf054 // vandps %zmm0, %zmm5, %zmm6
-	LONG $0x485cf162; WORD $0xf854 // vandps %zmm0, %zmm4, %zmm7
-	LONG $0x48447162; WORD $0xc65f // vmaxps %zmm6, %zmm7, %zmm8
-	LONG $0x484cf162; WORD $0xcec2; BYTE $0x03 // vcmpunordps %zmm6, %zmm6, %k1
-	LONG $0x497c7162; WORD $0xc728 // vmovaps %zmm7, %zmm8 {%k1}
-	LONG $0xf35fbac5 // vmaxss %xmm3, %xmm8, %xmm6
-	LONG $0x167ac1c4; BYTE $0xf8 // vmovshdup %xmm8, %xmm7 # xmm7 = xmm8[1,1,3,3]
-	LONG $0xf65fc2c5 // vmaxss %xmm6, %xmm7, %xmm6
-	LONG $0xc639c1c4; WORD $0x01f8 // vshufpd $0x1, %xmm8, %xmm8, %xmm7 # xmm7 = xmm8[1,0]
-	LONG $0xf65fc2c5 // vmaxss %xmm6, %xmm7, %xmm6
-	LONG $0xc638c1c4; WORD $0xfff8 // vshufps $0xff, %xmm8, %xmm8, %xmm7 # xmm7 = xmm8[3,3,3,3]
-	LONG $0xf65fc2c5 // vmaxss %xmm6, %xmm7, %xmm6
-	LONG $0x197d63c4; WORD $0x01c7 // vextractf128 $0x1, %ymm8, %xmm7
-	LONG $0xf65fc2c5 // vmaxss %xmm6, %xmm7, %xmm6
-	LONG $0xcf167ac5 // vmovshdup %xmm7, %xmm9 # xmm9 = xmm7[1,1,3,3]
-	LONG $0xf65fb2c5 // vmaxss %xmm6, %xmm9, %xmm6
-	LONG $0xcfc641c5; BYTE $0x01 // vshufpd $0x1, %xmm7, %xmm7, %xmm9 # xmm9 = xmm7[1,0]
-	LONG $0xf65fb2c5 // vmaxss %xmm6, %xmm9, %xmm6
-	LONG $0xffc6c0c5; BYTE $0xff // vshufps $0xff, %xmm7, %xmm7, %xmm7 # xmm7 = xmm7[3,3,3,3]
-	LONG $0xf65fc2c5 // vmaxss %xmm6, %xmm7, %xmm6
-	LONG $0x487d7362; WORD $0xc719; BYTE $0x02 // vextractf32x4 $0x2, %zmm8, %xmm7
-	LONG $0xf65fc2c5 // vmaxss %xmm6, %xmm7, %xmm6
-	LONG $0xcf167ac5 // vmovshdup %xmm7, %xmm9 # xmm9 = xmm7[1,1,3,3]
-	LONG $0xf65fb2c5 // vmaxss %xmm6, %xmm9, %xmm6
-	LONG $0xcfc641c5; BYTE $0x01 // vshufpd $0x1, %xmm7, %xmm7, %xmm9 # xmm9 = xmm7[1,0]
-	LONG $0xf65fb2c5 // vmaxss %xmm6, %xmm9, %xmm6
-	LONG $0xffc6c0c5; BYTE $0xff // vshufps $0xff, %xmm7, %xmm7, %xmm7 # xmm7 = xmm7[3,3,3,3]
-	LONG $0xf65fc2c5 // vmaxss %xmm6, %xmm7, %xmm6
-	LONG $0x487d7362; WORD $0xc719; BYTE $0x03 // vextractf32x4 $0x3, %zmm8, %xmm7
-	LONG $0xf65fc2c5 // vmaxss %xmm6, %xmm7, %xmm6
-	LONG $0xc7167ac5 // vmovshdup %xmm7, %xmm8 # xmm8 = xmm7[1,1,3,3]
-	LONG $0xf65fbac5 // vmaxss %xmm6, %xmm8, %xmm6
-	LONG $0xc7c641c5; BYTE $0x01 // vshufpd $0x1, %xmm7, %xmm7, %xmm8 # xmm8 = xmm7[1,0]
-	LONG $0xf65fbac5 // vmaxss %xmm6, %xmm8, %xmm6
-	LONG $0xffc6c0c5; BYTE $0xff // vshufps $0xff, %xmm7, %xmm7, %xmm7 # xmm7 = xmm7[3,3,3,3]
-	LONG $0xf65fc2c5 // vmaxss %xmm6, %xmm7, %xmm6
+	QUAD $0xff906c6f48fe9162 // vmovdqu64 -0x40(%r8,%r10,4), %zmm5
+	LONG $0x48fe9162; WORD $0x246f; BYTE $0x90 // vmovdqu64 (%r8,%r10,4), %zmm4
+	LONG $0x4855f162; WORD $0xf0db // vpandd %zmm0, %zmm5, %zmm6
+	LONG $0x485df162; WORD $0xf8db // vpandd %zmm0, %zmm4, %zmm7
+	LONG $0x484df262; WORD $0xf73d // vpmaxsd %zmm7, %zmm6, %zmm6
+	LONG $0x48fdf362; WORD $0xf73b; BYTE $0x01 // vextracti64x4 $0x1, %zmm6, %ymm7
+	LONG $0x484df262; WORD $0xf73d // vpmaxsd %zmm7, %zmm6, %zmm6
+	LONG $0x397de3c4; WORD $0x01f7 // vextracti128 $0x1, %ymm6, %xmm7
+	LONG $0x3d49e2c4; BYTE $0xf7 // vpmaxsd %xmm7, %xmm6, %xmm6
+	LONG $0xfe70f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm7 # xmm7 = xmm6[2,3,2,3]
+	LONG $0x3d49e2c4; BYTE $0xf7 // vpmaxsd %xmm7, %xmm6, %xmm6
+	LONG $0xfe70f9c5; BYTE $0x55 // vpshufd $0x55, %xmm6, %xmm7 # xmm7 = xmm6[1,1,1,1]
+	LONG $0x3d49e2c4; BYTE $0xf7 // vpmaxsd %xmm7, %xmm6, %xmm6
+	LONG $0x7e79c1c4; BYTE $0xf6 // vmovd %xmm6, %r14d
+	LONG $0x6e79c1c4; BYTE $0xf6 // vmovd %r14d, %xmm6
 	LONG $0xf15ecac5 // vdivss %xmm1, %xmm6, %xmm6
-	LONG $0xf32ef8c5 // vucomiss %xmm3, %xmm6
-	WORD $0x0675 // jne 0xbe0 <k_cache_put_q8+0x560>
-	LONG $0xfbe08b0f; WORD $0xffff // jnp 0x7c0 <k_cache_put_q8+0x140>
-	LONG $0xde5eeac5 // vdivss %xmm6, %xmm2, %xmm3
-	LONG $0xfffbd7e9; BYTE $0xff // jmp 0x7c0 <k_cache_put_q8+0x140>
-	LONG $0x30c48348 // addq $0x30, %rsp
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0xf72ef8c5 // vucomiss %xmm7, %xmm6
+	WORD $0x0275 // jne 0xb46 <k_cache_put_q8+0x4c6>
+	WORD $0x047b // jnp 0xb4a <k_cache_put_q8+0x4ca>
+	LONG $0xfe5eeac5 // vdivss %xmm6, %xmm2, %xmm7
+	LONG $0x00fe8141; WORD $0x8000; BYTE $0x7f // cmpl $0x7f800000, %r14d # imm = 0x7F800000
+	LONG $0xfc89820f; WORD $0xffff // jb 0x7e0 <k_cache_put_q8+0x160>
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xe4efd9c5 // vpxor %xmm4, %xmm4, %xmm4
+	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
+	LONG $0xf328f8c5 // vmovaps %xmm3, %xmm6
+	LONG $0xfffc74e9; BYTE $0xff // jmp 0x7e0 <k_cache_put_q8+0x160>
+	LONG $0x38c48348 // addq $0x38, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -691,7 +659,7 @@ TEXT ·cacheAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x9066 // nop
 
 	// cache_keys_q8
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
@@ -700,7 +668,7 @@ TEXT ·cacheAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xc1490f48 // cmovnsq %rcx, %rax
 	LONG $0x20f98348 // cmpq $0x20, %rcx
-	LONG $0x07318c0f; WORD $0x0000 // jl 0x134f <k_cache_keys_q8+0x74f>
+	LONG $0x07318c0f; WORD $0x0000 // jl 0x12cf <k_cache_keys_q8+0x74f>
 	LONG $0x05f8c148 // sarq $0x5, %rax
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
@@ -968,7 +936,7 @@ TEXT ·cacheAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0x00c78148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdi # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf8e1850f; WORD $0xffff // jne 0xc30 <k_cache_keys_q8+0x30>
+	LONG $0xf8e1850f; WORD $0xffff // jne 0xbb0 <k_cache_keys_q8+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -980,7 +948,7 @@ TEXT ·cacheAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
 	LONG $0xc8490f49 // cmovnsq %r8, %rcx
 	LONG $0x20f88349 // cmpq $0x20, %r8
-	LONG $0x01348c0f; WORD $0x0000 // jl 0x14b2 <k_cache_values_q8+0x152>
+	LONG $0x01348c0f; WORD $0x0000 // jl 0x1432 <k_cache_values_q8+0x152>
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0x05f9c148 // sarq $0x5, %rcx
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -988,9 +956,9 @@ TEXT ·cacheAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0xffffffffffe0bf48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rdi # imm = 0x7FFFFFFFFFFFFFE0
 	WORD $0x2149; BYTE $0xf8 // andq %rdi, %r8
 	LONG $0x20f88349 // cmpq $0x20, %r8
-	WORD $0x0775 // jne 0x13a7 <k_cache_values_q8+0x47>
+	WORD $0x0775 // jne 0x1327 <k_cache_values_q8+0x47>
 	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x1468 <k_cache_values_q8+0x108>
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x13e8 <k_cache_values_q8+0x108>
 	QUAD $0xfffffffffffeb849; WORD $0x03ff // movabsq $0x3fffffffffffffe, %r8 # imm = 0x3FFFFFFFFFFFFFE
 	WORD $0x2149; BYTE $0xc8 // andq %rcx, %r8
 	WORD $0xff31 // xorl %edi, %edi
@@ -1023,9 +991,9 @@ TEXT ·cacheAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
-	LONG $0xff58850f; WORD $0xffff // jne 0x13c0 <k_cache_values_q8+0x60>
+	LONG $0xff58850f; WORD $0xffff // jne 0x1340 <k_cache_values_q8+0x60>
 	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
-	WORD $0x4574 // je 0x14b2 <k_cache_values_q8+0x152>
+	WORD $0x4574 // je 0x1432 <k_cache_values_q8+0x152>
 	LONG $0x7e0cb70f // movzwl (%rsi,%rdi,2), %ecx
 	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
@@ -1054,4 +1022,6 @@ TEXT ·cacheAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f80; BYTE $0x00 // cmpb $0x0, (%rdi)
 	WORD $0xfe00 // addb %bh, %dh
 	WORD $0xff42; BYTE $0xff // <unknown>
-	LONG $0x00007fff; WORD $0x0000 // <unknown>
+	WORD $0x7fff; BYTE $0x00 // <unknown>
+	WORD $0xc000 // addb %al, %al
+	BYTE $0x7f // <unknown>

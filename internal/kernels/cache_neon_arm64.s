@@ -269,339 +269,290 @@ TEXT ·cacheNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100011f // cmp x8, #0x0
 	WORD $0x9a88b14b // csel x11, x10, x8, lt
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540029ab // b.lt 0x920 <k_cache_put_q8+0x54c>
+	WORD $0x5400238b // b.lt 0x85c <k_cache_put_q8+0x488>
 	WORD $0xf100811f // cmp x8, #0x20
-	WORD $0x5400296b // b.lt 0x920 <k_cache_put_q8+0x54c>
-	WORD $0xf81b0ffb // str x27, [sp, #-0x50]!
+	WORD $0x5400234b // b.lt 0x85c <k_cache_put_q8+0x488>
+	WORD $0xa9bb6ffd // stp x29, x27, [sp, #-0x50]!
 	WORD $0x9345fd6b // asr x11, x11, #5
 	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x52a85fc3 // mov w3, #0x42fe0000 // =1123942400
 	WORD $0xa9413c0e // ldp x14, x15, [x0, #0x10]
-	WORD $0x1e2e1001 // fmov s1, #1.00000000
-	WORD $0x9b0b7d90 // mul x16, x12, x11
+	WORD $0x2f00e401 // movi d1, #0000000000000000
+	WORD $0x9b0b7d91 // mul x17, x12, x11
+	WORD $0xa9401404 // ldp x4, x5, [x0]
 	WORD $0xa9430801 // ldp x1, x2, [x0, #0x30]
-	WORD $0xa9401003 // ldp x3, x4, [x0]
-	WORD $0x10003a26 // adr x6, 0xb60 <k_cache_values_q8+0x128>
-	WORD $0x9b083d85 // madd x5, x12, x8, x15
-	WORD $0xa942440f // ldp x15, x17, [x0, #0x20]
-	WORD $0x52a85fc0 // mov w0, #0x42fe0000 // =1123942400
+	WORD $0x1e2e1000 // fmov s0, #1.00000000
+	WORD $0x9b083d86 // madd x6, x12, x8, x15
+	WORD $0xa942000f // ldp x15, x0, [x0, #0x20]
+	WORD $0x1e270062 // fmov s2, w3
 	WORD $0xd37be90d // lsl x13, x8, #5
-	WORD $0x3dc000c3 // ldr q3, [x6]
-	WORD $0x1e270002 // fmov s2, w0
-	WORD $0xd37ef420 // lsl x0, x1, #2
-	WORD $0xd37ef441 // lsl x1, x2, #2
-	WORD $0x8b100630 // add x16, x17, x16, lsl #1
-	WORD $0xd37ae571 // lsl x17, x11, #6
-	WORD $0xd37ff962 // lsl x2, x11, #1
+	WORD $0xd37ff963 // lsl x3, x11, #1
+	WORD $0xd37ef421 // lsl x1, x1, #2
+	WORD $0xd37ef442 // lsl x2, x2, #2
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x91010063 // add x3, x3, #0x40
+	WORD $0x8b110411 // add x17, x0, x17, lsl #1
+	WORD $0xd37ae560 // lsl x0, x11, #6
+	WORD $0x12b01010 // mov w16, #0x7f7fffff // =2139095039
 	WORD $0x91010084 // add x4, x4, #0x40
-	WORD $0x910040a5 // add x5, x5, #0x10
+	WORD $0x910100a5 // add x5, x5, #0x40
 	WORD $0xa90167fa // stp x26, x25, [sp, #0x10]
+	WORD $0x910040c6 // add x6, x6, #0x10
 	WORD $0xa9025ff8 // stp x24, x23, [sp, #0x20]
 	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
 	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
-	WORD $0x8b0a0186 // add x6, x12, x10
-	WORD $0xaa0503f5 // mov x21, x5
-	WORD $0xaa0403f6 // mov x22, x4
-	WORD $0x91007cc7 // add x7, x6, #0x1f
-	WORD $0xf10000df // cmp x6, #0x0
-	WORD $0xaa0303f7 // mov x23, x3
-	WORD $0x9a86b0e7 // csel x7, x7, x6, lt
-	WORD $0x9345fcf3 // asr x19, x7, #5
-	WORD $0x927be8e7 // and x7, x7, #0xffffffffffffffe0
-	WORD $0xcb0700c7 // sub x7, x6, x7
-	WORD $0x9b1339b4 // madd x20, x13, x19, x14
-	WORD $0x9b133e33 // madd x19, x17, x19, x15
-	WORD $0x8b070286 // add x6, x20, x7
-	WORD $0xaa1003f4 // mov x20, x16
-	WORD $0x8b070667 // add x7, x19, x7, lsl #1
-	WORD $0xaa0b03f3 // mov x19, x11
-	WORD $0x3cdc02e5 // ldur q5, [x23, #-0x40]
-	WORD $0x3dc002e4 // ldr q4, [x23]
-	WORD $0x4ea0f8a6 // fabs v6.4s, v5.4s
-	WORD $0x4ea0f887 // fabs v7.4s, v4.4s
-	WORD $0x4e27c4d0 // fmaxnm v16.4s, v6.4s, v7.4s
-	WORD $0x1e206a06 // fmaxnm s6, s16, s0
-	WORD $0x5e0c0607 // mov s7, v16.s[1]
-	WORD $0x5e140611 // mov s17, v16.s[2]
-	WORD $0x5e1c0610 // mov s16, v16.s[3]
-	WORD $0x1e2620e0 // fcmp s7, s6
-	WORD $0x1e26ccf2 // fcsel s18, s7, s6, gt
-	WORD $0x3cdd02e7 // ldur q7, [x23, #-0x30]
-	WORD $0x3dc006e6 // ldr q6, [x23, #0x10]
-	WORD $0x4ea0f8d3 // fabs v19.4s, v6.4s
-	WORD $0x1e322220 // fcmp s17, s18
-	WORD $0x1e32ce31 // fcsel s17, s17, s18, gt
-	WORD $0x4ea0f8f2 // fabs v18.4s, v7.4s
-	WORD $0x1e312200 // fcmp s16, s17
-	WORD $0x4e33c652 // fmaxnm v18.4s, v18.4s, v19.4s
-	WORD $0x1e31ce10 // fcsel s16, s16, s17, gt
-	WORD $0x5e0c0651 // mov s17, v18.s[1]
-	WORD $0x5e140653 // mov s19, v18.s[2]
-	WORD $0x1e302240 // fcmp s18, s16
-	WORD $0x1e30ce50 // fcsel s16, s18, s16, gt
-	WORD $0x5e1c0652 // mov s18, v18.s[3]
-	WORD $0x1e302220 // fcmp s17, s16
-	WORD $0x1e30ce34 // fcsel s20, s17, s16, gt
-	WORD $0xad415af0 // ldp q16, q22, [x23, #0x20]
-	WORD $0x3cde02f1 // ldur q17, [x23, #-0x20]
-	WORD $0x1e342260 // fcmp s19, s20
-	WORD $0x4ea0fa15 // fabs v21.4s, v16.4s
-	WORD $0x4ea0fad7 // fabs v23.4s, v22.4s
-	WORD $0x1e34ce73 // fcsel s19, s19, s20, gt
-	WORD $0x4ea0fa34 // fabs v20.4s, v17.4s
-	WORD $0x1e332240 // fcmp s18, s19
-	WORD $0x4e35c694 // fmaxnm v20.4s, v20.4s, v21.4s
-	WORD $0x1e33ce52 // fcsel s18, s18, s19, gt
-	WORD $0x5e0c0693 // mov s19, v20.s[1]
-	WORD $0x5e140695 // mov s21, v20.s[2]
-	WORD $0x1e322280 // fcmp s20, s18
-	WORD $0x1e32ce92 // fcsel s18, s20, s18, gt
-	WORD $0x5e1c0694 // mov s20, v20.s[3]
-	WORD $0x1e322260 // fcmp s19, s18
-	WORD $0x1e32ce72 // fcsel s18, s19, s18, gt
-	WORD $0x3cdf02f3 // ldur q19, [x23, #-0x10]
-	WORD $0x910202f7 // add x23, x23, #0x80
-	WORD $0x1e3222a0 // fcmp s21, s18
-	WORD $0x1e32ceb2 // fcsel s18, s21, s18, gt
-	WORD $0x4ea0fa75 // fabs v21.4s, v19.4s
-	WORD $0x1e322280 // fcmp s20, s18
-	WORD $0x4e37c6b5 // fmaxnm v21.4s, v21.4s, v23.4s
-	WORD $0x1e32ce92 // fcsel s18, s20, s18, gt
-	WORD $0x5e0c06b4 // mov s20, v21.s[1]
-	WORD $0x5e1406b7 // mov s23, v21.s[2]
-	WORD $0x1e3222a0 // fcmp s21, s18
-	WORD $0x1e32ceb2 // fcsel s18, s21, s18, gt
-	WORD $0x1e322280 // fcmp s20, s18
-	WORD $0x1e32ce92 // fcsel s18, s20, s18, gt
-	WORD $0x5e1c06b4 // mov s20, v21.s[3]
-	WORD $0x1e3222e0 // fcmp s23, s18
-	WORD $0x1e32cef2 // fcsel s18, s23, s18, gt
-	WORD $0x1e322280 // fcmp s20, s18
-	WORD $0x1e32ce92 // fcsel s18, s20, s18, gt
-	WORD $0x1e221a52 // fdiv s18, s18, s2
-	WORD $0x1e321834 // fdiv s20, s1, s18
-	WORD $0x1e202248 // fcmp s18, #0.0
-	WORD $0x1e23c252 // fcvt h18, s18
-	WORD $0x7c0404f2 // str h18, [x7], #0x40
-	WORD $0x1e201e94 // fcsel s20, s20, s0, ne
-	WORD $0x4f9490a5 // fmul v5.4s, v5.4s, v20.s[0]
-	WORD $0x4f9490e7 // fmul v7.4s, v7.4s, v20.s[0]
+	WORD $0x14000008 // b 0x488 <k_cache_put_q8+0xb4>
+	WORD $0x9100054a // add x10, x10, #0x1
+	WORD $0x8b010084 // add x4, x4, x1
+	WORD $0x8b0200a5 // add x5, x5, x2
+	WORD $0xeb09015f // cmp x10, x9
+	WORD $0x8b0800c6 // add x6, x6, x8
+	WORD $0x8b030231 // add x17, x17, x3
+	WORD $0x54001e20 // b.eq 0x848 <k_cache_put_q8+0x474>
+	WORD $0x8b0a0187 // add x7, x12, x10
+	WORD $0xaa0603f6 // mov x22, x6
+	WORD $0xaa0503f7 // mov x23, x5
+	WORD $0x91007cf3 // add x19, x7, #0x1f
+	WORD $0xf10000ff // cmp x7, #0x0
+	WORD $0xaa0403f8 // mov x24, x4
+	WORD $0x9a87b273 // csel x19, x19, x7, lt
+	WORD $0x9345fe74 // asr x20, x19, #5
+	WORD $0x927bea73 // and x19, x19, #0xffffffffffffffe0
+	WORD $0xcb1300f3 // sub x19, x7, x19
+	WORD $0x9b1439b5 // madd x21, x13, x20, x14
+	WORD $0x9b143c14 // madd x20, x0, x20, x15
+	WORD $0x8b1302a7 // add x7, x21, x19
+	WORD $0xaa1103f5 // mov x21, x17
+	WORD $0x8b130693 // add x19, x20, x19, lsl #1
+	WORD $0xaa0b03f4 // mov x20, x11
+	WORD $0x14000029 // b 0x56c <k_cache_put_q8+0x198>
 	WORD $0x4f949231 // fmul v17.4s, v17.4s, v20.s[0]
 	WORD $0x4f949273 // fmul v19.4s, v19.4s, v20.s[0]
-	WORD $0x4f949095 // fmul v21.4s, v4.4s, v20.s[0]
-	WORD $0x4f9490d7 // fmul v23.4s, v6.4s, v20.s[0]
-	WORD $0x4e2188b2 // frintn v18.4s, v5.4s
-	WORD $0x4e2188e6 // frintn v6.4s, v7.4s
-	WORD $0x4f949207 // fmul v7.4s, v16.4s, v20.s[0]
-	WORD $0x4e218a25 // frintn v5.4s, v17.4s
-	WORD $0x4f9492d4 // fmul v20.4s, v22.4s, v20.s[0]
-	WORD $0x4e218a64 // frintn v4.4s, v19.4s
-	WORD $0x4e218ab3 // frintn v19.4s, v21.4s
-	WORD $0x4e218af1 // frintn v17.4s, v23.4s
-	WORD $0x1e380258 // fcvtzs w24, s18
-	WORD $0x1e3800d9 // fcvtzs w25, s6
-	WORD $0x4e2188f0 // frintn v16.4s, v7.4s
-	WORD $0x1e3800ba // fcvtzs w26, s5
-	WORD $0x4e218a87 // frintn v7.4s, v20.4s
-	WORD $0x1e38009b // fcvtzs w27, s4
-	WORD $0x5e0c0654 // mov s20, v18.s[1]
-	WORD $0x5e140655 // mov s21, v18.s[2]
-	WORD $0x5e1c0652 // mov s18, v18.s[3]
-	WORD $0x5e0c04d6 // mov s22, v6.s[1]
-	WORD $0x5e1404d7 // mov s23, v6.s[2]
-	WORD $0x5e1c04c6 // mov s6, v6.s[3]
-	WORD $0x390000d8 // strb w24, [x6]
-	WORD $0x1e380278 // fcvtzs w24, s19
-	WORD $0x390200d9 // strb w25, [x6, #0x80]
-	WORD $0x1e380239 // fcvtzs w25, s17
-	WORD $0x390400da // strb w26, [x6, #0x100]
-	WORD $0x1e38021a // fcvtzs w26, s16
-	WORD $0x390600db // strb w27, [x6, #0x180]
-	WORD $0x1e3800fb // fcvtzs w27, s7
-	WORD $0x390800d8 // strb w24, [x6, #0x200]
-	WORD $0x1e380298 // fcvtzs w24, s20
-	WORD $0x5e0c04b4 // mov s20, v5.s[1]
-	WORD $0x390a00d9 // strb w25, [x6, #0x280]
-	WORD $0x1e3802b9 // fcvtzs w25, s21
-	WORD $0x5e0c0495 // mov s21, v4.s[1]
-	WORD $0x390c00da // strb w26, [x6, #0x300]
-	WORD $0x1e38025a // fcvtzs w26, s18
-	WORD $0x5e1404b2 // mov s18, v5.s[2]
-	WORD $0x390e00db // strb w27, [x6, #0x380]
-	WORD $0x1e3802db // fcvtzs w27, s22
-	WORD $0x5e1c04a5 // mov s5, v5.s[3]
-	WORD $0x390080d8 // strb w24, [x6, #0x20]
-	WORD $0x1e3802f8 // fcvtzs w24, s23
-	WORD $0x390100d9 // strb w25, [x6, #0x40]
-	WORD $0x1e3800d9 // fcvtzs w25, s6
-	WORD $0x5e140486 // mov s6, v4.s[2]
-	WORD $0x390180da // strb w26, [x6, #0x60]
-	WORD $0x1e38029a // fcvtzs w26, s20
-	WORD $0x5e1c0484 // mov s4, v4.s[3]
-	WORD $0x390280db // strb w27, [x6, #0xa0]
-	WORD $0x1e38025b // fcvtzs w27, s18
-	WORD $0x5e0c0672 // mov s18, v19.s[1]
-	WORD $0x390300d8 // strb w24, [x6, #0xc0]
-	WORD $0x1e3800b8 // fcvtzs w24, s5
-	WORD $0x5e140665 // mov s5, v19.s[2]
-	WORD $0x390380d9 // strb w25, [x6, #0xe0]
-	WORD $0x1e3802b9 // fcvtzs w25, s21
-	WORD $0x5e1c0673 // mov s19, v19.s[3]
-	WORD $0x390480da // strb w26, [x6, #0x120]
-	WORD $0x1e3800da // fcvtzs w26, s6
-	WORD $0x5e0c0626 // mov s6, v17.s[1]
-	WORD $0x390500db // strb w27, [x6, #0x140]
-	WORD $0x1e38009b // fcvtzs w27, s4
-	WORD $0x5e140624 // mov s4, v17.s[2]
-	WORD $0x390580d8 // strb w24, [x6, #0x160]
-	WORD $0x1e380258 // fcvtzs w24, s18
-	WORD $0x5e1c0631 // mov s17, v17.s[3]
-	WORD $0x390680d9 // strb w25, [x6, #0x1a0]
-	WORD $0x1e3800b9 // fcvtzs w25, s5
-	WORD $0x5e0c0605 // mov s5, v16.s[1]
-	WORD $0x390700da // strb w26, [x6, #0x1c0]
-	WORD $0x1e38027a // fcvtzs w26, s19
-	WORD $0x5e140612 // mov s18, v16.s[2]
-	WORD $0x390780db // strb w27, [x6, #0x1e0]
-	WORD $0x1e3800db // fcvtzs w27, s6
-	WORD $0x5e1c0606 // mov s6, v16.s[3]
-	WORD $0x390880d8 // strb w24, [x6, #0x220]
-	WORD $0x1e380098 // fcvtzs w24, s4
-	WORD $0x5e0c04e4 // mov s4, v7.s[1]
-	WORD $0x390900d9 // strb w25, [x6, #0x240]
-	WORD $0x1e380239 // fcvtzs w25, s17
-	WORD $0x5e1404f0 // mov s16, v7.s[2]
-	WORD $0x390980da // strb w26, [x6, #0x260]
-	WORD $0x1e3800ba // fcvtzs w26, s5
-	WORD $0x5e1c04e5 // mov s5, v7.s[3]
-	WORD $0x390a80db // strb w27, [x6, #0x2a0]
-	WORD $0x1e38025b // fcvtzs w27, s18
-	WORD $0x390b00d8 // strb w24, [x6, #0x2c0]
-	WORD $0x1e3800d8 // fcvtzs w24, s6
-	WORD $0x390b80d9 // strb w25, [x6, #0x2e0]
-	WORD $0x1e380099 // fcvtzs w25, s4
-	WORD $0x390c80da // strb w26, [x6, #0x320]
-	WORD $0x1e38021a // fcvtzs w26, s16
-	WORD $0x390d00db // strb w27, [x6, #0x340]
-	WORD $0x1e3800bb // fcvtzs w27, s5
-	WORD $0x390d80d8 // strb w24, [x6, #0x360]
-	WORD $0x390e80d9 // strb w25, [x6, #0x3a0]
-	WORD $0x390f00da // strb w26, [x6, #0x3c0]
-	WORD $0x390f80db // strb w27, [x6, #0x3e0]
-	WORD $0x911000c6 // add x6, x6, #0x400
-	WORD $0x3cdc02c4 // ldur q4, [x22, #-0x40]
-	WORD $0x3dc002c5 // ldr q5, [x22]
-	WORD $0x3dc00ed6 // ldr q22, [x22, #0x30]
-	WORD $0x4ea0f886 // fabs v6.4s, v4.4s
-	WORD $0x4ea0f8a7 // fabs v7.4s, v5.4s
-	WORD $0x4ea0fad7 // fabs v23.4s, v22.4s
-	WORD $0x4e27c4d0 // fmaxnm v16.4s, v6.4s, v7.4s
-	WORD $0x1e206a06 // fmaxnm s6, s16, s0
-	WORD $0x5e0c0607 // mov s7, v16.s[1]
-	WORD $0x5e140611 // mov s17, v16.s[2]
-	WORD $0x5e1c0610 // mov s16, v16.s[3]
-	WORD $0x1e2620e0 // fcmp s7, s6
-	WORD $0x1e26ccf2 // fcsel s18, s7, s6, gt
-	WORD $0xad40d2c6 // ldp q6, q20, [x22, #0x10]
-	WORD $0x3cdd02c7 // ldur q7, [x22, #-0x30]
-	WORD $0x1e322220 // fcmp s17, s18
-	WORD $0x4ea0f8d3 // fabs v19.4s, v6.4s
-	WORD $0x4ea0fa95 // fabs v21.4s, v20.4s
-	WORD $0x1e32ce31 // fcsel s17, s17, s18, gt
-	WORD $0x4ea0f8f2 // fabs v18.4s, v7.4s
-	WORD $0x1e312200 // fcmp s16, s17
-	WORD $0x4e33c652 // fmaxnm v18.4s, v18.4s, v19.4s
-	WORD $0x1e31ce10 // fcsel s16, s16, s17, gt
-	WORD $0x5e0c0651 // mov s17, v18.s[1]
-	WORD $0x5e140653 // mov s19, v18.s[2]
-	WORD $0x1e302240 // fcmp s18, s16
-	WORD $0x1e30ce50 // fcsel s16, s18, s16, gt
-	WORD $0x5e1c0652 // mov s18, v18.s[3]
-	WORD $0x1e302220 // fcmp s17, s16
-	WORD $0x1e30ce30 // fcsel s16, s17, s16, gt
-	WORD $0x3cde02d1 // ldur q17, [x22, #-0x20]
-	WORD $0x1e302260 // fcmp s19, s16
-	WORD $0x1e30ce70 // fcsel s16, s19, s16, gt
-	WORD $0x4ea0fa33 // fabs v19.4s, v17.4s
-	WORD $0x1e302240 // fcmp s18, s16
-	WORD $0x4e35c673 // fmaxnm v19.4s, v19.4s, v21.4s
-	WORD $0x1e30ce50 // fcsel s16, s18, s16, gt
-	WORD $0x5e0c0672 // mov s18, v19.s[1]
-	WORD $0x5e140675 // mov s21, v19.s[2]
-	WORD $0x1e302260 // fcmp s19, s16
-	WORD $0x1e30ce70 // fcsel s16, s19, s16, gt
-	WORD $0x5e1c0673 // mov s19, v19.s[3]
-	WORD $0x1e302240 // fcmp s18, s16
-	WORD $0x1e30ce50 // fcsel s16, s18, s16, gt
-	WORD $0x3cdf02d2 // ldur q18, [x22, #-0x10]
-	WORD $0x910202d6 // add x22, x22, #0x80
-	WORD $0x1e3022a0 // fcmp s21, s16
-	WORD $0x1e30ceb0 // fcsel s16, s21, s16, gt
-	WORD $0x4ea0fa55 // fabs v21.4s, v18.4s
-	WORD $0x1e302260 // fcmp s19, s16
-	WORD $0x4e37c6b5 // fmaxnm v21.4s, v21.4s, v23.4s
-	WORD $0x1e30ce70 // fcsel s16, s19, s16, gt
-	WORD $0x5e0c06b3 // mov s19, v21.s[1]
-	WORD $0x5e1406b7 // mov s23, v21.s[2]
-	WORD $0x1e3022a0 // fcmp s21, s16
-	WORD $0x1e30ceb0 // fcsel s16, s21, s16, gt
-	WORD $0x1e302260 // fcmp s19, s16
-	WORD $0x1e30ce70 // fcsel s16, s19, s16, gt
-	WORD $0x5e1c06b3 // mov s19, v21.s[3]
-	WORD $0x1e3022e0 // fcmp s23, s16
-	WORD $0x1e30cef0 // fcsel s16, s23, s16, gt
-	WORD $0x1e302260 // fcmp s19, s16
-	WORD $0x1e30ce70 // fcsel s16, s19, s16, gt
-	WORD $0x1e221a10 // fdiv s16, s16, s2
-	WORD $0x1e301833 // fdiv s19, s1, s16
-	WORD $0x1e202208 // fcmp s16, #0.0
-	WORD $0x1e201e73 // fcsel s19, s19, s0, ne
-	WORD $0xf1000673 // subs x19, x19, #0x1
-	WORD $0x4f939252 // fmul v18.4s, v18.4s, v19.s[0]
-	WORD $0x4f9392d5 // fmul v21.4s, v22.4s, v19.s[0]
-	WORD $0x4f939231 // fmul v17.4s, v17.4s, v19.s[0]
-	WORD $0x4f939294 // fmul v20.4s, v20.4s, v19.s[0]
-	WORD $0x4f9390e7 // fmul v7.4s, v7.4s, v19.s[0]
-	WORD $0x4f9390c6 // fmul v6.4s, v6.4s, v19.s[0]
-	WORD $0x4f939084 // fmul v4.4s, v4.4s, v19.s[0]
-	WORD $0x4f9390a5 // fmul v5.4s, v5.4s, v19.s[0]
-	WORD $0x4e218a52 // frintn v18.4s, v18.4s
-	WORD $0x4e218ab3 // frintn v19.4s, v21.4s
+	WORD $0x91020318 // add x24, x24, #0x80
+	WORD $0x4f949252 // fmul v18.4s, v18.4s, v20.s[0]
+	WORD $0x4f949210 // fmul v16.4s, v16.4s, v20.s[0]
+	WORD $0x91010273 // add x19, x19, #0x40
+	WORD $0x4f949084 // fmul v4.4s, v4.4s, v20.s[0]
+	WORD $0x4f9490c6 // fmul v6.4s, v6.4s, v20.s[0]
+	WORD $0xf1000694 // subs x20, x20, #0x1
+	WORD $0x4f9490a5 // fmul v5.4s, v5.4s, v20.s[0]
+	WORD $0x4f949063 // fmul v3.4s, v3.4s, v20.s[0]
+	WORD $0x910202f7 // add x23, x23, #0x80
+	WORD $0x4e218a73 // frintn v19.4s, v19.4s
 	WORD $0x4e218a31 // frintn v17.4s, v17.4s
-	WORD $0x4e218a94 // frintn v20.4s, v20.4s
+	WORD $0x911000e7 // add x7, x7, #0x400
+	WORD $0x4e218a10 // frintn v16.4s, v16.4s
+	WORD $0x4e218a52 // frintn v18.4s, v18.4s
+	WORD $0x4e218884 // frintn v4.4s, v4.4s
+	WORD $0x4e2188c6 // frintn v6.4s, v6.4s
+	WORD $0x4e218863 // frintn v3.4s, v3.4s
+	WORD $0x4e2188a5 // frintn v5.4s, v5.4s
+	WORD $0x4ea1ba31 // fcvtzs v17.4s, v17.4s
+	WORD $0x4ea1ba73 // fcvtzs v19.4s, v19.4s
+	WORD $0x4ea1ba52 // fcvtzs v18.4s, v18.4s
+	WORD $0x4ea1ba10 // fcvtzs v16.4s, v16.4s
+	WORD $0x4ea1b884 // fcvtzs v4.4s, v4.4s
+	WORD $0x4ea1b8c6 // fcvtzs v6.4s, v6.4s
+	WORD $0x4ea1b8a5 // fcvtzs v5.4s, v5.4s
+	WORD $0x4ea1b863 // fcvtzs v3.4s, v3.4s
+	WORD $0x4e531a31 // uzp1 v17.8h, v17.8h, v19.8h
+	WORD $0x4e521a10 // uzp1 v16.8h, v16.8h, v18.8h
+	WORD $0x4e461884 // uzp1 v4.8h, v4.8h, v6.8h
+	WORD $0x4e451863 // uzp1 v3.8h, v3.8h, v5.8h
+	WORD $0x1e23c0e5 // fcvt h5, s7
+	WORD $0x4e111a06 // uzp1 v6.16b, v16.16b, v17.16b
+	WORD $0x4e041863 // uzp1 v3.16b, v3.16b, v4.16b
+	WORD $0x7c0026a5 // str h5, [x21], #0x2
+	WORD $0xad3f8ec6 // stp q6, q3, [x22, #-0x10]
+	WORD $0x910082d6 // add x22, x22, #0x20
+	WORD $0x54fff820 // b.eq 0x46c <k_cache_put_q8+0x98>
+	WORD $0xad7e4b13 // ldp q19, q18, [x24, #-0x40]
+	WORD $0xad7f4311 // ldp q17, q16, [x24, #-0x20]
+	WORD $0xad410f04 // ldp q4, q3, [x24, #0x20]
+	WORD $0xad401b07 // ldp q7, q6, [x24]
+	WORD $0x4ea0fa45 // fabs v5.4s, v18.4s
+	WORD $0x4ea0fa14 // fabs v20.4s, v16.4s
+	WORD $0x4ea0fa75 // fabs v21.4s, v19.4s
+	WORD $0x4ea0fa36 // fabs v22.4s, v17.4s
+	WORD $0x4ea0f897 // fabs v23.4s, v4.4s
+	WORD $0x4ea0f879 // fabs v25.4s, v3.4s
+	WORD $0x4ea0f8d8 // fabs v24.4s, v6.4s
+	WORD $0x4ea0f8fa // fabs v26.4s, v7.4s
+	WORD $0x4eb766d6 // smax v22.4s, v22.4s, v23.4s
+	WORD $0x4eb96694 // smax v20.4s, v20.4s, v25.4s
+	WORD $0x4eba66b5 // smax v21.4s, v21.4s, v26.4s
+	WORD $0x4eb864a5 // smax v5.4s, v5.4s, v24.4s
+	WORD $0x4eb464a5 // smax v5.4s, v5.4s, v20.4s
+	WORD $0x4eb666b4 // smax v20.4s, v21.4s, v22.4s
+	WORD $0x4ea56685 // smax v5.4s, v20.4s, v5.4s
+	WORD $0x4eb0a8a5 // smaxv s5, v5.4s
+	WORD $0x1e2218b4 // fdiv s20, s5, s2
+	WORD $0x1e2600b9 // fmov w25, s5
+	WORD $0x1e341815 // fdiv s21, s0, s20
+	WORD $0x1e202288 // fcmp s20, #0.0
+	WORD $0x1e211ea5 // fcsel s5, s21, s1, ne
+	WORD $0x6b10033f // cmp w25, w16
+	WORD $0x54000189 // b.ls 0x604 <k_cache_put_q8+0x230>
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x2f00e405 // movi d5, #0000000000000000
+	WORD $0x52aff819 // mov w25, #0x7fc00000 // =2143289344
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x1e270334 // fmov s20, w25
+	WORD $0x4f859273 // fmul v19.4s, v19.4s, v5.s[0]
+	WORD $0x4f859252 // fmul v18.4s, v18.4s, v5.s[0]
+	WORD $0x4f859231 // fmul v17.4s, v17.4s, v5.s[0]
+	WORD $0x1e23c294 // fcvt h20, s20
+	WORD $0x4f859210 // fmul v16.4s, v16.4s, v5.s[0]
+	WORD $0x4f8590e7 // fmul v7.4s, v7.4s, v5.s[0]
+	WORD $0x4f8590c6 // fmul v6.4s, v6.4s, v5.s[0]
+	WORD $0x4f859084 // fmul v4.4s, v4.4s, v5.s[0]
+	WORD $0x4f859063 // fmul v3.4s, v3.4s, v5.s[0]
+	WORD $0x4e218a73 // frintn v19.4s, v19.4s
+	WORD $0x4e218a52 // frintn v18.4s, v18.4s
+	WORD $0x4e218a31 // frintn v17.4s, v17.4s
+	WORD $0x7d000274 // str h20, [x19]
+	WORD $0x4e218a10 // frintn v16.4s, v16.4s
 	WORD $0x4e2188e7 // frintn v7.4s, v7.4s
 	WORD $0x4e2188c6 // frintn v6.4s, v6.4s
 	WORD $0x4e218884 // frintn v4.4s, v4.4s
-	WORD $0x4e2188a5 // frintn v5.4s, v5.4s
-	WORD $0x4ea1ba58 // fcvtzs v24.4s, v18.4s
-	WORD $0x4ea1ba7c // fcvtzs v28.4s, v19.4s
-	WORD $0x4ea1ba37 // fcvtzs v23.4s, v17.4s
-	WORD $0x4ea1ba9b // fcvtzs v27.4s, v20.4s
-	WORD $0x4ea1b8f6 // fcvtzs v22.4s, v7.4s
-	WORD $0x4ea1b8da // fcvtzs v26.4s, v6.4s
-	WORD $0x4ea1b895 // fcvtzs v21.4s, v4.4s
-	WORD $0x4ea1b8b9 // fcvtzs v25.4s, v5.4s
-	WORD $0x1e23c204 // fcvt h4, s16
-	WORD $0x4e0362a5 // tbl v5.16b, { v21.16b, v22.16b, v23.16b, v24.16b }, v3.16b
-	WORD $0x4e036326 // tbl v6.16b, { v25.16b, v26.16b, v27.16b, v28.16b }, v3.16b
-	WORD $0x7c002684 // str h4, [x20], #0x2
-	WORD $0xad3f9aa5 // stp q5, q6, [x21, #-0x10]
-	WORD $0x910082b5 // add x21, x21, #0x20
-	WORD $0x54ffde01 // b.ne 0x4ac <k_cache_put_q8+0xd8>
-	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0x8b000063 // add x3, x3, x0
-	WORD $0x8b010084 // add x4, x4, x1
-	WORD $0xeb09015f // cmp x10, x9
-	WORD $0x8b0800a5 // add x5, x5, x8
-	WORD $0x8b020210 // add x16, x16, x2
-	WORD $0x54ffdb21 // b.ne 0x46c <k_cache_put_q8+0x98>
+	WORD $0x4e218863 // frintn v3.4s, v3.4s
+	WORD $0x5e0c0675 // mov s21, v19.s[1]
+	WORD $0x5e140676 // mov s22, v19.s[2]
+	WORD $0x1e380279 // fcvtzs w25, s19
+	WORD $0x5e1c0673 // mov s19, v19.s[3]
+	WORD $0x1e38025a // fcvtzs w26, s18
+	WORD $0x5e0c0657 // mov s23, v18.s[1]
+	WORD $0x5e140658 // mov s24, v18.s[2]
+	WORD $0x5e1c0652 // mov s18, v18.s[3]
+	WORD $0x5e140634 // mov s20, v17.s[2]
+	WORD $0x5e0c04c5 // mov s5, v6.s[1]
+	WORD $0x390000f9 // strb w25, [x7]
+	WORD $0x1e3802bb // fcvtzs w27, s21
+	WORD $0x1e3802dd // fcvtzs w29, s22
+	WORD $0x390200fa // strb w26, [x7, #0x80]
+	WORD $0x1e380279 // fcvtzs w25, s19
+	WORD $0x5e0c0633 // mov s19, v17.s[1]
+	WORD $0x1e3802fa // fcvtzs w26, s23
+	WORD $0x5e1c0635 // mov s21, v17.s[3]
+	WORD $0x390080fb // strb w27, [x7, #0x20]
+	WORD $0x1e38031b // fcvtzs w27, s24
+	WORD $0x390180f9 // strb w25, [x7, #0x60]
+	WORD $0x1e380239 // fcvtzs w25, s17
+	WORD $0x5e0c0611 // mov s17, v16.s[1]
+	WORD $0x390280fa // strb w26, [x7, #0xa0]
+	WORD $0x1e38027a // fcvtzs w26, s19
+	WORD $0x390100fd // strb w29, [x7, #0x40]
+	WORD $0x1e38025d // fcvtzs w29, s18
+	WORD $0x5e140612 // mov s18, v16.s[2]
+	WORD $0x390300fb // strb w27, [x7, #0xc0]
+	WORD $0x1e38029b // fcvtzs w27, s20
+	WORD $0x390400f9 // strb w25, [x7, #0x100]
+	WORD $0x1e380219 // fcvtzs w25, s16
+	WORD $0x5e1c0610 // mov s16, v16.s[3]
+	WORD $0x390480fa // strb w26, [x7, #0x120]
+	WORD $0x1e38023a // fcvtzs w26, s17
+	WORD $0x5e0c04f1 // mov s17, v7.s[1]
+	WORD $0x390380fd // strb w29, [x7, #0xe0]
+	WORD $0x1e3802bd // fcvtzs w29, s21
+	WORD $0x390500fb // strb w27, [x7, #0x140]
+	WORD $0x1e38025b // fcvtzs w27, s18
+	WORD $0x390600f9 // strb w25, [x7, #0x180]
+	WORD $0x1e380219 // fcvtzs w25, s16
+	WORD $0x5e1404f0 // mov s16, v7.s[2]
+	WORD $0x390680fa // strb w26, [x7, #0x1a0]
+	WORD $0x1e3800fa // fcvtzs w26, s7
+	WORD $0x5e1c04e7 // mov s7, v7.s[3]
+	WORD $0x390580fd // strb w29, [x7, #0x160]
+	WORD $0x1e3800bd // fcvtzs w29, s5
+	WORD $0x5e0c0485 // mov s5, v4.s[1]
+	WORD $0x390700fb // strb w27, [x7, #0x1c0]
+	WORD $0x1e38023b // fcvtzs w27, s17
+	WORD $0x390780f9 // strb w25, [x7, #0x1e0]
+	WORD $0x1e380219 // fcvtzs w25, s16
+	WORD $0x5e1404d0 // mov s16, v6.s[2]
+	WORD $0x390800fa // strb w26, [x7, #0x200]
+	WORD $0x1e3800fa // fcvtzs w26, s7
+	WORD $0x5e1c04c7 // mov s7, v6.s[3]
+	WORD $0x390a80fd // strb w29, [x7, #0x2a0]
+	WORD $0x1e3800bd // fcvtzs w29, s5
+	WORD $0x5e140465 // mov s5, v3.s[2]
+	WORD $0x390880fb // strb w27, [x7, #0x220]
+	WORD $0x1e3800db // fcvtzs w27, s6
+	WORD $0x5e140486 // mov s6, v4.s[2]
+	WORD $0x390900f9 // strb w25, [x7, #0x240]
+	WORD $0x1e380219 // fcvtzs w25, s16
+	WORD $0x390980fa // strb w26, [x7, #0x260]
+	WORD $0x1e3800fa // fcvtzs w26, s7
+	WORD $0x5e1c0487 // mov s7, v4.s[3]
+	WORD $0x390c80fd // strb w29, [x7, #0x320]
+	WORD $0x390a00fb // strb w27, [x7, #0x280]
+	WORD $0x1e38009b // fcvtzs w27, s4
+	WORD $0x5e0c0464 // mov s4, v3.s[1]
+	WORD $0x390b00f9 // strb w25, [x7, #0x2c0]
+	WORD $0x1e3800d9 // fcvtzs w25, s6
+	WORD $0x5e1c0466 // mov s6, v3.s[3]
+	WORD $0x390b80fa // strb w26, [x7, #0x2e0]
+	WORD $0x1e3800fa // fcvtzs w26, s7
+	WORD $0x390c00fb // strb w27, [x7, #0x300]
+	WORD $0x1e38007b // fcvtzs w27, s3
+	WORD $0x1e38009d // fcvtzs w29, s4
+	WORD $0x390d00f9 // strb w25, [x7, #0x340]
+	WORD $0x1e3800b9 // fcvtzs w25, s5
+	WORD $0x390d80fa // strb w26, [x7, #0x360]
+	WORD $0x1e3800da // fcvtzs w26, s6
+	WORD $0x390e00fb // strb w27, [x7, #0x380]
+	WORD $0x390e80fd // strb w29, [x7, #0x3a0]
+	WORD $0x390f00f9 // strb w25, [x7, #0x3c0]
+	WORD $0x390f80fa // strb w26, [x7, #0x3e0]
+	WORD $0xad7f4ef1 // ldp q17, q19, [x23, #-0x20]
+	WORD $0xad7e4af0 // ldp q16, q18, [x23, #-0x40]
+	WORD $0xad411ae4 // ldp q4, q6, [x23, #0x20]
+	WORD $0xad4016e3 // ldp q3, q5, [x23]
+	WORD $0x4ea0fa74 // fabs v20.4s, v19.4s
+	WORD $0x4ea0fa47 // fabs v7.4s, v18.4s
+	WORD $0x4ea0fa15 // fabs v21.4s, v16.4s
+	WORD $0x4ea0fa36 // fabs v22.4s, v17.4s
+	WORD $0x4ea0f897 // fabs v23.4s, v4.4s
+	WORD $0x4ea0f8d9 // fabs v25.4s, v6.4s
+	WORD $0x4ea0f8b8 // fabs v24.4s, v5.4s
+	WORD $0x4ea0f87a // fabs v26.4s, v3.4s
+	WORD $0x4eb766d6 // smax v22.4s, v22.4s, v23.4s
+	WORD $0x4eb96694 // smax v20.4s, v20.4s, v25.4s
+	WORD $0x4eba66b5 // smax v21.4s, v21.4s, v26.4s
+	WORD $0x4eb864e7 // smax v7.4s, v7.4s, v24.4s
+	WORD $0x4eb464e7 // smax v7.4s, v7.4s, v20.4s
+	WORD $0x4eb666b4 // smax v20.4s, v21.4s, v22.4s
+	WORD $0x4ea76687 // smax v7.4s, v20.4s, v7.4s
+	WORD $0x4eb0a8f4 // smaxv s20, v7.4s
+	WORD $0x1e221a87 // fdiv s7, s20, s2
+	WORD $0x1e260299 // fmov w25, s20
+	WORD $0x1e271815 // fdiv s21, s0, s7
+	WORD $0x1e2020e8 // fcmp s7, #0.0
+	WORD $0x1e211eb4 // fcsel s20, s21, s1, ne
+	WORD $0x6b10033f // cmp w25, w16
+	WORD $0x54ffe5c9 // b.ls 0x4cc <k_cache_put_q8+0xf8>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x2f00e414 // movi d20, #0000000000000000
+	WORD $0x52aff819 // mov w25, #0x7fc00000 // =2143289344
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x1e270327 // fmov s7, w25
+	WORD $0x17ffff22 // b 0x4cc <k_cache_put_q8+0xf8>
 	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
 	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
 	WORD $0xa9425ff8 // ldp x24, x23, [sp, #0x20]
 	WORD $0xa94167fa // ldp x26, x25, [sp, #0x10]
-	WORD $0xf84507fb // ldr x27, [sp], #0x50
+	WORD $0xa8c56ffd // ldp x29, x27, [sp], #0x50
 	WORD $0xd65f03c0 // ret
 
 	// cache_keys_q8
@@ -611,13 +562,13 @@ TEXT ·cacheNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100013f // cmp x9, #0x0
 	WORD $0x9a89b108 // csel x8, x8, x9, lt
 	WORD $0xf100813f // cmp x9, #0x20
-	WORD $0x540007cb // b.lt 0xa34 <k_cache_keys_q8+0x110>
-	WORD $0x1000108c // adr x12, 0xb50 <k_cache_values_q8+0x118>
+	WORD $0x540007cb // b.lt 0x970 <k_cache_keys_q8+0x110>
+	WORD $0x100010ac // adr x12, 0xa90 <k_cache_values_q8+0x11c>
 	WORD $0xa940a40b // ldp x11, x9, [x0, #0x8]
 	WORD $0x3dc00180 // ldr q0, [x12]
-	WORD $0x1000112c // adr x12, 0xb70 <k_cache_values_q8+0x138>
-	WORD $0x10000f8d // adr x13, 0xb40 <k_cache_values_q8+0x108>
-	WORD $0x1000116e // adr x14, 0xb80 <k_cache_values_q8+0x148>
+	WORD $0x100010cc // adr x12, 0xaa0 <k_cache_values_q8+0x12c>
+	WORD $0x10000fad // adr x13, 0xa80 <k_cache_values_q8+0x10c>
+	WORD $0x1000110e // adr x14, 0xab0 <k_cache_values_q8+0x13c>
 	WORD $0x9345fd08 // asr x8, x8, #5
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0x3dc00181 // ldr q1, [x12]
@@ -668,11 +619,11 @@ TEXT ·cacheNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad035556 // stp q22, q21, [x10, #0x60]
 	WORD $0xad025d54 // stp q20, q23, [x10, #0x40]
 	WORD $0x9102014a // add x10, x10, #0x80
-	WORD $0x54fffbe1 // b.ne 0x99c <k_cache_keys_q8+0x78>
+	WORD $0x54fffbe1 // b.ne 0x8d8 <k_cache_keys_q8+0x78>
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x54fffa01 // b.ne 0x970 <k_cache_keys_q8+0x4c>
+	WORD $0x54fffa01 // b.ne 0x8ac <k_cache_keys_q8+0x4c>
 	WORD $0xd65f03c0 // ret
 
 	// cache_values_q8
@@ -682,13 +633,13 @@ TEXT ·cacheNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100011f // cmp x8, #0x0
 	WORD $0x9a88b129 // csel x9, x9, x8, lt
 	WORD $0xf100811f // cmp x8, #0x20
-	WORD $0x5400060b // b.lt 0xb10 <k_cache_values_q8+0xd8>
-	WORD $0x100007ec // adr x12, 0xb50 <k_cache_values_q8+0x118>
+	WORD $0x5400060b // b.lt 0xa4c <k_cache_values_q8+0xd8>
+	WORD $0x1000080c // adr x12, 0xa90 <k_cache_values_q8+0x11c>
 	WORD $0xa940a00b // ldp x11, x8, [x0, #0x8]
 	WORD $0x3dc00180 // ldr q0, [x12]
-	WORD $0x1000088c // adr x12, 0xb70 <k_cache_values_q8+0x138>
-	WORD $0x100006ed // adr x13, 0xb40 <k_cache_values_q8+0x108>
-	WORD $0x100008ce // adr x14, 0xb80 <k_cache_values_q8+0x148>
+	WORD $0x1000082c // adr x12, 0xaa0 <k_cache_values_q8+0x12c>
+	WORD $0x1000070d // adr x13, 0xa80 <k_cache_values_q8+0x10c>
+	WORD $0x1000086e // adr x14, 0xab0 <k_cache_values_q8+0x13c>
 	WORD $0x9345fd29 // asr x9, x9, #5
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0x3dc00181 // ldr q1, [x12]
@@ -729,8 +680,9 @@ TEXT ·cacheNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad031546 // stp q6, q5, [x10, #0x60]
 	WORD $0xad024144 // stp q4, q16, [x10, #0x40]
 	WORD $0x9102014a // add x10, x10, #0x80
-	WORD $0x54fffba1 // b.ne 0xa80 <k_cache_values_q8+0x48>
+	WORD $0x54fffba1 // b.ne 0x9bc <k_cache_values_q8+0x48>
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
@@ -746,14 +698,10 @@ TEXT ·cacheNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x09ffffff // <unknown>
 	WORD $0x0affffff // <unknown>
 	WORD $0x0bffffff // <unknown>
-	WORD $0x00ffffff // <unknown>
-	WORD $0x01ffffff // <unknown>
-	WORD $0x02ffffff // <unknown>
-	WORD $0x03ffffff // <unknown>
-	WORD $0x0c080400 // 00 04 08 0c .word 0x0c080400
-	WORD $0x1c181410 // 10 14 18 1c .word 0x1c181410
-	WORD $0x2c282420 // 20 24 28 2c .word 0x2c282420
-	WORD $0x3c383430 // 30 34 38 3c .word 0x3c383430
+	WORD $0x00ffffff // ff ff ff 00 .word 0x00ffffff
+	WORD $0x01ffffff // ff ff ff 01 .word 0x01ffffff
+	WORD $0x02ffffff // ff ff ff 02 .word 0x02ffffff
+	WORD $0x03ffffff // ff ff ff 03 .word 0x03ffffff
 	WORD $0x04ffffff // ff ff ff 04 .word 0x04ffffff
 	WORD $0x05ffffff // ff ff ff 05 .word 0x05ffffff
 	WORD $0x06ffffff // ff ff ff 06 .word 0x06ffffff

@@ -81,3 +81,34 @@ func TestCache(t *testing.T) {
 		}
 	})
 }
+
+// NaN and infinities do not pass for numbers: their blocks come back as NaN, and only those.
+func TestCacheSpecial(t *testing.T) {
+	levels(t, func(t *testing.T, s *Set) {
+		const dim, n = 64, 32
+		for _, c := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+			for d := range 32 {
+				k, v := matrix(newRand(), n, dim, 3), matrix(newRand(), n, dim, 5)
+				k.Row(7)[d], v.Row(9)[32+d] = float32(c), float32(c)
+				kq, vq := Quants{make([]int8, n*dim), make([]uint16, n*dim/32)}, Quants{make([]int8, n*dim), make([]uint16, n*dim/32)}
+				s.PutQ8(kq, vq, Place{k, v, 0})
+				kp, vp := Quants{make([]int8, n*dim), make([]uint16, n*dim/32)}, Quants{make([]int8, n*dim), make([]uint16, n*dim/32)}
+				(&Set{}).PutQ8(kp, vp, Place{k, v, 0})
+				if !slices.Equal(kq.Codes, kp.Codes) || !slices.Equal(vq.Codes, vp.Codes) || !slices.Equal(kq.Scales, kp.Scales) || !slices.Equal(vq.Scales, vp.Scales) {
+					t.Fatalf("%v at %d: other codes than the portable level", c, d)
+				}
+				keys, values := make([]float32, n*dim), make([]float32, n*dim)
+				s.KeysQ8(keys, kq, dim)
+				s.ValuesQ8(values, vq, dim)
+				for j := range n {
+					for e := range dim {
+						key, value := keys[keyAt(dim, j, e)], values[j*dim+e]
+						if (key != key) != (j == 7 && e < 32) || (value != value) != (j == 9 && e >= 32) {
+							t.Fatalf("%v at %d: position %d element %d is %v, %v", c, d, j, e, key, value)
+						}
+					}
+				}
+			}
+		}
+	})
+}

@@ -54,6 +54,9 @@ const (
 	fnEncodeQ3KWeighted
 	fnEncodeQ6K
 	fnEncodeSixes
+	fnMulFew
+	fnMulF16
+	fnMulBf16
 	fnDot
 	fnGemmOuter
 	fnGemmOuter64
@@ -67,7 +70,6 @@ const (
 	fnPackRows64
 	fnPackCols
 	fnPackCols64
-	fnMulFew
 	fnExp
 	fnMax
 	fnFind

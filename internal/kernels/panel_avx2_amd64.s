@@ -122,7 +122,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x71eb // jmp 0x232 <k_mul_panels+0x212>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
-	LONG $0x6f1d8d4c; WORD $0x007a; BYTE $0x00 // leaq 0x7a6f(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0xef1d8d4c; WORD $0x0060; BYTE $0x00 // leaq 0x60ef(%rip), %r11 # 0x62c0 <lanes>
 	LONG $0x107c81c4; WORD $0x8b54; BYTE $0x20 // vmovups 0x20(%r11,%r9,4), %ymm2
 	LONG $0x2e6de2c4; BYTE $0x09 // vmaskmovps %ymm1, %ymm2, (%rcx)
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
@@ -130,7 +130,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0e16840f; WORD $0x0000 // je 0xfff <k_mul_panels+0xfdf>
 	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0x48358d48; WORD $0x007a; BYTE $0x00 // leaq 0x7a48(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0xc8358d48; WORD $0x0060; BYTE $0x00 // leaq 0x60c8(%rip), %rsi # 0x62c0 <lanes>
 	LONG $0x4c10fcc5; WORD $0x208e // vmovups 0x20(%rsi,%rcx,4), %ymm1
 	LONG $0x2c75e2c4; BYTE $0x10 // vmaskmovps (%rax), %ymm1, %ymm2
 	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
@@ -741,7 +741,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000457e9; BYTE $0x00 // jmp 0x1220 <k_mul_panels+0x1200>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	WORD $0xf748; BYTE $0xd9 // negq %rcx
-	LONG $0x6a0d8d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6e6a(%rip), %r9 # 0x7c40 <lanes>
+	LONG $0xea0d8d4c; WORD $0x0054; BYTE $0x00 // leaq 0x54ea(%rip), %r9 # 0x62c0 <lanes>
 	LONG $0x107cc1c4; WORD $0x8964; BYTE $0x20 // vmovups 0x20(%r9,%rcx,4), %ymm4
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0xdeb <k_mul_panels+0xdcb>
@@ -817,7 +817,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c5860f; WORD $0x0000 // jbe 0xff6 <k_mul_panels+0xfd6>
 	LONG $0x00016ae9; BYTE $0x00 // jmp 0x10a0 <k_mul_panels+0x1080>
 	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
-	LONG $0xfb258d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6cfb(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x7b258d4c; WORD $0x0053; BYTE $0x00 // leaq 0x537b(%rip), %r12 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
 	LONG $0x107c41c4; WORD $0x2464; BYTE $0x20 // vmovups 0x20(%r12), %ymm12
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -832,13 +832,13 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02db840f; WORD $0x0000 // je 0x1252 <k_mul_panels+0x1232>
 	LONG $0x0008bf41; WORD $0x0000 // movl $0x8, %r15d
 	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
-	LONG $0xb9258d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6cb9(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x39258d4c; WORD $0x0053; BYTE $0x00 // leaq 0x5339(%rip), %r12 # 0x62c0 <lanes>
 	LONG $0x107c01c4; WORD $0xbc5c; BYTE $0x20 // vmovups 0x20(%r12,%r15,4), %ymm11
 	LONG $0x2c25c2c4; BYTE $0x01 // vmaskmovps (%r9), %ymm11, %ymm0
 	LONG $0xf658fcc5 // vaddps %ymm6, %ymm0, %ymm6
 	LONG $0x0002cee9; BYTE $0x00 // jmp 0x126a <k_mul_panels+0x124a>
 	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
-	LONG $0x95258d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6c95(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x15258d4c; WORD $0x0053; BYTE $0x00 // leaq 0x5315(%rip), %r12 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
 	LONG $0x107cc1c4; WORD $0x245c; BYTE $0x20 // vmovups 0x20(%r12), %ymm3
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
@@ -850,7 +850,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf1f0840f; WORD $0xffff // je 0x1c1 <k_mul_panels+0x1a1>
 	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
 	WORD $0x2949; BYTE $0xf3 // subq %rsi, %r11
-	LONG $0x5f3d8d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6c5f(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0xdf3d8d4c; WORD $0x0052; BYTE $0x00 // leaq 0x52df(%rip), %r15 # 0x62c0 <lanes>
 	LONG $0x107c81c4; WORD $0x9f54; BYTE $0x20 // vmovups 0x20(%r15,%r11,4), %ymm2
 	LONG $0x2c6de2c4; BYTE $0x19 // vmaskmovps (%rcx), %ymm2, %ymm3
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
@@ -895,7 +895,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0058fcc5 // vaddps (%rax), %ymm0, %ymm0
 	LONG $0x0004dce9; BYTE $0x00 // jmp 0x1585 <k_mul_panels+0x1565>
 	QUAD $0x00000000b50c8d4c // leaq (,%rsi,4), %r9
-	LONG $0x883d8d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b88(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x083d8d4c; WORD $0x0052; BYTE $0x00 // leaq 0x5208(%rip), %r15 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xcf // subq %r9, %r15
 	LONG $0x107c41c4; WORD $0x2047 // vmovups 0x20(%r15), %ymm8
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -907,7 +907,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0422840f; WORD $0x0000 // je 0x14ff <k_mul_panels+0x14df>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
-	LONG $0x533d8d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b53(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0xd33d8d4c; WORD $0x0051; BYTE $0x00 // leaq 0x51d3(%rip), %r15 # 0x62c0 <lanes>
 	LONG $0x107c81c4; WORD $0x8f7c; BYTE $0x20 // vmovups 0x20(%r15,%r9,4), %ymm7
 	LONG $0x2c4562c4; BYTE $0x01 // vmaskmovps (%rcx), %ymm7, %ymm8
 	LONG $0xf658bcc5 // vaddps %ymm6, %ymm8, %ymm6
@@ -916,7 +916,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf103840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
 	LONG $0x000415e9; BYTE $0x00 // jmp 0x1527 <k_mul_panels+0x1507>
 	QUAD $0x00000000b50c8d4c // leaq (,%rsi,4), %r9
-	LONG $0x1f3d8d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b1f(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x9f3d8d4c; WORD $0x0051; BYTE $0x00 // leaq 0x519f(%rip), %r15 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xcf // subq %r9, %r15
 	LONG $0x107cc1c4; WORD $0x2057 // vmovups 0x20(%r15), %ymm2
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
@@ -958,7 +958,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0xfff03de9; BYTE $0xff // jmp 0x210 <k_mul_panels+0x1f0>
 	WORD $0xf748; BYTE $0xde // negq %rsi
-	LONG $0x630d8d48; WORD $0x006a; BYTE $0x00 // leaq 0x6a63(%rip), %rcx # 0x7c40 <lanes>
+	LONG $0xe30d8d48; WORD $0x0050; BYTE $0x00 // leaq 0x50e3(%rip), %rcx # 0x62c0 <lanes>
 	LONG $0x4c10fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm1
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x11f1 <k_mul_panels+0x11d1>
@@ -988,7 +988,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x12f5 <k_mul_panels+0x12d5>
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0xdf3d8d4c; WORD $0x0069; BYTE $0x00 // leaq 0x69df(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x5f3d8d4c; WORD $0x0050; BYTE $0x00 // leaq 0x505f(%rip), %r15 # 0x62c0 <lanes>
 	LONG $0x107c41c4; WORD $0x875c; BYTE $0x20 // vmovups 0x20(%r15,%rax,4), %ymm11
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x2e25c2c4; BYTE $0x31 // vmaskmovps %ymm6, %ymm11, (%r9)
@@ -997,7 +997,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3274 // je 0x12a9 <k_mul_panels+0x1289>
 	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
 	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
-	LONG $0xb9258d4c; WORD $0x0069; BYTE $0x00 // leaq 0x69b9(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x39258d4c; WORD $0x0050; BYTE $0x00 // leaq 0x5039(%rip), %r12 # 0x62c0 <lanes>
 	LONG $0x107c01c4; WORD $0xbc54; BYTE $0x20 // vmovups 0x20(%r12,%r15,4), %ymm10
 	LONG $0x2c2de2c4; BYTE $0x01 // vmaskmovps (%rcx), %ymm10, %ymm0
 	LONG $0xdb58fcc5 // vaddps %ymm3, %ymm0, %ymm3
@@ -1007,7 +1007,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x28eb // jmp 0x12d1 <k_mul_panels+0x12b1>
 	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x883d8d4c; WORD $0x0069; BYTE $0x00 // leaq 0x6988(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x083d8d4c; WORD $0x0050; BYTE $0x00 // leaq 0x5008(%rip), %r15 # 0x62c0 <lanes>
 	LONG $0x107c41c4; WORD $0x8754; BYTE $0x20 // vmovups 0x20(%r15,%rax,4), %ymm10
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x2e2de2c4; BYTE $0x19 // vmaskmovps %ymm3, %ymm10, (%rcx)
@@ -1039,7 +1039,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00b9850f; WORD $0x0000 // jne 0x13ea <k_mul_panels+0x13ca>
 	LONG $0x0010bb41; WORD $0x0000 // movl $0x10, %r11d
 	WORD $0x2949; BYTE $0xf3 // subq %rsi, %r11
-	LONG $0xff258d4c; WORD $0x0068; BYTE $0x00 // leaq 0x68ff(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x7f258d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4f7f(%rip), %r12 # 0x62c0 <lanes>
 	LONG $0x107c81c4; WORD $0x9c7c; BYTE $0x20 // vmovups 0x20(%r12,%r11,4), %ymm7
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x1356 <k_mul_panels+0x1336>
@@ -1051,7 +1051,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeea7840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
 	LONG $0x000099e9; BYTE $0x00 // jmp 0x1407 <k_mul_panels+0x13e7>
 	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
-	LONG $0xc31d8d4c; WORD $0x0068; BYTE $0x00 // leaq 0x68c3(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x431d8d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4f43(%rip), %r11 # 0x62c0 <lanes>
 	WORD $0x2949; BYTE $0xcb // subq %rcx, %r11
 	LONG $0x107c41c4; WORD $0x204b // vmovups 0x20(%r11), %ymm9
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -1066,7 +1066,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff64850f; WORD $0xffff // jne 0x1311 <k_mul_panels+0x12f1>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
-	LONG $0x831d8d4c; WORD $0x0068; BYTE $0x00 // leaq 0x6883(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x031d8d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4f03(%rip), %r11 # 0x62c0 <lanes>
 	LONG $0x107c01c4; WORD $0x8b44; BYTE $0x20 // vmovups 0x20(%r11,%r9,4), %ymm8
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x13d2 <k_mul_panels+0x13b2>
@@ -1099,7 +1099,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0312850f; WORD $0x0000 // jne 0x174b <k_mul_panels+0x172b>
 	LONG $0x0008bc41; WORD $0x0000 // movl $0x8, %r12d
 	WORD $0x2949; BYTE $0xf4 // subq %rsi, %r12
-	LONG $0xf72d8d4c; WORD $0x0067; BYTE $0x00 // leaq 0x67f7(%rip), %r13 # 0x7c40 <lanes>
+	LONG $0x772d8d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4e77(%rip), %r13 # 0x62c0 <lanes>
 	LONG $0x107c81c4; WORD $0xa56c; BYTE $0x20 // vmovups 0x20(%r13,%r12,4), %ymm5
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x145e <k_mul_panels+0x143e>
@@ -1112,7 +1112,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02f7850f; WORD $0x0000 // jne 0x176b <k_mul_panels+0x174b>
 	LONG $0x0010bc41; WORD $0x0000 // movl $0x10, %r12d
 	WORD $0x2949; BYTE $0xf4 // subq %rsi, %r12
-	LONG $0xbc2d8d4c; WORD $0x0067; BYTE $0x00 // leaq 0x67bc(%rip), %r13 # 0x7c40 <lanes>
+	LONG $0x3c2d8d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4e3c(%rip), %r13 # 0x62c0 <lanes>
 	LONG $0x107c81c4; WORD $0xa564; BYTE $0x20 // vmovups 0x20(%r13,%r12,4), %ymm4
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x1499 <k_mul_panels+0x1479>
@@ -1143,7 +1143,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x44eb // jmp 0x1543 <k_mul_panels+0x1523>
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x320d8d4c; WORD $0x0067; BYTE $0x00 // leaq 0x6732(%rip), %r9 # 0x7c40 <lanes>
+	LONG $0xb20d8d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4db2(%rip), %r9 # 0x62c0 <lanes>
 	LONG $0x107cc1c4; WORD $0x817c; BYTE $0x20 // vmovups 0x20(%r9,%rax,4), %ymm7
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x2e45e2c4; BYTE $0x31 // vmaskmovps %ymm6, %ymm7, (%rcx)
@@ -1178,11 +1178,11 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xffec82e9; BYTE $0xff // jmp 0x210 <k_mul_panels+0x1f0>
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0xa3358d48; WORD $0x0066; BYTE $0x00 // leaq 0x66a3(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x23358d48; WORD $0x004d; BYTE $0x00 // leaq 0x4d23(%rip), %rsi # 0x62c0 <lanes>
 	LONG $0x4c10fcc5; WORD $0x208e // vmovups 0x20(%rsi,%rcx,4), %ymm1
 	LONG $0xffec5fe9; BYTE $0xff // jmp 0x207 <k_mul_panels+0x1e7>
 	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
-	LONG $0x891d8d4c; WORD $0x0066; BYTE $0x00 // leaq 0x6689(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x091d8d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d09(%rip), %r11 # 0x62c0 <lanes>
 	WORD $0x2949; BYTE $0xcb // subq %rcx, %r11
 	LONG $0x107cc1c4; WORD $0x2073 // vmovups 0x20(%r11), %ymm6
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -1193,7 +1193,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20498d49 // leaq 0x20(%r9), %rcx
 	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
 	WORD $0x2949; BYTE $0xf3 // subq %rsi, %r11
-	LONG $0x593d8d4c; WORD $0x0066; BYTE $0x00 // leaq 0x6659(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0xd93d8d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4cd9(%rip), %r15 # 0x62c0 <lanes>
 	LONG $0x107c81c4; WORD $0x9f6c; BYTE $0x20 // vmovups 0x20(%r15,%r11,4), %ymm5
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x15fc <k_mul_panels+0x15dc>
@@ -1216,7 +1216,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x021f850f; WORD $0x0000 // jne 0x185b <k_mul_panels+0x183b>
 	LONG $0x0008bf41; WORD $0x0000 // movl $0x8, %r15d
 	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
-	LONG $0xf4258d4c; WORD $0x0065; BYTE $0x00 // leaq 0x65f4(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x74258d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c74(%rip), %r12 # 0x62c0 <lanes>
 	LONG $0x107c81c4; WORD $0xbc5c; BYTE $0x20 // vmovups 0x20(%r12,%r15,4), %ymm3
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x1661 <k_mul_panels+0x1641>
@@ -1226,7 +1226,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
 	LONG $0xeb9f840f; WORD $0xffff // je 0x210 <k_mul_panels+0x1f0>
 	LONG $0x0001ffe9; BYTE $0x00 // jmp 0x1875 <k_mul_panels+0x1855>
-	LONG $0xc31d8d4c; WORD $0x0065; BYTE $0x00 // leaq 0x65c3(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x431d8d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c43(%rip), %r11 # 0x62c0 <lanes>
 	LONG $0x107cc1c4; WORD $0x8b5c; BYTE $0x20 // vmovups 0x20(%r11,%rcx,4), %ymm3
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x1692 <k_mul_panels+0x1672>
@@ -1239,7 +1239,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x990c8d4f // leaq (%r9,%r11,4), %r9
 	LONG $0x07fe8348 // cmpq $0x7, %rsi
 	LONG $0xf7868f0f; WORD $0xffff // jg 0xe3b <k_mul_panels+0xe1b>
-	LONG $0x841d8d4c; WORD $0x0065; BYTE $0x00 // leaq 0x6584(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x041d8d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c04(%rip), %r11 # 0x62c0 <lanes>
 	LONG $0x107cc1c4; WORD $0x8b54; BYTE $0x20 // vmovups 0x20(%r11,%rcx,4), %ymm2
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x16d1 <k_mul_panels+0x16b1>
@@ -1252,13 +1252,13 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x990c8d4f // leaq (%r9,%r11,4), %r9
 	LONG $0x07fe8348 // cmpq $0x7, %rsi
 	LONG $0x02898f0f; WORD $0x0000 // jg 0x197d <k_mul_panels+0x195d>
-	LONG $0x45358d48; WORD $0x0065; BYTE $0x00 // leaq 0x6545(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0xc5358d48; WORD $0x004b; BYTE $0x00 // leaq 0x4bc5(%rip), %rsi # 0x62c0 <lanes>
 	LONG $0x4c10fcc5; WORD $0x208e // vmovups 0x20(%rsi,%rcx,4), %ymm1
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	LONG $0x01b3850f; WORD $0x0000 // jne 0x18bd <k_mul_panels+0x189d>
 	LONG $0x0001b7e9; BYTE $0x00 // jmp 0x18c6 <k_mul_panels+0x18a6>
 	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
-	LONG $0x22258d4c; WORD $0x0065; BYTE $0x00 // leaq 0x6522(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0xa2258d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4ba2(%rip), %r12 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
 	LONG $0x107cc1c4; WORD $0x2474; BYTE $0x20 // vmovups 0x20(%r12), %ymm6
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -1299,7 +1299,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0155850f; WORD $0x0000 // jne 0x1912 <k_mul_panels+0x18f2>
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0x74258d4c; WORD $0x0064; BYTE $0x00 // leaq 0x6474(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0xf4258d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4af4(%rip), %r12 # 0x62c0 <lanes>
 	LONG $0x107cc1c4; WORD $0x8c54; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm2
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x17e1 <k_mul_panels+0x17c1>
@@ -1312,7 +1312,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x013b850f; WORD $0x0000 // jne 0x1932 <k_mul_panels+0x1912>
 	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0x3a358d48; WORD $0x0064; BYTE $0x00 // leaq 0x643a(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0xba358d48; WORD $0x004a; BYTE $0x00 // leaq 0x4aba(%rip), %rsi # 0x62c0 <lanes>
 	LONG $0x4c10fcc5; WORD $0x208e // vmovups 0x20(%rsi,%rcx,4), %ymm1
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x181a <k_mul_panels+0x17fa>
@@ -1321,7 +1321,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2e7542c4; BYTE $0x29 // vmaskmovps %ymm13, %ymm1, (%r9)
 	LONG $0xffe9ece9; BYTE $0xff // jmp 0x210 <k_mul_panels+0x1f0>
 	QUAD $0x00000000b51c8d4c // leaq (,%rsi,4), %r11
-	LONG $0x0d3d8d4c; WORD $0x0064; BYTE $0x00 // leaq 0x640d(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x8d3d8d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4a8d(%rip), %r15 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xdf // subq %r11, %r15
 	LONG $0x107cc1c4; WORD $0x2067 // vmovups 0x20(%r15), %ymm4
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -1351,7 +1351,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00da850f; WORD $0x0000 // jne 0x197d <k_mul_panels+0x195d>
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0x8e358d48; WORD $0x0063; BYTE $0x00 // leaq 0x638e(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x0e358d48; WORD $0x004a; BYTE $0x00 // leaq 0x4a0e(%rip), %rsi # 0x62c0 <lanes>
 	LONG $0x4c10fcc5; WORD $0x208e // vmovups 0x20(%rsi,%rcx,4), %ymm1
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x18c6 <k_mul_panels+0x18a6>
@@ -1360,7 +1360,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2e75c2c4; BYTE $0x01 // vmaskmovps %ymm0, %ymm1, (%r9)
 	LONG $0xffe940e9; BYTE $0xff // jmp 0x210 <k_mul_panels+0x1f0>
 	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
-	LONG $0x61258d4c; WORD $0x0063; BYTE $0x00 // leaq 0x6361(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0xe1258d4c; WORD $0x0049; BYTE $0x00 // leaq 0x49e1(%rip), %r12 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
 	LONG $0x107cc1c4; WORD $0x245c; BYTE $0x20 // vmovups 0x20(%r12), %ymm3
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -1387,7 +1387,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c41c4; BYTE $0x29 // vmovups %ymm13, (%r9)
 	LONG $0xffe8cae9; BYTE $0xff // jmp 0x210 <k_mul_panels+0x1f0>
 	QUAD $0x00000000b51c8d4c // leaq (,%rsi,4), %r11
-	LONG $0xeb3d8d4c; WORD $0x0062; BYTE $0x00 // leaq 0x62eb(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x6b3d8d4c; WORD $0x0049; BYTE $0x00 // leaq 0x496b(%rip), %r15 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xdf // subq %r11, %r15
 	LONG $0x107cc1c4; WORD $0x2057 // vmovups 0x20(%r15), %ymm2
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -1516,7 +1516,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x71eb // jmp 0x1bc2 <k_mul_panels_64+0x212>
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
-	LONG $0xdf1d8d4c; WORD $0x0060; BYTE $0x00 // leaq 0x60df(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x5f1d8d4c; WORD $0x0047; BYTE $0x00 // leaq 0x475f(%rip), %r11 # 0x62c0 <lanes>
 	LONG $0x257d82c4; WORD $0x8b54; BYTE $0x20 // vpmovsxdq 0x20(%r11,%r9,4), %ymm2
 	LONG $0x2f6de2c4; BYTE $0x09 // vmaskmovpd %ymm1, %ymm2, (%rcx)
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
@@ -1524,7 +1524,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0e16840f; WORD $0x0000 // je 0x298f <k_mul_panels_64+0xfdf>
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0xb8358d48; WORD $0x0060; BYTE $0x00 // leaq 0x60b8(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x38358d48; WORD $0x0047; BYTE $0x00 // leaq 0x4738(%rip), %rsi # 0x62c0 <lanes>
 	LONG $0x257de2c4; WORD $0x8e4c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rcx,4), %ymm1
 	LONG $0x2d75e2c4; BYTE $0x10 // vmaskmovpd (%rax), %ymm1, %ymm2
 	LONG $0xc058edc5 // vaddpd %ymm0, %ymm2, %ymm0
@@ -2133,7 +2133,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000478e9; BYTE $0x00 // jmp 0x2bd1 <k_mul_panels_64+0x1221>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	WORD $0xf748; BYTE $0xd9 // negq %rcx
-	LONG $0xda0d8d4c; WORD $0x0054; BYTE $0x00 // leaq 0x54da(%rip), %r9 # 0x7c40 <lanes>
+	LONG $0x5a0d8d4c; WORD $0x003b; BYTE $0x00 // leaq 0x3b5a(%rip), %r9 # 0x62c0 <lanes>
 	LONG $0x257dc2c4; WORD $0x8964; BYTE $0x20 // vpmovsxdq 0x20(%r9,%rcx,4), %ymm4
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x277b <k_mul_panels_64+0xdcb>
@@ -2209,7 +2209,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c5860f; WORD $0x0000 // jbe 0x2986 <k_mul_panels_64+0xfd6>
 	LONG $0x00017ce9; BYTE $0x00 // jmp 0x2a42 <k_mul_panels_64+0x1092>
 	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
-	LONG $0x6b258d4c; WORD $0x0053; BYTE $0x00 // leaq 0x536b(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0xeb258d4c; WORD $0x0039; BYTE $0x00 // leaq 0x39eb(%rip), %r12 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
 	LONG $0x257d42c4; WORD $0x2464; BYTE $0x20 // vpmovsxdq 0x20(%r12), %ymm12
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -2224,13 +2224,13 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02fc840f; WORD $0x0000 // je 0x2c03 <k_mul_panels_64+0x1253>
 	LONG $0x0004bf41; WORD $0x0000 // movl $0x4, %r15d
 	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
-	LONG $0x29258d4c; WORD $0x0053; BYTE $0x00 // leaq 0x5329(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0xa9258d4c; WORD $0x0039; BYTE $0x00 // leaq 0x39a9(%rip), %r12 # 0x62c0 <lanes>
 	LONG $0x257d02c4; WORD $0xbc5c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r15,4), %ymm11
 	LONG $0x2d25c2c4; BYTE $0x01 // vmaskmovpd (%r9), %ymm11, %ymm0
 	LONG $0xf658fdc5 // vaddpd %ymm6, %ymm0, %ymm6
 	LONG $0x0002efe9; BYTE $0x00 // jmp 0x2c1b <k_mul_panels_64+0x126b>
 	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
-	LONG $0x05258d4c; WORD $0x0053; BYTE $0x00 // leaq 0x5305(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x85258d4c; WORD $0x0039; BYTE $0x00 // leaq 0x3985(%rip), %r12 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
 	LONG $0x257dc2c4; WORD $0x245c; BYTE $0x20 // vpmovsxdq 0x20(%r12), %ymm3
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
@@ -2242,7 +2242,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf1f0840f; WORD $0xffff // je 0x1b51 <k_mul_panels_64+0x1a1>
 	LONG $0x0004bb41; WORD $0x0000 // movl $0x4, %r11d
 	WORD $0x2949; BYTE $0xf3 // subq %rsi, %r11
-	LONG $0xcf3d8d4c; WORD $0x0052; BYTE $0x00 // leaq 0x52cf(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x4f3d8d4c; WORD $0x0039; BYTE $0x00 // leaq 0x394f(%rip), %r15 # 0x62c0 <lanes>
 	LONG $0x257d82c4; WORD $0x9f54; BYTE $0x20 // vpmovsxdq 0x20(%r15,%r11,4), %ymm2
 	LONG $0x2d6de2c4; BYTE $0x19 // vmaskmovpd (%rcx), %ymm2, %ymm3
 	LONG $0xc958e5c5 // vaddpd %ymm1, %ymm3, %ymm1
@@ -2287,7 +2287,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0058fdc5 // vaddpd (%rax), %ymm0, %ymm0
 	LONG $0x0004ebe9; BYTE $0x00 // jmp 0x2f36 <k_mul_panels_64+0x1586>
 	QUAD $0x00000000b50c8d4c // leaq (,%rsi,4), %r9
-	LONG $0xe63d8d4c; WORD $0x0051; BYTE $0x00 // leaq 0x51e6(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x663d8d4c; WORD $0x0038; BYTE $0x00 // leaq 0x3866(%rip), %r15 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xcf // subq %r9, %r15
 	LONG $0x257d42c4; WORD $0x2047 // vpmovsxdq 0x20(%r15), %ymm8
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -2299,7 +2299,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0431840f; WORD $0x0000 // je 0x2eb0 <k_mul_panels_64+0x1500>
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
-	LONG $0xb13d8d4c; WORD $0x0051; BYTE $0x00 // leaq 0x51b1(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x313d8d4c; WORD $0x0038; BYTE $0x00 // leaq 0x3831(%rip), %r15 # 0x62c0 <lanes>
 	LONG $0x257d82c4; WORD $0x8f7c; BYTE $0x20 // vpmovsxdq 0x20(%r15,%r9,4), %ymm7
 	LONG $0x2d4562c4; BYTE $0x01 // vmaskmovpd (%rcx), %ymm7, %ymm8
 	LONG $0xf658bdc5 // vaddpd %ymm6, %ymm8, %ymm6
@@ -2308,7 +2308,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf0f1840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
 	LONG $0x000424e9; BYTE $0x00 // jmp 0x2ed8 <k_mul_panels_64+0x1528>
 	QUAD $0x00000000b50c8d4c // leaq (,%rsi,4), %r9
-	LONG $0x7d3d8d4c; WORD $0x0051; BYTE $0x00 // leaq 0x517d(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0xfd3d8d4c; WORD $0x0037; BYTE $0x00 // leaq 0x37fd(%rip), %r15 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xcf // subq %r9, %r15
 	LONG $0x257dc2c4; WORD $0x2057 // vpmovsxdq 0x20(%r15), %ymm2
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
@@ -2350,7 +2350,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117dc1c4; BYTE $0x03 // vmovupd %ymm0, (%r11)
 	LONG $0xfff01de9; BYTE $0xff // jmp 0x1ba0 <k_mul_panels_64+0x1f0>
 	WORD $0xf748; BYTE $0xde // negq %rsi
-	LONG $0xb30d8d48; WORD $0x0050; BYTE $0x00 // leaq 0x50b3(%rip), %rcx # 0x7c40 <lanes>
+	LONG $0x330d8d48; WORD $0x0037; BYTE $0x00 // leaq 0x3733(%rip), %rcx # 0x62c0 <lanes>
 	LONG $0x257de2c4; WORD $0xb14c; BYTE $0x20 // vpmovsxdq 0x20(%rcx,%rsi,4), %ymm1
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x2ba2 <k_mul_panels_64+0x11f2>
@@ -2380,7 +2380,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x2ca6 <k_mul_panels_64+0x12f6>
 	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x2e3d8d4c; WORD $0x0050; BYTE $0x00 // leaq 0x502e(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0xae3d8d4c; WORD $0x0036; BYTE $0x00 // leaq 0x36ae(%rip), %r15 # 0x62c0 <lanes>
 	LONG $0x257d42c4; WORD $0x875c; BYTE $0x20 // vpmovsxdq 0x20(%r15,%rax,4), %ymm11
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x2f25c2c4; BYTE $0x31 // vmaskmovpd %ymm6, %ymm11, (%r9)
@@ -2389,7 +2389,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3274 // je 0x2c5a <k_mul_panels_64+0x12aa>
 	LONG $0x0008bf41; WORD $0x0000 // movl $0x8, %r15d
 	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
-	LONG $0x08258d4c; WORD $0x0050; BYTE $0x00 // leaq 0x5008(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x88258d4c; WORD $0x0036; BYTE $0x00 // leaq 0x3688(%rip), %r12 # 0x62c0 <lanes>
 	LONG $0x257d02c4; WORD $0xbc54; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r15,4), %ymm10
 	LONG $0x2d2de2c4; BYTE $0x01 // vmaskmovpd (%rcx), %ymm10, %ymm0
 	LONG $0xdb58fdc5 // vaddpd %ymm3, %ymm0, %ymm3
@@ -2399,7 +2399,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x28eb // jmp 0x2c82 <k_mul_panels_64+0x12d2>
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0xd73d8d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4fd7(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x573d8d4c; WORD $0x0036; BYTE $0x00 // leaq 0x3657(%rip), %r15 # 0x62c0 <lanes>
 	LONG $0x257d42c4; WORD $0x8754; BYTE $0x20 // vpmovsxdq 0x20(%r15,%rax,4), %ymm10
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x2f2de2c4; BYTE $0x19 // vmaskmovpd %ymm3, %ymm10, (%rcx)
@@ -2431,7 +2431,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00b9850f; WORD $0x0000 // jne 0x2d9b <k_mul_panels_64+0x13eb>
 	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
 	WORD $0x2949; BYTE $0xf3 // subq %rsi, %r11
-	LONG $0x4e258d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4f4e(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0xce258d4c; WORD $0x0035; BYTE $0x00 // leaq 0x35ce(%rip), %r12 # 0x62c0 <lanes>
 	LONG $0x257d82c4; WORD $0x9c7c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r11,4), %ymm7
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x2d07 <k_mul_panels_64+0x1357>
@@ -2443,7 +2443,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xee86840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
 	LONG $0x000099e9; BYTE $0x00 // jmp 0x2db8 <k_mul_panels_64+0x1408>
 	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
-	LONG $0x121d8d4c; WORD $0x004f; BYTE $0x00 // leaq 0x4f12(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x921d8d4c; WORD $0x0035; BYTE $0x00 // leaq 0x3592(%rip), %r11 # 0x62c0 <lanes>
 	WORD $0x2949; BYTE $0xcb // subq %rcx, %r11
 	LONG $0x257d42c4; WORD $0x204b // vpmovsxdq 0x20(%r11), %ymm9
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -2458,7 +2458,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff64850f; WORD $0xffff // jne 0x2cc2 <k_mul_panels_64+0x1312>
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
-	LONG $0xd21d8d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4ed2(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x521d8d4c; WORD $0x0035; BYTE $0x00 // leaq 0x3552(%rip), %r11 # 0x62c0 <lanes>
 	LONG $0x257d02c4; WORD $0x8b44; BYTE $0x20 // vpmovsxdq 0x20(%r11,%r9,4), %ymm8
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x2d83 <k_mul_panels_64+0x13d3>
@@ -2491,7 +2491,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0314850f; WORD $0x0000 // jne 0x30fe <k_mul_panels_64+0x174e>
 	LONG $0x0004bc41; WORD $0x0000 // movl $0x4, %r12d
 	WORD $0x2949; BYTE $0xf4 // subq %rsi, %r12
-	LONG $0x462d8d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4e46(%rip), %r13 # 0x7c40 <lanes>
+	LONG $0xc62d8d4c; WORD $0x0034; BYTE $0x00 // leaq 0x34c6(%rip), %r13 # 0x62c0 <lanes>
 	LONG $0x257d82c4; WORD $0xa56c; BYTE $0x20 // vpmovsxdq 0x20(%r13,%r12,4), %ymm5
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x2e0f <k_mul_panels_64+0x145f>
@@ -2504,7 +2504,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02f9850f; WORD $0x0000 // jne 0x311e <k_mul_panels_64+0x176e>
 	LONG $0x0008bc41; WORD $0x0000 // movl $0x8, %r12d
 	WORD $0x2949; BYTE $0xf4 // subq %rsi, %r12
-	LONG $0x0b2d8d4c; WORD $0x004e; BYTE $0x00 // leaq 0x4e0b(%rip), %r13 # 0x7c40 <lanes>
+	LONG $0x8b2d8d4c; WORD $0x0034; BYTE $0x00 // leaq 0x348b(%rip), %r13 # 0x62c0 <lanes>
 	LONG $0x257d82c4; WORD $0xa564; BYTE $0x20 // vpmovsxdq 0x20(%r13,%r12,4), %ymm4
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x2e4a <k_mul_panels_64+0x149a>
@@ -2535,7 +2535,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x44eb // jmp 0x2ef4 <k_mul_panels_64+0x1544>
 	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x810d8d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d81(%rip), %r9 # 0x7c40 <lanes>
+	LONG $0x010d8d4c; WORD $0x0034; BYTE $0x00 // leaq 0x3401(%rip), %r9 # 0x62c0 <lanes>
 	LONG $0x257dc2c4; WORD $0x817c; BYTE $0x20 // vpmovsxdq 0x20(%r9,%rax,4), %ymm7
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x2f45e2c4; BYTE $0x31 // vmaskmovpd %ymm6, %ymm7, (%rcx)
@@ -2570,11 +2570,11 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xffec61e9; BYTE $0xff // jmp 0x1ba0 <k_mul_panels_64+0x1f0>
 	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0xf2358d48; WORD $0x004c; BYTE $0x00 // leaq 0x4cf2(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x72358d48; WORD $0x0033; BYTE $0x00 // leaq 0x3372(%rip), %rsi # 0x62c0 <lanes>
 	LONG $0x257de2c4; WORD $0x8e4c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rcx,4), %ymm1
 	LONG $0xffec3ee9; BYTE $0xff // jmp 0x1b98 <k_mul_panels_64+0x1e8>
 	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
-	LONG $0xd71d8d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4cd7(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x571d8d4c; WORD $0x0033; BYTE $0x00 // leaq 0x3357(%rip), %r11 # 0x62c0 <lanes>
 	WORD $0x2949; BYTE $0xcb // subq %rcx, %r11
 	LONG $0x257dc2c4; WORD $0x2073 // vpmovsxdq 0x20(%r11), %ymm6
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -2585,7 +2585,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20498d49 // leaq 0x20(%r9), %rcx
 	LONG $0x0004bb41; WORD $0x0000 // movl $0x4, %r11d
 	WORD $0x2949; BYTE $0xf3 // subq %rsi, %r11
-	LONG $0xa73d8d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4ca7(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0x273d8d4c; WORD $0x0033; BYTE $0x00 // leaq 0x3327(%rip), %r15 # 0x62c0 <lanes>
 	LONG $0x257d82c4; WORD $0x9f6c; BYTE $0x20 // vpmovsxdq 0x20(%r15,%r11,4), %ymm5
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x2fae <k_mul_panels_64+0x15fe>
@@ -2608,7 +2608,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0221850f; WORD $0x0000 // jne 0x320f <k_mul_panels_64+0x185f>
 	LONG $0x0004bf41; WORD $0x0000 // movl $0x4, %r15d
 	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
-	LONG $0x42258d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c42(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0xc2258d4c; WORD $0x0032; BYTE $0x00 // leaq 0x32c2(%rip), %r12 # 0x62c0 <lanes>
 	LONG $0x257d82c4; WORD $0xbc5c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r15,4), %ymm3
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x3013 <k_mul_panels_64+0x1663>
@@ -2618,7 +2618,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
 	LONG $0xeb7d840f; WORD $0xffff // je 0x1ba0 <k_mul_panels_64+0x1f0>
 	LONG $0x000201e9; BYTE $0x00 // jmp 0x3229 <k_mul_panels_64+0x1879>
-	LONG $0x111d8d4c; WORD $0x004c; BYTE $0x00 // leaq 0x4c11(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x911d8d4c; WORD $0x0032; BYTE $0x00 // leaq 0x3291(%rip), %r11 # 0x62c0 <lanes>
 	LONG $0x257dc2c4; WORD $0x8b5c; BYTE $0x20 // vpmovsxdq 0x20(%r11,%rcx,4), %ymm3
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x3044 <k_mul_panels_64+0x1694>
@@ -2631,7 +2631,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd90c8d4f // leaq (%r9,%r11,8), %r9
 	LONG $0x03fe8348 // cmpq $0x3, %rsi
 	LONG $0xf7648f0f; WORD $0xffff // jg 0x27cb <k_mul_panels_64+0xe1b>
-	LONG $0xd21d8d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4bd2(%rip), %r11 # 0x7c40 <lanes>
+	LONG $0x521d8d4c; WORD $0x0032; BYTE $0x00 // leaq 0x3252(%rip), %r11 # 0x62c0 <lanes>
 	LONG $0x257dc2c4; WORD $0x8b54; BYTE $0x20 // vpmovsxdq 0x20(%r11,%rcx,4), %ymm2
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x3083 <k_mul_panels_64+0x16d3>
@@ -2644,13 +2644,13 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd90c8d4f // leaq (%r9,%r11,8), %r9
 	LONG $0x03fe8348 // cmpq $0x3, %rsi
 	LONG $0x028c8f0f; WORD $0x0000 // jg 0x3332 <k_mul_panels_64+0x1982>
-	LONG $0x93358d48; WORD $0x004b; BYTE $0x00 // leaq 0x4b93(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x13358d48; WORD $0x0032; BYTE $0x00 // leaq 0x3213(%rip), %rsi # 0x62c0 <lanes>
 	LONG $0x257de2c4; WORD $0x8e4c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rcx,4), %ymm1
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	LONG $0x01b5850f; WORD $0x0000 // jne 0x3272 <k_mul_panels_64+0x18c2>
 	LONG $0x0001b9e9; BYTE $0x00 // jmp 0x327b <k_mul_panels_64+0x18cb>
 	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
-	LONG $0x6f258d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4b6f(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0xef258d4c; WORD $0x0031; BYTE $0x00 // leaq 0x31ef(%rip), %r12 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
 	LONG $0x257dc2c4; WORD $0x2474; BYTE $0x20 // vpmovsxdq 0x20(%r12), %ymm6
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -2691,7 +2691,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0157850f; WORD $0x0000 // jne 0x32c7 <k_mul_panels_64+0x1917>
 	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0xc1258d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4ac1(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x41258d4c; WORD $0x0031; BYTE $0x00 // leaq 0x3141(%rip), %r12 # 0x62c0 <lanes>
 	LONG $0x257dc2c4; WORD $0x8c54; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm2
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x3194 <k_mul_panels_64+0x17e4>
@@ -2704,7 +2704,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x013d850f; WORD $0x0000 // jne 0x32e7 <k_mul_panels_64+0x1937>
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0x87358d48; WORD $0x004a; BYTE $0x00 // leaq 0x4a87(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x07358d48; WORD $0x0031; BYTE $0x00 // leaq 0x3107(%rip), %rsi # 0x62c0 <lanes>
 	LONG $0x257de2c4; WORD $0x8e4c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rcx,4), %ymm1
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x31ce <k_mul_panels_64+0x181e>
@@ -2713,7 +2713,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2f7542c4; BYTE $0x29 // vmaskmovpd %ymm13, %ymm1, (%r9)
 	LONG $0xffe9c8e9; BYTE $0xff // jmp 0x1ba0 <k_mul_panels_64+0x1f0>
 	QUAD $0x00000000b51c8d4c // leaq (,%rsi,4), %r11
-	LONG $0x593d8d4c; WORD $0x004a; BYTE $0x00 // leaq 0x4a59(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0xd93d8d4c; WORD $0x0030; BYTE $0x00 // leaq 0x30d9(%rip), %r15 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xdf // subq %r11, %r15
 	LONG $0x257dc2c4; WORD $0x2067 // vpmovsxdq 0x20(%r15), %ymm4
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -2743,7 +2743,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00db850f; WORD $0x0000 // jne 0x3332 <k_mul_panels_64+0x1982>
 	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0xda358d48; WORD $0x0049; BYTE $0x00 // leaq 0x49da(%rip), %rsi # 0x7c40 <lanes>
+	LONG $0x5a358d48; WORD $0x0030; BYTE $0x00 // leaq 0x305a(%rip), %rsi # 0x62c0 <lanes>
 	LONG $0x257de2c4; WORD $0x8e4c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rcx,4), %ymm1
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x0974 // je 0x327b <k_mul_panels_64+0x18cb>
@@ -2752,7 +2752,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2f75c2c4; BYTE $0x01 // vmaskmovpd %ymm0, %ymm1, (%r9)
 	LONG $0xffe91be9; BYTE $0xff // jmp 0x1ba0 <k_mul_panels_64+0x1f0>
 	QUAD $0x00000000b53c8d4c // leaq (,%rsi,4), %r15
-	LONG $0xac258d4c; WORD $0x0049; BYTE $0x00 // leaq 0x49ac(%rip), %r12 # 0x7c40 <lanes>
+	LONG $0x2c258d4c; WORD $0x0030; BYTE $0x00 // leaq 0x302c(%rip), %r12 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xfc // subq %r15, %r12
 	LONG $0x257dc2c4; WORD $0x245c; BYTE $0x20 // vpmovsxdq 0x20(%r12), %ymm3
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -2779,7 +2779,7 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; BYTE $0x29 // vmovupd %ymm13, (%r9)
 	LONG $0xffe8a5e9; BYTE $0xff // jmp 0x1ba0 <k_mul_panels_64+0x1f0>
 	QUAD $0x00000000b51c8d4c // leaq (,%rsi,4), %r11
-	LONG $0x363d8d4c; WORD $0x0049; BYTE $0x00 // leaq 0x4936(%rip), %r15 # 0x7c40 <lanes>
+	LONG $0xb63d8d4c; WORD $0x002f; BYTE $0x00 // leaq 0x2fb6(%rip), %r15 # 0x62c0 <lanes>
 	WORD $0x294d; BYTE $0xdf // subq %r11, %r15
 	LONG $0x257dc2c4; WORD $0x2057 // vpmovsxdq 0x20(%r15), %ymm2
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
@@ -5547,1409 +5547,24 @@ TEXT ·panelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-
-	// mul_few
-	BYTE $0x55 // pushq %rbp
-	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0xe0e48348 // andq $-0x20, %rsp
-	LONG $0xe0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe0, %rsp
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x029f8f0f; WORD $0x0000 // jg 0x6575 <k_mul_few+0x2c5>
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0x0599840f; WORD $0x0000 // je 0x6879 <k_mul_few+0x5c9>
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x193c850f; WORD $0x0000 // jne 0x7c26 <k_mul_few+0x1976>
-	LONG $0x38478b48 // movq 0x38(%rdi), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
-	LONG $0x0aa58d0f; WORD $0x0000 // jge 0x6da7 <k_mul_few+0xaf7>
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
-	WORD $0x294d; BYTE $0xcf // subq %r9, %r15
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x190e8e0f; WORD $0x0000 // jle 0x7c26 <k_mul_few+0x1976>
-	QUAD $0x000000008d0c8d4a // leaq (,%r9,4), %rcx
-	WORD $0x0348; BYTE $0x0a // addq (%rdx), %rcx
-	LONG $0x40528b4c // movq 0x40(%rdx), %r10
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x18258e0f; WORD $0x0000 // jle 0x7b55 <k_mul_few+0x18a5>
-	LONG $0x087a8b48 // movq 0x8(%rdx), %rdi
-	LONG $0x10428b48 // movq 0x10(%rdx), %rax
-	LONG $0x285a8b48 // movq 0x28(%rdx), %rbx
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	LONG $0x204a8b4c // movq 0x20(%rdx), %r9
-	LONG $0x18428b4c // movq 0x18(%rdx), %r8
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
-	QUAD $0x00000000c5148d4a // leaq (,%r8,8), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	WORD $0xf749; BYTE $0xdd // negq %r13
-	LONG $0x20ff8349 // cmpq $0x20, %r15
-	WORD $0x930f; BYTE $0xc2 // setae %dl
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xc6940f41 // sete %r14b
-	WORD $0x2041; BYTE $0xd6 // andb %dl, %r14b
-	QUAD $0xffffffffffe0bc49; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %r12 # imm = 0x7FFFFFFFFFFFFFE0
-	WORD $0x214d; BYTE $0xfc // andq %r15, %r12
-	LONG $0xf3af0f48 // imulq %rbx, %rsi
-	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x60c08348 // addq $0x60, %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x02e3c148 // shlq $0x2, %rbx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
-	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
-	WORD $0x37eb // jmp 0x63ef <k_mul_few+0x13f>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x014a840f; WORD $0x0000 // je 0x6520 <k_mul_few+0x270>
-	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
-	LONG $0xd358ecc5 // vaddps %ymm3, %ymm2, %ymm2
-	LONG $0x244c0348; BYTE $0x18 // addq 0x18(%rsp), %rcx
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	LONG $0x173f8d0f; WORD $0x0000 // jge 0x7b2e <k_mul_few+0x187e>
-	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00828d48; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rdx), %rax
-	LONG $0x00f88149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r8 # imm = 0x100
-	LONG $0xc24c0f49 // cmovlq %r10, %rax
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	WORD $0xb67d // jge 0x63cd <k_mul_few+0x11d>
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	LONG $0x9e148d4a // leaq (%rsi,%r11,4), %rdx
-	LONG $0x9e148d4e // leaq (%rsi,%r11,4), %r10
-	LONG $0xa0c28349 // addq $-0x60, %r10
-	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
-	WORD $0x3aeb // jmp 0x6467 <k_mul_few+0x1b7>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x6c28fcc5; WORD $0x6024 // vmovaps 0x60(%rsp), %ymm5
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	LONG $0xaf048d4e // leaq (%rdi,%r13,4), %r8
-	LONG $0x187da2c4; WORD $0xaf34 // vbroadcastss (%rdi,%r13,4), %ymm6
-	LONG $0xb855e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm6) + ymm4
-	LONG $0x187d82c4; WORD $0x8834 // vbroadcastss (%r8,%r9,4), %ymm6
-	LONG $0xb855e2c4; BYTE $0xde // vfmadd231ps %ymm6, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm6) + ymm3
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x04c28349 // addq $0x4, %r10
-	WORD $0x3949; BYTE $0xc5 // cmpq %rax, %r13
-	LONG $0xff59840f; WORD $0xffff // je 0x63c0 <k_mul_few+0x110>
-	LONG $0x4c29fcc5; WORD $0x6024 // vmovaps %ymm1, 0x60(%rsp)
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0xc37e // jle 0x6439 <k_mul_few+0x189>
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	WORD $0x8445; BYTE $0xf6 // testb %r14b, %r14b
-	WORD $0x7274 // je 0x64f0 <k_mul_few+0x240>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x107ca1c4; WORD $0x826c; BYTE $0xa0 // vmovups -0x60(%rdx,%r8,4), %ymm5
-	LONG $0x107ca1c4; WORD $0x8274; BYTE $0xc0 // vmovups -0x40(%rdx,%r8,4), %ymm6
-	LONG $0x107ca1c4; WORD $0x827c; BYTE $0xe0 // vmovups -0x20(%rdx,%r8,4), %ymm7
-	LONG $0x107c21c4; WORD $0x8204 // vmovups (%rdx,%r8,4), %ymm8
-	LONG $0x117ca1c4; WORD $0x846c; BYTE $0x60 // vmovups %ymm5, 0x60(%rsp,%r8,4)
-	QUAD $0x008084b4117ca1c4; WORD $0x0000 // vmovups %ymm6, 0x80(%rsp,%r8,4)
-	QUAD $0x00a084bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0xa0(%rsp,%r8,4)
-	QUAD $0x00c08484117c21c4; WORD $0x0000 // vmovups %ymm8, 0xc0(%rsp,%r8,4)
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0xb775 // jne 0x6490 <k_mul_few+0x1e0>
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	WORD $0x394c; BYTE $0xe6 // cmpq %r12, %rsi
-	LONG $0xff4b840f; WORD $0xffff // je 0x6430 <k_mul_few+0x180>
-	WORD $0x0ceb // jmp 0x64f3 <k_mul_few+0x243>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
-	LONG $0xc7af0f4d // imulq %r15, %r8
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x107ac1c4; BYTE $0x28 // vmovss (%r8), %xmm5
-	LONG $0x117aa1c4; WORD $0xbc6c; BYTE $0x60 // vmovss %xmm5, 0x60(%rsp,%r15,4)
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
-	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	WORD $0xe975 // jne 0x6500 <k_mul_few+0x250>
-	LONG $0xffff14e9; BYTE $0xff // jmp 0x6430 <k_mul_few+0x180>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
-	WORD $0x3774 // je 0x6563 <k_mul_few+0x2b3>
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x08358d48; WORD $0x0017; BYTE $0x00 // leaq 0x1708(%rip), %rsi # 0x7c40 <lanes>
-	LONG $0x4410fcc5; WORD $0x2086 // vmovups 0x20(%rsi,%rax,4), %ymm0
-	LONG $0x2c7de2c4; BYTE $0x11 // vmaskmovps (%rcx), %ymm0, %ymm2
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	LONG $0x2c7de2c4; WORD $0xb12c // vmaskmovps (%rcx,%rsi,4), %ymm0, %ymm5
-	LONG $0xc458ecc5 // vaddps %ymm4, %ymm2, %ymm0
-	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
-	LONG $0xd358d4c5 // vaddps %ymm3, %ymm5, %ymm2
-	LONG $0xb00c8d48 // leaq (%rax,%rsi,4), %rcx
-	LONG $0xfffe80e9; BYTE $0xff // jmp 0x63e3 <k_mul_few+0x133>
-	LONG $0x244c0348; BYTE $0x18 // addq 0x18(%rsp), %rcx
-	LONG $0xc428fcc5 // vmovaps %ymm4, %ymm0
-	LONG $0xd328fcc5 // vmovaps %ymm3, %ymm2
-	LONG $0xfffe6ee9; BYTE $0xff // jmp 0x63e3 <k_mul_few+0x133>
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0x056e840f; WORD $0x0000 // je 0x6aed <k_mul_few+0x83d>
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0x169d850f; WORD $0x0000 // jne 0x7c26 <k_mul_few+0x1976>
-	LONG $0x38478b48 // movq 0x38(%rdi), %rax
-	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
-	LONG $0x0af88d0f; WORD $0x0000 // jge 0x709c <k_mul_few+0xdec>
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x000000a024a48b4c // movq 0xa0(%rsp), %r12
-	WORD $0x2949; BYTE $0xd4 // subq %rdx, %r12
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x16678e0f; WORD $0x0000 // jle 0x7c26 <k_mul_few+0x1976>
-	QUAD $0x000000008d048d4c // leaq (,%rcx,4), %r8
-	WORD $0x034c; BYTE $0x02 // addq (%rdx), %r8
-	LONG $0x406a8b4c // movq 0x40(%rdx), %r13
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x15ab8e0f; WORD $0x0000 // jle 0x7b82 <k_mul_few+0x18d2>
-	LONG $0x087a8b48 // movq 0x8(%rdx), %rdi
-	LONG $0x10428b48 // movq 0x10(%rdx), %rax
-	LONG $0x28728b48 // movq 0x28(%rdx), %rsi
-	LONG $0x204a8b4c // movq 0x20(%rdx), %r9
-	LONG $0x18528b4c // movq 0x18(%rdx), %r10
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
-	LONG $0x04e2c149 // shlq $0x4, %r10
-	LONG $0x2454894c; BYTE $0x38 // movq %r10, 0x38(%rsp)
-	WORD $0xf749; BYTE $0xda // negq %r10
-	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
-	QUAD $0x000000008d148d4a // leaq (,%r9,4), %rdx
-	LONG $0x52348d4c // leaq (%rdx,%rdx,2), %r14
-	LONG $0x20fc8349 // cmpq $0x20, %r12
-	WORD $0x930f; BYTE $0xc2 // setae %dl
-	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xc7940f41 // sete %r15b
-	WORD $0x2041; BYTE $0xd7 // andb %dl, %r15b
-	QUAD $0xffffffffffe0ba49; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %r10 # imm = 0x7FFFFFFFFFFFFFE0
-	WORD $0x214d; BYTE $0xe2 // andq %r12, %r10
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	LONG $0x60c08348 // addq $0x60, %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
-	WORD $0x3feb // jmp 0x66a9 <k_mul_few+0x3f9>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x017a840f; WORD $0x0000 // je 0x6800 <k_mul_few+0x550>
-	LONG $0xe458bcc5 // vaddps %ymm4, %ymm8, %ymm4
-	LONG $0xcf58f4c5 // vaddps %ymm7, %ymm1, %ymm1
-	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
-	LONG $0xc558fcc5 // vaddps %ymm5, %ymm0, %ymm0
-	LONG $0x2444034c; BYTE $0x38 // addq 0x38(%rsp), %r8
-	LONG $0x2444034c; BYTE $0x18 // addq 0x18(%rsp), %r8
-	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	LONG $0x14918d0f; WORD $0x0000 // jge 0x7b3a <k_mul_few+0x188a>
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
-	LONG $0x00938d49; WORD $0x0001; BYTE $0x00 // leaq 0x100(%r11), %rdx
-	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
-	LONG $0xd54c0f49 // cmovlq %r13, %rdx
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	WORD $0xa47d // jge 0x667d <k_mul_few+0x3cd>
-	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x981c8d4c // leaq (%rax,%rbx,4), %r11
-	LONG $0x982c8d4c // leaq (%rax,%rbx,4), %r13
-	LONG $0xa0c58349 // addq $-0x60, %r13
-	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
-	WORD $0x59eb // jmp 0x674d <k_mul_few+0x49d>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x4c287cc5; WORD $0x6024 // vmovaps 0x60(%rsp), %ymm9
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0x87048d4c // leaq (%rdi,%rax,4), %r8
-	LONG $0x187d62c4; WORD $0x8714 // vbroadcastss (%rdi,%rax,4), %ymm10
-	LONG $0x187d02c4; WORD $0x881c // vbroadcastss (%r8,%r9,4), %ymm11
-	LONG $0xb83542c4; BYTE $0xc2 // vfmadd231ps %ymm10, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm10) + ymm8
-	LONG $0xb835c2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm11) + ymm7
-	LONG $0x187d02c4; WORD $0xc814 // vbroadcastss (%r8,%r9,8), %ymm10
-	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
-	LONG $0x187d02c4; WORD $0x0614 // vbroadcastss (%r14,%r8), %ymm10
-	LONG $0xb835c2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm10) + ymm5
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x04c38349 // addq $0x4, %r11
-	LONG $0x04c58349 // addq $0x4, %r13
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xff23840f; WORD $0xffff // je 0x6670 <k_mul_few+0x3c0>
-	LONG $0x5c29fcc5; WORD $0x6024 // vmovaps %ymm3, 0x60(%rsp)
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0xac7e // jle 0x6709 <k_mul_few+0x459>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	WORD $0x8445; BYTE $0xff // testb %r15b, %r15b
-	WORD $0x6b74 // je 0x67d0 <k_mul_few+0x520>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x107c01c4; WORD $0x834c; BYTE $0xa0 // vmovups -0x60(%r11,%r8,4), %ymm9
-	LONG $0x107c01c4; WORD $0x8354; BYTE $0xc0 // vmovups -0x40(%r11,%r8,4), %ymm10
-	LONG $0x107c01c4; WORD $0x835c; BYTE $0xe0 // vmovups -0x20(%r11,%r8,4), %ymm11
-	LONG $0x107c01c4; WORD $0x8324 // vmovups (%r11,%r8,4), %ymm12
-	LONG $0x117c21c4; WORD $0x844c; BYTE $0x60 // vmovups %ymm9, 0x60(%rsp,%r8,4)
-	QUAD $0x00808494117c21c4; WORD $0x0000 // vmovups %ymm10, 0x80(%rsp,%r8,4)
-	QUAD $0x00a0849c117c21c4; WORD $0x0000 // vmovups %ymm11, 0xa0(%rsp,%r8,4)
-	QUAD $0x00c084a4117c21c4; WORD $0x0000 // vmovups %ymm12, 0xc0(%rsp,%r8,4)
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	WORD $0xb775 // jne 0x6770 <k_mul_few+0x4c0>
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0xff3b840f; WORD $0xffff // je 0x6700 <k_mul_few+0x450>
-	WORD $0x0ceb // jmp 0x67d3 <k_mul_few+0x523>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	LONG $0xc4af0f4d // imulq %r12, %r8
-	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x107a41c4; BYTE $0x08 // vmovss (%r8), %xmm9
-	LONG $0x117a21c4; WORD $0xa44c; BYTE $0x60 // vmovss %xmm9, 0x60(%rsp,%r12,4)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
-	WORD $0xe975 // jne 0x67e0 <k_mul_few+0x530>
-	LONG $0xffff04e9; BYTE $0xff // jmp 0x6700 <k_mul_few+0x450>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
-	WORD $0x5374 // je 0x685f <k_mul_few+0x5af>
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x280d8d48; WORD $0x0014; BYTE $0x00 // leaq 0x1428(%rip), %rcx # 0x7c40 <lanes>
-	LONG $0x4410fcc5; WORD $0x2081 // vmovups 0x20(%rcx,%rax,4), %ymm0
-	LONG $0x2c7dc2c4; BYTE $0x08 // vmaskmovps (%r8), %ymm0, %ymm1
-	LONG $0xe158bcc5 // vaddps %ymm1, %ymm8, %ymm4
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x88048d49 // leaq (%r8,%rcx,4), %rax
-	LONG $0x2c7dc2c4; WORD $0x880c // vmaskmovps (%r8,%rcx,4), %ymm0, %ymm1
-	LONG $0xcf58f4c5 // vaddps %ymm7, %ymm1, %ymm1
-	LONG $0x2c7de2c4; WORD $0x8814 // vmaskmovps (%rax,%rcx,4), %ymm0, %ymm2
-	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	LONG $0x2c7de2c4; WORD $0x8804 // vmaskmovps (%rax,%rcx,4), %ymm0, %ymm0
-	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
-	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	LONG $0xc558fcc5 // vaddps %ymm5, %ymm0, %ymm0
-	LONG $0x88048d4c // leaq (%rax,%rcx,4), %r8
-	LONG $0xfffe3ce9; BYTE $0xff // jmp 0x669b <k_mul_few+0x3eb>
-	LONG $0x2444034c; BYTE $0x38 // addq 0x38(%rsp), %r8
-	LONG $0xc528fcc5 // vmovaps %ymm5, %ymm0
-	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
-	LONG $0xcf28fcc5 // vmovaps %ymm7, %ymm1
-	LONG $0xc4297cc5 // vmovaps %ymm8, %ymm4
-	LONG $0xfffe22e9; BYTE $0xff // jmp 0x669b <k_mul_few+0x3eb>
-	LONG $0x38478b48 // movq 0x38(%rdi), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
-	LONG $0x0cab8d0f; WORD $0x0000 // jge 0x753c <k_mul_few+0x128c>
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x245c294c; BYTE $0x20 // subq %r11, 0x20(%rsp)
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x13828e0f; WORD $0x0000 // jle 0x7c26 <k_mul_few+0x1976>
-	QUAD $0x000000009d0c8d4a // leaq (,%r11,4), %rcx
-	WORD $0x0348; BYTE $0x08 // addq (%rax), %rcx
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	LONG $0x40508b48 // movq 0x40(%rax), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x13078e0f; WORD $0x0000 // jle 0x7bc8 <k_mul_few+0x1918>
-	LONG $0x08708b48 // movq 0x8(%rax), %rsi
-	LONG $0x10788b48 // movq 0x10(%rax), %rdi
-	LONG $0x28488b48 // movq 0x28(%rax), %rcx
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	WORD $0xf749; BYTE $0xd8 // negq %r8
-	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	LONG $0xc0930f41 // setae %r8b
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xc1940f41 // sete %r9b
-	WORD $0x2045; BYTE $0xc1 // andb %r8b, %r9b
-	QUAD $0xffffffffffe0b849; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %r8 # imm = 0x7FFFFFFFFFFFFFE0
-	WORD $0x2149; BYTE $0xc0 // andq %rax, %r8
-	LONG $0xd9af0f4c // imulq %rcx, %r11
-	LONG $0x9f1c8d4e // leaq (%rdi,%r11,4), %r11
-	LONG $0x60c38349 // addq $0x60, %r11
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x64eb // jmp 0x697e <k_mul_few+0x6ce>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x1874 // je 0x6940 <k_mul_few+0x690>
-	LONG $0xd258f4c5 // vaddps %ymm2, %ymm1, %ymm2
-	LONG $0xca28fcc5 // vmovaps %ymm2, %ymm1
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	WORD $0x497c // jl 0x697e <k_mul_few+0x6ce>
-	LONG $0x001297e9; BYTE $0x00 // jmp 0x7bd1 <k_mul_few+0x1921>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
-	WORD $0x2074 // je 0x696c <k_mul_few+0x6bc>
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0xe83d8d48; WORD $0x0012; BYTE $0x00 // leaq 0x12e8(%rip), %rdi # 0x7c40 <lanes>
-	LONG $0x4c10fcc5; WORD $0x2087 // vmovups 0x20(%rdi,%rax,4), %ymm1
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x2c75e2c4; BYTE $0x08 // vmaskmovps (%rax), %ymm1, %ymm1
-	LONG $0xd258f4c5 // vaddps %ymm2, %ymm1, %ymm2
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0xca28fcc5 // vmovaps %ymm2, %ymm1
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	LONG $0x12538d0f; WORD $0x0000 // jge 0x7bd1 <k_mul_few+0x1921>
-	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
-	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
-	WORD $0x294c; BYTE $0xfb // subq %r15, %rbx
-	LONG $0x00a78d4d; WORD $0x0001; BYTE $0x00 // leaq 0x100(%r15), %r12
-	LONG $0x00fb8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rbx # imm = 0x100
-	LONG $0xe24c0f4c // cmovlq %rdx, %r12
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0x817d // jge 0x6923 <k_mul_few+0x673>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00c08e0f; WORD $0x0000 // jle 0x6a6b <k_mul_few+0x7bb>
-	LONG $0xb32c8d4f // leaq (%r11,%r14,4), %r13
-	LONG $0xb31c8d4b // leaq (%r11,%r14,4), %rbx
-	LONG $0xa0c38348 // addq $-0x60, %rbx
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	WORD $0x25eb // jmp 0x69e1 <k_mul_few+0x731>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x187da2c4; WORD $0xbe1c // vbroadcastss (%rsi,%r15,4), %ymm3
-	LONG $0xb865e2c4; WORD $0x2454; BYTE $0x60 // vfmadd231ps 0x60(%rsp), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	LONG $0x04c58349 // addq $0x4, %r13
-	LONG $0x04c38348 // addq $0x4, %rbx
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	LONG $0xff3f840f; WORD $0xffff // je 0x6920 <k_mul_few+0x670>
-	LONG $0x4429fcc5; WORD $0x6024 // vmovaps %ymm0, 0x60(%rsp)
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x5474 // je 0x6a40 <k_mul_few+0x790>
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x9066 // nop
-	LONG $0x107cc1c4; WORD $0xbd5c; BYTE $0xa0 // vmovups -0x60(%r13,%rdi,4), %ymm3
-	LONG $0x107cc1c4; WORD $0xbd64; BYTE $0xc0 // vmovups -0x40(%r13,%rdi,4), %ymm4
-	LONG $0x107cc1c4; WORD $0xbd6c; BYTE $0xe0 // vmovups -0x20(%r13,%rdi,4), %ymm5
-	LONG $0x107cc1c4; WORD $0xbd74; BYTE $0x00 // vmovups (%r13,%rdi,4), %ymm6
-	LONG $0x5c11fcc5; WORD $0x60bc // vmovups %ymm3, 0x60(%rsp,%rdi,4)
-	QUAD $0x000080bca411fcc5; BYTE $0x00 // vmovups %ymm4, 0x80(%rsp,%rdi,4)
-	QUAD $0x0000a0bcac11fcc5; BYTE $0x00 // vmovups %ymm5, 0xa0(%rsp,%rdi,4)
-	QUAD $0x0000c0bcb411fcc5; BYTE $0x00 // vmovups %ymm6, 0xc0(%rsp,%rdi,4)
-	LONG $0x20c78348 // addq $0x20, %rdi
-	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
-	WORD $0xba75 // jne 0x69f0 <k_mul_few+0x740>
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	WORD $0x8274 // je 0x69c0 <k_mul_few+0x710>
-	WORD $0x03eb // jmp 0x6a43 <k_mul_few+0x793>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	LONG $0xfaaf0f49 // imulq %r10, %rdi
-	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x1f10fac5 // vmovss (%rdi), %xmm3
-	LONG $0x117aa1c4; WORD $0x945c; BYTE $0x60 // vmovss %xmm3, 0x60(%rsp,%r10,4)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	WORD $0xea75 // jne 0x6a50 <k_mul_few+0x7a0>
-	LONG $0xffff55e9; BYTE $0xff // jmp 0x69c0 <k_mul_few+0x710>
-	LONG $0x00fb8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rbx # imm = 0x100
-	LONG $0x000100bf; BYTE $0x00 // movl $0x100, %edi # imm = 0x100
-	LONG $0xdf4d0f48 // cmovgeq %rdi, %rbx
-	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x03e28349 // andq $0x3, %r10
-	WORD $0x1c74 // je 0x6aa3 <k_mul_few+0x7f3>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x187da2c4; WORD $0xbe1c // vbroadcastss (%rsi,%r15,4), %ymm3
-	LONG $0xb87de2c4; BYTE $0xd3 // vfmadd231ps %ymm3, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm3) + ymm2
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0xff49; BYTE $0xca // decq %r10
-	WORD $0xed75 // jne 0x6a90 <k_mul_few+0x7e0>
-	WORD $0xff48; BYTE $0xcb // decq %rbx
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	LONG $0xfe70820f; WORD $0xffff // jb 0x6920 <k_mul_few+0x670>
-	LONG $0x187da2c4; WORD $0xbe1c // vbroadcastss (%rsi,%r15,4), %ymm3
-	LONG $0xa87de2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm2
-	LONG $0x187da2c4; WORD $0xbe64; BYTE $0x04 // vbroadcastss 0x4(%rsi,%r15,4), %ymm4
-	LONG $0xa87de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm4) + ymm3
-	LONG $0x187da2c4; WORD $0xbe5c; BYTE $0x08 // vbroadcastss 0x8(%rsi,%r15,4), %ymm3
-	LONG $0x187da2c4; WORD $0xbe54; BYTE $0x0c // vbroadcastss 0xc(%rsi,%r15,4), %ymm2
-	LONG $0xa87de2c4; BYTE $0xdc // vfmadd213ps %ymm4, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm4
-	LONG $0xa87de2c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm2) + ymm3
-	LONG $0x04c78349 // addq $0x4, %r15
-	WORD $0x394d; BYTE $0xfc // cmpq %r15, %r12
-	WORD $0xc875 // jne 0x6ab0 <k_mul_few+0x800>
-	LONG $0xfffe33e9; BYTE $0xff // jmp 0x6920 <k_mul_few+0x670>
-	LONG $0x38478b48 // movq 0x38(%rdi), %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
-	LONG $0x0c7a8d0f; WORD $0x0000 // jge 0x7782 <k_mul_few+0x14d2>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
-	WORD $0x294d; BYTE $0xd7 // subq %r10, %r15
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x11058e0f; WORD $0x0000 // jle 0x7c26 <k_mul_few+0x1976>
-	QUAD $0x00000000950c8d4a // leaq (,%r10,4), %rcx
-	WORD $0x0348; BYTE $0x0a // addq (%rdx), %rcx
-	LONG $0x40428b4c // movq 0x40(%rdx), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x10b78e0f; WORD $0x0000 // jle 0x7bf0 <k_mul_few+0x1940>
-	LONG $0x087a8b48 // movq 0x8(%rdx), %rdi
-	LONG $0x10428b48 // movq 0x10(%rdx), %rax
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	LONG $0x28528b4c // movq 0x28(%rdx), %r10
-	LONG $0x204a8b4c // movq 0x20(%rdx), %r9
-	LONG $0x185a8b4c // movq 0x18(%rdx), %r11
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
-	QUAD $0x000000009d148d4a // leaq (,%r11,4), %rdx
-	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	WORD $0xf749; BYTE $0xdb // negq %r11
-	LONG $0x20ff8349 // cmpq $0x20, %r15
-	WORD $0x930f; BYTE $0xc2 // setae %dl
-	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0xc6940f41 // sete %r14b
-	WORD $0x2041; BYTE $0xd6 // andb %dl, %r14b
-	QUAD $0xffffffffffe0bb48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rbx # imm = 0x7FFFFFFFFFFFFFE0
-	WORD $0x214c; BYTE $0xfb // andq %r15, %rbx
-	LONG $0xf2af0f49 // imulq %r10, %rsi
-	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x60c08348 // addq $0x60, %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x02e2c149 // shlq $0x2, %r10
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
-	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
-	WORD $0x3aeb // jmp 0x6c03 <k_mul_few+0x953>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	LONG $0x245c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r11
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x015a840f; WORD $0x0000 // je 0x6d40 <k_mul_few+0xa90>
-	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
-	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
-	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
-	LONG $0x244c0348; BYTE $0x18 // addq 0x18(%rsp), %rcx
-	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	LONG $0x0f438d0f; WORD $0x0000 // jge 0x7b46 <k_mul_few+0x1896>
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
-	LONG $0x00a88d4c; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rax), %r13
-	LONG $0x00fa8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rdx # imm = 0x100
-	LONG $0xe84c0f4d // cmovlq %r8, %r13
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xae7d // jge 0x6bdd <k_mul_few+0x92d>
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0xa0148d4a // leaq (%rax,%r12,4), %rdx
-	LONG $0xa01c8d4e // leaq (%rax,%r12,4), %r11
-	LONG $0xa0c38349 // addq $-0x60, %r11
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	WORD $0x4deb // jmp 0x6c92 <k_mul_few+0x9e2>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x7c28fcc5; WORD $0x6024 // vmovaps 0x60(%rsp), %ymm7
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	LONG $0x187d62c4; WORD $0x8704 // vbroadcastss (%rdi,%rax,4), %ymm8
-	LONG $0x87048d4c // leaq (%rdi,%rax,4), %r8
-	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	LONG $0x187d02c4; WORD $0x8804 // vbroadcastss (%r8,%r9,4), %ymm8
-	LONG $0xb845c2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm8) + ymm5
-	LONG $0x187d02c4; WORD $0xc804 // vbroadcastss (%r8,%r9,8), %ymm8
-	LONG $0xb845c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm8) + ymm4
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x04c28348 // addq $0x4, %rdx
-	LONG $0x04c38349 // addq $0x4, %r11
-	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	LONG $0xff3e840f; WORD $0xffff // je 0x6bd0 <k_mul_few+0x920>
-	LONG $0x4c29fcc5; WORD $0x6024 // vmovaps %ymm1, 0x60(%rsp)
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0xb87e // jle 0x6c59 <k_mul_few+0x9a9>
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	WORD $0x8445; BYTE $0xf6 // testb %r14b, %r14b
-	WORD $0x6774 // je 0x6d10 <k_mul_few+0xa60>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x107ca1c4; WORD $0x827c; BYTE $0xa0 // vmovups -0x60(%rdx,%r8,4), %ymm7
-	LONG $0x107c21c4; WORD $0x8244; BYTE $0xc0 // vmovups -0x40(%rdx,%r8,4), %ymm8
-	LONG $0x107c21c4; WORD $0x824c; BYTE $0xe0 // vmovups -0x20(%rdx,%r8,4), %ymm9
-	LONG $0x107c21c4; WORD $0x8214 // vmovups (%rdx,%r8,4), %ymm10
-	LONG $0x117ca1c4; WORD $0x847c; BYTE $0x60 // vmovups %ymm7, 0x60(%rsp,%r8,4)
-	QUAD $0x00808484117c21c4; WORD $0x0000 // vmovups %ymm8, 0x80(%rsp,%r8,4)
-	QUAD $0x00a0848c117c21c4; WORD $0x0000 // vmovups %ymm9, 0xa0(%rsp,%r8,4)
-	QUAD $0x00c08494117c21c4; WORD $0x0000 // vmovups %ymm10, 0xc0(%rsp,%r8,4)
-	LONG $0x20c08349 // addq $0x20, %r8
-	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0xb775 // jne 0x6cb0 <k_mul_few+0xa00>
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
-	LONG $0xff4b840f; WORD $0xffff // je 0x6c50 <k_mul_few+0x9a0>
-	WORD $0x0ceb // jmp 0x6d13 <k_mul_few+0xa63>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	LONG $0xc7af0f4d // imulq %r15, %r8
-	WORD $0x014d; BYTE $0xd8 // addq %r11, %r8
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x107ac1c4; BYTE $0x38 // vmovss (%r8), %xmm7
-	LONG $0x117aa1c4; WORD $0xbc7c; BYTE $0x60 // vmovss %xmm7, 0x60(%rsp,%r15,4)
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
-	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	WORD $0xe975 // jne 0x6d20 <k_mul_few+0xa70>
-	LONG $0xffff14e9; BYTE $0xff // jmp 0x6c50 <k_mul_few+0x9a0>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x487a8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdx)
-	WORD $0x4574 // je 0x6d91 <k_mul_few+0xae1>
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0xe8358d48; WORD $0x000e; BYTE $0x00 // leaq 0xee8(%rip), %rsi # 0x7c40 <lanes>
-	LONG $0x4410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm0
-	LONG $0x2c7de2c4; BYTE $0x11 // vmaskmovps (%rcx), %ymm0, %ymm2
-	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	LONG $0x2c7de2c4; WORD $0x911c // vmaskmovps (%rcx,%rdx,4), %ymm0, %ymm3
-	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
-	LONG $0x2c7de2c4; WORD $0x9104 // vmaskmovps (%rcx,%rdx,4), %ymm0, %ymm0
-	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
-	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
-	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
-	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
-	LONG $0xfffe66e9; BYTE $0xff // jmp 0x6bf7 <k_mul_few+0x947>
-	LONG $0x244c0348; BYTE $0x18 // addq 0x18(%rsp), %rcx
-	LONG $0xc428fcc5 // vmovaps %ymm4, %ymm0
-	LONG $0xdd28fcc5 // vmovaps %ymm5, %ymm3
-	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
-	LONG $0xfffe50e9; BYTE $0xff // jmp 0x6bf7 <k_mul_few+0x947>
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	LONG $0x28578b4c // movq 0x28(%rdi), %r10
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	LONG $0x04e6c148 // shlq $0x4, %rsi
-	LONG $0x92048d4b // leaq (%r10,%r10,4), %rax
-	LONG $0x52048d4f // leaq (%r10,%r10,2), %r8
-	LONG $0xd20c8d4f // leaq (%r10,%r10,8), %r9
-	LONG $0x490c8d4f // leaq (%r9,%r9,2), %r9
-	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
-	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
-	QUAD $0x00000000dd1c8d4e // leaq (,%r11,8), %r11
-	LONG $0x245c894c; BYTE $0x20 // movq %r11, 0x20(%rsp)
-	WORD $0xf749; BYTE $0xdb // negq %r11
-	LONG $0x245c894c; BYTE $0x40 // movq %r11, 0x40(%rsp)
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0x05e3c149 // shlq $0x5, %r11
-	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	LONG $0x92348d4e // leaq (%rdx,%r10,4), %r14
-	LONG $0x823c8d4c // leaq (%rdx,%rax,4), %r15
-	LONG $0xd2248d4e // leaq (%rdx,%r10,8), %r12
-	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
-	WORD $0x014d; BYTE $0xca // addq %r9, %r10
-	LONG $0xc22c8d4e // leaq (%rdx,%r8,8), %r13
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	LONG $0x82048d4e // leaq (%rdx,%r8,4), %r8
-	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	LONG $0x815c8d48; BYTE $0x0c // leaq 0xc(%rcx,%rax,4), %rbx
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	LONG $0x40478b48 // movq 0x40(%rdi), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x4ceb // jmp 0x6e8c <k_mul_few+0xbdc>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x0c11fcc5; BYTE $0x87 // vmovups %ymm1, (%rdi,%rax,4)
-	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
-	LONG $0x08418d49 // leaq 0x8(%r9), %rax
-	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
-	LONG $0x247c0148; BYTE $0x38 // addq %rdi, 0x38(%rsp)
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
-	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
-	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
-	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
-	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
-	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
-	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
-	LONG $0xf4798f0f; WORD $0xffff // jg 0x6305 <k_mul_few+0x55>
-	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
-	LONG $0x8f3c8d4a // leaq (%rdi,%r9,4), %rdi
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x997e // jle 0x6e40 <k_mul_few+0xb90>
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x4eeb // jmp 0x6f02 <k_mul_few+0xc52>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
-	LONG $0x01c2840f; WORD $0x0000 // je 0x7092 <k_mul_few+0xde2>
-	LONG $0x0758fcc5 // vaddps (%rdi), %ymm0, %ymm0
-	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
-	LONG $0x9f048d4a // leaq (%rdi,%r11,4), %rax
-	LONG $0x5874a1c4; WORD $0x9f0c // vaddps (%rdi,%r11,4), %ymm1, %ymm1
-	LONG $0x983c8d4a // leaq (%rax,%r11,4), %rdi
-	LONG $0x247c0348; BYTE $0x40 // addq 0x40(%rsp), %rdi
-	LONG $0xd028fcc5 // vmovaps %ymm0, %ymm2
-	LONG $0xd928fcc5 // vmovaps %ymm1, %ymm3
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	LONG $0xff468d0f; WORD $0xffff // jge 0x6e48 <k_mul_few+0xb98>
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
-	WORD $0x294d; BYTE $0xcb // subq %r9, %r11
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	LONG $0x00818d49; WORD $0x0001; BYTE $0x00 // leaq 0x100(%r9), %rax
-	LONG $0x00fb8149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r11 # imm = 0x100
-	LONG $0xc74c0f48 // cmovlq %rdi, %rax
-	LONG $0x04598d4d // leaq 0x4(%r9), %r11
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0x01388f0f; WORD $0x0000 // jg 0x7077 <k_mul_few+0xdc7>
-	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x1078a1c4; WORD $0x9f24 // vmovups (%rdi,%r11,4), %xmm4
-	LONG $0x185da3c4; WORD $0x9e24; BYTE $0x01 // vinsertf128 $0x1, (%rsi,%r11,4), %ymm4, %ymm4
-	LONG $0x107881c4; WORD $0x9e2c // vmovups (%r14,%r11,4), %xmm5
-	LONG $0x185583c4; WORD $0x9f2c; BYTE $0x01 // vinsertf128 $0x1, (%r15,%r11,4), %ymm5, %ymm5
-	LONG $0x107881c4; WORD $0x9c34 // vmovups (%r12,%r11,4), %xmm6
-	QUAD $0x01009d74184d83c4 // vinsertf128 $0x1, (%r13,%r11,4), %ymm6, %ymm6
-	LONG $0x107881c4; WORD $0x983c // vmovups (%r8,%r11,4), %xmm7
-	LONG $0x184583c4; WORD $0x9a3c; BYTE $0x01 // vinsertf128 $0x1, (%r10,%r11,4), %ymm7, %ymm7
-	LONG $0xc5145cc5 // vunpcklps %ymm5, %ymm4, %ymm8 # ymm8 = ymm4[0],ymm5[0],ymm4[1],ymm5[1],ymm4[4],ymm5[4],ymm4[5],ymm5[5]
-	LONG $0xe515dcc5 // vunpckhps %ymm5, %ymm4, %ymm4 # ymm4 = ymm4[2],ymm5[2],ymm4[3],ymm5[3],ymm4[6],ymm5[6],ymm4[7],ymm5[7]
-	LONG $0xef14ccc5 // vunpcklps %ymm7, %ymm6, %ymm5 # ymm5 = ymm6[0],ymm7[0],ymm6[1],ymm7[1],ymm6[4],ymm7[4],ymm6[5],ymm7[5]
-	LONG $0xf715ccc5 // vunpckhps %ymm7, %ymm6, %ymm6 # ymm6 = ymm6[2],ymm7[2],ymm6[3],ymm7[3],ymm6[6],ymm7[6],ymm6[7],ymm7[7]
-	LONG $0xfd14bdc5 // vunpcklpd %ymm5, %ymm8, %ymm7 # ymm7 = ymm8[0],ymm5[0],ymm8[2],ymm5[2]
-	LONG $0xed15bdc5 // vunpckhpd %ymm5, %ymm8, %ymm5 # ymm5 = ymm8[1],ymm5[1],ymm8[3],ymm5[3]
-	LONG $0xc6145dc5 // vunpcklpd %ymm6, %ymm4, %ymm8 # ymm8 = ymm4[0],ymm6[0],ymm4[2],ymm6[2]
-	LONG $0xe615ddc5 // vunpckhpd %ymm6, %ymm4, %ymm4 # ymm4 = ymm4[1],ymm6[1],ymm4[3],ymm6[3]
-	LONG $0x187da2c4; WORD $0x9934 // vbroadcastss (%rcx,%r11,4), %ymm6
-	LONG $0x187d22c4; WORD $0x9b4c; BYTE $0xf4 // vbroadcastss -0xc(%rbx,%r11,4), %ymm9
-	LONG $0xa845e2c4; BYTE $0xf0 // vfmadd213ps %ymm0, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm0
-	LONG $0xa84562c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm1
-	LONG $0x187da2c4; WORD $0x9944; BYTE $0x04 // vbroadcastss 0x4(%rcx,%r11,4), %ymm0
-	LONG $0xa855e2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm6
-	LONG $0x187da2c4; WORD $0x9b4c; BYTE $0xf8 // vbroadcastss -0x8(%rbx,%r11,4), %ymm1
-	LONG $0xa855c2c4; BYTE $0xc9 // vfmadd213ps %ymm9, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + ymm9
-	LONG $0x187da2c4; WORD $0x996c; BYTE $0x08 // vbroadcastss 0x8(%rcx,%r11,4), %ymm5
-	LONG $0x187da2c4; WORD $0x9b74; BYTE $0xfc // vbroadcastss -0x4(%rbx,%r11,4), %ymm6
-	LONG $0xa83de2c4; BYTE $0xe8 // vfmadd213ps %ymm0, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm5) + ymm0
-	LONG $0xa83de2c4; BYTE $0xf1 // vfmadd213ps %ymm1, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm1
-	LONG $0x187da2c4; WORD $0x9944; BYTE $0x0c // vbroadcastss 0xc(%rcx,%r11,4), %ymm0
-	LONG $0xa85de2c4; BYTE $0xc5 // vfmadd213ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm5
-	LONG $0x187da2c4; WORD $0x9b0c // vbroadcastss (%rbx,%r11,4), %ymm1
-	LONG $0xa85de2c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm6
-	LONG $0x044b8d4d // leaq 0x4(%r11), %r9
-	LONG $0x08c38349 // addq $0x8, %r11
-	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	LONG $0xff398e0f; WORD $0xffff // jle 0x6f50 <k_mul_few+0xca0>
-	WORD $0x5eeb // jmp 0x7077 <k_mul_few+0xdc7>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x107aa1c4; WORD $0x8e24 // vmovss (%rsi,%r9,4), %xmm4
-	LONG $0x215983c4; WORD $0x8f24; BYTE $0x10 // vinsertps $0x10, (%r15,%r9,4), %xmm4, %xmm4 # xmm4 = xmm4[0],mem[0],xmm4[2,3]
-	QUAD $0x20008d64215983c4 // vinsertps $0x20, (%r13,%r9,4), %xmm4, %xmm4 # xmm4 = xmm4[0,1],mem[0],xmm4[3]
-	LONG $0x215983c4; WORD $0x8a24; BYTE $0x30 // vinsertps $0x30, (%r10,%r9,4), %xmm4, %xmm4 # xmm4 = xmm4[0,1,2],mem[0]
-	LONG $0x107aa1c4; WORD $0x8f2c // vmovss (%rdi,%r9,4), %xmm5
-	LONG $0x215183c4; WORD $0x8e2c; BYTE $0x10 // vinsertps $0x10, (%r14,%r9,4), %xmm5, %xmm5 # xmm5 = xmm5[0],mem[0],xmm5[2,3]
-	LONG $0x215183c4; WORD $0x8c2c; BYTE $0x20 // vinsertps $0x20, (%r12,%r9,4), %xmm5, %xmm5 # xmm5 = xmm5[0,1],mem[0],xmm5[3]
-	LONG $0x215183c4; WORD $0x882c; BYTE $0x30 // vinsertps $0x30, (%r8,%r9,4), %xmm5, %xmm5 # xmm5 = xmm5[0,1,2],mem[0]
-	LONG $0x1855e3c4; WORD $0x01e4 // vinsertf128 $0x1, %xmm4, %ymm5, %ymm4
-	LONG $0x187da2c4; WORD $0x892c // vbroadcastss (%rcx,%r9,4), %ymm5
-	LONG $0x187da2c4; WORD $0x8b74; BYTE $0xf4 // vbroadcastss -0xc(%rbx,%r9,4), %ymm6
-	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
-	LONG $0xb85de2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm6) + ymm1
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	WORD $0xa47c // jl 0x7020 <k_mul_few+0xd70>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0xfe36840f; WORD $0xffff // je 0x6ec0 <k_mul_few+0xc10>
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	LONG $0x247c0348; BYTE $0x20 // addq 0x20(%rsp), %rdi
-	LONG $0xfffe4be9; BYTE $0xff // jmp 0x6ee7 <k_mul_few+0xc37>
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	LONG $0x284f8b4c // movq 0x28(%rdi), %r9
-	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	LONG $0x891c8d4b // leaq (%r9,%r9,4), %rbx
-	LONG $0x493c8d4b // leaq (%r9,%r9,2), %rdi
-	LONG $0xc9048d4f // leaq (%r9,%r9,8), %r8
-	LONG $0x40048d4f // leaq (%r8,%r8,2), %r8
-	LONG $0x40148d4c // leaq (%rax,%rax,2), %r10
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	LONG $0x05e3c149 // shlq $0x5, %r11
-	QUAD $0x000000b8249c894c // movq %r11, 0xb8(%rsp)
-	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
-	LONG $0x8e1c8d4e // leaq (%rsi,%r9,4), %r11
-	LONG $0x245c894c; BYTE $0x40 // movq %r11, 0x40(%rsp)
-	LONG $0x9e1c8d4c // leaq (%rsi,%rbx,4), %r11
-	LONG $0x245c894c; BYTE $0x20 // movq %r11, 0x20(%rsp)
-	LONG $0xce1c8d4e // leaq (%rsi,%r9,8), %r11
-	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
-	LONG $0xfe1c8d4c // leaq (%rsi,%rdi,8), %r11
-	LONG $0x245c894c; BYTE $0x50 // movq %r11, 0x50(%rsp)
-	LONG $0xbe3c8d48 // leaq (%rsi,%rdi,4), %rdi
-	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x812c8d4c // leaq (%rcx,%rax,4), %r13
-	LONG $0x0cc58349 // addq $0xc, %r13
-	LONG $0xc1448d4c; BYTE $0x0c // leaq 0xc(%rcx,%rax,8), %r8
-	LONG $0x91548d4e; BYTE $0x0c // leaq 0xc(%rcx,%r10,4), %r10
-	WORD $0x8b48; BYTE $0x02 // movq (%rdx), %rax
-	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	LONG $0x405a8b48 // movq 0x40(%rdx), %rbx
-	LONG $0x18428b48 // movq 0x18(%rdx), %rax
-	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
-	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x00000080249c8948 // movq %rbx, 0x80(%rsp)
-	LONG $0x000080e9; BYTE $0x00 // jmp 0x71d9 <k_mul_few+0xf29>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0x117cc1c4; BYTE $0x2b // vmovups %ymm5, (%r11)
-	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
-	LONG $0x117cc1c4; WORD $0x931c // vmovups %ymm3, (%r11,%rdx,4)
-	LONG $0x93048d49 // leaq (%r11,%rdx,4), %rax
-	LONG $0x0c11fcc5; BYTE $0x90 // vmovups %ymm1, (%rax,%rdx,4)
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0x0411fcc5; BYTE $0x90 // vmovups %ymm0, (%rax,%rdx,4)
-	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
-	LONG $0x08428d48 // leaq 0x8(%rdx), %rax
-	QUAD $0x000000b8249c8b4c // movq 0xb8(%rsp), %r11
-	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	LONG $0x245c014c; BYTE $0x40 // addq %r11, 0x40(%rsp)
-	LONG $0x245c014c; BYTE $0x20 // addq %r11, 0x20(%rsp)
-	LONG $0x245c014c; BYTE $0x48 // addq %r11, 0x48(%rsp)
-	LONG $0x245c014c; BYTE $0x50 // addq %r11, 0x50(%rsp)
-	LONG $0x245c014c; BYTE $0x58 // addq %r11, 0x58(%rsp)
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	QUAD $0x000000a024843b48 // cmpq 0xa0(%rsp), %rax
-	LONG $0xf3cd8f0f; WORD $0xffff // jg 0x65a6 <k_mul_few+0x2f6>
-	QUAD $0x000000b0249c8b4c // movq 0xb0(%rsp), %r11
-	LONG $0x931c8d4d // leaq (%r11,%rdx,4), %r11
-	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff6a8e0f; WORD $0xffff // jle 0x7160 <k_mul_few+0xeb0>
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x18408b48 // movq 0x18(%rax), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
-	WORD $0xf748; BYTE $0xd8 // negq %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
-	WORD $0x5beb // jmp 0x7292 <k_mul_few+0xfe2>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	LONG $0x0284840f; WORD $0x0000 // je 0x74d0 <k_mul_few+0x1220>
-	LONG $0xed58c4c5 // vaddps %ymm5, %ymm7, %ymm5
-	LONG $0xdb58ccc5 // vaddps %ymm3, %ymm6, %ymm3
-	LONG $0xc958dcc5 // vaddps %ymm1, %ymm4, %ymm1
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0x245c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r11
-	QUAD $0x00000090249c034c // addq 0x90(%rsp), %r11
-	QUAD $0x00000080249c8b48 // movq 0x80(%rsp), %rbx
-	QUAD $0x00000088249c034c // addq 0x88(%rsp), %r11
-	LONG $0xd028fcc5 // vmovaps %ymm0, %ymm2
-	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0xf328fcc5 // vmovaps %ymm3, %ymm6
-	LONG $0xfd28fcc5 // vmovaps %ymm5, %ymm7
-	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
-	LONG $0xfede8d0f; WORD $0xffff // jge 0x7170 <k_mul_few+0xec0>
-	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
-	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
-	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
-	WORD $0x2948; BYTE $0xd7 // subq %rdx, %rdi
-	LONG $0x00828d48; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rdx), %rax
-	LONG $0x00ff8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rdi # imm = 0x100
-	LONG $0xc34c0f48 // cmovlq %rbx, %rax
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	LONG $0x047a8d48 // leaq 0x4(%rdx), %rdi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
-	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
-	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	LONG $0x01448f0f; WORD $0x0000 // jg 0x7431 <k_mul_few+0x1181>
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107841c4; WORD $0xb904 // vmovups (%r9,%rdi,4), %xmm8
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x183d63c4; WORD $0xba04; BYTE $0x01 // vinsertf128 $0x1, (%rdx,%rdi,4), %ymm8, %ymm8
-	LONG $0x0c1078c5; BYTE $0xbb // vmovups (%rbx,%rdi,4), %xmm9
-	LONG $0x183543c4; WORD $0xbe0c; BYTE $0x01 // vinsertf128 $0x1, (%r14,%rdi,4), %ymm9, %ymm9
-	LONG $0x107841c4; WORD $0xbf14 // vmovups (%r15,%rdi,4), %xmm10
-	LONG $0x182d43c4; WORD $0xbc14; BYTE $0x01 // vinsertf128 $0x1, (%r12,%rdi,4), %ymm10, %ymm10
-	LONG $0x107841c4; WORD $0xbb1c // vmovups (%r11,%rdi,4), %xmm11
-	LONG $0x182563c4; WORD $0xbe1c; BYTE $0x01 // vinsertf128 $0x1, (%rsi,%rdi,4), %ymm11, %ymm11
-	LONG $0x143c41c4; BYTE $0xe1 // vunpcklps %ymm9, %ymm8, %ymm12 # ymm12 = ymm8[0],ymm9[0],ymm8[1],ymm9[1],ymm8[4],ymm9[4],ymm8[5],ymm9[5]
-	LONG $0x153c41c4; BYTE $0xc1 // vunpckhps %ymm9, %ymm8, %ymm8 # ymm8 = ymm8[2],ymm9[2],ymm8[3],ymm9[3],ymm8[6],ymm9[6],ymm8[7],ymm9[7]
-	LONG $0x142c41c4; BYTE $0xcb // vunpcklps %ymm11, %ymm10, %ymm9 # ymm9 = ymm10[0],ymm11[0],ymm10[1],ymm11[1],ymm10[4],ymm11[4],ymm10[5],ymm11[5]
-	LONG $0x152c41c4; BYTE $0xd3 // vunpckhps %ymm11, %ymm10, %ymm10 # ymm10 = ymm10[2],ymm11[2],ymm10[3],ymm11[3],ymm10[6],ymm11[6],ymm10[7],ymm11[7]
-	LONG $0x141d41c4; BYTE $0xd9 // vunpcklpd %ymm9, %ymm12, %ymm11 # ymm11 = ymm12[0],ymm9[0],ymm12[2],ymm9[2]
-	LONG $0x151d41c4; BYTE $0xe1 // vunpckhpd %ymm9, %ymm12, %ymm12 # ymm12 = ymm12[1],ymm9[1],ymm12[3],ymm9[3]
-	LONG $0x143d41c4; BYTE $0xca // vunpcklpd %ymm10, %ymm8, %ymm9 # ymm9 = ymm8[0],ymm10[0],ymm8[2],ymm10[2]
-	LONG $0x153d41c4; BYTE $0xc2 // vunpckhpd %ymm10, %ymm8, %ymm8 # ymm8 = ymm8[1],ymm10[1],ymm8[3],ymm10[3]
-	LONG $0x187d62c4; WORD $0xb914 // vbroadcastss (%rcx,%rdi,4), %ymm10
-	LONG $0x187d42c4; WORD $0xbd6c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rdi,4), %ymm13
-	LONG $0xa82562c4; BYTE $0xd5 // vfmadd213ps %ymm5, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm5
-	LONG $0xa82562c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm11, %ymm13 # ymm13 = (ymm11 * ymm13) + ymm3
-	LONG $0x187dc2c4; WORD $0xb85c; BYTE $0xf4 // vbroadcastss -0xc(%r8,%rdi,4), %ymm3
-	LONG $0xa825e2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm11, %ymm3 # ymm3 = (ymm11 * ymm3) + ymm1
-	LONG $0x187dc2c4; WORD $0xba4c; BYTE $0xf4 // vbroadcastss -0xc(%r10,%rdi,4), %ymm1
-	LONG $0xa825e2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm11, %ymm1 # ymm1 = (ymm11 * ymm1) + ymm0
-	LONG $0x187de2c4; WORD $0xb944; BYTE $0x04 // vbroadcastss 0x4(%rcx,%rdi,4), %ymm0
-	LONG $0x187dc2c4; WORD $0xbd6c; BYTE $0xf8 // vbroadcastss -0x8(%r13,%rdi,4), %ymm5
-	LONG $0xa81dc2c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm0) + ymm10
-	LONG $0xa81dc2c4; BYTE $0xed // vfmadd213ps %ymm13, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm13
-	LONG $0x187d42c4; WORD $0xb854; BYTE $0xf8 // vbroadcastss -0x8(%r8,%rdi,4), %ymm10
-	LONG $0xa81d62c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm12, %ymm10 # ymm10 = (ymm12 * ymm10) + ymm3
-	LONG $0x187dc2c4; WORD $0xba5c; BYTE $0xf8 // vbroadcastss -0x8(%r10,%rdi,4), %ymm3
-	LONG $0xa81de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm3) + ymm1
-	LONG $0x187de2c4; WORD $0xb94c; BYTE $0x08 // vbroadcastss 0x8(%rcx,%rdi,4), %ymm1
-	LONG $0x187d42c4; WORD $0xbd5c; BYTE $0xfc // vbroadcastss -0x4(%r13,%rdi,4), %ymm11
-	LONG $0xa835e2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm1) + ymm0
-	LONG $0xa83562c4; BYTE $0xdd // vfmadd213ps %ymm5, %ymm9, %ymm11 # ymm11 = (ymm9 * ymm11) + ymm5
-	LONG $0x187dc2c4; WORD $0xb844; BYTE $0xfc // vbroadcastss -0x4(%r8,%rdi,4), %ymm0
-	LONG $0xa835c2c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm9, %ymm0 # ymm0 = (ymm9 * ymm0) + ymm10
-	LONG $0x187d42c4; WORD $0xba54; BYTE $0xfc // vbroadcastss -0x4(%r10,%rdi,4), %ymm10
-	LONG $0xa83562c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm9, %ymm10 # ymm10 = (ymm9 * ymm10) + ymm3
-	LONG $0x187de2c4; WORD $0xb96c; BYTE $0x0c // vbroadcastss 0xc(%rcx,%rdi,4), %ymm5
-	LONG $0x187dc2c4; WORD $0xbd5c; BYTE $0x00 // vbroadcastss (%r13,%rdi,4), %ymm3
-	LONG $0xa83de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm5) + ymm1
-	LONG $0xa83dc2c4; BYTE $0xdb // vfmadd213ps %ymm11, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm11
-	LONG $0x187dc2c4; WORD $0xb80c // vbroadcastss (%r8,%rdi,4), %ymm1
-	LONG $0xa83de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm1) + ymm0
-	LONG $0x187dc2c4; WORD $0xba04 // vbroadcastss (%r10,%rdi,4), %ymm0
-	LONG $0xa83dc2c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm0) + ymm10
-	LONG $0x04578d48 // leaq 0x4(%rdi), %rdx
-	LONG $0x08c78348 // addq $0x8, %rdi
-	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0xfecf8e0f; WORD $0xffff // jle 0x7300 <k_mul_few+0x1050>
-	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	LONG $0xfdfe8d0f; WORD $0xffff // jge 0x7240 <k_mul_few+0xf90>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107a41c4; WORD $0x9104 // vmovss (%r9,%rdx,4), %xmm8
-	LONG $0x213943c4; WORD $0x9604; BYTE $0x10 // vinsertps $0x10, (%r14,%rdx,4), %xmm8, %xmm8 # xmm8 = xmm8[0],mem[0],xmm8[2,3]
-	LONG $0x213943c4; WORD $0x9404; BYTE $0x20 // vinsertps $0x20, (%r12,%rdx,4), %xmm8, %xmm8 # xmm8 = xmm8[0,1],mem[0],xmm8[3]
-	LONG $0x213963c4; WORD $0x9604; BYTE $0x30 // vinsertps $0x30, (%rsi,%rdx,4), %xmm8, %xmm8 # xmm8 = xmm8[0,1,2],mem[0]
-	LONG $0x0c107ac5; BYTE $0x97 // vmovss (%rdi,%rdx,4), %xmm9
-	LONG $0x213163c4; WORD $0x930c; BYTE $0x10 // vinsertps $0x10, (%rbx,%rdx,4), %xmm9, %xmm9 # xmm9 = xmm9[0],mem[0],xmm9[2,3]
-	LONG $0x213143c4; WORD $0x970c; BYTE $0x20 // vinsertps $0x20, (%r15,%rdx,4), %xmm9, %xmm9 # xmm9 = xmm9[0,1],mem[0],xmm9[3]
-	LONG $0x213143c4; WORD $0x930c; BYTE $0x30 // vinsertps $0x30, (%r11,%rdx,4), %xmm9, %xmm9 # xmm9 = xmm9[0,1,2],mem[0]
-	LONG $0x183543c4; WORD $0x01c0 // vinsertf128 $0x1, %xmm8, %ymm9, %ymm8
-	LONG $0x187d62c4; WORD $0x910c // vbroadcastss (%rcx,%rdx,4), %ymm9
-	LONG $0xb83dc2c4; BYTE $0xe9 // vfmadd231ps %ymm9, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm9) + ymm5
-	LONG $0x187d42c4; WORD $0x954c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rdx,4), %ymm9
-	LONG $0xb83dc2c4; BYTE $0xd9 // vfmadd231ps %ymm9, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm9) + ymm3
-	LONG $0x187d42c4; WORD $0x904c; BYTE $0xf4 // vbroadcastss -0xc(%r8,%rdx,4), %ymm9
-	LONG $0x187d42c4; WORD $0x9254; BYTE $0xf4 // vbroadcastss -0xc(%r10,%rdx,4), %ymm10
-	LONG $0xb83dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm9) + ymm1
-	LONG $0xb83dc2c4; BYTE $0xc2 // vfmadd231ps %ymm10, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm10) + ymm0
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	WORD $0x8e7c // jl 0x7450 <k_mul_few+0x11a0>
-	LONG $0xfffd79e9; BYTE $0xff // jmp 0x7240 <k_mul_few+0xf90>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
-	QUAD $0x00000080249c8b48 // movq 0x80(%rsp), %rbx
-	LONG $0x245c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r11
-	WORD $0x4674 // je 0x752f <k_mul_few+0x127f>
-	LONG $0x5854c1c4; BYTE $0x2b // vaddps (%r11), %ymm5, %ymm5
-	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
-	LONG $0x586481c4; WORD $0xb31c // vaddps (%r11,%r14,4), %ymm3, %ymm3
-	LONG $0xb3048d4b // leaq (%r11,%r14,4), %rax
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0xb03c8d4a // leaq (%rax,%r14,4), %rdi
-	LONG $0x5874a1c4; WORD $0xb00c // vaddps (%rax,%r14,4), %ymm1, %ymm1
-	LONG $0xb7048d4a // leaq (%rdi,%r14,4), %rax
-	LONG $0x587ca1c4; WORD $0xb704 // vaddps (%rdi,%r14,4), %ymm0, %ymm0
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	LONG $0xb01c8d4e // leaq (%rax,%r14,4), %r11
-	LONG $0xfffd42e9; BYTE $0xff // jmp 0x7271 <k_mul_few+0xfc1>
-	QUAD $0x00000090249c034c // addq 0x90(%rsp), %r11
-	LONG $0xfffd35e9; BYTE $0xff // jmp 0x7271 <k_mul_few+0xfc1>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x407f8b48 // movq 0x40(%rdi), %rdi
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
-	LONG $0x40048d4c // leaq (%rax,%rax,2), %r8
-	LONG $0xc0148d4c // leaq (%rax,%rax,8), %r10
-	LONG $0x52148d4f // leaq (%r10,%r10,2), %r10
-	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
-	LONG $0x05e3c149 // shlq $0x5, %r11
-	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	LONG $0x861c8d48 // leaq (%rsi,%rax,4), %rbx
-	LONG $0x8e348d4c // leaq (%rsi,%rcx,4), %r14
-	LONG $0xc63c8d4c // leaq (%rsi,%rax,8), %r15
-	LONG $0xc6248d4e // leaq (%rsi,%r8,8), %r12
-	LONG $0x862c8d4e // leaq (%rsi,%r8,4), %r13
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	WORD $0x014c; BYTE $0xd0 // addq %r10, %rax
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
-	QUAD $0x000000282444c748; BYTE $0x00 // movq $0x0, 0x28(%rsp)
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	WORD $0x4deb // jmp 0x75f9 <k_mul_few+0x1349>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x0c11fcc5; BYTE $0xb9 // vmovups %ymm1, (%rcx,%rdi,4)
-	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	LONG $0x084b8d49 // leaq 0x8(%r11), %rcx
-	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	WORD $0x0149; BYTE $0xf9 // addq %rdi, %r9
-	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
-	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
-	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
-	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
-	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
-	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
-	LONG $0x245c894c; BYTE $0x28 // movq %r11, 0x28(%rsp)
-	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	LONG $0xf29b8f0f; WORD $0xffff // jg 0x6894 <k_mul_few+0x5e4>
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0xad7e // jle 0x75b0 <k_mul_few+0x1300>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x16eb // jmp 0x7622 <k_mul_few+0x1372>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0xc128fcc5 // vmovaps %ymm1, %ymm0
-	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	WORD $0x927d // jge 0x75b4 <k_mul_few+0x1304>
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	LONG $0x00938d4d; WORD $0x0001; BYTE $0x00 // leaq 0x100(%r11), %r10
-	LONG $0x00f98148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rcx # imm = 0x100
-	LONG $0xd74c0f4c // cmovlq %rdi, %r10
-	LONG $0x044b8d49 // leaq 0x4(%r11), %rcx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0x00fa8f0f; WORD $0x0000 // jg 0x774b <k_mul_few+0x149b>
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x1410f8c5; BYTE $0x8e // vmovups (%rsi,%rcx,4), %xmm2
-	LONG $0x186dc3c4; WORD $0x8914; BYTE $0x01 // vinsertf128 $0x1, (%r9,%rcx,4), %ymm2, %ymm2
-	LONG $0x1c10f8c5; BYTE $0x8b // vmovups (%rbx,%rcx,4), %xmm3
-	LONG $0x1865c3c4; WORD $0x8e1c; BYTE $0x01 // vinsertf128 $0x1, (%r14,%rcx,4), %ymm3, %ymm3
-	LONG $0x1078c1c4; WORD $0x8f24 // vmovups (%r15,%rcx,4), %xmm4
-	LONG $0x185dc3c4; WORD $0x8c24; BYTE $0x01 // vinsertf128 $0x1, (%r12,%rcx,4), %ymm4, %ymm4
-	LONG $0x1078c1c4; WORD $0x8d6c; BYTE $0x00 // vmovups (%r13,%rcx,4), %xmm5
-	LONG $0x1855e3c4; WORD $0x882c; BYTE $0x01 // vinsertf128 $0x1, (%rax,%rcx,4), %ymm5, %ymm5
-	LONG $0xf314ecc5 // vunpcklps %ymm3, %ymm2, %ymm6 # ymm6 = ymm2[0],ymm3[0],ymm2[1],ymm3[1],ymm2[4],ymm3[4],ymm2[5],ymm3[5]
-	LONG $0xd315ecc5 // vunpckhps %ymm3, %ymm2, %ymm2 # ymm2 = ymm2[2],ymm3[2],ymm2[3],ymm3[3],ymm2[6],ymm3[6],ymm2[7],ymm3[7]
-	LONG $0xdd14dcc5 // vunpcklps %ymm5, %ymm4, %ymm3 # ymm3 = ymm4[0],ymm5[0],ymm4[1],ymm5[1],ymm4[4],ymm5[4],ymm4[5],ymm5[5]
-	LONG $0xe515dcc5 // vunpckhps %ymm5, %ymm4, %ymm4 # ymm4 = ymm4[2],ymm5[2],ymm4[3],ymm5[3],ymm4[6],ymm5[6],ymm4[7],ymm5[7]
-	LONG $0xeb14cdc5 // vunpcklpd %ymm3, %ymm6, %ymm5 # ymm5 = ymm6[0],ymm3[0],ymm6[2],ymm3[2]
-	LONG $0xdb15cdc5 // vunpckhpd %ymm3, %ymm6, %ymm3 # ymm3 = ymm6[1],ymm3[1],ymm6[3],ymm3[3]
-	LONG $0x187de2c4; WORD $0x8a34 // vbroadcastss (%rdx,%rcx,4), %ymm6
-	LONG $0xa855e2c4; BYTE $0xf1 // vfmadd213ps %ymm1, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm1
-	LONG $0xcc14edc5 // vunpcklpd %ymm4, %ymm2, %ymm1 # ymm1 = ymm2[0],ymm4[0],ymm2[2],ymm4[2]
-	LONG $0x187de2c4; WORD $0x8a6c; BYTE $0x04 // vbroadcastss 0x4(%rdx,%rcx,4), %ymm5
-	LONG $0xd415edc5 // vunpckhpd %ymm4, %ymm2, %ymm2 # ymm2 = ymm2[1],ymm4[1],ymm2[3],ymm4[3]
-	LONG $0xa865e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm6
-	LONG $0x187de2c4; WORD $0x8a5c; BYTE $0x08 // vbroadcastss 0x8(%rdx,%rcx,4), %ymm3
-	LONG $0xa875e2c4; BYTE $0xdd // vfmadd213ps %ymm5, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm3) + ymm5
-	LONG $0x187de2c4; WORD $0x8a4c; BYTE $0x0c // vbroadcastss 0xc(%rdx,%rcx,4), %ymm1
-	LONG $0xa86de2c4; BYTE $0xcb // vfmadd213ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm3
-	LONG $0x04598d4c // leaq 0x4(%rcx), %r11
-	LONG $0x08c18348 // addq $0x8, %rcx
-	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0xff6a8e0f; WORD $0xffff // jle 0x7660 <k_mul_few+0x13b0>
-	WORD $0x53eb // jmp 0x774b <k_mul_few+0x149b>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x107a81c4; WORD $0x9914 // vmovss (%r9,%r11,4), %xmm2
-	LONG $0x216983c4; WORD $0x9e14; BYTE $0x10 // vinsertps $0x10, (%r14,%r11,4), %xmm2, %xmm2 # xmm2 = xmm2[0],mem[0],xmm2[2,3]
-	LONG $0x216983c4; WORD $0x9c14; BYTE $0x20 // vinsertps $0x20, (%r12,%r11,4), %xmm2, %xmm2 # xmm2 = xmm2[0,1],mem[0],xmm2[3]
-	LONG $0x2169a3c4; WORD $0x9814; BYTE $0x30 // vinsertps $0x30, (%rax,%r11,4), %xmm2, %xmm2 # xmm2 = xmm2[0,1,2],mem[0]
-	LONG $0x107aa1c4; WORD $0x9e1c // vmovss (%rsi,%r11,4), %xmm3
-	LONG $0x2161a3c4; WORD $0x9b1c; BYTE $0x10 // vinsertps $0x10, (%rbx,%r11,4), %xmm3, %xmm3 # xmm3 = xmm3[0],mem[0],xmm3[2,3]
-	LONG $0x216183c4; WORD $0x9f1c; BYTE $0x20 // vinsertps $0x20, (%r15,%r11,4), %xmm3, %xmm3 # xmm3 = xmm3[0,1],mem[0],xmm3[3]
-	QUAD $0x30009d5c216183c4 // vinsertps $0x30, (%r13,%r11,4), %xmm3, %xmm3 # xmm3 = xmm3[0,1,2],mem[0]
-	LONG $0x187da2c4; WORD $0x9a24 // vbroadcastss (%rdx,%r11,4), %ymm4
-	LONG $0x1865e3c4; WORD $0x01d2 // vinsertf128 $0x1, %xmm2, %ymm3, %ymm2
-	LONG $0xb86de2c4; BYTE $0xcc // vfmadd231ps %ymm4, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm4) + ymm1
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	WORD $0xb07c // jl 0x7700 <k_mul_few+0x1450>
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xfeb7850f; WORD $0xffff // jne 0x7610 <k_mul_few+0x1360>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x48798348; BYTE $0x00 // cmpq $0x0, 0x48(%rcx)
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0xfeab840f; WORD $0xffff // je 0x7619 <k_mul_few+0x1369>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x0c58f4c5; BYTE $0xb9 // vaddps (%rcx,%rdi,4), %ymm1, %ymm1
-	LONG $0xfffe97e9; BYTE $0xff // jmp 0x7619 <k_mul_few+0x1369>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	LONG $0x28478b4c // movq 0x28(%rdi), %r8
-	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	LONG $0x801c8d4b // leaq (%r8,%r8,4), %rbx
-	LONG $0x403c8d4b // leaq (%r8,%r8,2), %rdi
-	LONG $0xc0148d4f // leaq (%r8,%r8,8), %r10
-	LONG $0x52148d4f // leaq (%r10,%r10,2), %r10
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	LONG $0x05e3c149 // shlq $0x5, %r11
-	QUAD $0x00000090249c894c // movq %r11, 0x90(%rsp)
-	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
-	LONG $0x861c8d4e // leaq (%rsi,%r8,4), %r11
-	LONG $0x9e1c8d48 // leaq (%rsi,%rbx,4), %rbx
-	LONG $0xc6348d4e // leaq (%rsi,%r8,8), %r14
-	LONG $0xfe3c8d4c // leaq (%rsi,%rdi,8), %r15
-	LONG $0xbe248d4c // leaq (%rsi,%rdi,4), %r12
-	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
-	LONG $0x8a2c8d4c // leaq (%rdx,%rcx,4), %r13
-	LONG $0x0cc58349 // addq $0xc, %r13
-	LONG $0xca4c8d48; BYTE $0x0c // leaq 0xc(%rdx,%rcx,8), %rcx
-	LONG $0x40788b48 // movq 0x40(%rax), %rdi
-	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	LONG $0x18408b48 // movq 0x18(%rax), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x61eb // jmp 0x7870 <k_mul_few+0x15c0>
-	BYTE $0x90 // nop
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x1f11fcc5 // vmovups %ymm3, (%rdi)
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	QUAD $0x0000009824bc8b48 // movq 0x98(%rsp), %rdi
-	LONG $0x0c11fcc5; BYTE $0xb8 // vmovups %ymm1, (%rax,%rdi,4)
-	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
-	LONG $0x0411fcc5; BYTE $0xb8 // vmovups %ymm0, (%rax,%rdi,4)
-	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
-	LONG $0x08428d49 // leaq 0x8(%r10), %rax
-	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	WORD $0x0149; BYTE $0xf9 // addq %rdi, %r9
-	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
-	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
-	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
-	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
-	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
-	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
-	QUAD $0x0000008824843b48 // cmpq 0x88(%rsp), %rax
-	LONG $0xf29b8f0f; WORD $0xffff // jg 0x6b0b <k_mul_few+0x85b>
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
-	LONG $0xba3c8d49 // leaq (%r10,%rdi,4), %rdi
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	WORD $0x847e // jle 0x7810 <k_mul_few+0x1560>
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x18408b48 // movq 0x18(%rax), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	LONG $0x40148d4c // leaq (%rax,%rax,2), %r10
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
-	WORD $0xf749; BYTE $0xda // negq %r10
-	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
-	WORD $0x7deb // jmp 0x794b <k_mul_few+0x169b>
-	WORD $0x9066 // nop
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
-	LONG $0x0244840f; WORD $0x0000 // je 0x7b24 <k_mul_few+0x1874>
-	LONG $0x1f58e4c5 // vaddps (%rdi), %ymm3, %ymm3
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x0c58f4c5; BYTE $0x87 // vaddps (%rdi,%rax,4), %ymm1, %ymm1
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	LONG $0xb83c8d48 // leaq (%rax,%rdi,4), %rdi
-	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	LONG $0x0458fcc5; BYTE $0xb8 // vaddps (%rax,%rdi,4), %ymm0, %ymm0
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x873c8d48 // leaq (%rdi,%rax,4), %rdi
-	LONG $0x247c0348; BYTE $0x20 // addq 0x20(%rsp), %rdi
-	LONG $0xd028fcc5 // vmovaps %ymm0, %ymm2
-	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0xeb28fcc5 // vmovaps %ymm3, %ymm5
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0xfed18d0f; WORD $0xffff // jge 0x781c <k_mul_few+0x156c>
-	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	WORD $0x294c; BYTE $0xd7 // subq %r10, %rdi
-	LONG $0x00828d49; WORD $0x0001; BYTE $0x00 // leaq 0x100(%r10), %rax
-	LONG $0x00ff8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rdi # imm = 0x100
-	LONG $0x444c0f48; WORD $0x2824 // cmovlq 0x28(%rsp), %rax
-	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
-	LONG $0x047a8d49 // leaq 0x4(%r10), %rdi
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0x01758f0f; WORD $0x0000 // jg 0x7b02 <k_mul_few+0x1852>
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x3410f8c5; BYTE $0xbe // vmovups (%rsi,%rdi,4), %xmm6
-	LONG $0x184dc3c4; WORD $0xb934; BYTE $0x01 // vinsertf128 $0x1, (%r9,%rdi,4), %ymm6, %ymm6
-	LONG $0x1078c1c4; WORD $0xbb3c // vmovups (%r11,%rdi,4), %xmm7
-	LONG $0x1845e3c4; WORD $0xbb3c; BYTE $0x01 // vinsertf128 $0x1, (%rbx,%rdi,4), %ymm7, %ymm7
-	LONG $0x107841c4; WORD $0xbe04 // vmovups (%r14,%rdi,4), %xmm8
-	LONG $0x183d43c4; WORD $0xbf04; BYTE $0x01 // vinsertf128 $0x1, (%r15,%rdi,4), %ymm8, %ymm8
-	LONG $0x107841c4; WORD $0xbc0c // vmovups (%r12,%rdi,4), %xmm9
-	LONG $0x183543c4; WORD $0xb80c; BYTE $0x01 // vinsertf128 $0x1, (%r8,%rdi,4), %ymm9, %ymm9
-	LONG $0xd7144cc5 // vunpcklps %ymm7, %ymm6, %ymm10 # ymm10 = ymm6[0],ymm7[0],ymm6[1],ymm7[1],ymm6[4],ymm7[4],ymm6[5],ymm7[5]
-	LONG $0xf715ccc5 // vunpckhps %ymm7, %ymm6, %ymm6 # ymm6 = ymm6[2],ymm7[2],ymm6[3],ymm7[3],ymm6[6],ymm7[6],ymm6[7],ymm7[7]
-	LONG $0x143cc1c4; BYTE $0xf9 // vunpcklps %ymm9, %ymm8, %ymm7 # ymm7 = ymm8[0],ymm9[0],ymm8[1],ymm9[1],ymm8[4],ymm9[4],ymm8[5],ymm9[5]
-	LONG $0x153c41c4; BYTE $0xc1 // vunpckhps %ymm9, %ymm8, %ymm8 # ymm8 = ymm8[2],ymm9[2],ymm8[3],ymm9[3],ymm8[6],ymm9[6],ymm8[7],ymm9[7]
-	LONG $0xcf142dc5 // vunpcklpd %ymm7, %ymm10, %ymm9 # ymm9 = ymm10[0],ymm7[0],ymm10[2],ymm7[2]
-	LONG $0xff15adc5 // vunpckhpd %ymm7, %ymm10, %ymm7 # ymm7 = ymm10[1],ymm7[1],ymm10[3],ymm7[3]
-	LONG $0x144d41c4; BYTE $0xd0 // vunpcklpd %ymm8, %ymm6, %ymm10 # ymm10 = ymm6[0],ymm8[0],ymm6[2],ymm8[2]
-	LONG $0x154dc1c4; BYTE $0xf0 // vunpckhpd %ymm8, %ymm6, %ymm6 # ymm6 = ymm6[1],ymm8[1],ymm6[3],ymm8[3]
-	LONG $0x187d62c4; WORD $0xba04 // vbroadcastss (%rdx,%rdi,4), %ymm8
-	LONG $0x187d42c4; WORD $0xbd5c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rdi,4), %ymm11
-	LONG $0xa83562c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm8) + ymm3
-	LONG $0xa83562c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm9, %ymm11 # ymm11 = (ymm9 * ymm11) + ymm1
-	LONG $0x187de2c4; WORD $0xb94c; BYTE $0xf4 // vbroadcastss -0xc(%rcx,%rdi,4), %ymm1
-	LONG $0xa835e2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm1) + ymm0
-	LONG $0x187de2c4; WORD $0xba44; BYTE $0x04 // vbroadcastss 0x4(%rdx,%rdi,4), %ymm0
-	LONG $0xa845c2c4; BYTE $0xc0 // vfmadd213ps %ymm8, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm0) + ymm8
-	LONG $0x187dc2c4; WORD $0xbd5c; BYTE $0xf8 // vbroadcastss -0x8(%r13,%rdi,4), %ymm3
-	LONG $0x187d62c4; WORD $0xb944; BYTE $0xf8 // vbroadcastss -0x8(%rcx,%rdi,4), %ymm8
-	LONG $0xa845c2c4; BYTE $0xdb // vfmadd213ps %ymm11, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm3) + ymm11
-	LONG $0xa84562c4; BYTE $0xc1 // vfmadd213ps %ymm1, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm1
-	LONG $0x187de2c4; WORD $0xba4c; BYTE $0x08 // vbroadcastss 0x8(%rdx,%rdi,4), %ymm1
-	LONG $0xa82de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm1) + ymm0
-	LONG $0x187dc2c4; WORD $0xbd44; BYTE $0xfc // vbroadcastss -0x4(%r13,%rdi,4), %ymm0
-	LONG $0xa82de2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm3
-	LONG $0x187de2c4; WORD $0xb97c; BYTE $0xfc // vbroadcastss -0x4(%rcx,%rdi,4), %ymm7
-	LONG $0x187de2c4; WORD $0xba5c; BYTE $0x0c // vbroadcastss 0xc(%rdx,%rdi,4), %ymm3
-	LONG $0xa82dc2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm7) + ymm8
-	LONG $0xa84de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm3) + ymm1
-	LONG $0x187dc2c4; WORD $0xbd4c; BYTE $0x00 // vbroadcastss (%r13,%rdi,4), %ymm1
-	LONG $0xa84de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm1) + ymm0
-	LONG $0x187de2c4; WORD $0xb904 // vbroadcastss (%rcx,%rdi,4), %ymm0
-	LONG $0xa84de2c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm0) + ymm7
-	LONG $0x04578d4c // leaq 0x4(%rdi), %r10
-	LONG $0x08c78348 // addq $0x8, %rdi
-	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	LONG $0xff078e0f; WORD $0xffff // jle 0x79a0 <k_mul_few+0x16f0>
-	WORD $0x67eb // jmp 0x7b02 <k_mul_few+0x1852>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x107a81c4; WORD $0x9134 // vmovss (%r9,%r10,4), %xmm6
-	LONG $0x2149a3c4; WORD $0x9334; BYTE $0x10 // vinsertps $0x10, (%rbx,%r10,4), %xmm6, %xmm6 # xmm6 = xmm6[0],mem[0],xmm6[2,3]
-	LONG $0x214983c4; WORD $0x9734; BYTE $0x20 // vinsertps $0x20, (%r15,%r10,4), %xmm6, %xmm6 # xmm6 = xmm6[0,1],mem[0],xmm6[3]
-	LONG $0x214983c4; WORD $0x9034; BYTE $0x30 // vinsertps $0x30, (%r8,%r10,4), %xmm6, %xmm6 # xmm6 = xmm6[0,1,2],mem[0]
-	LONG $0x107aa1c4; WORD $0x963c // vmovss (%rsi,%r10,4), %xmm7
-	LONG $0x214183c4; WORD $0x933c; BYTE $0x10 // vinsertps $0x10, (%r11,%r10,4), %xmm7, %xmm7 # xmm7 = xmm7[0],mem[0],xmm7[2,3]
-	LONG $0x214183c4; WORD $0x963c; BYTE $0x20 // vinsertps $0x20, (%r14,%r10,4), %xmm7, %xmm7 # xmm7 = xmm7[0,1],mem[0],xmm7[3]
-	LONG $0x214183c4; WORD $0x943c; BYTE $0x30 // vinsertps $0x30, (%r12,%r10,4), %xmm7, %xmm7 # xmm7 = xmm7[0,1,2],mem[0]
-	LONG $0x1845e3c4; WORD $0x01f6 // vinsertf128 $0x1, %xmm6, %ymm7, %ymm6
-	LONG $0x187da2c4; WORD $0x923c // vbroadcastss (%rdx,%r10,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	LONG $0x187d82c4; WORD $0x957c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r10,4), %ymm7
-	LONG $0x187d22c4; WORD $0x9144; BYTE $0xf4 // vbroadcastss -0xc(%rcx,%r10,4), %ymm8
-	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
-	LONG $0xb84dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm8) + ymm0
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	WORD $0x997c // jl 0x7aa0 <k_mul_few+0x17f0>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0xfdb8840f; WORD $0xffff // je 0x78d0 <k_mul_few+0x1620>
-	LONG $0xdb58d4c5 // vaddps %ymm3, %ymm5, %ymm3
-	LONG $0xc958dcc5 // vaddps %ymm1, %ymm4, %ymm1
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0x247c0348; BYTE $0x50 // addq 0x50(%rsp), %rdi
-	LONG $0xfffdfee9; BYTE $0xff // jmp 0x792c <k_mul_few+0x167c>
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	WORD $0x26eb // jmp 0x7b60 <k_mul_few+0x18b0>
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
-	WORD $0x4feb // jmp 0x7b95 <k_mul_few+0x18e5>
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	LONG $0x0000aae9; BYTE $0x00 // jmp 0x7bff <k_mul_few+0x194f>
-	WORD $0xf749; BYTE $0xdf // negq %r15
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xd9058d48; WORD $0x0000; BYTE $0x00 // leaq 0xd9(%rip), %rax # 0x7c40 <lanes>
-	LONG $0x107ca1c4; WORD $0xb84c; BYTE $0x20 // vmovups 0x20(%rax,%r15,4), %ymm1
-	LONG $0x2e75e2c4; BYTE $0x01 // vmaskmovps %ymm0, %ymm1, (%rcx)
-	LONG $0x18428b48 // movq 0x18(%rdx), %rax
-	LONG $0x2e75e2c4; WORD $0x8114 // vmaskmovps %ymm2, %ymm1, (%rcx,%rax,4)
-	LONG $0x0000a4e9; BYTE $0x00 // jmp 0x7c26 <k_mul_few+0x1976>
-	WORD $0xf749; BYTE $0xdc // negq %r12
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xa4058d48; WORD $0x0000; BYTE $0x00 // leaq 0xa4(%rip), %rax # 0x7c40 <lanes>
-	LONG $0x107ca1c4; WORD $0xa05c; BYTE $0x20 // vmovups 0x20(%rax,%r12,4), %ymm3
-	LONG $0x2e65c2c4; BYTE $0x20 // vmaskmovps %ymm4, %ymm3, (%r8)
-	LONG $0x18428b48 // movq 0x18(%rdx), %rax
-	LONG $0x2e65c2c4; WORD $0x800c // vmaskmovps %ymm1, %ymm3, (%r8,%rax,4)
-	LONG $0x800c8d49 // leaq (%r8,%rax,4), %rcx
-	LONG $0x81148d48 // leaq (%rcx,%rax,4), %rdx
-	LONG $0x2e65e2c4; WORD $0x8114 // vmaskmovps %ymm2, %ymm3, (%rcx,%rax,4)
-	LONG $0x2e65e2c4; WORD $0x8204 // vmaskmovps %ymm0, %ymm3, (%rdx,%rax,4)
-	WORD $0x5eeb // jmp 0x7c26 <k_mul_few+0x1976>
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x640d8d48; WORD $0x0000; BYTE $0x00 // leaq 0x64(%rip), %rcx # 0x7c40 <lanes>
-	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x2e7de2c4; BYTE $0x10 // vmaskmovps %ymm2, %ymm0, (%rax)
-	WORD $0x36eb // jmp 0x7c26 <k_mul_few+0x1976>
-	WORD $0xf749; BYTE $0xdf // negq %r15
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x3a058d48; WORD $0x0000; BYTE $0x00 // leaq 0x3a(%rip), %rax # 0x7c40 <lanes>
-	LONG $0x107ca1c4; WORD $0xb84c; BYTE $0x20 // vmovups 0x20(%rax,%r15,4), %ymm1
-	LONG $0x2e75e2c4; BYTE $0x11 // vmaskmovps %ymm2, %ymm1, (%rcx)
-	LONG $0x18428b48 // movq 0x18(%rdx), %rax
-	LONG $0x81148d48 // leaq (%rcx,%rax,4), %rdx
-	LONG $0x2e75e2c4; WORD $0x811c // vmaskmovps %ymm3, %ymm1, (%rcx,%rax,4)
-	LONG $0x2e75e2c4; WORD $0x8204 // vmaskmovps %ymm0, %ymm1, (%rdx,%rax,4)
-	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

@@ -28,6 +28,8 @@ func encode_q6_kAVX2Addr() uintptr
 func encode_q6_kAVX512Addr() uintptr
 func encode_sixesAVX2Addr() uintptr
 func encode_sixesAVX512Addr() uintptr
+func fewAVX2Addr() uintptr
+func fewAVX512Addr() uintptr
 func gemmAVX2Addr() uintptr
 func gemmAVX512Addr() uintptr
 func panelAVX2Addr() uintptr
@@ -54,27 +56,27 @@ var units = []unit{
 		{fnAttendScores, 0x0},
 		{fnAttendWeights, 0xb50},
 		{fnAttendValues, 0x1200},
-		{fnAttendMerge, 0x2720},
+		{fnAttendMerge, 0x4920},
 	}},
 	{cpu.AVX512, attendAVX512Addr(), []entry{
 		{fnAttendScores, 0x0},
 		{fnAttendWeights, 0xc50},
 		{fnAttendValues, 0x13e0},
-		{fnAttendMerge, 0x2990},
+		{fnAttendMerge, 0x5000},
 	}},
 	{cpu.AVX2, cacheAVX2Addr(), []entry{
 		{fnCachePutF32, 0x0},
 		{fnCachePutF16, 0x260},
 		{fnCachePutQ8, 0x690},
-		{fnCacheKeysQ8, 0xce0},
-		{fnCacheValuesQ8, 0xe10},
+		{fnCacheKeysQ8, 0xc20},
+		{fnCacheValuesQ8, 0xd50},
 	}},
 	{cpu.AVX512, cacheAVX512Addr(), []entry{
 		{fnCachePutF32, 0x0},
 		{fnCachePutF16, 0x260},
 		{fnCachePutQ8, 0x680},
-		{fnCacheKeysQ8, 0xc00},
-		{fnCacheValuesQ8, 0x1360},
+		{fnCacheKeysQ8, 0xb80},
+		{fnCacheValuesQ8, 0x12e0},
 	}},
 	{cpu.AVX2, decodeAVX2Addr(), []entry{
 		{fnDecodeF16, 0x0},
@@ -188,6 +190,16 @@ var units = []unit{
 	{cpu.AVX512, encode_sixesAVX512Addr(), []entry{
 		{fnEncodeSixes, 0x0},
 	}},
+	{cpu.AVX2, fewAVX2Addr(), []entry{
+		{fnMulFew, 0x0},
+		{fnMulF16, 0x1990},
+		{fnMulBf16, 0x25b0},
+	}},
+	{cpu.AVX512, fewAVX512Addr(), []entry{
+		{fnMulFew, 0x0},
+		{fnMulF16, 0x29b0},
+		{fnMulBf16, 0x3530},
+	}},
 	{cpu.AVX2, gemmAVX2Addr(), []entry{
 		{fnDot, 0x0},
 		{fnGemmOuter, 0x1d0},
@@ -210,7 +222,6 @@ var units = []unit{
 		{fnPackRows64, 0x5380},
 		{fnPackCols, 0x59d0},
 		{fnPackCols64, 0x5e40},
-		{fnMulFew, 0x62b0},
 	}},
 	{cpu.AVX512, panelAVX512Addr(), []entry{
 		{fnPanelShape, 0x0},
@@ -222,7 +233,6 @@ var units = []unit{
 		{fnPackRows64, 0x8720},
 		{fnPackCols, 0x8d50},
 		{fnPackCols64, 0x9350},
-		{fnMulFew, 0x97e0},
 	}},
 	{cpu.AVX2, rowsAVX2Addr(), []entry{
 		{fnExp, 0x0},

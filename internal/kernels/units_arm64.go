@@ -17,6 +17,7 @@ func encode_q2_kNEONAddr() uintptr
 func encode_q3_kNEONAddr() uintptr
 func encode_q6_kNEONAddr() uintptr
 func encode_sixesNEONAddr() uintptr
+func fewNEONAddr() uintptr
 func gemmNEONAddr() uintptr
 func panelNEONAddr() uintptr
 func rowsNEONAddr() uintptr
@@ -36,14 +37,14 @@ var units = []unit{
 		{fnAttendScores, 0x0},
 		{fnAttendWeights, 0x8a8},
 		{fnAttendValues, 0xd20},
-		{fnAttendMerge, 0x1e70},
+		{fnAttendMerge, 0x3ad8},
 	}},
 	{cpu.NEON, cacheNEONAddr(), []entry{
 		{fnCachePutF32, 0x0},
 		{fnCachePutF16, 0x17c},
 		{fnCachePutQ8, 0x3d4},
-		{fnCacheKeysQ8, 0x924},
-		{fnCacheValuesQ8, 0xa38},
+		{fnCacheKeysQ8, 0x860},
+		{fnCacheValuesQ8, 0x974},
 	}},
 	{cpu.NEON, decodeNEONAddr(), []entry{
 		{fnDecodeF16, 0x0},
@@ -101,6 +102,11 @@ var units = []unit{
 	{cpu.NEON, encode_sixesNEONAddr(), []entry{
 		{fnEncodeSixes, 0x0},
 	}},
+	{cpu.NEON, fewNEONAddr(), []entry{
+		{fnMulFew, 0x0},
+		{fnMulF16, 0x1408},
+		{fnMulBf16, 0x1b44},
+	}},
 	{cpu.NEON, gemmNEONAddr(), []entry{
 		{fnDot, 0x0},
 		{fnGemmOuter, 0x12c},
@@ -117,7 +123,6 @@ var units = []unit{
 		{fnPackRows64, 0x73bc},
 		{fnPackCols, 0x783c},
 		{fnPackCols64, 0x7aa8},
-		{fnMulFew, 0x7d14},
 	}},
 	{cpu.NEON, rowsNEONAddr(), []entry{
 		{fnExp, 0x0},

@@ -110,24 +110,37 @@ KERNEL(attend_weights, attend_weights)
   }
 }
 
-struct attend_values { float* dst; const float* w; const float* v; long ldd, ldw, m, dim, n; struct ahead ahead; };
+struct attend_values { float* dst; const float* w; const float* v; long ldd, ldw, m, dim, n, from, to, step; struct ahead ahead; };
+
+// value_steps adds positions [j,end) to the sums. Where some rows do not see all of them, sparse, the
+// others are left alone: a weight of 0 is no mask, for 0 times infinity is NaN.
+#define VALUE_STEPS(end, sparse) \
+  for (; j < (end); j++, v += p->dim) { \
+    vf b[4]; \
+    fetch(&ahead); \
+    for (int c = 0; c < nv; c++) b[c] = part ? load_part(v, part) : load(v + c * VL); \
+    for (int r = 0; r < mr; r++) { \
+      if (sparse && (j < from + r * p->step || j >= to + r * p->step)) continue; \
+      vf x = all(w[r * p->ldw + j]); \
+      for (int c = 0; c < nv; c++) acc[r][c] = fma(x, b[c], acc[r][c]); \
+    } \
+  }
 
 INLINE void value_tile(struct attend_values* restrict p, const int mr, const int nv, long part, long i, long d)
 {
   struct ahead ahead = p->ahead;
   vf acc[AM][4];
-  const float *w = p->w + i * p->ldw, *v = p->v + d;
+  const float* w = p->w + i * p->ldw;
+  // what the first row sees, and of that and what the last one sees, what any row and all rows see
+  const long from = p->from + i * p->step, to = p->to + i * p->step, more = (mr - 1) * p->step;
+  const long last = within(to + more, p->n), some = within(from + more, last), all_to = within(to, last);
+  long j = within(from, last);
+  const float* v = p->v + j * p->dim + d;
   for (int r = 0; r < mr; r++)
     for (int c = 0; c < nv; c++) acc[r][c] = all(0);
-  for (long j = 0; j < p->n; j++, v += p->dim) {
-    vf b[4];
-    fetch(&ahead);
-    for (int c = 0; c < nv; c++) b[c] = part ? load_part(v, part) : load(v + c * VL);
-    for (int r = 0; r < mr; r++) {
-      vf x = all(w[r * p->ldw + j]);
-      for (int c = 0; c < nv; c++) acc[r][c] = fma(x, b[c], acc[r][c]);
-    }
-  }
+  VALUE_STEPS(some, 1)
+  VALUE_STEPS(all_to, 0)
+  VALUE_STEPS(last, 1)
   for (int r = 0; r < mr; r++)
     for (int c = 0; c < nv; c++) {
       float* o = p->dst + (i + r) * p->ldd + d + c * VL;
@@ -137,7 +150,7 @@ INLINE void value_tile(struct attend_values* restrict p, const int mr, const int
   p->ahead = ahead;
 }
 
-// dst[m,dim] = w[m,n] v[n,dim]
+// dst[m,dim] = w[m,n] v[n,dim], of the positions that a row sees: row r those of [from+r*step, to+r*step)
 KERNEL(attend_values, attend_values)
 {
 #define TAIL(mr) \

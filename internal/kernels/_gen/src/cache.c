@@ -49,17 +49,22 @@ KERNEL(cache_put_f16, cache_put)
 }
 
 // codes are those of 32 numbers, with scale max|x|/127 in half precision, as ggml's q8_0: the division
-// by the scale is a product with its inverse before that is rounded; ties go to even.
+// by the scale is a product with its inverse before that is rounded; ties go to even. NaN or infinity
+// among them makes the scale NaN: magnitudes are compared as integers, where both lie above all numbers.
 typedef int8_t i8x16 __attribute__((vector_size(16)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 INLINE _Float16 codes(const float* x, i8x16* lo, i8x16* hi)
 {
   w16 a = loadw(x), b = loadw(x + 16);
-  w16 m = __builtin_elementwise_max(__builtin_elementwise_abs(a), __builtin_elementwise_abs(b));
-  float most = 0;
-#pragma clang loop unroll(full)
-  for (int l = 0; l < 16; l++) most = m[l] > most ? m[l] : most;
-  float d = most / 127, id = d != 0 ? 1 / d : 0;
+  i32x16 m = __builtin_elementwise_max((i32x16)a & 0x7fffffff, (i32x16)b & 0x7fffffff);
+  union { int32_t u; float f; } most = {__builtin_reduce_max(m)};
+  float d = most.f / 127, id = d != 0 ? 1 / d : 0;
+  if (most.u >= 0x7f800000) {
+    most.u = 0x7fc00000;
+    d = most.f;
+    id = 0;
+    a = b = allw(0);
+  }
   a = __builtin_elementwise_roundeven(a * allw(id));
   b = __builtin_elementwise_roundeven(b * allw(id));
   *lo = __builtin_convertvector(__builtin_convertvector(a, i32x16), i8x16);

@@ -3,7 +3,7 @@
 // of RIGHT columns, both with k outermost, so that a step over k reads them forwards: one number of
 // each row is broadcast against the vectors of the columns. An element is one chain of fused
 // multiply-adds over k, at every level, whatever tile it falls into.
-#include "vec.h"
+#include "columns.h"
 
 // LEFT x RIGHT/VL accumulators, the vectors of a step and a broadcast fill the registers.
 #if VL == 16
@@ -131,16 +131,6 @@ MUL_PANELS(_64, double, vd, vdu, (VL / 2), fmad, alld, load_part_d, store_part_d
 // side. Lanes from n on are zero. ld counts elements.
 struct pack { void* dst; const void* src; long ld, n, width, k; };
 
-// IN_QUARTERS is a shuffle of two vectors that does the same in every quarter of 128 bits.
-#if VL == 16
-#define IN_QUARTERS(a, b, c, d, e, f) \
-  SHUF(a, b, c, d, e, f, c + 4, d + 4, e + 4, f + 4, c + 8, d + 8, e + 8, f + 8, c + 12, d + 12, e + 12, f + 12)
-#elif VL == 8
-#define IN_QUARTERS(a, b, c, d, e, f) SHUF(a, b, c, d, e, f, c + 4, d + 4, e + 4, f + 4)
-#else
-#define IN_QUARTERS(a, b, c, d, e, f) SHUF(a, b, c, d, e, f)
-#endif
-
 // Four rows at a time: rows a power of two apart push each other out of the first-level cache when
 // more of them take turns.
 #define PACK_FOUR(T, V4, V4U) \
@@ -232,79 +222,3 @@ PACK_ROWS(pack_rows_64, double, double, , 4, PACK_FOUR(double, d4, d4u))
   }
 PACK_COLS(pack_cols, float)
 PACK_COLS(pack_cols_64, double)
-
-// dst[m,n] (+)= x[m,k] w[n,k]^T for a few rows of x, without packing: vectors across the rows of w
-// are made in registers, while w passes by once. m is up to FEW. The sums and their order are those of
-// mul_panels called for one piece of PIECE after another.
-#define FEW 4
-#define PIECE 256
-struct mul_few { float* dst; const float* x; const float* w; long ldd, ldx, ldw, m, n, k, add; };
-
-// COLUMNS makes vectors across VL rows, v[0..3] at k = t..t+3, of four numbers from each row. The
-// rows of a quarter are adjacent, so quarters are put together as they are loaded and then
-// transposed each in itself.
-#if VL == 16
-#define PAIR(L, i) SHUF(L(i), L(i + 4), 0, 1, 2, 3, 4, 5, 6, 7)
-#define JOIN(L, i) SHUF(PAIR(L, i), PAIR(L, i + 8), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
-#elif VL == 8
-#define JOIN(L, i) SHUF(L(i), L(i + 4), 0, 1, 2, 3, 4, 5, 6, 7)
-#else
-#define JOIN(L, i) L(i)
-#endif
-#define ROW(i) (*(const f4u*)(w + (i) * ld + t))
-#define COLUMNS(v) \
-  { \
-    vf a = JOIN(ROW, 0), b = JOIN(ROW, 1), c = JOIN(ROW, 2), d = JOIN(ROW, 3); \
-    vf ab = IN_QUARTERS(a, b, 0, VL, 1, VL + 1), AB = IN_QUARTERS(a, b, 2, VL + 2, 3, VL + 3); \
-    vf cd = IN_QUARTERS(c, d, 0, VL, 1, VL + 1), CD = IN_QUARTERS(c, d, 2, VL + 2, 3, VL + 3); \
-    v[0] = IN_QUARTERS(ab, cd, 0, 1, VL, VL + 1); \
-    v[1] = IN_QUARTERS(ab, cd, 2, 3, VL + 2, VL + 3); \
-    v[2] = IN_QUARTERS(AB, CD, 0, 1, VL, VL + 1); \
-    v[3] = IN_QUARTERS(AB, CD, 2, 3, VL + 2, VL + 3); \
-  }
-
-INLINE void few(struct mul_few* restrict p, const int mr, const int full, long j)
-{
-  const float *x = p->x, *w = p->w + j * p->ldw;
-  float* d = p->dst + j;
-  long cols = full ? VL : p->n - j, ldx = p->ldx, ld = p->ldw, t = 0;
-  vf sum[FEW];
-  for (int r = 0; r < mr; r++) sum[r] = all(0);
-  while (t < p->k) {
-    long k = p->k - t < PIECE ? p->k : t + PIECE, first = t == 0;
-    vf acc[FEW];
-    for (int r = 0; r < mr; r++) acc[r] = all(0);
-    for (; full && t + 4 <= k; t += 4) {
-      vf v[4];
-      COLUMNS(v)
-      for (int i = 0; i < 4; i++)
-        for (int r = 0; r < mr; r++) acc[r] = fma(all(x[r * ldx + t + i]), v[i], acc[r]);
-    }
-    for (; t < k; t++) {
-      float one[VL] = {0};
-      for (int i = 0; i < cols; i++) one[i] = w[i * ld + t];
-      for (int r = 0; r < mr; r++) acc[r] = fma(all(x[r * ldx + t]), load(one), acc[r]);
-    }
-    // the first sum is added to dst or stored as it is, the others are added
-    for (int r = 0; r < mr; r++, d += p->ldd) {
-      if (full) sum[r] = !first ? sum[r] + acc[r] : p->add ? load(d) + acc[r] : acc[r];
-      else sum[r] = !first ? sum[r] + acc[r] : p->add ? load_part(d, cols) + acc[r] : acc[r];
-    }
-    d -= mr * p->ldd;
-  }
-  for (int r = 0; r < mr; r++, d += p->ldd) {
-    if (full) store(d, sum[r]);
-    else store_part(d, cols, sum[r]);
-  }
-}
-
-KERNEL(mul_few, mul_few)
-{
-  long j = 0;
-#define FEW_ROWS(rows) \
-  case rows: \
-    for (; j + VL <= p->n; j += VL) few(p, rows, 1, j); \
-    if (j < p->n) few(p, rows, 0, j); \
-    break;
-  switch (p->m) { FEW_ROWS(1) FEW_ROWS(2) FEW_ROWS(3) FEW_ROWS(4) }
-}
