@@ -26,7 +26,7 @@ type engine struct {
 	row   rowStep             // under way
 	steps struct {            // methods as values, made once: a run allocates nothing
 		multiply, quantize, attend, attendPart, attendJoin func(worker, item int)
-		lookup, norm, place, heads, store                        func(worker, item int)
+		lookup, norm, place, heads, store                  func(worker, item int)
 	}
 }
 

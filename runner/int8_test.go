@@ -13,6 +13,7 @@ import (
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/kernels"
 	"github.com/pare-dev/pare/internal/storage"
+	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
 )
 
@@ -39,7 +40,7 @@ func TestInt8SameBytes(t *testing.T) {
 		t.Fatalf("only %v are computed with 8-bit activations", types)
 	}
 	for _, typ := range types {
-		m := quantized(t, open(t, dir), typ)
+		m := mappedModel(t, quantized(t, open(t, dir), typ))
 		least, err := runner.Demand(m, runner.Options{Threads: 2, Context: 64, Tokens: len(ids)})
 		if err != nil {
 			t.Fatal(err)
@@ -58,7 +59,12 @@ func TestInt8SameBytes(t *testing.T) {
 				{Threads: 2, Memory: least, Context: 64, Tokens: len(ids), Batch: 1},
 			} {
 				opt.ISA = isa
-				if got := logitsOf(t, load(t, m, opt), ids); !slices.Equal(got, want) {
+				r := load(t, m, opt)
+				// tiles that stay take the place of mapped rows
+				if stay := r.MappedBytes() < mappedBytes(m); stay != (opt.Memory == 0) {
+					t.Errorf("%s: %+v: %d mapped bytes of %d are used", typ, opt, r.MappedBytes(), mappedBytes(m))
+				}
+				if got := logitsOf(t, r, ids); !slices.Equal(got, want) {
 					t.Errorf("%s: %+v differs from one thread and one batch by %g of the spread", typ, opt, worst(got, want))
 				}
 			}
@@ -66,6 +72,63 @@ func TestInt8SameBytes(t *testing.T) {
 			if w := worst(want, exact); !(w > 1e-4) {
 				t.Errorf("%s on %s: %g of the spread from float activations: were they 8-bit at all?", typ, isa, w)
 			}
+		}
+	}
+}
+
+// mappedBytes is the size of the matrices of a mappedModel that are used where they lie.
+func mappedBytes(m *ir.Model) (n int64) {
+	for _, x := range m.Tensors() {
+		if h, ok := x.Data.(inPlace); ok {
+			n += int64(len(h.parts[ir.PartData]))
+		}
+	}
+	return n
+}
+
+// A larger budget never holds a shorter text than a smaller one, though it begins with larger batches and
+// with tiles that stay: neither keeps the cache from growing. And what is held stays within the budget.
+func TestMoreMemoryHoldsMore(t *testing.T) {
+	base := open(t, filepath.Join(architectures, "llama")).Clone()
+	d := *base.Decoder
+	d.Context = 1500
+	base.Decoder = &d
+	m := mappedModel(t, quantized(t, base, storage.Q4K))
+	text := long(t, "llama", d.Context)
+	for _, opt := range []runner.Options{
+		{Threads: 1},
+		{Threads: 1, KV: storage.Q8_0},
+		{Threads: 1, Tokens: 1, Batch: 16}, // which is not true: tiles stay at first
+	} {
+		least, err := runner.Demand(m, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		most, gaveUp, kept := 0, false, false
+		for tenths := int64(10); most < d.Context; tenths += 2 {
+			if tenths > 80 {
+				t.Fatalf("%+v: %d tokens in eight times the least memory", opt, most)
+			}
+			opt.Memory = least * tenths / 10
+			r := load(t, m, opt)
+			tiles := r.MappedBytes() < mappedBytes(m)
+			s := r.NewSession()
+			if err := s.Append(context.Background(), text, runner.WantLast, nil); err != nil && !errors.Is(err, fault.ErrBudget) {
+				t.Fatal(err)
+			}
+			if s.Pos() < most || s.Pos() == 0 {
+				t.Errorf("%+v: %d tokens, %d in less memory", opt, s.Pos(), most)
+			}
+			if held := r.MemoryBytes(); held > opt.Memory {
+				t.Errorf("%+v: %d bytes are held", opt, held)
+			}
+			most = max(most, s.Pos())
+			r.Close()
+			gaveUp = gaveUp || tiles && r.MappedBytes() >= mappedBytes(m)
+			kept = kept || tiles
+		}
+		if gaveUp != (opt.Tokens == 1) {
+			t.Errorf("%+v: tiles stayed at first %v, were given up %v", opt, kept, gaveUp)
 		}
 	}
 }

@@ -17,7 +17,8 @@ type loader struct {
 	k       *kernels.Set
 	threads int
 	act     Activations
-	room    []byte   // for tiles that stay in memory; nil: they are made when they are used
+	room    []byte   // for tiles of weights that are not mapped
+	spare   []byte   // for tiles of those that are; nil: they are made when they are used
 	bufs    [][]byte // of the threads that make tiles
 }
 
@@ -38,14 +39,14 @@ const (
 // stored one by one, and schemes of codes with scales, are not. A change kept beside a weight is made
 // for real inputs.
 func tiler(k *kernels.Set, act Activations, t *ir.Tensor) *kernels.Tiler {
-	if act == ActivationsF32 || t.Scheme != nil || t.Side != nil || t.Cols()%actBlock != 0 || !(t.Role.Linear() || t.Role == ir.RoleHead || t.Role == ir.RoleEmbedding) {
+	if act == ActivationsF32 || t.Scheme != nil || t.Side != nil || !(t.Role.Linear() || t.Role == ir.RoleHead || t.Role == ir.RoleEmbedding) {
 		return nil
+	}
+	if _, err := t.Type.RowBytes(t.Cols()); err != nil {
+		return nil // rows of no whole blocks: loading says so
 	}
 	return k.Tiler(string(t.Type))
 }
-
-// actBlock is how many activations share a scale.
-const actBlock = 32
 
 // tileBytes is the size of a tensor's tiles.
 func tileBytes(l *kernels.Tiler, rows, cols int) int {
@@ -99,10 +100,18 @@ func (ld *loader) linear(ctx context.Context, t, bias *ir.Tensor, rows bool) (*l
 	switch {
 	case t.Scheme != nil:
 		err = l.loadPlanes(ctx, t)
-	case l.tiler != nil && ld.room != nil:
-		err = ld.loadTiles(ctx, l, t)
-	default:
+	case l.tiler == nil:
 		err = l.loadData(ctx, ld.k, t)
+	default:
+		room := &ld.room
+		if _, ok := mapWhole(t); ok {
+			room = &ld.spare
+		}
+		if *room == nil {
+			err = l.loadData(ctx, ld.k, t)
+		} else {
+			err = ld.loadTiles(ctx, l, t, room)
+		}
 	}
 	if err != nil {
 		return nil, ir.Wrap(t, "run", err)
@@ -111,13 +120,13 @@ func (ld *loader) linear(ctx context.Context, t, bias *ir.Tensor, rows bool) (*l
 		if l.bias, err = loadVector(ctx, bias); err != nil {
 			return nil, err
 		}
-		l.owned += int64(len(l.bias)) * 4
 	}
 	return l, nil
 }
 
-// loadTiles reads encoded rows, a band at a time on every thread, and keeps them in tiles only.
-func (ld *loader) loadTiles(ctx context.Context, l *linear, t *ir.Tensor) error {
+// loadTiles reads encoded rows, a band at a time on every thread, and keeps them in tiles in a part of
+// room only.
+func (ld *loader) loadTiles(ctx context.Context, l *linear, t *ir.Tensor, room *[]byte) error {
 	rowBytes, err := t.Type.RowBytes(l.cols)
 	if err != nil {
 		return err
@@ -127,11 +136,10 @@ func (ld *loader) loadTiles(ctx context.Context, l *linear, t *ir.Tensor) error 
 		return err
 	}
 	size, total := l.tiler.Bytes(l.cols), tileBytes(l.tiler, l.rows, l.cols)
-	if total > len(ld.room) {
-		return fmt.Errorf("tiles of %d bytes, %d are left", total, len(ld.room))
+	if total > len(*room) {
+		return fmt.Errorf("tiles of %d bytes, %d are left", total, len(*room))
 	}
-	l.tiles, l.owned = ld.room[:total:total], int64(total)
-	ld.room = ld.room[roundUp(total):]
+	l.tiles, *room = (*room)[:total:total], (*room)[roundUp(total):]
 	if raw, ok := mapWhole(t); ok { // should the tiles be given up one day
 		l.raw = raw
 		l.file, _ = t.Data.(ir.Mapped)
@@ -181,10 +189,10 @@ func (l *linear) loadData(ctx context.Context, k *kernels.Set, t *ir.Tensor) err
 	l.rowBytes = int(rowBytes)
 	total := rowBytes * int64(l.rows)
 	if raw, ok := mapWhole(t); ok {
-		l.raw, l.mapped = raw, total
+		l.raw = raw
 		l.file, _ = t.Data.(ir.Mapped)
 	} else {
-		l.raw, l.owned = make([]byte, total), total
+		l.raw = make([]byte, total)
 		for _, b := range ir.Bands(l.rows, int64(l.cols)*4, readBand) {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -277,7 +285,6 @@ func (l *linear) loadPlanes(ctx context.Context, t *ir.Tensor) error {
 		return errors.New("scales do not match the groups")
 	}
 	l.raw, l.rowBytes = codes, l.cols
-	l.owned = int64(len(codes) + 4*len(scales) + len(zeros))
 	l.decode = func(dst []float32, row int) {
 		q := l.row(row)
 		for g := range groups {

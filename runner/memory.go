@@ -19,8 +19,10 @@ type footprint struct {
 	mapped int64 // pages of mapped files, once all have been touched
 	part   int64 // the most of mapped that one step needs: a block, the output matrix
 	block  int64 // the most that one block takes, on the heap and mapped
-	tiles  int64 // what owned has of tiles
+	tiles  int64 // what owned has of tiles of weights that would be on the heap anyway,
+	spare  int64 // and of tiles that can be made anew from mapped files
 	tile   int64 // the largest tile that is made when it is used
+	buf    int64 // the most that a thread reads at a time of what becomes tiles that stay
 	tiled  bool  // some products take quantized activations,
 	real   bool  // some take real numbers,
 	decode bool  // some of these have weights that are neither f32, f16 nor bf16
@@ -30,7 +32,7 @@ type footprint struct {
 type layout struct {
 	k    *kernels.Set
 	act  Activations
-	kept bool // tiles stay in memory
+	kept bool // tiles of mapped weights stay in memory
 }
 
 // footprintOf adds up a model's weights without reading them.
@@ -54,15 +56,21 @@ func footprintOf(m *ir.Model, how layout) (footprint, error) {
 			f.decode = f.decode || t.Type != storage.F32 && t.Type != storage.F16 && t.Type != storage.BF16
 		default:
 			f.tiled = true
-			if !how.kept {
+			if file > 0 && !how.kept {
 				f.tile = max(f.tile, int64(l.Bytes(t.Cols())))
 				break
 			}
+			n := int64(roundUp(tileBytes(l, t.Rows(), t.Cols())))
+			if file > 0 {
+				f.spare += n
+			} else {
+				f.tiles += n
+			}
+			f.buf = max(f.buf, packBand, kernels.TileRows*(own+file)/int64(max(1, t.Rows())))
 			if t.Role != ir.RoleEmbedding { // of which rows are looked up
 				own, file = 0, 0
 			}
-			n := int64(roundUp(tileBytes(l, t.Rows(), t.Cols())))
-			own, f.tiles = own+n, f.tiles+n
+			own += n
 		}
 		f.owned, f.mapped = f.owned+own, f.mapped+file
 		if t.Block < 0 { // embedding, norm and output matrix are used one at a time
@@ -117,10 +125,10 @@ func bandBytes(d *ir.Decoder, f footprint) (n int64) {
 	return n
 }
 
-// workBytes is what workers take at most for a batch of t tokens.
-func workBytes(d *ir.Decoder, f footprint, t, context, threads int) int64 {
+// workBytes is what workers take at most for a batch of t tokens, in a text of so many tokens.
+func workBytes(d *ir.Decoder, f footprint, t, tokens, threads int) int64 {
 	each := bandBytes(d, f) + 4*int64(attendNumbers(d.Heads, d.KVHeads, d.HeadDim, t))
-	return each*int64(threads) + 4*int64(partNumbers(d, max(context, t), threads))
+	return each*int64(threads) + 4*int64(partNumbers(d, max(tokens, t), threads))
 }
 
 // walkWorkBytes is what workers take at most in a walk over texts of a length.
@@ -152,16 +160,16 @@ func Demand(m *ir.Model, opt Options) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if opt.Context <= 0 {
-		opt.Context = m.Decoder.Context
-	}
 	opt.Memory = 1 // some limit
 	return f.owned + f.part + heapBytes(m.Decoder, f, opt, leastBatch), nil
 }
 
-// heapBytes is what a runner holds beside weights: activations, workers, cache.
+// heapBytes is what a runner holds beside weights: activations, workers, cache; or, before there are any
+// of these, what it reads weights through.
 func heapBytes(d *ir.Decoder, f footprint, opt Options, batch int) int64 {
-	return activationBytes(d, f, batch, opt.Memory > 0) + workBytes(d, f, batch, opt.Context, par.Threads(opt.Threads)) + cacheBytes(d, opt.KV, max(1, opt.Tokens), batch)
+	threads, tokens := par.Threads(opt.Threads), max(1, opt.Tokens)
+	n := activationBytes(d, f, batch, opt.Memory > 0) + workBytes(d, f, batch, tokens, threads) + cacheBytes(d, opt.KV, tokens, batch)
+	return max(n, f.buf*int64(threads))
 }
 
 // Usual is what sessions of Options.Tokens take where there is no limit, weights included that cannot
@@ -210,7 +218,8 @@ func walkBytes(d *ir.Decoder, f footprint, length int) int64 {
 
 // plan decides how weights are held and how many tokens are computed together: weights in tiles that
 // stay where everything fits in the budget; the largest batch whose activations take at most a quarter
-// of it. Results do not depend on either.
+// of it. Results do not depend on either. Tiles take what encoded rows take, so that only those of mapped
+// weights are in question.
 func (r *Runner) plan(m *ir.Model) error {
 	how := layout{k: kernels.For(r.opt.ISA), act: r.opt.Activations}
 	lean, err := footprintOf(m, how)
@@ -223,12 +232,22 @@ func (r *Runner) plan(m *ir.Model) error {
 		return err
 	}
 	r.weights = kept
-	if r.batch = r.chooseBatch(); r.opt.Memory > 0 && heapBytes(r.d, kept, r.opt, r.batch)+kept.owned+kept.mapped > r.opt.Memory {
+	if r.batch = r.chooseBatch(); r.opt.Memory > 0 && heapBytes(r.d, kept, r.wished(), r.batch)+kept.owned+kept.mapped > r.opt.Memory {
 		r.weights = lean
 		r.batch = r.chooseBatch()
 	}
 	r.lean = lean
 	return r.checkBudget(m)
+}
+
+// wished is the options with room for as long a session as there may be, where nobody has said how long
+// it will be: what only saves time is not to take the place of a cache.
+func (r *Runner) wished() Options {
+	opt := r.opt
+	if opt.Tokens <= 0 {
+		opt.Tokens = opt.Context
+	}
+	return opt
 }
 
 // chooseBatch is the largest batch whose activations take at most a quarter of the budget, and with
@@ -242,7 +261,7 @@ func (r *Runner) chooseBatch() int {
 		return b
 	}
 	rest := r.opt.Memory - r.weights.owned - r.weights.part
-	for b > leastBatch && (activationBytes(r.d, r.weights, b, true) > r.opt.Memory/4 || heapBytes(r.d, r.weights, r.opt, b) > rest) {
+	for b > leastBatch && (activationBytes(r.d, r.weights, b, true) > r.opt.Memory/4 || heapBytes(r.d, r.weights, r.wished(), b) > rest) {
 		b /= 2
 	}
 	return b

@@ -183,15 +183,25 @@ func (e *engine) multiplyRows(worker, i, lo, hi int) {
 
 // tiled is dst = x w[lo:hi]^T, or dst += that, of the quantized inputs.
 func (e *engine) tiled(ws *workspace, dst kernels.Matrix, w *linear, lo, hi int, add bool) {
-	tiles := w.tilesOf(ws, lo, hi)
+	rows := hi - lo
+	if w.tiles == nil { // an item may be as long as the other weight of a gate wants it
+		rows = madeTiles(w.tiler.Bytes(w.cols)) * kernels.TileRows
+	}
 	// some tokens stay in the second-level cache while all these tiles pass by
 	step := max(64, bandTokens/(2*min(w.cols, tileCols))&^15)
-	for t := 0; t < dst.Rows; t += step {
-		end := min(dst.Rows, t+step)
-		x := e.mul.acts.Slice(t, end)
-		w.tiler.Mul(dst.Slice(t, end, 0, hi-lo), &x, tiles, add)
+	for at := lo; at < hi; at += rows {
+		end := min(hi, at+rows)
+		tiles := w.tilesOf(ws, at, end)
+		for t := 0; t < dst.Rows; t += step {
+			last := min(dst.Rows, t+step)
+			x := e.mul.acts.Slice(t, last)
+			w.tiler.Mul(dst.Slice(t, last, at-lo, end-lo), &x, tiles, add)
+		}
 	}
 }
+
+// madeTiles is how many tiles of a size a worker makes at a time.
+func madeTiles(size int) int { return max(bandTiles, shareBytes/max(1, size)) }
 
 // times is dst = x w[lo:hi]^T, or dst += that, of real inputs; left is x, packed, where there are several
 // tokens.

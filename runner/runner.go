@@ -67,8 +67,9 @@ type Runner struct {
 	head    *linear
 	blocks  []*block
 	weights footprint
-	lean    footprint         // of the same weights, when no tiles stay
-	tiles   *mapped.Anonymous // nil when none stay
+	lean    footprint         // of the same weights, without spare tiles
+	tiles   *mapped.Anonymous // of weights that are not mapped; nil when there are none
+	spare   *mapped.Anonymous // of weights that are; nil when these do not stay
 	tight   bool              // pages of mapped weights are given back after each block
 	cached  int64             // heap of the sessions' caches
 	spec    *tokenizer.Spec
@@ -166,6 +167,10 @@ func (r *Runner) load(ctx context.Context, m *ir.Model) error {
 		r.tiles = mapped.NewAnonymous(int(r.weights.tiles))
 		ld.room = r.tiles.Bytes()
 	}
+	if r.weights.spare > 0 {
+		r.spare = mapped.NewAnonymous(int(r.weights.spare))
+		ld.spare = r.spare.Bytes()
+	}
 	embedding, err := x.find(ir.RoleEmbedding, -1)
 	if err != nil {
 		return err
@@ -192,11 +197,10 @@ func (r *Runner) load(ctx context.Context, m *ir.Model) error {
 	return nil
 }
 
-// unpack gives up the tiles that stay, where all of them can be made anew from mapped files, and reports
-// whether it did.
-func (r *Runner) unpack() bool {
-	if r.tiles == nil {
-		return false
+// unpack gives up the tiles that can be made anew from mapped files.
+func (r *Runner) unpack() {
+	if r.spare == nil {
+		return
 	}
 	all := []*linear{r.head}
 	for _, b := range r.blocks {
@@ -205,26 +209,24 @@ func (r *Runner) unpack() bool {
 		}
 	}
 	for _, l := range all {
-		if l.tiles != nil && l.raw == nil {
-			return false
+		if l.raw != nil {
+			l.tiles = nil
 		}
 	}
-	for _, l := range all {
-		l.tiles = nil
-	}
 	r.weights = r.lean
-	err := r.tiles.Close()
-	r.tiles = nil
-	return err == nil
+	_ = r.spare.Close() // as in Close
+	r.spare = nil
 }
 
 // Close stops the workers and, where memory is limited, gives the pages of mapped weights back. The
 // sessions of a closed runner must not be used.
 func (r *Runner) Close() {
 	r.e.pool.close()
-	if r.tiles != nil {
-		_ = r.tiles.Close() // nothing is lost with memory that stays
-		r.tiles = nil
+	for _, tiles := range []**mapped.Anonymous{&r.tiles, &r.spare} {
+		if *tiles != nil {
+			_ = (*tiles).Close() // nothing is lost with memory that stays
+			*tiles = nil
+		}
 	}
 	if r.opt.Memory <= 0 {
 		return
@@ -261,8 +263,19 @@ func (r *Runner) MemoryBytes() int64 {
 	return r.memory()
 }
 
-func (r *Runner) memory() int64 {
-	return r.weights.owned + r.cached + r.e.bytes() + r.buf.bytes() + 4*int64(cap(r.hidden)+cap(r.attn)+cap(r.ffn)+cap(r.logits))
+func (r *Runner) memory() int64 { return r.weights.owned + r.cached + r.buffers() }
+
+// buffers is what activations and workers hold at present.
+func (r *Runner) buffers() int64 {
+	return r.e.bytes() + r.buf.bytes() + 4*int64(cap(r.hidden)+cap(r.attn)+cap(r.ffn)+cap(r.logits))
+}
+
+// committed is what the runner holds once a session has so many tokens, without their keys and values:
+// buffers count for what they are going to be.
+func (r *Runner) committed(tokens int) int64 {
+	tokens = max(1, tokens, r.opt.Tokens)
+	buffers := activationBytes(r.d, r.weights, r.batch, true) + workBytes(r.d, r.weights, r.batch, tokens, r.Threads())
+	return r.weights.owned + r.cached + max(r.buffers(), buffers)
 }
 
 // Activations says how inputs of products are represented.

@@ -438,7 +438,7 @@ func TestTokenAllocations(t *testing.T) {
 // What a runner holds may be asked while it computes (the race detector sees to it).
 func TestAskedMeanwhile(t *testing.T) {
 	m := open(t, filepath.Join(architectures, "llama"))
-	opt := runner.Options{Threads: 1, Context: 512, Tokens: 1}
+	opt := runner.Options{Threads: 1, Context: 512, Tokens: 1, Batch: 16}
 	least, err := runner.Demand(m, opt)
 	if err != nil {
 		t.Fatal(err)

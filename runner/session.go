@@ -164,11 +164,11 @@ func (s *Session) reserve(n int) error {
 		grow += int64(c.missing(s.pos, n)) * c.pageBytes()
 	}
 	if r.opt.Memory > 0 && grow > 0 {
-		if r.memory()+r.weights.mapped+grow > r.opt.Memory {
+		if r.committed(n)+r.weights.mapped+grow > r.opt.Memory {
 			r.unpack()
 		}
-		r.tight = r.tight || r.memory()+r.weights.mapped+grow > r.opt.Memory
-		if held := r.memory() + r.pages(); held+grow > r.opt.Memory {
+		r.tight = r.tight || r.committed(n)+r.weights.mapped+grow > r.opt.Memory
+		if held := r.committed(n) + r.pages(); held+grow > r.opt.Memory {
 			return &fault.Error{Op: "run", Err: fault.As(fault.ErrBudget, fmt.Errorf("the cache of %d tokens needs %s more, %s of %s are in use",
 				n, human.Bytes(grow), human.Bytes(held), human.Bytes(r.opt.Memory))), Hint: "raise --max-memory or shorten the text"}
 		}

@@ -37,6 +37,33 @@ func (h *held) ReadRaw(_ context.Context, part ir.Part, dst []byte, lo, hi int) 
 	return nil
 }
 
+// inPlace is held as it lies in a mapped file.
+type inPlace struct{ *held }
+
+func (h inPlace) MapRaw(part ir.Part, lo, hi int) ([]byte, bool) {
+	row := len(h.parts[part]) / h.t.Rows()
+	return h.parts[part][lo*row : hi*row], true
+}
+
+func (inPlace) DropRaw(ir.Part, int, int) {}
+
+// mappedModel is a model of matrices in memory as a GGUF file of a llama has them: all can be used where
+// they lie but those of queries and keys, whose rows come in another order.
+func mappedModel(t testing.TB, m *ir.Model) *ir.Model {
+	t.Helper()
+	m = m.Clone()
+	for _, x := range m.Tensors() {
+		h, ok := x.Data.(*held)
+		if !ok || x.Role == ir.RoleAttnQ || x.Role == ir.RoleAttnK {
+			continue
+		}
+		if err := m.Replace(x.With(x.Type, nil, inPlace{h})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return m
+}
+
 // variants replaces every block matrix by one made of its values, in two forms: stored as make says,
 // and as float32 numbers of the same real values.
 func variants(t testing.TB, m *ir.Model, convert func(x *ir.Tensor, values []float32) *held) (stored, plain *ir.Model) {

@@ -22,8 +22,6 @@ type linear struct {
 	tiles      []byte                                                   // nil: they are made from raw when they are used
 	bias       []float32
 	side       *ir.LowRank
-	owned      int64 // bytes of memory behind it, tiles included
-	mapped     int64 // bytes of mapped files behind it
 	file       ir.Mapped
 }
 
