@@ -160,10 +160,16 @@ func (e *engine) partOf(page, head int) kernels.Sums {
 	return rowsOf(all, head*group, (head+1)*group)
 }
 
+// part is the page and the key head of an item of attendPart: a worker's next item is the next page of the
+// same head, which attendPage fetches ahead.
+func (a *attention) part(item int) (page, head int) {
+	return a.first + item%a.pages, item / a.pages
+}
+
 // attendPart does one page of one key head for a single token.
 func (e *engine) attendPart(worker, item int) {
 	a := &e.at
-	head, page := item/a.pages, a.first+item%a.pages
+	page, head := a.part(item)
 	ws := e.attendScratch(worker, 1)
 	keys, values := a.c.read(e.k, ws.page, page, head, min(pageLen, a.pos+1-page*pageLen))
 	e.attendPage(ws.scores, e.partOf(page, head), e.group(head), keys, values, page, a.pos, 0, a.c.ahead(page+1, head))
