@@ -70,6 +70,10 @@ const (
 	fnPackRows64
 	fnPackCols
 	fnPackCols64
+	fnPlanesRow4
+	fnPlanesRow8
+	fnPlanesMul4
+	fnPlanesMul8
 	fnExp
 	fnMax
 	fnFind

@@ -34,6 +34,8 @@ func gemmAVX2Addr() uintptr
 func gemmAVX512Addr() uintptr
 func panelAVX2Addr() uintptr
 func panelAVX512Addr() uintptr
+func planesAVX2Addr() uintptr
+func planesAVX512Addr() uintptr
 func rowsAVX2Addr() uintptr
 func rowsAVX512Addr() uintptr
 func tileAVX2Addr() uintptr
@@ -233,6 +235,18 @@ var units = []unit{
 		{fnPackRows64, 0x8720},
 		{fnPackCols, 0x8d50},
 		{fnPackCols64, 0x9350},
+	}},
+	{cpu.AVX2, planesAVX2Addr(), []entry{
+		{fnPlanesRow4, 0x0},
+		{fnPlanesRow8, 0x1b0},
+		{fnPlanesMul4, 0x390},
+		{fnPlanesMul8, 0xd40},
+	}},
+	{cpu.AVX512, planesAVX512Addr(), []entry{
+		{fnPlanesRow4, 0x0},
+		{fnPlanesRow8, 0x190},
+		{fnPlanesMul4, 0x350},
+		{fnPlanesMul8, 0xe90},
 	}},
 	{cpu.AVX2, rowsAVX2Addr(), []entry{
 		{fnExp, 0x0},

@@ -20,6 +20,7 @@ func encode_sixesNEONAddr() uintptr
 func fewNEONAddr() uintptr
 func gemmNEONAddr() uintptr
 func panelNEONAddr() uintptr
+func planesNEONAddr() uintptr
 func rowsNEONAddr() uintptr
 func tileNEONAddr() uintptr
 func tileDOTPRODAddr() uintptr
@@ -123,6 +124,12 @@ var units = []unit{
 		{fnPackRows64, 0x73bc},
 		{fnPackCols, 0x783c},
 		{fnPackCols64, 0x7aa8},
+	}},
+	{cpu.NEON, planesNEONAddr(), []entry{
+		{fnPlanesRow4, 0x0},
+		{fnPlanesRow8, 0x1d4},
+		{fnPlanesMul4, 0x3f0},
+		{fnPlanesMul8, 0xc98},
 	}},
 	{cpu.NEON, rowsNEONAddr(), []entry{
 		{fnExp, 0x0},
