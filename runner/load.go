@@ -2,7 +2,6 @@ package runner
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/pare-dev/pare/internal/fault"
@@ -64,10 +63,14 @@ func sizeOf(t *ir.Tensor) (owned, mapped int64, err error) {
 		n, err := t.PartBytes(ir.PartData, 0, t.Rows())
 		return n, 0, err
 	}
-	groups := int64(t.Scheme.Groups(t.Cols()))
-	owned = t.Elems() + int64(t.Rows())*groups*4
+	owned = int64(t.Rows()) * int64(kernels.PlaneBytes(codeBits(t.Scheme), t.Cols()))
+	groups := int64(t.Rows()) * int64(t.Scheme.Groups(t.Cols()))
+	if t.Scheme.Group == storage.GroupTensor {
+		groups = 1
+	}
+	owned += 4 * groups
 	if !t.Scheme.Symmetric {
-		owned += int64(t.Rows()) * groups
+		owned += groups
 	}
 	return owned, 0, nil
 }
@@ -99,7 +102,7 @@ func (ld *loader) linear(ctx context.Context, t, bias *ir.Tensor, rows bool) (*l
 	var err error
 	switch {
 	case t.Scheme != nil:
-		err = l.loadPlanes(ctx, t)
+		err = l.loadPlanes(ctx, ld.k, t)
 	case l.tiler == nil:
 		err = l.loadData(ctx, ld.k, t)
 	default:
@@ -227,82 +230,6 @@ func (l *linear) decoders(k *kernels.Set, t *ir.Tensor) error {
 	l.decode = func(dst []float32, row int) { decode(dst, l.row(row)) }
 	l.dots = k.DotRows(string(t.Type))
 	l.stored = k.PackStored(string(t.Type))
-	return nil
-}
-
-// loadPlanes keeps one byte per code and float32 scales, and decodes rows by scale*(q-zero).
-func (l *linear) loadPlanes(ctx context.Context, t *ir.Tensor) error {
-	s := *t.Scheme
-	if s.Bits < 2 || s.Bits > 8 {
-		return fmt.Errorf("%d-bit codes cannot be executed", s.Bits)
-	}
-	bands := ir.Bands(l.rows, int64(l.cols)*4, readBand)
-	whole := func(part ir.Part) ([]byte, error) {
-		cut := bands
-		if s.Group == storage.GroupTensor && part != ir.PartCodes {
-			cut = []ir.Band{{Lo: 0, Hi: l.rows}} // one number, which belongs to every band
-		}
-		var all []byte
-		for _, b := range cut {
-			n, err := t.PartBytes(part, b.Lo, b.Hi)
-			if err != nil {
-				return nil, err
-			}
-			at := len(all)
-			all = append(all, make([]byte, n)...)
-			if err := t.Data.ReadRaw(ctx, part, all[at:], b.Lo, b.Hi); err != nil {
-				return nil, err
-			}
-		}
-		return all, nil
-	}
-	codes, err := whole(ir.PartCodes)
-	if err != nil {
-		return err
-	}
-	packed, err := whole(ir.PartScales)
-	if err != nil {
-		return err
-	}
-	info := storage.MustLookup(s.Scale)
-	scales := make([]float32, len(packed)/info.BlockBytes)
-	info.Decode(scales, packed)
-	var zeros []byte
-	if !s.Symmetric {
-		if zeros, err = whole(ir.PartZeros); err != nil {
-			return err
-		}
-	}
-	groups, width := s.Groups(l.cols), s.Group
-	if width <= 0 {
-		width = l.cols
-	}
-	perRow := groups
-	if s.Group == storage.GroupTensor {
-		perRow = 0 // every row uses the one scale
-	}
-	if len(scales) == 0 || perRow > 0 && len(scales) != l.rows*groups || zeros != nil && len(zeros) != len(scales) {
-		return errors.New("scales do not match the groups")
-	}
-	l.raw, l.rowBytes = codes, l.cols
-	l.decode = func(dst []float32, row int) {
-		q := l.row(row)
-		for g := range groups {
-			at := row*perRow + g
-			lo, hi := g*width, min(l.cols, (g+1)*width)
-			scale := scales[at]
-			if zeros == nil {
-				for i, c := range q[lo:hi] {
-					dst[lo+i] = scale * float32(int8(c))
-				}
-				continue
-			}
-			zero := int(zeros[at])
-			for i, c := range q[lo:hi] {
-				dst[lo+i] = scale * float32(int(c)-zero)
-			}
-		}
-	}
 	return nil
 }
 

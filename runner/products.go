@@ -222,6 +222,8 @@ func (e *engine) timesOne(ws *workspace, dst, x kernels.Matrix, w *linear, lo, h
 	switch {
 	case w.floats != nil:
 		e.k.GemmNT(dst, x, w.band(nil, lo, hi), add)
+	case w.planes != nil:
+		e.k.MulPlanes(dst.Row(0), x.Row(0), w.planes, lo, add)
 	case w.dots != nil:
 		in, out, y := x.Row(0), dst.Row(0), dst.Row(0)
 		if add {

@@ -20,6 +20,7 @@ type linear struct {
 	stored     func(buf []float32, rows []byte, n, k int) kernels.Right // packs rows as they are stored
 	tiler      *kernels.Tiler                                           // set when products take quantized activations
 	tiles      []byte                                                   // nil: they are made from raw when they are used
+	planes     *kernels.Planes                                          // set when codes and scales lie apart; raw is nil then
 	bias       []float32
 	side       *ir.LowRank
 	file       ir.Mapped
