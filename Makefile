@@ -31,7 +31,7 @@ test:
 
 # What runs on several threads, under the race detector, which needs a C compiler: the runner's workers and
 # sessions, parallel loops and products, streams of rows, and what quantizes and writes them. RACE=. runs
-# every test of these packages, which takes half an hour.
+# every test of these packages, which takes much longer.
 RACE = ^Test(Pool|Sessions|SameBytes|Cancel|Cancelled|Phases|BytesAnyWay|GemmCancelled|Gram|Stream|Walk(SameBytes|ReadsWeightsOnce)|Int8SameBytes|Memory$$|RowsTogether|NothingHalfWritten|ProgressAndColour)
 race:
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 40m -run '$(RACE)' ./internal/par ./internal/progress ./internal/kernels ./internal/storage ./internal/diskfile ./ir ./runner/... ./quantize ./formats ./cmd/pare
@@ -44,7 +44,8 @@ arm64:
 
 # Every level of instructions on an emulated processor that has no higher one, so that a kernel which
 # borrows from above fails as it would on such a machine: all kernels against their references, and all
-# encoders. About two minutes a processor. This machine's own levels need no emulator.
+# encoders; one to three minutes each. Left out is the portable level, the same Go code on all of them, which
+# arm64 and test have run. This machine's own levels need no emulator.
 emulated: arm64
 	GOOS=linux GOARCH=arm64 $(GO) test -short -timeout 20m -exec 'qemu-aarch64-static -cpu cortex-a53' -skip /^portable ./internal/kernels ./internal/storage
 	GOOS=linux GOARCH=arm64 $(GO) test -short -timeout 20m -exec 'qemu-aarch64-static -cpu cortex-a76' -skip /^portable ./internal/kernels ./internal/storage
