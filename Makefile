@@ -32,7 +32,7 @@ test:
 # What runs on several threads, under the race detector, which needs a C compiler: the runner's workers and
 # sessions, parallel loops and products, streams of rows, and what quantizes and writes them. RACE=. runs
 # every test of these packages, which takes much longer.
-RACE = ^Test(Pool|Sessions|SameBytes|Cancel|Cancelled|Phases|BytesAnyWay|GemmCancelled|Gram|Stream|Walk(SameBytes|ReadsWeightsOnce)|Int8SameBytes|Memory$$|RowsTogether|NothingHalfWritten|ProgressAndColour)
+RACE = ^Test(Pool|Sessions|SameBytes|Cancel|Cancelled|Phases|BytesAnyWay|GemmCancelled|Gram|Stream|Walk(SameBytes|ReadsWeightsOnce)|Memory$$|RowsTogether|NothingHalfWritten|ProgressAndColour)
 race:
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 40m -run '$(RACE)' ./internal/par ./internal/progress ./internal/kernels ./internal/storage ./internal/diskfile ./ir ./runner/... ./quantize ./formats ./cmd/pare
 
