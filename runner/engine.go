@@ -52,7 +52,6 @@ func (r *rowStep) span(item int) (lo, hi int) {
 type workspace struct {
 	band   []float32 // packed rows of a weight
 	rows   []float32 // decoded rows of a weight
-	one    []float32 // products of a single token before they are added
 	tiles  []byte    // of weights whose tiles are not kept
 	tile   []float32 // products before they are joined
 	scores []float32 // of a walk's attention
@@ -83,7 +82,7 @@ func (e *engine) bytes() int64 {
 	tiles := 0
 	for i := range e.work {
 		w := &e.work[i]
-		n += cap(w.band) + cap(w.rows) + cap(w.one) + cap(w.tile) + cap(w.scores) + cap(w.attend)
+		n += cap(w.band) + cap(w.rows) + cap(w.tile) + cap(w.scores) + cap(w.attend)
 		tiles += cap(w.tiles)
 	}
 	return int64(n)*4 + int64(tiles) + e.acts.Bytes()

@@ -228,7 +228,7 @@ func (l *linear) decoders(k *kernels.Set, t *ir.Tensor) error {
 		decode = info.Decode
 	}
 	l.decode = func(dst []float32, row int) { decode(dst, l.row(row)) }
-	l.dots = k.DotRows(string(t.Type))
+	l.one = k.MulStored(string(t.Type))
 	l.stored = k.PackStored(string(t.Type))
 	return nil
 }

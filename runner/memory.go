@@ -113,8 +113,7 @@ func widest(d *ir.Decoder) int { return max(d.Hidden, d.QDim(), d.FFN) }
 func bandBytes(d *ir.Decoder, f footprint) (n int64) {
 	if f.real {
 		band := int64(max(bandNumbers, max(bandLeast, f.k.RightGroup())*widest(d)))
-		const rows = shareBytes / 8 // products of a token before they are added
-		n = 4 * (band + rows)
+		n = 4 * band
 		if f.decode {
 			n += 4 * band
 		}

@@ -29,6 +29,8 @@ const (
 	// fewest rows: all tokens pass by every band, from a cache that is farther away.
 	bandNumbers = 1 << 18
 	bandLeast   = 64
+	// oneNumbers is about how many weights a worker decodes at a time for a single token.
+	oneNumbers = 1 << 16
 	// bandTokens bounds the activations, in bytes, that pass by some tiles before the next ones do, and
 	// tileCols is about how many columns of them pass at a time, wherever a row is longer.
 	bandTokens = 1 << 20
@@ -42,7 +44,7 @@ const (
 
 // bandRows is how many rows of a weight make one item of work for t tokens.
 func (e *engine) bandRows(w *linear, t int) int {
-	grain, rows := 1, 0
+	grain, rows := kernels.FewRows, 0
 	switch {
 	case t == 1:
 		if w.tiler != nil {
@@ -217,24 +219,18 @@ func (e *engine) times(ws *workspace, dst, x kernels.Matrix, left kernels.Left, 
 	}
 }
 
-// timesOne is times for a single token.
+// timesOne is times for a single token. The order of sums is that of many: a token's results do not
+// depend on those beside it.
 func (e *engine) timesOne(ws *workspace, dst, x kernels.Matrix, w *linear, lo, hi int, add bool) {
 	switch {
 	case w.floats != nil:
 		e.k.GemmNT(dst, x, w.band(nil, lo, hi), add)
 	case w.planes != nil:
 		e.k.MulPlanes(dst.Row(0), x.Row(0), w.planes, lo, add)
-	case w.dots != nil:
-		in, out, y := x.Row(0), dst.Row(0), dst.Row(0)
-		if add {
-			y = need(&ws.one, hi-lo)
-		}
-		w.dots(y, w.raw[lo*w.rowBytes:hi*w.rowBytes], in)
-		if add {
-			e.k.Add(out, y)
-		}
+	case w.one != nil:
+		w.one(dst.Row(0), w.raw[lo*w.rowBytes:hi*w.rowBytes], x.Row(0), add)
 	default:
-		step := max(1, bandNumbers/w.cols)
+		step := max(1, oneNumbers/w.cols)
 		for at := lo; at < hi; at += step {
 			end := min(hi, at+step)
 			rows := w.band(need(&ws.rows, (end-at)*w.cols), at, end)

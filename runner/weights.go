@@ -16,7 +16,7 @@ type linear struct {
 	raw        []byte    // nil when nobody needs more than the tiles
 	rowBytes   int
 	decode     func(dst []float32, row int)                             // one row
-	dots       func(dst []float32, rows []byte, x []float32)            // products of adjacent rows with one input
+	one        func(dst []float32, rows []byte, x []float32, add bool)  // products of rows as they are stored with one input
 	stored     func(buf []float32, rows []byte, n, k int) kernels.Right // packs rows as they are stored
 	tiler      *kernels.Tiler                                           // set when products take quantized activations
 	tiles      []byte                                                   // nil: they are made from raw when they are used

@@ -102,17 +102,16 @@ func BenchmarkDecodeRow(b *testing.B) {
 	})
 }
 
-func BenchmarkDotRow(b *testing.B) {
+func BenchmarkMulStored(b *testing.B) {
 	eachLevel(b, func(b *testing.B, s *Set) {
-		for _, name := range []string{"f16", "bf16", "q8_0", "q4_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"} {
+		for _, name := range []string{"f16", "bf16"} {
 			b.Run(name, func(b *testing.B) {
-				const n = 4096
-				row, x, dot := randomBlocks(newRand(), name, n/blocks[name].elems, true), fill(newRand(), n), s.DotRow(name)
+				const n, k = 8192, 2048 // from memory
+				rows, x, dst, mul := randomBlocks(newRand(), name, n*k, true), fill(newRand(), k), make([]float32, n), s.MulStored(name)
+				b.SetBytes(int64(len(rows)))
 				for b.Loop() {
-					dot(row, x)
+					mul(dst, rows, x, false)
 				}
-				b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gelem/s")
-				b.SetBytes(int64(len(row)))
 			})
 		}
 	})

@@ -10,22 +10,21 @@ type block struct {
 	elems, bytes int
 	decode       func(dst []float32, src []byte) // portable, whole blocks
 	fnDecode     int
-	fnDot        int
 }
 
 var blocks = map[string]block{
-	"f16":  {1, 2, decodeF16, fnDecodeF16, fnDotF16},
-	"bf16": {1, 2, decodeBF16, fnDecodeBf16, fnDotBf16},
-	"q8_0": {32, 34, decodeQ80, fnDecodeQ80, fnDotQ80},
-	"q4_0": {32, 18, decodeQ40, fnDecodeQ40, fnDotQ40},
-	"q4_1": {32, 20, decodeQ41, fnDecodeQ41, fnDotQ41},
-	"q5_0": {32, 22, decodeQ50, fnDecodeQ50, fnDotQ50},
-	"q5_1": {32, 24, decodeQ51, fnDecodeQ51, fnDotQ51},
-	"q2_k": {256, 84, decodeQ2K, fnDecodeQ2K, fnDotQ2K},
-	"q3_k": {256, 110, decodeQ3K, fnDecodeQ3K, fnDotQ3K},
-	"q4_k": {256, 144, decodeQ4K, fnDecodeQ4K, fnDotQ4K},
-	"q5_k": {256, 176, decodeQ5K, fnDecodeQ5K, fnDotQ5K},
-	"q6_k": {256, 210, decodeQ6K, fnDecodeQ6K, fnDotQ6K},
+	"f16":  {1, 2, decodeF16, fnDecodeF16},
+	"bf16": {1, 2, decodeBF16, fnDecodeBf16},
+	"q8_0": {32, 34, decodeQ80, fnDecodeQ80},
+	"q4_0": {32, 18, decodeQ40, fnDecodeQ40},
+	"q4_1": {32, 20, decodeQ41, fnDecodeQ41},
+	"q5_0": {32, 22, decodeQ50, fnDecodeQ50},
+	"q5_1": {32, 24, decodeQ51, fnDecodeQ51},
+	"q2_k": {256, 84, decodeQ2K, fnDecodeQ2K},
+	"q3_k": {256, 110, decodeQ3K, fnDecodeQ3K},
+	"q4_k": {256, 144, decodeQ4K, fnDecodeQ4K},
+	"q5_k": {256, 176, decodeQ5K, fnDecodeQ5K},
+	"q6_k": {256, 210, decodeQ6K, fnDecodeQ6K},
 }
 
 type decodeArgs struct {
@@ -67,48 +66,4 @@ func (b block) count(name string, elems, size int) int {
 		panic(fmt.Sprintf("kernels: %d numbers of %s in %d bytes", elems, name, size))
 	}
 	return n
-}
-
-type dotRowArgs struct {
-	row, x unsafe.Pointer
-	n      int // blocks
-	out    float32
-	_      float32
-}
-
-// DotRow returns the dot product of an encoded row of a stored type with real activations, without
-// writing the decoded row to memory; nil when there is no kernel for the type. Where a block has one
-// scale, the sum over the block is multiplied by it once.
-func (s *Set) DotRow(name string) func(row []byte, x []float32) float32 {
-	b, ok := blocks[name]
-	if !ok {
-		return nil
-	}
-	if s.code == nil {
-		return func(row []byte, x []float32) float32 {
-			b.count(name, len(x), len(row))
-			return b.dotPortable(row, x)
-		}
-	}
-	return func(row []byte, x []float32) float32 {
-		args := dotRowArgs{row: at(row), x: at(x), n: b.count(name, len(x), len(row))}
-		s.code.call(b.fnDot, unsafe.Pointer(&args))
-		return args.out
-	}
-}
-
-// dotPortable decodes 256 numbers at a time and adds their products in the order of dotPortable.
-func (b block) dotPortable(row []byte, x []float32) float32 {
-	var buf [256]float32
-	var s [4]float32
-	for len(x) > 0 {
-		n := min(len(buf), len(x))
-		size := n / b.elems * b.bytes
-		b.decode(buf[:n], row[:size])
-		for i, v := range x[:n] {
-			s[i&3] += float32(buf[i] * v)
-		}
-		x, row = x[n:], row[size:]
-	}
-	return (s[0] + s[2]) + (s[1] + s[3])
 }

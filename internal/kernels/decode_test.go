@@ -3,7 +3,6 @@ package kernels
 import (
 	"encoding/binary"
 	"encoding/hex"
-	"fmt"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -63,7 +62,7 @@ func TestDecodeSameBits(t *testing.T) {
 				}
 			}
 		}
-		if s.DecodeRow("q9_9") != nil || s.DotRow("q9_9") != nil {
+		if s.DecodeRow("q9_9") != nil {
 			t.Error("a kernel for a type that does not exist")
 		}
 	})
@@ -156,26 +155,6 @@ func TestDecodeKnown(t *testing.T) {
 		for e, v := range y {
 			if want := -4 * float32((7*(e/16)+5)%64-32); v != want {
 				t.Fatalf("q3_k element %d is %v, want %v", e, v, want)
-			}
-		}
-	})
-}
-
-func TestDotRow(t *testing.T) {
-	levels(t, func(t *testing.T, s *Set) {
-		rng := newRand()
-		for _, name := range slices.Sorted(maps.Keys(blocks)) {
-			b := blocks[name]
-			dot := s.DotRow(name)
-			for _, n := range append([]int{0, 1, 2, 3, 7, 33}, map[bool][]int{true: sizes()}[b.elems == 1]...) {
-				row := randomBlocks(rng, name, n, true)
-				w := make([]float32, n*b.elems)
-				b.decode(w, row)
-				x := random(rng, len(w))
-				want, size := dot64(w, x)
-				// types with a minimum sum its part apart, which can be much larger than the result
-				size += 16 * float64(len(w)) * map[bool]float64{true: 1}[len(halves[name]) == 2]
-				near(t, fmt.Sprintf("%s, %d blocks", name, n), float64(dot(row, x)), want, 16*eps*size)
 			}
 		}
 	})

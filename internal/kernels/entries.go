@@ -26,18 +26,6 @@ const (
 	fnDecodeQ6K
 	fnDecodeQ4K
 	fnDecodeQ5K
-	fnDotF16
-	fnDotBf16
-	fnDotQ80
-	fnDotQ40
-	fnDotQ41
-	fnDotQ50
-	fnDotQ51
-	fnDotQ3K
-	fnDotQ6K
-	fnDotQ2K
-	fnDotQ4K
-	fnDotQ5K
 	fnEncodeAffine
 	fnEncodeSymmetric
 	fnEncodeQ80

@@ -142,6 +142,71 @@ func TestPackStored(t *testing.T) {
 	})
 }
 
+// A product of stored rows with one input has the bits that it has among many.
+func TestMulStored(t *testing.T) {
+	levels(t, func(t *testing.T, s *Set) {
+		rng := newRand()
+		for _, name := range []string{"f16", "bf16"} {
+			for _, k := range []int{0, 1, 7, 32, 100, 256, 257, 300, 600, 1056} {
+				for _, n := range []int{0, 1, 3, 4, 8, 15, 16, 17, 31, 33, 64, 83} {
+					raw := randomBlocks(rng, name, n*k, true)
+					odd := append(make([]byte, 1, 1+len(raw)), raw...)[1:] // not aligned
+					x := matrix(rng, 6, k, 3)
+					l := s.NewLeft(make([]float32, s.LeftLen(6, k)), 6, k)
+					s.PackLeft(l, x, 0, 6)
+					w := s.PackStored(name)(make([]float32, s.RightLen(n, k)), raw, n, k)
+					for _, add := range []bool{false, true} {
+						many := matrix(rng, 6, n, 0)
+						one, check := guarded(n)
+						copy(one, many.Row(4))
+						s.MulStored(name)(one, odd, x.Row(4), add)
+						check(t)
+						s.MulPacked(many, l, w, add)
+						for j, want := range many.Row(4) {
+							if one[j] != want {
+								t.Fatalf("%s [%d,%d] add %v: row %d alone gives %v, among others %v", name, n, k, add, j, one[j], want)
+							}
+						}
+					}
+				}
+			}
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Error("rows cut short were accepted")
+					}
+				}()
+				s.MulStored(name)(make([]float32, 2), make([]byte, 127), make([]float32, 32), false)
+			}()
+		}
+		if s.MulStored("q8_0") != nil {
+			t.Error("a type that has to be decoded first is multiplied")
+		}
+	})
+}
+
+// So do products of real numbers: what takes few rows as they lie and what is packed agree.
+func TestMulFew(t *testing.T) {
+	levels(t, func(t *testing.T, s *Set) {
+		rng := newRand()
+		for _, k := range []int{1, 255, 256, 600} {
+			for _, n := range []int{1, 16, 33} {
+				x, w := matrix(rng, 7, k, 3), matrix(rng, n, k, 5)
+				for _, add := range []bool{false, true} {
+					many, one := View(make([]float32, 7*n), 7, n), View(make([]float32, n), 1, n)
+					copy(many.Data, fill(rng, 7*n))
+					copy(one.Data, many.Row(5))
+					packedProduct(t, s, many, x, w, add)
+					s.GemmNT(one, x.Slice(5, 6, 0, k), w, add)
+					if !slices.Equal(one.Data, many.Row(5)) {
+						t.Fatalf("[%d,%d] add %v: a row alone has other bits", n, k, add)
+					}
+				}
+			}
+		}
+	})
+}
+
 func TestPackedPanics(t *testing.T) {
 	levels(t, testPackedPanics)
 }

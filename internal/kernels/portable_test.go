@@ -71,7 +71,7 @@ func TestPortableBits(t *testing.T) {
 		y := make([]float32, 512)
 		s.DecodeRow(name)(y, row)
 		out(y...)
-		out(s.DotRow(name)(row, numbers(512)))
+		out(s.Dot(y, numbers(512)))
 	}
 	if got := h.Sum64(); got != portableDigest {
 		t.Errorf("digest %#x, want %#x", got, uint64(portableDigest))

@@ -14,8 +14,6 @@ func cacheAVX2Addr() uintptr
 func cacheAVX512Addr() uintptr
 func decodeAVX2Addr() uintptr
 func decodeAVX512Addr() uintptr
-func dotrowAVX2Addr() uintptr
-func dotrowAVX512Addr() uintptr
 func encode_legacyAVX2Addr() uintptr
 func encode_legacyAVX512Addr() uintptr
 func encode_plainAVX2Addr() uintptr
@@ -107,34 +105,6 @@ var units = []unit{
 		{fnDecodeQ6K, 0xd10},
 		{fnDecodeQ4K, 0xfb0},
 		{fnDecodeQ5K, 0x11a0},
-	}},
-	{cpu.AVX2, dotrowAVX2Addr(), []entry{
-		{fnDotF16, 0x0},
-		{fnDotBf16, 0x160},
-		{fnDotQ80, 0x2d0},
-		{fnDotQ40, 0x3a0},
-		{fnDotQ41, 0x4b0},
-		{fnDotQ50, 0x5f0},
-		{fnDotQ51, 0x750},
-		{fnDotQ3K, 0x8e0},
-		{fnDotQ6K, 0xdf0},
-		{fnDotQ2K, 0x12e0},
-		{fnDotQ4K, 0x1740},
-		{fnDotQ5K, 0x1a30},
-	}},
-	{cpu.AVX512, dotrowAVX512Addr(), []entry{
-		{fnDotF16, 0x0},
-		{fnDotBf16, 0x1b0},
-		{fnDotQ80, 0x390},
-		{fnDotQ40, 0x500},
-		{fnDotQ41, 0x5e0},
-		{fnDotQ50, 0x6e0},
-		{fnDotQ51, 0x810},
-		{fnDotQ3K, 0x960},
-		{fnDotQ6K, 0xd00},
-		{fnDotQ2K, 0x1000},
-		{fnDotQ4K, 0x12c0},
-		{fnDotQ5K, 0x1510},
 	}},
 	{cpu.AVX2, encode_legacyAVX2Addr(), []entry{
 		{fnEncodeAffine, 0x0},

@@ -10,7 +10,6 @@ func actNEONAddr() uintptr
 func attendNEONAddr() uintptr
 func cacheNEONAddr() uintptr
 func decodeNEONAddr() uintptr
-func dotrowNEONAddr() uintptr
 func encode_legacyNEONAddr() uintptr
 func encode_plainNEONAddr() uintptr
 func encode_q2_kNEONAddr() uintptr
@@ -60,20 +59,6 @@ var units = []unit{
 		{fnDecodeQ6K, 0xdfc},
 		{fnDecodeQ4K, 0x116c},
 		{fnDecodeQ5K, 0x13c8},
-	}},
-	{cpu.NEON, dotrowNEONAddr(), []entry{
-		{fnDotF16, 0x0},
-		{fnDotBf16, 0x108},
-		{fnDotQ80, 0x210},
-		{fnDotQ40, 0x338},
-		{fnDotQ41, 0x478},
-		{fnDotQ50, 0x600},
-		{fnDotQ51, 0x780},
-		{fnDotQ3K, 0x948},
-		{fnDotQ6K, 0xf08},
-		{fnDotQ2K, 0x13e0},
-		{fnDotQ4K, 0x18c4},
-		{fnDotQ5K, 0x1c0c},
 	}},
 	{cpu.NEON, encode_legacyNEONAddr(), []entry{
 		{fnEncodeAffine, 0x0},

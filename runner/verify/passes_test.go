@@ -49,7 +49,7 @@ func TestSameFigures(t *testing.T) {
 	}
 	for _, o := range []struct{ a, b runner.Options }{
 		{runner.Options{Threads: 1}, runner.Options{Threads: 2}},
-		{runner.Options{Batch: 50}, runner.Options{Batch: 512}},
+		{runner.Options{Batch: 50}, runner.Options{Batch: 42}}, // which leaves a token alone
 		{runner.Options{Batch: 40}, runner.Options{Batch: 30, Threads: 1}},
 	} {
 		if got, _ := figures(t, loadWith(t, m, o.a), loadWith(t, q, o.b), tokens, opt); !reflect.DeepEqual(got, want) {
