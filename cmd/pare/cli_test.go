@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pare-dev/pare/internal/cpu"
 )
 
 func TestAlone(t *testing.T) {
@@ -262,5 +264,28 @@ func TestShellLine(t *testing.T) {
 	}
 	if got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// PARE_ISA chooses the level, --isa wins over it, and a name that does not exist is a mistake in usage.
+func TestISA(t *testing.T) {
+	env := func(name string) string { return map[string]string{"PARE_ISA": "portable"}[name] }
+	bad := func(name string) string { return map[string]string{"PARE_ISA": "mmx"}[name] }
+	for _, c := range []struct {
+		env  func(string) string
+		args []string
+		want cpu.Level
+		code int
+	}{
+		{env, nil, cpu.Portable, 0},
+		{env, []string{"--isa", "auto"}, cpu.Best(), 0},
+		{bad, nil, "", 2},
+		{bad, []string{"--isa", "portable"}, cpu.Portable, 0},
+	} {
+		var out, failed bytes.Buffer
+		a := newApp(nil, &out, &failed, c.env)
+		if code := a.run(t.Context(), append([]string{"version"}, c.args...)); code != c.code || a.level != c.want {
+			t.Errorf("%v: exit code %d, level %q, want %d and %q\n%s", c.args, code, a.level, c.code, c.want, failed.String())
+		}
 	}
 }

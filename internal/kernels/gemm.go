@@ -276,7 +276,7 @@ func (g *gemm[T]) multiply(worker, block, item int) {
 	dst, x := g.dst.Slice(row+from, row+to, lo, hi), l.slice(from, to)
 	r := newPacked(*g.panels[worker], hi-lo, l.k, g.group, roundTo(g.lanes))
 	r.pack(g.s.code, g.fns.rightRows, g.fns.cols, g.right.part(lo, hi, k, k+l.k), 0, hi-lo)
-	mulPacked(g.s.code, g.fns.mul, dst, &x, &r, g.add || k > 0)
+	mulPacked(g.s.code, g.fns.mul, g.lanes, dst, &x, &r, g.add || k > 0)
 }
 
 func isDouble[T float32 | float64]() bool { return unsafe.Sizeof(T(0)) == 8 }

@@ -282,7 +282,7 @@ func (s *Set) MulPacked(dst Matrix, x Left, w Right, add bool) {
 		clearProduct(dst, add)
 		return
 	}
-	mulPacked(s.code, fnMulPanels, dst, &x.packed, &w.packed, add)
+	mulPacked(s.code, fnMulPanels, s.shape.lanes, dst, &x.packed, &w.packed, add)
 }
 
 type mulPanelsArgs struct {
@@ -291,13 +291,13 @@ type mulPanelsArgs struct {
 }
 
 const (
-	mulWork = 1 << 25 // most multiplications in one call of a kernel, well below a millisecond
+	mulWork = 1 << 21 // most multiplications of vectors in one call of a kernel, well below a millisecond
 	mulDst  = 1 << 17 // numbers of dst that stay in the second-level cache while k passes
 )
 
-func mulPacked[T float32 | float64](c *code, fn int, dst Dense[T], x, w *packed[T], add bool) {
+func mulPacked[T float32 | float64](c *code, fn, lanes int, dst Dense[T], x, w *packed[T], add bool) {
 	args := mulPanelsArgs{ldd: dst.Stride, n: dst.Cols}
-	rows := max(1, min(mulDst, mulWork/pieceK)/(dst.Cols*x.group)) * x.group
+	rows := max(1, min(mulDst, lanes*(mulWork/pieceK))/(dst.Cols*x.group)) * x.group
 	for i := 0; i < dst.Rows; i += rows {
 		args.m = min(rows, dst.Rows-i)
 		args.dst = unsafe.Pointer(&dst.Data[i*dst.Stride])

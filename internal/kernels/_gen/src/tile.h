@@ -2,7 +2,7 @@
 // that a line of 64 bytes holds four consecutive codes of every row. What a line holds besides (two
 // nibbles to a byte, say) is as in the stored type.
 //
-// Integer sums are exact. The float steps have one form and one order at every level, see step.
+// Integer sums are exact. The float steps have one form and one order at every level.
 #pragma once
 #include "vec.h"
 
@@ -46,7 +46,7 @@ INLINE vf halves(const uint8_t* w) { return __builtin_convertvector(*(const vhal
 
 // dp adds to every lane the products of four codes, 0..127, with the activations 4l..4l+3 of q; dps
 // takes codes -128..127. Where VNNI multiplies unsigned codes, those of dps are raised by 128, which
-// START_S takes back.
+// sums that begin with the activations' start take back.
 #if defined(__x86_64__)
 typedef const int32_t* quads;
 INLINE quads quads_of(const int8_t* q) { return (quads)q; }
@@ -99,9 +99,6 @@ INLINE vi dps(vi s, vb c, quads q, int l) { return dp(s, c, q, l); }
 
 #if VNNI
 INLINE vi dps(vi s, vb c, quads q, int l) { return dp(s, c ^ 128, q, l); }
-#define START_S(x) ((x)->start)
-#else
-#define START_S(x) MAGIC
 #endif
 
 // first_term is the product of a block's sum of codes, in an accumulator that began at MAGIC, with the
