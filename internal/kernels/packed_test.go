@@ -96,7 +96,7 @@ func TestMulPacked(t *testing.T) {
 
 // The oracle itself, where rounding twice would go wrong: 1 + 2^-24 + 2^-60 lies above the middle
 // between two floats, which float64 cannot see.
-func TestFMA32(t *testing.T) {
+func TestFMA32Ties(t *testing.T) {
 	tiny := float32(math.Ldexp(1, -30))
 	for _, c := range []struct{ a, b, c, want float32 }{
 		{tiny, tiny, 1, 1},

@@ -25,7 +25,7 @@ func sameBits(t *testing.T, what string, got, want []float32) {
 }
 
 // fma32 against a sum that keeps every bit, rounded once.
-func TestFma32(t *testing.T) {
+func TestFMA32(t *testing.T) {
 	rng := newRand()
 	number := func() float32 {
 		for {
