@@ -13,7 +13,8 @@ const module = "github.com/pare-dev/pare/"
 //
 //	0    internal: fault, progress, cpu, par, human; then kernels; then storage; then the rest
 //	10   formats/<name>: the bytes of one format
-//	20   ir, and ir/* above it
+//	19   ir/graph
+//	20   ir, and the rest of ir/* above it
 //	30   formats, quantize, prune, lora, runner, and runner/* above runner
 //	40   targets, targets/*
 //	50   cmd
@@ -45,10 +46,13 @@ func floor(pkg string) float64 {
 		}
 		return 30
 	case "ir":
-		if rest != "" {
-			return 21
+		switch rest {
+		case "":
+			return 20
+		case "graph":
+			return 19
 		}
-		return 20
+		return 21
 	case "quantize", "prune", "lora", "distill":
 		return 30
 	case "runner":
