@@ -7,6 +7,7 @@ import (
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/tokenizer"
+	"github.com/pare-dev/pare/ir/graph"
 )
 
 // Model is a catalogue of tensors with what is known about them. The catalogue always exists;
@@ -17,6 +18,10 @@ type Model struct {
 	Arch      string // architecture name: "llama", or what the file claims when it is unknown
 	Decoder   *Decoder
 	Tokenizer *tokenizer.Spec // nil when the source has none
+
+	// Graph is the network as operators over values, for formats that hold one (ONNX). Its weights are in
+	// the catalogue too, each bound to its constant: see Bind.
+	Graph *graph.Graph
 
 	// Assets are small side files that travel into packages of the same family (config.json,
 	// generation_config.json, tokenizer.json, ...), by base name.
@@ -36,6 +41,7 @@ type Model struct {
 	tensors []*Tensor
 	byName  map[string]int // names and aliases -> index
 	closers []io.Closer
+	bound   map[*graph.Value]bound
 }
 
 // Problem is something wrong, or worth knowing, about a tensor (or the whole, when Tensor is empty).
@@ -115,6 +121,7 @@ func (m *Model) Clone() *Model {
 		d := *m.Decoder
 		c.Decoder = &d
 	}
+	c.cloneGraph()
 	return &c
 }
 

@@ -28,6 +28,7 @@ const (
 	KindSequence
 	KindOptional // of a tensor
 	KindOptionalSequence
+	KindOther // maps, sparse tensors, sequences of sequences: see Value.Raw
 )
 
 // Value is one edge: an input, an output of a node, or a constant. A file's names are unique in a graph and
@@ -42,6 +43,8 @@ type Value struct {
 	// Const is the value itself when it does not depend on the inputs of the graph. For an input of the
 	// graph it is a default that the caller may replace, so passes leave it alone.
 	Const *Tensor
+	// Raw is the type of a value of KindOther, as its file's reader has it.
+	Raw any
 }
 
 // Shape is a list of dimensions, each a number or a name.

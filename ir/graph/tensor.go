@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"unsafe"
@@ -18,6 +19,10 @@ type Tensor struct {
 	Strings []string // elements of type String
 	// Drop gives the memory behind Data back where it lies in a mapped file; nil elsewhere.
 	Drop func()
+	// Fill makes bytes [off, off+len(dst)) of the elements of a constant that is written and never computed
+	// with: what a pass makes of a weight larger than memory. Data is nil then. Any range may be asked
+	// for, by several goroutines at once; a writer asks from front to back.
+	Fill func(ctx context.Context, dst []byte, off int64) error
 }
 
 // MaxElems bounds the elements of one tensor, so that sizes in bytes never overflow.
