@@ -74,8 +74,8 @@ type attention struct {
 func (e *engine) attend(c *cache, dst, q kernels.Matrix, pos int) {
 	first, last := c.first(pos)/pageLen, pos/pageLen
 	e.at = attention{c: c, dst: dst, q: q, pos: pos, tiles: (q.Rows + queryTile - 1) / queryTile, first: first}
-	if q.Rows > 1 || first == last || e.d.KVHeads%e.pool.threads == 0 {
-		e.pool.run(e.at.tiles*e.d.KVHeads, e.steps.attend)
+	if q.Rows > 1 || first == last || e.d.KVHeads%e.pool.Threads() == 0 {
+		e.pool.Run(e.at.tiles*e.d.KVHeads, e.steps.attend)
 		return
 	}
 	// The key heads of a single token do not divide evenly among the workers: every page of every key
@@ -83,8 +83,8 @@ func (e *engine) attend(c *cache, dst, q kernels.Matrix, pos int) {
 	// afterwards.
 	e.at.pages = last - first + 1
 	e.at.parts = need(&e.parts, e.at.pages*e.d.Heads*(e.d.HeadDim+2))
-	e.pool.run(e.at.pages*e.d.KVHeads, e.steps.attendPart)
-	e.pool.run(e.d.KVHeads, e.steps.attendJoin)
+	e.pool.Run(e.at.pages*e.d.KVHeads, e.steps.attendPart)
+	e.pool.Run(e.d.KVHeads, e.steps.attendJoin)
 }
 
 // attendTile does one tile of queries of the heads that share one key head.

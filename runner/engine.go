@@ -2,6 +2,7 @@ package runner
 
 import (
 	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/ir"
 )
 
@@ -12,7 +13,8 @@ import (
 // An engine is used by one goroutine at a time.
 type engine struct {
 	k     *kernels.Set
-	pool  *pool
+	pool  *par.Pool
+	own   bool // the pool ends with the engine
 	d     *ir.Decoder
 	freqs []float32
 	work  []workspace // one a worker
@@ -58,14 +60,23 @@ type workspace struct {
 	attend []float32 // a tile of a session's attention
 }
 
-func newEngine(k *kernels.Set, threads int, d *ir.Decoder) *engine {
-	p := newPool(threads)
-	e := &engine{k: k, pool: p, d: d, freqs: d.RopeSpeeds(), work: make([]workspace, p.threads)}
+func newEngine(opt Options, d *ir.Decoder) *engine {
+	e := &engine{k: kernels.For(opt.ISA), pool: opt.Pool, d: d, freqs: d.RopeSpeeds(), work: make([]workspace, opt.workers())}
+	if e.own = e.pool == nil; e.own {
+		e.pool = par.NewPool(opt.Threads)
+	}
 	e.steps.multiply, e.steps.quantize = e.multiplyItem, e.quantizeRows
 	e.steps.lookup, e.steps.norm, e.steps.place = e.lookupRows, e.normRows, e.placeRows
 	e.steps.heads, e.steps.store = e.headRows, e.storeRows
 	e.steps.attend, e.steps.attendPart, e.steps.attendJoin = e.attendTile, e.attendPart, e.attendJoin
 	return e
+}
+
+// close stops the workers, unless they are somebody else's.
+func (e *engine) close() {
+	if e.own {
+		e.pool.Close()
+	}
 }
 
 // need returns *buf with room for n numbers. The contents are whatever was there.
@@ -94,7 +105,7 @@ const rowGrain = 8
 // rows does a step for all its tokens on the workers; a few stay on the caller.
 func (e *engine) rows(r rowStep, step func(worker, item int)) {
 	e.row = r
-	e.pool.run((r.tokens+rowGrain-1)/rowGrain, step)
+	e.pool.Run((r.tokens+rowGrain-1)/rowGrain, step)
 }
 
 // lookup makes dst the rows of a table for some tokens.

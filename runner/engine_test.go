@@ -11,8 +11,8 @@ import (
 // longer bands.
 func TestMixedGateTiles(t *testing.T) {
 	const n = 1024
-	e := newEngine(kernels.For(""), 1, &ir.Decoder{HeadDim: 32, Hidden: n, FFN: n})
-	defer e.pool.close()
+	e := newEngine(Options{Threads: 1}, &ir.Decoder{HeadDim: 32, Hidden: n, FFN: n})
+	defer e.close()
 	up := &linear{rows: n, cols: n, tiler: e.k.Tiler("q8_0"), rowBytes: n / 32 * 34}
 	up.raw = make([]byte, n*up.rowBytes)
 	for i := range up.raw { // a scale of 2^-10 or so, and codes

@@ -21,7 +21,7 @@ const walkMemory = 2 << 30
 // Executor runs models block by block for methods that need activations.
 type Executor struct{ opt Options }
 
-// NewExecutor makes an executor. Of the options it uses Threads, ISA, Memory (at most half of it for
+// NewExecutor makes an executor. Of the options it uses Threads, Pool, ISA, Memory (at most half of it for
 // hidden states) and Work.
 func NewExecutor(opt Options) *Executor { return &Executor{opt} }
 
@@ -80,7 +80,7 @@ func (x *Executor) Start(ctx context.Context, m *ir.Model, sequences [][]int32) 
 		}
 		w.spare = max(0, min(opt.Memory/2, opt.Memory-need))
 	}
-	w.e = newEngine(kernels.For(opt.ISA), opt.Threads, m.Decoder)
+	w.e = newEngine(opt, m.Decoder)
 	w.cache = rowCache{heads: m.Decoder.KVHeads, dim: m.Decoder.HeadDim}
 	if err := w.embed(ctx, sequences); err != nil {
 		return nil, errors.Join(err, w.Close())
@@ -144,7 +144,7 @@ func (w *walk) Block() int { return w.block }
 // Close stops the workers and removes spilled states.
 func (w *walk) Close() error {
 	if w.e != nil {
-		w.e.pool.close()
+		w.e.close()
 		w.e = nil
 	}
 	w.broken = errors.New("the walk is closed")

@@ -22,7 +22,7 @@ type loader struct {
 }
 
 func newLoader(e *engine, act Activations) *loader {
-	return &loader{k: e.k, threads: e.pool.threads, act: act, bufs: make([][]byte, e.pool.threads)}
+	return &loader{k: e.k, threads: e.pool.Threads(), act: act, bufs: make([][]byte, e.pool.Threads())}
 }
 
 // readBand bounds how much is asked from a source at a time: derived sources hold a decoded copy of

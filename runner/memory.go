@@ -7,7 +7,6 @@ import (
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/kernels"
-	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 )
@@ -166,7 +165,7 @@ func Demand(m *ir.Model, opt Options) (int64, error) {
 // heapBytes is what a runner holds beside weights: activations, workers, cache; or, before there are any
 // of these, what it reads weights through.
 func heapBytes(d *ir.Decoder, f footprint, opt Options, batch int) int64 {
-	threads, tokens := par.Threads(opt.Threads), max(1, opt.Tokens)
+	threads, tokens := opt.workers(), max(1, opt.Tokens)
 	n := activationBytes(d, f, batch, opt.Memory > 0) + workBytes(d, f, batch, tokens, threads) + cacheBytes(d, opt.KV, tokens, batch)
 	return max(n, f.buf*int64(threads))
 }
@@ -204,7 +203,7 @@ func WalkDemand(m *ir.Model, opt Options, length int) (int64, error) {
 		}
 		embedding = own + file // before the first block, then it is given back
 	}
-	return max(embedding, f.block) + walkBytes(d, f, length) + walkWorkBytes(d, f, length, par.Threads(opt.Threads)), nil
+	return max(embedding, f.block) + walkBytes(d, f, length) + walkWorkBytes(d, f, length, opt.workers()), nil
 }
 
 // walkBytes is what the buffers of a walk take: rows of states, and those on their way to and from

@@ -50,7 +50,7 @@ func (e *engine) bandRows(w *linear, t int) int {
 		if w.tiler != nil {
 			grain = kernels.TileRows
 		}
-		size := min(shareBytes, max(leastBytes, w.rows*w.rowSize()/(4*e.pool.threads)))
+		size := min(shareBytes, max(leastBytes, w.rows*w.rowSize()/(4*e.pool.Threads())))
 		rows = size / max(1, w.rowSize())
 	case w.tiler != nil:
 		grain = kernels.TileRows
@@ -60,7 +60,7 @@ func (e *engine) bandRows(w *linear, t int) int {
 		rows = bandOf(e.k, w.cols)
 	}
 	rows = max(grain, rows/grain*grain)
-	for t > 1 && rows > grain && (w.rows+rows-1)/rows < 4*e.pool.threads {
+	for t > 1 && rows > grain && (w.rows+rows-1)/rows < 4*e.pool.Threads() {
 		rows = max(grain, rows/2/grain*grain)
 	}
 	return rows
@@ -83,7 +83,7 @@ func (e *engine) multiply(x kernels.Matrix, products ...product) {
 			m.items = append(m.items, item{p, lo, min(q.w.rows, lo+rows)})
 		}
 	}
-	e.pool.run(len(m.items), e.steps.multiply)
+	e.pool.Run(len(m.items), e.steps.multiply)
 }
 
 // gate computes silu(gate) * up of the same inputs; gate's dst has the result.
@@ -96,7 +96,7 @@ func (e *engine) gate(x kernels.Matrix, gate, up product) {
 	for lo := 0; lo < gate.w.rows; lo += rows {
 		m.items = append(m.items, item{0, lo, min(gate.w.rows, lo+rows)})
 	}
-	e.pool.run(len(m.items), e.steps.multiply)
+	e.pool.Run(len(m.items), e.steps.multiply)
 }
 
 // prepare brings the inputs into the forms that the weights need.
@@ -119,7 +119,7 @@ func (e *engine) prepare(x kernels.Matrix, products []product) {
 		if x.Rows <= rowGrain {
 			e.k.Quantize(m.acts, x, 0, x.Rows)
 		} else {
-			e.pool.run((x.Rows+rowGrain-1)/rowGrain, e.steps.quantize)
+			e.pool.Run((x.Rows+rowGrain-1)/rowGrain, e.steps.quantize)
 		}
 	}
 	if packed {
@@ -142,7 +142,7 @@ func (e *engine) quantizeRows(_, item int) {
 func (e *engine) packLeft(buf *[]float32, x kernels.Matrix) kernels.Left {
 	left := e.k.NewLeft(need(buf, e.k.LeftLen(x.Rows, x.Cols)), x.Rows, x.Cols)
 	grain := (rowGrain + e.k.LeftGroup() - 1) / e.k.LeftGroup() * e.k.LeftGroup()
-	e.pool.run((x.Rows+grain-1)/grain, func(_, i int) {
+	e.pool.Run((x.Rows+grain-1)/grain, func(_, i int) {
 		e.k.PackLeft(left, x, i*grain, min(x.Rows, (i+1)*grain))
 	})
 	return left
@@ -261,7 +261,7 @@ func (e *engine) sideInput(x kernels.Matrix, left kernels.Left, w *linear) sideI
 	}
 	if s.Rank > 0 {
 		in.low = kernels.View(make([]float32, x.Rows*s.Rank), x.Rows, s.Rank)
-		e.pool.run(x.Rows, func(_, t int) {
+		e.pool.Run(x.Rows, func(_, t int) {
 			e.k.GemmNT(in.low.Slice(t, t+1, 0, s.Rank), x.Slice(t, t+1, 0, x.Cols), kernels.View(s.A, s.Rank, x.Cols), false)
 		})
 	}

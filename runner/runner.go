@@ -9,8 +9,8 @@ import (
 
 	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/fault"
-	"github.com/pare-dev/pare/internal/kernels"
 	"github.com/pare-dev/pare/internal/mapped"
+	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/internal/tokenizer"
 	"github.com/pare-dev/pare/ir"
@@ -20,6 +20,10 @@ import (
 type Options struct {
 	Threads int       // 0: all usable cores
 	ISA     cpu.Level // kernels to use; empty: the best that run here
+	// Pool is workers to share with others that compute in turns with this model, in place of Threads of
+	// its own: workers of two pools that wait for their turn take the cores from each other. It stays open
+	// as long as what is loaded with it.
+	Pool *par.Pool
 	// Context is the most tokens of a session; 0: the context the model was trained for.
 	Context int
 	// Tokens is how many tokens all sessions together are going to hold: room for their keys and
@@ -37,6 +41,14 @@ type Options struct {
 	// Work is the folder for hidden states of a calibration walk that do not fit in Memory; empty:
 	// the system's folder for temporary files.
 	Work string
+}
+
+// workers is how many workers there are going to be.
+func (o *Options) workers() int {
+	if o.Pool != nil {
+		return o.Pool.Threads()
+	}
+	return par.Threads(o.Threads)
 }
 
 // logitNumbers bounds the logits held at once where memory is limited, manyLogits where it is not: the
@@ -106,7 +118,7 @@ func Load(ctx context.Context, m *ir.Model, opt Options) (*Runner, error) {
 	if err := r.plan(m); err != nil {
 		return nil, err
 	}
-	r.e = newEngine(kernels.For(opt.ISA), opt.Threads, r.d)
+	r.e = newEngine(opt, r.d)
 	if err := r.load(ctx, m); err != nil {
 		r.Close()
 		return nil, err
@@ -218,10 +230,10 @@ func (r *Runner) unpack() {
 	r.spare = nil
 }
 
-// Close stops the workers and, where memory is limited, gives the pages of mapped weights back. The
-// sessions of a closed runner must not be used.
+// Close stops the workers, unless they are shared, and, where memory is limited, gives the pages of mapped
+// weights back. The sessions of a closed runner must not be used.
 func (r *Runner) Close() {
-	r.e.pool.close()
+	r.e.close()
 	for _, tiles := range []**mapped.Anonymous{&r.tiles, &r.spare} {
 		if *tiles != nil {
 			_ = (*tiles).Close() // nothing is lost with memory that stays
@@ -248,7 +260,7 @@ func (r *Runner) Vocab() int { return r.d.Vocab }
 func (r *Runner) Context() int { return r.opt.Context }
 
 // Threads is the number of workers in use.
-func (r *Runner) Threads() int { return r.e.pool.threads }
+func (r *Runner) Threads() int { return r.e.pool.Threads() }
 
 // ISA is the level of the kernels in use.
 func (r *Runner) ISA() cpu.Level { return r.e.k.Level() }

@@ -7,10 +7,14 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
@@ -180,6 +184,44 @@ func TestSameBytes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Two models compute the same on workers that they share, at the same time from two goroutines, and those of
+// one go on when the other is closed.
+func TestSharedPool(t *testing.T) {
+	old := runtime.GOMAXPROCS(2)
+	defer runtime.GOMAXPROCS(old)
+	pool := par.NewPool(2)
+	defer pool.Close()
+	var side sync.WaitGroup
+	for _, name := range []string{"llama", "qwen3"} {
+		dir := filepath.Join(architectures, name)
+		ids, _ := tokensOf(t, filepath.Join(dir, "reference.safetensors"), "input_ids")
+		m := open(t, dir)
+		want := logitsOf(t, load(t, m, runner.Options{Threads: 1}), ids)
+		r := load(t, m, runner.Options{Pool: pool})
+		if r.Threads() != 2 {
+			t.Errorf("%d workers, want the pool's", r.Threads())
+		}
+		side.Go(func() {
+			if got := logitsOf(t, r, ids); !slices.Equal(got, want) {
+				t.Errorf("%s: beside another model on the same workers differs by %g of the spread", name, worst(got, want))
+			}
+			r.Close()
+		})
+	}
+	side.Wait()
+	var met atomic.Int32
+	late := time.Now().Add(10 * time.Second)
+	pool.Run(2, func(int, int) {
+		met.Add(1)
+		for met.Load() < 2 && time.Now().Before(late) { // the caller alone would wait for itself
+			runtime.Gosched()
+		}
+		if met.Load() < 2 {
+			t.Error("the pool is closed with a model that it serves")
+		}
+	})
 }
 
 func TestISALevelsAgree(t *testing.T) {

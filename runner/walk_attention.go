@@ -52,7 +52,7 @@ func (c *rowCache) rows(part, head, lo, hi int) kernels.Matrix {
 func (w *walk) attend(b *block, dst, x kernels.Matrix, pos int) {
 	q, k, v := w.e.project(b, &w.buf, x)
 	w.cache.grow(pos + x.Rows)
-	w.e.pool.run(x.Rows, func(_, i int) { w.cache.put(pos+i, k.Row(i), v.Row(i)) })
+	w.e.pool.Run(x.Rows, func(_, i int) { w.cache.put(pos+i, k.Row(i), v.Row(i)) })
 	window := 0
 	if w.m.Decoder.Windowed(w.block) {
 		window = w.m.Decoder.Window
@@ -73,7 +73,7 @@ func (e *engine) attendRows(c *rowCache, dst, q kernels.Matrix, pos, window int)
 		tile /= 2
 	}
 	tiles := (q.Rows + tile - 1) / tile
-	e.pool.run(tiles*e.d.KVHeads, func(worker, i int) {
+	e.pool.Run(tiles*e.d.KVHeads, func(worker, i int) {
 		// Late tiles see more keys: handing them out first evens the load.
 		t := tiles - 1 - i/e.d.KVHeads
 		lo := t * tile

@@ -16,6 +16,7 @@ import (
 
 	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/internal/progress"
 )
@@ -51,6 +52,7 @@ type app struct {
 	mu   sync.Mutex
 	kept string // what an interrupted run leaves behind; guarded by mu
 	sink sink
+	pool *par.Pool // of all models that run, made by workers
 }
 
 func newApp(in io.Reader, out, err io.Writer, getenv func(string) string) *app {
@@ -98,6 +100,9 @@ func (a *app) run(ctx context.Context, args []string) (code int) {
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	err := root.ExecuteContext(ctx)
+	if a.pool != nil {
+		a.pool.Close()
+	}
 	a.stopProgress()
 	if err == nil {
 		a.overrun()

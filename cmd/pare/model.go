@@ -10,6 +10,7 @@ import (
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/internal/tokenizer"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
@@ -104,8 +105,16 @@ func tokenizerOf(m *ir.Model, path string) (*tokenizer.Tokenizer, error) {
 // execute prepares an open model for execution with the options that every verb has.
 func (a *app) execute(ctx context.Context, m *ir.Model, opt runner.Options) (*runner.Runner, error) {
 	opt.Threads, opt.ISA, opt.Work = a.threads, a.level, a.work
-	opt.Memory = a.share()
+	opt.Memory, opt.Pool = a.share(), a.workers()
 	return runner.Load(ctx, m, opt)
+}
+
+// workers are shared by the models that run, which compute in turns.
+func (a *app) workers() *par.Pool {
+	if a.pool == nil {
+		a.pool = par.NewPool(a.threads)
+	}
+	return a.pool
 }
 
 // inFile names the file in an error that names none.

@@ -11,7 +11,7 @@ const module = "github.com/pare-dev/pare/"
 
 // floor is where a package stands. A package may import what stands strictly lower.
 //
-//	0    internal: fault, progress, cpu, par, human; then kernels; then storage; then the rest
+//	0    internal: fault; then progress, cpu, human; then par; then kernels; then storage; then the rest
 //	10   formats/<name>: the bytes of one format
 //	19   ir/graph
 //	20   ir, and the rest of ir/* above it
@@ -28,8 +28,10 @@ func floor(pkg string) float64 {
 		switch rest {
 		case "fault":
 			return 0
-		case "progress", "cpu", "par", "human":
+		case "progress", "cpu", "human":
 			return 1
+		case "par":
+			return 1.5
 		case "kernels":
 			return 2
 		case "storage":

@@ -21,7 +21,8 @@ func Threads(n int) int {
 
 // Range calls fn for consecutive pieces of [0,n), each at most grain long and starting at a
 // multiple of grain, on at most threads goroutines. worker is below threads, for scratch space.
-// The first error, or the context's, stops the rest and is returned.
+// The first error, or the context's, stops the rest and is returned. So does a panic, which the caller gets
+// when all goroutines have ended.
 func Range(ctx context.Context, threads, n, grain int, fn func(worker, lo, hi int) error) error {
 	if n <= 0 {
 		return ctx.Err()
@@ -46,10 +47,12 @@ func Range(ctx context.Context, threads, n, grain int, fn func(worker, lo, hi in
 		once  sync.Once
 		first error
 		wg    sync.WaitGroup
+		bad   panics
 	)
 	for w := range threads {
 		wg.Go(func() {
-			for !stop.Load() {
+			defer bad.keep()
+			for !stop.Load() && !bad.any() {
 				p := int(next.Add(1)) - 1
 				if p >= pieces {
 					return
@@ -67,5 +70,6 @@ func Range(ctx context.Context, threads, n, grain int, fn func(worker, lo, hi in
 		})
 	}
 	wg.Wait()
+	bad.rethrow()
 	return first
 }

@@ -10,7 +10,8 @@ import (
 // Phases calls fn for the items 0 to count(p)-1 of every phase p in turn, on at most threads
 // goroutines. All items of a phase are done before any of the next begins; the goroutines stay
 // between phases and meet by spinning, which costs far less than starting them again. The first
-// error, or the context's, stops the rest and is returned.
+// error, or the context's, stops the rest and is returned. So does a panic, which the caller gets when all
+// goroutines have ended.
 func Phases(ctx context.Context, threads, phases int, count func(phase int) int, fn func(worker, phase, item int) error) error {
 	most := 0
 	for p := range phases {
@@ -37,17 +38,24 @@ func Phases(ctx context.Context, threads, phases int, count func(phase int) int,
 		once  sync.Once
 		first error
 		wg    sync.WaitGroup
+		bad   panics
 	)
+	do := func(worker, p, i int) error {
+		defer bad.keep()
+		return fn(worker, p, i)
+	}
 	work := func(worker int) {
 		for p := range phases {
 			n := int64(count(p))
 			for i := next[p].Add(1) - 1; i < n; i = next[p].Add(1) - 1 {
 				err := ctx.Err()
 				if err == nil && !stop.Load() {
-					err = fn(worker, p, int(i))
+					err = do(worker, p, int(i))
 				}
 				if err != nil {
 					once.Do(func() { first = err })
+				}
+				if err != nil || bad.any() {
 					stop.Store(true)
 				}
 				done[p].Add(1)
@@ -66,5 +74,6 @@ func Phases(ctx context.Context, threads, phases int, count func(phase int) int,
 	}
 	work(0)
 	wg.Wait()
+	bad.rethrow()
 	return first
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/internal/tokenizer"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
@@ -54,7 +55,9 @@ func (b *bench) verify() (rows []Row) {
 // opens them again for each of its two runs, writes the first's log-probabilities to a file and reads them
 // back, which is not counted; pare's verify also measures the error after every block, which is.
 func (b *bench) verifyPair(name, original, made string, chunks int, bar bool) (rows []Row, err error) {
-	opt := runner.Options{Threads: b.threads, Context: chunkTokens}
+	pool := par.NewPool(b.threads)
+	defer pool.Close()
+	opt := runner.Options{Pool: pool, Context: chunkTokens}
 	m1, r1, err := openRunner(b.ctx, original, opt)
 	if err != nil {
 		return nil, err

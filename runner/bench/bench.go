@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/internal/progress"
 	"github.com/pare-dev/pare/ir"
@@ -306,6 +307,10 @@ func wrap(s Subject, err error) error {
 
 // inTurns runs the rounds and gives the raw figures of every model, and of the memory.
 func inTurns(ctx context.Context, subjects []Subject, opt Options, res *Result) (all []samples, read []float64, err error) {
+	if opt.Runner.Pool == nil {
+		opt.Runner.Pool = par.NewPool(opt.Runner.Threads)
+		defer opt.Runner.Pool.Close()
+	}
 	runs := make([]*run, len(subjects))
 	defer func() {
 		for _, r := range runs {

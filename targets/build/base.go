@@ -186,7 +186,7 @@ func (e *engine) apply(ctx context.Context, p ir.Pass, m *ir.Model, env ir.Env) 
 			env.Tokens = sequences(e.calib.ids, e.r.Calibration.Context, e.src.Tokenizer)
 		}
 		defer e.mapping(1)()
-		env.Executor = runner.NewExecutor(runner.Options{Threads: e.o.Threads, ISA: e.o.ISA, Memory: e.passMemory(), Work: env.Work})
+		env.Executor = runner.NewExecutor(runner.Options{Threads: e.o.Threads, Pool: e.pool, ISA: e.o.ISA, Memory: e.passMemory(), Work: env.Work})
 	}
 	res, err := p.Apply(ctx, m, plan, env)
 	if err != nil {
@@ -242,7 +242,7 @@ func (e *engine) importance(ctx context.Context) (map[string][]float32, error) {
 	if !st.load(&done) {
 		err := e.timed("calibrate", "", func() (bool, error) {
 			defer e.mapping(1)()
-			ex := runner.NewExecutor(runner.Options{Threads: e.o.Threads, ISA: e.o.ISA, Memory: e.passMemory(), Work: st.dir})
+			ex := runner.NewExecutor(runner.Options{Threads: e.o.Threads, Pool: e.pool, ISA: e.o.ISA, Memory: e.passMemory(), Work: st.dir})
 			stats, err := quantize.Calibrate(ctx, e.base, ex, sequences(e.calib.ids, e.r.Calibration.Context, e.src.Tokenizer),
 				quantize.CalibrateOptions{Head: true, Datasets: []string{e.calib.Name}, Progress: e.meter})
 			if err != nil {

@@ -40,6 +40,8 @@ type engine struct {
 	w   *work
 	tok *tokenizer.Tokenizer
 
+	pool *par.Pool // of all models that run
+
 	src, ref, base *ir.Model
 	against        string // what ref is, in words
 	notRun         string // why the model cannot be run, or no text be given to it
@@ -84,6 +86,8 @@ func newEngine(ctx context.Context, in *recipe.Recipe, o Options) (e *engine, er
 			e.close()
 		}
 	}()
+	e.pool = par.NewPool(o.Threads)
+	e.closers = append(e.closers, e.pool.Close)
 	if e.src, err = formats.Open(ctx, in.Source.Model); err != nil {
 		return e, err
 	}

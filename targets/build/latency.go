@@ -51,7 +51,7 @@ func (e *engine) latency(ctx context.Context, j *job, m *ir.Model, digest string
 		}
 		defer e.mapping(2)()
 		o := bench.Options{
-			Runner: runner.Options{Threads: e.o.Threads, ISA: e.o.ISA, Memory: e.runMemory(), KV: storage.F16},
+			Runner: runner.Options{Threads: e.o.Threads, Pool: e.pool, ISA: e.o.ISA, Memory: e.runMemory(), KV: storage.F16},
 			Prompt: b.Prompt, Generate: b.Generate, Rounds: b.Repeat, Limit: benchLimit, Probe: benchProbe, Progress: e.meter,
 		}
 		if speedGate(e) {

@@ -110,7 +110,7 @@ func (e *engine) pairDemand(jobs []*job) (int64, error) {
 
 // runOptions are how models are run to be compared.
 func (e *engine) runOptions() runner.Options {
-	return runner.Options{Threads: e.o.Threads, ISA: e.o.ISA, Tokens: max(e.r.Verify.Context, e.r.Bench.Prompt+e.r.Bench.Generate, proofTokens)}
+	return runner.Options{Threads: e.o.Threads, Pool: e.pool, ISA: e.o.ISA, Tokens: max(e.r.Verify.Context, e.r.Bench.Prompt+e.r.Bench.Generate, proofTokens)}
 }
 
 // estimateMemory is the expected peak, and the least that the work can be done in.

@@ -1,8 +1,9 @@
-package runner
+package par
 
 import (
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,15 +17,15 @@ func TestPool(t *testing.T) {
 	old := runtime.GOMAXPROCS(4)
 	defer runtime.GOMAXPROCS(old)
 	for _, threads := range []int{1, 2, 4} {
-		p := newPool(threads)
-		if p.threads != threads {
-			t.Fatalf("%d workers, want %d", p.threads, threads)
+		p := NewPool(threads)
+		if p.Threads() != threads {
+			t.Fatalf("%d workers, want %d", p.Threads(), threads)
 		}
 		for round := range 300 {
 			n := round % 17
 			hits := make([]int, n) // plain numbers: the race detector checks the hand-over
 			var most atomic.Int64
-			p.run(n, func(worker, item int) {
+			p.Run(n, func(worker, item int) {
 				hits[item]++
 				if w := int64(worker); w > most.Load() {
 					most.Store(w)
@@ -42,7 +43,7 @@ func TestPool(t *testing.T) {
 				time.Sleep(5 * time.Millisecond) // long enough for the workers to park
 			}
 		}
-		p.close()
+		p.Close()
 	}
 }
 
@@ -51,11 +52,11 @@ func TestPool(t *testing.T) {
 func TestPoolIsParallel(t *testing.T) {
 	old := runtime.GOMAXPROCS(2)
 	defer runtime.GOMAXPROCS(old)
-	p := newPool(2)
-	defer p.close()
+	p := NewPool(2)
+	defer p.Close()
 	for range 20 {
 		var met atomic.Int32
-		p.run(2, func(int, int) {
+		p.Run(2, func(int, int) {
 			met.Add(1)
 			for met.Load() < 2 {
 				runtime.Gosched()
@@ -69,13 +70,13 @@ func TestPoolIsParallel(t *testing.T) {
 func TestPoolPanics(t *testing.T) {
 	old := runtime.GOMAXPROCS(2)
 	defer runtime.GOMAXPROCS(old)
-	p := newPool(2)
-	defer p.close()
+	p := NewPool(2)
+	defer p.Close()
 	for bad := range 2 { // worker 0 is the caller
 		var met, done atomic.Int32
 		caught := func() (v any) {
 			defer func() { v = recover() }()
-			p.run(2, func(worker, _ int) {
+			p.Run(2, func(worker, _ int) {
 				met.Add(1)
 				for met.Load() < 2 { // both workers have an item
 					runtime.Gosched()
@@ -96,19 +97,47 @@ func TestPoolPanics(t *testing.T) {
 			t.Errorf("worker %d: the caller went on before the other item was done", bad)
 		}
 		var sum atomic.Int32
-		p.run(8, func(_, item int) { sum.Add(int32(item)) })
+		p.Run(8, func(_, item int) { sum.Add(int32(item)) })
 		if sum.Load() != 28 {
 			t.Errorf("after a panic the items add up to %d", sum.Load())
 		}
 	}
 }
 
+// Runs from several goroutines take turns: none of their items is lost or done beside those of another run.
+func TestPoolTakesTurns(t *testing.T) {
+	old := runtime.GOMAXPROCS(4)
+	defer runtime.GOMAXPROCS(old)
+	p := NewPool(4)
+	defer p.Close()
+	var users sync.WaitGroup
+	var under atomic.Int32 // the user whose run is under way
+	for user := range int32(3) {
+		users.Go(func() {
+			for range 200 {
+				var sum atomic.Int32
+				p.Run(9, func(_, item int) {
+					under.Store(user)
+					sum.Add(int32(item))
+					if under.Load() != user {
+						t.Error("two runs are under way")
+					}
+				})
+				if sum.Load() != 36 {
+					t.Errorf("the items add up to %d", sum.Load())
+				}
+			}
+		})
+	}
+	users.Wait()
+}
+
 func brokenItem() { panic("broken item") }
 
 func BenchmarkPoolEmpty(b *testing.B) {
-	p := newPool(0)
-	defer p.close()
+	p := NewPool(0)
+	defer p.Close()
 	for b.Loop() {
-		p.run(p.threads, func(int, int) {})
+		p.Run(p.Threads(), func(int, int) {})
 	}
 }

@@ -1,30 +1,35 @@
-package runner
+package par
 
 import (
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/pare-dev/pare/internal/cpu"
-	"github.com/pare-dev/pare/internal/fault"
-	"github.com/pare-dev/pare/internal/par"
 )
 
-// pool is a set of persistent workers for steps of tens of microseconds. A goroutine woken through
-// a channel takes about 50 µs to start on another core, which is as long as a whole step of token
-// generation, so workers spin for a while before they park.
+// Pool is a set of persistent workers for steps of tens of microseconds, where Range serves those of
+// milliseconds. A goroutine woken through a channel takes about 50 µs to start on another core, which is as
+// long as a whole step of token generation, so workers spin for a while before they park.
+//
+//	pool := par.NewPool(0)
+//	defer pool.Close()
+//	pool.Run(len(items), func(worker, i int) { ... })
 //
 // Items of a run are independent. Each worker begins with its own share of adjacent items, which it
-// therefore finds in the same places of memory from token to token, and then helps the others: where
+// therefore finds in the same places of memory from run to run, and then helps the others: where
 // the system has taken a core away, its items are done by somebody else. Which worker takes which
-// item never shows in a result. The caller is worker 0. Runs of one pool follow one another, never
-// overlap, and allocate nothing.
+// item never shows in a result. The caller is worker 0. Runs allocate nothing.
+//
+// One pool is enough for all that a process computes in turns, and better than several, whose spinning
+// workers take the cores from each other. Runs from different goroutines wait for one another; an item must
+// not begin a run of the same pool.
 //
 // What panics in an item, whichever worker has it, panics in the caller when all items are done: nobody
 // then uses what the caller is about to give back.
-type pool struct {
+type Pool struct {
+	running  sync.Mutex // held during a run
 	threads  int
 	n        int                    // of the run under way, as fn: read by those who hold one of its items
 	fn       func(worker, item int) //
@@ -32,7 +37,7 @@ type pool struct {
 	shares   []share
 	finished atomic.Int64
 	sleepers atomic.Int32
-	failed   atomic.Pointer[fault.Panic] // the first of the run under way
+	failed   panics
 	closed   atomic.Bool
 	mu       sync.Mutex
 	wake     *sync.Cond
@@ -66,9 +71,9 @@ const (
 	yields   = 32 // looks at the clock between two offers
 )
 
-// newPool starts the workers of a pool; threads 0 means all usable cores.
-func newPool(threads int) *pool {
-	p := &pool{threads: par.Threads(threads)}
+// NewPool starts the workers of a pool; threads 0 means all usable cores. Close ends them.
+func NewPool(threads int) *Pool {
+	p := &Pool{threads: Threads(threads)}
 	p.shares = make([]share, p.threads)
 	p.wake = sync.NewCond(&p.mu)
 	for w := 1; w < p.threads; w++ {
@@ -77,8 +82,11 @@ func newPool(threads int) *pool {
 	return p
 }
 
-// close ends the workers. No run may be under way.
-func (p *pool) close() {
+// Threads is the number of workers, the caller among them: worker numbers are below it.
+func (p *Pool) Threads() int { return p.threads }
+
+// Close ends the workers. No run may be under way, nor follow.
+func (p *Pool) Close() {
 	p.closed.Store(true)
 	p.mu.Lock()
 	p.wake.Broadcast()
@@ -86,19 +94,26 @@ func (p *pool) close() {
 	p.done.Wait()
 }
 
-// run calls fn(worker, item) for every item in [0,n) and returns when all calls have returned.
-func (p *pool) run(n int, fn func(worker, item int)) {
+// Run calls fn(worker, item) for every item in [0,n) and returns when all calls have returned.
+func (p *Pool) Run(n int, fn func(worker, item int)) {
+	p.running.Lock()
+	defer p.running.Unlock()
 	if p.threads == 1 || n <= 1 {
 		for i := range n {
 			fn(0, i)
 		}
 		return
 	}
-	if most := p.threads * itemMask; n > most {
-		p.run(most, fn)
-		p.run(n-most, func(worker, item int) { fn(worker, item+most) })
-		return
+	// an item's index within its share has itemBits
+	most := p.threads * itemMask
+	p.shared(min(n, most), fn)
+	for at := most; at < n; at += most {
+		p.shared(min(n-at, most), func(worker, item int) { fn(worker, at+item) })
 	}
+}
+
+// shared is a run of no more items than the words of shares can count.
+func (p *Pool) shared(n int, fn func(worker, item int)) {
 	p.n, p.fn = n, fn
 	p.finished.Store(0)
 	epoch := p.epoch.Load() + 1
@@ -121,13 +136,11 @@ func (p *pool) run(n int, fn func(worker, item int)) {
 		}
 	}
 	p.fn = nil
-	if failed := p.failed.Swap(nil); failed != nil {
-		panic(failed)
-	}
+	p.failed.rethrow()
 }
 
 // bound is the first of n items in the share of worker w.
-func (p *pool) bound(n, w int) int { return n * w / p.threads }
+func (p *Pool) bound(n, w int) int { return n * w / p.threads }
 
 // take takes the next item of a share in a run, counted within the share.
 func (s *share) take(epoch uint32) (int, bool) {
@@ -144,7 +157,7 @@ func (s *share) take(epoch uint32) (int, bool) {
 }
 
 // work takes items of a run as long as there are any: the worker's own, then those of the others.
-func (p *pool) work(worker int, epoch uint32) {
+func (p *Pool) work(worker int, epoch uint32) {
 	taken := int64(0)
 	for i := range p.threads {
 		owner := (worker + i) % p.threads
@@ -164,17 +177,13 @@ func (p *pool) work(worker int, epoch uint32) {
 }
 
 // do does one item, and keeps the first panic for the caller.
-func (p *pool) do(worker, item int) {
-	defer func() {
-		if v := recover(); v != nil {
-			p.failed.CompareAndSwap(nil, &fault.Panic{Value: v, Stack: debug.Stack()})
-		}
-	}()
+func (p *Pool) do(worker, item int) {
+	defer p.failed.keep()
 	p.fn(worker, item)
 }
 
 // serve is the life of a worker.
-func (p *pool) serve(worker int) {
+func (p *Pool) serve(worker int) {
 	last := uint32(0)
 	var s spin
 	for !p.closed.Load() {
