@@ -1,0 +1,274 @@
+package eval
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/pare-dev/pare/ir/graph"
+)
+
+// plan is a graph made ready for inputs of certain types and shapes, with the state of the run under way.
+type plan struct {
+	code  *code
+	ins   []Spec // of inputs and captures: what the plan was made for
+	specs []Spec // by slot
+	steps []*step
+	size  int // bytes of the arena
+	// offsets are where values lie in the arena, by slot; -1 for those that lie elsewhere.
+	offsets []int
+
+	mem   []byte // the arena
+	heads []graph.Tensor
+	vals  []Value // by slot; Tensor points into heads
+	outs  []Value // what run returns
+}
+
+// step is a node of a plan.
+type step struct {
+	Step
+	node    *node
+	in, out []int // slots, -1 for what is left out
+	ins     []*graph.Tensor
+	outs    []*graph.Tensor
+	vals    []Value
+	bodies  map[string]*Body
+	open    bool // planned when the run comes to it
+	// scratch lies in the arena.
+	scratch, scratchAt int
+	recent             *recent
+}
+
+// recent is the last plan of an open step, for the next run with the same shapes.
+type recent struct {
+	ins []Spec
+	Step
+	scratch []byte
+}
+
+// newPlan plans a graph for inputs, and for what it takes from outside.
+func (c *code) newPlan(inputs, captures []Spec) (*plan, error) {
+	p := &plan{code: c, specs: make([]Spec, len(c.values))}
+	p.ins = append(append(p.ins, inputs...), captures...)
+	for i, s := range c.inputs {
+		p.specs[s] = inputs[i]
+	}
+	for i, s := range c.captures {
+		p.specs[s] = captures[i]
+	}
+	for s, t := range c.consts {
+		p.specs[s] = knownSpec(t)
+		p.specs[s].Const = true
+	}
+	for _, n := range c.nodes {
+		if err := p.add(n); err != nil {
+			return nil, err
+		}
+	}
+	p.prune()
+	p.layout()
+	if limit := c.prog.opt.Memory; limit > 0 && int64(p.size) > limit {
+		return nil, errMemory(int64(p.size), limit)
+	}
+	p.bind()
+	return p, nil
+}
+
+// add plans a node.
+func (p *plan) add(n *node) error {
+	s := &step{node: n, in: n.in, out: n.out}
+	for name, body := range n.bodies {
+		if s.bodies == nil {
+			s.bodies = map[string]*Body{}
+		}
+		s.bodies[name] = &Body{code: body, outer: p, slots: p.code.outside(body)}
+	}
+	in := make([]Spec, len(n.in))
+	known, constant := !n.op.Random && n.bodies == nil, true
+	for i, slot := range n.in {
+		if slot < 0 {
+			continue
+		}
+		in[i] = p.specs[slot]
+		if in[i].Later {
+			s.open = true
+		}
+		known = known && in[i].Known != nil
+		constant = constant && in[i].Const
+	}
+	if !s.open {
+		st, err := n.call(s, in, false)
+		switch {
+		case errors.Is(err, errLater):
+			s.open = true
+		case err != nil:
+			return err
+		default:
+			s.Step = st
+		}
+	}
+	if s.open {
+		for i, slot := range n.out {
+			if slot >= 0 {
+				p.specs[slot] = Later(n.Out[i].Kind)
+			}
+		}
+		p.steps = append(p.steps, s)
+		return nil
+	}
+	if len(s.Out) < len(n.out) {
+		return n.fault(fmt.Errorf("%d outputs, the operator has %d", len(n.out), len(s.Out)))
+	}
+	if known && (s.Run != nil || s.Alias) {
+		if err := p.fold(s, in, constant); err != nil {
+			return err
+		}
+	}
+	needed := false
+	for i, slot := range n.out {
+		if slot < 0 {
+			continue
+		}
+		p.specs[slot] = s.Out[i]
+		if s.Out[i].Known == nil {
+			needed = true
+			if err := graph.CheckShape(s.Out[i].Shape); err != nil {
+				return n.fault(err)
+			}
+		}
+	}
+	if needed {
+		p.steps = append(p.steps, s)
+	}
+	return nil
+}
+
+// call asks the operator for a step, and turns what it panics with into an error that names the node.
+func (n *node) call(s *step, in []Spec, late bool) (st Step, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = n.fault(fmt.Errorf("%w: %v", errBug, r))
+		}
+	}()
+	c := &Call{
+		Node: n.Node, Version: n.version, Kernels: n.prog.worker.Kernels, Threads: n.prog.worker.Threads,
+		in: in, node: n, step: s, late: late,
+	}
+	if st, err = n.plan(c); err != nil && !errors.Is(err, errLater) {
+		err = n.named(err)
+	}
+	if late && !c.looked && err == nil {
+		s.recent = &recent{ins: in, Step: st}
+	}
+	return st, err
+}
+
+// fold computes the outputs of a step whose inputs are known. Those of constants are computed once.
+func (p *plan) fold(s *step, in []Spec, constant bool) error {
+	n := s.node
+	compute := func() ([]*graph.Tensor, error) {
+		ins, outs := make([]*graph.Tensor, len(in)), make([]*graph.Tensor, len(n.out))
+		for i := range in {
+			ins[i] = in[i].Known
+		}
+		if s.Alias {
+			outs[0] = &graph.Tensor{Type: s.Out[0].Type, Shape: s.Out[0].Shape, Data: ins[0].Data, Strings: ins[0].Strings}
+			return outs, nil
+		}
+		for i, slot := range n.out {
+			if slot >= 0 {
+				if err := graph.CheckShape(s.Out[i].Shape); err != nil {
+					return nil, n.fault(err)
+				}
+				outs[i] = graph.New(s.Out[i].Type, s.Out[i].Shape...)
+			}
+		}
+		w := *n.prog.worker
+		w.Scratch = graph.Aligned(s.Scratch)
+		return outs, n.run(s.Run, &w, ins, outs)
+	}
+	var outs []*graph.Tensor
+	var err error
+	if constant {
+		outs, err = Once(&Call{node: n}, "folded", compute)
+	} else {
+		outs, err = compute()
+	}
+	if err != nil {
+		return err
+	}
+	for i, t := range outs {
+		if t != nil {
+			s.Out[i].Known, s.Out[i].Const = t, constant
+		}
+	}
+	return nil
+}
+
+// prune drops steps whose outputs nobody reads.
+func (p *plan) prune() {
+	used := make([]bool, len(p.specs))
+	for _, s := range p.code.outputs {
+		used[s] = true
+	}
+	kept := p.steps[:0:0]
+	for i := len(p.steps) - 1; i >= 0; i-- {
+		s := p.steps[i]
+		needed := false
+		for _, o := range s.out {
+			needed = needed || o >= 0 && used[o]
+		}
+		if !needed {
+			continue
+		}
+		for _, slot := range s.in {
+			if slot >= 0 {
+				used[slot] = true
+			}
+		}
+		for _, slot := range s.node.reads {
+			used[slot] = true
+		}
+		kept = append(kept, s)
+	}
+	for i, j := 0, len(kept)-1; i < j; i, j = i+1, j-1 {
+		kept[i], kept[j] = kept[j], kept[i]
+	}
+	p.steps = kept
+}
+
+// bind points the steps to the headers of the tensors that they read and fill.
+func (p *plan) bind() {
+	p.heads = make([]graph.Tensor, len(p.specs))
+	p.vals = make([]Value, len(p.specs))
+	p.outs = make([]Value, len(p.code.outputs))
+	for i, s := range p.specs {
+		if s.Known != nil {
+			p.heads[i] = *s.Known
+			p.vals[i] = Value{Tensor: &p.heads[i]}
+		} else if !s.Later && s.Kind == graph.KindTensor && s.Type != graph.Undefined {
+			p.heads[i].Type, p.heads[i].Shape = s.Type, s.Shape
+			if s.Type == graph.String {
+				p.heads[i].Strings = make([]string, graph.Elems(s.Shape))
+			}
+			p.vals[i] = Value{Tensor: &p.heads[i]}
+		}
+	}
+	head := func(slots []int) []*graph.Tensor {
+		list := make([]*graph.Tensor, len(slots))
+		for i, s := range slots {
+			if s >= 0 && p.present(s) {
+				list[i] = &p.heads[s]
+			}
+		}
+		return list
+	}
+	for _, s := range p.steps {
+		s.vals = make([]Value, len(s.in))
+		if !s.open && s.Values == nil {
+			s.ins, s.outs = head(s.in), head(s.out)
+		}
+	}
+}
+
+// present reports whether a slot has a tensor in this plan: an optional input of the graph may be left out.
+func (p *plan) present(s int) bool { return p.specs[s].Type != graph.Undefined }
