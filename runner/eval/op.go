@@ -10,6 +10,7 @@ import (
 	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/ir/graph"
 )
 
@@ -266,8 +267,10 @@ func unsupported(missing map[string][]string) error {
 			text += fmt.Sprintf(" (node %s)", nodes[0])
 		}
 	}
-	return &fault.Error{Op: "eval", Err: fault.As(fault.ErrMisuse, fmt.Errorf("%w: %s", ErrOperator, text)),
-		Hint: "docs/operators.md has the list of what runs"}
+	return &fault.Error{
+		Op: "eval", Err: fault.As(fault.ErrMisuse, fmt.Errorf("%w: %s", ErrOperator, text)),
+		Hint: "docs/operators.md has the list of what runs",
+	}
 }
 
 // Options says how a program runs.
@@ -276,17 +279,9 @@ type Options struct {
 	ISA     cpu.Level // "" is the best one of this machine
 	// Memory bounds the bytes of the arena and of packed weights; 0 is no bound.
 	Memory int64
-	// Pool runs items on several threads; nil makes one goroutine per thread and call.
-	Pool Pool
+	// Pool has the workers, and their number instead of Threads; nil starts goroutines for every large step.
+	Pool *par.Pool
 	// Observe is shown every tensor that a run computes, in order: for calibration and comparison layer
 	// by layer. Nodes are then not fused. The tensor is valid during the call only.
 	Observe func(v *graph.Value, t *graph.Tensor) error
-}
-
-// Pool is a set of persistent workers.
-type Pool interface {
-	// Run calls fn(worker, item) for every item in [0,n), worker below Threads, and returns when all calls
-	// have returned.
-	Run(n int, fn func(worker, item int))
-	Threads() int
 }

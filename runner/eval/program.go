@@ -311,8 +311,10 @@ func sameNames(g *graph.Graph, specs []Spec) error {
 			}
 			size := specs[i].Shape[k]
 			if old, ok := names[d.Name]; ok && old != size {
-				return &fault.Error{Tensor: v.Name, Op: "eval",
-					Err: fault.As(fault.ErrMisuse, fmt.Errorf("dimension %s is %d here and %d in another input", d.Name, size, old))}
+				return &fault.Error{
+					Tensor: v.Name, Op: "eval",
+					Err: fault.As(fault.ErrMisuse, fmt.Errorf("dimension %s is %d here and %d in another input", d.Name, size, old)),
+				}
 			}
 			names[d.Name] = size
 		}
@@ -347,4 +349,6 @@ func errMemory(want, limit int64) error {
 	}
 }
 
-func errCount(have, want int) error { return fmt.Errorf("%w: %d, the graph has %d", errInputs, have, want) }
+func errCount(have, want int) error {
+	return fmt.Errorf("%w: %d, the graph has %d", errInputs, have, want)
+}

@@ -84,13 +84,13 @@ func negOf[T number](out, in []T) {
 }
 
 func signOf[T number](out, in []T) {
+	one := T(1)
 	for i, x := range in {
 		switch {
 		case x > 0:
-			out[i] = 1
+			out[i] = one
 		case x < 0:
-			x = 0
-			out[i] = x - 1
+			out[i] = -one
 		default:
 			out[i] = x
 		}

@@ -15,7 +15,7 @@ type Worker struct {
 	Scratch []byte
 
 	ctx  context.Context
-	pool Pool
+	pool *par.Pool
 }
 
 // Do calls fn(worker, item) for every item in [0,n) on the program's threads. worker is below Threads. What
