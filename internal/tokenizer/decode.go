@@ -62,7 +62,7 @@ func (d *Stream) Next(id int32) string {
 	text := t.text[id]
 	if !d.started && text != "" {
 		d.started = true
-		if t.spec.Model == SPM && t.spec.Prefix != PrefixNone {
+		if t.spec.escaped() && t.spec.Prefix != PrefixNone || t.spec.Model == WordPiece {
 			text = strings.TrimPrefix(text, blank)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// KV is one key of GGUF metadata. Value is a string, bool, uint32, []string, []float32 or []int32.
+// KV is one key of GGUF metadata. Value is a string, bool, uint32, []string, []float32, []int32 or []uint8.
 type KV struct {
 	Key   string
 	Value any
@@ -32,7 +32,12 @@ func (s *Spec) GGUF() ([]KV, error) {
 	for i, t := range s.Types {
 		types[i] = int32(t)
 	}
-	if s.Model == BPE {
+	switch s.Model {
+	case WordPiece, Unigram:
+		if err := s.piecesForGGUF(add, types); err != nil {
+			return nil, err
+		}
+	case BPE:
 		pre, err := s.preForGGUF()
 		if err != nil {
 			return nil, err
@@ -46,7 +51,7 @@ func (s *Spec) GGUF() ([]KV, error) {
 		add("tokens", slices.Clone(s.Tokens))
 		add("token_type", types)
 		add("merges", merges)
-	} else {
+	default:
 		scores, err := s.scoresForGGUF()
 		if err != nil {
 			return nil, err
@@ -100,12 +105,13 @@ func (s *Spec) GGUFNotes() []string {
 	if s.Model == SPM && (s.Prefix == PrefixMissing || s.Prefix == PrefixFirst) {
 		notes = append(notes, "llama.cpp puts a space before all text, the original only before some")
 	}
-	if s.TrimSpaces {
+	if s.TrimSpaces && s.Model == SPM {
 		notes = append(notes, "the original drops extra spaces; llama.cpp keeps them")
 	}
 	if row := rowOf(preName(s.Splits)); s.Model == BPE && row != nil && row.note != "" {
 		notes = append(notes, row.note)
 	}
+	notes = append(notes, s.piecesNotes()...)
 	strip := 0
 	for _, a := range s.Added {
 		if a.LStrip || a.RStrip || a.SingleWord {

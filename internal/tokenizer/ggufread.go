@@ -24,10 +24,16 @@ func FromGGUF(get func(key string) (any, bool)) (*Spec, error) {
 		s = NewSpec(SPM)
 		s.BOS, s.EOS, s.UNK = 1, 2, 0
 		s.AddBOS, s.ByteFallback, s.Prefix = true, true, PrefixAlways
+	case "bert":
+		s = NewSpec(WordPiece)
+		s.readBert(&g)
+	case "t5":
+		s = NewSpec(Unigram)
+		s.readT5(&g)
 	case "":
 		return nil, fmt.Errorf("%w: there is no %smodel", ErrMalformed, prefixGGUF)
 	default:
-		return nil, fmt.Errorf("%w: GGUF tokenizer model %q; gpt2 and llama are", ErrUnsupported, model)
+		return nil, fmt.Errorf("%w: GGUF tokenizer model %q; gpt2, llama, bert and t5 are", ErrUnsupported, model)
 	}
 	s.Tokens = g.texts(prefixGGUF + "tokens")
 	n := len(s.Tokens)
@@ -36,7 +42,7 @@ func FromGGUF(get func(key string) (any, bool)) (*Spec, error) {
 			s.Tokens[i] = fmt.Sprintf("[EMPTY_%d]", i)
 		}
 	}
-	if s.Model == SPM {
+	if s.escaped() {
 		if s.Scores = g.floats(prefixGGUF + "scores"); s.Scores == nil && n > 0 {
 			return nil, fmt.Errorf("%w: there are no %sscores", ErrMalformed, prefixGGUF)
 		}
@@ -69,9 +75,12 @@ func FromGGUF(get func(key string) (any, bool)) (*Spec, error) {
 	}
 	g.flag(prefixGGUF+"add_bos_token", &s.AddBOS)
 	g.flag(prefixGGUF+"add_eos_token", &s.AddEOS)
+	if s.Model == WordPiece && s.EOS < 0 { // llama.cpp ends such texts with the separator, whatever it is called
+		s.EOS = s.SEP
+	}
 	s.AddBOS, s.AddEOS = s.AddBOS && s.BOS >= 0, s.AddEOS && s.EOS >= 0
 	prefix := s.Prefix != PrefixNone
-	if g.flag(prefixGGUF+"add_space_prefix", &prefix); prefix && s.Model == SPM {
+	if g.flag(prefixGGUF+"add_space_prefix", &prefix); prefix && s.escaped() {
 		s.Prefix = PrefixAlways
 	} else {
 		s.Prefix = PrefixNone // llama.cpp does not prefix byte-level text either way
@@ -79,6 +88,9 @@ func FromGGUF(get func(key string) (any, bool)) (*Spec, error) {
 	s.readTemplatesGGUF(&g)
 	if g.err != nil {
 		return nil, g.err
+	}
+	if s.Model == WordPiece {
+		s.wordsOfGGUF()
 	}
 	for i, typ := range s.Types {
 		end := slices.Contains(endNames, s.Tokens[i])
@@ -89,6 +101,7 @@ func FromGGUF(get func(key string) (any, bool)) (*Spec, error) {
 			s.Added = append(s.Added, Added{ID: i, Content: s.Tokens[i], Special: end})
 		}
 	}
+	s.pairOfGGUF()
 	return s, s.Check()
 }
 

@@ -80,7 +80,7 @@ func (s *Spec) readConfigs(tokenizerConfig, generationConfig, specialTokensMap [
 			continue
 		}
 		for _, c := range []hfConfig{config, names} {
-			if id, ok := index[c.token(sp.config)]; ok && !(sp.at == &s.UNK && *sp.at >= 0 && s.Model == SPM) {
+			if id, ok := index[c.token(sp.config)]; ok && !(sp.at == &s.UNK && *sp.at >= 0 && s.escaped()) {
 				*sp.at = id // the unknown token of SPM is the model's own, used while encoding
 				break
 			}
@@ -262,6 +262,12 @@ func (s *Spec) readPost(post *hfStep) error {
 				return fmt.Errorf("%w: post-processor %s", ErrMalformed, p.Type)
 			}
 			s.BOS, s.EOS, s.AddBOS, s.AddEOS = bos, eos, true, true
+			s.Pair = []Part{{bos, 0}, {TextA, 0}, {eos, 0}}
+			if p.Type == "RobertaProcessing" { // which has one type only
+				s.Pair = append(s.Pair, Part{eos, 0}, Part{TextB, 0}, Part{eos, 0})
+			} else {
+				s.Pair = append(s.Pair, Part{TextB, 1}, Part{eos, 1})
+			}
 		default:
 			return fmt.Errorf("%w: post-processor %s", ErrUnsupported, p.Type)
 		}
@@ -300,7 +306,27 @@ func (s *Spec) readTemplate(p *hfStep) error {
 	if !seen {
 		return fmt.Errorf("%w: TemplateProcessing without the text", ErrMalformed)
 	}
+	s.Pair = p.pairOf()
 	return nil
+}
+
+// pairOf reads how two texts are put together; nil when that is in a form not read here, which makes
+// a difference to those only who ask for it.
+func (p *hfStep) pairOf() []Part {
+	var parts []Part
+	for _, piece := range p.Pair {
+		switch {
+		case piece.Sequence != nil && piece.Sequence.ID == "A":
+			parts = append(parts, Part{TextA, piece.Sequence.Type})
+		case piece.Sequence != nil && piece.Sequence.ID == "B":
+			parts = append(parts, Part{TextB, piece.Sequence.Type})
+		case piece.Special != nil && len(p.Special[piece.Special.ID].IDs) == 1:
+			parts = append(parts, Part{p.Special[piece.Special.ID].IDs[0], piece.Special.Type})
+		default:
+			return nil
+		}
+	}
+	return parts
 }
 
 // readAddFlags lets add_bos_token and add_eos_token of tokenizer_config.json overrule the

@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -16,7 +17,10 @@ type (
 		Normalize *hfStep   `json:"normalizer"`
 		Pre       *hfStep   `json:"pre_tokenizer"`
 		Post      *hfStep   `json:"post_processor"`
-		Model     *hfModel  `json:"model"`
+		Decoder   *struct {
+			Cleanup *bool `json:"cleanup"`
+		} `json:"decoder"`
+		Model *hfModel `json:"model"`
 	}
 	hfAdded struct {
 		ID         int    `json:"id"`
@@ -28,16 +32,18 @@ type (
 		Special    bool   `json:"special"`
 	}
 	hfModel struct {
-		Type         string         `json:"type"`
-		Dropout      *float64       `json:"dropout"`
-		Unk          *string        `json:"unk_token"`
-		Prefix       *string        `json:"continuing_subword_prefix"`
-		Suffix       *string        `json:"end_of_word_suffix"`
-		FuseUnk      bool           `json:"fuse_unk"`
-		ByteFallback bool           `json:"byte_fallback"`
-		IgnoreMerges bool           `json:"ignore_merges"`
-		Vocab        map[string]int `json:"vocab"`
-		Merges       []hfMerge      `json:"merges"`
+		Type         string    `json:"type"`
+		Dropout      *float64  `json:"dropout"`
+		Unk          *string   `json:"unk_token"`
+		Prefix       *string   `json:"continuing_subword_prefix"`
+		Suffix       *string   `json:"end_of_word_suffix"`
+		FuseUnk      bool      `json:"fuse_unk"`
+		ByteFallback bool      `json:"byte_fallback"`
+		IgnoreMerges bool      `json:"ignore_merges"`
+		MaxWord      *int      `json:"max_input_chars_per_word"`
+		UnkID        *int      `json:"unk_id"`
+		Vocab        hfVocab   `json:"vocab"`
+		Merges       []hfMerge `json:"merges"`
 	}
 	hfStep struct {
 		Type        string    `json:"type"`
@@ -56,21 +62,70 @@ type (
 		Split          *bool                          `json:"split"`
 		Prepend        string                         `json:"prepend"`
 		Content        string                         `json:"content"`
+		CleanText      *bool                          `json:"clean_text"`
+		CJK            *bool                          `json:"handle_chinese_chars"`
+		StripAccents   *bool                          `json:"strip_accents"`
+		Lowercase      *bool                          `json:"lowercase"`
+		Charsmap       []byte                         `json:"precompiled_charsmap"` // in base64
+		Left           bool                           `json:"strip_left"`
+		Right          bool                           `json:"strip_right"`
 		Individual     bool                           `json:"individual_digits"`
 		Single         []hfPiece                      `json:"single"`
+		Pair           []hfPiece                      `json:"pair"`
 		Special        map[string]struct{ IDs []int } `json:"special_tokens"`
 		Cls            []json.RawMessage              `json:"cls"` // [text, id]
 		Sep            []json.RawMessage              `json:"sep"`
 	}
 	hfPiece struct {
-		Special *struct {
-			ID string `json:"id"`
-		} `json:"SpecialToken"`
-		Sequence *struct {
-			ID string `json:"id"`
-		} `json:"Sequence"`
+		Special  *hfPart `json:"SpecialToken"`
+		Sequence *hfPart `json:"Sequence"`
+	}
+	hfPart struct {
+		ID   string `json:"id"`
+		Type int    `json:"type_id"`
+	}
+	// hfVocab is ids by token or, for Unigram, a list of tokens with their scores.
+	hfVocab struct {
+		IDs    map[string]int
+		Scores []float32
 	}
 )
+
+func (v *hfVocab) UnmarshalJSON(b []byte) error {
+	if len(b) == 0 || b[0] != '[' {
+		return json.Unmarshal(b, &v.IDs)
+	}
+	var list []hfScored
+	if err := json.Unmarshal(b, &list); err != nil {
+		return err
+	}
+	v.IDs = make(map[string]int, len(list))
+	for i, p := range list {
+		if j, dup := v.IDs[p.token]; dup {
+			return fmt.Errorf("tokens %d and %d are both %q", j, i, p.token)
+		}
+		v.IDs[p.token] = i
+		v.Scores = append(v.Scores, p.score)
+	}
+	return nil
+}
+
+// hfScored is ["token", score].
+type hfScored struct {
+	token string
+	score float32
+}
+
+func (p *hfScored) UnmarshalJSON(b []byte) error {
+	var pair []json.RawMessage
+	if err := json.Unmarshal(b, &pair); err != nil {
+		return err
+	}
+	if len(pair) != 2 {
+		return fmt.Errorf("an entry of %d values is no token with its score", len(pair))
+	}
+	return errors.Join(json.Unmarshal(pair[0], &p.token), json.Unmarshal(pair[1], &p.score))
+}
 
 // hfMerge is ["a","b"] or, in files before 2024, "a b".
 type hfMerge [2]string
@@ -123,8 +178,12 @@ func FromTokenizerJSON(tokenizerJSON, tokenizerConfig, generationConfig, special
 	switch {
 	case m == nil:
 		return nil, fmt.Errorf("%w: tokenizer.json has no model", ErrMalformed)
+	case m.Type == "WordPiece" || m.Type == "Unigram":
+		return fromPieces(&f, tokenizerConfig, generationConfig, specialTokensMap)
+	case m.Vocab.Scores != nil:
+		return nil, fmt.Errorf("%w: scores in a vocabulary of type %q", ErrMalformed, m.Type)
 	case m.Type != "BPE" && (m.Type != "" || m.Merges == nil):
-		return nil, fmt.Errorf("%w: model type %q; only BPE is", ErrUnsupported, m.Type)
+		return nil, fmt.Errorf("%w: model type %q; BPE, WordPiece and Unigram are", ErrUnsupported, m.Type)
 	case m.Dropout != nil && *m.Dropout > 0:
 		return nil, fmt.Errorf("%w: BPE dropout", ErrUnsupported)
 	case m.Prefix != nil && *m.Prefix != "" || m.Suffix != nil && *m.Suffix != "":
@@ -159,7 +218,7 @@ func FromTokenizerJSON(tokenizerJSON, tokenizerConfig, generationConfig, special
 
 // readVocab fills Tokens, Types and Added. Ids without a token become unused ones.
 func (s *Spec) readVocab(f *hfFile) error {
-	vocab := f.Model.Vocab
+	vocab := f.Model.Vocab.IDs
 	top := -1
 	for tok, id := range vocab {
 		if id < 0 {
@@ -213,7 +272,7 @@ func (s *Spec) readVocab(f *hfFile) error {
 			}
 		}
 		s.UNK = id
-		if s.Model == SPM {
+		if s.escaped() {
 			s.Types[id] = Unknown
 		}
 	}

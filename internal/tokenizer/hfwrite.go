@@ -18,11 +18,11 @@ func (s *Spec) TokenizerJSON() (tokenizerJSON, tokenizerConfig []byte, err error
 	if err := s.Check(); err != nil {
 		return nil, nil, err
 	}
-	if s.TrimSpaces {
+	if s.TrimSpaces && s.Model == SPM {
 		return nil, nil, fmt.Errorf("%w: tokenizer.json has no step that drops extra spaces as SentencePiece does", ErrInexact)
 	}
 	merges := s.Merges
-	if merges == nil {
+	if merges == nil && s.Model == SPM {
 		if merges, err = s.mergesOfScores(); err != nil {
 			return nil, nil, err
 		}
@@ -134,6 +134,9 @@ func (s *Spec) addedJSON() []object {
 
 func (s *Spec) normalizerJSON() []object {
 	var steps []object
+	if s.Model == WordPiece || s.Model == Unigram {
+		return s.piecesNormalizer()
+	}
 	if s.Normalize != "" {
 		steps = append(steps, typed(s.Normalize))
 	}
@@ -150,6 +153,9 @@ func (s *Spec) normalizerJSON() []object {
 
 func (s *Spec) preJSON() []object {
 	var steps []object
+	if s.Model == WordPiece || s.Model == Unigram {
+		return s.piecesPre()
+	}
 	if s.Model == SPM {
 		scheme := map[SpacePrefix]string{PrefixMissing: "always", PrefixFirst: "first"}[s.Prefix]
 		if scheme == "" {
@@ -173,6 +179,9 @@ func (s *Spec) preJSON() []object {
 }
 
 func (s *Spec) postJSON() any {
+	if s.Pair != nil {
+		return s.templateJSON()
+	}
 	text := object{{"Sequence", object{{"id", "A"}, {"type_id", 0}}}}
 	second := object{{"Sequence", object{{"id", "B"}, {"type_id", 1}}}}
 	single, pair := []object{text}, []object{text, second}
@@ -198,7 +207,43 @@ func (s *Spec) postJSON() any {
 	return typed("TemplateProcessing", member{"single", single}, member{"pair", pair}, member{"special_tokens", special})
 }
 
+// templateJSON is postJSON of a tokenizer that says how two texts are put together.
+func (s *Spec) templateJSON() any {
+	special := object{}
+	list := func(parts []Part) []object {
+		out := []object{}
+		for _, p := range parts {
+			switch p.ID {
+			case TextA, TextB:
+				out = append(out, object{{"Sequence", object{{"id", map[int]string{TextA: "A", TextB: "B"}[p.ID]}, {"type_id", p.Type}}}})
+				continue
+			}
+			tok := s.Tokens[p.ID]
+			if !slices.ContainsFunc(special, func(m member) bool { return m.key == tok }) {
+				special = append(special, member{tok, object{{"id", tok}, {"ids", []int{p.ID}}, {"tokens", []string{tok}}}})
+			}
+			out = append(out, object{{"SpecialToken", object{{"id", tok}, {"type_id", p.Type}}}})
+		}
+		return out
+	}
+	single := []Part{{TextA, 0}}
+	if s.AddBOS {
+		single = append([]Part{{s.BOS, 0}}, single...)
+	}
+	if s.AddEOS {
+		single = append(single, Part{s.EOS, 0})
+	}
+	one, two := list(single), list(s.Pair)
+	return typed("TemplateProcessing", member{"single", one}, member{"pair", two}, member{"special_tokens", special})
+}
+
 func (s *Spec) decoderJSON() any {
+	switch s.Model {
+	case WordPiece:
+		return typed("WordPiece", member{"prefix", s.Words.Continues}, member{"cleanup", s.CleanSpaces})
+	case Unigram:
+		return s.metaspace()
+	}
 	if s.Model == BPE {
 		return typed("ByteLevel", member{"add_prefix_space", true}, member{"trim_offsets", true}, member{"use_regex", true})
 	}
@@ -213,11 +258,18 @@ func (s *Spec) decoderJSON() any {
 }
 
 func (s *Spec) modelJSON(merges [][2]string) object {
+	if s.Model == Unigram {
+		return s.unigramJSON()
+	}
 	vocab := make(object, 0, len(s.Tokens))
 	for i, tok := range s.Tokens {
 		if s.Types[i] != Unused || tok != padName(i) {
 			vocab = append(vocab, member{tok, i})
 		}
+	}
+	if s.Model == WordPiece {
+		return typed("WordPiece", member{"unk_token", s.Tokens[max(s.UNK, 0)]}, member{"continuing_subword_prefix", s.Words.Continues},
+			member{"max_input_chars_per_word", s.Words.MaxWord}, member{"vocab", vocab})
 	}
 	var unk any
 	if s.Model == SPM && s.UNK >= 0 {

@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -89,7 +90,7 @@ func TestGGUFReadRefusals(t *testing.T) {
 	}{
 		"fine":               {nil, nil},
 		"no model":           {map[string]any{"model": nil}, ErrMalformed},
-		"other model":        {map[string]any{"model": "t5"}, ErrUnsupported},
+		"other model":        {map[string]any{"model": "rwkv"}, ErrUnsupported},
 		"model is a number":  {map[string]any{"model": uint32(1)}, ErrMalformed},
 		"unknown pre":        {map[string]any{"pre": "nobody-knows"}, ErrUnsupported},
 		"no tokens":          {map[string]any{"tokens": nil}, ErrMalformed},
@@ -225,6 +226,13 @@ func FuzzTokenizerJSON(f *testing.F) {
 		}
 		f.Add(b, []byte(`{"bos_token":"<s>","eos_token":{"content":"</s>"}}`))
 	}
+	for _, name := range []string{"bert-uncased", "t5", "xlm-roberta"} {
+		b, err := os.ReadFile("testdata/pieces/" + name + "/tokenizer.json")
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b, []byte(`{"cls_token":"[CLS]"}`))
+	}
 	f.Add([]byte(`{"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"(a|b)+?c++|\\s+"},"behavior":"Isolated"},
 		{"type":"ByteLevel","add_prefix_space":false,"use_regex":false}]},"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}}`), []byte(`{}`))
 	f.Fuzz(func(t *testing.T, file, config []byte) {
@@ -242,8 +250,26 @@ func FuzzSentencePiece(f *testing.F) {
 		}
 		f.Add(b)
 	}
+	b, err := os.ReadFile("testdata/pieces/unigram.model")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s, err := FromSentencePiece(b); err == nil {
+			exercise(t, s)
+		}
+	})
+}
+
+func FuzzVocab(f *testing.F) {
+	b, err := os.ReadFile("testdata/pieces/bert-cased/vocab.txt")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b, []byte(`{"do_lower_case":false,"unk_token":"[UNK]"}`))
+	f.Fuzz(func(t *testing.T, vocab, config []byte) {
+		if s, err := FromVocab(vocab, config, nil); err == nil {
 			exercise(t, s)
 		}
 	})
@@ -260,6 +286,75 @@ func FuzzLlama2C(f *testing.F) {
 			exercise(t, s)
 		}
 	})
+}
+
+// TestPiecesRefused: broken WordPiece and Unigram files, and those that ask for what would be done wrong.
+func TestPiecesRefused(t *testing.T) {
+	const normal, pre = `"normalizer":{"type":"BertNormalizer"},`, `"pre_tokenizer":{"type":"BertPreTokenizer"},`
+	const meta = `"pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"always"},`
+	word := func(steps, model string) string {
+		return `{` + steps + `"model":{"type":"WordPiece","vocab":{"[UNK]":0,"a":1,"##b":2}` + model + `}}`
+	}
+	uni := func(steps, model string) string { return `{` + steps + `"model":{"type":"Unigram"` + model + `}}` }
+	const vocab = `,"unk_id":0,"vocab":[["<unk>",0],["▁",-1],["a",-2.5]]`
+	charsmap := func(b string) string {
+		return `"normalizer":{"type":"Precompiled","precompiled_charsmap":"` + base64.StdEncoding.EncodeToString([]byte(b)) + `"},`
+	}
+	for name, tc := range map[string]struct {
+		file string
+		want error
+	}{
+		"fine":                         {word(normal+pre, `,"unk_token":"[UNK]"`), nil},
+		"other normalizer":             {word(`"normalizer":{"type":"Lowercase"},`+pre, ``), ErrUnsupported},
+		"two normalizers":              {word(`"normalizer":{"type":"Sequence","normalizers":[{"type":"BertNormalizer"},{"type":"NFC"}]},`+pre, ``), ErrUnsupported},
+		"no pre-tokenizer":             {word(normal, ``), ErrUnsupported},
+		"no mark":                      {word(normal+pre, `,"continuing_subword_prefix":""`), ErrUnsupported},
+		"words of no characters":       {word(normal+pre, `,"max_input_chars_per_word":0`), ErrMalformed},
+		"unknown token missing":        {word(normal+pre, `,"unk_token":"?"`), ErrMalformed},
+		"word piece with scores":       {`{` + normal + pre + `"model":{"type":"WordPiece","vocab":[["a",0]]}}`, ErrMalformed},
+		"BPE with scores":              {`{"model":{"type":"BPE","merges":[],"vocab":[["a",0]]}}`, ErrMalformed},
+		"fine unigram":                 {uni(meta, vocab), nil},
+		"fine table":                   {uni(charsmap("\x04\x00\x00\x00\x00\x00\x00\x00\x00")+meta, vocab), nil},
+		"unigram without scores":       {uni(meta, `,"vocab":{"a":0}`), ErrMalformed},
+		"unigram token twice":          {uni(meta, `,"vocab":[["a",0],["a",1]]`), ErrMalformed},
+		"unigram token of three":       {uni(meta, `,"vocab":[["a",0,1]]`), ErrMalformed},
+		"unigram token without text":   {uni(meta, `,"vocab":[[1,1]]`), ErrMalformed},
+		"unknown id outside":           {uni(meta, `,"unk_id":7,"vocab":[["a",0]]`), ErrMalformed},
+		"unigram without Metaspace":    {uni(``, vocab), ErrUnsupported},
+		"other step":                   {uni(`"normalizer":{"type":"Lowercase"},`+meta, vocab), ErrUnsupported},
+		"table of one byte":            {uni(charsmap("x")+meta, vocab), ErrMalformed},
+		"table longer than the file":   {uni(charsmap("\xff\xff\xff\xff\x00\x00\x00\x00")+meta, vocab), ErrMalformed},
+		"table without an end":         {uni(charsmap("\x04\x00\x00\x00\x00\x00\x00\x00x")+meta, vocab), ErrMalformed},
+		"table without a trie":         {uni(charsmap("\x00\x00\x00\x00\x00")+meta, vocab), ErrMalformed},
+		"table that is no base64":      {uni(`"normalizer":{"type":"Precompiled","precompiled_charsmap":"*"},`+meta, vocab), ErrMalformed},
+		"strips the end of text alone": {uni(`"normalizer":{"type":"Strip","strip_right":true},`+meta, vocab), ErrUnsupported},
+	} {
+		s, err := FromTokenizerJSON([]byte(tc.file), nil, nil, nil)
+		if err == nil {
+			_, err = New(s)
+		}
+		if !errors.Is(err, tc.want) || (err == nil) != (tc.want == nil) {
+			t.Errorf("%s: got %v, want %v", name, err, tc.want)
+		}
+	}
+	for name, vocab := range map[string]string{"empty": "", "twice": "a\na", "an empty line": "a\n\n\nb"} {
+		if _, err := FromVocab([]byte(vocab), nil, nil); !errors.Is(err, ErrMalformed) {
+			t.Errorf("vocab.txt, %s: got %v", name, err)
+		}
+	}
+	b, err := os.ReadFile("testdata/pieces/unigram.model")
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := 0 // between the last fields
+	for n := range b {
+		if _, err := FromSentencePiece(b[:n]); err == nil {
+			whole++
+		}
+	}
+	if whole > 8 {
+		t.Errorf("%d truncated Unigram files are taken", whole)
+	}
 }
 
 // exercise uses a tokenizer from a strange file: nothing may crash, and ids stay in the vocabulary.

@@ -4,21 +4,24 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 )
 
-// FromSentencePiece reads a tokenizer.model, a protocol buffer of SentencePiece, of type BPE
-// (sentencepiece_model.proto). A start token is added as llama.cpp does, unless ApplyConfigs says
+// FromSentencePiece reads a tokenizer.model, a protocol buffer of SentencePiece, of type BPE or
+// Unigram (sentencepiece_model.proto). A start token is added as llama.cpp does, unless ApplyConfigs says
 // otherwise; the space in front is repeated after every added token, as in llama.cpp too.
 func FromSentencePiece(model []byte) (*Spec, error) {
 	s := NewSpec(SPM)
 	s.Prefix, s.TrimSpaces, s.FuseUnknown = PrefixAlways, true, true // the defaults of the format
 	s.UNK, s.BOS, s.EOS = 0, 1, 2
-	kind, charsmap, escape, suffix := uint64(1), 0, true, false
+	kind, escape, suffix := uint64(1), true, false
+	trained, normalized := false, false
 	err := eachField(model, func(num int, v uint64, b []byte) error {
 		switch num {
 		case 1:
 			return s.readPiece(b)
 		case 2: // TrainerSpec
+			trained = true
 			return eachField(b, func(num int, v uint64, _ []byte) error {
 				id := int(int32(uint32(v))) // #nosec G115 -- int32 fields are sign-extended to 64 bits
 				switch num {
@@ -40,10 +43,11 @@ func FromSentencePiece(model []byte) (*Spec, error) {
 				return nil
 			})
 		case 3: // NormalizerSpec
+			normalized = true
 			return eachField(b, func(num int, v uint64, b []byte) error {
 				switch num {
 				case 2:
-					charsmap = len(b)
+					s.Charsmap = slices.Clone(b)
 				case 3:
 					if v == 0 {
 						s.Prefix = PrefixNone
@@ -63,9 +67,11 @@ func FromSentencePiece(model []byte) (*Spec, error) {
 		return nil, err
 	case len(s.Tokens) == 0:
 		return nil, fmt.Errorf("%w: no SentencePiece pieces", ErrMalformed)
-	case kind != 2:
-		return nil, fmt.Errorf("%w: SentencePiece model type %d; only BPE (2) is", ErrUnsupported, kind)
-	case charsmap > 0:
+	case !trained || !normalized: // a file that ends between its parts is well-formed, too
+		return nil, fmt.Errorf("%w: a SentencePiece model that is cut off", ErrMalformed)
+	case kind != 1 && kind != 2:
+		return nil, fmt.Errorf("%w: SentencePiece model type %d; Unigram (1) and BPE (2) are", ErrUnsupported, kind)
+	case kind == 2 && len(s.Charsmap) > 0:
 		return nil, fmt.Errorf("%w: SentencePiece with a table of character normalization", ErrUnsupported)
 	case !escape || suffix:
 		return nil, fmt.Errorf("%w: SentencePiece that does not put ▁ before words", ErrUnsupported)
@@ -76,6 +82,9 @@ func FromSentencePiece(model []byte) (*Spec, error) {
 		}
 	}
 	s.AddBOS = s.BOS >= 0
+	if kind == 1 {
+		s.Model = Unigram
+	}
 	for i, typ := range s.Types {
 		if typ == Control || typ == Unknown || typ == UserDefined {
 			s.Added = append(s.Added, Added{ID: i, Content: s.tokenText(i), Special: typ != UserDefined})

@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -24,6 +25,9 @@ type Model string
 const (
 	BPE Model = "bpe" // byte-level, GGUF "gpt2"
 	SPM Model = "spm" // SentencePiece BPE, GGUF "llama"
+
+	WordPiece Model = "wordpiece" // BERT, GGUF "bert"
+	Unigram   Model = "unigram"   // SentencePiece unigram (T5, XLM-RoBERTa), GGUF "t5"
 )
 
 // TokenType says what a token is for. The numbers are those of tokenizer.ggml.token_type.
@@ -71,6 +75,16 @@ type Added struct {
 	Special    bool   // control token
 }
 
+// Part is a piece of a template: a token, or one of the texts. Type is the token type (segment)
+// that its tokens have.
+type Part struct{ ID, Type int }
+
+// TextA and TextB stand in a Part for the texts.
+const (
+	TextA = -1
+	TextB = -2
+)
+
 // Spec is everything known about a tokenizer, free of its container. The ids are indexes of
 // Tokens; an id of -1 means that there is none, so start from NewSpec and not from a zero Spec.
 type Spec struct {
@@ -78,9 +92,10 @@ type Spec struct {
 	Pre    string  // llama.cpp's name of Splits ("gpt-2", "llama-bpe", "qwen2"); "" when it has none or for SPM
 	Splits []Split // BPE: word splitting, applied one after the other
 	// Tokens as GGUF stores them: byte-level alphabet for the ordinary ones of BPE, ▁ for the
-	// spaces of SPM, real text for control and user-defined ones.
+	// spaces of SPM and Unigram, real text for control and user-defined ones. Those of WordPiece are
+	// as in vocab.txt, "##ing", which GGUF spells the other way about.
 	Tokens []string
-	Scores []float32   // SPM: higher merges first; nil for BPE
+	Scores []float32   // SPM: higher merges first; Unigram: logarithms of probabilities; nil for others
 	Types  []TokenType // one per token
 	Merges [][2]string // best first; nil for SPM without a merge list
 	Added  []Added     // ascending ids
@@ -89,11 +104,19 @@ type Spec struct {
 	EOG                                          []int          // more tokens that end generation, such as the list of generation_config.json
 	Named                                        map[string]int // fill-in-the-middle ids that GGUF names: "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep"
 
+	Words    *Words // WordPiece
+	Charsmap []byte // Unigram: SentencePiece's table of character normalization; nil for none
+	// Pair says how two texts are put together, nil when it is not known.
+	Pair []Part
+
 	AddBOS, AddEOS bool
 	Prefix         SpacePrefix
-	TrimSpaces     bool   // SPM: drop leading and trailing spaces, collapse runs (SentencePiece remove_extra_whitespaces)
+	TrimSpaces     bool   // SPM, Unigram: drop leading and trailing spaces, collapse runs (SentencePiece remove_extra_whitespaces)
+	KeepEnd        bool   // Unigram: TrimSpaces leaves a space at the end
+	AnySpace       bool   // Unigram: all white space counts as spaces
+	SplitSpaces    bool   // Unigram: every ▁ starts a word that is encoded alone
 	Normalize      string // "", "NFC", "NFD", "NFKC" or "NFKD"
-	ByteFallback   bool   // SPM: unknown characters become byte tokens
+	ByteFallback   bool   // SPM, Unigram: unknown characters become byte tokens
 	FuseUnknown    bool   // adjacent unknown characters make one unknown token
 	IgnoreMerges   bool   // a word that is a token is that token, whatever the merges say
 	CleanSpaces    bool   // decoders are asked to drop spaces before punctuation
@@ -128,6 +151,9 @@ const unusedScore = -1000
 
 func padName(id int) string { return "[PAD" + strconv.Itoa(id) + "]" }
 
+// maxTypes bounds token types; published models have two.
+const maxTypes = 255
+
 // maxTokens keeps ids, and symbols above them, within 32 bits.
 const maxTokens = 1 << 28
 
@@ -136,8 +162,10 @@ const maxTokens = 1 << 28
 func (s *Spec) Check() error {
 	n := len(s.Tokens)
 	switch {
-	case s.Model != BPE && s.Model != SPM:
+	case !slices.Contains([]Model{BPE, SPM, WordPiece, Unigram}, s.Model):
 		return fmt.Errorf("%w: model %q", ErrUnsupported, s.Model)
+	case (s.Model == WordPiece) != (s.Words != nil):
+		return fmt.Errorf("%w: %s with choices of WordPiece or without them", ErrMalformed, s.Model)
 	case n == 0 || n > maxTokens:
 		return fmt.Errorf("%w: %d tokens", ErrMalformed, n)
 	case len(s.Types) != n:
@@ -146,6 +174,8 @@ func (s *Spec) Check() error {
 		return fmt.Errorf("%w: %d tokens but %d scores", ErrMalformed, n, len(s.Scores))
 	case s.Model == SPM && s.Scores == nil && s.Merges == nil:
 		return fmt.Errorf("%w: neither scores nor merges", ErrMalformed)
+	case s.Model == Unigram && s.Scores == nil:
+		return fmt.Errorf("%w: no scores", ErrMalformed)
 	}
 	seen := make(map[string]int, n)
 	for i, tok := range s.Tokens {
@@ -174,6 +204,11 @@ func (s *Spec) Check() error {
 			return fmt.Errorf("%w: %s id %d, but there are %d tokens", ErrMalformed, name, id, n)
 		}
 	}
+	for _, p := range s.Pair {
+		if p.ID < TextB || p.ID >= n || p.Type < 0 || p.Type > maxTypes {
+			return fmt.Errorf("%w: a pair has token %d of type %d, there are %d tokens", ErrMalformed, p.ID, p.Type, n)
+		}
+	}
 	if s.AddBOS && s.BOS < 0 || s.AddEOS && s.EOS < 0 {
 		return fmt.Errorf("%w: a start or end token is to be added, but there is none", ErrMalformed)
 	}
@@ -200,3 +235,6 @@ func (s *Spec) specials() []special {
 		{"end-of-message", "", "eom", &s.EOM},
 	}
 }
+
+// escaped says whether spaces are ▁ in tokens.
+func (s *Spec) escaped() bool { return s.Model == SPM || s.Model == Unigram }

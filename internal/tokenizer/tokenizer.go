@@ -1,7 +1,9 @@
 package tokenizer
 
 import (
+	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -18,13 +20,18 @@ type Tokenizer struct {
 	eog   []int
 	pairs *pairTable
 
-	split *splitter        // BPE
-	bytes [256]int32       // symbol of each byte (BPE) or its byte token (SPM); -1 when there is none
-	ascii [128]int32       // SPM: symbol of each ASCII character
-	chars map[rune]int32   // SPM: symbol of the others
-	bare  map[int32]rune   // SPM: characters that are symbols but no tokens
-	whole map[string]int32 // with IgnoreMerges: the bytes of a word -> its token
-	words bool             // SPM: no token has ▁ after another character, so every ▁ starts a word
+	split    *splitter        // BPE
+	bytes    [256]int32       // symbol of each byte (BPE) or its byte token (SPM); -1 when there is none
+	ascii    [128]int32       // SPM: symbol of each ASCII character
+	chars    map[rune]int32   // SPM: symbol of the others
+	bare     map[int32]rune   // SPM: characters that are symbols but no tokens
+	whole    map[string]int32 // with IgnoreMerges: the bytes of a word -> its token
+	inner    map[string]int32 // WordPiece: what continues words
+	longest  int              // WordPiece, Unigram: bytes of the longest token
+	charsmap *charsmap        // Unigram
+	unknown  float64          // Unigram: score of an unknown character
+	crossing bool             // Unigram: some tokens have ▁ after another character
+	words    bool             // SPM: no token has ▁ after another character, so every ▁ starts a word
 
 	form              norm.Form
 	raw, normalized   *matcher // all added tokens, by where they are matched
@@ -50,10 +57,15 @@ func New(s *Spec) (*Tokenizer, error) {
 	}
 	t.pool.New = func() any { return &state{cache: map[string]cached{}} }
 	var err error
-	if s.Model == BPE {
+	switch s.Model {
+	case BPE:
 		err = t.prepareBPE()
-	} else {
+	case SPM:
 		err = t.prepareSPM()
+	case WordPiece:
+		t.prepareWords()
+	case Unigram:
+		err = t.prepareUnigram()
 	}
 	if err != nil {
 		return nil, err
@@ -65,8 +77,9 @@ func New(s *Spec) (*Tokenizer, error) {
 		all, user, text := t.raw, t.userRaw, a.Content
 		if a.Normalized {
 			all, user, text = t.normalized, t.userNorm, t.normalize(a.Content)
-			// The token stands for all it was matched in, a space in front included.
-			t.text[a.ID] = strings.ReplaceAll(text, underscore, blank)
+			if s.Model != WordPiece { // the token stands for all it was matched in, a space in front included
+				t.text[a.ID] = strings.ReplaceAll(text, underscore, blank)
+			}
 		}
 		all.add(text, a)
 		if !a.Special {
@@ -82,6 +95,9 @@ var forms = map[string]norm.Form{"NFC": norm.NFC, "NFD": norm.NFD, "NFKC": norm.
 // tokenText gives the bytes that token id stands for.
 func (s *Spec) tokenText(id int) string {
 	tok := s.Tokens[id]
+	if s.Model == WordPiece { // special tokens, too, are words
+		return s.wordText(tok)
+	}
 	switch s.Types[id] {
 	case Control, UserDefined, Unknown:
 		return tok
@@ -91,7 +107,7 @@ func (s *Spec) tokenText(id int) string {
 		}
 		return tok
 	}
-	if s.Model == SPM {
+	if s.escaped() {
 		return strings.ReplaceAll(tok, underscore, blank)
 	}
 	if raw, ok := fromByteLevel(tok); ok {
@@ -182,6 +198,8 @@ type EncodeOptions struct {
 	// ParseSpecial lets control tokens be written in the text ("<|im_end|>"), as Hugging Face
 	// always does. Without it they are plain text; user-defined tokens are matched either way.
 	ParseSpecial bool
+	// Max is the most tokens, special ones included; what is beyond them at the end is left out. 0: all.
+	Max int
 }
 
 // Encode returns the ids of text. Bytes that are not UTF-8 become U+FFFD each for BPE, as in
@@ -193,10 +211,10 @@ func (t *Tokenizer) Encode(text string, opt EncodeOptions) ([]int32, error) {
 	if (opt.AddSpecial || opt.AddStart) && s.AddBOS {
 		ids = append(ids, int32(s.BOS)) // #nosec G115 -- Check bounds it
 	}
-	if s.Model == BPE {
+	if s.Model != SPM {
 		text = replaceInvalid(text)
 	}
-	if s.TrimSpaces {
+	if s.TrimSpaces && s.Model == SPM {
 		text = trimSpaces(text)
 	}
 	raw, normalized := t.userRaw, t.userNorm
@@ -230,14 +248,79 @@ func (t *Tokenizer) Encode(text string, opt EncodeOptions) ([]int32, error) {
 	if err != nil {
 		return nil, err
 	}
-	if opt.AddSpecial && s.AddEOS {
+	end := opt.AddSpecial && s.AddEOS
+	if keep := opt.most(end); keep < len(ids) {
+		ids = ids[:keep]
+	}
+	if end {
 		ids = append(ids, int32(s.EOS)) // #nosec G115
 	}
 	return ids, nil
 }
 
+// most is how many tokens there may be before the end token.
+func (o EncodeOptions) most(end bool) int {
+	switch {
+	case o.Max <= 0:
+		return math.MaxInt
+	case end:
+		return o.Max - 1
+	}
+	return o.Max
+}
+
+// EncodePair returns the ids of two texts, put together as the tokenizer asks for, and the type
+// (segment) of each: what models read that compare texts.
+func (t *Tokenizer) EncodePair(first, second string, opt EncodeOptions) (ids, types []int32, err error) {
+	s := t.spec
+	if s.Pair == nil {
+		return nil, nil, fmt.Errorf("%w: it does not say how two texts are put together", ErrUnsupported)
+	}
+	opt.AddSpecial, opt.AddStart = false, false
+	room := opt.Max
+	opt.Max = 0
+	var texts [2][]int32
+	for i, text := range []string{first, second} {
+		if texts[i], err = t.Encode(text, opt); err != nil {
+			return nil, nil, err
+		}
+	}
+	if room > 0 { // the longer one gives way, the second of equals, as in tokenizers ("longest first")
+		for over := len(texts[0]) + len(texts[1]) + len(s.Pair) - 2 - room; over > 0; over-- {
+			i := 1
+			if len(texts[0]) > len(texts[1]) {
+				i = 0
+			}
+			if len(texts[i]) == 0 {
+				break
+			}
+			texts[i] = texts[i][:len(texts[i])-1]
+		}
+	}
+	for _, p := range s.Pair {
+		part := []int32{int32(p.ID)} // #nosec G115 -- Check bounds it
+		switch p.ID {
+		case TextA:
+			part = texts[0]
+		case TextB:
+			part = texts[1]
+		}
+		ids = append(ids, part...)
+		for range part {
+			types = append(types, int32(p.Type)) // #nosec G115
+		}
+	}
+	return ids, types, nil
+}
+
 // normalize is what happens to text before normalized tokens are looked for in it.
 func (t *Tokenizer) normalize(text string) string {
+	switch t.spec.Model {
+	case WordPiece:
+		return t.spec.Words.normalize(text)
+	case Unigram:
+		return t.normalizeUnigram(text)
+	}
 	if t.spec.Normalize != "" {
 		text = t.form.String(text)
 	}
@@ -252,6 +335,14 @@ func (t *Tokenizer) normalize(text string) string {
 
 // plain encodes text that holds no added tokens; at is its position, for PrefixFirst.
 func (t *Tokenizer) plain(text string, at int, st *state) error {
+	switch t.spec.Model {
+	case WordPiece:
+		t.plainWords(text, st)
+		return nil
+	case Unigram:
+		t.plainUnigram(text, at, st)
+		return nil
+	}
 	mark := blank
 	if t.spec.Model == SPM {
 		mark = underscore
@@ -301,6 +392,7 @@ func (t *Tokenizer) plainSPM(text string, st *state) {
 type state struct {
 	out, sym, next, prev []int32
 	heap                 []uint64
+	lattice              lattice
 	cache                map[string]cached
 	arena                []int32
 }
@@ -320,6 +412,10 @@ func (t *Tokenizer) word(w string, st *state) {
 	start := len(st.out)
 	if id, ok := t.whole[w]; ok {
 		st.out = append(st.out, id)
+	} else if t.spec.Model == WordPiece {
+		st.out = t.pieces(st.out, w)
+	} else if t.spec.Model == Unigram {
+		st.out = t.viterbi(st.out, w, st)
 	} else if t.spec.Model == BPE {
 		st.sym = t.symbolsBPE(st.sym[:0], w)
 		st.out = append(st.out, t.pairs.merge(st.sym, st)...)

@@ -66,7 +66,7 @@ def write(path, kvs):
         key, value = kv["Key"], kv["Value"]
         if isinstance(value, list) and key.endswith("scores"):
             w.add_array(key, [float(x) for x in value])
-        elif isinstance(value, list):
+        elif isinstance(value, (list, bytes)):
             w.add_array(key, value)
         elif isinstance(value, bool):
             w.add_bool(key, value)
