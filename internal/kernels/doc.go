@@ -16,6 +16,8 @@
 //     every level.
 //   - Packed products (MulPacked, and what is built on it) are bit-identical at every compiled level: one
 //     chain of fused multiply-adds for each piece of a sum. Portable rounds products before it adds.
+//   - Convolutions and products with packed weights (Conv, Depthwise) likewise: one chain for each number,
+//     from the bias through the window.
 //   - Attention, softmax, norms and other sums along a row use fused multiply-add and as many partial
 //     sums as a vector has lanes, so that they agree with Portable within rounding.
 //

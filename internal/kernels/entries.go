@@ -14,6 +14,30 @@ const (
 	fnCachePutQ8
 	fnCacheKeysQ8
 	fnCacheValuesQ8
+	fnConvShape
+	fnConv
+	fnDepthwise
+	fnPoolMax
+	fnPoolMean
+	fnTanh
+	fnSigmoid
+	fnErf
+	fnSilu
+	fnGelu
+	fnGeluTanh
+	fnClip
+	fnHardSigmoid
+	fnHardSwish
+	fnLeaky
+	fnAddTo
+	fnSubTo
+	fnMulTo
+	fnDivTo
+	fnRowSum
+	fnRowSpread
+	fnRowNorm
+	fnLstm
+	fnGru
 	fnDecodeF16
 	fnDecodeBf16
 	fnDecodeQ80
@@ -49,6 +73,7 @@ const (
 	fnGemmOuter
 	fnGemmOuter64
 	fnGramTile
+	fnTranspose4
 	fnPanelShape
 	fnMulPanels
 	fnMulPanels64

@@ -13,6 +13,7 @@ type Set struct {
 	level cpu.Level
 	code  *code // nil for Portable
 	shape shape // of packed operands
+	conv  convShape
 }
 
 // code is the address of every compiled kernel as one level has it: its own, or that of the nearest
@@ -71,6 +72,7 @@ func For(level cpu.Level) *Set {
 	s := &Set{level: level, code: codeOf(level)}
 	if s.code != nil {
 		s.shape = s.code.shape()
+		s.code.call(fnConvShape, unsafe.Pointer(&s.conv))
 	}
 	return s
 }
