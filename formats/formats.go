@@ -66,6 +66,7 @@ type WriteOptions struct {
 	Pre        string  // GGUF tokenizer.ggml.pre, when the tokenizer does not say which it is
 	Name       string  // GGUF general.name; "" takes the source's
 	ShardBytes int64   // largest safetensors file; 0: 5 GB
+	External   bool    // ONNX: the data of large tensors in a file beside the model, as it must be from 2 GiB on
 }
 
 func (o WriteOptions) sink() progress.Sink {
@@ -140,7 +141,7 @@ func Sniff(path string) (Format, error) {
 			return f, nil
 		}
 	}
-	hint := "pare reads Hugging Face folders, .safetensors, .gguf and llama2.c .bin files"
+	hint := "pare reads Hugging Face folders, .safetensors, .gguf, .onnx and llama2.c .bin files"
 	switch {
 	case p.Has("adapter_config.json"):
 		hint = "this folder is an adapter: pass it with --adapter and give the base model first"

@@ -286,7 +286,7 @@ func TestSizeLabel(t *testing.T) {
 
 func TestWriteRefusals(t *testing.T) {
 	m := open(t, filepath.Join(architectures, "llama"))
-	for name, want := range map[string]error{"onnx": fault.ErrMisuse, "llama2c": ErrReadOnly} {
+	for name, want := range map[string]error{"tflite": fault.ErrMisuse, "llama2c": ErrReadOnly} {
 		if err := Write(context.Background(), name, m, filepath.Join(t.TempDir(), "x"), WriteOptions{}); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", name, err, want)
 		}

@@ -132,7 +132,8 @@ func TestStepLeavesNothing(t *testing.T) {
 	}{
 		{4, "frobnicate", []string{"convert", "other", "-o", "x.gguf"}},
 		{4, "no dtype for q4_0", []string{"quantize", "books-llama/model", "--type", "q4_0", "-o", "x"}},
-		{2, "suffix .onnx", []string{"convert", "books-llama/model", "-o", "x.onnx"}},
+		{2, "suffix .tflite", []string{"convert", "books-llama/model", "-o", "x.tflite"}},
+		{4, "no graph", []string{"convert", "books-llama/model", "-o", "x.onnx"}},
 		{2, "--to says gguf", []string{"convert", "books-llama/model", "--to", "gguf", "-o", "x.safetensors"}},
 		{2, "stdout", []string{"convert", "books-llama/model", "-o", "-"}},
 		{2, "in use", []string{"convert", "books-llama/model", "-o", ".", "--force"}},

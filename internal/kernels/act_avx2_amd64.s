@@ -20,17 +20,16 @@ TEXT ·actAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
-	LONG $0x3cc18348 // addq $0x3c, %rcx
-	QUAD $0x0002a705587de2c4; BYTE $0x00 // vpbroadcastd 0x2a7(%rip), %ymm0 # 0x2cc <k_quantize+0x2cc>
+	LONG $0x30c18348 // addq $0x30, %rcx
+	QUAD $0x0002ab05587de2c4; BYTE $0x00 // vpbroadcastd 0x2ab(%rip), %ymm0 # 0x2d0 <k_quantize+0x2d0>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	QUAD $0x00029e15187de2c4; BYTE $0x00 // vbroadcastss 0x29e(%rip), %ymm2 # 0x2d0 <k_quantize+0x2d0>
+	QUAD $0x0002a215187de2c4; BYTE $0x00 // vbroadcastss 0x2a2(%rip), %ymm2 # 0x2d4 <k_quantize+0x2d4>
 	QUAD $0x0002851d587de2c4; BYTE $0x00 // vpbroadcastd 0x285(%rip), %ymm3 # 0x2c0 <k_quantize+0x2c0>
-	QUAD $0x00028c255879e2c4; BYTE $0x00 // vpbroadcastd 0x28c(%rip), %xmm4 # 0x2d0 <k_quantize+0x2d0>
+	QUAD $0x000290255879e2c4; BYTE $0x00 // vpbroadcastd 0x290(%rip), %xmm4 # 0x2d4 <k_quantize+0x2d4>
 	QUAD $0x000002c42d6ef9c5 // vmovd 0x2c4(%rip), %xmm5 # 0x310 <k_quantize+0x310>
 	LONG $0x000110e9; BYTE $0x00 // jmp 0x161 <k_quantize+0x161>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x167a41c4; BYTE $0xd2 // vmovshdup %xmm10, %xmm10 # xmm10 = xmm10[1,1,3,3]
-	LONG $0xfe21c1c4; BYTE $0xcd // vpaddd %xmm13, %xmm11, %xmm1
+	LONG $0xfe19c1c4; BYTE $0xcd // vpaddd %xmm13, %xmm12, %xmm1
 	LONG $0xf170f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm6 # xmm6 = xmm1[2,3,2,3]
 	LONG $0xcefef1c5 // vpaddd %xmm6, %xmm1, %xmm1
 	LONG $0xf170f9c5; BYTE $0x55 // vpshufd $0x55, %xmm1, %xmm6 # xmm6 = xmm1[1,1,1,1]
@@ -49,39 +48,38 @@ TEXT ·actAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf170f9c5; BYTE $0x55 // vpshufd $0x55, %xmm1, %xmm6 # xmm6 = xmm1[1,1,1,1]
 	LONG $0xcefef1c5 // vpaddd %xmm6, %xmm1, %xmm1
 	LONG $0x7e79c1c4; BYTE $0xc8 // vmovd %xmm1, %r8d
-	LONG $0x397d63c4; WORD $0x01c9 // vextracti128 $0x1, %ymm9, %xmm1
+	LONG $0x397d63c4; WORD $0x01d1 // vextracti128 $0x1, %ymm10, %xmm1
 	LONG $0x0071e2c4; BYTE $0xf5 // vpshufb %xmm5, %xmm1, %xmm6
-	LONG $0x0031e2c4; BYTE $0xfd // vpshufb %xmm5, %xmm9, %xmm7
+	LONG $0x0029e2c4; BYTE $0xfd // vpshufb %xmm5, %xmm10, %xmm7
 	LONG $0xf662c1c5 // vpunpckldq %xmm6, %xmm7, %xmm6 # xmm6 = xmm7[0],xmm6[0],xmm7[1],xmm6[1]
-	LONG $0xc9feb1c5 // vpaddd %xmm1, %xmm9, %xmm1
-	LONG $0xf970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm7 # xmm7 = xmm1[2,3,2,3]
-	LONG $0xcffef1c5 // vpaddd %xmm7, %xmm1, %xmm1
-	LONG $0xf970f9c5; BYTE $0x55 // vpshufd $0x55, %xmm1, %xmm7 # xmm7 = xmm1[1,1,1,1]
-	LONG $0xcffef1c5 // vpaddd %xmm7, %xmm1, %xmm1
+	LONG $0x71d6f9c5; BYTE $0xe8 // vmovq %xmm6, -0x18(%rcx)
+	LONG $0xc9fea9c5 // vpaddd %xmm1, %xmm10, %xmm1
+	LONG $0xf170f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm6 # xmm6 = xmm1[2,3,2,3]
+	LONG $0xcefef1c5 // vpaddd %xmm6, %xmm1, %xmm1
+	LONG $0xf170f9c5; BYTE $0x55 // vpshufd $0x55, %xmm1, %xmm6 # xmm6 = xmm1[1,1,1,1]
+	LONG $0xcefef1c5 // vpaddd %xmm6, %xmm1, %xmm1
 	LONG $0x7e79c1c4; BYTE $0xc9 // vmovd %xmm1, %r9d
 	WORD $0x0145; BYTE $0xc1 // addl %r8d, %r9d
+	LONG $0x177963c4; WORD $0xf049; BYTE $0x01 // vextractps $0x1, %xmm9, -0x10(%rcx)
 	LONG $0x39048d45 // leal (%r9,%rdi), %r8d
 	LONG $0x2a7ac1c4; BYTE $0xc8 // vcvtsi2ss %r8d, %xmm0, %xmm1
-	LONG $0x71d6f9c5; BYTE $0xdc // vmovq %xmm6, -0x24(%rcx)
-	LONG $0x51117ac5; BYTE $0xe4 // vmovss %xmm10, -0x1c(%rcx)
-	LONG $0xc959aac5 // vmulss %xmm1, %xmm10, %xmm1
-	LONG $0x4911fac5; BYTE $0xf4 // vmovss %xmm1, -0xc(%rcx)
-	LONG $0x6e79c1c4; BYTE $0xc8 // vmovd %r8d, %xmm1
-	LONG $0x2271e3c4; WORD $0x01cf // vpinsrd $0x1, %edi, %xmm1, %xmm1
-	LONG $0xf172f1c5; BYTE $0x07 // vpslld $0x7, %xmm1, %xmm1
-	LONG $0xc9fad9c5 // vpsubd %xmm1, %xmm4, %xmm1
+	LONG $0x6e79c1c4; BYTE $0xf0 // vmovd %r8d, %xmm6
+	LONG $0x2249e3c4; WORD $0x01f7 // vpinsrd $0x1, %edi, %xmm6, %xmm6
+	LONG $0xf672c9c5; BYTE $0x07 // vpslld $0x7, %xmm6, %xmm6
+	LONG $0xf6fad9c5 // vpsubd %xmm6, %xmm4, %xmm6
+	LONG $0x71d6f9c5; BYTE $0xf4 // vmovq %xmm6, -0xc(%rcx)
 	LONG $0xf72afac5 // vcvtsi2ss %edi, %xmm0, %xmm6
-	LONG $0x49d6f9c5; BYTE $0xe8 // vmovq %xmm1, -0x18(%rcx)
-	LONG $0x2a7ac1c4; BYTE $0xc9 // vcvtsi2ss %r9d, %xmm0, %xmm1
-	LONG $0xf659aac5 // vmulss %xmm6, %xmm10, %xmm6
-	LONG $0x7111fac5; BYTE $0xf8 // vmovss %xmm6, -0x8(%rcx)
+	LONG $0x2171e3c4; WORD $0x10ce // vinsertps $0x10, %xmm6, %xmm1, %xmm1 # xmm1 = xmm1[0],xmm6[0],xmm1[2,3]
+	LONG $0x2a7ac1c4; BYTE $0xf1 // vcvtsi2ss %r9d, %xmm0, %xmm6
 	LONG $0x07e1c141 // shll $0x7, %r9d
 	LONG $0x400000bf; BYTE $0x4b // movl $0x4b400000, %edi # imm = 0x4B400000
 	WORD $0x2944; BYTE $0xcf // subl %r9d, %edi
-	WORD $0x7989; BYTE $0xf0 // movl %edi, -0x10(%rcx)
-	LONG $0xc959aac5 // vmulss %xmm1, %xmm10, %xmm1
-	LONG $0x4911fac5; BYTE $0xfc // vmovss %xmm1, -0x4(%rcx)
-	LONG $0x000001c7; WORD $0x0000 // movl $0x0, (%rcx)
+	WORD $0x7989; BYTE $0xfc // movl %edi, -0x4(%rcx)
+	LONG $0x2171e3c4; WORD $0x20ce // vinsertps $0x20, %xmm6, %xmm1, %xmm1 # xmm1 = xmm1[0,1],xmm6[0],xmm1[3]
+	LONG $0xc630c1c4; WORD $0x55f1 // vshufps $0x55, %xmm9, %xmm9, %xmm6 # xmm6 = xmm9[1,1,1,1]
+	QUAD $0x0001830d2171e3c4; WORD $0x3000 // vinsertps $0x30, 0x183(%rip), %xmm1, %xmm1 # xmm1 = xmm1[0,1,2],mem[0]
+	LONG $0xc959c8c5 // vmulps %xmm1, %xmm6, %xmm1
+	LONG $0x0911f8c5 // vmovups %xmm1, (%rcx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
@@ -102,55 +100,55 @@ TEXT ·actAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3d41c2c4; BYTE $0xf8 // vpmaxsd %xmm8, %xmm7, %xmm7
 	LONG $0x7e79c1c4; BYTE $0xf8 // vmovd %xmm7, %r8d
 	LONG $0xc00000bf; BYTE $0x7f // movl $0x7fc00000, %edi # imm = 0x7FC00000
-	QUAD $0x0000012815107bc5 // vmovsd 0x128(%rip), %xmm10 # 0x2e0 <k_quantize+0x2e0>
+	QUAD $0x000001280d107bc5 // vmovsd 0x128(%rip), %xmm9 # 0x2e0 <k_quantize+0x2e0>
 	LONG $0xfff88141; WORD $0x7fff; BYTE $0x7f // cmpl $0x7f7fffff, %r8d # imm = 0x7F7FFFFF
 	WORD $0x3477 // ja 0x1f5 <k_quantize+0x1f5>
 	LONG $0x6e79c1c4; BYTE $0xf8 // vmovd %r8d, %xmm7
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	QUAD $0x000000f13d2ef8c5 // vucomiss 0xf1(%rip), %xmm7 # 0x2c4 <k_quantize+0x2c4>
 	WORD $0x1d72 // jb 0x1f2 <k_quantize+0x1f2>
 	QUAD $0x0000ea0d1879e2c4; BYTE $0x00 // vbroadcastss 0xea(%rip), %xmm1 # 0x2c8 <k_quantize+0x2c8>
 	LONG $0x217163c4; WORD $0x10c7 // vinsertps $0x10, %xmm7, %xmm1, %xmm8 # xmm8 = xmm1[0],xmm7[0],xmm1[2,3]
 	QUAD $0x0001023d0c41e3c4; WORD $0x0e00 // vblendps $0xe, 0x102(%rip), %xmm7, %xmm7 # xmm7 = xmm7[0],mem[1,2,3]
-	LONG $0xd75e38c5 // vdivps %xmm7, %xmm8, %xmm10
+	LONG $0xcf5e38c5 // vdivps %xmm7, %xmm8, %xmm9
 	WORD $0x8944; BYTE $0xc7 // movl %r8d, %edi
-	LONG $0x187d42c4; BYTE $0xe2 // vbroadcastss %xmm10, %ymm12
-	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
-	LONG $0xef2141c4; BYTE $0xdb // vpxor %xmm11, %xmm11, %xmm11
+	LONG $0x187d42c4; BYTE $0xd9 // vbroadcastss %xmm9, %ymm11
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0xef1941c4; BYTE $0xe4 // vpxor %xmm12, %xmm12, %xmm12
 	LONG $0x0000ff81; WORD $0x7fc0 // cmpl $0x7fc00000, %edi # imm = 0x7FC00000
 	WORD $0x0d74 // je 0x219 <k_quantize+0x219>
-	LONG $0x591cc1c4; BYTE $0xfd // vmulps %ymm13, %ymm12, %ymm7
+	LONG $0x5924c1c4; BYTE $0xfd // vmulps %ymm13, %ymm11, %ymm7
 	LONG $0xfa58c4c5 // vaddps %ymm2, %ymm7, %ymm7
-	LONG $0xdbfe45c5 // vpaddd %ymm3, %ymm7, %ymm11
-	LONG $0x397d43c4; WORD $0x01dd // vextracti128 $0x1, %ymm11, %xmm13
+	LONG $0xe3fe45c5 // vpaddd %ymm3, %ymm7, %ymm12
+	LONG $0x397d43c4; WORD $0x01e5 // vextracti128 $0x1, %ymm12, %xmm13
 	LONG $0x0011e2c4; BYTE $0xfd // vpshufb %xmm5, %xmm13, %xmm7
-	LONG $0x002162c4; BYTE $0xc5 // vpshufb %xmm5, %xmm11, %xmm8
+	LONG $0x001962c4; BYTE $0xc5 // vpshufb %xmm5, %xmm12, %xmm8
 	LONG $0xff62b9c5 // vpunpckldq %xmm7, %xmm8, %xmm7 # xmm7 = xmm8[0],xmm7[0],xmm8[1],xmm7[1]
-	LONG $0x79d6f9c5; BYTE $0xc4 // vmovq %xmm7, -0x3c(%rcx)
+	LONG $0x79d6f9c5; BYTE $0xd0 // vmovq %xmm7, -0x30(%rcx)
 	LONG $0xef0941c4; BYTE $0xf6 // vpxor %xmm14, %xmm14, %xmm14
 	WORD $0x0d74 // je 0x246 <k_quantize+0x246>
-	LONG $0x7a599cc5; BYTE $0x20 // vmulps 0x20(%rdx), %ymm12, %ymm7
+	LONG $0x7a59a4c5; BYTE $0x20 // vmulps 0x20(%rdx), %ymm11, %ymm7
 	LONG $0xfa58c4c5 // vaddps %ymm2, %ymm7, %ymm7
 	LONG $0xf3fe45c5 // vpaddd %ymm3, %ymm7, %ymm14
 	LONG $0x397d43c4; WORD $0x01f7 // vextracti128 $0x1, %ymm14, %xmm15
 	LONG $0x0001e2c4; BYTE $0xfd // vpshufb %xmm5, %xmm15, %xmm7
 	LONG $0x000962c4; BYTE $0xc5 // vpshufb %xmm5, %xmm14, %xmm8
 	LONG $0xff62b9c5 // vpunpckldq %xmm7, %xmm8, %xmm7 # xmm7 = xmm8[0],xmm7[0],xmm8[1],xmm7[1]
-	LONG $0x79d6f9c5; BYTE $0xcc // vmovq %xmm7, -0x34(%rcx)
+	LONG $0x79d6f9c5; BYTE $0xd8 // vmovq %xmm7, -0x28(%rcx)
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
 	WORD $0x0d74 // je 0x272 <k_quantize+0x272>
-	LONG $0x7a599cc5; BYTE $0x40 // vmulps 0x40(%rdx), %ymm12, %ymm7
+	LONG $0x7a59a4c5; BYTE $0x40 // vmulps 0x40(%rdx), %ymm11, %ymm7
 	LONG $0xfa58c4c5 // vaddps %ymm2, %ymm7, %ymm7
 	LONG $0xfbfec5c5 // vpaddd %ymm3, %ymm7, %ymm7
 	LONG $0x397dc3c4; WORD $0x01f8 // vextracti128 $0x1, %ymm7, %xmm8
 	LONG $0x0039e2c4; BYTE $0xf5 // vpshufb %xmm5, %xmm8, %xmm6
 	LONG $0x0041e2c4; BYTE $0xcd // vpshufb %xmm5, %xmm7, %xmm1
 	LONG $0xce62f1c5 // vpunpckldq %xmm6, %xmm1, %xmm1 # xmm1 = xmm1[0],xmm6[0],xmm1[1],xmm6[1]
-	LONG $0x49d6f9c5; BYTE $0xd4 // vmovq %xmm1, -0x2c(%rcx)
+	LONG $0x49d6f9c5; BYTE $0xe0 // vmovq %xmm1, -0x20(%rcx)
 	LONG $0xfdcf840f; WORD $0xffff // je 0x60 <k_quantize+0x60>
-	LONG $0x4a599cc5; BYTE $0x60 // vmulps 0x60(%rdx), %ymm12, %ymm1
+	LONG $0x4a59a4c5; BYTE $0x60 // vmulps 0x60(%rdx), %ymm11, %ymm1
 	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
-	LONG $0xcbfe75c5 // vpaddd %ymm3, %ymm1, %ymm9
+	LONG $0xd3fe75c5 // vpaddd %ymm3, %ymm1, %ymm10
 	LONG $0xfffdbde9; BYTE $0xff // jmp 0x60 <k_quantize+0x60>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -182,13 +180,9 @@ TEXT ·actAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	LONG $0x0000b4c0; WORD $0x0d80; BYTE $0x00 // <unknown>
 	WORD $0xfe00 // addb %bh, %dh
-	WORD $0xff42; BYTE $0xff // <unknown>
-	WORD $0x7fff; BYTE $0x00 // <unknown>
+	WORD $0x0042; BYTE $0x00 // addb %al, (%rax)
+	LONG $0xffff3d80; WORD $0x7fff; BYTE $0x00 // cmpb $0x0, 0x7fffffff(%rip) # 0x800002d4 <k_quantize+0x800002d4>
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

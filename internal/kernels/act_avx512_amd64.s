@@ -16,108 +16,114 @@ TEXT ·actAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// quantize
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02218e0f; WORD $0x0000 // jle 0x22e <k_quantize+0x22e>
+	LONG $0x021b8e0f; WORD $0x0000 // jle 0x228 <k_quantize+0x228>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
-	LONG $0x3cc18348 // addq $0x3c, %rcx
+	LONG $0x30c18348 // addq $0x30, %rcx
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	QUAD $0x02220558487df262; WORD $0x0000 // vpbroadcastd 0x222(%rip), %zmm0 # 0x24c <k_quantize+0x24c>
-	QUAD $0x021c0d18487df262; WORD $0x0000 // vbroadcastss 0x21c(%rip), %zmm1 # 0x250 <k_quantize+0x250>
-	QUAD $0x02021558487df262; WORD $0x0000 // vpbroadcastd 0x202(%rip), %zmm2 # 0x240 <k_quantize+0x240>
-	QUAD $0x0002091d5879e2c4; BYTE $0x00 // vpbroadcastd 0x209(%rip), %xmm3 # 0x250 <k_quantize+0x250>
-	QUAD $0x000002112510fbc5 // vmovsd 0x211(%rip), %xmm4 # 0x260 <k_quantize+0x260>
+	QUAD $0x02260558487df262; WORD $0x0000 // vpbroadcastd 0x226(%rip), %zmm0 # 0x250 <k_quantize+0x250>
+	QUAD $0x000002260d10fac5 // vmovss 0x226(%rip), %xmm1 # 0x258 <k_quantize+0x258>
+	QUAD $0x02181518487df262; WORD $0x0000 // vbroadcastss 0x218(%rip), %zmm2 # 0x254 <k_quantize+0x254>
+	QUAD $0x01fa1d58487df262; WORD $0x0000 // vpbroadcastd 0x1fa(%rip), %zmm3 # 0x240 <k_quantize+0x240>
+	QUAD $0x000205255879e2c4; BYTE $0x00 // vpbroadcastd 0x205(%rip), %xmm4 # 0x254 <k_quantize+0x254>
 	QUAD $0x000001ed2d10fac5 // vmovss 0x1ed(%rip), %xmm5 # 0x244 <k_quantize+0x244>
-	QUAD $0x0001e8351879e2c4; BYTE $0x00 // vbroadcastss 0x1e8(%rip), %xmm6 # 0x248 <k_quantize+0x248>
-	QUAD $0x0001df3d1879e2c4; BYTE $0x00 // vbroadcastss 0x1df(%rip), %xmm7 # 0x248 <k_quantize+0x248>
-	LONG $0x0000ece9; BYTE $0x00 // jmp 0x15a <k_quantize+0x15a>
-	WORD $0x9066 // nop
-	LONG $0x48fd5362; WORD $0xd93b; BYTE $0x01 // vextracti64x4 $0x1, %zmm11, %ymm9
-	LONG $0x48255162; WORD $0xc9fe // vpaddd %zmm9, %zmm11, %zmm9
-	LONG $0x397d43c4; WORD $0x01cb // vextracti128 $0x1, %ymm9, %xmm11
-	LONG $0xfe3141c4; BYTE $0xcb // vpaddd %xmm11, %xmm9, %xmm9
-	LONG $0x707941c4; WORD $0xeed9 // vpshufd $0xee, %xmm9, %xmm11 # xmm11 = xmm9[2,3,2,3]
-	LONG $0xfe3141c4; BYTE $0xcb // vpaddd %xmm11, %xmm9, %xmm9
-	LONG $0x707941c4; WORD $0x55d9 // vpshufd $0x55, %xmm9, %xmm11 # xmm11 = xmm9[1,1,1,1]
-	LONG $0xfe3141c4; BYTE $0xcb // vpaddd %xmm11, %xmm9, %xmm9
-	LONG $0xcf7e79c5 // vmovd %xmm9, %edi
-	QUAD $0xffd49131487e7262; WORD $0xffff // vpmovdb %zmm10, -0x2c(%rcx)
-	LONG $0x48fd5362; WORD $0xd33b; BYTE $0x01 // vextracti64x4 $0x1, %zmm10, %ymm11
-	LONG $0x482d5162; WORD $0xd3fe // vpaddd %zmm11, %zmm10, %zmm10
-	LONG $0x397d43c4; WORD $0x01d3 // vextracti128 $0x1, %ymm10, %xmm11
-	LONG $0xfe2941c4; BYTE $0xd3 // vpaddd %xmm11, %xmm10, %xmm10
-	LONG $0x707941c4; WORD $0xeeda // vpshufd $0xee, %xmm10, %xmm11 # xmm11 = xmm10[2,3,2,3]
-	LONG $0xfe2941c4; BYTE $0xd3 // vpaddd %xmm11, %xmm10, %xmm10
-	LONG $0x707941c4; WORD $0x55da // vpshufd $0x55, %xmm10, %xmm11 # xmm11 = xmm10[1,1,1,1]
-	LONG $0xfe2941c4; BYTE $0xd3 // vpaddd %xmm11, %xmm10, %xmm10
-	LONG $0x7e7941c4; BYTE $0xd0 // vmovd %xmm10, %r8d
+	QUAD $0x000001e93510fac5 // vmovss 0x1e9(%rip), %xmm6 # 0x248 <k_quantize+0x248>
+	LONG $0x0000ebe9; BYTE $0x00 // jmp 0x14f <k_quantize+0x14f>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fd5362; WORD $0xd03b; BYTE $0x01 // vextracti64x4 $0x1, %zmm10, %ymm8
+	LONG $0x482d5162; WORD $0xc0fe // vpaddd %zmm8, %zmm10, %zmm8
+	LONG $0x397d43c4; WORD $0x01c2 // vextracti128 $0x1, %ymm8, %xmm10
+	LONG $0xfe3941c4; BYTE $0xc2 // vpaddd %xmm10, %xmm8, %xmm8
+	LONG $0x707941c4; WORD $0xeed0 // vpshufd $0xee, %xmm8, %xmm10 # xmm10 = xmm8[2,3,2,3]
+	LONG $0xfe3941c4; BYTE $0xc2 // vpaddd %xmm10, %xmm8, %xmm8
+	LONG $0x707941c4; WORD $0x55d0 // vpshufd $0x55, %xmm8, %xmm10 # xmm10 = xmm8[1,1,1,1]
+	LONG $0xfe3941c4; BYTE $0xc2 // vpaddd %xmm10, %xmm8, %xmm8
+	LONG $0xc77e79c5 // vmovd %xmm8, %edi
+	LONG $0x487e7262; WORD $0x4931; BYTE $0xfe // vpmovdb %zmm9, -0x20(%rcx)
+	LONG $0x48fd5362; WORD $0xca3b; BYTE $0x01 // vextracti64x4 $0x1, %zmm9, %ymm10
+	LONG $0x48355162; WORD $0xcafe // vpaddd %zmm10, %zmm9, %zmm9
+	LONG $0x397d43c4; WORD $0x01ca // vextracti128 $0x1, %ymm9, %xmm10
+	LONG $0xfe3141c4; BYTE $0xca // vpaddd %xmm10, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0xeed1 // vpshufd $0xee, %xmm9, %xmm10 # xmm10 = xmm9[2,3,2,3]
+	LONG $0xfe3141c4; BYTE $0xca // vpaddd %xmm10, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0x55d1 // vpshufd $0x55, %xmm9, %xmm10 # xmm10 = xmm9[1,1,1,1]
+	LONG $0xfe3141c4; BYTE $0xca // vpaddd %xmm10, %xmm9, %xmm9
+	LONG $0x7e7941c4; BYTE $0xc8 // vmovd %xmm9, %r8d
 	LONG $0x380c8d45 // leal (%r8,%rdi), %r9d
-	LONG $0x2a1241c4; BYTE $0xd9 // vcvtsi2ss %r9d, %xmm13, %xmm11
-	LONG $0x167a41c4; BYTE $0xc0 // vmovshdup %xmm8, %xmm8 # xmm8 = xmm8[1,1,3,3]
-	LONG $0x41117ac5; BYTE $0xe4 // vmovss %xmm8, -0x1c(%rcx)
-	LONG $0x593a41c4; BYTE $0xdb // vmulss %xmm11, %xmm8, %xmm11
-	LONG $0x59117ac5; BYTE $0xf4 // vmovss %xmm11, -0xc(%rcx)
+	LONG $0x2a1a41c4; BYTE $0xd1 // vcvtsi2ss %r9d, %xmm12, %xmm10
 	LONG $0x6e7941c4; BYTE $0xd9 // vmovd %r9d, %xmm11
 	LONG $0x222163c4; WORD $0x01df // vpinsrd $0x1, %edi, %xmm11, %xmm11
+	LONG $0x7911fac5; BYTE $0xf0 // vmovss %xmm7, -0x10(%rcx)
 	LONG $0x7221c1c4; WORD $0x07f3 // vpslld $0x7, %xmm11, %xmm11
-	LONG $0xfa6141c4; BYTE $0xdb // vpsubd %xmm11, %xmm3, %xmm11
-	LONG $0x59d679c5; BYTE $0xe8 // vmovq %xmm11, -0x18(%rcx)
-	LONG $0x5b7841c4; BYTE $0xc9 // vcvtdq2ps %xmm9, %xmm9
-	LONG $0x593a41c4; BYTE $0xc9 // vmulss %xmm9, %xmm8, %xmm9
-	LONG $0x49117ac5; BYTE $0xf8 // vmovss %xmm9, -0x8(%rcx)
+	LONG $0xfa5941c4; BYTE $0xdb // vpsubd %xmm11, %xmm4, %xmm11
+	LONG $0x59d679c5; BYTE $0xf4 // vmovq %xmm11, -0xc(%rcx)
+	LONG $0x5b7841c4; BYTE $0xc0 // vcvtdq2ps %xmm8, %xmm8
+	LONG $0x142841c4; BYTE $0xc0 // vunpcklps %xmm8, %xmm10, %xmm8 # xmm8 = xmm10[0],xmm8[0],xmm10[1],xmm8[1]
 	LONG $0x07e0c141 // shll $0x7, %r8d
 	LONG $0x400000bf; BYTE $0x4b // movl $0x4b400000, %edi # imm = 0x4B400000
 	WORD $0x2944; BYTE $0xc7 // subl %r8d, %edi
-	WORD $0x7989; BYTE $0xf0 // movl %edi, -0x10(%rcx)
-	LONG $0x5b7841c4; BYTE $0xca // vcvtdq2ps %xmm10, %xmm9
-	LONG $0x593a41c4; BYTE $0xc1 // vmulss %xmm9, %xmm8, %xmm8
-	LONG $0x41117ac5; BYTE $0xfc // vmovss %xmm8, -0x4(%rcx)
-	LONG $0x000001c7; WORD $0x0000 // movl $0x0, (%rcx)
+	WORD $0x7989; BYTE $0xfc // movl %edi, -0x4(%rcx)
+	LONG $0x5b7841c4; BYTE $0xc9 // vcvtdq2ps %xmm9, %xmm9
+	LONG $0x163841c4; BYTE $0xc1 // vmovlhps %xmm9, %xmm8, %xmm8 # xmm8 = xmm8[0],xmm9[0]
+	LONG $0x1879e2c4; BYTE $0xff // vbroadcastss %xmm7, %xmm7
+	QUAD $0x00011505213963c4; WORD $0x3000 // vinsertps $0x30, 0x115(%rip), %xmm8, %xmm8 # xmm8 = xmm8[0,1,2],mem[0]
+	LONG $0xff59b8c5 // vmulps %xmm7, %xmm8, %xmm7
+	LONG $0x3911f8c5 // vmovups %xmm7, (%rcx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0x00d4840f; WORD $0x0000 // je 0x22e <k_quantize+0x22e>
-	LONG $0x48fe7162; WORD $0x0a6f // vmovdqu64 (%rdx), %zmm9
-	LONG $0x48357162; WORD $0xc0db // vpandd %zmm0, %zmm9, %zmm8
-	LONG $0x487d7162; WORD $0x52db; BYTE $0x01 // vpandd 0x40(%rdx), %zmm0, %zmm10
-	LONG $0x483d5262; WORD $0xc23d // vpmaxsd %zmm10, %zmm8, %zmm8
-	LONG $0x48fd5362; WORD $0xc23b; BYTE $0x01 // vextracti64x4 $0x1, %zmm8, %ymm10
-	LONG $0x483d5262; WORD $0xc23d // vpmaxsd %zmm10, %zmm8, %zmm8
-	LONG $0x397d43c4; WORD $0x01c2 // vextracti128 $0x1, %ymm8, %xmm10
-	LONG $0x3d3942c4; BYTE $0xc2 // vpmaxsd %xmm10, %xmm8, %xmm8
-	LONG $0x707941c4; WORD $0xeed0 // vpshufd $0xee, %xmm8, %xmm10 # xmm10 = xmm8[2,3,2,3]
-	LONG $0x3d3942c4; BYTE $0xc2 // vpmaxsd %xmm10, %xmm8, %xmm8
-	LONG $0x707941c4; WORD $0x55d0 // vpshufd $0x55, %xmm8, %xmm10 # xmm10 = xmm8[1,1,1,1]
-	LONG $0x3d3942c4; BYTE $0xc2 // vpmaxsd %xmm10, %xmm8, %xmm8
-	LONG $0x7e7941c4; BYTE $0xc0 // vmovd %xmm8, %r8d
+	LONG $0x00d9840f; WORD $0x0000 // je 0x228 <k_quantize+0x228>
+	LONG $0x48fe7162; WORD $0x026f // vmovdqu64 (%rdx), %zmm8
+	LONG $0x487df162; WORD $0x7adb; BYTE $0x01 // vpandd 0x40(%rdx), %zmm0, %zmm7
+	LONG $0x483d7162; WORD $0xc8db // vpandd %zmm0, %zmm8, %zmm9
+	LONG $0x4835f262; WORD $0xff3d // vpmaxsd %zmm7, %zmm9, %zmm7
+	LONG $0x48fdd362; WORD $0xf93b; BYTE $0x01 // vextracti64x4 $0x1, %zmm7, %ymm9
+	LONG $0x4845d262; WORD $0xf93d // vpmaxsd %zmm9, %zmm7, %zmm7
+	LONG $0x397dc3c4; WORD $0x01f9 // vextracti128 $0x1, %ymm7, %xmm9
+	LONG $0x3d41c2c4; BYTE $0xf9 // vpmaxsd %xmm9, %xmm7, %xmm7
+	LONG $0xcf7079c5; BYTE $0xee // vpshufd $0xee, %xmm7, %xmm9 # xmm9 = xmm7[2,3,2,3]
+	LONG $0x3d41c2c4; BYTE $0xf9 // vpmaxsd %xmm9, %xmm7, %xmm7
+	LONG $0xcf7079c5; BYTE $0x55 // vpshufd $0x55, %xmm7, %xmm9 # xmm9 = xmm7[1,1,1,1]
+	LONG $0x3d41c2c4; BYTE $0xf9 // vpmaxsd %xmm9, %xmm7, %xmm7
+	LONG $0xff7ef9c5 // vmovd %xmm7, %edi
+	LONG $0xffffff81; WORD $0x7f7f // cmpl $0x7f7fffff, %edi # imm = 0x7F7FFFFF
+	WORD $0x1076 // jbe 0x1b0 <k_quantize+0x1b0>
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
 	LONG $0xc00000bf; BYTE $0x7f // movl $0x7fc00000, %edi # imm = 0x7FC00000
-	LONG $0xc42878c5 // vmovaps %xmm4, %xmm8
-	LONG $0xfff88141; WORD $0x7fff; BYTE $0x7f // cmpl $0x7f7fffff, %r8d # imm = 0x7F7FFFFF
-	WORD $0x2477 // ja 0x1dc <k_quantize+0x1dc>
-	LONG $0x6e7941c4; BYTE $0xd0 // vmovd %r8d, %xmm10
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xd52e78c5 // vucomiss %xmm5, %xmm10
-	WORD $0x1172 // jb 0x1d9 <k_quantize+0x1d9>
-	LONG $0x214943c4; WORD $0x10c2 // vinsertps $0x10, %xmm10, %xmm6, %xmm8 # xmm8 = xmm6[0],xmm10[0],xmm6[2,3]
-	LONG $0x0c2963c4; WORD $0x0ed7 // vblendps $0xe, %xmm7, %xmm10, %xmm10 # xmm10 = xmm10[0],xmm7[1,2,3]
-	LONG $0x5e3841c4; BYTE $0xc2 // vdivps %xmm10, %xmm8, %xmm8
-	WORD $0x8944; BYTE $0xc7 // movl %r8d, %edi
-	LONG $0x487d5262; WORD $0xe018 // vbroadcastss %xmm8, %zmm12
+	LONG $0xf928f8c5 // vmovaps %xmm1, %xmm7
+	WORD $0x29eb // jmp 0x1d9 <k_quantize+0x1d9>
+	LONG $0xcf6e79c5 // vmovd %edi, %xmm9
+	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
+	LONG $0xcd2e78c5 // vucomiss %xmm5, %xmm9
+	WORD $0x1273 // jae 0x1d0 <k_quantize+0x1d0>
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	WORD $0x14eb // jmp 0x1d9 <k_quantize+0x1d9>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xfe5eb2c5 // vdivss %xmm6, %xmm9, %xmm7
+	LONG $0x5e4a41c4; BYTE $0xc9 // vdivss %xmm9, %xmm6, %xmm9
+	LONG $0x487d5262; WORD $0xd918 // vbroadcastss %xmm9, %zmm11
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
-	LONG $0xef2141c4; BYTE $0xdb // vpxor %xmm11, %xmm11, %xmm11
 	LONG $0x0000ff81; WORD $0x7fc0 // cmpl $0x7fc00000, %edi # imm = 0x7FC00000
-	WORD $0x1274 // je 0x206 <k_quantize+0x206>
-	LONG $0x481c5162; WORD $0xc959 // vmulps %zmm9, %zmm12, %zmm9
-	LONG $0x48347162; WORD $0xc958 // vaddps %zmm1, %zmm9, %zmm9
-	LONG $0x48357162; WORD $0xdafe // vpaddd %zmm2, %zmm9, %zmm11
-	QUAD $0xffc49931487e7262; WORD $0xffff // vpmovdb %zmm11, -0x3c(%rcx)
-	LONG $0xfe5a840f; WORD $0xffff // je 0x70 <k_quantize+0x70>
-	LONG $0x481c7162; WORD $0x4a59; BYTE $0x01 // vmulps 0x40(%rdx), %zmm12, %zmm9
-	LONG $0x48347162; WORD $0xc958 // vaddps %zmm1, %zmm9, %zmm9
-	LONG $0x48357162; WORD $0xd2fe // vpaddd %zmm2, %zmm9, %zmm10
-	LONG $0xfffe42e9; BYTE $0xff // jmp 0x70 <k_quantize+0x70>
+	WORD $0x1274 // je 0x203 <k_quantize+0x203>
+	LONG $0x48245162; WORD $0xc059 // vmulps %zmm8, %zmm11, %zmm8
+	LONG $0x483c7162; WORD $0xc258 // vaddps %zmm2, %zmm8, %zmm8
+	LONG $0x483d7162; WORD $0xd3fe // vpaddd %zmm3, %zmm8, %zmm10
+	LONG $0x487e7262; WORD $0x5131; BYTE $0xfd // vpmovdb %zmm10, -0x30(%rcx)
+	LONG $0xfe60840f; WORD $0xffff // je 0x70 <k_quantize+0x70>
+	LONG $0x48247162; WORD $0x4259; BYTE $0x01 // vmulps 0x40(%rdx), %zmm11, %zmm8
+	LONG $0x483c7162; WORD $0xc258 // vaddps %zmm2, %zmm8, %zmm8
+	LONG $0x483d7162; WORD $0xcbfe // vpaddd %zmm3, %zmm8, %zmm9
+	LONG $0xfffe48e9; BYTE $0xff // jmp 0x70 <k_quantize+0x70>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -135,27 +141,8 @@ TEXT ·actAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	LONG $0x0000b4c0; WORD $0x0d80; BYTE $0x00 // <unknown>
 	WORD $0xfe00 // addb %bh, %dh
-	WORD $0xff42; BYTE $0xff // <unknown>
-	WORD $0x7fff; BYTE $0x00 // <unknown>
+	WORD $0x0042; BYTE $0x00 // addb %al, (%rax)
+	LONG $0xffff3d80; WORD $0x7fff; BYTE $0x00 // cmpb $0x0, 0x7fffffff(%rip) # 0x80000254 <k_quantize+0x80000254>
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	QUAD $0x0000000000007fc0; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // sarb $0x0, (%rdi)
-	BYTE $0x00
-	QUAD $0x00000000000042fe; WORD $0x0000; BYTE $0x00 // incb (%rdx)
-	WORD $0xfe00 // addb %bh, %dh
-	QUAD $0x0000000000000042; WORD $0x0000; BYTE $0x00 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00007fc0; WORD $0x0000 // <unknown>

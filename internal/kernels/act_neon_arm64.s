@@ -16,159 +16,159 @@ TEXT ·actNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// quantize
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540012ab // b.lt 0x25c <k_quantize+0x25c>
-	WORD $0xa940280d // ldp x13, x10, [x0]
-	WORD $0x52b6980b // mov w11, #-0x4b400000 // =-1262485504
-	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
-	WORD $0x52a96809 // mov w9, #0x4b400000 // =1262485504
-	WORD $0x4e040d61 // dup v1.4s, w11
-	WORD $0x4e040d20 // dup v0.4s, w9
-	WORD $0x52a85fce // mov w14, #0x42fe0000 // =1123942400
-	WORD $0x910081ab // add x11, x13, #0x20
+	WORD $0x5400130b // b.lt 0x268 <k_quantize+0x268>
+	WORD $0x52a7b00c // mov w12, #0x3d800000 // =1031798784
+	WORD $0xf9400c0d // ldr x13, [x0, #0x18]
+	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
+	WORD $0x1e270182 // fmov s2, w12
+	WORD $0xa940240b // ldp x11, x9, [x0]
+	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
+	WORD $0xd37ae5ac // lsl x12, x13, #6
 	WORD $0x52aff80d // mov w13, #0x7fc00000 // =2143289344
-	WORD $0xd37ae58c // lsl x12, x12, #6
-	WORD $0x1e2701a2 // fmov s2, w13
+	WORD $0x4e040d40 // dup v0.4s, w10
+	WORD $0x4e040dc1 // dup v1.4s, w14
+	WORD $0x1e2701a3 // fmov s3, w13
+	WORD $0x4e040442 // dup v2.4s, v2.s[0]
+	WORD $0x9100616b // add x11, x11, #0x18
 	WORD $0x52a1b00d // mov w13, #0xd800000 // =226492416
-	WORD $0x14000066 // b 0x1d4 <k_quantize+0x1d4>
+	WORD $0x52a85fce // mov w14, #0x42fe0000 // =1123942400
+	WORD $0x14000066 // b 0x1e0 <k_quantize+0x1e0>
 	WORD $0x52aff80f // mov w15, #0x7fc00000 // =2143289344
-	WORD $0x2f00e404 // movi d4, #0000000000000000
-	WORD $0x1e2701e3 // fmov s3, w15
-	WORD $0x1e2701e6 // fmov s6, w15
-	WORD $0x4f8490a5 // fmul v5.4s, v5.4s, v4.s[0]
+	WORD $0x2f00e405 // movi d5, #0000000000000000
+	WORD $0x1e2701e4 // fmov s4, w15
+	WORD $0x1e2701e7 // fmov s7, w15
+	WORD $0x4f8590c6 // fmul v6.4s, v6.4s, v5.s[0]
 	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x6ea28cc6 // cmeq v6.4s, v6.4s, v2.4s
-	WORD $0x4e20d4a7 // fadd v7.4s, v5.4s, v0.4s
-	WORD $0x6e2058c5 // mvn v5.16b, v6.16b
-	WORD $0x4ea184e6 // add v6.4s, v7.4s, v1.4s
-	WORD $0x4e0404a5 // dup v5.4s, v5.s[0]
-	WORD $0x4e251cc6 // and v6.16b, v6.16b, v5.16b
-	WORD $0x0e6128c7 // xtn v7.4h, v6.4s
-	WORD $0x0e0018e7 // uzp1 v7.8b, v7.8b, v0.8b
-	WORD $0xbc1e0167 // stur s7, [x11, #-0x20]
-	WORD $0x3dc00547 // ldr q7, [x10, #0x10]
-	WORD $0x4f8490e7 // fmul v7.4s, v7.4s, v4.s[0]
-	WORD $0x4e20d4e7 // fadd v7.4s, v7.4s, v0.4s
-	WORD $0x4ea184e7 // add v7.4s, v7.4s, v1.4s
-	WORD $0x4e251ce7 // and v7.16b, v7.16b, v5.16b
+	WORD $0x6ea38ce7 // cmeq v7.4s, v7.4s, v3.4s
+	WORD $0x4e20d4d0 // fadd v16.4s, v6.4s, v0.4s
+	WORD $0x6e2058e6 // mvn v6.16b, v7.16b
+	WORD $0x4ea18607 // add v7.4s, v16.4s, v1.4s
+	WORD $0x4e0404c6 // dup v6.4s, v6.s[0]
+	WORD $0x4e261ce7 // and v7.16b, v7.16b, v6.16b
 	WORD $0x0e6128f0 // xtn v16.4h, v7.4s
 	WORD $0x0e001a10 // uzp1 v16.8b, v16.8b, v0.8b
-	WORD $0xbc1e4170 // stur s16, [x11, #-0x1c]
-	WORD $0x3dc00950 // ldr q16, [x10, #0x20]
-	WORD $0x4f849210 // fmul v16.4s, v16.4s, v4.s[0]
+	WORD $0xbc1e8170 // stur s16, [x11, #-0x18]
+	WORD $0x3dc00530 // ldr q16, [x9, #0x10]
+	WORD $0x4f859210 // fmul v16.4s, v16.4s, v5.s[0]
 	WORD $0x4e20d610 // fadd v16.4s, v16.4s, v0.4s
 	WORD $0x4ea18610 // add v16.4s, v16.4s, v1.4s
-	WORD $0x4e251e10 // and v16.16b, v16.16b, v5.16b
+	WORD $0x4e261e10 // and v16.16b, v16.16b, v6.16b
 	WORD $0x0e612a11 // xtn v17.4h, v16.4s
 	WORD $0x0e001a31 // uzp1 v17.8b, v17.8b, v0.8b
-	WORD $0xbc1e8171 // stur s17, [x11, #-0x18]
-	WORD $0x3dc00d51 // ldr q17, [x10, #0x30]
-	WORD $0x4f849231 // fmul v17.4s, v17.4s, v4.s[0]
+	WORD $0xbc1ec171 // stur s17, [x11, #-0x14]
+	WORD $0x3dc00931 // ldr q17, [x9, #0x20]
+	WORD $0x4f859231 // fmul v17.4s, v17.4s, v5.s[0]
 	WORD $0x4e20d631 // fadd v17.4s, v17.4s, v0.4s
 	WORD $0x4ea18631 // add v17.4s, v17.4s, v1.4s
-	WORD $0x4e251e31 // and v17.16b, v17.16b, v5.16b
+	WORD $0x4e261e31 // and v17.16b, v17.16b, v6.16b
 	WORD $0x0e612a32 // xtn v18.4h, v17.4s
 	WORD $0x0e001a52 // uzp1 v18.8b, v18.8b, v0.8b
-	WORD $0xbc1ec172 // stur s18, [x11, #-0x14]
-	WORD $0x3dc01152 // ldr q18, [x10, #0x40]
-	WORD $0x4f849252 // fmul v18.4s, v18.4s, v4.s[0]
+	WORD $0xbc1f0172 // stur s18, [x11, #-0x10]
+	WORD $0x3dc00d32 // ldr q18, [x9, #0x30]
+	WORD $0x4f859252 // fmul v18.4s, v18.4s, v5.s[0]
 	WORD $0x4e20d652 // fadd v18.4s, v18.4s, v0.4s
 	WORD $0x4ea18652 // add v18.4s, v18.4s, v1.4s
-	WORD $0x4e251e52 // and v18.16b, v18.16b, v5.16b
+	WORD $0x4e261e52 // and v18.16b, v18.16b, v6.16b
 	WORD $0x0e612a53 // xtn v19.4h, v18.4s
 	WORD $0x0e001a73 // uzp1 v19.8b, v19.8b, v0.8b
-	WORD $0xbc1f0173 // stur s19, [x11, #-0x10]
-	WORD $0x3dc01553 // ldr q19, [x10, #0x50]
-	WORD $0x4f849273 // fmul v19.4s, v19.4s, v4.s[0]
+	WORD $0xbc1f4173 // stur s19, [x11, #-0xc]
+	WORD $0x3dc01133 // ldr q19, [x9, #0x40]
+	WORD $0x4f859273 // fmul v19.4s, v19.4s, v5.s[0]
 	WORD $0x4e20d673 // fadd v19.4s, v19.4s, v0.4s
 	WORD $0x4ea18673 // add v19.4s, v19.4s, v1.4s
-	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
+	WORD $0x4e261e73 // and v19.16b, v19.16b, v6.16b
 	WORD $0x0e612a74 // xtn v20.4h, v19.4s
 	WORD $0x0e001a94 // uzp1 v20.8b, v20.8b, v0.8b
-	WORD $0xbc1f4174 // stur s20, [x11, #-0xc]
-	WORD $0x3dc01954 // ldr q20, [x10, #0x60]
-	WORD $0x4f849294 // fmul v20.4s, v20.4s, v4.s[0]
+	WORD $0xbc1f8174 // stur s20, [x11, #-0x8]
+	WORD $0x3dc01534 // ldr q20, [x9, #0x50]
+	WORD $0x4f859294 // fmul v20.4s, v20.4s, v5.s[0]
 	WORD $0x4e20d694 // fadd v20.4s, v20.4s, v0.4s
 	WORD $0x4ea18694 // add v20.4s, v20.4s, v1.4s
-	WORD $0x4e251e94 // and v20.16b, v20.16b, v5.16b
+	WORD $0x4e261e94 // and v20.16b, v20.16b, v6.16b
 	WORD $0x0e612a95 // xtn v21.4h, v20.4s
 	WORD $0x0e001ab5 // uzp1 v21.8b, v21.8b, v0.8b
-	WORD $0xbc1f8175 // stur s21, [x11, #-0x8]
-	WORD $0x3dc01d55 // ldr q21, [x10, #0x70]
-	WORD $0xb9001d7f // str wzr, [x11, #0x1c]
-	WORD $0x9102014a // add x10, x10, #0x80
-	WORD $0x4f8492a4 // fmul v4.4s, v21.4s, v4.s[0]
-	WORD $0x4e20d484 // fadd v4.4s, v4.4s, v0.4s
-	WORD $0x4ea18484 // add v4.4s, v4.4s, v1.4s
-	WORD $0x4e251c84 // and v4.16b, v4.16b, v5.16b
-	WORD $0x4ea684e5 // add v5.4s, v7.4s, v6.4s
-	WORD $0x4eb08626 // add v6.4s, v17.4s, v16.4s
-	WORD $0x4eb28667 // add v7.4s, v19.4s, v18.4s
-	WORD $0x4eb48490 // add v16.4s, v4.4s, v20.4s
-	WORD $0x4ea584c5 // add v5.4s, v6.4s, v5.4s
-	WORD $0x0e612884 // xtn v4.4h, v4.4s
+	WORD $0xbc1fc175 // stur s21, [x11, #-0x4]
+	WORD $0x3dc01935 // ldr q21, [x9, #0x60]
+	WORD $0x4f8592b5 // fmul v21.4s, v21.4s, v5.s[0]
+	WORD $0x4e20d6b5 // fadd v21.4s, v21.4s, v0.4s
+	WORD $0x4ea186b5 // add v21.4s, v21.4s, v1.4s
+	WORD $0x4e261eb5 // and v21.16b, v21.16b, v6.16b
+	WORD $0x0e612ab6 // xtn v22.4h, v21.4s
+	WORD $0x0e001ad6 // uzp1 v22.8b, v22.8b, v0.8b
+	WORD $0xbd000176 // str s22, [x11]
+	WORD $0x3dc01d36 // ldr q22, [x9, #0x70]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x4f8592c5 // fmul v5.4s, v22.4s, v5.s[0]
+	WORD $0x4e20d4a5 // fadd v5.4s, v5.4s, v0.4s
+	WORD $0x4ea184a5 // add v5.4s, v5.4s, v1.4s
+	WORD $0x4e261ca5 // and v5.16b, v5.16b, v6.16b
 	WORD $0x4ea78606 // add v6.4s, v16.4s, v7.4s
-	WORD $0x0e001884 // uzp1 v4.8b, v4.8b, v0.8b
-	WORD $0x4ea584c7 // add v7.4s, v6.4s, v5.4s
+	WORD $0x4eb18647 // add v7.4s, v18.4s, v17.4s
+	WORD $0x4eb38690 // add v16.4s, v20.4s, v19.4s
+	WORD $0x4ea21c52 // mov v18.16b, v2.16b
+	WORD $0x4eb584b1 // add v17.4s, v5.4s, v21.4s
+	WORD $0x4ea684e6 // add v6.4s, v7.4s, v6.4s
+	WORD $0x0e6128a5 // xtn v5.4h, v5.4s
+	WORD $0x4eb08627 // add v7.4s, v17.4s, v16.4s
+	WORD $0x0e0018a5 // uzp1 v5.8b, v5.8b, v0.8b
+	WORD $0x4ea684f0 // add v16.4s, v7.4s, v6.4s
 	WORD $0x4eb1b8c6 // addv s6, v6.4s
-	WORD $0x4eb1b8a5 // addv s5, v5.4s
-	WORD $0x2d3f8d64 // stp s4, s3, [x11, #-0x4]
 	WORD $0x4eb1b8e7 // addv s7, v7.4s
-	WORD $0x5e21d8d0 // scvtf s16, s6
-	WORD $0x5e21d8b2 // scvtf s18, s5
-	WORD $0x1e2600af // fmov w15, s5
-	WORD $0x1e2600d0 // fmov w16, s6
-	WORD $0x5e21d8f1 // scvtf s17, s7
+	WORD $0x2d009165 // stp s5, s4, [x11, #0x4]
+	WORD $0x4eb1ba10 // addv s16, v16.4s
+	WORD $0x5e21d8d3 // scvtf s19, s6
+	WORD $0x1e2600cf // fmov w15, s6
 	WORD $0x1e2600f1 // fmov w17, s7
-	WORD $0x1e300864 // fmul s4, s3, s16
-	WORD $0x4b101d30 // sub w16, w9, w16, lsl #7
-	WORD $0x4b0f1d2f // sub w15, w9, w15, lsl #7
-	WORD $0x4b111d31 // sub w17, w9, w17, lsl #7
-	WORD $0x2901416f // stp w15, w16, [x11, #0x8]
-	WORD $0x1e310865 // fmul s5, s3, s17
-	WORD $0x1e320863 // fmul s3, s3, s18
-	WORD $0xb9000571 // str w17, [x11, #0x4]
-	WORD $0x2d029163 // stp s3, s4, [x11, #0x14]
-	WORD $0xbd001165 // str s5, [x11, #0x10]
+	WORD $0x5e21da11 // scvtf s17, s16
+	WORD $0x1e260210 // fmov w16, s16
+	WORD $0x4b0f1d4f // sub w15, w10, w15, lsl #7
+	WORD $0x4b111d51 // sub w17, w10, w17, lsl #7
+	WORD $0x4b101d50 // sub w16, w10, w16, lsl #7
+	WORD $0xb9001571 // str w17, [x11, #0x14]
+	WORD $0x6e040632 // mov v18.s[0], v17.s[0]
+	WORD $0x5e21d8f1 // scvtf s17, s7
+	WORD $0x2901bd70 // stp w16, w15, [x11, #0xc]
+	WORD $0x6e0c0672 // mov v18.s[1], v19.s[0]
+	WORD $0x6e140632 // mov v18.s[2], v17.s[0]
+	WORD $0x4f849244 // fmul v4.4s, v18.4s, v4.s[0]
+	WORD $0x3c818164 // stur q4, [x11, #0x18]
 	WORD $0x8b0c016b // add x11, x11, x12
-	WORD $0x54000460 // b.eq 0x25c <k_quantize+0x25c>
-	WORD $0xad400d45 // ldp q5, q3, [x10]
-	WORD $0x4ea0f8a4 // fabs v4.4s, v5.4s
-	WORD $0x4ea0f863 // fabs v3.4s, v3.4s
-	WORD $0x4ea36483 // smax v3.4s, v4.4s, v3.4s
-	WORD $0xad411146 // ldp q6, q4, [x10, #0x20]
-	WORD $0x4ea0f8c6 // fabs v6.4s, v6.4s
+	WORD $0x54000460 // b.eq 0x268 <k_quantize+0x268>
+	WORD $0xad401126 // ldp q6, q4, [x9]
+	WORD $0x4ea0f8c5 // fabs v5.4s, v6.4s
 	WORD $0x4ea0f884 // fabs v4.4s, v4.4s
-	WORD $0x4ea66463 // smax v3.4s, v3.4s, v6.4s
-	WORD $0x4ea46463 // smax v3.4s, v3.4s, v4.4s
-	WORD $0xad421146 // ldp q6, q4, [x10, #0x40]
-	WORD $0x4ea0f8c6 // fabs v6.4s, v6.4s
-	WORD $0x4ea0f884 // fabs v4.4s, v4.4s
-	WORD $0x4ea66463 // smax v3.4s, v3.4s, v6.4s
-	WORD $0x4ea46463 // smax v3.4s, v3.4s, v4.4s
-	WORD $0xad431146 // ldp q6, q4, [x10, #0x60]
-	WORD $0x4ea0f8c6 // fabs v6.4s, v6.4s
-	WORD $0x4ea0f884 // fabs v4.4s, v4.4s
-	WORD $0x4ea66463 // smax v3.4s, v3.4s, v6.4s
-	WORD $0x4ea46463 // smax v3.4s, v3.4s, v4.4s
-	WORD $0x4eb0a864 // smaxv s4, v3.4s
-	WORD $0x1e26008f // fmov w15, s4
+	WORD $0x4ea464a4 // smax v4.4s, v5.4s, v4.4s
+	WORD $0xad411527 // ldp q7, q5, [x9, #0x20]
+	WORD $0x4ea0f8e7 // fabs v7.4s, v7.4s
+	WORD $0x4ea0f8a5 // fabs v5.4s, v5.4s
+	WORD $0x4ea76484 // smax v4.4s, v4.4s, v7.4s
+	WORD $0x4ea56484 // smax v4.4s, v4.4s, v5.4s
+	WORD $0xad421527 // ldp q7, q5, [x9, #0x40]
+	WORD $0x4ea0f8e7 // fabs v7.4s, v7.4s
+	WORD $0x4ea0f8a5 // fabs v5.4s, v5.4s
+	WORD $0x4ea76484 // smax v4.4s, v4.4s, v7.4s
+	WORD $0x4ea56484 // smax v4.4s, v4.4s, v5.4s
+	WORD $0xad431527 // ldp q7, q5, [x9, #0x60]
+	WORD $0x4ea0f8e7 // fabs v7.4s, v7.4s
+	WORD $0x4ea0f8a5 // fabs v5.4s, v5.4s
+	WORD $0x4ea76484 // smax v4.4s, v4.4s, v7.4s
+	WORD $0x4ea56484 // smax v4.4s, v4.4s, v5.4s
+	WORD $0x4eb0a885 // smaxv s5, v4.4s
+	WORD $0x1e2600af // fmov w15, s5
 	WORD $0x53177df0 // lsr w16, w15, #23
 	WORD $0x7103fa1f // cmp w16, #0xfe
-	WORD $0x54fff088 // b.hi 0x40 <k_quantize+0x40>
-	WORD $0x1e2701a6 // fmov s6, w13
-	WORD $0x2f00e403 // movi d3, #0000000000000000
-	WORD $0x1e262080 // fcmp s4, s6
-	WORD $0x5400006a // b.ge 0x24c <k_quantize+0x24c>
+	WORD $0x54fff088 // b.hi 0x4c <k_quantize+0x4c>
+	WORD $0x1e2701a7 // fmov s7, w13
 	WORD $0x2f00e404 // movi d4, #0000000000000000
-	WORD $0x17ffff81 // b 0x4c <k_quantize+0x4c>
-	WORD $0x1e2701c6 // fmov s6, w14
-	WORD $0x1e261883 // fdiv s3, s4, s6
-	WORD $0x1e2418c4 // fdiv s4, s6, s4
-	WORD $0x17ffff7d // b 0x4c <k_quantize+0x4c>
+	WORD $0x1e2720a0 // fcmp s5, s7
+	WORD $0x5400006a // b.ge 0x258 <k_quantize+0x258>
+	WORD $0x2f00e405 // movi d5, #0000000000000000
+	WORD $0x17ffff81 // b 0x58 <k_quantize+0x58>
+	WORD $0x1e2701c7 // fmov s7, w14
+	WORD $0x1e2718a4 // fdiv s4, s5, s7
+	WORD $0x1e2518e5 // fdiv s5, s7, s5
+	WORD $0x17ffff7d // b 0x58 <k_quantize+0x58>
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

@@ -18,7 +18,7 @@ type act struct {
 	start16 [2]int32   // the same of either half
 	sum     float32    // d*sum(q)
 	sum16   [2]float32 // the same of either half
-	_       int32
+	d16     float32    // d/16
 }
 
 // Activations are rows of real inputs as int8 codes in blocks of 32 along the row:
@@ -151,6 +151,7 @@ func (a *act) quantize(x []float32) {
 			sum[i/16] += q
 		}
 	}
+	a.d16 = a.d / 16
 	a.start, a.sum = magicBits-128*(sum[0]+sum[1]), a.d*float32(sum[0]+sum[1])
 	for h, n := range sum {
 		a.start16[h], a.sum16[h] = magicBits-128*n, a.d*float32(n)

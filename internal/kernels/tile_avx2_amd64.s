@@ -14,58 +14,61 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// tile_q8_0
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x03158e0f; WORD $0x0000 // jle 0x322 <k_tile_q8_0+0x322>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	BYTE $0x50 // pushq %rax
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x032d8e0f; WORD $0x0000 // jle 0x344 <k_tile_q8_0+0x344>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02388e0f; WORD $0x0000 // jle 0x268 <k_tile_q8_0+0x268>
+	LONG $0x026f8e0f; WORD $0x0000 // jle 0x29a <k_tile_q8_0+0x29a>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x005e640d797de2c4; BYTE $0x00 // vpbroadcastw 0x5e64(%rip), %ymm1 # 0x5eac <k_tile_mxfp4+0x57c>
-	QUAD $0x005e5715587de2c4; BYTE $0x00 // vpbroadcastd 0x5e57(%rip), %ymm2 # 0x5ea8 <k_tile_mxfp4+0x578>
-	QUAD $0x005e3a1d187de2c4; BYTE $0x00 // vbroadcastss 0x5e3a(%rip), %ymm3 # 0x5e94 <k_tile_mxfp4+0x564>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x0061710d797de2c4; BYTE $0x00 // vpbroadcastw 0x6171(%rip), %ymm1 # 0x61b4 <k_tile_mxfp4+0x5e4>
+	QUAD $0x00616415587de2c4; BYTE $0x00 // vpbroadcastd 0x6164(%rip), %ymm2 # 0x61b0 <k_tile_mxfp4+0x5e0>
+	QUAD $0x00613f1d187de2c4; BYTE $0x00 // vbroadcastss 0x613f(%rip), %ymm3 # 0x6194 <k_tile_mxfp4+0x5c4>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x7b <k_tile_q8_0+0x7b>
+	WORD $0x0b75 // jne 0x7a <k_tile_q8_0+0x7a>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	BYTE $0x90 // nop
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
-	LONG $0x05e5c149 // shlq $0x5, %r13
-	LONG $0x107c81c4; WORD $0x2b24 // vmovups (%r11,%r13), %ymm4
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
-	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
-	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
-	QUAD $0x000180278c180f43; BYTE $0x00 // prefetcht0 0x180(%r15,%r12)
-	QUAD $0x000200278c180f43; BYTE $0x00 // prefetcht0 0x200(%r15,%r12)
-	LONG $0x6f7e81c4; WORD $0x292c // vmovdqu (%r9,%r13), %ymm5
-	LONG $0x6f7e81c4; WORD $0x2974; BYTE $0x40 // vmovdqu 0x40(%r9,%r13), %ymm6
-	QUAD $0x008029bc6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r13), %ymm7
-	QUAD $0x00c029846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r13), %ymm8
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x2324 // vmovups (%r11,%r12), %ymm4
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x0020002994180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r13)
+	QUAD $0x001000298c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r13)
+	QUAD $0x0020802994180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r13)
+	QUAD $0x001080298c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r13)
+	QUAD $0x0021002994180f43; BYTE $0x00 // prefetcht1 0x2100(%r9,%r13)
+	QUAD $0x001100298c180f43; BYTE $0x00 // prefetcht0 0x1100(%r9,%r13)
+	QUAD $0x0021802994180f43; BYTE $0x00 // prefetcht1 0x2180(%r9,%r13)
+	QUAD $0x001180298c180f43; BYTE $0x00 // prefetcht0 0x1180(%r9,%r13)
+	QUAD $0x0022002994180f43; BYTE $0x00 // prefetcht1 0x2200(%r9,%r13)
+	QUAD $0x001200298c180f43; BYTE $0x00 // prefetcht0 0x1200(%r9,%r13)
+	LONG $0x6f7e81c4; WORD $0x212c // vmovdqu (%r9,%r12), %ymm5
+	LONG $0x6f7e81c4; WORD $0x2174; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm6
+	QUAD $0x008021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm7
+	QUAD $0x00c021846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm8
 	LONG $0x1c7d62c4; BYTE $0xcd // vpabsb %ymm5, %ymm9
 	LONG $0x587d42c4; BYTE $0x16 // vpbroadcastd (%r14), %ymm10
 	LONG $0x082de2c4; BYTE $0xed // vpsignb %ymm5, %ymm10, %ymm5
@@ -89,20 +92,20 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
 	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x010029b46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r13), %ymm6
+	QUAD $0x010021b46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r12), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
 	LONG $0x587d42c4; WORD $0x1046 // vpbroadcastd 0x10(%r14), %ymm8
 	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
 	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
-	QUAD $0x014029bc6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r9,%r13), %ymm7
+	QUAD $0x014021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r9,%r12), %ymm7
 	LONG $0x1c7d62c4; BYTE $0xc7 // vpabsb %ymm7, %ymm8
 	LONG $0x587d42c4; WORD $0x144e // vpbroadcastd 0x14(%r14), %ymm9
 	LONG $0x0835e2c4; BYTE $0xff // vpsignb %ymm7, %ymm9, %ymm7
 	LONG $0x043de2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm8, %ymm7
 	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
 	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
-	QUAD $0x018029bc6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r9,%r13), %ymm7
+	QUAD $0x018021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r9,%r12), %ymm7
 	LONG $0x1c7d62c4; BYTE $0xc7 // vpabsb %ymm7, %ymm8
 	LONG $0x587d42c4; WORD $0x184e // vpbroadcastd 0x18(%r14), %ymm9
 	LONG $0x0835e2c4; BYTE $0xff // vpsignb %ymm7, %ymm9, %ymm7
@@ -110,7 +113,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf9f5c5c5 // vpmaddwd %ymm1, %ymm7, %ymm7
 	LONG $0xf7fecdc5 // vpaddd %ymm7, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x01c029b46f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r9,%r13), %ymm6
+	QUAD $0x01c021b46f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r9,%r12), %ymm6
 	LONG $0x1c7de2c4; BYTE $0xfe // vpabsb %ymm6, %ymm7
 	LONG $0x587d42c4; WORD $0x1c46 // vpbroadcastd 0x1c(%r14), %ymm8
 	LONG $0x083de2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm8, %ymm6
@@ -118,42 +121,41 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
 	LONG $0xf2fecdc5 // vpaddd %ymm2, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
-	QUAD $0x020001b4137dc2c4; WORD $0x0000 // vcvtph2ps 0x200(%r9,%rax), %ymm6
+	QUAD $0x020039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x200(%r9,%r15), %ymm6
 	LONG $0xfb59ccc5 // vmulps %ymm3, %ymm6, %ymm7
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
 	LONG $0x187dc2c4; WORD $0x206e // vbroadcastss 0x20(%r14), %ymm5
 	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
-	LONG $0x117c81c4; WORD $0x2b2c // vmovups %ymm5, (%r11,%r13)
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x117c81c4; WORD $0x232c // vmovups %ymm5, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe57850f; WORD $0xffff // jne 0x90 <k_tile_q8_0+0x90>
+	LONG $0xfe25850f; WORD $0xffff // jne 0x90 <k_tile_q8_0+0x90>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x20c18149; WORD $0x0002; BYTE $0x00 // addq $0x220, %r9 # imm = 0x220
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfe29850f; WORD $0xffff // jne 0x80 <k_tile_q8_0+0x80>
+	LONG $0xfdf7850f; WORD $0xffff // jne 0x80 <k_tile_q8_0+0x80>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfdfd850f; WORD $0xffff // jne 0x60 <k_tile_q8_0+0x60>
-	LONG $0x0000ace9; BYTE $0x00 // jmp 0x314 <k_tile_q8_0+0x314>
+	LONG $0xfdcb850f; WORD $0xffff // jne 0x60 <k_tile_q8_0+0x60>
+	LONG $0x0000aae9; BYTE $0x00 // jmp 0x344 <k_tile_q8_0+0x344>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a3850f; WORD $0x0000 // jne 0x314 <k_tile_q8_0+0x314>
+	LONG $0x00a1850f; WORD $0x0000 // jne 0x344 <k_tile_q8_0+0x344>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x280 <k_tile_q8_0+0x280>
+	WORD $0x0473 // jae 0x2b2 <k_tile_q8_0+0x2b2>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x60eb // jmp 0x2e0 <k_tile_q8_0+0x2e0>
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
-	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x5eeb // jmp 0x310 <k_tile_q8_0+0x310>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x9066 // nop
+	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -165,23 +167,21 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x2a0 <k_tile_q8_0+0x2a0>
+	WORD $0xc075 // jne 0x2d0 <k_tile_q8_0+0x2d0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x314 <k_tile_q8_0+0x314>
+	WORD $0x2f74 // je 0x344 <k_tile_q8_0+0x344>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x300 <k_tile_q8_0+0x300>
-	LONG $0x08c48348 // addq $0x8, %rsp
+	WORD $0xec75 // jne 0x330 <k_tile_q8_0+0x330>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -190,72 +190,70 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q4_0
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x03258e0f; WORD $0x0000 // jle 0x662 <k_tile_q4_0+0x332>
+	LONG $0x03158e0f; WORD $0x0000 // jle 0x682 <k_tile_q4_0+0x322>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x10ec8348 // subq $0x10, %rsp
+	BYTE $0x50 // pushq %rax
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02388e0f; WORD $0x0000 // jle 0x59b <k_tile_q4_0+0x26b>
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x02338e0f; WORD $0x0000 // jle 0x5c3 <k_tile_q4_0+0x263>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x005b2e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x5b2e(%rip), %ymm1 # 0x5eae <k_tile_mxfp4+0x57e>
-	QUAD $0x005b2715797de2c4; BYTE $0x00 // vpbroadcastw 0x5b27(%rip), %ymm2 # 0x5eb0 <k_tile_mxfp4+0x580>
-	QUAD $0x005b021d187de2c4; BYTE $0x00 // vbroadcastss 0x5b02(%rip), %ymm3 # 0x5e94 <k_tile_mxfp4+0x564>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	QUAD $0x005e0e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x5e0e(%rip), %ymm1 # 0x61b6 <k_tile_mxfp4+0x5e6>
+	QUAD $0x005e0715797de2c4; BYTE $0x00 // vpbroadcastw 0x5e07(%rip), %ymm2 # 0x61b8 <k_tile_mxfp4+0x5e8>
+	QUAD $0x005dda1d187de2c4; BYTE $0x00 // vbroadcastss 0x5dda(%rip), %ymm3 # 0x6194 <k_tile_mxfp4+0x5c4>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	LONG $0x241c034c // addq (%rsp), %r11
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0b75 // jne 0x3c1 <k_tile_q4_0+0x91>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0b75 // jne 0x3db <k_tile_q4_0+0x7b>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x107cc1c4; WORD $0x0324 // vmovups (%r11,%rax), %ymm4
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
-	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
-	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
-	LONG $0x24668b45 // movl 0x24(%r14), %r12d
-	QUAD $0xb4c00000248c8d41 // leal -0x4b400000(%r12), %ecx
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	LONG $0xe1490f44 // cmovnsl %ecx, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	QUAD $0x4b400000e50c8d42 // leal 0x4b400000(,%r12,8), %ecx
-	LONG $0xe96ef9c5 // vmovd %ecx, %xmm5
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x2324 // vmovups (%r11,%r12), %ymm4
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x0020002994180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r13)
+	QUAD $0x001000298c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r13)
+	QUAD $0x0020802994180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r13)
+	QUAD $0x001080298c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r13)
+	QUAD $0x0021002994180f43; BYTE $0x00 // prefetcht1 0x2100(%r9,%r13)
+	QUAD $0x001100298c180f43; BYTE $0x00 // prefetcht0 0x1100(%r9,%r13)
+	LONG $0x246e8b45 // movl 0x24(%r14), %r13d
+	LONG $0x00858d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r13), %eax
+	LONG $0x0fc58141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0000f, %r13d # imm = 0xB4C0000F
+	WORD $0xc085 // testl %eax, %eax
+	LONG $0xe8490f44 // cmovnsl %eax, %r13d
+	LONG $0x04fdc141 // sarl $0x4, %r13d
+	LONG $0x00c58141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r13d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xed // vmovd %r13d, %xmm5
 	LONG $0x587de2c4; BYTE $0xfd // vpbroadcastd %xmm5, %ymm7
-	LONG $0x6f7e41c4; WORD $0x0104 // vmovdqu (%r9,%rax), %ymm8
-	LONG $0x6f7e41c4; WORD $0x014c; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm9
-	QUAD $0x008001b46f7ec1c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm6
-	QUAD $0x00c001ac6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm5
+	LONG $0x6f7e01c4; WORD $0x2104 // vmovdqu (%r9,%r12), %ymm8
+	LONG $0x6f7e01c4; WORD $0x214c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm9
+	QUAD $0x008021b46f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm6
+	QUAD $0x00c021ac6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm5
 	LONG $0xd1db3dc5 // vpand %ymm1, %ymm8, %ymm10
 	LONG $0x587d42c4; BYTE $0x1e // vpbroadcastd (%r14), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
@@ -300,44 +298,42 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeaf5d5c5 // vpmaddwd %ymm2, %ymm5, %ymm5
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
-	QUAD $0x010029b4137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r13), %ymm6
+	QUAD $0x010039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r15), %ymm6
 	LONG $0xfb59ccc5 // vmulps %ymm3, %ymm6, %ymm7
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
 	LONG $0x187dc2c4; WORD $0x206e // vbroadcastss 0x20(%r14), %ymm5
 	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
-	LONG $0x117cc1c4; WORD $0x032c // vmovups %ymm5, (%r11,%rax)
-	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x117c81c4; WORD $0x232c // vmovups %ymm5, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe7a850f; WORD $0xffff // jne 0x3e0 <k_tile_q4_0+0xb0>
+	LONG $0xfe5c850f; WORD $0xffff // jne 0x3f0 <k_tile_q4_0+0x90>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x20c18149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r9 # imm = 0x120
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfe4c850f; WORD $0xffff // jne 0x3d0 <k_tile_q4_0+0xa0>
+	LONG $0xfe2e850f; WORD $0xffff // jne 0x3e0 <k_tile_q4_0+0x80>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0xfe0a850f; WORD $0xffff // jne 0x3a0 <k_tile_q4_0+0x70>
-	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x654 <k_tile_q4_0+0x324>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00b0850f; WORD $0x0000 // jne 0x654 <k_tile_q4_0+0x324>
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe02850f; WORD $0xffff // jne 0x3c0 <k_tile_q4_0+0x60>
+	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x674 <k_tile_q4_0+0x314>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x00a8850f; WORD $0x0000 // jne 0x674 <k_tile_q4_0+0x314>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x5b3 <k_tile_q4_0+0x283>
+	WORD $0x0473 // jae 0x5db <k_tile_q4_0+0x27b>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x6deb // jmp 0x620 <k_tile_q4_0+0x2f0>
+	WORD $0x65eb // jmp 0x640 <k_tile_q4_0+0x2e0>
 	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -349,9 +345,9 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x5e0 <k_tile_q4_0+0x2b0>
+	WORD $0xc075 // jne 0x600 <k_tile_q4_0+0x2a0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x654 <k_tile_q4_0+0x324>
+	WORD $0x2f74 // je 0x674 <k_tile_q4_0+0x314>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
@@ -364,8 +360,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x640 <k_tile_q4_0+0x310>
-	LONG $0x10c48348 // addq $0x10, %rsp
+	WORD $0xec75 // jne 0x660 <k_tile_q4_0+0x300>
+	LONG $0x08c48348 // addq $0x8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -377,57 +373,58 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q4_1
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02f58e0f; WORD $0x0000 // jle 0x972 <k_tile_q4_1+0x302>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	BYTE $0x50 // pushq %rax
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02dd8e0f; WORD $0x0000 // jle 0x984 <k_tile_q4_1+0x2f4>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x020f8e0f; WORD $0x0000 // jle 0x8af <k_tile_q4_1+0x23f>
+	LONG $0x02238e0f; WORD $0x0000 // jle 0x8de <k_tile_q4_1+0x24e>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0057fa0d787de2c4; BYTE $0x00 // vpbroadcastb 0x57fa(%rip), %ymm1 # 0x5eb2 <k_tile_mxfp4+0x582>
-	QUAD $0x0057f315797de2c4; BYTE $0x00 // vpbroadcastw 0x57f3(%rip), %ymm2 # 0x5eb4 <k_tile_mxfp4+0x584>
-	QUAD $0x0057de1d587de2c4; BYTE $0x00 // vpbroadcastd 0x57de(%rip), %ymm3 # 0x5ea8 <k_tile_mxfp4+0x578>
-	QUAD $0x0057c125187de2c4; BYTE $0x00 // vbroadcastss 0x57c1(%rip), %ymm4 # 0x5e94 <k_tile_mxfp4+0x564>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x005ae70d787de2c4; BYTE $0x00 // vpbroadcastb 0x5ae7(%rip), %ymm1 # 0x61ba <k_tile_mxfp4+0x5ea>
+	QUAD $0x005ae015797de2c4; BYTE $0x00 // vpbroadcastw 0x5ae0(%rip), %ymm2 # 0x61bc <k_tile_mxfp4+0x5ec>
+	QUAD $0x005acb1d587de2c4; BYTE $0x00 // vpbroadcastd 0x5acb(%rip), %ymm3 # 0x61b0 <k_tile_mxfp4+0x5e0>
+	QUAD $0x005aa625187de2c4; BYTE $0x00 // vbroadcastss 0x5aa6(%rip), %ymm4 # 0x6194 <k_tile_mxfp4+0x5c4>
+	WORD $0x9066 // nop
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x6fb <k_tile_q4_1+0x8b>
+	WORD $0x0b75 // jne 0x70a <k_tile_q4_1+0x7a>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	BYTE $0x90 // nop
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x107cc1c4; WORD $0x032c // vmovups (%r11,%rax), %ymm5
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
-	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
-	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
-	LONG $0x6f7e41c4; WORD $0x0104 // vmovdqu (%r9,%rax), %ymm8
-	LONG $0x6f7e41c4; WORD $0x014c; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm9
-	QUAD $0x008001bc6f7ec1c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm7
-	QUAD $0x00c001b46f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm6
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x232c // vmovups (%r11,%r12), %ymm5
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x0020002994180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r13)
+	QUAD $0x001000298c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r13)
+	QUAD $0x0020802994180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r13)
+	QUAD $0x001080298c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r13)
+	QUAD $0x0021002994180f43; BYTE $0x00 // prefetcht1 0x2100(%r9,%r13)
+	QUAD $0x001100298c180f43; BYTE $0x00 // prefetcht0 0x1100(%r9,%r13)
+	LONG $0x6f7e01c4; WORD $0x2104 // vmovdqu (%r9,%r12), %ymm8
+	LONG $0x6f7e01c4; WORD $0x214c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm9
+	QUAD $0x008021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm7
+	QUAD $0x00c021b46f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm6
 	LONG $0xd1db3dc5 // vpand %ymm1, %ymm8, %ymm10
 	LONG $0x587d42c4; BYTE $0x1e // vpbroadcastd (%r14), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
@@ -472,45 +469,43 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf6fec5c5 // vpaddd %ymm6, %ymm7, %ymm6
 	LONG $0xf3fecdc5 // vpaddd %ymm3, %ymm6, %ymm6
 	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
-	QUAD $0x010029bc137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r13), %ymm7
+	QUAD $0x010039bc137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r15), %ymm7
 	LONG $0xc45944c5 // vmulps %ymm4, %ymm7, %ymm8
 	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
 	LONG $0x187dc2c4; WORD $0x2076 // vbroadcastss 0x20(%r14), %ymm6
 	LONG $0xa83de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm5
-	QUAD $0x012029ac137d82c4; WORD $0x0000 // vcvtph2ps 0x120(%r9,%r13), %ymm5
+	QUAD $0x012039ac137d82c4; WORD $0x0000 // vcvtph2ps 0x120(%r9,%r15), %ymm5
 	LONG $0x187dc2c4; WORD $0x307e // vbroadcastss 0x30(%r14), %ymm7
 	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
-	LONG $0x117cc1c4; WORD $0x033c // vmovups %ymm7, (%r11,%rax)
-	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x117c81c4; WORD $0x233c // vmovups %ymm7, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe90850f; WORD $0xffff // jne 0x710 <k_tile_q4_1+0xa0>
+	LONG $0xfe71850f; WORD $0xffff // jne 0x720 <k_tile_q4_1+0x90>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x40c18149; WORD $0x0001; BYTE $0x00 // addq $0x140, %r9 # imm = 0x140
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfe62850f; WORD $0xffff // jne 0x700 <k_tile_q4_1+0x90>
+	LONG $0xfe43850f; WORD $0xffff // jne 0x710 <k_tile_q4_1+0x80>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe36850f; WORD $0xffff // jne 0x6e0 <k_tile_q4_1+0x70>
-	LONG $0x0000b5e9; BYTE $0x00 // jmp 0x964 <k_tile_q4_1+0x2f4>
+	LONG $0xfe17850f; WORD $0xffff // jne 0x6f0 <k_tile_q4_1+0x60>
+	LONG $0x0000a6e9; BYTE $0x00 // jmp 0x984 <k_tile_q4_1+0x2f4>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00ac850f; WORD $0x0000 // jne 0x964 <k_tile_q4_1+0x2f4>
+	LONG $0x009d850f; WORD $0x0000 // jne 0x984 <k_tile_q4_1+0x2f4>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x8c7 <k_tile_q4_1+0x257>
+	WORD $0x0473 // jae 0x8f6 <k_tile_q4_1+0x266>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x69eb // jmp 0x930 <k_tile_q4_1+0x2c0>
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
-	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x5aeb // jmp 0x950 <k_tile_q4_1+0x2c0>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -522,23 +517,21 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x8f0 <k_tile_q4_1+0x280>
+	WORD $0xc075 // jne 0x910 <k_tile_q4_1+0x280>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x964 <k_tile_q4_1+0x2f4>
+	WORD $0x2f74 // je 0x984 <k_tile_q4_1+0x2f4>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x950 <k_tile_q4_1+0x2e0>
-	LONG $0x08c48348 // addq $0x8, %rsp
+	WORD $0xec75 // jne 0x970 <k_tile_q4_1+0x2e0>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -547,74 +540,72 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q5_0
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x03958e0f; WORD $0x0000 // jle 0xd22 <k_tile_q5_0+0x3a2>
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03a58e0f; WORD $0x0000 // jle 0xd52 <k_tile_q5_0+0x3b2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x10ec8348 // subq $0x10, %rsp
+	BYTE $0x50 // pushq %rax
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02b18e0f; WORD $0x0000 // jle 0xc64 <k_tile_q5_0+0x2e4>
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x02bb8e0f; WORD $0x0000 // jle 0xc8b <k_tile_q5_0+0x2eb>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0054e60d787de2c4; BYTE $0x00 // vpbroadcastb 0x54e6(%rip), %ymm1 # 0x5eb6 <k_tile_mxfp4+0x586>
-	QUAD $0x0054de15787de2c4; BYTE $0x00 // vpbroadcastb 0x54de(%rip), %ymm2 # 0x5eb7 <k_tile_mxfp4+0x587>
-	QUAD $0x0054d61d797de2c4; BYTE $0x00 // vpbroadcastw 0x54d6(%rip), %ymm3 # 0x5eb8 <k_tile_mxfp4+0x588>
-	QUAD $0x0054a925187de2c4; BYTE $0x00 // vbroadcastss 0x54a9(%rip), %ymm4 # 0x5e94 <k_tile_mxfp4+0x564>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x0057d60d787de2c4; BYTE $0x00 // vpbroadcastb 0x57d6(%rip), %ymm1 # 0x61be <k_tile_mxfp4+0x5ee>
+	QUAD $0x0057ce15787de2c4; BYTE $0x00 // vpbroadcastb 0x57ce(%rip), %ymm2 # 0x61bf <k_tile_mxfp4+0x5ef>
+	QUAD $0x0057c61d797de2c4; BYTE $0x00 // vpbroadcastw 0x57c6(%rip), %ymm3 # 0x61c0 <k_tile_mxfp4+0x5f0>
+	QUAD $0x00579125187de2c4; BYTE $0x00 // vbroadcastss 0x5791(%rip), %ymm4 # 0x6194 <k_tile_mxfp4+0x5c4>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	LONG $0x241c034c // addq (%rsp), %r11
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0b75 // jne 0xa0e <k_tile_q5_0+0x8e>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0b75 // jne 0xa2b <k_tile_q5_0+0x8b>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x107cc1c4; WORD $0x032c // vmovups (%r11,%rax), %ymm5
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
-	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
-	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
-	LONG $0x24668b45 // movl 0x24(%r14), %r12d
-	QUAD $0xb4c0000024948d41 // leal -0x4b400000(%r12), %edx
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xd285 // testl %edx, %edx
-	LONG $0xe2490f44 // cmovnsl %edx, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	LONG $0x04e4c141 // shll $0x4, %r12d
-	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
-	LONG $0x6e79c1c4; BYTE $0xf4 // vmovd %r12d, %xmm6
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x232c // vmovups (%r11,%r12), %ymm5
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x0020002994180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r13)
+	QUAD $0x001000298c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r13)
+	QUAD $0x0020802994180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r13)
+	QUAD $0x001080298c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r13)
+	QUAD $0x0021002994180f43; BYTE $0x00 // prefetcht1 0x2100(%r9,%r13)
+	QUAD $0x001100298c180f43; BYTE $0x00 // prefetcht0 0x1100(%r9,%r13)
+	LONG $0x246e8b45 // movl 0x24(%r14), %r13d
+	LONG $0x00858d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r13), %eax
+	LONG $0x07c58141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00007, %r13d # imm = 0xB4C00007
+	WORD $0xc085 // testl %eax, %eax
+	LONG $0xe8490f44 // cmovnsl %eax, %r13d
+	LONG $0x03fdc141 // sarl $0x3, %r13d
+	LONG $0x00c58141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r13d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xf5 // vmovd %r13d, %xmm6
 	LONG $0x587d62c4; BYTE $0xde // vpbroadcastd %xmm6, %ymm11
-	QUAD $0x010001b46f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r9,%rax), %ymm6
-	LONG $0x6f7e41c4; WORD $0x0114 // vmovdqu (%r9,%rax), %ymm10
-	LONG $0x6f7e41c4; WORD $0x014c; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm9
-	QUAD $0x008001846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm8
-	QUAD $0x00c001bc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm7
+	QUAD $0x010021b46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r12), %ymm6
+	LONG $0x6f7e01c4; WORD $0x2114 // vmovdqu (%r9,%r12), %ymm10
+	LONG $0x6f7e01c4; WORD $0x214c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm9
+	QUAD $0x008021846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm8
+	QUAD $0x00c021bc6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm7
 	LONG $0xe1db2dc5 // vpand %ymm1, %ymm10, %ymm12
 	LONG $0xf67295c5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
@@ -682,43 +673,42 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf3f5cdc5 // vpmaddwd %ymm3, %ymm6, %ymm6
 	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
 	LONG $0xf6feb5c5 // vpaddd %ymm6, %ymm9, %ymm6
-	QUAD $0x014029bc137d82c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r13), %ymm7
+	QUAD $0x014039bc137d82c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r15), %ymm7
 	LONG $0xc45944c5 // vmulps %ymm4, %ymm7, %ymm8
 	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
 	LONG $0x187dc2c4; WORD $0x2076 // vbroadcastss 0x20(%r14), %ymm6
 	LONG $0xa83de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm5
-	LONG $0x117cc1c4; WORD $0x0334 // vmovups %ymm6, (%r11,%rax)
-	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x117c81c4; WORD $0x2334 // vmovups %ymm6, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfdfe850f; WORD $0xffff // jne 0xa30 <k_tile_q5_0+0xb0>
+	LONG $0xfde4850f; WORD $0xffff // jne 0xa40 <k_tile_q5_0+0xa0>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x60c18149; WORD $0x0001; BYTE $0x00 // addq $0x160, %r9 # imm = 0x160
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfdd0850f; WORD $0xffff // jne 0xa20 <k_tile_q5_0+0xa0>
+	LONG $0xfdb6850f; WORD $0xffff // jne 0xa30 <k_tile_q5_0+0x90>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0xfd91850f; WORD $0xffff // jne 0x9f0 <k_tile_q5_0+0x70>
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0xd14 <k_tile_q5_0+0x394>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a7850f; WORD $0x0000 // jne 0xd14 <k_tile_q5_0+0x394>
-	WORD $0x8944; BYTE $0xc2 // movl %r8d, %edx
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfd8a850f; WORD $0xffff // jne 0xa10 <k_tile_q5_0+0x70>
+	LONG $0x0000b9e9; BYTE $0x00 // jmp 0xd44 <k_tile_q5_0+0x3a4>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x00b0850f; WORD $0x0000 // jne 0xd44 <k_tile_q5_0+0x3a4>
+	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x0473 // jae 0xc7d <k_tile_q5_0+0x2fd>
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x0473 // jae 0xca3 <k_tile_q5_0+0x303>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x63eb // jmp 0xce0 <k_tile_q5_0+0x360>
+	WORD $0x6deb // jmp 0xd10 <k_tile_q5_0+0x370>
 	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xc0 // andq %rax, %r8
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -729,10 +719,10 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
-	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
-	WORD $0xc075 // jne 0xca0 <k_tile_q5_0+0x320>
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xc075 // jne 0xcd0 <k_tile_q5_0+0x330>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0xd14 <k_tile_q5_0+0x394>
+	WORD $0x2f74 // je 0xd44 <k_tile_q5_0+0x3a4>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
@@ -745,8 +735,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0xd00 <k_tile_q5_0+0x380>
-	LONG $0x10c48348 // addq $0x10, %rsp
+	WORD $0xec75 // jne 0xd30 <k_tile_q5_0+0x390>
+	LONG $0x08c48348 // addq $0x8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -758,59 +748,60 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q5_1
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x03658e0f; WORD $0x0000 // jle 0x10a2 <k_tile_q5_1+0x372>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	BYTE $0x50 // pushq %rax
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x036d8e0f; WORD $0x0000 // jle 0x10e4 <k_tile_q5_1+0x384>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02858e0f; WORD $0x0000 // jle 0xfe5 <k_tile_q5_1+0x2b5>
+	LONG $0x02a98e0f; WORD $0x0000 // jle 0x1034 <k_tile_q5_1+0x2d4>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0051420d787de2c4; BYTE $0x00 // vpbroadcastb 0x5142(%rip), %ymm1 # 0x5eba <k_tile_mxfp4+0x58a>
-	QUAD $0x00513a15787de2c4; BYTE $0x00 // vpbroadcastb 0x513a(%rip), %ymm2 # 0x5ebb <k_tile_mxfp4+0x58b>
-	QUAD $0x0051321d797de2c4; BYTE $0x00 // vpbroadcastw 0x5132(%rip), %ymm3 # 0x5ebc <k_tile_mxfp4+0x58c>
-	QUAD $0x00511525587de2c4; BYTE $0x00 // vpbroadcastd 0x5115(%rip), %ymm4 # 0x5ea8 <k_tile_mxfp4+0x578>
-	QUAD $0x0050f82d187de2c4; BYTE $0x00 // vbroadcastss 0x50f8(%rip), %ymm5 # 0x5e94 <k_tile_mxfp4+0x564>
-	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x00541f0d787de2c4; BYTE $0x00 // vpbroadcastb 0x541f(%rip), %ymm1 # 0x61c2 <k_tile_mxfp4+0x5f2>
+	QUAD $0x00541715787de2c4; BYTE $0x00 // vpbroadcastb 0x5417(%rip), %ymm2 # 0x61c3 <k_tile_mxfp4+0x5f3>
+	QUAD $0x00540f1d797de2c4; BYTE $0x00 // vpbroadcastw 0x540f(%rip), %ymm3 # 0x61c4 <k_tile_mxfp4+0x5f4>
+	QUAD $0x0053f225587de2c4; BYTE $0x00 // vpbroadcastd 0x53f2(%rip), %ymm4 # 0x61b0 <k_tile_mxfp4+0x5e0>
+	QUAD $0x0053cd2d187de2c4; BYTE $0x00 // vbroadcastss 0x53cd(%rip), %ymm5 # 0x6194 <k_tile_mxfp4+0x5c4>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0xdbb <k_tile_q5_1+0x8b>
+	WORD $0x0b75 // jne 0xdea <k_tile_q5_1+0x8a>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	BYTE $0x90 // nop
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x107cc1c4; WORD $0x0334 // vmovups (%r11,%rax), %ymm6
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
-	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
-	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
-	QUAD $0x010001bc6f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r9,%rax), %ymm7
-	LONG $0x6f7e41c4; WORD $0x011c // vmovdqu (%r9,%rax), %ymm11
-	LONG $0x6f7e41c4; WORD $0x0154; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm10
-	QUAD $0x0080018c6f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm9
-	QUAD $0x00c001846f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm8
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x2334 // vmovups (%r11,%r12), %ymm6
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x0020002994180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r13)
+	QUAD $0x001000298c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r13)
+	QUAD $0x0020802994180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r13)
+	QUAD $0x001080298c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r13)
+	QUAD $0x0021002994180f43; BYTE $0x00 // prefetcht1 0x2100(%r9,%r13)
+	QUAD $0x001100298c180f43; BYTE $0x00 // prefetcht0 0x1100(%r9,%r13)
+	QUAD $0x010021bc6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r12), %ymm7
+	LONG $0x6f7e01c4; WORD $0x211c // vmovdqu (%r9,%r12), %ymm11
+	LONG $0x6f7e01c4; WORD $0x2154; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm10
+	QUAD $0x0080218c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm9
+	QUAD $0x00c021846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm8
 	LONG $0xe1db25c5 // vpand %ymm1, %ymm11, %ymm12
 	LONG $0xf77295c5; BYTE $0x04 // vpslld $0x4, %ymm7, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
@@ -878,45 +869,44 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfbf5c5c5 // vpmaddwd %ymm3, %ymm7, %ymm7
 	LONG $0xfcfec5c5 // vpaddd %ymm4, %ymm7, %ymm7
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
-	QUAD $0x01402984137d02c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r13), %ymm8
+	QUAD $0x01403984137d02c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r15), %ymm8
 	LONG $0xcd593cc5 // vmulps %ymm5, %ymm8, %ymm9
 	LONG $0xb83d62c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm7) + ymm9
 	LONG $0x187dc2c4; WORD $0x207e // vbroadcastss 0x20(%r14), %ymm7
 	LONG $0xa835e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm6
-	QUAD $0x016029b4137d82c4; WORD $0x0000 // vcvtph2ps 0x160(%r9,%r13), %ymm6
+	QUAD $0x016039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x160(%r9,%r15), %ymm6
 	LONG $0x187d42c4; WORD $0x3046 // vbroadcastss 0x30(%r14), %ymm8
 	LONG $0xa84d62c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm7
-	LONG $0x117c41c4; WORD $0x0304 // vmovups %ymm8, (%r11,%rax)
-	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x117c01c4; WORD $0x2304 // vmovups %ymm8, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe1a850f; WORD $0xffff // jne 0xdd0 <k_tile_q5_1+0xa0>
+	LONG $0xfdfb850f; WORD $0xffff // jne 0xe00 <k_tile_q5_1+0xa0>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x80c18149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r9 # imm = 0x180
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfdec850f; WORD $0xffff // jne 0xdc0 <k_tile_q5_1+0x90>
+	LONG $0xfdcd850f; WORD $0xffff // jne 0xdf0 <k_tile_q5_1+0x90>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfdc0850f; WORD $0xffff // jne 0xda0 <k_tile_q5_1+0x70>
-	LONG $0x0000afe9; BYTE $0x00 // jmp 0x1094 <k_tile_q5_1+0x364>
+	LONG $0xfda1850f; WORD $0xffff // jne 0xdd0 <k_tile_q5_1+0x70>
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x10e4 <k_tile_q5_1+0x384>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a6850f; WORD $0x0000 // jne 0x1094 <k_tile_q5_1+0x364>
+	LONG $0x00a7850f; WORD $0x0000 // jne 0x10e4 <k_tile_q5_1+0x384>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0xffd <k_tile_q5_1+0x2cd>
+	WORD $0x0473 // jae 0x104c <k_tile_q5_1+0x2ec>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x63eb // jmp 0x1060 <k_tile_q5_1+0x330>
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
-	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x64eb // jmp 0x10b0 <k_tile_q5_1+0x350>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -928,23 +918,21 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x1020 <k_tile_q5_1+0x2f0>
+	WORD $0xc075 // jne 0x1070 <k_tile_q5_1+0x310>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x1094 <k_tile_q5_1+0x364>
+	WORD $0x2f74 // je 0x10e4 <k_tile_q5_1+0x384>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x1080 <k_tile_q5_1+0x350>
-	LONG $0x08c48348 // addq $0x8, %rsp
+	WORD $0xec75 // jne 0x10d0 <k_tile_q5_1+0x370>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -953,106 +941,103 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q2_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x09b58e0f; WORD $0x0000 // jle 0x1a72 <k_tile_q2_k+0x9c2>
+	LONG $0x0a058e0f; WORD $0x0000 // jle 0x1b12 <k_tile_q2_k+0xa12>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x58ec8348 // subq $0x58, %rsp
+	LONG $0x50ec8348 // subq $0x50, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x08c48e0f; WORD $0x0000 // jle 0x19ac <k_tile_q2_k+0x8fc>
+	LONG $0x09208e0f; WORD $0x0000 // jle 0x1a58 <k_tile_q2_k+0x958>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x09e1c148 // shlq $0x9, %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x28578b4c // movq 0x28(%rdi), %r10
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x08e3c149 // shlq $0x8, %r11
-	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
 	LONG $0x06e3c148 // shlq $0x6, %rbx
-	LONG $0x07e7c148 // shlq $0x7, %rdi
+	LONG $0x07e2c149 // shlq $0x7, %r10
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x004d5a0d187de2c4; BYTE $0x00 // vbroadcastss 0x4d5a(%rip), %ymm1 # 0x5e84 <k_tile_mxfp4+0x554>
-	QUAD $0x004d8b15787de2c4; BYTE $0x00 // vpbroadcastb 0x4d8b(%rip), %ymm2 # 0x5ebe <k_tile_mxfp4+0x58e>
-	QUAD $0x004d841d797de2c4; BYTE $0x00 // vpbroadcastw 0x4d84(%rip), %ymm3 # 0x5ec0 <k_tile_mxfp4+0x590>
-	QUAD $0x004d6325587de2c4; BYTE $0x00 // vpbroadcastd 0x4d63(%rip), %ymm4 # 0x5ea8 <k_tile_mxfp4+0x578>
-	QUAD $0x004d462d187de2c4; BYTE $0x00 // vbroadcastss 0x4d46(%rip), %ymm5 # 0x5e94 <k_tile_mxfp4+0x564>
+	QUAD $0x0050160d187de2c4; BYTE $0x00 // vbroadcastss 0x5016(%rip), %ymm1 # 0x6184 <k_tile_mxfp4+0x5b4>
+	QUAD $0x00504f15787de2c4; BYTE $0x00 // vpbroadcastb 0x504f(%rip), %ymm2 # 0x61c6 <k_tile_mxfp4+0x5f6>
+	QUAD $0x0050481d797de2c4; BYTE $0x00 // vpbroadcastw 0x5048(%rip), %ymm3 # 0x61c8 <k_tile_mxfp4+0x5f8>
+	QUAD $0x00502725587de2c4; BYTE $0x00 // vpbroadcastd 0x5027(%rip), %ymm4 # 0x61b0 <k_tile_mxfp4+0x5e0>
+	QUAD $0x0050022d187de2c4; BYTE $0x00 // vbroadcastss 0x5002(%rip), %ymm5 # 0x6194 <k_tile_mxfp4+0x5c4>
 	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x24140348 // addq (%rsp), %rdx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x240c0348 // addq (%rsp), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0975 // jne 0x117e <k_tile_q2_k+0xce>
-	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
-	LONG $0x4211fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx)
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	BYTE $0x90 // nop
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x00808d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
-	LONG $0x05e7c149 // shlq $0x5, %r15
-	LONG $0x107ca1c4; WORD $0x3a34 // vmovups (%rdx,%r15), %ymm6
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x24540348; BYTE $0x50 // addq 0x50(%rsp), %rdx
-	LONG $0x38348d4b // leaq (%r8,%r15), %rsi
+	WORD $0x0975 // jne 0x11cb <k_tile_q2_k+0xcb>
+	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
+	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	LONG $0x3410fcc5; BYTE $0x11 // vmovups (%rcx,%rdx), %ymm6
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
 	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x103c8d4d // leaq (%r8,%rdx), %r15
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	LONG $0x09e7c148 // shlq $0x9, %rdi
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	LONG $0x07e6c148 // shlq $0x7, %rsi
 	LONG $0xa0e4694d; WORD $0x0002; BYTE $0x00 // imulq $0x2a0, %r12, %r12 # imm = 0x2A0
-	LONG $0x0c180f42; BYTE $0x22 // prefetcht0 (%rdx,%r12)
-	QUAD $0x000080228c180f42; BYTE $0x00 // prefetcht0 0x80(%rdx,%r12)
+	QUAD $0x0020002194180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r12)
+	QUAD $0x001000218c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r12)
+	QUAD $0x0020802194180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r12)
+	QUAD $0x001080218c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r12)
 	QUAD $0x05000884137d42c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%rcx), %ymm8
-	LONG $0x107ca1c4; WORD $0x163c // vmovups (%rsi,%r10), %ymm7
+	LONG $0x107cc1c4; WORD $0x373c // vmovups (%r15,%rsi), %ymm7
 	LONG $0xc95444c5 // vandps %ymm1, %ymm7, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm8, %ymm9
-	QUAD $0x0001c00694db6dc5; BYTE $0x00 // vpand 0x1c0(%rsi,%rax), %ymm2, %ymm10
+	QUAD $0x01c03f94db6d41c4; WORD $0x0000 // vpand 0x1c0(%r15,%rdi), %ymm2, %ymm10
 	LONG $0x587d62c4; WORD $0x0c5d // vpbroadcastd 0xc(%rbp), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x000180069cdb6dc5; BYTE $0x00 // vpand 0x180(%rsi,%rax), %ymm2, %ymm11
+	QUAD $0x01803f9cdb6d41c4; WORD $0x0000 // vpand 0x180(%r15,%rdi), %ymm2, %ymm11
 	LONG $0x587d62c4; WORD $0x0865 // vpbroadcastd 0x8(%rbp), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	QUAD $0x000140069cdb6dc5; BYTE $0x00 // vpand 0x140(%rsi,%rax), %ymm2, %ymm11
+	QUAD $0x01403f9cdb6d41c4; WORD $0x0000 // vpand 0x140(%r15,%rdi), %ymm2, %ymm11
 	LONG $0x587d62c4; WORD $0x0465 // vpbroadcastd 0x4(%rbp), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	QUAD $0x00010006a4db6dc5; BYTE $0x00 // vpand 0x100(%rsi,%rax), %ymm2, %ymm12
+	QUAD $0x01003fa4db6d41c4; WORD $0x0000 // vpand 0x100(%r15,%rdi), %ymm2, %ymm12
 	LONG $0x587d62c4; WORD $0x006d // vpbroadcastd (%rbp), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
@@ -1061,20 +1046,20 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd4fe2dc5 // vpaddd %ymm4, %ymm10, %ymm10
 	LONG $0xdd5934c5 // vmulps %ymm5, %ymm9, %ymm11
 	LONG $0xb83542c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm9, %ymm11 # ymm11 = (ymm9 * ymm10) + ymm11
-	QUAD $0x0002c0068cdb6dc5; BYTE $0x00 // vpand 0x2c0(%rsi,%rax), %ymm2, %ymm9
+	QUAD $0x02c03f8cdb6d41c4; WORD $0x0000 // vpand 0x2c0(%r15,%rdi), %ymm2, %ymm9
 	LONG $0x587d62c4; WORD $0x1c55 // vpbroadcastd 0x1c(%rbp), %ymm10
 	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	QUAD $0x0002800694db6dc5; BYTE $0x00 // vpand 0x280(%rsi,%rax), %ymm2, %ymm10
+	QUAD $0x02803f94db6d41c4; WORD $0x0000 // vpand 0x280(%r15,%rdi), %ymm2, %ymm10
 	LONG $0x587d62c4; WORD $0x1865 // vpbroadcastd 0x18(%rbp), %ymm12
 	LONG $0x042d42c4; BYTE $0xd4 // vpmaddubsw %ymm12, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x0002400694db6dc5; BYTE $0x00 // vpand 0x240(%rsi,%rax), %ymm2, %ymm10
+	QUAD $0x02403f94db6d41c4; WORD $0x0000 // vpand 0x240(%r15,%rdi), %ymm2, %ymm10
 	LONG $0x587d62c4; WORD $0x1465 // vpbroadcastd 0x14(%rbp), %ymm12
 	LONG $0x042d42c4; BYTE $0xd4 // vpmaddubsw %ymm12, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x00020006a4db6dc5; BYTE $0x00 // vpand 0x200(%rsi,%rax), %ymm2, %ymm12
+	QUAD $0x02003fa4db6d41c4; WORD $0x0000 // vpand 0x200(%r15,%rdi), %ymm2, %ymm12
 	LONG $0x587d62c4; WORD $0x106d // vpbroadcastd 0x10(%rbp), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
@@ -1102,18 +1087,20 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
 	LONG $0x187de2c4; WORD $0x3875 // vbroadcastss 0x38(%rbp), %ymm6
 	LONG $0xac45c2c4; BYTE $0xf2 // vfnmadd213ps %ymm10, %ymm7, %ymm6 # ymm6 = -(ymm7 * ymm6) + ymm10
-	QUAD $0x0000a8228c180f42; BYTE $0x00 // prefetcht0 0xa8(%rdx,%r12)
-	QUAD $0x000128228c180f42; BYTE $0x00 // prefetcht0 0x128(%rdx,%r12)
+	QUAD $0x0020a82194180f43; BYTE $0x00 // prefetcht1 0x20a8(%r9,%r12)
+	QUAD $0x0010a8218c180f43; BYTE $0x00 // prefetcht0 0x10a8(%r9,%r12)
+	QUAD $0x0021282194180f43; BYTE $0x00 // prefetcht1 0x2128(%r9,%r12)
+	QUAD $0x001128218c180f43; BYTE $0x00 // prefetcht0 0x1128(%r9,%r12)
 	QUAD $0x05000884137d42c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%rcx), %ymm8
-	LONG $0x6f7ea1c4; WORD $0x163c // vmovdqu (%rsi,%r10), %ymm7
+	LONG $0x6f7ec1c4; WORD $0x373c // vmovdqu (%r15,%rsi), %ymm7
 	LONG $0xd772b5c5; BYTE $0x10 // vpsrld $0x10, %ymm7, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xd1 // vmulps %ymm9, %ymm8, %ymm10
-	QUAD $0x000100068c6f7ec5; BYTE $0x00 // vmovdqu 0x100(%rsi,%rax), %ymm9
-	QUAD $0x000140069c6f7ec5; BYTE $0x00 // vmovdqu 0x140(%rsi,%rax), %ymm11
-	QUAD $0x00018006a46f7ec5; BYTE $0x00 // vmovdqu 0x180(%rsi,%rax), %ymm12
-	QUAD $0x0001c006ac6f7ec5; BYTE $0x00 // vmovdqu 0x1c0(%rsi,%rax), %ymm13
+	QUAD $0x01003f8c6f7e41c4; WORD $0x0000 // vmovdqu 0x100(%r15,%rdi), %ymm9
+	QUAD $0x01403f9c6f7e41c4; WORD $0x0000 // vmovdqu 0x140(%r15,%rdi), %ymm11
+	QUAD $0x01803fa46f7e41c4; WORD $0x0000 // vmovdqu 0x180(%r15,%rdi), %ymm12
+	QUAD $0x01c03fac6f7e41c4; WORD $0x0000 // vmovdqu 0x1c0(%r15,%rdi), %ymm13
 	LONG $0x7215c1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
 	LONG $0x587d62c4; WORD $0x1d74; BYTE $0x0c // vpbroadcastd 0xc(%rbp,%rbx), %ymm14
@@ -1140,26 +1127,26 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdcfe35c5 // vpaddd %ymm4, %ymm9, %ymm11
 	LONG $0xcd592cc5 // vmulps %ymm5, %ymm10, %ymm9
 	LONG $0xb82d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm11) + ymm9
-	QUAD $0x0002c006946f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm10
+	QUAD $0x02c03f946f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r15,%rdi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0x587d62c4; WORD $0x1d5c; BYTE $0x1c // vpbroadcastd 0x1c(%rbp,%rbx), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x000280069c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm11
+	QUAD $0x02803f9c6f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r15,%rdi), %ymm11
 	LONG $0x7225c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0x587d62c4; WORD $0x1d64; BYTE $0x18 // vpbroadcastd 0x18(%rbp,%rbx), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	QUAD $0x000240069c6f7ec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm11
+	QUAD $0x02403f9c6f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r15,%rdi), %ymm11
 	LONG $0x7225c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0x587d62c4; WORD $0x1d64; BYTE $0x14 // vpbroadcastd 0x14(%rbp,%rbx), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	QUAD $0x00020006a46f7ec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm12
+	QUAD $0x02003fa46f7e41c4; WORD $0x0000 // vmovdqu 0x200(%r15,%rdi), %ymm12
 	LONG $0x721dc1c4; WORD $0x02d4 // vpsrld $0x2, %ymm12, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
 	LONG $0x587d62c4; WORD $0x1d6c; BYTE $0x10 // vpbroadcastd 0x10(%rbp,%rbx), %ymm13
@@ -1185,39 +1172,41 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187d62c4; WORD $0x1d54; BYTE $0x34 // vbroadcastss 0x34(%rbp,%rbx), %ymm10
 	LONG $0xac4542c4; BYTE $0xd1 // vfnmadd213ps %ymm9, %ymm7, %ymm10 # ymm10 = -(ymm7 * ymm10) + ymm9
 	LONG $0x5b7cc1c4; BYTE $0xf8 // vcvtdq2ps %ymm8, %ymm7
-	LONG $0xf759ccc5 // vmulps %ymm7, %ymm6, %ymm6
-	LONG $0x187de2c4; WORD $0x1d7c; BYTE $0x38 // vbroadcastss 0x38(%rbp,%rbx), %ymm7
-	LONG $0xac4dc2c4; BYTE $0xfa // vfnmadd213ps %ymm10, %ymm6, %ymm7 # ymm7 = -(ymm6 * ymm7) + ymm10
-	QUAD $0x000150228c180f42; BYTE $0x00 // prefetcht0 0x150(%rdx,%r12)
-	QUAD $0x0001d0228c180f42; BYTE $0x00 // prefetcht0 0x1d0(%rdx,%r12)
+	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
+	LONG $0x187de2c4; WORD $0x1d74; BYTE $0x38 // vbroadcastss 0x38(%rbp,%rbx), %ymm6
+	LONG $0xac45c2c4; BYTE $0xf2 // vfnmadd213ps %ymm10, %ymm7, %ymm6 # ymm6 = -(ymm7 * ymm6) + ymm10
+	QUAD $0x0021502194180f43; BYTE $0x00 // prefetcht1 0x2150(%r9,%r12)
+	QUAD $0x001150218c180f43; BYTE $0x00 // prefetcht0 0x1150(%r9,%r12)
+	QUAD $0x0021d02194180f43; BYTE $0x00 // prefetcht1 0x21d0(%r9,%r12)
+	QUAD $0x0011d0218c180f43; BYTE $0x00 // prefetcht0 0x11d0(%r9,%r12)
 	QUAD $0x05000884137d42c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%rcx), %ymm8
-	LONG $0x107ca1c4; WORD $0x1674; BYTE $0x40 // vmovups 0x40(%rsi,%r10), %ymm6
-	LONG $0xc9544cc5 // vandps %ymm1, %ymm6, %ymm9
+	LONG $0x107cc1c4; WORD $0x377c; BYTE $0x40 // vmovups 0x40(%r15,%rsi), %ymm7
+	LONG $0xc95444c5 // vandps %ymm1, %ymm7, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xd1 // vmulps %ymm9, %ymm8, %ymm10
-	QUAD $0x000100068c6f7ec5; BYTE $0x00 // vmovdqu 0x100(%rsi,%rax), %ymm9
-	QUAD $0x000140069c6f7ec5; BYTE $0x00 // vmovdqu 0x140(%rsi,%rax), %ymm11
-	QUAD $0x00018006a46f7ec5; BYTE $0x00 // vmovdqu 0x180(%rsi,%rax), %ymm12
-	QUAD $0x0001c006ac6f7ec5; BYTE $0x00 // vmovdqu 0x1c0(%rsi,%rax), %ymm13
+	QUAD $0x01003f8c6f7e41c4; WORD $0x0000 // vmovdqu 0x100(%r15,%rdi), %ymm9
+	QUAD $0x01403f9c6f7e41c4; WORD $0x0000 // vmovdqu 0x140(%r15,%rdi), %ymm11
+	QUAD $0x01803fa46f7e41c4; WORD $0x0000 // vmovdqu 0x180(%r15,%rdi), %ymm12
+	QUAD $0x01c03fac6f7e41c4; WORD $0x0000 // vmovdqu 0x1c0(%r15,%rdi), %ymm13
 	LONG $0x7215c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
-	LONG $0x587d62c4; WORD $0x3d74; BYTE $0x0c // vpbroadcastd 0xc(%rbp,%rdi), %ymm14
+	LONG $0x587d22c4; WORD $0x1574; BYTE $0x0c // vpbroadcastd 0xc(%rbp,%r10), %ymm14
 	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
 	LONG $0xebf515c5 // vpmaddwd %ymm3, %ymm13, %ymm13
 	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
-	LONG $0x587d62c4; WORD $0x3d74; BYTE $0x08 // vpbroadcastd 0x8(%rbp,%rdi), %ymm14
+	LONG $0x587d22c4; WORD $0x1574; BYTE $0x08 // vpbroadcastd 0x8(%rbp,%r10), %ymm14
 	LONG $0x041d42c4; BYTE $0xe6 // vpmaddubsw %ymm14, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
 	LONG $0xfe1d41c4; BYTE $0xe5 // vpaddd %ymm13, %ymm12, %ymm12
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0x587d62c4; WORD $0x3d6c; BYTE $0x04 // vpbroadcastd 0x4(%rbp,%rdi), %ymm13
+	LONG $0x587d22c4; WORD $0x156c; BYTE $0x04 // vpbroadcastd 0x4(%rbp,%r10), %ymm13
 	LONG $0x042542c4; BYTE $0xdd // vpmaddubsw %ymm13, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0x587d62c4; WORD $0x3d6c; BYTE $0x00 // vpbroadcastd (%rbp,%rdi), %ymm13
+	LONG $0x587d22c4; WORD $0x156c; BYTE $0x00 // vpbroadcastd (%rbp,%r10), %ymm13
 	LONG $0x043542c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm9, %ymm9
 	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
 	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
@@ -1225,67 +1214,69 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdcfe35c5 // vpaddd %ymm4, %ymm9, %ymm11
 	LONG $0xcd592cc5 // vmulps %ymm5, %ymm10, %ymm9
 	LONG $0xb82d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm11) + ymm9
-	QUAD $0x0002c006946f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm10
+	QUAD $0x02c03f946f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r15,%rdi), %ymm10
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0x587d62c4; WORD $0x3d5c; BYTE $0x1c // vpbroadcastd 0x1c(%rbp,%rdi), %ymm11
+	LONG $0x587d22c4; WORD $0x155c; BYTE $0x1c // vpbroadcastd 0x1c(%rbp,%r10), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x000280069c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm11
+	QUAD $0x02803f9c6f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r15,%rdi), %ymm11
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0x587d62c4; WORD $0x3d64; BYTE $0x18 // vpbroadcastd 0x18(%rbp,%rdi), %ymm12
+	LONG $0x587d22c4; WORD $0x1564; BYTE $0x18 // vpbroadcastd 0x18(%rbp,%r10), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	QUAD $0x000240069c6f7ec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm11
+	QUAD $0x02403f9c6f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r15,%rdi), %ymm11
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0x587d62c4; WORD $0x3d64; BYTE $0x14 // vpbroadcastd 0x14(%rbp,%rdi), %ymm12
+	LONG $0x587d22c4; WORD $0x1564; BYTE $0x14 // vpbroadcastd 0x14(%rbp,%r10), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	QUAD $0x00020006a46f7ec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm12
+	QUAD $0x02003fa46f7e41c4; WORD $0x0000 // vmovdqu 0x200(%r15,%rdi), %ymm12
 	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
-	LONG $0x587d62c4; WORD $0x3d6c; BYTE $0x10 // vpbroadcastd 0x10(%rbp,%rdi), %ymm13
+	LONG $0x587d22c4; WORD $0x156c; BYTE $0x10 // vpbroadcastd 0x10(%rbp,%r10), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe3f51dc5 // vpmaddwd %ymm3, %ymm12, %ymm12
 	LONG $0xfe1d41c4; BYTE $0xdb // vpaddd %ymm11, %ymm12, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
 	LONG $0xd4fe2dc5 // vpaddd %ymm4, %ymm10, %ymm10
 	LONG $0xd5582cc5 // vaddps %ymm5, %ymm10, %ymm10
-	LONG $0xd672a5c5; BYTE $0x08 // vpsrld $0x8, %ymm6, %ymm11
+	LONG $0xd772a5c5; BYTE $0x08 // vpsrld $0x8, %ymm7, %ymm11
 	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
 	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
 	LONG $0x593c41c4; BYTE $0xc3 // vmulps %ymm11, %ymm8, %ymm8
 	LONG $0xa82d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + ymm9
-	LONG $0x187d62c4; WORD $0x3d4c; BYTE $0x20 // vbroadcastss 0x20(%rbp,%rdi), %ymm9
-	LONG $0xa83d62c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm7
-	QUAD $0x052008bc137dc2c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%rcx), %ymm7
-	LONG $0xd672bdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm8
+	LONG $0x187d22c4; WORD $0x154c; BYTE $0x20 // vbroadcastss 0x20(%rbp,%r10), %ymm9
+	LONG $0xa83d62c4; BYTE $0xce // vfmadd213ps %ymm6, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm6
+	QUAD $0x052008b4137dc2c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%rcx), %ymm6
+	LONG $0xd772bdc5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm8
 	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
-	LONG $0xc7593cc5 // vmulps %ymm7, %ymm8, %ymm8
-	LONG $0x187d62c4; WORD $0x3d54; BYTE $0x34 // vbroadcastss 0x34(%rbp,%rdi), %ymm10
+	LONG $0xc6593cc5 // vmulps %ymm6, %ymm8, %ymm8
+	LONG $0x187d22c4; WORD $0x1554; BYTE $0x34 // vbroadcastss 0x34(%rbp,%r10), %ymm10
 	LONG $0xac3d42c4; BYTE $0xd1 // vfnmadd213ps %ymm9, %ymm8, %ymm10 # ymm10 = -(ymm8 * ymm10) + ymm9
-	LONG $0xd672cdc5; BYTE $0x0c // vpsrld $0xc, %ymm6, %ymm6
-	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xfe59c4c5 // vmulps %ymm6, %ymm7, %ymm7
-	LONG $0x187de2c4; WORD $0x3d74; BYTE $0x38 // vbroadcastss 0x38(%rbp,%rdi), %ymm6
+	LONG $0xd772c5c5; BYTE $0x0c // vpsrld $0xc, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
+	LONG $0x187da2c4; WORD $0x1574; BYTE $0x38 // vbroadcastss 0x38(%rbp,%r10), %ymm6
 	LONG $0xac45c2c4; BYTE $0xf2 // vfnmadd213ps %ymm10, %ymm7, %ymm6 # ymm6 = -(ymm7 * ymm6) + ymm10
-	QUAD $0x0001f8228c180f42; BYTE $0x00 // prefetcht0 0x1f8(%rdx,%r12)
-	QUAD $0x000278228c180f42; BYTE $0x00 // prefetcht0 0x278(%rdx,%r12)
+	QUAD $0x0021f82194180f43; BYTE $0x00 // prefetcht1 0x21f8(%r9,%r12)
+	QUAD $0x0011f8218c180f43; BYTE $0x00 // prefetcht0 0x11f8(%r9,%r12)
+	QUAD $0x0022782194180f43; BYTE $0x00 // prefetcht1 0x2278(%r9,%r12)
+	QUAD $0x001278218c180f43; BYTE $0x00 // prefetcht0 0x1278(%r9,%r12)
 	QUAD $0x05000884137d42c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%rcx), %ymm8
-	LONG $0x6f7ea1c4; WORD $0x167c; BYTE $0x40 // vmovdqu 0x40(%rsi,%r10), %ymm7
+	LONG $0x6f7ec1c4; WORD $0x377c; BYTE $0x40 // vmovdqu 0x40(%r15,%rsi), %ymm7
 	LONG $0xd772b5c5; BYTE $0x10 // vpsrld $0x10, %ymm7, %ymm9
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xd1 // vmulps %ymm9, %ymm8, %ymm10
-	QUAD $0x000100068c6f7ec5; BYTE $0x00 // vmovdqu 0x100(%rsi,%rax), %ymm9
-	QUAD $0x000140069c6f7ec5; BYTE $0x00 // vmovdqu 0x140(%rsi,%rax), %ymm11
-	QUAD $0x00018006a46f7ec5; BYTE $0x00 // vmovdqu 0x180(%rsi,%rax), %ymm12
-	QUAD $0x0001c006ac6f7ec5; BYTE $0x00 // vmovdqu 0x1c0(%rsi,%rax), %ymm13
+	QUAD $0x01003f8c6f7e41c4; WORD $0x0000 // vmovdqu 0x100(%r15,%rdi), %ymm9
+	QUAD $0x01403f9c6f7e41c4; WORD $0x0000 // vmovdqu 0x140(%r15,%rdi), %ymm11
+	QUAD $0x01803fa46f7e41c4; WORD $0x0000 // vmovdqu 0x180(%r15,%rdi), %ymm12
+	QUAD $0x01c03fac6f7e41c4; WORD $0x0000 // vmovdqu 0x1c0(%r15,%rdi), %ymm13
 	LONG $0x7215c1c4; WORD $0x06d5 // vpsrld $0x6, %ymm13, %ymm13
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
 	LONG $0x587d22c4; WORD $0x3574; BYTE $0x0c // vpbroadcastd 0xc(%rbp,%r14), %ymm14
@@ -1312,26 +1303,26 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdcfe35c5 // vpaddd %ymm4, %ymm9, %ymm11
 	LONG $0xcd592cc5 // vmulps %ymm5, %ymm10, %ymm9
 	LONG $0xb82d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm11) + ymm9
-	QUAD $0x0002c006946f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm10
+	QUAD $0x02c03f946f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r15,%rdi), %ymm10
 	LONG $0x722dc1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm10
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0x587d22c4; WORD $0x355c; BYTE $0x1c // vpbroadcastd 0x1c(%rbp,%r14), %ymm11
 	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
 	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x000280069c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm11
+	QUAD $0x02803f9c6f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r15,%rdi), %ymm11
 	LONG $0x7225c1c4; WORD $0x06d3 // vpsrld $0x6, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0x587d22c4; WORD $0x3564; BYTE $0x18 // vpbroadcastd 0x18(%rbp,%r14), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	QUAD $0x000240069c6f7ec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm11
+	QUAD $0x02403f9c6f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r15,%rdi), %ymm11
 	LONG $0x7225c1c4; WORD $0x06d3 // vpsrld $0x6, %ymm11, %ymm11
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0x587d22c4; WORD $0x3564; BYTE $0x14 // vpbroadcastd 0x14(%rbp,%r14), %ymm12
 	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
 	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	QUAD $0x00020006a46f7ec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm12
+	QUAD $0x02003fa46f7e41c4; WORD $0x0000 // vmovdqu 0x200(%r15,%rdi), %ymm12
 	LONG $0x721dc1c4; WORD $0x06d4 // vpsrld $0x6, %ymm12, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
 	LONG $0x587d22c4; WORD $0x356c; BYTE $0x10 // vpbroadcastd 0x10(%rbp,%r14), %ymm13
@@ -1364,43 +1355,44 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
 	LONG $0x01c5f641 // testb $0x1, %r13b
 	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
-	LONG $0xf89d850f; WORD $0xffff // jne 0x11e0 <k_tile_q2_k+0x130>
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	LONG $0x117ca1c4; WORD $0x3a34 // vmovups %ymm6, (%rdx,%r15)
-	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
-	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	LONG $0xf84d850f; WORD $0xffff // jne 0x11b0 <k_tile_q2_k+0x100>
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0xf831850f; WORD $0xffff // jne 0x1220 <k_tile_q2_k+0x120>
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x3411fcc5; BYTE $0x11 // vmovups %ymm6, (%rcx,%rdx)
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf7e4850f; WORD $0xffff // jne 0x11f0 <k_tile_q2_k+0xf0>
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x40c08149; WORD $0x0005; BYTE $0x00 // addq $0x540, %r8 # imm = 0x540
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x244c0348; BYTE $0x30 // addq 0x30(%rsp), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xf804850f; WORD $0xffff // jne 0x1190 <k_tile_q2_k+0xe0>
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x09e0c148 // shlq $0x9, %rax
+	LONG $0x24440148; BYTE $0x08 // addq %rax, 0x8(%rsp)
+	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
+	LONG $0xf7a8850f; WORD $0xffff // jne 0x11e0 <k_tile_q2_k+0xe0>
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0xf7b9850f; WORD $0xffff // jne 0x1160 <k_tile_q2_k+0xb0>
-	LONG $0x0000b8e9; BYTE $0x00 // jmp 0x1a64 <k_tile_q2_k+0x9b4>
+	LONG $0xf75d850f; WORD $0xffff // jne 0x11b0 <k_tile_q2_k+0xb0>
+	LONG $0x0000ace9; BYTE $0x00 // jmp 0x1b04 <k_tile_q2_k+0xa04>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00af850f; WORD $0x0000 // jne 0x1a64 <k_tile_q2_k+0x9b4>
+	LONG $0x00a3850f; WORD $0x0000 // jne 0x1b04 <k_tile_q2_k+0xa04>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x19c4 <k_tile_q2_k+0x914>
+	WORD $0x0473 // jae 0x1a70 <k_tile_q2_k+0x970>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x6ceb // jmp 0x1a30 <k_tile_q2_k+0x980>
+	WORD $0x60eb // jmp 0x1ad0 <k_tile_q2_k+0x9d0>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x9066 // nop
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -1412,9 +1404,9 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x19f0 <k_tile_q2_k+0x940>
+	WORD $0xc075 // jne 0x1a90 <k_tile_q2_k+0x990>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x1a64 <k_tile_q2_k+0x9b4>
+	WORD $0x2f74 // je 0x1b04 <k_tile_q2_k+0xa04>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
@@ -1427,8 +1419,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x1a50 <k_tile_q2_k+0x9a0>
-	LONG $0x58c48348 // addq $0x58, %rsp
+	WORD $0xec75 // jne 0x1af0 <k_tile_q2_k+0x9f0>
+	LONG $0x50c48348 // addq $0x50, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -1442,7 +1434,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q3_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0db58e0f; WORD $0x0000 // jle 0x2842 <k_tile_q3_k+0xdc2>
+	LONG $0x0e258e0f; WORD $0x0000 // jle 0x2952 <k_tile_q3_k+0xe32>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -1453,73 +1445,76 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0e48348 // andq $-0x20, %rsp
 	LONG $0xc0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1c0, %rsp # imm = 0x1C0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0cc88e0f; WORD $0x0000 // jle 0x278a <k_tile_q3_k+0xd0a>
-	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	LONG $0x0d298e0f; WORD $0x0000 // jle 0x288c <k_tile_q3_k+0xd6c>
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x28678b4c // movq 0x28(%rdi), %r12
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x09e2c148 // shlq $0x9, %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
 	LONG $0x2cc18348 // addq $0x2c, %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	LONG $0x08e1c148 // shlq $0x8, %rcx
-	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	LONG $0x07e4c149 // shlq $0x7, %r12
-	LONG $0x5b3c8d4c // leaq (%rbx,%rbx,2), %r15
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x07e0c149 // shlq $0x7, %r8
+	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
+	LONG $0x7f3c8d4c // leaq (%rdi,%rdi,2), %r15
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x00439405187de2c4; BYTE $0x00 // vbroadcastss 0x4394(%rip), %ymm0 # 0x5e98 <k_tile_mxfp4+0x568>
+	QUAD $0x0045e605187de2c4; BYTE $0x00 // vbroadcastss 0x45e6(%rip), %ymm0 # 0x6198 <k_tile_mxfp4+0x5c8>
 	QUAD $0x000100248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x100(%rsp)
-	QUAD $0x00438a05187de2c4; BYTE $0x00 // vbroadcastss 0x438a(%rip), %ymm0 # 0x5ea0 <k_tile_mxfp4+0x570>
+	QUAD $0x0045e405187de2c4; BYTE $0x00 // vbroadcastss 0x45e4(%rip), %ymm0 # 0x61a8 <k_tile_mxfp4+0x5d8>
 	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
-	QUAD $0x00439a1d787de2c4; BYTE $0x00 // vpbroadcastb 0x439a(%rip), %ymm3 # 0x5ec2 <k_tile_mxfp4+0x592>
-	QUAD $0x00439225787de2c4; BYTE $0x00 // vpbroadcastb 0x4392(%rip), %ymm4 # 0x5ec3 <k_tile_mxfp4+0x593>
-	QUAD $0x00438a2d797de2c4; BYTE $0x00 // vpbroadcastw 0x438a(%rip), %ymm5 # 0x5ec4 <k_tile_mxfp4+0x594>
-	QUAD $0x00433d0d587d62c4; BYTE $0x00 // vpbroadcastd 0x433d(%rip), %ymm9 # 0x5e80 <k_tile_mxfp4+0x550>
-	QUAD $0x00435035587de2c4; BYTE $0x00 // vpbroadcastd 0x4350(%rip), %ymm6 # 0x5e9c <k_tile_mxfp4+0x56c>
-	QUAD $0x00433f3d187de2c4; BYTE $0x00 // vbroadcastss 0x433f(%rip), %ymm7 # 0x5e94 <k_tile_mxfp4+0x564>
-	QUAD $0x000042a3056f7dc5 // vmovdqa 0x42a3(%rip), %ymm8 # 0x5e00 <k_tile_mxfp4+0x4d0>
-	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
-	LONG $0x247c894c; BYTE $0x78 // movq %r15, 0x78(%rsp)
+	QUAD $0x0045f41d787de2c4; BYTE $0x00 // vpbroadcastb 0x45f4(%rip), %ymm3 # 0x61ca <k_tile_mxfp4+0x5fa>
+	QUAD $0x0045ec25787de2c4; BYTE $0x00 // vpbroadcastb 0x45ec(%rip), %ymm4 # 0x61cb <k_tile_mxfp4+0x5fb>
+	QUAD $0x0045e42d797de2c4; BYTE $0x00 // vpbroadcastw 0x45e4(%rip), %ymm5 # 0x61cc <k_tile_mxfp4+0x5fc>
+	QUAD $0x00458f0d587d62c4; BYTE $0x00 // vpbroadcastd 0x458f(%rip), %ymm9 # 0x6180 <k_tile_mxfp4+0x5b0>
+	QUAD $0x0045a635587de2c4; BYTE $0x00 // vpbroadcastd 0x45a6(%rip), %ymm6 # 0x61a0 <k_tile_mxfp4+0x5d0>
+	QUAD $0x0045913d187de2c4; BYTE $0x00 // vbroadcastss 0x4591(%rip), %ymm7 # 0x6194 <k_tile_mxfp4+0x5c4>
+	QUAD $0x000044d5056f7dc5 // vmovdqa 0x44d5(%rip), %ymm8 # 0x60e0 <k_tile_mxfp4+0x510>
+	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
+	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
 	QUAD $0x0000c0248c7f7dc5; BYTE $0x00 // vmovdqa %ymm9, 0xc0(%rsp)
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	WORD $0x9066 // nop
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
 	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x24140348 // addq (%rsp), %rdx
+	LONG $0x24540348; BYTE $0x18 // addq 0x18(%rsp), %rdx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d75 // jne 0x1b9f <k_tile_q3_k+0x11f>
+	WORD $0x0d75 // jne 0x1c50 <k_tile_q3_k+0x130>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
 	LONG $0x4211fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx)
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
-	LONG $0x00818d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x18244489 // movl %eax, 0x18(%rsp)
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	LONG $0x05e7c148 // shlq $0x5, %rdi
-	LONG $0x24107cc5; BYTE $0x3a // vmovups (%rdx,%rdi), %ymm12
-	LONG $0x39348d49 // leaq (%r9,%rdi), %rsi
-	QUAD $0x0600399c6f7e41c4; WORD $0x0000 // vmovdqu 0x600(%r9,%rdi), %ymm11
-	QUAD $0x064039ac6f7e41c4; WORD $0x0000 // vmovdqu 0x640(%r9,%rdi), %ymm13
-	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
-	QUAD $0x068039b46f7e41c4; WORD $0x0000 // vmovdqu 0x680(%r9,%rdi), %ymm14
+	LONG $0x28244489 // movl %eax, 0x28(%rsp)
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24107cc5; BYTE $0x02 // vmovups (%rdx,%rax), %ymm12
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x02348d48 // leaq (%rdx,%rax), %rsi
+	QUAD $0x000600029c6f7ec5; BYTE $0x00 // vmovdqu 0x600(%rdx,%rax), %ymm11
+	QUAD $0x00064002ac6f7ec5; BYTE $0x00 // vmovdqu 0x640(%rdx,%rax), %ymm13
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x00068002b46f7ec5; BYTE $0x00 // vmovdqu 0x680(%rdx,%rax), %ymm14
 	QUAD $0x000100248c6ffdc5; BYTE $0x00 // vmovdqa 0x100(%rsp), %ymm1
 	LONG $0xf9db25c5 // vpand %ymm1, %ymm11, %ymm15
 	LONG $0x727dc1c4; WORD $0x04f6 // vpslld $0x4, %ymm14, %ymm0
@@ -1543,45 +1538,42 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
 	LONG $0xc0eba5c5 // vpor %ymm0, %ymm11, %ymm0
 	QUAD $0x00018024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x180(%rsp)
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x24540348; BYTE $0x68 // addq 0x68(%rsp), %rdx
-	QUAD $0x0000008824948948 // movq %rdx, 0x88(%rsp)
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x1c244489 // movl %eax, 0x1c(%rsp)
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	QUAD $0x000000b024948948 // movq %rdx, 0xb0(%rsp)
-	LONG $0x70c86949; WORD $0x0003; BYTE $0x00 // imulq $0x370, %r8, %rcx # imm = 0x370
-	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
-	LONG $0x0c180f41; BYTE $0x0b // prefetcht0 (%r11,%rcx)
-	QUAD $0x0000800b8c180f41; BYTE $0x00 // prefetcht0 0x80(%r11,%rcx)
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	QUAD $0x06c009ac137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r9,%rcx), %ymm13
-	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
-	QUAD $0x000120149c6f7ec5; BYTE $0x00 // vmovdqu 0x120(%rsp,%rdx), %ymm11
-	LONG $0xfc4d8b41 // movl -0x4(%r13), %ecx
-	LONG $0x00558b41 // movl (%r13), %edx
-	LONG $0x00898d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rcx), %r9d
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xc9490f41 // cmovnsl %r9d, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
-	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x2c244489 // movl %eax, 0x2c(%rsp)
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	LONG $0x09e2c149 // shlq $0x9, %r10
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
+	LONG $0x70c26948; WORD $0x0003; BYTE $0x00 // imulq $0x370, %rdx, %rax # imm = 0x370
+	QUAD $0x0020000194180f41; BYTE $0x00 // prefetcht1 0x2000(%r9,%rax)
+	QUAD $0x001000018c180f41; BYTE $0x00 // prefetcht0 0x1000(%r9,%rax)
+	QUAD $0x0020800194180f41; BYTE $0x00 // prefetcht1 0x2080(%r9,%rax)
+	QUAD $0x001080018c180f41; BYTE $0x00 // prefetcht0 0x1080(%r9,%rax)
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	QUAD $0x06c03eac137d02c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r14,%r15), %ymm13
+	QUAD $0x0001200c9c6f7ec5; BYTE $0x00 // vmovdqu 0x120(%rsp,%rcx), %ymm11
+	LONG $0xfc458b41 // movl -0x4(%r13), %eax
+	LONG $0x00458b45 // movl (%r13), %r8d
+	LONG $0x0000888d; WORD $0xb4c0 // leal -0x4b400000(%rax), %ecx
+	LONG $0xc0001f05; BYTE $0xb4 // addl $0xb4c0001f, %eax # imm = 0xB4C0001F
+	WORD $0xc985 // testl %ecx, %ecx
+	WORD $0x490f; BYTE $0xc1 // cmovnsl %ecx, %eax
+	WORD $0xf8c1; BYTE $0x05 // sarl $0x5, %eax
+	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x00020006b4db65c5; BYTE $0x00 // vpand 0x200(%rsi,%rax), %ymm3, %ymm14
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x08e1c148 // shlq $0x8, %rcx
-	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	LONG $0x3c6f7ec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm15
+	QUAD $0x020016b4db6521c4; WORD $0x0000 // vpand 0x200(%rsi,%r10), %ymm3, %ymm14
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x08e0c148 // shlq $0x8, %rax
+	LONG $0x3c6f7ec5; BYTE $0x06 // vmovdqu (%rsi,%rax), %ymm15
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
 	LONG $0x7275c1c4; WORD $0x02f7 // vpslld $0x2, %ymm15, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0xc9eb8dc5 // vpor %ymm1, %ymm14, %ymm1
@@ -1589,7 +1581,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0475c2c4; BYTE $0xce // vpmaddubsw %ymm14, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x000240068cdbe5c5; BYTE $0x00 // vpand 0x240(%rsi,%rax), %ymm3, %ymm1
+	QUAD $0x0240168cdb65a1c4; WORD $0x0000 // vpand 0x240(%rsi,%r10), %ymm3, %ymm1
 	LONG $0x720dc1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm14
 	LONG $0xf4db0dc5 // vpand %ymm4, %ymm14, %ymm14
 	LONG $0xc9eb8dc5 // vpor %ymm1, %ymm14, %ymm1
@@ -1597,19 +1589,19 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0475c2c4; BYTE $0xce // vpmaddubsw %ymm14, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x000280068cdbe5c5; BYTE $0x00 // vpand 0x280(%rsi,%rax), %ymm3, %ymm1
-	QUAD $0x0000000185148d4e // leaq 0x1(,%r8,4), %r10
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	LONG $0x06e7c149 // shlq $0x6, %r15
-	LONG $0x6f7e21c4; WORD $0x3e34 // vmovdqu (%rsi,%r15), %ymm14
-	QUAD $0x000000a824bc894c // movq %r15, 0xa8(%rsp)
+	QUAD $0x0280168cdb65a1c4; WORD $0x0000 // vpand 0x280(%rsi,%r10), %ymm3, %ymm1
+	QUAD $0x00000001950c8d48 // leaq 0x1(,%rdx,4), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	LONG $0x346f7ec5; BYTE $0x06 // vmovdqu (%rsi,%rax), %ymm14
 	LONG $0x7205c1c4; WORD $0x02f6 // vpslld $0x2, %ymm14, %ymm15
 	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
 	LONG $0xc9eb85c5 // vpor %ymm1, %ymm15, %ymm1
 	LONG $0x587d42c4; WORD $0xdc7d // vpbroadcastd -0x24(%r13), %ymm15
 	LONG $0x0475c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x0002c006bcdb65c5; BYTE $0x00 // vpand 0x2c0(%rsi,%rax), %ymm3, %ymm15
+	QUAD $0x02c016bcdb6521c4; WORD $0x0000 // vpand 0x2c0(%rsi,%r10), %ymm3, %ymm15
 	LONG $0xdb25c1c4; BYTE $0xd1 // vpand %ymm9, %ymm11, %ymm2
 	LONG $0xd6feedc5 // vpaddd %ymm6, %ymm2, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
@@ -1624,20 +1616,20 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
 	LONG $0xf7596cc5 // vmulps %ymm7, %ymm2, %ymm14
 	LONG $0xb86d62c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm2, %ymm14 # ymm14 = (ymm2 * ymm0) + ymm14
-	LONG $0x008a8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r9d
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xd1490f41 // cmovnsl %r9d, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
-	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x00988d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %r11d
+	LONG $0x1fc08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0001f, %r8d # imm = 0xB4C0001F
+	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
+	LONG $0xc3490f45 // cmovnsl %r11d, %r8d
+	LONG $0x05f8c141 // sarl $0x5, %r8d
+	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
 	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x000300068cdbe5c5; BYTE $0x00 // vpand 0x300(%rsi,%rax), %ymm3, %ymm1
-	QUAD $0x0000000285148d4a // leaq 0x2(,%r8,4), %rdx
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	LONG $0x146ffec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm2
+	QUAD $0x0300168cdb65a1c4; WORD $0x0000 // vpand 0x300(%rsi,%r10), %ymm3, %ymm1
+	QUAD $0x0000000295048d48 // leaq 0x2(,%rdx,4), %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	LONG $0x146ffec5; BYTE $0x06 // vmovdqu (%rsi,%rax), %ymm2
 	LONG $0xf27285c5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm15
 	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
 	LONG $0xc9eb85c5 // vpor %ymm1, %ymm15, %ymm1
@@ -1645,18 +1637,18 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0475c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x000340068cdbe5c5; BYTE $0x00 // vpand 0x340(%rsi,%rax), %ymm3, %ymm1
+	QUAD $0x0340168cdb65a1c4; WORD $0x0000 // vpand 0x340(%rsi,%r10), %ymm3, %ymm1
 	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
 	LONG $0x587dc2c4; WORD $0xe855 // vpbroadcastd -0x18(%r13), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x0003800694dbe5c5; BYTE $0x00 // vpand 0x380(%rsi,%rax), %ymm3, %ymm2
-	QUAD $0x0000000385048d4e // leaq 0x3(,%r8,4), %r8
-	QUAD $0x000000b82484894c // movq %r8, 0xb8(%rsp)
-	LONG $0x06e0c149 // shlq $0x6, %r8
-	LONG $0x6f7e21c4; WORD $0x063c // vmovdqu (%rsi,%r8), %ymm15
+	QUAD $0x03801694db65a1c4; WORD $0x0000 // vpand 0x380(%rsi,%r10), %ymm3, %ymm2
+	QUAD $0x00000003951c8d4c // leaq 0x3(,%rdx,4), %r11
+	QUAD $0x000000b8249c894c // movq %r11, 0xb8(%rsp)
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x6f7e21c4; WORD $0x1e3c // vmovdqu (%rsi,%r11), %ymm15
 	LONG $0x7235c1c4; WORD $0x02f7 // vpslld $0x2, %ymm15, %ymm9
 	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
 	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
@@ -1665,7 +1657,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
 	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x0003c0068cdbe5c5; BYTE $0x00 // vpand 0x3c0(%rsi,%rax), %ymm3, %ymm1
+	QUAD $0x03c0168cdb65a1c4; WORD $0x0000 // vpand 0x3c0(%rsi,%r10), %ymm3, %ymm1
 	LONG $0x726dc1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
@@ -1681,34 +1673,38 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa87dc2c4; BYTE $0xce // vfmadd213ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm14
 	LONG $0x187d42c4; WORD $0xf46d // vbroadcastss -0xc(%r13), %ymm13
 	LONG $0xa87542c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm1, %ymm13 # ymm13 = (ymm1 * ymm13) + ymm12
-	LONG $0xdcd2694d; WORD $0x0000; BYTE $0x00 // imulq $0xdc, %r10, %r10
-	LONG $0x0c180f43; BYTE $0x13 // prefetcht0 (%r11,%r10)
-	QUAD $0x000080138c180f43; BYTE $0x00 // prefetcht0 0x80(%r11,%r10)
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
-	QUAD $0x06c037a4137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdi,%r14), %ymm12
-	LONG $0x1d7c8b41; BYTE $0xfc // movl -0x4(%r13,%rbx), %edi
-	LONG $0x1d548b45; BYTE $0x00 // movl (%r13,%rbx), %r10d
+	LONG $0xdcc96948; WORD $0x0000; BYTE $0x00 // imulq $0xdc, %rcx, %rcx
+	QUAD $0x0020000994180f41; BYTE $0x00 // prefetcht1 0x2000(%r9,%rcx)
+	QUAD $0x001000098c180f41; BYTE $0x00 // prefetcht0 0x1000(%r9,%rcx)
+	QUAD $0x0020800994180f41; BYTE $0x00 // prefetcht1 0x2080(%r9,%rcx)
+	QUAD $0x001080098c180f41; BYTE $0x00 // prefetcht0 0x1080(%r9,%rcx)
+	QUAD $0x06c03ea4137d02c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r14,%r15), %ymm12
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x3d7c8b41; BYTE $0xfc // movl -0x4(%r13,%rdi), %edi
+	LONG $0x154c8b41; BYTE $0x00 // movl (%r13,%rdx), %ecx
+	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
 	LONG $0x00b78d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r14d
-	LONG $0x007fc781; WORD $0xb4c0 // addl $0xb4c0007f, %edi # imm = 0xB4C0007F
+	LONG $0x001fc781; WORD $0xb4c0 // addl $0xb4c0001f, %edi # imm = 0xB4C0001F
 	WORD $0x8545; BYTE $0xf6 // testl %r14d, %r14d
 	LONG $0xfe490f41 // cmovnsl %r14d, %edi
-	WORD $0xffc1; BYTE $0x07 // sarl $0x7, %edi
-	LONG $0x00bd3c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdi,4), %edi
+	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	WORD $0xffc1; BYTE $0x05 // sarl $0x5, %edi
+	LONG $0x0000c781; WORD $0x4b40 // addl $0x4b400000, %edi # imm = 0x4B400000
 	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
 	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x000200068c6ffec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm1
-	QUAD $0x00024006946ffec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm2
-	QUAD $0x000280068c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm9
-	QUAD $0x0002c006b46f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm14
+	QUAD $0x0200168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r10), %ymm1
+	QUAD $0x024016946f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r10), %ymm2
+	QUAD $0x0280168c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r10), %ymm9
+	QUAD $0x02c016b46f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r10), %ymm14
 	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
 	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
-	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
-	LONG $0x3c6f7ec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm15
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	LONG $0x6f7e21c4; WORD $0x263c // vmovdqu (%rsi,%r12), %ymm15
 	LONG $0xfe0541c4; BYTE $0xd7 // vpaddd %ymm15, %ymm15, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xc9ebadc5 // vpor %ymm1, %ymm10, %ymm1
-	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rbx), %ymm10
+	LONG $0x587d42c4; WORD $0x1554; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rdx), %ymm10
 	LONG $0x0475c2c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
@@ -1717,22 +1713,23 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x726dc1c4; WORD $0x03d7 // vpsrld $0x3, %ymm15, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
-	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rbx), %ymm2
+	LONG $0x587dc2c4; WORD $0x1554; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rdx), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
 	LONG $0x7275c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm1
 	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
-	LONG $0x6f7ea1c4; WORD $0x3e14 // vmovdqu (%rsi,%r15), %ymm2
+	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
+	LONG $0x6f7ea1c4; WORD $0x2614 // vmovdqu (%rsi,%r12), %ymm2
 	LONG $0xcafe6dc5 // vpaddd %ymm2, %ymm2, %ymm9
 	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
 	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
-	LONG $0x587d42c4; WORD $0x1d4c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rbx), %ymm9
+	LONG $0x587d42c4; WORD $0x154c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rdx), %ymm9
 	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0x7235c1c4; WORD $0x02d6 // vpsrld $0x2, %ymm14, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
-	QUAD $0x00003d27156f7dc5 // vmovdqa 0x3d27(%rip), %ymm10 # 0x5da0 <k_tile_mxfp4+0x470>
+	QUAD $0x00003f2b156f7dc5 // vmovdqa 0x3f2b(%rip), %ymm10 # 0x6080 <k_tile_mxfp4+0x4b0>
 	LONG $0x002542c4; BYTE $0xd2 // vpshufb %ymm10, %ymm11, %ymm10
 	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
@@ -1740,62 +1737,61 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd272edc5; BYTE $0x03 // vpsrld $0x3, %ymm2, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
-	LONG $0x587d42c4; WORD $0x1d4c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rbx), %ymm9
+	LONG $0x587d42c4; WORD $0x154c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rdx), %ymm9
 	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
 	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
 	LONG $0xf7592cc5 // vmulps %ymm7, %ymm10, %ymm14
 	LONG $0xb82d62c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm10, %ymm14 # ymm14 = (ymm10 * ymm0) + ymm14
-	LONG $0x00ba8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %edi
-	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
+	LONG $0x0000b98d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %edi
+	LONG $0x001fc181; WORD $0xb4c0 // addl $0xb4c0001f, %ecx # imm = 0xB4C0001F
 	WORD $0xff85 // testl %edi, %edi
-	LONG $0xd7490f44 // cmovnsl %edi, %r10d
-	LONG $0x07fac141 // sarl $0x7, %r10d
-	QUAD $0x4b400000953c8d42 // leal 0x4b400000(,%r10,4), %edi
-	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
+	WORD $0x490f; BYTE $0xcf // cmovnsl %edi, %ecx
+	WORD $0xf9c1; BYTE $0x05 // sarl $0x5, %ecx
+	LONG $0x0000c181; WORD $0x4b40 // addl $0x4b400000, %ecx # imm = 0x4B400000
+	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
 	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x000300068c6ffec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rax), %ymm1
+	QUAD $0x0300168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r10), %ymm1
 	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
 	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
-	QUAD $0x0000009024b48b4c // movq 0x90(%rsp), %r14
-	LONG $0x6f7ea1c4; WORD $0x3614 // vmovdqu (%rsi,%r14), %ymm2
+	QUAD $0x000000a0249c8b48 // movq 0xa0(%rsp), %rbx
+	LONG $0x146ffec5; BYTE $0x1e // vmovdqu (%rsi,%rbx), %ymm2
 	LONG $0xcafe6dc5 // vpaddd %ymm2, %ymm2, %ymm9
 	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
 	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
-	LONG $0x587d42c4; WORD $0x1d4c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rbx), %ymm9
+	LONG $0x587d42c4; WORD $0x154c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rdx), %ymm9
 	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x000340068c6ffec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rax), %ymm1
+	QUAD $0x0340168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r10), %ymm1
 	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
 	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
 	LONG $0xd272edc5; BYTE $0x03 // vpsrld $0x3, %ymm2, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
-	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rbx), %ymm2
+	LONG $0x587dc2c4; WORD $0x1554; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rdx), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x00038006946ffec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rax), %ymm2
+	QUAD $0x038016946f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r10), %ymm2
 	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
 	LONG $0xd3dbedc5 // vpand %ymm3, %ymm2, %ymm2
-	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
-	LONG $0x6f7e21c4; WORD $0x060c // vmovdqu (%rsi,%r8), %ymm9
+	LONG $0x6f7e21c4; WORD $0x1e0c // vmovdqu (%rsi,%r11), %ymm9
 	LONG $0xfe3541c4; BYTE $0xd1 // vpaddd %ymm9, %ymm9, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
-	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%rbx), %ymm10
+	LONG $0x587d42c4; WORD $0x1554; BYTE $0xec // vpbroadcastd -0x14(%r13,%rdx), %ymm10
 	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
 	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x0003c0068c6ffec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rax), %ymm1
+	QUAD $0x03c0168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r10), %ymm1
 	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
 	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
 	LONG $0x726dc1c4; WORD $0x03d1 // vpsrld $0x3, %ymm9, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
-	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rbx), %ymm2
+	LONG $0x587dc2c4; WORD $0x1554; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rdx), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
@@ -1805,37 +1801,37 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc9599cc5 // vmulps %ymm1, %ymm12, %ymm1
 	LONG $0xa87dc2c4; BYTE $0xce // vfmadd213ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm14
-	LONG $0x187d42c4; WORD $0x1d64; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rbx), %ymm12
+	LONG $0x187d42c4; WORD $0x1564; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rdx), %ymm12
 	LONG $0xa87542c4; BYTE $0xe5 // vfmadd213ps %ymm13, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm12) + ymm13
-	LONG $0xdcd26948; WORD $0x0000; BYTE $0x00 // imulq $0xdc, %rdx, %rdx
-	LONG $0x0c180f41; BYTE $0x13 // prefetcht0 (%r11,%rdx)
-	QUAD $0x000080138c180f41; BYTE $0x00 // prefetcht0 0x80(%r11,%rdx)
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	QUAD $0x06c00aac137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm13
-	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
-	QUAD $0x000140149c6f7ec5; BYTE $0x00 // vmovdqu 0x140(%rsp,%rdx), %ymm11
-	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
-	LONG $0x257c8b43; BYTE $0xfc // movl -0x4(%r13,%r12), %edi
-	LONG $0x25548b43; BYTE $0x00 // movl (%r13,%r12), %edx
-	LONG $0x00978d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r10d
-	LONG $0x007fc781; WORD $0xb4c0 // addl $0xb4c0007f, %edi # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
-	LONG $0xfa490f41 // cmovnsl %r10d, %edi
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	WORD $0xffc1; BYTE $0x07 // sarl $0x7, %edi
-	LONG $0x00bd3c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdi,4), %edi
+	QUAD $0x000000a8248c6948; LONG $0x000000dc // imulq $0xdc, 0xa8(%rsp), %rcx
+	QUAD $0x0020000994180f41; BYTE $0x00 // prefetcht1 0x2000(%r9,%rcx)
+	QUAD $0x001000098c180f41; BYTE $0x00 // prefetcht0 0x1000(%r9,%rcx)
+	QUAD $0x0020800994180f41; BYTE $0x00 // prefetcht1 0x2080(%r9,%rcx)
+	QUAD $0x001080098c180f41; BYTE $0x00 // prefetcht0 0x1080(%r9,%rcx)
+	QUAD $0x06c038ac137d02c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%r15), %ymm13
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	QUAD $0x0001400c9c6f7ec5; BYTE $0x00 // vmovdqu 0x140(%rsp,%rcx), %ymm11
+	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
+	LONG $0x057c8b41; BYTE $0xfc // movl -0x4(%r13,%rax), %edi
+	LONG $0x054c8b41; BYTE $0x00 // movl (%r13,%rax), %ecx
+	LONG $0x00878d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r8d
+	LONG $0x001fc781; WORD $0xb4c0 // addl $0xb4c0001f, %edi # imm = 0xB4C0001F
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xf8490f41 // cmovnsl %r8d, %edi
+	WORD $0xffc1; BYTE $0x05 // sarl $0x5, %edi
+	LONG $0x0000c781; WORD $0x4b40 // addl $0x4b400000, %edi # imm = 0x4B400000
 	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
 	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x000200068c6ffec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm1
-	QUAD $0x00024006946ffec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm2
-	QUAD $0x000280068c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm9
-	QUAD $0x0002c006946f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm10
+	QUAD $0x0200168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r10), %ymm1
+	QUAD $0x024016946f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r10), %ymm2
+	QUAD $0x0280168c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r10), %ymm9
+	QUAD $0x02c016946f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r10), %ymm10
 	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
 	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
-	LONG $0x346f7ec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm14
+	LONG $0x6f7e21c4; WORD $0x3634 // vmovdqu (%rsi,%r14), %ymm14
 	LONG $0xfcdb0dc5 // vpand %ymm4, %ymm14, %ymm15
 	LONG $0xc9eb85c5 // vpor %ymm1, %ymm15, %ymm1
-	LONG $0x587d02c4; WORD $0x257c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%r12), %ymm15
+	LONG $0x587d42c4; WORD $0x057c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rax), %ymm15
 	LONG $0x0475c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
@@ -1844,16 +1840,15 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x726dc1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
-	LONG $0x587d82c4; WORD $0x2554; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%r12), %ymm2
+	LONG $0x587dc2c4; WORD $0x0554; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rax), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0x726dc1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm2
 	LONG $0xd3dbedc5 // vpand %ymm3, %ymm2, %ymm2
-	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
-	LONG $0x6f7e21c4; WORD $0x160c // vmovdqu (%rsi,%r10), %ymm9
+	LONG $0x6f7e21c4; WORD $0x260c // vmovdqu (%rsi,%r12), %ymm9
 	LONG $0xf4db35c5 // vpand %ymm4, %ymm9, %ymm14
 	LONG $0xd2eb8dc5 // vpor %ymm2, %ymm14, %ymm2
-	LONG $0x587d02c4; WORD $0x2574; BYTE $0xdc // vpbroadcastd -0x24(%r13,%r12), %ymm14
+	LONG $0x587d42c4; WORD $0x0574; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rax), %ymm14
 	LONG $0x046dc2c4; BYTE $0xd6 // vpmaddubsw %ymm14, %ymm2, %ymm2
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
 	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
@@ -1867,56 +1862,56 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
 	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
-	LONG $0x587d02c4; WORD $0x254c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%r12), %ymm9
+	LONG $0x587d42c4; WORD $0x054c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rax), %ymm9
 	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
 	LONG $0xf7596cc5 // vmulps %ymm7, %ymm2, %ymm14
 	LONG $0xb86d62c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm2, %ymm14 # ymm14 = (ymm2 * ymm0) + ymm14
-	LONG $0x0000ba8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %edi
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	LONG $0x0000b98d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %edi
+	LONG $0x001fc181; WORD $0xb4c0 // addl $0xb4c0001f, %ecx # imm = 0xB4C0001F
 	WORD $0xff85 // testl %edi, %edi
-	WORD $0x490f; BYTE $0xd7 // cmovnsl %edi, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
-	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x490f; BYTE $0xcf // cmovnsl %edi, %ecx
+	WORD $0xf9c1; BYTE $0x05 // sarl $0x5, %ecx
+	LONG $0x0000c181; WORD $0x4b40 // addl $0x4b400000, %ecx # imm = 0x4B400000
+	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
 	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x000300068c6ffec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rax), %ymm1
+	QUAD $0x0300168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r10), %ymm1
 	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
 	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
-	LONG $0x6f7ea1c4; WORD $0x3614 // vmovdqu (%rsi,%r14), %ymm2
+	LONG $0x146ffec5; BYTE $0x1e // vmovdqu (%rsi,%rbx), %ymm2
 	LONG $0xccdb6dc5 // vpand %ymm4, %ymm2, %ymm9
 	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
-	LONG $0x587d02c4; WORD $0x254c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%r12), %ymm9
+	LONG $0x587d42c4; WORD $0x054c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rax), %ymm9
 	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x000340068c6ffec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rax), %ymm1
+	QUAD $0x0340168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r10), %ymm1
 	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
 	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
 	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
-	LONG $0x587d82c4; WORD $0x2554; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r12), %ymm2
+	LONG $0x587dc2c4; WORD $0x0554; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rax), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x000380068c6ffec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rax), %ymm1
+	QUAD $0x0380168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r10), %ymm1
 	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
 	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
-	LONG $0x6f7ea1c4; WORD $0x0614 // vmovdqu (%rsi,%r8), %ymm2
+	LONG $0x6f7ea1c4; WORD $0x1e14 // vmovdqu (%rsi,%r11), %ymm2
 	LONG $0xccdb6dc5 // vpand %ymm4, %ymm2, %ymm9
 	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
-	LONG $0x587d02c4; WORD $0x254c; BYTE $0xec // vpbroadcastd -0x14(%r13,%r12), %ymm9
+	LONG $0x587d42c4; WORD $0x054c; BYTE $0xec // vpbroadcastd -0x14(%r13,%rax), %ymm9
 	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x0003c0068c6f7ec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rax), %ymm9
+	QUAD $0x03c0168c6f7e21c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r10), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
 	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xd2ebb5c5 // vpor %ymm2, %ymm9, %ymm2
-	LONG $0x587d02c4; WORD $0x254c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%r12), %ymm9
+	LONG $0x587d42c4; WORD $0x054c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rax), %ymm9
 	LONG $0x046dc2c4; BYTE $0xd1 // vpmaddubsw %ymm9, %ymm2, %ymm2
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
 	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
@@ -1927,30 +1922,34 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc95994c5 // vmulps %ymm1, %ymm13, %ymm1
 	LONG $0xa87dc2c4; BYTE $0xce // vfmadd213ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm14
-	LONG $0x187d02c4; WORD $0x256c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r12), %ymm13
+	LONG $0x187d42c4; WORD $0x056c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rax), %ymm13
 	LONG $0xa87542c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm1, %ymm13 # ymm13 = (ymm1 * ymm13) + ymm12
-	QUAD $0x000000b824946948; LONG $0x000000dc // imulq $0xdc, 0xb8(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0x13 // prefetcht0 (%r11,%rdx)
-	QUAD $0x000080138c180f41; BYTE $0x00 // prefetcht0 0x80(%r11,%rdx)
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	QUAD $0x06c011a4137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r9,%rdx), %ymm12
+	QUAD $0x000000b8248c6948; LONG $0x000000dc // imulq $0xdc, 0xb8(%rsp), %rcx
+	QUAD $0x0020000994180f41; BYTE $0x00 // prefetcht1 0x2000(%r9,%rcx)
+	QUAD $0x001000098c180f41; BYTE $0x00 // prefetcht0 0x1000(%r9,%rcx)
+	QUAD $0x0020800994180f41; BYTE $0x00 // prefetcht1 0x2080(%r9,%rcx)
+	QUAD $0x001080098c180f41; BYTE $0x00 // prefetcht0 0x1080(%r9,%rcx)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	QUAD $0x06c008a4137d62c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rax,%rcx), %ymm12
 	LONG $0x3d7c8b43; BYTE $0xfc // movl -0x4(%r13,%r15), %edi
-	LONG $0x3d548b43; BYTE $0x00 // movl (%r13,%r15), %edx
+	LONG $0x3d4c8b43; BYTE $0x00 // movl (%r13,%r15), %ecx
 	LONG $0x00878d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r8d
-	LONG $0x007fc781; WORD $0xb4c0 // addl $0xb4c0007f, %edi # imm = 0xB4C0007F
+	LONG $0x001fc781; WORD $0xb4c0 // addl $0xb4c0001f, %edi # imm = 0xB4C0001F
 	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
 	LONG $0xf8490f41 // cmovnsl %r8d, %edi
-	WORD $0xffc1; BYTE $0x07 // sarl $0x7, %edi
-	LONG $0x00bd3c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdi,4), %edi
+	WORD $0xffc1; BYTE $0x05 // sarl $0x5, %edi
+	LONG $0x0000c781; WORD $0x4b40 // addl $0x4b400000, %edi # imm = 0x4B400000
 	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
 	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x000200068c6ffec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm1
-	QUAD $0x00024006946ffec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm2
-	QUAD $0x000280068c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm9
-	QUAD $0x0002c006946f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm10
+	QUAD $0x0200168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r10), %ymm1
+	QUAD $0x024016946f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r10), %ymm2
+	QUAD $0x0280168c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r10), %ymm9
+	QUAD $0x02c016946f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r10), %ymm10
 	LONG $0xd172f5c5; BYTE $0x06 // vpsrld $0x6, %ymm1, %ymm1
 	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
-	LONG $0x346f7ec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm14
+	LONG $0x6f7e21c4; WORD $0x3634 // vmovdqu (%rsi,%r14), %ymm14
 	LONG $0x7205c1c4; WORD $0x01d6 // vpsrld $0x1, %ymm14, %ymm15
 	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
 	LONG $0xc9eb85c5 // vpor %ymm1, %ymm15, %ymm1
@@ -1969,7 +1968,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
 	LONG $0x7275c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm1
 	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
-	LONG $0x6f7ea1c4; WORD $0x1614 // vmovdqu (%rsi,%r10), %ymm2
+	LONG $0x6f7ea1c4; WORD $0x2614 // vmovdqu (%rsi,%r12), %ymm2
 	LONG $0xd272b5c5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm9
 	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
 	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
@@ -1978,7 +1977,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0x7235c1c4; WORD $0x06d2 // vpsrld $0x6, %ymm10, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
-	QUAD $0x00381515002562c4; BYTE $0x00 // vpshufb 0x3815(%rip), %ymm11, %ymm10 # 0x5da0 <k_tile_mxfp4+0x470>
+	QUAD $0x0039f015002562c4; BYTE $0x00 // vpshufb 0x39f0(%rip), %ymm11, %ymm10 # 0x6080 <k_tile_mxfp4+0x4b0>
 	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
@@ -1992,19 +1991,19 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
 	LONG $0xf7592cc5 // vmulps %ymm7, %ymm10, %ymm14
 	LONG $0xb82d62c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm10, %ymm14 # ymm14 = (ymm10 * ymm0) + ymm14
-	LONG $0x00008a8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %ecx
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	WORD $0x490f; BYTE $0xd1 // cmovnsl %ecx, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x00950c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %ecx
+	LONG $0x0000818d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %eax
+	LONG $0x001fc181; WORD $0xb4c0 // addl $0xb4c0001f, %ecx # imm = 0xB4C0001F
+	WORD $0xc085 // testl %eax, %eax
+	WORD $0x490f; BYTE $0xc8 // cmovnsl %eax, %ecx
+	WORD $0xf9c1; BYTE $0x05 // sarl $0x5, %ecx
+	LONG $0x0000c181; WORD $0x4b40 // addl $0x4b400000, %ecx # imm = 0x4B400000
 	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
-	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
 	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x000300068c6ffec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rax), %ymm1
+	QUAD $0x0300168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r10), %ymm1
 	LONG $0xd172f5c5; BYTE $0x06 // vpsrld $0x6, %ymm1, %ymm1
 	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
-	LONG $0x6f7ea1c4; WORD $0x3614 // vmovdqu (%rsi,%r14), %ymm2
+	LONG $0x146ffec5; BYTE $0x1e // vmovdqu (%rsi,%rbx), %ymm2
 	LONG $0xd272b5c5; BYTE $0x01 // vpsrld $0x1, %ymm2, %ymm9
 	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
 	LONG $0xc9ebb5c5 // vpor %ymm1, %ymm9, %ymm1
@@ -2012,7 +2011,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0475c2c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x000340068c6ffec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rax), %ymm1
+	QUAD $0x0340168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r10), %ymm1
 	LONG $0xd172f5c5; BYTE $0x06 // vpsrld $0x6, %ymm1, %ymm1
 	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
 	LONG $0xd272edc5; BYTE $0x05 // vpsrld $0x5, %ymm2, %ymm2
@@ -2021,11 +2020,10 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d82c4; WORD $0x3d54; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r15), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x00038006946ffec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rax), %ymm2
+	QUAD $0x038016946f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r10), %ymm2
 	LONG $0xd272edc5; BYTE $0x06 // vpsrld $0x6, %ymm2, %ymm2
 	LONG $0xd3dbedc5 // vpand %ymm3, %ymm2, %ymm2
-	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
-	LONG $0x0c6f7ec5; BYTE $0x16 // vmovdqu (%rsi,%rdx), %ymm9
+	LONG $0x6f7e21c4; WORD $0x1e0c // vmovdqu (%rsi,%r11), %ymm9
 	LONG $0x722dc1c4; WORD $0x01d1 // vpsrld $0x1, %ymm9, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
@@ -2034,7 +2032,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
 	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x0003c0068c6ffec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rax), %ymm1
+	QUAD $0x03c0168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r10), %ymm1
 	LONG $0xd172f5c5; BYTE $0x06 // vpsrld $0x6, %ymm1, %ymm1
 	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
 	LONG $0x726dc1c4; WORD $0x05d1 // vpsrld $0x5, %ymm9, %ymm2
@@ -2054,46 +2052,47 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187d02c4; WORD $0x3d64; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r15), %ymm12
 	LONG $0xa87542c4; BYTE $0xe5 // vfmadd213ps %ymm13, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm12) + ymm13
 	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
-	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
-	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	LONG $0x2c2444f6; BYTE $0x01 // testb $0x1, 0x2c(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf5a3850f; WORD $0xffff // jne 0x1cc0 <k_tile_q3_k+0x240>
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0xf544850f; WORD $0xffff // jne 0x1d60 <k_tile_q3_k+0x240>
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
 	LONG $0x24117cc5; BYTE $0x02 // vmovups %ymm12, (%rdx,%rax)
-	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
-	LONG $0x182444f6; BYTE $0x01 // testb $0x1, 0x18(%rsp)
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	LONG $0x282444f6; BYTE $0x01 // testb $0x1, 0x28(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf48f850f; WORD $0xffff // jne 0x1bd0 <k_tile_q3_k+0x150>
-	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0xf43f850f; WORD $0xffff // jne 0x1c80 <k_tile_q3_k+0x160>
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0xe0c18149; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %r9 # imm = 0x6E0
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x24743b48; BYTE $0x50 // cmpq 0x50(%rsp), %rsi
-	LONG $0xf446850f; WORD $0xffff // jne 0x1bb0 <k_tile_q3_k+0x130>
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	QUAD $0x0006e01024448148; BYTE $0x00 // addq $0x6e0, 0x10(%rsp) # imm = 0x6E0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x24440348; BYTE $0x58 // addq 0x58(%rsp), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x24743b48; BYTE $0x60 // cmpq 0x60(%rsp), %rsi
+	LONG $0xf404850f; WORD $0xffff // jne 0x1c70 <k_tile_q3_k+0x150>
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0xf3fb850f; WORD $0xffff // jne 0x1b80 <k_tile_q3_k+0x100>
-	LONG $0x0000aae9; BYTE $0x00 // jmp 0x2834 <k_tile_q3_k+0xdb4>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0xf3a9850f; WORD $0xffff // jne 0x1c30 <k_tile_q3_k+0x110>
+	LONG $0x0000b8e9; BYTE $0x00 // jmp 0x2944 <k_tile_q3_k+0xe24>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a1850f; WORD $0x0000 // jne 0x2834 <k_tile_q3_k+0xdb4>
+	LONG $0x00af850f; WORD $0x0000 // jne 0x2944 <k_tile_q3_k+0xe24>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x27a2 <k_tile_q3_k+0xd22>
+	WORD $0x0473 // jae 0x28a4 <k_tile_q3_k+0xd84>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x5eeb // jmp 0x2800 <k_tile_q3_k+0xd80>
+	WORD $0x6ceb // jmp 0x2910 <k_tile_q3_k+0xdf0>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -2105,22 +2104,22 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x27c0 <k_tile_q3_k+0xd40>
+	WORD $0xc075 // jne 0x28d0 <k_tile_q3_k+0xdb0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x2834 <k_tile_q3_k+0xdb4>
+	WORD $0x2f74 // je 0x2944 <k_tile_q3_k+0xe24>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x9066 // nop
 	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x2820 <k_tile_q3_k+0xda0>
+	WORD $0xec75 // jne 0x2930 <k_tile_q3_k+0xe10>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2135,7 +2134,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q4_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x09358e0f; WORD $0x0000 // jle 0x3192 <k_tile_q4_k+0x942>
+	LONG $0x09c58e0f; WORD $0x0000 // jle 0x3332 <k_tile_q4_k+0x9d2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -2146,15 +2145,15 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0e48348 // andq $-0x20, %rsp
 	LONG $0x60ec8148; WORD $0x0001; BYTE $0x00 // subq $0x160, %rsp # imm = 0x160
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x08448e0f; WORD $0x0000 // jle 0x30d6 <k_tile_q4_k+0x886>
+	LONG $0x08d48e0f; WORD $0x0000 // jle 0x3277 <k_tile_q4_k+0x917>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
 	LONG $0x28578b4c // movq 0x28(%rdi), %r10
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x08e3c149 // shlq $0x8, %r11
@@ -2163,48 +2162,50 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07e2c149 // shlq $0x7, %r10
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0035c805187de2c4; BYTE $0x00 // vbroadcastss 0x35c8(%rip), %ymm0 # 0x5e8c <k_tile_mxfp4+0x55c>
+	QUAD $0x0037b705187de2c4; BYTE $0x00 // vbroadcastss 0x37b7(%rip), %ymm0 # 0x618c <k_tile_mxfp4+0x5bc>
 	QUAD $0x000120248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x120(%rsp)
-	QUAD $0x0035c205187de2c4; BYTE $0x00 // vbroadcastss 0x35c2(%rip), %ymm0 # 0x5e98 <k_tile_mxfp4+0x568>
+	QUAD $0x0037b105187de2c4; BYTE $0x00 // vbroadcastss 0x37b1(%rip), %ymm0 # 0x6198 <k_tile_mxfp4+0x5c8>
 	QUAD $0x000100248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x100(%rsp)
-	QUAD $0x0035b805187de2c4; BYTE $0x00 // vbroadcastss 0x35b8(%rip), %ymm0 # 0x5ea0 <k_tile_mxfp4+0x570>
+	QUAD $0x0037af05187de2c4; BYTE $0x00 // vbroadcastss 0x37af(%rip), %ymm0 # 0x61a8 <k_tile_mxfp4+0x5d8>
 	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
-	QUAD $0x0035cc25787de2c4; BYTE $0x00 // vpbroadcastb 0x35cc(%rip), %ymm4 # 0x5ec6 <k_tile_mxfp4+0x596>
-	QUAD $0x0035c52d797de2c4; BYTE $0x00 // vpbroadcastw 0x35c5(%rip), %ymm5 # 0x5ec8 <k_tile_mxfp4+0x598>
-	QUAD $0x00359c35587de2c4; BYTE $0x00 // vpbroadcastd 0x359c(%rip), %ymm6 # 0x5ea8 <k_tile_mxfp4+0x578>
-	QUAD $0x00356b3d187de2c4; BYTE $0x00 // vbroadcastss 0x356b(%rip), %ymm7 # 0x5e80 <k_tile_mxfp4+0x550>
-	QUAD $0x00357605187d62c4; BYTE $0x00 // vbroadcastss 0x3576(%rip), %ymm8 # 0x5e94 <k_tile_mxfp4+0x564>
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	QUAD $0x0000346b156f7dc5 // vmovdqa 0x346b(%rip), %ymm10 # 0x5da0 <k_tile_mxfp4+0x470>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x240c0348 // addq (%rsp), %rcx
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d75 // jne 0x295f <k_tile_q4_k+0x10f>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
-	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x00808d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x0037c325787de2c4; BYTE $0x00 // vpbroadcastb 0x37c3(%rip), %ymm4 # 0x61ce <k_tile_mxfp4+0x5fe>
+	QUAD $0x0037bc2d797de2c4; BYTE $0x00 // vpbroadcastw 0x37bc(%rip), %ymm5 # 0x61d0 <k_tile_mxfp4+0x600>
+	QUAD $0x00379335587de2c4; BYTE $0x00 // vpbroadcastd 0x3793(%rip), %ymm6 # 0x61b0 <k_tile_mxfp4+0x5e0>
+	QUAD $0x00375a3d187de2c4; BYTE $0x00 // vbroadcastss 0x375a(%rip), %ymm7 # 0x6180 <k_tile_mxfp4+0x5b0>
+	QUAD $0x00376505187d62c4; BYTE $0x00 // vbroadcastss 0x3765(%rip), %ymm8 # 0x6194 <k_tile_mxfp4+0x5c4>
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	QUAD $0x0000363a156f7dc5 // vmovdqa 0x363a(%rip), %ymm10 # 0x6080 <k_tile_mxfp4+0x4b0>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x0c244489 // movl %eax, 0xc(%rsp)
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	LONG $0x05e5c149 // shlq $0x5, %r13
-	LONG $0x107c21c4; WORD $0x291c // vmovups (%rcx,%r13), %ymm11
-	LONG $0x28348d4b // leaq (%r8,%r13), %rsi
-	QUAD $0x080028a46f7e01c4; WORD $0x0000 // vmovdqu 0x800(%r8,%r13), %ymm12
-	QUAD $0x084028ac6f7e01c4; WORD $0x0000 // vmovdqu 0x840(%r8,%r13), %ymm13
-	QUAD $0x088028b46f7e01c4; WORD $0x0000 // vmovdqu 0x880(%r8,%r13), %ymm14
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24740348; BYTE $0x08 // addq 0x8(%rsp), %rsi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0d75 // jne 0x2a73 <k_tile_q4_k+0x113>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x0611fcc5 // vmovups %ymm0, (%rsi)
+	LONG $0x4611fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rsi)
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x14244489 // movl %eax, 0x14(%rsp)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x1c107cc5; BYTE $0x0e // vmovups (%rsi,%rcx), %ymm11
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	LONG $0x08348d49 // leaq (%r8,%rcx), %rsi
+	QUAD $0x080008a46f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rcx), %ymm12
+	QUAD $0x084008ac6f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r8,%rcx), %ymm13
+	QUAD $0x088008b46f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r8,%rcx), %ymm14
 	QUAD $0x00012024846ffdc5; BYTE $0x00 // vmovdqa 0x120(%rsp), %ymm0
 	LONG $0xf8db1dc5 // vpand %ymm0, %ymm12, %ymm15
 	LONG $0x7c7f7ec5; WORD $0x6024 // vmovdqu %ymm15, 0x60(%rsp)
@@ -2223,54 +2224,56 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
 	LONG $0xeb1d41c4; BYTE $0xe5 // vpor %ymm13, %ymm12, %ymm12
 	QUAD $0x0000c024a47f7ec5; BYTE $0x00 // vmovdqu %ymm12, 0xc0(%rsp)
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x244c0348; BYTE $0x58 // addq 0x58(%rsp), %rcx
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
 	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0xff148d48 // leaq (%rdi,%rdi,8), %rdx
-	LONG $0x07e2c148 // shlq $0x7, %rdx
-	LONG $0x110c180f // prefetcht0 (%rcx,%rdx)
-	QUAD $0x00000080118c180f // prefetcht0 0x80(%rcx,%rdx)
-	QUAD $0x00000100118c180f // prefetcht0 0x100(%rcx,%rdx)
-	LONG $0x0ae7c148 // shlq $0xa, %rdi
-	QUAD $0x0001c03ea4db5dc5; BYTE $0x00 // vpand 0x1c0(%rsi,%rdi), %ymm4, %ymm12
+	QUAD $0x00000000ed048d4a // leaq (,%r13,8), %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	QUAD $0x000020000294180f // prefetcht1 0x2000(%rdx,%rax)
+	QUAD $0x00001000028c180f // prefetcht0 0x1000(%rdx,%rax)
+	QUAD $0x000020800294180f // prefetcht1 0x2080(%rdx,%rax)
+	QUAD $0x00001080028c180f // prefetcht0 0x1080(%rdx,%rax)
+	QUAD $0x000021000294180f // prefetcht1 0x2100(%rdx,%rax)
+	QUAD $0x00001100028c180f // prefetcht0 0x1100(%rdx,%rax)
+	LONG $0x0ae5c149 // shlq $0xa, %r13
+	QUAD $0x01c02ea4db5d21c4; WORD $0x0000 // vpand 0x1c0(%rsi,%r13), %ymm4, %ymm12
 	LONG $0x587d42c4; WORD $0x1c69 // vpbroadcastd 0x1c(%r9), %ymm13
 	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
 	LONG $0xe5f51dc5 // vpmaddwd %ymm5, %ymm12, %ymm12
-	QUAD $0x0001803eacdb5dc5; BYTE $0x00 // vpand 0x180(%rsi,%rdi), %ymm4, %ymm13
+	QUAD $0x01802eacdb5d21c4; WORD $0x0000 // vpand 0x180(%rsi,%r13), %ymm4, %ymm13
 	LONG $0x587d42c4; WORD $0x1871 // vpbroadcastd 0x18(%r9), %ymm14
 	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
 	LONG $0xedf515c5 // vpmaddwd %ymm5, %ymm13, %ymm13
-	QUAD $0x0001403eb4db5dc5; BYTE $0x00 // vpand 0x140(%rsi,%rdi), %ymm4, %ymm14
+	QUAD $0x01402eb4db5d21c4; WORD $0x0000 // vpand 0x140(%rsi,%r13), %ymm4, %ymm14
 	LONG $0x587d42c4; WORD $0x1479 // vpbroadcastd 0x14(%r9), %ymm15
 	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
 	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
-	QUAD $0x0001003ebcdb5dc5; BYTE $0x00 // vpand 0x100(%rsi,%rdi), %ymm4, %ymm15
+	QUAD $0x01002ebcdb5d21c4; WORD $0x0000 // vpand 0x100(%rsi,%r13), %ymm4, %ymm15
 	LONG $0x587dc2c4; WORD $0x1041 // vpbroadcastd 0x10(%r9), %ymm0
 	LONG $0x0405e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm15, %ymm0
 	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
 	LONG $0xc0fe8dc5 // vpaddd %ymm0, %ymm14, %ymm0
 	LONG $0xc0fe95c5 // vpaddd %ymm0, %ymm13, %ymm0
-	QUAD $0x0000c03eacdb5dc5; BYTE $0x00 // vpand 0xc0(%rsi,%rdi), %ymm4, %ymm13
+	QUAD $0x00c02eacdb5d21c4; WORD $0x0000 // vpand 0xc0(%rsi,%r13), %ymm4, %ymm13
 	LONG $0x587d42c4; WORD $0x0c71 // vpbroadcastd 0xc(%r9), %ymm14
 	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
 	LONG $0xedf515c5 // vpmaddwd %ymm5, %ymm13, %ymm13
-	QUAD $0x0000803eb4db5dc5; BYTE $0x00 // vpand 0x80(%rsi,%rdi), %ymm4, %ymm14
+	QUAD $0x00802eb4db5d21c4; WORD $0x0000 // vpand 0x80(%rsi,%r13), %ymm4, %ymm14
 	LONG $0x587d42c4; WORD $0x0879 // vpbroadcastd 0x8(%r9), %ymm15
 	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
 	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
 	LONG $0xfe0d41c4; BYTE $0xed // vpaddd %ymm13, %ymm14, %ymm13
-	LONG $0x74db5dc5; WORD $0x403e // vpand 0x40(%rsi,%rdi), %ymm4, %ymm14
+	LONG $0xdb5d21c4; WORD $0x2e74; BYTE $0x40 // vpand 0x40(%rsi,%r13), %ymm4, %ymm14
 	LONG $0x587d42c4; WORD $0x0479 // vpbroadcastd 0x4(%r9), %ymm15
 	LONG $0x040d42c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm14, %ymm14
 	LONG $0xf5f50dc5 // vpmaddwd %ymm5, %ymm14, %ymm14
-	LONG $0x3cdb5dc5; BYTE $0x3e // vpand (%rsi,%rdi), %ymm4, %ymm15
+	LONG $0xdb5d21c4; WORD $0x2e3c // vpand (%rsi,%r13), %ymm4, %ymm15
 	LONG $0x587dc2c4; BYTE $0x09 // vpbroadcastd (%r9), %ymm1
 	LONG $0x0405e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm15, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
@@ -2293,30 +2296,33 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc959a4c5 // vmulps %ymm1, %ymm11, %ymm1
 	LONG $0x187d42c4; WORD $0x3059 // vbroadcastss 0x30(%r9), %ymm11
 	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
-	QUAD $0x00000120118c180f // prefetcht0 0x120(%rcx,%rdx)
-	QUAD $0x000001a0118c180f // prefetcht0 0x1a0(%rcx,%rdx)
-	QUAD $0x00000220118c180f // prefetcht0 0x220(%rcx,%rdx)
+	QUAD $0x000021200294180f // prefetcht1 0x2120(%rdx,%rax)
+	QUAD $0x00001120028c180f // prefetcht0 0x1120(%rdx,%rax)
+	QUAD $0x000021a00294180f // prefetcht1 0x21a0(%rdx,%rax)
+	QUAD $0x000011a0028c180f // prefetcht0 0x11a0(%rdx,%rax)
+	QUAD $0x000022200294180f // prefetcht1 0x2220(%rdx,%rax)
+	QUAD $0x00001220028c180f // prefetcht0 0x1220(%rdx,%rax)
 	LONG $0x6f7e21c4; WORD $0x246c; BYTE $0x60 // vmovdqu 0x60(%rsp,%r12), %ymm13
 	QUAD $0x00a024a46f7e21c4; WORD $0x0000 // vmovdqu 0xa0(%rsp,%r12), %ymm12
-	QUAD $0x0001c03e846ffec5; BYTE $0x00 // vmovdqu 0x1c0(%rsi,%rdi), %ymm0
+	QUAD $0x01c02e846f7ea1c4; WORD $0x0000 // vmovdqu 0x1c0(%rsi,%r13), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%rbx), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
 	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
-	QUAD $0x0001803e846ffec5; BYTE $0x00 // vmovdqu 0x180(%rsi,%rdi), %ymm0
+	QUAD $0x01802e846f7ea1c4; WORD $0x0000 // vmovdqu 0x180(%rsi,%r13), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	LONG $0x587dc2c4; WORD $0x194c; BYTE $0x18 // vpbroadcastd 0x18(%r9,%rbx), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
 	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
-	QUAD $0x0001403e8c6ffec5; BYTE $0x00 // vmovdqu 0x140(%rsi,%rdi), %ymm1
+	QUAD $0x01402e8c6f7ea1c4; WORD $0x0000 // vmovdqu 0x140(%rsi,%r13), %ymm1
 	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0x587d42c4; WORD $0x197c; BYTE $0x14 // vpbroadcastd 0x14(%r9,%rbx), %ymm15
 	LONG $0x0475c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x0001003ebc6f7ec5; BYTE $0x00 // vmovdqu 0x100(%rsi,%rdi), %ymm15
+	QUAD $0x01002ebc6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rsi,%r13), %ymm15
 	LONG $0x7205c1c4; WORD $0x04d7 // vpsrld $0x4, %ymm15, %ymm15
 	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
 	LONG $0x587dc2c4; WORD $0x1954; BYTE $0x10 // vpbroadcastd 0x10(%r9,%rbx), %ymm2
@@ -2324,10 +2330,10 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
 	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	LONG $0x0c6ffec5; BYTE $0x3e // vmovdqu (%rsi,%rdi), %ymm1
-	LONG $0x546ffec5; WORD $0x403e // vmovdqu 0x40(%rsi,%rdi), %ymm2
-	QUAD $0x0000803ebc6f7ec5; BYTE $0x00 // vmovdqu 0x80(%rsi,%rdi), %ymm15
-	QUAD $0x0000c03e9c6ffec5; BYTE $0x00 // vmovdqu 0xc0(%rsi,%rdi), %ymm3
+	LONG $0x6f7ea1c4; WORD $0x2e0c // vmovdqu (%rsi,%r13), %ymm1
+	LONG $0x6f7ea1c4; WORD $0x2e54; BYTE $0x40 // vmovdqu 0x40(%rsi,%r13), %ymm2
+	QUAD $0x00802ebc6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rsi,%r13), %ymm15
+	QUAD $0x00c02e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rsi,%r13), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xdcdbe5c5 // vpand %ymm4, %ymm3, %ymm3
 	LONG $0x587d42c4; WORD $0x194c; BYTE $0x0c // vpbroadcastd 0xc(%r9,%rbx), %ymm9
@@ -2355,7 +2361,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcefe8dc5 // vpaddd %ymm6, %ymm14, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	QUAD $0x08c0388c137d82c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%r15), %ymm1
-	QUAD $0x000030f51d6ffdc5 // vmovdqa 0x30f5(%rip), %ymm3 # 0x5e00 <k_tile_mxfp4+0x4d0>
+	QUAD $0x0000327a1d6ffdc5 // vmovdqa 0x327a(%rip), %ymm3 # 0x60e0 <k_tile_mxfp4+0x510>
 	LONG $0x0015e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm13, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
@@ -2369,43 +2375,46 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
 	LONG $0x187d42c4; WORD $0x195c; BYTE $0x30 // vbroadcastss 0x30(%r9,%rbx), %ymm11
 	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
-	QUAD $0x00000240118c180f // prefetcht0 0x240(%rcx,%rdx)
-	QUAD $0x000002c0118c180f // prefetcht0 0x2c0(%rcx,%rdx)
-	QUAD $0x00000340118c180f // prefetcht0 0x340(%rcx,%rdx)
+	QUAD $0x000022400294180f // prefetcht1 0x2240(%rdx,%rax)
+	QUAD $0x00001240028c180f // prefetcht0 0x1240(%rdx,%rax)
+	QUAD $0x000022c00294180f // prefetcht1 0x22c0(%rdx,%rax)
+	QUAD $0x000012c0028c180f // prefetcht0 0x12c0(%rdx,%rax)
+	QUAD $0x000023400294180f // prefetcht1 0x2340(%rdx,%rax)
+	QUAD $0x00001340028c180f // prefetcht0 0x1340(%rdx,%rax)
 	LONG $0x6f7e21c4; WORD $0x246c; BYTE $0x60 // vmovdqu 0x60(%rsp,%r12), %ymm13
 	QUAD $0x00a024a46f7e21c4; WORD $0x0000 // vmovdqu 0xa0(%rsp,%r12), %ymm12
-	QUAD $0x0003c03e84dbddc5; BYTE $0x00 // vpand 0x3c0(%rsi,%rdi), %ymm4, %ymm0
+	QUAD $0x03c02e84db5da1c4; WORD $0x0000 // vpand 0x3c0(%rsi,%r13), %ymm4, %ymm0
 	LONG $0x587d82c4; WORD $0x114c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%r10), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
 	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
-	QUAD $0x0003803e84dbddc5; BYTE $0x00 // vpand 0x380(%rsi,%rdi), %ymm4, %ymm0
+	QUAD $0x03802e84db5da1c4; WORD $0x0000 // vpand 0x380(%rsi,%r13), %ymm4, %ymm0
 	LONG $0x587d82c4; WORD $0x114c; BYTE $0x18 // vpbroadcastd 0x18(%r9,%r10), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
 	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
-	QUAD $0x0003403e8cdbddc5; BYTE $0x00 // vpand 0x340(%rsi,%rdi), %ymm4, %ymm1
+	QUAD $0x03402e8cdb5da1c4; WORD $0x0000 // vpand 0x340(%rsi,%r13), %ymm4, %ymm1
 	LONG $0x587d82c4; WORD $0x1154; BYTE $0x14 // vpbroadcastd 0x14(%r9,%r10), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x0003003e94dbddc5; BYTE $0x00 // vpand 0x300(%rsi,%rdi), %ymm4, %ymm2
+	QUAD $0x03002e94db5da1c4; WORD $0x0000 // vpand 0x300(%rsi,%r13), %ymm4, %ymm2
 	LONG $0x587d82c4; WORD $0x115c; BYTE $0x10 // vpbroadcastd 0x10(%r9,%r10), %ymm3
 	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
 	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x0002c03e8cdbddc5; BYTE $0x00 // vpand 0x2c0(%rsi,%rdi), %ymm4, %ymm1
+	QUAD $0x02c02e8cdb5da1c4; WORD $0x0000 // vpand 0x2c0(%rsi,%r13), %ymm4, %ymm1
 	LONG $0x587d82c4; WORD $0x1154; BYTE $0x0c // vpbroadcastd 0xc(%r9,%r10), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x0002803e94dbddc5; BYTE $0x00 // vpand 0x280(%rsi,%rdi), %ymm4, %ymm2
+	QUAD $0x02802e94db5da1c4; WORD $0x0000 // vpand 0x280(%rsi,%r13), %ymm4, %ymm2
 	LONG $0x587d82c4; WORD $0x115c; BYTE $0x08 // vpbroadcastd 0x8(%r9,%r10), %ymm3
 	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
 	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
-	QUAD $0x0002403e94dbddc5; BYTE $0x00 // vpand 0x240(%rsi,%rdi), %ymm4, %ymm2
+	QUAD $0x02402e94db5da1c4; WORD $0x0000 // vpand 0x240(%rsi,%r13), %ymm4, %ymm2
 	LONG $0x587d82c4; WORD $0x115c; BYTE $0x04 // vpbroadcastd 0x4(%r9,%r10), %ymm3
 	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
-	QUAD $0x0002003e9cdbddc5; BYTE $0x00 // vpand 0x200(%rsi,%rdi), %ymm4, %ymm3
+	QUAD $0x02002e9cdb5da1c4; WORD $0x0000 // vpand 0x200(%rsi,%r13), %ymm4, %ymm3
 	LONG $0x587d02c4; WORD $0x110c // vpbroadcastd (%r9,%r10), %ymm9
 	LONG $0x0465c2c4; BYTE $0xd9 // vpmaddubsw %ymm9, %ymm3, %ymm3
 	LONG $0xddf5e5c5 // vpmaddwd %ymm5, %ymm3, %ymm3
@@ -2428,30 +2437,33 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
 	LONG $0x187d02c4; WORD $0x115c; BYTE $0x30 // vbroadcastss 0x30(%r9,%r10), %ymm11
 	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
-	QUAD $0x00000360118c180f // prefetcht0 0x360(%rcx,%rdx)
-	QUAD $0x000003e0118c180f // prefetcht0 0x3e0(%rcx,%rdx)
-	QUAD $0x00000460118c180f // prefetcht0 0x460(%rcx,%rdx)
+	QUAD $0x000023600294180f // prefetcht1 0x2360(%rdx,%rax)
+	QUAD $0x00001360028c180f // prefetcht0 0x1360(%rdx,%rax)
+	QUAD $0x000023e00294180f // prefetcht1 0x23e0(%rdx,%rax)
+	QUAD $0x000013e0028c180f // prefetcht0 0x13e0(%rdx,%rax)
+	QUAD $0x000024600294180f // prefetcht1 0x2460(%rdx,%rax)
+	QUAD $0x00001460028c180f // prefetcht0 0x1460(%rdx,%rax)
 	LONG $0x6f7e21c4; WORD $0x246c; BYTE $0x60 // vmovdqu 0x60(%rsp,%r12), %ymm13
 	QUAD $0x00a024a46f7e21c4; WORD $0x0000 // vmovdqu 0xa0(%rsp,%r12), %ymm12
-	QUAD $0x0003c03e846ffec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rdi), %ymm0
+	QUAD $0x03c02e846f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r13), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	LONG $0x587d82c4; WORD $0x314c; BYTE $0x1c // vpbroadcastd 0x1c(%r9,%r14), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
 	LONG $0xf5f57dc5 // vpmaddwd %ymm5, %ymm0, %ymm14
-	QUAD $0x0003803e846ffec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rdi), %ymm0
+	QUAD $0x03802e846f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r13), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	LONG $0x587d82c4; WORD $0x314c; BYTE $0x18 // vpbroadcastd 0x18(%r9,%r14), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
 	LONG $0xc5f5fdc5 // vpmaddwd %ymm5, %ymm0, %ymm0
-	QUAD $0x0003403e8c6ffec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rdi), %ymm1
+	QUAD $0x03402e8c6f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r13), %ymm1
 	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0x587d82c4; WORD $0x3154; BYTE $0x14 // vpbroadcastd 0x14(%r9,%r14), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcdf5f5c5 // vpmaddwd %ymm5, %ymm1, %ymm1
-	QUAD $0x0003003e946ffec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rdi), %ymm2
+	QUAD $0x03002e946f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r13), %ymm2
 	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0x587d82c4; WORD $0x315c; BYTE $0x10 // vpbroadcastd 0x10(%r9,%r14), %ymm3
@@ -2459,10 +2471,10 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd5f5edc5 // vpmaddwd %ymm5, %ymm2, %ymm2
 	LONG $0xc9feedc5 // vpaddd %ymm1, %ymm2, %ymm1
 	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
-	QUAD $0x0002003e8c6ffec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rdi), %ymm1
-	QUAD $0x0002403e946ffec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rdi), %ymm2
-	QUAD $0x0002803e9c6ffec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rdi), %ymm3
-	QUAD $0x0002c03e8c6f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rdi), %ymm9
+	QUAD $0x02002e8c6f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r13), %ymm1
+	QUAD $0x02402e946f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r13), %ymm2
+	QUAD $0x02802e9c6f7ea1c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r13), %ymm3
+	QUAD $0x02c02e8c6f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
 	LONG $0x587d02c4; WORD $0x317c; BYTE $0x0c // vpbroadcastd 0xc(%r9,%r14), %ymm15
@@ -2504,46 +2516,47 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187d02c4; WORD $0x315c; BYTE $0x30 // vbroadcastss 0x30(%r9,%r14), %ymm11
 	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
 	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
-	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xf954850f; WORD $0xffff // jne 0x2b60 <k_tile_q4_k+0x200>
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x1c117cc5; BYTE $0x0e // vmovups %ymm11, (%rsi,%rcx)
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf9e2850f; WORD $0xffff // jne 0x2a50 <k_tile_q4_k+0x200>
+	LONG $0xf875850f; WORD $0xffff // jne 0x2aa0 <k_tile_q4_k+0x140>
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x117c21c4; WORD $0x291c // vmovups %ymm11, (%rcx,%r13)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	LONG $0x0c2444f6; BYTE $0x01 // testb $0x1, 0xc(%rsp)
-	LONG $0xf906850f; WORD $0xffff // jne 0x2990 <k_tile_q4_k+0x140>
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x00c08149; WORD $0x0009; BYTE $0x00 // addq $0x900, %r8 # imm = 0x900
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0x09e0c148 // shlq $0x9, %rax
-	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
-	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0xf8ba850f; WORD $0xffff // jne 0x2970 <k_tile_q4_k+0x120>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x24440148; BYTE $0x18 // addq %rax, 0x18(%rsp)
+	LONG $0x244c3b48; BYTE $0x48 // cmpq 0x48(%rsp), %rcx
+	LONG $0xf839850f; WORD $0xffff // jne 0x2a90 <k_tile_q4_k+0x130>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0xf86f850f; WORD $0xffff // jne 0x2940 <k_tile_q4_k+0xf0>
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x3184 <k_tile_q4_k+0x934>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0xf7de850f; WORD $0xffff // jne 0x2a50 <k_tile_q4_k+0xf0>
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0x3324 <k_tile_q4_k+0x9c4>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a5850f; WORD $0x0000 // jne 0x3184 <k_tile_q4_k+0x934>
+	LONG $0x00a4850f; WORD $0x0000 // jne 0x3324 <k_tile_q4_k+0x9c4>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x30ee <k_tile_q4_k+0x89e>
+	WORD $0x0473 // jae 0x328f <k_tile_q4_k+0x92f>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x62eb // jmp 0x3150 <k_tile_q4_k+0x900>
+	WORD $0x61eb // jmp 0x32f0 <k_tile_q4_k+0x990>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x9066 // nop
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -2555,22 +2568,22 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x3110 <k_tile_q4_k+0x8c0>
+	WORD $0xc075 // jne 0x32b0 <k_tile_q4_k+0x950>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x3184 <k_tile_q4_k+0x934>
+	WORD $0x2f74 // je 0x3324 <k_tile_q4_k+0x9c4>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x9066 // nop
 	LONG $0x4411fcc5; WORD $0xe011 // vmovups %ymm0, -0x20(%rcx,%rdx)
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x3170 <k_tile_q4_k+0x920>
+	WORD $0xec75 // jne 0x3310 <k_tile_q4_k+0x9b0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2585,7 +2598,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q5_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0be58e0f; WORD $0x0000 // jle 0x3d92 <k_tile_q5_k+0xbf2>
+	LONG $0x0c558e0f; WORD $0x0000 // jle 0x3fa2 <k_tile_q5_k+0xc62>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -2596,66 +2609,66 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0e48348 // andq $-0x20, %rsp
 	LONG $0x80ec8148; WORD $0x0001; BYTE $0x00 // subq $0x180, %rsp # imm = 0x180
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0af68e0f; WORD $0x0000 // jle 0x3cd9 <k_tile_q5_k+0xb39>
+	LONG $0x0b5b8e0f; WORD $0x0000 // jle 0x3ede <k_tile_q5_k+0xb9e>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	LONG $0x09e1c148 // shlq $0x9, %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x002c7d05187de2c4; BYTE $0x00 // vbroadcastss 0x2c7d(%rip), %ymm0 # 0x5e8c <k_tile_mxfp4+0x55c>
+	QUAD $0x002ddd05187de2c4; BYTE $0x00 // vbroadcastss 0x2ddd(%rip), %ymm0 # 0x618c <k_tile_mxfp4+0x5bc>
 	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
-	QUAD $0x002c7705187de2c4; BYTE $0x00 // vbroadcastss 0x2c77(%rip), %ymm0 # 0x5e98 <k_tile_mxfp4+0x568>
+	QUAD $0x002dd705187de2c4; BYTE $0x00 // vbroadcastss 0x2dd7(%rip), %ymm0 # 0x6198 <k_tile_mxfp4+0x5c8>
 	QUAD $0x0000a0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xa0(%rsp)
-	QUAD $0x002c6d05187de2c4; BYTE $0x00 // vbroadcastss 0x2c6d(%rip), %ymm0 # 0x5ea0 <k_tile_mxfp4+0x570>
+	QUAD $0x002dd505187de2c4; BYTE $0x00 // vbroadcastss 0x2dd5(%rip), %ymm0 # 0x61a8 <k_tile_mxfp4+0x5d8>
 	QUAD $0x000080248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x80(%rsp)
-	QUAD $0x002c8525787de2c4; BYTE $0x00 // vpbroadcastb 0x2c85(%rip), %ymm4 # 0x5eca <k_tile_mxfp4+0x59a>
-	QUAD $0x002c7d2d787de2c4; BYTE $0x00 // vpbroadcastb 0x2c7d(%rip), %ymm5 # 0x5ecb <k_tile_mxfp4+0x59b>
-	QUAD $0x002c7535797de2c4; BYTE $0x00 // vpbroadcastw 0x2c75(%rip), %ymm6 # 0x5ecc <k_tile_mxfp4+0x59c>
-	QUAD $0x002c483d587de2c4; BYTE $0x00 // vpbroadcastd 0x2c48(%rip), %ymm7 # 0x5ea8 <k_tile_mxfp4+0x578>
-	QUAD $0x002c1705187d62c4; BYTE $0x00 // vbroadcastss 0x2c17(%rip), %ymm8 # 0x5e80 <k_tile_mxfp4+0x550>
-	QUAD $0x002c220d187d62c4; BYTE $0x00 // vbroadcastss 0x2c22(%rip), %ymm9 # 0x5e94 <k_tile_mxfp4+0x564>
-	LONG $0x3f148d4c // leaq (%rdi,%rdi), %r10
-	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x2454894c; BYTE $0x78 // movq %r10, 0x78(%rsp)
+	QUAD $0x002ded25787de2c4; BYTE $0x00 // vpbroadcastb 0x2ded(%rip), %ymm4 # 0x61d2 <k_tile_mxfp4+0x602>
+	QUAD $0x002de52d787de2c4; BYTE $0x00 // vpbroadcastb 0x2de5(%rip), %ymm5 # 0x61d3 <k_tile_mxfp4+0x603>
+	QUAD $0x002ddd35797de2c4; BYTE $0x00 // vpbroadcastw 0x2ddd(%rip), %ymm6 # 0x61d4 <k_tile_mxfp4+0x604>
+	QUAD $0x002db03d587de2c4; BYTE $0x00 // vpbroadcastd 0x2db0(%rip), %ymm7 # 0x61b0 <k_tile_mxfp4+0x5e0>
+	QUAD $0x002d7705187d62c4; BYTE $0x00 // vbroadcastss 0x2d77(%rip), %ymm8 # 0x6180 <k_tile_mxfp4+0x5b0>
+	QUAD $0x002d820d187d62c4; BYTE $0x00 // vbroadcastss 0x2d82(%rip), %ymm9 # 0x6194 <k_tile_mxfp4+0x5c4>
+	LONG $0x3f0c8d4c // leaq (%rdi,%rdi), %r9
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x244c0348; BYTE $0x10 // addq 0x10(%rsp), %rcx
+	LONG $0x244c0348; BYTE $0x18 // addq 0x18(%rsp), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d75 // jne 0x32b0 <k_tile_q5_k+0x110>
+	WORD $0x0d75 // jne 0x3450 <k_tile_q5_k+0x110>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
 	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x00808d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24244489 // movl %eax, 0x24(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x34107cc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm14
-	LONG $0x000c8d49 // leaq (%r8,%rax), %rcx
-	QUAD $0x0a0000a46f7e41c4; WORD $0x0000 // vmovdqu 0xa00(%r8,%rax), %ymm12
-	QUAD $0x0a4000ac6f7e41c4; WORD $0x0000 // vmovdqu 0xa40(%r8,%rax), %ymm13
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	QUAD $0x0a8000bc6f7e41c4; WORD $0x0000 // vmovdqu 0xa80(%r8,%rax), %ymm15
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	WORD $0x01b2 // movb $0x1, %dl
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x2c245489 // movl %edx, 0x2c(%rsp)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	LONG $0x34107cc5; BYTE $0x31 // vmovups (%rcx,%rsi), %ymm14
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x300c8d49 // leaq (%r8,%rsi), %rcx
+	QUAD $0x0a0030a46f7e41c4; WORD $0x0000 // vmovdqu 0xa00(%r8,%rsi), %ymm12
+	QUAD $0x0a4030ac6f7e41c4; WORD $0x0000 // vmovdqu 0xa40(%r8,%rsi), %ymm13
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	QUAD $0x0a8030bc6f7e41c4; WORD $0x0000 // vmovdqu 0xa80(%r8,%rsi), %ymm15
 	QUAD $0x0000c0248c6ffdc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm1
 	LONG $0xc1db9dc5 // vpand %ymm1, %ymm12, %ymm0
 	QUAD $0x0000e024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0xe0(%rsp)
@@ -2674,24 +2687,25 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe3db1dc5 // vpand %ymm3, %ymm12, %ymm12
 	LONG $0xc0eb9dc5 // vpor %ymm0, %ymm12, %ymm0
 	QUAD $0x00014024847ffec5; BYTE $0x00 // vmovdqu %ymm0, 0x140(%rsp)
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	LONG $0x244c034c; BYTE $0x68 // addq 0x68(%rsp), %r9
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x80d5694d; WORD $0x0005; BYTE $0x00 // imulq $0x580, %r13, %r10 # imm = 0x580
-	LONG $0x0c180f43; BYTE $0x11 // prefetcht0 (%r9,%r10)
-	QUAD $0x000080118c180f43; BYTE $0x00 // prefetcht0 0x80(%r9,%r10)
-	QUAD $0x000100118c180f43; BYTE $0x00 // prefetcht0 0x100(%r9,%r10)
-	WORD $0x894d; BYTE $0xef // movq %r13, %r15
-	LONG $0x0ae7c149 // shlq $0xa, %r15
-	LONG $0xdb5da1c4; WORD $0x3904 // vpand (%rcx,%r15), %ymm4, %ymm0
-	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x80f76949; WORD $0x0005; BYTE $0x00 // imulq $0x580, %r15, %rsi # imm = 0x580
+	QUAD $0x000020003094180f // prefetcht1 0x2000(%rax,%rsi)
+	QUAD $0x00001000308c180f // prefetcht0 0x1000(%rax,%rsi)
+	QUAD $0x000020803094180f // prefetcht1 0x2080(%rax,%rsi)
+	QUAD $0x00001080308c180f // prefetcht0 0x1080(%rax,%rsi)
+	QUAD $0x000021003094180f // prefetcht1 0x2100(%rax,%rsi)
+	QUAD $0x00001100308c180f // prefetcht0 0x1100(%rax,%rsi)
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0x0ae2c149 // shlq $0xa, %r10
+	LONG $0xdb5da1c4; WORD $0x1104 // vpand (%rcx,%r10), %ymm4, %ymm0
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	LONG $0x08e6c149 // shlq $0x8, %r14
 	QUAD $0x080031bc6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm15
 	QUAD $0x088031ac6f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rcx,%r14), %ymm13
@@ -2702,18 +2716,18 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587dc2c4; WORD $0x240c // vpbroadcastd (%r12), %ymm1
 	LONG $0x047de2c4; BYTE $0xc1 // vpmaddubsw %ymm1, %ymm0, %ymm0
 	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
-	LONG $0xdb5da1c4; WORD $0x394c; BYTE $0x40 // vpand 0x40(%rcx,%r15), %ymm4, %ymm1
+	LONG $0xdb5da1c4; WORD $0x114c; BYTE $0x40 // vpand 0x40(%rcx,%r10), %ymm4, %ymm1
 	LONG $0xfddb05c5 // vpand %ymm5, %ymm15, %ymm15
 	LONG $0xc9eb85c5 // vpor %ymm1, %ymm15, %ymm1
 	LONG $0x587d42c4; WORD $0x247c; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm15
 	LONG $0x0475c2c4; BYTE $0xcf // vpmaddubsw %ymm15, %ymm1, %ymm1
 	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x0080398cdb5da1c4; WORD $0x0000 // vpand 0x80(%rcx,%r15), %ymm4, %ymm1
-	QUAD $0x00000001ad1c8d4e // leaq 0x1(,%r13,4), %r11
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	QUAD $0x080011bc6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm15
+	QUAD $0x0080118cdb5da1c4; WORD $0x0000 // vpand 0x80(%rcx,%r10), %ymm4, %ymm1
+	QUAD $0x00000001bd2c8d4e // leaq 0x1(,%r15,4), %r13
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	QUAD $0x00080031bc6f7ec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rsi), %ymm15
 	LONG $0x726dc1c4; WORD $0x04f7 // vpslld $0x4, %ymm15, %ymm2
 	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
 	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
@@ -2721,13 +2735,13 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x00c0398cdb5da1c4; WORD $0x0000 // vpand 0xc0(%rcx,%r15), %ymm4, %ymm1
+	QUAD $0x00c0118cdb5da1c4; WORD $0x0000 // vpand 0xc0(%rcx,%r10), %ymm4, %ymm1
 	LONG $0xd5db85c5 // vpand %ymm5, %ymm15, %ymm2
 	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
 	LONG $0x587dc2c4; WORD $0x2454; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x01003994db5da1c4; WORD $0x0000 // vpand 0x100(%rcx,%r15), %ymm4, %ymm2
+	QUAD $0x01001194db5da1c4; WORD $0x0000 // vpand 0x100(%rcx,%r10), %ymm4, %ymm2
 	LONG $0x7205c1c4; WORD $0x04f5 // vpslld $0x4, %ymm13, %ymm15
 	LONG $0xfddb05c5 // vpand %ymm5, %ymm15, %ymm15
 	LONG $0xd2eb85c5 // vpor %ymm2, %ymm15, %ymm2
@@ -2735,7 +2749,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x046dc2c4; BYTE $0xd7 // vpmaddubsw %ymm15, %ymm2, %ymm2
 	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x01403994db5da1c4; WORD $0x0000 // vpand 0x140(%rcx,%r15), %ymm4, %ymm2
+	QUAD $0x01401194db5da1c4; WORD $0x0000 // vpand 0x140(%rcx,%r10), %ymm4, %ymm2
 	LONG $0xeddb15c5 // vpand %ymm5, %ymm13, %ymm13
 	LONG $0xd2eb95c5 // vpor %ymm2, %ymm13, %ymm2
 	LONG $0x587d42c4; WORD $0x246c; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm13
@@ -2743,14 +2757,14 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x0180398cdb5da1c4; WORD $0x0000 // vpand 0x180(%rcx,%r15), %ymm4, %ymm1
+	QUAD $0x0180118cdb5da1c4; WORD $0x0000 // vpand 0x180(%rcx,%r10), %ymm4, %ymm1
 	LONG $0x726dc1c4; WORD $0x04f4 // vpslld $0x4, %ymm12, %ymm2
 	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
 	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
 	LONG $0x587dc2c4; WORD $0x2454; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x01c03994db5da1c4; WORD $0x0000 // vpand 0x1c0(%rcx,%r15), %ymm4, %ymm2
+	QUAD $0x01c01194db5da1c4; WORD $0x0000 // vpand 0x1c0(%rcx,%r10), %ymm4, %ymm2
 	LONG $0xe5db1dc5 // vpand %ymm5, %ymm12, %ymm12
 	LONG $0xd2eb9dc5 // vpor %ymm2, %ymm12, %ymm2
 	LONG $0x587d42c4; WORD $0x2464; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm12
@@ -2760,8 +2774,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcffef5c5 // vpaddd %ymm7, %ymm1, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
-	QUAD $0x0000e004ac107cc5; BYTE $0x00 // vmovups 0xe0(%rsp,%rax), %ymm13
-	QUAD $0x00012004a4107cc5; BYTE $0x00 // vmovups 0x120(%rsp,%rax), %ymm12
+	QUAD $0x00e00cac107c21c4; WORD $0x0000 // vmovups 0xe0(%rsp,%r9), %ymm13
+	QUAD $0x01200ca4107c21c4; WORD $0x0000 // vmovups 0x120(%rsp,%r9), %ymm12
 	LONG $0x5414c1c4; BYTE $0xd0 // vandps %ymm8, %ymm13, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
@@ -2775,14 +2789,17 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
 	LONG $0x187d42c4; WORD $0x2474; BYTE $0x30 // vbroadcastss 0x30(%r12), %ymm14
 	LONG $0xac7562c4; BYTE $0xf0 // vfnmadd213ps %ymm0, %ymm1, %ymm14 # ymm14 = -(ymm1 * ymm14) + ymm0
-	LONG $0x60c36949; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r11, %rax # imm = 0x160
-	LONG $0x0c180f41; BYTE $0x01 // prefetcht0 (%r9,%rax)
-	QUAD $0x000080018c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rax)
-	QUAD $0x000100018c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rax)
-	LONG $0x6f7ea1c4; WORD $0x3904 // vmovdqu (%rcx,%r15), %ymm0
-	LONG $0x6f7ea1c4; WORD $0x394c; BYTE $0x40 // vmovdqu 0x40(%rcx,%r15), %ymm1
-	QUAD $0x008039946f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rcx,%r15), %ymm2
-	QUAD $0x00c0399c6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rcx,%r15), %ymm3
+	LONG $0x60cd694d; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r13, %r9 # imm = 0x160
+	QUAD $0x0020000894180f42; BYTE $0x00 // prefetcht1 0x2000(%rax,%r9)
+	QUAD $0x001000088c180f42; BYTE $0x00 // prefetcht0 0x1000(%rax,%r9)
+	QUAD $0x0020800894180f42; BYTE $0x00 // prefetcht1 0x2080(%rax,%r9)
+	QUAD $0x001080088c180f42; BYTE $0x00 // prefetcht0 0x1080(%rax,%r9)
+	QUAD $0x0021000894180f42; BYTE $0x00 // prefetcht1 0x2100(%rax,%r9)
+	QUAD $0x001100088c180f42; BYTE $0x00 // prefetcht0 0x1100(%rax,%r9)
+	LONG $0x6f7ea1c4; WORD $0x1104 // vmovdqu (%rcx,%r10), %ymm0
+	LONG $0x6f7ea1c4; WORD $0x114c; BYTE $0x40 // vmovdqu 0x40(%rcx,%r10), %ymm1
+	QUAD $0x008011946f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rcx,%r10), %ymm2
+	QUAD $0x00c0119c6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rcx,%r10), %ymm3
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	QUAD $0x080031946f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm10
@@ -2790,7 +2807,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7225c1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm11
 	LONG $0xdddb25c5 // vpand %ymm5, %ymm11, %ymm11
 	LONG $0xc0eba5c5 // vpor %ymm0, %ymm11, %ymm0
-	LONG $0x3c1c8d4d // leaq (%r12,%rdi), %r11
+	LONG $0x3c0c8d4d // leaq (%r12,%rdi), %r9
 	LONG $0x587d42c4; WORD $0x3c1c // vpbroadcastd (%r12,%rdi), %ymm11
 	LONG $0x047dc2c4; BYTE $0xc3 // vpmaddubsw %ymm11, %ymm0, %ymm0
 	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
@@ -2805,7 +2822,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	LONG $0xd272f5c5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
-	QUAD $0x080011946f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm2
+	QUAD $0x00080031946ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rsi), %ymm2
 	LONG $0xf272adc5; BYTE $0x03 // vpslld $0x3, %ymm2, %ymm10
 	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
 	LONG $0xc9ebadc5 // vpor %ymm1, %ymm10, %ymm1
@@ -2821,11 +2838,11 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587dc2c4; WORD $0x3c54; BYTE $0x0c // vpbroadcastd 0xc(%r12,%rdi), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x010039946f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r15), %ymm2
+	QUAD $0x010011946f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r10), %ymm2
 	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
-	QUAD $0x00000002ad048d4a // leaq 0x2(,%r13,4), %rax
-	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	QUAD $0x00000002bd2c8d4e // leaq 0x2(,%r15,4), %r13
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
 	LONG $0x06e3c148 // shlq $0x6, %rbx
 	QUAD $0x000800199c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rbx), %ymm3
 	LONG $0xf372adc5; BYTE $0x03 // vpslld $0x3, %ymm3, %ymm10
@@ -2836,7 +2853,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x0140398c6f7ea1c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r15), %ymm1
+	QUAD $0x0140118c6f7ea1c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r10), %ymm1
 	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0xd372edc5; BYTE $0x01 // vpsrld $0x1, %ymm3, %ymm2
@@ -2845,7 +2862,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587dc2c4; WORD $0x3c54; BYTE $0x14 // vpbroadcastd 0x14(%r12,%rdi), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x018039946f7ea1c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r15), %ymm2
+	QUAD $0x018011946f7ea1c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r10), %ymm2
 	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0x7265c1c4; WORD $0x03f7 // vpslld $0x3, %ymm15, %ymm3
@@ -2855,7 +2872,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
 	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x01c039946f7ea1c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r15), %ymm2
+	QUAD $0x01c011946f7ea1c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r10), %ymm2
 	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0x7265c1c4; WORD $0x01d7 // vpsrld $0x1, %ymm15, %ymm3
@@ -2868,7 +2885,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	LONG $0xc7fefdc5 // vpaddd %ymm7, %ymm0, %ymm0
 	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
-	QUAD $0x0000262f1d6ffdc5 // vmovdqa 0x262f(%rip), %ymm3 # 0x5e00 <k_tile_mxfp4+0x4d0>
+	QUAD $0x000027471d6ffdc5 // vmovdqa 0x2747(%rip), %ymm3 # 0x60e0 <k_tile_mxfp4+0x510>
 	LONG $0x0015e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm13, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
@@ -2882,105 +2899,112 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
 	LONG $0x187d42c4; WORD $0x3c74; BYTE $0x30 // vbroadcastss 0x30(%r12,%rdi), %ymm14
 	LONG $0xac7562c4; BYTE $0xf0 // vfnmadd213ps %ymm0, %ymm1, %ymm14 # ymm14 = -(ymm1 * ymm14) + ymm0
-	LONG $0x60c06948; WORD $0x0001; BYTE $0x00 // imulq $0x160, %rax, %rax # imm = 0x160
-	LONG $0x0c180f41; BYTE $0x01 // prefetcht0 (%r9,%rax)
-	QUAD $0x000080018c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rax)
-	QUAD $0x000100018c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rax)
-	QUAD $0x02003984db5da1c4; WORD $0x0000 // vpand 0x200(%rcx,%r15), %ymm4, %ymm0
+	LONG $0x60e5694d; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r13, %r12 # imm = 0x160
+	QUAD $0x0020002094180f42; BYTE $0x00 // prefetcht1 0x2000(%rax,%r12)
+	QUAD $0x001000208c180f42; BYTE $0x00 // prefetcht0 0x1000(%rax,%r12)
+	QUAD $0x0020802094180f42; BYTE $0x00 // prefetcht1 0x2080(%rax,%r12)
+	QUAD $0x001080208c180f42; BYTE $0x00 // prefetcht0 0x1080(%rax,%r12)
+	QUAD $0x0021002094180f42; BYTE $0x00 // prefetcht1 0x2100(%rax,%r12)
+	QUAD $0x001100208c180f42; BYTE $0x00 // prefetcht0 0x1100(%rax,%r12)
+	QUAD $0x02001184db5da1c4; WORD $0x0000 // vpand 0x200(%rcx,%r10), %ymm4, %ymm0
 	QUAD $0x0800318c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm1
 	LONG $0xf172edc5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm2
 	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
-	LONG $0x3b248d4d // leaq (%r11,%rdi), %r12
-	LONG $0x587da2c4; WORD $0x1f14 // vpbroadcastd (%rdi,%r11), %ymm2
+	LONG $0x39248d4d // leaq (%r9,%rdi), %r12
+	LONG $0x587da2c4; WORD $0x0f14 // vpbroadcastd (%rdi,%r9), %ymm2
 	LONG $0x047de2c4; BYTE $0xc2 // vpmaddubsw %ymm2, %ymm0, %ymm0
 	LONG $0xc6f5fdc5 // vpmaddwd %ymm6, %ymm0, %ymm0
-	QUAD $0x02403994db5da1c4; WORD $0x0000 // vpand 0x240(%rcx,%r15), %ymm4, %ymm2
+	QUAD $0x02401194db5da1c4; WORD $0x0000 // vpand 0x240(%rcx,%r10), %ymm4, %ymm2
 	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
 	LONG $0xcaebf5c5 // vpor %ymm2, %ymm1, %ymm1
-	LONG $0x587da2c4; WORD $0x1f54; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%r11), %ymm2
+	LONG $0x587da2c4; WORD $0x0f54; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%r9), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x0280398cdb5da1c4; WORD $0x0000 // vpand 0x280(%rcx,%r15), %ymm4, %ymm1
-	QUAD $0x080011946f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm2
+	QUAD $0x0280118cdb5da1c4; WORD $0x0000 // vpand 0x280(%rcx,%r10), %ymm4, %ymm1
+	QUAD $0x00080031946ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rsi), %ymm2
 	LONG $0xf272e5c5; BYTE $0x02 // vpslld $0x2, %ymm2, %ymm3
 	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
 	LONG $0xc9ebe5c5 // vpor %ymm1, %ymm3, %ymm1
-	LONG $0x587da2c4; WORD $0x1f5c; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%r11), %ymm3
+	LONG $0x587da2c4; WORD $0x0f5c; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%r9), %ymm3
 	LONG $0x0475e2c4; BYTE $0xcb // vpmaddubsw %ymm3, %ymm1, %ymm1
 	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x02c0398cdb5da1c4; WORD $0x0000 // vpand 0x2c0(%rcx,%r15), %ymm4, %ymm1
+	QUAD $0x02c0118cdb5da1c4; WORD $0x0000 // vpand 0x2c0(%rcx,%r10), %ymm4, %ymm1
 	LONG $0xd272edc5; BYTE $0x02 // vpsrld $0x2, %ymm2, %ymm2
 	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
 	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
-	LONG $0x587da2c4; WORD $0x1f54; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r11), %ymm2
+	LONG $0x587da2c4; WORD $0x0f54; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r9), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x03003994db5da1c4; WORD $0x0000 // vpand 0x300(%rcx,%r15), %ymm4, %ymm2
+	QUAD $0x03001194db5da1c4; WORD $0x0000 // vpand 0x300(%rcx,%r10), %ymm4, %ymm2
 	QUAD $0x000800199c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rbx), %ymm3
 	LONG $0xf372adc5; BYTE $0x02 // vpslld $0x2, %ymm3, %ymm10
 	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
 	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
-	LONG $0x587d22c4; WORD $0x1f54; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r11), %ymm10
+	LONG $0x587d22c4; WORD $0x0f54; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r9), %ymm10
 	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
 	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x0340398cdb5da1c4; WORD $0x0000 // vpand 0x340(%rcx,%r15), %ymm4, %ymm1
+	QUAD $0x0340118cdb5da1c4; WORD $0x0000 // vpand 0x340(%rcx,%r10), %ymm4, %ymm1
 	LONG $0xd372edc5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm2
 	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
 	LONG $0xc9ebedc5 // vpor %ymm1, %ymm2, %ymm1
-	LONG $0x587da2c4; WORD $0x1f54; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r11), %ymm2
+	LONG $0x587da2c4; WORD $0x0f54; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r9), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x03803994db5da1c4; WORD $0x0000 // vpand 0x380(%rcx,%r15), %ymm4, %ymm2
-	QUAD $0x00000003ad048d4a // leaq 0x3(,%r13,4), %rax
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	QUAD $0x0800299c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r13), %ymm3
+	QUAD $0x03801194db5da1c4; WORD $0x0000 // vpand 0x380(%rcx,%r10), %ymm4, %ymm2
+	QUAD $0x00000003bd2c8d4e // leaq 0x3(,%r15,4), %r13
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	QUAD $0x0800399c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r15), %ymm3
 	LONG $0xf372adc5; BYTE $0x02 // vpslld $0x2, %ymm3, %ymm10
 	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
 	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
-	LONG $0x587d22c4; WORD $0x1f54; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r11), %ymm10
+	LONG $0x587d22c4; WORD $0x0f54; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r9), %ymm10
 	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
 	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x03c03994db5da1c4; WORD $0x0000 // vpand 0x3c0(%rcx,%r15), %ymm4, %ymm2
+	QUAD $0x03c01194db5da1c4; WORD $0x0000 // vpand 0x3c0(%rcx,%r10), %ymm4, %ymm2
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xdddbe5c5 // vpand %ymm5, %ymm3, %ymm3
 	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
-	LONG $0x587da2c4; WORD $0x1f5c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r11), %ymm3
+	LONG $0x587da2c4; WORD $0x0f5c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r9), %ymm3
 	LONG $0x046de2c4; BYTE $0xd3 // vpmaddubsw %ymm3, %ymm2, %ymm2
 	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	LONG $0xc7fefdc5 // vpaddd %ymm7, %ymm0, %ymm0
 	QUAD $0x0ac0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm1
-	QUAD $0x000023c91d6ffdc5 // vmovdqa 0x23c9(%rip), %ymm3 # 0x5da0 <k_tile_mxfp4+0x470>
+	QUAD $0x000024c31d6ffdc5 // vmovdqa 0x24c3(%rip), %ymm3 # 0x6080 <k_tile_mxfp4+0x4b0>
 	LONG $0x0015e2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm13, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
 	LONG $0xd159b4c5 // vmulps %ymm1, %ymm9, %ymm2
 	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
-	LONG $0x187da2c4; WORD $0x1f44; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r11), %ymm0
+	LONG $0x187da2c4; WORD $0x0f44; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r9), %ymm0
 	LONG $0xa86dc2c4; BYTE $0xc6 // vfmadd213ps %ymm14, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm14
 	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
 	LONG $0x001de2c4; BYTE $0xd3 // vpshufb %ymm3, %ymm12, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0x187d22c4; WORD $0x1f74; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r11), %ymm14
+	LONG $0x187d22c4; WORD $0x0f74; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r9), %ymm14
 	LONG $0xac7562c4; BYTE $0xf0 // vfnmadd213ps %ymm0, %ymm1, %ymm14 # ymm14 = -(ymm1 * ymm14) + ymm0
-	LONG $0x60c06948; WORD $0x0001; BYTE $0x00 // imulq $0x160, %rax, %rax # imm = 0x160
-	LONG $0x0c180f41; BYTE $0x01 // prefetcht0 (%r9,%rax)
-	QUAD $0x000080018c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rax)
-	QUAD $0x000100018c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rax)
-	QUAD $0x020039846f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r15), %ymm0
-	QUAD $0x0240398c6f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r15), %ymm1
-	QUAD $0x028039946f7ea1c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r15), %ymm2
-	QUAD $0x02c0399c6f7ea1c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r15), %ymm3
+	LONG $0x60cd694d; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r13, %r9 # imm = 0x160
+	QUAD $0x0020000894180f42; BYTE $0x00 // prefetcht1 0x2000(%rax,%r9)
+	QUAD $0x001000088c180f42; BYTE $0x00 // prefetcht0 0x1000(%rax,%r9)
+	QUAD $0x0020800894180f42; BYTE $0x00 // prefetcht1 0x2080(%rax,%r9)
+	QUAD $0x001080088c180f42; BYTE $0x00 // prefetcht0 0x1080(%rax,%r9)
+	QUAD $0x0021000894180f42; BYTE $0x00 // prefetcht1 0x2100(%rax,%r9)
+	QUAD $0x001100088c180f42; BYTE $0x00 // prefetcht0 0x1100(%rax,%r9)
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	QUAD $0x020011846f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r10), %ymm0
+	QUAD $0x0240118c6f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r10), %ymm1
+	QUAD $0x028011946f7ea1c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r10), %ymm2
+	QUAD $0x02c0119c6f7ea1c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r10), %ymm3
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	QUAD $0x080031946f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm10
@@ -3001,8 +3025,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	LONG $0xd272f5c5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
-	QUAD $0x080011946f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm2
-	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	QUAD $0x00080031946ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rsi), %ymm2
 	LONG $0xd2fe6dc5 // vpaddd %ymm2, %ymm2, %ymm10
 	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
 	LONG $0xc9ebadc5 // vpor %ymm1, %ymm10, %ymm1
@@ -3018,7 +3041,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587da2c4; WORD $0x2754; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r12), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x030039946f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rcx,%r15), %ymm2
+	QUAD $0x030011946f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rcx,%r10), %ymm2
 	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	QUAD $0x000800199c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rbx), %ymm3
@@ -3030,7 +3053,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
-	QUAD $0x0340398c6f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rcx,%r15), %ymm1
+	QUAD $0x0340118c6f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rcx,%r10), %ymm1
 	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0xd372edc5; BYTE $0x03 // vpsrld $0x3, %ymm3, %ymm2
@@ -3039,10 +3062,10 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587da2c4; WORD $0x2754; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r12), %ymm2
 	LONG $0x0475e2c4; BYTE $0xca // vpmaddubsw %ymm2, %ymm1, %ymm1
 	LONG $0xcef5f5c5 // vpmaddwd %ymm6, %ymm1, %ymm1
-	QUAD $0x038039946f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rcx,%r15), %ymm2
+	QUAD $0x038011946f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rcx,%r10), %ymm2
 	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
-	QUAD $0x0800299c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r13), %ymm3
+	QUAD $0x0800399c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r15), %ymm3
 	LONG $0xd3fe65c5 // vpaddd %ymm3, %ymm3, %ymm10
 	LONG $0xd5db2dc5 // vpand %ymm5, %ymm10, %ymm10
 	LONG $0xd2ebadc5 // vpor %ymm2, %ymm10, %ymm2
@@ -3050,7 +3073,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x046dc2c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm2, %ymm2
 	LONG $0xd6f5edc5 // vpmaddwd %ymm6, %ymm2, %ymm2
 	LONG $0xcafef5c5 // vpaddd %ymm2, %ymm1, %ymm1
-	QUAD $0x03c039946f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rcx,%r15), %ymm2
+	QUAD $0x03c011946f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rcx,%r10), %ymm2
 	LONG $0xd272edc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xd372e5c5; BYTE $0x03 // vpsrld $0x3, %ymm3, %ymm3
@@ -3076,47 +3099,48 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
 	LONG $0x187d22c4; WORD $0x2774; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r12), %ymm14
 	LONG $0xac7562c4; BYTE $0xf0 // vfnmadd213ps %ymm0, %ymm1, %ymm14 # ymm14 = -(ymm1 * ymm14) + ymm0
-	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
-	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
-	LONG $0x01c6f640 // testb $0x1, %sil
-	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
-	LONG $0xf754850f; WORD $0xffff // jne 0x33c0 <k_tile_q5_k+0x220>
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	LONG $0xf6df850f; WORD $0xffff // jne 0x3550 <k_tile_q5_k+0x210>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
 	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
 	LONG $0x34117cc5; BYTE $0x01 // vmovups %ymm14, (%rcx,%rax)
-	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
-	LONG $0x242444f6; BYTE $0x01 // testb $0x1, 0x24(%rsp)
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf660850f; WORD $0xffff // jne 0x32f0 <k_tile_q5_k+0x150>
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x2c2444f6; BYTE $0x01 // testb $0x1, 0x2c(%rsp)
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xf5eb850f; WORD $0xffff // jne 0x3480 <k_tile_q5_k+0x140>
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x00c08149; WORD $0x000b; BYTE $0x00 // addq $0xb00, %r8 # imm = 0xB00
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x24540348; BYTE $0x48 // addq 0x48(%rsp), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0xf617850f; WORD $0xffff // jne 0x32d0 <k_tile_q5_k+0x130>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x24540348; BYTE $0x50 // addq 0x50(%rsp), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xf5b2850f; WORD $0xffff // jne 0x3470 <k_tile_q5_k+0x130>
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0xf5bc850f; WORD $0xffff // jne 0x3290 <k_tile_q5_k+0xf0>
-	LONG $0x0000abe9; BYTE $0x00 // jmp 0x3d84 <k_tile_q5_k+0xbe4>
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0xf557850f; WORD $0xffff // jne 0x3430 <k_tile_q5_k+0xf0>
+	LONG $0x0000b6e9; BYTE $0x00 // jmp 0x3f94 <k_tile_q5_k+0xc54>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a2850f; WORD $0x0000 // jne 0x3d84 <k_tile_q5_k+0xbe4>
+	LONG $0x00ad850f; WORD $0x0000 // jne 0x3f94 <k_tile_q5_k+0xc54>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x3cf1 <k_tile_q5_k+0xb51>
+	WORD $0x0473 // jae 0x3ef6 <k_tile_q5_k+0xbb6>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x5feb // jmp 0x3d50 <k_tile_q5_k+0xbb0>
+	WORD $0x6aeb // jmp 0x3f60 <k_tile_q5_k+0xc20>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -3128,11 +3152,11 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x3d10 <k_tile_q5_k+0xb70>
+	WORD $0xc075 // jne 0x3f20 <k_tile_q5_k+0xbe0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x3d84 <k_tile_q5_k+0xbe4>
+	WORD $0x2f74 // je 0x3f94 <k_tile_q5_k+0xc54>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
@@ -3143,7 +3167,7 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x3d70 <k_tile_q5_k+0xbd0>
+	WORD $0xec75 // jne 0x3f80 <k_tile_q5_k+0xc40>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3158,22 +3182,22 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q6_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0d358e0f; WORD $0x0000 // jle 0x4ae2 <k_tile_q6_k+0xd42>
+	LONG $0x0d688e0f; WORD $0x0000 // jle 0x4d25 <k_tile_q6_k+0xd75>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x70ec8348 // subq $0x70, %rsp
+	LONG $0xa8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa8, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0c478e0f; WORD $0x0000 // jle 0x4a1f <k_tile_q6_k+0xc7f>
-	LONG $0x106f8b48 // movq 0x10(%rdi), %rbp
+	LONG $0x0c7d8e0f; WORD $0x0000 // jle 0x4c68 <k_tile_q6_k+0xcb8>
+	LONG $0x10578b4c // movq 0x10(%rdi), %r10
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
@@ -3181,567 +3205,582 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
 	LONG $0x2cc18348 // addq $0x2c, %rcx
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x08e2c148 // shlq $0x8, %rdx
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0x08e0c149 // shlq $0x8, %r8
 	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
 	LONG $0x06e3c148 // shlq $0x6, %rbx
 	LONG $0x07e7c148 // shlq $0x7, %rdi
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0020b40d787de2c4; BYTE $0x00 // vpbroadcastb 0x20b4(%rip), %ymm1 # 0x5ece <k_tile_mxfp4+0x59e>
-	QUAD $0x0020ac15787de2c4; BYTE $0x00 // vpbroadcastb 0x20ac(%rip), %ymm2 # 0x5ecf <k_tile_mxfp4+0x59f>
-	QUAD $0x0020a41d797de2c4; BYTE $0x00 // vpbroadcastw 0x20a4(%rip), %ymm3 # 0x5ed0 <k_tile_mxfp4+0x5a0>
-	QUAD $0x00205f25187de2c4; BYTE $0x00 // vbroadcastss 0x205f(%rip), %ymm4 # 0x5e94 <k_tile_mxfp4+0x564>
+	QUAD $0x0021770d187de2c4; BYTE $0x00 // vbroadcastss 0x2177(%rip), %ymm1 # 0x61a4 <k_tile_mxfp4+0x5d4>
+	QUAD $0x0021a01d787d62c4; BYTE $0x00 // vpbroadcastb 0x21a0(%rip), %ymm11 # 0x61d6 <k_tile_mxfp4+0x606>
+	QUAD $0x0021981d787de2c4; BYTE $0x00 // vpbroadcastb 0x2198(%rip), %ymm3 # 0x61d7 <k_tile_mxfp4+0x607>
+	QUAD $0x00219025797de2c4; BYTE $0x00 // vpbroadcastw 0x2190(%rip), %ymm4 # 0x61d8 <k_tile_mxfp4+0x608>
+	QUAD $0x0021433d187de2c4; BYTE $0x00 // vbroadcastss 0x2143(%rip), %ymm7 # 0x6194 <k_tile_mxfp4+0x5c4>
+	QUAD $0x000020c7156ffdc5 // vmovdqa 0x20c7(%rip), %ymm2 # 0x6120 <k_tile_mxfp4+0x550>
+	QUAD $0x00001fff056f7dc5 // vmovdqa 0x1fff(%rip), %ymm8 # 0x6060 <k_tile_mxfp4+0x490>
+	QUAD $0x0021322d587de2c4; BYTE $0x00 // vpbroadcastd 0x2132(%rip), %ymm5 # 0x619c <k_tile_mxfp4+0x5cc>
 	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x2444894c; BYTE $0x60 // movq %r8, 0x60(%rsp)
+	LONG $0x6c7ffec5; WORD $0x6824 // vmovdqu %ymm5, 0x68(%rsp)
+	BYTE $0x90 // nop
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24340348 // addq (%rsp), %rsi
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x240c0348 // addq (%rsp), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d75 // jne 0x3e72 <k_tile_q6_k+0xd2>
+	WORD $0x0d75 // jne 0x409f <k_tile_q6_k+0xef>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0611fcc5 // vmovups %ymm0, (%rsi)
-	LONG $0x4611fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rsi)
+	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
+	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x00858d48; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%rbp), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x10244489 // movl %eax, 0x10(%rsp)
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x2c10fcc5; BYTE $0x06 // vmovups (%rsi,%rax), %ymm5
-	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	LONG $0x244c034c; BYTE $0x58 // addq 0x58(%rsp), %r9
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x28348d48 // leaq (%rax,%rbp), %rsi
+	LONG $0x0c107cc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm9
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x023c8d4d // leaq (%r10,%rax), %r15
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24448944; BYTE $0x14 // movl %r8d, 0x14(%rsp)
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x14244489 // movl %eax, 0x14(%rsp)
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
 	LONG $0x07e4c149 // shlq $0x7, %r12
-	LONG $0x90d06948; WORD $0x0006; BYTE $0x00 // imulq $0x690, %rax, %rdx # imm = 0x690
-	LONG $0x0c180f41; BYTE $0x11 // prefetcht0 (%r9,%rdx)
-	QUAD $0x000080118c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rdx)
-	QUAD $0x000100118c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rdx)
-	QUAD $0x000180118c180f41; BYTE $0x00 // prefetcht0 0x180(%r9,%rdx)
-	QUAD $0x0d000db4137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm6
-	QUAD $0x0c0026bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc00(%rsi,%r12), %ymm7
-	LONG $0xfc558b45 // movl -0x4(%r13), %r10d
-	LONG $0x007d8b45 // movl (%r13), %r15d
-	LONG $0x009a8d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r11d
-	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
+	LONG $0x90c56948; WORD $0x0006; BYTE $0x00 // imulq $0x690, %rbp, %rax # imm = 0x690
+	QUAD $0x000020000294180f // prefetcht1 0x2000(%rdx,%rax)
+	QUAD $0x00001000028c180f // prefetcht0 0x1000(%rdx,%rax)
+	QUAD $0x000020800294180f // prefetcht1 0x2080(%rdx,%rax)
+	QUAD $0x00001080028c180f // prefetcht0 0x1080(%rdx,%rax)
+	QUAD $0x000021000294180f // prefetcht1 0x2100(%rdx,%rax)
+	QUAD $0x00001100028c180f // prefetcht0 0x1100(%rdx,%rax)
+	QUAD $0x000021800294180f // prefetcht1 0x2180(%rdx,%rax)
+	QUAD $0x00001180028c180f // prefetcht0 0x1180(%rdx,%rax)
+	QUAD $0x0d000a94137d42c4; WORD $0x0000 // vcvtph2ps 0xd00(%r10,%rcx), %ymm10
+	LONG $0xd1592cc5 // vmulps %ymm1, %ymm10, %ymm10
+	QUAD $0x0c0027ac6f7e81c4; WORD $0x0000 // vmovdqu 0xc00(%r15,%r12), %ymm5
+	LONG $0xfc758b41 // movl -0x4(%r13), %esi
+	LONG $0x004d8b45 // movl (%r13), %r9d
+	LONG $0x009e8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r11d
+	LONG $0x0003c681; WORD $0xb4c0 // addl $0xb4c00003, %esi # imm = 0xB4C00003
 	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
-	LONG $0xd3490f45 // cmovnsl %r11d, %r10d
-	LONG $0x07fac141 // sarl $0x7, %r10d
-	LONG $0x05e2c141 // shll $0x5, %r10d
-	LONG $0x00c28141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r10d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc2 // vmovd %r10d, %xmm8
-	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0x0ae2c149 // shlq $0xa, %r10
-	LONG $0xdb7521c4; WORD $0x160c // vpand (%rsi,%r10), %ymm1, %ymm9
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	QUAD $0x00080006946f7ec5; BYTE $0x00 // vmovdqu 0x800(%rsi,%rax), %ymm10
-	QUAD $0x000840069c6f7ec5; BYTE $0x00 // vmovdqu 0x840(%rsi,%rax), %ymm11
-	QUAD $0x00088006a46f7ec5; BYTE $0x00 // vmovdqu 0x880(%rsi,%rax), %ymm12
-	QUAD $0x0008c006ac6f7ec5; BYTE $0x00 // vmovdqu 0x8c0(%rsi,%rax), %ymm13
-	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0xd455 // vpbroadcastd -0x2c(%r13), %ymm10
-	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
-	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	LONG $0xdb7521c4; WORD $0x164c; BYTE $0x40 // vpand 0x40(%rsi,%r10), %ymm1, %ymm9
-	LONG $0x722dc1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0xd855 // vpbroadcastd -0x28(%r13), %ymm10
-	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
-	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	QUAD $0x00801694db7521c4; WORD $0x0000 // vpand 0x80(%rsi,%r10), %ymm1, %ymm10
-	LONG $0x7225c1c4; WORD $0x04f4 // vpslld $0x4, %ymm12, %ymm11
-	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0x587d42c4; WORD $0xdc5d // vpbroadcastd -0x24(%r13), %ymm11
-	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
-	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	QUAD $0x00c0168cdb7521c4; WORD $0x0000 // vpand 0xc0(%rsi,%r10), %ymm1, %ymm9
-	LONG $0x722dc1c4; WORD $0x04f5 // vpslld $0x4, %ymm13, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0xe055 // vpbroadcastd -0x20(%r13), %ymm10
-	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
-	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc8 // vpaddd %ymm8, %ymm9, %ymm9
-	LONG $0xf772bdc5; BYTE $0x18 // vpslld $0x18, %ymm7, %ymm8
-	LONG $0x723dc1c4; WORD $0x18e0 // vpsrad $0x18, %ymm8, %ymm8
-	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
-	LONG $0xd6593cc5 // vmulps %ymm6, %ymm8, %ymm10
-	LONG $0xc4592cc5 // vmulps %ymm4, %ymm10, %ymm8
-	LONG $0xb82d42c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm9) + ymm8
-	LONG $0x009f8d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r11d
-	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	LONG $0xf3490f41 // cmovnsl %r11d, %esi
+	WORD $0xfec1; BYTE $0x02 // sarl $0x2, %esi
+	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
+	LONG $0xe66e79c5 // vmovd %esi, %xmm12
+	LONG $0x587d42c4; BYTE $0xe4 // vpbroadcastd %xmm12, %ymm12
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	LONG $0x0ae6c148 // shlq $0xa, %rsi
+	LONG $0xdb2541c4; WORD $0x372c // vpand (%r15,%rsi), %ymm11, %ymm13
+	LONG $0x09e5c148 // shlq $0x9, %rbp
+	QUAD $0x08002fb46f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r15,%rbp), %ymm14
+	QUAD $0x08402fbc6f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r15,%rbp), %ymm15
+	QUAD $0x08802f846f7ec1c4; WORD $0x0000 // vmovdqu 0x880(%r15,%rbp), %ymm0
+	QUAD $0x08c02fb46f7ec1c4; WORD $0x0000 // vmovdqu 0x8c0(%r15,%rbp), %ymm6
+	LONG $0x720dc1c4; WORD $0x04f6 // vpslld $0x4, %ymm14, %ymm14
+	LONG $0xf3db0dc5 // vpand %ymm3, %ymm14, %ymm14
+	LONG $0xeb0d41c4; BYTE $0xed // vpor %ymm13, %ymm14, %ymm13
+	LONG $0x587d42c4; WORD $0xd475 // vpbroadcastd -0x2c(%r13), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xecf515c5 // vpmaddwd %ymm4, %ymm13, %ymm13
+	LONG $0xfe1541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm13, %ymm12
+	LONG $0xdb2541c4; WORD $0x376c; BYTE $0x40 // vpand 0x40(%r15,%rsi), %ymm11, %ymm13
+	LONG $0x720dc1c4; WORD $0x04f7 // vpslld $0x4, %ymm15, %ymm14
+	LONG $0xf3db0dc5 // vpand %ymm3, %ymm14, %ymm14
+	LONG $0xeb0d41c4; BYTE $0xed // vpor %ymm13, %ymm14, %ymm13
+	LONG $0x587d42c4; WORD $0xd875 // vpbroadcastd -0x28(%r13), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xecf515c5 // vpmaddwd %ymm4, %ymm13, %ymm13
+	QUAD $0x008037b4db2541c4; WORD $0x0000 // vpand 0x80(%r15,%rsi), %ymm11, %ymm14
+	LONG $0xf072fdc5; BYTE $0x04 // vpslld $0x4, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xc0eb8dc5 // vpor %ymm0, %ymm14, %ymm0
+	LONG $0x587d42c4; WORD $0xdc75 // vpbroadcastd -0x24(%r13), %ymm14
+	LONG $0x047dc2c4; BYTE $0xc6 // vpmaddubsw %ymm14, %ymm0, %ymm0
+	LONG $0xc4f5fdc5 // vpmaddwd %ymm4, %ymm0, %ymm0
+	LONG $0xc0fe95c5 // vpaddd %ymm0, %ymm13, %ymm0
+	LONG $0xc0fe9dc5 // vpaddd %ymm0, %ymm12, %ymm0
+	QUAD $0x00c037a4db2541c4; WORD $0x0000 // vpand 0xc0(%r15,%rsi), %ymm11, %ymm12
+	LONG $0xf672cdc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm6
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xf6eb9dc5 // vpor %ymm6, %ymm12, %ymm6
+	LONG $0x587d42c4; WORD $0xe065 // vpbroadcastd -0x20(%r13), %ymm12
+	LONG $0x044dc2c4; BYTE $0xf4 // vpmaddubsw %ymm12, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	LONG $0xf572cdc5; BYTE $0x18 // vpslld $0x18, %ymm5, %ymm6
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xf659acc5 // vmulps %ymm6, %ymm10, %ymm6
+	LONG $0xe7594cc5 // vmulps %ymm7, %ymm6, %ymm12
+	LONG $0xb84d62c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm6, %ymm12 # ymm12 = (ymm6 * ymm0) + ymm12
+	LONG $0x00998d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %r11d
+	LONG $0x03c18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r9d # imm = 0xB4C00003
 	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
-	LONG $0xfb490f45 // cmovnsl %r11d, %r15d
-	LONG $0x07ffc141 // sarl $0x7, %r15d
-	LONG $0x05e7c141 // shll $0x5, %r15d
-	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xcf // vmovd %r15d, %xmm9
-	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
-	QUAD $0x00090006946f7ec5; BYTE $0x00 // vmovdqu 0x900(%rsi,%rax), %ymm10
-	QUAD $0x0100169cdb7521c4; WORD $0x0000 // vpand 0x100(%rsi,%r10), %ymm1, %ymm11
-	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0x587d42c4; WORD $0xe45d // vpbroadcastd -0x1c(%r13), %ymm11
-	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
-	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x00094006946f7ec5; BYTE $0x00 // vmovdqu 0x940(%rsi,%rax), %ymm10
-	QUAD $0x0140169cdb7521c4; WORD $0x0000 // vpand 0x140(%rsi,%r10), %ymm1, %ymm11
-	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0x587d42c4; WORD $0xe85d // vpbroadcastd -0x18(%r13), %ymm11
-	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
-	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x000980069c6f7ec5; BYTE $0x00 // vmovdqu 0x980(%rsi,%rax), %ymm11
-	QUAD $0x018016a4db7521c4; WORD $0x0000 // vpand 0x180(%rsi,%r10), %ymm1, %ymm12
-	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
-	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xdc // vpor %ymm12, %ymm11, %ymm11
-	LONG $0x587d42c4; WORD $0xec65 // vpbroadcastd -0x14(%r13), %ymm12
-	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
-	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x0009c006946f7ec5; BYTE $0x00 // vmovdqu 0x9c0(%rsi,%rax), %ymm10
-	QUAD $0x01c0169cdb7521c4; WORD $0x0000 // vpand 0x1c0(%rsi,%r10), %ymm1, %ymm11
-	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0x587d42c4; WORD $0xf05d // vpbroadcastd -0x10(%r13), %ymm11
-	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
-	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	LONG $0xcc5834c5 // vaddps %ymm4, %ymm9, %ymm9
-	LONG $0xf772c5c5; BYTE $0x10 // vpslld $0x10, %ymm7, %ymm7
-	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
-	LONG $0xa835c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm8
-	LONG $0x187dc2c4; WORD $0xf475 // vbroadcastss -0xc(%r13), %ymm6
-	LONG $0xa845e2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm5
-	QUAD $0x0001a4118c180f41; BYTE $0x00 // prefetcht0 0x1a4(%r9,%rdx)
-	QUAD $0x000224118c180f41; BYTE $0x00 // prefetcht0 0x224(%r9,%rdx)
-	QUAD $0x0002a4118c180f41; BYTE $0x00 // prefetcht0 0x2a4(%r9,%rdx)
-	QUAD $0x000324118c180f41; BYTE $0x00 // prefetcht0 0x324(%r9,%rdx)
-	QUAD $0x0d000dac137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm5
-	QUAD $0x0c0026bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc00(%rsi,%r12), %ymm7
+	LONG $0xcb490f45 // cmovnsl %r11d, %r9d
+	LONG $0x02f9c141 // sarl $0x2, %r9d
+	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	QUAD $0x09002fb46f7ec1c4; WORD $0x0000 // vmovdqu 0x900(%r15,%rbp), %ymm6
+	QUAD $0x010037acdb2541c4; WORD $0x0000 // vpand 0x100(%r15,%rsi), %ymm11, %ymm13
+	LONG $0xf672cdc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm6
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xf6eb95c5 // vpor %ymm6, %ymm13, %ymm6
+	LONG $0x587d42c4; WORD $0xe46d // vpbroadcastd -0x1c(%r13), %ymm13
+	LONG $0x044dc2c4; BYTE $0xf5 // vpmaddubsw %ymm13, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	QUAD $0x09402fb46f7ec1c4; WORD $0x0000 // vmovdqu 0x940(%r15,%rbp), %ymm6
+	QUAD $0x014037acdb2541c4; WORD $0x0000 // vpand 0x140(%r15,%rsi), %ymm11, %ymm13
+	LONG $0xf672cdc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm6
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xf6eb95c5 // vpor %ymm6, %ymm13, %ymm6
+	LONG $0x587d42c4; WORD $0xe86d // vpbroadcastd -0x18(%r13), %ymm13
+	LONG $0x044dc2c4; BYTE $0xf5 // vpmaddubsw %ymm13, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	QUAD $0x09802fac6f7e41c4; WORD $0x0000 // vmovdqu 0x980(%r15,%rbp), %ymm13
+	QUAD $0x018037b4db2541c4; WORD $0x0000 // vpand 0x180(%r15,%rsi), %ymm11, %ymm14
+	LONG $0x7215c1c4; WORD $0x04f5 // vpslld $0x4, %ymm13, %ymm13
+	LONG $0xebdb15c5 // vpand %ymm3, %ymm13, %ymm13
+	LONG $0xeb1541c4; BYTE $0xee // vpor %ymm14, %ymm13, %ymm13
+	LONG $0x587d42c4; WORD $0xec75 // vpbroadcastd -0x14(%r13), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xecf515c5 // vpmaddwd %ymm4, %ymm13, %ymm13
+	LONG $0xf6fe95c5 // vpaddd %ymm6, %ymm13, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	QUAD $0x09c02fb46f7ec1c4; WORD $0x0000 // vmovdqu 0x9c0(%r15,%rbp), %ymm6
+	QUAD $0x01c037acdb2541c4; WORD $0x0000 // vpand 0x1c0(%r15,%rsi), %ymm11, %ymm13
+	LONG $0xf672cdc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm6
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xf6eb95c5 // vpor %ymm6, %ymm13, %ymm6
+	LONG $0x587d42c4; WORD $0xf06d // vpbroadcastd -0x10(%r13), %ymm13
+	LONG $0x044dc2c4; BYTE $0xf5 // vpmaddubsw %ymm13, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
+	LONG $0x0055e2c4; BYTE $0xf2 // vpshufb %ymm2, %ymm5, %ymm6
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xf659acc5 // vmulps %ymm6, %ymm10, %ymm6
+	LONG $0xa87dc2c4; BYTE $0xf4 // vfmadd213ps %ymm12, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm6) + ymm12
+	LONG $0x187d42c4; WORD $0xf455 // vbroadcastss -0xc(%r13), %ymm10
+	LONG $0xa84d42c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm6, %ymm10 # ymm10 = (ymm6 * ymm10) + ymm9
+	QUAD $0x000021a40294180f // prefetcht1 0x21a4(%rdx,%rax)
+	QUAD $0x000011a4028c180f // prefetcht0 0x11a4(%rdx,%rax)
+	QUAD $0x000022240294180f // prefetcht1 0x2224(%rdx,%rax)
+	QUAD $0x00001224028c180f // prefetcht0 0x1224(%rdx,%rax)
+	QUAD $0x000022a40294180f // prefetcht1 0x22a4(%rdx,%rax)
+	QUAD $0x000012a4028c180f // prefetcht0 0x12a4(%rdx,%rax)
+	QUAD $0x000023240294180f // prefetcht1 0x2324(%rdx,%rax)
+	QUAD $0x00001324028c180f // prefetcht0 0x1324(%rdx,%rax)
+	QUAD $0x0d000a84137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r10,%rcx), %ymm0
+	LONG $0xc9597cc5 // vmulps %ymm1, %ymm0, %ymm9
+	QUAD $0x0c0027ac6f7e81c4; WORD $0x0000 // vmovdqu 0xc00(%r15,%r12), %ymm5
 	LONG $0x1d5c8b45; BYTE $0xfc // movl -0x4(%r13,%rbx), %r11d
-	LONG $0x1d7c8b45; BYTE $0x00 // movl (%r13,%rbx), %r15d
+	LONG $0x1d4c8b45; BYTE $0x00 // movl (%r13,%rbx), %r9d
 	LONG $0x00838d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r11), %r8d
-	LONG $0x7fc38141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r11d # imm = 0xB4C0007F
+	LONG $0x03c38141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r11d # imm = 0xB4C00003
 	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
 	LONG $0xd8490f45 // cmovnsl %r8d, %r11d
-	LONG $0x07fbc141 // sarl $0x7, %r11d
-	LONG $0x05e3c141 // shll $0x5, %r11d
+	LONG $0x02fbc141 // sarl $0x2, %r11d
 	LONG $0x00c38141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r11d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc3 // vmovd %r11d, %xmm8
-	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	QUAD $0x0200168cdb7521c4; WORD $0x0000 // vpand 0x200(%rsi,%r10), %ymm1, %ymm9
-	QUAD $0x00080006946f7ec5; BYTE $0x00 // vmovdqu 0x800(%rsi,%rax), %ymm10
-	QUAD $0x000840069c6f7ec5; BYTE $0x00 // vmovdqu 0x840(%rsi,%rax), %ymm11
-	QUAD $0x00088006a46f7ec5; BYTE $0x00 // vmovdqu 0x880(%rsi,%rax), %ymm12
-	QUAD $0x0008c006ac6f7ec5; BYTE $0x00 // vmovdqu 0x8c0(%rsi,%rax), %ymm13
-	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rbx), %ymm10
-	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
-	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	QUAD $0x0240168cdb7521c4; WORD $0x0000 // vpand 0x240(%rsi,%r10), %ymm1, %ymm9
-	LONG $0x722dc1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rbx), %ymm10
-	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
-	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	QUAD $0x02801694db7521c4; WORD $0x0000 // vpand 0x280(%rsi,%r10), %ymm1, %ymm10
-	LONG $0x7225c1c4; WORD $0x02f4 // vpslld $0x2, %ymm12, %ymm11
-	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0x587d42c4; WORD $0x1d5c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rbx), %ymm11
-	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
-	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	QUAD $0x02c0168cdb7521c4; WORD $0x0000 // vpand 0x2c0(%rsi,%r10), %ymm1, %ymm9
-	LONG $0x722dc1c4; WORD $0x02f5 // vpslld $0x2, %ymm13, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rbx), %ymm10
-	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
-	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc8 // vpaddd %ymm8, %ymm9, %ymm9
-	LONG $0xf772bdc5; BYTE $0x08 // vpslld $0x8, %ymm7, %ymm8
-	LONG $0x723dc1c4; WORD $0x18e0 // vpsrad $0x18, %ymm8, %ymm8
-	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
-	LONG $0xd5593cc5 // vmulps %ymm5, %ymm8, %ymm10
-	LONG $0xc4592cc5 // vmulps %ymm4, %ymm10, %ymm8
-	LONG $0xb82d42c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm9) + ymm8
-	LONG $0x00878d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r8d
-	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	LONG $0xf8490f45 // cmovnsl %r8d, %r15d
-	LONG $0x07ffc141 // sarl $0x7, %r15d
-	LONG $0x05e7c141 // shll $0x5, %r15d
-	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xcf // vmovd %r15d, %xmm9
-	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
-	QUAD $0x00090006946f7ec5; BYTE $0x00 // vmovdqu 0x900(%rsi,%rax), %ymm10
-	QUAD $0x0300169cdb7521c4; WORD $0x0000 // vpand 0x300(%rsi,%r10), %ymm1, %ymm11
-	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0x587d42c4; WORD $0x1d5c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rbx), %ymm11
-	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
-	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x00094006946f7ec5; BYTE $0x00 // vmovdqu 0x940(%rsi,%rax), %ymm10
-	QUAD $0x0340169cdb7521c4; WORD $0x0000 // vpand 0x340(%rsi,%r10), %ymm1, %ymm11
-	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0x587d42c4; WORD $0x1d5c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rbx), %ymm11
-	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
-	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x000980069c6f7ec5; BYTE $0x00 // vmovdqu 0x980(%rsi,%rax), %ymm11
-	QUAD $0x038016a4db7521c4; WORD $0x0000 // vpand 0x380(%rsi,%r10), %ymm1, %ymm12
-	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
-	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xdc // vpor %ymm12, %ymm11, %ymm11
-	LONG $0x587d42c4; WORD $0x1d64; BYTE $0xec // vpbroadcastd -0x14(%r13,%rbx), %ymm12
-	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
-	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x0009c006946f7ec5; BYTE $0x00 // vmovdqu 0x9c0(%rsi,%rax), %ymm10
-	QUAD $0x03c0169cdb7521c4; WORD $0x0000 // vpand 0x3c0(%rsi,%r10), %ymm1, %ymm11
-	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0x587d42c4; WORD $0x1d5c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rbx), %ymm11
-	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
-	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	LONG $0xcc5834c5 // vaddps %ymm4, %ymm9, %ymm9
-	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xff59d4c5 // vmulps %ymm7, %ymm5, %ymm7
-	LONG $0xa835c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm8
-	LONG $0x187dc2c4; WORD $0x1d6c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rbx), %ymm5
-	LONG $0xa845e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm6
-	QUAD $0x000348118c180f41; BYTE $0x00 // prefetcht0 0x348(%r9,%rdx)
-	QUAD $0x0003c8118c180f41; BYTE $0x00 // prefetcht0 0x3c8(%r9,%rdx)
-	QUAD $0x000448118c180f41; BYTE $0x00 // prefetcht0 0x448(%r9,%rdx)
-	QUAD $0x0004c8118c180f41; BYTE $0x00 // prefetcht0 0x4c8(%r9,%rdx)
-	QUAD $0x0d000db4137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm6
-	QUAD $0x0c4026bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc40(%rsi,%r12), %ymm7
-	LONG $0x3d448b45; BYTE $0xfc // movl -0x4(%r13,%rdi), %r8d
-	LONG $0x3d7c8b45; BYTE $0x00 // movl (%r13,%rdi), %r15d
-	LONG $0x00988d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %r11d
-	LONG $0x7fc08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r8d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
-	LONG $0xc3490f45 // cmovnsl %r11d, %r8d
-	LONG $0x07f8c141 // sarl $0x7, %r8d
-	LONG $0x05e0c141 // shll $0x5, %r8d
-	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc0 // vmovd %r8d, %xmm8
-	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	LONG $0x6f7e21c4; WORD $0x160c // vmovdqu (%rsi,%r10), %ymm9
-	LONG $0x6f7e21c4; WORD $0x1654; BYTE $0x40 // vmovdqu 0x40(%rsi,%r10), %ymm10
-	QUAD $0x0080169c6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rsi,%r10), %ymm11
-	QUAD $0x00c016a46f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rsi,%r10), %ymm12
-	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
-	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x00080006acdb6dc5; BYTE $0x00 // vpand 0x800(%rsi,%rax), %ymm2, %ymm13
-	LONG $0xeb1541c4; BYTE $0xc9 // vpor %ymm9, %ymm13, %ymm9
-	LONG $0x587d42c4; WORD $0x3d6c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rdi), %ymm13
-	LONG $0x043542c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm9, %ymm9
-	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	LONG $0x7235c1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm9
-	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x0008400694db6dc5; BYTE $0x00 // vpand 0x840(%rsi,%rax), %ymm2, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0x3d54; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rdi), %ymm10
-	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
-	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	LONG $0x722dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm10
-	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	QUAD $0x000880069cdb6dc5; BYTE $0x00 // vpand 0x880(%rsi,%rax), %ymm2, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rdi), %ymm11
-	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
-	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	LONG $0x7235c1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm9
-	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x0008c00694db6dc5; BYTE $0x00 // vpand 0x8c0(%rsi,%rax), %ymm2, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0x3d54; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rdi), %ymm10
-	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
-	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc8 // vpaddd %ymm8, %ymm9, %ymm9
-	LONG $0xf772bdc5; BYTE $0x18 // vpslld $0x18, %ymm7, %ymm8
-	LONG $0x723dc1c4; WORD $0x18e0 // vpsrad $0x18, %ymm8, %ymm8
-	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
-	LONG $0xd6593cc5 // vmulps %ymm6, %ymm8, %ymm10
-	LONG $0xc4592cc5 // vmulps %ymm4, %ymm10, %ymm8
-	LONG $0xb82d42c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm9) + ymm8
-	LONG $0x00878d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r8d
-	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	LONG $0xf8490f45 // cmovnsl %r8d, %r15d
-	LONG $0x07ffc141 // sarl $0x7, %r15d
-	LONG $0x05e7c141 // shll $0x5, %r15d
-	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xcf // vmovd %r15d, %xmm9
-	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
-	QUAD $0x010016946f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rsi,%r10), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	QUAD $0x000900069cdb6dc5; BYTE $0x00 // vpand 0x900(%rsi,%rax), %ymm2, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rdi), %ymm11
-	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
-	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x014016946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rsi,%r10), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	QUAD $0x000940069cdb6dc5; BYTE $0x00 // vpand 0x940(%rsi,%rax), %ymm2, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rdi), %ymm11
-	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
-	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	QUAD $0x0180169c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rsi,%r10), %ymm11
-	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
-	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
-	QUAD $0x00098006a4db6dc5; BYTE $0x00 // vpand 0x980(%rsi,%rax), %ymm2, %ymm12
-	LONG $0xeb1d41c4; BYTE $0xdb // vpor %ymm11, %ymm12, %ymm11
-	LONG $0x587d42c4; WORD $0x3d64; BYTE $0xec // vpbroadcastd -0x14(%r13,%rdi), %ymm12
-	LONG $0x042542c4; BYTE $0xdc // vpmaddubsw %ymm12, %ymm11, %ymm11
-	LONG $0xdbf525c5 // vpmaddwd %ymm3, %ymm11, %ymm11
-	LONG $0xfe2541c4; BYTE $0xd2 // vpaddd %ymm10, %ymm11, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	QUAD $0x01c016946f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rsi,%r10), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	QUAD $0x0009c0069cdb6dc5; BYTE $0x00 // vpand 0x9c0(%rsi,%rax), %ymm2, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rdi), %ymm11
-	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
-	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	LONG $0xcc5834c5 // vaddps %ymm4, %ymm9, %ymm9
-	LONG $0xf772c5c5; BYTE $0x10 // vpslld $0x10, %ymm7, %ymm7
-	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
-	LONG $0xa835c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm8
-	LONG $0x187dc2c4; WORD $0x3d74; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rdi), %ymm6
-	LONG $0xa845e2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm5
-	QUAD $0x0004ec118c180f41; BYTE $0x00 // prefetcht0 0x4ec(%r9,%rdx)
-	QUAD $0x00056c118c180f41; BYTE $0x00 // prefetcht0 0x56c(%r9,%rdx)
-	QUAD $0x0005ec118c180f41; BYTE $0x00 // prefetcht0 0x5ec(%r9,%rdx)
-	QUAD $0x00066c118c180f41; BYTE $0x00 // prefetcht0 0x66c(%r9,%rdx)
-	QUAD $0x0d000dac137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm5
-	QUAD $0x0c4026bc6f7ea1c4; WORD $0x0000 // vmovdqu 0xc40(%rsi,%r12), %ymm7
-	LONG $0x35448b47; BYTE $0xfc // movl -0x4(%r13,%r14), %r8d
-	LONG $0x35548b43; BYTE $0x00 // movl (%r13,%r14), %edx
-	LONG $0x00988d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %r11d
-	LONG $0x7fc08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r8d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
-	LONG $0xc3490f45 // cmovnsl %r11d, %r8d
-	LONG $0x07f8c141 // sarl $0x7, %r8d
-	LONG $0x05e0c141 // shll $0x5, %r8d
-	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc0 // vmovd %r8d, %xmm8
-	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	QUAD $0x0200168c6f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r10), %ymm9
-	QUAD $0x024016946f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r10), %ymm10
-	QUAD $0x0280169c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r10), %ymm11
-	QUAD $0x02c016a46f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r10), %ymm12
-	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
-	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x00080006ac6f7ec5; BYTE $0x00 // vmovdqu 0x800(%rsi,%rax), %ymm13
-	QUAD $0x00084006b46f7ec5; BYTE $0x00 // vmovdqu 0x840(%rsi,%rax), %ymm14
-	QUAD $0x00088006bc6f7ec5; BYTE $0x00 // vmovdqu 0x880(%rsi,%rax), %ymm15
-	QUAD $0x0008c006846ffec5; BYTE $0x00 // vmovdqu 0x8c0(%rsi,%rax), %ymm0
-	LONG $0x7215c1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm13
-	LONG $0xeadb15c5 // vpand %ymm2, %ymm13, %ymm13
-	LONG $0xeb1541c4; BYTE $0xc9 // vpor %ymm9, %ymm13, %ymm9
-	LONG $0x587d02c4; WORD $0x356c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%r14), %ymm13
-	LONG $0x043542c4; BYTE $0xcd // vpmaddubsw %ymm13, %ymm9, %ymm9
-	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	LONG $0x7235c1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm9
-	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	LONG $0x722dc1c4; WORD $0x02d6 // vpsrld $0x2, %ymm14, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d02c4; WORD $0x3554; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%r14), %ymm10
-	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
-	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	LONG $0x722dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm10
-	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	LONG $0x7225c1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm11
-	LONG $0xdadb25c5 // vpand %ymm2, %ymm11, %ymm11
-	LONG $0xeb2541c4; BYTE $0xd2 // vpor %ymm10, %ymm11, %ymm10
-	LONG $0x587d02c4; WORD $0x355c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%r14), %ymm11
-	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
-	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
-	LONG $0x7235c1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm9
-	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0xc0ebb5c5 // vpor %ymm0, %ymm9, %ymm0
-	LONG $0x587d02c4; WORD $0x354c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%r14), %ymm9
-	LONG $0x047dc2c4; BYTE $0xc1 // vpmaddubsw %ymm9, %ymm0, %ymm0
-	LONG $0xc3f5fdc5 // vpmaddwd %ymm3, %ymm0, %ymm0
-	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
-	LONG $0xf772bdc5; BYTE $0x08 // vpslld $0x8, %ymm7, %ymm8
-	LONG $0x723dc1c4; WORD $0x18e0 // vpsrad $0x18, %ymm8, %ymm8
-	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
-	LONG $0xcd593cc5 // vmulps %ymm5, %ymm8, %ymm9
-	LONG $0xc45934c5 // vmulps %ymm4, %ymm9, %ymm8
-	LONG $0xb83562c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm0) + ymm8
-	LONG $0x00828d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r8d
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	LONG $0xd0490f41 // cmovnsl %r8d, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	WORD $0xe2c1; BYTE $0x05 // shll $0x5, %edx
-	LONG $0x0000c281; WORD $0x4b40 // addl $0x4b400000, %edx # imm = 0x4B400000
-	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x6e79c1c4; BYTE $0xc3 // vmovd %r11d, %xmm0
 	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
-	QUAD $0x000900068c6f7ec5; BYTE $0x00 // vmovdqu 0x900(%rsi,%rax), %ymm9
-	QUAD $0x030016946f7e21c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r10), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d02c4; WORD $0x3554; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%r14), %ymm10
-	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
-	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
-	QUAD $0x000940068c6f7ec5; BYTE $0x00 // vmovdqu 0x940(%rsi,%rax), %ymm9
-	QUAD $0x034016946f7e21c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r10), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d02c4; WORD $0x3554; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r14), %ymm10
-	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
-	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	QUAD $0x00098006946f7ec5; BYTE $0x00 // vmovdqu 0x980(%rsi,%rax), %ymm10
-	QUAD $0x0380169c6f7e21c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r10), %ymm11
-	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
-	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
-	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
-	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
-	LONG $0x587d02c4; WORD $0x355c; BYTE $0xec // vpbroadcastd -0x14(%r13,%r14), %ymm11
-	LONG $0x042d42c4; BYTE $0xd3 // vpmaddubsw %ymm11, %ymm10, %ymm10
-	LONG $0xd3f52dc5 // vpmaddwd %ymm3, %ymm10, %ymm10
-	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
-	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
-	QUAD $0x0009c0068c6f7ec5; BYTE $0x00 // vmovdqu 0x9c0(%rsi,%rax), %ymm9
-	QUAD $0x03c016946f7e21c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r10), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d02c4; WORD $0x3554; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%r14), %ymm10
-	LONG $0x043542c4; BYTE $0xca // vpmaddubsw %ymm10, %ymm9, %ymm9
-	LONG $0xcbf535c5 // vpmaddwd %ymm3, %ymm9, %ymm9
-	LONG $0xc0feb5c5 // vpaddd %ymm0, %ymm9, %ymm0
-	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
-	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xff59d4c5 // vmulps %ymm7, %ymm5, %ymm7
-	LONG $0xa87dc2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm7) + ymm8
-	LONG $0x187d82c4; WORD $0x356c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r14), %ymm5
-	LONG $0xa845e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm6
-	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	QUAD $0x020037b4db25c1c4; WORD $0x0000 // vpand 0x200(%r15,%rsi), %ymm11, %ymm6
+	QUAD $0x08002fa46f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r15,%rbp), %ymm12
+	QUAD $0x08402fac6f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r15,%rbp), %ymm13
+	QUAD $0x08802fb46f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r15,%rbp), %ymm14
+	QUAD $0x08c02fbc6f7e41c4; WORD $0x0000 // vmovdqu 0x8c0(%r15,%rbp), %ymm15
+	LONG $0x721dc1c4; WORD $0x02f4 // vpslld $0x2, %ymm12, %ymm12
+	LONG $0xe3db1dc5 // vpand %ymm3, %ymm12, %ymm12
+	LONG $0xf6eb9dc5 // vpor %ymm6, %ymm12, %ymm6
+	LONG $0x587d42c4; WORD $0x1d64; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rbx), %ymm12
+	LONG $0x044dc2c4; BYTE $0xf4 // vpmaddubsw %ymm12, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	QUAD $0x024037b4db25c1c4; WORD $0x0000 // vpand 0x240(%r15,%rsi), %ymm11, %ymm6
+	LONG $0x721dc1c4; WORD $0x02f5 // vpslld $0x2, %ymm13, %ymm12
+	LONG $0xe3db1dc5 // vpand %ymm3, %ymm12, %ymm12
+	LONG $0xf6eb9dc5 // vpor %ymm6, %ymm12, %ymm6
+	LONG $0x587d42c4; WORD $0x1d64; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rbx), %ymm12
+	LONG $0x044dc2c4; BYTE $0xf4 // vpmaddubsw %ymm12, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	QUAD $0x028037a4db2541c4; WORD $0x0000 // vpand 0x280(%r15,%rsi), %ymm11, %ymm12
+	LONG $0x7215c1c4; WORD $0x02f6 // vpslld $0x2, %ymm14, %ymm13
+	LONG $0xebdb15c5 // vpand %ymm3, %ymm13, %ymm13
+	LONG $0xeb1541c4; BYTE $0xe4 // vpor %ymm12, %ymm13, %ymm12
+	LONG $0x587d42c4; WORD $0x1d6c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rbx), %ymm13
+	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
+	LONG $0xe4f51dc5 // vpmaddwd %ymm4, %ymm12, %ymm12
+	LONG $0xf6fe9dc5 // vpaddd %ymm6, %ymm12, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	QUAD $0x02c037b4db25c1c4; WORD $0x0000 // vpand 0x2c0(%r15,%rsi), %ymm11, %ymm6
+	LONG $0x721dc1c4; WORD $0x02f7 // vpslld $0x2, %ymm15, %ymm12
+	LONG $0xe3db1dc5 // vpand %ymm3, %ymm12, %ymm12
+	LONG $0xf6eb9dc5 // vpor %ymm6, %ymm12, %ymm6
+	LONG $0x587d42c4; WORD $0x1d64; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rbx), %ymm12
+	LONG $0x044dc2c4; BYTE $0xf4 // vpmaddubsw %ymm12, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	LONG $0x0055c2c4; BYTE $0xf0 // vpshufb %ymm8, %ymm5, %ymm6
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xf659b4c5 // vmulps %ymm6, %ymm9, %ymm6
+	LONG $0xe7594cc5 // vmulps %ymm7, %ymm6, %ymm12
+	LONG $0xb84d62c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm6, %ymm12 # ymm12 = (ymm6 * ymm0) + ymm12
+	LONG $0x00818d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %r8d
+	LONG $0x03c18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r9d # imm = 0xB4C00003
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xc8490f45 // cmovnsl %r8d, %r9d
+	LONG $0x02f9c141 // sarl $0x2, %r9d
+	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	QUAD $0x09002fb46f7ec1c4; WORD $0x0000 // vmovdqu 0x900(%r15,%rbp), %ymm6
+	QUAD $0x030037acdb2541c4; WORD $0x0000 // vpand 0x300(%r15,%rsi), %ymm11, %ymm13
+	LONG $0xf672cdc5; BYTE $0x02 // vpslld $0x2, %ymm6, %ymm6
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xf6eb95c5 // vpor %ymm6, %ymm13, %ymm6
+	LONG $0x587d42c4; WORD $0x1d6c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rbx), %ymm13
+	LONG $0x044dc2c4; BYTE $0xf5 // vpmaddubsw %ymm13, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	QUAD $0x09402fb46f7ec1c4; WORD $0x0000 // vmovdqu 0x940(%r15,%rbp), %ymm6
+	QUAD $0x034037acdb2541c4; WORD $0x0000 // vpand 0x340(%r15,%rsi), %ymm11, %ymm13
+	LONG $0xf672cdc5; BYTE $0x02 // vpslld $0x2, %ymm6, %ymm6
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xf6eb95c5 // vpor %ymm6, %ymm13, %ymm6
+	LONG $0x587d42c4; WORD $0x1d6c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rbx), %ymm13
+	LONG $0x044dc2c4; BYTE $0xf5 // vpmaddubsw %ymm13, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	QUAD $0x09802fac6f7e41c4; WORD $0x0000 // vmovdqu 0x980(%r15,%rbp), %ymm13
+	QUAD $0x038037b4db2541c4; WORD $0x0000 // vpand 0x380(%r15,%rsi), %ymm11, %ymm14
+	LONG $0x7215c1c4; WORD $0x02f5 // vpslld $0x2, %ymm13, %ymm13
+	LONG $0xebdb15c5 // vpand %ymm3, %ymm13, %ymm13
+	LONG $0xeb1541c4; BYTE $0xee // vpor %ymm14, %ymm13, %ymm13
+	LONG $0x587d42c4; WORD $0x1d74; BYTE $0xec // vpbroadcastd -0x14(%r13,%rbx), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xecf515c5 // vpmaddwd %ymm4, %ymm13, %ymm13
+	LONG $0xf6fe95c5 // vpaddd %ymm6, %ymm13, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	QUAD $0x09c02fb46f7ec1c4; WORD $0x0000 // vmovdqu 0x9c0(%r15,%rbp), %ymm6
+	QUAD $0x03c037acdb2541c4; WORD $0x0000 // vpand 0x3c0(%r15,%rsi), %ymm11, %ymm13
+	LONG $0xf672cdc5; BYTE $0x02 // vpslld $0x2, %ymm6, %ymm6
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xf6eb95c5 // vpor %ymm6, %ymm13, %ymm6
+	LONG $0x587d42c4; WORD $0x1d6c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rbx), %ymm13
+	LONG $0x044dc2c4; BYTE $0xf5 // vpmaddubsw %ymm13, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
+	LONG $0x74dbd5c5; WORD $0x6824 // vpand 0x68(%rsp), %ymm5, %ymm6
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xf659b4c5 // vmulps %ymm6, %ymm9, %ymm6
+	LONG $0xa87dc2c4; BYTE $0xf4 // vfmadd213ps %ymm12, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm6) + ymm12
+	LONG $0x187d42c4; WORD $0x1d4c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rbx), %ymm9
+	LONG $0xa84d42c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm10
+	QUAD $0x000023480294180f // prefetcht1 0x2348(%rdx,%rax)
+	QUAD $0x00001348028c180f // prefetcht0 0x1348(%rdx,%rax)
+	QUAD $0x000023c80294180f // prefetcht1 0x23c8(%rdx,%rax)
+	QUAD $0x000013c8028c180f // prefetcht0 0x13c8(%rdx,%rax)
+	QUAD $0x000024480294180f // prefetcht1 0x2448(%rdx,%rax)
+	QUAD $0x00001448028c180f // prefetcht0 0x1448(%rdx,%rax)
+	QUAD $0x000024c80294180f // prefetcht1 0x24c8(%rdx,%rax)
+	QUAD $0x000014c8028c180f // prefetcht0 0x14c8(%rdx,%rax)
+	QUAD $0x0d000a84137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r10,%rcx), %ymm0
+	LONG $0xd1597cc5 // vmulps %ymm1, %ymm0, %ymm10
+	QUAD $0x0c4027ac6f7e81c4; WORD $0x0000 // vmovdqu 0xc40(%r15,%r12), %ymm5
+	LONG $0x3d448b45; BYTE $0xfc // movl -0x4(%r13,%rdi), %r8d
+	LONG $0x3d4c8b45; BYTE $0x00 // movl (%r13,%rdi), %r9d
+	LONG $0x00988d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %r11d
+	LONG $0x03c08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r8d # imm = 0xB4C00003
+	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
+	LONG $0xc3490f45 // cmovnsl %r11d, %r8d
+	LONG $0x02f8c141 // sarl $0x2, %r8d
+	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	LONG $0x6f7ec1c4; WORD $0x3734 // vmovdqu (%r15,%rsi), %ymm6
+	LONG $0x6f7e41c4; WORD $0x3764; BYTE $0x40 // vmovdqu 0x40(%r15,%rsi), %ymm12
+	QUAD $0x008037ac6f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r15,%rsi), %ymm13
+	QUAD $0x00c037b46f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r15,%rsi), %ymm14
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf6dba5c5 // vpand %ymm6, %ymm11, %ymm6
+	QUAD $0x08002fbcdb6541c4; WORD $0x0000 // vpand 0x800(%r15,%rbp), %ymm3, %ymm15
+	LONG $0xf6eb85c5 // vpor %ymm6, %ymm15, %ymm6
+	LONG $0x587d42c4; WORD $0x3d7c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rdi), %ymm15
+	LONG $0x044dc2c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	LONG $0x724dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm6
+	LONG $0xf6dba5c5 // vpand %ymm6, %ymm11, %ymm6
+	QUAD $0x08402fa4db6541c4; WORD $0x0000 // vpand 0x840(%r15,%rbp), %ymm3, %ymm12
+	LONG $0xf6eb9dc5 // vpor %ymm6, %ymm12, %ymm6
+	LONG $0x587d42c4; WORD $0x3d64; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rdi), %ymm12
+	LONG $0x044dc2c4; BYTE $0xf4 // vpmaddubsw %ymm12, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0x721dc1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm12
+	LONG $0xdb1d41c4; BYTE $0xe3 // vpand %ymm11, %ymm12, %ymm12
+	QUAD $0x08802facdb6541c4; WORD $0x0000 // vpand 0x880(%r15,%rbp), %ymm3, %ymm13
+	LONG $0xeb1541c4; BYTE $0xe4 // vpor %ymm12, %ymm13, %ymm12
+	LONG $0x587d42c4; WORD $0x3d6c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rdi), %ymm13
+	LONG $0x041d42c4; BYTE $0xe5 // vpmaddubsw %ymm13, %ymm12, %ymm12
+	LONG $0xe4f51dc5 // vpmaddwd %ymm4, %ymm12, %ymm12
+	LONG $0xf6fe9dc5 // vpaddd %ymm6, %ymm12, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	LONG $0x724dc1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm6
+	LONG $0xf6dba5c5 // vpand %ymm6, %ymm11, %ymm6
+	QUAD $0x08c02fa4db6541c4; WORD $0x0000 // vpand 0x8c0(%r15,%rbp), %ymm3, %ymm12
+	LONG $0xf6eb9dc5 // vpor %ymm6, %ymm12, %ymm6
+	LONG $0x587d42c4; WORD $0x3d64; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rdi), %ymm12
+	LONG $0x044dc2c4; BYTE $0xf4 // vpmaddubsw %ymm12, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	LONG $0xf572cdc5; BYTE $0x18 // vpslld $0x18, %ymm5, %ymm6
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xf659acc5 // vmulps %ymm6, %ymm10, %ymm6
+	LONG $0xe7594cc5 // vmulps %ymm7, %ymm6, %ymm12
+	LONG $0xb84d62c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm6, %ymm12 # ymm12 = (ymm6 * ymm0) + ymm12
+	LONG $0x00818d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %r8d
+	LONG $0x03c18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r9d # imm = 0xB4C00003
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xc8490f45 // cmovnsl %r8d, %r9d
+	LONG $0x02f9c141 // sarl $0x2, %r9d
+	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	QUAD $0x010037b46f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r15,%rsi), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf6dba5c5 // vpand %ymm6, %ymm11, %ymm6
+	QUAD $0x09002facdb6541c4; WORD $0x0000 // vpand 0x900(%r15,%rbp), %ymm3, %ymm13
+	LONG $0xf6eb95c5 // vpor %ymm6, %ymm13, %ymm6
+	LONG $0x587d42c4; WORD $0x3d6c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rdi), %ymm13
+	LONG $0x044dc2c4; BYTE $0xf5 // vpmaddubsw %ymm13, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	QUAD $0x014037b46f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r15,%rsi), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf6dba5c5 // vpand %ymm6, %ymm11, %ymm6
+	QUAD $0x09402facdb6541c4; WORD $0x0000 // vpand 0x940(%r15,%rbp), %ymm3, %ymm13
+	LONG $0xf6eb95c5 // vpor %ymm6, %ymm13, %ymm6
+	LONG $0x587d42c4; WORD $0x3d6c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rdi), %ymm13
+	LONG $0x044dc2c4; BYTE $0xf5 // vpmaddubsw %ymm13, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	QUAD $0x018037ac6f7e41c4; WORD $0x0000 // vmovdqu 0x180(%r15,%rsi), %ymm13
+	LONG $0x7215c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm13
+	LONG $0xdb1541c4; BYTE $0xeb // vpand %ymm11, %ymm13, %ymm13
+	QUAD $0x09802fb4db6541c4; WORD $0x0000 // vpand 0x980(%r15,%rbp), %ymm3, %ymm14
+	LONG $0xeb0d41c4; BYTE $0xed // vpor %ymm13, %ymm14, %ymm13
+	LONG $0x587d42c4; WORD $0x3d74; BYTE $0xec // vpbroadcastd -0x14(%r13,%rdi), %ymm14
+	LONG $0x041542c4; BYTE $0xee // vpmaddubsw %ymm14, %ymm13, %ymm13
+	LONG $0xecf515c5 // vpmaddwd %ymm4, %ymm13, %ymm13
+	LONG $0xf6fe95c5 // vpaddd %ymm6, %ymm13, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	QUAD $0x01c037b46f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r15,%rsi), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf6dba5c5 // vpand %ymm6, %ymm11, %ymm6
+	QUAD $0x09c02facdb6541c4; WORD $0x0000 // vpand 0x9c0(%r15,%rbp), %ymm3, %ymm13
+	LONG $0xf6eb95c5 // vpor %ymm6, %ymm13, %ymm6
+	LONG $0x587d42c4; WORD $0x3d6c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rdi), %ymm13
+	LONG $0x044dc2c4; BYTE $0xf5 // vpmaddubsw %ymm13, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
+	LONG $0x0055e2c4; BYTE $0xf2 // vpshufb %ymm2, %ymm5, %ymm6
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xf659acc5 // vmulps %ymm6, %ymm10, %ymm6
+	LONG $0xa87dc2c4; BYTE $0xf4 // vfmadd213ps %ymm12, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm6) + ymm12
+	LONG $0x187d42c4; WORD $0x3d54; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rdi), %ymm10
+	LONG $0xa84d42c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm6, %ymm10 # ymm10 = (ymm6 * ymm10) + ymm9
+	QUAD $0x000024ec0294180f // prefetcht1 0x24ec(%rdx,%rax)
+	QUAD $0x000014ec028c180f // prefetcht0 0x14ec(%rdx,%rax)
+	QUAD $0x0000256c0294180f // prefetcht1 0x256c(%rdx,%rax)
+	QUAD $0x0000156c028c180f // prefetcht0 0x156c(%rdx,%rax)
+	QUAD $0x000025ec0294180f // prefetcht1 0x25ec(%rdx,%rax)
+	QUAD $0x000015ec028c180f // prefetcht0 0x15ec(%rdx,%rax)
+	QUAD $0x0000266c0294180f // prefetcht1 0x266c(%rdx,%rax)
+	QUAD $0x0000166c028c180f // prefetcht0 0x166c(%rdx,%rax)
+	QUAD $0x0d000a84137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r10,%rcx), %ymm0
+	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
+	QUAD $0x000088248411fcc5; BYTE $0x00 // vmovups %ymm0, 0x88(%rsp)
+	QUAD $0x0c40278c6f7e01c4; WORD $0x0000 // vmovdqu 0xc40(%r15,%r12), %ymm9
+	LONG $0x35448b47; BYTE $0xfc // movl -0x4(%r13,%r14), %r8d
+	LONG $0x35448b43; BYTE $0x00 // movl (%r13,%r14), %eax
+	LONG $0x00888d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %r9d
+	LONG $0x03c08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r8d # imm = 0xB4C00003
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xc1490f45 // cmovnsl %r9d, %r8d
+	LONG $0x02f8c141 // sarl $0x2, %r8d
+	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	QUAD $0x020037b46f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r15,%rsi), %ymm6
+	QUAD $0x024037a46f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r15,%rsi), %ymm12
+	QUAD $0x028037ac6f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r15,%rsi), %ymm13
+	QUAD $0x02c037b46f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r15,%rsi), %ymm14
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf6dba5c5 // vpand %ymm6, %ymm11, %ymm6
+	QUAD $0x08002fbc6f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r15,%rbp), %ymm15
+	LONG $0xd728fcc5 // vmovaps %ymm7, %ymm2
+	QUAD $0x08402fbc6f7ec1c4; WORD $0x0000 // vmovdqu 0x840(%r15,%rbp), %ymm7
+	QUAD $0x08802f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x880(%r15,%rbp), %ymm1
+	LONG $0xc57f7dc5 // vmovdqa %ymm8, %ymm5
+	QUAD $0x08c02f846f7e41c4; WORD $0x0000 // vmovdqu 0x8c0(%r15,%rbp), %ymm8
+	LONG $0x7205c1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm15
+	LONG $0xfbdb05c5 // vpand %ymm3, %ymm15, %ymm15
+	LONG $0xf6eb85c5 // vpor %ymm6, %ymm15, %ymm6
+	LONG $0x587d02c4; WORD $0x357c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%r14), %ymm15
+	LONG $0x044dc2c4; BYTE $0xf7 // vpmaddubsw %ymm15, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0xc0fecdc5 // vpaddd %ymm0, %ymm6, %ymm0
+	LONG $0x724dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm6
+	LONG $0xf6dba5c5 // vpand %ymm6, %ymm11, %ymm6
+	LONG $0xd772c5c5; BYTE $0x02 // vpsrld $0x2, %ymm7, %ymm7
+	LONG $0xfbdbc5c5 // vpand %ymm3, %ymm7, %ymm7
+	LONG $0xf6ebc5c5 // vpor %ymm6, %ymm7, %ymm6
+	LONG $0x587d82c4; WORD $0x357c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%r14), %ymm7
+	LONG $0x044de2c4; BYTE $0xf7 // vpmaddubsw %ymm7, %ymm6, %ymm6
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0x7245c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm7
+	LONG $0xffdba5c5 // vpand %ymm7, %ymm11, %ymm7
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0xcfebf5c5 // vpor %ymm7, %ymm1, %ymm1
+	LONG $0x587d82c4; WORD $0x357c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%r14), %ymm7
+	LONG $0x0475e2c4; BYTE $0xcf // vpmaddubsw %ymm7, %ymm1, %ymm1
+	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
+	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0x7275c1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm1
+	LONG $0xc9dba5c5 // vpand %ymm1, %ymm11, %ymm1
+	LONG $0x724dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm6
+	LONG $0xc56f7dc5 // vmovdqa %ymm5, %ymm8
+	LONG $0x6c6ffec5; WORD $0x6824 // vmovdqu 0x68(%rsp), %ymm5
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xc9ebcdc5 // vpor %ymm1, %ymm6, %ymm1
+	LONG $0x587d82c4; WORD $0x3574; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%r14), %ymm6
+	LONG $0x0475e2c4; BYTE $0xce // vpmaddubsw %ymm6, %ymm1, %ymm1
+	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0x0035c2c4; BYTE $0xc8 // vpshufb %ymm8, %ymm9, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	QUAD $0x00008824ac107cc5; BYTE $0x00 // vmovups 0x88(%rsp), %ymm13
+	LONG $0xc95994c5 // vmulps %ymm1, %ymm13, %ymm1
+	LONG $0xe25974c5 // vmulps %ymm2, %ymm1, %ymm12
+	LONG $0xb87562c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm0) + ymm12
+	LONG $0x00808d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rax), %r8d
+	LONG $0xc0000305; BYTE $0xb4 // addl $0xb4c00003, %eax # imm = 0xB4C00003
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xc0490f41 // cmovnsl %r8d, %eax
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	WORD $0xf8c1; BYTE $0x02 // sarl $0x2, %eax
+	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x587de2c4; BYTE $0xc0 // vpbroadcastd %xmm0, %ymm0
+	QUAD $0x09002f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x900(%r15,%rbp), %ymm1
+	QUAD $0x030037b46f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r15,%rsi), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf6dba5c5 // vpand %ymm6, %ymm11, %ymm6
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0xceebf5c5 // vpor %ymm6, %ymm1, %ymm1
+	LONG $0x587d82c4; WORD $0x3574; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%r14), %ymm6
+	LONG $0x0475e2c4; BYTE $0xce // vpmaddubsw %ymm6, %ymm1, %ymm1
+	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x09402f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x940(%r15,%rbp), %ymm1
+	QUAD $0x034037b46f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r15,%rsi), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf6dba5c5 // vpand %ymm6, %ymm11, %ymm6
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0xceebf5c5 // vpor %ymm6, %ymm1, %ymm1
+	LONG $0x587d82c4; WORD $0x3574; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r14), %ymm6
+	LONG $0x0475e2c4; BYTE $0xce // vpmaddubsw %ymm6, %ymm1, %ymm1
+	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
+	QUAD $0x09802fb46f7ec1c4; WORD $0x0000 // vmovdqu 0x980(%r15,%rbp), %ymm6
+	QUAD $0x038037bc6f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r15,%rsi), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xffdba5c5 // vpand %ymm7, %ymm11, %ymm7
+	LONG $0xd672cdc5; BYTE $0x02 // vpsrld $0x2, %ymm6, %ymm6
+	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
+	LONG $0xf7ebcdc5 // vpor %ymm7, %ymm6, %ymm6
+	LONG $0x587d82c4; WORD $0x357c; BYTE $0xec // vpbroadcastd -0x14(%r13,%r14), %ymm7
+	LONG $0x044de2c4; BYTE $0xf7 // vpmaddubsw %ymm7, %ymm6, %ymm6
+	LONG $0xfa28fcc5 // vmovaps %ymm2, %ymm7
+	QUAD $0x000015b1156ffdc5 // vmovdqa 0x15b1(%rip), %ymm2 # 0x6120 <k_tile_mxfp4+0x550>
+	LONG $0xf4f5cdc5 // vpmaddwd %ymm4, %ymm6, %ymm6
+	LONG $0xc9fecdc5 // vpaddd %ymm1, %ymm6, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	QUAD $0x09c02f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x9c0(%r15,%rbp), %ymm1
+	QUAD $0x03c037b46f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r15,%rsi), %ymm6
+	LONG $0xd672cdc5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm6
+	LONG $0xf6dba5c5 // vpand %ymm6, %ymm11, %ymm6
+	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0xceebf5c5 // vpor %ymm6, %ymm1, %ymm1
+	LONG $0x587d82c4; WORD $0x3574; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%r14), %ymm6
+	LONG $0x0475e2c4; BYTE $0xce // vpmaddubsw %ymm6, %ymm1, %ymm1
+	LONG $0xccf5f5c5 // vpmaddwd %ymm4, %ymm1, %ymm1
+	LONG $0xc0fef5c5 // vpaddd %ymm0, %ymm1, %ymm0
+	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
+	LONG $0xcddbb5c5 // vpand %ymm5, %ymm9, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xc95994c5 // vmulps %ymm1, %ymm13, %ymm1
+	LONG $0xa87dc2c4; BYTE $0xcc // vfmadd213ps %ymm12, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm12
+	LONG $0x187d02c4; WORD $0x354c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r14), %ymm9
+	LONG $0xa87542c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm1, %ymm9 # ymm9 = (ymm1 * ymm9) + ymm10
+	QUAD $0x0015c10d187de2c4; BYTE $0x00 // vbroadcastss 0x15c1(%rip), %ymm1 # 0x61a4 <k_tile_mxfp4+0x5d4>
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x000001bd; BYTE $0x00 // movl $0x1, %ebp
 	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
-	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xf53e850f; WORD $0xffff // jne 0x3ef0 <k_tile_q6_k+0x150>
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0x2c11fcc5; BYTE $0x06 // vmovups %ymm5, (%rsi,%rax)
-	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf4f5850f; WORD $0xffff // jne 0x40f0 <k_tile_q6_k+0x140>
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x0c117cc5; BYTE $0x01 // vmovups %ymm9, (%rcx,%rax)
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
 	LONG $0x102444f6; BYTE $0x01 // testb $0x1, 0x10(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf4da850f; WORD $0xffff // jne 0x3eb0 <k_tile_q6_k+0x110>
-	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x20c58148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rbp # imm = 0xD20
+	LONG $0xf4a1850f; WORD $0xffff // jne 0x40c0 <k_tile_q6_k+0x110>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x20c28149; WORD $0x000d; BYTE $0x00 // addq $0xd20, %r10 # imm = 0xD20
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x24440348; BYTE $0x38 // addq 0x38(%rsp), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x244c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rcx
-	LONG $0xf491850f; WORD $0xffff // jne 0x3e90 <k_tile_q6_k+0xf0>
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0xf468850f; WORD $0xffff // jne 0x40b0 <k_tile_q6_k+0x100>
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0xf436850f; WORD $0xffff // jne 0x3e50 <k_tile_q6_k+0xb0>
-	LONG $0x0000b5e9; BYTE $0x00 // jmp 0x4ad4 <k_tile_q6_k+0xd34>
+	LONG $0xf41d850f; WORD $0xffff // jne 0x4080 <k_tile_q6_k+0xd0>
+	LONG $0x0000ace9; BYTE $0x00 // jmp 0x4d14 <k_tile_q6_k+0xd64>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ac850f; WORD $0x0000 // jne 0x4ad4 <k_tile_q6_k+0xd34>
+	LONG $0x00a3850f; WORD $0x0000 // jne 0x4d14 <k_tile_q6_k+0xd64>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x4a37 <k_tile_q6_k+0xc97>
+	WORD $0x0473 // jae 0x4c80 <k_tile_q6_k+0xcd0>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x69eb // jmp 0x4aa0 <k_tile_q6_k+0xd00>
+	WORD $0x60eb // jmp 0x4ce0 <k_tile_q6_k+0xd30>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x9066 // nop
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -3753,9 +3792,9 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x4a60 <k_tile_q6_k+0xcc0>
+	WORD $0xc075 // jne 0x4ca0 <k_tile_q6_k+0xcf0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x4ad4 <k_tile_q6_k+0xd34>
+	WORD $0x2f74 // je 0x4d14 <k_tile_q6_k+0xd64>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
@@ -3768,8 +3807,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x4ac0 <k_tile_q6_k+0xd20>
-	LONG $0x70c48348 // addq $0x70, %rsp
+	WORD $0xec75 // jne 0x4d00 <k_tile_q6_k+0xd50>
+	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3778,61 +3817,62 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 
 	// tile_iq4_nl
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x03558e0f; WORD $0x0000 // jle 0x4e52 <k_tile_iq4_nl+0x362>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	BYTE $0x50 // pushq %rax
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x035d8e0f; WORD $0x0000 // jle 0x50a4 <k_tile_iq4_nl+0x374>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02738e0f; WORD $0x0000 // jle 0x4d93 <k_tile_iq4_nl+0x2a3>
+	LONG $0x02978e0f; WORD $0x0000 // jle 0x4ff2 <k_tile_iq4_nl+0x2c2>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00139a0d787de2c4; BYTE $0x00 // vpbroadcastb 0x139a(%rip), %ymm1 # 0x5ed2 <k_tile_mxfp4+0x5a2>
-	QUAD $0x0013bf155a7de2c4; BYTE $0x00 // vbroadcasti128 0x13bf(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
-	QUAD $0x00138a1d797de2c4; BYTE $0x00 // vpbroadcastw 0x138a(%rip), %ymm3 # 0x5ed4 <k_tile_mxfp4+0x5a4>
-	QUAD $0x00135525587de2c4; BYTE $0x00 // vpbroadcastd 0x1355(%rip), %ymm4 # 0x5ea8 <k_tile_mxfp4+0x578>
-	QUAD $0x0013382d187de2c4; BYTE $0x00 // vbroadcastss 0x1338(%rip), %ymm5 # 0x5e94 <k_tile_mxfp4+0x564>
-	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x0014670d787de2c4; BYTE $0x00 // vpbroadcastb 0x1467(%rip), %ymm1 # 0x61da <k_tile_mxfp4+0x60a>
+	QUAD $0x001494155a7de2c4; BYTE $0x00 // vbroadcasti128 0x1494(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
+	QUAD $0x0014571d797de2c4; BYTE $0x00 // vpbroadcastw 0x1457(%rip), %ymm3 # 0x61dc <k_tile_mxfp4+0x60c>
+	QUAD $0x00142225587de2c4; BYTE $0x00 // vpbroadcastd 0x1422(%rip), %ymm4 # 0x61b0 <k_tile_mxfp4+0x5e0>
+	QUAD $0x0013fd2d187de2c4; BYTE $0x00 // vbroadcastss 0x13fd(%rip), %ymm5 # 0x6194 <k_tile_mxfp4+0x5c4>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x4b7b <k_tile_iq4_nl+0x8b>
+	WORD $0x0b75 // jne 0x4dba <k_tile_iq4_nl+0x8a>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	BYTE $0x90 // nop
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x107cc1c4; WORD $0x0334 // vmovups (%r11,%rax), %ymm6
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
-	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
-	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
-	LONG $0x6f7e41c4; WORD $0x0114 // vmovdqu (%r9,%rax), %ymm10
-	LONG $0x6f7e41c4; WORD $0x014c; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm9
-	QUAD $0x008001846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm8
-	QUAD $0x00c001bc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm7
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x2334 // vmovups (%r11,%r12), %ymm6
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x0020002994180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r13)
+	QUAD $0x001000298c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r13)
+	QUAD $0x0020802994180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r13)
+	QUAD $0x001080298c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r13)
+	QUAD $0x0021002994180f43; BYTE $0x00 // prefetcht1 0x2100(%r9,%r13)
+	QUAD $0x001100298c180f43; BYTE $0x00 // prefetcht0 0x1100(%r9,%r13)
+	LONG $0x6f7e01c4; WORD $0x2114 // vmovdqu (%r9,%r12), %ymm10
+	LONG $0x6f7e01c4; WORD $0x214c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm9
+	QUAD $0x008021846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm8
+	QUAD $0x00c021bc6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm7
 	LONG $0xd9db2dc5 // vpand %ymm1, %ymm10, %ymm11
 	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
 	LONG $0x1c7d42c4; BYTE $0xe3 // vpabsb %ymm11, %ymm12
@@ -3901,42 +3941,41 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfffebdc5 // vpaddd %ymm7, %ymm8, %ymm7
 	LONG $0xfcfec5c5 // vpaddd %ymm4, %ymm7, %ymm7
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
-	QUAD $0x01002984137d02c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r13), %ymm8
+	QUAD $0x01003984137d02c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r15), %ymm8
 	LONG $0xcd593cc5 // vmulps %ymm5, %ymm8, %ymm9
 	LONG $0xb83d62c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm7) + ymm9
 	LONG $0x187dc2c4; WORD $0x207e // vbroadcastss 0x20(%r14), %ymm7
 	LONG $0xa835e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm6
-	LONG $0x117cc1c4; WORD $0x033c // vmovups %ymm7, (%r11,%rax)
-	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x117c81c4; WORD $0x233c // vmovups %ymm7, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe2c850f; WORD $0xffff // jne 0x4b90 <k_tile_iq4_nl+0xa0>
+	LONG $0xfe0d850f; WORD $0xffff // jne 0x4dd0 <k_tile_iq4_nl+0xa0>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x20c18149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r9 # imm = 0x120
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfdfe850f; WORD $0xffff // jne 0x4b80 <k_tile_iq4_nl+0x90>
+	LONG $0xfddf850f; WORD $0xffff // jne 0x4dc0 <k_tile_iq4_nl+0x90>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfdd2850f; WORD $0xffff // jne 0x4b60 <k_tile_iq4_nl+0x70>
-	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x4e44 <k_tile_iq4_nl+0x354>
+	LONG $0xfdb3850f; WORD $0xffff // jne 0x4da0 <k_tile_iq4_nl+0x70>
+	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x50a4 <k_tile_iq4_nl+0x374>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a8850f; WORD $0x0000 // jne 0x4e44 <k_tile_iq4_nl+0x354>
+	LONG $0x00a9850f; WORD $0x0000 // jne 0x50a4 <k_tile_iq4_nl+0x374>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x4dab <k_tile_iq4_nl+0x2bb>
+	WORD $0x0473 // jae 0x500a <k_tile_iq4_nl+0x2da>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x65eb // jmp 0x4e10 <k_tile_iq4_nl+0x320>
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
-	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x66eb // jmp 0x5070 <k_tile_iq4_nl+0x340>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -3948,23 +3987,21 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x4dd0 <k_tile_iq4_nl+0x2e0>
+	WORD $0xc075 // jne 0x5030 <k_tile_iq4_nl+0x300>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x4e44 <k_tile_iq4_nl+0x354>
+	WORD $0x2f74 // je 0x50a4 <k_tile_iq4_nl+0x374>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x4e30 <k_tile_iq4_nl+0x340>
-	LONG $0x08c48348 // addq $0x8, %rsp
+	WORD $0xec75 // jne 0x5090 <k_tile_iq4_nl+0x360>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3973,52 +4010,52 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_iq4_xs
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0ab88e0f; WORD $0x0000 // jle 0x5925 <k_tile_iq4_xs+0xac5>
+	LONG $0x0af88e0f; WORD $0x0000 // jle 0x5bc5 <k_tile_iq4_xs+0xb05>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xa0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa0, %rsp
+	LONG $0x98ec8148; WORD $0x0000; BYTE $0x00 // subq $0x98, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x09c38e0f; WORD $0x0000 // jle 0x585e <k_tile_iq4_xs+0x9fe>
+	LONG $0x0a0f8e0f; WORD $0x0000 // jle 0x5b0a <k_tile_iq4_xs+0xa4a>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
 	LONG $0x28578b4c // movq 0x28(%rdi), %r10
 	LONG $0x06e2c149 // shlq $0x6, %r10
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x00101b0d787de2c4; BYTE $0x00 // vpbroadcastb 0x101b(%rip), %ymm1 # 0x5ed6 <k_tile_mxfp4+0x5a6>
-	QUAD $0x00103c155a7de2c4; BYTE $0x00 // vbroadcasti128 0x103c(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
-	QUAD $0x00100b1d797de2c4; BYTE $0x00 // vpbroadcastw 0x100b(%rip), %ymm3 # 0x5ed8 <k_tile_mxfp4+0x5a8>
-	QUAD $0x000fd22d587de2c4; BYTE $0x00 // vpbroadcastd 0xfd2(%rip), %ymm5 # 0x5ea8 <k_tile_mxfp4+0x578>
-	QUAD $0x000fa535587de2c4; BYTE $0x00 // vpbroadcastd 0xfa5(%rip), %ymm6 # 0x5e84 <k_tile_mxfp4+0x554>
-	QUAD $0x000fbc3d587de2c4; BYTE $0x00 // vpbroadcastd 0xfbc(%rip), %ymm7 # 0x5ea4 <k_tile_mxfp4+0x574>
-	QUAD $0x000fab1d587d62c4; BYTE $0x00 // vpbroadcastd 0xfab(%rip), %ymm11 # 0x5e9c <k_tile_mxfp4+0x56c>
-	QUAD $0x000f9a25187d62c4; BYTE $0x00 // vbroadcastss 0xf9a(%rip), %ymm12 # 0x5e94 <k_tile_mxfp4+0x564>
+	QUAD $0x0010c30d787de2c4; BYTE $0x00 // vpbroadcastb 0x10c3(%rip), %ymm1 # 0x61de <k_tile_mxfp4+0x60e>
+	QUAD $0x0010ec155a7de2c4; BYTE $0x00 // vbroadcasti128 0x10ec(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
+	QUAD $0x0010b31d797de2c4; BYTE $0x00 // vpbroadcastw 0x10b3(%rip), %ymm3 # 0x61e0 <k_tile_mxfp4+0x610>
+	QUAD $0x00107a2d587de2c4; BYTE $0x00 // vpbroadcastd 0x107a(%rip), %ymm5 # 0x61b0 <k_tile_mxfp4+0x5e0>
+	QUAD $0x00104535587de2c4; BYTE $0x00 // vpbroadcastd 0x1045(%rip), %ymm6 # 0x6184 <k_tile_mxfp4+0x5b4>
+	QUAD $0x0010643d587de2c4; BYTE $0x00 // vpbroadcastd 0x1064(%rip), %ymm7 # 0x61ac <k_tile_mxfp4+0x5dc>
+	QUAD $0x00104f1d587d62c4; BYTE $0x00 // vpbroadcastd 0x104f(%rip), %ymm11 # 0x61a0 <k_tile_mxfp4+0x5d0>
+	QUAD $0x00103a25187d62c4; BYTE $0x00 // vbroadcastss 0x103a(%rip), %ymm12 # 0x6194 <k_tile_mxfp4+0x5c4>
 	LONG $0x121c8d4b // leaq (%r10,%r10), %rbx
 	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
 	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	QUAD $0x00008024ac7ffec5; BYTE $0x00 // vmovdqu %ymm5, 0x80(%rsp)
-	LONG $0x747ffec5; WORD $0x6024 // vmovdqu %ymm6, 0x60(%rsp)
-	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x6c7ffec5; WORD $0x7824 // vmovdqu %ymm5, 0x78(%rsp)
+	LONG $0x747ffec5; WORD $0x5824 // vmovdqu %ymm6, 0x58(%rsp)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x240c0348 // addq (%rsp), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d75 // jne 0x4f3f <k_tile_iq4_xs+0xdf>
+	WORD $0x0d75 // jne 0x519f <k_tile_iq4_xs+0xdf>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
 	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
@@ -4027,39 +4064,40 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
 	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x00808d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x0c244489 // movl %eax, 0xc(%rsp)
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	LONG $0x05e2c148 // shlq $0x5, %rdx
-	LONG $0x0c107cc5; BYTE $0x11 // vmovups (%rcx,%rdx), %ymm9
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x24440348; BYTE $0x58 // addq 0x58(%rsp), %rax
-	LONG $0x100c8d49 // leaq (%r8,%rdx), %rcx
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x0c107cc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm9
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
 	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x00148d49 // leaq (%r8,%rax), %rdx
 	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x9066 // nop
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	LONG $0x0ae7c149 // shlq $0xa, %r15
-	WORD $0x8941; BYTE $0xfd // movl %edi, %r13d
-	LONG $0x04e5c141 // shll $0x4, %r13d
-	QUAD $0x00000000fd348d44 // leal (,%rdi,8), %r14d
-	LONG $0x40f76948; WORD $0x0004; BYTE $0x00 // imulq $0x440, %rdi, %rsi # imm = 0x440
-	LONG $0x300c180f // prefetcht0 (%rax,%rsi)
-	QUAD $0x00000080308c180f // prefetcht0 0x80(%rax,%rsi)
-	QUAD $0x00000100308c180f // prefetcht0 0x100(%rax,%rsi)
-	LONG $0x6f7e21c4; WORD $0x392c // vmovdqu (%rcx,%r15), %ymm13
+	WORD $0x01b1 // movb $0x1, %cl
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x0ae6c148 // shlq $0xa, %rsi
+	WORD $0x8944; BYTE $0xff // movl %r15d, %edi
+	WORD $0xe7c1; BYTE $0x04 // shll $0x4, %edi
+	QUAD $0x00000000fd348d46 // leal (,%r15,8), %r14d
+	LONG $0x40df694d; WORD $0x0004; BYTE $0x00 // imulq $0x440, %r15, %r11 # imm = 0x440
+	QUAD $0x0020001d94180f43; BYTE $0x00 // prefetcht1 0x2000(%r13,%r11)
+	QUAD $0x0010001d8c180f43; BYTE $0x00 // prefetcht0 0x1000(%r13,%r11)
+	QUAD $0x0020801d94180f43; BYTE $0x00 // prefetcht1 0x2080(%r13,%r11)
+	QUAD $0x0010801d8c180f43; BYTE $0x00 // prefetcht0 0x1080(%r13,%r11)
+	QUAD $0x0021001d94180f43; BYTE $0x00 // prefetcht1 0x2100(%r13,%r11)
+	QUAD $0x0011001d8c180f43; BYTE $0x00 // prefetcht0 0x1100(%r13,%r11)
+	LONG $0x2c6f7ec5; BYTE $0x32 // vmovdqu (%rdx,%rsi), %ymm13
 	LONG $0xe5297cc5 // vmovaps %ymm12, %ymm5
-	LONG $0x6f7e21c4; WORD $0x3964; BYTE $0x40 // vmovdqu 0x40(%rcx,%r15), %ymm12
+	LONG $0x646f7ec5; WORD $0x4032 // vmovdqu 0x40(%rdx,%rsi), %ymm12
 	LONG $0xde7f7dc5 // vmovdqa %ymm11, %ymm6
-	QUAD $0x0080399c6f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rcx,%r15), %ymm11
-	QUAD $0x00c039946f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rcx,%r15), %ymm10
+	QUAD $0x000080329c6f7ec5; BYTE $0x00 // vmovdqu 0x80(%rdx,%rsi), %ymm11
+	QUAD $0x0000c032946f7ec5; BYTE $0x00 // vmovdqu 0xc0(%rdx,%rsi), %ymm10
 	LONG $0xf1db15c5 // vpand %ymm1, %ymm13, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
 	LONG $0x1c7d42c4; BYTE $0xfe // vpabsb %ymm14, %ymm15
@@ -4126,12 +4164,12 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x042d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm10, %ymm8
 	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
 	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
-	QUAD $0x00008024a4feddc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm4, %ymm4
+	LONG $0x64feddc5; WORD $0x7824 // vpaddd 0x78(%rsp), %ymm4, %ymm4
 	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
-	QUAD $0x080010a46f7ec1c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rdx), %ymm4
-	LONG $0x6e7941c4; BYTE $0xc5 // vmovd %r13d, %xmm8
+	QUAD $0x080000a46f7ec1c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rax), %ymm4
+	LONG $0xc76e79c5 // vmovd %edi, %xmm8
 	LONG $0xd25dc1c4; BYTE $0xe0 // vpsrld %xmm8, %ymm4, %ymm4
-	LONG $0x64dbddc5; WORD $0x6024 // vpand 0x60(%rsp), %ymm4, %ymm4
+	LONG $0x64dbddc5; WORD $0x5824 // vpand 0x58(%rsp), %ymm4, %ymm4
 	QUAD $0x08400884337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r9), %ymm8
 	LONG $0x6e7941c4; BYTE $0xd6 // vmovd %r14d, %xmm10
 	LONG $0xd23d41c4; BYTE $0xc2 // vpsrld %xmm10, %ymm8, %ymm8
@@ -4146,13 +4184,16 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb85d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm0) + ymm8
 	LONG $0x187d42c4; WORD $0x2454; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm10
 	LONG $0xa83d42c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm8, %ymm10 # ymm10 = (ymm8 * ymm10) + ymm9
-	QUAD $0x00000110308c180f // prefetcht0 0x110(%rax,%rsi)
-	QUAD $0x00000190308c180f // prefetcht0 0x190(%rax,%rsi)
-	QUAD $0x00000210308c180f // prefetcht0 0x210(%rax,%rsi)
-	QUAD $0x010039ac6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r15), %ymm13
-	QUAD $0x014039a46f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r15), %ymm12
-	QUAD $0x0180399c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r15), %ymm11
-	QUAD $0x01c0398c6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r15), %ymm9
+	QUAD $0x0021101d94180f43; BYTE $0x00 // prefetcht1 0x2110(%r13,%r11)
+	QUAD $0x0011101d8c180f43; BYTE $0x00 // prefetcht0 0x1110(%r13,%r11)
+	QUAD $0x0021901d94180f43; BYTE $0x00 // prefetcht1 0x2190(%r13,%r11)
+	QUAD $0x0011901d8c180f43; BYTE $0x00 // prefetcht0 0x1190(%r13,%r11)
+	QUAD $0x0022101d94180f43; BYTE $0x00 // prefetcht1 0x2210(%r13,%r11)
+	QUAD $0x0012101d8c180f43; BYTE $0x00 // prefetcht0 0x1210(%r13,%r11)
+	QUAD $0x00010032ac6f7ec5; BYTE $0x00 // vmovdqu 0x100(%rdx,%rsi), %ymm13
+	QUAD $0x00014032a46f7ec5; BYTE $0x00 // vmovdqu 0x140(%rdx,%rsi), %ymm12
+	QUAD $0x000180329c6f7ec5; BYTE $0x00 // vmovdqu 0x180(%rdx,%rsi), %ymm11
+	QUAD $0x0001c0328c6f7ec5; BYTE $0x00 // vmovdqu 0x1c0(%rdx,%rsi), %ymm9
 	LONG $0xc1db95c5 // vpand %ymm1, %ymm13, %ymm0
 	LONG $0x006de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm2, %ymm0
 	LONG $0x1c7de2c4; BYTE $0xe0 // vpabsb %ymm0, %ymm4
@@ -4220,15 +4261,15 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
 	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
 	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
-	QUAD $0x00008024a4feddc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm4, %ymm4
+	LONG $0x64feddc5; WORD $0x7824 // vpaddd 0x78(%rsp), %ymm4, %ymm4
 	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
-	QUAD $0x080010a46f7ec1c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rdx), %ymm4
-	LONG $0x046d8d41 // leal 0x4(%r13), %ebp
+	QUAD $0x080000a46f7ec1c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rax), %ymm4
+	WORD $0x6f8d; BYTE $0x04 // leal 0x4(%rdi), %ebp
 	LONG $0xc56e79c5 // vmovd %ebp, %xmm8
 	LONG $0xd25dc1c4; BYTE $0xe0 // vpsrld %xmm8, %ymm4, %ymm4
-	LONG $0x64dbddc5; WORD $0x6024 // vpand 0x60(%rsp), %ymm4, %ymm4
+	LONG $0x64dbddc5; WORD $0x5824 // vpand 0x58(%rsp), %ymm4, %ymm4
 	QUAD $0x08400884337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r9), %ymm8
-	LONG $0x02fd2c8d; WORD $0x0000; BYTE $0x00 // leal 0x2(,%rdi,8), %ebp
+	QUAD $0x00000002fd2c8d42 // leal 0x2(,%r15,8), %ebp
 	LONG $0xcd6e79c5 // vmovd %ebp, %xmm9
 	LONG $0xd23d41c4; BYTE $0xc1 // vpsrld %xmm9, %ymm8, %ymm8
 	QUAD $0x0860088c137d02c4; WORD $0x0000 // vcvtph2ps 0x860(%r8,%r9), %ymm9
@@ -4242,13 +4283,16 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb85d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm0) + ymm8
 	LONG $0x187d02c4; WORD $0x144c; BYTE $0x20 // vbroadcastss 0x20(%r12,%r10), %ymm9
 	LONG $0xa83d42c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm10
-	QUAD $0x00000220308c180f // prefetcht0 0x220(%rax,%rsi)
-	QUAD $0x000002a0308c180f // prefetcht0 0x2a0(%rax,%rsi)
-	QUAD $0x00000320308c180f // prefetcht0 0x320(%rax,%rsi)
-	QUAD $0x020039ac6f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r15), %ymm13
-	QUAD $0x024039a46f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r15), %ymm12
-	QUAD $0x0280399c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r15), %ymm11
-	QUAD $0x02c039946f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r15), %ymm10
+	QUAD $0x0022201d94180f43; BYTE $0x00 // prefetcht1 0x2220(%r13,%r11)
+	QUAD $0x0012201d8c180f43; BYTE $0x00 // prefetcht0 0x1220(%r13,%r11)
+	QUAD $0x0022a01d94180f43; BYTE $0x00 // prefetcht1 0x22a0(%r13,%r11)
+	QUAD $0x0012a01d8c180f43; BYTE $0x00 // prefetcht0 0x12a0(%r13,%r11)
+	QUAD $0x0023201d94180f43; BYTE $0x00 // prefetcht1 0x2320(%r13,%r11)
+	QUAD $0x0013201d8c180f43; BYTE $0x00 // prefetcht0 0x1320(%r13,%r11)
+	QUAD $0x00020032ac6f7ec5; BYTE $0x00 // vmovdqu 0x200(%rdx,%rsi), %ymm13
+	QUAD $0x00024032a46f7ec5; BYTE $0x00 // vmovdqu 0x240(%rdx,%rsi), %ymm12
+	QUAD $0x000280329c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rdx,%rsi), %ymm11
+	QUAD $0x0002c032946f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rdx,%rsi), %ymm10
 	LONG $0xc1db95c5 // vpand %ymm1, %ymm13, %ymm0
 	LONG $0x006de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm2, %ymm0
 	LONG $0x1c7de2c4; BYTE $0xe0 // vpabsb %ymm0, %ymm4
@@ -4316,15 +4360,15 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x042d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm10, %ymm8
 	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
 	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
-	QUAD $0x00008024a4feddc5; BYTE $0x00 // vpaddd 0x80(%rsp), %ymm4, %ymm4
+	LONG $0x64feddc5; WORD $0x7824 // vpaddd 0x78(%rsp), %ymm4, %ymm4
 	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
-	QUAD $0x080010a46f7ec1c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rdx), %ymm4
-	LONG $0x086d8d41 // leal 0x8(%r13), %ebp
+	QUAD $0x080000a46f7ec1c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rax), %ymm4
+	WORD $0x6f8d; BYTE $0x08 // leal 0x8(%rdi), %ebp
 	LONG $0xc56e79c5 // vmovd %ebp, %xmm8
 	LONG $0xd25dc1c4; BYTE $0xe0 // vpsrld %xmm8, %ymm4, %ymm4
-	LONG $0x64dbddc5; WORD $0x6024 // vpand 0x60(%rsp), %ymm4, %ymm4
+	LONG $0x64dbddc5; WORD $0x5824 // vpand 0x58(%rsp), %ymm4, %ymm4
 	QUAD $0x08400884337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r9), %ymm8
-	LONG $0x04fd2c8d; WORD $0x0000; BYTE $0x00 // leal 0x4(,%rdi,8), %ebp
+	QUAD $0x00000004fd2c8d42 // leal 0x4(,%r15,8), %ebp
 	LONG $0xd56e79c5 // vmovd %ebp, %xmm10
 	LONG $0xd23d41c4; BYTE $0xc2 // vpsrld %xmm10, %ymm8, %ymm8
 	QUAD $0x08600894137d02c4; WORD $0x0000 // vcvtph2ps 0x860(%r8,%r9), %ymm10
@@ -4338,13 +4382,16 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb85d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm0) + ymm8
 	LONG $0x187d02c4; WORD $0x3254; BYTE $0x20 // vbroadcastss 0x20(%r10,%r14), %ymm10
 	LONG $0xa83d42c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm8, %ymm10 # ymm10 = (ymm8 * ymm10) + ymm9
-	QUAD $0x00000330308c180f // prefetcht0 0x330(%rax,%rsi)
-	QUAD $0x000003b0308c180f // prefetcht0 0x3b0(%rax,%rsi)
-	QUAD $0x00000430308c180f // prefetcht0 0x430(%rax,%rsi)
-	QUAD $0x030039ac6f7e21c4; WORD $0x0000 // vmovdqu 0x300(%rcx,%r15), %ymm13
-	QUAD $0x034039a46f7e21c4; WORD $0x0000 // vmovdqu 0x340(%rcx,%r15), %ymm12
-	QUAD $0x0380399c6f7e21c4; WORD $0x0000 // vmovdqu 0x380(%rcx,%r15), %ymm11
-	QUAD $0x03c0398c6f7e21c4; WORD $0x0000 // vmovdqu 0x3c0(%rcx,%r15), %ymm9
+	QUAD $0x0023301d94180f43; BYTE $0x00 // prefetcht1 0x2330(%r13,%r11)
+	QUAD $0x0013301d8c180f43; BYTE $0x00 // prefetcht0 0x1330(%r13,%r11)
+	QUAD $0x0023b01d94180f43; BYTE $0x00 // prefetcht1 0x23b0(%r13,%r11)
+	QUAD $0x0013b01d8c180f43; BYTE $0x00 // prefetcht0 0x13b0(%r13,%r11)
+	QUAD $0x0024301d94180f43; BYTE $0x00 // prefetcht1 0x2430(%r13,%r11)
+	QUAD $0x0014301d8c180f43; BYTE $0x00 // prefetcht0 0x1430(%r13,%r11)
+	QUAD $0x00030032ac6f7ec5; BYTE $0x00 // vmovdqu 0x300(%rdx,%rsi), %ymm13
+	QUAD $0x00034032a46f7ec5; BYTE $0x00 // vmovdqu 0x340(%rdx,%rsi), %ymm12
+	QUAD $0x000380329c6f7ec5; BYTE $0x00 // vmovdqu 0x380(%rdx,%rsi), %ymm11
+	QUAD $0x0003c0328c6f7ec5; BYTE $0x00 // vmovdqu 0x3c0(%rdx,%rsi), %ymm9
 	LONG $0xc1db95c5 // vpand %ymm1, %ymm13, %ymm0
 	LONG $0x006de2c4; BYTE $0xc0 // vpshufb %ymm0, %ymm2, %ymm0
 	LONG $0x1c7de2c4; BYTE $0xe0 // vpabsb %ymm0, %ymm4
@@ -4410,20 +4457,20 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d02c4; WORD $0x225c; BYTE $0x1c // vpbroadcastd 0x1c(%r10,%r12), %ymm11
 	LONG $0x082542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm11, %ymm8
 	LONG $0xde6f7dc5 // vmovdqa %ymm6, %ymm11
-	LONG $0x746ffec5; WORD $0x6024 // vmovdqu 0x60(%rsp), %ymm6
-	QUAD $0x00008024ac6ffec5; BYTE $0x00 // vmovdqu 0x80(%rsp), %ymm5
+	LONG $0x746ffec5; WORD $0x5824 // vmovdqu 0x58(%rsp), %ymm6
+	LONG $0x6c6ffec5; WORD $0x7824 // vmovdqu 0x78(%rsp), %ymm5
 	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
 	LONG $0xc3f53dc5 // vpmaddwd %ymm3, %ymm8, %ymm8
 	LONG $0xe4febdc5 // vpaddd %ymm4, %ymm8, %ymm4
 	LONG $0xe5feddc5 // vpaddd %ymm5, %ymm4, %ymm4
 	LONG $0xc4fefdc5 // vpaddd %ymm4, %ymm0, %ymm0
-	QUAD $0x080010a46f7ec1c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rdx), %ymm4
-	LONG $0x0ccd8341 // orl $0xc, %r13d
-	LONG $0x6e7941c4; BYTE $0xc5 // vmovd %r13d, %xmm8
+	QUAD $0x080000a46f7ec1c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rax), %ymm4
+	WORD $0xcf83; BYTE $0x0c // orl $0xc, %edi
+	LONG $0xc76e79c5 // vmovd %edi, %xmm8
 	LONG $0xd25dc1c4; BYTE $0xe0 // vpsrld %xmm8, %ymm4, %ymm4
 	LONG $0xe6dbddc5 // vpand %ymm6, %ymm4, %ymm4
 	QUAD $0x08400884337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r9), %ymm8
-	LONG $0x06fd348d; WORD $0x0000; BYTE $0x00 // leal 0x6(,%rdi,8), %esi
+	QUAD $0x00000006fd348d42 // leal 0x6(,%r15,8), %esi
 	LONG $0xce6e79c5 // vmovd %esi, %xmm9
 	LONG $0xd23d41c4; BYTE $0xc1 // vpsrld %xmm9, %ymm8, %ymm8
 	QUAD $0x0860088c137d02c4; WORD $0x0000 // vcvtph2ps 0x860(%r8,%r9), %ymm9
@@ -4438,16 +4485,16 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187d02c4; WORD $0x224c; BYTE $0x20 // vbroadcastss 0x20(%r10,%r12), %ymm9
 	LONG $0xa83d42c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm10
 	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
-	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
-	LONG $0xf7ae850f; WORD $0xffff // jne 0x4fa0 <k_tile_iq4_xs+0x140>
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xf752850f; WORD $0xffff // jne 0x51f0 <k_tile_iq4_xs+0x130>
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x0c117cc5; BYTE $0x11 // vmovups %ymm9, (%rcx,%rdx)
-	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	LONG $0x0c117cc5; BYTE $0x01 // vmovups %ymm9, (%rcx,%rax)
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
 	LONG $0x0c2444f6; BYTE $0x01 // testb $0x1, 0xc(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf75e850f; WORD $0xffff // jne 0x4f70 <k_tile_iq4_xs+0x110>
+	LONG $0xf702850f; WORD $0xffff // jne 0x51c0 <k_tile_iq4_xs+0x100>
 	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x80c08149; WORD $0x0008; BYTE $0x00 // addq $0x880, %r8 # imm = 0x880
@@ -4456,29 +4503,28 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x09e0c148 // shlq $0x9, %rax
 	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0xf712850f; WORD $0xffff // jne 0x4f50 <k_tile_iq4_xs+0xf0>
+	LONG $0xf6c6850f; WORD $0xffff // jne 0x51b0 <k_tile_iq4_xs+0xf0>
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0xf6c7850f; WORD $0xffff // jne 0x4f20 <k_tile_iq4_xs+0xc0>
-	LONG $0x0000b6e9; BYTE $0x00 // jmp 0x5914 <k_tile_iq4_xs+0xab4>
+	LONG $0xf67b850f; WORD $0xffff // jne 0x5180 <k_tile_iq4_xs+0xc0>
+	LONG $0x0000aae9; BYTE $0x00 // jmp 0x5bb4 <k_tile_iq4_xs+0xaf4>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ad850f; WORD $0x0000 // jne 0x5914 <k_tile_iq4_xs+0xab4>
+	LONG $0x00a1850f; WORD $0x0000 // jne 0x5bb4 <k_tile_iq4_xs+0xaf4>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x5876 <k_tile_iq4_xs+0xa16>
+	WORD $0x0473 // jae 0x5b22 <k_tile_iq4_xs+0xa62>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x6aeb // jmp 0x58e0 <k_tile_iq4_xs+0xa80>
+	WORD $0x5eeb // jmp 0x5b80 <k_tile_iq4_xs+0xac0>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -4490,9 +4536,9 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x58a0 <k_tile_iq4_xs+0xa40>
+	WORD $0xc075 // jne 0x5b40 <k_tile_iq4_xs+0xa80>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x5914 <k_tile_iq4_xs+0xab4>
+	WORD $0x2f74 // je 0x5bb4 <k_tile_iq4_xs+0xaf4>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
@@ -4505,8 +4551,8 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x5900 <k_tile_iq4_xs+0xaa0>
-	LONG $0xa0c48148; WORD $0x0000; BYTE $0x00 // addq $0xa0, %rsp
+	WORD $0xec75 // jne 0x5ba0 <k_tile_iq4_xs+0xae0>
+	LONG $0x98c48148; WORD $0x0000; BYTE $0x00 // addq $0x98, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4518,125 +4564,131 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 
 	// tile_mxfp4
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x03d58e0f; WORD $0x0000 // jle 0x5d12 <k_tile_mxfp4+0x3e2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x28ec8348 // subq $0x28, %rsp
+	LONG $0x20ec8348 // subq $0x20, %rsp
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03d98e0f; WORD $0x0000 // jle 0x5fc4 <k_tile_mxfp4+0x3f4>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02ea8e0f; WORD $0x0000 // jle 0x5c4d <k_tile_mxfp4+0x31d>
+	LONG $0x031e8e0f; WORD $0x0000 // jle 0x5f1d <k_tile_mxfp4+0x34d>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x00056315787de2c4; BYTE $0x00 // vpbroadcastb 0x563(%rip), %ymm2 # 0x5eda <k_tile_mxfp4+0x5aa>
-	QUAD $0x000570155a7d62c4; BYTE $0x00 // vbroadcasti128 0x570(%rip), %ymm10 # ymm10 = mem[0,1,0,1]
-	QUAD $0x0005531d797de2c4; BYTE $0x00 // vpbroadcastw 0x553(%rip), %ymm3 # 0x5edc <k_tile_mxfp4+0x5ac>
-	QUAD $0x00051625587de2c4; BYTE $0x00 // vpbroadcastd 0x516(%rip), %ymm4 # 0x5ea8 <k_tile_mxfp4+0x578>
-	QUAD $0x0005431d787962c4; BYTE $0x00 // vpbroadcastb 0x543(%rip), %xmm11 # 0x5ede <k_tile_mxfp4+0x5ae>
-	QUAD $0x0004ec3d587de2c4; BYTE $0x00 // vpbroadcastd 0x4ec(%rip), %ymm7 # 0x5e90 <k_tile_mxfp4+0x560>
-	QUAD $0x0004db05587d62c4; BYTE $0x00 // vpbroadcastd 0x4db(%rip), %ymm8 # 0x5e88 <k_tile_mxfp4+0x558>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0x0005cf3d787d62c4; BYTE $0x00 // vpbroadcastb 0x5cf(%rip), %ymm15 # 0x61e2 <k_tile_mxfp4+0x612>
+	QUAD $0x0005e4155a7de2c4; BYTE $0x00 // vbroadcasti128 0x5e4(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
+	QUAD $0x0005bf1d797de2c4; BYTE $0x00 // vpbroadcastw 0x5bf(%rip), %ymm3 # 0x61e4 <k_tile_mxfp4+0x614>
+	QUAD $0x00058225587de2c4; BYTE $0x00 // vpbroadcastd 0x582(%rip), %ymm4 # 0x61b0 <k_tile_mxfp4+0x5e0>
+	QUAD $0x0005af1d787962c4; BYTE $0x00 // vpbroadcastb 0x5af(%rip), %xmm11 # 0x61e6 <k_tile_mxfp4+0x616>
+	QUAD $0x0005503d587de2c4; BYTE $0x00 // vpbroadcastd 0x550(%rip), %ymm7 # 0x6190 <k_tile_mxfp4+0x5c0>
+	QUAD $0x00053f15587d62c4; BYTE $0x00 // vpbroadcastd 0x53f(%rip), %ymm10 # 0x6188 <k_tile_mxfp4+0x5b8>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0f75 // jne 0x59cf <k_tile_mxfp4+0x9f>
+	WORD $0x0f75 // jne 0x5c6e <k_tile_mxfp4+0x9e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c81c4; WORD $0x2304 // vmovups (%r11,%r12), %ymm0
-	LONG $0x4411fcc5; WORD $0x0824 // vmovups %ymm0, 0x8(%rsp)
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x05e7c149 // shlq $0x5, %r15
+	LONG $0x107c81c4; WORD $0x3b04 // vmovups (%r11,%r15), %ymm0
+	LONG $0x0411fcc5; BYTE $0x24 // vmovups %ymm0, (%rsp)
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
 	LONG $0x06e5c149 // shlq $0x6, %r13
-	LONG $0x0c180f43; BYTE $0x2f // prefetcht0 (%r15,%r13)
-	QUAD $0x0000802f8c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r13)
-	QUAD $0x0001002f8c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r13)
-	LONG $0x6f7e01c4; WORD $0x2134 // vmovdqu (%r9,%r12), %ymm14
-	LONG $0x6f7e01c4; WORD $0x216c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm13
-	QUAD $0x008021a46f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm12
-	LONG $0xc17f7dc5 // vmovdqa %ymm8, %ymm1
+	QUAD $0x0020002994180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r13)
+	QUAD $0x001000298c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r13)
+	QUAD $0x0020802994180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r13)
+	QUAD $0x001080298c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r13)
+	QUAD $0x0021002994180f43; BYTE $0x00 // prefetcht1 0x2100(%r9,%r13)
+	QUAD $0x001100298c180f43; BYTE $0x00 // prefetcht0 0x1100(%r9,%r13)
+	LONG $0x6f7e01c4; WORD $0x3934 // vmovdqu (%r9,%r15), %ymm14
+	LONG $0x6f7e01c4; WORD $0x396c; BYTE $0x40 // vmovdqu 0x40(%r9,%r15), %ymm13
+	QUAD $0x008039a46f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r15), %ymm12
 	LONG $0xc76f7dc5 // vmovdqa %ymm7, %ymm8
 	LONG $0xfc6ffdc5 // vmovdqa %ymm4, %ymm7
 	LONG $0xdc7f79c5 // vmovdqa %xmm11, %xmm4
-	QUAD $0x00c0219c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm11
-	LONG $0xfadb0dc5 // vpand %ymm2, %ymm14, %ymm15
-	LONG $0x002d42c4; BYTE $0xff // vpshufb %ymm15, %ymm10, %ymm15
+	QUAD $0x00c0399c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r15), %ymm11
+	LONG $0xcb6ffdc5 // vmovdqa %ymm3, %ymm1
+	LONG $0xda6ffdc5 // vmovdqa %ymm2, %ymm3
+	LONG $0xfa7f7dc5 // vmovdqa %ymm15, %ymm2
+	LONG $0xdb0d41c4; BYTE $0xff // vpand %ymm15, %ymm14, %ymm15
+	LONG $0x006542c4; BYTE $0xff // vpshufb %ymm15, %ymm3, %ymm15
 	LONG $0x1c7dc2c4; BYTE $0xc7 // vpabsb %ymm15, %ymm0
 	LONG $0x587dc2c4; BYTE $0x2e // vpbroadcastd (%r14), %ymm5
 	LONG $0x0855c2c4; BYTE $0xef // vpsignb %ymm15, %ymm5, %ymm5
 	LONG $0x047de2c4; BYTE $0xc5 // vpmaddubsw %ymm5, %ymm0, %ymm0
-	LONG $0xc3f5fdc5 // vpmaddwd %ymm3, %ymm0, %ymm0
+	LONG $0xc1f5fdc5 // vpmaddwd %ymm1, %ymm0, %ymm0
 	LONG $0xeadb95c5 // vpand %ymm2, %ymm13, %ymm5
-	LONG $0x002de2c4; BYTE $0xed // vpshufb %ymm5, %ymm10, %ymm5
+	LONG $0x0065e2c4; BYTE $0xed // vpshufb %ymm5, %ymm3, %ymm5
 	LONG $0x1c7d62c4; BYTE $0xfd // vpabsb %ymm5, %ymm15
 	LONG $0x587dc2c4; WORD $0x0476 // vpbroadcastd 0x4(%r14), %ymm6
 	LONG $0x084de2c4; BYTE $0xed // vpsignb %ymm5, %ymm6, %ymm5
 	LONG $0x0405e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm15, %ymm5
-	LONG $0xebf5d5c5 // vpmaddwd %ymm3, %ymm5, %ymm5
+	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
 	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
 	LONG $0xeadb9dc5 // vpand %ymm2, %ymm12, %ymm5
-	LONG $0x002de2c4; BYTE $0xed // vpshufb %ymm5, %ymm10, %ymm5
+	LONG $0x0065e2c4; BYTE $0xed // vpshufb %ymm5, %ymm3, %ymm5
 	LONG $0x1c7de2c4; BYTE $0xf5 // vpabsb %ymm5, %ymm6
 	LONG $0x587d42c4; WORD $0x087e // vpbroadcastd 0x8(%r14), %ymm15
 	LONG $0x0805e2c4; BYTE $0xed // vpsignb %ymm5, %ymm15, %ymm5
 	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
-	LONG $0xebf5d5c5 // vpmaddwd %ymm3, %ymm5, %ymm5
+	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
 	LONG $0xf2dba5c5 // vpand %ymm2, %ymm11, %ymm6
-	LONG $0x002de2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm10, %ymm6
+	LONG $0x0065e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm3, %ymm6
 	LONG $0x1c7d62c4; BYTE $0xfe // vpabsb %ymm6, %ymm15
 	LONG $0x587d42c4; WORD $0x0c4e // vpbroadcastd 0xc(%r14), %ymm9
 	LONG $0x0835e2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm9, %ymm6
 	LONG $0x0405e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm15, %ymm6
-	LONG $0xf3f5cdc5 // vpmaddwd %ymm3, %ymm6, %ymm6
+	LONG $0xfa6f7dc5 // vmovdqa %ymm2, %ymm15
+	LONG $0xd36ffdc5 // vmovdqa %ymm3, %ymm2
+	LONG $0xd96ffdc5 // vmovdqa %ymm1, %ymm3
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
 	LONG $0x7255c1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm5
-	LONG $0xeadbd5c5 // vpand %ymm2, %ymm5, %ymm5
-	LONG $0x002de2c4; BYTE $0xed // vpshufb %ymm5, %ymm10, %ymm5
+	LONG $0xeddb85c5 // vpand %ymm5, %ymm15, %ymm5
+	LONG $0x006de2c4; BYTE $0xed // vpshufb %ymm5, %ymm2, %ymm5
 	LONG $0x1c7de2c4; BYTE $0xf5 // vpabsb %ymm5, %ymm6
 	LONG $0x587d42c4; WORD $0x104e // vpbroadcastd 0x10(%r14), %ymm9
 	LONG $0x0835e2c4; BYTE $0xed // vpsignb %ymm5, %ymm9, %ymm5
 	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
-	LONG $0xebf5d5c5 // vpmaddwd %ymm3, %ymm5, %ymm5
+	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
 	LONG $0x724dc1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm6
-	LONG $0xf2dbcdc5 // vpand %ymm2, %ymm6, %ymm6
-	LONG $0x002de2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm10, %ymm6
+	LONG $0xf6db85c5 // vpand %ymm6, %ymm15, %ymm6
+	LONG $0x006de2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm2, %ymm6
 	LONG $0x1c7d62c4; BYTE $0xce // vpabsb %ymm6, %ymm9
 	LONG $0x587d42c4; WORD $0x146e // vpbroadcastd 0x14(%r14), %ymm13
 	LONG $0x0815e2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm13, %ymm6
 	LONG $0x0435e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm9, %ymm6
-	LONG $0xf3f5cdc5 // vpmaddwd %ymm3, %ymm6, %ymm6
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
 	LONG $0x7255c1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm5
-	LONG $0xeadbd5c5 // vpand %ymm2, %ymm5, %ymm5
-	LONG $0x002de2c4; BYTE $0xed // vpshufb %ymm5, %ymm10, %ymm5
+	LONG $0xeddb85c5 // vpand %ymm5, %ymm15, %ymm5
+	LONG $0x006de2c4; BYTE $0xed // vpshufb %ymm5, %ymm2, %ymm5
 	LONG $0x1c7de2c4; BYTE $0xf5 // vpabsb %ymm5, %ymm6
 	LONG $0x587d42c4; WORD $0x184e // vpbroadcastd 0x18(%r14), %ymm9
 	LONG $0x0835e2c4; BYTE $0xed // vpsignb %ymm5, %ymm9, %ymm5
 	LONG $0x044de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm6, %ymm5
-	LONG $0xebf5d5c5 // vpmaddwd %ymm3, %ymm5, %ymm5
+	LONG $0xe9f5d5c5 // vpmaddwd %ymm1, %ymm5, %ymm5
 	LONG $0x724dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm6
-	LONG $0xf2dbcdc5 // vpand %ymm2, %ymm6, %ymm6
-	LONG $0x002de2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm10, %ymm6
+	LONG $0xf6db85c5 // vpand %ymm6, %ymm15, %ymm6
+	LONG $0x006de2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm2, %ymm6
 	LONG $0x1c7d62c4; BYTE $0xce // vpabsb %ymm6, %ymm9
 	LONG $0x587d42c4; WORD $0x1c5e // vpbroadcastd 0x1c(%r14), %ymm11
 	LONG $0x0825e2c4; BYTE $0xf6 // vpsignb %ymm6, %ymm11, %ymm6
@@ -4644,59 +4696,57 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe76ffdc5 // vmovdqa %ymm7, %ymm4
 	LONG $0xff76c1c5 // vpcmpeqd %xmm7, %xmm7, %xmm7
 	LONG $0x0435e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm9, %ymm6
-	LONG $0xf3f5cdc5 // vpmaddwd %ymm3, %ymm6, %ymm6
+	LONG $0xf1f5cdc5 // vpmaddwd %ymm1, %ymm6, %ymm6
 	LONG $0xeefed5c5 // vpaddd %ymm6, %ymm5, %ymm5
 	LONG $0xecfed5c5 // vpaddd %ymm4, %ymm5, %ymm5
 	LONG $0xc5fefdc5 // vpaddd %ymm5, %ymm0, %ymm0
-	QUAD $0x0100c1ac7e7ac1c4; WORD $0x0000 // vmovq 0x100(%r9,%rax,8), %xmm5
+	QUAD $0x0100e1ac7e7a81c4; WORD $0x0000 // vmovq 0x100(%r9,%r12,8), %xmm5
 	LONG $0x317de2c4; BYTE $0xf5 // vpmovzxbd %xmm5, %ymm6 # ymm6 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
 	LONG $0xcdda21c5 // vpminub %xmm5, %xmm11, %xmm9
 	LONG $0xed74b1c5 // vpcmpeqb %xmm5, %xmm9, %xmm5
 	LONG $0xefefd1c5 // vpxor %xmm7, %xmm5, %xmm5
 	LONG $0xc77f7dc5 // vmovdqa %ymm8, %ymm7
-	LONG $0xc16f7dc5 // vmovdqa %ymm1, %ymm8
-	QUAD $0x0002c30d187de2c4; BYTE $0x00 // vbroadcastss 0x2c3(%rip), %ymm1 # 0x5e94 <k_tile_mxfp4+0x564>
+	QUAD $0x0002f40d187de2c4; BYTE $0x00 // vbroadcastss 0x2f4(%rip), %ymm1 # 0x6194 <k_tile_mxfp4+0x5c4>
 	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
 	LONG $0xf672b5c5; BYTE $0x15 // vpslld $0x15, %ymm6, %ymm9
-	LONG $0xcffe35c5 // vpaddd %ymm7, %ymm9, %ymm9
+	LONG $0xfe3541c4; BYTE $0xc8 // vpaddd %ymm8, %ymm9, %ymm9
 	LONG $0xf672cdc5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm6
-	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
+	LONG $0xf6feadc5 // vpaddd %ymm6, %ymm10, %ymm6
 	LONG $0x4a35e3c4; WORD $0x50ee // vblendvps %ymm5, %ymm6, %ymm9, %ymm5
 	LONG $0xf159d4c5 // vmulps %ymm1, %ymm5, %ymm6
 	LONG $0xb855e2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm0) + ymm6
 	LONG $0x187dc2c4; WORD $0x2046 // vbroadcastss 0x20(%r14), %ymm0
-	LONG $0xa84de2c4; WORD $0x2444; BYTE $0x08 // vfmadd213ps 0x8(%rsp), %ymm6, %ymm0 # ymm0 = (ymm6 * ymm0) + mem
-	LONG $0x117c81c4; WORD $0x2304 // vmovups %ymm0, (%r11,%r12)
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0xa84de2c4; WORD $0x2404 // vfmadd213ps (%rsp), %ymm6, %ymm0 # ymm0 = (ymm6 * ymm0) + mem
+	LONG $0x117c81c4; WORD $0x3b04 // vmovups %ymm0, (%r11,%r15)
+	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfdd2850f; WORD $0xffff // jne 0x59f0 <k_tile_mxfp4+0xc0>
+	LONG $0xfda2850f; WORD $0xffff // jne 0x5c90 <k_tile_mxfp4+0xc0>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x10c18149; WORD $0x0001; BYTE $0x00 // addq $0x110, %r9 # imm = 0x110
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfda4850f; WORD $0xffff // jne 0x59e0 <k_tile_mxfp4+0xb0>
+	LONG $0xfd74850f; WORD $0xffff // jne 0x5c80 <k_tile_mxfp4+0xb0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfd68850f; WORD $0xffff // jne 0x59b0 <k_tile_mxfp4+0x80>
-	LONG $0x0000b7e9; BYTE $0x00 // jmp 0x5d04 <k_tile_mxfp4+0x3d4>
+	LONG $0xfd38850f; WORD $0xffff // jne 0x5c50 <k_tile_mxfp4+0x80>
+	LONG $0x0000a7e9; BYTE $0x00 // jmp 0x5fc4 <k_tile_mxfp4+0x3f4>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00ae850f; WORD $0x0000 // jne 0x5d04 <k_tile_mxfp4+0x3d4>
+	LONG $0x009e850f; WORD $0x0000 // jne 0x5fc4 <k_tile_mxfp4+0x3f4>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x5c65 <k_tile_mxfp4+0x335>
+	WORD $0x0473 // jae 0x5f35 <k_tile_mxfp4+0x365>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x6beb // jmp 0x5cd0 <k_tile_mxfp4+0x3a0>
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
-	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x5beb // jmp 0x5f90 <k_tile_mxfp4+0x3c0>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	BYTE $0x90 // nop
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -4708,23 +4758,22 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x5c90 <k_tile_mxfp4+0x360>
+	WORD $0xc075 // jne 0x5f50 <k_tile_mxfp4+0x380>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x5d04 <k_tile_mxfp4+0x3d4>
+	WORD $0x2f74 // je 0x5fc4 <k_tile_mxfp4+0x3f4>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x5cf0 <k_tile_mxfp4+0x3c0>
-	LONG $0x28c48348 // addq $0x28, %rsp
+	WORD $0xec75 // jne 0x5fb0 <k_tile_mxfp4+0x3e0>
+	LONG $0x20c48348 // addq $0x20, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4815,6 +4864,14 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
+	LONG $0x02808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ffd80(%rax)
+	BYTE $0x06 // <unknown>
+	LONG $0x0a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ff580(%rax)
+	BYTE $0x0e // <unknown>
+	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
+	BYTE $0x16 // <unknown>
+	LONG $0x1a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe580(%rax)
+	BYTE $0x1e // <unknown>
 	LONG $0x80808002; WORD $0x8006 // addb -0x7ff97f80(%rax), %al
 	LONG $0x800a8080; WORD $0x8080; BYTE $0x0e // addb $0xe, -0x7f7f7ff6(%rax)
 	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
@@ -4863,9 +4920,14 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45358457 <k_tile_mxfp4+0x45352b27>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45358737 <k_tile_mxfp4+0x45352b67>
 	BYTE $0x59 // popq %rcx
-	WORD $0x0471 // jno 0x5e45 <k_tile_mxfp4+0x515>
+	WORD $0x8071 // jno 0x60a1 <k_tile_mxfp4+0x4d1>
+	LONG $0x80018080; WORD $0x8080; BYTE $0x05 // addb $0x5, -0x7f7f7fff(%rax)
+	LONG $0x09808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ff680(%rax)
+	LONG $0x8080800d; BYTE $0x11 // orl $0x11808080, %eax # imm = 0x11808080
+	LONG $0x15808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fea80(%rax)
+	LONG $0x80808019; WORD $0x041d // sbbl %eax, 0x41d8080(%rax)
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
@@ -4912,14 +4974,17 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
-	WORD $0xffe0 // loopne 0x5e9d <k_tile_mxfp4+0x56d>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xff00 // addb %bh, %bh
+	WORD $0xffe0 // loopne 0x61a1 <k_tile_mxfp4+0x5d1>
 	WORD $0xffff // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x3380; BYTE $0x30 // xorb $0x30, (%rbx)
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
-	WORD $0x0030 // xorb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x4b40 // <unknown>
+	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x000f; BYTE $0x01 // sldtw (%rcx)
 	WORD $0x0f00 // addb %cl, (%rdi)
@@ -4945,6 +5010,14 @@ TEXT ·tileAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0f00 // addb %cl, (%rdi)
 	WORD $0x0100 // addb %al, (%rcx)
 	WORD $0x0100 // addb %al, (%rcx)
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	WORD $0x0101 // addl %eax, (%rcx)
 	WORD $0x0101 // addl %eax, (%rcx)

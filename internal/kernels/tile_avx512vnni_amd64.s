@@ -18,20 +18,20 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02108e0f; WORD $0x0000 // jle 0x220 <k_tile_q8_0+0x220>
+	LONG $0x02608e0f; WORD $0x0000 // jle 0x270 <k_tile_q8_0+0x270>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x016e8e0f; WORD $0x0000 // jle 0x192 <k_tile_q8_0+0x192>
+	LONG $0x01c08e0f; WORD $0x0000 // jle 0x1e4 <k_tile_q8_0+0x1e4>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	LONG $0x24c18349 // addq $0x24, %r9
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x4a1b0558487df262; WORD $0x0000 // vpbroadcastd 0x4a1b(%rip), %zmm0 # 0x4a60 <k_tile_mxfp4+0x330>
-	QUAD $0x4a050d18487df262; WORD $0x0000 // vbroadcastss 0x4a05(%rip), %zmm1 # 0x4a54 <k_tile_mxfp4+0x324>
+	QUAD $0x4ea30558487df262; WORD $0x0000 // vpbroadcastd 0x4ea3(%rip), %zmm0 # 0x4ee8 <k_tile_mxfp4+0x348>
+	QUAD $0x4e850d18487df262; WORD $0x0000 // vbroadcastss 0x4e85(%rip), %zmm1 # 0x4ed4 <k_tile_mxfp4+0x334>
 	BYTE $0x90 // nop
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
@@ -45,24 +45,34 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000200090180f41 // prefetcht1 0x2000(%r8)
 	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
+	QUAD $0x0000204090180f41 // prefetcht1 0x2040(%r8)
 	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
+	QUAD $0x0000208090180f41 // prefetcht1 0x2080(%r8)
 	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
+	QUAD $0x000020c090180f41 // prefetcht1 0x20c0(%r8)
 	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
+	QUAD $0x0000210090180f41 // prefetcht1 0x2100(%r8)
 	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
+	QUAD $0x0000214090180f41 // prefetcht1 0x2140(%r8)
 	QUAD $0x0000114088180f41 // prefetcht0 0x1140(%r8)
+	QUAD $0x0000218090180f41 // prefetcht1 0x2180(%r8)
 	QUAD $0x0000118088180f41 // prefetcht0 0x1180(%r8)
+	QUAD $0x000021c090180f41 // prefetcht1 0x21c0(%r8)
 	QUAD $0x000011c088180f41 // prefetcht0 0x11c0(%r8)
+	QUAD $0x0000220090180f41 // prefetcht1 0x2200(%r8)
 	QUAD $0x0000120088180f41 // prefetcht0 0x1200(%r8)
 	LONG $0x487df262; WORD $0x1b58 // vpbroadcastd (%rbx), %zmm3
 	LONG $0x487dd162; WORD $0x20ef // vpxord (%r8), %zmm0, %zmm4
-	LONG $0x585df262; WORD $0x5b50; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
+	LONG $0x585df262; WORD $0x6b50; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm4, %zmm5
 	LONG $0x487dd162; WORD $0x60ef; BYTE $0x01 // vpxord 0x40(%r8), %zmm0, %zmm4
-	LONG $0x585df262; WORD $0x5b50; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x585df262; WORD $0x6b50; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm4, %zmm5
 	LONG $0x487dd162; WORD $0x60ef; BYTE $0x02 // vpxord 0x80(%r8), %zmm0, %zmm4
-	LONG $0x585df262; WORD $0x5b50; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x585df262; WORD $0x6b50; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm4, %zmm5
 	LONG $0x487dd162; WORD $0x60ef; BYTE $0x03 // vpxord 0xc0(%r8), %zmm0, %zmm4
-	LONG $0x585df262; WORD $0x5b50; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x585df262; WORD $0x6b50; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm4, %zmm5
 	LONG $0x487dd162; WORD $0x60ef; BYTE $0x04 // vpxord 0x100(%r8), %zmm0, %zmm4
 	LONG $0x585df262; WORD $0x5b50; BYTE $0xfb // vpdpbusd -0x14(%rbx){1to16}, %zmm4, %zmm3
 	LONG $0x487dd162; WORD $0x60ef; BYTE $0x05 // vpxord 0x140(%r8), %zmm0, %zmm4
@@ -71,6 +81,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x585df262; WORD $0x5b50; BYTE $0xfd // vpdpbusd -0xc(%rbx){1to16}, %zmm4, %zmm3
 	LONG $0x487dd162; WORD $0x60ef; BYTE $0x07 // vpxord 0x1c0(%r8), %zmm0, %zmm4
 	LONG $0x585df262; WORD $0x5b50; BYTE $0xfe // vpdpbusd -0x8(%rbx){1to16}, %zmm4, %zmm3
+	LONG $0x4865f162; WORD $0xddfe // vpaddd %zmm5, %zmm3, %zmm3
 	LONG $0x487dd262; WORD $0x6013; BYTE $0x10 // vcvtph2ps 0x200(%r8), %zmm4
 	LONG $0x485cf162; WORD $0xe959 // vmulps %zmm1, %zmm4, %zmm5
 	LONG $0x485df262; WORD $0xebb8 // vfmadd231ps %zmm3, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm3) + zmm5
@@ -79,25 +90,25 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08149; WORD $0x0002; BYTE $0x00 // addq $0x220, %r8 # imm = 0x220
 	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
 	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0xff0f850f; WORD $0xffff // jne 0x90 <k_tile_q8_0+0x90>
+	LONG $0xfebd850f; WORD $0xffff // jne 0x90 <k_tile_q8_0+0x90>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfec3850f; WORD $0xffff // jne 0x50 <k_tile_q8_0+0x50>
-	LONG $0x00008ee9; BYTE $0x00 // jmp 0x220 <k_tile_q8_0+0x220>
+	LONG $0xfe71850f; WORD $0xffff // jne 0x50 <k_tile_q8_0+0x50>
+	LONG $0x00008ce9; BYTE $0x00 // jmp 0x270 <k_tile_q8_0+0x270>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0085850f; WORD $0x0000 // jne 0x220 <k_tile_q8_0+0x220>
+	LONG $0x0083850f; WORD $0x0000 // jne 0x270 <k_tile_q8_0+0x270>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x1aa <k_tile_q8_0+0x1aa>
+	WORD $0x0473 // jae 0x1fc <k_tile_q8_0+0x1fc>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x51eb // jmp 0x1fb <k_tile_q8_0+0x1fb>
+	WORD $0x4feb // jmp 0x24b <k_tile_q8_0+0x24b>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
@@ -105,9 +116,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x1d0 <k_tile_q8_0+0x1d0>
+	WORD $0xd575 // jne 0x220 <k_tile_q8_0+0x220>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x220 <k_tile_q8_0+0x220>
+	WORD $0x2074 // je 0x270 <k_tile_q8_0+0x270>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -116,7 +127,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x210 <k_tile_q8_0+0x210>
+	WORD $0xf075 // jne 0x260 <k_tile_q8_0+0x260>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -124,221 +135,98 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 
 	// tile_q4_0
-	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x024d8e0f; WORD $0x0000 // jle 0x490 <k_tile_q4_0+0x260>
+	LONG $0x02508e0f; WORD $0x0000 // jle 0x4e0 <k_tile_q4_0+0x260>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01ae8e0f; WORD $0x0000 // jle 0x405 <k_tile_q4_0+0x1d5>
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
-	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
-	LONG $0x24c18349 // addq $0x24, %r9
-	LONG $0x06e7c148 // shlq $0x6, %rdi
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x47e00558487df262; WORD $0x0000 // vpbroadcastd 0x47e0(%rip), %zmm0 # 0x4a58 <k_tile_mxfp4+0x328>
-	QUAD $0x47d20d18487df262; WORD $0x0000 // vbroadcastss 0x47d2(%rip), %zmm1 # 0x4a54 <k_tile_mxfp4+0x324>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x2b0 <k_tile_q4_0+0x80>
-	LONG $0x487cb162; WORD $0x1410; BYTE $0x18 // vmovups (%rax,%r11), %zmm2
-	WORD $0x16eb // jmp 0x2bb <k_tile_q4_0+0x8b>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x18 // vmovups %zmm2, (%rax,%r11)
-	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
-	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
-	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
-	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
-	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
-	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
-	WORD $0x8b44; BYTE $0x3b // movl (%rbx), %r15d
-	LONG $0x00af8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %ebp
-	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
-	WORD $0xed85 // testl %ebp, %ebp
-	LONG $0xfd490f44 // cmovnsl %ebp, %r15d
-	LONG $0x07ffc141 // sarl $0x7, %r15d
-	QUAD $0x4b400000fd2c8d42 // leal 0x4b400000(,%r15,8), %ebp
-	LONG $0x487df262; WORD $0xdd7c // vpbroadcastd %ebp, %zmm3
-	LONG $0x48fed162; WORD $0x206f // vmovdqu64 (%r8), %zmm4
-	LONG $0x48fed162; WORD $0x686f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm5
-	LONG $0x48fed162; WORD $0x706f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm6
-	LONG $0x48fed162; WORD $0x786f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm7
-	LONG $0x485d7162; WORD $0xc0db // vpandd %zmm0, %zmm4, %zmm8
-	LONG $0x583df262; WORD $0x5b50; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm8, %zmm3
-	LONG $0x48557162; WORD $0xc0db // vpandd %zmm0, %zmm5, %zmm8
-	LONG $0x583df262; WORD $0x5b50; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm8, %zmm3
-	LONG $0x484d7162; WORD $0xc0db // vpandd %zmm0, %zmm6, %zmm8
-	LONG $0x583df262; WORD $0x5b50; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm8, %zmm3
-	LONG $0x48457162; WORD $0xc0db // vpandd %zmm0, %zmm7, %zmm8
-	LONG $0x583df262; WORD $0x5b50; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm8, %zmm3
-	LONG $0x485df162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm4, %zmm4
-	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
-	LONG $0x585df262; WORD $0x5b50; BYTE $0xfb // vpdpbusd -0x14(%rbx){1to16}, %zmm4, %zmm3
-	LONG $0x485df162; WORD $0xd572; BYTE $0x04 // vpsrld $0x4, %zmm5, %zmm4
-	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
-	LONG $0x585df262; WORD $0x5b50; BYTE $0xfc // vpdpbusd -0x10(%rbx){1to16}, %zmm4, %zmm3
-	LONG $0x485df162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm6, %zmm4
-	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
-	LONG $0x585df262; WORD $0x5b50; BYTE $0xfd // vpdpbusd -0xc(%rbx){1to16}, %zmm4, %zmm3
-	LONG $0x485df162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm7, %zmm4
-	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
-	LONG $0x585df262; WORD $0x5b50; BYTE $0xfe // vpdpbusd -0x8(%rbx){1to16}, %zmm4, %zmm3
-	LONG $0x487dd262; WORD $0x6013; BYTE $0x08 // vcvtph2ps 0x100(%r8), %zmm4
-	LONG $0x485cf162; WORD $0xe959 // vmulps %zmm1, %zmm4, %zmm5
-	LONG $0x485df262; WORD $0xebb8 // vfmadd231ps %zmm3, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm3) + zmm5
-	LONG $0x5855f262; WORD $0x53b8; BYTE $0xff // vfmadd231ps -0x4(%rbx){1to16}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x18 // vmovups %zmm2, (%rax,%r11)
-	LONG $0x20c08149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r8 # imm = 0x120
-	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
-	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0xfedc850f; WORD $0xffff // jne 0x2d0 <k_tile_q4_0+0xa0>
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe90850f; WORD $0xffff // jne 0x290 <k_tile_q4_0+0x60>
-	LONG $0x00008be9; BYTE $0x00 // jmp 0x490 <k_tile_q4_0+0x260>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0082850f; WORD $0x0000 // jne 0x490 <k_tile_q4_0+0x260>
-	WORD $0xca89 // movl %ecx, %edx
-	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x41d <k_tile_q4_0+0x1ed>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x4eeb // jmp 0x46b <k_tile_q4_0+0x23b>
-	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
-	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
-	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
-	LONG $0x48fef162; WORD $0x077f // vmovdqu64 %zmm0, (%rdi)
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x440 <k_tile_q4_0+0x210>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x490 <k_tile_q4_0+0x260>
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
-	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x480 <k_tile_q4_0+0x250>
-	BYTE $0x5b // popq %rbx
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-
-	// tile_q4_1
-	WORD $0x5641 // pushq %r14
-	BYTE $0x53 // pushq %rbx
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02408e0f; WORD $0x0000 // jle 0x6f0 <k_tile_q4_1+0x250>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x019b8e0f; WORD $0x0000 // jle 0x65f <k_tile_q4_1+0x1bf>
+	LONG $0x01ac8e0f; WORD $0x0000 // jle 0x450 <k_tile_q4_0+0x1d0>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x45770558487df262; WORD $0x0000 // vpbroadcastd 0x4577(%rip), %zmm0 # 0x4a58 <k_tile_mxfp4+0x328>
-	QUAD $0x45850d58487df262; WORD $0x0000 // vpbroadcastd 0x4585(%rip), %zmm1 # 0x4a70 <k_tile_mxfp4+0x340>
-	QUAD $0x455f1518487df262; WORD $0x0000 // vbroadcastss 0x455f(%rip), %zmm2 # 0x4a54 <k_tile_mxfp4+0x324>
+	QUAD $0x4c170558487df262; WORD $0x0000 // vpbroadcastd 0x4c17(%rip), %zmm0 # 0x4ed8 <k_tile_mxfp4+0x338>
+	QUAD $0x4c210d58487df262; WORD $0x0000 // vpbroadcastd 0x4c21(%rip), %zmm1 # 0x4eec <k_tile_mxfp4+0x34c>
+	QUAD $0x4bff1518487df262; WORD $0x0000 // vbroadcastss 0x4bff(%rip), %zmm2 # 0x4ed4 <k_tile_mxfp4+0x334>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x520 <k_tile_q4_1+0x80>
+	WORD $0x1474 // je 0x300 <k_tile_q4_0+0x80>
 	LONG $0x487cb162; WORD $0x1c10; BYTE $0x18 // vmovups (%rax,%r11), %zmm3
-	WORD $0x16eb // jmp 0x52b <k_tile_q4_1+0x8b>
+	WORD $0x16eb // jmp 0x30b <k_tile_q4_0+0x8b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x487cb162; WORD $0x1c11; BYTE $0x18 // vmovups %zmm3, (%rax,%r11)
 	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000200090180f41 // prefetcht1 0x2000(%r8)
 	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
+	QUAD $0x0000204090180f41 // prefetcht1 0x2040(%r8)
 	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
+	QUAD $0x0000208090180f41 // prefetcht1 0x2080(%r8)
 	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
+	QUAD $0x000020c090180f41 // prefetcht1 0x20c0(%r8)
 	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
+	QUAD $0x0000210090180f41 // prefetcht1 0x2100(%r8)
 	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
-	LONG $0x48fed162; WORD $0x206f // vmovdqu64 (%r8), %zmm4
-	LONG $0x48fed162; WORD $0x686f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm5
-	LONG $0x48fed162; WORD $0x706f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm6
-	LONG $0x48fed162; WORD $0x786f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm7
-	LONG $0x485d7162; WORD $0xc0db // vpandd %zmm0, %zmm4, %zmm8
-	LONG $0x48fd7162; WORD $0xc96f // vmovdqa64 %zmm1, %zmm9
-	LONG $0x583d7262; WORD $0x0b50 // vpdpbusd (%rbx){1to16}, %zmm8, %zmm9
-	LONG $0x48557162; WORD $0xc0db // vpandd %zmm0, %zmm5, %zmm8
-	LONG $0x583d7262; WORD $0x4b50; BYTE $0x01 // vpdpbusd 0x4(%rbx){1to16}, %zmm8, %zmm9
-	LONG $0x484d7162; WORD $0xc0db // vpandd %zmm0, %zmm6, %zmm8
-	LONG $0x583d7262; WORD $0x4b50; BYTE $0x02 // vpdpbusd 0x8(%rbx){1to16}, %zmm8, %zmm9
-	LONG $0x48457162; WORD $0xc0db // vpandd %zmm0, %zmm7, %zmm8
-	LONG $0x583d7262; WORD $0x4b50; BYTE $0x03 // vpdpbusd 0xc(%rbx){1to16}, %zmm8, %zmm9
-	LONG $0x485df162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm4, %zmm4
-	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
-	LONG $0x585d7262; WORD $0x4b50; BYTE $0x04 // vpdpbusd 0x10(%rbx){1to16}, %zmm4, %zmm9
-	LONG $0x485df162; WORD $0xd572; BYTE $0x04 // vpsrld $0x4, %zmm5, %zmm4
-	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
-	LONG $0x585d7262; WORD $0x4b50; BYTE $0x05 // vpdpbusd 0x14(%rbx){1to16}, %zmm4, %zmm9
-	LONG $0x485df162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm6, %zmm4
-	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
-	LONG $0x585d7262; WORD $0x4b50; BYTE $0x06 // vpdpbusd 0x18(%rbx){1to16}, %zmm4, %zmm9
-	LONG $0x485df162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm7, %zmm4
-	LONG $0x485df162; WORD $0xe0db // vpandd %zmm0, %zmm4, %zmm4
-	LONG $0x585d7262; WORD $0x4b50; BYTE $0x07 // vpdpbusd 0x1c(%rbx){1to16}, %zmm4, %zmm9
-	LONG $0x487dd262; WORD $0x6013; BYTE $0x08 // vcvtph2ps 0x100(%r8), %zmm4
-	LONG $0x485cf162; WORD $0xea59 // vmulps %zmm2, %zmm4, %zmm5
-	LONG $0x485dd262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm9) + zmm5
-	LONG $0x5865f262; WORD $0x6b98; BYTE $0x08 // vfmadd132ps 0x20(%rbx){1to16}, %zmm3, %zmm5 # zmm5 = (zmm5 * mem) + zmm3
-	LONG $0x487dd262; WORD $0x5813; BYTE $0x09 // vcvtph2ps 0x120(%r8), %zmm3
-	LONG $0x5855f262; WORD $0x5b98; BYTE $0x0c // vfmadd132ps 0x30(%rbx){1to16}, %zmm5, %zmm3 # zmm3 = (zmm3 * mem) + zmm5
+	LONG $0x487df262; WORD $0x6358; BYTE $0x09 // vpbroadcastd 0x24(%rbx), %zmm4
+	LONG $0x48fed162; WORD $0x286f // vmovdqu64 (%r8), %zmm5
+	LONG $0x48fed162; WORD $0x706f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm6
+	LONG $0x48fed162; WORD $0x786f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm7
+	LONG $0x48fe5162; WORD $0x406f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm8
+	LONG $0x48557162; WORD $0xc8db // vpandd %zmm0, %zmm5, %zmm9
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0x58357262; WORD $0x1350 // vpdpbusd (%rbx){1to16}, %zmm9, %zmm10
+	LONG $0x484d7162; WORD $0xc8db // vpandd %zmm0, %zmm6, %zmm9
+	LONG $0x58357262; WORD $0x5350; BYTE $0x01 // vpdpbusd 0x4(%rbx){1to16}, %zmm9, %zmm10
+	LONG $0x48457162; WORD $0xc8db // vpandd %zmm0, %zmm7, %zmm9
+	LONG $0x58357262; WORD $0x5350; BYTE $0x02 // vpdpbusd 0x8(%rbx){1to16}, %zmm9, %zmm10
+	LONG $0x483d7162; WORD $0xc8db // vpandd %zmm0, %zmm8, %zmm9
+	LONG $0x58357262; WORD $0x5350; BYTE $0x03 // vpdpbusd 0xc(%rbx){1to16}, %zmm9, %zmm10
+	LONG $0x4855f162; WORD $0xe9db // vpandd %zmm1, %zmm5, %zmm5
+	LONG $0x5855f262; WORD $0x6350; BYTE $0x04 // vpdpbusd 0x10(%rbx){1to16}, %zmm5, %zmm4
+	LONG $0x484df162; WORD $0xe9db // vpandd %zmm1, %zmm6, %zmm5
+	LONG $0x5855f262; WORD $0x6350; BYTE $0x05 // vpdpbusd 0x14(%rbx){1to16}, %zmm5, %zmm4
+	LONG $0x4845f162; WORD $0xe9db // vpandd %zmm1, %zmm7, %zmm5
+	LONG $0x5855f262; WORD $0x6350; BYTE $0x06 // vpdpbusd 0x18(%rbx){1to16}, %zmm5, %zmm4
+	LONG $0x483df162; WORD $0xe9db // vpandd %zmm1, %zmm8, %zmm5
+	LONG $0x5855f262; WORD $0x6350; BYTE $0x07 // vpdpbusd 0x1c(%rbx){1to16}, %zmm5, %zmm4
+	LONG $0x487dd262; WORD $0x6813; BYTE $0x08 // vcvtph2ps 0x100(%r8), %zmm5
+	LONG $0x484dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm6
+	LONG $0x485df162; WORD $0xe6fe // vpaddd %zmm6, %zmm4, %zmm4
+	LONG $0x4854f162; WORD $0xf259 // vmulps %zmm2, %zmm5, %zmm6
+	LONG $0x4855f262; WORD $0xf4b8 // vfmadd231ps %zmm4, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm4) + zmm6
+	LONG $0x584df262; WORD $0x5bb8; BYTE $0x0f // vfmadd231ps 0x3c(%rbx){1to16}, %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
 	LONG $0x487cb162; WORD $0x1c11; BYTE $0x18 // vmovups %zmm3, (%rax,%r11)
-	LONG $0x40c08149; WORD $0x0001; BYTE $0x00 // addq $0x140, %r8 # imm = 0x140
+	LONG $0x20c08149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r8 # imm = 0x120
 	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
 	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0xfef2850f; WORD $0xffff // jne 0x540 <k_tile_q4_1+0xa0>
+	LONG $0xfee1850f; WORD $0xffff // jne 0x320 <k_tile_q4_0+0xa0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfea6850f; WORD $0xffff // jne 0x500 <k_tile_q4_1+0x60>
-	LONG $0x000091e9; BYTE $0x00 // jmp 0x6f0 <k_tile_q4_1+0x250>
+	LONG $0xfe95850f; WORD $0xffff // jne 0x2e0 <k_tile_q4_0+0x60>
+	LONG $0x000090e9; BYTE $0x00 // jmp 0x4e0 <k_tile_q4_0+0x260>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0088850f; WORD $0x0000 // jne 0x6f0 <k_tile_q4_1+0x250>
+	LONG $0x0087850f; WORD $0x0000 // jne 0x4e0 <k_tile_q4_0+0x260>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x677 <k_tile_q4_1+0x1d7>
+	WORD $0x0473 // jae 0x468 <k_tile_q4_0+0x1e8>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x54eb // jmp 0x6cb <k_tile_q4_1+0x22b>
+	WORD $0x53eb // jmp 0x4bb <k_tile_q4_0+0x23b>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
@@ -346,9 +234,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x6a0 <k_tile_q4_1+0x200>
+	WORD $0xd575 // jne 0x490 <k_tile_q4_0+0x210>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x6f0 <k_tile_q4_1+0x250>
+	WORD $0x2074 // je 0x4e0 <k_tile_q4_0+0x260>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -357,7 +245,128 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x6e0 <k_tile_q4_1+0x240>
+	WORD $0xf075 // jne 0x4d0 <k_tile_q4_0+0x250>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+
+	// tile_q4_1
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02508e0f; WORD $0x0000 // jle 0x750 <k_tile_q4_1+0x260>
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x01b98e0f; WORD $0x0000 // jle 0x6cd <k_tile_q4_1+0x1dd>
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x49a70558487df262; WORD $0x0000 // vpbroadcastd 0x49a7(%rip), %zmm0 # 0x4ed8 <k_tile_mxfp4+0x338>
+	QUAD $0x49b10d58487df262; WORD $0x0000 // vpbroadcastd 0x49b1(%rip), %zmm1 # 0x4eec <k_tile_mxfp4+0x34c>
+	QUAD $0x49bb1558487df262; WORD $0x0000 // vpbroadcastd 0x49bb(%rip), %zmm2 # 0x4f00 <k_tile_mxfp4+0x360>
+	QUAD $0x49851d18487df262; WORD $0x0000 // vbroadcastss 0x4985(%rip), %zmm3 # 0x4ed4 <k_tile_mxfp4+0x334>
+	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x1474 // je 0x570 <k_tile_q4_1+0x80>
+	LONG $0x487cb162; WORD $0x2410; BYTE $0x18 // vmovups (%rax,%r11), %zmm4
+	WORD $0x16eb // jmp 0x57b <k_tile_q4_1+0x8b>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x18 // vmovups %zmm4, (%rax,%r11)
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000200090180f41 // prefetcht1 0x2000(%r8)
+	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
+	QUAD $0x0000204090180f41 // prefetcht1 0x2040(%r8)
+	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
+	QUAD $0x0000208090180f41 // prefetcht1 0x2080(%r8)
+	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
+	QUAD $0x000020c090180f41 // prefetcht1 0x20c0(%r8)
+	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
+	QUAD $0x0000210090180f41 // prefetcht1 0x2100(%r8)
+	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
+	LONG $0x48fed162; WORD $0x286f // vmovdqu64 (%r8), %zmm5
+	LONG $0x48fed162; WORD $0x706f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm6
+	LONG $0x48fed162; WORD $0x786f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm7
+	LONG $0x48fe5162; WORD $0x406f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm8
+	LONG $0x48557162; WORD $0xc8db // vpandd %zmm0, %zmm5, %zmm9
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0x58357262; WORD $0x1350 // vpdpbusd (%rbx){1to16}, %zmm9, %zmm10
+	LONG $0x484d7162; WORD $0xc8db // vpandd %zmm0, %zmm6, %zmm9
+	LONG $0x58357262; WORD $0x5350; BYTE $0x01 // vpdpbusd 0x4(%rbx){1to16}, %zmm9, %zmm10
+	LONG $0x48457162; WORD $0xc8db // vpandd %zmm0, %zmm7, %zmm9
+	LONG $0x58357262; WORD $0x5350; BYTE $0x02 // vpdpbusd 0x8(%rbx){1to16}, %zmm9, %zmm10
+	LONG $0x483d7162; WORD $0xc8db // vpandd %zmm0, %zmm8, %zmm9
+	LONG $0x58357262; WORD $0x5350; BYTE $0x03 // vpdpbusd 0xc(%rbx){1to16}, %zmm9, %zmm10
+	LONG $0x4855f162; WORD $0xe9db // vpandd %zmm1, %zmm5, %zmm5
+	LONG $0x48fd7162; WORD $0xca6f // vmovdqa64 %zmm2, %zmm9
+	LONG $0x58557262; WORD $0x4b50; BYTE $0x04 // vpdpbusd 0x10(%rbx){1to16}, %zmm5, %zmm9
+	LONG $0x484df162; WORD $0xe9db // vpandd %zmm1, %zmm6, %zmm5
+	LONG $0x58557262; WORD $0x4b50; BYTE $0x05 // vpdpbusd 0x14(%rbx){1to16}, %zmm5, %zmm9
+	LONG $0x4845f162; WORD $0xe9db // vpandd %zmm1, %zmm7, %zmm5
+	LONG $0x58557262; WORD $0x4b50; BYTE $0x06 // vpdpbusd 0x18(%rbx){1to16}, %zmm5, %zmm9
+	LONG $0x483df162; WORD $0xe9db // vpandd %zmm1, %zmm8, %zmm5
+	LONG $0x58557262; WORD $0x4b50; BYTE $0x07 // vpdpbusd 0x1c(%rbx){1to16}, %zmm5, %zmm9
+	LONG $0x487dd262; WORD $0x6813; BYTE $0x08 // vcvtph2ps 0x100(%r8), %zmm5
+	LONG $0x484dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm6
+	LONG $0x4835f162; WORD $0xf6fe // vpaddd %zmm6, %zmm9, %zmm6
+	LONG $0x4854f162; WORD $0xfb59 // vmulps %zmm3, %zmm5, %zmm7
+	LONG $0x4855f262; WORD $0xfeb8 // vfmadd231ps %zmm6, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm6) + zmm7
+	LONG $0x585df262; WORD $0x7b98; BYTE $0x0f // vfmadd132ps 0x3c(%rbx){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
+	LONG $0x487dd262; WORD $0x6013; BYTE $0x09 // vcvtph2ps 0x120(%r8), %zmm4
+	LONG $0x5845f262; WORD $0x6398; BYTE $0x0c // vfmadd132ps 0x30(%rbx){1to16}, %zmm7, %zmm4 # zmm4 = (zmm4 * mem) + zmm7
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x18 // vmovups %zmm4, (%rax,%r11)
+	LONG $0x40c08149; WORD $0x0001; BYTE $0x00 // addq $0x140, %r8 # imm = 0x140
+	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
+	WORD $0xff49; BYTE $0xce // decq %r14
+	LONG $0xfed4850f; WORD $0xffff // jne 0x590 <k_tile_q4_1+0xa0>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe88850f; WORD $0xffff // jne 0x550 <k_tile_q4_1+0x60>
+	LONG $0x000083e9; BYTE $0x00 // jmp 0x750 <k_tile_q4_1+0x260>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x007a850f; WORD $0x0000 // jne 0x750 <k_tile_q4_1+0x260>
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x0473 // jae 0x6e5 <k_tile_q4_1+0x1f5>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x46eb // jmp 0x72b <k_tile_q4_1+0x23b>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	BYTE $0x90 // nop
+	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
+	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
+	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
+	LONG $0x48fef162; WORD $0x077f // vmovdqu64 %zmm0, (%rdi)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xd575 // jne 0x700 <k_tile_q4_1+0x210>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2074 // je 0x750 <k_tile_q4_1+0x260>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xf075 // jne 0x740 <k_tile_q4_1+0x250>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -371,89 +380,96 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02cd8e0f; WORD $0x0000 // jle 0x9e0 <k_tile_q5_0+0x2e0>
+	LONG $0x02fd8e0f; WORD $0x0000 // jle 0xa70 <k_tile_q5_0+0x310>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02288e0f; WORD $0x0000 // jle 0x94f <k_tile_q5_0+0x24f>
+	LONG $0x025f8e0f; WORD $0x0000 // jle 0x9e6 <k_tile_q5_0+0x286>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	LONG $0x24c18349 // addq $0x24, %r9
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x43b80578487df262; WORD $0x0000 // vpbroadcastb 0x43b8(%rip), %zmm0 # 0x4b00 <k_tile_mxfp4+0x3d0>
-	QUAD $0x43af0d78487df262; WORD $0x0000 // vpbroadcastb 0x43af(%rip), %zmm1 # 0x4b01 <k_tile_mxfp4+0x3d1>
-	QUAD $0x42f81518487df262; WORD $0x0000 // vbroadcastss 0x42f8(%rip), %zmm2 # 0x4a54 <k_tile_mxfp4+0x324>
+	QUAD $0x48180578487df262; WORD $0x0000 // vpbroadcastb 0x4818(%rip), %zmm0 # 0x4fc0 <k_tile_mxfp4+0x420>
+	QUAD $0x480f0d78487df262; WORD $0x0000 // vpbroadcastb 0x480f(%rip), %zmm1 # 0x4fc1 <k_tile_mxfp4+0x421>
+	QUAD $0x47181518487df262; WORD $0x0000 // vbroadcastss 0x4718(%rip), %zmm2 # 0x4ed4 <k_tile_mxfp4+0x334>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x780 <k_tile_q5_0+0x80>
+	WORD $0x1474 // je 0x7e0 <k_tile_q5_0+0x80>
 	LONG $0x487cb162; WORD $0x1c10; BYTE $0x18 // vmovups (%rax,%r11), %zmm3
-	WORD $0x16eb // jmp 0x78b <k_tile_q5_0+0x8b>
+	WORD $0x16eb // jmp 0x7eb <k_tile_q5_0+0x8b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x487cb162; WORD $0x1c11; BYTE $0x18 // vmovups %zmm3, (%rax,%r11)
 	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000200090180f41 // prefetcht1 0x2000(%r8)
 	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
+	QUAD $0x0000204090180f41 // prefetcht1 0x2040(%r8)
 	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
+	QUAD $0x0000208090180f41 // prefetcht1 0x2080(%r8)
 	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
+	QUAD $0x000020c090180f41 // prefetcht1 0x20c0(%r8)
 	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
+	QUAD $0x0000210090180f41 // prefetcht1 0x2100(%r8)
 	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
+	QUAD $0x0000214090180f41 // prefetcht1 0x2140(%r8)
 	QUAD $0x0000114088180f41 // prefetcht0 0x1140(%r8)
 	WORD $0x8b44; BYTE $0x3b // movl (%rbx), %r15d
 	LONG $0x00af8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %ebp
-	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	LONG $0x07c78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00007, %r15d # imm = 0xB4C00007
 	WORD $0xed85 // testl %ebp, %ebp
 	LONG $0xfd490f44 // cmovnsl %ebp, %r15d
-	LONG $0x07ffc141 // sarl $0x7, %r15d
-	LONG $0x04e7c141 // shll $0x4, %r15d
+	LONG $0x03ffc141 // sarl $0x3, %r15d
 	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
 	LONG $0x487dd262; WORD $0xe77c // vpbroadcastd %r15d, %zmm4
 	LONG $0x48fed162; WORD $0x686f; BYTE $0x04 // vmovdqu64 0x100(%r8), %zmm5
-	LONG $0x484df162; WORD $0xf572; BYTE $0x04 // vpslld $0x4, %zmm5, %zmm6
-	LONG $0x48cdf162; WORD $0xf1db // vpandq %zmm1, %zmm6, %zmm6
-	LONG $0x48fed162; WORD $0x386f // vmovdqu64 (%r8), %zmm7
-	LONG $0x48fe5162; WORD $0x406f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm8
-	LONG $0x48fe5162; WORD $0x486f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm9
-	LONG $0x48fe5162; WORD $0x506f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm10
-	LONG $0x48c5f362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm7, %zmm6
-	LONG $0x584df262; WORD $0x6350; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm6, %zmm4
-	LONG $0x484df162; WORD $0xf572; BYTE $0x03 // vpslld $0x3, %zmm5, %zmm6
-	LONG $0x48cdf162; WORD $0xf1db // vpandq %zmm1, %zmm6, %zmm6
-	LONG $0x48bdf362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm8, %zmm6
-	LONG $0x584df262; WORD $0x6350; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm6, %zmm4
-	LONG $0x484df162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm5, %zmm6
-	LONG $0x48cdf162; WORD $0xf1db // vpandq %zmm1, %zmm6, %zmm6
-	LONG $0x48b5f362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm9, %zmm6
-	LONG $0x584df262; WORD $0x6350; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm6, %zmm4
-	LONG $0x4855f162; WORD $0xf5fe // vpaddd %zmm5, %zmm5, %zmm6
-	LONG $0x48cdf162; WORD $0xf1db // vpandq %zmm1, %zmm6, %zmm6
-	LONG $0x48adf362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm10, %zmm6
-	LONG $0x584df262; WORD $0x6350; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm6, %zmm4
+	LONG $0x48fed162; WORD $0x306f // vmovdqu64 (%r8), %zmm6
+	LONG $0x48fed162; WORD $0x786f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm7
+	LONG $0x48fe5162; WORD $0x406f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm8
+	LONG $0x48fe5162; WORD $0x486f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm9
+	LONG $0x48cd7162; WORD $0xd0db // vpandq %zmm0, %zmm6, %zmm10
+	LONG $0x4825f162; WORD $0xf572; BYTE $0x04 // vpslld $0x4, %zmm5, %zmm11
+	LONG $0x48ad7362; WORD $0xd925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm10, %zmm11
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0x58257262; WORD $0x5350; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm11, %zmm10
+	LONG $0x48c57162; WORD $0xd8db // vpandq %zmm0, %zmm7, %zmm11
+	LONG $0x481df162; WORD $0xf572; BYTE $0x03 // vpslld $0x3, %zmm5, %zmm12
+	LONG $0x48a57362; WORD $0xe125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm11, %zmm12
+	LONG $0x581d7262; WORD $0x5350; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm12, %zmm10
+	LONG $0x48bd7162; WORD $0xd8db // vpandq %zmm0, %zmm8, %zmm11
+	LONG $0x481df162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm5, %zmm12
+	LONG $0x48a57362; WORD $0xe125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm11, %zmm12
+	LONG $0x581d7262; WORD $0x5350; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm12, %zmm10
+	LONG $0x48b57162; WORD $0xd8db // vpandq %zmm0, %zmm9, %zmm11
+	LONG $0x48557162; WORD $0xe5fe // vpaddd %zmm5, %zmm5, %zmm12
+	LONG $0x48a57362; WORD $0xe125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm11, %zmm12
+	LONG $0x581d7262; WORD $0x5350; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm12, %zmm10
+	LONG $0x484df162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm6, %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x48d5f362; WORD $0xf125; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm5, %zmm6
+	LONG $0x584df262; WORD $0x6350; BYTE $0xfb // vpdpbusd -0x14(%rbx){1to16}, %zmm6, %zmm4
 	LONG $0x484df162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm7, %zmm6
-	LONG $0x48d5f162; WORD $0xf9db // vpandq %zmm1, %zmm5, %zmm7
-	LONG $0x48cdf362; WORD $0xf825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm6, %zmm7
-	LONG $0x5845f262; WORD $0x6350; BYTE $0xfb // vpdpbusd -0x14(%rbx){1to16}, %zmm7, %zmm4
-	LONG $0x484dd162; WORD $0xd072; BYTE $0x04 // vpsrld $0x4, %zmm8, %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
 	LONG $0x4845f162; WORD $0xd572; BYTE $0x01 // vpsrld $0x1, %zmm5, %zmm7
-	LONG $0x48c5f162; WORD $0xf9db // vpandq %zmm1, %zmm7, %zmm7
-	LONG $0x48cdf362; WORD $0xf825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm6, %zmm7
+	LONG $0x48cdf362; WORD $0xf925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm6, %zmm7
 	LONG $0x5845f262; WORD $0x6350; BYTE $0xfc // vpdpbusd -0x10(%rbx){1to16}, %zmm7, %zmm4
-	LONG $0x484dd162; WORD $0xd172; BYTE $0x04 // vpsrld $0x4, %zmm9, %zmm6
+	LONG $0x484dd162; WORD $0xd072; BYTE $0x04 // vpsrld $0x4, %zmm8, %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
 	LONG $0x4845f162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm5, %zmm7
-	LONG $0x48c5f162; WORD $0xf9db // vpandq %zmm1, %zmm7, %zmm7
-	LONG $0x48cdf362; WORD $0xf825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm6, %zmm7
+	LONG $0x48cdf362; WORD $0xf925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm6, %zmm7
 	LONG $0x5845f262; WORD $0x6350; BYTE $0xfd // vpdpbusd -0xc(%rbx){1to16}, %zmm7, %zmm4
-	LONG $0x484dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm6
+	LONG $0x484dd162; WORD $0xd172; BYTE $0x04 // vpsrld $0x4, %zmm9, %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
 	LONG $0x4855f162; WORD $0xd572; BYTE $0x03 // vpsrld $0x3, %zmm5, %zmm5
-	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
-	LONG $0x48cdf362; WORD $0xe825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm6, %zmm5
+	LONG $0x48cdf362; WORD $0xe925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm6, %zmm5
 	LONG $0x5855f262; WORD $0x6350; BYTE $0xfe // vpdpbusd -0x8(%rbx){1to16}, %zmm5, %zmm4
+	LONG $0x485dd162; WORD $0xe2fe // vpaddd %zmm10, %zmm4, %zmm4
 	LONG $0x487dd262; WORD $0x6813; BYTE $0x0a // vcvtph2ps 0x140(%r8), %zmm5
 	LONG $0x4854f162; WORD $0xf259 // vmulps %zmm2, %zmm5, %zmm6
 	LONG $0x4855f262; WORD $0xf4b8 // vfmadd231ps %zmm4, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm4) + zmm6
@@ -462,25 +478,25 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x60c08149; WORD $0x0001; BYTE $0x00 // addq $0x160, %r8 # imm = 0x160
 	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
 	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0xfe62850f; WORD $0xffff // jne 0x7a0 <k_tile_q5_0+0xa0>
+	LONG $0xfe2b850f; WORD $0xffff // jne 0x800 <k_tile_q5_0+0xa0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe16850f; WORD $0xffff // jne 0x760 <k_tile_q5_0+0x60>
-	LONG $0x000091e9; BYTE $0x00 // jmp 0x9e0 <k_tile_q5_0+0x2e0>
+	LONG $0xfddf850f; WORD $0xffff // jne 0x7c0 <k_tile_q5_0+0x60>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0xa70 <k_tile_q5_0+0x310>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0088850f; WORD $0x0000 // jne 0x9e0 <k_tile_q5_0+0x2e0>
+	LONG $0x0081850f; WORD $0x0000 // jne 0xa70 <k_tile_q5_0+0x310>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x967 <k_tile_q5_0+0x267>
+	WORD $0x0473 // jae 0x9fe <k_tile_q5_0+0x29e>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x54eb // jmp 0x9bb <k_tile_q5_0+0x2bb>
+	WORD $0x4deb // jmp 0xa4b <k_tile_q5_0+0x2eb>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
@@ -488,9 +504,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x990 <k_tile_q5_0+0x290>
+	WORD $0xd575 // jne 0xa20 <k_tile_q5_0+0x2c0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x9e0 <k_tile_q5_0+0x2e0>
+	WORD $0x2074 // je 0xa70 <k_tile_q5_0+0x310>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -499,7 +515,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x9d0 <k_tile_q5_0+0x2d0>
+	WORD $0xf075 // jne 0xa60 <k_tile_q5_0+0x300>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
@@ -513,110 +529,118 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02b08e0f; WORD $0x0000 // jle 0xcb0 <k_tile_q5_1+0x2c0>
+	LONG $0x02f08e0f; WORD $0x0000 // jle 0xd80 <k_tile_q5_1+0x300>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02128e0f; WORD $0x0000 // jle 0xc26 <k_tile_q5_1+0x236>
+	LONG $0x024d8e0f; WORD $0x0000 // jle 0xcf1 <k_tile_q5_1+0x271>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x418f0578487df262; WORD $0x0000 // vpbroadcastb 0x418f(%rip), %zmm0 # 0x4bc0 <k_tile_mxfp4+0x490>
-	QUAD $0x41860d78487df262; WORD $0x0000 // vpbroadcastb 0x4186(%rip), %zmm1 # 0x4bc1 <k_tile_mxfp4+0x491>
-	QUAD $0x402b1558487df262; WORD $0x0000 // vpbroadcastd 0x402b(%rip), %zmm2 # 0x4a70 <k_tile_mxfp4+0x340>
-	QUAD $0x40051d18487df262; WORD $0x0000 // vbroadcastss 0x4005(%rip), %zmm3 # 0x4a54 <k_tile_mxfp4+0x324>
+	QUAD $0x45bf0578487df262; WORD $0x0000 // vpbroadcastb 0x45bf(%rip), %zmm0 # 0x5080 <k_tile_mxfp4+0x4e0>
+	QUAD $0x45b60d78487df262; WORD $0x0000 // vpbroadcastb 0x45b6(%rip), %zmm1 # 0x5081 <k_tile_mxfp4+0x4e1>
+	QUAD $0x442b1558487df262; WORD $0x0000 // vpbroadcastd 0x442b(%rip), %zmm2 # 0x4f00 <k_tile_mxfp4+0x360>
+	QUAD $0x43f51d18487df262; WORD $0x0000 // vbroadcastss 0x43f5(%rip), %zmm3 # 0x4ed4 <k_tile_mxfp4+0x334>
 	BYTE $0x90 // nop
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0xa70 <k_tile_q5_1+0x80>
+	WORD $0x1474 // je 0xb00 <k_tile_q5_1+0x80>
 	LONG $0x487cb162; WORD $0x2410; BYTE $0x18 // vmovups (%rax,%r11), %zmm4
-	WORD $0x16eb // jmp 0xa7b <k_tile_q5_1+0x8b>
+	WORD $0x16eb // jmp 0xb0b <k_tile_q5_1+0x8b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x487cb162; WORD $0x2411; BYTE $0x18 // vmovups %zmm4, (%rax,%r11)
 	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000200090180f41 // prefetcht1 0x2000(%r8)
 	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
+	QUAD $0x0000204090180f41 // prefetcht1 0x2040(%r8)
 	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
+	QUAD $0x0000208090180f41 // prefetcht1 0x2080(%r8)
 	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
+	QUAD $0x000020c090180f41 // prefetcht1 0x20c0(%r8)
 	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
+	QUAD $0x0000210090180f41 // prefetcht1 0x2100(%r8)
 	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
+	QUAD $0x0000214090180f41 // prefetcht1 0x2140(%r8)
 	QUAD $0x0000114088180f41 // prefetcht0 0x1140(%r8)
 	LONG $0x48fed162; WORD $0x686f; BYTE $0x04 // vmovdqu64 0x100(%r8), %zmm5
-	LONG $0x484df162; WORD $0xf572; BYTE $0x04 // vpslld $0x4, %zmm5, %zmm6
-	LONG $0x48cdf162; WORD $0xf1db // vpandq %zmm1, %zmm6, %zmm6
-	LONG $0x48fed162; WORD $0x386f // vmovdqu64 (%r8), %zmm7
-	LONG $0x48fe5162; WORD $0x406f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm8
-	LONG $0x48fe5162; WORD $0x486f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm9
-	LONG $0x48fe5162; WORD $0x506f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm10
-	LONG $0x48c5f362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm7, %zmm6
+	LONG $0x48fed162; WORD $0x306f // vmovdqu64 (%r8), %zmm6
+	LONG $0x48fed162; WORD $0x786f; BYTE $0x01 // vmovdqu64 0x40(%r8), %zmm7
+	LONG $0x48fe5162; WORD $0x406f; BYTE $0x02 // vmovdqu64 0x80(%r8), %zmm8
+	LONG $0x48fe5162; WORD $0x486f; BYTE $0x03 // vmovdqu64 0xc0(%r8), %zmm9
+	LONG $0x48cd7162; WORD $0xd0db // vpandq %zmm0, %zmm6, %zmm10
+	LONG $0x4825f162; WORD $0xf572; BYTE $0x04 // vpslld $0x4, %zmm5, %zmm11
+	LONG $0x48ad7362; WORD $0xd925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm10, %zmm11
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0x58257262; WORD $0x1350 // vpdpbusd (%rbx){1to16}, %zmm11, %zmm10
+	LONG $0x48c57162; WORD $0xd8db // vpandq %zmm0, %zmm7, %zmm11
+	LONG $0x481df162; WORD $0xf572; BYTE $0x03 // vpslld $0x3, %zmm5, %zmm12
+	LONG $0x48a57362; WORD $0xe125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm11, %zmm12
+	LONG $0x581d7262; WORD $0x5350; BYTE $0x01 // vpdpbusd 0x4(%rbx){1to16}, %zmm12, %zmm10
+	LONG $0x48bd7162; WORD $0xd8db // vpandq %zmm0, %zmm8, %zmm11
+	LONG $0x481df162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm5, %zmm12
+	LONG $0x48a57362; WORD $0xe125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm11, %zmm12
+	LONG $0x581d7262; WORD $0x5350; BYTE $0x02 // vpdpbusd 0x8(%rbx){1to16}, %zmm12, %zmm10
+	LONG $0x48b57162; WORD $0xd8db // vpandq %zmm0, %zmm9, %zmm11
+	LONG $0x48557162; WORD $0xe5fe // vpaddd %zmm5, %zmm5, %zmm12
+	LONG $0x48a57362; WORD $0xe125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm11, %zmm12
+	LONG $0x581d7262; WORD $0x5350; BYTE $0x03 // vpdpbusd 0xc(%rbx){1to16}, %zmm12, %zmm10
+	LONG $0x484df162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm6, %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
+	LONG $0x48d5f362; WORD $0xf125; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm5, %zmm6
 	LONG $0x48fd7162; WORD $0xda6f // vmovdqa64 %zmm2, %zmm11
-	LONG $0x584d7262; WORD $0x1b50 // vpdpbusd (%rbx){1to16}, %zmm6, %zmm11
-	LONG $0x484df162; WORD $0xf572; BYTE $0x03 // vpslld $0x3, %zmm5, %zmm6
-	LONG $0x48cdf162; WORD $0xf1db // vpandq %zmm1, %zmm6, %zmm6
-	LONG $0x48bdf362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm8, %zmm6
-	LONG $0x584d7262; WORD $0x5b50; BYTE $0x01 // vpdpbusd 0x4(%rbx){1to16}, %zmm6, %zmm11
-	LONG $0x484df162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm5, %zmm6
-	LONG $0x48cdf162; WORD $0xf1db // vpandq %zmm1, %zmm6, %zmm6
-	LONG $0x48b5f362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm9, %zmm6
-	LONG $0x584d7262; WORD $0x5b50; BYTE $0x02 // vpdpbusd 0x8(%rbx){1to16}, %zmm6, %zmm11
-	LONG $0x4855f162; WORD $0xf5fe // vpaddd %zmm5, %zmm5, %zmm6
-	LONG $0x48cdf162; WORD $0xf1db // vpandq %zmm1, %zmm6, %zmm6
-	LONG $0x48adf362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm10, %zmm6
-	LONG $0x584d7262; WORD $0x5b50; BYTE $0x03 // vpdpbusd 0xc(%rbx){1to16}, %zmm6, %zmm11
+	LONG $0x584d7262; WORD $0x5b50; BYTE $0x04 // vpdpbusd 0x10(%rbx){1to16}, %zmm6, %zmm11
 	LONG $0x484df162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm7, %zmm6
-	LONG $0x48d5f162; WORD $0xf9db // vpandq %zmm1, %zmm5, %zmm7
-	LONG $0x48cdf362; WORD $0xf825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm6, %zmm7
-	LONG $0x58457262; WORD $0x5b50; BYTE $0x04 // vpdpbusd 0x10(%rbx){1to16}, %zmm7, %zmm11
-	LONG $0x484dd162; WORD $0xd072; BYTE $0x04 // vpsrld $0x4, %zmm8, %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
 	LONG $0x4845f162; WORD $0xd572; BYTE $0x01 // vpsrld $0x1, %zmm5, %zmm7
-	LONG $0x48c5f162; WORD $0xf9db // vpandq %zmm1, %zmm7, %zmm7
-	LONG $0x48cdf362; WORD $0xf825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm6, %zmm7
+	LONG $0x48cdf362; WORD $0xf925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm6, %zmm7
 	LONG $0x58457262; WORD $0x5b50; BYTE $0x05 // vpdpbusd 0x14(%rbx){1to16}, %zmm7, %zmm11
-	LONG $0x484dd162; WORD $0xd172; BYTE $0x04 // vpsrld $0x4, %zmm9, %zmm6
+	LONG $0x484dd162; WORD $0xd072; BYTE $0x04 // vpsrld $0x4, %zmm8, %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
 	LONG $0x4845f162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm5, %zmm7
-	LONG $0x48c5f162; WORD $0xf9db // vpandq %zmm1, %zmm7, %zmm7
-	LONG $0x48cdf362; WORD $0xf825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm6, %zmm7
+	LONG $0x48cdf362; WORD $0xf925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm6, %zmm7
 	LONG $0x58457262; WORD $0x5b50; BYTE $0x06 // vpdpbusd 0x18(%rbx){1to16}, %zmm7, %zmm11
-	LONG $0x484dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm6
+	LONG $0x484dd162; WORD $0xd172; BYTE $0x04 // vpsrld $0x4, %zmm9, %zmm6
+	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
 	LONG $0x4855f162; WORD $0xd572; BYTE $0x03 // vpsrld $0x3, %zmm5, %zmm5
-	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
-	LONG $0x48cdf362; WORD $0xe825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm6, %zmm5
+	LONG $0x48cdf362; WORD $0xe925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm6, %zmm5
 	LONG $0x58557262; WORD $0x5b50; BYTE $0x07 // vpdpbusd 0x1c(%rbx){1to16}, %zmm5, %zmm11
-	LONG $0x487dd262; WORD $0x6813; BYTE $0x0a // vcvtph2ps 0x140(%r8), %zmm5
-	LONG $0x4854f162; WORD $0xf359 // vmulps %zmm3, %zmm5, %zmm6
-	LONG $0x4855d262; WORD $0xf3b8 // vfmadd231ps %zmm11, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm11) + zmm6
-	LONG $0x585df262; WORD $0x7398; BYTE $0x08 // vfmadd132ps 0x20(%rbx){1to16}, %zmm4, %zmm6 # zmm6 = (zmm6 * mem) + zmm4
+	LONG $0x4825d162; WORD $0xeafe // vpaddd %zmm10, %zmm11, %zmm5
+	LONG $0x487dd262; WORD $0x7013; BYTE $0x0a // vcvtph2ps 0x140(%r8), %zmm6
+	LONG $0x484cf162; WORD $0xfb59 // vmulps %zmm3, %zmm6, %zmm7
+	LONG $0x484df262; WORD $0xfdb8 // vfmadd231ps %zmm5, %zmm6, %zmm7 # zmm7 = (zmm6 * zmm5) + zmm7
+	LONG $0x585df262; WORD $0x7b98; BYTE $0x08 // vfmadd132ps 0x20(%rbx){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
 	LONG $0x487dd262; WORD $0x6013; BYTE $0x0b // vcvtph2ps 0x160(%r8), %zmm4
-	LONG $0x584df262; WORD $0x6398; BYTE $0x0c // vfmadd132ps 0x30(%rbx){1to16}, %zmm6, %zmm4 # zmm4 = (zmm4 * mem) + zmm6
+	LONG $0x5845f262; WORD $0x6398; BYTE $0x0c // vfmadd132ps 0x30(%rbx){1to16}, %zmm7, %zmm4 # zmm4 = (zmm4 * mem) + zmm7
 	LONG $0x487cb162; WORD $0x2411; BYTE $0x18 // vmovups %zmm4, (%rax,%r11)
 	LONG $0x80c08149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r8 # imm = 0x180
 	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
 	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0xfe7b850f; WORD $0xffff // jne 0xa90 <k_tile_q5_1+0xa0>
+	LONG $0xfe40850f; WORD $0xffff // jne 0xb20 <k_tile_q5_1+0xa0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe2f850f; WORD $0xffff // jne 0xa50 <k_tile_q5_1+0x60>
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0xcb0 <k_tile_q5_1+0x2c0>
+	LONG $0xfdf4850f; WORD $0xffff // jne 0xae0 <k_tile_q5_1+0x60>
+	LONG $0x00008fe9; BYTE $0x00 // jmp 0xd80 <k_tile_q5_1+0x300>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0081850f; WORD $0x0000 // jne 0xcb0 <k_tile_q5_1+0x2c0>
+	LONG $0x0086850f; WORD $0x0000 // jne 0xd80 <k_tile_q5_1+0x300>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0xc3e <k_tile_q5_1+0x24e>
+	WORD $0x0473 // jae 0xd09 <k_tile_q5_1+0x289>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x4deb // jmp 0xc8b <k_tile_q5_1+0x29b>
+	WORD $0x52eb // jmp 0xd5b <k_tile_q5_1+0x2db>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
@@ -624,9 +648,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0xc60 <k_tile_q5_1+0x270>
+	WORD $0xd575 // jne 0xd30 <k_tile_q5_1+0x2b0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0xcb0 <k_tile_q5_1+0x2c0>
+	WORD $0x2074 // je 0xd80 <k_tile_q5_1+0x300>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -635,7 +659,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0xca0 <k_tile_q5_1+0x2b0>
+	WORD $0xf075 // jne 0xd70 <k_tile_q5_1+0x2f0>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -643,327 +667,327 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 
 	// tile_q2_k
-	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x07b18e0f; WORD $0x0000 // jle 0x147e <k_tile_q2_k+0x7be>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x28ec8348 // subq $0x28, %rsp
+	LONG $0x20ec8348 // subq $0x20, %rsp
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x07c58e0f; WORD $0x0000 // jle 0x1570 <k_tile_q2_k+0x7e0>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x06e58e0f; WORD $0x0000 // jle 0x13d8 <k_tile_q2_k+0x718>
+	LONG $0x07278e0f; WORD $0x0000 // jle 0x14e6 <k_tile_q2_k+0x756>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x24148948 // movq %rdx, (%rsp)
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
 	LONG $0x09e2c149 // shlq $0x9, %r10
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x3d500558487df262; WORD $0x0000 // vpbroadcastd 0x3d50(%rip), %zmm0 # 0x4a6c <k_tile_mxfp4+0x33c>
-	QUAD $0x3d4a0d58487df262; WORD $0x0000 // vpbroadcastd 0x3d4a(%rip), %zmm1 # 0x4a70 <k_tile_mxfp4+0x340>
-	QUAD $0x3d141558487df262; WORD $0x0000 // vpbroadcastd 0x3d14(%rip), %zmm2 # 0x4a44 <k_tile_mxfp4+0x314>
-	QUAD $0x3d1a1d18487df262; WORD $0x0000 // vbroadcastss 0x3d1a(%rip), %zmm3 # 0x4a54 <k_tile_mxfp4+0x324>
+	QUAD $0x40f90518487df262; WORD $0x0000 // vbroadcastss 0x40f9(%rip), %zmm0 # 0x4ee0 <k_tile_mxfp4+0x340>
+	QUAD $0x410b0d58487df262; WORD $0x0000 // vpbroadcastd 0x410b(%rip), %zmm1 # 0x4efc <k_tile_mxfp4+0x35c>
+	QUAD $0x41051558487df262; WORD $0x0000 // vpbroadcastd 0x4105(%rip), %zmm2 # 0x4f00 <k_tile_mxfp4+0x360>
+	QUAD $0x40bf1d58487df262; WORD $0x0000 // vpbroadcastd 0x40bf(%rip), %zmm3 # 0x4ec4 <k_tile_mxfp4+0x324>
+	QUAD $0x40c52518487df262; WORD $0x0000 // vbroadcastss 0x40c5(%rip), %zmm4 # 0x4ed4 <k_tile_mxfp4+0x334>
 	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
-	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x2474894c; BYTE $0x20 // movq %r14, 0x20(%rsp)
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x2474894c; BYTE $0x18 // movq %r14, 0x18(%rsp)
 	LONG $0x06e6c149 // shlq $0x6, %r14
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x1274 // je 0xd70 <k_tile_q2_k+0xb0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487cb162; WORD $0x2410; BYTE $0x30 // vmovups (%rax,%r14), %zmm4
-	WORD $0x14eb // jmp 0xd7f <k_tile_q2_k+0xbf>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x30 // vmovups %zmm4, (%rax,%r14)
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x1274 // je 0xe40 <k_tile_q2_k+0xb0>
+	LONG $0x487cb162; WORD $0x3c10; BYTE $0x30 // vmovups (%rax,%r14), %zmm7
+	WORD $0x14eb // jmp 0xe4b <k_tile_q2_k+0xbb>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x00a88d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %r13
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0x30 // vmovups %zmm7, (%rax,%r14)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24248b4c // movq (%rsp), %r12
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487dd262; WORD $0x6813; BYTE $0x28 // vcvtph2ps 0x500(%r8), %zmm5
+	LONG $0x487dd262; WORD $0x7013; BYTE $0x29 // vcvtph2ps 0x520(%r8), %zmm6
+	LONG $0x484cf162; WORD $0xf057 // vxorps %zmm0, %zmm6, %zmm6
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	WORD $0xc031 // xorl %eax, %eax
-	BYTE $0x90 // nop
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0x09e2c148 // shlq $0x9, %rdx
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0x07e1c148 // shlq $0x7, %rcx
-	LONG $0xa0d8694c; WORD $0x0002; BYTE $0x00 // imulq $0x2a0, %rax, %r11 # imm = 0x2A0
-	LONG $0x4c180f43; WORD $0x001d // prefetcht0 (%r13,%r11)
-	LONG $0x4c180f43; WORD $0x401d // prefetcht0 0x40(%r13,%r11)
-	QUAD $0x0000801d8c180f43; BYTE $0x00 // prefetcht0 0x80(%r13,%r11)
-	LONG $0x487dd262; WORD $0x6813; BYTE $0x28 // vcvtph2ps 0x500(%r8), %zmm5
-	LONG $0x48fed162; WORD $0x346f; BYTE $0x08 // vmovdqu64 (%r8,%rcx), %zmm6
-	QUAD $0x04027cdb487db162 // vpandd 0x100(%rdx,%r8), %zmm0, %zmm7
-	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58455262; WORD $0x0450; BYTE $0x24 // vpdpbusd (%r12){1to16}, %zmm7, %zmm8
-	QUAD $0x05027cdb487db162 // vpandd 0x140(%rdx,%r8), %zmm0, %zmm7
-	QUAD $0x0124445058455262 // vpdpbusd 0x4(%r12){1to16}, %zmm7, %zmm8
-	QUAD $0x06027cdb487db162 // vpandd 0x180(%rdx,%r8), %zmm0, %zmm7
-	QUAD $0x0224445058455262 // vpdpbusd 0x8(%r12){1to16}, %zmm7, %zmm8
-	QUAD $0x07027cdb487db162 // vpandd 0x1c0(%rdx,%r8), %zmm0, %zmm7
-	QUAD $0x0324445058455262 // vpdpbusd 0xc(%r12){1to16}, %zmm7, %zmm8
-	LONG $0x484df162; WORD $0xfadb // vpandd %zmm2, %zmm6, %zmm7
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x09e1c149 // shlq $0x9, %r9
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x07e2c148 // shlq $0x7, %rdx
+	LONG $0xa0c96948; WORD $0x0002; BYTE $0x00 // imulq $0x2a0, %rcx, %rcx # imm = 0x2A0
+	QUAD $0x0020000894180f41; BYTE $0x00 // prefetcht1 0x2000(%r8,%rcx)
+	QUAD $0x001000088c180f41; BYTE $0x00 // prefetcht0 0x1000(%r8,%rcx)
+	QUAD $0x0020400894180f41; BYTE $0x00 // prefetcht1 0x2040(%r8,%rcx)
+	QUAD $0x001040088c180f41; BYTE $0x00 // prefetcht0 0x1040(%r8,%rcx)
+	QUAD $0x0020800894180f41; BYTE $0x00 // prefetcht1 0x2080(%r8,%rcx)
+	QUAD $0x001080088c180f41; BYTE $0x00 // prefetcht0 0x1080(%r8,%rcx)
+	LONG $0x48fe5162; WORD $0x046f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm8
+	QUAD $0x04014cdb48751162 // vpandd 0x100(%r9,%r8), %zmm1, %zmm9
+	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
+	LONG $0x58355262; WORD $0x5550; BYTE $0x00 // vpdpbusd (%r13){1to16}, %zmm9, %zmm10
+	QUAD $0x05014cdb48751162 // vpandd 0x140(%r9,%r8), %zmm1, %zmm9
+	LONG $0x58355262; WORD $0x5550; BYTE $0x01 // vpdpbusd 0x4(%r13){1to16}, %zmm9, %zmm10
+	QUAD $0x06014cdb48751162 // vpandd 0x180(%r9,%r8), %zmm1, %zmm9
+	LONG $0x58355262; WORD $0x5550; BYTE $0x02 // vpdpbusd 0x8(%r13){1to16}, %zmm9, %zmm10
+	QUAD $0x07014cdb48751162 // vpandd 0x1c0(%r9,%r8), %zmm1, %zmm9
+	LONG $0x58355262; WORD $0x5550; BYTE $0x03 // vpdpbusd 0xc(%r13){1to16}, %zmm9, %zmm10
+	LONG $0x483d7162; WORD $0xcbdb // vpandd %zmm3, %zmm8, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48545162; WORD $0xc959 // vmulps %zmm9, %zmm5, %zmm9
+	LONG $0x48347162; WORD $0xdc59 // vmulps %zmm4, %zmm9, %zmm11
+	LONG $0x48355262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm9, %zmm11 # zmm11 = (zmm9 * zmm10) + zmm11
+	QUAD $0x08014cdb48751162 // vpandd 0x200(%r9,%r8), %zmm1, %zmm9
+	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
+	LONG $0x58355262; WORD $0x5550; BYTE $0x04 // vpdpbusd 0x10(%r13){1to16}, %zmm9, %zmm10
+	QUAD $0x09014cdb48751162 // vpandd 0x240(%r9,%r8), %zmm1, %zmm9
+	LONG $0x58355262; WORD $0x5550; BYTE $0x05 // vpdpbusd 0x14(%r13){1to16}, %zmm9, %zmm10
+	QUAD $0x0a014cdb48751162 // vpandd 0x280(%r9,%r8), %zmm1, %zmm9
+	LONG $0x58355262; WORD $0x5550; BYTE $0x06 // vpdpbusd 0x18(%r13){1to16}, %zmm9, %zmm10
+	QUAD $0x0b014cdb48751162 // vpandd 0x2c0(%r9,%r8), %zmm1, %zmm9
+	LONG $0x58355262; WORD $0x5550; BYTE $0x07 // vpdpbusd 0x1c(%r13){1to16}, %zmm9, %zmm10
+	LONG $0x4835d162; WORD $0xd072; BYTE $0x08 // vpsrld $0x8, %zmm8, %zmm9
+	LONG $0x48357162; WORD $0xcbdb // vpandd %zmm3, %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48545162; WORD $0xc959 // vmulps %zmm9, %zmm5, %zmm9
+	LONG $0x482c7162; WORD $0xd458 // vaddps %zmm4, %zmm10, %zmm10
+	LONG $0x48355262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm9, %zmm10 # zmm10 = (zmm9 * zmm10) + zmm11
+	LONG $0x58455262; WORD $0x5598; BYTE $0x08 // vfmadd132ps 0x20(%r13){1to16}, %zmm7, %zmm10 # zmm10 = (zmm10 * mem) + zmm7
+	LONG $0x4845d162; WORD $0xd072; BYTE $0x04 // vpsrld $0x4, %zmm8, %zmm7
+	LONG $0x4845f162; WORD $0xfbdb // vpandd %zmm3, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4854f162; WORD $0xff59 // vmulps %zmm7, %zmm5, %zmm7
-	LONG $0x48447162; WORD $0xcb59 // vmulps %zmm3, %zmm7, %zmm9
-	LONG $0x48455262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm7, %zmm9 # zmm9 = (zmm7 * zmm8) + zmm9
-	QUAD $0x08027cdb487db162 // vpandd 0x200(%rdx,%r8), %zmm0, %zmm7
-	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	QUAD $0x0424445058455262 // vpdpbusd 0x10(%r12){1to16}, %zmm7, %zmm8
-	QUAD $0x09027cdb487db162 // vpandd 0x240(%rdx,%r8), %zmm0, %zmm7
-	QUAD $0x0524445058455262 // vpdpbusd 0x14(%r12){1to16}, %zmm7, %zmm8
-	QUAD $0x0a027cdb487db162 // vpandd 0x280(%rdx,%r8), %zmm0, %zmm7
-	QUAD $0x0624445058455262 // vpdpbusd 0x18(%r12){1to16}, %zmm7, %zmm8
-	QUAD $0x0b027cdb487db162 // vpandd 0x2c0(%rdx,%r8), %zmm0, %zmm7
-	QUAD $0x0724445058455262 // vpdpbusd 0x1c(%r12){1to16}, %zmm7, %zmm8
-	LONG $0x4845f162; WORD $0xd672; BYTE $0x08 // vpsrld $0x8, %zmm6, %zmm7
-	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
+	LONG $0x484cf162; WORD $0xff59 // vmulps %zmm7, %zmm6, %zmm7
+	LONG $0x582dd262; WORD $0x7d98; BYTE $0x0d // vfmadd132ps 0x34(%r13){1to16}, %zmm10, %zmm7 # zmm7 = (zmm7 * mem) + zmm10
+	LONG $0x483dd162; WORD $0xd072; BYTE $0x0c // vpsrld $0xc, %zmm8, %zmm8
+	LONG $0x483d7162; WORD $0xc3db // vpandd %zmm3, %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x484c5162; WORD $0xc059 // vmulps %zmm8, %zmm6, %zmm8
+	LONG $0x58455262; WORD $0x4598; BYTE $0x0e // vfmadd132ps 0x38(%r13){1to16}, %zmm7, %zmm8 # zmm8 = (zmm8 * mem) + zmm7
+	QUAD $0x0020a80894180f41; BYTE $0x00 // prefetcht1 0x20a8(%r8,%rcx)
+	QUAD $0x0010a8088c180f41; BYTE $0x00 // prefetcht0 0x10a8(%r8,%rcx)
+	QUAD $0x0020e80894180f41; BYTE $0x00 // prefetcht1 0x20e8(%r8,%rcx)
+	QUAD $0x0010e8088c180f41; BYTE $0x00 // prefetcht0 0x10e8(%r8,%rcx)
+	QUAD $0x0021280894180f41; BYTE $0x00 // prefetcht1 0x2128(%r8,%rcx)
+	QUAD $0x001128088c180f41; BYTE $0x00 // prefetcht0 0x1128(%r8,%rcx)
+	LONG $0x48fed162; WORD $0x3c6f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm7
+	QUAD $0x0401547248359162; BYTE $0x02 // vpsrld $0x2, 0x100(%r9,%r8), %zmm9
+	LONG $0x3d5c8d4d; BYTE $0x00 // leaq (%r13,%rdi), %r11
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
+	QUAD $0x003d545058355262 // vpdpbusd (%r13,%rdi){1to16}, %zmm9, %zmm10
+	QUAD $0x0501547248359162; BYTE $0x02 // vpsrld $0x2, 0x140(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x013d545058355262 // vpdpbusd 0x4(%r13,%rdi){1to16}, %zmm9, %zmm10
+	QUAD $0x0601547248359162; BYTE $0x02 // vpsrld $0x2, 0x180(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x023d545058355262 // vpdpbusd 0x8(%r13,%rdi){1to16}, %zmm9, %zmm10
+	QUAD $0x0701547248359162; BYTE $0x02 // vpsrld $0x2, 0x1c0(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x033d545058355262 // vpdpbusd 0xc(%r13,%rdi){1to16}, %zmm9, %zmm10
+	LONG $0x4835f162; WORD $0xd772; BYTE $0x10 // vpsrld $0x10, %zmm7, %zmm9
+	LONG $0x48357162; WORD $0xcbdb // vpandd %zmm3, %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48545162; WORD $0xc959 // vmulps %zmm9, %zmm5, %zmm9
+	LONG $0x48347162; WORD $0xdc59 // vmulps %zmm4, %zmm9, %zmm11
+	LONG $0x48355262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm9, %zmm11 # zmm11 = (zmm9 * zmm10) + zmm11
+	QUAD $0x0801547248359162; BYTE $0x02 // vpsrld $0x2, 0x200(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
+	QUAD $0x043d545058355262 // vpdpbusd 0x10(%r13,%rdi){1to16}, %zmm9, %zmm10
+	QUAD $0x0901547248359162; BYTE $0x02 // vpsrld $0x2, 0x240(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x053d545058355262 // vpdpbusd 0x14(%r13,%rdi){1to16}, %zmm9, %zmm10
+	QUAD $0x0a01547248359162; BYTE $0x02 // vpsrld $0x2, 0x280(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x063d545058355262 // vpdpbusd 0x18(%r13,%rdi){1to16}, %zmm9, %zmm10
+	QUAD $0x0b01547248359162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x073d545058355262 // vpdpbusd 0x1c(%r13,%rdi){1to16}, %zmm9, %zmm10
+	LONG $0x4835f162; WORD $0xd772; BYTE $0x18 // vpsrld $0x18, %zmm7, %zmm9
+	LONG $0x48357162; WORD $0xcbdb // vpandd %zmm3, %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48545162; WORD $0xc959 // vmulps %zmm9, %zmm5, %zmm9
+	LONG $0x482c7162; WORD $0xd458 // vaddps %zmm4, %zmm10, %zmm10
+	LONG $0x48355262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm9, %zmm10 # zmm10 = (zmm9 * zmm10) + zmm11
+	QUAD $0x083d5498583d5262 // vfmadd132ps 0x20(%r13,%rdi){1to16}, %zmm8, %zmm10 # zmm10 = (zmm10 * mem) + zmm8
+	LONG $0x483df162; WORD $0xd772; BYTE $0x1c // vpsrld $0x1c, %zmm7, %zmm8
+	LONG $0x4845f162; WORD $0xd772; BYTE $0x14 // vpsrld $0x14, %zmm7, %zmm7
+	LONG $0x4845f162; WORD $0xfbdb // vpandd %zmm3, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
-	LONG $0x483cf162; WORD $0xfb58 // vaddps %zmm3, %zmm8, %zmm7
-	LONG $0x4855d262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + zmm9
-	QUAD $0x08247c98585dd262 // vfmadd132ps 0x20(%r12){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
-	LONG $0x487dd262; WORD $0x6013; BYTE $0x29 // vcvtph2ps 0x520(%r8), %zmm4
-	LONG $0x4855f162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm6, %zmm5
-	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
-	QUAD $0x0d246c9c5845d262 // vfnmadd132ps 0x34(%r12){1to16}, %zmm7, %zmm5 # zmm5 = -(zmm5 * mem) + zmm7
-	LONG $0x484df162; WORD $0xd672; BYTE $0x0c // vpsrld $0xc, %zmm6, %zmm6
-	LONG $0x484df162; WORD $0xf2db // vpandd %zmm2, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x485cf162; WORD $0xe659 // vmulps %zmm6, %zmm4, %zmm4
-	QUAD $0x0e24649c5855d262 // vfnmadd132ps 0x38(%r12){1to16}, %zmm5, %zmm4 # zmm4 = -(zmm4 * mem) + zmm5
-	QUAD $0x0000a81d8c180f43; BYTE $0x00 // prefetcht0 0xa8(%r13,%r11)
-	QUAD $0x0000e81d8c180f43; BYTE $0x00 // prefetcht0 0xe8(%r13,%r11)
-	QUAD $0x0001281d8c180f43; BYTE $0x00 // prefetcht0 0x128(%r13,%r11)
-	LONG $0x487dd262; WORD $0x6813; BYTE $0x28 // vcvtph2ps 0x500(%r8), %zmm5
-	LONG $0x48fed162; WORD $0x346f; BYTE $0x08 // vmovdqu64 (%r8,%rcx), %zmm6
-	QUAD $0x040254724845b162; BYTE $0x02 // vpsrld $0x2, 0x100(%rdx,%r8), %zmm7
-	LONG $0x3c048d49 // leaq (%r12,%rdi), %rax
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58455262; WORD $0x0450; BYTE $0x3c // vpdpbusd (%r12,%rdi){1to16}, %zmm7, %zmm8
-	QUAD $0x050254724845b162; BYTE $0x02 // vpsrld $0x2, 0x140(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x013c445058455262 // vpdpbusd 0x4(%r12,%rdi){1to16}, %zmm7, %zmm8
-	QUAD $0x060254724845b162; BYTE $0x02 // vpsrld $0x2, 0x180(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x023c445058455262 // vpdpbusd 0x8(%r12,%rdi){1to16}, %zmm7, %zmm8
-	QUAD $0x070254724845b162; BYTE $0x02 // vpsrld $0x2, 0x1c0(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x033c445058455262 // vpdpbusd 0xc(%r12,%rdi){1to16}, %zmm7, %zmm8
-	LONG $0x4845f162; WORD $0xd672; BYTE $0x10 // vpsrld $0x10, %zmm6, %zmm7
-	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
+	LONG $0x484cf162; WORD $0xff59 // vmulps %zmm7, %zmm6, %zmm7
+	QUAD $0x0d3d7c98582dd262 // vfmadd132ps 0x34(%r13,%rdi){1to16}, %zmm10, %zmm7 # zmm7 = (zmm7 * mem) + zmm10
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x484c5162; WORD $0xc059 // vmulps %zmm8, %zmm6, %zmm8
+	QUAD $0x0e3d449858455262 // vfmadd132ps 0x38(%r13,%rdi){1to16}, %zmm7, %zmm8 # zmm8 = (zmm8 * mem) + zmm7
+	QUAD $0x0021500894180f41; BYTE $0x00 // prefetcht1 0x2150(%r8,%rcx)
+	QUAD $0x001150088c180f41; BYTE $0x00 // prefetcht0 0x1150(%r8,%rcx)
+	QUAD $0x0021900894180f41; BYTE $0x00 // prefetcht1 0x2190(%r8,%rcx)
+	QUAD $0x001190088c180f41; BYTE $0x00 // prefetcht0 0x1190(%r8,%rcx)
+	QUAD $0x0021d00894180f41; BYTE $0x00 // prefetcht1 0x21d0(%r8,%rcx)
+	QUAD $0x0011d0088c180f41; BYTE $0x00 // prefetcht0 0x11d0(%r8,%rcx)
+	QUAD $0x01107c6f48fed162 // vmovdqu64 0x40(%r8,%rdx), %zmm7
+	QUAD $0x0401547248359162; BYTE $0x04 // vpsrld $0x4, 0x100(%r9,%r8), %zmm9
+	LONG $0x3b2c8d4d // leaq (%r11,%rdi), %r13
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
+	LONG $0x58353262; WORD $0x1450; BYTE $0x1f // vpdpbusd (%rdi,%r11){1to16}, %zmm9, %zmm10
+	QUAD $0x0501547248359162; BYTE $0x04 // vpsrld $0x4, 0x140(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x011f545058353262 // vpdpbusd 0x4(%rdi,%r11){1to16}, %zmm9, %zmm10
+	QUAD $0x0601547248359162; BYTE $0x04 // vpsrld $0x4, 0x180(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x021f545058353262 // vpdpbusd 0x8(%rdi,%r11){1to16}, %zmm9, %zmm10
+	QUAD $0x0701547248359162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x031f545058353262 // vpdpbusd 0xc(%rdi,%r11){1to16}, %zmm9, %zmm10
+	LONG $0x48457162; WORD $0xcbdb // vpandd %zmm3, %zmm7, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48545162; WORD $0xc959 // vmulps %zmm9, %zmm5, %zmm9
+	LONG $0x48347162; WORD $0xdc59 // vmulps %zmm4, %zmm9, %zmm11
+	LONG $0x48355262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm9, %zmm11 # zmm11 = (zmm9 * zmm10) + zmm11
+	QUAD $0x0801547248359162; BYTE $0x04 // vpsrld $0x4, 0x200(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
+	QUAD $0x041f545058353262 // vpdpbusd 0x10(%rdi,%r11){1to16}, %zmm9, %zmm10
+	QUAD $0x0901547248359162; BYTE $0x04 // vpsrld $0x4, 0x240(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x051f545058353262 // vpdpbusd 0x14(%rdi,%r11){1to16}, %zmm9, %zmm10
+	QUAD $0x0a01547248359162; BYTE $0x04 // vpsrld $0x4, 0x280(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x061f545058353262 // vpdpbusd 0x18(%rdi,%r11){1to16}, %zmm9, %zmm10
+	QUAD $0x0b01547248359162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x071f545058353262 // vpdpbusd 0x1c(%rdi,%r11){1to16}, %zmm9, %zmm10
+	LONG $0x4835f162; WORD $0xd772; BYTE $0x08 // vpsrld $0x8, %zmm7, %zmm9
+	LONG $0x48357162; WORD $0xcbdb // vpandd %zmm3, %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48545162; WORD $0xc959 // vmulps %zmm9, %zmm5, %zmm9
+	LONG $0x482c7162; WORD $0xd458 // vaddps %zmm4, %zmm10, %zmm10
+	LONG $0x48355262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm9, %zmm10 # zmm10 = (zmm9 * zmm10) + zmm11
+	QUAD $0x081f5498583d3262 // vfmadd132ps 0x20(%rdi,%r11){1to16}, %zmm8, %zmm10 # zmm10 = (zmm10 * mem) + zmm8
+	LONG $0x483df162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm7, %zmm8
+	LONG $0x483d7162; WORD $0xc3db // vpandd %zmm3, %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x484c5162; WORD $0xc059 // vmulps %zmm8, %zmm6, %zmm8
+	QUAD $0x0d1f4498582d3262 // vfmadd132ps 0x34(%rdi,%r11){1to16}, %zmm10, %zmm8 # zmm8 = (zmm8 * mem) + zmm10
+	LONG $0x4845f162; WORD $0xd772; BYTE $0x0c // vpsrld $0xc, %zmm7, %zmm7
+	LONG $0x4845f162; WORD $0xfbdb // vpandd %zmm3, %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4854f162; WORD $0xff59 // vmulps %zmm7, %zmm5, %zmm7
-	LONG $0x48447162; WORD $0xcb59 // vmulps %zmm3, %zmm7, %zmm9
-	LONG $0x48455262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm7, %zmm9 # zmm9 = (zmm7 * zmm8) + zmm9
-	QUAD $0x080254724845b162; BYTE $0x02 // vpsrld $0x2, 0x200(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	QUAD $0x043c445058455262 // vpdpbusd 0x10(%r12,%rdi){1to16}, %zmm7, %zmm8
-	QUAD $0x090254724845b162; BYTE $0x02 // vpsrld $0x2, 0x240(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x053c445058455262 // vpdpbusd 0x14(%r12,%rdi){1to16}, %zmm7, %zmm8
-	QUAD $0x0a0254724845b162; BYTE $0x02 // vpsrld $0x2, 0x280(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x063c445058455262 // vpdpbusd 0x18(%r12,%rdi){1to16}, %zmm7, %zmm8
-	QUAD $0x0b0254724845b162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x073c445058455262 // vpdpbusd 0x1c(%r12,%rdi){1to16}, %zmm7, %zmm8
-	LONG $0x4845f162; WORD $0xd672; BYTE $0x18 // vpsrld $0x18, %zmm6, %zmm7
-	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
+	LONG $0x484cf162; WORD $0xff59 // vmulps %zmm7, %zmm6, %zmm7
+	QUAD $0x0e1f7c98583db262 // vfmadd132ps 0x38(%rdi,%r11){1to16}, %zmm8, %zmm7 # zmm7 = (zmm7 * mem) + zmm8
+	QUAD $0x0021f80894180f41; BYTE $0x00 // prefetcht1 0x21f8(%r8,%rcx)
+	QUAD $0x0011f8088c180f41; BYTE $0x00 // prefetcht0 0x11f8(%r8,%rcx)
+	QUAD $0x0022380894180f41; BYTE $0x00 // prefetcht1 0x2238(%r8,%rcx)
+	QUAD $0x001238088c180f41; BYTE $0x00 // prefetcht0 0x1238(%r8,%rcx)
+	QUAD $0x0022780894180f41; BYTE $0x00 // prefetcht1 0x2278(%r8,%rcx)
+	QUAD $0x001278088c180f41; BYTE $0x00 // prefetcht0 0x1278(%r8,%rcx)
+	QUAD $0x0110446f48fe5162 // vmovdqu64 0x40(%r8,%rdx), %zmm8
+	QUAD $0x0401547248359162; BYTE $0x06 // vpsrld $0x6, 0x100(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
+	LONG $0x58353262; WORD $0x1450; BYTE $0x2f // vpdpbusd (%rdi,%r13){1to16}, %zmm9, %zmm10
+	QUAD $0x0501547248359162; BYTE $0x06 // vpsrld $0x6, 0x140(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x012f545058353262 // vpdpbusd 0x4(%rdi,%r13){1to16}, %zmm9, %zmm10
+	QUAD $0x0601547248359162; BYTE $0x06 // vpsrld $0x6, 0x180(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x022f545058353262 // vpdpbusd 0x8(%rdi,%r13){1to16}, %zmm9, %zmm10
+	QUAD $0x0701547248359162; BYTE $0x06 // vpsrld $0x6, 0x1c0(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x032f545058353262 // vpdpbusd 0xc(%rdi,%r13){1to16}, %zmm9, %zmm10
+	LONG $0x4835d162; WORD $0xd072; BYTE $0x10 // vpsrld $0x10, %zmm8, %zmm9
+	LONG $0x48357162; WORD $0xcbdb // vpandd %zmm3, %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48545162; WORD $0xc959 // vmulps %zmm9, %zmm5, %zmm9
+	LONG $0x48347162; WORD $0xdc59 // vmulps %zmm4, %zmm9, %zmm11
+	LONG $0x48355262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm9, %zmm11 # zmm11 = (zmm9 * zmm10) + zmm11
+	QUAD $0x0801547248359162; BYTE $0x06 // vpsrld $0x6, 0x200(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
+	QUAD $0x042f545058353262 // vpdpbusd 0x10(%rdi,%r13){1to16}, %zmm9, %zmm10
+	QUAD $0x0901547248359162; BYTE $0x06 // vpsrld $0x6, 0x240(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x052f545058353262 // vpdpbusd 0x14(%rdi,%r13){1to16}, %zmm9, %zmm10
+	QUAD $0x0a01547248359162; BYTE $0x06 // vpsrld $0x6, 0x280(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x062f545058353262 // vpdpbusd 0x18(%rdi,%r13){1to16}, %zmm9, %zmm10
+	QUAD $0x0b01547248359162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r9,%r8), %zmm9
+	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
+	QUAD $0x072f545058353262 // vpdpbusd 0x1c(%rdi,%r13){1to16}, %zmm9, %zmm10
+	LONG $0x4835d162; WORD $0xd072; BYTE $0x18 // vpsrld $0x18, %zmm8, %zmm9
+	LONG $0x48357162; WORD $0xcbdb // vpandd %zmm3, %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48545162; WORD $0xc959 // vmulps %zmm9, %zmm5, %zmm9
+	LONG $0x482c7162; WORD $0xd458 // vaddps %zmm4, %zmm10, %zmm10
+	LONG $0x48355262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm9, %zmm10 # zmm10 = (zmm9 * zmm10) + zmm11
+	QUAD $0x082f549858453262 // vfmadd132ps 0x20(%rdi,%r13){1to16}, %zmm7, %zmm10 # zmm10 = (zmm10 * mem) + zmm7
+	LONG $0x4845d162; WORD $0xd072; BYTE $0x1c // vpsrld $0x1c, %zmm8, %zmm7
+	LONG $0x483dd162; WORD $0xd072; BYTE $0x14 // vpsrld $0x14, %zmm8, %zmm8
+	LONG $0x483d7162; WORD $0xc3db // vpandd %zmm3, %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x484c5162; WORD $0xc059 // vmulps %zmm8, %zmm6, %zmm8
+	QUAD $0x0d2f4498582d3262 // vfmadd132ps 0x34(%rdi,%r13){1to16}, %zmm10, %zmm8 # zmm8 = (zmm8 * mem) + zmm10
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
-	LONG $0x483cf162; WORD $0xfb58 // vaddps %zmm3, %zmm8, %zmm7
-	LONG $0x4855d262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + zmm9
-	QUAD $0x083c7c98585dd262 // vfmadd132ps 0x20(%r12,%rdi){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
-	LONG $0x487dd262; WORD $0x6013; BYTE $0x29 // vcvtph2ps 0x520(%r8), %zmm4
-	LONG $0x4855f162; WORD $0xd672; BYTE $0x1c // vpsrld $0x1c, %zmm6, %zmm5
-	LONG $0x484df162; WORD $0xd672; BYTE $0x14 // vpsrld $0x14, %zmm6, %zmm6
-	LONG $0x484df162; WORD $0xf2db // vpandd %zmm2, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x485cf162; WORD $0xf659 // vmulps %zmm6, %zmm4, %zmm6
-	QUAD $0x0d3c749c5845d262 // vfnmadd132ps 0x34(%r12,%rdi){1to16}, %zmm7, %zmm6 # zmm6 = -(zmm6 * mem) + zmm7
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	QUAD $0x0e3c649c584dd262 // vfnmadd132ps 0x38(%r12,%rdi){1to16}, %zmm6, %zmm4 # zmm4 = -(zmm4 * mem) + zmm6
-	QUAD $0x0001501d8c180f43; BYTE $0x00 // prefetcht0 0x150(%r13,%r11)
-	QUAD $0x0001901d8c180f43; BYTE $0x00 // prefetcht0 0x190(%r13,%r11)
-	QUAD $0x0001d01d8c180f43; BYTE $0x00 // prefetcht0 0x1d0(%r13,%r11)
-	LONG $0x487dd262; WORD $0x6813; BYTE $0x28 // vcvtph2ps 0x500(%r8), %zmm5
-	QUAD $0x0108746f48fed162 // vmovdqu64 0x40(%r8,%rcx), %zmm6
-	QUAD $0x040254724845b162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r8), %zmm7
-	LONG $0x38248d4c // leaq (%rax,%rdi), %r12
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58457262; WORD $0x0450; BYTE $0x07 // vpdpbusd (%rdi,%rax){1to16}, %zmm7, %zmm8
-	QUAD $0x050254724845b162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x0107445058457262 // vpdpbusd 0x4(%rdi,%rax){1to16}, %zmm7, %zmm8
-	QUAD $0x060254724845b162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x0207445058457262 // vpdpbusd 0x8(%rdi,%rax){1to16}, %zmm7, %zmm8
-	QUAD $0x070254724845b162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x0307445058457262 // vpdpbusd 0xc(%rdi,%rax){1to16}, %zmm7, %zmm8
-	LONG $0x484df162; WORD $0xfadb // vpandd %zmm2, %zmm6, %zmm7
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4854f162; WORD $0xff59 // vmulps %zmm7, %zmm5, %zmm7
-	LONG $0x48447162; WORD $0xcb59 // vmulps %zmm3, %zmm7, %zmm9
-	LONG $0x48455262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm7, %zmm9 # zmm9 = (zmm7 * zmm8) + zmm9
-	QUAD $0x080254724845b162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	QUAD $0x0407445058457262 // vpdpbusd 0x10(%rdi,%rax){1to16}, %zmm7, %zmm8
-	QUAD $0x090254724845b162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x0507445058457262 // vpdpbusd 0x14(%rdi,%rax){1to16}, %zmm7, %zmm8
-	QUAD $0x0a0254724845b162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x0607445058457262 // vpdpbusd 0x18(%rdi,%rax){1to16}, %zmm7, %zmm8
-	QUAD $0x0b0254724845b162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x0707445058457262 // vpdpbusd 0x1c(%rdi,%rax){1to16}, %zmm7, %zmm8
-	LONG $0x4845f162; WORD $0xd672; BYTE $0x08 // vpsrld $0x8, %zmm6, %zmm7
-	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
-	LONG $0x483cf162; WORD $0xfb58 // vaddps %zmm3, %zmm8, %zmm7
-	LONG $0x4855d262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + zmm9
-	QUAD $0x08077c98585df262 // vfmadd132ps 0x20(%rdi,%rax){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
-	LONG $0x487dd262; WORD $0x6013; BYTE $0x29 // vcvtph2ps 0x520(%r8), %zmm4
-	LONG $0x4855f162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm6, %zmm5
-	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
-	QUAD $0x0d076c9c5845f262 // vfnmadd132ps 0x34(%rdi,%rax){1to16}, %zmm7, %zmm5 # zmm5 = -(zmm5 * mem) + zmm7
-	LONG $0x484df162; WORD $0xd672; BYTE $0x0c // vpsrld $0xc, %zmm6, %zmm6
-	LONG $0x484df162; WORD $0xf2db // vpandd %zmm2, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x485cf162; WORD $0xe659 // vmulps %zmm6, %zmm4, %zmm4
-	QUAD $0x0e07649c5855f262 // vfnmadd132ps 0x38(%rdi,%rax){1to16}, %zmm5, %zmm4 # zmm4 = -(zmm4 * mem) + zmm5
-	QUAD $0x0001f81d8c180f43; BYTE $0x00 // prefetcht0 0x1f8(%r13,%r11)
-	QUAD $0x0002381d8c180f43; BYTE $0x00 // prefetcht0 0x238(%r13,%r11)
-	QUAD $0x0002781d8c180f43; BYTE $0x00 // prefetcht0 0x278(%r13,%r11)
-	LONG $0x487dd262; WORD $0x6813; BYTE $0x28 // vcvtph2ps 0x500(%r8), %zmm5
-	QUAD $0x0108746f48fed162 // vmovdqu64 0x40(%r8,%rcx), %zmm6
-	QUAD $0x040254724845b162; BYTE $0x06 // vpsrld $0x6, 0x100(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	LONG $0x58453262; WORD $0x0450; BYTE $0x27 // vpdpbusd (%rdi,%r12){1to16}, %zmm7, %zmm8
-	QUAD $0x050254724845b162; BYTE $0x06 // vpsrld $0x6, 0x140(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x0127445058453262 // vpdpbusd 0x4(%rdi,%r12){1to16}, %zmm7, %zmm8
-	QUAD $0x060254724845b162; BYTE $0x06 // vpsrld $0x6, 0x180(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x0227445058453262 // vpdpbusd 0x8(%rdi,%r12){1to16}, %zmm7, %zmm8
-	QUAD $0x070254724845b162; BYTE $0x06 // vpsrld $0x6, 0x1c0(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x0327445058453262 // vpdpbusd 0xc(%rdi,%r12){1to16}, %zmm7, %zmm8
-	LONG $0x4845f162; WORD $0xd672; BYTE $0x10 // vpsrld $0x10, %zmm6, %zmm7
-	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4854f162; WORD $0xff59 // vmulps %zmm7, %zmm5, %zmm7
-	LONG $0x48447162; WORD $0xcb59 // vmulps %zmm3, %zmm7, %zmm9
-	LONG $0x48455262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm7, %zmm9 # zmm9 = (zmm7 * zmm8) + zmm9
-	QUAD $0x080254724845b162; BYTE $0x06 // vpsrld $0x6, 0x200(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	LONG $0x48fd7162; WORD $0xc16f // vmovdqa64 %zmm1, %zmm8
-	QUAD $0x0427445058453262 // vpdpbusd 0x10(%rdi,%r12){1to16}, %zmm7, %zmm8
-	QUAD $0x090254724845b162; BYTE $0x06 // vpsrld $0x6, 0x240(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x0527445058453262 // vpdpbusd 0x14(%rdi,%r12){1to16}, %zmm7, %zmm8
-	QUAD $0x0a0254724845b162; BYTE $0x06 // vpsrld $0x6, 0x280(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x0627445058453262 // vpdpbusd 0x18(%rdi,%r12){1to16}, %zmm7, %zmm8
-	QUAD $0x0b0254724845b162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%rdx,%r8), %zmm7
-	LONG $0x4845f162; WORD $0xf8db // vpandd %zmm0, %zmm7, %zmm7
-	QUAD $0x0727445058453262 // vpdpbusd 0x1c(%rdi,%r12){1to16}, %zmm7, %zmm8
-	LONG $0x4845f162; WORD $0xd672; BYTE $0x18 // vpsrld $0x18, %zmm6, %zmm7
-	LONG $0x4845f162; WORD $0xfadb // vpandd %zmm2, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
-	LONG $0x483cf162; WORD $0xfb58 // vaddps %zmm3, %zmm8, %zmm7
-	LONG $0x4855d262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + zmm9
-	QUAD $0x08277c98585db262 // vfmadd132ps 0x20(%rdi,%r12){1to16}, %zmm4, %zmm7 # zmm7 = (zmm7 * mem) + zmm4
-	LONG $0x487dd262; WORD $0x6013; BYTE $0x29 // vcvtph2ps 0x520(%r8), %zmm4
-	LONG $0x4855f162; WORD $0xd672; BYTE $0x1c // vpsrld $0x1c, %zmm6, %zmm5
-	LONG $0x484df162; WORD $0xd672; BYTE $0x14 // vpsrld $0x14, %zmm6, %zmm6
-	LONG $0x484df162; WORD $0xf2db // vpandd %zmm2, %zmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x485cf162; WORD $0xf659 // vmulps %zmm6, %zmm4, %zmm6
-	QUAD $0x0d27749c5845b262 // vfnmadd132ps 0x34(%rdi,%r12){1to16}, %zmm7, %zmm6 # zmm6 = -(zmm6 * mem) + zmm7
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	QUAD $0x0e27649c584db262 // vfnmadd132ps 0x38(%rdi,%r12){1to16}, %zmm6, %zmm4 # zmm4 = -(zmm4 * mem) + zmm6
-	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x484cf162; WORD $0xff59 // vmulps %zmm7, %zmm6, %zmm7
+	QUAD $0x0e2f7c98583db262 // vfmadd132ps 0x38(%rdi,%r13){1to16}, %zmm8, %zmm7 # zmm7 = (zmm7 * mem) + zmm8
+	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
+	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfa06850f; WORD $0xffff // jne 0xda0 <k_tile_q2_k+0xe0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x30 // vmovups %zmm4, (%rax,%r14)
+	LONG $0xf9d4850f; WORD $0xffff // jne 0xe80 <k_tile_q2_k+0xf0>
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0x30 // vmovups %zmm7, (%rax,%r14)
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	LONG $0x40c08149; WORD $0x0005; BYTE $0x00 // addq $0x540, %r8 # imm = 0x540
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
 	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	LONG $0xf9d5850f; WORD $0xffff // jne 0xd90 <k_tile_q2_k+0xd0>
-	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	LONG $0xf997850f; WORD $0xffff // jne 0xe60 <k_tile_q2_k+0xd0>
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
 	WORD $0xff49; BYTE $0xc6 // incq %r14
-	LONG $0x24743b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r14
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0xf97d850f; WORD $0xffff // jne 0xd50 <k_tile_q2_k+0x90>
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x1470 <k_tile_q2_k+0x7b0>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x008f850f; WORD $0x0000 // jne 0x1470 <k_tile_q2_k+0x7b0>
-	WORD $0x8944; BYTE $0xc8 // movl %r9d, %eax
-	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xf93f850f; WORD $0xffff // jne 0xe20 <k_tile_q2_k+0x90>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x1570 <k_tile_q2_k+0x7e0>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x0081850f; WORD $0x0000 // jne 0x1570 <k_tile_q2_k+0x7e0>
+	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
+	WORD $0xe183; BYTE $0x03 // andl $0x3, %ecx
 	LONG $0x04f98349 // cmpq $0x4, %r9
-	WORD $0x0473 // jae 0x13f1 <k_tile_q2_k+0x731>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x4aeb // jmp 0x143b <k_tile_q2_k+0x77b>
-	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xc9 // andq %rcx, %r9
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rdx
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	BYTE $0x90 // nop
-	LONG $0x48fef162; WORD $0x427f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdx)
-	LONG $0x48fef162; WORD $0x427f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdx)
-	LONG $0x48fef162; WORD $0x427f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdx)
-	LONG $0x48fef162; WORD $0x027f // vmovdqu64 %zmm0, (%rdx)
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	WORD $0xd575 // jne 0x1410 <k_tile_q2_k+0x750>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x3074 // je 0x1470 <k_tile_q2_k+0x7b0>
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x240c0148 // addq %rcx, (%rsp)
-	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
-	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xf075 // jne 0x1460 <k_tile_q2_k+0x7a0>
-	LONG $0x28c48348 // addq $0x28, %rsp
+	WORD $0x0473 // jae 0x14ff <k_tile_q2_k+0x76f>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x4ceb // jmp 0x154b <k_tile_q2_k+0x7bb>
+	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2149; BYTE $0xd1 // andq %rdx, %r9
+	LONG $0xc0b08d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rsi
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cf162; WORD $0x4611; BYTE $0xfd // vmovups %zmm0, -0xc0(%rsi)
+	LONG $0x487cf162; WORD $0x4611; BYTE $0xfe // vmovups %zmm0, -0x80(%rsi)
+	LONG $0x487cf162; WORD $0x4611; BYTE $0xff // vmovups %zmm0, -0x40(%rsi)
+	LONG $0x487cf162; WORD $0x0611 // vmovups %zmm0, (%rsi)
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
+	WORD $0xd575 // jne 0x1520 <k_tile_q2_k+0x790>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x2074 // je 0x1570 <k_tile_q2_k+0x7e0>
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	WORD $0xe1c1; BYTE $0x06 // shll $0x6, %ecx
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x10 // vmovups %zmm0, (%rax,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xf075 // jne 0x1560 <k_tile_q2_k+0x7d0>
+	LONG $0x20c48348 // addq $0x20, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -977,7 +1001,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q3_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0b418e0f; WORD $0x0000 // jle 0x1fde <k_tile_q3_k+0xb4e>
+	LONG $0x0bb18e0f; WORD $0x0000 // jle 0x214e <k_tile_q3_k+0xbbe>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -986,447 +1010,459 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0x90ec8148; WORD $0x0001; BYTE $0x00 // subq $0x190, %rsp # imm = 0x190
+	LONG $0x80ec8148; WORD $0x0001; BYTE $0x00 // subq $0x180, %rsp # imm = 0x180
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0a618e0f; WORD $0x0000 // jle 0x1f34 <k_tile_q3_k+0xaa4>
+	LONG $0x0acf8e0f; WORD $0x0000 // jle 0x20a1 <k_tile_q3_k+0xb11>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0x285f8b4c // movq 0x28(%rdi), %r11
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	LONG $0x09e2c148 // shlq $0x9, %rdx
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
 	LONG $0x2cc18348 // addq $0x2c, %rcx
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x08e2c148 // shlq $0x8, %rdx
-	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x08e1c148 // shlq $0x8, %rcx
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
 	LONG $0x06e3c148 // shlq $0x6, %rbx
-	LONG $0x07e7c149 // shlq $0x7, %r15
-	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x35420558487df262; WORD $0x0000 // vpbroadcastd 0x3542(%rip), %zmm0 # 0x4a58 <k_tile_mxfp4+0x328>
-	QUAD $0x35440d58487df262; WORD $0x0000 // vpbroadcastd 0x3544(%rip), %zmm1 # 0x4a64 <k_tile_mxfp4+0x334>
-	QUAD $0x37d61578487df262; WORD $0x0000 // vpbroadcastb 0x37d6(%rip), %zmm2 # 0x4d00 <k_tile_mxfp4+0x5d0>
-	QUAD $0x37cd1d78487df262; WORD $0x0000 // vpbroadcastb 0x37cd(%rip), %zmm3 # 0x4d01 <k_tile_mxfp4+0x5d1>
-	QUAD $0x35022558487df262; WORD $0x0000 // vpbroadcastd 0x3502(%rip), %zmm4 # 0x4a40 <k_tile_mxfp4+0x310>
-	QUAD $0x35142d58487df262; WORD $0x0000 // vpbroadcastd 0x3514(%rip), %zmm5 # 0x4a5c <k_tile_mxfp4+0x32c>
-	QUAD $0x35023518487df262; WORD $0x0000 // vbroadcastss 0x3502(%rip), %zmm6 # 0x4a54 <k_tile_mxfp4+0x324>
-	QUAD $0x37243d6f48fdf162; WORD $0x0000 // vmovdqa64 0x3724(%rip), %zmm7 # 0x4c80 <k_tile_mxfp4+0x550>
-	QUAD $0x375a056f48fd7162; WORD $0x0000 // vmovdqa64 0x375a(%rip), %zmm8 # 0x4cc0 <k_tile_mxfp4+0x590>
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	LONG $0x2474894c; BYTE $0x60 // movq %r14, 0x60(%rsp)
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x07e3c149 // shlq $0x7, %r11
+	LONG $0x5b0c8d4c // leaq (%rbx,%rbx,2), %r9
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x38c30558487df262; WORD $0x0000 // vpbroadcastd 0x38c3(%rip), %zmm0 # 0x4ed8 <k_tile_mxfp4+0x338>
+	QUAD $0x38d50d58487df262; WORD $0x0000 // vpbroadcastd 0x38d5(%rip), %zmm1 # 0x4ef4 <k_tile_mxfp4+0x354>
+	QUAD $0x3b971578487df262; WORD $0x0000 // vpbroadcastb 0x3b97(%rip), %zmm2 # 0x51c0 <k_tile_mxfp4+0x620>
+	QUAD $0x3b8e1d78487df262; WORD $0x0000 // vpbroadcastb 0x3b8e(%rip), %zmm3 # 0x51c1 <k_tile_mxfp4+0x621>
+	QUAD $0x38832558487df262; WORD $0x0000 // vpbroadcastd 0x3883(%rip), %zmm4 # 0x4ec0 <k_tile_mxfp4+0x320>
+	QUAD $0x389d2d58487df262; WORD $0x0000 // vpbroadcastd 0x389d(%rip), %zmm5 # 0x4ee4 <k_tile_mxfp4+0x344>
+	QUAD $0x38833518487df262; WORD $0x0000 // vbroadcastss 0x3883(%rip), %zmm6 # 0x4ed4 <k_tile_mxfp4+0x334>
+	QUAD $0x3ae53d6f48fdf162; WORD $0x0000 // vmovdqa64 0x3ae5(%rip), %zmm7 # 0x5140 <k_tile_mxfp4+0x5a0>
+	QUAD $0x3b1b056f48fd7162; WORD $0x0000 // vmovdqa64 0x3b1b(%rip), %zmm8 # 0x5180 <k_tile_mxfp4+0x5e0>
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x245c894c; BYTE $0x68 // movq %r11, 0x68(%rsp)
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	WORD $0x9066 // nop
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	WORD $0x0f74 // je 0x15a0 <k_tile_q3_k+0x110>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487c7162; WORD $0x1410; BYTE $0x30 // vmovups (%rax,%rsi), %zmm10
-	WORD $0x12eb // jmp 0x15b1 <k_tile_q3_k+0x121>
-	BYTE $0x90 // nop
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487c7162; WORD $0x1411; BYTE $0x30 // vmovups %zmm10, (%rax,%rsi)
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	WORD $0x0f74 // je 0x16a0 <k_tile_q3_k+0x110>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x487c7162; WORD $0x1c10; BYTE $0x30 // vmovups (%rax,%rsi), %zmm11
+	WORD $0x12eb // jmp 0x16b0 <k_tile_q3_k+0x120>
+	WORD $0x9066 // nop
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x487c7162; WORD $0x1c11; BYTE $0x30 // vmovups %zmm11, (%rax,%rsi)
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	LONG $0x48fe5162; WORD $0x486f; BYTE $0x18 // vmovdqu64 0x600(%r8), %zmm9
-	LONG $0x48fe5162; WORD $0x586f; BYTE $0x19 // vmovdqu64 0x640(%r8), %zmm11
-	LONG $0x48fe5162; WORD $0x606f; BYTE $0x1a // vmovdqu64 0x680(%r8), %zmm12
-	LONG $0x4815d162; WORD $0xf472; BYTE $0x04 // vpslld $0x4, %zmm12, %zmm13
-	LONG $0x48157162; WORD $0xe9db // vpandd %zmm1, %zmm13, %zmm13
-	LONG $0x48357362; WORD $0xe825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm13
-	QUAD $0x02246c7f48fe7162 // vmovdqu64 %zmm13, 0x80(%rsp)
-	LONG $0x4815d162; WORD $0xf472; BYTE $0x02 // vpslld $0x2, %zmm12, %zmm13
-	LONG $0x48157162; WORD $0xe9db // vpandd %zmm1, %zmm13, %zmm13
-	LONG $0x48257362; WORD $0xe825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm11, %zmm13
-	QUAD $0x03246c7f48fe7162 // vmovdqu64 %zmm13, 0xc0(%rsp)
-	LONG $0x4835d162; WORD $0xd172; BYTE $0x04 // vpsrld $0x4, %zmm9, %zmm9
-	LONG $0x481d7162; WORD $0xe9db // vpandd %zmm1, %zmm12, %zmm13
-	LONG $0x48357362; WORD $0xe825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm13
-	QUAD $0x04246c7f48fe7162 // vmovdqu64 %zmm13, 0x100(%rsp)
-	LONG $0x4835d162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm9
-	LONG $0x4825d162; WORD $0xd472; BYTE $0x02 // vpsrld $0x2, %zmm12, %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x48357362; WORD $0xd825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm11
-	QUAD $0x05245c7f48fe7162 // vmovdqu64 %zmm11, 0x140(%rsp)
-	LONG $0x00888d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %r9
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x487d5262; WORD $0x4813; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm9
+	LONG $0x48fe5162; WORD $0x506f; BYTE $0x18 // vmovdqu64 0x600(%r8), %zmm10
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x19 // vmovdqu64 0x640(%r8), %zmm12
+	LONG $0x48fe5162; WORD $0x686f; BYTE $0x1a // vmovdqu64 0x680(%r8), %zmm13
+	LONG $0x480dd162; WORD $0xf572; BYTE $0x04 // vpslld $0x4, %zmm13, %zmm14
+	LONG $0x480d7162; WORD $0xf1db // vpandd %zmm1, %zmm14, %zmm14
+	LONG $0x482d7362; WORD $0xf025; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm10, %zmm14
+	QUAD $0x7024b47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm14, 0x70(%rsp)
+	LONG $0x480dd162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm14
+	LONG $0x480d7162; WORD $0xf1db // vpandd %zmm1, %zmm14, %zmm14
+	LONG $0x481d7362; WORD $0xf025; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm12, %zmm14
+	QUAD $0xb024b47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm14, 0xb0(%rsp)
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm10
+	LONG $0x48157162; WORD $0xf1db // vpandd %zmm1, %zmm13, %zmm14
+	LONG $0x482d7362; WORD $0xf025; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm10, %zmm14
+	QUAD $0xf024b47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm14, 0xf0(%rsp)
+	LONG $0x482dd162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm10
+	LONG $0x481dd162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm12
+	LONG $0x481d7162; WORD $0xe1db // vpandd %zmm1, %zmm12, %zmm12
+	LONG $0x482d7362; WORD $0xe025; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm10, %zmm12
+	QUAD $0x3024a47f48fe7162; WORD $0x0001; BYTE $0x00 // vmovdqu64 %zmm12, 0x130(%rsp)
 	WORD $0x01b0 // movb $0x1, %al
-	LONG $0x246c894c; BYTE $0x58 // movq %r13, 0x58(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x14244489 // movl %eax, 0x14(%rsp)
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
-	LONG $0x07e3c149 // shlq $0x7, %r11
-	LONG $0x70d16948; WORD $0x0003; BYTE $0x00 // imulq $0x370, %rcx, %rdx # imm = 0x370
-	LONG $0x0c180f41; BYTE $0x11 // prefetcht0 (%r9,%rdx)
-	LONG $0x4c180f41; WORD $0x4011 // prefetcht0 0x40(%r9,%rdx)
-	QUAD $0x000080118c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rdx)
-	QUAD $0x0000c0118c180f41; BYTE $0x00 // prefetcht0 0xc0(%r9,%rdx)
-	LONG $0x487d5262; WORD $0x5813; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm11
-	QUAD $0x021c4c6f48fe3162 // vmovdqu64 0x80(%rsp,%r11), %zmm9
-	LONG $0xfc758b41 // movl -0x4(%r13), %esi
-	LONG $0x00558b41 // movl (%r13), %edx
-	LONG $0x0000be8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %edi
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0xff85 // testl %edi, %edi
-	WORD $0x490f; BYTE $0xf7 // cmovnsl %edi, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	LONG $0x00b5348d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rsi,4), %esi
-	LONG $0x487d7262; WORD $0xe67c // vpbroadcastd %esi, %zmm12
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0x08e6c148 // shlq $0x8, %rsi
-	LONG $0x48fe5162; WORD $0x2c6f; BYTE $0x30 // vmovdqu64 (%r8,%rsi), %zmm13
+	LONG $0x246c894c; BYTE $0x50 // movq %r13, 0x50(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x0c244489 // movl %eax, 0xc(%rsp)
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	LONG $0x09e7c149 // shlq $0x9, %r15
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x70c26948; WORD $0x0003; BYTE $0x00 // imulq $0x370, %rdx, %rax # imm = 0x370
+	QUAD $0x0020000094180f41; BYTE $0x00 // prefetcht1 0x2000(%r8,%rax)
+	QUAD $0x001000008c180f41; BYTE $0x00 // prefetcht0 0x1000(%r8,%rax)
+	QUAD $0x0020400094180f41; BYTE $0x00 // prefetcht1 0x2040(%r8,%rax)
+	QUAD $0x001040008c180f41; BYTE $0x00 // prefetcht0 0x1040(%r8,%rax)
+	QUAD $0x0020800094180f41; BYTE $0x00 // prefetcht1 0x2080(%r8,%rax)
+	QUAD $0x001080008c180f41; BYTE $0x00 // prefetcht0 0x1080(%r8,%rax)
+	QUAD $0x0020c00094180f41; BYTE $0x00 // prefetcht1 0x20c0(%r8,%rax)
+	QUAD $0x0010c0008c180f41; BYTE $0x00 // prefetcht0 0x10c0(%r8,%rax)
+	QUAD $0x700c946f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x70(%rsp,%r9), %zmm10
+	LONG $0xfc458b41 // movl -0x4(%r13), %eax
+	LONG $0x00558b45 // movl (%r13), %r10d
+	LONG $0x0000888d; WORD $0xb4c0 // leal -0x4b400000(%rax), %ecx
+	LONG $0xc0001f05; BYTE $0xb4 // addl $0xb4c0001f, %eax # imm = 0xB4C0001F
+	WORD $0xc985 // testl %ecx, %ecx
+	WORD $0x490f; BYTE $0xc1 // cmovnsl %ecx, %eax
+	WORD $0xf8c1; BYTE $0x05 // sarl $0x5, %eax
+	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
+	LONG $0x487d7262; WORD $0xe07c // vpbroadcastd %eax, %zmm12
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x08e0c148 // shlq $0x8, %rax
+	LONG $0x48fe5162; WORD $0x2c6f; BYTE $0x00 // vmovdqu64 (%r8,%rax), %zmm13
 	LONG $0x480dd162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm14
 	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
-	QUAD $0x0800742548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%rax,%r8), %zmm2, %zmm14
+	QUAD $0x0807742548ed1362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r15,%r8), %zmm2, %zmm14
 	LONG $0x580d5262; WORD $0x6550; BYTE $0xf5 // vpdpbusd -0x2c(%r13){1to16}, %zmm14, %zmm12
 	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
 	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	QUAD $0x09006c2548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%rax,%r8), %zmm2, %zmm13
+	QUAD $0x09076c2548ed1362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r15,%r8), %zmm2, %zmm13
 	LONG $0x58155262; WORD $0x6550; BYTE $0xf6 // vpdpbusd -0x28(%r13){1to16}, %zmm13, %zmm12
-	QUAD $0x000000018d148d4c // leaq 0x1(,%rcx,4), %r10
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	LONG $0x06e7c148 // shlq $0x6, %rdi
-	LONG $0x48fe5162; WORD $0x2c6f; BYTE $0x38 // vmovdqu64 (%r8,%rdi), %zmm13
+	QUAD $0x0000000195348d48 // leaq 0x1(,%rdx,4), %rsi
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x48fe5162; WORD $0x2c6f; BYTE $0x08 // vmovdqu64 (%r8,%rcx), %zmm13
 	LONG $0x480dd162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm14
 	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
-	QUAD $0x0a00742548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%rax,%r8), %zmm2, %zmm14
+	QUAD $0x0a07742548ed1362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r15,%r8), %zmm2, %zmm14
 	LONG $0x580d5262; WORD $0x6550; BYTE $0xf7 // vpdpbusd -0x24(%r13){1to16}, %zmm14, %zmm12
 	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
 	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	QUAD $0x0b006c2548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%rax,%r8), %zmm2, %zmm13
+	QUAD $0x0b076c2548ed1362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r15,%r8), %zmm2, %zmm13
 	LONG $0x58155262; WORD $0x6550; BYTE $0xf8 // vpdpbusd -0x20(%r13){1to16}, %zmm13, %zmm12
-	LONG $0x48b57162; WORD $0xecdb // vpandq %zmm4, %zmm9, %zmm13
+	LONG $0x48ad7162; WORD $0xecdb // vpandq %zmm4, %zmm10, %zmm13
 	LONG $0x48157162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48245162; WORD $0xed59 // vmulps %zmm13, %zmm11, %zmm13
+	LONG $0x48345162; WORD $0xed59 // vmulps %zmm13, %zmm9, %zmm13
 	LONG $0x48147162; WORD $0xf659 // vmulps %zmm6, %zmm13, %zmm14
 	LONG $0x48155262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm12) + zmm14
-	LONG $0x00a28d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r12d
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xe4 // testl %r12d, %r12d
-	LONG $0xd4490f41 // cmovnsl %r12d, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
-	LONG $0x487d7262; WORD $0xe27c // vpbroadcastd %edx, %zmm12
-	QUAD $0x000000028d248d4c // leaq 0x2(,%rcx,4), %r12
-	LONG $0x2464894c; BYTE $0x70 // movq %r12, 0x70(%rsp)
+	LONG $0x009a8d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r11d
+	LONG $0x1fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0001f, %r10d # imm = 0xB4C0001F
+	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
+	LONG $0xd3490f45 // cmovnsl %r11d, %r10d
+	LONG $0x05fac141 // sarl $0x5, %r10d
+	LONG $0x00c28141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r10d # imm = 0x4B400000
+	LONG $0x487d5262; WORD $0xe27c // vpbroadcastd %r10d, %zmm12
+	QUAD $0x00000002951c8d4c // leaq 0x2(,%rdx,4), %r11
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x48fe1162; WORD $0x2c6f; BYTE $0x10 // vmovdqu64 (%r8,%r10), %zmm13
+	LONG $0x4805d162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	QUAD $0x0c077c2548ed1362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r15,%r8), %zmm2, %zmm15
+	LONG $0x58055262; WORD $0x6550; BYTE $0xf9 // vpdpbusd -0x1c(%r13){1to16}, %zmm15, %zmm12
+	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
+	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
+	QUAD $0x0d076c2548ed1362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r15,%r8), %zmm2, %zmm13
+	LONG $0x58155262; WORD $0x6550; BYTE $0xfa // vpdpbusd -0x18(%r13){1to16}, %zmm13, %zmm12
+	QUAD $0x0000000395148d48 // leaq 0x3(,%rdx,4), %rdx
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
 	LONG $0x06e4c149 // shlq $0x6, %r12
 	LONG $0x48fe1162; WORD $0x2c6f; BYTE $0x20 // vmovdqu64 (%r8,%r12), %zmm13
 	LONG $0x4805d162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	QUAD $0x0c007c2548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%rax,%r8), %zmm2, %zmm15
-	LONG $0x58055262; WORD $0x6550; BYTE $0xf9 // vpdpbusd -0x1c(%r13){1to16}, %zmm15, %zmm12
-	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
-	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	QUAD $0x0d006c2548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%rax,%r8), %zmm2, %zmm13
-	LONG $0x58155262; WORD $0x6550; BYTE $0xfa // vpdpbusd -0x18(%r13){1to16}, %zmm13, %zmm12
-	QUAD $0x000000038d148d48 // leaq 0x3(,%rcx,4), %rdx
-	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x48fe5162; WORD $0x2c6f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm13
-	LONG $0x4805d162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm15
-	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	QUAD $0x0e007c2548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%rax,%r8), %zmm2, %zmm15
+	QUAD $0x0e077c2548ed1362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r15,%r8), %zmm2, %zmm15
 	LONG $0x58055262; WORD $0x6550; BYTE $0xfb // vpdpbusd -0x14(%r13){1to16}, %zmm15, %zmm12
 	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
 	LONG $0x48957162; WORD $0xebdb // vpandq %zmm3, %zmm13, %zmm13
-	QUAD $0x0f006c2548ed3362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%rax,%r8), %zmm2, %zmm13
+	QUAD $0x0f076c2548ed1362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r15,%r8), %zmm2, %zmm13
 	LONG $0x58155262; WORD $0x6550; BYTE $0xfc // vpdpbusd -0x10(%r13){1to16}, %zmm13, %zmm12
-	LONG $0x48357262; WORD $0xef00 // vpshufb %zmm7, %zmm9, %zmm13
+	LONG $0x482d7262; WORD $0xef00 // vpshufb %zmm7, %zmm10, %zmm13
 	LONG $0x48157162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48245162; WORD $0xed59 // vmulps %zmm13, %zmm11, %zmm13
-	LONG $0x481c7162; WORD $0xde58 // vaddps %zmm6, %zmm12, %zmm11
-	LONG $0x48155262; WORD $0xdea8 // vfmadd213ps %zmm14, %zmm13, %zmm11 # zmm11 = (zmm13 * zmm11) + zmm14
-	LONG $0x582d5262; WORD $0x5d98; BYTE $0xfd // vfmadd132ps -0xc(%r13){1to16}, %zmm10, %zmm11 # zmm11 = (zmm11 * mem) + zmm10
-	LONG $0xdcd2694d; WORD $0x0000; BYTE $0x00 // imulq $0xdc, %r10, %r10
-	LONG $0x0c180f43; BYTE $0x11 // prefetcht0 (%r9,%r10)
-	LONG $0x4c180f43; WORD $0x4011 // prefetcht0 0x40(%r9,%r10)
-	QUAD $0x000080118c180f43; BYTE $0x00 // prefetcht0 0x80(%r9,%r10)
-	QUAD $0x0000c0118c180f43; BYTE $0x00 // prefetcht0 0xc0(%r9,%r10)
-	LONG $0x487d5262; WORD $0x5013; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm10
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0x1d7c8b45; BYTE $0xfc // movl -0x4(%r13,%rbx), %r15d
-	LONG $0x1d548b45; BYTE $0x00 // movl (%r13,%rbx), %r10d
-	LONG $0x00b78d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r14d
-	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	LONG $0x48345162; WORD $0xed59 // vmulps %zmm13, %zmm9, %zmm13
+	LONG $0x481c7162; WORD $0xe658 // vaddps %zmm6, %zmm12, %zmm12
+	LONG $0x48155262; WORD $0xe6a8 // vfmadd213ps %zmm14, %zmm13, %zmm12 # zmm12 = (zmm13 * zmm12) + zmm14
+	LONG $0x58255262; WORD $0x6598; BYTE $0xfd // vfmadd132ps -0xc(%r13){1to16}, %zmm11, %zmm12 # zmm12 = (zmm12 * mem) + zmm11
+	LONG $0xdcf66948; WORD $0x0000; BYTE $0x00 // imulq $0xdc, %rsi, %rsi
+	QUAD $0x0020003094180f41; BYTE $0x00 // prefetcht1 0x2000(%r8,%rsi)
+	QUAD $0x001000308c180f41; BYTE $0x00 // prefetcht0 0x1000(%r8,%rsi)
+	QUAD $0x0020403094180f41; BYTE $0x00 // prefetcht1 0x2040(%r8,%rsi)
+	QUAD $0x001040308c180f41; BYTE $0x00 // prefetcht0 0x1040(%r8,%rsi)
+	QUAD $0x0020803094180f41; BYTE $0x00 // prefetcht1 0x2080(%r8,%rsi)
+	QUAD $0x001080308c180f41; BYTE $0x00 // prefetcht0 0x1080(%r8,%rsi)
+	QUAD $0x0020c03094180f41; BYTE $0x00 // prefetcht1 0x20c0(%r8,%rsi)
+	QUAD $0x0010c0308c180f41; BYTE $0x00 // prefetcht0 0x10c0(%r8,%rsi)
+	LONG $0x1d7c8b41; BYTE $0xfc // movl -0x4(%r13,%rbx), %edi
+	LONG $0x1d748b41; BYTE $0x00 // movl (%r13,%rbx), %esi
+	LONG $0x00b78d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r14d
+	LONG $0x001fc781; WORD $0xb4c0 // addl $0xb4c0001f, %edi # imm = 0xB4C0001F
 	WORD $0x8545; BYTE $0xf6 // testl %r14d, %r14d
-	LONG $0xfe490f45 // cmovnsl %r14d, %r15d
-	LONG $0x07ffc141 // sarl $0x7, %r15d
-	QUAD $0x4b400000bd348d46 // leal 0x4b400000(,%r15,4), %r14d
-	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
-	LONG $0x487d5262; WORD $0xe67c // vpbroadcastd %r14d, %zmm12
-	QUAD $0x080054724815b162; BYTE $0x02 // vpsrld $0x2, 0x200(%rax,%r8), %zmm13
-	LONG $0x48fe5162; WORD $0x346f; BYTE $0x30 // vmovdqu64 (%r8,%rsi), %zmm14
+	LONG $0xfe490f41 // cmovnsl %r14d, %edi
+	WORD $0xffc1; BYTE $0x05 // sarl $0x5, %edi
+	LONG $0x0000c781; WORD $0x4b40 // addl $0x4b400000, %edi # imm = 0x4B400000
+	LONG $0x487d7262; WORD $0xdf7c // vpbroadcastd %edi, %zmm11
+	QUAD $0x0807547248159162; BYTE $0x02 // vpsrld $0x2, 0x200(%r15,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x346f; BYTE $0x00 // vmovdqu64 (%r8,%rax), %zmm14
 	LONG $0x480d5162; WORD $0xfefe // vpaddd %zmm14, %zmm14, %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
 	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
-	QUAD $0xf51d645058055262 // vpdpbusd -0x2c(%r13,%rbx){1to16}, %zmm15, %zmm12
-	QUAD $0x090054724815b162; BYTE $0x02 // vpsrld $0x2, 0x240(%rax,%r8), %zmm13
+	QUAD $0xf51d5c5058055262 // vpdpbusd -0x2c(%r13,%rbx){1to16}, %zmm15, %zmm11
+	QUAD $0x0907547248159162; BYTE $0x02 // vpsrld $0x2, 0x240(%r15,%r8), %zmm13
 	LONG $0x480dd162; WORD $0xd672; BYTE $0x03 // vpsrld $0x3, %zmm14, %zmm14
 	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm14
-	QUAD $0xf61d6450580d5262 // vpdpbusd -0x28(%r13,%rbx){1to16}, %zmm14, %zmm12
-	QUAD $0x0a0054724815b162; BYTE $0x02 // vpsrld $0x2, 0x280(%rax,%r8), %zmm13
-	LONG $0x48fe5162; WORD $0x346f; BYTE $0x38 // vmovdqu64 (%r8,%rdi), %zmm14
+	QUAD $0xf61d5c50580d5262 // vpdpbusd -0x28(%r13,%rbx){1to16}, %zmm14, %zmm11
+	QUAD $0x0a07547248159162; BYTE $0x02 // vpsrld $0x2, 0x280(%r15,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x346f; BYTE $0x08 // vmovdqu64 (%r8,%rcx), %zmm14
 	LONG $0x480d5162; WORD $0xfefe // vpaddd %zmm14, %zmm14, %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
 	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
-	QUAD $0xf71d645058055262 // vpdpbusd -0x24(%r13,%rbx){1to16}, %zmm15, %zmm12
-	QUAD $0x0b0054724815b162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%rax,%r8), %zmm13
+	QUAD $0xf71d5c5058055262 // vpdpbusd -0x24(%r13,%rbx){1to16}, %zmm15, %zmm11
+	QUAD $0x0b07547248159162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r15,%r8), %zmm13
 	LONG $0x480dd162; WORD $0xd672; BYTE $0x03 // vpsrld $0x3, %zmm14, %zmm14
 	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm14
-	QUAD $0xf81d6450580d5262 // vpdpbusd -0x20(%r13,%rbx){1to16}, %zmm14, %zmm12
-	LONG $0x48355262; WORD $0xe800 // vpshufb %zmm8, %zmm9, %zmm13
+	QUAD $0xf81d5c50580d5262 // vpdpbusd -0x20(%r13,%rbx){1to16}, %zmm14, %zmm11
+	LONG $0x482d5262; WORD $0xe800 // vpshufb %zmm8, %zmm10, %zmm13
 	LONG $0x48157162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x482c5162; WORD $0xed59 // vmulps %zmm13, %zmm10, %zmm13
+	LONG $0x48345162; WORD $0xed59 // vmulps %zmm13, %zmm9, %zmm13
 	LONG $0x48147162; WORD $0xf659 // vmulps %zmm6, %zmm13, %zmm14
-	LONG $0x48155262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm12) + zmm14
-	LONG $0x00b28d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r14d
-	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xf6 // testl %r14d, %r14d
-	LONG $0xd6490f45 // cmovnsl %r14d, %r10d
-	LONG $0x07fac141 // sarl $0x7, %r10d
-	QUAD $0x4b40000095148d46 // leal 0x4b400000(,%r10,4), %r10d
-	LONG $0x487d5262; WORD $0xe27c // vpbroadcastd %r10d, %zmm12
-	QUAD $0x0c0054724815b162; BYTE $0x02 // vpsrld $0x2, 0x300(%rax,%r8), %zmm13
+	LONG $0x48155262; WORD $0xf3b8 // vfmadd231ps %zmm11, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm11) + zmm14
+	LONG $0x0000be8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %edi
+	LONG $0x001fc681; WORD $0xb4c0 // addl $0xb4c0001f, %esi # imm = 0xB4C0001F
+	WORD $0xff85 // testl %edi, %edi
+	WORD $0x490f; BYTE $0xf7 // cmovnsl %edi, %esi
+	WORD $0xfec1; BYTE $0x05 // sarl $0x5, %esi
+	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
+	LONG $0x487d7262; WORD $0xde7c // vpbroadcastd %esi, %zmm11
+	QUAD $0x0c07547248159162; BYTE $0x02 // vpsrld $0x2, 0x300(%r15,%r8), %zmm13
+	LONG $0x48fe1162; WORD $0x3c6f; BYTE $0x10 // vmovdqu64 (%r8,%r10), %zmm15
+	LONG $0x4805c162; WORD $0xc7fe // vpaddd %zmm15, %zmm15, %zmm16
+	LONG $0x40fde162; WORD $0xc3db // vpandq %zmm3, %zmm16, %zmm16
+	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
+	QUAD $0xf91d5c50507d5262 // vpdpbusd -0x1c(%r13,%rbx){1to16}, %zmm16, %zmm11
+	QUAD $0x0d07547248159162; BYTE $0x02 // vpsrld $0x2, 0x340(%r15,%r8), %zmm13
+	LONG $0x4805d162; WORD $0xd772; BYTE $0x03 // vpsrld $0x3, %zmm15, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xfa1d5c5058055262 // vpdpbusd -0x18(%r13,%rbx){1to16}, %zmm15, %zmm11
+	QUAD $0x0e07547248159162; BYTE $0x02 // vpsrld $0x2, 0x380(%r15,%r8), %zmm13
 	LONG $0x48fe1162; WORD $0x3c6f; BYTE $0x20 // vmovdqu64 (%r8,%r12), %zmm15
 	LONG $0x4805c162; WORD $0xc7fe // vpaddd %zmm15, %zmm15, %zmm16
 	LONG $0x40fde162; WORD $0xc3db // vpandq %zmm3, %zmm16, %zmm16
 	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
-	QUAD $0xf91d6450507d5262 // vpdpbusd -0x1c(%r13,%rbx){1to16}, %zmm16, %zmm12
-	QUAD $0x0d0054724815b162; BYTE $0x02 // vpsrld $0x2, 0x340(%rax,%r8), %zmm13
+	QUAD $0xfb1d5c50507d5262 // vpdpbusd -0x14(%r13,%rbx){1to16}, %zmm16, %zmm11
+	QUAD $0x0f07547248159162; BYTE $0x02 // vpsrld $0x2, 0x3c0(%r15,%r8), %zmm13
 	LONG $0x4805d162; WORD $0xd772; BYTE $0x03 // vpsrld $0x3, %zmm15, %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
 	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
-	QUAD $0xfa1d645058055262 // vpdpbusd -0x18(%r13,%rbx){1to16}, %zmm15, %zmm12
-	QUAD $0x0e0054724815b162; BYTE $0x02 // vpsrld $0x2, 0x380(%rax,%r8), %zmm13
-	LONG $0x48fe5162; WORD $0x3c6f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm15
-	LONG $0x4805c162; WORD $0xc7fe // vpaddd %zmm15, %zmm15, %zmm16
-	LONG $0x40fde162; WORD $0xc3db // vpandq %zmm3, %zmm16, %zmm16
-	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
-	QUAD $0xfb1d6450507d5262 // vpdpbusd -0x14(%r13,%rbx){1to16}, %zmm16, %zmm12
-	QUAD $0x0f0054724815b162; BYTE $0x02 // vpsrld $0x2, 0x3c0(%rax,%r8), %zmm13
-	LONG $0x4805d162; WORD $0xd772; BYTE $0x03 // vpsrld $0x3, %zmm15, %zmm15
-	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
-	QUAD $0xfc1d645058055262 // vpdpbusd -0x10(%r13,%rbx){1to16}, %zmm15, %zmm12
-	LONG $0x4835d162; WORD $0xd172; BYTE $0x18 // vpsrld $0x18, %zmm9, %zmm9
-	LONG $0x48357162; WORD $0xcdfe // vpaddd %zmm5, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x482c5162; WORD $0xc959 // vmulps %zmm9, %zmm10, %zmm9
-	LONG $0x481c7162; WORD $0xd658 // vaddps %zmm6, %zmm12, %zmm10
-	LONG $0x48355262; WORD $0xd6a8 // vfmadd213ps %zmm14, %zmm9, %zmm10 # zmm10 = (zmm9 * zmm10) + zmm14
-	QUAD $0xfd1d549858255262 // vfmadd132ps -0xc(%r13,%rbx){1to16}, %zmm11, %zmm10 # zmm10 = (zmm10 * mem) + zmm11
-	QUAD $0x0000dc702454694c; BYTE $0x00 // imulq $0xdc, 0x70(%rsp), %r10
-	LONG $0x0c180f43; BYTE $0x11 // prefetcht0 (%r9,%r10)
-	LONG $0x4c180f43; WORD $0x4011 // prefetcht0 0x40(%r9,%r10)
-	QUAD $0x000080118c180f43; BYTE $0x00 // prefetcht0 0x80(%r9,%r10)
-	QUAD $0x0000c0118c180f43; BYTE $0x00 // prefetcht0 0xc0(%r9,%r10)
-	LONG $0x487d5262; WORD $0x5813; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm11
-	QUAD $0x031c4c6f48fe3162 // vmovdqu64 0xc0(%rsp,%r11), %zmm9
-	LONG $0x0d5c8b45; BYTE $0xfc // movl -0x4(%r13,%rcx), %r11d
-	LONG $0x0d548b45; BYTE $0x00 // movl (%r13,%rcx), %r10d
-	LONG $0x00b38d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r11), %r14d
-	LONG $0x7fc38141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r11d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xf6 // testl %r14d, %r14d
-	LONG $0xde490f45 // cmovnsl %r14d, %r11d
-	LONG $0x24748b4c; BYTE $0x60 // movq 0x60(%rsp), %r14
-	LONG $0x07fbc141 // sarl $0x7, %r11d
-	QUAD $0x4b4000009d1c8d46 // leal 0x4b400000(,%r11,4), %r11d
-	LONG $0x487d5262; WORD $0xe37c // vpbroadcastd %r11d, %zmm12
-	QUAD $0x080054724815b162; BYTE $0x04 // vpsrld $0x4, 0x200(%rax,%r8), %zmm13
-	LONG $0x48fe5162; WORD $0x346f; BYTE $0x30 // vmovdqu64 (%r8,%rsi), %zmm14
+	QUAD $0xfc1d5c5058055262 // vpdpbusd -0x10(%r13,%rbx){1to16}, %zmm15, %zmm11
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x18 // vpsrld $0x18, %zmm10, %zmm10
+	LONG $0x482d7162; WORD $0xd5fe // vpaddd %zmm5, %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x48345162; WORD $0xd259 // vmulps %zmm10, %zmm9, %zmm10
+	LONG $0x48247162; WORD $0xde58 // vaddps %zmm6, %zmm11, %zmm11
+	LONG $0x482d5262; WORD $0xdea8 // vfmadd213ps %zmm14, %zmm10, %zmm11 # zmm11 = (zmm10 * zmm11) + zmm14
+	QUAD $0xfd1d5c98581d5262 // vfmadd132ps -0xc(%r13,%rbx){1to16}, %zmm12, %zmm11 # zmm11 = (zmm11 * mem) + zmm12
+	LONG $0xdcf36949; WORD $0x0000; BYTE $0x00 // imulq $0xdc, %r11, %rsi
+	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
+	QUAD $0x0020003094180f41; BYTE $0x00 // prefetcht1 0x2000(%r8,%rsi)
+	QUAD $0x001000308c180f41; BYTE $0x00 // prefetcht0 0x1000(%r8,%rsi)
+	QUAD $0x0020403094180f41; BYTE $0x00 // prefetcht1 0x2040(%r8,%rsi)
+	QUAD $0x001040308c180f41; BYTE $0x00 // prefetcht0 0x1040(%r8,%rsi)
+	QUAD $0x0020803094180f41; BYTE $0x00 // prefetcht1 0x2080(%r8,%rsi)
+	QUAD $0x001080308c180f41; BYTE $0x00 // prefetcht0 0x1080(%r8,%rsi)
+	QUAD $0x0020c03094180f41; BYTE $0x00 // prefetcht1 0x20c0(%r8,%rsi)
+	QUAD $0x0010c0308c180f41; BYTE $0x00 // prefetcht0 0x10c0(%r8,%rsi)
+	QUAD $0xb00c946f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0xb0(%rsp,%r9), %zmm10
+	LONG $0x1d7c8b43; BYTE $0xfc // movl -0x4(%r13,%r11), %edi
+	LONG $0x1d748b43; BYTE $0x00 // movl (%r13,%r11), %esi
+	LONG $0x008f8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r9d
+	LONG $0x001fc781; WORD $0xb4c0 // addl $0xb4c0001f, %edi # imm = 0xB4C0001F
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xf9490f41 // cmovnsl %r9d, %edi
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	WORD $0xffc1; BYTE $0x05 // sarl $0x5, %edi
+	LONG $0x0000c781; WORD $0x4b40 // addl $0x4b400000, %edi # imm = 0x4B400000
+	LONG $0x487d7262; WORD $0xe77c // vpbroadcastd %edi, %zmm12
+	QUAD $0x0807547248159162; BYTE $0x04 // vpsrld $0x4, 0x200(%r15,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x346f; BYTE $0x00 // vmovdqu64 (%r8,%rax), %zmm14
 	LONG $0x488d7162; WORD $0xfbdb // vpandq %zmm3, %zmm14, %zmm15
 	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
-	QUAD $0xf50d645058055262 // vpdpbusd -0x2c(%r13,%rcx){1to16}, %zmm15, %zmm12
-	QUAD $0x090054724815b162; BYTE $0x04 // vpsrld $0x4, 0x240(%rax,%r8), %zmm13
+	QUAD $0xf51d645058051262 // vpdpbusd -0x2c(%r13,%r11){1to16}, %zmm15, %zmm12
+	QUAD $0x0907547248159162; BYTE $0x04 // vpsrld $0x4, 0x240(%r15,%r8), %zmm13
 	LONG $0x480dd162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm14, %zmm14
 	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm14
-	QUAD $0xf60d6450580d5262 // vpdpbusd -0x28(%r13,%rcx){1to16}, %zmm14, %zmm12
-	QUAD $0x0a0054724815b162; BYTE $0x04 // vpsrld $0x4, 0x280(%rax,%r8), %zmm13
-	LONG $0x48fe5162; WORD $0x346f; BYTE $0x38 // vmovdqu64 (%r8,%rdi), %zmm14
+	QUAD $0xf61d6450580d1262 // vpdpbusd -0x28(%r13,%r11){1to16}, %zmm14, %zmm12
+	QUAD $0x0a07547248159162; BYTE $0x04 // vpsrld $0x4, 0x280(%r15,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x346f; BYTE $0x08 // vmovdqu64 (%r8,%rcx), %zmm14
 	LONG $0x488d7162; WORD $0xfbdb // vpandq %zmm3, %zmm14, %zmm15
 	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
-	QUAD $0xf70d645058055262 // vpdpbusd -0x24(%r13,%rcx){1to16}, %zmm15, %zmm12
-	QUAD $0x0b0054724815b162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rax,%r8), %zmm13
+	QUAD $0xf71d645058051262 // vpdpbusd -0x24(%r13,%r11){1to16}, %zmm15, %zmm12
+	QUAD $0x0b07547248159162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r15,%r8), %zmm13
 	LONG $0x480dd162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm14, %zmm14
 	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm14
-	QUAD $0xf80d6450580d5262 // vpdpbusd -0x20(%r13,%rcx){1to16}, %zmm14, %zmm12
-	LONG $0x48b57162; WORD $0xecdb // vpandq %zmm4, %zmm9, %zmm13
+	QUAD $0xf81d6450580d1262 // vpdpbusd -0x20(%r13,%r11){1to16}, %zmm14, %zmm12
+	LONG $0x48ad7162; WORD $0xecdb // vpandq %zmm4, %zmm10, %zmm13
 	LONG $0x48157162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48245162; WORD $0xed59 // vmulps %zmm13, %zmm11, %zmm13
+	LONG $0x48345162; WORD $0xed59 // vmulps %zmm13, %zmm9, %zmm13
 	LONG $0x48147162; WORD $0xf659 // vmulps %zmm6, %zmm13, %zmm14
 	LONG $0x48155262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm12) + zmm14
-	LONG $0x009a8d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r11d
-	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
-	LONG $0xd3490f45 // cmovnsl %r11d, %r10d
-	LONG $0x07fac141 // sarl $0x7, %r10d
-	QUAD $0x4b40000095148d46 // leal 0x4b400000(,%r10,4), %r10d
-	LONG $0x487d5262; WORD $0xe27c // vpbroadcastd %r10d, %zmm12
-	QUAD $0x0c0054724815b162; BYTE $0x04 // vpsrld $0x4, 0x300(%rax,%r8), %zmm13
+	LONG $0x0000be8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %edi
+	LONG $0x001fc681; WORD $0xb4c0 // addl $0xb4c0001f, %esi # imm = 0xB4C0001F
+	WORD $0xff85 // testl %edi, %edi
+	WORD $0x490f; BYTE $0xf7 // cmovnsl %edi, %esi
+	WORD $0xfec1; BYTE $0x05 // sarl $0x5, %esi
+	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
+	LONG $0x487d7262; WORD $0xe67c // vpbroadcastd %esi, %zmm12
+	QUAD $0x0c07547248159162; BYTE $0x04 // vpsrld $0x4, 0x300(%r15,%r8), %zmm13
+	LONG $0x48fe1162; WORD $0x3c6f; BYTE $0x10 // vmovdqu64 (%r8,%r10), %zmm15
+	LONG $0x4885e162; WORD $0xc3db // vpandq %zmm3, %zmm15, %zmm16
+	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
+	QUAD $0xf91d6450507d1262 // vpdpbusd -0x1c(%r13,%r11){1to16}, %zmm16, %zmm12
+	QUAD $0x0d07547248159162; BYTE $0x04 // vpsrld $0x4, 0x340(%r15,%r8), %zmm13
+	LONG $0x4805d162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm15, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xfa1d645058051262 // vpdpbusd -0x18(%r13,%r11){1to16}, %zmm15, %zmm12
+	QUAD $0x0e07547248159162; BYTE $0x04 // vpsrld $0x4, 0x380(%r15,%r8), %zmm13
 	LONG $0x48fe1162; WORD $0x3c6f; BYTE $0x20 // vmovdqu64 (%r8,%r12), %zmm15
 	LONG $0x4885e162; WORD $0xc3db // vpandq %zmm3, %zmm15, %zmm16
 	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
-	QUAD $0xf90d6450507d5262 // vpdpbusd -0x1c(%r13,%rcx){1to16}, %zmm16, %zmm12
-	QUAD $0x0d0054724815b162; BYTE $0x04 // vpsrld $0x4, 0x340(%rax,%r8), %zmm13
+	QUAD $0xfb1d6450507d1262 // vpdpbusd -0x14(%r13,%r11){1to16}, %zmm16, %zmm12
+	QUAD $0x0f07547248159162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r15,%r8), %zmm13
 	LONG $0x4805d162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm15, %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
 	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
-	QUAD $0xfa0d645058055262 // vpdpbusd -0x18(%r13,%rcx){1to16}, %zmm15, %zmm12
-	QUAD $0x0e0054724815b162; BYTE $0x04 // vpsrld $0x4, 0x380(%rax,%r8), %zmm13
-	LONG $0x48fe5162; WORD $0x3c6f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm15
-	LONG $0x4885e162; WORD $0xc3db // vpandq %zmm3, %zmm15, %zmm16
-	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
-	QUAD $0xfb0d6450507d5262 // vpdpbusd -0x14(%r13,%rcx){1to16}, %zmm16, %zmm12
-	QUAD $0x0f0054724815b162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rax,%r8), %zmm13
-	LONG $0x4805d162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm15, %zmm15
-	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
-	QUAD $0xfc0d645058055262 // vpdpbusd -0x10(%r13,%rcx){1to16}, %zmm15, %zmm12
-	LONG $0x48357262; WORD $0xef00 // vpshufb %zmm7, %zmm9, %zmm13
+	QUAD $0xfc1d645058051262 // vpdpbusd -0x10(%r13,%r11){1to16}, %zmm15, %zmm12
+	LONG $0x482d7262; WORD $0xef00 // vpshufb %zmm7, %zmm10, %zmm13
 	LONG $0x48157162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48245162; WORD $0xed59 // vmulps %zmm13, %zmm11, %zmm13
-	LONG $0x481c7162; WORD $0xde58 // vaddps %zmm6, %zmm12, %zmm11
-	LONG $0x48155262; WORD $0xdea8 // vfmadd213ps %zmm14, %zmm13, %zmm11 # zmm11 = (zmm13 * zmm11) + zmm14
-	QUAD $0xfd0d5c98582d5262 // vfmadd132ps -0xc(%r13,%rcx){1to16}, %zmm10, %zmm11 # zmm11 = (zmm11 * mem) + zmm10
-	QUAD $0x0000dc78244c6948; BYTE $0x00 // imulq $0xdc, 0x78(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x09 // prefetcht0 (%r9,%rcx)
-	LONG $0x4c180f41; WORD $0x4009 // prefetcht0 0x40(%r9,%rcx)
-	QUAD $0x000080098c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rcx)
-	QUAD $0x0000c0098c180f41; BYTE $0x00 // prefetcht0 0xc0(%r9,%rcx)
-	LONG $0x487d5262; WORD $0x5013; BYTE $0x36 // vcvtph2ps 0x6c0(%r8), %zmm10
-	LONG $0x35548b47; BYTE $0xfc // movl -0x4(%r13,%r14), %r10d
-	LONG $0x354c8b43; BYTE $0x00 // movl (%r13,%r14), %ecx
-	LONG $0x009a8d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r11d
-	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
-	LONG $0xd3490f45 // cmovnsl %r11d, %r10d
-	LONG $0x07fac141 // sarl $0x7, %r10d
-	QUAD $0x4b40000095148d46 // leal 0x4b400000(,%r10,4), %r10d
-	LONG $0x487d5262; WORD $0xe27c // vpbroadcastd %r10d, %zmm12
-	QUAD $0x080054724815b162; BYTE $0x06 // vpsrld $0x6, 0x200(%rax,%r8), %zmm13
-	LONG $0x48fe5162; WORD $0x346f; BYTE $0x30 // vmovdqu64 (%r8,%rsi), %zmm14
+	LONG $0x48345162; WORD $0xed59 // vmulps %zmm13, %zmm9, %zmm13
+	LONG $0x481c7162; WORD $0xe658 // vaddps %zmm6, %zmm12, %zmm12
+	LONG $0x48155262; WORD $0xe6a8 // vfmadd213ps %zmm14, %zmm13, %zmm12 # zmm12 = (zmm13 * zmm12) + zmm14
+	QUAD $0xfd1d649858251262 // vfmadd132ps -0xc(%r13,%r11){1to16}, %zmm11, %zmm12 # zmm12 = (zmm12 * mem) + zmm11
+	LONG $0xdcd26948; WORD $0x0000; BYTE $0x00 // imulq $0xdc, %rdx, %rdx
+	QUAD $0x0020001094180f41; BYTE $0x00 // prefetcht1 0x2000(%r8,%rdx)
+	QUAD $0x001000108c180f41; BYTE $0x00 // prefetcht0 0x1000(%r8,%rdx)
+	QUAD $0x0020401094180f41; BYTE $0x00 // prefetcht1 0x2040(%r8,%rdx)
+	QUAD $0x001040108c180f41; BYTE $0x00 // prefetcht0 0x1040(%r8,%rdx)
+	QUAD $0x0020801094180f41; BYTE $0x00 // prefetcht1 0x2080(%r8,%rdx)
+	QUAD $0x001080108c180f41; BYTE $0x00 // prefetcht0 0x1080(%r8,%rdx)
+	QUAD $0x0020c01094180f41; BYTE $0x00 // prefetcht1 0x20c0(%r8,%rdx)
+	QUAD $0x0010c0108c180f41; BYTE $0x00 // prefetcht0 0x10c0(%r8,%rdx)
+	LONG $0x0d748b43; BYTE $0xfc // movl -0x4(%r13,%r9), %esi
+	LONG $0x0d548b43; BYTE $0x00 // movl (%r13,%r9), %edx
+	LONG $0x0000be8d; WORD $0xb4c0 // leal -0x4b400000(%rsi), %edi
+	LONG $0x001fc681; WORD $0xb4c0 // addl $0xb4c0001f, %esi # imm = 0xB4C0001F
+	WORD $0xff85 // testl %edi, %edi
+	WORD $0x490f; BYTE $0xf7 // cmovnsl %edi, %esi
+	WORD $0xfec1; BYTE $0x05 // sarl $0x5, %esi
+	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
+	LONG $0x487d7262; WORD $0xde7c // vpbroadcastd %esi, %zmm11
+	QUAD $0x0807547248159162; BYTE $0x06 // vpsrld $0x6, 0x200(%r15,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x346f; BYTE $0x00 // vmovdqu64 (%r8,%rax), %zmm14
 	LONG $0x4805d162; WORD $0xd672; BYTE $0x01 // vpsrld $0x1, %zmm14, %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
 	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
-	QUAD $0xf535645058051262 // vpdpbusd -0x2c(%r13,%r14){1to16}, %zmm15, %zmm12
-	QUAD $0x090054724815b162; BYTE $0x06 // vpsrld $0x6, 0x240(%rax,%r8), %zmm13
+	QUAD $0xf50d5c5058051262 // vpdpbusd -0x2c(%r13,%r9){1to16}, %zmm15, %zmm11
+	QUAD $0x0907547248159162; BYTE $0x06 // vpsrld $0x6, 0x240(%r15,%r8), %zmm13
 	LONG $0x480dd162; WORD $0xd672; BYTE $0x05 // vpsrld $0x5, %zmm14, %zmm14
 	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm14
-	QUAD $0xf6356450580d1262 // vpdpbusd -0x28(%r13,%r14){1to16}, %zmm14, %zmm12
-	QUAD $0x0a0054724815b162; BYTE $0x06 // vpsrld $0x6, 0x280(%rax,%r8), %zmm13
-	LONG $0x48fe5162; WORD $0x346f; BYTE $0x38 // vmovdqu64 (%r8,%rdi), %zmm14
+	QUAD $0xf60d5c50580d1262 // vpdpbusd -0x28(%r13,%r9){1to16}, %zmm14, %zmm11
+	QUAD $0x0a07547248159162; BYTE $0x06 // vpsrld $0x6, 0x280(%r15,%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x346f; BYTE $0x08 // vmovdqu64 (%r8,%rcx), %zmm14
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
 	LONG $0x4805d162; WORD $0xd672; BYTE $0x01 // vpsrld $0x1, %zmm14, %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
 	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
-	QUAD $0xf735645058051262 // vpdpbusd -0x24(%r13,%r14){1to16}, %zmm15, %zmm12
-	QUAD $0x0b0054724815b162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%rax,%r8), %zmm13
+	QUAD $0xf70d5c5058051262 // vpdpbusd -0x24(%r13,%r9){1to16}, %zmm15, %zmm11
+	QUAD $0x0b07547248159162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r15,%r8), %zmm13
 	LONG $0x480dd162; WORD $0xd672; BYTE $0x05 // vpsrld $0x5, %zmm14, %zmm14
 	LONG $0x488d7162; WORD $0xf3db // vpandq %zmm3, %zmm14, %zmm14
 	LONG $0x48957362; WORD $0xf225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm14
-	QUAD $0xf8356450580d1262 // vpdpbusd -0x20(%r13,%r14){1to16}, %zmm14, %zmm12
-	LONG $0x48355262; WORD $0xe800 // vpshufb %zmm8, %zmm9, %zmm13
+	QUAD $0xf80d5c50580d1262 // vpdpbusd -0x20(%r13,%r9){1to16}, %zmm14, %zmm11
+	LONG $0x482d5262; WORD $0xe800 // vpshufb %zmm8, %zmm10, %zmm13
 	LONG $0x48157162; WORD $0xedfe // vpaddd %zmm5, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x482c5162; WORD $0xed59 // vmulps %zmm13, %zmm10, %zmm13
+	LONG $0x48345162; WORD $0xed59 // vmulps %zmm13, %zmm9, %zmm13
 	LONG $0x48147162; WORD $0xf659 // vmulps %zmm6, %zmm13, %zmm14
-	LONG $0x48155262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm12) + zmm14
-	LONG $0x0000b18d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %esi
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0xf685 // testl %esi, %esi
-	WORD $0x490f; BYTE $0xce // cmovnsl %esi, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
-	LONG $0x487d7262; WORD $0xe17c // vpbroadcastd %ecx, %zmm12
-	QUAD $0x0c0054724815b162; BYTE $0x06 // vpsrld $0x6, 0x300(%rax,%r8), %zmm13
+	LONG $0x48155262; WORD $0xf3b8 // vfmadd231ps %zmm11, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm11) + zmm14
+	LONG $0x0000828d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %eax
+	LONG $0x001fc281; WORD $0xb4c0 // addl $0xb4c0001f, %edx # imm = 0xB4C0001F
+	WORD $0xc085 // testl %eax, %eax
+	WORD $0x490f; BYTE $0xd0 // cmovnsl %eax, %edx
+	WORD $0xfac1; BYTE $0x05 // sarl $0x5, %edx
+	LONG $0x0000c281; WORD $0x4b40 // addl $0x4b400000, %edx # imm = 0x4B400000
+	LONG $0x487d7262; WORD $0xda7c // vpbroadcastd %edx, %zmm11
+	QUAD $0x0c07547248159162; BYTE $0x06 // vpsrld $0x6, 0x300(%r15,%r8), %zmm13
+	LONG $0x48fe1162; WORD $0x3c6f; BYTE $0x10 // vmovdqu64 (%r8,%r10), %zmm15
+	LONG $0x407dd162; WORD $0xd772; BYTE $0x01 // vpsrld $0x1, %zmm15, %zmm16
+	LONG $0x40fde162; WORD $0xc3db // vpandq %zmm3, %zmm16, %zmm16
+	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
+	QUAD $0xf90d5c50507d1262 // vpdpbusd -0x1c(%r13,%r9){1to16}, %zmm16, %zmm11
+	QUAD $0x0d07547248159162; BYTE $0x06 // vpsrld $0x6, 0x340(%r15,%r8), %zmm13
+	LONG $0x4805d162; WORD $0xd772; BYTE $0x05 // vpsrld $0x5, %zmm15, %zmm15
+	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
+	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
+	QUAD $0xfa0d5c5058051262 // vpdpbusd -0x18(%r13,%r9){1to16}, %zmm15, %zmm11
+	QUAD $0x0e07547248159162; BYTE $0x06 // vpsrld $0x6, 0x380(%r15,%r8), %zmm13
 	LONG $0x48fe1162; WORD $0x3c6f; BYTE $0x20 // vmovdqu64 (%r8,%r12), %zmm15
 	LONG $0x407dd162; WORD $0xd772; BYTE $0x01 // vpsrld $0x1, %zmm15, %zmm16
 	LONG $0x40fde162; WORD $0xc3db // vpandq %zmm3, %zmm16, %zmm16
 	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
-	QUAD $0xf9356450507d1262 // vpdpbusd -0x1c(%r13,%r14){1to16}, %zmm16, %zmm12
-	QUAD $0x0d0054724815b162; BYTE $0x06 // vpsrld $0x6, 0x340(%rax,%r8), %zmm13
+	QUAD $0xfb0d5c50507d1262 // vpdpbusd -0x14(%r13,%r9){1to16}, %zmm16, %zmm11
+	QUAD $0x0f07547248159162; BYTE $0x06 // vpsrld $0x6, 0x3c0(%r15,%r8), %zmm13
 	LONG $0x4805d162; WORD $0xd772; BYTE $0x05 // vpsrld $0x5, %zmm15, %zmm15
 	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
 	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
-	QUAD $0xfa35645058051262 // vpdpbusd -0x18(%r13,%r14){1to16}, %zmm15, %zmm12
-	QUAD $0x0e0054724815b162; BYTE $0x06 // vpsrld $0x6, 0x380(%rax,%r8), %zmm13
-	LONG $0x48fe5162; WORD $0x3c6f; BYTE $0x10 // vmovdqu64 (%r8,%rdx), %zmm15
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	LONG $0x407dd162; WORD $0xd772; BYTE $0x01 // vpsrld $0x1, %zmm15, %zmm16
-	LONG $0x40fde162; WORD $0xc3db // vpandq %zmm3, %zmm16, %zmm16
-	LONG $0x4895e362; WORD $0xc225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm16
-	QUAD $0xfb356450507d1262 // vpdpbusd -0x14(%r13,%r14){1to16}, %zmm16, %zmm12
-	QUAD $0x0f0054724815b162; BYTE $0x06 // vpsrld $0x6, 0x3c0(%rax,%r8), %zmm13
-	LONG $0x4805d162; WORD $0xd772; BYTE $0x05 // vpsrld $0x5, %zmm15, %zmm15
-	LONG $0x48857162; WORD $0xfbdb // vpandq %zmm3, %zmm15, %zmm15
-	LONG $0x48957362; WORD $0xfa25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm13, %zmm15
-	QUAD $0xfc35645058051262 // vpdpbusd -0x10(%r13,%r14){1to16}, %zmm15, %zmm12
-	LONG $0x4835d162; WORD $0xd172; BYTE $0x18 // vpsrld $0x18, %zmm9, %zmm9
-	LONG $0x48357162; WORD $0xcdfe // vpaddd %zmm5, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x482c5162; WORD $0xc959 // vmulps %zmm9, %zmm10, %zmm9
-	LONG $0x481c7162; WORD $0xd658 // vaddps %zmm6, %zmm12, %zmm10
-	LONG $0x48355262; WORD $0xd6a8 // vfmadd213ps %zmm14, %zmm9, %zmm10 # zmm10 = (zmm9 * zmm10) + zmm14
-	QUAD $0xfd35549858251262 // vfmadd132ps -0xc(%r13,%r14){1to16}, %zmm11, %zmm10 # zmm10 = (zmm10 * mem) + zmm11
-	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
-	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
-	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
+	QUAD $0xfc0d5c5058051262 // vpdpbusd -0x10(%r13,%r9){1to16}, %zmm15, %zmm11
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x18 // vpsrld $0x18, %zmm10, %zmm10
+	LONG $0x482d7162; WORD $0xd5fe // vpaddd %zmm5, %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x48345162; WORD $0xd259 // vmulps %zmm10, %zmm9, %zmm10
+	LONG $0x48247162; WORD $0xde58 // vaddps %zmm6, %zmm11, %zmm11
+	LONG $0x482d5262; WORD $0xdea8 // vfmadd213ps %zmm14, %zmm10, %zmm11 # zmm11 = (zmm10 * zmm11) + zmm14
+	QUAD $0xfd0d5c98581d1262 // vfmadd132ps -0xc(%r13,%r9){1to16}, %zmm12, %zmm11 # zmm11 = (zmm11 * mem) + zmm12
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	LONG $0x0c2444f6; BYTE $0x01 // testb $0x1, 0xc(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf78e850f; WORD $0xffff // jne 0x1670 <k_tile_q3_k+0x1e0>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	LONG $0x487c7162; WORD $0x1411; BYTE $0x30 // vmovups %zmm10, (%rax,%rsi)
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0xf720850f; WORD $0xffff // jne 0x1770 <k_tile_q3_k+0x1e0>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x487c7162; WORD $0x1c11; BYTE $0x30 // vmovups %zmm11, (%rax,%rsi)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0xe0c08149; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %r8 # imm = 0x6E0
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	LONG $0x246c034c; BYTE $0x38 // addq 0x38(%rsp), %r13
-	LONG $0x24443b48; BYTE $0x40 // cmpq 0x40(%rsp), %rax
-	LONG $0xf6a9850f; WORD $0xffff // jne 0x15c0 <k_tile_q3_k+0x130>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0xf651850f; WORD $0xffff // jne 0x1580 <k_tile_q3_k+0xf0>
-	LONG $0x00009ce9; BYTE $0x00 // jmp 0x1fd0 <k_tile_q3_k+0xb40>
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
+	LONG $0x246c034c; BYTE $0x30 // addq 0x30(%rsp), %r13
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0xf63c850f; WORD $0xffff // jne 0x16c0 <k_tile_q3_k+0x130>
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x24543b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xf5e4850f; WORD $0xffff // jne 0x1680 <k_tile_q3_k+0xf0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x2140 <k_tile_q3_k+0xbb0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0093850f; WORD $0x0000 // jne 0x1fd0 <k_tile_q3_k+0xb40>
+	LONG $0x0096850f; WORD $0x0000 // jne 0x2140 <k_tile_q3_k+0xbb0>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x1f4c <k_tile_q3_k+0xabc>
+	WORD $0x0473 // jae 0x20b9 <k_tile_q3_k+0xb29>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x4feb // jmp 0x1f9b <k_tile_q3_k+0xb0b>
+	WORD $0x52eb // jmp 0x210b <k_tile_q3_k+0xb7b>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xc0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x48fef162; WORD $0x427f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdx)
 	LONG $0x48fef162; WORD $0x427f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdx)
 	LONG $0x48fef162; WORD $0x427f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdx)
@@ -1434,20 +1470,20 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xd575 // jne 0x1f70 <k_tile_q3_k+0xae0>
+	WORD $0xd575 // jne 0x20e0 <k_tile_q3_k+0xb50>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x3074 // je 0x1fd0 <k_tile_q3_k+0xb40>
+	WORD $0x3074 // je 0x2140 <k_tile_q3_k+0xbb0>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
+	LONG $0x240c0148 // addq %rcx, (%rsp)
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xf075 // jne 0x1fc0 <k_tile_q3_k+0xb30>
+	WORD $0xf075 // jne 0x2130 <k_tile_q3_k+0xba0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1460,9 +1496,6 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q4_k
-	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x07218e0f; WORD $0x0000 // jle 0x271e <k_tile_q4_k+0x72e>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -1471,283 +1504,287 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xf0e48348 // andq $-0x10, %rsp
-	LONG $0x40ec8148; WORD $0x0001; BYTE $0x00 // subq $0x140, %rsp # imm = 0x140
+	LONG $0x30ec8148; WORD $0x0001; BYTE $0x00 // subq $0x130, %rsp # imm = 0x130
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x073b8e0f; WORD $0x0000 // jle 0x28c0 <k_tile_q4_k+0x760>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x06448e0f; WORD $0x0000 // jle 0x2672 <k_tile_q4_k+0x682>
+	LONG $0x06a58e0f; WORD $0x0000 // jle 0x283e <k_tile_q4_k+0x6de>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x24148948 // movq %rdx, (%rsp)
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
 	LONG $0x09e2c149 // shlq $0x9, %r10
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x29f50558487df262; WORD $0x0000 // vpbroadcastd 0x29f5(%rip), %zmm0 # 0x4a4c <k_tile_mxfp4+0x31c>
-	QUAD $0x29f70d58487df262; WORD $0x0000 // vpbroadcastd 0x29f7(%rip), %zmm1 # 0x4a58 <k_tile_mxfp4+0x328>
-	QUAD $0x29f91558487df262; WORD $0x0000 // vpbroadcastd 0x29f9(%rip), %zmm2 # 0x4a64 <k_tile_mxfp4+0x334>
-	QUAD $0x29fb1d58487df262; WORD $0x0000 // vpbroadcastd 0x29fb(%rip), %zmm3 # 0x4a70 <k_tile_mxfp4+0x340>
-	QUAD $0x29c12558487df262; WORD $0x0000 // vpbroadcastd 0x29c1(%rip), %zmm4 # 0x4a40 <k_tile_mxfp4+0x310>
-	QUAD $0x29cb2d18487df262; WORD $0x0000 // vbroadcastss 0x29cb(%rip), %zmm5 # 0x4a54 <k_tile_mxfp4+0x324>
-	QUAD $0x2cad356f48fdf162; WORD $0x0000 // vmovdqa64 0x2cad(%rip), %zmm6 # 0x4d40 <k_tile_mxfp4+0x610>
-	QUAD $0x2ce33d6f48fdf162; WORD $0x0000 // vmovdqa64 0x2ce3(%rip), %zmm7 # 0x4d80 <k_tile_mxfp4+0x650>
+	QUAD $0x2d1f0518487df262; WORD $0x0000 // vbroadcastss 0x2d1f(%rip), %zmm0 # 0x4ee0 <k_tile_mxfp4+0x340>
+	QUAD $0x2d010d58487df262; WORD $0x0000 // vpbroadcastd 0x2d01(%rip), %zmm1 # 0x4ecc <k_tile_mxfp4+0x32c>
+	QUAD $0x2d031558487df262; WORD $0x0000 // vpbroadcastd 0x2d03(%rip), %zmm2 # 0x4ed8 <k_tile_mxfp4+0x338>
+	QUAD $0x2d151d58487df262; WORD $0x0000 // vpbroadcastd 0x2d15(%rip), %zmm3 # 0x4ef4 <k_tile_mxfp4+0x354>
+	QUAD $0x2d172558487df262; WORD $0x0000 // vpbroadcastd 0x2d17(%rip), %zmm4 # 0x4f00 <k_tile_mxfp4+0x360>
+	QUAD $0x2ccd2d58487df262; WORD $0x0000 // vpbroadcastd 0x2ccd(%rip), %zmm5 # 0x4ec0 <k_tile_mxfp4+0x320>
+	QUAD $0x2cd73518487df262; WORD $0x0000 // vbroadcastss 0x2cd7(%rip), %zmm6 # 0x4ed4 <k_tile_mxfp4+0x334>
+	QUAD $0x2ce53d58487df262; WORD $0x0000 // vpbroadcastd 0x2ce5(%rip), %zmm7 # 0x4eec <k_tile_mxfp4+0x34c>
+	QUAD $0x2fef056f48fd7162; WORD $0x0000 // vmovdqa64 0x2fef(%rip), %zmm8 # 0x5200 <k_tile_mxfp4+0x660>
+	QUAD $0x30250d6f48fd7162; WORD $0x0000 // vmovdqa64 0x3025(%rip), %zmm9 # 0x5240 <k_tile_mxfp4+0x6a0>
 	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
-	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
-	LONG $0x06e6c149 // shlq $0x6, %r14
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x1274 // je 0x20d0 <k_tile_q4_k+0xe0>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487c3162; WORD $0x1410; BYTE $0x30 // vmovups (%rax,%r14), %zmm10
-	WORD $0x15eb // jmp 0x20e1 <k_tile_q4_k+0xf1>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487c3162; WORD $0x1411; BYTE $0x30 // vmovups %zmm10, (%rax,%r14)
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fe5162; WORD $0x406f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm8
-	LONG $0x48fe5162; WORD $0x486f; BYTE $0x21 // vmovdqu64 0x840(%r8), %zmm9
-	LONG $0x48fe5162; WORD $0x586f; BYTE $0x22 // vmovdqu64 0x880(%r8), %zmm11
-	LONG $0x483d7162; WORD $0xe0db // vpandd %zmm0, %zmm8, %zmm12
-	QUAD $0x3024a47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm12, 0x30(%rsp)
-	LONG $0x48257162; WORD $0xe1db // vpandd %zmm1, %zmm11, %zmm12
-	LONG $0x483dd162; WORD $0xd072; BYTE $0x02 // vpsrld $0x2, %zmm8, %zmm8
-	LONG $0x481d7362; WORD $0xc225; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm12, %zmm8
-	QUAD $0x7024847f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm8, 0x70(%rsp)
-	LONG $0x48357162; WORD $0xc0db // vpandd %zmm0, %zmm9, %zmm8
-	QUAD $0xb024847f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm8, 0xb0(%rsp)
-	LONG $0x483dd162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm8
-	LONG $0x483d7162; WORD $0xc1db // vpandd %zmm1, %zmm8, %zmm8
-	LONG $0x4835d162; WORD $0xd172; BYTE $0x02 // vpsrld $0x2, %zmm9, %zmm9
-	LONG $0x483d7362; WORD $0xca25; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm8, %zmm9
-	QUAD $0xf0248c7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm9, 0xf0(%rsp)
-	LONG $0x00a88d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %r13
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0xc91c8d4c // leaq (%rcx,%rcx,8), %r11
-	LONG $0x07e3c149 // shlq $0x7, %r11
-	LONG $0x4c180f43; WORD $0x001d // prefetcht0 (%r13,%r11)
-	LONG $0x4c180f43; WORD $0x401d // prefetcht0 0x40(%r13,%r11)
-	QUAD $0x0000801d8c180f43; BYTE $0x00 // prefetcht0 0x80(%r13,%r11)
-	QUAD $0x0000c01d8c180f43; BYTE $0x00 // prefetcht0 0xc0(%r13,%r11)
-	QUAD $0x0001001d8c180f43; BYTE $0x00 // prefetcht0 0x100(%r13,%r11)
-	LONG $0x0ae1c148 // shlq $0xa, %rcx
-	LONG $0x48755162; WORD $0x04db; BYTE $0x08 // vpandd (%r8,%rcx), %zmm1, %zmm8
-	LONG $0x48fd7162; WORD $0xdb6f // vmovdqa64 %zmm3, %zmm11
-	LONG $0x583d5262; WORD $0x1c50; BYTE $0x24 // vpdpbusd (%r12){1to16}, %zmm8, %zmm11
-	QUAD $0x010844db48755162 // vpandd 0x40(%r8,%rcx), %zmm1, %zmm8
-	QUAD $0x01245c50583d5262 // vpdpbusd 0x4(%r12){1to16}, %zmm8, %zmm11
-	QUAD $0x020844db48755162 // vpandd 0x80(%r8,%rcx), %zmm1, %zmm8
-	QUAD $0x02245c50583d5262 // vpdpbusd 0x8(%r12){1to16}, %zmm8, %zmm11
-	QUAD $0x030844db48755162 // vpandd 0xc0(%r8,%rcx), %zmm1, %zmm8
-	QUAD $0x03245c50583d5262 // vpdpbusd 0xc(%r12){1to16}, %zmm8, %zmm11
-	QUAD $0x040844db48755162 // vpandd 0x100(%r8,%rcx), %zmm1, %zmm8
-	QUAD $0x04245c50583d5262 // vpdpbusd 0x10(%r12){1to16}, %zmm8, %zmm11
-	QUAD $0x050844db48755162 // vpandd 0x140(%r8,%rcx), %zmm1, %zmm8
-	QUAD $0x05245c50583d5262 // vpdpbusd 0x14(%r12){1to16}, %zmm8, %zmm11
-	QUAD $0x060844db48755162 // vpandd 0x180(%r8,%rcx), %zmm1, %zmm8
-	QUAD $0x06245c50583d5262 // vpdpbusd 0x18(%r12){1to16}, %zmm8, %zmm11
-	QUAD $0x070844db48755162 // vpandd 0x1c0(%r8,%rcx), %zmm1, %zmm8
-	QUAD $0x07245c50583d5262 // vpdpbusd 0x1c(%r12){1to16}, %zmm8, %zmm11
-	LONG $0x487d5262; WORD $0x6013; BYTE $0x46 // vcvtph2ps 0x8c0(%r8), %zmm12
-	QUAD $0x30048c6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x30(%rsp,%rax), %zmm9
-	QUAD $0xb004846f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0xb0(%rsp,%rax), %zmm8
-	LONG $0x48b57162; WORD $0xecdb // vpandq %zmm4, %zmm9, %zmm13
+	LONG $0x2474894c; BYTE $0x18 // movq %r14, 0x18(%rsp)
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x1274 // je 0x2250 <k_tile_q4_k+0xf0>
+	LONG $0x487c3162; WORD $0x3410; BYTE $0x30 // vmovups (%rax,%r14), %zmm14
+	WORD $0x15eb // jmp 0x225c <k_tile_q4_k+0xfc>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x487c3162; WORD $0x3411; BYTE $0x30 // vmovups %zmm14, (%rax,%r14)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487d5262; WORD $0x5013; BYTE $0x46 // vcvtph2ps 0x8c0(%r8), %zmm10
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x47 // vcvtph2ps 0x8e0(%r8), %zmm11
+	LONG $0x48247162; WORD $0xd857 // vxorps %zmm0, %zmm11, %zmm11
+	LONG $0x48fe5162; WORD $0x606f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm12
+	LONG $0x48fe5162; WORD $0x686f; BYTE $0x21 // vmovdqu64 0x840(%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x786f; BYTE $0x22 // vmovdqu64 0x880(%r8), %zmm15
+	LONG $0x481de162; WORD $0xc1db // vpandd %zmm1, %zmm12, %zmm16
+	QUAD $0x2024847f48fee162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm16, 0x20(%rsp)
+	LONG $0x4805e162; WORD $0xc2db // vpandd %zmm2, %zmm15, %zmm16
+	LONG $0x481dd162; WORD $0xd472; BYTE $0x02 // vpsrld $0x2, %zmm12, %zmm12
+	LONG $0x407d7362; WORD $0xe325; BYTE $0xec // vpternlogd $0xec, %zmm3, %zmm16, %zmm12
+	QUAD $0x6024a47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm12, 0x60(%rsp)
+	LONG $0x48157162; WORD $0xe1db // vpandd %zmm1, %zmm13, %zmm12
+	QUAD $0xa024a47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm12, 0xa0(%rsp)
+	LONG $0x481dd162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm15, %zmm12
+	LONG $0x481d7162; WORD $0xe2db // vpandd %zmm2, %zmm12, %zmm12
+	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
+	LONG $0x481d7362; WORD $0xeb25; BYTE $0xec // vpternlogd $0xec, %zmm3, %zmm12, %zmm13
+	QUAD $0xe024ac7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm13, 0xe0(%rsp)
+	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0xd20c8d48 // leaq (%rdx,%rdx,8), %rcx
+	LONG $0x07e1c148 // shlq $0x7, %rcx
+	QUAD $0x0020000894180f41; BYTE $0x00 // prefetcht1 0x2000(%r8,%rcx)
+	QUAD $0x001000088c180f41; BYTE $0x00 // prefetcht0 0x1000(%r8,%rcx)
+	QUAD $0x0020400894180f41; BYTE $0x00 // prefetcht1 0x2040(%r8,%rcx)
+	QUAD $0x001040088c180f41; BYTE $0x00 // prefetcht0 0x1040(%r8,%rcx)
+	QUAD $0x0020800894180f41; BYTE $0x00 // prefetcht1 0x2080(%r8,%rcx)
+	QUAD $0x001080088c180f41; BYTE $0x00 // prefetcht0 0x1080(%r8,%rcx)
+	QUAD $0x0020c00894180f41; BYTE $0x00 // prefetcht1 0x20c0(%r8,%rcx)
+	QUAD $0x0010c0088c180f41; BYTE $0x00 // prefetcht0 0x10c0(%r8,%rcx)
+	QUAD $0x0021000894180f41; BYTE $0x00 // prefetcht1 0x2100(%r8,%rcx)
+	QUAD $0x001100088c180f41; BYTE $0x00 // prefetcht0 0x1100(%r8,%rcx)
+	LONG $0x0ae2c148 // shlq $0xa, %rdx
+	LONG $0x486d5162; WORD $0x24db; BYTE $0x10 // vpandd (%r8,%rdx), %zmm2, %zmm12
+	LONG $0xef1141c4; BYTE $0xed // vpxor %xmm13, %xmm13, %xmm13
+	LONG $0x581d5262; WORD $0x2c50; BYTE $0x24 // vpdpbusd (%r12){1to16}, %zmm12, %zmm13
+	QUAD $0x011064db486d5162 // vpandd 0x40(%r8,%rdx), %zmm2, %zmm12
+	QUAD $0x01246c50581d5262 // vpdpbusd 0x4(%r12){1to16}, %zmm12, %zmm13
+	QUAD $0x021064db486d5162 // vpandd 0x80(%r8,%rdx), %zmm2, %zmm12
+	QUAD $0x02246c50581d5262 // vpdpbusd 0x8(%r12){1to16}, %zmm12, %zmm13
+	QUAD $0x031064db486d5162 // vpandd 0xc0(%r8,%rdx), %zmm2, %zmm12
+	QUAD $0x03246c50581d5262 // vpdpbusd 0xc(%r12){1to16}, %zmm12, %zmm13
+	QUAD $0x041064db486d5162 // vpandd 0x100(%r8,%rdx), %zmm2, %zmm12
+	LONG $0x48fd7162; WORD $0xfc6f // vmovdqa64 %zmm4, %zmm15
+	QUAD $0x04247c50581d5262 // vpdpbusd 0x10(%r12){1to16}, %zmm12, %zmm15
+	QUAD $0x051064db486d5162 // vpandd 0x140(%r8,%rdx), %zmm2, %zmm12
+	QUAD $0x05247c50581d5262 // vpdpbusd 0x14(%r12){1to16}, %zmm12, %zmm15
+	QUAD $0x061064db486d5162 // vpandd 0x180(%r8,%rdx), %zmm2, %zmm12
+	QUAD $0x06247c50581d5262 // vpdpbusd 0x18(%r12){1to16}, %zmm12, %zmm15
+	QUAD $0x071064db486d5162 // vpandd 0x1c0(%r8,%rdx), %zmm2, %zmm12
+	QUAD $0x07247c50581d5262 // vpdpbusd 0x1c(%r12){1to16}, %zmm12, %zmm15
+	LONG $0x48055162; WORD $0xfdfe // vpaddd %zmm13, %zmm15, %zmm15
+	QUAD $0x201cac6f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x20(%rsp,%r11), %zmm13
+	QUAD $0xa01ca46f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0xa0(%rsp,%r11), %zmm12
+	LONG $0x4895e162; WORD $0xc5db // vpandq %zmm5, %zmm13, %zmm16
+	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
+	LONG $0x482ca162; WORD $0xc059 // vmulps %zmm16, %zmm10, %zmm16
+	LONG $0x407ce162; WORD $0xce59 // vmulps %zmm6, %zmm16, %zmm17
+	LONG $0x407dc262; WORD $0xcfb8 // vfmadd231ps %zmm15, %zmm16, %zmm17 # zmm17 = (zmm16 * zmm15) + zmm17
+	QUAD $0x08244c98580dc262 // vfmadd132ps 0x20(%r12){1to16}, %zmm14, %zmm17 # zmm17 = (zmm17 * mem) + zmm14
+	LONG $0x489d7162; WORD $0xf5db // vpandq %zmm5, %zmm12, %zmm14
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x48245162; WORD $0xf659 // vmulps %zmm14, %zmm11, %zmm14
+	QUAD $0x0c24749850755262 // vfmadd132ps 0x30(%r12){1to16}, %zmm17, %zmm14 # zmm14 = (zmm14 * mem) + zmm17
+	QUAD $0x0021200894180f41; BYTE $0x00 // prefetcht1 0x2120(%r8,%rcx)
+	QUAD $0x001120088c180f41; BYTE $0x00 // prefetcht0 0x1120(%r8,%rcx)
+	QUAD $0x0021600894180f41; BYTE $0x00 // prefetcht1 0x2160(%r8,%rcx)
+	QUAD $0x001160088c180f41; BYTE $0x00 // prefetcht0 0x1160(%r8,%rcx)
+	QUAD $0x0021a00894180f41; BYTE $0x00 // prefetcht1 0x21a0(%r8,%rcx)
+	QUAD $0x0011a0088c180f41; BYTE $0x00 // prefetcht0 0x11a0(%r8,%rcx)
+	QUAD $0x0021e00894180f41; BYTE $0x00 // prefetcht1 0x21e0(%r8,%rcx)
+	QUAD $0x0011e0088c180f41; BYTE $0x00 // prefetcht0 0x11e0(%r8,%rcx)
+	QUAD $0x0022200894180f41; BYTE $0x00 // prefetcht1 0x2220(%r8,%rcx)
+	QUAD $0x001220088c180f41; BYTE $0x00 // prefetcht0 0x1220(%r8,%rcx)
+	LONG $0x3c1c8d4d // leaq (%r12,%rdi), %r11
+	LONG $0x48455162; WORD $0x3cdb; BYTE $0x10 // vpandd (%r8,%rdx), %zmm7, %zmm15
+	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
+	LONG $0x5805c262; WORD $0x0450; BYTE $0x3c // vpdpbusd (%r12,%rdi){1to16}, %zmm15, %zmm16
+	QUAD $0x01107cdb48455162 // vpandd 0x40(%r8,%rdx), %zmm7, %zmm15
+	QUAD $0x013c44505805c262 // vpdpbusd 0x4(%r12,%rdi){1to16}, %zmm15, %zmm16
+	QUAD $0x02107cdb48455162 // vpandd 0x80(%r8,%rdx), %zmm7, %zmm15
+	QUAD $0x023c44505805c262 // vpdpbusd 0x8(%r12,%rdi){1to16}, %zmm15, %zmm16
+	QUAD $0x03107cdb48455162 // vpandd 0xc0(%r8,%rdx), %zmm7, %zmm15
+	QUAD $0x033c44505805c262 // vpdpbusd 0xc(%r12,%rdi){1to16}, %zmm15, %zmm16
+	QUAD $0x04107cdb48455162 // vpandd 0x100(%r8,%rdx), %zmm7, %zmm15
+	LONG $0x48fde162; WORD $0xcc6f // vmovdqa64 %zmm4, %zmm17
+	QUAD $0x043c4c505805c262 // vpdpbusd 0x10(%r12,%rdi){1to16}, %zmm15, %zmm17
+	QUAD $0x05107cdb48455162 // vpandd 0x140(%r8,%rdx), %zmm7, %zmm15
+	QUAD $0x053c4c505805c262 // vpdpbusd 0x14(%r12,%rdi){1to16}, %zmm15, %zmm17
+	QUAD $0x06107cdb48455162 // vpandd 0x180(%r8,%rdx), %zmm7, %zmm15
+	QUAD $0x063c4c505805c262 // vpdpbusd 0x18(%r12,%rdi){1to16}, %zmm15, %zmm17
+	QUAD $0x07107cdb48455162 // vpandd 0x1c0(%r8,%rdx), %zmm7, %zmm15
+	QUAD $0x073c4c505805c262 // vpdpbusd 0x1c(%r12,%rdi){1to16}, %zmm15, %zmm17
+	LONG $0x40753162; WORD $0xf8fe // vpaddd %zmm16, %zmm17, %zmm15
+	LONG $0x4815c262; WORD $0xc000 // vpshufb %zmm8, %zmm13, %zmm16
+	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
+	LONG $0x482ca162; WORD $0xc059 // vmulps %zmm16, %zmm10, %zmm16
+	LONG $0x407ce162; WORD $0xce59 // vmulps %zmm6, %zmm16, %zmm17
+	LONG $0x407dc262; WORD $0xcfb8 // vfmadd231ps %zmm15, %zmm16, %zmm17 # zmm17 = (zmm16 * zmm15) + zmm17
+	QUAD $0x0f3c4c98580dc262 // vfmadd132ps 0x3c(%r12,%rdi){1to16}, %zmm14, %zmm17 # zmm17 = (zmm17 * mem) + zmm14
+	LONG $0x481d5262; WORD $0xf000 // vpshufb %zmm8, %zmm12, %zmm14
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x48245162; WORD $0xf659 // vmulps %zmm14, %zmm11, %zmm14
+	QUAD $0x0c3c749850755262 // vfmadd132ps 0x30(%r12,%rdi){1to16}, %zmm17, %zmm14 # zmm14 = (zmm14 * mem) + zmm17
+	QUAD $0x0022400894180f41; BYTE $0x00 // prefetcht1 0x2240(%r8,%rcx)
+	QUAD $0x001240088c180f41; BYTE $0x00 // prefetcht0 0x1240(%r8,%rcx)
+	QUAD $0x0022800894180f41; BYTE $0x00 // prefetcht1 0x2280(%r8,%rcx)
+	QUAD $0x001280088c180f41; BYTE $0x00 // prefetcht0 0x1280(%r8,%rcx)
+	QUAD $0x0022c00894180f41; BYTE $0x00 // prefetcht1 0x22c0(%r8,%rcx)
+	QUAD $0x0012c0088c180f41; BYTE $0x00 // prefetcht0 0x12c0(%r8,%rcx)
+	QUAD $0x0023000894180f41; BYTE $0x00 // prefetcht1 0x2300(%r8,%rcx)
+	QUAD $0x001300088c180f41; BYTE $0x00 // prefetcht0 0x1300(%r8,%rcx)
+	QUAD $0x0023400894180f41; BYTE $0x00 // prefetcht1 0x2340(%r8,%rcx)
+	QUAD $0x001340088c180f41; BYTE $0x00 // prefetcht0 0x1340(%r8,%rcx)
+	LONG $0x3b248d4d // leaq (%r11,%rdi), %r12
+	QUAD $0x08107cdb486d5162 // vpandd 0x200(%r8,%rdx), %zmm2, %zmm15
+	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
+	LONG $0x5805a262; WORD $0x0450; BYTE $0x1f // vpdpbusd (%rdi,%r11){1to16}, %zmm15, %zmm16
+	QUAD $0x09107cdb486d5162 // vpandd 0x240(%r8,%rdx), %zmm2, %zmm15
+	QUAD $0x011f44505805a262 // vpdpbusd 0x4(%rdi,%r11){1to16}, %zmm15, %zmm16
+	QUAD $0x0a107cdb486d5162 // vpandd 0x280(%r8,%rdx), %zmm2, %zmm15
+	QUAD $0x021f44505805a262 // vpdpbusd 0x8(%rdi,%r11){1to16}, %zmm15, %zmm16
+	QUAD $0x0b107cdb486d5162 // vpandd 0x2c0(%r8,%rdx), %zmm2, %zmm15
+	QUAD $0x031f44505805a262 // vpdpbusd 0xc(%rdi,%r11){1to16}, %zmm15, %zmm16
+	QUAD $0x0c107cdb486d5162 // vpandd 0x300(%r8,%rdx), %zmm2, %zmm15
+	LONG $0x48fde162; WORD $0xcc6f // vmovdqa64 %zmm4, %zmm17
+	QUAD $0x041f4c505805a262 // vpdpbusd 0x10(%rdi,%r11){1to16}, %zmm15, %zmm17
+	QUAD $0x0d107cdb486d5162 // vpandd 0x340(%r8,%rdx), %zmm2, %zmm15
+	QUAD $0x051f4c505805a262 // vpdpbusd 0x14(%rdi,%r11){1to16}, %zmm15, %zmm17
+	QUAD $0x0e107cdb486d5162 // vpandd 0x380(%r8,%rdx), %zmm2, %zmm15
+	QUAD $0x061f4c505805a262 // vpdpbusd 0x18(%rdi,%r11){1to16}, %zmm15, %zmm17
+	QUAD $0x0f107cdb486d5162 // vpandd 0x3c0(%r8,%rdx), %zmm2, %zmm15
+	QUAD $0x071f4c505805a262 // vpdpbusd 0x1c(%rdi,%r11){1to16}, %zmm15, %zmm17
+	LONG $0x40753162; WORD $0xf8fe // vpaddd %zmm16, %zmm17, %zmm15
+	LONG $0x4815c262; WORD $0xc100 // vpshufb %zmm9, %zmm13, %zmm16
+	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
+	LONG $0x482ca162; WORD $0xc059 // vmulps %zmm16, %zmm10, %zmm16
+	LONG $0x407ce162; WORD $0xce59 // vmulps %zmm6, %zmm16, %zmm17
+	LONG $0x407dc262; WORD $0xcfb8 // vfmadd231ps %zmm15, %zmm16, %zmm17 # zmm17 = (zmm16 * zmm15) + zmm17
+	QUAD $0x081f4c98580da262 // vfmadd132ps 0x20(%rdi,%r11){1to16}, %zmm14, %zmm17 # zmm17 = (zmm17 * mem) + zmm14
+	LONG $0x481d5262; WORD $0xf100 // vpshufb %zmm9, %zmm12, %zmm14
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x48245162; WORD $0xf659 // vmulps %zmm14, %zmm11, %zmm14
+	QUAD $0x0c1f749850753262 // vfmadd132ps 0x30(%rdi,%r11){1to16}, %zmm17, %zmm14 # zmm14 = (zmm14 * mem) + zmm17
+	QUAD $0x0023600894180f41; BYTE $0x00 // prefetcht1 0x2360(%r8,%rcx)
+	QUAD $0x001360088c180f41; BYTE $0x00 // prefetcht0 0x1360(%r8,%rcx)
+	QUAD $0x0023a00894180f41; BYTE $0x00 // prefetcht1 0x23a0(%r8,%rcx)
+	QUAD $0x0013a0088c180f41; BYTE $0x00 // prefetcht0 0x13a0(%r8,%rcx)
+	QUAD $0x0023e00894180f41; BYTE $0x00 // prefetcht1 0x23e0(%r8,%rcx)
+	QUAD $0x0013e0088c180f41; BYTE $0x00 // prefetcht0 0x13e0(%r8,%rcx)
+	QUAD $0x0024200894180f41; BYTE $0x00 // prefetcht1 0x2420(%r8,%rcx)
+	QUAD $0x001420088c180f41; BYTE $0x00 // prefetcht0 0x1420(%r8,%rcx)
+	QUAD $0x0024600894180f41; BYTE $0x00 // prefetcht1 0x2460(%r8,%rcx)
+	QUAD $0x001460088c180f41; BYTE $0x00 // prefetcht0 0x1460(%r8,%rcx)
+	QUAD $0x08107cdb48455162 // vpandd 0x200(%r8,%rdx), %zmm7, %zmm15
+	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
+	LONG $0x5805a262; WORD $0x0450; BYTE $0x27 // vpdpbusd (%rdi,%r12){1to16}, %zmm15, %zmm16
+	QUAD $0x09107cdb48455162 // vpandd 0x240(%r8,%rdx), %zmm7, %zmm15
+	QUAD $0x012744505805a262 // vpdpbusd 0x4(%rdi,%r12){1to16}, %zmm15, %zmm16
+	QUAD $0x0a107cdb48455162 // vpandd 0x280(%r8,%rdx), %zmm7, %zmm15
+	QUAD $0x022744505805a262 // vpdpbusd 0x8(%rdi,%r12){1to16}, %zmm15, %zmm16
+	QUAD $0x0b107cdb48455162 // vpandd 0x2c0(%r8,%rdx), %zmm7, %zmm15
+	QUAD $0x032744505805a262 // vpdpbusd 0xc(%rdi,%r12){1to16}, %zmm15, %zmm16
+	QUAD $0x0c107cdb48455162 // vpandd 0x300(%r8,%rdx), %zmm7, %zmm15
+	LONG $0x48fde162; WORD $0xcc6f // vmovdqa64 %zmm4, %zmm17
+	QUAD $0x04274c505805a262 // vpdpbusd 0x10(%rdi,%r12){1to16}, %zmm15, %zmm17
+	QUAD $0x0d107cdb48455162 // vpandd 0x340(%r8,%rdx), %zmm7, %zmm15
+	QUAD $0x05274c505805a262 // vpdpbusd 0x14(%rdi,%r12){1to16}, %zmm15, %zmm17
+	QUAD $0x0e107cdb48455162 // vpandd 0x380(%r8,%rdx), %zmm7, %zmm15
+	QUAD $0x06274c505805a262 // vpdpbusd 0x18(%rdi,%r12){1to16}, %zmm15, %zmm17
+	QUAD $0x0f107cdb48455162 // vpandd 0x3c0(%r8,%rdx), %zmm7, %zmm15
+	QUAD $0x07274c505805a262 // vpdpbusd 0x1c(%rdi,%r12){1to16}, %zmm15, %zmm17
+	LONG $0x40753162; WORD $0xf8fe // vpaddd %zmm16, %zmm17, %zmm15
+	LONG $0x4815d162; WORD $0xd572; BYTE $0x18 // vpsrld $0x18, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x481c5162; WORD $0xe559 // vmulps %zmm13, %zmm12, %zmm12
-	LONG $0x481c7162; WORD $0xed59 // vmulps %zmm5, %zmm12, %zmm13
-	LONG $0x481d5262; WORD $0xebb8 // vfmadd231ps %zmm11, %zmm12, %zmm13 # zmm13 = (zmm12 * zmm11) + zmm13
-	QUAD $0x08246c98582d5262 // vfmadd132ps 0x20(%r12){1to16}, %zmm10, %zmm13 # zmm13 = (zmm13 * mem) + zmm10
-	LONG $0x487d5262; WORD $0x5013; BYTE $0x47 // vcvtph2ps 0x8e0(%r8), %zmm10
-	LONG $0x48bd7162; WORD $0xdcdb // vpandq %zmm4, %zmm8, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	QUAD $0x0c24549c58155262 // vfnmadd132ps 0x30(%r12){1to16}, %zmm13, %zmm10 # zmm10 = -(zmm10 * mem) + zmm13
-	QUAD $0x0001201d8c180f43; BYTE $0x00 // prefetcht0 0x120(%r13,%r11)
-	QUAD $0x0001601d8c180f43; BYTE $0x00 // prefetcht0 0x160(%r13,%r11)
-	QUAD $0x0001a01d8c180f43; BYTE $0x00 // prefetcht0 0x1a0(%r13,%r11)
-	QUAD $0x0001e01d8c180f43; BYTE $0x00 // prefetcht0 0x1e0(%r13,%r11)
-	QUAD $0x0002201d8c180f43; BYTE $0x00 // prefetcht0 0x220(%r13,%r11)
-	QUAD $0x040814724825d162 // vpsrld $0x4, (%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x3c048d49 // leaq (%r12,%rdi), %rax
-	LONG $0x48fd7162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm12
-	LONG $0x58255262; WORD $0x2450; BYTE $0x3c // vpdpbusd (%r12,%rdi){1to16}, %zmm11, %zmm12
-	QUAD $0x010854724825d162; BYTE $0x04 // vpsrld $0x4, 0x40(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	QUAD $0x013c645058255262 // vpdpbusd 0x4(%r12,%rdi){1to16}, %zmm11, %zmm12
-	QUAD $0x020854724825d162; BYTE $0x04 // vpsrld $0x4, 0x80(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	QUAD $0x023c645058255262 // vpdpbusd 0x8(%r12,%rdi){1to16}, %zmm11, %zmm12
-	QUAD $0x030854724825d162; BYTE $0x04 // vpsrld $0x4, 0xc0(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	QUAD $0x033c645058255262 // vpdpbusd 0xc(%r12,%rdi){1to16}, %zmm11, %zmm12
-	QUAD $0x040854724825d162; BYTE $0x04 // vpsrld $0x4, 0x100(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	QUAD $0x043c645058255262 // vpdpbusd 0x10(%r12,%rdi){1to16}, %zmm11, %zmm12
-	QUAD $0x050854724825d162; BYTE $0x04 // vpsrld $0x4, 0x140(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	QUAD $0x053c645058255262 // vpdpbusd 0x14(%r12,%rdi){1to16}, %zmm11, %zmm12
-	QUAD $0x060854724825d162; BYTE $0x04 // vpsrld $0x4, 0x180(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	QUAD $0x063c645058255262 // vpdpbusd 0x18(%r12,%rdi){1to16}, %zmm11, %zmm12
-	QUAD $0x070854724825d162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	QUAD $0x073c645058255262 // vpdpbusd 0x1c(%r12,%rdi){1to16}, %zmm11, %zmm12
-	LONG $0x487d5262; WORD $0x5813; BYTE $0x46 // vcvtph2ps 0x8c0(%r8), %zmm11
-	LONG $0x48357262; WORD $0xee00 // vpshufb %zmm6, %zmm9, %zmm13
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48245162; WORD $0xdd59 // vmulps %zmm13, %zmm11, %zmm11
-	LONG $0x48247162; WORD $0xed59 // vmulps %zmm5, %zmm11, %zmm13
-	LONG $0x48255262; WORD $0xecb8 // vfmadd231ps %zmm12, %zmm11, %zmm13 # zmm13 = (zmm11 * zmm12) + zmm13
-	QUAD $0x083c6c98582d5262 // vfmadd132ps 0x20(%r12,%rdi){1to16}, %zmm10, %zmm13 # zmm13 = (zmm13 * mem) + zmm10
-	LONG $0x487d5262; WORD $0x5013; BYTE $0x47 // vcvtph2ps 0x8e0(%r8), %zmm10
-	LONG $0x483d7262; WORD $0xde00 // vpshufb %zmm6, %zmm8, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	QUAD $0x0c3c549c58155262 // vfnmadd132ps 0x30(%r12,%rdi){1to16}, %zmm13, %zmm10 # zmm10 = -(zmm10 * mem) + zmm13
-	QUAD $0x0002401d8c180f43; BYTE $0x00 // prefetcht0 0x240(%r13,%r11)
-	QUAD $0x0002801d8c180f43; BYTE $0x00 // prefetcht0 0x280(%r13,%r11)
-	QUAD $0x0002c01d8c180f43; BYTE $0x00 // prefetcht0 0x2c0(%r13,%r11)
-	QUAD $0x0003001d8c180f43; BYTE $0x00 // prefetcht0 0x300(%r13,%r11)
-	QUAD $0x0003401d8c180f43; BYTE $0x00 // prefetcht0 0x340(%r13,%r11)
-	QUAD $0x08085cdb48755162 // vpandd 0x200(%r8,%rcx), %zmm1, %zmm11
-	LONG $0x38248d4c // leaq (%rax,%rdi), %r12
-	LONG $0x48fd7162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm12
-	LONG $0x58257262; WORD $0x2450; BYTE $0x07 // vpdpbusd (%rdi,%rax){1to16}, %zmm11, %zmm12
-	QUAD $0x09085cdb48755162 // vpandd 0x240(%r8,%rcx), %zmm1, %zmm11
-	QUAD $0x0107645058257262 // vpdpbusd 0x4(%rdi,%rax){1to16}, %zmm11, %zmm12
-	QUAD $0x0a085cdb48755162 // vpandd 0x280(%r8,%rcx), %zmm1, %zmm11
-	QUAD $0x0207645058257262 // vpdpbusd 0x8(%rdi,%rax){1to16}, %zmm11, %zmm12
-	QUAD $0x0b085cdb48755162 // vpandd 0x2c0(%r8,%rcx), %zmm1, %zmm11
-	QUAD $0x0307645058257262 // vpdpbusd 0xc(%rdi,%rax){1to16}, %zmm11, %zmm12
-	QUAD $0x0c085cdb48755162 // vpandd 0x300(%r8,%rcx), %zmm1, %zmm11
-	QUAD $0x0407645058257262 // vpdpbusd 0x10(%rdi,%rax){1to16}, %zmm11, %zmm12
-	QUAD $0x0d085cdb48755162 // vpandd 0x340(%r8,%rcx), %zmm1, %zmm11
-	QUAD $0x0507645058257262 // vpdpbusd 0x14(%rdi,%rax){1to16}, %zmm11, %zmm12
-	QUAD $0x0e085cdb48755162 // vpandd 0x380(%r8,%rcx), %zmm1, %zmm11
-	QUAD $0x0607645058257262 // vpdpbusd 0x18(%rdi,%rax){1to16}, %zmm11, %zmm12
-	QUAD $0x0f085cdb48755162 // vpandd 0x3c0(%r8,%rcx), %zmm1, %zmm11
-	QUAD $0x0707645058257262 // vpdpbusd 0x1c(%rdi,%rax){1to16}, %zmm11, %zmm12
-	LONG $0x487d5262; WORD $0x5813; BYTE $0x46 // vcvtph2ps 0x8c0(%r8), %zmm11
-	LONG $0x48357262; WORD $0xef00 // vpshufb %zmm7, %zmm9, %zmm13
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48245162; WORD $0xdd59 // vmulps %zmm13, %zmm11, %zmm11
-	LONG $0x48247162; WORD $0xed59 // vmulps %zmm5, %zmm11, %zmm13
-	LONG $0x48255262; WORD $0xecb8 // vfmadd231ps %zmm12, %zmm11, %zmm13 # zmm13 = (zmm11 * zmm12) + zmm13
-	QUAD $0x08076c98582d7262 // vfmadd132ps 0x20(%rdi,%rax){1to16}, %zmm10, %zmm13 # zmm13 = (zmm13 * mem) + zmm10
-	LONG $0x487d5262; WORD $0x5013; BYTE $0x47 // vcvtph2ps 0x8e0(%r8), %zmm10
-	LONG $0x483d7262; WORD $0xdf00 // vpshufb %zmm7, %zmm8, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	QUAD $0x0c07549c58157262 // vfnmadd132ps 0x30(%rdi,%rax){1to16}, %zmm13, %zmm10 # zmm10 = -(zmm10 * mem) + zmm13
-	QUAD $0x0003601d8c180f43; BYTE $0x00 // prefetcht0 0x360(%r13,%r11)
-	QUAD $0x0003a01d8c180f43; BYTE $0x00 // prefetcht0 0x3a0(%r13,%r11)
-	QUAD $0x0003e01d8c180f43; BYTE $0x00 // prefetcht0 0x3e0(%r13,%r11)
-	QUAD $0x0004201d8c180f43; BYTE $0x00 // prefetcht0 0x420(%r13,%r11)
-	QUAD $0x0004601d8c180f43; BYTE $0x00 // prefetcht0 0x460(%r13,%r11)
-	QUAD $0x080854724825d162; BYTE $0x04 // vpsrld $0x4, 0x200(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	LONG $0x48fd7162; WORD $0xe36f // vmovdqa64 %zmm3, %zmm12
-	LONG $0x58253262; WORD $0x2450; BYTE $0x27 // vpdpbusd (%rdi,%r12){1to16}, %zmm11, %zmm12
-	QUAD $0x090854724825d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	QUAD $0x0127645058253262 // vpdpbusd 0x4(%rdi,%r12){1to16}, %zmm11, %zmm12
-	QUAD $0x0a0854724825d162; BYTE $0x04 // vpsrld $0x4, 0x280(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	QUAD $0x0227645058253262 // vpdpbusd 0x8(%rdi,%r12){1to16}, %zmm11, %zmm12
-	QUAD $0x0b0854724825d162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	QUAD $0x0327645058253262 // vpdpbusd 0xc(%rdi,%r12){1to16}, %zmm11, %zmm12
-	QUAD $0x0c0854724825d162; BYTE $0x04 // vpsrld $0x4, 0x300(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	QUAD $0x0427645058253262 // vpdpbusd 0x10(%rdi,%r12){1to16}, %zmm11, %zmm12
-	QUAD $0x0d0854724825d162; BYTE $0x04 // vpsrld $0x4, 0x340(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	QUAD $0x0527645058253262 // vpdpbusd 0x14(%rdi,%r12){1to16}, %zmm11, %zmm12
-	QUAD $0x0e0854724825d162; BYTE $0x04 // vpsrld $0x4, 0x380(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	QUAD $0x0627645058253262 // vpdpbusd 0x18(%rdi,%r12){1to16}, %zmm11, %zmm12
-	QUAD $0x0f0854724825d162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r8,%rcx), %zmm11
-	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
-	QUAD $0x0727645058253262 // vpdpbusd 0x1c(%rdi,%r12){1to16}, %zmm11, %zmm12
-	LONG $0x487d5262; WORD $0x5813; BYTE $0x46 // vcvtph2ps 0x8c0(%r8), %zmm11
-	LONG $0x4835d162; WORD $0xd172; BYTE $0x18 // vpsrld $0x18, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48245162; WORD $0xc959 // vmulps %zmm9, %zmm11, %zmm9
-	LONG $0x48347162; WORD $0xdd59 // vmulps %zmm5, %zmm9, %zmm11
-	LONG $0x48355262; WORD $0xdcb8 // vfmadd231ps %zmm12, %zmm9, %zmm11 # zmm11 = (zmm9 * zmm12) + zmm11
-	QUAD $0x08275c98582d3262 // vfmadd132ps 0x20(%rdi,%r12){1to16}, %zmm10, %zmm11 # zmm11 = (zmm11 * mem) + zmm10
-	LONG $0x487d5262; WORD $0x4813; BYTE $0x47 // vcvtph2ps 0x8e0(%r8), %zmm9
-	LONG $0x483dd162; WORD $0xd072; BYTE $0x18 // vpsrld $0x18, %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x48345162; WORD $0xd059 // vmulps %zmm8, %zmm9, %zmm10
-	QUAD $0x0c27549c58253262 // vfnmadd132ps 0x30(%rdi,%r12){1to16}, %zmm11, %zmm10 # zmm10 = -(zmm10 * mem) + zmm11
+	LONG $0x482c5162; WORD $0xed59 // vmulps %zmm13, %zmm10, %zmm13
+	LONG $0x4814e162; WORD $0xc659 // vmulps %zmm6, %zmm13, %zmm16
+	LONG $0x4815c262; WORD $0xc7b8 // vfmadd231ps %zmm15, %zmm13, %zmm16 # zmm16 = (zmm13 * zmm15) + zmm16
+	QUAD $0x0f274498580da262 // vfmadd132ps 0x3c(%rdi,%r12){1to16}, %zmm14, %zmm16 # zmm16 = (zmm16 * mem) + zmm14
+	LONG $0x481dd162; WORD $0xd472; BYTE $0x18 // vpsrld $0x18, %zmm12, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48245162; WORD $0xf459 // vmulps %zmm12, %zmm11, %zmm14
+	QUAD $0x0c277498507d3262 // vfmadd132ps 0x30(%rdi,%r12){1to16}, %zmm16, %zmm14 # zmm14 = (zmm14 * mem) + zmm16
 	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
-	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
-	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	LONG $0xfb4d850f; WORD $0xffff // jne 0x2180 <k_tile_q4_k+0x190>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487c3162; WORD $0x1411; BYTE $0x30 // vmovups %zmm10, (%rax,%r14)
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	LONG $0x01c5f641 // testb $0x1, %r13b
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	LONG $0xfb0c850f; WORD $0xffff // jne 0x2310 <k_tile_q4_k+0x1b0>
+	LONG $0x487c3162; WORD $0x3411; BYTE $0x30 // vmovups %zmm14, (%rax,%r14)
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	LONG $0x00c08149; WORD $0x0009; BYTE $0x00 // addq $0x900, %r8 # imm = 0x900
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
 	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	LONG $0xfa9b850f; WORD $0xffff // jne 0x20f0 <k_tile_q4_k+0x100>
-	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
+	LONG $0xfa4f850f; WORD $0xffff // jne 0x2270 <k_tile_q4_k+0x110>
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
 	WORD $0xff49; BYTE $0xc6 // incq %r14
-	LONG $0x24743b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r14
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0xfa43850f; WORD $0xffff // jne 0x20b0 <k_tile_q4_k+0xc0>
-	LONG $0x00009ee9; BYTE $0x00 // jmp 0x2710 <k_tile_q4_k+0x720>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0095850f; WORD $0x0000 // jne 0x2710 <k_tile_q4_k+0x720>
-	WORD $0x8944; BYTE $0xc8 // movl %r9d, %eax
-	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
-	LONG $0x04f98349 // cmpq $0x4, %r9
-	WORD $0x0473 // jae 0x268b <k_tile_q4_k+0x69b>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x50eb // jmp 0x26db <k_tile_q4_k+0x6eb>
-	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xc9 // andq %rcx, %r9
+	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0xc0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rdx
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x48fef162; WORD $0x427f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdx)
-	LONG $0x48fef162; WORD $0x427f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdx)
-	LONG $0x48fef162; WORD $0x427f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdx)
-	LONG $0x48fef162; WORD $0x027f // vmovdqu64 %zmm0, (%rdx)
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	WORD $0xd575 // jne 0x26b0 <k_tile_q4_k+0x6c0>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x3074 // je 0x2710 <k_tile_q4_k+0x720>
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
-	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
-	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xf075 // jne 0x2700 <k_tile_q4_k+0x710>
+	LONG $0xf9f7850f; WORD $0xffff // jne 0x2230 <k_tile_q4_k+0xd0>
+	LONG $0x000082e9; BYTE $0x00 // jmp 0x28c0 <k_tile_q4_k+0x760>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x7d75 // jne 0x28c0 <k_tile_q4_k+0x760>
+	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
+	WORD $0xe183; BYTE $0x03 // andl $0x3, %ecx
+	LONG $0x04f98349 // cmpq $0x4, %r9
+	WORD $0x0473 // jae 0x2853 <k_tile_q4_k+0x6f3>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x48eb // jmp 0x289b <k_tile_q4_k+0x73b>
+	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2149; BYTE $0xd1 // andq %rdx, %r9
+	LONG $0xc0b08d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rsi
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cf162; WORD $0x4611; BYTE $0xfd // vmovups %zmm0, -0xc0(%rsi)
+	LONG $0x487cf162; WORD $0x4611; BYTE $0xfe // vmovups %zmm0, -0x80(%rsi)
+	LONG $0x487cf162; WORD $0x4611; BYTE $0xff // vmovups %zmm0, -0x40(%rsi)
+	LONG $0x487cf162; WORD $0x0611 // vmovups %zmm0, (%rsi)
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
+	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
+	WORD $0xd575 // jne 0x2870 <k_tile_q4_k+0x710>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x2074 // je 0x28c0 <k_tile_q4_k+0x760>
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	WORD $0xe1c1; BYTE $0x06 // shll $0x6, %ecx
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x10 // vmovups %zmm0, (%rax,%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xf075 // jne 0x28b0 <k_tile_q4_k+0x750>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1762,7 +1799,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q5_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x09e18e0f; WORD $0x0000 // jle 0x311e <k_tile_q5_k+0x9ee>
+	LONG $0x0ae18e0f; WORD $0x0000 // jle 0x33ce <k_tile_q5_k+0xaee>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -1778,7 +1815,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x08fb8e0f; WORD $0x0000 // jle 0x306e <k_tile_q5_k+0x93e>
+	LONG $0x09fb8e0f; WORD $0x0000 // jle 0x331e <k_tile_q5_k+0xa3e>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
@@ -1788,369 +1825,396 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x22ac0558487df262; WORD $0x0000 // vpbroadcastd 0x22ac(%rip), %zmm0 # 0x4a4c <k_tile_mxfp4+0x31c>
-	QUAD $0x22ae0d58487df262; WORD $0x0000 // vpbroadcastd 0x22ae(%rip), %zmm1 # 0x4a58 <k_tile_mxfp4+0x328>
-	QUAD $0x22b01558487df262; WORD $0x0000 // vpbroadcastd 0x22b0(%rip), %zmm2 # 0x4a64 <k_tile_mxfp4+0x334>
-	QUAD $0x27021d78487df262; WORD $0x0000 // vpbroadcastb 0x2702(%rip), %zmm3 # 0x4ec0 <k_tile_mxfp4+0x790>
-	QUAD $0x26f92578487df262; WORD $0x0000 // vpbroadcastb 0x26f9(%rip), %zmm4 # 0x4ec1 <k_tile_mxfp4+0x791>
-	QUAD $0x229e2d58487df262; WORD $0x0000 // vpbroadcastd 0x229e(%rip), %zmm5 # 0x4a70 <k_tile_mxfp4+0x340>
-	QUAD $0x22643558487df262; WORD $0x0000 // vpbroadcastd 0x2264(%rip), %zmm6 # 0x4a40 <k_tile_mxfp4+0x310>
-	QUAD $0x226e3d18487df262; WORD $0x0000 // vbroadcastss 0x226e(%rip), %zmm7 # 0x4a54 <k_tile_mxfp4+0x324>
-	QUAD $0x2650056f48fd7162; WORD $0x0000 // vmovdqa64 0x2650(%rip), %zmm8 # 0x4e40 <k_tile_mxfp4+0x710>
-	QUAD $0x26860d6f48fd7162; WORD $0x0000 // vmovdqa64 0x2686(%rip), %zmm9 # 0x4e80 <k_tile_mxfp4+0x750>
+	QUAD $0x25900518487df262; WORD $0x0000 // vbroadcastss 0x2590(%rip), %zmm0 # 0x4ee0 <k_tile_mxfp4+0x340>
+	QUAD $0x25720d58487df262; WORD $0x0000 // vpbroadcastd 0x2572(%rip), %zmm1 # 0x4ecc <k_tile_mxfp4+0x32c>
+	QUAD $0x25741558487df262; WORD $0x0000 // vpbroadcastd 0x2574(%rip), %zmm2 # 0x4ed8 <k_tile_mxfp4+0x338>
+	QUAD $0x25861d58487df262; WORD $0x0000 // vpbroadcastd 0x2586(%rip), %zmm3 # 0x4ef4 <k_tile_mxfp4+0x354>
+	QUAD $0x2a082578487df262; WORD $0x0000 // vpbroadcastb 0x2a08(%rip), %zmm4 # 0x5380 <k_tile_mxfp4+0x7e0>
+	QUAD $0x29ff2d78487df262; WORD $0x0000 // vpbroadcastb 0x29ff(%rip), %zmm5 # 0x5381 <k_tile_mxfp4+0x7e1>
+	QUAD $0x25743558487df262; WORD $0x0000 // vpbroadcastd 0x2574(%rip), %zmm6 # 0x4f00 <k_tile_mxfp4+0x360>
+	QUAD $0x252a3d58487df262; WORD $0x0000 // vpbroadcastd 0x252a(%rip), %zmm7 # 0x4ec0 <k_tile_mxfp4+0x320>
+	QUAD $0x25340518487d7262; WORD $0x0000 // vbroadcastss 0x2534(%rip), %zmm8 # 0x4ed4 <k_tile_mxfp4+0x334>
+	QUAD $0x29560d6f48fd7162; WORD $0x0000 // vmovdqa64 0x2956(%rip), %zmm9 # 0x5300 <k_tile_mxfp4+0x760>
+	QUAD $0x298c156f48fd7162; WORD $0x0000 // vmovdqa64 0x298c(%rip), %zmm10 # 0x5340 <k_tile_mxfp4+0x7a0>
 	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
 	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0x06e6c148 // shlq $0x6, %rsi
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	WORD $0x0f74 // je 0x2830 <k_tile_q5_k+0x100>
+	WORD $0x0f74 // je 0x29f0 <k_tile_q5_k+0x110>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487c7162; WORD $0x2410; BYTE $0x30 // vmovups (%rax,%rsi), %zmm12
-	WORD $0x12eb // jmp 0x2841 <k_tile_q5_k+0x111>
+	LONG $0x487c7162; WORD $0x3c10; BYTE $0x10 // vmovups (%rax,%rdx), %zmm15
+	WORD $0x12eb // jmp 0x2a01 <k_tile_q5_k+0x121>
 	BYTE $0x90 // nop
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487c7162; WORD $0x2411; BYTE $0x30 // vmovups %zmm12, (%rax,%rsi)
+	LONG $0x487c7162; WORD $0x3c11; BYTE $0x10 // vmovups %zmm15, (%rax,%rdx)
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0x48fe5162; WORD $0x506f; BYTE $0x28 // vmovdqu64 0xa00(%r8), %zmm10
-	LONG $0x48fe5162; WORD $0x586f; BYTE $0x29 // vmovdqu64 0xa40(%r8), %zmm11
-	LONG $0x48fe5162; WORD $0x686f; BYTE $0x2a // vmovdqu64 0xa80(%r8), %zmm13
-	LONG $0x482d7162; WORD $0xf0db // vpandd %zmm0, %zmm10, %zmm14
-	QUAD $0x5024b47f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm14, 0x50(%rsp)
-	LONG $0x48157162; WORD $0xf1db // vpandd %zmm1, %zmm13, %zmm14
-	LONG $0x482dd162; WORD $0xd272; BYTE $0x02 // vpsrld $0x2, %zmm10, %zmm10
-	LONG $0x480d7362; WORD $0xd225; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm14, %zmm10
-	QUAD $0x9024947f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm10, 0x90(%rsp)
-	LONG $0x48257162; WORD $0xd0db // vpandd %zmm0, %zmm11, %zmm10
-	QUAD $0xd024947f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm10, 0xd0(%rsp)
-	LONG $0x482dd162; WORD $0xd572; BYTE $0x04 // vpsrld $0x4, %zmm13, %zmm10
-	LONG $0x482d7162; WORD $0xd1db // vpandd %zmm1, %zmm10, %zmm10
-	LONG $0x4825d162; WORD $0xd372; BYTE $0x02 // vpsrld $0x2, %zmm11, %zmm11
-	LONG $0x482d7362; WORD $0xda25; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm10, %zmm11
-	QUAD $0x10249c7f48fe7162; WORD $0x0001; BYTE $0x00 // vmovdqu64 %zmm11, 0x110(%rsp)
-	LONG $0x00a88d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %r13
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x80c36949; WORD $0x0005; BYTE $0x00 // imulq $0x580, %r11, %rax # imm = 0x580
-	LONG $0x4c180f41; WORD $0x0005 // prefetcht0 (%r13,%rax)
-	LONG $0x4c180f41; WORD $0x4005 // prefetcht0 0x40(%r13,%rax)
-	QUAD $0x000080058c180f41; BYTE $0x00 // prefetcht0 0x80(%r13,%rax)
-	QUAD $0x0000c0058c180f41; BYTE $0x00 // prefetcht0 0xc0(%r13,%rax)
-	QUAD $0x000100058c180f41; BYTE $0x00 // prefetcht0 0x100(%r13,%rax)
-	QUAD $0x000140058c180f41; BYTE $0x00 // prefetcht0 0x140(%r13,%rax)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0x0ae1c148 // shlq $0xa, %rcx
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	LONG $0x08e6c148 // shlq $0x8, %rsi
-	QUAD $0x2030546f48fe5162 // vmovdqu64 0x800(%r8,%rsi), %zmm10
-	QUAD $0x22305c6f48fe5162 // vmovdqu64 0x880(%r8,%rsi), %zmm11
-	QUAD $0x23306c6f48fe5162 // vmovdqu64 0x8c0(%r8,%rsi), %zmm13
-	LONG $0x480dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm14
-	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
-	QUAD $0xf808342548e55362 // vpternlogq $0xf8, (%r8,%rcx), %zmm3, %zmm14
-	LONG $0x48fd7162; WORD $0xfd6f // vmovdqa64 %zmm5, %zmm15
-	LONG $0x580d5262; WORD $0x3c50; BYTE $0x24 // vpdpbusd (%r12){1to16}, %zmm14, %zmm15
-	LONG $0x48ad7162; WORD $0xd4db // vpandq %zmm4, %zmm10, %zmm10
-	QUAD $0x0108542548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%r8,%rcx), %zmm3, %zmm10
-	QUAD $0x01247c50582d5262 // vpdpbusd 0x4(%r12){1to16}, %zmm10, %zmm15
-	QUAD $0x000000019d348d4e // leaq 0x1(,%r11,4), %r14
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	QUAD $0x2000546f48fe5162 // vmovdqu64 0x800(%r8,%rax), %zmm10
-	LONG $0x480dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm14
-	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
-	QUAD $0x0208742548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%r8,%rcx), %zmm3, %zmm14
-	QUAD $0x02247c50580d5262 // vpdpbusd 0x8(%r12){1to16}, %zmm14, %zmm15
-	LONG $0x48ad7162; WORD $0xd4db // vpandq %zmm4, %zmm10, %zmm10
-	QUAD $0x0308542548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%r8,%rcx), %zmm3, %zmm10
-	QUAD $0x03247c50582d5262 // vpdpbusd 0xc(%r12){1to16}, %zmm10, %zmm15
-	LONG $0x482dd162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm10
-	LONG $0x48ad7162; WORD $0xd4db // vpandq %zmm4, %zmm10, %zmm10
-	QUAD $0x0408542548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%r8,%rcx), %zmm3, %zmm10
-	QUAD $0x04247c50582d5262 // vpdpbusd 0x10(%r12){1to16}, %zmm10, %zmm15
-	LONG $0x48a57162; WORD $0xd4db // vpandq %zmm4, %zmm11, %zmm10
-	QUAD $0x0508542548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%r8,%rcx), %zmm3, %zmm10
-	QUAD $0x05247c50582d5262 // vpdpbusd 0x14(%r12){1to16}, %zmm10, %zmm15
-	LONG $0x482dd162; WORD $0xf572; BYTE $0x04 // vpslld $0x4, %zmm13, %zmm10
-	LONG $0x48ad7162; WORD $0xd4db // vpandq %zmm4, %zmm10, %zmm10
-	QUAD $0x0608542548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%r8,%rcx), %zmm3, %zmm10
-	QUAD $0x06247c50582d5262 // vpdpbusd 0x18(%r12){1to16}, %zmm10, %zmm15
-	LONG $0x48957162; WORD $0xd4db // vpandq %zmm4, %zmm13, %zmm10
-	QUAD $0x0708542548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%r8,%rcx), %zmm3, %zmm10
-	QUAD $0x07247c50582d5262 // vpdpbusd 0x1c(%r12){1to16}, %zmm10, %zmm15
-	LONG $0x487d5262; WORD $0x6813; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm13
-	QUAD $0x50149c6f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x50(%rsp,%r10), %zmm11
-	QUAD $0xd014946f48fe3162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0xd0(%rsp,%r10), %zmm10
-	LONG $0x48a57162; WORD $0xf6db // vpandq %zmm6, %zmm11, %zmm14
-	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	LONG $0x48145162; WORD $0xee59 // vmulps %zmm14, %zmm13, %zmm13
-	LONG $0x48147162; WORD $0xf759 // vmulps %zmm7, %zmm13, %zmm14
-	LONG $0x48155262; WORD $0xf7b8 // vfmadd231ps %zmm15, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm15) + zmm14
-	QUAD $0x08247498581d5262 // vfmadd132ps 0x20(%r12){1to16}, %zmm12, %zmm14 # zmm14 = (zmm14 * mem) + zmm12
+	LONG $0x487d5262; WORD $0x5813; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm11
 	LONG $0x487d5262; WORD $0x6013; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm12
-	LONG $0x48ad7162; WORD $0xeedb // vpandq %zmm6, %zmm10, %zmm13
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x481c5162; WORD $0xe559 // vmulps %zmm13, %zmm12, %zmm12
-	QUAD $0x0c24649c580d5262 // vfnmadd132ps 0x30(%r12){1to16}, %zmm14, %zmm12 # zmm12 = -(zmm12 * mem) + zmm14
-	LONG $0x60d6694d; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r14, %r10 # imm = 0x160
-	LONG $0x4c180f43; WORD $0x0015 // prefetcht0 (%r13,%r10)
-	LONG $0x4c180f43; WORD $0x4015 // prefetcht0 0x40(%r13,%r10)
-	QUAD $0x000080158c180f43; BYTE $0x00 // prefetcht0 0x80(%r13,%r10)
-	QUAD $0x0000c0158c180f43; BYTE $0x00 // prefetcht0 0xc0(%r13,%r10)
-	QUAD $0x000100158c180f43; BYTE $0x00 // prefetcht0 0x100(%r13,%r10)
-	QUAD $0x000140158c180f43; BYTE $0x00 // prefetcht0 0x140(%r13,%r10)
-	QUAD $0x040814724815d162 // vpsrld $0x4, (%r8,%rcx), %zmm13
-	QUAD $0x2030746f48fe5162 // vmovdqu64 0x800(%r8,%rsi), %zmm14
-	QUAD $0x23307c6f48fe5162 // vmovdqu64 0x8c0(%r8,%rsi), %zmm15
-	LONG $0x407dd162; WORD $0xf672; BYTE $0x03 // vpslld $0x3, %zmm14, %zmm16
-	LONG $0x40fde162; WORD $0xc4db // vpandq %zmm4, %zmm16, %zmm16
-	LONG $0x4895e362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm13, %zmm16
+	LONG $0x481c7162; WORD $0xe057 // vxorps %zmm0, %zmm12, %zmm12
+	LONG $0x48fe5162; WORD $0x686f; BYTE $0x28 // vmovdqu64 0xa00(%r8), %zmm13
+	LONG $0x48fe5162; WORD $0x706f; BYTE $0x29 // vmovdqu64 0xa40(%r8), %zmm14
+	LONG $0x48fec162; WORD $0x406f; BYTE $0x2a // vmovdqu64 0xa80(%r8), %zmm16
+	LONG $0x4815e162; WORD $0xc9db // vpandd %zmm1, %zmm13, %zmm17
+	QUAD $0x50248c7f48fee162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm17, 0x50(%rsp)
+	LONG $0x407de162; WORD $0xcadb // vpandd %zmm2, %zmm16, %zmm17
+	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
+	LONG $0x40757362; WORD $0xeb25; BYTE $0xec // vpternlogd $0xec, %zmm3, %zmm17, %zmm13
+	QUAD $0x9024ac7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm13, 0x90(%rsp)
+	LONG $0x480d7162; WORD $0xe9db // vpandd %zmm1, %zmm14, %zmm13
+	QUAD $0xd024ac7f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 %zmm13, 0xd0(%rsp)
+	LONG $0x4815b162; WORD $0xd072; BYTE $0x04 // vpsrld $0x4, %zmm16, %zmm13
+	LONG $0x48157162; WORD $0xeadb // vpandd %zmm2, %zmm13, %zmm13
+	LONG $0x480dd162; WORD $0xd672; BYTE $0x02 // vpsrld $0x2, %zmm14, %zmm14
+	LONG $0x48157362; WORD $0xf325; BYTE $0xec // vpternlogd $0xec, %zmm3, %zmm13, %zmm14
+	QUAD $0x1024b47f48fe7162; WORD $0x0001; BYTE $0x00 // vmovdqu64 %zmm14, 0x110(%rsp)
+	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x80c26948; WORD $0x0005; BYTE $0x00 // imulq $0x580, %rdx, %rax # imm = 0x580
+	QUAD $0x0020000094180f41; BYTE $0x00 // prefetcht1 0x2000(%r8,%rax)
+	QUAD $0x001000008c180f41; BYTE $0x00 // prefetcht0 0x1000(%r8,%rax)
+	QUAD $0x0020400094180f41; BYTE $0x00 // prefetcht1 0x2040(%r8,%rax)
+	QUAD $0x001040008c180f41; BYTE $0x00 // prefetcht0 0x1040(%r8,%rax)
+	QUAD $0x0020800094180f41; BYTE $0x00 // prefetcht1 0x2080(%r8,%rax)
+	QUAD $0x001080008c180f41; BYTE $0x00 // prefetcht0 0x1080(%r8,%rax)
+	QUAD $0x0020c00094180f41; BYTE $0x00 // prefetcht1 0x20c0(%r8,%rax)
+	QUAD $0x0010c0008c180f41; BYTE $0x00 // prefetcht0 0x10c0(%r8,%rax)
+	QUAD $0x0021000094180f41; BYTE $0x00 // prefetcht1 0x2100(%r8,%rax)
+	QUAD $0x001100008c180f41; BYTE $0x00 // prefetcht0 0x1100(%r8,%rax)
+	QUAD $0x0021400094180f41; BYTE $0x00 // prefetcht1 0x2140(%r8,%rax)
+	QUAD $0x001140008c180f41; BYTE $0x00 // prefetcht0 0x1140(%r8,%rax)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x0ae1c148 // shlq $0xa, %rcx
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	LONG $0x08e3c149 // shlq $0x8, %r11
+	QUAD $0x20186c6f48fe1162 // vmovdqu64 0x800(%r8,%r11), %zmm13
+	QUAD $0x2218746f48fe1162 // vmovdqu64 0x880(%r8,%r11), %zmm14
+	QUAD $0x2318446f48fe8162 // vmovdqu64 0x8c0(%r8,%r11), %zmm16
+	LONG $0x4075d162; WORD $0xf572; BYTE $0x04 // vpslld $0x4, %zmm13, %zmm17
+	LONG $0x40f5e162; WORD $0xcddb // vpandq %zmm5, %zmm17, %zmm17
+	QUAD $0xf8080c2548ddc362 // vpternlogq $0xf8, (%r8,%rcx), %zmm4, %zmm17
+	LONG $0x006da162; WORD $0xd2ef // vpxord %xmm18, %xmm18, %xmm18
+	LONG $0x5075c262; WORD $0x1450; BYTE $0x24 // vpdpbusd (%r12){1to16}, %zmm17, %zmm18
+	LONG $0x48957162; WORD $0xeddb // vpandq %zmm5, %zmm13, %zmm13
+	QUAD $0x01086c2548dd5362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%r8,%rcx), %zmm4, %zmm13
+	QUAD $0x012454505815c262 // vpdpbusd 0x4(%r12){1to16}, %zmm13, %zmm18
+	QUAD $0x0000000195148d4c // leaq 0x1(,%rdx,4), %r10
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	QUAD $0x20006c6f48fe5162 // vmovdqu64 0x800(%r8,%rax), %zmm13
+	LONG $0x4075d162; WORD $0xf572; BYTE $0x04 // vpslld $0x4, %zmm13, %zmm17
+	LONG $0x40f5e162; WORD $0xcddb // vpandq %zmm5, %zmm17, %zmm17
+	QUAD $0x02084c2548ddc362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%r8,%rcx), %zmm4, %zmm17
+	QUAD $0x022454505075c262 // vpdpbusd 0x8(%r12){1to16}, %zmm17, %zmm18
+	LONG $0x48957162; WORD $0xeddb // vpandq %zmm5, %zmm13, %zmm13
+	QUAD $0x03086c2548dd5362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%r8,%rcx), %zmm4, %zmm13
+	QUAD $0x032454505815c262 // vpdpbusd 0xc(%r12){1to16}, %zmm13, %zmm18
+	LONG $0x4815d162; WORD $0xf672; BYTE $0x04 // vpslld $0x4, %zmm14, %zmm13
+	LONG $0x48957162; WORD $0xeddb // vpandq %zmm5, %zmm13, %zmm13
+	QUAD $0x04086c2548dd5362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%r8,%rcx), %zmm4, %zmm13
+	LONG $0x48fde162; WORD $0xce6f // vmovdqa64 %zmm6, %zmm17
+	QUAD $0x04244c505815c262 // vpdpbusd 0x10(%r12){1to16}, %zmm13, %zmm17
+	LONG $0x488d7162; WORD $0xeddb // vpandq %zmm5, %zmm14, %zmm13
+	QUAD $0x05086c2548dd5362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%r8,%rcx), %zmm4, %zmm13
+	QUAD $0x05244c505815c262 // vpdpbusd 0x14(%r12){1to16}, %zmm13, %zmm17
+	LONG $0x4815b162; WORD $0xf072; BYTE $0x04 // vpslld $0x4, %zmm16, %zmm13
+	LONG $0x48957162; WORD $0xeddb // vpandq %zmm5, %zmm13, %zmm13
+	QUAD $0x06086c2548dd5362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%r8,%rcx), %zmm4, %zmm13
+	QUAD $0x06244c505815c262 // vpdpbusd 0x18(%r12){1to16}, %zmm13, %zmm17
+	LONG $0x40fd7162; WORD $0xeddb // vpandq %zmm5, %zmm16, %zmm13
+	QUAD $0x07086c2548dd5362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%r8,%rcx), %zmm4, %zmm13
+	QUAD $0x07244c505815c262 // vpdpbusd 0x1c(%r12){1to16}, %zmm13, %zmm17
+	LONG $0x4075a162; WORD $0xc2fe // vpaddd %zmm18, %zmm17, %zmm16
+	QUAD $0x5034b46f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0x50(%rsp,%rsi), %zmm14
+	QUAD $0xd034ac6f48fe7162; WORD $0x0000; BYTE $0x00 // vmovdqu64 0xd0(%rsp,%rsi), %zmm13
+	LONG $0x488de162; WORD $0xcfdb // vpandq %zmm7, %zmm14, %zmm17
+	LONG $0x487ca162; WORD $0xc95b // vcvtdq2ps %zmm17, %zmm17
+	LONG $0x4824a162; WORD $0xc959 // vmulps %zmm17, %zmm11, %zmm17
+	LONG $0x4074c162; WORD $0xd059 // vmulps %zmm8, %zmm17, %zmm18
+	LONG $0x4075a262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm17, %zmm18 # zmm18 = (zmm17 * zmm16) + zmm18
+	QUAD $0x082454985805c262 // vfmadd132ps 0x20(%r12){1to16}, %zmm15, %zmm18 # zmm18 = (zmm18 * mem) + zmm15
+	LONG $0x48957162; WORD $0xffdb // vpandq %zmm7, %zmm13, %zmm15
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	LONG $0x481c5162; WORD $0xff59 // vmulps %zmm15, %zmm12, %zmm15
+	QUAD $0x0c247c98506d5262 // vfmadd132ps 0x30(%r12){1to16}, %zmm18, %zmm15 # zmm15 = (zmm15 * mem) + zmm18
+	LONG $0x60d2694d; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r10, %r10 # imm = 0x160
+	QUAD $0x0020001094180f43; BYTE $0x00 // prefetcht1 0x2000(%r8,%r10)
+	QUAD $0x001000108c180f43; BYTE $0x00 // prefetcht0 0x1000(%r8,%r10)
+	QUAD $0x0020401094180f43; BYTE $0x00 // prefetcht1 0x2040(%r8,%r10)
+	QUAD $0x001040108c180f43; BYTE $0x00 // prefetcht0 0x1040(%r8,%r10)
+	QUAD $0x0020801094180f43; BYTE $0x00 // prefetcht1 0x2080(%r8,%r10)
+	QUAD $0x001080108c180f43; BYTE $0x00 // prefetcht0 0x1080(%r8,%r10)
+	QUAD $0x0020c01094180f43; BYTE $0x00 // prefetcht1 0x20c0(%r8,%r10)
+	QUAD $0x0010c0108c180f43; BYTE $0x00 // prefetcht0 0x10c0(%r8,%r10)
+	QUAD $0x0021001094180f43; BYTE $0x00 // prefetcht1 0x2100(%r8,%r10)
+	QUAD $0x001100108c180f43; BYTE $0x00 // prefetcht0 0x1100(%r8,%r10)
+	QUAD $0x0021401094180f43; BYTE $0x00 // prefetcht1 0x2140(%r8,%r10)
+	QUAD $0x001140108c180f43; BYTE $0x00 // prefetcht0 0x1140(%r8,%r10)
+	QUAD $0x04081472407dd162 // vpsrld $0x4, (%r8,%rcx), %zmm16
+	QUAD $0x20184c6f48fe8162 // vmovdqu64 0x800(%r8,%r11), %zmm17
+	QUAD $0x2318546f48fe8162 // vmovdqu64 0x8c0(%r8,%r11), %zmm18
+	LONG $0x4065b162; WORD $0xf172; BYTE $0x03 // vpslld $0x3, %zmm17, %zmm19
+	LONG $0x40e5e162; WORD $0xdddb // vpandq %zmm5, %zmm19, %zmm19
+	LONG $0x40fde362; WORD $0xdc25; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm16, %zmm19
 	LONG $0x3c348d4d // leaq (%r12,%rdi), %r14
-	LONG $0x48fd7162; WORD $0xed6f // vmovdqa64 %zmm5, %zmm13
-	LONG $0x507d5262; WORD $0x2c50; BYTE $0x3c // vpdpbusd (%r12,%rdi){1to16}, %zmm16, %zmm13
-	QUAD $0x01085472407dd162; BYTE $0x04 // vpsrld $0x4, 0x40(%r8,%rcx), %zmm16
-	LONG $0x480dd162; WORD $0xd672; BYTE $0x01 // vpsrld $0x1, %zmm14, %zmm14
-	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
-	LONG $0x40fd7362; WORD $0xf325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm16, %zmm14
-	QUAD $0x013c6c50580d5262 // vpdpbusd 0x4(%r12,%rdi){1to16}, %zmm14, %zmm13
-	QUAD $0x02085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x80(%r8,%rcx), %zmm14
-	QUAD $0x2000446f48fec162 // vmovdqu64 0x800(%r8,%rax), %zmm16
-	LONG $0x4075b162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm17
-	LONG $0x40f5e162; WORD $0xccdb // vpandq %zmm4, %zmm17, %zmm17
-	LONG $0x488de362; WORD $0xcb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm17
-	QUAD $0x023c6c5050755262 // vpdpbusd 0x8(%r12,%rdi){1to16}, %zmm17, %zmm13
-	QUAD $0x03085472480dd162; BYTE $0x04 // vpsrld $0x4, 0xc0(%r8,%rcx), %zmm14
-	LONG $0x407db162; WORD $0xd072; BYTE $0x01 // vpsrld $0x1, %zmm16, %zmm16
-	LONG $0x40fde162; WORD $0xc4db // vpandq %zmm4, %zmm16, %zmm16
-	LONG $0x488de362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm16
-	QUAD $0x033c6c50507d5262 // vpdpbusd 0xc(%r12,%rdi){1to16}, %zmm16, %zmm13
-	QUAD $0x04085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x100(%r8,%rcx), %zmm14
-	QUAD $0x000000029d148d4e // leaq 0x2(,%r11,4), %r10
+	LONG $0x007da162; WORD $0xc0ef // vpxord %xmm16, %xmm16, %xmm16
+	LONG $0x5065c262; WORD $0x0450; BYTE $0x3c // vpdpbusd (%r12,%rdi){1to16}, %zmm19, %zmm16
+	QUAD $0x010854724065d162; BYTE $0x04 // vpsrld $0x4, 0x40(%r8,%rcx), %zmm19
+	LONG $0x4075b162; WORD $0xd172; BYTE $0x01 // vpsrld $0x1, %zmm17, %zmm17
+	LONG $0x40f5e162; WORD $0xcddb // vpandq %zmm5, %zmm17, %zmm17
+	LONG $0x40e5e362; WORD $0xcc25; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm19, %zmm17
+	QUAD $0x013c44505075c262 // vpdpbusd 0x4(%r12,%rdi){1to16}, %zmm17, %zmm16
+	QUAD $0x020854724075d162; BYTE $0x04 // vpsrld $0x4, 0x80(%r8,%rcx), %zmm17
+	QUAD $0x20005c6f48fec162 // vmovdqu64 0x800(%r8,%rax), %zmm19
+	LONG $0x405db162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm19, %zmm20
+	LONG $0x40dde162; WORD $0xe5db // vpandq %zmm5, %zmm20, %zmm20
+	LONG $0x40f5e362; WORD $0xe425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm17, %zmm20
+	QUAD $0x023c4450505dc262 // vpdpbusd 0x8(%r12,%rdi){1to16}, %zmm20, %zmm16
+	QUAD $0x030854724075d162; BYTE $0x04 // vpsrld $0x4, 0xc0(%r8,%rcx), %zmm17
+	LONG $0x4065b162; WORD $0xd372; BYTE $0x01 // vpsrld $0x1, %zmm19, %zmm19
+	LONG $0x40e5e162; WORD $0xdddb // vpandq %zmm5, %zmm19, %zmm19
+	LONG $0x40f5e362; WORD $0xdc25; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm17, %zmm19
+	QUAD $0x033c44505065c262 // vpdpbusd 0xc(%r12,%rdi){1to16}, %zmm19, %zmm16
+	QUAD $0x040854724075d162; BYTE $0x04 // vpsrld $0x4, 0x100(%r8,%rcx), %zmm17
+	QUAD $0x0000000295148d4c // leaq 0x2(,%rdx,4), %r10
 	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
-	QUAD $0x2038446f48fe8162 // vmovdqu64 0x800(%r8,%r15), %zmm16
-	LONG $0x4075b162; WORD $0xf072; BYTE $0x03 // vpslld $0x3, %zmm16, %zmm17
-	LONG $0x40f5e162; WORD $0xccdb // vpandq %zmm4, %zmm17, %zmm17
-	LONG $0x488de362; WORD $0xcb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm17
-	QUAD $0x043c6c5050755262 // vpdpbusd 0x10(%r12,%rdi){1to16}, %zmm17, %zmm13
-	QUAD $0x05085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x140(%r8,%rcx), %zmm14
-	LONG $0x407db162; WORD $0xd072; BYTE $0x01 // vpsrld $0x1, %zmm16, %zmm16
-	LONG $0x40fde162; WORD $0xc4db // vpandq %zmm4, %zmm16, %zmm16
-	LONG $0x488de362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm16
-	QUAD $0x053c6c50507d5262 // vpdpbusd 0x14(%r12,%rdi){1to16}, %zmm16, %zmm13
-	QUAD $0x06085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x180(%r8,%rcx), %zmm14
-	LONG $0x407dd162; WORD $0xf772; BYTE $0x03 // vpslld $0x3, %zmm15, %zmm16
-	LONG $0x40fde162; WORD $0xc4db // vpandq %zmm4, %zmm16, %zmm16
-	LONG $0x488de362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm16
-	QUAD $0x063c6c50507d5262 // vpdpbusd 0x18(%r12,%rdi){1to16}, %zmm16, %zmm13
-	QUAD $0x07085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r8,%rcx), %zmm14
-	LONG $0x4805d162; WORD $0xd772; BYTE $0x01 // vpsrld $0x1, %zmm15, %zmm15
-	LONG $0x48857162; WORD $0xfcdb // vpandq %zmm4, %zmm15, %zmm15
-	LONG $0x488d7362; WORD $0xfb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm15
-	QUAD $0x073c6c5058055262 // vpdpbusd 0x1c(%r12,%rdi){1to16}, %zmm15, %zmm13
-	LONG $0x487d5262; WORD $0x7013; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm14
-	LONG $0x48255262; WORD $0xf800 // vpshufb %zmm8, %zmm11, %zmm15
+	QUAD $0x20385c6f48fe8162 // vmovdqu64 0x800(%r8,%r15), %zmm19
+	LONG $0x405db162; WORD $0xf372; BYTE $0x03 // vpslld $0x3, %zmm19, %zmm20
+	LONG $0x40dde162; WORD $0xe5db // vpandq %zmm5, %zmm20, %zmm20
+	LONG $0x40f5e362; WORD $0xe425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm17, %zmm20
+	LONG $0x48fde162; WORD $0xce6f // vmovdqa64 %zmm6, %zmm17
+	QUAD $0x043c4c50505dc262 // vpdpbusd 0x10(%r12,%rdi){1to16}, %zmm20, %zmm17
+	QUAD $0x05085472405dd162; BYTE $0x04 // vpsrld $0x4, 0x140(%r8,%rcx), %zmm20
+	LONG $0x4065b162; WORD $0xd372; BYTE $0x01 // vpsrld $0x1, %zmm19, %zmm19
+	LONG $0x40e5e162; WORD $0xdddb // vpandq %zmm5, %zmm19, %zmm19
+	LONG $0x40dde362; WORD $0xdc25; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm20, %zmm19
+	QUAD $0x053c4c505065c262 // vpdpbusd 0x14(%r12,%rdi){1to16}, %zmm19, %zmm17
+	QUAD $0x060854724065d162; BYTE $0x04 // vpsrld $0x4, 0x180(%r8,%rcx), %zmm19
+	LONG $0x405db162; WORD $0xf272; BYTE $0x03 // vpslld $0x3, %zmm18, %zmm20
+	LONG $0x40dde162; WORD $0xe5db // vpandq %zmm5, %zmm20, %zmm20
+	LONG $0x40e5e362; WORD $0xe425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm19, %zmm20
+	QUAD $0x063c4c50505dc262 // vpdpbusd 0x18(%r12,%rdi){1to16}, %zmm20, %zmm17
+	QUAD $0x070854724065d162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r8,%rcx), %zmm19
+	LONG $0x406db162; WORD $0xd272; BYTE $0x01 // vpsrld $0x1, %zmm18, %zmm18
+	LONG $0x40ede162; WORD $0xd5db // vpandq %zmm5, %zmm18, %zmm18
+	LONG $0x40e5e362; WORD $0xd425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm19, %zmm18
+	QUAD $0x073c4c50506dc262 // vpdpbusd 0x1c(%r12,%rdi){1to16}, %zmm18, %zmm17
+	LONG $0x4075a162; WORD $0xc0fe // vpaddd %zmm16, %zmm17, %zmm16
+	LONG $0x480dc262; WORD $0xc900 // vpshufb %zmm9, %zmm14, %zmm17
+	LONG $0x487ca162; WORD $0xc95b // vcvtdq2ps %zmm17, %zmm17
+	LONG $0x4824a162; WORD $0xc959 // vmulps %zmm17, %zmm11, %zmm17
+	LONG $0x4074c162; WORD $0xd059 // vmulps %zmm8, %zmm17, %zmm18
+	LONG $0x4075a262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm17, %zmm18 # zmm18 = (zmm17 * zmm16) + zmm18
+	QUAD $0x083c54985805c262 // vfmadd132ps 0x20(%r12,%rdi){1to16}, %zmm15, %zmm18 # zmm18 = (zmm18 * mem) + zmm15
+	LONG $0x48155262; WORD $0xf900 // vpshufb %zmm9, %zmm13, %zmm15
 	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
-	LONG $0x480c5162; WORD $0xf759 // vmulps %zmm15, %zmm14, %zmm14
-	LONG $0x480c7162; WORD $0xff59 // vmulps %zmm7, %zmm14, %zmm15
-	LONG $0x480d5262; WORD $0xfdb8 // vfmadd231ps %zmm13, %zmm14, %zmm15 # zmm15 = (zmm14 * zmm13) + zmm15
-	QUAD $0x083c7c98581d5262 // vfmadd132ps 0x20(%r12,%rdi){1to16}, %zmm12, %zmm15 # zmm15 = (zmm15 * mem) + zmm12
-	LONG $0x487d5262; WORD $0x6013; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm12
-	LONG $0x482d5262; WORD $0xe800 // vpshufb %zmm8, %zmm10, %zmm13
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x481c5162; WORD $0xe559 // vmulps %zmm13, %zmm12, %zmm12
-	QUAD $0x0c3c649c58055262 // vfnmadd132ps 0x30(%r12,%rdi){1to16}, %zmm15, %zmm12 # zmm12 = -(zmm12 * mem) + zmm15
+	LONG $0x481c5162; WORD $0xff59 // vmulps %zmm15, %zmm12, %zmm15
+	QUAD $0x0c3c7c98506d5262 // vfmadd132ps 0x30(%r12,%rdi){1to16}, %zmm18, %zmm15 # zmm15 = (zmm15 * mem) + zmm18
 	LONG $0x60d2694d; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r10, %r10 # imm = 0x160
-	LONG $0x4c180f43; WORD $0x0015 // prefetcht0 (%r13,%r10)
-	LONG $0x4c180f43; WORD $0x4015 // prefetcht0 0x40(%r13,%r10)
-	QUAD $0x000080158c180f43; BYTE $0x00 // prefetcht0 0x80(%r13,%r10)
-	QUAD $0x0000c0158c180f43; BYTE $0x00 // prefetcht0 0xc0(%r13,%r10)
-	QUAD $0x000100158c180f43; BYTE $0x00 // prefetcht0 0x100(%r13,%r10)
-	QUAD $0x000140158c180f43; BYTE $0x00 // prefetcht0 0x140(%r13,%r10)
-	QUAD $0x20306c6f48fe5162 // vmovdqu64 0x800(%r8,%rsi), %zmm13
-	LONG $0x480dd162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm14
-	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
-	QUAD $0x0808742548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r8,%rcx), %zmm3, %zmm14
+	QUAD $0x0020001094180f43; BYTE $0x00 // prefetcht1 0x2000(%r8,%r10)
+	QUAD $0x001000108c180f43; BYTE $0x00 // prefetcht0 0x1000(%r8,%r10)
+	QUAD $0x0020401094180f43; BYTE $0x00 // prefetcht1 0x2040(%r8,%r10)
+	QUAD $0x001040108c180f43; BYTE $0x00 // prefetcht0 0x1040(%r8,%r10)
+	QUAD $0x0020801094180f43; BYTE $0x00 // prefetcht1 0x2080(%r8,%r10)
+	QUAD $0x001080108c180f43; BYTE $0x00 // prefetcht0 0x1080(%r8,%r10)
+	QUAD $0x0020c01094180f43; BYTE $0x00 // prefetcht1 0x20c0(%r8,%r10)
+	QUAD $0x0010c0108c180f43; BYTE $0x00 // prefetcht0 0x10c0(%r8,%r10)
+	QUAD $0x0021001094180f43; BYTE $0x00 // prefetcht1 0x2100(%r8,%r10)
+	QUAD $0x001100108c180f43; BYTE $0x00 // prefetcht0 0x1100(%r8,%r10)
+	QUAD $0x0021401094180f43; BYTE $0x00 // prefetcht1 0x2140(%r8,%r10)
+	QUAD $0x001140108c180f43; BYTE $0x00 // prefetcht0 0x1140(%r8,%r10)
+	QUAD $0x2018446f48fe8162 // vmovdqu64 0x800(%r8,%r11), %zmm16
+	LONG $0x4075b162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm17
+	LONG $0x40f5e162; WORD $0xcddb // vpandq %zmm5, %zmm17, %zmm17
+	QUAD $0x08084c2548ddc362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r8,%rcx), %zmm4, %zmm17
 	LONG $0x3e248d4d // leaq (%r14,%rdi), %r12
-	LONG $0x48fd7162; WORD $0xfd6f // vmovdqa64 %zmm5, %zmm15
-	LONG $0x580d3262; WORD $0x3c50; BYTE $0x37 // vpdpbusd (%rdi,%r14){1to16}, %zmm14, %zmm15
-	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
-	LONG $0x48957162; WORD $0xecdb // vpandq %zmm4, %zmm13, %zmm13
-	QUAD $0x09086c2548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r8,%rcx), %zmm3, %zmm13
-	QUAD $0x01377c5058153262 // vpdpbusd 0x4(%rdi,%r14){1to16}, %zmm13, %zmm15
-	QUAD $0x20006c6f48fe5162 // vmovdqu64 0x800(%r8,%rax), %zmm13
-	LONG $0x480dd162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm14
-	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
-	QUAD $0x0a08742548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r8,%rcx), %zmm3, %zmm14
-	QUAD $0x02377c50580d3262 // vpdpbusd 0x8(%rdi,%r14){1to16}, %zmm14, %zmm15
-	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
-	LONG $0x48957162; WORD $0xecdb // vpandq %zmm4, %zmm13, %zmm13
-	QUAD $0x0b086c2548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r8,%rcx), %zmm3, %zmm13
-	QUAD $0x03377c5058153262 // vpdpbusd 0xc(%rdi,%r14){1to16}, %zmm13, %zmm15
-	QUAD $0x20386c6f48fe1162 // vmovdqu64 0x800(%r8,%r15), %zmm13
-	LONG $0x480dd162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm14
-	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
-	QUAD $0x0c08742548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r8,%rcx), %zmm3, %zmm14
-	QUAD $0x04377c50580d3262 // vpdpbusd 0x10(%rdi,%r14){1to16}, %zmm14, %zmm15
-	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
-	LONG $0x48957162; WORD $0xecdb // vpandq %zmm4, %zmm13, %zmm13
-	QUAD $0x0d086c2548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r8,%rcx), %zmm3, %zmm13
-	QUAD $0x05377c5058153262 // vpdpbusd 0x14(%rdi,%r14){1to16}, %zmm13, %zmm15
-	QUAD $0x000000039d148d4e // leaq 0x3(,%r11,4), %r10
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	QUAD $0x20186c6f48fe1162 // vmovdqu64 0x800(%r8,%r11), %zmm13
-	LONG $0x480dd162; WORD $0xf572; BYTE $0x02 // vpslld $0x2, %zmm13, %zmm14
-	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
-	QUAD $0x0e08742548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r8,%rcx), %zmm3, %zmm14
-	QUAD $0x06377c50580d3262 // vpdpbusd 0x18(%rdi,%r14){1to16}, %zmm14, %zmm15
-	LONG $0x4815d162; WORD $0xd572; BYTE $0x02 // vpsrld $0x2, %zmm13, %zmm13
-	LONG $0x48957162; WORD $0xecdb // vpandq %zmm4, %zmm13, %zmm13
-	QUAD $0x0f086c2548e55362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r8,%rcx), %zmm3, %zmm13
-	QUAD $0x07377c5058153262 // vpdpbusd 0x1c(%rdi,%r14){1to16}, %zmm13, %zmm15
-	LONG $0x487d5262; WORD $0x6813; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm13
-	LONG $0x48255262; WORD $0xf100 // vpshufb %zmm9, %zmm11, %zmm14
+	LONG $0x006ca162; WORD $0xd257 // vxorps %xmm18, %xmm18, %xmm18
+	LONG $0x5075a262; WORD $0x1450; BYTE $0x37 // vpdpbusd (%rdi,%r14){1to16}, %zmm17, %zmm18
+	LONG $0x407db162; WORD $0xd072; BYTE $0x02 // vpsrld $0x2, %zmm16, %zmm16
+	LONG $0x40fde162; WORD $0xc5db // vpandq %zmm5, %zmm16, %zmm16
+	QUAD $0x0908442548ddc362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r8,%rcx), %zmm4, %zmm16
+	QUAD $0x01375450507da262 // vpdpbusd 0x4(%rdi,%r14){1to16}, %zmm16, %zmm18
+	QUAD $0x2000446f48fec162 // vmovdqu64 0x800(%r8,%rax), %zmm16
+	LONG $0x4075b162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm17
+	LONG $0x40f5e162; WORD $0xcddb // vpandq %zmm5, %zmm17, %zmm17
+	QUAD $0x0a084c2548ddc362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r8,%rcx), %zmm4, %zmm17
+	QUAD $0x023754505075a262 // vpdpbusd 0x8(%rdi,%r14){1to16}, %zmm17, %zmm18
+	LONG $0x407db162; WORD $0xd072; BYTE $0x02 // vpsrld $0x2, %zmm16, %zmm16
+	LONG $0x40fde162; WORD $0xc5db // vpandq %zmm5, %zmm16, %zmm16
+	QUAD $0x0b08442548ddc362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r8,%rcx), %zmm4, %zmm16
+	QUAD $0x03375450507da262 // vpdpbusd 0xc(%rdi,%r14){1to16}, %zmm16, %zmm18
+	QUAD $0x2038446f48fe8162 // vmovdqu64 0x800(%r8,%r15), %zmm16
+	LONG $0x4075b162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm17
+	LONG $0x40f5e162; WORD $0xcddb // vpandq %zmm5, %zmm17, %zmm17
+	QUAD $0x0c084c2548ddc362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r8,%rcx), %zmm4, %zmm17
+	LONG $0x48fde162; WORD $0xde6f // vmovdqa64 %zmm6, %zmm19
+	QUAD $0x04375c505075a262 // vpdpbusd 0x10(%rdi,%r14){1to16}, %zmm17, %zmm19
+	LONG $0x407db162; WORD $0xd072; BYTE $0x02 // vpsrld $0x2, %zmm16, %zmm16
+	LONG $0x40fde162; WORD $0xc5db // vpandq %zmm5, %zmm16, %zmm16
+	QUAD $0x0d08442548ddc362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r8,%rcx), %zmm4, %zmm16
+	QUAD $0x05375c50507da262 // vpdpbusd 0x14(%rdi,%r14){1to16}, %zmm16, %zmm19
+	QUAD $0x0000000395148d4c // leaq 0x3(,%rdx,4), %r10
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	QUAD $0x2010446f48fec162 // vmovdqu64 0x800(%r8,%rdx), %zmm16
+	LONG $0x4075b162; WORD $0xf072; BYTE $0x02 // vpslld $0x2, %zmm16, %zmm17
+	LONG $0x40f5e162; WORD $0xcddb // vpandq %zmm5, %zmm17, %zmm17
+	QUAD $0x0e084c2548ddc362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r8,%rcx), %zmm4, %zmm17
+	QUAD $0x06375c505075a262 // vpdpbusd 0x18(%rdi,%r14){1to16}, %zmm17, %zmm19
+	LONG $0x407db162; WORD $0xd072; BYTE $0x02 // vpsrld $0x2, %zmm16, %zmm16
+	LONG $0x40fde162; WORD $0xc5db // vpandq %zmm5, %zmm16, %zmm16
+	QUAD $0x0f08442548ddc362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r8,%rcx), %zmm4, %zmm16
+	QUAD $0x07375c50507da262 // vpdpbusd 0x1c(%rdi,%r14){1to16}, %zmm16, %zmm19
+	LONG $0x4065a162; WORD $0xc2fe // vpaddd %zmm18, %zmm19, %zmm16
+	LONG $0x480d5262; WORD $0xf200 // vpshufb %zmm10, %zmm14, %zmm14
 	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	LONG $0x48145162; WORD $0xee59 // vmulps %zmm14, %zmm13, %zmm13
-	LONG $0x48147162; WORD $0xf759 // vmulps %zmm7, %zmm13, %zmm14
-	LONG $0x48155262; WORD $0xf7b8 // vfmadd231ps %zmm15, %zmm13, %zmm14 # zmm14 = (zmm13 * zmm15) + zmm14
-	QUAD $0x08377498581d3262 // vfmadd132ps 0x20(%rdi,%r14){1to16}, %zmm12, %zmm14 # zmm14 = (zmm14 * mem) + zmm12
-	LONG $0x487d5262; WORD $0x6013; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm12
-	LONG $0x482d5262; WORD $0xe900 // vpshufb %zmm9, %zmm10, %zmm13
+	LONG $0x48245162; WORD $0xf659 // vmulps %zmm14, %zmm11, %zmm14
+	LONG $0x480cc162; WORD $0xc859 // vmulps %zmm8, %zmm14, %zmm17
+	LONG $0x480da262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm14, %zmm17 # zmm17 = (zmm14 * zmm16) + zmm17
+	QUAD $0x08374c985805a262 // vfmadd132ps 0x20(%rdi,%r14){1to16}, %zmm15, %zmm17 # zmm17 = (zmm17 * mem) + zmm15
+	LONG $0x48155262; WORD $0xea00 // vpshufb %zmm10, %zmm13, %zmm13
 	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x481c5162; WORD $0xe559 // vmulps %zmm13, %zmm12, %zmm12
-	QUAD $0x0c37649c580d3262 // vfnmadd132ps 0x30(%rdi,%r14){1to16}, %zmm14, %zmm12 # zmm12 = -(zmm12 * mem) + zmm14
+	LONG $0x481c5162; WORD $0xed59 // vmulps %zmm13, %zmm12, %zmm13
+	QUAD $0x0c376c9850753262 // vfmadd132ps 0x30(%rdi,%r14){1to16}, %zmm17, %zmm13 # zmm13 = (zmm13 * mem) + zmm17
 	LONG $0x60d2694d; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r10, %r10 # imm = 0x160
-	LONG $0x4c180f43; WORD $0x0015 // prefetcht0 (%r13,%r10)
-	LONG $0x4c180f43; WORD $0x4015 // prefetcht0 0x40(%r13,%r10)
-	QUAD $0x000080158c180f43; BYTE $0x00 // prefetcht0 0x80(%r13,%r10)
-	QUAD $0x0000c0158c180f43; BYTE $0x00 // prefetcht0 0xc0(%r13,%r10)
-	QUAD $0x000100158c180f43; BYTE $0x00 // prefetcht0 0x100(%r13,%r10)
-	QUAD $0x000140158c180f43; BYTE $0x00 // prefetcht0 0x140(%r13,%r10)
-	QUAD $0x080854724815d162; BYTE $0x04 // vpsrld $0x4, 0x200(%r8,%rcx), %zmm13
-	QUAD $0x2030746f48fe5162 // vmovdqu64 0x800(%r8,%rsi), %zmm14
-	LONG $0x480d5162; WORD $0xfefe // vpaddd %zmm14, %zmm14, %zmm15
-	LONG $0x48857162; WORD $0xfcdb // vpandq %zmm4, %zmm15, %zmm15
-	LONG $0x48957362; WORD $0xfb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm13, %zmm15
-	LONG $0x48fd7162; WORD $0xed6f // vmovdqa64 %zmm5, %zmm13
-	LONG $0x58053262; WORD $0x2c50; BYTE $0x27 // vpdpbusd (%rdi,%r12){1to16}, %zmm15, %zmm13
-	QUAD $0x090854724805d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r8,%rcx), %zmm15
-	LONG $0x480dd162; WORD $0xd672; BYTE $0x03 // vpsrld $0x3, %zmm14, %zmm14
-	LONG $0x488d7162; WORD $0xf4db // vpandq %zmm4, %zmm14, %zmm14
-	LONG $0x48857362; WORD $0xf325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm15, %zmm14
-	QUAD $0x01276c50580d3262 // vpdpbusd 0x4(%rdi,%r12){1to16}, %zmm14, %zmm13
-	QUAD $0x0a085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x280(%r8,%rcx), %zmm14
-	QUAD $0x20007c6f48fe5162 // vmovdqu64 0x800(%r8,%rax), %zmm15
-	LONG $0x4805c162; WORD $0xc7fe // vpaddd %zmm15, %zmm15, %zmm16
-	LONG $0x40fde162; WORD $0xc4db // vpandq %zmm4, %zmm16, %zmm16
-	LONG $0x488de362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm16
-	QUAD $0x02276c50507d3262 // vpdpbusd 0x8(%rdi,%r12){1to16}, %zmm16, %zmm13
-	QUAD $0x0b085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r8,%rcx), %zmm14
-	LONG $0x4805d162; WORD $0xd772; BYTE $0x03 // vpsrld $0x3, %zmm15, %zmm15
-	LONG $0x48857162; WORD $0xfcdb // vpandq %zmm4, %zmm15, %zmm15
-	LONG $0x488d7362; WORD $0xfb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm15
-	QUAD $0x03276c5058053262 // vpdpbusd 0xc(%rdi,%r12){1to16}, %zmm15, %zmm13
-	QUAD $0x0c085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x300(%r8,%rcx), %zmm14
-	QUAD $0x20387c6f48fe1162 // vmovdqu64 0x800(%r8,%r15), %zmm15
-	LONG $0x4805c162; WORD $0xc7fe // vpaddd %zmm15, %zmm15, %zmm16
-	LONG $0x40fde162; WORD $0xc4db // vpandq %zmm4, %zmm16, %zmm16
-	LONG $0x488de362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm16
-	QUAD $0x04276c50507d3262 // vpdpbusd 0x10(%rdi,%r12){1to16}, %zmm16, %zmm13
-	QUAD $0x0d085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x340(%r8,%rcx), %zmm14
-	LONG $0x4805d162; WORD $0xd772; BYTE $0x03 // vpsrld $0x3, %zmm15, %zmm15
-	LONG $0x48857162; WORD $0xfcdb // vpandq %zmm4, %zmm15, %zmm15
-	LONG $0x488d7362; WORD $0xfb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm15
-	QUAD $0x05276c5058053262 // vpdpbusd 0x14(%rdi,%r12){1to16}, %zmm15, %zmm13
-	QUAD $0x0e085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x380(%r8,%rcx), %zmm14
+	QUAD $0x0020001094180f43; BYTE $0x00 // prefetcht1 0x2000(%r8,%r10)
+	QUAD $0x001000108c180f43; BYTE $0x00 // prefetcht0 0x1000(%r8,%r10)
+	QUAD $0x0020401094180f43; BYTE $0x00 // prefetcht1 0x2040(%r8,%r10)
+	QUAD $0x001040108c180f43; BYTE $0x00 // prefetcht0 0x1040(%r8,%r10)
+	QUAD $0x0020801094180f43; BYTE $0x00 // prefetcht1 0x2080(%r8,%r10)
+	QUAD $0x001080108c180f43; BYTE $0x00 // prefetcht0 0x1080(%r8,%r10)
+	QUAD $0x0020c01094180f43; BYTE $0x00 // prefetcht1 0x20c0(%r8,%r10)
+	QUAD $0x0010c0108c180f43; BYTE $0x00 // prefetcht0 0x10c0(%r8,%r10)
+	QUAD $0x0021001094180f43; BYTE $0x00 // prefetcht1 0x2100(%r8,%r10)
+	QUAD $0x001100108c180f43; BYTE $0x00 // prefetcht0 0x1100(%r8,%r10)
+	QUAD $0x0021401094180f43; BYTE $0x00 // prefetcht1 0x2140(%r8,%r10)
+	QUAD $0x001140108c180f43; BYTE $0x00 // prefetcht0 0x1140(%r8,%r10)
+	QUAD $0x08085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x200(%r8,%rcx), %zmm14
 	QUAD $0x20187c6f48fe1162 // vmovdqu64 0x800(%r8,%r11), %zmm15
 	LONG $0x4805c162; WORD $0xc7fe // vpaddd %zmm15, %zmm15, %zmm16
-	LONG $0x40fde162; WORD $0xc4db // vpandq %zmm4, %zmm16, %zmm16
-	LONG $0x488de362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm16
-	QUAD $0x06276c50507d3262 // vpdpbusd 0x18(%rdi,%r12){1to16}, %zmm16, %zmm13
-	QUAD $0x0f085472480dd162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r8,%rcx), %zmm14
+	LONG $0x40fde162; WORD $0xc5db // vpandq %zmm5, %zmm16, %zmm16
+	LONG $0x488de362; WORD $0xc425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm14, %zmm16
+	LONG $0xef0941c4; BYTE $0xf6 // vpxor %xmm14, %xmm14, %xmm14
+	LONG $0x507d3262; WORD $0x3450; BYTE $0x27 // vpdpbusd (%rdi,%r12){1to16}, %zmm16, %zmm14
+	QUAD $0x09085472407dd162; BYTE $0x04 // vpsrld $0x4, 0x240(%r8,%rcx), %zmm16
 	LONG $0x4805d162; WORD $0xd772; BYTE $0x03 // vpsrld $0x3, %zmm15, %zmm15
-	LONG $0x48857162; WORD $0xfcdb // vpandq %zmm4, %zmm15, %zmm15
-	LONG $0x488d7362; WORD $0xfb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm14, %zmm15
-	QUAD $0x07276c5058053262 // vpdpbusd 0x1c(%rdi,%r12){1to16}, %zmm15, %zmm13
-	LONG $0x487d5262; WORD $0x7013; BYTE $0x56 // vcvtph2ps 0xac0(%r8), %zmm14
-	LONG $0x4825d162; WORD $0xd372; BYTE $0x18 // vpsrld $0x18, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x480c5162; WORD $0xdb59 // vmulps %zmm11, %zmm14, %zmm11
-	LONG $0x48247162; WORD $0xf759 // vmulps %zmm7, %zmm11, %zmm14
-	LONG $0x48255262; WORD $0xf5b8 // vfmadd231ps %zmm13, %zmm11, %zmm14 # zmm14 = (zmm11 * zmm13) + zmm14
-	QUAD $0x08277498581d3262 // vfmadd132ps 0x20(%rdi,%r12){1to16}, %zmm12, %zmm14 # zmm14 = (zmm14 * mem) + zmm12
-	LONG $0x487d5262; WORD $0x5813; BYTE $0x57 // vcvtph2ps 0xae0(%r8), %zmm11
-	LONG $0x482dd162; WORD $0xd272; BYTE $0x18 // vpsrld $0x18, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x48245162; WORD $0xe259 // vmulps %zmm10, %zmm11, %zmm12
-	QUAD $0x0c27649c580d3262 // vfnmadd132ps 0x30(%rdi,%r12){1to16}, %zmm14, %zmm12 # zmm12 = -(zmm12 * mem) + zmm14
+	LONG $0x48857162; WORD $0xfddb // vpandq %zmm5, %zmm15, %zmm15
+	LONG $0x40fd7362; WORD $0xfc25; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm16, %zmm15
+	QUAD $0x0127745058053262 // vpdpbusd 0x4(%rdi,%r12){1to16}, %zmm15, %zmm14
+	QUAD $0x0a0854724805d162; BYTE $0x04 // vpsrld $0x4, 0x280(%r8,%rcx), %zmm15
+	QUAD $0x2000446f48fec162 // vmovdqu64 0x800(%r8,%rax), %zmm16
+	LONG $0x407da162; WORD $0xc8fe // vpaddd %zmm16, %zmm16, %zmm17
+	LONG $0x40f5e162; WORD $0xcddb // vpandq %zmm5, %zmm17, %zmm17
+	LONG $0x4885e362; WORD $0xcc25; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm15, %zmm17
+	QUAD $0x0227745050753262 // vpdpbusd 0x8(%rdi,%r12){1to16}, %zmm17, %zmm14
+	QUAD $0x0b0854724805d162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r8,%rcx), %zmm15
+	LONG $0x407db162; WORD $0xd072; BYTE $0x03 // vpsrld $0x3, %zmm16, %zmm16
+	LONG $0x40fde162; WORD $0xc5db // vpandq %zmm5, %zmm16, %zmm16
+	LONG $0x4885e362; WORD $0xc425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm15, %zmm16
+	QUAD $0x03277450507d3262 // vpdpbusd 0xc(%rdi,%r12){1to16}, %zmm16, %zmm14
+	QUAD $0x0c0854724805d162; BYTE $0x04 // vpsrld $0x4, 0x300(%r8,%rcx), %zmm15
+	QUAD $0x2038446f48fe8162 // vmovdqu64 0x800(%r8,%r15), %zmm16
+	LONG $0x407da162; WORD $0xc8fe // vpaddd %zmm16, %zmm16, %zmm17
+	LONG $0x40f5e162; WORD $0xcddb // vpandq %zmm5, %zmm17, %zmm17
+	LONG $0x4885e362; WORD $0xcc25; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm15, %zmm17
+	LONG $0x48fd7162; WORD $0xfe6f // vmovdqa64 %zmm6, %zmm15
+	QUAD $0x04277c5050753262 // vpdpbusd 0x10(%rdi,%r12){1to16}, %zmm17, %zmm15
+	QUAD $0x0d0854724075d162; BYTE $0x04 // vpsrld $0x4, 0x340(%r8,%rcx), %zmm17
+	LONG $0x407db162; WORD $0xd072; BYTE $0x03 // vpsrld $0x3, %zmm16, %zmm16
+	LONG $0x40fde162; WORD $0xc5db // vpandq %zmm5, %zmm16, %zmm16
+	LONG $0x40f5e362; WORD $0xc425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm17, %zmm16
+	QUAD $0x05277c50507d3262 // vpdpbusd 0x14(%rdi,%r12){1to16}, %zmm16, %zmm15
+	QUAD $0x0e085472407dd162; BYTE $0x04 // vpsrld $0x4, 0x380(%r8,%rcx), %zmm16
+	QUAD $0x20104c6f48fec162 // vmovdqu64 0x800(%r8,%rdx), %zmm17
+	LONG $0x4075a162; WORD $0xd1fe // vpaddd %zmm17, %zmm17, %zmm18
+	LONG $0x40ede162; WORD $0xd5db // vpandq %zmm5, %zmm18, %zmm18
+	LONG $0x40fde362; WORD $0xd425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm16, %zmm18
+	QUAD $0x06277c50506d3262 // vpdpbusd 0x18(%rdi,%r12){1to16}, %zmm18, %zmm15
+	QUAD $0x0f085472407dd162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r8,%rcx), %zmm16
+	LONG $0x4075b162; WORD $0xd172; BYTE $0x03 // vpsrld $0x3, %zmm17, %zmm17
+	LONG $0x40f5e162; WORD $0xcddb // vpandq %zmm5, %zmm17, %zmm17
+	LONG $0x40fde362; WORD $0xcc25; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm16, %zmm17
+	QUAD $0x07277c5050753262 // vpdpbusd 0x1c(%rdi,%r12){1to16}, %zmm17, %zmm15
+	LONG $0x48055162; WORD $0xf6fe // vpaddd %zmm14, %zmm15, %zmm14
+	QUAD $0x503494724805f162; LONG $0x18000000 // vpsrld $0x18, 0x50(%rsp,%rsi), %zmm15
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	LONG $0x48245162; WORD $0xff59 // vmulps %zmm15, %zmm11, %zmm15
+	LONG $0x4804c162; WORD $0xc059 // vmulps %zmm8, %zmm15, %zmm16
+	LONG $0x4805c262; WORD $0xc6b8 // vfmadd231ps %zmm14, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm14) + zmm16
+	QUAD $0x082744985815a262 // vfmadd132ps 0x20(%rdi,%r12){1to16}, %zmm13, %zmm16 # zmm16 = (zmm16 * mem) + zmm13
+	QUAD $0xd03494724815f162; LONG $0x18000000 // vpsrld $0x18, 0xd0(%rsp,%rsi), %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x481c5162; WORD $0xfd59 // vmulps %zmm13, %zmm12, %zmm15
+	QUAD $0x0c277c98507d3262 // vfmadd132ps 0x30(%rdi,%r12){1to16}, %zmm16, %zmm15 # zmm15 = (zmm15 * mem) + zmm16
 	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
-	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
-	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	LONG $0xf8cf850f; WORD $0xffff // jne 0x28f0 <k_tile_q5_k+0x1c0>
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	LONG $0x01c5f641 // testb $0x1, %r13b
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	LONG $0xf7df850f; WORD $0xffff // jne 0x2ab0 <k_tile_q5_k+0x1d0>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	LONG $0x487c7162; WORD $0x2411; BYTE $0x30 // vmovups %zmm12, (%rax,%rsi)
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x487c7162; WORD $0x3c11; BYTE $0x10 // vmovups %zmm15, (%rax,%rdx)
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x00c08149; WORD $0x000b; BYTE $0x00 // addq $0xb00, %r8 # imm = 0xB00
-	LONG $0x24540348; BYTE $0x30 // addq 0x30(%rsp), %rdx
+	LONG $0x244c034c; BYTE $0x30 // addq 0x30(%rsp), %r9
 	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xf7ff850f; WORD $0xffff // jne 0x2850 <k_tile_q5_k+0x120>
+	LONG $0xf70f850f; WORD $0xffff // jne 0x2a10 <k_tile_q5_k+0x130>
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0xf7a7850f; WORD $0xffff // jne 0x2810 <k_tile_q5_k+0xe0>
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x3110 <k_tile_q5_k+0x9e0>
+	LONG $0xf6b7850f; WORD $0xffff // jne 0x29d0 <k_tile_q5_k+0xf0>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x33c0 <k_tile_q5_k+0xae0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0099850f; WORD $0x0000 // jne 0x3110 <k_tile_q5_k+0x9e0>
+	LONG $0x0099850f; WORD $0x0000 // jne 0x33c0 <k_tile_q5_k+0xae0>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x3086 <k_tile_q5_k+0x956>
+	WORD $0x0473 // jae 0x3336 <k_tile_q5_k+0xa56>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x55eb // jmp 0x30db <k_tile_q5_k+0x9ab>
+	WORD $0x55eb // jmp 0x338b <k_tile_q5_k+0xaab>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0xc0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fef162; WORD $0x427f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdx)
-	LONG $0x48fef162; WORD $0x427f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdx)
-	LONG $0x48fef162; WORD $0x427f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdx)
-	LONG $0x48fef162; WORD $0x027f // vmovdqu64 %zmm0, (%rdx)
+	LONG $0x487cf162; WORD $0x4211; BYTE $0xfd // vmovups %zmm0, -0xc0(%rdx)
+	LONG $0x487cf162; WORD $0x4211; BYTE $0xfe // vmovups %zmm0, -0x80(%rdx)
+	LONG $0x487cf162; WORD $0x4211; BYTE $0xff // vmovups %zmm0, -0x40(%rdx)
+	LONG $0x487cf162; WORD $0x0211 // vmovups %zmm0, (%rdx)
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xd575 // jne 0x30b0 <k_tile_q5_k+0x980>
+	WORD $0xd575 // jne 0x3360 <k_tile_q5_k+0xa80>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x3074 // je 0x3110 <k_tile_q5_k+0x9e0>
+	WORD $0x3074 // je 0x33c0 <k_tile_q5_k+0xae0>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x244c0148; BYTE $0x08 // addq %rcx, 0x8(%rsp)
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x0a // vmovups %zmm0, (%rdx,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xf075 // jne 0x3100 <k_tile_q5_k+0x9d0>
+	WORD $0xf075 // jne 0x33b0 <k_tile_q5_k+0xad0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2165,21 +2229,21 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q6_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0a218e0f; WORD $0x0000 // jle 0x3b5e <k_tile_q6_k+0xa2e>
+	LONG $0x0af18e0f; WORD $0x0000 // jle 0x3ede <k_tile_q6_k+0xafe>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x50ec8348 // subq $0x50, %rsp
+	LONG $0x48ec8348 // subq $0x48, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x094f8e0f; WORD $0x0000 // jle 0x3ab7 <k_tile_q6_k+0x987>
+	LONG $0x0a138e0f; WORD $0x0000 // jle 0x3e2b <k_tile_q6_k+0xa4b>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
@@ -2195,392 +2259,406 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07e7c148 // shlq $0x7, %rdi
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x1dd50578487df262; WORD $0x0000 // vpbroadcastb 0x1dd5(%rip), %zmm0 # 0x4f80 <k_tile_mxfp4+0x850>
-	QUAD $0x1dcc0d78487df262; WORD $0x0000 // vpbroadcastb 0x1dcc(%rip), %zmm1 # 0x4f81 <k_tile_mxfp4+0x851>
-	QUAD $0x18951518487df262; WORD $0x0000 // vbroadcastss 0x1895(%rip), %zmm2 # 0x4a54 <k_tile_mxfp4+0x324>
+	QUAD $0x1a950518487df262; WORD $0x0000 // vbroadcastss 0x1a95(%rip), %zmm0 # 0x4ef0 <k_tile_mxfp4+0x350>
+	QUAD $0x205b0d78487df262; WORD $0x0000 // vpbroadcastb 0x205b(%rip), %zmm1 # 0x54c0 <k_tile_mxfp4+0x920>
+	QUAD $0x20521578487df262; WORD $0x0000 // vpbroadcastb 0x2052(%rip), %zmm2 # 0x54c1 <k_tile_mxfp4+0x921>
+	QUAD $0x1a5b1d18487df262; WORD $0x0000 // vbroadcastss 0x1a5b(%rip), %zmm3 # 0x4ed4 <k_tile_mxfp4+0x334>
+	QUAD $0x1fbd256f48fdf162; WORD $0x0000 // vmovdqa64 0x1fbd(%rip), %zmm4 # 0x5440 <k_tile_mxfp4+0x8a0>
+	QUAD $0x1ff32d6f48fdf162; WORD $0x0000 // vmovdqa64 0x1ff3(%rip), %zmm5 # 0x5480 <k_tile_mxfp4+0x8e0>
+	QUAD $0x1a453558487df262; WORD $0x0000 // vpbroadcastd 0x1a45(%rip), %zmm6 # 0x4edc <k_tile_mxfp4+0x33c>
 	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	LONG $0x06e2c148 // shlq $0x6, %rdx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	WORD $0x0f74 // je 0x31f0 <k_tile_q6_k+0xc0>
+	WORD $0x0f74 // je 0x34d0 <k_tile_q6_k+0xf0>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487cf162; WORD $0x1c10; BYTE $0x10 // vmovups (%rax,%rdx), %zmm3
-	WORD $0x11eb // jmp 0x31ff <k_tile_q6_k+0xcf>
+	LONG $0x487c7162; WORD $0x0410; BYTE $0x10 // vmovups (%rax,%rdx), %zmm8
+	WORD $0x12eb // jmp 0x34e0 <k_tile_q6_k+0x100>
 	WORD $0x9066 // nop
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0x10 // vmovups %zmm3, (%rax,%rdx)
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x487c7162; WORD $0x0411; BYTE $0x10 // vmovups %zmm8, (%rax,%rdx)
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x00908d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rdx
-	WORD $0x01b1 // movb $0x1, %cl
-	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x07e6c148 // shlq $0x7, %rsi
-	LONG $0x90d7694d; WORD $0x0006; BYTE $0x00 // imulq $0x690, %r15, %r10 # imm = 0x690
-	LONG $0x0c180f42; BYTE $0x12 // prefetcht0 (%rdx,%r10)
-	LONG $0x4c180f42; WORD $0x4012 // prefetcht0 0x40(%rdx,%r10)
-	QUAD $0x000080128c180f42; BYTE $0x00 // prefetcht0 0x80(%rdx,%r10)
-	QUAD $0x0000c0128c180f42; BYTE $0x00 // prefetcht0 0xc0(%rdx,%r10)
-	QUAD $0x000100128c180f42; BYTE $0x00 // prefetcht0 0x100(%rdx,%r10)
-	QUAD $0x000140128c180f42; BYTE $0x00 // prefetcht0 0x140(%rdx,%r10)
-	QUAD $0x000180128c180f42; BYTE $0x00 // prefetcht0 0x180(%rdx,%r10)
-	LONG $0x487dd262; WORD $0x6013; BYTE $0x68 // vcvtph2ps 0xd00(%r8), %zmm4
-	QUAD $0x30306c6f48fed162 // vmovdqu64 0xc00(%r8,%rsi), %zmm5
-	LONG $0xfc458b41 // movl -0x4(%r13), %eax
-	LONG $0x00658b45 // movl (%r13), %r12d
-	LONG $0x0000a88d; WORD $0xb4c0 // leal -0x4b400000(%rax), %ebp
-	LONG $0xc0007f05; BYTE $0xb4 // addl $0xb4c0007f, %eax # imm = 0xB4C0007F
-	WORD $0xed85 // testl %ebp, %ebp
-	WORD $0x490f; BYTE $0xc5 // cmovnsl %ebp, %eax
-	WORD $0xf8c1; BYTE $0x07 // sarl $0x7, %eax
-	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
-	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
-	LONG $0x487df262; WORD $0xf07c // vpbroadcastd %eax, %zmm6
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	QUAD $0x200074724845d162; BYTE $0x04 // vpslld $0x4, 0x800(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	LONG $0x0ae7c149 // shlq $0xa, %r15
-	QUAD $0xf8383c2548f59362 // vpternlogq $0xf8, (%r8,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7550; BYTE $0xf5 // vpdpbusd -0x2c(%r13){1to16}, %zmm7, %zmm6
-	QUAD $0x210074724845d162; BYTE $0x04 // vpslld $0x4, 0x840(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x01387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%r8,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7550; BYTE $0xf6 // vpdpbusd -0x28(%r13){1to16}, %zmm7, %zmm6
-	QUAD $0x220074724845d162; BYTE $0x04 // vpslld $0x4, 0x880(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x02387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%r8,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7550; BYTE $0xf7 // vpdpbusd -0x24(%r13){1to16}, %zmm7, %zmm6
-	QUAD $0x230074724845d162; BYTE $0x04 // vpslld $0x4, 0x8c0(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x03387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%r8,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7550; BYTE $0xf8 // vpdpbusd -0x20(%r13){1to16}, %zmm7, %zmm6
-	LONG $0x4845f162; WORD $0xf572; BYTE $0x18 // vpslld $0x18, %zmm5, %zmm7
-	LONG $0x4845f162; WORD $0xe772; BYTE $0x18 // vpsrad $0x18, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x485cf162; WORD $0xff59 // vmulps %zmm7, %zmm4, %zmm7
-	LONG $0x48447162; WORD $0xc259 // vmulps %zmm2, %zmm7, %zmm8
-	LONG $0x48457262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm6) + zmm8
+	LONG $0x487dd262; WORD $0x7813; BYTE $0x68 // vcvtph2ps 0xd00(%r8), %zmm7
+	LONG $0x4844f162; WORD $0xf859 // vmulps %zmm0, %zmm7, %zmm7
+	WORD $0x01b2 // movb $0x1, %dl
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	LONG $0x90f16948; WORD $0x0006; BYTE $0x00 // imulq $0x690, %rcx, %rsi # imm = 0x690
+	QUAD $0x0020003094180f41; BYTE $0x00 // prefetcht1 0x2000(%r8,%rsi)
+	QUAD $0x001000308c180f41; BYTE $0x00 // prefetcht0 0x1000(%r8,%rsi)
+	QUAD $0x0020403094180f41; BYTE $0x00 // prefetcht1 0x2040(%r8,%rsi)
+	QUAD $0x001040308c180f41; BYTE $0x00 // prefetcht0 0x1040(%r8,%rsi)
+	QUAD $0x0020803094180f41; BYTE $0x00 // prefetcht1 0x2080(%r8,%rsi)
+	QUAD $0x001080308c180f41; BYTE $0x00 // prefetcht0 0x1080(%r8,%rsi)
+	QUAD $0x0020c03094180f41; BYTE $0x00 // prefetcht1 0x20c0(%r8,%rsi)
+	QUAD $0x0010c0308c180f41; BYTE $0x00 // prefetcht0 0x10c0(%r8,%rsi)
+	QUAD $0x0021003094180f41; BYTE $0x00 // prefetcht1 0x2100(%r8,%rsi)
+	QUAD $0x001100308c180f41; BYTE $0x00 // prefetcht0 0x1100(%r8,%rsi)
+	QUAD $0x0021403094180f41; BYTE $0x00 // prefetcht1 0x2140(%r8,%rsi)
+	QUAD $0x001140308c180f41; BYTE $0x00 // prefetcht0 0x1140(%r8,%rsi)
+	QUAD $0x0021803094180f41; BYTE $0x00 // prefetcht1 0x2180(%r8,%rsi)
+	QUAD $0x001180308c180f41; BYTE $0x00 // prefetcht0 0x1180(%r8,%rsi)
+	QUAD $0x30004c6f48fe5162 // vmovdqu64 0xc00(%r8,%rax), %zmm9
+	LONG $0xfc7d8b45 // movl -0x4(%r13), %r15d
+	LONG $0x00558b45 // movl (%r13), %r10d
+	LONG $0x00a78d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r12d
+	LONG $0x03c78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r15d # imm = 0xB4C00003
+	WORD $0x8545; BYTE $0xe4 // testl %r12d, %r12d
+	LONG $0xfc490f45 // cmovnsl %r12d, %r15d
+	LONG $0x02ffc141 // sarl $0x2, %r15d
+	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
+	LONG $0x487d5262; WORD $0xd77c // vpbroadcastd %r15d, %zmm10
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	LONG $0x09e7c149 // shlq $0x9, %r15
+	QUAD $0x2038747248259162; BYTE $0x04 // vpslld $0x4, 0x800(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	LONG $0x0ae1c148 // shlq $0xa, %rcx
+	QUAD $0xf8081c2548ed5362 // vpternlogq $0xf8, (%r8,%rcx), %zmm2, %zmm11
+	LONG $0x58255262; WORD $0x5550; BYTE $0xf5 // vpdpbusd -0x2c(%r13){1to16}, %zmm11, %zmm10
+	QUAD $0x2138747248259162; BYTE $0x04 // vpslld $0x4, 0x840(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x01085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%r8,%rcx), %zmm2, %zmm11
+	LONG $0x58255262; WORD $0x5550; BYTE $0xf6 // vpdpbusd -0x28(%r13){1to16}, %zmm11, %zmm10
+	QUAD $0x2238747248259162; BYTE $0x04 // vpslld $0x4, 0x880(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x02085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%r8,%rcx), %zmm2, %zmm11
+	LONG $0x58255262; WORD $0x5550; BYTE $0xf7 // vpdpbusd -0x24(%r13){1to16}, %zmm11, %zmm10
+	QUAD $0x2338747248259162; BYTE $0x04 // vpslld $0x4, 0x8c0(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x03085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%r8,%rcx), %zmm2, %zmm11
+	LONG $0x58255262; WORD $0x5550; BYTE $0xf8 // vpdpbusd -0x20(%r13){1to16}, %zmm11, %zmm10
+	LONG $0x4825d162; WORD $0xf172; BYTE $0x18 // vpslld $0x18, %zmm9, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x48445162; WORD $0xdb59 // vmulps %zmm11, %zmm7, %zmm11
+	LONG $0x48247162; WORD $0xe359 // vmulps %zmm3, %zmm11, %zmm12
+	LONG $0x48255262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm11, %zmm12 # zmm12 = (zmm11 * zmm10) + zmm12
+	LONG $0x00a28d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r12d
+	LONG $0x03c28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r10d # imm = 0xB4C00003
+	WORD $0x8545; BYTE $0xe4 // testl %r12d, %r12d
+	LONG $0xd4490f45 // cmovnsl %r12d, %r10d
+	LONG $0x02fac141 // sarl $0x2, %r10d
+	LONG $0x00c28141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r10d # imm = 0x4B400000
+	LONG $0x487d5262; WORD $0xd27c // vpbroadcastd %r10d, %zmm10
+	QUAD $0x2438747248259162; BYTE $0x04 // vpslld $0x4, 0x900(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x04085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%r8,%rcx), %zmm2, %zmm11
+	LONG $0x58255262; WORD $0x5550; BYTE $0xf9 // vpdpbusd -0x1c(%r13){1to16}, %zmm11, %zmm10
+	QUAD $0x2538747248259162; BYTE $0x04 // vpslld $0x4, 0x940(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x05085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%r8,%rcx), %zmm2, %zmm11
+	LONG $0x58255262; WORD $0x5550; BYTE $0xfa // vpdpbusd -0x18(%r13){1to16}, %zmm11, %zmm10
+	QUAD $0x2638747248259162; BYTE $0x04 // vpslld $0x4, 0x980(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x06085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%r8,%rcx), %zmm2, %zmm11
+	LONG $0x58255262; WORD $0x5550; BYTE $0xfb // vpdpbusd -0x14(%r13){1to16}, %zmm11, %zmm10
+	QUAD $0x2738747248259162; BYTE $0x04 // vpslld $0x4, 0x9c0(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x07085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%r8,%rcx), %zmm2, %zmm11
+	LONG $0x58255262; WORD $0x5550; BYTE $0xfc // vpdpbusd -0x10(%r13){1to16}, %zmm11, %zmm10
+	LONG $0x48357262; WORD $0xcc00 // vpshufb %zmm4, %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48445162; WORD $0xd959 // vmulps %zmm9, %zmm7, %zmm11
+	LONG $0x482c7162; WORD $0xcb58 // vaddps %zmm3, %zmm10, %zmm9
+	LONG $0x48255262; WORD $0xcca8 // vfmadd213ps %zmm12, %zmm11, %zmm9 # zmm9 = (zmm11 * zmm9) + zmm12
+	LONG $0x583d5262; WORD $0x4d98; BYTE $0xfd // vfmadd132ps -0xc(%r13){1to16}, %zmm8, %zmm9 # zmm9 = (zmm9 * mem) + zmm8
+	QUAD $0x0021a43094180f41; BYTE $0x00 // prefetcht1 0x21a4(%r8,%rsi)
+	QUAD $0x0011a4308c180f41; BYTE $0x00 // prefetcht0 0x11a4(%r8,%rsi)
+	QUAD $0x0021e43094180f41; BYTE $0x00 // prefetcht1 0x21e4(%r8,%rsi)
+	QUAD $0x0011e4308c180f41; BYTE $0x00 // prefetcht0 0x11e4(%r8,%rsi)
+	QUAD $0x0022243094180f41; BYTE $0x00 // prefetcht1 0x2224(%r8,%rsi)
+	QUAD $0x001224308c180f41; BYTE $0x00 // prefetcht0 0x1224(%r8,%rsi)
+	QUAD $0x0022643094180f41; BYTE $0x00 // prefetcht1 0x2264(%r8,%rsi)
+	QUAD $0x001264308c180f41; BYTE $0x00 // prefetcht0 0x1264(%r8,%rsi)
+	QUAD $0x0022a43094180f41; BYTE $0x00 // prefetcht1 0x22a4(%r8,%rsi)
+	QUAD $0x0012a4308c180f41; BYTE $0x00 // prefetcht0 0x12a4(%r8,%rsi)
+	QUAD $0x0022e43094180f41; BYTE $0x00 // prefetcht1 0x22e4(%r8,%rsi)
+	QUAD $0x0012e4308c180f41; BYTE $0x00 // prefetcht0 0x12e4(%r8,%rsi)
+	QUAD $0x0023243094180f41; BYTE $0x00 // prefetcht1 0x2324(%r8,%rsi)
+	QUAD $0x001324308c180f41; BYTE $0x00 // prefetcht0 0x1324(%r8,%rsi)
+	QUAD $0x3000446f48fe5162 // vmovdqu64 0xc00(%r8,%rax), %zmm8
+	LONG $0x1d648b45; BYTE $0xfc // movl -0x4(%r13,%rbx), %r12d
+	LONG $0x1d548b45; BYTE $0x00 // movl (%r13,%rbx), %r10d
 	QUAD $0xb4c0000024ac8d41 // leal -0x4b400000(%r12), %ebp
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
+	LONG $0x03c48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r12d # imm = 0xB4C00003
 	WORD $0xed85 // testl %ebp, %ebp
 	LONG $0xe5490f44 // cmovnsl %ebp, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	LONG $0x05e4c141 // shll $0x5, %r12d
+	LONG $0x02fcc141 // sarl $0x2, %r12d
 	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
-	LONG $0x487dd262; WORD $0xf47c // vpbroadcastd %r12d, %zmm6
-	QUAD $0x240074724845d162; BYTE $0x04 // vpslld $0x4, 0x900(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x04387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%r8,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7550; BYTE $0xf9 // vpdpbusd -0x1c(%r13){1to16}, %zmm7, %zmm6
-	QUAD $0x250074724845d162; BYTE $0x04 // vpslld $0x4, 0x940(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x05387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%r8,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7550; BYTE $0xfa // vpdpbusd -0x18(%r13){1to16}, %zmm7, %zmm6
-	QUAD $0x260074724845d162; BYTE $0x04 // vpslld $0x4, 0x980(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x06387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%r8,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7550; BYTE $0xfb // vpdpbusd -0x14(%r13){1to16}, %zmm7, %zmm6
-	QUAD $0x270074724845d162; BYTE $0x04 // vpslld $0x4, 0x9c0(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x07387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%r8,%r15), %zmm1, %zmm7
-	LONG $0x5845d262; WORD $0x7550; BYTE $0xfc // vpdpbusd -0x10(%r13){1to16}, %zmm7, %zmm6
-	LONG $0x4855f162; WORD $0xf572; BYTE $0x10 // vpslld $0x10, %zmm5, %zmm5
-	LONG $0x4855f162; WORD $0xe572; BYTE $0x18 // vpsrad $0x18, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
-	LONG $0x484cf162; WORD $0xe258 // vaddps %zmm2, %zmm6, %zmm4
-	LONG $0x4855d262; WORD $0xe0a8 // vfmadd213ps %zmm8, %zmm5, %zmm4 # zmm4 = (zmm5 * zmm4) + zmm8
-	LONG $0x5865d262; WORD $0x6598; BYTE $0xfd // vfmadd132ps -0xc(%r13){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
-	QUAD $0x0001a4128c180f42; BYTE $0x00 // prefetcht0 0x1a4(%rdx,%r10)
-	QUAD $0x0001e4128c180f42; BYTE $0x00 // prefetcht0 0x1e4(%rdx,%r10)
-	QUAD $0x000224128c180f42; BYTE $0x00 // prefetcht0 0x224(%rdx,%r10)
-	QUAD $0x000264128c180f42; BYTE $0x00 // prefetcht0 0x264(%rdx,%r10)
-	QUAD $0x0002a4128c180f42; BYTE $0x00 // prefetcht0 0x2a4(%rdx,%r10)
-	QUAD $0x0002e4128c180f42; BYTE $0x00 // prefetcht0 0x2e4(%rdx,%r10)
-	QUAD $0x000324128c180f42; BYTE $0x00 // prefetcht0 0x324(%rdx,%r10)
-	LONG $0x487dd262; WORD $0x5813; BYTE $0x68 // vcvtph2ps 0xd00(%r8), %zmm3
-	QUAD $0x30306c6f48fed162 // vmovdqu64 0xc00(%r8,%rsi), %zmm5
-	LONG $0x1d6c8b41; BYTE $0xfc // movl -0x4(%r13,%rbx), %ebp
-	LONG $0x1d648b45; BYTE $0x00 // movl (%r13,%rbx), %r12d
-	LONG $0x008d8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rbp), %r9d
-	LONG $0x007fc581; WORD $0xb4c0 // addl $0xb4c0007f, %ebp # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xe9490f41 // cmovnsl %r9d, %ebp
-	WORD $0xfdc1; BYTE $0x07 // sarl $0x7, %ebp
-	WORD $0xe5c1; BYTE $0x05 // shll $0x5, %ebp
-	LONG $0x0000c581; WORD $0x4b40 // addl $0x4b400000, %ebp # imm = 0x4B400000
-	LONG $0x487df262; WORD $0xf57c // vpbroadcastd %ebp, %zmm6
-	QUAD $0x200074724845d162; BYTE $0x02 // vpslld $0x2, 0x800(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x08387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r8,%r15), %zmm1, %zmm7
-	QUAD $0xf51d74505845d262 // vpdpbusd -0x2c(%r13,%rbx){1to16}, %zmm7, %zmm6
-	QUAD $0x210074724845d162; BYTE $0x02 // vpslld $0x2, 0x840(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x09387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r8,%r15), %zmm1, %zmm7
-	QUAD $0xf61d74505845d262 // vpdpbusd -0x28(%r13,%rbx){1to16}, %zmm7, %zmm6
-	QUAD $0x220074724845d162; BYTE $0x02 // vpslld $0x2, 0x880(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0a387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r8,%r15), %zmm1, %zmm7
-	QUAD $0xf71d74505845d262 // vpdpbusd -0x24(%r13,%rbx){1to16}, %zmm7, %zmm6
-	QUAD $0x230074724845d162; BYTE $0x02 // vpslld $0x2, 0x8c0(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0b387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r8,%r15), %zmm1, %zmm7
-	QUAD $0xf81d74505845d262 // vpdpbusd -0x20(%r13,%rbx){1to16}, %zmm7, %zmm6
-	LONG $0x4845f162; WORD $0xf572; BYTE $0x08 // vpslld $0x8, %zmm5, %zmm7
-	LONG $0x4845f162; WORD $0xe772; BYTE $0x18 // vpsrad $0x18, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4864f162; WORD $0xff59 // vmulps %zmm7, %zmm3, %zmm7
-	LONG $0x48447162; WORD $0xc259 // vmulps %zmm2, %zmm7, %zmm8
-	LONG $0x48457262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm6) + zmm8
-	QUAD $0xb4c00000248c8d45 // leal -0x4b400000(%r12), %r9d
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xe1490f45 // cmovnsl %r9d, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	LONG $0x05e4c141 // shll $0x5, %r12d
-	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
-	LONG $0x487dd262; WORD $0xf47c // vpbroadcastd %r12d, %zmm6
-	QUAD $0x240074724845d162; BYTE $0x02 // vpslld $0x2, 0x900(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0c387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r8,%r15), %zmm1, %zmm7
-	QUAD $0xf91d74505845d262 // vpdpbusd -0x1c(%r13,%rbx){1to16}, %zmm7, %zmm6
-	QUAD $0x250074724845d162; BYTE $0x02 // vpslld $0x2, 0x940(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0d387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r8,%r15), %zmm1, %zmm7
-	QUAD $0xfa1d74505845d262 // vpdpbusd -0x18(%r13,%rbx){1to16}, %zmm7, %zmm6
-	QUAD $0x260074724845d162; BYTE $0x02 // vpslld $0x2, 0x980(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0e387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r8,%r15), %zmm1, %zmm7
-	QUAD $0xfb1d74505845d262 // vpdpbusd -0x14(%r13,%rbx){1to16}, %zmm7, %zmm6
-	QUAD $0x270074724845d162; BYTE $0x02 // vpslld $0x2, 0x9c0(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0f387c2548f59362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r8,%r15), %zmm1, %zmm7
-	QUAD $0xfc1d74505845d262 // vpdpbusd -0x10(%r13,%rbx){1to16}, %zmm7, %zmm6
-	LONG $0x4855f162; WORD $0xe572; BYTE $0x18 // vpsrad $0x18, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4864f162; WORD $0xed59 // vmulps %zmm5, %zmm3, %zmm5
-	LONG $0x484cf162; WORD $0xda58 // vaddps %zmm2, %zmm6, %zmm3
-	LONG $0x4855d262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm3) + zmm8
-	QUAD $0xfd1d5c98585dd262 // vfmadd132ps -0xc(%r13,%rbx){1to16}, %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
-	QUAD $0x000348128c180f42; BYTE $0x00 // prefetcht0 0x348(%rdx,%r10)
-	QUAD $0x000388128c180f42; BYTE $0x00 // prefetcht0 0x388(%rdx,%r10)
-	QUAD $0x0003c8128c180f42; BYTE $0x00 // prefetcht0 0x3c8(%rdx,%r10)
-	QUAD $0x000408128c180f42; BYTE $0x00 // prefetcht0 0x408(%rdx,%r10)
-	QUAD $0x000448128c180f42; BYTE $0x00 // prefetcht0 0x448(%rdx,%r10)
-	QUAD $0x000488128c180f42; BYTE $0x00 // prefetcht0 0x488(%rdx,%r10)
-	QUAD $0x0004c8128c180f42; BYTE $0x00 // prefetcht0 0x4c8(%rdx,%r10)
-	LONG $0x487dd262; WORD $0x6013; BYTE $0x68 // vcvtph2ps 0xd00(%r8), %zmm4
-	QUAD $0x31306c6f48fed162 // vmovdqu64 0xc40(%r8,%rsi), %zmm5
-	LONG $0x3d4c8b45; BYTE $0xfc // movl -0x4(%r13,%rdi), %r9d
-	LONG $0x3d648b45; BYTE $0x00 // movl (%r13,%rdi), %r12d
-	LONG $0x00a98d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %ebp
-	LONG $0x7fc18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r9d # imm = 0xB4C0007F
+	LONG $0x487d5262; WORD $0xd47c // vpbroadcastd %r12d, %zmm10
+	QUAD $0x2038747248259162; BYTE $0x02 // vpslld $0x2, 0x800(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x08085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r8,%rcx), %zmm2, %zmm11
+	QUAD $0xf51d545058255262 // vpdpbusd -0x2c(%r13,%rbx){1to16}, %zmm11, %zmm10
+	QUAD $0x2138747248259162; BYTE $0x02 // vpslld $0x2, 0x840(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x09085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r8,%rcx), %zmm2, %zmm11
+	QUAD $0xf61d545058255262 // vpdpbusd -0x28(%r13,%rbx){1to16}, %zmm11, %zmm10
+	QUAD $0x2238747248259162; BYTE $0x02 // vpslld $0x2, 0x880(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x0a085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r8,%rcx), %zmm2, %zmm11
+	QUAD $0xf71d545058255262 // vpdpbusd -0x24(%r13,%rbx){1to16}, %zmm11, %zmm10
+	QUAD $0x2338747248259162; BYTE $0x02 // vpslld $0x2, 0x8c0(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x0b085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r8,%rcx), %zmm2, %zmm11
+	QUAD $0xf81d545058255262 // vpdpbusd -0x20(%r13,%rbx){1to16}, %zmm11, %zmm10
+	LONG $0x483d7262; WORD $0xdd00 // vpshufb %zmm5, %zmm8, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x48445162; WORD $0xdb59 // vmulps %zmm11, %zmm7, %zmm11
+	LONG $0x48247162; WORD $0xe359 // vmulps %zmm3, %zmm11, %zmm12
+	LONG $0x48255262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm11, %zmm12 # zmm12 = (zmm11 * zmm10) + zmm12
+	LONG $0x00aa8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %ebp
+	LONG $0x03c28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r10d # imm = 0xB4C00003
 	WORD $0xed85 // testl %ebp, %ebp
-	LONG $0xcd490f44 // cmovnsl %ebp, %r9d
-	LONG $0x07f9c141 // sarl $0x7, %r9d
-	LONG $0x05e1c141 // shll $0x5, %r9d
-	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
-	LONG $0x487dd262; WORD $0xf17c // vpbroadcastd %r9d, %zmm6
-	QUAD $0x20007cdb48fdd162 // vpandq 0x800(%r8,%rax), %zmm0, %zmm7
-	QUAD $0x04381472483d9162 // vpsrld $0x4, (%r8,%r15), %zmm8
-	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	QUAD $0xf53d7450583dd262 // vpdpbusd -0x2c(%r13,%rdi){1to16}, %zmm8, %zmm6
-	QUAD $0x21007cdb48fdd162 // vpandq 0x840(%r8,%rax), %zmm0, %zmm7
-	QUAD $0x01385472483d9162; BYTE $0x04 // vpsrld $0x4, 0x40(%r8,%r15), %zmm8
-	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	QUAD $0xf63d7450583dd262 // vpdpbusd -0x28(%r13,%rdi){1to16}, %zmm8, %zmm6
-	QUAD $0x22007cdb48fdd162 // vpandq 0x880(%r8,%rax), %zmm0, %zmm7
-	QUAD $0x02385472483d9162; BYTE $0x04 // vpsrld $0x4, 0x80(%r8,%r15), %zmm8
-	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	QUAD $0xf73d7450583dd262 // vpdpbusd -0x24(%r13,%rdi){1to16}, %zmm8, %zmm6
-	QUAD $0x23007cdb48fdd162 // vpandq 0x8c0(%r8,%rax), %zmm0, %zmm7
-	QUAD $0x03385472483d9162; BYTE $0x04 // vpsrld $0x4, 0xc0(%r8,%r15), %zmm8
-	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	QUAD $0xf83d7450583dd262 // vpdpbusd -0x20(%r13,%rdi){1to16}, %zmm8, %zmm6
-	LONG $0x4845f162; WORD $0xf572; BYTE $0x18 // vpslld $0x18, %zmm5, %zmm7
-	LONG $0x4845f162; WORD $0xe772; BYTE $0x18 // vpsrad $0x18, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x485cf162; WORD $0xff59 // vmulps %zmm7, %zmm4, %zmm7
-	LONG $0x48447162; WORD $0xc259 // vmulps %zmm2, %zmm7, %zmm8
-	LONG $0x48457262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm6) + zmm8
-	QUAD $0xb4c00000248c8d45 // leal -0x4b400000(%r12), %r9d
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xe1490f45 // cmovnsl %r9d, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	LONG $0x05e4c141 // shll $0x5, %r12d
+	LONG $0xd5490f44 // cmovnsl %ebp, %r10d
+	LONG $0x02fac141 // sarl $0x2, %r10d
+	LONG $0x00c28141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r10d # imm = 0x4B400000
+	LONG $0x487d5262; WORD $0xd27c // vpbroadcastd %r10d, %zmm10
+	QUAD $0x2438747248259162; BYTE $0x02 // vpslld $0x2, 0x900(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x0c085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r8,%rcx), %zmm2, %zmm11
+	QUAD $0xf91d545058255262 // vpdpbusd -0x1c(%r13,%rbx){1to16}, %zmm11, %zmm10
+	QUAD $0x2538747248259162; BYTE $0x02 // vpslld $0x2, 0x940(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x0d085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r8,%rcx), %zmm2, %zmm11
+	QUAD $0xfa1d545058255262 // vpdpbusd -0x18(%r13,%rbx){1to16}, %zmm11, %zmm10
+	QUAD $0x2638747248259162; BYTE $0x02 // vpslld $0x2, 0x980(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x0e085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r8,%rcx), %zmm2, %zmm11
+	QUAD $0xfb1d545058255262 // vpdpbusd -0x14(%r13,%rbx){1to16}, %zmm11, %zmm10
+	QUAD $0x2738747248259162; BYTE $0x02 // vpslld $0x2, 0x9c0(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x0f085c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r8,%rcx), %zmm2, %zmm11
+	QUAD $0xfc1d545058255262 // vpdpbusd -0x10(%r13,%rbx){1to16}, %zmm11, %zmm10
+	LONG $0x48bd7162; WORD $0xc6db // vpandq %zmm6, %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48445162; WORD $0xd859 // vmulps %zmm8, %zmm7, %zmm11
+	LONG $0x482c7162; WORD $0xc358 // vaddps %zmm3, %zmm10, %zmm8
+	LONG $0x48255262; WORD $0xc4a8 // vfmadd213ps %zmm12, %zmm11, %zmm8 # zmm8 = (zmm11 * zmm8) + zmm12
+	QUAD $0xfd1d449858355262 // vfmadd132ps -0xc(%r13,%rbx){1to16}, %zmm9, %zmm8 # zmm8 = (zmm8 * mem) + zmm9
+	QUAD $0x0023483094180f41; BYTE $0x00 // prefetcht1 0x2348(%r8,%rsi)
+	QUAD $0x001348308c180f41; BYTE $0x00 // prefetcht0 0x1348(%r8,%rsi)
+	QUAD $0x0023883094180f41; BYTE $0x00 // prefetcht1 0x2388(%r8,%rsi)
+	QUAD $0x001388308c180f41; BYTE $0x00 // prefetcht0 0x1388(%r8,%rsi)
+	QUAD $0x0023c83094180f41; BYTE $0x00 // prefetcht1 0x23c8(%r8,%rsi)
+	QUAD $0x0013c8308c180f41; BYTE $0x00 // prefetcht0 0x13c8(%r8,%rsi)
+	QUAD $0x0024083094180f41; BYTE $0x00 // prefetcht1 0x2408(%r8,%rsi)
+	QUAD $0x001408308c180f41; BYTE $0x00 // prefetcht0 0x1408(%r8,%rsi)
+	QUAD $0x0024483094180f41; BYTE $0x00 // prefetcht1 0x2448(%r8,%rsi)
+	QUAD $0x001448308c180f41; BYTE $0x00 // prefetcht0 0x1448(%r8,%rsi)
+	QUAD $0x0024883094180f41; BYTE $0x00 // prefetcht1 0x2488(%r8,%rsi)
+	QUAD $0x001488308c180f41; BYTE $0x00 // prefetcht0 0x1488(%r8,%rsi)
+	QUAD $0x0024c83094180f41; BYTE $0x00 // prefetcht1 0x24c8(%r8,%rsi)
+	QUAD $0x0014c8308c180f41; BYTE $0x00 // prefetcht0 0x14c8(%r8,%rsi)
+	QUAD $0x31004c6f48fe5162 // vmovdqu64 0xc40(%r8,%rax), %zmm9
+	LONG $0x3d648b45; BYTE $0xfc // movl -0x4(%r13,%rdi), %r12d
+	LONG $0x3d548b45; BYTE $0x00 // movl (%r13,%rdi), %r10d
+	QUAD $0xb4c0000024ac8d41 // leal -0x4b400000(%r12), %ebp
+	LONG $0x03c48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r12d # imm = 0xB4C00003
+	WORD $0xed85 // testl %ebp, %ebp
+	LONG $0xe5490f44 // cmovnsl %ebp, %r12d
+	LONG $0x02fcc141 // sarl $0x2, %r12d
 	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
-	LONG $0x487dd262; WORD $0xf47c // vpbroadcastd %r12d, %zmm6
-	QUAD $0x24007cdb48fdd162 // vpandq 0x900(%r8,%rax), %zmm0, %zmm7
-	QUAD $0x0438547248359162; BYTE $0x04 // vpsrld $0x4, 0x100(%r8,%r15), %zmm9
-	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	QUAD $0xf93d74505835d262 // vpdpbusd -0x1c(%r13,%rdi){1to16}, %zmm9, %zmm6
-	QUAD $0x25007cdb48fdd162 // vpandq 0x940(%r8,%rax), %zmm0, %zmm7
-	QUAD $0x0538547248359162; BYTE $0x04 // vpsrld $0x4, 0x140(%r8,%r15), %zmm9
-	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	QUAD $0xfa3d74505835d262 // vpdpbusd -0x18(%r13,%rdi){1to16}, %zmm9, %zmm6
-	QUAD $0x26007cdb48fdd162 // vpandq 0x980(%r8,%rax), %zmm0, %zmm7
-	QUAD $0x0638547248359162; BYTE $0x04 // vpsrld $0x4, 0x180(%r8,%r15), %zmm9
-	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	QUAD $0xfb3d74505835d262 // vpdpbusd -0x14(%r13,%rdi){1to16}, %zmm9, %zmm6
-	QUAD $0x27007cdb48fdd162 // vpandq 0x9c0(%r8,%rax), %zmm0, %zmm7
-	QUAD $0x0738547248359162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r8,%r15), %zmm9
-	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	QUAD $0xfc3d74505835d262 // vpdpbusd -0x10(%r13,%rdi){1to16}, %zmm9, %zmm6
-	LONG $0x4855f162; WORD $0xf572; BYTE $0x10 // vpslld $0x10, %zmm5, %zmm5
-	LONG $0x4855f162; WORD $0xe572; BYTE $0x18 // vpsrad $0x18, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
-	LONG $0x484cf162; WORD $0xe258 // vaddps %zmm2, %zmm6, %zmm4
-	LONG $0x4855d262; WORD $0xe0a8 // vfmadd213ps %zmm8, %zmm5, %zmm4 # zmm4 = (zmm5 * zmm4) + zmm8
-	QUAD $0xfd3d64985865d262 // vfmadd132ps -0xc(%r13,%rdi){1to16}, %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
-	QUAD $0x0004ec128c180f42; BYTE $0x00 // prefetcht0 0x4ec(%rdx,%r10)
-	QUAD $0x00052c128c180f42; BYTE $0x00 // prefetcht0 0x52c(%rdx,%r10)
-	QUAD $0x00056c128c180f42; BYTE $0x00 // prefetcht0 0x56c(%rdx,%r10)
-	QUAD $0x0005ac128c180f42; BYTE $0x00 // prefetcht0 0x5ac(%rdx,%r10)
-	QUAD $0x0005ec128c180f42; BYTE $0x00 // prefetcht0 0x5ec(%rdx,%r10)
-	QUAD $0x00062c128c180f42; BYTE $0x00 // prefetcht0 0x62c(%rdx,%r10)
-	QUAD $0x00066c128c180f42; BYTE $0x00 // prefetcht0 0x66c(%rdx,%r10)
-	LONG $0x487dd262; WORD $0x5813; BYTE $0x68 // vcvtph2ps 0xd00(%r8), %zmm3
-	QUAD $0x31306c6f48fed162 // vmovdqu64 0xc40(%r8,%rsi), %zmm5
-	LONG $0x354c8b47; BYTE $0xfc // movl -0x4(%r13,%r14), %r9d
-	LONG $0x35748b43; BYTE $0x00 // movl (%r13,%r14), %esi
-	LONG $0x00918d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %r10d
-	LONG $0x7fc18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r9d # imm = 0xB4C0007F
+	LONG $0x487d5262; WORD $0xd47c // vpbroadcastd %r12d, %zmm10
+	QUAD $0x20385cdb48f51162 // vpandq 0x800(%r8,%r15), %zmm1, %zmm11
+	QUAD $0x04081472481dd162 // vpsrld $0x4, (%r8,%rcx), %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm12
+	QUAD $0xf53d5450581d5262 // vpdpbusd -0x2c(%r13,%rdi){1to16}, %zmm12, %zmm10
+	QUAD $0x21385cdb48f51162 // vpandq 0x840(%r8,%r15), %zmm1, %zmm11
+	QUAD $0x01085472481dd162; BYTE $0x04 // vpsrld $0x4, 0x40(%r8,%rcx), %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm12
+	QUAD $0xf63d5450581d5262 // vpdpbusd -0x28(%r13,%rdi){1to16}, %zmm12, %zmm10
+	QUAD $0x22385cdb48f51162 // vpandq 0x880(%r8,%r15), %zmm1, %zmm11
+	QUAD $0x02085472481dd162; BYTE $0x04 // vpsrld $0x4, 0x80(%r8,%rcx), %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm12
+	QUAD $0xf73d5450581d5262 // vpdpbusd -0x24(%r13,%rdi){1to16}, %zmm12, %zmm10
+	QUAD $0x23385cdb48f51162 // vpandq 0x8c0(%r8,%r15), %zmm1, %zmm11
+	QUAD $0x03085472481dd162; BYTE $0x04 // vpsrld $0x4, 0xc0(%r8,%rcx), %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm12
+	QUAD $0xf83d5450581d5262 // vpdpbusd -0x20(%r13,%rdi){1to16}, %zmm12, %zmm10
+	LONG $0x4825d162; WORD $0xf172; BYTE $0x18 // vpslld $0x18, %zmm9, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x48445162; WORD $0xdb59 // vmulps %zmm11, %zmm7, %zmm11
+	LONG $0x48247162; WORD $0xe359 // vmulps %zmm3, %zmm11, %zmm12
+	LONG $0x48255262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm11, %zmm12 # zmm12 = (zmm11 * zmm10) + zmm12
+	LONG $0x00aa8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %ebp
+	LONG $0x03c28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r10d # imm = 0xB4C00003
+	WORD $0xed85 // testl %ebp, %ebp
+	LONG $0xd5490f44 // cmovnsl %ebp, %r10d
+	LONG $0x02fac141 // sarl $0x2, %r10d
+	LONG $0x00c28141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r10d # imm = 0x4B400000
+	LONG $0x487d5262; WORD $0xd27c // vpbroadcastd %r10d, %zmm10
+	QUAD $0x24385cdb48f51162 // vpandq 0x900(%r8,%r15), %zmm1, %zmm11
+	QUAD $0x040854724815d162; BYTE $0x04 // vpsrld $0x4, 0x100(%r8,%rcx), %zmm13
+	LONG $0x48a57362; WORD $0xea25; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm13
+	QUAD $0xf93d545058155262 // vpdpbusd -0x1c(%r13,%rdi){1to16}, %zmm13, %zmm10
+	QUAD $0x25385cdb48f51162 // vpandq 0x940(%r8,%r15), %zmm1, %zmm11
+	QUAD $0x050854724815d162; BYTE $0x04 // vpsrld $0x4, 0x140(%r8,%rcx), %zmm13
+	LONG $0x48a57362; WORD $0xea25; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm13
+	QUAD $0xfa3d545058155262 // vpdpbusd -0x18(%r13,%rdi){1to16}, %zmm13, %zmm10
+	QUAD $0x26385cdb48f51162 // vpandq 0x980(%r8,%r15), %zmm1, %zmm11
+	QUAD $0x060854724815d162; BYTE $0x04 // vpsrld $0x4, 0x180(%r8,%rcx), %zmm13
+	LONG $0x48a57362; WORD $0xea25; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm13
+	QUAD $0xfb3d545058155262 // vpdpbusd -0x14(%r13,%rdi){1to16}, %zmm13, %zmm10
+	QUAD $0x27385cdb48f51162 // vpandq 0x9c0(%r8,%r15), %zmm1, %zmm11
+	QUAD $0x070854724815d162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r8,%rcx), %zmm13
+	LONG $0x48a57362; WORD $0xea25; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm13
+	QUAD $0xfc3d545058155262 // vpdpbusd -0x10(%r13,%rdi){1to16}, %zmm13, %zmm10
+	LONG $0x48357262; WORD $0xcc00 // vpshufb %zmm4, %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48445162; WORD $0xd959 // vmulps %zmm9, %zmm7, %zmm11
+	LONG $0x482c7162; WORD $0xcb58 // vaddps %zmm3, %zmm10, %zmm9
+	LONG $0x48255262; WORD $0xcca8 // vfmadd213ps %zmm12, %zmm11, %zmm9 # zmm9 = (zmm11 * zmm9) + zmm12
+	QUAD $0xfd3d4c98583d5262 // vfmadd132ps -0xc(%r13,%rdi){1to16}, %zmm8, %zmm9 # zmm9 = (zmm9 * mem) + zmm8
+	QUAD $0x0024ec3094180f41; BYTE $0x00 // prefetcht1 0x24ec(%r8,%rsi)
+	QUAD $0x0014ec308c180f41; BYTE $0x00 // prefetcht0 0x14ec(%r8,%rsi)
+	QUAD $0x00252c3094180f41; BYTE $0x00 // prefetcht1 0x252c(%r8,%rsi)
+	QUAD $0x00152c308c180f41; BYTE $0x00 // prefetcht0 0x152c(%r8,%rsi)
+	QUAD $0x00256c3094180f41; BYTE $0x00 // prefetcht1 0x256c(%r8,%rsi)
+	QUAD $0x00156c308c180f41; BYTE $0x00 // prefetcht0 0x156c(%r8,%rsi)
+	QUAD $0x0025ac3094180f41; BYTE $0x00 // prefetcht1 0x25ac(%r8,%rsi)
+	QUAD $0x0015ac308c180f41; BYTE $0x00 // prefetcht0 0x15ac(%r8,%rsi)
+	QUAD $0x0025ec3094180f41; BYTE $0x00 // prefetcht1 0x25ec(%r8,%rsi)
+	QUAD $0x0015ec308c180f41; BYTE $0x00 // prefetcht0 0x15ec(%r8,%rsi)
+	QUAD $0x00262c3094180f41; BYTE $0x00 // prefetcht1 0x262c(%r8,%rsi)
+	QUAD $0x00162c308c180f41; BYTE $0x00 // prefetcht0 0x162c(%r8,%rsi)
+	QUAD $0x00266c3094180f41; BYTE $0x00 // prefetcht1 0x266c(%r8,%rsi)
+	QUAD $0x00166c308c180f41; BYTE $0x00 // prefetcht0 0x166c(%r8,%rsi)
+	QUAD $0x3100446f48fe5162 // vmovdqu64 0xc40(%r8,%rax), %zmm8
+	LONG $0x35748b43; BYTE $0xfc // movl -0x4(%r13,%r14), %esi
+	LONG $0x35448b43; BYTE $0x00 // movl (%r13,%r14), %eax
+	LONG $0x00968d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r10d
+	LONG $0x0003c681; WORD $0xb4c0 // addl $0xb4c00003, %esi # imm = 0xB4C00003
 	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
-	LONG $0xca490f45 // cmovnsl %r10d, %r9d
-	LONG $0x07f9c141 // sarl $0x7, %r9d
-	LONG $0x05e1c141 // shll $0x5, %r9d
-	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
-	LONG $0x487dd262; WORD $0xf17c // vpbroadcastd %r9d, %zmm6
-	QUAD $0x200054724845d162; BYTE $0x02 // vpsrld $0x2, 0x800(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x08385472483d9162; BYTE $0x04 // vpsrld $0x4, 0x200(%r8,%r15), %zmm8
-	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	QUAD $0xf5357450583d9262 // vpdpbusd -0x2c(%r13,%r14){1to16}, %zmm8, %zmm6
-	QUAD $0x210054724845d162; BYTE $0x02 // vpsrld $0x2, 0x840(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x09385472483d9162; BYTE $0x04 // vpsrld $0x4, 0x240(%r8,%r15), %zmm8
-	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	QUAD $0xf6357450583d9262 // vpdpbusd -0x28(%r13,%r14){1to16}, %zmm8, %zmm6
-	QUAD $0x220054724845d162; BYTE $0x02 // vpsrld $0x2, 0x880(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0a385472483d9162; BYTE $0x04 // vpsrld $0x4, 0x280(%r8,%r15), %zmm8
-	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	QUAD $0xf7357450583d9262 // vpdpbusd -0x24(%r13,%r14){1to16}, %zmm8, %zmm6
-	QUAD $0x230054724845d162; BYTE $0x02 // vpsrld $0x2, 0x8c0(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0b385472483d9162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r8,%r15), %zmm8
-	LONG $0x48c57362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm8
-	QUAD $0xf8357450583d9262 // vpdpbusd -0x20(%r13,%r14){1to16}, %zmm8, %zmm6
-	LONG $0x4845f162; WORD $0xf572; BYTE $0x08 // vpslld $0x8, %zmm5, %zmm7
-	LONG $0x4845f162; WORD $0xe772; BYTE $0x18 // vpsrad $0x18, %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4864f162; WORD $0xff59 // vmulps %zmm7, %zmm3, %zmm7
-	LONG $0x48447162; WORD $0xc259 // vmulps %zmm2, %zmm7, %zmm8
-	LONG $0x48457262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm6) + zmm8
-	LONG $0x008e8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r9d
-	LONG $0x007fc681; WORD $0xb4c0 // addl $0xb4c0007f, %esi # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xf1490f41 // cmovnsl %r9d, %esi
-	WORD $0xfec1; BYTE $0x07 // sarl $0x7, %esi
-	WORD $0xe6c1; BYTE $0x05 // shll $0x5, %esi
+	LONG $0xf2490f41 // cmovnsl %r10d, %esi
+	WORD $0xfec1; BYTE $0x02 // sarl $0x2, %esi
 	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
-	LONG $0x487df262; WORD $0xf67c // vpbroadcastd %esi, %zmm6
-	QUAD $0x240054724845d162; BYTE $0x02 // vpsrld $0x2, 0x900(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0c38547248359162; BYTE $0x04 // vpsrld $0x4, 0x300(%r8,%r15), %zmm9
-	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	QUAD $0xf935745058359262 // vpdpbusd -0x1c(%r13,%r14){1to16}, %zmm9, %zmm6
-	QUAD $0x250054724845d162; BYTE $0x02 // vpsrld $0x2, 0x940(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0d38547248359162; BYTE $0x04 // vpsrld $0x4, 0x340(%r8,%r15), %zmm9
-	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	QUAD $0xfa35745058359262 // vpdpbusd -0x18(%r13,%r14){1to16}, %zmm9, %zmm6
-	QUAD $0x260054724845d162; BYTE $0x02 // vpsrld $0x2, 0x980(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0e38547248359162; BYTE $0x04 // vpsrld $0x4, 0x380(%r8,%r15), %zmm9
-	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	QUAD $0xfb35745058359262 // vpdpbusd -0x14(%r13,%r14){1to16}, %zmm9, %zmm6
-	QUAD $0x270054724845d162; BYTE $0x02 // vpsrld $0x2, 0x9c0(%r8,%rax), %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	QUAD $0x0f38547248359162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r8,%r15), %zmm9
-	LONG $0x48c57362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %zmm1, %zmm7, %zmm9
-	QUAD $0xfc35745058359262 // vpdpbusd -0x10(%r13,%r14){1to16}, %zmm9, %zmm6
-	LONG $0x4855f162; WORD $0xe572; BYTE $0x18 // vpsrad $0x18, %zmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4864f162; WORD $0xed59 // vmulps %zmm5, %zmm3, %zmm5
-	LONG $0x484cf162; WORD $0xda58 // vaddps %zmm2, %zmm6, %zmm3
-	LONG $0x4855d262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm3) + zmm8
-	QUAD $0xfd355c98585d9262 // vfmadd132ps -0xc(%r13,%r14){1to16}, %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
+	LONG $0x487d7262; WORD $0xd67c // vpbroadcastd %esi, %zmm10
+	QUAD $0x2038547248259162; BYTE $0x02 // vpsrld $0x2, 0x800(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x08085472481dd162; BYTE $0x04 // vpsrld $0x4, 0x200(%r8,%rcx), %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm12
+	QUAD $0xf5355450581d1262 // vpdpbusd -0x2c(%r13,%r14){1to16}, %zmm12, %zmm10
+	QUAD $0x2138547248259162; BYTE $0x02 // vpsrld $0x2, 0x840(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x09085472481dd162; BYTE $0x04 // vpsrld $0x4, 0x240(%r8,%rcx), %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm12
+	QUAD $0xf6355450581d1262 // vpdpbusd -0x28(%r13,%r14){1to16}, %zmm12, %zmm10
+	QUAD $0x2238547248259162; BYTE $0x02 // vpsrld $0x2, 0x880(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x0a085472481dd162; BYTE $0x04 // vpsrld $0x4, 0x280(%r8,%rcx), %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm12
+	QUAD $0xf7355450581d1262 // vpdpbusd -0x24(%r13,%r14){1to16}, %zmm12, %zmm10
+	QUAD $0x2338547248259162; BYTE $0x02 // vpsrld $0x2, 0x8c0(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x0b085472481dd162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r8,%rcx), %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm12
+	QUAD $0xf8355450581d1262 // vpdpbusd -0x20(%r13,%r14){1to16}, %zmm12, %zmm10
+	LONG $0x483d7262; WORD $0xdd00 // vpshufb %zmm5, %zmm8, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x48445162; WORD $0xdb59 // vmulps %zmm11, %zmm7, %zmm11
+	LONG $0x48247162; WORD $0xe359 // vmulps %zmm3, %zmm11, %zmm12
+	LONG $0x48255262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm11, %zmm12 # zmm12 = (zmm11 * zmm10) + zmm12
+	LONG $0x0000b08d; WORD $0xb4c0 // leal -0x4b400000(%rax), %esi
+	LONG $0xc0000305; BYTE $0xb4 // addl $0xb4c00003, %eax # imm = 0xB4C00003
+	WORD $0xf685 // testl %esi, %esi
+	WORD $0x490f; BYTE $0xc6 // cmovnsl %esi, %eax
+	WORD $0xf8c1; BYTE $0x02 // sarl $0x2, %eax
+	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
+	LONG $0x487d7262; WORD $0xd07c // vpbroadcastd %eax, %zmm10
+	QUAD $0x2438547248259162; BYTE $0x02 // vpsrld $0x2, 0x900(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x0c0854724815d162; BYTE $0x04 // vpsrld $0x4, 0x300(%r8,%rcx), %zmm13
+	LONG $0x48a57362; WORD $0xea25; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm13
+	QUAD $0xf935545058151262 // vpdpbusd -0x1c(%r13,%r14){1to16}, %zmm13, %zmm10
+	QUAD $0x2538547248259162; BYTE $0x02 // vpsrld $0x2, 0x940(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x0d0854724815d162; BYTE $0x04 // vpsrld $0x4, 0x340(%r8,%rcx), %zmm13
+	LONG $0x48a57362; WORD $0xea25; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm13
+	QUAD $0xfa35545058151262 // vpdpbusd -0x18(%r13,%r14){1to16}, %zmm13, %zmm10
+	QUAD $0x2638547248259162; BYTE $0x02 // vpsrld $0x2, 0x980(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x0e0854724815d162; BYTE $0x04 // vpsrld $0x4, 0x380(%r8,%rcx), %zmm13
+	LONG $0x48a57362; WORD $0xea25; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm13
+	QUAD $0xfb35545058151262 // vpdpbusd -0x14(%r13,%r14){1to16}, %zmm13, %zmm10
+	QUAD $0x2738547248259162; BYTE $0x02 // vpsrld $0x2, 0x9c0(%r8,%r15), %zmm11
+	LONG $0x48a57162; WORD $0xd9db // vpandq %zmm1, %zmm11, %zmm11
+	QUAD $0x0f0854724815d162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r8,%rcx), %zmm13
+	LONG $0x48a57362; WORD $0xea25; BYTE $0xec // vpternlogq $0xec, %zmm2, %zmm11, %zmm13
+	QUAD $0xfc35545058151262 // vpdpbusd -0x10(%r13,%r14){1to16}, %zmm13, %zmm10
+	LONG $0x48bd7162; WORD $0xc6db // vpandq %zmm6, %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48445162; WORD $0xd859 // vmulps %zmm8, %zmm7, %zmm11
+	LONG $0x482c7162; WORD $0xc358 // vaddps %zmm3, %zmm10, %zmm8
+	LONG $0x48255262; WORD $0xc4a8 // vfmadd213ps %zmm12, %zmm11, %zmm8 # zmm8 = (zmm11 * zmm8) + zmm12
+	QUAD $0xfd35449858351262 // vfmadd132ps -0xc(%r13,%r14){1to16}, %zmm9, %zmm8 # zmm8 = (zmm8 * mem) + zmm9
 	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
-	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
-	LONG $0xf7ca850f; WORD $0xffff // jne 0x3230 <k_tile_q6_k+0x100>
+	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
+	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xf731850f; WORD $0xffff // jne 0x3510 <k_tile_q6_k+0x130>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0x10 // vmovups %zmm3, (%rax,%rdx)
+	LONG $0x487c7162; WORD $0x0411; BYTE $0x10 // vmovups %zmm8, (%rax,%rdx)
 	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x20c08149; WORD $0x000d; BYTE $0x00 // addq $0xd20, %r8 # imm = 0xD20
-	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
-	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
+	LONG $0x244c034c; BYTE $0x28 // addq 0x28(%rsp), %r9
 	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0xf776850f; WORD $0xffff // jne 0x3210 <k_tile_q6_k+0xe0>
+	LONG $0xf6e2850f; WORD $0xffff // jne 0x34f0 <k_tile_q6_k+0x110>
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x244c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rcx
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0xf71e850f; WORD $0xffff // jne 0x31d0 <k_tile_q6_k+0xa0>
-	LONG $0x000099e9; BYTE $0x00 // jmp 0x3b50 <k_tile_q6_k+0xa20>
+	LONG $0xf68a850f; WORD $0xffff // jne 0x34b0 <k_tile_q6_k+0xd0>
+	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x3ed0 <k_tile_q6_k+0xaf0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0090850f; WORD $0x0000 // jne 0x3b50 <k_tile_q6_k+0xa20>
+	LONG $0x009c850f; WORD $0x0000 // jne 0x3ed0 <k_tile_q6_k+0xaf0>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x3acf <k_tile_q6_k+0x99f>
+	WORD $0x0473 // jae 0x3e43 <k_tile_q6_k+0xa63>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x4ceb // jmp 0x3b1b <k_tile_q6_k+0x9eb>
+	WORD $0x58eb // jmp 0x3e9b <k_tile_q6_k+0xabb>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xc0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fef162; WORD $0x427f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdx)
-	LONG $0x48fef162; WORD $0x427f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdx)
-	LONG $0x48fef162; WORD $0x427f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdx)
-	LONG $0x48fef162; WORD $0x027f // vmovdqu64 %zmm0, (%rdx)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0x4211; BYTE $0xfd // vmovups %zmm0, -0xc0(%rdx)
+	LONG $0x487cf162; WORD $0x4211; BYTE $0xfe // vmovups %zmm0, -0x80(%rdx)
+	LONG $0x487cf162; WORD $0x4211; BYTE $0xff // vmovups %zmm0, -0x40(%rdx)
+	LONG $0x487cf162; WORD $0x0211 // vmovups %zmm0, (%rdx)
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xd575 // jne 0x3af0 <k_tile_q6_k+0x9c0>
+	WORD $0xd575 // jne 0x3e70 <k_tile_q6_k+0xa90>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x3074 // je 0x3b50 <k_tile_q6_k+0xa20>
+	WORD $0x3074 // je 0x3ed0 <k_tile_q6_k+0xaf0>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x240c0148 // addq %rcx, (%rsp)
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x0a // vmovups %zmm0, (%rdx,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xf075 // jne 0x3b40 <k_tile_q6_k+0xa10>
-	LONG $0x50c48348 // addq $0x50, %rsp
+	WORD $0xf075 // jne 0x3ec0 <k_tile_q6_k+0xae0>
+	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2596,39 +2674,44 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02a08e0f; WORD $0x0000 // jle 0x3e20 <k_tile_iq4_nl+0x2b0>
+	LONG $0x02d08e0f; WORD $0x0000 // jle 0x41d0 <k_tile_iq4_nl+0x2e0>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01fe8e0f; WORD $0x0000 // jle 0x3d92 <k_tile_iq4_nl+0x222>
+	LONG $0x02318e0f; WORD $0x0000 // jle 0x4145 <k_tile_iq4_nl+0x255>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	LONG $0x24c18349 // addq $0x24, %r9
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x148b0578487df262; WORD $0x0000 // vpbroadcastb 0x148b(%rip), %zmm0 # 0x5040 <k_tile_mxfp4+0x910>
-	QUAD $0x16310d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x1631(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
-	QUAD $0x0e971558487df262; WORD $0x0000 // vpbroadcastd 0xe97(%rip), %zmm2 # 0x4a60 <k_tile_mxfp4+0x330>
-	QUAD $0x0e811d18487df262; WORD $0x0000 // vbroadcastss 0xe81(%rip), %zmm3 # 0x4a54 <k_tile_mxfp4+0x324>
+	QUAD $0x164b0578487df262; WORD $0x0000 // vpbroadcastb 0x164b(%rip), %zmm0 # 0x5580 <k_tile_mxfp4+0x9e0>
+	QUAD $0x17f10d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x17f1(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x0f9f1558487df262; WORD $0x0000 // vpbroadcastd 0xf9f(%rip), %zmm2 # 0x4ee8 <k_tile_mxfp4+0x348>
+	QUAD $0x0f811d18487df262; WORD $0x0000 // vbroadcastss 0xf81(%rip), %zmm3 # 0x4ed4 <k_tile_mxfp4+0x334>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x3c00 <k_tile_iq4_nl+0x90>
+	WORD $0x1474 // je 0x3f80 <k_tile_iq4_nl+0x90>
 	LONG $0x487cb162; WORD $0x2410; BYTE $0x18 // vmovups (%rax,%r11), %zmm4
-	WORD $0x16eb // jmp 0x3c0b <k_tile_iq4_nl+0x9b>
+	WORD $0x16eb // jmp 0x3f8b <k_tile_iq4_nl+0x9b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x487cb162; WORD $0x2411; BYTE $0x18 // vmovups %zmm4, (%rax,%r11)
 	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000200090180f41 // prefetcht1 0x2000(%r8)
 	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
+	QUAD $0x0000204090180f41 // prefetcht1 0x2040(%r8)
 	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
+	QUAD $0x0000208090180f41 // prefetcht1 0x2080(%r8)
 	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
+	QUAD $0x000020c090180f41 // prefetcht1 0x20c0(%r8)
 	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
+	QUAD $0x0000210090180f41 // prefetcht1 0x2100(%r8)
 	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
 	LONG $0x487df262; WORD $0x2b58 // vpbroadcastd (%rbx), %zmm5
 	LONG $0x48fed162; WORD $0x306f // vmovdqu64 (%r8), %zmm6
@@ -2638,19 +2721,20 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48cd7162; WORD $0xd0db // vpandq %zmm0, %zmm6, %zmm10
 	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
 	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
-	LONG $0x582df262; WORD $0x6b50; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm10, %zmm5
+	LONG $0xef2141c4; BYTE $0xdb // vpxor %xmm11, %xmm11, %xmm11
+	LONG $0x582d7262; WORD $0x5b50; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm10, %zmm11
 	LONG $0x48c57162; WORD $0xd0db // vpandq %zmm0, %zmm7, %zmm10
 	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
 	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
-	LONG $0x582df262; WORD $0x6b50; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm10, %zmm5
+	LONG $0x582d7262; WORD $0x5b50; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm10, %zmm11
 	LONG $0x48bd7162; WORD $0xd0db // vpandq %zmm0, %zmm8, %zmm10
 	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
 	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
-	LONG $0x582df262; WORD $0x6b50; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm10, %zmm5
+	LONG $0x582d7262; WORD $0x5b50; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm10, %zmm11
 	LONG $0x48b57162; WORD $0xd0db // vpandq %zmm0, %zmm9, %zmm10
 	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
 	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
-	LONG $0x582df262; WORD $0x6b50; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm10, %zmm5
+	LONG $0x582d7262; WORD $0x5b50; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm10, %zmm11
 	LONG $0x484df162; WORD $0xd672; BYTE $0x04 // vpsrld $0x4, %zmm6, %zmm6
 	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
 	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
@@ -2671,6 +2755,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
 	LONG $0x484df162; WORD $0xf2ef // vpxord %zmm2, %zmm6, %zmm6
 	LONG $0x584df262; WORD $0x6b50; BYTE $0xfe // vpdpbusd -0x8(%rbx){1to16}, %zmm6, %zmm5
+	LONG $0x4855d162; WORD $0xebfe // vpaddd %zmm11, %zmm5, %zmm5
 	LONG $0x487dd262; WORD $0x7013; BYTE $0x08 // vcvtph2ps 0x100(%r8), %zmm6
 	LONG $0x484cf162; WORD $0xfb59 // vmulps %zmm3, %zmm6, %zmm7
 	LONG $0x484df262; WORD $0xfdb8 // vfmadd231ps %zmm5, %zmm6, %zmm7 # zmm7 = (zmm6 * zmm5) + zmm7
@@ -2679,25 +2764,25 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r8 # imm = 0x120
 	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
 	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0xfe9f850f; WORD $0xffff // jne 0x3c20 <k_tile_iq4_nl+0xb0>
+	LONG $0xfe6c850f; WORD $0xffff // jne 0x3fa0 <k_tile_iq4_nl+0xb0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe53850f; WORD $0xffff // jne 0x3be0 <k_tile_iq4_nl+0x70>
-	LONG $0x00008ee9; BYTE $0x00 // jmp 0x3e20 <k_tile_iq4_nl+0x2b0>
+	LONG $0xfe20850f; WORD $0xffff // jne 0x3f60 <k_tile_iq4_nl+0x70>
+	LONG $0x00008be9; BYTE $0x00 // jmp 0x41d0 <k_tile_iq4_nl+0x2e0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0085850f; WORD $0x0000 // jne 0x3e20 <k_tile_iq4_nl+0x2b0>
+	LONG $0x0082850f; WORD $0x0000 // jne 0x41d0 <k_tile_iq4_nl+0x2e0>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x3daa <k_tile_iq4_nl+0x23a>
+	WORD $0x0473 // jae 0x415d <k_tile_iq4_nl+0x26d>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x51eb // jmp 0x3dfb <k_tile_iq4_nl+0x28b>
+	WORD $0x4eeb // jmp 0x41ab <k_tile_iq4_nl+0x2bb>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
@@ -2705,9 +2790,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x3dd0 <k_tile_iq4_nl+0x260>
+	WORD $0xd575 // jne 0x4180 <k_tile_iq4_nl+0x290>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x3e20 <k_tile_iq4_nl+0x2b0>
+	WORD $0x2074 // je 0x41d0 <k_tile_iq4_nl+0x2e0>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -2716,7 +2801,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x3e10 <k_tile_iq4_nl+0x2a0>
+	WORD $0xf075 // jne 0x41c0 <k_tile_iq4_nl+0x2d0>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -2726,361 +2811,382 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_iq4_xs
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x08e18e0f; WORD $0x0000 // jle 0x471e <k_tile_iq4_xs+0x8ee>
+	LONG $0x09a18e0f; WORD $0x0000 // jle 0x4b8e <k_tile_iq4_xs+0x9ae>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x40ec8348 // subq $0x40, %rsp
+	LONG $0x38ec8348 // subq $0x38, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x08058e0f; WORD $0x0000 // jle 0x466d <k_tile_iq4_xs+0x83d>
+	LONG $0x08ce8e0f; WORD $0x0000 // jle 0x4ae6 <k_tile_iq4_xs+0x906>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
 	LONG $0x09e2c148 // shlq $0x9, %rdx
 	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	LONG $0x24c18348 // addq $0x24, %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
 	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
 	LONG $0x08e3c149 // shlq $0x8, %r11
+	LONG $0x24c18348 // addq $0x24, %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
 	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
 	LONG $0x06e3c148 // shlq $0x6, %rbx
 	LONG $0x07e7c148 // shlq $0x7, %rdi
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x12550578487df262; WORD $0x0000 // vpbroadcastb 0x1255(%rip), %zmm0 # 0x5100 <k_tile_mxfp4+0x9d0>
-	QUAD $0x133b0d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x133b(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
-	QUAD $0x0ba11558487df262; WORD $0x0000 // vpbroadcastd 0xba1(%rip), %zmm2 # 0x4a60 <k_tile_mxfp4+0x330>
-	QUAD $0x0b7b1d58487df262; WORD $0x0000 // vpbroadcastd 0xb7b(%rip), %zmm3 # 0x4a44 <k_tile_mxfp4+0x314>
-	QUAD $0x0b952558487df262; WORD $0x0000 // vpbroadcastd 0xb95(%rip), %zmm4 # 0x4a68 <k_tile_mxfp4+0x338>
-	QUAD $0x0b7f2d58487df262; WORD $0x0000 // vpbroadcastd 0xb7f(%rip), %zmm5 # 0x4a5c <k_tile_mxfp4+0x32c>
-	QUAD $0x0b6d3518487df262; WORD $0x0000 // vbroadcastss 0xb6d(%rip), %zmm6 # 0x4a54 <k_tile_mxfp4+0x324>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x13e40578487df262; WORD $0x0000 // vpbroadcastb 0x13e4(%rip), %zmm0 # 0x5640 <k_tile_mxfp4+0xaa0>
+	QUAD $0x14ca0d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x14ca(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x0c781558487df262; WORD $0x0000 // vpbroadcastd 0xc78(%rip), %zmm2 # 0x4ee8 <k_tile_mxfp4+0x348>
+	QUAD $0x0c4a1d58487df262; WORD $0x0000 // vpbroadcastd 0xc4a(%rip), %zmm3 # 0x4ec4 <k_tile_mxfp4+0x324>
+	QUAD $0x0c742558487df262; WORD $0x0000 // vpbroadcastd 0xc74(%rip), %zmm4 # 0x4ef8 <k_tile_mxfp4+0x358>
+	QUAD $0x0c562d58487df262; WORD $0x0000 // vpbroadcastd 0xc56(%rip), %zmm5 # 0x4ee4 <k_tile_mxfp4+0x344>
+	QUAD $0x0c3c3518487df262; WORD $0x0000 // vbroadcastss 0xc3c(%rip), %zmm6 # 0x4ed4 <k_tile_mxfp4+0x334>
 	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x06e2c148 // shlq $0x6, %rdx
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
+	LONG $0x06e4c149 // shlq $0x6, %r12
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	WORD $0x0f74 // je 0x3f20 <k_tile_iq4_xs+0xf0>
+	WORD $0x1274 // je 0x42d0 <k_tile_iq4_xs+0xf0>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487cf162; WORD $0x3c10; BYTE $0x10 // vmovups (%rax,%rdx), %zmm7
-	WORD $0x11eb // jmp 0x3f2f <k_tile_iq4_xs+0xff>
-	WORD $0x9066 // nop
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x487c3162; WORD $0x0410; BYTE $0x20 // vmovups (%rax,%r12), %zmm8
+	WORD $0x15eb // jmp 0x42e0 <k_tile_iq4_xs+0x100>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x487cf162; WORD $0x3c11; BYTE $0x10 // vmovups %zmm7, (%rax,%rdx)
+	LONG $0x487c3162; WORD $0x0411; BYTE $0x20 // vmovups %zmm8, (%rax,%r12)
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x00908d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rdx
-	WORD $0x01b1 // movb $0x1, %cl
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487dd262; WORD $0x7813; BYTE $0x43 // vcvtph2ps 0x860(%r8), %zmm7
+	WORD $0x01b2 // movb $0x1, %dl
 	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x9066 // nop
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
-	LONG $0x0ae7c149 // shlq $0xa, %r15
-	WORD $0xc689 // movl %eax, %esi
-	WORD $0xe6c1; BYTE $0x04 // shll $0x4, %esi
-	QUAD $0x00000000c5248d44 // leal (,%rax,8), %r12d
-	LONG $0x40d0694c; WORD $0x0004; BYTE $0x00 // imulq $0x440, %rax, %r10 # imm = 0x440
-	LONG $0x0c180f42; BYTE $0x12 // prefetcht0 (%rdx,%r10)
-	LONG $0x4c180f42; WORD $0x4012 // prefetcht0 0x40(%rdx,%r10)
-	QUAD $0x000080128c180f42; BYTE $0x00 // prefetcht0 0x80(%rdx,%r10)
-	QUAD $0x0000c0128c180f42; BYTE $0x00 // prefetcht0 0xc0(%rdx,%r10)
-	QUAD $0x000100128c180f42; BYTE $0x00 // prefetcht0 0x100(%rdx,%r10)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	BYTE $0x90 // nop
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x0ae1c148 // shlq $0xa, %rcx
+	WORD $0x8944; BYTE $0xf8 // movl %r15d, %eax
+	WORD $0xe0c1; BYTE $0x04 // shll $0x4, %eax
+	QUAD $0x00000000fd148d46 // leal (,%r15,8), %r10d
+	LONG $0x40f76949; WORD $0x0004; BYTE $0x00 // imulq $0x440, %r15, %rsi # imm = 0x440
+	QUAD $0x0020003094180f41; BYTE $0x00 // prefetcht1 0x2000(%r8,%rsi)
+	QUAD $0x001000308c180f41; BYTE $0x00 // prefetcht0 0x1000(%r8,%rsi)
+	QUAD $0x0020403094180f41; BYTE $0x00 // prefetcht1 0x2040(%r8,%rsi)
+	QUAD $0x001040308c180f41; BYTE $0x00 // prefetcht0 0x1040(%r8,%rsi)
+	QUAD $0x0020803094180f41; BYTE $0x00 // prefetcht1 0x2080(%r8,%rsi)
+	QUAD $0x001080308c180f41; BYTE $0x00 // prefetcht0 0x1080(%r8,%rsi)
+	QUAD $0x0020c03094180f41; BYTE $0x00 // prefetcht1 0x20c0(%r8,%rsi)
+	QUAD $0x0010c0308c180f41; BYTE $0x00 // prefetcht0 0x10c0(%r8,%rsi)
+	QUAD $0x0021003094180f41; BYTE $0x00 // prefetcht1 0x2100(%r8,%rsi)
+	QUAD $0x001100308c180f41; BYTE $0x00 // prefetcht0 0x1100(%r8,%rsi)
 	LONG $0x487d5262; WORD $0x4d58; BYTE $0x00 // vpbroadcastd (%r13), %zmm9
-	LONG $0x48fe1162; WORD $0x046f; BYTE $0x38 // vmovdqu64 (%r8,%r15), %zmm8
-	QUAD $0x0138546f48fe1162 // vmovdqu64 0x40(%r8,%r15), %zmm10
-	QUAD $0x02385c6f48fe1162 // vmovdqu64 0x80(%r8,%r15), %zmm11
-	QUAD $0x0338646f48fe1162 // vmovdqu64 0xc0(%r8,%r15), %zmm12
-	LONG $0x48bd7162; WORD $0xe8db // vpandq %zmm0, %zmm8, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	LONG $0x58155262; WORD $0x4d50; BYTE $0xf7 // vpdpbusd -0x24(%r13){1to16}, %zmm13, %zmm9
-	LONG $0x48ad7162; WORD $0xe8db // vpandq %zmm0, %zmm10, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	LONG $0x58155262; WORD $0x4d50; BYTE $0xf8 // vpdpbusd -0x20(%r13){1to16}, %zmm13, %zmm9
-	LONG $0x48a57162; WORD $0xe8db // vpandq %zmm0, %zmm11, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	LONG $0x58155262; WORD $0x4d50; BYTE $0xf9 // vpdpbusd -0x1c(%r13){1to16}, %zmm13, %zmm9
-	LONG $0x489d7162; WORD $0xe8db // vpandq %zmm0, %zmm12, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	LONG $0x58155262; WORD $0x4d50; BYTE $0xfa // vpdpbusd -0x18(%r13){1to16}, %zmm13, %zmm9
-	LONG $0x483dd162; WORD $0xd072; BYTE $0x04 // vpsrld $0x4, %zmm8, %zmm8
-	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
-	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
-	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
-	LONG $0x583d5262; WORD $0x4d50; BYTE $0xfb // vpdpbusd -0x14(%r13){1to16}, %zmm8, %zmm9
-	LONG $0x483dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm8
-	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
-	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
-	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
-	LONG $0x583d5262; WORD $0x4d50; BYTE $0xfc // vpdpbusd -0x10(%r13){1to16}, %zmm8, %zmm9
-	LONG $0x483dd162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm8
-	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
-	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
-	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
-	LONG $0x583d5262; WORD $0x4d50; BYTE $0xfd // vpdpbusd -0xc(%r13){1to16}, %zmm8, %zmm9
-	LONG $0x483dd162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm8
-	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
-	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
-	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
-	LONG $0x583d5262; WORD $0x4d50; BYTE $0xfe // vpdpbusd -0x8(%r13){1to16}, %zmm8, %zmm9
-	LONG $0x48fe5162; WORD $0x406f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm8
-	LONG $0xd66e79c5 // vmovd %esi, %xmm10
-	LONG $0x483d5162; WORD $0xc2d2 // vpsrld %xmm10, %zmm8, %zmm8
-	LONG $0x487d5262; WORD $0x5033; BYTE $0x42 // vpmovzxwd 0x840(%r8), %zmm10
-	LONG $0x6e7941c4; BYTE $0xdc // vmovd %r12d, %xmm11
-	LONG $0x482d5162; WORD $0xd3d2 // vpsrld %xmm11, %zmm10, %zmm10
-	LONG $0x487d5262; WORD $0x5813; BYTE $0x43 // vcvtph2ps 0x860(%r8), %zmm11
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm10
-	LONG $0x482d7162; WORD $0xd4db // vpandd %zmm4, %zmm10, %zmm10
-	LONG $0x483d7362; WORD $0xd325; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm8, %zmm10
-	LONG $0x482d7162; WORD $0xc5fe // vpaddd %zmm5, %zmm10, %zmm8
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x48245162; WORD $0xd059 // vmulps %zmm8, %zmm11, %zmm10
-	LONG $0x482c7162; WORD $0xc659 // vmulps %zmm6, %zmm10, %zmm8
-	LONG $0x482d5262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm8 # zmm8 = (zmm10 * zmm9) + zmm8
-	LONG $0x58455262; WORD $0x4598; BYTE $0xff // vfmadd132ps -0x4(%r13){1to16}, %zmm7, %zmm8 # zmm8 = (zmm8 * mem) + zmm7
-	QUAD $0x000110128c180f42; BYTE $0x00 // prefetcht0 0x110(%rdx,%r10)
-	QUAD $0x000150128c180f42; BYTE $0x00 // prefetcht0 0x150(%rdx,%r10)
-	QUAD $0x000190128c180f42; BYTE $0x00 // prefetcht0 0x190(%rdx,%r10)
-	QUAD $0x0001d0128c180f42; BYTE $0x00 // prefetcht0 0x1d0(%rdx,%r10)
-	QUAD $0x000210128c180f42; BYTE $0x00 // prefetcht0 0x210(%rdx,%r10)
-	QUAD $0x001d4c58487d5262 // vpbroadcastd (%r13,%rbx), %zmm9
-	QUAD $0x04387c6f48fe9162 // vmovdqu64 0x100(%r8,%r15), %zmm7
-	QUAD $0x0538546f48fe1162 // vmovdqu64 0x140(%r8,%r15), %zmm10
-	QUAD $0x06385c6f48fe1162 // vmovdqu64 0x180(%r8,%r15), %zmm11
-	QUAD $0x0738646f48fe1162 // vmovdqu64 0x1c0(%r8,%r15), %zmm12
-	LONG $0x48c57162; WORD $0xe8db // vpandq %zmm0, %zmm7, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	QUAD $0xf71d4c5058155262 // vpdpbusd -0x24(%r13,%rbx){1to16}, %zmm13, %zmm9
-	LONG $0x48ad7162; WORD $0xe8db // vpandq %zmm0, %zmm10, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	QUAD $0xf81d4c5058155262 // vpdpbusd -0x20(%r13,%rbx){1to16}, %zmm13, %zmm9
-	LONG $0x48a57162; WORD $0xe8db // vpandq %zmm0, %zmm11, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	QUAD $0xf91d4c5058155262 // vpdpbusd -0x1c(%r13,%rbx){1to16}, %zmm13, %zmm9
-	LONG $0x489d7162; WORD $0xe8db // vpandq %zmm0, %zmm12, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	QUAD $0xfa1d4c5058155262 // vpdpbusd -0x18(%r13,%rbx){1to16}, %zmm13, %zmm9
-	LONG $0x4845f162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm7, %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
-	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
-	QUAD $0xfb1d4c5058455262 // vpdpbusd -0x14(%r13,%rbx){1to16}, %zmm7, %zmm9
-	LONG $0x4845d162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
-	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
-	QUAD $0xfc1d4c5058455262 // vpdpbusd -0x10(%r13,%rbx){1to16}, %zmm7, %zmm9
-	LONG $0x4845d162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
-	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
-	QUAD $0xfd1d4c5058455262 // vpdpbusd -0xc(%r13,%rbx){1to16}, %zmm7, %zmm9
-	LONG $0x4845d162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
-	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
-	QUAD $0xfe1d4c5058455262 // vpdpbusd -0x8(%r13,%rbx){1to16}, %zmm7, %zmm9
-	LONG $0x48fed162; WORD $0x786f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm7
-	LONG $0x04668d44 // leal 0x4(%rsi), %r12d
-	LONG $0x6e7941c4; BYTE $0xd4 // vmovd %r12d, %xmm10
-	LONG $0x4845d162; WORD $0xfad2 // vpsrld %xmm10, %zmm7, %zmm7
-	LONG $0x487d5262; WORD $0x5033; BYTE $0x42 // vpmovzxwd 0x840(%r8), %zmm10
-	QUAD $0x00000002c5248d44 // leal 0x2(,%rax,8), %r12d
-	LONG $0x6e7941c4; BYTE $0xdc // vmovd %r12d, %xmm11
-	LONG $0x482d5162; WORD $0xd3d2 // vpsrld %xmm11, %zmm10, %zmm10
-	LONG $0x487d5262; WORD $0x5813; BYTE $0x43 // vcvtph2ps 0x860(%r8), %zmm11
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm10
-	LONG $0x482d7162; WORD $0xd4db // vpandd %zmm4, %zmm10, %zmm10
-	LONG $0x48457362; WORD $0xd325; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm7, %zmm10
-	LONG $0x482df162; WORD $0xfdfe // vpaddd %zmm5, %zmm10, %zmm7
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x48247162; WORD $0xd759 // vmulps %zmm7, %zmm11, %zmm10
-	LONG $0x482cf162; WORD $0xfe59 // vmulps %zmm6, %zmm10, %zmm7
-	LONG $0x482dd262; WORD $0xf9b8 // vfmadd231ps %zmm9, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm9) + zmm7
-	QUAD $0xff1d7c98583dd262 // vfmadd132ps -0x4(%r13,%rbx){1to16}, %zmm8, %zmm7 # zmm7 = (zmm7 * mem) + zmm8
-	QUAD $0x000220128c180f42; BYTE $0x00 // prefetcht0 0x220(%rdx,%r10)
-	QUAD $0x000260128c180f42; BYTE $0x00 // prefetcht0 0x260(%rdx,%r10)
-	QUAD $0x0002a0128c180f42; BYTE $0x00 // prefetcht0 0x2a0(%rdx,%r10)
-	QUAD $0x0002e0128c180f42; BYTE $0x00 // prefetcht0 0x2e0(%rdx,%r10)
-	QUAD $0x000320128c180f42; BYTE $0x00 // prefetcht0 0x320(%rdx,%r10)
-	QUAD $0x003d4c58487d5262 // vpbroadcastd (%r13,%rdi), %zmm9
-	QUAD $0x0838446f48fe1162 // vmovdqu64 0x200(%r8,%r15), %zmm8
-	QUAD $0x0938546f48fe1162 // vmovdqu64 0x240(%r8,%r15), %zmm10
-	QUAD $0x0a385c6f48fe1162 // vmovdqu64 0x280(%r8,%r15), %zmm11
-	QUAD $0x0b38646f48fe1162 // vmovdqu64 0x2c0(%r8,%r15), %zmm12
-	LONG $0x48bd7162; WORD $0xe8db // vpandq %zmm0, %zmm8, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	QUAD $0xf73d4c5058155262 // vpdpbusd -0x24(%r13,%rdi){1to16}, %zmm13, %zmm9
-	LONG $0x48ad7162; WORD $0xe8db // vpandq %zmm0, %zmm10, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	QUAD $0xf83d4c5058155262 // vpdpbusd -0x20(%r13,%rdi){1to16}, %zmm13, %zmm9
-	LONG $0x48a57162; WORD $0xe8db // vpandq %zmm0, %zmm11, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	QUAD $0xf93d4c5058155262 // vpdpbusd -0x1c(%r13,%rdi){1to16}, %zmm13, %zmm9
-	LONG $0x489d7162; WORD $0xe8db // vpandq %zmm0, %zmm12, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	QUAD $0xfa3d4c5058155262 // vpdpbusd -0x18(%r13,%rdi){1to16}, %zmm13, %zmm9
-	LONG $0x483dd162; WORD $0xd072; BYTE $0x04 // vpsrld $0x4, %zmm8, %zmm8
-	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
-	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
-	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
-	QUAD $0xfb3d4c50583d5262 // vpdpbusd -0x14(%r13,%rdi){1to16}, %zmm8, %zmm9
-	LONG $0x483dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm8
-	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
-	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
-	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
-	QUAD $0xfc3d4c50583d5262 // vpdpbusd -0x10(%r13,%rdi){1to16}, %zmm8, %zmm9
-	LONG $0x483dd162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm8
-	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
-	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
-	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
-	QUAD $0xfd3d4c50583d5262 // vpdpbusd -0xc(%r13,%rdi){1to16}, %zmm8, %zmm9
-	LONG $0x483dd162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm8
-	LONG $0x48bd7162; WORD $0xc0db // vpandq %zmm0, %zmm8, %zmm8
-	LONG $0x48755262; WORD $0xc000 // vpshufb %zmm8, %zmm1, %zmm8
-	LONG $0x483d7162; WORD $0xc2ef // vpxord %zmm2, %zmm8, %zmm8
-	QUAD $0xfe3d4c50583d5262 // vpdpbusd -0x8(%r13,%rdi){1to16}, %zmm8, %zmm9
-	LONG $0x48fe5162; WORD $0x406f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm8
-	LONG $0x08668d44 // leal 0x8(%rsi), %r12d
-	LONG $0x6e7941c4; BYTE $0xd4 // vmovd %r12d, %xmm10
-	LONG $0x483d5162; WORD $0xc2d2 // vpsrld %xmm10, %zmm8, %zmm8
-	LONG $0x487d5262; WORD $0x5033; BYTE $0x42 // vpmovzxwd 0x840(%r8), %zmm10
-	QUAD $0x00000004c5248d44 // leal 0x4(,%rax,8), %r12d
-	LONG $0x6e7941c4; BYTE $0xdc // vmovd %r12d, %xmm11
-	LONG $0x482d5162; WORD $0xd3d2 // vpsrld %xmm11, %zmm10, %zmm10
-	LONG $0x487d5262; WORD $0x5813; BYTE $0x43 // vcvtph2ps 0x860(%r8), %zmm11
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm10
-	LONG $0x482d7162; WORD $0xd4db // vpandd %zmm4, %zmm10, %zmm10
-	LONG $0x483d7362; WORD $0xd325; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm8, %zmm10
-	LONG $0x482d7162; WORD $0xc5fe // vpaddd %zmm5, %zmm10, %zmm8
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x48245162; WORD $0xd059 // vmulps %zmm8, %zmm11, %zmm10
-	LONG $0x482c7162; WORD $0xc659 // vmulps %zmm6, %zmm10, %zmm8
-	LONG $0x482d5262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm8 # zmm8 = (zmm10 * zmm9) + zmm8
-	QUAD $0xff3d449858455262 // vfmadd132ps -0x4(%r13,%rdi){1to16}, %zmm7, %zmm8 # zmm8 = (zmm8 * mem) + zmm7
-	QUAD $0x000330128c180f42; BYTE $0x00 // prefetcht0 0x330(%rdx,%r10)
-	QUAD $0x000370128c180f42; BYTE $0x00 // prefetcht0 0x370(%rdx,%r10)
-	QUAD $0x0003b0128c180f42; BYTE $0x00 // prefetcht0 0x3b0(%rdx,%r10)
-	QUAD $0x0003f0128c180f42; BYTE $0x00 // prefetcht0 0x3f0(%rdx,%r10)
-	QUAD $0x000430128c180f42; BYTE $0x00 // prefetcht0 0x430(%rdx,%r10)
-	QUAD $0x00354c58487d1262 // vpbroadcastd (%r13,%r14), %zmm9
-	QUAD $0x0c387c6f48fe9162 // vmovdqu64 0x300(%r8,%r15), %zmm7
-	QUAD $0x0d38546f48fe1162 // vmovdqu64 0x340(%r8,%r15), %zmm10
-	QUAD $0x0e385c6f48fe1162 // vmovdqu64 0x380(%r8,%r15), %zmm11
-	QUAD $0x0f38646f48fe1162 // vmovdqu64 0x3c0(%r8,%r15), %zmm12
-	LONG $0x48c57162; WORD $0xe8db // vpandq %zmm0, %zmm7, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	QUAD $0xf7354c5058151262 // vpdpbusd -0x24(%r13,%r14){1to16}, %zmm13, %zmm9
-	LONG $0x48ad7162; WORD $0xe8db // vpandq %zmm0, %zmm10, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	QUAD $0xf8354c5058151262 // vpdpbusd -0x20(%r13,%r14){1to16}, %zmm13, %zmm9
-	LONG $0x48a57162; WORD $0xe8db // vpandq %zmm0, %zmm11, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	QUAD $0xf9354c5058151262 // vpdpbusd -0x1c(%r13,%r14){1to16}, %zmm13, %zmm9
-	LONG $0x489d7162; WORD $0xe8db // vpandq %zmm0, %zmm12, %zmm13
-	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
-	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	QUAD $0xfa354c5058151262 // vpdpbusd -0x18(%r13,%r14){1to16}, %zmm13, %zmm9
-	LONG $0x4845f162; WORD $0xd772; BYTE $0x04 // vpsrld $0x4, %zmm7, %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
-	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
-	QUAD $0xfb354c5058451262 // vpdpbusd -0x14(%r13,%r14){1to16}, %zmm7, %zmm9
-	LONG $0x4845d162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
-	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
-	QUAD $0xfc354c5058451262 // vpdpbusd -0x10(%r13,%r14){1to16}, %zmm7, %zmm9
-	LONG $0x4845d162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
-	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
-	QUAD $0xfd354c5058451262 // vpdpbusd -0xc(%r13,%r14){1to16}, %zmm7, %zmm9
-	LONG $0x4845d162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm7
-	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
-	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
-	LONG $0x4845f162; WORD $0xfaef // vpxord %zmm2, %zmm7, %zmm7
-	QUAD $0xfe354c5058451262 // vpdpbusd -0x8(%r13,%r14){1to16}, %zmm7, %zmm9
-	LONG $0x48fed162; WORD $0x786f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm7
-	WORD $0xce83; BYTE $0x0c // orl $0xc, %esi
-	LONG $0xd66e79c5 // vmovd %esi, %xmm10
-	LONG $0x4845d162; WORD $0xfad2 // vpsrld %xmm10, %zmm7, %zmm7
-	LONG $0x487d5262; WORD $0x5033; BYTE $0x42 // vpmovzxwd 0x840(%r8), %zmm10
-	LONG $0x06c5048d; WORD $0x0000; BYTE $0x00 // leal 0x6(,%rax,8), %eax
+	LONG $0x48fe5162; WORD $0x146f; BYTE $0x08 // vmovdqu64 (%r8,%rcx), %zmm10
+	QUAD $0x01085c6f48fe5162 // vmovdqu64 0x40(%r8,%rcx), %zmm11
+	QUAD $0x0208646f48fe5162 // vmovdqu64 0x80(%r8,%rcx), %zmm12
+	QUAD $0x03086c6f48fe5162 // vmovdqu64 0xc0(%r8,%rcx), %zmm13
+	LONG $0x48ad7162; WORD $0xf0db // vpandq %zmm0, %zmm10, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	LONG $0xef0141c4; BYTE $0xff // vpxor %xmm15, %xmm15, %xmm15
+	LONG $0x580d5262; WORD $0x7d50; BYTE $0xf7 // vpdpbusd -0x24(%r13){1to16}, %zmm14, %zmm15
+	LONG $0x48a57162; WORD $0xf0db // vpandq %zmm0, %zmm11, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	LONG $0x580d5262; WORD $0x7d50; BYTE $0xf8 // vpdpbusd -0x20(%r13){1to16}, %zmm14, %zmm15
+	LONG $0x489d7162; WORD $0xf0db // vpandq %zmm0, %zmm12, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	LONG $0x580d5262; WORD $0x7d50; BYTE $0xf9 // vpdpbusd -0x1c(%r13){1to16}, %zmm14, %zmm15
+	LONG $0x48957162; WORD $0xf0db // vpandq %zmm0, %zmm13, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	LONG $0x580d5262; WORD $0x7d50; BYTE $0xfa // vpdpbusd -0x18(%r13){1to16}, %zmm14, %zmm15
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	LONG $0x582d5262; WORD $0x4d50; BYTE $0xfb // vpdpbusd -0x14(%r13){1to16}, %zmm10, %zmm9
+	LONG $0x482dd162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	LONG $0x582d5262; WORD $0x4d50; BYTE $0xfc // vpdpbusd -0x10(%r13){1to16}, %zmm10, %zmm9
+	LONG $0x482dd162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	LONG $0x582d5262; WORD $0x4d50; BYTE $0xfd // vpdpbusd -0xc(%r13){1to16}, %zmm10, %zmm9
+	LONG $0x482dd162; WORD $0xd572; BYTE $0x04 // vpsrld $0x4, %zmm13, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	LONG $0x582d5262; WORD $0x4d50; BYTE $0xfe // vpdpbusd -0x8(%r13){1to16}, %zmm10, %zmm9
+	LONG $0x48355162; WORD $0xd7fe // vpaddd %zmm15, %zmm9, %zmm10
+	LONG $0x48fe5162; WORD $0x486f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm9
 	LONG $0xd86e79c5 // vmovd %eax, %xmm11
-	LONG $0x482d5162; WORD $0xd3d2 // vpsrld %xmm11, %zmm10, %zmm10
-	LONG $0x487d5262; WORD $0x5813; BYTE $0x43 // vcvtph2ps 0x860(%r8), %zmm11
-	LONG $0x482dd162; WORD $0xf272; BYTE $0x04 // vpslld $0x4, %zmm10, %zmm10
-	LONG $0x482d7162; WORD $0xd4db // vpandd %zmm4, %zmm10, %zmm10
-	LONG $0x48457362; WORD $0xd325; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm7, %zmm10
-	LONG $0x482df162; WORD $0xfdfe // vpaddd %zmm5, %zmm10, %zmm7
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x48247162; WORD $0xd759 // vmulps %zmm7, %zmm11, %zmm10
-	LONG $0x482cf162; WORD $0xfe59 // vmulps %zmm6, %zmm10, %zmm7
-	LONG $0x482dd262; WORD $0xf9b8 // vfmadd231ps %zmm9, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm9) + zmm7
-	QUAD $0xff357c98583d9262 // vfmadd132ps -0x4(%r13,%r14){1to16}, %zmm8, %zmm7 # zmm7 = (zmm7 * mem) + zmm8
+	LONG $0x48355162; WORD $0xcbd2 // vpsrld %xmm11, %zmm9, %zmm9
+	LONG $0x487d5262; WORD $0x5833; BYTE $0x42 // vpmovzxwd 0x840(%r8), %zmm11
+	LONG $0x6e7941c4; BYTE $0xe2 // vmovd %r10d, %xmm12
+	LONG $0x48255162; WORD $0xdcd2 // vpsrld %xmm12, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
+	LONG $0x48257162; WORD $0xdcdb // vpandd %zmm4, %zmm11, %zmm11
+	LONG $0x48357362; WORD $0xdb25; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm9, %zmm11
+	LONG $0x48257162; WORD $0xcdfe // vpaddd %zmm5, %zmm11, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48445162; WORD $0xd959 // vmulps %zmm9, %zmm7, %zmm11
+	LONG $0x48247162; WORD $0xce59 // vmulps %zmm6, %zmm11, %zmm9
+	LONG $0x48255262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm11, %zmm9 # zmm9 = (zmm11 * zmm10) + zmm9
+	LONG $0x583d5262; WORD $0x4d98; BYTE $0xff // vfmadd132ps -0x4(%r13){1to16}, %zmm8, %zmm9 # zmm9 = (zmm9 * mem) + zmm8
+	QUAD $0x0021103094180f41; BYTE $0x00 // prefetcht1 0x2110(%r8,%rsi)
+	QUAD $0x001110308c180f41; BYTE $0x00 // prefetcht0 0x1110(%r8,%rsi)
+	QUAD $0x0021503094180f41; BYTE $0x00 // prefetcht1 0x2150(%r8,%rsi)
+	QUAD $0x001150308c180f41; BYTE $0x00 // prefetcht0 0x1150(%r8,%rsi)
+	QUAD $0x0021903094180f41; BYTE $0x00 // prefetcht1 0x2190(%r8,%rsi)
+	QUAD $0x001190308c180f41; BYTE $0x00 // prefetcht0 0x1190(%r8,%rsi)
+	QUAD $0x0021d03094180f41; BYTE $0x00 // prefetcht1 0x21d0(%r8,%rsi)
+	QUAD $0x0011d0308c180f41; BYTE $0x00 // prefetcht0 0x11d0(%r8,%rsi)
+	QUAD $0x0022103094180f41; BYTE $0x00 // prefetcht1 0x2210(%r8,%rsi)
+	QUAD $0x001210308c180f41; BYTE $0x00 // prefetcht0 0x1210(%r8,%rsi)
+	QUAD $0x001d4458487d5262 // vpbroadcastd (%r13,%rbx), %zmm8
+	QUAD $0x0408546f48fe5162 // vmovdqu64 0x100(%r8,%rcx), %zmm10
+	QUAD $0x05085c6f48fe5162 // vmovdqu64 0x140(%r8,%rcx), %zmm11
+	QUAD $0x0608646f48fe5162 // vmovdqu64 0x180(%r8,%rcx), %zmm12
+	QUAD $0x07086c6f48fe5162 // vmovdqu64 0x1c0(%r8,%rcx), %zmm13
+	LONG $0x48ad7162; WORD $0xf0db // vpandq %zmm0, %zmm10, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	LONG $0xef0141c4; BYTE $0xff // vpxor %xmm15, %xmm15, %xmm15
+	QUAD $0xf71d7c50580d5262 // vpdpbusd -0x24(%r13,%rbx){1to16}, %zmm14, %zmm15
+	LONG $0x48a57162; WORD $0xf0db // vpandq %zmm0, %zmm11, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	QUAD $0xf81d7c50580d5262 // vpdpbusd -0x20(%r13,%rbx){1to16}, %zmm14, %zmm15
+	LONG $0x489d7162; WORD $0xf0db // vpandq %zmm0, %zmm12, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	QUAD $0xf91d7c50580d5262 // vpdpbusd -0x1c(%r13,%rbx){1to16}, %zmm14, %zmm15
+	LONG $0x48957162; WORD $0xf0db // vpandq %zmm0, %zmm13, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	QUAD $0xfa1d7c50580d5262 // vpdpbusd -0x18(%r13,%rbx){1to16}, %zmm14, %zmm15
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	QUAD $0xfb1d4450582d5262 // vpdpbusd -0x14(%r13,%rbx){1to16}, %zmm10, %zmm8
+	LONG $0x482dd162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	QUAD $0xfc1d4450582d5262 // vpdpbusd -0x10(%r13,%rbx){1to16}, %zmm10, %zmm8
+	LONG $0x482dd162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	QUAD $0xfd1d4450582d5262 // vpdpbusd -0xc(%r13,%rbx){1to16}, %zmm10, %zmm8
+	LONG $0x482dd162; WORD $0xd572; BYTE $0x04 // vpsrld $0x4, %zmm13, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	QUAD $0xfe1d4450582d5262 // vpdpbusd -0x8(%r13,%rbx){1to16}, %zmm10, %zmm8
+	LONG $0x483d5162; WORD $0xd7fe // vpaddd %zmm15, %zmm8, %zmm10
+	LONG $0x48fe5162; WORD $0x406f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm8
+	LONG $0x04508d44 // leal 0x4(%rax), %r10d
+	LONG $0x6e7941c4; BYTE $0xda // vmovd %r10d, %xmm11
+	LONG $0x483d5162; WORD $0xc3d2 // vpsrld %xmm11, %zmm8, %zmm8
+	LONG $0x487d5262; WORD $0x5833; BYTE $0x42 // vpmovzxwd 0x840(%r8), %zmm11
+	QUAD $0x00000002fd148d46 // leal 0x2(,%r15,8), %r10d
+	LONG $0x6e7941c4; BYTE $0xe2 // vmovd %r10d, %xmm12
+	LONG $0x48255162; WORD $0xdcd2 // vpsrld %xmm12, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
+	LONG $0x48257162; WORD $0xdcdb // vpandd %zmm4, %zmm11, %zmm11
+	LONG $0x483d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm8, %zmm11
+	LONG $0x48257162; WORD $0xc5fe // vpaddd %zmm5, %zmm11, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48445162; WORD $0xd859 // vmulps %zmm8, %zmm7, %zmm11
+	LONG $0x48247162; WORD $0xc659 // vmulps %zmm6, %zmm11, %zmm8
+	LONG $0x48255262; WORD $0xc2b8 // vfmadd231ps %zmm10, %zmm11, %zmm8 # zmm8 = (zmm11 * zmm10) + zmm8
+	QUAD $0xff1d449858355262 // vfmadd132ps -0x4(%r13,%rbx){1to16}, %zmm9, %zmm8 # zmm8 = (zmm8 * mem) + zmm9
+	QUAD $0x0022203094180f41; BYTE $0x00 // prefetcht1 0x2220(%r8,%rsi)
+	QUAD $0x001220308c180f41; BYTE $0x00 // prefetcht0 0x1220(%r8,%rsi)
+	QUAD $0x0022603094180f41; BYTE $0x00 // prefetcht1 0x2260(%r8,%rsi)
+	QUAD $0x001260308c180f41; BYTE $0x00 // prefetcht0 0x1260(%r8,%rsi)
+	QUAD $0x0022a03094180f41; BYTE $0x00 // prefetcht1 0x22a0(%r8,%rsi)
+	QUAD $0x0012a0308c180f41; BYTE $0x00 // prefetcht0 0x12a0(%r8,%rsi)
+	QUAD $0x0022e03094180f41; BYTE $0x00 // prefetcht1 0x22e0(%r8,%rsi)
+	QUAD $0x0012e0308c180f41; BYTE $0x00 // prefetcht0 0x12e0(%r8,%rsi)
+	QUAD $0x0023203094180f41; BYTE $0x00 // prefetcht1 0x2320(%r8,%rsi)
+	QUAD $0x001320308c180f41; BYTE $0x00 // prefetcht0 0x1320(%r8,%rsi)
+	QUAD $0x003d4c58487d5262 // vpbroadcastd (%r13,%rdi), %zmm9
+	QUAD $0x0808546f48fe5162 // vmovdqu64 0x200(%r8,%rcx), %zmm10
+	QUAD $0x09085c6f48fe5162 // vmovdqu64 0x240(%r8,%rcx), %zmm11
+	QUAD $0x0a08646f48fe5162 // vmovdqu64 0x280(%r8,%rcx), %zmm12
+	QUAD $0x0b086c6f48fe5162 // vmovdqu64 0x2c0(%r8,%rcx), %zmm13
+	LONG $0x48ad7162; WORD $0xf0db // vpandq %zmm0, %zmm10, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	LONG $0xef0141c4; BYTE $0xff // vpxor %xmm15, %xmm15, %xmm15
+	QUAD $0xf73d7c50580d5262 // vpdpbusd -0x24(%r13,%rdi){1to16}, %zmm14, %zmm15
+	LONG $0x48a57162; WORD $0xf0db // vpandq %zmm0, %zmm11, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	QUAD $0xf83d7c50580d5262 // vpdpbusd -0x20(%r13,%rdi){1to16}, %zmm14, %zmm15
+	LONG $0x489d7162; WORD $0xf0db // vpandq %zmm0, %zmm12, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	QUAD $0xf93d7c50580d5262 // vpdpbusd -0x1c(%r13,%rdi){1to16}, %zmm14, %zmm15
+	LONG $0x48957162; WORD $0xf0db // vpandq %zmm0, %zmm13, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	QUAD $0xfa3d7c50580d5262 // vpdpbusd -0x18(%r13,%rdi){1to16}, %zmm14, %zmm15
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	QUAD $0xfb3d4c50582d5262 // vpdpbusd -0x14(%r13,%rdi){1to16}, %zmm10, %zmm9
+	LONG $0x482dd162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	QUAD $0xfc3d4c50582d5262 // vpdpbusd -0x10(%r13,%rdi){1to16}, %zmm10, %zmm9
+	LONG $0x482dd162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	QUAD $0xfd3d4c50582d5262 // vpdpbusd -0xc(%r13,%rdi){1to16}, %zmm10, %zmm9
+	LONG $0x482dd162; WORD $0xd572; BYTE $0x04 // vpsrld $0x4, %zmm13, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	QUAD $0xfe3d4c50582d5262 // vpdpbusd -0x8(%r13,%rdi){1to16}, %zmm10, %zmm9
+	LONG $0x48355162; WORD $0xd7fe // vpaddd %zmm15, %zmm9, %zmm10
+	LONG $0x48fe5162; WORD $0x486f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm9
+	LONG $0x08508d44 // leal 0x8(%rax), %r10d
+	LONG $0x6e7941c4; BYTE $0xda // vmovd %r10d, %xmm11
+	LONG $0x48355162; WORD $0xcbd2 // vpsrld %xmm11, %zmm9, %zmm9
+	LONG $0x487d5262; WORD $0x5833; BYTE $0x42 // vpmovzxwd 0x840(%r8), %zmm11
+	QUAD $0x00000004fd148d46 // leal 0x4(,%r15,8), %r10d
+	LONG $0x6e7941c4; BYTE $0xe2 // vmovd %r10d, %xmm12
+	LONG $0x48255162; WORD $0xdcd2 // vpsrld %xmm12, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
+	LONG $0x48257162; WORD $0xdcdb // vpandd %zmm4, %zmm11, %zmm11
+	LONG $0x48357362; WORD $0xdb25; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm9, %zmm11
+	LONG $0x48257162; WORD $0xcdfe // vpaddd %zmm5, %zmm11, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48445162; WORD $0xd959 // vmulps %zmm9, %zmm7, %zmm11
+	LONG $0x48247162; WORD $0xce59 // vmulps %zmm6, %zmm11, %zmm9
+	LONG $0x48255262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm11, %zmm9 # zmm9 = (zmm11 * zmm10) + zmm9
+	QUAD $0xff3d4c98583d5262 // vfmadd132ps -0x4(%r13,%rdi){1to16}, %zmm8, %zmm9 # zmm9 = (zmm9 * mem) + zmm8
+	QUAD $0x0023303094180f41; BYTE $0x00 // prefetcht1 0x2330(%r8,%rsi)
+	QUAD $0x001330308c180f41; BYTE $0x00 // prefetcht0 0x1330(%r8,%rsi)
+	QUAD $0x0023703094180f41; BYTE $0x00 // prefetcht1 0x2370(%r8,%rsi)
+	QUAD $0x001370308c180f41; BYTE $0x00 // prefetcht0 0x1370(%r8,%rsi)
+	QUAD $0x0023b03094180f41; BYTE $0x00 // prefetcht1 0x23b0(%r8,%rsi)
+	QUAD $0x0013b0308c180f41; BYTE $0x00 // prefetcht0 0x13b0(%r8,%rsi)
+	QUAD $0x0023f03094180f41; BYTE $0x00 // prefetcht1 0x23f0(%r8,%rsi)
+	QUAD $0x0013f0308c180f41; BYTE $0x00 // prefetcht0 0x13f0(%r8,%rsi)
+	QUAD $0x0024303094180f41; BYTE $0x00 // prefetcht1 0x2430(%r8,%rsi)
+	QUAD $0x001430308c180f41; BYTE $0x00 // prefetcht0 0x1430(%r8,%rsi)
+	QUAD $0x00354458487d1262 // vpbroadcastd (%r13,%r14), %zmm8
+	QUAD $0x0c08546f48fe5162 // vmovdqu64 0x300(%r8,%rcx), %zmm10
+	QUAD $0x0d085c6f48fe5162 // vmovdqu64 0x340(%r8,%rcx), %zmm11
+	QUAD $0x0e08646f48fe5162 // vmovdqu64 0x380(%r8,%rcx), %zmm12
+	QUAD $0x0f086c6f48fe5162 // vmovdqu64 0x3c0(%r8,%rcx), %zmm13
+	LONG $0x48ad7162; WORD $0xf0db // vpandq %zmm0, %zmm10, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	LONG $0xef0141c4; BYTE $0xff // vpxor %xmm15, %xmm15, %xmm15
+	QUAD $0xf7357c50580d1262 // vpdpbusd -0x24(%r13,%r14){1to16}, %zmm14, %zmm15
+	LONG $0x48a57162; WORD $0xf0db // vpandq %zmm0, %zmm11, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	QUAD $0xf8357c50580d1262 // vpdpbusd -0x20(%r13,%r14){1to16}, %zmm14, %zmm15
+	LONG $0x489d7162; WORD $0xf0db // vpandq %zmm0, %zmm12, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	QUAD $0xf9357c50580d1262 // vpdpbusd -0x1c(%r13,%r14){1to16}, %zmm14, %zmm15
+	LONG $0x48957162; WORD $0xf0db // vpandq %zmm0, %zmm13, %zmm14
+	LONG $0x48755262; WORD $0xf600 // vpshufb %zmm14, %zmm1, %zmm14
+	LONG $0x480d7162; WORD $0xf2ef // vpxord %zmm2, %zmm14, %zmm14
+	QUAD $0xfa357c50580d1262 // vpdpbusd -0x18(%r13,%r14){1to16}, %zmm14, %zmm15
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	QUAD $0xfb354450582d1262 // vpdpbusd -0x14(%r13,%r14){1to16}, %zmm10, %zmm8
+	LONG $0x482dd162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	QUAD $0xfc354450582d1262 // vpdpbusd -0x10(%r13,%r14){1to16}, %zmm10, %zmm8
+	LONG $0x482dd162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	QUAD $0xfd354450582d1262 // vpdpbusd -0xc(%r13,%r14){1to16}, %zmm10, %zmm8
+	LONG $0x482dd162; WORD $0xd572; BYTE $0x04 // vpsrld $0x4, %zmm13, %zmm10
+	LONG $0x48ad7162; WORD $0xd0db // vpandq %zmm0, %zmm10, %zmm10
+	LONG $0x48755262; WORD $0xd200 // vpshufb %zmm10, %zmm1, %zmm10
+	LONG $0x482d7162; WORD $0xd2ef // vpxord %zmm2, %zmm10, %zmm10
+	QUAD $0xfe354450582d1262 // vpdpbusd -0x8(%r13,%r14){1to16}, %zmm10, %zmm8
+	LONG $0x483d5162; WORD $0xd7fe // vpaddd %zmm15, %zmm8, %zmm10
+	LONG $0x48fe5162; WORD $0x406f; BYTE $0x20 // vmovdqu64 0x800(%r8), %zmm8
+	WORD $0xc883; BYTE $0x0c // orl $0xc, %eax
+	LONG $0xd86e79c5 // vmovd %eax, %xmm11
+	LONG $0x483d5162; WORD $0xc3d2 // vpsrld %xmm11, %zmm8, %zmm8
+	LONG $0x487d5262; WORD $0x5833; BYTE $0x42 // vpmovzxwd 0x840(%r8), %zmm11
+	QUAD $0x00000006fd048d42 // leal 0x6(,%r15,8), %eax
+	LONG $0xe06e79c5 // vmovd %eax, %xmm12
+	LONG $0x48255162; WORD $0xdcd2 // vpsrld %xmm12, %zmm11, %zmm11
+	LONG $0x4825d162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm11
+	LONG $0x48257162; WORD $0xdcdb // vpandd %zmm4, %zmm11, %zmm11
+	LONG $0x483d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm8, %zmm11
+	LONG $0x48257162; WORD $0xc5fe // vpaddd %zmm5, %zmm11, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48445162; WORD $0xd859 // vmulps %zmm8, %zmm7, %zmm11
+	LONG $0x48247162; WORD $0xc659 // vmulps %zmm6, %zmm11, %zmm8
+	LONG $0x48255262; WORD $0xc2b8 // vfmadd231ps %zmm10, %zmm11, %zmm8 # zmm8 = (zmm11 * zmm10) + zmm8
+	QUAD $0xff35449858351262 // vfmadd132ps -0x4(%r13,%r14){1to16}, %zmm9, %zmm8 # zmm8 = (zmm8 * mem) + zmm9
 	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
-	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
-	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
-	LONG $0xf92a850f; WORD $0xffff // jne 0x3f50 <k_tile_iq4_xs+0x120>
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xf85c850f; WORD $0xffff // jne 0x4300 <k_tile_iq4_xs+0x120>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x487cf162; WORD $0x3c11; BYTE $0x10 // vmovups %zmm7, (%rax,%rdx)
+	LONG $0x487c3162; WORD $0x0411; BYTE $0x20 // vmovups %zmm8, (%rax,%r12)
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	LONG $0x80c08149; WORD $0x0008; BYTE $0x00 // addq $0x880, %r8 # imm = 0x880
 	LONG $0x244c034c; BYTE $0x28 // addq 0x28(%rsp), %r9
 	LONG $0x246c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rbp
-	LONG $0xf8f0850f; WORD $0xffff // jne 0x3f40 <k_tile_iq4_xs+0x110>
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x244c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rcx
+	LONG $0xf827850f; WORD $0xffff // jne 0x42f0 <k_tile_iq4_xs+0x110>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	LONG $0x24643b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r12
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0xf898850f; WORD $0xffff // jne 0x3f00 <k_tile_iq4_xs+0xd0>
-	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x4710 <k_tile_iq4_xs+0x8e0>
+	LONG $0xf7cf850f; WORD $0xffff // jne 0x42b0 <k_tile_iq4_xs+0xd0>
+	LONG $0x00009ae9; BYTE $0x00 // jmp 0x4b80 <k_tile_iq4_xs+0x9a0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x009a850f; WORD $0x0000 // jne 0x4710 <k_tile_iq4_xs+0x8e0>
+	LONG $0x0091850f; WORD $0x0000 // jne 0x4b80 <k_tile_iq4_xs+0x9a0>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x4685 <k_tile_iq4_xs+0x855>
+	WORD $0x0473 // jae 0x4afe <k_tile_iq4_xs+0x91e>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x56eb // jmp 0x46db <k_tile_iq4_xs+0x8ab>
+	WORD $0x4deb // jmp 0x4b4b <k_tile_iq4_xs+0x96b>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xc0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x48fef162; WORD $0x427f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdx)
 	LONG $0x48fef162; WORD $0x427f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdx)
 	LONG $0x48fef162; WORD $0x427f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdx)
@@ -3088,9 +3194,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xd575 // jne 0x46b0 <k_tile_iq4_xs+0x880>
+	WORD $0xd575 // jne 0x4b20 <k_tile_iq4_xs+0x940>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x3074 // je 0x4710 <k_tile_iq4_xs+0x8e0>
+	WORD $0x3074 // je 0x4b80 <k_tile_iq4_xs+0x9a0>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x240c0148 // addq %rcx, (%rsp)
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
@@ -3101,8 +3207,8 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x0a // vmovdqu64 %zmm0, (%rdx,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xf075 // jne 0x4700 <k_tile_iq4_xs+0x8d0>
-	LONG $0x40c48348 // addq $0x40, %rsp
+	WORD $0xf075 // jne 0x4b70 <k_tile_iq4_xs+0x990>
+	LONG $0x38c48348 // addq $0x38, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3118,41 +3224,46 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02d08e0f; WORD $0x0000 // jle 0x4a10 <k_tile_mxfp4+0x2e0>
+	LONG $0x03008e0f; WORD $0x0000 // jle 0x4eb0 <k_tile_mxfp4+0x310>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02378e0f; WORD $0x0000 // jle 0x498b <k_tile_mxfp4+0x25b>
+	LONG $0x026a8e0f; WORD $0x0000 // jle 0x4e2e <k_tile_mxfp4+0x28e>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	LONG $0x24c18349 // addq $0x24, %r9
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x0a4b0578487df262; WORD $0x0000 // vpbroadcastb 0xa4b(%rip), %zmm0 # 0x51c0 <k_tile_mxfp4+0xa90>
-	QUAD $0x0a510d5a487df262; WORD $0x0000 // vbroadcasti32x4 0xa51(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
-	QUAD $0x02d71558487df262; WORD $0x0000 // vpbroadcastd 0x2d7(%rip), %zmm2 # 0x4a60 <k_tile_mxfp4+0x330>
-	QUAD $0x000a2f1d7879e2c4; BYTE $0x00 // vpbroadcastb 0xa2f(%rip), %xmm3 # 0x51c1 <k_tile_mxfp4+0xa91>
-	QUAD $0x02b42558487df262; WORD $0x0000 // vpbroadcastd 0x2b4(%rip), %zmm4 # 0x4a50 <k_tile_mxfp4+0x320>
-	QUAD $0x02a22d58487df262; WORD $0x0000 // vpbroadcastd 0x2a2(%rip), %zmm5 # 0x4a48 <k_tile_mxfp4+0x318>
-	QUAD $0x02a43518487df262; WORD $0x0000 // vbroadcastss 0x2a4(%rip), %zmm6 # 0x4a54 <k_tile_mxfp4+0x324>
+	QUAD $0x0b1b0578487df262; WORD $0x0000 // vpbroadcastb 0xb1b(%rip), %zmm0 # 0x5700 <k_tile_mxfp4+0xb60>
+	QUAD $0x0b210d5a487df262; WORD $0x0000 // vbroadcasti32x4 0xb21(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x02ef1558487df262; WORD $0x0000 // vpbroadcastd 0x2ef(%rip), %zmm2 # 0x4ee8 <k_tile_mxfp4+0x348>
+	QUAD $0x000aff1d7879e2c4; BYTE $0x00 // vpbroadcastb 0xaff(%rip), %xmm3 # 0x5701 <k_tile_mxfp4+0xb61>
+	QUAD $0x02c42558487df262; WORD $0x0000 // vpbroadcastd 0x2c4(%rip), %zmm4 # 0x4ed0 <k_tile_mxfp4+0x330>
+	QUAD $0x02b22d58487df262; WORD $0x0000 // vpbroadcastd 0x2b2(%rip), %zmm5 # 0x4ec8 <k_tile_mxfp4+0x328>
+	QUAD $0x02b43518487df262; WORD $0x0000 // vbroadcastss 0x2b4(%rip), %zmm6 # 0x4ed4 <k_tile_mxfp4+0x334>
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x1474 // je 0x47d0 <k_tile_mxfp4+0xa0>
+	WORD $0x1474 // je 0x4c40 <k_tile_mxfp4+0xa0>
 	LONG $0x487cb162; WORD $0x3c10; BYTE $0x18 // vmovups (%rax,%r11), %zmm7
-	WORD $0x16eb // jmp 0x47db <k_tile_mxfp4+0xab>
+	WORD $0x16eb // jmp 0x4c4b <k_tile_mxfp4+0xab>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0x487cb162; WORD $0x3c11; BYTE $0x18 // vmovups %zmm7, (%rax,%r11)
 	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000200090180f41 // prefetcht1 0x2000(%r8)
 	QUAD $0x0000100088180f41 // prefetcht0 0x1000(%r8)
+	QUAD $0x0000204090180f41 // prefetcht1 0x2040(%r8)
 	QUAD $0x0000104088180f41 // prefetcht0 0x1040(%r8)
+	QUAD $0x0000208090180f41 // prefetcht1 0x2080(%r8)
 	QUAD $0x0000108088180f41 // prefetcht0 0x1080(%r8)
+	QUAD $0x000020c090180f41 // prefetcht1 0x20c0(%r8)
 	QUAD $0x000010c088180f41 // prefetcht0 0x10c0(%r8)
+	QUAD $0x0000210090180f41 // prefetcht1 0x2100(%r8)
 	QUAD $0x0000110088180f41 // prefetcht0 0x1100(%r8)
 	LONG $0x487d7262; WORD $0x0358 // vpbroadcastd (%rbx), %zmm8
 	LONG $0x48fe5162; WORD $0x086f // vmovdqu64 (%r8), %zmm9
@@ -3162,19 +3273,20 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48b57162; WORD $0xe8db // vpandq %zmm0, %zmm9, %zmm13
 	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
 	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	LONG $0x58157262; WORD $0x4350; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm13, %zmm8
+	LONG $0xef0941c4; BYTE $0xf6 // vpxor %xmm14, %xmm14, %xmm14
+	LONG $0x58157262; WORD $0x7350; BYTE $0xf7 // vpdpbusd -0x24(%rbx){1to16}, %zmm13, %zmm14
 	LONG $0x48ad7162; WORD $0xe8db // vpandq %zmm0, %zmm10, %zmm13
 	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
 	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	LONG $0x58157262; WORD $0x4350; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm13, %zmm8
+	LONG $0x58157262; WORD $0x7350; BYTE $0xf8 // vpdpbusd -0x20(%rbx){1to16}, %zmm13, %zmm14
 	LONG $0x48a57162; WORD $0xe8db // vpandq %zmm0, %zmm11, %zmm13
 	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
 	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	LONG $0x58157262; WORD $0x4350; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm13, %zmm8
+	LONG $0x58157262; WORD $0x7350; BYTE $0xf9 // vpdpbusd -0x1c(%rbx){1to16}, %zmm13, %zmm14
 	LONG $0x489d7162; WORD $0xe8db // vpandq %zmm0, %zmm12, %zmm13
 	LONG $0x48755262; WORD $0xed00 // vpshufb %zmm13, %zmm1, %zmm13
 	LONG $0x48157162; WORD $0xeaef // vpxord %zmm2, %zmm13, %zmm13
-	LONG $0x58157262; WORD $0x4350; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm13, %zmm8
+	LONG $0x58157262; WORD $0x7350; BYTE $0xfa // vpdpbusd -0x18(%rbx){1to16}, %zmm13, %zmm14
 	LONG $0x4835d162; WORD $0xd172; BYTE $0x04 // vpsrld $0x4, %zmm9, %zmm9
 	LONG $0x48b57162; WORD $0xc8db // vpandq %zmm0, %zmm9, %zmm9
 	LONG $0x48755262; WORD $0xc900 // vpshufb %zmm9, %zmm1, %zmm9
@@ -3195,6 +3307,7 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48755262; WORD $0xc900 // vpshufb %zmm9, %zmm1, %zmm9
 	LONG $0x48357162; WORD $0xcaef // vpxord %zmm2, %zmm9, %zmm9
 	LONG $0x58357262; WORD $0x4350; BYTE $0xfe // vpdpbusd -0x8(%rbx){1to16}, %zmm9, %zmm8
+	LONG $0x483d5162; WORD $0xc6fe // vpaddd %zmm14, %zmm8, %zmm8
 	QUAD $0x000100886f7a41c4; BYTE $0x00 // vmovdqu 0x100(%r8), %xmm9
 	LONG $0x487d5262; WORD $0xd131 // vpmovzxbd %xmm9, %zmm10 # zmm10 = xmm9[0],zero,zero,zero,xmm9[1],zero,zero,zero,xmm9[2],zero,zero,zero,xmm9[3],zero,zero,zero,xmm9[4],zero,zero,zero,xmm9[5],zero,zero,zero,xmm9[6],zero,zero,zero,xmm9[7],zero,zero,zero,xmm9[8],zero,zero,zero,xmm9[9],zero,zero,zero,xmm9[10],zero,zero,zero,xmm9[11],zero,zero,zero,xmm9[12],zero,zero,zero,xmm9[13],zero,zero,zero,xmm9[14],zero,zero,zero,xmm9[15],zero,zero,zero
 	LONG $0x0835f362; WORD $0xcb3e; BYTE $0x06 // vpcmpnleub %xmm3, %xmm9, %k1
@@ -3209,25 +3322,24 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c08149; WORD $0x0001; BYTE $0x00 // addq $0x110, %r8 # imm = 0x110
 	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
 	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0xfe76850f; WORD $0xffff // jne 0x47f0 <k_tile_mxfp4+0xc0>
+	LONG $0xfe43850f; WORD $0xffff // jne 0x4c60 <k_tile_mxfp4+0xc0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe2a850f; WORD $0xffff // jne 0x47b0 <k_tile_mxfp4+0x80>
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x4a10 <k_tile_mxfp4+0x2e0>
+	LONG $0xfdf7850f; WORD $0xffff // jne 0x4c20 <k_tile_mxfp4+0x80>
+	LONG $0x000082e9; BYTE $0x00 // jmp 0x4eb0 <k_tile_mxfp4+0x310>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x007c850f; WORD $0x0000 // jne 0x4a10 <k_tile_mxfp4+0x2e0>
+	LONG $0x0079850f; WORD $0x0000 // jne 0x4eb0 <k_tile_mxfp4+0x310>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x49a3 <k_tile_mxfp4+0x273>
+	WORD $0x0473 // jae 0x4e46 <k_tile_mxfp4+0x2a6>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x48eb // jmp 0x49eb <k_tile_mxfp4+0x2bb>
+	WORD $0x45eb // jmp 0x4e8b <k_tile_mxfp4+0x2eb>
 	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xc0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfd // vmovdqu64 %zmm0, -0xc0(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xfe // vmovdqu64 %zmm0, -0x80(%rdi)
 	LONG $0x48fef162; WORD $0x477f; BYTE $0xff // vmovdqu64 %zmm0, -0x40(%rdi)
@@ -3235,9 +3347,9 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xd575 // jne 0x49c0 <k_tile_mxfp4+0x290>
+	WORD $0xd575 // jne 0x4e60 <k_tile_mxfp4+0x2c0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2074 // je 0x4a10 <k_tile_mxfp4+0x2e0>
+	WORD $0x2074 // je 0x4eb0 <k_tile_mxfp4+0x310>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
@@ -3246,43 +3358,11 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fef162; WORD $0x047f; BYTE $0x08 // vmovdqu64 %zmm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xf075 // jne 0x4a00 <k_tile_mxfp4+0x2d0>
+	WORD $0xf075 // jne 0x4ea0 <k_tile_mxfp4+0x300>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -3303,15 +3383,69 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
-	WORD $0xffe0 // loopne 0x4a5d <k_tile_mxfp4+0x32d>
-	WORD $0xffff // <unknown>
-	LONG $0x80808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30308080(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xff00 // addb %bh, %bh
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0xffe08000; WORD $0xffff // addb %al, -0x20(%rax)
+	LONG $0x80808080; WORD $0xf0f0; BYTE $0xf0 // addb $-0x10, -0xf0f7f80(%rax)
+	BYTE $0xf0 // lock
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x3380; BYTE $0x30 // xorb $0x30, (%rbx)
+	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0300 // addb %al, (%rbx)
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0003 // addl (%rax), %eax
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -3672,8 +3806,30 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
-	QUAD $0x0000000000000f30; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // xorb %cl, (%rdi)
-	BYTE $0x00
+	LONG $0x01808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ffe80(%rax)
+	LONG $0x80808005; BYTE $0x09 // addl $0x9808080, %eax # imm = 0x9808080
+	LONG $0x0d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ff280(%rax)
+	LONG $0x80808011; WORD $0x8015 // adcl %eax, -0x7fea7f80(%rax)
+	LONG $0x80198080; WORD $0x8080; BYTE $0x1d // addb $0x1d, -0x7f7f7fe7(%rax)
+	LONG $0x21808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fde80(%rax)
+	LONG $0x80808025; BYTE $0x29 // andl $0x29808080, %eax # imm = 0x29808080
+	LONG $0x2d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fd280(%rax)
+	LONG $0x80808031; WORD $0x8035 // xorl %eax, -0x7fca7f80(%rax)
+	LONG $0x80398080; WORD $0x8080; BYTE $0x3d // addb $0x3d, -0x7f7f7fc7(%rax)
+	LONG $0x02808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ffd80(%rax)
+	BYTE $0x06 // <unknown>
+	LONG $0x0a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ff580(%rax)
+	BYTE $0x0e // <unknown>
+	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
+	BYTE $0x16 // <unknown>
+	LONG $0x1a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe580(%rax)
+	BYTE $0x1e // <unknown>
+	LONG $0x22808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fdd80(%rax)
+	QUAD $0x8080802a80808026 // addb $-0x80, %es:-0x7f7fd580(%rax)
+	QUAD $0x808080328080802e // addb $-0x80, %cs:-0x7f7fcd80(%rax)
+	QUAD $0x8080803a80808036 // addb $-0x80, %ss:-0x7f7fc580(%rax)
+	QUAD $0x00000000000f303e; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // xorb %cl, %ds:(%rdi)
+	WORD $0x0000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
@@ -3703,21 +3859,21 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357637 <k_tile_mxfp4+0x45352f07>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357b77 <k_tile_mxfp4+0x45352fd7>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0x4fa2 <k_tile_mxfp4+0x872>
+	WORD $0x8171 // jno 0x54e2 <k_tile_mxfp4+0x942>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357647 <k_tile_mxfp4+0x45352f17>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357b87 <k_tile_mxfp4+0x45352fe7>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0x4fb2 <k_tile_mxfp4+0x882>
+	WORD $0x8171 // jno 0x54f2 <k_tile_mxfp4+0x952>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357657 <k_tile_mxfp4+0x45352f27>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357b97 <k_tile_mxfp4+0x45352ff7>
 	BYTE $0x59 // popq %rcx
-	QUAD $0x0000000000000f71; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jno 0x5050 <k_tile_mxfp4+0x920>
+	QUAD $0x0000000000000f71; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jno 0x5590 <k_tile_mxfp4+0x9f0>
 	WORD $0x0000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
@@ -3746,27 +3902,27 @@ TEXT ·tileAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x453576e7 <k_tile_mxfp4+0x45352fb7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357c27 <k_tile_mxfp4+0x45353087>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0x5052 <k_tile_mxfp4+0x922>
+	WORD $0x8171 // jno 0x5592 <k_tile_mxfp4+0x9f2>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x453576f7 <k_tile_mxfp4+0x45352fc7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357c37 <k_tile_mxfp4+0x45353097>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0x5062 <k_tile_mxfp4+0x932>
+	WORD $0x8171 // jno 0x55a2 <k_tile_mxfp4+0xa02>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357707 <k_tile_mxfp4+0x45352fd7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357c47 <k_tile_mxfp4+0x453530a7>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0x5072 <k_tile_mxfp4+0x942>
+	WORD $0x8171 // jno 0x55b2 <k_tile_mxfp4+0xa12>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357717 <k_tile_mxfp4+0x45352fe7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357c57 <k_tile_mxfp4+0x453530b7>
 	BYTE $0x59 // popq %rcx
-	QUAD $0x0000000000000f71; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jno 0x5110 <k_tile_mxfp4+0x9e0>
+	QUAD $0x0000000000000f71; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jno 0x5650 <k_tile_mxfp4+0xab0>
 	WORD $0x0000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000

@@ -14,114 +14,116 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// tile_q8_0
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02958e0f; WORD $0x0000 // jle 0x2a2 <k_tile_q8_0+0x2a2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	BYTE $0x50 // pushq %rax
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x029d8e0f; WORD $0x0000 // jle 0x2b4 <k_tile_q8_0+0x2b4>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01ae8e0f; WORD $0x0000 // jle 0x1de <k_tile_q8_0+0x1de>
+	LONG $0x01d58e0f; WORD $0x0000 // jle 0x200 <k_tile_q8_0+0x200>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0053580d587de2c4; BYTE $0x00 // vpbroadcastd 0x5358(%rip), %ymm1 # 0x53a0 <k_tile_mxfp4+0x3a0>
-	QUAD $0x00534315187de2c4; BYTE $0x00 // vbroadcastss 0x5343(%rip), %ymm2 # 0x5394 <k_tile_mxfp4+0x394>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0054e10d587de2c4; BYTE $0x00 // vpbroadcastd 0x54e1(%rip), %ymm1 # 0x5524 <k_tile_mxfp4+0x3a4>
+	QUAD $0x0054c815187de2c4; BYTE $0x00 // vbroadcastss 0x54c8(%rip), %ymm2 # 0x5514 <k_tile_mxfp4+0x394>
+	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x7b <k_tile_q8_0+0x7b>
+	WORD $0x0b75 // jne 0x6a <k_tile_q8_0+0x6a>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	BYTE $0x90 // nop
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
-	LONG $0x05e5c149 // shlq $0x5, %r13
-	LONG $0x107c81c4; WORD $0x2b1c // vmovups (%r11,%r13), %ymm3
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
-	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
-	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
-	QUAD $0x000180278c180f43; BYTE $0x00 // prefetcht0 0x180(%r15,%r12)
-	QUAD $0x000200278c180f43; BYTE $0x00 // prefetcht0 0x200(%r15,%r12)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x231c // vmovups (%r11,%r12), %ymm3
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x0020002994180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r13)
+	QUAD $0x001000298c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r13)
+	QUAD $0x0020802994180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r13)
+	QUAD $0x001080298c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r13)
+	QUAD $0x0021002994180f43; BYTE $0x00 // prefetcht1 0x2100(%r9,%r13)
+	QUAD $0x001100298c180f43; BYTE $0x00 // prefetcht0 0x1100(%r9,%r13)
+	QUAD $0x0021802994180f43; BYTE $0x00 // prefetcht1 0x2180(%r9,%r13)
+	QUAD $0x001180298c180f43; BYTE $0x00 // prefetcht0 0x1180(%r9,%r13)
+	QUAD $0x0022002994180f43; BYTE $0x00 // prefetcht1 0x2200(%r9,%r13)
+	QUAD $0x001200298c180f43; BYTE $0x00 // prefetcht0 0x1200(%r9,%r13)
 	LONG $0x587dc2c4; WORD $0x2466 // vpbroadcastd 0x24(%r14), %ymm4
 	LONG $0x587dc2c4; BYTE $0x2e // vpbroadcastd (%r14), %ymm5
-	LONG $0xef7581c4; WORD $0x2934 // vpxor (%r9,%r13), %ymm1, %ymm6
+	LONG $0xef7581c4; WORD $0x2134 // vpxor (%r9,%r12), %ymm1, %ymm6
 	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
 	LONG $0x587dc2c4; WORD $0x046e // vpbroadcastd 0x4(%r14), %ymm5
-	LONG $0xef7581c4; WORD $0x2974; BYTE $0x40 // vpxor 0x40(%r9,%r13), %ymm1, %ymm6
+	LONG $0xef7581c4; WORD $0x2174; BYTE $0x40 // vpxor 0x40(%r9,%r12), %ymm1, %ymm6
 	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
 	LONG $0x587dc2c4; WORD $0x086e // vpbroadcastd 0x8(%r14), %ymm5
-	QUAD $0x008029b4ef7581c4; WORD $0x0000 // vpxor 0x80(%r9,%r13), %ymm1, %ymm6
+	QUAD $0x008021b4ef7581c4; WORD $0x0000 // vpxor 0x80(%r9,%r12), %ymm1, %ymm6
 	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
 	LONG $0x587dc2c4; WORD $0x0c6e // vpbroadcastd 0xc(%r14), %ymm5
-	QUAD $0x00c029b4ef7581c4; WORD $0x0000 // vpxor 0xc0(%r9,%r13), %ymm1, %ymm6
+	QUAD $0x00c021b4ef7581c4; WORD $0x0000 // vpxor 0xc0(%r9,%r12), %ymm1, %ymm6
 	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
 	LONG $0x587dc2c4; WORD $0x106e // vpbroadcastd 0x10(%r14), %ymm5
-	QUAD $0x010029b4ef7581c4; WORD $0x0000 // vpxor 0x100(%r9,%r13), %ymm1, %ymm6
+	QUAD $0x010021b4ef7581c4; WORD $0x0000 // vpxor 0x100(%r9,%r12), %ymm1, %ymm6
 	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
 	LONG $0x587dc2c4; WORD $0x146e // vpbroadcastd 0x14(%r14), %ymm5
-	QUAD $0x014029b4ef7581c4; WORD $0x0000 // vpxor 0x140(%r9,%r13), %ymm1, %ymm6
+	QUAD $0x014021b4ef7581c4; WORD $0x0000 // vpxor 0x140(%r9,%r12), %ymm1, %ymm6
 	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
 	LONG $0x587dc2c4; WORD $0x186e // vpbroadcastd 0x18(%r14), %ymm5
-	QUAD $0x018029b4ef7581c4; WORD $0x0000 // vpxor 0x180(%r9,%r13), %ymm1, %ymm6
+	QUAD $0x018021b4ef7581c4; WORD $0x0000 // vpxor 0x180(%r9,%r12), %ymm1, %ymm6
 	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
 	LONG $0x587dc2c4; WORD $0x1c6e // vpbroadcastd 0x1c(%r14), %ymm5
-	QUAD $0x01c029b4ef7581c4; WORD $0x0000 // vpxor 0x1c0(%r9,%r13), %ymm1, %ymm6
+	QUAD $0x01c021b4ef7581c4; WORD $0x0000 // vpxor 0x1c0(%r9,%r12), %ymm1, %ymm6
 	LONG $0x504de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm6, %ymm4
-	QUAD $0x020001ac137dc2c4; WORD $0x0000 // vcvtph2ps 0x200(%r9,%rax), %ymm5
+	QUAD $0x020039ac137d82c4; WORD $0x0000 // vcvtph2ps 0x200(%r9,%r15), %ymm5
 	LONG $0xf259d4c5 // vmulps %ymm2, %ymm5, %ymm6
 	LONG $0xb855e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm4) + ymm6
 	LONG $0x187dc2c4; WORD $0x2066 // vbroadcastss 0x20(%r14), %ymm4
 	LONG $0xa84de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm3
-	LONG $0x117c81c4; WORD $0x2b24 // vmovups %ymm4, (%r11,%r13)
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x117c81c4; WORD $0x2324 // vmovups %ymm4, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfee1850f; WORD $0xffff // jne 0x90 <k_tile_q8_0+0x90>
+	LONG $0xfeaf850f; WORD $0xffff // jne 0x80 <k_tile_q8_0+0x80>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x20c18149; WORD $0x0002; BYTE $0x00 // addq $0x220, %r9 # imm = 0x220
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfeb3850f; WORD $0xffff // jne 0x80 <k_tile_q8_0+0x80>
+	LONG $0xfe81850f; WORD $0xffff // jne 0x70 <k_tile_q8_0+0x70>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe87850f; WORD $0xffff // jne 0x60 <k_tile_q8_0+0x60>
-	LONG $0x0000b6e9; BYTE $0x00 // jmp 0x294 <k_tile_q8_0+0x294>
+	LONG $0xfe55850f; WORD $0xffff // jne 0x50 <k_tile_q8_0+0x50>
+	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x2b4 <k_tile_q8_0+0x2b4>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00ad850f; WORD $0x0000 // jne 0x294 <k_tile_q8_0+0x294>
+	LONG $0x00ab850f; WORD $0x0000 // jne 0x2b4 <k_tile_q8_0+0x2b4>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x1f6 <k_tile_q8_0+0x1f6>
+	WORD $0x0473 // jae 0x218 <k_tile_q8_0+0x218>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x6aeb // jmp 0x260 <k_tile_q8_0+0x260>
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
-	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x68eb // jmp 0x280 <k_tile_q8_0+0x280>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -133,23 +135,21 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x220 <k_tile_q8_0+0x220>
+	WORD $0xc075 // jne 0x240 <k_tile_q8_0+0x240>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x294 <k_tile_q8_0+0x294>
+	WORD $0x2f74 // je 0x2b4 <k_tile_q8_0+0x2b4>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x280 <k_tile_q8_0+0x280>
-	LONG $0x08c48348 // addq $0x8, %rsp
+	WORD $0xec75 // jne 0x2a0 <k_tile_q8_0+0x2a0>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -158,290 +158,119 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q4_0
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02c58e0f; WORD $0x0000 // jle 0x582 <k_tile_q4_0+0x2d2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x10ec8348 // subq $0x10, %rsp
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x028d8e0f; WORD $0x0000 // jle 0x574 <k_tile_q4_0+0x2a4>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01e68e0f; WORD $0x0000 // jle 0x4c9 <k_tile_q4_0+0x219>
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x01c88e0f; WORD $0x0000 // jle 0x4c3 <k_tile_q4_0+0x1f3>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0050980d587de2c4; BYTE $0x00 // vpbroadcastd 0x5098(%rip), %ymm1 # 0x5398 <k_tile_mxfp4+0x398>
-	QUAD $0x00508b15187de2c4; BYTE $0x00 // vbroadcastss 0x508b(%rip), %ymm2 # 0x5394 <k_tile_mxfp4+0x394>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	QUAD $0x0052050d587de2c4; BYTE $0x00 // vpbroadcastd 0x5205(%rip), %ymm1 # 0x5518 <k_tile_mxfp4+0x398>
+	QUAD $0x00520c15587de2c4; BYTE $0x00 // vpbroadcastd 0x520c(%rip), %ymm2 # 0x5528 <k_tile_mxfp4+0x3a8>
+	QUAD $0x0051ef1d187de2c4; BYTE $0x00 // vbroadcastss 0x51ef(%rip), %ymm3 # 0x5514 <k_tile_mxfp4+0x394>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x241c034c // addq (%rsp), %r11
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0b75 // jne 0x331 <k_tile_q4_0+0x81>
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0b75 // jne 0x34a <k_tile_q4_0+0x7a>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	BYTE $0x90 // nop
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x107cc1c4; WORD $0x031c // vmovups (%r11,%rax), %ymm3
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
-	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
-	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
-	LONG $0x24668b45 // movl 0x24(%r14), %r12d
-	QUAD $0xb4c00000248c8d41 // leal -0x4b400000(%r12), %ecx
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	LONG $0xe1490f44 // cmovnsl %ecx, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	QUAD $0x4b400000e50c8d42 // leal 0x4b400000(,%r12,8), %ecx
-	LONG $0xe16ef9c5 // vmovd %ecx, %xmm4
-	LONG $0x587de2c4; BYTE $0xe4 // vpbroadcastd %xmm4, %ymm4
-	LONG $0x587dc2c4; BYTE $0x2e // vpbroadcastd (%r14), %ymm5
-	LONG $0x6f7ec1c4; WORD $0x0134 // vmovdqu (%r9,%rax), %ymm6
-	LONG $0x6f7ec1c4; WORD $0x017c; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm7
-	QUAD $0x008001846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm8
-	QUAD $0x00c0018c6f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm9
-	LONG $0xd1db4dc5 // vpand %ymm1, %ymm6, %ymm10
-	LONG $0x502de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm10, %ymm4
-	LONG $0x587dc2c4; WORD $0x046e // vpbroadcastd 0x4(%r14), %ymm5
-	LONG $0xd1db45c5 // vpand %ymm1, %ymm7, %ymm10
-	LONG $0x502de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm10, %ymm4
-	LONG $0x587dc2c4; WORD $0x086e // vpbroadcastd 0x8(%r14), %ymm5
-	LONG $0xd1db3dc5 // vpand %ymm1, %ymm8, %ymm10
-	LONG $0x502de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm10, %ymm4
-	LONG $0x587dc2c4; WORD $0x0c6e // vpbroadcastd 0xc(%r14), %ymm5
-	LONG $0xd1db35c5 // vpand %ymm1, %ymm9, %ymm10
-	LONG $0x502de2c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm10, %ymm4
-	LONG $0xd672d5c5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm5
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x2324 // vmovups (%r11,%r12), %ymm4
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x0020002994180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r13)
+	QUAD $0x001000298c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r13)
+	QUAD $0x0020802994180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r13)
+	QUAD $0x001080298c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r13)
+	QUAD $0x0021002994180f43; BYTE $0x00 // prefetcht1 0x2100(%r9,%r13)
+	QUAD $0x001100298c180f43; BYTE $0x00 // prefetcht0 0x1100(%r9,%r13)
+	LONG $0x587dc2c4; WORD $0x246e // vpbroadcastd 0x24(%r14), %ymm5
+	LONG $0x587dc2c4; BYTE $0x36 // vpbroadcastd (%r14), %ymm6
+	LONG $0x6f7e81c4; WORD $0x213c // vmovdqu (%r9,%r12), %ymm7
+	LONG $0x6f7e01c4; WORD $0x2144; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm8
+	QUAD $0x0080218c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm9
+	QUAD $0x00c021946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm10
+	LONG $0xd9db45c5 // vpand %ymm1, %ymm7, %ymm11
+	LONG $0xef1941c4; BYTE $0xe4 // vpxor %xmm12, %xmm12, %xmm12
+	LONG $0x502562c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm11, %ymm12
+	LONG $0x587dc2c4; WORD $0x0476 // vpbroadcastd 0x4(%r14), %ymm6
+	LONG $0xd9db3dc5 // vpand %ymm1, %ymm8, %ymm11
+	LONG $0x502562c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm11, %ymm12
+	LONG $0x587dc2c4; WORD $0x0876 // vpbroadcastd 0x8(%r14), %ymm6
+	LONG $0xd9db35c5 // vpand %ymm1, %ymm9, %ymm11
+	LONG $0x502562c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm11, %ymm12
+	LONG $0x587dc2c4; WORD $0x0c76 // vpbroadcastd 0xc(%r14), %ymm6
+	LONG $0xd9db2dc5 // vpand %ymm1, %ymm10, %ymm11
+	LONG $0x502562c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm11, %ymm12
 	LONG $0x587dc2c4; WORD $0x1076 // vpbroadcastd 0x10(%r14), %ymm6
-	LONG $0xe9dbd5c5 // vpand %ymm1, %ymm5, %ymm5
-	LONG $0x5055e2c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm5, %ymm4
-	LONG $0xd772d5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm5
+	LONG $0xfadbc5c5 // vpand %ymm2, %ymm7, %ymm7
+	LONG $0x5045e2c4; BYTE $0xee // {vex} vpdpbusd %ymm6, %ymm7, %ymm5
 	LONG $0x587dc2c4; WORD $0x1476 // vpbroadcastd 0x14(%r14), %ymm6
-	LONG $0xe9dbd5c5 // vpand %ymm1, %ymm5, %ymm5
-	LONG $0x5055e2c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm5, %ymm4
-	LONG $0x7255c1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm5
+	LONG $0xfadbbdc5 // vpand %ymm2, %ymm8, %ymm7
+	LONG $0x5045e2c4; BYTE $0xee // {vex} vpdpbusd %ymm6, %ymm7, %ymm5
 	LONG $0x587dc2c4; WORD $0x1876 // vpbroadcastd 0x18(%r14), %ymm6
-	LONG $0xe9dbd5c5 // vpand %ymm1, %ymm5, %ymm5
-	LONG $0x5055e2c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm5, %ymm4
-	LONG $0x7255c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm5
-	LONG $0x587dc2c4; WORD $0x1c76 // vpbroadcastd 0x1c(%r14), %ymm6
-	LONG $0xe9dbd5c5 // vpand %ymm1, %ymm5, %ymm5
-	LONG $0x5055e2c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm5, %ymm4
-	QUAD $0x010029ac137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r13), %ymm5
-	LONG $0xf259d4c5 // vmulps %ymm2, %ymm5, %ymm6
-	LONG $0xb855e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm4) + ymm6
-	LONG $0x187dc2c4; WORD $0x2066 // vbroadcastss 0x20(%r14), %ymm4
-	LONG $0xa84de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm3
-	LONG $0x117cc1c4; WORD $0x0324 // vmovups %ymm4, (%r11,%rax)
-	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0xfadbb5c5 // vpand %ymm2, %ymm9, %ymm7
+	LONG $0x5045e2c4; BYTE $0xee // {vex} vpdpbusd %ymm6, %ymm7, %ymm5
+	LONG $0xf2dbadc5 // vpand %ymm2, %ymm10, %ymm6
+	LONG $0x587dc2c4; WORD $0x1c7e // vpbroadcastd 0x1c(%r14), %ymm7
+	LONG $0x504de2c4; BYTE $0xef // {vex} vpdpbusd %ymm7, %ymm6, %ymm5
+	QUAD $0x010039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r15), %ymm6
+	LONG $0x7245c1c4; WORD $0x04f4 // vpslld $0x4, %ymm12, %ymm7
+	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
+	LONG $0xfb59ccc5 // vmulps %ymm3, %ymm6, %ymm7
+	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
+	LONG $0x187dc2c4; WORD $0x3c6e // vbroadcastss 0x3c(%r14), %ymm5
+	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
+	LONG $0x117c81c4; WORD $0x232c // vmovups %ymm5, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfebc850f; WORD $0xffff // jne 0x350 <k_tile_q4_0+0xa0>
+	LONG $0xfecc850f; WORD $0xffff // jne 0x360 <k_tile_q4_0+0x90>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x20c18149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r9 # imm = 0x120
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfe8e850f; WORD $0xffff // jne 0x340 <k_tile_q4_0+0x90>
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0xfe4c850f; WORD $0xffff // jne 0x310 <k_tile_q4_0+0x60>
-	LONG $0x0000abe9; BYTE $0x00 // jmp 0x574 <k_tile_q4_0+0x2c4>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a2850f; WORD $0x0000 // jne 0x574 <k_tile_q4_0+0x2c4>
-	WORD $0xca89 // movl %ecx, %edx
-	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x4e1 <k_tile_q4_0+0x231>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x5feb // jmp 0x540 <k_tile_q4_0+0x290>
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	BYTE $0x90 // nop
-	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
-	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
-	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
-	LONG $0x4711fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdi)
-	LONG $0x4711fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdi)
-	LONG $0x4711fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdi)
-	LONG $0x4711fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdi)
-	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x500 <k_tile_q4_0+0x250>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x574 <k_tile_q4_0+0x2c4>
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24048b48 // movq (%rsp), %rax
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x20c08348 // addq $0x20, %rax
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
-	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
-	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x560 <k_tile_q4_0+0x2b0>
-	LONG $0x10c48348 // addq $0x10, %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-
-	// tile_q4_1
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02a58e0f; WORD $0x0000 // jle 0x842 <k_tile_q4_1+0x2b2>
-	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	BYTE $0x50 // pushq %rax
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01bf8e0f; WORD $0x0000 // jle 0x77f <k_tile_q4_1+0x1ef>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x004dc00d587de2c4; BYTE $0x00 // vpbroadcastd 0x4dc0(%rip), %ymm1 # 0x5398 <k_tile_mxfp4+0x398>
-	QUAD $0x004dcf15587de2c4; BYTE $0x00 // vpbroadcastd 0x4dcf(%rip), %ymm2 # 0x53b0 <k_tile_mxfp4+0x3b0>
-	QUAD $0x004daa1d187de2c4; BYTE $0x00 // vbroadcastss 0x4daa(%rip), %ymm3 # 0x5394 <k_tile_mxfp4+0x394>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x241c034c // addq (%rsp), %r11
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x60b <k_tile_q4_1+0x7b>
-	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
-	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x107cc1c4; WORD $0x0324 // vmovups (%r11,%rax), %ymm4
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
-	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
-	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
-	LONG $0x587dc2c4; BYTE $0x36 // vpbroadcastd (%r14), %ymm6
-	LONG $0x6f7ec1c4; WORD $0x013c // vmovdqu (%r9,%rax), %ymm7
-	LONG $0x6f7e41c4; WORD $0x0144; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm8
-	QUAD $0x0080018c6f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm9
-	QUAD $0x00c001946f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm10
-	LONG $0xd9db45c5 // vpand %ymm1, %ymm7, %ymm11
-	LONG $0xea6ffdc5 // vmovdqa %ymm2, %ymm5
-	LONG $0x5025e2c4; BYTE $0xee // {vex} vpdpbusd %ymm6, %ymm11, %ymm5
-	LONG $0x587dc2c4; WORD $0x0476 // vpbroadcastd 0x4(%r14), %ymm6
-	LONG $0xd9db3dc5 // vpand %ymm1, %ymm8, %ymm11
-	LONG $0x5025e2c4; BYTE $0xee // {vex} vpdpbusd %ymm6, %ymm11, %ymm5
-	LONG $0x587dc2c4; WORD $0x0876 // vpbroadcastd 0x8(%r14), %ymm6
-	LONG $0xd9db35c5 // vpand %ymm1, %ymm9, %ymm11
-	LONG $0x5025e2c4; BYTE $0xee // {vex} vpdpbusd %ymm6, %ymm11, %ymm5
-	LONG $0x587dc2c4; WORD $0x0c76 // vpbroadcastd 0xc(%r14), %ymm6
-	LONG $0xd9db2dc5 // vpand %ymm1, %ymm10, %ymm11
-	LONG $0x5025e2c4; BYTE $0xee // {vex} vpdpbusd %ymm6, %ymm11, %ymm5
-	LONG $0xd772cdc5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm6
-	LONG $0x587dc2c4; WORD $0x107e // vpbroadcastd 0x10(%r14), %ymm7
-	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
-	LONG $0x504de2c4; BYTE $0xef // {vex} vpdpbusd %ymm7, %ymm6, %ymm5
-	LONG $0x724dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm6
-	LONG $0x587dc2c4; WORD $0x147e // vpbroadcastd 0x14(%r14), %ymm7
-	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
-	LONG $0x504de2c4; BYTE $0xef // {vex} vpdpbusd %ymm7, %ymm6, %ymm5
-	LONG $0x724dc1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm6
-	LONG $0x587dc2c4; WORD $0x187e // vpbroadcastd 0x18(%r14), %ymm7
-	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
-	LONG $0x504de2c4; BYTE $0xef // {vex} vpdpbusd %ymm7, %ymm6, %ymm5
-	LONG $0x724dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm6
-	LONG $0x587dc2c4; WORD $0x1c7e // vpbroadcastd 0x1c(%r14), %ymm7
-	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
-	LONG $0x504de2c4; BYTE $0xef // {vex} vpdpbusd %ymm7, %ymm6, %ymm5
-	QUAD $0x010029b4137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r13), %ymm6
-	LONG $0xfb59ccc5 // vmulps %ymm3, %ymm6, %ymm7
-	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
-	LONG $0x187dc2c4; WORD $0x206e // vbroadcastss 0x20(%r14), %ymm5
-	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
-	QUAD $0x012029a4137d82c4; WORD $0x0000 // vcvtph2ps 0x120(%r9,%r13), %ymm4
-	LONG $0x187dc2c4; WORD $0x3076 // vbroadcastss 0x30(%r14), %ymm6
-	LONG $0xa85de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm5
-	LONG $0x117cc1c4; WORD $0x0334 // vmovups %ymm6, (%r11,%rax)
-	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
-	LONG $0x01c5f640 // testb $0x1, %bpl
-	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfed0850f; WORD $0xffff // jne 0x620 <k_tile_q4_1+0x90>
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	LONG $0x40c18149; WORD $0x0001; BYTE $0x00 // addq $0x140, %r9 # imm = 0x140
-	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
-	LONG $0x06e7c149 // shlq $0x6, %r15
-	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
-	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfea2850f; WORD $0xffff // jne 0x610 <k_tile_q4_1+0x80>
+	LONG $0xfe9e850f; WORD $0xffff // jne 0x350 <k_tile_q4_0+0x80>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe76850f; WORD $0xffff // jne 0x5f0 <k_tile_q4_1+0x60>
-	LONG $0x0000b5e9; BYTE $0x00 // jmp 0x834 <k_tile_q4_1+0x2a4>
+	LONG $0xfe72850f; WORD $0xffff // jne 0x330 <k_tile_q4_0+0x60>
+	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x574 <k_tile_q4_0+0x2a4>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00ac850f; WORD $0x0000 // jne 0x834 <k_tile_q4_1+0x2a4>
+	LONG $0x00a8850f; WORD $0x0000 // jne 0x574 <k_tile_q4_0+0x2a4>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x797 <k_tile_q4_1+0x207>
+	WORD $0x0473 // jae 0x4db <k_tile_q4_0+0x20b>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x69eb // jmp 0x800 <k_tile_q4_1+0x270>
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
-	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x65eb // jmp 0x540 <k_tile_q4_0+0x270>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -457,23 +286,21 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x7c0 <k_tile_q4_1+0x230>
+	WORD $0xc075 // jne 0x500 <k_tile_q4_0+0x230>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x834 <k_tile_q4_1+0x2a4>
+	WORD $0x2f74 // je 0x574 <k_tile_q4_0+0x2a4>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x820 <k_tile_q4_1+0x290>
-	LONG $0x08c48348 // addq $0x8, %rsp
+	WORD $0xec75 // jne 0x560 <k_tile_q4_0+0x290>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -482,74 +309,226 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
-	// tile_q5_0
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x03558e0f; WORD $0x0000 // jle 0xbb2 <k_tile_q5_0+0x362>
+	// tile_q4_1
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x10ec8348 // subq $0x10, %rsp
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x029d8e0f; WORD $0x0000 // jle 0x844 <k_tile_q4_1+0x2b4>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x026e8e0f; WORD $0x0000 // jle 0xaf1 <k_tile_q5_0+0x2a1>
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x01db8e0f; WORD $0x0000 // jle 0x796 <k_tile_q4_1+0x206>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x004c400d787de2c4; BYTE $0x00 // vpbroadcastb 0x4c40(%rip), %ymm1 # 0x54e0 <k_tile_mxfp4+0x4e0>
-	QUAD $0x004c3815787de2c4; BYTE $0x00 // vpbroadcastb 0x4c38(%rip), %ymm2 # 0x54e1 <k_tile_mxfp4+0x4e1>
-	QUAD $0x004ae21d187de2c4; BYTE $0x00 // vbroadcastss 0x4ae2(%rip), %ymm3 # 0x5394 <k_tile_mxfp4+0x394>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	QUAD $0x004f450d587de2c4; BYTE $0x00 // vpbroadcastd 0x4f45(%rip), %ymm1 # 0x5518 <k_tile_mxfp4+0x398>
+	QUAD $0x004f4c15587de2c4; BYTE $0x00 // vpbroadcastd 0x4f4c(%rip), %ymm2 # 0x5528 <k_tile_mxfp4+0x3a8>
+	QUAD $0x004f571d587de2c4; BYTE $0x00 // vpbroadcastd 0x4f57(%rip), %ymm3 # 0x553c <k_tile_mxfp4+0x3bc>
+	QUAD $0x004f2625187de2c4; BYTE $0x00 // vbroadcastss 0x4f26(%rip), %ymm4 # 0x5514 <k_tile_mxfp4+0x394>
+	WORD $0x9066 // nop
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x241c034c // addq (%rsp), %r11
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0b75 // jne 0x8e1 <k_tile_q5_0+0x91>
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0b75 // jne 0x60a <k_tile_q4_1+0x7a>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	BYTE $0x90 // nop
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x107cc1c4; WORD $0x0324 // vmovups (%r11,%rax), %ymm4
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
-	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
-	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
-	LONG $0x24668b45 // movl 0x24(%r14), %r12d
-	QUAD $0xb4c00000248c8d41 // leal -0x4b400000(%r12), %ecx
-	LONG $0x7fc48141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r12d # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	LONG $0xe1490f44 // cmovnsl %ecx, %r12d
-	LONG $0x07fcc141 // sarl $0x7, %r12d
-	LONG $0x04e4c141 // shll $0x4, %r12d
-	LONG $0x00c48141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r12d # imm = 0x4B400000
-	LONG $0x6e79c1c4; BYTE $0xec // vmovd %r12d, %xmm5
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x232c // vmovups (%r11,%r12), %ymm5
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x0020002994180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r13)
+	QUAD $0x001000298c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r13)
+	QUAD $0x0020802994180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r13)
+	QUAD $0x001080298c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r13)
+	QUAD $0x0021002994180f43; BYTE $0x00 // prefetcht1 0x2100(%r9,%r13)
+	QUAD $0x001100298c180f43; BYTE $0x00 // prefetcht0 0x1100(%r9,%r13)
+	LONG $0x587dc2c4; BYTE $0x36 // vpbroadcastd (%r14), %ymm6
+	LONG $0x6f7e81c4; WORD $0x213c // vmovdqu (%r9,%r12), %ymm7
+	LONG $0x6f7e01c4; WORD $0x2144; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm8
+	QUAD $0x0080218c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm9
+	QUAD $0x00c021946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm10
+	LONG $0xd9db45c5 // vpand %ymm1, %ymm7, %ymm11
+	LONG $0xef1941c4; BYTE $0xe4 // vpxor %xmm12, %xmm12, %xmm12
+	LONG $0x502562c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm11, %ymm12
+	LONG $0x587dc2c4; WORD $0x0476 // vpbroadcastd 0x4(%r14), %ymm6
+	LONG $0xd9db3dc5 // vpand %ymm1, %ymm8, %ymm11
+	LONG $0x502562c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm11, %ymm12
+	LONG $0x587dc2c4; WORD $0x0876 // vpbroadcastd 0x8(%r14), %ymm6
+	LONG $0xd9db35c5 // vpand %ymm1, %ymm9, %ymm11
+	LONG $0x502562c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm11, %ymm12
+	LONG $0x587dc2c4; WORD $0x0c76 // vpbroadcastd 0xc(%r14), %ymm6
+	LONG $0xd9db2dc5 // vpand %ymm1, %ymm10, %ymm11
+	LONG $0x502562c4; BYTE $0xe6 // {vex} vpdpbusd %ymm6, %ymm11, %ymm12
+	LONG $0x587dc2c4; WORD $0x1076 // vpbroadcastd 0x10(%r14), %ymm6
+	LONG $0xfadbc5c5 // vpand %ymm2, %ymm7, %ymm7
+	LONG $0xdb6f7dc5 // vmovdqa %ymm3, %ymm11
+	LONG $0x504562c4; BYTE $0xde // {vex} vpdpbusd %ymm6, %ymm7, %ymm11
+	LONG $0x587dc2c4; WORD $0x1476 // vpbroadcastd 0x14(%r14), %ymm6
+	LONG $0xfadbbdc5 // vpand %ymm2, %ymm8, %ymm7
+	LONG $0x504562c4; BYTE $0xde // {vex} vpdpbusd %ymm6, %ymm7, %ymm11
+	LONG $0x587dc2c4; WORD $0x1876 // vpbroadcastd 0x18(%r14), %ymm6
+	LONG $0xfadbb5c5 // vpand %ymm2, %ymm9, %ymm7
+	LONG $0x504562c4; BYTE $0xde // {vex} vpdpbusd %ymm6, %ymm7, %ymm11
+	LONG $0xf2dbadc5 // vpand %ymm2, %ymm10, %ymm6
+	LONG $0x587dc2c4; WORD $0x1c7e // vpbroadcastd 0x1c(%r14), %ymm7
+	LONG $0x504d62c4; BYTE $0xdf // {vex} vpdpbusd %ymm7, %ymm6, %ymm11
+	QUAD $0x010039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r15), %ymm6
+	LONG $0x7245c1c4; WORD $0x04f4 // vpslld $0x4, %ymm12, %ymm7
+	LONG $0xfffea5c5 // vpaddd %ymm7, %ymm11, %ymm7
+	LONG $0xc4594cc5 // vmulps %ymm4, %ymm6, %ymm8
+	LONG $0xb84d62c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm7) + ymm8
+	LONG $0x187dc2c4; WORD $0x3c76 // vbroadcastss 0x3c(%r14), %ymm6
+	LONG $0xa83de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm5
+	QUAD $0x012039ac137d82c4; WORD $0x0000 // vcvtph2ps 0x120(%r9,%r15), %ymm5
+	LONG $0x187dc2c4; WORD $0x307e // vbroadcastss 0x30(%r14), %ymm7
+	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
+	LONG $0x117c81c4; WORD $0x233c // vmovups %ymm7, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x01c5f640 // testb $0x1, %bpl
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xfeb9850f; WORD $0xffff // jne 0x620 <k_tile_q4_1+0x90>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x40c18149; WORD $0x0001; BYTE $0x00 // addq $0x140, %r9 # imm = 0x140
+	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0xfe8b850f; WORD $0xffff // jne 0x610 <k_tile_q4_1+0x80>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfe5f850f; WORD $0xffff // jne 0x5f0 <k_tile_q4_1+0x60>
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0x844 <k_tile_q4_1+0x2b4>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x00a5850f; WORD $0x0000 // jne 0x844 <k_tile_q4_1+0x2b4>
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x0473 // jae 0x7ae <k_tile_q4_1+0x21e>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x62eb // jmp 0x810 <k_tile_q4_1+0x280>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
+	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
+	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
+	LONG $0x4711fcc5; BYTE $0x80 // vmovups %ymm0, -0x80(%rdi)
+	LONG $0x4711fcc5; BYTE $0xa0 // vmovups %ymm0, -0x60(%rdi)
+	LONG $0x4711fcc5; BYTE $0xc0 // vmovups %ymm0, -0x40(%rdi)
+	LONG $0x4711fcc5; BYTE $0xe0 // vmovups %ymm0, -0x20(%rdi)
+	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
+	LONG $0x04c68348 // addq $0x4, %rsi
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0xc075 // jne 0x7d0 <k_tile_q4_1+0x240>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x2f74 // je 0x844 <k_tile_q4_1+0x2b4>
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
+	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xec75 // jne 0x830 <k_tile_q4_1+0x2a0>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// tile_q5_0
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x03458e0f; WORD $0x0000 // jle 0xbb2 <k_tile_q5_0+0x352>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	BYTE $0x50 // pushq %rax
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x02658e0f; WORD $0x0000 // jle 0xaf5 <k_tile_q5_0+0x295>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x004df80d787de2c4; BYTE $0x00 // vpbroadcastb 0x4df8(%rip), %ymm1 # 0x56a0 <k_tile_mxfp4+0x520>
+	QUAD $0x004df015787de2c4; BYTE $0x00 // vpbroadcastb 0x4df0(%rip), %ymm2 # 0x56a1 <k_tile_mxfp4+0x521>
+	QUAD $0x004c5a1d187de2c4; BYTE $0x00 // vbroadcastss 0x4c5a(%rip), %ymm3 # 0x5514 <k_tile_mxfp4+0x394>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0b75 // jne 0x8db <k_tile_q5_0+0x7b>
+	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
+	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x2324 // vmovups (%r11,%r12), %ymm4
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x0020002994180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r13)
+	QUAD $0x001000298c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r13)
+	QUAD $0x0020802994180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r13)
+	QUAD $0x001080298c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r13)
+	QUAD $0x0021002994180f43; BYTE $0x00 // prefetcht1 0x2100(%r9,%r13)
+	QUAD $0x001100298c180f43; BYTE $0x00 // prefetcht0 0x1100(%r9,%r13)
+	LONG $0x246e8b45 // movl 0x24(%r14), %r13d
+	LONG $0x00858d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r13), %eax
+	LONG $0x07c58141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00007, %r13d # imm = 0xB4C00007
+	WORD $0xc085 // testl %eax, %eax
+	LONG $0xe8490f44 // cmovnsl %eax, %r13d
+	LONG $0x03fdc141 // sarl $0x3, %r13d
+	LONG $0x00c58141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r13d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xed // vmovd %r13d, %xmm5
 	LONG $0x587de2c4; BYTE $0xed // vpbroadcastd %xmm5, %ymm5
-	QUAD $0x010001b46f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r9,%rax), %ymm6
-	LONG $0x6f7e41c4; WORD $0x0114 // vmovdqu (%r9,%rax), %ymm10
-	LONG $0x6f7e41c4; WORD $0x014c; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm9
-	QUAD $0x008001846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm8
-	QUAD $0x00c001bc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm7
+	QUAD $0x010021b46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r12), %ymm6
+	LONG $0x6f7e01c4; WORD $0x2114 // vmovdqu (%r9,%r12), %ymm10
+	LONG $0x6f7e01c4; WORD $0x214c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm9
+	QUAD $0x008021846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm8
+	QUAD $0x00c021bc6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm7
 	LONG $0xd9db2dc5 // vpand %ymm1, %ymm10, %ymm11
 	LONG $0xf6729dc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
@@ -601,44 +580,42 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf7ebcdc5 // vpor %ymm7, %ymm6, %ymm6
 	LONG $0x587dc2c4; WORD $0x1c7e // vpbroadcastd 0x1c(%r14), %ymm7
 	LONG $0x504de2c4; BYTE $0xef // {vex} vpdpbusd %ymm7, %ymm6, %ymm5
-	QUAD $0x014029b4137d82c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r13), %ymm6
+	QUAD $0x014039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r15), %ymm6
 	LONG $0xfb59ccc5 // vmulps %ymm3, %ymm6, %ymm7
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
 	LONG $0x187dc2c4; WORD $0x206e // vbroadcastss 0x20(%r14), %ymm5
 	LONG $0xa845e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm4
-	LONG $0x117cc1c4; WORD $0x032c // vmovups %ymm5, (%r11,%rax)
-	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x117c81c4; WORD $0x232c // vmovups %ymm5, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe44850f; WORD $0xffff // jne 0x900 <k_tile_q5_0+0xb0>
+	LONG $0xfe2a850f; WORD $0xffff // jne 0x8f0 <k_tile_q5_0+0x90>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x60c18149; WORD $0x0001; BYTE $0x00 // addq $0x160, %r9 # imm = 0x160
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfe16850f; WORD $0xffff // jne 0x8f0 <k_tile_q5_0+0xa0>
+	LONG $0xfdfc850f; WORD $0xffff // jne 0x8e0 <k_tile_q5_0+0x80>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0xfdd4850f; WORD $0xffff // jne 0x8c0 <k_tile_q5_0+0x70>
-	LONG $0x0000b3e9; BYTE $0x00 // jmp 0xba4 <k_tile_q5_0+0x354>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00aa850f; WORD $0x0000 // jne 0xba4 <k_tile_q5_0+0x354>
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xfdd0850f; WORD $0xffff // jne 0x8c0 <k_tile_q5_0+0x60>
+	LONG $0x0000afe9; BYTE $0x00 // jmp 0xba4 <k_tile_q5_0+0x344>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x00a6850f; WORD $0x0000 // jne 0xba4 <k_tile_q5_0+0x344>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0xb09 <k_tile_q5_0+0x2b9>
+	WORD $0x0473 // jae 0xb0d <k_tile_q5_0+0x2ad>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x67eb // jmp 0xb70 <k_tile_q5_0+0x320>
+	WORD $0x63eb // jmp 0xb70 <k_tile_q5_0+0x310>
 	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -650,9 +627,9 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0xb30 <k_tile_q5_0+0x2e0>
+	WORD $0xc075 // jne 0xb30 <k_tile_q5_0+0x2d0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0xba4 <k_tile_q5_0+0x354>
+	WORD $0x2f74 // je 0xba4 <k_tile_q5_0+0x344>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
@@ -665,8 +642,8 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0xb90 <k_tile_q5_0+0x340>
-	LONG $0x10c48348 // addq $0x10, %rsp
+	WORD $0xec75 // jne 0xb90 <k_tile_q5_0+0x330>
+	LONG $0x08c48348 // addq $0x8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -678,58 +655,59 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q5_1
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x03258e0f; WORD $0x0000 // jle 0xef2 <k_tile_q5_1+0x332>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	BYTE $0x50 // pushq %rax
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x031d8e0f; WORD $0x0000 // jle 0xef4 <k_tile_q5_1+0x334>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02428e0f; WORD $0x0000 // jle 0xe32 <k_tile_q5_1+0x272>
+	LONG $0x02568e0f; WORD $0x0000 // jle 0xe41 <k_tile_q5_1+0x281>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0048da0d787de2c4; BYTE $0x00 // vpbroadcastb 0x48da(%rip), %ymm1 # 0x54e2 <k_tile_mxfp4+0x4e2>
-	QUAD $0x0048d215787de2c4; BYTE $0x00 // vpbroadcastb 0x48d2(%rip), %ymm2 # 0x54e3 <k_tile_mxfp4+0x4e3>
-	QUAD $0x0047961d587de2c4; BYTE $0x00 // vpbroadcastd 0x4796(%rip), %ymm3 # 0x53b0 <k_tile_mxfp4+0x3b0>
-	QUAD $0x00477125187de2c4; BYTE $0x00 // vbroadcastss 0x4771(%rip), %ymm4 # 0x5394 <k_tile_mxfp4+0x394>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x004a9f0d787de2c4; BYTE $0x00 // vpbroadcastb 0x4a9f(%rip), %ymm1 # 0x56a2 <k_tile_mxfp4+0x522>
+	QUAD $0x004a9715787de2c4; BYTE $0x00 // vpbroadcastb 0x4a97(%rip), %ymm2 # 0x56a3 <k_tile_mxfp4+0x523>
+	QUAD $0x0049271d587de2c4; BYTE $0x00 // vpbroadcastd 0x4927(%rip), %ymm3 # 0x553c <k_tile_mxfp4+0x3bc>
+	QUAD $0x0048f625187de2c4; BYTE $0x00 // vbroadcastss 0x48f6(%rip), %ymm4 # 0x5514 <k_tile_mxfp4+0x394>
+	WORD $0x9066 // nop
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0xc4b <k_tile_q5_1+0x8b>
+	WORD $0x0b75 // jne 0xc3a <k_tile_q5_1+0x7a>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	BYTE $0x90 // nop
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x107cc1c4; WORD $0x032c // vmovups (%r11,%rax), %ymm5
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
-	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
-	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
-	QUAD $0x010001b46f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r9,%rax), %ymm6
-	LONG $0x6f7e41c4; WORD $0x011c // vmovdqu (%r9,%rax), %ymm11
-	LONG $0x6f7e41c4; WORD $0x0154; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm10
-	QUAD $0x0080018c6f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm9
-	QUAD $0x00c001846f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm8
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x232c // vmovups (%r11,%r12), %ymm5
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x0020002994180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r13)
+	QUAD $0x001000298c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r13)
+	QUAD $0x0020802994180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r13)
+	QUAD $0x001080298c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r13)
+	QUAD $0x0021002994180f43; BYTE $0x00 // prefetcht1 0x2100(%r9,%r13)
+	QUAD $0x001100298c180f43; BYTE $0x00 // prefetcht0 0x1100(%r9,%r13)
+	QUAD $0x010021b46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r9,%r12), %ymm6
+	LONG $0x6f7e01c4; WORD $0x211c // vmovdqu (%r9,%r12), %ymm11
+	LONG $0x6f7e01c4; WORD $0x2154; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm10
+	QUAD $0x0080218c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm9
+	QUAD $0x00c021846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm8
 	LONG $0xf9dba5c5 // vpand %ymm1, %ymm11, %ymm7
 	LONG $0xf6729dc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm12
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
@@ -782,45 +760,44 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf6ebbdc5 // vpor %ymm6, %ymm8, %ymm6
 	LONG $0x587d42c4; WORD $0x1c46 // vpbroadcastd 0x1c(%r14), %ymm8
 	LONG $0x504dc2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm8, %ymm6, %ymm7
-	QUAD $0x014029b4137d82c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r13), %ymm6
+	QUAD $0x014039b4137d82c4; WORD $0x0000 // vcvtph2ps 0x140(%r9,%r15), %ymm6
 	LONG $0xc4594cc5 // vmulps %ymm4, %ymm6, %ymm8
 	LONG $0xb84d62c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm7) + ymm8
 	LONG $0x187dc2c4; WORD $0x2076 // vbroadcastss 0x20(%r14), %ymm6
 	LONG $0xa83de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm5
-	QUAD $0x016029ac137d82c4; WORD $0x0000 // vcvtph2ps 0x160(%r9,%r13), %ymm5
+	QUAD $0x016039ac137d82c4; WORD $0x0000 // vcvtph2ps 0x160(%r9,%r15), %ymm5
 	LONG $0x187dc2c4; WORD $0x307e // vbroadcastss 0x30(%r14), %ymm7
 	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
-	LONG $0x117cc1c4; WORD $0x033c // vmovups %ymm7, (%r11,%rax)
-	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x117c81c4; WORD $0x233c // vmovups %ymm7, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe5d850f; WORD $0xffff // jne 0xc60 <k_tile_q5_1+0xa0>
+	LONG $0xfe3e850f; WORD $0xffff // jne 0xc50 <k_tile_q5_1+0x90>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x80c18149; WORD $0x0001; BYTE $0x00 // addq $0x180, %r9 # imm = 0x180
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfe2f850f; WORD $0xffff // jne 0xc50 <k_tile_q5_1+0x90>
+	LONG $0xfe10850f; WORD $0xffff // jne 0xc40 <k_tile_q5_1+0x80>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe03850f; WORD $0xffff // jne 0xc30 <k_tile_q5_1+0x70>
-	LONG $0x0000b2e9; BYTE $0x00 // jmp 0xee4 <k_tile_q5_1+0x324>
+	LONG $0xfde4850f; WORD $0xffff // jne 0xc20 <k_tile_q5_1+0x60>
+	LONG $0x0000b3e9; BYTE $0x00 // jmp 0xef4 <k_tile_q5_1+0x334>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a9850f; WORD $0x0000 // jne 0xee4 <k_tile_q5_1+0x324>
+	LONG $0x00aa850f; WORD $0x0000 // jne 0xef4 <k_tile_q5_1+0x334>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0xe4a <k_tile_q5_1+0x28a>
+	WORD $0x0473 // jae 0xe59 <k_tile_q5_1+0x299>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x66eb // jmp 0xeb0 <k_tile_q5_1+0x2f0>
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
-	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x67eb // jmp 0xec0 <k_tile_q5_1+0x300>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -832,23 +809,21 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0xe70 <k_tile_q5_1+0x2b0>
+	WORD $0xc075 // jne 0xe80 <k_tile_q5_1+0x2c0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0xee4 <k_tile_q5_1+0x324>
+	WORD $0x2f74 // je 0xef4 <k_tile_q5_1+0x334>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0xed0 <k_tile_q5_1+0x310>
-	LONG $0x08c48348 // addq $0x8, %rsp
+	WORD $0xec75 // jne 0xee0 <k_tile_q5_1+0x320>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -857,26 +832,26 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_q2_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x08c58e0f; WORD $0x0000 // jle 0x17d2 <k_tile_q2_k+0x8d2>
+	LONG $0x08e58e0f; WORD $0x0000 // jle 0x1802 <k_tile_q2_k+0x8f2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x50ec8348 // subq $0x50, %rsp
+	LONG $0x48ec8348 // subq $0x48, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x07d98e0f; WORD $0x0000 // jle 0x1711 <k_tile_q2_k+0x811>
+	LONG $0x07f48e0f; WORD $0x0000 // jle 0x173c <k_tile_q2_k+0x82c>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
@@ -887,10 +862,10 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00441b0d187de2c4; BYTE $0x00 // vbroadcastss 0x441b(%rip), %ymm1 # 0x5384 <k_tile_mxfp4+0x384>
-	QUAD $0x00443a15587de2c4; BYTE $0x00 // vpbroadcastd 0x443a(%rip), %ymm2 # 0x53ac <k_tile_mxfp4+0x3ac>
-	QUAD $0x0044351d587de2c4; BYTE $0x00 // vpbroadcastd 0x4435(%rip), %ymm3 # 0x53b0 <k_tile_mxfp4+0x3b0>
-	QUAD $0x00441025187de2c4; BYTE $0x00 // vbroadcastss 0x4410(%rip), %ymm4 # 0x5394 <k_tile_mxfp4+0x394>
+	QUAD $0x00458b0d187de2c4; BYTE $0x00 // vbroadcastss 0x458b(%rip), %ymm1 # 0x5504 <k_tile_mxfp4+0x384>
+	QUAD $0x0045b615587de2c4; BYTE $0x00 // vpbroadcastd 0x45b6(%rip), %ymm2 # 0x5538 <k_tile_mxfp4+0x3b8>
+	QUAD $0x0045b11d587de2c4; BYTE $0x00 // vpbroadcastd 0x45b1(%rip), %ymm3 # 0x553c <k_tile_mxfp4+0x3bc>
+	QUAD $0x00458025187de2c4; BYTE $0x00 // vbroadcastss 0x4580(%rip), %ymm4 # 0x5514 <k_tile_mxfp4+0x394>
 	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
 	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
@@ -899,7 +874,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e6c149 // shlq $0x6, %r14
 	LONG $0x2434034c // addq (%rsp), %r14
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0b75 // jne 0xfbd <k_tile_q2_k+0xbd>
+	WORD $0x0b75 // jne 0xfcd <k_tile_q2_k+0xbd>
 	LONG $0x117cc1c4; BYTE $0x06 // vmovups %ymm0, (%r14)
 	LONG $0x117cc1c4; WORD $0x2046 // vmovups %ymm0, 0x20(%r14)
 	WORD $0xc031 // xorl %eax, %eax
@@ -907,61 +882,61 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x00808d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	LONG $0x05e2c148 // shlq $0x5, %rdx
-	LONG $0x107cc1c4; WORD $0x162c // vmovups (%r14,%rdx), %ymm5
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
-	LONG $0x100c8d49 // leaq (%r8,%rdx), %rcx
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
-	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
-	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	LONG $0x09e2c149 // shlq $0x9, %r10
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	LONG $0x07e7c149 // shlq $0x7, %r15
-	LONG $0xa0ee694c; WORD $0x0002; BYTE $0x00 // imulq $0x2a0, %rsi, %r13 # imm = 0x2A0
-	LONG $0x0c180f42; BYTE $0x28 // prefetcht0 (%rax,%r13)
-	QUAD $0x000080288c180f42; BYTE $0x00 // prefetcht0 0x80(%rax,%r13)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x107cc1c4; WORD $0x062c // vmovups (%r14,%rax), %ymm5
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x00148d49 // leaq (%r8,%rax), %rdx
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	WORD $0x01b1 // movb $0x1, %cl
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	LONG $0x09e6c148 // shlq $0x9, %rsi
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0xa0fb694d; WORD $0x0002; BYTE $0x00 // imulq $0x2a0, %r11, %r15 # imm = 0x2A0
+	QUAD $0x0020003d94180f43; BYTE $0x00 // prefetcht1 0x2000(%r13,%r15)
+	QUAD $0x0010003d8c180f43; BYTE $0x00 // prefetcht0 0x1000(%r13,%r15)
+	QUAD $0x0020803d94180f43; BYTE $0x00 // prefetcht1 0x2080(%r13,%r15)
+	QUAD $0x0010803d8c180f43; BYTE $0x00 // prefetcht0 0x1080(%r13,%r15)
 	QUAD $0x050008bc137d82c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm7
-	LONG $0x107ca1c4; WORD $0x3934 // vmovups (%rcx,%r15), %ymm6
+	LONG $0x107ca1c4; WORD $0x1234 // vmovups (%rdx,%r10), %ymm6
 	LONG $0xc1544cc5 // vandps %ymm1, %ymm6, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0xc7593cc5 // vmulps %ymm7, %ymm8, %ymm8
-	QUAD $0x0100118cdb6d21c4; WORD $0x0000 // vpand 0x100(%rcx,%r10), %ymm2, %ymm9
+	QUAD $0x000100328cdb6dc5; BYTE $0x00 // vpand 0x100(%rdx,%rsi), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2414 // vpbroadcastd (%r12), %ymm10
 	LONG $0xdb6f7dc5 // vmovdqa %ymm3, %ymm11
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0140118cdb6d21c4; WORD $0x0000 // vpand 0x140(%rcx,%r10), %ymm2, %ymm9
+	QUAD $0x000140328cdb6dc5; BYTE $0x00 // vpand 0x140(%rdx,%rsi), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0180118cdb6d21c4; WORD $0x0000 // vpand 0x180(%rcx,%r10), %ymm2, %ymm9
+	QUAD $0x000180328cdb6dc5; BYTE $0x00 // vpand 0x180(%rdx,%rsi), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x01c0118cdb6d21c4; WORD $0x0000 // vpand 0x1c0(%rcx,%r10), %ymm2, %ymm9
+	QUAD $0x0001c0328cdb6dc5; BYTE $0x00 // vpand 0x1c0(%rdx,%rsi), %ymm2, %ymm9
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
 	LONG $0xcc593cc5 // vmulps %ymm4, %ymm8, %ymm9
 	LONG $0xb83d42c4; BYTE $0xcb // vfmadd231ps %ymm11, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm11) + ymm9
-	QUAD $0x02001184db6d21c4; WORD $0x0000 // vpand 0x200(%rcx,%r10), %ymm2, %ymm8
+	QUAD $0x0002003284db6dc5; BYTE $0x00 // vpand 0x200(%rdx,%rsi), %ymm2, %ymm8
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm10
 	LONG $0xdb6f7dc5 // vmovdqa %ymm3, %ymm11
 	LONG $0x503d42c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm8, %ymm11
-	QUAD $0x02401184db6d21c4; WORD $0x0000 // vpand 0x240(%rcx,%r10), %ymm2, %ymm8
+	QUAD $0x0002403284db6dc5; BYTE $0x00 // vpand 0x240(%rdx,%rsi), %ymm2, %ymm8
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm10
 	LONG $0x503d42c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm8, %ymm11
-	QUAD $0x02801184db6d21c4; WORD $0x0000 // vpand 0x280(%rcx,%r10), %ymm2, %ymm8
+	QUAD $0x0002803284db6dc5; BYTE $0x00 // vpand 0x280(%rdx,%rsi), %ymm2, %ymm8
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm10
 	LONG $0x503d42c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm8, %ymm11
-	QUAD $0x02c01184db6d21c4; WORD $0x0000 // vpand 0x2c0(%rcx,%r10), %ymm2, %ymm8
+	QUAD $0x0002c03284db6dc5; BYTE $0x00 // vpand 0x2c0(%rdx,%rsi), %ymm2, %ymm8
 	LONG $0x587d42c4; WORD $0x2454; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm10
 	LONG $0x503d42c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm8, %ymm11
 	LONG $0xc45824c5 // vaddps %ymm4, %ymm11, %ymm8
@@ -985,21 +960,23 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
 	LONG $0x187dc2c4; WORD $0x246c; BYTE $0x38 // vbroadcastss 0x38(%r12), %ymm5
 	LONG $0xac4dc2c4; BYTE $0xe9 // vfnmadd213ps %ymm9, %ymm6, %ymm5 # ymm5 = -(ymm6 * ymm5) + ymm9
-	QUAD $0x0000a8288c180f42; BYTE $0x00 // prefetcht0 0xa8(%rax,%r13)
-	QUAD $0x000128288c180f42; BYTE $0x00 // prefetcht0 0x128(%rax,%r13)
+	QUAD $0x0020a83d94180f43; BYTE $0x00 // prefetcht1 0x20a8(%r13,%r15)
+	QUAD $0x0010a83d8c180f43; BYTE $0x00 // prefetcht0 0x10a8(%r13,%r15)
+	QUAD $0x0021283d94180f43; BYTE $0x00 // prefetcht1 0x2128(%r13,%r15)
+	QUAD $0x0011283d8c180f43; BYTE $0x00 // prefetcht0 0x1128(%r13,%r15)
 	QUAD $0x050008bc137d82c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm7
-	LONG $0x6f7ea1c4; WORD $0x3934 // vmovdqu (%rcx,%r15), %ymm6
+	LONG $0x6f7ea1c4; WORD $0x1234 // vmovdqu (%rdx,%r10), %ymm6
 	LONG $0xd672bdc5; BYTE $0x10 // vpsrld $0x10, %ymm6, %ymm8
 	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0xcf593cc5 // vmulps %ymm7, %ymm8, %ymm9
-	QUAD $0x010011846f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r10), %ymm8
-	QUAD $0x014011946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r10), %ymm10
-	QUAD $0x0180119c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r10), %ymm11
-	QUAD $0x01c011a46f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r10), %ymm12
+	QUAD $0x00010032846f7ec5; BYTE $0x00 // vmovdqu 0x100(%rdx,%rsi), %ymm8
+	QUAD $0x00014032946f7ec5; BYTE $0x00 // vmovdqu 0x140(%rdx,%rsi), %ymm10
+	QUAD $0x000180329c6f7ec5; BYTE $0x00 // vmovdqu 0x180(%rdx,%rsi), %ymm11
+	QUAD $0x0001c032a46f7ec5; BYTE $0x00 // vmovdqu 0x1c0(%rdx,%rsi), %ymm12
 	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
-	LONG $0x3c348d49 // leaq (%r12,%rdi), %rsi
+	LONG $0x3c1c8d4d // leaq (%r12,%rdi), %r11
 	LONG $0x587d42c4; WORD $0x3c2c // vpbroadcastd (%r12,%rdi), %ymm13
 	LONG $0xf36f7dc5 // vmovdqa %ymm3, %ymm14
 	LONG $0x503d42c4; BYTE $0xf5 // {vex} vpdpbusd %ymm13, %ymm8, %ymm14
@@ -1017,23 +994,23 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x503d42c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm8, %ymm14
 	LONG $0xc45934c5 // vmulps %ymm4, %ymm9, %ymm8
 	LONG $0xb83542c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm14) + ymm8
-	QUAD $0x0200118c6f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r10), %ymm9
+	QUAD $0x000200328c6f7ec5; BYTE $0x00 // vmovdqu 0x200(%rdx,%rsi), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0x3c54; BYTE $0x10 // vpbroadcastd 0x10(%r12,%rdi), %ymm10
 	LONG $0xdb6f7dc5 // vmovdqa %ymm3, %ymm11
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0240118c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r10), %ymm9
+	QUAD $0x000240328c6f7ec5; BYTE $0x00 // vmovdqu 0x240(%rdx,%rsi), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0x3c54; BYTE $0x14 // vpbroadcastd 0x14(%r12,%rdi), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0280118c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r10), %ymm9
+	QUAD $0x000280328c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rdx,%rsi), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0x3c54; BYTE $0x18 // vpbroadcastd 0x18(%r12,%rdi), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x02c0118c6f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r10), %ymm9
+	QUAD $0x0002c0328c6f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rdx,%rsi), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d42c4; WORD $0x3c54; BYTE $0x1c // vpbroadcastd 0x1c(%r12,%rdi), %ymm10
@@ -1055,94 +1032,98 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187d42c4; WORD $0x3c4c; BYTE $0x34 // vbroadcastss 0x34(%r12,%rdi), %ymm9
 	LONG $0xac4d42c4; BYTE $0xc8 // vfnmadd213ps %ymm8, %ymm6, %ymm9 # ymm9 = -(ymm6 * ymm9) + ymm8
 	LONG $0xf75bfcc5 // vcvtdq2ps %ymm7, %ymm6
-	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
-	LONG $0x187dc2c4; WORD $0x3c74; BYTE $0x38 // vbroadcastss 0x38(%r12,%rdi), %ymm6
-	LONG $0xac55c2c4; BYTE $0xf1 // vfnmadd213ps %ymm9, %ymm5, %ymm6 # ymm6 = -(ymm5 * ymm6) + ymm9
-	QUAD $0x000150288c180f42; BYTE $0x00 // prefetcht0 0x150(%rax,%r13)
-	QUAD $0x0001d0288c180f42; BYTE $0x00 // prefetcht0 0x1d0(%rax,%r13)
+	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
+	LONG $0x187dc2c4; WORD $0x3c6c; BYTE $0x38 // vbroadcastss 0x38(%r12,%rdi), %ymm5
+	LONG $0xac4dc2c4; BYTE $0xe9 // vfnmadd213ps %ymm9, %ymm6, %ymm5 # ymm5 = -(ymm6 * ymm5) + ymm9
+	QUAD $0x0021503d94180f43; BYTE $0x00 // prefetcht1 0x2150(%r13,%r15)
+	QUAD $0x0011503d8c180f43; BYTE $0x00 // prefetcht0 0x1150(%r13,%r15)
+	QUAD $0x0021d03d94180f43; BYTE $0x00 // prefetcht1 0x21d0(%r13,%r15)
+	QUAD $0x0011d03d8c180f43; BYTE $0x00 // prefetcht0 0x11d0(%r13,%r15)
 	QUAD $0x050008bc137d82c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm7
-	LONG $0x107ca1c4; WORD $0x396c; BYTE $0x40 // vmovups 0x40(%rcx,%r15), %ymm5
-	LONG $0xc15454c5 // vandps %ymm1, %ymm5, %ymm8
+	LONG $0x107ca1c4; WORD $0x1274; BYTE $0x40 // vmovups 0x40(%rdx,%r10), %ymm6
+	LONG $0xc1544cc5 // vandps %ymm1, %ymm6, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0xcf593cc5 // vmulps %ymm7, %ymm8, %ymm9
-	QUAD $0x010011846f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r10), %ymm8
-	QUAD $0x014011946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r10), %ymm10
-	QUAD $0x0180119c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r10), %ymm11
-	QUAD $0x01c011a46f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r10), %ymm12
+	QUAD $0x00010032846f7ec5; BYTE $0x00 // vmovdqu 0x100(%rdx,%rsi), %ymm8
+	QUAD $0x00014032946f7ec5; BYTE $0x00 // vmovdqu 0x140(%rdx,%rsi), %ymm10
+	QUAD $0x000180329c6f7ec5; BYTE $0x00 // vmovdqu 0x180(%rdx,%rsi), %ymm11
+	QUAD $0x0001c032a46f7ec5; BYTE $0x00 // vmovdqu 0x1c0(%rdx,%rsi), %ymm12
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
-	LONG $0x3e248d4c // leaq (%rsi,%rdi), %r12
-	LONG $0x587d62c4; WORD $0x372c // vpbroadcastd (%rdi,%rsi), %ymm13
+	LONG $0x3b248d4d // leaq (%r11,%rdi), %r12
+	LONG $0x587d22c4; WORD $0x1f2c // vpbroadcastd (%rdi,%r11), %ymm13
 	LONG $0xf36f7dc5 // vmovdqa %ymm3, %ymm14
 	LONG $0x503d42c4; BYTE $0xf5 // {vex} vpdpbusd %ymm13, %ymm8, %ymm14
 	LONG $0x723dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
-	LONG $0x587d62c4; WORD $0x3754; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%rsi), %ymm10
+	LONG $0x587d22c4; WORD $0x1f54; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%r11), %ymm10
 	LONG $0x503d42c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm8, %ymm14
 	LONG $0x723dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
-	LONG $0x587d62c4; WORD $0x3754; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%rsi), %ymm10
+	LONG $0x587d22c4; WORD $0x1f54; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%r11), %ymm10
 	LONG $0x503d42c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm8, %ymm14
 	LONG $0x723dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
-	LONG $0x587d62c4; WORD $0x3754; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%rsi), %ymm10
+	LONG $0x587d22c4; WORD $0x1f54; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r11), %ymm10
 	LONG $0x503d42c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm8, %ymm14
 	LONG $0xc45934c5 // vmulps %ymm4, %ymm9, %ymm8
 	LONG $0xb83542c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm14) + ymm8
-	QUAD $0x0200118c6f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r10), %ymm9
+	QUAD $0x000200328c6f7ec5; BYTE $0x00 // vmovdqu 0x200(%rdx,%rsi), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0x587d62c4; WORD $0x3754; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%rsi), %ymm10
+	LONG $0x587d22c4; WORD $0x1f54; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r11), %ymm10
 	LONG $0xdb6f7dc5 // vmovdqa %ymm3, %ymm11
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0240118c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r10), %ymm9
+	QUAD $0x000240328c6f7ec5; BYTE $0x00 // vmovdqu 0x240(%rdx,%rsi), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0x587d62c4; WORD $0x3754; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%rsi), %ymm10
+	LONG $0x587d22c4; WORD $0x1f54; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r11), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0280118c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r10), %ymm9
+	QUAD $0x000280328c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rdx,%rsi), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0x587d62c4; WORD $0x3754; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%rsi), %ymm10
+	LONG $0x587d22c4; WORD $0x1f54; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r11), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x02c0118c6f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r10), %ymm9
+	QUAD $0x0002c0328c6f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rdx,%rsi), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0x587d62c4; WORD $0x3754; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%rsi), %ymm10
+	LONG $0x587d22c4; WORD $0x1f54; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r11), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
 	LONG $0xcc5824c5 // vaddps %ymm4, %ymm11, %ymm9
-	LONG $0xd572adc5; BYTE $0x08 // vpsrld $0x8, %ymm5, %ymm10
+	LONG $0xd672adc5; BYTE $0x08 // vpsrld $0x8, %ymm6, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0xff59acc5 // vmulps %ymm7, %ymm10, %ymm7
 	LONG $0xa835c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm8
-	LONG $0x187d62c4; WORD $0x3744; BYTE $0x20 // vbroadcastss 0x20(%rdi,%rsi), %ymm8
-	LONG $0xa84562c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm6
-	QUAD $0x052008b4137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r9), %ymm6
-	LONG $0xd572c5c5; BYTE $0x04 // vpsrld $0x4, %ymm5, %ymm7
+	LONG $0x187d22c4; WORD $0x1f44; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r11), %ymm8
+	LONG $0xa84562c4; BYTE $0xc5 // vfmadd213ps %ymm5, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm8) + ymm5
+	QUAD $0x052008ac137d82c4; WORD $0x0000 // vcvtph2ps 0x520(%r8,%r9), %ymm5
+	LONG $0xd672c5c5; BYTE $0x04 // vpsrld $0x4, %ymm6, %ymm7
 	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
 	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
-	LONG $0x187d62c4; WORD $0x374c; BYTE $0x34 // vbroadcastss 0x34(%rdi,%rsi), %ymm9
+	LONG $0xff59d4c5 // vmulps %ymm7, %ymm5, %ymm7
+	LONG $0x187d22c4; WORD $0x1f4c; BYTE $0x34 // vbroadcastss 0x34(%rdi,%r11), %ymm9
 	LONG $0xac4542c4; BYTE $0xc8 // vfnmadd213ps %ymm8, %ymm7, %ymm9 # ymm9 = -(ymm7 * ymm9) + ymm8
-	LONG $0xd572d5c5; BYTE $0x0c // vpsrld $0xc, %ymm5, %ymm5
-	LONG $0xe9dbd5c5 // vpand %ymm1, %ymm5, %ymm5
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xf559ccc5 // vmulps %ymm5, %ymm6, %ymm6
-	LONG $0x187de2c4; WORD $0x376c; BYTE $0x38 // vbroadcastss 0x38(%rdi,%rsi), %ymm5
+	LONG $0xd672cdc5; BYTE $0x0c // vpsrld $0xc, %ymm6, %ymm6
+	LONG $0xf1dbcdc5 // vpand %ymm1, %ymm6, %ymm6
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
+	LONG $0x187da2c4; WORD $0x1f6c; BYTE $0x38 // vbroadcastss 0x38(%rdi,%r11), %ymm5
 	LONG $0xac4dc2c4; BYTE $0xe9 // vfnmadd213ps %ymm9, %ymm6, %ymm5 # ymm5 = -(ymm6 * ymm5) + ymm9
-	QUAD $0x0001f8288c180f42; BYTE $0x00 // prefetcht0 0x1f8(%rax,%r13)
-	QUAD $0x000278288c180f42; BYTE $0x00 // prefetcht0 0x278(%rax,%r13)
+	QUAD $0x0021f83d94180f43; BYTE $0x00 // prefetcht1 0x21f8(%r13,%r15)
+	QUAD $0x0011f83d8c180f43; BYTE $0x00 // prefetcht0 0x11f8(%r13,%r15)
+	QUAD $0x0022783d94180f43; BYTE $0x00 // prefetcht1 0x2278(%r13,%r15)
+	QUAD $0x0012783d8c180f43; BYTE $0x00 // prefetcht0 0x1278(%r13,%r15)
 	QUAD $0x050008bc137d82c4; WORD $0x0000 // vcvtph2ps 0x500(%r8,%r9), %ymm7
-	LONG $0x6f7ea1c4; WORD $0x3974; BYTE $0x40 // vmovdqu 0x40(%rcx,%r15), %ymm6
+	LONG $0x6f7ea1c4; WORD $0x1274; BYTE $0x40 // vmovdqu 0x40(%rdx,%r10), %ymm6
 	LONG $0xd672bdc5; BYTE $0x10 // vpsrld $0x10, %ymm6, %ymm8
 	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0xcf593cc5 // vmulps %ymm7, %ymm8, %ymm9
-	QUAD $0x010011846f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r10), %ymm8
-	QUAD $0x014011946f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r10), %ymm10
-	QUAD $0x0180119c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r10), %ymm11
-	QUAD $0x01c011a46f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r10), %ymm12
+	QUAD $0x00010032846f7ec5; BYTE $0x00 // vmovdqu 0x100(%rdx,%rsi), %ymm8
+	QUAD $0x00014032946f7ec5; BYTE $0x00 // vmovdqu 0x140(%rdx,%rsi), %ymm10
+	QUAD $0x000180329c6f7ec5; BYTE $0x00 // vmovdqu 0x180(%rdx,%rsi), %ymm11
+	QUAD $0x0001c032a46f7ec5; BYTE $0x00 // vmovdqu 0x1c0(%rdx,%rsi), %ymm12
 	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
 	LONG $0x587d22c4; WORD $0x272c // vpbroadcastd (%rdi,%r12), %ymm13
@@ -1162,23 +1143,23 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x503d42c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm8, %ymm14
 	LONG $0xc45934c5 // vmulps %ymm4, %ymm9, %ymm8
 	LONG $0xb83542c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm14) + ymm8
-	QUAD $0x0200118c6f7e21c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r10), %ymm9
+	QUAD $0x000200328c6f7ec5; BYTE $0x00 // vmovdqu 0x200(%rdx,%rsi), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d22c4; WORD $0x2754; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r12), %ymm10
 	LONG $0xdb6f7dc5 // vmovdqa %ymm3, %ymm11
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0240118c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r10), %ymm9
+	QUAD $0x000240328c6f7ec5; BYTE $0x00 // vmovdqu 0x240(%rdx,%rsi), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d22c4; WORD $0x2754; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x0280118c6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r10), %ymm9
+	QUAD $0x000280328c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rdx,%rsi), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d22c4; WORD $0x2754; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r12), %ymm10
 	LONG $0x503542c4; BYTE $0xda // {vex} vpdpbusd %ymm10, %ymm9, %ymm11
-	QUAD $0x02c0118c6f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r10), %ymm9
+	QUAD $0x0002c0328c6f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rdx,%rsi), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0x587d22c4; WORD $0x2754; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r12), %ymm10
@@ -1204,15 +1185,15 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187da2c4; WORD $0x276c; BYTE $0x38 // vbroadcastss 0x38(%rdi,%r12), %ymm5
 	LONG $0xac4dc2c4; BYTE $0xe9 // vfnmadd213ps %ymm9, %ymm6, %ymm5 # ymm5 = -(ymm6 * ymm5) + ymm9
 	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
-	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
-	LONG $0xf973850f; WORD $0xffff // jne 0x1020 <k_tile_q2_k+0x120>
-	LONG $0x117cc1c4; WORD $0x162c // vmovups %ymm5, (%r14,%rdx)
-	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
+	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xf948850f; WORD $0xffff // jne 0x1020 <k_tile_q2_k+0x110>
+	LONG $0x117cc1c4; WORD $0x062c // vmovups %ymm5, (%r14,%rax)
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xf928850f; WORD $0xffff // jne 0xff0 <k_tile_q2_k+0xf0>
+	LONG $0xf8fd850f; WORD $0xffff // jne 0xff0 <k_tile_q2_k+0xe0>
 	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x40c08149; WORD $0x0005; BYTE $0x00 // addq $0x540, %r8 # imm = 0x540
@@ -1220,29 +1201,29 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c0348; BYTE $0x30 // addq 0x30(%rsp), %rcx
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
 	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xf8df850f; WORD $0xffff // jne 0xfd0 <k_tile_q2_k+0xd0>
+	LONG $0xf8c4850f; WORD $0xffff // jne 0xfe0 <k_tile_q2_k+0xd0>
 	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0xf894850f; WORD $0xffff // jne 0xfa0 <k_tile_q2_k+0xa0>
-	LONG $0x0000b3e9; BYTE $0x00 // jmp 0x17c4 <k_tile_q2_k+0x8c4>
+	LONG $0xf879850f; WORD $0xffff // jne 0xfb0 <k_tile_q2_k+0xa0>
+	LONG $0x0000b8e9; BYTE $0x00 // jmp 0x17f4 <k_tile_q2_k+0x8e4>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00aa850f; WORD $0x0000 // jne 0x17c4 <k_tile_q2_k+0x8c4>
+	LONG $0x00af850f; WORD $0x0000 // jne 0x17f4 <k_tile_q2_k+0x8e4>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x1729 <k_tile_q2_k+0x829>
+	WORD $0x0473 // jae 0x1754 <k_tile_q2_k+0x844>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x67eb // jmp 0x1790 <k_tile_q2_k+0x890>
+	WORD $0x6ceb // jmp 0x17c0 <k_tile_q2_k+0x8b0>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -1254,9 +1235,9 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x1750 <k_tile_q2_k+0x850>
+	WORD $0xc075 // jne 0x1780 <k_tile_q2_k+0x870>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x17c4 <k_tile_q2_k+0x8c4>
+	WORD $0x2f74 // je 0x17f4 <k_tile_q2_k+0x8e4>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
@@ -1269,8 +1250,8 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x17b0 <k_tile_q2_k+0x8b0>
-	LONG $0x50c48348 // addq $0x50, %rsp
+	WORD $0xec75 // jne 0x17e0 <k_tile_q2_k+0x8d0>
+	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -1284,7 +1265,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q3_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0cb58e0f; WORD $0x0000 // jle 0x24a2 <k_tile_q3_k+0xcc2>
+	LONG $0x0cf58e0f; WORD $0x0000 // jle 0x2512 <k_tile_q3_k+0xd02>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -1295,73 +1276,74 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0e48348 // andq $-0x20, %rsp
 	LONG $0xa0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1a0, %rsp # imm = 0x1A0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0bb88e0f; WORD $0x0000 // jle 0x23db <k_tile_q3_k+0xbfb>
-	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
+	LONG $0x0bfc8e0f; WORD $0x0000 // jle 0x244f <k_tile_q3_k+0xc3f>
+	LONG $0x10778b4c // movq 0x10(%rdi), %r14
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x28778b4c // movq 0x28(%rdi), %r14
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x285f8b48 // movq 0x28(%rdi), %rbx
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
 	LONG $0x09e2c148 // shlq $0x9, %rdx
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
 	LONG $0x2cc18348 // addq $0x2c, %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x08e1c148 // shlq $0x8, %rcx
-	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
-	LONG $0x06e3c148 // shlq $0x6, %rbx
-	LONG $0x07e6c149 // shlq $0x7, %r14
-	LONG $0x5b3c8d4c // leaq (%rbx,%rbx,2), %r15
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x003b3305187de2c4; BYTE $0x00 // vbroadcastss 0x3b33(%rip), %ymm0 # 0x5398 <k_tile_mxfp4+0x398>
-	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
-	QUAD $0x003b2d05187de2c4; BYTE $0x00 // vbroadcastss 0x3b2d(%rip), %ymm0 # 0x53a4 <k_tile_mxfp4+0x3a4>
-	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
-	QUAD $0x003c5b1d787de2c4; BYTE $0x00 // vpbroadcastb 0x3c5b(%rip), %ymm3 # 0x54e4 <k_tile_mxfp4+0x4e4>
-	QUAD $0x003c5325787de2c4; BYTE $0x00 // vpbroadcastb 0x3c53(%rip), %ymm4 # 0x54e5 <k_tile_mxfp4+0x4e5>
-	QUAD $0x003ae50d587d62c4; BYTE $0x00 // vpbroadcastd 0x3ae5(%rip), %ymm9 # 0x5380 <k_tile_mxfp4+0x380>
-	QUAD $0x003af835587de2c4; BYTE $0x00 // vpbroadcastd 0x3af8(%rip), %ymm6 # 0x539c <k_tile_mxfp4+0x39c>
-	QUAD $0x003ae72d187de2c4; BYTE $0x00 // vbroadcastss 0x3ae7(%rip), %ymm5 # 0x5394 <k_tile_mxfp4+0x394>
-	QUAD $0x00003bab156ffdc5 // vmovdqa 0x3bab(%rip), %ymm2 # 0x5460 <k_tile_mxfp4+0x460>
-	QUAD $0x00003b43056f7dc5 // vmovdqa 0x3b43(%rip), %ymm8 # 0x5400 <k_tile_mxfp4+0x400>
-	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
 	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x24540348; BYTE $0x10 // addq 0x10(%rsp), %rdx
+	LONG $0x07e3c148 // shlq $0x7, %rbx
+	QUAD $0x0000008824948948 // movq %rdx, 0x88(%rsp)
+	LONG $0x523c8d4c // leaq (%rdx,%rdx,2), %r15
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x003c7b05187de2c4; BYTE $0x00 // vbroadcastss 0x3c7b(%rip), %ymm0 # 0x5518 <k_tile_mxfp4+0x398>
+	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
+	QUAD $0x003c8105187de2c4; BYTE $0x00 // vbroadcastss 0x3c81(%rip), %ymm0 # 0x5530 <k_tile_mxfp4+0x3b0>
+	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
+	QUAD $0x003de31d787de2c4; BYTE $0x00 // vpbroadcastb 0x3de3(%rip), %ymm3 # 0x56a4 <k_tile_mxfp4+0x524>
+	QUAD $0x003ddb25787de2c4; BYTE $0x00 // vpbroadcastb 0x3ddb(%rip), %ymm4 # 0x56a5 <k_tile_mxfp4+0x525>
+	QUAD $0x003c2d0d587d62c4; BYTE $0x00 // vpbroadcastd 0x3c2d(%rip), %ymm9 # 0x5500 <k_tile_mxfp4+0x380>
+	QUAD $0x003c4435587de2c4; BYTE $0x00 // vpbroadcastd 0x3c44(%rip), %ymm6 # 0x5520 <k_tile_mxfp4+0x3a0>
+	QUAD $0x003c2f2d187de2c4; BYTE $0x00 // vbroadcastss 0x3c2f(%rip), %ymm5 # 0x5514 <k_tile_mxfp4+0x394>
+	QUAD $0x00003d13156ffdc5 // vmovdqa 0x3d13(%rip), %ymm2 # 0x5600 <k_tile_mxfp4+0x480>
+	QUAD $0x00003cab056f7dc5 // vmovdqa 0x3cab(%rip), %ymm8 # 0x55a0 <k_tile_mxfp4+0x420>
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	QUAD $0x0000009024bc894c // movq %r15, 0x90(%rsp)
+	BYTE $0x90 // nop
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x24540348; BYTE $0x18 // addq 0x18(%rsp), %rdx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d75 // jne 0x1900 <k_tile_q3_k+0x120>
+	WORD $0x0d75 // jne 0x1930 <k_tile_q3_k+0x120>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
 	LONG $0x4211fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx)
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
-	LONG $0x00838d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r11), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x245c894c; BYTE $0x20 // movq %r11, 0x20(%rsp)
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x30244489 // movl %eax, 0x30(%rsp)
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	LONG $0x05e7c148 // shlq $0x5, %rdi
-	LONG $0x1c107cc5; BYTE $0x3a // vmovups (%rdx,%rdi), %ymm11
-	LONG $0x3b348d49 // leaq (%r11,%rdi), %rsi
-	QUAD $0x06003b946f7e41c4; WORD $0x0000 // vmovdqu 0x600(%r11,%rdi), %ymm10
-	QUAD $0x06403ba46f7e41c4; WORD $0x0000 // vmovdqu 0x640(%r11,%rdi), %ymm12
-	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
-	QUAD $0x06803bac6f7e41c4; WORD $0x0000 // vmovdqu 0x680(%r11,%rdi), %ymm13
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x000000a024b4894c // movq %r14, 0xa0(%rsp)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x28244489 // movl %eax, 0x28(%rsp)
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x1c107cc5; BYTE $0x02 // vmovups (%rdx,%rax), %ymm11
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x06348d49 // leaq (%r14,%rax), %rsi
+	QUAD $0x060006946f7e41c4; WORD $0x0000 // vmovdqu 0x600(%r14,%rax), %ymm10
+	QUAD $0x064006a46f7e41c4; WORD $0x0000 // vmovdqu 0x640(%r14,%rax), %ymm12
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	QUAD $0x068006ac6f7e41c4; WORD $0x0000 // vmovdqu 0x680(%r14,%rax), %ymm13
 	QUAD $0x0000e024846ffdc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm0
 	LONG $0xf0db2dc5 // vpand %ymm0, %ymm10, %ymm14
 	LONG $0x7205c1c4; WORD $0x04f5 // vpslld $0x4, %ymm13, %ymm15
@@ -1385,58 +1367,54 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
 	LONG $0xeb1d41c4; BYTE $0xd2 // vpor %ymm10, %ymm12, %ymm10
 	QUAD $0x00016024947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x160(%rsp)
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
-	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
+	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x34244489 // movl %eax, 0x34(%rsp)
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x9066 // nop
+	LONG $0x2c244489 // movl %eax, 0x2c(%rsp)
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	LONG $0x09e2c149 // shlq $0x9, %r10
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
-	LONG $0x70c86949; WORD $0x0003; BYTE $0x00 // imulq $0x370, %r8, %rcx # imm = 0x370
-	QUAD $0x00000098249c8b4c // movq 0x98(%rsp), %r11
-	LONG $0x0c180f41; BYTE $0x0b // prefetcht0 (%r11,%rcx)
-	QUAD $0x0000800b8c180f41; BYTE $0x00 // prefetcht0 0x80(%r11,%rcx)
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	QUAD $0x06c00aa4137d62c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%rcx), %ymm12
+	LONG $0x70c26948; WORD $0x0003; BYTE $0x00 // imulq $0x370, %rdx, %rax # imm = 0x370
+	QUAD $0x0020000194180f41; BYTE $0x00 // prefetcht1 0x2000(%r9,%rax)
+	QUAD $0x001000018c180f41; BYTE $0x00 // prefetcht0 0x1000(%r9,%rax)
+	QUAD $0x0020800194180f41; BYTE $0x00 // prefetcht1 0x2080(%r9,%rax)
+	QUAD $0x001080018c180f41; BYTE $0x00 // prefetcht0 0x1080(%r9,%rax)
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	QUAD $0x06c03ea4137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r14,%rdi), %ymm12
 	QUAD $0x01003c946f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rsp,%r15), %ymm10
-	LONG $0xfc4d8b41 // movl -0x4(%r13), %ecx
-	LONG $0x00558b41 // movl (%r13), %edx
-	LONG $0x00898d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rcx), %r9d
-	LONG $0x007fc181; WORD $0xb4c0 // addl $0xb4c0007f, %ecx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xc9490f41 // cmovnsl %r9d, %ecx
-	WORD $0xf9c1; BYTE $0x07 // sarl $0x7, %ecx
-	LONG $0x008d0c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rcx,4), %ecx
-	LONG $0xe96e79c5 // vmovd %ecx, %xmm13
+	LONG $0xfc458b41 // movl -0x4(%r13), %eax
+	LONG $0x00458b45 // movl (%r13), %r8d
+	LONG $0x0000888d; WORD $0xb4c0 // leal -0x4b400000(%rax), %ecx
+	LONG $0xc0001f05; BYTE $0xb4 // addl $0xb4c0001f, %eax # imm = 0xB4C0001F
+	WORD $0xc985 // testl %ecx, %ecx
+	WORD $0x490f; BYTE $0xc1 // cmovnsl %ecx, %eax
+	WORD $0xf8c1; BYTE $0x05 // sarl $0x5, %eax
+	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
+	LONG $0xe86e79c5 // vmovd %eax, %xmm13
 	LONG $0x587d42c4; BYTE $0xf5 // vpbroadcastd %xmm13, %ymm14
-	QUAD $0x00020006acdb65c5; BYTE $0x00 // vpand 0x200(%rsi,%rax), %ymm3, %ymm13
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x08e1c148 // shlq $0x8, %rcx
-	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
-	LONG $0x3c6f7ec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm15
+	QUAD $0x020016acdb6521c4; WORD $0x0000 // vpand 0x200(%rsi,%r10), %ymm3, %ymm13
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x08e0c148 // shlq $0x8, %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0x3c6f7ec5; BYTE $0x06 // vmovdqu (%rsi,%rax), %ymm15
 	LONG $0x727dc1c4; WORD $0x02f7 // vpslld $0x2, %ymm15, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
 	LONG $0x587d42c4; WORD $0xd46d // vpbroadcastd -0x2c(%r13), %ymm13
 	LONG $0x507d42c4; BYTE $0xf5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm14
-	QUAD $0x0002400684dbe5c5; BYTE $0x00 // vpand 0x240(%rsi,%rax), %ymm3, %ymm0
+	QUAD $0x02401684db65a1c4; WORD $0x0000 // vpand 0x240(%rsi,%r10), %ymm3, %ymm0
 	LONG $0x7215c1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm13
 	LONG $0xecdb15c5 // vpand %ymm4, %ymm13, %ymm13
 	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
 	LONG $0x587d42c4; WORD $0xd86d // vpbroadcastd -0x28(%r13), %ymm13
 	LONG $0x507d42c4; BYTE $0xf5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm14
-	QUAD $0x0002800684dbe5c5; BYTE $0x00 // vpand 0x280(%rsi,%rax), %ymm3, %ymm0
-	QUAD $0x0000000185148d4e // leaq 0x1(,%r8,4), %r10
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	QUAD $0x02801684db65a1c4; WORD $0x0000 // vpand 0x280(%rsi,%r10), %ymm3, %ymm0
+	QUAD $0x00000001950c8d48 // leaq 0x1(,%rdx,4), %rcx
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
 	LONG $0x06e4c149 // shlq $0x6, %r12
 	LONG $0x6f7e21c4; WORD $0x262c // vmovdqu (%rsi,%r12), %ymm13
 	LONG $0x7205c1c4; WORD $0x02f5 // vpslld $0x2, %ymm13, %ymm15
@@ -1444,7 +1422,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0eb85c5 // vpor %ymm0, %ymm15, %ymm0
 	LONG $0x587d42c4; WORD $0xdc7d // vpbroadcastd -0x24(%r13), %ymm15
 	LONG $0x507d42c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm14
-	QUAD $0x0002c00684dbe5c5; BYTE $0x00 // vpand 0x2c0(%rsi,%rax), %ymm3, %ymm0
+	QUAD $0x02c01684db65a1c4; WORD $0x0000 // vpand 0x2c0(%rsi,%r10), %ymm3, %ymm0
 	LONG $0xdb2d41c4; BYTE $0xf9 // vpand %ymm9, %ymm10, %ymm15
 	LONG $0xfefe05c5 // vpaddd %ymm6, %ymm15, %ymm15
 	LONG $0x5b7c41c4; BYTE $0xff // vcvtdq2ps %ymm15, %ymm15
@@ -1456,42 +1434,42 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x507d42c4; BYTE $0xf5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm14
 	LONG $0xed5904c5 // vmulps %ymm5, %ymm15, %ymm13
 	LONG $0xb80542c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm15, %ymm13 # ymm13 = (ymm15 * ymm14) + ymm13
-	LONG $0x008a8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r9d
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
-	LONG $0xd1490f41 // cmovnsl %r9d, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
-	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x00988d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %r11d
+	LONG $0x1fc08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0001f, %r8d # imm = 0xB4C0001F
+	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
+	LONG $0xc3490f45 // cmovnsl %r11d, %r8d
+	LONG $0x05f8c141 // sarl $0x5, %r8d
+	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
 	LONG $0x587d62c4; BYTE $0xf0 // vpbroadcastd %xmm0, %ymm14
-	QUAD $0x0003000684dbe5c5; BYTE $0x00 // vpand 0x300(%rsi,%rax), %ymm3, %ymm0
-	QUAD $0x00000002850c8d4e // leaq 0x2(,%r8,4), %r9
-	QUAD $0x000000b0248c894c // movq %r9, 0xb0(%rsp)
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	LONG $0x6f7e21c4; WORD $0x0e3c // vmovdqu (%rsi,%r9), %ymm15
+	QUAD $0x03001684db65a1c4; WORD $0x0000 // vpand 0x300(%rsi,%r10), %ymm3, %ymm0
+	QUAD $0x00000002951c8d4c // leaq 0x2(,%rdx,4), %r11
+	QUAD $0x000000b0249c894c // movq %r11, 0xb0(%rsp)
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x6f7e21c4; WORD $0x1e3c // vmovdqu (%rsi,%r11), %ymm15
 	LONG $0x7275c1c4; WORD $0x02f7 // vpslld $0x2, %ymm15, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
 	LONG $0x587dc2c4; WORD $0xe44d // vpbroadcastd -0x1c(%r13), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x0003400684dbe5c5; BYTE $0x00 // vpand 0x340(%rsi,%rax), %ymm3, %ymm0
+	QUAD $0x03401684db65a1c4; WORD $0x0000 // vpand 0x340(%rsi,%r10), %ymm3, %ymm0
 	LONG $0x7275c1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
 	LONG $0x587dc2c4; WORD $0xe84d // vpbroadcastd -0x18(%r13), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x0003800684dbe5c5; BYTE $0x00 // vpand 0x380(%rsi,%rax), %ymm3, %ymm0
-	QUAD $0x0000000385148d4a // leaq 0x3(,%r8,4), %rdx
-	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x0c6ffec5; BYTE $0x16 // vmovdqu (%rsi,%rdx), %ymm1
-	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	QUAD $0x03801684db65a1c4; WORD $0x0000 // vpand 0x380(%rsi,%r10), %ymm3, %ymm0
+	QUAD $0x0000000395048d48 // leaq 0x3(,%rdx,4), %rax
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x0c6ffec5; BYTE $0x06 // vmovdqu (%rsi,%rax), %ymm1
 	LONG $0xf17285c5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm15
 	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
 	LONG $0xc0eb85c5 // vpor %ymm0, %ymm15, %ymm0
 	LONG $0x587d42c4; WORD $0xec7d // vpbroadcastd -0x14(%r13), %ymm15
 	LONG $0x507d42c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm14
-	QUAD $0x0003c00684dbe5c5; BYTE $0x00 // vpand 0x3c0(%rsi,%rax), %ymm3, %ymm0
+	QUAD $0x03c01684db65a1c4; WORD $0x0000 // vpand 0x3c0(%rsi,%r10), %ymm3, %ymm0
 	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
@@ -1505,46 +1483,44 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa87dc2c4; BYTE $0xcd // vfmadd213ps %ymm13, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm13
 	LONG $0x187d42c4; WORD $0xf465 // vbroadcastss -0xc(%r13), %ymm12
 	LONG $0xa87542c4; BYTE $0xe3 // vfmadd213ps %ymm11, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm12) + ymm11
-	LONG $0xdcd2694d; WORD $0x0000; BYTE $0x00 // imulq $0xdc, %r10, %r10
-	LONG $0x0c180f43; BYTE $0x13 // prefetcht0 (%r11,%r10)
-	QUAD $0x000080138c180f43; BYTE $0x00 // prefetcht0 0x80(%r11,%r10)
-	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	QUAD $0x06c0079c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdi,%r8), %ymm11
-	LONG $0x1d7c8b41; BYTE $0xfc // movl -0x4(%r13,%rbx), %edi
-	LONG $0x1d548b45; BYTE $0x00 // movl (%r13,%rbx), %r10d
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	LONG $0xdcc96948; WORD $0x0000; BYTE $0x00 // imulq $0xdc, %rcx, %rcx
+	QUAD $0x0020000994180f41; BYTE $0x00 // prefetcht1 0x2000(%r9,%rcx)
+	QUAD $0x001000098c180f41; BYTE $0x00 // prefetcht0 0x1000(%r9,%rcx)
+	QUAD $0x0020800994180f41; BYTE $0x00 // prefetcht1 0x2080(%r9,%rcx)
+	QUAD $0x001080098c180f41; BYTE $0x00 // prefetcht0 0x1080(%r9,%rcx)
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	QUAD $0x06c03e9c137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r14,%rdi), %ymm11
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	LONG $0x157c8b41; BYTE $0xfc // movl -0x4(%r13,%rdx), %edi
+	LONG $0x154c8b41; BYTE $0x00 // movl (%r13,%rdx), %ecx
 	LONG $0x00b78d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r14d
-	LONG $0x007fc781; WORD $0xb4c0 // addl $0xb4c0007f, %edi # imm = 0xB4C0007F
+	LONG $0x001fc781; WORD $0xb4c0 // addl $0xb4c0001f, %edi # imm = 0xB4C0001F
 	WORD $0x8545; BYTE $0xf6 // testl %r14d, %r14d
 	LONG $0xfe490f41 // cmovnsl %r14d, %edi
-	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
-	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
-	WORD $0xffc1; BYTE $0x07 // sarl $0x7, %edi
-	LONG $0x00bd3c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdi,4), %edi
+	WORD $0xffc1; BYTE $0x05 // sarl $0x5, %edi
+	LONG $0x0000c781; WORD $0x4b40 // addl $0x4b400000, %edi # imm = 0x4B400000
 	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
 	LONG $0x587d62c4; BYTE $0xf0 // vpbroadcastd %xmm0, %ymm14
-	QUAD $0x00020006846ffec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm0
-	QUAD $0x000240068c6ffec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm1
-	QUAD $0x00028006ac6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm13
-	QUAD $0x0002c006bc6f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm15
+	QUAD $0x020016846f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r10), %ymm0
+	QUAD $0x0240168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r10), %ymm1
+	QUAD $0x028016ac6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r10), %ymm13
+	QUAD $0x02c016bc6f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r10), %ymm15
 	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
-	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
-	LONG $0x146ffec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm2
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	LONG $0x146ffec5; BYTE $0x06 // vmovdqu (%rsi,%rax), %ymm2
 	LONG $0xc77f7dc5 // vmovdqa %ymm8, %ymm7
 	LONG $0xc2fe6dc5 // vpaddd %ymm2, %ymm2, %ymm8
 	LONG $0xc4db3dc5 // vpand %ymm4, %ymm8, %ymm8
 	LONG $0xc0ebbdc5 // vpor %ymm0, %ymm8, %ymm0
-	LONG $0x587d42c4; WORD $0x1d44; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rbx), %ymm8
+	LONG $0x587d42c4; WORD $0x1544; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rdx), %ymm8
 	LONG $0x507d42c4; BYTE $0xf0 // {vex} vpdpbusd %ymm8, %ymm0, %ymm14
 	LONG $0xd172fdc5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
 	LONG $0xd272f5c5; BYTE $0x03 // vpsrld $0x3, %ymm2, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	LONG $0x587dc2c4; WORD $0x1d4c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rbx), %ymm1
+	LONG $0x587dc2c4; WORD $0x154c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rdx), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	LONG $0x727dc1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
@@ -1552,7 +1528,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd1fef5c5 // vpaddd %ymm1, %ymm1, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
-	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rbx), %ymm2
+	LONG $0x587dc2c4; WORD $0x1554; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rdx), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
 	LONG $0x727dc1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
@@ -1563,51 +1539,52 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd172f5c5; BYTE $0x03 // vpsrld $0x3, %ymm1, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	LONG $0x587dc2c4; WORD $0x1d4c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rbx), %ymm1
+	LONG $0x587dc2c4; WORD $0x154c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rdx), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	LONG $0xed596cc5 // vmulps %ymm5, %ymm2, %ymm13
 	LONG $0xb86d42c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm2, %ymm13 # ymm13 = (ymm2 * ymm14) + ymm13
-	LONG $0x00ba8d41; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %edi
-	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
+	LONG $0x0000b98d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %edi
+	LONG $0x001fc181; WORD $0xb4c0 // addl $0xb4c0001f, %ecx # imm = 0xB4C0001F
 	WORD $0xff85 // testl %edi, %edi
-	LONG $0xd7490f44 // cmovnsl %edi, %r10d
-	LONG $0x07fac141 // sarl $0x7, %r10d
-	QUAD $0x4b400000953c8d42 // leal 0x4b400000(,%r10,4), %edi
-	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
+	WORD $0x490f; BYTE $0xcf // cmovnsl %edi, %ecx
+	WORD $0xf9c1; BYTE $0x05 // sarl $0x5, %ecx
+	LONG $0x0000c181; WORD $0x4b40 // addl $0x4b400000, %ecx # imm = 0x4B400000
+	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
 	LONG $0x587d62c4; BYTE $0xf0 // vpbroadcastd %xmm0, %ymm14
-	QUAD $0x00030006846ffec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rax), %ymm0
+	QUAD $0x030016846f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
-	LONG $0x6f7ea1c4; WORD $0x0e0c // vmovdqu (%rsi,%r9), %ymm1
+	LONG $0x6f7ea1c4; WORD $0x1e0c // vmovdqu (%rsi,%r11), %ymm1
 	LONG $0xd1fef5c5 // vpaddd %ymm1, %ymm1, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
-	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rbx), %ymm2
+	LONG $0x587dc2c4; WORD $0x1554; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rdx), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
-	QUAD $0x00034006846ffec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rax), %ymm0
+	QUAD $0x034016846f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
 	LONG $0xd172f5c5; BYTE $0x03 // vpsrld $0x3, %ymm1, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	LONG $0x587dc2c4; WORD $0x1d4c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rbx), %ymm1
+	LONG $0x587dc2c4; WORD $0x154c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rdx), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x00038006846ffec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rax), %ymm0
+	QUAD $0x038016846f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
-	LONG $0x0c6ffec5; BYTE $0x16 // vmovdqu (%rsi,%rdx), %ymm1
+	LONG $0x24748b4c; BYTE $0x38 // movq 0x38(%rsp), %r14
+	LONG $0x6f7ea1c4; WORD $0x360c // vmovdqu (%rsi,%r14), %ymm1
 	LONG $0xd1fef5c5 // vpaddd %ymm1, %ymm1, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
-	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%rbx), %ymm2
+	LONG $0x587dc2c4; WORD $0x1554; BYTE $0xec // vpbroadcastd -0x14(%r13,%rdx), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
-	QUAD $0x0003c006846ffec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rax), %ymm0
+	QUAD $0x03c016846f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
 	LONG $0xd172f5c5; BYTE $0x03 // vpsrld $0x3, %ymm1, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	LONG $0x587dc2c4; WORD $0x1d4c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rbx), %ymm1
+	LONG $0x587dc2c4; WORD $0x154c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rdx), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	LONG $0xc5588cc5 // vaddps %ymm5, %ymm14, %ymm0
 	LONG $0x7275c1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm1
@@ -1615,50 +1592,51 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc959a4c5 // vmulps %ymm1, %ymm11, %ymm1
 	LONG $0xa87dc2c4; BYTE $0xcd // vfmadd213ps %ymm13, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm13
-	LONG $0x187d42c4; WORD $0x1d5c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rbx), %ymm11
+	LONG $0x187d42c4; WORD $0x155c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rdx), %ymm11
 	LONG $0xa87542c4; BYTE $0xdc // vfmadd213ps %ymm12, %ymm1, %ymm11 # ymm11 = (ymm1 * ymm11) + ymm12
-	QUAD $0x000000b024946948; LONG $0x000000dc // imulq $0xdc, 0xb0(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0x13 // prefetcht0 (%r11,%rdx)
-	QUAD $0x000080138c180f41; BYTE $0x00 // prefetcht0 0x80(%r11,%rdx)
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	QUAD $0x000000b0248c6948; LONG $0x000000dc // imulq $0xdc, 0xb0(%rsp), %rcx
+	QUAD $0x0020000994180f41; BYTE $0x00 // prefetcht1 0x2000(%r9,%rcx)
+	QUAD $0x001000098c180f41; BYTE $0x00 // prefetcht0 0x1000(%r9,%rcx)
+	QUAD $0x0020800994180f41; BYTE $0x00 // prefetcht1 0x2080(%r9,%rcx)
+	QUAD $0x001080098c180f41; BYTE $0x00 // prefetcht0 0x1080(%r9,%rcx)
+	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
 	QUAD $0x06c002a4137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm12
 	QUAD $0x01203c946f7e21c4; WORD $0x0000 // vmovdqu 0x120(%rsp,%r15), %ymm10
-	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
-	LONG $0x357c8b43; BYTE $0xfc // movl -0x4(%r13,%r14), %edi
-	LONG $0x35548b43; BYTE $0x00 // movl (%r13,%r14), %edx
-	LONG $0x00978d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r10d
-	LONG $0x007fc781; WORD $0xb4c0 // addl $0xb4c0007f, %edi # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
-	LONG $0xfa490f41 // cmovnsl %r10d, %edi
-	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
-	WORD $0xffc1; BYTE $0x07 // sarl $0x7, %edi
-	LONG $0x00bd3c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdi,4), %edi
+	QUAD $0x0000009024bc8b4c // movq 0x90(%rsp), %r15
+	LONG $0x1d7c8b41; BYTE $0xfc // movl -0x4(%r13,%rbx), %edi
+	LONG $0x1d4c8b41; BYTE $0x00 // movl (%r13,%rbx), %ecx
+	LONG $0x00878d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r8d
+	LONG $0x001fc781; WORD $0xb4c0 // addl $0xb4c0001f, %edi # imm = 0xB4C0001F
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	LONG $0xf8490f41 // cmovnsl %r8d, %edi
+	WORD $0xffc1; BYTE $0x05 // sarl $0x5, %edi
+	LONG $0x0000c781; WORD $0x4b40 // addl $0x4b400000, %edi # imm = 0x4B400000
 	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
 	LONG $0x587d62c4; BYTE $0xf0 // vpbroadcastd %xmm0, %ymm14
-	QUAD $0x00020006846ffec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm0
-	QUAD $0x000240068c6ffec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm1
-	QUAD $0x00028006946ffec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm2
-	QUAD $0x0002c006846f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm8
+	QUAD $0x020016846f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r10), %ymm0
+	QUAD $0x0240168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r10), %ymm1
+	QUAD $0x028016946f7ea1c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r10), %ymm2
+	QUAD $0x02c016846f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r10), %ymm8
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
-	LONG $0x2c6f7ec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm13
+	LONG $0x2c6f7ec5; BYTE $0x06 // vmovdqu (%rsi,%rax), %ymm13
 	LONG $0xfcdb15c5 // vpand %ymm4, %ymm13, %ymm15
 	LONG $0xc0eb85c5 // vpor %ymm0, %ymm15, %ymm0
-	LONG $0x587d02c4; WORD $0x357c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%r14), %ymm15
+	LONG $0x587d42c4; WORD $0x1d7c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rbx), %ymm15
 	LONG $0x507d42c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm14
 	LONG $0xd172fdc5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
 	LONG $0x7275c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	LONG $0x587d82c4; WORD $0x354c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%r14), %ymm1
+	LONG $0x587dc2c4; WORD $0x1d4c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rbx), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	LONG $0xd272fdc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
 	LONG $0x6f7ea1c4; WORD $0x260c // vmovdqu (%rsi,%r12), %ymm1
 	LONG $0xd4dbf5c5 // vpand %ymm4, %ymm1, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
-	LONG $0x587d82c4; WORD $0x3554; BYTE $0xdc // vpbroadcastd -0x24(%r13,%r14), %ymm2
+	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rbx), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
 	LONG $0x727dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
@@ -1669,82 +1647,84 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	LONG $0x587d82c4; WORD $0x354c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%r14), %ymm1
+	LONG $0x587dc2c4; WORD $0x1d4c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rbx), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	LONG $0xed596cc5 // vmulps %ymm5, %ymm2, %ymm13
 	LONG $0xb86d42c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm2, %ymm13 # ymm13 = (ymm2 * ymm14) + ymm13
-	LONG $0x0000ba8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %edi
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	LONG $0x0000b98d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %edi
+	LONG $0x001fc181; WORD $0xb4c0 // addl $0xb4c0001f, %ecx # imm = 0xB4C0001F
 	WORD $0xff85 // testl %edi, %edi
-	WORD $0x490f; BYTE $0xd7 // cmovnsl %edi, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x0095148d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %edx
-	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x490f; BYTE $0xcf // cmovnsl %edi, %ecx
+	WORD $0xf9c1; BYTE $0x05 // sarl $0x5, %ecx
+	LONG $0x0000c181; WORD $0x4b40 // addl $0x4b400000, %ecx # imm = 0x4B400000
+	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
 	LONG $0x587d62c4; BYTE $0xf0 // vpbroadcastd %xmm0, %ymm14
-	QUAD $0x00030006846ffec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rax), %ymm0
+	QUAD $0x030016846f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
-	LONG $0x6f7ea1c4; WORD $0x0e0c // vmovdqu (%rsi,%r9), %ymm1
+	LONG $0x6f7ea1c4; WORD $0x1e0c // vmovdqu (%rsi,%r11), %ymm1
 	LONG $0xd4dbf5c5 // vpand %ymm4, %ymm1, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
-	LONG $0x587d82c4; WORD $0x3554; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%r14), %ymm2
+	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rbx), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
-	QUAD $0x00034006846ffec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rax), %ymm0
+	QUAD $0x034016846f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
 	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	LONG $0x587d82c4; WORD $0x354c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r14), %ymm1
+	LONG $0x587dc2c4; WORD $0x1d4c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rbx), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x00038006846ffec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rax), %ymm0
+	QUAD $0x038016846f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
-	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
-	LONG $0x6f7ea1c4; WORD $0x160c // vmovdqu (%rsi,%r10), %ymm1
+	LONG $0x6f7ea1c4; WORD $0x360c // vmovdqu (%rsi,%r14), %ymm1
 	LONG $0xd4dbf5c5 // vpand %ymm4, %ymm1, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
-	LONG $0x587d82c4; WORD $0x3554; BYTE $0xec // vpbroadcastd -0x14(%r13,%r14), %ymm2
+	LONG $0x587dc2c4; WORD $0x1d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%rbx), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
-	QUAD $0x0003c006846ffec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rax), %ymm0
+	QUAD $0x03c016846f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
 	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
 	LONG $0xccdbf5c5 // vpand %ymm4, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	LONG $0x587d82c4; WORD $0x354c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%r14), %ymm1
+	LONG $0x587dc2c4; WORD $0x1d4c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rbx), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	LONG $0xc5588cc5 // vaddps %ymm5, %ymm14, %ymm0
-	QUAD $0x0033730d002de2c4; BYTE $0x00 // vpshufb 0x3373(%rip), %ymm10, %ymm1 # 0x5460 <k_tile_mxfp4+0x460>
+	QUAD $0x0034c20d002de2c4; BYTE $0x00 // vpshufb 0x34c2(%rip), %ymm10, %ymm1 # 0x5600 <k_tile_mxfp4+0x480>
 	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc9599cc5 // vmulps %ymm1, %ymm12, %ymm1
 	LONG $0xa87dc2c4; BYTE $0xcd // vfmadd213ps %ymm13, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm13
-	LONG $0x187d02c4; WORD $0x3564; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r14), %ymm12
+	LONG $0x187d42c4; WORD $0x1d64; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rbx), %ymm12
 	LONG $0xa87542c4; BYTE $0xe3 // vfmadd213ps %ymm11, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm12) + ymm11
-	QUAD $0x000000b824946948; LONG $0x000000dc // imulq $0xdc, 0xb8(%rsp), %rdx
-	LONG $0x0c180f41; BYTE $0x13 // prefetcht0 (%r11,%rdx)
-	QUAD $0x000080138c180f41; BYTE $0x00 // prefetcht0 0x80(%r11,%rdx)
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	QUAD $0x06c0109c137d42c4; WORD $0x0000 // vcvtph2ps 0x6c0(%r8,%rdx), %ymm11
+	QUAD $0x000000b8248c6948; LONG $0x000000dc // imulq $0xdc, 0xb8(%rsp), %rcx
+	QUAD $0x0020000994180f41; BYTE $0x00 // prefetcht1 0x2000(%r9,%rcx)
+	QUAD $0x001000098c180f41; BYTE $0x00 // prefetcht0 0x1000(%r9,%rcx)
+	QUAD $0x0020800994180f41; BYTE $0x00 // prefetcht1 0x2080(%r9,%rcx)
+	QUAD $0x001080098c180f41; BYTE $0x00 // prefetcht0 0x1080(%r9,%rcx)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	QUAD $0x06c0119c137d62c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rcx,%rdx), %ymm11
 	LONG $0x3d7c8b43; BYTE $0xfc // movl -0x4(%r13,%r15), %edi
-	LONG $0x3d548b43; BYTE $0x00 // movl (%r13,%r15), %edx
+	LONG $0x3d4c8b43; BYTE $0x00 // movl (%r13,%r15), %ecx
 	LONG $0x00878d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdi), %r8d
-	LONG $0x007fc781; WORD $0xb4c0 // addl $0xb4c0007f, %edi # imm = 0xB4C0007F
+	LONG $0x001fc781; WORD $0xb4c0 // addl $0xb4c0001f, %edi # imm = 0xB4C0001F
 	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
 	LONG $0xf8490f41 // cmovnsl %r8d, %edi
-	WORD $0xffc1; BYTE $0x07 // sarl $0x7, %edi
-	LONG $0x00bd3c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdi,4), %edi
+	WORD $0xffc1; BYTE $0x05 // sarl $0x5, %edi
+	LONG $0x0000c781; WORD $0x4b40 // addl $0x4b400000, %edi # imm = 0x4B400000
 	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
 	LONG $0x587d62c4; BYTE $0xf0 // vpbroadcastd %xmm0, %ymm14
-	QUAD $0x00020006846ffec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rax), %ymm0
-	QUAD $0x000240068c6ffec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rax), %ymm1
-	QUAD $0x00028006946ffec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rax), %ymm2
-	QUAD $0x0002c006846f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rax), %ymm8
+	QUAD $0x020016846f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r10), %ymm0
+	QUAD $0x0240168c6f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r10), %ymm1
+	QUAD $0x028016946f7ea1c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r10), %ymm2
+	QUAD $0x02c016846f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r10), %ymm8
 	LONG $0xd072fdc5; BYTE $0x06 // vpsrld $0x6, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
-	LONG $0x2c6f7ec5; BYTE $0x0e // vmovdqu (%rsi,%rcx), %ymm13
+	LONG $0x2c6f7ec5; BYTE $0x06 // vmovdqu (%rsi,%rax), %ymm13
 	LONG $0x7205c1c4; WORD $0x01d5 // vpsrld $0x1, %ymm13, %ymm15
 	LONG $0xfcdb05c5 // vpand %ymm4, %ymm15, %ymm15
 	LONG $0xc0eb85c5 // vpor %ymm0, %ymm15, %ymm0
@@ -1779,25 +1759,25 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	LONG $0xed596cc5 // vmulps %ymm5, %ymm2, %ymm13
 	LONG $0xb86d42c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm2, %ymm13 # ymm13 = (ymm2 * ymm14) + ymm13
-	LONG $0x00008a8d; WORD $0xb4c0 // leal -0x4b400000(%rdx), %ecx
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
-	WORD $0xc985 // testl %ecx, %ecx
-	WORD $0x490f; BYTE $0xd1 // cmovnsl %ecx, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	LONG $0x00950c8d; WORD $0x4000; BYTE $0x4b // leal 0x4b400000(,%rdx,4), %ecx
+	LONG $0x0000818d; WORD $0xb4c0 // leal -0x4b400000(%rcx), %eax
+	LONG $0x001fc181; WORD $0xb4c0 // addl $0xb4c0001f, %ecx # imm = 0xB4C0001F
+	WORD $0xc085 // testl %eax, %eax
+	WORD $0x490f; BYTE $0xc8 // cmovnsl %eax, %ecx
+	WORD $0xf9c1; BYTE $0x05 // sarl $0x5, %ecx
+	LONG $0x0000c181; WORD $0x4b40 // addl $0x4b400000, %ecx # imm = 0x4B400000
 	LONG $0xc16ef9c5 // vmovd %ecx, %xmm0
-	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
 	LONG $0x587d62c4; BYTE $0xf0 // vpbroadcastd %xmm0, %ymm14
-	QUAD $0x00030006846ffec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rax), %ymm0
+	QUAD $0x030016846f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x06 // vpsrld $0x6, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
-	LONG $0x6f7ea1c4; WORD $0x0e0c // vmovdqu (%rsi,%r9), %ymm1
+	LONG $0x6f7ea1c4; WORD $0x1e0c // vmovdqu (%rsi,%r11), %ymm1
 	LONG $0xd172edc5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
 	LONG $0x587d82c4; WORD $0x3d54; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%r15), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
-	QUAD $0x00034006846ffec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rax), %ymm0
+	QUAD $0x034016846f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x06 // vpsrld $0x6, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
 	LONG $0xd172f5c5; BYTE $0x05 // vpsrld $0x5, %ymm1, %ymm1
@@ -1805,17 +1785,18 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
 	LONG $0x587d82c4; WORD $0x3d4c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r15), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x00038006846ffec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rax), %ymm0
+	QUAD $0x038016846f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x06 // vpsrld $0x6, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
-	LONG $0x6f7ea1c4; WORD $0x160c // vmovdqu (%rsi,%r10), %ymm1
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x0c6ffec5; BYTE $0x06 // vmovdqu (%rsi,%rax), %ymm1
 	LONG $0xd172edc5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm2
 	LONG $0xd4dbedc5 // vpand %ymm4, %ymm2, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
 	LONG $0x587d82c4; WORD $0x3d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%r15), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
-	QUAD $0x00003160156ffdc5 // vmovdqa 0x3160(%rip), %ymm2 # 0x5460 <k_tile_mxfp4+0x460>
-	QUAD $0x0003c006846ffec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rax), %ymm0
+	QUAD $0x0000328d156ffdc5 // vmovdqa 0x328d(%rip), %ymm2 # 0x5600 <k_tile_mxfp4+0x480>
+	QUAD $0x03c016846f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x06 // vpsrld $0x6, %ymm0, %ymm0
 	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
 	LONG $0xd172f5c5; BYTE $0x05 // vpsrld $0x5, %ymm1, %ymm1
@@ -1832,47 +1813,47 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187d02c4; WORD $0x3d5c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r15), %ymm11
 	LONG $0xa87542c4; BYTE $0xdc // vfmadd213ps %ymm12, %ymm1, %ymm11 # ymm11 = (ymm1 * ymm11) + ymm12
 	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
-	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
-	LONG $0x342444f6; BYTE $0x01 // testb $0x1, 0x34(%rsp)
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	LONG $0x2c2444f6; BYTE $0x01 // testb $0x1, 0x2c(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf6c5850f; WORD $0xffff // jne 0x1a30 <k_tile_q3_k+0x250>
-	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	LONG $0xf672850f; WORD $0xffff // jne 0x1a50 <k_tile_q3_k+0x240>
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
 	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
 	LONG $0x1c117cc5; BYTE $0x02 // vmovups %ymm11, (%rdx,%rax)
-	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
-	LONG $0x302444f6; BYTE $0x01 // testb $0x1, 0x30(%rsp)
+	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
+	LONG $0x282444f6; BYTE $0x01 // testb $0x1, 0x28(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf5ae850f; WORD $0xffff // jne 0x1940 <k_tile_q3_k+0x160>
-	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	LONG $0xf56a850f; WORD $0xffff // jne 0x1970 <k_tile_q3_k+0x160>
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0xe0c38149; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %r11 # imm = 0x6E0
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x24440348; BYTE $0x58 // addq 0x58(%rsp), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x24743b48; BYTE $0x60 // cmpq 0x60(%rsp), %rsi
-	LONG $0xf565850f; WORD $0xffff // jne 0x1920 <k_tile_q3_k+0x140>
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0xe0c68149; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %r14 # imm = 0x6E0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x24440348; BYTE $0x60 // addq 0x60(%rsp), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x24743b48; BYTE $0x68 // cmpq 0x68(%rsp), %rsi
+	LONG $0xf521850f; WORD $0xffff // jne 0x1950 <k_tile_q3_k+0x140>
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0xf50a850f; WORD $0xffff // jne 0x18e0 <k_tile_q3_k+0x100>
-	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x2494 <k_tile_q3_k+0xcb4>
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0xf4c6850f; WORD $0xffff // jne 0x1910 <k_tile_q3_k+0x100>
+	LONG $0x0000b5e9; BYTE $0x00 // jmp 0x2504 <k_tile_q3_k+0xcf4>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00b0850f; WORD $0x0000 // jne 0x2494 <k_tile_q3_k+0xcb4>
+	LONG $0x00ac850f; WORD $0x0000 // jne 0x2504 <k_tile_q3_k+0xcf4>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x23f3 <k_tile_q3_k+0xc13>
+	WORD $0x0473 // jae 0x2467 <k_tile_q3_k+0xc57>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x6deb // jmp 0x2460 <k_tile_q3_k+0xc80>
+	WORD $0x69eb // jmp 0x24d0 <k_tile_q3_k+0xcc0>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -1884,11 +1865,11 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x2420 <k_tile_q3_k+0xc40>
+	WORD $0xc075 // jne 0x2490 <k_tile_q3_k+0xc80>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x2494 <k_tile_q3_k+0xcb4>
+	WORD $0x2f74 // je 0x2504 <k_tile_q3_k+0xcf4>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
@@ -1899,7 +1880,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x2480 <k_tile_q3_k+0xca0>
+	WORD $0xec75 // jne 0x24f0 <k_tile_q3_k+0xce0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1914,7 +1895,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q4_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x08258e0f; WORD $0x0000 // jle 0x2ce2 <k_tile_q4_k+0x832>
+	LONG $0x07e58e0f; WORD $0x0000 // jle 0x2d12 <k_tile_q4_k+0x7f2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -1922,335 +1903,311 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xe0e48348 // andq $-0x20, %rsp
-	LONG $0x20ec8148; WORD $0x0001; BYTE $0x00 // subq $0x120, %rsp # imm = 0x120
+	LONG $0xf0e48348 // andq $-0x10, %rsp
+	LONG $0xe0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe0, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x07348e0f; WORD $0x0000 // jle 0x2c27 <k_tile_q4_k+0x777>
+	LONG $0x06f68e0f; WORD $0x0000 // jle 0x2c59 <k_tile_q4_k+0x739>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	LONG $0x09e1c148 // shlq $0x9, %rcx
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x002e6c05187de2c4; BYTE $0x00 // vbroadcastss 0x2e6c(%rip), %ymm0 # 0x538c <k_tile_mxfp4+0x38c>
-	LONG $0x4429fcc5; WORD $0x6024 // vmovaps %ymm0, 0x60(%rsp)
-	QUAD $0x002e6915587de2c4; BYTE $0x00 // vpbroadcastd 0x2e69(%rip), %ymm2 # 0x5398 <k_tile_mxfp4+0x398>
-	QUAD $0x002e6c1d587de2c4; BYTE $0x00 // vpbroadcastd 0x2e6c(%rip), %ymm3 # 0x53a4 <k_tile_mxfp4+0x3a4>
-	QUAD $0x002e6f25587de2c4; BYTE $0x00 // vpbroadcastd 0x2e6f(%rip), %ymm4 # 0x53b0 <k_tile_mxfp4+0x3b0>
-	QUAD $0x002e362d187de2c4; BYTE $0x00 // vbroadcastss 0x2e36(%rip), %ymm5 # 0x5380 <k_tile_mxfp4+0x380>
-	QUAD $0x002e4135187de2c4; BYTE $0x00 // vbroadcastss 0x2e41(%rip), %ymm6 # 0x5394 <k_tile_mxfp4+0x394>
-	QUAD $0x00002f053d6ffdc5 // vmovdqa 0x2f05(%rip), %ymm7 # 0x5460 <k_tile_mxfp4+0x460>
-	QUAD $0x00002e9d056f7dc5 // vmovdqa 0x2e9d(%rip), %ymm8 # 0x5400 <k_tile_mxfp4+0x400>
-	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
-	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x2474894c; BYTE $0x38 // movq %r14, 0x38(%rsp)
-	LONG $0x06e6c149 // shlq $0x6, %r14
-	LONG $0x2474034c; BYTE $0x10 // addq 0x10(%rsp), %r14
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0f75 // jne 0x25a2 <k_tile_q4_k+0xf2>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x002f780d587de2c4; BYTE $0x00 // vpbroadcastd 0x2f78(%rip), %ymm1 # 0x550c <k_tile_mxfp4+0x38c>
+	QUAD $0x002f7b15587de2c4; BYTE $0x00 // vpbroadcastd 0x2f7b(%rip), %ymm2 # 0x5518 <k_tile_mxfp4+0x398>
+	QUAD $0x002f8a1d587de2c4; BYTE $0x00 // vpbroadcastd 0x2f8a(%rip), %ymm3 # 0x5530 <k_tile_mxfp4+0x3b0>
+	QUAD $0x002f8d25587de2c4; BYTE $0x00 // vpbroadcastd 0x2f8d(%rip), %ymm4 # 0x553c <k_tile_mxfp4+0x3bc>
+	QUAD $0x002f482d187de2c4; BYTE $0x00 // vbroadcastss 0x2f48(%rip), %ymm5 # 0x5500 <k_tile_mxfp4+0x380>
+	QUAD $0x002f5335187de2c4; BYTE $0x00 // vbroadcastss 0x2f53(%rip), %ymm6 # 0x5514 <k_tile_mxfp4+0x394>
+	QUAD $0x002f5e3d587de2c4; BYTE $0x00 // vpbroadcastd 0x2f5e(%rip), %ymm7 # 0x5528 <k_tile_mxfp4+0x3a8>
+	QUAD $0x0000302e056f7dc5 // vmovdqa 0x302e(%rip), %ymm8 # 0x5600 <k_tile_mxfp4+0x480>
+	QUAD $0x00002fc60d6f7dc5 // vmovdqa 0x2fc6(%rip), %ymm9 # 0x55a0 <k_tile_mxfp4+0x420>
+	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0x2474034c; BYTE $0x08 // addq 0x8(%rsp), %r14
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0b75 // jne 0x260e <k_tile_q4_k+0xee>
 	LONG $0x117cc1c4; BYTE $0x06 // vmovups %ymm0, (%r14)
 	LONG $0x117cc1c4; WORD $0x2046 // vmovups %ymm0, 0x20(%r14)
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	WORD $0x9066 // nop
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	LONG $0x00808d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	LONG $0x05e3c149 // shlq $0x5, %r11
-	LONG $0x107c01c4; WORD $0x1e1c // vmovups (%r14,%r11), %ymm11
-	LONG $0x180c8d4b // leaq (%r8,%r11), %rcx
-	QUAD $0x0800188c6f7e01c4; WORD $0x0000 // vmovdqu 0x800(%r8,%r11), %ymm9
-	QUAD $0x084018946f7e01c4; WORD $0x0000 // vmovdqu 0x840(%r8,%r11), %ymm10
-	QUAD $0x088018a46f7e01c4; WORD $0x0000 // vmovdqu 0x880(%r8,%r11), %ymm12
-	LONG $0x446ffdc5; WORD $0x6024 // vmovdqa 0x60(%rsp), %ymm0
-	LONG $0xe8db35c5 // vpand %ymm0, %ymm9, %ymm13
-	QUAD $0x00008024ac7f7ec5; BYTE $0x00 // vmovdqu %ymm13, 0x80(%rsp)
-	LONG $0xeadb1dc5 // vpand %ymm2, %ymm12, %ymm13
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
-	LONG $0xeb1541c4; BYTE $0xc9 // vpor %ymm9, %ymm13, %ymm9
-	QUAD $0x0000a0248c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0xa0(%rsp)
-	LONG $0xc8db2dc5 // vpand %ymm0, %ymm10, %ymm9
-	QUAD $0x0000c0248c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0xc0(%rsp)
-	LONG $0x7235c1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x107c01c4; WORD $0x0e24 // vmovups (%r14,%r9), %ymm12
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x080c8d4b // leaq (%r8,%r9), %rcx
+	QUAD $0x080008946f7e01c4; WORD $0x0000 // vmovdqu 0x800(%r8,%r9), %ymm10
+	QUAD $0x0840089c6f7e01c4; WORD $0x0000 // vmovdqu 0x840(%r8,%r9), %ymm11
+	QUAD $0x088008ac6f7e01c4; WORD $0x0000 // vmovdqu 0x880(%r8,%r9), %ymm13
+	LONG $0xf1db2dc5 // vpand %ymm1, %ymm10, %ymm14
+	LONG $0x747f7ec5; WORD $0x5024 // vmovdqu %ymm14, 0x50(%rsp)
+	LONG $0xf2db15c5 // vpand %ymm2, %ymm13, %ymm14
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	QUAD $0x0000e0248c7f7ec5; BYTE $0x00 // vmovdqu %ymm9, 0xe0(%rsp)
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	LONG $0x244c034c; BYTE $0x58 // addq 0x58(%rsp), %r9
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
-	LONG $0x05e2c149 // shlq $0x5, %r10
-	LONG $0xff2c8d4f // leaq (%r15,%r15,8), %r13
-	LONG $0x07e5c149 // shlq $0x7, %r13
-	LONG $0x0c180f43; BYTE $0x29 // prefetcht0 (%r9,%r13)
-	QUAD $0x000080298c180f43; BYTE $0x00 // prefetcht0 0x80(%r9,%r13)
-	QUAD $0x000100298c180f43; BYTE $0x00 // prefetcht0 0x100(%r9,%r13)
-	LONG $0x0ae7c149 // shlq $0xa, %r15
-	LONG $0xdb6d21c4; WORD $0x390c // vpand (%rcx,%r15), %ymm2, %ymm9
-	LONG $0x587d42c4; WORD $0x2414 // vpbroadcastd (%r12), %ymm10
-	LONG $0xe46f7dc5 // vmovdqa %ymm4, %ymm12
-	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	LONG $0xdb6d21c4; WORD $0x394c; BYTE $0x40 // vpand 0x40(%rcx,%r15), %ymm2, %ymm9
-	LONG $0x587d42c4; WORD $0x2454; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm10
-	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	QUAD $0x0080398cdb6d21c4; WORD $0x0000 // vpand 0x80(%rcx,%r15), %ymm2, %ymm9
-	LONG $0x587d42c4; WORD $0x2454; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm10
-	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	QUAD $0x00c0398cdb6d21c4; WORD $0x0000 // vpand 0xc0(%rcx,%r15), %ymm2, %ymm9
-	LONG $0x587d42c4; WORD $0x2454; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm10
-	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	QUAD $0x0100398cdb6d21c4; WORD $0x0000 // vpand 0x100(%rcx,%r15), %ymm2, %ymm9
-	LONG $0x587d42c4; WORD $0x2454; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm10
-	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	QUAD $0x0140398cdb6d21c4; WORD $0x0000 // vpand 0x140(%rcx,%r15), %ymm2, %ymm9
-	LONG $0x587d42c4; WORD $0x2454; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm10
-	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	QUAD $0x0180398cdb6d21c4; WORD $0x0000 // vpand 0x180(%rcx,%r15), %ymm2, %ymm9
-	LONG $0x587d42c4; WORD $0x2454; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm10
-	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	QUAD $0x01c0398cdb6d21c4; WORD $0x0000 // vpand 0x1c0(%rcx,%r15), %ymm2, %ymm9
-	LONG $0x587d42c4; WORD $0x2454; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm10
-	LONG $0x503542c4; BYTE $0xe2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm12
-	QUAD $0x08c010ac137d42c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm13
-	QUAD $0x00801494107c21c4; WORD $0x0000 // vmovups 0x80(%rsp,%r10), %ymm10
-	QUAD $0x00c0148c107c21c4; WORD $0x0000 // vmovups 0xc0(%rsp,%r10), %ymm9
+	LONG $0xeb0d41c4; BYTE $0xd2 // vpor %ymm10, %ymm14, %ymm10
+	LONG $0x547f7ec5; WORD $0x7024 // vmovdqu %ymm10, 0x70(%rsp)
+	LONG $0xd1db25c5 // vpand %ymm1, %ymm11, %ymm10
+	QUAD $0x00009024947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0x90(%rsp)
+	LONG $0x722dc1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm10
+	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
+	LONG $0x7225c1c4; WORD $0x02d3 // vpsrld $0x2, %ymm11, %ymm11
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xeb2d41c4; BYTE $0xd3 // vpor %ymm11, %ymm10, %ymm10
+	QUAD $0x0000b024947f7ec5; BYTE $0x00 // vmovdqu %ymm10, 0xb0(%rsp)
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	LONG $0xd23c8d4f // leaq (%r10,%r10,8), %r15
+	LONG $0x07e7c149 // shlq $0x7, %r15
+	QUAD $0x0020003894180f42; BYTE $0x00 // prefetcht1 0x2000(%rax,%r15)
+	QUAD $0x001000388c180f42; BYTE $0x00 // prefetcht0 0x1000(%rax,%r15)
+	QUAD $0x0020803894180f42; BYTE $0x00 // prefetcht1 0x2080(%rax,%r15)
+	QUAD $0x001080388c180f42; BYTE $0x00 // prefetcht0 0x1080(%rax,%r15)
+	QUAD $0x0021003894180f42; BYTE $0x00 // prefetcht1 0x2100(%rax,%r15)
+	QUAD $0x001100388c180f42; BYTE $0x00 // prefetcht0 0x1100(%rax,%r15)
+	LONG $0x0ae2c149 // shlq $0xa, %r10
+	LONG $0xdb6d21c4; WORD $0x1114 // vpand (%rcx,%r10), %ymm2, %ymm10
+	LONG $0x587d42c4; WORD $0x241c // vpbroadcastd (%r12), %ymm11
+	LONG $0xec6f7dc5 // vmovdqa %ymm4, %ymm13
+	LONG $0x502d42c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm10, %ymm13
+	LONG $0xdb6d21c4; WORD $0x1154; BYTE $0x40 // vpand 0x40(%rcx,%r10), %ymm2, %ymm10
+	LONG $0x587d42c4; WORD $0x245c; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm11
+	LONG $0x502d42c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm10, %ymm13
+	QUAD $0x00801194db6d21c4; WORD $0x0000 // vpand 0x80(%rcx,%r10), %ymm2, %ymm10
+	LONG $0x587d42c4; WORD $0x245c; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm11
+	LONG $0x502d42c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm10, %ymm13
+	QUAD $0x00c01194db6d21c4; WORD $0x0000 // vpand 0xc0(%rcx,%r10), %ymm2, %ymm10
+	LONG $0x587d42c4; WORD $0x245c; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm11
+	LONG $0x502d42c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm10, %ymm13
+	QUAD $0x01001194db6d21c4; WORD $0x0000 // vpand 0x100(%rcx,%r10), %ymm2, %ymm10
+	LONG $0x587d42c4; WORD $0x245c; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm11
+	LONG $0x502d42c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm10, %ymm13
+	QUAD $0x01401194db6d21c4; WORD $0x0000 // vpand 0x140(%rcx,%r10), %ymm2, %ymm10
+	LONG $0x587d42c4; WORD $0x245c; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm11
+	LONG $0x502d42c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm10, %ymm13
+	QUAD $0x01801194db6d21c4; WORD $0x0000 // vpand 0x180(%rcx,%r10), %ymm2, %ymm10
+	LONG $0x587d42c4; WORD $0x245c; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm11
+	LONG $0x502d42c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm10, %ymm13
+	QUAD $0x01c01194db6d21c4; WORD $0x0000 // vpand 0x1c0(%rcx,%r10), %ymm2, %ymm10
+	LONG $0x587d42c4; WORD $0x245c; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm11
+	LONG $0x502d42c4; BYTE $0xeb // {vex} vpdpbusd %ymm11, %ymm10, %ymm13
+	QUAD $0x08c010b4137d42c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm14
+	LONG $0x5c107cc5; WORD $0x5034 // vmovups 0x50(%rsp,%rsi), %ymm11
+	QUAD $0x0000903494107cc5; BYTE $0x00 // vmovups 0x90(%rsp,%rsi), %ymm10
+	LONG $0xfd5424c5 // vandps %ymm5, %ymm11, %ymm15
+	LONG $0x5b7c41c4; BYTE $0xff // vcvtdq2ps %ymm15, %ymm15
+	LONG $0x590c41c4; BYTE $0xf7 // vmulps %ymm15, %ymm14, %ymm14
+	LONG $0xfe590cc5 // vmulps %ymm6, %ymm14, %ymm15
+	LONG $0xb80d42c4; BYTE $0xfd // vfmadd231ps %ymm13, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm13) + ymm15
+	LONG $0x187d42c4; WORD $0x246c; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm13
+	LONG $0xa80542c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm15, %ymm13 # ymm13 = (ymm15 * ymm13) + ymm12
+	QUAD $0x08e010a4137d42c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm12
 	LONG $0xf5542cc5 // vandps %ymm5, %ymm10, %ymm14
 	LONG $0x5b7c41c4; BYTE $0xf6 // vcvtdq2ps %ymm14, %ymm14
-	LONG $0x591441c4; BYTE $0xee // vmulps %ymm14, %ymm13, %ymm13
-	LONG $0xf65914c5 // vmulps %ymm6, %ymm13, %ymm14
-	LONG $0xb81542c4; BYTE $0xf4 // vfmadd231ps %ymm12, %ymm13, %ymm14 # ymm14 = (ymm13 * ymm12) + ymm14
-	LONG $0x187d42c4; WORD $0x2464; BYTE $0x20 // vbroadcastss 0x20(%r12), %ymm12
-	LONG $0xa80d42c4; BYTE $0xe3 // vfmadd213ps %ymm11, %ymm14, %ymm12 # ymm12 = (ymm14 * ymm12) + ymm11
-	QUAD $0x08e0109c137d42c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm11
-	LONG $0xed5434c5 // vandps %ymm5, %ymm9, %ymm13
-	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
-	LONG $0x592441c4; BYTE $0xed // vmulps %ymm13, %ymm11, %ymm13
-	LONG $0x187d42c4; WORD $0x245c; BYTE $0x30 // vbroadcastss 0x30(%r12), %ymm11
-	LONG $0xac1542c4; BYTE $0xdc // vfnmadd213ps %ymm12, %ymm13, %ymm11 # ymm11 = -(ymm13 * ymm11) + ymm12
-	QUAD $0x000120298c180f43; BYTE $0x00 // prefetcht0 0x120(%r9,%r13)
-	QUAD $0x0001a0298c180f43; BYTE $0x00 // prefetcht0 0x1a0(%r9,%r13)
-	QUAD $0x000220298c180f43; BYTE $0x00 // prefetcht0 0x220(%r9,%r13)
-	LONG $0x6f7e21c4; WORD $0x3924 // vmovdqu (%rcx,%r15), %ymm12
-	LONG $0x6f7e21c4; WORD $0x396c; BYTE $0x40 // vmovdqu 0x40(%rcx,%r15), %ymm13
-	QUAD $0x008039b46f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rcx,%r15), %ymm14
-	QUAD $0x00c039bc6f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rcx,%r15), %ymm15
-	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
-	LONG $0xc2db9dc5 // vpand %ymm2, %ymm12, %ymm0
-	LONG $0x3c148d4d // leaq (%r12,%rdi), %r10
-	LONG $0x587dc2c4; WORD $0x3c0c // vpbroadcastd (%r12,%rdi), %ymm1
-	LONG $0xe46f7dc5 // vmovdqa %ymm4, %ymm12
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	LONG $0x727dc1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x04 // vpbroadcastd 0x4(%r12,%rdi), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	LONG $0x727dc1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x08 // vpbroadcastd 0x8(%r12,%rdi), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	LONG $0x727dc1c4; WORD $0x04d7 // vpsrld $0x4, %ymm15, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x0c // vpbroadcastd 0xc(%r12,%rdi), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x010039846f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r15), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x10 // vpbroadcastd 0x10(%r12,%rdi), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x014039846f7ea1c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r15), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x14 // vpbroadcastd 0x14(%r12,%rdi), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x018039846f7ea1c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r15), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x18 // vpbroadcastd 0x18(%r12,%rdi), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x01c039846f7ea1c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r15), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x1c // vpbroadcastd 0x1c(%r12,%rdi), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x08c01084137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm0
-	LONG $0x002de2c4; BYTE $0xcf // vpshufb %ymm7, %ymm10, %ymm1
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
-	LONG $0xce59fcc5 // vmulps %ymm6, %ymm0, %ymm1
-	LONG $0xb87dc2c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm12) + ymm1
-	LONG $0x187dc2c4; WORD $0x3c44; BYTE $0x20 // vbroadcastss 0x20(%r12,%rdi), %ymm0
-	LONG $0xa875c2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm11
-	QUAD $0x08e0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm1
-	LONG $0x003562c4; BYTE $0xdf // vpshufb %ymm7, %ymm9, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0xc959a4c5 // vmulps %ymm1, %ymm11, %ymm1
-	LONG $0x187d42c4; WORD $0x3c5c; BYTE $0x30 // vbroadcastss 0x30(%r12,%rdi), %ymm11
-	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
-	QUAD $0x000240298c180f43; BYTE $0x00 // prefetcht0 0x240(%r9,%r13)
-	QUAD $0x0002c0298c180f43; BYTE $0x00 // prefetcht0 0x2c0(%r9,%r13)
-	QUAD $0x000340298c180f43; BYTE $0x00 // prefetcht0 0x340(%r9,%r13)
-	QUAD $0x02003984db6da1c4; WORD $0x0000 // vpand 0x200(%rcx,%r15), %ymm2, %ymm0
-	LONG $0x3a248d4d // leaq (%r10,%rdi), %r12
-	LONG $0x587da2c4; WORD $0x170c // vpbroadcastd (%rdi,%r10), %ymm1
-	LONG $0xe46f7dc5 // vmovdqa %ymm4, %ymm12
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x02403984db6da1c4; WORD $0x0000 // vpand 0x240(%rcx,%r15), %ymm2, %ymm0
-	LONG $0x587da2c4; WORD $0x174c; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%r10), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x02803984db6da1c4; WORD $0x0000 // vpand 0x280(%rcx,%r15), %ymm2, %ymm0
-	LONG $0x587da2c4; WORD $0x174c; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%r10), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x02c03984db6da1c4; WORD $0x0000 // vpand 0x2c0(%rcx,%r15), %ymm2, %ymm0
-	LONG $0x587da2c4; WORD $0x174c; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r10), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x03003984db6da1c4; WORD $0x0000 // vpand 0x300(%rcx,%r15), %ymm2, %ymm0
-	LONG $0x587da2c4; WORD $0x174c; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r10), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x03403984db6da1c4; WORD $0x0000 // vpand 0x340(%rcx,%r15), %ymm2, %ymm0
-	LONG $0x587da2c4; WORD $0x174c; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r10), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x03803984db6da1c4; WORD $0x0000 // vpand 0x380(%rcx,%r15), %ymm2, %ymm0
-	LONG $0x587da2c4; WORD $0x174c; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r10), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x03c03984db6da1c4; WORD $0x0000 // vpand 0x3c0(%rcx,%r15), %ymm2, %ymm0
-	LONG $0x587da2c4; WORD $0x174c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r10), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x08c01084137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm0
-	LONG $0x002dc2c4; BYTE $0xc8 // vpshufb %ymm8, %ymm10, %ymm1
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
-	LONG $0xce59fcc5 // vmulps %ymm6, %ymm0, %ymm1
-	LONG $0xb87dc2c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm12) + ymm1
-	LONG $0x187da2c4; WORD $0x1744; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r10), %ymm0
-	LONG $0xa875c2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm11
-	QUAD $0x08e0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm1
-	LONG $0x003542c4; BYTE $0xd8 // vpshufb %ymm8, %ymm9, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0xc959a4c5 // vmulps %ymm1, %ymm11, %ymm1
-	LONG $0x187d22c4; WORD $0x175c; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r10), %ymm11
-	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
-	QUAD $0x000360298c180f43; BYTE $0x00 // prefetcht0 0x360(%r9,%r13)
-	QUAD $0x0003e0298c180f43; BYTE $0x00 // prefetcht0 0x3e0(%r9,%r13)
-	QUAD $0x000460298c180f43; BYTE $0x00 // prefetcht0 0x460(%r9,%r13)
-	QUAD $0x020039846f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r15), %ymm0
-	QUAD $0x0240398c6f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r15), %ymm1
-	QUAD $0x028039ac6f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r15), %ymm13
-	QUAD $0x02c039b46f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r15), %ymm14
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
+	LONG $0x591c41c4; BYTE $0xf6 // vmulps %ymm14, %ymm12, %ymm14
+	LONG $0x187d42c4; WORD $0x2464; BYTE $0x30 // vbroadcastss 0x30(%r12), %ymm12
+	LONG $0xac0d42c4; BYTE $0xe5 // vfnmadd213ps %ymm13, %ymm14, %ymm12 # ymm12 = -(ymm14 * ymm12) + ymm13
+	QUAD $0x0021203894180f42; BYTE $0x00 // prefetcht1 0x2120(%rax,%r15)
+	QUAD $0x001120388c180f42; BYTE $0x00 // prefetcht0 0x1120(%rax,%r15)
+	QUAD $0x0021a03894180f42; BYTE $0x00 // prefetcht1 0x21a0(%rax,%r15)
+	QUAD $0x0011a0388c180f42; BYTE $0x00 // prefetcht0 0x11a0(%rax,%r15)
+	QUAD $0x0022203894180f42; BYTE $0x00 // prefetcht1 0x2220(%rax,%r15)
+	QUAD $0x001220388c180f42; BYTE $0x00 // prefetcht0 0x1220(%rax,%r15)
+	LONG $0xdb4521c4; WORD $0x1134 // vpand (%rcx,%r10), %ymm7, %ymm14
+	LONG $0x3c348d49 // leaq (%r12,%rdi), %rsi
+	LONG $0x587d42c4; WORD $0x3c3c // vpbroadcastd (%r12,%rdi), %ymm15
+	LONG $0xec6f7dc5 // vmovdqa %ymm4, %ymm13
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	LONG $0xdb4521c4; WORD $0x1174; BYTE $0x40 // vpand 0x40(%rcx,%r10), %ymm7, %ymm14
+	LONG $0x587d42c4; WORD $0x3c7c; BYTE $0x04 // vpbroadcastd 0x4(%r12,%rdi), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x008011b4db4521c4; WORD $0x0000 // vpand 0x80(%rcx,%r10), %ymm7, %ymm14
+	LONG $0x587d42c4; WORD $0x3c7c; BYTE $0x08 // vpbroadcastd 0x8(%r12,%rdi), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x00c011b4db4521c4; WORD $0x0000 // vpand 0xc0(%rcx,%r10), %ymm7, %ymm14
+	LONG $0x587d42c4; WORD $0x3c7c; BYTE $0x0c // vpbroadcastd 0xc(%r12,%rdi), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x010011b4db4521c4; WORD $0x0000 // vpand 0x100(%rcx,%r10), %ymm7, %ymm14
+	LONG $0x587d42c4; WORD $0x3c7c; BYTE $0x10 // vpbroadcastd 0x10(%r12,%rdi), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x014011b4db4521c4; WORD $0x0000 // vpand 0x140(%rcx,%r10), %ymm7, %ymm14
+	LONG $0x587d42c4; WORD $0x3c7c; BYTE $0x14 // vpbroadcastd 0x14(%r12,%rdi), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x018011b4db4521c4; WORD $0x0000 // vpand 0x180(%rcx,%r10), %ymm7, %ymm14
+	LONG $0x587d42c4; WORD $0x3c7c; BYTE $0x18 // vpbroadcastd 0x18(%r12,%rdi), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x01c011b4db4521c4; WORD $0x0000 // vpand 0x1c0(%rcx,%r10), %ymm7, %ymm14
+	LONG $0x587d42c4; WORD $0x3c7c; BYTE $0x1c // vpbroadcastd 0x1c(%r12,%rdi), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x08c010b4137d42c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm14
+	LONG $0x002542c4; BYTE $0xf8 // vpshufb %ymm8, %ymm11, %ymm15
+	LONG $0x5b7c41c4; BYTE $0xff // vcvtdq2ps %ymm15, %ymm15
+	LONG $0x590c41c4; BYTE $0xf7 // vmulps %ymm15, %ymm14, %ymm14
+	LONG $0xfe590cc5 // vmulps %ymm6, %ymm14, %ymm15
+	LONG $0xb80d42c4; BYTE $0xfd // vfmadd231ps %ymm13, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm13) + ymm15
+	LONG $0x187d42c4; WORD $0x3c6c; BYTE $0x3c // vbroadcastss 0x3c(%r12,%rdi), %ymm13
+	LONG $0xa80542c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm15, %ymm13 # ymm13 = (ymm15 * ymm13) + ymm12
+	QUAD $0x08e010a4137d42c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm12
+	LONG $0x002d42c4; BYTE $0xf0 // vpshufb %ymm8, %ymm10, %ymm14
+	LONG $0x5b7c41c4; BYTE $0xf6 // vcvtdq2ps %ymm14, %ymm14
+	LONG $0x591c41c4; BYTE $0xf6 // vmulps %ymm14, %ymm12, %ymm14
+	LONG $0x187d42c4; WORD $0x3c64; BYTE $0x30 // vbroadcastss 0x30(%r12,%rdi), %ymm12
+	LONG $0xac0d42c4; BYTE $0xe5 // vfnmadd213ps %ymm13, %ymm14, %ymm12 # ymm12 = -(ymm14 * ymm12) + ymm13
+	QUAD $0x0022403894180f42; BYTE $0x00 // prefetcht1 0x2240(%rax,%r15)
+	QUAD $0x001240388c180f42; BYTE $0x00 // prefetcht0 0x1240(%rax,%r15)
+	QUAD $0x0022c03894180f42; BYTE $0x00 // prefetcht1 0x22c0(%rax,%r15)
+	QUAD $0x0012c0388c180f42; BYTE $0x00 // prefetcht0 0x12c0(%rax,%r15)
+	QUAD $0x0023403894180f42; BYTE $0x00 // prefetcht1 0x2340(%rax,%r15)
+	QUAD $0x001340388c180f42; BYTE $0x00 // prefetcht0 0x1340(%rax,%r15)
+	QUAD $0x020011b4db6d21c4; WORD $0x0000 // vpand 0x200(%rcx,%r10), %ymm2, %ymm14
+	LONG $0x3e248d4c // leaq (%rsi,%rdi), %r12
+	LONG $0x587d62c4; WORD $0x373c // vpbroadcastd (%rdi,%rsi), %ymm15
+	LONG $0xec6f7dc5 // vmovdqa %ymm4, %ymm13
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x024011b4db6d21c4; WORD $0x0000 // vpand 0x240(%rcx,%r10), %ymm2, %ymm14
+	LONG $0x587d62c4; WORD $0x377c; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%rsi), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x028011b4db6d21c4; WORD $0x0000 // vpand 0x280(%rcx,%r10), %ymm2, %ymm14
+	LONG $0x587d62c4; WORD $0x377c; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%rsi), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x02c011b4db6d21c4; WORD $0x0000 // vpand 0x2c0(%rcx,%r10), %ymm2, %ymm14
+	LONG $0x587d62c4; WORD $0x377c; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%rsi), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x030011b4db6d21c4; WORD $0x0000 // vpand 0x300(%rcx,%r10), %ymm2, %ymm14
+	LONG $0x587d62c4; WORD $0x377c; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%rsi), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x034011b4db6d21c4; WORD $0x0000 // vpand 0x340(%rcx,%r10), %ymm2, %ymm14
+	LONG $0x587d62c4; WORD $0x377c; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%rsi), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x038011b4db6d21c4; WORD $0x0000 // vpand 0x380(%rcx,%r10), %ymm2, %ymm14
+	LONG $0x587d62c4; WORD $0x377c; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%rsi), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x03c011b4db6d21c4; WORD $0x0000 // vpand 0x3c0(%rcx,%r10), %ymm2, %ymm14
+	LONG $0x587d62c4; WORD $0x377c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%rsi), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x08c010b4137d42c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm14
+	LONG $0x002542c4; BYTE $0xf9 // vpshufb %ymm9, %ymm11, %ymm15
+	LONG $0x5b7c41c4; BYTE $0xff // vcvtdq2ps %ymm15, %ymm15
+	LONG $0x590c41c4; BYTE $0xf7 // vmulps %ymm15, %ymm14, %ymm14
+	LONG $0xfe590cc5 // vmulps %ymm6, %ymm14, %ymm15
+	LONG $0xb80d42c4; BYTE $0xfd // vfmadd231ps %ymm13, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm13) + ymm15
+	LONG $0x187d62c4; WORD $0x376c; BYTE $0x20 // vbroadcastss 0x20(%rdi,%rsi), %ymm13
+	LONG $0xa80542c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm15, %ymm13 # ymm13 = (ymm15 * ymm13) + ymm12
+	QUAD $0x08e010a4137d42c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm12
+	LONG $0x002d42c4; BYTE $0xf1 // vpshufb %ymm9, %ymm10, %ymm14
+	LONG $0x5b7c41c4; BYTE $0xf6 // vcvtdq2ps %ymm14, %ymm14
+	LONG $0x591c41c4; BYTE $0xf6 // vmulps %ymm14, %ymm12, %ymm14
+	LONG $0x187d62c4; WORD $0x3764; BYTE $0x30 // vbroadcastss 0x30(%rdi,%rsi), %ymm12
+	LONG $0xac0d42c4; BYTE $0xe5 // vfnmadd213ps %ymm13, %ymm14, %ymm12 # ymm12 = -(ymm14 * ymm12) + ymm13
+	QUAD $0x0023603894180f42; BYTE $0x00 // prefetcht1 0x2360(%rax,%r15)
+	QUAD $0x001360388c180f42; BYTE $0x00 // prefetcht0 0x1360(%rax,%r15)
+	QUAD $0x0023e03894180f42; BYTE $0x00 // prefetcht1 0x23e0(%rax,%r15)
+	QUAD $0x0013e0388c180f42; BYTE $0x00 // prefetcht0 0x13e0(%rax,%r15)
+	QUAD $0x0024603894180f42; BYTE $0x00 // prefetcht1 0x2460(%rax,%r15)
+	QUAD $0x001460388c180f42; BYTE $0x00 // prefetcht0 0x1460(%rax,%r15)
+	QUAD $0x020011b4db4521c4; WORD $0x0000 // vpand 0x200(%rcx,%r10), %ymm7, %ymm14
 	LONG $0x587d22c4; WORD $0x273c // vpbroadcastd (%rdi,%r12), %ymm15
-	LONG $0xe46f7dc5 // vmovdqa %ymm4, %ymm12
-	LONG $0x507d42c4; BYTE $0xe7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm12
-	LONG $0xd172fdc5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x587da2c4; WORD $0x274c; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%r12), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	LONG $0x727dc1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x587da2c4; WORD $0x274c; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%r12), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	LONG $0x727dc1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x587da2c4; WORD $0x274c; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r12), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x030039846f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rcx,%r15), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x587da2c4; WORD $0x274c; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r12), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x034039846f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rcx,%r15), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x587da2c4; WORD $0x274c; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r12), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x038039846f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rcx,%r15), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x587da2c4; WORD $0x274c; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r12), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x03c039846f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rcx,%r15), %ymm0
-	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
-	LONG $0xc2dbfdc5 // vpand %ymm2, %ymm0, %ymm0
-	LONG $0x587da2c4; WORD $0x274c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r12), %ymm1
-	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
-	QUAD $0x08c01084137dc2c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm0
-	LONG $0x7275c1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm1
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
-	LONG $0xce59fcc5 // vmulps %ymm6, %ymm0, %ymm1
-	LONG $0xb87dc2c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm12) + ymm1
-	LONG $0x187da2c4; WORD $0x2744; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r12), %ymm0
-	LONG $0xa875c2c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm11
-	QUAD $0x08e0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm1
-	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
-	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
-	LONG $0xc959b4c5 // vmulps %ymm1, %ymm9, %ymm1
-	LONG $0x187d22c4; WORD $0x275c; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r12), %ymm11
-	LONG $0xac7562c4; BYTE $0xd8 // vfnmadd213ps %ymm0, %ymm1, %ymm11 # ymm11 = -(ymm1 * ymm11) + ymm0
+	LONG $0xec6f7dc5 // vmovdqa %ymm4, %ymm13
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x024011b4db4521c4; WORD $0x0000 // vpand 0x240(%rcx,%r10), %ymm7, %ymm14
+	LONG $0x587d22c4; WORD $0x277c; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%r12), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x028011b4db4521c4; WORD $0x0000 // vpand 0x280(%rcx,%r10), %ymm7, %ymm14
+	LONG $0x587d22c4; WORD $0x277c; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%r12), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x02c011b4db4521c4; WORD $0x0000 // vpand 0x2c0(%rcx,%r10), %ymm7, %ymm14
+	LONG $0x587d22c4; WORD $0x277c; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r12), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x030011b4db4521c4; WORD $0x0000 // vpand 0x300(%rcx,%r10), %ymm7, %ymm14
+	LONG $0x587d22c4; WORD $0x277c; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r12), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x034011b4db4521c4; WORD $0x0000 // vpand 0x340(%rcx,%r10), %ymm7, %ymm14
+	LONG $0x587d22c4; WORD $0x277c; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r12), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x038011b4db4521c4; WORD $0x0000 // vpand 0x380(%rcx,%r10), %ymm7, %ymm14
+	LONG $0x587d22c4; WORD $0x277c; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r12), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x03c011b4db4521c4; WORD $0x0000 // vpand 0x3c0(%rcx,%r10), %ymm7, %ymm14
+	LONG $0x587d22c4; WORD $0x277c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r12), %ymm15
+	LONG $0x500d42c4; BYTE $0xef // {vex} vpdpbusd %ymm15, %ymm14, %ymm13
+	QUAD $0x08c010b4137d42c4; WORD $0x0000 // vcvtph2ps 0x8c0(%r8,%rdx), %ymm14
+	LONG $0x7225c1c4; WORD $0x18d3 // vpsrld $0x18, %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x590c41c4; BYTE $0xdb // vmulps %ymm11, %ymm14, %ymm11
+	LONG $0xf65924c5 // vmulps %ymm6, %ymm11, %ymm14
+	LONG $0xb82542c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm11, %ymm14 # ymm14 = (ymm11 * ymm13) + ymm14
+	LONG $0x187d22c4; WORD $0x275c; BYTE $0x3c // vbroadcastss 0x3c(%rdi,%r12), %ymm11
+	LONG $0xa80d42c4; BYTE $0xdc // vfmadd213ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm11) + ymm12
+	QUAD $0x08e010a4137d42c4; WORD $0x0000 // vcvtph2ps 0x8e0(%r8,%rdx), %ymm12
+	LONG $0x722dc1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
+	LONG $0x187d22c4; WORD $0x2764; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r12), %ymm12
+	LONG $0xac2d42c4; BYTE $0xe3 // vfnmadd213ps %ymm11, %ymm10, %ymm12 # ymm12 = -(ymm10 * ymm12) + ymm11
 	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
-	LONG $0x01c6f640 // testb $0x1, %sil
-	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
-	LONG $0xfaba850f; WORD $0xffff // jne 0x2680 <k_tile_q4_k+0x1d0>
-	LONG $0x117c01c4; WORD $0x1e1c // vmovups %ymm11, (%r14,%r11)
-	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
-	WORD $0x01a8 // testb $0x1, %al
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf9f2850f; WORD $0xffff // jne 0x25d0 <k_tile_q4_k+0x120>
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x0001ba41; WORD $0x0000 // movl $0x1, %r10d
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	LONG $0xfadb850f; WORD $0xffff // jne 0x26d0 <k_tile_q4_k+0x1b0>
+	LONG $0x117c01c4; WORD $0x0e24 // vmovups %ymm12, (%r14,%r9)
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x01c5f641 // testb $0x1, %r13b
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	LONG $0xfa20850f; WORD $0xffff // jne 0x2630 <k_tile_q4_k+0x110>
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x00c08149; WORD $0x0009; BYTE $0x00 // addq $0x900, %r8 # imm = 0x900
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x244c0348; BYTE $0x40 // addq 0x40(%rsp), %rcx
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	LONG $0x24443b48; BYTE $0x48 // cmpq 0x48(%rsp), %rax
-	LONG $0xf9a9850f; WORD $0xffff // jne 0x25b0 <k_tile_q4_k+0x100>
-	LONG $0x24748b4c; BYTE $0x38 // movq 0x38(%rsp), %r14
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x244c0348; BYTE $0x38 // addq 0x38(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x24443b48; BYTE $0x40 // cmpq 0x40(%rsp), %rax
+	LONG $0xf9e7850f; WORD $0xffff // jne 0x2620 <k_tile_q4_k+0x100>
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
 	WORD $0xff49; BYTE $0xc6 // incq %r14
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0xf95e850f; WORD $0xffff // jne 0x2580 <k_tile_q4_k+0xd0>
-	LONG $0x0000ade9; BYTE $0x00 // jmp 0x2cd4 <k_tile_q4_k+0x824>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0xf99c850f; WORD $0xffff // jne 0x25f0 <k_tile_q4_k+0xd0>
+	LONG $0x0000abe9; BYTE $0x00 // jmp 0x2d04 <k_tile_q4_k+0x7e4>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a4850f; WORD $0x0000 // jne 0x2cd4 <k_tile_q4_k+0x824>
+	LONG $0x00a2850f; WORD $0x0000 // jne 0x2d04 <k_tile_q4_k+0x7e4>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x2c3f <k_tile_q4_k+0x78f>
+	WORD $0x0473 // jae 0x2c71 <k_tile_q4_k+0x751>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x61eb // jmp 0x2ca0 <k_tile_q4_k+0x7f0>
+	WORD $0x5feb // jmp 0x2cd0 <k_tile_q4_k+0x7b0>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x9066 // nop
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -2262,11 +2219,11 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x2c60 <k_tile_q4_k+0x7b0>
+	WORD $0xc075 // jne 0x2c90 <k_tile_q4_k+0x770>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x2cd4 <k_tile_q4_k+0x824>
+	WORD $0x2f74 // je 0x2d04 <k_tile_q4_k+0x7e4>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
@@ -2277,7 +2234,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x2cc0 <k_tile_q4_k+0x810>
+	WORD $0xec75 // jne 0x2cf0 <k_tile_q4_k+0x7d0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2292,7 +2249,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q5_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0ae58e0f; WORD $0x0000 // jle 0x37e2 <k_tile_q5_k+0xaf2>
+	LONG $0x0b558e0f; WORD $0x0000 // jle 0x3882 <k_tile_q5_k+0xb62>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -2303,65 +2260,65 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0e48348 // andq $-0x20, %rsp
 	LONG $0x80ec8148; WORD $0x0001; BYTE $0x00 // subq $0x180, %rsp # imm = 0x180
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x09f48e0f; WORD $0x0000 // jle 0x3727 <k_tile_q5_k+0xa37>
+	LONG $0x0a598e0f; WORD $0x0000 // jle 0x37bc <k_tile_q5_k+0xa9c>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	LONG $0x09e1c148 // shlq $0x9, %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x00262d05187de2c4; BYTE $0x00 // vbroadcastss 0x262d(%rip), %ymm0 # 0x538c <k_tile_mxfp4+0x38c>
+	QUAD $0x00277d05187de2c4; BYTE $0x00 // vbroadcastss 0x277d(%rip), %ymm0 # 0x550c <k_tile_mxfp4+0x38c>
 	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
-	QUAD $0x00262705187de2c4; BYTE $0x00 // vbroadcastss 0x2627(%rip), %ymm0 # 0x5398 <k_tile_mxfp4+0x398>
+	QUAD $0x00277705187de2c4; BYTE $0x00 // vbroadcastss 0x2777(%rip), %ymm0 # 0x5518 <k_tile_mxfp4+0x398>
 	QUAD $0x0000a0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xa0(%rsp)
-	QUAD $0x00262105187de2c4; BYTE $0x00 // vbroadcastss 0x2621(%rip), %ymm0 # 0x53a4 <k_tile_mxfp4+0x3a4>
+	QUAD $0x00277d05187de2c4; BYTE $0x00 // vbroadcastss 0x277d(%rip), %ymm0 # 0x5530 <k_tile_mxfp4+0x3b0>
 	QUAD $0x000080248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x80(%rsp)
-	QUAD $0x00275125787de2c4; BYTE $0x00 // vpbroadcastb 0x2751(%rip), %ymm4 # 0x54e6 <k_tile_mxfp4+0x4e6>
-	QUAD $0x0027492d787de2c4; BYTE $0x00 // vpbroadcastb 0x2749(%rip), %ymm5 # 0x54e7 <k_tile_mxfp4+0x4e7>
-	QUAD $0x00260935587de2c4; BYTE $0x00 // vpbroadcastd 0x2609(%rip), %ymm6 # 0x53b0 <k_tile_mxfp4+0x3b0>
-	QUAD $0x0025d03d187de2c4; BYTE $0x00 // vbroadcastss 0x25d0(%rip), %ymm7 # 0x5380 <k_tile_mxfp4+0x380>
-	QUAD $0x0025db05187d62c4; BYTE $0x00 // vbroadcastss 0x25db(%rip), %ymm8 # 0x5394 <k_tile_mxfp4+0x394>
-	LONG $0x3f148d4c // leaq (%rdi,%rdi), %r10
-	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x2454894c; BYTE $0x78 // movq %r10, 0x78(%rsp)
+	QUAD $0x0028e125787de2c4; BYTE $0x00 // vpbroadcastb 0x28e1(%rip), %ymm4 # 0x56a6 <k_tile_mxfp4+0x526>
+	QUAD $0x0028d92d787de2c4; BYTE $0x00 // vpbroadcastb 0x28d9(%rip), %ymm5 # 0x56a7 <k_tile_mxfp4+0x527>
+	QUAD $0x00276535587de2c4; BYTE $0x00 // vpbroadcastd 0x2765(%rip), %ymm6 # 0x553c <k_tile_mxfp4+0x3bc>
+	QUAD $0x0027203d187de2c4; BYTE $0x00 // vbroadcastss 0x2720(%rip), %ymm7 # 0x5500 <k_tile_mxfp4+0x380>
+	QUAD $0x00272b05187d62c4; BYTE $0x00 // vbroadcastss 0x272b(%rip), %ymm8 # 0x5514 <k_tile_mxfp4+0x394>
+	LONG $0x3f0c8d4c // leaq (%rdi,%rdi), %r9
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x244c0348; BYTE $0x10 // addq 0x10(%rsp), %rcx
+	LONG $0x244c0348; BYTE $0x18 // addq 0x18(%rsp), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d75 // jne 0x2df0 <k_tile_q5_k+0x100>
+	WORD $0x0d75 // jne 0x2e20 <k_tile_q5_k+0x100>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
 	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x00808d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24244489 // movl %eax, 0x24(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x2c107cc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm13
-	LONG $0x000c8d49 // leaq (%r8,%rax), %rcx
-	QUAD $0x0a00009c6f7e41c4; WORD $0x0000 // vmovdqu 0xa00(%r8,%rax), %ymm11
-	QUAD $0x0a4000a46f7e41c4; WORD $0x0000 // vmovdqu 0xa40(%r8,%rax), %ymm12
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	QUAD $0x0a8000b46f7e41c4; WORD $0x0000 // vmovdqu 0xa80(%r8,%rax), %ymm14
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	WORD $0x01b2 // movb $0x1, %dl
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x2c245489 // movl %edx, 0x2c(%rsp)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	LONG $0x2c107cc5; BYTE $0x31 // vmovups (%rcx,%rsi), %ymm13
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x300c8d49 // leaq (%r8,%rsi), %rcx
+	QUAD $0x0a00309c6f7e41c4; WORD $0x0000 // vmovdqu 0xa00(%r8,%rsi), %ymm11
+	QUAD $0x0a4030a46f7e41c4; WORD $0x0000 // vmovdqu 0xa40(%r8,%rsi), %ymm12
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	QUAD $0x0a8030b46f7e41c4; WORD $0x0000 // vmovdqu 0xa80(%r8,%rsi), %ymm14
 	QUAD $0x0000c024846ffdc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm0
 	LONG $0xf8db25c5 // vpand %ymm0, %ymm11, %ymm15
 	QUAD $0x0000e024bc7f7ec5; BYTE $0x00 // vmovdqu %ymm15, 0xe0(%rsp)
@@ -2380,24 +2337,25 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
 	LONG $0xeb2541c4; BYTE $0xdc // vpor %ymm12, %ymm11, %ymm11
 	QUAD $0x000140249c7f7ec5; BYTE $0x00 // vmovdqu %ymm11, 0x140(%rsp)
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	LONG $0x244c034c; BYTE $0x68 // addq 0x68(%rsp), %r9
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x80d5694d; WORD $0x0005; BYTE $0x00 // imulq $0x580, %r13, %r10 # imm = 0x580
-	LONG $0x0c180f43; BYTE $0x11 // prefetcht0 (%r9,%r10)
-	QUAD $0x000080118c180f43; BYTE $0x00 // prefetcht0 0x80(%r9,%r10)
-	QUAD $0x000100118c180f43; BYTE $0x00 // prefetcht0 0x100(%r9,%r10)
-	WORD $0x894d; BYTE $0xef // movq %r13, %r15
-	LONG $0x0ae7c149 // shlq $0xa, %r15
-	LONG $0xdb5d21c4; WORD $0x3934 // vpand (%rcx,%r15), %ymm4, %ymm14
-	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0x80f76949; WORD $0x0005; BYTE $0x00 // imulq $0x580, %r15, %rsi # imm = 0x580
+	QUAD $0x000020003094180f // prefetcht1 0x2000(%rax,%rsi)
+	QUAD $0x00001000308c180f // prefetcht0 0x1000(%rax,%rsi)
+	QUAD $0x000020803094180f // prefetcht1 0x2080(%rax,%rsi)
+	QUAD $0x00001080308c180f // prefetcht0 0x1080(%rax,%rsi)
+	QUAD $0x000021003094180f // prefetcht1 0x2100(%rax,%rsi)
+	QUAD $0x00001100308c180f // prefetcht0 0x1100(%rax,%rsi)
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0x0ae2c149 // shlq $0xa, %r10
+	LONG $0xdb5d21c4; WORD $0x1134 // vpand (%rcx,%r10), %ymm4, %ymm14
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	LONG $0x08e6c149 // shlq $0x8, %r14
 	QUAD $0x080031bc6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm15
 	QUAD $0x088031a46f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rcx,%r14), %ymm12
@@ -2408,51 +2366,51 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587dc2c4; WORD $0x240c // vpbroadcastd (%r12), %ymm1
 	LONG $0xf66f7dc5 // vmovdqa %ymm6, %ymm14
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	LONG $0xdb5da1c4; WORD $0x3944; BYTE $0x40 // vpand 0x40(%rcx,%r15), %ymm4, %ymm0
+	LONG $0xdb5da1c4; WORD $0x1144; BYTE $0x40 // vpand 0x40(%rcx,%r10), %ymm4, %ymm0
 	LONG $0xcddb85c5 // vpand %ymm5, %ymm15, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
 	LONG $0x587dc2c4; WORD $0x244c; BYTE $0x04 // vpbroadcastd 0x4(%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x00803984db5da1c4; WORD $0x0000 // vpand 0x80(%rcx,%r15), %ymm4, %ymm0
-	QUAD $0x00000001ad1c8d4e // leaq 0x1(,%r13,4), %r11
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x06e2c149 // shlq $0x6, %r10
-	QUAD $0x0800118c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm1
+	QUAD $0x00801184db5da1c4; WORD $0x0000 // vpand 0x80(%rcx,%r10), %ymm4, %ymm0
+	QUAD $0x00000001bd2c8d4e // leaq 0x1(,%r15,4), %r13
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	QUAD $0x000800318c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rsi), %ymm1
 	LONG $0xf17285c5; BYTE $0x04 // vpslld $0x4, %ymm1, %ymm15
 	LONG $0xfddb05c5 // vpand %ymm5, %ymm15, %ymm15
 	LONG $0xc0eb85c5 // vpor %ymm0, %ymm15, %ymm0
 	LONG $0x587d42c4; WORD $0x247c; BYTE $0x08 // vpbroadcastd 0x8(%r12), %ymm15
 	LONG $0x507d42c4; BYTE $0xf7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm14
-	QUAD $0x00c03984db5da1c4; WORD $0x0000 // vpand 0xc0(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x00c01184db5da1c4; WORD $0x0000 // vpand 0xc0(%rcx,%r10), %ymm4, %ymm0
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
 	LONG $0x587dc2c4; WORD $0x244c; BYTE $0x0c // vpbroadcastd 0xc(%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x01003984db5da1c4; WORD $0x0000 // vpand 0x100(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x01001184db5da1c4; WORD $0x0000 // vpand 0x100(%rcx,%r10), %ymm4, %ymm0
 	LONG $0x7275c1c4; WORD $0x04f4 // vpslld $0x4, %ymm12, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
 	LONG $0x587dc2c4; WORD $0x244c; BYTE $0x10 // vpbroadcastd 0x10(%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x01403984db5da1c4; WORD $0x0000 // vpand 0x140(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x01401184db5da1c4; WORD $0x0000 // vpand 0x140(%rcx,%r10), %ymm4, %ymm0
 	LONG $0xcddb9dc5 // vpand %ymm5, %ymm12, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
 	LONG $0x587dc2c4; WORD $0x244c; BYTE $0x14 // vpbroadcastd 0x14(%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x01803984db5da1c4; WORD $0x0000 // vpand 0x180(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x01801184db5da1c4; WORD $0x0000 // vpand 0x180(%rcx,%r10), %ymm4, %ymm0
 	LONG $0x7275c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
 	LONG $0x587dc2c4; WORD $0x244c; BYTE $0x18 // vpbroadcastd 0x18(%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x01c03984db5da1c4; WORD $0x0000 // vpand 0x1c0(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x01c01184db5da1c4; WORD $0x0000 // vpand 0x1c0(%rcx,%r10), %ymm4, %ymm0
 	LONG $0xcddba5c5 // vpand %ymm5, %ymm11, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
 	LONG $0x587dc2c4; WORD $0x244c; BYTE $0x1c // vpbroadcastd 0x1c(%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	QUAD $0x0ac01084137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm0
-	QUAD $0x0000e004a4107cc5; BYTE $0x00 // vmovups 0xe0(%rsp,%rax), %ymm12
-	QUAD $0x000120049c107cc5; BYTE $0x00 // vmovups 0x120(%rsp,%rax), %ymm11
+	QUAD $0x00e00ca4107c21c4; WORD $0x0000 // vmovups 0xe0(%rsp,%r9), %ymm12
+	QUAD $0x01200c9c107c21c4; WORD $0x0000 // vmovups 0x120(%rsp,%r9), %ymm11
 	LONG $0xcf549cc5 // vandps %ymm7, %ymm12, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
@@ -2466,14 +2424,17 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc95994c5 // vmulps %ymm1, %ymm13, %ymm1
 	LONG $0x187d42c4; WORD $0x246c; BYTE $0x30 // vbroadcastss 0x30(%r12), %ymm13
 	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
-	LONG $0x60c36949; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r11, %rax # imm = 0x160
-	LONG $0x0c180f41; BYTE $0x01 // prefetcht0 (%r9,%rax)
-	QUAD $0x000080018c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rax)
-	QUAD $0x000100018c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rax)
-	LONG $0x6f7ea1c4; WORD $0x3904 // vmovdqu (%rcx,%r15), %ymm0
-	LONG $0x6f7ea1c4; WORD $0x394c; BYTE $0x40 // vmovdqu 0x40(%rcx,%r15), %ymm1
-	QUAD $0x008039946f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rcx,%r15), %ymm2
-	QUAD $0x00c0399c6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rcx,%r15), %ymm3
+	LONG $0x60cd694d; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r13, %r9 # imm = 0x160
+	QUAD $0x0020000894180f42; BYTE $0x00 // prefetcht1 0x2000(%rax,%r9)
+	QUAD $0x001000088c180f42; BYTE $0x00 // prefetcht0 0x1000(%rax,%r9)
+	QUAD $0x0020800894180f42; BYTE $0x00 // prefetcht1 0x2080(%rax,%r9)
+	QUAD $0x001080088c180f42; BYTE $0x00 // prefetcht0 0x1080(%rax,%r9)
+	QUAD $0x0021000894180f42; BYTE $0x00 // prefetcht1 0x2100(%rax,%r9)
+	QUAD $0x001100088c180f42; BYTE $0x00 // prefetcht0 0x1100(%rax,%r9)
+	LONG $0x6f7ea1c4; WORD $0x1104 // vmovdqu (%rcx,%r10), %ymm0
+	LONG $0x6f7ea1c4; WORD $0x114c; BYTE $0x40 // vmovdqu 0x40(%rcx,%r10), %ymm1
+	QUAD $0x008011946f7ea1c4; WORD $0x0000 // vmovdqu 0x80(%rcx,%r10), %ymm2
+	QUAD $0x00c0119c6f7ea1c4; WORD $0x0000 // vmovdqu 0xc0(%rcx,%r10), %ymm3
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	QUAD $0x0800318c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm9
@@ -2481,7 +2442,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x720dc1c4; WORD $0x03f1 // vpslld $0x3, %ymm9, %ymm14
 	LONG $0xf5db0dc5 // vpand %ymm5, %ymm14, %ymm14
 	LONG $0xc0eb8dc5 // vpor %ymm0, %ymm14, %ymm0
-	LONG $0x3c1c8d4d // leaq (%r12,%rdi), %r11
+	LONG $0x3c0c8d4d // leaq (%r12,%rdi), %r9
 	LONG $0x587d42c4; WORD $0x3c14 // vpbroadcastd (%r12,%rdi), %ymm10
 	LONG $0xf66f7dc5 // vmovdqa %ymm6, %ymm14
 	LONG $0x507d42c4; BYTE $0xf2 // {vex} vpdpbusd %ymm10, %ymm0, %ymm14
@@ -2494,7 +2455,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	LONG $0xd272fdc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0800118c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm1
+	QUAD $0x000800318c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rsi), %ymm1
 	LONG $0xf172edc5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm2
 	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
@@ -2507,11 +2468,11 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
 	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x0c // vpbroadcastd 0xc(%r12,%rdi), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x010039846f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r15), %ymm0
+	QUAD $0x010011846f7ea1c4; WORD $0x0000 // vmovdqu 0x100(%rcx,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x00000002ad048d4a // leaq 0x2(,%r13,4), %rax
-	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	QUAD $0x00000002bd2c8d4e // leaq 0x2(,%r15,4), %r13
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
 	LONG $0x06e3c148 // shlq $0x6, %rbx
 	QUAD $0x000800198c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rbx), %ymm1
 	LONG $0xf172edc5; BYTE $0x03 // vpslld $0x3, %ymm1, %ymm2
@@ -2519,7 +2480,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
 	LONG $0x587dc2c4; WORD $0x3c54; BYTE $0x10 // vpbroadcastd 0x10(%r12,%rdi), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
-	QUAD $0x014039846f7ea1c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r15), %ymm0
+	QUAD $0x014011846f7ea1c4; WORD $0x0000 // vmovdqu 0x140(%rcx,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	LONG $0xd172f5c5; BYTE $0x01 // vpsrld $0x1, %ymm1, %ymm1
@@ -2527,7 +2488,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
 	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x14 // vpbroadcastd 0x14(%r12,%rdi), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x018039846f7ea1c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r15), %ymm0
+	QUAD $0x018011846f7ea1c4; WORD $0x0000 // vmovdqu 0x180(%rcx,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	LONG $0x7275c1c4; WORD $0x03f7 // vpslld $0x3, %ymm15, %ymm1
@@ -2535,7 +2496,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
 	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x18 // vpbroadcastd 0x18(%r12,%rdi), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x01c039846f7ea1c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r15), %ymm0
+	QUAD $0x01c011846f7ea1c4; WORD $0x0000 // vmovdqu 0x1c0(%rcx,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	LONG $0x7275c1c4; WORD $0x01d7 // vpsrld $0x1, %ymm15, %ymm1
@@ -2544,7 +2505,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587dc2c4; WORD $0x3c4c; BYTE $0x1c // vpbroadcastd 0x1c(%r12,%rdi), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	QUAD $0x0ac01084137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm0
-	QUAD $0x000021c9156ffdc5 // vmovdqa 0x21c9(%rip), %ymm2 # 0x5460 <k_tile_mxfp4+0x460>
+	QUAD $0x00002311156ffdc5 // vmovdqa 0x2311(%rip), %ymm2 # 0x5600 <k_tile_mxfp4+0x480>
 	LONG $0x001de2c4; BYTE $0xca // vpshufb %ymm2, %ymm12, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
@@ -2558,90 +2519,97 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
 	LONG $0x187d42c4; WORD $0x3c6c; BYTE $0x30 // vbroadcastss 0x30(%r12,%rdi), %ymm13
 	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
-	LONG $0x60c06948; WORD $0x0001; BYTE $0x00 // imulq $0x160, %rax, %rax # imm = 0x160
-	LONG $0x0c180f41; BYTE $0x01 // prefetcht0 (%r9,%rax)
-	QUAD $0x000080018c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rax)
-	QUAD $0x000100018c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rax)
-	QUAD $0x02003984db5da1c4; WORD $0x0000 // vpand 0x200(%rcx,%r15), %ymm4, %ymm0
+	LONG $0x60e5694d; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r13, %r12 # imm = 0x160
+	QUAD $0x0020002094180f42; BYTE $0x00 // prefetcht1 0x2000(%rax,%r12)
+	QUAD $0x001000208c180f42; BYTE $0x00 // prefetcht0 0x1000(%rax,%r12)
+	QUAD $0x0020802094180f42; BYTE $0x00 // prefetcht1 0x2080(%rax,%r12)
+	QUAD $0x001080208c180f42; BYTE $0x00 // prefetcht0 0x1080(%rax,%r12)
+	QUAD $0x0021002094180f42; BYTE $0x00 // prefetcht1 0x2100(%rax,%r12)
+	QUAD $0x001100208c180f42; BYTE $0x00 // prefetcht0 0x1100(%rax,%r12)
+	QUAD $0x02001184db5da1c4; WORD $0x0000 // vpand 0x200(%rcx,%r10), %ymm4, %ymm0
 	QUAD $0x0800318c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm1
 	LONG $0xf172edc5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm2
 	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
-	LONG $0x3b248d4d // leaq (%r11,%rdi), %r12
-	LONG $0x587da2c4; WORD $0x1f14 // vpbroadcastd (%rdi,%r11), %ymm2
+	LONG $0x39248d4d // leaq (%r9,%rdi), %r12
+	LONG $0x587da2c4; WORD $0x0f14 // vpbroadcastd (%rdi,%r9), %ymm2
 	LONG $0xf66f7dc5 // vmovdqa %ymm6, %ymm14
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
-	QUAD $0x02403984db5da1c4; WORD $0x0000 // vpand 0x240(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x02401184db5da1c4; WORD $0x0000 // vpand 0x240(%rcx,%r10), %ymm4, %ymm0
 	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	LONG $0x587da2c4; WORD $0x1f4c; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%r11), %ymm1
+	LONG $0x587da2c4; WORD $0x0f4c; BYTE $0x04 // vpbroadcastd 0x4(%rdi,%r9), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x02803984db5da1c4; WORD $0x0000 // vpand 0x280(%rcx,%r15), %ymm4, %ymm0
-	QUAD $0x0800118c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm1
+	QUAD $0x02801184db5da1c4; WORD $0x0000 // vpand 0x280(%rcx,%r10), %ymm4, %ymm0
+	QUAD $0x000800318c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rsi), %ymm1
 	LONG $0xf172edc5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm2
 	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
-	LONG $0x587da2c4; WORD $0x1f54; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%r11), %ymm2
+	LONG $0x587da2c4; WORD $0x0f54; BYTE $0x08 // vpbroadcastd 0x8(%rdi,%r9), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
-	QUAD $0x02c03984db5da1c4; WORD $0x0000 // vpand 0x2c0(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x02c01184db5da1c4; WORD $0x0000 // vpand 0x2c0(%rcx,%r10), %ymm4, %ymm0
 	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	LONG $0x587da2c4; WORD $0x1f4c; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r11), %ymm1
+	LONG $0x587da2c4; WORD $0x0f4c; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r9), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x03003984db5da1c4; WORD $0x0000 // vpand 0x300(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x03001184db5da1c4; WORD $0x0000 // vpand 0x300(%rcx,%r10), %ymm4, %ymm0
 	QUAD $0x000800198c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rbx), %ymm1
 	LONG $0xf172edc5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm2
 	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
-	LONG $0x587da2c4; WORD $0x1f54; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r11), %ymm2
+	LONG $0x587da2c4; WORD $0x0f54; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r9), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
-	QUAD $0x03403984db5da1c4; WORD $0x0000 // vpand 0x340(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x03401184db5da1c4; WORD $0x0000 // vpand 0x340(%rcx,%r10), %ymm4, %ymm0
 	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	LONG $0x587da2c4; WORD $0x1f4c; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r11), %ymm1
+	LONG $0x587da2c4; WORD $0x0f4c; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r9), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x03803984db5da1c4; WORD $0x0000 // vpand 0x380(%rcx,%r15), %ymm4, %ymm0
-	QUAD $0x00000003ad048d4a // leaq 0x3(,%r13,4), %rax
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	QUAD $0x0800298c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r13), %ymm1
+	QUAD $0x03801184db5da1c4; WORD $0x0000 // vpand 0x380(%rcx,%r10), %ymm4, %ymm0
+	QUAD $0x00000003bd2c8d4e // leaq 0x3(,%r15,4), %r13
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	QUAD $0x0800398c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r15), %ymm1
 	LONG $0xf172edc5; BYTE $0x02 // vpslld $0x2, %ymm1, %ymm2
 	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
-	LONG $0x587da2c4; WORD $0x1f54; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r11), %ymm2
+	LONG $0x587da2c4; WORD $0x0f54; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r9), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
-	QUAD $0x03c03984db5da1c4; WORD $0x0000 // vpand 0x3c0(%rcx,%r15), %ymm4, %ymm0
+	QUAD $0x03c01184db5da1c4; WORD $0x0000 // vpand 0x3c0(%rcx,%r10), %ymm4, %ymm0
 	LONG $0xd172f5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm1
 	LONG $0xcddbf5c5 // vpand %ymm5, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	LONG $0x587da2c4; WORD $0x1f4c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r11), %ymm1
+	LONG $0x587da2c4; WORD $0x0f4c; BYTE $0x1c // vpbroadcastd 0x1c(%rdi,%r9), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	QUAD $0x0ac01084137dc2c4; WORD $0x0000 // vcvtph2ps 0xac0(%r8,%rdx), %ymm0
-	QUAD $0x00001f9f156ffdc5 // vmovdqa 0x1f9f(%rip), %ymm2 # 0x5400 <k_tile_mxfp4+0x400>
+	QUAD $0x000020c9156ffdc5 // vmovdqa 0x20c9(%rip), %ymm2 # 0x55a0 <k_tile_mxfp4+0x420>
 	LONG $0x001de2c4; BYTE $0xca // vpshufb %ymm2, %ymm12, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
 	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
 	LONG $0xc859bcc5 // vmulps %ymm0, %ymm8, %ymm1
 	LONG $0xb87dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm14) + ymm1
-	LONG $0x187da2c4; WORD $0x1f44; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r11), %ymm0
+	LONG $0x187da2c4; WORD $0x0f44; BYTE $0x20 // vbroadcastss 0x20(%rdi,%r9), %ymm0
 	LONG $0xa875c2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm13
 	QUAD $0x0ae0108c137dc2c4; WORD $0x0000 // vcvtph2ps 0xae0(%r8,%rdx), %ymm1
 	LONG $0x0025e2c4; BYTE $0xd2 // vpshufb %ymm2, %ymm11, %ymm2
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
-	LONG $0x187d22c4; WORD $0x1f6c; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r11), %ymm13
+	LONG $0x187d22c4; WORD $0x0f6c; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r9), %ymm13
 	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
-	LONG $0x60c06948; WORD $0x0001; BYTE $0x00 // imulq $0x160, %rax, %rax # imm = 0x160
-	LONG $0x0c180f41; BYTE $0x01 // prefetcht0 (%r9,%rax)
-	QUAD $0x000080018c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rax)
-	QUAD $0x000100018c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rax)
-	QUAD $0x020039846f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r15), %ymm0
-	QUAD $0x0240398c6f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r15), %ymm1
-	QUAD $0x028039946f7ea1c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r15), %ymm2
-	QUAD $0x02c0399c6f7ea1c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r15), %ymm3
+	LONG $0x60cd694d; WORD $0x0001; BYTE $0x00 // imulq $0x160, %r13, %r9 # imm = 0x160
+	QUAD $0x0020000894180f42; BYTE $0x00 // prefetcht1 0x2000(%rax,%r9)
+	QUAD $0x001000088c180f42; BYTE $0x00 // prefetcht0 0x1000(%rax,%r9)
+	QUAD $0x0020800894180f42; BYTE $0x00 // prefetcht1 0x2080(%rax,%r9)
+	QUAD $0x001080088c180f42; BYTE $0x00 // prefetcht0 0x1080(%rax,%r9)
+	QUAD $0x0021000894180f42; BYTE $0x00 // prefetcht1 0x2100(%rax,%r9)
+	QUAD $0x001100088c180f42; BYTE $0x00 // prefetcht0 0x1100(%rax,%r9)
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	QUAD $0x020011846f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rcx,%r10), %ymm0
+	QUAD $0x0240118c6f7ea1c4; WORD $0x0000 // vmovdqu 0x240(%rcx,%r10), %ymm1
+	QUAD $0x028011946f7ea1c4; WORD $0x0000 // vmovdqu 0x280(%rcx,%r10), %ymm2
+	QUAD $0x02c0119c6f7ea1c4; WORD $0x0000 // vmovdqu 0x2c0(%rcx,%r10), %ymm3
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	QUAD $0x0800318c6f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r14), %ymm9
@@ -2660,8 +2628,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
 	LONG $0xd272fdc5; BYTE $0x04 // vpsrld $0x4, %ymm2, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0800118c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r10), %ymm1
-	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	QUAD $0x000800318c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rsi), %ymm1
 	LONG $0xd1fef5c5 // vpaddd %ymm1, %ymm1, %ymm2
 	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
@@ -2674,7 +2641,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
 	LONG $0x587da2c4; WORD $0x274c; BYTE $0x0c // vpbroadcastd 0xc(%rdi,%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x030039846f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rcx,%r15), %ymm0
+	QUAD $0x030011846f7ea1c4; WORD $0x0000 // vmovdqu 0x300(%rcx,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	QUAD $0x000800198c6ffec5; BYTE $0x00 // vmovdqu 0x800(%rcx,%rbx), %ymm1
@@ -2683,7 +2650,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
 	LONG $0x587da2c4; WORD $0x2754; BYTE $0x10 // vpbroadcastd 0x10(%rdi,%r12), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
-	QUAD $0x034039846f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rcx,%r15), %ymm0
+	QUAD $0x034011846f7ea1c4; WORD $0x0000 // vmovdqu 0x340(%rcx,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	LONG $0xd172f5c5; BYTE $0x03 // vpsrld $0x3, %ymm1, %ymm1
@@ -2691,16 +2658,16 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
 	LONG $0x587da2c4; WORD $0x274c; BYTE $0x14 // vpbroadcastd 0x14(%rdi,%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm14
-	QUAD $0x038039846f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rcx,%r15), %ymm0
+	QUAD $0x038011846f7ea1c4; WORD $0x0000 // vmovdqu 0x380(%rcx,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
-	QUAD $0x0800298c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r13), %ymm1
+	QUAD $0x0800398c6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rcx,%r15), %ymm1
 	LONG $0xd1fef5c5 // vpaddd %ymm1, %ymm1, %ymm2
 	LONG $0xd5dbedc5 // vpand %ymm5, %ymm2, %ymm2
 	LONG $0xc0ebedc5 // vpor %ymm0, %ymm2, %ymm0
 	LONG $0x587da2c4; WORD $0x2754; BYTE $0x18 // vpbroadcastd 0x18(%rdi,%r12), %ymm2
 	LONG $0x507d62c4; BYTE $0xf2 // {vex} vpdpbusd %ymm2, %ymm0, %ymm14
-	QUAD $0x03c039846f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rcx,%r15), %ymm0
+	QUAD $0x03c011846f7ea1c4; WORD $0x0000 // vmovdqu 0x3c0(%rcx,%r10), %ymm0
 	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
 	LONG $0xc4dbfdc5 // vpand %ymm4, %ymm0, %ymm0
 	LONG $0xd172f5c5; BYTE $0x03 // vpsrld $0x3, %ymm1, %ymm1
@@ -2722,48 +2689,48 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
 	LONG $0x187d22c4; WORD $0x276c; BYTE $0x30 // vbroadcastss 0x30(%rdi,%r12), %ymm13
 	LONG $0xac7562c4; BYTE $0xe8 // vfnmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = -(ymm1 * ymm13) + ymm0
-	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
-	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
-	LONG $0x01c6f640 // testb $0x1, %sil
-	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
-	LONG $0xf846850f; WORD $0xffff // jne 0x2f00 <k_tile_q5_k+0x210>
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	LONG $0xf7d1850f; WORD $0xffff // jne 0x2f20 <k_tile_q5_k+0x200>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
 	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
 	LONG $0x2c117cc5; BYTE $0x01 // vmovups %ymm13, (%rcx,%rax)
-	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
-	LONG $0x242444f6; BYTE $0x01 // testb $0x1, 0x24(%rsp)
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf752850f; WORD $0xffff // jne 0x2e30 <k_tile_q5_k+0x140>
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x2c2444f6; BYTE $0x01 // testb $0x1, 0x2c(%rsp)
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xf6dd850f; WORD $0xffff // jne 0x2e50 <k_tile_q5_k+0x130>
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x00c08149; WORD $0x000b; BYTE $0x00 // addq $0xb00, %r8 # imm = 0xB00
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x24540348; BYTE $0x48 // addq 0x48(%rsp), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
-	LONG $0xf709850f; WORD $0xffff // jne 0x2e10 <k_tile_q5_k+0x120>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x24540348; BYTE $0x50 // addq 0x50(%rsp), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xf6a4850f; WORD $0xffff // jne 0x2e40 <k_tile_q5_k+0x120>
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0xf6ae850f; WORD $0xffff // jne 0x2dd0 <k_tile_q5_k+0xe0>
-	LONG $0x0000ade9; BYTE $0x00 // jmp 0x37d4 <k_tile_q5_k+0xae4>
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0xf649850f; WORD $0xffff // jne 0x2e00 <k_tile_q5_k+0xe0>
+	LONG $0x0000b8e9; BYTE $0x00 // jmp 0x3874 <k_tile_q5_k+0xb54>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a4850f; WORD $0x0000 // jne 0x37d4 <k_tile_q5_k+0xae4>
+	LONG $0x00af850f; WORD $0x0000 // jne 0x3874 <k_tile_q5_k+0xb54>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x373f <k_tile_q5_k+0xa4f>
+	WORD $0x0473 // jae 0x37d4 <k_tile_q5_k+0xab4>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x61eb // jmp 0x37a0 <k_tile_q5_k+0xab0>
+	WORD $0x6ceb // jmp 0x3840 <k_tile_q5_k+0xb20>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x9066 // nop
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -2775,11 +2742,11 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x3760 <k_tile_q5_k+0xa70>
+	WORD $0xc075 // jne 0x3800 <k_tile_q5_k+0xae0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x37d4 <k_tile_q5_k+0xae4>
+	WORD $0x2f74 // je 0x3874 <k_tile_q5_k+0xb54>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
@@ -2790,7 +2757,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x37c0 <k_tile_q5_k+0xad0>
+	WORD $0xec75 // jne 0x3860 <k_tile_q5_k+0xb40>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2805,22 +2772,22 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q6_k
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0be58e0f; WORD $0x0000 // jle 0x43e2 <k_tile_q6_k+0xbf2>
+	LONG $0x0c588e0f; WORD $0x0000 // jle 0x44f5 <k_tile_q6_k+0xc65>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x70ec8348 // subq $0x70, %rsp
+	LONG $0xa8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa8, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0af38e0f; WORD $0x0000 // jle 0x431b <k_tile_q6_k+0xb2b>
-	LONG $0x106f8b48 // movq 0x10(%rdi), %rbp
+	LONG $0x0b6c8e0f; WORD $0x0000 // jle 0x4437 <k_tile_q6_k+0xba7>
+	LONG $0x10578b4c // movq 0x10(%rdi), %r10
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
@@ -2828,502 +2795,516 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
 	LONG $0x2cc18348 // addq $0x2c, %rcx
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x08e2c148 // shlq $0x8, %rdx
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0x08e0c149 // shlq $0x8, %r8
 	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
 	LONG $0x06e3c148 // shlq $0x6, %rbx
 	LONG $0x07e7c148 // shlq $0x7, %rdi
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x001c7a0d787de2c4; BYTE $0x00 // vpbroadcastb 0x1c7a(%rip), %ymm1 # 0x54e8 <k_tile_mxfp4+0x4e8>
-	QUAD $0x001c7215787de2c4; BYTE $0x00 // vpbroadcastb 0x1c72(%rip), %ymm2 # 0x54e9 <k_tile_mxfp4+0x4e9>
-	QUAD $0x001b141d187de2c4; BYTE $0x00 // vbroadcastss 0x1b14(%rip), %ymm3 # 0x5394 <k_tile_mxfp4+0x394>
+	QUAD $0x001c1f0d187de2c4; BYTE $0x00 // vbroadcastss 0x1c1f(%rip), %ymm1 # 0x552c <k_tile_mxfp4+0x3ac>
+	QUAD $0x001d9235787de2c4; BYTE $0x00 // vpbroadcastb 0x1d92(%rip), %ymm6 # 0x56a8 <k_tile_mxfp4+0x528>
+	QUAD $0x001d8a1d787de2c4; BYTE $0x00 // vpbroadcastb 0x1d8a(%rip), %ymm3 # 0x56a9 <k_tile_mxfp4+0x529>
+	QUAD $0x001bec25187de2c4; BYTE $0x00 // vbroadcastss 0x1bec(%rip), %ymm4 # 0x5514 <k_tile_mxfp4+0x394>
+	QUAD $0x00001d102d6ffdc5 // vmovdqa 0x1d10(%rip), %ymm5 # 0x5640 <k_tile_mxfp4+0x4c0>
+	QUAD $0x00001c48156ffdc5 // vmovdqa 0x1c48(%rip), %ymm2 # 0x5580 <k_tile_mxfp4+0x400>
+	QUAD $0x001bdb3d587de2c4; BYTE $0x00 // vpbroadcastd 0x1bdb(%rip), %ymm7 # 0x551c <k_tile_mxfp4+0x39c>
 	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	BYTE $0x90 // nop
+	LONG $0x2444894c; BYTE $0x60 // movq %r8, 0x60(%rsp)
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24340348 // addq (%rsp), %rsi
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x240c0348 // addq (%rsp), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0975 // jne 0x38ae <k_tile_q6_k+0xbe>
-	LONG $0x0611fcc5 // vmovups %ymm0, (%rsi)
-	LONG $0x4611fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rsi)
+	WORD $0x0d75 // jne 0x396f <k_tile_q6_k+0xdf>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
+	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
-	BYTE $0x90 // nop
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x00858d48; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%rbp), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x10244489 // movl %eax, 0x10(%rsp)
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x2410fcc5; BYTE $0x06 // vmovups (%rsi,%rax), %ymm4
-	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	LONG $0x06e1c149 // shlq $0x6, %r9
-	LONG $0x244c034c; BYTE $0x58 // addq 0x58(%rsp), %r9
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x28348d48 // leaq (%rax,%rbp), %rsi
+	LONG $0x04107cc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm8
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x023c8d4d // leaq (%r10,%rax), %r15
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24448944; BYTE $0x14 // movl %r8d, 0x14(%rsp)
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x14244489 // movl %eax, 0x14(%rsp)
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
 	LONG $0x07e4c149 // shlq $0x7, %r12
-	LONG $0x90d06948; WORD $0x0006; BYTE $0x00 // imulq $0x690, %rax, %rdx # imm = 0x690
-	LONG $0x0c180f41; BYTE $0x11 // prefetcht0 (%r9,%rdx)
-	QUAD $0x000080118c180f41; BYTE $0x00 // prefetcht0 0x80(%r9,%rdx)
-	QUAD $0x000100118c180f41; BYTE $0x00 // prefetcht0 0x100(%r9,%rdx)
-	QUAD $0x000180118c180f41; BYTE $0x00 // prefetcht0 0x180(%r9,%rdx)
-	QUAD $0x0d000dac137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm5
-	QUAD $0x0c0026b46f7ea1c4; WORD $0x0000 // vmovdqu 0xc00(%rsi,%r12), %ymm6
-	LONG $0xfc558b45 // movl -0x4(%r13), %r10d
-	LONG $0x007d8b45 // movl (%r13), %r15d
-	LONG $0x009a8d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r10), %r11d
-	LONG $0x7fc28141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r10d # imm = 0xB4C0007F
+	LONG $0x90c56948; WORD $0x0006; BYTE $0x00 // imulq $0x690, %rbp, %rax # imm = 0x690
+	QUAD $0x000020000294180f // prefetcht1 0x2000(%rdx,%rax)
+	QUAD $0x00001000028c180f // prefetcht0 0x1000(%rdx,%rax)
+	QUAD $0x000020800294180f // prefetcht1 0x2080(%rdx,%rax)
+	QUAD $0x00001080028c180f // prefetcht0 0x1080(%rdx,%rax)
+	QUAD $0x000021000294180f // prefetcht1 0x2100(%rdx,%rax)
+	QUAD $0x00001100028c180f // prefetcht0 0x1100(%rdx,%rax)
+	QUAD $0x000021800294180f // prefetcht1 0x2180(%rdx,%rax)
+	QUAD $0x00001180028c180f // prefetcht0 0x1180(%rdx,%rax)
+	QUAD $0x0d000a8c137d42c4; WORD $0x0000 // vcvtph2ps 0xd00(%r10,%rcx), %ymm9
+	LONG $0xc95934c5 // vmulps %ymm1, %ymm9, %ymm9
+	QUAD $0x0c0027946f7e01c4; WORD $0x0000 // vmovdqu 0xc00(%r15,%r12), %ymm10
+	LONG $0xfc758b41 // movl -0x4(%r13), %esi
+	LONG $0x004d8b45 // movl (%r13), %r9d
+	LONG $0x009e8d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rsi), %r11d
+	LONG $0x0003c681; WORD $0xb4c0 // addl $0xb4c00003, %esi # imm = 0xB4C00003
 	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
-	LONG $0xd3490f45 // cmovnsl %r11d, %r10d
-	LONG $0x07fac141 // sarl $0x7, %r10d
-	LONG $0x05e2c141 // shll $0x5, %r10d
-	LONG $0x00c28141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r10d # imm = 0x4B400000
-	LONG $0x6e79c1c4; BYTE $0xfa // vmovd %r10d, %xmm7
-	LONG $0x587d62c4; BYTE $0xc7 // vpbroadcastd %xmm7, %ymm8
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0x0ae2c149 // shlq $0xa, %r10
-	LONG $0xdb75a1c4; WORD $0x163c // vpand (%rsi,%r10), %ymm1, %ymm7
-	LONG $0x09e0c148 // shlq $0x9, %rax
-	QUAD $0x000800068c6f7ec5; BYTE $0x00 // vmovdqu 0x800(%rsi,%rax), %ymm9
-	QUAD $0x00084006946f7ec5; BYTE $0x00 // vmovdqu 0x840(%rsi,%rax), %ymm10
-	QUAD $0x000880069c6f7ec5; BYTE $0x00 // vmovdqu 0x880(%rsi,%rax), %ymm11
-	QUAD $0x0008c006a46f7ec5; BYTE $0x00 // vmovdqu 0x8c0(%rsi,%rax), %ymm12
-	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
-	LONG $0x587d42c4; WORD $0xd44d // vpbroadcastd -0x2c(%r13), %ymm9
-	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	LONG $0xdb75a1c4; WORD $0x167c; BYTE $0x40 // vpand 0x40(%rsi,%r10), %ymm1, %ymm7
-	LONG $0x7235c1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
-	LONG $0x587d42c4; WORD $0xd84d // vpbroadcastd -0x28(%r13), %ymm9
-	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	QUAD $0x008016bcdb75a1c4; WORD $0x0000 // vpand 0x80(%rsi,%r10), %ymm1, %ymm7
-	LONG $0x7235c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
-	LONG $0x587d42c4; WORD $0xdc4d // vpbroadcastd -0x24(%r13), %ymm9
-	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	QUAD $0x00c016bcdb75a1c4; WORD $0x0000 // vpand 0xc0(%rsi,%r10), %ymm1, %ymm7
-	LONG $0x7235c1c4; WORD $0x04f4 // vpslld $0x4, %ymm12, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
-	LONG $0x587d42c4; WORD $0xe04d // vpbroadcastd -0x20(%r13), %ymm9
-	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	LONG $0xf672c5c5; BYTE $0x18 // vpslld $0x18, %ymm6, %ymm7
-	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xcf5954c5 // vmulps %ymm7, %ymm5, %ymm9
-	LONG $0xfb59b4c5 // vmulps %ymm3, %ymm9, %ymm7
-	LONG $0xb835c2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm8) + ymm7
-	LONG $0x009f8d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r11d
-	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	LONG $0xf3490f41 // cmovnsl %r11d, %esi
+	WORD $0xfec1; BYTE $0x02 // sarl $0x2, %esi
+	LONG $0x0000c681; WORD $0x4b40 // addl $0x4b400000, %esi # imm = 0x4B400000
+	LONG $0xde6e79c5 // vmovd %esi, %xmm11
+	LONG $0x587d42c4; BYTE $0xe3 // vpbroadcastd %xmm11, %ymm12
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	LONG $0x0ae6c148 // shlq $0xa, %rsi
+	LONG $0xdb4d41c4; WORD $0x371c // vpand (%r15,%rsi), %ymm6, %ymm11
+	LONG $0x09e5c148 // shlq $0x9, %rbp
+	QUAD $0x08002fac6f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r15,%rbp), %ymm13
+	QUAD $0x08402fb46f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r15,%rbp), %ymm14
+	QUAD $0x08802fbc6f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r15,%rbp), %ymm15
+	QUAD $0x08c02f846f7ec1c4; WORD $0x0000 // vmovdqu 0x8c0(%r15,%rbp), %ymm0
+	LONG $0x7215c1c4; WORD $0x04f5 // vpslld $0x4, %ymm13, %ymm13
+	LONG $0xebdb15c5 // vpand %ymm3, %ymm13, %ymm13
+	LONG $0xeb1541c4; BYTE $0xdb // vpor %ymm11, %ymm13, %ymm11
+	LONG $0x587d42c4; WORD $0xd46d // vpbroadcastd -0x2c(%r13), %ymm13
+	LONG $0x502542c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm11, %ymm12
+	LONG $0xdb4d41c4; WORD $0x375c; BYTE $0x40 // vpand 0x40(%r15,%rsi), %ymm6, %ymm11
+	LONG $0x7215c1c4; WORD $0x04f6 // vpslld $0x4, %ymm14, %ymm13
+	LONG $0xebdb15c5 // vpand %ymm3, %ymm13, %ymm13
+	LONG $0xeb1541c4; BYTE $0xdb // vpor %ymm11, %ymm13, %ymm11
+	LONG $0x587d42c4; WORD $0xd86d // vpbroadcastd -0x28(%r13), %ymm13
+	LONG $0x502542c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm11, %ymm12
+	QUAD $0x0080379cdb4d41c4; WORD $0x0000 // vpand 0x80(%r15,%rsi), %ymm6, %ymm11
+	LONG $0x7215c1c4; WORD $0x04f7 // vpslld $0x4, %ymm15, %ymm13
+	LONG $0xebdb15c5 // vpand %ymm3, %ymm13, %ymm13
+	LONG $0xeb1541c4; BYTE $0xdb // vpor %ymm11, %ymm13, %ymm11
+	LONG $0x587d42c4; WORD $0xdc6d // vpbroadcastd -0x24(%r13), %ymm13
+	LONG $0x502542c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm11, %ymm12
+	QUAD $0x00c0379cdb4d41c4; WORD $0x0000 // vpand 0xc0(%r15,%rsi), %ymm6, %ymm11
+	LONG $0xf072fdc5; BYTE $0x04 // vpslld $0x4, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xc0eba5c5 // vpor %ymm0, %ymm11, %ymm0
+	LONG $0x587d42c4; WORD $0xe05d // vpbroadcastd -0x20(%r13), %ymm11
+	LONG $0x507d42c4; BYTE $0xe3 // {vex} vpdpbusd %ymm11, %ymm0, %ymm12
+	LONG $0x727dc1c4; WORD $0x18f2 // vpslld $0x18, %ymm10, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xc059b4c5 // vmulps %ymm0, %ymm9, %ymm0
+	LONG $0xdc597cc5 // vmulps %ymm4, %ymm0, %ymm11
+	LONG $0xb87d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm12) + ymm11
+	LONG $0x00998d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %r11d
+	LONG $0x03c18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r9d # imm = 0xB4C00003
 	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
-	LONG $0xfb490f45 // cmovnsl %r11d, %r15d
-	LONG $0x07ffc141 // sarl $0x7, %r15d
-	LONG $0x05e7c141 // shll $0x5, %r15d
-	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc7 // vmovd %r15d, %xmm8
-	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	QUAD $0x000900068c6f7ec5; BYTE $0x00 // vmovdqu 0x900(%rsi,%rax), %ymm9
-	QUAD $0x01001694db7521c4; WORD $0x0000 // vpand 0x100(%rsi,%r10), %ymm1, %ymm10
-	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0xe455 // vpbroadcastd -0x1c(%r13), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x000940068c6f7ec5; BYTE $0x00 // vmovdqu 0x940(%rsi,%rax), %ymm9
-	QUAD $0x01401694db7521c4; WORD $0x0000 // vpand 0x140(%rsi,%r10), %ymm1, %ymm10
-	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0xe855 // vpbroadcastd -0x18(%r13), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x000980068c6f7ec5; BYTE $0x00 // vmovdqu 0x980(%rsi,%rax), %ymm9
-	QUAD $0x01801694db7521c4; WORD $0x0000 // vpand 0x180(%rsi,%r10), %ymm1, %ymm10
-	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0xec55 // vpbroadcastd -0x14(%r13), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x0009c0068c6f7ec5; BYTE $0x00 // vmovdqu 0x9c0(%rsi,%rax), %ymm9
-	QUAD $0x01c01694db7521c4; WORD $0x0000 // vpand 0x1c0(%rsi,%r10), %ymm1, %ymm10
-	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0xf055 // vpbroadcastd -0x10(%r13), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	LONG $0xc3583cc5 // vaddps %ymm3, %ymm8, %ymm8
-	LONG $0xf672cdc5; BYTE $0x10 // vpslld $0x10, %ymm6, %ymm6
-	LONG $0xe672cdc5; BYTE $0x18 // vpsrad $0x18, %ymm6, %ymm6
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
-	LONG $0xa83de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm7
-	LONG $0x187dc2c4; WORD $0xf46d // vbroadcastss -0xc(%r13), %ymm5
-	LONG $0xa84de2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm4
-	QUAD $0x0001a4118c180f41; BYTE $0x00 // prefetcht0 0x1a4(%r9,%rdx)
-	QUAD $0x000224118c180f41; BYTE $0x00 // prefetcht0 0x224(%r9,%rdx)
-	QUAD $0x0002a4118c180f41; BYTE $0x00 // prefetcht0 0x2a4(%r9,%rdx)
-	QUAD $0x000324118c180f41; BYTE $0x00 // prefetcht0 0x324(%r9,%rdx)
-	QUAD $0x0d000da4137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm4
-	QUAD $0x0c0026b46f7ea1c4; WORD $0x0000 // vmovdqu 0xc00(%rsi,%r12), %ymm6
+	LONG $0xcb490f45 // cmovnsl %r11d, %r9d
+	LONG $0x02f9c141 // sarl $0x2, %r9d
+	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
+	LONG $0x587d62c4; BYTE $0xe0 // vpbroadcastd %xmm0, %ymm12
+	QUAD $0x09002f846f7ec1c4; WORD $0x0000 // vmovdqu 0x900(%r15,%rbp), %ymm0
+	QUAD $0x010037acdb4d41c4; WORD $0x0000 // vpand 0x100(%r15,%rsi), %ymm6, %ymm13
+	LONG $0xf072fdc5; BYTE $0x04 // vpslld $0x4, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0xe46d // vpbroadcastd -0x1c(%r13), %ymm13
+	LONG $0x507d42c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm12
+	QUAD $0x09402f846f7ec1c4; WORD $0x0000 // vmovdqu 0x940(%r15,%rbp), %ymm0
+	QUAD $0x014037acdb4d41c4; WORD $0x0000 // vpand 0x140(%r15,%rsi), %ymm6, %ymm13
+	LONG $0xf072fdc5; BYTE $0x04 // vpslld $0x4, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0xe86d // vpbroadcastd -0x18(%r13), %ymm13
+	LONG $0x507d42c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm12
+	QUAD $0x09802f846f7ec1c4; WORD $0x0000 // vmovdqu 0x980(%r15,%rbp), %ymm0
+	QUAD $0x018037acdb4d41c4; WORD $0x0000 // vpand 0x180(%r15,%rsi), %ymm6, %ymm13
+	LONG $0xf072fdc5; BYTE $0x04 // vpslld $0x4, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0xec6d // vpbroadcastd -0x14(%r13), %ymm13
+	LONG $0x507d42c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm12
+	QUAD $0x09c02f846f7ec1c4; WORD $0x0000 // vmovdqu 0x9c0(%r15,%rbp), %ymm0
+	QUAD $0x01c037acdb4d41c4; WORD $0x0000 // vpand 0x1c0(%r15,%rsi), %ymm6, %ymm13
+	LONG $0xf072fdc5; BYTE $0x04 // vpslld $0x4, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0xf06d // vpbroadcastd -0x10(%r13), %ymm13
+	LONG $0x507d42c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm12
+	LONG $0xc4589cc5 // vaddps %ymm4, %ymm12, %ymm0
+	LONG $0x002d62c4; BYTE $0xd5 // vpshufb %ymm5, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xd2 // vmulps %ymm10, %ymm9, %ymm10
+	LONG $0xa87d42c4; BYTE $0xd3 // vfmadd213ps %ymm11, %ymm0, %ymm10 # ymm10 = (ymm0 * ymm10) + ymm11
+	LONG $0x187d42c4; WORD $0xf44d // vbroadcastss -0xc(%r13), %ymm9
+	LONG $0xa82d42c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm9) + ymm8
+	QUAD $0x000021a40294180f // prefetcht1 0x21a4(%rdx,%rax)
+	QUAD $0x000011a4028c180f // prefetcht0 0x11a4(%rdx,%rax)
+	QUAD $0x000022240294180f // prefetcht1 0x2224(%rdx,%rax)
+	QUAD $0x00001224028c180f // prefetcht0 0x1224(%rdx,%rax)
+	QUAD $0x000022a40294180f // prefetcht1 0x22a4(%rdx,%rax)
+	QUAD $0x000012a4028c180f // prefetcht0 0x12a4(%rdx,%rax)
+	QUAD $0x000023240294180f // prefetcht1 0x2324(%rdx,%rax)
+	QUAD $0x00001324028c180f // prefetcht0 0x1324(%rdx,%rax)
+	QUAD $0x0d000a84137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r10,%rcx), %ymm0
+	LONG $0xc1597cc5 // vmulps %ymm1, %ymm0, %ymm8
+	QUAD $0x0c0027946f7e01c4; WORD $0x0000 // vmovdqu 0xc00(%r15,%r12), %ymm10
 	LONG $0x1d5c8b45; BYTE $0xfc // movl -0x4(%r13,%rbx), %r11d
-	LONG $0x1d7c8b45; BYTE $0x00 // movl (%r13,%rbx), %r15d
+	LONG $0x1d4c8b45; BYTE $0x00 // movl (%r13,%rbx), %r9d
 	LONG $0x00838d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r11), %r8d
-	LONG $0x7fc38141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r11d # imm = 0xB4C0007F
+	LONG $0x03c38141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r11d # imm = 0xB4C00003
 	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
 	LONG $0xd8490f45 // cmovnsl %r8d, %r11d
-	LONG $0x07fbc141 // sarl $0x7, %r11d
-	LONG $0x05e3c141 // shll $0x5, %r11d
+	LONG $0x02fbc141 // sarl $0x2, %r11d
 	LONG $0x00c38141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r11d # imm = 0x4B400000
-	LONG $0x6e79c1c4; BYTE $0xfb // vmovd %r11d, %xmm7
-	LONG $0x587d62c4; BYTE $0xc7 // vpbroadcastd %xmm7, %ymm8
-	QUAD $0x020016bcdb75a1c4; WORD $0x0000 // vpand 0x200(%rsi,%r10), %ymm1, %ymm7
-	QUAD $0x000800068c6f7ec5; BYTE $0x00 // vmovdqu 0x800(%rsi,%rax), %ymm9
-	QUAD $0x00084006946f7ec5; BYTE $0x00 // vmovdqu 0x840(%rsi,%rax), %ymm10
-	QUAD $0x000880069c6f7ec5; BYTE $0x00 // vmovdqu 0x880(%rsi,%rax), %ymm11
-	QUAD $0x0008c006a46f7ec5; BYTE $0x00 // vmovdqu 0x8c0(%rsi,%rax), %ymm12
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
-	LONG $0x587d42c4; WORD $0x1d4c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rbx), %ymm9
-	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	QUAD $0x024016bcdb75a1c4; WORD $0x0000 // vpand 0x240(%rsi,%r10), %ymm1, %ymm7
-	LONG $0x7235c1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
-	LONG $0x587d42c4; WORD $0x1d4c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rbx), %ymm9
-	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	QUAD $0x028016bcdb75a1c4; WORD $0x0000 // vpand 0x280(%rsi,%r10), %ymm1, %ymm7
-	LONG $0x7235c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
-	LONG $0x587d42c4; WORD $0x1d4c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rbx), %ymm9
-	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	QUAD $0x02c016bcdb75a1c4; WORD $0x0000 // vpand 0x2c0(%rsi,%r10), %ymm1, %ymm7
-	LONG $0x7235c1c4; WORD $0x02f4 // vpslld $0x2, %ymm12, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
-	LONG $0x587d42c4; WORD $0x1d4c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rbx), %ymm9
-	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	LONG $0xf672c5c5; BYTE $0x08 // vpslld $0x8, %ymm6, %ymm7
-	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xcf595cc5 // vmulps %ymm7, %ymm4, %ymm9
-	LONG $0xfb59b4c5 // vmulps %ymm3, %ymm9, %ymm7
-	LONG $0xb835c2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm8) + ymm7
-	LONG $0x00878d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r8d
-	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	LONG $0x6e79c1c4; BYTE $0xc3 // vmovd %r11d, %xmm0
+	LONG $0x587d62c4; BYTE $0xe0 // vpbroadcastd %xmm0, %ymm12
+	QUAD $0x02003784db4dc1c4; WORD $0x0000 // vpand 0x200(%r15,%rsi), %ymm6, %ymm0
+	QUAD $0x08002f9c6f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r15,%rbp), %ymm11
+	QUAD $0x08402fac6f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r15,%rbp), %ymm13
+	QUAD $0x08802fb46f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r15,%rbp), %ymm14
+	QUAD $0x08c02fbc6f7e41c4; WORD $0x0000 // vmovdqu 0x8c0(%r15,%rbp), %ymm15
+	LONG $0x7225c1c4; WORD $0x02f3 // vpslld $0x2, %ymm11, %ymm11
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xc0eba5c5 // vpor %ymm0, %ymm11, %ymm0
+	LONG $0x587d42c4; WORD $0x1d5c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rbx), %ymm11
+	LONG $0x507d42c4; BYTE $0xe3 // {vex} vpdpbusd %ymm11, %ymm0, %ymm12
+	QUAD $0x02403784db4dc1c4; WORD $0x0000 // vpand 0x240(%r15,%rsi), %ymm6, %ymm0
+	LONG $0x7225c1c4; WORD $0x02f5 // vpslld $0x2, %ymm13, %ymm11
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xc0eba5c5 // vpor %ymm0, %ymm11, %ymm0
+	LONG $0x587d42c4; WORD $0x1d5c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rbx), %ymm11
+	LONG $0x507d42c4; BYTE $0xe3 // {vex} vpdpbusd %ymm11, %ymm0, %ymm12
+	QUAD $0x02803784db4dc1c4; WORD $0x0000 // vpand 0x280(%r15,%rsi), %ymm6, %ymm0
+	LONG $0x7225c1c4; WORD $0x02f6 // vpslld $0x2, %ymm14, %ymm11
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xc0eba5c5 // vpor %ymm0, %ymm11, %ymm0
+	LONG $0x587d42c4; WORD $0x1d5c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rbx), %ymm11
+	LONG $0x507d42c4; BYTE $0xe3 // {vex} vpdpbusd %ymm11, %ymm0, %ymm12
+	QUAD $0x02c03784db4dc1c4; WORD $0x0000 // vpand 0x2c0(%r15,%rsi), %ymm6, %ymm0
+	LONG $0x7225c1c4; WORD $0x02f7 // vpslld $0x2, %ymm15, %ymm11
+	LONG $0xdbdb25c5 // vpand %ymm3, %ymm11, %ymm11
+	LONG $0xc0eba5c5 // vpor %ymm0, %ymm11, %ymm0
+	LONG $0x587d42c4; WORD $0x1d5c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rbx), %ymm11
+	LONG $0x507d42c4; BYTE $0xe3 // {vex} vpdpbusd %ymm11, %ymm0, %ymm12
+	LONG $0x002de2c4; BYTE $0xc2 // vpshufb %ymm2, %ymm10, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xc059bcc5 // vmulps %ymm0, %ymm8, %ymm0
+	LONG $0xdc597cc5 // vmulps %ymm4, %ymm0, %ymm11
+	LONG $0xb87d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm12) + ymm11
+	LONG $0x00818d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %r8d
+	LONG $0x03c18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r9d # imm = 0xB4C00003
 	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	LONG $0xf8490f45 // cmovnsl %r8d, %r15d
-	LONG $0x07ffc141 // sarl $0x7, %r15d
-	LONG $0x05e7c141 // shll $0x5, %r15d
-	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc7 // vmovd %r15d, %xmm8
-	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	QUAD $0x000900068c6f7ec5; BYTE $0x00 // vmovdqu 0x900(%rsi,%rax), %ymm9
-	QUAD $0x03001694db7521c4; WORD $0x0000 // vpand 0x300(%rsi,%r10), %ymm1, %ymm10
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rbx), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x000940068c6f7ec5; BYTE $0x00 // vmovdqu 0x940(%rsi,%rax), %ymm9
-	QUAD $0x03401694db7521c4; WORD $0x0000 // vpand 0x340(%rsi,%r10), %ymm1, %ymm10
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rbx), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x000980068c6f7ec5; BYTE $0x00 // vmovdqu 0x980(%rsi,%rax), %ymm9
-	QUAD $0x03801694db7521c4; WORD $0x0000 // vpand 0x380(%rsi,%r10), %ymm1, %ymm10
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%rbx), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x0009c0068c6f7ec5; BYTE $0x00 // vmovdqu 0x9c0(%rsi,%rax), %ymm9
-	QUAD $0x03c01694db7521c4; WORD $0x0000 // vpand 0x3c0(%rsi,%r10), %ymm1, %ymm10
-	LONG $0x7235c1c4; WORD $0x02f1 // vpslld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d42c4; WORD $0x1d54; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rbx), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	LONG $0xc3583cc5 // vaddps %ymm3, %ymm8, %ymm8
-	LONG $0xe672cdc5; BYTE $0x18 // vpsrad $0x18, %ymm6, %ymm6
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xf659dcc5 // vmulps %ymm6, %ymm4, %ymm6
-	LONG $0xa83de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm7
-	LONG $0x187dc2c4; WORD $0x1d64; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rbx), %ymm4
-	LONG $0xa84de2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm5
-	QUAD $0x000348118c180f41; BYTE $0x00 // prefetcht0 0x348(%r9,%rdx)
-	QUAD $0x0003c8118c180f41; BYTE $0x00 // prefetcht0 0x3c8(%r9,%rdx)
-	QUAD $0x000448118c180f41; BYTE $0x00 // prefetcht0 0x448(%r9,%rdx)
-	QUAD $0x0004c8118c180f41; BYTE $0x00 // prefetcht0 0x4c8(%r9,%rdx)
-	QUAD $0x0d000dac137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm5
-	QUAD $0x0c4026b46f7ea1c4; WORD $0x0000 // vmovdqu 0xc40(%rsi,%r12), %ymm6
+	LONG $0xc8490f45 // cmovnsl %r8d, %r9d
+	LONG $0x02f9c141 // sarl $0x2, %r9d
+	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
+	LONG $0x587d62c4; BYTE $0xe0 // vpbroadcastd %xmm0, %ymm12
+	QUAD $0x09002f846f7ec1c4; WORD $0x0000 // vmovdqu 0x900(%r15,%rbp), %ymm0
+	QUAD $0x030037acdb4d41c4; WORD $0x0000 // vpand 0x300(%r15,%rsi), %ymm6, %ymm13
+	LONG $0xf072fdc5; BYTE $0x02 // vpslld $0x2, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0x1d6c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rbx), %ymm13
+	LONG $0x507d42c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm12
+	QUAD $0x09402f846f7ec1c4; WORD $0x0000 // vmovdqu 0x940(%r15,%rbp), %ymm0
+	QUAD $0x034037acdb4d41c4; WORD $0x0000 // vpand 0x340(%r15,%rsi), %ymm6, %ymm13
+	LONG $0xf072fdc5; BYTE $0x02 // vpslld $0x2, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0x1d6c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rbx), %ymm13
+	LONG $0x507d42c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm12
+	QUAD $0x09802f846f7ec1c4; WORD $0x0000 // vmovdqu 0x980(%r15,%rbp), %ymm0
+	QUAD $0x038037acdb4d41c4; WORD $0x0000 // vpand 0x380(%r15,%rsi), %ymm6, %ymm13
+	LONG $0xf072fdc5; BYTE $0x02 // vpslld $0x2, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0x1d6c; BYTE $0xec // vpbroadcastd -0x14(%r13,%rbx), %ymm13
+	LONG $0x507d42c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm12
+	QUAD $0x09c02f846f7ec1c4; WORD $0x0000 // vmovdqu 0x9c0(%r15,%rbp), %ymm0
+	QUAD $0x03c037acdb4d41c4; WORD $0x0000 // vpand 0x3c0(%r15,%rsi), %ymm6, %ymm13
+	LONG $0xf072fdc5; BYTE $0x02 // vpslld $0x2, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0x1d6c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rbx), %ymm13
+	LONG $0x507d42c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm12
+	LONG $0xc4589cc5 // vaddps %ymm4, %ymm12, %ymm0
+	LONG $0xd7db2dc5 // vpand %ymm7, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm8, %ymm10
+	LONG $0xa87d42c4; BYTE $0xd3 // vfmadd213ps %ymm11, %ymm0, %ymm10 # ymm10 = (ymm0 * ymm10) + ymm11
+	LONG $0x187d42c4; WORD $0x1d44; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rbx), %ymm8
+	LONG $0xa82d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + ymm9
+	QUAD $0x000023480294180f // prefetcht1 0x2348(%rdx,%rax)
+	QUAD $0x00001348028c180f // prefetcht0 0x1348(%rdx,%rax)
+	QUAD $0x000023c80294180f // prefetcht1 0x23c8(%rdx,%rax)
+	QUAD $0x000013c8028c180f // prefetcht0 0x13c8(%rdx,%rax)
+	QUAD $0x000024480294180f // prefetcht1 0x2448(%rdx,%rax)
+	QUAD $0x00001448028c180f // prefetcht0 0x1448(%rdx,%rax)
+	QUAD $0x000024c80294180f // prefetcht1 0x24c8(%rdx,%rax)
+	QUAD $0x000014c8028c180f // prefetcht0 0x14c8(%rdx,%rax)
+	QUAD $0x0d000a84137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r10,%rcx), %ymm0
+	LONG $0xc9597cc5 // vmulps %ymm1, %ymm0, %ymm9
+	QUAD $0x0c4027946f7e01c4; WORD $0x0000 // vmovdqu 0xc40(%r15,%r12), %ymm10
 	LONG $0x3d448b45; BYTE $0xfc // movl -0x4(%r13,%rdi), %r8d
-	LONG $0x3d7c8b45; BYTE $0x00 // movl (%r13,%rdi), %r15d
+	LONG $0x3d4c8b45; BYTE $0x00 // movl (%r13,%rdi), %r9d
 	LONG $0x00988d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %r11d
-	LONG $0x7fc08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r8d # imm = 0xB4C0007F
+	LONG $0x03c08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r8d # imm = 0xB4C00003
 	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
 	LONG $0xc3490f45 // cmovnsl %r11d, %r8d
-	LONG $0x07f8c141 // sarl $0x7, %r8d
-	LONG $0x05e0c141 // shll $0x5, %r8d
+	LONG $0x02f8c141 // sarl $0x2, %r8d
 	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
-	LONG $0x6e79c1c4; BYTE $0xf8 // vmovd %r8d, %xmm7
-	LONG $0x587d62c4; BYTE $0xc7 // vpbroadcastd %xmm7, %ymm8
-	LONG $0x6f7ea1c4; WORD $0x163c // vmovdqu (%rsi,%r10), %ymm7
-	LONG $0x6f7e21c4; WORD $0x164c; BYTE $0x40 // vmovdqu 0x40(%rsi,%r10), %ymm9
-	QUAD $0x008016946f7e21c4; WORD $0x0000 // vmovdqu 0x80(%rsi,%r10), %ymm10
-	QUAD $0x00c0169c6f7e21c4; WORD $0x0000 // vmovdqu 0xc0(%rsi,%r10), %ymm11
-	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
-	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
-	QUAD $0x00080006a4db6dc5; BYTE $0x00 // vpand 0x800(%rsi,%rax), %ymm2, %ymm12
-	LONG $0xffeb9dc5 // vpor %ymm7, %ymm12, %ymm7
-	LONG $0x587d42c4; WORD $0x3d64; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rdi), %ymm12
-	LONG $0x504542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm7, %ymm8
-	LONG $0x7245c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm7
-	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
-	QUAD $0x000840068cdb6dc5; BYTE $0x00 // vpand 0x840(%rsi,%rax), %ymm2, %ymm9
-	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
-	LONG $0x587d42c4; WORD $0x3d4c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rdi), %ymm9
-	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	LONG $0x7245c1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm7
-	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
-	QUAD $0x000880068cdb6dc5; BYTE $0x00 // vpand 0x880(%rsi,%rax), %ymm2, %ymm9
-	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
-	LONG $0x587d42c4; WORD $0x3d4c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rdi), %ymm9
-	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	LONG $0x7245c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm7
-	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
-	QUAD $0x0008c0068cdb6dc5; BYTE $0x00 // vpand 0x8c0(%rsi,%rax), %ymm2, %ymm9
-	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
-	LONG $0x587d42c4; WORD $0x3d4c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rdi), %ymm9
-	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	LONG $0xf672c5c5; BYTE $0x18 // vpslld $0x18, %ymm6, %ymm7
-	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xcf5954c5 // vmulps %ymm7, %ymm5, %ymm9
-	LONG $0xfb59b4c5 // vmulps %ymm3, %ymm9, %ymm7
-	LONG $0xb835c2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm8) + ymm7
-	LONG $0x00878d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r15), %r8d
-	LONG $0x7fc78141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r15d # imm = 0xB4C0007F
+	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
+	LONG $0x587d62c4; BYTE $0xe0 // vpbroadcastd %xmm0, %ymm12
+	LONG $0x6f7ec1c4; WORD $0x3704 // vmovdqu (%r15,%rsi), %ymm0
+	LONG $0x6f7e41c4; WORD $0x375c; BYTE $0x40 // vmovdqu 0x40(%r15,%rsi), %ymm11
+	QUAD $0x008037ac6f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r15,%rsi), %ymm13
+	QUAD $0x00c037b46f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r15,%rsi), %ymm14
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc6dbfdc5 // vpand %ymm6, %ymm0, %ymm0
+	QUAD $0x08002fbcdb6541c4; WORD $0x0000 // vpand 0x800(%r15,%rbp), %ymm3, %ymm15
+	LONG $0xc0eb85c5 // vpor %ymm0, %ymm15, %ymm0
+	LONG $0x587d42c4; WORD $0x3d7c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%rdi), %ymm15
+	LONG $0x507d42c4; BYTE $0xe7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm12
+	LONG $0x727dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm0
+	LONG $0xc6dbfdc5 // vpand %ymm6, %ymm0, %ymm0
+	QUAD $0x08402f9cdb6541c4; WORD $0x0000 // vpand 0x840(%r15,%rbp), %ymm3, %ymm11
+	LONG $0xc0eba5c5 // vpor %ymm0, %ymm11, %ymm0
+	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%rdi), %ymm11
+	LONG $0x507d42c4; BYTE $0xe3 // {vex} vpdpbusd %ymm11, %ymm0, %ymm12
+	LONG $0x727dc1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm0
+	LONG $0xc6dbfdc5 // vpand %ymm6, %ymm0, %ymm0
+	QUAD $0x08802f9cdb6541c4; WORD $0x0000 // vpand 0x880(%r15,%rbp), %ymm3, %ymm11
+	LONG $0xc0eba5c5 // vpor %ymm0, %ymm11, %ymm0
+	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%rdi), %ymm11
+	LONG $0x507d42c4; BYTE $0xe3 // {vex} vpdpbusd %ymm11, %ymm0, %ymm12
+	LONG $0x727dc1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm0
+	LONG $0xc6dbfdc5 // vpand %ymm6, %ymm0, %ymm0
+	QUAD $0x08c02f9cdb6541c4; WORD $0x0000 // vpand 0x8c0(%r15,%rbp), %ymm3, %ymm11
+	LONG $0xc0eba5c5 // vpor %ymm0, %ymm11, %ymm0
+	LONG $0x587d42c4; WORD $0x3d5c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%rdi), %ymm11
+	LONG $0x507d42c4; BYTE $0xe3 // {vex} vpdpbusd %ymm11, %ymm0, %ymm12
+	LONG $0x727dc1c4; WORD $0x18f2 // vpslld $0x18, %ymm10, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xc059b4c5 // vmulps %ymm0, %ymm9, %ymm0
+	LONG $0xdc597cc5 // vmulps %ymm4, %ymm0, %ymm11
+	LONG $0xb87d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm12) + ymm11
+	LONG $0x00818d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r9), %r8d
+	LONG $0x03c18141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r9d # imm = 0xB4C00003
 	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	LONG $0xf8490f45 // cmovnsl %r8d, %r15d
-	LONG $0x07ffc141 // sarl $0x7, %r15d
-	LONG $0x05e7c141 // shll $0x5, %r15d
-	LONG $0x00c78141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r15d # imm = 0x4B400000
-	LONG $0x6e7941c4; BYTE $0xc7 // vmovd %r15d, %xmm8
-	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	QUAD $0x0100168c6f7e21c4; WORD $0x0000 // vmovdqu 0x100(%rsi,%r10), %ymm9
-	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
-	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x0009000694db6dc5; BYTE $0x00 // vpand 0x900(%rsi,%rax), %ymm2, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0x3d54; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rdi), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x0140168c6f7e21c4; WORD $0x0000 // vmovdqu 0x140(%rsi,%r10), %ymm9
-	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
-	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x0009400694db6dc5; BYTE $0x00 // vpand 0x940(%rsi,%rax), %ymm2, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0x3d54; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rdi), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x0180168c6f7e21c4; WORD $0x0000 // vmovdqu 0x180(%rsi,%r10), %ymm9
-	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
-	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x0009800694db6dc5; BYTE $0x00 // vpand 0x980(%rsi,%rax), %ymm2, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0x3d54; BYTE $0xec // vpbroadcastd -0x14(%r13,%rdi), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x01c0168c6f7e21c4; WORD $0x0000 // vmovdqu 0x1c0(%rsi,%r10), %ymm9
-	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
-	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
-	QUAD $0x0009c00694db6dc5; BYTE $0x00 // vpand 0x9c0(%rsi,%rax), %ymm2, %ymm10
-	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x587d42c4; WORD $0x3d54; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rdi), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	LONG $0xc3583cc5 // vaddps %ymm3, %ymm8, %ymm8
-	LONG $0xf672cdc5; BYTE $0x10 // vpslld $0x10, %ymm6, %ymm6
-	LONG $0xe672cdc5; BYTE $0x18 // vpsrad $0x18, %ymm6, %ymm6
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
-	LONG $0xa83de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm7
-	LONG $0x187dc2c4; WORD $0x3d6c; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rdi), %ymm5
-	LONG $0xa84de2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm4
-	QUAD $0x0004ec118c180f41; BYTE $0x00 // prefetcht0 0x4ec(%r9,%rdx)
-	QUAD $0x00056c118c180f41; BYTE $0x00 // prefetcht0 0x56c(%r9,%rdx)
-	QUAD $0x0005ec118c180f41; BYTE $0x00 // prefetcht0 0x5ec(%r9,%rdx)
-	QUAD $0x00066c118c180f41; BYTE $0x00 // prefetcht0 0x66c(%r9,%rdx)
-	QUAD $0x0d000da4137de2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rbp,%rcx), %ymm4
-	QUAD $0x0c4026b46f7ea1c4; WORD $0x0000 // vmovdqu 0xc40(%rsi,%r12), %ymm6
+	LONG $0xc8490f45 // cmovnsl %r8d, %r9d
+	LONG $0x02f9c141 // sarl $0x2, %r9d
+	LONG $0x00c18141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r9d # imm = 0x4B400000
+	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
+	LONG $0x587d62c4; BYTE $0xe0 // vpbroadcastd %xmm0, %ymm12
+	QUAD $0x010037846f7ec1c4; WORD $0x0000 // vmovdqu 0x100(%r15,%rsi), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc6dbfdc5 // vpand %ymm6, %ymm0, %ymm0
+	QUAD $0x09002facdb6541c4; WORD $0x0000 // vpand 0x900(%r15,%rbp), %ymm3, %ymm13
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0x3d6c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%rdi), %ymm13
+	LONG $0x507d42c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm12
+	QUAD $0x014037846f7ec1c4; WORD $0x0000 // vmovdqu 0x140(%r15,%rsi), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc6dbfdc5 // vpand %ymm6, %ymm0, %ymm0
+	QUAD $0x09402facdb6541c4; WORD $0x0000 // vpand 0x940(%r15,%rbp), %ymm3, %ymm13
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0x3d6c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%rdi), %ymm13
+	LONG $0x507d42c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm12
+	QUAD $0x018037846f7ec1c4; WORD $0x0000 // vmovdqu 0x180(%r15,%rsi), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc6dbfdc5 // vpand %ymm6, %ymm0, %ymm0
+	QUAD $0x09802facdb6541c4; WORD $0x0000 // vpand 0x980(%r15,%rbp), %ymm3, %ymm13
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0x3d6c; BYTE $0xec // vpbroadcastd -0x14(%r13,%rdi), %ymm13
+	LONG $0x507d42c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm12
+	QUAD $0x01c037846f7ec1c4; WORD $0x0000 // vmovdqu 0x1c0(%r15,%rsi), %ymm0
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc6dbfdc5 // vpand %ymm6, %ymm0, %ymm0
+	QUAD $0x09c02facdb6541c4; WORD $0x0000 // vpand 0x9c0(%r15,%rbp), %ymm3, %ymm13
+	LONG $0xc0eb95c5 // vpor %ymm0, %ymm13, %ymm0
+	LONG $0x587d42c4; WORD $0x3d6c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%rdi), %ymm13
+	LONG $0x507d42c4; BYTE $0xe5 // {vex} vpdpbusd %ymm13, %ymm0, %ymm12
+	LONG $0xc4589cc5 // vaddps %ymm4, %ymm12, %ymm0
+	LONG $0x002d62c4; BYTE $0xd5 // vpshufb %ymm5, %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x593441c4; BYTE $0xd2 // vmulps %ymm10, %ymm9, %ymm10
+	LONG $0xa87d42c4; BYTE $0xd3 // vfmadd213ps %ymm11, %ymm0, %ymm10 # ymm10 = (ymm0 * ymm10) + ymm11
+	LONG $0x187dc2c4; WORD $0x3d44; BYTE $0xf4 // vbroadcastss -0xc(%r13,%rdi), %ymm0
+	LONG $0xa82dc2c4; BYTE $0xc0 // vfmadd213ps %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm8
+	QUAD $0x000088248411fcc5; BYTE $0x00 // vmovups %ymm0, 0x88(%rsp)
+	QUAD $0x000024ec0294180f // prefetcht1 0x24ec(%rdx,%rax)
+	QUAD $0x000014ec028c180f // prefetcht0 0x14ec(%rdx,%rax)
+	QUAD $0x0000256c0294180f // prefetcht1 0x256c(%rdx,%rax)
+	QUAD $0x0000156c028c180f // prefetcht0 0x156c(%rdx,%rax)
+	QUAD $0x000025ec0294180f // prefetcht1 0x25ec(%rdx,%rax)
+	QUAD $0x000015ec028c180f // prefetcht0 0x15ec(%rdx,%rax)
+	QUAD $0x0000266c0294180f // prefetcht1 0x266c(%rdx,%rax)
+	QUAD $0x0000166c028c180f // prefetcht0 0x166c(%rdx,%rax)
+	QUAD $0x0d000a84137dc2c4; WORD $0x0000 // vcvtph2ps 0xd00(%r10,%rcx), %ymm0
+	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
+	LONG $0x4411fcc5; WORD $0x6824 // vmovups %ymm0, 0x68(%rsp)
+	QUAD $0x0c4027946f7e01c4; WORD $0x0000 // vmovdqu 0xc40(%r15,%r12), %ymm10
 	LONG $0x35448b47; BYTE $0xfc // movl -0x4(%r13,%r14), %r8d
-	LONG $0x35548b43; BYTE $0x00 // movl (%r13,%r14), %edx
-	LONG $0x00988d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %r11d
-	LONG $0x7fc08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c0007f, %r8d # imm = 0xB4C0007F
-	WORD $0x8545; BYTE $0xdb // testl %r11d, %r11d
-	LONG $0xc3490f45 // cmovnsl %r11d, %r8d
-	LONG $0x07f8c141 // sarl $0x7, %r8d
-	LONG $0x05e0c141 // shll $0x5, %r8d
+	LONG $0x35448b43; BYTE $0x00 // movl (%r13,%r14), %eax
+	LONG $0x00888d45; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%r8), %r9d
+	LONG $0x03c08141; WORD $0xc000; BYTE $0xb4 // addl $0xb4c00003, %r8d # imm = 0xB4C00003
+	WORD $0x8545; BYTE $0xc9 // testl %r9d, %r9d
+	LONG $0xc1490f45 // cmovnsl %r9d, %r8d
+	LONG $0x02f8c141 // sarl $0x2, %r8d
 	LONG $0x00c08141; WORD $0x4000; BYTE $0x4b // addl $0x4b400000, %r8d # imm = 0x4B400000
-	LONG $0x6e79c1c4; BYTE $0xf8 // vmovd %r8d, %xmm7
-	LONG $0x587d62c4; BYTE $0xc7 // vpbroadcastd %xmm7, %ymm8
-	QUAD $0x020016bc6f7ea1c4; WORD $0x0000 // vmovdqu 0x200(%rsi,%r10), %ymm7
-	QUAD $0x0240168c6f7e21c4; WORD $0x0000 // vmovdqu 0x240(%rsi,%r10), %ymm9
-	QUAD $0x028016946f7e21c4; WORD $0x0000 // vmovdqu 0x280(%rsi,%r10), %ymm10
-	QUAD $0x02c0169c6f7e21c4; WORD $0x0000 // vmovdqu 0x2c0(%rsi,%r10), %ymm11
-	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
-	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
-	QUAD $0x00080006a46f7ec5; BYTE $0x00 // vmovdqu 0x800(%rsi,%rax), %ymm12
-	QUAD $0x00084006ac6f7ec5; BYTE $0x00 // vmovdqu 0x840(%rsi,%rax), %ymm13
-	QUAD $0x00088006b46f7ec5; BYTE $0x00 // vmovdqu 0x880(%rsi,%rax), %ymm14
-	QUAD $0x0008c006bc6f7ec5; BYTE $0x00 // vmovdqu 0x8c0(%rsi,%rax), %ymm15
-	LONG $0x721dc1c4; WORD $0x02d4 // vpsrld $0x2, %ymm12, %ymm12
-	LONG $0xe2db1dc5 // vpand %ymm2, %ymm12, %ymm12
-	LONG $0xffeb9dc5 // vpor %ymm7, %ymm12, %ymm7
-	LONG $0x587d02c4; WORD $0x3564; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%r14), %ymm12
-	LONG $0x504542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm7, %ymm8
-	LONG $0x7245c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm7
-	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
-	LONG $0x7235c1c4; WORD $0x02d5 // vpsrld $0x2, %ymm13, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
-	LONG $0x587d02c4; WORD $0x354c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%r14), %ymm9
-	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	LONG $0x7245c1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm7
-	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
-	LONG $0x7235c1c4; WORD $0x02d6 // vpsrld $0x2, %ymm14, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
-	LONG $0x587d02c4; WORD $0x354c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%r14), %ymm9
-	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	LONG $0x7245c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm7
-	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
-	LONG $0x7235c1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xffebb5c5 // vpor %ymm7, %ymm9, %ymm7
-	LONG $0x587d02c4; WORD $0x354c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%r14), %ymm9
-	LONG $0x504542c4; BYTE $0xc1 // {vex} vpdpbusd %ymm9, %ymm7, %ymm8
-	LONG $0xf672c5c5; BYTE $0x08 // vpslld $0x8, %ymm6, %ymm7
-	LONG $0xe772c5c5; BYTE $0x18 // vpsrad $0x18, %ymm7, %ymm7
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xcf595cc5 // vmulps %ymm7, %ymm4, %ymm9
-	LONG $0xfb59b4c5 // vmulps %ymm3, %ymm9, %ymm7
-	LONG $0xb835c2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm8) + ymm7
-	LONG $0x00828d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rdx), %r8d
-	LONG $0x007fc281; WORD $0xb4c0 // addl $0xb4c0007f, %edx # imm = 0xB4C0007F
+	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
+	LONG $0x587d62c4; BYTE $0xe0 // vpbroadcastd %xmm0, %ymm12
+	QUAD $0x020037846f7ec1c4; WORD $0x0000 // vmovdqu 0x200(%r15,%rsi), %ymm0
+	QUAD $0x0240379c6f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r15,%rsi), %ymm11
+	QUAD $0x028037ac6f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r15,%rsi), %ymm13
+	QUAD $0x02c037b46f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r15,%rsi), %ymm14
+	LONG $0xd072fdc5; BYTE $0x04 // vpsrld $0x4, %ymm0, %ymm0
+	LONG $0xc6dbfdc5 // vpand %ymm6, %ymm0, %ymm0
+	QUAD $0x08002fbc6f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r15,%rbp), %ymm15
+	LONG $0xca6f7dc5 // vmovdqa %ymm2, %ymm9
+	LONG $0xd428fcc5 // vmovaps %ymm4, %ymm2
+	LONG $0xe56ffdc5 // vmovdqa %ymm5, %ymm4
+	QUAD $0x08402fac6f7ec1c4; WORD $0x0000 // vmovdqu 0x840(%r15,%rbp), %ymm5
+	QUAD $0x08802f8c6f7ec1c4; WORD $0x0000 // vmovdqu 0x880(%r15,%rbp), %ymm1
+	QUAD $0x08c02f846f7e41c4; WORD $0x0000 // vmovdqu 0x8c0(%r15,%rbp), %ymm8
+	LONG $0x7205c1c4; WORD $0x02d7 // vpsrld $0x2, %ymm15, %ymm15
+	LONG $0xfbdb05c5 // vpand %ymm3, %ymm15, %ymm15
+	LONG $0xc0eb85c5 // vpor %ymm0, %ymm15, %ymm0
+	LONG $0x587d02c4; WORD $0x357c; BYTE $0xd4 // vpbroadcastd -0x2c(%r13,%r14), %ymm15
+	LONG $0x507d42c4; BYTE $0xe7 // {vex} vpdpbusd %ymm15, %ymm0, %ymm12
+	LONG $0x727dc1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm0
+	LONG $0xc6dbfdc5 // vpand %ymm6, %ymm0, %ymm0
+	LONG $0xd572d5c5; BYTE $0x02 // vpsrld $0x2, %ymm5, %ymm5
+	LONG $0xebdbd5c5 // vpand %ymm3, %ymm5, %ymm5
+	LONG $0xc0ebd5c5 // vpor %ymm0, %ymm5, %ymm0
+	LONG $0x587d82c4; WORD $0x356c; BYTE $0xd8 // vpbroadcastd -0x28(%r13,%r14), %ymm5
+	LONG $0x507d62c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm0, %ymm12
+	LONG $0x727dc1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm0
+	LONG $0xc6dbfdc5 // vpand %ymm6, %ymm0, %ymm0
+	LONG $0xd172d5c5; BYTE $0x02 // vpsrld $0x2, %ymm1, %ymm5
+	LONG $0xebdbd5c5 // vpand %ymm3, %ymm5, %ymm5
+	LONG $0xc0ebd5c5 // vpor %ymm0, %ymm5, %ymm0
+	LONG $0x587d82c4; WORD $0x356c; BYTE $0xdc // vpbroadcastd -0x24(%r13,%r14), %ymm5
+	LONG $0x507d62c4; BYTE $0xe5 // {vex} vpdpbusd %ymm5, %ymm0, %ymm12
+	LONG $0xec6ffdc5 // vmovdqa %ymm4, %ymm5
+	LONG $0xe228fcc5 // vmovaps %ymm2, %ymm4
+	LONG $0xca7f7dc5 // vmovdqa %ymm9, %ymm2
+	LONG $0x727dc1c4; WORD $0x04d6 // vpsrld $0x4, %ymm14, %ymm0
+	LONG $0xc6dbfdc5 // vpand %ymm6, %ymm0, %ymm0
+	LONG $0x7275c1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm1
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
+	LONG $0x587d82c4; WORD $0x354c; BYTE $0xe0 // vpbroadcastd -0x20(%r13,%r14), %ymm1
+	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
+	LONG $0x002dc2c4; BYTE $0xc1 // vpshufb %ymm9, %ymm10, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0x44107cc5; WORD $0x6824 // vmovups 0x68(%rsp), %ymm8
+	LONG $0xc059bcc5 // vmulps %ymm0, %ymm8, %ymm0
+	LONG $0xdc597cc5 // vmulps %ymm4, %ymm0, %ymm11
+	LONG $0xb87d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm12) + ymm11
+	LONG $0x00808d44; WORD $0xc000; BYTE $0xb4 // leal -0x4b400000(%rax), %r8d
+	LONG $0xc0000305; BYTE $0xb4 // addl $0xb4c00003, %eax # imm = 0xB4C00003
 	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	LONG $0xd0490f41 // cmovnsl %r8d, %edx
-	WORD $0xfac1; BYTE $0x07 // sarl $0x7, %edx
-	WORD $0xe2c1; BYTE $0x05 // shll $0x5, %edx
-	LONG $0x0000c281; WORD $0x4b40 // addl $0x4b400000, %edx # imm = 0x4B400000
-	LONG $0xc26e79c5 // vmovd %edx, %xmm8
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	LONG $0x587d42c4; BYTE $0xc0 // vpbroadcastd %xmm8, %ymm8
-	QUAD $0x000900068c6f7ec5; BYTE $0x00 // vmovdqu 0x900(%rsi,%rax), %ymm9
-	QUAD $0x030016946f7e21c4; WORD $0x0000 // vmovdqu 0x300(%rsi,%r10), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d02c4; WORD $0x3554; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%r14), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x000940068c6f7ec5; BYTE $0x00 // vmovdqu 0x940(%rsi,%rax), %ymm9
-	QUAD $0x034016946f7e21c4; WORD $0x0000 // vmovdqu 0x340(%rsi,%r10), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d02c4; WORD $0x3554; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r14), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x000980068c6f7ec5; BYTE $0x00 // vmovdqu 0x980(%rsi,%rax), %ymm9
-	QUAD $0x038016946f7e21c4; WORD $0x0000 // vmovdqu 0x380(%rsi,%r10), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d02c4; WORD $0x3554; BYTE $0xec // vpbroadcastd -0x14(%r13,%r14), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	QUAD $0x0009c0068c6f7ec5; BYTE $0x00 // vmovdqu 0x9c0(%rsi,%rax), %ymm9
-	QUAD $0x03c016946f7e21c4; WORD $0x0000 // vmovdqu 0x3c0(%rsi,%r10), %ymm10
-	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
-	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
-	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
-	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
-	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x587d02c4; WORD $0x3554; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%r14), %ymm10
-	LONG $0x503542c4; BYTE $0xc2 // {vex} vpdpbusd %ymm10, %ymm9, %ymm8
-	LONG $0xc3583cc5 // vaddps %ymm3, %ymm8, %ymm8
-	LONG $0xe672cdc5; BYTE $0x18 // vpsrad $0x18, %ymm6, %ymm6
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xf659dcc5 // vmulps %ymm6, %ymm4, %ymm6
-	LONG $0xa83de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm7
-	LONG $0x187d82c4; WORD $0x3564; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r14), %ymm4
-	LONG $0xa84de2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm4) + ymm5
-	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0xc0490f41 // cmovnsl %r8d, %eax
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	WORD $0xf8c1; BYTE $0x02 // sarl $0x2, %eax
+	LONG $0x40000005; BYTE $0x4b // addl $0x4b400000, %eax # imm = 0x4B400000
+	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x587d62c4; BYTE $0xe0 // vpbroadcastd %xmm0, %ymm12
+	QUAD $0x09002f846f7ec1c4; WORD $0x0000 // vmovdqu 0x900(%r15,%rbp), %ymm0
+	QUAD $0x0300378c6f7ec1c4; WORD $0x0000 // vmovdqu 0x300(%r15,%rsi), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xcedbf5c5 // vpand %ymm6, %ymm1, %ymm1
+	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
+	LONG $0x587d82c4; WORD $0x354c; BYTE $0xe4 // vpbroadcastd -0x1c(%r13,%r14), %ymm1
+	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
+	QUAD $0x09402f846f7ec1c4; WORD $0x0000 // vmovdqu 0x940(%r15,%rbp), %ymm0
+	QUAD $0x0340378c6f7ec1c4; WORD $0x0000 // vmovdqu 0x340(%r15,%rsi), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xcedbf5c5 // vpand %ymm6, %ymm1, %ymm1
+	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
+	LONG $0x587d82c4; WORD $0x354c; BYTE $0xe8 // vpbroadcastd -0x18(%r13,%r14), %ymm1
+	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
+	QUAD $0x09802f846f7ec1c4; WORD $0x0000 // vmovdqu 0x980(%r15,%rbp), %ymm0
+	QUAD $0x0380378c6f7ec1c4; WORD $0x0000 // vmovdqu 0x380(%r15,%rsi), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xcedbf5c5 // vpand %ymm6, %ymm1, %ymm1
+	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
+	LONG $0x587d82c4; WORD $0x354c; BYTE $0xec // vpbroadcastd -0x14(%r13,%r14), %ymm1
+	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
+	QUAD $0x09c02f846f7ec1c4; WORD $0x0000 // vmovdqu 0x9c0(%r15,%rbp), %ymm0
+	QUAD $0x03c0378c6f7ec1c4; WORD $0x0000 // vmovdqu 0x3c0(%r15,%rsi), %ymm1
+	LONG $0xd172f5c5; BYTE $0x04 // vpsrld $0x4, %ymm1, %ymm1
+	LONG $0xcedbf5c5 // vpand %ymm6, %ymm1, %ymm1
+	LONG $0xd072fdc5; BYTE $0x02 // vpsrld $0x2, %ymm0, %ymm0
+	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
+	LONG $0xc1ebfdc5 // vpor %ymm1, %ymm0, %ymm0
+	LONG $0x587d82c4; WORD $0x354c; BYTE $0xf0 // vpbroadcastd -0x10(%r13,%r14), %ymm1
+	LONG $0x507d62c4; BYTE $0xe1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm12
+	LONG $0xc4589cc5 // vaddps %ymm4, %ymm12, %ymm0
+	LONG $0xcfdbadc5 // vpand %ymm7, %ymm10, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xc959bcc5 // vmulps %ymm1, %ymm8, %ymm1
+	LONG $0xa87dc2c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm11
+	LONG $0x187d02c4; WORD $0x3544; BYTE $0xf4 // vbroadcastss -0xc(%r13,%r14), %ymm8
+	QUAD $0x00882484a87562c4; WORD $0x0000 // vfmadd213ps 0x88(%rsp), %ymm1, %ymm8 # ymm8 = (ymm1 * ymm8) + mem
+	QUAD $0x00117a0d187de2c4; BYTE $0x00 // vbroadcastss 0x117a(%rip), %ymm1 # 0x552c <k_tile_mxfp4+0x3ac>
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x000001bd; BYTE $0x00 // movl $0x1, %ebp
 	LONG $0x142444f6; BYTE $0x01 // testb $0x1, 0x14(%rsp)
-	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xf672850f; WORD $0xffff // jne 0x3920 <k_tile_q6_k+0x130>
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0x2411fcc5; BYTE $0x06 // vmovups %ymm4, (%rsi,%rax)
-	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xf5f6850f; WORD $0xffff // jne 0x39c0 <k_tile_q6_k+0x130>
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x04117cc5; BYTE $0x01 // vmovups %ymm8, (%rcx,%rax)
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
 	LONG $0x102444f6; BYTE $0x01 // testb $0x1, 0x10(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf60e850f; WORD $0xffff // jne 0x38e0 <k_tile_q6_k+0xf0>
-	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0x20c58148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rbp # imm = 0xD20
+	LONG $0xf5a2850f; WORD $0xffff // jne 0x3990 <k_tile_q6_k+0x100>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x20c28149; WORD $0x000d; BYTE $0x00 // addq $0xd20, %r10 # imm = 0xD20
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x24440348; BYTE $0x38 // addq 0x38(%rsp), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x244c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rcx
-	LONG $0xf5c5850f; WORD $0xffff // jne 0x38c0 <k_tile_q6_k+0xd0>
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0xf569850f; WORD $0xffff // jne 0x3980 <k_tile_q6_k+0xf0>
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0xf57a850f; WORD $0xffff // jne 0x3890 <k_tile_q6_k+0xa0>
-	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x43d4 <k_tile_q6_k+0xbe4>
+	LONG $0xf51e850f; WORD $0xffff // jne 0x3950 <k_tile_q6_k+0xc0>
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0x44e4 <k_tile_q6_k+0xc54>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00b0850f; WORD $0x0000 // jne 0x43d4 <k_tile_q6_k+0xbe4>
+	LONG $0x00a4850f; WORD $0x0000 // jne 0x44e4 <k_tile_q6_k+0xc54>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x4333 <k_tile_q6_k+0xb43>
+	WORD $0x0473 // jae 0x444f <k_tile_q6_k+0xbbf>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x6deb // jmp 0x43a0 <k_tile_q6_k+0xbb0>
+	WORD $0x61eb // jmp 0x44b0 <k_tile_q6_k+0xc20>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -3335,9 +3316,9 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x4360 <k_tile_q6_k+0xb70>
+	WORD $0xc075 // jne 0x4470 <k_tile_q6_k+0xbe0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x43d4 <k_tile_q6_k+0xbe4>
+	WORD $0x2f74 // je 0x44e4 <k_tile_q6_k+0xc54>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
@@ -3350,8 +3331,8 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x43c0 <k_tile_q6_k+0xbd0>
-	LONG $0x70c48348 // addq $0x70, %rsp
+	WORD $0xec75 // jne 0x44d0 <k_tile_q6_k+0xc40>
+	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3360,61 +3341,62 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 
 	// tile_iq4_nl
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02e58e0f; WORD $0x0000 // jle 0x46e2 <k_tile_iq4_nl+0x2f2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	BYTE $0x50 // pushq %rax
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02dd8e0f; WORD $0x0000 // jle 0x47f4 <k_tile_iq4_nl+0x2f4>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02048e0f; WORD $0x0000 // jle 0x4624 <k_tile_iq4_nl+0x234>
+	LONG $0x02188e0f; WORD $0x0000 // jle 0x4743 <k_tile_iq4_nl+0x243>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0010b20d787de2c4; BYTE $0x00 // vpbroadcastb 0x10b2(%rip), %ymm1 # 0x54ea <k_tile_mxfp4+0x4ea>
-	QUAD $0x0010cf155a7de2c4; BYTE $0x00 // vbroadcasti128 0x10cf(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
-	QUAD $0x000f561d587de2c4; BYTE $0x00 // vpbroadcastd 0xf56(%rip), %ymm3 # 0x53a0 <k_tile_mxfp4+0x3a0>
-	QUAD $0x000f4125187de2c4; BYTE $0x00 // vbroadcastss 0xf41(%rip), %ymm4 # 0x5394 <k_tile_mxfp4+0x394>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0011670d787de2c4; BYTE $0x00 // vpbroadcastb 0x1167(%rip), %ymm1 # 0x56aa <k_tile_mxfp4+0x52a>
+	QUAD $0x001184155a7de2c4; BYTE $0x00 // vbroadcasti128 0x1184(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
+	QUAD $0x000fcf1d587de2c4; BYTE $0x00 // vpbroadcastd 0xfcf(%rip), %ymm3 # 0x5524 <k_tile_mxfp4+0x3a4>
+	QUAD $0x000fb625187de2c4; BYTE $0x00 // vbroadcastss 0xfb6(%rip), %ymm4 # 0x5514 <k_tile_mxfp4+0x394>
+	WORD $0x9066 // nop
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0b75 // jne 0x447b <k_tile_iq4_nl+0x8b>
+	WORD $0x0b75 // jne 0x457a <k_tile_iq4_nl+0x7a>
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	BYTE $0x90 // nop
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x107cc1c4; WORD $0x032c // vmovups (%r11,%rax), %ymm5
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	LONG $0x0c180f43; BYTE $0x27 // prefetcht0 (%r15,%r12)
-	QUAD $0x000080278c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r12)
-	QUAD $0x000100278c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r12)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x107c81c4; WORD $0x232c // vmovups (%r11,%r12), %ymm5
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x0020002994180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r13)
+	QUAD $0x001000298c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r13)
+	QUAD $0x0020802994180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r13)
+	QUAD $0x001080298c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r13)
+	QUAD $0x0021002994180f43; BYTE $0x00 // prefetcht1 0x2100(%r9,%r13)
+	QUAD $0x001100298c180f43; BYTE $0x00 // prefetcht0 0x1100(%r9,%r13)
 	LONG $0x587dc2c4; WORD $0x2476 // vpbroadcastd 0x24(%r14), %ymm6
-	LONG $0x6f7e41c4; WORD $0x0114 // vmovdqu (%r9,%rax), %ymm10
-	LONG $0x6f7e41c4; WORD $0x014c; BYTE $0x40 // vmovdqu 0x40(%r9,%rax), %ymm9
-	QUAD $0x008001846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r9,%rax), %ymm8
-	QUAD $0x00c001bc6f7ec1c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%rax), %ymm7
+	LONG $0x6f7e01c4; WORD $0x2114 // vmovdqu (%r9,%r12), %ymm10
+	LONG $0x6f7e01c4; WORD $0x214c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm9
+	QUAD $0x008021846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm8
+	QUAD $0x00c021bc6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm7
 	LONG $0xd9db2dc5 // vpand %ymm1, %ymm10, %ymm11
 	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
 	LONG $0x587d42c4; BYTE $0x26 // vpbroadcastd (%r14), %ymm12
@@ -3459,42 +3441,41 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d42c4; WORD $0x1c46 // vpbroadcastd 0x1c(%r14), %ymm8
 	LONG $0xfbefc5c5 // vpxor %ymm3, %ymm7, %ymm7
 	LONG $0x5045c2c4; BYTE $0xf0 // {vex} vpdpbusd %ymm8, %ymm7, %ymm6
-	QUAD $0x010029bc137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r13), %ymm7
+	QUAD $0x010039bc137d82c4; WORD $0x0000 // vcvtph2ps 0x100(%r9,%r15), %ymm7
 	LONG $0xc45944c5 // vmulps %ymm4, %ymm7, %ymm8
 	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
 	LONG $0x187dc2c4; WORD $0x2076 // vbroadcastss 0x20(%r14), %ymm6
 	LONG $0xa83de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm5
-	LONG $0x117cc1c4; WORD $0x0334 // vmovups %ymm6, (%r11,%rax)
-	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x117c81c4; WORD $0x2334 // vmovups %ymm6, (%r11,%r12)
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe9b850f; WORD $0xffff // jne 0x4490 <k_tile_iq4_nl+0xa0>
+	LONG $0xfe7c850f; WORD $0xffff // jne 0x4590 <k_tile_iq4_nl+0x90>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x20c18149; WORD $0x0001; BYTE $0x00 // addq $0x120, %r9 # imm = 0x120
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfe6d850f; WORD $0xffff // jne 0x4480 <k_tile_iq4_nl+0x90>
+	LONG $0xfe4e850f; WORD $0xffff // jne 0x4580 <k_tile_iq4_nl+0x80>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe41850f; WORD $0xffff // jne 0x4460 <k_tile_iq4_nl+0x70>
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x46d4 <k_tile_iq4_nl+0x2e4>
+	LONG $0xfe22850f; WORD $0xffff // jne 0x4560 <k_tile_iq4_nl+0x60>
+	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x47f4 <k_tile_iq4_nl+0x2f4>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00a7850f; WORD $0x0000 // jne 0x46d4 <k_tile_iq4_nl+0x2e4>
+	LONG $0x00a8850f; WORD $0x0000 // jne 0x47f4 <k_tile_iq4_nl+0x2f4>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x463c <k_tile_iq4_nl+0x24c>
+	WORD $0x0473 // jae 0x475b <k_tile_iq4_nl+0x25b>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x64eb // jmp 0x46a0 <k_tile_iq4_nl+0x2b0>
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
-	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x65eb // jmp 0x47c0 <k_tile_iq4_nl+0x2c0>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -3506,23 +3487,21 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x4660 <k_tile_iq4_nl+0x270>
+	WORD $0xc075 // jne 0x4780 <k_tile_iq4_nl+0x280>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x46d4 <k_tile_iq4_nl+0x2e4>
+	WORD $0x2f74 // je 0x47f4 <k_tile_iq4_nl+0x2f4>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x46c0 <k_tile_iq4_nl+0x2d0>
-	LONG $0x08c48348 // addq $0x8, %rsp
+	WORD $0xec75 // jne 0x47e0 <k_tile_iq4_nl+0x2e0>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3531,142 +3510,144 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_iq4_xs
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x08f58e0f; WORD $0x0000 // jle 0x4ff2 <k_tile_iq4_xs+0x902>
+	LONG $0x09558e0f; WORD $0x0000 // jle 0x5172 <k_tile_iq4_xs+0x962>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x70ec8348 // subq $0x70, %rsp
+	LONG $0x68ec8348 // subq $0x68, %rsp
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x080b8e0f; WORD $0x0000 // jle 0x4f33 <k_tile_iq4_xs+0x843>
+	LONG $0x08688e0f; WORD $0x0000 // jle 0x50b0 <k_tile_iq4_xs+0x8a0>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
 	LONG $0x28578b4c // movq 0x28(%rdi), %r10
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0x08e2c148 // shlq $0x8, %rdx
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x08e1c149 // shlq $0x8, %r9
 	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
 	LONG $0x06e3c148 // shlq $0x6, %rbx
 	LONG $0x07e2c149 // shlq $0x7, %r10
 	LONG $0x5b348d4c // leaq (%rbx,%rbx,2), %r14
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x000d8d0d787de2c4; BYTE $0x00 // vpbroadcastb 0xd8d(%rip), %ymm1 # 0x54eb <k_tile_mxfp4+0x4eb>
-	QUAD $0x000da9155a7de2c4; BYTE $0x00 // vbroadcasti128 0xda9(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
-	QUAD $0x000c301d587de2c4; BYTE $0x00 // vpbroadcastd 0xc30(%rip), %ymm3 # 0x53a0 <k_tile_mxfp4+0x3a0>
-	QUAD $0x000c0b25587de2c4; BYTE $0x00 // vpbroadcastd 0xc0b(%rip), %ymm4 # 0x5384 <k_tile_mxfp4+0x384>
-	QUAD $0x000c262d587de2c4; BYTE $0x00 // vpbroadcastd 0xc26(%rip), %ymm5 # 0x53a8 <k_tile_mxfp4+0x3a8>
-	QUAD $0x000c1135587de2c4; BYTE $0x00 // vpbroadcastd 0xc11(%rip), %ymm6 # 0x539c <k_tile_mxfp4+0x39c>
-	QUAD $0x000c003d187de2c4; BYTE $0x00 // vbroadcastss 0xc00(%rip), %ymm7 # 0x5394 <k_tile_mxfp4+0x394>
+	QUAD $0x000e2d0d787de2c4; BYTE $0x00 // vpbroadcastb 0xe2d(%rip), %ymm1 # 0x56ab <k_tile_mxfp4+0x52b>
+	QUAD $0x000e49155a7de2c4; BYTE $0x00 // vbroadcasti128 0xe49(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
+	QUAD $0x000c941d587de2c4; BYTE $0x00 // vpbroadcastd 0xc94(%rip), %ymm3 # 0x5524 <k_tile_mxfp4+0x3a4>
+	QUAD $0x000c6b25587de2c4; BYTE $0x00 // vpbroadcastd 0xc6b(%rip), %ymm4 # 0x5504 <k_tile_mxfp4+0x384>
+	QUAD $0x000c922d587de2c4; BYTE $0x00 // vpbroadcastd 0xc92(%rip), %ymm5 # 0x5534 <k_tile_mxfp4+0x3b4>
+	QUAD $0x000c7535587de2c4; BYTE $0x00 // vpbroadcastd 0xc75(%rip), %ymm6 # 0x5520 <k_tile_mxfp4+0x3a0>
+	QUAD $0x000c603d187de2c4; BYTE $0x00 // vbroadcastss 0xc60(%rip), %ymm7 # 0x5514 <k_tile_mxfp4+0x394>
 	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
 	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x240c0348 // addq (%rsp), %rcx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24340348 // addq (%rsp), %rsi
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0975 // jne 0x47cb <k_tile_iq4_xs+0xdb>
-	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
-	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
-	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x0975 // jne 0x48ee <k_tile_iq4_xs+0xde>
+	LONG $0x0611fcc5 // vmovups %ymm0, (%rsi)
+	LONG $0x4611fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rsi)
+	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
-	LONG $0x00b08d49; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r8), %rsi
-	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	LONG $0x24c08348 // addq $0x24, %rax
 	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	WORD $0x01b0 // movb $0x1, %al
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x0c244489 // movl %eax, 0xc(%rsp)
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x05e6c148 // shlq $0x5, %rsi
-	LONG $0x04107cc5; BYTE $0x31 // vmovups (%rcx,%rsi), %ymm8
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	LONG $0x244c0348; BYTE $0x60 // addq 0x60(%rsp), %rcx
-	LONG $0x302c8d4d // leaq (%r8,%rsi), %r13
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x04107cc5; BYTE $0x0e // vmovups (%rsi,%rcx), %ymm8
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
-	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x9066 // nop
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	LONG $0x0ae0c148 // shlq $0xa, %rax
-	WORD $0x8941; BYTE $0xfc // movl %edi, %r12d
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	LONG $0x08348d49 // leaq (%r8,%rcx), %rsi
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x0ae5c148 // shlq $0xa, %rbp
+	WORD $0x8945; BYTE $0xec // movl %r13d, %r12d
 	LONG $0x04e4c141 // shll $0x4, %r12d
-	QUAD $0x00000000fd1c8d44 // leal (,%rdi,8), %r11d
-	LONG $0x40d76948; WORD $0x0004; BYTE $0x00 // imulq $0x440, %rdi, %rdx # imm = 0x440
-	LONG $0x110c180f // prefetcht0 (%rcx,%rdx)
-	QUAD $0x00000080118c180f // prefetcht0 0x80(%rcx,%rdx)
-	QUAD $0x00000100118c180f // prefetcht0 0x100(%rcx,%rdx)
-	LONG $0x587d42c4; BYTE $0x09 // vpbroadcastd (%r9), %ymm9
-	LONG $0x6f7e41c4; WORD $0x056c; BYTE $0x00 // vmovdqu (%r13,%rax), %ymm13
-	LONG $0x6f7e41c4; WORD $0x0564; BYTE $0x40 // vmovdqu 0x40(%r13,%rax), %ymm12
-	QUAD $0x0080059c6f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r13,%rax), %ymm11
-	QUAD $0x00c005946f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r13,%rax), %ymm10
+	QUAD $0x00000000ed1c8d46 // leal (,%r13,8), %r11d
+	LONG $0x40cd694d; WORD $0x0004; BYTE $0x00 // imulq $0x440, %r13, %r9 # imm = 0x440
+	QUAD $0x0020000a94180f42; BYTE $0x00 // prefetcht1 0x2000(%rdx,%r9)
+	QUAD $0x0010000a8c180f42; BYTE $0x00 // prefetcht0 0x1000(%rdx,%r9)
+	QUAD $0x0020800a94180f42; BYTE $0x00 // prefetcht1 0x2080(%rdx,%r9)
+	QUAD $0x0010800a8c180f42; BYTE $0x00 // prefetcht0 0x1080(%rdx,%r9)
+	QUAD $0x0021000a94180f42; BYTE $0x00 // prefetcht1 0x2100(%rdx,%r9)
+	QUAD $0x0011000a8c180f42; BYTE $0x00 // prefetcht0 0x1100(%rdx,%r9)
+	LONG $0x587d62c4; BYTE $0x08 // vpbroadcastd (%rax), %ymm9
+	LONG $0x2c6f7ec5; BYTE $0x2e // vmovdqu (%rsi,%rbp), %ymm13
+	LONG $0x646f7ec5; WORD $0x402e // vmovdqu 0x40(%rsi,%rbp), %ymm12
+	QUAD $0x0000802e9c6f7ec5; BYTE $0x00 // vmovdqu 0x80(%rsi,%rbp), %ymm11
+	QUAD $0x0000c02e946f7ec5; BYTE $0x00 // vmovdqu 0xc0(%rsi,%rbp), %ymm10
 	LONG $0xf1db15c5 // vpand %ymm1, %ymm13, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d42c4; WORD $0xdc79 // vpbroadcastd -0x24(%r9), %ymm15
+	LONG $0x587d62c4; WORD $0xdc78 // vpbroadcastd -0x24(%rax), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
 	LONG $0xf1db1dc5 // vpand %ymm1, %ymm12, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d42c4; WORD $0xe079 // vpbroadcastd -0x20(%r9), %ymm15
+	LONG $0x587d62c4; WORD $0xe078 // vpbroadcastd -0x20(%rax), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
 	LONG $0xf1db25c5 // vpand %ymm1, %ymm11, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d42c4; WORD $0xe479 // vpbroadcastd -0x1c(%r9), %ymm15
+	LONG $0x587d62c4; WORD $0xe478 // vpbroadcastd -0x1c(%rax), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
 	LONG $0xf1db2dc5 // vpand %ymm1, %ymm10, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d42c4; WORD $0xe879 // vpbroadcastd -0x18(%r9), %ymm15
+	LONG $0x587d62c4; WORD $0xe878 // vpbroadcastd -0x18(%rax), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
 	LONG $0x7215c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm13
 	LONG $0xe9db15c5 // vpand %ymm1, %ymm13, %ymm13
 	LONG $0x006d42c4; BYTE $0xed // vpshufb %ymm13, %ymm2, %ymm13
-	LONG $0x587d42c4; WORD $0xec71 // vpbroadcastd -0x14(%r9), %ymm14
+	LONG $0x587d62c4; WORD $0xec70 // vpbroadcastd -0x14(%rax), %ymm14
 	LONG $0xebef15c5 // vpxor %ymm3, %ymm13, %ymm13
 	LONG $0x501542c4; BYTE $0xce // {vex} vpdpbusd %ymm14, %ymm13, %ymm9
 	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
 	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
 	LONG $0x006d42c4; BYTE $0xe4 // vpshufb %ymm12, %ymm2, %ymm12
-	LONG $0x587d42c4; WORD $0xf069 // vpbroadcastd -0x10(%r9), %ymm13
+	LONG $0x587d62c4; WORD $0xf068 // vpbroadcastd -0x10(%rax), %ymm13
 	LONG $0xe3ef1dc5 // vpxor %ymm3, %ymm12, %ymm12
 	LONG $0x501d42c4; BYTE $0xcd // {vex} vpdpbusd %ymm13, %ymm12, %ymm9
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
 	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
-	LONG $0x587d42c4; WORD $0xf461 // vpbroadcastd -0xc(%r9), %ymm12
+	LONG $0x587d62c4; WORD $0xf460 // vpbroadcastd -0xc(%rax), %ymm12
 	LONG $0xdbef25c5 // vpxor %ymm3, %ymm11, %ymm11
 	LONG $0x502542c4; BYTE $0xcc // {vex} vpdpbusd %ymm12, %ymm11, %ymm9
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x006d42c4; BYTE $0xd2 // vpshufb %ymm10, %ymm2, %ymm10
-	LONG $0x587d42c4; WORD $0xf859 // vpbroadcastd -0x8(%r9), %ymm11
+	LONG $0x587d62c4; WORD $0xf858 // vpbroadcastd -0x8(%rax), %ymm11
 	LONG $0xd3ef2dc5 // vpxor %ymm3, %ymm10, %ymm10
 	LONG $0x502d42c4; BYTE $0xcb // {vex} vpdpbusd %ymm11, %ymm10, %ymm9
-	QUAD $0x080030946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rsi), %ymm10
+	QUAD $0x080008946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rcx), %ymm10
 	LONG $0x6e7941c4; BYTE $0xdc // vmovd %r12d, %xmm11
 	LONG $0xd22d41c4; BYTE $0xd3 // vpsrld %xmm11, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
@@ -3682,67 +3663,70 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
 	LONG $0xdf592cc5 // vmulps %ymm7, %ymm10, %ymm11
 	LONG $0xb82d42c4; BYTE $0xd9 // vfmadd231ps %ymm9, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm9) + ymm11
-	LONG $0x187d42c4; WORD $0xfc49 // vbroadcastss -0x4(%r9), %ymm9
+	LONG $0x187d62c4; WORD $0xfc48 // vbroadcastss -0x4(%rax), %ymm9
 	LONG $0xa82542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm11, %ymm9 # ymm9 = (ymm11 * ymm9) + ymm8
-	QUAD $0x00000110118c180f // prefetcht0 0x110(%rcx,%rdx)
-	QUAD $0x00000190118c180f // prefetcht0 0x190(%rcx,%rdx)
-	QUAD $0x00000210118c180f // prefetcht0 0x210(%rcx,%rdx)
-	LONG $0x587d42c4; WORD $0x1904 // vpbroadcastd (%r9,%rbx), %ymm8
-	QUAD $0x010005ac6f7e41c4; WORD $0x0000 // vmovdqu 0x100(%r13,%rax), %ymm13
-	QUAD $0x014005a46f7e41c4; WORD $0x0000 // vmovdqu 0x140(%r13,%rax), %ymm12
-	QUAD $0x0180059c6f7e41c4; WORD $0x0000 // vmovdqu 0x180(%r13,%rax), %ymm11
-	QUAD $0x01c005946f7e41c4; WORD $0x0000 // vmovdqu 0x1c0(%r13,%rax), %ymm10
+	QUAD $0x0021100a94180f42; BYTE $0x00 // prefetcht1 0x2110(%rdx,%r9)
+	QUAD $0x0011100a8c180f42; BYTE $0x00 // prefetcht0 0x1110(%rdx,%r9)
+	QUAD $0x0021900a94180f42; BYTE $0x00 // prefetcht1 0x2190(%rdx,%r9)
+	QUAD $0x0011900a8c180f42; BYTE $0x00 // prefetcht0 0x1190(%rdx,%r9)
+	QUAD $0x0022100a94180f42; BYTE $0x00 // prefetcht1 0x2210(%rdx,%r9)
+	QUAD $0x0012100a8c180f42; BYTE $0x00 // prefetcht0 0x1210(%rdx,%r9)
+	LONG $0x587d62c4; WORD $0x1804 // vpbroadcastd (%rax,%rbx), %ymm8
+	QUAD $0x0001002eac6f7ec5; BYTE $0x00 // vmovdqu 0x100(%rsi,%rbp), %ymm13
+	QUAD $0x0001402ea46f7ec5; BYTE $0x00 // vmovdqu 0x140(%rsi,%rbp), %ymm12
+	QUAD $0x0001802e9c6f7ec5; BYTE $0x00 // vmovdqu 0x180(%rsi,%rbp), %ymm11
+	QUAD $0x0001c02e946f7ec5; BYTE $0x00 // vmovdqu 0x1c0(%rsi,%rbp), %ymm10
 	LONG $0xf1db15c5 // vpand %ymm1, %ymm13, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d42c4; WORD $0x197c; BYTE $0xdc // vpbroadcastd -0x24(%r9,%rbx), %ymm15
+	LONG $0x587d62c4; WORD $0x187c; BYTE $0xdc // vpbroadcastd -0x24(%rax,%rbx), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
 	LONG $0xf1db1dc5 // vpand %ymm1, %ymm12, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d42c4; WORD $0x197c; BYTE $0xe0 // vpbroadcastd -0x20(%r9,%rbx), %ymm15
+	LONG $0x587d62c4; WORD $0x187c; BYTE $0xe0 // vpbroadcastd -0x20(%rax,%rbx), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
 	LONG $0xf1db25c5 // vpand %ymm1, %ymm11, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d42c4; WORD $0x197c; BYTE $0xe4 // vpbroadcastd -0x1c(%r9,%rbx), %ymm15
+	LONG $0x587d62c4; WORD $0x187c; BYTE $0xe4 // vpbroadcastd -0x1c(%rax,%rbx), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
 	LONG $0xf1db2dc5 // vpand %ymm1, %ymm10, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d42c4; WORD $0x197c; BYTE $0xe8 // vpbroadcastd -0x18(%r9,%rbx), %ymm15
+	LONG $0x587d62c4; WORD $0x187c; BYTE $0xe8 // vpbroadcastd -0x18(%rax,%rbx), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
 	LONG $0x7215c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm13
 	LONG $0xe9db15c5 // vpand %ymm1, %ymm13, %ymm13
 	LONG $0x006d42c4; BYTE $0xed // vpshufb %ymm13, %ymm2, %ymm13
-	LONG $0x587d42c4; WORD $0x1974; BYTE $0xec // vpbroadcastd -0x14(%r9,%rbx), %ymm14
+	LONG $0x587d62c4; WORD $0x1874; BYTE $0xec // vpbroadcastd -0x14(%rax,%rbx), %ymm14
 	LONG $0xebef15c5 // vpxor %ymm3, %ymm13, %ymm13
 	LONG $0x501542c4; BYTE $0xc6 // {vex} vpdpbusd %ymm14, %ymm13, %ymm8
 	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
 	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
 	LONG $0x006d42c4; BYTE $0xe4 // vpshufb %ymm12, %ymm2, %ymm12
-	LONG $0x587d42c4; WORD $0x196c; BYTE $0xf0 // vpbroadcastd -0x10(%r9,%rbx), %ymm13
+	LONG $0x587d62c4; WORD $0x186c; BYTE $0xf0 // vpbroadcastd -0x10(%rax,%rbx), %ymm13
 	LONG $0xe3ef1dc5 // vpxor %ymm3, %ymm12, %ymm12
 	LONG $0x501d42c4; BYTE $0xc5 // {vex} vpdpbusd %ymm13, %ymm12, %ymm8
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
 	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
-	LONG $0x587d42c4; WORD $0x1964; BYTE $0xf4 // vpbroadcastd -0xc(%r9,%rbx), %ymm12
+	LONG $0x587d62c4; WORD $0x1864; BYTE $0xf4 // vpbroadcastd -0xc(%rax,%rbx), %ymm12
 	LONG $0xdbef25c5 // vpxor %ymm3, %ymm11, %ymm11
 	LONG $0x502542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm11, %ymm8
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x006d42c4; BYTE $0xd2 // vpshufb %ymm10, %ymm2, %ymm10
-	LONG $0x587d42c4; WORD $0x195c; BYTE $0xf8 // vpbroadcastd -0x8(%r9,%rbx), %ymm11
+	LONG $0x587d62c4; WORD $0x185c; BYTE $0xf8 // vpbroadcastd -0x8(%rax,%rbx), %ymm11
 	LONG $0xd3ef2dc5 // vpxor %ymm3, %ymm10, %ymm10
 	LONG $0x502d42c4; BYTE $0xc3 // {vex} vpdpbusd %ymm11, %ymm10, %ymm8
-	QUAD $0x080030946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rsi), %ymm10
+	QUAD $0x080008946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rcx), %ymm10
 	LONG $0x245c8d45; BYTE $0x04 // leal 0x4(%r12), %r11d
 	LONG $0x6e7941c4; BYTE $0xdb // vmovd %r11d, %xmm11
 	LONG $0xd22d41c4; BYTE $0xd3 // vpsrld %xmm11, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	QUAD $0x0840389c337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r15), %ymm11
-	QUAD $0x00000002fd1c8d44 // leal 0x2(,%rdi,8), %r11d
+	QUAD $0x00000002ed1c8d46 // leal 0x2(,%r13,8), %r11d
 	LONG $0x6e7941c4; BYTE $0xe3 // vmovd %r11d, %xmm12
 	LONG $0xd22541c4; BYTE $0xdc // vpsrld %xmm12, %ymm11, %ymm11
 	QUAD $0x086038a4137d02c4; WORD $0x0000 // vcvtph2ps 0x860(%r8,%r15), %ymm12
@@ -3754,67 +3738,70 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
 	LONG $0xdf592cc5 // vmulps %ymm7, %ymm10, %ymm11
 	LONG $0xb82d42c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm8) + ymm11
-	LONG $0x187d42c4; WORD $0x1944; BYTE $0xfc // vbroadcastss -0x4(%r9,%rbx), %ymm8
+	LONG $0x187d62c4; WORD $0x1844; BYTE $0xfc // vbroadcastss -0x4(%rax,%rbx), %ymm8
 	LONG $0xa82542c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm11, %ymm8 # ymm8 = (ymm11 * ymm8) + ymm9
-	QUAD $0x00000220118c180f // prefetcht0 0x220(%rcx,%rdx)
-	QUAD $0x000002a0118c180f // prefetcht0 0x2a0(%rcx,%rdx)
-	QUAD $0x00000320118c180f // prefetcht0 0x320(%rcx,%rdx)
-	LONG $0x587d02c4; WORD $0x110c // vpbroadcastd (%r9,%r10), %ymm9
-	QUAD $0x020005ac6f7e41c4; WORD $0x0000 // vmovdqu 0x200(%r13,%rax), %ymm13
-	QUAD $0x024005a46f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r13,%rax), %ymm12
-	QUAD $0x0280059c6f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r13,%rax), %ymm11
-	QUAD $0x02c005946f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r13,%rax), %ymm10
+	QUAD $0x0022200a94180f42; BYTE $0x00 // prefetcht1 0x2220(%rdx,%r9)
+	QUAD $0x0012200a8c180f42; BYTE $0x00 // prefetcht0 0x1220(%rdx,%r9)
+	QUAD $0x0022a00a94180f42; BYTE $0x00 // prefetcht1 0x22a0(%rdx,%r9)
+	QUAD $0x0012a00a8c180f42; BYTE $0x00 // prefetcht0 0x12a0(%rdx,%r9)
+	QUAD $0x0023200a94180f42; BYTE $0x00 // prefetcht1 0x2320(%rdx,%r9)
+	QUAD $0x0013200a8c180f42; BYTE $0x00 // prefetcht0 0x1320(%rdx,%r9)
+	LONG $0x587d22c4; WORD $0x100c // vpbroadcastd (%rax,%r10), %ymm9
+	QUAD $0x0002002eac6f7ec5; BYTE $0x00 // vmovdqu 0x200(%rsi,%rbp), %ymm13
+	QUAD $0x0002402ea46f7ec5; BYTE $0x00 // vmovdqu 0x240(%rsi,%rbp), %ymm12
+	QUAD $0x0002802e9c6f7ec5; BYTE $0x00 // vmovdqu 0x280(%rsi,%rbp), %ymm11
+	QUAD $0x0002c02e946f7ec5; BYTE $0x00 // vmovdqu 0x2c0(%rsi,%rbp), %ymm10
 	LONG $0xf1db15c5 // vpand %ymm1, %ymm13, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d02c4; WORD $0x117c; BYTE $0xdc // vpbroadcastd -0x24(%r9,%r10), %ymm15
+	LONG $0x587d22c4; WORD $0x107c; BYTE $0xdc // vpbroadcastd -0x24(%rax,%r10), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
 	LONG $0xf1db1dc5 // vpand %ymm1, %ymm12, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d02c4; WORD $0x117c; BYTE $0xe0 // vpbroadcastd -0x20(%r9,%r10), %ymm15
+	LONG $0x587d22c4; WORD $0x107c; BYTE $0xe0 // vpbroadcastd -0x20(%rax,%r10), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
 	LONG $0xf1db25c5 // vpand %ymm1, %ymm11, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d02c4; WORD $0x117c; BYTE $0xe4 // vpbroadcastd -0x1c(%r9,%r10), %ymm15
+	LONG $0x587d22c4; WORD $0x107c; BYTE $0xe4 // vpbroadcastd -0x1c(%rax,%r10), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
 	LONG $0xf1db2dc5 // vpand %ymm1, %ymm10, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d02c4; WORD $0x117c; BYTE $0xe8 // vpbroadcastd -0x18(%r9,%r10), %ymm15
+	LONG $0x587d22c4; WORD $0x107c; BYTE $0xe8 // vpbroadcastd -0x18(%rax,%r10), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xcf // {vex} vpdpbusd %ymm15, %ymm14, %ymm9
 	LONG $0x7215c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm13
 	LONG $0xe9db15c5 // vpand %ymm1, %ymm13, %ymm13
 	LONG $0x006d42c4; BYTE $0xed // vpshufb %ymm13, %ymm2, %ymm13
-	LONG $0x587d02c4; WORD $0x1174; BYTE $0xec // vpbroadcastd -0x14(%r9,%r10), %ymm14
+	LONG $0x587d22c4; WORD $0x1074; BYTE $0xec // vpbroadcastd -0x14(%rax,%r10), %ymm14
 	LONG $0xebef15c5 // vpxor %ymm3, %ymm13, %ymm13
 	LONG $0x501542c4; BYTE $0xce // {vex} vpdpbusd %ymm14, %ymm13, %ymm9
 	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
 	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
 	LONG $0x006d42c4; BYTE $0xe4 // vpshufb %ymm12, %ymm2, %ymm12
-	LONG $0x587d02c4; WORD $0x116c; BYTE $0xf0 // vpbroadcastd -0x10(%r9,%r10), %ymm13
+	LONG $0x587d22c4; WORD $0x106c; BYTE $0xf0 // vpbroadcastd -0x10(%rax,%r10), %ymm13
 	LONG $0xe3ef1dc5 // vpxor %ymm3, %ymm12, %ymm12
 	LONG $0x501d42c4; BYTE $0xcd // {vex} vpdpbusd %ymm13, %ymm12, %ymm9
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
 	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
-	LONG $0x587d02c4; WORD $0x1164; BYTE $0xf4 // vpbroadcastd -0xc(%r9,%r10), %ymm12
+	LONG $0x587d22c4; WORD $0x1064; BYTE $0xf4 // vpbroadcastd -0xc(%rax,%r10), %ymm12
 	LONG $0xdbef25c5 // vpxor %ymm3, %ymm11, %ymm11
 	LONG $0x502542c4; BYTE $0xcc // {vex} vpdpbusd %ymm12, %ymm11, %ymm9
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x006d42c4; BYTE $0xd2 // vpshufb %ymm10, %ymm2, %ymm10
-	LONG $0x587d02c4; WORD $0x115c; BYTE $0xf8 // vpbroadcastd -0x8(%r9,%r10), %ymm11
+	LONG $0x587d22c4; WORD $0x105c; BYTE $0xf8 // vpbroadcastd -0x8(%rax,%r10), %ymm11
 	LONG $0xd3ef2dc5 // vpxor %ymm3, %ymm10, %ymm10
 	LONG $0x502d42c4; BYTE $0xcb // {vex} vpdpbusd %ymm11, %ymm10, %ymm9
-	QUAD $0x080030946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rsi), %ymm10
+	QUAD $0x080008946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rcx), %ymm10
 	LONG $0x245c8d45; BYTE $0x08 // leal 0x8(%r12), %r11d
 	LONG $0x6e7941c4; BYTE $0xdb // vmovd %r11d, %xmm11
 	LONG $0xd22d41c4; BYTE $0xd3 // vpsrld %xmm11, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	QUAD $0x0840389c337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r15), %ymm11
-	QUAD $0x00000004fd1c8d44 // leal 0x4(,%rdi,8), %r11d
+	QUAD $0x00000004ed1c8d46 // leal 0x4(,%r13,8), %r11d
 	LONG $0x6e7941c4; BYTE $0xe3 // vmovd %r11d, %xmm12
 	LONG $0xd22541c4; BYTE $0xdc // vpsrld %xmm12, %ymm11, %ymm11
 	QUAD $0x086038a4137d02c4; WORD $0x0000 // vcvtph2ps 0x860(%r8,%r15), %ymm12
@@ -3826,69 +3813,72 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
 	LONG $0xdf592cc5 // vmulps %ymm7, %ymm10, %ymm11
 	LONG $0xb82d42c4; BYTE $0xd9 // vfmadd231ps %ymm9, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm9) + ymm11
-	LONG $0x187d02c4; WORD $0x114c; BYTE $0xfc // vbroadcastss -0x4(%r9,%r10), %ymm9
+	LONG $0x187d22c4; WORD $0x104c; BYTE $0xfc // vbroadcastss -0x4(%rax,%r10), %ymm9
 	LONG $0xa82542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm11, %ymm9 # ymm9 = (ymm11 * ymm9) + ymm8
-	QUAD $0x00000330118c180f // prefetcht0 0x330(%rcx,%rdx)
-	QUAD $0x000003b0118c180f // prefetcht0 0x3b0(%rcx,%rdx)
-	QUAD $0x00000430118c180f // prefetcht0 0x430(%rcx,%rdx)
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	LONG $0x587d02c4; WORD $0x3104 // vpbroadcastd (%r9,%r14), %ymm8
-	QUAD $0x030005ac6f7e41c4; WORD $0x0000 // vmovdqu 0x300(%r13,%rax), %ymm13
-	QUAD $0x034005a46f7e41c4; WORD $0x0000 // vmovdqu 0x340(%r13,%rax), %ymm12
-	QUAD $0x0380059c6f7e41c4; WORD $0x0000 // vmovdqu 0x380(%r13,%rax), %ymm11
-	QUAD $0x03c005946f7e41c4; WORD $0x0000 // vmovdqu 0x3c0(%r13,%rax), %ymm10
+	QUAD $0x0023300a94180f42; BYTE $0x00 // prefetcht1 0x2330(%rdx,%r9)
+	QUAD $0x0013300a8c180f42; BYTE $0x00 // prefetcht0 0x1330(%rdx,%r9)
+	QUAD $0x0023b00a94180f42; BYTE $0x00 // prefetcht1 0x23b0(%rdx,%r9)
+	QUAD $0x0013b00a8c180f42; BYTE $0x00 // prefetcht0 0x13b0(%rdx,%r9)
+	QUAD $0x0024300a94180f42; BYTE $0x00 // prefetcht1 0x2430(%rdx,%r9)
+	QUAD $0x0014300a8c180f42; BYTE $0x00 // prefetcht0 0x1430(%rdx,%r9)
+	LONG $0x587d22c4; WORD $0x3004 // vpbroadcastd (%rax,%r14), %ymm8
+	QUAD $0x0003002eac6f7ec5; BYTE $0x00 // vmovdqu 0x300(%rsi,%rbp), %ymm13
+	QUAD $0x0003402ea46f7ec5; BYTE $0x00 // vmovdqu 0x340(%rsi,%rbp), %ymm12
+	QUAD $0x0003802e9c6f7ec5; BYTE $0x00 // vmovdqu 0x380(%rsi,%rbp), %ymm11
+	QUAD $0x0003c02e946f7ec5; BYTE $0x00 // vmovdqu 0x3c0(%rsi,%rbp), %ymm10
 	LONG $0xf1db15c5 // vpand %ymm1, %ymm13, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d02c4; WORD $0x317c; BYTE $0xdc // vpbroadcastd -0x24(%r9,%r14), %ymm15
+	LONG $0x587d22c4; WORD $0x307c; BYTE $0xdc // vpbroadcastd -0x24(%rax,%r14), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
 	LONG $0xf1db1dc5 // vpand %ymm1, %ymm12, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d02c4; WORD $0x317c; BYTE $0xe0 // vpbroadcastd -0x20(%r9,%r14), %ymm15
+	LONG $0x587d22c4; WORD $0x307c; BYTE $0xe0 // vpbroadcastd -0x20(%rax,%r14), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
 	LONG $0xf1db25c5 // vpand %ymm1, %ymm11, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d02c4; WORD $0x317c; BYTE $0xe4 // vpbroadcastd -0x1c(%r9,%r14), %ymm15
+	LONG $0x587d22c4; WORD $0x307c; BYTE $0xe4 // vpbroadcastd -0x1c(%rax,%r14), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
 	LONG $0xf1db2dc5 // vpand %ymm1, %ymm10, %ymm14
 	LONG $0x006d42c4; BYTE $0xf6 // vpshufb %ymm14, %ymm2, %ymm14
-	LONG $0x587d02c4; WORD $0x317c; BYTE $0xe8 // vpbroadcastd -0x18(%r9,%r14), %ymm15
+	LONG $0x587d22c4; WORD $0x307c; BYTE $0xe8 // vpbroadcastd -0x18(%rax,%r14), %ymm15
 	LONG $0xf3ef0dc5 // vpxor %ymm3, %ymm14, %ymm14
 	LONG $0x500d42c4; BYTE $0xc7 // {vex} vpdpbusd %ymm15, %ymm14, %ymm8
 	LONG $0x7215c1c4; WORD $0x04d5 // vpsrld $0x4, %ymm13, %ymm13
 	LONG $0xe9db15c5 // vpand %ymm1, %ymm13, %ymm13
 	LONG $0x006d42c4; BYTE $0xed // vpshufb %ymm13, %ymm2, %ymm13
-	LONG $0x587d02c4; WORD $0x3174; BYTE $0xec // vpbroadcastd -0x14(%r9,%r14), %ymm14
+	LONG $0x587d22c4; WORD $0x3074; BYTE $0xec // vpbroadcastd -0x14(%rax,%r14), %ymm14
 	LONG $0xebef15c5 // vpxor %ymm3, %ymm13, %ymm13
 	LONG $0x501542c4; BYTE $0xc6 // {vex} vpdpbusd %ymm14, %ymm13, %ymm8
 	LONG $0x721dc1c4; WORD $0x04d4 // vpsrld $0x4, %ymm12, %ymm12
 	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
 	LONG $0x006d42c4; BYTE $0xe4 // vpshufb %ymm12, %ymm2, %ymm12
-	LONG $0x587d02c4; WORD $0x316c; BYTE $0xf0 // vpbroadcastd -0x10(%r9,%r14), %ymm13
+	LONG $0x587d22c4; WORD $0x306c; BYTE $0xf0 // vpbroadcastd -0x10(%rax,%r14), %ymm13
 	LONG $0xe3ef1dc5 // vpxor %ymm3, %ymm12, %ymm12
 	LONG $0x501d42c4; BYTE $0xc5 // {vex} vpdpbusd %ymm13, %ymm12, %ymm8
 	LONG $0x7225c1c4; WORD $0x04d3 // vpsrld $0x4, %ymm11, %ymm11
 	LONG $0xd9db25c5 // vpand %ymm1, %ymm11, %ymm11
 	LONG $0x006d42c4; BYTE $0xdb // vpshufb %ymm11, %ymm2, %ymm11
-	LONG $0x587d02c4; WORD $0x3164; BYTE $0xf4 // vpbroadcastd -0xc(%r9,%r14), %ymm12
+	LONG $0x587d22c4; WORD $0x3064; BYTE $0xf4 // vpbroadcastd -0xc(%rax,%r14), %ymm12
 	LONG $0xdbef25c5 // vpxor %ymm3, %ymm11, %ymm11
 	LONG $0x502542c4; BYTE $0xc4 // {vex} vpdpbusd %ymm12, %ymm11, %ymm8
 	LONG $0x722dc1c4; WORD $0x04d2 // vpsrld $0x4, %ymm10, %ymm10
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0x006d42c4; BYTE $0xd2 // vpshufb %ymm10, %ymm2, %ymm10
-	LONG $0x587d02c4; WORD $0x315c; BYTE $0xf8 // vpbroadcastd -0x8(%r9,%r14), %ymm11
+	LONG $0x587d22c4; WORD $0x305c; BYTE $0xf8 // vpbroadcastd -0x8(%rax,%r14), %ymm11
 	LONG $0xd3ef2dc5 // vpxor %ymm3, %ymm10, %ymm10
 	LONG $0x502d42c4; BYTE $0xc3 // {vex} vpdpbusd %ymm11, %ymm10, %ymm8
-	QUAD $0x080030946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rsi), %ymm10
+	QUAD $0x080008946f7e41c4; WORD $0x0000 // vmovdqu 0x800(%r8,%rcx), %ymm10
 	LONG $0x0ccc8341 // orl $0xc, %r12d
 	LONG $0x6e7941c4; BYTE $0xdc // vmovd %r12d, %xmm11
 	LONG $0xd22d41c4; BYTE $0xd3 // vpsrld %xmm11, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	QUAD $0x0840389c337d02c4; WORD $0x0000 // vpmovzxwd 0x840(%r8,%r15), %ymm11
-	LONG $0x06fd048d; WORD $0x0000; BYTE $0x00 // leal 0x6(,%rdi,8), %eax
-	LONG $0xe06e79c5 // vmovd %eax, %xmm12
+	QUAD $0x00000006ed0c8d46 // leal 0x6(,%r13,8), %r9d
+	LONG $0x6e7941c4; BYTE $0xe1 // vmovd %r9d, %xmm12
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
 	LONG $0xd22541c4; BYTE $0xdc // vpsrld %xmm12, %ymm11, %ymm11
 	QUAD $0x086038a4137d02c4; WORD $0x0000 // vcvtph2ps 0x860(%r8,%r15), %ymm12
 	LONG $0x7225c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm11
@@ -3899,52 +3889,52 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
 	LONG $0xdf592cc5 // vmulps %ymm7, %ymm10, %ymm11
 	LONG $0xb82d42c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm8) + ymm11
-	LONG $0x187d02c4; WORD $0x3144; BYTE $0xfc // vbroadcastss -0x4(%r9,%r14), %ymm8
+	LONG $0x187d22c4; WORD $0x3044; BYTE $0xfc // vbroadcastss -0x4(%rax,%r14), %ymm8
 	LONG $0xa82542c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm11, %ymm8 # ymm8 = (ymm11 * ymm8) + ymm9
-	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
-	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
-	LONG $0x01c5f640 // testb $0x1, %bpl
-	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xf97f850f; WORD $0xffff // jne 0x4840 <k_tile_iq4_xs+0x150>
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x04117cc5; BYTE $0x31 // vmovups %ymm8, (%rcx,%rsi)
-	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xf911850f; WORD $0xffff // jne 0x4950 <k_tile_iq4_xs+0x140>
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0x04117cc5; BYTE $0x0e // vmovups %ymm8, (%rsi,%rcx)
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
 	LONG $0x0c2444f6; BYTE $0x01 // testb $0x1, 0xc(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xf92f850f; WORD $0xffff // jne 0x4810 <k_tile_iq4_xs+0x120>
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xf8c2850f; WORD $0xffff // jne 0x4920 <k_tile_iq4_xs+0x110>
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x80c08149; WORD $0x0008; BYTE $0x00 // addq $0x880, %r8 # imm = 0x880
 	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0x09e0c148 // shlq $0x9, %rax
-	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
-	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0x24743b48; BYTE $0x38 // cmpq 0x38(%rsp), %rsi
-	LONG $0xf8cd850f; WORD $0xffff // jne 0x47e0 <k_tile_iq4_xs+0xf0>
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x244c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rcx
+	LONG $0xf870850f; WORD $0xffff // jne 0x4900 <k_tile_iq4_xs+0xf0>
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0xf882850f; WORD $0xffff // jne 0x47b0 <k_tile_iq4_xs+0xc0>
-	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x4fe4 <k_tile_iq4_xs+0x8f4>
+	LONG $0xf825850f; WORD $0xffff // jne 0x48d0 <k_tile_iq4_xs+0xc0>
+	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x5164 <k_tile_iq4_xs+0x954>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a8850f; WORD $0x0000 // jne 0x4fe4 <k_tile_iq4_xs+0x8f4>
+	LONG $0x00ab850f; WORD $0x0000 // jne 0x5164 <k_tile_iq4_xs+0x954>
 	WORD $0xf089 // movl %esi, %eax
 	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0473 // jae 0x4f4b <k_tile_iq4_xs+0x85b>
+	WORD $0x0473 // jae 0x50c8 <k_tile_iq4_xs+0x8b8>
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x65eb // jmp 0x4fb0 <k_tile_iq4_xs+0x8c0>
+	WORD $0x68eb // jmp 0x5130 <k_tile_iq4_xs+0x920>
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xce // andq %rcx, %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xe0918d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rcx), %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208211fcc5 // vmovups %ymm0, -0xe0(%rdx)
 	QUAD $0xffffff408211fcc5 // vmovups %ymm0, -0xc0(%rdx)
 	QUAD $0xffffff608211fcc5 // vmovups %ymm0, -0xa0(%rdx)
@@ -3956,9 +3946,9 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xc075 // jne 0x4f70 <k_tile_iq4_xs+0x880>
+	WORD $0xc075 // jne 0x50f0 <k_tile_iq4_xs+0x8e0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2f74 // je 0x4fe4 <k_tile_iq4_xs+0x8f4>
+	WORD $0x2f74 // je 0x5164 <k_tile_iq4_xs+0x954>
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
@@ -3971,8 +3961,8 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fcc5; BYTE $0x11 // vmovups %ymm0, (%rcx,%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xec75 // jne 0x4fd0 <k_tile_iq4_xs+0x8e0>
-	LONG $0x70c48348 // addq $0x70, %rsp
+	WORD $0xec75 // jne 0x5150 <k_tile_iq4_xs+0x940>
+	LONG $0x68c48348 // addq $0x68, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3984,62 +3974,62 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_mxfp4
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x03358e0f; WORD $0x0000 // jle 0x5342 <k_tile_mxfp4+0x342>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	BYTE $0x50 // pushq %rax
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x033d8e0f; WORD $0x0000 // jle 0x54d4 <k_tile_mxfp4+0x354>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x02508e0f; WORD $0x0000 // jle 0x5280 <k_tile_mxfp4+0x280>
+	LONG $0x02758e0f; WORD $0x0000 // jle 0x5420 <k_tile_mxfp4+0x2a0>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x0004a80d787de2c4; BYTE $0x00 // vpbroadcastb 0x4a8(%rip), %ymm1 # 0x54ec <k_tile_mxfp4+0x4ec>
-	QUAD $0x0004b3155a7de2c4; BYTE $0x00 // vbroadcasti128 0x4b3(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
-	QUAD $0x00034a1d587de2c4; BYTE $0x00 // vpbroadcastd 0x34a(%rip), %ymm3 # 0x53a0 <k_tile_mxfp4+0x3a0>
-	QUAD $0x00048e257879e2c4; BYTE $0x00 // vpbroadcastb 0x48e(%rip), %xmm4 # 0x54ed <k_tile_mxfp4+0x4ed>
+	QUAD $0x0004ed0d787de2c4; BYTE $0x00 // vpbroadcastb 0x4ed(%rip), %ymm1 # 0x56ac <k_tile_mxfp4+0x52c>
+	QUAD $0x0004f8155a7de2c4; BYTE $0x00 // vbroadcasti128 0x4f8(%rip), %ymm2 # ymm2 = mem[0,1,0,1]
+	QUAD $0x0003531d587de2c4; BYTE $0x00 // vpbroadcastd 0x353(%rip), %ymm3 # 0x5524 <k_tile_mxfp4+0x3a4>
+	QUAD $0x0004d3257879e2c4; BYTE $0x00 // vpbroadcastb 0x4d3(%rip), %xmm4 # 0x56ad <k_tile_mxfp4+0x52d>
 	LONG $0xed76d1c5 // vpcmpeqd %xmm5, %xmm5, %xmm5
-	QUAD $0x00032435587de2c4; BYTE $0x00 // vpbroadcastd 0x324(%rip), %ymm6 # 0x5390 <k_tile_mxfp4+0x390>
-	QUAD $0x0003133d587de2c4; BYTE $0x00 // vpbroadcastd 0x313(%rip), %ymm7 # 0x5388 <k_tile_mxfp4+0x388>
-	QUAD $0x00031605187d62c4; BYTE $0x00 // vbroadcastss 0x316(%rip), %ymm8 # 0x5394 <k_tile_mxfp4+0x394>
-	WORD $0x9066 // nop
+	QUAD $0x00032935587de2c4; BYTE $0x00 // vpbroadcastd 0x329(%rip), %ymm6 # 0x5510 <k_tile_mxfp4+0x390>
+	QUAD $0x0003183d587de2c4; BYTE $0x00 // vpbroadcastd 0x318(%rip), %ymm7 # 0x5508 <k_tile_mxfp4+0x388>
+	QUAD $0x00031b05187d62c4; BYTE $0x00 // vbroadcastss 0x31b(%rip), %ymm8 # 0x5514 <k_tile_mxfp4+0x394>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0f75 // jne 0x509f <k_tile_mxfp4+0x9f>
+	WORD $0x0f75 // jne 0x521e <k_tile_mxfp4+0x9e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x117cc1c4; BYTE $0x03 // vmovups %ymm0, (%r11)
 	LONG $0x117cc1c4; WORD $0x2043 // vmovups %ymm0, 0x20(%r11)
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x00b98d4d; WORD $0x0010; BYTE $0x00 // leaq 0x1000(%r9), %r15
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xb540; BYTE $0x01 // movb $0x1, %bpl
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	LONG $0x107c01c4; WORD $0x230c // vmovups (%r11,%r12), %ymm9
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x05e7c149 // shlq $0x5, %r15
+	LONG $0x107c01c4; WORD $0x3b0c // vmovups (%r11,%r15), %ymm9
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
 	LONG $0x06e5c149 // shlq $0x6, %r13
-	LONG $0x0c180f43; BYTE $0x2f // prefetcht0 (%r15,%r13)
-	QUAD $0x0000802f8c180f43; BYTE $0x00 // prefetcht0 0x80(%r15,%r13)
-	QUAD $0x0001002f8c180f43; BYTE $0x00 // prefetcht0 0x100(%r15,%r13)
+	QUAD $0x0020002994180f43; BYTE $0x00 // prefetcht1 0x2000(%r9,%r13)
+	QUAD $0x001000298c180f43; BYTE $0x00 // prefetcht0 0x1000(%r9,%r13)
+	QUAD $0x0020802994180f43; BYTE $0x00 // prefetcht1 0x2080(%r9,%r13)
+	QUAD $0x001080298c180f43; BYTE $0x00 // prefetcht0 0x1080(%r9,%r13)
+	QUAD $0x0021002994180f43; BYTE $0x00 // prefetcht1 0x2100(%r9,%r13)
+	QUAD $0x001100298c180f43; BYTE $0x00 // prefetcht0 0x1100(%r9,%r13)
 	LONG $0x587d42c4; WORD $0x2456 // vpbroadcastd 0x24(%r14), %ymm10
-	LONG $0x6f7e01c4; WORD $0x2134 // vmovdqu (%r9,%r12), %ymm14
-	LONG $0x6f7e01c4; WORD $0x216c; BYTE $0x40 // vmovdqu 0x40(%r9,%r12), %ymm13
-	QUAD $0x008021a46f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r12), %ymm12
-	QUAD $0x00c0219c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r12), %ymm11
+	LONG $0x6f7e01c4; WORD $0x3934 // vmovdqu (%r9,%r15), %ymm14
+	LONG $0x6f7e01c4; WORD $0x396c; BYTE $0x40 // vmovdqu 0x40(%r9,%r15), %ymm13
+	QUAD $0x008039a46f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r9,%r15), %ymm12
+	QUAD $0x00c0399c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r9,%r15), %ymm11
 	LONG $0xf9db0dc5 // vpand %ymm1, %ymm14, %ymm15
 	LONG $0x006d42c4; BYTE $0xff // vpshufb %ymm15, %ymm2, %ymm15
 	LONG $0x587dc2c4; BYTE $0x06 // vpbroadcastd (%r14), %ymm0
@@ -4084,7 +4074,7 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d42c4; WORD $0x1c5e // vpbroadcastd 0x1c(%r14), %ymm11
 	LONG $0xc3effdc5 // vpxor %ymm3, %ymm0, %ymm0
 	LONG $0x507d42c4; BYTE $0xd3 // {vex} vpdpbusd %ymm11, %ymm0, %ymm10
-	QUAD $0x0100c1847e7ac1c4; WORD $0x0000 // vmovq 0x100(%r9,%rax,8), %xmm0
+	QUAD $0x0100e1847e7a81c4; WORD $0x0000 // vmovq 0x100(%r9,%r12,8), %xmm0
 	LONG $0x317d62c4; BYTE $0xd8 // vpmovzxbd %xmm0, %ymm11 # ymm11 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
 	LONG $0xe4da79c5 // vpminub %xmm4, %xmm0, %xmm12
 	LONG $0xc07499c5 // vpcmpeqb %xmm0, %xmm12, %xmm0
@@ -4099,37 +4089,36 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb87d42c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm10) + ymm11
 	LONG $0x187dc2c4; WORD $0x2046 // vbroadcastss 0x20(%r14), %ymm0
 	LONG $0xa825c2c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm11, %ymm0 # ymm0 = (ymm11 * ymm0) + ymm9
-	LONG $0x117c81c4; WORD $0x2304 // vmovups %ymm0, (%r11,%r12)
-	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x117c81c4; WORD $0x3b04 // vmovups %ymm0, (%r11,%r15)
+	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
 	LONG $0x01c5f640 // testb $0x1, %bpl
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xfe6f850f; WORD $0xffff // jne 0x50c0 <k_tile_mxfp4+0xc0>
+	LONG $0xfe4f850f; WORD $0xffff // jne 0x5240 <k_tile_mxfp4+0xc0>
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x10c18149; WORD $0x0001; BYTE $0x00 // addq $0x110, %r9 # imm = 0x110
 	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
 	LONG $0x06e7c149 // shlq $0x6, %r15
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
-	LONG $0xfe41850f; WORD $0xffff // jne 0x50b0 <k_tile_mxfp4+0xb0>
+	LONG $0xfe21850f; WORD $0xffff // jne 0x5230 <k_tile_mxfp4+0xb0>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xfe05850f; WORD $0xffff // jne 0x5080 <k_tile_mxfp4+0x80>
-	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x5334 <k_tile_mxfp4+0x334>
+	LONG $0xfde5850f; WORD $0xffff // jne 0x5200 <k_tile_mxfp4+0x80>
+	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x54d4 <k_tile_mxfp4+0x354>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00ab850f; WORD $0x0000 // jne 0x5334 <k_tile_mxfp4+0x334>
+	LONG $0x00ab850f; WORD $0x0000 // jne 0x54d4 <k_tile_mxfp4+0x354>
 	WORD $0xca89 // movl %ecx, %edx
 	WORD $0xe283; BYTE $0x03 // andl $0x3, %edx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0473 // jae 0x5298 <k_tile_mxfp4+0x298>
+	WORD $0x0473 // jae 0x5438 <k_tile_mxfp4+0x2b8>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x68eb // jmp 0x5300 <k_tile_mxfp4+0x300>
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
-	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x68eb // jmp 0x54a0 <k_tile_mxfp4+0x320>
+	QUAD $0xfffffffffffcbe48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rsi # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
 	LONG $0xe0b88d48; WORD $0x0000; BYTE $0x00 // leaq 0xe0(%rax), %rdi
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0xffffff208711fcc5 // vmovups %ymm0, -0xe0(%rdi)
 	QUAD $0xffffff408711fcc5 // vmovups %ymm0, -0xc0(%rdi)
 	QUAD $0xffffff608711fcc5 // vmovups %ymm0, -0xa0(%rdi)
@@ -4141,23 +4130,21 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc075 // jne 0x52c0 <k_tile_mxfp4+0x2c0>
+	WORD $0xc075 // jne 0x5460 <k_tile_mxfp4+0x2e0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2f74 // je 0x5334 <k_tile_mxfp4+0x334>
+	WORD $0x2f74 // je 0x54d4 <k_tile_mxfp4+0x354>
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x4411fcc5; WORD $0xe008 // vmovups %ymm0, -0x20(%rax,%rcx)
 	LONG $0x0411fcc5; BYTE $0x08 // vmovups %ymm0, (%rax,%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xec75 // jne 0x5320 <k_tile_mxfp4+0x320>
-	LONG $0x08c48348 // addq $0x8, %rsp
+	WORD $0xec75 // jne 0x54c0 <k_tile_mxfp4+0x340>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4166,34 +4153,6 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -4235,27 +4194,21 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
-	WORD $0xffe0 // loopne 0x539d <k_tile_mxfp4+0x39d>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xff00 // addb %bh, %bh
+	WORD $0xffe0 // loopne 0x5521 <k_tile_mxfp4+0x3a1>
 	WORD $0xffff // <unknown>
-	LONG $0x80808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30308080(%rax)
+	LONG $0x80808080; WORD $0xf0f0; BYTE $0xf0 // addb $-0x10, -0xf0f7f80(%rax)
+	BYTE $0xf0 // lock
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x3380; BYTE $0x30 // xorb $0x30, (%rbx)
+	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0300 // addb %al, (%rbx)
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0003 // addl (%rax), %eax
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
@@ -4280,6 +4233,14 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
+	LONG $0x02808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ffd80(%rax)
+	BYTE $0x06 // <unknown>
+	LONG $0x0a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ff580(%rax)
+	BYTE $0x0e // <unknown>
+	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
+	BYTE $0x16 // <unknown>
+	LONG $0x1a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe580(%rax)
+	BYTE $0x1e // <unknown>
 	LONG $0x80808002; WORD $0x8006 // addb -0x7ff97f80(%rax), %al
 	LONG $0x800a8080; WORD $0x8080; BYTE $0x0e // addb $0xe, -0x7f7f7ff6(%rax)
 	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
@@ -4328,9 +4289,14 @@ TEXT ·tileAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357ab7 <k_tile_mxfp4+0x45352ab7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45357c57 <k_tile_mxfp4+0x45352ad7>
 	BYTE $0x59 // popq %rcx
-	WORD $0x0471 // jno 0x54a5 <k_tile_mxfp4+0x4a5>
+	WORD $0x8071 // jno 0x55c1 <k_tile_mxfp4+0x441>
+	LONG $0x80018080; WORD $0x8080; BYTE $0x05 // addb $0x5, -0x7f7f7fff(%rax)
+	LONG $0x09808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ff680(%rax)
+	LONG $0x8080800d; BYTE $0x11 // orl $0x11808080, %eax # imm = 0x11808080
+	LONG $0x15808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fea80(%rax)
+	LONG $0x80808019; WORD $0x041d // sbbl %eax, 0x41d8080(%rax)
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al

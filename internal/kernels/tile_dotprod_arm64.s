@@ -16,85 +16,89 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q8_0
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540009eb // b.lt 0x144 <k_tile_q8_0+0x144>
+	WORD $0x54000a6b // b.lt 0x154 <k_tile_q8_0+0x154>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400086b // b.lt 0x128 <k_tile_q8_0+0x128>
-	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
+	WORD $0x540008eb // b.lt 0x138 <k_tile_q8_0+0x138>
+	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x4e040dc1 // dup v1.4s, w14
-	WORD $0x52b9680e // mov w14, #-0x34c00000 // =-884998144
+	WORD $0x5282200e // mov w14, #0x1100 // =4352
+	WORD $0x4e040de1 // dup v1.4s, w15
+	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
+	WORD $0xaa1f03f0 // mov x16, xzr
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
-	WORD $0x4e040dc2 // dup v2.4s, w14
-	WORD $0xaa0903ee // mov x14, x9
-	WORD $0xb500008a // cbnz x10, 0x50 <k_tile_q8_0+0x50>
-	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
-	WORD $0x910801b0 // add x16, x13, #0x200
-	WORD $0x914005b1 // add x17, x13, #0x1, lsl #12 // =0x1000
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0xaa0c03e2 // mov x2, x12
-	WORD $0xaa1103e3 // mov x3, x17
-	WORD $0xaa1003e4 // mov x4, x16
-	WORD $0xaa1f03e5 // mov x5, xzr
-	WORD $0x3ce569c3 // ldr q3, [x14, x5]
-	WORD $0xf9800060 // prfm pldl1keep, [x3]
-	WORD $0xf9808060 // prfm pldl1keep, [x3, #0x100]
-	WORD $0xf9810060 // prfm pldl1keep, [x3, #0x200]
-	WORD $0x8b0501a6 // add x6, x13, x5
-	WORD $0xad401444 // ldp q4, q5, [x2]
+	WORD $0x4e040de2 // dup v2.4s, w15
+	WORD $0xaa0903ef // mov x15, x9
+	WORD $0xb500008a // cbnz x10, 0x54 <k_tile_q8_0+0x54>
+	WORD $0x8b101931 // add x17, x9, x16, lsl #6
+	WORD $0xad000220 // stp q0, q0, [x17]
+	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
+	WORD $0x910801b1 // add x17, x13, #0x200
+	WORD $0x8b0e01a1 // add x1, x13, x14
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xaa0c03e3 // mov x3, x12
+	WORD $0xaa0103e4 // mov x4, x1
+	WORD $0xaa1103e5 // mov x5, x17
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0x3ce669e3 // ldr q3, [x15, x6]
+	WORD $0xf9878082 // prfm pldl2keep, [x4, #0xf00]
+	WORD $0xf8900080 // prfum pldl1keep, [x4, #-0x100]
+	WORD $0xf9880082 // prfm pldl2keep, [x4, #0x1000]
+	WORD $0x8b0601a7 // add x7, x13, x6
+	WORD $0xf9800080 // prfm pldl1keep, [x4]
+	WORD $0xf9888082 // prfm pldl2keep, [x4, #0x1100]
 	WORD $0x4ea11c27 // mov v7.16b, v1.16b
-	WORD $0x3dc000c6 // ldr q6, [x6]
-	WORD $0x91010063 // add x3, x3, #0x40
+	WORD $0xf9808080 // prfm pldl1keep, [x4, #0x100]
+	WORD $0xad401464 // ldp q4, q5, [x3]
+	WORD $0x3dc000e6 // ldr q6, [x7]
+	WORD $0x91010084 // add x4, x4, #0x40
 	WORD $0x4f84e0c7 // sdot v7.4s, v6.16b, v4.4b[0]
-	WORD $0x3dc010c6 // ldr q6, [x6, #0x40]
+	WORD $0x3dc010e6 // ldr q6, [x7, #0x40]
 	WORD $0x4fa4e0c7 // sdot v7.4s, v6.16b, v4.4b[1]
-	WORD $0x3dc020c6 // ldr q6, [x6, #0x80]
+	WORD $0x3dc020e6 // ldr q6, [x7, #0x80]
 	WORD $0x4f84e8c7 // sdot v7.4s, v6.16b, v4.4b[2]
-	WORD $0x3dc030c6 // ldr q6, [x6, #0xc0]
+	WORD $0x3dc030e6 // ldr q6, [x7, #0xc0]
 	WORD $0x4fa4e8c7 // sdot v7.4s, v6.16b, v4.4b[3]
-	WORD $0x3dc040c4 // ldr q4, [x6, #0x100]
+	WORD $0x3dc040e4 // ldr q4, [x7, #0x100]
 	WORD $0x4f85e087 // sdot v7.4s, v4.16b, v5.4b[0]
-	WORD $0x3dc050c4 // ldr q4, [x6, #0x140]
+	WORD $0x3dc050e4 // ldr q4, [x7, #0x140]
 	WORD $0x4fa5e087 // sdot v7.4s, v4.16b, v5.4b[1]
-	WORD $0x3dc060c4 // ldr q4, [x6, #0x180]
+	WORD $0x3dc060e4 // ldr q4, [x7, #0x180]
 	WORD $0x4f85e887 // sdot v7.4s, v4.16b, v5.4b[2]
-	WORD $0x3dc070c4 // ldr q4, [x6, #0x1c0]
+	WORD $0x3dc070e4 // ldr q4, [x7, #0x1c0]
 	WORD $0x4fa5e887 // sdot v7.4s, v4.16b, v5.4b[3]
-	WORD $0xfc408484 // ldr d4, [x4], #0x8
+	WORD $0xfc4084a4 // ldr d4, [x5], #0x8
 	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
 	WORD $0x6e22dc85 // fmul v5.4s, v4.4s, v2.4s
 	WORD $0x4e27cc85 // fmla v5.4s, v4.4s, v7.4s
-	WORD $0xbd402044 // ldr s4, [x2, #0x20]
+	WORD $0xbd402064 // ldr s4, [x3, #0x20]
 	WORD $0x4f8410a3 // fmla v3.4s, v5.4s, v4.s[0]
-	WORD $0x3ca569c3 // str q3, [x14, x5]
-	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0xf10100bf // cmp x5, #0x40
-	WORD $0x54fffbe1 // b.ne 0x6c <k_tile_q8_0+0x6c>
-	WORD $0xf9401403 // ldr x3, [x0, #0x28]
-	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x3ca669e3 // str q3, [x15, x6]
+	WORD $0x910040c6 // add x6, x6, #0x10
+	WORD $0xf10100df // cmp x6, #0x40
+	WORD $0x54fffb81 // b.ne 0x70 <k_tile_q8_0+0x70>
+	WORD $0xf9401404 // ldr x4, [x0, #0x28]
+	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x910881ad // add x13, x13, #0x220
-	WORD $0x91088210 // add x16, x16, #0x220
 	WORD $0x91088231 // add x17, x17, #0x220
-	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x8b031842 // add x2, x2, x3, lsl #6
-	WORD $0x54fffa81 // b.ne 0x60 <k_tile_q8_0+0x60>
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff901 // b.ne 0x40 <k_tile_q8_0+0x40>
-	WORD $0x14000008 // b 0x144 <k_tile_q8_0+0x144>
-	WORD $0xb50000ea // cbnz x10, 0x144 <k_tile_q8_0+0x144>
+	WORD $0x91088021 // add x1, x1, #0x220
+	WORD $0xeb0b005f // cmp x2, x11
+	WORD $0x8b041863 // add x3, x3, x4, lsl #6
+	WORD $0x54fffa21 // b.ne 0x64 <k_tile_q8_0+0x64>
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x910101ef // add x15, x15, #0x40
+	WORD $0xeb08021f // cmp x16, x8
+	WORD $0x54fff8a1 // b.ne 0x44 <k_tile_q8_0+0x44>
+	WORD $0x14000008 // b 0x154 <k_tile_q8_0+0x154>
+	WORD $0xb50000ea // cbnz x10, 0x154 <k_tile_q8_0+0x154>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x134 <k_tile_q8_0+0x134>
+	WORD $0x54ffffa1 // b.ne 0x144 <k_tile_q8_0+0x144>
 	WORD $0xd65f03c0 // ret
 
 	// tile_q4_0
@@ -103,25 +107,25 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
 	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000c0b // b.lt 0x2dc <k_tile_q4_0+0x194>
+	WORD $0x54000c2b // b.lt 0x2f0 <k_tile_q4_0+0x198>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000a8b // b.lt 0x2c0 <k_tile_q4_0+0x178>
+	WORD $0x54000aab // b.lt 0x2d4 <k_tile_q4_0+0x17c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
 	WORD $0x4e040c22 // dup v2.4s, w1
-	WORD $0x52800ff0 // mov w16, #0x7f // =127
+	WORD $0x528001f0 // mov w16, #0xf // =15
 	WORD $0x5282200e // mov w14, #0x1100 // =4352
 	WORD $0x52b6980f // mov w15, #-0x4b400000 // =-1262485504
 	WORD $0x72b69810 // movk w16, #0xb4c0, lsl #16
 	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
 	WORD $0xaa0903e1 // mov x1, x9
 	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xb500008a // cbnz x10, 0x1b4 <k_tile_q4_0+0x6c>
+	WORD $0xb500008a // cbnz x10, 0x1c4 <k_tile_q4_0+0x6c>
 	WORD $0x8b021923 // add x3, x9, x2, lsl #6
 	WORD $0xad000060 // stp q0, q0, [x3]
 	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
@@ -133,19 +137,20 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0303f3 // mov x19, x3
 	WORD $0xaa1f03f4 // mov x20, xzr
 	WORD $0x3cf46823 // ldr q3, [x1, x20]
+	WORD $0xf98780e2 // prfm pldl2keep, [x7, #0xf00]
 	WORD $0xf89000e0 // prfum pldl1keep, [x7, #-0x100]
+	WORD $0xf98800e2 // prfm pldl2keep, [x7, #0x1000]
+	WORD $0x8b1401b5 // add x21, x13, x20
 	WORD $0xf98000e0 // prfm pldl1keep, [x7]
 	WORD $0xb94024d6 // ldr w22, [x6, #0x24]
-	WORD $0x8b1401b5 // add x21, x13, x20
+	WORD $0x910100e7 // add x7, x7, #0x40
 	WORD $0x3dc002a7 // ldr q7, [x21]
 	WORD $0xad4014c4 // ldp q4, q5, [x6]
 	WORD $0x2b0f02d7 // adds w23, w22, w15
 	WORD $0x0b1002d6 // add w22, w22, w16
-	WORD $0x910100e7 // add x7, x7, #0x40
 	WORD $0x1a97b2d6 // csel w22, w22, w23, lt
 	WORD $0x4e211cf0 // and v16.16b, v7.16b, v1.16b
-	WORD $0x13077ed6 // asr w22, w22, #7
-	WORD $0x0b160e36 // add w22, w17, w22, lsl #3
+	WORD $0x0b961236 // add w22, w17, w22, asr #4
 	WORD $0x4e040ec6 // dup v6.4s, w22
 	WORD $0x4f84e206 // sdot v6.4s, v16.16b, v4.4b[0]
 	WORD $0x3dc012b0 // ldr q16, [x21, #0x40]
@@ -178,7 +183,7 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb46823 // str q3, [x1, x20]
 	WORD $0x91004294 // add x20, x20, #0x10
 	WORD $0xf101029f // cmp x20, #0x40
-	WORD $0x54fffa41 // b.ne 0x1d0 <k_tile_q4_0+0x88>
+	WORD $0x54fffa21 // b.ne 0x1e0 <k_tile_q4_0+0x88>
 	WORD $0xf9401407 // ldr x7, [x0, #0x28]
 	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0x910481ad // add x13, x13, #0x120
@@ -186,19 +191,19 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91048084 // add x4, x4, #0x120
 	WORD $0xeb0b00bf // cmp x5, x11
 	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x54fff8e1 // b.ne 0x1c4 <k_tile_q4_0+0x7c>
+	WORD $0x54fff8c1 // b.ne 0x1d4 <k_tile_q4_0+0x7c>
 	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x91010021 // add x1, x1, #0x40
 	WORD $0xeb08005f // cmp x2, x8
-	WORD $0x54fff761 // b.ne 0x1a4 <k_tile_q4_0+0x5c>
-	WORD $0x14000008 // b 0x2dc <k_tile_q4_0+0x194>
-	WORD $0xb50000ea // cbnz x10, 0x2dc <k_tile_q4_0+0x194>
+	WORD $0x54fff741 // b.ne 0x1b4 <k_tile_q4_0+0x5c>
+	WORD $0x14000008 // b 0x2f0 <k_tile_q4_0+0x198>
+	WORD $0xb50000ea // cbnz x10, 0x2f0 <k_tile_q4_0+0x198>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x2cc <k_tile_q4_0+0x184>
+	WORD $0x54ffffa1 // b.ne 0x2e0 <k_tile_q4_0+0x188>
 	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
 	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
 	WORD $0xf84307f7 // ldr x23, [sp], #0x30
@@ -207,12 +212,12 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q4_1
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000b8b // b.lt 0x464 <k_tile_q4_1+0x178>
+	WORD $0x54000bcb // b.lt 0x480 <k_tile_q4_1+0x180>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000a0b // b.lt 0x448 <k_tile_q4_1+0x15c>
+	WORD $0x54000a4b // b.lt 0x464 <k_tile_q4_1+0x164>
 	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
@@ -223,7 +228,7 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040de3 // dup v3.4s, w15
 	WORD $0xaa0903ef // mov x15, x9
 	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xb500008a // cbnz x10, 0x344 <k_tile_q4_1+0x58>
+	WORD $0xb500008a // cbnz x10, 0x358 <k_tile_q4_1+0x58>
 	WORD $0x8b101931 // add x17, x9, x16, lsl #6
 	WORD $0xad000220 // stp q0, q0, [x17]
 	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
@@ -236,13 +241,15 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1f03e6 // mov x6, xzr
 	WORD $0x8b0601a7 // add x7, x13, x6
 	WORD $0x3ce669e4 // ldr q4, [x15, x6]
+	WORD $0xf9878082 // prfm pldl2keep, [x4, #0xf00]
 	WORD $0xf8900080 // prfum pldl1keep, [x4, #-0x100]
+	WORD $0xf9880082 // prfm pldl2keep, [x4, #0x1000]
 	WORD $0xf9800080 // prfm pldl1keep, [x4]
 	WORD $0x3dc000e7 // ldr q7, [x7]
-	WORD $0xad401865 // ldp q5, q6, [x3]
 	WORD $0x4ea21c51 // mov v17.16b, v2.16b
-	WORD $0x4e211cf0 // and v16.16b, v7.16b, v1.16b
+	WORD $0xad401865 // ldp q5, q6, [x3]
 	WORD $0x91010084 // add x4, x4, #0x40
+	WORD $0x4e211cf0 // and v16.16b, v7.16b, v1.16b
 	WORD $0x4f85e211 // sdot v17.4s, v16.16b, v5.4b[0]
 	WORD $0x3dc010f0 // ldr q16, [x7, #0x40]
 	WORD $0x4e211e12 // and v18.16b, v16.16b, v1.16b
@@ -278,7 +285,7 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ca669e4 // str q4, [x15, x6]
 	WORD $0x910040c6 // add x6, x6, #0x10
 	WORD $0xf10100df // cmp x6, #0x40
-	WORD $0x54fffa81 // b.ne 0x360 <k_tile_q4_1+0x74>
+	WORD $0x54fffa41 // b.ne 0x374 <k_tile_q4_1+0x74>
 	WORD $0xf9401404 // ldr x4, [x0, #0x28]
 	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x910501ad // add x13, x13, #0x140
@@ -286,19 +293,19 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91050021 // add x1, x1, #0x140
 	WORD $0xeb0b005f // cmp x2, x11
 	WORD $0x8b041863 // add x3, x3, x4, lsl #6
-	WORD $0x54fff921 // b.ne 0x354 <k_tile_q4_1+0x68>
+	WORD $0x54fff8e1 // b.ne 0x368 <k_tile_q4_1+0x68>
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x910101ef // add x15, x15, #0x40
 	WORD $0xeb08021f // cmp x16, x8
-	WORD $0x54fff7a1 // b.ne 0x334 <k_tile_q4_1+0x48>
-	WORD $0x14000008 // b 0x464 <k_tile_q4_1+0x178>
-	WORD $0xb50000ea // cbnz x10, 0x464 <k_tile_q4_1+0x178>
+	WORD $0x54fff761 // b.ne 0x348 <k_tile_q4_1+0x48>
+	WORD $0x14000008 // b 0x480 <k_tile_q4_1+0x180>
+	WORD $0xb50000ea // cbnz x10, 0x480 <k_tile_q4_1+0x180>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x454 <k_tile_q4_1+0x168>
+	WORD $0x54ffffa1 // b.ne 0x470 <k_tile_q4_1+0x170>
 	WORD $0xd65f03c0 // ret
 
 	// tile_q5_0
@@ -307,26 +314,26 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
 	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000f4b // b.lt 0x664 <k_tile_q5_0+0x1fc>
+	WORD $0x54000f6b // b.lt 0x684 <k_tile_q5_0+0x200>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000dcb // b.lt 0x648 <k_tile_q5_0+0x1e0>
+	WORD $0x54000deb // b.lt 0x668 <k_tile_q5_0+0x1e4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
 	WORD $0x4f00e602 // movi v2.16b, #0x10
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
 	WORD $0x4e040c23 // dup v3.4s, w1
-	WORD $0x52800ff0 // mov w16, #0x7f // =127
+	WORD $0x528000f0 // mov w16, #0x7 // =7
 	WORD $0x5282200e // mov w14, #0x1100 // =4352
 	WORD $0x52b6980f // mov w15, #-0x4b400000 // =-1262485504
 	WORD $0x72b69810 // movk w16, #0xb4c0, lsl #16
 	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
 	WORD $0xaa0903e1 // mov x1, x9
 	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xb500008a // cbnz x10, 0x4d8 <k_tile_q5_0+0x70>
+	WORD $0xb500008a // cbnz x10, 0x4f4 <k_tile_q5_0+0x70>
 	WORD $0x8b021923 // add x3, x9, x2, lsl #6
 	WORD $0xad000060 // stp q0, q0, [x3]
 	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
@@ -340,25 +347,26 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0103f5 // mov x21, x1
 	WORD $0x8b1301b6 // add x22, x13, x19
 	WORD $0x3dc002a4 // ldr q4, [x21]
+	WORD $0xf98780e2 // prfm pldl2keep, [x7, #0xf00]
 	WORD $0xf89000e0 // prfum pldl1keep, [x7, #-0x100]
+	WORD $0xf98800e2 // prfm pldl2keep, [x7, #0x1000]
 	WORD $0xf98000e0 // prfm pldl1keep, [x7]
-	WORD $0xb94024d7 // ldr w23, [x6, #0x24]
 	WORD $0x3dc002d0 // ldr q16, [x22]
-	WORD $0x3cd002d1 // ldur q17, [x22, #-0x100]
 	WORD $0x91004273 // add x19, x19, #0x10
-	WORD $0x2b0f02f8 // adds w24, w23, w15
-	WORD $0x0b1002f7 // add w23, w23, w16
+	WORD $0xb94024d7 // ldr w23, [x6, #0x24]
+	WORD $0x3cd002d1 // ldur q17, [x22, #-0x100]
 	WORD $0x910100e7 // add x7, x7, #0x40
 	WORD $0x4f245613 // shl v19.4s, v16.4s, #0x4
-	WORD $0x1a98b2f7 // csel w23, w23, w24, lt
-	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
-	WORD $0x13077ef7 // asr w23, w23, #7
 	WORD $0xad4018c5 // ldp q5, q6, [x6]
+	WORD $0x2b0f02f8 // adds w24, w23, w15
+	WORD $0x0b1002f7 // add w23, w23, w16
+	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
+	WORD $0x1a98b2f7 // csel w23, w23, w24, lt
 	WORD $0x4f235614 // shl v20.4s, v16.4s, #0x3
 	WORD $0x4f225615 // shl v21.4s, v16.4s, #0x2
-	WORD $0x4eb08616 // add v22.4s, v16.4s, v16.4s
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x0b171237 // add w23, w17, w23, lsl #4
+	WORD $0x0b970e37 // add w23, w17, w23, asr #3
+	WORD $0x4eb08616 // add v22.4s, v16.4s, v16.4s
 	WORD $0xf105027f // cmp x19, #0x140
 	WORD $0x4e040ee7 // dup v7.4s, w23
 	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
@@ -408,7 +416,7 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c5 // ldr s5, [x6, #0x20]
 	WORD $0x4f8510c4 // fmla v4.4s, v6.4s, v5.s[0]
 	WORD $0x3c8106a4 // str q4, [x21], #0x10
-	WORD $0x54fff741 // b.ne 0x4f8 <k_tile_q5_0+0x90>
+	WORD $0x54fff721 // b.ne 0x514 <k_tile_q5_0+0x90>
 	WORD $0xf9401407 // ldr x7, [x0, #0x28]
 	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0x910581ad // add x13, x13, #0x160
@@ -416,19 +424,19 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91058084 // add x4, x4, #0x160
 	WORD $0xeb0b00bf // cmp x5, x11
 	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x54fff5c1 // b.ne 0x4e8 <k_tile_q5_0+0x80>
+	WORD $0x54fff5a1 // b.ne 0x504 <k_tile_q5_0+0x80>
 	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x91010021 // add x1, x1, #0x40
 	WORD $0xeb08005f // cmp x2, x8
-	WORD $0x54fff441 // b.ne 0x4c8 <k_tile_q5_0+0x60>
-	WORD $0x14000008 // b 0x664 <k_tile_q5_0+0x1fc>
-	WORD $0xb50000ea // cbnz x10, 0x664 <k_tile_q5_0+0x1fc>
+	WORD $0x54fff421 // b.ne 0x4e4 <k_tile_q5_0+0x60>
+	WORD $0x14000008 // b 0x684 <k_tile_q5_0+0x200>
+	WORD $0xb50000ea // cbnz x10, 0x684 <k_tile_q5_0+0x200>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x654 <k_tile_q5_0+0x1ec>
+	WORD $0x54ffffa1 // b.ne 0x674 <k_tile_q5_0+0x1f0>
 	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
 	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
 	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
@@ -438,12 +446,12 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf81f0ff3 // str x19, [sp, #-0x10]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000ecb // b.lt 0x858 <k_tile_q5_1+0x1e4>
+	WORD $0x54000f0b // b.lt 0x880 <k_tile_q5_1+0x1ec>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000d4b // b.lt 0x83c <k_tile_q5_1+0x1c8>
+	WORD $0x54000d8b // b.lt 0x864 <k_tile_q5_1+0x1d0>
 	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
@@ -455,7 +463,7 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5282200e // mov w14, #0x1100 // =4352
 	WORD $0xaa0903ef // mov x15, x9
 	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xb500008a // cbnz x10, 0x6d4 <k_tile_q5_1+0x60>
+	WORD $0xb500008a // cbnz x10, 0x6f4 <k_tile_q5_1+0x60>
 	WORD $0x8b101931 // add x17, x9, x16, lsl #6
 	WORD $0xad000220 // stp q0, q0, [x17]
 	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
@@ -469,9 +477,12 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0f03e7 // mov x7, x15
 	WORD $0x8b0601b3 // add x19, x13, x6
 	WORD $0x3dc000e5 // ldr q5, [x7]
+	WORD $0xf9878082 // prfm pldl2keep, [x4, #0xf00]
 	WORD $0xf8900080 // prfum pldl1keep, [x4, #-0x100]
+	WORD $0xf9880082 // prfm pldl2keep, [x4, #0x1000]
 	WORD $0xf9800080 // prfm pldl1keep, [x4]
 	WORD $0x3dc02270 // ldr q16, [x19, #0x80]
+	WORD $0x910040c6 // add x6, x6, #0x10
 	WORD $0x3cd80271 // ldur q17, [x19, #-0x80]
 	WORD $0xad401c66 // ldp q6, q7, [x3]
 	WORD $0x4f245613 // shl v19.4s, v16.4s, #0x4
@@ -479,7 +490,6 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f225616 // shl v22.4s, v16.4s, #0x2
 	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
 	WORD $0x4eb08617 // add v23.4s, v16.4s, v16.4s
-	WORD $0x910040c6 // add x6, x6, #0x10
 	WORD $0x91010084 // add x4, x4, #0x40
 	WORD $0xf10300df // cmp x6, #0xc0
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
@@ -535,7 +545,7 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
 	WORD $0x3c8104e5 // str q5, [x7], #0x10
-	WORD $0x54fff781 // b.ne 0x6f4 <k_tile_q5_1+0x80>
+	WORD $0x54fff741 // b.ne 0x714 <k_tile_q5_1+0x80>
 	WORD $0xf9401404 // ldr x4, [x0, #0x28]
 	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x910601ad // add x13, x13, #0x180
@@ -543,100 +553,90 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91060021 // add x1, x1, #0x180
 	WORD $0xeb0b005f // cmp x2, x11
 	WORD $0x8b041863 // add x3, x3, x4, lsl #6
-	WORD $0x54fff601 // b.ne 0x6e4 <k_tile_q5_1+0x70>
+	WORD $0x54fff5c1 // b.ne 0x704 <k_tile_q5_1+0x70>
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x910101ef // add x15, x15, #0x40
 	WORD $0xeb08021f // cmp x16, x8
-	WORD $0x54fff481 // b.ne 0x6c4 <k_tile_q5_1+0x50>
-	WORD $0x14000008 // b 0x858 <k_tile_q5_1+0x1e4>
-	WORD $0xb50000ea // cbnz x10, 0x858 <k_tile_q5_1+0x1e4>
+	WORD $0x54fff441 // b.ne 0x6e4 <k_tile_q5_1+0x50>
+	WORD $0x14000008 // b 0x880 <k_tile_q5_1+0x1ec>
+	WORD $0xb50000ea // cbnz x10, 0x880 <k_tile_q5_1+0x1ec>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x848 <k_tile_q5_1+0x1d4>
+	WORD $0x54ffffa1 // b.ne 0x870 <k_tile_q5_1+0x1dc>
 	WORD $0xf84107f3 // ldr x19, [sp], #0x10
 	WORD $0xd65f03c0 // ret
 
 	// tile_q2_k
-	WORD $0xd10203ff // sub sp, sp, #0x80
+	WORD $0xa9bb6ffd // stp x29, x27, [sp, #-0x50]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xa9036ffe // stp x30, x27, [sp, #0x30]
-	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
+	WORD $0xa90167fa // stp x26, x25, [sp, #0x10]
+	WORD $0xa9025ff8 // stp x24, x23, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
-	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
-	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
-	WORD $0xa90223fd // stp x29, x8, [sp, #0x20]
-	WORD $0x54002b0b // b.lt 0xde4 <k_tile_q2_k+0x584>
+	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
+	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
+	WORD $0x5400298b // b.lt 0xdd4 <k_tile_q2_k+0x54c>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
-	WORD $0xf9400008 // ldr x8, [x0]
+	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0xf9000fe8 // str x8, [sp, #0x18]
-	WORD $0x5400290b // b.lt 0xdbc <k_tile_q2_k+0x55c>
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0x5400280b // b.lt 0xdb8 <k_tile_q2_k+0x530>
+	WORD $0x52a96810 // mov w16, #0x4b400000 // =1262485504
+	WORD $0xf940140e // ldr x14, [x0, #0x28]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e461 // movi v1.16b, #0x3
+	WORD $0x4e040e02 // dup v2.4s, w16
 	WORD $0x4f0005e3 // movi v3.4s, #0xf
-	WORD $0xa940b008 // ldp x8, x12, [x0, #0x8]
-	WORD $0xd37ae52e // lsl x14, x9, #6
-	WORD $0x52a96809 // mov w9, #0x4b400000 // =1262485504
+	WORD $0x52b96810 // mov w16, #-0x34c00000 // =-884998144
+	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
+	WORD $0x4e040e04 // dup v4.4s, w16
+	WORD $0xd37ae5ce // lsl x14, x14, #6
 	WORD $0x5280540f // mov w15, #0x2a0 // =672
-	WORD $0x4e040d22 // dup v2.4s, w9
-	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
 	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0x4e040d24 // dup v4.4s, w9
-	WORD $0xa900abe8 // stp x8, x10, [sp, #0x8]
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0x8b101911 // add x17, x8, x16, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x8e8 <k_tile_q2_k+0x88>
+	WORD $0x8b101931 // add x17, x9, x16, lsl #6
+	WORD $0xb500006a // cbnz x10, 0x8fc <k_tile_q2_k+0x74>
 	WORD $0xad000220 // stp q0, q0, [x17]
 	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
-	WORD $0xf94007ea // ldr x10, [sp, #0x8]
 	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x91400583 // add x3, x12, #0x1, lsl #12 // =0x1000
-	WORD $0x91140184 // add x4, x12, #0x500
-	WORD $0x91148185 // add x5, x12, #0x520
-	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0xd37cecc9 // lsl x9, x6, #4
-	WORD $0x8b061867 // add x7, x3, x6, lsl #6
-	WORD $0xaa0a03e2 // mov x2, x10
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x3ce96a25 // ldr q5, [x17, x9]
-	WORD $0x8b090193 // add x19, x12, x9
-	WORD $0x9102a0f8 // add x24, x7, #0xa8
-	WORD $0x91080274 // add x20, x19, #0x200
-	WORD $0x91090275 // add x21, x19, #0x240
-	WORD $0x910a0276 // add x22, x19, #0x280
-	WORD $0x910b0277 // add x23, x19, #0x2c0
-	WORD $0x910540f9 // add x25, x7, #0x150
-	WORD $0x9107e0fa // add x26, x7, #0x1f8
-	WORD $0x52800029 // mov w9, #0x1 // =1
-	WORD $0x2a0903fb // mov w27, w9
-	WORD $0x9b0f7da9 // mul x9, x13, x15
-	WORD $0xd377d9bd // lsl x29, x13, #9
+	WORD $0xaa0d03e2 // mov x2, x13
+	WORD $0x91140183 // add x3, x12, #0x500
+	WORD $0x91148184 // add x4, x12, #0x520
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0xd37ceca7 // lsl x7, x5, #4
+	WORD $0x8b051986 // add x6, x12, x5, lsl #6
+	WORD $0x52800038 // mov w24, #0x1 // =1
+	WORD $0xaa0203fd // mov x29, x2
+	WORD $0xaa1f03f9 // mov x25, xzr
+	WORD $0x3ce76a25 // ldr q5, [x17, x7]
+	WORD $0x8b070187 // add x7, x12, x7
+	WORD $0x910800f3 // add x19, x7, #0x200
+	WORD $0x910900f4 // add x20, x7, #0x240
+	WORD $0x910a00f5 // add x21, x7, #0x280
+	WORD $0x910b00f6 // add x22, x7, #0x2c0
+	WORD $0x9b0f1b3a // madd x26, x25, x15, x6
+	WORD $0x2a1803f7 // mov w23, w24
+	WORD $0xd377db38 // lsl x24, x25, #9
+	WORD $0x8b191cfb // add x27, x7, x25, lsl #7
 	WORD $0x4ea21c53 // mov v19.16b, v2.16b
-	WORD $0x8b0d1e6d // add x13, x19, x13, lsl #7
-	WORD $0x8b0900fe // add x30, x7, x9
-	WORD $0x8b090308 // add x8, x24, x9
-	WORD $0xf98003c0 // prfm pldl1keep, [x30]
-	WORD $0x8b1d027e // add x30, x19, x29
-	WORD $0x3dc001b1 // ldr q17, [x13]
-	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
-	WORD $0xad401c46 // ldp q6, q7, [x2]
-	WORD $0xfc667890 // ldr d16, [x4, x6, lsl #3]
+	WORD $0x8b1800f9 // add x25, x7, x24
+	WORD $0xf9900342 // prfm pldl2keep, [x26, #0x2000]
+	WORD $0xf9880340 // prfm pldl1keep, [x26, #0x1000]
+	WORD $0x3dc04332 // ldr q18, [x25, #0x100]
+	WORD $0xad401fa6 // ldp q6, q7, [x29]
+	WORD $0x3dc00371 // ldr q17, [x27]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0xfc657870 // ldr d16, [x3, x5, lsl #3]
 	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
 	WORD $0x4f86e253 // sdot v19.4s, v18.16b, v6.4b[0]
-	WORD $0x3dc053d2 // ldr q18, [x30, #0x140]
+	WORD $0x3dc05332 // ldr q18, [x25, #0x140]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa6e253 // sdot v19.4s, v18.16b, v6.4b[1]
-	WORD $0x3dc063d2 // ldr q18, [x30, #0x180]
+	WORD $0x3dc06332 // ldr q18, [x25, #0x180]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f86ea53 // sdot v19.4s, v18.16b, v6.4b[2]
-	WORD $0x3dc073d2 // ldr q18, [x30, #0x1c0]
+	WORD $0x3dc07332 // ldr q18, [x25, #0x1c0]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa6ea53 // sdot v19.4s, v18.16b, v6.4b[3]
 	WORD $0x4e231e26 // and v6.16b, v17.16b, v3.16b
@@ -644,17 +644,17 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e26de06 // fmul v6.4s, v16.4s, v6.4s
 	WORD $0x6e24dcd2 // fmul v18.4s, v6.4s, v4.4s
 	WORD $0x4e33ccd2 // fmla v18.4s, v6.4s, v19.4s
-	WORD $0x3cfd6a86 // ldr q6, [x20, x29]
+	WORD $0x3cf86a66 // ldr q6, [x19, x24]
 	WORD $0x4ea21c53 // mov v19.16b, v2.16b
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4f87e0d3 // sdot v19.4s, v6.16b, v7.4b[0]
-	WORD $0x3cfd6aa6 // ldr q6, [x21, x29]
+	WORD $0x3cf86a86 // ldr q6, [x20, x24]
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4fa7e0d3 // sdot v19.4s, v6.16b, v7.4b[1]
-	WORD $0x3cfd6ac6 // ldr q6, [x22, x29]
+	WORD $0x3cf86aa6 // ldr q6, [x21, x24]
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4f87e8d3 // sdot v19.4s, v6.16b, v7.4b[2]
-	WORD $0x3cfd6ae6 // ldr q6, [x23, x29]
+	WORD $0x3cf86ac6 // ldr q6, [x22, x24]
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4fa7e8d3 // sdot v19.4s, v6.16b, v7.4b[3]
 	WORD $0x6f380626 // ushr v6.4s, v17.4s, #0x8
@@ -663,13 +663,13 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea21c53 // mov v19.16b, v2.16b
 	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
 	WORD $0x6e26de06 // fmul v6.4s, v16.4s, v6.4s
-	WORD $0xbd403450 // ldr s16, [x2, #0x34]
+	WORD $0xbd4037b0 // ldr s16, [x29, #0x34]
 	WORD $0x4e27ccd2 // fmla v18.4s, v6.4s, v7.4s
-	WORD $0xbd402046 // ldr s6, [x2, #0x20]
+	WORD $0xbd4023a6 // ldr s6, [x29, #0x20]
 	WORD $0x6f3c0627 // ushr v7.4s, v17.4s, #0x4
 	WORD $0x4e231ce7 // and v7.16b, v7.16b, v3.16b
 	WORD $0x4f861245 // fmla v5.4s, v18.4s, v6.s[0]
-	WORD $0xfc6678a6 // ldr d6, [x5, x6, lsl #3]
+	WORD $0xfc657886 // ldr d6, [x4, x5, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
 	WORD $0x6ea0f8c6 // fneg v6.4s, v6.4s
@@ -679,28 +679,28 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e231ce7 // and v7.16b, v7.16b, v3.16b
 	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
 	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
-	WORD $0xbd403847 // ldr s7, [x2, #0x38]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
-	WORD $0x8b0e0042 // add x2, x2, x14
-	WORD $0x3dc001b1 // ldr q17, [x13]
-	WORD $0xfc667890 // ldr d16, [x4, x6, lsl #3]
-	WORD $0x8b090328 // add x8, x25, x9
+	WORD $0xbd403ba7 // ldr s7, [x29, #0x38]
+	WORD $0xf9905742 // prfm pldl2keep, [x26, #0x20a8]
+	WORD $0xf9885740 // prfm pldl1keep, [x26, #0x10a8]
+	WORD $0x3dc04332 // ldr q18, [x25, #0x100]
+	WORD $0x8b0e03bd // add x29, x29, x14
+	WORD $0x3dc00371 // ldr q17, [x27]
+	WORD $0xfc657870 // ldr d16, [x3, x5, lsl #3]
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xad401c46 // ldp q6, q7, [x2]
+	WORD $0xad401fa6 // ldp q6, q7, [x29]
 	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f86e253 // sdot v19.4s, v18.16b, v6.4b[0]
-	WORD $0x3dc053d2 // ldr q18, [x30, #0x140]
+	WORD $0x3dc05332 // ldr q18, [x25, #0x140]
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa6e253 // sdot v19.4s, v18.16b, v6.4b[1]
-	WORD $0x3dc063d2 // ldr q18, [x30, #0x180]
+	WORD $0x3dc06332 // ldr q18, [x25, #0x180]
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f86ea53 // sdot v19.4s, v18.16b, v6.4b[2]
-	WORD $0x3dc073d2 // ldr q18, [x30, #0x1c0]
+	WORD $0x3dc07332 // ldr q18, [x25, #0x1c0]
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa6ea53 // sdot v19.4s, v18.16b, v6.4b[3]
@@ -710,20 +710,20 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e26de06 // fmul v6.4s, v16.4s, v6.4s
 	WORD $0x6e24dcd2 // fmul v18.4s, v6.4s, v4.4s
 	WORD $0x4e33ccd2 // fmla v18.4s, v6.4s, v19.4s
-	WORD $0x3cfd6a86 // ldr q6, [x20, x29]
+	WORD $0x3cf86a66 // ldr q6, [x19, x24]
 	WORD $0x4ea21c53 // mov v19.16b, v2.16b
 	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4f87e0d3 // sdot v19.4s, v6.16b, v7.4b[0]
-	WORD $0x3cfd6aa6 // ldr q6, [x21, x29]
+	WORD $0x3cf86a86 // ldr q6, [x20, x24]
 	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4fa7e0d3 // sdot v19.4s, v6.16b, v7.4b[1]
-	WORD $0x3cfd6ac6 // ldr q6, [x22, x29]
+	WORD $0x3cf86aa6 // ldr q6, [x21, x24]
 	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4f87e8d3 // sdot v19.4s, v6.16b, v7.4b[2]
-	WORD $0x3cfd6ae6 // ldr q6, [x23, x29]
+	WORD $0x3cf86ac6 // ldr q6, [x22, x24]
 	WORD $0x6f3e04c6 // ushr v6.4s, v6.4s, #0x2
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4fa7e8d3 // sdot v19.4s, v6.16b, v7.4b[3]
@@ -736,40 +736,39 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f2c0630 // ushr v16.4s, v17.4s, #0x14
 	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
 	WORD $0x4e27ccd2 // fmla v18.4s, v6.4s, v7.4s
-	WORD $0xbd402046 // ldr s6, [x2, #0x20]
+	WORD $0xbd4023a6 // ldr s6, [x29, #0x20]
 	WORD $0x6f240627 // ushr v7.4s, v17.4s, #0x1c
 	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
 	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
 	WORD $0x4f861245 // fmla v5.4s, v18.4s, v6.s[0]
-	WORD $0xfc6678a6 // ldr d6, [x5, x6, lsl #3]
+	WORD $0xfc657886 // ldr d6, [x4, x5, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x6ea0f8c6 // fneg v6.4s, v6.4s
 	WORD $0x6e30dcd0 // fmul v16.4s, v6.4s, v16.4s
 	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
-	WORD $0x2d469c51 // ldp s17, s7, [x2, #0x34]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
-	WORD $0x8b0e0042 // add x2, x2, x14
-	WORD $0x8b090348 // add x8, x26, x9
-	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x8b0e0049 // add x9, x2, x14
+	WORD $0x2d469fb1 // ldp s17, s7, [x29, #0x34]
+	WORD $0xf990ab42 // prfm pldl2keep, [x26, #0x2150]
+	WORD $0xf988ab40 // prfm pldl1keep, [x26, #0x1150]
+	WORD $0x3dc04332 // ldr q18, [x25, #0x100]
+	WORD $0x8b0e03bd // add x29, x29, x14
 	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
+	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xad404047 // ldp q7, q16, [x2]
-	WORD $0xfc667886 // ldr d6, [x4, x6, lsl #3]
+	WORD $0xad4043a7 // ldp q7, q16, [x29]
+	WORD $0xfc657866 // ldr d6, [x3, x5, lsl #3]
 	WORD $0x4f87e253 // sdot v19.4s, v18.16b, v7.4b[0]
-	WORD $0x3dc053d2 // ldr q18, [x30, #0x140]
+	WORD $0x3dc05332 // ldr q18, [x25, #0x140]
 	WORD $0x0e2178d1 // fcvtl v17.4s, v6.4h
-	WORD $0x3dc011a6 // ldr q6, [x13, #0x40]
+	WORD $0x3dc01366 // ldr q6, [x27, #0x40]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa7e253 // sdot v19.4s, v18.16b, v7.4b[1]
-	WORD $0x3dc063d2 // ldr q18, [x30, #0x180]
+	WORD $0x3dc06332 // ldr q18, [x25, #0x180]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f87ea53 // sdot v19.4s, v18.16b, v7.4b[2]
-	WORD $0x3dc073d2 // ldr q18, [x30, #0x1c0]
+	WORD $0x3dc07332 // ldr q18, [x25, #0x1c0]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa7ea53 // sdot v19.4s, v18.16b, v7.4b[3]
@@ -778,20 +777,20 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e27de27 // fmul v7.4s, v17.4s, v7.4s
 	WORD $0x6e24dcf2 // fmul v18.4s, v7.4s, v4.4s
 	WORD $0x4e33ccf2 // fmla v18.4s, v7.4s, v19.4s
-	WORD $0x3cfd6a87 // ldr q7, [x20, x29]
+	WORD $0x3cf86a67 // ldr q7, [x19, x24]
 	WORD $0x4ea21c53 // mov v19.16b, v2.16b
 	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
 	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
 	WORD $0x4f90e0f3 // sdot v19.4s, v7.16b, v16.4b[0]
-	WORD $0x3cfd6aa7 // ldr q7, [x21, x29]
+	WORD $0x3cf86a87 // ldr q7, [x20, x24]
 	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
 	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
 	WORD $0x4fb0e0f3 // sdot v19.4s, v7.16b, v16.4b[1]
-	WORD $0x3cfd6ac7 // ldr q7, [x22, x29]
+	WORD $0x3cf86aa7 // ldr q7, [x21, x24]
 	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
 	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
 	WORD $0x4f90e8f3 // sdot v19.4s, v7.16b, v16.4b[2]
-	WORD $0x3cfd6ae7 // ldr q7, [x23, x29]
+	WORD $0x3cf86ac7 // ldr q7, [x22, x24]
 	WORD $0x6f3c04e7 // ushr v7.4s, v7.4s, #0x4
 	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
 	WORD $0x4fb0e8f3 // sdot v19.4s, v7.16b, v16.4b[3]
@@ -802,12 +801,12 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
 	WORD $0x6e27de27 // fmul v7.4s, v17.4s, v7.4s
 	WORD $0x4e30ccf2 // fmla v18.4s, v7.4s, v16.4s
-	WORD $0xbd402047 // ldr s7, [x2, #0x20]
+	WORD $0xbd4023a7 // ldr s7, [x29, #0x20]
 	WORD $0x6f3c04d0 // ushr v16.4s, v6.4s, #0x4
 	WORD $0x6f3404c6 // ushr v6.4s, v6.4s, #0xc
 	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
 	WORD $0x4f871245 // fmla v5.4s, v18.4s, v7.s[0]
-	WORD $0xfc6678a7 // ldr d7, [x5, x6, lsl #3]
+	WORD $0xfc657887 // ldr d7, [x4, x5, lsl #3]
 	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
 	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
 	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
@@ -815,29 +814,31 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
 	WORD $0x6e30dcf0 // fmul v16.4s, v7.4s, v16.4s
 	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x2d469c51 // ldp s17, s7, [x2, #0x34]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
-	WORD $0x8b0e0122 // add x2, x9, x14
-	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
+	WORD $0x2d469fb1 // ldp s17, s7, [x29, #0x34]
+	WORD $0xf990ff42 // prfm pldl2keep, [x26, #0x21f8]
+	WORD $0xf988ff40 // prfm pldl1keep, [x26, #0x11f8]
+	WORD $0x3dc04332 // ldr q18, [x25, #0x100]
+	WORD $0x8b0e03ba // add x26, x29, x14
+	WORD $0x8b0e035d // add x29, x26, x14
 	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
-	WORD $0x3dc011b1 // ldr q17, [x13, #0x40]
-	WORD $0xfc667890 // ldr d16, [x4, x6, lsl #3]
-	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
+	WORD $0x3dc01371 // ldr q17, [x27, #0x40]
+	WORD $0xfc657870 // ldr d16, [x3, x5, lsl #3]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xad401d26 // ldp q6, q7, [x9]
+	WORD $0xad401f46 // ldp q6, q7, [x26]
 	WORD $0x4f86e253 // sdot v19.4s, v18.16b, v6.4b[0]
-	WORD $0x3dc053d2 // ldr q18, [x30, #0x140]
+	WORD $0x3dc05332 // ldr q18, [x25, #0x140]
 	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa6e253 // sdot v19.4s, v18.16b, v6.4b[1]
-	WORD $0x3dc063d2 // ldr q18, [x30, #0x180]
+	WORD $0x3dc06332 // ldr q18, [x25, #0x180]
 	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f86ea53 // sdot v19.4s, v18.16b, v6.4b[2]
-	WORD $0x3dc073d2 // ldr q18, [x30, #0x1c0]
+	WORD $0x3dc07332 // ldr q18, [x25, #0x1c0]
+	WORD $0x52800039 // mov w25, #0x1 // =1
 	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4fa6ea53 // sdot v19.4s, v18.16b, v6.4b[3]
@@ -847,20 +848,21 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e26de06 // fmul v6.4s, v16.4s, v6.4s
 	WORD $0x6e24dcd2 // fmul v18.4s, v6.4s, v4.4s
 	WORD $0x4e33ccd2 // fmla v18.4s, v6.4s, v19.4s
-	WORD $0x3cfd6a86 // ldr q6, [x20, x29]
+	WORD $0x3cf86a66 // ldr q6, [x19, x24]
 	WORD $0x4ea21c53 // mov v19.16b, v2.16b
 	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4f87e0d3 // sdot v19.4s, v6.16b, v7.4b[0]
-	WORD $0x3cfd6aa6 // ldr q6, [x21, x29]
+	WORD $0x3cf86a86 // ldr q6, [x20, x24]
 	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4fa7e0d3 // sdot v19.4s, v6.16b, v7.4b[1]
-	WORD $0x3cfd6ac6 // ldr q6, [x22, x29]
+	WORD $0x3cf86aa6 // ldr q6, [x21, x24]
 	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4f87e8d3 // sdot v19.4s, v6.16b, v7.4b[2]
-	WORD $0x3cfd6ae6 // ldr q6, [x23, x29]
+	WORD $0x3cf86ac6 // ldr q6, [x22, x24]
+	WORD $0x2a1f03f8 // mov w24, wzr
 	WORD $0x6f3a04c6 // ushr v6.4s, v6.4s, #0x6
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4fa7e8d3 // sdot v19.4s, v6.16b, v7.4b[3]
@@ -872,75 +874,67 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f2c0630 // ushr v16.4s, v17.4s, #0x14
 	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
 	WORD $0x4e27ccd2 // fmla v18.4s, v6.4s, v7.4s
-	WORD $0xbd402126 // ldr s6, [x9, #0x20]
+	WORD $0xbd402346 // ldr s6, [x26, #0x20]
 	WORD $0x6f240627 // ushr v7.4s, v17.4s, #0x1c
 	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
 	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
 	WORD $0x4f861245 // fmla v5.4s, v18.4s, v6.s[0]
-	WORD $0xfc6678a6 // ldr d6, [x5, x6, lsl #3]
+	WORD $0xfc657886 // ldr d6, [x4, x5, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x6ea0f8c6 // fneg v6.4s, v6.4s
 	WORD $0x6e30dcd0 // fmul v16.4s, v6.4s, v16.4s
 	WORD $0x6e27dcc6 // fmul v6.4s, v6.4s, v7.4s
-	WORD $0x2d469d31 // ldp s17, s7, [x9, #0x34]
-	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0x2d469f51 // ldp s17, s7, [x26, #0x34]
 	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0x3707de1b // tbnz w27, #0x0, 0x938 <k_tile_q2_k+0xd8>
-	WORD $0x3ca67a25 // str q5, [x17, x6, lsl #4]
-	WORD $0x910004c6 // add x6, x6, #0x1
-	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x54ffdbc1 // b.ne 0x900 <k_tile_q2_k+0xa0>
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0x3707de17 // tbnz w23, #0x0, 0x93c <k_tile_q2_k+0xb4>
+	WORD $0x3ca57a25 // str q5, [x17, x5, lsl #4]
+	WORD $0x910004a5 // add x5, x5, #0x1
+	WORD $0xf10010bf // cmp x5, #0x4
+	WORD $0x54ffdc21 // b.ne 0x910 <k_tile_q2_k+0x88>
+	WORD $0xf9401403 // ldr x3, [x0, #0x28]
 	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x9115018c // add x12, x12, #0x540
 	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x8b09254a // add x10, x10, x9, lsl #9
-	WORD $0x54ffda81 // b.ne 0x8f0 <k_tile_q2_k+0x90>
-	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0x8b032442 // add x2, x2, x3, lsl #9
+	WORD $0x54ffdb01 // b.ne 0x904 <k_tile_q2_k+0x7c>
 	WORD $0x91000610 // add x16, x16, #0x1
-	WORD $0xf9400bea // ldr x10, [sp, #0x10]
 	WORD $0xeb08021f // cmp x16, x8
-	WORD $0x54ffd901 // b.ne 0x8d4 <k_tile_q2_k+0x74>
-	WORD $0x1400000b // b 0xde4 <k_tile_q2_k+0x584>
-	WORD $0xb500014a // cbnz x10, 0xde4 <k_tile_q2_k+0x584>
+	WORD $0x54ffd9e1 // b.ne 0x8ec <k_tile_q2_k+0x64>
+	WORD $0x14000008 // b 0xdd4 <k_tile_q2_k+0x54c>
+	WORD $0xb50000ea // cbnz x10, 0xdd4 <k_tile_q2_k+0x54c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0x91008109 // add x9, x8, #0x20
-	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0x91008129 // add x9, x9, #0x20
+	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0xf90017e8 // str x8, [sp, #0x28]
-	WORD $0x54ffff61 // b.ne 0xdcc <k_tile_q2_k+0x56c>
-	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
-	WORD $0xf94013fd // ldr x29, [sp, #0x20]
-	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
-	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
-	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
-	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
-	WORD $0x910203ff // add sp, sp, #0x80
+	WORD $0x54ffffa1 // b.ne 0xdc4 <k_tile_q2_k+0x53c>
+	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
+	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
+	WORD $0xa9425ff8 // ldp x24, x23, [sp, #0x20]
+	WORD $0xa94167fa // ldp x26, x25, [sp, #0x10]
+	WORD $0xa8c56ffd // ldp x29, x27, [sp], #0x50
 	WORD $0xd65f03c0 // ret
 
 	// tile_q3_k
-	WORD $0xd10403ff // sub sp, sp, #0x100
+	WORD $0xd103c3ff // sub sp, sp, #0xf0
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xf90053fd // str x29, [sp, #0xa0]
-	WORD $0xa90b6ffe // stp x30, x27, [sp, #0xb0]
+	WORD $0xf9004bfd // str x29, [sp, #0x90]
+	WORD $0xa90a6ffe // stp x30, x27, [sp, #0xa0]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa90c67fa // stp x26, x25, [sp, #0xc0]
-	WORD $0xa90d5ff8 // stp x24, x23, [sp, #0xd0]
-	WORD $0xa90e57f6 // stp x22, x21, [sp, #0xe0]
-	WORD $0xa90f4ff4 // stp x20, x19, [sp, #0xf0]
-	WORD $0xf90013e8 // str x8, [sp, #0x20]
-	WORD $0x54003e6b // b.lt 0x15f8 <k_tile_q3_k+0x7f4>
+	WORD $0xa90b67fa // stp x26, x25, [sp, #0xb0]
+	WORD $0xa90c5ff8 // stp x24, x23, [sp, #0xc0]
+	WORD $0xa90d57f6 // stp x22, x21, [sp, #0xd0]
+	WORD $0xa90e4ff4 // stp x20, x19, [sp, #0xe0]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0x54003d8b // b.lt 0x15c4 <k_tile_q3_k+0x7d8>
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf9401809 // ldr x9, [x0, #0x30]
-	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0xf9000be8 // str x8, [sp, #0x10]
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xf9001fe8 // str x8, [sp, #0x38]
-	WORD $0x54003c4b // b.lt 0x15d0 <k_tile_q3_k+0x7cc>
+	WORD $0xf9001be8 // str x8, [sp, #0x30]
+	WORD $0x54003b6b // b.lt 0x159c <k_tile_q3_k+0x7b0>
 	WORD $0xa940a808 // ldp x8, x10, [x0, #0x8]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
@@ -949,63 +943,63 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f00e484 // movi v4.16b, #0x4
 	WORD $0x6f00e625 // movi v5.2d, #0x0000ff000000ff
 	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
-	WORD $0xa900a7e8 // stp x8, x9, [sp, #0x8]
+	WORD $0xa90027e8 // stp x8, x9, [sp]
 	WORD $0xf9401408 // ldr x8, [x0, #0x28]
 	WORD $0x6f0007e6 // mvni v6.4s, #0x1f
+	WORD $0x52806e0f // mov w15, #0x370 // =880
+	WORD $0x910143f1 // add x17, sp, #0x50
 	WORD $0x52a96801 // mov w1, #0x4b400000 // =1262485504
-	WORD $0x52800062 // mov w2, #0x3 // =3
-	WORD $0x52801b83 // mov w3, #0xdc // =220
 	WORD $0xd377d90b // lsl x11, x8, #9
 	WORD $0xd37ae510 // lsl x16, x8, #6
 	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
 	WORD $0x4e040d07 // dup v7.4s, w8
-	WORD $0xf9001beb // str x11, [sp, #0x30]
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0x52800062 // mov w2, #0x3 // =3
+	WORD $0x52801b83 // mov w3, #0xdc // =220
 	WORD $0xf90017eb // str x11, [sp, #0x28]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf90013eb // str x11, [sp, #0x20]
 	WORD $0x8b0b190b // add x11, x8, x11, lsl #6
-	WORD $0xb5000069 // cbnz x9, 0xeb4 <k_tile_q3_k+0xb0>
+	WORD $0xb5000069 // cbnz x9, 0xea4 <k_tile_q3_k+0xb8>
 	WORD $0xad000160 // stp q0, q0, [x11]
 	WORD $0xad010160 // stp q0, q0, [x11, #0x20]
-	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xf94003e8 // ldr x8, [sp]
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xf90027eb // str x11, [sp, #0x48]
-	WORD $0xf90057e8 // str x8, [sp, #0xa8]
-	WORD $0x91400548 // add x8, x10, #0x1, lsl #12 // =0x1000
-	WORD $0x911b0154 // add x20, x10, #0x6c0
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xf90023e9 // str x9, [sp, #0x40]
-	WORD $0xa9052be8 // stp x8, x10, [sp, #0x50]
-	WORD $0xd37ceea8 // lsl x8, x21, #4
-	WORD $0xf94057e5 // ldr x5, [sp, #0xa8]
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x8b080156 // add x22, x10, x8
+	WORD $0xf90023eb // str x11, [sp, #0x40]
+	WORD $0xf9004fe8 // str x8, [sp, #0x98]
+	WORD $0x911b0153 // add x19, x10, #0x6c0
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0xf9001fe9 // str x9, [sp, #0x38]
+	WORD $0xf90027ea // str x10, [sp, #0x48]
+	WORD $0xd37cee88 // lsl x8, x20, #4
+	WORD $0x8b141956 // add x22, x10, x20, lsl #6
+	WORD $0xf9404fec // ldr x12, [sp, #0x98]
+	WORD $0x8b080155 // add x21, x10, x8
 	WORD $0x3ce86970 // ldr q16, [x11, x8]
-	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
-	WORD $0x3dc1a2d3 // ldr q19, [x22, #0x680]
-	WORD $0x3dc182d1 // ldr q17, [x22, #0x600]
-	WORD $0x3dc192d2 // ldr q18, [x22, #0x640]
-	WORD $0x8b151917 // add x23, x8, x21, lsl #6
-	WORD $0x910802d8 // add x24, x22, #0x200
-	WORD $0x910902d9 // add x25, x22, #0x240
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x3dc1a2b3 // ldr q19, [x21, #0x680]
+	WORD $0x3dc182b1 // ldr q17, [x21, #0x600]
+	WORD $0x3dc192b2 // ldr q18, [x21, #0x640]
+	WORD $0x910802b7 // add x23, x21, #0x200
+	WORD $0x910902b8 // add x24, x21, #0x240
+	WORD $0x910a02b9 // add x25, x21, #0x280
 	WORD $0x4f245675 // shl v21.4s, v19.4s, #0x4
 	WORD $0x4e211e34 // and v20.16b, v17.16b, v1.16b
 	WORD $0x6f3c0631 // ushr v17.4s, v17.4s, #0x4
-	WORD $0x910a02da // add x26, x22, #0x280
-	WORD $0x910b02db // add x27, x22, #0x2c0
-	WORD $0x910c02dd // add x29, x22, #0x300
-	WORD $0x910d02de // add x30, x22, #0x340
-	WORD $0x910e02c9 // add x9, x22, #0x380
-	WORD $0x910f02cd // add x13, x22, #0x3c0
+	WORD $0x910b02ba // add x26, x21, #0x2c0
+	WORD $0x910c02bb // add x27, x21, #0x300
+	WORD $0x910d02bd // add x29, x21, #0x340
+	WORD $0x910e02be // add x30, x21, #0x380
+	WORD $0x910f02a9 // add x9, x21, #0x3c0
+	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4eb41eb6 // orr v22.16b, v21.16b, v20.16b
 	WORD $0x4f225675 // shl v21.4s, v19.4s, #0x2
 	WORD $0x4e211e54 // and v20.16b, v18.16b, v1.16b
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
-	WORD $0xad0353f6 // stp q22, q20, [sp, #0x60]
+	WORD $0xad02d3f6 // stp q22, q20, [sp, #0x50]
 	WORD $0x4e221e74 // and v20.16b, v19.16b, v2.16b
 	WORD $0x4eb11e95 // orr v21.16b, v20.16b, v17.16b
 	WORD $0x6f3c0651 // ushr v17.4s, v18.4s, #0x4
@@ -1013,63 +1007,59 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4eb11e51 // orr v17.16b, v18.16b, v17.16b
-	WORD $0xad0447f5 // stp q21, q17, [sp, #0x80]
-	WORD $0x52806e0b // mov w11, #0x370 // =880
-	WORD $0xd378dde4 // lsl x4, x15, #8
-	WORD $0x9b0b5deb // madd x11, x15, x11, x23
-	WORD $0x2a0803ea // mov w10, w8
-	WORD $0xd377d9e8 // lsl x8, x15, #9
-	WORD $0xaa0f0853 // orr x19, x2, x15, lsl #2
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0x910183eb // add x11, sp, #0x60
-	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
-	WORD $0x8b0f156c // add x12, x11, x15, lsl #5
-	WORD $0xb94028ab // ldr w11, [x5, #0x28]
-	WORD $0x3ce86b16 // ldr q22, [x24, x8]
-	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
-	WORD $0xad404cb4 // ldp q20, q19, [x5]
-	WORD $0x2b0e016b // adds w11, w11, w14
-	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
-	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
-	WORD $0x1101fd71 // add w17, w11, #0x7f
-	WORD $0xfc757a91 // ldr d17, [x20, x21, lsl #3]
-	WORD $0x1a8bb22b // csel w11, w17, w11, lt
-	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0xad03c7f5 // stp q21, q17, [sp, #0x70]
+	WORD $0x2a0803ed // mov w13, w8
+	WORD $0x9b0f5968 // madd x8, x11, x15, x22
+	WORD $0xd377d96a // lsl x10, x11, #9
+	WORD $0x8b0b1627 // add x7, x17, x11, lsl #5
 	WORD $0x52800031 // mov w17, #0x1 // =1
-	WORD $0x13077d6b // asr w11, w11, #7
-	WORD $0xb37ef1f1 // bfi x17, x15, #2, #61
-	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
-	WORD $0x0e217a32 // fcvtl v18.4s, v17.4h
-	WORD $0x3dc00191 // ldr q17, [x12]
-	WORD $0x0b0b082b // add w11, w1, w11, lsl #2
-	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
-	WORD $0xd37ae626 // lsl x6, x17, #6
-	WORD $0x9b035e31 // madd x17, x17, x3, x23
-	WORD $0x4e040d75 // dup v21.4s, w11
-	WORD $0xb9402cab // ldr w11, [x5, #0x2c]
-	WORD $0x2b0e016b // adds w11, w11, w14
-	WORD $0x4f94e2d5 // sdot v21.4s, v22.16b, v20.4b[0]
-	WORD $0x3ce86b36 // ldr q22, [x25, x8]
-	WORD $0x1101fd67 // add w7, w11, #0x7f
-	WORD $0x1a8bb0eb // csel w11, w7, w11, lt
-	WORD $0x52800047 // mov w7, #0x2 // =2
+	WORD $0xb37ef171 // bfi x17, x11, #2, #61
+	WORD $0xaa0b0846 // orr x6, x2, x11, lsl #2
+	WORD $0xf9900102 // prfm pldl2keep, [x8, #0x2000]
+	WORD $0xf9880100 // prfm pldl1keep, [x8, #0x1000]
+	WORD $0x29451188 // ldp w8, w4, [x12, #0x28]
+	WORD $0x3cea6af6 // ldr q22, [x23, x10]
+	WORD $0xad404d94 // ldp q20, q19, [x12]
+	WORD $0x2b0e0108 // adds w8, w8, w14
+	WORD $0xfc747a71 // ldr d17, [x19, x20, lsl #3]
+	WORD $0x11007d0f // add w15, w8, #0x1f
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
-	WORD $0x13077d6b // asr w11, w11, #7
-	WORD $0xb37ef1e7 // bfi x7, x15, #2, #61
-	WORD $0xd37ae66f // lsl x15, x19, #6
-	WORD $0x0b0b082b // add w11, w1, w11, lsl #2
+	WORD $0x1a88b1e8 // csel w8, w15, w8, lt
+	WORD $0xd37ae62f // lsl x15, x17, #6
+	WORD $0x0e217a32 // fcvtl v18.4s, v17.4h
+	WORD $0x0b881428 // add w8, w1, w8, asr #5
+	WORD $0x3dc000f1 // ldr q17, [x7]
+	WORD $0x2b0e0084 // adds w4, w4, w14
+	WORD $0x11007c85 // add w5, w4, #0x1f
+	WORD $0x9b035a31 // madd x17, x17, x3, x22
+	WORD $0x4e040d15 // dup v21.4s, w8
+	WORD $0xd378dd68 // lsl x8, x11, #8
+	WORD $0x1a84b0a4 // csel w4, w5, w4, lt
+	WORD $0x52800045 // mov w5, #0x2 // =2
+	WORD $0x0b841424 // add w4, w1, w4, asr #5
+	WORD $0x3ce86ab7 // ldr q23, [x21, x8]
+	WORD $0xb37ef165 // bfi x5, x11, #2, #61
+	WORD $0xd37ae4cb // lsl x11, x6, #6
+	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
+	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
+	WORD $0x4f94e2d5 // sdot v21.4s, v22.16b, v20.4b[0]
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
-	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x3cef6ab7 // ldr q23, [x21, x15]
 	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
 	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
 	WORD $0x4fb4e2d5 // sdot v21.4s, v22.16b, v20.4b[1]
-	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x3cea6b36 // ldr q22, [x25, x10]
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
 	WORD $0x4f94ead5 // sdot v21.4s, v22.16b, v20.4b[2]
-	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x3cea6b56 // ldr q22, [x26, x10]
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x4fb4ead5 // sdot v21.4s, v22.16b, v20.4b[3]
@@ -1079,10 +1069,10 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e34de54 // fmul v20.4s, v18.4s, v20.4s
 	WORD $0x6e27de96 // fmul v22.4s, v20.4s, v7.4s
 	WORD $0x4e35ce96 // fmla v22.4s, v20.4s, v21.4s
-	WORD $0x4e040d74 // dup v20.4s, w11
-	WORD $0xd37ae4eb // lsl x11, x7, #6
-	WORD $0x3ce86bb5 // ldr q21, [x29, x8]
-	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x4e040c94 // dup v20.4s, w4
+	WORD $0xd37ae4a4 // lsl x4, x5, #6
+	WORD $0x3cea6b75 // ldr q21, [x27, x10]
+	WORD $0x3ce46ab7 // ldr q23, [x21, x4]
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
 	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
@@ -1090,20 +1080,20 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
 	WORD $0x4f93e2b4 // sdot v20.4s, v21.16b, v19.4b[0]
-	WORD $0x3ce86bd5 // ldr q21, [x30, x8]
+	WORD $0x3cea6bb5 // ldr q21, [x29, x10]
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
-	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
+	WORD $0x3ceb6ab7 // ldr q23, [x21, x11]
 	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
 	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
 	WORD $0x4fb3e2b4 // sdot v20.4s, v21.16b, v19.4b[1]
-	WORD $0x3ce86935 // ldr q21, [x9, x8]
+	WORD $0x3cea6bd5 // ldr q21, [x30, x10]
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
 	WORD $0x4f93eab4 // sdot v20.4s, v21.16b, v19.4b[2]
-	WORD $0x3ce869b5 // ldr q21, [x13, x8]
+	WORD $0x3cea6935 // ldr q21, [x9, x10]
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
 	WORD $0x4fb3eab4 // sdot v20.4s, v21.16b, v19.4b[3]
@@ -1114,56 +1104,55 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
 	WORD $0x4e27d693 // fadd v19.4s, v20.4s, v7.4s
 	WORD $0x4e33ce56 // fmla v22.4s, v18.4s, v19.4s
-	WORD $0xbd4020b2 // ldr s18, [x5, #0x20]
-	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0xb94028b1 // ldr w17, [x5, #0x28]
-	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
-	WORD $0xad404cb4 // ldp q20, q19, [x5]
-	WORD $0x2b0e0231 // adds w17, w17, w14
+	WORD $0xbd402192 // ldr s18, [x12, #0x20]
+	WORD $0xf9900222 // prfm pldl2keep, [x17, #0x2000]
+	WORD $0xf9880220 // prfm pldl1keep, [x17, #0x1000]
+	WORD $0x8b10018c // add x12, x12, x16
+	WORD $0x3ce86ab7 // ldr q23, [x21, x8]
+	WORD $0xb9402991 // ldr w17, [x12, #0x28]
+	WORD $0xad404d94 // ldp q20, q19, [x12]
 	WORD $0x4f9212d0 // fmla v16.4s, v22.4s, v18.s[0]
-	WORD $0x3ce86b16 // ldr q22, [x24, x8]
-	WORD $0x1101fe20 // add w0, w17, #0x7f
+	WORD $0x3cea6af6 // ldr q22, [x23, x10]
 	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
-	WORD $0x1a91b011 // csel w17, w0, w17, lt
+	WORD $0x2b0e0231 // adds w17, w17, w14
 	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
+	WORD $0xfc747a72 // ldr d18, [x19, x20, lsl #3]
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
-	WORD $0x13077e31 // asr w17, w17, #7
-	WORD $0xfc757a92 // ldr d18, [x20, x21, lsl #3]
+	WORD $0x11007e20 // add w0, w17, #0x1f
+	WORD $0x1a91b011 // csel w17, w0, w17, lt
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
-	WORD $0x0b110831 // add w17, w1, w17, lsl #2
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x0b911431 // add w17, w1, w17, asr #5
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
-	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x4e040e35 // dup v21.4s, w17
-	WORD $0xb9402cb1 // ldr w17, [x5, #0x2c]
+	WORD $0xb9402d91 // ldr w17, [x12, #0x2c]
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
 	WORD $0x2b0e0231 // adds w17, w17, w14
-	WORD $0x1101fe20 // add w0, w17, #0x7f
+	WORD $0x11007e20 // add w0, w17, #0x1f
 	WORD $0x1a91b011 // csel w17, w0, w17, lt
 	WORD $0x4f94e2d5 // sdot v21.4s, v22.16b, v20.4b[0]
-	WORD $0x3ce86b36 // ldr q22, [x25, x8]
-	WORD $0x13077e31 // asr w17, w17, #7
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
+	WORD $0x0b911431 // add w17, w1, w17, asr #5
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
-	WORD $0x0b110831 // add w17, w1, w17, lsl #2
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
-	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x3cef6ab7 // ldr q23, [x21, x15]
 	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
 	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
 	WORD $0x4fb4e2d5 // sdot v21.4s, v22.16b, v20.4b[1]
-	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x3cea6b36 // ldr q22, [x25, x10]
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
 	WORD $0x4f94ead5 // sdot v21.4s, v22.16b, v20.4b[2]
-	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x3cea6b56 // ldr q22, [x26, x10]
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
-	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x3ce46ab7 // ldr q23, [x21, x4]
 	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
 	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
 	WORD $0x4fb4ead5 // sdot v21.4s, v22.16b, v20.4b[3]
@@ -1176,29 +1165,29 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e34de54 // fmul v20.4s, v18.4s, v20.4s
 	WORD $0x6e27de96 // fmul v22.4s, v20.4s, v7.4s
 	WORD $0x4e35ce96 // fmla v22.4s, v20.4s, v21.4s
-	WORD $0x3ce86bb5 // ldr q21, [x29, x8]
+	WORD $0x3cea6b75 // ldr q21, [x27, x10]
 	WORD $0x4e040e34 // dup v20.4s, w17
-	WORD $0x9b035cf1 // madd x17, x7, x3, x23
+	WORD $0x9b0358b1 // madd x17, x5, x3, x22
 	WORD $0x6f3e06b5 // ushr v21.4s, v21.4s, #0x2
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
 	WORD $0x4f93e2b4 // sdot v20.4s, v21.16b, v19.4b[0]
-	WORD $0x3ce86bd5 // ldr q21, [x30, x8]
+	WORD $0x3cea6bb5 // ldr q21, [x29, x10]
 	WORD $0x6f3e06b5 // ushr v21.4s, v21.4s, #0x2
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
-	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
+	WORD $0x3ceb6ab7 // ldr q23, [x21, x11]
 	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
 	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
 	WORD $0x4fb3e2b4 // sdot v20.4s, v21.16b, v19.4b[1]
-	WORD $0x3ce86935 // ldr q21, [x9, x8]
+	WORD $0x3cea6bd5 // ldr q21, [x30, x10]
 	WORD $0x6f3e06b5 // ushr v21.4s, v21.4s, #0x2
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
 	WORD $0x4f93eab4 // sdot v20.4s, v21.16b, v19.4b[2]
-	WORD $0x3ce869b5 // ldr q21, [x13, x8]
+	WORD $0x3cea6935 // ldr q21, [x9, x10]
 	WORD $0x6f3e06b5 // ushr v21.4s, v21.4s, #0x2
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
@@ -1209,55 +1198,54 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
 	WORD $0x4e27d692 // fadd v18.4s, v20.4s, v7.4s
 	WORD $0x4e32ce36 // fmla v22.4s, v17.4s, v18.4s
-	WORD $0xbd4020b1 // ldr s17, [x5, #0x20]
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0x8b1000a5 // add x5, x5, x16
-	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
-	WORD $0xad404cb4 // ldp q20, q19, [x5]
+	WORD $0xbd402191 // ldr s17, [x12, #0x20]
+	WORD $0xf9900222 // prfm pldl2keep, [x17, #0x2000]
+	WORD $0xf9880220 // prfm pldl1keep, [x17, #0x1000]
+	WORD $0x8b10018c // add x12, x12, x16
+	WORD $0xb9402991 // ldr w17, [x12, #0x28]
+	WORD $0x3ce86ab7 // ldr q23, [x21, x8]
+	WORD $0xad404d94 // ldp q20, q19, [x12]
+	WORD $0x4f9112d0 // fmla v16.4s, v22.4s, v17.s[0]
+	WORD $0x3cea6af6 // ldr q22, [x23, x10]
+	WORD $0x2b0e0231 // adds w17, w17, w14
+	WORD $0x11007e20 // add w0, w17, #0x1f
 	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
-	WORD $0x4f9112d0 // fmla v16.4s, v22.4s, v17.s[0]
-	WORD $0xfc757a91 // ldr d17, [x20, x21, lsl #3]
-	WORD $0x3ce86b16 // ldr q22, [x24, x8]
-	WORD $0x0e217a32 // fcvtl v18.4s, v17.4h
-	WORD $0x3dc00591 // ldr q17, [x12, #0x10]
-	WORD $0xb94028ac // ldr w12, [x5, #0x28]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x1a91b011 // csel w17, w0, w17, lt
+	WORD $0xfc747a71 // ldr d17, [x19, x20, lsl #3]
+	WORD $0x0b911431 // add w17, w1, w17, asr #5
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
-	WORD $0x2b0e018c // adds w12, w12, w14
-	WORD $0x1101fd91 // add w17, w12, #0x7f
-	WORD $0x1a8cb22c // csel w12, w17, w12, lt
+	WORD $0x0e217a32 // fcvtl v18.4s, v17.4h
+	WORD $0x3dc004f1 // ldr q17, [x7, #0x10]
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
-	WORD $0x13077d8c // asr w12, w12, #7
-	WORD $0x0b0c082c // add w12, w1, w12, lsl #2
+	WORD $0x4e040e35 // dup v21.4s, w17
+	WORD $0xb9402d91 // ldr w17, [x12, #0x2c]
+	WORD $0x2b0e0231 // adds w17, w17, w14
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
-	WORD $0x4e040d95 // dup v21.4s, w12
-	WORD $0xb9402cac // ldr w12, [x5, #0x2c]
-	WORD $0x2b0e018c // adds w12, w12, w14
+	WORD $0x11007e20 // add w0, w17, #0x1f
+	WORD $0x1a91b011 // csel w17, w0, w17, lt
+	WORD $0x0b911431 // add w17, w1, w17, asr #5
 	WORD $0x4f94e2d5 // sdot v21.4s, v22.16b, v20.4b[0]
-	WORD $0x3ce86b36 // ldr q22, [x25, x8]
-	WORD $0x1101fd91 // add w17, w12, #0x7f
-	WORD $0x1a8cb22c // csel w12, w17, w12, lt
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
-	WORD $0x13077d8c // asr w12, w12, #7
-	WORD $0x0b0c082c // add w12, w1, w12, lsl #2
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
-	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x3cef6ab7 // ldr q23, [x21, x15]
 	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
 	WORD $0x4fb4e2d5 // sdot v21.4s, v22.16b, v20.4b[1]
-	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x3cea6b36 // ldr q22, [x25, x10]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
 	WORD $0x4f94ead5 // sdot v21.4s, v22.16b, v20.4b[2]
-	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x3cea6b56 // ldr q22, [x26, x10]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
-	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x3ce46ab7 // ldr q23, [x21, x4]
 	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
 	WORD $0x4fb4ead5 // sdot v21.4s, v22.16b, v20.4b[3]
@@ -1268,28 +1256,28 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e34de54 // fmul v20.4s, v18.4s, v20.4s
 	WORD $0x6e27de96 // fmul v22.4s, v20.4s, v7.4s
 	WORD $0x4e35ce96 // fmla v22.4s, v20.4s, v21.4s
-	WORD $0x3ce86bb5 // ldr q21, [x29, x8]
-	WORD $0x4e040d94 // dup v20.4s, w12
-	WORD $0x9b035e6c // madd x12, x19, x3, x23
+	WORD $0x3cea6b75 // ldr q21, [x27, x10]
+	WORD $0x4e040e34 // dup v20.4s, w17
+	WORD $0x9b0358d1 // madd x17, x6, x3, x22
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
 	WORD $0x4f93e2b4 // sdot v20.4s, v21.16b, v19.4b[0]
-	WORD $0x3ce86bd5 // ldr q21, [x30, x8]
+	WORD $0x3cea6bb5 // ldr q21, [x29, x10]
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
-	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
+	WORD $0x3ceb6ab7 // ldr q23, [x21, x11]
 	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
 	WORD $0x4fb3e2b4 // sdot v20.4s, v21.16b, v19.4b[1]
-	WORD $0x3ce86935 // ldr q21, [x9, x8]
+	WORD $0x3cea6bd5 // ldr q21, [x30, x10]
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
 	WORD $0x4f93eab4 // sdot v20.4s, v21.16b, v19.4b[2]
-	WORD $0x3ce869b5 // ldr q21, [x13, x8]
+	WORD $0x3cea6935 // ldr q21, [x9, x10]
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
@@ -1301,57 +1289,56 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
 	WORD $0x4e27d693 // fadd v19.4s, v20.4s, v7.4s
 	WORD $0x4e33ce56 // fmla v22.4s, v18.4s, v19.4s
-	WORD $0xbd4020b2 // ldr s18, [x5, #0x20]
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x8b1000ac // add x12, x5, x16
-	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
-	WORD $0xb9402991 // ldr w17, [x12, #0x28]
+	WORD $0xbd402192 // ldr s18, [x12, #0x20]
+	WORD $0xf9900222 // prfm pldl2keep, [x17, #0x2000]
+	WORD $0xf9880220 // prfm pldl1keep, [x17, #0x1000]
+	WORD $0x8b10018c // add x12, x12, x16
+	WORD $0x3ce86ab7 // ldr q23, [x21, x8]
+	WORD $0x29452191 // ldp w17, w8, [x12, #0x28]
 	WORD $0xad404d94 // ldp q20, q19, [x12]
-	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
-	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
-	WORD $0x8b100185 // add x5, x12, x16
 	WORD $0x4f9212d0 // fmla v16.4s, v22.4s, v18.s[0]
-	WORD $0x3ce86b16 // ldr q22, [x24, x8]
+	WORD $0x3cea6af6 // ldr q22, [x23, x10]
+	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
 	WORD $0x2b0e0231 // adds w17, w17, w14
-	WORD $0x1101fe20 // add w0, w17, #0x7f
-	WORD $0xfc757a92 // ldr d18, [x20, x21, lsl #3]
+	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
+	WORD $0xfc747a72 // ldr d18, [x19, x20, lsl #3]
 	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
+	WORD $0x11007e20 // add w0, w17, #0x1f
 	WORD $0x1a91b011 // csel w17, w0, w17, lt
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
-	WORD $0x13077e31 // asr w17, w17, #7
-	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x0b911431 // add w17, w1, w17, asr #5
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x2b0e0108 // adds w8, w8, w14
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
-	WORD $0x0b110831 // add w17, w1, w17, lsl #2
 	WORD $0x4e040e35 // dup v21.4s, w17
-	WORD $0xb9402d91 // ldr w17, [x12, #0x2c]
+	WORD $0x910143f1 // add x17, sp, #0x50
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
-	WORD $0x2b0e0231 // adds w17, w17, w14
-	WORD $0x1101fe20 // add w0, w17, #0x7f
 	WORD $0x4f94e2d5 // sdot v21.4s, v22.16b, v20.4b[0]
-	WORD $0x3ce86b36 // ldr q22, [x25, x8]
-	WORD $0x1a91b011 // csel w17, w0, w17, lt
-	WORD $0x13077e31 // asr w17, w17, #7
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
 	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
-	WORD $0x0b110831 // add w17, w1, w17, lsl #2
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
-	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x3cef6ab7 // ldr q23, [x21, x15]
+	WORD $0x11007d0f // add w15, w8, #0x1f
+	WORD $0x1a88b1e8 // csel w8, w15, w8, lt
+	WORD $0x52806e0f // mov w15, #0x370 // =880
 	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
 	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
+	WORD $0x0b881428 // add w8, w1, w8, asr #5
 	WORD $0x4fb4e2d5 // sdot v21.4s, v22.16b, v20.4b[1]
-	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x3cea6b36 // ldr q22, [x25, x10]
 	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
 	WORD $0x4f94ead5 // sdot v21.4s, v22.16b, v20.4b[2]
-	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x3cea6b56 // ldr q22, [x26, x10]
 	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
-	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x3ce46ab7 // ldr q23, [x21, x4]
 	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
 	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
 	WORD $0x4fb4ead5 // sdot v21.4s, v22.16b, v20.4b[3]
@@ -1364,30 +1351,30 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e34de54 // fmul v20.4s, v18.4s, v20.4s
 	WORD $0x6e27de96 // fmul v22.4s, v20.4s, v7.4s
 	WORD $0x4e35ce96 // fmla v22.4s, v20.4s, v21.4s
-	WORD $0x3ce86bb5 // ldr q21, [x29, x8]
-	WORD $0x4e040e34 // dup v20.4s, w17
+	WORD $0x3cea6b75 // ldr q21, [x27, x10]
+	WORD $0x4e040d14 // dup v20.4s, w8
+	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x6f3a06b5 // ushr v21.4s, v21.4s, #0x6
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
 	WORD $0x4f93e2b4 // sdot v20.4s, v21.16b, v19.4b[0]
-	WORD $0x3ce86bd5 // ldr q21, [x30, x8]
+	WORD $0x3cea6bb5 // ldr q21, [x29, x10]
 	WORD $0x6f3a06b5 // ushr v21.4s, v21.4s, #0x6
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
-	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
-	WORD $0x5280002f // mov w15, #0x1 // =1
+	WORD $0x3ceb6ab7 // ldr q23, [x21, x11]
+	WORD $0x5280002b // mov w11, #0x1 // =1
 	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
 	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
 	WORD $0x4fb3e2b4 // sdot v20.4s, v21.16b, v19.4b[1]
-	WORD $0x3ce86935 // ldr q21, [x9, x8]
+	WORD $0x3cea6bd5 // ldr q21, [x30, x10]
 	WORD $0x6f3a06b5 // ushr v21.4s, v21.4s, #0x6
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51f15 // orr v21.16b, v24.16b, v21.16b
 	WORD $0x4f93eab4 // sdot v20.4s, v21.16b, v19.4b[2]
-	WORD $0x3ce869b5 // ldr q21, [x13, x8]
-	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x3cea6935 // ldr q21, [x9, x10]
 	WORD $0x6f3a06b5 // ushr v21.4s, v21.4s, #0x6
 	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
@@ -1399,62 +1386,62 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e27d692 // fadd v18.4s, v20.4s, v7.4s
 	WORD $0x4e32ce36 // fmla v22.4s, v17.4s, v18.4s
 	WORD $0xbd402191 // ldr s17, [x12, #0x20]
+	WORD $0x8b10018c // add x12, x12, x16
 	WORD $0x4f9112d0 // fmla v16.4s, v22.4s, v17.s[0]
-	WORD $0x3707cfca // tbnz w10, #0x0, 0xf70 <k_tile_q3_k+0x16c>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0xf9402fea // ldr x10, [sp, #0x58]
-	WORD $0x3cb57970 // str q16, [x11, x21, lsl #4]
-	WORD $0x910006b5 // add x21, x21, #0x1
-	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x54ffca41 // b.ne 0xed8 <k_tile_q3_k+0xd4>
-	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
-	WORD $0xf94057ec // ldr x12, [sp, #0xa8]
+	WORD $0x3707d08d // tbnz w13, #0x0, 0xf58 <k_tile_q3_k+0x16c>
+	WORD $0xa9442beb // ldp x11, x10, [sp, #0x40]
+	WORD $0x3cb47970 // str q16, [x11, x20, lsl #4]
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x54ffcb41 // b.ne 0xec4 <k_tile_q3_k+0xd8>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf9404fec // ldr x12, [sp, #0x98]
 	WORD $0x911b814a // add x10, x10, #0x6e0
 	WORD $0x8b08018c // add x12, x12, x8
-	WORD $0xa943a7e8 // ldp x8, x9, [sp, #0x38]
+	WORD $0xa94327e8 // ldp x8, x9, [sp, #0x30]
 	WORD $0x91000529 // add x9, x9, #0x1
-	WORD $0xf90057ec // str x12, [sp, #0xa8]
+	WORD $0xf9004fec // str x12, [sp, #0x98]
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffc881 // b.ne 0xec4 <k_tile_q3_k+0xc0>
-	WORD $0xa9422fe8 // ldp x8, x11, [sp, #0x20]
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
+	WORD $0x54ffc9a1 // b.ne 0xeb4 <k_tile_q3_k+0xc8>
+	WORD $0xa941afe8 // ldp x8, x11, [sp, #0x18]
+	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0xeb08017f // cmp x11, x8
-	WORD $0x54ffc6a1 // b.ne 0xe9c <k_tile_q3_k+0x98>
-	WORD $0x1400000b // b 0x15f8 <k_tile_q3_k+0x7f4>
-	WORD $0xb5000149 // cbnz x9, 0x15f8 <k_tile_q3_k+0x7f4>
+	WORD $0x54ffc7c1 // b.ne 0xe8c <k_tile_q3_k+0xa0>
+	WORD $0x1400000b // b 0x15c4 <k_tile_q3_k+0x7d8>
+	WORD $0xb5000149 // cbnz x9, 0x15c4 <k_tile_q3_k+0x7d8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
 	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
+	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
 	WORD $0xad3f0100 // stp q0, q0, [x8, #-0x20]
 	WORD $0xac820100 // stp q0, q0, [x8], #0x40
 	WORD $0xf1000529 // subs x9, x9, #0x1
-	WORD $0xf90013e9 // str x9, [sp, #0x20]
-	WORD $0x54ffff61 // b.ne 0x15e0 <k_tile_q3_k+0x7dc>
-	WORD $0xa94f4ff4 // ldp x20, x19, [sp, #0xf0]
-	WORD $0xf94053fd // ldr x29, [sp, #0xa0]
-	WORD $0xa94e57f6 // ldp x22, x21, [sp, #0xe0]
-	WORD $0xa94d5ff8 // ldp x24, x23, [sp, #0xd0]
-	WORD $0xa94c67fa // ldp x26, x25, [sp, #0xc0]
-	WORD $0xa94b6ffe // ldp x30, x27, [sp, #0xb0]
-	WORD $0x910403ff // add sp, sp, #0x100
+	WORD $0xf9000fe9 // str x9, [sp, #0x18]
+	WORD $0x54ffff61 // b.ne 0x15ac <k_tile_q3_k+0x7c0>
+	WORD $0xa94e4ff4 // ldp x20, x19, [sp, #0xe0]
+	WORD $0xf9404bfd // ldr x29, [sp, #0x90]
+	WORD $0xa94d57f6 // ldp x22, x21, [sp, #0xd0]
+	WORD $0xa94c5ff8 // ldp x24, x23, [sp, #0xc0]
+	WORD $0xa94b67fa // ldp x26, x25, [sp, #0xb0]
+	WORD $0xa94a6ffe // ldp x30, x27, [sp, #0xa0]
+	WORD $0x9103c3ff // add sp, sp, #0xf0
 	WORD $0xd65f03c0 // ret
 
 	// tile_q4_k
 	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
+	WORD $0xf90023f9 // str x25, [sp, #0x40]
 	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
 	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
-	WORD $0x5400244b // b.lt 0x1abc <k_tile_q4_k+0x4a4>
+	WORD $0x5400252b // b.lt 0x1aa4 <k_tile_q4_k+0x4c0>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540022cb // b.lt 0x1aa0 <k_tile_q4_k+0x488>
+	WORD $0x540023ab // b.lt 0x1a88 <k_tile_q4_k+0x4a4>
 	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf940140f // ldr x15, [x0, #0x28]
@@ -1472,27 +1459,26 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x52809011 // mov w17, #0x480 // =1152
 	WORD $0xaa1f03e0 // mov x0, xzr
 	WORD $0x8b001921 // add x1, x9, x0, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x169c <k_tile_q4_k+0x84>
+	WORD $0xb500006a // cbnz x10, 0x1668 <k_tile_q4_k+0x84>
 	WORD $0xad000020 // stp q0, q0, [x1]
 	WORD $0xad010020 // stp q0, q0, [x1, #0x20]
 	WORD $0xaa1f03e2 // mov x2, xzr
 	WORD $0xaa0d03e3 // mov x3, x13
 	WORD $0x91200184 // add x4, x12, #0x800
-	WORD $0x91400585 // add x5, x12, #0x1, lsl #12 // =0x1000
-	WORD $0x91230186 // add x6, x12, #0x8c0
-	WORD $0x91238187 // add x7, x12, #0x8e0
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0xd37cee75 // lsl x21, x19, #4
-	WORD $0x52800038 // mov w24, #0x1 // =1
-	WORD $0xaa0303f9 // mov x25, x3
-	WORD $0xaa1f03f7 // mov x23, xzr
-	WORD $0x8b150094 // add x20, x4, x21
-	WORD $0x3cf56827 // ldr q7, [x1, x21]
-	WORD $0x8b150195 // add x21, x12, x21
-	WORD $0x3dc00290 // ldr q16, [x20]
-	WORD $0x3dc02292 // ldr q18, [x20, #0x80]
-	WORD $0x3dc01291 // ldr q17, [x20, #0x40]
-	WORD $0x8b1318b4 // add x20, x5, x19, lsl #6
+	WORD $0x91230185 // add x5, x12, #0x8c0
+	WORD $0x91238186 // add x6, x12, #0x8e0
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0xd37cecf4 // lsl x20, x7, #4
+	WORD $0x52800037 // mov w23, #0x1 // =1
+	WORD $0xaa0303f8 // mov x24, x3
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0x8b140093 // add x19, x4, x20
+	WORD $0x3cf46827 // ldr q7, [x1, x20]
+	WORD $0x8b140194 // add x20, x12, x20
+	WORD $0x3dc00270 // ldr q16, [x19]
+	WORD $0x3dc02272 // ldr q18, [x19, #0x80]
+	WORD $0x3dc01271 // ldr q17, [x19, #0x40]
+	WORD $0x8b071993 // add x19, x12, x7, lsl #6
 	WORD $0x4e211e14 // and v20.16b, v16.16b, v1.16b
 	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
 	WORD $0x4e221e53 // and v19.16b, v18.16b, v2.16b
@@ -1506,144 +1492,150 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
 	WORD $0xad0143f3 // stp q19, q16, [sp, #0x20]
-	WORD $0x2a1803f6 // mov w22, w24
-	WORD $0x9b1152f8 // madd x24, x23, x17, x20
-	WORD $0x8b17121a // add x26, x16, x23, lsl #4
-	WORD $0x8b172ab7 // add x23, x21, x23, lsl #10
+	WORD $0x2a1703f5 // mov w21, w23
+	WORD $0x9b114ed7 // madd x23, x22, x17, x19
+	WORD $0x8b161219 // add x25, x16, x22, lsl #4
+	WORD $0x8b162a96 // add x22, x20, x22, lsl #10
 	WORD $0x4ea41c92 // mov v18.16b, v4.16b
 	WORD $0x4ea41c94 // mov v20.16b, v4.16b
-	WORD $0xf9800300 // prfm pldl1keep, [x24]
-	WORD $0xf9808300 // prfm pldl1keep, [x24, #0x100]
-	WORD $0x3dc002f0 // ldr q16, [x23]
-	WORD $0xad404733 // ldp q19, q17, [x25]
+	WORD $0xf99002e2 // prfm pldl2keep, [x23, #0x2000]
+	WORD $0xf98802e0 // prfm pldl1keep, [x23, #0x1000]
+	WORD $0xf99082e2 // prfm pldl2keep, [x23, #0x2100]
+	WORD $0xf98882e0 // prfm pldl1keep, [x23, #0x1100]
+	WORD $0x3dc002d0 // ldr q16, [x22]
+	WORD $0xad404713 // ldp q19, q17, [x24]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4f93e212 // sdot v18.4s, v16.16b, v19.4b[0]
-	WORD $0x3dc012f0 // ldr q16, [x23, #0x40]
+	WORD $0x3dc012d0 // ldr q16, [x22, #0x40]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4fb3e212 // sdot v18.4s, v16.16b, v19.4b[1]
-	WORD $0x3dc022f0 // ldr q16, [x23, #0x80]
+	WORD $0x3dc022d0 // ldr q16, [x22, #0x80]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4f93ea12 // sdot v18.4s, v16.16b, v19.4b[2]
-	WORD $0x3dc032f0 // ldr q16, [x23, #0xc0]
+	WORD $0x3dc032d0 // ldr q16, [x22, #0xc0]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4fb3ea12 // sdot v18.4s, v16.16b, v19.4b[3]
-	WORD $0x3dc042f0 // ldr q16, [x23, #0x100]
+	WORD $0x3dc042d0 // ldr q16, [x22, #0x100]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4f91e212 // sdot v18.4s, v16.16b, v17.4b[0]
-	WORD $0x3dc052f0 // ldr q16, [x23, #0x140]
+	WORD $0x3dc052d0 // ldr q16, [x22, #0x140]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4fb1e212 // sdot v18.4s, v16.16b, v17.4b[1]
-	WORD $0x3dc062f0 // ldr q16, [x23, #0x180]
+	WORD $0x3dc062d0 // ldr q16, [x22, #0x180]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4f91ea12 // sdot v18.4s, v16.16b, v17.4b[2]
-	WORD $0x3dc072f0 // ldr q16, [x23, #0x1c0]
+	WORD $0x3dc072d0 // ldr q16, [x22, #0x1c0]
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4fb1ea12 // sdot v18.4s, v16.16b, v17.4b[3]
-	WORD $0xfc7378d0 // ldr d16, [x6, x19, lsl #3]
+	WORD $0xfc6778b0 // ldr d16, [x5, x7, lsl #3]
 	WORD $0x0e217a11 // fcvtl v17.4s, v16.4h
-	WORD $0x3dc00350 // ldr q16, [x26]
+	WORD $0x3dc00330 // ldr q16, [x25]
 	WORD $0x4e251e13 // and v19.16b, v16.16b, v5.16b
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
 	WORD $0x6e33de31 // fmul v17.4s, v17.4s, v19.4s
 	WORD $0x6e26de33 // fmul v19.4s, v17.4s, v6.4s
 	WORD $0x4e32ce33 // fmla v19.4s, v17.4s, v18.4s
-	WORD $0xbd402331 // ldr s17, [x25, #0x20]
+	WORD $0xbd402311 // ldr s17, [x24, #0x20]
 	WORD $0x4f911267 // fmla v7.4s, v19.4s, v17.s[0]
-	WORD $0xfc7378f1 // ldr d17, [x7, x19, lsl #3]
+	WORD $0xfc6778d1 // ldr d17, [x6, x7, lsl #3]
 	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
 	WORD $0x6ea0fa32 // fneg v18.4s, v17.4s
-	WORD $0x3dc00b51 // ldr q17, [x26, #0x20]
+	WORD $0x3dc00b31 // ldr q17, [x25, #0x20]
 	WORD $0x4e251e33 // and v19.16b, v17.16b, v5.16b
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
-	WORD $0xbd403333 // ldr s19, [x25, #0x30]
-	WORD $0xf9809300 // prfm pldl1keep, [x24, #0x120]
-	WORD $0xf9811300 // prfm pldl1keep, [x24, #0x220]
-	WORD $0x8b0f0339 // add x25, x25, x15
+	WORD $0xbd403313 // ldr s19, [x24, #0x30]
+	WORD $0xf99092e2 // prfm pldl2keep, [x23, #0x2120]
+	WORD $0xf98892e0 // prfm pldl1keep, [x23, #0x1120]
+	WORD $0xf99112e2 // prfm pldl2keep, [x23, #0x2220]
+	WORD $0xf98912e0 // prfm pldl1keep, [x23, #0x1220]
+	WORD $0x8b0f0318 // add x24, x24, x15
 	WORD $0x4f931247 // fmla v7.4s, v18.4s, v19.s[0]
-	WORD $0x3dc002f2 // ldr q18, [x23]
-	WORD $0xad404f35 // ldp q21, q19, [x25]
+	WORD $0x3dc002d2 // ldr q18, [x22]
+	WORD $0xad404f15 // ldp q21, q19, [x24]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f95e254 // sdot v20.4s, v18.16b, v21.4b[0]
-	WORD $0x3dc012f2 // ldr q18, [x23, #0x40]
+	WORD $0x3dc012d2 // ldr q18, [x22, #0x40]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb5e254 // sdot v20.4s, v18.16b, v21.4b[1]
-	WORD $0x3dc022f2 // ldr q18, [x23, #0x80]
+	WORD $0x3dc022d2 // ldr q18, [x22, #0x80]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f95ea54 // sdot v20.4s, v18.16b, v21.4b[2]
-	WORD $0x3dc032f2 // ldr q18, [x23, #0xc0]
+	WORD $0x3dc032d2 // ldr q18, [x22, #0xc0]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb5ea54 // sdot v20.4s, v18.16b, v21.4b[3]
-	WORD $0x3dc042f2 // ldr q18, [x23, #0x100]
+	WORD $0x3dc042d2 // ldr q18, [x22, #0x100]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f93e254 // sdot v20.4s, v18.16b, v19.4b[0]
-	WORD $0x3dc052f2 // ldr q18, [x23, #0x140]
+	WORD $0x3dc052d2 // ldr q18, [x22, #0x140]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb3e254 // sdot v20.4s, v18.16b, v19.4b[1]
-	WORD $0x3dc062f2 // ldr q18, [x23, #0x180]
+	WORD $0x3dc062d2 // ldr q18, [x22, #0x180]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f93ea54 // sdot v20.4s, v18.16b, v19.4b[2]
-	WORD $0x3dc072f2 // ldr q18, [x23, #0x1c0]
+	WORD $0x3dc072d2 // ldr q18, [x22, #0x1c0]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb3ea54 // sdot v20.4s, v18.16b, v19.4b[3]
 	WORD $0x6f380613 // ushr v19.4s, v16.4s, #0x8
-	WORD $0xfc7378d2 // ldr d18, [x6, x19, lsl #3]
+	WORD $0xfc6778b2 // ldr d18, [x5, x7, lsl #3]
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
 	WORD $0x6e26de53 // fmul v19.4s, v18.4s, v6.4s
 	WORD $0x4e34ce53 // fmla v19.4s, v18.4s, v20.4s
-	WORD $0xbd402332 // ldr s18, [x25, #0x20]
+	WORD $0xbd402312 // ldr s18, [x24, #0x20]
 	WORD $0x4ea41c94 // mov v20.16b, v4.16b
 	WORD $0x4f921267 // fmla v7.4s, v19.4s, v18.s[0]
-	WORD $0xfc7378f2 // ldr d18, [x7, x19, lsl #3]
+	WORD $0xfc6778d2 // ldr d18, [x6, x7, lsl #3]
 	WORD $0x6f380633 // ushr v19.4s, v17.4s, #0x8
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
 	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
-	WORD $0xbd403333 // ldr s19, [x25, #0x30]
-	WORD $0xf9812300 // prfm pldl1keep, [x24, #0x240]
-	WORD $0xf981a300 // prfm pldl1keep, [x24, #0x340]
-	WORD $0x8b0f0339 // add x25, x25, x15
+	WORD $0xbd403313 // ldr s19, [x24, #0x30]
+	WORD $0xf99122e2 // prfm pldl2keep, [x23, #0x2240]
+	WORD $0xf98922e0 // prfm pldl1keep, [x23, #0x1240]
+	WORD $0xf991a2e2 // prfm pldl2keep, [x23, #0x2340]
+	WORD $0xf989a2e0 // prfm pldl1keep, [x23, #0x1340]
+	WORD $0x8b0f0318 // add x24, x24, x15
 	WORD $0x4f931247 // fmla v7.4s, v18.4s, v19.s[0]
-	WORD $0x3dc082f2 // ldr q18, [x23, #0x200]
-	WORD $0xad404f35 // ldp q21, q19, [x25]
+	WORD $0x3dc082d2 // ldr q18, [x22, #0x200]
+	WORD $0xad404f15 // ldp q21, q19, [x24]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f95e254 // sdot v20.4s, v18.16b, v21.4b[0]
-	WORD $0x3dc092f2 // ldr q18, [x23, #0x240]
+	WORD $0x3dc092d2 // ldr q18, [x22, #0x240]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb5e254 // sdot v20.4s, v18.16b, v21.4b[1]
-	WORD $0x3dc0a2f2 // ldr q18, [x23, #0x280]
+	WORD $0x3dc0a2d2 // ldr q18, [x22, #0x280]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f95ea54 // sdot v20.4s, v18.16b, v21.4b[2]
-	WORD $0x3dc0b2f2 // ldr q18, [x23, #0x2c0]
+	WORD $0x3dc0b2d2 // ldr q18, [x22, #0x2c0]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb5ea54 // sdot v20.4s, v18.16b, v21.4b[3]
-	WORD $0x3dc0c2f2 // ldr q18, [x23, #0x300]
+	WORD $0x3dc0c2d2 // ldr q18, [x22, #0x300]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f93e254 // sdot v20.4s, v18.16b, v19.4b[0]
-	WORD $0x3dc0d2f2 // ldr q18, [x23, #0x340]
+	WORD $0x3dc0d2d2 // ldr q18, [x22, #0x340]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb3e254 // sdot v20.4s, v18.16b, v19.4b[1]
-	WORD $0x3dc0e2f2 // ldr q18, [x23, #0x380]
+	WORD $0x3dc0e2d2 // ldr q18, [x22, #0x380]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f93ea54 // sdot v20.4s, v18.16b, v19.4b[2]
-	WORD $0x3dc0f2f2 // ldr q18, [x23, #0x3c0]
+	WORD $0x3dc0f2d2 // ldr q18, [x22, #0x3c0]
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb3ea54 // sdot v20.4s, v18.16b, v19.4b[3]
 	WORD $0x6f300613 // ushr v19.4s, v16.4s, #0x10
-	WORD $0xfc7378d2 // ldr d18, [x6, x19, lsl #3]
+	WORD $0xfc6778b2 // ldr d18, [x5, x7, lsl #3]
 	WORD $0x6f280610 // ushr v16.4s, v16.4s, #0x18
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x6f0737f3 // bic v19.4s, #0xff, lsl #8
@@ -1652,10 +1644,10 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
 	WORD $0x6e26de53 // fmul v19.4s, v18.4s, v6.4s
 	WORD $0x4e34ce53 // fmla v19.4s, v18.4s, v20.4s
-	WORD $0xbd402332 // ldr s18, [x25, #0x20]
+	WORD $0xbd402312 // ldr s18, [x24, #0x20]
 	WORD $0x4ea41c94 // mov v20.16b, v4.16b
 	WORD $0x4f921267 // fmla v7.4s, v19.4s, v18.s[0]
-	WORD $0xfc7378f2 // ldr d18, [x7, x19, lsl #3]
+	WORD $0xfc6778d2 // ldr d18, [x6, x7, lsl #3]
 	WORD $0x6f300633 // ushr v19.4s, v17.4s, #0x10
 	WORD $0x6f280631 // ushr v17.4s, v17.4s, #0x18
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
@@ -1664,106 +1656,107 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
-	WORD $0xbd403333 // ldr s19, [x25, #0x30]
-	WORD $0xf981b300 // prfm pldl1keep, [x24, #0x360]
-	WORD $0xf9823300 // prfm pldl1keep, [x24, #0x460]
-	WORD $0x8b0f0338 // add x24, x25, x15
-	WORD $0x8b0f0319 // add x25, x24, x15
+	WORD $0xbd403313 // ldr s19, [x24, #0x30]
+	WORD $0xf991b2e2 // prfm pldl2keep, [x23, #0x2360]
+	WORD $0xf989b2e0 // prfm pldl1keep, [x23, #0x1360]
+	WORD $0xf99232e2 // prfm pldl2keep, [x23, #0x2460]
+	WORD $0xf98a32e0 // prfm pldl1keep, [x23, #0x1460]
+	WORD $0x8b0f0317 // add x23, x24, x15
+	WORD $0x8b0f02f8 // add x24, x23, x15
 	WORD $0x4f931247 // fmla v7.4s, v18.4s, v19.s[0]
-	WORD $0x3dc082f2 // ldr q18, [x23, #0x200]
-	WORD $0xad404f15 // ldp q21, q19, [x24]
+	WORD $0x3dc082d2 // ldr q18, [x22, #0x200]
+	WORD $0xad404ef5 // ldp q21, q19, [x23]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f95e254 // sdot v20.4s, v18.16b, v21.4b[0]
-	WORD $0x3dc092f2 // ldr q18, [x23, #0x240]
+	WORD $0x3dc092d2 // ldr q18, [x22, #0x240]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb5e254 // sdot v20.4s, v18.16b, v21.4b[1]
-	WORD $0x3dc0a2f2 // ldr q18, [x23, #0x280]
+	WORD $0x3dc0a2d2 // ldr q18, [x22, #0x280]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f95ea54 // sdot v20.4s, v18.16b, v21.4b[2]
-	WORD $0x3dc0b2f2 // ldr q18, [x23, #0x2c0]
+	WORD $0x3dc0b2d2 // ldr q18, [x22, #0x2c0]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb5ea54 // sdot v20.4s, v18.16b, v21.4b[3]
-	WORD $0x3dc0c2f2 // ldr q18, [x23, #0x300]
+	WORD $0x3dc0c2d2 // ldr q18, [x22, #0x300]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f93e254 // sdot v20.4s, v18.16b, v19.4b[0]
-	WORD $0x3dc0d2f2 // ldr q18, [x23, #0x340]
+	WORD $0x3dc0d2d2 // ldr q18, [x22, #0x340]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb3e254 // sdot v20.4s, v18.16b, v19.4b[1]
-	WORD $0x3dc0e2f2 // ldr q18, [x23, #0x380]
+	WORD $0x3dc0e2d2 // ldr q18, [x22, #0x380]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4f93ea54 // sdot v20.4s, v18.16b, v19.4b[2]
-	WORD $0x3dc0f2f2 // ldr q18, [x23, #0x3c0]
-	WORD $0x52800037 // mov w23, #0x1 // =1
+	WORD $0x3dc0f2d2 // ldr q18, [x22, #0x3c0]
+	WORD $0x52800036 // mov w22, #0x1 // =1
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4fb3ea54 // sdot v20.4s, v18.16b, v19.4b[3]
-	WORD $0xfc7378d2 // ldr d18, [x6, x19, lsl #3]
+	WORD $0xfc6778b2 // ldr d18, [x5, x7, lsl #3]
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x6e30de50 // fmul v16.4s, v18.4s, v16.4s
 	WORD $0x6e26de12 // fmul v18.4s, v16.4s, v6.4s
 	WORD $0x4e34ce12 // fmla v18.4s, v16.4s, v20.4s
-	WORD $0xbd402310 // ldr s16, [x24, #0x20]
+	WORD $0xbd4022f0 // ldr s16, [x23, #0x20]
 	WORD $0x4f901247 // fmla v7.4s, v18.4s, v16.s[0]
-	WORD $0xfc7378f0 // ldr d16, [x7, x19, lsl #3]
+	WORD $0xfc6778d0 // ldr d16, [x6, x7, lsl #3]
 	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
 	WORD $0x6ea0fa10 // fneg v16.4s, v16.4s
 	WORD $0x6e31de10 // fmul v16.4s, v16.4s, v17.4s
-	WORD $0xbd403311 // ldr s17, [x24, #0x30]
-	WORD $0x2a1f03f8 // mov w24, wzr
+	WORD $0xbd4032f1 // ldr s17, [x23, #0x30]
+	WORD $0x2a1f03f7 // mov w23, wzr
 	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x3707e596 // tbnz w22, #0x0, 0x1718 <k_tile_q4_k+0x100>
-	WORD $0x3cb37827 // str q7, [x1, x19, lsl #4]
-	WORD $0x91000673 // add x19, x19, #0x1
-	WORD $0xf100127f // cmp x19, #0x4
-	WORD $0x54ffe201 // b.ne 0x16b8 <k_tile_q4_k+0xa0>
+	WORD $0x3707e495 // tbnz w21, #0x0, 0x16e0 <k_tile_q4_k+0xfc>
+	WORD $0x3ca77827 // str q7, [x1, x7, lsl #4]
+	WORD $0x910004e7 // add x7, x7, #0x1
+	WORD $0xf10010ff // cmp x7, #0x4
+	WORD $0x54ffe101 // b.ne 0x1680 <k_tile_q4_k+0x9c>
 	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x9124018c // add x12, x12, #0x900
 	WORD $0x8b0e0063 // add x3, x3, x14
 	WORD $0xeb0b005f // cmp x2, x11
-	WORD $0x54ffe0c1 // b.ne 0x16a4 <k_tile_q4_k+0x8c>
+	WORD $0x54ffdfe1 // b.ne 0x1670 <k_tile_q4_k+0x8c>
 	WORD $0x91000400 // add x0, x0, #0x1
 	WORD $0xeb08001f // cmp x0, x8
-	WORD $0x54ffdfa1 // b.ne 0x168c <k_tile_q4_k+0x74>
-	WORD $0x14000008 // b 0x1abc <k_tile_q4_k+0x4a4>
-	WORD $0xb50000ea // cbnz x10, 0x1abc <k_tile_q4_k+0x4a4>
+	WORD $0x54ffdec1 // b.ne 0x1658 <k_tile_q4_k+0x74>
+	WORD $0x14000008 // b 0x1aa4 <k_tile_q4_k+0x4c0>
+	WORD $0xb50000ea // cbnz x10, 0x1aa4 <k_tile_q4_k+0x4c0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x1aac <k_tile_q4_k+0x494>
+	WORD $0x54ffffa1 // b.ne 0x1a94 <k_tile_q4_k+0x4b0>
 	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
+	WORD $0xf94023f9 // ldr x25, [sp, #0x40]
 	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
 	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
-	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
 	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
 
 	// tile_q5_k
 	WORD $0xd10303ff // sub sp, sp, #0xc0
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xf90033fd // str x29, [sp, #0x60]
 	WORD $0xa9076ffe // stp x30, x27, [sp, #0x70]
-	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xa90867fa // stp x26, x25, [sp, #0x80]
+	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xa9095ff8 // stp x24, x23, [sp, #0x90]
 	WORD $0xa90a57f6 // stp x22, x21, [sp, #0xa0]
 	WORD $0xa90b4ff4 // stp x20, x19, [sp, #0xb0]
-	WORD $0xf9000fe8 // str x8, [sp, #0x18]
-	WORD $0x5400354b // b.lt 0x21a4 <k_tile_q5_k+0x6d0>
+	WORD $0xa90623fd // stp x29, x8, [sp, #0x60]
+	WORD $0x540035eb // b.lt 0x219c <k_tile_q5_k+0x6e0>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf9401809 // ldr x9, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0xf9000be8 // str x8, [sp, #0x10]
-	WORD $0x5400334b // b.lt 0x217c <k_tile_q5_k+0x6a8>
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0x540033eb // b.lt 0x2174 <k_tile_q5_k+0x6b8>
 	WORD $0xa940b008 // ldp x8, x12, [x0, #0x8]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f01e7e1 // movi v1.16b, #0x3f
@@ -1772,48 +1765,46 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f00e604 // movi v4.16b, #0x10
 	WORD $0x6f00e626 // movi v6.2d, #0x0000ff000000ff
 	WORD $0x910083f0 // add x16, sp, #0x20
-	WORD $0xa90027e8 // stp x8, x9, [sp]
+	WORD $0xa900a7e8 // stp x8, x9, [sp, #0x8]
 	WORD $0xf9401408 // ldr x8, [x0, #0x28]
 	WORD $0x5280b011 // mov w17, #0x580 // =1408
 	WORD $0x52802c00 // mov w0, #0x160 // =352
 	WORD $0x52800061 // mov w1, #0x3 // =3
-	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0xaa1f03e2 // mov x2, xzr
 	WORD $0xd377d90e // lsl x14, x8, #9
 	WORD $0xd37ae50f // lsl x15, x8, #6
 	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
 	WORD $0x4e040d05 // dup v5.4s, w8
 	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
 	WORD $0x4e040d07 // dup v7.4s, w8
-	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
-	WORD $0xf90037ea // str x10, [sp, #0x68]
-	WORD $0x8b0a1903 // add x3, x8, x10, lsl #6
-	WORD $0xb5000069 // cbnz x9, 0x1b80 <k_tile_q5_k+0xac>
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0x8b021903 // add x3, x8, x2, lsl #6
+	WORD $0xb5000069 // cbnz x9, 0x1b60 <k_tile_q5_k+0xa4>
 	WORD $0xad000060 // stp q0, q0, [x3]
 	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
-	WORD $0xf94003e5 // ldr x5, [sp]
+	WORD $0xf94007e5 // ldr x5, [sp, #0x8]
 	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0x91280186 // add x6, x12, #0xa00
-	WORD $0x91400587 // add x7, x12, #0x1, lsl #12 // =0x1000
-	WORD $0x912b0193 // add x19, x12, #0xac0
-	WORD $0x912b8194 // add x20, x12, #0xae0
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xd37ceea8 // lsl x8, x21, #4
-	WORD $0x8b1518f6 // add x22, x7, x21, lsl #6
-	WORD $0xaa0503ea // mov x10, x5
-	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x912b0187 // add x7, x12, #0xac0
+	WORD $0x912b8193 // add x19, x12, #0xae0
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0xd37cee88 // lsl x8, x20, #4
+	WORD $0x8b141995 // add x21, x12, x20, lsl #6
+	WORD $0xaa0503ed // mov x13, x5
 	WORD $0x8b0800c9 // add x9, x6, x8
 	WORD $0x3ce86870 // ldr q16, [x3, x8]
-	WORD $0x8b080197 // add x23, x12, x8
+	WORD $0x8b080196 // add x22, x12, x8
 	WORD $0x3dc00131 // ldr q17, [x9]
 	WORD $0x3dc02133 // ldr q19, [x9, #0x80]
 	WORD $0x3dc01132 // ldr q18, [x9, #0x40]
-	WORD $0x912002f8 // add x24, x23, #0x800
-	WORD $0x912202f9 // add x25, x23, #0x880
-	WORD $0x912302fa // add x26, x23, #0x8c0
+	WORD $0x912002d7 // add x23, x22, #0x800
+	WORD $0x912202d8 // add x24, x22, #0x880
+	WORD $0x912302d9 // add x25, x22, #0x8c0
 	WORD $0x4e211e35 // and v21.16b, v17.16b, v1.16b
 	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
 	WORD $0x4e221e74 // and v20.16b, v19.16b, v2.16b
 	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
 	WORD $0x4eb11e91 // orr v17.16b, v20.16b, v17.16b
 	WORD $0x4e211e54 // and v20.16b, v18.16b, v1.16b
@@ -1824,128 +1815,131 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
 	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
 	WORD $0xad0247f4 // stp q20, q17, [sp, #0x40]
-	WORD $0x9b1159a9 // madd x9, x13, x17, x22
-	WORD $0xd378ddbe // lsl x30, x13, #8
-	WORD $0x8b0d2afd // add x29, x23, x13, lsl #10
-	WORD $0x52800022 // mov w2, #0x1 // =1
-	WORD $0x2a0803fb // mov w27, w8
-	WORD $0xb37ef1a2 // bfi x2, x13, #2, #61
-	WORD $0x8b0d1208 // add x8, x16, x13, lsl #4
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9808120 // prfm pldl1keep, [x9, #0x100]
-	WORD $0x3cfe6b14 // ldr q20, [x24, x30]
-	WORD $0x3dc003b3 // ldr q19, [x29]
-	WORD $0xad404951 // ldp q17, q18, [x10]
+	WORD $0x2a0803fa // mov w26, w8
+	WORD $0x9b115528 // madd x8, x9, x17, x21
+	WORD $0xd378dd3d // lsl x29, x9, #8
+	WORD $0x8b092adb // add x27, x22, x9, lsl #10
+	WORD $0x8b09120a // add x10, x16, x9, lsl #4
+	WORD $0xf9900102 // prfm pldl2keep, [x8, #0x2000]
+	WORD $0xf9880100 // prfm pldl1keep, [x8, #0x1000]
+	WORD $0xf9908102 // prfm pldl2keep, [x8, #0x2100]
+	WORD $0xf9888100 // prfm pldl1keep, [x8, #0x1100]
+	WORD $0x3cfd6af4 // ldr q20, [x23, x29]
+	WORD $0x3dc00373 // ldr q19, [x27]
+	WORD $0xad4049b1 // ldp q17, q18, [x13]
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4f245695 // shl v21.4s, v20.4s, #0x4
-	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
-	WORD $0xd37ae449 // lsl x9, x2, #6
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0xb37ef128 // bfi x8, x9, #2, #61
+	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
+	WORD $0xd37ae51e // lsl x30, x8, #6
+	WORD $0x9b005508 // madd x8, x8, x0, x21
 	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
 	WORD $0x4eb31eb3 // orr v19.16b, v21.16b, v19.16b
 	WORD $0x4ea51cb5 // mov v21.16b, v5.16b
 	WORD $0x4f91e275 // sdot v21.4s, v19.16b, v17.4b[0]
-	WORD $0x3dc013b3 // ldr q19, [x29, #0x40]
+	WORD $0x3dc01373 // ldr q19, [x27, #0x40]
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
 	WORD $0x4eb31e93 // orr v19.16b, v20.16b, v19.16b
-	WORD $0x3ce96b14 // ldr q20, [x24, x9]
+	WORD $0x3cfe6af4 // ldr q20, [x23, x30]
 	WORD $0x4f245696 // shl v22.4s, v20.4s, #0x4
 	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
 	WORD $0x4fb1e275 // sdot v21.4s, v19.16b, v17.4b[1]
-	WORD $0x3dc023b3 // ldr q19, [x29, #0x80]
+	WORD $0x3dc02373 // ldr q19, [x27, #0x80]
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x4eb31ed3 // orr v19.16b, v22.16b, v19.16b
 	WORD $0x4f91ea75 // sdot v21.4s, v19.16b, v17.4b[2]
-	WORD $0x3dc033b3 // ldr q19, [x29, #0xc0]
+	WORD $0x3dc03373 // ldr q19, [x27, #0xc0]
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
 	WORD $0x4eb31e93 // orr v19.16b, v20.16b, v19.16b
 	WORD $0x4fb1ea75 // sdot v21.4s, v19.16b, v17.4b[3]
-	WORD $0x3cfe6b33 // ldr q19, [x25, x30]
-	WORD $0x3dc043b1 // ldr q17, [x29, #0x100]
+	WORD $0x3cfd6b13 // ldr q19, [x24, x29]
+	WORD $0x3dc04371 // ldr q17, [x27, #0x100]
 	WORD $0x4f245674 // shl v20.4s, v19.4s, #0x4
 	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
 	WORD $0x4e241e73 // and v19.16b, v19.16b, v4.16b
 	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
 	WORD $0x4eb11e91 // orr v17.16b, v20.16b, v17.16b
 	WORD $0x4f92e235 // sdot v21.4s, v17.16b, v18.4b[0]
-	WORD $0x3dc053b1 // ldr q17, [x29, #0x140]
+	WORD $0x3dc05371 // ldr q17, [x27, #0x140]
 	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
 	WORD $0x4eb11e71 // orr v17.16b, v19.16b, v17.16b
-	WORD $0x3cfe6b53 // ldr q19, [x26, x30]
+	WORD $0x3cfd6b33 // ldr q19, [x25, x29]
 	WORD $0x4f245674 // shl v20.4s, v19.4s, #0x4
 	WORD $0x4e241e73 // and v19.16b, v19.16b, v4.16b
 	WORD $0x4fb2e235 // sdot v21.4s, v17.16b, v18.4b[1]
-	WORD $0x3dc063b1 // ldr q17, [x29, #0x180]
+	WORD $0x3dc06371 // ldr q17, [x27, #0x180]
 	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
 	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
 	WORD $0x4eb11e91 // orr v17.16b, v20.16b, v17.16b
 	WORD $0x4f92ea35 // sdot v21.4s, v17.16b, v18.4b[2]
-	WORD $0x3dc073b1 // ldr q17, [x29, #0x1c0]
+	WORD $0x3dc07371 // ldr q17, [x27, #0x1c0]
 	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
 	WORD $0x4eb11e71 // orr v17.16b, v19.16b, v17.16b
 	WORD $0x4fb2ea35 // sdot v21.4s, v17.16b, v18.4b[3]
-	WORD $0xfc757a71 // ldr d17, [x19, x21, lsl #3]
+	WORD $0xfc7478f1 // ldr d17, [x7, x20, lsl #3]
 	WORD $0x0e217a32 // fcvtl v18.4s, v17.4h
-	WORD $0x3dc00111 // ldr q17, [x8]
+	WORD $0x3dc00151 // ldr q17, [x10]
 	WORD $0x4e261e33 // and v19.16b, v17.16b, v6.16b
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
 	WORD $0x6e27de53 // fmul v19.4s, v18.4s, v7.4s
 	WORD $0x4e35ce53 // fmla v19.4s, v18.4s, v21.4s
-	WORD $0xbd402152 // ldr s18, [x10, #0x20]
+	WORD $0xbd4021b2 // ldr s18, [x13, #0x20]
 	WORD $0x4f921270 // fmla v16.4s, v19.4s, v18.s[0]
-	WORD $0xfc757a92 // ldr d18, [x20, x21, lsl #3]
+	WORD $0xfc747a72 // ldr d18, [x19, x20, lsl #3]
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x6ea0fa53 // fneg v19.4s, v18.4s
-	WORD $0x3dc00912 // ldr q18, [x8, #0x20]
-	WORD $0x9b005848 // madd x8, x2, x0, x22
-	WORD $0x52800042 // mov w2, #0x2 // =2
+	WORD $0x3dc00952 // ldr q18, [x10, #0x20]
+	WORD $0x8b0f01aa // add x10, x13, x15
 	WORD $0x4e261e54 // and v20.16b, v18.16b, v6.16b
-	WORD $0xb37ef1a2 // bfi x2, x13, #2, #61
-	WORD $0xaa0d082d // orr x13, x1, x13, lsl #2
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x6e34de73 // fmul v19.4s, v19.4s, v20.4s
-	WORD $0xbd403154 // ldr s20, [x10, #0x30]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9808100 // prfm pldl1keep, [x8, #0x100]
-	WORD $0x3cfe6b16 // ldr q22, [x24, x30]
-	WORD $0x8b0f0148 // add x8, x10, x15
-	WORD $0xd37ae44a // lsl x10, x2, #6
-	WORD $0x9b005842 // madd x2, x2, x0, x22
-	WORD $0x4f2356d7 // shl v23.4s, v22.4s, #0x3
-	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
+	WORD $0xbd4031b4 // ldr s20, [x13, #0x30]
+	WORD $0xf9900102 // prfm pldl2keep, [x8, #0x2000]
+	WORD $0xf9880100 // prfm pldl1keep, [x8, #0x1000]
+	WORD $0xf9908102 // prfm pldl2keep, [x8, #0x2100]
+	WORD $0xf9888100 // prfm pldl1keep, [x8, #0x1100]
+	WORD $0x3cfd6af6 // ldr q22, [x23, x29]
+	WORD $0x52800048 // mov w8, #0x2 // =2
+	WORD $0xb37ef128 // bfi x8, x9, #2, #61
 	WORD $0x4f941270 // fmla v16.4s, v19.4s, v20.s[0]
-	WORD $0x3dc003b3 // ldr q19, [x29]
-	WORD $0xad405115 // ldp q21, q20, [x8]
+	WORD $0x3dc00373 // ldr q19, [x27]
+	WORD $0x4f2356d7 // shl v23.4s, v22.4s, #0x3
+	WORD $0xad405155 // ldp q21, q20, [x10]
+	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
 	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0xd37ae50d // lsl x13, x8, #6
+	WORD $0x9b005508 // madd x8, x8, x0, x21
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
 	WORD $0x4eb31ef7 // orr v23.16b, v23.16b, v19.16b
 	WORD $0x4ea51cb3 // mov v19.16b, v5.16b
 	WORD $0x4f95e2f3 // sdot v19.4s, v23.16b, v21.4b[0]
-	WORD $0x3dc013b7 // ldr q23, [x29, #0x40]
+	WORD $0x3dc01377 // ldr q23, [x27, #0x40]
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
 	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
 	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
-	WORD $0x3ce96b17 // ldr q23, [x24, x9]
+	WORD $0x3cfe6af7 // ldr q23, [x23, x30]
 	WORD $0x4f2356f8 // shl v24.4s, v23.4s, #0x3
 	WORD $0x6f3f06f7 // ushr v23.4s, v23.4s, #0x1
 	WORD $0x4fb5e2d3 // sdot v19.4s, v22.16b, v21.4b[1]
-	WORD $0x3dc023b6 // ldr q22, [x29, #0x80]
+	WORD $0x3dc02376 // ldr q22, [x27, #0x80]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
 	WORD $0x4f95ead3 // sdot v19.4s, v22.16b, v21.4b[2]
-	WORD $0x3dc033b6 // ldr q22, [x29, #0xc0]
+	WORD $0x3dc03376 // ldr q22, [x27, #0xc0]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x4fb5ead3 // sdot v19.4s, v22.16b, v21.4b[3]
-	WORD $0x3dc043b5 // ldr q21, [x29, #0x100]
-	WORD $0x3cea6b16 // ldr q22, [x24, x10]
+	WORD $0x3dc04375 // ldr q21, [x27, #0x100]
+	WORD $0x3ced6af6 // ldr q22, [x23, x13]
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4f2356d7 // shl v23.4s, v22.4s, #0x3
 	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
@@ -1954,80 +1948,83 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
 	WORD $0x4f94e2b3 // sdot v19.4s, v21.16b, v20.4b[0]
-	WORD $0x3dc053b5 // ldr q21, [x29, #0x140]
+	WORD $0x3dc05375 // ldr q21, [x27, #0x140]
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
-	WORD $0x3cfe6b56 // ldr q22, [x26, x30]
+	WORD $0x3cfd6b36 // ldr q22, [x25, x29]
 	WORD $0x4f2356d7 // shl v23.4s, v22.4s, #0x3
 	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
 	WORD $0x4fb4e2b3 // sdot v19.4s, v21.16b, v20.4b[1]
-	WORD $0x3dc063b5 // ldr q21, [x29, #0x180]
+	WORD $0x3dc06375 // ldr q21, [x27, #0x180]
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
 	WORD $0x4f94eab3 // sdot v19.4s, v21.16b, v20.4b[2]
-	WORD $0x3dc073b5 // ldr q21, [x29, #0x1c0]
+	WORD $0x3dc07375 // ldr q21, [x27, #0x1c0]
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
 	WORD $0x4fb4eab3 // sdot v19.4s, v21.16b, v20.4b[3]
 	WORD $0x6f380635 // ushr v21.4s, v17.4s, #0x8
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
+	WORD $0xfc7478f4 // ldr d20, [x7, x20, lsl #3]
 	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
 	WORD $0x4e261eb5 // and v21.16b, v21.16b, v6.16b
 	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
 	WORD $0x6e35de94 // fmul v20.4s, v20.4s, v21.4s
 	WORD $0x6e27de95 // fmul v21.4s, v20.4s, v7.4s
 	WORD $0x4e33ce95 // fmla v21.4s, v20.4s, v19.4s
-	WORD $0xbd402113 // ldr s19, [x8, #0x20]
+	WORD $0xbd402153 // ldr s19, [x10, #0x20]
 	WORD $0x6f380654 // ushr v20.4s, v18.4s, #0x8
 	WORD $0x4e261e94 // and v20.16b, v20.16b, v6.16b
 	WORD $0x4f9312b0 // fmla v16.4s, v21.4s, v19.s[0]
-	WORD $0xfc757a93 // ldr d19, [x20, x21, lsl #3]
+	WORD $0xfc747a73 // ldr d19, [x19, x20, lsl #3]
 	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x6ea0fa73 // fneg v19.4s, v19.4s
 	WORD $0x6e34de73 // fmul v19.4s, v19.4s, v20.4s
-	WORD $0xbd403114 // ldr s20, [x8, #0x30]
-	WORD $0xf9800040 // prfm pldl1keep, [x2]
-	WORD $0xf9808040 // prfm pldl1keep, [x2, #0x100]
-	WORD $0x3cfe6b16 // ldr q22, [x24, x30]
-	WORD $0x8b0f0102 // add x2, x8, x15
-	WORD $0xd37ae5a8 // lsl x8, x13, #6
-	WORD $0x9b0059ad // madd x13, x13, x0, x22
+	WORD $0xbd403154 // ldr s20, [x10, #0x30]
+	WORD $0xf9900102 // prfm pldl2keep, [x8, #0x2000]
+	WORD $0xf9880100 // prfm pldl1keep, [x8, #0x1000]
+	WORD $0xf9908102 // prfm pldl2keep, [x8, #0x2100]
+	WORD $0xf9888100 // prfm pldl1keep, [x8, #0x1100]
+	WORD $0x3cfd6af6 // ldr q22, [x23, x29]
+	WORD $0x8b0f014a // add x10, x10, x15
+	WORD $0xaa090828 // orr x8, x1, x9, lsl #2
 	WORD $0x4f2256d7 // shl v23.4s, v22.4s, #0x2
-	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4f941270 // fmla v16.4s, v19.4s, v20.s[0]
-	WORD $0x3dc083b3 // ldr q19, [x29, #0x200]
-	WORD $0xad405454 // ldp q20, q21, [x2]
+	WORD $0x3dc08373 // ldr q19, [x27, #0x200]
+	WORD $0xad405554 // ldp q20, q21, [x10]
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0xd37ae509 // lsl x9, x8, #6
+	WORD $0x9b005508 // madd x8, x8, x0, x21
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x4eb31ef7 // orr v23.16b, v23.16b, v19.16b
 	WORD $0x4ea51cb3 // mov v19.16b, v5.16b
 	WORD $0x4f94e2f3 // sdot v19.4s, v23.16b, v20.4b[0]
-	WORD $0x3dc093b7 // ldr q23, [x29, #0x240]
+	WORD $0x3dc09377 // ldr q23, [x27, #0x240]
 	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
 	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
-	WORD $0x3ce96b17 // ldr q23, [x24, x9]
+	WORD $0x3cfe6af7 // ldr q23, [x23, x30]
 	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
 	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
 	WORD $0x4fb4e2d3 // sdot v19.4s, v22.16b, v20.4b[1]
-	WORD $0x3dc0a3b6 // ldr q22, [x29, #0x280]
+	WORD $0x3dc0a376 // ldr q22, [x27, #0x280]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
 	WORD $0x4f94ead3 // sdot v19.4s, v22.16b, v20.4b[2]
-	WORD $0x3dc0b3b6 // ldr q22, [x29, #0x2c0]
+	WORD $0x3dc0b376 // ldr q22, [x27, #0x2c0]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x4fb4ead3 // sdot v19.4s, v22.16b, v20.4b[3]
-	WORD $0x3cea6b16 // ldr q22, [x24, x10]
-	WORD $0x3dc0c3b4 // ldr q20, [x29, #0x300]
+	WORD $0x3ced6af6 // ldr q22, [x23, x13]
+	WORD $0x3dc0c374 // ldr q20, [x27, #0x300]
 	WORD $0x4f2256d7 // shl v23.4s, v22.4s, #0x2
 	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
@@ -2035,25 +2032,25 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x4eb41ef4 // orr v20.16b, v23.16b, v20.16b
 	WORD $0x4f95e293 // sdot v19.4s, v20.16b, v21.4b[0]
-	WORD $0x3dc0d3b4 // ldr q20, [x29, #0x340]
+	WORD $0x3dc0d374 // ldr q20, [x27, #0x340]
 	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
 	WORD $0x4eb41ed4 // orr v20.16b, v22.16b, v20.16b
-	WORD $0x3ce86b16 // ldr q22, [x24, x8]
+	WORD $0x3ce96af6 // ldr q22, [x23, x9]
 	WORD $0x4f2256d7 // shl v23.4s, v22.4s, #0x2
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4fb5e293 // sdot v19.4s, v20.16b, v21.4b[1]
-	WORD $0x3dc0e3b4 // ldr q20, [x29, #0x380]
+	WORD $0x3dc0e374 // ldr q20, [x27, #0x380]
 	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x4eb41ef4 // orr v20.16b, v23.16b, v20.16b
 	WORD $0x4f95ea93 // sdot v19.4s, v20.16b, v21.4b[2]
-	WORD $0x3dc0f3b4 // ldr q20, [x29, #0x3c0]
+	WORD $0x3dc0f374 // ldr q20, [x27, #0x3c0]
 	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
 	WORD $0x4eb41ed4 // orr v20.16b, v22.16b, v20.16b
 	WORD $0x4fb5ea93 // sdot v19.4s, v20.16b, v21.4b[3]
 	WORD $0x6f300635 // ushr v21.4s, v17.4s, #0x10
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
+	WORD $0xfc7478f4 // ldr d20, [x7, x20, lsl #3]
 	WORD $0x6f280631 // ushr v17.4s, v17.4s, #0x18
 	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
 	WORD $0x6f0737f5 // bic v21.4s, #0xff, lsl #8
@@ -2062,27 +2059,30 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e35de94 // fmul v20.4s, v20.4s, v21.4s
 	WORD $0x6e27de95 // fmul v21.4s, v20.4s, v7.4s
 	WORD $0x4e33ce95 // fmla v21.4s, v20.4s, v19.4s
-	WORD $0xbd402053 // ldr s19, [x2, #0x20]
+	WORD $0xbd402153 // ldr s19, [x10, #0x20]
 	WORD $0x6f300654 // ushr v20.4s, v18.4s, #0x10
 	WORD $0x6f280652 // ushr v18.4s, v18.4s, #0x18
 	WORD $0x6f0737f4 // bic v20.4s, #0xff, lsl #8
 	WORD $0x4f9312b0 // fmla v16.4s, v21.4s, v19.s[0]
-	WORD $0xfc757a93 // ldr d19, [x20, x21, lsl #3]
+	WORD $0xfc747a73 // ldr d19, [x19, x20, lsl #3]
 	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
 	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x6ea0fa73 // fneg v19.4s, v19.4s
 	WORD $0x6e34de73 // fmul v19.4s, v19.4s, v20.4s
-	WORD $0xbd403054 // ldr s20, [x2, #0x30]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98081a0 // prfm pldl1keep, [x13, #0x100]
-	WORD $0x3cfe6b16 // ldr q22, [x24, x30]
-	WORD $0x8b0f004d // add x13, x2, x15
-	WORD $0x4eb686d7 // add v23.4s, v22.4s, v22.4s
-	WORD $0x6f3d06d6 // ushr v22.4s, v22.4s, #0x3
+	WORD $0xbd403154 // ldr s20, [x10, #0x30]
+	WORD $0xf9900102 // prfm pldl2keep, [x8, #0x2000]
+	WORD $0xf9880100 // prfm pldl1keep, [x8, #0x1000]
+	WORD $0xf9908102 // prfm pldl2keep, [x8, #0x2100]
+	WORD $0xf9888100 // prfm pldl1keep, [x8, #0x1100]
+	WORD $0x3cfd6af6 // ldr q22, [x23, x29]
+	WORD $0x8b0f014a // add x10, x10, x15
+	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4f941270 // fmla v16.4s, v19.4s, v20.s[0]
-	WORD $0x3dc083b4 // ldr q20, [x29, #0x200]
-	WORD $0xad404db5 // ldp q21, q19, [x13]
+	WORD $0x3dc08374 // ldr q20, [x27, #0x200]
+	WORD $0x4eb686d7 // add v23.4s, v22.4s, v22.4s
+	WORD $0xad404d55 // ldp q21, q19, [x10]
+	WORD $0x6f3d06d6 // ushr v22.4s, v22.4s, #0x3
 	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
@@ -2090,29 +2090,29 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb41ef7 // orr v23.16b, v23.16b, v20.16b
 	WORD $0x4ea51cb4 // mov v20.16b, v5.16b
 	WORD $0x4f95e2f4 // sdot v20.4s, v23.16b, v21.4b[0]
-	WORD $0x3dc093b7 // ldr q23, [x29, #0x240]
+	WORD $0x3dc09377 // ldr q23, [x27, #0x240]
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
 	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
 	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
-	WORD $0x3ce96b17 // ldr q23, [x24, x9]
+	WORD $0x3cfe6af7 // ldr q23, [x23, x30]
 	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
 	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
 	WORD $0x4fb5e2d4 // sdot v20.4s, v22.16b, v21.4b[1]
-	WORD $0x3dc0a3b6 // ldr q22, [x29, #0x280]
+	WORD $0x3dc0a376 // ldr q22, [x27, #0x280]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
 	WORD $0x4f95ead4 // sdot v20.4s, v22.16b, v21.4b[2]
-	WORD $0x3dc0b3b6 // ldr q22, [x29, #0x2c0]
+	WORD $0x3dc0b376 // ldr q22, [x27, #0x2c0]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x4fb5ead4 // sdot v20.4s, v22.16b, v21.4b[3]
-	WORD $0x3dc0c3b5 // ldr q21, [x29, #0x300]
-	WORD $0x3cea6b16 // ldr q22, [x24, x10]
-	WORD $0x8b0f01aa // add x10, x13, x15
+	WORD $0x3dc0c375 // ldr q21, [x27, #0x300]
+	WORD $0x3ced6af6 // ldr q22, [x23, x13]
+	WORD $0x8b0f014d // add x13, x10, x15
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4eb686d7 // add v23.4s, v22.4s, v22.4s
 	WORD $0x6f3d06d6 // ushr v22.4s, v22.4s, #0x3
@@ -2121,68 +2121,66 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
 	WORD $0x4f93e2b4 // sdot v20.4s, v21.16b, v19.4b[0]
-	WORD $0x3dc0d3b5 // ldr q21, [x29, #0x340]
+	WORD $0x3dc0d375 // ldr q21, [x27, #0x340]
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
-	WORD $0x3ce86b16 // ldr q22, [x24, x8]
-	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x3ce96af6 // ldr q22, [x23, x9]
+	WORD $0x52800029 // mov w9, #0x1 // =1
 	WORD $0x4eb686d7 // add v23.4s, v22.4s, v22.4s
 	WORD $0x6f3d06d6 // ushr v22.4s, v22.4s, #0x3
 	WORD $0x4fb3e2b4 // sdot v20.4s, v21.16b, v19.4b[1]
-	WORD $0x3dc0e3b5 // ldr q21, [x29, #0x380]
+	WORD $0x3dc0e375 // ldr q21, [x27, #0x380]
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb51ef5 // orr v21.16b, v23.16b, v21.16b
 	WORD $0x4f93eab4 // sdot v20.4s, v21.16b, v19.4b[2]
-	WORD $0x3dc0f3b5 // ldr q21, [x29, #0x3c0]
+	WORD $0x3dc0f375 // ldr q21, [x27, #0x3c0]
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
 	WORD $0x4fb3eab4 // sdot v20.4s, v21.16b, v19.4b[3]
-	WORD $0xfc757a73 // ldr d19, [x19, x21, lsl #3]
+	WORD $0xfc7478f3 // ldr d19, [x7, x20, lsl #3]
 	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
 	WORD $0x6e31de71 // fmul v17.4s, v19.4s, v17.4s
 	WORD $0x6e27de33 // fmul v19.4s, v17.4s, v7.4s
 	WORD $0x4e34ce33 // fmla v19.4s, v17.4s, v20.4s
-	WORD $0xbd4021b1 // ldr s17, [x13, #0x20]
+	WORD $0xbd402151 // ldr s17, [x10, #0x20]
 	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
-	WORD $0xfc757a91 // ldr d17, [x20, x21, lsl #3]
+	WORD $0xfc747a71 // ldr d17, [x19, x20, lsl #3]
 	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
 	WORD $0x6ea0fa31 // fneg v17.4s, v17.4s
 	WORD $0x6e32de31 // fmul v17.4s, v17.4s, v18.4s
-	WORD $0xbd4031b2 // ldr s18, [x13, #0x30]
-	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0xbd403152 // ldr s18, [x10, #0x30]
 	WORD $0x4f921230 // fmla v16.4s, v17.4s, v18.s[0]
-	WORD $0x3707d69b // tbnz w27, #0x0, 0x1c08 <k_tile_q5_k+0x134>
-	WORD $0x3cb57870 // str q16, [x3, x21, lsl #4]
-	WORD $0x910006b5 // add x21, x21, #0x1
-	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x54ffd2a1 // b.ne 0x1b9c <k_tile_q5_k+0xc8>
+	WORD $0x3707d59a // tbnz w26, #0x0, 0x1be4 <k_tile_q5_k+0x128>
+	WORD $0x3cb47870 // str q16, [x3, x20, lsl #4]
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x54ffd1a1 // b.ne 0x1b78 <k_tile_q5_k+0xbc>
 	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0x912c018c // add x12, x12, #0xb00
 	WORD $0x8b0e00a5 // add x5, x5, x14
 	WORD $0xeb0b009f // cmp x4, x11
-	WORD $0x54ffd161 // b.ne 0x1b88 <k_tile_q5_k+0xb4>
-	WORD $0xf94037ea // ldr x10, [sp, #0x68]
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54ffcfa1 // b.ne 0x1b68 <k_tile_q5_k+0x94>
-	WORD $0x1400000b // b 0x21a4 <k_tile_q5_k+0x6d0>
-	WORD $0xb5000149 // cbnz x9, 0x21a4 <k_tile_q5_k+0x6d0>
+	WORD $0x54ffd081 // b.ne 0x1b68 <k_tile_q5_k+0xac>
+	WORD $0xf94037e8 // ldr x8, [sp, #0x68]
+	WORD $0x91000442 // add x2, x2, #0x1
+	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
+	WORD $0xeb08005f // cmp x2, x8
+	WORD $0x54ffcf01 // b.ne 0x1b4c <k_tile_q5_k+0x90>
+	WORD $0x1400000b // b 0x219c <k_tile_q5_k+0x6e0>
+	WORD $0xb5000149 // cbnz x9, 0x219c <k_tile_q5_k+0x6e0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
 	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
+	WORD $0xf94037e9 // ldr x9, [sp, #0x68]
 	WORD $0xad3f0100 // stp q0, q0, [x8, #-0x20]
 	WORD $0xac820100 // stp q0, q0, [x8], #0x40
 	WORD $0xf1000529 // subs x9, x9, #0x1
-	WORD $0xf9000fe9 // str x9, [sp, #0x18]
-	WORD $0x54ffff61 // b.ne 0x218c <k_tile_q5_k+0x6b8>
+	WORD $0xf90037e9 // str x9, [sp, #0x68]
+	WORD $0x54ffff61 // b.ne 0x2184 <k_tile_q5_k+0x6c8>
 	WORD $0xa94b4ff4 // ldp x20, x19, [sp, #0xb0]
 	WORD $0xf94033fd // ldr x29, [sp, #0x60]
 	WORD $0xa94a57f6 // ldp x22, x21, [sp, #0xa0]
@@ -2193,514 +2191,527 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// tile_q6_k
-	WORD $0xd10303ff // sub sp, sp, #0xc0
+	WORD $0xd102c3ff // sub sp, sp, #0xb0
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xf90033fd // str x29, [sp, #0x60]
-	WORD $0xa9076ffe // stp x30, x27, [sp, #0x70]
+	WORD $0xf9002bfd // str x29, [sp, #0x50]
+	WORD $0xa9066ffe // stp x30, x27, [sp, #0x60]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa90867fa // stp x26, x25, [sp, #0x80]
-	WORD $0xa9095ff8 // stp x24, x23, [sp, #0x90]
-	WORD $0xa90a57f6 // stp x22, x21, [sp, #0xa0]
-	WORD $0xa90b4ff4 // stp x20, x19, [sp, #0xb0]
-	WORD $0xf90013e8 // str x8, [sp, #0x20]
-	WORD $0x54003beb // b.lt 0x2968 <k_tile_q6_k+0x7a4>
+	WORD $0xa90767fa // stp x26, x25, [sp, #0x70]
+	WORD $0xa9085ff8 // stp x24, x23, [sp, #0x80]
+	WORD $0xa90957f6 // stp x22, x21, [sp, #0x90]
+	WORD $0xa90a4ff4 // stp x20, x19, [sp, #0xa0]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0x54003d8b // b.lt 0x2994 <k_tile_q6_k+0x7d8>
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0xf9000be8 // str x8, [sp, #0x10]
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xf9001fe8 // str x8, [sp, #0x38]
-	WORD $0x540039cb // b.lt 0x2940 <k_tile_q6_k+0x77c>
+	WORD $0xf9001be8 // str x8, [sp, #0x30]
+	WORD $0x54003b6b // b.lt 0x296c <k_tile_q6_k+0x7b0>
 	WORD $0xa940ac08 // ldp x8, x11, [x0, #0x8]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0x4f01e601 // movi v1.16b, #0x30
-	WORD $0x4f00e5e2 // movi v2.16b, #0xf
+	WORD $0x4f01e602 // movi v2.16b, #0x30
+	WORD $0x4f00e5e3 // movi v3.16b, #0xf
+	WORD $0x6f04e505 // movi v5.2d, #0xff000000ff000000
 	WORD $0x52b6980d // mov w13, #-0x4b400000 // =-1262485504
 	WORD $0x52a96803 // mov w3, #0x4b400000 // =1262485504
 	WORD $0x9100b108 // add x8, x8, #0x2c
 	WORD $0xd377d92c // lsl x12, x9, #9
 	WORD $0xd378dd30 // lsl x16, x9, #8
-	WORD $0xa900abe8 // stp x8, x10, [sp, #0x8]
+	WORD $0xa9002be8 // stp x8, x10, [sp]
 	WORD $0x8b090528 // add x8, x9, x9, lsl #1
 	WORD $0xd37ae531 // lsl x17, x9, #6
 	WORD $0xd379e120 // lsl x0, x9, #7
-	WORD $0xf9001bec // str x12, [sp, #0x30]
-	WORD $0x5280d20c // mov w12, #0x690 // =1680
-	WORD $0xd37ae501 // lsl x1, x8, #6
-	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
+	WORD $0x52843496 // mov w22, #0x21a4 // =8612
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x4e040d03 // dup v3.4s, w8
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0xf90017e9 // str x9, [sp, #0x28]
+	WORD $0xd37ae501 // lsl x1, x8, #6
+	WORD $0x52a67008 // mov w8, #0x33800000 // =864026624
+	WORD $0xf90017ec // str x12, [sp, #0x28]
+	WORD $0x4e040d01 // dup v1.4s, w8
+	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
+	WORD $0x4e040d04 // dup v4.4s, w8
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf90013e9 // str x9, [sp, #0x20]
 	WORD $0x8b091909 // add x9, x8, x9, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x2274 <k_tile_q6_k+0xb0>
+	WORD $0xb500006a // cbnz x10, 0x2278 <k_tile_q6_k+0xbc>
 	WORD $0xad000120 // stp q0, q0, [x9]
 	WORD $0xad010120 // stp q0, q0, [x9, #0x20]
-	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0xf90027e9 // str x9, [sp, #0x48]
-	WORD $0xf90037e8 // str x8, [sp, #0x68]
-	WORD $0x91400568 // add x8, x11, #0x1, lsl #12 // =0x1000
-	WORD $0x91340174 // add x20, x11, #0xd00
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xf90023ee // str x14, [sp, #0x40]
-	WORD $0xa9052fe8 // stp x8, x11, [sp, #0x50]
-	WORD $0xd37ceea8 // lsl x8, x21, #4
-	WORD $0xf94037e6 // ldr x6, [sp, #0x68]
-	WORD $0x3ce86924 // ldr q4, [x9, x8]
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0x8b080177 // add x23, x11, x8
-	WORD $0x913002f8 // add x24, x23, #0xc00
-	WORD $0x912102f9 // add x25, x23, #0x840
-	WORD $0x912202fa // add x26, x23, #0x880
-	WORD $0x8b151936 // add x22, x9, x21, lsl #6
-	WORD $0x912302fb // add x27, x23, #0x8c0
-	WORD $0x912402fd // add x29, x23, #0x900
-	WORD $0x912502fe // add x30, x23, #0x940
-	WORD $0x912602e9 // add x9, x23, #0x980
-	WORD $0x912702ef // add x15, x23, #0x9c0
-	WORD $0x913102ea // add x10, x23, #0xc40
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x9b0c5913 // madd x19, x8, x12, x22
-	WORD $0x2a0b03e4 // mov w4, w11
-	WORD $0x8b082aee // add x14, x23, x8, lsl #10
-	WORD $0xd379e107 // lsl x7, x8, #7
-	WORD $0xf9800260 // prfm pldl1keep, [x19]
-	WORD $0xf9808260 // prfm pldl1keep, [x19, #0x100]
-	WORD $0xb85fc0cb // ldur w11, [x6, #-0x4]
-	WORD $0x3dc001d2 // ldr q18, [x14]
-	WORD $0x3dc011d3 // ldr q19, [x14, #0x40]
-	WORD $0x3ce76b07 // ldr q7, [x24, x7]
-	WORD $0x2b0d016b // adds w11, w11, w13
-	WORD $0xfc757a85 // ldr d5, [x20, x21, lsl #3]
-	WORD $0x3cde40c6 // ldur q6, [x6, #-0x1c]
-	WORD $0x1101fd6c // add w12, w11, #0x7f
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0xf94003e8 // ldr x8, [sp]
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0xf90023e9 // str x9, [sp, #0x40]
+	WORD $0xf9002fe8 // str x8, [sp, #0x58]
+	WORD $0x9134017b // add x27, x11, #0xd00
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xf9001fec // str x12, [sp, #0x38]
+	WORD $0xf90027eb // str x11, [sp, #0x48]
+	WORD $0xd37cefa8 // lsl x8, x29, #4
+	WORD $0x8b1d197e // add x30, x11, x29, lsl #6
+	WORD $0xf9402fec // ldr x12, [sp, #0x58]
+	WORD $0x52800024 // mov w4, #0x1 // =1
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0x3ce86926 // ldr q6, [x9, x8]
+	WORD $0x8b080169 // add x9, x11, x8
+	WORD $0x9130012f // add x15, x9, #0xc00
+	WORD $0x9121012a // add x10, x9, #0x840
+	WORD $0x91220128 // add x8, x9, #0x880
+	WORD $0x91230137 // add x23, x9, #0x8c0
+	WORD $0x9124012b // add x11, x9, #0x900
+	WORD $0x9125012e // add x14, x9, #0x940
+	WORD $0x9126013a // add x26, x9, #0x980
+	WORD $0x91270139 // add x25, x9, #0x9c0
+	WORD $0x91310138 // add x24, x9, #0xc40
+	WORD $0x2a0403e2 // mov w2, w4
+	WORD $0x5280d204 // mov w4, #0x690 // =1680
+	WORD $0x9b0478a7 // madd x7, x5, x4, x30
+	WORD $0xd379e0a6 // lsl x6, x5, #7
+	WORD $0xf99000e2 // prfm pldl2keep, [x7, #0x2000]
+	WORD $0xf98800e0 // prfm pldl1keep, [x7, #0x1000]
+	WORD $0xf99080e2 // prfm pldl2keep, [x7, #0x2100]
+	WORD $0xf98880e0 // prfm pldl1keep, [x7, #0x1100]
+	WORD $0x297fd184 // ldp w4, w20, [x12, #-0x4]
+	WORD $0xfc7d7b67 // ldr d7, [x27, x29, lsl #3]
+	WORD $0x3ce669f1 // ldr q17, [x15, x6]
+	WORD $0x3cde4190 // ldur q16, [x12, #-0x1c]
+	WORD $0x2b0d0084 // adds w4, w4, w13
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x11000c93 // add w19, w4, #0x3
+	WORD $0x1a84b264 // csel w4, w19, w4, lt
+	WORD $0x2b0d0294 // adds w20, w20, w13
+	WORD $0x0b840864 // add w4, w3, w4, asr #2
+	WORD $0x11000e95 // add w21, w20, #0x3
+	WORD $0x6e21dce7 // fmul v7.4s, v7.4s, v1.4s
+	WORD $0x1a94b2b4 // csel w20, w21, w20, lt
+	WORD $0x8b1600f5 // add x21, x7, x22
+	WORD $0x4e040c92 // dup v18.4s, w4
+	WORD $0xd377d8a4 // lsl x4, x5, #9
+	WORD $0x8b052925 // add x5, x9, x5, lsl #10
+	WORD $0x0b940874 // add w20, w3, w20, asr #2
+	WORD $0x52823496 // mov w22, #0x11a4 // =4516
+	WORD $0x8b040133 // add x19, x9, x4
+	WORD $0x3dc000b4 // ldr q20, [x5]
+	WORD $0x3dc010b5 // ldr q21, [x5, #0x40]
+	WORD $0x3dc20273 // ldr q19, [x19, #0x800]
+	WORD $0x8b1600f6 // add x22, x7, x22
+	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x1a8bb18b // csel w11, w12, w11, lt
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x13077d6b // asr w11, w11, #7
-	WORD $0x0b0b146b // add w11, w3, w11, lsl #5
-	WORD $0x4e040d70 // dup v16.4s, w11
-	WORD $0xd377d90b // lsl x11, x8, #9
-	WORD $0xb94000c8 // ldr w8, [x6]
-	WORD $0x8b0b02ec // add x12, x23, x11
-	WORD $0x2b0d0108 // adds w8, w8, w13
-	WORD $0x3dc20191 // ldr q17, [x12, #0x800]
-	WORD $0x1101fd05 // add w5, w8, #0x7f
-	WORD $0x1a88b0a8 // csel w8, w5, w8, lt
-	WORD $0x91069265 // add x5, x19, #0x1a4
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x13077d08 // asr w8, w8, #7
-	WORD $0x0b081468 // add w8, w3, w8, lsl #5
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x3cdd40d2 // ldur q18, [x6, #-0x2c]
-	WORD $0x4f92e230 // sdot v16.4s, v17.16b, v18.4b[0]
-	WORD $0x3ceb6b31 // ldr q17, [x25, x11]
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc021d3 // ldr q19, [x14, #0x80]
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x3cdd4194 // ldur q20, [x12, #-0x2c]
+	WORD $0x4f94e272 // sdot v18.4s, v19.16b, v20.4b[0]
+	WORD $0x3ce46953 // ldr q19, [x10, x4]
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4fb2e230 // sdot v16.4s, v17.16b, v18.4b[1]
-	WORD $0x3ceb6b51 // ldr q17, [x26, x11]
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc031d3 // ldr q19, [x14, #0xc0]
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc020b5 // ldr q21, [x5, #0x80]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4fb4e272 // sdot v18.4s, v19.16b, v20.4b[1]
+	WORD $0x3ce46913 // ldr q19, [x8, x4]
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f92ea30 // sdot v16.4s, v17.16b, v18.4b[2]
-	WORD $0x3ceb6b71 // ldr q17, [x27, x11]
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc041d3 // ldr q19, [x14, #0x100]
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc030b5 // ldr q21, [x5, #0xc0]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4f94ea72 // sdot v18.4s, v19.16b, v20.4b[2]
+	WORD $0x3ce46af3 // ldr q19, [x23, x4]
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4fb2ea30 // sdot v16.4s, v17.16b, v18.4b[3]
-	WORD $0x4f3854f1 // shl v17.4s, v7.4s, #0x18
-	WORD $0x4f280631 // sshr v17.4s, v17.4s, #0x18
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e31dcb1 // fmul v17.4s, v5.4s, v17.4s
-	WORD $0x6e23de32 // fmul v18.4s, v17.4s, v3.4s
-	WORD $0x4e30ce32 // fmla v18.4s, v17.4s, v16.4s
-	WORD $0x3ceb6bb1 // ldr q17, [x29, x11]
-	WORD $0x4e040d10 // dup v16.4s, w8
-	WORD $0x8b1100c8 // add x8, x6, x17
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc051d3 // ldr q19, [x14, #0x140]
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc040b5 // ldr q21, [x5, #0x100]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4fb4ea72 // sdot v18.4s, v19.16b, v20.4b[3]
+	WORD $0x4f385633 // shl v19.4s, v17.4s, #0x18
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x6e33dcf3 // fmul v19.4s, v7.4s, v19.4s
+	WORD $0x6e24de74 // fmul v20.4s, v19.4s, v4.4s
+	WORD $0x4e32ce74 // fmla v20.4s, v19.4s, v18.4s
+	WORD $0x3ce46973 // ldr q19, [x11, x4]
+	WORD $0x4e040e92 // dup v18.4s, w20
+	WORD $0x8b110194 // add x20, x12, x17
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f86e230 // sdot v16.4s, v17.16b, v6.4b[0]
-	WORD $0x3ceb6bd1 // ldr q17, [x30, x11]
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc061d3 // ldr q19, [x14, #0x180]
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc050b5 // ldr q21, [x5, #0x140]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4f90e272 // sdot v18.4s, v19.16b, v16.4b[0]
+	WORD $0x3ce469d3 // ldr q19, [x14, x4]
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4fa6e230 // sdot v16.4s, v17.16b, v6.4b[1]
-	WORD $0x3ceb6931 // ldr q17, [x9, x11]
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc071d3 // ldr q19, [x14, #0x1c0]
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc060b5 // ldr q21, [x5, #0x180]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4fb0e272 // sdot v18.4s, v19.16b, v16.4b[1]
+	WORD $0x3ce46b53 // ldr q19, [x26, x4]
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f86ea30 // sdot v16.4s, v17.16b, v6.4b[2]
-	WORD $0x3ceb69f1 // ldr q17, [x15, x11]
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
-	WORD $0x4f3054e6 // shl v6.4s, v7.4s, #0x10
-	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x4e23d606 // fadd v6.4s, v16.4s, v3.4s
-	WORD $0x4e26ccb2 // fmla v18.4s, v5.4s, v6.4s
-	WORD $0xbc5f40c5 // ldur s5, [x6, #-0xc]
-	WORD $0xf98000a0 // prfm pldl1keep, [x5]
-	WORD $0x910a9265 // add x5, x19, #0x2a4
-	WORD $0xf98000a0 // prfm pldl1keep, [x5]
-	WORD $0xb85fc105 // ldur w5, [x8, #-0x4]
-	WORD $0x3dc20191 // ldr q17, [x12, #0x800]
-	WORD $0x3dc091d3 // ldr q19, [x14, #0x240]
-	WORD $0x3ce76b07 // ldr q7, [x24, x7]
-	WORD $0x3cde4106 // ldur q6, [x8, #-0x1c]
-	WORD $0x2b0d00a5 // adds w5, w5, w13
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4f851244 // fmla v4.4s, v18.4s, v5.s[0]
-	WORD $0x1101fca2 // add w2, w5, #0x7f
-	WORD $0x3dc081d2 // ldr q18, [x14, #0x200]
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc070b5 // ldr q21, [x5, #0x1c0]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4f90ea72 // sdot v18.4s, v19.16b, v16.4b[2]
+	WORD $0x3ce46b33 // ldr q19, [x25, x4]
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x1a85b042 // csel w2, w2, w5, lt
-	WORD $0xfc757a85 // ldr d5, [x20, x21, lsl #3]
-	WORD $0x13077c42 // asr w2, w2, #7
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x0b021462 // add w2, w3, w2, lsl #5
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x3cdd4112 // ldur q18, [x8, #-0x2c]
-	WORD $0x4e040c50 // dup v16.4s, w2
-	WORD $0xb9400102 // ldr w2, [x8]
-	WORD $0x2b0d0042 // adds w2, w2, w13
-	WORD $0x4f92e230 // sdot v16.4s, v17.16b, v18.4b[0]
-	WORD $0x3ceb6b31 // ldr q17, [x25, x11]
-	WORD $0x1101fc45 // add w5, w2, #0x7f
-	WORD $0x1a82b0a2 // csel w2, w5, w2, lt
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x13077c42 // asr w2, w2, #7
-	WORD $0x0b021462 // add w2, w3, w2, lsl #5
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0a1d3 // ldr q19, [x14, #0x280]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4fb2e230 // sdot v16.4s, v17.16b, v18.4b[1]
-	WORD $0x3ceb6b51 // ldr q17, [x26, x11]
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0b1d3 // ldr q19, [x14, #0x2c0]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f92ea30 // sdot v16.4s, v17.16b, v18.4b[2]
-	WORD $0x3ceb6b71 // ldr q17, [x27, x11]
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0c1d3 // ldr q19, [x14, #0x300]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4fb2ea30 // sdot v16.4s, v17.16b, v18.4b[3]
-	WORD $0x4f2854f1 // shl v17.4s, v7.4s, #0x8
-	WORD $0x4f280631 // sshr v17.4s, v17.4s, #0x18
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e31dcb1 // fmul v17.4s, v5.4s, v17.4s
-	WORD $0x6e23de32 // fmul v18.4s, v17.4s, v3.4s
-	WORD $0x4e30ce32 // fmla v18.4s, v17.4s, v16.4s
-	WORD $0x3ceb6bb1 // ldr q17, [x29, x11]
-	WORD $0x4e040c50 // dup v16.4s, w2
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0d1d3 // ldr q19, [x14, #0x340]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f86e230 // sdot v16.4s, v17.16b, v6.4b[0]
-	WORD $0x3ceb6bd1 // ldr q17, [x30, x11]
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0e1d3 // ldr q19, [x14, #0x380]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4fa6e230 // sdot v16.4s, v17.16b, v6.4b[1]
-	WORD $0x3ceb6931 // ldr q17, [x9, x11]
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0f1d3 // ldr q19, [x14, #0x3c0]
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f86ea30 // sdot v16.4s, v17.16b, v6.4b[2]
-	WORD $0x3ceb69f1 // ldr q17, [x15, x11]
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
-	WORD $0x4f2804e6 // sshr v6.4s, v7.4s, #0x18
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x4e23d606 // fadd v6.4s, v16.4s, v3.4s
-	WORD $0x4e26ccb2 // fmla v18.4s, v5.4s, v6.4s
-	WORD $0xbc5f4105 // ldur s5, [x8, #-0xc]
-	WORD $0x8b0000c8 // add x8, x6, x0
-	WORD $0xf981a660 // prfm pldl1keep, [x19, #0x348]
-	WORD $0xf9822660 // prfm pldl1keep, [x19, #0x448]
-	WORD $0xb85fc102 // ldur w2, [x8, #-0x4]
-	WORD $0x3dc001d3 // ldr q19, [x14]
-	WORD $0x3cdd4110 // ldur q16, [x8, #-0x2c]
-	WORD $0x3ce76947 // ldr q7, [x10, x7]
-	WORD $0x3cde4106 // ldur q6, [x8, #-0x1c]
-	WORD $0x2b0d0042 // adds w2, w2, w13
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f851244 // fmla v4.4s, v18.4s, v5.s[0]
-	WORD $0x1101fc45 // add w5, w2, #0x7f
-	WORD $0x3dc20192 // ldr q18, [x12, #0x800]
-	WORD $0xfc757a85 // ldr d5, [x20, x21, lsl #3]
-	WORD $0x1a82b0a2 // csel w2, w5, w2, lt
-	WORD $0x13077c42 // asr w2, w2, #7
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x0b021462 // add w2, w3, w2, lsl #5
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc011d3 // ldr q19, [x14, #0x40]
-	WORD $0x4e040c51 // dup v17.4s, w2
-	WORD $0xb9400102 // ldr w2, [x8]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x2b0d0042 // adds w2, w2, w13
-	WORD $0x4f90e251 // sdot v17.4s, v18.16b, v16.4b[0]
-	WORD $0x3ceb6b32 // ldr q18, [x25, x11]
-	WORD $0x1101fc45 // add w5, w2, #0x7f
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x1a82b0a2 // csel w2, w5, w2, lt
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x13077c42 // asr w2, w2, #7
-	WORD $0x0b021462 // add w2, w3, w2, lsl #5
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc021d3 // ldr q19, [x14, #0x80]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4fb0e251 // sdot v17.4s, v18.16b, v16.4b[1]
-	WORD $0x3ceb6b52 // ldr q18, [x26, x11]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc031d3 // ldr q19, [x14, #0xc0]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f90ea51 // sdot v17.4s, v18.16b, v16.4b[2]
-	WORD $0x3ceb6b72 // ldr q18, [x27, x11]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc041d3 // ldr q19, [x14, #0x100]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4fb0ea51 // sdot v17.4s, v18.16b, v16.4b[3]
-	WORD $0x4f3854f0 // shl v16.4s, v7.4s, #0x18
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x4fb0ea72 // sdot v18.4s, v19.16b, v16.4b[3]
+	WORD $0x4f305630 // shl v16.4s, v17.4s, #0x10
+	WORD $0x6f0757f0 // bic v16.4s, #0xff, lsl #16
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e30dcb0 // fmul v16.4s, v5.4s, v16.4s
-	WORD $0x6e23de12 // fmul v18.4s, v16.4s, v3.4s
-	WORD $0x4e31ce12 // fmla v18.4s, v16.4s, v17.4s
-	WORD $0x3ceb6bb1 // ldr q17, [x29, x11]
-	WORD $0x4e040c50 // dup v16.4s, w2
-	WORD $0x9113b262 // add x2, x19, #0x4ec
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc051d3 // ldr q19, [x14, #0x140]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f86e230 // sdot v16.4s, v17.16b, v6.4b[0]
-	WORD $0x3ceb6bd1 // ldr q17, [x30, x11]
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x6e30dce7 // fmul v7.4s, v7.4s, v16.4s
+	WORD $0x4e24d650 // fadd v16.4s, v18.4s, v4.4s
+	WORD $0x4e30ccf4 // fmla v20.4s, v7.4s, v16.4s
+	WORD $0xbc5f4187 // ldur s7, [x12, #-0xc]
+	WORD $0xf98002a2 // prfm pldl2keep, [x21]
+	WORD $0x52845495 // mov w21, #0x22a4 // =8868
+	WORD $0xf98002c0 // prfm pldl1keep, [x22]
+	WORD $0x8b1500f5 // add x21, x7, x21
+	WORD $0xf98002a2 // prfm pldl2keep, [x21]
+	WORD $0x52825495 // mov w21, #0x12a4 // =4772
+	WORD $0x8b1500f5 // add x21, x7, x21
+	WORD $0x4f871286 // fmla v6.4s, v20.4s, v7.s[0]
+	WORD $0xf98002a0 // prfm pldl1keep, [x21]
+	WORD $0x3dc20273 // ldr q19, [x19, #0x800]
+	WORD $0xb85fc295 // ldur w21, [x20, #-0x4]
+	WORD $0x3dc080b4 // ldr q20, [x5, #0x200]
+	WORD $0x3dc090b5 // ldr q21, [x5, #0x240]
+	WORD $0x3ce669f1 // ldr q17, [x15, x6]
+	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
+	WORD $0x2b0d02b5 // adds w21, w21, w13
+	WORD $0xfc7d7b70 // ldr d16, [x27, x29, lsl #3]
+	WORD $0x11000eb6 // add w22, w21, #0x3
+	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x1a95b2d5 // csel w21, w22, w21, lt
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x3cde4287 // ldur q7, [x20, #-0x1c]
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc061d3 // ldr q19, [x14, #0x180]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4fa6e230 // sdot v16.4s, v17.16b, v6.4b[1]
-	WORD $0x3ceb6931 // ldr q17, [x9, x11]
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x0b950875 // add w21, w3, w21, asr #2
+	WORD $0x4e040eb2 // dup v18.4s, w21
+	WORD $0xb9400295 // ldr w21, [x20]
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x3cdd4294 // ldur q20, [x20, #-0x2c]
+	WORD $0x6e21de10 // fmul v16.4s, v16.4s, v1.4s
+	WORD $0x2b0d02b5 // adds w21, w21, w13
+	WORD $0x11000eb6 // add w22, w21, #0x3
+	WORD $0x4f94e272 // sdot v18.4s, v19.16b, v20.4b[0]
+	WORD $0x3ce46953 // ldr q19, [x10, x4]
+	WORD $0x1a95b2d5 // csel w21, w22, w21, lt
+	WORD $0x0b950875 // add w21, w3, w21, asr #2
+	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc071d3 // ldr q19, [x14, #0x1c0]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f86ea30 // sdot v16.4s, v17.16b, v6.4b[2]
-	WORD $0x3ceb69f1 // ldr q17, [x15, x11]
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc0a0b5 // ldr q21, [x5, #0x280]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4fb4e272 // sdot v18.4s, v19.16b, v20.4b[1]
+	WORD $0x3ce46913 // ldr q19, [x8, x4]
+	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
-	WORD $0x4f3054e6 // shl v6.4s, v7.4s, #0x10
-	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x4e23d606 // fadd v6.4s, v16.4s, v3.4s
-	WORD $0x4e26ccb2 // fmla v18.4s, v5.4s, v6.4s
-	WORD $0xbc5f4105 // ldur s5, [x8, #-0xc]
-	WORD $0x8b0100c8 // add x8, x6, x1
-	WORD $0xf9800040 // prfm pldl1keep, [x2]
-	WORD $0x9117b262 // add x2, x19, #0x5ec
-	WORD $0xf9800040 // prfm pldl1keep, [x2]
-	WORD $0xb85fc102 // ldur w2, [x8, #-0x4]
-	WORD $0x3dc081d3 // ldr q19, [x14, #0x200]
-	WORD $0x3cdd4110 // ldur q16, [x8, #-0x2c]
-	WORD $0x3ce76947 // ldr q7, [x10, x7]
-	WORD $0x3cde4106 // ldur q6, [x8, #-0x1c]
-	WORD $0x4f851244 // fmla v4.4s, v18.4s, v5.s[0]
-	WORD $0x3dc20192 // ldr q18, [x12, #0x800]
-	WORD $0x2b0d0042 // adds w2, w2, w13
-	WORD $0x1101fc45 // add w5, w2, #0x7f
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0xfc757a85 // ldr d5, [x20, x21, lsl #3]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x1a82b0a2 // csel w2, w5, w2, lt
-	WORD $0xb940010c // ldr w12, [x8]
-	WORD $0x13077c42 // asr w2, w2, #7
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x8b1000c6 // add x6, x6, x16
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc0b0b5 // ldr q21, [x5, #0x2c0]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4f94ea72 // sdot v18.4s, v19.16b, v20.4b[2]
+	WORD $0x3ce46af3 // ldr q19, [x23, x4]
+	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x2b0d018c // adds w12, w12, w13
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x0b021462 // add w2, w3, w2, lsl #5
-	WORD $0x4e040c51 // dup v17.4s, w2
-	WORD $0x1101fd82 // add w2, w12, #0x7f
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc091d3 // ldr q19, [x14, #0x240]
-	WORD $0x1a8cb04c // csel w12, w2, w12, lt
-	WORD $0x13077d8c // asr w12, w12, #7
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f90e251 // sdot v17.4s, v18.16b, v16.4b[0]
-	WORD $0x3ceb6b32 // ldr q18, [x25, x11]
-	WORD $0x0b0c146c // add w12, w3, w12, lsl #5
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc0c0b5 // ldr q21, [x5, #0x300]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4fb4ea72 // sdot v18.4s, v19.16b, v20.4b[3]
+	WORD $0x4f285633 // shl v19.4s, v17.4s, #0x8
+	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x6e33de13 // fmul v19.4s, v16.4s, v19.4s
+	WORD $0x6e24de74 // fmul v20.4s, v19.4s, v4.4s
+	WORD $0x4e32ce74 // fmla v20.4s, v19.4s, v18.4s
+	WORD $0x3ce46973 // ldr q19, [x11, x4]
+	WORD $0x4e040eb2 // dup v18.4s, w21
+	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc0a1d3 // ldr q19, [x14, #0x280]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4fb0e251 // sdot v17.4s, v18.16b, v16.4b[1]
-	WORD $0x3ceb6b52 // ldr q18, [x26, x11]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc0d0b5 // ldr q21, [x5, #0x340]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4f87e272 // sdot v18.4s, v19.16b, v7.4b[0]
+	WORD $0x3ce469d3 // ldr q19, [x14, x4]
+	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc0b1d3 // ldr q19, [x14, #0x2c0]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f90ea51 // sdot v17.4s, v18.16b, v16.4b[2]
-	WORD $0x3ceb6b72 // ldr q18, [x27, x11]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc0e0b5 // ldr q21, [x5, #0x380]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4fa7e272 // sdot v18.4s, v19.16b, v7.4b[1]
+	WORD $0x3ce46b53 // ldr q19, [x26, x4]
+	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x3dc0c1d3 // ldr q19, [x14, #0x300]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4fb0ea51 // sdot v17.4s, v18.16b, v16.4b[3]
-	WORD $0x4f2854f0 // shl v16.4s, v7.4s, #0x8
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc0f0b5 // ldr q21, [x5, #0x3c0]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4f87ea72 // sdot v18.4s, v19.16b, v7.4b[2]
+	WORD $0x3ce46b33 // ldr q19, [x25, x4]
+	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x4fa7ea72 // sdot v18.4s, v19.16b, v7.4b[3]
+	WORD $0x4e251e27 // and v7.16b, v17.16b, v5.16b
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
+	WORD $0x4e24d650 // fadd v16.4s, v18.4s, v4.4s
+	WORD $0x4e30ccf4 // fmla v20.4s, v7.4s, v16.4s
+	WORD $0xbc5f4287 // ldur s7, [x20, #-0xc]
+	WORD $0x8b000194 // add x20, x12, x0
+	WORD $0xf991a4e2 // prfm pldl2keep, [x7, #0x2348]
+	WORD $0xf989a4e0 // prfm pldl1keep, [x7, #0x1348]
+	WORD $0xf99224e2 // prfm pldl2keep, [x7, #0x2448]
+	WORD $0xf98a24e0 // prfm pldl1keep, [x7, #0x1448]
+	WORD $0x3dc000b5 // ldr q21, [x5]
+	WORD $0xb85fc295 // ldur w21, [x20, #-0x4]
+	WORD $0x3cdd4292 // ldur q18, [x20, #-0x2c]
+	WORD $0x3ce66b11 // ldr q17, [x24, x6]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4f871286 // fmla v6.4s, v20.4s, v7.s[0]
+	WORD $0x3dc20274 // ldr q20, [x19, #0x800]
+	WORD $0x2b0d02b5 // adds w21, w21, w13
+	WORD $0xfc7d7b67 // ldr d7, [x27, x29, lsl #3]
+	WORD $0x3cde4290 // ldur q16, [x20, #-0x1c]
+	WORD $0x11000eb6 // add w22, w21, #0x3
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x1a95b2d5 // csel w21, w22, w21, lt
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x0b950875 // add w21, w3, w21, asr #2
+	WORD $0x4e040eb3 // dup v19.4s, w21
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x3dc010b5 // ldr q21, [x5, #0x40]
+	WORD $0x6e21dce7 // fmul v7.4s, v7.4s, v1.4s
+	WORD $0xb9400295 // ldr w21, [x20]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4f92e293 // sdot v19.4s, v20.16b, v18.4b[0]
+	WORD $0x3ce46954 // ldr q20, [x10, x4]
+	WORD $0x2b0d02b5 // adds w21, w21, w13
+	WORD $0x11000eb6 // add w22, w21, #0x3
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x1a95b2d5 // csel w21, w22, w21, lt
+	WORD $0x0b950875 // add w21, w3, w21, asr #2
+	WORD $0x52829d96 // mov w22, #0x14ec // =5356
+	WORD $0x8b1600f6 // add x22, x7, x22
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x3dc020b5 // ldr q21, [x5, #0x80]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4fb2e293 // sdot v19.4s, v20.16b, v18.4b[1]
+	WORD $0x3ce46914 // ldr q20, [x8, x4]
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x3dc030b5 // ldr q21, [x5, #0xc0]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4f92ea93 // sdot v19.4s, v20.16b, v18.4b[2]
+	WORD $0x3ce46af4 // ldr q20, [x23, x4]
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x3dc040b5 // ldr q21, [x5, #0x100]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4fb2ea93 // sdot v19.4s, v20.16b, v18.4b[3]
+	WORD $0x4f385632 // shl v18.4s, v17.4s, #0x18
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
+	WORD $0x6e24de54 // fmul v20.4s, v18.4s, v4.4s
+	WORD $0x4e33ce54 // fmla v20.4s, v18.4s, v19.4s
+	WORD $0x3ce46973 // ldr q19, [x11, x4]
+	WORD $0x4e040eb2 // dup v18.4s, w21
+	WORD $0x52849d95 // mov w21, #0x24ec // =9452
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x8b1500f5 // add x21, x7, x21
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc050b5 // ldr q21, [x5, #0x140]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4f90e272 // sdot v18.4s, v19.16b, v16.4b[0]
+	WORD $0x3ce469d3 // ldr q19, [x14, x4]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc060b5 // ldr q21, [x5, #0x180]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4fb0e272 // sdot v18.4s, v19.16b, v16.4b[1]
+	WORD $0x3ce46b53 // ldr q19, [x26, x4]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc070b5 // ldr q21, [x5, #0x1c0]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4f90ea72 // sdot v18.4s, v19.16b, v16.4b[2]
+	WORD $0x3ce46b33 // ldr q19, [x25, x4]
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x4fb0ea72 // sdot v18.4s, v19.16b, v16.4b[3]
+	WORD $0x4f305630 // shl v16.4s, v17.4s, #0x10
+	WORD $0x6f0757f0 // bic v16.4s, #0xff, lsl #16
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e30dcb0 // fmul v16.4s, v5.4s, v16.4s
-	WORD $0x6e23de12 // fmul v18.4s, v16.4s, v3.4s
-	WORD $0x4e31ce12 // fmla v18.4s, v16.4s, v17.4s
-	WORD $0x3ceb6bb1 // ldr q17, [x29, x11]
-	WORD $0x4e040d90 // dup v16.4s, w12
-	WORD $0x5280d20c // mov w12, #0x690 // =1680
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0d1d3 // ldr q19, [x14, #0x340]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f86e230 // sdot v16.4s, v17.16b, v6.4b[0]
-	WORD $0x3ceb6bd1 // ldr q17, [x30, x11]
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
+	WORD $0x6e30dce7 // fmul v7.4s, v7.4s, v16.4s
+	WORD $0x4e24d650 // fadd v16.4s, v18.4s, v4.4s
+	WORD $0x4e30ccf4 // fmla v20.4s, v7.4s, v16.4s
+	WORD $0xbc5f4287 // ldur s7, [x20, #-0xc]
+	WORD $0xf98002a2 // prfm pldl2keep, [x21]
+	WORD $0x5284bd95 // mov w21, #0x25ec // =9708
+	WORD $0xf98002c0 // prfm pldl1keep, [x22]
+	WORD $0x8b1500f5 // add x21, x7, x21
+	WORD $0x8b010194 // add x20, x12, x1
+	WORD $0x52843496 // mov w22, #0x21a4 // =8612
+	WORD $0xf98002a2 // prfm pldl2keep, [x21]
+	WORD $0x5282bd95 // mov w21, #0x15ec // =5612
+	WORD $0x8b10018c // add x12, x12, x16
+	WORD $0x8b1500e7 // add x7, x7, x21
+	WORD $0x4f871286 // fmla v6.4s, v20.4s, v7.s[0]
+	WORD $0xf98000e0 // prfm pldl1keep, [x7]
+	WORD $0x3dc20274 // ldr q20, [x19, #0x800]
+	WORD $0x3dc080b5 // ldr q21, [x5, #0x200]
+	WORD $0x3ce66b11 // ldr q17, [x24, x6]
+	WORD $0xb85fc286 // ldur w6, [x20, #-0x4]
+	WORD $0x3cdd4292 // ldur q18, [x20, #-0x2c]
+	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0xfc7d7b70 // ldr d16, [x27, x29, lsl #3]
+	WORD $0x2b0d00c6 // adds w6, w6, w13
+	WORD $0x3cde4287 // ldur q7, [x20, #-0x1c]
+	WORD $0x11000cc7 // add w7, w6, #0x3
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x1a86b0e6 // csel w6, w7, w6, lt
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x0b860866 // add w6, w3, w6, asr #2
+	WORD $0x4e040cd3 // dup v19.4s, w6
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x3dc090b5 // ldr q21, [x5, #0x240]
+	WORD $0x6e21de10 // fmul v16.4s, v16.4s, v1.4s
+	WORD $0xb9400286 // ldr w6, [x20]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4f92e293 // sdot v19.4s, v20.16b, v18.4b[0]
+	WORD $0x3ce46954 // ldr q20, [x10, x4]
+	WORD $0x2b0d00c6 // adds w6, w6, w13
+	WORD $0x11000cc7 // add w7, w6, #0x3
+	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x1a86b0e6 // csel w6, w7, w6, lt
+	WORD $0x0b860866 // add w6, w3, w6, asr #2
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x3dc0a0b5 // ldr q21, [x5, #0x280]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4fb2e293 // sdot v19.4s, v20.16b, v18.4b[1]
+	WORD $0x3ce46914 // ldr q20, [x8, x4]
+	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x3dc0b0b5 // ldr q21, [x5, #0x2c0]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4f92ea93 // sdot v19.4s, v20.16b, v18.4b[2]
+	WORD $0x3ce46af4 // ldr q20, [x23, x4]
+	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x3dc0c0b5 // ldr q21, [x5, #0x300]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4fb2ea93 // sdot v19.4s, v20.16b, v18.4b[3]
+	WORD $0x4f285632 // shl v18.4s, v17.4s, #0x8
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4e251e52 // and v18.16b, v18.16b, v5.16b
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6e32de12 // fmul v18.4s, v16.4s, v18.4s
+	WORD $0x6e24de54 // fmul v20.4s, v18.4s, v4.4s
+	WORD $0x4e33ce54 // fmla v20.4s, v18.4s, v19.4s
+	WORD $0x3ce46973 // ldr q19, [x11, x4]
+	WORD $0x4e040cd2 // dup v18.4s, w6
+	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0e1d3 // ldr q19, [x14, #0x380]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4fa6e230 // sdot v16.4s, v17.16b, v6.4b[1]
-	WORD $0x3ceb6931 // ldr q17, [x9, x11]
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc0d0b5 // ldr q21, [x5, #0x340]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4f87e272 // sdot v18.4s, v19.16b, v7.4b[0]
+	WORD $0x3ce469d3 // ldr q19, [x14, x4]
+	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x3dc0f1d3 // ldr q19, [x14, #0x3c0]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4f86ea30 // sdot v16.4s, v17.16b, v6.4b[2]
-	WORD $0x3ceb69f1 // ldr q17, [x15, x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc0e0b5 // ldr q21, [x5, #0x380]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4fa7e272 // sdot v18.4s, v19.16b, v7.4b[1]
+	WORD $0x3ce46b53 // ldr q19, [x26, x4]
+	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
-	WORD $0x4fa6ea30 // sdot v16.4s, v17.16b, v6.4b[3]
-	WORD $0x4f2804e6 // sshr v6.4s, v7.4s, #0x18
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x4e23d606 // fadd v6.4s, v16.4s, v3.4s
-	WORD $0x4e26ccb2 // fmla v18.4s, v5.4s, v6.4s
-	WORD $0xbc5f4105 // ldur s5, [x8, #-0xc]
-	WORD $0x52800028 // mov w8, #0x1 // =1
-	WORD $0x4f851244 // fmla v4.4s, v18.4s, v5.s[0]
-	WORD $0x3707cfa4 // tbnz w4, #0x0, 0x22dc <k_tile_q6_k+0x118>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf9402feb // ldr x11, [sp, #0x58]
-	WORD $0x3cb57924 // str q4, [x9, x21, lsl #4]
-	WORD $0x910006b5 // add x21, x21, #0x1
-	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x54ffccc1 // b.ne 0x2298 <k_tile_q6_k+0xd4>
-	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
-	WORD $0xf94037ea // ldr x10, [sp, #0x68]
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x3dc0f0b5 // ldr q21, [x5, #0x3c0]
+	WORD $0x52800025 // mov w5, #0x1 // =1
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4f87ea72 // sdot v18.4s, v19.16b, v7.4b[2]
+	WORD $0x3ce46b33 // ldr q19, [x25, x4]
+	WORD $0x2a1f03e4 // mov w4, wzr
+	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb51e73 // orr v19.16b, v19.16b, v21.16b
+	WORD $0x4fa7ea72 // sdot v18.4s, v19.16b, v7.4b[3]
+	WORD $0x4e251e27 // and v7.16b, v17.16b, v5.16b
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e27de07 // fmul v7.4s, v16.4s, v7.4s
+	WORD $0x4e24d650 // fadd v16.4s, v18.4s, v4.4s
+	WORD $0x4e30ccf4 // fmla v20.4s, v7.4s, v16.4s
+	WORD $0xbc5f4287 // ldur s7, [x20, #-0xc]
+	WORD $0x4f871286 // fmla v6.4s, v20.4s, v7.s[0]
+	WORD $0x3707ce02 // tbnz w2, #0x0, 0x22d8 <k_tile_q6_k+0x11c>
+	WORD $0xa9442fe9 // ldp x9, x11, [sp, #0x40]
+	WORD $0x3cbd7926 // str q6, [x9, x29, lsl #4]
+	WORD $0x910007bd // add x29, x29, #0x1
+	WORD $0xf10013bf // cmp x29, #0x4
+	WORD $0x54ffcb61 // b.ne 0x2298 <k_tile_q6_k+0xdc>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf9402fea // ldr x10, [sp, #0x58]
 	WORD $0x9134816b // add x11, x11, #0xd20
 	WORD $0x8b08014a // add x10, x10, x8
-	WORD $0xa943bbe8 // ldp x8, x14, [sp, #0x38]
-	WORD $0x910005ce // add x14, x14, #0x1
-	WORD $0xf90037ea // str x10, [sp, #0x68]
-	WORD $0xeb0801df // cmp x14, x8
-	WORD $0x54ffcb01 // b.ne 0x2284 <k_tile_q6_k+0xc0>
-	WORD $0xa94227e8 // ldp x8, x9, [sp, #0x20]
-	WORD $0xf9400bea // ldr x10, [sp, #0x10]
+	WORD $0xa94333e8 // ldp x8, x12, [sp, #0x30]
+	WORD $0x9100058c // add x12, x12, #0x1
+	WORD $0xf9002fea // str x10, [sp, #0x58]
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x54ffc9c1 // b.ne 0x2288 <k_tile_q6_k+0xcc>
+	WORD $0xa941a7e8 // ldp x8, x9, [sp, #0x18]
+	WORD $0xf94007ea // ldr x10, [sp, #0x8]
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffc921 // b.ne 0x225c <k_tile_q6_k+0x98>
-	WORD $0x1400000b // b 0x2968 <k_tile_q6_k+0x7a4>
-	WORD $0xb500014a // cbnz x10, 0x2968 <k_tile_q6_k+0x7a4>
+	WORD $0x54ffc7e1 // b.ne 0x2260 <k_tile_q6_k+0xa4>
+	WORD $0x1400000b // b 0x2994 <k_tile_q6_k+0x7d8>
+	WORD $0xb500014a // cbnz x10, 0x2994 <k_tile_q6_k+0x7d8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
 	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
+	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
 	WORD $0xad3f0100 // stp q0, q0, [x8, #-0x20]
 	WORD $0xac820100 // stp q0, q0, [x8], #0x40
 	WORD $0xf1000529 // subs x9, x9, #0x1
-	WORD $0xf90013e9 // str x9, [sp, #0x20]
-	WORD $0x54ffff61 // b.ne 0x2950 <k_tile_q6_k+0x78c>
-	WORD $0xa94b4ff4 // ldp x20, x19, [sp, #0xb0]
-	WORD $0xf94033fd // ldr x29, [sp, #0x60]
-	WORD $0xa94a57f6 // ldp x22, x21, [sp, #0xa0]
-	WORD $0xa9495ff8 // ldp x24, x23, [sp, #0x90]
-	WORD $0xa94867fa // ldp x26, x25, [sp, #0x80]
-	WORD $0xa9476ffe // ldp x30, x27, [sp, #0x70]
-	WORD $0x910303ff // add sp, sp, #0xc0
+	WORD $0xf9000fe9 // str x9, [sp, #0x18]
+	WORD $0x54ffff61 // b.ne 0x297c <k_tile_q6_k+0x7c0>
+	WORD $0xa94a4ff4 // ldp x20, x19, [sp, #0xa0]
+	WORD $0xf9402bfd // ldr x29, [sp, #0x50]
+	WORD $0xa94957f6 // ldp x22, x21, [sp, #0x90]
+	WORD $0xa9485ff8 // ldp x24, x23, [sp, #0x80]
+	WORD $0xa94767fa // ldp x26, x25, [sp, #0x70]
+	WORD $0xa9466ffe // ldp x30, x27, [sp, #0x60]
+	WORD $0x9102c3ff // add sp, sp, #0xb0
 	WORD $0xd65f03c0 // ret
 
 	// tile_iq4_nl
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000c4b // b.lt 0x2b18 <k_tile_iq4_nl+0x190>
+	WORD $0x54000c8b // b.lt 0x2b4c <k_tile_iq4_nl+0x198>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000acb // b.lt 0x2afc <k_tile_iq4_nl+0x174>
-	WORD $0x1000434f // adr x15, 0x3210 <k_tile_mxfp4+0x1cc>
+	WORD $0x54000b0b // b.lt 0x2b30 <k_tile_iq4_nl+0x17c>
+	WORD $0x100045ef // adr x15, 0x3290 <k_tile_mxfp4+0x1fc>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x3dc001e2 // ldr q2, [x15]
@@ -2712,7 +2723,7 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
 	WORD $0x4e040de4 // dup v4.4s, w15
 	WORD $0xaa0903ef // mov x15, x9
-	WORD $0xb500008a // cbnz x10, 0x29e8 <k_tile_iq4_nl+0x60>
+	WORD $0xb500008a // cbnz x10, 0x2a14 <k_tile_iq4_nl+0x60>
 	WORD $0x8b101931 // add x17, x9, x16, lsl #6
 	WORD $0xad000220 // stp q0, q0, [x17]
 	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
@@ -2725,13 +2736,15 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1f03e6 // mov x6, xzr
 	WORD $0x8b0601a7 // add x7, x13, x6
 	WORD $0x3ce669e5 // ldr q5, [x15, x6]
+	WORD $0xf9878082 // prfm pldl2keep, [x4, #0xf00]
 	WORD $0xf8900080 // prfum pldl1keep, [x4, #-0x100]
+	WORD $0xf9880082 // prfm pldl2keep, [x4, #0x1000]
 	WORD $0xf9800080 // prfm pldl1keep, [x4]
 	WORD $0x3dc000f0 // ldr q16, [x7]
-	WORD $0xad401c66 // ldp q6, q7, [x3]
 	WORD $0x4ea31c72 // mov v18.16b, v3.16b
-	WORD $0x4e211e11 // and v17.16b, v16.16b, v1.16b
+	WORD $0xad401c66 // ldp q6, q7, [x3]
 	WORD $0x91010084 // add x4, x4, #0x40
+	WORD $0x4e211e11 // and v17.16b, v16.16b, v1.16b
 	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
 	WORD $0x4f86e232 // sdot v18.4s, v17.16b, v6.4b[0]
 	WORD $0x3dc010f1 // ldr q17, [x7, #0x40]
@@ -2771,7 +2784,7 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ca669e5 // str q5, [x15, x6]
 	WORD $0x910040c6 // add x6, x6, #0x10
 	WORD $0xf10100df // cmp x6, #0x40
-	WORD $0x54fffa01 // b.ne 0x2a04 <k_tile_iq4_nl+0x7c>
+	WORD $0x54fff9c1 // b.ne 0x2a30 <k_tile_iq4_nl+0x7c>
 	WORD $0xf9401404 // ldr x4, [x0, #0x28]
 	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x910481ad // add x13, x13, #0x120
@@ -2779,36 +2792,36 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91048021 // add x1, x1, #0x120
 	WORD $0xeb0b005f // cmp x2, x11
 	WORD $0x8b041863 // add x3, x3, x4, lsl #6
-	WORD $0x54fff8a1 // b.ne 0x29f8 <k_tile_iq4_nl+0x70>
+	WORD $0x54fff861 // b.ne 0x2a24 <k_tile_iq4_nl+0x70>
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x910101ef // add x15, x15, #0x40
 	WORD $0xeb08021f // cmp x16, x8
-	WORD $0x54fff721 // b.ne 0x29d8 <k_tile_iq4_nl+0x50>
-	WORD $0x14000008 // b 0x2b18 <k_tile_iq4_nl+0x190>
-	WORD $0xb50000ea // cbnz x10, 0x2b18 <k_tile_iq4_nl+0x190>
+	WORD $0x54fff6e1 // b.ne 0x2a04 <k_tile_iq4_nl+0x50>
+	WORD $0x14000008 // b 0x2b4c <k_tile_iq4_nl+0x198>
+	WORD $0xb50000ea // cbnz x10, 0x2b4c <k_tile_iq4_nl+0x198>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x2b08 <k_tile_iq4_nl+0x180>
+	WORD $0x54ffffa1 // b.ne 0x2b3c <k_tile_iq4_nl+0x188>
 	WORD $0xd65f03c0 // ret
 
 	// tile_iq4_xs
-	WORD $0xa9bb6ffd // stp x29, x27, [sp, #-0x50]!
+	WORD $0xf81b0ffb // str x27, [sp, #-0x50]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xa90167fa // stp x26, x25, [sp, #0x10]
 	WORD $0xa9025ff8 // stp x24, x23, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
 	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
-	WORD $0x540027ab // b.lt 0x302c <k_tile_iq4_xs+0x510>
+	WORD $0x5400288b // b.lt 0x307c <k_tile_iq4_xs+0x52c>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400262b // b.lt 0x3010 <k_tile_iq4_xs+0x4f4>
-	WORD $0x10003610 // adr x16, 0x3210 <k_tile_mxfp4+0x1cc>
+	WORD $0x5400270b // b.lt 0x3060 <k_tile_iq4_xs+0x510>
+	WORD $0x10003870 // adr x16, 0x3290 <k_tile_mxfp4+0x1fc>
 	WORD $0xf940140e // ldr x14, [x0, #0x28]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x3dc00202 // ldr q2, [x16]
@@ -2825,267 +2838,78 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5280880f // mov w15, #0x440 // =1088
 	WORD $0xaa1f03f0 // mov x16, xzr
 	WORD $0x8b101931 // add x17, x9, x16, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x2ba0 <k_tile_iq4_xs+0x84>
+	WORD $0xb500006a // cbnz x10, 0x2bd4 <k_tile_iq4_xs+0x84>
 	WORD $0xad000220 // stp q0, q0, [x17]
 	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
 	WORD $0xaa1f03e1 // mov x1, xzr
 	WORD $0xaa0d03e2 // mov x2, x13
-	WORD $0x91400583 // add x3, x12, #0x1, lsl #12 // =0x1000
+	WORD $0x91218183 // add x3, x12, #0x860
 	WORD $0x91200184 // add x4, x12, #0x800
 	WORD $0x91210185 // add x5, x12, #0x840
-	WORD $0x91218186 // add x6, x12, #0x860
-	WORD $0xaa1f03e7 // mov x7, xzr
-	WORD $0xd37cecf3 // lsl x19, x7, #4
-	WORD $0x8b071874 // add x20, x3, x7, lsl #6
-	WORD $0x52800038 // mov w24, #0x1 // =1
-	WORD $0xaa0203fa // mov x26, x2
-	WORD $0xaa1f03f7 // mov x23, xzr
-	WORD $0x3cf36a30 // ldr q16, [x17, x19]
-	WORD $0x8b130195 // add x21, x12, x19
-	WORD $0x9b0f52f9 // madd x25, x23, x15, x20
-	WORD $0x2a1803f6 // mov w22, w24
-	WORD $0x8b172ab8 // add x24, x21, x23, lsl #10
-	WORD $0x4ea31c75 // mov v21.16b, v3.16b
-	WORD $0x531c6efb // lsl w27, w23, #4
-	WORD $0x531d72fd // lsl w29, w23, #3
-	WORD $0xf9800320 // prfm pldl1keep, [x25]
-	WORD $0xf9808320 // prfm pldl1keep, [x25, #0x100]
-	WORD $0x3dc00313 // ldr q19, [x24]
-	WORD $0xad404b51 // ldp q17, q18, [x26]
-	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
-	WORD $0x4e140054 // tbl v20.16b, { v2.16b }, v20.16b
-	WORD $0x4f91e295 // sdot v21.4s, v20.16b, v17.4b[0]
-	WORD $0x3dc01314 // ldr q20, [x24, #0x40]
-	WORD $0x4e211e96 // and v22.16b, v20.16b, v1.16b
-	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
-	WORD $0x4fb1e2d5 // sdot v21.4s, v22.16b, v17.4b[1]
-	WORD $0x3dc02316 // ldr q22, [x24, #0x80]
-	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
-	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
-	WORD $0x4f91eaf5 // sdot v21.4s, v23.16b, v17.4b[2]
-	WORD $0x3dc03317 // ldr q23, [x24, #0xc0]
-	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
-	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
-	WORD $0x4fb1eb15 // sdot v21.4s, v24.16b, v17.4b[3]
-	WORD $0x6f3c0671 // ushr v17.4s, v19.4s, #0x4
-	WORD $0x4e040fb3 // dup v19.4s, w29
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4f92e235 // sdot v21.4s, v17.16b, v18.4b[0]
-	WORD $0x6f3c0691 // ushr v17.4s, v20.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4fb2e235 // sdot v21.4s, v17.16b, v18.4b[1]
-	WORD $0x6f3c06d1 // ushr v17.4s, v22.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4f92ea35 // sdot v21.4s, v17.16b, v18.4b[2]
-	WORD $0x6f3c06f1 // ushr v17.4s, v23.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4fb2ea35 // sdot v21.4s, v17.16b, v18.4b[3]
-	WORD $0x4e040f72 // dup v18.4s, w27
-	WORD $0x3cf36891 // ldr q17, [x4, x19]
-	WORD $0x5280009b // mov w27, #0x4 // =4
-	WORD $0x331c6afb // bfi w27, w23, #4, #27
-	WORD $0x6ea0ba52 // neg v18.4s, v18.4s
-	WORD $0x6eb24631 // ushl v17.4s, v17.4s, v18.4s
-	WORD $0xfc6778b2 // ldr d18, [x5, x7, lsl #3]
-	WORD $0x2f10a652 // ushll v18.4s, v18.4h, #0x0
-	WORD $0x4e241e31 // and v17.16b, v17.16b, v4.16b
-	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
-	WORD $0xfc6778d3 // ldr d19, [x6, x7, lsl #3]
-	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
-	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
-	WORD $0x4e251e52 // and v18.16b, v18.16b, v5.16b
-	WORD $0x4eb11e51 // orr v17.16b, v18.16b, v17.16b
-	WORD $0x4ea68631 // add v17.4s, v17.4s, v6.4s
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e31de71 // fmul v17.4s, v19.4s, v17.4s
-	WORD $0x6e27de32 // fmul v18.4s, v17.4s, v7.4s
-	WORD $0x4e35ce32 // fmla v18.4s, v17.4s, v21.4s
-	WORD $0xbd402351 // ldr s17, [x26, #0x20]
-	WORD $0xf9808b20 // prfm pldl1keep, [x25, #0x110]
-	WORD $0xf9810b20 // prfm pldl1keep, [x25, #0x210]
-	WORD $0x3dc04313 // ldr q19, [x24, #0x100]
-	WORD $0x8b0e035a // add x26, x26, x14
-	WORD $0x4ea31c75 // mov v21.16b, v3.16b
-	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
-	WORD $0x4f911250 // fmla v16.4s, v18.4s, v17.s[0]
-	WORD $0xad404b51 // ldp q17, q18, [x26]
-	WORD $0x4e140054 // tbl v20.16b, { v2.16b }, v20.16b
-	WORD $0x4f91e295 // sdot v21.4s, v20.16b, v17.4b[0]
-	WORD $0x3dc05314 // ldr q20, [x24, #0x140]
-	WORD $0x4e211e96 // and v22.16b, v20.16b, v1.16b
-	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
-	WORD $0x4fb1e2d5 // sdot v21.4s, v22.16b, v17.4b[1]
-	WORD $0x3dc06316 // ldr q22, [x24, #0x180]
-	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
-	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
-	WORD $0x4f91eaf5 // sdot v21.4s, v23.16b, v17.4b[2]
-	WORD $0x3dc07317 // ldr q23, [x24, #0x1c0]
-	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
-	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
-	WORD $0x4fb1eb15 // sdot v21.4s, v24.16b, v17.4b[3]
-	WORD $0x6f3c0671 // ushr v17.4s, v19.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4f92e235 // sdot v21.4s, v17.16b, v18.4b[0]
-	WORD $0x6f3c0691 // ushr v17.4s, v20.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4fb2e235 // sdot v21.4s, v17.16b, v18.4b[1]
-	WORD $0x6f3c06d1 // ushr v17.4s, v22.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4f92ea35 // sdot v21.4s, v17.16b, v18.4b[2]
-	WORD $0x6f3c06f1 // ushr v17.4s, v23.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4fb2ea35 // sdot v21.4s, v17.16b, v18.4b[3]
-	WORD $0x4e040f72 // dup v18.4s, w27
-	WORD $0x5280005b // mov w27, #0x2 // =2
-	WORD $0x331d6efb // bfi w27, w23, #3, #28
-	WORD $0x3cf36891 // ldr q17, [x4, x19]
-	WORD $0x6ea0ba52 // neg v18.4s, v18.4s
-	WORD $0x4e040f73 // dup v19.4s, w27
-	WORD $0x5280011b // mov w27, #0x8 // =8
-	WORD $0x331c6afb // bfi w27, w23, #4, #27
-	WORD $0x6eb24631 // ushl v17.4s, v17.4s, v18.4s
-	WORD $0xfc6778b2 // ldr d18, [x5, x7, lsl #3]
-	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
-	WORD $0x2f10a652 // ushll v18.4s, v18.4h, #0x0
-	WORD $0x4e241e31 // and v17.16b, v17.16b, v4.16b
-	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
-	WORD $0xfc6778d3 // ldr d19, [x6, x7, lsl #3]
-	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
-	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
-	WORD $0x4e251e52 // and v18.16b, v18.16b, v5.16b
-	WORD $0x4eb11e51 // orr v17.16b, v18.16b, v17.16b
-	WORD $0x4ea68631 // add v17.4s, v17.4s, v6.4s
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e31de71 // fmul v17.4s, v19.4s, v17.4s
-	WORD $0x6e27de32 // fmul v18.4s, v17.4s, v7.4s
-	WORD $0x4e35ce32 // fmla v18.4s, v17.4s, v21.4s
-	WORD $0xbd402351 // ldr s17, [x26, #0x20]
-	WORD $0xf9811320 // prfm pldl1keep, [x25, #0x220]
-	WORD $0xf9819320 // prfm pldl1keep, [x25, #0x320]
-	WORD $0x3dc08313 // ldr q19, [x24, #0x200]
-	WORD $0x8b0e035a // add x26, x26, x14
-	WORD $0x4ea31c75 // mov v21.16b, v3.16b
-	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
-	WORD $0x4f911250 // fmla v16.4s, v18.4s, v17.s[0]
-	WORD $0xad404b51 // ldp q17, q18, [x26]
-	WORD $0x4e140054 // tbl v20.16b, { v2.16b }, v20.16b
-	WORD $0x4f91e295 // sdot v21.4s, v20.16b, v17.4b[0]
-	WORD $0x3dc09314 // ldr q20, [x24, #0x240]
-	WORD $0x4e211e96 // and v22.16b, v20.16b, v1.16b
-	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
-	WORD $0x4fb1e2d5 // sdot v21.4s, v22.16b, v17.4b[1]
-	WORD $0x3dc0a316 // ldr q22, [x24, #0x280]
-	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
-	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
-	WORD $0x4f91eaf5 // sdot v21.4s, v23.16b, v17.4b[2]
-	WORD $0x3dc0b317 // ldr q23, [x24, #0x2c0]
-	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
-	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
-	WORD $0x4fb1eb15 // sdot v21.4s, v24.16b, v17.4b[3]
-	WORD $0x6f3c0671 // ushr v17.4s, v19.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4f92e235 // sdot v21.4s, v17.16b, v18.4b[0]
-	WORD $0x6f3c0691 // ushr v17.4s, v20.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4fb2e235 // sdot v21.4s, v17.16b, v18.4b[1]
-	WORD $0x6f3c06d1 // ushr v17.4s, v22.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4f92ea35 // sdot v21.4s, v17.16b, v18.4b[2]
-	WORD $0x6f3c06f1 // ushr v17.4s, v23.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4fb2ea35 // sdot v21.4s, v17.16b, v18.4b[3]
-	WORD $0x4e040f72 // dup v18.4s, w27
-	WORD $0x5280009b // mov w27, #0x4 // =4
-	WORD $0x331d6efb // bfi w27, w23, #3, #28
-	WORD $0x3cf36891 // ldr q17, [x4, x19]
-	WORD $0x6ea0ba52 // neg v18.4s, v18.4s
-	WORD $0x4e040f73 // dup v19.4s, w27
-	WORD $0x6eb24631 // ushl v17.4s, v17.4s, v18.4s
-	WORD $0xfc6778b2 // ldr d18, [x5, x7, lsl #3]
-	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
-	WORD $0x2f10a652 // ushll v18.4s, v18.4h, #0x0
-	WORD $0x4e241e31 // and v17.16b, v17.16b, v4.16b
-	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
-	WORD $0xfc6778d3 // ldr d19, [x6, x7, lsl #3]
-	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
-	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
-	WORD $0x4e251e52 // and v18.16b, v18.16b, v5.16b
-	WORD $0x4eb11e51 // orr v17.16b, v18.16b, v17.16b
-	WORD $0x4ea68631 // add v17.4s, v17.4s, v6.4s
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e31de71 // fmul v17.4s, v19.4s, v17.4s
-	WORD $0x6e27de32 // fmul v18.4s, v17.4s, v7.4s
-	WORD $0x4e35ce32 // fmla v18.4s, v17.4s, v21.4s
-	WORD $0xbd402351 // ldr s17, [x26, #0x20]
-	WORD $0xf9819b20 // prfm pldl1keep, [x25, #0x330]
-	WORD $0xf9821b20 // prfm pldl1keep, [x25, #0x430]
-	WORD $0x3dc0c313 // ldr q19, [x24, #0x300]
-	WORD $0x8b0e0359 // add x25, x26, x14
-	WORD $0x4ea31c75 // mov v21.16b, v3.16b
-	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
-	WORD $0x8b0e033a // add x26, x25, x14
-	WORD $0x4f911250 // fmla v16.4s, v18.4s, v17.s[0]
-	WORD $0xad404b31 // ldp q17, q18, [x25]
-	WORD $0x4e140054 // tbl v20.16b, { v2.16b }, v20.16b
-	WORD $0x4f91e295 // sdot v21.4s, v20.16b, v17.4b[0]
-	WORD $0x3dc0d314 // ldr q20, [x24, #0x340]
-	WORD $0x4e211e96 // and v22.16b, v20.16b, v1.16b
-	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
-	WORD $0x4fb1e2d5 // sdot v21.4s, v22.16b, v17.4b[1]
-	WORD $0x3dc0e316 // ldr q22, [x24, #0x380]
-	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
-	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
-	WORD $0x4f91eaf5 // sdot v21.4s, v23.16b, v17.4b[2]
-	WORD $0x3dc0f317 // ldr q23, [x24, #0x3c0]
-	WORD $0x52800198 // mov w24, #0xc // =12
-	WORD $0x331c6af8 // bfi w24, w23, #4, #27
-	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
-	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
-	WORD $0x4fb1eb15 // sdot v21.4s, v24.16b, v17.4b[3]
-	WORD $0x6f3c0671 // ushr v17.4s, v19.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4f92e235 // sdot v21.4s, v17.16b, v18.4b[0]
-	WORD $0x6f3c0691 // ushr v17.4s, v20.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4fb2e235 // sdot v21.4s, v17.16b, v18.4b[1]
-	WORD $0x6f3c06d1 // ushr v17.4s, v22.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4f92ea35 // sdot v21.4s, v17.16b, v18.4b[2]
-	WORD $0x6f3c06f1 // ushr v17.4s, v23.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
-	WORD $0x4fb2ea35 // sdot v21.4s, v17.16b, v18.4b[3]
-	WORD $0x4e040f12 // dup v18.4s, w24
-	WORD $0x528000d8 // mov w24, #0x6 // =6
-	WORD $0x331d6ef8 // bfi w24, w23, #3, #28
-	WORD $0x3cf36891 // ldr q17, [x4, x19]
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0xd37cecc7 // lsl x7, x6, #4
+	WORD $0x8b061993 // add x19, x12, x6, lsl #6
 	WORD $0x52800037 // mov w23, #0x1 // =1
-	WORD $0x6ea0ba52 // neg v18.4s, v18.4s
-	WORD $0x4e040f13 // dup v19.4s, w24
-	WORD $0x2a1f03f8 // mov w24, wzr
-	WORD $0x6eb24631 // ushl v17.4s, v17.4s, v18.4s
-	WORD $0xfc6778b2 // ldr d18, [x5, x7, lsl #3]
+	WORD $0xaa0203f9 // mov x25, x2
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0x3ce76a30 // ldr q16, [x17, x7]
+	WORD $0x8b070194 // add x20, x12, x7
+	WORD $0x9b0f4ed8 // madd x24, x22, x15, x19
+	WORD $0x2a1703f5 // mov w21, w23
+	WORD $0x8b162a97 // add x23, x20, x22, lsl #10
+	WORD $0x4ea31c75 // mov v21.16b, v3.16b
+	WORD $0x531c6eda // lsl w26, w22, #4
+	WORD $0x531d72db // lsl w27, w22, #3
+	WORD $0xf9900302 // prfm pldl2keep, [x24, #0x2000]
+	WORD $0xf9880300 // prfm pldl1keep, [x24, #0x1000]
+	WORD $0xf9908302 // prfm pldl2keep, [x24, #0x2100]
+	WORD $0xf9888300 // prfm pldl1keep, [x24, #0x1100]
+	WORD $0x3dc002f3 // ldr q19, [x23]
+	WORD $0xad404b31 // ldp q17, q18, [x25]
+	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
+	WORD $0x4e140054 // tbl v20.16b, { v2.16b }, v20.16b
+	WORD $0x4f91e295 // sdot v21.4s, v20.16b, v17.4b[0]
+	WORD $0x3dc012f4 // ldr q20, [x23, #0x40]
+	WORD $0x4e211e96 // and v22.16b, v20.16b, v1.16b
+	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
+	WORD $0x4fb1e2d5 // sdot v21.4s, v22.16b, v17.4b[1]
+	WORD $0x3dc022f6 // ldr q22, [x23, #0x80]
+	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
+	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
+	WORD $0x4f91eaf5 // sdot v21.4s, v23.16b, v17.4b[2]
+	WORD $0x3dc032f7 // ldr q23, [x23, #0xc0]
+	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
+	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
+	WORD $0x4fb1eb15 // sdot v21.4s, v24.16b, v17.4b[3]
+	WORD $0x6f3c0671 // ushr v17.4s, v19.4s, #0x4
+	WORD $0x4e040f73 // dup v19.4s, w27
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4f92e235 // sdot v21.4s, v17.16b, v18.4b[0]
+	WORD $0x6f3c0691 // ushr v17.4s, v20.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4fb2e235 // sdot v21.4s, v17.16b, v18.4b[1]
+	WORD $0x6f3c06d1 // ushr v17.4s, v22.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4f92ea35 // sdot v21.4s, v17.16b, v18.4b[2]
+	WORD $0x6f3c06f1 // ushr v17.4s, v23.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4fb2ea35 // sdot v21.4s, v17.16b, v18.4b[3]
+	WORD $0x4e040f52 // dup v18.4s, w26
+	WORD $0x3ce76891 // ldr q17, [x4, x7]
+	WORD $0x5280009a // mov w26, #0x4 // =4
+	WORD $0x331c6ada // bfi w26, w22, #4, #27
+	WORD $0x6ea0ba52 // neg v18.4s, v18.4s
+	WORD $0x6eb24631 // ushl v17.4s, v17.4s, v18.4s
+	WORD $0xfc6678b2 // ldr d18, [x5, x6, lsl #3]
 	WORD $0x2f10a652 // ushll v18.4s, v18.4h, #0x0
 	WORD $0x4e241e31 // and v17.16b, v17.16b, v4.16b
 	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
-	WORD $0xfc6778d3 // ldr d19, [x6, x7, lsl #3]
+	WORD $0xfc667873 // ldr d19, [x3, x6, lsl #3]
 	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
 	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
 	WORD $0x4e251e52 // and v18.16b, v18.16b, v5.16b
@@ -3096,46 +2920,242 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e27de32 // fmul v18.4s, v17.4s, v7.4s
 	WORD $0x4e35ce32 // fmla v18.4s, v17.4s, v21.4s
 	WORD $0xbd402331 // ldr s17, [x25, #0x20]
+	WORD $0xf9908b02 // prfm pldl2keep, [x24, #0x2110]
+	WORD $0xf9888b00 // prfm pldl1keep, [x24, #0x1110]
+	WORD $0xf9910b02 // prfm pldl2keep, [x24, #0x2210]
+	WORD $0xf9890b00 // prfm pldl1keep, [x24, #0x1210]
+	WORD $0x3dc042f3 // ldr q19, [x23, #0x100]
+	WORD $0x8b0e0339 // add x25, x25, x14
+	WORD $0x4ea31c75 // mov v21.16b, v3.16b
+	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
 	WORD $0x4f911250 // fmla v16.4s, v18.4s, v17.s[0]
-	WORD $0x3707e036 // tbnz w22, #0x0, 0x2bd8 <k_tile_iq4_xs+0xbc>
-	WORD $0x3ca77a30 // str q16, [x17, x7, lsl #4]
-	WORD $0x910004e7 // add x7, x7, #0x1
-	WORD $0xf10010ff // cmp x7, #0x4
-	WORD $0x54ffdec1 // b.ne 0x2bbc <k_tile_iq4_xs+0xa0>
+	WORD $0xad404b31 // ldp q17, q18, [x25]
+	WORD $0x4e140054 // tbl v20.16b, { v2.16b }, v20.16b
+	WORD $0x4f91e295 // sdot v21.4s, v20.16b, v17.4b[0]
+	WORD $0x3dc052f4 // ldr q20, [x23, #0x140]
+	WORD $0x4e211e96 // and v22.16b, v20.16b, v1.16b
+	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
+	WORD $0x4fb1e2d5 // sdot v21.4s, v22.16b, v17.4b[1]
+	WORD $0x3dc062f6 // ldr q22, [x23, #0x180]
+	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
+	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
+	WORD $0x4f91eaf5 // sdot v21.4s, v23.16b, v17.4b[2]
+	WORD $0x3dc072f7 // ldr q23, [x23, #0x1c0]
+	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
+	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
+	WORD $0x4fb1eb15 // sdot v21.4s, v24.16b, v17.4b[3]
+	WORD $0x6f3c0671 // ushr v17.4s, v19.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4f92e235 // sdot v21.4s, v17.16b, v18.4b[0]
+	WORD $0x6f3c0691 // ushr v17.4s, v20.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4fb2e235 // sdot v21.4s, v17.16b, v18.4b[1]
+	WORD $0x6f3c06d1 // ushr v17.4s, v22.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4f92ea35 // sdot v21.4s, v17.16b, v18.4b[2]
+	WORD $0x6f3c06f1 // ushr v17.4s, v23.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4fb2ea35 // sdot v21.4s, v17.16b, v18.4b[3]
+	WORD $0x4e040f52 // dup v18.4s, w26
+	WORD $0x5280005a // mov w26, #0x2 // =2
+	WORD $0x331d6eda // bfi w26, w22, #3, #28
+	WORD $0x3ce76891 // ldr q17, [x4, x7]
+	WORD $0x6ea0ba52 // neg v18.4s, v18.4s
+	WORD $0x4e040f53 // dup v19.4s, w26
+	WORD $0x5280011a // mov w26, #0x8 // =8
+	WORD $0x331c6ada // bfi w26, w22, #4, #27
+	WORD $0x6eb24631 // ushl v17.4s, v17.4s, v18.4s
+	WORD $0xfc6678b2 // ldr d18, [x5, x6, lsl #3]
+	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
+	WORD $0x2f10a652 // ushll v18.4s, v18.4h, #0x0
+	WORD $0x4e241e31 // and v17.16b, v17.16b, v4.16b
+	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
+	WORD $0xfc667873 // ldr d19, [x3, x6, lsl #3]
+	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
+	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
+	WORD $0x4e251e52 // and v18.16b, v18.16b, v5.16b
+	WORD $0x4eb11e51 // orr v17.16b, v18.16b, v17.16b
+	WORD $0x4ea68631 // add v17.4s, v17.4s, v6.4s
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x6e31de71 // fmul v17.4s, v19.4s, v17.4s
+	WORD $0x6e27de32 // fmul v18.4s, v17.4s, v7.4s
+	WORD $0x4e35ce32 // fmla v18.4s, v17.4s, v21.4s
+	WORD $0xbd402331 // ldr s17, [x25, #0x20]
+	WORD $0xf9911302 // prfm pldl2keep, [x24, #0x2220]
+	WORD $0xf9891300 // prfm pldl1keep, [x24, #0x1220]
+	WORD $0xf9919302 // prfm pldl2keep, [x24, #0x2320]
+	WORD $0xf9899300 // prfm pldl1keep, [x24, #0x1320]
+	WORD $0x3dc082f3 // ldr q19, [x23, #0x200]
+	WORD $0x8b0e0339 // add x25, x25, x14
+	WORD $0x4ea31c75 // mov v21.16b, v3.16b
+	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
+	WORD $0x4f911250 // fmla v16.4s, v18.4s, v17.s[0]
+	WORD $0xad404b31 // ldp q17, q18, [x25]
+	WORD $0x4e140054 // tbl v20.16b, { v2.16b }, v20.16b
+	WORD $0x4f91e295 // sdot v21.4s, v20.16b, v17.4b[0]
+	WORD $0x3dc092f4 // ldr q20, [x23, #0x240]
+	WORD $0x4e211e96 // and v22.16b, v20.16b, v1.16b
+	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
+	WORD $0x4fb1e2d5 // sdot v21.4s, v22.16b, v17.4b[1]
+	WORD $0x3dc0a2f6 // ldr q22, [x23, #0x280]
+	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
+	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
+	WORD $0x4f91eaf5 // sdot v21.4s, v23.16b, v17.4b[2]
+	WORD $0x3dc0b2f7 // ldr q23, [x23, #0x2c0]
+	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
+	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
+	WORD $0x4fb1eb15 // sdot v21.4s, v24.16b, v17.4b[3]
+	WORD $0x6f3c0671 // ushr v17.4s, v19.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4f92e235 // sdot v21.4s, v17.16b, v18.4b[0]
+	WORD $0x6f3c0691 // ushr v17.4s, v20.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4fb2e235 // sdot v21.4s, v17.16b, v18.4b[1]
+	WORD $0x6f3c06d1 // ushr v17.4s, v22.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4f92ea35 // sdot v21.4s, v17.16b, v18.4b[2]
+	WORD $0x6f3c06f1 // ushr v17.4s, v23.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4fb2ea35 // sdot v21.4s, v17.16b, v18.4b[3]
+	WORD $0x4e040f52 // dup v18.4s, w26
+	WORD $0x5280009a // mov w26, #0x4 // =4
+	WORD $0x331d6eda // bfi w26, w22, #3, #28
+	WORD $0x3ce76891 // ldr q17, [x4, x7]
+	WORD $0x6ea0ba52 // neg v18.4s, v18.4s
+	WORD $0x4e040f53 // dup v19.4s, w26
+	WORD $0x6eb24631 // ushl v17.4s, v17.4s, v18.4s
+	WORD $0xfc6678b2 // ldr d18, [x5, x6, lsl #3]
+	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
+	WORD $0x2f10a652 // ushll v18.4s, v18.4h, #0x0
+	WORD $0x4e241e31 // and v17.16b, v17.16b, v4.16b
+	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
+	WORD $0xfc667873 // ldr d19, [x3, x6, lsl #3]
+	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
+	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
+	WORD $0x4e251e52 // and v18.16b, v18.16b, v5.16b
+	WORD $0x4eb11e51 // orr v17.16b, v18.16b, v17.16b
+	WORD $0x4ea68631 // add v17.4s, v17.4s, v6.4s
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x6e31de71 // fmul v17.4s, v19.4s, v17.4s
+	WORD $0x6e27de32 // fmul v18.4s, v17.4s, v7.4s
+	WORD $0x4e35ce32 // fmla v18.4s, v17.4s, v21.4s
+	WORD $0xbd402331 // ldr s17, [x25, #0x20]
+	WORD $0xf9919b02 // prfm pldl2keep, [x24, #0x2330]
+	WORD $0xf9899b00 // prfm pldl1keep, [x24, #0x1330]
+	WORD $0xf9921b02 // prfm pldl2keep, [x24, #0x2430]
+	WORD $0xf98a1b00 // prfm pldl1keep, [x24, #0x1430]
+	WORD $0x3dc0c2f3 // ldr q19, [x23, #0x300]
+	WORD $0x8b0e0338 // add x24, x25, x14
+	WORD $0x4ea31c75 // mov v21.16b, v3.16b
+	WORD $0x8b0e0319 // add x25, x24, x14
+	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
+	WORD $0x4f911250 // fmla v16.4s, v18.4s, v17.s[0]
+	WORD $0xad404b11 // ldp q17, q18, [x24]
+	WORD $0x4e140054 // tbl v20.16b, { v2.16b }, v20.16b
+	WORD $0x4f91e295 // sdot v21.4s, v20.16b, v17.4b[0]
+	WORD $0x3dc0d2f4 // ldr q20, [x23, #0x340]
+	WORD $0x4e211e96 // and v22.16b, v20.16b, v1.16b
+	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
+	WORD $0x4fb1e2d5 // sdot v21.4s, v22.16b, v17.4b[1]
+	WORD $0x3dc0e2f6 // ldr q22, [x23, #0x380]
+	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
+	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
+	WORD $0x4f91eaf5 // sdot v21.4s, v23.16b, v17.4b[2]
+	WORD $0x3dc0f2f7 // ldr q23, [x23, #0x3c0]
+	WORD $0x52800197 // mov w23, #0xc // =12
+	WORD $0x331c6ad7 // bfi w23, w22, #4, #27
+	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
+	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
+	WORD $0x4fb1eb15 // sdot v21.4s, v24.16b, v17.4b[3]
+	WORD $0x6f3c0671 // ushr v17.4s, v19.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4f92e235 // sdot v21.4s, v17.16b, v18.4b[0]
+	WORD $0x6f3c0691 // ushr v17.4s, v20.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4fb2e235 // sdot v21.4s, v17.16b, v18.4b[1]
+	WORD $0x6f3c06d1 // ushr v17.4s, v22.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4f92ea35 // sdot v21.4s, v17.16b, v18.4b[2]
+	WORD $0x6f3c06f1 // ushr v17.4s, v23.4s, #0x4
+	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
+	WORD $0x4e110051 // tbl v17.16b, { v2.16b }, v17.16b
+	WORD $0x4fb2ea35 // sdot v21.4s, v17.16b, v18.4b[3]
+	WORD $0x4e040ef2 // dup v18.4s, w23
+	WORD $0x528000d7 // mov w23, #0x6 // =6
+	WORD $0x331d6ed7 // bfi w23, w22, #3, #28
+	WORD $0x3ce76891 // ldr q17, [x4, x7]
+	WORD $0x52800036 // mov w22, #0x1 // =1
+	WORD $0x6ea0ba52 // neg v18.4s, v18.4s
+	WORD $0x4e040ef3 // dup v19.4s, w23
+	WORD $0x2a1f03f7 // mov w23, wzr
+	WORD $0x6eb24631 // ushl v17.4s, v17.4s, v18.4s
+	WORD $0xfc6678b2 // ldr d18, [x5, x6, lsl #3]
+	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
+	WORD $0x2f10a652 // ushll v18.4s, v18.4h, #0x0
+	WORD $0x4e241e31 // and v17.16b, v17.16b, v4.16b
+	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
+	WORD $0xfc667873 // ldr d19, [x3, x6, lsl #3]
+	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
+	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
+	WORD $0x4e251e52 // and v18.16b, v18.16b, v5.16b
+	WORD $0x4eb11e51 // orr v17.16b, v18.16b, v17.16b
+	WORD $0x4ea68631 // add v17.4s, v17.4s, v6.4s
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x6e31de71 // fmul v17.4s, v19.4s, v17.4s
+	WORD $0x6e27de32 // fmul v18.4s, v17.4s, v7.4s
+	WORD $0x4e35ce32 // fmla v18.4s, v17.4s, v21.4s
+	WORD $0xbd402311 // ldr s17, [x24, #0x20]
+	WORD $0x4f911250 // fmla v16.4s, v18.4s, v17.s[0]
+	WORD $0x3707df35 // tbnz w21, #0x0, 0x2c08 <k_tile_iq4_xs+0xb8>
+	WORD $0x3ca67a30 // str q16, [x17, x6, lsl #4]
+	WORD $0x910004c6 // add x6, x6, #0x1
+	WORD $0xf10010df // cmp x6, #0x4
+	WORD $0x54ffddc1 // b.ne 0x2bec <k_tile_iq4_xs+0x9c>
 	WORD $0xf9401403 // ldr x3, [x0, #0x28]
 	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x9122018c // add x12, x12, #0x880
 	WORD $0xeb0b003f // cmp x1, x11
 	WORD $0x8b032442 // add x2, x2, x3, lsl #9
-	WORD $0x54ffdd61 // b.ne 0x2ba8 <k_tile_iq4_xs+0x8c>
+	WORD $0x54ffdc81 // b.ne 0x2bdc <k_tile_iq4_xs+0x8c>
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0xeb08021f // cmp x16, x8
-	WORD $0x54ffdc41 // b.ne 0x2b90 <k_tile_iq4_xs+0x74>
-	WORD $0x14000008 // b 0x302c <k_tile_iq4_xs+0x510>
-	WORD $0xb50000ea // cbnz x10, 0x302c <k_tile_iq4_xs+0x510>
+	WORD $0x54ffdb61 // b.ne 0x2bc4 <k_tile_iq4_xs+0x74>
+	WORD $0x14000008 // b 0x307c <k_tile_iq4_xs+0x52c>
+	WORD $0xb50000ea // cbnz x10, 0x307c <k_tile_iq4_xs+0x52c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x301c <k_tile_iq4_xs+0x500>
+	WORD $0x54ffffa1 // b.ne 0x306c <k_tile_iq4_xs+0x51c>
 	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
 	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
 	WORD $0xa9425ff8 // ldp x24, x23, [sp, #0x20]
 	WORD $0xa94167fa // ldp x26, x25, [sp, #0x10]
-	WORD $0xa8c56ffd // ldp x29, x27, [sp], #0x50
+	WORD $0xf84507fb // ldr x27, [sp], #0x50
 	WORD $0xd65f03c0 // ret
 
 	// tile_mxfp4
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000d8b // b.lt 0x31fc <k_tile_mxfp4+0x1b8>
+	WORD $0x54000dcb // b.lt 0x3254 <k_tile_mxfp4+0x1c0>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000c0b // b.lt 0x31e0 <k_tile_mxfp4+0x19c>
-	WORD $0x10000cee // adr x14, 0x3200 <k_tile_mxfp4+0x1bc>
+	WORD $0x54000c4b // b.lt 0x3238 <k_tile_mxfp4+0x1a4>
+	WORD $0x10000e6e // adr x14, 0x3280 <k_tile_mxfp4+0x1ec>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x3dc001c2 // ldr q2, [x14]
@@ -3149,7 +3169,7 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040dc7 // dup v7.4s, w14
 	WORD $0xaa0903ee // mov x14, x9
 	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0xb500008a // cbnz x10, 0x30ac <k_tile_mxfp4+0x68>
+	WORD $0xb500008a // cbnz x10, 0x30fc <k_tile_mxfp4+0x68>
 	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
 	WORD $0xad000200 // stp q0, q0, [x16]
 	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
@@ -3162,13 +3182,15 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x52802005 // mov w5, #0x100 // =256
 	WORD $0x8b0201a6 // add x6, x13, x2
 	WORD $0x3dc00090 // ldr q16, [x4]
+	WORD $0xf98780c2 // prfm pldl2keep, [x6, #0xf00]
 	WORD $0xf89000c0 // prfum pldl1keep, [x6, #-0x100]
+	WORD $0xf98800c2 // prfm pldl2keep, [x6, #0x1000]
 	WORD $0xf98000c0 // prfm pldl1keep, [x6]
 	WORD $0x3cd80073 // ldur q19, [x3, #-0x80]
-	WORD $0xad404831 // ldp q17, q18, [x1]
 	WORD $0x4ea31c75 // mov v21.16b, v3.16b
-	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
+	WORD $0xad404831 // ldp q17, q18, [x1]
 	WORD $0x91010042 // add x2, x2, #0x40
+	WORD $0x4e211e74 // and v20.16b, v19.16b, v1.16b
 	WORD $0x4e140054 // tbl v20.16b, { v2.16b }, v20.16b
 	WORD $0x4f91e295 // sdot v21.4s, v20.16b, v17.4b[0]
 	WORD $0x3cdc0074 // ldur q20, [x3, #-0x40]
@@ -3217,27 +3239,37 @@ TEXT ·tileDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402031 // ldr s17, [x1, #0x20]
 	WORD $0x4f911250 // fmla v16.4s, v18.4s, v17.s[0]
 	WORD $0x3c810490 // str q16, [x4], #0x10
-	WORD $0x54fff8e1 // b.ne 0x30c8 <k_tile_mxfp4+0x84>
+	WORD $0x54fff8a1 // b.ne 0x3118 <k_tile_mxfp4+0x84>
 	WORD $0xf9401402 // ldr x2, [x0, #0x28]
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0x910441ad // add x13, x13, #0x110
 	WORD $0x91044210 // add x16, x16, #0x110
 	WORD $0xeb0b023f // cmp x17, x11
 	WORD $0x8b021821 // add x1, x1, x2, lsl #6
-	WORD $0x54fff781 // b.ne 0x30b8 <k_tile_mxfp4+0x74>
+	WORD $0x54fff741 // b.ne 0x3108 <k_tile_mxfp4+0x74>
 	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x910101ce // add x14, x14, #0x40
 	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff621 // b.ne 0x309c <k_tile_mxfp4+0x58>
-	WORD $0x14000008 // b 0x31fc <k_tile_mxfp4+0x1b8>
-	WORD $0xb50000ea // cbnz x10, 0x31fc <k_tile_mxfp4+0x1b8>
+	WORD $0x54fff5e1 // b.ne 0x30ec <k_tile_mxfp4+0x58>
+	WORD $0x14000008 // b 0x3254 <k_tile_mxfp4+0x1c0>
+	WORD $0xb50000ea // cbnz x10, 0x3254 <k_tile_mxfp4+0x1c0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x31ec <k_tile_mxfp4+0x1a8>
+	WORD $0x54ffffa1 // b.ne 0x3244 <k_tile_mxfp4+0x1b0>
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x03020100 // <unknown>
 	WORD $0x0c080604 // <unknown>
 	WORD $0xfdfeff00 // <unknown>

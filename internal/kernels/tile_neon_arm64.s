@@ -16,43 +16,47 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q8_0
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000deb // b.lt 0x1c4 <k_tile_q8_0+0x1c4>
+	WORD $0x54000e6b // b.lt 0x1d4 <k_tile_q8_0+0x1d4>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000c6b // b.lt 0x1a8 <k_tile_q8_0+0x1a8>
-	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
+	WORD $0x54000ceb // b.lt 0x1b8 <k_tile_q8_0+0x1b8>
+	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x4e040dc1 // dup v1.4s, w14
-	WORD $0x52b9680e // mov w14, #-0x34c00000 // =-884998144
+	WORD $0x5282200e // mov w14, #0x1100 // =4352
+	WORD $0x4e040de1 // dup v1.4s, w15
+	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
+	WORD $0xaa1f03f0 // mov x16, xzr
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
-	WORD $0x4e040dc2 // dup v2.4s, w14
-	WORD $0xaa0903ee // mov x14, x9
-	WORD $0xb500008a // cbnz x10, 0x50 <k_tile_q8_0+0x50>
-	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
-	WORD $0xad000200 // stp q0, q0, [x16]
-	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
-	WORD $0x910801b0 // add x16, x13, #0x200
-	WORD $0x914005b1 // add x17, x13, #0x1, lsl #12 // =0x1000
-	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0xaa0c03e2 // mov x2, x12
-	WORD $0xaa1103e3 // mov x3, x17
-	WORD $0xaa1003e4 // mov x4, x16
-	WORD $0xaa1f03e5 // mov x5, xzr
-	WORD $0x3ce569c3 // ldr q3, [x14, x5]
-	WORD $0xf9800060 // prfm pldl1keep, [x3]
-	WORD $0xf9808060 // prfm pldl1keep, [x3, #0x100]
-	WORD $0xf9810060 // prfm pldl1keep, [x3, #0x200]
-	WORD $0x8b0501a6 // add x6, x13, x5
-	WORD $0xad401444 // ldp q4, q5, [x2]
-	WORD $0x91010063 // add x3, x3, #0x40
-	WORD $0x3dc000c6 // ldr q6, [x6]
+	WORD $0x4e040de2 // dup v2.4s, w15
+	WORD $0xaa0903ef // mov x15, x9
+	WORD $0xb500008a // cbnz x10, 0x54 <k_tile_q8_0+0x54>
+	WORD $0x8b101931 // add x17, x9, x16, lsl #6
+	WORD $0xad000220 // stp q0, q0, [x17]
+	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
+	WORD $0x910801b1 // add x17, x13, #0x200
+	WORD $0x8b0e01a1 // add x1, x13, x14
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xaa0c03e3 // mov x3, x12
+	WORD $0xaa0103e4 // mov x4, x1
+	WORD $0xaa1103e5 // mov x5, x17
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0x3ce669e3 // ldr q3, [x15, x6]
+	WORD $0xf9878082 // prfm pldl2keep, [x4, #0xf00]
+	WORD $0xf8900080 // prfum pldl1keep, [x4, #-0x100]
+	WORD $0xf9880082 // prfm pldl2keep, [x4, #0x1000]
+	WORD $0x8b0601a7 // add x7, x13, x6
+	WORD $0xf9800080 // prfm pldl1keep, [x4]
+	WORD $0xf9888082 // prfm pldl2keep, [x4, #0x1100]
+	WORD $0xf9808080 // prfm pldl1keep, [x4, #0x100]
+	WORD $0xad401464 // ldp q4, q5, [x3]
+	WORD $0x91010084 // add x4, x4, #0x40
+	WORD $0x3dc000e6 // ldr q6, [x7]
 	WORD $0x4e040487 // dup v7.4s, v4.s[0]
 	WORD $0x0e27c0d0 // smull v16.8h, v6.8b, v7.8b
 	WORD $0x4e27c0c6 // smull2 v6.8h, v6.16b, v7.16b
-	WORD $0x3dc010c7 // ldr q7, [x6, #0x40]
+	WORD $0x3dc010e7 // ldr q7, [x7, #0x40]
 	WORD $0x4e66be06 // addp v6.8h, v16.8h, v6.8h
 	WORD $0x4e0c0490 // dup v16.4s, v4.s[1]
 	WORD $0x0e30c0f1 // smull v17.8h, v7.8b, v16.8b
@@ -62,71 +66,71 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
 	WORD $0x4e67be27 // addp v7.8h, v17.8h, v7.8h
 	WORD $0x4e6068e6 // sadalp v6.4s, v7.8h
-	WORD $0x3dc020c7 // ldr q7, [x6, #0x80]
+	WORD $0x3dc020e7 // ldr q7, [x7, #0x80]
 	WORD $0x0e30c0f1 // smull v17.8h, v7.8b, v16.8b
 	WORD $0x4e30c0e7 // smull2 v7.8h, v7.16b, v16.16b
 	WORD $0x4e67be27 // addp v7.8h, v17.8h, v7.8h
 	WORD $0x4e6068e6 // sadalp v6.4s, v7.8h
-	WORD $0x3dc030c7 // ldr q7, [x6, #0xc0]
+	WORD $0x3dc030e7 // ldr q7, [x7, #0xc0]
 	WORD $0x0e24c0f0 // smull v16.8h, v7.8b, v4.8b
 	WORD $0x4e24c0e4 // smull2 v4.8h, v7.16b, v4.16b
 	WORD $0x4e0404a7 // dup v7.4s, v5.s[0]
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
-	WORD $0x3dc040c4 // ldr q4, [x6, #0x100]
+	WORD $0x3dc040e4 // ldr q4, [x7, #0x100]
 	WORD $0x0e27c090 // smull v16.8h, v4.8b, v7.8b
 	WORD $0x4e27c084 // smull2 v4.8h, v4.16b, v7.16b
 	WORD $0x4e0c04a7 // dup v7.4s, v5.s[1]
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
-	WORD $0x3dc050c4 // ldr q4, [x6, #0x140]
+	WORD $0x3dc050e4 // ldr q4, [x7, #0x140]
 	WORD $0x0e27c090 // smull v16.8h, v4.8b, v7.8b
 	WORD $0x4e27c084 // smull2 v4.8h, v4.16b, v7.16b
 	WORD $0x4e1404a7 // dup v7.4s, v5.s[2]
 	WORD $0x4e1c04a5 // dup v5.4s, v5.s[3]
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
-	WORD $0x3dc060c4 // ldr q4, [x6, #0x180]
+	WORD $0x3dc060e4 // ldr q4, [x7, #0x180]
 	WORD $0x0e27c090 // smull v16.8h, v4.8b, v7.8b
 	WORD $0x4e27c084 // smull2 v4.8h, v4.16b, v7.16b
 	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
-	WORD $0x3dc070c4 // ldr q4, [x6, #0x1c0]
+	WORD $0x3dc070e4 // ldr q4, [x7, #0x1c0]
 	WORD $0x0e25c087 // smull v7.8h, v4.8b, v5.8b
 	WORD $0x4e25c084 // smull2 v4.8h, v4.16b, v5.16b
-	WORD $0xfc408485 // ldr d5, [x4], #0x8
+	WORD $0xfc4084a5 // ldr d5, [x5], #0x8
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
 	WORD $0x4e64bce4 // addp v4.8h, v7.8h, v4.8h
 	WORD $0x4e606886 // sadalp v6.4s, v4.8h
 	WORD $0x4ea184c4 // add v4.4s, v6.4s, v1.4s
 	WORD $0x6e22dca6 // fmul v6.4s, v5.4s, v2.4s
 	WORD $0x4e24cca6 // fmla v6.4s, v5.4s, v4.4s
-	WORD $0xbd402044 // ldr s4, [x2, #0x20]
+	WORD $0xbd402064 // ldr s4, [x3, #0x20]
 	WORD $0x4f8410c3 // fmla v3.4s, v6.4s, v4.s[0]
-	WORD $0x3ca569c3 // str q3, [x14, x5]
-	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0xf10100bf // cmp x5, #0x40
-	WORD $0x54fff7e1 // b.ne 0x6c <k_tile_q8_0+0x6c>
-	WORD $0xf9401403 // ldr x3, [x0, #0x28]
-	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x3ca669e3 // str q3, [x15, x6]
+	WORD $0x910040c6 // add x6, x6, #0x10
+	WORD $0xf10100df // cmp x6, #0x40
+	WORD $0x54fff781 // b.ne 0x70 <k_tile_q8_0+0x70>
+	WORD $0xf9401404 // ldr x4, [x0, #0x28]
+	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x910881ad // add x13, x13, #0x220
-	WORD $0x91088210 // add x16, x16, #0x220
 	WORD $0x91088231 // add x17, x17, #0x220
-	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x8b031842 // add x2, x2, x3, lsl #6
-	WORD $0x54fff681 // b.ne 0x60 <k_tile_q8_0+0x60>
-	WORD $0x910005ef // add x15, x15, #0x1
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff501 // b.ne 0x40 <k_tile_q8_0+0x40>
-	WORD $0x14000008 // b 0x1c4 <k_tile_q8_0+0x1c4>
-	WORD $0xb50000ea // cbnz x10, 0x1c4 <k_tile_q8_0+0x1c4>
+	WORD $0x91088021 // add x1, x1, #0x220
+	WORD $0xeb0b005f // cmp x2, x11
+	WORD $0x8b041863 // add x3, x3, x4, lsl #6
+	WORD $0x54fff621 // b.ne 0x64 <k_tile_q8_0+0x64>
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x910101ef // add x15, x15, #0x40
+	WORD $0xeb08021f // cmp x16, x8
+	WORD $0x54fff4a1 // b.ne 0x44 <k_tile_q8_0+0x44>
+	WORD $0x14000008 // b 0x1d4 <k_tile_q8_0+0x1d4>
+	WORD $0xb50000ea // cbnz x10, 0x1d4 <k_tile_q8_0+0x1d4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x1b4 <k_tile_q8_0+0x1b4>
+	WORD $0x54ffffa1 // b.ne 0x1c4 <k_tile_q8_0+0x1c4>
 	WORD $0xd65f03c0 // ret
 
 	// tile_q4_0
@@ -135,25 +139,25 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
 	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400100b // b.lt 0x3dc <k_tile_q4_0+0x214>
+	WORD $0x5400102b // b.lt 0x3f0 <k_tile_q4_0+0x218>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000e8b // b.lt 0x3c0 <k_tile_q4_0+0x1f8>
+	WORD $0x54000eab // b.lt 0x3d4 <k_tile_q4_0+0x1fc>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
 	WORD $0x4e040c22 // dup v2.4s, w1
-	WORD $0x52800ff0 // mov w16, #0x7f // =127
+	WORD $0x528001f0 // mov w16, #0xf // =15
 	WORD $0x5282200e // mov w14, #0x1100 // =4352
 	WORD $0x52b6980f // mov w15, #-0x4b400000 // =-1262485504
 	WORD $0x72b69810 // movk w16, #0xb4c0, lsl #16
 	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
 	WORD $0xaa0903e1 // mov x1, x9
 	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xb500008a // cbnz x10, 0x234 <k_tile_q4_0+0x6c>
+	WORD $0xb500008a // cbnz x10, 0x244 <k_tile_q4_0+0x6c>
 	WORD $0x8b021923 // add x3, x9, x2, lsl #6
 	WORD $0xad000060 // stp q0, q0, [x3]
 	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
@@ -165,22 +169,23 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0303f3 // mov x19, x3
 	WORD $0xaa1f03f4 // mov x20, xzr
 	WORD $0x3cf46823 // ldr q3, [x1, x20]
+	WORD $0xf98780e2 // prfm pldl2keep, [x7, #0xf00]
 	WORD $0xf89000e0 // prfum pldl1keep, [x7, #-0x100]
-	WORD $0xf98000e0 // prfm pldl1keep, [x7]
+	WORD $0xf98800e2 // prfm pldl2keep, [x7, #0x1000]
 	WORD $0x8b1401b5 // add x21, x13, x20
-	WORD $0xb94024d6 // ldr w22, [x6, #0x24]
+	WORD $0xf98000e0 // prfm pldl1keep, [x7]
 	WORD $0xad4014c6 // ldp q6, q5, [x6]
-	WORD $0x910100e7 // add x7, x7, #0x40
 	WORD $0x3dc002a7 // ldr q7, [x21]
+	WORD $0x910100e7 // add x7, x7, #0x40
+	WORD $0xb94024d6 // ldr w22, [x6, #0x24]
+	WORD $0x4e211cf0 // and v16.16b, v7.16b, v1.16b
+	WORD $0x4e0404d1 // dup v17.4s, v6.s[0]
 	WORD $0x2b0f02d7 // adds w23, w22, w15
 	WORD $0x0b1002d6 // add w22, w22, w16
 	WORD $0x1a97b2d6 // csel w22, w22, w23, lt
-	WORD $0x4e211cf0 // and v16.16b, v7.16b, v1.16b
-	WORD $0x4e0404d1 // dup v17.4s, v6.s[0]
-	WORD $0x13077ed6 // asr w22, w22, #7
-	WORD $0x0b160e36 // add w22, w17, w22, lsl #3
 	WORD $0x0e31c212 // smull v18.8h, v16.8b, v17.8b
 	WORD $0x4e31c210 // smull2 v16.8h, v16.16b, v17.16b
+	WORD $0x0b961236 // add w22, w17, w22, asr #4
 	WORD $0x4e040ec4 // dup v4.4s, w22
 	WORD $0x4e70be50 // addp v16.8h, v18.8h, v16.8h
 	WORD $0x4e0c04d2 // dup v18.4s, v6.s[1]
@@ -242,7 +247,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb46823 // str q3, [x1, x20]
 	WORD $0x91004294 // add x20, x20, #0x10
 	WORD $0xf101029f // cmp x20, #0x40
-	WORD $0x54fff641 // b.ne 0x250 <k_tile_q4_0+0x88>
+	WORD $0x54fff621 // b.ne 0x260 <k_tile_q4_0+0x88>
 	WORD $0xf9401407 // ldr x7, [x0, #0x28]
 	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0x910481ad // add x13, x13, #0x120
@@ -250,19 +255,19 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91048084 // add x4, x4, #0x120
 	WORD $0xeb0b00bf // cmp x5, x11
 	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x54fff4e1 // b.ne 0x244 <k_tile_q4_0+0x7c>
+	WORD $0x54fff4c1 // b.ne 0x254 <k_tile_q4_0+0x7c>
 	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x91010021 // add x1, x1, #0x40
 	WORD $0xeb08005f // cmp x2, x8
-	WORD $0x54fff361 // b.ne 0x224 <k_tile_q4_0+0x5c>
-	WORD $0x14000008 // b 0x3dc <k_tile_q4_0+0x214>
-	WORD $0xb50000ea // cbnz x10, 0x3dc <k_tile_q4_0+0x214>
+	WORD $0x54fff341 // b.ne 0x234 <k_tile_q4_0+0x5c>
+	WORD $0x14000008 // b 0x3f0 <k_tile_q4_0+0x218>
+	WORD $0xb50000ea // cbnz x10, 0x3f0 <k_tile_q4_0+0x218>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x3cc <k_tile_q4_0+0x204>
+	WORD $0x54ffffa1 // b.ne 0x3e0 <k_tile_q4_0+0x208>
 	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
 	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
 	WORD $0xf84307f7 // ldr x23, [sp], #0x30
@@ -271,12 +276,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_q4_1
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000f8b // b.lt 0x5e4 <k_tile_q4_1+0x1f8>
+	WORD $0x54000fcb // b.lt 0x600 <k_tile_q4_1+0x200>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000e0b // b.lt 0x5c8 <k_tile_q4_1+0x1dc>
+	WORD $0x54000e4b // b.lt 0x5e4 <k_tile_q4_1+0x1e4>
 	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
@@ -287,7 +292,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040de3 // dup v3.4s, w15
 	WORD $0xaa0903ef // mov x15, x9
 	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xb500008a // cbnz x10, 0x444 <k_tile_q4_1+0x58>
+	WORD $0xb500008a // cbnz x10, 0x458 <k_tile_q4_1+0x58>
 	WORD $0x8b101931 // add x17, x9, x16, lsl #6
 	WORD $0xad000220 // stp q0, q0, [x17]
 	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
@@ -299,12 +304,14 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1103e5 // mov x5, x17
 	WORD $0xaa1f03e6 // mov x6, xzr
 	WORD $0x3ce669e4 // ldr q4, [x15, x6]
+	WORD $0xf9878082 // prfm pldl2keep, [x4, #0xf00]
 	WORD $0xf8900080 // prfum pldl1keep, [x4, #-0x100]
-	WORD $0xf9800080 // prfm pldl1keep, [x4]
+	WORD $0xf9880082 // prfm pldl2keep, [x4, #0x1000]
 	WORD $0x8b0601a7 // add x7, x13, x6
-	WORD $0x91010084 // add x4, x4, #0x40
+	WORD $0xf9800080 // prfm pldl1keep, [x4]
 	WORD $0xad401467 // ldp q7, q5, [x3]
 	WORD $0x3dc000f0 // ldr q16, [x7]
+	WORD $0x91010084 // add x4, x4, #0x40
 	WORD $0x4e211e06 // and v6.16b, v16.16b, v1.16b
 	WORD $0x4e0404f1 // dup v17.4s, v7.s[0]
 	WORD $0x4e0c04f3 // dup v19.4s, v7.s[1]
@@ -374,7 +381,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ca669e4 // str q4, [x15, x6]
 	WORD $0x910040c6 // add x6, x6, #0x10
 	WORD $0xf10100df // cmp x6, #0x40
-	WORD $0x54fff681 // b.ne 0x460 <k_tile_q4_1+0x74>
+	WORD $0x54fff641 // b.ne 0x474 <k_tile_q4_1+0x74>
 	WORD $0xf9401404 // ldr x4, [x0, #0x28]
 	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x910501ad // add x13, x13, #0x140
@@ -382,19 +389,19 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91050021 // add x1, x1, #0x140
 	WORD $0xeb0b005f // cmp x2, x11
 	WORD $0x8b041863 // add x3, x3, x4, lsl #6
-	WORD $0x54fff521 // b.ne 0x454 <k_tile_q4_1+0x68>
+	WORD $0x54fff4e1 // b.ne 0x468 <k_tile_q4_1+0x68>
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x910101ef // add x15, x15, #0x40
 	WORD $0xeb08021f // cmp x16, x8
-	WORD $0x54fff3a1 // b.ne 0x434 <k_tile_q4_1+0x48>
-	WORD $0x14000008 // b 0x5e4 <k_tile_q4_1+0x1f8>
-	WORD $0xb50000ea // cbnz x10, 0x5e4 <k_tile_q4_1+0x1f8>
+	WORD $0x54fff361 // b.ne 0x448 <k_tile_q4_1+0x48>
+	WORD $0x14000008 // b 0x600 <k_tile_q4_1+0x200>
+	WORD $0xb50000ea // cbnz x10, 0x600 <k_tile_q4_1+0x200>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x5d4 <k_tile_q4_1+0x1e8>
+	WORD $0x54ffffa1 // b.ne 0x5f0 <k_tile_q4_1+0x1f0>
 	WORD $0xd65f03c0 // ret
 
 	// tile_q5_0
@@ -403,26 +410,26 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
 	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400134b // b.lt 0x864 <k_tile_q5_0+0x27c>
+	WORD $0x5400136b // b.lt 0x884 <k_tile_q5_0+0x280>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540011cb // b.lt 0x848 <k_tile_q5_0+0x260>
+	WORD $0x540011eb // b.lt 0x868 <k_tile_q5_0+0x264>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
 	WORD $0x4f00e602 // movi v2.16b, #0x10
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
 	WORD $0x4e040c23 // dup v3.4s, w1
-	WORD $0x52800ff0 // mov w16, #0x7f // =127
+	WORD $0x528000f0 // mov w16, #0x7 // =7
 	WORD $0x5282200e // mov w14, #0x1100 // =4352
 	WORD $0x52b6980f // mov w15, #-0x4b400000 // =-1262485504
 	WORD $0x72b69810 // movk w16, #0xb4c0, lsl #16
 	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
 	WORD $0xaa0903e1 // mov x1, x9
 	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xb500008a // cbnz x10, 0x658 <k_tile_q5_0+0x70>
+	WORD $0xb500008a // cbnz x10, 0x674 <k_tile_q5_0+0x70>
 	WORD $0x8b021923 // add x3, x9, x2, lsl #6
 	WORD $0xad000060 // stp q0, q0, [x3]
 	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
@@ -436,25 +443,26 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0103f5 // mov x21, x1
 	WORD $0x8b1301b6 // add x22, x13, x19
 	WORD $0x3dc002a4 // ldr q4, [x21]
+	WORD $0xf98780e2 // prfm pldl2keep, [x7, #0xf00]
 	WORD $0xf89000e0 // prfum pldl1keep, [x7, #-0x100]
+	WORD $0xf98800e2 // prfm pldl2keep, [x7, #0x1000]
 	WORD $0xf98000e0 // prfm pldl1keep, [x7]
 	WORD $0x3dc002c7 // ldr q7, [x22]
+	WORD $0x91004273 // add x19, x19, #0x10
 	WORD $0x3cd002d1 // ldur q17, [x22, #-0x100]
 	WORD $0xad4018d0 // ldp q16, q6, [x6]
 	WORD $0x4f2454f3 // shl v19.4s, v7.4s, #0x4
 	WORD $0xb94024d7 // ldr w23, [x6, #0x24]
-	WORD $0x91004273 // add x19, x19, #0x10
-	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
 	WORD $0x910100e7 // add x7, x7, #0x40
+	WORD $0x4e211e32 // and v18.16b, v17.16b, v1.16b
 	WORD $0x2b0f02f8 // adds w24, w23, w15
 	WORD $0x0b1002f7 // add w23, w23, w16
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
 	WORD $0x1a98b2f7 // csel w23, w23, w24, lt
 	WORD $0xf105027f // cmp x19, #0x140
-	WORD $0x13077ef7 // asr w23, w23, #7
+	WORD $0x0b970e37 // add w23, w17, w23, asr #3
 	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
 	WORD $0x4e040613 // dup v19.4s, v16.s[0]
-	WORD $0x0b171237 // add w23, w17, w23, lsl #4
 	WORD $0x4e040ee5 // dup v5.4s, w23
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
 	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
@@ -536,7 +544,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c5 // ldr s5, [x6, #0x20]
 	WORD $0x4f8510e4 // fmla v4.4s, v7.4s, v5.s[0]
 	WORD $0x3c8106a4 // str q4, [x21], #0x10
-	WORD $0x54fff341 // b.ne 0x678 <k_tile_q5_0+0x90>
+	WORD $0x54fff321 // b.ne 0x694 <k_tile_q5_0+0x90>
 	WORD $0xf9401407 // ldr x7, [x0, #0x28]
 	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0x910581ad // add x13, x13, #0x160
@@ -544,19 +552,19 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91058084 // add x4, x4, #0x160
 	WORD $0xeb0b00bf // cmp x5, x11
 	WORD $0x8b0718c6 // add x6, x6, x7, lsl #6
-	WORD $0x54fff1c1 // b.ne 0x668 <k_tile_q5_0+0x80>
+	WORD $0x54fff1a1 // b.ne 0x684 <k_tile_q5_0+0x80>
 	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x91010021 // add x1, x1, #0x40
 	WORD $0xeb08005f // cmp x2, x8
-	WORD $0x54fff041 // b.ne 0x648 <k_tile_q5_0+0x60>
-	WORD $0x14000008 // b 0x864 <k_tile_q5_0+0x27c>
-	WORD $0xb50000ea // cbnz x10, 0x864 <k_tile_q5_0+0x27c>
+	WORD $0x54fff021 // b.ne 0x664 <k_tile_q5_0+0x60>
+	WORD $0x14000008 // b 0x884 <k_tile_q5_0+0x280>
+	WORD $0xb50000ea // cbnz x10, 0x884 <k_tile_q5_0+0x280>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x854 <k_tile_q5_0+0x26c>
+	WORD $0x54ffffa1 // b.ne 0x874 <k_tile_q5_0+0x270>
 	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
 	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
 	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
@@ -566,12 +574,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf81f0ff3 // str x19, [sp, #-0x10]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540012cb // b.lt 0xad8 <k_tile_q5_1+0x264>
+	WORD $0x5400130b // b.lt 0xb00 <k_tile_q5_1+0x26c>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400114b // b.lt 0xabc <k_tile_q5_1+0x248>
+	WORD $0x5400118b // b.lt 0xae4 <k_tile_q5_1+0x250>
 	WORD $0x52a9680f // mov w15, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
@@ -583,7 +591,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5282200e // mov w14, #0x1100 // =4352
 	WORD $0xaa0903ef // mov x15, x9
 	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xb500008a // cbnz x10, 0x8d4 <k_tile_q5_1+0x60>
+	WORD $0xb500008a // cbnz x10, 0x8f4 <k_tile_q5_1+0x60>
 	WORD $0x8b101931 // add x17, x9, x16, lsl #6
 	WORD $0xad000220 // stp q0, q0, [x17]
 	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
@@ -597,16 +605,18 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0f03e7 // mov x7, x15
 	WORD $0x8b0601b3 // add x19, x13, x6
 	WORD $0x3dc000e5 // ldr q5, [x7]
+	WORD $0xf9878082 // prfm pldl2keep, [x4, #0xf00]
 	WORD $0xf8900080 // prfum pldl1keep, [x4, #-0x100]
+	WORD $0xf9880082 // prfm pldl2keep, [x4, #0x1000]
 	WORD $0xf9800080 // prfm pldl1keep, [x4]
 	WORD $0x3dc02267 // ldr q7, [x19, #0x80]
+	WORD $0x910040c6 // add x6, x6, #0x10
 	WORD $0x3cd80272 // ldur q18, [x19, #-0x80]
 	WORD $0xad401871 // ldp q17, q6, [x3]
 	WORD $0x4f2454f3 // shl v19.4s, v7.4s, #0x4
 	WORD $0x4f2354f5 // shl v21.4s, v7.4s, #0x3
-	WORD $0x910040c6 // add x6, x6, #0x10
-	WORD $0x4e211e50 // and v16.16b, v18.16b, v1.16b
 	WORD $0x91010084 // add x4, x4, #0x40
+	WORD $0x4e211e50 // and v16.16b, v18.16b, v1.16b
 	WORD $0xf10300df // cmp x6, #0xc0
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
@@ -695,7 +705,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
 	WORD $0x3c8104e5 // str q5, [x7], #0x10
-	WORD $0x54fff381 // b.ne 0x8f4 <k_tile_q5_1+0x80>
+	WORD $0x54fff341 // b.ne 0x914 <k_tile_q5_1+0x80>
 	WORD $0xf9401404 // ldr x4, [x0, #0x28]
 	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x910601ad // add x13, x13, #0x180
@@ -703,95 +713,85 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91060021 // add x1, x1, #0x180
 	WORD $0xeb0b005f // cmp x2, x11
 	WORD $0x8b041863 // add x3, x3, x4, lsl #6
-	WORD $0x54fff201 // b.ne 0x8e4 <k_tile_q5_1+0x70>
+	WORD $0x54fff1c1 // b.ne 0x904 <k_tile_q5_1+0x70>
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x910101ef // add x15, x15, #0x40
 	WORD $0xeb08021f // cmp x16, x8
-	WORD $0x54fff081 // b.ne 0x8c4 <k_tile_q5_1+0x50>
-	WORD $0x14000008 // b 0xad8 <k_tile_q5_1+0x264>
-	WORD $0xb50000ea // cbnz x10, 0xad8 <k_tile_q5_1+0x264>
+	WORD $0x54fff041 // b.ne 0x8e4 <k_tile_q5_1+0x50>
+	WORD $0x14000008 // b 0xb00 <k_tile_q5_1+0x26c>
+	WORD $0xb50000ea // cbnz x10, 0xb00 <k_tile_q5_1+0x26c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0xac8 <k_tile_q5_1+0x254>
+	WORD $0x54ffffa1 // b.ne 0xaf0 <k_tile_q5_1+0x25c>
 	WORD $0xf84107f3 // ldr x19, [sp], #0x10
 	WORD $0xd65f03c0 // ret
 
 	// tile_q2_k
-	WORD $0xd10203ff // sub sp, sp, #0x80
+	WORD $0xa9bb6ffd // stp x29, x27, [sp, #-0x50]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xa9036ffe // stp x30, x27, [sp, #0x30]
-	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
+	WORD $0xa90167fa // stp x26, x25, [sp, #0x10]
+	WORD $0xa9025ff8 // stp x24, x23, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
-	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
-	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
-	WORD $0xa90223fd // stp x29, x8, [sp, #0x20]
-	WORD $0x54003b2b // b.lt 0x1268 <k_tile_q2_k+0x788>
+	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
+	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
+	WORD $0x540039ab // b.lt 0x1258 <k_tile_q2_k+0x750>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
-	WORD $0xf9400008 // ldr x8, [x0]
+	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0xf9000fe8 // str x8, [sp, #0x18]
-	WORD $0x5400392b // b.lt 0x1240 <k_tile_q2_k+0x760>
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0x5400382b // b.lt 0x123c <k_tile_q2_k+0x734>
+	WORD $0x52a96810 // mov w16, #0x4b400000 // =1262485504
+	WORD $0xf940140e // ldr x14, [x0, #0x28]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e461 // movi v1.16b, #0x3
+	WORD $0x4e040e02 // dup v2.4s, w16
 	WORD $0x4f0005e3 // movi v3.4s, #0xf
-	WORD $0xa940b008 // ldp x8, x12, [x0, #0x8]
-	WORD $0xd37ae52e // lsl x14, x9, #6
-	WORD $0x52a96809 // mov w9, #0x4b400000 // =1262485504
+	WORD $0x52b96810 // mov w16, #-0x34c00000 // =-884998144
+	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
+	WORD $0x4e040e04 // dup v4.4s, w16
+	WORD $0xd37ae5ce // lsl x14, x14, #6
 	WORD $0x5280540f // mov w15, #0x2a0 // =672
-	WORD $0x4e040d22 // dup v2.4s, w9
-	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
 	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0x4e040d24 // dup v4.4s, w9
-	WORD $0xa900abe8 // stp x8, x10, [sp, #0x8]
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0x8b101911 // add x17, x8, x16, lsl #6
-	WORD $0xb500006a // cbnz x10, 0xb68 <k_tile_q2_k+0x88>
+	WORD $0x8b101931 // add x17, x9, x16, lsl #6
+	WORD $0xb500006a // cbnz x10, 0xb7c <k_tile_q2_k+0x74>
 	WORD $0xad000220 // stp q0, q0, [x17]
 	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
-	WORD $0xf94007ea // ldr x10, [sp, #0x8]
 	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x91400583 // add x3, x12, #0x1, lsl #12 // =0x1000
-	WORD $0x91140184 // add x4, x12, #0x500
-	WORD $0x91148185 // add x5, x12, #0x520
-	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0xd37cecc9 // lsl x9, x6, #4
-	WORD $0x8b061867 // add x7, x3, x6, lsl #6
-	WORD $0xaa0a03e2 // mov x2, x10
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x3ce96a25 // ldr q5, [x17, x9]
-	WORD $0x8b090193 // add x19, x12, x9
-	WORD $0x9102a0f8 // add x24, x7, #0xa8
-	WORD $0x91080274 // add x20, x19, #0x200
-	WORD $0x91090275 // add x21, x19, #0x240
-	WORD $0x910a0276 // add x22, x19, #0x280
-	WORD $0x910b0277 // add x23, x19, #0x2c0
-	WORD $0x910540f9 // add x25, x7, #0x150
-	WORD $0x9107e0fa // add x26, x7, #0x1f8
-	WORD $0x52800029 // mov w9, #0x1 // =1
-	WORD $0x2a0903fb // mov w27, w9
-	WORD $0x9b0f7da9 // mul x9, x13, x15
-	WORD $0xd377d9bd // lsl x29, x13, #9
-	WORD $0x8b0d1e6d // add x13, x19, x13, lsl #7
-	WORD $0x8b0900fe // add x30, x7, x9
-	WORD $0x8b090308 // add x8, x24, x9
-	WORD $0xf98003c0 // prfm pldl1keep, [x30]
-	WORD $0xad404051 // ldp q17, q16, [x2]
-	WORD $0x8b1d027e // add x30, x19, x29
-	WORD $0xfc667886 // ldr d6, [x4, x6, lsl #3]
-	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
-	WORD $0x4e040633 // dup v19.4s, v17.s[0]
-	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
-	WORD $0x3dc001a6 // ldr q6, [x13]
+	WORD $0xaa0d03e2 // mov x2, x13
+	WORD $0x91140183 // add x3, x12, #0x500
+	WORD $0x91148184 // add x4, x12, #0x520
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0xd37ceca7 // lsl x7, x5, #4
+	WORD $0x8b051986 // add x6, x12, x5, lsl #6
+	WORD $0x52800038 // mov w24, #0x1 // =1
+	WORD $0xaa0203fd // mov x29, x2
+	WORD $0xaa1f03f9 // mov x25, xzr
+	WORD $0x3ce76a25 // ldr q5, [x17, x7]
+	WORD $0x8b070187 // add x7, x12, x7
+	WORD $0x910800f3 // add x19, x7, #0x200
+	WORD $0x910900f4 // add x20, x7, #0x240
+	WORD $0x910a00f5 // add x21, x7, #0x280
+	WORD $0x910b00f6 // add x22, x7, #0x2c0
+	WORD $0x9b0f1b3a // madd x26, x25, x15, x6
+	WORD $0x2a1803f7 // mov w23, w24
+	WORD $0xd377db38 // lsl x24, x25, #9
+	WORD $0x8b191cfb // add x27, x7, x25, lsl #7
+	WORD $0x8b1800f9 // add x25, x7, x24
+	WORD $0xf9900342 // prfm pldl2keep, [x26, #0x2000]
+	WORD $0xf9880340 // prfm pldl1keep, [x26, #0x1000]
+	WORD $0x3dc04332 // ldr q18, [x25, #0x100]
+	WORD $0xad4043b1 // ldp q17, q16, [x29]
+	WORD $0xfc657866 // ldr d6, [x3, x5, lsl #3]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
+	WORD $0x3dc00366 // ldr q6, [x27]
+	WORD $0x4e040633 // dup v19.4s, v17.s[0]
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
 	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3dc053d3 // ldr q19, [x30, #0x140]
+	WORD $0x3dc05333 // ldr q19, [x25, #0x140]
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
 	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
@@ -802,13 +802,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc063d3 // ldr q19, [x30, #0x180]
+	WORD $0x3dc06333 // ldr q19, [x25, #0x180]
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
 	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc073d3 // ldr q19, [x30, #0x1c0]
+	WORD $0x3dc07333 // ldr q19, [x25, #0x1c0]
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
 	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
@@ -820,12 +820,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
 	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
 	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0x3cfd6a91 // ldr q17, [x20, x29]
+	WORD $0x3cf86a71 // ldr q17, [x19, x24]
 	WORD $0x4e040612 // dup v18.4s, v16.s[0]
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
 	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfd6ab2 // ldr q18, [x21, x29]
+	WORD $0x3cf86a92 // ldr q18, [x20, x24]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
 	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
@@ -836,13 +836,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cfd6ad2 // ldr q18, [x22, x29]
+	WORD $0x3cf86ab2 // ldr q18, [x21, x24]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
 	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
+	WORD $0x3cf86ad2 // ldr q18, [x22, x24]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
 	WORD $0x4e30c250 // smull2 v16.8h, v18.16b, v16.16b
@@ -855,12 +855,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
 	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
 	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
-	WORD $0xbd402047 // ldr s7, [x2, #0x20]
+	WORD $0xbd4023a7 // ldr s7, [x29, #0x20]
 	WORD $0x6f3c04d0 // ushr v16.4s, v6.4s, #0x4
 	WORD $0x6f3404c6 // ushr v6.4s, v6.4s, #0xc
 	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
 	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
-	WORD $0xfc6678a7 // ldr d7, [x5, x6, lsl #3]
+	WORD $0xfc657887 // ldr d7, [x4, x5, lsl #3]
 	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
 	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
 	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
@@ -868,23 +868,23 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
 	WORD $0x6e30dcf0 // fmul v16.4s, v7.4s, v16.4s
 	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x2d469c51 // ldp s17, s7, [x2, #0x34]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
-	WORD $0x8b0e0042 // add x2, x2, x14
-	WORD $0x8b090328 // add x8, x25, x9
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x2d469fb1 // ldp s17, s7, [x29, #0x34]
+	WORD $0xf9905742 // prfm pldl2keep, [x26, #0x20a8]
+	WORD $0xf9885740 // prfm pldl1keep, [x26, #0x10a8]
+	WORD $0x3dc04332 // ldr q18, [x25, #0x100]
+	WORD $0x8b0e03bd // add x29, x29, x14
 	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
-	WORD $0xad404051 // ldp q17, q16, [x2]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0xad4043b1 // ldp q17, q16, [x29]
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4e040633 // dup v19.4s, v17.s[0]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xfc667886 // ldr d6, [x4, x6, lsl #3]
+	WORD $0xfc657866 // ldr d6, [x3, x5, lsl #3]
+	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
+	WORD $0x3dc00366 // ldr q6, [x27]
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
 	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3dc053d3 // ldr q19, [x30, #0x140]
-	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
-	WORD $0x3dc001a6 // ldr q6, [x13]
+	WORD $0x3dc05333 // ldr q19, [x25, #0x140]
 	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
 	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
 	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
@@ -896,14 +896,14 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc063d3 // ldr q19, [x30, #0x180]
+	WORD $0x3dc06333 // ldr q19, [x25, #0x180]
 	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
 	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc073d3 // ldr q19, [x30, #0x1c0]
+	WORD $0x3dc07333 // ldr q19, [x25, #0x1c0]
 	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
@@ -917,13 +917,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
 	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
 	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0x3cfd6a91 // ldr q17, [x20, x29]
+	WORD $0x3cf86a71 // ldr q17, [x19, x24]
 	WORD $0x4e040612 // dup v18.4s, v16.s[0]
 	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
 	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfd6ab2 // ldr q18, [x21, x29]
+	WORD $0x3cf86a92 // ldr q18, [x20, x24]
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
 	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
@@ -935,14 +935,14 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cfd6ad2 // ldr q18, [x22, x29]
+	WORD $0x3cf86ab2 // ldr q18, [x21, x24]
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
 	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
+	WORD $0x3cf86ad2 // ldr q18, [x22, x24]
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
@@ -955,13 +955,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e24d610 // fadd v16.4s, v16.4s, v4.4s
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
 	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
-	WORD $0xbd403451 // ldr s17, [x2, #0x34]
+	WORD $0xbd4037b1 // ldr s17, [x29, #0x34]
 	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
-	WORD $0xbd402047 // ldr s7, [x2, #0x20]
+	WORD $0xbd4023a7 // ldr s7, [x29, #0x20]
 	WORD $0x6f2404d0 // ushr v16.4s, v6.4s, #0x1c
 	WORD $0x6f2c04c6 // ushr v6.4s, v6.4s, #0x14
 	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
-	WORD $0xfc6678a7 // ldr d7, [x5, x6, lsl #3]
+	WORD $0xfc657887 // ldr d7, [x4, x5, lsl #3]
 	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
 	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
 	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
@@ -970,23 +970,22 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9110c5 // fmla v5.4s, v6.4s, v17.s[0]
 	WORD $0x6e21da06 // ucvtf v6.4s, v16.4s
 	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0xbd403847 // ldr s7, [x2, #0x38]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
-	WORD $0x8b0e0042 // add x2, x2, x14
-	WORD $0xad404051 // ldp q17, q16, [x2]
-	WORD $0x8b090348 // add x8, x26, x9
+	WORD $0xbd403ba7 // ldr s7, [x29, #0x38]
+	WORD $0xf990ab42 // prfm pldl2keep, [x26, #0x2150]
+	WORD $0xf988ab40 // prfm pldl1keep, [x26, #0x1150]
+	WORD $0x3dc04332 // ldr q18, [x25, #0x100]
+	WORD $0x8b0e03bd // add x29, x29, x14
+	WORD $0xad4043b1 // ldp q17, q16, [x29]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x8b0e0049 // add x9, x2, x14
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xfc667886 // ldr d6, [x4, x6, lsl #3]
-	WORD $0x4e040633 // dup v19.4s, v17.s[0]
+	WORD $0xfc657866 // ldr d6, [x3, x5, lsl #3]
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0x4e040633 // dup v19.4s, v17.s[0]
 	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
-	WORD $0x3dc011a6 // ldr q6, [x13, #0x40]
+	WORD $0x3dc01366 // ldr q6, [x27, #0x40]
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
 	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3dc053d3 // ldr q19, [x30, #0x140]
+	WORD $0x3dc05333 // ldr q19, [x25, #0x140]
 	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
 	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
 	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
@@ -998,14 +997,14 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc063d3 // ldr q19, [x30, #0x180]
+	WORD $0x3dc06333 // ldr q19, [x25, #0x180]
 	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
 	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc073d3 // ldr q19, [x30, #0x1c0]
+	WORD $0x3dc07333 // ldr q19, [x25, #0x1c0]
 	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
@@ -1018,13 +1017,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
 	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
 	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0x3cfd6a91 // ldr q17, [x20, x29]
+	WORD $0x3cf86a71 // ldr q17, [x19, x24]
 	WORD $0x4e040612 // dup v18.4s, v16.s[0]
 	WORD $0x6f3c0631 // ushr v17.4s, v17.4s, #0x4
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
 	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfd6ab2 // ldr q18, [x21, x29]
+	WORD $0x3cf86a92 // ldr q18, [x20, x24]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
 	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
@@ -1036,14 +1035,14 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cfd6ad2 // ldr q18, [x22, x29]
+	WORD $0x3cf86ab2 // ldr q18, [x21, x24]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
 	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
+	WORD $0x3cf86ad2 // ldr q18, [x22, x24]
 	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
@@ -1057,12 +1056,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
 	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
 	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
-	WORD $0xbd402047 // ldr s7, [x2, #0x20]
+	WORD $0xbd4023a7 // ldr s7, [x29, #0x20]
 	WORD $0x6f3c04d0 // ushr v16.4s, v6.4s, #0x4
 	WORD $0x6f3404c6 // ushr v6.4s, v6.4s, #0xc
 	WORD $0x4e231e10 // and v16.16b, v16.16b, v3.16b
 	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
-	WORD $0xfc6678a7 // ldr d7, [x5, x6, lsl #3]
+	WORD $0xfc657887 // ldr d7, [x4, x5, lsl #3]
 	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
 	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
 	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
@@ -1070,23 +1069,24 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0f8e7 // fneg v7.4s, v7.4s
 	WORD $0x6e30dcf0 // fmul v16.4s, v7.4s, v16.4s
 	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0x2d469c51 // ldp s17, s7, [x2, #0x34]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0x3dc043d2 // ldr q18, [x30, #0x100]
-	WORD $0x8b0e0122 // add x2, x9, x14
-	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
+	WORD $0x2d469fb1 // ldp s17, s7, [x29, #0x34]
+	WORD $0xf990ff42 // prfm pldl2keep, [x26, #0x21f8]
+	WORD $0xf988ff40 // prfm pldl1keep, [x26, #0x11f8]
+	WORD $0x3dc04332 // ldr q18, [x25, #0x100]
+	WORD $0x8b0e03ba // add x26, x29, x14
+	WORD $0x8b0e035d // add x29, x26, x14
 	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
-	WORD $0xad404131 // ldp q17, q16, [x9]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
+	WORD $0xad404351 // ldp q17, q16, [x26]
+	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
 	WORD $0x4e040633 // dup v19.4s, v17.s[0]
+	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0xfc667886 // ldr d6, [x4, x6, lsl #3]
+	WORD $0xfc657866 // ldr d6, [x3, x5, lsl #3]
+	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
+	WORD $0x3dc01366 // ldr q6, [x27, #0x40]
 	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
 	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3dc053d3 // ldr q19, [x30, #0x140]
-	WORD $0x0e2178c7 // fcvtl v7.4s, v6.4h
-	WORD $0x3dc011a6 // ldr q6, [x13, #0x40]
-	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x3dc05333 // ldr q19, [x25, #0x140]
 	WORD $0x6f3a0673 // ushr v19.4s, v19.4s, #0x6
 	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
 	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
@@ -1098,14 +1098,15 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc063d3 // ldr q19, [x30, #0x180]
+	WORD $0x3dc06333 // ldr q19, [x25, #0x180]
 	WORD $0x6f3a0673 // ushr v19.4s, v19.4s, #0x6
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
 	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc073d3 // ldr q19, [x30, #0x1c0]
+	WORD $0x3dc07333 // ldr q19, [x25, #0x1c0]
+	WORD $0x52800039 // mov w25, #0x1 // =1
 	WORD $0x6f3a0673 // ushr v19.4s, v19.4s, #0x6
 	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
 	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
@@ -1119,13 +1120,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e32dcf2 // fmul v18.4s, v7.4s, v18.4s
 	WORD $0x6e24de53 // fmul v19.4s, v18.4s, v4.4s
 	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0x3cfd6a91 // ldr q17, [x20, x29]
+	WORD $0x3cf86a71 // ldr q17, [x19, x24]
 	WORD $0x4e040612 // dup v18.4s, v16.s[0]
 	WORD $0x6f3a0631 // ushr v17.4s, v17.4s, #0x6
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x0e32c234 // smull v20.8h, v17.8b, v18.8b
 	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3cfd6ab2 // ldr q18, [x21, x29]
+	WORD $0x3cf86a92 // ldr q18, [x20, x24]
 	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
 	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
 	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
@@ -1137,14 +1138,15 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cfd6ad2 // ldr q18, [x22, x29]
+	WORD $0x3cf86ab2 // ldr q18, [x21, x24]
 	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
 	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
 	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
 	WORD $0x4e606a51 // sadalp v17.4s, v18.8h
-	WORD $0x3cfd6af2 // ldr q18, [x23, x29]
+	WORD $0x3cf86ad2 // ldr q18, [x22, x24]
+	WORD $0x2a1f03f8 // mov w24, wzr
 	WORD $0x6f3a0652 // ushr v18.4s, v18.4s, #0x6
 	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
 	WORD $0x0e30c254 // smull v20.8h, v18.8b, v16.8b
@@ -1157,13 +1159,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e24d610 // fadd v16.4s, v16.4s, v4.4s
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
 	WORD $0x6e31dce7 // fmul v7.4s, v7.4s, v17.4s
-	WORD $0xbd403531 // ldr s17, [x9, #0x34]
+	WORD $0xbd403751 // ldr s17, [x26, #0x34]
 	WORD $0x4e30ccf3 // fmla v19.4s, v7.4s, v16.4s
-	WORD $0xbd402127 // ldr s7, [x9, #0x20]
+	WORD $0xbd402347 // ldr s7, [x26, #0x20]
 	WORD $0x6f2404d0 // ushr v16.4s, v6.4s, #0x1c
 	WORD $0x6f2c04c6 // ushr v6.4s, v6.4s, #0x14
 	WORD $0x4f871265 // fmla v5.4s, v19.4s, v7.s[0]
-	WORD $0xfc6678a7 // ldr d7, [x5, x6, lsl #3]
+	WORD $0xfc657887 // ldr d7, [x4, x5, lsl #3]
 	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
 	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
 	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
@@ -1172,64 +1174,56 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9110c5 // fmla v5.4s, v6.4s, v17.s[0]
 	WORD $0x6e21da06 // ucvtf v6.4s, v16.4s
 	WORD $0x6e26dce6 // fmul v6.4s, v7.4s, v6.4s
-	WORD $0xbd403927 // ldr s7, [x9, #0x38]
-	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0xbd403b47 // ldr s7, [x26, #0x38]
 	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0x3707cdfb // tbnz w27, #0x0, 0xbb8 <k_tile_q2_k+0xd8>
-	WORD $0x3ca67a25 // str q5, [x17, x6, lsl #4]
-	WORD $0x910004c6 // add x6, x6, #0x1
-	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x54ffcba1 // b.ne 0xb80 <k_tile_q2_k+0xa0>
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0x3707cdf7 // tbnz w23, #0x0, 0xbbc <k_tile_q2_k+0xb4>
+	WORD $0x3ca57a25 // str q5, [x17, x5, lsl #4]
+	WORD $0x910004a5 // add x5, x5, #0x1
+	WORD $0xf10010bf // cmp x5, #0x4
+	WORD $0x54ffcc01 // b.ne 0xb90 <k_tile_q2_k+0x88>
+	WORD $0xf9401403 // ldr x3, [x0, #0x28]
 	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x9115018c // add x12, x12, #0x540
 	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x8b09254a // add x10, x10, x9, lsl #9
-	WORD $0x54ffca61 // b.ne 0xb70 <k_tile_q2_k+0x90>
-	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0x8b032442 // add x2, x2, x3, lsl #9
+	WORD $0x54ffcae1 // b.ne 0xb84 <k_tile_q2_k+0x7c>
 	WORD $0x91000610 // add x16, x16, #0x1
-	WORD $0xf9400bea // ldr x10, [sp, #0x10]
 	WORD $0xeb08021f // cmp x16, x8
-	WORD $0x54ffc8e1 // b.ne 0xb54 <k_tile_q2_k+0x74>
-	WORD $0x1400000b // b 0x1268 <k_tile_q2_k+0x788>
-	WORD $0xb500014a // cbnz x10, 0x1268 <k_tile_q2_k+0x788>
+	WORD $0x54ffc9c1 // b.ne 0xb6c <k_tile_q2_k+0x64>
+	WORD $0x14000008 // b 0x1258 <k_tile_q2_k+0x750>
+	WORD $0xb50000ea // cbnz x10, 0x1258 <k_tile_q2_k+0x750>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0x91008109 // add x9, x8, #0x20
-	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0x91008129 // add x9, x9, #0x20
+	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0xf90017e8 // str x8, [sp, #0x28]
-	WORD $0x54ffff61 // b.ne 0x1250 <k_tile_q2_k+0x770>
-	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
-	WORD $0xf94013fd // ldr x29, [sp, #0x20]
-	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
-	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
-	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
-	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
-	WORD $0x910203ff // add sp, sp, #0x80
+	WORD $0x54ffffa1 // b.ne 0x1248 <k_tile_q2_k+0x740>
+	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
+	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
+	WORD $0xa9425ff8 // ldp x24, x23, [sp, #0x20]
+	WORD $0xa94167fa // ldp x26, x25, [sp, #0x10]
+	WORD $0xa8c56ffd // ldp x29, x27, [sp], #0x50
 	WORD $0xd65f03c0 // ret
 
 	// tile_q3_k
-	WORD $0xd10403ff // sub sp, sp, #0x100
+	WORD $0xd103c3ff // sub sp, sp, #0xf0
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xf90053fd // str x29, [sp, #0xa0]
-	WORD $0xa90b6ffe // stp x30, x27, [sp, #0xb0]
+	WORD $0xf9004bfd // str x29, [sp, #0x90]
+	WORD $0xa90a6ffe // stp x30, x27, [sp, #0xa0]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa90c67fa // stp x26, x25, [sp, #0xc0]
-	WORD $0xa90d5ff8 // stp x24, x23, [sp, #0xd0]
-	WORD $0xa90e57f6 // stp x22, x21, [sp, #0xe0]
-	WORD $0xa90f4ff4 // stp x20, x19, [sp, #0xf0]
-	WORD $0xf90013e8 // str x8, [sp, #0x20]
-	WORD $0x54004e6b // b.lt 0x1c7c <k_tile_q3_k+0x9f4>
+	WORD $0xa90b67fa // stp x26, x25, [sp, #0xb0]
+	WORD $0xa90c5ff8 // stp x24, x23, [sp, #0xc0]
+	WORD $0xa90d57f6 // stp x22, x21, [sp, #0xd0]
+	WORD $0xa90e4ff4 // stp x20, x19, [sp, #0xe0]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0x54004d8b // b.lt 0x1c48 <k_tile_q3_k+0x9d8>
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf9401809 // ldr x9, [x0, #0x30]
-	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0xf9000be8 // str x8, [sp, #0x10]
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xf9001fe8 // str x8, [sp, #0x38]
-	WORD $0x54004c4b // b.lt 0x1c54 <k_tile_q3_k+0x9cc>
+	WORD $0xf9001be8 // str x8, [sp, #0x30]
+	WORD $0x54004b6b // b.lt 0x1c20 <k_tile_q3_k+0x9b0>
 	WORD $0xa940a808 // ldp x8, x10, [x0, #0x8]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
@@ -1238,63 +1232,63 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f00e484 // movi v4.16b, #0x4
 	WORD $0x6f00e625 // movi v5.2d, #0x0000ff000000ff
 	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
-	WORD $0xa900a7e8 // stp x8, x9, [sp, #0x8]
+	WORD $0xa90027e8 // stp x8, x9, [sp]
 	WORD $0xf9401408 // ldr x8, [x0, #0x28]
 	WORD $0x6f0007e6 // mvni v6.4s, #0x1f
+	WORD $0x52806e0f // mov w15, #0x370 // =880
+	WORD $0x910143f1 // add x17, sp, #0x50
 	WORD $0x52a96801 // mov w1, #0x4b400000 // =1262485504
-	WORD $0x52800062 // mov w2, #0x3 // =3
-	WORD $0x52801b83 // mov w3, #0xdc // =220
 	WORD $0xd377d90b // lsl x11, x8, #9
 	WORD $0xd37ae510 // lsl x16, x8, #6
 	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
 	WORD $0x4e040d07 // dup v7.4s, w8
-	WORD $0xf9001beb // str x11, [sp, #0x30]
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0x52800062 // mov w2, #0x3 // =3
+	WORD $0x52801b83 // mov w3, #0xdc // =220
 	WORD $0xf90017eb // str x11, [sp, #0x28]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf90013eb // str x11, [sp, #0x20]
 	WORD $0x8b0b190b // add x11, x8, x11, lsl #6
-	WORD $0xb5000069 // cbnz x9, 0x1338 <k_tile_q3_k+0xb0>
+	WORD $0xb5000069 // cbnz x9, 0x1328 <k_tile_q3_k+0xb8>
 	WORD $0xad000160 // stp q0, q0, [x11]
 	WORD $0xad010160 // stp q0, q0, [x11, #0x20]
-	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xf94003e8 // ldr x8, [sp]
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xf90027eb // str x11, [sp, #0x48]
-	WORD $0xf90057e8 // str x8, [sp, #0xa8]
-	WORD $0x91400548 // add x8, x10, #0x1, lsl #12 // =0x1000
-	WORD $0x911b0154 // add x20, x10, #0x6c0
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xf90023e9 // str x9, [sp, #0x40]
-	WORD $0xa9052be8 // stp x8, x10, [sp, #0x50]
-	WORD $0xd37ceea8 // lsl x8, x21, #4
-	WORD $0xf94057e5 // ldr x5, [sp, #0xa8]
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x8b080156 // add x22, x10, x8
+	WORD $0xf90023eb // str x11, [sp, #0x40]
+	WORD $0xf9004fe8 // str x8, [sp, #0x98]
+	WORD $0x911b0153 // add x19, x10, #0x6c0
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0xf9001fe9 // str x9, [sp, #0x38]
+	WORD $0xf90027ea // str x10, [sp, #0x48]
+	WORD $0xd37cee88 // lsl x8, x20, #4
+	WORD $0x8b141956 // add x22, x10, x20, lsl #6
+	WORD $0xf9404fec // ldr x12, [sp, #0x98]
+	WORD $0x8b080155 // add x21, x10, x8
 	WORD $0x3ce86970 // ldr q16, [x11, x8]
-	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
-	WORD $0x3dc1a2d3 // ldr q19, [x22, #0x680]
-	WORD $0x3dc182d1 // ldr q17, [x22, #0x600]
-	WORD $0x3dc192d2 // ldr q18, [x22, #0x640]
-	WORD $0x8b151917 // add x23, x8, x21, lsl #6
-	WORD $0x910802d8 // add x24, x22, #0x200
-	WORD $0x910902d9 // add x25, x22, #0x240
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x3dc1a2b3 // ldr q19, [x21, #0x680]
+	WORD $0x3dc182b1 // ldr q17, [x21, #0x600]
+	WORD $0x3dc192b2 // ldr q18, [x21, #0x640]
+	WORD $0x910802b7 // add x23, x21, #0x200
+	WORD $0x910902b8 // add x24, x21, #0x240
+	WORD $0x910a02b9 // add x25, x21, #0x280
 	WORD $0x4f245675 // shl v21.4s, v19.4s, #0x4
 	WORD $0x4e211e34 // and v20.16b, v17.16b, v1.16b
 	WORD $0x6f3c0631 // ushr v17.4s, v17.4s, #0x4
-	WORD $0x910a02da // add x26, x22, #0x280
-	WORD $0x910b02db // add x27, x22, #0x2c0
-	WORD $0x910c02dd // add x29, x22, #0x300
-	WORD $0x910d02de // add x30, x22, #0x340
-	WORD $0x910e02c9 // add x9, x22, #0x380
-	WORD $0x910f02cd // add x13, x22, #0x3c0
+	WORD $0x910b02ba // add x26, x21, #0x2c0
+	WORD $0x910c02bb // add x27, x21, #0x300
+	WORD $0x910d02bd // add x29, x21, #0x340
+	WORD $0x910e02be // add x30, x21, #0x380
+	WORD $0x910f02a9 // add x9, x21, #0x3c0
+	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4eb41eb6 // orr v22.16b, v21.16b, v20.16b
 	WORD $0x4f225675 // shl v21.4s, v19.4s, #0x2
 	WORD $0x4e211e54 // and v20.16b, v18.16b, v1.16b
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
-	WORD $0xad0353f6 // stp q22, q20, [sp, #0x60]
+	WORD $0xad02d3f6 // stp q22, q20, [sp, #0x50]
 	WORD $0x4e221e74 // and v20.16b, v19.16b, v2.16b
 	WORD $0x4eb11e95 // orr v21.16b, v20.16b, v17.16b
 	WORD $0x6f3c0651 // ushr v17.4s, v18.4s, #0x4
@@ -1302,65 +1296,61 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
 	WORD $0x4eb11e51 // orr v17.16b, v18.16b, v17.16b
-	WORD $0xad0447f5 // stp q21, q17, [sp, #0x80]
-	WORD $0x52806e0b // mov w11, #0x370 // =880
-	WORD $0xd378dde4 // lsl x4, x15, #8
-	WORD $0x9b0b5deb // madd x11, x15, x11, x23
-	WORD $0x2a0803ea // mov w10, w8
-	WORD $0xd377d9e8 // lsl x8, x15, #9
-	WORD $0xaa0f0853 // orr x19, x2, x15, lsl #2
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
-	WORD $0x3ce86b16 // ldr q22, [x24, x8]
-	WORD $0xad404cb4 // ldp q20, q19, [x5]
-	WORD $0x910183eb // add x11, sp, #0x60
-	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
-	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
-	WORD $0x8b0f156c // add x12, x11, x15, lsl #5
-	WORD $0xb94028ab // ldr w11, [x5, #0x28]
-	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
-	WORD $0xfc757a91 // ldr d17, [x20, x21, lsl #3]
-	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
-	WORD $0x2b0e016b // adds w11, w11, w14
-	WORD $0x0e217a32 // fcvtl v18.4s, v17.4h
-	WORD $0x1101fd71 // add w17, w11, #0x7f
-	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
-	WORD $0x3dc00191 // ldr q17, [x12]
-	WORD $0x1a8bb22b // csel w11, w17, w11, lt
+	WORD $0xad03c7f5 // stp q21, q17, [sp, #0x70]
+	WORD $0x2a0803ed // mov w13, w8
+	WORD $0x9b0f5968 // madd x8, x11, x15, x22
+	WORD $0xd377d96a // lsl x10, x11, #9
+	WORD $0x8b0b1627 // add x7, x17, x11, lsl #5
 	WORD $0x52800031 // mov w17, #0x1 // =1
+	WORD $0xb37ef171 // bfi x17, x11, #2, #61
+	WORD $0xaa0b0846 // orr x6, x2, x11, lsl #2
+	WORD $0xf9900102 // prfm pldl2keep, [x8, #0x2000]
+	WORD $0xf9880100 // prfm pldl1keep, [x8, #0x1000]
+	WORD $0x29451188 // ldp w8, w4, [x12, #0x28]
+	WORD $0x3cea6af6 // ldr q22, [x23, x10]
+	WORD $0xad404d94 // ldp q20, q19, [x12]
+	WORD $0x2b0e0108 // adds w8, w8, w14
+	WORD $0xfc747a71 // ldr d17, [x19, x20, lsl #3]
+	WORD $0x11007d0f // add w15, w8, #0x1f
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x1a88b1e8 // csel w8, w15, w8, lt
+	WORD $0xd37ae62f // lsl x15, x17, #6
+	WORD $0x0e217a32 // fcvtl v18.4s, v17.4h
+	WORD $0x0b881428 // add w8, w1, w8, asr #5
+	WORD $0x3dc000f1 // ldr q17, [x7]
+	WORD $0x2b0e0084 // adds w4, w4, w14
+	WORD $0x11007c85 // add w5, w4, #0x1f
+	WORD $0x9b035a31 // madd x17, x17, x3, x22
+	WORD $0x4e040d15 // dup v21.4s, w8
+	WORD $0xd378dd68 // lsl x8, x11, #8
+	WORD $0x1a84b0a4 // csel w4, w5, w4, lt
+	WORD $0x52800045 // mov w5, #0x2 // =2
+	WORD $0x0b841424 // add w4, w1, w4, asr #5
+	WORD $0x3ce86ab7 // ldr q23, [x21, x8]
+	WORD $0xb37ef165 // bfi x5, x11, #2, #61
+	WORD $0xd37ae4cb // lsl x11, x6, #6
+	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
+	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
+	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
+	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
 	WORD $0x4e040698 // dup v24.4s, v20.s[0]
-	WORD $0x13077d6b // asr w11, w11, #7
-	WORD $0xb37ef1f1 // bfi x17, x15, #2, #61
-	WORD $0x0b0b082b // add w11, w1, w11, lsl #2
 	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
-	WORD $0xd37ae626 // lsl x6, x17, #6
-	WORD $0x4e040d75 // dup v21.4s, w11
-	WORD $0xb9402cab // ldr w11, [x5, #0x2c]
-	WORD $0x9b035e31 // madd x17, x17, x3, x23
-	WORD $0x2b0e016b // adds w11, w11, w14
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
-	WORD $0x1101fd67 // add w7, w11, #0x7f
-	WORD $0x1a8bb0eb // csel w11, w7, w11, lt
-	WORD $0x52800047 // mov w7, #0x2 // =2
-	WORD $0x13077d6b // asr w11, w11, #7
-	WORD $0xb37ef1e7 // bfi x7, x15, #2, #61
-	WORD $0xd37ae66f // lsl x15, x19, #6
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86b36 // ldr q22, [x25, x8]
-	WORD $0x0b0b082b // add w11, w1, w11, lsl #2
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x4e0c0697 // dup v23.4s, v20.s[1]
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x3cef6ab7 // ldr q23, [x21, x15]
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
 	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
 	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x3cea6b36 // ldr q22, [x25, x10]
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
@@ -1371,7 +1361,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x3cea6b56 // ldr q22, [x26, x10]
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x0e34c2d7 // smull v23.8h, v22.8b, v20.8b
@@ -1384,10 +1374,10 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e34de56 // fmul v22.4s, v18.4s, v20.4s
 	WORD $0x6e27ded4 // fmul v20.4s, v22.4s, v7.4s
 	WORD $0x4e35ced4 // fmla v20.4s, v22.4s, v21.4s
-	WORD $0x4e040d75 // dup v21.4s, w11
-	WORD $0xd37ae4eb // lsl x11, x7, #6
-	WORD $0x3ce86bb6 // ldr q22, [x29, x8]
-	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x4e040c95 // dup v21.4s, w4
+	WORD $0xd37ae4a4 // lsl x4, x5, #6
+	WORD $0x3cea6b76 // ldr q22, [x27, x10]
+	WORD $0x3ce46ab7 // ldr q23, [x21, x4]
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
 	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
@@ -1399,18 +1389,18 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86bd6 // ldr q22, [x30, x8]
+	WORD $0x3cea6bb6 // ldr q22, [x29, x10]
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
+	WORD $0x3ceb6ab7 // ldr q23, [x21, x11]
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
 	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
 	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86936 // ldr q22, [x9, x8]
+	WORD $0x3cea6bd6 // ldr q22, [x30, x10]
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
@@ -1421,7 +1411,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce869b6 // ldr q22, [x13, x8]
+	WORD $0x3cea6936 // ldr q22, [x9, x10]
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x0e33c2d7 // smull v23.8h, v22.8b, v19.8b
@@ -1435,53 +1425,52 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
 	WORD $0x4e27d6b3 // fadd v19.4s, v21.4s, v7.4s
 	WORD $0x4e33ce54 // fmla v20.4s, v18.4s, v19.4s
-	WORD $0xbd4020b2 // ldr s18, [x5, #0x20]
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0x3ce86b16 // ldr q22, [x24, x8]
-	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
-	WORD $0x8b1000a5 // add x5, x5, x16
+	WORD $0xbd402192 // ldr s18, [x12, #0x20]
+	WORD $0xf9900222 // prfm pldl2keep, [x17, #0x2000]
+	WORD $0xf9880220 // prfm pldl1keep, [x17, #0x1000]
+	WORD $0x3cea6af6 // ldr q22, [x23, x10]
+	WORD $0x3ce86ab7 // ldr q23, [x21, x8]
+	WORD $0x8b10018c // add x12, x12, x16
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0xb9402991 // ldr w17, [x12, #0x28]
 	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
-	WORD $0xb94028b1 // ldr w17, [x5, #0x28]
 	WORD $0x4f921290 // fmla v16.4s, v20.4s, v18.s[0]
-	WORD $0xad404cb4 // ldp q20, q19, [x5]
-	WORD $0x2b0e0231 // adds w17, w17, w14
 	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
-	WORD $0xfc757a92 // ldr d18, [x20, x21, lsl #3]
+	WORD $0xad404d94 // ldp q20, q19, [x12]
+	WORD $0x2b0e0231 // adds w17, w17, w14
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x11007e20 // add w0, w17, #0x1f
+	WORD $0xfc747a72 // ldr d18, [x19, x20, lsl #3]
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
-	WORD $0x1101fe20 // add w0, w17, #0x7f
 	WORD $0x1a91b011 // csel w17, w0, w17, lt
-	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
-	WORD $0x13077e31 // asr w17, w17, #7
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x0b911431 // add w17, w1, w17, asr #5
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
 	WORD $0x4e040698 // dup v24.4s, v20.s[0]
-	WORD $0x0b110831 // add w17, w1, w17, lsl #2
+	WORD $0x4e040e35 // dup v21.4s, w17
+	WORD $0xb9402d91 // ldr w17, [x12, #0x2c]
 	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
-	WORD $0x4e040e35 // dup v21.4s, w17
-	WORD $0xb9402cb1 // ldr w17, [x5, #0x2c]
 	WORD $0x2b0e0231 // adds w17, w17, w14
-	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
-	WORD $0x1101fe20 // add w0, w17, #0x7f
+	WORD $0x11007e20 // add w0, w17, #0x1f
 	WORD $0x1a91b011 // csel w17, w0, w17, lt
-	WORD $0x13077e31 // asr w17, w17, #7
+	WORD $0x0b911431 // add w17, w1, w17, asr #5
+	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86b36 // ldr q22, [x25, x8]
-	WORD $0x0b110831 // add w17, w1, w17, lsl #2
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x4e0c0697 // dup v23.4s, v20.s[1]
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x3cef6ab7 // ldr q23, [x21, x15]
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
 	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
 	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x3cea6b36 // ldr q22, [x25, x10]
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
@@ -1493,14 +1482,14 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x3cea6b56 // ldr q22, [x26, x10]
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x0e34c2d7 // smull v23.8h, v22.8b, v20.8b
 	WORD $0x4e34c2d4 // smull2 v20.8h, v22.16b, v20.16b
 	WORD $0x4e74bef4 // addp v20.8h, v23.8h, v20.8h
-	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x3ce46ab7 // ldr q23, [x21, x4]
 	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
 	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
 	WORD $0x4e606a95 // sadalp v21.4s, v20.8h
@@ -1513,9 +1502,9 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e34de56 // fmul v22.4s, v18.4s, v20.4s
 	WORD $0x6e27ded4 // fmul v20.4s, v22.4s, v7.4s
 	WORD $0x4e35ced4 // fmla v20.4s, v22.4s, v21.4s
-	WORD $0x3ce86bb6 // ldr q22, [x29, x8]
+	WORD $0x3cea6b76 // ldr q22, [x27, x10]
 	WORD $0x4e040e35 // dup v21.4s, w17
-	WORD $0x9b035cf1 // madd x17, x7, x3, x23
+	WORD $0x9b0358b1 // madd x17, x5, x3, x22
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
@@ -1524,19 +1513,19 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86bd6 // ldr q22, [x30, x8]
+	WORD $0x3cea6bb6 // ldr q22, [x29, x10]
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
+	WORD $0x3ceb6ab7 // ldr q23, [x21, x11]
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
 	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
 	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86936 // ldr q22, [x9, x8]
+	WORD $0x3cea6bd6 // ldr q22, [x30, x10]
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
@@ -1548,7 +1537,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce869b6 // ldr q22, [x13, x8]
+	WORD $0x3cea6936 // ldr q22, [x9, x10]
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
@@ -1562,53 +1551,52 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
 	WORD $0x4e27d6b2 // fadd v18.4s, v21.4s, v7.4s
 	WORD $0x4e32ce34 // fmla v20.4s, v17.4s, v18.4s
-	WORD $0xbd4020b1 // ldr s17, [x5, #0x20]
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0x3ce86b16 // ldr q22, [x24, x8]
-	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
-	WORD $0x8b1000a5 // add x5, x5, x16
+	WORD $0xbd402191 // ldr s17, [x12, #0x20]
+	WORD $0xf9900222 // prfm pldl2keep, [x17, #0x2000]
+	WORD $0xf9880220 // prfm pldl1keep, [x17, #0x1000]
+	WORD $0x3cea6af6 // ldr q22, [x23, x10]
+	WORD $0x3ce86ab7 // ldr q23, [x21, x8]
+	WORD $0x8b10018c // add x12, x12, x16
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
-	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
-	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0xb9402991 // ldr w17, [x12, #0x28]
 	WORD $0x4f911290 // fmla v16.4s, v20.4s, v17.s[0]
-	WORD $0xfc757a91 // ldr d17, [x20, x21, lsl #3]
-	WORD $0xad404cb4 // ldp q20, q19, [x5]
+	WORD $0xad404d94 // ldp q20, q19, [x12]
+	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
+	WORD $0x2b0e0231 // adds w17, w17, w14
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
-	WORD $0x0e217a32 // fcvtl v18.4s, v17.4h
-	WORD $0x3dc00591 // ldr q17, [x12, #0x10]
-	WORD $0xb94028ac // ldr w12, [x5, #0x28]
+	WORD $0x11007e20 // add w0, w17, #0x1f
+	WORD $0xfc747a71 // ldr d17, [x19, x20, lsl #3]
+	WORD $0x1a91b011 // csel w17, w0, w17, lt
+	WORD $0x0b911431 // add w17, w1, w17, asr #5
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
-	WORD $0x2b0e018c // adds w12, w12, w14
+	WORD $0x0e217a32 // fcvtl v18.4s, v17.4h
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
 	WORD $0x4e040698 // dup v24.4s, v20.s[0]
-	WORD $0x1101fd91 // add w17, w12, #0x7f
-	WORD $0x1a8cb22c // csel w12, w17, w12, lt
-	WORD $0x13077d8c // asr w12, w12, #7
+	WORD $0x3dc004f1 // ldr q17, [x7, #0x10]
+	WORD $0x4e040e35 // dup v21.4s, w17
+	WORD $0xb9402d91 // ldr w17, [x12, #0x2c]
 	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
-	WORD $0x0b0c082c // add w12, w1, w12, lsl #2
-	WORD $0x4e040d95 // dup v21.4s, w12
+	WORD $0x2b0e0231 // adds w17, w17, w14
+	WORD $0x11007e20 // add w0, w17, #0x1f
+	WORD $0x1a91b011 // csel w17, w0, w17, lt
+	WORD $0x0b911431 // add w17, w1, w17, asr #5
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
-	WORD $0xb9402cac // ldr w12, [x5, #0x2c]
-	WORD $0x2b0e018c // adds w12, w12, w14
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86b36 // ldr q22, [x25, x8]
-	WORD $0x1101fd91 // add w17, w12, #0x7f
-	WORD $0x1a8cb22c // csel w12, w17, w12, lt
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
-	WORD $0x13077d8c // asr w12, w12, #7
-	WORD $0x0b0c082c // add w12, w1, w12, lsl #2
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x4e0c0697 // dup v23.4s, v20.s[1]
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x3cef6ab7 // ldr q23, [x21, x15]
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
 	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x3cea6b36 // ldr q22, [x25, x10]
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
@@ -1619,14 +1607,14 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x3cea6b56 // ldr q22, [x26, x10]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x0e34c2d7 // smull v23.8h, v22.8b, v20.8b
 	WORD $0x4e34c2d4 // smull2 v20.8h, v22.16b, v20.16b
 	WORD $0x4e74bef4 // addp v20.8h, v23.8h, v20.8h
-	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x3ce46ab7 // ldr q23, [x21, x4]
 	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
 	WORD $0x4e606a95 // sadalp v21.4s, v20.8h
@@ -1637,9 +1625,9 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e34de56 // fmul v22.4s, v18.4s, v20.4s
 	WORD $0x6e27ded4 // fmul v20.4s, v22.4s, v7.4s
 	WORD $0x4e35ced4 // fmla v20.4s, v22.4s, v21.4s
-	WORD $0x3ce86bb6 // ldr q22, [x29, x8]
-	WORD $0x4e040d95 // dup v21.4s, w12
-	WORD $0x9b035e6c // madd x12, x19, x3, x23
+	WORD $0x3cea6b76 // ldr q22, [x27, x10]
+	WORD $0x4e040e35 // dup v21.4s, w17
+	WORD $0x9b0358d1 // madd x17, x6, x3, x22
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
@@ -1648,19 +1636,19 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86bd6 // ldr q22, [x30, x8]
+	WORD $0x3cea6bb6 // ldr q22, [x29, x10]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
+	WORD $0x3ceb6ab7 // ldr q23, [x21, x11]
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
 	WORD $0x4e241ef8 // and v24.16b, v23.16b, v4.16b
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86936 // ldr q22, [x9, x8]
+	WORD $0x3cea6bd6 // ldr q22, [x30, x10]
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
@@ -1671,7 +1659,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce869b6 // ldr q22, [x13, x8]
+	WORD $0x3cea6936 // ldr q22, [x9, x10]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
@@ -1686,54 +1674,53 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e33de52 // fmul v18.4s, v18.4s, v19.4s
 	WORD $0x4e27d6b3 // fadd v19.4s, v21.4s, v7.4s
 	WORD $0x4e33ce54 // fmla v20.4s, v18.4s, v19.4s
-	WORD $0xbd4020b2 // ldr s18, [x5, #0x20]
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x3ce86b16 // ldr q22, [x24, x8]
-	WORD $0x3ce46ad7 // ldr q23, [x22, x4]
-	WORD $0x8b1000ac // add x12, x5, x16
+	WORD $0xbd402192 // ldr s18, [x12, #0x20]
+	WORD $0xf9900222 // prfm pldl2keep, [x17, #0x2000]
+	WORD $0xf9880220 // prfm pldl1keep, [x17, #0x1000]
+	WORD $0x3cea6af6 // ldr q22, [x23, x10]
+	WORD $0x3ce86ab7 // ldr q23, [x21, x8]
+	WORD $0x8b10018c // add x12, x12, x16
 	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
+	WORD $0x29452191 // ldp w17, w8, [x12, #0x28]
 	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
-	WORD $0xb9402991 // ldr w17, [x12, #0x28]
 	WORD $0x4f921290 // fmla v16.4s, v20.4s, v18.s[0]
+	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
 	WORD $0xad404d94 // ldp q20, q19, [x12]
 	WORD $0x2b0e0231 // adds w17, w17, w14
-	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
-	WORD $0xfc757a92 // ldr d18, [x20, x21, lsl #3]
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x11007e20 // add w0, w17, #0x1f
+	WORD $0xfc747a72 // ldr d18, [x19, x20, lsl #3]
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
-	WORD $0x1101fe20 // add w0, w17, #0x7f
 	WORD $0x1a91b011 // csel w17, w0, w17, lt
-	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
-	WORD $0x8b100185 // add x5, x12, x16
-	WORD $0x13077e31 // asr w17, w17, #7
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
+	WORD $0x0b911431 // add w17, w1, w17, asr #5
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x2b0e0108 // adds w8, w8, w14
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
 	WORD $0x4e040698 // dup v24.4s, v20.s[0]
-	WORD $0x0b110831 // add w17, w1, w17, lsl #2
+	WORD $0x4e040e35 // dup v21.4s, w17
+	WORD $0x910143f1 // add x17, sp, #0x50
 	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
-	WORD $0x4e040e35 // dup v21.4s, w17
-	WORD $0xb9402d91 // ldr w17, [x12, #0x2c]
-	WORD $0x2b0e0231 // adds w17, w17, w14
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
-	WORD $0x1101fe20 // add w0, w17, #0x7f
-	WORD $0x1a91b011 // csel w17, w0, w17, lt
-	WORD $0x13077e31 // asr w17, w17, #7
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86b36 // ldr q22, [x25, x8]
-	WORD $0x0b110831 // add w17, w1, w17, lsl #2
+	WORD $0x3cea6b16 // ldr q22, [x24, x10]
 	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x4e0c0697 // dup v23.4s, v20.s[1]
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3ce66ad7 // ldr q23, [x22, x6]
+	WORD $0x3cef6ab7 // ldr q23, [x21, x15]
+	WORD $0x11007d0f // add w15, w8, #0x1f
+	WORD $0x1a88b1e8 // csel w8, w15, w8, lt
+	WORD $0x52806e0f // mov w15, #0x370 // =880
+	WORD $0x0b881428 // add w8, w1, w8, asr #5
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
 	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
 	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86b56 // ldr q22, [x26, x8]
+	WORD $0x3cea6b36 // ldr q22, [x25, x10]
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
@@ -1745,14 +1732,14 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86b76 // ldr q22, [x27, x8]
+	WORD $0x3cea6b56 // ldr q22, [x26, x10]
 	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x0e34c2d7 // smull v23.8h, v22.8b, v20.8b
 	WORD $0x4e34c2d4 // smull2 v20.8h, v22.16b, v20.16b
 	WORD $0x4e74bef4 // addp v20.8h, v23.8h, v20.8h
-	WORD $0x3ceb6ad7 // ldr q23, [x22, x11]
+	WORD $0x3ce46ab7 // ldr q23, [x21, x4]
 	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
 	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
 	WORD $0x4e606a95 // sadalp v21.4s, v20.8h
@@ -1765,8 +1752,9 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e34de56 // fmul v22.4s, v18.4s, v20.4s
 	WORD $0x6e27ded4 // fmul v20.4s, v22.4s, v7.4s
 	WORD $0x4e35ced4 // fmla v20.4s, v22.4s, v21.4s
-	WORD $0x3ce86bb6 // ldr q22, [x29, x8]
-	WORD $0x4e040e35 // dup v21.4s, w17
+	WORD $0x3cea6b76 // ldr q22, [x27, x10]
+	WORD $0x4e040d15 // dup v21.4s, w8
+	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61f16 // orr v22.16b, v24.16b, v22.16b
@@ -1775,20 +1763,20 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86bd6 // ldr q22, [x30, x8]
+	WORD $0x3cea6bb6 // ldr q22, [x29, x10]
 	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3cef6ad7 // ldr q23, [x22, x15]
-	WORD $0x5280002f // mov w15, #0x1 // =1
+	WORD $0x3ceb6ab7 // ldr q23, [x21, x11]
+	WORD $0x5280002b // mov w11, #0x1 // =1
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
 	WORD $0x6f3f06f8 // ushr v24.4s, v23.4s, #0x1
 	WORD $0x6f3b06f7 // ushr v23.4s, v23.4s, #0x5
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce86936 // ldr q22, [x9, x8]
+	WORD $0x3cea6bd6 // ldr q22, [x30, x10]
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
@@ -1800,8 +1788,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
-	WORD $0x3ce869b6 // ldr q22, [x13, x8]
-	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x3cea6936 // ldr q22, [x9, x10]
 	WORD $0x6f3a06d6 // ushr v22.4s, v22.4s, #0x6
 	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
@@ -1816,108 +1803,106 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e27d6b2 // fadd v18.4s, v21.4s, v7.4s
 	WORD $0x4e32ce34 // fmla v20.4s, v17.4s, v18.4s
 	WORD $0xbd402191 // ldr s17, [x12, #0x20]
+	WORD $0x8b10018c // add x12, x12, x16
 	WORD $0x4f911290 // fmla v16.4s, v20.4s, v17.s[0]
-	WORD $0x3707bfca // tbnz w10, #0x0, 0x13f4 <k_tile_q3_k+0x16c>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0xf9402fea // ldr x10, [sp, #0x58]
-	WORD $0x3cb57970 // str q16, [x11, x21, lsl #4]
-	WORD $0x910006b5 // add x21, x21, #0x1
-	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x54ffba41 // b.ne 0x135c <k_tile_q3_k+0xd4>
-	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
-	WORD $0xf94057ec // ldr x12, [sp, #0xa8]
+	WORD $0x3707c08d // tbnz w13, #0x0, 0x13dc <k_tile_q3_k+0x16c>
+	WORD $0xa9442beb // ldp x11, x10, [sp, #0x40]
+	WORD $0x3cb47970 // str q16, [x11, x20, lsl #4]
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x54ffbb41 // b.ne 0x1348 <k_tile_q3_k+0xd8>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf9404fec // ldr x12, [sp, #0x98]
 	WORD $0x911b814a // add x10, x10, #0x6e0
 	WORD $0x8b08018c // add x12, x12, x8
-	WORD $0xa943a7e8 // ldp x8, x9, [sp, #0x38]
+	WORD $0xa94327e8 // ldp x8, x9, [sp, #0x30]
 	WORD $0x91000529 // add x9, x9, #0x1
-	WORD $0xf90057ec // str x12, [sp, #0xa8]
+	WORD $0xf9004fec // str x12, [sp, #0x98]
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffb881 // b.ne 0x1348 <k_tile_q3_k+0xc0>
-	WORD $0xa9422fe8 // ldp x8, x11, [sp, #0x20]
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
+	WORD $0x54ffb9a1 // b.ne 0x1338 <k_tile_q3_k+0xc8>
+	WORD $0xa941afe8 // ldp x8, x11, [sp, #0x18]
+	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0xeb08017f // cmp x11, x8
-	WORD $0x54ffb6a1 // b.ne 0x1320 <k_tile_q3_k+0x98>
-	WORD $0x1400000b // b 0x1c7c <k_tile_q3_k+0x9f4>
-	WORD $0xb5000149 // cbnz x9, 0x1c7c <k_tile_q3_k+0x9f4>
+	WORD $0x54ffb7c1 // b.ne 0x1310 <k_tile_q3_k+0xa0>
+	WORD $0x1400000b // b 0x1c48 <k_tile_q3_k+0x9d8>
+	WORD $0xb5000149 // cbnz x9, 0x1c48 <k_tile_q3_k+0x9d8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
 	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
+	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
 	WORD $0xad3f0100 // stp q0, q0, [x8, #-0x20]
 	WORD $0xac820100 // stp q0, q0, [x8], #0x40
 	WORD $0xf1000529 // subs x9, x9, #0x1
-	WORD $0xf90013e9 // str x9, [sp, #0x20]
-	WORD $0x54ffff61 // b.ne 0x1c64 <k_tile_q3_k+0x9dc>
-	WORD $0xa94f4ff4 // ldp x20, x19, [sp, #0xf0]
-	WORD $0xf94053fd // ldr x29, [sp, #0xa0]
-	WORD $0xa94e57f6 // ldp x22, x21, [sp, #0xe0]
-	WORD $0xa94d5ff8 // ldp x24, x23, [sp, #0xd0]
-	WORD $0xa94c67fa // ldp x26, x25, [sp, #0xc0]
-	WORD $0xa94b6ffe // ldp x30, x27, [sp, #0xb0]
-	WORD $0x910403ff // add sp, sp, #0x100
+	WORD $0xf9000fe9 // str x9, [sp, #0x18]
+	WORD $0x54ffff61 // b.ne 0x1c30 <k_tile_q3_k+0x9c0>
+	WORD $0xa94e4ff4 // ldp x20, x19, [sp, #0xe0]
+	WORD $0xf9404bfd // ldr x29, [sp, #0x90]
+	WORD $0xa94d57f6 // ldp x22, x21, [sp, #0xd0]
+	WORD $0xa94c5ff8 // ldp x24, x23, [sp, #0xc0]
+	WORD $0xa94b67fa // ldp x26, x25, [sp, #0xb0]
+	WORD $0xa94a6ffe // ldp x30, x27, [sp, #0xa0]
+	WORD $0x9103c3ff // add sp, sp, #0xf0
 	WORD $0xd65f03c0 // ret
 
 	// tile_q4_k
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400384b // b.lt 0x23ac <k_tile_q4_k+0x710>
-	WORD $0xd102c3ff // sub sp, sp, #0xb0
+	WORD $0x5400390b // b.lt 0x2390 <k_tile_q4_k+0x728>
+	WORD $0xd10283ff // sub sp, sp, #0xa0
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
-	WORD $0xa9066ffe // stp x30, x27, [sp, #0x60]
+	WORD $0xa9056ffe // stp x30, x27, [sp, #0x50]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0xa90767fa // stp x26, x25, [sp, #0x70]
-	WORD $0xa9085ff8 // stp x24, x23, [sp, #0x80]
-	WORD $0xa90957f6 // stp x22, x21, [sp, #0x90]
-	WORD $0xa90a4ff4 // stp x20, x19, [sp, #0xa0]
-	WORD $0xa90527fd // stp x29, x9, [sp, #0x50]
-	WORD $0x540034eb // b.lt 0x2370 <k_tile_q4_k+0x6d4>
-	WORD $0xa940b009 // ldp x9, x12, [x0, #0x8]
+	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
+	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
+	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
+	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
+	WORD $0xa90427fd // stp x29, x9, [sp, #0x40]
+	WORD $0x540035ab // b.lt 0x2354 <k_tile_q4_k+0x6ec>
+	WORD $0xf9401411 // ldr x17, [x0, #0x28]
+	WORD $0x52a96803 // mov w3, #0x4b400000 // =1262485504
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f01e7e1 // movi v1.16b, #0x3f
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
 	WORD $0x4f01e603 // movi v3.16b, #0x30
+	WORD $0xd37ae62e // lsl x14, x17, #6
+	WORD $0xd378de2f // lsl x15, x17, #8
+	WORD $0xd379e230 // lsl x16, x17, #7
+	WORD $0x8b110631 // add x17, x17, x17, lsl #1
+	WORD $0x4e040c64 // dup v4.4s, w3
 	WORD $0x6f00e625 // movi v5.2d, #0x0000ff000000ff
-	WORD $0x910043e1 // add x1, sp, #0x10
+	WORD $0x52b96803 // mov w3, #-0x34c00000 // =-884998144
+	WORD $0xa940b00d // ldp x13, x12, [x0, #0x8]
+	WORD $0x4e040c66 // dup v6.4s, w3
+	WORD $0xd37ae631 // lsl x17, x17, #6
+	WORD $0x910003e1 // mov x1, sp
 	WORD $0x52809002 // mov w2, #0x480 // =1152
-	WORD $0xf90007e9 // str x9, [sp, #0x8]
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
 	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xd37ae52e // lsl x14, x9, #6
-	WORD $0xd378dd2f // lsl x15, x9, #8
-	WORD $0xd379e130 // lsl x16, x9, #7
-	WORD $0x8b090529 // add x9, x9, x9, lsl #1
-	WORD $0xd37ae531 // lsl x17, x9, #6
-	WORD $0x52a96809 // mov w9, #0x4b400000 // =1262485504
-	WORD $0x4e040d24 // dup v4.4s, w9
-	WORD $0x52b96809 // mov w9, #-0x34c00000 // =-884998144
-	WORD $0x4e040d26 // dup v6.4s, w9
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
+	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
 	WORD $0x8b031924 // add x4, x9, x3, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x1d3c <k_tile_q4_k+0xa0>
+	WORD $0xb500006a // cbnz x10, 0x1d04 <k_tile_q4_k+0x9c>
 	WORD $0xad000080 // stp q0, q0, [x4]
 	WORD $0xad010080 // stp q0, q0, [x4, #0x20]
-	WORD $0xf94007e6 // ldr x6, [sp, #0x8]
 	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0xaa0d03e6 // mov x6, x13
 	WORD $0x91200187 // add x7, x12, #0x800
-	WORD $0x91400593 // add x19, x12, #0x1, lsl #12 // =0x1000
-	WORD $0x91230194 // add x20, x12, #0x8c0
-	WORD $0x91238195 // add x21, x12, #0x8e0
-	WORD $0x9100c0d6 // add x22, x6, #0x30
-	WORD $0xaa1f03f7 // mov x23, xzr
-	WORD $0xd37ceee9 // lsl x9, x23, #4
-	WORD $0xaa1603fa // mov x26, x22
-	WORD $0xaa1f03fd // mov x29, xzr
-	WORD $0x8b0900f8 // add x24, x7, x9
-	WORD $0x3ce96887 // ldr q7, [x4, x9]
-	WORD $0x8b090199 // add x25, x12, x9
-	WORD $0x3dc00310 // ldr q16, [x24]
-	WORD $0x3dc02312 // ldr q18, [x24, #0x80]
-	WORD $0x3dc01311 // ldr q17, [x24, #0x40]
-	WORD $0x8b171a78 // add x24, x19, x23, lsl #6
-	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0x91230193 // add x19, x12, #0x8c0
+	WORD $0x91238194 // add x20, x12, #0x8e0
+	WORD $0x9100c0d5 // add x21, x6, #0x30
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xd37ceed8 // lsl x24, x22, #4
+	WORD $0x5280003d // mov w29, #0x1 // =1
+	WORD $0xaa1503f9 // mov x25, x21
+	WORD $0xaa1f03fb // mov x27, xzr
+	WORD $0x8b1800f7 // add x23, x7, x24
+	WORD $0x3cf86887 // ldr q7, [x4, x24]
+	WORD $0x8b180198 // add x24, x12, x24
+	WORD $0x3dc002f0 // ldr q16, [x23]
+	WORD $0x3dc022f2 // ldr q18, [x23, #0x80]
+	WORD $0x3dc012f1 // ldr q17, [x23, #0x40]
+	WORD $0x8b161997 // add x23, x12, x22, lsl #6
 	WORD $0x4e211e14 // and v20.16b, v16.16b, v1.16b
 	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
 	WORD $0x4e221e53 // and v19.16b, v18.16b, v2.16b
@@ -1925,46 +1910,48 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb01e70 // orr v16.16b, v19.16b, v16.16b
 	WORD $0x4e211e33 // and v19.16b, v17.16b, v1.16b
 	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
-	WORD $0xad00c3f4 // stp q20, q16, [sp, #0x10]
+	WORD $0xad0043f4 // stp q20, q16, [sp]
 	WORD $0x6f3c0650 // ushr v16.4s, v18.4s, #0x4
 	WORD $0x4e231e31 // and v17.16b, v17.16b, v3.16b
 	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
 	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0xad01c3f3 // stp q19, q16, [sp, #0x30]
-	WORD $0x2a0903fb // mov w27, w9
-	WORD $0x9b0263a9 // madd x9, x29, x2, x24
-	WORD $0x8b1d103e // add x30, x1, x29, lsl #4
-	WORD $0x8b1d2b3d // add x29, x25, x29, lsl #10
-	WORD $0x8b0e034d // add x13, x26, x14
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9808120 // prfm pldl1keep, [x9, #0x100]
-	WORD $0x3dc073b6 // ldr q22, [x29, #0x1c0]
-	WORD $0x3cde0357 // ldur q23, [x26, #-0x20]
-	WORD $0x3dc003d4 // ldr q20, [x30]
-	WORD $0xfc777a95 // ldr d21, [x20, x23, lsl #3]
+	WORD $0xad0143f3 // stp q19, q16, [sp, #0x20]
+	WORD $0x9b025f7e // madd x30, x27, x2, x23
+	WORD $0x2a1d03fa // mov w26, w29
+	WORD $0x8b1b103d // add x29, x1, x27, lsl #4
+	WORD $0x8b1b2b1b // add x27, x24, x27, lsl #10
+	WORD $0x8b0e0329 // add x9, x25, x14
+	WORD $0xf99003c2 // prfm pldl2keep, [x30, #0x2000]
+	WORD $0xf98803c0 // prfm pldl1keep, [x30, #0x1000]
+	WORD $0xf99083c2 // prfm pldl2keep, [x30, #0x2100]
+	WORD $0xf98883c0 // prfm pldl1keep, [x30, #0x1100]
+	WORD $0x3dc07376 // ldr q22, [x27, #0x1c0]
+	WORD $0x3cde0337 // ldur q23, [x25, #-0x20]
+	WORD $0x3dc003b4 // ldr q20, [x29]
+	WORD $0xfc767a75 // ldr d21, [x19, x22, lsl #3]
+	WORD $0xbd400330 // ldr s16, [x25]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
-	WORD $0xbd400350 // ldr s16, [x26]
-	WORD $0x3dc00bd1 // ldr q17, [x30, #0x20]
 	WORD $0x4e1c06f8 // dup v24.4s, v23.s[3]
+	WORD $0x3dc00bb1 // ldr q17, [x29, #0x20]
 	WORD $0x4e251e94 // and v20.16b, v20.16b, v5.16b
 	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
-	WORD $0xfc777ab2 // ldr d18, [x21, x23, lsl #3]
-	WORD $0xbc5f0353 // ldur s19, [x26, #-0x10]
+	WORD $0xfc767a92 // ldr d18, [x20, x22, lsl #3]
+	WORD $0xbc5f0333 // ldur s19, [x25, #-0x10]
 	WORD $0x4e251e31 // and v17.16b, v17.16b, v5.16b
 	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
-	WORD $0x3dc063b8 // ldr q24, [x29, #0x180]
+	WORD $0x3dc06378 // ldr q24, [x27, #0x180]
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
 	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e1406f9 // dup v25.4s, v23.s[2]
 	WORD $0x6e34deb4 // fmul v20.4s, v21.4s, v20.4s
 	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
 	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
 	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x3dc053b9 // ldr q25, [x29, #0x140]
+	WORD $0x3dc05379 // ldr q25, [x27, #0x140]
 	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
 	WORD $0x6e26de95 // fmul v21.4s, v20.4s, v6.4s
 	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
@@ -1973,42 +1960,44 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0406f7 // dup v23.4s, v23.s[0]
 	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc043ba // ldr q26, [x29, #0x100]
+	WORD $0x3dc0437a // ldr q26, [x27, #0x100]
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
 	WORD $0x0e37c35b // smull v27.8h, v26.8b, v23.8b
 	WORD $0x4e37c357 // smull2 v23.8h, v26.16b, v23.16b
-	WORD $0x3dc033ba // ldr q26, [x29, #0xc0]
+	WORD $0x3dc0337a // ldr q26, [x27, #0xc0]
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x4e77bf77 // addp v23.8h, v27.8h, v23.8h
-	WORD $0x3cdd035b // ldur q27, [x26, #-0x30]
+	WORD $0x3cdd033b // ldur q27, [x25, #-0x30]
 	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
 	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
 	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc023bc // ldr q28, [x29, #0x80]
+	WORD $0x3dc0237c // ldr q28, [x27, #0x80]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
 	WORD $0x4e14077d // dup v29.4s, v27.s[2]
 	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
 	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
-	WORD $0x3dc013bd // ldr q29, [x29, #0x40]
+	WORD $0x3dc0137d // ldr q29, [x27, #0x40]
 	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
 	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
 	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
 	WORD $0x4e04077b // dup v27.4s, v27.s[0]
 	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
 	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
-	WORD $0x3dc003be // ldr q30, [x29]
-	WORD $0xf9809120 // prfm pldl1keep, [x9, #0x120]
-	WORD $0xf9811120 // prfm pldl1keep, [x9, #0x220]
+	WORD $0x3dc0037e // ldr q30, [x27]
+	WORD $0xf99093c2 // prfm pldl2keep, [x30, #0x2120]
+	WORD $0xf98893c0 // prfm pldl1keep, [x30, #0x1120]
 	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
-	WORD $0xfc777ab2 // ldr d18, [x21, x23, lsl #3]
+	WORD $0xf99113c2 // prfm pldl2keep, [x30, #0x2220]
+	WORD $0xf98913c0 // prfm pldl1keep, [x30, #0x1220]
+	WORD $0xfc767a92 // ldr d18, [x20, x22, lsl #3]
 	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
-	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x0e3bc3df // smull v31.8h, v30.8b, v27.8b
 	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
-	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x4e7bbffb // addp v27.8h, v31.8h, v27.8h
+	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
 	WORD $0x4e602b7b // saddlp v27.4s, v27.8h
 	WORD $0x4e606bbb // sadalp v27.4s, v29.8h
 	WORD $0x4e606b9b // sadalp v27.4s, v28.8h
@@ -2016,29 +2005,29 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606afb // sadalp v27.4s, v23.8h
 	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
 	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
-	WORD $0x3cde01b8 // ldur q24, [x13, #-0x20]
+	WORD $0x3cde0138 // ldur q24, [x9, #-0x20]
 	WORD $0x4e1c0717 // dup v23.4s, v24.s[3]
 	WORD $0x4e606adb // sadalp v27.4s, v22.8h
 	WORD $0x4ea48776 // add v22.4s, v27.4s, v4.4s
 	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
-	WORD $0x3dc073b6 // ldr q22, [x29, #0x1c0]
-	WORD $0x3dc003d4 // ldr q20, [x30]
+	WORD $0x3dc07376 // ldr q22, [x27, #0x1c0]
+	WORD $0x3dc003b4 // ldr q20, [x29]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x6f380694 // ushr v20.4s, v20.4s, #0x8
 	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
-	WORD $0xfc777a95 // ldr d21, [x20, x23, lsl #3]
-	WORD $0xbc5f01b3 // ldur s19, [x13, #-0x10]
+	WORD $0xfc767a75 // ldr d21, [x19, x22, lsl #3]
+	WORD $0xbc5f0133 // ldur s19, [x9, #-0x10]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4e251e94 // and v20.16b, v20.16b, v5.16b
 	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
 	WORD $0x0e37c2d9 // smull v25.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3dc063b7 // ldr q23, [x29, #0x180]
+	WORD $0x3dc06377 // ldr q23, [x27, #0x180]
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
-	WORD $0xbd4001b0 // ldr s16, [x13]
+	WORD $0xbd400130 // ldr s16, [x9]
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
-	WORD $0x3dc00bd1 // ldr q17, [x30, #0x20]
+	WORD $0x3dc00bb1 // ldr q17, [x29, #0x20]
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e140719 // dup v25.4s, v24.s[2]
 	WORD $0x6f380631 // ushr v17.4s, v17.4s, #0x8
@@ -2047,7 +2036,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e251e31 // and v17.16b, v17.16b, v5.16b
 	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
 	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
-	WORD $0x3dc053b9 // ldr q25, [x29, #0x140]
+	WORD $0x3dc05379 // ldr q25, [x27, #0x140]
 	WORD $0x6e26de95 // fmul v21.4s, v20.4s, v6.4s
 	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
@@ -2058,29 +2047,29 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
 	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc043ba // ldr q26, [x29, #0x100]
+	WORD $0x3dc0437a // ldr q26, [x27, #0x100]
 	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
 	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x0e38c35b // smull v27.8h, v26.8b, v24.8b
 	WORD $0x4e38c358 // smull2 v24.8h, v26.16b, v24.16b
-	WORD $0x3dc033ba // ldr q26, [x29, #0xc0]
+	WORD $0x3dc0337a // ldr q26, [x27, #0xc0]
 	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
 	WORD $0x4e78bf78 // addp v24.8h, v27.8h, v24.8h
-	WORD $0x3cdd01bb // ldur q27, [x13, #-0x30]
-	WORD $0x8b10034d // add x13, x26, x16
+	WORD $0x3cdd013b // ldur q27, [x9, #-0x30]
+	WORD $0x8b100329 // add x9, x25, x16
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
 	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
 	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc023bc // ldr q28, [x29, #0x80]
+	WORD $0x3dc0237c // ldr q28, [x27, #0x80]
 	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
 	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
 	WORD $0x4e14077d // dup v29.4s, v27.s[2]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
 	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
-	WORD $0x3dc013bd // ldr q29, [x29, #0x40]
+	WORD $0x3dc0137d // ldr q29, [x27, #0x40]
 	WORD $0x6f3c07bd // ushr v29.4s, v29.4s, #0x4
 	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
 	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
@@ -2088,14 +2077,16 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
 	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
 	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
-	WORD $0x3dc003be // ldr q30, [x29]
-	WORD $0xf9812120 // prfm pldl1keep, [x9, #0x240]
-	WORD $0xf981a120 // prfm pldl1keep, [x9, #0x340]
+	WORD $0x3dc0037e // ldr q30, [x27]
+	WORD $0xf99123c2 // prfm pldl2keep, [x30, #0x2240]
+	WORD $0xf98923c0 // prfm pldl1keep, [x30, #0x1240]
 	WORD $0x6f3c07de // ushr v30.4s, v30.4s, #0x4
-	WORD $0xfc777ab2 // ldr d18, [x21, x23, lsl #3]
+	WORD $0xf991a3c2 // prfm pldl2keep, [x30, #0x2340]
+	WORD $0xf989a3c0 // prfm pldl1keep, [x30, #0x1340]
+	WORD $0xfc767a92 // ldr d18, [x20, x22, lsl #3]
 	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
-	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x0e3bc3df // smull v31.8h, v30.8b, v27.8b
 	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
 	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
@@ -2107,34 +2098,34 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
 	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
 	WORD $0x4e606afb // sadalp v27.4s, v23.8h
-	WORD $0x3cde01b7 // ldur q23, [x13, #-0x20]
+	WORD $0x3cde0137 // ldur q23, [x9, #-0x20]
 	WORD $0x4e1c06f8 // dup v24.4s, v23.s[3]
 	WORD $0x4e606adb // sadalp v27.4s, v22.8h
 	WORD $0x4ea48776 // add v22.4s, v27.4s, v4.4s
 	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
-	WORD $0x3dc0f3b6 // ldr q22, [x29, #0x3c0]
-	WORD $0x3dc003d4 // ldr q20, [x30]
+	WORD $0x3dc0f376 // ldr q22, [x27, #0x3c0]
+	WORD $0x3dc003b4 // ldr q20, [x29]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x6f300694 // ushr v20.4s, v20.4s, #0x10
 	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
-	WORD $0xfc777a95 // ldr d21, [x20, x23, lsl #3]
-	WORD $0xbc5f01b3 // ldur s19, [x13, #-0x10]
+	WORD $0xfc767a75 // ldr d21, [x19, x22, lsl #3]
+	WORD $0xbc5f0133 // ldur s19, [x9, #-0x10]
 	WORD $0x0e38c2d9 // smull v25.8h, v22.8b, v24.8b
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
-	WORD $0x3dc0e3b8 // ldr q24, [x29, #0x380]
+	WORD $0x3dc0e378 // ldr q24, [x27, #0x380]
 	WORD $0x6f0737f4 // bic v20.4s, #0xff, lsl #8
 	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
 	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
 	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
-	WORD $0xbd4001b0 // ldr s16, [x13]
-	WORD $0x3dc00bd1 // ldr q17, [x30, #0x20]
+	WORD $0xbd400130 // ldr s16, [x9]
+	WORD $0x3dc00bb1 // ldr q17, [x29, #0x20]
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e1406f9 // dup v25.4s, v23.s[2]
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x6f300631 // ushr v17.4s, v17.4s, #0x10
 	WORD $0x0e39c31a // smull v26.8h, v24.8b, v25.8b
 	WORD $0x4e39c318 // smull2 v24.8h, v24.16b, v25.16b
-	WORD $0x3dc0d3b9 // ldr q25, [x29, #0x340]
+	WORD $0x3dc0d379 // ldr q25, [x27, #0x340]
 	WORD $0x6e34deb4 // fmul v20.4s, v21.4s, v20.4s
 	WORD $0x6f0737f1 // bic v17.4s, #0xff, lsl #8
 	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
@@ -2145,46 +2136,47 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
 	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0c3ba // ldr q26, [x29, #0x300]
+	WORD $0x3dc0c37a // ldr q26, [x27, #0x300]
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
 	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
 	WORD $0x0e37c35b // smull v27.8h, v26.8b, v23.8b
 	WORD $0x4e37c357 // smull2 v23.8h, v26.16b, v23.16b
-	WORD $0x3dc0b3ba // ldr q26, [x29, #0x2c0]
+	WORD $0x3dc0b37a // ldr q26, [x27, #0x2c0]
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x4e77bf77 // addp v23.8h, v27.8h, v23.8h
-	WORD $0x3cdd01bb // ldur q27, [x13, #-0x30]
-	WORD $0x8b11034d // add x13, x26, x17
-	WORD $0x8b0f035a // add x26, x26, x15
+	WORD $0x3cdd013b // ldur q27, [x9, #-0x30]
+	WORD $0x8b110329 // add x9, x25, x17
+	WORD $0x8b0f0339 // add x25, x25, x15
 	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
 	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
 	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0a3bc // ldr q28, [x29, #0x280]
+	WORD $0x3dc0a37c // ldr q28, [x27, #0x280]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
 	WORD $0x4e14077d // dup v29.4s, v27.s[2]
 	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
 	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
-	WORD $0x3dc093bd // ldr q29, [x29, #0x240]
+	WORD $0x3dc0937d // ldr q29, [x27, #0x240]
 	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
 	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
 	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
 	WORD $0x4e04077b // dup v27.4s, v27.s[0]
 	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
 	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
-	WORD $0x3dc083be // ldr q30, [x29, #0x200]
-	WORD $0xf981b120 // prfm pldl1keep, [x9, #0x360]
-	WORD $0xf9823120 // prfm pldl1keep, [x9, #0x460]
+	WORD $0x3dc0837e // ldr q30, [x27, #0x200]
+	WORD $0xf991b3c2 // prfm pldl2keep, [x30, #0x2360]
+	WORD $0xf989b3c0 // prfm pldl1keep, [x30, #0x1360]
 	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
-	WORD $0xfc777ab2 // ldr d18, [x21, x23, lsl #3]
-	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0xf99233c2 // prfm pldl2keep, [x30, #0x2460]
+	WORD $0xf98a33c0 // prfm pldl1keep, [x30, #0x1460]
+	WORD $0xfc767a92 // ldr d18, [x20, x22, lsl #3]
 	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
-	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x0e3bc3df // smull v31.8h, v30.8b, v27.8b
 	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
-	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x4e7bbffb // addp v27.8h, v31.8h, v27.8h
+	WORD $0x6ea0fa52 // fneg v18.4s, v18.4s
 	WORD $0x4e602b7b // saddlp v27.4s, v27.8h
 	WORD $0x4e606bbb // sadalp v27.4s, v29.8h
 	WORD $0x4e606b9b // sadalp v27.4s, v28.8h
@@ -2192,29 +2184,30 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e606afb // sadalp v27.4s, v23.8h
 	WORD $0x4e606b3b // sadalp v27.4s, v25.8h
 	WORD $0x4e606b1b // sadalp v27.4s, v24.8h
-	WORD $0x3cde01b8 // ldur q24, [x13, #-0x20]
+	WORD $0x3cde0138 // ldur q24, [x9, #-0x20]
 	WORD $0x4e1c0717 // dup v23.4s, v24.s[3]
 	WORD $0x4e606adb // sadalp v27.4s, v22.8h
 	WORD $0x4ea48776 // add v22.4s, v27.4s, v4.4s
 	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
-	WORD $0x3dc0f3b6 // ldr q22, [x29, #0x3c0]
-	WORD $0x3dc003d4 // ldr q20, [x30]
+	WORD $0x3dc0f376 // ldr q22, [x27, #0x3c0]
+	WORD $0x3dc003b4 // ldr q20, [x29]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x6f280694 // ushr v20.4s, v20.4s, #0x18
 	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
-	WORD $0xfc777a95 // ldr d21, [x20, x23, lsl #3]
-	WORD $0xbc5f01b3 // ldur s19, [x13, #-0x10]
+	WORD $0xfc767a75 // ldr d21, [x19, x22, lsl #3]
+	WORD $0xbc5f0133 // ldur s19, [x9, #-0x10]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x0e217ab5 // fcvtl v21.4s, v21.4h
 	WORD $0x0e37c2d9 // smull v25.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3dc0e3b7 // ldr q23, [x29, #0x380]
+	WORD $0x3dc0e377 // ldr q23, [x27, #0x380]
 	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
-	WORD $0x3dc00bd1 // ldr q17, [x30, #0x20]
-	WORD $0xbd4001b0 // ldr s16, [x13]
+	WORD $0x3dc00bb1 // ldr q17, [x29, #0x20]
+	WORD $0xbd400130 // ldr s16, [x9]
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
 	WORD $0x6e34deb4 // fmul v20.4s, v21.4s, v20.4s
+	WORD $0x2a1f03fd // mov w29, wzr
 	WORD $0x6f280631 // ushr v17.4s, v17.4s, #0x18
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e140719 // dup v25.4s, v24.s[2]
@@ -2223,7 +2216,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
 	WORD $0x0e39c2fa // smull v26.8h, v23.8b, v25.8b
 	WORD $0x4e39c2f7 // smull2 v23.8h, v23.16b, v25.16b
-	WORD $0x3dc0d3b9 // ldr q25, [x29, #0x340]
+	WORD $0x3dc0d379 // ldr q25, [x27, #0x340]
 	WORD $0x6f3c0739 // ushr v25.4s, v25.4s, #0x4
 	WORD $0x6e31de51 // fmul v17.4s, v18.4s, v17.4s
 	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
@@ -2232,28 +2225,28 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e221f39 // and v25.16b, v25.16b, v2.16b
 	WORD $0x0e3ac33b // smull v27.8h, v25.8b, v26.8b
 	WORD $0x4e3ac339 // smull2 v25.8h, v25.16b, v26.16b
-	WORD $0x3dc0c3ba // ldr q26, [x29, #0x300]
+	WORD $0x3dc0c37a // ldr q26, [x27, #0x300]
 	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
 	WORD $0x4e79bf79 // addp v25.8h, v27.8h, v25.8h
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x0e38c35b // smull v27.8h, v26.8b, v24.8b
 	WORD $0x4e38c358 // smull2 v24.8h, v26.16b, v24.16b
-	WORD $0x3dc0b3ba // ldr q26, [x29, #0x2c0]
+	WORD $0x3dc0b37a // ldr q26, [x27, #0x2c0]
 	WORD $0x6f3c075a // ushr v26.4s, v26.4s, #0x4
 	WORD $0x4e78bf78 // addp v24.8h, v27.8h, v24.8h
-	WORD $0x3cdd01bb // ldur q27, [x13, #-0x30]
+	WORD $0x3cdd013b // ldur q27, [x9, #-0x30]
 	WORD $0x4e221f5a // and v26.16b, v26.16b, v2.16b
 	WORD $0x4e1c077c // dup v28.4s, v27.s[3]
 	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
 	WORD $0x4e3cc35a // smull2 v26.8h, v26.16b, v28.16b
-	WORD $0x3dc0a3bc // ldr q28, [x29, #0x280]
+	WORD $0x3dc0a37c // ldr q28, [x27, #0x280]
 	WORD $0x6f3c079c // ushr v28.4s, v28.4s, #0x4
 	WORD $0x4e7abfba // addp v26.8h, v29.8h, v26.8h
 	WORD $0x4e14077d // dup v29.4s, v27.s[2]
 	WORD $0x4e221f9c // and v28.16b, v28.16b, v2.16b
 	WORD $0x0e3dc39e // smull v30.8h, v28.8b, v29.8b
 	WORD $0x4e3dc39c // smull2 v28.8h, v28.16b, v29.16b
-	WORD $0x3dc093bd // ldr q29, [x29, #0x240]
+	WORD $0x3dc0937d // ldr q29, [x27, #0x240]
 	WORD $0x6f3c07bd // ushr v29.4s, v29.4s, #0x4
 	WORD $0x4e7cbfdc // addp v28.8h, v30.8h, v28.8h
 	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
@@ -2261,8 +2254,8 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
 	WORD $0x0e3ec3bf // smull v31.8h, v29.8b, v30.8b
 	WORD $0x4e3ec3bd // smull2 v29.8h, v29.16b, v30.16b
-	WORD $0x3dc083be // ldr q30, [x29, #0x200]
-	WORD $0x5280003d // mov w29, #0x1 // =1
+	WORD $0x3dc0837e // ldr q30, [x27, #0x200]
+	WORD $0x5280003b // mov w27, #0x1 // =1
 	WORD $0x6f3c07de // ushr v30.4s, v30.4s, #0x4
 	WORD $0x4e7dbffd // addp v29.8h, v31.8h, v29.8h
 	WORD $0x4e221fde // and v30.16b, v30.16b, v2.16b
@@ -2281,57 +2274,56 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e36ce95 // fmla v21.4s, v20.4s, v22.4s
 	WORD $0x4f9312a7 // fmla v7.4s, v21.4s, v19.s[0]
 	WORD $0x4f901227 // fmla v7.4s, v17.4s, v16.s[0]
-	WORD $0x3707d45b // tbnz w27, #0x0, 0x1dbc <k_tile_q4_k+0x120>
-	WORD $0x3cb77887 // str q7, [x4, x23, lsl #4]
-	WORD $0x910006f7 // add x23, x23, #0x1
-	WORD $0xf10012ff // cmp x23, #0x4
-	WORD $0x54ffd0c1 // b.ne 0x1d5c <k_tile_q4_k+0xc0>
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0x3707d35a // tbnz w26, #0x0, 0x1d80 <k_tile_q4_k+0x118>
+	WORD $0x3cb67887 // str q7, [x4, x22, lsl #4]
+	WORD $0x910006d6 // add x22, x22, #0x1
+	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x54ffcfc1 // b.ne 0x1d20 <k_tile_q4_k+0xb8>
+	WORD $0xf9401407 // ldr x7, [x0, #0x28]
 	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0x9124018c // add x12, x12, #0x900
 	WORD $0xeb0b00bf // cmp x5, x11
-	WORD $0x8b0924c6 // add x6, x6, x9, lsl #9
-	WORD $0x54ffcf41 // b.ne 0x1d44 <k_tile_q4_k+0xa8>
+	WORD $0x8b0724c6 // add x6, x6, x7, lsl #9
+	WORD $0x54ffce61 // b.ne 0x1d0c <k_tile_q4_k+0xa4>
 	WORD $0x91000463 // add x3, x3, #0x1
 	WORD $0xeb08007f // cmp x3, x8
-	WORD $0x54ffce01 // b.ne 0x1d28 <k_tile_q4_k+0x8c>
-	WORD $0x14000009 // b 0x2390 <k_tile_q4_k+0x6f4>
-	WORD $0xb500010a // cbnz x10, 0x2390 <k_tile_q4_k+0x6f4>
+	WORD $0x54ffcd21 // b.ne 0x1cf0 <k_tile_q4_k+0x88>
+	WORD $0x14000009 // b 0x2374 <k_tile_q4_k+0x70c>
+	WORD $0xb500010a // cbnz x10, 0x2374 <k_tile_q4_k+0x70c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
+	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x2380 <k_tile_q4_k+0x6e4>
-	WORD $0xa94a4ff4 // ldp x20, x19, [sp, #0xa0]
-	WORD $0xf9402bfd // ldr x29, [sp, #0x50]
-	WORD $0xa94957f6 // ldp x22, x21, [sp, #0x90]
-	WORD $0xa9485ff8 // ldp x24, x23, [sp, #0x80]
-	WORD $0xa94767fa // ldp x26, x25, [sp, #0x70]
-	WORD $0xa9466ffe // ldp x30, x27, [sp, #0x60]
-	WORD $0x9102c3ff // add sp, sp, #0xb0
+	WORD $0x54ffffa1 // b.ne 0x2364 <k_tile_q4_k+0x6fc>
+	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
+	WORD $0xf94023fd // ldr x29, [sp, #0x40]
+	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
+	WORD $0xa9475ff8 // ldp x24, x23, [sp, #0x70]
+	WORD $0xa94667fa // ldp x26, x25, [sp, #0x60]
+	WORD $0xa9456ffe // ldp x30, x27, [sp, #0x50]
+	WORD $0x910283ff // add sp, sp, #0xa0
 	WORD $0xd65f03c0 // ret
 
 	// tile_q5_k
-	WORD $0xd10343ff // sub sp, sp, #0xd0
+	WORD $0xd10303ff // sub sp, sp, #0xc0
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xf9003bfd // str x29, [sp, #0x70]
-	WORD $0xa9086ffe // stp x30, x27, [sp, #0x80]
+	WORD $0xf90033fd // str x29, [sp, #0x60]
+	WORD $0xa9076ffe // stp x30, x27, [sp, #0x70]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xa90967fa // stp x26, x25, [sp, #0x90]
-	WORD $0xa90a5ff8 // stp x24, x23, [sp, #0xa0]
-	WORD $0xa90b57f6 // stp x22, x21, [sp, #0xb0]
-	WORD $0xa90c4ff4 // stp x20, x19, [sp, #0xc0]
-	WORD $0xf90013e8 // str x8, [sp, #0x20]
-	WORD $0x5400452b // b.lt 0x2c7c <k_tile_q5_k+0x8cc>
+	WORD $0xa90867fa // stp x26, x25, [sp, #0x80]
+	WORD $0xa9095ff8 // stp x24, x23, [sp, #0x90]
+	WORD $0xa90a57f6 // stp x22, x21, [sp, #0xa0]
+	WORD $0xa90b4ff4 // stp x20, x19, [sp, #0xb0]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0x540045eb // b.lt 0x2c78 <k_tile_q5_k+0x8e4>
+	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf9401809 // ldr x9, [x0, #0x30]
-	WORD $0xf9000fe8 // str x8, [sp, #0x18]
-	WORD $0xf9401008 // ldr x8, [x0, #0x20]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xf9003fe8 // str x8, [sp, #0x78]
-	WORD $0x5400430b // b.lt 0x2c54 <k_tile_q5_k+0x8a4>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0xf9000be8 // str x8, [sp, #0x10]
+	WORD $0x540043eb // b.lt 0x2c50 <k_tile_q5_k+0x8bc>
 	WORD $0xa940b008 // ldp x8, x12, [x0, #0x8]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f01e7e1 // movi v1.16b, #0x3f
@@ -2339,8 +2331,8 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f01e603 // movi v3.16b, #0x30
 	WORD $0x4f00e604 // movi v4.16b, #0x10
 	WORD $0x6f00e626 // movi v6.2d, #0x0000ff000000ff
-	WORD $0x9100c3f0 // add x16, sp, #0x30
-	WORD $0xa900a7e8 // stp x8, x9, [sp, #0x8]
+	WORD $0x910083f0 // add x16, sp, #0x20
+	WORD $0xa90027e8 // stp x8, x9, [sp]
 	WORD $0xf9401408 // ldr x8, [x0, #0x28]
 	WORD $0x5280b011 // mov w17, #0x580 // =1408
 	WORD $0x52800060 // mov w0, #0x3 // =3
@@ -2352,31 +2344,30 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040d05 // dup v5.4s, w8
 	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
 	WORD $0x4e040d07 // dup v7.4s, w8
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
-	WORD $0xf90017ea // str x10, [sp, #0x28]
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf90037ea // str x10, [sp, #0x68]
 	WORD $0x8b0a1903 // add x3, x8, x10, lsl #6
-	WORD $0xb5000069 // cbnz x9, 0x2460 <k_tile_q5_k+0xb0>
+	WORD $0xb5000069 // cbnz x9, 0x2440 <k_tile_q5_k+0xac>
 	WORD $0xad000060 // stp q0, q0, [x3]
 	WORD $0xad010060 // stp q0, q0, [x3, #0x20]
-	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xf94003ea // ldr x10, [sp]
 	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0x91280186 // add x6, x12, #0xa00
-	WORD $0x91400587 // add x7, x12, #0x1, lsl #12 // =0x1000
-	WORD $0x912b0193 // add x19, x12, #0xac0
-	WORD $0x912b8194 // add x20, x12, #0xae0
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xd37ceea9 // lsl x9, x21, #4
-	WORD $0x8b1518f6 // add x22, x7, x21, lsl #6
-	WORD $0xaa0803e5 // mov x5, x8
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x8b0900ca // add x10, x6, x9
-	WORD $0x3ce96870 // ldr q16, [x3, x9]
-	WORD $0x8b090197 // add x23, x12, x9
-	WORD $0x3dc00151 // ldr q17, [x10]
-	WORD $0x3dc02153 // ldr q19, [x10, #0x80]
-	WORD $0x3dc01152 // ldr q18, [x10, #0x40]
-	WORD $0x912002f8 // add x24, x23, #0x800
-	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0x912b0187 // add x7, x12, #0xac0
+	WORD $0x912b8193 // add x19, x12, #0xae0
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0xd37cee88 // lsl x8, x20, #4
+	WORD $0x8b141995 // add x21, x12, x20, lsl #6
+	WORD $0xaa0a03e5 // mov x5, x10
+	WORD $0x8b0800c9 // add x9, x6, x8
+	WORD $0x3ce86870 // ldr q16, [x3, x8]
+	WORD $0x8b080196 // add x22, x12, x8
+	WORD $0x3dc00131 // ldr q17, [x9]
+	WORD $0x3dc02133 // ldr q19, [x9, #0x80]
+	WORD $0x3dc01132 // ldr q18, [x9, #0x40]
+	WORD $0x912002d7 // add x23, x22, #0x800
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x4e211e35 // and v21.16b, v17.16b, v1.16b
 	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
 	WORD $0x4e221e74 // and v20.16b, v19.16b, v2.16b
@@ -2384,41 +2375,41 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb11e91 // orr v17.16b, v20.16b, v17.16b
 	WORD $0x4e211e54 // and v20.16b, v18.16b, v1.16b
 	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0xad01c7f5 // stp q21, q17, [sp, #0x30]
+	WORD $0xad0147f5 // stp q21, q17, [sp, #0x20]
 	WORD $0x6f3c0671 // ushr v17.4s, v19.4s, #0x4
 	WORD $0x4e231e52 // and v18.16b, v18.16b, v3.16b
 	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
 	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0xad02c7f4 // stp q20, q17, [sp, #0x50]
-	WORD $0x2a0903f9 // mov w25, w9
-	WORD $0x9b1159a9 // madd x9, x13, x17, x22
-	WORD $0xd378ddbb // lsl x27, x13, #8
-	WORD $0x8b0d2afa // add x26, x23, x13, lsl #10
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xb37ef1ab // bfi x11, x13, #2, #61
-	WORD $0x5280004a // mov w10, #0x2 // =2
-	WORD $0x8b0d1202 // add x2, x16, x13, lsl #4
-	WORD $0xb37ef1aa // bfi x10, x13, #2, #61
-	WORD $0xaa0d080d // orr x13, x0, x13, lsl #2
-	WORD $0xd37ae57e // lsl x30, x11, #6
-	WORD $0x9b01596b // madd x11, x11, x1, x22
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9808120 // prfm pldl1keep, [x9, #0x100]
-	WORD $0x3cfb6b14 // ldr q20, [x24, x27]
-	WORD $0x3dc00352 // ldr q18, [x26]
+	WORD $0xad0247f4 // stp q20, q17, [sp, #0x40]
+	WORD $0x9b11552d // madd x13, x9, x17, x21
+	WORD $0xd378dd3a // lsl x26, x9, #8
+	WORD $0x8b092ad9 // add x25, x22, x9, lsl #10
+	WORD $0x52800022 // mov w2, #0x1 // =1
+	WORD $0x2a0803f8 // mov w24, w8
+	WORD $0xb37ef122 // bfi x2, x9, #2, #61
+	WORD $0x8b091208 // add x8, x16, x9, lsl #4
+	WORD $0xd37ae45d // lsl x29, x2, #6
+	WORD $0xf99001a2 // prfm pldl2keep, [x13, #0x2000]
+	WORD $0xf98801a0 // prfm pldl1keep, [x13, #0x1000]
+	WORD $0xf99081a2 // prfm pldl2keep, [x13, #0x2100]
+	WORD $0xf98881a0 // prfm pldl1keep, [x13, #0x1100]
+	WORD $0x3cfa6af4 // ldr q20, [x23, x26]
+	WORD $0x3dc00332 // ldr q18, [x25]
 	WORD $0xad4044b3 // ldp q19, q17, [x5]
+	WORD $0x5280004d // mov w13, #0x2 // =2
 	WORD $0x4f245695 // shl v21.4s, v20.4s, #0x4
-	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
-	WORD $0xd37ae549 // lsl x9, x10, #6
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0xd37ae5bd // lsl x29, x13, #6
-	WORD $0x9b01594a // madd x10, x10, x1, x22
+	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
+	WORD $0xb37ef12d // bfi x13, x9, #2, #61
+	WORD $0xaa090809 // orr x9, x0, x9, lsl #2
 	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
+	WORD $0xd37ae5be // lsl x30, x13, #6
+	WORD $0xd37ae53b // lsl x27, x9, #6
 	WORD $0x4eb21eb2 // orr v18.16b, v21.16b, v18.16b
 	WORD $0x4e040675 // dup v21.4s, v19.s[0]
 	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
 	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
-	WORD $0x3dc01355 // ldr q21, [x26, #0x40]
+	WORD $0x3dc01335 // ldr q21, [x25, #0x40]
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
 	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
@@ -2426,12 +2417,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
 	WORD $0x0e35c296 // smull v22.8h, v20.8b, v21.8b
 	WORD $0x4e35c294 // smull2 v20.8h, v20.16b, v21.16b
-	WORD $0x3cfe6b15 // ldr q21, [x24, x30]
+	WORD $0x3cfd6af5 // ldr q21, [x23, x29]
 	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
 	WORD $0x4f2456b6 // shl v22.4s, v21.4s, #0x4
 	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
 	WORD $0x4e606a92 // sadalp v18.4s, v20.8h
-	WORD $0x3dc02354 // ldr q20, [x26, #0x80]
+	WORD $0x3dc02334 // ldr q20, [x25, #0x80]
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
 	WORD $0x4eb41ed4 // orr v20.16b, v22.16b, v20.16b
@@ -2441,17 +2432,17 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e36c294 // smull2 v20.8h, v20.16b, v22.16b
 	WORD $0x4e74bef4 // addp v20.8h, v23.8h, v20.8h
 	WORD $0x4e606a92 // sadalp v18.4s, v20.8h
-	WORD $0x3dc03354 // ldr q20, [x26, #0xc0]
+	WORD $0x3dc03334 // ldr q20, [x25, #0xc0]
 	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
 	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
 	WORD $0x0e33c295 // smull v21.8h, v20.8b, v19.8b
 	WORD $0x4e33c293 // smull2 v19.8h, v20.16b, v19.16b
-	WORD $0x3ce96b14 // ldr q20, [x24, x9]
+	WORD $0x3cfe6af4 // ldr q20, [x23, x30]
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4f245695 // shl v21.4s, v20.4s, #0x4
 	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc04353 // ldr q19, [x26, #0x100]
+	WORD $0x3dc04333 // ldr q19, [x25, #0x100]
 	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
 	WORD $0x4eb31eb3 // orr v19.16b, v21.16b, v19.16b
@@ -2460,18 +2451,18 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
 	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc05353 // ldr q19, [x26, #0x140]
+	WORD $0x3dc05333 // ldr q19, [x25, #0x140]
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
 	WORD $0x4eb31e93 // orr v19.16b, v20.16b, v19.16b
 	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
 	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
 	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3cfd6b14 // ldr q20, [x24, x29]
+	WORD $0x3cfb6af4 // ldr q20, [x23, x27]
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
 	WORD $0x4f245695 // shl v21.4s, v20.4s, #0x4
 	WORD $0x4e241e94 // and v20.16b, v20.16b, v4.16b
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc06353 // ldr q19, [x26, #0x180]
+	WORD $0x3dc06333 // ldr q19, [x25, #0x180]
 	WORD $0x4e241eb5 // and v21.16b, v21.16b, v4.16b
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
 	WORD $0x4eb31eb3 // orr v19.16b, v21.16b, v19.16b
@@ -2481,16 +2472,16 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
 	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
 	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x3dc07353 // ldr q19, [x26, #0x1c0]
+	WORD $0x3dc07333 // ldr q19, [x25, #0x1c0]
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
 	WORD $0x4eb31e93 // orr v19.16b, v20.16b, v19.16b
 	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
 	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
 	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
 	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
-	WORD $0xfc757a71 // ldr d17, [x19, x21, lsl #3]
+	WORD $0xfc7478f1 // ldr d17, [x7, x20, lsl #3]
 	WORD $0x0e217a33 // fcvtl v19.4s, v17.4h
-	WORD $0x3dc00051 // ldr q17, [x2]
+	WORD $0x3dc00111 // ldr q17, [x8]
 	WORD $0x4e261e34 // and v20.16b, v17.16b, v6.16b
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x4ea58652 // add v18.4s, v18.4s, v5.4s
@@ -2499,25 +2490,28 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e32ce74 // fmla v20.4s, v19.4s, v18.4s
 	WORD $0xbd4020b2 // ldr s18, [x5, #0x20]
 	WORD $0x4f921290 // fmla v16.4s, v20.4s, v18.s[0]
-	WORD $0xfc757a92 // ldr d18, [x20, x21, lsl #3]
+	WORD $0xfc747a72 // ldr d18, [x19, x20, lsl #3]
 	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
 	WORD $0x6ea0fa53 // fneg v19.4s, v18.4s
-	WORD $0x3dc00852 // ldr q18, [x2, #0x20]
+	WORD $0x3dc00912 // ldr q18, [x8, #0x20]
+	WORD $0x9b015448 // madd x8, x2, x1, x21
 	WORD $0x4e261e54 // and v20.16b, v18.16b, v6.16b
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x6e34de73 // fmul v19.4s, v19.4s, v20.4s
 	WORD $0xbd4030b4 // ldr s20, [x5, #0x30]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9808160 // prfm pldl1keep, [x11, #0x100]
-	WORD $0x3cfb6b16 // ldr q22, [x24, x27]
+	WORD $0xf9900102 // prfm pldl2keep, [x8, #0x2000]
+	WORD $0xf9880100 // prfm pldl1keep, [x8, #0x1000]
+	WORD $0xf9908102 // prfm pldl2keep, [x8, #0x2100]
+	WORD $0xf9888100 // prfm pldl1keep, [x8, #0x1100]
+	WORD $0x3cfa6af6 // ldr q22, [x23, x26]
 	WORD $0x8b0f00a5 // add x5, x5, x15
-	WORD $0x9b0159ab // madd x11, x13, x1, x22
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x4f2356d7 // shl v23.4s, v22.4s, #0x3
-	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
+	WORD $0x9b0155a8 // madd x8, x13, x1, x21
+	WORD $0x8b0f00ad // add x13, x5, x15
 	WORD $0x4f941270 // fmla v16.4s, v19.4s, v20.s[0]
-	WORD $0x3dc00354 // ldr q20, [x26]
+	WORD $0x3dc00334 // ldr q20, [x25]
+	WORD $0x4f2356d7 // shl v23.4s, v22.4s, #0x3
 	WORD $0xad404cb5 // ldp q21, q19, [x5]
+	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
 	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
@@ -2526,7 +2520,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0406b7 // dup v23.4s, v21.s[0]
 	WORD $0x0e37c298 // smull v24.8h, v20.8b, v23.8b
 	WORD $0x4e37c294 // smull2 v20.8h, v20.16b, v23.16b
-	WORD $0x3dc01357 // ldr q23, [x26, #0x40]
+	WORD $0x3dc01337 // ldr q23, [x25, #0x40]
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
 	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
 	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
@@ -2535,12 +2529,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0c06b7 // dup v23.4s, v21.s[1]
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3cfe6b17 // ldr q23, [x24, x30]
+	WORD $0x3cfd6af7 // ldr q23, [x23, x29]
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
 	WORD $0x4f2356f8 // shl v24.4s, v23.4s, #0x3
 	WORD $0x6f3f06f7 // ushr v23.4s, v23.4s, #0x1
 	WORD $0x4e606ad4 // sadalp v20.4s, v22.8h
-	WORD $0x3dc02356 // ldr q22, [x26, #0x80]
+	WORD $0x3dc02336 // ldr q22, [x25, #0x80]
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
@@ -2552,18 +2546,18 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad4 // sadalp v20.4s, v22.8h
-	WORD $0x3dc03356 // ldr q22, [x26, #0xc0]
+	WORD $0x3dc03336 // ldr q22, [x25, #0xc0]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x0e35c2d7 // smull v23.8h, v22.8b, v21.8b
 	WORD $0x4e35c2d5 // smull2 v21.8h, v22.16b, v21.16b
-	WORD $0x3ce96b16 // ldr q22, [x24, x9]
+	WORD $0x3cfe6af6 // ldr q22, [x23, x30]
 	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
 	WORD $0x4f2356d7 // shl v23.4s, v22.4s, #0x3
 	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
 	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
-	WORD $0x3dc04355 // ldr q21, [x26, #0x100]
+	WORD $0x3dc04335 // ldr q21, [x25, #0x100]
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
@@ -2574,19 +2568,19 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
 	WORD $0x4e75bf15 // addp v21.8h, v24.8h, v21.8h
 	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
-	WORD $0x3dc05355 // ldr q21, [x26, #0x140]
+	WORD $0x3dc05335 // ldr q21, [x25, #0x140]
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
 	WORD $0x4e0c0676 // dup v22.4s, v19.s[1]
 	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
 	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
-	WORD $0x3cfd6b16 // ldr q22, [x24, x29]
+	WORD $0x3cfb6af6 // ldr q22, [x23, x27]
 	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
 	WORD $0x4f2356d7 // shl v23.4s, v22.4s, #0x3
 	WORD $0x6f3f06d6 // ushr v22.4s, v22.4s, #0x1
 	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
-	WORD $0x3dc06355 // ldr q21, [x26, #0x180]
+	WORD $0x3dc06335 // ldr q21, [x25, #0x180]
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
@@ -2598,7 +2592,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
 	WORD $0x4e75bf15 // addp v21.8h, v24.8h, v21.8h
 	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
-	WORD $0x3dc07355 // ldr q21, [x26, #0x1c0]
+	WORD $0x3dc07335 // ldr q21, [x25, #0x1c0]
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
@@ -2610,7 +2604,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
 	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
 	WORD $0x4ea58693 // add v19.4s, v20.4s, v5.4s
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
+	WORD $0xfc7478f4 // ldr d20, [x7, x20, lsl #3]
 	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
 	WORD $0x6e35de94 // fmul v20.4s, v20.4s, v21.4s
 	WORD $0x6e27de95 // fmul v21.4s, v20.4s, v7.4s
@@ -2619,29 +2613,33 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f380654 // ushr v20.4s, v18.4s, #0x8
 	WORD $0x4e261e94 // and v20.16b, v20.16b, v6.16b
 	WORD $0x4f9312b0 // fmla v16.4s, v21.4s, v19.s[0]
-	WORD $0xfc757a93 // ldr d19, [x20, x21, lsl #3]
+	WORD $0xfc747a73 // ldr d19, [x19, x20, lsl #3]
 	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x6ea0fa73 // fneg v19.4s, v19.4s
 	WORD $0x6e34de73 // fmul v19.4s, v19.4s, v20.4s
 	WORD $0xbd4030b4 // ldr s20, [x5, #0x30]
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9808140 // prfm pldl1keep, [x10, #0x100]
-	WORD $0x3cfb6b16 // ldr q22, [x24, x27]
-	WORD $0x8b0f00aa // add x10, x5, x15
+	WORD $0xf9900102 // prfm pldl2keep, [x8, #0x2000]
+	WORD $0xf9880100 // prfm pldl1keep, [x8, #0x1000]
+	WORD $0xf9908102 // prfm pldl2keep, [x8, #0x2100]
+	WORD $0xf9888100 // prfm pldl1keep, [x8, #0x1100]
+	WORD $0x3cfa6af6 // ldr q22, [x23, x26]
+	WORD $0x9b015528 // madd x8, x9, x1, x21
+	WORD $0x8b0f01a9 // add x9, x13, x15
 	WORD $0x4f2256d7 // shl v23.4s, v22.4s, #0x2
-	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4f941270 // fmla v16.4s, v19.4s, v20.s[0]
-	WORD $0x3dc08354 // ldr q20, [x26, #0x200]
-	WORD $0xad404d55 // ldp q21, q19, [x10]
+	WORD $0x3dc08334 // ldr q20, [x25, #0x200]
+	WORD $0xad404db5 // ldp q21, q19, [x13]
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x8b0f0125 // add x5, x9, x15
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x4eb41ef4 // orr v20.16b, v23.16b, v20.16b
 	WORD $0x4e0406b7 // dup v23.4s, v21.s[0]
 	WORD $0x0e37c298 // smull v24.8h, v20.8b, v23.8b
 	WORD $0x4e37c294 // smull2 v20.8h, v20.16b, v23.16b
-	WORD $0x3dc09357 // ldr q23, [x26, #0x240]
+	WORD $0x3dc09337 // ldr q23, [x25, #0x240]
 	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
 	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
 	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
@@ -2649,12 +2647,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e602a94 // saddlp v20.4s, v20.8h
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3cfe6b17 // ldr q23, [x24, x30]
+	WORD $0x3cfd6af7 // ldr q23, [x23, x29]
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
 	WORD $0x4f2256f8 // shl v24.4s, v23.4s, #0x2
 	WORD $0x6f3e06f7 // ushr v23.4s, v23.4s, #0x2
 	WORD $0x4e606ad4 // sadalp v20.4s, v22.8h
-	WORD $0x3dc0a356 // ldr q22, [x26, #0x280]
+	WORD $0x3dc0a336 // ldr q22, [x25, #0x280]
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
@@ -2665,17 +2663,17 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad4 // sadalp v20.4s, v22.8h
-	WORD $0x3dc0b356 // ldr q22, [x26, #0x2c0]
+	WORD $0x3dc0b336 // ldr q22, [x25, #0x2c0]
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x0e35c2d7 // smull v23.8h, v22.8b, v21.8b
 	WORD $0x4e35c2d5 // smull2 v21.8h, v22.16b, v21.16b
-	WORD $0x3ce96b16 // ldr q22, [x24, x9]
+	WORD $0x3cfe6af6 // ldr q22, [x23, x30]
 	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
 	WORD $0x4f2256d7 // shl v23.4s, v22.4s, #0x2
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
-	WORD $0x3dc0c355 // ldr q21, [x26, #0x300]
+	WORD $0x3dc0c335 // ldr q21, [x25, #0x300]
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
@@ -2685,18 +2683,18 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
 	WORD $0x4e75bf15 // addp v21.8h, v24.8h, v21.8h
 	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
-	WORD $0x3dc0d355 // ldr q21, [x26, #0x340]
+	WORD $0x3dc0d335 // ldr q21, [x25, #0x340]
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
 	WORD $0x4e0c0676 // dup v22.4s, v19.s[1]
 	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
 	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
-	WORD $0x3cfd6b16 // ldr q22, [x24, x29]
+	WORD $0x3cfb6af6 // ldr q22, [x23, x27]
 	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
 	WORD $0x4f2256d7 // shl v23.4s, v22.4s, #0x2
 	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
 	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
-	WORD $0x3dc0e355 // ldr q21, [x26, #0x380]
+	WORD $0x3dc0e335 // ldr q21, [x25, #0x380]
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
@@ -2707,7 +2705,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
 	WORD $0x4e75bf15 // addp v21.8h, v24.8h, v21.8h
 	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
-	WORD $0x3dc0f355 // ldr q21, [x26, #0x3c0]
+	WORD $0x3dc0f335 // ldr q21, [x25, #0x3c0]
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
 	WORD $0x0e33c2b6 // smull v22.8h, v21.8b, v19.8b
@@ -2720,33 +2718,34 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
 	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
 	WORD $0x4ea58693 // add v19.4s, v20.4s, v5.4s
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
+	WORD $0xfc7478f4 // ldr d20, [x7, x20, lsl #3]
 	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
 	WORD $0x6e35de94 // fmul v20.4s, v20.4s, v21.4s
 	WORD $0x6e27de95 // fmul v21.4s, v20.4s, v7.4s
 	WORD $0x4e33ce95 // fmla v21.4s, v20.4s, v19.4s
-	WORD $0xbd402153 // ldr s19, [x10, #0x20]
+	WORD $0xbd4021b3 // ldr s19, [x13, #0x20]
 	WORD $0x6f300654 // ushr v20.4s, v18.4s, #0x10
 	WORD $0x6f280652 // ushr v18.4s, v18.4s, #0x18
 	WORD $0x6f0737f4 // bic v20.4s, #0xff, lsl #8
 	WORD $0x4f9312b0 // fmla v16.4s, v21.4s, v19.s[0]
-	WORD $0xfc757a93 // ldr d19, [x20, x21, lsl #3]
+	WORD $0xfc747a73 // ldr d19, [x19, x20, lsl #3]
 	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
 	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
 	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
 	WORD $0x6ea0fa73 // fneg v19.4s, v19.4s
 	WORD $0x6e34de73 // fmul v19.4s, v19.4s, v20.4s
-	WORD $0xbd403154 // ldr s20, [x10, #0x30]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9808160 // prfm pldl1keep, [x11, #0x100]
-	WORD $0x3cfb6b16 // ldr q22, [x24, x27]
-	WORD $0x8b0f014a // add x10, x10, x15
-	WORD $0x4eb686d7 // add v23.4s, v22.4s, v22.4s
-	WORD $0x6f3d06d6 // ushr v22.4s, v22.4s, #0x3
-	WORD $0x8b0f0145 // add x5, x10, x15
+	WORD $0xbd4031b4 // ldr s20, [x13, #0x30]
+	WORD $0xf9900102 // prfm pldl2keep, [x8, #0x2000]
+	WORD $0xf9880100 // prfm pldl1keep, [x8, #0x1000]
+	WORD $0xf9908102 // prfm pldl2keep, [x8, #0x2100]
+	WORD $0xf9888100 // prfm pldl1keep, [x8, #0x1100]
+	WORD $0x3cfa6af6 // ldr q22, [x23, x26]
+	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4f941270 // fmla v16.4s, v19.4s, v20.s[0]
-	WORD $0x3dc08354 // ldr q20, [x26, #0x200]
-	WORD $0xad404d55 // ldp q21, q19, [x10]
+	WORD $0x3dc08334 // ldr q20, [x25, #0x200]
+	WORD $0x4eb686d7 // add v23.4s, v22.4s, v22.4s
+	WORD $0xad404d35 // ldp q21, q19, [x9]
+	WORD $0x6f3d06d6 // ushr v22.4s, v22.4s, #0x3
 	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
@@ -2755,7 +2754,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0406b7 // dup v23.4s, v21.s[0]
 	WORD $0x0e37c298 // smull v24.8h, v20.8b, v23.8b
 	WORD $0x4e37c294 // smull2 v20.8h, v20.16b, v23.16b
-	WORD $0x3dc09357 // ldr q23, [x26, #0x240]
+	WORD $0x3dc09337 // ldr q23, [x25, #0x240]
 	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
 	WORD $0x4e74bf14 // addp v20.8h, v24.8h, v20.8h
 	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
@@ -2764,12 +2763,12 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e0c06b7 // dup v23.4s, v21.s[1]
 	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
 	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x3cfe6b17 // ldr q23, [x24, x30]
+	WORD $0x3cfd6af7 // ldr q23, [x23, x29]
 	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
 	WORD $0x4eb786f8 // add v24.4s, v23.4s, v23.4s
 	WORD $0x6f3d06f7 // ushr v23.4s, v23.4s, #0x3
 	WORD $0x4e606ad4 // sadalp v20.4s, v22.8h
-	WORD $0x3dc0a356 // ldr q22, [x26, #0x280]
+	WORD $0x3dc0a336 // ldr q22, [x25, #0x280]
 	WORD $0x4e241f18 // and v24.16b, v24.16b, v4.16b
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
@@ -2781,19 +2780,18 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38c2d6 // smull2 v22.8h, v22.16b, v24.16b
 	WORD $0x4e76bf36 // addp v22.8h, v25.8h, v22.8h
 	WORD $0x4e606ad4 // sadalp v20.4s, v22.8h
-	WORD $0x3dc0b356 // ldr q22, [x26, #0x2c0]
+	WORD $0x3dc0b336 // ldr q22, [x25, #0x2c0]
 	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
 	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
 	WORD $0x4eb61ef6 // orr v22.16b, v23.16b, v22.16b
 	WORD $0x0e35c2d7 // smull v23.8h, v22.8b, v21.8b
 	WORD $0x4e35c2d5 // smull2 v21.8h, v22.16b, v21.16b
-	WORD $0x3ce96b16 // ldr q22, [x24, x9]
-	WORD $0x2a1f03e9 // mov w9, wzr
+	WORD $0x3cfe6af6 // ldr q22, [x23, x30]
 	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
 	WORD $0x4eb686d7 // add v23.4s, v22.4s, v22.4s
 	WORD $0x6f3d06d6 // ushr v22.4s, v22.4s, #0x3
 	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
-	WORD $0x3dc0c355 // ldr q21, [x26, #0x300]
+	WORD $0x3dc0c335 // ldr q21, [x25, #0x300]
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
@@ -2804,19 +2802,19 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
 	WORD $0x4e75bf15 // addp v21.8h, v24.8h, v21.8h
 	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
-	WORD $0x3dc0d355 // ldr q21, [x26, #0x340]
+	WORD $0x3dc0d335 // ldr q21, [x25, #0x340]
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
 	WORD $0x4e0c0676 // dup v22.4s, v19.s[1]
 	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
 	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
-	WORD $0x3cfd6b16 // ldr q22, [x24, x29]
+	WORD $0x3cfb6af6 // ldr q22, [x23, x27]
 	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
 	WORD $0x4eb686d7 // add v23.4s, v22.4s, v22.4s
 	WORD $0x6f3d06d6 // ushr v22.4s, v22.4s, #0x3
 	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
-	WORD $0x3dc0e355 // ldr q21, [x26, #0x380]
+	WORD $0x3dc0e335 // ldr q21, [x25, #0x380]
 	WORD $0x4e241ef7 // and v23.16b, v23.16b, v4.16b
 	WORD $0x4e241ed6 // and v22.16b, v22.16b, v4.16b
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
@@ -2828,7 +2826,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
 	WORD $0x4e75bf15 // addp v21.8h, v24.8h, v21.8h
 	WORD $0x4e606ab4 // sadalp v20.4s, v21.8h
-	WORD $0x3dc0f355 // ldr q21, [x26, #0x3c0]
+	WORD $0x3dc0f335 // ldr q21, [x25, #0x3c0]
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
 	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
 	WORD $0x4eb51ed5 // orr v21.16b, v22.16b, v21.16b
@@ -2837,53 +2835,54 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
 	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
 	WORD $0x4ea58693 // add v19.4s, v20.4s, v5.4s
-	WORD $0xfc757a74 // ldr d20, [x19, x21, lsl #3]
+	WORD $0xfc7478f4 // ldr d20, [x7, x20, lsl #3]
 	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
 	WORD $0x6e31de91 // fmul v17.4s, v20.4s, v17.4s
 	WORD $0x6e27de34 // fmul v20.4s, v17.4s, v7.4s
 	WORD $0x4e33ce34 // fmla v20.4s, v17.4s, v19.4s
-	WORD $0xbd402151 // ldr s17, [x10, #0x20]
+	WORD $0xbd402131 // ldr s17, [x9, #0x20]
 	WORD $0x4f911290 // fmla v16.4s, v20.4s, v17.s[0]
-	WORD $0xfc757a91 // ldr d17, [x20, x21, lsl #3]
+	WORD $0xfc747a71 // ldr d17, [x19, x20, lsl #3]
 	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
 	WORD $0x6ea0fa31 // fneg v17.4s, v17.4s
 	WORD $0x6e32de31 // fmul v17.4s, v17.4s, v18.4s
-	WORD $0xbd403152 // ldr s18, [x10, #0x30]
+	WORD $0xbd403132 // ldr s18, [x9, #0x30]
+	WORD $0x52800029 // mov w9, #0x1 // =1
 	WORD $0x4f921230 // fmla v16.4s, v17.4s, v18.s[0]
-	WORD $0x3707c699 // tbnz w25, #0x0, 0x24e0 <k_tile_q5_k+0x130>
-	WORD $0x3cb57870 // str q16, [x3, x21, lsl #4]
-	WORD $0x910006b5 // add x21, x21, #0x1
-	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x54ffc2e1 // b.ne 0x247c <k_tile_q5_k+0xcc>
-	WORD $0xf9403fe9 // ldr x9, [sp, #0x78]
+	WORD $0x3707c598 // tbnz w24, #0x0, 0x24bc <k_tile_q5_k+0x128>
+	WORD $0x3cb47870 // str q16, [x3, x20, lsl #4]
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x54ffc1e1 // b.ne 0x2458 <k_tile_q5_k+0xc4>
 	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0x912c018c // add x12, x12, #0xb00
-	WORD $0x8b0e0108 // add x8, x8, x14
-	WORD $0xeb09009f // cmp x4, x9
-	WORD $0x54ffc181 // b.ne 0x2468 <k_tile_q5_k+0xb8>
-	WORD $0xa9422be8 // ldp x8, x10, [sp, #0x20]
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
+	WORD $0x8b0e014a // add x10, x10, x14
+	WORD $0xeb0b009f // cmp x4, x11
+	WORD $0x54ffc0c1 // b.ne 0x2448 <k_tile_q5_k+0xb4>
+	WORD $0xf94037ea // ldr x10, [sp, #0x68]
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
 	WORD $0x9100054a // add x10, x10, #0x1
 	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54ffbfe1 // b.ne 0x2448 <k_tile_q5_k+0x98>
-	WORD $0x1400000b // b 0x2c7c <k_tile_q5_k+0x8cc>
-	WORD $0xb5000149 // cbnz x9, 0x2c7c <k_tile_q5_k+0x8cc>
+	WORD $0x54ffbf01 // b.ne 0x2428 <k_tile_q5_k+0x94>
+	WORD $0x1400000b // b 0x2c78 <k_tile_q5_k+0x8e4>
+	WORD $0xb5000149 // cbnz x9, 0x2c78 <k_tile_q5_k+0x8e4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
 	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
+	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
 	WORD $0xad3f0100 // stp q0, q0, [x8, #-0x20]
 	WORD $0xac820100 // stp q0, q0, [x8], #0x40
 	WORD $0xf1000529 // subs x9, x9, #0x1
-	WORD $0xf90013e9 // str x9, [sp, #0x20]
-	WORD $0x54ffff61 // b.ne 0x2c64 <k_tile_q5_k+0x8b4>
-	WORD $0xa94c4ff4 // ldp x20, x19, [sp, #0xc0]
-	WORD $0xf9403bfd // ldr x29, [sp, #0x70]
-	WORD $0xa94b57f6 // ldp x22, x21, [sp, #0xb0]
-	WORD $0xa94a5ff8 // ldp x24, x23, [sp, #0xa0]
-	WORD $0xa94967fa // ldp x26, x25, [sp, #0x90]
-	WORD $0xa9486ffe // ldp x30, x27, [sp, #0x80]
-	WORD $0x910343ff // add sp, sp, #0xd0
+	WORD $0xf9000fe9 // str x9, [sp, #0x18]
+	WORD $0x54ffff61 // b.ne 0x2c60 <k_tile_q5_k+0x8cc>
+	WORD $0xa94b4ff4 // ldp x20, x19, [sp, #0xb0]
+	WORD $0xf94033fd // ldr x29, [sp, #0x60]
+	WORD $0xa94a57f6 // ldp x22, x21, [sp, #0xa0]
+	WORD $0xa9495ff8 // ldp x24, x23, [sp, #0x90]
+	WORD $0xa94867fa // ldp x26, x25, [sp, #0x80]
+	WORD $0xa9476ffe // ldp x30, x27, [sp, #0x70]
+	WORD $0x910303ff // add sp, sp, #0xc0
 	WORD $0xd65f03c0 // ret
 
 	// tile_q6_k
@@ -2896,612 +2895,628 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9095ff8 // stp x24, x23, [sp, #0x90]
 	WORD $0xa90a57f6 // stp x22, x21, [sp, #0xa0]
 	WORD $0xa90b4ff4 // stp x20, x19, [sp, #0xb0]
-	WORD $0xf9000fe8 // str x8, [sp, #0x18]
-	WORD $0x54004bab // b.lt 0x3638 <k_tile_q6_k+0x99c>
+	WORD $0xf90013e8 // str x8, [sp, #0x20]
+	WORD $0x54004dab // b.lt 0x3674 <k_tile_q6_k+0x9dc>
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf9401809 // ldr x9, [x0, #0x30]
-	WORD $0xf9000be8 // str x8, [sp, #0x10]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xf9001be8 // str x8, [sp, #0x30]
-	WORD $0x5400498b // b.lt 0x3610 <k_tile_q6_k+0x974>
+	WORD $0xf9001fe8 // str x8, [sp, #0x38]
+	WORD $0x54004b8b // b.lt 0x364c <k_tile_q6_k+0x9b4>
 	WORD $0xa940a808 // ldp x8, x10, [x0, #0x8]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x4f01e601 // movi v1.16b, #0x30
-	WORD $0x4f00e5e2 // movi v2.16b, #0xf
+	WORD $0x4f01e602 // movi v2.16b, #0x30
+	WORD $0x4f00e5e3 // movi v3.16b, #0xf
+	WORD $0x6f04e505 // movi v5.2d, #0xff000000ff000000
 	WORD $0x52b6980e // mov w14, #-0x4b400000 // =-1262485504
-	WORD $0x5280d202 // mov w2, #0x690 // =1680
 	WORD $0x52a96803 // mov w3, #0x4b400000 // =1262485504
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xa90027e8 // stp x8, x9, [sp]
+	WORD $0x52843496 // mov w22, #0x21a4 // =8612
+	WORD $0xa900a7e8 // stp x8, x9, [sp, #0x8]
 	WORD $0xf9401408 // ldr x8, [x0, #0x28]
-	WORD $0xf90017e0 // str x0, [sp, #0x28]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xf9001be0 // str x0, [sp, #0x30]
 	WORD $0xd378dd0f // lsl x15, x8, #8
 	WORD $0xd37ae510 // lsl x16, x8, #6
 	WORD $0xd379e111 // lsl x17, x8, #7
 	WORD $0x8b080508 // add x8, x8, x8, lsl #1
 	WORD $0xd37ae501 // lsl x1, x8, #6
+	WORD $0x52a67008 // mov w8, #0x33800000 // =864026624
+	WORD $0x4e040d01 // dup v1.4s, w8
 	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
-	WORD $0x4e040d03 // dup v3.4s, w8
-	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
-	WORD $0xf90013eb // str x11, [sp, #0x20]
+	WORD $0x4e040d04 // dup v4.4s, w8
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
+	WORD $0xf90017eb // str x11, [sp, #0x28]
 	WORD $0x8b0b190b // add x11, x8, x11, lsl #6
-	WORD $0xb5000069 // cbnz x9, 0x2d44 <k_tile_q6_k+0xa8>
+	WORD $0xb5000069 // cbnz x9, 0x2d4c <k_tile_q6_k+0xb4>
 	WORD $0xad000160 // stp q0, q0, [x11]
 	WORD $0xad010160 // stp q0, q0, [x11, #0x20]
-	WORD $0xf94003ec // ldr x12, [sp]
+	WORD $0xf94007ec // ldr x12, [sp, #0x8]
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xf90027eb // str x11, [sp, #0x48]
-	WORD $0xa903a7ec // stp x12, x9, [sp, #0x38]
-	WORD $0x91400549 // add x9, x10, #0x1, lsl #12 // =0x1000
-	WORD $0x91340154 // add x20, x10, #0xd00
+	WORD $0xf9002beb // str x11, [sp, #0x50]
+	WORD $0x9134015b // add x27, x10, #0xd00
 	WORD $0x9100b188 // add x8, x12, #0x2c
-	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xaa1f03fe // mov x30, xzr
+	WORD $0xa90427ec // stp x12, x9, [sp, #0x40]
+	WORD $0xf9002fe8 // str x8, [sp, #0x58]
 	WORD $0xf90037ea // str x10, [sp, #0x68]
-	WORD $0xa90527e8 // stp x8, x9, [sp, #0x50]
-	WORD $0xa94527f5 // ldp x21, x9, [sp, #0x50]
-	WORD $0xd37ceec8 // lsl x8, x22, #4
-	WORD $0x52800020 // mov w0, #0x1 // =1
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x3ce86964 // ldr q4, [x11, x8]
-	WORD $0x8b080158 // add x24, x10, x8
-	WORD $0x8b161937 // add x23, x9, x22, lsl #6
-	WORD $0x91300319 // add x25, x24, #0xc00
-	WORD $0x9123031a // add x26, x24, #0x8c0
-	WORD $0x9122031b // add x27, x24, #0x880
-	WORD $0x9121031d // add x29, x24, #0x840
-	WORD $0x9127031e // add x30, x24, #0x9c0
-	WORD $0x91260309 // add x9, x24, #0x980
-	WORD $0x9125030d // add x13, x24, #0x940
-	WORD $0x9124030a // add x10, x24, #0x900
-	WORD $0x91310308 // add x8, x24, #0xc40
-	WORD $0x9b025d93 // madd x19, x12, x2, x23
-	WORD $0xd377d986 // lsl x6, x12, #9
-	WORD $0x2a0003eb // mov w11, w0
-	WORD $0x8b0c2b00 // add x0, x24, x12, lsl #10
-	WORD $0xd379e187 // lsl x7, x12, #7
-	WORD $0x8b060304 // add x4, x24, x6
-	WORD $0xf9800260 // prfm pldl1keep, [x19]
-	WORD $0xf9808260 // prfm pldl1keep, [x19, #0x100]
-	WORD $0x3ce66b50 // ldr q16, [x26, x6]
-	WORD $0x3dc03011 // ldr q17, [x0, #0xc0]
-	WORD $0xb85fc2ac // ldur w12, [x21, #-0x4]
-	WORD $0x3ce76b26 // ldr q6, [x25, x7]
-	WORD $0x4f245610 // shl v16.4s, v16.4s, #0x4
-	WORD $0xfc767a85 // ldr d5, [x20, x22, lsl #3]
-	WORD $0x3cde42a7 // ldur q7, [x21, #-0x1c]
-	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
-	WORD $0x2b0e018c // adds w12, w12, w14
-	WORD $0x1101fd85 // add w5, w12, #0x7f
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x1a8cb0ac // csel w12, w5, w12, lt
-	WORD $0x13077d8c // asr w12, w12, #7
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x3cdd42b1 // ldur q17, [x21, #-0x2c]
-	WORD $0x0b0c146c // add w12, w3, w12, lsl #5
-	WORD $0x4e1c0632 // dup v18.4s, v17.s[3]
-	WORD $0x0e32c213 // smull v19.8h, v16.8b, v18.8b
-	WORD $0x4e32c210 // smull2 v16.8h, v16.16b, v18.16b
-	WORD $0x3ce66b72 // ldr q18, [x27, x6]
+	WORD $0xd37cefc8 // lsl x8, x30, #4
+	WORD $0x8b1e1949 // add x9, x10, x30, lsl #6
+	WORD $0xf9402fec // ldr x12, [sp, #0x58]
+	WORD $0x52800024 // mov w4, #0x1 // =1
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0x3ce86966 // ldr q6, [x11, x8]
+	WORD $0x8b08014d // add x13, x10, x8
+	WORD $0x913001aa // add x10, x13, #0xc00
+	WORD $0x912301a8 // add x8, x13, #0x8c0
+	WORD $0x912201b7 // add x23, x13, #0x880
+	WORD $0x912101ab // add x11, x13, #0x840
+	WORD $0x912701b9 // add x25, x13, #0x9c0
+	WORD $0x912601a0 // add x0, x13, #0x980
+	WORD $0x912501ba // add x26, x13, #0x940
+	WORD $0x912401bd // add x29, x13, #0x900
+	WORD $0x913101b8 // add x24, x13, #0xc40
+	WORD $0x2a0403e2 // mov w2, w4
+	WORD $0x5280d204 // mov w4, #0x690 // =1680
+	WORD $0x9b0424a7 // madd x7, x5, x4, x9
+	WORD $0xd377d8a4 // lsl x4, x5, #9
+	WORD $0xd379e0a6 // lsl x6, x5, #7
+	WORD $0x8b0529a5 // add x5, x13, x5, lsl #10
+	WORD $0x8b0401b3 // add x19, x13, x4
+	WORD $0xf99000e2 // prfm pldl2keep, [x7, #0x2000]
+	WORD $0xf98800e0 // prfm pldl1keep, [x7, #0x1000]
+	WORD $0xf99080e2 // prfm pldl2keep, [x7, #0x2100]
+	WORD $0xf98880e0 // prfm pldl1keep, [x7, #0x1100]
+	WORD $0x3ce46912 // ldr q18, [x8, x4]
+	WORD $0x3dc030b3 // ldr q19, [x5, #0xc0]
+	WORD $0xb85fc194 // ldur w20, [x12, #-0x4]
+	WORD $0xfc7e7b67 // ldr d7, [x27, x30, lsl #3]
+	WORD $0x3ce66950 // ldr q16, [x10, x6]
 	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
-	WORD $0x4e70be70 // addp v16.8h, v19.8h, v16.8h
-	WORD $0x3dc02013 // ldr q19, [x0, #0x80]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e140633 // dup v19.4s, v17.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3ce66bb3 // ldr q19, [x29, x6]
-	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc01014 // ldr q20, [x0, #0x40]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
-	WORD $0x4e040631 // dup v17.4s, v17.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3dc20094 // ldr q20, [x4, #0x800]
-	WORD $0x4f245694 // shl v20.4s, v20.4s, #0x4
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc00015 // ldr q21, [x0]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e31c295 // smull v21.8h, v20.8b, v17.8b
-	WORD $0x4e31c291 // smull2 v17.8h, v20.16b, v17.16b
-	WORD $0x4e040d94 // dup v20.4s, w12
-	WORD $0xb94002ac // ldr w12, [x21]
-	WORD $0x2b0e018c // adds w12, w12, w14
-	WORD $0x4e71beb1 // addp v17.8h, v21.8h, v17.8h
-	WORD $0x1101fd85 // add w5, w12, #0x7f
-	WORD $0x1a8cb0ac // csel w12, w5, w12, lt
-	WORD $0x91069265 // add x5, x19, #0x1a4
-	WORD $0x13077d8c // asr w12, w12, #7
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x0b0c146c // add w12, w3, w12, lsl #5
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x3dc07012 // ldr q18, [x0, #0x1c0]
+	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
+	WORD $0x3cde4191 // ldur q17, [x12, #-0x1c]
+	WORD $0x2b0e0294 // adds w20, w20, w14
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x11000e95 // add w21, w20, #0x3
 	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
-	WORD $0x4f3854d0 // shl v16.4s, v6.4s, #0x18
-	WORD $0x4f3054c6 // shl v6.4s, v6.4s, #0x10
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
-	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
-	WORD $0x3ce66bd1 // ldr q17, [x30, x6]
-	WORD $0x4f245631 // shl v17.4s, v17.4s, #0x4
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3ce66932 // ldr q18, [x9, x6]
-	WORD $0x4f245652 // shl v18.4s, v18.4s, #0x4
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc06013 // ldr q19, [x0, #0x180]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x1a94b2b4 // csel w20, w21, w20, lt
+	WORD $0x0b940874 // add w20, w3, w20, asr #2
+	WORD $0x6e21dce7 // fmul v7.4s, v7.4s, v1.4s
 	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3ce669b3 // ldr q19, [x13, x6]
-	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc05014 // ldr q20, [x0, #0x140]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
-	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3ce66954 // ldr q20, [x10, x6]
+	WORD $0x3cdd4193 // ldur q19, [x12, #-0x2c]
+	WORD $0x4e1c0674 // dup v20.4s, v19.s[3]
+	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
+	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
+	WORD $0x3ce46af4 // ldr q20, [x23, x4]
 	WORD $0x4f245694 // shl v20.4s, v20.4s, #0x4
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc04015 // ldr q21, [x0, #0x100]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
-	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
-	WORD $0x4e040d94 // dup v20.4s, w12
-	WORD $0x8b1002ac // add x12, x21, x16
-	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
-	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x4e23d686 // fadd v6.4s, v20.4s, v3.4s
-	WORD $0x4e26ccb0 // fmla v16.4s, v5.4s, v6.4s
-	WORD $0xbc5f42a5 // ldur s5, [x21, #-0xc]
-	WORD $0xf98000a0 // prfm pldl1keep, [x5]
-	WORD $0x910a9265 // add x5, x19, #0x2a4
-	WORD $0xf98000a0 // prfm pldl1keep, [x5]
-	WORD $0x3dc0b011 // ldr q17, [x0, #0x2c0]
-	WORD $0xb85fc185 // ldur w5, [x12, #-0x4]
-	WORD $0x3ce76b26 // ldr q6, [x25, x7]
-	WORD $0x3cde4187 // ldur q7, [x12, #-0x1c]
-	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
-	WORD $0x3ce66b50 // ldr q16, [x26, x6]
-	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
-	WORD $0x2b0e00a5 // adds w5, w5, w14
-	WORD $0xfc767a85 // ldr d5, [x20, x22, lsl #3]
-	WORD $0x4f225610 // shl v16.4s, v16.4s, #0x2
-	WORD $0x1101fca2 // add w2, w5, #0x7f
-	WORD $0x1a85b042 // csel w2, w2, w5, lt
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x13077c42 // asr w2, w2, #7
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x0b021462 // add w2, w3, w2, lsl #5
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x3cdd4191 // ldur q17, [x12, #-0x2c]
-	WORD $0x4e1c0632 // dup v18.4s, v17.s[3]
-	WORD $0x0e32c213 // smull v19.8h, v16.8b, v18.8b
-	WORD $0x4e32c210 // smull2 v16.8h, v16.16b, v18.16b
-	WORD $0x3ce66b72 // ldr q18, [x27, x6]
-	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
-	WORD $0x4e70be70 // addp v16.8h, v19.8h, v16.8h
-	WORD $0x3dc0a013 // ldr q19, [x0, #0x280]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e140633 // dup v19.4s, v17.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3ce66bb3 // ldr q19, [x29, x6]
-	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc09014 // ldr q20, [x0, #0x240]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x3dc020b5 // ldr q21, [x5, #0x80]
 	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
-	WORD $0x4e040631 // dup v17.4s, v17.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3dc20094 // ldr q20, [x4, #0x800]
-	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc08015 // ldr q21, [x0, #0x200]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e31c295 // smull v21.8h, v20.8b, v17.8b
-	WORD $0x4e31c291 // smull2 v17.8h, v20.16b, v17.16b
-	WORD $0x4e040c54 // dup v20.4s, w2
-	WORD $0xb9400182 // ldr w2, [x12]
-	WORD $0x2b0e0042 // adds w2, w2, w14
-	WORD $0x4e71beb1 // addp v17.8h, v21.8h, v17.8h
-	WORD $0x1101fc45 // add w5, w2, #0x7f
-	WORD $0x1a82b0a2 // csel w2, w5, w2, lt
-	WORD $0x13077c42 // asr w2, w2, #7
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x0b021462 // add w2, w3, w2, lsl #5
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x3dc0f012 // ldr q18, [x0, #0x3c0]
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
-	WORD $0x4f2854d0 // shl v16.4s, v6.4s, #0x8
-	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
-	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
-	WORD $0x3ce66bd1 // ldr q17, [x30, x6]
-	WORD $0x4f225631 // shl v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3ce66932 // ldr q18, [x9, x6]
-	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc0e013 // ldr q19, [x0, #0x380]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3ce669b3 // ldr q19, [x13, x6]
-	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc0d014 // ldr q20, [x0, #0x340]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
-	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3ce66954 // ldr q20, [x10, x6]
-	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc0c015 // ldr q21, [x0, #0x300]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
-	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
-	WORD $0x4e040c54 // dup v20.4s, w2
-	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
-	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x4e23d686 // fadd v6.4s, v20.4s, v3.4s
-	WORD $0x4e26ccb0 // fmla v16.4s, v5.4s, v6.4s
-	WORD $0xbc5f4185 // ldur s5, [x12, #-0xc]
-	WORD $0xf981a660 // prfm pldl1keep, [x19, #0x348]
-	WORD $0xf9822660 // prfm pldl1keep, [x19, #0x448]
-	WORD $0x3dc03011 // ldr q17, [x0, #0xc0]
-	WORD $0x8b1102ac // add x12, x21, x17
-	WORD $0x3ce76906 // ldr q6, [x8, x7]
-	WORD $0x6f3c0631 // ushr v17.4s, v17.4s, #0x4
-	WORD $0xb85fc182 // ldur w2, [x12, #-0x4]
-	WORD $0x3cde4187 // ldur q7, [x12, #-0x1c]
-	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
-	WORD $0x3ce66b50 // ldr q16, [x26, x6]
-	WORD $0xfc767a85 // ldr d5, [x20, x22, lsl #3]
-	WORD $0x2b0e0042 // adds w2, w2, w14
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
-	WORD $0x1101fc45 // add w5, w2, #0x7f
-	WORD $0x1a82b0a2 // csel w2, w5, w2, lt
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x13077c42 // asr w2, w2, #7
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x3cdd4191 // ldur q17, [x12, #-0x2c]
-	WORD $0x0b021462 // add w2, w3, w2, lsl #5
-	WORD $0x4e1c0632 // dup v18.4s, v17.s[3]
-	WORD $0x0e32c213 // smull v19.8h, v16.8b, v18.8b
-	WORD $0x4e32c210 // smull2 v16.8h, v16.16b, v18.16b
-	WORD $0x3ce66b72 // ldr q18, [x27, x6]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e70be70 // addp v16.8h, v19.8h, v16.8h
-	WORD $0x3dc02013 // ldr q19, [x0, #0x80]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e140633 // dup v19.4s, v17.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3ce66bb3 // ldr q19, [x29, x6]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc01014 // ldr q20, [x0, #0x40]
-	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
-	WORD $0x4e040631 // dup v17.4s, v17.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3dc20094 // ldr q20, [x4, #0x800]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc00015 // ldr q21, [x0]
-	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e31c295 // smull v21.8h, v20.8b, v17.8b
-	WORD $0x4e31c291 // smull2 v17.8h, v20.16b, v17.16b
-	WORD $0x4e040c54 // dup v20.4s, w2
-	WORD $0x4e71beb1 // addp v17.8h, v21.8h, v17.8h
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x3dc07013 // ldr q19, [x0, #0x1c0]
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x3ce66bd2 // ldr q18, [x30, x6]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e1c04f3 // dup v19.4s, v7.s[3]
-	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
-	WORD $0x4f3854d0 // shl v16.4s, v6.4s, #0x18
-	WORD $0x4f3054c6 // shl v6.4s, v6.4s, #0x10
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
-	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3ce66933 // ldr q19, [x9, x6]
-	WORD $0xbc5f4191 // ldur s17, [x12, #-0xc]
-	WORD $0xb940018c // ldr w12, [x12]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x2b0e018c // adds w12, w12, w14
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc06014 // ldr q20, [x0, #0x180]
-	WORD $0x1101fd82 // add w2, w12, #0x7f
-	WORD $0x1a8cb04c // csel w12, w2, w12, lt
-	WORD $0x9113b262 // add x2, x19, #0x4ec
-	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
-	WORD $0x13077d8c // asr w12, w12, #7
-	WORD $0x0b0c146c // add w12, w3, w12, lsl #5
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e1404f4 // dup v20.4s, v7.s[2]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3ce669b4 // ldr q20, [x13, x6]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc05015 // ldr q21, [x0, #0x140]
-	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x4e0c04f5 // dup v21.4s, v7.s[1]
-	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
+	WORD $0x4e140675 // dup v21.4s, v19.s[2]
 	WORD $0x0e35c296 // smull v22.8h, v20.8b, v21.8b
 	WORD $0x4e35c294 // smull2 v20.8h, v20.16b, v21.16b
-	WORD $0x3ce66955 // ldr q21, [x10, x6]
-	WORD $0x4e211eb5 // and v21.16b, v21.16b, v1.16b
+	WORD $0x3ce46975 // ldr q21, [x11, x4]
+	WORD $0x4f2456b5 // shl v21.4s, v21.4s, #0x4
 	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
-	WORD $0x3dc04016 // ldr q22, [x0, #0x100]
-	WORD $0xf9800040 // prfm pldl1keep, [x2]
-	WORD $0x9117b262 // add x2, x19, #0x5ec
-	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
-	WORD $0xf9800040 // prfm pldl1keep, [x2]
-	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x3dc010b6 // ldr q22, [x5, #0x40]
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
 	WORD $0x4eb61eb5 // orr v21.16b, v21.16b, v22.16b
-	WORD $0x0e27c2b6 // smull v22.8h, v21.8b, v7.8b
-	WORD $0x4e27c2a7 // smull2 v7.8h, v21.16b, v7.16b
-	WORD $0x4e040d95 // dup v21.4s, w12
-	WORD $0x8b0102ac // add x12, x21, x1
-	WORD $0x8b0f02b5 // add x21, x21, x15
-	WORD $0xb85fc182 // ldur w2, [x12, #-0x4]
-	WORD $0x4e67bec7 // addp v7.8h, v22.8h, v7.8h
-	WORD $0x2b0e0042 // adds w2, w2, w14
-	WORD $0x4e6068f5 // sadalp v21.4s, v7.8h
-	WORD $0x3cde4187 // ldur q7, [x12, #-0x1c]
-	WORD $0x4e606a95 // sadalp v21.4s, v20.8h
-	WORD $0x4e606a75 // sadalp v21.4s, v19.8h
-	WORD $0x4e606a55 // sadalp v21.4s, v18.8h
-	WORD $0x4e23d6a6 // fadd v6.4s, v21.4s, v3.4s
-	WORD $0x4e26ccb0 // fmla v16.4s, v5.4s, v6.4s
-	WORD $0x3ce76906 // ldr q6, [x8, x7]
-	WORD $0xfc767a85 // ldr d5, [x20, x22, lsl #3]
-	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
-	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
-	WORD $0x3ce66b50 // ldr q16, [x26, x6]
-	WORD $0x3dc0b011 // ldr q17, [x0, #0x2c0]
-	WORD $0x6f3e0610 // ushr v16.4s, v16.4s, #0x2
-	WORD $0x6f3c0631 // ushr v17.4s, v17.4s, #0x4
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x3cdd4191 // ldur q17, [x12, #-0x2c]
-	WORD $0x4e1c0632 // dup v18.4s, v17.s[3]
-	WORD $0x0e32c213 // smull v19.8h, v16.8b, v18.8b
-	WORD $0x4e32c210 // smull2 v16.8h, v16.16b, v18.16b
-	WORD $0x3ce66b72 // ldr q18, [x27, x6]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x4e70be70 // addp v16.8h, v19.8h, v16.8h
-	WORD $0x3dc0a013 // ldr q19, [x0, #0x280]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e140633 // dup v19.4s, v17.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3ce66bb3 // ldr q19, [x29, x6]
-	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc09014 // ldr q20, [x0, #0x240]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
-	WORD $0x4e040631 // dup v17.4s, v17.s[0]
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3dc20094 // ldr q20, [x4, #0x800]
-	WORD $0x1101fc44 // add w4, w2, #0x7f
-	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
-	WORD $0x1a82b082 // csel w2, w4, w2, lt
-	WORD $0x13077c42 // asr w2, w2, #7
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc08015 // ldr q21, [x0, #0x200]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x0b021462 // add w2, w3, w2, lsl #5
-	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e31c295 // smull v21.8h, v20.8b, v17.8b
-	WORD $0x4e31c291 // smull2 v17.8h, v20.16b, v17.16b
-	WORD $0x4e040c54 // dup v20.4s, w2
-	WORD $0x4e71beb1 // addp v17.8h, v21.8h, v17.8h
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x3dc0f012 // ldr q18, [x0, #0x3c0]
-	WORD $0x6f3c0652 // ushr v18.4s, v18.4s, #0x4
-	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
-	WORD $0x4e606a14 // sadalp v20.4s, v16.8h
-	WORD $0x4f2854d0 // shl v16.4s, v6.4s, #0x8
-	WORD $0x4f2804c6 // sshr v6.4s, v6.4s, #0x18
-	WORD $0x4f280610 // sshr v16.4s, v16.4s, #0x18
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4e0c0676 // dup v22.4s, v19.s[1]
+	WORD $0x4e040673 // dup v19.4s, v19.s[0]
+	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
+	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
+	WORD $0x3dc20276 // ldr q22, [x19, #0x800]
+	WORD $0x4f2456d6 // shl v22.4s, v22.4s, #0x4
+	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
+	WORD $0x3dc000b7 // ldr q23, [x5]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
+	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
+	WORD $0x0e33c2d7 // smull v23.8h, v22.8b, v19.8b
+	WORD $0x4e33c2d3 // smull2 v19.8h, v22.16b, v19.16b
+	WORD $0x4e040e96 // dup v22.4s, w20
+	WORD $0xb9400194 // ldr w20, [x12]
+	WORD $0x2b0e0294 // adds w20, w20, w14
+	WORD $0x4e73bef3 // addp v19.8h, v23.8h, v19.8h
+	WORD $0x11000e95 // add w21, w20, #0x3
+	WORD $0x1a94b2b4 // csel w20, w21, w20, lt
+	WORD $0x8b1600f5 // add x21, x7, x22
+	WORD $0x52823496 // mov w22, #0x11a4 // =4516
+	WORD $0x0b940874 // add w20, w3, w20, asr #2
+	WORD $0x8b1600f6 // add x22, x7, x22
+	WORD $0x4e606a76 // sadalp v22.4s, v19.8h
+	WORD $0x4e606ab6 // sadalp v22.4s, v21.8h
+	WORD $0x4e606a96 // sadalp v22.4s, v20.8h
+	WORD $0x3dc070b4 // ldr q20, [x5, #0x1c0]
+	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
+	WORD $0x4e606a56 // sadalp v22.4s, v18.8h
+	WORD $0x4f385612 // shl v18.4s, v16.4s, #0x18
+	WORD $0x4f305610 // shl v16.4s, v16.4s, #0x10
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6f0757f0 // bic v16.4s, #0xff, lsl #16
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e30dcb1 // fmul v17.4s, v5.4s, v16.4s
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x6e23de30 // fmul v16.4s, v17.4s, v3.4s
-	WORD $0x4e34ce30 // fmla v16.4s, v17.4s, v20.4s
-	WORD $0x3ce66bd1 // ldr q17, [x30, x6]
-	WORD $0x6f3e0631 // ushr v17.4s, v17.4s, #0x2
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x4eb21e31 // orr v17.16b, v17.16b, v18.16b
-	WORD $0x4e1c04f2 // dup v18.4s, v7.s[3]
-	WORD $0x0e32c233 // smull v19.8h, v17.8b, v18.8b
-	WORD $0x4e32c231 // smull2 v17.8h, v17.16b, v18.16b
-	WORD $0x3ce66932 // ldr q18, [x9, x6]
-	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
-	WORD $0x4e71be71 // addp v17.8h, v19.8h, v17.8h
-	WORD $0x3dc0e013 // ldr q19, [x0, #0x380]
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x6e32dcf3 // fmul v19.4s, v7.4s, v18.4s
+	WORD $0x6e30dce7 // fmul v7.4s, v7.4s, v16.4s
+	WORD $0x6e24de72 // fmul v18.4s, v19.4s, v4.4s
+	WORD $0x4e36ce72 // fmla v18.4s, v19.4s, v22.4s
+	WORD $0x3ce46b33 // ldr q19, [x25, x4]
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
 	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
-	WORD $0x4e1404f3 // dup v19.4s, v7.s[2]
-	WORD $0x0e33c254 // smull v20.8h, v18.8b, v19.8b
-	WORD $0x4e33c252 // smull2 v18.8h, v18.16b, v19.16b
-	WORD $0x3ce669b3 // ldr q19, [x13, x6]
-	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
-	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
-	WORD $0x3dc0d014 // ldr q20, [x0, #0x340]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
-	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
 	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e0c04f4 // dup v20.4s, v7.s[1]
-	WORD $0x4e0404e7 // dup v7.4s, v7.s[0]
+	WORD $0x4e1c0634 // dup v20.4s, v17.s[3]
 	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
 	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x3ce66954 // ldr q20, [x10, x6]
+	WORD $0x3ce46814 // ldr q20, [x0, x4]
+	WORD $0x4f245694 // shl v20.4s, v20.4s, #0x4
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc060b5 // ldr q21, [x5, #0x180]
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x4e140635 // dup v21.4s, v17.s[2]
+	WORD $0x0e35c296 // smull v22.8h, v20.8b, v21.8b
+	WORD $0x4e35c294 // smull2 v20.8h, v20.16b, v21.16b
+	WORD $0x3ce46b55 // ldr q21, [x26, x4]
+	WORD $0x4f2456b5 // shl v21.4s, v21.4s, #0x4
+	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
+	WORD $0x3dc050b6 // ldr q22, [x5, #0x140]
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61eb5 // orr v21.16b, v21.16b, v22.16b
+	WORD $0x4e0c0636 // dup v22.4s, v17.s[1]
+	WORD $0x4e040631 // dup v17.4s, v17.s[0]
+	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
+	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
+	WORD $0x3ce46bb6 // ldr q22, [x29, x4]
+	WORD $0x4f2456d6 // shl v22.4s, v22.4s, #0x4
+	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
+	WORD $0x3dc040b7 // ldr q23, [x5, #0x100]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
+	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
+	WORD $0x0e31c2d7 // smull v23.8h, v22.8b, v17.8b
+	WORD $0x4e31c2d1 // smull2 v17.8h, v22.16b, v17.16b
+	WORD $0x4e040e96 // dup v22.4s, w20
+	WORD $0x8b100194 // add x20, x12, x16
+	WORD $0x4e71bef1 // addp v17.8h, v23.8h, v17.8h
+	WORD $0x4e606a36 // sadalp v22.4s, v17.8h
+	WORD $0x4e606ab6 // sadalp v22.4s, v21.8h
+	WORD $0x4e606a96 // sadalp v22.4s, v20.8h
+	WORD $0x4e606a76 // sadalp v22.4s, v19.8h
+	WORD $0x4e24d6d0 // fadd v16.4s, v22.4s, v4.4s
+	WORD $0x4e30ccf2 // fmla v18.4s, v7.4s, v16.4s
+	WORD $0xbc5f4187 // ldur s7, [x12, #-0xc]
+	WORD $0xf98002a2 // prfm pldl2keep, [x21]
+	WORD $0x52845495 // mov w21, #0x22a4 // =8868
+	WORD $0xf98002c0 // prfm pldl1keep, [x22]
+	WORD $0x8b1500f5 // add x21, x7, x21
+	WORD $0xf98002a2 // prfm pldl2keep, [x21]
+	WORD $0x52825495 // mov w21, #0x12a4 // =4772
+	WORD $0x8b1500f5 // add x21, x7, x21
+	WORD $0x4f871246 // fmla v6.4s, v18.4s, v7.s[0]
+	WORD $0xf98002a0 // prfm pldl1keep, [x21]
+	WORD $0x3ce46912 // ldr q18, [x8, x4]
+	WORD $0x3dc0b0b3 // ldr q19, [x5, #0x2c0]
+	WORD $0xb85fc295 // ldur w21, [x20, #-0x4]
+	WORD $0x3ce66950 // ldr q16, [x10, x6]
+	WORD $0xfc7e7b67 // ldr d7, [x27, x30, lsl #3]
+	WORD $0x4f225652 // shl v18.4s, v18.4s, #0x2
+	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
+	WORD $0x3cde4291 // ldur q17, [x20, #-0x1c]
+	WORD $0x2b0e02b5 // adds w21, w21, w14
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x11000eb6 // add w22, w21, #0x3
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x1a95b2d5 // csel w21, w22, w21, lt
+	WORD $0x0b950875 // add w21, w3, w21, asr #2
+	WORD $0x6e21dce7 // fmul v7.4s, v7.4s, v1.4s
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x3cdd4293 // ldur q19, [x20, #-0x2c]
+	WORD $0x4e1c0674 // dup v20.4s, v19.s[3]
+	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
+	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
+	WORD $0x3ce46af4 // ldr q20, [x23, x4]
+	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x3dc0a0b5 // ldr q21, [x5, #0x280]
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x4e140675 // dup v21.4s, v19.s[2]
+	WORD $0x0e35c296 // smull v22.8h, v20.8b, v21.8b
+	WORD $0x4e35c294 // smull2 v20.8h, v20.16b, v21.16b
+	WORD $0x3ce46975 // ldr q21, [x11, x4]
+	WORD $0x4f2256b5 // shl v21.4s, v21.4s, #0x2
+	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
+	WORD $0x3dc090b6 // ldr q22, [x5, #0x240]
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61eb5 // orr v21.16b, v21.16b, v22.16b
+	WORD $0x4e0c0676 // dup v22.4s, v19.s[1]
+	WORD $0x4e040673 // dup v19.4s, v19.s[0]
+	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
+	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
+	WORD $0x3dc20276 // ldr q22, [x19, #0x800]
+	WORD $0x4f2256d6 // shl v22.4s, v22.4s, #0x2
+	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
+	WORD $0x3dc080b7 // ldr q23, [x5, #0x200]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
+	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
+	WORD $0x0e33c2d7 // smull v23.8h, v22.8b, v19.8b
+	WORD $0x4e33c2d3 // smull2 v19.8h, v22.16b, v19.16b
+	WORD $0x4e040eb6 // dup v22.4s, w21
+	WORD $0xb9400295 // ldr w21, [x20]
+	WORD $0x2b0e02b5 // adds w21, w21, w14
+	WORD $0x4e73bef3 // addp v19.8h, v23.8h, v19.8h
+	WORD $0x11000eb6 // add w22, w21, #0x3
+	WORD $0x1a95b2d5 // csel w21, w22, w21, lt
+	WORD $0x0b950875 // add w21, w3, w21, asr #2
+	WORD $0x4e606a76 // sadalp v22.4s, v19.8h
+	WORD $0x4e606ab6 // sadalp v22.4s, v21.8h
+	WORD $0x4e606a96 // sadalp v22.4s, v20.8h
+	WORD $0x3dc0f0b4 // ldr q20, [x5, #0x3c0]
+	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
+	WORD $0x4e606a56 // sadalp v22.4s, v18.8h
+	WORD $0x4f285612 // shl v18.4s, v16.4s, #0x8
+	WORD $0x4e251e10 // and v16.16b, v16.16b, v5.16b
+	WORD $0x4e251e52 // and v18.16b, v18.16b, v5.16b
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6e32dcf3 // fmul v19.4s, v7.4s, v18.4s
+	WORD $0x6e30dce7 // fmul v7.4s, v7.4s, v16.4s
+	WORD $0x6e24de72 // fmul v18.4s, v19.4s, v4.4s
+	WORD $0x4e36ce72 // fmla v18.4s, v19.4s, v22.4s
+	WORD $0x3ce46b33 // ldr q19, [x25, x4]
+	WORD $0x4f225673 // shl v19.4s, v19.4s, #0x2
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e1c0634 // dup v20.4s, v17.s[3]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3ce46814 // ldr q20, [x0, x4]
+	WORD $0x4f225694 // shl v20.4s, v20.4s, #0x2
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x3dc0e0b5 // ldr q21, [x5, #0x380]
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x4e140635 // dup v21.4s, v17.s[2]
+	WORD $0x0e35c296 // smull v22.8h, v20.8b, v21.8b
+	WORD $0x4e35c294 // smull2 v20.8h, v20.16b, v21.16b
+	WORD $0x3ce46b55 // ldr q21, [x26, x4]
+	WORD $0x4f2256b5 // shl v21.4s, v21.4s, #0x2
+	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
+	WORD $0x3dc0d0b6 // ldr q22, [x5, #0x340]
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61eb5 // orr v21.16b, v21.16b, v22.16b
+	WORD $0x4e0c0636 // dup v22.4s, v17.s[1]
+	WORD $0x4e040631 // dup v17.4s, v17.s[0]
+	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
+	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
+	WORD $0x3ce46bb6 // ldr q22, [x29, x4]
+	WORD $0x4f2256d6 // shl v22.4s, v22.4s, #0x2
+	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
+	WORD $0x3dc0c0b7 // ldr q23, [x5, #0x300]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
+	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
+	WORD $0x0e31c2d7 // smull v23.8h, v22.8b, v17.8b
+	WORD $0x4e31c2d1 // smull2 v17.8h, v22.16b, v17.16b
+	WORD $0x4e040eb6 // dup v22.4s, w21
+	WORD $0x4e71bef1 // addp v17.8h, v23.8h, v17.8h
+	WORD $0x4e606a36 // sadalp v22.4s, v17.8h
+	WORD $0x4e606ab6 // sadalp v22.4s, v21.8h
+	WORD $0x4e606a96 // sadalp v22.4s, v20.8h
+	WORD $0x4e606a76 // sadalp v22.4s, v19.8h
+	WORD $0x4e24d6d0 // fadd v16.4s, v22.4s, v4.4s
+	WORD $0x4e30ccf2 // fmla v18.4s, v7.4s, v16.4s
+	WORD $0xbc5f4287 // ldur s7, [x20, #-0xc]
+	WORD $0xf991a4e2 // prfm pldl2keep, [x7, #0x2348]
+	WORD $0xf989a4e0 // prfm pldl1keep, [x7, #0x1348]
+	WORD $0xf99224e2 // prfm pldl2keep, [x7, #0x2448]
+	WORD $0xf98a24e0 // prfm pldl1keep, [x7, #0x1448]
+	WORD $0x3dc030b3 // ldr q19, [x5, #0xc0]
+	WORD $0x8b110194 // add x20, x12, x17
+	WORD $0xb85fc295 // ldur w21, [x20, #-0x4]
+	WORD $0x3ce66b10 // ldr q16, [x24, x6]
+	WORD $0x3cde4291 // ldur q17, [x20, #-0x1c]
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x4f871246 // fmla v6.4s, v18.4s, v7.s[0]
+	WORD $0x3ce46912 // ldr q18, [x8, x4]
+	WORD $0x2b0e02b5 // adds w21, w21, w14
+	WORD $0xfc7e7b67 // ldr d7, [x27, x30, lsl #3]
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x11000eb6 // add w22, w21, #0x3
+	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
+	WORD $0x1a95b2d5 // csel w21, w22, w21, lt
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x0b950875 // add w21, w3, w21, asr #2
+	WORD $0x52829d96 // mov w22, #0x14ec // =5356
+	WORD $0x8b1600f6 // add x22, x7, x22
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x3cdd4293 // ldur q19, [x20, #-0x2c]
+	WORD $0x6e21dce7 // fmul v7.4s, v7.4s, v1.4s
+	WORD $0x4e1c0674 // dup v20.4s, v19.s[3]
+	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
+	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
+	WORD $0x3ce46af4 // ldr q20, [x23, x4]
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x3dc020b5 // ldr q21, [x5, #0x80]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x4e140675 // dup v21.4s, v19.s[2]
+	WORD $0x0e35c296 // smull v22.8h, v20.8b, v21.8b
+	WORD $0x4e35c294 // smull2 v20.8h, v20.16b, v21.16b
+	WORD $0x3ce46975 // ldr q21, [x11, x4]
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
+	WORD $0x3dc010b6 // ldr q22, [x5, #0x40]
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61eb5 // orr v21.16b, v21.16b, v22.16b
+	WORD $0x4e0c0676 // dup v22.4s, v19.s[1]
+	WORD $0x4e040673 // dup v19.4s, v19.s[0]
+	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
+	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
+	WORD $0x3dc20276 // ldr q22, [x19, #0x800]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
+	WORD $0x3dc000b7 // ldr q23, [x5]
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
+	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
+	WORD $0x0e33c2d7 // smull v23.8h, v22.8b, v19.8b
+	WORD $0x4e33c2d3 // smull2 v19.8h, v22.16b, v19.16b
+	WORD $0x4e040eb6 // dup v22.4s, w21
+	WORD $0x4e73bef3 // addp v19.8h, v23.8h, v19.8h
+	WORD $0x4e606a76 // sadalp v22.4s, v19.8h
+	WORD $0x4e606ab6 // sadalp v22.4s, v21.8h
+	WORD $0x3dc070b5 // ldr q21, [x5, #0x1c0]
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4e606a96 // sadalp v22.4s, v20.8h
+	WORD $0x3ce46b34 // ldr q20, [x25, x4]
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x4e1c0635 // dup v21.4s, v17.s[3]
+	WORD $0x4e606a56 // sadalp v22.4s, v18.8h
+	WORD $0x4f385612 // shl v18.4s, v16.4s, #0x18
+	WORD $0x4f305610 // shl v16.4s, v16.4s, #0x10
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6f0757f0 // bic v16.4s, #0xff, lsl #16
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x6e32dcf3 // fmul v19.4s, v7.4s, v18.4s
+	WORD $0x6e30dce7 // fmul v7.4s, v7.4s, v16.4s
+	WORD $0x6e24de72 // fmul v18.4s, v19.4s, v4.4s
+	WORD $0x4e36ce72 // fmla v18.4s, v19.4s, v22.4s
+	WORD $0x0e35c296 // smull v22.8h, v20.8b, v21.8b
+	WORD $0x4e35c294 // smull2 v20.8h, v20.16b, v21.16b
+	WORD $0x3ce46815 // ldr q21, [x0, x4]
+	WORD $0xbc5f4293 // ldur s19, [x20, #-0xc]
+	WORD $0xb9400294 // ldr w20, [x20]
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x2b0e0294 // adds w20, w20, w14
+	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
+	WORD $0x3dc060b6 // ldr q22, [x5, #0x180]
+	WORD $0x11000e95 // add w21, w20, #0x3
+	WORD $0x1a94b2b4 // csel w20, w21, w20, lt
+	WORD $0x52849d95 // mov w21, #0x24ec // =9452
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x0b940874 // add w20, w3, w20, asr #2
+	WORD $0x8b1500f5 // add x21, x7, x21
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61eb5 // orr v21.16b, v21.16b, v22.16b
+	WORD $0x4e140636 // dup v22.4s, v17.s[2]
+	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
+	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
+	WORD $0x3ce46b56 // ldr q22, [x26, x4]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
+	WORD $0x3dc050b7 // ldr q23, [x5, #0x140]
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
+	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x4e040631 // dup v17.4s, v17.s[0]
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x3ce46bb7 // ldr q23, [x29, x4]
+	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x3dc040b8 // ldr q24, [x5, #0x100]
+	WORD $0xf98002a2 // prfm pldl2keep, [x21]
+	WORD $0x5284bd95 // mov w21, #0x25ec // =9708
+	WORD $0xf98002c0 // prfm pldl1keep, [x22]
+	WORD $0x6f3c0718 // ushr v24.4s, v24.4s, #0x4
+	WORD $0x8b1500f5 // add x21, x7, x21
+	WORD $0x52843496 // mov w22, #0x21a4 // =8612
+	WORD $0xf98002a2 // prfm pldl2keep, [x21]
+	WORD $0x5282bd95 // mov w21, #0x15ec // =5612
+	WORD $0x8b1500e7 // add x7, x7, x21
+	WORD $0x4e231f18 // and v24.16b, v24.16b, v3.16b
+	WORD $0xf98000e0 // prfm pldl1keep, [x7]
+	WORD $0x4eb81ef7 // orr v23.16b, v23.16b, v24.16b
+	WORD $0x0e31c2f8 // smull v24.8h, v23.8b, v17.8b
+	WORD $0x4e31c2f1 // smull2 v17.8h, v23.16b, v17.16b
+	WORD $0x4e040e97 // dup v23.4s, w20
+	WORD $0x8b010194 // add x20, x12, x1
+	WORD $0x8b0f018c // add x12, x12, x15
+	WORD $0x4e71bf11 // addp v17.8h, v24.8h, v17.8h
+	WORD $0x4e606a37 // sadalp v23.4s, v17.8h
+	WORD $0x3cde4291 // ldur q17, [x20, #-0x1c]
+	WORD $0x4e606ad7 // sadalp v23.4s, v22.8h
+	WORD $0x4e606ab7 // sadalp v23.4s, v21.8h
+	WORD $0x4e606a97 // sadalp v23.4s, v20.8h
+	WORD $0x4e24d6f0 // fadd v16.4s, v23.4s, v4.4s
+	WORD $0x4e30ccf2 // fmla v18.4s, v7.4s, v16.4s
+	WORD $0x3ce66b10 // ldr q16, [x24, x6]
+	WORD $0xb85fc286 // ldur w6, [x20, #-0x4]
+	WORD $0xfc7e7b67 // ldr d7, [x27, x30, lsl #3]
+	WORD $0x2b0e00c6 // adds w6, w6, w14
+	WORD $0x11000cc7 // add w7, w6, #0x3
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4f931246 // fmla v6.4s, v18.4s, v19.s[0]
+	WORD $0x3ce46912 // ldr q18, [x8, x4]
+	WORD $0x3dc0b0b3 // ldr q19, [x5, #0x2c0]
+	WORD $0x1a86b0e6 // csel w6, w7, w6, lt
+	WORD $0x6f3e0652 // ushr v18.4s, v18.4s, #0x2
+	WORD $0x6f3c0673 // ushr v19.4s, v19.4s, #0x4
+	WORD $0x0b860866 // add w6, w3, w6, asr #2
+	WORD $0x6e21dce7 // fmul v7.4s, v7.4s, v1.4s
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x4e231e73 // and v19.16b, v19.16b, v3.16b
+	WORD $0x4eb31e52 // orr v18.16b, v18.16b, v19.16b
+	WORD $0x3cdd4293 // ldur q19, [x20, #-0x2c]
+	WORD $0x4e1c0674 // dup v20.4s, v19.s[3]
+	WORD $0x0e34c255 // smull v21.8h, v18.8b, v20.8b
+	WORD $0x4e34c252 // smull2 v18.8h, v18.16b, v20.16b
+	WORD $0x3ce46af4 // ldr q20, [x23, x4]
+	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x3dc0a0b5 // ldr q21, [x5, #0x280]
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
+	WORD $0x4e140675 // dup v21.4s, v19.s[2]
+	WORD $0x0e35c296 // smull v22.8h, v20.8b, v21.8b
+	WORD $0x4e35c294 // smull2 v20.8h, v20.16b, v21.16b
+	WORD $0x3ce46975 // ldr q21, [x11, x4]
+	WORD $0x6f3e06b5 // ushr v21.4s, v21.4s, #0x2
+	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
+	WORD $0x3dc090b6 // ldr q22, [x5, #0x240]
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61eb5 // orr v21.16b, v21.16b, v22.16b
+	WORD $0x4e0c0676 // dup v22.4s, v19.s[1]
+	WORD $0x4e040673 // dup v19.4s, v19.s[0]
+	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
+	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
+	WORD $0x3dc20276 // ldr q22, [x19, #0x800]
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
+	WORD $0x3dc080b7 // ldr q23, [x5, #0x200]
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
+	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
+	WORD $0x0e33c2d7 // smull v23.8h, v22.8b, v19.8b
+	WORD $0x4e33c2d3 // smull2 v19.8h, v22.16b, v19.16b
+	WORD $0x4e040cd6 // dup v22.4s, w6
+	WORD $0x4e73bef3 // addp v19.8h, v23.8h, v19.8h
+	WORD $0x4e606a76 // sadalp v22.4s, v19.8h
+	WORD $0x4e606ab6 // sadalp v22.4s, v21.8h
+	WORD $0x4e606a96 // sadalp v22.4s, v20.8h
+	WORD $0x3dc0f0b4 // ldr q20, [x5, #0x3c0]
+	WORD $0x6f3c0694 // ushr v20.4s, v20.4s, #0x4
+	WORD $0x4e231e94 // and v20.16b, v20.16b, v3.16b
+	WORD $0x4e606a56 // sadalp v22.4s, v18.8h
+	WORD $0x4f285612 // shl v18.4s, v16.4s, #0x8
+	WORD $0x4e251e10 // and v16.16b, v16.16b, v5.16b
+	WORD $0x4e251e52 // and v18.16b, v18.16b, v5.16b
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6e32dcf3 // fmul v19.4s, v7.4s, v18.4s
+	WORD $0x6e30dce7 // fmul v7.4s, v7.4s, v16.4s
+	WORD $0x6e24de72 // fmul v18.4s, v19.4s, v4.4s
+	WORD $0x4e36ce72 // fmla v18.4s, v19.4s, v22.4s
+	WORD $0x3ce46b33 // ldr q19, [x25, x4]
+	WORD $0x6f3e0673 // ushr v19.4s, v19.4s, #0x2
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e1c0634 // dup v20.4s, v17.s[3]
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x3ce46814 // ldr q20, [x0, x4]
 	WORD $0x6f3e0694 // ushr v20.4s, v20.4s, #0x2
 	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x3dc0c015 // ldr q21, [x0, #0x300]
-	WORD $0xb9400180 // ldr w0, [x12]
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
+	WORD $0x3dc0e0b5 // ldr q21, [x5, #0x380]
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
 	WORD $0x6f3c06b5 // ushr v21.4s, v21.4s, #0x4
-	WORD $0x2b0e0000 // adds w0, w0, w14
-	WORD $0x1101fc02 // add w2, w0, #0x7f
-	WORD $0x1a80b040 // csel w0, w2, w0, lt
-	WORD $0x5280d202 // mov w2, #0x690 // =1680
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x13077c00 // asr w0, w0, #7
-	WORD $0x0b001460 // add w0, w3, w0, lsl #5
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
 	WORD $0x4eb51e94 // orr v20.16b, v20.16b, v21.16b
-	WORD $0x0e27c295 // smull v21.8h, v20.8b, v7.8b
-	WORD $0x4e27c287 // smull2 v7.8h, v20.16b, v7.16b
-	WORD $0x4e040c14 // dup v20.4s, w0
-	WORD $0x2a1f03e0 // mov w0, wzr
-	WORD $0x4e67bea7 // addp v7.8h, v21.8h, v7.8h
-	WORD $0x4e6068f4 // sadalp v20.4s, v7.8h
-	WORD $0x4e606a74 // sadalp v20.4s, v19.8h
-	WORD $0x4e606a54 // sadalp v20.4s, v18.8h
-	WORD $0x4e606a34 // sadalp v20.4s, v17.8h
-	WORD $0x4e23d686 // fadd v6.4s, v20.4s, v3.4s
-	WORD $0x4e26ccb0 // fmla v16.4s, v5.4s, v6.4s
-	WORD $0xbc5f4185 // ldur s5, [x12, #-0xc]
-	WORD $0x5280002c // mov w12, #0x1 // =1
-	WORD $0x4f851204 // fmla v4.4s, v16.4s, v5.s[0]
-	WORD $0x3707bfab // tbnz w11, #0x0, 0x2dac <k_tile_q6_k+0x110>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0x4e140635 // dup v21.4s, v17.s[2]
+	WORD $0x0e35c296 // smull v22.8h, v20.8b, v21.8b
+	WORD $0x4e35c294 // smull2 v20.8h, v20.16b, v21.16b
+	WORD $0x3ce46b55 // ldr q21, [x26, x4]
+	WORD $0x6f3e06b5 // ushr v21.4s, v21.4s, #0x2
+	WORD $0x4e74bed4 // addp v20.8h, v22.8h, v20.8h
+	WORD $0x3dc0d0b6 // ldr q22, [x5, #0x340]
+	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
+	WORD $0x6f3c06d6 // ushr v22.4s, v22.4s, #0x4
+	WORD $0x4e231ed6 // and v22.16b, v22.16b, v3.16b
+	WORD $0x4eb61eb5 // orr v21.16b, v21.16b, v22.16b
+	WORD $0x4e0c0636 // dup v22.4s, v17.s[1]
+	WORD $0x4e040631 // dup v17.4s, v17.s[0]
+	WORD $0x0e36c2b7 // smull v23.8h, v21.8b, v22.8b
+	WORD $0x4e36c2b5 // smull2 v21.8h, v21.16b, v22.16b
+	WORD $0x3ce46bb6 // ldr q22, [x29, x4]
+	WORD $0xb9400284 // ldr w4, [x20]
+	WORD $0x6f3e06d6 // ushr v22.4s, v22.4s, #0x2
+	WORD $0x2b0e0084 // adds w4, w4, w14
+	WORD $0x4e75bef5 // addp v21.8h, v23.8h, v21.8h
+	WORD $0x3dc0c0b7 // ldr q23, [x5, #0x300]
+	WORD $0x11000c85 // add w5, w4, #0x3
+	WORD $0x4e221ed6 // and v22.16b, v22.16b, v2.16b
+	WORD $0x1a84b0a4 // csel w4, w5, w4, lt
+	WORD $0x52800025 // mov w5, #0x1 // =1
+	WORD $0x6f3c06f7 // ushr v23.4s, v23.4s, #0x4
+	WORD $0x0b840864 // add w4, w3, w4, asr #2
+	WORD $0x4e231ef7 // and v23.16b, v23.16b, v3.16b
+	WORD $0x4eb71ed6 // orr v22.16b, v22.16b, v23.16b
+	WORD $0x0e31c2d7 // smull v23.8h, v22.8b, v17.8b
+	WORD $0x4e31c2d1 // smull2 v17.8h, v22.16b, v17.16b
+	WORD $0x4e040c96 // dup v22.4s, w4
+	WORD $0x2a1f03e4 // mov w4, wzr
+	WORD $0x4e71bef1 // addp v17.8h, v23.8h, v17.8h
+	WORD $0x4e606a36 // sadalp v22.4s, v17.8h
+	WORD $0x4e606ab6 // sadalp v22.4s, v21.8h
+	WORD $0x4e606a96 // sadalp v22.4s, v20.8h
+	WORD $0x4e606a76 // sadalp v22.4s, v19.8h
+	WORD $0x4e24d6d0 // fadd v16.4s, v22.4s, v4.4s
+	WORD $0x4e30ccf2 // fmla v18.4s, v7.4s, v16.4s
+	WORD $0xbc5f4287 // ldur s7, [x20, #-0xc]
+	WORD $0x4f871246 // fmla v6.4s, v18.4s, v7.s[0]
+	WORD $0x3707bde2 // tbnz w2, #0x0, 0x2db0 <k_tile_q6_k+0x118>
+	WORD $0xf9402beb // ldr x11, [sp, #0x50]
 	WORD $0xf94037ea // ldr x10, [sp, #0x68]
-	WORD $0x3cb67964 // str q4, [x11, x22, lsl #4]
-	WORD $0x910006d6 // add x22, x22, #0x1
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0x54ffbce1 // b.ne 0x2d6c <k_tile_q6_k+0xd0>
-	WORD $0xf94017e0 // ldr x0, [sp, #0x28]
-	WORD $0xa943a7ec // ldp x12, x9, [sp, #0x38]
+	WORD $0x3cbe7966 // str q6, [x11, x30, lsl #4]
+	WORD $0x910007de // add x30, x30, #0x1
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x54ffbb21 // b.ne 0x2d70 <k_tile_q6_k+0xd8>
+	WORD $0xf9401be0 // ldr x0, [sp, #0x30]
+	WORD $0xa94427ec // ldp x12, x9, [sp, #0x40]
 	WORD $0x9134814a // add x10, x10, #0xd20
 	WORD $0xf9401408 // ldr x8, [x0, #0x28]
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x8b08258c // add x12, x12, x8, lsl #9
-	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf9401fe8 // ldr x8, [sp, #0x38]
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffbae1 // b.ne 0x2d50 <k_tile_q6_k+0xb4>
-	WORD $0xa941afe8 // ldp x8, x11, [sp, #0x18]
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
+	WORD $0x54ffb941 // b.ne 0x2d58 <k_tile_q6_k+0xc0>
+	WORD $0xa9422fe8 // ldp x8, x11, [sp, #0x20]
+	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0xeb08017f // cmp x11, x8
-	WORD $0x54ffb921 // b.ne 0x2d2c <k_tile_q6_k+0x90>
-	WORD $0x1400000b // b 0x3638 <k_tile_q6_k+0x99c>
-	WORD $0xb5000149 // cbnz x9, 0x3638 <k_tile_q6_k+0x99c>
+	WORD $0x54ffb781 // b.ne 0x2d34 <k_tile_q6_k+0x9c>
+	WORD $0x1400000b // b 0x3674 <k_tile_q6_k+0x9dc>
+	WORD $0xb5000149 // cbnz x9, 0x3674 <k_tile_q6_k+0x9dc>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf9400fe8 // ldr x8, [sp, #0x18]
 	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
+	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
 	WORD $0xad3f0100 // stp q0, q0, [x8, #-0x20]
 	WORD $0xac820100 // stp q0, q0, [x8], #0x40
 	WORD $0xf1000529 // subs x9, x9, #0x1
-	WORD $0xf9000fe9 // str x9, [sp, #0x18]
-	WORD $0x54ffff61 // b.ne 0x3620 <k_tile_q6_k+0x984>
+	WORD $0xf90013e9 // str x9, [sp, #0x20]
+	WORD $0x54ffff61 // b.ne 0x365c <k_tile_q6_k+0x9c4>
 	WORD $0xa94b4ff4 // ldp x20, x19, [sp, #0xb0]
 	WORD $0xf94033fd // ldr x29, [sp, #0x60]
 	WORD $0xa94a57f6 // ldp x22, x21, [sp, #0xa0]
@@ -3514,13 +3529,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_iq4_nl
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400104b // b.lt 0x3868 <k_tile_iq4_nl+0x210>
+	WORD $0x5400108b // b.lt 0x38ac <k_tile_iq4_nl+0x218>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000ecb // b.lt 0x384c <k_tile_iq4_nl+0x1f4>
-	WORD $0x10005ccf // adr x15, 0x4210 <k_tile_mxfp4+0x27c>
+	WORD $0x54000f0b // b.lt 0x3890 <k_tile_iq4_nl+0x1fc>
+	WORD $0x10005cef // adr x15, 0x4250 <k_tile_mxfp4+0x25c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x3dc001e2 // ldr q2, [x15]
@@ -3532,7 +3547,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa940b40c // ldp x12, x13, [x0, #0x8]
 	WORD $0x4e040de4 // dup v4.4s, w15
 	WORD $0xaa0903ef // mov x15, x9
-	WORD $0xb500008a // cbnz x10, 0x36b8 <k_tile_iq4_nl+0x60>
+	WORD $0xb500008a // cbnz x10, 0x36f4 <k_tile_iq4_nl+0x60>
 	WORD $0x8b101931 // add x17, x9, x16, lsl #6
 	WORD $0xad000220 // stp q0, q0, [x17]
 	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
@@ -3545,11 +3560,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1f03e6 // mov x6, xzr
 	WORD $0x8b0601a7 // add x7, x13, x6
 	WORD $0x3ce669e5 // ldr q5, [x15, x6]
+	WORD $0xf9878082 // prfm pldl2keep, [x4, #0xf00]
 	WORD $0xf8900080 // prfum pldl1keep, [x4, #-0x100]
+	WORD $0xf9880082 // prfm pldl2keep, [x4, #0x1000]
 	WORD $0xf9800080 // prfm pldl1keep, [x4]
 	WORD $0x3dc000f1 // ldr q17, [x7]
-	WORD $0xad401870 // ldp q16, q6, [x3]
 	WORD $0x91010084 // add x4, x4, #0x40
+	WORD $0xad401870 // ldp q16, q6, [x3]
 	WORD $0x4e211e27 // and v7.16b, v17.16b, v1.16b
 	WORD $0x4e040612 // dup v18.4s, v16.s[0]
 	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
@@ -3623,7 +3640,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ca669e5 // str q5, [x15, x6]
 	WORD $0x910040c6 // add x6, x6, #0x10
 	WORD $0xf10100df // cmp x6, #0x40
-	WORD $0x54fff601 // b.ne 0x36d4 <k_tile_iq4_nl+0x7c>
+	WORD $0x54fff5c1 // b.ne 0x3710 <k_tile_iq4_nl+0x7c>
 	WORD $0xf9401404 // ldr x4, [x0, #0x28]
 	WORD $0x91000442 // add x2, x2, #0x1
 	WORD $0x910481ad // add x13, x13, #0x120
@@ -3631,36 +3648,36 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91048021 // add x1, x1, #0x120
 	WORD $0xeb0b005f // cmp x2, x11
 	WORD $0x8b041863 // add x3, x3, x4, lsl #6
-	WORD $0x54fff4a1 // b.ne 0x36c8 <k_tile_iq4_nl+0x70>
+	WORD $0x54fff461 // b.ne 0x3704 <k_tile_iq4_nl+0x70>
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x910101ef // add x15, x15, #0x40
 	WORD $0xeb08021f // cmp x16, x8
-	WORD $0x54fff321 // b.ne 0x36a8 <k_tile_iq4_nl+0x50>
-	WORD $0x14000008 // b 0x3868 <k_tile_iq4_nl+0x210>
-	WORD $0xb50000ea // cbnz x10, 0x3868 <k_tile_iq4_nl+0x210>
+	WORD $0x54fff2e1 // b.ne 0x36e4 <k_tile_iq4_nl+0x50>
+	WORD $0x14000008 // b 0x38ac <k_tile_iq4_nl+0x218>
+	WORD $0xb50000ea // cbnz x10, 0x38ac <k_tile_iq4_nl+0x218>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x3858 <k_tile_iq4_nl+0x200>
+	WORD $0x54ffffa1 // b.ne 0x389c <k_tile_iq4_nl+0x208>
 	WORD $0xd65f03c0 // ret
 
 	// tile_iq4_xs
-	WORD $0xa9bb6ffd // stp x29, x27, [sp, #-0x50]!
+	WORD $0xf81b0ffb // str x27, [sp, #-0x50]!
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xa90167fa // stp x26, x25, [sp, #0x10]
 	WORD $0xa9025ff8 // stp x24, x23, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
 	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
-	WORD $0x540037ab // b.lt 0x3f7c <k_tile_iq4_xs+0x710>
+	WORD $0x5400388b // b.lt 0x3fdc <k_tile_iq4_xs+0x72c>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400362b // b.lt 0x3f60 <k_tile_iq4_xs+0x6f4>
-	WORD $0x10004b90 // adr x16, 0x4210 <k_tile_mxfp4+0x27c>
+	WORD $0x5400370b // b.lt 0x3fc0 <k_tile_iq4_xs+0x710>
+	WORD $0x10004b70 // adr x16, 0x4250 <k_tile_mxfp4+0x25c>
 	WORD $0xf940140e // ldr x14, [x0, #0x28]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x3dc00202 // ldr q2, [x16]
@@ -3677,395 +3694,110 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5280880f // mov w15, #0x440 // =1088
 	WORD $0xaa1f03f0 // mov x16, xzr
 	WORD $0x8b101931 // add x17, x9, x16, lsl #6
-	WORD $0xb500006a // cbnz x10, 0x38f0 <k_tile_iq4_xs+0x84>
+	WORD $0xb500006a // cbnz x10, 0x3934 <k_tile_iq4_xs+0x84>
 	WORD $0xad000220 // stp q0, q0, [x17]
 	WORD $0xad010220 // stp q0, q0, [x17, #0x20]
 	WORD $0xaa1f03e1 // mov x1, xzr
 	WORD $0xaa0d03e2 // mov x2, x13
-	WORD $0x91400583 // add x3, x12, #0x1, lsl #12 // =0x1000
+	WORD $0x91218183 // add x3, x12, #0x860
 	WORD $0x91200184 // add x4, x12, #0x800
 	WORD $0x91210185 // add x5, x12, #0x840
-	WORD $0x91218186 // add x6, x12, #0x860
-	WORD $0xaa1f03e7 // mov x7, xzr
-	WORD $0xd37cecf3 // lsl x19, x7, #4
-	WORD $0x8b071874 // add x20, x3, x7, lsl #6
-	WORD $0x52800038 // mov w24, #0x1 // =1
-	WORD $0xaa0203fa // mov x26, x2
-	WORD $0xaa1f03f7 // mov x23, xzr
-	WORD $0x3cf36a30 // ldr q16, [x17, x19]
-	WORD $0x8b130195 // add x21, x12, x19
-	WORD $0x9b0f52f9 // madd x25, x23, x15, x20
-	WORD $0x2a1803f6 // mov w22, w24
-	WORD $0x8b172ab8 // add x24, x21, x23, lsl #10
-	WORD $0x531c6efd // lsl w29, w23, #4
-	WORD $0x531d72fb // lsl w27, w23, #3
-	WORD $0xf9800320 // prfm pldl1keep, [x25]
-	WORD $0xf9808320 // prfm pldl1keep, [x25, #0x100]
-	WORD $0x3dc00314 // ldr q20, [x24]
-	WORD $0xad404753 // ldp q19, q17, [x26]
-	WORD $0x4e211e92 // and v18.16b, v20.16b, v1.16b
-	WORD $0x4e040675 // dup v21.4s, v19.s[0]
-	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
-	WORD $0x4e120052 // tbl v18.16b, { v2.16b }, v18.16b
-	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
-	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
-	WORD $0x3dc01315 // ldr q21, [x24, #0x40]
-	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
-	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
-	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
-	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
-	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
-	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
-	WORD $0x4e140678 // dup v24.4s, v19.s[2]
-	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
-	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
-	WORD $0x3dc02316 // ldr q22, [x24, #0x80]
-	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
-	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
-	WORD $0x0e38c2f9 // smull v25.8h, v23.8b, v24.8b
-	WORD $0x4e38c2f7 // smull2 v23.8h, v23.16b, v24.16b
-	WORD $0x4e77bf37 // addp v23.8h, v25.8h, v23.8h
-	WORD $0x4e606af2 // sadalp v18.4s, v23.8h
-	WORD $0x3dc03317 // ldr q23, [x24, #0xc0]
-	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
-	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
-	WORD $0x0e33c319 // smull v25.8h, v24.8b, v19.8b
-	WORD $0x4e33c313 // smull2 v19.8h, v24.16b, v19.16b
-	WORD $0x4e73bf33 // addp v19.8h, v25.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c0693 // ushr v19.4s, v20.4s, #0x4
-	WORD $0x4e040634 // dup v20.4s, v17.s[0]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e34c278 // smull v24.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
-	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c06b3 // ushr v19.4s, v21.4s, #0x4
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e140634 // dup v20.4s, v17.s[2]
-	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c06d3 // ushr v19.4s, v22.4s, #0x4
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c06f3 // ushr v19.4s, v23.4s, #0x4
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
-	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
-	WORD $0x4e040fb3 // dup v19.4s, w29
-	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
-	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
-	WORD $0x4e040f74 // dup v20.4s, w27
-	WORD $0x5280009b // mov w27, #0x4 // =4
-	WORD $0x331c6afb // bfi w27, w23, #4, #27
-	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
-	WORD $0x6ea0ba94 // neg v20.4s, v20.4s
-	WORD $0x4ea38651 // add v17.4s, v18.4s, v3.4s
-	WORD $0x3cf36892 // ldr q18, [x4, x19]
-	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
-	WORD $0xfc6778b3 // ldr d19, [x5, x7, lsl #3]
-	WORD $0x2f10a673 // ushll v19.4s, v19.4h, #0x0
-	WORD $0x4e241e52 // and v18.16b, v18.16b, v4.16b
-	WORD $0x6eb44673 // ushl v19.4s, v19.4s, v20.4s
-	WORD $0xfc6778d4 // ldr d20, [x6, x7, lsl #3]
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
-	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
-	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
-	WORD $0x4ea68652 // add v18.4s, v18.4s, v6.4s
-	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x6e32de92 // fmul v18.4s, v20.4s, v18.4s
-	WORD $0x6e27de53 // fmul v19.4s, v18.4s, v7.4s
-	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0xbd402351 // ldr s17, [x26, #0x20]
-	WORD $0xf9808b20 // prfm pldl1keep, [x25, #0x110]
-	WORD $0xf9810b20 // prfm pldl1keep, [x25, #0x210]
-	WORD $0x3dc04314 // ldr q20, [x24, #0x100]
-	WORD $0x8b0e035a // add x26, x26, x14
-	WORD $0x4e211e92 // and v18.16b, v20.16b, v1.16b
-	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
-	WORD $0xad404753 // ldp q19, q17, [x26]
-	WORD $0x4e120052 // tbl v18.16b, { v2.16b }, v18.16b
-	WORD $0x4e040675 // dup v21.4s, v19.s[0]
-	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
-	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
-	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
-	WORD $0x3dc05315 // ldr q21, [x24, #0x140]
-	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
-	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
-	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
-	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
-	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
-	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
-	WORD $0x4e140678 // dup v24.4s, v19.s[2]
-	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
-	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
-	WORD $0x3dc06316 // ldr q22, [x24, #0x180]
-	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
-	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
-	WORD $0x0e38c2f9 // smull v25.8h, v23.8b, v24.8b
-	WORD $0x4e38c2f7 // smull2 v23.8h, v23.16b, v24.16b
-	WORD $0x4e77bf37 // addp v23.8h, v25.8h, v23.8h
-	WORD $0x4e606af2 // sadalp v18.4s, v23.8h
-	WORD $0x3dc07317 // ldr q23, [x24, #0x1c0]
-	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
-	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
-	WORD $0x0e33c319 // smull v25.8h, v24.8b, v19.8b
-	WORD $0x4e33c313 // smull2 v19.8h, v24.16b, v19.16b
-	WORD $0x4e73bf33 // addp v19.8h, v25.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c0693 // ushr v19.4s, v20.4s, #0x4
-	WORD $0x4e040634 // dup v20.4s, v17.s[0]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e34c278 // smull v24.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
-	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c06b3 // ushr v19.4s, v21.4s, #0x4
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e140634 // dup v20.4s, v17.s[2]
-	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c06d3 // ushr v19.4s, v22.4s, #0x4
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c06f3 // ushr v19.4s, v23.4s, #0x4
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
-	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
-	WORD $0x4e040f73 // dup v19.4s, w27
-	WORD $0x5280005b // mov w27, #0x2 // =2
-	WORD $0x331d6efb // bfi w27, w23, #3, #28
-	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
-	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
-	WORD $0x4e040f74 // dup v20.4s, w27
-	WORD $0x5280011b // mov w27, #0x8 // =8
-	WORD $0x331c6afb // bfi w27, w23, #4, #27
-	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
-	WORD $0x6ea0ba94 // neg v20.4s, v20.4s
-	WORD $0x4ea38651 // add v17.4s, v18.4s, v3.4s
-	WORD $0x3cf36892 // ldr q18, [x4, x19]
-	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
-	WORD $0xfc6778b3 // ldr d19, [x5, x7, lsl #3]
-	WORD $0x2f10a673 // ushll v19.4s, v19.4h, #0x0
-	WORD $0x4e241e52 // and v18.16b, v18.16b, v4.16b
-	WORD $0x6eb44673 // ushl v19.4s, v19.4s, v20.4s
-	WORD $0xfc6778d4 // ldr d20, [x6, x7, lsl #3]
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
-	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
-	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
-	WORD $0x4ea68652 // add v18.4s, v18.4s, v6.4s
-	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x6e32de92 // fmul v18.4s, v20.4s, v18.4s
-	WORD $0x6e27de53 // fmul v19.4s, v18.4s, v7.4s
-	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0xbd402351 // ldr s17, [x26, #0x20]
-	WORD $0xf9811320 // prfm pldl1keep, [x25, #0x220]
-	WORD $0xf9819320 // prfm pldl1keep, [x25, #0x320]
-	WORD $0x3dc08314 // ldr q20, [x24, #0x200]
-	WORD $0x8b0e035a // add x26, x26, x14
-	WORD $0x4e211e92 // and v18.16b, v20.16b, v1.16b
-	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
-	WORD $0xad404753 // ldp q19, q17, [x26]
-	WORD $0x4e120052 // tbl v18.16b, { v2.16b }, v18.16b
-	WORD $0x4e040675 // dup v21.4s, v19.s[0]
-	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
-	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
-	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
-	WORD $0x3dc09315 // ldr q21, [x24, #0x240]
-	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
-	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
-	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
-	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
-	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
-	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
-	WORD $0x4e140678 // dup v24.4s, v19.s[2]
-	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
-	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
-	WORD $0x3dc0a316 // ldr q22, [x24, #0x280]
-	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
-	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
-	WORD $0x0e38c2f9 // smull v25.8h, v23.8b, v24.8b
-	WORD $0x4e38c2f7 // smull2 v23.8h, v23.16b, v24.16b
-	WORD $0x4e77bf37 // addp v23.8h, v25.8h, v23.8h
-	WORD $0x4e606af2 // sadalp v18.4s, v23.8h
-	WORD $0x3dc0b317 // ldr q23, [x24, #0x2c0]
-	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
-	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
-	WORD $0x0e33c319 // smull v25.8h, v24.8b, v19.8b
-	WORD $0x4e33c313 // smull2 v19.8h, v24.16b, v19.16b
-	WORD $0x4e73bf33 // addp v19.8h, v25.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c0693 // ushr v19.4s, v20.4s, #0x4
-	WORD $0x4e040634 // dup v20.4s, v17.s[0]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e34c278 // smull v24.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
-	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c06b3 // ushr v19.4s, v21.4s, #0x4
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e140634 // dup v20.4s, v17.s[2]
-	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c06d3 // ushr v19.4s, v22.4s, #0x4
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c06f3 // ushr v19.4s, v23.4s, #0x4
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
-	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
-	WORD $0x4e040f73 // dup v19.4s, w27
-	WORD $0x5280009b // mov w27, #0x4 // =4
-	WORD $0x331d6efb // bfi w27, w23, #3, #28
-	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
-	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
-	WORD $0x4e040f74 // dup v20.4s, w27
-	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
-	WORD $0x6ea0ba94 // neg v20.4s, v20.4s
-	WORD $0x4ea38651 // add v17.4s, v18.4s, v3.4s
-	WORD $0x3cf36892 // ldr q18, [x4, x19]
-	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
-	WORD $0xfc6778b3 // ldr d19, [x5, x7, lsl #3]
-	WORD $0x2f10a673 // ushll v19.4s, v19.4h, #0x0
-	WORD $0x4e241e52 // and v18.16b, v18.16b, v4.16b
-	WORD $0x6eb44673 // ushl v19.4s, v19.4s, v20.4s
-	WORD $0xfc6778d4 // ldr d20, [x6, x7, lsl #3]
-	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
-	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
-	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
-	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
-	WORD $0x4ea68652 // add v18.4s, v18.4s, v6.4s
-	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x6e32de92 // fmul v18.4s, v20.4s, v18.4s
-	WORD $0x6e27de53 // fmul v19.4s, v18.4s, v7.4s
-	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0xbd402351 // ldr s17, [x26, #0x20]
-	WORD $0xf9819b20 // prfm pldl1keep, [x25, #0x330]
-	WORD $0xf9821b20 // prfm pldl1keep, [x25, #0x430]
-	WORD $0x3dc0c314 // ldr q20, [x24, #0x300]
-	WORD $0x8b0e0359 // add x25, x26, x14
-	WORD $0x4e211e92 // and v18.16b, v20.16b, v1.16b
-	WORD $0x8b0e033a // add x26, x25, x14
-	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
-	WORD $0xad404733 // ldp q19, q17, [x25]
-	WORD $0x4e120052 // tbl v18.16b, { v2.16b }, v18.16b
-	WORD $0x4e040675 // dup v21.4s, v19.s[0]
-	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
-	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
-	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
-	WORD $0x3dc0d315 // ldr q21, [x24, #0x340]
-	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
-	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
-	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
-	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
-	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
-	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
-	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
-	WORD $0x4e140678 // dup v24.4s, v19.s[2]
-	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
-	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
-	WORD $0x3dc0e316 // ldr q22, [x24, #0x380]
-	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
-	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
-	WORD $0x0e38c2f9 // smull v25.8h, v23.8b, v24.8b
-	WORD $0x4e38c2f7 // smull2 v23.8h, v23.16b, v24.16b
-	WORD $0x4e77bf37 // addp v23.8h, v25.8h, v23.8h
-	WORD $0x4e606af2 // sadalp v18.4s, v23.8h
-	WORD $0x3dc0f317 // ldr q23, [x24, #0x3c0]
-	WORD $0x52800198 // mov w24, #0xc // =12
-	WORD $0x331c6af8 // bfi w24, w23, #4, #27
-	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
-	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
-	WORD $0x0e33c319 // smull v25.8h, v24.8b, v19.8b
-	WORD $0x4e33c313 // smull2 v19.8h, v24.16b, v19.16b
-	WORD $0x4e73bf33 // addp v19.8h, v25.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c0693 // ushr v19.4s, v20.4s, #0x4
-	WORD $0x4e040634 // dup v20.4s, v17.s[0]
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e34c278 // smull v24.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
-	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c06b3 // ushr v19.4s, v21.4s, #0x4
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e140634 // dup v20.4s, v17.s[2]
-	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c06d3 // ushr v19.4s, v22.4s, #0x4
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
-	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
-	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
-	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
-	WORD $0x6f3c06f3 // ushr v19.4s, v23.4s, #0x4
-	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
-	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
-	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
-	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
-	WORD $0x4e040f13 // dup v19.4s, w24
-	WORD $0x528000d8 // mov w24, #0x6 // =6
-	WORD $0x331d6ef8 // bfi w24, w23, #3, #28
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0xd37cecc7 // lsl x7, x6, #4
+	WORD $0x8b061993 // add x19, x12, x6, lsl #6
 	WORD $0x52800037 // mov w23, #0x1 // =1
+	WORD $0xaa0203f9 // mov x25, x2
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0x3ce76a30 // ldr q16, [x17, x7]
+	WORD $0x8b070194 // add x20, x12, x7
+	WORD $0x9b0f4ed8 // madd x24, x22, x15, x19
+	WORD $0x2a1703f5 // mov w21, w23
+	WORD $0x8b162a97 // add x23, x20, x22, lsl #10
+	WORD $0x531c6edb // lsl w27, w22, #4
+	WORD $0x531d72da // lsl w26, w22, #3
+	WORD $0xf9900302 // prfm pldl2keep, [x24, #0x2000]
+	WORD $0xf9880300 // prfm pldl1keep, [x24, #0x1000]
+	WORD $0xf9908302 // prfm pldl2keep, [x24, #0x2100]
+	WORD $0xf9888300 // prfm pldl1keep, [x24, #0x1100]
+	WORD $0x3dc002f4 // ldr q20, [x23]
+	WORD $0xad404733 // ldp q19, q17, [x25]
+	WORD $0x4e211e92 // and v18.16b, v20.16b, v1.16b
+	WORD $0x4e040675 // dup v21.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x4e120052 // tbl v18.16b, { v2.16b }, v18.16b
+	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
+	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
+	WORD $0x3dc012f5 // ldr q21, [x23, #0x40]
+	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
+	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
+	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x3dc022f6 // ldr q22, [x23, #0x80]
+	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
+	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
+	WORD $0x0e38c2f9 // smull v25.8h, v23.8b, v24.8b
+	WORD $0x4e38c2f7 // smull2 v23.8h, v23.16b, v24.16b
+	WORD $0x4e77bf37 // addp v23.8h, v25.8h, v23.8h
+	WORD $0x4e606af2 // sadalp v18.4s, v23.8h
+	WORD $0x3dc032f7 // ldr q23, [x23, #0xc0]
+	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
+	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
+	WORD $0x0e33c319 // smull v25.8h, v24.8b, v19.8b
+	WORD $0x4e33c313 // smull2 v19.8h, v24.16b, v19.16b
+	WORD $0x4e73bf33 // addp v19.8h, v25.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c0693 // ushr v19.4s, v20.4s, #0x4
+	WORD $0x4e040634 // dup v20.4s, v17.s[0]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c278 // smull v24.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06b3 // ushr v19.4s, v21.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e140634 // dup v20.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06d3 // ushr v19.4s, v22.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06f3 // ushr v19.4s, v23.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x4e040f73 // dup v19.4s, w27
 	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
 	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
-	WORD $0x4e040f14 // dup v20.4s, w24
-	WORD $0x2a1f03f8 // mov w24, wzr
+	WORD $0x4e040f54 // dup v20.4s, w26
+	WORD $0x5280009a // mov w26, #0x4 // =4
+	WORD $0x331c6ada // bfi w26, w22, #4, #27
 	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
 	WORD $0x6ea0ba94 // neg v20.4s, v20.4s
 	WORD $0x4ea38651 // add v17.4s, v18.4s, v3.4s
-	WORD $0x3cf36892 // ldr q18, [x4, x19]
+	WORD $0x3ce76892 // ldr q18, [x4, x7]
 	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
-	WORD $0xfc6778b3 // ldr d19, [x5, x7, lsl #3]
+	WORD $0xfc6678b3 // ldr d19, [x5, x6, lsl #3]
 	WORD $0x2f10a673 // ushll v19.4s, v19.4h, #0x0
 	WORD $0x4e241e52 // and v18.16b, v18.16b, v4.16b
 	WORD $0x6eb44673 // ushl v19.4s, v19.4s, v20.4s
-	WORD $0xfc6778d4 // ldr d20, [x6, x7, lsl #3]
+	WORD $0xfc667874 // ldr d20, [x3, x6, lsl #3]
 	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
 	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
 	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
@@ -4076,46 +3808,338 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e27de53 // fmul v19.4s, v18.4s, v7.4s
 	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
 	WORD $0xbd402331 // ldr s17, [x25, #0x20]
+	WORD $0xf9908b02 // prfm pldl2keep, [x24, #0x2110]
+	WORD $0xf9888b00 // prfm pldl1keep, [x24, #0x1110]
+	WORD $0xf9910b02 // prfm pldl2keep, [x24, #0x2210]
+	WORD $0xf9890b00 // prfm pldl1keep, [x24, #0x1210]
+	WORD $0x3dc042f4 // ldr q20, [x23, #0x100]
+	WORD $0x8b0e0339 // add x25, x25, x14
+	WORD $0x4e211e92 // and v18.16b, v20.16b, v1.16b
 	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
-	WORD $0x3707d036 // tbnz w22, #0x0, 0x3928 <k_tile_iq4_xs+0xbc>
-	WORD $0x3ca77a30 // str q16, [x17, x7, lsl #4]
-	WORD $0x910004e7 // add x7, x7, #0x1
-	WORD $0xf10010ff // cmp x7, #0x4
-	WORD $0x54ffcec1 // b.ne 0x390c <k_tile_iq4_xs+0xa0>
+	WORD $0xad404733 // ldp q19, q17, [x25]
+	WORD $0x4e120052 // tbl v18.16b, { v2.16b }, v18.16b
+	WORD $0x4e040675 // dup v21.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
+	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
+	WORD $0x3dc052f5 // ldr q21, [x23, #0x140]
+	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
+	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
+	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x3dc062f6 // ldr q22, [x23, #0x180]
+	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
+	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
+	WORD $0x0e38c2f9 // smull v25.8h, v23.8b, v24.8b
+	WORD $0x4e38c2f7 // smull2 v23.8h, v23.16b, v24.16b
+	WORD $0x4e77bf37 // addp v23.8h, v25.8h, v23.8h
+	WORD $0x4e606af2 // sadalp v18.4s, v23.8h
+	WORD $0x3dc072f7 // ldr q23, [x23, #0x1c0]
+	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
+	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
+	WORD $0x0e33c319 // smull v25.8h, v24.8b, v19.8b
+	WORD $0x4e33c313 // smull2 v19.8h, v24.16b, v19.16b
+	WORD $0x4e73bf33 // addp v19.8h, v25.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c0693 // ushr v19.4s, v20.4s, #0x4
+	WORD $0x4e040634 // dup v20.4s, v17.s[0]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c278 // smull v24.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06b3 // ushr v19.4s, v21.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e140634 // dup v20.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06d3 // ushr v19.4s, v22.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06f3 // ushr v19.4s, v23.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x4e040f53 // dup v19.4s, w26
+	WORD $0x5280005a // mov w26, #0x2 // =2
+	WORD $0x331d6eda // bfi w26, w22, #3, #28
+	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e040f54 // dup v20.4s, w26
+	WORD $0x5280011a // mov w26, #0x8 // =8
+	WORD $0x331c6ada // bfi w26, w22, #4, #27
+	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
+	WORD $0x6ea0ba94 // neg v20.4s, v20.4s
+	WORD $0x4ea38651 // add v17.4s, v18.4s, v3.4s
+	WORD $0x3ce76892 // ldr q18, [x4, x7]
+	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
+	WORD $0xfc6678b3 // ldr d19, [x5, x6, lsl #3]
+	WORD $0x2f10a673 // ushll v19.4s, v19.4h, #0x0
+	WORD $0x4e241e52 // and v18.16b, v18.16b, v4.16b
+	WORD $0x6eb44673 // ushl v19.4s, v19.4s, v20.4s
+	WORD $0xfc667874 // ldr d20, [x3, x6, lsl #3]
+	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
+	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
+	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
+	WORD $0x4ea68652 // add v18.4s, v18.4s, v6.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6e32de92 // fmul v18.4s, v20.4s, v18.4s
+	WORD $0x6e27de53 // fmul v19.4s, v18.4s, v7.4s
+	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
+	WORD $0xbd402331 // ldr s17, [x25, #0x20]
+	WORD $0xf9911302 // prfm pldl2keep, [x24, #0x2220]
+	WORD $0xf9891300 // prfm pldl1keep, [x24, #0x1220]
+	WORD $0xf9919302 // prfm pldl2keep, [x24, #0x2320]
+	WORD $0xf9899300 // prfm pldl1keep, [x24, #0x1320]
+	WORD $0x3dc082f4 // ldr q20, [x23, #0x200]
+	WORD $0x8b0e0339 // add x25, x25, x14
+	WORD $0x4e211e92 // and v18.16b, v20.16b, v1.16b
+	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
+	WORD $0xad404733 // ldp q19, q17, [x25]
+	WORD $0x4e120052 // tbl v18.16b, { v2.16b }, v18.16b
+	WORD $0x4e040675 // dup v21.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
+	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
+	WORD $0x3dc092f5 // ldr q21, [x23, #0x240]
+	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
+	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
+	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x3dc0a2f6 // ldr q22, [x23, #0x280]
+	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
+	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
+	WORD $0x0e38c2f9 // smull v25.8h, v23.8b, v24.8b
+	WORD $0x4e38c2f7 // smull2 v23.8h, v23.16b, v24.16b
+	WORD $0x4e77bf37 // addp v23.8h, v25.8h, v23.8h
+	WORD $0x4e606af2 // sadalp v18.4s, v23.8h
+	WORD $0x3dc0b2f7 // ldr q23, [x23, #0x2c0]
+	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
+	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
+	WORD $0x0e33c319 // smull v25.8h, v24.8b, v19.8b
+	WORD $0x4e33c313 // smull2 v19.8h, v24.16b, v19.16b
+	WORD $0x4e73bf33 // addp v19.8h, v25.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c0693 // ushr v19.4s, v20.4s, #0x4
+	WORD $0x4e040634 // dup v20.4s, v17.s[0]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c278 // smull v24.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06b3 // ushr v19.4s, v21.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e140634 // dup v20.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06d3 // ushr v19.4s, v22.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06f3 // ushr v19.4s, v23.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x4e040f53 // dup v19.4s, w26
+	WORD $0x5280009a // mov w26, #0x4 // =4
+	WORD $0x331d6eda // bfi w26, w22, #3, #28
+	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e040f54 // dup v20.4s, w26
+	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
+	WORD $0x6ea0ba94 // neg v20.4s, v20.4s
+	WORD $0x4ea38651 // add v17.4s, v18.4s, v3.4s
+	WORD $0x3ce76892 // ldr q18, [x4, x7]
+	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
+	WORD $0xfc6678b3 // ldr d19, [x5, x6, lsl #3]
+	WORD $0x2f10a673 // ushll v19.4s, v19.4h, #0x0
+	WORD $0x4e241e52 // and v18.16b, v18.16b, v4.16b
+	WORD $0x6eb44673 // ushl v19.4s, v19.4s, v20.4s
+	WORD $0xfc667874 // ldr d20, [x3, x6, lsl #3]
+	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
+	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
+	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
+	WORD $0x4ea68652 // add v18.4s, v18.4s, v6.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6e32de92 // fmul v18.4s, v20.4s, v18.4s
+	WORD $0x6e27de53 // fmul v19.4s, v18.4s, v7.4s
+	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
+	WORD $0xbd402331 // ldr s17, [x25, #0x20]
+	WORD $0xf9919b02 // prfm pldl2keep, [x24, #0x2330]
+	WORD $0xf9899b00 // prfm pldl1keep, [x24, #0x1330]
+	WORD $0xf9921b02 // prfm pldl2keep, [x24, #0x2430]
+	WORD $0xf98a1b00 // prfm pldl1keep, [x24, #0x1430]
+	WORD $0x3dc0c2f4 // ldr q20, [x23, #0x300]
+	WORD $0x8b0e0338 // add x24, x25, x14
+	WORD $0x8b0e0319 // add x25, x24, x14
+	WORD $0x4e211e92 // and v18.16b, v20.16b, v1.16b
+	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
+	WORD $0xad404713 // ldp q19, q17, [x24]
+	WORD $0x4e120052 // tbl v18.16b, { v2.16b }, v18.16b
+	WORD $0x4e040675 // dup v21.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e35c256 // smull v22.8h, v18.8b, v21.8b
+	WORD $0x4e35c252 // smull2 v18.8h, v18.16b, v21.16b
+	WORD $0x3dc0d2f5 // ldr q21, [x23, #0x340]
+	WORD $0x4e72bed2 // addp v18.8h, v22.8h, v18.8h
+	WORD $0x4e211eb6 // and v22.16b, v21.16b, v1.16b
+	WORD $0x4e160056 // tbl v22.16b, { v2.16b }, v22.16b
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x4e76bf16 // addp v22.8h, v24.8h, v22.8h
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x3dc0e2f6 // ldr q22, [x23, #0x380]
+	WORD $0x4e211ed7 // and v23.16b, v22.16b, v1.16b
+	WORD $0x4e170057 // tbl v23.16b, { v2.16b }, v23.16b
+	WORD $0x0e38c2f9 // smull v25.8h, v23.8b, v24.8b
+	WORD $0x4e38c2f7 // smull2 v23.8h, v23.16b, v24.16b
+	WORD $0x4e77bf37 // addp v23.8h, v25.8h, v23.8h
+	WORD $0x4e606af2 // sadalp v18.4s, v23.8h
+	WORD $0x3dc0f2f7 // ldr q23, [x23, #0x3c0]
+	WORD $0x52800197 // mov w23, #0xc // =12
+	WORD $0x331c6ad7 // bfi w23, w22, #4, #27
+	WORD $0x4e211ef8 // and v24.16b, v23.16b, v1.16b
+	WORD $0x4e180058 // tbl v24.16b, { v2.16b }, v24.16b
+	WORD $0x0e33c319 // smull v25.8h, v24.8b, v19.8b
+	WORD $0x4e33c313 // smull2 v19.8h, v24.16b, v19.16b
+	WORD $0x4e73bf33 // addp v19.8h, v25.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c0693 // ushr v19.4s, v20.4s, #0x4
+	WORD $0x4e040634 // dup v20.4s, v17.s[0]
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c278 // smull v24.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06b3 // ushr v19.4s, v21.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e140634 // dup v20.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06d3 // ushr v19.4s, v22.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e34c275 // smull v21.8h, v19.8b, v20.8b
+	WORD $0x4e34c273 // smull2 v19.8h, v19.16b, v20.16b
+	WORD $0x4e73beb3 // addp v19.8h, v21.8h, v19.8h
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x6f3c06f3 // ushr v19.4s, v23.4s, #0x4
+	WORD $0x4e211e73 // and v19.16b, v19.16b, v1.16b
+	WORD $0x4e130053 // tbl v19.16b, { v2.16b }, v19.16b
+	WORD $0x0e31c274 // smull v20.8h, v19.8b, v17.8b
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x4e040ef3 // dup v19.4s, w23
+	WORD $0x528000d7 // mov w23, #0x6 // =6
+	WORD $0x331d6ed7 // bfi w23, w22, #3, #28
+	WORD $0x52800036 // mov w22, #0x1 // =1
+	WORD $0x6ea0ba73 // neg v19.4s, v19.4s
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e040ef4 // dup v20.4s, w23
+	WORD $0x2a1f03f7 // mov w23, wzr
+	WORD $0x4e606a32 // sadalp v18.4s, v17.8h
+	WORD $0x6ea0ba94 // neg v20.4s, v20.4s
+	WORD $0x4ea38651 // add v17.4s, v18.4s, v3.4s
+	WORD $0x3ce76892 // ldr q18, [x4, x7]
+	WORD $0x6eb34652 // ushl v18.4s, v18.4s, v19.4s
+	WORD $0xfc6678b3 // ldr d19, [x5, x6, lsl #3]
+	WORD $0x2f10a673 // ushll v19.4s, v19.4h, #0x0
+	WORD $0x4e241e52 // and v18.16b, v18.16b, v4.16b
+	WORD $0x6eb44673 // ushl v19.4s, v19.4s, v20.4s
+	WORD $0xfc667874 // ldr d20, [x3, x6, lsl #3]
+	WORD $0x0e217a94 // fcvtl v20.4s, v20.4h
+	WORD $0x4f245673 // shl v19.4s, v19.4s, #0x4
+	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
+	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
+	WORD $0x4ea68652 // add v18.4s, v18.4s, v6.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x6e32de92 // fmul v18.4s, v20.4s, v18.4s
+	WORD $0x6e27de53 // fmul v19.4s, v18.4s, v7.4s
+	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
+	WORD $0xbd402311 // ldr s17, [x24, #0x20]
+	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
+	WORD $0x3707cf35 // tbnz w21, #0x0, 0x3968 <k_tile_iq4_xs+0xb8>
+	WORD $0x3ca67a30 // str q16, [x17, x6, lsl #4]
+	WORD $0x910004c6 // add x6, x6, #0x1
+	WORD $0xf10010df // cmp x6, #0x4
+	WORD $0x54ffcdc1 // b.ne 0x394c <k_tile_iq4_xs+0x9c>
 	WORD $0xf9401403 // ldr x3, [x0, #0x28]
 	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x9122018c // add x12, x12, #0x880
 	WORD $0xeb0b003f // cmp x1, x11
 	WORD $0x8b032442 // add x2, x2, x3, lsl #9
-	WORD $0x54ffcd61 // b.ne 0x38f8 <k_tile_iq4_xs+0x8c>
+	WORD $0x54ffcc81 // b.ne 0x393c <k_tile_iq4_xs+0x8c>
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0xeb08021f // cmp x16, x8
-	WORD $0x54ffcc41 // b.ne 0x38e0 <k_tile_iq4_xs+0x74>
-	WORD $0x14000008 // b 0x3f7c <k_tile_iq4_xs+0x710>
-	WORD $0xb50000ea // cbnz x10, 0x3f7c <k_tile_iq4_xs+0x710>
+	WORD $0x54ffcb61 // b.ne 0x3924 <k_tile_iq4_xs+0x74>
+	WORD $0x14000008 // b 0x3fdc <k_tile_iq4_xs+0x72c>
+	WORD $0xb50000ea // cbnz x10, 0x3fdc <k_tile_iq4_xs+0x72c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x3f6c <k_tile_iq4_xs+0x700>
+	WORD $0x54ffffa1 // b.ne 0x3fcc <k_tile_iq4_xs+0x71c>
 	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
 	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
 	WORD $0xa9425ff8 // ldp x24, x23, [sp, #0x20]
 	WORD $0xa94167fa // ldp x26, x25, [sp, #0x10]
-	WORD $0xa8c56ffd // ldp x29, x27, [sp], #0x50
+	WORD $0xf84507fb // ldr x27, [sp], #0x50
 	WORD $0xd65f03c0 // ret
 
 	// tile_mxfp4
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400118b // b.lt 0x41cc <k_tile_mxfp4+0x238>
+	WORD $0x540011cb // b.lt 0x4234 <k_tile_mxfp4+0x240>
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400100b // b.lt 0x41b0 <k_tile_mxfp4+0x21c>
-	WORD $0x1000126e // adr x14, 0x4200 <k_tile_mxfp4+0x26c>
+	WORD $0x5400104b // b.lt 0x4218 <k_tile_mxfp4+0x224>
+	WORD $0x1000116e // adr x14, 0x4240 <k_tile_mxfp4+0x24c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x3dc001c2 // ldr q2, [x14]
@@ -4129,7 +4153,7 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e040dc7 // dup v7.4s, w14
 	WORD $0xaa0903ee // mov x14, x9
 	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0xb500008a // cbnz x10, 0x3ffc <k_tile_mxfp4+0x68>
+	WORD $0xb500008a // cbnz x10, 0x405c <k_tile_mxfp4+0x68>
 	WORD $0x8b0f1930 // add x16, x9, x15, lsl #6
 	WORD $0xad000200 // stp q0, q0, [x16]
 	WORD $0xad010200 // stp q0, q0, [x16, #0x20]
@@ -4142,11 +4166,13 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x52802005 // mov w5, #0x100 // =256
 	WORD $0x8b0201a6 // add x6, x13, x2
 	WORD $0x3dc00090 // ldr q16, [x4]
+	WORD $0xf98780c2 // prfm pldl2keep, [x6, #0xf00]
 	WORD $0xf89000c0 // prfum pldl1keep, [x6, #-0x100]
+	WORD $0xf98800c2 // prfm pldl2keep, [x6, #0x1000]
 	WORD $0xf98000c0 // prfm pldl1keep, [x6]
 	WORD $0x3cd80074 // ldur q20, [x3, #-0x80]
-	WORD $0xad404433 // ldp q19, q17, [x1]
 	WORD $0x91010042 // add x2, x2, #0x40
+	WORD $0xad404433 // ldp q19, q17, [x1]
 	WORD $0x4e211e92 // and v18.16b, v20.16b, v1.16b
 	WORD $0x4e040675 // dup v21.4s, v19.s[0]
 	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
@@ -4229,37 +4255,27 @@ TEXT ·tileNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402031 // ldr s17, [x1, #0x20]
 	WORD $0x4f911270 // fmla v16.4s, v19.4s, v17.s[0]
 	WORD $0x3c810490 // str q16, [x4], #0x10
-	WORD $0x54fff4e1 // b.ne 0x4018 <k_tile_mxfp4+0x84>
+	WORD $0x54fff4a1 // b.ne 0x4078 <k_tile_mxfp4+0x84>
 	WORD $0xf9401402 // ldr x2, [x0, #0x28]
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0x910441ad // add x13, x13, #0x110
 	WORD $0x91044210 // add x16, x16, #0x110
 	WORD $0xeb0b023f // cmp x17, x11
 	WORD $0x8b021821 // add x1, x1, x2, lsl #6
-	WORD $0x54fff381 // b.ne 0x4008 <k_tile_mxfp4+0x74>
+	WORD $0x54fff341 // b.ne 0x4068 <k_tile_mxfp4+0x74>
 	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x910101ce // add x14, x14, #0x40
 	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff221 // b.ne 0x3fec <k_tile_mxfp4+0x58>
-	WORD $0x14000008 // b 0x41cc <k_tile_mxfp4+0x238>
-	WORD $0xb50000ea // cbnz x10, 0x41cc <k_tile_mxfp4+0x238>
+	WORD $0x54fff1e1 // b.ne 0x404c <k_tile_mxfp4+0x58>
+	WORD $0x14000008 // b 0x4234 <k_tile_mxfp4+0x240>
+	WORD $0xb50000ea // cbnz x10, 0x4234 <k_tile_mxfp4+0x240>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0xad3f0120 // stp q0, q0, [x9, #-0x20]
 	WORD $0xac820120 // stp q0, q0, [x9], #0x40
-	WORD $0x54ffffa1 // b.ne 0x41bc <k_tile_mxfp4+0x228>
+	WORD $0x54ffffa1 // b.ne 0x4224 <k_tile_mxfp4+0x230>
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x03020100 // <unknown>

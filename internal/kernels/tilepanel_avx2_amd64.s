@@ -65,8 +65,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x006e0105787de2c4; BYTE $0x00 // vpbroadcastb 0x6e01(%rip), %ymm0 # 0x6f40 <k_tile_panel_16_min+0xf40>
-	QUAD $0x006df90d787de2c4; BYTE $0x00 // vpbroadcastb 0x6df9(%rip), %ymm1 # 0x6f41 <k_tile_panel_16_min+0xf41>
+	QUAD $0x006e4105787de2c4; BYTE $0x00 // vpbroadcastb 0x6e41(%rip), %ymm0 # 0x6f80 <k_tile_panel_16_min+0xf50>
+	QUAD $0x006e390d787de2c4; BYTE $0x00 // vpbroadcastb 0x6e39(%rip), %ymm1 # 0x6f81 <k_tile_panel_16_min+0xf51>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -128,7 +128,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x006c9305787de2c4; BYTE $0x00 // vpbroadcastb 0x6c93(%rip), %ymm0 # 0x6f42 <k_tile_panel_16_min+0xf42>
+	QUAD $0x006cd305787de2c4; BYTE $0x00 // vpbroadcastb 0x6cd3(%rip), %ymm0 # 0x6f82 <k_tile_panel_16_min+0xf52>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -184,8 +184,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x006b4405787de2c4; BYTE $0x00 // vpbroadcastb 0x6b44(%rip), %ymm0 # 0x6f43 <k_tile_panel_16_min+0xf43>
-	QUAD $0x006b3c0d787de2c4; BYTE $0x00 // vpbroadcastb 0x6b3c(%rip), %ymm1 # 0x6f44 <k_tile_panel_16_min+0xf44>
+	QUAD $0x006b8405787de2c4; BYTE $0x00 // vpbroadcastb 0x6b84(%rip), %ymm0 # 0x6f83 <k_tile_panel_16_min+0xf53>
+	QUAD $0x006b7c0d787de2c4; BYTE $0x00 // vpbroadcastb 0x6b7c(%rip), %ymm1 # 0x6f84 <k_tile_panel_16_min+0xf54>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -269,8 +269,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00695605787de2c4; BYTE $0x00 // vpbroadcastb 0x6956(%rip), %ymm0 # 0x6f45 <k_tile_panel_16_min+0xf45>
-	QUAD $0x00694e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x694e(%rip), %ymm1 # 0x6f46 <k_tile_panel_16_min+0xf46>
+	QUAD $0x00699605787de2c4; BYTE $0x00 // vpbroadcastb 0x6996(%rip), %ymm0 # 0x6f85 <k_tile_panel_16_min+0xf55>
+	QUAD $0x00698e0d787de2c4; BYTE $0x00 // vpbroadcastb 0x698e(%rip), %ymm1 # 0x6f86 <k_tile_panel_16_min+0xf56>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -359,18 +359,18 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00674305787de2c4; BYTE $0x00 // vpbroadcastb 0x6743(%rip), %ymm0 # 0x6f47 <k_tile_panel_16_min+0xf47>
-	QUAD $0x0067530d187de2c4; BYTE $0x00 // vbroadcastss 0x6753(%rip), %ymm1 # 0x6f60 <k_tile_panel_16_min+0xf60>
-	QUAD $0x00676215187de2c4; BYTE $0x00 // vbroadcastss 0x6762(%rip), %ymm2 # 0x6f78 <k_tile_panel_16_min+0xf78>
+	QUAD $0x00678305787de2c4; BYTE $0x00 // vpbroadcastb 0x6783(%rip), %ymm0 # 0x6f87 <k_tile_panel_16_min+0xf57>
+	QUAD $0x0067930d187de2c4; BYTE $0x00 // vbroadcastss 0x6793(%rip), %ymm1 # 0x6fa0 <k_tile_panel_16_min+0xf70>
+	QUAD $0x0067a615187de2c4; BYTE $0x00 // vbroadcastss 0x67a6(%rip), %ymm2 # 0x6fbc <k_tile_panel_16_min+0xf8c>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x02148d4e // leaq (%rdx,%r8), %r10
+	LONG $0x021c8d4e // leaq (%rdx,%r8), %r11
 	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
 	WORD $0x01b3 // movb $0x1, %bl
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
@@ -378,233 +378,233 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
 	LONG $0x09e7c149 // shlq $0x9, %r15
 	QUAD $0x01003a9cdb7d81c4; WORD $0x0000 // vpand 0x100(%r10,%r15), %ymm0, %ymm3
-	LONG $0x7f7ea1c4; WORD $0x091c // vmovdqu %ymm3, (%rcx,%r9)
+	LONG $0x7f7ea1c4; WORD $0x011c // vmovdqu %ymm3, (%rcx,%r8)
 	QUAD $0x01403a9cdb7d81c4; WORD $0x0000 // vpand 0x140(%r10,%r15), %ymm0, %ymm3
-	LONG $0x7f7ea1c4; WORD $0x095c; BYTE $0x40 // vmovdqu %ymm3, 0x40(%rcx,%r9)
+	LONG $0x7f7ea1c4; WORD $0x015c; BYTE $0x40 // vmovdqu %ymm3, 0x40(%rcx,%r8)
 	QUAD $0x01803a9cdb7d81c4; WORD $0x0000 // vpand 0x180(%r10,%r15), %ymm0, %ymm3
-	QUAD $0x0080099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x80(%rcx,%r9)
+	QUAD $0x0080019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x80(%rcx,%r8)
 	QUAD $0x01c03a9cdb7d81c4; WORD $0x0000 // vpand 0x1c0(%r10,%r15), %ymm0, %ymm3
-	QUAD $0x00c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xc0(%rcx,%r9)
+	QUAD $0x00c0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xc0(%rcx,%r8)
 	QUAD $0x02003a9cdb7d81c4; WORD $0x0000 // vpand 0x200(%r10,%r15), %ymm0, %ymm3
-	QUAD $0x0100099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x100(%rcx,%r9)
+	QUAD $0x0100019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x100(%rcx,%r8)
 	QUAD $0x02403a9cdb7d81c4; WORD $0x0000 // vpand 0x240(%r10,%r15), %ymm0, %ymm3
-	QUAD $0x0140099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x140(%rcx,%r9)
+	QUAD $0x0140019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x140(%rcx,%r8)
 	QUAD $0x02803a9cdb7d81c4; WORD $0x0000 // vpand 0x280(%r10,%r15), %ymm0, %ymm3
-	QUAD $0x0180099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x180(%rcx,%r9)
+	QUAD $0x0180019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x180(%rcx,%r8)
 	QUAD $0x02c03a9cdb7d81c4; WORD $0x0000 // vpand 0x2c0(%r10,%r15), %ymm0, %ymm3
 	LONG $0x07e6c149 // shlq $0x7, %r14
-	QUAD $0x01c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x1c0(%rcx,%r9)
-	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	QUAD $0x01c0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x1c0(%rcx,%r8)
+	QUAD $0x05000a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm3
 	LONG $0x547481c4; WORD $0x3224 // vandps (%r10,%r14), %ymm1, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0200099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x200(%rcx,%r9)
+	QUAD $0x0200019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x200(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x321c // vmovdqu (%r10,%r14), %ymm3
-	QUAD $0x052002a4137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm4
+	QUAD $0x05200aa4137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm4
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
 	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
 	LONG $0xe257dcc5 // vxorps %ymm2, %ymm4, %ymm4
 	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
-	QUAD $0x0280099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x280(%rcx,%r9)
-	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	QUAD $0x0280019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x280(%rcx,%r8)
+	QUAD $0x05000a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x08 // vpsrld $0x8, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0240099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x240(%rcx,%r9)
-	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	QUAD $0x0240019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x240(%rcx,%r8)
+	QUAD $0x05200a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x0c // vpsrld $0xc, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x02c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x2c0(%rcx,%r9)
+	QUAD $0x02c0019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x2c0(%rcx,%r8)
 	QUAD $0x01003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0300099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x300(%rcx,%r9)
+	QUAD $0x0300019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x300(%rcx,%r8)
 	QUAD $0x01403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0340099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x340(%rcx,%r9)
+	QUAD $0x0340019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x340(%rcx,%r8)
 	QUAD $0x01803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0380099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x380(%rcx,%r9)
+	QUAD $0x0380019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x380(%rcx,%r8)
 	QUAD $0x01c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x03c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x3c0(%rcx,%r9)
+	QUAD $0x03c0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x3c0(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x3b1c // vmovdqu (%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0400099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x400(%rcx,%r9)
+	QUAD $0x0400019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x400(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x3b5c; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0440099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x440(%rcx,%r9)
+	QUAD $0x0440019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x440(%rcx,%r8)
 	QUAD $0x00803b9c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0480099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x480(%rcx,%r9)
+	QUAD $0x0480019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x480(%rcx,%r8)
 	QUAD $0x00c03b9c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x04c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x4c0(%rcx,%r9)
-	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	QUAD $0x04c0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x4c0(%rcx,%r8)
+	QUAD $0x05000a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x10 // vpsrld $0x10, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0500099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x500(%rcx,%r9)
-	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	QUAD $0x0500019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x500(%rcx,%r8)
+	QUAD $0x05200a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
 	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
 	LONG $0xd472ddc5; BYTE $0x14 // vpsrld $0x14, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0580099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x580(%rcx,%r9)
+	QUAD $0x0580019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x580(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x321c // vmovdqu (%r10,%r14), %ymm3
-	QUAD $0x050002a4137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm4
+	QUAD $0x05000aa4137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm4
 	LONG $0xd372e5c5; BYTE $0x18 // vpsrld $0x18, %ymm3, %ymm3
 	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
 	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
 	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
-	QUAD $0x0540099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x540(%rcx,%r9)
-	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	QUAD $0x0540019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x540(%rcx,%r8)
+	QUAD $0x05200a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm3
 	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
 	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x1c // vpsrld $0x1c, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x05c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x5c0(%rcx,%r9)
+	QUAD $0x05c0019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x5c0(%rcx,%r8)
 	QUAD $0x01003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0600099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x600(%rcx,%r9)
+	QUAD $0x0600019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x600(%rcx,%r8)
 	QUAD $0x01403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0640099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x640(%rcx,%r9)
+	QUAD $0x0640019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x640(%rcx,%r8)
 	QUAD $0x01803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0680099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x680(%rcx,%r9)
+	QUAD $0x0680019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x680(%rcx,%r8)
 	QUAD $0x01c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x06c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x6c0(%rcx,%r9)
+	QUAD $0x06c0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x6c0(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x3b1c // vmovdqu (%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0700099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x700(%rcx,%r9)
+	QUAD $0x0700019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x700(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x3b5c; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0740099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x740(%rcx,%r9)
+	QUAD $0x0740019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x740(%rcx,%r8)
 	QUAD $0x00803b9c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0780099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x780(%rcx,%r9)
+	QUAD $0x0780019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x780(%rcx,%r8)
 	QUAD $0x00c03b9c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x07c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x7c0(%rcx,%r9)
-	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	QUAD $0x07c0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x7c0(%rcx,%r8)
+	QUAD $0x05000a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm3
 	LONG $0x547481c4; WORD $0x3264; BYTE $0x40 // vandps 0x40(%r10,%r14), %ymm1, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0800099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x800(%rcx,%r9)
-	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	QUAD $0x0800019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x800(%rcx,%r8)
+	QUAD $0x05200a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x04 // vpsrld $0x4, %ymm4, %ymm4
 	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0880099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x880(%rcx,%r9)
-	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	QUAD $0x0880019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x880(%rcx,%r8)
+	QUAD $0x05000a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x08 // vpsrld $0x8, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0840099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x840(%rcx,%r9)
-	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	QUAD $0x0840019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x840(%rcx,%r8)
+	QUAD $0x05200a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
 	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
 	LONG $0xd472ddc5; BYTE $0x0c // vpsrld $0xc, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x08c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x8c0(%rcx,%r9)
+	QUAD $0x08c0019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x8c0(%rcx,%r8)
 	QUAD $0x01003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0900099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x900(%rcx,%r9)
+	QUAD $0x0900019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x900(%rcx,%r8)
 	QUAD $0x01403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0940099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x940(%rcx,%r9)
+	QUAD $0x0940019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x940(%rcx,%r8)
 	QUAD $0x01803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0980099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x980(%rcx,%r9)
+	QUAD $0x0980019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x980(%rcx,%r8)
 	QUAD $0x01c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x09c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x9c0(%rcx,%r9)
+	QUAD $0x09c0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x9c0(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x3b1c // vmovdqu (%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0a00099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa00(%rcx,%r9)
+	QUAD $0x0a00019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa00(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x3b5c; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0a40099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa40(%rcx,%r9)
+	QUAD $0x0a40019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa40(%rcx,%r8)
 	QUAD $0x00803b9c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0a80099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa80(%rcx,%r9)
+	QUAD $0x0a80019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa80(%rcx,%r8)
 	QUAD $0x00c03b9c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0ac0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xac0(%rcx,%r9)
-	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	QUAD $0x0ac0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xac0(%rcx,%r8)
+	QUAD $0x05000a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x10 // vpsrld $0x10, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0b00099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb00(%rcx,%r9)
-	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	QUAD $0x0b00019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb00(%rcx,%r8)
+	QUAD $0x05200a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x14 // vpsrld $0x14, %ymm4, %ymm4
 	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0b80099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb80(%rcx,%r9)
-	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	QUAD $0x0b80019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb80(%rcx,%r8)
+	QUAD $0x05000a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x18 // vpsrld $0x18, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0b40099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb40(%rcx,%r9)
-	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	QUAD $0x0b40019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb40(%rcx,%r8)
+	QUAD $0x05200a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
 	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
 	LONG $0xd472ddc5; BYTE $0x1c // vpsrld $0x1c, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0bc0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xbc0(%rcx,%r9)
-	LONG $0x00c18149; WORD $0x000c; BYTE $0x00 // addq $0xc00, %r9 # imm = 0xC00
+	QUAD $0x0bc0019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xbc0(%rcx,%r8)
+	LONG $0x00c08149; WORD $0x000c; BYTE $0x00 // addq $0xc00, %r8 # imm = 0xC00
 	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
 	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
@@ -640,24 +640,25 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00608f05587de2c4; BYTE $0x00 // vpbroadcastd 0x608f(%rip), %ymm0 # 0x6f74 <k_tile_panel_16_min+0xf74>
-	QUAD $0x0060920d587de2c4; BYTE $0x00 // vpbroadcastd 0x6092(%rip), %ymm1 # 0x6f80 <k_tile_panel_16_min+0xf80>
-	QUAD $0x00605115787de2c4; BYTE $0x00 // vpbroadcastb 0x6051(%rip), %ymm2 # 0x6f48 <k_tile_panel_16_min+0xf48>
-	QUAD $0x0060491d787de2c4; BYTE $0x00 // vpbroadcastb 0x6049(%rip), %ymm3 # 0x6f49 <k_tile_panel_16_min+0xf49>
-	QUAD $0x00605325587de2c4; BYTE $0x00 // vpbroadcastd 0x6053(%rip), %ymm4 # 0x6f5c <k_tile_panel_16_min+0xf5c>
-	QUAD $0x00606a2d587de2c4; BYTE $0x00 // vpbroadcastd 0x606a(%rip), %ymm5 # 0x6f7c <k_tile_panel_16_min+0xf7c>
-	QUAD $0x00005f66356ffdc5 // vmovdqa 0x5f66(%rip), %ymm6 # 0x6e80 <k_tile_panel_16_min+0xe80>
-	QUAD $0x00005efe3d6ffdc5 // vmovdqa 0x5efe(%rip), %ymm7 # 0x6e20 <k_tile_panel_16_min+0xe20>
+	QUAD $0x0060cf05587de2c4; BYTE $0x00 // vpbroadcastd 0x60cf(%rip), %ymm0 # 0x6fb4 <k_tile_panel_16_min+0xf84>
+	QUAD $0x0060da0d587de2c4; BYTE $0x00 // vpbroadcastd 0x60da(%rip), %ymm1 # 0x6fc8 <k_tile_panel_16_min+0xf98>
+	QUAD $0x00609115787de2c4; BYTE $0x00 // vpbroadcastb 0x6091(%rip), %ymm2 # 0x6f88 <k_tile_panel_16_min+0xf58>
+	QUAD $0x0060891d787de2c4; BYTE $0x00 // vpbroadcastb 0x6089(%rip), %ymm3 # 0x6f89 <k_tile_panel_16_min+0xf59>
+	QUAD $0x00609325587de2c4; BYTE $0x00 // vpbroadcastd 0x6093(%rip), %ymm4 # 0x6f9c <k_tile_panel_16_min+0xf6c>
+	QUAD $0x0060ae2d587de2c4; BYTE $0x00 // vpbroadcastd 0x60ae(%rip), %ymm5 # 0x6fc0 <k_tile_panel_16_min+0xf90>
+	QUAD $0x00005f86356ffdc5 // vmovdqa 0x5f86(%rip), %ymm6 # 0x6ea0 <k_tile_panel_16_min+0xe70>
+	QUAD $0x00005f1e3d6ffdc5 // vmovdqa 0x5f1e(%rip), %ymm7 # 0x6e40 <k_tile_panel_16_min+0xe10>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
-	QUAD $0x06000a846f7e21c4; WORD $0x0000 // vmovdqu 0x600(%rdx,%r9), %ymm8
-	QUAD $0x06400a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x640(%rdx,%r9), %ymm9
-	QUAD $0x06800a946f7e21c4; WORD $0x0000 // vmovdqu 0x680(%rdx,%r9), %ymm10
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x02148d4e // leaq (%rdx,%r8), %r10
+	QUAD $0x060002846f7e21c4; WORD $0x0000 // vmovdqu 0x600(%rdx,%r8), %ymm8
+	QUAD $0x0640028c6f7e21c4; WORD $0x0000 // vmovdqu 0x640(%rdx,%r8), %ymm9
+	QUAD $0x068002946f7e21c4; WORD $0x0000 // vmovdqu 0x680(%rdx,%r8), %ymm10
 	LONG $0xd8db3dc5 // vpand %ymm0, %ymm8, %ymm11
 	LONG $0x721dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm12
 	LONG $0xe1db1dc5 // vpand %ymm1, %ymm12, %ymm12
@@ -679,8 +680,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc9db35c5 // vpand %ymm1, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xc0 // vpor %ymm8, %ymm9, %ymm8
 	LONG $0x447f7ec5; WORD $0x6024 // vmovdqu %ymm8, 0x60(%rsp)
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
+	LONG $0x021c8d4e // leaq (%rdx,%r8), %r11
 	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
 	WORD $0x01b3 // movb $0x1, %bl
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
@@ -694,63 +694,63 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02003a8ceb6501c4; WORD $0x0000 // vpor 0x200(%r10,%r15), %ymm3, %ymm9
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
 	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
-	LONG $0x7f7e21c4; WORD $0x0904 // vmovdqu %ymm8, (%rcx,%r9)
+	LONG $0x7f7e21c4; WORD $0x0104 // vmovdqu %ymm8, (%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x2204 // vmovdqu (%r10,%r12), %ymm8
 	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
 	QUAD $0x02403a8ceb6501c4; WORD $0x0000 // vpor 0x240(%r10,%r15), %ymm3, %ymm9
 	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
-	LONG $0x7f7e21c4; WORD $0x0944; BYTE $0x40 // vmovdqu %ymm8, 0x40(%rcx,%r9)
+	LONG $0x7f7e21c4; WORD $0x0144; BYTE $0x40 // vmovdqu %ymm8, 0x40(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x2244; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm8
 	LONG $0x723dc1c4; WORD $0x02f0 // vpslld $0x2, %ymm8, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
 	QUAD $0x02803a8ceb6501c4; WORD $0x0000 // vpor 0x280(%r10,%r15), %ymm3, %ymm9
 	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
-	QUAD $0x008009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x80(%rcx,%r9)
+	QUAD $0x008001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x80(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x2244; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm8
 	QUAD $0x02c03a8ceb6501c4; WORD $0x0000 // vpor 0x2c0(%r10,%r15), %ymm3, %ymm9
 	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
 	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
-	QUAD $0x00c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0xc0(%rcx,%r9)
+	QUAD $0x00c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0xc0(%rcx,%r8)
 	QUAD $0x008022846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm8
 	LONG $0x723dc1c4; WORD $0x02f0 // vpslld $0x2, %ymm8, %ymm8
 	QUAD $0x03003a8ceb6501c4; WORD $0x0000 // vpor 0x300(%r10,%r15), %ymm3, %ymm9
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
 	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
-	QUAD $0x010009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x100(%rcx,%r9)
+	QUAD $0x010001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x100(%rcx,%r8)
 	QUAD $0x008022846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm8
 	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
 	QUAD $0x03403a8ceb6501c4; WORD $0x0000 // vpor 0x340(%r10,%r15), %ymm3, %ymm9
 	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
-	QUAD $0x014009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x140(%rcx,%r9)
+	QUAD $0x014001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x140(%rcx,%r8)
 	QUAD $0x00c022846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm8
 	LONG $0x723dc1c4; WORD $0x02f0 // vpslld $0x2, %ymm8, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
 	QUAD $0x03803a8ceb6501c4; WORD $0x0000 // vpor 0x380(%r10,%r15), %ymm3, %ymm9
 	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
 	LONG $0x06e6c149 // shlq $0x6, %r14
-	QUAD $0x018009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x180(%rcx,%r9)
+	QUAD $0x018001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x180(%rcx,%r8)
 	QUAD $0x00c022846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm8
 	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
 	LONG $0xc2db3dc5 // vpand %ymm2, %ymm8, %ymm8
 	QUAD $0x03c03a8ceb6501c4; WORD $0x0000 // vpor 0x3c0(%r10,%r15), %ymm3, %ymm9
 	LONG $0xfc3541c4; BYTE $0xc0 // vpaddb %ymm8, %ymm9, %ymm8
-	QUAD $0x01c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x1c0(%rcx,%r9)
+	QUAD $0x01c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x1c0(%rcx,%r8)
 	LONG $0xdb5d21c4; WORD $0x3404 // vpand (%rsp,%r14), %ymm4, %ymm8
-	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	QUAD $0x06c00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm9
 	LONG $0xc5fe3dc5 // vpaddd %ymm5, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
-	QUAD $0x02000984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x200(%rcx,%r9)
-	QUAD $0x06c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm8
+	QUAD $0x02000184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x200(%rcx,%r8)
+	QUAD $0x06c00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm8
 	LONG $0x6f7e21c4; WORD $0x340c // vmovdqu (%rsp,%r14), %ymm9
 	LONG $0x003562c4; BYTE $0xce // vpshufb %ymm6, %ymm9, %ymm9
 	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x02400984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x240(%rcx,%r9)
+	QUAD $0x02400184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x240(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x3b04 // vmovdqu (%r11,%r15), %ymm8
 	LONG $0x6f7e01c4; WORD $0x220c // vmovdqu (%r10,%r12), %ymm9
 	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
@@ -758,7 +758,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x028009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x280(%rcx,%r9)
+	QUAD $0x028001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x280(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x3b44; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm8
 	LONG $0x6f7e01c4; WORD $0x220c // vmovdqu (%r10,%r12), %ymm9
 	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
@@ -766,7 +766,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x02c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x2c0(%rcx,%r9)
+	QUAD $0x02c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x2c0(%rcx,%r8)
 	QUAD $0x00803b846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm8
 	LONG $0x6f7e01c4; WORD $0x224c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm9
 	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
@@ -774,7 +774,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x030009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x300(%rcx,%r9)
+	QUAD $0x030001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x300(%rcx,%r8)
 	QUAD $0x00c03b846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm8
 	LONG $0x6f7e01c4; WORD $0x224c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm9
 	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
@@ -782,7 +782,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x034009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x340(%rcx,%r9)
+	QUAD $0x034001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x340(%rcx,%r8)
 	QUAD $0x01003b846f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm8
 	QUAD $0x0080228c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm9
 	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
@@ -790,7 +790,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x038009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x380(%rcx,%r9)
+	QUAD $0x038001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x380(%rcx,%r8)
 	QUAD $0x01403b846f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm8
 	QUAD $0x0080228c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm9
 	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
@@ -798,7 +798,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x03c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x3c0(%rcx,%r9)
+	QUAD $0x03c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x3c0(%rcx,%r8)
 	QUAD $0x01803b846f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm8
 	QUAD $0x00c0228c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm9
 	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
@@ -806,7 +806,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x040009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x400(%rcx,%r9)
+	QUAD $0x040001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x400(%rcx,%r8)
 	QUAD $0x01c03b846f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm8
 	QUAD $0x00c0228c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm9
 	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
@@ -814,27 +814,27 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x044009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x440(%rcx,%r9)
+	QUAD $0x044001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x440(%rcx,%r8)
 	LONG $0x6f7e21c4; WORD $0x3404 // vmovdqu (%rsp,%r14), %ymm8
-	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	QUAD $0x06c00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm9
 	LONG $0x003d62c4; BYTE $0xc7 // vpshufb %ymm7, %ymm8, %ymm8
 	LONG $0xc5fe3dc5 // vpaddd %ymm5, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
-	QUAD $0x04800984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x480(%rcx,%r9)
+	QUAD $0x04800184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x480(%rcx,%r8)
 	LONG $0x6f7e21c4; WORD $0x3404 // vmovdqu (%rsp,%r14), %ymm8
-	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	QUAD $0x06c00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm9
 	LONG $0x723dc1c4; WORD $0x18d0 // vpsrld $0x18, %ymm8, %ymm8
 	LONG $0xc5fe3dc5 // vpaddd %ymm5, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
-	QUAD $0x04c00984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x4c0(%rcx,%r9)
+	QUAD $0x04c00184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x4c0(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x3b04 // vmovdqu (%r11,%r15), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xdb6d01c4; WORD $0x220c // vpand (%r10,%r12), %ymm2, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x050009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x500(%rcx,%r9)
+	QUAD $0x050001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x500(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x3b44; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm8
 	LONG $0x6f7e01c4; WORD $0x220c // vmovdqu (%r10,%r12), %ymm9
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
@@ -842,13 +842,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x054009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x540(%rcx,%r9)
+	QUAD $0x054001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x540(%rcx,%r8)
 	QUAD $0x00803b846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm8
 	LONG $0xdb6d01c4; WORD $0x224c; BYTE $0x40 // vpand 0x40(%r10,%r12), %ymm2, %ymm9
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x058009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x580(%rcx,%r9)
+	QUAD $0x058001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x580(%rcx,%r8)
 	QUAD $0x00c03b846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0x6f7e01c4; WORD $0x224c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm9
@@ -856,13 +856,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x05c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x5c0(%rcx,%r9)
+	QUAD $0x05c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x5c0(%rcx,%r8)
 	QUAD $0x01003b846f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm8
 	QUAD $0x0080228cdb6d01c4; WORD $0x0000 // vpand 0x80(%r10,%r12), %ymm2, %ymm9
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x060009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x600(%rcx,%r9)
+	QUAD $0x060001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x600(%rcx,%r8)
 	QUAD $0x01403b846f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	QUAD $0x0080228c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm9
@@ -870,13 +870,13 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x064009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x640(%rcx,%r9)
+	QUAD $0x064001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x640(%rcx,%r8)
 	QUAD $0x01803b846f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	QUAD $0x00c0228cdb6d01c4; WORD $0x0000 // vpand 0xc0(%r10,%r12), %ymm2, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x068009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x680(%rcx,%r9)
+	QUAD $0x068001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x680(%rcx,%r8)
 	QUAD $0x01c03b846f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	QUAD $0x00c0228c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm9
@@ -884,20 +884,20 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x06c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x6c0(%rcx,%r9)
-	QUAD $0x06c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm8
+	QUAD $0x06c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x6c0(%rcx,%r8)
+	QUAD $0x06c00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm8
 	LONG $0xdb5d21c4; WORD $0x344c; BYTE $0x20 // vpand 0x20(%rsp,%r14), %ymm4, %ymm9
 	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x07000984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x700(%rcx,%r9)
-	QUAD $0x06c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm8
+	QUAD $0x07000184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x700(%rcx,%r8)
+	QUAD $0x06c00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm8
 	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x20 // vmovdqu 0x20(%rsp,%r14), %ymm9
 	LONG $0x003562c4; BYTE $0xce // vpshufb %ymm6, %ymm9, %ymm9
 	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x07400984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x740(%rcx,%r9)
+	QUAD $0x07400184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x740(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x3b04 // vmovdqu (%r11,%r15), %ymm8
 	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
 	LONG $0x6f7e01c4; WORD $0x220c // vmovdqu (%r10,%r12), %ymm9
@@ -905,7 +905,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x078009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x780(%rcx,%r9)
+	QUAD $0x078001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x780(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x3b44; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm8
 	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
 	LONG $0x6f7e01c4; WORD $0x220c // vmovdqu (%r10,%r12), %ymm9
@@ -913,7 +913,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x07c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x7c0(%rcx,%r9)
+	QUAD $0x07c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x7c0(%rcx,%r8)
 	QUAD $0x00803b846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm8
 	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
 	LONG $0x6f7e01c4; WORD $0x224c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm9
@@ -921,7 +921,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x080009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x800(%rcx,%r9)
+	QUAD $0x080001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x800(%rcx,%r8)
 	QUAD $0x00c03b846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm8
 	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
 	LONG $0x6f7e01c4; WORD $0x224c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm9
@@ -929,7 +929,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x084009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x840(%rcx,%r9)
+	QUAD $0x084001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x840(%rcx,%r8)
 	QUAD $0x01003b846f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm8
 	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
 	QUAD $0x0080228c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm9
@@ -937,7 +937,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x088009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x880(%rcx,%r9)
+	QUAD $0x088001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x880(%rcx,%r8)
 	QUAD $0x01403b846f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm8
 	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
 	QUAD $0x0080228c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm9
@@ -945,7 +945,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x08c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x8c0(%rcx,%r9)
+	QUAD $0x08c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x8c0(%rcx,%r8)
 	QUAD $0x01803b846f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm8
 	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
 	QUAD $0x00c0228c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm9
@@ -953,7 +953,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x090009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x900(%rcx,%r9)
+	QUAD $0x090001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x900(%rcx,%r8)
 	QUAD $0x01c03b846f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm8
 	LONG $0x723dc1c4; WORD $0x06d0 // vpsrld $0x6, %ymm8, %ymm8
 	QUAD $0x00c0228c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm9
@@ -961,22 +961,22 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xc3eb3dc5 // vpor %ymm3, %ymm8, %ymm8
 	LONG $0xfc3d41c4; BYTE $0xc1 // vpaddb %ymm9, %ymm8, %ymm8
-	QUAD $0x094009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x940(%rcx,%r9)
-	QUAD $0x06c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm8
+	QUAD $0x094001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x940(%rcx,%r8)
+	QUAD $0x06c00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm8
 	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x20 // vmovdqu 0x20(%rsp,%r14), %ymm9
 	LONG $0x003562c4; BYTE $0xcf // vpshufb %ymm7, %ymm9, %ymm9
 	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x09800984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x980(%rcx,%r9)
-	QUAD $0x06c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm8
+	QUAD $0x09800184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x980(%rcx,%r8)
+	QUAD $0x06c00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm8
 	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x20 // vmovdqu 0x20(%rsp,%r14), %ymm9
 	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
 	LONG $0xcdfe35c5 // vpaddd %ymm5, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x09c00984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x9c0(%rcx,%r9)
-	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	QUAD $0x09c00184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x9c0(%rcx,%r8)
+	LONG $0x00c08149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r8 # imm = 0xA00
 	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
 	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
@@ -1011,25 +1011,26 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00576905587de2c4; BYTE $0x00 // vpbroadcastd 0x5769(%rip), %ymm0 # 0x6f68 <k_tile_panel_16_min+0xf68>
-	QUAD $0x00576c0d587de2c4; BYTE $0x00 // vpbroadcastd 0x576c(%rip), %ymm1 # 0x6f74 <k_tile_panel_16_min+0xf74>
-	QUAD $0x00576f15587de2c4; BYTE $0x00 // vpbroadcastd 0x576f(%rip), %ymm2 # 0x6f80 <k_tile_panel_16_min+0xf80>
+	QUAD $0x0057a905587de2c4; BYTE $0x00 // vpbroadcastd 0x57a9(%rip), %ymm0 # 0x6fa8 <k_tile_panel_16_min+0xf78>
+	QUAD $0x0057ac0d587de2c4; BYTE $0x00 // vpbroadcastd 0x57ac(%rip), %ymm1 # 0x6fb4 <k_tile_panel_16_min+0xf84>
+	QUAD $0x0057b715587de2c4; BYTE $0x00 // vpbroadcastd 0x57b7(%rip), %ymm2 # 0x6fc8 <k_tile_panel_16_min+0xf98>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00572e1d787de2c4; BYTE $0x00 // vpbroadcastb 0x572e(%rip), %ymm3 # 0x6f4a <k_tile_panel_16_min+0xf4a>
-	QUAD $0x00573725187de2c4; BYTE $0x00 // vbroadcastss 0x5737(%rip), %ymm4 # 0x6f5c <k_tile_panel_16_min+0xf5c>
-	QUAD $0x00574a2d187de2c4; BYTE $0x00 // vbroadcastss 0x574a(%rip), %ymm5 # 0x6f78 <k_tile_panel_16_min+0xf78>
-	QUAD $0x0000564a356ffdc5 // vmovdqa 0x564a(%rip), %ymm6 # 0x6e80 <k_tile_panel_16_min+0xe80>
-	QUAD $0x000055e23d6ffdc5 // vmovdqa 0x55e2(%rip), %ymm7 # 0x6e20 <k_tile_panel_16_min+0xe20>
+	QUAD $0x00576e1d787de2c4; BYTE $0x00 // vpbroadcastb 0x576e(%rip), %ymm3 # 0x6f8a <k_tile_panel_16_min+0xf5a>
+	QUAD $0x00577725187de2c4; BYTE $0x00 // vbroadcastss 0x5777(%rip), %ymm4 # 0x6f9c <k_tile_panel_16_min+0xf6c>
+	QUAD $0x00578e2d187de2c4; BYTE $0x00 // vbroadcastss 0x578e(%rip), %ymm5 # 0x6fbc <k_tile_panel_16_min+0xf8c>
+	QUAD $0x0000566a356ffdc5 // vmovdqa 0x566a(%rip), %ymm6 # 0x6ea0 <k_tile_panel_16_min+0xe70>
+	QUAD $0x000056023d6ffdc5 // vmovdqa 0x5602(%rip), %ymm7 # 0x6e40 <k_tile_panel_16_min+0xe10>
 	WORD $0x9066 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
-	QUAD $0x08000a846f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm8
-	QUAD $0x08400a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm9
-	QUAD $0x08800a946f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm10
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x02148d4e // leaq (%rdx,%r8), %r10
+	QUAD $0x080002846f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r8), %ymm8
+	QUAD $0x0840028c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r8), %ymm9
+	QUAD $0x088002946f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r8), %ymm10
 	LONG $0xd8db3dc5 // vpand %ymm0, %ymm8, %ymm11
 	LONG $0x1c7f7ec5; BYTE $0x24 // vmovdqu %ymm11, (%rsp)
 	LONG $0xd9db2dc5 // vpand %ymm1, %ymm10, %ymm11
@@ -1045,160 +1046,159 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb3d41c4; BYTE $0xc1 // vpor %ymm9, %ymm8, %ymm8
 	LONG $0x447f7ec5; WORD $0x6024 // vmovdqu %ymm8, 0x60(%rsp)
-	LONG $0x04e0c149 // shlq $0x4, %r8
 	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
 	LONG $0x0ae3c148 // shlq $0xa, %rbx
 	LONG $0xdb6541c4; WORD $0x1a04 // vpand (%r10,%rbx), %ymm3, %ymm8
-	LONG $0x7f7e21c4; WORD $0x0904 // vmovdqu %ymm8, (%rcx,%r9)
+	LONG $0x7f7e21c4; WORD $0x0104 // vmovdqu %ymm8, (%rcx,%r8)
 	LONG $0xdb6541c4; WORD $0x1a44; BYTE $0x40 // vpand 0x40(%r10,%rbx), %ymm3, %ymm8
-	LONG $0x7f7e21c4; WORD $0x0944; BYTE $0x40 // vmovdqu %ymm8, 0x40(%rcx,%r9)
+	LONG $0x7f7e21c4; WORD $0x0144; BYTE $0x40 // vmovdqu %ymm8, 0x40(%rcx,%r8)
 	QUAD $0x00801a84db6541c4; WORD $0x0000 // vpand 0x80(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x008009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x80(%rcx,%r9)
+	QUAD $0x008001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x80(%rcx,%r8)
 	QUAD $0x00c01a84db6541c4; WORD $0x0000 // vpand 0xc0(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x00c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0xc0(%rcx,%r9)
+	QUAD $0x00c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0xc0(%rcx,%r8)
 	QUAD $0x01001a84db6541c4; WORD $0x0000 // vpand 0x100(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x010009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x100(%rcx,%r9)
+	QUAD $0x010001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x100(%rcx,%r8)
 	QUAD $0x01401a84db6541c4; WORD $0x0000 // vpand 0x140(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x014009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x140(%rcx,%r9)
+	QUAD $0x014001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x140(%rcx,%r8)
 	QUAD $0x01801a84db6541c4; WORD $0x0000 // vpand 0x180(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x018009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x180(%rcx,%r9)
+	QUAD $0x018001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x180(%rcx,%r8)
 	QUAD $0x01c01a84db6541c4; WORD $0x0000 // vpand 0x1c0(%r10,%rbx), %ymm3, %ymm8
 	LONG $0x05e6c149 // shlq $0x5, %r14
-	QUAD $0x01c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x1c0(%rcx,%r9)
-	QUAD $0x08c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm8
+	QUAD $0x01c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x1c0(%rcx,%r8)
+	QUAD $0x08c00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r9), %ymm8
 	LONG $0x545c21c4; WORD $0x340c // vandps (%rsp,%r14), %ymm4, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x02000984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x200(%rcx,%r9)
-	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	QUAD $0x02000184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x200(%rcx,%r8)
+	QUAD $0x08e00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r9), %ymm8
 	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
 	LONG $0x545c21c4; WORD $0x344c; BYTE $0x40 // vandps 0x40(%rsp,%r14), %ymm4, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x02400984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x240(%rcx,%r9)
+	QUAD $0x02400184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x240(%rcx,%r8)
 	LONG $0x6f7e41c4; WORD $0x1a04 // vmovdqu (%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x028009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x280(%rcx,%r9)
+	QUAD $0x028001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x280(%rcx,%r8)
 	LONG $0x6f7e41c4; WORD $0x1a44; BYTE $0x40 // vmovdqu 0x40(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x02c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x2c0(%rcx,%r9)
+	QUAD $0x02c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x2c0(%rcx,%r8)
 	QUAD $0x00801a846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x030009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x300(%rcx,%r9)
+	QUAD $0x030001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x300(%rcx,%r8)
 	QUAD $0x00c01a846f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x034009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x340(%rcx,%r9)
+	QUAD $0x034001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x340(%rcx,%r8)
 	QUAD $0x01001a846f7e41c4; WORD $0x0000 // vmovdqu 0x100(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x038009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x380(%rcx,%r9)
+	QUAD $0x038001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x380(%rcx,%r8)
 	QUAD $0x01401a846f7e41c4; WORD $0x0000 // vmovdqu 0x140(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x03c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x3c0(%rcx,%r9)
+	QUAD $0x03c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x3c0(%rcx,%r8)
 	QUAD $0x01801a846f7e41c4; WORD $0x0000 // vmovdqu 0x180(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x040009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x400(%rcx,%r9)
+	QUAD $0x040001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x400(%rcx,%r8)
 	QUAD $0x01c01a846f7e41c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x044009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x440(%rcx,%r9)
-	QUAD $0x08c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm8
+	QUAD $0x044001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x440(%rcx,%r8)
+	QUAD $0x08c00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r9), %ymm8
 	LONG $0x6f7e21c4; WORD $0x340c // vmovdqu (%rsp,%r14), %ymm9
 	LONG $0x003562c4; BYTE $0xce // vpshufb %ymm6, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x04800984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x480(%rcx,%r9)
-	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	QUAD $0x04800184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x480(%rcx,%r8)
+	QUAD $0x08e00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r9), %ymm8
 	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
 	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm9
 	LONG $0x003562c4; BYTE $0xce // vpshufb %ymm6, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x04c00984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x4c0(%rcx,%r9)
+	QUAD $0x04c00184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x4c0(%rcx,%r8)
 	QUAD $0x02001a84db6541c4; WORD $0x0000 // vpand 0x200(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x050009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x500(%rcx,%r9)
+	QUAD $0x050001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x500(%rcx,%r8)
 	QUAD $0x02401a84db6541c4; WORD $0x0000 // vpand 0x240(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x054009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x540(%rcx,%r9)
+	QUAD $0x054001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x540(%rcx,%r8)
 	QUAD $0x02801a84db6541c4; WORD $0x0000 // vpand 0x280(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x058009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x580(%rcx,%r9)
+	QUAD $0x058001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x580(%rcx,%r8)
 	QUAD $0x02c01a84db6541c4; WORD $0x0000 // vpand 0x2c0(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x05c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x5c0(%rcx,%r9)
+	QUAD $0x05c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x5c0(%rcx,%r8)
 	QUAD $0x03001a84db6541c4; WORD $0x0000 // vpand 0x300(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x060009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x600(%rcx,%r9)
+	QUAD $0x060001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x600(%rcx,%r8)
 	QUAD $0x03401a84db6541c4; WORD $0x0000 // vpand 0x340(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x064009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x640(%rcx,%r9)
+	QUAD $0x064001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x640(%rcx,%r8)
 	QUAD $0x03801a84db6541c4; WORD $0x0000 // vpand 0x380(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x068009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x680(%rcx,%r9)
+	QUAD $0x068001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x680(%rcx,%r8)
 	QUAD $0x03c01a84db6541c4; WORD $0x0000 // vpand 0x3c0(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x06c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x6c0(%rcx,%r9)
+	QUAD $0x06c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x6c0(%rcx,%r8)
 	LONG $0x6f7e21c4; WORD $0x3404 // vmovdqu (%rsp,%r14), %ymm8
-	QUAD $0x08c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm9
+	QUAD $0x08c00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r9), %ymm9
 	LONG $0x003d62c4; BYTE $0xc7 // vpshufb %ymm7, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
-	QUAD $0x07000984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x700(%rcx,%r9)
-	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	QUAD $0x07000184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x700(%rcx,%r8)
+	QUAD $0x08e00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r9), %ymm8
 	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm9
 	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
 	LONG $0x003562c4; BYTE $0xcf // vpshufb %ymm7, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x07400984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x740(%rcx,%r9)
+	QUAD $0x07400184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x740(%rcx,%r8)
 	QUAD $0x02001a846f7e41c4; WORD $0x0000 // vmovdqu 0x200(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x078009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x780(%rcx,%r9)
+	QUAD $0x078001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x780(%rcx,%r8)
 	QUAD $0x02401a846f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x07c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x7c0(%rcx,%r9)
+	QUAD $0x07c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x7c0(%rcx,%r8)
 	QUAD $0x02801a846f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x080009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x800(%rcx,%r9)
+	QUAD $0x080001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x800(%rcx,%r8)
 	QUAD $0x02c01a846f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x084009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x840(%rcx,%r9)
+	QUAD $0x084001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x840(%rcx,%r8)
 	QUAD $0x03001a846f7e41c4; WORD $0x0000 // vmovdqu 0x300(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x088009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x880(%rcx,%r9)
+	QUAD $0x088001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x880(%rcx,%r8)
 	QUAD $0x03401a846f7e41c4; WORD $0x0000 // vmovdqu 0x340(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x08c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x8c0(%rcx,%r9)
+	QUAD $0x08c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x8c0(%rcx,%r8)
 	QUAD $0x03801a846f7e41c4; WORD $0x0000 // vmovdqu 0x380(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x090009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x900(%rcx,%r9)
+	QUAD $0x090001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x900(%rcx,%r8)
 	QUAD $0x03c01a846f7e41c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x094009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x940(%rcx,%r9)
+	QUAD $0x094001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x940(%rcx,%r8)
 	LONG $0x6f7e21c4; WORD $0x3404 // vmovdqu (%rsp,%r14), %ymm8
-	QUAD $0x08c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm9
+	QUAD $0x08c00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r9), %ymm9
 	LONG $0x723dc1c4; WORD $0x18d0 // vpsrld $0x18, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
-	QUAD $0x09800984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x980(%rcx,%r9)
-	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	QUAD $0x09800184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x980(%rcx,%r8)
+	QUAD $0x08e00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r9), %ymm8
 	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm9
 	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
 	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x09c00984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x9c0(%rcx,%r9)
-	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	QUAD $0x09c00184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x9c0(%rcx,%r8)
+	LONG $0x00c08149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r8 # imm = 0xA00
 	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
 	LONG $0x01c3f641 // testb $0x1, %r11b
 	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
@@ -1237,26 +1237,27 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x00518d05587de2c4; BYTE $0x00 // vpbroadcastd 0x518d(%rip), %ymm0 # 0x6f68 <k_tile_panel_16_min+0xf68>
-	QUAD $0x0051900d587de2c4; BYTE $0x00 // vpbroadcastd 0x5190(%rip), %ymm1 # 0x6f74 <k_tile_panel_16_min+0xf74>
-	QUAD $0x00519315587de2c4; BYTE $0x00 // vpbroadcastd 0x5193(%rip), %ymm2 # 0x6f80 <k_tile_panel_16_min+0xf80>
-	QUAD $0x0051551d787de2c4; BYTE $0x00 // vpbroadcastb 0x5155(%rip), %ymm3 # 0x6f4b <k_tile_panel_16_min+0xf4b>
-	QUAD $0x00514d25787de2c4; BYTE $0x00 // vpbroadcastb 0x514d(%rip), %ymm4 # 0x6f4c <k_tile_panel_16_min+0xf4c>
-	QUAD $0x0051542d187de2c4; BYTE $0x00 // vbroadcastss 0x5154(%rip), %ymm5 # 0x6f5c <k_tile_panel_16_min+0xf5c>
-	QUAD $0x00516735187de2c4; BYTE $0x00 // vbroadcastss 0x5167(%rip), %ymm6 # 0x6f78 <k_tile_panel_16_min+0xf78>
-	QUAD $0x000050673d6ffdc5 // vmovdqa 0x5067(%rip), %ymm7 # 0x6e80 <k_tile_panel_16_min+0xe80>
-	QUAD $0x00004fff056f7dc5 // vmovdqa 0x4fff(%rip), %ymm8 # 0x6e20 <k_tile_panel_16_min+0xe20>
+	QUAD $0x0051cd05587de2c4; BYTE $0x00 // vpbroadcastd 0x51cd(%rip), %ymm0 # 0x6fa8 <k_tile_panel_16_min+0xf78>
+	QUAD $0x0051d00d587de2c4; BYTE $0x00 // vpbroadcastd 0x51d0(%rip), %ymm1 # 0x6fb4 <k_tile_panel_16_min+0xf84>
+	QUAD $0x0051db15587de2c4; BYTE $0x00 // vpbroadcastd 0x51db(%rip), %ymm2 # 0x6fc8 <k_tile_panel_16_min+0xf98>
+	QUAD $0x0051951d787de2c4; BYTE $0x00 // vpbroadcastb 0x5195(%rip), %ymm3 # 0x6f8b <k_tile_panel_16_min+0xf5b>
+	QUAD $0x00518d25787de2c4; BYTE $0x00 // vpbroadcastb 0x518d(%rip), %ymm4 # 0x6f8c <k_tile_panel_16_min+0xf5c>
+	QUAD $0x0051942d187de2c4; BYTE $0x00 // vbroadcastss 0x5194(%rip), %ymm5 # 0x6f9c <k_tile_panel_16_min+0xf6c>
+	QUAD $0x0051ab35187de2c4; BYTE $0x00 // vbroadcastss 0x51ab(%rip), %ymm6 # 0x6fbc <k_tile_panel_16_min+0xf8c>
+	QUAD $0x000050873d6ffdc5 // vmovdqa 0x5087(%rip), %ymm7 # 0x6ea0 <k_tile_panel_16_min+0xe70>
+	QUAD $0x0000501f056f7dc5 // vmovdqa 0x501f(%rip), %ymm8 # 0x6e40 <k_tile_panel_16_min+0xe10>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
-	QUAD $0x0a000a8c6f7e21c4; WORD $0x0000 // vmovdqu 0xa00(%rdx,%r9), %ymm9
-	QUAD $0x0a400a946f7e21c4; WORD $0x0000 // vmovdqu 0xa40(%rdx,%r9), %ymm10
-	QUAD $0x0a800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0xa80(%rdx,%r9), %ymm11
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x02148d4e // leaq (%rdx,%r8), %r10
+	QUAD $0x0a00028c6f7e21c4; WORD $0x0000 // vmovdqu 0xa00(%rdx,%r8), %ymm9
+	QUAD $0x0a4002946f7e21c4; WORD $0x0000 // vmovdqu 0xa40(%rdx,%r8), %ymm10
+	QUAD $0x0a80029c6f7e21c4; WORD $0x0000 // vmovdqu 0xa80(%rdx,%r8), %ymm11
 	LONG $0xe0db35c5 // vpand %ymm0, %ymm9, %ymm12
 	LONG $0x647f7ec5; WORD $0x1024 // vmovdqu %ymm12, 0x10(%rsp)
 	LONG $0xe1db25c5 // vpand %ymm1, %ymm11, %ymm12
@@ -1272,17 +1273,15 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
 	LONG $0x4c7f7ec5; WORD $0x7024 // vmovdqu %ymm9, 0x70(%rsp)
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
-	LONG $0x00c38149; WORD $0x0008; BYTE $0x00 // addq $0x800, %r11 # imm = 0x800
-	QUAD $0x000008400a9c8d4a // leaq 0x840(%rdx,%r9), %rbx
-	LONG $0x0a348d4e // leaq (%rdx,%r9), %r14
+	QUAD $0x00000800029c8d4e // leaq 0x800(%rdx,%r8), %r11
+	QUAD $0x00000840029c8d4a // leaq 0x840(%rdx,%r8), %rbx
+	LONG $0x02348d4e // leaq (%rdx,%r8), %r14
 	LONG $0x80c68149; WORD $0x0008; BYTE $0x00 // addq $0x880, %r14 # imm = 0x880
-	LONG $0x0a3c8d4e // leaq (%rdx,%r9), %r15
+	LONG $0x023c8d4e // leaq (%rdx,%r8), %r15
 	LONG $0xc0c78149; WORD $0x0008; BYTE $0x00 // addq $0x8c0, %r15 # imm = 0x8C0
 	WORD $0xb441; BYTE $0x01 // movb $0x1, %r12b
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
 	LONG $0x08e6c148 // shlq $0x8, %rsi
 	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
@@ -1292,53 +1291,53 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
 	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x7f7e21c4; WORD $0x090c // vmovdqu %ymm9, (%rcx,%r9)
+	LONG $0x7f7e21c4; WORD $0x010c // vmovdqu %ymm9, (%rcx,%r8)
 	LONG $0xdb6501c4; WORD $0x2a4c; BYTE $0x40 // vpand 0x40(%r10,%r13), %ymm3, %ymm9
 	QUAD $0x08003294db5d41c4; WORD $0x0000 // vpand 0x800(%r10,%rsi), %ymm4, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x7f7e21c4; WORD $0x094c; BYTE $0x40 // vmovdqu %ymm9, 0x40(%rcx,%r9)
+	LONG $0x7f7e21c4; WORD $0x014c; BYTE $0x40 // vmovdqu %ymm9, 0x40(%rcx,%r8)
 	QUAD $0x00802a8cdb6501c4; WORD $0x0000 // vpand 0x80(%r10,%r13), %ymm3, %ymm9
 	QUAD $0x084032946f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r10,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0080098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x80(%rcx,%r9)
+	QUAD $0x0080018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x80(%rcx,%r8)
 	QUAD $0x00c02a8cdb6501c4; WORD $0x0000 // vpand 0xc0(%r10,%r13), %ymm3, %ymm9
 	QUAD $0x08403294db5d41c4; WORD $0x0000 // vpand 0x840(%r10,%rsi), %ymm4, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x00c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0xc0(%rcx,%r9)
+	QUAD $0x00c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0xc0(%rcx,%r8)
 	QUAD $0x0880328c6f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r10,%rsi), %ymm9
 	QUAD $0x01002a94db6501c4; WORD $0x0000 // vpand 0x100(%r10,%r13), %ymm3, %ymm10
 	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
 	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	QUAD $0x0100098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x100(%rcx,%r9)
+	QUAD $0x0100018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x100(%rcx,%r8)
 	QUAD $0x01402a8cdb6501c4; WORD $0x0000 // vpand 0x140(%r10,%r13), %ymm3, %ymm9
 	QUAD $0x08803294db5d41c4; WORD $0x0000 // vpand 0x880(%r10,%rsi), %ymm4, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0140098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x140(%rcx,%r9)
+	QUAD $0x0140018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x140(%rcx,%r8)
 	QUAD $0x01802a8cdb6501c4; WORD $0x0000 // vpand 0x180(%r10,%r13), %ymm3, %ymm9
 	QUAD $0x08c032946f7e41c4; WORD $0x0000 // vmovdqu 0x8c0(%r10,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0180098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x180(%rcx,%r9)
+	QUAD $0x0180018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x180(%rcx,%r8)
 	QUAD $0x01c02a8cdb6501c4; WORD $0x0000 // vpand 0x1c0(%r10,%r13), %ymm3, %ymm9
 	QUAD $0x08c03294db5d41c4; WORD $0x0000 // vpand 0x8c0(%r10,%rsi), %ymm4, %ymm10
 	LONG $0x05e0c148 // shlq $0x5, %rax
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x01c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x1c0(%rcx,%r9)
-	QUAD $0x0ac0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm9
+	QUAD $0x01c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x1c0(%rcx,%r8)
+	QUAD $0x0ac00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r9), %ymm9
 	LONG $0x545454c5; WORD $0x1004 // vandps 0x10(%rsp,%rax), %ymm5, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x0200098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x200(%rcx,%r9)
-	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	QUAD $0x0200018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x200(%rcx,%r8)
+	QUAD $0x0ae00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r9), %ymm9
 	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
 	LONG $0x545454c5; WORD $0x5004 // vandps 0x50(%rsp,%rax), %ymm5, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x0240098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x240(%rcx,%r9)
+	QUAD $0x0240018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x240(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x2a0c // vmovdqu (%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1346,7 +1345,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0280098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x280(%rcx,%r9)
+	QUAD $0x0280018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x280(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x2a4c; BYTE $0x40 // vmovdqu 0x40(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1354,7 +1353,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x02c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x2c0(%rcx,%r9)
+	QUAD $0x02c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x2c0(%rcx,%r8)
 	QUAD $0x00802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1362,7 +1361,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0300098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x300(%rcx,%r9)
+	QUAD $0x0300018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x300(%rcx,%r8)
 	QUAD $0x00c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1370,7 +1369,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0340098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x340(%rcx,%r9)
+	QUAD $0x0340018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x340(%rcx,%r8)
 	QUAD $0x01002a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1378,7 +1377,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0380098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x380(%rcx,%r9)
+	QUAD $0x0380018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x380(%rcx,%r8)
 	QUAD $0x01402a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1386,7 +1385,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x03c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x3c0(%rcx,%r9)
+	QUAD $0x03c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x3c0(%rcx,%r8)
 	QUAD $0x01802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1394,7 +1393,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0400098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x400(%rcx,%r9)
+	QUAD $0x0400018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x400(%rcx,%r8)
 	QUAD $0x01c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1402,81 +1401,81 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0440098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x440(%rcx,%r9)
-	QUAD $0x0ac0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm9
+	QUAD $0x0440018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x440(%rcx,%r8)
+	QUAD $0x0ac00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r9), %ymm9
 	LONG $0x546f7ec5; WORD $0x1004 // vmovdqu 0x10(%rsp,%rax), %ymm10
 	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x0480098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x480(%rcx,%r9)
-	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	QUAD $0x0480018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x480(%rcx,%r8)
+	QUAD $0x0ae00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r9), %ymm9
 	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
 	LONG $0x546f7ec5; WORD $0x5004 // vmovdqu 0x50(%rsp,%rax), %ymm10
 	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x04c0098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x4c0(%rcx,%r9)
+	QUAD $0x04c0018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x4c0(%rcx,%r8)
 	QUAD $0x02002a8cdb6501c4; WORD $0x0000 // vpand 0x200(%r10,%r13), %ymm3, %ymm9
 	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0500098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x500(%rcx,%r9)
+	QUAD $0x0500018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x500(%rcx,%r8)
 	QUAD $0x02402a8cdb6501c4; WORD $0x0000 // vpand 0x240(%r10,%r13), %ymm3, %ymm9
 	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0540098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x540(%rcx,%r9)
+	QUAD $0x0540018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x540(%rcx,%r8)
 	QUAD $0x02802a8cdb6501c4; WORD $0x0000 // vpand 0x280(%r10,%r13), %ymm3, %ymm9
 	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0580098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x580(%rcx,%r9)
+	QUAD $0x0580018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x580(%rcx,%r8)
 	QUAD $0x02c02a8cdb6501c4; WORD $0x0000 // vpand 0x2c0(%r10,%r13), %ymm3, %ymm9
 	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x05c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x5c0(%rcx,%r9)
+	QUAD $0x05c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x5c0(%rcx,%r8)
 	QUAD $0x03002a8cdb6501c4; WORD $0x0000 // vpand 0x300(%r10,%r13), %ymm3, %ymm9
 	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0600098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x600(%rcx,%r9)
+	QUAD $0x0600018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x600(%rcx,%r8)
 	QUAD $0x03402a8cdb6501c4; WORD $0x0000 // vpand 0x340(%r10,%r13), %ymm3, %ymm9
 	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0640098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x640(%rcx,%r9)
+	QUAD $0x0640018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x640(%rcx,%r8)
 	QUAD $0x03802a8cdb6501c4; WORD $0x0000 // vpand 0x380(%r10,%r13), %ymm3, %ymm9
 	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0680098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x680(%rcx,%r9)
+	QUAD $0x0680018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x680(%rcx,%r8)
 	QUAD $0x03c02a8cdb6501c4; WORD $0x0000 // vpand 0x3c0(%r10,%r13), %ymm3, %ymm9
 	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x06c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x6c0(%rcx,%r9)
+	QUAD $0x06c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x6c0(%rcx,%r8)
 	LONG $0x4c6f7ec5; WORD $0x1004 // vmovdqu 0x10(%rsp,%rax), %ymm9
-	QUAD $0x0ac00294137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm10
+	QUAD $0x0ac00a94137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r9), %ymm10
 	LONG $0x003542c4; BYTE $0xc8 // vpshufb %ymm8, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
-	QUAD $0x0700098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x700(%rcx,%r9)
-	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	QUAD $0x0700018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x700(%rcx,%r8)
+	QUAD $0x0ae00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r9), %ymm9
 	LONG $0x546f7ec5; WORD $0x5004 // vmovdqu 0x50(%rsp,%rax), %ymm10
 	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
 	LONG $0x002d42c4; BYTE $0xd0 // vpshufb %ymm8, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x0740098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x740(%rcx,%r9)
+	QUAD $0x0740018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x740(%rcx,%r8)
 	QUAD $0x02002a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1484,7 +1483,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0780098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x780(%rcx,%r9)
+	QUAD $0x0780018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x780(%rcx,%r8)
 	QUAD $0x02402a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1492,7 +1491,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x07c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x7c0(%rcx,%r9)
+	QUAD $0x07c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x7c0(%rcx,%r8)
 	QUAD $0x02802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1500,7 +1499,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0800098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x800(%rcx,%r9)
+	QUAD $0x0800018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x800(%rcx,%r8)
 	QUAD $0x02c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1508,7 +1507,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0840098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x840(%rcx,%r9)
+	QUAD $0x0840018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x840(%rcx,%r8)
 	QUAD $0x03002a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1516,7 +1515,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0880098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x880(%rcx,%r9)
+	QUAD $0x0880018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x880(%rcx,%r8)
 	QUAD $0x03402a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1524,7 +1523,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x08c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x8c0(%rcx,%r9)
+	QUAD $0x08c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x8c0(%rcx,%r8)
 	QUAD $0x03802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1532,7 +1531,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0900098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x900(%rcx,%r9)
+	QUAD $0x0900018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x900(%rcx,%r8)
 	QUAD $0x03c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1540,21 +1539,21 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0940098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x940(%rcx,%r9)
+	QUAD $0x0940018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x940(%rcx,%r8)
 	LONG $0x4c6f7ec5; WORD $0x1004 // vmovdqu 0x10(%rsp,%rax), %ymm9
-	QUAD $0x0ac00294137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm10
+	QUAD $0x0ac00a94137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r9), %ymm10
 	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
-	QUAD $0x0980098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x980(%rcx,%r9)
-	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	QUAD $0x0980018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x980(%rcx,%r8)
+	QUAD $0x0ae00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r9), %ymm9
 	LONG $0x546f7ec5; WORD $0x5004 // vmovdqu 0x50(%rsp,%rax), %ymm10
 	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
 	LONG $0x722dc1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x09c0098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x9c0(%rcx,%r9)
-	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	QUAD $0x09c0018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x9c0(%rcx,%r8)
+	LONG $0x00c08149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r8 # imm = 0xA00
 	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
 	LONG $0x01c4f641 // testb $0x1, %r12b
 	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
@@ -1583,7 +1582,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x083a8e0f; WORD $0x0000 // jle 0x2e97 <k_untile_q6_k+0x847>
+	LONG $0x086c8e0f; WORD $0x0000 // jle 0x2ec9 <k_untile_q6_k+0x879>
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5441 // pushq %r12
@@ -1591,352 +1590,356 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0048d705787de2c4; BYTE $0x00 // vpbroadcastb 0x48d7(%rip), %ymm0 # 0x6f4d <k_tile_panel_16_min+0xf4d>
-	QUAD $0x0048cf0d787de2c4; BYTE $0x00 // vpbroadcastb 0x48cf(%rip), %ymm1 # 0x6f4e <k_tile_panel_16_min+0xf4e>
-	QUAD $0x0048c715787de2c4; BYTE $0x00 // vpbroadcastb 0x48c7(%rip), %ymm2 # 0x6f4f <k_tile_panel_16_min+0xf4f>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x00491705787de2c4; BYTE $0x00 // vpbroadcastb 0x4917(%rip), %ymm0 # 0x6f8d <k_tile_panel_16_min+0xf5d>
+	QUAD $0x00490f0d787de2c4; BYTE $0x00 // vpbroadcastb 0x490f(%rip), %ymm1 # 0x6f8e <k_tile_panel_16_min+0xf5e>
+	QUAD $0x00490715787de2c4; BYTE $0x00 // vpbroadcastb 0x4907(%rip), %ymm2 # 0x6f8f <k_tile_panel_16_min+0xf5f>
+	QUAD $0x0049331d187de2c4; BYTE $0x00 // vbroadcastss 0x4933(%rip), %ymm3 # 0x6fc4 <k_tile_panel_16_min+0xf94>
+	QUAD $0x00004887256ffdc5 // vmovdqa 0x4887(%rip), %ymm4 # 0x6f20 <k_tile_panel_16_min+0xef0>
+	QUAD $0x0000477f2d6ffdc5 // vmovdqa 0x477f(%rip), %ymm5 # 0x6e20 <k_tile_panel_16_min+0xdf0>
+	QUAD $0x00490e35187de2c4; BYTE $0x00 // vbroadcastss 0x490e(%rip), %ymm6 # 0x6fb8 <k_tile_panel_16_min+0xf88>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x02148d4e // leaq (%rdx,%r8), %r10
+	LONG $0x021c8d4e // leaq (%rdx,%r8), %r11
 	LONG $0x00c38149; WORD $0x0008; BYTE $0x00 // addq $0x800, %r11 # imm = 0x800
 	WORD $0x01b3 // movb $0x1, %bl
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	BYTE $0x90 // nop
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x09e7c149 // shlq $0x9, %r15
 	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0x09e7c149 // shlq $0x9, %r15
 	LONG $0x0ae4c149 // shlq $0xa, %r12
-	QUAD $0x08003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x800(%r10,%r15), %ymm3
-	LONG $0xdb7d81c4; WORD $0x2224 // vpand (%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	LONG $0x7f7ea1c4; WORD $0x091c // vmovdqu %ymm3, (%rcx,%r9)
-	QUAD $0x08403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x840(%r10,%r15), %ymm3
-	LONG $0xdb7d81c4; WORD $0x2264; BYTE $0x40 // vpand 0x40(%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	LONG $0x7f7ea1c4; WORD $0x095c; BYTE $0x40 // vmovdqu %ymm3, 0x40(%rcx,%r9)
-	QUAD $0x08803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x880(%r10,%r15), %ymm3
-	QUAD $0x008022a4db7d81c4; WORD $0x0000 // vpand 0x80(%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0080099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x80(%rcx,%r9)
-	QUAD $0x08c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x8c0(%r10,%r15), %ymm3
-	QUAD $0x00c022a4db7d81c4; WORD $0x0000 // vpand 0xc0(%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x00c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xc0(%rcx,%r9)
-	QUAD $0x09003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x900(%r10,%r15), %ymm3
-	QUAD $0x010022a4db7d81c4; WORD $0x0000 // vpand 0x100(%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0100099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x100(%rcx,%r9)
-	QUAD $0x09403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x940(%r10,%r15), %ymm3
-	QUAD $0x014022a4db7d81c4; WORD $0x0000 // vpand 0x140(%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0140099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x140(%rcx,%r9)
-	QUAD $0x09803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x980(%r10,%r15), %ymm3
-	QUAD $0x018022a4db7d81c4; WORD $0x0000 // vpand 0x180(%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0180099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x180(%rcx,%r9)
-	QUAD $0x09c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x9c0(%r10,%r15), %ymm3
-	QUAD $0x01c022a4db7d81c4; WORD $0x0000 // vpand 0x1c0(%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdb7d81c4; WORD $0x223c // vpand (%r10,%r12), %ymm0, %ymm7
+	QUAD $0x08003a846f7e01c4; WORD $0x0000 // vmovdqu 0x800(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	LONG $0x7f7ea1c4; WORD $0x013c // vmovdqu %ymm7, (%rcx,%r8)
+	LONG $0xdb7d81c4; WORD $0x227c; BYTE $0x40 // vpand 0x40(%r10,%r12), %ymm0, %ymm7
+	QUAD $0x08403a846f7e01c4; WORD $0x0000 // vmovdqu 0x840(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	LONG $0x7f7ea1c4; WORD $0x017c; BYTE $0x40 // vmovdqu %ymm7, 0x40(%rcx,%r8)
+	QUAD $0x008022bcdb7d81c4; WORD $0x0000 // vpand 0x80(%r10,%r12), %ymm0, %ymm7
+	QUAD $0x08803a846f7e01c4; WORD $0x0000 // vmovdqu 0x880(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x008001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x80(%rcx,%r8)
+	QUAD $0x00c022bcdb7d81c4; WORD $0x0000 // vpand 0xc0(%r10,%r12), %ymm0, %ymm7
+	QUAD $0x08c03a846f7e01c4; WORD $0x0000 // vmovdqu 0x8c0(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x00c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0xc0(%rcx,%r8)
+	QUAD $0x010022bcdb7d81c4; WORD $0x0000 // vpand 0x100(%r10,%r12), %ymm0, %ymm7
+	QUAD $0x09003a846f7e01c4; WORD $0x0000 // vmovdqu 0x900(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x010001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x100(%rcx,%r8)
+	QUAD $0x014022bcdb7d81c4; WORD $0x0000 // vpand 0x140(%r10,%r12), %ymm0, %ymm7
+	QUAD $0x09403a846f7e01c4; WORD $0x0000 // vmovdqu 0x940(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x014001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x140(%rcx,%r8)
+	QUAD $0x018022bcdb7d81c4; WORD $0x0000 // vpand 0x180(%r10,%r12), %ymm0, %ymm7
+	QUAD $0x09803a846f7e01c4; WORD $0x0000 // vmovdqu 0x980(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x018001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x180(%rcx,%r8)
+	QUAD $0x01c022bcdb7d81c4; WORD $0x0000 // vpand 0x1c0(%r10,%r12), %ymm0, %ymm7
+	QUAD $0x09c03a846f7e01c4; WORD $0x0000 // vmovdqu 0x9c0(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x01c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x1c0(%rcx,%r8)
 	LONG $0x07e6c149 // shlq $0x7, %r14
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x01c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x1c0(%rcx,%r9)
-	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
-	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
-	LONG $0xf472ddc5; BYTE $0x18 // vpslld $0x18, %ymm4, %ymm4
-	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0200099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x200(%rcx,%r9)
-	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
-	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
-	LONG $0xf472ddc5; BYTE $0x10 // vpslld $0x10, %ymm4, %ymm4
-	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0240099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x240(%rcx,%r9)
-	QUAD $0x0200229cdb7d81c4; WORD $0x0000 // vpand 0x200(%r10,%r12), %ymm0, %ymm3
-	LONG $0x6f7e81c4; WORD $0x3b24 // vmovdqu (%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0280099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x280(%rcx,%r9)
-	QUAD $0x0240229cdb7d81c4; WORD $0x0000 // vpand 0x240(%r10,%r12), %ymm0, %ymm3
-	LONG $0x6f7e81c4; WORD $0x3b64; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x02c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x2c0(%rcx,%r9)
-	QUAD $0x0280229cdb7d81c4; WORD $0x0000 // vpand 0x280(%r10,%r12), %ymm0, %ymm3
-	QUAD $0x00803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0300099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x300(%rcx,%r9)
-	QUAD $0x02c0229cdb7d81c4; WORD $0x0000 // vpand 0x2c0(%r10,%r12), %ymm0, %ymm3
-	QUAD $0x00c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0340099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x340(%rcx,%r9)
-	QUAD $0x0300229cdb7d81c4; WORD $0x0000 // vpand 0x300(%r10,%r12), %ymm0, %ymm3
-	QUAD $0x01003ba46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0380099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x380(%rcx,%r9)
-	QUAD $0x0340229cdb7d81c4; WORD $0x0000 // vpand 0x340(%r10,%r12), %ymm0, %ymm3
-	QUAD $0x01403ba46f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x03c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x3c0(%rcx,%r9)
-	QUAD $0x0380229cdb7d81c4; WORD $0x0000 // vpand 0x380(%r10,%r12), %ymm0, %ymm3
-	QUAD $0x01803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0400099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x400(%rcx,%r9)
-	QUAD $0x03c0229cdb7d81c4; WORD $0x0000 // vpand 0x3c0(%r10,%r12), %ymm0, %ymm3
-	QUAD $0x01c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0440099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x440(%rcx,%r9)
-	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
-	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
-	LONG $0xf472ddc5; BYTE $0x08 // vpslld $0x8, %ymm4, %ymm4
-	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0480099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x480(%rcx,%r9)
-	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
-	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
-	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x04c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x4c0(%rcx,%r9)
-	LONG $0x6f7e81c4; WORD $0x221c // vmovdqu (%r10,%r12), %ymm3
-	LONG $0xdb7581c4; WORD $0x3b24 // vpand (%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0500099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x500(%rcx,%r9)
-	LONG $0x6f7e81c4; WORD $0x225c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm3
-	LONG $0xdb7581c4; WORD $0x3b64; BYTE $0x40 // vpand 0x40(%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0540099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x540(%rcx,%r9)
-	QUAD $0x0080229c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm3
-	QUAD $0x00803ba4db7581c4; WORD $0x0000 // vpand 0x80(%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0580099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x580(%rcx,%r9)
-	QUAD $0x00c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm3
-	QUAD $0x00c03ba4db7581c4; WORD $0x0000 // vpand 0xc0(%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x05c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x5c0(%rcx,%r9)
-	QUAD $0x0100229c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r12), %ymm3
-	QUAD $0x01003ba4db7581c4; WORD $0x0000 // vpand 0x100(%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0600099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x600(%rcx,%r9)
-	QUAD $0x0140229c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r12), %ymm3
-	QUAD $0x01403ba4db7581c4; WORD $0x0000 // vpand 0x140(%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0640099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x640(%rcx,%r9)
-	QUAD $0x0180229c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r12), %ymm3
-	QUAD $0x01803ba4db7581c4; WORD $0x0000 // vpand 0x180(%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0680099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x680(%rcx,%r9)
-	QUAD $0x01c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r12), %ymm3
-	QUAD $0x01c03ba4db7581c4; WORD $0x0000 // vpand 0x1c0(%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x06c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x6c0(%rcx,%r9)
-	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
-	QUAD $0x044033a46f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm4
-	LONG $0xf472ddc5; BYTE $0x18 // vpslld $0x18, %ymm4, %ymm4
-	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0700099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x700(%rcx,%r9)
-	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
-	QUAD $0x044033a46f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm4
-	LONG $0xf472ddc5; BYTE $0x10 // vpslld $0x10, %ymm4, %ymm4
-	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0740099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x740(%rcx,%r9)
-	QUAD $0x0200229c6f7e81c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0x6f7e81c4; WORD $0x3b24 // vmovdqu (%r11,%r15), %ymm4
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0780099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x780(%rcx,%r9)
-	QUAD $0x0240229c6f7e81c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0x6f7e81c4; WORD $0x3b64; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm4
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x07c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x7c0(%rcx,%r9)
-	QUAD $0x0280229c6f7e81c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	QUAD $0x00803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm4
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0800099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x800(%rcx,%r9)
-	QUAD $0x02c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	QUAD $0x00c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm4
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0840099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x840(%rcx,%r9)
-	QUAD $0x0300229c6f7e81c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x01003ba46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm4
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0880099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x880(%rcx,%r9)
-	QUAD $0x0340229c6f7e81c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x01403ba46f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm4
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x08c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x8c0(%rcx,%r9)
-	QUAD $0x0380229c6f7e81c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	QUAD $0x01803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm4
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0900099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x900(%rcx,%r9)
-	QUAD $0x03c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	QUAD $0x01c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm4
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0940099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x940(%rcx,%r9)
-	QUAD $0x0440339c6f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm3
-	QUAD $0x0d0002a4137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm4
-	LONG $0xf372e5c5; BYTE $0x08 // vpslld $0x8, %ymm3, %ymm3
-	LONG $0xe372e5c5; BYTE $0x18 // vpsrad $0x18, %ymm3, %ymm3
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
-	QUAD $0x0980099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x980(%rcx,%r9)
-	QUAD $0x0440339c6f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm3
-	QUAD $0x0d0002a4137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm4
-	LONG $0xe372e5c5; BYTE $0x18 // vpsrad $0x18, %ymm3, %ymm3
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
-	QUAD $0x09c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x9c0(%rcx,%r9)
-	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	QUAD $0x040033846f7e01c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm8
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	LONG $0x723dc1c4; WORD $0x18f0 // vpslld $0x18, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x020001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x200(%rcx,%r8)
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	QUAD $0x040033846f7e01c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm8
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	LONG $0x003d62c4; BYTE $0xc4 // vpshufb %ymm4, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x024001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x240(%rcx,%r8)
+	LONG $0x6f7e81c4; WORD $0x3b3c // vmovdqu (%r11,%r15), %ymm7
+	QUAD $0x02002284db7d01c4; WORD $0x0000 // vpand 0x200(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x028001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x280(%rcx,%r8)
+	LONG $0x6f7e81c4; WORD $0x3b7c; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm7
+	QUAD $0x02402284db7d01c4; WORD $0x0000 // vpand 0x240(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x02c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x2c0(%rcx,%r8)
+	QUAD $0x00803bbc6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm7
+	QUAD $0x02802284db7d01c4; WORD $0x0000 // vpand 0x280(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x030001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x300(%rcx,%r8)
+	QUAD $0x00c03bbc6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm7
+	QUAD $0x02c02284db7d01c4; WORD $0x0000 // vpand 0x2c0(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x034001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x340(%rcx,%r8)
+	QUAD $0x01003bbc6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm7
+	QUAD $0x03002284db7d01c4; WORD $0x0000 // vpand 0x300(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x038001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x380(%rcx,%r8)
+	QUAD $0x01403bbc6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm7
+	QUAD $0x03402284db7d01c4; WORD $0x0000 // vpand 0x340(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x03c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x3c0(%rcx,%r8)
+	QUAD $0x01803bbc6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm7
+	QUAD $0x03802284db7d01c4; WORD $0x0000 // vpand 0x380(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x040001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x400(%rcx,%r8)
+	QUAD $0x01c03bbc6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm7
+	QUAD $0x03c02284db7d01c4; WORD $0x0000 // vpand 0x3c0(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x044001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x440(%rcx,%r8)
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	QUAD $0x040033846f7e01c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm8
+	LONG $0x003d62c4; BYTE $0xc5 // vpshufb %ymm5, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x048001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x480(%rcx,%r8)
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	QUAD $0x04003384544c01c4; WORD $0x0000 // vandps 0x400(%r11,%r14), %ymm6, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x04c001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x4c0(%rcx,%r8)
+	LONG $0x6f7e81c4; WORD $0x223c // vmovdqu (%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0xdb7501c4; WORD $0x3b04 // vpand (%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x050001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x500(%rcx,%r8)
+	LONG $0x6f7e81c4; WORD $0x227c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0xdb7501c4; WORD $0x3b44; BYTE $0x40 // vpand 0x40(%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x054001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x540(%rcx,%r8)
+	QUAD $0x008022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x00803b84db7501c4; WORD $0x0000 // vpand 0x80(%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x058001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x580(%rcx,%r8)
+	QUAD $0x00c022bc6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x00c03b84db7501c4; WORD $0x0000 // vpand 0xc0(%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x05c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x5c0(%rcx,%r8)
+	QUAD $0x010022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x01003b84db7501c4; WORD $0x0000 // vpand 0x100(%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x060001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x600(%rcx,%r8)
+	QUAD $0x014022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x01403b84db7501c4; WORD $0x0000 // vpand 0x140(%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x064001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x640(%rcx,%r8)
+	QUAD $0x018022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x01803b84db7501c4; WORD $0x0000 // vpand 0x180(%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x068001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x680(%rcx,%r8)
+	QUAD $0x01c022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x01c03b84db7501c4; WORD $0x0000 // vpand 0x1c0(%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x06c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x6c0(%rcx,%r8)
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	QUAD $0x044033846f7e01c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm8
+	LONG $0x723dc1c4; WORD $0x18f0 // vpslld $0x18, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x070001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x700(%rcx,%r8)
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	QUAD $0x044033846f7e01c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm8
+	LONG $0x003d62c4; BYTE $0xc4 // vpshufb %ymm4, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x074001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x740(%rcx,%r8)
+	QUAD $0x020022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0x6f7e01c4; WORD $0x3b04 // vmovdqu (%r11,%r15), %ymm8
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x078001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x780(%rcx,%r8)
+	QUAD $0x024022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x6f7e01c4; WORD $0x3b44; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x07c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x7c0(%rcx,%r8)
+	QUAD $0x028022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x00803b846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x080001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x800(%rcx,%r8)
+	QUAD $0x02c022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	QUAD $0x00c03b846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x084001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x840(%rcx,%r8)
+	QUAD $0x030022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	QUAD $0x01003b846f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm8
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x088001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x880(%rcx,%r8)
+	QUAD $0x034022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x01403b846f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x08c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x8c0(%rcx,%r8)
+	QUAD $0x038022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x01803b846f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x090001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x900(%rcx,%r8)
+	QUAD $0x03c022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	QUAD $0x01c03b846f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x094001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x940(%rcx,%r8)
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	QUAD $0x044033846f7e01c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm8
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	LONG $0x003d62c4; BYTE $0xc5 // vpshufb %ymm5, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x098001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x980(%rcx,%r8)
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	QUAD $0x04403384544c01c4; WORD $0x0000 // vandps 0x440(%r11,%r14), %ymm6, %ymm8
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x09c001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x9c0(%rcx,%r8)
+	LONG $0x00c08149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r8 # imm = 0xA00
 	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
 	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
-	LONG $0xf85f850f; WORD $0xffff // jne 0x26c0 <k_untile_q6_k+0x70>
+	LONG $0xf84d850f; WORD $0xffff // jne 0x26e0 <k_untile_q6_k+0x90>
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xf82a850f; WORD $0xffff // jne 0x26a0 <k_untile_q6_k+0x50>
+	LONG $0xf818850f; WORD $0xffff // jne 0x26c0 <k_untile_q6_k+0x70>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20c28148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rdx # imm = 0xD20
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xf800850f; WORD $0xffff // jne 0x2690 <k_untile_q6_k+0x40>
+	LONG $0xf7ee850f; WORD $0xffff // jne 0x26b0 <k_untile_q6_k+0x60>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 
 	// untile_iq4_nl
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01588e0f; WORD $0x0000 // jle 0x3005 <k_untile_iq4_nl+0x165>
+	LONG $0x01588e0f; WORD $0x0000 // jle 0x3035 <k_untile_iq4_nl+0x165>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00409105787de2c4; BYTE $0x00 // vpbroadcastb 0x4091(%rip), %ymm0 # 0x6f50 <k_tile_panel_16_min+0xf50>
-	QUAD $0x0040e80d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x40e8(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x0040a105787de2c4; BYTE $0x00 // vpbroadcastb 0x40a1(%rip), %ymm0 # 0x6f90 <k_tile_panel_16_min+0xf60>
+	QUAD $0x0041080d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x4108(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1981,12 +1984,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfef5850f; WORD $0xffff // jne 0x2ee0 <k_untile_iq4_nl+0x40>
+	LONG $0xfef5850f; WORD $0xffff // jne 0x2f10 <k_untile_iq4_nl+0x40>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20c28148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rdx # imm = 0x120
 	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfecb850f; WORD $0xffff // jne 0x2ed0 <k_untile_iq4_nl+0x30>
+	LONG $0xfecb850f; WORD $0xffff // jne 0x2f00 <k_untile_iq4_nl+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -1994,7 +1997,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_iq4_xs
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05f68e0f; WORD $0x0000 // jle 0x3613 <k_untile_iq4_xs+0x603>
+	LONG $0x05f68e0f; WORD $0x0000 // jle 0x3643 <k_untile_iq4_xs+0x603>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -2004,20 +2007,20 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x003f1805787de2c4; BYTE $0x00 // vpbroadcastb 0x3f18(%rip), %ymm0 # 0x6f51 <k_tile_panel_16_min+0xf51>
-	QUAD $0x003f6e0d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3f6e(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
-	QUAD $0x003f1515587de2c4; BYTE $0x00 // vpbroadcastd 0x3f15(%rip), %ymm2 # 0x6f60 <k_tile_panel_16_min+0xf60>
-	QUAD $0x003f301d587de2c4; BYTE $0x00 // vpbroadcastd 0x3f30(%rip), %ymm3 # 0x6f84 <k_tile_panel_16_min+0xf84>
-	QUAD $0x003f1f25587de2c4; BYTE $0x00 // vpbroadcastd 0x3f1f(%rip), %ymm4 # 0x6f7c <k_tile_panel_16_min+0xf7c>
+	QUAD $0x003f2805787de2c4; BYTE $0x00 // vpbroadcastb 0x3f28(%rip), %ymm0 # 0x6f91 <k_tile_panel_16_min+0xf61>
+	QUAD $0x003f8e0d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3f8e(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x003f2515587de2c4; BYTE $0x00 // vpbroadcastd 0x3f25(%rip), %ymm2 # 0x6fa0 <k_tile_panel_16_min+0xf70>
+	QUAD $0x003f481d587de2c4; BYTE $0x00 // vpbroadcastd 0x3f48(%rip), %ymm3 # 0x6fcc <k_tile_panel_16_min+0xf9c>
+	QUAD $0x003f3325587de2c4; BYTE $0x00 // vpbroadcastd 0x3f33(%rip), %ymm4 # 0x6fc0 <k_tile_panel_16_min+0xf90>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x02148d4e // leaq (%rdx,%r8), %r10
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
 	WORD $0x01b3 // movb $0x1, %bl
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
@@ -2059,16 +2062,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe8dbd5c5 // vpand %ymm0, %ymm5, %ymm5
 	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
 	QUAD $0x01c019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x1c0(%rcx,%r11)
-	QUAD $0x08000aac6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm5
+	QUAD $0x080002ac6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r8), %ymm5
 	LONG $0x6e79c1c4; BYTE $0xf6 // vmovd %r14d, %xmm6
-	QUAD $0x084002bc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm7
+	QUAD $0x08400abc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r9), %ymm7
 	LONG $0xc56e79c5 // vmovd %ebp, %xmm8
 	LONG $0x046e8d41 // leal 0x4(%r14), %ebp
 	LONG $0xf6d2d5c5 // vpsrld %xmm6, %ymm5, %ymm6
 	LONG $0xed6ef9c5 // vmovd %ebp, %xmm5
 	LONG $0xd245c1c4; BYTE $0xf8 // vpsrld %xmm8, %ymm7, %ymm7
 	LONG $0xf2dbcdc5 // vpand %ymm2, %ymm6, %ymm6
-	QUAD $0x08600284137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm8
+	QUAD $0x08600a84137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r9), %ymm8
 	LONG $0xf772c5c5; BYTE $0x04 // vpslld $0x4, %ymm7, %ymm7
 	LONG $0xfbdbc5c5 // vpand %ymm3, %ymm7, %ymm7
 	LONG $0xf6ebc5c5 // vpor %ymm6, %ymm7, %ymm6
@@ -2108,11 +2111,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf0dbcdc5 // vpand %ymm0, %ymm6, %ymm6
 	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
 	QUAD $0x040019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x400(%rcx,%r11)
-	QUAD $0x084002b4337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm6
-	QUAD $0x08000abc6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm7
+	QUAD $0x08400ab4337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r9), %ymm6
+	QUAD $0x080002bc6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r8), %ymm7
 	LONG $0x6e7941c4; BYTE $0xc5 // vmovd %r13d, %xmm8
 	LONG $0xedd2c5c5 // vpsrld %xmm5, %ymm7, %ymm5
-	QUAD $0x086002bc137da2c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm7
+	QUAD $0x08600abc137da2c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r9), %ymm7
 	LONG $0xd24dc1c4; BYTE $0xf0 // vpsrld %xmm8, %ymm6, %ymm6
 	LONG $0xeadbd5c5 // vpand %ymm2, %ymm5, %ymm5
 	LONG $0xf672cdc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm6
@@ -2156,14 +2159,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x064019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x640(%rcx,%r11)
 	LONG $0x086e8d41 // leal 0x8(%r14), %ebp
 	LONG $0xed6ef9c5 // vmovd %ebp, %xmm5
-	QUAD $0x08000ab46f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm6
-	QUAD $0x084002bc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm7
+	QUAD $0x080002b46f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r8), %ymm6
+	QUAD $0x08400abc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r9), %ymm7
 	LONG $0xedd2cdc5 // vpsrld %xmm5, %ymm6, %ymm5
 	QUAD $0x00000004fd2c8d42 // leal 0x4(,%r15,8), %ebp
 	LONG $0xf56ef9c5 // vmovd %ebp, %xmm6
 	LONG $0xf6d2c5c5 // vpsrld %xmm6, %ymm7, %ymm6
 	QUAD $0x00000006fd2c8d42 // leal 0x6(,%r15,8), %ebp
-	QUAD $0x086002bc137da2c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm7
+	QUAD $0x08600abc137da2c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r9), %ymm7
 	LONG $0xeadbd5c5 // vpand %ymm2, %ymm5, %ymm5
 	LONG $0xf672cdc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm6
 	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
@@ -2204,14 +2207,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe8dbd5c5 // vpand %ymm0, %ymm5, %ymm5
 	LONG $0x0075e2c4; BYTE $0xed // vpshufb %ymm5, %ymm1, %ymm5
 	QUAD $0x088019ac7f7ea1c4; WORD $0x0000 // vmovdqu %ymm5, 0x880(%rcx,%r11)
-	QUAD $0x08000aac6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm5
-	QUAD $0x084002b4337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm6
+	QUAD $0x080002ac6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r8), %ymm5
+	QUAD $0x08400ab4337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r9), %ymm6
 	LONG $0x0cce8341 // orl $0xc, %r14d
 	LONG $0x6e79c1c4; BYTE $0xfe // vmovd %r14d, %xmm7
 	LONG $0xc56e79c5 // vmovd %ebp, %xmm8
 	LONG $0xefd2d5c5 // vpsrld %xmm7, %ymm5, %ymm5
 	LONG $0xd24dc1c4; BYTE $0xf0 // vpsrld %xmm8, %ymm6, %ymm6
-	QUAD $0x086002bc137da2c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm7
+	QUAD $0x08600abc137da2c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r9), %ymm7
 	LONG $0xeadbd5c5 // vpand %ymm2, %ymm5, %ymm5
 	LONG $0xf672cdc5; BYTE $0x04 // vpslld $0x4, %ymm6, %ymm6
 	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
@@ -2224,16 +2227,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
 	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
-	LONG $0xfab6850f; WORD $0xffff // jne 0x3090 <k_untile_iq4_xs+0x80>
+	LONG $0xfab6850f; WORD $0xffff // jne 0x30c0 <k_untile_iq4_xs+0x80>
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfa81850f; WORD $0xffff // jne 0x3070 <k_untile_iq4_xs+0x60>
+	LONG $0xfa81850f; WORD $0xffff // jne 0x30a0 <k_untile_iq4_xs+0x60>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x80c28148; WORD $0x0008; BYTE $0x00 // addq $0x880, %rdx # imm = 0x880
 	LONG $0x00c18148; WORD $0x0012; BYTE $0x00 // addq $0x1200, %rcx # imm = 0x1200
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfa57850f; WORD $0xffff // jne 0x3060 <k_untile_iq4_xs+0x50>
+	LONG $0xfa57850f; WORD $0xffff // jne 0x3090 <k_untile_iq4_xs+0x50>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2247,16 +2250,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_mxfp4
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01a28e0f; WORD $0x0000 // jle 0x37cf <k_untile_mxfp4+0x1af>
+	LONG $0x01a28e0f; WORD $0x0000 // jle 0x37ff <k_untile_mxfp4+0x1af>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00391305787de2c4; BYTE $0x00 // vpbroadcastb 0x3913(%rip), %ymm0 # 0x6f52 <k_tile_panel_16_min+0xf52>
-	QUAD $0x0039580d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3958(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
-	QUAD $0x003902157879e2c4; BYTE $0x00 // vpbroadcastb 0x3902(%rip), %xmm2 # 0x6f53 <k_tile_panel_16_min+0xf53>
+	QUAD $0x00392305787de2c4; BYTE $0x00 // vpbroadcastb 0x3923(%rip), %ymm0 # 0x6f92 <k_tile_panel_16_min+0xf62>
+	QUAD $0x0039780d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3978(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x003912157879e2c4; BYTE $0x00 // vpbroadcastb 0x3912(%rip), %xmm2 # 0x6f93 <k_tile_panel_16_min+0xf63>
 	LONG $0xdb76e1c5 // vpcmpeqd %xmm3, %xmm3, %xmm3
-	QUAD $0x00390e25587de2c4; BYTE $0x00 // vpbroadcastd 0x390e(%rip), %ymm4 # 0x6f6c <k_tile_panel_16_min+0xf6c>
-	QUAD $0x0038fd2d587de2c4; BYTE $0x00 // vpbroadcastd 0x38fd(%rip), %ymm5 # 0x6f64 <k_tile_panel_16_min+0xf64>
+	QUAD $0x00391e25587de2c4; BYTE $0x00 // vpbroadcastd 0x391e(%rip), %ymm4 # 0x6fac <k_tile_panel_16_min+0xf7c>
+	QUAD $0x00390d2d587de2c4; BYTE $0x00 // vpbroadcastd 0x390d(%rip), %ymm5 # 0x6fa4 <k_tile_panel_16_min+0xf74>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -2310,12 +2313,12 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfecb850f; WORD $0xffff // jne 0x3680 <k_untile_mxfp4+0x60>
+	LONG $0xfecb850f; WORD $0xffff // jne 0x36b0 <k_untile_mxfp4+0x60>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x10c28148; WORD $0x0001; BYTE $0x00 // addq $0x110, %rdx # imm = 0x110
 	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfea1850f; WORD $0xffff // jne 0x3670 <k_untile_mxfp4+0x50>
+	LONG $0xfea1850f; WORD $0xffff // jne 0x36a0 <k_untile_mxfp4+0x50>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -2323,7 +2326,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel
 	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0d0a8e0f; WORD $0x0000 // jle 0x44f7 <k_tile_panel+0xd17>
+	LONG $0x0d0a8e0f; WORD $0x0000 // jle 0x4527 <k_tile_panel+0xd17>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -2368,19 +2371,19 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x06e0c149 // shlq $0x6, %r8
 	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
-	QUAD $0x0036b905797de2c4; BYTE $0x00 // vpbroadcastw 0x36b9(%rip), %ymm0 # 0x6f54 <k_tile_panel_16_min+0xf54>
-	QUAD $0x0036e42d587d62c4; BYTE $0x00 // vpbroadcastd 0x36e4(%rip), %ymm13 # 0x6f88 <k_tile_panel_16_min+0xf88>
-	QUAD $0x0036c31d187d62c4; BYTE $0x00 // vbroadcastss 0x36c3(%rip), %ymm11 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x0036c905797de2c4; BYTE $0x00 // vpbroadcastw 0x36c9(%rip), %ymm0 # 0x6f94 <k_tile_panel_16_min+0xf64>
+	QUAD $0x0036fc2d587d62c4; BYTE $0x00 // vpbroadcastd 0x36fc(%rip), %ymm13 # 0x6fd0 <k_tile_panel_16_min+0xfa0>
+	QUAD $0x0036d31d187d62c4; BYTE $0x00 // vbroadcastss 0x36d3(%rip), %ymm11 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
 	LONG $0x6c7f7ec5; WORD $0x6824 // vmovdqu %ymm13, 0x68(%rsp)
-	WORD $0x1aeb // jmp 0x38d9 <k_tile_panel+0xf9>
+	WORD $0x1aeb // jmp 0x3909 <k_tile_panel+0xf9>
 	BYTE $0x90 // nop
 	LONG $0x117cc1c4; WORD $0xb01c // vmovups %ymm3, (%r8,%rsi,4)
 	LONG $0x24548b4c; BYTE $0x50 // movq 0x50(%rsp), %r10
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
-	LONG $0x0c0d840f; WORD $0x0000 // je 0x44e6 <k_tile_panel+0xd06>
+	LONG $0x0c0d840f; WORD $0x0000 // je 0x4516 <k_tile_panel+0xd06>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0xd148; BYTE $0xea // shrq %rdx
 	LONG $0x54af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdx
@@ -2393,16 +2396,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2444034c; BYTE $0x48 // addq 0x48(%rsp), %r8
 	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x01ac840f; WORD $0x0000 // je 0x3aba <k_tile_panel+0x2da>
+	LONG $0x01ac840f; WORD $0x0000 // je 0x3aea <k_tile_panel+0x2da>
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	WORD $0x0f74 // je 0x3924 <k_tile_panel+0x144>
+	WORD $0x0f74 // je 0x3954 <k_tile_panel+0x144>
 	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x127f // jg 0x3931 <k_tile_panel+0x151>
-	LONG $0x00018ce9; BYTE $0x00 // jmp 0x3ab0 <k_tile_panel+0x2d0>
+	WORD $0x127f // jg 0x3961 <k_tile_panel+0x151>
+	LONG $0x00018ce9; BYTE $0x00 // jmp 0x3ae0 <k_tile_panel+0x2d0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x017f8e0f; WORD $0x0000 // jle 0x3ab0 <k_tile_panel+0x2d0>
+	LONG $0x017f8e0f; WORD $0x0000 // jle 0x3ae0 <k_tile_panel+0x2d0>
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
 	LONG $0x54af0f48; WORD $0x2024 // imulq 0x20(%rsp), %rdx
 	LONG $0x06e2c148 // shlq $0x6, %rdx
@@ -2475,21 +2478,21 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c18149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r9 # imm = 0x240
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfea0870f; WORD $0xffff // ja 0x3950 <k_tile_panel+0x170>
+	LONG $0xfea0870f; WORD $0xffff // ja 0x3980 <k_tile_panel+0x170>
 	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
 	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
 	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
 	LONG $0x04638d4c // leaq 0x4(%rbx), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	WORD $0x587e // jle 0x3b20 <k_tile_panel+0x340>
+	WORD $0x587e // jle 0x3b50 <k_tile_panel+0x340>
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	LONG $0x025f8d4d // leaq 0x2(%r15), %r11
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0x05888e0f; WORD $0x0000 // jle 0x4060 <k_tile_panel+0x880>
+	LONG $0x05888e0f; WORD $0x0000 // jle 0x4090 <k_tile_panel+0x880>
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0xfddd8d0f; WORD $0xffff // jge 0x38c6 <k_tile_panel+0xe6>
+	LONG $0xfddd8d0f; WORD $0xffff // jge 0x38f6 <k_tile_panel+0xe6>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
@@ -2497,11 +2500,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xd2490f4c // cmovnsq %rdx, %r10
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	LONG $0x083b840f; WORD $0x0000 // je 0x4345 <k_tile_panel+0xb65>
+	LONG $0x083b840f; WORD $0x0000 // je 0x4375 <k_tile_panel+0xb65>
 	LONG $0x107cc1c4; WORD $0xb01c // vmovups (%r8,%rsi,4), %ymm3
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x08398f0f; WORD $0x0000 // jg 0x4352 <k_tile_panel+0xb72>
-	LONG $0xfffda2e9; BYTE $0xff // jmp 0x38c0 <k_tile_panel+0xe0>
+	LONG $0x08398f0f; WORD $0x0000 // jg 0x4382 <k_tile_panel+0xb72>
+	LONG $0xfffda2e9; BYTE $0xff // jmp 0x38f0 <k_tile_panel+0xe0>
 	WORD $0x9066 // nop
 	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
@@ -2512,7 +2515,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	LONG $0x60c38349 // addq $0x60, %r11
 	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
-	WORD $0x34eb // jmp 0x3b7f <k_tile_panel+0x39f>
+	WORD $0x34eb // jmp 0x3baf <k_tile_panel+0x39f>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x1b // vmovups %ymm3, (%r11)
 	LONG $0x117cc1c4; WORD $0x9324 // vmovups %ymm4, (%r11,%rdx,4)
@@ -2523,7 +2526,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0xff4c8f0f; WORD $0xffff // jg 0x3acb <k_tile_panel+0x2eb>
+	LONG $0xff4c8f0f; WORD $0xffff // jg 0x3afb <k_tile_panel+0x2eb>
 	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
 	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
 	LONG $0xdaaf0f4c // imulq %rdx, %r11
@@ -2537,22 +2540,22 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfc490f49 // cmovnsq %r12, %rdi
 	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x2174 // je 0x3bd0 <k_tile_panel+0x3f0>
+	WORD $0x2174 // je 0x3c00 <k_tile_panel+0x3f0>
 	LONG $0x107cc1c4; BYTE $0x1b // vmovups (%r11), %ymm3
 	LONG $0x107cc1c4; WORD $0x9324 // vmovups (%r11,%rdx,4), %ymm4
 	LONG $0x107cc1c4; WORD $0xd32c // vmovups (%r11,%rdx,8), %ymm5
 	LONG $0x107c81c4; WORD $0x1334 // vmovups (%r11,%r10), %ymm6
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x1e7f // jg 0x3bec <k_tile_panel+0x40c>
-	WORD $0x80eb // jmp 0x3b50 <k_tile_panel+0x370>
+	WORD $0x1e7f // jg 0x3c1c <k_tile_panel+0x40c>
+	WORD $0x80eb // jmp 0x3b80 <k_tile_panel+0x370>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xff648e0f; WORD $0xffff // jle 0x3b50 <k_tile_panel+0x370>
+	LONG $0xff648e0f; WORD $0xffff // jle 0x3b80 <k_tile_panel+0x370>
 	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
 	LONG $0xfce48349 // andq $-0x4, %r12
 	LONG $0x02fec149 // sarq $0x2, %r14
@@ -2742,7 +2745,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
 	LONG $0xd2febdc5 // vpaddd %ymm2, %ymm8, %ymm2
 	LONG $0xc0f525c5 // vpmaddwd %ymm0, %ymm11, %ymm8
-	QUAD $0x002fae1d187d62c4; BYTE $0x00 // vbroadcastss 0x2fae(%rip), %ymm11 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x002fbe1d187d62c4; BYTE $0x00 // vbroadcastss 0x2fbe(%rip), %ymm11 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	LONG $0xfe3d41c4; BYTE $0xc5 // vpaddd %ymm13, %ymm8, %ymm8
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
 	LONG $0xc8f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm9
@@ -2769,22 +2772,22 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
 	WORD $0xff49; BYTE $0xcc // decq %r12
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfbf1870f; WORD $0xffff // ja 0x3c40 <k_tile_panel+0x460>
-	LONG $0xfffafce9; BYTE $0xff // jmp 0x3b50 <k_tile_panel+0x370>
+	LONG $0xfbf1870f; WORD $0xffff // ja 0x3c70 <k_tile_panel+0x460>
+	LONG $0xfffafce9; BYTE $0xff // jmp 0x3b80 <k_tile_panel+0x370>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x18678b4c // movq 0x18(%rdi), %r12
 	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
 	LONG $0x48578b4c // movq 0x48(%rdi), %r10
-	WORD $0x24eb // jmp 0x409b <k_tile_panel+0x8bb>
+	WORD $0x24eb // jmp 0x40cb <k_tile_panel+0x8bb>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x23 // vmovups %ymm4, (%r11)
 	LONG $0x117c81c4; WORD $0xa31c // vmovups %ymm3, (%r11,%r12,4)
 	LONG $0x025a8d4c // leaq 0x2(%rdx), %r11
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfa458f0f; WORD $0xffff // jg 0x3ae0 <k_tile_panel+0x300>
+	LONG $0xfa458f0f; WORD $0xffff // jg 0x3b10 <k_tile_panel+0x300>
 	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
 	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
@@ -2794,17 +2797,17 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdf490f49 // cmovnsq %r15, %rbx
 	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1474 // je 0x40d0 <k_tile_panel+0x8f0>
+	WORD $0x1474 // je 0x4100 <k_tile_panel+0x8f0>
 	LONG $0x107cc1c4; BYTE $0x23 // vmovups (%r11), %ymm4
 	LONG $0x107c81c4; WORD $0xa31c // vmovups (%r11,%r12,4), %ymm3
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x117f // jg 0x40dd <k_tile_panel+0x8fd>
-	WORD $0xb2eb // jmp 0x4080 <k_tile_panel+0x8a0>
+	WORD $0x117f // jg 0x410d <k_tile_panel+0x8fd>
+	WORD $0xb2eb // jmp 0x40b0 <k_tile_panel+0x8a0>
 	WORD $0x9066 // nop
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0xa37e // jle 0x4080 <k_tile_panel+0x8a0>
+	WORD $0xa37e // jle 0x40b0 <k_tile_panel+0x8a0>
 	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
 	LONG $0x02fec149 // sarq $0x2, %r14
 	LONG $0xf1af0f4d // imulq %r9, %r14
@@ -2925,11 +2928,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c68149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r14 # imm = 0x240
 	WORD $0xff48; BYTE $0xcb // decq %rbx
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfdd0870f; WORD $0xffff // ja 0x4110 <k_tile_panel+0x930>
-	LONG $0xfffd3be9; BYTE $0xff // jmp 0x4080 <k_tile_panel+0x8a0>
+	LONG $0xfdd0870f; WORD $0xffff // ja 0x4140 <k_tile_panel+0x930>
+	LONG $0xfffd3be9; BYTE $0xff // jmp 0x40b0 <k_tile_panel+0x8a0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xf56e8e0f; WORD $0xffff // jle 0x38c0 <k_tile_panel+0xe0>
+	LONG $0xf56e8e0f; WORD $0xffff // jle 0x38f0 <k_tile_panel+0xe0>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x02f9c149 // sarq $0x2, %r9
 	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
@@ -3006,8 +3009,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c58149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r13 # imm = 0x240
 	WORD $0xff49; BYTE $0xc9 // decq %r9
 	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0xfe9f870f; WORD $0xffff // ja 0x4380 <k_tile_panel+0xba0>
-	LONG $0xfff3dae9; BYTE $0xff // jmp 0x38c0 <k_tile_panel+0xe0>
+	LONG $0xfe9f870f; WORD $0xffff // ja 0x43b0 <k_tile_panel+0xba0>
+	LONG $0xfff3dae9; BYTE $0xff // jmp 0x38f0 <k_tile_panel+0xe0>
 	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3022,7 +3025,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_min
 	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0b968e0f; WORD $0x0000 // jle 0x50a3 <k_tile_panel_min+0xba3>
+	LONG $0x0b968e0f; WORD $0x0000 // jle 0x50d3 <k_tile_panel_min+0xba3>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -3067,18 +3070,18 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x06e0c149 // shlq $0x6, %r8
 	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
-	QUAD $0x00299e05797de2c4; BYTE $0x00 // vpbroadcastw 0x299e(%rip), %ymm0 # 0x6f56 <k_tile_panel_16_min+0xf56>
-	QUAD $0x0029c735587d62c4; BYTE $0x00 // vpbroadcastd 0x29c7(%rip), %ymm14 # 0x6f88 <k_tile_panel_16_min+0xf88>
-	QUAD $0x0029a60d187de2c4; BYTE $0x00 // vbroadcastss 0x29a6(%rip), %ymm1 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x0029ae05797de2c4; BYTE $0x00 // vpbroadcastw 0x29ae(%rip), %ymm0 # 0x6f96 <k_tile_panel_16_min+0xf66>
+	QUAD $0x0029df35587d62c4; BYTE $0x00 // vpbroadcastd 0x29df(%rip), %ymm14 # 0x6fd0 <k_tile_panel_16_min+0xfa0>
+	QUAD $0x0029b60d187de2c4; BYTE $0x00 // vbroadcastss 0x29b6(%rip), %ymm1 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	WORD $0x23eb // jmp 0x45f9 <k_tile_panel_min+0xf9>
+	WORD $0x23eb // jmp 0x4629 <k_tile_panel_min+0xf9>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; WORD $0xb01c // vmovups %ymm3, (%r8,%rsi,4)
 	LONG $0x24548b4c; BYTE $0x50 // movq 0x50(%rsp), %r10
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
-	LONG $0x0a9c840f; WORD $0x0000 // je 0x5095 <k_tile_panel_min+0xb95>
+	LONG $0x0a9c840f; WORD $0x0000 // je 0x50c5 <k_tile_panel_min+0xb95>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0xd148; BYTE $0xea // shrq %rdx
 	LONG $0x54af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdx
@@ -3091,16 +3094,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2444034c; BYTE $0x48 // addq 0x48(%rsp), %r8
 	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x016b840f; WORD $0x0000 // je 0x4799 <k_tile_panel_min+0x299>
+	LONG $0x016b840f; WORD $0x0000 // je 0x47c9 <k_tile_panel_min+0x299>
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	WORD $0x0f74 // je 0x4644 <k_tile_panel_min+0x144>
+	WORD $0x0f74 // je 0x4674 <k_tile_panel_min+0x144>
 	LONG $0x107cc1c4; BYTE $0x18 // vmovups (%r8), %ymm3
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x127f // jg 0x4651 <k_tile_panel_min+0x151>
-	LONG $0x00014be9; BYTE $0x00 // jmp 0x478f <k_tile_panel_min+0x28f>
+	WORD $0x127f // jg 0x4681 <k_tile_panel_min+0x151>
+	LONG $0x00014be9; BYTE $0x00 // jmp 0x47bf <k_tile_panel_min+0x28f>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x013e8e0f; WORD $0x0000 // jle 0x478f <k_tile_panel_min+0x28f>
+	LONG $0x013e8e0f; WORD $0x0000 // jle 0x47bf <k_tile_panel_min+0x28f>
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
 	LONG $0x54af0f48; WORD $0x2024 // imulq 0x20(%rsp), %rdx
 	LONG $0x06e2c148 // shlq $0x6, %rdx
@@ -3159,21 +3162,21 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80c18149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r9 # imm = 0x280
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfee1870f; WORD $0xffff // ja 0x4670 <k_tile_panel_min+0x170>
+	LONG $0xfee1870f; WORD $0xffff // ja 0x46a0 <k_tile_panel_min+0x170>
 	LONG $0x117cc1c4; BYTE $0x18 // vmovups %ymm3, (%r8)
 	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
 	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
 	LONG $0x04638d4c // leaq 0x4(%rbx), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	WORD $0x597e // jle 0x4800 <k_tile_panel_min+0x300>
+	WORD $0x597e // jle 0x4830 <k_tile_panel_min+0x300>
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	LONG $0x025f8d4d // leaq 0x2(%r15), %r11
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0x04f98e0f; WORD $0x0000 // jle 0x4cb0 <k_tile_panel_min+0x7b0>
+	LONG $0x04f98e0f; WORD $0x0000 // jle 0x4ce0 <k_tile_panel_min+0x7b0>
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0xfe1e8d0f; WORD $0xffff // jge 0x45e6 <k_tile_panel_min+0xe6>
+	LONG $0xfe1e8d0f; WORD $0xffff // jge 0x4616 <k_tile_panel_min+0xe6>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
@@ -3181,11 +3184,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xd2490f4c // cmovnsq %rdx, %r10
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	LONG $0x0753840f; WORD $0x0000 // je 0x4f3c <k_tile_panel_min+0xa3c>
+	LONG $0x0753840f; WORD $0x0000 // je 0x4f6c <k_tile_panel_min+0xa3c>
 	LONG $0x107cc1c4; WORD $0xb01c // vmovups (%r8,%rsi,4), %ymm3
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x07518f0f; WORD $0x0000 // jg 0x4f49 <k_tile_panel_min+0xa49>
-	LONG $0xfffde3e9; BYTE $0xff // jmp 0x45e0 <k_tile_panel_min+0xe0>
+	LONG $0x07518f0f; WORD $0x0000 // jg 0x4f79 <k_tile_panel_min+0xa49>
+	LONG $0xfffde3e9; BYTE $0xff // jmp 0x4610 <k_tile_panel_min+0xe0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
@@ -3195,7 +3198,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
 	LONG $0x52148d4f // leaq (%r10,%r10,2), %r10
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x38eb // jmp 0x485f <k_tile_panel_min+0x35f>
+	WORD $0x38eb // jmp 0x488f <k_tile_panel_min+0x35f>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x1b // vmovups %ymm3, (%r11)
 	LONG $0x117cc1c4; WORD $0x9324 // vmovups %ymm4, (%r11,%rdx,4)
@@ -3206,7 +3209,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0xff4b8f0f; WORD $0xffff // jg 0x47aa <k_tile_panel_min+0x2aa>
+	LONG $0xff4b8f0f; WORD $0xffff // jg 0x47da <k_tile_panel_min+0x2aa>
 	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
 	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
 	LONG $0xdaaf0f4c // imulq %rdx, %r11
@@ -3220,22 +3223,22 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfc490f49 // cmovnsq %r12, %rdi
 	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x2174 // je 0x48b0 <k_tile_panel_min+0x3b0>
+	WORD $0x2174 // je 0x48e0 <k_tile_panel_min+0x3b0>
 	LONG $0x107cc1c4; BYTE $0x1b // vmovups (%r11), %ymm3
 	LONG $0x107cc1c4; WORD $0x9324 // vmovups (%r11,%rdx,4), %ymm4
 	LONG $0x107cc1c4; WORD $0xd32c // vmovups (%r11,%rdx,8), %ymm5
 	LONG $0x107c81c4; WORD $0x1334 // vmovups (%r11,%r10), %ymm6
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x1e7f // jg 0x48cc <k_tile_panel_min+0x3cc>
-	WORD $0x80eb // jmp 0x4830 <k_tile_panel_min+0x330>
+	WORD $0x1e7f // jg 0x48fc <k_tile_panel_min+0x3cc>
+	WORD $0x80eb // jmp 0x4860 <k_tile_panel_min+0x330>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xff648e0f; WORD $0xffff // jle 0x4830 <k_tile_panel_min+0x330>
+	LONG $0xff648e0f; WORD $0xffff // jle 0x4860 <k_tile_panel_min+0x330>
 	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
 	LONG $0xfce48349 // andq $-0x4, %r12
 	LONG $0x02fec149 // sarq $0x2, %r14
@@ -3387,7 +3390,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe3541c4; BYTE $0xcb // vpaddd %ymm11, %ymm9, %ymm9
 	LONG $0xd8f51dc5 // vpmaddwd %ymm0, %ymm12, %ymm11
 	LONG $0xe0f515c5 // vpmaddwd %ymm0, %ymm13, %ymm12
-	QUAD $0x00238f0d187de2c4; BYTE $0x00 // vbroadcastss 0x238f(%rip), %ymm1 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x00239f0d187de2c4; BYTE $0x00 // vbroadcastss 0x239f(%rip), %ymm1 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	LONG $0xf8f5c5c5 // vpmaddwd %ymm0, %ymm7, %ymm7
 	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
 	LONG $0xfe3d41c4; BYTE $0xc3 // vpaddd %ymm11, %ymm8, %ymm8
@@ -3422,22 +3425,22 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
 	WORD $0xff49; BYTE $0xcc // decq %r12
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfc7c870f; WORD $0xffff // ja 0x4920 <k_tile_panel_min+0x420>
-	LONG $0xfffb87e9; BYTE $0xff // jmp 0x4830 <k_tile_panel_min+0x330>
+	LONG $0xfc7c870f; WORD $0xffff // ja 0x4950 <k_tile_panel_min+0x420>
+	LONG $0xfffb87e9; BYTE $0xff // jmp 0x4860 <k_tile_panel_min+0x330>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x18678b4c // movq 0x18(%rdi), %r12
 	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
 	LONG $0x48578b4c // movq 0x48(%rdi), %r10
-	WORD $0x24eb // jmp 0x4ceb <k_tile_panel_min+0x7eb>
+	WORD $0x24eb // jmp 0x4d1b <k_tile_panel_min+0x7eb>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x23 // vmovups %ymm4, (%r11)
 	LONG $0x117c81c4; WORD $0xa31c // vmovups %ymm3, (%r11,%r12,4)
 	LONG $0x025a8d4c // leaq 0x2(%rdx), %r11
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfad48f0f; WORD $0xffff // jg 0x47bf <k_tile_panel_min+0x2bf>
+	LONG $0xfad48f0f; WORD $0xffff // jg 0x47ef <k_tile_panel_min+0x2bf>
 	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
 	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
@@ -3447,17 +3450,17 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdf490f49 // cmovnsq %r15, %rbx
 	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1474 // je 0x4d20 <k_tile_panel_min+0x820>
+	WORD $0x1474 // je 0x4d50 <k_tile_panel_min+0x820>
 	LONG $0x107cc1c4; BYTE $0x23 // vmovups (%r11), %ymm4
 	LONG $0x107c81c4; WORD $0xa31c // vmovups (%r11,%r12,4), %ymm3
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x117f // jg 0x4d2d <k_tile_panel_min+0x82d>
-	WORD $0xb2eb // jmp 0x4cd0 <k_tile_panel_min+0x7d0>
+	WORD $0x117f // jg 0x4d5d <k_tile_panel_min+0x82d>
+	WORD $0xb2eb // jmp 0x4d00 <k_tile_panel_min+0x7d0>
 	WORD $0x9066 // nop
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0xa37e // jle 0x4cd0 <k_tile_panel_min+0x7d0>
+	WORD $0xa37e // jle 0x4d00 <k_tile_panel_min+0x7d0>
 	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
 	LONG $0x02fec149 // sarq $0x2, %r14
 	LONG $0xf1af0f4d // imulq %r9, %r14
@@ -3559,11 +3562,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80c68149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r14 # imm = 0x280
 	WORD $0xff48; BYTE $0xcb // decq %rbx
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfe29870f; WORD $0xffff // ja 0x4d60 <k_tile_panel_min+0x860>
-	LONG $0xfffd94e9; BYTE $0xff // jmp 0x4cd0 <k_tile_panel_min+0x7d0>
+	LONG $0xfe29870f; WORD $0xffff // ja 0x4d90 <k_tile_panel_min+0x860>
+	LONG $0xfffd94e9; BYTE $0xff // jmp 0x4d00 <k_tile_panel_min+0x7d0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xf6978e0f; WORD $0xffff // jle 0x45e0 <k_tile_panel_min+0xe0>
+	LONG $0xf6978e0f; WORD $0xffff // jle 0x4610 <k_tile_panel_min+0xe0>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x02f9c149 // sarq $0x2, %r9
 	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
@@ -3625,8 +3628,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
 	WORD $0xff49; BYTE $0xc9 // decq %r9
 	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0xfee0870f; WORD $0xffff // ja 0x4f70 <k_tile_panel_min+0xa70>
-	LONG $0xfff54be9; BYTE $0xff // jmp 0x45e0 <k_tile_panel_min+0xe0>
+	LONG $0xfee0870f; WORD $0xffff // ja 0x4fa0 <k_tile_panel_min+0xa70>
+	LONG $0xfff54be9; BYTE $0xff // jmp 0x4610 <k_tile_panel_min+0xe0>
 	LONG $0x68c48348 // addq $0x68, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3641,7 +3644,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_16
 	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0f3b8e0f; WORD $0x0000 // jle 0x5ff8 <k_tile_panel_16+0xf48>
+	LONG $0x0f3b8e0f; WORD $0x0000 // jle 0x6028 <k_tile_panel_16+0xf48>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -3691,19 +3694,19 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e1c149 // shlq $0x6, %r9
 	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x001e073d587d62c4; BYTE $0x00 // vpbroadcastd 0x1e07(%rip), %ymm15 # 0x6f88 <k_tile_panel_16_min+0xf88>
-	QUAD $0x001dce35797d62c4; BYTE $0x00 // vpbroadcastw 0x1dce(%rip), %ymm14 # 0x6f58 <k_tile_panel_16_min+0xf58>
-	QUAD $0x001ddd25187d62c4; BYTE $0x00 // vbroadcastss 0x1ddd(%rip), %ymm12 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x001e1f3d587d62c4; BYTE $0x00 // vpbroadcastd 0x1e1f(%rip), %ymm15 # 0x6fd0 <k_tile_panel_16_min+0xfa0>
+	QUAD $0x001dde35797d62c4; BYTE $0x00 // vpbroadcastw 0x1dde(%rip), %ymm14 # 0x6f98 <k_tile_panel_16_min+0xf68>
+	QUAD $0x001ded25187d62c4; BYTE $0x00 // vbroadcastss 0x1ded(%rip), %ymm12 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	WORD $0xdb31 // xorl %ebx, %ebx
 	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
 	QUAD $0x00009024bc7f7ec5; BYTE $0x00 // vmovdqu %ymm15, 0x90(%rsp)
-	WORD $0x23eb // jmp 0x51c8 <k_tile_panel_16+0x118>
+	WORD $0x23eb // jmp 0x51f8 <k_tile_panel_16+0x118>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; WORD $0xb11c // vmovups %ymm3, (%r9,%rsi,4)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x20c38349 // addq $0x20, %r11
 	LONG $0x245c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbx
-	LONG $0x0e1f840f; WORD $0x0000 // je 0x5fe7 <k_tile_panel_16+0xf37>
+	LONG $0x0e1f840f; WORD $0x0000 // je 0x6017 <k_tile_panel_16+0xf37>
 	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
 	WORD $0xd148; BYTE $0xed // shrq %rbp
 	LONG $0x6caf0f48; WORD $0x4824 // imulq 0x48(%rsp), %rbp
@@ -3717,16 +3720,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c034c; BYTE $0x58 // addq 0x58(%rsp), %r9
 	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x01b7840f; WORD $0x0000 // je 0x53bb <k_tile_panel_16+0x30b>
+	LONG $0x01b7840f; WORD $0x0000 // je 0x53eb <k_tile_panel_16+0x30b>
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	WORD $0x1274 // je 0x521d <k_tile_panel_16+0x16d>
+	WORD $0x1274 // je 0x524d <k_tile_panel_16+0x16d>
 	LONG $0x107cc1c4; BYTE $0x19 // vmovups (%r9), %ymm3
 	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	WORD $0x157f // jg 0x522d <k_tile_panel_16+0x17d>
-	LONG $0x000194e9; BYTE $0x00 // jmp 0x53b1 <k_tile_panel_16+0x301>
+	WORD $0x157f // jg 0x525d <k_tile_panel_16+0x17d>
+	LONG $0x000194e9; BYTE $0x00 // jmp 0x53e1 <k_tile_panel_16+0x301>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	LONG $0x01848e0f; WORD $0x0000 // jle 0x53b1 <k_tile_panel_16+0x301>
+	LONG $0x01848e0f; WORD $0x0000 // jle 0x53e1 <k_tile_panel_16+0x301>
 	LONG $0x28148d49 // leaq (%r8,%rbp), %rdx
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x24440348; BYTE $0x30 // addq 0x30(%rsp), %rax
@@ -3802,7 +3805,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xfe9f870f; WORD $0xffff // ja 0x5250 <k_tile_panel_16+0x1a0>
+	LONG $0xfe9f870f; WORD $0xffff // ja 0x5280 <k_tile_panel_16+0x1a0>
 	LONG $0x117cc1c4; BYTE $0x19 // vmovups %ymm3, (%r9)
 	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
 	LONG $0x04578d49 // leaq 0x4(%r15), %rdx
@@ -3810,17 +3813,17 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c894c; BYTE $0x78 // movq %r11, 0x78(%rsp)
 	LONG $0x245c8948; BYTE $0x70 // movq %rbx, 0x70(%rsp)
 	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
-	WORD $0x6d7e // jle 0x5440 <k_tile_panel_16+0x390>
+	WORD $0x6d7e // jle 0x5470 <k_tile_panel_16+0x390>
 	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
 	LONG $0x025a8d49 // leaq 0x2(%r10), %rbx
 	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0x06ed8e0f; WORD $0x0000 // jle 0x5ad0 <k_tile_panel_16+0xa20>
+	LONG $0x06ed8e0f; WORD $0x0000 // jle 0x5b00 <k_tile_panel_16+0xa20>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
 	LONG $0x245c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbx
-	LONG $0xfdb88d0f; WORD $0xffff // jge 0x51b6 <k_tile_panel_16+0x106>
+	LONG $0xfdb88d0f; WORD $0xffff // jge 0x51e6 <k_tile_panel_16+0x106>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x24742b48; BYTE $0x18 // subq 0x18(%rsp), %rsi
 	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
@@ -3828,11 +3831,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xd2490f4c // cmovnsq %rdx, %r10
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	LONG $0x0a0e840f; WORD $0x0000 // je 0x5e2f <k_tile_panel_16+0xd7f>
+	LONG $0x0a0e840f; WORD $0x0000 // je 0x5e5f <k_tile_panel_16+0xd7f>
 	LONG $0x107cc1c4; WORD $0xb11c // vmovups (%r9,%rsi,4), %ymm3
 	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	LONG $0x0a0c8f0f; WORD $0x0000 // jg 0x5e3f <k_tile_panel_16+0xd8f>
-	LONG $0xfffd78e9; BYTE $0xff // jmp 0x51b0 <k_tile_panel_16+0x100>
+	LONG $0x0a0c8f0f; WORD $0x0000 // jg 0x5e6f <k_tile_panel_16+0xd8f>
+	LONG $0xfffd78e9; BYTE $0xff // jmp 0x51e0 <k_tile_panel_16+0x100>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x28048d49 // leaq (%r8,%rbp), %rax
 	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
@@ -3845,7 +3848,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e3c149 // shlq $0x6, %r11
 	LONG $0x60c08348 // addq $0x60, %rax
 	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	WORD $0x2beb // jmp 0x54a5 <k_tile_panel_16+0x3f5>
+	WORD $0x2beb // jmp 0x54d5 <k_tile_panel_16+0x3f5>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x0a11fcc5 // vmovups %ymm1, (%rdx)
 	LONG $0x117ca1c4; WORD $0xb214 // vmovups %ymm2, (%rdx,%r14,4)
@@ -3854,7 +3857,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04528d49 // leaq 0x4(%r10), %rdx
 	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0xff318f0f; WORD $0xffff // jg 0x53d6 <k_tile_panel_16+0x326>
+	LONG $0xff318f0f; WORD $0xffff // jg 0x5406 <k_tile_panel_16+0x326>
 	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
 	LONG $0x245c2b48; BYTE $0x18 // subq 0x18(%rsp), %rbx
 	LONG $0xdeaf0f49 // imulq %r14, %rbx
@@ -3868,21 +3871,21 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc2490f4c // cmovnsq %rdx, %r8
 	LONG $0x99148d49 // leaq (%r9,%rbx,4), %rdx
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2974 // je 0x5500 <k_tile_panel_16+0x450>
+	WORD $0x2974 // je 0x5530 <k_tile_panel_16+0x450>
 	LONG $0x0a10fcc5 // vmovups (%rdx), %ymm1
 	LONG $0x107ca1c4; WORD $0xb214 // vmovups (%rdx,%r14,4), %ymm2
 	LONG $0x107ca1c4; WORD $0xf21c // vmovups (%rdx,%r14,8), %ymm3
 	LONG $0x0410fcc5; BYTE $0x3a // vmovups (%rdx,%rdi), %ymm0
 	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	WORD $0x287f // jg 0x551c <k_tile_panel_16+0x46c>
-	WORD $0x8aeb // jmp 0x5480 <k_tile_panel_16+0x3d0>
+	WORD $0x287f // jg 0x554c <k_tile_panel_16+0x46c>
+	WORD $0x8aeb // jmp 0x54b0 <k_tile_panel_16+0x3d0>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	LONG $0xff648e0f; WORD $0xffff // jle 0x5480 <k_tile_panel_16+0x3d0>
+	LONG $0xff648e0f; WORD $0xffff // jle 0x54b0 <k_tile_panel_16+0x3d0>
 	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
 	LONG $0xfce38348 // andq $-0x4, %rbx
 	LONG $0x02fec148 // sarq $0x2, %rsi
@@ -3907,7 +3910,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000110249c11fcc5; BYTE $0x00 // vmovups %ymm3, 0x110(%rsp)
 	QUAD $0x0000d0249411fcc5; BYTE $0x00 // vmovups %ymm2, 0xd0(%rsp)
 	LONG $0x5b107cc5; BYTE $0xc0 // vmovups -0x40(%rbx), %ymm11
-	QUAD $0x0019d705187de2c4; BYTE $0x00 // vbroadcastss 0x19d7(%rip), %ymm0 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x0019e705187de2c4; BYTE $0x00 // vbroadcastss 0x19e7(%rip), %ymm0 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	LONG $0xe05924c5 // vmulps %ymm0, %ymm11, %ymm12
 	QUAD $0xfffffdc0bb6ffec5 // vmovdqu -0x240(%rbx), %ymm7
 	QUAD $0xfffffe00ab6f7ec5 // vmovdqu -0x200(%rbx), %ymm13
@@ -3933,67 +3936,67 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1c7d62c4; BYTE $0xf7 // vpabsb %ymm7, %ymm14
 	LONG $0x082d62c4; BYTE $0xd7 // vpsignb %ymm7, %ymm10, %ymm10
 	LONG $0x040d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm14, %ymm10
-	QUAD $0x0000179115f52dc5 // vpmaddwd 0x1791(%rip), %ymm10, %ymm10 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000176115f52dc5 // vpmaddwd 0x1761(%rip), %ymm10, %ymm10 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xfe2d41c4; BYTE $0xc9 // vpaddd %ymm9, %ymm10, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
 	LONG $0x587d02c4; WORD $0x204c; BYTE $0xac // vpbroadcastd -0x54(%r8,%r12), %ymm9
 	LONG $0xfe3d41c4; BYTE $0xd7 // vpaddd %ymm15, %ymm8, %ymm10
 	LONG $0x083562c4; BYTE $0xc2 // vpsignb %ymm2, %ymm9, %ymm8
 	LONG $0x046542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm3, %ymm8
-	QUAD $0x0000176905f53dc5 // vpmaddwd 0x1769(%rip), %ymm8, %ymm8 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000173905f53dc5 // vpmaddwd 0x1739(%rip), %ymm8, %ymm8 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0x587d02c4; WORD $0x204c; BYTE $0xa8 // vpbroadcastd -0x58(%r8,%r12), %ymm9
 	LONG $0x083562c4; BYTE $0xc8 // vpsignb %ymm0, %ymm9, %ymm9
 	LONG $0x045d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm4, %ymm9
-	QUAD $0x000017500df535c5 // vpmaddwd 0x1750(%rip), %ymm9, %ymm9 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000017200df535c5 // vpmaddwd 0x1720(%rip), %ymm9, %ymm9 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
 	LONG $0x587d02c4; WORD $0x204c; BYTE $0xa4 // vpbroadcastd -0x5c(%r8,%r12), %ymm9
 	LONG $0x083542c4; BYTE $0xcd // vpsignb %ymm13, %ymm9, %ymm9
 	LONG $0x045542c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm5, %ymm9
 	LONG $0x587d02c4; WORD $0x207c; BYTE $0xa0 // vpbroadcastd -0x60(%r8,%r12), %ymm15
-	QUAD $0x0000172b0df535c5 // vpmaddwd 0x172b(%rip), %ymm9, %ymm9 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000016fb0df535c5 // vpmaddwd 0x16fb(%rip), %ymm9, %ymm9 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0x080562c4; BYTE $0xff // vpsignb %ymm7, %ymm15, %ymm15
 	LONG $0x040d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm14, %ymm15
-	QUAD $0x000017193df505c5 // vpmaddwd 0x1719(%rip), %ymm15, %ymm15 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000016e93df505c5 // vpmaddwd 0x16e9(%rip), %ymm15, %ymm15 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xfe0541c4; BYTE $0xc9 // vpaddd %ymm9, %ymm15, %ymm9
 	LONG $0xfe3541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm9, %ymm8
 	LONG $0x587d02c4; WORD $0x387c; BYTE $0xec // vpbroadcastd -0x14(%r8,%r15), %ymm15
 	QUAD $0x000090248cfe3dc5; BYTE $0x00 // vpaddd 0x90(%rsp), %ymm8, %ymm9
 	LONG $0x080562c4; BYTE $0xc2 // vpsignb %ymm2, %ymm15, %ymm8
 	LONG $0x046542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm3, %ymm8
-	QUAD $0x000016ed05f53dc5 // vpmaddwd 0x16ed(%rip), %ymm8, %ymm8 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000016bd05f53dc5 // vpmaddwd 0x16bd(%rip), %ymm8, %ymm8 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0x587d02c4; WORD $0x387c; BYTE $0xe8 // vpbroadcastd -0x18(%r8,%r15), %ymm15
 	LONG $0x080562c4; BYTE $0xf8 // vpsignb %ymm0, %ymm15, %ymm15
 	LONG $0x045d42c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm4, %ymm15
-	QUAD $0x000016d43df505c5 // vpmaddwd 0x16d4(%rip), %ymm15, %ymm15 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000016a43df505c5 // vpmaddwd 0x16a4(%rip), %ymm15, %ymm15 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xfe0541c4; BYTE $0xc0 // vpaddd %ymm8, %ymm15, %ymm8
 	LONG $0x587d02c4; WORD $0x387c; BYTE $0xe4 // vpbroadcastd -0x1c(%r8,%r15), %ymm15
 	LONG $0x080542c4; BYTE $0xfd // vpsignb %ymm13, %ymm15, %ymm15
 	LONG $0x045542c4; BYTE $0xff // vpmaddubsw %ymm15, %ymm5, %ymm15
 	LONG $0x587d82c4; WORD $0x3874; BYTE $0xe0 // vpbroadcastd -0x20(%r8,%r15), %ymm6
-	QUAD $0x000016af3df505c5 // vpmaddwd 0x16af(%rip), %ymm15, %ymm15 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000167f3df505c5 // vpmaddwd 0x167f(%rip), %ymm15, %ymm15 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0x084de2c4; BYTE $0xf7 // vpsignb %ymm7, %ymm6, %ymm6
 	LONG $0x040de2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm14, %ymm6
-	QUAD $0x0000169d35f5cdc5 // vpmaddwd 0x169d(%rip), %ymm6, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000166d35f5cdc5 // vpmaddwd 0x166d(%rip), %ymm6, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xf6fe85c5 // vpaddd %ymm6, %ymm15, %ymm6
 	LONG $0xf6febdc5 // vpaddd %ymm6, %ymm8, %ymm6
 	LONG $0x587d02c4; WORD $0x387c; BYTE $0xac // vpbroadcastd -0x54(%r8,%r15), %ymm15
 	QUAD $0x0000902484fe4dc5; BYTE $0x00 // vpaddd 0x90(%rsp), %ymm6, %ymm8
 	LONG $0x0805e2c4; BYTE $0xd2 // vpsignb %ymm2, %ymm15, %ymm2
 	LONG $0x0465e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm3, %ymm2
-	QUAD $0x0000167315f5edc5 // vpmaddwd 0x1673(%rip), %ymm2, %ymm2 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000164315f5edc5 // vpmaddwd 0x1643(%rip), %ymm2, %ymm2 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0x587d82c4; WORD $0x385c; BYTE $0xa8 // vpbroadcastd -0x58(%r8,%r15), %ymm3
 	LONG $0x0865e2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm3, %ymm0
 	LONG $0x045de2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm4, %ymm0
-	QUAD $0x0000165a05f5fdc5 // vpmaddwd 0x165a(%rip), %ymm0, %ymm0 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000162a05f5fdc5 // vpmaddwd 0x162a(%rip), %ymm0, %ymm0 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xc2fefdc5 // vpaddd %ymm2, %ymm0, %ymm0
 	LONG $0x587d82c4; WORD $0x3854; BYTE $0xa4 // vpbroadcastd -0x5c(%r8,%r15), %ymm2
 	LONG $0x086dc2c4; BYTE $0xd5 // vpsignb %ymm13, %ymm2, %ymm2
 	LONG $0x0455e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm5, %ymm2
 	LONG $0x587d82c4; WORD $0x385c; BYTE $0xa0 // vpbroadcastd -0x60(%r8,%r15), %ymm3
-	QUAD $0x0000163615f5edc5 // vpmaddwd 0x1636(%rip), %ymm2, %ymm2 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000160615f5edc5 // vpmaddwd 0x1606(%rip), %ymm2, %ymm2 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0x0865e2c4; BYTE $0xdf // vpsignb %ymm7, %ymm3, %ymm3
 	LONG $0x040de2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm14, %ymm3
-	QUAD $0x000016241df5e5c5 // vpmaddwd 0x1624(%rip), %ymm3, %ymm3 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000015f41df5e5c5 // vpmaddwd 0x15f4(%rip), %ymm3, %ymm3 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xd2fee5c5 // vpaddd %ymm2, %ymm3, %ymm2
 	LONG $0xc0feedc5 // vpaddd %ymm0, %ymm2, %ymm0
 	QUAD $0x0000902484fefdc5; BYTE $0x00 // vpaddd 0x90(%rsp), %ymm0, %ymm0
@@ -4007,31 +4010,31 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d82c4; WORD $0x2044; BYTE $0xfc // vpbroadcastd -0x4(%r8,%r12), %ymm0
 	LONG $0x087dc2c4; BYTE $0xc4 // vpsignb %ymm12, %ymm0, %ymm0
 	LONG $0x0415e2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm13, %ymm0
-	QUAD $0x000015d305f5fdc5 // vpmaddwd 0x15d3(%rip), %ymm0, %ymm0 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000015a305f5fdc5 // vpmaddwd 0x15a3(%rip), %ymm0, %ymm0 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	QUAD $0xffffff40b36f7ec5 // vmovdqu -0xc0(%rbx), %ymm14
 	LONG $0x1c7d42c4; BYTE $0xfe // vpabsb %ymm14, %ymm15
 	LONG $0x587d82c4; WORD $0x2054; BYTE $0xf8 // vpbroadcastd -0x8(%r8,%r12), %ymm2
 	LONG $0x086dc2c4; BYTE $0xd6 // vpsignb %ymm14, %ymm2, %ymm2
 	LONG $0x0405e2c4; BYTE $0xd2 // vpmaddubsw %ymm2, %ymm15, %ymm2
-	QUAD $0x000015ad15f5edc5 // vpmaddwd 0x15ad(%rip), %ymm2, %ymm2 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000157d15f5edc5 // vpmaddwd 0x157d(%rip), %ymm2, %ymm2 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xe8feedc5 // vpaddd %ymm0, %ymm2, %ymm5
 	QUAD $0xffffff00936ffec5 // vmovdqu -0x100(%rbx), %ymm2
 	LONG $0x1c7de2c4; BYTE $0xc2 // vpabsb %ymm2, %ymm0
 	LONG $0x587d82c4; WORD $0x205c; BYTE $0xf4 // vpbroadcastd -0xc(%r8,%r12), %ymm3
 	LONG $0x0865e2c4; BYTE $0xda // vpsignb %ymm2, %ymm3, %ymm3
 	LONG $0x047de2c4; BYTE $0xdb // vpmaddubsw %ymm3, %ymm0, %ymm3
-	QUAD $0x0000158335f5e5c5 // vpmaddwd 0x1583(%rip), %ymm3, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000155335f5e5c5 // vpmaddwd 0x1553(%rip), %ymm3, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	QUAD $0xfffffec09b6ffec5 // vmovdqu -0x140(%rbx), %ymm3
 	LONG $0x587d02c4; WORD $0x205c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%r12), %ymm11
 	LONG $0x1c7de2c4; BYTE $0xe3 // vpabsb %ymm3, %ymm4
 	LONG $0x082562c4; BYTE $0xdb // vpsignb %ymm3, %ymm11, %ymm11
 	LONG $0x045d42c4; BYTE $0xdb // vpmaddubsw %ymm11, %ymm4, %ymm11
-	QUAD $0x0000155d1df525c5 // vpmaddwd 0x155d(%rip), %ymm11, %ymm11 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000152d1df525c5 // vpmaddwd 0x152d(%rip), %ymm11, %ymm11 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xf6fea5c5 // vpaddd %ymm6, %ymm11, %ymm6
 	LONG $0xedfecdc5 // vpaddd %ymm5, %ymm6, %ymm5
 	QUAD $0x00009024acfed5c5; BYTE $0x00 // vpaddd 0x90(%rsp), %ymm5, %ymm5
 	LONG $0xf928fcc5 // vmovaps %ymm1, %ymm7
-	QUAD $0x0016ef0d187de2c4; BYTE $0x00 // vbroadcastss 0x16ef(%rip), %ymm1 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x0016ff0d187de2c4; BYTE $0x00 // vbroadcastss 0x16ff(%rip), %ymm1 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	LONG $0xd95854c5 // vaddps %ymm1, %ymm5, %ymm11
 	LONG $0x2b10fcc5 // vmovups (%rbx), %ymm5
 	LONG $0xa85542c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm5, %ymm11 # ymm11 = (ymm5 * ymm11) + ymm10
@@ -4039,55 +4042,55 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x084dc2c4; BYTE $0xf4 // vpsignb %ymm12, %ymm6, %ymm6
 	LONG $0x0415e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm13, %ymm6
 	LONG $0x587d02c4; WORD $0x2054; BYTE $0xb8 // vpbroadcastd -0x48(%r8,%r12), %ymm10
-	QUAD $0x0000151235f5cdc5 // vpmaddwd 0x1512(%rip), %ymm6, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000014e235f5cdc5 // vpmaddwd 0x14e2(%rip), %ymm6, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0x082d42c4; BYTE $0xd6 // vpsignb %ymm14, %ymm10, %ymm10
 	LONG $0x040542c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm15, %ymm10
-	QUAD $0x0000150015f52dc5 // vpmaddwd 0x1500(%rip), %ymm10, %ymm10 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000014d015f52dc5 // vpmaddwd 0x14d0(%rip), %ymm10, %ymm10 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xf6feadc5 // vpaddd %ymm6, %ymm10, %ymm6
 	LONG $0x587d02c4; WORD $0x2054; BYTE $0xb4 // vpbroadcastd -0x4c(%r8,%r12), %ymm10
 	LONG $0x082d62c4; BYTE $0xd2 // vpsignb %ymm2, %ymm10, %ymm10
 	LONG $0x047d42c4; BYTE $0xd2 // vpmaddubsw %ymm10, %ymm0, %ymm10
-	QUAD $0x000014e315f52dc5 // vpmaddwd 0x14e3(%rip), %ymm10, %ymm10 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000014b315f52dc5 // vpmaddwd 0x14b3(%rip), %ymm10, %ymm10 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0x587d82c4; WORD $0x204c; BYTE $0xb0 // vpbroadcastd -0x50(%r8,%r12), %ymm1
 	LONG $0x0875e2c4; BYTE $0xcb // vpsignb %ymm3, %ymm1, %ymm1
 	LONG $0x045de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm4, %ymm1
-	QUAD $0x000014ca0df5f5c5 // vpmaddwd 0x14ca(%rip), %ymm1, %ymm1 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000149a0df5f5c5 // vpmaddwd 0x149a(%rip), %ymm1, %ymm1 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xc9feadc5 // vpaddd %ymm1, %ymm10, %ymm1
 	LONG $0xcefef5c5 // vpaddd %ymm6, %ymm1, %ymm1
 	QUAD $0x000090248cfef5c5; BYTE $0x00 // vpaddd 0x90(%rsp), %ymm1, %ymm1
-	QUAD $0x00166035187de2c4; BYTE $0x00 // vbroadcastss 0x1660(%rip), %ymm6 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x00167035187de2c4; BYTE $0x00 // vbroadcastss 0x1670(%rip), %ymm6 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	LONG $0xd65874c5 // vaddps %ymm6, %ymm1, %ymm10
 	LONG $0xa85542c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm9
 	LONG $0x587d82c4; WORD $0x384c; BYTE $0xfc // vpbroadcastd -0x4(%r8,%r15), %ymm1
 	LONG $0x0875c2c4; BYTE $0xcc // vpsignb %ymm12, %ymm1, %ymm1
 	LONG $0x0415e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm13, %ymm1
-	QUAD $0x0000148e0df5f5c5 // vpmaddwd 0x148e(%rip), %ymm1, %ymm1 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000145e0df5f5c5 // vpmaddwd 0x145e(%rip), %ymm1, %ymm1 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0x587d82c4; WORD $0x3874; BYTE $0xf8 // vpbroadcastd -0x8(%r8,%r15), %ymm6
 	LONG $0x084dc2c4; BYTE $0xf6 // vpsignb %ymm14, %ymm6, %ymm6
 	LONG $0x0405e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm15, %ymm6
-	QUAD $0x0000147535f5cdc5 // vpmaddwd 0x1475(%rip), %ymm6, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000144535f5cdc5 // vpmaddwd 0x1445(%rip), %ymm6, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0x587d02c4; WORD $0x384c; BYTE $0xf4 // vpbroadcastd -0xc(%r8,%r15), %ymm9
 	LONG $0xc9fecdc5 // vpaddd %ymm1, %ymm6, %ymm1
 	LONG $0x0835e2c4; BYTE $0xf2 // vpsignb %ymm2, %ymm9, %ymm6
 	LONG $0x047de2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm0, %ymm6
-	QUAD $0x0000145835f5cdc5 // vpmaddwd 0x1458(%rip), %ymm6, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000142835f5cdc5 // vpmaddwd 0x1428(%rip), %ymm6, %ymm6 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0x587d02c4; WORD $0x384c; BYTE $0xf0 // vpbroadcastd -0x10(%r8,%r15), %ymm9
 	LONG $0x083562c4; BYTE $0xcb // vpsignb %ymm3, %ymm9, %ymm9
 	LONG $0x045d42c4; BYTE $0xc9 // vpmaddubsw %ymm9, %ymm4, %ymm9
-	QUAD $0x0000143f0df535c5 // vpmaddwd 0x143f(%rip), %ymm9, %ymm9 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000140f0df535c5 // vpmaddwd 0x140f(%rip), %ymm9, %ymm9 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xf6feb5c5 // vpaddd %ymm6, %ymm9, %ymm6
 	LONG $0xc9fecdc5 // vpaddd %ymm1, %ymm6, %ymm1
 	QUAD $0x000090248cfef5c5; BYTE $0x00 // vpaddd 0x90(%rsp), %ymm1, %ymm1
-	QUAD $0x0015d535187de2c4; BYTE $0x00 // vbroadcastss 0x15d5(%rip), %ymm6 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x0015e535187de2c4; BYTE $0x00 // vbroadcastss 0x15e5(%rip), %ymm6 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	LONG $0xce5874c5 // vaddps %ymm6, %ymm1, %ymm9
 	LONG $0xa85542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm8
 	LONG $0x587d82c4; WORD $0x384c; BYTE $0xbc // vpbroadcastd -0x44(%r8,%r15), %ymm1
 	LONG $0x0875c2c4; BYTE $0xcc // vpsignb %ymm12, %ymm1, %ymm1
-	QUAD $0x0015b725187d62c4; BYTE $0x00 // vbroadcastss 0x15b7(%rip), %ymm12 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x0015c725187d62c4; BYTE $0x00 // vbroadcastss 0x15c7(%rip), %ymm12 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	LONG $0x0415e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm13, %ymm1
 	LONG $0x587d82c4; WORD $0x3874; BYTE $0xb8 // vpbroadcastd -0x48(%r8,%r15), %ymm6
 	LONG $0x084dc2c4; BYTE $0xf6 // vpsignb %ymm14, %ymm6, %ymm6
-	QUAD $0x00158535797d62c4; BYTE $0x00 // vpbroadcastw 0x1585(%rip), %ymm14 # 0x6f58 <k_tile_panel_16_min+0xf58>
+	QUAD $0x00159535797d62c4; BYTE $0x00 // vpbroadcastw 0x1595(%rip), %ymm14 # 0x6f98 <k_tile_panel_16_min+0xf68>
 	LONG $0x0405e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm15, %ymm6
 	QUAD $0x00009024bc6f7ec5; BYTE $0x00 // vmovdqu 0x90(%rsp), %ymm15
 	LONG $0xc9f58dc5 // vpmaddwd %ymm1, %ymm14, %ymm1
@@ -4126,8 +4129,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80c38148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rbx # imm = 0x280
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfab3870f; WORD $0xffff // ja 0x5570 <k_tile_panel_16+0x4c0>
-	LONG $0xfff9bee9; BYTE $0xff // jmp 0x5480 <k_tile_panel_16+0x3d0>
+	LONG $0xfab3870f; WORD $0xffff // ja 0x55a0 <k_tile_panel_16+0x4c0>
+	LONG $0xfff9bee9; BYTE $0xff // jmp 0x54b0 <k_tile_panel_16+0x3d0>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
@@ -4138,14 +4141,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x485f8b4c // movq 0x48(%rdi), %r11
 	LONG $0x60c68348 // addq $0x60, %rsi
 	LONG $0x06e0c149 // shlq $0x6, %r8
-	WORD $0x23eb // jmp 0x5b1a <k_tile_panel_16+0xa6a>
+	WORD $0x23eb // jmp 0x5b4a <k_tile_panel_16+0xa6a>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x2311fcc5 // vmovups %ymm4, (%rbx)
 	LONG $0x117ca1c4; WORD $0xa31c // vmovups %ymm3, (%rbx,%r12,4)
 	LONG $0x025a8d48 // leaq 0x2(%rdx), %rbx
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
 	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0xf8d18f0f; WORD $0xffff // jg 0x53eb <k_tile_panel_16+0x33b>
+	LONG $0xf8d18f0f; WORD $0xffff // jg 0x541b <k_tile_panel_16+0x33b>
 	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
 	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
 	LONG $0x24442b48; BYTE $0x18 // subq 0x18(%rsp), %rax
@@ -4155,17 +4158,17 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf2490f4d // cmovnsq %r10, %r14
 	LONG $0x811c8d49 // leaq (%r9,%rax,4), %rbx
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x2374 // je 0x5b60 <k_tile_panel_16+0xab0>
+	WORD $0x2374 // je 0x5b90 <k_tile_panel_16+0xab0>
 	LONG $0x2310fcc5 // vmovups (%rbx), %ymm4
 	LONG $0x107ca1c4; WORD $0xa31c // vmovups (%rbx,%r12,4), %ymm3
 	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	WORD $0x217f // jg 0x5b70 <k_tile_panel_16+0xac0>
-	WORD $0xafeb // jmp 0x5b00 <k_tile_panel_16+0xa50>
+	WORD $0x217f // jg 0x5ba0 <k_tile_panel_16+0xac0>
+	WORD $0xafeb // jmp 0x5b30 <k_tile_panel_16+0xa50>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	WORD $0x907e // jle 0x5b00 <k_tile_panel_16+0xa50>
+	WORD $0x907e // jle 0x5b30 <k_tile_panel_16+0xa50>
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	LONG $0xfce08348 // andq $-0x4, %rax
 	WORD $0x2949; BYTE $0xc2 // subq %rax, %r10
@@ -4203,27 +4206,27 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1c7d62c4; BYTE $0xf0 // vpabsb %ymm0, %ymm14
 	LONG $0x081562c4; BYTE $0xe8 // vpsignb %ymm0, %ymm13, %ymm13
 	LONG $0x040d42c4; BYTE $0xed // vpmaddubsw %ymm13, %ymm14, %ymm13
-	QUAD $0x000011842df515c5 // vpmaddwd 0x1184(%rip), %ymm13, %ymm13 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000011542df515c5 // vpmaddwd 0x1154(%rip), %ymm13, %ymm13 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xfe1541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm13, %ymm12
 	LONG $0xd2fe9dc5 // vpaddd %ymm2, %ymm12, %ymm2
 	LONG $0x587d42c4; WORD $0xac62 // vpbroadcastd -0x54(%r10), %ymm12
 	LONG $0xd2fe85c5 // vpaddd %ymm2, %ymm15, %ymm2
 	LONG $0x081de2c4; BYTE $0xc9 // vpsignb %ymm1, %ymm12, %ymm1
 	LONG $0x0435e2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm9, %ymm1
-	QUAD $0x0000115f0df5f5c5 // vpmaddwd 0x115f(%rip), %ymm1, %ymm1 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000112f0df5f5c5 // vpmaddwd 0x112f(%rip), %ymm1, %ymm1 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0x587d42c4; WORD $0xa84a // vpbroadcastd -0x58(%r10), %ymm9
 	LONG $0x083542c4; BYTE $0xc0 // vpsignb %ymm8, %ymm9, %ymm8
 	LONG $0x042d42c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm10, %ymm8
-	QUAD $0x0000114705f53dc5 // vpmaddwd 0x1147(%rip), %ymm8, %ymm8 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000111705f53dc5 // vpmaddwd 0x1117(%rip), %ymm8, %ymm8 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xc9febdc5 // vpaddd %ymm1, %ymm8, %ymm1
 	LONG $0x587d42c4; WORD $0xa442 // vpbroadcastd -0x5c(%r10), %ymm8
 	LONG $0x083de2c4; BYTE $0xff // vpsignb %ymm7, %ymm8, %ymm7
 	LONG $0x0425e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm11, %ymm7
 	LONG $0x587d42c4; WORD $0xa042 // vpbroadcastd -0x60(%r10), %ymm8
-	QUAD $0x000011253df5c5c5 // vpmaddwd 0x1125(%rip), %ymm7, %ymm7 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000010f53df5c5c5 // vpmaddwd 0x10f5(%rip), %ymm7, %ymm7 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0x083de2c4; BYTE $0xc0 // vpsignb %ymm0, %ymm8, %ymm0
 	LONG $0x040de2c4; BYTE $0xc0 // vpmaddubsw %ymm0, %ymm14, %ymm0
-	QUAD $0x0000111305f5fdc5 // vpmaddwd 0x1113(%rip), %ymm0, %ymm0 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000010e305f5fdc5 // vpmaddwd 0x10e3(%rip), %ymm0, %ymm0 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xc7fefdc5 // vpaddd %ymm7, %ymm0, %ymm0
 	LONG $0xc1fefdc5 // vpaddd %ymm1, %ymm0, %ymm0
 	LONG $0xc0fe85c5 // vpaddd %ymm0, %ymm15, %ymm0
@@ -4234,31 +4237,31 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1c7d62c4; BYTE $0xc6 // vpabsb %ymm6, %ymm8
 	LONG $0x0875e2c4; BYTE $0xce // vpsignb %ymm6, %ymm1, %ymm1
 	LONG $0x043de2c4; BYTE $0xc9 // vpmaddubsw %ymm1, %ymm8, %ymm1
-	QUAD $0x000010da0df5f5c5 // vpmaddwd 0x10da(%rip), %ymm1, %ymm1 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000010aa0df5f5c5 // vpmaddwd 0x10aa(%rip), %ymm1, %ymm1 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	QUAD $0xffff408f6f7e41c4; BYTE $0xff // vmovdqu -0xc0(%r15), %ymm9
 	LONG $0x1c7d42c4; BYTE $0xd1 // vpabsb %ymm9, %ymm10
 	LONG $0x587dc2c4; WORD $0xf86a // vpbroadcastd -0x8(%r10), %ymm5
 	LONG $0x0855c2c4; BYTE $0xe9 // vpsignb %ymm9, %ymm5, %ymm5
 	LONG $0x042de2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm10, %ymm5
-	QUAD $0x000010b42df5d5c5 // vpmaddwd 0x10b4(%rip), %ymm5, %ymm5 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x000010842df5d5c5 // vpmaddwd 0x1084(%rip), %ymm5, %ymm5 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xc9fed5c5 // vpaddd %ymm1, %ymm5, %ymm1
 	QUAD $0xffff009f6f7e41c4; BYTE $0xff // vmovdqu -0x100(%r15), %ymm11
 	LONG $0x1c7dc2c4; BYTE $0xfb // vpabsb %ymm11, %ymm7
 	LONG $0x587dc2c4; WORD $0xf46a // vpbroadcastd -0xc(%r10), %ymm5
 	LONG $0x0855c2c4; BYTE $0xeb // vpsignb %ymm11, %ymm5, %ymm5
 	LONG $0x0445e2c4; BYTE $0xed // vpmaddubsw %ymm5, %ymm7, %ymm5
-	QUAD $0x0000108a2df5d5c5 // vpmaddwd 0x108a(%rip), %ymm5, %ymm5 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000105a2df5d5c5 // vpmaddwd 0x105a(%rip), %ymm5, %ymm5 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	QUAD $0xfffec0a76f7e41c4; BYTE $0xff // vmovdqu -0x140(%r15), %ymm12
 	LONG $0x1c7d42c4; BYTE $0xec // vpabsb %ymm12, %ymm13
 	LONG $0x587d42c4; WORD $0xf072 // vpbroadcastd -0x10(%r10), %ymm14
 	LONG $0x080d42c4; BYTE $0xf4 // vpsignb %ymm12, %ymm14, %ymm14
 	LONG $0x041542c4; BYTE $0xf6 // vpmaddubsw %ymm14, %ymm13, %ymm14
-	QUAD $0x0000106435f50dc5 // vpmaddwd 0x1064(%rip), %ymm14, %ymm14 # 0x6dc0 <k_tile_panel_16_min+0xdc0>
+	QUAD $0x0000103435f50dc5 // vpmaddwd 0x1034(%rip), %ymm14, %ymm14 # 0x6dc0 <k_tile_panel_16_min+0xd90>
 	LONG $0xedfe8dc5 // vpaddd %ymm5, %ymm14, %ymm5
-	QUAD $0x0011ef35797d62c4; BYTE $0x00 // vpbroadcastw 0x11ef(%rip), %ymm14 # 0x6f58 <k_tile_panel_16_min+0xf58>
+	QUAD $0x0011ff35797d62c4; BYTE $0x00 // vpbroadcastw 0x11ff(%rip), %ymm14 # 0x6f98 <k_tile_panel_16_min+0xf68>
 	LONG $0xc9fed5c5 // vpaddd %ymm1, %ymm5, %ymm1
 	LONG $0xc9fe85c5 // vpaddd %ymm1, %ymm15, %ymm1
-	QUAD $0x0011f62d187de2c4; BYTE $0x00 // vbroadcastss 0x11f6(%rip), %ymm5 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x0012062d187de2c4; BYTE $0x00 // vbroadcastss 0x1206(%rip), %ymm5 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	LONG $0xed58f4c5 // vaddps %ymm5, %ymm1, %ymm5
 	LONG $0x107cc1c4; BYTE $0x0f // vmovups (%r15), %ymm1
 	LONG $0xa875e2c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm1, %ymm5 # ymm5 = (ymm1 * ymm5) + ymm2
@@ -4276,7 +4279,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d42c4; WORD $0xb042 // vpbroadcastd -0x50(%r10), %ymm8
 	LONG $0x0445e2c4; BYTE $0xf6 // vpmaddubsw %ymm6, %ymm7, %ymm6
 	LONG $0x083dc2c4; BYTE $0xfc // vpsignb %ymm12, %ymm8, %ymm7
-	QUAD $0x00119825187d62c4; BYTE $0x00 // vbroadcastss 0x1198(%rip), %ymm12 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x0011a825187d62c4; BYTE $0x00 // vbroadcastss 0x11a8(%rip), %ymm12 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	LONG $0x0415e2c4; BYTE $0xff // vpmaddubsw %ymm7, %ymm13, %ymm7
 	LONG $0xf6f58dc5 // vpmaddwd %ymm6, %ymm14, %ymm6
 	LONG $0xfff58dc5 // vpmaddwd %ymm7, %ymm14, %ymm7
@@ -4293,11 +4296,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xce // decq %r14
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xfd76870f; WORD $0xffff // ja 0x5ba0 <k_tile_panel_16+0xaf0>
-	LONG $0xfffcd1e9; BYTE $0xff // jmp 0x5b00 <k_tile_panel_16+0xa50>
+	LONG $0xfd76870f; WORD $0xffff // ja 0x5bd0 <k_tile_panel_16+0xaf0>
+	LONG $0xfffcd1e9; BYTE $0xff // jmp 0x5b30 <k_tile_panel_16+0xa50>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	LONG $0xf3718e0f; WORD $0xffff // jle 0x51b0 <k_tile_panel_16+0x100>
+	LONG $0xf3718e0f; WORD $0xffff // jle 0x51e0 <k_tile_panel_16+0x100>
 	LONG $0x246c0348; BYTE $0x60 // addq 0x60(%rsp), %rbp
 	LONG $0x246c0348; BYTE $0x28 // addq 0x28(%rsp), %rbp
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
@@ -4380,8 +4383,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xfe9e870f; WORD $0xffff // ja 0x5e80 <k_tile_panel_16+0xdd0>
-	LONG $0xfff1c9e9; BYTE $0xff // jmp 0x51b0 <k_tile_panel_16+0x100>
+	LONG $0xfe9e870f; WORD $0xffff // ja 0x5eb0 <k_tile_panel_16+0xdd0>
+	LONG $0xfff1c9e9; BYTE $0xff // jmp 0x51e0 <k_tile_panel_16+0x100>
 	LONG $0x30c48148; WORD $0x0001; BYTE $0x00 // addq $0x130, %rsp # imm = 0x130
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -4396,7 +4399,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_16_min
 	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0d348e0f; WORD $0x0000 // jle 0x6d41 <k_tile_panel_16_min+0xd41>
+	LONG $0x0d348e0f; WORD $0x0000 // jle 0x6d71 <k_tile_panel_16_min+0xd41>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -4444,20 +4447,20 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	LONG $0x06e1c149 // shlq $0x6, %r9
 	LONG $0x244c894c; BYTE $0x40 // movq %r9, 0x40(%rsp)
-	QUAD $0x000ebf35587d62c4; BYTE $0x00 // vpbroadcastd 0xebf(%rip), %ymm14 # 0x6f88 <k_tile_panel_16_min+0xf88>
-	QUAD $0x000e883d797d62c4; BYTE $0x00 // vpbroadcastw 0xe88(%rip), %ymm15 # 0x6f5a <k_tile_panel_16_min+0xf5a>
-	QUAD $0x000e951d187d62c4; BYTE $0x00 // vbroadcastss 0xe95(%rip), %ymm11 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x000ed735587d62c4; BYTE $0x00 // vpbroadcastd 0xed7(%rip), %ymm14 # 0x6fd0 <k_tile_panel_16_min+0xfa0>
+	QUAD $0x000e983d797d62c4; BYTE $0x00 // vpbroadcastw 0xe98(%rip), %ymm15 # 0x6f9a <k_tile_panel_16_min+0xf6a>
+	QUAD $0x000ea51d187d62c4; BYTE $0x00 // vbroadcastss 0xea5(%rip), %ymm11 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
 	QUAD $0x00009024b47f7ec5; BYTE $0x00 // vmovdqu %ymm14, 0x90(%rsp)
-	WORD $0x1feb // jmp 0x610d <k_tile_panel_16_min+0x10d>
+	WORD $0x1feb // jmp 0x613d <k_tile_panel_16_min+0x10d>
 	WORD $0x9066 // nop
 	LONG $0x117cc1c4; WORD $0x911c // vmovups %ymm3, (%r9,%rdx,4)
 	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x20c58349 // addq $0x20, %r13
 	LONG $0x244c3b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r9
-	LONG $0x0c23840f; WORD $0x0000 // je 0x6d30 <k_tile_panel_16_min+0xd30>
+	LONG $0x0c23840f; WORD $0x0000 // je 0x6d60 <k_tile_panel_16_min+0xd30>
 	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
 	WORD $0xd148; BYTE $0xed // shrq %rbp
 	LONG $0x6caf0f48; WORD $0x5824 // imulq 0x58(%rsp), %rbp
@@ -4472,16 +4475,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c034c; BYTE $0x68 // addq 0x68(%rsp), %r9
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x018a840f; WORD $0x0000 // je 0x62d9 <k_tile_panel_16_min+0x2d9>
+	LONG $0x018a840f; WORD $0x0000 // je 0x6309 <k_tile_panel_16_min+0x2d9>
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	WORD $0x1274 // je 0x6168 <k_tile_panel_16_min+0x168>
+	WORD $0x1274 // je 0x6198 <k_tile_panel_16_min+0x168>
 	LONG $0x107cc1c4; BYTE $0x19 // vmovups (%r9), %ymm3
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x157f // jg 0x6178 <k_tile_panel_16_min+0x178>
-	LONG $0x000167e9; BYTE $0x00 // jmp 0x62cf <k_tile_panel_16_min+0x2cf>
+	WORD $0x157f // jg 0x61a8 <k_tile_panel_16_min+0x178>
+	LONG $0x000167e9; BYTE $0x00 // jmp 0x62ff <k_tile_panel_16_min+0x2cf>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x01578e0f; WORD $0x0000 // jle 0x62cf <k_tile_panel_16_min+0x2cf>
+	LONG $0x01578e0f; WORD $0x0000 // jle 0x62ff <k_tile_panel_16_min+0x2cf>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x28148d48 // leaq (%rax,%rbp), %rdx
 	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
@@ -4546,22 +4549,22 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rdx # imm = 0x300
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xfed1870f; WORD $0xffff // ja 0x61a0 <k_tile_panel_16_min+0x1a0>
+	LONG $0xfed1870f; WORD $0xffff // ja 0x61d0 <k_tile_panel_16_min+0x1a0>
 	LONG $0x117cc1c4; BYTE $0x19 // vmovups %ymm3, (%r9)
 	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
 	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
 	LONG $0x04578d49 // leaq 0x4(%r15), %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x697e // jle 0x6350 <k_tile_panel_16_min+0x350>
+	WORD $0x697e // jle 0x6380 <k_tile_panel_16_min+0x350>
 	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
 	LONG $0x025a8d49 // leaq 0x2(%r10), %rbx
 	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0x05c98e0f; WORD $0x0000 // jle 0x68c0 <k_tile_panel_16_min+0x8c0>
+	LONG $0x05c98e0f; WORD $0x0000 // jle 0x68f0 <k_tile_panel_16_min+0x8c0>
 	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfde98d0f; WORD $0xffff // jge 0x60f6 <k_tile_panel_16_min+0xf6>
+	LONG $0xfde98d0f; WORD $0xffff // jge 0x6126 <k_tile_panel_16_min+0xf6>
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	LONG $0x24542b48; BYTE $0x20 // subq 0x20(%rsp), %rdx
 	LONG $0x57af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rdx
@@ -4569,11 +4572,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
 	LONG $0xf4490f49 // cmovnsq %r12, %rsi
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	LONG $0x0872840f; WORD $0x0000 // je 0x6ba3 <k_tile_panel_16_min+0xba3>
+	LONG $0x0872840f; WORD $0x0000 // je 0x6bd3 <k_tile_panel_16_min+0xba3>
 	LONG $0x107cc1c4; WORD $0x911c // vmovups (%r9,%rdx,4), %ymm3
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x08708f0f; WORD $0x0000 // jg 0x6bb3 <k_tile_panel_16_min+0xbb3>
-	LONG $0xfffda8e9; BYTE $0xff // jmp 0x60f0 <k_tile_panel_16_min+0xf0>
+	LONG $0x08708f0f; WORD $0x0000 // jg 0x6be3 <k_tile_panel_16_min+0xbb3>
+	LONG $0xfffda8e9; BYTE $0xff // jmp 0x6120 <k_tile_panel_16_min+0xf0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
@@ -4586,7 +4589,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000b5348d4a // leaq (,%r14,4), %rsi
 	LONG $0x763c8d48 // leaq (%rsi,%rsi,2), %rdi
 	LONG $0x06e3c148 // shlq $0x6, %rbx
-	WORD $0x3deb // jmp 0x63c7 <k_tile_panel_16_min+0x3c7>
+	WORD $0x3deb // jmp 0x63f7 <k_tile_panel_16_min+0x3c7>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x1a11fcc5 // vmovups %ymm3, (%rdx)
 	LONG $0x117ca1c4; WORD $0xb224 // vmovups %ymm4, (%rdx,%r14,4)
@@ -4596,8 +4599,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	QUAD $0x00009024b46f7ec5; BYTE $0x00 // vmovdqu 0x90(%rsp), %ymm14
-	QUAD $0x000baf1d187d62c4; BYTE $0x00 // vbroadcastss 0xbaf(%rip), %ymm11 # 0x6f70 <k_tile_panel_16_min+0xf70>
-	LONG $0xff238f0f; WORD $0xffff // jg 0x62ea <k_tile_panel_16_min+0x2ea>
+	QUAD $0x000bbf1d187d62c4; BYTE $0x00 // vbroadcastss 0xbbf(%rip), %ymm11 # 0x6fb0 <k_tile_panel_16_min+0xf80>
+	LONG $0xff238f0f; WORD $0xffff // jg 0x631a <k_tile_panel_16_min+0x2ea>
 	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
 	LONG $0x245c2b4c; BYTE $0x20 // subq 0x20(%rsp), %r11
 	LONG $0xdeaf0f4d // imulq %r14, %r11
@@ -4611,21 +4614,21 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc2490f4c // cmovnsq %rdx, %r8
 	LONG $0x99148d4b // leaq (%r9,%r11,4), %rdx
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2774 // je 0x6420 <k_tile_panel_16_min+0x420>
+	WORD $0x2774 // je 0x6450 <k_tile_panel_16_min+0x420>
 	LONG $0x1a10fcc5 // vmovups (%rdx), %ymm3
 	LONG $0x107ca1c4; WORD $0xb224 // vmovups (%rdx,%r14,4), %ymm4
 	LONG $0x107ca1c4; WORD $0xf22c // vmovups (%rdx,%r14,8), %ymm5
 	LONG $0x0c10fcc5; BYTE $0x3a // vmovups (%rdx,%rdi), %ymm1
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x267f // jg 0x643c <k_tile_panel_16_min+0x43c>
-	LONG $0xffff75e9; BYTE $0xff // jmp 0x6390 <k_tile_panel_16_min+0x390>
+	WORD $0x267f // jg 0x646c <k_tile_panel_16_min+0x43c>
+	LONG $0xffff75e9; BYTE $0xff // jmp 0x63c0 <k_tile_panel_16_min+0x390>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xff548e0f; WORD $0xffff // jle 0x6390 <k_tile_panel_16_min+0x390>
+	LONG $0xff548e0f; WORD $0xffff // jle 0x63c0 <k_tile_panel_16_min+0x390>
 	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
 	LONG $0xfce38349 // andq $-0x4, %r11
 	LONG $0x02fec148 // sarq $0x2, %rsi
@@ -4700,7 +4703,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe0541c4; BYTE $0xe4 // vpaddd %ymm12, %ymm15, %ymm12
 	LONG $0x587d22c4; WORD $0x3e7c; BYTE $0x0c // vpbroadcastd 0xc(%rsi,%r15), %ymm15
 	LONG $0x042542c4; BYTE $0xdf // vpmaddubsw %ymm15, %ymm11, %ymm11
-	QUAD $0x00099935187de2c4; BYTE $0x00 // vbroadcastss 0x999(%rip), %ymm6 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x0009a935187de2c4; BYTE $0x00 // vbroadcastss 0x9a9(%rip), %ymm6 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	LONG $0xfe5944c5 // vmulps %ymm6, %ymm7, %ymm15
 	LONG $0xdcf525c5 // vpmaddwd %ymm4, %ymm11, %ymm11
 	LONG $0xd2fe95c5 // vpaddd %ymm2, %ymm13, %ymm2
@@ -4835,8 +4838,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c38149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r11 # imm = 0x300
 	WORD $0xff49; BYTE $0xc8 // decq %r8
 	LONG $0x01f88349 // cmpq $0x1, %r8
-	LONG $0xfbe0870f; WORD $0xffff // ja 0x6490 <k_tile_panel_16_min+0x490>
-	LONG $0xfffadbe9; BYTE $0xff // jmp 0x6390 <k_tile_panel_16_min+0x390>
+	LONG $0xfbe0870f; WORD $0xffff // ja 0x64c0 <k_tile_panel_16_min+0x490>
+	LONG $0xfffadbe9; BYTE $0xff // jmp 0x63c0 <k_tile_panel_16_min+0x390>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x246c0148; BYTE $0x08 // addq %rbp, 0x8(%rsp)
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
@@ -4845,14 +4848,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20478b4c // movq 0x20(%rdi), %r8
 	LONG $0x485f8b4c // movq 0x48(%rdi), %r11
 	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
-	WORD $0x29eb // jmp 0x690a <k_tile_panel_16_min+0x90a>
+	WORD $0x29eb // jmp 0x693a <k_tile_panel_16_min+0x90a>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x2311fcc5 // vmovups %ymm4, (%rbx)
 	LONG $0x1c11fcc5; BYTE $0xb3 // vmovups %ymm3, (%rbx,%rsi,4)
 	LONG $0x245c8d49; BYTE $0x02 // leaq 0x2(%r12), %rbx
 	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
 	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0xf9fa8f0f; WORD $0xffff // jg 0x6304 <k_tile_panel_16_min+0x304>
+	LONG $0xf9fa8f0f; WORD $0xffff // jg 0x6334 <k_tile_panel_16_min+0x304>
 	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
 	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
 	LONG $0x24442b48; BYTE $0x20 // subq 0x20(%rsp), %rax
@@ -4862,16 +4865,16 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf2490f4d // cmovnsq %r10, %r14
 	LONG $0x811c8d49 // leaq (%r9,%rax,4), %rbx
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1374 // je 0x6940 <k_tile_panel_16_min+0x940>
+	WORD $0x1374 // je 0x6970 <k_tile_panel_16_min+0x940>
 	LONG $0x2310fcc5 // vmovups (%rbx), %ymm4
 	LONG $0x1c10fcc5; BYTE $0xb3 // vmovups (%rbx,%rsi,4), %ymm3
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x127f // jg 0x6950 <k_tile_panel_16_min+0x950>
-	WORD $0xb0eb // jmp 0x68f0 <k_tile_panel_16_min+0x8f0>
+	WORD $0x127f // jg 0x6980 <k_tile_panel_16_min+0x950>
+	WORD $0xb0eb // jmp 0x6920 <k_tile_panel_16_min+0x8f0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0xa07e // jle 0x68f0 <k_tile_panel_16_min+0x8f0>
+	WORD $0xa07e // jle 0x6920 <k_tile_panel_16_min+0x8f0>
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	LONG $0x02f8c148 // sarq $0x2, %rax
 	LONG $0xc0af0f49 // imulq %r8, %rax
@@ -4939,7 +4942,7 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x043dc2c4; BYTE $0xfa // vpmaddubsw %ymm10, %ymm8, %ymm7
 	LONG $0x587d42c4; WORD $0x1842 // vpbroadcastd 0x18(%r10), %ymm8
 	LONG $0xc0fea5c5 // vpaddd %ymm0, %ymm11, %ymm0
-	QUAD $0x0004b61d187d62c4; BYTE $0x00 // vbroadcastss 0x4b6(%rip), %ymm11 # 0x6f70 <k_tile_panel_16_min+0xf70>
+	QUAD $0x0004c61d187d62c4; BYTE $0x00 // vbroadcastss 0x4c6(%rip), %ymm11 # 0x6fb0 <k_tile_panel_16_min+0xf80>
 	QUAD $0xffff4097107c41c4; BYTE $0xff // vmovups -0xc0(%r15), %ymm10
 	LONG $0x043542c4; BYTE $0xc0 // vpmaddubsw %ymm8, %ymm9, %ymm8
 	LONG $0x592c41c4; BYTE $0xcb // vmulps %ymm11, %ymm10, %ymm9
@@ -4984,11 +4987,11 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c78149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r15 # imm = 0x300
 	WORD $0xff49; BYTE $0xce // decq %r14
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xfde2870f; WORD $0xffff // ja 0x6980 <k_tile_panel_16_min+0x980>
-	LONG $0xfffd4de9; BYTE $0xff // jmp 0x68f0 <k_tile_panel_16_min+0x8f0>
+	LONG $0xfde2870f; WORD $0xffff // ja 0x69b0 <k_tile_panel_16_min+0x980>
+	LONG $0xfffd4de9; BYTE $0xff // jmp 0x6920 <k_tile_panel_16_min+0x8f0>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xf53d8e0f; WORD $0xffff // jle 0x60f0 <k_tile_panel_16_min+0xf0>
+	LONG $0xf53d8e0f; WORD $0xffff // jle 0x6120 <k_tile_panel_16_min+0xf0>
 	LONG $0x246c0348; BYTE $0x70 // addq 0x70(%rsp), %rbp
 	LONG $0x246c0348; BYTE $0x30 // addq 0x30(%rsp), %rbp
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
@@ -5057,8 +5060,8 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfec5870f; WORD $0xffff // ja 0x6bf0 <k_tile_panel_16_min+0xbf0>
-	LONG $0xfff3c0e9; BYTE $0xff // jmp 0x60f0 <k_tile_panel_16_min+0xf0>
+	LONG $0xfec5870f; WORD $0xffff // ja 0x6c20 <k_tile_panel_16_min+0xbf0>
+	LONG $0xfff3c0e9; BYTE $0xff // jmp 0x6120 <k_tile_panel_16_min+0xf0>
 	LONG $0x30c48148; WORD $0x0001; BYTE $0x00 // addq $0x130, %rsp # imm = 0x130
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -5079,54 +5082,6 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -5159,22 +5114,22 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
-	WORD $0xe0e0 // loopne 0x6d82 <k_tile_panel_16_min+0xd82>
-	WORD $0xe0e0 // loopne 0x6d84 <k_tile_panel_16_min+0xd84>
-	WORD $0xe0e0 // loopne 0x6d86 <k_tile_panel_16_min+0xd86>
-	WORD $0xe0e0 // loopne 0x6d88 <k_tile_panel_16_min+0xd88>
-	WORD $0xe0e0 // loopne 0x6d8a <k_tile_panel_16_min+0xd8a>
-	WORD $0xe0e0 // loopne 0x6d8c <k_tile_panel_16_min+0xd8c>
-	WORD $0xe0e0 // loopne 0x6d8e <k_tile_panel_16_min+0xd8e>
-	WORD $0xe0e0 // loopne 0x6d90 <k_tile_panel_16_min+0xd90>
-	WORD $0xe0e0 // loopne 0x6d92 <k_tile_panel_16_min+0xd92>
-	WORD $0xe0e0 // loopne 0x6d94 <k_tile_panel_16_min+0xd94>
-	WORD $0xe0e0 // loopne 0x6d96 <k_tile_panel_16_min+0xd96>
-	WORD $0xe0e0 // loopne 0x6d98 <k_tile_panel_16_min+0xd98>
-	WORD $0xe0e0 // loopne 0x6d9a <k_tile_panel_16_min+0xd9a>
-	WORD $0xe0e0 // loopne 0x6d9c <k_tile_panel_16_min+0xd9c>
-	WORD $0xe0e0 // loopne 0x6d9e <k_tile_panel_16_min+0xd9e>
-	WORD $0xe0e0 // loopne 0x6da0 <k_tile_panel_16_min+0xda0>
+	WORD $0xe0e0 // loopne 0x6d82 <k_tile_panel_16_min+0xd52>
+	WORD $0xe0e0 // loopne 0x6d84 <k_tile_panel_16_min+0xd54>
+	WORD $0xe0e0 // loopne 0x6d86 <k_tile_panel_16_min+0xd56>
+	WORD $0xe0e0 // loopne 0x6d88 <k_tile_panel_16_min+0xd58>
+	WORD $0xe0e0 // loopne 0x6d8a <k_tile_panel_16_min+0xd5a>
+	WORD $0xe0e0 // loopne 0x6d8c <k_tile_panel_16_min+0xd5c>
+	WORD $0xe0e0 // loopne 0x6d8e <k_tile_panel_16_min+0xd5e>
+	WORD $0xe0e0 // loopne 0x6d90 <k_tile_panel_16_min+0xd60>
+	WORD $0xe0e0 // loopne 0x6d92 <k_tile_panel_16_min+0xd62>
+	WORD $0xe0e0 // loopne 0x6d94 <k_tile_panel_16_min+0xd64>
+	WORD $0xe0e0 // loopne 0x6d96 <k_tile_panel_16_min+0xd66>
+	WORD $0xe0e0 // loopne 0x6d98 <k_tile_panel_16_min+0xd68>
+	WORD $0xe0e0 // loopne 0x6d9a <k_tile_panel_16_min+0xd6a>
+	WORD $0xe0e0 // loopne 0x6d9c <k_tile_panel_16_min+0xd6c>
+	WORD $0xe0e0 // loopne 0x6d9e <k_tile_panel_16_min+0xd6e>
+	WORD $0xe0e0 // loopne 0x6da0 <k_tile_panel_16_min+0xd70>
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0001 // addl %eax, (%rax)
@@ -5215,6 +5170,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
+	LONG $0x02808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ffd80(%rax)
+	BYTE $0x06 // <unknown>
+	LONG $0x0a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ff580(%rax)
+	BYTE $0x0e // <unknown>
+	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
+	BYTE $0x16 // <unknown>
+	LONG $0x1a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe580(%rax)
+	BYTE $0x1e // <unknown>
 	LONG $0x80808002; WORD $0x8006 // addb -0x7ff97f80(%rax), %al
 	LONG $0x800a8080; WORD $0x8080; BYTE $0x0e // addb $0xe, -0x7f7f7ff6(%rax)
 	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
@@ -5327,9 +5290,14 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45359517 <k_tile_panel_16_min+0x45353517>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45359537 <k_tile_panel_16_min+0x45353507>
 	BYTE $0x59 // popq %rcx
-	WORD $0x0471 // jno 0x6f05 <k_tile_panel_16_min+0xf05>
+	WORD $0x8071 // jno 0x6ea1 <k_tile_panel_16_min+0xe71>
+	LONG $0x80018080; WORD $0x8080; BYTE $0x05 // addb $0x5, -0x7f7f7fff(%rax)
+	LONG $0x09808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ff680(%rax)
+	LONG $0x8080800d; BYTE $0x11 // orl $0x11808080, %eax # imm = 0x11808080
+	LONG $0x15808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fea80(%rax)
+	LONG $0x80808019; WORD $0x041d // sbbl %eax, 0x41d8080(%rax)
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
@@ -5388,13 +5356,24 @@ TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
 	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xff00 // addb %bh, %bh
+	WORD $0x0000 // addb %al, (%rax)
 	LONG $0xffe08000; WORD $0xffff // addb %al, -0x20(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x3380; BYTE $0x30 // xorb $0x30, (%rbx)
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
-	WORD $0x0030 // xorb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x4b40 // <unknown>
+	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

@@ -19,7 +19,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00a68e0f; WORD $0x0000 // jle 0xb3 <k_untile_q8_0+0xb3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0xa80a0518487df262; WORD $0x0000 // vbroadcastss 0xa80a(%rip), %zmm0 # 0xa828 <k_tile_panel_16_min+0x2728>
+	QUAD $0xa74e0518487df262; WORD $0x0000 // vbroadcastss 0xa74e(%rip), %zmm0 # 0xa76c <k_tile_panel_16_min+0x27dc>
 	WORD $0x9066 // nop
 	LONG $0x487cf162; WORD $0x0a57 // vxorps (%rdx), %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
@@ -54,8 +54,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x9ca00578487df262; WORD $0x0000 // vpbroadcastb 0x9ca0(%rip), %zmm0 # 0x9d80 <k_tile_panel_16_min+0x1c80>
-	QUAD $0x9c970d78487df262; WORD $0x0000 // vpbroadcastb 0x9c97(%rip), %zmm1 # 0x9d81 <k_tile_panel_16_min+0x1c81>
+	QUAD $0x9b600578487df262; WORD $0x0000 // vpbroadcastb 0x9b60(%rip), %zmm0 # 0x9c40 <k_tile_panel_16_min+0x1cb0>
+	QUAD $0x9b570d78487df262; WORD $0x0000 // vpbroadcastb 0x9b57(%rip), %zmm1 # 0x9c41 <k_tile_panel_16_min+0x1cb1>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x48fdf162; WORD $0x14db; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm2
 	LONG $0x486df162; WORD $0xd1fc // vpaddb %zmm1, %zmm2, %zmm2
@@ -101,7 +101,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x9c000578487df262; WORD $0x0000 // vpbroadcastb 0x9c00(%rip), %zmm0 # 0x9e00 <k_tile_panel_16_min+0x1d00>
+	QUAD $0x9ac00578487df262; WORD $0x0000 // vpbroadcastb 0x9ac0(%rip), %zmm0 # 0x9cc0 <k_tile_panel_16_min+0x1d30>
 	LONG $0x48fdf162; WORD $0x0cdb; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm1
 	LONG $0x48fef162; WORD $0x0c7f; BYTE $0x71 // vmovdqu64 %zmm1, (%rcx,%rsi,2)
 	QUAD $0x01324cdb48fdf162 // vpandq 0x40(%rdx,%rsi), %zmm0, %zmm1
@@ -139,9 +139,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01878e0f; WORD $0x0000 // jle 0x464 <k_untile_q5_0+0x194>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x9c120578487df262; WORD $0x0000 // vpbroadcastb 0x9c12(%rip), %zmm0 # 0x9f00 <k_tile_panel_16_min+0x1e00>
-	QUAD $0x9c090d78487df262; WORD $0x0000 // vpbroadcastb 0x9c09(%rip), %zmm1 # 0x9f01 <k_tile_panel_16_min+0x1e01>
-	QUAD $0x9c001578487df262; WORD $0x0000 // vpbroadcastb 0x9c00(%rip), %zmm2 # 0x9f02 <k_tile_panel_16_min+0x1e02>
+	QUAD $0x9ad20578487df262; WORD $0x0000 // vpbroadcastb 0x9ad2(%rip), %zmm0 # 0x9dc0 <k_tile_panel_16_min+0x1e30>
+	QUAD $0x9ac90d78487df262; WORD $0x0000 // vpbroadcastb 0x9ac9(%rip), %zmm1 # 0x9dc1 <k_tile_panel_16_min+0x1e31>
+	QUAD $0x9ac01578487df262; WORD $0x0000 // vpbroadcastb 0x9ac0(%rip), %zmm2 # 0x9dc2 <k_tile_panel_16_min+0x1e32>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x040472724865f162 // vpslld $0x4, 0x100(%rdx), %zmm3
 	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
@@ -203,8 +203,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01558e0f; WORD $0x0000 // jle 0x5d2 <k_untile_q5_1+0x162>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x9b320578487df262; WORD $0x0000 // vpbroadcastb 0x9b32(%rip), %zmm0 # 0x9fc0 <k_tile_panel_16_min+0x1ec0>
-	QUAD $0x9b290d78487df262; WORD $0x0000 // vpbroadcastb 0x9b29(%rip), %zmm1 # 0x9fc1 <k_tile_panel_16_min+0x1ec1>
+	QUAD $0x99f20578487df262; WORD $0x0000 // vpbroadcastb 0x99f2(%rip), %zmm0 # 0x9e80 <k_tile_panel_16_min+0x1ef0>
+	QUAD $0x99e90d78487df262; WORD $0x0000 // vpbroadcastb 0x99e9(%rip), %zmm1 # 0x9e81 <k_tile_panel_16_min+0x1ef1>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	QUAD $0x04047272486df162 // vpslld $0x4, 0x100(%rdx), %zmm2
 	LONG $0x48edf162; WORD $0xd1db // vpandq %zmm1, %zmm2, %zmm2
@@ -257,219 +257,198 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05aa8e0f; WORD $0x0000 // jle 0xb97 <k_untile_q2_k+0x5b7>
+	LONG $0x051a8e0f; WORD $0x0000 // jle 0xb07 <k_untile_q2_k+0x527>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0xa1660518487df262; WORD $0x0000 // vbroadcastss 0xa166(%rip), %zmm0 # 0xa764 <k_tile_panel_16_min+0x27d4>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x9a400578487df262; WORD $0x0000 // vpbroadcastb 0x9a40(%rip), %zmm0 # 0xa040 <k_tile_panel_16_min+0x1f40>
-	QUAD $0xa1fe0d58487df262; WORD $0x0000 // vpbroadcastd 0xa1fe(%rip), %zmm1 # 0xa808 <k_tile_panel_16_min+0x2708>
-	QUAD $0xa20c1518487df262; WORD $0x0000 // vbroadcastss 0xa20c(%rip), %zmm2 # 0xa820 <k_tile_panel_16_min+0x2720>
+	QUAD $0x98f60d78487df262; WORD $0x0000 // vpbroadcastb 0x98f6(%rip), %zmm1 # 0x9f00 <k_tile_panel_16_min+0x1f70>
+	QUAD $0xa1341558487df262; WORD $0x0000 // vpbroadcastd 0xa134(%rip), %zmm2 # 0xa748 <k_tile_panel_16_min+0x27b8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487df262; WORD $0x5a13; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm3
+	LONG $0x487df262; WORD $0x6213; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm4
+	LONG $0x485cf162; WORD $0xe057 // vxorps %zmm0, %zmm4, %zmm4
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	LONG $0x09e2c149 // shlq $0x9, %r10
-	QUAD $0x04125cdb48fdd162 // vpandq 0x100(%r10,%rdx), %zmm0, %zmm3
-	LONG $0x48fef162; WORD $0x1f7f // vmovdqu64 %zmm3, (%rdi)
-	QUAD $0x05125cdb48fdd162 // vpandq 0x140(%r10,%rdx), %zmm0, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x01 // vmovdqu64 %zmm3, 0x40(%rdi)
-	QUAD $0x06125cdb48fdd162 // vpandq 0x180(%r10,%rdx), %zmm0, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x02 // vmovdqu64 %zmm3, 0x80(%rdi)
-	QUAD $0x07125cdb48fdd162 // vpandq 0x1c0(%r10,%rdx), %zmm0, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x03 // vmovdqu64 %zmm3, 0xc0(%rdi)
-	QUAD $0x08125cdb48fdd162 // vpandq 0x200(%r10,%rdx), %zmm0, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x04 // vmovdqu64 %zmm3, 0x100(%rdi)
-	QUAD $0x09125cdb48fdd162 // vpandq 0x240(%r10,%rdx), %zmm0, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x05 // vmovdqu64 %zmm3, 0x140(%rdi)
-	QUAD $0x0a125cdb48fdd162 // vpandq 0x280(%r10,%rdx), %zmm0, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x06 // vmovdqu64 %zmm3, 0x180(%rdi)
-	QUAD $0x0b125cdb48fdd162 // vpandq 0x2c0(%r10,%rdx), %zmm0, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x07 // vmovdqu64 %zmm3, 0x1c0(%rdi)
-	LONG $0x487df262; WORD $0x5a13; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm3
+	QUAD $0x04126cdb48f5d162 // vpandq 0x100(%r10,%rdx), %zmm1, %zmm5
+	LONG $0x48fef162; WORD $0x2f7f // vmovdqu64 %zmm5, (%rdi)
+	QUAD $0x05126cdb48f5d162 // vpandq 0x140(%r10,%rdx), %zmm1, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x01 // vmovdqu64 %zmm5, 0x40(%rdi)
+	QUAD $0x06126cdb48f5d162 // vpandq 0x180(%r10,%rdx), %zmm1, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x02 // vmovdqu64 %zmm5, 0x80(%rdi)
+	QUAD $0x07126cdb48f5d162 // vpandq 0x1c0(%r10,%rdx), %zmm1, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x03 // vmovdqu64 %zmm5, 0xc0(%rdi)
+	QUAD $0x08126cdb48f5d162 // vpandq 0x200(%r10,%rdx), %zmm1, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x04 // vmovdqu64 %zmm5, 0x100(%rdi)
+	QUAD $0x09126cdb48f5d162 // vpandq 0x240(%r10,%rdx), %zmm1, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x05 // vmovdqu64 %zmm5, 0x140(%rdi)
+	QUAD $0x0a126cdb48f5d162 // vpandq 0x280(%r10,%rdx), %zmm1, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x06 // vmovdqu64 %zmm5, 0x180(%rdi)
+	QUAD $0x0b126cdb48f5d162 // vpandq 0x2c0(%r10,%rdx), %zmm1, %zmm5
 	LONG $0x07e1c149 // shlq $0x7, %r9
-	LONG $0x4875b162; WORD $0x24db; BYTE $0x0a // vpandd (%rdx,%r9), %zmm1, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x08 // vmovups %zmm3, 0x200(%rdi)
-	LONG $0x487df262; WORD $0x5a13; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm3
-	QUAD $0x040a1472485db162 // vpsrld $0x4, (%rdx,%r9), %zmm4
-	LONG $0x4864f162; WORD $0xda57 // vxorps %zmm2, %zmm3, %zmm3
-	LONG $0x485df162; WORD $0xe1db // vpandd %zmm1, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x0a // vmovups %zmm3, 0x280(%rdi)
-	QUAD $0x080a14724865b162 // vpsrld $0x8, (%rdx,%r9), %zmm3
-	LONG $0x487df262; WORD $0x6213; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm4
-	LONG $0x4865f162; WORD $0xd9db // vpandd %zmm1, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x09 // vmovups %zmm3, 0x240(%rdi)
-	QUAD $0x0c0a14724865b162 // vpsrld $0xc, (%rdx,%r9), %zmm3
-	LONG $0x487df262; WORD $0x6213; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm4
-	LONG $0x485cf162; WORD $0xe257 // vxorps %zmm2, %zmm4, %zmm4
-	LONG $0x4865f162; WORD $0xd9db // vpandd %zmm1, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x0b // vmovups %zmm3, 0x2c0(%rdi)
-	QUAD $0x041254724865d162; BYTE $0x02 // vpsrld $0x2, 0x100(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0c // vmovdqu64 %zmm3, 0x300(%rdi)
-	QUAD $0x051254724865d162; BYTE $0x02 // vpsrld $0x2, 0x140(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0d // vmovdqu64 %zmm3, 0x340(%rdi)
-	QUAD $0x061254724865d162; BYTE $0x02 // vpsrld $0x2, 0x180(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0e // vmovdqu64 %zmm3, 0x380(%rdi)
-	QUAD $0x071254724865d162; BYTE $0x02 // vpsrld $0x2, 0x1c0(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0f // vmovdqu64 %zmm3, 0x3c0(%rdi)
-	QUAD $0x081254724865d162; BYTE $0x02 // vpsrld $0x2, 0x200(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x10 // vmovdqu64 %zmm3, 0x400(%rdi)
-	QUAD $0x091254724865d162; BYTE $0x02 // vpsrld $0x2, 0x240(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x11 // vmovdqu64 %zmm3, 0x440(%rdi)
-	QUAD $0x0a1254724865d162; BYTE $0x02 // vpsrld $0x2, 0x280(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x12 // vmovdqu64 %zmm3, 0x480(%rdi)
-	QUAD $0x0b1254724865d162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x13 // vmovdqu64 %zmm3, 0x4c0(%rdi)
-	LONG $0x487df262; WORD $0x5a13; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm3
-	QUAD $0x100a1472485db162 // vpsrld $0x10, (%rdx,%r9), %zmm4
-	LONG $0x485df162; WORD $0xe1db // vpandd %zmm1, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x14 // vmovups %zmm3, 0x500(%rdi)
-	LONG $0x487df262; WORD $0x5a13; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm3
-	QUAD $0x140a1472485db162 // vpsrld $0x14, (%rdx,%r9), %zmm4
-	LONG $0x4864f162; WORD $0xda57 // vxorps %zmm2, %zmm3, %zmm3
-	LONG $0x485df162; WORD $0xe1db // vpandd %zmm1, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x16 // vmovups %zmm3, 0x580(%rdi)
-	QUAD $0x180a14724865b162 // vpsrld $0x18, (%rdx,%r9), %zmm3
-	LONG $0x487df262; WORD $0x6213; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm4
-	LONG $0x4865f162; WORD $0xd9db // vpandd %zmm1, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x15 // vmovups %zmm3, 0x540(%rdi)
-	LONG $0x487df262; WORD $0x5a13; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm3
-	LONG $0x4864f162; WORD $0xda57 // vxorps %zmm2, %zmm3, %zmm3
-	QUAD $0x1c0a1472485db162 // vpsrld $0x1c, (%rdx,%r9), %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x17 // vmovups %zmm3, 0x5c0(%rdi)
-	QUAD $0x041254724865d162; BYTE $0x04 // vpsrld $0x4, 0x100(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x18 // vmovdqu64 %zmm3, 0x600(%rdi)
-	QUAD $0x051254724865d162; BYTE $0x04 // vpsrld $0x4, 0x140(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x19 // vmovdqu64 %zmm3, 0x640(%rdi)
-	QUAD $0x061254724865d162; BYTE $0x04 // vpsrld $0x4, 0x180(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1a // vmovdqu64 %zmm3, 0x680(%rdi)
-	QUAD $0x071254724865d162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1b // vmovdqu64 %zmm3, 0x6c0(%rdi)
-	QUAD $0x081254724865d162; BYTE $0x04 // vpsrld $0x4, 0x200(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1c // vmovdqu64 %zmm3, 0x700(%rdi)
-	QUAD $0x091254724865d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1d // vmovdqu64 %zmm3, 0x740(%rdi)
-	QUAD $0x0a1254724865d162; BYTE $0x04 // vpsrld $0x4, 0x280(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1e // vmovdqu64 %zmm3, 0x780(%rdi)
-	QUAD $0x0b1254724865d162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1f // vmovdqu64 %zmm3, 0x7c0(%rdi)
-	LONG $0x487df262; WORD $0x5a13; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm3
-	QUAD $0x010a64db4875b162 // vpandd 0x40(%rdx,%r9), %zmm1, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x20 // vmovups %zmm3, 0x800(%rdi)
-	LONG $0x487df262; WORD $0x5a13; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm3
-	QUAD $0x010a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm4
-	LONG $0x4864f162; WORD $0xda57 // vxorps %zmm2, %zmm3, %zmm3
-	LONG $0x485df162; WORD $0xe1db // vpandd %zmm1, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x22 // vmovups %zmm3, 0x880(%rdi)
-	QUAD $0x010a54724865b162; BYTE $0x08 // vpsrld $0x8, 0x40(%rdx,%r9), %zmm3
-	LONG $0x487df262; WORD $0x6213; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm4
-	LONG $0x4865f162; WORD $0xd9db // vpandd %zmm1, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x21 // vmovups %zmm3, 0x840(%rdi)
-	QUAD $0x010a54724865b162; BYTE $0x0c // vpsrld $0xc, 0x40(%rdx,%r9), %zmm3
-	LONG $0x487df262; WORD $0x6213; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm4
-	LONG $0x485cf162; WORD $0xe257 // vxorps %zmm2, %zmm4, %zmm4
-	LONG $0x4865f162; WORD $0xd9db // vpandd %zmm1, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x23 // vmovups %zmm3, 0x8c0(%rdi)
-	QUAD $0x041254724865d162; BYTE $0x06 // vpsrld $0x6, 0x100(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x24 // vmovdqu64 %zmm3, 0x900(%rdi)
-	QUAD $0x051254724865d162; BYTE $0x06 // vpsrld $0x6, 0x140(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x25 // vmovdqu64 %zmm3, 0x940(%rdi)
-	QUAD $0x061254724865d162; BYTE $0x06 // vpsrld $0x6, 0x180(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x26 // vmovdqu64 %zmm3, 0x980(%rdi)
-	QUAD $0x071254724865d162; BYTE $0x06 // vpsrld $0x6, 0x1c0(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x27 // vmovdqu64 %zmm3, 0x9c0(%rdi)
-	QUAD $0x081254724865d162; BYTE $0x06 // vpsrld $0x6, 0x200(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x28 // vmovdqu64 %zmm3, 0xa00(%rdi)
-	QUAD $0x091254724865d162; BYTE $0x06 // vpsrld $0x6, 0x240(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x29 // vmovdqu64 %zmm3, 0xa40(%rdi)
-	QUAD $0x0a1254724865d162; BYTE $0x06 // vpsrld $0x6, 0x280(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x2a // vmovdqu64 %zmm3, 0xa80(%rdi)
-	QUAD $0x0b1254724865d162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r10,%rdx), %zmm3
-	LONG $0x48e5f162; WORD $0xd8db // vpandq %zmm0, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x2b // vmovdqu64 %zmm3, 0xac0(%rdi)
-	LONG $0x487df262; WORD $0x5a13; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm3
-	QUAD $0x010a5472485db162; BYTE $0x10 // vpsrld $0x10, 0x40(%rdx,%r9), %zmm4
-	LONG $0x485df162; WORD $0xe1db // vpandd %zmm1, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x2c // vmovups %zmm3, 0xb00(%rdi)
-	LONG $0x487df262; WORD $0x5a13; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm3
-	QUAD $0x010a5472485db162; BYTE $0x14 // vpsrld $0x14, 0x40(%rdx,%r9), %zmm4
-	LONG $0x4864f162; WORD $0xda57 // vxorps %zmm2, %zmm3, %zmm3
-	LONG $0x485df162; WORD $0xe1db // vpandd %zmm1, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x2e // vmovups %zmm3, 0xb80(%rdi)
-	QUAD $0x010a54724865b162; BYTE $0x18 // vpsrld $0x18, 0x40(%rdx,%r9), %zmm3
-	LONG $0x487df262; WORD $0x6213; BYTE $0x28 // vcvtph2ps 0x500(%rdx), %zmm4
-	LONG $0x4865f162; WORD $0xd9db // vpandd %zmm1, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x2d // vmovups %zmm3, 0xb40(%rdi)
-	QUAD $0x010a54724865b162; BYTE $0x1c // vpsrld $0x1c, 0x40(%rdx,%r9), %zmm3
-	LONG $0x487df262; WORD $0x6213; BYTE $0x29 // vcvtph2ps 0x520(%rdx), %zmm4
-	LONG $0x485cf162; WORD $0xe257 // vxorps %zmm2, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x2f // vmovups %zmm3, 0xbc0(%rdi)
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x07 // vmovdqu64 %zmm5, 0x1c0(%rdi)
+	LONG $0x486db162; WORD $0x2cdb; BYTE $0x0a // vpandd (%rdx,%r9), %zmm2, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4864f162; WORD $0xed59 // vmulps %zmm5, %zmm3, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x08 // vmovups %zmm5, 0x200(%rdi)
+	QUAD $0x040a14724855b162 // vpsrld $0x4, (%rdx,%r9), %zmm5
+	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x0a // vmovups %zmm5, 0x280(%rdi)
+	QUAD $0x080a14724855b162 // vpsrld $0x8, (%rdx,%r9), %zmm5
+	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4864f162; WORD $0xed59 // vmulps %zmm5, %zmm3, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x09 // vmovups %zmm5, 0x240(%rdi)
+	QUAD $0x0c0a14724855b162 // vpsrld $0xc, (%rdx,%r9), %zmm5
+	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x0b // vmovups %zmm5, 0x2c0(%rdi)
+	QUAD $0x041254724855d162; BYTE $0x02 // vpsrld $0x2, 0x100(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x0c // vmovdqu64 %zmm5, 0x300(%rdi)
+	QUAD $0x051254724855d162; BYTE $0x02 // vpsrld $0x2, 0x140(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x0d // vmovdqu64 %zmm5, 0x340(%rdi)
+	QUAD $0x061254724855d162; BYTE $0x02 // vpsrld $0x2, 0x180(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x0e // vmovdqu64 %zmm5, 0x380(%rdi)
+	QUAD $0x071254724855d162; BYTE $0x02 // vpsrld $0x2, 0x1c0(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x0f // vmovdqu64 %zmm5, 0x3c0(%rdi)
+	QUAD $0x081254724855d162; BYTE $0x02 // vpsrld $0x2, 0x200(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x10 // vmovdqu64 %zmm5, 0x400(%rdi)
+	QUAD $0x091254724855d162; BYTE $0x02 // vpsrld $0x2, 0x240(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x11 // vmovdqu64 %zmm5, 0x440(%rdi)
+	QUAD $0x0a1254724855d162; BYTE $0x02 // vpsrld $0x2, 0x280(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x12 // vmovdqu64 %zmm5, 0x480(%rdi)
+	QUAD $0x0b1254724855d162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x13 // vmovdqu64 %zmm5, 0x4c0(%rdi)
+	QUAD $0x100a14724855b162 // vpsrld $0x10, (%rdx,%r9), %zmm5
+	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4864f162; WORD $0xed59 // vmulps %zmm5, %zmm3, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x14 // vmovups %zmm5, 0x500(%rdi)
+	QUAD $0x140a14724855b162 // vpsrld $0x14, (%rdx,%r9), %zmm5
+	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x16 // vmovups %zmm5, 0x580(%rdi)
+	QUAD $0x180a14724855b162 // vpsrld $0x18, (%rdx,%r9), %zmm5
+	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4864f162; WORD $0xed59 // vmulps %zmm5, %zmm3, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x15 // vmovups %zmm5, 0x540(%rdi)
+	QUAD $0x1c0a14724855b162 // vpsrld $0x1c, (%rdx,%r9), %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x17 // vmovups %zmm5, 0x5c0(%rdi)
+	QUAD $0x041254724855d162; BYTE $0x04 // vpsrld $0x4, 0x100(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x18 // vmovdqu64 %zmm5, 0x600(%rdi)
+	QUAD $0x051254724855d162; BYTE $0x04 // vpsrld $0x4, 0x140(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x19 // vmovdqu64 %zmm5, 0x640(%rdi)
+	QUAD $0x061254724855d162; BYTE $0x04 // vpsrld $0x4, 0x180(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x1a // vmovdqu64 %zmm5, 0x680(%rdi)
+	QUAD $0x071254724855d162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x1b // vmovdqu64 %zmm5, 0x6c0(%rdi)
+	QUAD $0x081254724855d162; BYTE $0x04 // vpsrld $0x4, 0x200(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x1c // vmovdqu64 %zmm5, 0x700(%rdi)
+	QUAD $0x091254724855d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x1d // vmovdqu64 %zmm5, 0x740(%rdi)
+	QUAD $0x0a1254724855d162; BYTE $0x04 // vpsrld $0x4, 0x280(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x1e // vmovdqu64 %zmm5, 0x780(%rdi)
+	QUAD $0x0b1254724855d162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x1f // vmovdqu64 %zmm5, 0x7c0(%rdi)
+	QUAD $0x010a6cdb486db162 // vpandd 0x40(%rdx,%r9), %zmm2, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4864f162; WORD $0xed59 // vmulps %zmm5, %zmm3, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x20 // vmovups %zmm5, 0x800(%rdi)
+	QUAD $0x010a54724855b162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm5
+	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x22 // vmovups %zmm5, 0x880(%rdi)
+	QUAD $0x010a54724855b162; BYTE $0x08 // vpsrld $0x8, 0x40(%rdx,%r9), %zmm5
+	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4864f162; WORD $0xed59 // vmulps %zmm5, %zmm3, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x21 // vmovups %zmm5, 0x840(%rdi)
+	QUAD $0x010a54724855b162; BYTE $0x0c // vpsrld $0xc, 0x40(%rdx,%r9), %zmm5
+	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x23 // vmovups %zmm5, 0x8c0(%rdi)
+	QUAD $0x041254724855d162; BYTE $0x06 // vpsrld $0x6, 0x100(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x24 // vmovdqu64 %zmm5, 0x900(%rdi)
+	QUAD $0x051254724855d162; BYTE $0x06 // vpsrld $0x6, 0x140(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x25 // vmovdqu64 %zmm5, 0x940(%rdi)
+	QUAD $0x061254724855d162; BYTE $0x06 // vpsrld $0x6, 0x180(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x26 // vmovdqu64 %zmm5, 0x980(%rdi)
+	QUAD $0x071254724855d162; BYTE $0x06 // vpsrld $0x6, 0x1c0(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x27 // vmovdqu64 %zmm5, 0x9c0(%rdi)
+	QUAD $0x081254724855d162; BYTE $0x06 // vpsrld $0x6, 0x200(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x28 // vmovdqu64 %zmm5, 0xa00(%rdi)
+	QUAD $0x091254724855d162; BYTE $0x06 // vpsrld $0x6, 0x240(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x29 // vmovdqu64 %zmm5, 0xa40(%rdi)
+	QUAD $0x0a1254724855d162; BYTE $0x06 // vpsrld $0x6, 0x280(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x2a // vmovdqu64 %zmm5, 0xa80(%rdi)
+	QUAD $0x0b1254724855d162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r10,%rdx), %zmm5
+	LONG $0x48d5f162; WORD $0xe9db // vpandq %zmm1, %zmm5, %zmm5
+	LONG $0x48fef162; WORD $0x6f7f; BYTE $0x2b // vmovdqu64 %zmm5, 0xac0(%rdi)
+	QUAD $0x010a54724855b162; BYTE $0x10 // vpsrld $0x10, 0x40(%rdx,%r9), %zmm5
+	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4864f162; WORD $0xed59 // vmulps %zmm5, %zmm3, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x2c // vmovups %zmm5, 0xb00(%rdi)
+	QUAD $0x010a54724855b162; BYTE $0x14 // vpsrld $0x14, 0x40(%rdx,%r9), %zmm5
+	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x2e // vmovups %zmm5, 0xb80(%rdi)
+	QUAD $0x010a54724855b162; BYTE $0x18 // vpsrld $0x18, 0x40(%rdx,%r9), %zmm5
+	LONG $0x4855f162; WORD $0xeadb // vpandd %zmm2, %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4864f162; WORD $0xed59 // vmulps %zmm5, %zmm3, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x2d // vmovups %zmm5, 0xb40(%rdi)
+	QUAD $0x010a54724855b162; BYTE $0x1c // vpsrld $0x1c, 0x40(%rdx,%r9), %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
+	LONG $0x487cf162; WORD $0x6f11; BYTE $0x2f // vmovups %zmm5, 0xbc0(%rdi)
 	LONG $0x00c78148; WORD $0x000c; BYTE $0x00 // addq $0xc00, %rdi # imm = 0xC00
 	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfab3850f; WORD $0xffff // jne 0x630 <k_untile_q2_k+0x50>
+	LONG $0xfb53850f; WORD $0xffff // jne 0x640 <k_untile_q2_k+0x60>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x40c28148; WORD $0x0005; BYTE $0x00 // addq $0x540, %rdx # imm = 0x540
 	LONG $0x00c18148; WORD $0x0018; BYTE $0x00 // addq $0x1800, %rcx # imm = 0x1800
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfa89850f; WORD $0xffff // jne 0x620 <k_untile_q2_k+0x40>
+	LONG $0xfb19850f; WORD $0xffff // jne 0x620 <k_untile_q2_k+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -477,482 +456,466 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x07d88e0f; WORD $0x0000 // jle 0x1385 <k_untile_q3_k+0x7e5>
+	LONG $0x07a08e0f; WORD $0x0000 // jle 0x12bd <k_untile_q3_k+0x7ad>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xf0e48348 // andq $-0x10, %rsp
 	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x9c4f0558487df262; WORD $0x0000 // vpbroadcastd 0x9c4f(%rip), %zmm0 # 0xa81c <k_tile_panel_16_min+0x271c>
+	QUAD $0x9c1f0558487df262; WORD $0x0000 // vpbroadcastd 0x9c1f(%rip), %zmm0 # 0xa75c <k_tile_panel_16_min+0x27cc>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x9c530d58487df262; WORD $0x0000 // vpbroadcastd 0x9c53(%rip), %zmm1 # 0xa82c <k_tile_panel_16_min+0x272c>
-	QUAD $0x95dd1578487df262; WORD $0x0000 // vpbroadcastb 0x95dd(%rip), %zmm2 # 0xa1c0 <k_tile_panel_16_min+0x20c0>
-	QUAD $0x95d41d78487df262; WORD $0x0000 // vpbroadcastb 0x95d4(%rip), %zmm3 # 0xa1c1 <k_tile_panel_16_min+0x20c1>
-	QUAD $0x95cb2578487df262; WORD $0x0000 // vpbroadcastb 0x95cb(%rip), %zmm4 # 0xa1c2 <k_tile_panel_16_min+0x20c2>
-	QUAD $0x9c032d58487df262; WORD $0x0000 // vpbroadcastd 0x9c03(%rip), %zmm5 # 0xa804 <k_tile_panel_16_min+0x2704>
-	QUAD $0x9c193558487df262; WORD $0x0000 // vpbroadcastd 0x9c19(%rip), %zmm6 # 0xa824 <k_tile_panel_16_min+0x2724>
-	QUAD $0x952b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x952b(%rip), %zmm7 # 0xa140 <k_tile_panel_16_min+0x2040>
-	QUAD $0x9561056f48fd7162; WORD $0x0000 // vmovdqa64 0x9561(%rip), %zmm8 # 0xa180 <k_tile_panel_16_min+0x2080>
+	QUAD $0x9c2b0d58487df262; WORD $0x0000 // vpbroadcastd 0x9c2b(%rip), %zmm1 # 0xa774 <k_tile_panel_16_min+0x27e4>
+	QUAD $0x952d1578487df262; WORD $0x0000 // vpbroadcastb 0x952d(%rip), %zmm2 # 0xa080 <k_tile_panel_16_min+0x20f0>
+	QUAD $0x95241d78487df262; WORD $0x0000 // vpbroadcastb 0x9524(%rip), %zmm3 # 0xa081 <k_tile_panel_16_min+0x20f1>
+	QUAD $0x951b2578487df262; WORD $0x0000 // vpbroadcastb 0x951b(%rip), %zmm4 # 0xa082 <k_tile_panel_16_min+0x20f2>
+	QUAD $0x9bd32d58487df262; WORD $0x0000 // vpbroadcastd 0x9bd3(%rip), %zmm5 # 0xa744 <k_tile_panel_16_min+0x27b4>
+	QUAD $0x9bed3558487df262; WORD $0x0000 // vpbroadcastd 0x9bed(%rip), %zmm6 # 0xa768 <k_tile_panel_16_min+0x27d8>
+	QUAD $0x947b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x947b(%rip), %zmm7 # 0xa000 <k_tile_panel_16_min+0x2070>
+	QUAD $0x94b1056f48fd7162; WORD $0x0000 // vmovdqa64 0x94b1(%rip), %zmm8 # 0xa040 <k_tile_panel_16_min+0x20b0>
 	BYTE $0x90 // nop
-	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x18 // vmovdqu64 0x600(%rdx), %zmm9
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x19 // vmovdqu64 0x640(%rdx), %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x1a // vmovdqu64 0x680(%rdx), %zmm11
-	LONG $0x481dd162; WORD $0xf372; BYTE $0x04 // vpslld $0x4, %zmm11, %zmm12
-	LONG $0x481d7162; WORD $0xe1db // vpandd %zmm1, %zmm12, %zmm12
-	LONG $0x48357362; WORD $0xe025; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm12
-	LONG $0x48fe7162; WORD $0x247f; BYTE $0x24 // vmovdqu64 %zmm12, (%rsp)
-	LONG $0x481dd162; WORD $0xf372; BYTE $0x02 // vpslld $0x2, %zmm11, %zmm12
-	LONG $0x481d7162; WORD $0xe1db // vpandd %zmm1, %zmm12, %zmm12
-	LONG $0x482d7362; WORD $0xe025; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm10, %zmm12
-	QUAD $0x0124647f48fe7162 // vmovdqu64 %zmm12, 0x40(%rsp)
-	LONG $0x4835d162; WORD $0xd172; BYTE $0x04 // vpsrld $0x4, %zmm9, %zmm9
-	LONG $0x48257162; WORD $0xe1db // vpandd %zmm1, %zmm11, %zmm12
-	LONG $0x48357362; WORD $0xe025; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm12
-	QUAD $0x0224647f48fe7162 // vmovdqu64 %zmm12, 0x80(%rsp)
-	LONG $0x4835d162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm9
-	LONG $0x482dd162; WORD $0xd372; BYTE $0x02 // vpsrld $0x2, %zmm11, %zmm10
-	LONG $0x482d7162; WORD $0xd1db // vpandd %zmm1, %zmm10, %zmm10
-	LONG $0x48357362; WORD $0xd025; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm9, %zmm10
-	QUAD $0x0324547f48fe7162 // vmovdqu64 %zmm10, 0xc0(%rsp)
+	LONG $0x487d7262; WORD $0x4a13; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm9
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x18 // vmovdqu64 0x600(%rdx), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x19 // vmovdqu64 0x640(%rdx), %zmm11
+	LONG $0x48fe7162; WORD $0x626f; BYTE $0x1a // vmovdqu64 0x680(%rdx), %zmm12
+	LONG $0x4815d162; WORD $0xf472; BYTE $0x04 // vpslld $0x4, %zmm12, %zmm13
+	LONG $0x48157162; WORD $0xe9db // vpandd %zmm1, %zmm13, %zmm13
+	LONG $0x482d7362; WORD $0xe825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm10, %zmm13
+	LONG $0x48fe7162; WORD $0x2c7f; BYTE $0x24 // vmovdqu64 %zmm13, (%rsp)
+	LONG $0x4815d162; WORD $0xf472; BYTE $0x02 // vpslld $0x2, %zmm12, %zmm13
+	LONG $0x48157162; WORD $0xe9db // vpandd %zmm1, %zmm13, %zmm13
+	LONG $0x48257362; WORD $0xe825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm11, %zmm13
+	QUAD $0x01246c7f48fe7162 // vmovdqu64 %zmm13, 0x40(%rsp)
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm10
+	LONG $0x481d7162; WORD $0xe9db // vpandd %zmm1, %zmm12, %zmm13
+	LONG $0x482d7362; WORD $0xe825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm10, %zmm13
+	QUAD $0x02246c7f48fe7162 // vmovdqu64 %zmm13, 0x80(%rsp)
+	LONG $0x482dd162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm10
+	LONG $0x4825d162; WORD $0xd472; BYTE $0x02 // vpsrld $0x2, %zmm12, %zmm11
+	LONG $0x48257162; WORD $0xd9db // vpandd %zmm1, %zmm11, %zmm11
+	LONG $0x482d7362; WORD $0xd825; BYTE $0xf8 // vpternlogd $0xf8, %zmm0, %zmm10, %zmm11
+	QUAD $0x03245c7f48fe7162 // vmovdqu64 %zmm11, 0xc0(%rsp)
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
 	LONG $0x08e1c149 // shlq $0x8, %r9
-	QUAD $0x020a34724835b162 // vpslld $0x2, (%rdx,%r9), %zmm9
+	QUAD $0x020a3472482db162 // vpslld $0x2, (%rdx,%r9), %zmm10
 	WORD $0x894d; BYTE $0xda // movq %r11, %r10
 	LONG $0x09e2c149 // shlq $0x9, %r10
-	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
-	QUAD $0x08124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r10,%rdx), %zmm2, %zmm9
-	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
-	LONG $0x48fe7162; WORD $0x0f7f // vmovdqu64 %zmm9, (%rdi)
-	QUAD $0x020a14724835b162 // vpsrld $0x2, (%rdx,%r9), %zmm9
-	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
-	QUAD $0x09124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r10,%rdx), %zmm2, %zmm9
-	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x01 // vmovdqu64 %zmm9, 0x40(%rdi)
-	QUAD $0x010a74724835b162; BYTE $0x02 // vpslld $0x2, 0x40(%rdx,%r9), %zmm9
-	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
-	QUAD $0x0a124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r10,%rdx), %zmm2, %zmm9
-	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x02 // vmovdqu64 %zmm9, 0x80(%rdi)
-	QUAD $0x010a54724835b162; BYTE $0x02 // vpsrld $0x2, 0x40(%rdx,%r9), %zmm9
-	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
-	QUAD $0x0b124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r10,%rdx), %zmm2, %zmm9
-	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x03 // vmovdqu64 %zmm9, 0xc0(%rdi)
-	QUAD $0x020a74724835b162; BYTE $0x02 // vpslld $0x2, 0x80(%rdx,%r9), %zmm9
-	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
-	QUAD $0x0c124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r10,%rdx), %zmm2, %zmm9
-	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x04 // vmovdqu64 %zmm9, 0x100(%rdi)
-	QUAD $0x020a54724835b162; BYTE $0x02 // vpsrld $0x2, 0x80(%rdx,%r9), %zmm9
-	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
-	QUAD $0x0d124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r10,%rdx), %zmm2, %zmm9
-	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x05 // vmovdqu64 %zmm9, 0x140(%rdi)
-	QUAD $0x030a74724835b162; BYTE $0x02 // vpslld $0x2, 0xc0(%rdx,%r9), %zmm9
-	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
-	QUAD $0x0e124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r10,%rdx), %zmm2, %zmm9
-	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x06 // vmovdqu64 %zmm9, 0x180(%rdi)
-	QUAD $0x030a54724835b162; BYTE $0x02 // vpsrld $0x2, 0xc0(%rdx,%r9), %zmm9
-	LONG $0x48b57162; WORD $0xcbdb // vpandq %zmm3, %zmm9, %zmm9
-	QUAD $0x0f124c2548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r10,%rdx), %zmm2, %zmm9
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0812542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%r10,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x177f // vmovdqu64 %zmm10, (%rdi)
+	QUAD $0x020a1472482db162 // vpsrld $0x2, (%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0912542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%r10,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x01 // vmovdqu64 %zmm10, 0x40(%rdi)
+	QUAD $0x010a7472482db162; BYTE $0x02 // vpslld $0x2, 0x40(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0a12542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%r10,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x02 // vmovdqu64 %zmm10, 0x80(%rdi)
+	QUAD $0x010a5472482db162; BYTE $0x02 // vpsrld $0x2, 0x40(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0b12542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%r10,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x03 // vmovdqu64 %zmm10, 0xc0(%rdi)
+	QUAD $0x020a7472482db162; BYTE $0x02 // vpslld $0x2, 0x80(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0c12542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%r10,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x04 // vmovdqu64 %zmm10, 0x100(%rdi)
+	QUAD $0x020a5472482db162; BYTE $0x02 // vpsrld $0x2, 0x80(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0d12542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%r10,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x05 // vmovdqu64 %zmm10, 0x140(%rdi)
+	QUAD $0x030a7472482db162; BYTE $0x02 // vpslld $0x2, 0xc0(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0e12542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%r10,%rdx), %zmm2, %zmm10
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x06 // vmovdqu64 %zmm10, 0x180(%rdi)
+	QUAD $0x030a5472482db162; BYTE $0x02 // vpsrld $0x2, 0xc0(%rdx,%r9), %zmm10
+	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
+	QUAD $0x0f12542548ed5362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%r10,%rdx), %zmm2, %zmm10
 	LONG $0x07e3c149 // shlq $0x7, %r11
-	LONG $0x48357162; WORD $0xccfc // vpaddb %zmm4, %zmm9, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x07 // vmovdqu64 %zmm9, 0x1c0(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
-	LONG $0x48fe3162; WORD $0x0c6f; BYTE $0x1c // vmovdqu64 (%rsp,%r11), %zmm9
-	LONG $0x48b57162; WORD $0xdddb // vpandq %zmm5, %zmm9, %zmm11
+	LONG $0x482d7162; WORD $0xd4fc // vpaddb %zmm4, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x07 // vmovdqu64 %zmm10, 0x1c0(%rdi)
+	LONG $0x48fe3162; WORD $0x146f; BYTE $0x1c // vmovdqu64 (%rsp,%r11), %zmm10
+	LONG $0x48ad7162; WORD $0xdddb // vpandq %zmm5, %zmm10, %zmm11
 	LONG $0x48257162; WORD $0xdefe // vpaddd %zmm6, %zmm11, %zmm11
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x08 // vmovups %zmm10, 0x200(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
-	LONG $0x48357262; WORD $0xdf00 // vpshufb %zmm7, %zmm9, %zmm11
+	LONG $0x482d7262; WORD $0xe700 // vpshufb %zmm7, %zmm10, %zmm12
+	LONG $0x48345162; WORD $0xdb59 // vmulps %zmm11, %zmm9, %zmm11
+	LONG $0x481d7162; WORD $0xe6fe // vpaddd %zmm6, %zmm12, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48345162; WORD $0xe459 // vmulps %zmm12, %zmm9, %zmm12
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x08 // vmovups %zmm11, 0x200(%rdi)
+	LONG $0x487c7162; WORD $0x6711; BYTE $0x09 // vmovups %zmm12, 0x240(%rdi)
+	QUAD $0x081254724825d162; BYTE $0x02 // vpsrld $0x2, 0x200(%r10,%rdx), %zmm11
+	LONG $0x48fe3162; WORD $0x246f; BYTE $0x0a // vmovdqu64 (%rdx,%r9), %zmm12
+	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0a // vmovdqu64 %zmm11, 0x280(%rdi)
+	QUAD $0x091254724825d162; BYTE $0x02 // vpsrld $0x2, 0x240(%r10,%rdx), %zmm11
+	QUAD $0x030a1472481db162 // vpsrld $0x3, (%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0b // vmovdqu64 %zmm11, 0x2c0(%rdi)
+	QUAD $0x0a1254724825d162; BYTE $0x02 // vpsrld $0x2, 0x280(%r10,%rdx), %zmm11
+	QUAD $0x010a646f48fe3162 // vmovdqu64 0x40(%rdx,%r9), %zmm12
+	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0c // vmovdqu64 %zmm11, 0x300(%rdi)
+	QUAD $0x0b1254724825d162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r10,%rdx), %zmm11
+	QUAD $0x010a5472481db162; BYTE $0x03 // vpsrld $0x3, 0x40(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0d // vmovdqu64 %zmm11, 0x340(%rdi)
+	QUAD $0x0c1254724825d162; BYTE $0x02 // vpsrld $0x2, 0x300(%r10,%rdx), %zmm11
+	QUAD $0x020a646f48fe3162 // vmovdqu64 0x80(%rdx,%r9), %zmm12
+	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0e // vmovdqu64 %zmm11, 0x380(%rdi)
+	QUAD $0x0d1254724825d162; BYTE $0x02 // vpsrld $0x2, 0x340(%r10,%rdx), %zmm11
+	QUAD $0x020a5472481db162; BYTE $0x03 // vpsrld $0x3, 0x80(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0f // vmovdqu64 %zmm11, 0x3c0(%rdi)
+	QUAD $0x0e1254724825d162; BYTE $0x02 // vpsrld $0x2, 0x380(%r10,%rdx), %zmm11
+	QUAD $0x030a646f48fe3162 // vmovdqu64 0xc0(%rdx,%r9), %zmm12
+	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x10 // vmovdqu64 %zmm11, 0x400(%rdi)
+	QUAD $0x0f1254724825d162; BYTE $0x02 // vpsrld $0x2, 0x3c0(%r10,%rdx), %zmm11
+	QUAD $0x030a5472481db162; BYTE $0x03 // vpsrld $0x3, 0xc0(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x482d5262; WORD $0xd800 // vpshufb %zmm8, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xdefe // vpaddd %zmm6, %zmm11, %zmm11
+	LONG $0x481d7162; WORD $0xe4fc // vpaddb %zmm4, %zmm12, %zmm12
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x48345162; WORD $0xdb59 // vmulps %zmm11, %zmm9, %zmm11
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x18 // vpsrld $0x18, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x11 // vmovdqu64 %zmm12, 0x440(%rdi)
+	LONG $0x482d7162; WORD $0xd6fe // vpaddd %zmm6, %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x48345162; WORD $0xd259 // vmulps %zmm10, %zmm9, %zmm10
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x12 // vmovups %zmm11, 0x480(%rdi)
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x13 // vmovups %zmm10, 0x4c0(%rdi)
+	QUAD $0x08125472482dd162; BYTE $0x04 // vpsrld $0x4, 0x200(%r10,%rdx), %zmm10
+	LONG $0x48e53162; WORD $0x1cdb; BYTE $0x0a // vpandq (%rdx,%r9), %zmm3, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x14 // vmovdqu64 %zmm10, 0x500(%rdi)
+	QUAD $0x09125472482dd162; BYTE $0x04 // vpsrld $0x4, 0x240(%r10,%rdx), %zmm10
+	QUAD $0x040a14724825b162 // vpsrld $0x4, (%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x15 // vmovdqu64 %zmm10, 0x540(%rdi)
+	QUAD $0x0a125472482dd162; BYTE $0x04 // vpsrld $0x4, 0x280(%r10,%rdx), %zmm10
+	QUAD $0x010a5cdb48e53162 // vpandq 0x40(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x16 // vmovdqu64 %zmm10, 0x580(%rdi)
+	QUAD $0x0b125472482dd162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r10,%rdx), %zmm10
+	QUAD $0x010a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x17 // vmovdqu64 %zmm10, 0x5c0(%rdi)
+	QUAD $0x0c125472482dd162; BYTE $0x04 // vpsrld $0x4, 0x300(%r10,%rdx), %zmm10
+	QUAD $0x020a5cdb48e53162 // vpandq 0x80(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x18 // vmovdqu64 %zmm10, 0x600(%rdi)
+	QUAD $0x0d125472482dd162; BYTE $0x04 // vpsrld $0x4, 0x340(%r10,%rdx), %zmm10
+	QUAD $0x020a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x19 // vmovdqu64 %zmm10, 0x640(%rdi)
+	QUAD $0x0e125472482dd162; BYTE $0x04 // vpsrld $0x4, 0x380(%r10,%rdx), %zmm10
+	QUAD $0x030a5cdb48e53162 // vpandq 0xc0(%rdx,%r9), %zmm3, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1a // vmovdqu64 %zmm10, 0x680(%rdi)
+	QUAD $0x0f125472482dd162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r10,%rdx), %zmm10
+	QUAD $0x030a54724825b162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r9), %zmm11
+	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
+	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
+	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1b // vmovdqu64 %zmm10, 0x6c0(%rdi)
+	QUAD $0x011c546f48fe3162 // vmovdqu64 0x40(%rsp,%r11), %zmm10
+	LONG $0x48ad7162; WORD $0xdddb // vpandq %zmm5, %zmm10, %zmm11
 	LONG $0x48257162; WORD $0xdefe // vpaddd %zmm6, %zmm11, %zmm11
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x09 // vmovups %zmm10, 0x240(%rdi)
-	QUAD $0x08125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x200(%r10,%rdx), %zmm10
-	LONG $0x48fe3162; WORD $0x1c6f; BYTE $0x0a // vmovdqu64 (%rdx,%r9), %zmm11
-	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0a // vmovdqu64 %zmm10, 0x280(%rdi)
-	QUAD $0x09125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x240(%r10,%rdx), %zmm10
-	QUAD $0x030a14724825b162 // vpsrld $0x3, (%rdx,%r9), %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0b // vmovdqu64 %zmm10, 0x2c0(%rdi)
-	QUAD $0x0a125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x280(%r10,%rdx), %zmm10
-	QUAD $0x010a5c6f48fe3162 // vmovdqu64 0x40(%rdx,%r9), %zmm11
-	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0c // vmovdqu64 %zmm10, 0x300(%rdi)
-	QUAD $0x0b125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x2c0(%r10,%rdx), %zmm10
-	QUAD $0x010a54724825b162; BYTE $0x03 // vpsrld $0x3, 0x40(%rdx,%r9), %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0d // vmovdqu64 %zmm10, 0x340(%rdi)
-	QUAD $0x0c125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x300(%r10,%rdx), %zmm10
-	QUAD $0x020a5c6f48fe3162 // vmovdqu64 0x80(%rdx,%r9), %zmm11
-	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0e // vmovdqu64 %zmm10, 0x380(%rdi)
-	QUAD $0x0d125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x340(%r10,%rdx), %zmm10
-	QUAD $0x020a54724825b162; BYTE $0x03 // vpsrld $0x3, 0x80(%rdx,%r9), %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0f // vmovdqu64 %zmm10, 0x3c0(%rdi)
-	QUAD $0x0e125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x380(%r10,%rdx), %zmm10
-	QUAD $0x030a5c6f48fe3162 // vmovdqu64 0xc0(%rdx,%r9), %zmm11
-	LONG $0x48255162; WORD $0xdbfe // vpaddd %zmm11, %zmm11, %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x10 // vmovdqu64 %zmm10, 0x400(%rdi)
-	QUAD $0x0f125472482dd162; BYTE $0x02 // vpsrld $0x2, 0x3c0(%r10,%rdx), %zmm10
-	QUAD $0x030a54724825b162; BYTE $0x03 // vpsrld $0x3, 0xc0(%rdx,%r9), %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x11 // vmovdqu64 %zmm10, 0x440(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
-	LONG $0x48355262; WORD $0xd800 // vpshufb %zmm8, %zmm9, %zmm11
-	LONG $0x48257162; WORD $0xdefe // vpaddd %zmm6, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x12 // vmovups %zmm10, 0x480(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
-	LONG $0x4835d162; WORD $0xd172; BYTE $0x18 // vpsrld $0x18, %zmm9, %zmm9
-	LONG $0x48357162; WORD $0xcefe // vpaddd %zmm6, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x482c5162; WORD $0xc959 // vmulps %zmm9, %zmm10, %zmm9
-	LONG $0x487c7162; WORD $0x4f11; BYTE $0x13 // vmovups %zmm9, 0x4c0(%rdi)
-	QUAD $0x081254724835d162; BYTE $0x04 // vpsrld $0x4, 0x200(%r10,%rdx), %zmm9
-	LONG $0x48e53162; WORD $0x14db; BYTE $0x0a // vpandq (%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
-	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x14 // vmovdqu64 %zmm9, 0x500(%rdi)
-	QUAD $0x091254724835d162; BYTE $0x04 // vpsrld $0x4, 0x240(%r10,%rdx), %zmm9
-	QUAD $0x040a1472482db162 // vpsrld $0x4, (%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
-	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x15 // vmovdqu64 %zmm9, 0x540(%rdi)
-	QUAD $0x0a1254724835d162; BYTE $0x04 // vpsrld $0x4, 0x280(%r10,%rdx), %zmm9
-	QUAD $0x010a54db48e53162 // vpandq 0x40(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
-	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x16 // vmovdqu64 %zmm9, 0x580(%rdi)
-	QUAD $0x0b1254724835d162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%r10,%rdx), %zmm9
-	QUAD $0x010a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
-	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x17 // vmovdqu64 %zmm9, 0x5c0(%rdi)
-	QUAD $0x0c1254724835d162; BYTE $0x04 // vpsrld $0x4, 0x300(%r10,%rdx), %zmm9
-	QUAD $0x020a54db48e53162 // vpandq 0x80(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
-	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x18 // vmovdqu64 %zmm9, 0x600(%rdi)
-	QUAD $0x0d1254724835d162; BYTE $0x04 // vpsrld $0x4, 0x340(%r10,%rdx), %zmm9
-	QUAD $0x020a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
-	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x19 // vmovdqu64 %zmm9, 0x640(%rdi)
-	QUAD $0x0e1254724835d162; BYTE $0x04 // vpsrld $0x4, 0x380(%r10,%rdx), %zmm9
-	QUAD $0x030a54db48e53162 // vpandq 0xc0(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
-	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x1a // vmovdqu64 %zmm9, 0x680(%rdi)
-	QUAD $0x0f1254724835d162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%r10,%rdx), %zmm9
-	QUAD $0x030a5472482db162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48b57362; WORD $0xd225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm9, %zmm10
-	LONG $0x482d7162; WORD $0xccfc // vpaddb %zmm4, %zmm10, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x1b // vmovdqu64 %zmm9, 0x6c0(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
-	QUAD $0x011c4c6f48fe3162 // vmovdqu64 0x40(%rsp,%r11), %zmm9
-	LONG $0x48b57162; WORD $0xdddb // vpandq %zmm5, %zmm9, %zmm11
-	LONG $0x48257162; WORD $0xdefe // vpaddd %zmm6, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x1c // vmovups %zmm10, 0x700(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
-	LONG $0x48357262; WORD $0xdf00 // vpshufb %zmm7, %zmm9, %zmm11
-	LONG $0x48257162; WORD $0xdefe // vpaddd %zmm6, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x1d // vmovups %zmm10, 0x740(%rdi)
-	QUAD $0x08125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x200(%r10,%rdx), %zmm10
-	QUAD $0x010a14724825b162 // vpsrld $0x1, (%rdx,%r9), %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1e // vmovdqu64 %zmm10, 0x780(%rdi)
-	QUAD $0x09125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x240(%r10,%rdx), %zmm10
-	QUAD $0x050a14724825b162 // vpsrld $0x5, (%rdx,%r9), %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1f // vmovdqu64 %zmm10, 0x7c0(%rdi)
-	QUAD $0x0a125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x280(%r10,%rdx), %zmm10
-	QUAD $0x010a54724825b162; BYTE $0x01 // vpsrld $0x1, 0x40(%rdx,%r9), %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x20 // vmovdqu64 %zmm10, 0x800(%rdi)
-	QUAD $0x0b125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r10,%rdx), %zmm10
-	QUAD $0x010a54724825b162; BYTE $0x05 // vpsrld $0x5, 0x40(%rdx,%r9), %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x21 // vmovdqu64 %zmm10, 0x840(%rdi)
-	QUAD $0x0c125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x300(%r10,%rdx), %zmm10
-	QUAD $0x020a54724825b162; BYTE $0x01 // vpsrld $0x1, 0x80(%rdx,%r9), %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x22 // vmovdqu64 %zmm10, 0x880(%rdi)
-	QUAD $0x0d125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x340(%r10,%rdx), %zmm10
-	QUAD $0x020a54724825b162; BYTE $0x05 // vpsrld $0x5, 0x80(%rdx,%r9), %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x23 // vmovdqu64 %zmm10, 0x8c0(%rdi)
-	QUAD $0x0e125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x380(%r10,%rdx), %zmm10
-	QUAD $0x030a54724825b162; BYTE $0x01 // vpsrld $0x1, 0xc0(%rdx,%r9), %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x24 // vmovdqu64 %zmm10, 0x900(%rdi)
-	QUAD $0x0f125472482dd162; BYTE $0x06 // vpsrld $0x6, 0x3c0(%r10,%rdx), %zmm10
-	QUAD $0x030a54724825b162; BYTE $0x05 // vpsrld $0x5, 0xc0(%rdx,%r9), %zmm11
-	LONG $0x48a57162; WORD $0xdbdb // vpandq %zmm3, %zmm11, %zmm11
-	LONG $0x48ad7362; WORD $0xda25; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm10, %zmm11
-	LONG $0x48257162; WORD $0xd4fc // vpaddb %zmm4, %zmm11, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x25 // vmovdqu64 %zmm10, 0x940(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
-	LONG $0x48355262; WORD $0xd800 // vpshufb %zmm8, %zmm9, %zmm11
-	LONG $0x48257162; WORD $0xdefe // vpaddd %zmm6, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x26 // vmovups %zmm10, 0x980(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x36 // vcvtph2ps 0x6c0(%rdx), %zmm10
-	LONG $0x4835d162; WORD $0xd172; BYTE $0x18 // vpsrld $0x18, %zmm9, %zmm9
-	LONG $0x48357162; WORD $0xcefe // vpaddd %zmm6, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x482c5162; WORD $0xc959 // vmulps %zmm9, %zmm10, %zmm9
-	LONG $0x487c7162; WORD $0x4f11; BYTE $0x27 // vmovups %zmm9, 0x9c0(%rdi)
+	LONG $0x482d7262; WORD $0xe700 // vpshufb %zmm7, %zmm10, %zmm12
+	LONG $0x48345162; WORD $0xdb59 // vmulps %zmm11, %zmm9, %zmm11
+	LONG $0x481d7162; WORD $0xe6fe // vpaddd %zmm6, %zmm12, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48345162; WORD $0xe459 // vmulps %zmm12, %zmm9, %zmm12
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x1c // vmovups %zmm11, 0x700(%rdi)
+	LONG $0x487c7162; WORD $0x6711; BYTE $0x1d // vmovups %zmm12, 0x740(%rdi)
+	QUAD $0x081254724825d162; BYTE $0x06 // vpsrld $0x6, 0x200(%r10,%rdx), %zmm11
+	QUAD $0x010a1472481db162 // vpsrld $0x1, (%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x1e // vmovdqu64 %zmm11, 0x780(%rdi)
+	QUAD $0x091254724825d162; BYTE $0x06 // vpsrld $0x6, 0x240(%r10,%rdx), %zmm11
+	QUAD $0x050a1472481db162 // vpsrld $0x5, (%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x1f // vmovdqu64 %zmm11, 0x7c0(%rdi)
+	QUAD $0x0a1254724825d162; BYTE $0x06 // vpsrld $0x6, 0x280(%r10,%rdx), %zmm11
+	QUAD $0x010a5472481db162; BYTE $0x01 // vpsrld $0x1, 0x40(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x20 // vmovdqu64 %zmm11, 0x800(%rdi)
+	QUAD $0x0b1254724825d162; BYTE $0x06 // vpsrld $0x6, 0x2c0(%r10,%rdx), %zmm11
+	QUAD $0x010a5472481db162; BYTE $0x05 // vpsrld $0x5, 0x40(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x21 // vmovdqu64 %zmm11, 0x840(%rdi)
+	QUAD $0x0c1254724825d162; BYTE $0x06 // vpsrld $0x6, 0x300(%r10,%rdx), %zmm11
+	QUAD $0x020a5472481db162; BYTE $0x01 // vpsrld $0x1, 0x80(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x22 // vmovdqu64 %zmm11, 0x880(%rdi)
+	QUAD $0x0d1254724825d162; BYTE $0x06 // vpsrld $0x6, 0x340(%r10,%rdx), %zmm11
+	QUAD $0x020a5472481db162; BYTE $0x05 // vpsrld $0x5, 0x80(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x23 // vmovdqu64 %zmm11, 0x8c0(%rdi)
+	QUAD $0x0e1254724825d162; BYTE $0x06 // vpsrld $0x6, 0x380(%r10,%rdx), %zmm11
+	QUAD $0x030a5472481db162; BYTE $0x01 // vpsrld $0x1, 0xc0(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x24 // vmovdqu64 %zmm11, 0x900(%rdi)
+	QUAD $0x0f1254724825d162; BYTE $0x06 // vpsrld $0x6, 0x3c0(%r10,%rdx), %zmm11
+	QUAD $0x030a5472481db162; BYTE $0x05 // vpsrld $0x5, 0xc0(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe3db // vpandq %zmm3, %zmm12, %zmm12
+	LONG $0x48a57362; WORD $0xe225; BYTE $0xf8 // vpternlogq $0xf8, %zmm2, %zmm11, %zmm12
+	LONG $0x481d7162; WORD $0xdcfc // vpaddb %zmm4, %zmm12, %zmm11
+	LONG $0x482d5262; WORD $0xe000 // vpshufb %zmm8, %zmm10, %zmm12
+	LONG $0x481d7162; WORD $0xe6fe // vpaddd %zmm6, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x25 // vmovdqu64 %zmm11, 0x940(%rdi)
+	LONG $0x487c5162; WORD $0xdc5b // vcvtdq2ps %zmm12, %zmm11
+	LONG $0x48345162; WORD $0xdb59 // vmulps %zmm11, %zmm9, %zmm11
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x18 // vpsrld $0x18, %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x26 // vmovups %zmm11, 0x980(%rdi)
+	LONG $0x482d7162; WORD $0xd6fe // vpaddd %zmm6, %zmm10, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x48345162; WORD $0xd259 // vmulps %zmm10, %zmm9, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x27 // vmovups %zmm10, 0x9c0(%rdi)
 	LONG $0x00c78148; WORD $0x000a; BYTE $0x00 // addq $0xa00, %rdi # imm = 0xA00
 	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xf959850f; WORD $0xffff // jne 0xcc0 <k_untile_q3_k+0x120>
+	LONG $0xf991850f; WORD $0xffff // jne 0xc30 <k_untile_q3_k+0x120>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xe0c28148; WORD $0x0006; BYTE $0x00 // addq $0x6e0, %rdx # imm = 0x6E0
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xf89f850f; WORD $0xffff // jne 0xc20 <k_untile_q3_k+0x80>
+	LONG $0xf8d7850f; WORD $0xffff // jne 0xb90 <k_untile_q3_k+0x80>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// untile_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04af8e0f; WORD $0x0000 // jle 0x184c <k_untile_q4_k+0x4bc>
+	LONG $0x046f8e0f; WORD $0x0000 // jle 0x174c <k_untile_q4_k+0x47c>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xf0e48348 // andq $-0x10, %rsp
 	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x94530558487df262; WORD $0x0000 // vpbroadcastd 0x9453(%rip), %zmm0 # 0xa810 <k_tile_panel_16_min+0x2710>
-	QUAD $0x94550d58487df262; WORD $0x0000 // vpbroadcastd 0x9455(%rip), %zmm1 # 0xa81c <k_tile_panel_16_min+0x271c>
-	QUAD $0x945b1558487df262; WORD $0x0000 // vpbroadcastd 0x945b(%rip), %zmm2 # 0xa82c <k_tile_panel_16_min+0x272c>
+	QUAD $0x94670518487df262; WORD $0x0000 // vbroadcastss 0x9467(%rip), %zmm0 # 0xa764 <k_tile_panel_16_min+0x27d4>
+	QUAD $0x94490d58487df262; WORD $0x0000 // vpbroadcastd 0x9449(%rip), %zmm1 # 0xa750 <k_tile_panel_16_min+0x27c0>
+	QUAD $0x944b1558487df262; WORD $0x0000 // vpbroadcastd 0x944b(%rip), %zmm2 # 0xa75c <k_tile_panel_16_min+0x27cc>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x8ee31d78487df262; WORD $0x0000 // vpbroadcastb 0x8ee3(%rip), %zmm3 # 0xa2c0 <k_tile_panel_16_min+0x21c0>
-	QUAD $0x941d2558487df262; WORD $0x0000 // vpbroadcastd 0x941d(%rip), %zmm4 # 0xa804 <k_tile_panel_16_min+0x2704>
-	QUAD $0x942f2d18487df262; WORD $0x0000 // vbroadcastss 0x942f(%rip), %zmm5 # 0xa820 <k_tile_panel_16_min+0x2720>
-	QUAD $0x8e45356f48fdf162; WORD $0x0000 // vmovdqa64 0x8e45(%rip), %zmm6 # 0xa240 <k_tile_panel_16_min+0x2140>
-	QUAD $0x8e7b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x8e7b(%rip), %zmm7 # 0xa280 <k_tile_panel_16_min+0x2180>
+	QUAD $0x94571d58487df262; WORD $0x0000 // vpbroadcastd 0x9457(%rip), %zmm3 # 0xa774 <k_tile_panel_16_min+0x27e4>
+	QUAD $0x8e592578487df262; WORD $0x0000 // vpbroadcastb 0x8e59(%rip), %zmm4 # 0xa180 <k_tile_panel_16_min+0x21f0>
+	QUAD $0x94132d58487df262; WORD $0x0000 // vpbroadcastd 0x9413(%rip), %zmm5 # 0xa744 <k_tile_panel_16_min+0x27b4>
+	QUAD $0x8dc5356f48fdf162; WORD $0x0000 // vmovdqa64 0x8dc5(%rip), %zmm6 # 0xa100 <k_tile_panel_16_min+0x2170>
+	QUAD $0x8dfb3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x8dfb(%rip), %zmm7 # 0xa140 <k_tile_panel_16_min+0x21b0>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fe7162; WORD $0x426f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm8
-	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm9
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x22 // vmovdqu64 0x880(%rdx), %zmm10
-	LONG $0x483d7162; WORD $0xd8db // vpandd %zmm0, %zmm8, %zmm11
-	LONG $0x48fe7162; WORD $0x1c7f; BYTE $0x24 // vmovdqu64 %zmm11, (%rsp)
-	LONG $0x482d7162; WORD $0xd9db // vpandd %zmm1, %zmm10, %zmm11
-	LONG $0x483dd162; WORD $0xd072; BYTE $0x02 // vpsrld $0x2, %zmm8, %zmm8
-	LONG $0x48257362; WORD $0xc225; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm11, %zmm8
-	QUAD $0x0124447f48fe7162 // vmovdqu64 %zmm8, 0x40(%rsp)
-	LONG $0x48357162; WORD $0xc0db // vpandd %zmm0, %zmm9, %zmm8
-	QUAD $0x0224447f48fe7162 // vmovdqu64 %zmm8, 0x80(%rsp)
-	LONG $0x483dd162; WORD $0xd272; BYTE $0x04 // vpsrld $0x4, %zmm10, %zmm8
-	LONG $0x483d7162; WORD $0xc1db // vpandd %zmm1, %zmm8, %zmm8
-	LONG $0x4835d162; WORD $0xd172; BYTE $0x02 // vpsrld $0x2, %zmm9, %zmm9
-	LONG $0x483d7362; WORD $0xca25; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm8, %zmm9
-	QUAD $0x03244c7f48fe7162 // vmovdqu64 %zmm9, 0xc0(%rsp)
+	LONG $0x487d7262; WORD $0x4213; BYTE $0x46 // vcvtph2ps 0x8c0(%rdx), %zmm8
+	LONG $0x487d7262; WORD $0x4a13; BYTE $0x47 // vcvtph2ps 0x8e0(%rdx), %zmm9
+	LONG $0x48347162; WORD $0xc857 // vxorps %zmm0, %zmm9, %zmm9
+	LONG $0x48fe7162; WORD $0x526f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x21 // vmovdqu64 0x840(%rdx), %zmm11
+	LONG $0x48fe7162; WORD $0x626f; BYTE $0x22 // vmovdqu64 0x880(%rdx), %zmm12
+	LONG $0x482d7162; WORD $0xe9db // vpandd %zmm1, %zmm10, %zmm13
+	LONG $0x48fe7162; WORD $0x2c7f; BYTE $0x24 // vmovdqu64 %zmm13, (%rsp)
+	LONG $0x481d7162; WORD $0xeadb // vpandd %zmm2, %zmm12, %zmm13
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x02 // vpsrld $0x2, %zmm10, %zmm10
+	LONG $0x48157362; WORD $0xd325; BYTE $0xec // vpternlogd $0xec, %zmm3, %zmm13, %zmm10
+	QUAD $0x0124547f48fe7162 // vmovdqu64 %zmm10, 0x40(%rsp)
+	LONG $0x48257162; WORD $0xd1db // vpandd %zmm1, %zmm11, %zmm10
+	QUAD $0x0224547f48fe7162 // vmovdqu64 %zmm10, 0x80(%rsp)
+	LONG $0x482dd162; WORD $0xd472; BYTE $0x04 // vpsrld $0x4, %zmm12, %zmm10
+	LONG $0x482d7162; WORD $0xd2db // vpandd %zmm2, %zmm10, %zmm10
+	LONG $0x4825d162; WORD $0xd372; BYTE $0x02 // vpsrld $0x2, %zmm11, %zmm11
+	LONG $0x482d7362; WORD $0xdb25; BYTE $0xec // vpternlogd $0xec, %zmm3, %zmm10, %zmm11
+	QUAD $0x03245c7f48fe7162 // vmovdqu64 %zmm11, 0xc0(%rsp)
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	LONG $0x0ae1c149 // shlq $0xa, %r9
-	LONG $0x48e53162; WORD $0x04db; BYTE $0x0a // vpandq (%rdx,%r9), %zmm3, %zmm8
-	LONG $0x48fe7162; WORD $0x077f // vmovdqu64 %zmm8, (%rdi)
-	QUAD $0x010a44db48e53162 // vpandq 0x40(%rdx,%r9), %zmm3, %zmm8
-	LONG $0x48fe7162; WORD $0x477f; BYTE $0x01 // vmovdqu64 %zmm8, 0x40(%rdi)
-	QUAD $0x020a44db48e53162 // vpandq 0x80(%rdx,%r9), %zmm3, %zmm8
-	LONG $0x48fe7162; WORD $0x477f; BYTE $0x02 // vmovdqu64 %zmm8, 0x80(%rdi)
-	QUAD $0x030a44db48e53162 // vpandq 0xc0(%rdx,%r9), %zmm3, %zmm8
-	LONG $0x48fe7162; WORD $0x477f; BYTE $0x03 // vmovdqu64 %zmm8, 0xc0(%rdi)
-	QUAD $0x040a44db48e53162 // vpandq 0x100(%rdx,%r9), %zmm3, %zmm8
-	LONG $0x48fe7162; WORD $0x477f; BYTE $0x04 // vmovdqu64 %zmm8, 0x100(%rdi)
-	QUAD $0x050a44db48e53162 // vpandq 0x140(%rdx,%r9), %zmm3, %zmm8
-	LONG $0x48fe7162; WORD $0x477f; BYTE $0x05 // vmovdqu64 %zmm8, 0x140(%rdi)
-	QUAD $0x060a44db48e53162 // vpandq 0x180(%rdx,%r9), %zmm3, %zmm8
-	LONG $0x48fe7162; WORD $0x477f; BYTE $0x06 // vmovdqu64 %zmm8, 0x180(%rdi)
-	QUAD $0x070a44db48e53162 // vpandq 0x1c0(%rdx,%r9), %zmm3, %zmm8
-	LONG $0x48fe7162; WORD $0x477f; BYTE $0x07 // vmovdqu64 %zmm8, 0x1c0(%rdi)
-	LONG $0x487d7262; WORD $0x4a13; BYTE $0x46 // vcvtph2ps 0x8c0(%rdx), %zmm9
+	LONG $0x48dd3162; WORD $0x14db; BYTE $0x0a // vpandq (%rdx,%r9), %zmm4, %zmm10
+	LONG $0x48fe7162; WORD $0x177f // vmovdqu64 %zmm10, (%rdi)
+	QUAD $0x010a54db48dd3162 // vpandq 0x40(%rdx,%r9), %zmm4, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x01 // vmovdqu64 %zmm10, 0x40(%rdi)
+	QUAD $0x020a54db48dd3162 // vpandq 0x80(%rdx,%r9), %zmm4, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x02 // vmovdqu64 %zmm10, 0x80(%rdi)
+	QUAD $0x030a54db48dd3162 // vpandq 0xc0(%rdx,%r9), %zmm4, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x03 // vmovdqu64 %zmm10, 0xc0(%rdi)
+	QUAD $0x040a54db48dd3162 // vpandq 0x100(%rdx,%r9), %zmm4, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x04 // vmovdqu64 %zmm10, 0x100(%rdi)
+	QUAD $0x050a54db48dd3162 // vpandq 0x140(%rdx,%r9), %zmm4, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x05 // vmovdqu64 %zmm10, 0x140(%rdi)
+	QUAD $0x060a54db48dd3162 // vpandq 0x180(%rdx,%r9), %zmm4, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x06 // vmovdqu64 %zmm10, 0x180(%rdi)
+	QUAD $0x070a54db48dd3162 // vpandq 0x1c0(%rdx,%r9), %zmm4, %zmm10
 	LONG $0x06e2c149 // shlq $0x6, %r10
-	LONG $0x48fe3162; WORD $0x046f; BYTE $0x14 // vmovdqu64 (%rsp,%r10), %zmm8
-	LONG $0x48bd7162; WORD $0xd4db // vpandq %zmm4, %zmm8, %zmm10
+	LONG $0x48fe7162; WORD $0x577f; BYTE $0x07 // vmovdqu64 %zmm10, 0x1c0(%rdi)
+	LONG $0x48fe3162; WORD $0x146f; BYTE $0x14 // vmovdqu64 (%rsp,%r10), %zmm10
+	LONG $0x48ad7162; WORD $0xdddb // vpandq %zmm5, %zmm10, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x483c5162; WORD $0xdb59 // vmulps %zmm11, %zmm8, %zmm11
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x08 // vmovups %zmm11, 0x200(%rdi)
+	QUAD $0x02145c6f48fe3162 // vmovdqu64 0x80(%rsp,%r10), %zmm11
+	LONG $0x48a57162; WORD $0xe5db // vpandq %zmm5, %zmm11, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48345162; WORD $0xe459 // vmulps %zmm12, %zmm9, %zmm12
+	LONG $0x487c7162; WORD $0x6711; BYTE $0x09 // vmovups %zmm12, 0x240(%rdi)
+	QUAD $0x040a1472481db162 // vpsrld $0x4, (%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x0a // vmovdqu64 %zmm12, 0x280(%rdi)
+	QUAD $0x010a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x0b // vmovdqu64 %zmm12, 0x2c0(%rdi)
+	QUAD $0x020a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x0c // vmovdqu64 %zmm12, 0x300(%rdi)
+	QUAD $0x030a5472481db162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x0d // vmovdqu64 %zmm12, 0x340(%rdi)
+	QUAD $0x040a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x0e // vmovdqu64 %zmm12, 0x380(%rdi)
+	QUAD $0x050a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x0f // vmovdqu64 %zmm12, 0x3c0(%rdi)
+	QUAD $0x060a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x10 // vmovdqu64 %zmm12, 0x400(%rdi)
+	QUAD $0x070a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x11 // vmovdqu64 %zmm12, 0x440(%rdi)
+	LONG $0x482d7262; WORD $0xe600 // vpshufb %zmm6, %zmm10, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x483c5162; WORD $0xe459 // vmulps %zmm12, %zmm8, %zmm12
+	LONG $0x487c7162; WORD $0x6711; BYTE $0x12 // vmovups %zmm12, 0x480(%rdi)
+	LONG $0x48257262; WORD $0xe600 // vpshufb %zmm6, %zmm11, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48345162; WORD $0xe459 // vmulps %zmm12, %zmm9, %zmm12
+	LONG $0x487c7162; WORD $0x6711; BYTE $0x13 // vmovups %zmm12, 0x4c0(%rdi)
+	QUAD $0x080a64db48dd3162 // vpandq 0x200(%rdx,%r9), %zmm4, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x14 // vmovdqu64 %zmm12, 0x500(%rdi)
+	QUAD $0x090a64db48dd3162 // vpandq 0x240(%rdx,%r9), %zmm4, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x15 // vmovdqu64 %zmm12, 0x540(%rdi)
+	QUAD $0x0a0a64db48dd3162 // vpandq 0x280(%rdx,%r9), %zmm4, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x16 // vmovdqu64 %zmm12, 0x580(%rdi)
+	QUAD $0x0b0a64db48dd3162 // vpandq 0x2c0(%rdx,%r9), %zmm4, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x17 // vmovdqu64 %zmm12, 0x5c0(%rdi)
+	QUAD $0x0c0a64db48dd3162 // vpandq 0x300(%rdx,%r9), %zmm4, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x18 // vmovdqu64 %zmm12, 0x600(%rdi)
+	QUAD $0x0d0a64db48dd3162 // vpandq 0x340(%rdx,%r9), %zmm4, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x19 // vmovdqu64 %zmm12, 0x640(%rdi)
+	QUAD $0x0e0a64db48dd3162 // vpandq 0x380(%rdx,%r9), %zmm4, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x1a // vmovdqu64 %zmm12, 0x680(%rdi)
+	QUAD $0x0f0a64db48dd3162 // vpandq 0x3c0(%rdx,%r9), %zmm4, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x1b // vmovdqu64 %zmm12, 0x6c0(%rdi)
+	LONG $0x482d7262; WORD $0xe700 // vpshufb %zmm7, %zmm10, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x483c5162; WORD $0xe459 // vmulps %zmm12, %zmm8, %zmm12
+	LONG $0x487c7162; WORD $0x6711; BYTE $0x1c // vmovups %zmm12, 0x700(%rdi)
+	LONG $0x48257262; WORD $0xe700 // vpshufb %zmm7, %zmm11, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48345162; WORD $0xe459 // vmulps %zmm12, %zmm9, %zmm12
+	LONG $0x487c7162; WORD $0x6711; BYTE $0x1d // vmovups %zmm12, 0x740(%rdi)
+	QUAD $0x080a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x1e // vmovdqu64 %zmm12, 0x780(%rdi)
+	QUAD $0x090a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x1f // vmovdqu64 %zmm12, 0x7c0(%rdi)
+	QUAD $0x0a0a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x20 // vmovdqu64 %zmm12, 0x800(%rdi)
+	QUAD $0x0b0a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x21 // vmovdqu64 %zmm12, 0x840(%rdi)
+	QUAD $0x0c0a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x22 // vmovdqu64 %zmm12, 0x880(%rdi)
+	QUAD $0x0d0a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x23 // vmovdqu64 %zmm12, 0x8c0(%rdi)
+	QUAD $0x0e0a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x24 // vmovdqu64 %zmm12, 0x900(%rdi)
+	QUAD $0x0f0a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdx,%r9), %zmm12
+	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
+	LONG $0x48fe7162; WORD $0x677f; BYTE $0x25 // vmovdqu64 %zmm12, 0x940(%rdi)
+	LONG $0x482dd162; WORD $0xd272; BYTE $0x18 // vpsrld $0x18, %zmm10, %zmm10
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x48345162; WORD $0xca59 // vmulps %zmm10, %zmm9, %zmm9
-	LONG $0x487c7162; WORD $0x4f11; BYTE $0x08 // vmovups %zmm9, 0x200(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x47 // vcvtph2ps 0x8e0(%rdx), %zmm10
-	QUAD $0x02144c6f48fe3162 // vmovdqu64 0x80(%rsp,%r10), %zmm9
-	LONG $0x48b57162; WORD $0xdcdb // vpandq %zmm4, %zmm9, %zmm11
-	LONG $0x482c7162; WORD $0xd557 // vxorps %zmm5, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x09 // vmovups %zmm10, 0x240(%rdi)
-	QUAD $0x040a1472482db162 // vpsrld $0x4, (%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0a // vmovdqu64 %zmm10, 0x280(%rdi)
-	QUAD $0x010a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0b // vmovdqu64 %zmm10, 0x2c0(%rdi)
-	QUAD $0x020a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0c // vmovdqu64 %zmm10, 0x300(%rdi)
-	QUAD $0x030a5472482db162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0d // vmovdqu64 %zmm10, 0x340(%rdi)
-	QUAD $0x040a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0e // vmovdqu64 %zmm10, 0x380(%rdi)
-	QUAD $0x050a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x0f // vmovdqu64 %zmm10, 0x3c0(%rdi)
-	QUAD $0x060a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x10 // vmovdqu64 %zmm10, 0x400(%rdi)
-	QUAD $0x070a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x11 // vmovdqu64 %zmm10, 0x440(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x46 // vcvtph2ps 0x8c0(%rdx), %zmm10
-	LONG $0x483d7262; WORD $0xde00 // vpshufb %zmm6, %zmm8, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x12 // vmovups %zmm10, 0x480(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x47 // vcvtph2ps 0x8e0(%rdx), %zmm10
-	LONG $0x482c7162; WORD $0xd557 // vxorps %zmm5, %zmm10, %zmm10
-	LONG $0x48357262; WORD $0xde00 // vpshufb %zmm6, %zmm9, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x13 // vmovups %zmm10, 0x4c0(%rdi)
-	QUAD $0x080a54db48e53162 // vpandq 0x200(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x14 // vmovdqu64 %zmm10, 0x500(%rdi)
-	QUAD $0x090a54db48e53162 // vpandq 0x240(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x15 // vmovdqu64 %zmm10, 0x540(%rdi)
-	QUAD $0x0a0a54db48e53162 // vpandq 0x280(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x16 // vmovdqu64 %zmm10, 0x580(%rdi)
-	QUAD $0x0b0a54db48e53162 // vpandq 0x2c0(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x17 // vmovdqu64 %zmm10, 0x5c0(%rdi)
-	QUAD $0x0c0a54db48e53162 // vpandq 0x300(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x18 // vmovdqu64 %zmm10, 0x600(%rdi)
-	QUAD $0x0d0a54db48e53162 // vpandq 0x340(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x19 // vmovdqu64 %zmm10, 0x640(%rdi)
-	QUAD $0x0e0a54db48e53162 // vpandq 0x380(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1a // vmovdqu64 %zmm10, 0x680(%rdi)
-	QUAD $0x0f0a54db48e53162 // vpandq 0x3c0(%rdx,%r9), %zmm3, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1b // vmovdqu64 %zmm10, 0x6c0(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x46 // vcvtph2ps 0x8c0(%rdx), %zmm10
-	LONG $0x483d7262; WORD $0xdf00 // vpshufb %zmm7, %zmm8, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x1c // vmovups %zmm10, 0x700(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x47 // vcvtph2ps 0x8e0(%rdx), %zmm10
-	LONG $0x482c7162; WORD $0xd557 // vxorps %zmm5, %zmm10, %zmm10
-	LONG $0x48357262; WORD $0xdf00 // vpshufb %zmm7, %zmm9, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x1d // vmovups %zmm10, 0x740(%rdi)
-	QUAD $0x080a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1e // vmovdqu64 %zmm10, 0x780(%rdi)
-	QUAD $0x090a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x1f // vmovdqu64 %zmm10, 0x7c0(%rdi)
-	QUAD $0x0a0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x20 // vmovdqu64 %zmm10, 0x800(%rdi)
-	QUAD $0x0b0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x21 // vmovdqu64 %zmm10, 0x840(%rdi)
-	QUAD $0x0c0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x22 // vmovdqu64 %zmm10, 0x880(%rdi)
-	QUAD $0x0d0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x23 // vmovdqu64 %zmm10, 0x8c0(%rdi)
-	QUAD $0x0e0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x24 // vmovdqu64 %zmm10, 0x900(%rdi)
-	QUAD $0x0f0a5472482db162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdx,%r9), %zmm10
-	LONG $0x48ad7162; WORD $0xd3db // vpandq %zmm3, %zmm10, %zmm10
-	LONG $0x48fe7162; WORD $0x577f; BYTE $0x25 // vmovdqu64 %zmm10, 0x940(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x46 // vcvtph2ps 0x8c0(%rdx), %zmm10
-	LONG $0x483dd162; WORD $0xd072; BYTE $0x18 // vpsrld $0x18, %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x482c5162; WORD $0xc059 // vmulps %zmm8, %zmm10, %zmm8
-	LONG $0x487c7162; WORD $0x4711; BYTE $0x26 // vmovups %zmm8, 0x980(%rdi)
-	LONG $0x487d7262; WORD $0x4213; BYTE $0x47 // vcvtph2ps 0x8e0(%rdx), %zmm8
-	LONG $0x483c7162; WORD $0xc557 // vxorps %zmm5, %zmm8, %zmm8
-	LONG $0x4835d162; WORD $0xd172; BYTE $0x18 // vpsrld $0x18, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x483c5162; WORD $0xc159 // vmulps %zmm9, %zmm8, %zmm8
-	LONG $0x487c7162; WORD $0x4711; BYTE $0x27 // vmovups %zmm8, 0x9c0(%rdi)
+	LONG $0x483c5162; WORD $0xd259 // vmulps %zmm10, %zmm8, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x26 // vmovups %zmm10, 0x980(%rdi)
+	LONG $0x482dd162; WORD $0xd372; BYTE $0x18 // vpsrld $0x18, %zmm11, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x48345162; WORD $0xd259 // vmulps %zmm10, %zmm9, %zmm10
+	LONG $0x487c7162; WORD $0x5711; BYTE $0x27 // vmovups %zmm10, 0x9c0(%rdi)
 	LONG $0x00c78148; WORD $0x000a; BYTE $0x00 // addq $0xa00, %rdi # imm = 0xA00
 	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfc62850f; WORD $0xffff // jne 0x1490 <k_untile_q4_k+0x100>
+	LONG $0xfcb2850f; WORD $0xffff // jne 0x13e0 <k_untile_q4_k+0x110>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x00c28148; WORD $0x0009; BYTE $0x00 // addq $0x900, %rdx # imm = 0x900
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfbc8850f; WORD $0xffff // jne 0x1410 <k_untile_q4_k+0x80>
+	LONG $0xfc08850f; WORD $0xffff // jne 0x1350 <k_untile_q4_k+0x80>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -961,7 +924,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06ae8e0f; WORD $0x0000 // jle 0x1f0b <k_untile_q5_k+0x6bb>
+	LONG $0x066e8e0f; WORD $0x0000 // jle 0x1dcb <k_untile_q5_k+0x67b>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xf0e48348 // andq $-0x10, %rsp
@@ -969,241 +932,232 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x8f910558487df262; WORD $0x0000 // vpbroadcastd 0x8f91(%rip), %zmm0 # 0xa810 <k_tile_panel_16_min+0x2710>
-	QUAD $0x8f930d58487df262; WORD $0x0000 // vpbroadcastd 0x8f93(%rip), %zmm1 # 0xa81c <k_tile_panel_16_min+0x271c>
-	QUAD $0x8f991558487df262; WORD $0x0000 // vpbroadcastd 0x8f99(%rip), %zmm2 # 0xa82c <k_tile_panel_16_min+0x272c>
-	QUAD $0x8b631d78487df262; WORD $0x0000 // vpbroadcastb 0x8b63(%rip), %zmm3 # 0xa400 <k_tile_panel_16_min+0x2300>
-	QUAD $0x8b5a2578487df262; WORD $0x0000 // vpbroadcastb 0x8b5a(%rip), %zmm4 # 0xa401 <k_tile_panel_16_min+0x2301>
-	QUAD $0x8f532d58487df262; WORD $0x0000 // vpbroadcastd 0x8f53(%rip), %zmm5 # 0xa804 <k_tile_panel_16_min+0x2704>
-	QUAD $0x8f653518487df262; WORD $0x0000 // vbroadcastss 0x8f65(%rip), %zmm6 # 0xa820 <k_tile_panel_16_min+0x2720>
-	QUAD $0x8abb3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x8abb(%rip), %zmm7 # 0xa380 <k_tile_panel_16_min+0x2280>
-	QUAD $0x8af1056f48fd7162; WORD $0x0000 // vmovdqa64 0x8af1(%rip), %zmm8 # 0xa3c0 <k_tile_panel_16_min+0x22c0>
+	QUAD $0x8fe50518487df262; WORD $0x0000 // vbroadcastss 0x8fe5(%rip), %zmm0 # 0xa764 <k_tile_panel_16_min+0x27d4>
+	QUAD $0x8fc70d58487df262; WORD $0x0000 // vpbroadcastd 0x8fc7(%rip), %zmm1 # 0xa750 <k_tile_panel_16_min+0x27c0>
+	QUAD $0x8fc91558487df262; WORD $0x0000 // vpbroadcastd 0x8fc9(%rip), %zmm2 # 0xa75c <k_tile_panel_16_min+0x27cc>
+	QUAD $0x8fd71d58487df262; WORD $0x0000 // vpbroadcastd 0x8fd7(%rip), %zmm3 # 0xa774 <k_tile_panel_16_min+0x27e4>
+	QUAD $0x8b192578487df262; WORD $0x0000 // vpbroadcastb 0x8b19(%rip), %zmm4 # 0xa2c0 <k_tile_panel_16_min+0x2330>
+	QUAD $0x8b102d78487df262; WORD $0x0000 // vpbroadcastb 0x8b10(%rip), %zmm5 # 0xa2c1 <k_tile_panel_16_min+0x2331>
+	QUAD $0x8f893558487df262; WORD $0x0000 // vpbroadcastd 0x8f89(%rip), %zmm6 # 0xa744 <k_tile_panel_16_min+0x27b4>
+	QUAD $0x8a7b3d6f48fdf162; WORD $0x0000 // vmovdqa64 0x8a7b(%rip), %zmm7 # 0xa240 <k_tile_panel_16_min+0x22b0>
+	QUAD $0x8ab1056f48fd7162; WORD $0x0000 // vmovdqa64 0x8ab1(%rip), %zmm8 # 0xa280 <k_tile_panel_16_min+0x22f0>
 	BYTE $0x90 // nop
-	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x28 // vmovdqu64 0xa00(%rdx), %zmm9
-	LONG $0x48fe7162; WORD $0x526f; BYTE $0x29 // vmovdqu64 0xa40(%rdx), %zmm10
-	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x2a // vmovdqu64 0xa80(%rdx), %zmm11
-	LONG $0x48357162; WORD $0xe0db // vpandd %zmm0, %zmm9, %zmm12
-	LONG $0x48fe7162; WORD $0x247f; BYTE $0x24 // vmovdqu64 %zmm12, (%rsp)
-	LONG $0x48257162; WORD $0xe1db // vpandd %zmm1, %zmm11, %zmm12
-	LONG $0x4835d162; WORD $0xd172; BYTE $0x02 // vpsrld $0x2, %zmm9, %zmm9
-	LONG $0x481d7362; WORD $0xca25; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm12, %zmm9
-	QUAD $0x01244c7f48fe7162 // vmovdqu64 %zmm9, 0x40(%rsp)
-	LONG $0x482d7162; WORD $0xc8db // vpandd %zmm0, %zmm10, %zmm9
-	QUAD $0x02244c7f48fe7162 // vmovdqu64 %zmm9, 0x80(%rsp)
-	LONG $0x4835d162; WORD $0xd372; BYTE $0x04 // vpsrld $0x4, %zmm11, %zmm9
-	LONG $0x48357162; WORD $0xc9db // vpandd %zmm1, %zmm9, %zmm9
-	LONG $0x482dd162; WORD $0xd272; BYTE $0x02 // vpsrld $0x2, %zmm10, %zmm10
-	LONG $0x48357362; WORD $0xd225; BYTE $0xec // vpternlogd $0xec, %zmm2, %zmm9, %zmm10
-	QUAD $0x0324547f48fe7162 // vmovdqu64 %zmm10, 0xc0(%rsp)
+	LONG $0x487d7262; WORD $0x4a13; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm9
+	LONG $0x487d7262; WORD $0x5213; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm10
+	LONG $0x482c7162; WORD $0xd057 // vxorps %zmm0, %zmm10, %zmm10
+	LONG $0x48fe7162; WORD $0x5a6f; BYTE $0x28 // vmovdqu64 0xa00(%rdx), %zmm11
+	LONG $0x48fe7162; WORD $0x626f; BYTE $0x29 // vmovdqu64 0xa40(%rdx), %zmm12
+	LONG $0x48fe7162; WORD $0x6a6f; BYTE $0x2a // vmovdqu64 0xa80(%rdx), %zmm13
+	LONG $0x48257162; WORD $0xf1db // vpandd %zmm1, %zmm11, %zmm14
+	LONG $0x48fe7162; WORD $0x347f; BYTE $0x24 // vmovdqu64 %zmm14, (%rsp)
+	LONG $0x48157162; WORD $0xf2db // vpandd %zmm2, %zmm13, %zmm14
+	LONG $0x4825d162; WORD $0xd372; BYTE $0x02 // vpsrld $0x2, %zmm11, %zmm11
+	LONG $0x480d7362; WORD $0xdb25; BYTE $0xec // vpternlogd $0xec, %zmm3, %zmm14, %zmm11
+	QUAD $0x01245c7f48fe7162 // vmovdqu64 %zmm11, 0x40(%rsp)
+	LONG $0x481d7162; WORD $0xd9db // vpandd %zmm1, %zmm12, %zmm11
+	QUAD $0x02245c7f48fe7162 // vmovdqu64 %zmm11, 0x80(%rsp)
+	LONG $0x4825d162; WORD $0xd572; BYTE $0x04 // vpsrld $0x4, %zmm13, %zmm11
+	LONG $0x48257162; WORD $0xdadb // vpandd %zmm2, %zmm11, %zmm11
+	LONG $0x481dd162; WORD $0xd472; BYTE $0x02 // vpsrld $0x2, %zmm12, %zmm12
+	LONG $0x48257362; WORD $0xe325; BYTE $0xec // vpternlogd $0xec, %zmm3, %zmm11, %zmm12
+	QUAD $0x0324647f48fe7162 // vmovdqu64 %zmm12, 0xc0(%rsp)
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
 	LONG $0x08e2c149 // shlq $0x8, %r10
-	QUAD $0x201274724835b162; BYTE $0x04 // vpslld $0x4, 0x800(%rdx,%r10), %zmm9
+	QUAD $0x201274724825b162; BYTE $0x04 // vpslld $0x4, 0x800(%rdx,%r10), %zmm11
 	LONG $0x0ae1c149 // shlq $0xa, %r9
-	LONG $0x48b57162; WORD $0xccdb // vpandq %zmm4, %zmm9, %zmm9
-	QUAD $0xf80a0c2548e53362 // vpternlogq $0xf8, (%rdx,%r9), %zmm3, %zmm9
-	LONG $0x48fe7162; WORD $0x0f7f // vmovdqu64 %zmm9, (%rdi)
-	QUAD $0x20124cdb48dd3162 // vpandq 0x800(%rdx,%r10), %zmm4, %zmm9
-	QUAD $0x010a4c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%rdx,%r9), %zmm3, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x01 // vmovdqu64 %zmm9, 0x40(%rdi)
-	QUAD $0x211274724835b162; BYTE $0x04 // vpslld $0x4, 0x840(%rdx,%r10), %zmm9
-	LONG $0x48b57162; WORD $0xccdb // vpandq %zmm4, %zmm9, %zmm9
-	QUAD $0x020a4c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%rdx,%r9), %zmm3, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x02 // vmovdqu64 %zmm9, 0x80(%rdi)
-	QUAD $0x21124cdb48dd3162 // vpandq 0x840(%rdx,%r10), %zmm4, %zmm9
-	QUAD $0x030a4c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%rdx,%r9), %zmm3, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x03 // vmovdqu64 %zmm9, 0xc0(%rdi)
-	QUAD $0x221274724835b162; BYTE $0x04 // vpslld $0x4, 0x880(%rdx,%r10), %zmm9
-	LONG $0x48b57162; WORD $0xccdb // vpandq %zmm4, %zmm9, %zmm9
-	QUAD $0x040a4c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%rdx,%r9), %zmm3, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x04 // vmovdqu64 %zmm9, 0x100(%rdi)
-	QUAD $0x22124cdb48dd3162 // vpandq 0x880(%rdx,%r10), %zmm4, %zmm9
-	QUAD $0x050a4c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%rdx,%r9), %zmm3, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x05 // vmovdqu64 %zmm9, 0x140(%rdi)
-	QUAD $0x231274724835b162; BYTE $0x04 // vpslld $0x4, 0x8c0(%rdx,%r10), %zmm9
-	LONG $0x48b57162; WORD $0xccdb // vpandq %zmm4, %zmm9, %zmm9
-	QUAD $0x060a4c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%rdx,%r9), %zmm3, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x06 // vmovdqu64 %zmm9, 0x180(%rdi)
-	QUAD $0x23124cdb48dd3162 // vpandq 0x8c0(%rdx,%r10), %zmm4, %zmm9
-	QUAD $0x070a4c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%rdx,%r9), %zmm3, %zmm9
-	LONG $0x48fe7162; WORD $0x4f7f; BYTE $0x07 // vmovdqu64 %zmm9, 0x1c0(%rdi)
-	LONG $0x487d7262; WORD $0x5213; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm10
+	LONG $0x48a57162; WORD $0xdddb // vpandq %zmm5, %zmm11, %zmm11
+	QUAD $0xf80a1c2548dd3362 // vpternlogq $0xf8, (%rdx,%r9), %zmm4, %zmm11
+	LONG $0x48fe7162; WORD $0x1f7f // vmovdqu64 %zmm11, (%rdi)
+	QUAD $0x20125cdb48d53162 // vpandq 0x800(%rdx,%r10), %zmm5, %zmm11
+	QUAD $0x010a5c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%rdx,%r9), %zmm4, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x01 // vmovdqu64 %zmm11, 0x40(%rdi)
+	QUAD $0x211274724825b162; BYTE $0x04 // vpslld $0x4, 0x840(%rdx,%r10), %zmm11
+	LONG $0x48a57162; WORD $0xdddb // vpandq %zmm5, %zmm11, %zmm11
+	QUAD $0x020a5c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%rdx,%r9), %zmm4, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x02 // vmovdqu64 %zmm11, 0x80(%rdi)
+	QUAD $0x21125cdb48d53162 // vpandq 0x840(%rdx,%r10), %zmm5, %zmm11
+	QUAD $0x030a5c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%rdx,%r9), %zmm4, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x03 // vmovdqu64 %zmm11, 0xc0(%rdi)
+	QUAD $0x221274724825b162; BYTE $0x04 // vpslld $0x4, 0x880(%rdx,%r10), %zmm11
+	LONG $0x48a57162; WORD $0xdddb // vpandq %zmm5, %zmm11, %zmm11
+	QUAD $0x040a5c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%rdx,%r9), %zmm4, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x04 // vmovdqu64 %zmm11, 0x100(%rdi)
+	QUAD $0x22125cdb48d53162 // vpandq 0x880(%rdx,%r10), %zmm5, %zmm11
+	QUAD $0x050a5c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%rdx,%r9), %zmm4, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x05 // vmovdqu64 %zmm11, 0x140(%rdi)
+	QUAD $0x231274724825b162; BYTE $0x04 // vpslld $0x4, 0x8c0(%rdx,%r10), %zmm11
+	LONG $0x48a57162; WORD $0xdddb // vpandq %zmm5, %zmm11, %zmm11
+	QUAD $0x060a5c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%rdx,%r9), %zmm4, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x06 // vmovdqu64 %zmm11, 0x180(%rdi)
+	QUAD $0x23125cdb48d53162 // vpandq 0x8c0(%rdx,%r10), %zmm5, %zmm11
 	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x48fe3162; WORD $0x0c6f; BYTE $0x1c // vmovdqu64 (%rsp,%r11), %zmm9
-	LONG $0x48b57162; WORD $0xdddb // vpandq %zmm5, %zmm9, %zmm11
+	QUAD $0x070a5c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%rdx,%r9), %zmm4, %zmm11
+	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x07 // vmovdqu64 %zmm11, 0x1c0(%rdi)
+	LONG $0x48fe3162; WORD $0x1c6f; BYTE $0x1c // vmovdqu64 (%rsp,%r11), %zmm11
+	LONG $0x48a57162; WORD $0xe6db // vpandq %zmm6, %zmm11, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x48345162; WORD $0xe459 // vmulps %zmm12, %zmm9, %zmm12
+	LONG $0x487c7162; WORD $0x6711; BYTE $0x08 // vmovups %zmm12, 0x200(%rdi)
+	QUAD $0x021c646f48fe3162 // vmovdqu64 0x80(%rsp,%r11), %zmm12
+	LONG $0x489d7162; WORD $0xeedb // vpandq %zmm6, %zmm12, %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x482c5162; WORD $0xed59 // vmulps %zmm13, %zmm10, %zmm13
+	LONG $0x487c7162; WORD $0x6f11; BYTE $0x09 // vmovups %zmm13, 0x240(%rdi)
+	QUAD $0x040a14724815b162 // vpsrld $0x4, (%rdx,%r9), %zmm13
+	QUAD $0x20127472480db162; BYTE $0x03 // vpslld $0x3, 0x800(%rdx,%r10), %zmm14
+	LONG $0x488d7162; WORD $0xf5db // vpandq %zmm5, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm13, %zmm14
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x0a // vmovdqu64 %zmm14, 0x280(%rdi)
+	QUAD $0x010a54724815b162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm13
+	QUAD $0x20125472480db162; BYTE $0x01 // vpsrld $0x1, 0x800(%rdx,%r10), %zmm14
+	LONG $0x488d7162; WORD $0xf5db // vpandq %zmm5, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm13, %zmm14
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x0b // vmovdqu64 %zmm14, 0x2c0(%rdi)
+	QUAD $0x020a54724815b162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r9), %zmm13
+	QUAD $0x21127472480db162; BYTE $0x03 // vpslld $0x3, 0x840(%rdx,%r10), %zmm14
+	LONG $0x488d7162; WORD $0xf5db // vpandq %zmm5, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm13, %zmm14
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x0c // vmovdqu64 %zmm14, 0x300(%rdi)
+	QUAD $0x030a54724815b162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r9), %zmm13
+	QUAD $0x21125472480db162; BYTE $0x01 // vpsrld $0x1, 0x840(%rdx,%r10), %zmm14
+	LONG $0x488d7162; WORD $0xf5db // vpandq %zmm5, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm13, %zmm14
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x0d // vmovdqu64 %zmm14, 0x340(%rdi)
+	QUAD $0x040a54724815b162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r9), %zmm13
+	QUAD $0x22127472480db162; BYTE $0x03 // vpslld $0x3, 0x880(%rdx,%r10), %zmm14
+	LONG $0x488d7162; WORD $0xf5db // vpandq %zmm5, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm13, %zmm14
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x0e // vmovdqu64 %zmm14, 0x380(%rdi)
+	QUAD $0x050a54724815b162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r9), %zmm13
+	QUAD $0x22125472480db162; BYTE $0x01 // vpsrld $0x1, 0x880(%rdx,%r10), %zmm14
+	LONG $0x488d7162; WORD $0xf5db // vpandq %zmm5, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm13, %zmm14
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x0f // vmovdqu64 %zmm14, 0x3c0(%rdi)
+	QUAD $0x060a54724815b162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r9), %zmm13
+	QUAD $0x23127472480db162; BYTE $0x03 // vpslld $0x3, 0x8c0(%rdx,%r10), %zmm14
+	LONG $0x488d7162; WORD $0xf5db // vpandq %zmm5, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm13, %zmm14
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x10 // vmovdqu64 %zmm14, 0x400(%rdi)
+	QUAD $0x070a54724815b162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r9), %zmm13
+	QUAD $0x23125472480db162; BYTE $0x01 // vpsrld $0x1, 0x8c0(%rdx,%r10), %zmm14
+	LONG $0x488d7162; WORD $0xf5db // vpandq %zmm5, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm13, %zmm14
+	LONG $0x48257262; WORD $0xef00 // vpshufb %zmm7, %zmm11, %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x48345162; WORD $0xed59 // vmulps %zmm13, %zmm9, %zmm13
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x11 // vmovdqu64 %zmm14, 0x440(%rdi)
+	LONG $0x481d7262; WORD $0xf700 // vpshufb %zmm7, %zmm12, %zmm14
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x482c5162; WORD $0xf659 // vmulps %zmm14, %zmm10, %zmm14
+	LONG $0x487c7162; WORD $0x6f11; BYTE $0x12 // vmovups %zmm13, 0x480(%rdi)
+	LONG $0x487c7162; WORD $0x7711; BYTE $0x13 // vmovups %zmm14, 0x4c0(%rdi)
+	QUAD $0x201274724815b162; BYTE $0x02 // vpslld $0x2, 0x800(%rdx,%r10), %zmm13
+	LONG $0x48957162; WORD $0xeddb // vpandq %zmm5, %zmm13, %zmm13
+	QUAD $0x080a6c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%rdx,%r9), %zmm4, %zmm13
+	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x14 // vmovdqu64 %zmm13, 0x500(%rdi)
+	QUAD $0x201254724815b162; BYTE $0x02 // vpsrld $0x2, 0x800(%rdx,%r10), %zmm13
+	LONG $0x48957162; WORD $0xeddb // vpandq %zmm5, %zmm13, %zmm13
+	QUAD $0x090a6c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%rdx,%r9), %zmm4, %zmm13
+	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x15 // vmovdqu64 %zmm13, 0x540(%rdi)
+	QUAD $0x211274724815b162; BYTE $0x02 // vpslld $0x2, 0x840(%rdx,%r10), %zmm13
+	LONG $0x48957162; WORD $0xeddb // vpandq %zmm5, %zmm13, %zmm13
+	QUAD $0x0a0a6c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%rdx,%r9), %zmm4, %zmm13
+	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x16 // vmovdqu64 %zmm13, 0x580(%rdi)
+	QUAD $0x211254724815b162; BYTE $0x02 // vpsrld $0x2, 0x840(%rdx,%r10), %zmm13
+	LONG $0x48957162; WORD $0xeddb // vpandq %zmm5, %zmm13, %zmm13
+	QUAD $0x0b0a6c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%rdx,%r9), %zmm4, %zmm13
+	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x17 // vmovdqu64 %zmm13, 0x5c0(%rdi)
+	QUAD $0x221274724815b162; BYTE $0x02 // vpslld $0x2, 0x880(%rdx,%r10), %zmm13
+	LONG $0x48957162; WORD $0xeddb // vpandq %zmm5, %zmm13, %zmm13
+	QUAD $0x0c0a6c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%rdx,%r9), %zmm4, %zmm13
+	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x18 // vmovdqu64 %zmm13, 0x600(%rdi)
+	QUAD $0x221254724815b162; BYTE $0x02 // vpsrld $0x2, 0x880(%rdx,%r10), %zmm13
+	LONG $0x48957162; WORD $0xeddb // vpandq %zmm5, %zmm13, %zmm13
+	QUAD $0x0d0a6c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%rdx,%r9), %zmm4, %zmm13
+	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x19 // vmovdqu64 %zmm13, 0x640(%rdi)
+	QUAD $0x231274724815b162; BYTE $0x02 // vpslld $0x2, 0x8c0(%rdx,%r10), %zmm13
+	LONG $0x48957162; WORD $0xeddb // vpandq %zmm5, %zmm13, %zmm13
+	QUAD $0x0e0a6c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%rdx,%r9), %zmm4, %zmm13
+	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x1a // vmovdqu64 %zmm13, 0x680(%rdi)
+	QUAD $0x231254724815b162; BYTE $0x02 // vpsrld $0x2, 0x8c0(%rdx,%r10), %zmm13
+	LONG $0x48957162; WORD $0xeddb // vpandq %zmm5, %zmm13, %zmm13
+	QUAD $0x0f0a6c2548dd3362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%rdx,%r9), %zmm4, %zmm13
+	LONG $0x48255262; WORD $0xf000 // vpshufb %zmm8, %zmm11, %zmm14
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x48345162; WORD $0xf659 // vmulps %zmm14, %zmm9, %zmm14
+	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x1b // vmovdqu64 %zmm13, 0x6c0(%rdi)
+	LONG $0x481d5262; WORD $0xe800 // vpshufb %zmm8, %zmm12, %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x482c5162; WORD $0xed59 // vmulps %zmm13, %zmm10, %zmm13
+	LONG $0x487c7162; WORD $0x7711; BYTE $0x1c // vmovups %zmm14, 0x700(%rdi)
+	LONG $0x487c7162; WORD $0x6f11; BYTE $0x1d // vmovups %zmm13, 0x740(%rdi)
+	QUAD $0x080a54724815b162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r9), %zmm13
+	QUAD $0x2012746f48fe3162 // vmovdqu64 0x800(%rdx,%r10), %zmm14
+	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
+	LONG $0x488d7162; WORD $0xf5db // vpandq %zmm5, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm13, %zmm14
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x1e // vmovdqu64 %zmm14, 0x780(%rdi)
+	QUAD $0x090a54724815b162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r9), %zmm13
+	QUAD $0x20125472480db162; BYTE $0x03 // vpsrld $0x3, 0x800(%rdx,%r10), %zmm14
+	LONG $0x488d7162; WORD $0xf5db // vpandq %zmm5, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm13, %zmm14
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x1f // vmovdqu64 %zmm14, 0x7c0(%rdi)
+	QUAD $0x0a0a54724815b162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r9), %zmm13
+	QUAD $0x2112746f48fe3162 // vmovdqu64 0x840(%rdx,%r10), %zmm14
+	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
+	LONG $0x488d7162; WORD $0xf5db // vpandq %zmm5, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm13, %zmm14
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x20 // vmovdqu64 %zmm14, 0x800(%rdi)
+	QUAD $0x0b0a54724815b162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r9), %zmm13
+	QUAD $0x21125472480db162; BYTE $0x03 // vpsrld $0x3, 0x840(%rdx,%r10), %zmm14
+	LONG $0x488d7162; WORD $0xf5db // vpandq %zmm5, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm13, %zmm14
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x21 // vmovdqu64 %zmm14, 0x840(%rdi)
+	QUAD $0x0c0a54724815b162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdx,%r9), %zmm13
+	QUAD $0x2212746f48fe3162 // vmovdqu64 0x880(%rdx,%r10), %zmm14
+	LONG $0x480d5162; WORD $0xf6fe // vpaddd %zmm14, %zmm14, %zmm14
+	LONG $0x488d7162; WORD $0xf5db // vpandq %zmm5, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm13, %zmm14
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x22 // vmovdqu64 %zmm14, 0x880(%rdi)
+	QUAD $0x0d0a54724815b162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdx,%r9), %zmm13
+	QUAD $0x22125472480db162; BYTE $0x03 // vpsrld $0x3, 0x880(%rdx,%r10), %zmm14
+	LONG $0x488d7162; WORD $0xf5db // vpandq %zmm5, %zmm14, %zmm14
+	LONG $0x48957362; WORD $0xf425; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm13, %zmm14
+	LONG $0x48fe7162; WORD $0x777f; BYTE $0x23 // vmovdqu64 %zmm14, 0x8c0(%rdi)
+	QUAD $0x23126c6f48fe3162 // vmovdqu64 0x8c0(%rdx,%r10), %zmm13
+	QUAD $0x0e0a5472480db162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdx,%r9), %zmm14
+	LONG $0x48155162; WORD $0xedfe // vpaddd %zmm13, %zmm13, %zmm13
+	LONG $0x48957162; WORD $0xeddb // vpandq %zmm5, %zmm13, %zmm13
+	LONG $0x488d7362; WORD $0xec25; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm14, %zmm13
+	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x24 // vmovdqu64 %zmm13, 0x900(%rdi)
+	QUAD $0x231254724815b162; BYTE $0x03 // vpsrld $0x3, 0x8c0(%rdx,%r10), %zmm13
+	QUAD $0x0f0a5472480db162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdx,%r9), %zmm14
+	LONG $0x48957162; WORD $0xeddb // vpandq %zmm5, %zmm13, %zmm13
+	LONG $0x488d7362; WORD $0xec25; BYTE $0xf8 // vpternlogq $0xf8, %zmm4, %zmm14, %zmm13
+	LONG $0x48fe7162; WORD $0x6f7f; BYTE $0x25 // vmovdqu64 %zmm13, 0x940(%rdi)
+	LONG $0x4825d162; WORD $0xd372; BYTE $0x18 // vpsrld $0x18, %zmm11, %zmm11
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0xd359 // vmulps %zmm11, %zmm10, %zmm10
-	LONG $0x487c7162; WORD $0x5711; BYTE $0x08 // vmovups %zmm10, 0x200(%rdi)
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm11
-	QUAD $0x021c546f48fe3162 // vmovdqu64 0x80(%rsp,%r11), %zmm10
-	LONG $0x48ad7162; WORD $0xe5db // vpandq %zmm5, %zmm10, %zmm12
-	LONG $0x48247162; WORD $0xde57 // vxorps %zmm6, %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
-	LONG $0x487c7162; WORD $0x5f11; BYTE $0x09 // vmovups %zmm11, 0x240(%rdi)
-	QUAD $0x201274724825b162; BYTE $0x03 // vpslld $0x3, 0x800(%rdx,%r10), %zmm11
-	QUAD $0x040a1472481db162 // vpsrld $0x4, (%rdx,%r9), %zmm12
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0a // vmovdqu64 %zmm11, 0x280(%rdi)
-	QUAD $0x201254724825b162; BYTE $0x01 // vpsrld $0x1, 0x800(%rdx,%r10), %zmm11
-	QUAD $0x010a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm12
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0b // vmovdqu64 %zmm11, 0x2c0(%rdi)
-	QUAD $0x211274724825b162; BYTE $0x03 // vpslld $0x3, 0x840(%rdx,%r10), %zmm11
-	QUAD $0x020a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r9), %zmm12
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0c // vmovdqu64 %zmm11, 0x300(%rdi)
-	QUAD $0x211254724825b162; BYTE $0x01 // vpsrld $0x1, 0x840(%rdx,%r10), %zmm11
-	QUAD $0x030a5472481db162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r9), %zmm12
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0d // vmovdqu64 %zmm11, 0x340(%rdi)
-	QUAD $0x221274724825b162; BYTE $0x03 // vpslld $0x3, 0x880(%rdx,%r10), %zmm11
-	QUAD $0x040a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r9), %zmm12
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0e // vmovdqu64 %zmm11, 0x380(%rdi)
-	QUAD $0x221254724825b162; BYTE $0x01 // vpsrld $0x1, 0x880(%rdx,%r10), %zmm11
-	QUAD $0x050a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r9), %zmm12
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x0f // vmovdqu64 %zmm11, 0x3c0(%rdi)
-	QUAD $0x231274724825b162; BYTE $0x03 // vpslld $0x3, 0x8c0(%rdx,%r10), %zmm11
-	QUAD $0x060a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r9), %zmm12
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x10 // vmovdqu64 %zmm11, 0x400(%rdi)
-	QUAD $0x231254724825b162; BYTE $0x01 // vpsrld $0x1, 0x8c0(%rdx,%r10), %zmm11
-	QUAD $0x070a5472481db162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r9), %zmm12
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	LONG $0x489d7362; WORD $0xdb25; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm12, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x11 // vmovdqu64 %zmm11, 0x440(%rdi)
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm11
-	LONG $0x48357262; WORD $0xe700 // vpshufb %zmm7, %zmm9, %zmm12
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
-	LONG $0x487c7162; WORD $0x5f11; BYTE $0x12 // vmovups %zmm11, 0x480(%rdi)
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm11
-	LONG $0x48247162; WORD $0xde57 // vxorps %zmm6, %zmm11, %zmm11
-	LONG $0x482d7262; WORD $0xe700 // vpshufb %zmm7, %zmm10, %zmm12
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
-	LONG $0x487c7162; WORD $0x5f11; BYTE $0x13 // vmovups %zmm11, 0x4c0(%rdi)
-	QUAD $0x201274724825b162; BYTE $0x02 // vpslld $0x2, 0x800(%rdx,%r10), %zmm11
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	QUAD $0x080a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x14 // vmovdqu64 %zmm11, 0x500(%rdi)
-	QUAD $0x201254724825b162; BYTE $0x02 // vpsrld $0x2, 0x800(%rdx,%r10), %zmm11
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	QUAD $0x090a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x15 // vmovdqu64 %zmm11, 0x540(%rdi)
-	QUAD $0x211274724825b162; BYTE $0x02 // vpslld $0x2, 0x840(%rdx,%r10), %zmm11
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	QUAD $0x0a0a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x16 // vmovdqu64 %zmm11, 0x580(%rdi)
-	QUAD $0x211254724825b162; BYTE $0x02 // vpsrld $0x2, 0x840(%rdx,%r10), %zmm11
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	QUAD $0x0b0a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x17 // vmovdqu64 %zmm11, 0x5c0(%rdi)
-	QUAD $0x221274724825b162; BYTE $0x02 // vpslld $0x2, 0x880(%rdx,%r10), %zmm11
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	QUAD $0x0c0a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x18 // vmovdqu64 %zmm11, 0x600(%rdi)
-	QUAD $0x221254724825b162; BYTE $0x02 // vpsrld $0x2, 0x880(%rdx,%r10), %zmm11
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	QUAD $0x0d0a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x19 // vmovdqu64 %zmm11, 0x640(%rdi)
-	QUAD $0x231274724825b162; BYTE $0x02 // vpslld $0x2, 0x8c0(%rdx,%r10), %zmm11
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	QUAD $0x0e0a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x1a // vmovdqu64 %zmm11, 0x680(%rdi)
-	QUAD $0x231254724825b162; BYTE $0x02 // vpsrld $0x2, 0x8c0(%rdx,%r10), %zmm11
-	LONG $0x48a57162; WORD $0xdcdb // vpandq %zmm4, %zmm11, %zmm11
-	QUAD $0x0f0a5c2548e53362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%rdx,%r9), %zmm3, %zmm11
-	LONG $0x48fe7162; WORD $0x5f7f; BYTE $0x1b // vmovdqu64 %zmm11, 0x6c0(%rdi)
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm11
-	LONG $0x48355262; WORD $0xe000 // vpshufb %zmm8, %zmm9, %zmm12
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
-	LONG $0x487c7162; WORD $0x5f11; BYTE $0x1c // vmovups %zmm11, 0x700(%rdi)
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm11
-	LONG $0x48247162; WORD $0xde57 // vxorps %zmm6, %zmm11, %zmm11
-	LONG $0x482d5262; WORD $0xe000 // vpshufb %zmm8, %zmm10, %zmm12
-	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
-	LONG $0x48245162; WORD $0xdc59 // vmulps %zmm12, %zmm11, %zmm11
-	LONG $0x487c7162; WORD $0x5f11; BYTE $0x1d // vmovups %zmm11, 0x740(%rdi)
-	QUAD $0x080a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r9), %zmm11
-	QUAD $0x2012646f48fe3162 // vmovdqu64 0x800(%rdx,%r10), %zmm12
-	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
-	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
-	LONG $0x48fe7162; WORD $0x677f; BYTE $0x1e // vmovdqu64 %zmm12, 0x780(%rdi)
-	QUAD $0x090a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r9), %zmm11
-	QUAD $0x20125472481db162; BYTE $0x03 // vpsrld $0x3, 0x800(%rdx,%r10), %zmm12
-	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
-	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
-	LONG $0x48fe7162; WORD $0x677f; BYTE $0x1f // vmovdqu64 %zmm12, 0x7c0(%rdi)
-	QUAD $0x0a0a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r9), %zmm11
-	QUAD $0x2112646f48fe3162 // vmovdqu64 0x840(%rdx,%r10), %zmm12
-	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
-	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
-	LONG $0x48fe7162; WORD $0x677f; BYTE $0x20 // vmovdqu64 %zmm12, 0x800(%rdi)
-	QUAD $0x0b0a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r9), %zmm11
-	QUAD $0x21125472481db162; BYTE $0x03 // vpsrld $0x3, 0x840(%rdx,%r10), %zmm12
-	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
-	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
-	LONG $0x48fe7162; WORD $0x677f; BYTE $0x21 // vmovdqu64 %zmm12, 0x840(%rdi)
-	QUAD $0x0c0a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdx,%r9), %zmm11
-	QUAD $0x2212646f48fe3162 // vmovdqu64 0x880(%rdx,%r10), %zmm12
-	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
-	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
-	LONG $0x48fe7162; WORD $0x677f; BYTE $0x22 // vmovdqu64 %zmm12, 0x880(%rdi)
-	QUAD $0x0d0a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdx,%r9), %zmm11
-	QUAD $0x22125472481db162; BYTE $0x03 // vpsrld $0x3, 0x880(%rdx,%r10), %zmm12
-	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
-	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
-	LONG $0x48fe7162; WORD $0x677f; BYTE $0x23 // vmovdqu64 %zmm12, 0x8c0(%rdi)
-	QUAD $0x0e0a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdx,%r9), %zmm11
-	QUAD $0x2312646f48fe3162 // vmovdqu64 0x8c0(%rdx,%r10), %zmm12
-	LONG $0x481d5162; WORD $0xe4fe // vpaddd %zmm12, %zmm12, %zmm12
-	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
-	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
-	LONG $0x48fe7162; WORD $0x677f; BYTE $0x24 // vmovdqu64 %zmm12, 0x900(%rdi)
-	QUAD $0x0f0a54724825b162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdx,%r9), %zmm11
-	QUAD $0x23125472481db162; BYTE $0x03 // vpsrld $0x3, 0x8c0(%rdx,%r10), %zmm12
-	LONG $0x489d7162; WORD $0xe4db // vpandq %zmm4, %zmm12, %zmm12
-	LONG $0x48a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %zmm3, %zmm11, %zmm12
-	LONG $0x48fe7162; WORD $0x677f; BYTE $0x25 // vmovdqu64 %zmm12, 0x940(%rdi)
-	LONG $0x487d7262; WORD $0x5a13; BYTE $0x56 // vcvtph2ps 0xac0(%rdx), %zmm11
-	LONG $0x4835d162; WORD $0xd172; BYTE $0x18 // vpsrld $0x18, %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48245162; WORD $0xc959 // vmulps %zmm9, %zmm11, %zmm9
-	LONG $0x487c7162; WORD $0x4f11; BYTE $0x26 // vmovups %zmm9, 0x980(%rdi)
-	LONG $0x487d7262; WORD $0x4a13; BYTE $0x57 // vcvtph2ps 0xae0(%rdx), %zmm9
-	LONG $0x48347162; WORD $0xce57 // vxorps %zmm6, %zmm9, %zmm9
-	LONG $0x482dd162; WORD $0xd272; BYTE $0x18 // vpsrld $0x18, %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x48345162; WORD $0xca59 // vmulps %zmm10, %zmm9, %zmm9
-	LONG $0x487c7162; WORD $0x4f11; BYTE $0x27 // vmovups %zmm9, 0x9c0(%rdi)
+	LONG $0x48345162; WORD $0xdb59 // vmulps %zmm11, %zmm9, %zmm11
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x26 // vmovups %zmm11, 0x980(%rdi)
+	LONG $0x4825d162; WORD $0xd472; BYTE $0x18 // vpsrld $0x18, %zmm12, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x482c5162; WORD $0xdb59 // vmulps %zmm11, %zmm10, %zmm11
+	LONG $0x487c7162; WORD $0x5f11; BYTE $0x27 // vmovups %zmm11, 0x9c0(%rdi)
 	LONG $0x00c78148; WORD $0x000a; BYTE $0x00 // addq $0xa00, %rdi # imm = 0xA00
 	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfa63850f; WORD $0xffff // jne 0x1950 <k_untile_q5_k+0x100>
+	LONG $0xfab3850f; WORD $0xffff // jne 0x1860 <k_untile_q5_k+0x110>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x00c28148; WORD $0x000b; BYTE $0x00 // addq $0xb00, %rdx # imm = 0xB00
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xf9c9850f; WORD $0xffff // jne 0x18d0 <k_untile_q5_k+0x80>
+	LONG $0xfa09850f; WORD $0xffff // jne 0x17d0 <k_untile_q5_k+0x80>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -1213,247 +1167,243 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06a38e0f; WORD $0x0000 // jle 0x25c0 <k_untile_q6_k+0x6b0>
+	LONG $0x06838e0f; WORD $0x0000 // jle 0x2460 <k_untile_q6_k+0x690>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0x89820518487df262; WORD $0x0000 // vbroadcastss 0x8982(%rip), %zmm0 # 0xa770 <k_tile_panel_16_min+0x27e0>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x85d00578487df262; WORD $0x0000 // vpbroadcastb 0x85d0(%rip), %zmm0 # 0xa500 <k_tile_panel_16_min+0x2400>
-	QUAD $0x85c70d78487df262; WORD $0x0000 // vpbroadcastb 0x85c7(%rip), %zmm1 # 0xa501 <k_tile_panel_16_min+0x2401>
-	QUAD $0x85be1578487df262; WORD $0x0000 // vpbroadcastb 0x85be(%rip), %zmm2 # 0xa502 <k_tile_panel_16_min+0x2402>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x86460d78487df262; WORD $0x0000 // vpbroadcastb 0x8646(%rip), %zmm1 # 0xa440 <k_tile_panel_16_min+0x24b0>
+	QUAD $0x863d1578487df262; WORD $0x0000 // vpbroadcastb 0x863d(%rip), %zmm2 # 0xa441 <k_tile_panel_16_min+0x24b1>
+	QUAD $0x86341d78487df262; WORD $0x0000 // vpbroadcastb 0x8634(%rip), %zmm3 # 0xa442 <k_tile_panel_16_min+0x24b2>
+	QUAD $0x85a8256f48fdf162; WORD $0x0000 // vmovdqa64 0x85a8(%rip), %zmm4 # 0xa3c0 <k_tile_panel_16_min+0x2430>
+	QUAD $0x85de2d6f48fdf162; WORD $0x0000 // vmovdqa64 0x85de(%rip), %zmm5 # 0xa400 <k_tile_panel_16_min+0x2470>
+	QUAD $0x89343518487df262; WORD $0x0000 // vbroadcastss 0x8934(%rip), %zmm6 # 0xa760 <k_tile_panel_16_min+0x27d0>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x487df262; WORD $0x7a13; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm7
+	LONG $0x4844f162; WORD $0xf859 // vmulps %zmm0, %zmm7, %zmm7
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
 	LONG $0x09e3c149 // shlq $0x9, %r11
-	QUAD $0x201a74724865b162; BYTE $0x04 // vpslld $0x4, 0x800(%rdx,%r11), %zmm3
+	QUAD $0x201a7472483db162; BYTE $0x04 // vpslld $0x4, 0x800(%rdx,%r11), %zmm8
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	LONG $0x0ae1c149 // shlq $0xa, %r9
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0xf80a1c2548fdb362 // vpternlogq $0xf8, (%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x1f7f // vmovdqu64 %zmm3, (%rdi)
-	QUAD $0x211a74724865b162; BYTE $0x04 // vpslld $0x4, 0x840(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x010a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x01 // vmovdqu64 %zmm3, 0x40(%rdi)
-	QUAD $0x221a74724865b162; BYTE $0x04 // vpslld $0x4, 0x880(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x020a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x02 // vmovdqu64 %zmm3, 0x80(%rdi)
-	QUAD $0x231a74724865b162; BYTE $0x04 // vpslld $0x4, 0x8c0(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x030a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x03 // vmovdqu64 %zmm3, 0xc0(%rdi)
-	QUAD $0x241a74724865b162; BYTE $0x04 // vpslld $0x4, 0x900(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x040a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x04 // vmovdqu64 %zmm3, 0x100(%rdi)
-	QUAD $0x251a74724865b162; BYTE $0x04 // vpslld $0x4, 0x940(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x050a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x05 // vmovdqu64 %zmm3, 0x140(%rdi)
-	QUAD $0x261a74724865b162; BYTE $0x04 // vpslld $0x4, 0x980(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x060a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0xf80a042548f53362 // vpternlogq $0xf8, (%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x077f // vmovdqu64 %zmm8, (%rdi)
+	QUAD $0x211a7472483db162; BYTE $0x04 // vpslld $0x4, 0x840(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x010a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0x40(%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x01 // vmovdqu64 %zmm8, 0x40(%rdi)
+	QUAD $0x221a7472483db162; BYTE $0x04 // vpslld $0x4, 0x880(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x020a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0x80(%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x02 // vmovdqu64 %zmm8, 0x80(%rdi)
+	QUAD $0x231a7472483db162; BYTE $0x04 // vpslld $0x4, 0x8c0(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x030a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0xc0(%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x03 // vmovdqu64 %zmm8, 0xc0(%rdi)
+	QUAD $0x241a7472483db162; BYTE $0x04 // vpslld $0x4, 0x900(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x040a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0x100(%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x04 // vmovdqu64 %zmm8, 0x100(%rdi)
+	QUAD $0x251a7472483db162; BYTE $0x04 // vpslld $0x4, 0x940(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x050a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0x140(%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x05 // vmovdqu64 %zmm8, 0x140(%rdi)
+	QUAD $0x261a7472483db162; BYTE $0x04 // vpslld $0x4, 0x980(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x060a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0x180(%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x06 // vmovdqu64 %zmm8, 0x180(%rdi)
+	QUAD $0x271a7472483db162; BYTE $0x04 // vpslld $0x4, 0x9c0(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x070a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%rdx,%r9), %zmm1, %zmm8
 	LONG $0x07e2c149 // shlq $0x7, %r10
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x06 // vmovdqu64 %zmm3, 0x180(%rdi)
-	QUAD $0x271a74724865b162; BYTE $0x04 // vpslld $0x4, 0x9c0(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x070a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x1c0(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x07 // vmovdqu64 %zmm3, 0x1c0(%rdi)
-	QUAD $0x301274724865b162; BYTE $0x18 // vpslld $0x18, 0xc00(%rdx,%r10), %zmm3
-	LONG $0x487df262; WORD $0x6213; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm4
-	LONG $0x4865f162; WORD $0xe372; BYTE $0x18 // vpsrad $0x18, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x08 // vmovups %zmm3, 0x200(%rdi)
-	QUAD $0x301274724865b162; BYTE $0x10 // vpslld $0x10, 0xc00(%rdx,%r10), %zmm3
-	LONG $0x487df262; WORD $0x6213; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm4
-	LONG $0x4865f162; WORD $0xe372; BYTE $0x18 // vpsrad $0x18, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x09 // vmovups %zmm3, 0x240(%rdi)
-	QUAD $0x201a74724865b162; BYTE $0x02 // vpslld $0x2, 0x800(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x080a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0a // vmovdqu64 %zmm3, 0x280(%rdi)
-	QUAD $0x211a74724865b162; BYTE $0x02 // vpslld $0x2, 0x840(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x090a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0b // vmovdqu64 %zmm3, 0x2c0(%rdi)
-	QUAD $0x221a74724865b162; BYTE $0x02 // vpslld $0x2, 0x880(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x0a0a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0c // vmovdqu64 %zmm3, 0x300(%rdi)
-	QUAD $0x231a74724865b162; BYTE $0x02 // vpslld $0x2, 0x8c0(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x0b0a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0d // vmovdqu64 %zmm3, 0x340(%rdi)
-	QUAD $0x241a74724865b162; BYTE $0x02 // vpslld $0x2, 0x900(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x0c0a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0e // vmovdqu64 %zmm3, 0x380(%rdi)
-	QUAD $0x251a74724865b162; BYTE $0x02 // vpslld $0x2, 0x940(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x0d0a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x0f // vmovdqu64 %zmm3, 0x3c0(%rdi)
-	QUAD $0x261a74724865b162; BYTE $0x02 // vpslld $0x2, 0x980(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x0e0a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x10 // vmovdqu64 %zmm3, 0x400(%rdi)
-	QUAD $0x271a74724865b162; BYTE $0x02 // vpslld $0x2, 0x9c0(%rdx,%r11), %zmm3
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	QUAD $0x0f0a5c2548fdb362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%rdx,%r9), %zmm0, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x11 // vmovdqu64 %zmm3, 0x440(%rdi)
-	LONG $0x487df262; WORD $0x5a13; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm3
-	QUAD $0x30127472485db162; BYTE $0x08 // vpslld $0x8, 0xc00(%rdx,%r10), %zmm4
-	LONG $0x485df162; WORD $0xe472; BYTE $0x18 // vpsrad $0x18, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x12 // vmovups %zmm3, 0x480(%rdi)
-	LONG $0x487df262; WORD $0x5a13; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm3
-	QUAD $0x30126472485db162; BYTE $0x18 // vpsrad $0x18, 0xc00(%rdx,%r10), %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x13 // vmovups %zmm3, 0x4c0(%rdi)
-	QUAD $0x040a14724865b162 // vpsrld $0x4, (%rdx,%r9), %zmm3
-	QUAD $0x201a64db48f5b162 // vpandq 0x800(%rdx,%r11), %zmm1, %zmm4
-	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
-	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x14 // vmovdqu64 %zmm3, 0x500(%rdi)
-	QUAD $0x010a54724865b162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm3
-	QUAD $0x211a64db48f5b162 // vpandq 0x840(%rdx,%r11), %zmm1, %zmm4
-	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
-	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x15 // vmovdqu64 %zmm3, 0x540(%rdi)
-	QUAD $0x020a54724865b162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r9), %zmm3
-	QUAD $0x221a64db48f5b162 // vpandq 0x880(%rdx,%r11), %zmm1, %zmm4
-	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
-	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x16 // vmovdqu64 %zmm3, 0x580(%rdi)
-	QUAD $0x030a54724865b162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r9), %zmm3
-	QUAD $0x231a64db48f5b162 // vpandq 0x8c0(%rdx,%r11), %zmm1, %zmm4
-	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
-	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x17 // vmovdqu64 %zmm3, 0x5c0(%rdi)
-	QUAD $0x040a54724865b162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r9), %zmm3
-	QUAD $0x241a64db48f5b162 // vpandq 0x900(%rdx,%r11), %zmm1, %zmm4
-	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
-	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x18 // vmovdqu64 %zmm3, 0x600(%rdi)
-	QUAD $0x050a54724865b162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r9), %zmm3
-	QUAD $0x251a64db48f5b162 // vpandq 0x940(%rdx,%r11), %zmm1, %zmm4
-	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
-	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x19 // vmovdqu64 %zmm3, 0x640(%rdi)
-	QUAD $0x060a54724865b162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r9), %zmm3
-	QUAD $0x261a64db48f5b162 // vpandq 0x980(%rdx,%r11), %zmm1, %zmm4
-	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
-	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1a // vmovdqu64 %zmm3, 0x680(%rdi)
-	QUAD $0x070a54724865b162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r9), %zmm3
-	QUAD $0x271a64db48f5b162 // vpandq 0x9c0(%rdx,%r11), %zmm1, %zmm4
-	LONG $0x48e5f362; WORD $0xe025; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm3, %zmm4
-	LONG $0x485df162; WORD $0xdafc // vpaddb %zmm2, %zmm4, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1b // vmovdqu64 %zmm3, 0x6c0(%rdi)
-	LONG $0x487df262; WORD $0x5a13; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm3
-	QUAD $0x31127472485db162; BYTE $0x18 // vpslld $0x18, 0xc40(%rdx,%r10), %zmm4
-	LONG $0x485df162; WORD $0xe472; BYTE $0x18 // vpsrad $0x18, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x1c // vmovups %zmm3, 0x700(%rdi)
-	LONG $0x487df262; WORD $0x5a13; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm3
-	QUAD $0x31127472485db162; BYTE $0x10 // vpslld $0x10, 0xc40(%rdx,%r10), %zmm4
-	LONG $0x485df162; WORD $0xe472; BYTE $0x18 // vpsrad $0x18, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x1d // vmovups %zmm3, 0x740(%rdi)
-	QUAD $0x201a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x800(%rdx,%r11), %zmm3
-	QUAD $0x080a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r9), %zmm4
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1e // vmovdqu64 %zmm3, 0x780(%rdi)
-	QUAD $0x211a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x840(%rdx,%r11), %zmm3
-	QUAD $0x090a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r9), %zmm4
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x1f // vmovdqu64 %zmm3, 0x7c0(%rdi)
-	QUAD $0x221a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x880(%rdx,%r11), %zmm3
-	QUAD $0x0a0a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r9), %zmm4
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x20 // vmovdqu64 %zmm3, 0x800(%rdi)
-	QUAD $0x231a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x8c0(%rdx,%r11), %zmm3
-	QUAD $0x0b0a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r9), %zmm4
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x21 // vmovdqu64 %zmm3, 0x840(%rdi)
-	QUAD $0x241a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x900(%rdx,%r11), %zmm3
-	QUAD $0x0c0a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdx,%r9), %zmm4
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x22 // vmovdqu64 %zmm3, 0x880(%rdi)
-	QUAD $0x251a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x940(%rdx,%r11), %zmm3
-	QUAD $0x0d0a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdx,%r9), %zmm4
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x23 // vmovdqu64 %zmm3, 0x8c0(%rdi)
-	QUAD $0x261a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x980(%rdx,%r11), %zmm3
-	QUAD $0x0e0a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdx,%r9), %zmm4
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x24 // vmovdqu64 %zmm3, 0x900(%rdi)
-	QUAD $0x271a54724865b162; BYTE $0x02 // vpsrld $0x2, 0x9c0(%rdx,%r11), %zmm3
-	QUAD $0x0f0a5472485db162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdx,%r9), %zmm4
-	LONG $0x48e5f162; WORD $0xd9db // vpandq %zmm1, %zmm3, %zmm3
-	LONG $0x48ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %zmm0, %zmm4, %zmm3
-	LONG $0x4865f162; WORD $0xdafc // vpaddb %zmm2, %zmm3, %zmm3
-	LONG $0x48fef162; WORD $0x5f7f; BYTE $0x25 // vmovdqu64 %zmm3, 0x940(%rdi)
-	QUAD $0x311274724865b162; BYTE $0x08 // vpslld $0x8, 0xc40(%rdx,%r10), %zmm3
-	LONG $0x487df262; WORD $0x6213; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm4
-	LONG $0x4865f162; WORD $0xe372; BYTE $0x18 // vpsrad $0x18, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x26 // vmovups %zmm3, 0x980(%rdi)
-	QUAD $0x311264724865b162; BYTE $0x18 // vpsrad $0x18, 0xc40(%rdx,%r10), %zmm3
-	LONG $0x487df262; WORD $0x6213; BYTE $0x68 // vcvtph2ps 0xd00(%rdx), %zmm4
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487cf162; WORD $0x5f11; BYTE $0x27 // vmovups %zmm3, 0x9c0(%rdi)
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x07 // vmovdqu64 %zmm8, 0x1c0(%rdi)
+	QUAD $0x30127472483db162; BYTE $0x18 // vpslld $0x18, 0xc00(%rdx,%r10), %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48445162; WORD $0xc059 // vmulps %zmm8, %zmm7, %zmm8
+	LONG $0x487c7162; WORD $0x4711; BYTE $0x08 // vmovups %zmm8, 0x200(%rdi)
+	QUAD $0x3012446f48fe3162 // vmovdqu64 0xc00(%rdx,%r10), %zmm8
+	LONG $0x483d7262; WORD $0xc400 // vpshufb %zmm4, %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48445162; WORD $0xc059 // vmulps %zmm8, %zmm7, %zmm8
+	LONG $0x487c7162; WORD $0x4711; BYTE $0x09 // vmovups %zmm8, 0x240(%rdi)
+	QUAD $0x201a7472483db162; BYTE $0x02 // vpslld $0x2, 0x800(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x080a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0x200(%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x0a // vmovdqu64 %zmm8, 0x280(%rdi)
+	QUAD $0x211a7472483db162; BYTE $0x02 // vpslld $0x2, 0x840(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x090a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0x240(%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x0b // vmovdqu64 %zmm8, 0x2c0(%rdi)
+	QUAD $0x221a7472483db162; BYTE $0x02 // vpslld $0x2, 0x880(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x0a0a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0x280(%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x0c // vmovdqu64 %zmm8, 0x300(%rdi)
+	QUAD $0x231a7472483db162; BYTE $0x02 // vpslld $0x2, 0x8c0(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x0b0a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0x2c0(%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x0d // vmovdqu64 %zmm8, 0x340(%rdi)
+	QUAD $0x241a7472483db162; BYTE $0x02 // vpslld $0x2, 0x900(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x0c0a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0x300(%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x0e // vmovdqu64 %zmm8, 0x380(%rdi)
+	QUAD $0x251a7472483db162; BYTE $0x02 // vpslld $0x2, 0x940(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x0d0a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0x340(%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x0f // vmovdqu64 %zmm8, 0x3c0(%rdi)
+	QUAD $0x261a7472483db162; BYTE $0x02 // vpslld $0x2, 0x980(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x0e0a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0x380(%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x10 // vmovdqu64 %zmm8, 0x400(%rdi)
+	QUAD $0x271a7472483db162; BYTE $0x02 // vpslld $0x2, 0x9c0(%rdx,%r11), %zmm8
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	QUAD $0x0f0a442548f53362; BYTE $0xf8 // vpternlogq $0xf8, 0x3c0(%rdx,%r9), %zmm1, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x11 // vmovdqu64 %zmm8, 0x440(%rdi)
+	QUAD $0x3012446f48fe3162 // vmovdqu64 0xc00(%rdx,%r10), %zmm8
+	LONG $0x483d7262; WORD $0xc500 // vpshufb %zmm5, %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48445162; WORD $0xc059 // vmulps %zmm8, %zmm7, %zmm8
+	LONG $0x487c7162; WORD $0x4711; BYTE $0x12 // vmovups %zmm8, 0x480(%rdi)
+	QUAD $0x30124454484c3162 // vandps 0xc00(%rdx,%r10), %zmm6, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48445162; WORD $0xc059 // vmulps %zmm8, %zmm7, %zmm8
+	LONG $0x487c7162; WORD $0x4711; BYTE $0x13 // vmovups %zmm8, 0x4c0(%rdi)
+	QUAD $0x040a1472483db162 // vpsrld $0x4, (%rdx,%r9), %zmm8
+	QUAD $0x201a4cdb48ed3162 // vpandq 0x800(%rdx,%r11), %zmm2, %zmm9
+	LONG $0x48bd7362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm8, %zmm9
+	LONG $0x48357162; WORD $0xc3fc // vpaddb %zmm3, %zmm9, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x14 // vmovdqu64 %zmm8, 0x500(%rdi)
+	QUAD $0x010a5472483db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r9), %zmm8
+	QUAD $0x211a4cdb48ed3162 // vpandq 0x840(%rdx,%r11), %zmm2, %zmm9
+	LONG $0x48bd7362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm8, %zmm9
+	LONG $0x48357162; WORD $0xc3fc // vpaddb %zmm3, %zmm9, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x15 // vmovdqu64 %zmm8, 0x540(%rdi)
+	QUAD $0x020a5472483db162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r9), %zmm8
+	QUAD $0x221a4cdb48ed3162 // vpandq 0x880(%rdx,%r11), %zmm2, %zmm9
+	LONG $0x48bd7362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm8, %zmm9
+	LONG $0x48357162; WORD $0xc3fc // vpaddb %zmm3, %zmm9, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x16 // vmovdqu64 %zmm8, 0x580(%rdi)
+	QUAD $0x030a5472483db162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r9), %zmm8
+	QUAD $0x231a4cdb48ed3162 // vpandq 0x8c0(%rdx,%r11), %zmm2, %zmm9
+	LONG $0x48bd7362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm8, %zmm9
+	LONG $0x48357162; WORD $0xc3fc // vpaddb %zmm3, %zmm9, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x17 // vmovdqu64 %zmm8, 0x5c0(%rdi)
+	QUAD $0x040a5472483db162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r9), %zmm8
+	QUAD $0x241a4cdb48ed3162 // vpandq 0x900(%rdx,%r11), %zmm2, %zmm9
+	LONG $0x48bd7362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm8, %zmm9
+	LONG $0x48357162; WORD $0xc3fc // vpaddb %zmm3, %zmm9, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x18 // vmovdqu64 %zmm8, 0x600(%rdi)
+	QUAD $0x050a5472483db162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r9), %zmm8
+	QUAD $0x251a4cdb48ed3162 // vpandq 0x940(%rdx,%r11), %zmm2, %zmm9
+	LONG $0x48bd7362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm8, %zmm9
+	LONG $0x48357162; WORD $0xc3fc // vpaddb %zmm3, %zmm9, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x19 // vmovdqu64 %zmm8, 0x640(%rdi)
+	QUAD $0x060a5472483db162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r9), %zmm8
+	QUAD $0x261a4cdb48ed3162 // vpandq 0x980(%rdx,%r11), %zmm2, %zmm9
+	LONG $0x48bd7362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm8, %zmm9
+	LONG $0x48357162; WORD $0xc3fc // vpaddb %zmm3, %zmm9, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x1a // vmovdqu64 %zmm8, 0x680(%rdi)
+	QUAD $0x070a5472483db162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r9), %zmm8
+	QUAD $0x271a4cdb48ed3162 // vpandq 0x9c0(%rdx,%r11), %zmm2, %zmm9
+	LONG $0x48bd7362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm8, %zmm9
+	LONG $0x48357162; WORD $0xc3fc // vpaddb %zmm3, %zmm9, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x1b // vmovdqu64 %zmm8, 0x6c0(%rdi)
+	QUAD $0x31127472483db162; BYTE $0x18 // vpslld $0x18, 0xc40(%rdx,%r10), %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48445162; WORD $0xc059 // vmulps %zmm8, %zmm7, %zmm8
+	LONG $0x487c7162; WORD $0x4711; BYTE $0x1c // vmovups %zmm8, 0x700(%rdi)
+	QUAD $0x3112446f48fe3162 // vmovdqu64 0xc40(%rdx,%r10), %zmm8
+	LONG $0x483d7262; WORD $0xc400 // vpshufb %zmm4, %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48445162; WORD $0xc059 // vmulps %zmm8, %zmm7, %zmm8
+	LONG $0x487c7162; WORD $0x4711; BYTE $0x1d // vmovups %zmm8, 0x740(%rdi)
+	QUAD $0x201a5472483db162; BYTE $0x02 // vpsrld $0x2, 0x800(%rdx,%r11), %zmm8
+	QUAD $0x080a54724835b162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r9), %zmm9
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	LONG $0x48b57362; WORD $0xc125; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm9, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x1e // vmovdqu64 %zmm8, 0x780(%rdi)
+	QUAD $0x211a5472483db162; BYTE $0x02 // vpsrld $0x2, 0x840(%rdx,%r11), %zmm8
+	QUAD $0x090a54724835b162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r9), %zmm9
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	LONG $0x48b57362; WORD $0xc125; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm9, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x1f // vmovdqu64 %zmm8, 0x7c0(%rdi)
+	QUAD $0x221a5472483db162; BYTE $0x02 // vpsrld $0x2, 0x880(%rdx,%r11), %zmm8
+	QUAD $0x0a0a54724835b162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r9), %zmm9
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	LONG $0x48b57362; WORD $0xc125; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm9, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x20 // vmovdqu64 %zmm8, 0x800(%rdi)
+	QUAD $0x231a5472483db162; BYTE $0x02 // vpsrld $0x2, 0x8c0(%rdx,%r11), %zmm8
+	QUAD $0x0b0a54724835b162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r9), %zmm9
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	LONG $0x48b57362; WORD $0xc125; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm9, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x21 // vmovdqu64 %zmm8, 0x840(%rdi)
+	QUAD $0x241a5472483db162; BYTE $0x02 // vpsrld $0x2, 0x900(%rdx,%r11), %zmm8
+	QUAD $0x0c0a54724835b162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdx,%r9), %zmm9
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	LONG $0x48b57362; WORD $0xc125; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm9, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x22 // vmovdqu64 %zmm8, 0x880(%rdi)
+	QUAD $0x251a5472483db162; BYTE $0x02 // vpsrld $0x2, 0x940(%rdx,%r11), %zmm8
+	QUAD $0x0d0a54724835b162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdx,%r9), %zmm9
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	LONG $0x48b57362; WORD $0xc125; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm9, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x23 // vmovdqu64 %zmm8, 0x8c0(%rdi)
+	QUAD $0x261a5472483db162; BYTE $0x02 // vpsrld $0x2, 0x980(%rdx,%r11), %zmm8
+	QUAD $0x0e0a54724835b162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdx,%r9), %zmm9
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	LONG $0x48b57362; WORD $0xc125; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm9, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x24 // vmovdqu64 %zmm8, 0x900(%rdi)
+	QUAD $0x271a5472483db162; BYTE $0x02 // vpsrld $0x2, 0x9c0(%rdx,%r11), %zmm8
+	QUAD $0x0f0a54724835b162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdx,%r9), %zmm9
+	LONG $0x48bd7162; WORD $0xc2db // vpandq %zmm2, %zmm8, %zmm8
+	LONG $0x48b57362; WORD $0xc125; BYTE $0xf8 // vpternlogq $0xf8, %zmm1, %zmm9, %zmm8
+	LONG $0x483d7162; WORD $0xc3fc // vpaddb %zmm3, %zmm8, %zmm8
+	LONG $0x48fe7162; WORD $0x477f; BYTE $0x25 // vmovdqu64 %zmm8, 0x940(%rdi)
+	QUAD $0x3112446f48fe3162 // vmovdqu64 0xc40(%rdx,%r10), %zmm8
+	LONG $0x483d7262; WORD $0xc500 // vpshufb %zmm5, %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48445162; WORD $0xc059 // vmulps %zmm8, %zmm7, %zmm8
+	LONG $0x487c7162; WORD $0x4711; BYTE $0x26 // vmovups %zmm8, 0x980(%rdi)
+	QUAD $0x31124454484c3162 // vandps 0xc40(%rdx,%r10), %zmm6, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48445162; WORD $0xc059 // vmulps %zmm8, %zmm7, %zmm8
+	LONG $0x487c7162; WORD $0x4711; BYTE $0x27 // vmovups %zmm8, 0x9c0(%rdi)
 	LONG $0x00c78148; WORD $0x000a; BYTE $0x00 // addq $0xa00, %rdi # imm = 0xA00
 	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xf9ba850f; WORD $0xffff // jne 0x1f60 <k_untile_q6_k+0x50>
+	LONG $0xfa0a850f; WORD $0xffff // jne 0x1e50 <k_untile_q6_k+0x80>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20c28148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rdx # imm = 0xD20
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xf990850f; WORD $0xffff // jne 0x1f50 <k_untile_q6_k+0x40>
+	LONG $0xf9d0850f; WORD $0xffff // jne 0x1e30 <k_untile_q6_k+0x60>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
@@ -1461,13 +1411,13 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_iq4_nl
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x014c8e0f; WORD $0x0000 // jle 0x2729 <k_untile_iq4_nl+0x159>
+	LONG $0x014c8e0f; WORD $0x0000 // jle 0x25c9 <k_untile_iq4_nl+0x159>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x80100578487df262; WORD $0x0000 // vpbroadcastb 0x8010(%rip), %zmm0 # 0xa600 <k_tile_panel_16_min+0x2500>
-	QUAD $0x82660d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x8266(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
-	QUAD $0x7ffd1578487df262; WORD $0x0000 // vpbroadcastb 0x7ffd(%rip), %zmm2 # 0xa601 <k_tile_panel_16_min+0x2501>
+	QUAD $0x80b00578487df262; WORD $0x0000 // vpbroadcastb 0x80b0(%rip), %zmm0 # 0xa540 <k_tile_panel_16_min+0x25b0>
+	QUAD $0x83060d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x8306(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x809d1578487df262; WORD $0x0000 // vpbroadcastb 0x809d(%rip), %zmm2 # 0xa541 <k_tile_panel_16_min+0x25b1>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x48fdf162; WORD $0x1cdb; BYTE $0x32 // vpandq (%rdx,%rsi), %zmm0, %zmm3
 	LONG $0x4875f262; WORD $0xdb00 // vpshufb %zmm3, %zmm1, %zmm3
@@ -1509,7 +1459,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x08715c11487cf162 // vmovups %zmm3, 0x200(%rcx,%rsi,2)
 	LONG $0x20c68148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rsi # imm = 0x120
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfee7850f; WORD $0xffff // jne 0x2610 <k_untile_iq4_nl+0x40>
+	LONG $0xfee7850f; WORD $0xffff // jne 0x24b0 <k_untile_iq4_nl+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -1517,260 +1467,258 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_iq4_xs
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05fd8e0f; WORD $0x0000 // jle 0x2d3a <k_untile_iq4_xs+0x60a>
+	LONG $0x05e28e0f; WORD $0x0000 // jle 0x2bbf <k_untile_iq4_xs+0x5ef>
+	BYTE $0x55 // pushq %rbp
 	BYTE $0x53 // pushq %rbx
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x7faf0578487df262; WORD $0x0000 // vpbroadcastb 0x7faf(%rip), %zmm0 # 0xa700 <k_tile_panel_16_min+0x2600>
-	QUAD $0x81050d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x8105(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
-	QUAD $0x7f9c1578487df262; WORD $0x0000 // vpbroadcastb 0x7f9c(%rip), %zmm2 # 0xa701 <k_tile_panel_16_min+0x2601>
-	QUAD $0x80991d58487df262; WORD $0x0000 // vpbroadcastd 0x8099(%rip), %zmm3 # 0xa808 <k_tile_panel_16_min+0x2708>
-	QUAD $0x80b72558487df262; WORD $0x0000 // vpbroadcastd 0x80b7(%rip), %zmm4 # 0xa830 <k_tile_panel_16_min+0x2730>
-	QUAD $0x80a12d58487df262; WORD $0x0000 // vpbroadcastd 0x80a1(%rip), %zmm5 # 0xa824 <k_tile_panel_16_min+0x2724>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x804e0578487df262; WORD $0x0000 // vpbroadcastb 0x804e(%rip), %zmm0 # 0xa640 <k_tile_panel_16_min+0x26b0>
+	QUAD $0x81a40d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x81a4(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x803b1578487df262; WORD $0x0000 // vpbroadcastb 0x803b(%rip), %zmm2 # 0xa641 <k_tile_panel_16_min+0x26b1>
+	QUAD $0x81381d58487df262; WORD $0x0000 // vpbroadcastd 0x8138(%rip), %zmm3 # 0xa748 <k_tile_panel_16_min+0x27b8>
+	QUAD $0x815e2558487df262; WORD $0x0000 // vpbroadcastd 0x815e(%rip), %zmm4 # 0xa778 <k_tile_panel_16_min+0x27e8>
+	QUAD $0x81442d58487df262; WORD $0x0000 // vpbroadcastd 0x8144(%rip), %zmm5 # 0xa768 <k_tile_panel_16_min+0x27d8>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487df262; WORD $0x7213; BYTE $0x43 // vcvtph2ps 0x860(%rdx), %zmm6
 	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x8945; BYTE $0xd9 // movl %r11d, %r9d
+	QUAD $0x00000000dd1c8d42 // leal (,%r11,8), %ebx
 	WORD $0x894d; BYTE $0xda // movq %r11, %r10
 	LONG $0x0ae2c149 // shlq $0xa, %r10
-	LONG $0x48fdb162; WORD $0x34db; BYTE $0x12 // vpandq (%rdx,%r10), %zmm0, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x377f // vmovdqu64 %zmm6, (%rdi)
-	QUAD $0x011274db48fdb162 // vpandq 0x40(%rdx,%r10), %zmm0, %zmm6
+	LONG $0x48fdb162; WORD $0x3cdb; BYTE $0x12 // vpandq (%rdx,%r10), %zmm0, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x3f7f // vmovdqu64 %zmm7, (%rdi)
+	QUAD $0x01127cdb48fdb162 // vpandq 0x40(%rdx,%r10), %zmm0, %zmm7
 	LONG $0x04e1c141 // shll $0x4, %r9d
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x01 // vmovdqu64 %zmm6, 0x40(%rdi)
-	QUAD $0x021274db48fdb162 // vpandq 0x80(%rdx,%r10), %zmm0, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x02 // vmovdqu64 %zmm6, 0x80(%rdi)
-	QUAD $0x031274db48fdb162 // vpandq 0xc0(%rdx,%r10), %zmm0, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x03 // vmovdqu64 %zmm6, 0xc0(%rdi)
-	QUAD $0x04121472484db162 // vpsrld $0x4, (%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x04 // vmovdqu64 %zmm6, 0x100(%rdi)
-	QUAD $0x01125472484db162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x05 // vmovdqu64 %zmm6, 0x140(%rdi)
-	QUAD $0x02125472484db162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x06 // vmovdqu64 %zmm6, 0x180(%rdi)
-	QUAD $0x03125472484db162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x07 // vmovdqu64 %zmm6, 0x1c0(%rdi)
-	LONG $0x6e79c1c4; BYTE $0xf1 // vmovd %r9d, %xmm6
-	LONG $0x48fef162; WORD $0x7a6f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm7
-	LONG $0x487d7262; WORD $0x4233; BYTE $0x42 // vpmovzxwd 0x840(%rdx), %zmm8
-	LONG $0x4845f162; WORD $0xf6d2 // vpsrld %xmm6, %zmm7, %zmm6
-	QUAD $0x00000000dd1c8d42 // leal (,%r11,8), %ebx
-	LONG $0xfb6ef9c5 // vmovd %ebx, %xmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x01 // vmovdqu64 %zmm7, 0x40(%rdi)
+	QUAD $0x02127cdb48fdb162 // vpandq 0x80(%rdx,%r10), %zmm0, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x02 // vmovdqu64 %zmm7, 0x80(%rdi)
+	QUAD $0x03127cdb48fdb162 // vpandq 0xc0(%rdx,%r10), %zmm0, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x03 // vmovdqu64 %zmm7, 0xc0(%rdi)
+	QUAD $0x041214724845b162 // vpsrld $0x4, (%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x04 // vmovdqu64 %zmm7, 0x100(%rdi)
+	QUAD $0x011254724845b162; BYTE $0x04 // vpsrld $0x4, 0x40(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x05 // vmovdqu64 %zmm7, 0x140(%rdi)
+	QUAD $0x021254724845b162; BYTE $0x04 // vpsrld $0x4, 0x80(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x06 // vmovdqu64 %zmm7, 0x180(%rdi)
+	QUAD $0x031254724845b162; BYTE $0x04 // vpsrld $0x4, 0xc0(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x07 // vmovdqu64 %zmm7, 0x1c0(%rdi)
+	LONG $0x6e79c1c4; BYTE $0xf9 // vmovd %r9d, %xmm7
+	LONG $0x48fe7162; WORD $0x426f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm8
+	LONG $0x487d7262; WORD $0x4a33; BYTE $0x42 // vpmovzxwd 0x840(%rdx), %zmm9
 	LONG $0x483df162; WORD $0xffd2 // vpsrld %xmm7, %zmm8, %zmm7
-	LONG $0x487d7262; WORD $0x4213; BYTE $0x43 // vcvtph2ps 0x860(%rdx), %zmm8
-	LONG $0x4845f162; WORD $0xf772; BYTE $0x04 // vpslld $0x4, %zmm7, %zmm7
-	LONG $0x4845f162; WORD $0xfcdb // vpandd %zmm4, %zmm7, %zmm7
-	LONG $0x484df362; WORD $0xfb25; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm6, %zmm7
-	LONG $0x4845f162; WORD $0xf5fe // vpaddd %zmm5, %zmm7, %zmm6
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x483cf162; WORD $0xf659 // vmulps %zmm6, %zmm8, %zmm6
-	LONG $0x487cf162; WORD $0x7711; BYTE $0x08 // vmovups %zmm6, 0x200(%rdi)
-	QUAD $0x041274db48fdb162 // vpandq 0x100(%rdx,%r10), %zmm0, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x09 // vmovdqu64 %zmm6, 0x240(%rdi)
-	QUAD $0x051274db48fdb162 // vpandq 0x140(%rdx,%r10), %zmm0, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x0a // vmovdqu64 %zmm6, 0x280(%rdi)
-	QUAD $0x061274db48fdb162 // vpandq 0x180(%rdx,%r10), %zmm0, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x0b // vmovdqu64 %zmm6, 0x2c0(%rdi)
-	QUAD $0x071274db48fdb162 // vpandq 0x1c0(%rdx,%r10), %zmm0, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x0c // vmovdqu64 %zmm6, 0x300(%rdi)
-	QUAD $0x04125472484db162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x0d // vmovdqu64 %zmm6, 0x340(%rdi)
-	QUAD $0x05125472484db162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x0e // vmovdqu64 %zmm6, 0x380(%rdi)
-	QUAD $0x06125472484db162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x0f // vmovdqu64 %zmm6, 0x3c0(%rdi)
-	QUAD $0x07125472484db162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x10 // vmovdqu64 %zmm6, 0x400(%rdi)
+	QUAD $0x00000002dd2c8d42 // leal 0x2(,%r11,8), %ebp
+	LONG $0xc36e79c5 // vmovd %ebx, %xmm8
+	LONG $0x48355162; WORD $0xc0d2 // vpsrld %xmm8, %zmm9, %zmm8
+	LONG $0x483dd162; WORD $0xf072; BYTE $0x04 // vpslld $0x4, %zmm8, %zmm8
+	LONG $0x483d7162; WORD $0xc4db // vpandd %zmm4, %zmm8, %zmm8
+	LONG $0x48457362; WORD $0xc325; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm7, %zmm8
+	LONG $0x483df162; WORD $0xfdfe // vpaddd %zmm5, %zmm8, %zmm7
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x484cf162; WORD $0xff59 // vmulps %zmm7, %zmm6, %zmm7
+	LONG $0x487cf162; WORD $0x7f11; BYTE $0x08 // vmovups %zmm7, 0x200(%rdi)
+	QUAD $0x04127cdb48fdb162 // vpandq 0x100(%rdx,%r10), %zmm0, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x09 // vmovdqu64 %zmm7, 0x240(%rdi)
 	LONG $0x04598d41 // leal 0x4(%r9), %ebx
-	LONG $0xf36ef9c5 // vmovd %ebx, %xmm6
-	LONG $0x48fef162; WORD $0x7a6f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm7
-	LONG $0x487d7262; WORD $0x4233; BYTE $0x42 // vpmovzxwd 0x840(%rdx), %zmm8
-	LONG $0x4845f162; WORD $0xf6d2 // vpsrld %xmm6, %zmm7, %zmm6
-	QUAD $0x00000002dd1c8d42 // leal 0x2(,%r11,8), %ebx
-	LONG $0xfb6ef9c5 // vmovd %ebx, %xmm7
-	LONG $0x483df162; WORD $0xffd2 // vpsrld %xmm7, %zmm8, %zmm7
-	LONG $0x487d7262; WORD $0x4213; BYTE $0x43 // vcvtph2ps 0x860(%rdx), %zmm8
-	LONG $0x4845f162; WORD $0xf772; BYTE $0x04 // vpslld $0x4, %zmm7, %zmm7
-	LONG $0x4845f162; WORD $0xfcdb // vpandd %zmm4, %zmm7, %zmm7
-	LONG $0x484df362; WORD $0xfb25; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm6, %zmm7
-	LONG $0x4845f162; WORD $0xf5fe // vpaddd %zmm5, %zmm7, %zmm6
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x483cf162; WORD $0xf659 // vmulps %zmm6, %zmm8, %zmm6
-	LONG $0x487cf162; WORD $0x7711; BYTE $0x11 // vmovups %zmm6, 0x440(%rdi)
-	QUAD $0x081274db48fdb162 // vpandq 0x200(%rdx,%r10), %zmm0, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x12 // vmovdqu64 %zmm6, 0x480(%rdi)
-	QUAD $0x091274db48fdb162 // vpandq 0x240(%rdx,%r10), %zmm0, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x13 // vmovdqu64 %zmm6, 0x4c0(%rdi)
-	QUAD $0x0a1274db48fdb162 // vpandq 0x280(%rdx,%r10), %zmm0, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x14 // vmovdqu64 %zmm6, 0x500(%rdi)
-	QUAD $0x0b1274db48fdb162 // vpandq 0x2c0(%rdx,%r10), %zmm0, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x15 // vmovdqu64 %zmm6, 0x540(%rdi)
-	QUAD $0x08125472484db162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x16 // vmovdqu64 %zmm6, 0x580(%rdi)
-	QUAD $0x09125472484db162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x17 // vmovdqu64 %zmm6, 0x5c0(%rdi)
-	QUAD $0x0a125472484db162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x18 // vmovdqu64 %zmm6, 0x600(%rdi)
-	QUAD $0x0b125472484db162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x19 // vmovdqu64 %zmm6, 0x640(%rdi)
-	LONG $0x08598d41 // leal 0x8(%r9), %ebx
-	LONG $0xf36ef9c5 // vmovd %ebx, %xmm6
-	LONG $0x48fef162; WORD $0x7a6f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm7
-	LONG $0x487d7262; WORD $0x4233; BYTE $0x42 // vpmovzxwd 0x840(%rdx), %zmm8
-	LONG $0x4845f162; WORD $0xf6d2 // vpsrld %xmm6, %zmm7, %zmm6
-	QUAD $0x00000004dd1c8d42 // leal 0x4(,%r11,8), %ebx
-	LONG $0xfb6ef9c5 // vmovd %ebx, %xmm7
-	LONG $0x483df162; WORD $0xffd2 // vpsrld %xmm7, %zmm8, %zmm7
-	LONG $0x487d7262; WORD $0x4213; BYTE $0x43 // vcvtph2ps 0x860(%rdx), %zmm8
-	LONG $0x4845f162; WORD $0xf772; BYTE $0x04 // vpslld $0x4, %zmm7, %zmm7
-	LONG $0x4845f162; WORD $0xfcdb // vpandd %zmm4, %zmm7, %zmm7
-	LONG $0x484df362; WORD $0xfb25; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm6, %zmm7
-	LONG $0x4845f162; WORD $0xf5fe // vpaddd %zmm5, %zmm7, %zmm6
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x483cf162; WORD $0xf659 // vmulps %zmm6, %zmm8, %zmm6
-	LONG $0x487cf162; WORD $0x7711; BYTE $0x1a // vmovups %zmm6, 0x680(%rdi)
-	QUAD $0x0c1274db48fdb162 // vpandq 0x300(%rdx,%r10), %zmm0, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x1b // vmovdqu64 %zmm6, 0x6c0(%rdi)
-	QUAD $0x0d1274db48fdb162 // vpandq 0x340(%rdx,%r10), %zmm0, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x1c // vmovdqu64 %zmm6, 0x700(%rdi)
-	QUAD $0x0e1274db48fdb162 // vpandq 0x380(%rdx,%r10), %zmm0, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x1d // vmovdqu64 %zmm6, 0x740(%rdi)
-	QUAD $0x0f1274db48fdb162 // vpandq 0x3c0(%rdx,%r10), %zmm0, %zmm6
-	QUAD $0x00000006dd1c8d46 // leal 0x6(,%r11,8), %r11d
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x1e // vmovdqu64 %zmm6, 0x780(%rdi)
-	QUAD $0x0c125472484db162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x1f // vmovdqu64 %zmm6, 0x7c0(%rdi)
-	QUAD $0x0d125472484db162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x20 // vmovdqu64 %zmm6, 0x800(%rdi)
-	QUAD $0x0e125472484db162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x21 // vmovdqu64 %zmm6, 0x840(%rdi)
-	QUAD $0x0f125472484db162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdx,%r10), %zmm6
-	LONG $0x48cdf162; WORD $0xf0db // vpandq %zmm0, %zmm6, %zmm6
-	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
-	LONG $0x48cdf162; WORD $0xf2ef // vpxorq %zmm2, %zmm6, %zmm6
-	LONG $0x48fef162; WORD $0x777f; BYTE $0x22 // vmovdqu64 %zmm6, 0x880(%rdi)
-	LONG $0x48fef162; WORD $0x726f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm6
+	QUAD $0x05127cdb48fdb162 // vpandq 0x140(%rdx,%r10), %zmm0, %zmm7
+	LONG $0xc36e79c5 // vmovd %ebx, %xmm8
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x0a // vmovdqu64 %zmm7, 0x280(%rdi)
+	QUAD $0x06127cdb48fdb162 // vpandq 0x180(%rdx,%r10), %zmm0, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x0b // vmovdqu64 %zmm7, 0x2c0(%rdi)
+	QUAD $0x07127cdb48fdb162 // vpandq 0x1c0(%rdx,%r10), %zmm0, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x0c // vmovdqu64 %zmm7, 0x300(%rdi)
+	QUAD $0x041254724845b162; BYTE $0x04 // vpsrld $0x4, 0x100(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x0d // vmovdqu64 %zmm7, 0x340(%rdi)
+	QUAD $0x051254724845b162; BYTE $0x04 // vpsrld $0x4, 0x140(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x0e // vmovdqu64 %zmm7, 0x380(%rdi)
+	QUAD $0x061254724845b162; BYTE $0x04 // vpsrld $0x4, 0x180(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x0f // vmovdqu64 %zmm7, 0x3c0(%rdi)
+	QUAD $0x071254724845b162; BYTE $0x04 // vpsrld $0x4, 0x1c0(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x10 // vmovdqu64 %zmm7, 0x400(%rdi)
 	LONG $0x487df262; WORD $0x7a33; BYTE $0x42 // vpmovzxwd 0x840(%rdx), %zmm7
-	LONG $0x0cc98341 // orl $0xc, %r9d
-	LONG $0x6e7941c4; BYTE $0xc1 // vmovd %r9d, %xmm8
-	LONG $0x6e7941c4; BYTE $0xcb // vmovd %r11d, %xmm9
-	LONG $0x484dd162; WORD $0xf0d2 // vpsrld %xmm8, %zmm6, %zmm6
-	LONG $0x4845d162; WORD $0xf9d2 // vpsrld %xmm9, %zmm7, %zmm7
-	LONG $0x487d7262; WORD $0x4213; BYTE $0x43 // vcvtph2ps 0x860(%rdx), %zmm8
+	LONG $0x48fe7162; WORD $0x4a6f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm9
+	LONG $0xd56e79c5 // vmovd %ebp, %xmm10
+	LONG $0x48355162; WORD $0xc0d2 // vpsrld %xmm8, %zmm9, %zmm8
+	LONG $0x4845d162; WORD $0xfad2 // vpsrld %xmm10, %zmm7, %zmm7
 	LONG $0x4845f162; WORD $0xf772; BYTE $0x04 // vpslld $0x4, %zmm7, %zmm7
 	LONG $0x4845f162; WORD $0xfcdb // vpandd %zmm4, %zmm7, %zmm7
-	LONG $0x484df362; WORD $0xfb25; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm6, %zmm7
-	LONG $0x4845f162; WORD $0xf5fe // vpaddd %zmm5, %zmm7, %zmm6
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x483cf162; WORD $0xf659 // vmulps %zmm6, %zmm8, %zmm6
-	LONG $0x487cf162; WORD $0x7711; BYTE $0x23 // vmovups %zmm6, 0x8c0(%rdi)
+	LONG $0x483df362; WORD $0xfb25; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm8, %zmm7
+	LONG $0x4845f162; WORD $0xfdfe // vpaddd %zmm5, %zmm7, %zmm7
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x484cf162; WORD $0xff59 // vmulps %zmm7, %zmm6, %zmm7
+	LONG $0x487cf162; WORD $0x7f11; BYTE $0x11 // vmovups %zmm7, 0x440(%rdi)
+	QUAD $0x08127cdb48fdb162 // vpandq 0x200(%rdx,%r10), %zmm0, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x12 // vmovdqu64 %zmm7, 0x480(%rdi)
+	QUAD $0x09127cdb48fdb162 // vpandq 0x240(%rdx,%r10), %zmm0, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x13 // vmovdqu64 %zmm7, 0x4c0(%rdi)
+	QUAD $0x0a127cdb48fdb162 // vpandq 0x280(%rdx,%r10), %zmm0, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x14 // vmovdqu64 %zmm7, 0x500(%rdi)
+	QUAD $0x0b127cdb48fdb162 // vpandq 0x2c0(%rdx,%r10), %zmm0, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x15 // vmovdqu64 %zmm7, 0x540(%rdi)
+	QUAD $0x081254724845b162; BYTE $0x04 // vpsrld $0x4, 0x200(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x16 // vmovdqu64 %zmm7, 0x580(%rdi)
+	QUAD $0x091254724845b162; BYTE $0x04 // vpsrld $0x4, 0x240(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x17 // vmovdqu64 %zmm7, 0x5c0(%rdi)
+	QUAD $0x0a1254724845b162; BYTE $0x04 // vpsrld $0x4, 0x280(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x18 // vmovdqu64 %zmm7, 0x600(%rdi)
+	QUAD $0x0b1254724845b162; BYTE $0x04 // vpsrld $0x4, 0x2c0(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x19 // vmovdqu64 %zmm7, 0x640(%rdi)
+	LONG $0x08598d41 // leal 0x8(%r9), %ebx
+	LONG $0xfb6ef9c5 // vmovd %ebx, %xmm7
+	LONG $0x48fe7162; WORD $0x426f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm8
+	LONG $0x487d7262; WORD $0x4a33; BYTE $0x42 // vpmovzxwd 0x840(%rdx), %zmm9
+	LONG $0x483df162; WORD $0xffd2 // vpsrld %xmm7, %zmm8, %zmm7
+	QUAD $0x00000004dd1c8d42 // leal 0x4(,%r11,8), %ebx
+	LONG $0xc36e79c5 // vmovd %ebx, %xmm8
+	LONG $0x48355162; WORD $0xc0d2 // vpsrld %xmm8, %zmm9, %zmm8
+	LONG $0x483dd162; WORD $0xf072; BYTE $0x04 // vpslld $0x4, %zmm8, %zmm8
+	LONG $0x483d7162; WORD $0xc4db // vpandd %zmm4, %zmm8, %zmm8
+	LONG $0x48457362; WORD $0xc325; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm7, %zmm8
+	LONG $0x483df162; WORD $0xfdfe // vpaddd %zmm5, %zmm8, %zmm7
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x484cf162; WORD $0xff59 // vmulps %zmm7, %zmm6, %zmm7
+	LONG $0x487cf162; WORD $0x7f11; BYTE $0x1a // vmovups %zmm7, 0x680(%rdi)
+	QUAD $0x0c127cdb48fdb162 // vpandq 0x300(%rdx,%r10), %zmm0, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x1b // vmovdqu64 %zmm7, 0x6c0(%rdi)
+	QUAD $0x0d127cdb48fdb162 // vpandq 0x340(%rdx,%r10), %zmm0, %zmm7
+	QUAD $0x00000006dd1c8d46 // leal 0x6(,%r11,8), %r11d
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x1c // vmovdqu64 %zmm7, 0x700(%rdi)
+	QUAD $0x0e127cdb48fdb162 // vpandq 0x380(%rdx,%r10), %zmm0, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x1d // vmovdqu64 %zmm7, 0x740(%rdi)
+	QUAD $0x0f127cdb48fdb162 // vpandq 0x3c0(%rdx,%r10), %zmm0, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x1e // vmovdqu64 %zmm7, 0x780(%rdi)
+	QUAD $0x0c1254724845b162; BYTE $0x04 // vpsrld $0x4, 0x300(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x1f // vmovdqu64 %zmm7, 0x7c0(%rdi)
+	QUAD $0x0d1254724845b162; BYTE $0x04 // vpsrld $0x4, 0x340(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x20 // vmovdqu64 %zmm7, 0x800(%rdi)
+	QUAD $0x0e1254724845b162; BYTE $0x04 // vpsrld $0x4, 0x380(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x21 // vmovdqu64 %zmm7, 0x840(%rdi)
+	QUAD $0x0f1254724845b162; BYTE $0x04 // vpsrld $0x4, 0x3c0(%rdx,%r10), %zmm7
+	LONG $0x48c5f162; WORD $0xf8db // vpandq %zmm0, %zmm7, %zmm7
+	LONG $0x4875f262; WORD $0xff00 // vpshufb %zmm7, %zmm1, %zmm7
+	LONG $0x48c5f162; WORD $0xfaef // vpxorq %zmm2, %zmm7, %zmm7
+	LONG $0x48fef162; WORD $0x7f7f; BYTE $0x22 // vmovdqu64 %zmm7, 0x880(%rdi)
+	LONG $0x487df262; WORD $0x7a33; BYTE $0x42 // vpmovzxwd 0x840(%rdx), %zmm7
+	LONG $0x48fe7162; WORD $0x426f; BYTE $0x20 // vmovdqu64 0x800(%rdx), %zmm8
+	LONG $0x6e7941c4; BYTE $0xcb // vmovd %r11d, %xmm9
+	LONG $0x4845d162; WORD $0xf9d2 // vpsrld %xmm9, %zmm7, %zmm7
+	LONG $0x0cc98341 // orl $0xc, %r9d
+	LONG $0x6e7941c4; BYTE $0xc9 // vmovd %r9d, %xmm9
+	LONG $0x483d5162; WORD $0xc1d2 // vpsrld %xmm9, %zmm8, %zmm8
+	LONG $0x4845f162; WORD $0xf772; BYTE $0x04 // vpslld $0x4, %zmm7, %zmm7
+	LONG $0x4845f162; WORD $0xfcdb // vpandd %zmm4, %zmm7, %zmm7
+	LONG $0x483df362; WORD $0xfb25; BYTE $0xf8 // vpternlogd $0xf8, %zmm3, %zmm8, %zmm7
+	LONG $0x4845f162; WORD $0xfdfe // vpaddd %zmm5, %zmm7, %zmm7
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x484cf162; WORD $0xff59 // vmulps %zmm7, %zmm6, %zmm7
+	LONG $0x487cf162; WORD $0x7f11; BYTE $0x23 // vmovups %zmm7, 0x8c0(%rdi)
 	LONG $0x00c78148; WORD $0x0009; BYTE $0x00 // addq $0x900, %rdi # imm = 0x900
 	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfa81850f; WORD $0xffff // jne 0x27a0 <k_untile_iq4_xs+0x70>
+	LONG $0xfa9d850f; WORD $0xffff // jne 0x2640 <k_untile_iq4_xs+0x70>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x80c28148; WORD $0x0008; BYTE $0x00 // addq $0x880, %rdx # imm = 0x880
 	LONG $0x00c18148; WORD $0x0012; BYTE $0x00 // addq $0x1200, %rcx # imm = 0x1200
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfa57850f; WORD $0xffff // jne 0x2790 <k_untile_iq4_xs+0x60>
+	LONG $0xfa73850f; WORD $0xffff // jne 0x2630 <k_untile_iq4_xs+0x60>
 	BYTE $0x5b // popq %rbx
+	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	WORD $0x9066 // nop
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// untile_mxfp4
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01798e0f; WORD $0x0000 // jle 0x2ec6 <k_untile_mxfp4+0x186>
+	LONG $0x01798e0f; WORD $0x0000 // jle 0x2d56 <k_untile_mxfp4+0x186>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x7aa20578487df262; WORD $0x0000 // vpbroadcastb 0x7aa2(%rip), %zmm0 # 0xa800 <k_tile_panel_16_min+0x2700>
-	QUAD $0x7ad80d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x7ad8(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
-	QUAD $0x7a8f1578487df262; WORD $0x0000 // vpbroadcastb 0x7a8f(%rip), %zmm2 # 0xa801 <k_tile_panel_16_min+0x2701>
-	QUAD $0x007a871d7879e2c4; BYTE $0x00 // vpbroadcastb 0x7a87(%rip), %xmm3 # 0xa802 <k_tile_panel_16_min+0x2702>
-	QUAD $0x7a8f2558487df262; WORD $0x0000 // vpbroadcastd 0x7a8f(%rip), %zmm4 # 0xa814 <k_tile_panel_16_min+0x2714>
-	QUAD $0x7a7d2d58487df262; WORD $0x0000 // vpbroadcastd 0x7a7d(%rip), %zmm5 # 0xa80c <k_tile_panel_16_min+0x270c>
+	QUAD $0x7b520578487df262; WORD $0x0000 // vpbroadcastb 0x7b52(%rip), %zmm0 # 0xa740 <k_tile_panel_16_min+0x27b0>
+	QUAD $0x7b880d5a487df262; WORD $0x0000 // vbroadcasti32x4 0x7b88(%rip), %zmm1 # zmm1 = mem[0,1,2,3,0,1,2,3,0,1,2,3,0,1,2,3]
+	QUAD $0x7b3f1578487df262; WORD $0x0000 // vpbroadcastb 0x7b3f(%rip), %zmm2 # 0xa741 <k_tile_panel_16_min+0x27b1>
+	QUAD $0x007b371d7879e2c4; BYTE $0x00 // vpbroadcastb 0x7b37(%rip), %xmm3 # 0xa742 <k_tile_panel_16_min+0x27b2>
+	QUAD $0x7b3f2558487df262; WORD $0x0000 // vpbroadcastd 0x7b3f(%rip), %zmm4 # 0xa754 <k_tile_panel_16_min+0x27c4>
+	QUAD $0x7b2d2d58487df262; WORD $0x0000 // vpbroadcastd 0x7b2d(%rip), %zmm5 # 0xa74c <k_tile_panel_16_min+0x27bc>
 	BYTE $0x90 // nop
 	LONG $0x48fdf162; WORD $0x32db // vpandq (%rdx), %zmm0, %zmm6
 	LONG $0x4875f262; WORD $0xf600 // vpshufb %zmm6, %zmm1, %zmm6
@@ -1819,7 +1767,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c28148; WORD $0x0001; BYTE $0x00 // addq $0x110, %rdx # imm = 0x110
 	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfeca850f; WORD $0xffff // jne 0x2d90 <k_untile_mxfp4+0x50>
+	LONG $0xfeca850f; WORD $0xffff // jne 0x2c20 <k_untile_mxfp4+0x50>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
@@ -1841,7 +1789,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
 	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0x0243850f; WORD $0x0000 // jne 0x3152 <k_tile_panel+0x282>
+	LONG $0x0243850f; WORD $0x0000 // jne 0x2fe2 <k_tile_panel+0x282>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x9f0f; BYTE $0xc0 // setg %al
 	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
@@ -1849,23 +1797,23 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
 	WORD $0x013c // cmpb $0x1, %al
 	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
-	LONG $0x0213850f; WORD $0x0000 // jne 0x3140 <k_tile_panel+0x270>
+	LONG $0x0213850f; WORD $0x0000 // jne 0x2fd0 <k_tile_panel+0x270>
 	WORD $0x8b49; BYTE $0x07 // movq (%r15), %rax
 	LONG $0x384f8b49 // movq 0x38(%r15), %rcx
 	LONG $0x037b8d49 // leaq 0x3(%r11), %rdi
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	LONG $0xfb490f49 // cmovnsq %r11, %rdi
 	LONG $0x487f8349; BYTE $0x00 // cmpq $0x0, 0x48(%r15)
-	WORD $0x1774 // je 0x2f5d <k_tile_panel+0x8d>
+	WORD $0x1774 // je 0x2ded <k_tile_panel+0x8d>
 	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
 	LONG $0x487cf162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x167f // jg 0x2f6e <k_tile_panel+0x9e>
-	LONG $0x0001d2e9; BYTE $0x00 // jmp 0x312f <k_tile_panel+0x25f>
+	WORD $0x167f // jg 0x2dfe <k_tile_panel+0x9e>
+	LONG $0x0001d2e9; BYTE $0x00 // jmp 0x2fbf <k_tile_panel+0x25f>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x01c18e0f; WORD $0x0000 // jle 0x312f <k_tile_panel+0x25f>
+	LONG $0x01c18e0f; WORD $0x0000 // jle 0x2fbf <k_tile_panel+0x25f>
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
@@ -1884,7 +1832,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
 	LONG $0x113c8d4b // leaq (%r9,%r10), %rdi
 	LONG $0x24c78348 // addq $0x24, %rdi
-	QUAD $0x785a1518487df262; WORD $0x0000 // vbroadcastss 0x785a(%rip), %zmm2 # 0xa818 <k_tile_panel_16_min+0x2718>
+	QUAD $0x790a1518487df262; WORD $0x0000 // vbroadcastss 0x790a(%rip), %zmm2 # 0xa758 <k_tile_panel_16_min+0x27c8>
 	WORD $0x9066 // nop
 	LONG $0x487df262; WORD $0x1f58 // vpbroadcastd (%rdi), %zmm3
 	LONG $0x487df262; WORD $0x6f18; BYTE $0xf7 // vbroadcastss -0x24(%rdi), %zmm5
@@ -1941,18 +1889,18 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xfe91870f; WORD $0xffff // ja 0x2fc0 <k_tile_panel+0xf0>
+	LONG $0xfe91870f; WORD $0xffff // ja 0x2e50 <k_tile_panel+0xf0>
 	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
 	LONG $0x487cf162; WORD $0x4811; BYTE $0x01 // vmovups %zmm1, 0x40(%rax)
 	LONG $0x01738d49 // leaq 0x1(%r11), %rsi
 	LONG $0x06468d48 // leaq 0x6(%rsi), %rax
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0x11058e0f; WORD $0x0000 // jle 0x4254 <k_tile_panel+0x1384>
+	LONG $0x11058e0f; WORD $0x0000 // jle 0x40e4 <k_tile_panel+0x1384>
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
 	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
 	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
-	LONG $0x10d78e0f; WORD $0x0000 // jle 0x423f <k_tile_panel+0x136f>
+	LONG $0x10d78e0f; WORD $0x0000 // jle 0x40cf <k_tile_panel+0x136f>
 	LONG $0x00458b49 // movq (%r13), %rax
 	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
 	LONG $0x10458b49 // movq 0x10(%r13), %rax
@@ -1988,16 +1936,16 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e2c148 // shlq $0x6, %rdx
 	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
 	WORD $0xdb31 // xorl %ebx, %ebx
-	QUAD $0x76060518487df262; WORD $0x0000 // vbroadcastss 0x7606(%rip), %zmm0 # 0xa818 <k_tile_panel_16_min+0x2718>
+	QUAD $0x76b60518487df262; WORD $0x0000 // vbroadcastss 0x76b6(%rip), %zmm0 # 0xa758 <k_tile_panel_16_min+0x27c8>
 	QUAD $0x000000d024b4894c // movq %r14, 0xd0(%rsp)
-	WORD $0x26eb // jmp 0x3242 <k_tile_panel+0x372>
+	WORD $0x26eb // jmp 0x30d2 <k_tile_panel+0x372>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%rax,4)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	LONG $0x245c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rbx
 	QUAD $0x000000d024b48b4c // movq 0xd0(%rsp), %r14
-	LONG $0x0ffd840f; WORD $0x0000 // je 0x423f <k_tile_panel+0x136f>
+	LONG $0x0ffd840f; WORD $0x0000 // je 0x40cf <k_tile_panel+0x136f>
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	QUAD $0x0000b824bcaf0f4c; BYTE $0x00 // imulq 0xb8(%rsp), %r15
 	QUAD $0x000000c024bc034c // addq 0xc0(%rsp), %r15
@@ -2007,19 +1955,19 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x0126840f; WORD $0x0000 // je 0x339e <k_tile_panel+0x4ce>
+	LONG $0x0126840f; WORD $0x0000 // je 0x322e <k_tile_panel+0x4ce>
 	LONG $0x18458b49 // movq 0x18(%r13), %rax
 	QUAD $0x0000b02484af0f48; BYTE $0x00 // imulq 0xb0(%rsp), %rax
 	LONG $0x487d8349; BYTE $0x00 // cmpq $0x0, 0x48(%r13)
-	WORD $0x1974 // je 0x32a5 <k_tile_panel+0x3d5>
+	WORD $0x1974 // je 0x3135 <k_tile_panel+0x3d5>
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x487cf162; WORD $0x0c10; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm1
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x157f // jg 0x32b5 <k_tile_panel+0x3e5>
-	LONG $0x0000e5e9; BYTE $0x00 // jmp 0x338a <k_tile_panel+0x4ba>
+	WORD $0x157f // jg 0x3145 <k_tile_panel+0x3e5>
+	LONG $0x0000e5e9; BYTE $0x00 // jmp 0x321a <k_tile_panel+0x4ba>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0x00d58e0f; WORD $0x0000 // jle 0x338a <k_tile_panel+0x4ba>
+	LONG $0x00d58e0f; WORD $0x0000 // jle 0x321a <k_tile_panel+0x4ba>
 	LONG $0x08558b49 // movq 0x8(%r13), %rdx
 	QUAD $0x0000009824940348 // addq 0x98(%rsp), %rdx
 	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
@@ -2053,27 +2001,27 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff56870f; WORD $0xffff // ja 0x32e0 <k_tile_panel+0x410>
+	LONG $0xff56870f; WORD $0xffff // ja 0x3170 <k_tile_panel+0x410>
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%rax,4)
 	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
 	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
 	LONG $0x0c498d4c // leaq 0xc(%rcx), %r9
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
-	LONG $0x007e8e0f; WORD $0x0000 // jle 0x3430 <k_tile_panel+0x560>
+	LONG $0x007e8e0f; WORD $0x0000 // jle 0x32c0 <k_tile_panel+0x560>
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
 	LONG $0x044e8d4d // leaq 0x4(%r14), %r9
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
-	LONG $0x08dc8e0f; WORD $0x0000 // jle 0x3ca0 <k_tile_panel+0xdd0>
+	LONG $0x08dc8e0f; WORD $0x0000 // jle 0x3b30 <k_tile_panel+0xdd0>
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
 	LONG $0x02488d4c // leaq 0x2(%rax), %r9
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
-	LONG $0x0bb58e0f; WORD $0x0000 // jle 0x3f90 <k_tile_panel+0x10c0>
+	LONG $0x0bb58e0f; WORD $0x0000 // jle 0x3e20 <k_tile_panel+0x10c0>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
 	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
-	LONG $0xfe3e8d0f; WORD $0xffff // jge 0x322c <k_tile_panel+0x35c>
+	LONG $0xfe3e8d0f; WORD $0xffff // jge 0x30bc <k_tile_panel+0x35c>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	WORD $0x2948; BYTE $0xe8 // subq %rbp, %rax
 	LONG $0x45af0f49; BYTE $0x18 // imulq 0x18(%r13), %rax
@@ -2081,12 +2029,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xd1490f48 // cmovnsq %rcx, %rdx
 	LONG $0x487d8349; BYTE $0x00 // cmpq $0x0, 0x48(%r13)
-	LONG $0x0d3b840f; WORD $0x0000 // je 0x414a <k_tile_panel+0x127a>
+	LONG $0x0d3b840f; WORD $0x0000 // je 0x3fda <k_tile_panel+0x127a>
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x487cf162; WORD $0x0c10; BYTE $0x86 // vmovups (%rsi,%rax,4), %zmm1
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0x0d338f0f; WORD $0x0000 // jg 0x415a <k_tile_panel+0x128a>
-	LONG $0xfffdf4e9; BYTE $0xff // jmp 0x3220 <k_tile_panel+0x350>
+	LONG $0x0d338f0f; WORD $0x0000 // jg 0x3fea <k_tile_panel+0x128a>
+	LONG $0xfffdf4e9; BYTE $0xff // jmp 0x30b0 <k_tile_panel+0x350>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x08458b49 // movq 0x8(%r13), %rax
 	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
@@ -2123,7 +2071,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000d82484894c // movq %r8, 0xd8(%rsp)
 	QUAD $0x000000f024bc8948 // movq %rdi, 0xf0(%rsp)
 	LONG $0x247c894c; BYTE $0x68 // movq %r15, 0x68(%rsp)
-	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x359d <k_tile_panel+0x6cd>
+	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x342d <k_tile_panel+0x6cd>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
 	LONG $0x487cd162; WORD $0x1111 // vmovups %zmm2, (%r9)
@@ -2152,7 +2100,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
 	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
-	LONG $0xfe188f0f; WORD $0xffff // jg 0x33b5 <k_tile_panel+0x4e5>
+	LONG $0xfe188f0f; WORD $0xffff // jg 0x3245 <k_tile_panel+0x4e5>
 	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
 	WORD $0x2949; BYTE $0xea // subq %rbp, %r10
 	LONG $0xd7af0f4c // imulq %rdi, %r10
@@ -2183,7 +2131,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x900c8d4f // leaq (%r8,%r10,4), %r9
 	QUAD $0x000000e824bc8348; BYTE $0x00 // cmpq $0x0, 0xe8(%rsp)
-	LONG $0x0098840f; WORD $0x0000 // je 0x36b0 <k_tile_panel+0x7e0>
+	LONG $0x0098840f; WORD $0x0000 // je 0x3540 <k_tile_panel+0x7e0>
 	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
 	LONG $0x487cd162; WORD $0x1c10; BYTE $0xb9 // vmovups (%r9,%rdi,4), %zmm3
 	LONG $0x487cd162; WORD $0x2410; BYTE $0xf9 // vmovups (%r9,%rdi,8), %zmm4
@@ -2206,8 +2154,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x487c5162; WORD $0x2c10; BYTE $0x39 // vmovups (%r9,%rdi), %zmm13
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x497f // jg 0x36f2 <k_tile_panel+0x822>
-	LONG $0xfffe42e9; BYTE $0xff // jmp 0x34f0 <k_tile_panel+0x620>
+	WORD $0x497f // jg 0x3582 <k_tile_panel+0x822>
+	LONG $0xfffe42e9; BYTE $0xff // jmp 0x3380 <k_tile_panel+0x620>
 	WORD $0x9066 // nop
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -2222,7 +2170,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0xfdfe8e0f; WORD $0xffff // jle 0x34f0 <k_tile_panel+0x620>
+	LONG $0xfdfe8e0f; WORD $0xffff // jle 0x3380 <k_tile_panel+0x620>
 	LONG $0xfce08348 // andq $-0x4, %rax
 	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
 	WORD $0x2949; BYTE $0xc2 // subq %rax, %r10
@@ -2439,8 +2387,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
 	WORD $0xff49; BYTE $0xcb // decq %r11
 	LONG $0x01fb8349 // cmpq $0x1, %r11
-	LONG $0xfb96870f; WORD $0xffff // ja 0x3830 <k_tile_panel+0x960>
-	LONG $0xfff856e9; BYTE $0xff // jmp 0x34f5 <k_tile_panel+0x625>
+	LONG $0xfb96870f; WORD $0xffff // ja 0x36c0 <k_tile_panel+0x960>
+	LONG $0xfff856e9; BYTE $0xff // jmp 0x3385 <k_tile_panel+0x625>
 	BYTE $0x90 // nop
 	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
 	LONG $0x084d8b49 // movq 0x8(%r13), %rcx
@@ -2451,7 +2399,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40048d4c // leaq (%rax,%rax,2), %r8
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	LONG $0x64c18348 // addq $0x64, %rcx
-	WORD $0x32eb // jmp 0x3cfd <k_tile_panel+0xe2d>
+	WORD $0x32eb // jmp 0x3b8d <k_tile_panel+0xe2d>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487cd162; WORD $0x2111 // vmovups %zmm4, (%r9)
 	LONG $0x487cd162; WORD $0x1c11; BYTE $0x91 // vmovups %zmm3, (%r9,%rdx,4)
@@ -2460,7 +2408,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04488d4c // leaq 0x4(%rax), %r9
 	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
-	LONG $0xf6cf8f0f; WORD $0xffff // jg 0x33cc <k_tile_panel+0x4fc>
+	LONG $0xf6cf8f0f; WORD $0xffff // jg 0x325c <k_tile_panel+0x4fc>
 	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
 	WORD $0x2948; BYTE $0xeb // subq %rbp, %rbx
 	LONG $0xdaaf0f48 // imulq %rdx, %rbx
@@ -2475,21 +2423,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
 	LONG $0x990c8d4d // leaq (%r9,%rbx,4), %r9
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x2e74 // je 0x3d60 <k_tile_panel+0xe90>
+	WORD $0x2e74 // je 0x3bf0 <k_tile_panel+0xe90>
 	LONG $0x487cd162; WORD $0x2110 // vmovups (%r9), %zmm4
 	LONG $0x487cd162; WORD $0x1c10; BYTE $0x91 // vmovups (%r9,%rdx,4), %zmm3
 	LONG $0x487cd162; WORD $0x1410; BYTE $0xd1 // vmovups (%r9,%rdx,8), %zmm2
 	LONG $0x48fe9162; WORD $0x0c6f; BYTE $0x01 // vmovdqu64 (%r9,%r8), %zmm1
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x277f // jg 0x3d7c <k_tile_panel+0xeac>
-	LONG $0xffff76e9; BYTE $0xff // jmp 0x3cd0 <k_tile_panel+0xe00>
+	WORD $0x277f // jg 0x3c0c <k_tile_panel+0xeac>
+	LONG $0xffff76e9; BYTE $0xff // jmp 0x3b60 <k_tile_panel+0xe00>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0xff548e0f; WORD $0xffff // jle 0x3cd0 <k_tile_panel+0xe00>
+	LONG $0xff548e0f; WORD $0xffff // jle 0x3b60 <k_tile_panel+0xe00>
 	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
 	LONG $0xfce38348 // andq $-0x4, %rbx
 	LONG $0x02fbc149 // sarq $0x2, %r11
@@ -2567,8 +2515,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
 	WORD $0xff49; BYTE $0xcb // decq %r11
 	LONG $0x01fb8349 // cmpq $0x1, %r11
-	LONG $0xfe42870f; WORD $0xffff // ja 0x3dc0 <k_tile_panel+0xef0>
-	LONG $0xfffd4de9; BYTE $0xff // jmp 0x3cd0 <k_tile_panel+0xe00>
+	LONG $0xfe42870f; WORD $0xffff // ja 0x3c50 <k_tile_panel+0xef0>
+	LONG $0xfffd4de9; BYTE $0xff // jmp 0x3b60 <k_tile_panel+0xe00>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x08558b49 // movq 0x8(%r13), %rdx
 	LONG $0x18758b49 // movq 0x18(%r13), %rsi
@@ -2577,14 +2525,14 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x64c28348 // addq $0x64, %rdx
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
-	WORD $0x20eb // jmp 0x3fcf <k_tile_panel+0x10ff>
+	WORD $0x20eb // jmp 0x3e5f <k_tile_panel+0x10ff>
 	BYTE $0x90 // nop
 	LONG $0x487cd162; WORD $0x1111 // vmovups %zmm2, (%r9)
 	LONG $0x487cd162; WORD $0x0c11; BYTE $0xb1 // vmovups %zmm1, (%r9,%rsi,4)
 	LONG $0x02498d4c // leaq 0x2(%rcx), %r9
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
-	LONG $0xf4148f0f; WORD $0xffff // jg 0x33e3 <k_tile_panel+0x513>
+	LONG $0xf4148f0f; WORD $0xffff // jg 0x3273 <k_tile_panel+0x513>
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	WORD $0x2949; BYTE $0xe9 // subq %rbp, %r9
@@ -2595,17 +2543,17 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x8b0c8d4f // leaq (%r11,%r9,4), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1b74 // je 0x4010 <k_tile_panel+0x1140>
+	WORD $0x1b74 // je 0x3ea0 <k_tile_panel+0x1140>
 	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
 	LONG $0x487cd162; WORD $0x0c10; BYTE $0xb1 // vmovups (%r9,%rsi,4), %zmm1
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x167f // jg 0x4020 <k_tile_panel+0x1150>
-	WORD $0xa4eb // jmp 0x3fb0 <k_tile_panel+0x10e0>
+	WORD $0x167f // jg 0x3eb0 <k_tile_panel+0x1150>
+	WORD $0xa4eb // jmp 0x3e40 <k_tile_panel+0x10e0>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x907e // jle 0x3fb0 <k_tile_panel+0x10e0>
+	WORD $0x907e // jle 0x3e40 <k_tile_panel+0x10e0>
 	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
 	LONG $0xfce38349 // andq $-0x4, %r11
 	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
@@ -2653,11 +2601,11 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xca // decq %r10
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0xff0b870f; WORD $0xffff // ja 0x4050 <k_tile_panel+0x1180>
-	LONG $0xfffe66e9; BYTE $0xff // jmp 0x3fb0 <k_tile_panel+0x10e0>
+	LONG $0xff0b870f; WORD $0xffff // ja 0x3ee0 <k_tile_panel+0x1180>
+	LONG $0xfffe66e9; BYTE $0xff // jmp 0x3e40 <k_tile_panel+0x10e0>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0xf0c68e0f; WORD $0xffff // jle 0x3220 <k_tile_panel+0x350>
+	LONG $0xf0c68e0f; WORD $0xffff // jle 0x30b0 <k_tile_panel+0x350>
 	LONG $0x08758b49 // movq 0x8(%r13), %rsi
 	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
 	LONG $0x02ffc148 // sarq $0x2, %rdi
@@ -2696,8 +2644,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff56870f; WORD $0xffff // ja 0x4190 <k_tile_panel+0x12c0>
-	LONG $0xffefe1e9; BYTE $0xff // jmp 0x3220 <k_tile_panel+0x350>
+	LONG $0xff56870f; WORD $0xffff // ja 0x4020 <k_tile_panel+0x12c0>
+	LONG $0xffefe1e9; BYTE $0xff // jmp 0x30b0 <k_tile_panel+0x350>
 	LONG $0xf8c48148; WORD $0x0000; BYTE $0x00 // addq $0xf8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2732,8 +2680,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
 	LONG $0x014f8d48 // leaq 0x1(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	QUAD $0x654c0518487df262; WORD $0x0000 // vbroadcastss 0x654c(%rip), %zmm0 # 0xa818 <k_tile_panel_16_min+0x2718>
-	WORD $0x6ceb // jmp 0x433a <k_tile_panel+0x146a>
+	QUAD $0x65fc0518487df262; WORD $0x0000 // vbroadcastss 0x65fc(%rip), %zmm0 # 0xa758 <k_tile_panel_16_min+0x27c8>
+	WORD $0x6ceb // jmp 0x41ca <k_tile_panel+0x146a>
 	WORD $0x9066 // nop
 	LONG $0x487cf162; WORD $0x0a11 // vmovups %zmm1, (%rdx)
 	LONG $0x487cf162; WORD $0x1c11; BYTE $0x9a // vmovups %zmm3, (%rdx,%rbx,4)
@@ -2750,7 +2698,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06468d49 // leaq 0x6(%r14), %rax
 	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0xee188f0f; WORD $0xffff // jg 0x3152 <k_tile_panel+0x282>
+	LONG $0xee188f0f; WORD $0xffff // jg 0x2fe2 <k_tile_panel+0x282>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	LONG $0x24542b48; BYTE $0x30 // subq 0x30(%rsp), %rdx
 	LONG $0xd3af0f48 // imulq %rbx, %rdx
@@ -2769,7 +2717,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x6d74 // je 0x43f0 <k_tile_panel+0x1520>
+	WORD $0x6d74 // je 0x4280 <k_tile_panel+0x1520>
 	LONG $0x487cf162; WORD $0x0a10 // vmovups (%rdx), %zmm1
 	LONG $0x487cf162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm2
 	LONG $0x487cf162; WORD $0x1c10; BYTE $0x9a // vmovups (%rdx,%rbx,4), %zmm3
@@ -2783,8 +2731,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fe3162; WORD $0x1c6f; BYTE $0x8a // vmovdqu64 (%rdx,%r9,4), %zmm11
 	QUAD $0x018a6410487c3162 // vmovups 0x40(%rdx,%r9,4), %zmm12
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x4e7f // jg 0x4431 <k_tile_panel+0x1561>
-	LONG $0xfffee8e9; BYTE $0xff // jmp 0x42d0 <k_tile_panel+0x1400>
+	WORD $0x4e7f // jg 0x42c1 <k_tile_panel+0x1561>
+	LONG $0xfffee8e9; BYTE $0xff // jmp 0x4160 <k_tile_panel+0x1400>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -2799,7 +2747,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0xfe9f8e0f; WORD $0xffff // jle 0x42d0 <k_tile_panel+0x1400>
+	LONG $0xfe9f8e0f; WORD $0xffff // jle 0x4160 <k_tile_panel+0x1400>
 	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
 	LONG $0xfce78349 // andq $-0x4, %r15
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
@@ -3041,8 +2989,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c08149; WORD $0x0002; BYTE $0x00 // addq $0x240, %r8 # imm = 0x240
 	WORD $0xff48; BYTE $0xcf // decq %rdi
 	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0xfa83870f; WORD $0xffff // ja 0x44b0 <k_tile_panel+0x15e0>
-	LONG $0xfff89ee9; BYTE $0xff // jmp 0x42d0 <k_tile_panel+0x1400>
+	LONG $0xfa83870f; WORD $0xffff // ja 0x4340 <k_tile_panel+0x15e0>
+	LONG $0xfff89ee9; BYTE $0xff // jmp 0x4160 <k_tile_panel+0x1400>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// tile_panel_min
@@ -3062,14 +3010,14 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2474894c; BYTE $0x08 // movq %r14, 0x8(%rsp)
 	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0x0288850f; WORD $0x0000 // jne 0x4d07 <k_tile_panel_min+0x2c7>
+	LONG $0x0288850f; WORD $0x0000 // jne 0x4b97 <k_tile_panel_min+0x2c7>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x9f0f; BYTE $0xc0 // setg %al
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	WORD $0xc820 // andb %cl, %al
 	WORD $0x013c // cmpb $0x1, %al
 	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	LONG $0x025c850f; WORD $0x0000 // jne 0x4cf5 <k_tile_panel_min+0x2b5>
+	LONG $0x025c850f; WORD $0x0000 // jne 0x4b85 <k_tile_panel_min+0x2b5>
 	WORD $0x8b49; BYTE $0x01 // movq (%r9), %rax
 	LONG $0x38498b49 // movq 0x38(%r9), %rcx
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
@@ -3077,11 +3025,11 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xf2490f48 // cmovnsq %rdx, %rsi
 	LONG $0x48798349; BYTE $0x00 // cmpq $0x0, 0x48(%r9)
-	LONG $0x0207840f; WORD $0x0000 // je 0x4cc2 <k_tile_panel_min+0x282>
+	LONG $0x0207840f; WORD $0x0000 // je 0x4b52 <k_tile_panel_min+0x282>
 	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
 	LONG $0x487cf162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02028e0f; WORD $0x0000 // jle 0x4cd3 <k_tile_panel_min+0x293>
+	LONG $0x02028e0f; WORD $0x0000 // jle 0x4b63 <k_tile_panel_min+0x293>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x02ffc148 // sarq $0x2, %rdi
 	LONG $0x79af0f49; BYTE $0x20 // imulq 0x20(%r9), %rdi
@@ -3098,8 +3046,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x803c8d4b // leaq (%r8,%r8,4), %rdi
 	LONG $0x40c68148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rsi # imm = 0x240
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	QUAD $0x5d191558487df262; WORD $0x0000 // vpbroadcastd 0x5d19(%rip), %zmm2 # 0xa834 <k_tile_panel_16_min+0x2734>
-	QUAD $0x5cf31d18487df262; WORD $0x0000 // vbroadcastss 0x5cf3(%rip), %zmm3 # 0xa818 <k_tile_panel_16_min+0x2718>
+	QUAD $0x5dd11558487df262; WORD $0x0000 // vpbroadcastd 0x5dd1(%rip), %zmm2 # 0xa77c <k_tile_panel_16_min+0x27ec>
+	QUAD $0x5da31d18487df262; WORD $0x0000 // vbroadcastss 0x5da3(%rip), %zmm3 # 0xa758 <k_tile_panel_16_min+0x27c8>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487df262; WORD $0x3218 // vbroadcastss (%rdx), %zmm6
 	LONG $0x48fef162; WORD $0x6e6f; BYTE $0xf7 // vmovdqu64 -0x240(%rsi), %zmm5
@@ -3161,12 +3109,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xc628 // vmovaps %zmm6, %zmm0
 	LONG $0x487cf162; WORD $0xcc28 // vmovaps %zmm4, %zmm1
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xfe70870f; WORD $0xffff // ja 0x4b30 <k_tile_panel_min+0xf0>
-	WORD $0x1deb // jmp 0x4cdf <k_tile_panel_min+0x29f>
+	LONG $0xfe70870f; WORD $0xffff // ja 0x49c0 <k_tile_panel_min+0xf0>
+	WORD $0x1deb // jmp 0x4b6f <k_tile_panel_min+0x29f>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xfdfe8f0f; WORD $0xffff // jg 0x4ad1 <k_tile_panel_min+0x91>
+	LONG $0xfdfe8f0f; WORD $0xffff // jg 0x4961 <k_tile_panel_min+0x91>
 	LONG $0x487cf162; WORD $0xf028 // vmovaps %zmm0, %zmm6
 	LONG $0x487cf162; WORD $0xe128 // vmovaps %zmm1, %zmm4
 	LONG $0x487cf162; WORD $0x3011 // vmovups %zmm6, (%rax)
@@ -3175,11 +3123,11 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01488d48 // leaq 0x1(%rax), %rcx
 	LONG $0x06518d48 // leaq 0x6(%rcx), %rdx
 	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
-	LONG $0x126d8e0f; WORD $0x0000 // jle 0x5f71 <k_tile_panel_min+0x1531>
+	LONG $0x126d8e0f; WORD $0x0000 // jle 0x5e01 <k_tile_panel_min+0x1531>
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
 	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
 	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
-	LONG $0x12448e0f; WORD $0x0000 // jle 0x5f5c <k_tile_panel_min+0x151c>
+	LONG $0x12448e0f; WORD $0x0000 // jle 0x5dec <k_tile_panel_min+0x151c>
 	LONG $0x00458b48 // movq (%rbp), %rax
 	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
 	LONG $0x10458b48 // movq 0x10(%rbp), %rax
@@ -3213,17 +3161,17 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x06e2c148 // shlq $0x6, %rdx
 	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
-	QUAD $0x5a770558487df262; WORD $0x0000 // vpbroadcastd 0x5a77(%rip), %zmm0 # 0xa834 <k_tile_panel_16_min+0x2734>
-	QUAD $0x5a510d18487df262; WORD $0x0000 // vbroadcastss 0x5a51(%rip), %zmm1 # 0xa818 <k_tile_panel_16_min+0x2718>
+	QUAD $0x5b2f0558487df262; WORD $0x0000 // vpbroadcastd 0x5b2f(%rip), %zmm0 # 0xa77c <k_tile_panel_16_min+0x27ec>
+	QUAD $0x5b010d18487df262; WORD $0x0000 // vbroadcastss 0x5b01(%rip), %zmm1 # 0xa758 <k_tile_panel_16_min+0x27c8>
 	QUAD $0x000000b824b4894c // movq %r14, 0xb8(%rsp)
-	WORD $0x34eb // jmp 0x4e05 <k_tile_panel_min+0x3c5>
+	WORD $0x34eb // jmp 0x4c95 <k_tile_panel_min+0x3c5>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
 	LONG $0x487cf162; WORD $0x1411; BYTE $0x81 // vmovups %zmm2, (%rcx,%rax,4)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x24443b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r8
 	QUAD $0x000000b824b48b4c // movq 0xb8(%rsp), %r14
-	LONG $0x1157840f; WORD $0x0000 // je 0x5f5c <k_tile_panel_min+0x151c>
+	LONG $0x1157840f; WORD $0x0000 // je 0x5dec <k_tile_panel_min+0x151c>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	QUAD $0x0000a02494af0f48; BYTE $0x00 // imulq 0xa0(%rsp), %rdx
 	QUAD $0x000000a824940348 // addq 0xa8(%rsp), %rdx
@@ -3233,19 +3181,19 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
 	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x0140840f; WORD $0x0000 // je 0x4f7e <k_tile_panel_min+0x53e>
+	LONG $0x0140840f; WORD $0x0000 // je 0x4e0e <k_tile_panel_min+0x53e>
 	LONG $0x18458b48 // movq 0x18(%rbp), %rax
 	QUAD $0x0000982484af0f48; BYTE $0x00 // imulq 0x98(%rsp), %rax
 	LONG $0x487d8348; BYTE $0x00 // cmpq $0x0, 0x48(%rbp)
-	WORD $0x1c74 // je 0x4e6e <k_tile_panel_min+0x42e>
+	WORD $0x1c74 // je 0x4cfe <k_tile_panel_min+0x42e>
 	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
 	LONG $0x48fef162; WORD $0x146f; BYTE $0x81 // vmovdqu64 (%rcx,%rax,4), %zmm2
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x157f // jg 0x4e7e <k_tile_panel_min+0x43e>
-	LONG $0x0000f9e9; BYTE $0x00 // jmp 0x4f67 <k_tile_panel_min+0x527>
+	WORD $0x157f // jg 0x4d0e <k_tile_panel_min+0x43e>
+	LONG $0x0000f9e9; BYTE $0x00 // jmp 0x4df7 <k_tile_panel_min+0x527>
 	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0x00e98e0f; WORD $0x0000 // jle 0x4f67 <k_tile_panel_min+0x527>
+	LONG $0x00e98e0f; WORD $0x0000 // jle 0x4df7 <k_tile_panel_min+0x527>
 	LONG $0x204d8b48 // movq 0x20(%rbp), %rcx
 	QUAD $0x000088248caf0f48; BYTE $0x00 // imulq 0x88(%rsp), %rcx
 	LONG $0x06e1c148 // shlq $0x6, %rcx
@@ -3281,27 +3229,27 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80c78148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdi # imm = 0x280
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff49870f; WORD $0xffff // ja 0x4eb0 <k_tile_panel_min+0x470>
+	LONG $0xff49870f; WORD $0xffff // ja 0x4d40 <k_tile_panel_min+0x470>
 	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
 	LONG $0x487cf162; WORD $0x1411; BYTE $0x81 // vmovups %zmm2, (%rcx,%rax,4)
 	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
 	LONG $0x0c4e8d4c // leaq 0xc(%rsi), %r9
 	LONG $0x244c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r9
 	QUAD $0x000000c02484894c // movq %r8, 0xc0(%rsp)
-	LONG $0x008b8e0f; WORD $0x0000 // jle 0x5020 <k_tile_panel_min+0x5e0>
+	LONG $0x008b8e0f; WORD $0x0000 // jle 0x4eb0 <k_tile_panel_min+0x5e0>
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	LONG $0x04568d4d // leaq 0x4(%r14), %r10
 	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
-	LONG $0x09998e0f; WORD $0x0000 // jle 0x5940 <k_tile_panel_min+0xf00>
+	LONG $0x09998e0f; WORD $0x0000 // jle 0x57d0 <k_tile_panel_min+0xf00>
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
 	LONG $0x02508d4c // leaq 0x2(%rax), %r10
 	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
-	LONG $0x0cc28e0f; WORD $0x0000 // jle 0x5c80 <k_tile_panel_min+0x1240>
+	LONG $0x0cc28e0f; WORD $0x0000 // jle 0x5b10 <k_tile_panel_min+0x1240>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
 	QUAD $0x000000c024848b4c // movq 0xc0(%rsp), %r8
-	LONG $0xfe1b8d0f; WORD $0xffff // jge 0x4def <k_tile_panel_min+0x3af>
+	LONG $0xfe1b8d0f; WORD $0xffff // jge 0x4c7f <k_tile_panel_min+0x3af>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
 	LONG $0x45af0f48; BYTE $0x18 // imulq 0x18(%rbp), %rax
@@ -3309,12 +3257,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xf1490f48 // cmovnsq %rcx, %rsi
 	LONG $0x487d8348; BYTE $0x00 // cmpq $0x0, 0x48(%rbp)
-	LONG $0x0e72840f; WORD $0x0000 // je 0x5e69 <k_tile_panel_min+0x1429>
+	LONG $0x0e72840f; WORD $0x0000 // je 0x5cf9 <k_tile_panel_min+0x1429>
 	QUAD $0x000000e024bc8b48 // movq 0xe0(%rsp), %rdi
 	LONG $0x487cf162; WORD $0x1410; BYTE $0x87 // vmovups (%rdi,%rax,4), %zmm2
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0x0e678f0f; WORD $0x0000 // jg 0x5e79 <k_tile_panel_min+0x1439>
-	LONG $0xfffdc9e9; BYTE $0xff // jmp 0x4de0 <k_tile_panel_min+0x3a0>
+	LONG $0x0e678f0f; WORD $0x0000 // jg 0x5d09 <k_tile_panel_min+0x1439>
+	LONG $0xfffdc9e9; BYTE $0xff // jmp 0x4c70 <k_tile_panel_min+0x3a0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x08458b48 // movq 0x8(%rbp), %rax
 	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
@@ -3349,7 +3297,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x28fdd262; WORD $0xd27c // vpbroadcastq %r10, %ymm2
 	LONG $0x06e2c149 // shlq $0x6, %r10
 	QUAD $0x000000c82494894c // movq %r10, 0xc8(%rsp)
-	LONG $0x0000e5e9; BYTE $0x00 // jmp 0x51aa <k_tile_panel_min+0x76a>
+	LONG $0x0000e5e9; BYTE $0x00 // jmp 0x503a <k_tile_panel_min+0x76a>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487c7162; WORD $0xfb28 // vmovaps %zmm3, %zmm15
 	LONG $0x487ce162; WORD $0xc528 // vmovaps %zmm5, %zmm16
@@ -3387,7 +3335,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c4e8d4d // leaq 0xc(%r14), %r9
 	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
 	LONG $0x244c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r9
-	LONG $0xfdee8f0f; WORD $0xffff // jg 0x4f98 <k_tile_panel_min+0x558>
+	LONG $0xfdee8f0f; WORD $0xffff // jg 0x4e28 <k_tile_panel_min+0x558>
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	LONG $0x24542b4c; BYTE $0x08 // subq 0x8(%rsp), %r10
 	LONG $0xd0af0f4d // imulq %r8, %r10
@@ -3418,7 +3366,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000e0248c8b4c // movq 0xe0(%rsp), %r9
 	LONG $0x910c8d4f // leaq (%r9,%r10,4), %r9
 	QUAD $0x000000d824bc8348; BYTE $0x00 // cmpq $0x0, 0xd8(%rsp)
-	LONG $0x0096840f; WORD $0x0000 // je 0x52c0 <k_tile_panel_min+0x880>
+	LONG $0x0096840f; WORD $0x0000 // je 0x5150 <k_tile_panel_min+0x880>
 	LONG $0x487cd162; WORD $0x1910 // vmovups (%r9), %zmm3
 	LONG $0x487c9162; WORD $0x2c10; BYTE $0x81 // vmovups (%r9,%r8,4), %zmm5
 	LONG $0x487c9162; WORD $0x3410; BYTE $0xc1 // vmovups (%r9,%r8,8), %zmm6
@@ -3441,8 +3389,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
 	LONG $0x487c9162; WORD $0x2410; BYTE $0x11 // vmovups (%r9,%r10), %zmm4
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x517f // jg 0x5303 <k_tile_panel_min+0x8c3>
-	LONG $0xfffe19e9; BYTE $0xff // jmp 0x50d0 <k_tile_panel_min+0x690>
+	WORD $0x517f // jg 0x5193 <k_tile_panel_min+0x8c3>
+	LONG $0xfffe19e9; BYTE $0xff // jmp 0x4f60 <k_tile_panel_min+0x690>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
@@ -3457,7 +3405,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0xfdcd8e0f; WORD $0xffff // jle 0x50d0 <k_tile_panel_min+0x690>
+	LONG $0xfdcd8e0f; WORD $0xffff // jle 0x4f60 <k_tile_panel_min+0x690>
 	LONG $0xfce08348 // andq $-0x4, %rax
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	WORD $0x2949; BYTE $0xc2 // subq %rax, %r10
@@ -3694,8 +3642,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c1162; WORD $0xf128 // vmovaps %zmm25, %zmm14
 	LONG $0x487c9162; WORD $0xe228 // vmovaps %zmm26, %zmm4
 	LONG $0x01fb8349 // cmpq $0x1, %r11
-	LONG $0xfafe870f; WORD $0xffff // ja 0x5430 <k_tile_panel_min+0x9f0>
-	LONG $0xfff7e1e9; BYTE $0xff // jmp 0x5118 <k_tile_panel_min+0x6d8>
+	LONG $0xfafe870f; WORD $0xffff // ja 0x52c0 <k_tile_panel_min+0x9f0>
+	LONG $0xfff7e1e9; BYTE $0xff // jmp 0x4fa8 <k_tile_panel_min+0x6d8>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
 	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
@@ -3705,7 +3653,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
 	LONG $0x400c8d4c // leaq (%rax,%rax,2), %r9
 	LONG $0x06e7c148 // shlq $0x6, %rdi
-	WORD $0x4eeb // jmp 0x59b5 <k_tile_panel_min+0xf75>
+	WORD $0x4eeb // jmp 0x5845 <k_tile_panel_min+0xf75>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x48fd7162; WORD $0xca6f // vmovdqa64 %zmm2, %zmm9
 	LONG $0x487c7162; WORD $0xc328 // vmovaps %zmm3, %zmm8
@@ -3718,7 +3666,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04508d4c // leaq 0x4(%rax), %r10
 	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
 	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
-	LONG $0xf5fa8f0f; WORD $0xffff // jg 0x4faf <k_tile_panel_min+0x56f>
+	LONG $0xf5fa8f0f; WORD $0xffff // jg 0x4e3f <k_tile_panel_min+0x56f>
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
 	LONG $0x247c2b4c; BYTE $0x08 // subq 0x8(%rsp), %r15
 	LONG $0xfeaf0f4c // imulq %rsi, %r15
@@ -3733,21 +3681,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000e024948b4c // movq 0xe0(%rsp), %r10
 	LONG $0xba148d4f // leaq (%r10,%r15,4), %r10
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x3174 // je 0x5a20 <k_tile_panel_min+0xfe0>
+	WORD $0x3174 // je 0x58b0 <k_tile_panel_min+0xfe0>
 	LONG $0x487cd162; WORD $0x2a10 // vmovups (%r10), %zmm5
 	LONG $0x487cd162; WORD $0x2410; BYTE $0xb2 // vmovups (%r10,%rsi,4), %zmm4
 	LONG $0x487cd162; WORD $0x1c10; BYTE $0xf2 // vmovups (%r10,%rsi,8), %zmm3
 	LONG $0x48fe9162; WORD $0x146f; BYTE $0x0a // vmovdqu64 (%r10,%r9), %zmm2
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x2a7f // jg 0x5a3c <k_tile_panel_min+0xffc>
-	LONG $0xffff59e9; BYTE $0xff // jmp 0x5970 <k_tile_panel_min+0xf30>
+	WORD $0x2a7f // jg 0x58cc <k_tile_panel_min+0xffc>
+	LONG $0xffff59e9; BYTE $0xff // jmp 0x5800 <k_tile_panel_min+0xf30>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0xff348e0f; WORD $0xffff // jle 0x5970 <k_tile_panel_min+0xf30>
+	LONG $0xff348e0f; WORD $0xffff // jle 0x5800 <k_tile_panel_min+0xf30>
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	LONG $0xfce78349 // andq $-0x4, %r15
 	LONG $0x02fbc148 // sarq $0x2, %rbx
@@ -3834,14 +3782,14 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xe728 // vmovaps %zmm7, %zmm4
 	LONG $0x487cf162; WORD $0xee28 // vmovaps %zmm6, %zmm5
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfe13870f; WORD $0xffff // ja 0x5a80 <k_tile_panel_min+0x1040>
-	LONG $0xfffd16e9; BYTE $0xff // jmp 0x5988 <k_tile_panel_min+0xf48>
+	LONG $0xfe13870f; WORD $0xffff // ja 0x5910 <k_tile_panel_min+0x1040>
+	LONG $0xfffd16e9; BYTE $0xff // jmp 0x5818 <k_tile_panel_min+0xf48>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x08758b48 // movq 0x8(%rbp), %rsi
 	LONG $0x187d8b48 // movq 0x18(%rbp), %rdi
 	LONG $0x20458b4c // movq 0x20(%rbp), %r8
 	LONG $0x484d8b4c // movq 0x48(%rbp), %r9
-	WORD $0x39eb // jmp 0x5ccb <k_tile_panel_min+0x128b>
+	WORD $0x39eb // jmp 0x5b5b <k_tile_panel_min+0x128b>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
 	LONG $0x487cf162; WORD $0xe328 // vmovaps %zmm3, %zmm4
@@ -3850,7 +3798,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02518d4c // leaq 0x2(%rcx), %r10
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
-	LONG $0xf2f68f0f; WORD $0xffff // jg 0x4fc1 <k_tile_panel_min+0x581>
+	LONG $0xf2f68f0f; WORD $0xffff // jg 0x4e51 <k_tile_panel_min+0x581>
 	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0x24542b4c; BYTE $0x08 // subq 0x8(%rsp), %r10
@@ -3861,17 +3809,17 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000e0249c8b48 // movq 0xe0(%rsp), %rbx
 	LONG $0x93148d4e // leaq (%rbx,%r10,4), %r10
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1a74 // je 0x5d10 <k_tile_panel_min+0x12d0>
+	WORD $0x1a74 // je 0x5ba0 <k_tile_panel_min+0x12d0>
 	LONG $0x487cd162; WORD $0x1a10 // vmovups (%r10), %zmm3
 	LONG $0x487cd162; WORD $0x1410; BYTE $0xba // vmovups (%r10,%rdi,4), %zmm2
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x157f // jg 0x5d20 <k_tile_panel_min+0x12e0>
-	WORD $0x93eb // jmp 0x5ca0 <k_tile_panel_min+0x1260>
+	WORD $0x157f // jg 0x5bb0 <k_tile_panel_min+0x12e0>
+	WORD $0x93eb // jmp 0x5b30 <k_tile_panel_min+0x1260>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x807e // jle 0x5ca0 <k_tile_panel_min+0x1260>
+	WORD $0x807e // jle 0x5b30 <k_tile_panel_min+0x1260>
 	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
 	LONG $0x02fbc148 // sarq $0x2, %rbx
 	LONG $0xd8af0f49 // imulq %r8, %rbx
@@ -3925,11 +3873,11 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xd528 // vmovaps %zmm5, %zmm2
 	LONG $0x487cf162; WORD $0xdc28 // vmovaps %zmm4, %zmm3
 	LONG $0x01fb8349 // cmpq $0x1, %r11
-	LONG $0xfeec870f; WORD $0xffff // ja 0x5d50 <k_tile_panel_min+0x1310>
-	LONG $0xfffe43e9; BYTE $0xff // jmp 0x5cac <k_tile_panel_min+0x126c>
+	LONG $0xfeec870f; WORD $0xffff // ja 0x5be0 <k_tile_panel_min+0x1310>
+	LONG $0xfffe43e9; BYTE $0xff // jmp 0x5b3c <k_tile_panel_min+0x126c>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0xef678e0f; WORD $0xffff // jle 0x4de0 <k_tile_panel_min+0x3a0>
+	LONG $0xef678e0f; WORD $0xffff // jle 0x4c70 <k_tile_panel_min+0x3a0>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x02ffc148 // sarq $0x2, %rdi
 	LONG $0x7daf0f48; BYTE $0x20 // imulq 0x20(%rbp), %rdi
@@ -3967,8 +3915,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80c28148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdx # imm = 0x280
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff49870f; WORD $0xffff // ja 0x5ea0 <k_tile_panel_min+0x1460>
-	LONG $0xffee84e9; BYTE $0xff // jmp 0x4de0 <k_tile_panel_min+0x3a0>
+	LONG $0xff49870f; WORD $0xffff // ja 0x5d30 <k_tile_panel_min+0x1460>
+	LONG $0xffee84e9; BYTE $0xff // jmp 0x4c70 <k_tile_panel_min+0x3a0>
 	LONG $0x20c48148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rsp # imm = 0x120
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -4003,9 +3951,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
 	LONG $0x01468d48 // leaq 0x1(%rsi), %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	QUAD $0x484c0558487df262; WORD $0x0000 // vpbroadcastd 0x484c(%rip), %zmm0 # 0xa834 <k_tile_panel_16_min+0x2734>
-	QUAD $0x48263518487d6262; WORD $0x0000 // vbroadcastss 0x4826(%rip), %zmm30 # 0xa818 <k_tile_panel_16_min+0x2718>
-	LONG $0x0000bbe9; BYTE $0x00 // jmp 0x60b2 <k_tile_panel_min+0x1672>
+	QUAD $0x49040558487df262; WORD $0x0000 // vpbroadcastd 0x4904(%rip), %zmm0 # 0xa77c <k_tile_panel_16_min+0x27ec>
+	QUAD $0x48d63518487d6262; WORD $0x0000 // vbroadcastss 0x48d6(%rip), %zmm30 # 0xa758 <k_tile_panel_16_min+0x27c8>
+	LONG $0x0000bbe9; BYTE $0x00 // jmp 0x5f42 <k_tile_panel_min+0x1672>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x48fd5162; WORD $0xf46f // vmovdqa64 %zmm12, %zmm14
 	LONG $0x48fdc162; WORD $0xc26f // vmovdqa64 %zmm10, %zmm16
@@ -4034,7 +3982,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06568d49 // leaq 0x6(%r14), %rdx
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
-	LONG $0xec558f0f; WORD $0xffff // jg 0x4d07 <k_tile_panel_min+0x2c7>
+	LONG $0xec558f0f; WORD $0xffff // jg 0x4b97 <k_tile_panel_min+0x2c7>
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	LONG $0x24742b48; BYTE $0x08 // subq 0x8(%rsp), %rsi
 	LONG $0xf3af0f48 // imulq %rbx, %rsi
@@ -4053,7 +4001,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0xb2148d48 // leaq (%rdx,%rsi,4), %rdx
 	LONG $0x247c8348; WORD $0x0050 // cmpq $0x0, 0x50(%rsp)
-	WORD $0x6574 // je 0x6160 <k_tile_panel_min+0x1720>
+	WORD $0x6574 // je 0x5ff0 <k_tile_panel_min+0x1720>
 	LONG $0x48fe7162; WORD $0x226f // vmovdqu64 (%rdx), %zmm12
 	LONG $0x487c7162; WORD $0x6a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm13
 	LONG $0x48fe7162; WORD $0x146f; BYTE $0x9a // vmovdqu64 (%rdx,%rbx,4), %zmm10
@@ -4067,8 +4015,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x0c10; BYTE $0x8a // vmovups (%rdx,%r9,4), %zmm1
 	QUAD $0x018a6410487cb162 // vmovups 0x40(%rdx,%r9,4), %zmm4
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x477f // jg 0x61a2 <k_tile_panel_min+0x1762>
-	LONG $0xfffea0e9; BYTE $0xff // jmp 0x6000 <k_tile_panel_min+0x15c0>
+	WORD $0x477f // jg 0x6032 <k_tile_panel_min+0x1762>
+	LONG $0xfffea0e9; BYTE $0xff // jmp 0x5e90 <k_tile_panel_min+0x15c0>
 	LONG $0xef1941c4; BYTE $0xe4 // vpxor %xmm12, %xmm12, %xmm12
 	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
 	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
@@ -4082,7 +4030,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xfe5e8e0f; WORD $0xffff // jle 0x6000 <k_tile_panel_min+0x15c0>
+	LONG $0xfe5e8e0f; WORD $0xffff // jle 0x5e90 <k_tile_panel_min+0x15c0>
 	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
 	LONG $0xfce78349 // andq $-0x4, %r15
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
@@ -4359,8 +4307,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0xef28 // vmovaps %zmm23, %zmm5
 	LONG $0x487c9162; WORD $0xe128 // vmovaps %zmm25, %zmm4
 	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0xf9a4870f; WORD $0xffff // ja 0x6220 <k_tile_panel_min+0x17e0>
-	LONG $0xfff7c7e9; BYTE $0xff // jmp 0x6048 <k_tile_panel_min+0x1608>
+	LONG $0xf9a4870f; WORD $0xffff // ja 0x60b0 <k_tile_panel_min+0x17e0>
+	LONG $0xfff7c7e9; BYTE $0xff // jmp 0x5ed8 <k_tile_panel_min+0x1608>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// tile_panel_16
@@ -4380,13 +4328,13 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c894c; BYTE $0x30 // movq %r15, 0x30(%rsp)
 	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0x026b850f; WORD $0x0000 // jne 0x6b3a <k_tile_panel_16+0x2aa>
+	LONG $0x026b850f; WORD $0x0000 // jne 0x69ca <k_tile_panel_16+0x2aa>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x9f0f; BYTE $0xc0 // setg %al
 	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
 	WORD $0x2040; BYTE $0xe8 // andb %bpl, %al
 	WORD $0x013c // cmpb $0x1, %al
-	LONG $0x0243850f; WORD $0x0000 // jne 0x6b28 <k_tile_panel_16+0x298>
+	LONG $0x0243850f; WORD $0x0000 // jne 0x69b8 <k_tile_panel_16+0x298>
 	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
 	WORD $0x8b49; BYTE $0x03 // movq (%r11), %rax
 	LONG $0x384b8b49 // movq 0x38(%r11), %rcx
@@ -4395,16 +4343,16 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
 	LONG $0xfb490f48 // cmovnsq %rbx, %rdi
 	LONG $0x487b8349; BYTE $0x00 // cmpq $0x0, 0x48(%r11)
-	WORD $0x1774 // je 0x691f <k_tile_panel_16+0x8f>
+	WORD $0x1774 // je 0x67af <k_tile_panel_16+0x8f>
 	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
 	LONG $0x487cf162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x167f // jg 0x6930 <k_tile_panel_16+0xa0>
-	LONG $0x0001f8e9; BYTE $0x00 // jmp 0x6b17 <k_tile_panel_16+0x287>
+	WORD $0x167f // jg 0x67c0 <k_tile_panel_16+0xa0>
+	LONG $0x0001f8e9; BYTE $0x00 // jmp 0x69a7 <k_tile_panel_16+0x287>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x01e78e0f; WORD $0x0000 // jle 0x6b17 <k_tile_panel_16+0x287>
+	LONG $0x01e78e0f; WORD $0x0000 // jle 0x69a7 <k_tile_panel_16+0x287>
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	LONG $0x07e6c148 // shlq $0x7, %rsi
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
@@ -4423,7 +4371,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
 	LONG $0x113c8d4b // leaq (%r9,%r10), %rdi
 	LONG $0x2cc78348 // addq $0x2c, %rdi
-	QUAD $0x3e981518487df262; WORD $0x0000 // vbroadcastss 0x3e98(%rip), %zmm2 # 0xa818 <k_tile_panel_16_min+0x2718>
+	QUAD $0x3f481518487df262; WORD $0x0000 // vbroadcastss 0x3f48(%rip), %zmm2 # 0xa758 <k_tile_panel_16_min+0x27c8>
 	LONG $0x487df262; WORD $0x5f58; BYTE $0xff // vpbroadcastd -0x4(%rdi), %zmm3
 	LONG $0x487df262; WORD $0x6718; BYTE $0xf5 // vbroadcastss -0x2c(%rdi), %zmm4
 	LONG $0x48fef162; WORD $0x6a6f; BYTE $0xf7 // vmovdqu64 -0x240(%rdx), %zmm5
@@ -4485,18 +4433,18 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
 	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xfe69870f; WORD $0xffff // ja 0x6980 <k_tile_panel_16+0xf0>
+	LONG $0xfe69870f; WORD $0xffff // ja 0x6810 <k_tile_panel_16+0xf0>
 	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
 	LONG $0x487cf162; WORD $0x4811; BYTE $0x01 // vmovups %zmm1, 0x40(%rax)
 	LONG $0x016b8d48 // leaq 0x1(%rbx), %rbp
 	LONG $0x044d8d48 // leaq 0x4(%rbp), %rcx
 	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
-	LONG $0x0f808e0f; WORD $0x0000 // jle 0x7ab7 <k_tile_panel_16+0x1227>
+	LONG $0x0f808e0f; WORD $0x0000 // jle 0x7947 <k_tile_panel_16+0x1227>
 	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
 	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
-	LONG $0x0f528e0f; WORD $0x0000 // jle 0x7aa2 <k_tile_panel_16+0x1212>
+	LONG $0x0f528e0f; WORD $0x0000 // jle 0x7932 <k_tile_panel_16+0x1212>
 	LONG $0x00458b49 // movq (%r13), %rax
 	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
 	LONG $0x10458b49 // movq 0x10(%r13), %rax
@@ -4532,15 +4480,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e2c148 // shlq $0x6, %rdx
 	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x3c290518487df262; WORD $0x0000 // vbroadcastss 0x3c29(%rip), %zmm0 # 0xa818 <k_tile_panel_16_min+0x2718>
+	QUAD $0x3cd90518487df262; WORD $0x0000 // vbroadcastss 0x3cd9(%rip), %zmm0 # 0xa758 <k_tile_panel_16_min+0x27c8>
 	QUAD $0x0000009824bc894c // movq %r15, 0x98(%rsp)
-	WORD $0x21eb // jmp 0x6c1a <k_tile_panel_16+0x38a>
+	WORD $0x21eb // jmp 0x6aaa <k_tile_panel_16+0x38a>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x88 // vmovups %zmm1, (%rax,%rcx,4)
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	LONG $0x24743b4c; BYTE $0x48 // cmpq 0x48(%rsp), %r14
-	LONG $0x0e88840f; WORD $0x0000 // je 0x7aa2 <k_tile_panel_16+0x1212>
+	LONG $0x0e88840f; WORD $0x0000 // je 0x7932 <k_tile_panel_16+0x1212>
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
 	QUAD $0x000080249caf0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r11
 	QUAD $0x00000088249c034c // addq 0x88(%rsp), %r11
@@ -4550,19 +4498,19 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x012f840f; WORD $0x0000 // je 0x6d7f <k_tile_panel_16+0x4ef>
+	LONG $0x012f840f; WORD $0x0000 // je 0x6c0f <k_tile_panel_16+0x4ef>
 	LONG $0x18458b49 // movq 0x18(%r13), %rax
 	LONG $0x44af0f48; WORD $0x7824 // imulq 0x78(%rsp), %rax
 	LONG $0x487d8349; BYTE $0x00 // cmpq $0x0, 0x48(%r13)
-	WORD $0x1974 // je 0x6c7a <k_tile_panel_16+0x3ea>
+	WORD $0x1974 // je 0x6b0a <k_tile_panel_16+0x3ea>
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x487cf162; WORD $0x0c10; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm1
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x157f // jg 0x6c8a <k_tile_panel_16+0x3fa>
-	LONG $0x0000f4e9; BYTE $0x00 // jmp 0x6d6e <k_tile_panel_16+0x4de>
+	WORD $0x157f // jg 0x6b1a <k_tile_panel_16+0x3fa>
+	LONG $0x0000f4e9; BYTE $0x00 // jmp 0x6bfe <k_tile_panel_16+0x4de>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0x00e48e0f; WORD $0x0000 // jle 0x6d6e <k_tile_panel_16+0x4de>
+	LONG $0x00e48e0f; WORD $0x0000 // jle 0x6bfe <k_tile_panel_16+0x4de>
 	LONG $0x08558b49 // movq 0x8(%r13), %rdx
 	LONG $0x24540348; BYTE $0x60 // addq 0x60(%rsp), %rdx
 	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
@@ -4599,28 +4547,28 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff42870f; WORD $0xffff // ja 0x6cb0 <k_tile_panel_16+0x420>
+	LONG $0xff42870f; WORD $0xffff // ja 0x6b40 <k_tile_panel_16+0x420>
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%rax,4)
 	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
 	LONG $0x2474894c; BYTE $0x50 // movq %r14, 0x50(%rsp)
 	LONG $0x08418d49 // leaq 0x8(%r9), %rax
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0x008d8e0f; WORD $0x0000 // jle 0x6e20 <k_tile_panel_16+0x590>
+	LONG $0x008d8e0f; WORD $0x0000 // jle 0x6cb0 <k_tile_panel_16+0x590>
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
 	LONG $0x044e8d4d // leaq 0x4(%r14), %r9
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
-	LONG $0x06cb8e0f; WORD $0x0000 // jle 0x7470 <k_tile_panel_16+0xbe0>
+	LONG $0x06cb8e0f; WORD $0x0000 // jle 0x7300 <k_tile_panel_16+0xbe0>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
 	LONG $0x024a8d4c // leaq 0x2(%rdx), %r9
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
-	LONG $0x09f48e0f; WORD $0x0000 // jle 0x77b0 <k_tile_panel_16+0xf20>
+	LONG $0x09f48e0f; WORD $0x0000 // jle 0x7640 <k_tile_panel_16+0xf20>
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
 	QUAD $0x0000009824bc8b4c // movq 0x98(%rsp), %r15
-	LONG $0xfe358d0f; WORD $0xffff // jge 0x6c0c <k_tile_panel_16+0x37c>
+	LONG $0xfe358d0f; WORD $0xffff // jge 0x6a9c <k_tile_panel_16+0x37c>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
 	LONG $0x4daf0f49; BYTE $0x18 // imulq 0x18(%r13), %rcx
@@ -4628,12 +4576,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	LONG $0xd0490f48 // cmovnsq %rax, %rdx
 	LONG $0x487d8349; BYTE $0x00 // cmpq $0x0, 0x48(%r13)
-	LONG $0x0ba0840f; WORD $0x0000 // je 0x7998 <k_tile_panel_16+0x1108>
+	LONG $0x0ba0840f; WORD $0x0000 // je 0x7828 <k_tile_panel_16+0x1108>
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x487cf162; WORD $0x0c10; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm1
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0x0b988f0f; WORD $0x0000 // jg 0x79a8 <k_tile_panel_16+0x1118>
-	LONG $0xfffdebe9; BYTE $0xff // jmp 0x6c00 <k_tile_panel_16+0x370>
+	LONG $0x0b988f0f; WORD $0x0000 // jg 0x7838 <k_tile_panel_16+0x1118>
+	LONG $0xfffdebe9; BYTE $0xff // jmp 0x6a90 <k_tile_panel_16+0x370>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x08558b49 // movq 0x8(%r13), %rdx
 	LONG $0x18458b4d // movq 0x18(%r13), %r8
@@ -4655,7 +4603,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x597dc2c4; WORD $0x204d // vpbroadcastq 0x20(%r13), %ymm1
 	LONG $0x68c28348 // addq $0x68, %rdx
 	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
-	WORD $0x68eb // jmp 0x6eed <k_tile_panel_16+0x65d>
+	WORD $0x68eb // jmp 0x6d7d <k_tile_panel_16+0x65d>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487c7162; WORD $0x0a11 // vmovups %zmm9, (%rdx)
 	LONG $0x487c3162; WORD $0x0411; BYTE $0x82 // vmovups %zmm8, (%rdx,%r8,4)
@@ -4672,7 +4620,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
 	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
-	LONG $0xfea98f0f; WORD $0xffff // jg 0x6d96 <k_tile_panel_16+0x506>
+	LONG $0xfea98f0f; WORD $0xffff // jg 0x6c26 <k_tile_panel_16+0x506>
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x2948; BYTE $0xea // subq %rbp, %rdx
 	LONG $0xd0af0f49 // imulq %r8, %rdx
@@ -4695,7 +4643,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
 	QUAD $0x000000a824bc8348; BYTE $0x00 // cmpq $0x0, 0xa8(%rsp)
-	WORD $0x5a74 // je 0x6fa0 <k_tile_panel_16+0x710>
+	WORD $0x5a74 // je 0x6e30 <k_tile_panel_16+0x710>
 	LONG $0x48fe7162; WORD $0x0a6f // vmovdqu64 (%rdx), %zmm9
 	LONG $0x48fe3162; WORD $0x046f; BYTE $0x82 // vmovdqu64 (%rdx,%r8,4), %zmm8
 	LONG $0x487cb162; WORD $0x3c10; BYTE $0xc2 // vmovups (%rdx,%r8,8), %zmm7
@@ -4708,8 +4656,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0x1c10; BYTE $0x02 // vmovups (%rdx,%rax), %zmm3
 	LONG $0x487cf162; WORD $0x1410; BYTE $0x3a // vmovups (%rdx,%rdi), %zmm2
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x3a7f // jg 0x6fce <k_tile_panel_16+0x73e>
-	LONG $0xfffef7e9; BYTE $0xff // jmp 0x6e90 <k_tile_panel_16+0x600>
+	WORD $0x3a7f // jg 0x6e5e <k_tile_panel_16+0x73e>
+	LONG $0xfffef7e9; BYTE $0xff // jmp 0x6d20 <k_tile_panel_16+0x600>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -4720,7 +4668,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
 	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0xfec28e0f; WORD $0xffff // jle 0x6e90 <k_tile_panel_16+0x600>
+	LONG $0xfec28e0f; WORD $0xffff // jle 0x6d20 <k_tile_panel_16+0x600>
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xe8 // subq %rbp, %rax
@@ -4895,8 +4843,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
 	WORD $0xff49; BYTE $0xca // decq %r10
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0xfc44870f; WORD $0xffff // ja 0x70a0 <k_tile_panel_16+0x810>
-	LONG $0xfffa2fe9; BYTE $0xff // jmp 0x6e90 <k_tile_panel_16+0x600>
+	LONG $0xfc44870f; WORD $0xffff // ja 0x6f30 <k_tile_panel_16+0x810>
+	LONG $0xfffa2fe9; BYTE $0xff // jmp 0x6d20 <k_tile_panel_16+0x600>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
 	LONG $0x08458b49 // movq 0x8(%r13), %rax
@@ -4907,7 +4855,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x52048d4c // leaq (%rdx,%rdx,2), %r8
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	LONG $0x68c08348 // addq $0x68, %rax
-	WORD $0x32eb // jmp 0x74cd <k_tile_panel_16+0xc3d>
+	WORD $0x32eb // jmp 0x735d <k_tile_panel_16+0xc3d>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487cd162; WORD $0x2111 // vmovups %zmm4, (%r9)
 	LONG $0x487cd162; WORD $0x1c11; BYTE $0x89 // vmovups %zmm3, (%r9,%rcx,4)
@@ -4916,7 +4864,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x044a8d4c // leaq 0x4(%rdx), %r9
 	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
-	LONG $0xf8e08f0f; WORD $0xffff // jg 0x6dad <k_tile_panel_16+0x51d>
+	LONG $0xf8e08f0f; WORD $0xffff // jg 0x6c3d <k_tile_panel_16+0x51d>
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
 	WORD $0x2949; BYTE $0xef // subq %rbp, %r15
 	LONG $0xf9af0f4c // imulq %rcx, %r15
@@ -4931,21 +4879,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
 	LONG $0xb90c8d4f // leaq (%r9,%r15,4), %r9
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x2e74 // je 0x7530 <k_tile_panel_16+0xca0>
+	WORD $0x2e74 // je 0x73c0 <k_tile_panel_16+0xca0>
 	LONG $0x487cd162; WORD $0x2110 // vmovups (%r9), %zmm4
 	LONG $0x487cd162; WORD $0x1c10; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm3
 	LONG $0x487cd162; WORD $0x1410; BYTE $0xc9 // vmovups (%r9,%rcx,8), %zmm2
 	LONG $0x48fe9162; WORD $0x0c6f; BYTE $0x01 // vmovdqu64 (%r9,%r8), %zmm1
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x277f // jg 0x754c <k_tile_panel_16+0xcbc>
-	LONG $0xffff76e9; BYTE $0xff // jmp 0x74a0 <k_tile_panel_16+0xc10>
+	WORD $0x277f // jg 0x73dc <k_tile_panel_16+0xcbc>
+	LONG $0xffff76e9; BYTE $0xff // jmp 0x7330 <k_tile_panel_16+0xc10>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0xff548e0f; WORD $0xffff // jle 0x74a0 <k_tile_panel_16+0xc10>
+	LONG $0xff548e0f; WORD $0xffff // jle 0x7330 <k_tile_panel_16+0xc10>
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	LONG $0xfce78349 // andq $-0x4, %r15
 	LONG $0x02fbc148 // sarq $0x2, %rbx
@@ -5036,8 +4984,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
 	WORD $0xff48; BYTE $0xcb // decq %rbx
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfdea870f; WORD $0xffff // ja 0x7590 <k_tile_panel_16+0xd00>
-	LONG $0xfffcf5e9; BYTE $0xff // jmp 0x74a0 <k_tile_panel_16+0xc10>
+	LONG $0xfdea870f; WORD $0xffff // ja 0x7420 <k_tile_panel_16+0xd00>
+	LONG $0xfffcf5e9; BYTE $0xff // jmp 0x7330 <k_tile_panel_16+0xc10>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x084d8b49 // movq 0x8(%r13), %rcx
 	LONG $0x18758b49 // movq 0x18(%r13), %rsi
@@ -5046,14 +4994,14 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6cc18348 // addq $0x6c, %rcx
 	LONG $0x06e7c148 // shlq $0x6, %rdi
 	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
-	WORD $0x20eb // jmp 0x77ef <k_tile_panel_16+0xf5f>
+	WORD $0x20eb // jmp 0x767f <k_tile_panel_16+0xf5f>
 	BYTE $0x90 // nop
 	LONG $0x487cd162; WORD $0x1111 // vmovups %zmm2, (%r9)
 	LONG $0x487cd162; WORD $0x0c11; BYTE $0xb1 // vmovups %zmm1, (%r9,%rsi,4)
 	LONG $0x02488d4c // leaq 0x2(%rax), %r9
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
-	LONG $0xf5d58f0f; WORD $0xffff // jg 0x6dc4 <k_tile_panel_16+0x534>
+	LONG $0xf5d58f0f; WORD $0xffff // jg 0x6c54 <k_tile_panel_16+0x534>
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	WORD $0x2949; BYTE $0xe9 // subq %rbp, %r9
@@ -5064,17 +5012,17 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
 	LONG $0x8b0c8d4e // leaq (%rbx,%r9,4), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1b74 // je 0x7830 <k_tile_panel_16+0xfa0>
+	WORD $0x1b74 // je 0x76c0 <k_tile_panel_16+0xfa0>
 	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
 	LONG $0x487cd162; WORD $0x0c10; BYTE $0xb1 // vmovups (%r9,%rsi,4), %zmm1
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x167f // jg 0x7840 <k_tile_panel_16+0xfb0>
-	WORD $0xa4eb // jmp 0x77d0 <k_tile_panel_16+0xf40>
+	WORD $0x167f // jg 0x76d0 <k_tile_panel_16+0xfb0>
+	WORD $0xa4eb // jmp 0x7660 <k_tile_panel_16+0xf40>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x907e // jle 0x77d0 <k_tile_panel_16+0xf40>
+	WORD $0x907e // jle 0x7660 <k_tile_panel_16+0xf40>
 	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
 	LONG $0xfce38348 // andq $-0x4, %rbx
 	WORD $0x2948; BYTE $0xda // subq %rbx, %rdx
@@ -5129,11 +5077,11 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xca // decq %r10
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0xfedd870f; WORD $0xffff // ja 0x7870 <k_tile_panel_16+0xfe0>
-	LONG $0xfffe38e9; BYTE $0xff // jmp 0x77d0 <k_tile_panel_16+0xf40>
+	LONG $0xfedd870f; WORD $0xffff // ja 0x7700 <k_tile_panel_16+0xfe0>
+	LONG $0xfffe38e9; BYTE $0xff // jmp 0x7660 <k_tile_panel_16+0xf40>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0xf2588e0f; WORD $0xffff // jle 0x6c00 <k_tile_panel_16+0x370>
+	LONG $0xf2588e0f; WORD $0xffff // jle 0x6a90 <k_tile_panel_16+0x370>
 	LONG $0x08758b49 // movq 0x8(%r13), %rsi
 	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
 	LONG $0x02ffc148 // sarq $0x2, %rdi
@@ -5175,8 +5123,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff43870f; WORD $0xffff // ja 0x79e0 <k_tile_panel_16+0x1150>
-	LONG $0xfff15ee9; BYTE $0xff // jmp 0x6c00 <k_tile_panel_16+0x370>
+	LONG $0xff43870f; WORD $0xffff // ja 0x7870 <k_tile_panel_16+0x1150>
+	LONG $0xfff15ee9; BYTE $0xff // jmp 0x6a90 <k_tile_panel_16+0x370>
 	LONG $0xb0c48148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -5208,8 +5156,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
 	LONG $0x01428d49 // leaq 0x1(%r10), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	QUAD $0x2cfa0518487df262; WORD $0x0000 // vbroadcastss 0x2cfa(%rip), %zmm0 # 0xa818 <k_tile_panel_16_min+0x2718>
-	WORD $0x4ceb // jmp 0x7b6c <k_tile_panel_16+0x12dc>
+	QUAD $0x2daa0518487df262; WORD $0x0000 // vbroadcastss 0x2daa(%rip), %zmm0 # 0xa758 <k_tile_panel_16_min+0x27c8>
+	WORD $0x4ceb // jmp 0x79fc <k_tile_panel_16+0x12dc>
 	LONG $0x487cd162; WORD $0x0911 // vmovups %zmm1, (%r9)
 	LONG $0x487cd162; WORD $0x1c11; BYTE $0x99 // vmovups %zmm3, (%r9,%rbx,4)
 	LONG $0x487c9162; WORD $0x2c11; BYTE $0xa1 // vmovups %zmm5, (%r9,%r12,4)
@@ -5221,7 +5169,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x044f8d49 // leaq 0x4(%r15), %rcx
 	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
 	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
-	LONG $0xefce8f0f; WORD $0xffff // jg 0x6b3a <k_tile_panel_16+0x2aa>
+	LONG $0xefce8f0f; WORD $0xffff // jg 0x69ca <k_tile_panel_16+0x2aa>
 	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
 	LONG $0x24542b48; BYTE $0x30 // subq 0x30(%rsp), %rdx
 	LONG $0xd3af0f48 // imulq %rbx, %rdx
@@ -5236,7 +5184,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x960c8d4c // leaq (%rsi,%rdx,4), %r9
 	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	WORD $0x4a74 // je 0x7bf0 <k_tile_panel_16+0x1360>
+	WORD $0x4a74 // je 0x7a80 <k_tile_panel_16+0x1360>
 	LONG $0x487cd162; WORD $0x0910 // vmovups (%r9), %zmm1
 	LONG $0x487cd162; WORD $0x5110; BYTE $0x01 // vmovups 0x40(%r9), %zmm2
 	LONG $0x487cd162; WORD $0x1c10; BYTE $0x99 // vmovups (%r9,%rbx,4), %zmm3
@@ -5246,8 +5194,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c9162; WORD $0x3c10; BYTE $0xa9 // vmovups (%r9,%r13,4), %zmm7
 	QUAD $0x01a9446f48fe1162 // vmovdqu64 0x40(%r9,%r13,4), %zmm8
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x357f // jg 0x7c1a <k_tile_panel_16+0x138a>
-	LONG $0xffff36e9; BYTE $0xff // jmp 0x7b20 <k_tile_panel_16+0x1290>
+	WORD $0x357f // jg 0x7aaa <k_tile_panel_16+0x138a>
+	LONG $0xffff36e9; BYTE $0xff // jmp 0x79b0 <k_tile_panel_16+0x1290>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -5258,7 +5206,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff068e0f; WORD $0xffff // jle 0x7b20 <k_tile_panel_16+0x1290>
+	LONG $0xff068e0f; WORD $0xffff // jle 0x79b0 <k_tile_panel_16+0x1290>
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	LONG $0xfce68348 // andq $-0x4, %rsi
 	LONG $0x02f8c148 // sarq $0x2, %rax
@@ -5453,8 +5401,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80c78148; WORD $0x0002; BYTE $0x00 // addq $0x280, %rdi # imm = 0x280
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfb77870f; WORD $0xffff // ja 0x7c70 <k_tile_panel_16+0x13e0>
-	LONG $0xfffa22e9; BYTE $0xff // jmp 0x7b20 <k_tile_panel_16+0x1290>
+	LONG $0xfb77870f; WORD $0xffff // ja 0x7b00 <k_tile_panel_16+0x13e0>
+	LONG $0xfffa22e9; BYTE $0xff // jmp 0x79b0 <k_tile_panel_16+0x1290>
 	WORD $0x9066 // nop
 
 	// tile_panel_16_min
@@ -5475,24 +5423,24 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02f98348 // cmpq $0x2, %rcx
 	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
 	LONG $0x246c8948; BYTE $0x48 // movq %rbp, 0x48(%rsp)
-	LONG $0x02ad850f; WORD $0x0000 // jne 0x83ef <k_tile_panel_16_min+0x2ef>
+	LONG $0x02ad850f; WORD $0x0000 // jne 0x827f <k_tile_panel_16_min+0x2ef>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	WORD $0x9f0f; BYTE $0xc0 // setg %al
 	WORD $0x2040; BYTE $0xe8 // andb %bpl, %al
 	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
 	WORD $0x013c // cmpb $0x1, %al
-	LONG $0x0287850f; WORD $0x0000 // jne 0x83dd <k_tile_panel_16_min+0x2dd>
+	LONG $0x0287850f; WORD $0x0000 // jne 0x826d <k_tile_panel_16_min+0x2dd>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
 	LONG $0x03758d48 // leaq 0x3(%rbp), %rsi
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
 	LONG $0xf5490f48 // cmovnsq %rbp, %rsi
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	LONG $0x023c840f; WORD $0x0000 // je 0x83af <k_tile_panel_16_min+0x2af>
+	LONG $0x023c840f; WORD $0x0000 // je 0x823f <k_tile_panel_16_min+0x2af>
 	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
 	LONG $0x487cf162; WORD $0x4810; BYTE $0x01 // vmovups 0x40(%rax), %zmm1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02378e0f; WORD $0x0000 // jle 0x83c0 <k_tile_panel_16_min+0x2c0>
+	LONG $0x02378e0f; WORD $0x0000 // jle 0x8250 <k_tile_panel_16_min+0x2c0>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	LONG $0x02f9c149 // sarq $0x2, %r9
 	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
@@ -5509,8 +5457,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40048d4f // leaq (%r8,%r8,2), %r8
 	LONG $0xc0c68148; WORD $0x0002; BYTE $0x00 // addq $0x2c0, %rsi # imm = 0x2C0
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	QUAD $0x26631558487df262; WORD $0x0000 // vpbroadcastd 0x2663(%rip), %zmm2 # 0xa834 <k_tile_panel_16_min+0x2734>
-	QUAD $0x263d1d18487df262; WORD $0x0000 // vbroadcastss 0x263d(%rip), %zmm3 # 0xa818 <k_tile_panel_16_min+0x2718>
+	QUAD $0x271b1558487df262; WORD $0x0000 // vpbroadcastd 0x271b(%rip), %zmm2 # 0xa77c <k_tile_panel_16_min+0x27ec>
+	QUAD $0x26ed1d18487df262; WORD $0x0000 // vbroadcastss 0x26ed(%rip), %zmm3 # 0xa758 <k_tile_panel_16_min+0x27c8>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487df262; WORD $0x2218 // vbroadcastss (%rdx), %zmm4
 	LONG $0x48fef162; WORD $0x6e6f; BYTE $0xf5 // vmovdqu64 -0x2c0(%rsi), %zmm5
@@ -5581,12 +5529,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xc528 // vmovaps %zmm5, %zmm0
 	LONG $0x487cf162; WORD $0xcc28 // vmovaps %zmm4, %zmm1
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0xfe33870f; WORD $0xffff // ja 0x81e0 <k_tile_panel_16_min+0xe0>
-	WORD $0x1deb // jmp 0x83cc <k_tile_panel_16_min+0x2cc>
+	LONG $0xfe33870f; WORD $0xffff // ja 0x8070 <k_tile_panel_16_min+0xe0>
+	WORD $0x1deb // jmp 0x825c <k_tile_panel_16_min+0x2cc>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xfdc98f0f; WORD $0xffff // jg 0x8189 <k_tile_panel_16_min+0x89>
+	LONG $0xfdc98f0f; WORD $0xffff // jg 0x8019 <k_tile_panel_16_min+0x89>
 	LONG $0x487cf162; WORD $0xe828 // vmovaps %zmm0, %zmm5
 	LONG $0x487cf162; WORD $0xe128 // vmovaps %zmm1, %zmm4
 	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
@@ -5594,10 +5542,10 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01758d48 // leaq 0x1(%rbp), %rsi
 	LONG $0x044e8d48 // leaq 0x4(%rsi), %rcx
 	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
-	LONG $0x11458e0f; WORD $0x0000 // jle 0x9531 <k_tile_panel_16_min+0x1431>
+	LONG $0x11458e0f; WORD $0x0000 // jle 0x93c1 <k_tile_panel_16_min+0x1431>
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0x11218e0f; WORD $0x0000 // jle 0x951c <k_tile_panel_16_min+0x141c>
+	LONG $0x11218e0f; WORD $0x0000 // jle 0x93ac <k_tile_panel_16_min+0x141c>
 	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
@@ -5632,17 +5580,17 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x06e2c148 // shlq $0x6, %rdx
 	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
-	QUAD $0x23a70558487df262; WORD $0x0000 // vpbroadcastd 0x23a7(%rip), %zmm0 # 0xa834 <k_tile_panel_16_min+0x2734>
-	QUAD $0x23810d18487df262; WORD $0x0000 // vbroadcastss 0x2381(%rip), %zmm1 # 0xa818 <k_tile_panel_16_min+0x2718>
+	QUAD $0x245f0558487df262; WORD $0x0000 // vpbroadcastd 0x245f(%rip), %zmm0 # 0xa77c <k_tile_panel_16_min+0x27ec>
+	QUAD $0x24310d18487df262; WORD $0x0000 // vbroadcastss 0x2431(%rip), %zmm1 # 0xa758 <k_tile_panel_16_min+0x27c8>
 	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
-	WORD $0x34eb // jmp 0x84d5 <k_tile_panel_16_min+0x3d5>
+	WORD $0x34eb // jmp 0x8365 <k_tile_panel_16_min+0x3d5>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
 	LONG $0x487cf162; WORD $0x1411; BYTE $0x88 // vmovups %zmm2, (%rax,%rcx,4)
 	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x24443b48; BYTE $0x40 // cmpq 0x40(%rsp), %rax
-	LONG $0x1047840f; WORD $0x0000 // je 0x951c <k_tile_panel_16_min+0x141c>
+	LONG $0x1047840f; WORD $0x0000 // je 0x93ac <k_tile_panel_16_min+0x141c>
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
 	LONG $0x5caf0f4c; WORD $0x7024 // imulq 0x70(%rsp), %r11
 	LONG $0x245c034c; BYTE $0x78 // addq 0x78(%rsp), %r11
@@ -5652,19 +5600,19 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
 	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x014f840f; WORD $0x0000 // je 0x865c <k_tile_panel_16_min+0x55c>
+	LONG $0x014f840f; WORD $0x0000 // je 0x84ec <k_tile_panel_16_min+0x55c>
 	LONG $0x24448b49; BYTE $0x18 // movq 0x18(%r12), %rax
 	LONG $0x44af0f48; WORD $0x6824 // imulq 0x68(%rsp), %rax
 	LONG $0x247c8349; WORD $0x0048 // cmpq $0x0, 0x48(%r12)
-	WORD $0x1c74 // je 0x853c <k_tile_panel_16_min+0x43c>
+	WORD $0x1c74 // je 0x83cc <k_tile_panel_16_min+0x43c>
 	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
 	LONG $0x48fef162; WORD $0x146f; BYTE $0x81 // vmovdqu64 (%rcx,%rax,4), %zmm2
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x157f // jg 0x854c <k_tile_panel_16_min+0x44c>
-	LONG $0x00010ce9; BYTE $0x00 // jmp 0x8648 <k_tile_panel_16_min+0x548>
+	WORD $0x157f // jg 0x83dc <k_tile_panel_16_min+0x44c>
+	LONG $0x00010ce9; BYTE $0x00 // jmp 0x84d8 <k_tile_panel_16_min+0x548>
 	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x00fc8e0f; WORD $0x0000 // jle 0x8648 <k_tile_panel_16_min+0x548>
+	LONG $0x00fc8e0f; WORD $0x0000 // jle 0x84d8 <k_tile_panel_16_min+0x548>
 	LONG $0x244c8b49; BYTE $0x20 // movq 0x20(%r12), %rcx
 	LONG $0x4caf0f48; WORD $0x5824 // imulq 0x58(%rsp), %rcx
 	LONG $0x06e1c148 // shlq $0x6, %rcx
@@ -5705,26 +5653,26 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rsi # imm = 0x300
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff28870f; WORD $0xffff // ja 0x8570 <k_tile_panel_16_min+0x470>
+	LONG $0xff28870f; WORD $0xffff // ja 0x8400 <k_tile_panel_16_min+0x470>
 	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
 	LONG $0x487cf162; WORD $0x1411; BYTE $0x81 // vmovups %zmm2, (%rcx,%rax,4)
 	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
 	LONG $0x08418d49 // leaq 0x8(%r9), %rax
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0x00858e0f; WORD $0x0000 // jle 0x86f0 <k_tile_panel_16_min+0x5f0>
+	LONG $0x00858e0f; WORD $0x0000 // jle 0x8580 <k_tile_panel_16_min+0x5f0>
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
 	LONG $0x044e8d4d // leaq 0x4(%r14), %r9
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
-	LONG $0x07938e0f; WORD $0x0000 // jle 0x8e10 <k_tile_panel_16_min+0xd10>
+	LONG $0x07938e0f; WORD $0x0000 // jle 0x8ca0 <k_tile_panel_16_min+0xd10>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0x024a8d4c // leaq 0x2(%rdx), %r9
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
-	LONG $0x0b418e0f; WORD $0x0000 // jle 0x91d0 <k_tile_panel_16_min+0x10d0>
+	LONG $0x0b418e0f; WORD $0x0000 // jle 0x9060 <k_tile_panel_16_min+0x10d0>
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
 	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
-	LONG $0xfe158d0f; WORD $0xffff // jge 0x84bf <k_tile_panel_16_min+0x3bf>
+	LONG $0xfe158d0f; WORD $0xffff // jge 0x834f <k_tile_panel_16_min+0x3bf>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
 	LONG $0x4caf0f49; WORD $0x1824 // imulq 0x18(%r12), %rcx
@@ -5732,12 +5680,12 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	LONG $0xd0490f48 // cmovnsq %rax, %rdx
 	LONG $0x247c8349; WORD $0x0048 // cmpq $0x0, 0x48(%r12)
-	LONG $0x0d2d840f; WORD $0x0000 // je 0x93fa <k_tile_panel_16_min+0x12fa>
+	LONG $0x0d2d840f; WORD $0x0000 // je 0x928a <k_tile_panel_16_min+0x12fa>
 	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
 	LONG $0x487cf162; WORD $0x1410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm2
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x0d228f0f; WORD $0x0000 // jg 0x940a <k_tile_panel_16_min+0x130a>
-	LONG $0xfffdc3e9; BYTE $0xff // jmp 0x84b0 <k_tile_panel_16_min+0x3b0>
+	LONG $0x0d228f0f; WORD $0x0000 // jg 0x929a <k_tile_panel_16_min+0x130a>
+	LONG $0xfffdc3e9; BYTE $0xff // jmp 0x8340 <k_tile_panel_16_min+0x3b0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x244c8b49; BYTE $0x08 // movq 0x8(%r12), %rcx
 	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
@@ -5758,7 +5706,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x491c8d48 // leaq (%rcx,%rcx,2), %rbx
 	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
 	LONG $0x597dc2c4; WORD $0x2454; BYTE $0x20 // vpbroadcastq 0x20(%r12), %ymm2
-	LONG $0x000095e9; BYTE $0x00 // jmp 0x87ed <k_tile_panel_16_min+0x6ed>
+	LONG $0x000095e9; BYTE $0x00 // jmp 0x867d <k_tile_panel_16_min+0x6ed>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x487ce162; WORD $0xdb28 // vmovaps %zmm3, %zmm19
 	LONG $0x487ce162; WORD $0xd428 // vmovaps %zmm4, %zmm18
@@ -5783,7 +5731,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
 	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
 	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
-	LONG $0xfe818f0f; WORD $0xffff // jg 0x866e <k_tile_panel_16_min+0x56e>
+	LONG $0xfe818f0f; WORD $0xffff // jg 0x84fe <k_tile_panel_16_min+0x56e>
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	WORD $0x2948; BYTE $0xee // subq %rbp, %rsi
 	LONG $0xf0af0f49 // imulq %r8, %rsi
@@ -5806,7 +5754,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
 	LONG $0xb0348d48 // leaq (%rax,%rsi,4), %rsi
 	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
-	WORD $0x5774 // je 0x88a0 <k_tile_panel_16_min+0x7a0>
+	WORD $0x5774 // je 0x8730 <k_tile_panel_16_min+0x7a0>
 	LONG $0x48fe7162; WORD $0x166f // vmovdqu64 (%rsi), %zmm10
 	LONG $0x48fe3162; WORD $0x0c6f; BYTE $0x86 // vmovdqu64 (%rsi,%r8,4), %zmm9
 	LONG $0x48fe3162; WORD $0x046f; BYTE $0xc6 // vmovdqu64 (%rsi,%r8,8), %zmm8
@@ -5819,8 +5767,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0x2410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm4
 	LONG $0x487cf162; WORD $0x1c10; BYTE $0x1e // vmovups (%rsi,%rbx), %zmm3
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x387f // jg 0x88cf <k_tile_panel_16_min+0x7cf>
-	LONG $0xfffec4e9; BYTE $0xff // jmp 0x8760 <k_tile_panel_16_min+0x660>
+	WORD $0x387f // jg 0x875f <k_tile_panel_16_min+0x7cf>
+	LONG $0xfffec4e9; BYTE $0xff // jmp 0x85f0 <k_tile_panel_16_min+0x660>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -5831,7 +5779,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
 	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xfe918e0f; WORD $0xffff // jle 0x8760 <k_tile_panel_16_min+0x660>
+	LONG $0xfe918e0f; WORD $0xffff // jle 0x85f0 <k_tile_panel_16_min+0x660>
 	LONG $0xfce58348 // andq $-0x4, %rbp
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xe8 // subq %rbp, %rax
@@ -6032,8 +5980,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c5162; WORD $0xcd28 // vmovaps %zmm13, %zmm9
 	LONG $0x487c5162; WORD $0xd428 // vmovaps %zmm12, %zmm10
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0xfba4870f; WORD $0xffff // ja 0x89a0 <k_tile_panel_16_min+0x8a0>
-	LONG $0xfff98fe9; BYTE $0xff // jmp 0x8790 <k_tile_panel_16_min+0x690>
+	LONG $0xfba4870f; WORD $0xffff // ja 0x8830 <k_tile_panel_16_min+0x8a0>
+	LONG $0xfff98fe9; BYTE $0xff // jmp 0x8620 <k_tile_panel_16_min+0x690>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0x08428b48 // movq 0x8(%rdx), %rax
@@ -6043,7 +5991,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
 	LONG $0x52048d4c // leaq (%rdx,%rdx,2), %r8
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x4eeb // jmp 0x8e85 <k_tile_panel_16_min+0xd85>
+	WORD $0x4eeb // jmp 0x8d15 <k_tile_panel_16_min+0xd85>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x48fd7162; WORD $0xd26f // vmovdqa64 %zmm2, %zmm10
 	LONG $0x487c7162; WORD $0xcb28 // vmovaps %zmm3, %zmm9
@@ -6056,7 +6004,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x044a8d4c // leaq 0x4(%rdx), %r9
 	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
-	LONG $0xf7fb8f0f; WORD $0xffff // jg 0x8680 <k_tile_panel_16_min+0x580>
+	LONG $0xf7fb8f0f; WORD $0xffff // jg 0x8510 <k_tile_panel_16_min+0x580>
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
 	WORD $0x2949; BYTE $0xef // subq %rbp, %r15
 	LONG $0xf9af0f4c // imulq %rcx, %r15
@@ -6071,21 +6019,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
 	LONG $0xbf0c8d4e // leaq (%rdi,%r15,4), %r9
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x3374 // je 0x8ef0 <k_tile_panel_16_min+0xdf0>
+	WORD $0x3374 // je 0x8d80 <k_tile_panel_16_min+0xdf0>
 	LONG $0x487cd162; WORD $0x2910 // vmovups (%r9), %zmm5
 	LONG $0x487cd162; WORD $0x2410; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm4
 	LONG $0x487cd162; WORD $0x1c10; BYTE $0xc9 // vmovups (%r9,%rcx,8), %zmm3
 	LONG $0x48fe9162; WORD $0x146f; BYTE $0x01 // vmovdqu64 (%r9,%r8), %zmm2
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x2c7f // jg 0x8f0c <k_tile_panel_16_min+0xe0c>
-	LONG $0xffff5be9; BYTE $0xff // jmp 0x8e40 <k_tile_panel_16_min+0xd40>
+	WORD $0x2c7f // jg 0x8d9c <k_tile_panel_16_min+0xe0c>
+	LONG $0xffff5be9; BYTE $0xff // jmp 0x8cd0 <k_tile_panel_16_min+0xd40>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xff348e0f; WORD $0xffff // jle 0x8e40 <k_tile_panel_16_min+0xd40>
+	LONG $0xff348e0f; WORD $0xffff // jle 0x8cd0 <k_tile_panel_16_min+0xd40>
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	LONG $0xfce78349 // andq $-0x4, %r15
 	LONG $0x02fbc148 // sarq $0x2, %rbx
@@ -6190,15 +6138,15 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cd162; WORD $0xe028 // vmovaps %zmm8, %zmm4
 	LONG $0x487cf162; WORD $0xef28 // vmovaps %zmm7, %zmm5
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfd92870f; WORD $0xffff // ja 0x8f50 <k_tile_panel_16_min+0xe50>
-	LONG $0xfffc95e9; BYTE $0xff // jmp 0x8e58 <k_tile_panel_16_min+0xd58>
+	LONG $0xfd92870f; WORD $0xffff // ja 0x8de0 <k_tile_panel_16_min+0xe50>
+	LONG $0xfffc95e9; BYTE $0xff // jmp 0x8ce8 <k_tile_panel_16_min+0xd58>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
 	LONG $0x244c8b49; BYTE $0x08 // movq 0x8(%r12), %rcx
 	LONG $0x24748b49; BYTE $0x18 // movq 0x18(%r12), %rsi
 	LONG $0x24748b4d; BYTE $0x20 // movq 0x20(%r12), %r14
 	LONG $0x24448b4d; BYTE $0x48 // movq 0x48(%r12), %r8
-	WORD $0x30eb // jmp 0x921b <k_tile_panel_16_min+0x111b>
+	WORD $0x30eb // jmp 0x90ab <k_tile_panel_16_min+0x111b>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
 	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
@@ -6207,7 +6155,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02488d4c // leaq 0x2(%rax), %r9
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
-	LONG $0xf47c8f0f; WORD $0xffff // jg 0x8697 <k_tile_panel_16_min+0x597>
+	LONG $0xf47c8f0f; WORD $0xffff // jg 0x8527 <k_tile_panel_16_min+0x597>
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	WORD $0x2949; BYTE $0xe9 // subq %rbp, %r9
@@ -6218,17 +6166,17 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
 	LONG $0x8f0c8d4e // leaq (%rdi,%r9,4), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1c74 // je 0x9260 <k_tile_panel_16_min+0x1160>
+	WORD $0x1c74 // je 0x90f0 <k_tile_panel_16_min+0x1160>
 	LONG $0x487cd162; WORD $0x1910 // vmovups (%r9), %zmm3
 	LONG $0x487cd162; WORD $0x1410; BYTE $0xb1 // vmovups (%r9,%rsi,4), %zmm2
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x177f // jg 0x9270 <k_tile_panel_16_min+0x1170>
-	WORD $0x95eb // jmp 0x91f0 <k_tile_panel_16_min+0x10f0>
+	WORD $0x177f // jg 0x9100 <k_tile_panel_16_min+0x1170>
+	WORD $0x95eb // jmp 0x9080 <k_tile_panel_16_min+0x10f0>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x807e // jle 0x91f0 <k_tile_panel_16_min+0x10f0>
+	WORD $0x807e // jle 0x9080 <k_tile_panel_16_min+0x10f0>
 	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
 	LONG $0x02fbc148 // sarq $0x2, %rbx
 	LONG $0xdeaf0f49 // imulq %r14, %rbx
@@ -6292,11 +6240,11 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xd428 // vmovaps %zmm4, %zmm2
 	LONG $0x487cf162; WORD $0xdd28 // vmovaps %zmm5, %zmm3
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0xfeab870f; WORD $0xffff // ja 0x92a0 <k_tile_panel_16_min+0x11a0>
-	LONG $0xfffe02e9; BYTE $0xff // jmp 0x91fc <k_tile_panel_16_min+0x10fc>
+	LONG $0xfeab870f; WORD $0xffff // ja 0x9130 <k_tile_panel_16_min+0x11a0>
+	LONG $0xfffe02e9; BYTE $0xff // jmp 0x908c <k_tile_panel_16_min+0x10fc>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xf0a68e0f; WORD $0xffff // jle 0x84b0 <k_tile_panel_16_min+0x3b0>
+	LONG $0xf0a68e0f; WORD $0xffff // jle 0x8340 <k_tile_panel_16_min+0x3b0>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x02fec148 // sarq $0x2, %rsi
 	LONG $0x74af0f49; WORD $0x2024 // imulq 0x20(%r12), %rsi
@@ -6340,8 +6288,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c38149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r11 # imm = 0x300
 	WORD $0xff48; BYTE $0xca // decq %rdx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xff29870f; WORD $0xffff // ja 0x9440 <k_tile_panel_16_min+0x1340>
-	LONG $0xffef94e9; BYTE $0xff // jmp 0x84b0 <k_tile_panel_16_min+0x3b0>
+	LONG $0xff29870f; WORD $0xffff // ja 0x92d0 <k_tile_panel_16_min+0x1340>
+	LONG $0xffef94e9; BYTE $0xff // jmp 0x8340 <k_tile_panel_16_min+0x3b0>
 	LONG $0xe8c48148; WORD $0x0000; BYTE $0x00 // addq $0xe8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -6371,9 +6319,9 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0x01428d49 // leaq 0x1(%r10), %rax
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	QUAD $0x12a50558487df262; WORD $0x0000 // vpbroadcastd 0x12a5(%rip), %zmm0 # 0xa834 <k_tile_panel_16_min+0x2734>
-	QUAD $0x127f1d18487d6262; WORD $0x0000 // vbroadcastss 0x127f(%rip), %zmm27 # 0xa818 <k_tile_panel_16_min+0x2718>
-	LONG $0x000088e9; BYTE $0x00 // jmp 0x9626 <k_tile_panel_16_min+0x1526>
+	QUAD $0x135d0558487df262; WORD $0x0000 // vpbroadcastd 0x135d(%rip), %zmm0 # 0xa77c <k_tile_panel_16_min+0x27ec>
+	QUAD $0x132f1d18487d6262; WORD $0x0000 // vbroadcastss 0x132f(%rip), %zmm27 # 0xa758 <k_tile_panel_16_min+0x27c8>
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x94b6 <k_tile_panel_16_min+0x1526>
 	WORD $0x9066 // nop
 	LONG $0x48fd5162; WORD $0xd86f // vmovdqa64 %zmm8, %zmm11
 	LONG $0x487c7162; WORD $0xee28 // vmovaps %zmm6, %zmm13
@@ -6396,7 +6344,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rcx
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
-	LONG $0xedc98f0f; WORD $0xffff // jg 0x83ef <k_tile_panel_16_min+0x2ef>
+	LONG $0xedc98f0f; WORD $0xffff // jg 0x827f <k_tile_panel_16_min+0x2ef>
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
 	WORD $0x2948; BYTE $0xea // subq %rbp, %rdx
 	LONG $0xd3af0f48 // imulq %rbx, %rdx
@@ -6411,7 +6359,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x970c8d4c // leaq (%rdi,%rdx,4), %r9
 	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	WORD $0x5274 // je 0x96b0 <k_tile_panel_16_min+0x15b0>
+	WORD $0x5274 // je 0x9540 <k_tile_panel_16_min+0x15b0>
 	LONG $0x48fe5162; WORD $0x016f // vmovdqu64 (%r9), %zmm8
 	LONG $0x48fed162; WORD $0x796f; BYTE $0x01 // vmovdqu64 0x40(%r9), %zmm7
 	LONG $0x487cd162; WORD $0x3410; BYTE $0x99 // vmovups (%r9,%rbx,4), %zmm6
@@ -6421,8 +6369,8 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fe1162; WORD $0x0c6f; BYTE $0xa9 // vmovdqu64 (%r9,%r13,4), %zmm9
 	QUAD $0x01a9546f48fe9162 // vmovdqu64 0x40(%r9,%r13,4), %zmm2
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x3e7f // jg 0x96db <k_tile_panel_16_min+0x15db>
-	LONG $0xfffefee9; BYTE $0xff // jmp 0x95a0 <k_tile_panel_16_min+0x14a0>
+	WORD $0x3e7f // jg 0x956b <k_tile_panel_16_min+0x15db>
+	LONG $0xfffefee9; BYTE $0xff // jmp 0x9430 <k_tile_panel_16_min+0x14a0>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
@@ -6433,7 +6381,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xfec58e0f; WORD $0xffff // jle 0x95a0 <k_tile_panel_16_min+0x14a0>
+	LONG $0xfec58e0f; WORD $0xffff // jle 0x9430 <k_tile_panel_16_min+0x14a0>
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
 	LONG $0xfce78348 // andq $-0x4, %rdi
 	LONG $0x02f8c148 // sarq $0x2, %rax
@@ -6667,8 +6615,56 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0xd928 // vmovaps %zmm17, %zmm3
 	LONG $0x487cb162; WORD $0xd228 // vmovaps %zmm18, %zmm2
 	LONG $0x01ff8348 // cmpq $0x1, %rdi
-	LONG $0xfa7b870f; WORD $0xffff // ja 0x9730 <k_tile_panel_16_min+0x1630>
-	LONG $0xfff916e9; BYTE $0xff // jmp 0x95d0 <k_tile_panel_16_min+0x14d0>
+	LONG $0xfa7b870f; WORD $0xffff // ja 0x95c0 <k_tile_panel_16_min+0x1630>
+	LONG $0xfff916e9; BYTE $0xff // jmp 0x9460 <k_tile_panel_16_min+0x14d0>
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -6701,38 +6697,38 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x78780f0f; BYTE $0x78 // <unknown>
-	WORD $0x7878 // js 0x9dbd <k_tile_panel_16_min+0x1cbd>
-	WORD $0x7878 // js 0x9dbf <k_tile_panel_16_min+0x1cbf>
-	WORD $0x7878 // js 0x9dc1 <k_tile_panel_16_min+0x1cc1>
-	WORD $0x7878 // js 0x9dc3 <k_tile_panel_16_min+0x1cc3>
-	WORD $0x7878 // js 0x9dc5 <k_tile_panel_16_min+0x1cc5>
-	WORD $0x7878 // js 0x9dc7 <k_tile_panel_16_min+0x1cc7>
-	WORD $0x7878 // js 0x9dc9 <k_tile_panel_16_min+0x1cc9>
-	WORD $0x7878 // js 0x9dcb <k_tile_panel_16_min+0x1ccb>
-	WORD $0x7878 // js 0x9dcd <k_tile_panel_16_min+0x1ccd>
-	WORD $0x7878 // js 0x9dcf <k_tile_panel_16_min+0x1ccf>
-	WORD $0x7878 // js 0x9dd1 <k_tile_panel_16_min+0x1cd1>
-	WORD $0x7878 // js 0x9dd3 <k_tile_panel_16_min+0x1cd3>
-	WORD $0x7878 // js 0x9dd5 <k_tile_panel_16_min+0x1cd5>
-	WORD $0x7878 // js 0x9dd7 <k_tile_panel_16_min+0x1cd7>
-	WORD $0x7878 // js 0x9dd9 <k_tile_panel_16_min+0x1cd9>
-	WORD $0x7878 // js 0x9ddb <k_tile_panel_16_min+0x1cdb>
-	WORD $0x7878 // js 0x9ddd <k_tile_panel_16_min+0x1cdd>
-	WORD $0x7878 // js 0x9ddf <k_tile_panel_16_min+0x1cdf>
-	WORD $0x7878 // js 0x9de1 <k_tile_panel_16_min+0x1ce1>
-	WORD $0x7878 // js 0x9de3 <k_tile_panel_16_min+0x1ce3>
-	WORD $0x7878 // js 0x9de5 <k_tile_panel_16_min+0x1ce5>
-	WORD $0x7878 // js 0x9de7 <k_tile_panel_16_min+0x1ce7>
-	WORD $0x7878 // js 0x9de9 <k_tile_panel_16_min+0x1ce9>
-	WORD $0x7878 // js 0x9deb <k_tile_panel_16_min+0x1ceb>
-	WORD $0x7878 // js 0x9ded <k_tile_panel_16_min+0x1ced>
-	WORD $0x7878 // js 0x9def <k_tile_panel_16_min+0x1cef>
-	WORD $0x7878 // js 0x9df1 <k_tile_panel_16_min+0x1cf1>
-	WORD $0x7878 // js 0x9df3 <k_tile_panel_16_min+0x1cf3>
-	WORD $0x7878 // js 0x9df5 <k_tile_panel_16_min+0x1cf5>
-	WORD $0x7878 // js 0x9df7 <k_tile_panel_16_min+0x1cf7>
-	WORD $0x0f78 // js 0x9d90 <k_tile_panel_16_min+0x1c90>
-	QUAD $0x0000000000000078; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // js 0x9d83 <k_tile_panel_16_min+0x1c83>
+	WORD $0x7878 // js 0x9c7d <k_tile_panel_16_min+0x1ced>
+	WORD $0x7878 // js 0x9c7f <k_tile_panel_16_min+0x1cef>
+	WORD $0x7878 // js 0x9c81 <k_tile_panel_16_min+0x1cf1>
+	WORD $0x7878 // js 0x9c83 <k_tile_panel_16_min+0x1cf3>
+	WORD $0x7878 // js 0x9c85 <k_tile_panel_16_min+0x1cf5>
+	WORD $0x7878 // js 0x9c87 <k_tile_panel_16_min+0x1cf7>
+	WORD $0x7878 // js 0x9c89 <k_tile_panel_16_min+0x1cf9>
+	WORD $0x7878 // js 0x9c8b <k_tile_panel_16_min+0x1cfb>
+	WORD $0x7878 // js 0x9c8d <k_tile_panel_16_min+0x1cfd>
+	WORD $0x7878 // js 0x9c8f <k_tile_panel_16_min+0x1cff>
+	WORD $0x7878 // js 0x9c91 <k_tile_panel_16_min+0x1d01>
+	WORD $0x7878 // js 0x9c93 <k_tile_panel_16_min+0x1d03>
+	WORD $0x7878 // js 0x9c95 <k_tile_panel_16_min+0x1d05>
+	WORD $0x7878 // js 0x9c97 <k_tile_panel_16_min+0x1d07>
+	WORD $0x7878 // js 0x9c99 <k_tile_panel_16_min+0x1d09>
+	WORD $0x7878 // js 0x9c9b <k_tile_panel_16_min+0x1d0b>
+	WORD $0x7878 // js 0x9c9d <k_tile_panel_16_min+0x1d0d>
+	WORD $0x7878 // js 0x9c9f <k_tile_panel_16_min+0x1d0f>
+	WORD $0x7878 // js 0x9ca1 <k_tile_panel_16_min+0x1d11>
+	WORD $0x7878 // js 0x9ca3 <k_tile_panel_16_min+0x1d13>
+	WORD $0x7878 // js 0x9ca5 <k_tile_panel_16_min+0x1d15>
+	WORD $0x7878 // js 0x9ca7 <k_tile_panel_16_min+0x1d17>
+	WORD $0x7878 // js 0x9ca9 <k_tile_panel_16_min+0x1d19>
+	WORD $0x7878 // js 0x9cab <k_tile_panel_16_min+0x1d1b>
+	WORD $0x7878 // js 0x9cad <k_tile_panel_16_min+0x1d1d>
+	WORD $0x7878 // js 0x9caf <k_tile_panel_16_min+0x1d1f>
+	WORD $0x7878 // js 0x9cb1 <k_tile_panel_16_min+0x1d21>
+	WORD $0x7878 // js 0x9cb3 <k_tile_panel_16_min+0x1d23>
+	WORD $0x7878 // js 0x9cb5 <k_tile_panel_16_min+0x1d25>
+	WORD $0x7878 // js 0x9cb7 <k_tile_panel_16_min+0x1d27>
+	WORD $0x0f78 // js 0x9c50 <k_tile_panel_16_min+0x1cc0>
+	QUAD $0x0000000000000078; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // js 0x9c43 <k_tile_panel_16_min+0x1cb3>
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
@@ -6813,37 +6809,37 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x7010; BYTE $0x70 // adcb %dh, 0x70(%rax)
-	WORD $0x7070 // jo 0x9f34 <k_tile_panel_16_min+0x1e34>
-	WORD $0x7070 // jo 0x9f36 <k_tile_panel_16_min+0x1e36>
-	WORD $0x7070 // jo 0x9f38 <k_tile_panel_16_min+0x1e38>
-	WORD $0x7070 // jo 0x9f3a <k_tile_panel_16_min+0x1e3a>
-	WORD $0x7070 // jo 0x9f3c <k_tile_panel_16_min+0x1e3c>
-	WORD $0x7070 // jo 0x9f3e <k_tile_panel_16_min+0x1e3e>
-	WORD $0x7070 // jo 0x9f40 <k_tile_panel_16_min+0x1e40>
-	WORD $0x7070 // jo 0x9f42 <k_tile_panel_16_min+0x1e42>
-	WORD $0x7070 // jo 0x9f44 <k_tile_panel_16_min+0x1e44>
-	WORD $0x7070 // jo 0x9f46 <k_tile_panel_16_min+0x1e46>
-	WORD $0x7070 // jo 0x9f48 <k_tile_panel_16_min+0x1e48>
-	WORD $0x7070 // jo 0x9f4a <k_tile_panel_16_min+0x1e4a>
-	WORD $0x7070 // jo 0x9f4c <k_tile_panel_16_min+0x1e4c>
-	WORD $0x7070 // jo 0x9f4e <k_tile_panel_16_min+0x1e4e>
-	WORD $0x7070 // jo 0x9f50 <k_tile_panel_16_min+0x1e50>
-	WORD $0x7070 // jo 0x9f52 <k_tile_panel_16_min+0x1e52>
-	WORD $0x7070 // jo 0x9f54 <k_tile_panel_16_min+0x1e54>
-	WORD $0x7070 // jo 0x9f56 <k_tile_panel_16_min+0x1e56>
-	WORD $0x7070 // jo 0x9f58 <k_tile_panel_16_min+0x1e58>
-	WORD $0x7070 // jo 0x9f5a <k_tile_panel_16_min+0x1e5a>
-	WORD $0x7070 // jo 0x9f5c <k_tile_panel_16_min+0x1e5c>
-	WORD $0x7070 // jo 0x9f5e <k_tile_panel_16_min+0x1e5e>
-	WORD $0x7070 // jo 0x9f60 <k_tile_panel_16_min+0x1e60>
-	WORD $0x7070 // jo 0x9f62 <k_tile_panel_16_min+0x1e62>
-	WORD $0x7070 // jo 0x9f64 <k_tile_panel_16_min+0x1e64>
-	WORD $0x7070 // jo 0x9f66 <k_tile_panel_16_min+0x1e66>
-	WORD $0x7070 // jo 0x9f68 <k_tile_panel_16_min+0x1e68>
-	WORD $0x7070 // jo 0x9f6a <k_tile_panel_16_min+0x1e6a>
-	WORD $0x7070 // jo 0x9f6c <k_tile_panel_16_min+0x1e6c>
-	WORD $0x7070 // jo 0x9f6e <k_tile_panel_16_min+0x1e6e>
-	WORD $0x7070 // jo 0x9f70 <k_tile_panel_16_min+0x1e70>
+	WORD $0x7070 // jo 0x9df4 <k_tile_panel_16_min+0x1e64>
+	WORD $0x7070 // jo 0x9df6 <k_tile_panel_16_min+0x1e66>
+	WORD $0x7070 // jo 0x9df8 <k_tile_panel_16_min+0x1e68>
+	WORD $0x7070 // jo 0x9dfa <k_tile_panel_16_min+0x1e6a>
+	WORD $0x7070 // jo 0x9dfc <k_tile_panel_16_min+0x1e6c>
+	WORD $0x7070 // jo 0x9dfe <k_tile_panel_16_min+0x1e6e>
+	WORD $0x7070 // jo 0x9e00 <k_tile_panel_16_min+0x1e70>
+	WORD $0x7070 // jo 0x9e02 <k_tile_panel_16_min+0x1e72>
+	WORD $0x7070 // jo 0x9e04 <k_tile_panel_16_min+0x1e74>
+	WORD $0x7070 // jo 0x9e06 <k_tile_panel_16_min+0x1e76>
+	WORD $0x7070 // jo 0x9e08 <k_tile_panel_16_min+0x1e78>
+	WORD $0x7070 // jo 0x9e0a <k_tile_panel_16_min+0x1e7a>
+	WORD $0x7070 // jo 0x9e0c <k_tile_panel_16_min+0x1e7c>
+	WORD $0x7070 // jo 0x9e0e <k_tile_panel_16_min+0x1e7e>
+	WORD $0x7070 // jo 0x9e10 <k_tile_panel_16_min+0x1e80>
+	WORD $0x7070 // jo 0x9e12 <k_tile_panel_16_min+0x1e82>
+	WORD $0x7070 // jo 0x9e14 <k_tile_panel_16_min+0x1e84>
+	WORD $0x7070 // jo 0x9e16 <k_tile_panel_16_min+0x1e86>
+	WORD $0x7070 // jo 0x9e18 <k_tile_panel_16_min+0x1e88>
+	WORD $0x7070 // jo 0x9e1a <k_tile_panel_16_min+0x1e8a>
+	WORD $0x7070 // jo 0x9e1c <k_tile_panel_16_min+0x1e8c>
+	WORD $0x7070 // jo 0x9e1e <k_tile_panel_16_min+0x1e8e>
+	WORD $0x7070 // jo 0x9e20 <k_tile_panel_16_min+0x1e90>
+	WORD $0x7070 // jo 0x9e22 <k_tile_panel_16_min+0x1e92>
+	WORD $0x7070 // jo 0x9e24 <k_tile_panel_16_min+0x1e94>
+	WORD $0x7070 // jo 0x9e26 <k_tile_panel_16_min+0x1e96>
+	WORD $0x7070 // jo 0x9e28 <k_tile_panel_16_min+0x1e98>
+	WORD $0x7070 // jo 0x9e2a <k_tile_panel_16_min+0x1e9a>
+	WORD $0x7070 // jo 0x9e2c <k_tile_panel_16_min+0x1e9c>
+	WORD $0x7070 // jo 0x9e2e <k_tile_panel_16_min+0x1e9e>
+	WORD $0x7070 // jo 0x9e30 <k_tile_panel_16_min+0x1ea0>
 	QUAD $0x000000000070100f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // movups (%rax), %xmm6
 	BYTE $0x00
 	QUAD $0x0000000000000000
@@ -7013,38 +7009,38 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
-	WORD $0x7c7c // jl 0xa17e <k_tile_panel_16_min+0x207e>
-	WORD $0x7c7c // jl 0xa180 <k_tile_panel_16_min+0x2080>
-	WORD $0x7c7c // jl 0xa182 <k_tile_panel_16_min+0x2082>
-	WORD $0x7c7c // jl 0xa184 <k_tile_panel_16_min+0x2084>
-	WORD $0x7c7c // jl 0xa186 <k_tile_panel_16_min+0x2086>
-	WORD $0x7c7c // jl 0xa188 <k_tile_panel_16_min+0x2088>
-	WORD $0x7c7c // jl 0xa18a <k_tile_panel_16_min+0x208a>
-	WORD $0x7c7c // jl 0xa18c <k_tile_panel_16_min+0x208c>
-	WORD $0x7c7c // jl 0xa18e <k_tile_panel_16_min+0x208e>
-	WORD $0x7c7c // jl 0xa190 <k_tile_panel_16_min+0x2090>
-	WORD $0x7c7c // jl 0xa192 <k_tile_panel_16_min+0x2092>
-	WORD $0x7c7c // jl 0xa194 <k_tile_panel_16_min+0x2094>
-	WORD $0x7c7c // jl 0xa196 <k_tile_panel_16_min+0x2096>
-	WORD $0x7c7c // jl 0xa198 <k_tile_panel_16_min+0x2098>
-	WORD $0x7c7c // jl 0xa19a <k_tile_panel_16_min+0x209a>
-	WORD $0x7c7c // jl 0xa19c <k_tile_panel_16_min+0x209c>
-	WORD $0x7c7c // jl 0xa19e <k_tile_panel_16_min+0x209e>
-	WORD $0x7c7c // jl 0xa1a0 <k_tile_panel_16_min+0x20a0>
-	WORD $0x7c7c // jl 0xa1a2 <k_tile_panel_16_min+0x20a2>
-	WORD $0x7c7c // jl 0xa1a4 <k_tile_panel_16_min+0x20a4>
-	WORD $0x7c7c // jl 0xa1a6 <k_tile_panel_16_min+0x20a6>
-	WORD $0x7c7c // jl 0xa1a8 <k_tile_panel_16_min+0x20a8>
-	WORD $0x7c7c // jl 0xa1aa <k_tile_panel_16_min+0x20aa>
-	WORD $0x7c7c // jl 0xa1ac <k_tile_panel_16_min+0x20ac>
-	WORD $0x7c7c // jl 0xa1ae <k_tile_panel_16_min+0x20ae>
-	WORD $0x7c7c // jl 0xa1b0 <k_tile_panel_16_min+0x20b0>
-	WORD $0x7c7c // jl 0xa1b2 <k_tile_panel_16_min+0x20b2>
-	WORD $0x7c7c // jl 0xa1b4 <k_tile_panel_16_min+0x20b4>
-	WORD $0x7c7c // jl 0xa1b6 <k_tile_panel_16_min+0x20b6>
-	WORD $0x7c7c // jl 0xa1b8 <k_tile_panel_16_min+0x20b8>
-	WORD $0x7c7c // jl 0xa1ba <k_tile_panel_16_min+0x20ba>
-	WORD $0x7c7c // jl 0xa1bc <k_tile_panel_16_min+0x20bc>
+	WORD $0x7c7c // jl 0xa03e <k_tile_panel_16_min+0x20ae>
+	WORD $0x7c7c // jl 0xa040 <k_tile_panel_16_min+0x20b0>
+	WORD $0x7c7c // jl 0xa042 <k_tile_panel_16_min+0x20b2>
+	WORD $0x7c7c // jl 0xa044 <k_tile_panel_16_min+0x20b4>
+	WORD $0x7c7c // jl 0xa046 <k_tile_panel_16_min+0x20b6>
+	WORD $0x7c7c // jl 0xa048 <k_tile_panel_16_min+0x20b8>
+	WORD $0x7c7c // jl 0xa04a <k_tile_panel_16_min+0x20ba>
+	WORD $0x7c7c // jl 0xa04c <k_tile_panel_16_min+0x20bc>
+	WORD $0x7c7c // jl 0xa04e <k_tile_panel_16_min+0x20be>
+	WORD $0x7c7c // jl 0xa050 <k_tile_panel_16_min+0x20c0>
+	WORD $0x7c7c // jl 0xa052 <k_tile_panel_16_min+0x20c2>
+	WORD $0x7c7c // jl 0xa054 <k_tile_panel_16_min+0x20c4>
+	WORD $0x7c7c // jl 0xa056 <k_tile_panel_16_min+0x20c6>
+	WORD $0x7c7c // jl 0xa058 <k_tile_panel_16_min+0x20c8>
+	WORD $0x7c7c // jl 0xa05a <k_tile_panel_16_min+0x20ca>
+	WORD $0x7c7c // jl 0xa05c <k_tile_panel_16_min+0x20cc>
+	WORD $0x7c7c // jl 0xa05e <k_tile_panel_16_min+0x20ce>
+	WORD $0x7c7c // jl 0xa060 <k_tile_panel_16_min+0x20d0>
+	WORD $0x7c7c // jl 0xa062 <k_tile_panel_16_min+0x20d2>
+	WORD $0x7c7c // jl 0xa064 <k_tile_panel_16_min+0x20d4>
+	WORD $0x7c7c // jl 0xa066 <k_tile_panel_16_min+0x20d6>
+	WORD $0x7c7c // jl 0xa068 <k_tile_panel_16_min+0x20d8>
+	WORD $0x7c7c // jl 0xa06a <k_tile_panel_16_min+0x20da>
+	WORD $0x7c7c // jl 0xa06c <k_tile_panel_16_min+0x20dc>
+	WORD $0x7c7c // jl 0xa06e <k_tile_panel_16_min+0x20de>
+	WORD $0x7c7c // jl 0xa070 <k_tile_panel_16_min+0x20e0>
+	WORD $0x7c7c // jl 0xa072 <k_tile_panel_16_min+0x20e2>
+	WORD $0x7c7c // jl 0xa074 <k_tile_panel_16_min+0x20e4>
+	WORD $0x7c7c // jl 0xa076 <k_tile_panel_16_min+0x20e6>
+	WORD $0x7c7c // jl 0xa078 <k_tile_panel_16_min+0x20e8>
+	WORD $0x7c7c // jl 0xa07a <k_tile_panel_16_min+0x20ea>
+	WORD $0x7c7c // jl 0xa07c <k_tile_panel_16_min+0x20ec>
 	LONG $0x80808001; WORD $0x8005 // addl %eax, -0x7ffa7f80(%rax)
 	LONG $0x80098080; WORD $0x8080; BYTE $0x0d // addb $0xd, -0x7f7f7ff7(%rax)
 	LONG $0x11808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fee80(%rax)
@@ -7305,7 +7301,29 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x60 // <unknown>
 	BYTE $0x60 // <unknown>
 	BYTE $0x60 // <unknown>
-	WORD $0x300f // wrmsr
+	LONG $0x01808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ffe80(%rax)
+	LONG $0x80808005; BYTE $0x09 // addl $0x9808080, %eax # imm = 0x9808080
+	LONG $0x0d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ff280(%rax)
+	LONG $0x80808011; WORD $0x8015 // adcl %eax, -0x7fea7f80(%rax)
+	LONG $0x80198080; WORD $0x8080; BYTE $0x1d // addb $0x1d, -0x7f7f7fe7(%rax)
+	LONG $0x21808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fde80(%rax)
+	LONG $0x80808025; BYTE $0x29 // andl $0x29808080, %eax # imm = 0x29808080
+	LONG $0x2d808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fd280(%rax)
+	LONG $0x80808031; WORD $0x8035 // xorl %eax, -0x7fca7f80(%rax)
+	LONG $0x80398080; WORD $0x8080; BYTE $0x3d // addb $0x3d, -0x7f7f7fc7(%rax)
+	LONG $0x02808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ffd80(%rax)
+	BYTE $0x06 // <unknown>
+	LONG $0x0a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ff580(%rax)
+	BYTE $0x0e // <unknown>
+	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
+	BYTE $0x16 // <unknown>
+	LONG $0x1a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe580(%rax)
+	BYTE $0x1e // <unknown>
+	LONG $0x22808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fdd80(%rax)
+	QUAD $0x8080802a80808026 // addb $-0x80, %es:-0x7f7fd580(%rax)
+	QUAD $0x808080328080802e // addb $-0x80, %cs:-0x7f7fcd80(%rax)
+	QUAD $0x8080803a80808036 // addb $-0x80, %ss:-0x7f7fc580(%rax)
+	WORD $0x0f3e; BYTE $0x30 // wrmsr
 	QUAD $0x0000000000000060; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // <unknown>
 	LONG $0x00000000; WORD $0x0000; BYTE $0x00
 	QUAD $0x0000000000000000
@@ -7333,27 +7351,27 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535cba7 <k_tile_panel_16_min+0x45354aa7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535cae7 <k_tile_panel_16_min+0x45354b57>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0xa512 <k_tile_panel_16_min+0x2412>
+	WORD $0x8171 // jno 0xa452 <k_tile_panel_16_min+0x24c2>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535cbb7 <k_tile_panel_16_min+0x45354ab7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535caf7 <k_tile_panel_16_min+0x45354b67>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0xa522 <k_tile_panel_16_min+0x2422>
+	WORD $0x8171 // jno 0xa462 <k_tile_panel_16_min+0x24d2>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535cbc7 <k_tile_panel_16_min+0x45354ac7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535cb07 <k_tile_panel_16_min+0x45354b77>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0xa532 <k_tile_panel_16_min+0x2432>
+	WORD $0x8171 // jno 0xa472 <k_tile_panel_16_min+0x24e2>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535cbd7 <k_tile_panel_16_min+0x45354ad7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535cb17 <k_tile_panel_16_min+0x45354b87>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8071 // jno 0xa541 <k_tile_panel_16_min+0x2441>
+	WORD $0x8071 // jno 0xa481 <k_tile_panel_16_min+0x24f1>
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
@@ -7363,7 +7381,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
-	QUAD $0x000000000000800f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jo 0xa606 <k_tile_panel_16_min+0x2506>
+	QUAD $0x000000000000800f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jo 0xa546 <k_tile_panel_16_min+0x25b6>
 	BYTE $0x00
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
@@ -7394,21 +7412,21 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535ccb7 <k_tile_panel_16_min+0x45354bb7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535cbf7 <k_tile_panel_16_min+0x45354c67>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0xa622 <k_tile_panel_16_min+0x2522>
+	WORD $0x8171 // jno 0xa562 <k_tile_panel_16_min+0x25d2>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535ccc7 <k_tile_panel_16_min+0x45354bc7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535cc07 <k_tile_panel_16_min+0x45354c77>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0xa632 <k_tile_panel_16_min+0x2532>
+	WORD $0x8171 // jno 0xa572 <k_tile_panel_16_min+0x25e2>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535ccd7 <k_tile_panel_16_min+0x45354bd7>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x4535cc17 <k_tile_panel_16_min+0x45354c87>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8071 // jno 0xa641 <k_tile_panel_16_min+0x2541>
+	WORD $0x8071 // jno 0xa581 <k_tile_panel_16_min+0x25f1>
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
@@ -7418,7 +7436,7 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
-	QUAD $0x000000000000800f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jo 0xa706 <k_tile_panel_16_min+0x2606>
+	QUAD $0x000000000000800f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // jo 0xa646 <k_tile_panel_16_min+0x26b6>
 	BYTE $0x00
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
@@ -7506,20 +7524,16 @@ TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
 	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xff00 // addb %bh, %bh
+	WORD $0x0000 // addb %al, (%rax)
 	LONG $0xffe08000; WORD $0xffff // addb %al, -0x20(%rax)
-	LONG $0x80808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30308080(%rax)
+	LONG $0x80808080; WORD $0x0000; BYTE $0x80 // addb $-0x80, 0x8080(%rax)
+	WORD $0x3033 // xorl (%rax), %esi
+	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	WORD $0x0100 // addb %al, (%rcx)
 	WORD $0x0302 // addb (%rbx), %al
 	WORD $0x0604 // addb $0x6, %al

@@ -20,7 +20,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00640505187de2c4; BYTE $0x00 // vbroadcastss 0x6405(%rip), %ymm0 # 0x6424 <k_tile_panel_16_min+0xd14>
+	QUAD $0x00648905187de2c4; BYTE $0x00 // vbroadcastss 0x6489(%rip), %ymm0 # 0x64a8 <k_tile_panel_16_min+0xd68>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -66,8 +66,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0062f505787de2c4; BYTE $0x00 // vpbroadcastb 0x62f5(%rip), %ymm0 # 0x6434 <k_tile_panel_16_min+0xd24>
-	QUAD $0x0062ed0d787de2c4; BYTE $0x00 // vpbroadcastb 0x62ed(%rip), %ymm1 # 0x6435 <k_tile_panel_16_min+0xd25>
+	QUAD $0x00637d05787de2c4; BYTE $0x00 // vpbroadcastb 0x637d(%rip), %ymm0 # 0x64bc <k_tile_panel_16_min+0xd7c>
+	QUAD $0x0063750d787de2c4; BYTE $0x00 // vpbroadcastb 0x6375(%rip), %ymm1 # 0x64bd <k_tile_panel_16_min+0xd7d>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -129,7 +129,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00618705787de2c4; BYTE $0x00 // vpbroadcastb 0x6187(%rip), %ymm0 # 0x6436 <k_tile_panel_16_min+0xd26>
+	QUAD $0x00620f05787de2c4; BYTE $0x00 // vpbroadcastb 0x620f(%rip), %ymm0 # 0x64be <k_tile_panel_16_min+0xd7e>
 	BYTE $0x90 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -185,9 +185,9 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00603805787de2c4; BYTE $0x00 // vpbroadcastb 0x6038(%rip), %ymm0 # 0x6437 <k_tile_panel_16_min+0xd27>
-	QUAD $0x0060300d787de2c4; BYTE $0x00 // vpbroadcastb 0x6030(%rip), %ymm1 # 0x6438 <k_tile_panel_16_min+0xd28>
-	QUAD $0x00602815787de2c4; BYTE $0x00 // vpbroadcastb 0x6028(%rip), %ymm2 # 0x6439 <k_tile_panel_16_min+0xd29>
+	QUAD $0x0060c005787de2c4; BYTE $0x00 // vpbroadcastb 0x60c0(%rip), %ymm0 # 0x64bf <k_tile_panel_16_min+0xd7f>
+	QUAD $0x0060b80d787de2c4; BYTE $0x00 // vpbroadcastb 0x60b8(%rip), %ymm1 # 0x64c0 <k_tile_panel_16_min+0xd80>
+	QUAD $0x0060b015787de2c4; BYTE $0x00 // vpbroadcastb 0x60b0(%rip), %ymm2 # 0x64c1 <k_tile_panel_16_min+0xd81>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -279,8 +279,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005e1b05787de2c4; BYTE $0x00 // vpbroadcastb 0x5e1b(%rip), %ymm0 # 0x643a <k_tile_panel_16_min+0xd2a>
-	QUAD $0x005e130d787de2c4; BYTE $0x00 // vpbroadcastb 0x5e13(%rip), %ymm1 # 0x643b <k_tile_panel_16_min+0xd2b>
+	QUAD $0x005ea305787de2c4; BYTE $0x00 // vpbroadcastb 0x5ea3(%rip), %ymm0 # 0x64c2 <k_tile_panel_16_min+0xd82>
+	QUAD $0x005e9b0d787de2c4; BYTE $0x00 // vpbroadcastb 0x5e9b(%rip), %ymm1 # 0x64c3 <k_tile_panel_16_min+0xd83>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -369,18 +369,18 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x005c0805787de2c4; BYTE $0x00 // vpbroadcastb 0x5c08(%rip), %ymm0 # 0x643c <k_tile_panel_16_min+0xd2c>
-	QUAD $0x005bc70d187de2c4; BYTE $0x00 // vbroadcastss 0x5bc7(%rip), %ymm1 # 0x6404 <k_tile_panel_16_min+0xcf4>
-	QUAD $0x005bd615187de2c4; BYTE $0x00 // vbroadcastss 0x5bd6(%rip), %ymm2 # 0x641c <k_tile_panel_16_min+0xd0c>
+	QUAD $0x005c9005787de2c4; BYTE $0x00 // vpbroadcastb 0x5c90(%rip), %ymm0 # 0x64c4 <k_tile_panel_16_min+0xd84>
+	QUAD $0x005c470d187de2c4; BYTE $0x00 // vbroadcastss 0x5c47(%rip), %ymm1 # 0x6484 <k_tile_panel_16_min+0xd44>
+	QUAD $0x005c5a15187de2c4; BYTE $0x00 // vbroadcastss 0x5c5a(%rip), %ymm2 # 0x64a0 <k_tile_panel_16_min+0xd60>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x02148d4e // leaq (%rdx,%r8), %r10
+	LONG $0x021c8d4e // leaq (%rdx,%r8), %r11
 	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
 	WORD $0x01b3 // movb $0x1, %bl
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
@@ -388,233 +388,233 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
 	LONG $0x09e7c149 // shlq $0x9, %r15
 	QUAD $0x01003a9cdb7d81c4; WORD $0x0000 // vpand 0x100(%r10,%r15), %ymm0, %ymm3
-	LONG $0x7f7ea1c4; WORD $0x091c // vmovdqu %ymm3, (%rcx,%r9)
+	LONG $0x7f7ea1c4; WORD $0x011c // vmovdqu %ymm3, (%rcx,%r8)
 	QUAD $0x01403a9cdb7d81c4; WORD $0x0000 // vpand 0x140(%r10,%r15), %ymm0, %ymm3
-	LONG $0x7f7ea1c4; WORD $0x095c; BYTE $0x40 // vmovdqu %ymm3, 0x40(%rcx,%r9)
+	LONG $0x7f7ea1c4; WORD $0x015c; BYTE $0x40 // vmovdqu %ymm3, 0x40(%rcx,%r8)
 	QUAD $0x01803a9cdb7d81c4; WORD $0x0000 // vpand 0x180(%r10,%r15), %ymm0, %ymm3
-	QUAD $0x0080099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x80(%rcx,%r9)
+	QUAD $0x0080019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x80(%rcx,%r8)
 	QUAD $0x01c03a9cdb7d81c4; WORD $0x0000 // vpand 0x1c0(%r10,%r15), %ymm0, %ymm3
-	QUAD $0x00c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xc0(%rcx,%r9)
+	QUAD $0x00c0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xc0(%rcx,%r8)
 	QUAD $0x02003a9cdb7d81c4; WORD $0x0000 // vpand 0x200(%r10,%r15), %ymm0, %ymm3
-	QUAD $0x0100099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x100(%rcx,%r9)
+	QUAD $0x0100019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x100(%rcx,%r8)
 	QUAD $0x02403a9cdb7d81c4; WORD $0x0000 // vpand 0x240(%r10,%r15), %ymm0, %ymm3
-	QUAD $0x0140099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x140(%rcx,%r9)
+	QUAD $0x0140019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x140(%rcx,%r8)
 	QUAD $0x02803a9cdb7d81c4; WORD $0x0000 // vpand 0x280(%r10,%r15), %ymm0, %ymm3
-	QUAD $0x0180099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x180(%rcx,%r9)
+	QUAD $0x0180019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x180(%rcx,%r8)
 	QUAD $0x02c03a9cdb7d81c4; WORD $0x0000 // vpand 0x2c0(%r10,%r15), %ymm0, %ymm3
 	LONG $0x07e6c149 // shlq $0x7, %r14
-	QUAD $0x01c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x1c0(%rcx,%r9)
-	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	QUAD $0x01c0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x1c0(%rcx,%r8)
+	QUAD $0x05000a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm3
 	LONG $0x547481c4; WORD $0x3224 // vandps (%r10,%r14), %ymm1, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0200099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x200(%rcx,%r9)
+	QUAD $0x0200019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x200(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x321c // vmovdqu (%r10,%r14), %ymm3
-	QUAD $0x052002a4137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm4
+	QUAD $0x05200aa4137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm4
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
 	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
 	LONG $0xe257dcc5 // vxorps %ymm2, %ymm4, %ymm4
 	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
-	QUAD $0x0280099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x280(%rcx,%r9)
-	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	QUAD $0x0280019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x280(%rcx,%r8)
+	QUAD $0x05000a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x08 // vpsrld $0x8, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0240099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x240(%rcx,%r9)
-	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	QUAD $0x0240019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x240(%rcx,%r8)
+	QUAD $0x05200a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x0c // vpsrld $0xc, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x02c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x2c0(%rcx,%r9)
+	QUAD $0x02c0019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x2c0(%rcx,%r8)
 	QUAD $0x01003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0300099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x300(%rcx,%r9)
+	QUAD $0x0300019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x300(%rcx,%r8)
 	QUAD $0x01403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0340099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x340(%rcx,%r9)
+	QUAD $0x0340019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x340(%rcx,%r8)
 	QUAD $0x01803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0380099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x380(%rcx,%r9)
+	QUAD $0x0380019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x380(%rcx,%r8)
 	QUAD $0x01c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x03c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x3c0(%rcx,%r9)
+	QUAD $0x03c0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x3c0(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x3b1c // vmovdqu (%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0400099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x400(%rcx,%r9)
+	QUAD $0x0400019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x400(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x3b5c; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0440099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x440(%rcx,%r9)
+	QUAD $0x0440019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x440(%rcx,%r8)
 	QUAD $0x00803b9c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0480099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x480(%rcx,%r9)
+	QUAD $0x0480019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x480(%rcx,%r8)
 	QUAD $0x00c03b9c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x02 // vpsrld $0x2, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x04c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x4c0(%rcx,%r9)
-	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	QUAD $0x04c0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x4c0(%rcx,%r8)
+	QUAD $0x05000a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x10 // vpsrld $0x10, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0500099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x500(%rcx,%r9)
-	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	QUAD $0x0500019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x500(%rcx,%r8)
+	QUAD $0x05200a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
 	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
 	LONG $0xd472ddc5; BYTE $0x14 // vpsrld $0x14, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0580099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x580(%rcx,%r9)
+	QUAD $0x0580019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x580(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x321c // vmovdqu (%r10,%r14), %ymm3
-	QUAD $0x050002a4137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm4
+	QUAD $0x05000aa4137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm4
 	LONG $0xd372e5c5; BYTE $0x18 // vpsrld $0x18, %ymm3, %ymm3
 	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
 	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
 	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
-	QUAD $0x0540099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x540(%rcx,%r9)
-	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	QUAD $0x0540019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x540(%rcx,%r8)
+	QUAD $0x05200a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm3
 	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
 	LONG $0x6f7e81c4; WORD $0x3224 // vmovdqu (%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x1c // vpsrld $0x1c, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x05c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x5c0(%rcx,%r9)
+	QUAD $0x05c0019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x5c0(%rcx,%r8)
 	QUAD $0x01003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0600099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x600(%rcx,%r9)
+	QUAD $0x0600019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x600(%rcx,%r8)
 	QUAD $0x01403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0640099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x640(%rcx,%r9)
+	QUAD $0x0640019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x640(%rcx,%r8)
 	QUAD $0x01803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0680099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x680(%rcx,%r9)
+	QUAD $0x0680019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x680(%rcx,%r8)
 	QUAD $0x01c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x06c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x6c0(%rcx,%r9)
+	QUAD $0x06c0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x6c0(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x3b1c // vmovdqu (%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0700099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x700(%rcx,%r9)
+	QUAD $0x0700019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x700(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x3b5c; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0740099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x740(%rcx,%r9)
+	QUAD $0x0740019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x740(%rcx,%r8)
 	QUAD $0x00803b9c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0780099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x780(%rcx,%r9)
+	QUAD $0x0780019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x780(%rcx,%r8)
 	QUAD $0x00c03b9c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x07c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x7c0(%rcx,%r9)
-	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	QUAD $0x07c0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x7c0(%rcx,%r8)
+	QUAD $0x05000a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm3
 	LONG $0x547481c4; WORD $0x3264; BYTE $0x40 // vandps 0x40(%r10,%r14), %ymm1, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0800099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x800(%rcx,%r9)
-	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	QUAD $0x0800019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x800(%rcx,%r8)
+	QUAD $0x05200a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x04 // vpsrld $0x4, %ymm4, %ymm4
 	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0880099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x880(%rcx,%r9)
-	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	QUAD $0x0880019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x880(%rcx,%r8)
+	QUAD $0x05000a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x08 // vpsrld $0x8, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0840099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x840(%rcx,%r9)
-	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	QUAD $0x0840019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x840(%rcx,%r8)
+	QUAD $0x05200a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
 	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
 	LONG $0xd472ddc5; BYTE $0x0c // vpsrld $0xc, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x08c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x8c0(%rcx,%r9)
+	QUAD $0x08c0019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x8c0(%rcx,%r8)
 	QUAD $0x01003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0900099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x900(%rcx,%r9)
+	QUAD $0x0900019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x900(%rcx,%r8)
 	QUAD $0x01403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0940099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x940(%rcx,%r9)
+	QUAD $0x0940019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x940(%rcx,%r8)
 	QUAD $0x01803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0980099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x980(%rcx,%r9)
+	QUAD $0x0980019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x980(%rcx,%r8)
 	QUAD $0x01c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x09c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x9c0(%rcx,%r9)
+	QUAD $0x09c0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x9c0(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x3b1c // vmovdqu (%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0a00099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa00(%rcx,%r9)
+	QUAD $0x0a00019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa00(%rcx,%r8)
 	LONG $0x6f7e81c4; WORD $0x3b5c; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0a40099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa40(%rcx,%r9)
+	QUAD $0x0a40019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa40(%rcx,%r8)
 	QUAD $0x00803b9c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0a80099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa80(%rcx,%r9)
+	QUAD $0x0a80019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xa80(%rcx,%r8)
 	QUAD $0x00c03b9c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm3
 	LONG $0xd372e5c5; BYTE $0x06 // vpsrld $0x6, %ymm3, %ymm3
 	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x0ac0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xac0(%rcx,%r9)
-	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	QUAD $0x0ac0019c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xac0(%rcx,%r8)
+	QUAD $0x05000a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x10 // vpsrld $0x10, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0b00099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb00(%rcx,%r9)
-	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	QUAD $0x0b00019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb00(%rcx,%r8)
+	QUAD $0x05200a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x14 // vpsrld $0x14, %ymm4, %ymm4
 	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0b80099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb80(%rcx,%r9)
-	QUAD $0x0500029c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r8), %ymm3
+	QUAD $0x0b80019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb80(%rcx,%r8)
+	QUAD $0x05000a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x500(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
 	LONG $0xd472ddc5; BYTE $0x18 // vpsrld $0x18, %ymm4, %ymm4
 	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0b40099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb40(%rcx,%r9)
-	QUAD $0x0520029c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r8), %ymm3
+	QUAD $0x0b40019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xb40(%rcx,%r8)
+	QUAD $0x05200a9c137da2c4; WORD $0x0000 // vcvtph2ps 0x520(%rdx,%r9), %ymm3
 	LONG $0x6f7e81c4; WORD $0x3264; BYTE $0x40 // vmovdqu 0x40(%r10,%r14), %ymm4
 	LONG $0xda57e4c5 // vxorps %ymm2, %ymm3, %ymm3
 	LONG $0xd472ddc5; BYTE $0x1c // vpsrld $0x1c, %ymm4, %ymm4
 	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0bc0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xbc0(%rcx,%r9)
-	LONG $0x00c18149; WORD $0x000c; BYTE $0x00 // addq $0xc00, %r9 # imm = 0xC00
+	QUAD $0x0bc0019c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0xbc0(%rcx,%r8)
+	LONG $0x00c08149; WORD $0x000c; BYTE $0x00 // addq $0xc00, %r8 # imm = 0xC00
 	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
 	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
@@ -649,26 +649,27 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00550505587de2c4; BYTE $0x00 // vpbroadcastd 0x5505(%rip), %ymm0 # 0x6418 <k_tile_panel_16_min+0xd08>
+	QUAD $0x00558505587de2c4; BYTE $0x00 // vpbroadcastd 0x5585(%rip), %ymm0 # 0x6498 <k_tile_panel_16_min+0xd58>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00550a0d587de2c4; BYTE $0x00 // vpbroadcastd 0x550a(%rip), %ymm1 # 0x6428 <k_tile_panel_16_min+0xd18>
-	QUAD $0x00551615787de2c4; BYTE $0x00 // vpbroadcastb 0x5516(%rip), %ymm2 # 0x643d <k_tile_panel_16_min+0xd2d>
-	QUAD $0x00550e1d787de2c4; BYTE $0x00 // vpbroadcastb 0x550e(%rip), %ymm3 # 0x643e <k_tile_panel_16_min+0xd2e>
-	QUAD $0x00550625787de2c4; BYTE $0x00 // vpbroadcastb 0x5506(%rip), %ymm4 # 0x643f <k_tile_panel_16_min+0xd2f>
-	QUAD $0x0054be2d587de2c4; BYTE $0x00 // vpbroadcastd 0x54be(%rip), %ymm5 # 0x6400 <k_tile_panel_16_min+0xcf0>
-	QUAD $0x0054d535587de2c4; BYTE $0x00 // vpbroadcastd 0x54d5(%rip), %ymm6 # 0x6420 <k_tile_panel_16_min+0xd10>
-	QUAD $0x000053ad3d6ffdc5 // vmovdqa 0x53ad(%rip), %ymm7 # 0x6300 <k_tile_panel_16_min+0xbf0>
-	QUAD $0x00005345056f7dc5 // vmovdqa 0x5345(%rip), %ymm8 # 0x62a0 <k_tile_panel_16_min+0xb90>
+	QUAD $0x0055920d587de2c4; BYTE $0x00 // vpbroadcastd 0x5592(%rip), %ymm1 # 0x64b0 <k_tile_panel_16_min+0xd70>
+	QUAD $0x00559e15787de2c4; BYTE $0x00 // vpbroadcastb 0x559e(%rip), %ymm2 # 0x64c5 <k_tile_panel_16_min+0xd85>
+	QUAD $0x0055961d787de2c4; BYTE $0x00 // vpbroadcastb 0x5596(%rip), %ymm3 # 0x64c6 <k_tile_panel_16_min+0xd86>
+	QUAD $0x00558e25787de2c4; BYTE $0x00 // vpbroadcastb 0x558e(%rip), %ymm4 # 0x64c7 <k_tile_panel_16_min+0xd87>
+	QUAD $0x00553e2d587de2c4; BYTE $0x00 // vpbroadcastd 0x553e(%rip), %ymm5 # 0x6480 <k_tile_panel_16_min+0xd40>
+	QUAD $0x00555935587de2c4; BYTE $0x00 // vpbroadcastd 0x5559(%rip), %ymm6 # 0x64a4 <k_tile_panel_16_min+0xd64>
+	QUAD $0x0000540d3d6ffdc5 // vmovdqa 0x540d(%rip), %ymm7 # 0x6360 <k_tile_panel_16_min+0xc20>
+	QUAD $0x000053a5056f7dc5 // vmovdqa 0x53a5(%rip), %ymm8 # 0x6300 <k_tile_panel_16_min+0xbc0>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
-	QUAD $0x06000a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x600(%rdx,%r9), %ymm9
-	QUAD $0x06400a946f7e21c4; WORD $0x0000 // vmovdqu 0x640(%rdx,%r9), %ymm10
-	QUAD $0x06800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0x680(%rdx,%r9), %ymm11
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x02148d4e // leaq (%rdx,%r8), %r10
+	QUAD $0x0600028c6f7e21c4; WORD $0x0000 // vmovdqu 0x600(%rdx,%r8), %ymm9
+	QUAD $0x064002946f7e21c4; WORD $0x0000 // vmovdqu 0x640(%rdx,%r8), %ymm10
+	QUAD $0x0680029c6f7e21c4; WORD $0x0000 // vmovdqu 0x680(%rdx,%r8), %ymm11
 	LONG $0xe0db35c5 // vpand %ymm0, %ymm9, %ymm12
 	LONG $0x7215c1c4; WORD $0x04f3 // vpslld $0x4, %ymm11, %ymm13
 	LONG $0xe9db15c5 // vpand %ymm1, %ymm13, %ymm13
@@ -690,8 +691,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd1db2dc5 // vpand %ymm1, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0x4c7f7ec5; WORD $0x6024 // vmovdqu %ymm9, 0x60(%rsp)
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
+	LONG $0x021c8d4e // leaq (%rdx,%r8), %r11
 	LONG $0x00c38149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r11 # imm = 0x200
 	WORD $0x01b3 // movb $0x1, %bl
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
@@ -706,49 +706,49 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	LONG $0x7f7e21c4; WORD $0x090c // vmovdqu %ymm9, (%rcx,%r9)
+	LONG $0x7f7e21c4; WORD $0x010c // vmovdqu %ymm9, (%rcx,%r8)
 	QUAD $0x0240228cdb6d01c4; WORD $0x0000 // vpand 0x240(%r10,%r12), %ymm2, %ymm9
 	LONG $0x6f7e01c4; WORD $0x3a14 // vmovdqu (%r10,%r15), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	LONG $0x7f7e21c4; WORD $0x094c; BYTE $0x40 // vmovdqu %ymm9, 0x40(%rcx,%r9)
+	LONG $0x7f7e21c4; WORD $0x014c; BYTE $0x40 // vmovdqu %ymm9, 0x40(%rcx,%r8)
 	QUAD $0x0280228cdb6d01c4; WORD $0x0000 // vpand 0x280(%r10,%r12), %ymm2, %ymm9
 	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0080098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x80(%rcx,%r9)
+	QUAD $0x0080018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x80(%rcx,%r8)
 	QUAD $0x02c0228cdb6d01c4; WORD $0x0000 // vpand 0x2c0(%r10,%r12), %ymm2, %ymm9
 	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x00c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0xc0(%rcx,%r9)
+	QUAD $0x00c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0xc0(%rcx,%r8)
 	QUAD $0x0300228cdb6d01c4; WORD $0x0000 // vpand 0x300(%r10,%r12), %ymm2, %ymm9
 	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0100098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x100(%rcx,%r9)
+	QUAD $0x0100018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x100(%rcx,%r8)
 	QUAD $0x0340228cdb6d01c4; WORD $0x0000 // vpand 0x340(%r10,%r12), %ymm2, %ymm9
 	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0140098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x140(%rcx,%r9)
+	QUAD $0x0140018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x140(%rcx,%r8)
 	QUAD $0x0380228cdb6d01c4; WORD $0x0000 // vpand 0x380(%r10,%r12), %ymm2, %ymm9
 	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0180098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x180(%rcx,%r9)
+	QUAD $0x0180018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x180(%rcx,%r8)
 	QUAD $0x03c0228cdb6d01c4; WORD $0x0000 // vpand 0x3c0(%r10,%r12), %ymm2, %ymm9
 	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
@@ -756,20 +756,20 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x01c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x1c0(%rcx,%r9)
+	QUAD $0x01c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x1c0(%rcx,%r8)
 	LONG $0xdb5521c4; WORD $0x340c // vpand (%rsp,%r14), %ymm5, %ymm9
-	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	QUAD $0x06c00a94137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm10
 	LONG $0xcefe35c5 // vpaddd %ymm6, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
-	QUAD $0x0200098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x200(%rcx,%r9)
-	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	QUAD $0x0200018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x200(%rcx,%r8)
+	QUAD $0x06c00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm9
 	LONG $0x6f7e21c4; WORD $0x3414 // vmovdqu (%rsp,%r14), %ymm10
 	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
 	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x0240098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x240(%rcx,%r9)
+	QUAD $0x0240018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x240(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x230c // vmovdqu (%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
@@ -778,7 +778,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0280098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x280(%rcx,%r9)
+	QUAD $0x0280018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x280(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x234c; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
@@ -787,7 +787,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x02c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x2c0(%rcx,%r9)
+	QUAD $0x02c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x2c0(%rcx,%r8)
 	QUAD $0x0080238c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
@@ -796,7 +796,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0300098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x300(%rcx,%r9)
+	QUAD $0x0300018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x300(%rcx,%r8)
 	QUAD $0x00c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
@@ -805,7 +805,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0340098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x340(%rcx,%r9)
+	QUAD $0x0340018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x340(%rcx,%r8)
 	QUAD $0x0100238c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
@@ -814,7 +814,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0380098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x380(%rcx,%r9)
+	QUAD $0x0380018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x380(%rcx,%r8)
 	QUAD $0x0140238c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
@@ -823,7 +823,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x03c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x3c0(%rcx,%r9)
+	QUAD $0x03c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x3c0(%rcx,%r8)
 	QUAD $0x0180238c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
@@ -832,7 +832,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0400098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x400(%rcx,%r9)
+	QUAD $0x0400018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x400(%rcx,%r8)
 	QUAD $0x01c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x02d1 // vpsrld $0x2, %ymm9, %ymm9
 	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
@@ -841,28 +841,28 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0440098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x440(%rcx,%r9)
+	QUAD $0x0440018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x440(%rcx,%r8)
 	LONG $0x6f7e21c4; WORD $0x340c // vmovdqu (%rsp,%r14), %ymm9
-	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	QUAD $0x06c00a94137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm10
 	LONG $0x003542c4; BYTE $0xc8 // vpshufb %ymm8, %ymm9, %ymm9
 	LONG $0xcefe35c5 // vpaddd %ymm6, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
-	QUAD $0x0480098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x480(%rcx,%r9)
+	QUAD $0x0480018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x480(%rcx,%r8)
 	LONG $0x6f7e21c4; WORD $0x340c // vmovdqu (%rsp,%r14), %ymm9
-	QUAD $0x06c00294137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm10
+	QUAD $0x06c00a94137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm10
 	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
 	LONG $0xcefe35c5 // vpaddd %ymm6, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
-	QUAD $0x04c0098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x4c0(%rcx,%r9)
+	QUAD $0x04c0018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x4c0(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x230c // vmovdqu (%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xdb6501c4; WORD $0x3a14 // vpand (%r10,%r15), %ymm3, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0500098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x500(%rcx,%r9)
+	QUAD $0x0500018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x500(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x234c; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
@@ -871,14 +871,14 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0540098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x540(%rcx,%r9)
+	QUAD $0x0540018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x540(%rcx,%r8)
 	QUAD $0x0080238c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xdb6501c4; WORD $0x3a54; BYTE $0x40 // vpand 0x40(%r10,%r15), %ymm3, %ymm10
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0580098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x580(%rcx,%r9)
+	QUAD $0x0580018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x580(%rcx,%r8)
 	QUAD $0x00c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
@@ -887,14 +887,14 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x05c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x5c0(%rcx,%r9)
+	QUAD $0x05c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x5c0(%rcx,%r8)
 	QUAD $0x0100238c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm9
 	QUAD $0x00803a94db6501c4; WORD $0x0000 // vpand 0x80(%r10,%r15), %ymm3, %ymm10
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0600098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x600(%rcx,%r9)
+	QUAD $0x0600018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x600(%rcx,%r8)
 	QUAD $0x0140238c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
@@ -903,14 +903,14 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0640098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x640(%rcx,%r9)
+	QUAD $0x0640018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x640(%rcx,%r8)
 	QUAD $0x0180238c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	QUAD $0x00c03a94db6501c4; WORD $0x0000 // vpand 0xc0(%r10,%r15), %ymm3, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0680098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x680(%rcx,%r9)
+	QUAD $0x0680018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x680(%rcx,%r8)
 	QUAD $0x01c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
@@ -919,20 +919,20 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x06c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x6c0(%rcx,%r9)
-	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	QUAD $0x06c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x6c0(%rcx,%r8)
+	QUAD $0x06c00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm9
 	LONG $0xdb5521c4; WORD $0x3454; BYTE $0x20 // vpand 0x20(%rsp,%r14), %ymm5, %ymm10
 	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x0700098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x700(%rcx,%r9)
-	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	QUAD $0x0700018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x700(%rcx,%r8)
+	QUAD $0x06c00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm9
 	LONG $0x6f7e21c4; WORD $0x3454; BYTE $0x20 // vmovdqu 0x20(%rsp,%r14), %ymm10
 	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
 	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x0740098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x740(%rcx,%r9)
+	QUAD $0x0740018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x740(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x230c // vmovdqu (%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0x6f7e01c4; WORD $0x3a14 // vmovdqu (%r10,%r15), %ymm10
@@ -941,7 +941,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0780098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x780(%rcx,%r9)
+	QUAD $0x0780018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x780(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x234c; BYTE $0x40 // vmovdqu 0x40(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
@@ -950,7 +950,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x07c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x7c0(%rcx,%r9)
+	QUAD $0x07c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x7c0(%rcx,%r8)
 	QUAD $0x0080238c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
@@ -959,7 +959,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0800098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x800(%rcx,%r9)
+	QUAD $0x0800018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x800(%rcx,%r8)
 	QUAD $0x00c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0x6f7e01c4; WORD $0x3a54; BYTE $0x40 // vmovdqu 0x40(%r10,%r15), %ymm10
@@ -968,7 +968,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0840098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x840(%rcx,%r9)
+	QUAD $0x0840018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x840(%rcx,%r8)
 	QUAD $0x0100238c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	QUAD $0x00803a946f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r15), %ymm10
@@ -977,7 +977,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0880098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x880(%rcx,%r9)
+	QUAD $0x0880018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x880(%rcx,%r8)
 	QUAD $0x0140238c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
@@ -986,7 +986,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x08c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x8c0(%rcx,%r9)
+	QUAD $0x08c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x8c0(%rcx,%r8)
 	QUAD $0x0180238c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
@@ -995,7 +995,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0900098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x900(%rcx,%r9)
+	QUAD $0x0900018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x900(%rcx,%r8)
 	QUAD $0x01c0238c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r12), %ymm9
 	LONG $0x7235c1c4; WORD $0x06d1 // vpsrld $0x6, %ymm9, %ymm9
 	QUAD $0x00c03a946f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r15), %ymm10
@@ -1004,22 +1004,22 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd3db2dc5 // vpand %ymm3, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
 	LONG $0xccfc35c5 // vpaddb %ymm4, %ymm9, %ymm9
-	QUAD $0x0940098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x940(%rcx,%r9)
-	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	QUAD $0x0940018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x940(%rcx,%r8)
+	QUAD $0x06c00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm9
 	LONG $0x6f7e21c4; WORD $0x3454; BYTE $0x20 // vmovdqu 0x20(%rsp,%r14), %ymm10
 	LONG $0x002d42c4; BYTE $0xd0 // vpshufb %ymm8, %ymm10, %ymm10
 	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x0980098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x980(%rcx,%r9)
-	QUAD $0x06c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r8), %ymm9
+	QUAD $0x0980018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x980(%rcx,%r8)
+	QUAD $0x06c00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0x6c0(%rdx,%r9), %ymm9
 	LONG $0x6f7e21c4; WORD $0x3454; BYTE $0x20 // vmovdqu 0x20(%rsp,%r14), %ymm10
 	LONG $0x722dc1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm10
 	LONG $0xd6fe2dc5 // vpaddd %ymm6, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x09c0098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x9c0(%rcx,%r9)
-	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	QUAD $0x09c0018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x9c0(%rcx,%r8)
+	LONG $0x00c08149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r8 # imm = 0xA00
 	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
 	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
@@ -1054,25 +1054,26 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004b5d05587de2c4; BYTE $0x00 // vpbroadcastd 0x4b5d(%rip), %ymm0 # 0x640c <k_tile_panel_16_min+0xcfc>
-	QUAD $0x004b600d587de2c4; BYTE $0x00 // vpbroadcastd 0x4b60(%rip), %ymm1 # 0x6418 <k_tile_panel_16_min+0xd08>
-	QUAD $0x004b6715587de2c4; BYTE $0x00 // vpbroadcastd 0x4b67(%rip), %ymm2 # 0x6428 <k_tile_panel_16_min+0xd18>
+	QUAD $0x004bdd05587de2c4; BYTE $0x00 // vpbroadcastd 0x4bdd(%rip), %ymm0 # 0x648c <k_tile_panel_16_min+0xd4c>
+	QUAD $0x004be00d587de2c4; BYTE $0x00 // vpbroadcastd 0x4be0(%rip), %ymm1 # 0x6498 <k_tile_panel_16_min+0xd58>
+	QUAD $0x004bef15587de2c4; BYTE $0x00 // vpbroadcastd 0x4bef(%rip), %ymm2 # 0x64b0 <k_tile_panel_16_min+0xd70>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x004b741d787de2c4; BYTE $0x00 // vpbroadcastb 0x4b74(%rip), %ymm3 # 0x6440 <k_tile_panel_16_min+0xd30>
-	QUAD $0x004b2b25187de2c4; BYTE $0x00 // vbroadcastss 0x4b2b(%rip), %ymm4 # 0x6400 <k_tile_panel_16_min+0xcf0>
-	QUAD $0x004b3e2d187de2c4; BYTE $0x00 // vbroadcastss 0x4b3e(%rip), %ymm5 # 0x641c <k_tile_panel_16_min+0xd0c>
-	QUAD $0x00004a1a356ffdc5 // vmovdqa 0x4a1a(%rip), %ymm6 # 0x6300 <k_tile_panel_16_min+0xbf0>
-	QUAD $0x000049b23d6ffdc5 // vmovdqa 0x49b2(%rip), %ymm7 # 0x62a0 <k_tile_panel_16_min+0xb90>
+	QUAD $0x004bfc1d787de2c4; BYTE $0x00 // vpbroadcastb 0x4bfc(%rip), %ymm3 # 0x64c8 <k_tile_panel_16_min+0xd88>
+	QUAD $0x004bab25187de2c4; BYTE $0x00 // vbroadcastss 0x4bab(%rip), %ymm4 # 0x6480 <k_tile_panel_16_min+0xd40>
+	QUAD $0x004bc22d187de2c4; BYTE $0x00 // vbroadcastss 0x4bc2(%rip), %ymm5 # 0x64a0 <k_tile_panel_16_min+0xd60>
+	QUAD $0x00004a7a356ffdc5 // vmovdqa 0x4a7a(%rip), %ymm6 # 0x6360 <k_tile_panel_16_min+0xc20>
+	QUAD $0x00004a123d6ffdc5 // vmovdqa 0x4a12(%rip), %ymm7 # 0x6300 <k_tile_panel_16_min+0xbc0>
 	WORD $0x9066 // nop
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
-	QUAD $0x08000a846f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm8
-	QUAD $0x08400a8c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r9), %ymm9
-	QUAD $0x08800a946f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r9), %ymm10
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x02148d4e // leaq (%rdx,%r8), %r10
+	QUAD $0x080002846f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r8), %ymm8
+	QUAD $0x0840028c6f7e21c4; WORD $0x0000 // vmovdqu 0x840(%rdx,%r8), %ymm9
+	QUAD $0x088002946f7e21c4; WORD $0x0000 // vmovdqu 0x880(%rdx,%r8), %ymm10
 	LONG $0xd8db3dc5 // vpand %ymm0, %ymm8, %ymm11
 	LONG $0x1c7f7ec5; BYTE $0x24 // vmovdqu %ymm11, (%rsp)
 	LONG $0xd9db2dc5 // vpand %ymm1, %ymm10, %ymm11
@@ -1088,160 +1089,159 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcadb35c5 // vpand %ymm2, %ymm9, %ymm9
 	LONG $0xeb3d41c4; BYTE $0xc1 // vpor %ymm9, %ymm8, %ymm8
 	LONG $0x447f7ec5; WORD $0x6024 // vmovdqu %ymm8, 0x60(%rsp)
-	LONG $0x04e0c149 // shlq $0x4, %r8
 	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
 	LONG $0x0ae3c148 // shlq $0xa, %rbx
 	LONG $0xdb6541c4; WORD $0x1a04 // vpand (%r10,%rbx), %ymm3, %ymm8
-	LONG $0x7f7e21c4; WORD $0x0904 // vmovdqu %ymm8, (%rcx,%r9)
+	LONG $0x7f7e21c4; WORD $0x0104 // vmovdqu %ymm8, (%rcx,%r8)
 	LONG $0xdb6541c4; WORD $0x1a44; BYTE $0x40 // vpand 0x40(%r10,%rbx), %ymm3, %ymm8
-	LONG $0x7f7e21c4; WORD $0x0944; BYTE $0x40 // vmovdqu %ymm8, 0x40(%rcx,%r9)
+	LONG $0x7f7e21c4; WORD $0x0144; BYTE $0x40 // vmovdqu %ymm8, 0x40(%rcx,%r8)
 	QUAD $0x00801a84db6541c4; WORD $0x0000 // vpand 0x80(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x008009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x80(%rcx,%r9)
+	QUAD $0x008001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x80(%rcx,%r8)
 	QUAD $0x00c01a84db6541c4; WORD $0x0000 // vpand 0xc0(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x00c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0xc0(%rcx,%r9)
+	QUAD $0x00c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0xc0(%rcx,%r8)
 	QUAD $0x01001a84db6541c4; WORD $0x0000 // vpand 0x100(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x010009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x100(%rcx,%r9)
+	QUAD $0x010001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x100(%rcx,%r8)
 	QUAD $0x01401a84db6541c4; WORD $0x0000 // vpand 0x140(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x014009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x140(%rcx,%r9)
+	QUAD $0x014001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x140(%rcx,%r8)
 	QUAD $0x01801a84db6541c4; WORD $0x0000 // vpand 0x180(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x018009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x180(%rcx,%r9)
+	QUAD $0x018001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x180(%rcx,%r8)
 	QUAD $0x01c01a84db6541c4; WORD $0x0000 // vpand 0x1c0(%r10,%rbx), %ymm3, %ymm8
 	LONG $0x05e6c149 // shlq $0x5, %r14
-	QUAD $0x01c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x1c0(%rcx,%r9)
-	QUAD $0x08c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm8
+	QUAD $0x01c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x1c0(%rcx,%r8)
+	QUAD $0x08c00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r9), %ymm8
 	LONG $0x545c21c4; WORD $0x340c // vandps (%rsp,%r14), %ymm4, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x02000984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x200(%rcx,%r9)
-	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	QUAD $0x02000184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x200(%rcx,%r8)
+	QUAD $0x08e00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r9), %ymm8
 	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
 	LONG $0x545c21c4; WORD $0x344c; BYTE $0x40 // vandps 0x40(%rsp,%r14), %ymm4, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x02400984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x240(%rcx,%r9)
+	QUAD $0x02400184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x240(%rcx,%r8)
 	LONG $0x6f7e41c4; WORD $0x1a04 // vmovdqu (%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x028009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x280(%rcx,%r9)
+	QUAD $0x028001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x280(%rcx,%r8)
 	LONG $0x6f7e41c4; WORD $0x1a44; BYTE $0x40 // vmovdqu 0x40(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x02c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x2c0(%rcx,%r9)
+	QUAD $0x02c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x2c0(%rcx,%r8)
 	QUAD $0x00801a846f7e41c4; WORD $0x0000 // vmovdqu 0x80(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x030009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x300(%rcx,%r9)
+	QUAD $0x030001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x300(%rcx,%r8)
 	QUAD $0x00c01a846f7e41c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x034009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x340(%rcx,%r9)
+	QUAD $0x034001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x340(%rcx,%r8)
 	QUAD $0x01001a846f7e41c4; WORD $0x0000 // vmovdqu 0x100(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x038009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x380(%rcx,%r9)
+	QUAD $0x038001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x380(%rcx,%r8)
 	QUAD $0x01401a846f7e41c4; WORD $0x0000 // vmovdqu 0x140(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x03c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x3c0(%rcx,%r9)
+	QUAD $0x03c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x3c0(%rcx,%r8)
 	QUAD $0x01801a846f7e41c4; WORD $0x0000 // vmovdqu 0x180(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x040009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x400(%rcx,%r9)
+	QUAD $0x040001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x400(%rcx,%r8)
 	QUAD $0x01c01a846f7e41c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x044009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x440(%rcx,%r9)
-	QUAD $0x08c00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm8
+	QUAD $0x044001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x440(%rcx,%r8)
+	QUAD $0x08c00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r9), %ymm8
 	LONG $0x6f7e21c4; WORD $0x340c // vmovdqu (%rsp,%r14), %ymm9
 	LONG $0x003562c4; BYTE $0xce // vpshufb %ymm6, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x04800984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x480(%rcx,%r9)
-	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	QUAD $0x04800184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x480(%rcx,%r8)
+	QUAD $0x08e00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r9), %ymm8
 	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
 	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm9
 	LONG $0x003562c4; BYTE $0xce // vpshufb %ymm6, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x04c00984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x4c0(%rcx,%r9)
+	QUAD $0x04c00184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x4c0(%rcx,%r8)
 	QUAD $0x02001a84db6541c4; WORD $0x0000 // vpand 0x200(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x050009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x500(%rcx,%r9)
+	QUAD $0x050001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x500(%rcx,%r8)
 	QUAD $0x02401a84db6541c4; WORD $0x0000 // vpand 0x240(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x054009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x540(%rcx,%r9)
+	QUAD $0x054001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x540(%rcx,%r8)
 	QUAD $0x02801a84db6541c4; WORD $0x0000 // vpand 0x280(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x058009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x580(%rcx,%r9)
+	QUAD $0x058001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x580(%rcx,%r8)
 	QUAD $0x02c01a84db6541c4; WORD $0x0000 // vpand 0x2c0(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x05c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x5c0(%rcx,%r9)
+	QUAD $0x05c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x5c0(%rcx,%r8)
 	QUAD $0x03001a84db6541c4; WORD $0x0000 // vpand 0x300(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x060009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x600(%rcx,%r9)
+	QUAD $0x060001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x600(%rcx,%r8)
 	QUAD $0x03401a84db6541c4; WORD $0x0000 // vpand 0x340(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x064009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x640(%rcx,%r9)
+	QUAD $0x064001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x640(%rcx,%r8)
 	QUAD $0x03801a84db6541c4; WORD $0x0000 // vpand 0x380(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x068009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x680(%rcx,%r9)
+	QUAD $0x068001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x680(%rcx,%r8)
 	QUAD $0x03c01a84db6541c4; WORD $0x0000 // vpand 0x3c0(%r10,%rbx), %ymm3, %ymm8
-	QUAD $0x06c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x6c0(%rcx,%r9)
+	QUAD $0x06c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x6c0(%rcx,%r8)
 	LONG $0x6f7e21c4; WORD $0x3404 // vmovdqu (%rsp,%r14), %ymm8
-	QUAD $0x08c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm9
+	QUAD $0x08c00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r9), %ymm9
 	LONG $0x003d62c4; BYTE $0xc7 // vpshufb %ymm7, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
-	QUAD $0x07000984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x700(%rcx,%r9)
-	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	QUAD $0x07000184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x700(%rcx,%r8)
+	QUAD $0x08e00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r9), %ymm8
 	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm9
 	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
 	LONG $0x003562c4; BYTE $0xcf // vpshufb %ymm7, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x07400984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x740(%rcx,%r9)
+	QUAD $0x07400184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x740(%rcx,%r8)
 	QUAD $0x02001a846f7e41c4; WORD $0x0000 // vmovdqu 0x200(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x078009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x780(%rcx,%r9)
+	QUAD $0x078001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x780(%rcx,%r8)
 	QUAD $0x02401a846f7e41c4; WORD $0x0000 // vmovdqu 0x240(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x07c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x7c0(%rcx,%r9)
+	QUAD $0x07c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x7c0(%rcx,%r8)
 	QUAD $0x02801a846f7e41c4; WORD $0x0000 // vmovdqu 0x280(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x080009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x800(%rcx,%r9)
+	QUAD $0x080001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x800(%rcx,%r8)
 	QUAD $0x02c01a846f7e41c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x084009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x840(%rcx,%r9)
+	QUAD $0x084001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x840(%rcx,%r8)
 	QUAD $0x03001a846f7e41c4; WORD $0x0000 // vmovdqu 0x300(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x088009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x880(%rcx,%r9)
+	QUAD $0x088001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x880(%rcx,%r8)
 	QUAD $0x03401a846f7e41c4; WORD $0x0000 // vmovdqu 0x340(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x08c009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x8c0(%rcx,%r9)
+	QUAD $0x08c001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x8c0(%rcx,%r8)
 	QUAD $0x03801a846f7e41c4; WORD $0x0000 // vmovdqu 0x380(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x090009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x900(%rcx,%r9)
+	QUAD $0x090001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x900(%rcx,%r8)
 	QUAD $0x03c01a846f7e41c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%rbx), %ymm8
 	LONG $0x723dc1c4; WORD $0x04d0 // vpsrld $0x4, %ymm8, %ymm8
 	LONG $0xc3db3dc5 // vpand %ymm3, %ymm8, %ymm8
-	QUAD $0x094009847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x940(%rcx,%r9)
+	QUAD $0x094001847f7e21c4; WORD $0x0000 // vmovdqu %ymm8, 0x940(%rcx,%r8)
 	LONG $0x6f7e21c4; WORD $0x3404 // vmovdqu (%rsp,%r14), %ymm8
-	QUAD $0x08c0028c137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r8), %ymm9
+	QUAD $0x08c00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0x8c0(%rdx,%r9), %ymm9
 	LONG $0x723dc1c4; WORD $0x18d0 // vpsrld $0x18, %ymm8, %ymm8
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
 	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
-	QUAD $0x09800984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x980(%rcx,%r9)
-	QUAD $0x08e00284137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r8), %ymm8
+	QUAD $0x09800184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x980(%rcx,%r8)
+	QUAD $0x08e00a84137d22c4; WORD $0x0000 // vcvtph2ps 0x8e0(%rdx,%r9), %ymm8
 	LONG $0x6f7e21c4; WORD $0x344c; BYTE $0x40 // vmovdqu 0x40(%rsp,%r14), %ymm9
 	LONG $0xc5573cc5 // vxorps %ymm5, %ymm8, %ymm8
 	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x593c41c4; BYTE $0xc1 // vmulps %ymm9, %ymm8, %ymm8
-	QUAD $0x09c00984117c21c4; WORD $0x0000 // vmovups %ymm8, 0x9c0(%rcx,%r9)
-	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	QUAD $0x09c00184117c21c4; WORD $0x0000 // vmovups %ymm8, 0x9c0(%rcx,%r8)
+	LONG $0x00c08149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r8 # imm = 0xA00
 	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
 	LONG $0x01c3f641 // testb $0x1, %r11b
 	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
@@ -1280,26 +1280,27 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x00458105587de2c4; BYTE $0x00 // vpbroadcastd 0x4581(%rip), %ymm0 # 0x640c <k_tile_panel_16_min+0xcfc>
-	QUAD $0x0045840d587de2c4; BYTE $0x00 // vpbroadcastd 0x4584(%rip), %ymm1 # 0x6418 <k_tile_panel_16_min+0xd08>
-	QUAD $0x00458b15587de2c4; BYTE $0x00 // vpbroadcastd 0x458b(%rip), %ymm2 # 0x6428 <k_tile_panel_16_min+0xd18>
-	QUAD $0x00459b1d787de2c4; BYTE $0x00 // vpbroadcastb 0x459b(%rip), %ymm3 # 0x6441 <k_tile_panel_16_min+0xd31>
-	QUAD $0x00459325787de2c4; BYTE $0x00 // vpbroadcastb 0x4593(%rip), %ymm4 # 0x6442 <k_tile_panel_16_min+0xd32>
-	QUAD $0x0045482d187de2c4; BYTE $0x00 // vbroadcastss 0x4548(%rip), %ymm5 # 0x6400 <k_tile_panel_16_min+0xcf0>
-	QUAD $0x00455b35187de2c4; BYTE $0x00 // vbroadcastss 0x455b(%rip), %ymm6 # 0x641c <k_tile_panel_16_min+0xd0c>
-	QUAD $0x000044373d6ffdc5 // vmovdqa 0x4437(%rip), %ymm7 # 0x6300 <k_tile_panel_16_min+0xbf0>
-	QUAD $0x000043cf056f7dc5 // vmovdqa 0x43cf(%rip), %ymm8 # 0x62a0 <k_tile_panel_16_min+0xb90>
+	QUAD $0x00460105587de2c4; BYTE $0x00 // vpbroadcastd 0x4601(%rip), %ymm0 # 0x648c <k_tile_panel_16_min+0xd4c>
+	QUAD $0x0046040d587de2c4; BYTE $0x00 // vpbroadcastd 0x4604(%rip), %ymm1 # 0x6498 <k_tile_panel_16_min+0xd58>
+	QUAD $0x00461315587de2c4; BYTE $0x00 // vpbroadcastd 0x4613(%rip), %ymm2 # 0x64b0 <k_tile_panel_16_min+0xd70>
+	QUAD $0x0046231d787de2c4; BYTE $0x00 // vpbroadcastb 0x4623(%rip), %ymm3 # 0x64c9 <k_tile_panel_16_min+0xd89>
+	QUAD $0x00461b25787de2c4; BYTE $0x00 // vpbroadcastb 0x461b(%rip), %ymm4 # 0x64ca <k_tile_panel_16_min+0xd8a>
+	QUAD $0x0045c82d187de2c4; BYTE $0x00 // vbroadcastss 0x45c8(%rip), %ymm5 # 0x6480 <k_tile_panel_16_min+0xd40>
+	QUAD $0x0045df35187de2c4; BYTE $0x00 // vbroadcastss 0x45df(%rip), %ymm6 # 0x64a0 <k_tile_panel_16_min+0xd60>
+	QUAD $0x000044973d6ffdc5 // vmovdqa 0x4497(%rip), %ymm7 # 0x6360 <k_tile_panel_16_min+0xc20>
+	QUAD $0x0000442f056f7dc5 // vmovdqa 0x442f(%rip), %ymm8 # 0x6300 <k_tile_panel_16_min+0xbc0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
-	QUAD $0x0a000a8c6f7e21c4; WORD $0x0000 // vmovdqu 0xa00(%rdx,%r9), %ymm9
-	QUAD $0x0a400a946f7e21c4; WORD $0x0000 // vmovdqu 0xa40(%rdx,%r9), %ymm10
-	QUAD $0x0a800a9c6f7e21c4; WORD $0x0000 // vmovdqu 0xa80(%rdx,%r9), %ymm11
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x02148d4e // leaq (%rdx,%r8), %r10
+	QUAD $0x0a00028c6f7e21c4; WORD $0x0000 // vmovdqu 0xa00(%rdx,%r8), %ymm9
+	QUAD $0x0a4002946f7e21c4; WORD $0x0000 // vmovdqu 0xa40(%rdx,%r8), %ymm10
+	QUAD $0x0a80029c6f7e21c4; WORD $0x0000 // vmovdqu 0xa80(%rdx,%r8), %ymm11
 	LONG $0xe0db35c5 // vpand %ymm0, %ymm9, %ymm12
 	LONG $0x647f7ec5; WORD $0x1024 // vmovdqu %ymm12, 0x10(%rsp)
 	LONG $0xe1db25c5 // vpand %ymm1, %ymm11, %ymm12
@@ -1315,17 +1316,15 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd2db2dc5 // vpand %ymm2, %ymm10, %ymm10
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
 	LONG $0x4c7f7ec5; WORD $0x7024 // vmovdqu %ymm9, 0x70(%rsp)
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
-	LONG $0x00c38149; WORD $0x0008; BYTE $0x00 // addq $0x800, %r11 # imm = 0x800
-	QUAD $0x000008400a9c8d4a // leaq 0x840(%rdx,%r9), %rbx
-	LONG $0x0a348d4e // leaq (%rdx,%r9), %r14
+	QUAD $0x00000800029c8d4e // leaq 0x800(%rdx,%r8), %r11
+	QUAD $0x00000840029c8d4a // leaq 0x840(%rdx,%r8), %rbx
+	LONG $0x02348d4e // leaq (%rdx,%r8), %r14
 	LONG $0x80c68149; WORD $0x0008; BYTE $0x00 // addq $0x880, %r14 # imm = 0x880
-	LONG $0x0a3c8d4e // leaq (%rdx,%r9), %r15
+	LONG $0x023c8d4e // leaq (%rdx,%r8), %r15
 	LONG $0xc0c78149; WORD $0x0008; BYTE $0x00 // addq $0x8c0, %r15 # imm = 0x8C0
 	WORD $0xb441; BYTE $0x01 // movb $0x1, %r12b
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
 	LONG $0x08e6c148 // shlq $0x8, %rsi
 	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
@@ -1335,53 +1334,53 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
 	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	LONG $0x7f7e21c4; WORD $0x090c // vmovdqu %ymm9, (%rcx,%r9)
+	LONG $0x7f7e21c4; WORD $0x010c // vmovdqu %ymm9, (%rcx,%r8)
 	LONG $0xdb6501c4; WORD $0x2a4c; BYTE $0x40 // vpand 0x40(%r10,%r13), %ymm3, %ymm9
 	QUAD $0x08003294db5d41c4; WORD $0x0000 // vpand 0x800(%r10,%rsi), %ymm4, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	LONG $0x7f7e21c4; WORD $0x094c; BYTE $0x40 // vmovdqu %ymm9, 0x40(%rcx,%r9)
+	LONG $0x7f7e21c4; WORD $0x014c; BYTE $0x40 // vmovdqu %ymm9, 0x40(%rcx,%r8)
 	QUAD $0x00802a8cdb6501c4; WORD $0x0000 // vpand 0x80(%r10,%r13), %ymm3, %ymm9
 	QUAD $0x084032946f7e41c4; WORD $0x0000 // vmovdqu 0x840(%r10,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0080098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x80(%rcx,%r9)
+	QUAD $0x0080018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x80(%rcx,%r8)
 	QUAD $0x00c02a8cdb6501c4; WORD $0x0000 // vpand 0xc0(%r10,%r13), %ymm3, %ymm9
 	QUAD $0x08403294db5d41c4; WORD $0x0000 // vpand 0x840(%r10,%rsi), %ymm4, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x00c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0xc0(%rcx,%r9)
+	QUAD $0x00c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0xc0(%rcx,%r8)
 	QUAD $0x0880328c6f7e41c4; WORD $0x0000 // vmovdqu 0x880(%r10,%rsi), %ymm9
 	QUAD $0x01002a94db6501c4; WORD $0x0000 // vpand 0x100(%r10,%r13), %ymm3, %ymm10
 	LONG $0x7235c1c4; WORD $0x04f1 // vpslld $0x4, %ymm9, %ymm9
 	LONG $0xccdb35c5 // vpand %ymm4, %ymm9, %ymm9
 	LONG $0xeb3541c4; BYTE $0xca // vpor %ymm10, %ymm9, %ymm9
-	QUAD $0x0100098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x100(%rcx,%r9)
+	QUAD $0x0100018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x100(%rcx,%r8)
 	QUAD $0x01402a8cdb6501c4; WORD $0x0000 // vpand 0x140(%r10,%r13), %ymm3, %ymm9
 	QUAD $0x08803294db5d41c4; WORD $0x0000 // vpand 0x880(%r10,%rsi), %ymm4, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0140098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x140(%rcx,%r9)
+	QUAD $0x0140018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x140(%rcx,%r8)
 	QUAD $0x01802a8cdb6501c4; WORD $0x0000 // vpand 0x180(%r10,%r13), %ymm3, %ymm9
 	QUAD $0x08c032946f7e41c4; WORD $0x0000 // vmovdqu 0x8c0(%r10,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x04f2 // vpslld $0x4, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0180098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x180(%rcx,%r9)
+	QUAD $0x0180018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x180(%rcx,%r8)
 	QUAD $0x01c02a8cdb6501c4; WORD $0x0000 // vpand 0x1c0(%r10,%r13), %ymm3, %ymm9
 	QUAD $0x08c03294db5d41c4; WORD $0x0000 // vpand 0x8c0(%r10,%rsi), %ymm4, %ymm10
 	LONG $0x05e0c148 // shlq $0x5, %rax
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x01c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x1c0(%rcx,%r9)
-	QUAD $0x0ac0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm9
+	QUAD $0x01c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x1c0(%rcx,%r8)
+	QUAD $0x0ac00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r9), %ymm9
 	LONG $0x545454c5; WORD $0x1004 // vandps 0x10(%rsp,%rax), %ymm5, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x0200098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x200(%rcx,%r9)
-	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	QUAD $0x0200018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x200(%rcx,%r8)
+	QUAD $0x0ae00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r9), %ymm9
 	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
 	LONG $0x545454c5; WORD $0x5004 // vandps 0x50(%rsp,%rax), %ymm5, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x0240098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x240(%rcx,%r9)
+	QUAD $0x0240018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x240(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x2a0c // vmovdqu (%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1389,7 +1388,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0280098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x280(%rcx,%r9)
+	QUAD $0x0280018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x280(%rcx,%r8)
 	LONG $0x6f7e01c4; WORD $0x2a4c; BYTE $0x40 // vmovdqu 0x40(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1397,7 +1396,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x02c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x2c0(%rcx,%r9)
+	QUAD $0x02c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x2c0(%rcx,%r8)
 	QUAD $0x00802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1405,7 +1404,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0300098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x300(%rcx,%r9)
+	QUAD $0x0300018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x300(%rcx,%r8)
 	QUAD $0x00c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1413,7 +1412,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0340098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x340(%rcx,%r9)
+	QUAD $0x0340018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x340(%rcx,%r8)
 	QUAD $0x01002a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1421,7 +1420,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0380098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x380(%rcx,%r9)
+	QUAD $0x0380018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x380(%rcx,%r8)
 	QUAD $0x01402a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1429,7 +1428,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x03c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x3c0(%rcx,%r9)
+	QUAD $0x03c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x3c0(%rcx,%r8)
 	QUAD $0x01802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1437,7 +1436,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03f2 // vpslld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0400098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x400(%rcx,%r9)
+	QUAD $0x0400018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x400(%rcx,%r8)
 	QUAD $0x01c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1445,81 +1444,81 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x01d2 // vpsrld $0x1, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0440098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x440(%rcx,%r9)
-	QUAD $0x0ac0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm9
+	QUAD $0x0440018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x440(%rcx,%r8)
+	QUAD $0x0ac00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r9), %ymm9
 	LONG $0x546f7ec5; WORD $0x1004 // vmovdqu 0x10(%rsp,%rax), %ymm10
 	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x0480098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x480(%rcx,%r9)
-	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	QUAD $0x0480018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x480(%rcx,%r8)
+	QUAD $0x0ae00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r9), %ymm9
 	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
 	LONG $0x546f7ec5; WORD $0x5004 // vmovdqu 0x50(%rsp,%rax), %ymm10
 	LONG $0x002d62c4; BYTE $0xd7 // vpshufb %ymm7, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x04c0098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x4c0(%rcx,%r9)
+	QUAD $0x04c0018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x4c0(%rcx,%r8)
 	QUAD $0x02002a8cdb6501c4; WORD $0x0000 // vpand 0x200(%r10,%r13), %ymm3, %ymm9
 	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0500098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x500(%rcx,%r9)
+	QUAD $0x0500018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x500(%rcx,%r8)
 	QUAD $0x02402a8cdb6501c4; WORD $0x0000 // vpand 0x240(%r10,%r13), %ymm3, %ymm9
 	LONG $0x6f7e41c4; WORD $0x3314 // vmovdqu (%r11,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0540098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x540(%rcx,%r9)
+	QUAD $0x0540018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x540(%rcx,%r8)
 	QUAD $0x02802a8cdb6501c4; WORD $0x0000 // vpand 0x280(%r10,%r13), %ymm3, %ymm9
 	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0580098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x580(%rcx,%r9)
+	QUAD $0x0580018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x580(%rcx,%r8)
 	QUAD $0x02c02a8cdb6501c4; WORD $0x0000 // vpand 0x2c0(%r10,%r13), %ymm3, %ymm9
 	LONG $0x146f7ec5; BYTE $0x33 // vmovdqu (%rbx,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x05c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x5c0(%rcx,%r9)
+	QUAD $0x05c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x5c0(%rcx,%r8)
 	QUAD $0x03002a8cdb6501c4; WORD $0x0000 // vpand 0x300(%r10,%r13), %ymm3, %ymm9
 	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0600098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x600(%rcx,%r9)
+	QUAD $0x0600018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x600(%rcx,%r8)
 	QUAD $0x03402a8cdb6501c4; WORD $0x0000 // vpand 0x340(%r10,%r13), %ymm3, %ymm9
 	LONG $0x6f7e41c4; WORD $0x3614 // vmovdqu (%r14,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0640098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x640(%rcx,%r9)
+	QUAD $0x0640018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x640(%rcx,%r8)
 	QUAD $0x03802a8cdb6501c4; WORD $0x0000 // vpand 0x380(%r10,%r13), %ymm3, %ymm9
 	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02f2 // vpslld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0680098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x680(%rcx,%r9)
+	QUAD $0x0680018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x680(%rcx,%r8)
 	QUAD $0x03c02a8cdb6501c4; WORD $0x0000 // vpand 0x3c0(%r10,%r13), %ymm3, %ymm9
 	LONG $0x6f7e41c4; WORD $0x3714 // vmovdqu (%r15,%rsi), %ymm10
 	LONG $0x722dc1c4; WORD $0x02d2 // vpsrld $0x2, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x06c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x6c0(%rcx,%r9)
+	QUAD $0x06c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x6c0(%rcx,%r8)
 	LONG $0x4c6f7ec5; WORD $0x1004 // vmovdqu 0x10(%rsp,%rax), %ymm9
-	QUAD $0x0ac00294137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm10
+	QUAD $0x0ac00a94137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r9), %ymm10
 	LONG $0x003542c4; BYTE $0xc8 // vpshufb %ymm8, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
-	QUAD $0x0700098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x700(%rcx,%r9)
-	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	QUAD $0x0700018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x700(%rcx,%r8)
+	QUAD $0x0ae00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r9), %ymm9
 	LONG $0x546f7ec5; WORD $0x5004 // vmovdqu 0x50(%rsp,%rax), %ymm10
 	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
 	LONG $0x002d42c4; BYTE $0xd0 // vpshufb %ymm8, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x0740098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x740(%rcx,%r9)
+	QUAD $0x0740018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x740(%rcx,%r8)
 	QUAD $0x02002a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1527,7 +1526,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0780098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x780(%rcx,%r9)
+	QUAD $0x0780018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x780(%rcx,%r8)
 	QUAD $0x02402a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1535,7 +1534,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x07c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x7c0(%rcx,%r9)
+	QUAD $0x07c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x7c0(%rcx,%r8)
 	QUAD $0x02802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1543,7 +1542,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0800098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x800(%rcx,%r9)
+	QUAD $0x0800018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x800(%rcx,%r8)
 	QUAD $0x02c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1551,7 +1550,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0840098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x840(%rcx,%r9)
+	QUAD $0x0840018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x840(%rcx,%r8)
 	QUAD $0x03002a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1559,7 +1558,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0880098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x880(%rcx,%r9)
+	QUAD $0x0880018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x880(%rcx,%r8)
 	QUAD $0x03402a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1567,7 +1566,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x08c0098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x8c0(%rcx,%r9)
+	QUAD $0x08c0018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x8c0(%rcx,%r8)
 	QUAD $0x03802a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1575,7 +1574,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe2d41c4; BYTE $0xd2 // vpaddd %ymm10, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0900098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x900(%rcx,%r9)
+	QUAD $0x0900018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x900(%rcx,%r8)
 	QUAD $0x03c02a8c6f7e01c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r13), %ymm9
 	LONG $0x7235c1c4; WORD $0x04d1 // vpsrld $0x4, %ymm9, %ymm9
 	LONG $0xcbdb35c5 // vpand %ymm3, %ymm9, %ymm9
@@ -1583,21 +1582,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x722dc1c4; WORD $0x03d2 // vpsrld $0x3, %ymm10, %ymm10
 	LONG $0xd4db2dc5 // vpand %ymm4, %ymm10, %ymm10
 	LONG $0xeb2d41c4; BYTE $0xc9 // vpor %ymm9, %ymm10, %ymm9
-	QUAD $0x0940098c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x940(%rcx,%r9)
+	QUAD $0x0940018c7f7e21c4; WORD $0x0000 // vmovdqu %ymm9, 0x940(%rcx,%r8)
 	LONG $0x4c6f7ec5; WORD $0x1004 // vmovdqu 0x10(%rsp,%rax), %ymm9
-	QUAD $0x0ac00294137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r8), %ymm10
+	QUAD $0x0ac00a94137d22c4; WORD $0x0000 // vcvtph2ps 0xac0(%rdx,%r9), %ymm10
 	LONG $0x7235c1c4; WORD $0x18d1 // vpsrld $0x18, %ymm9, %ymm9
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
 	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
-	QUAD $0x0980098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x980(%rcx,%r9)
-	QUAD $0x0ae0028c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r8), %ymm9
+	QUAD $0x0980018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x980(%rcx,%r8)
+	QUAD $0x0ae00a8c137d22c4; WORD $0x0000 // vcvtph2ps 0xae0(%rdx,%r9), %ymm9
 	LONG $0x546f7ec5; WORD $0x5004 // vmovdqu 0x50(%rsp,%rax), %ymm10
 	LONG $0xce5734c5 // vxorps %ymm6, %ymm9, %ymm9
 	LONG $0x722dc1c4; WORD $0x18d2 // vpsrld $0x18, %ymm10, %ymm10
 	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
 	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
-	QUAD $0x09c0098c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x9c0(%rcx,%r9)
-	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	QUAD $0x09c0018c117c21c4; WORD $0x0000 // vmovups %ymm9, 0x9c0(%rcx,%r8)
+	LONG $0x00c08149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r8 # imm = 0xA00
 	LONG $0x0001bd41; WORD $0x0000 // movl $0x1, %r13d
 	LONG $0x01c4f641 // testb $0x1, %r12b
 	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
@@ -1626,7 +1625,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x083a8e0f; WORD $0x0000 // jle 0x2f47 <k_untile_q6_k+0x847>
+	LONG $0x086c8e0f; WORD $0x0000 // jle 0x2f79 <k_untile_q6_k+0x879>
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5441 // pushq %r12
@@ -1634,353 +1633,357 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x003d1d05787de2c4; BYTE $0x00 // vpbroadcastb 0x3d1d(%rip), %ymm0 # 0x6443 <k_tile_panel_16_min+0xd33>
-	QUAD $0x003d150d787de2c4; BYTE $0x00 // vpbroadcastb 0x3d15(%rip), %ymm1 # 0x6444 <k_tile_panel_16_min+0xd34>
-	QUAD $0x003d0d15787de2c4; BYTE $0x00 // vpbroadcastb 0x3d0d(%rip), %ymm2 # 0x6445 <k_tile_panel_16_min+0xd35>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x003da505787de2c4; BYTE $0x00 // vpbroadcastb 0x3da5(%rip), %ymm0 # 0x64cb <k_tile_panel_16_min+0xd8b>
+	QUAD $0x003d9d0d787de2c4; BYTE $0x00 // vpbroadcastb 0x3d9d(%rip), %ymm1 # 0x64cc <k_tile_panel_16_min+0xd8c>
+	QUAD $0x003d9515787de2c4; BYTE $0x00 // vpbroadcastb 0x3d95(%rip), %ymm2 # 0x64cd <k_tile_panel_16_min+0xd8d>
+	QUAD $0x003d6b1d187de2c4; BYTE $0x00 // vbroadcastss 0x3d6b(%rip), %ymm3 # 0x64ac <k_tile_panel_16_min+0xd6c>
+	QUAD $0x00003cd7256ffdc5 // vmovdqa 0x3cd7(%rip), %ymm4 # 0x6420 <k_tile_panel_16_min+0xce0>
+	QUAD $0x00003b6f2d6ffdc5 // vmovdqa 0x3b6f(%rip), %ymm5 # 0x62c0 <k_tile_panel_16_min+0xb80>
+	QUAD $0x003d4235187de2c4; BYTE $0x00 // vbroadcastss 0x3d42(%rip), %ymm6 # 0x649c <k_tile_panel_16_min+0xd5c>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	LONG $0x0a1c8d4e // leaq (%rdx,%r9), %r11
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x02148d4e // leaq (%rdx,%r8), %r10
+	LONG $0x021c8d4e // leaq (%rdx,%r8), %r11
 	LONG $0x00c38149; WORD $0x0008; BYTE $0x00 // addq $0x800, %r11 # imm = 0x800
 	WORD $0x01b3 // movb $0x1, %bl
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	BYTE $0x90 // nop
 	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x09e7c149 // shlq $0x9, %r15
 	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0x09e7c149 // shlq $0x9, %r15
 	LONG $0x0ae4c149 // shlq $0xa, %r12
-	QUAD $0x08003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x800(%r10,%r15), %ymm3
-	LONG $0xdb7d81c4; WORD $0x2224 // vpand (%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	LONG $0x7f7ea1c4; WORD $0x091c // vmovdqu %ymm3, (%rcx,%r9)
-	QUAD $0x08403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x840(%r10,%r15), %ymm3
-	LONG $0xdb7d81c4; WORD $0x2264; BYTE $0x40 // vpand 0x40(%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	LONG $0x7f7ea1c4; WORD $0x095c; BYTE $0x40 // vmovdqu %ymm3, 0x40(%rcx,%r9)
-	QUAD $0x08803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x880(%r10,%r15), %ymm3
-	QUAD $0x008022a4db7d81c4; WORD $0x0000 // vpand 0x80(%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0080099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x80(%rcx,%r9)
-	QUAD $0x08c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x8c0(%r10,%r15), %ymm3
-	QUAD $0x00c022a4db7d81c4; WORD $0x0000 // vpand 0xc0(%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x00c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0xc0(%rcx,%r9)
-	QUAD $0x09003a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x900(%r10,%r15), %ymm3
-	QUAD $0x010022a4db7d81c4; WORD $0x0000 // vpand 0x100(%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0100099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x100(%rcx,%r9)
-	QUAD $0x09403a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x940(%r10,%r15), %ymm3
-	QUAD $0x014022a4db7d81c4; WORD $0x0000 // vpand 0x140(%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0140099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x140(%rcx,%r9)
-	QUAD $0x09803a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x980(%r10,%r15), %ymm3
-	QUAD $0x018022a4db7d81c4; WORD $0x0000 // vpand 0x180(%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0180099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x180(%rcx,%r9)
-	QUAD $0x09c03a9c6f7e81c4; WORD $0x0000 // vmovdqu 0x9c0(%r10,%r15), %ymm3
-	QUAD $0x01c022a4db7d81c4; WORD $0x0000 // vpand 0x1c0(%r10,%r12), %ymm0, %ymm4
-	LONG $0xf372e5c5; BYTE $0x04 // vpslld $0x4, %ymm3, %ymm3
-	LONG $0xd9dbe5c5 // vpand %ymm1, %ymm3, %ymm3
-	LONG $0xdcebe5c5 // vpor %ymm4, %ymm3, %ymm3
+	LONG $0xdb7d81c4; WORD $0x223c // vpand (%r10,%r12), %ymm0, %ymm7
+	QUAD $0x08003a846f7e01c4; WORD $0x0000 // vmovdqu 0x800(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	LONG $0x7f7ea1c4; WORD $0x013c // vmovdqu %ymm7, (%rcx,%r8)
+	LONG $0xdb7d81c4; WORD $0x227c; BYTE $0x40 // vpand 0x40(%r10,%r12), %ymm0, %ymm7
+	QUAD $0x08403a846f7e01c4; WORD $0x0000 // vmovdqu 0x840(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	LONG $0x7f7ea1c4; WORD $0x017c; BYTE $0x40 // vmovdqu %ymm7, 0x40(%rcx,%r8)
+	QUAD $0x008022bcdb7d81c4; WORD $0x0000 // vpand 0x80(%r10,%r12), %ymm0, %ymm7
+	QUAD $0x08803a846f7e01c4; WORD $0x0000 // vmovdqu 0x880(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x008001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x80(%rcx,%r8)
+	QUAD $0x00c022bcdb7d81c4; WORD $0x0000 // vpand 0xc0(%r10,%r12), %ymm0, %ymm7
+	QUAD $0x08c03a846f7e01c4; WORD $0x0000 // vmovdqu 0x8c0(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x00c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0xc0(%rcx,%r8)
+	QUAD $0x010022bcdb7d81c4; WORD $0x0000 // vpand 0x100(%r10,%r12), %ymm0, %ymm7
+	QUAD $0x09003a846f7e01c4; WORD $0x0000 // vmovdqu 0x900(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x010001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x100(%rcx,%r8)
+	QUAD $0x014022bcdb7d81c4; WORD $0x0000 // vpand 0x140(%r10,%r12), %ymm0, %ymm7
+	QUAD $0x09403a846f7e01c4; WORD $0x0000 // vmovdqu 0x940(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x014001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x140(%rcx,%r8)
+	QUAD $0x018022bcdb7d81c4; WORD $0x0000 // vpand 0x180(%r10,%r12), %ymm0, %ymm7
+	QUAD $0x09803a846f7e01c4; WORD $0x0000 // vmovdqu 0x980(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x018001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x180(%rcx,%r8)
+	QUAD $0x01c022bcdb7d81c4; WORD $0x0000 // vpand 0x1c0(%r10,%r12), %ymm0, %ymm7
+	QUAD $0x09c03a846f7e01c4; WORD $0x0000 // vmovdqu 0x9c0(%r10,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x04f0 // vpslld $0x4, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x01c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x1c0(%rcx,%r8)
 	LONG $0x07e6c149 // shlq $0x7, %r14
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x01c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x1c0(%rcx,%r9)
-	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
-	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
-	LONG $0xf472ddc5; BYTE $0x18 // vpslld $0x18, %ymm4, %ymm4
-	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0200099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x200(%rcx,%r9)
-	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
-	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
-	LONG $0xf472ddc5; BYTE $0x10 // vpslld $0x10, %ymm4, %ymm4
-	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0240099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x240(%rcx,%r9)
-	QUAD $0x0200229cdb7d81c4; WORD $0x0000 // vpand 0x200(%r10,%r12), %ymm0, %ymm3
-	LONG $0x6f7e81c4; WORD $0x3b24 // vmovdqu (%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0280099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x280(%rcx,%r9)
-	QUAD $0x0240229cdb7d81c4; WORD $0x0000 // vpand 0x240(%r10,%r12), %ymm0, %ymm3
-	LONG $0x6f7e81c4; WORD $0x3b64; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x02c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x2c0(%rcx,%r9)
-	QUAD $0x0280229cdb7d81c4; WORD $0x0000 // vpand 0x280(%r10,%r12), %ymm0, %ymm3
-	QUAD $0x00803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0300099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x300(%rcx,%r9)
-	QUAD $0x02c0229cdb7d81c4; WORD $0x0000 // vpand 0x2c0(%r10,%r12), %ymm0, %ymm3
-	QUAD $0x00c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0340099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x340(%rcx,%r9)
-	QUAD $0x0300229cdb7d81c4; WORD $0x0000 // vpand 0x300(%r10,%r12), %ymm0, %ymm3
-	QUAD $0x01003ba46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0380099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x380(%rcx,%r9)
-	QUAD $0x0340229cdb7d81c4; WORD $0x0000 // vpand 0x340(%r10,%r12), %ymm0, %ymm3
-	QUAD $0x01403ba46f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x03c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x3c0(%rcx,%r9)
-	QUAD $0x0380229cdb7d81c4; WORD $0x0000 // vpand 0x380(%r10,%r12), %ymm0, %ymm3
-	QUAD $0x01803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0400099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x400(%rcx,%r9)
-	QUAD $0x03c0229cdb7d81c4; WORD $0x0000 // vpand 0x3c0(%r10,%r12), %ymm0, %ymm3
-	QUAD $0x01c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm4
-	LONG $0xf472ddc5; BYTE $0x02 // vpslld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0440099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x440(%rcx,%r9)
-	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
-	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
-	LONG $0xf472ddc5; BYTE $0x08 // vpslld $0x8, %ymm4, %ymm4
-	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0480099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x480(%rcx,%r9)
-	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
-	QUAD $0x040033a46f7e81c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm4
-	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x04c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x4c0(%rcx,%r9)
-	LONG $0x6f7e81c4; WORD $0x221c // vmovdqu (%r10,%r12), %ymm3
-	LONG $0xdb7581c4; WORD $0x3b24 // vpand (%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0500099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x500(%rcx,%r9)
-	LONG $0x6f7e81c4; WORD $0x225c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm3
-	LONG $0xdb7581c4; WORD $0x3b64; BYTE $0x40 // vpand 0x40(%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0540099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x540(%rcx,%r9)
-	QUAD $0x0080229c6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm3
-	QUAD $0x00803ba4db7581c4; WORD $0x0000 // vpand 0x80(%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0580099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x580(%rcx,%r9)
-	QUAD $0x00c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm3
-	QUAD $0x00c03ba4db7581c4; WORD $0x0000 // vpand 0xc0(%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x05c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x5c0(%rcx,%r9)
-	QUAD $0x0100229c6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r12), %ymm3
-	QUAD $0x01003ba4db7581c4; WORD $0x0000 // vpand 0x100(%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0600099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x600(%rcx,%r9)
-	QUAD $0x0140229c6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r12), %ymm3
-	QUAD $0x01403ba4db7581c4; WORD $0x0000 // vpand 0x140(%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0640099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x640(%rcx,%r9)
-	QUAD $0x0180229c6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r12), %ymm3
-	QUAD $0x01803ba4db7581c4; WORD $0x0000 // vpand 0x180(%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0680099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x680(%rcx,%r9)
-	QUAD $0x01c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r12), %ymm3
-	QUAD $0x01c03ba4db7581c4; WORD $0x0000 // vpand 0x1c0(%r11,%r15), %ymm1, %ymm4
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x06c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x6c0(%rcx,%r9)
-	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
-	QUAD $0x044033a46f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm4
-	LONG $0xf472ddc5; BYTE $0x18 // vpslld $0x18, %ymm4, %ymm4
-	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0700099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x700(%rcx,%r9)
-	QUAD $0x0d00029c137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm3
-	QUAD $0x044033a46f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm4
-	LONG $0xf472ddc5; BYTE $0x10 // vpslld $0x10, %ymm4, %ymm4
-	LONG $0xe472ddc5; BYTE $0x18 // vpsrad $0x18, %ymm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
-	QUAD $0x0740099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x740(%rcx,%r9)
-	QUAD $0x0200229c6f7e81c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0x6f7e81c4; WORD $0x3b24 // vmovdqu (%r11,%r15), %ymm4
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0780099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x780(%rcx,%r9)
-	QUAD $0x0240229c6f7e81c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0x6f7e81c4; WORD $0x3b64; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm4
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x07c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x7c0(%rcx,%r9)
-	QUAD $0x0280229c6f7e81c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	QUAD $0x00803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm4
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0800099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x800(%rcx,%r9)
-	QUAD $0x02c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	QUAD $0x00c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm4
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0840099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x840(%rcx,%r9)
-	QUAD $0x0300229c6f7e81c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x01003ba46f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm4
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0880099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x880(%rcx,%r9)
-	QUAD $0x0340229c6f7e81c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	QUAD $0x01403ba46f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm4
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x08c0099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x8c0(%rcx,%r9)
-	QUAD $0x0380229c6f7e81c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	QUAD $0x01803ba46f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm4
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0900099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x900(%rcx,%r9)
-	QUAD $0x03c0229c6f7e81c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r12), %ymm3
-	LONG $0xd372e5c5; BYTE $0x04 // vpsrld $0x4, %ymm3, %ymm3
-	QUAD $0x01c03ba46f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm4
-	LONG $0xd8dbe5c5 // vpand %ymm0, %ymm3, %ymm3
-	LONG $0xd472ddc5; BYTE $0x02 // vpsrld $0x2, %ymm4, %ymm4
-	LONG $0xe1dbddc5 // vpand %ymm1, %ymm4, %ymm4
-	LONG $0xdbebddc5 // vpor %ymm3, %ymm4, %ymm3
-	LONG $0xdafce5c5 // vpaddb %ymm2, %ymm3, %ymm3
-	QUAD $0x0940099c7f7ea1c4; WORD $0x0000 // vmovdqu %ymm3, 0x940(%rcx,%r9)
-	QUAD $0x0440339c6f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm3
-	QUAD $0x0d0002a4137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm4
-	LONG $0xf372e5c5; BYTE $0x08 // vpslld $0x8, %ymm3, %ymm3
-	LONG $0xe372e5c5; BYTE $0x18 // vpsrad $0x18, %ymm3, %ymm3
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
-	QUAD $0x0980099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x980(%rcx,%r9)
-	QUAD $0x0440339c6f7e81c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm3
-	QUAD $0x0d0002a4137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r8), %ymm4
-	LONG $0xe372e5c5; BYTE $0x18 // vpsrad $0x18, %ymm3, %ymm3
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
-	QUAD $0x09c0099c117ca1c4; WORD $0x0000 // vmovups %ymm3, 0x9c0(%rcx,%r9)
-	LONG $0x00c18149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r9 # imm = 0xA00
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	QUAD $0x040033846f7e01c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm8
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	LONG $0x723dc1c4; WORD $0x18f0 // vpslld $0x18, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x020001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x200(%rcx,%r8)
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	QUAD $0x040033846f7e01c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm8
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	LONG $0x003d62c4; BYTE $0xc4 // vpshufb %ymm4, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x024001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x240(%rcx,%r8)
+	LONG $0x6f7e81c4; WORD $0x3b3c // vmovdqu (%r11,%r15), %ymm7
+	QUAD $0x02002284db7d01c4; WORD $0x0000 // vpand 0x200(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x028001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x280(%rcx,%r8)
+	LONG $0x6f7e81c4; WORD $0x3b7c; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm7
+	QUAD $0x02402284db7d01c4; WORD $0x0000 // vpand 0x240(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x02c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x2c0(%rcx,%r8)
+	QUAD $0x00803bbc6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm7
+	QUAD $0x02802284db7d01c4; WORD $0x0000 // vpand 0x280(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x030001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x300(%rcx,%r8)
+	QUAD $0x00c03bbc6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm7
+	QUAD $0x02c02284db7d01c4; WORD $0x0000 // vpand 0x2c0(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x034001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x340(%rcx,%r8)
+	QUAD $0x01003bbc6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm7
+	QUAD $0x03002284db7d01c4; WORD $0x0000 // vpand 0x300(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x038001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x380(%rcx,%r8)
+	QUAD $0x01403bbc6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm7
+	QUAD $0x03402284db7d01c4; WORD $0x0000 // vpand 0x340(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x03c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x3c0(%rcx,%r8)
+	QUAD $0x01803bbc6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm7
+	QUAD $0x03802284db7d01c4; WORD $0x0000 // vpand 0x380(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x040001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x400(%rcx,%r8)
+	QUAD $0x01c03bbc6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm7
+	QUAD $0x03c02284db7d01c4; WORD $0x0000 // vpand 0x3c0(%r10,%r12), %ymm0, %ymm8
+	LONG $0xf772c5c5; BYTE $0x02 // vpslld $0x2, %ymm7, %ymm7
+	LONG $0xf9dbc5c5 // vpand %ymm1, %ymm7, %ymm7
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x044001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x440(%rcx,%r8)
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	QUAD $0x040033846f7e01c4; WORD $0x0000 // vmovdqu 0x400(%r11,%r14), %ymm8
+	LONG $0x003d62c4; BYTE $0xc5 // vpshufb %ymm5, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x048001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x480(%rcx,%r8)
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	QUAD $0x04003384544c01c4; WORD $0x0000 // vandps 0x400(%r11,%r14), %ymm6, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x04c001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x4c0(%rcx,%r8)
+	LONG $0x6f7e81c4; WORD $0x223c // vmovdqu (%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0xdb7501c4; WORD $0x3b04 // vpand (%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x050001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x500(%rcx,%r8)
+	LONG $0x6f7e81c4; WORD $0x227c; BYTE $0x40 // vmovdqu 0x40(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0xdb7501c4; WORD $0x3b44; BYTE $0x40 // vpand 0x40(%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x054001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x540(%rcx,%r8)
+	QUAD $0x008022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x80(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x00803b84db7501c4; WORD $0x0000 // vpand 0x80(%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x058001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x580(%rcx,%r8)
+	QUAD $0x00c022bc6f7e81c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x00c03b84db7501c4; WORD $0x0000 // vpand 0xc0(%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x05c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x5c0(%rcx,%r8)
+	QUAD $0x010022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x100(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x01003b84db7501c4; WORD $0x0000 // vpand 0x100(%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x060001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x600(%rcx,%r8)
+	QUAD $0x014022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x140(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x01403b84db7501c4; WORD $0x0000 // vpand 0x140(%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x064001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x640(%rcx,%r8)
+	QUAD $0x018022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x180(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x01803b84db7501c4; WORD $0x0000 // vpand 0x180(%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x068001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x680(%rcx,%r8)
+	QUAD $0x01c022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x1c0(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x01c03b84db7501c4; WORD $0x0000 // vpand 0x1c0(%r11,%r15), %ymm1, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x06c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x6c0(%rcx,%r8)
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	QUAD $0x044033846f7e01c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm8
+	LONG $0x723dc1c4; WORD $0x18f0 // vpslld $0x18, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x070001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x700(%rcx,%r8)
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	QUAD $0x044033846f7e01c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm8
+	LONG $0x003d62c4; BYTE $0xc4 // vpshufb %ymm4, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x074001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x740(%rcx,%r8)
+	QUAD $0x020022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x200(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0x6f7e01c4; WORD $0x3b04 // vmovdqu (%r11,%r15), %ymm8
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x078001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x780(%rcx,%r8)
+	QUAD $0x024022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x240(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x6f7e01c4; WORD $0x3b44; BYTE $0x40 // vmovdqu 0x40(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x07c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x7c0(%rcx,%r8)
+	QUAD $0x028022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x280(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x00803b846f7e01c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x080001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x800(%rcx,%r8)
+	QUAD $0x02c022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x2c0(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	QUAD $0x00c03b846f7e01c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x084001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x840(%rcx,%r8)
+	QUAD $0x030022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x300(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	QUAD $0x01003b846f7e01c4; WORD $0x0000 // vmovdqu 0x100(%r11,%r15), %ymm8
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x088001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x880(%rcx,%r8)
+	QUAD $0x034022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x340(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x01403b846f7e01c4; WORD $0x0000 // vmovdqu 0x140(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x08c001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x8c0(%rcx,%r8)
+	QUAD $0x038022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x380(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	QUAD $0x01803b846f7e01c4; WORD $0x0000 // vmovdqu 0x180(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x090001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x900(%rcx,%r8)
+	QUAD $0x03c022bc6f7e81c4; WORD $0x0000 // vmovdqu 0x3c0(%r10,%r12), %ymm7
+	LONG $0xd772c5c5; BYTE $0x04 // vpsrld $0x4, %ymm7, %ymm7
+	QUAD $0x01c03b846f7e01c4; WORD $0x0000 // vmovdqu 0x1c0(%r11,%r15), %ymm8
+	LONG $0x723dc1c4; WORD $0x02d0 // vpsrld $0x2, %ymm8, %ymm8
+	LONG $0xf8dbc5c5 // vpand %ymm0, %ymm7, %ymm7
+	LONG $0xc1db3dc5 // vpand %ymm1, %ymm8, %ymm8
+	LONG $0xffebbdc5 // vpor %ymm7, %ymm8, %ymm7
+	LONG $0xfafcc5c5 // vpaddb %ymm2, %ymm7, %ymm7
+	QUAD $0x094001bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x940(%rcx,%r8)
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	QUAD $0x044033846f7e01c4; WORD $0x0000 // vmovdqu 0x440(%r11,%r14), %ymm8
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	LONG $0x003d62c4; BYTE $0xc5 // vpshufb %ymm5, %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x098001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x980(%rcx,%r8)
+	QUAD $0x0d000abc137da2c4; WORD $0x0000 // vcvtph2ps 0xd00(%rdx,%r9), %ymm7
+	QUAD $0x04403384544c01c4; WORD $0x0000 // vandps 0x440(%r11,%r14), %ymm6, %ymm8
+	LONG $0xfb59c4c5 // vmulps %ymm3, %ymm7, %ymm7
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	QUAD $0x09c001bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x9c0(%rcx,%r8)
+	LONG $0x00c08149; WORD $0x000a; BYTE $0x00 // addq $0xa00, %r8 # imm = 0xA00
 	LONG $0x0001be41; WORD $0x0000 // movl $0x1, %r14d
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
 	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
-	LONG $0xf85f850f; WORD $0xffff // jne 0x2770 <k_untile_q6_k+0x70>
+	LONG $0xf84d850f; WORD $0xffff // jne 0x2790 <k_untile_q6_k+0x90>
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xf82a850f; WORD $0xffff // jne 0x2750 <k_untile_q6_k+0x50>
+	LONG $0xf818850f; WORD $0xffff // jne 0x2770 <k_untile_q6_k+0x70>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20c28148; WORD $0x000d; BYTE $0x00 // addq $0xd20, %rdx # imm = 0xD20
 	LONG $0x00c18148; WORD $0x0014; BYTE $0x00 // addq $0x1400, %rcx # imm = 0x1400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xf800850f; WORD $0xffff // jne 0x2740 <k_untile_q6_k+0x40>
+	LONG $0xf7ee850f; WORD $0xffff // jne 0x2760 <k_untile_q6_k+0x60>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 
 	// untile_iq4_nl
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01888e0f; WORD $0x0000 // jle 0x30e5 <k_untile_iq4_nl+0x195>
+	LONG $0x01888e0f; WORD $0x0000 // jle 0x3115 <k_untile_iq4_nl+0x195>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0034d705787de2c4; BYTE $0x00 // vpbroadcastb 0x34d7(%rip), %ymm0 # 0x6446 <k_tile_panel_16_min+0xd36>
-	QUAD $0x0034f80d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x34f8(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
-	QUAD $0x0034c615787de2c4; BYTE $0x00 // vpbroadcastb 0x34c6(%rip), %ymm2 # 0x6447 <k_tile_panel_16_min+0xd37>
+	QUAD $0x00352f05787de2c4; BYTE $0x00 // vpbroadcastb 0x352f(%rip), %ymm0 # 0x64ce <k_tile_panel_16_min+0xd8e>
+	QUAD $0x0035580d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3558(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x00351e15787de2c4; BYTE $0x00 // vpbroadcastb 0x351e(%rip), %ymm2 # 0x64cf <k_tile_panel_16_min+0xd8f>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -2033,12 +2036,12 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfed5850f; WORD $0xffff // jne 0x2fa0 <k_untile_iq4_nl+0x50>
+	LONG $0xfed5850f; WORD $0xffff // jne 0x2fd0 <k_untile_iq4_nl+0x50>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x20c28148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rdx # imm = 0x120
 	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfeab850f; WORD $0xffff // jne 0x2f90 <k_untile_iq4_nl+0x40>
+	LONG $0xfeab850f; WORD $0xffff // jne 0x2fc0 <k_untile_iq4_nl+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -2054,25 +2057,25 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06708e0f; WORD $0x0000 // jle 0x377c <k_untile_iq4_xs+0x68c>
+	LONG $0x06708e0f; WORD $0x0000 // jle 0x37ac <k_untile_iq4_xs+0x68c>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00332a05787de2c4; BYTE $0x00 // vpbroadcastb 0x332a(%rip), %ymm0 # 0x6448 <k_tile_panel_16_min+0xd38>
-	QUAD $0x0033490d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x3349(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
-	QUAD $0x00331915787de2c4; BYTE $0x00 // vpbroadcastb 0x3319(%rip), %ymm2 # 0x6449 <k_tile_panel_16_min+0xd39>
-	QUAD $0x0032cb1d587de2c4; BYTE $0x00 // vpbroadcastd 0x32cb(%rip), %ymm3 # 0x6404 <k_tile_panel_16_min+0xcf4>
-	QUAD $0x0032ea25587de2c4; BYTE $0x00 // vpbroadcastd 0x32ea(%rip), %ymm4 # 0x642c <k_tile_panel_16_min+0xd1c>
-	QUAD $0x0032d52d587de2c4; BYTE $0x00 // vpbroadcastd 0x32d5(%rip), %ymm5 # 0x6420 <k_tile_panel_16_min+0xd10>
+	QUAD $0x00338205787de2c4; BYTE $0x00 // vpbroadcastb 0x3382(%rip), %ymm0 # 0x64d0 <k_tile_panel_16_min+0xd90>
+	QUAD $0x0033a90d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x33a9(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x00337115787de2c4; BYTE $0x00 // vpbroadcastb 0x3371(%rip), %ymm2 # 0x64d1 <k_tile_panel_16_min+0xd91>
+	QUAD $0x00331b1d587de2c4; BYTE $0x00 // vpbroadcastd 0x331b(%rip), %ymm3 # 0x6484 <k_tile_panel_16_min+0xd44>
+	QUAD $0x00334225587de2c4; BYTE $0x00 // vpbroadcastd 0x3342(%rip), %ymm4 # 0x64b4 <k_tile_panel_16_min+0xd74>
+	QUAD $0x0033292d587de2c4; BYTE $0x00 // vpbroadcastd 0x3329(%rip), %ymm5 # 0x64a4 <k_tile_panel_16_min+0xd64>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x0a148d4e // leaq (%rdx,%r9), %r10
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x02148d4e // leaq (%rdx,%r8), %r10
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
 	WORD $0x01b3 // movb $0x1, %bl
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
@@ -2122,14 +2125,14 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
 	QUAD $0x01c019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x1c0(%rcx,%r11)
 	LONG $0x6e79c1c4; BYTE $0xf6 // vmovd %r14d, %xmm6
-	QUAD $0x08000a846f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm8
-	QUAD $0x084002bc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm7
+	QUAD $0x080002846f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r8), %ymm8
+	QUAD $0x08400abc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r9), %ymm7
 	LONG $0xf6d2bdc5 // vpsrld %xmm6, %ymm8, %ymm6
 	QUAD $0x00000002e52c8d42 // leal 0x2(,%r12,8), %ebp
 	LONG $0x6e7941c4; BYTE $0xc5 // vmovd %r13d, %xmm8
 	LONG $0xd245c1c4; BYTE $0xf8 // vpsrld %xmm8, %ymm7, %ymm7
 	QUAD $0x00000004e52c8d46 // leal 0x4(,%r12,8), %r13d
-	QUAD $0x08600284137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm8
+	QUAD $0x08600a84137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r9), %ymm8
 	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
 	LONG $0xf772c5c5; BYTE $0x04 // vpslld $0x4, %ymm7, %ymm7
 	LONG $0xfcdbc5c5 // vpand %ymm4, %ymm7, %ymm7
@@ -2180,11 +2183,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
 	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
 	QUAD $0x040019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x400(%rcx,%r11)
-	QUAD $0x084002bc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm7
-	QUAD $0x08000a846f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm8
+	QUAD $0x08400abc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r9), %ymm7
+	QUAD $0x080002846f7e21c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r8), %ymm8
 	LONG $0xcd6e79c5 // vmovd %ebp, %xmm9
 	LONG $0xf6d2bdc5 // vpsrld %xmm6, %ymm8, %ymm6
-	QUAD $0x08600284137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm8
+	QUAD $0x08600a84137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r9), %ymm8
 	LONG $0xd245c1c4; BYTE $0xf9 // vpsrld %xmm9, %ymm7, %ymm7
 	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
 	LONG $0xf772c5c5; BYTE $0x04 // vpslld $0x4, %ymm7, %ymm7
@@ -2236,13 +2239,13 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0075e2c4; BYTE $0xff // vpshufb %ymm7, %ymm1, %ymm7
 	LONG $0xfaefc5c5 // vpxor %ymm2, %ymm7, %ymm7
 	QUAD $0x064019bc7f7ea1c4; WORD $0x0000 // vmovdqu %ymm7, 0x640(%rcx,%r11)
-	QUAD $0x08000abc6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm7
-	QUAD $0x08400284337d22c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm8
+	QUAD $0x080002bc6f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r8), %ymm7
+	QUAD $0x08400a84337d22c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r9), %ymm8
 	LONG $0xf6d2c5c5 // vpsrld %xmm6, %ymm7, %ymm6
 	LONG $0x6e79c1c4; BYTE $0xfd // vmovd %r13d, %xmm7
 	LONG $0xffd2bdc5 // vpsrld %xmm7, %ymm8, %ymm7
 	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
-	QUAD $0x08600284137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm8
+	QUAD $0x08600a84137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r9), %ymm8
 	LONG $0xf772c5c5; BYTE $0x04 // vpslld $0x4, %ymm7, %ymm7
 	LONG $0xfcdbc5c5 // vpand %ymm4, %ymm7, %ymm7
 	LONG $0xf6ebc5c5 // vpor %ymm6, %ymm7, %ymm6
@@ -2291,14 +2294,14 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0075e2c4; BYTE $0xf6 // vpshufb %ymm6, %ymm1, %ymm6
 	LONG $0xf2efcdc5 // vpxor %ymm2, %ymm6, %ymm6
 	QUAD $0x088019b47f7ea1c4; WORD $0x0000 // vmovdqu %ymm6, 0x880(%rcx,%r11)
-	QUAD $0x08000ab46f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r9), %ymm6
-	QUAD $0x084002bc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r8), %ymm7
+	QUAD $0x080002b46f7ea1c4; WORD $0x0000 // vmovdqu 0x800(%rdx,%r8), %ymm6
+	QUAD $0x08400abc337da2c4; WORD $0x0000 // vpmovzxwd 0x840(%rdx,%r9), %ymm7
 	LONG $0x0cce8341 // orl $0xc, %r14d
 	LONG $0x6e7941c4; BYTE $0xc6 // vmovd %r14d, %xmm8
 	LONG $0xcd6e79c5 // vmovd %ebp, %xmm9
 	LONG $0xd24dc1c4; BYTE $0xf0 // vpsrld %xmm8, %ymm6, %ymm6
 	LONG $0xd245c1c4; BYTE $0xf9 // vpsrld %xmm9, %ymm7, %ymm7
-	QUAD $0x08600284137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r8), %ymm8
+	QUAD $0x08600a84137d22c4; WORD $0x0000 // vcvtph2ps 0x860(%rdx,%r9), %ymm8
 	LONG $0xf3dbcdc5 // vpand %ymm3, %ymm6, %ymm6
 	LONG $0xf772c5c5; BYTE $0x04 // vpslld $0x4, %ymm7, %ymm7
 	LONG $0xfcdbc5c5 // vpand %ymm4, %ymm7, %ymm7
@@ -2311,16 +2314,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
 	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
-	LONG $0xfa34850f; WORD $0xffff // jne 0x3180 <k_untile_iq4_xs+0x90>
+	LONG $0xfa34850f; WORD $0xffff // jne 0x31b0 <k_untile_iq4_xs+0x90>
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xf9ff850f; WORD $0xffff // jne 0x3160 <k_untile_iq4_xs+0x70>
+	LONG $0xf9ff850f; WORD $0xffff // jne 0x3190 <k_untile_iq4_xs+0x70>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x80c28148; WORD $0x0008; BYTE $0x00 // addq $0x880, %rdx # imm = 0x880
 	LONG $0x00c18148; WORD $0x0012; BYTE $0x00 // addq $0x1200, %rcx # imm = 0x1200
 	LONG $0x24343b48 // cmpq (%rsp), %rsi
-	LONG $0xf9d4850f; WORD $0xffff // jne 0x3150 <k_untile_iq4_xs+0x60>
+	LONG $0xf9d4850f; WORD $0xffff // jne 0x3180 <k_untile_iq4_xs+0x60>
 	LONG $0x08c48348 // addq $0x8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2335,17 +2338,17 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_mxfp4
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01c48e0f; WORD $0x0000 // jle 0x3961 <k_untile_mxfp4+0x1d1>
+	LONG $0x01c48e0f; WORD $0x0000 // jle 0x3991 <k_untile_mxfp4+0x1d1>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x002c9b05787de2c4; BYTE $0x00 // vpbroadcastb 0x2c9b(%rip), %ymm0 # 0x644a <k_tile_panel_16_min+0xd3a>
-	QUAD $0x002ca80d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x2ca8(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
-	QUAD $0x002c8a15787de2c4; BYTE $0x00 // vpbroadcastb 0x2c8a(%rip), %ymm2 # 0x644b <k_tile_panel_16_min+0xd3b>
-	QUAD $0x002c821d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2c82(%rip), %xmm3 # 0x644c <k_tile_panel_16_min+0xd3c>
+	QUAD $0x002cf305787de2c4; BYTE $0x00 // vpbroadcastb 0x2cf3(%rip), %ymm0 # 0x64d2 <k_tile_panel_16_min+0xd92>
+	QUAD $0x002d080d5a7de2c4; BYTE $0x00 // vbroadcasti128 0x2d08(%rip), %ymm1 # ymm1 = mem[0,1,0,1]
+	QUAD $0x002ce215787de2c4; BYTE $0x00 // vpbroadcastb 0x2ce2(%rip), %ymm2 # 0x64d3 <k_tile_panel_16_min+0xd93>
+	QUAD $0x002cda1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2cda(%rip), %xmm3 # 0x64d4 <k_tile_panel_16_min+0xd94>
 	LONG $0xe476d9c5 // vpcmpeqd %xmm4, %xmm4, %xmm4
-	QUAD $0x002c392d587de2c4; BYTE $0x00 // vpbroadcastd 0x2c39(%rip), %ymm5 # 0x6410 <k_tile_panel_16_min+0xd00>
-	QUAD $0x002c2835587de2c4; BYTE $0x00 // vpbroadcastd 0x2c28(%rip), %ymm6 # 0x6408 <k_tile_panel_16_min+0xcf8>
+	QUAD $0x002c892d587de2c4; BYTE $0x00 // vpbroadcastd 0x2c89(%rip), %ymm5 # 0x6490 <k_tile_panel_16_min+0xd50>
+	QUAD $0x002c7835587de2c4; BYTE $0x00 // vpbroadcastd 0x2c78(%rip), %ymm6 # 0x6488 <k_tile_panel_16_min+0xd48>
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -2406,12 +2409,12 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfea9850f; WORD $0xffff // jne 0x37f0 <k_untile_mxfp4+0x60>
+	LONG $0xfea9850f; WORD $0xffff // jne 0x3820 <k_untile_mxfp4+0x60>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x10c28148; WORD $0x0001; BYTE $0x00 // addq $0x110, %rdx # imm = 0x110
 	LONG $0x40c18148; WORD $0x0002; BYTE $0x00 // addq $0x240, %rcx # imm = 0x240
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfe7f850f; WORD $0xffff // jne 0x37e0 <k_untile_mxfp4+0x50>
+	LONG $0xfe7f850f; WORD $0xffff // jne 0x3810 <k_untile_mxfp4+0x50>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -2419,7 +2422,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel
 	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x09508e0f; WORD $0x0000 // jle 0x42cd <k_tile_panel+0x95d>
+	LONG $0x09508e0f; WORD $0x0000 // jle 0x42fd <k_tile_panel+0x95d>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -2466,16 +2469,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e0c149 // shlq $0x6, %r8
 	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0029e11d187d62c4; BYTE $0x00 // vbroadcastss 0x29e1(%rip), %ymm11 # 0x6414 <k_tile_panel_16_min+0xd04>
+	QUAD $0x002a311d187d62c4; BYTE $0x00 // vbroadcastss 0x2a31(%rip), %ymm11 # 0x6494 <k_tile_panel_16_min+0xd54>
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	WORD $0x1aeb // jmp 0x3a59 <k_tile_panel+0xe9>
+	WORD $0x1aeb // jmp 0x3a89 <k_tile_panel+0xe9>
 	BYTE $0x90 // nop
 	LONG $0x117cc1c4; WORD $0xb00c // vmovups %ymm1, (%r8,%rsi,4)
 	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
-	LONG $0x0863840f; WORD $0x0000 // je 0x42bc <k_tile_panel+0x94c>
+	LONG $0x0863840f; WORD $0x0000 // je 0x42ec <k_tile_panel+0x94c>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0xd148; BYTE $0xea // shrq %rdx
 	LONG $0x54af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdx
@@ -2488,16 +2491,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2444034c; BYTE $0x48 // addq 0x48(%rsp), %r8
 	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x0130840f; WORD $0x0000 // je 0x3bc0 <k_tile_panel+0x250>
+	LONG $0x0130840f; WORD $0x0000 // je 0x3bf0 <k_tile_panel+0x250>
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	WORD $0x0f74 // je 0x3aa6 <k_tile_panel+0x136>
+	WORD $0x0f74 // je 0x3ad6 <k_tile_panel+0x136>
 	LONG $0x107cc1c4; BYTE $0x08 // vmovups (%r8), %ymm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x127f // jg 0x3ab3 <k_tile_panel+0x143>
-	LONG $0x000110e9; BYTE $0x00 // jmp 0x3bb6 <k_tile_panel+0x246>
+	WORD $0x127f // jg 0x3ae3 <k_tile_panel+0x143>
+	LONG $0x000110e9; BYTE $0x00 // jmp 0x3be6 <k_tile_panel+0x246>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x01038e0f; WORD $0x0000 // jle 0x3bb6 <k_tile_panel+0x246>
+	LONG $0x01038e0f; WORD $0x0000 // jle 0x3be6 <k_tile_panel+0x246>
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x24740348; BYTE $0x18 // addq 0x18(%rsp), %rsi
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
@@ -2540,20 +2543,20 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff2a870f; WORD $0xffff // ja 0x3ae0 <k_tile_panel+0x170>
+	LONG $0xff2a870f; WORD $0xffff // ja 0x3b10 <k_tile_panel+0x170>
 	LONG $0x117cc1c4; BYTE $0x08 // vmovups %ymm1, (%r8)
 	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
 	LONG $0x04638d4c // leaq 0x4(%rbx), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	WORD $0x577e // jle 0x3c20 <k_tile_panel+0x2b0>
+	WORD $0x577e // jle 0x3c50 <k_tile_panel+0x2b0>
 	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
 	LONG $0x025e8d4d // leaq 0x2(%r14), %r11
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0x03c78e0f; WORD $0x0000 // jle 0x3fa0 <k_tile_panel+0x630>
+	LONG $0x03c78e0f; WORD $0x0000 // jle 0x3fd0 <k_tile_panel+0x630>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0xfe5c8d0f; WORD $0xffff // jge 0x3a46 <k_tile_panel+0xd6>
+	LONG $0xfe5c8d0f; WORD $0xffff // jge 0x3a76 <k_tile_panel+0xd6>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
@@ -2561,11 +2564,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xda490f4c // cmovnsq %rdx, %r11
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	LONG $0x058e840f; WORD $0x0000 // je 0x4199 <k_tile_panel+0x829>
+	LONG $0x058e840f; WORD $0x0000 // je 0x41c9 <k_tile_panel+0x829>
 	LONG $0x107cc1c4; WORD $0xb00c // vmovups (%r8,%rsi,4), %ymm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x058c8f0f; WORD $0x0000 // jg 0x41a6 <k_tile_panel+0x836>
-	LONG $0xfffe21e9; BYTE $0xff // jmp 0x3a40 <k_tile_panel+0xd0>
+	LONG $0x058c8f0f; WORD $0x0000 // jg 0x41d6 <k_tile_panel+0x836>
+	LONG $0xfffe21e9; BYTE $0xff // jmp 0x3a70 <k_tile_panel+0xd0>
 	BYTE $0x90 // nop
 	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
@@ -2576,7 +2579,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	LONG $0x64c38349 // addq $0x64, %r11
 	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
-	WORD $0x34eb // jmp 0x3c7f <k_tile_panel+0x30f>
+	WORD $0x34eb // jmp 0x3caf <k_tile_panel+0x30f>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x13 // vmovups %ymm2, (%r11)
 	LONG $0x117cc1c4; WORD $0x930c // vmovups %ymm1, (%r11,%rdx,4)
@@ -2587,7 +2590,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0xff4d8f0f; WORD $0xffff // jg 0x3bcc <k_tile_panel+0x25c>
+	LONG $0xff4d8f0f; WORD $0xffff // jg 0x3bfc <k_tile_panel+0x25c>
 	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
 	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
 	LONG $0xdaaf0f4c // imulq %rdx, %r11
@@ -2601,22 +2604,22 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfc490f49 // cmovnsq %r12, %rdi
 	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x2174 // je 0x3cd0 <k_tile_panel+0x360>
+	WORD $0x2174 // je 0x3d00 <k_tile_panel+0x360>
 	LONG $0x107cc1c4; BYTE $0x13 // vmovups (%r11), %ymm2
 	LONG $0x107cc1c4; WORD $0x930c // vmovups (%r11,%rdx,4), %ymm1
 	LONG $0x6f7ec1c4; WORD $0xd31c // vmovdqu (%r11,%rdx,8), %ymm3
 	LONG $0x107c81c4; WORD $0x1324 // vmovups (%r11,%r10), %ymm4
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x1e7f // jg 0x3cec <k_tile_panel+0x37c>
-	WORD $0x80eb // jmp 0x3c50 <k_tile_panel+0x2e0>
+	WORD $0x1e7f // jg 0x3d1c <k_tile_panel+0x37c>
+	WORD $0x80eb // jmp 0x3c80 <k_tile_panel+0x2e0>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xdbefe1c5 // vpxor %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xff648e0f; WORD $0xffff // jle 0x3c50 <k_tile_panel+0x2e0>
+	LONG $0xff648e0f; WORD $0xffff // jle 0x3c80 <k_tile_panel+0x2e0>
 	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
 	LONG $0xfce48349 // andq $-0x4, %r12
 	LONG $0x02ffc149 // sarq $0x2, %r15
@@ -2713,7 +2716,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d42c4; WORD $0x3f4c; BYTE $0xf8 // vpbroadcastd -0x8(%r15,%rdi), %ymm9
 	LONG $0x5075e2c4; BYTE $0xf8 // {vex} vpdpbusd %ymm0, %ymm1, %ymm7
 	LONG $0x5075c2c4; BYTE $0xf3 // {vex} vpdpbusd %ymm11, %ymm1, %ymm6
-	QUAD $0x0024f61d187d62c4; BYTE $0x00 // vbroadcastss 0x24f6(%rip), %ymm11 # 0x6414 <k_tile_panel_16_min+0xd04>
+	QUAD $0x0025461d187d62c4; BYTE $0x00 // vbroadcastss 0x2546(%rip), %ymm11 # 0x6494 <k_tile_panel_16_min+0xd54>
 	QUAD $0x000002008510fcc5 // vmovups 0x200(%rbp), %ymm0
 	LONG $0xd05924c5 // vmulps %ymm0, %ymm11, %ymm10
 	LONG $0x5075c2c4; BYTE $0xe9 // {vex} vpdpbusd %ymm9, %ymm1, %ymm5
@@ -2734,8 +2737,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
 	WORD $0xff49; BYTE $0xcc // decq %r12
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfdac870f; WORD $0xffff // ja 0x3d40 <k_tile_panel+0x3d0>
-	LONG $0xfffcb7e9; BYTE $0xff // jmp 0x3c50 <k_tile_panel+0x2e0>
+	LONG $0xfdac870f; WORD $0xffff // ja 0x3d70 <k_tile_panel+0x3d0>
+	LONG $0xfffcb7e9; BYTE $0xff // jmp 0x3c80 <k_tile_panel+0x2e0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
@@ -2744,14 +2747,14 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48578b4c // movq 0x48(%rdi), %r10
 	LONG $0x64c68348 // addq $0x64, %rsi
 	LONG $0x06e1c149 // shlq $0x6, %r9
-	WORD $0x1ceb // jmp 0x3fdb <k_tile_panel+0x66b>
+	WORD $0x1ceb // jmp 0x400b <k_tile_panel+0x66b>
 	BYTE $0x90 // nop
 	LONG $0x117cc1c4; BYTE $0x13 // vmovups %ymm2, (%r11)
 	LONG $0x117c81c4; WORD $0xa30c // vmovups %ymm1, (%r11,%r12,4)
 	LONG $0x025a8d4c // leaq 0x2(%rdx), %r11
 	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfc068f0f; WORD $0xffff // jg 0x3be1 <k_tile_panel+0x271>
+	LONG $0xfc068f0f; WORD $0xffff // jg 0x3c11 <k_tile_panel+0x271>
 	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
 	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
@@ -2761,17 +2764,17 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xde490f49 // cmovnsq %r14, %rbx
 	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1474 // je 0x4010 <k_tile_panel+0x6a0>
+	WORD $0x1474 // je 0x4040 <k_tile_panel+0x6a0>
 	LONG $0x107cc1c4; BYTE $0x13 // vmovups (%r11), %ymm2
 	LONG $0x107c81c4; WORD $0xa30c // vmovups (%r11,%r12,4), %ymm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x117f // jg 0x401d <k_tile_panel+0x6ad>
-	WORD $0xb2eb // jmp 0x3fc0 <k_tile_panel+0x650>
+	WORD $0x117f // jg 0x404d <k_tile_panel+0x6ad>
+	WORD $0xb2eb // jmp 0x3ff0 <k_tile_panel+0x650>
 	WORD $0x9066 // nop
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0xa37e // jle 0x3fc0 <k_tile_panel+0x650>
+	WORD $0xa37e // jle 0x3ff0 <k_tile_panel+0x650>
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	LONG $0xfce78349 // andq $-0x4, %r15
 	WORD $0x294d; BYTE $0xfe // subq %r15, %r14
@@ -2837,11 +2840,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xcb // decq %rbx
 	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfebc870f; WORD $0xffff // ja 0x4050 <k_tile_panel+0x6e0>
-	LONG $0xfffe27e9; BYTE $0xff // jmp 0x3fc0 <k_tile_panel+0x650>
+	LONG $0xfebc870f; WORD $0xffff // ja 0x4080 <k_tile_panel+0x6e0>
+	LONG $0xfffe27e9; BYTE $0xff // jmp 0x3ff0 <k_tile_panel+0x650>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xf89a8e0f; WORD $0xffff // jle 0x3a40 <k_tile_panel+0xd0>
+	LONG $0xf89a8e0f; WORD $0xffff // jle 0x3a70 <k_tile_panel+0xd0>
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	WORD $0x894d; BYTE $0xda // movq %r11, %r10
 	LONG $0x02fac149 // sarq $0x2, %r10
@@ -2889,8 +2892,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc9 // decq %r9
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0xff29870f; WORD $0xffff // ja 0x41e0 <k_tile_panel+0x870>
-	LONG $0xfff784e9; BYTE $0xff // jmp 0x3a40 <k_tile_panel+0xd0>
+	LONG $0xff29870f; WORD $0xffff // ja 0x4210 <k_tile_panel+0x870>
+	LONG $0xfff784e9; BYTE $0xff // jmp 0x3a70 <k_tile_panel+0xd0>
 	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2905,7 +2908,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_min
 	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x09bd8e0f; WORD $0x0000 // jle 0x4caa <k_tile_panel_min+0x9ca>
+	LONG $0x09bd8e0f; WORD $0x0000 // jle 0x4cda <k_tile_panel_min+0x9ca>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -2950,18 +2953,18 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x06e0c149 // shlq $0x6, %r8
 	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
-	QUAD $0x0020950d587d62c4; BYTE $0x00 // vpbroadcastd 0x2095(%rip), %ymm9 # 0x6430 <k_tile_panel_16_min+0xd20>
-	QUAD $0x0020701d187d62c4; BYTE $0x00 // vbroadcastss 0x2070(%rip), %ymm11 # 0x6414 <k_tile_panel_16_min+0xd04>
+	QUAD $0x0020ed0d587d62c4; BYTE $0x00 // vpbroadcastd 0x20ed(%rip), %ymm9 # 0x64b8 <k_tile_panel_16_min+0xd78>
+	QUAD $0x0020c01d187d62c4; BYTE $0x00 // vbroadcastss 0x20c0(%rip), %ymm11 # 0x6494 <k_tile_panel_16_min+0xd54>
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
 	LONG $0x4c7f7ec5; WORD $0x6824 // vmovdqu %ymm9, 0x68(%rsp)
-	WORD $0x23eb // jmp 0x43d9 <k_tile_panel_min+0xf9>
+	WORD $0x23eb // jmp 0x4409 <k_tile_panel_min+0xf9>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; WORD $0xb014 // vmovups %ymm2, (%r8,%rsi,4)
 	LONG $0x24548b4c; BYTE $0x50 // movq 0x50(%rsp), %r10
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
-	LONG $0x08c0840f; WORD $0x0000 // je 0x4c99 <k_tile_panel_min+0x9b9>
+	LONG $0x08c0840f; WORD $0x0000 // je 0x4cc9 <k_tile_panel_min+0x9b9>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0xd148; BYTE $0xea // shrq %rdx
 	LONG $0x54af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rdx
@@ -2974,16 +2977,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2444034c; BYTE $0x48 // addq 0x48(%rsp), %r8
 	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x012f840f; WORD $0x0000 // je 0x453d <k_tile_panel_min+0x25d>
+	LONG $0x012f840f; WORD $0x0000 // je 0x456d <k_tile_panel_min+0x25d>
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	WORD $0x0f74 // je 0x4424 <k_tile_panel_min+0x144>
+	WORD $0x0f74 // je 0x4454 <k_tile_panel_min+0x144>
 	LONG $0x107cc1c4; BYTE $0x10 // vmovups (%r8), %ymm2
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x127f // jg 0x4431 <k_tile_panel_min+0x151>
-	LONG $0x00010fe9; BYTE $0x00 // jmp 0x4533 <k_tile_panel_min+0x253>
+	WORD $0x127f // jg 0x4461 <k_tile_panel_min+0x151>
+	LONG $0x00010fe9; BYTE $0x00 // jmp 0x4563 <k_tile_panel_min+0x253>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x01028e0f; WORD $0x0000 // jle 0x4533 <k_tile_panel_min+0x253>
+	LONG $0x01028e0f; WORD $0x0000 // jle 0x4563 <k_tile_panel_min+0x253>
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
 	LONG $0x54af0f48; WORD $0x2024 // imulq 0x20(%rsp), %rdx
 	LONG $0x06e2c148 // shlq $0x6, %rdx
@@ -3027,21 +3030,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80c18149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r9 # imm = 0x280
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff1d870f; WORD $0xffff // ja 0x4450 <k_tile_panel_min+0x170>
+	LONG $0xff1d870f; WORD $0xffff // ja 0x4480 <k_tile_panel_min+0x170>
 	LONG $0x117cc1c4; BYTE $0x10 // vmovups %ymm2, (%r8)
 	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
 	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
 	LONG $0x04638d4c // leaq 0x4(%rbx), %r12
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	WORD $0x657e // jle 0x45b0 <k_tile_panel_min+0x2d0>
+	WORD $0x657e // jle 0x45e0 <k_tile_panel_min+0x2d0>
 	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
 	LONG $0x025e8d4d // leaq 0x2(%r14), %r11
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0x04058e0f; WORD $0x0000 // jle 0x4960 <k_tile_panel_min+0x680>
+	LONG $0x04058e0f; WORD $0x0000 // jle 0x4990 <k_tile_panel_min+0x680>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0xfe5a8d0f; WORD $0xffff // jge 0x43c6 <k_tile_panel_min+0xe6>
+	LONG $0xfe5a8d0f; WORD $0xffff // jge 0x43f6 <k_tile_panel_min+0xe6>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x77af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rsi
@@ -3049,11 +3052,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xd2490f4c // cmovnsq %rdx, %r10
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	LONG $0x05e7840f; WORD $0x0000 // je 0x4b74 <k_tile_panel_min+0x894>
+	LONG $0x05e7840f; WORD $0x0000 // je 0x4ba4 <k_tile_panel_min+0x894>
 	LONG $0x107cc1c4; WORD $0xb014 // vmovups (%r8,%rsi,4), %ymm2
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x05e58f0f; WORD $0x0000 // jg 0x4b81 <k_tile_panel_min+0x8a1>
-	LONG $0xfffe1fe9; BYTE $0xff // jmp 0x43c0 <k_tile_panel_min+0xe0>
+	LONG $0x05e58f0f; WORD $0x0000 // jg 0x4bb1 <k_tile_panel_min+0x8a1>
+	LONG $0xfffe1fe9; BYTE $0xff // jmp 0x43f0 <k_tile_panel_min+0xe0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
@@ -3063,7 +3066,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
 	LONG $0x52148d4f // leaq (%r10,%r10,2), %r10
 	LONG $0x06e6c148 // shlq $0x6, %rsi
-	WORD $0x3eeb // jmp 0x4615 <k_tile_panel_min+0x335>
+	WORD $0x3eeb // jmp 0x4645 <k_tile_panel_min+0x335>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x13 // vmovups %ymm2, (%r11)
 	LONG $0x117cc1c4; WORD $0x931c // vmovups %ymm3, (%r11,%rdx,4)
@@ -3075,7 +3078,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	LONG $0x4c6f7ec5; WORD $0x6824 // vmovdqu 0x68(%rsp), %ymm9
-	LONG $0xff398f0f; WORD $0xffff // jg 0x454e <k_tile_panel_min+0x26e>
+	LONG $0xff398f0f; WORD $0xffff // jg 0x457e <k_tile_panel_min+0x26e>
 	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
 	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
 	LONG $0xdaaf0f4c // imulq %rdx, %r11
@@ -3089,15 +3092,15 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfc490f49 // cmovnsq %r12, %rdi
 	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x2b74 // je 0x4670 <k_tile_panel_min+0x390>
+	WORD $0x2b74 // je 0x46a0 <k_tile_panel_min+0x390>
 	LONG $0x107cc1c4; BYTE $0x13 // vmovups (%r11), %ymm2
 	LONG $0x107cc1c4; WORD $0x931c // vmovups (%r11,%rdx,4), %ymm3
 	LONG $0x107cc1c4; WORD $0xd324 // vmovups (%r11,%rdx,8), %ymm4
 	LONG $0x107c81c4; WORD $0x132c // vmovups (%r11,%r10), %ymm5
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x287f // jg 0x468c <k_tile_panel_min+0x3ac>
-	LONG $0xffff77e9; BYTE $0xff // jmp 0x45e0 <k_tile_panel_min+0x300>
+	WORD $0x287f // jg 0x46bc <k_tile_panel_min+0x3ac>
+	LONG $0xffff77e9; BYTE $0xff // jmp 0x4610 <k_tile_panel_min+0x300>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -3105,7 +3108,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xff548e0f; WORD $0xffff // jle 0x45e0 <k_tile_panel_min+0x300>
+	LONG $0xff548e0f; WORD $0xffff // jle 0x4610 <k_tile_panel_min+0x300>
 	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
 	LONG $0xfce48349 // andq $-0x4, %r12
 	LONG $0x02ffc149 // sarq $0x2, %r15
@@ -3202,7 +3205,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x502de2c4; BYTE $0xf1 // {vex} vpdpbusd %ymm1, %ymm10, %ymm6
 	LONG $0x587dc2c4; WORD $0x3f44; BYTE $0x5c // vpbroadcastd 0x5c(%r15,%rdi), %ymm0
 	LONG $0x502d42c4; BYTE $0xc3 // {vex} vpdpbusd %ymm11, %ymm10, %ymm8
-	QUAD $0x001b621d187d62c4; BYTE $0x00 // vbroadcastss 0x1b62(%rip), %ymm11 # 0x6414 <k_tile_panel_16_min+0xd04>
+	QUAD $0x001bb21d187d62c4; BYTE $0x00 // vbroadcastss 0x1bb2(%rip), %ymm11 # 0x6494 <k_tile_panel_16_min+0xd54>
 	LONG $0x502d62c4; BYTE $0xc8 // {vex} vpdpbusd %ymm0, %ymm10, %ymm9
 	QUAD $0x000002008510fcc5 // vmovups 0x200(%rbp), %ymm0
 	LONG $0xc859a4c5 // vmulps %ymm0, %ymm11, %ymm1
@@ -3231,22 +3234,22 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
 	WORD $0xff49; BYTE $0xcc // decq %r12
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfd86870f; WORD $0xffff // ja 0x46e0 <k_tile_panel_min+0x400>
-	LONG $0xfffc81e9; BYTE $0xff // jmp 0x45e0 <k_tile_panel_min+0x300>
+	LONG $0xfd86870f; WORD $0xffff // ja 0x4710 <k_tile_panel_min+0x400>
+	LONG $0xfffc81e9; BYTE $0xff // jmp 0x4610 <k_tile_panel_min+0x300>
 	BYTE $0x90 // nop
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x18678b4c // movq 0x18(%rdi), %r12
 	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
 	LONG $0x48578b4c // movq 0x48(%rdi), %r10
-	WORD $0x24eb // jmp 0x499b <k_tile_panel_min+0x6bb>
+	WORD $0x24eb // jmp 0x49cb <k_tile_panel_min+0x6bb>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x117cc1c4; BYTE $0x1b // vmovups %ymm3, (%r11)
 	LONG $0x117c81c4; WORD $0xa314 // vmovups %ymm2, (%r11,%r12,4)
 	LONG $0x025a8d4c // leaq 0x2(%rdx), %r11
 	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfbc88f0f; WORD $0xffff // jg 0x4563 <k_tile_panel_min+0x283>
+	LONG $0xfbc88f0f; WORD $0xffff // jg 0x4593 <k_tile_panel_min+0x283>
 	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
 	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
@@ -3256,17 +3259,17 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xde490f49 // cmovnsq %r14, %rbx
 	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1474 // je 0x49d0 <k_tile_panel_min+0x6f0>
+	WORD $0x1474 // je 0x4a00 <k_tile_panel_min+0x6f0>
 	LONG $0x107cc1c4; BYTE $0x1b // vmovups (%r11), %ymm3
 	LONG $0x107c81c4; WORD $0xa314 // vmovups (%r11,%r12,4), %ymm2
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x117f // jg 0x49dd <k_tile_panel_min+0x6fd>
-	WORD $0xb2eb // jmp 0x4980 <k_tile_panel_min+0x6a0>
+	WORD $0x117f // jg 0x4a0d <k_tile_panel_min+0x6fd>
+	WORD $0xb2eb // jmp 0x49b0 <k_tile_panel_min+0x6a0>
 	WORD $0x9066 // nop
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0xa37e // jle 0x4980 <k_tile_panel_min+0x6a0>
+	WORD $0xa37e // jle 0x49b0 <k_tile_panel_min+0x6a0>
 	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	LONG $0x02ffc149 // sarq $0x2, %r15
 	LONG $0xf9af0f4d // imulq %r9, %r15
@@ -3338,11 +3341,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80c78149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r15 # imm = 0x280
 	WORD $0xff48; BYTE $0xcb // decq %rbx
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfea1870f; WORD $0xffff // ja 0x4a10 <k_tile_panel_min+0x730>
-	LONG $0xfffe0ce9; BYTE $0xff // jmp 0x4980 <k_tile_panel_min+0x6a0>
+	LONG $0xfea1870f; WORD $0xffff // ja 0x4a40 <k_tile_panel_min+0x730>
+	LONG $0xfffe0ce9; BYTE $0xff // jmp 0x49b0 <k_tile_panel_min+0x6a0>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xf83f8e0f; WORD $0xffff // jle 0x43c0 <k_tile_panel_min+0xe0>
+	LONG $0xf83f8e0f; WORD $0xffff // jle 0x43f0 <k_tile_panel_min+0xe0>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x02f9c149 // sarq $0x2, %r9
 	LONG $0x4faf0f4c; BYTE $0x20 // imulq 0x20(%rdi), %r9
@@ -3390,8 +3393,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80c58149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r13 # imm = 0x280
 	WORD $0xff49; BYTE $0xc9 // decq %r9
 	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0xff1c870f; WORD $0xffff // ja 0x4bb0 <k_tile_panel_min+0x8d0>
-	LONG $0xfff727e9; BYTE $0xff // jmp 0x43c0 <k_tile_panel_min+0xe0>
+	LONG $0xff1c870f; WORD $0xffff // ja 0x4be0 <k_tile_panel_min+0x8d0>
+	LONG $0xfff727e9; BYTE $0xff // jmp 0x43f0 <k_tile_panel_min+0xe0>
 	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3406,7 +3409,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_16
 	LONG $0x40478b48 // movq 0x40(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0a478e0f; WORD $0x0000 // jle 0x5704 <k_tile_panel_16+0xa54>
+	LONG $0x0a478e0f; WORD $0x0000 // jle 0x5734 <k_tile_panel_16+0xa54>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -3457,16 +3460,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e1c148 // shlq $0x6, %rcx
 	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
 	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x0016921d187d62c4; BYTE $0x00 // vbroadcastss 0x1692(%rip), %ymm11 # 0x6414 <k_tile_panel_16_min+0xd04>
+	QUAD $0x0016e21d187d62c4; BYTE $0x00 // vbroadcastss 0x16e2(%rip), %ymm11 # 0x6494 <k_tile_panel_16_min+0xd54>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
-	WORD $0x1ceb // jmp 0x4da8 <k_tile_panel_16+0xf8>
+	WORD $0x1ceb // jmp 0x4dd8 <k_tile_panel_16+0xf8>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x117cc1c4; WORD $0x800c // vmovups %ymm1, (%r8,%rax,4)
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	LONG $0x20c18348 // addq $0x20, %rcx
 	LONG $0x246c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r13
-	LONG $0x094b840f; WORD $0x0000 // je 0x56f3 <k_tile_panel_16+0xa43>
+	LONG $0x094b840f; WORD $0x0000 // je 0x5723 <k_tile_panel_16+0xa43>
 	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
 	WORD $0xd148; BYTE $0xed // shrq %rbp
 	LONG $0x6caf0f48; WORD $0x6024 // imulq 0x60(%rsp), %rbp
@@ -3481,16 +3484,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2444034c; BYTE $0x70 // addq 0x70(%rsp), %r8
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x013f840f; WORD $0x0000 // je 0x4f26 <k_tile_panel_16+0x276>
+	LONG $0x013f840f; WORD $0x0000 // je 0x4f56 <k_tile_panel_16+0x276>
 	LONG $0x487b8349; BYTE $0x00 // cmpq $0x0, 0x48(%r11)
-	WORD $0x1274 // je 0x4e00 <k_tile_panel_16+0x150>
+	WORD $0x1274 // je 0x4e30 <k_tile_panel_16+0x150>
 	LONG $0x107cc1c4; BYTE $0x08 // vmovups (%r8), %ymm1
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x157f // jg 0x4e10 <k_tile_panel_16+0x160>
-	LONG $0x00011ce9; BYTE $0x00 // jmp 0x4f1c <k_tile_panel_16+0x26c>
+	WORD $0x157f // jg 0x4e40 <k_tile_panel_16+0x160>
+	LONG $0x00011ce9; BYTE $0x00 // jmp 0x4f4c <k_tile_panel_16+0x26c>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x010c8e0f; WORD $0x0000 // jle 0x4f1c <k_tile_panel_16+0x26c>
+	LONG $0x010c8e0f; WORD $0x0000 // jle 0x4f4c <k_tile_panel_16+0x26c>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
 	LONG $0x08738b49 // movq 0x8(%r11), %rsi
@@ -3537,7 +3540,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff24870f; WORD $0xffff // ja 0x4e40 <k_tile_panel_16+0x190>
+	LONG $0xff24870f; WORD $0xffff // ja 0x4e70 <k_tile_panel_16+0x190>
 	LONG $0x117cc1c4; BYTE $0x08 // vmovups %ymm1, (%r8)
 	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
 	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
@@ -3545,18 +3548,18 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04578d49 // leaq 0x4(%r15), %rdx
 	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
 	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0x747e // jle 0x4fb0 <k_tile_panel_16+0x300>
+	WORD $0x747e // jle 0x4fe0 <k_tile_panel_16+0x300>
 	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
 	LONG $0x02598d49 // leaq 0x2(%r9), %rbx
 	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
 	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
-	LONG $0x04418e0f; WORD $0x0000 // jle 0x5390 <k_tile_panel_16+0x6e0>
+	LONG $0x04418e0f; WORD $0x0000 // jle 0x53c0 <k_tile_panel_16+0x6e0>
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
 	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
 	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
 	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0xfe2c8d0f; WORD $0xffff // jge 0x4d96 <k_tile_panel_16+0xe6>
+	LONG $0xfe2c8d0f; WORD $0xffff // jge 0x4dc6 <k_tile_panel_16+0xe6>
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x24442b48; BYTE $0x20 // subq 0x20(%rsp), %rax
 	LONG $0x43af0f49; BYTE $0x18 // imulq 0x18(%r11), %rax
@@ -3564,11 +3567,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xf2490f48 // cmovnsq %rdx, %rsi
 	LONG $0x487b8349; BYTE $0x00 // cmpq $0x0, 0x48(%r11)
-	LONG $0x0631840f; WORD $0x0000 // je 0x55be <k_tile_panel_16+0x90e>
+	LONG $0x0631840f; WORD $0x0000 // je 0x55ee <k_tile_panel_16+0x90e>
 	LONG $0x107cc1c4; WORD $0x800c // vmovups (%r8,%rax,4), %ymm1
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x062f8f0f; WORD $0x0000 // jg 0x55ce <k_tile_panel_16+0x91e>
-	LONG $0xfffdece9; BYTE $0xff // jmp 0x4d90 <k_tile_panel_16+0xe0>
+	LONG $0x062f8f0f; WORD $0x0000 // jg 0x55fe <k_tile_panel_16+0x91e>
+	LONG $0xfffdece9; BYTE $0xff // jmp 0x4dc0 <k_tile_panel_16+0xe0>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
@@ -3582,7 +3585,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e6c149 // shlq $0x6, %r14
 	LONG $0x6cc68348 // addq $0x6c, %rsi
 	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
-	WORD $0x25eb // jmp 0x5013 <k_tile_panel_16+0x363>
+	WORD $0x25eb // jmp 0x5043 <k_tile_panel_16+0x363>
 	WORD $0x9066 // nop
 	LONG $0x0a11fcc5 // vmovups %ymm1, (%rdx)
 	LONG $0x1411fcc5; BYTE $0x9a // vmovups %ymm2, (%rdx,%rbx,4)
@@ -3591,7 +3594,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04518d49 // leaq 0x4(%r9), %rdx
 	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
 	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
-	LONG $0xff2c8f0f; WORD $0xffff // jg 0x4f3f <k_tile_panel_16+0x28f>
+	LONG $0xff2c8f0f; WORD $0xffff // jg 0x4f6f <k_tile_panel_16+0x28f>
 	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
 	LONG $0x24542b4c; BYTE $0x20 // subq 0x20(%rsp), %r10
 	LONG $0xd3af0f4c // imulq %rbx, %r10
@@ -3605,21 +3608,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf2490f48 // cmovnsq %rdx, %rsi
 	LONG $0x90148d4b // leaq (%r8,%r10,4), %rdx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x2b74 // je 0x5070 <k_tile_panel_16+0x3c0>
+	WORD $0x2b74 // je 0x50a0 <k_tile_panel_16+0x3c0>
 	LONG $0x0a10fcc5 // vmovups (%rdx), %ymm1
 	LONG $0x1410fcc5; BYTE $0x9a // vmovups (%rdx,%rbx,4), %ymm2
 	LONG $0x1c10fcc5; BYTE $0xda // vmovups (%rdx,%rbx,8), %ymm3
 	LONG $0x2410fcc5; BYTE $0x3a // vmovups (%rdx,%rdi), %ymm4
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x2c7f // jg 0x508c <k_tile_panel_16+0x3dc>
-	WORD $0x8eeb // jmp 0x4ff0 <k_tile_panel_16+0x340>
+	WORD $0x2c7f // jg 0x50bc <k_tile_panel_16+0x3dc>
+	WORD $0x8eeb // jmp 0x5020 <k_tile_panel_16+0x340>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xff648e0f; WORD $0xffff // jle 0x4ff0 <k_tile_panel_16+0x340>
+	LONG $0xff648e0f; WORD $0xffff // jle 0x5020 <k_tile_panel_16+0x340>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0xfce28349 // andq $-0x4, %r10
 	LONG $0x02f8c148 // sarq $0x2, %rax
@@ -3751,8 +3754,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80c28149; WORD $0x0002; BYTE $0x00 // addq $0x280, %r10 # imm = 0x280
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfd59870f; WORD $0xffff // ja 0x50e0 <k_tile_panel_16+0x430>
-	LONG $0xfffc64e9; BYTE $0xff // jmp 0x4ff0 <k_tile_panel_16+0x340>
+	LONG $0xfd59870f; WORD $0xffff // ja 0x5110 <k_tile_panel_16+0x430>
+	LONG $0xfffc64e9; BYTE $0xff // jmp 0x5020 <k_tile_panel_16+0x340>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x246c0148; BYTE $0x08 // addq %rbp, 0x8(%rsp)
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
@@ -3764,14 +3767,14 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e4c149 // shlq $0x6, %r12
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
 	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
-	WORD $0x1beb // jmp 0x53d9 <k_tile_panel_16+0x729>
+	WORD $0x1beb // jmp 0x5409 <k_tile_panel_16+0x729>
 	WORD $0x9066 // nop
 	LONG $0x1311fcc5 // vmovups %ymm2, (%rbx)
 	LONG $0x0c11fcc5; BYTE $0xb3 // vmovups %ymm1, (%rbx,%rsi,4)
 	LONG $0x025a8d48 // leaq 0x2(%rdx), %rbx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	LONG $0xfb838f0f; WORD $0xffff // jg 0x4f5c <k_tile_panel_16+0x2ac>
+	LONG $0xfb838f0f; WORD $0xffff // jg 0x4f8c <k_tile_panel_16+0x2ac>
 	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
 	LONG $0x245c2b4c; BYTE $0x20 // subq 0x20(%rsp), %r11
@@ -3781,17 +3784,17 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf1490f4d // cmovnsq %r9, %r14
 	LONG $0x981c8d4b // leaq (%r8,%r11,4), %rbx
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1474 // je 0x5410 <k_tile_panel_16+0x760>
+	WORD $0x1474 // je 0x5440 <k_tile_panel_16+0x760>
 	LONG $0x1310fcc5 // vmovups (%rbx), %ymm2
 	LONG $0x0c10fcc5; BYTE $0xb3 // vmovups (%rbx,%rsi,4), %ymm1
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x137f // jg 0x5420 <k_tile_panel_16+0x770>
-	WORD $0xb1eb // jmp 0x53c0 <k_tile_panel_16+0x710>
+	WORD $0x137f // jg 0x5450 <k_tile_panel_16+0x770>
+	WORD $0xb1eb // jmp 0x53f0 <k_tile_panel_16+0x710>
 	BYTE $0x90 // nop
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0xa07e // jle 0x53c0 <k_tile_panel_16+0x710>
+	WORD $0xa07e // jle 0x53f0 <k_tile_panel_16+0x710>
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
 	LONG $0xfce38349 // andq $-0x4, %r11
 	WORD $0x294d; BYTE $0xd9 // subq %r11, %r9
@@ -3864,11 +3867,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xce // decq %r14
 	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xfe97870f; WORD $0xffff // ja 0x5450 <k_tile_panel_16+0x7a0>
-	LONG $0xfffe02e9; BYTE $0xff // jmp 0x53c0 <k_tile_panel_16+0x710>
+	LONG $0xfe97870f; WORD $0xffff // ja 0x5480 <k_tile_panel_16+0x7a0>
+	LONG $0xfffe02e9; BYTE $0xff // jmp 0x53f0 <k_tile_panel_16+0x710>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xf7c28e0f; WORD $0xffff // jle 0x4d90 <k_tile_panel_16+0xe0>
+	LONG $0xf7c28e0f; WORD $0xffff // jle 0x4dc0 <k_tile_panel_16+0xe0>
 	LONG $0x246c0348; BYTE $0x78 // addq 0x78(%rsp), %rbp
 	LONG $0x246c0348; BYTE $0x28 // addq 0x28(%rsp), %rbp
 	LONG $0x08538b4d // movq 0x8(%r11), %r10
@@ -3921,8 +3924,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff22870f; WORD $0xffff // ja 0x5610 <k_tile_panel_16+0x960>
-	LONG $0xfff69de9; BYTE $0xff // jmp 0x4d90 <k_tile_panel_16+0xe0>
+	LONG $0xff22870f; WORD $0xffff // ja 0x5640 <k_tile_panel_16+0x960>
+	LONG $0xfff69de9; BYTE $0xff // jmp 0x4dc0 <k_tile_panel_16+0xe0>
 	LONG $0xb0c48148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3937,7 +3940,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_16_min
 	LONG $0x40478b48 // movq 0x40(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0b118e0f; WORD $0x0000 // jle 0x622e <k_tile_panel_16_min+0xb1e>
+	LONG $0x0b118e0f; WORD $0x0000 // jle 0x625e <k_tile_panel_16_min+0xb1e>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -3983,21 +3986,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01428d48 // leaq 0x1(%rdx), %rax
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x000c611d587d62c4; BYTE $0x00 // vpbroadcastd 0xc61(%rip), %ymm11 # 0x6430 <k_tile_panel_16_min+0xd20>
+	QUAD $0x000cb91d587d62c4; BYTE $0x00 // vpbroadcastd 0xcb9(%rip), %ymm11 # 0x64b8 <k_tile_panel_16_min+0xd78>
 	LONG $0x06e0c149 // shlq $0x6, %r8
 	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
-	QUAD $0x000c333d187d62c4; BYTE $0x00 // vbroadcastss 0xc33(%rip), %ymm15 # 0x6414 <k_tile_panel_16_min+0xd04>
+	QUAD $0x000c833d187d62c4; BYTE $0x00 // vbroadcastss 0xc83(%rip), %ymm15 # 0x6494 <k_tile_panel_16_min+0xd54>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
 	QUAD $0x000090249c7f7ec5; BYTE $0x00 // vmovdqu %ymm11, 0x90(%rsp)
-	WORD $0x29eb // jmp 0x581d <k_tile_panel_16_min+0x10d>
+	WORD $0x29eb // jmp 0x584d <k_tile_panel_16_min+0x10d>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x117cc1c4; WORD $0x8014 // vmovups %ymm2, (%r8,%rax,4)
 	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x20c58349 // addq $0x20, %r13
 	LONG $0x24443b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r8
-	LONG $0x0a00840f; WORD $0x0000 // je 0x621d <k_tile_panel_16_min+0xb0d>
+	LONG $0x0a00840f; WORD $0x0000 // je 0x624d <k_tile_panel_16_min+0xb0d>
 	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
 	WORD $0xd148; BYTE $0xed // shrq %rbp
 	LONG $0x6caf0f48; WORD $0x5824 // imulq 0x58(%rsp), %rbp
@@ -4012,16 +4015,16 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2444034c; BYTE $0x68 // addq 0x68(%rsp), %r8
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
-	LONG $0x0152840f; WORD $0x0000 // je 0x59b1 <k_tile_panel_16_min+0x2a1>
+	LONG $0x0152840f; WORD $0x0000 // je 0x59e1 <k_tile_panel_16_min+0x2a1>
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	WORD $0x1274 // je 0x5878 <k_tile_panel_16_min+0x168>
+	WORD $0x1274 // je 0x58a8 <k_tile_panel_16_min+0x168>
 	LONG $0x107cc1c4; BYTE $0x10 // vmovups (%r8), %ymm2
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x157f // jg 0x5888 <k_tile_panel_16_min+0x178>
-	LONG $0x00012fe9; BYTE $0x00 // jmp 0x59a7 <k_tile_panel_16_min+0x297>
+	WORD $0x157f // jg 0x58b8 <k_tile_panel_16_min+0x178>
+	LONG $0x00012fe9; BYTE $0x00 // jmp 0x59d7 <k_tile_panel_16_min+0x297>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x011f8e0f; WORD $0x0000 // jle 0x59a7 <k_tile_panel_16_min+0x297>
+	LONG $0x011f8e0f; WORD $0x0000 // jle 0x59d7 <k_tile_panel_16_min+0x297>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
@@ -4072,22 +4075,22 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x03000548; WORD $0x0000 // addq $0x300, %rax # imm = 0x300
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff09870f; WORD $0xffff // ja 0x58b0 <k_tile_panel_16_min+0x1a0>
+	LONG $0xff09870f; WORD $0xffff // ja 0x58e0 <k_tile_panel_16_min+0x1a0>
 	LONG $0x117cc1c4; BYTE $0x10 // vmovups %ymm2, (%r8)
 	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
 	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
 	LONG $0x04578d49 // leaq 0x4(%r15), %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x617e // jle 0x5a20 <k_tile_panel_16_min+0x310>
+	WORD $0x617e // jle 0x5a50 <k_tile_panel_16_min+0x310>
 	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
 	LONG $0x02598d49 // leaq 0x2(%r9), %rbx
 	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0x04a18e0f; WORD $0x0000 // jle 0x5e70 <k_tile_panel_16_min+0x760>
+	LONG $0x04a18e0f; WORD $0x0000 // jle 0x5ea0 <k_tile_panel_16_min+0x760>
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0xfe218d0f; WORD $0xffff // jge 0x5806 <k_tile_panel_16_min+0xf6>
+	LONG $0xfe218d0f; WORD $0xffff // jge 0x5836 <k_tile_panel_16_min+0xf6>
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x24442b48; BYTE $0x20 // subq 0x20(%rsp), %rax
 	LONG $0x47af0f48; BYTE $0x18 // imulq 0x18(%rdi), %rax
@@ -4095,11 +4098,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0xf2490f48 // cmovnsq %rdx, %rsi
 	LONG $0x487f8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdi)
-	LONG $0x06cd840f; WORD $0x0000 // je 0x60d5 <k_tile_panel_16_min+0x9c5>
+	LONG $0x06cd840f; WORD $0x0000 // je 0x6105 <k_tile_panel_16_min+0x9c5>
 	LONG $0x107cc1c4; WORD $0x8014 // vmovups (%r8,%rax,4), %ymm2
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x06cb8f0f; WORD $0x0000 // jg 0x60e5 <k_tile_panel_16_min+0x9d5>
-	LONG $0xfffde1e9; BYTE $0xff // jmp 0x5800 <k_tile_panel_16_min+0xf0>
+	LONG $0x06cb8f0f; WORD $0x0000 // jg 0x6115 <k_tile_panel_16_min+0x9d5>
+	LONG $0xfffde1e9; BYTE $0xff // jmp 0x5830 <k_tile_panel_16_min+0xf0>
 	BYTE $0x90 // nop
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
@@ -4112,7 +4115,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d048d48 // leaq (,%rbx,4), %rax
 	LONG $0x403c8d48 // leaq (%rax,%rax,2), %rdi
 	LONG $0x06e6c149 // shlq $0x6, %r14
-	WORD $0x32eb // jmp 0x5a8c <k_tile_panel_16_min+0x37c>
+	WORD $0x32eb // jmp 0x5abc <k_tile_panel_16_min+0x37c>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x1211fcc5 // vmovups %ymm2, (%rdx)
 	LONG $0x2411fcc5; BYTE $0x9a // vmovups %ymm4, (%rdx,%rbx,4)
@@ -4122,7 +4125,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	QUAD $0x000090249c6f7ec5; BYTE $0x00 // vmovdqu 0x90(%rsp), %ymm11
-	LONG $0xff368f0f; WORD $0xffff // jg 0x59c2 <k_tile_panel_16_min+0x2b2>
+	LONG $0xff368f0f; WORD $0xffff // jg 0x59f2 <k_tile_panel_16_min+0x2b2>
 	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
 	LONG $0x24542b4c; BYTE $0x20 // subq 0x20(%rsp), %r10
 	LONG $0xd3af0f4c // imulq %rbx, %r10
@@ -4136,21 +4139,21 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf2490f48 // cmovnsq %rdx, %rsi
 	LONG $0x90148d4b // leaq (%r8,%r10,4), %rdx
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2274 // je 0x5ae0 <k_tile_panel_16_min+0x3d0>
+	WORD $0x2274 // je 0x5b10 <k_tile_panel_16_min+0x3d0>
 	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
 	LONG $0x2410fcc5; BYTE $0x9a // vmovups (%rdx,%rbx,4), %ymm4
 	LONG $0x2c6ffec5; BYTE $0xda // vmovdqu (%rdx,%rbx,8), %ymm5
 	LONG $0x1c10fcc5; BYTE $0x3a // vmovups (%rdx,%rdi), %ymm3
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x237f // jg 0x5afc <k_tile_panel_16_min+0x3ec>
-	WORD $0x85eb // jmp 0x5a60 <k_tile_panel_16_min+0x350>
+	WORD $0x237f // jg 0x5b2c <k_tile_panel_16_min+0x3ec>
+	WORD $0x85eb // jmp 0x5a90 <k_tile_panel_16_min+0x350>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xff648e0f; WORD $0xffff // jle 0x5a60 <k_tile_panel_16_min+0x350>
+	LONG $0xff648e0f; WORD $0xffff // jle 0x5a90 <k_tile_panel_16_min+0x350>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0xfce28349 // andq $-0x4, %r10
 	LONG $0x02f8c148 // sarq $0x2, %rax
@@ -4224,7 +4227,7 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x500562c4; BYTE $0xe8 // {vex} vpdpbusd %ymm0, %ymm15, %ymm13
 	LONG $0x587da2c4; WORD $0x3844; BYTE $0x10 // vpbroadcastd 0x10(%rax,%r15), %ymm0
 	LONG $0x500562c4; BYTE $0xf0 // {vex} vpdpbusd %ymm0, %ymm15, %ymm14
-	QUAD $0x0007663d187d62c4; BYTE $0x00 // vbroadcastss 0x766(%rip), %ymm15 # 0x6414 <k_tile_panel_16_min+0xd04>
+	QUAD $0x0007b63d187d62c4; BYTE $0x00 // vbroadcastss 0x7b6(%rip), %ymm15 # 0x6494 <k_tile_panel_16_min+0xd54>
 	QUAD $0xfffe80826f7ec1c4; BYTE $0xff // vmovdqu -0x180(%r10), %ymm0
 	LONG $0x587da2c4; WORD $0x204c; BYTE $0x54 // vpbroadcastd 0x54(%rax,%r12), %ymm1
 	LONG $0x507d62c4; BYTE $0xd1 // {vex} vpdpbusd %ymm1, %ymm0, %ymm10
@@ -4299,8 +4302,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r10 # imm = 0x300
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xfce6870f; WORD $0xffff // ja 0x5b50 <k_tile_panel_16_min+0x440>
-	LONG $0xfffbf1e9; BYTE $0xff // jmp 0x5a60 <k_tile_panel_16_min+0x350>
+	LONG $0xfce6870f; WORD $0xffff // ja 0x5b80 <k_tile_panel_16_min+0x440>
+	LONG $0xfffbf1e9; BYTE $0xff // jmp 0x5a90 <k_tile_panel_16_min+0x350>
 	BYTE $0x90 // nop
 	LONG $0x246c0148; BYTE $0x08 // addq %rbp, 0x8(%rsp)
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
@@ -4309,14 +4312,14 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20678b4c // movq 0x20(%rdi), %r12
 	LONG $0x48578b4c // movq 0x48(%rdi), %r10
 	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
-	WORD $0x28eb // jmp 0x5eb9 <k_tile_panel_16_min+0x7a9>
+	WORD $0x28eb // jmp 0x5ee9 <k_tile_panel_16_min+0x7a9>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x1b11fcc5 // vmovups %ymm3, (%rbx)
 	LONG $0x1411fcc5; BYTE $0xb3 // vmovups %ymm2, (%rbx,%rsi,4)
 	LONG $0x025a8d48 // leaq 0x2(%rdx), %rbx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0xfb238f0f; WORD $0xffff // jg 0x59dc <k_tile_panel_16_min+0x2cc>
+	LONG $0xfb238f0f; WORD $0xffff // jg 0x5a0c <k_tile_panel_16_min+0x2cc>
 	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
 	LONG $0x245c2b4c; BYTE $0x20 // subq 0x20(%rsp), %r11
@@ -4326,17 +4329,17 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf1490f4d // cmovnsq %r9, %r14
 	LONG $0x981c8d4b // leaq (%r8,%r11,4), %rbx
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1474 // je 0x5ef0 <k_tile_panel_16_min+0x7e0>
+	WORD $0x1474 // je 0x5f20 <k_tile_panel_16_min+0x7e0>
 	LONG $0x1b10fcc5 // vmovups (%rbx), %ymm3
 	LONG $0x1410fcc5; BYTE $0xb3 // vmovups (%rbx,%rsi,4), %ymm2
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x137f // jg 0x5f00 <k_tile_panel_16_min+0x7f0>
-	WORD $0xb1eb // jmp 0x5ea0 <k_tile_panel_16_min+0x790>
+	WORD $0x137f // jg 0x5f30 <k_tile_panel_16_min+0x7f0>
+	WORD $0xb1eb // jmp 0x5ed0 <k_tile_panel_16_min+0x790>
 	BYTE $0x90 // nop
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0xa07e // jle 0x5ea0 <k_tile_panel_16_min+0x790>
+	WORD $0xa07e // jle 0x5ed0 <k_tile_panel_16_min+0x790>
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
 	LONG $0x02fbc149 // sarq $0x2, %r11
 	LONG $0xdcaf0f4d // imulq %r12, %r11
@@ -4420,11 +4423,11 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c78149; WORD $0x0003; BYTE $0x00 // addq $0x300, %r15 # imm = 0x300
 	WORD $0xff49; BYTE $0xce // decq %r14
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	LONG $0xfe60870f; WORD $0xffff // ja 0x5f30 <k_tile_panel_16_min+0x820>
-	LONG $0xfffdcbe9; BYTE $0xff // jmp 0x5ea0 <k_tile_panel_16_min+0x790>
+	LONG $0xfe60870f; WORD $0xffff // ja 0x5f60 <k_tile_panel_16_min+0x820>
+	LONG $0xfffdcbe9; BYTE $0xff // jmp 0x5ed0 <k_tile_panel_16_min+0x790>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xf71b8e0f; WORD $0xffff // jle 0x5800 <k_tile_panel_16_min+0xf0>
+	LONG $0xf71b8e0f; WORD $0xffff // jle 0x5830 <k_tile_panel_16_min+0xf0>
 	LONG $0x246c0348; BYTE $0x70 // addq 0x70(%rsp), %rbp
 	LONG $0x246c0348; BYTE $0x30 // addq 0x30(%rsp), %rbp
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
@@ -4479,8 +4482,8 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c58148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rbp # imm = 0x300
 	WORD $0xff48; BYTE $0xce // decq %rsi
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xff08870f; WORD $0xffff // ja 0x6120 <k_tile_panel_16_min+0xa10>
-	LONG $0xfff5e3e9; BYTE $0xff // jmp 0x5800 <k_tile_panel_16_min+0xf0>
+	LONG $0xff08870f; WORD $0xffff // ja 0x6150 <k_tile_panel_16_min+0xa10>
+	LONG $0xfff5e3e9; BYTE $0xff // jmp 0x5830 <k_tile_panel_16_min+0xf0>
 	LONG $0xf0c48148; WORD $0x0000; BYTE $0x00 // addq $0xf0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -4504,6 +4507,22 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
@@ -4528,22 +4547,30 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0x7070 // jo 0x62f2 <k_tile_panel_16_min+0xbe2>
-	WORD $0x7070 // jo 0x62f4 <k_tile_panel_16_min+0xbe4>
-	WORD $0x7070 // jo 0x62f6 <k_tile_panel_16_min+0xbe6>
-	WORD $0x7070 // jo 0x62f8 <k_tile_panel_16_min+0xbe8>
-	WORD $0x7070 // jo 0x62fa <k_tile_panel_16_min+0xbea>
-	WORD $0x7070 // jo 0x62fc <k_tile_panel_16_min+0xbec>
-	WORD $0x7070 // jo 0x62fe <k_tile_panel_16_min+0xbee>
-	WORD $0x7070 // jo 0x6300 <k_tile_panel_16_min+0xbf0>
-	WORD $0x7070 // jo 0x6302 <k_tile_panel_16_min+0xbf2>
-	WORD $0x7070 // jo 0x6304 <k_tile_panel_16_min+0xbf4>
-	WORD $0x7070 // jo 0x6306 <k_tile_panel_16_min+0xbf6>
-	WORD $0x7070 // jo 0x6308 <k_tile_panel_16_min+0xbf8>
-	WORD $0x7070 // jo 0x630a <k_tile_panel_16_min+0xbfa>
-	WORD $0x7070 // jo 0x630c <k_tile_panel_16_min+0xbfc>
-	WORD $0x7070 // jo 0x630e <k_tile_panel_16_min+0xbfe>
-	WORD $0x7070 // jo 0x6310 <k_tile_panel_16_min+0xc00>
+	LONG $0x02808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ffd80(%rax)
+	BYTE $0x06 // <unknown>
+	LONG $0x0a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ff580(%rax)
+	BYTE $0x0e // <unknown>
+	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
+	BYTE $0x16 // <unknown>
+	LONG $0x1a808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fe580(%rax)
+	BYTE $0x1e // <unknown>
+	WORD $0x7070 // jo 0x6352 <k_tile_panel_16_min+0xc12>
+	WORD $0x7070 // jo 0x6354 <k_tile_panel_16_min+0xc14>
+	WORD $0x7070 // jo 0x6356 <k_tile_panel_16_min+0xc16>
+	WORD $0x7070 // jo 0x6358 <k_tile_panel_16_min+0xc18>
+	WORD $0x7070 // jo 0x635a <k_tile_panel_16_min+0xc1a>
+	WORD $0x7070 // jo 0x635c <k_tile_panel_16_min+0xc1c>
+	WORD $0x7070 // jo 0x635e <k_tile_panel_16_min+0xc1e>
+	WORD $0x7070 // jo 0x6360 <k_tile_panel_16_min+0xc20>
+	WORD $0x7070 // jo 0x6362 <k_tile_panel_16_min+0xc22>
+	WORD $0x7070 // jo 0x6364 <k_tile_panel_16_min+0xc24>
+	WORD $0x7070 // jo 0x6366 <k_tile_panel_16_min+0xc26>
+	WORD $0x7070 // jo 0x6368 <k_tile_panel_16_min+0xc28>
+	WORD $0x7070 // jo 0x636a <k_tile_panel_16_min+0xc2a>
+	WORD $0x7070 // jo 0x636c <k_tile_panel_16_min+0xc2c>
+	WORD $0x7070 // jo 0x636e <k_tile_panel_16_min+0xc2e>
+	WORD $0x7070 // jo 0x6370 <k_tile_panel_16_min+0xc30>
 	LONG $0x80808002; WORD $0x8006 // addb -0x7ff97f80(%rax), %al
 	LONG $0x800a8080; WORD $0x8080; BYTE $0x0e // addb $0xe, -0x7f7f7ff6(%rax)
 	LONG $0x12808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fed80(%rax)
@@ -4624,47 +4651,52 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7f7f80(%rax)
 	LONG $0x80808080; WORD $0x9881; BYTE $0xad // addb $-0x53, -0x677e7f80(%rax)
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45358987 <k_tile_panel_16_min+0x45353277>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x453589e7 <k_tile_panel_16_min+0x453532a7>
 	BYTE $0x59 // popq %rcx
-	WORD $0x8171 // jno 0x62f2 <k_tile_panel_16_min+0xbe2>
+	WORD $0x8171 // jno 0x6352 <k_tile_panel_16_min+0xc12>
 	BYTE $0x98 // cwtl
 	BYTE $0xad // lodsl (%rsi), %eax
 	LONG $0xeaddcfbf; BYTE $0xf6 // movl $0xf6eaddcf, %edi # imm = 0xF6EADDCF
-	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x45358997 <k_tile_panel_16_min+0x45353287>
+	LONG $0x26190d01; WORD $0x4535 // addl %ecx, 0x45352619(%rip) # 0x453589f7 <k_tile_panel_16_min+0x453532b7>
 	BYTE $0x59 // popq %rcx
-	WORD $0x7871 // jno 0x63f9 <k_tile_panel_16_min+0xce9>
-	WORD $0x7878 // js 0x63fb <k_tile_panel_16_min+0xceb>
-	WORD $0x7878 // js 0x63fd <k_tile_panel_16_min+0xced>
-	WORD $0x7878 // js 0x63ff <k_tile_panel_16_min+0xcef>
-	WORD $0x7878 // js 0x6401 <k_tile_panel_16_min+0xcf1>
-	WORD $0x7878 // js 0x6403 <k_tile_panel_16_min+0xcf3>
-	WORD $0x7878 // js 0x6405 <k_tile_panel_16_min+0xcf5>
-	WORD $0x7878 // js 0x6407 <k_tile_panel_16_min+0xcf7>
-	WORD $0x7878 // js 0x6409 <k_tile_panel_16_min+0xcf9>
-	WORD $0x7878 // js 0x640b <k_tile_panel_16_min+0xcfb>
-	WORD $0x7878 // js 0x640d <k_tile_panel_16_min+0xcfd>
-	WORD $0x7878 // js 0x640f <k_tile_panel_16_min+0xcff>
-	WORD $0x7878 // js 0x6411 <k_tile_panel_16_min+0xd01>
-	WORD $0x7878 // js 0x6413 <k_tile_panel_16_min+0xd03>
-	WORD $0x7878 // js 0x6415 <k_tile_panel_16_min+0xd05>
-	WORD $0x7878 // js 0x6417 <k_tile_panel_16_min+0xd07>
-	WORD $0x7c78 // js 0x641d <k_tile_panel_16_min+0xd0d>
-	WORD $0x7c7c // jl 0x641f <k_tile_panel_16_min+0xd0f>
-	WORD $0x7c7c // jl 0x6421 <k_tile_panel_16_min+0xd11>
-	WORD $0x7c7c // jl 0x6423 <k_tile_panel_16_min+0xd13>
-	WORD $0x7c7c // jl 0x6425 <k_tile_panel_16_min+0xd15>
-	WORD $0x7c7c // jl 0x6427 <k_tile_panel_16_min+0xd17>
-	WORD $0x7c7c // jl 0x6429 <k_tile_panel_16_min+0xd19>
-	WORD $0x7c7c // jl 0x642b <k_tile_panel_16_min+0xd1b>
-	WORD $0x7c7c // jl 0x642d <k_tile_panel_16_min+0xd1d>
-	WORD $0x7c7c // jl 0x642f <k_tile_panel_16_min+0xd1f>
-	WORD $0x7c7c // jl 0x6431 <k_tile_panel_16_min+0xd21>
-	WORD $0x7c7c // jl 0x6433 <k_tile_panel_16_min+0xd23>
-	WORD $0x7c7c // jl 0x6435 <k_tile_panel_16_min+0xd25>
-	WORD $0x7c7c // jl 0x6437 <k_tile_panel_16_min+0xd27>
-	WORD $0x7c7c // jl 0x6439 <k_tile_panel_16_min+0xd29>
-	WORD $0x7c7c // jl 0x643b <k_tile_panel_16_min+0xd2b>
-	WORD $0x047c // jl 0x63c5 <k_tile_panel_16_min+0xcb5>
+	WORD $0x7871 // jno 0x6459 <k_tile_panel_16_min+0xd19>
+	WORD $0x7878 // js 0x645b <k_tile_panel_16_min+0xd1b>
+	WORD $0x7878 // js 0x645d <k_tile_panel_16_min+0xd1d>
+	WORD $0x7878 // js 0x645f <k_tile_panel_16_min+0xd1f>
+	WORD $0x7878 // js 0x6461 <k_tile_panel_16_min+0xd21>
+	WORD $0x7878 // js 0x6463 <k_tile_panel_16_min+0xd23>
+	WORD $0x7878 // js 0x6465 <k_tile_panel_16_min+0xd25>
+	WORD $0x7878 // js 0x6467 <k_tile_panel_16_min+0xd27>
+	WORD $0x7878 // js 0x6469 <k_tile_panel_16_min+0xd29>
+	WORD $0x7878 // js 0x646b <k_tile_panel_16_min+0xd2b>
+	WORD $0x7878 // js 0x646d <k_tile_panel_16_min+0xd2d>
+	WORD $0x7878 // js 0x646f <k_tile_panel_16_min+0xd2f>
+	WORD $0x7878 // js 0x6471 <k_tile_panel_16_min+0xd31>
+	WORD $0x7878 // js 0x6473 <k_tile_panel_16_min+0xd33>
+	WORD $0x7878 // js 0x6475 <k_tile_panel_16_min+0xd35>
+	WORD $0x7878 // js 0x6477 <k_tile_panel_16_min+0xd37>
+	WORD $0x7c78 // js 0x647d <k_tile_panel_16_min+0xd3d>
+	WORD $0x7c7c // jl 0x647f <k_tile_panel_16_min+0xd3f>
+	WORD $0x7c7c // jl 0x6481 <k_tile_panel_16_min+0xd41>
+	WORD $0x7c7c // jl 0x6483 <k_tile_panel_16_min+0xd43>
+	WORD $0x7c7c // jl 0x6485 <k_tile_panel_16_min+0xd45>
+	WORD $0x7c7c // jl 0x6487 <k_tile_panel_16_min+0xd47>
+	WORD $0x7c7c // jl 0x6489 <k_tile_panel_16_min+0xd49>
+	WORD $0x7c7c // jl 0x648b <k_tile_panel_16_min+0xd4b>
+	WORD $0x7c7c // jl 0x648d <k_tile_panel_16_min+0xd4d>
+	WORD $0x7c7c // jl 0x648f <k_tile_panel_16_min+0xd4f>
+	WORD $0x7c7c // jl 0x6491 <k_tile_panel_16_min+0xd51>
+	WORD $0x7c7c // jl 0x6493 <k_tile_panel_16_min+0xd53>
+	WORD $0x7c7c // jl 0x6495 <k_tile_panel_16_min+0xd55>
+	WORD $0x7c7c // jl 0x6497 <k_tile_panel_16_min+0xd57>
+	WORD $0x7c7c // jl 0x6499 <k_tile_panel_16_min+0xd59>
+	WORD $0x7c7c // jl 0x649b <k_tile_panel_16_min+0xd5b>
+	WORD $0x807c // jl 0x63a1 <k_tile_panel_16_min+0xc61>
+	LONG $0x80018080; WORD $0x8080; BYTE $0x05 // addb $0x5, -0x7f7f7fff(%rax)
+	LONG $0x09808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7ff680(%rax)
+	LONG $0x8080800d; BYTE $0x11 // orl $0x11808080, %eax # imm = 0x11808080
+	LONG $0x15808080; WORD $0x8080; BYTE $0x80 // addb $-0x80, -0x7f7fea80(%rax)
+	LONG $0x80808019; WORD $0x041d // sbbl %eax, 0x41d8080(%rax)
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
@@ -4712,8 +4744,12 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb40 // lretl
 	LONG $0x0f0f0f0f // <unknown>
 	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xff00 // addb %bh, %bh
+	WORD $0x0000 // addb %al, (%rax)
 	LONG $0xffe08000; WORD $0xffff // addb %al, -0x20(%rax)
-	LONG $0x80808080; WORD $0x3030; BYTE $0x30 // addb $0x30, 0x30308080(%rax)
+	LONG $0x80808080; WORD $0x0000; BYTE $0x80 // addb $-0x80, 0x8080(%rax)
+	WORD $0x3033 // xorl (%rax), %esi
+	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -4725,7 +4761,15 @@ TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f100f0f // <unknown>
 	WORD $0x6030; BYTE $0x0f // xorb %ah, 0xf(%rax)
 	WORD $0x0f80; BYTE $0x80 // orb $-0x80, (%rdi)
-	LONG $0xcc01800f; WORD $0xcccc // jo 0xffffffffcccd3051 <k_tile_panel_16_min+0xffffffffccccd941>
+	LONG $0xcc01800f; WORD $0xcccc // jo 0xffffffffcccd30d9 <k_tile_panel_16_min+0xffffffffccccd999>
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	WORD $0x0101 // addl %eax, (%rcx)
 	WORD $0x0101 // addl %eax, (%rcx)
 	WORD $0x0101 // addl %eax, (%rcx)

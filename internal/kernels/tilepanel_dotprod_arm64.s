@@ -1625,12 +1625,15 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54002e8b // b.lt 0x1eb4 <k_untile_q6_k+0x5d8>
+	WORD $0x54002fab // b.lt 0x1ed8 <k_untile_q6_k+0x5fc>
 	WORD $0xf81d0ff7 // str x23, [sp, #-0x30]!
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f01e601 // movi v1.16b, #0x30
-	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x52a6700a // mov w10, #0x33800000 // =864026624
 	WORD $0x4f07e402 // movi v2.16b, #0xe0
+	WORD $0x6f04e503 // movi v3.2d, #0xff000000ff000000
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x4e040d44 // dup v4.4s, w10
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x5282800c // mov w12, #0x1400 // =5120
 	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
@@ -1655,345 +1658,351 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd377daf5 // lsl x21, x23, #9
 	WORD $0x8b1729f6 // add x22, x15, x23, lsl #10
 	WORD $0xd379e2f7 // lsl x23, x23, #7
-	WORD $0x3cf56a23 // ldr q3, [x17, x21]
-	WORD $0x3dc002c4 // ldr q4, [x22]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d800203 // str q3, [x16]
-	WORD $0x3cf56803 // ldr q3, [x0, x21]
-	WORD $0x3dc012c4 // ldr q4, [x22, #0x40]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d801203 // str q3, [x16, #0x40]
-	WORD $0x3cf56823 // ldr q3, [x1, x21]
-	WORD $0x3dc022c4 // ldr q4, [x22, #0x80]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d802203 // str q3, [x16, #0x80]
-	WORD $0x3cf56843 // ldr q3, [x2, x21]
-	WORD $0x3dc032c4 // ldr q4, [x22, #0xc0]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d803203 // str q3, [x16, #0xc0]
-	WORD $0x3cf56863 // ldr q3, [x3, x21]
-	WORD $0x3dc042c4 // ldr q4, [x22, #0x100]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d804203 // str q3, [x16, #0x100]
-	WORD $0x3cf56883 // ldr q3, [x4, x21]
-	WORD $0x3dc052c4 // ldr q4, [x22, #0x140]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d805203 // str q3, [x16, #0x140]
-	WORD $0x3cf568a3 // ldr q3, [x5, x21]
-	WORD $0x3dc062c4 // ldr q4, [x22, #0x180]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d806203 // str q3, [x16, #0x180]
-	WORD $0x3cf568c3 // ldr q3, [x6, x21]
-	WORD $0x3dc072c4 // ldr q4, [x22, #0x1c0]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d807203 // str q3, [x16, #0x1c0]
-	WORD $0x3cf768e3 // ldr q3, [x7, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f385463 // shl v3.4s, v3.4s, #0x18
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d808203 // str q3, [x16, #0x200]
-	WORD $0x3cf768e3 // ldr q3, [x7, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f305463 // shl v3.4s, v3.4s, #0x10
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d809203 // str q3, [x16, #0x240]
-	WORD $0x3cf56a23 // ldr q3, [x17, x21]
-	WORD $0x3dc082c4 // ldr q4, [x22, #0x200]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80a203 // str q3, [x16, #0x280]
-	WORD $0x3cf56803 // ldr q3, [x0, x21]
-	WORD $0x3dc092c4 // ldr q4, [x22, #0x240]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80b203 // str q3, [x16, #0x2c0]
-	WORD $0x3cf56823 // ldr q3, [x1, x21]
-	WORD $0x3dc0a2c4 // ldr q4, [x22, #0x280]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80c203 // str q3, [x16, #0x300]
-	WORD $0x3cf56843 // ldr q3, [x2, x21]
-	WORD $0x3dc0b2c4 // ldr q4, [x22, #0x2c0]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80d203 // str q3, [x16, #0x340]
-	WORD $0x3cf56863 // ldr q3, [x3, x21]
-	WORD $0x3dc0c2c4 // ldr q4, [x22, #0x300]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80e203 // str q3, [x16, #0x380]
-	WORD $0x3cf56883 // ldr q3, [x4, x21]
-	WORD $0x3dc0d2c4 // ldr q4, [x22, #0x340]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80f203 // str q3, [x16, #0x3c0]
-	WORD $0x3cf568a3 // ldr q3, [x5, x21]
-	WORD $0x3dc0e2c4 // ldr q4, [x22, #0x380]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d810203 // str q3, [x16, #0x400]
-	WORD $0x3cf568c3 // ldr q3, [x6, x21]
-	WORD $0x3dc0f2c4 // ldr q4, [x22, #0x3c0]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d811203 // str q3, [x16, #0x440]
-	WORD $0x3cf768e3 // ldr q3, [x7, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f285463 // shl v3.4s, v3.4s, #0x8
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d812203 // str q3, [x16, #0x480]
-	WORD $0x3cf768e3 // ldr q3, [x7, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d813203 // str q3, [x16, #0x4c0]
-	WORD $0x3dc002c3 // ldr q3, [x22]
-	WORD $0x3cf56a24 // ldr q4, [x17, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d814203 // str q3, [x16, #0x500]
-	WORD $0x3dc012c3 // ldr q3, [x22, #0x40]
-	WORD $0x3cf56804 // ldr q4, [x0, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d815203 // str q3, [x16, #0x540]
-	WORD $0x3dc022c3 // ldr q3, [x22, #0x80]
-	WORD $0x3cf56824 // ldr q4, [x1, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d816203 // str q3, [x16, #0x580]
-	WORD $0x3dc032c3 // ldr q3, [x22, #0xc0]
-	WORD $0x3cf56844 // ldr q4, [x2, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d817203 // str q3, [x16, #0x5c0]
-	WORD $0x3dc042c3 // ldr q3, [x22, #0x100]
-	WORD $0x3cf56864 // ldr q4, [x3, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d818203 // str q3, [x16, #0x600]
-	WORD $0x3dc052c3 // ldr q3, [x22, #0x140]
-	WORD $0x3cf56884 // ldr q4, [x4, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d819203 // str q3, [x16, #0x640]
-	WORD $0x3dc062c3 // ldr q3, [x22, #0x180]
-	WORD $0x3cf568a4 // ldr q4, [x5, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d81a203 // str q3, [x16, #0x680]
-	WORD $0x3dc072c3 // ldr q3, [x22, #0x1c0]
-	WORD $0x3cf568c4 // ldr q4, [x6, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d81b203 // str q3, [x16, #0x6c0]
-	WORD $0x3cf76a63 // ldr q3, [x19, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f385463 // shl v3.4s, v3.4s, #0x18
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d81c203 // str q3, [x16, #0x700]
-	WORD $0x3cf76a63 // ldr q3, [x19, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f305463 // shl v3.4s, v3.4s, #0x10
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d81d203 // str q3, [x16, #0x740]
-	WORD $0x3cf56a23 // ldr q3, [x17, x21]
-	WORD $0x3dc082c4 // ldr q4, [x22, #0x200]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d81e203 // str q3, [x16, #0x780]
-	WORD $0x3cf56803 // ldr q3, [x0, x21]
-	WORD $0x3dc092c4 // ldr q4, [x22, #0x240]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d81f203 // str q3, [x16, #0x7c0]
-	WORD $0x3cf56823 // ldr q3, [x1, x21]
-	WORD $0x3dc0a2c4 // ldr q4, [x22, #0x280]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d820203 // str q3, [x16, #0x800]
-	WORD $0x3cf56843 // ldr q3, [x2, x21]
-	WORD $0x3dc0b2c4 // ldr q4, [x22, #0x2c0]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d821203 // str q3, [x16, #0x840]
-	WORD $0x3cf56863 // ldr q3, [x3, x21]
-	WORD $0x3dc0c2c4 // ldr q4, [x22, #0x300]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d822203 // str q3, [x16, #0x880]
-	WORD $0x3cf56883 // ldr q3, [x4, x21]
-	WORD $0x3dc0d2c4 // ldr q4, [x22, #0x340]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d823203 // str q3, [x16, #0x8c0]
-	WORD $0x3cf568a3 // ldr q3, [x5, x21]
-	WORD $0x3dc0e2c4 // ldr q4, [x22, #0x380]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d824203 // str q3, [x16, #0x900]
-	WORD $0x3cf568c3 // ldr q3, [x6, x21]
-	WORD $0x3dc0f2c4 // ldr q4, [x22, #0x3c0]
+	WORD $0x3cf56a25 // ldr q5, [x17, x21]
+	WORD $0x3dc002c6 // ldr q6, [x22]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d800205 // str q5, [x16]
+	WORD $0x3cf56805 // ldr q5, [x0, x21]
+	WORD $0x3dc012c6 // ldr q6, [x22, #0x40]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d801205 // str q5, [x16, #0x40]
+	WORD $0x3cf56825 // ldr q5, [x1, x21]
+	WORD $0x3dc022c6 // ldr q6, [x22, #0x80]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d802205 // str q5, [x16, #0x80]
+	WORD $0x3cf56845 // ldr q5, [x2, x21]
+	WORD $0x3dc032c6 // ldr q6, [x22, #0xc0]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d803205 // str q5, [x16, #0xc0]
+	WORD $0x3cf56865 // ldr q5, [x3, x21]
+	WORD $0x3dc042c6 // ldr q6, [x22, #0x100]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d804205 // str q5, [x16, #0x100]
+	WORD $0x3cf56885 // ldr q5, [x4, x21]
+	WORD $0x3dc052c6 // ldr q6, [x22, #0x140]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d805205 // str q5, [x16, #0x140]
+	WORD $0x3cf568a5 // ldr q5, [x5, x21]
+	WORD $0x3dc062c6 // ldr q6, [x22, #0x180]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d806205 // str q5, [x16, #0x180]
+	WORD $0x3cf568c5 // ldr q5, [x6, x21]
+	WORD $0x3dc072c6 // ldr q6, [x22, #0x1c0]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d807205 // str q5, [x16, #0x1c0]
+	WORD $0xfc6d79c5 // ldr d5, [x14, x13, lsl #3]
+	WORD $0x3cf768e6 // ldr q6, [x7, x23]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4f3854c6 // shl v6.4s, v6.4s, #0x18
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e24dca5 // fmul v5.4s, v5.4s, v4.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d808205 // str q5, [x16, #0x200]
+	WORD $0x3cf768e5 // ldr q5, [x7, x23]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
+	WORD $0x4f3054a5 // shl v5.4s, v5.4s, #0x10
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x6f0757e5 // bic v5.4s, #0xff, lsl #16
+	WORD $0x6e24dcc6 // fmul v6.4s, v6.4s, v4.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d809205 // str q5, [x16, #0x240]
+	WORD $0x3cf56a25 // ldr q5, [x17, x21]
+	WORD $0x3dc082c6 // ldr q6, [x22, #0x200]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80a205 // str q5, [x16, #0x280]
+	WORD $0x3cf56805 // ldr q5, [x0, x21]
+	WORD $0x3dc092c6 // ldr q6, [x22, #0x240]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80b205 // str q5, [x16, #0x2c0]
+	WORD $0x3cf56825 // ldr q5, [x1, x21]
+	WORD $0x3dc0a2c6 // ldr q6, [x22, #0x280]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80c205 // str q5, [x16, #0x300]
+	WORD $0x3cf56845 // ldr q5, [x2, x21]
+	WORD $0x3dc0b2c6 // ldr q6, [x22, #0x2c0]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80d205 // str q5, [x16, #0x340]
+	WORD $0x3cf56865 // ldr q5, [x3, x21]
+	WORD $0x3dc0c2c6 // ldr q6, [x22, #0x300]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80e205 // str q5, [x16, #0x380]
+	WORD $0x3cf56885 // ldr q5, [x4, x21]
+	WORD $0x3dc0d2c6 // ldr q6, [x22, #0x340]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80f205 // str q5, [x16, #0x3c0]
+	WORD $0x3cf568a5 // ldr q5, [x5, x21]
+	WORD $0x3dc0e2c6 // ldr q6, [x22, #0x380]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d810205 // str q5, [x16, #0x400]
+	WORD $0x3cf568c5 // ldr q5, [x6, x21]
+	WORD $0x3dc0f2c6 // ldr q6, [x22, #0x3c0]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d811205 // str q5, [x16, #0x440]
+	WORD $0x3cf768e5 // ldr q5, [x7, x23]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
+	WORD $0x4f2854a5 // shl v5.4s, v5.4s, #0x8
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x6e24dcc6 // fmul v6.4s, v6.4s, v4.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d812205 // str q5, [x16, #0x480]
+	WORD $0xfc6d79c5 // ldr d5, [x14, x13, lsl #3]
+	WORD $0x3cf768e6 // ldr q6, [x7, x23]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e24dca5 // fmul v5.4s, v5.4s, v4.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d813205 // str q5, [x16, #0x4c0]
+	WORD $0x3dc002c5 // ldr q5, [x22]
+	WORD $0x3cf56a26 // ldr q6, [x17, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d814205 // str q5, [x16, #0x500]
+	WORD $0x3dc012c5 // ldr q5, [x22, #0x40]
+	WORD $0x3cf56806 // ldr q6, [x0, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d815205 // str q5, [x16, #0x540]
+	WORD $0x3dc022c5 // ldr q5, [x22, #0x80]
+	WORD $0x3cf56826 // ldr q6, [x1, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d816205 // str q5, [x16, #0x580]
+	WORD $0x3dc032c5 // ldr q5, [x22, #0xc0]
+	WORD $0x3cf56846 // ldr q6, [x2, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d817205 // str q5, [x16, #0x5c0]
+	WORD $0x3dc042c5 // ldr q5, [x22, #0x100]
+	WORD $0x3cf56866 // ldr q6, [x3, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d818205 // str q5, [x16, #0x600]
+	WORD $0x3dc052c5 // ldr q5, [x22, #0x140]
+	WORD $0x3cf56886 // ldr q6, [x4, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d819205 // str q5, [x16, #0x640]
+	WORD $0x3dc062c5 // ldr q5, [x22, #0x180]
+	WORD $0x3cf568a6 // ldr q6, [x5, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d81a205 // str q5, [x16, #0x680]
+	WORD $0x3dc072c5 // ldr q5, [x22, #0x1c0]
+	WORD $0x3cf568c6 // ldr q6, [x6, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d81b205 // str q5, [x16, #0x6c0]
+	WORD $0xfc6d79c5 // ldr d5, [x14, x13, lsl #3]
+	WORD $0x3cf76a66 // ldr q6, [x19, x23]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4f3854c6 // shl v6.4s, v6.4s, #0x18
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e24dca5 // fmul v5.4s, v5.4s, v4.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d81c205 // str q5, [x16, #0x700]
+	WORD $0x3cf76a65 // ldr q5, [x19, x23]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
+	WORD $0x4f3054a5 // shl v5.4s, v5.4s, #0x10
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x6f0757e5 // bic v5.4s, #0xff, lsl #16
+	WORD $0x6e24dcc6 // fmul v6.4s, v6.4s, v4.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d81d205 // str q5, [x16, #0x740]
+	WORD $0x3cf56a25 // ldr q5, [x17, x21]
+	WORD $0x3dc082c6 // ldr q6, [x22, #0x200]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d81e205 // str q5, [x16, #0x780]
+	WORD $0x3cf56805 // ldr q5, [x0, x21]
+	WORD $0x3dc092c6 // ldr q6, [x22, #0x240]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d81f205 // str q5, [x16, #0x7c0]
+	WORD $0x3cf56825 // ldr q5, [x1, x21]
+	WORD $0x3dc0a2c6 // ldr q6, [x22, #0x280]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d820205 // str q5, [x16, #0x800]
+	WORD $0x3cf56845 // ldr q5, [x2, x21]
+	WORD $0x3dc0b2c6 // ldr q6, [x22, #0x2c0]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d821205 // str q5, [x16, #0x840]
+	WORD $0x3cf56865 // ldr q5, [x3, x21]
+	WORD $0x3dc0c2c6 // ldr q6, [x22, #0x300]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d822205 // str q5, [x16, #0x880]
+	WORD $0x3cf56885 // ldr q5, [x4, x21]
+	WORD $0x3dc0d2c6 // ldr q6, [x22, #0x340]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d823205 // str q5, [x16, #0x8c0]
+	WORD $0x3cf568a5 // ldr q5, [x5, x21]
+	WORD $0x3dc0e2c6 // ldr q6, [x22, #0x380]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d824205 // str q5, [x16, #0x900]
+	WORD $0x3cf568c5 // ldr q5, [x6, x21]
+	WORD $0x3dc0f2c6 // ldr q6, [x22, #0x3c0]
 	WORD $0x2a1403f5 // mov w21, w20
 	WORD $0x2a1f03f4 // mov w20, wzr
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d825203 // str q3, [x16, #0x940]
-	WORD $0x3cf76a63 // ldr q3, [x19, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f285463 // shl v3.4s, v3.4s, #0x8
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d826203 // str q3, [x16, #0x980]
-	WORD $0x3cf76a63 // ldr q3, [x19, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d825205 // str q5, [x16, #0x940]
+	WORD $0x3cf76a65 // ldr q5, [x19, x23]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
+	WORD $0x4f2854a5 // shl v5.4s, v5.4s, #0x8
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x6e24dcc6 // fmul v6.4s, v6.4s, v4.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d826205 // str q5, [x16, #0x980]
+	WORD $0xfc6d79c5 // ldr d5, [x14, x13, lsl #3]
+	WORD $0x3cf76a66 // ldr q6, [x19, x23]
 	WORD $0x52800037 // mov w23, #0x1 // =1
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d827203 // str q3, [x16, #0x9c0]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e24dca5 // fmul v5.4s, v5.4s, v4.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d827205 // str q5, [x16, #0x9c0]
 	WORD $0x91280210 // add x16, x16, #0xa00
-	WORD $0x3707d675 // tbnz w21, #0x0, 0x1950 <k_untile_q6_k+0x74>
+	WORD $0x3707d5b5 // tbnz w21, #0x0, 0x195c <k_untile_q6_k+0x80>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54ffd421 // b.ne 0x1914 <k_untile_q6_k+0x38>
+	WORD $0x54ffd361 // b.ne 0x1920 <k_untile_q6_k+0x44>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9134816b // add x11, x11, #0xd20
 	WORD $0x8b0c014a // add x10, x10, x12
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffd341 // b.ne 0x190c <k_untile_q6_k+0x30>
+	WORD $0x54ffd281 // b.ne 0x1918 <k_untile_q6_k+0x3c>
 	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
 	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
 	WORD $0xf84307f7 // ldr x23, [sp], #0x30
@@ -2002,9 +2011,9 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_iq4_nl
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400074b // b.lt 0x1fa8 <k_untile_iq4_nl+0xf0>
+	WORD $0x5400074b // b.lt 0x1fcc <k_untile_iq4_nl+0xf0>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1001404b // adr x11, 0x46d0 <k_tile_panel_16_min+0x6f8>
+	WORD $0x1001412b // adr x11, 0x4710 <k_tile_panel_16_min+0x714>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
 	WORD $0xaa1f03eb // mov x11, xzr
@@ -2054,21 +2063,21 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910021ad // add x13, x13, #0x8
 	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
 	WORD $0x3d8081e2 // str q2, [x15, #0x200]
-	WORD $0x54fffa81 // b.ne 0x1ee0 <k_untile_iq4_nl+0x28>
+	WORD $0x54fffa81 // b.ne 0x1f04 <k_untile_iq4_nl+0x28>
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0x9104814a // add x10, x10, #0x120
 	WORD $0x91090129 // add x9, x9, #0x240
 	WORD $0xeb08017f // cmp x11, x8
-	WORD $0x54fff9a1 // b.ne 0x1ed8 <k_untile_iq4_nl+0x20>
+	WORD $0x54fff9a1 // b.ne 0x1efc <k_untile_iq4_nl+0x20>
 	WORD $0xd65f03c0 // ret
 
 	// untile_iq4_xs
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400216b // b.lt 0x23e0 <k_untile_iq4_xs+0x434>
+	WORD $0x5400216b // b.lt 0x2404 <k_untile_iq4_xs+0x434>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f0005e1 // movi v1.4s, #0xf
-	WORD $0x1001388c // adr x12, 0x46d0 <k_tile_panel_16_min+0x6f8>
+	WORD $0x1001396c // adr x12, 0x4710 <k_tile_panel_16_min+0x714>
 	WORD $0x4f010602 // movi v2.4s, #0x30
 	WORD $0x6f0007e3 // mvni v3.4s, #0x1f
 	WORD $0x3dc00184 // ldr q4, [x12]
@@ -2076,9 +2085,9 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x5282400c // mov w12, #0x1200 // =4608
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x9120016e // add x14, x11, #0x800
-	WORD $0x9121016f // add x15, x11, #0x840
-	WORD $0x91218170 // add x16, x11, #0x860
+	WORD $0x9121816e // add x14, x11, #0x860
+	WORD $0x9120016f // add x15, x11, #0x800
+	WORD $0x91210170 // add x16, x11, #0x840
 	WORD $0xd37cedb1 // lsl x17, x13, #4
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0x52800022 // mov w2, #0x1 // =1
@@ -2131,10 +2140,10 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
 	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
 	WORD $0x3d807005 // str q5, [x0, #0x1c0]
-	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0xfc6d7a05 // ldr d5, [x16, x13, lsl #3]
 	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
 	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
-	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x3cf169e6 // ldr q6, [x15, x17]
 	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
 	WORD $0x4e040cc7 // dup v7.4s, w6
 	WORD $0x52800106 // mov w6, #0x8 // =8
@@ -2144,7 +2153,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
 	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
 	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
-	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
 	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
@@ -2190,10 +2199,10 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
 	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
 	WORD $0x3d810005 // str q5, [x0, #0x400]
-	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0xfc6d7a05 // ldr d5, [x16, x13, lsl #3]
 	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
 	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
-	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x3cf169e6 // ldr q6, [x15, x17]
 	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
 	WORD $0x4e040cc7 // dup v7.4s, w6
 	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
@@ -2201,7 +2210,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
 	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
 	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
-	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
 	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
@@ -2247,10 +2256,10 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
 	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
 	WORD $0x3d819005 // str q5, [x0, #0x640]
-	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0xfc6d7a05 // ldr d5, [x16, x13, lsl #3]
 	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
 	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
-	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x3cf169e6 // ldr q6, [x15, x17]
 	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
 	WORD $0x4e040ca7 // dup v7.4s, w5
 	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
@@ -2258,7 +2267,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
 	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
 	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
-	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
 	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
@@ -2307,40 +2316,40 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
 	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
 	WORD $0x3d822005 // str q5, [x0, #0x880]
-	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0xfc6d7a05 // ldr d5, [x16, x13, lsl #3]
 	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
 	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
-	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x3cf169e6 // ldr q6, [x15, x17]
 	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
 	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
 	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
-	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
 	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
 	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
 	WORD $0x3d823005 // str q5, [x0, #0x8c0]
 	WORD $0x91240000 // add x0, x0, #0x900
-	WORD $0x3707e224 // tbnz w4, #0x0, 0x2000 <k_untile_iq4_xs+0x54>
+	WORD $0x3707e224 // tbnz w4, #0x0, 0x2024 <k_untile_iq4_xs+0x54>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54ffe121 // b.ne 0x1fec <k_untile_iq4_xs+0x40>
+	WORD $0x54ffe121 // b.ne 0x2010 <k_untile_iq4_xs+0x40>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9122016b // add x11, x11, #0x880
 	WORD $0x8b0c014a // add x10, x10, x12
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffe001 // b.ne 0x1fdc <k_untile_iq4_xs+0x30>
+	WORD $0x54ffe001 // b.ne 0x2000 <k_untile_iq4_xs+0x30>
 	WORD $0xd65f03c0 // ret
 
 	// untile_mxfp4
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540008ab // b.lt 0x2500 <k_untile_mxfp4+0x11c>
+	WORD $0x540008ab // b.lt 0x2524 <k_untile_mxfp4+0x11c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x0f008421 // movi v1.4h, #0x1
-	WORD $0x1001164b // adr x11, 0x46c0 <k_tile_panel_16_min+0x6e8>
+	WORD $0x1001172b // adr x11, 0x4700 <k_tile_panel_16_min+0x704>
 	WORD $0x4f014402 // movi v2.4s, #0x20, lsl #16
 	WORD $0x6f03d7e3 // mvni v3.4s, #0x7f, msl #16
 	WORD $0x3dc00164 // ldr q4, [x11]
@@ -2400,18 +2409,18 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea384c6 // add v6.4s, v6.4s, v3.4s
 	WORD $0x6e671cc5 // bsl v5.16b, v6.16b, v7.16b
 	WORD $0x3d8081e5 // str q5, [x15, #0x200]
-	WORD $0x54fff981 // b.ne 0x2418 <k_untile_mxfp4+0x34>
+	WORD $0x54fff981 // b.ne 0x243c <k_untile_mxfp4+0x34>
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0x9104414a // add x10, x10, #0x110
 	WORD $0x91090129 // add x9, x9, #0x240
 	WORD $0xeb08017f // cmp x11, x8
-	WORD $0x54fff8a1 // b.ne 0x2410 <k_untile_mxfp4+0x2c>
+	WORD $0x54fff8a1 // b.ne 0x2434 <k_untile_mxfp4+0x2c>
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54004feb // b.lt 0x2f08 <k_tile_panel+0xa04>
+	WORD $0x54004feb // b.lt 0x2f2c <k_tile_panel+0xa04>
 	WORD $0xd10503ff // sub sp, sp, #0x140
 	WORD $0xa943240c // ldp x12, x9, [x0, #0x30]
 	WORD $0xd37ef56b // lsl x11, x11, #2
@@ -2455,13 +2464,13 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9134ff4 // stp x20, x19, [sp, #0x130]
 	WORD $0xa9022fec // stp x12, x11, [sp, #0x20]
 	WORD $0xf9002be0 // str x0, [sp, #0x50]
-	WORD $0x14000007 // b 0x25d8 <k_tile_panel+0xd4>
+	WORD $0x14000007 // b 0x25fc <k_tile_panel+0xd4>
 	WORD $0x3d800202 // str q2, [x16]
 	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
 	WORD $0xf94017eb // ldr x11, [sp, #0x28]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb0b011f // cmp x8, x11
-	WORD $0x54004840 // b.eq 0x2edc <k_tile_panel+0x9d8>
+	WORD $0x54004840 // b.eq 0x2f00 <k_tile_panel+0x9d8>
 	WORD $0xd342fd0c // lsr x12, x8, #2
 	WORD $0xf9401fee // ldr x14, [sp, #0x38]
 	WORD $0xf94027eb // ldr x11, [sp, #0x48]
@@ -2473,16 +2482,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0e0165 // add x5, x11, x14
 	WORD $0xb94037eb // ldr w11, [sp, #0x34]
 	WORD $0x8b0f018c // add x12, x12, x15
-	WORD $0x3400062b // cbz w11, 0x26c8 <k_tile_panel+0x1c4>
+	WORD $0x3400062b // cbz w11, 0x26ec <k_tile_panel+0x1c4>
 	WORD $0xf940240e // ldr x14, [x0, #0x48]
-	WORD $0xb40000ae // cbz x14, 0x2620 <k_tile_panel+0x11c>
+	WORD $0xb40000ae // cbz x14, 0x2644 <k_tile_panel+0x11c>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x262c <k_tile_panel+0x128>
-	WORD $0x14000029 // b 0x26c0 <k_tile_panel+0x1bc>
+	WORD $0x540000aa // b.ge 0x2650 <k_tile_panel+0x128>
+	WORD $0x14000029 // b 0x26e4 <k_tile_panel+0x1bc>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540004cb // b.lt 0x26c0 <k_tile_panel+0x1bc>
+	WORD $0x540004cb // b.lt 0x26e4 <k_tile_panel+0x1bc>
 	WORD $0xf940100e // ldr x14, [x0, #0x20]
 	WORD $0xf9400feb // ldr x11, [sp, #0x18]
 	WORD $0xaa0c03f0 // mov x16, x12
@@ -2519,26 +2528,26 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4021c4 // ldr s4, [x14, #0x20]
 	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2650 <k_tile_panel+0x14c>
+	WORD $0x54fffca8 // b.hi 0x2674 <k_tile_panel+0x14c>
 	WORD $0xf94013f0 // ldr x16, [sp, #0x20]
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x9100220f // add x15, x16, #0x8
 	WORD $0xf9002fe8 // str x8, [sp, #0x58]
 	WORD $0xeb0d01ff // cmp x15, x13
-	WORD $0x5400036d // b.le 0x2740 <k_tile_panel+0x23c>
+	WORD $0x5400036d // b.le 0x2764 <k_tile_panel+0x23c>
 	WORD $0xaa1003e6 // mov x6, x16
 	WORD $0x910010d6 // add x22, x6, #0x4
 	WORD $0xeb0d02df // cmp x22, x13
-	WORD $0x540020ad // b.le 0x2af8 <k_tile_panel+0x5f4>
+	WORD $0x540020ad // b.le 0x2b1c <k_tile_panel+0x5f4>
 	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
 	WORD $0xf94077f9 // ldr x25, [sp, #0xe8]
 	WORD $0xaa0603f0 // mov x16, x6
 	WORD $0x91000a0e // add x14, x16, #0x2
 	WORD $0xeb0d01df // cmp x14, x13
-	WORD $0x5400300d // b.le 0x2cfc <k_tile_panel+0x7f8>
+	WORD $0x5400300d // b.le 0x2d20 <k_tile_panel+0x7f8>
 	WORD $0xaa1003f1 // mov x17, x16
 	WORD $0xeb0d023f // cmp x17, x13
-	WORD $0x54fff5ea // b.ge 0x25c4 <k_tile_panel+0xc0>
+	WORD $0x54fff5ea // b.ge 0x25e8 <k_tile_panel+0xc0>
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xcb0a022b // sub x11, x17, x10
 	WORD $0xf100023f // cmp x17, #0x0
@@ -2547,11 +2556,11 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0808b0 // add x16, x5, x8, lsl #2
 	WORD $0x91000e28 // add x8, x17, #0x3
 	WORD $0x9a91b10e // csel x14, x8, x17, lt
-	WORD $0xb400386b // cbz x11, 0x2e38 <k_tile_panel+0x934>
+	WORD $0xb400386b // cbz x11, 0x2e5c <k_tile_panel+0x934>
 	WORD $0x3dc00202 // ldr q2, [x16]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400386a // b.ge 0x2e44 <k_tile_panel+0x940>
-	WORD $0x17ffffa1 // b 0x25c0 <k_tile_panel+0xbc>
+	WORD $0x5400386a // b.ge 0x2e68 <k_tile_panel+0x940>
+	WORD $0x17ffffa1 // b 0x25e4 <k_tile_panel+0xbc>
 	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
 	WORD $0xf9400415 // ldr x21, [x0, #0x8]
 	WORD $0xf9402416 // ldr x22, [x0, #0x48]
@@ -2564,7 +2573,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37df1da // lsl x26, x14, #3
 	WORD $0xd37ef639 // lsl x25, x17, #2
 	WORD $0xcb14003b // sub x27, x1, x20
-	WORD $0x1400000d // b 0x27a4 <k_tile_panel+0x2a0>
+	WORD $0x1400000d // b 0x27c8 <k_tile_panel+0x2a0>
 	WORD $0x910020cf // add x15, x6, #0x8
 	WORD $0xaa0603f0 // mov x16, x6
 	WORD $0x3d8003a4 // str q4, [x29]
@@ -2576,7 +2585,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb96ba3 // str q3, [x29, x25]
 	WORD $0x3cba6ba1 // str q1, [x29, x26]
 	WORD $0x3cbb6ba0 // str q0, [x29, x27]
-	WORD $0x54fff9ec // b.gt 0x26dc <k_tile_panel+0x1d8>
+	WORD $0x54fff9ec // b.gt 0x2700 <k_tile_panel+0x1d8>
 	WORD $0xcb0a020e // sub x14, x16, x10
 	WORD $0xf100021f // cmp x16, #0x0
 	WORD $0x91000a01 // add x1, x16, #0x2
@@ -2596,7 +2605,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0608bd // add x29, x5, x6, lsl #2
 	WORD $0xaa0f03e6 // mov x6, x15
 	WORD $0x9a83b04f // csel x15, x2, x3, lt
-	WORD $0xb4000196 // cbz x22, 0x2820 <k_tile_panel+0x31c>
+	WORD $0xb4000196 // cbz x22, 0x2844 <k_tile_panel+0x31c>
 	WORD $0x3dc003a4 // ldr q4, [x29]
 	WORD $0x3cf46ba5 // ldr q5, [x29, x20]
 	WORD $0x3cf76ba6 // ldr q6, [x29, x23]
@@ -2606,8 +2615,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cfa6ba1 // ldr q1, [x29, x26]
 	WORD $0x3cfb6ba0 // ldr q0, [x29, x27]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400018a // b.ge 0x2848 <k_tile_panel+0x344>
-	WORD $0x17ffffd6 // b 0x2774 <k_tile_panel+0x270>
+	WORD $0x5400018a // b.ge 0x286c <k_tile_panel+0x344>
+	WORD $0x17ffffd6 // b 0x2798 <k_tile_panel+0x270>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -2617,7 +2626,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fff98b // b.lt 0x2774 <k_tile_panel+0x270>
+	WORD $0x54fff98b // b.lt 0x2798 <k_tile_panel+0x270>
 	WORD $0xd342fc82 // lsr x2, x4, #2
 	WORD $0xd342ffc8 // lsr x8, x30, #2
 	WORD $0xd342fdcb // lsr x11, x14, #2
@@ -2788,8 +2797,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f941140 // fmla v0.4s, v10.4s, v20.s[0]
 	WORD $0x3d8027f0 // str q16, [sp, #0x90]
 	WORD $0x3dc027e1 // ldr q1, [sp, #0x90]
-	WORD $0x54ffee08 // b.hi 0x28b0 <k_tile_panel+0x3ac>
-	WORD $0x17ffff20 // b 0x2774 <k_tile_panel+0x270>
+	WORD $0x54ffee08 // b.hi 0x28d4 <k_tile_panel+0x3ac>
+	WORD $0x17ffff20 // b 0x2798 <k_tile_panel+0x270>
 	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
 	WORD $0xf94077f9 // ldr x25, [sp, #0xe8]
 	WORD $0xa9418411 // ldp x17, x1, [x0, #0x18]
@@ -2798,7 +2807,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b11062e // add x14, x17, x17, lsl #1
 	WORD $0xd37df227 // lsl x7, x17, #3
 	WORD $0xd37ef5d3 // lsl x19, x14, #2
-	WORD $0x14000009 // b 0x2b3c <k_tile_panel+0x638>
+	WORD $0x14000009 // b 0x2b60 <k_tile_panel+0x638>
 	WORD $0x91001216 // add x22, x16, #0x4
 	WORD $0xaa1003e6 // mov x6, x16
 	WORD $0x3d800285 // str q5, [x20]
@@ -2806,7 +2815,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb56a84 // str q4, [x20, x21]
 	WORD $0x3ca76a83 // str q3, [x20, x7]
 	WORD $0x3cb36a82 // str q2, [x20, x19]
-	WORD $0x54ffddec // b.gt 0x26f4 <k_tile_panel+0x1f0>
+	WORD $0x54ffddec // b.gt 0x2718 <k_tile_panel+0x1f0>
 	WORD $0xcb0a00c8 // sub x8, x6, x10
 	WORD $0x91000ccb // add x11, x6, #0x3
 	WORD $0xf10000df // cmp x6, #0x0
@@ -2819,20 +2828,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1603f0 // mov x16, x22
 	WORD $0x9a8eb176 // csel x22, x11, x14, lt
 	WORD $0x8b0808b4 // add x20, x5, x8, lsl #2
-	WORD $0xb4000104 // cbz x4, 0x2b8c <k_tile_panel+0x688>
+	WORD $0xb4000104 // cbz x4, 0x2bb0 <k_tile_panel+0x688>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf56a84 // ldr q4, [x20, x21]
 	WORD $0x3ce76a83 // ldr q3, [x20, x7]
 	WORD $0x3cf36a82 // ldr q2, [x20, x19]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x2ba4 <k_tile_panel+0x6a0>
-	WORD $0x17ffffe5 // b 0x2b1c <k_tile_panel+0x618>
+	WORD $0x5400010a // b.ge 0x2bc8 <k_tile_panel+0x6a0>
+	WORD $0x17ffffe5 // b 0x2b40 <k_tile_panel+0x618>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x2b1c <k_tile_panel+0x618>
+	WORD $0x54fffbeb // b.lt 0x2b40 <k_tile_panel+0x618>
 	WORD $0xd342fde8 // lsr x8, x15, #2
 	WORD $0xd342fecb // lsr x11, x22, #2
 	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
@@ -2917,18 +2926,18 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f861244 // fmla v4.4s, v18.4s, v6.s[0]
 	WORD $0x4f871263 // fmla v3.4s, v19.4s, v7.s[0]
 	WORD $0x4f901282 // fmla v2.4s, v20.4s, v16.s[0]
-	WORD $0x54fff748 // b.hi 0x2bdc <k_tile_panel+0x6d8>
-	WORD $0x17ffff89 // b 0x2b1c <k_tile_panel+0x618>
+	WORD $0x54fff748 // b.hi 0x2c00 <k_tile_panel+0x6d8>
+	WORD $0x17ffff89 // b 0x2b40 <k_tile_panel+0x618>
 	WORD $0xa9419003 // ldp x3, x4, [x0, #0x18]
 	WORD $0xf9400401 // ldr x1, [x0, #0x8]
 	WORD $0xf9402406 // ldr x6, [x0, #0x48]
-	WORD $0x14000007 // b 0x2d24 <k_tile_panel+0x820>
+	WORD $0x14000007 // b 0x2d48 <k_tile_panel+0x820>
 	WORD $0x91000a2e // add x14, x17, #0x2
 	WORD $0xaa1103f0 // mov x16, x17
 	WORD $0x3d8000e3 // str q3, [x7]
 	WORD $0xeb0d01df // cmp x14, x13
 	WORD $0x3cb368e2 // str q2, [x7, x19]
-	WORD $0x54ffcf2c // b.gt 0x2704 <k_tile_panel+0x200>
+	WORD $0x54ffcf2c // b.gt 0x2728 <k_tile_panel+0x200>
 	WORD $0xcb0a0208 // sub x8, x16, x10
 	WORD $0xf100021f // cmp x16, #0x0
 	WORD $0xd37ef473 // lsl x19, x3, #2
@@ -2937,16 +2946,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0808a7 // add x7, x5, x8, lsl #2
 	WORD $0x91000e08 // add x8, x16, #0x3
 	WORD $0x9a90b10e // csel x14, x8, x16, lt
-	WORD $0xb40000c6 // cbz x6, 0x2d5c <k_tile_panel+0x858>
+	WORD $0xb40000c6 // cbz x6, 0x2d80 <k_tile_panel+0x858>
 	WORD $0x3dc000e3 // ldr q3, [x7]
 	WORD $0x3cf368e2 // ldr q2, [x7, x19]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x2d6c <k_tile_panel+0x868>
-	WORD $0x17ffffed // b 0x2d0c <k_tile_panel+0x808>
+	WORD $0x540000ca // b.ge 0x2d90 <k_tile_panel+0x868>
+	WORD $0x17ffffed // b 0x2d30 <k_tile_panel+0x808>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x2d0c <k_tile_panel+0x808>
+	WORD $0x54fffd2b // b.lt 0x2d30 <k_tile_panel+0x808>
 	WORD $0xd342fdc8 // lsr x8, x14, #2
 	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
 	WORD $0xaa1903f4 // mov x20, x25
@@ -2996,11 +3005,11 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91040210 // add x16, x16, #0x100
 	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
 	WORD $0x4f801023 // fmla v3.4s, v1.4s, v0.s[0]
-	WORD $0x54fffae8 // b.hi 0x2d8c <k_tile_panel+0x888>
-	WORD $0x17ffffb6 // b 0x2d0c <k_tile_panel+0x808>
+	WORD $0x54fffae8 // b.hi 0x2db0 <k_tile_panel+0x888>
+	WORD $0x17ffffb6 // b 0x2d30 <k_tile_panel+0x808>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffbc0b // b.lt 0x25c0 <k_tile_panel+0xbc>
+	WORD $0x54ffbc0b // b.lt 0x25e4 <k_tile_panel+0xbc>
 	WORD $0xd342fdc8 // lsr x8, x14, #2
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xaa1903ef // mov x15, x25
@@ -3037,8 +3046,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4021c1 // ldr s1, [x14, #0x20]
 	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffca8 // b.hi 0x2e68 <k_tile_panel+0x964>
-	WORD $0x17fffdba // b 0x25c0 <k_tile_panel+0xbc>
+	WORD $0x54fffca8 // b.hi 0x2e8c <k_tile_panel+0x964>
+	WORD $0x17fffdba // b 0x25e4 <k_tile_panel+0xbc>
 	WORD $0xa9534ff4 // ldp x20, x19, [sp, #0x130]
 	WORD $0xf94073fd // ldr x29, [sp, #0xe0]
 	WORD $0xa95257f6 // ldp x22, x21, [sp, #0x120]
@@ -3055,7 +3064,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_min
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400534b // b.lt 0x397c <k_tile_panel_min+0xa70>
+	WORD $0x5400534b // b.lt 0x39a0 <k_tile_panel_min+0xa70>
 	WORD $0xd10503ff // sub sp, sp, #0x140
 	WORD $0xa943240c // ldp x12, x9, [x0, #0x30]
 	WORD $0xd37ef56b // lsl x11, x11, #2
@@ -3101,13 +3110,13 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9002be0 // str x0, [sp, #0x50]
 	WORD $0x3d8027f9 // str q25, [sp, #0x90]
 	WORD $0x3d801beb // str q11, [sp, #0x60]
-	WORD $0x14000007 // b 0x2fe8 <k_tile_panel_min+0xdc>
+	WORD $0x14000007 // b 0x300c <k_tile_panel_min+0xdc>
 	WORD $0x3d800202 // str q2, [x16]
 	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
 	WORD $0xf94017eb // ldr x11, [sp, #0x28]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb0b011f // cmp x8, x11
-	WORD $0x54004b60 // b.eq 0x3950 <k_tile_panel_min+0xa44>
+	WORD $0x54004b60 // b.eq 0x3974 <k_tile_panel_min+0xa44>
 	WORD $0xd342fd0c // lsr x12, x8, #2
 	WORD $0xf9401fee // ldr x14, [sp, #0x38]
 	WORD $0xf94027eb // ldr x11, [sp, #0x48]
@@ -3119,16 +3128,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0e0165 // add x5, x11, x14
 	WORD $0xb94037eb // ldr w11, [sp, #0x34]
 	WORD $0x8b0f018c // add x12, x12, x15
-	WORD $0x3400068b // cbz w11, 0x30e4 <k_tile_panel_min+0x1d8>
+	WORD $0x3400068b // cbz w11, 0x3108 <k_tile_panel_min+0x1d8>
 	WORD $0xf940240e // ldr x14, [x0, #0x48]
-	WORD $0xb40000ae // cbz x14, 0x3030 <k_tile_panel_min+0x124>
+	WORD $0xb40000ae // cbz x14, 0x3054 <k_tile_panel_min+0x124>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x303c <k_tile_panel_min+0x130>
-	WORD $0x1400002c // b 0x30dc <k_tile_panel_min+0x1d0>
+	WORD $0x540000aa // b.ge 0x3060 <k_tile_panel_min+0x130>
+	WORD $0x1400002c // b 0x3100 <k_tile_panel_min+0x1d0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400052b // b.lt 0x30dc <k_tile_panel_min+0x1d0>
+	WORD $0x5400052b // b.lt 0x3100 <k_tile_panel_min+0x1d0>
 	WORD $0xf940100e // ldr x14, [x0, #0x20]
 	WORD $0xf9400feb // ldr x11, [sp, #0x18]
 	WORD $0xaa0c03f0 // mov x16, x12
@@ -3168,26 +3177,26 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x910a0210 // add x16, x16, #0x280
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x3060 <k_tile_panel_min+0x154>
+	WORD $0x54fffc48 // b.hi 0x3084 <k_tile_panel_min+0x154>
 	WORD $0xf94013f0 // ldr x16, [sp, #0x20]
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x9100220f // add x15, x16, #0x8
 	WORD $0xf9002fe8 // str x8, [sp, #0x58]
 	WORD $0xeb0d01ff // cmp x15, x13
-	WORD $0x5400036d // b.le 0x315c <k_tile_panel_min+0x250>
+	WORD $0x5400036d // b.le 0x3180 <k_tile_panel_min+0x250>
 	WORD $0xaa1003e6 // mov x6, x16
 	WORD $0x910010d6 // add x22, x6, #0x4
 	WORD $0xeb0d02df // cmp x22, x13
-	WORD $0x5400214d // b.le 0x3528 <k_tile_panel_min+0x61c>
+	WORD $0x5400214d // b.le 0x354c <k_tile_panel_min+0x61c>
 	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
 	WORD $0xf94077f9 // ldr x25, [sp, #0xe8]
 	WORD $0xaa0603f0 // mov x16, x6
 	WORD $0x91000a0e // add x14, x16, #0x2
 	WORD $0xeb0d01df // cmp x14, x13
-	WORD $0x540031cd // b.le 0x3750 <k_tile_panel_min+0x844>
+	WORD $0x540031cd // b.le 0x3774 <k_tile_panel_min+0x844>
 	WORD $0xaa1003f1 // mov x17, x16
 	WORD $0xeb0d023f // cmp x17, x13
-	WORD $0x54fff58a // b.ge 0x2fd4 <k_tile_panel_min+0xc8>
+	WORD $0x54fff58a // b.ge 0x2ff8 <k_tile_panel_min+0xc8>
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xcb0a022b // sub x11, x17, x10
 	WORD $0xf100023f // cmp x17, #0x0
@@ -3196,11 +3205,11 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0808b0 // add x16, x5, x8, lsl #2
 	WORD $0x91000e28 // add x8, x17, #0x3
 	WORD $0x9a91b10e // csel x14, x8, x17, lt
-	WORD $0xb4003acb // cbz x11, 0x38a0 <k_tile_panel_min+0x994>
+	WORD $0xb4003acb // cbz x11, 0x38c4 <k_tile_panel_min+0x994>
 	WORD $0x3dc00202 // ldr q2, [x16]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54003aca // b.ge 0x38ac <k_tile_panel_min+0x9a0>
-	WORD $0x17ffff9e // b 0x2fd0 <k_tile_panel_min+0xc4>
+	WORD $0x54003aca // b.ge 0x38d0 <k_tile_panel_min+0x9a0>
+	WORD $0x17ffff9e // b 0x2ff4 <k_tile_panel_min+0xc4>
 	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
 	WORD $0xf9400415 // ldr x21, [x0, #0x8]
 	WORD $0xf9402416 // ldr x22, [x0, #0x48]
@@ -3213,7 +3222,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37df1da // lsl x26, x14, #3
 	WORD $0xd37ef639 // lsl x25, x17, #2
 	WORD $0xcb14003b // sub x27, x1, x20
-	WORD $0x1400000d // b 0x31c0 <k_tile_panel_min+0x2b4>
+	WORD $0x1400000d // b 0x31e4 <k_tile_panel_min+0x2b4>
 	WORD $0x910020cf // add x15, x6, #0x8
 	WORD $0xaa0603f0 // mov x16, x6
 	WORD $0x3d8003b6 // str q22, [x29]
@@ -3225,7 +3234,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb96bb1 // str q17, [x29, x25]
 	WORD $0x3cba6ba7 // str q7, [x29, x26]
 	WORD $0x3cbb6bb3 // str q19, [x29, x27]
-	WORD $0x54fff9ec // b.gt 0x30f8 <k_tile_panel_min+0x1ec>
+	WORD $0x54fff9ec // b.gt 0x311c <k_tile_panel_min+0x1ec>
 	WORD $0xcb0a020e // sub x14, x16, x10
 	WORD $0xf100021f // cmp x16, #0x0
 	WORD $0x91000a01 // add x1, x16, #0x2
@@ -3245,7 +3254,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0608bd // add x29, x5, x6, lsl #2
 	WORD $0xaa0f03e6 // mov x6, x15
 	WORD $0x9a83b04f // csel x15, x2, x3, lt
-	WORD $0xb4000196 // cbz x22, 0x323c <k_tile_panel_min+0x330>
+	WORD $0xb4000196 // cbz x22, 0x3260 <k_tile_panel_min+0x330>
 	WORD $0x3dc003b6 // ldr q22, [x29]
 	WORD $0x3cf46ba4 // ldr q4, [x29, x20]
 	WORD $0x3cf76ba5 // ldr q5, [x29, x23]
@@ -3255,8 +3264,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cfa6ba7 // ldr q7, [x29, x26]
 	WORD $0x3cfb6bb3 // ldr q19, [x29, x27]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400018a // b.ge 0x3264 <k_tile_panel_min+0x358>
-	WORD $0x17ffffd6 // b 0x3190 <k_tile_panel_min+0x284>
+	WORD $0x5400018a // b.ge 0x3288 <k_tile_panel_min+0x358>
+	WORD $0x17ffffd6 // b 0x31b4 <k_tile_panel_min+0x284>
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -3266,7 +3275,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fff98b // b.lt 0x3190 <k_tile_panel_min+0x284>
+	WORD $0x54fff98b // b.lt 0x31b4 <k_tile_panel_min+0x284>
 	WORD $0xd342fc82 // lsr x2, x4, #2
 	WORD $0xd342ffc8 // lsr x8, x30, #2
 	WORD $0xd342fdcb // lsr x11, x14, #2
@@ -3442,8 +3451,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x91040021 // add x1, x1, #0x100
 	WORD $0x910a0084 // add x4, x4, #0x280
-	WORD $0x54ffed68 // b.hi 0x32cc <k_tile_panel_min+0x3c0>
-	WORD $0x17ffff1b // b 0x3190 <k_tile_panel_min+0x284>
+	WORD $0x54ffed68 // b.hi 0x32f0 <k_tile_panel_min+0x3c0>
+	WORD $0x17ffff1b // b 0x31b4 <k_tile_panel_min+0x284>
 	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
 	WORD $0xf94077f9 // ldr x25, [sp, #0xe8]
 	WORD $0xa9418411 // ldp x17, x1, [x0, #0x18]
@@ -3452,7 +3461,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b11062e // add x14, x17, x17, lsl #1
 	WORD $0xd37df227 // lsl x7, x17, #3
 	WORD $0xd37ef5d3 // lsl x19, x14, #2
-	WORD $0x14000009 // b 0x356c <k_tile_panel_min+0x660>
+	WORD $0x14000009 // b 0x3590 <k_tile_panel_min+0x660>
 	WORD $0x91001216 // add x22, x16, #0x4
 	WORD $0xaa1003e6 // mov x6, x16
 	WORD $0x3d800285 // str q5, [x20]
@@ -3460,7 +3469,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb56a84 // str q4, [x20, x21]
 	WORD $0x3ca76a83 // str q3, [x20, x7]
 	WORD $0x3cb36a82 // str q2, [x20, x19]
-	WORD $0x54ffdd4c // b.gt 0x3110 <k_tile_panel_min+0x204>
+	WORD $0x54ffdd4c // b.gt 0x3134 <k_tile_panel_min+0x204>
 	WORD $0xcb0a00c8 // sub x8, x6, x10
 	WORD $0x91000ccb // add x11, x6, #0x3
 	WORD $0xf10000df // cmp x6, #0x0
@@ -3473,20 +3482,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1603f0 // mov x16, x22
 	WORD $0x9a8eb176 // csel x22, x11, x14, lt
 	WORD $0x8b0808b4 // add x20, x5, x8, lsl #2
-	WORD $0xb4000104 // cbz x4, 0x35bc <k_tile_panel_min+0x6b0>
+	WORD $0xb4000104 // cbz x4, 0x35e0 <k_tile_panel_min+0x6b0>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf56a84 // ldr q4, [x20, x21]
 	WORD $0x3ce76a83 // ldr q3, [x20, x7]
 	WORD $0x3cf36a82 // ldr q2, [x20, x19]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x35d4 <k_tile_panel_min+0x6c8>
-	WORD $0x17ffffe5 // b 0x354c <k_tile_panel_min+0x640>
+	WORD $0x5400010a // b.ge 0x35f8 <k_tile_panel_min+0x6c8>
+	WORD $0x17ffffe5 // b 0x3570 <k_tile_panel_min+0x640>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x354c <k_tile_panel_min+0x640>
+	WORD $0x54fffbeb // b.lt 0x3570 <k_tile_panel_min+0x640>
 	WORD $0xd342fde8 // lsr x8, x15, #2
 	WORD $0xd342fecb // lsr x11, x22, #2
 	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
@@ -3580,18 +3589,18 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f861004 // fmla v4.4s, v0.4s, v6.s[0]
 	WORD $0x4f871003 // fmla v3.4s, v0.4s, v7.s[0]
 	WORD $0x4f901002 // fmla v2.4s, v0.4s, v16.s[0]
-	WORD $0x54fff628 // b.hi 0x360c <k_tile_panel_min+0x700>
-	WORD $0x17ffff80 // b 0x354c <k_tile_panel_min+0x640>
+	WORD $0x54fff628 // b.hi 0x3630 <k_tile_panel_min+0x700>
+	WORD $0x17ffff80 // b 0x3570 <k_tile_panel_min+0x640>
 	WORD $0xa9419003 // ldp x3, x4, [x0, #0x18]
 	WORD $0xf9400401 // ldr x1, [x0, #0x8]
 	WORD $0xf9402406 // ldr x6, [x0, #0x48]
-	WORD $0x14000007 // b 0x3778 <k_tile_panel_min+0x86c>
+	WORD $0x14000007 // b 0x379c <k_tile_panel_min+0x86c>
 	WORD $0x91000a2e // add x14, x17, #0x2
 	WORD $0xaa1103f0 // mov x16, x17
 	WORD $0x3d8000e3 // str q3, [x7]
 	WORD $0xeb0d01df // cmp x14, x13
 	WORD $0x3cb368e2 // str q2, [x7, x19]
-	WORD $0x54ffcd6c // b.gt 0x3120 <k_tile_panel_min+0x214>
+	WORD $0x54ffcd6c // b.gt 0x3144 <k_tile_panel_min+0x214>
 	WORD $0xcb0a0208 // sub x8, x16, x10
 	WORD $0xf100021f // cmp x16, #0x0
 	WORD $0xd37ef473 // lsl x19, x3, #2
@@ -3600,16 +3609,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0808a7 // add x7, x5, x8, lsl #2
 	WORD $0x91000e08 // add x8, x16, #0x3
 	WORD $0x9a90b10e // csel x14, x8, x16, lt
-	WORD $0xb40000c6 // cbz x6, 0x37b0 <k_tile_panel_min+0x8a4>
+	WORD $0xb40000c6 // cbz x6, 0x37d4 <k_tile_panel_min+0x8a4>
 	WORD $0x3dc000e3 // ldr q3, [x7]
 	WORD $0x3cf368e2 // ldr q2, [x7, x19]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x37c0 <k_tile_panel_min+0x8b4>
-	WORD $0x17ffffed // b 0x3760 <k_tile_panel_min+0x854>
+	WORD $0x540000ca // b.ge 0x37e4 <k_tile_panel_min+0x8b4>
+	WORD $0x17ffffed // b 0x3784 <k_tile_panel_min+0x854>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x3760 <k_tile_panel_min+0x854>
+	WORD $0x54fffd2b // b.lt 0x3784 <k_tile_panel_min+0x854>
 	WORD $0xd342fdc8 // lsr x8, x14, #2
 	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
 	WORD $0xaa1903f4 // mov x20, x25
@@ -3664,11 +3673,11 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a02b5 // add x21, x21, #0x280
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
 	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
-	WORD $0x54fffa48 // b.hi 0x37e0 <k_tile_panel_min+0x8d4>
-	WORD $0x17ffffb1 // b 0x3760 <k_tile_panel_min+0x854>
+	WORD $0x54fffa48 // b.hi 0x3804 <k_tile_panel_min+0x8d4>
+	WORD $0x17ffffb1 // b 0x3784 <k_tile_panel_min+0x854>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffb94b // b.lt 0x2fd0 <k_tile_panel_min+0xc4>
+	WORD $0x54ffb94b // b.lt 0x2ff4 <k_tile_panel_min+0xc4>
 	WORD $0xd342fdc8 // lsr x8, x14, #2
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xaa1903ef // mov x15, x25
@@ -3708,8 +3717,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x910a018c // add x12, x12, #0x280
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffc48 // b.hi 0x38d0 <k_tile_panel_min+0x9c4>
-	WORD $0x17fffda1 // b 0x2fd0 <k_tile_panel_min+0xc4>
+	WORD $0x54fffc48 // b.hi 0x38f4 <k_tile_panel_min+0x9c4>
+	WORD $0x17fffda1 // b 0x2ff4 <k_tile_panel_min+0xc4>
 	WORD $0xa9534ff4 // ldp x20, x19, [sp, #0x130]
 	WORD $0xf94073fd // ldr x29, [sp, #0xe0]
 	WORD $0xa95257f6 // ldp x22, x21, [sp, #0x120]
@@ -3726,7 +3735,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_16
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400326b // b.lt 0x3fd4 <k_tile_panel_16+0x654>
+	WORD $0x5400326b // b.lt 0x3ff8 <k_tile_panel_16+0x654>
 	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
 	WORD $0xd37ef570 // lsl x16, x11, #2
@@ -3763,11 +3772,11 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
 	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
 	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
-	WORD $0x14000005 // b 0x3a30 <k_tile_panel_16+0xb0>
+	WORD $0x14000005 // b 0x3a54 <k_tile_panel_16+0xb0>
 	WORD $0x3d800222 // str q2, [x17]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb02011f // cmp x8, x2
-	WORD $0x54002c40 // b.eq 0x3fb4 <k_tile_panel_16+0x634>
+	WORD $0x54002c40 // b.eq 0x3fd8 <k_tile_panel_16+0x634>
 	WORD $0xd342fd10 // lsr x16, x8, #2
 	WORD $0xd37ced11 // lsl x17, x8, #4
 	WORD $0x9b0e2e10 // madd x16, x16, x14, x11
@@ -3775,16 +3784,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b110185 // add x5, x12, x17
 	WORD $0xaa0a03f1 // mov x17, x10
 	WORD $0x8b010210 // add x16, x16, x1
-	WORD $0x340006af // cbz w15, 0x3b20 <k_tile_panel_16+0x1a0>
+	WORD $0x340006af // cbz w15, 0x3b44 <k_tile_panel_16+0x1a0>
 	WORD $0xf9402411 // ldr x17, [x0, #0x48]
-	WORD $0xb40000b1 // cbz x17, 0x3a68 <k_tile_panel_16+0xe8>
+	WORD $0xb40000b1 // cbz x17, 0x3a8c <k_tile_panel_16+0xe8>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x3a74 <k_tile_panel_16+0xf4>
-	WORD $0x1400002d // b 0x3b18 <k_tile_panel_16+0x198>
+	WORD $0x540000aa // b.ge 0x3a98 <k_tile_panel_16+0xf4>
+	WORD $0x1400002d // b 0x3b3c <k_tile_panel_16+0x198>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400054b // b.lt 0x3b18 <k_tile_panel_16+0x198>
+	WORD $0x5400054b // b.lt 0x3b3c <k_tile_panel_16+0x198>
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0xf94007e1 // ldr x1, [sp, #0x8]
 	WORD $0xaa1003e4 // mov x4, x16
@@ -3825,19 +3834,19 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402223 // ldr s3, [x17, #0x20]
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fffc28 // b.hi 0x3a98 <k_tile_panel_16+0x118>
+	WORD $0x54fffc28 // b.hi 0x3abc <k_tile_panel_16+0x118>
 	WORD $0xf94017f1 // ldr x17, [sp, #0x28]
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x91001221 // add x1, x17, #0x4
 	WORD $0xeb0d003f // cmp x1, x13
-	WORD $0x540002ad // b.le 0x3b7c <k_tile_panel_16+0x1fc>
+	WORD $0x540002ad // b.le 0x3ba0 <k_tile_panel_16+0x1fc>
 	WORD $0xaa1103e6 // mov x6, x17
 	WORD $0x910008d6 // add x22, x6, #0x2
 	WORD $0xeb0d02df // cmp x22, x13
-	WORD $0x5400136d // b.le 0x3da4 <k_tile_panel_16+0x424>
+	WORD $0x5400136d // b.le 0x3dc8 <k_tile_panel_16+0x424>
 	WORD $0xaa0603e4 // mov x4, x6
 	WORD $0xeb0d009f // cmp x4, x13
-	WORD $0x54fff70a // b.ge 0x3a24 <k_tile_panel_16+0xa4>
+	WORD $0x54fff70a // b.ge 0x3a48 <k_tile_panel_16+0xa4>
 	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
 	WORD $0xcb0a0081 // sub x1, x4, x10
 	WORD $0xf9402406 // ldr x6, [x0, #0x48]
@@ -3846,11 +3855,11 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91000c81 // add x1, x4, #0x3
 	WORD $0x9a84b021 // csel x1, x1, x4, lt
 	WORD $0x8b1108b1 // add x17, x5, x17, lsl #2
-	WORD $0xb4001cc6 // cbz x6, 0x3f00 <k_tile_panel_16+0x580>
+	WORD $0xb4001cc6 // cbz x6, 0x3f24 <k_tile_panel_16+0x580>
 	WORD $0x3dc00222 // ldr q2, [x17]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54001cca // b.ge 0x3f0c <k_tile_panel_16+0x58c>
-	WORD $0x17ffffaa // b 0x3a20 <k_tile_panel_16+0xa0>
+	WORD $0x54001cca // b.ge 0x3f30 <k_tile_panel_16+0x58c>
+	WORD $0x17ffffaa // b 0x3a44 <k_tile_panel_16+0xa0>
 	WORD $0xa9419007 // ldp x7, x4, [x0, #0x18]
 	WORD $0xf9400413 // ldr x19, [x0, #0x8]
 	WORD $0xf9402414 // ldr x20, [x0, #0x48]
@@ -3859,7 +3868,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37df0f5 // lsl x21, x7, #3
 	WORD $0xd37ef4d6 // lsl x22, x6, #2
 	WORD $0xd1040097 // sub x23, x4, #0x100
-	WORD $0x14000009 // b 0x3bc0 <k_tile_panel_16+0x240>
+	WORD $0x14000009 // b 0x3be4 <k_tile_panel_16+0x240>
 	WORD $0x910010c1 // add x1, x6, #0x4
 	WORD $0xaa0603f1 // mov x17, x6
 	WORD $0x3d800303 // str q3, [x24]
@@ -3867,7 +3876,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb96b05 // str q5, [x24, x25]
 	WORD $0x3cb56b04 // str q4, [x24, x21]
 	WORD $0x3cb66b02 // str q2, [x24, x22]
-	WORD $0x54fffbac // b.gt 0x3b30 <k_tile_panel_16+0x1b0>
+	WORD $0x54fffbac // b.gt 0x3b54 <k_tile_panel_16+0x1b0>
 	WORD $0xcb0a0224 // sub x4, x17, x10
 	WORD $0xf100023f // cmp x17, #0x0
 	WORD $0x9100163b // add x27, x17, #0x5
@@ -3880,20 +3889,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
 	WORD $0xaa0103e6 // mov x6, x1
 	WORD $0x9a84b361 // csel x1, x27, x4, lt
-	WORD $0xb4000114 // cbz x20, 0x3c10 <k_tile_panel_16+0x290>
+	WORD $0xb4000114 // cbz x20, 0x3c34 <k_tile_panel_16+0x290>
 	WORD $0x3dc00303 // ldr q3, [x24]
 	WORD $0x3cf96b05 // ldr q5, [x24, x25]
 	WORD $0x3cf56b04 // ldr q4, [x24, x21]
 	WORD $0x3cf66b02 // ldr q2, [x24, x22]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x3c28 <k_tile_panel_16+0x2a8>
-	WORD $0x17ffffe5 // b 0x3ba0 <k_tile_panel_16+0x220>
+	WORD $0x5400010a // b.ge 0x3c4c <k_tile_panel_16+0x2a8>
+	WORD $0x17ffffe5 // b 0x3bc4 <k_tile_panel_16+0x220>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x3ba0 <k_tile_panel_16+0x220>
+	WORD $0x54fffbeb // b.lt 0x3bc4 <k_tile_panel_16+0x220>
 	WORD $0x9342ff5a // asr x26, x26, #2
 	WORD $0x9342fc21 // asr x1, x1, #2
 	WORD $0xaa0303fd // mov x29, x3
@@ -3987,21 +3996,21 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f901245 // fmla v5.4s, v18.4s, v16.s[0]
 	WORD $0x4f941102 // fmla v2.4s, v8.4s, v20.s[0]
 	WORD $0x4f911264 // fmla v4.4s, v19.4s, v17.s[0]
-	WORD $0x54fff588 // b.hi 0x3c4c <k_tile_panel_16+0x2cc>
-	WORD $0x17ffff80 // b 0x3ba0 <k_tile_panel_16+0x220>
+	WORD $0x54fff588 // b.hi 0x3c70 <k_tile_panel_16+0x2cc>
+	WORD $0x17ffff80 // b 0x3bc4 <k_tile_panel_16+0x220>
 	WORD $0xa941c407 // ldp x7, x17, [x0, #0x18]
 	WORD $0xf9400401 // ldr x1, [x0, #0x8]
 	WORD $0xf9402413 // ldr x19, [x0, #0x48]
 	WORD $0x91010034 // add x20, x1, #0x40
 	WORD $0xd37ae631 // lsl x17, x17, #6
 	WORD $0xd1040235 // sub x21, x17, #0x100
-	WORD $0x14000007 // b 0x3dd8 <k_tile_panel_16+0x458>
+	WORD $0x14000007 // b 0x3dfc <k_tile_panel_16+0x458>
 	WORD $0x91000896 // add x22, x4, #0x2
 	WORD $0xaa0403e6 // mov x6, x4
 	WORD $0x3d800223 // str q3, [x17]
 	WORD $0xeb0d02df // cmp x22, x13
 	WORD $0x3ca16a22 // str q2, [x17, x1]
-	WORD $0x54ffeb6c // b.gt 0x3b40 <k_tile_panel_16+0x1c0>
+	WORD $0x54ffeb6c // b.gt 0x3b64 <k_tile_panel_16+0x1c0>
 	WORD $0xcb0a00d1 // sub x17, x6, x10
 	WORD $0x91000cd7 // add x23, x6, #0x3
 	WORD $0xf10000df // cmp x6, #0x0
@@ -4010,16 +4019,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1603e4 // mov x4, x22
 	WORD $0x9a86b2f6 // csel x22, x23, x6, lt
 	WORD $0x8b1108b1 // add x17, x5, x17, lsl #2
-	WORD $0xb40000d3 // cbz x19, 0x3e10 <k_tile_panel_16+0x490>
+	WORD $0xb40000d3 // cbz x19, 0x3e34 <k_tile_panel_16+0x490>
 	WORD $0x3dc00223 // ldr q3, [x17]
 	WORD $0x3ce16a22 // ldr q2, [x17, x1]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x3e20 <k_tile_panel_16+0x4a0>
-	WORD $0x17ffffed // b 0x3dc0 <k_tile_panel_16+0x440>
+	WORD $0x540000ca // b.ge 0x3e44 <k_tile_panel_16+0x4a0>
+	WORD $0x17ffffed // b 0x3de4 <k_tile_panel_16+0x440>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x3dc0 <k_tile_panel_16+0x440>
+	WORD $0x54fffd2b // b.lt 0x3de4 <k_tile_panel_16+0x440>
 	WORD $0x9342fed6 // asr x22, x22, #2
 	WORD $0xaa1003f7 // mov x23, x16
 	WORD $0x9b167eb6 // mul x22, x21, x22
@@ -4074,11 +4083,11 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f8410a3 // fmla v3.4s, v5.4s, v4.s[0]
 	WORD $0x4f8612e2 // fmla v2.4s, v23.4s, v6.s[0]
-	WORD $0x54fffa08 // b.hi 0x3e38 <k_tile_panel_16+0x4b8>
-	WORD $0x17ffffb1 // b 0x3dc0 <k_tile_panel_16+0x440>
+	WORD $0x54fffa08 // b.hi 0x3e5c <k_tile_panel_16+0x4b8>
+	WORD $0x17ffffb1 // b 0x3de4 <k_tile_panel_16+0x440>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffd8cb // b.lt 0x3a20 <k_tile_panel_16+0xa0>
+	WORD $0x54ffd8cb // b.lt 0x3a44 <k_tile_panel_16+0xa0>
 	WORD $0xd342fc25 // lsr x5, x1, #2
 	WORD $0xf9401006 // ldr x6, [x0, #0x20]
 	WORD $0x927edc21 // and x1, x1, #0x3fffffffffffffc
@@ -4119,8 +4128,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402023 // ldr s3, [x1, #0x20]
 	WORD $0x91040021 // add x1, x1, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fffc28 // b.hi 0x3f30 <k_tile_panel_16+0x5b0>
-	WORD $0x17fffe9c // b 0x3a20 <k_tile_panel_16+0xa0>
+	WORD $0x54fffc28 // b.hi 0x3f54 <k_tile_panel_16+0x5b0>
+	WORD $0x17fffe9c // b 0x3a44 <k_tile_panel_16+0xa0>
 	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
 	WORD $0xf94013fd // ldr x29, [sp, #0x20]
 	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
@@ -4134,7 +4143,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_16_min
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400368b // b.lt 0x46b0 <k_tile_panel_16_min+0x6d8>
+	WORD $0x5400368b // b.lt 0x46d4 <k_tile_panel_16_min+0x6d8>
 	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
 	WORD $0xd37ef570 // lsl x16, x11, #2
@@ -4171,11 +4180,11 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
 	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
 	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
-	WORD $0x14000005 // b 0x4088 <k_tile_panel_16_min+0xb0>
+	WORD $0x14000005 // b 0x40ac <k_tile_panel_16_min+0xb0>
 	WORD $0x3d800222 // str q2, [x17]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb02011f // cmp x8, x2
-	WORD $0x54003060 // b.eq 0x4690 <k_tile_panel_16_min+0x6b8>
+	WORD $0x54003060 // b.eq 0x46b4 <k_tile_panel_16_min+0x6b8>
 	WORD $0xd342fd10 // lsr x16, x8, #2
 	WORD $0xd37ced11 // lsl x17, x8, #4
 	WORD $0x9b0e2e10 // madd x16, x16, x14, x11
@@ -4183,16 +4192,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b110185 // add x5, x12, x17
 	WORD $0xaa0a03f1 // mov x17, x10
 	WORD $0x8b010210 // add x16, x16, x1
-	WORD $0x3400074f // cbz w15, 0x418c <k_tile_panel_16_min+0x1b4>
+	WORD $0x3400074f // cbz w15, 0x41b0 <k_tile_panel_16_min+0x1b4>
 	WORD $0xf9402411 // ldr x17, [x0, #0x48]
-	WORD $0xb40000b1 // cbz x17, 0x40c0 <k_tile_panel_16_min+0xe8>
+	WORD $0xb40000b1 // cbz x17, 0x40e4 <k_tile_panel_16_min+0xe8>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x40cc <k_tile_panel_16_min+0xf4>
-	WORD $0x14000032 // b 0x4184 <k_tile_panel_16_min+0x1ac>
+	WORD $0x540000aa // b.ge 0x40f0 <k_tile_panel_16_min+0xf4>
+	WORD $0x14000032 // b 0x41a8 <k_tile_panel_16_min+0x1ac>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540005eb // b.lt 0x4184 <k_tile_panel_16_min+0x1ac>
+	WORD $0x540005eb // b.lt 0x41a8 <k_tile_panel_16_min+0x1ac>
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0xf94007e1 // ldr x1, [sp, #0x8]
 	WORD $0xaa1003e4 // mov x4, x16
@@ -4238,19 +4247,19 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b083 // ldr q3, [x4, #0x2c0]
 	WORD $0x910c0084 // add x4, x4, #0x300
 	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fffb88 // b.hi 0x40f0 <k_tile_panel_16_min+0x118>
+	WORD $0x54fffb88 // b.hi 0x4114 <k_tile_panel_16_min+0x118>
 	WORD $0xf94017f1 // ldr x17, [sp, #0x28]
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x91001221 // add x1, x17, #0x4
 	WORD $0xeb0d003f // cmp x1, x13
-	WORD $0x540002ad // b.le 0x41e8 <k_tile_panel_16_min+0x210>
+	WORD $0x540002ad // b.le 0x420c <k_tile_panel_16_min+0x210>
 	WORD $0xaa1103e6 // mov x6, x17
 	WORD $0x910008d6 // add x22, x6, #0x2
 	WORD $0xeb0d02df // cmp x22, x13
-	WORD $0x5400152d // b.le 0x4448 <k_tile_panel_16_min+0x470>
+	WORD $0x5400152d // b.le 0x446c <k_tile_panel_16_min+0x470>
 	WORD $0xaa0603e4 // mov x4, x6
 	WORD $0xeb0d009f // cmp x4, x13
-	WORD $0x54fff66a // b.ge 0x407c <k_tile_panel_16_min+0xa4>
+	WORD $0x54fff66a // b.ge 0x40a0 <k_tile_panel_16_min+0xa4>
 	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
 	WORD $0xcb0a0081 // sub x1, x4, x10
 	WORD $0xf9402406 // ldr x6, [x0, #0x48]
@@ -4259,11 +4268,11 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91000c81 // add x1, x4, #0x3
 	WORD $0x9a84b021 // csel x1, x1, x4, lt
 	WORD $0x8b1108b1 // add x17, x5, x17, lsl #2
-	WORD $0xb4001fa6 // cbz x6, 0x45c8 <k_tile_panel_16_min+0x5f0>
+	WORD $0xb4001fa6 // cbz x6, 0x45ec <k_tile_panel_16_min+0x5f0>
 	WORD $0x3dc00222 // ldr q2, [x17]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54001faa // b.ge 0x45d4 <k_tile_panel_16_min+0x5fc>
-	WORD $0x17ffffa5 // b 0x4078 <k_tile_panel_16_min+0xa0>
+	WORD $0x54001faa // b.ge 0x45f8 <k_tile_panel_16_min+0x5fc>
+	WORD $0x17ffffa5 // b 0x409c <k_tile_panel_16_min+0xa0>
 	WORD $0xa9419007 // ldp x7, x4, [x0, #0x18]
 	WORD $0xf9400413 // ldr x19, [x0, #0x8]
 	WORD $0xf9402414 // ldr x20, [x0, #0x48]
@@ -4272,7 +4281,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37df0f5 // lsl x21, x7, #3
 	WORD $0xd37ef4d6 // lsl x22, x6, #2
 	WORD $0xd1040097 // sub x23, x4, #0x100
-	WORD $0x14000009 // b 0x422c <k_tile_panel_16_min+0x254>
+	WORD $0x14000009 // b 0x4250 <k_tile_panel_16_min+0x254>
 	WORD $0x910010c1 // add x1, x6, #0x4
 	WORD $0xaa0603f1 // mov x17, x6
 	WORD $0x3d800303 // str q3, [x24]
@@ -4280,7 +4289,7 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb96b05 // str q5, [x24, x25]
 	WORD $0x3cb56b04 // str q4, [x24, x21]
 	WORD $0x3cb66b02 // str q2, [x24, x22]
-	WORD $0x54fffbac // b.gt 0x419c <k_tile_panel_16_min+0x1c4>
+	WORD $0x54fffbac // b.gt 0x41c0 <k_tile_panel_16_min+0x1c4>
 	WORD $0xcb0a0224 // sub x4, x17, x10
 	WORD $0xf100023f // cmp x17, #0x0
 	WORD $0x9100163b // add x27, x17, #0x5
@@ -4293,20 +4302,20 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
 	WORD $0xaa0103e6 // mov x6, x1
 	WORD $0x9a84b361 // csel x1, x27, x4, lt
-	WORD $0xb4000114 // cbz x20, 0x427c <k_tile_panel_16_min+0x2a4>
+	WORD $0xb4000114 // cbz x20, 0x42a0 <k_tile_panel_16_min+0x2a4>
 	WORD $0x3dc00303 // ldr q3, [x24]
 	WORD $0x3cf96b05 // ldr q5, [x24, x25]
 	WORD $0x3cf56b04 // ldr q4, [x24, x21]
 	WORD $0x3cf66b02 // ldr q2, [x24, x22]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x4294 <k_tile_panel_16_min+0x2bc>
-	WORD $0x17ffffe5 // b 0x420c <k_tile_panel_16_min+0x234>
+	WORD $0x5400010a // b.ge 0x42b8 <k_tile_panel_16_min+0x2bc>
+	WORD $0x17ffffe5 // b 0x4230 <k_tile_panel_16_min+0x234>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x420c <k_tile_panel_16_min+0x234>
+	WORD $0x54fffbeb // b.lt 0x4230 <k_tile_panel_16_min+0x234>
 	WORD $0x9342ff5a // asr x26, x26, #2
 	WORD $0x9342fc21 // asr x1, x1, #2
 	WORD $0xaa0303fd // mov x29, x3
@@ -4414,8 +4423,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9310c5 // fmla v5.4s, v6.4s, v19.s[0]
 	WORD $0x4f9510c4 // fmla v4.4s, v6.4s, v21.s[0]
 	WORD $0x4f8710c2 // fmla v2.4s, v6.4s, v7.s[0]
-	WORD $0x54fff3c8 // b.hi 0x42b8 <k_tile_panel_16_min+0x2e0>
-	WORD $0x17ffff72 // b 0x420c <k_tile_panel_16_min+0x234>
+	WORD $0x54fff3c8 // b.hi 0x42dc <k_tile_panel_16_min+0x2e0>
+	WORD $0x17ffff72 // b 0x4230 <k_tile_panel_16_min+0x234>
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0xf9400404 // ldr x4, [x0, #0x8]
 	WORD $0xf9402401 // ldr x1, [x0, #0x48]
@@ -4423,13 +4432,13 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
 	WORD $0x91010087 // add x7, x4, #0x40
 	WORD $0xd1040273 // sub x19, x19, #0x100
-	WORD $0x14000007 // b 0x4480 <k_tile_panel_16_min+0x4a8>
+	WORD $0x14000007 // b 0x44a4 <k_tile_panel_16_min+0x4a8>
 	WORD $0x91000896 // add x22, x4, #0x2
 	WORD $0xaa0403e6 // mov x6, x4
 	WORD $0x3d800283 // str q3, [x20]
 	WORD $0xeb0d02df // cmp x22, x13
 	WORD $0x3cb56a82 // str q2, [x20, x21]
-	WORD $0x54ffe98c // b.gt 0x41ac <k_tile_panel_16_min+0x1d4>
+	WORD $0x54ffe98c // b.gt 0x41d0 <k_tile_panel_16_min+0x1d4>
 	WORD $0xcb0a00c4 // sub x4, x6, x10
 	WORD $0x91000cd7 // add x23, x6, #0x3
 	WORD $0xf10000df // cmp x6, #0x0
@@ -4438,16 +4447,16 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0408b4 // add x20, x5, x4, lsl #2
 	WORD $0xaa1603e4 // mov x4, x22
 	WORD $0x9a86b2f6 // csel x22, x23, x6, lt
-	WORD $0xb40000c1 // cbz x1, 0x44b8 <k_tile_panel_16_min+0x4e0>
+	WORD $0xb40000c1 // cbz x1, 0x44dc <k_tile_panel_16_min+0x4e0>
 	WORD $0x3dc00283 // ldr q3, [x20]
 	WORD $0x3cf56a82 // ldr q2, [x20, x21]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x44c8 <k_tile_panel_16_min+0x4f0>
-	WORD $0x17ffffed // b 0x4468 <k_tile_panel_16_min+0x490>
+	WORD $0x540000ca // b.ge 0x44ec <k_tile_panel_16_min+0x4f0>
+	WORD $0x17ffffed // b 0x448c <k_tile_panel_16_min+0x490>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x4468 <k_tile_panel_16_min+0x490>
+	WORD $0x54fffd2b // b.lt 0x448c <k_tile_panel_16_min+0x490>
 	WORD $0x9342fed6 // asr x22, x22, #2
 	WORD $0xaa1003f7 // mov x23, x16
 	WORD $0x9b167e76 // mul x22, x19, x22
@@ -4510,11 +4519,11 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910c02f7 // add x23, x23, #0x300
 	WORD $0x4f871083 // fmla v3.4s, v4.4s, v7.s[0]
 	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x54fff908 // b.hi 0x44e0 <k_tile_panel_16_min+0x508>
-	WORD $0x17ffffa9 // b 0x4468 <k_tile_panel_16_min+0x490>
+	WORD $0x54fff908 // b.hi 0x4504 <k_tile_panel_16_min+0x508>
+	WORD $0x17ffffa9 // b 0x448c <k_tile_panel_16_min+0x490>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffd54b // b.lt 0x4078 <k_tile_panel_16_min+0xa0>
+	WORD $0x54ffd54b // b.lt 0x409c <k_tile_panel_16_min+0xa0>
 	WORD $0xd342fc25 // lsr x5, x1, #2
 	WORD $0xf9401006 // ldr x6, [x0, #0x20]
 	WORD $0x927edc21 // and x1, x1, #0x3fffffffffffffc
@@ -4560,8 +4569,8 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b203 // ldr q3, [x16, #0x2c0]
 	WORD $0x910c0210 // add x16, x16, #0x300
 	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fffb88 // b.hi 0x45f8 <k_tile_panel_16_min+0x620>
-	WORD $0x17fffe7b // b 0x4078 <k_tile_panel_16_min+0xa0>
+	WORD $0x54fffb88 // b.hi 0x461c <k_tile_panel_16_min+0x620>
+	WORD $0x17fffe7b // b 0x409c <k_tile_panel_16_min+0xa0>
 	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
 	WORD $0xf94013fd // ldr x29, [sp, #0x20]
 	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
@@ -4571,6 +4580,13 @@ TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d4123e9 // ldp d9, d8, [sp, #0x10]
 	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

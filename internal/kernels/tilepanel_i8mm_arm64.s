@@ -1625,12 +1625,15 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54002e8b // b.lt 0x1eb4 <k_untile_q6_k+0x5d8>
+	WORD $0x54002fab // b.lt 0x1ed8 <k_untile_q6_k+0x5fc>
 	WORD $0xf81d0ff7 // str x23, [sp, #-0x30]!
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f01e601 // movi v1.16b, #0x30
-	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x52a6700a // mov w10, #0x33800000 // =864026624
 	WORD $0x4f07e402 // movi v2.16b, #0xe0
+	WORD $0x6f04e503 // movi v3.2d, #0xff000000ff000000
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x4e040d44 // dup v4.4s, w10
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x5282800c // mov w12, #0x1400 // =5120
 	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
@@ -1655,345 +1658,351 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd377daf5 // lsl x21, x23, #9
 	WORD $0x8b1729f6 // add x22, x15, x23, lsl #10
 	WORD $0xd379e2f7 // lsl x23, x23, #7
-	WORD $0x3cf56a23 // ldr q3, [x17, x21]
-	WORD $0x3dc002c4 // ldr q4, [x22]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d800203 // str q3, [x16]
-	WORD $0x3cf56803 // ldr q3, [x0, x21]
-	WORD $0x3dc012c4 // ldr q4, [x22, #0x40]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d801203 // str q3, [x16, #0x40]
-	WORD $0x3cf56823 // ldr q3, [x1, x21]
-	WORD $0x3dc022c4 // ldr q4, [x22, #0x80]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d802203 // str q3, [x16, #0x80]
-	WORD $0x3cf56843 // ldr q3, [x2, x21]
-	WORD $0x3dc032c4 // ldr q4, [x22, #0xc0]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d803203 // str q3, [x16, #0xc0]
-	WORD $0x3cf56863 // ldr q3, [x3, x21]
-	WORD $0x3dc042c4 // ldr q4, [x22, #0x100]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d804203 // str q3, [x16, #0x100]
-	WORD $0x3cf56883 // ldr q3, [x4, x21]
-	WORD $0x3dc052c4 // ldr q4, [x22, #0x140]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d805203 // str q3, [x16, #0x140]
-	WORD $0x3cf568a3 // ldr q3, [x5, x21]
-	WORD $0x3dc062c4 // ldr q4, [x22, #0x180]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d806203 // str q3, [x16, #0x180]
-	WORD $0x3cf568c3 // ldr q3, [x6, x21]
-	WORD $0x3dc072c4 // ldr q4, [x22, #0x1c0]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d807203 // str q3, [x16, #0x1c0]
-	WORD $0x3cf768e3 // ldr q3, [x7, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f385463 // shl v3.4s, v3.4s, #0x18
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d808203 // str q3, [x16, #0x200]
-	WORD $0x3cf768e3 // ldr q3, [x7, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f305463 // shl v3.4s, v3.4s, #0x10
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d809203 // str q3, [x16, #0x240]
-	WORD $0x3cf56a23 // ldr q3, [x17, x21]
-	WORD $0x3dc082c4 // ldr q4, [x22, #0x200]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80a203 // str q3, [x16, #0x280]
-	WORD $0x3cf56803 // ldr q3, [x0, x21]
-	WORD $0x3dc092c4 // ldr q4, [x22, #0x240]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80b203 // str q3, [x16, #0x2c0]
-	WORD $0x3cf56823 // ldr q3, [x1, x21]
-	WORD $0x3dc0a2c4 // ldr q4, [x22, #0x280]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80c203 // str q3, [x16, #0x300]
-	WORD $0x3cf56843 // ldr q3, [x2, x21]
-	WORD $0x3dc0b2c4 // ldr q4, [x22, #0x2c0]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80d203 // str q3, [x16, #0x340]
-	WORD $0x3cf56863 // ldr q3, [x3, x21]
-	WORD $0x3dc0c2c4 // ldr q4, [x22, #0x300]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80e203 // str q3, [x16, #0x380]
-	WORD $0x3cf56883 // ldr q3, [x4, x21]
-	WORD $0x3dc0d2c4 // ldr q4, [x22, #0x340]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80f203 // str q3, [x16, #0x3c0]
-	WORD $0x3cf568a3 // ldr q3, [x5, x21]
-	WORD $0x3dc0e2c4 // ldr q4, [x22, #0x380]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d810203 // str q3, [x16, #0x400]
-	WORD $0x3cf568c3 // ldr q3, [x6, x21]
-	WORD $0x3dc0f2c4 // ldr q4, [x22, #0x3c0]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d811203 // str q3, [x16, #0x440]
-	WORD $0x3cf768e3 // ldr q3, [x7, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f285463 // shl v3.4s, v3.4s, #0x8
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d812203 // str q3, [x16, #0x480]
-	WORD $0x3cf768e3 // ldr q3, [x7, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d813203 // str q3, [x16, #0x4c0]
-	WORD $0x3dc002c3 // ldr q3, [x22]
-	WORD $0x3cf56a24 // ldr q4, [x17, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d814203 // str q3, [x16, #0x500]
-	WORD $0x3dc012c3 // ldr q3, [x22, #0x40]
-	WORD $0x3cf56804 // ldr q4, [x0, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d815203 // str q3, [x16, #0x540]
-	WORD $0x3dc022c3 // ldr q3, [x22, #0x80]
-	WORD $0x3cf56824 // ldr q4, [x1, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d816203 // str q3, [x16, #0x580]
-	WORD $0x3dc032c3 // ldr q3, [x22, #0xc0]
-	WORD $0x3cf56844 // ldr q4, [x2, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d817203 // str q3, [x16, #0x5c0]
-	WORD $0x3dc042c3 // ldr q3, [x22, #0x100]
-	WORD $0x3cf56864 // ldr q4, [x3, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d818203 // str q3, [x16, #0x600]
-	WORD $0x3dc052c3 // ldr q3, [x22, #0x140]
-	WORD $0x3cf56884 // ldr q4, [x4, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d819203 // str q3, [x16, #0x640]
-	WORD $0x3dc062c3 // ldr q3, [x22, #0x180]
-	WORD $0x3cf568a4 // ldr q4, [x5, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d81a203 // str q3, [x16, #0x680]
-	WORD $0x3dc072c3 // ldr q3, [x22, #0x1c0]
-	WORD $0x3cf568c4 // ldr q4, [x6, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d81b203 // str q3, [x16, #0x6c0]
-	WORD $0x3cf76a63 // ldr q3, [x19, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f385463 // shl v3.4s, v3.4s, #0x18
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d81c203 // str q3, [x16, #0x700]
-	WORD $0x3cf76a63 // ldr q3, [x19, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f305463 // shl v3.4s, v3.4s, #0x10
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d81d203 // str q3, [x16, #0x740]
-	WORD $0x3cf56a23 // ldr q3, [x17, x21]
-	WORD $0x3dc082c4 // ldr q4, [x22, #0x200]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d81e203 // str q3, [x16, #0x780]
-	WORD $0x3cf56803 // ldr q3, [x0, x21]
-	WORD $0x3dc092c4 // ldr q4, [x22, #0x240]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d81f203 // str q3, [x16, #0x7c0]
-	WORD $0x3cf56823 // ldr q3, [x1, x21]
-	WORD $0x3dc0a2c4 // ldr q4, [x22, #0x280]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d820203 // str q3, [x16, #0x800]
-	WORD $0x3cf56843 // ldr q3, [x2, x21]
-	WORD $0x3dc0b2c4 // ldr q4, [x22, #0x2c0]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d821203 // str q3, [x16, #0x840]
-	WORD $0x3cf56863 // ldr q3, [x3, x21]
-	WORD $0x3dc0c2c4 // ldr q4, [x22, #0x300]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d822203 // str q3, [x16, #0x880]
-	WORD $0x3cf56883 // ldr q3, [x4, x21]
-	WORD $0x3dc0d2c4 // ldr q4, [x22, #0x340]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d823203 // str q3, [x16, #0x8c0]
-	WORD $0x3cf568a3 // ldr q3, [x5, x21]
-	WORD $0x3dc0e2c4 // ldr q4, [x22, #0x380]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d824203 // str q3, [x16, #0x900]
-	WORD $0x3cf568c3 // ldr q3, [x6, x21]
-	WORD $0x3dc0f2c4 // ldr q4, [x22, #0x3c0]
+	WORD $0x3cf56a25 // ldr q5, [x17, x21]
+	WORD $0x3dc002c6 // ldr q6, [x22]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d800205 // str q5, [x16]
+	WORD $0x3cf56805 // ldr q5, [x0, x21]
+	WORD $0x3dc012c6 // ldr q6, [x22, #0x40]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d801205 // str q5, [x16, #0x40]
+	WORD $0x3cf56825 // ldr q5, [x1, x21]
+	WORD $0x3dc022c6 // ldr q6, [x22, #0x80]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d802205 // str q5, [x16, #0x80]
+	WORD $0x3cf56845 // ldr q5, [x2, x21]
+	WORD $0x3dc032c6 // ldr q6, [x22, #0xc0]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d803205 // str q5, [x16, #0xc0]
+	WORD $0x3cf56865 // ldr q5, [x3, x21]
+	WORD $0x3dc042c6 // ldr q6, [x22, #0x100]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d804205 // str q5, [x16, #0x100]
+	WORD $0x3cf56885 // ldr q5, [x4, x21]
+	WORD $0x3dc052c6 // ldr q6, [x22, #0x140]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d805205 // str q5, [x16, #0x140]
+	WORD $0x3cf568a5 // ldr q5, [x5, x21]
+	WORD $0x3dc062c6 // ldr q6, [x22, #0x180]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d806205 // str q5, [x16, #0x180]
+	WORD $0x3cf568c5 // ldr q5, [x6, x21]
+	WORD $0x3dc072c6 // ldr q6, [x22, #0x1c0]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d807205 // str q5, [x16, #0x1c0]
+	WORD $0xfc6d79c5 // ldr d5, [x14, x13, lsl #3]
+	WORD $0x3cf768e6 // ldr q6, [x7, x23]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4f3854c6 // shl v6.4s, v6.4s, #0x18
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e24dca5 // fmul v5.4s, v5.4s, v4.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d808205 // str q5, [x16, #0x200]
+	WORD $0x3cf768e5 // ldr q5, [x7, x23]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
+	WORD $0x4f3054a5 // shl v5.4s, v5.4s, #0x10
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x6f0757e5 // bic v5.4s, #0xff, lsl #16
+	WORD $0x6e24dcc6 // fmul v6.4s, v6.4s, v4.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d809205 // str q5, [x16, #0x240]
+	WORD $0x3cf56a25 // ldr q5, [x17, x21]
+	WORD $0x3dc082c6 // ldr q6, [x22, #0x200]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80a205 // str q5, [x16, #0x280]
+	WORD $0x3cf56805 // ldr q5, [x0, x21]
+	WORD $0x3dc092c6 // ldr q6, [x22, #0x240]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80b205 // str q5, [x16, #0x2c0]
+	WORD $0x3cf56825 // ldr q5, [x1, x21]
+	WORD $0x3dc0a2c6 // ldr q6, [x22, #0x280]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80c205 // str q5, [x16, #0x300]
+	WORD $0x3cf56845 // ldr q5, [x2, x21]
+	WORD $0x3dc0b2c6 // ldr q6, [x22, #0x2c0]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80d205 // str q5, [x16, #0x340]
+	WORD $0x3cf56865 // ldr q5, [x3, x21]
+	WORD $0x3dc0c2c6 // ldr q6, [x22, #0x300]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80e205 // str q5, [x16, #0x380]
+	WORD $0x3cf56885 // ldr q5, [x4, x21]
+	WORD $0x3dc0d2c6 // ldr q6, [x22, #0x340]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80f205 // str q5, [x16, #0x3c0]
+	WORD $0x3cf568a5 // ldr q5, [x5, x21]
+	WORD $0x3dc0e2c6 // ldr q6, [x22, #0x380]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d810205 // str q5, [x16, #0x400]
+	WORD $0x3cf568c5 // ldr q5, [x6, x21]
+	WORD $0x3dc0f2c6 // ldr q6, [x22, #0x3c0]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d811205 // str q5, [x16, #0x440]
+	WORD $0x3cf768e5 // ldr q5, [x7, x23]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
+	WORD $0x4f2854a5 // shl v5.4s, v5.4s, #0x8
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x6e24dcc6 // fmul v6.4s, v6.4s, v4.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d812205 // str q5, [x16, #0x480]
+	WORD $0xfc6d79c5 // ldr d5, [x14, x13, lsl #3]
+	WORD $0x3cf768e6 // ldr q6, [x7, x23]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e24dca5 // fmul v5.4s, v5.4s, v4.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d813205 // str q5, [x16, #0x4c0]
+	WORD $0x3dc002c5 // ldr q5, [x22]
+	WORD $0x3cf56a26 // ldr q6, [x17, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d814205 // str q5, [x16, #0x500]
+	WORD $0x3dc012c5 // ldr q5, [x22, #0x40]
+	WORD $0x3cf56806 // ldr q6, [x0, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d815205 // str q5, [x16, #0x540]
+	WORD $0x3dc022c5 // ldr q5, [x22, #0x80]
+	WORD $0x3cf56826 // ldr q6, [x1, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d816205 // str q5, [x16, #0x580]
+	WORD $0x3dc032c5 // ldr q5, [x22, #0xc0]
+	WORD $0x3cf56846 // ldr q6, [x2, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d817205 // str q5, [x16, #0x5c0]
+	WORD $0x3dc042c5 // ldr q5, [x22, #0x100]
+	WORD $0x3cf56866 // ldr q6, [x3, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d818205 // str q5, [x16, #0x600]
+	WORD $0x3dc052c5 // ldr q5, [x22, #0x140]
+	WORD $0x3cf56886 // ldr q6, [x4, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d819205 // str q5, [x16, #0x640]
+	WORD $0x3dc062c5 // ldr q5, [x22, #0x180]
+	WORD $0x3cf568a6 // ldr q6, [x5, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d81a205 // str q5, [x16, #0x680]
+	WORD $0x3dc072c5 // ldr q5, [x22, #0x1c0]
+	WORD $0x3cf568c6 // ldr q6, [x6, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d81b205 // str q5, [x16, #0x6c0]
+	WORD $0xfc6d79c5 // ldr d5, [x14, x13, lsl #3]
+	WORD $0x3cf76a66 // ldr q6, [x19, x23]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4f3854c6 // shl v6.4s, v6.4s, #0x18
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e24dca5 // fmul v5.4s, v5.4s, v4.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d81c205 // str q5, [x16, #0x700]
+	WORD $0x3cf76a65 // ldr q5, [x19, x23]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
+	WORD $0x4f3054a5 // shl v5.4s, v5.4s, #0x10
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x6f0757e5 // bic v5.4s, #0xff, lsl #16
+	WORD $0x6e24dcc6 // fmul v6.4s, v6.4s, v4.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d81d205 // str q5, [x16, #0x740]
+	WORD $0x3cf56a25 // ldr q5, [x17, x21]
+	WORD $0x3dc082c6 // ldr q6, [x22, #0x200]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d81e205 // str q5, [x16, #0x780]
+	WORD $0x3cf56805 // ldr q5, [x0, x21]
+	WORD $0x3dc092c6 // ldr q6, [x22, #0x240]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d81f205 // str q5, [x16, #0x7c0]
+	WORD $0x3cf56825 // ldr q5, [x1, x21]
+	WORD $0x3dc0a2c6 // ldr q6, [x22, #0x280]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d820205 // str q5, [x16, #0x800]
+	WORD $0x3cf56845 // ldr q5, [x2, x21]
+	WORD $0x3dc0b2c6 // ldr q6, [x22, #0x2c0]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d821205 // str q5, [x16, #0x840]
+	WORD $0x3cf56865 // ldr q5, [x3, x21]
+	WORD $0x3dc0c2c6 // ldr q6, [x22, #0x300]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d822205 // str q5, [x16, #0x880]
+	WORD $0x3cf56885 // ldr q5, [x4, x21]
+	WORD $0x3dc0d2c6 // ldr q6, [x22, #0x340]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d823205 // str q5, [x16, #0x8c0]
+	WORD $0x3cf568a5 // ldr q5, [x5, x21]
+	WORD $0x3dc0e2c6 // ldr q6, [x22, #0x380]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d824205 // str q5, [x16, #0x900]
+	WORD $0x3cf568c5 // ldr q5, [x6, x21]
+	WORD $0x3dc0f2c6 // ldr q6, [x22, #0x3c0]
 	WORD $0x2a1403f5 // mov w21, w20
 	WORD $0x2a1f03f4 // mov w20, wzr
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d825203 // str q3, [x16, #0x940]
-	WORD $0x3cf76a63 // ldr q3, [x19, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f285463 // shl v3.4s, v3.4s, #0x8
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d826203 // str q3, [x16, #0x980]
-	WORD $0x3cf76a63 // ldr q3, [x19, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d825205 // str q5, [x16, #0x940]
+	WORD $0x3cf76a65 // ldr q5, [x19, x23]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
+	WORD $0x4f2854a5 // shl v5.4s, v5.4s, #0x8
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x6e24dcc6 // fmul v6.4s, v6.4s, v4.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d826205 // str q5, [x16, #0x980]
+	WORD $0xfc6d79c5 // ldr d5, [x14, x13, lsl #3]
+	WORD $0x3cf76a66 // ldr q6, [x19, x23]
 	WORD $0x52800037 // mov w23, #0x1 // =1
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d827203 // str q3, [x16, #0x9c0]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e24dca5 // fmul v5.4s, v5.4s, v4.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d827205 // str q5, [x16, #0x9c0]
 	WORD $0x91280210 // add x16, x16, #0xa00
-	WORD $0x3707d675 // tbnz w21, #0x0, 0x1950 <k_untile_q6_k+0x74>
+	WORD $0x3707d5b5 // tbnz w21, #0x0, 0x195c <k_untile_q6_k+0x80>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54ffd421 // b.ne 0x1914 <k_untile_q6_k+0x38>
+	WORD $0x54ffd361 // b.ne 0x1920 <k_untile_q6_k+0x44>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9134816b // add x11, x11, #0xd20
 	WORD $0x8b0c014a // add x10, x10, x12
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffd341 // b.ne 0x190c <k_untile_q6_k+0x30>
+	WORD $0x54ffd281 // b.ne 0x1918 <k_untile_q6_k+0x3c>
 	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
 	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
 	WORD $0xf84307f7 // ldr x23, [sp], #0x30
@@ -2002,9 +2011,9 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_iq4_nl
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400074b // b.lt 0x1fa8 <k_untile_iq4_nl+0xf0>
+	WORD $0x5400074b // b.lt 0x1fcc <k_untile_iq4_nl+0xf0>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x10014e4b // adr x11, 0x4890 <k_tile_panel_16_min+0x764>
+	WORD $0x10014d2b // adr x11, 0x4890 <k_tile_panel_16_min+0x740>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
 	WORD $0xaa1f03eb // mov x11, xzr
@@ -2054,21 +2063,21 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910021ad // add x13, x13, #0x8
 	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
 	WORD $0x3d8081e2 // str q2, [x15, #0x200]
-	WORD $0x54fffa81 // b.ne 0x1ee0 <k_untile_iq4_nl+0x28>
+	WORD $0x54fffa81 // b.ne 0x1f04 <k_untile_iq4_nl+0x28>
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0x9104814a // add x10, x10, #0x120
 	WORD $0x91090129 // add x9, x9, #0x240
 	WORD $0xeb08017f // cmp x11, x8
-	WORD $0x54fff9a1 // b.ne 0x1ed8 <k_untile_iq4_nl+0x20>
+	WORD $0x54fff9a1 // b.ne 0x1efc <k_untile_iq4_nl+0x20>
 	WORD $0xd65f03c0 // ret
 
 	// untile_iq4_xs
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400216b // b.lt 0x23e0 <k_untile_iq4_xs+0x434>
+	WORD $0x5400216b // b.lt 0x2404 <k_untile_iq4_xs+0x434>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f0005e1 // movi v1.4s, #0xf
-	WORD $0x1001468c // adr x12, 0x4890 <k_tile_panel_16_min+0x764>
+	WORD $0x1001456c // adr x12, 0x4890 <k_tile_panel_16_min+0x740>
 	WORD $0x4f010602 // movi v2.4s, #0x30
 	WORD $0x6f0007e3 // mvni v3.4s, #0x1f
 	WORD $0x3dc00184 // ldr q4, [x12]
@@ -2076,9 +2085,9 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x5282400c // mov w12, #0x1200 // =4608
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x9120016e // add x14, x11, #0x800
-	WORD $0x9121016f // add x15, x11, #0x840
-	WORD $0x91218170 // add x16, x11, #0x860
+	WORD $0x9121816e // add x14, x11, #0x860
+	WORD $0x9120016f // add x15, x11, #0x800
+	WORD $0x91210170 // add x16, x11, #0x840
 	WORD $0xd37cedb1 // lsl x17, x13, #4
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0x52800022 // mov w2, #0x1 // =1
@@ -2131,10 +2140,10 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
 	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
 	WORD $0x3d807005 // str q5, [x0, #0x1c0]
-	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0xfc6d7a05 // ldr d5, [x16, x13, lsl #3]
 	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
 	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
-	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x3cf169e6 // ldr q6, [x15, x17]
 	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
 	WORD $0x4e040cc7 // dup v7.4s, w6
 	WORD $0x52800106 // mov w6, #0x8 // =8
@@ -2144,7 +2153,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
 	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
 	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
-	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
 	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
@@ -2190,10 +2199,10 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
 	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
 	WORD $0x3d810005 // str q5, [x0, #0x400]
-	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0xfc6d7a05 // ldr d5, [x16, x13, lsl #3]
 	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
 	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
-	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x3cf169e6 // ldr q6, [x15, x17]
 	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
 	WORD $0x4e040cc7 // dup v7.4s, w6
 	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
@@ -2201,7 +2210,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
 	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
 	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
-	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
 	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
@@ -2247,10 +2256,10 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
 	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
 	WORD $0x3d819005 // str q5, [x0, #0x640]
-	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0xfc6d7a05 // ldr d5, [x16, x13, lsl #3]
 	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
 	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
-	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x3cf169e6 // ldr q6, [x15, x17]
 	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
 	WORD $0x4e040ca7 // dup v7.4s, w5
 	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
@@ -2258,7 +2267,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
 	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
 	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
-	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
 	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
@@ -2307,40 +2316,40 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
 	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
 	WORD $0x3d822005 // str q5, [x0, #0x880]
-	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0xfc6d7a05 // ldr d5, [x16, x13, lsl #3]
 	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
 	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
-	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x3cf169e6 // ldr q6, [x15, x17]
 	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
 	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
 	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
-	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
 	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
 	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
 	WORD $0x3d823005 // str q5, [x0, #0x8c0]
 	WORD $0x91240000 // add x0, x0, #0x900
-	WORD $0x3707e224 // tbnz w4, #0x0, 0x2000 <k_untile_iq4_xs+0x54>
+	WORD $0x3707e224 // tbnz w4, #0x0, 0x2024 <k_untile_iq4_xs+0x54>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54ffe121 // b.ne 0x1fec <k_untile_iq4_xs+0x40>
+	WORD $0x54ffe121 // b.ne 0x2010 <k_untile_iq4_xs+0x40>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9122016b // add x11, x11, #0x880
 	WORD $0x8b0c014a // add x10, x10, x12
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffe001 // b.ne 0x1fdc <k_untile_iq4_xs+0x30>
+	WORD $0x54ffe001 // b.ne 0x2000 <k_untile_iq4_xs+0x30>
 	WORD $0xd65f03c0 // ret
 
 	// untile_mxfp4
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540008ab // b.lt 0x2500 <k_untile_mxfp4+0x11c>
+	WORD $0x540008ab // b.lt 0x2524 <k_untile_mxfp4+0x11c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x0f008421 // movi v1.4h, #0x1
-	WORD $0x1001244b // adr x11, 0x4880 <k_tile_panel_16_min+0x754>
+	WORD $0x1001232b // adr x11, 0x4880 <k_tile_panel_16_min+0x730>
 	WORD $0x4f014402 // movi v2.4s, #0x20, lsl #16
 	WORD $0x6f03d7e3 // mvni v3.4s, #0x7f, msl #16
 	WORD $0x3dc00164 // ldr q4, [x11]
@@ -2400,18 +2409,18 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea384c6 // add v6.4s, v6.4s, v3.4s
 	WORD $0x6e671cc5 // bsl v5.16b, v6.16b, v7.16b
 	WORD $0x3d8081e5 // str q5, [x15, #0x200]
-	WORD $0x54fff981 // b.ne 0x2418 <k_untile_mxfp4+0x34>
+	WORD $0x54fff981 // b.ne 0x243c <k_untile_mxfp4+0x34>
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0x9104414a // add x10, x10, #0x110
 	WORD $0x91090129 // add x9, x9, #0x240
 	WORD $0xeb08017f // cmp x11, x8
-	WORD $0x54fff8a1 // b.ne 0x2410 <k_untile_mxfp4+0x2c>
+	WORD $0x54fff8a1 // b.ne 0x2434 <k_untile_mxfp4+0x2c>
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540052eb // b.lt 0x2f68 <k_tile_panel+0xa64>
+	WORD $0x540052eb // b.lt 0x2f8c <k_tile_panel+0xa64>
 	WORD $0xd10483ff // sub sp, sp, #0x120
 	WORD $0xa943240c // ldp x12, x9, [x0, #0x30]
 	WORD $0xd37ef56b // lsl x11, x11, #2
@@ -2456,13 +2465,13 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9022fec // stp x12, x11, [sp, #0x20]
 	WORD $0xf9002be0 // str x0, [sp, #0x50]
 	WORD $0x3d801bfd // str q29, [sp, #0x60]
-	WORD $0x14000007 // b 0x25dc <k_tile_panel+0xd8>
+	WORD $0x14000007 // b 0x2600 <k_tile_panel+0xd8>
 	WORD $0x3d800202 // str q2, [x16]
 	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
 	WORD $0xf94017eb // ldr x11, [sp, #0x28]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb0b011f // cmp x8, x11
-	WORD $0x54004b20 // b.eq 0x2f3c <k_tile_panel+0xa38>
+	WORD $0x54004b20 // b.eq 0x2f60 <k_tile_panel+0xa38>
 	WORD $0xd342fd0c // lsr x12, x8, #2
 	WORD $0xf9401fee // ldr x14, [sp, #0x38]
 	WORD $0xf94027eb // ldr x11, [sp, #0x48]
@@ -2474,16 +2483,16 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0e0165 // add x5, x11, x14
 	WORD $0xb94037eb // ldr w11, [sp, #0x34]
 	WORD $0x8b0f018c // add x12, x12, x15
-	WORD $0x3400062b // cbz w11, 0x26cc <k_tile_panel+0x1c8>
+	WORD $0x3400062b // cbz w11, 0x26f0 <k_tile_panel+0x1c8>
 	WORD $0xf940240e // ldr x14, [x0, #0x48]
-	WORD $0xb40000ae // cbz x14, 0x2624 <k_tile_panel+0x120>
+	WORD $0xb40000ae // cbz x14, 0x2648 <k_tile_panel+0x120>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x2630 <k_tile_panel+0x12c>
-	WORD $0x14000029 // b 0x26c4 <k_tile_panel+0x1c0>
+	WORD $0x540000aa // b.ge 0x2654 <k_tile_panel+0x12c>
+	WORD $0x14000029 // b 0x26e8 <k_tile_panel+0x1c0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540004cb // b.lt 0x26c4 <k_tile_panel+0x1c0>
+	WORD $0x540004cb // b.lt 0x26e8 <k_tile_panel+0x1c0>
 	WORD $0xf940100e // ldr x14, [x0, #0x20]
 	WORD $0xf9400feb // ldr x11, [sp, #0x18]
 	WORD $0xaa0c03f0 // mov x16, x12
@@ -2520,26 +2529,26 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4021c4 // ldr s4, [x14, #0x20]
 	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2654 <k_tile_panel+0x150>
+	WORD $0x54fffca8 // b.hi 0x2678 <k_tile_panel+0x150>
 	WORD $0xf94013f0 // ldr x16, [sp, #0x20]
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x9100220f // add x15, x16, #0x8
 	WORD $0xf9002fe8 // str x8, [sp, #0x58]
 	WORD $0xeb0d01ff // cmp x15, x13
-	WORD $0x5400036d // b.le 0x2744 <k_tile_panel+0x240>
+	WORD $0x5400036d // b.le 0x2768 <k_tile_panel+0x240>
 	WORD $0xaa1003e6 // mov x6, x16
 	WORD $0x910010d6 // add x22, x6, #0x4
 	WORD $0xeb0d02df // cmp x22, x13
-	WORD $0x5400218d // b.le 0x2b18 <k_tile_panel+0x614>
+	WORD $0x5400218d // b.le 0x2b3c <k_tile_panel+0x614>
 	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
 	WORD $0xf94067f9 // ldr x25, [sp, #0xc8]
 	WORD $0xaa0603f0 // mov x16, x6
 	WORD $0x91000a0e // add x14, x16, #0x2
 	WORD $0xeb0d01df // cmp x14, x13
-	WORD $0x540031ed // b.le 0x2d3c <k_tile_panel+0x838>
+	WORD $0x540031ed // b.le 0x2d60 <k_tile_panel+0x838>
 	WORD $0xaa1003f1 // mov x17, x16
 	WORD $0xeb0d023f // cmp x17, x13
-	WORD $0x54fff5ea // b.ge 0x25c8 <k_tile_panel+0xc4>
+	WORD $0x54fff5ea // b.ge 0x25ec <k_tile_panel+0xc4>
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xcb0a022b // sub x11, x17, x10
 	WORD $0xf100023f // cmp x17, #0x0
@@ -2548,11 +2557,11 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0808b0 // add x16, x5, x8, lsl #2
 	WORD $0x91000e28 // add x8, x17, #0x3
 	WORD $0x9a91b10e // csel x14, x8, x17, lt
-	WORD $0xb4003b4b // cbz x11, 0x2e98 <k_tile_panel+0x994>
+	WORD $0xb4003b4b // cbz x11, 0x2ebc <k_tile_panel+0x994>
 	WORD $0x3dc00202 // ldr q2, [x16]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54003b4a // b.ge 0x2ea4 <k_tile_panel+0x9a0>
-	WORD $0x17ffffa1 // b 0x25c4 <k_tile_panel+0xc0>
+	WORD $0x54003b4a // b.ge 0x2ec8 <k_tile_panel+0x9a0>
+	WORD $0x17ffffa1 // b 0x25e8 <k_tile_panel+0xc0>
 	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
 	WORD $0xf9400415 // ldr x21, [x0, #0x8]
 	WORD $0xf9402416 // ldr x22, [x0, #0x48]
@@ -2565,7 +2574,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37df1da // lsl x26, x14, #3
 	WORD $0xd37ef639 // lsl x25, x17, #2
 	WORD $0xcb14003b // sub x27, x1, x20
-	WORD $0x1400000d // b 0x27a8 <k_tile_panel+0x2a4>
+	WORD $0x1400000d // b 0x27cc <k_tile_panel+0x2a4>
 	WORD $0x910020cf // add x15, x6, #0x8
 	WORD $0xaa0603f0 // mov x16, x6
 	WORD $0x3d8003a2 // str q2, [x29]
@@ -2577,7 +2586,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb96ba4 // str q4, [x29, x25]
 	WORD $0x3cba6bb0 // str q16, [x29, x26]
 	WORD $0x3cbb6ba0 // str q0, [x29, x27]
-	WORD $0x54fff9ec // b.gt 0x26e0 <k_tile_panel+0x1dc>
+	WORD $0x54fff9ec // b.gt 0x2704 <k_tile_panel+0x1dc>
 	WORD $0xcb0a020e // sub x14, x16, x10
 	WORD $0xf100021f // cmp x16, #0x0
 	WORD $0x91000a01 // add x1, x16, #0x2
@@ -2597,7 +2606,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0608bd // add x29, x5, x6, lsl #2
 	WORD $0xaa0f03e6 // mov x6, x15
 	WORD $0x9a83b04f // csel x15, x2, x3, lt
-	WORD $0xb4000196 // cbz x22, 0x2824 <k_tile_panel+0x320>
+	WORD $0xb4000196 // cbz x22, 0x2848 <k_tile_panel+0x320>
 	WORD $0x3dc003a2 // ldr q2, [x29]
 	WORD $0x3cf46ba3 // ldr q3, [x29, x20]
 	WORD $0x3cf76ba5 // ldr q5, [x29, x23]
@@ -2607,8 +2616,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cfa6bb0 // ldr q16, [x29, x26]
 	WORD $0x3cfb6ba0 // ldr q0, [x29, x27]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400018a // b.ge 0x284c <k_tile_panel+0x348>
-	WORD $0x17ffffd6 // b 0x2778 <k_tile_panel+0x274>
+	WORD $0x5400018a // b.ge 0x2870 <k_tile_panel+0x348>
+	WORD $0x17ffffd6 // b 0x279c <k_tile_panel+0x274>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -2618,7 +2627,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fff98b // b.lt 0x2778 <k_tile_panel+0x274>
+	WORD $0x54fff98b // b.lt 0x279c <k_tile_panel+0x274>
 	WORD $0xd342fc82 // lsr x2, x4, #2
 	WORD $0xd342ffc8 // lsr x8, x30, #2
 	WORD $0xd342fdcb // lsr x11, x14, #2
@@ -2796,8 +2805,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91040021 // add x1, x1, #0x100
 	WORD $0x4f961284 // fmla v4.4s, v20.4s, v22.s[0]
 	WORD $0x4f921340 // fmla v0.4s, v26.4s, v18.s[0]
-	WORD $0x54ffed28 // b.hi 0x28b4 <k_tile_panel+0x3b0>
-	WORD $0x17ffff19 // b 0x2778 <k_tile_panel+0x274>
+	WORD $0x54ffed28 // b.hi 0x28d8 <k_tile_panel+0x3b0>
+	WORD $0x17ffff19 // b 0x279c <k_tile_panel+0x274>
 	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
 	WORD $0xf94067f9 // ldr x25, [sp, #0xc8]
 	WORD $0xa9418411 // ldp x17, x1, [x0, #0x18]
@@ -2806,7 +2815,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b11062e // add x14, x17, x17, lsl #1
 	WORD $0xd37df227 // lsl x7, x17, #3
 	WORD $0xd37ef5d3 // lsl x19, x14, #2
-	WORD $0x14000009 // b 0x2b5c <k_tile_panel+0x658>
+	WORD $0x14000009 // b 0x2b80 <k_tile_panel+0x658>
 	WORD $0x91001216 // add x22, x16, #0x4
 	WORD $0xaa1003e6 // mov x6, x16
 	WORD $0x3d800285 // str q5, [x20]
@@ -2814,7 +2823,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb56a84 // str q4, [x20, x21]
 	WORD $0x3ca76a83 // str q3, [x20, x7]
 	WORD $0x3cb36a82 // str q2, [x20, x19]
-	WORD $0x54ffdd0c // b.gt 0x26f8 <k_tile_panel+0x1f4>
+	WORD $0x54ffdd0c // b.gt 0x271c <k_tile_panel+0x1f4>
 	WORD $0xcb0a00c8 // sub x8, x6, x10
 	WORD $0x91000ccb // add x11, x6, #0x3
 	WORD $0xf10000df // cmp x6, #0x0
@@ -2827,20 +2836,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1603f0 // mov x16, x22
 	WORD $0x9a8eb176 // csel x22, x11, x14, lt
 	WORD $0x8b0808b4 // add x20, x5, x8, lsl #2
-	WORD $0xb4000104 // cbz x4, 0x2bac <k_tile_panel+0x6a8>
+	WORD $0xb4000104 // cbz x4, 0x2bd0 <k_tile_panel+0x6a8>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf56a84 // ldr q4, [x20, x21]
 	WORD $0x3ce76a83 // ldr q3, [x20, x7]
 	WORD $0x3cf36a82 // ldr q2, [x20, x19]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x2bc4 <k_tile_panel+0x6c0>
-	WORD $0x17ffffe5 // b 0x2b3c <k_tile_panel+0x638>
+	WORD $0x5400010a // b.ge 0x2be8 <k_tile_panel+0x6c0>
+	WORD $0x17ffffe5 // b 0x2b60 <k_tile_panel+0x638>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x2b3c <k_tile_panel+0x638>
+	WORD $0x54fffbeb // b.lt 0x2b60 <k_tile_panel+0x638>
 	WORD $0xd342fde8 // lsr x8, x15, #2
 	WORD $0xd342fecb // lsr x11, x22, #2
 	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
@@ -2933,18 +2942,18 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f801225 // fmla v5.4s, v17.4s, v0.s[0]
 	WORD $0x4f901022 // fmla v2.4s, v1.4s, v16.s[0]
 	WORD $0x4f871243 // fmla v3.4s, v18.4s, v7.s[0]
-	WORD $0x54fff648 // b.hi 0x2bfc <k_tile_panel+0x6f8>
-	WORD $0x17ffff81 // b 0x2b3c <k_tile_panel+0x638>
+	WORD $0x54fff648 // b.hi 0x2c20 <k_tile_panel+0x6f8>
+	WORD $0x17ffff81 // b 0x2b60 <k_tile_panel+0x638>
 	WORD $0xa9419003 // ldp x3, x4, [x0, #0x18]
 	WORD $0xf9400401 // ldr x1, [x0, #0x8]
 	WORD $0xf9402406 // ldr x6, [x0, #0x48]
-	WORD $0x14000007 // b 0x2d64 <k_tile_panel+0x860>
+	WORD $0x14000007 // b 0x2d88 <k_tile_panel+0x860>
 	WORD $0x91000a2e // add x14, x17, #0x2
 	WORD $0xaa1103f0 // mov x16, x17
 	WORD $0x3d8000e3 // str q3, [x7]
 	WORD $0xeb0d01df // cmp x14, x13
 	WORD $0x3cb368e2 // str q2, [x7, x19]
-	WORD $0x54ffcd4c // b.gt 0x2708 <k_tile_panel+0x204>
+	WORD $0x54ffcd4c // b.gt 0x272c <k_tile_panel+0x204>
 	WORD $0xcb0a0208 // sub x8, x16, x10
 	WORD $0xf100021f // cmp x16, #0x0
 	WORD $0xd37ef473 // lsl x19, x3, #2
@@ -2953,16 +2962,16 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0808a7 // add x7, x5, x8, lsl #2
 	WORD $0x91000e08 // add x8, x16, #0x3
 	WORD $0x9a90b10e // csel x14, x8, x16, lt
-	WORD $0xb40000c6 // cbz x6, 0x2d9c <k_tile_panel+0x898>
+	WORD $0xb40000c6 // cbz x6, 0x2dc0 <k_tile_panel+0x898>
 	WORD $0x3dc000e3 // ldr q3, [x7]
 	WORD $0x3cf368e2 // ldr q2, [x7, x19]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x2dac <k_tile_panel+0x8a8>
-	WORD $0x17ffffed // b 0x2d4c <k_tile_panel+0x848>
+	WORD $0x540000ca // b.ge 0x2dd0 <k_tile_panel+0x8a8>
+	WORD $0x17ffffed // b 0x2d70 <k_tile_panel+0x848>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x2d4c <k_tile_panel+0x848>
+	WORD $0x54fffd2b // b.lt 0x2d70 <k_tile_panel+0x848>
 	WORD $0xd342fdc8 // lsr x8, x14, #2
 	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
 	WORD $0xaa1903f4 // mov x20, x25
@@ -3020,11 +3029,11 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91040210 // add x16, x16, #0x100
 	WORD $0x4f8010c3 // fmla v3.4s, v6.4s, v0.s[0]
 	WORD $0x4f841022 // fmla v2.4s, v1.4s, v4.s[0]
-	WORD $0x54fff9e8 // b.hi 0x2dcc <k_tile_panel+0x8c8>
-	WORD $0x17ffffae // b 0x2d4c <k_tile_panel+0x848>
+	WORD $0x54fff9e8 // b.hi 0x2df0 <k_tile_panel+0x8c8>
+	WORD $0x17ffffae // b 0x2d70 <k_tile_panel+0x848>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffb92b // b.lt 0x25c4 <k_tile_panel+0xc0>
+	WORD $0x54ffb92b // b.lt 0x25e8 <k_tile_panel+0xc0>
 	WORD $0xd342fdc8 // lsr x8, x14, #2
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xaa1903ef // mov x15, x25
@@ -3061,8 +3070,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4021c1 // ldr s1, [x14, #0x20]
 	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffca8 // b.hi 0x2ec8 <k_tile_panel+0x9c4>
-	WORD $0x17fffda3 // b 0x25c4 <k_tile_panel+0xc0>
+	WORD $0x54fffca8 // b.hi 0x2eec <k_tile_panel+0x9c4>
+	WORD $0x17fffda3 // b 0x25e8 <k_tile_panel+0xc0>
 	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
 	WORD $0xf94063fd // ldr x29, [sp, #0xc0]
 	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
@@ -3079,7 +3088,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_min
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400582b // b.lt 0x3a78 <k_tile_panel_min+0xb0c>
+	WORD $0x5400582b // b.lt 0x3a9c <k_tile_panel_min+0xb0c>
 	WORD $0xd10483ff // sub sp, sp, #0x120
 	WORD $0xa943240c // ldp x12, x9, [x0, #0x30]
 	WORD $0xd37ef56b // lsl x11, x11, #2
@@ -3124,13 +3133,13 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9022fec // stp x12, x11, [sp, #0x20]
 	WORD $0xf9002be0 // str x0, [sp, #0x50]
 	WORD $0x3d801bfc // str q28, [sp, #0x60]
-	WORD $0x14000007 // b 0x3044 <k_tile_panel_min+0xd8>
+	WORD $0x14000007 // b 0x3068 <k_tile_panel_min+0xd8>
 	WORD $0x3d800202 // str q2, [x16]
 	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
 	WORD $0xf94017eb // ldr x11, [sp, #0x28]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb0b011f // cmp x8, x11
-	WORD $0x54005060 // b.eq 0x3a4c <k_tile_panel_min+0xae0>
+	WORD $0x54005060 // b.eq 0x3a70 <k_tile_panel_min+0xae0>
 	WORD $0xd342fd0c // lsr x12, x8, #2
 	WORD $0xf9401fee // ldr x14, [sp, #0x38]
 	WORD $0xf94027eb // ldr x11, [sp, #0x48]
@@ -3142,16 +3151,16 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0e0165 // add x5, x11, x14
 	WORD $0xb94037eb // ldr w11, [sp, #0x34]
 	WORD $0x8b0f018c // add x12, x12, x15
-	WORD $0x3400068b // cbz w11, 0x3140 <k_tile_panel_min+0x1d4>
+	WORD $0x3400068b // cbz w11, 0x3164 <k_tile_panel_min+0x1d4>
 	WORD $0xf940240e // ldr x14, [x0, #0x48]
-	WORD $0xb40000ae // cbz x14, 0x308c <k_tile_panel_min+0x120>
+	WORD $0xb40000ae // cbz x14, 0x30b0 <k_tile_panel_min+0x120>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x3098 <k_tile_panel_min+0x12c>
-	WORD $0x1400002c // b 0x3138 <k_tile_panel_min+0x1cc>
+	WORD $0x540000aa // b.ge 0x30bc <k_tile_panel_min+0x12c>
+	WORD $0x1400002c // b 0x315c <k_tile_panel_min+0x1cc>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400052b // b.lt 0x3138 <k_tile_panel_min+0x1cc>
+	WORD $0x5400052b // b.lt 0x315c <k_tile_panel_min+0x1cc>
 	WORD $0xf940100e // ldr x14, [x0, #0x20]
 	WORD $0xf9400feb // ldr x11, [sp, #0x18]
 	WORD $0xaa0c03f0 // mov x16, x12
@@ -3191,26 +3200,26 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x910a0210 // add x16, x16, #0x280
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x30bc <k_tile_panel_min+0x150>
+	WORD $0x54fffc48 // b.hi 0x30e0 <k_tile_panel_min+0x150>
 	WORD $0xf94013f0 // ldr x16, [sp, #0x20]
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x9100220f // add x15, x16, #0x8
 	WORD $0xf9002fe8 // str x8, [sp, #0x58]
 	WORD $0xeb0d01ff // cmp x15, x13
-	WORD $0x5400036d // b.le 0x31b8 <k_tile_panel_min+0x24c>
+	WORD $0x5400036d // b.le 0x31dc <k_tile_panel_min+0x24c>
 	WORD $0xaa1003e6 // mov x6, x16
 	WORD $0x910010d6 // add x22, x6, #0x4
 	WORD $0xeb0d02df // cmp x22, x13
-	WORD $0x5400244d // b.le 0x35e4 <k_tile_panel_min+0x678>
+	WORD $0x5400244d // b.le 0x3608 <k_tile_panel_min+0x678>
 	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
 	WORD $0xf94067f9 // ldr x25, [sp, #0xc8]
 	WORD $0xaa0603f0 // mov x16, x6
 	WORD $0x91000a0e // add x14, x16, #0x2
 	WORD $0xeb0d01df // cmp x14, x13
-	WORD $0x540035cd // b.le 0x382c <k_tile_panel_min+0x8c0>
+	WORD $0x540035cd // b.le 0x3850 <k_tile_panel_min+0x8c0>
 	WORD $0xaa1003f1 // mov x17, x16
 	WORD $0xeb0d023f // cmp x17, x13
-	WORD $0x54fff58a // b.ge 0x3030 <k_tile_panel_min+0xc4>
+	WORD $0x54fff58a // b.ge 0x3054 <k_tile_panel_min+0xc4>
 	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
 	WORD $0xcb0a022b // sub x11, x17, x10
 	WORD $0xf100023f // cmp x17, #0x0
@@ -3219,11 +3228,11 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0808b0 // add x16, x5, x8, lsl #2
 	WORD $0x91000e28 // add x8, x17, #0x3
 	WORD $0x9a91b10e // csel x14, x8, x17, lt
-	WORD $0xb4003fcb // cbz x11, 0x399c <k_tile_panel_min+0xa30>
+	WORD $0xb4003fcb // cbz x11, 0x39c0 <k_tile_panel_min+0xa30>
 	WORD $0x3dc00202 // ldr q2, [x16]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54003fca // b.ge 0x39a8 <k_tile_panel_min+0xa3c>
-	WORD $0x17ffff9e // b 0x302c <k_tile_panel_min+0xc0>
+	WORD $0x54003fca // b.ge 0x39cc <k_tile_panel_min+0xa3c>
+	WORD $0x17ffff9e // b 0x3050 <k_tile_panel_min+0xc0>
 	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
 	WORD $0xf9400415 // ldr x21, [x0, #0x8]
 	WORD $0xf9402416 // ldr x22, [x0, #0x48]
@@ -3236,7 +3245,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37df1da // lsl x26, x14, #3
 	WORD $0xd37ef639 // lsl x25, x17, #2
 	WORD $0xcb14003b // sub x27, x1, x20
-	WORD $0x1400000d // b 0x321c <k_tile_panel_min+0x2b0>
+	WORD $0x1400000d // b 0x3240 <k_tile_panel_min+0x2b0>
 	WORD $0x910020cf // add x15, x6, #0x8
 	WORD $0xaa0603f0 // mov x16, x6
 	WORD $0x3d8003a2 // str q2, [x29]
@@ -3248,7 +3257,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb96bb1 // str q17, [x29, x25]
 	WORD $0x3cba6ba7 // str q7, [x29, x26]
 	WORD $0x3cbb6ba3 // str q3, [x29, x27]
-	WORD $0x54fff9ec // b.gt 0x3154 <k_tile_panel_min+0x1e8>
+	WORD $0x54fff9ec // b.gt 0x3178 <k_tile_panel_min+0x1e8>
 	WORD $0xcb0a020e // sub x14, x16, x10
 	WORD $0xf100021f // cmp x16, #0x0
 	WORD $0x91000a01 // add x1, x16, #0x2
@@ -3268,7 +3277,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0608bd // add x29, x5, x6, lsl #2
 	WORD $0xaa0f03e6 // mov x6, x15
 	WORD $0x9a83b04f // csel x15, x2, x3, lt
-	WORD $0xb4000196 // cbz x22, 0x3298 <k_tile_panel_min+0x32c>
+	WORD $0xb4000196 // cbz x22, 0x32bc <k_tile_panel_min+0x32c>
 	WORD $0x3dc003a2 // ldr q2, [x29]
 	WORD $0x3cf46ba4 // ldr q4, [x29, x20]
 	WORD $0x3cf76ba5 // ldr q5, [x29, x23]
@@ -3278,8 +3287,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cfa6ba7 // ldr q7, [x29, x26]
 	WORD $0x3cfb6ba3 // ldr q3, [x29, x27]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400018a // b.ge 0x32c0 <k_tile_panel_min+0x354>
-	WORD $0x17ffffd6 // b 0x31ec <k_tile_panel_min+0x280>
+	WORD $0x5400018a // b.ge 0x32e4 <k_tile_panel_min+0x354>
+	WORD $0x17ffffd6 // b 0x3210 <k_tile_panel_min+0x280>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -3289,7 +3298,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fff98b // b.lt 0x31ec <k_tile_panel_min+0x280>
+	WORD $0x54fff98b // b.lt 0x3210 <k_tile_panel_min+0x280>
 	WORD $0xd342fc82 // lsr x2, x4, #2
 	WORD $0xd342ffc8 // lsr x8, x30, #2
 	WORD $0xd342fdcb // lsr x11, x14, #2
@@ -3489,8 +3498,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f941243 // fmla v3.4s, v18.4s, v20.s[0]
 	WORD $0x91040021 // add x1, x1, #0x100
-	WORD $0x54ffea68 // b.hi 0x3328 <k_tile_panel_min+0x3bc>
-	WORD $0x17ffff03 // b 0x31ec <k_tile_panel_min+0x280>
+	WORD $0x54ffea68 // b.hi 0x334c <k_tile_panel_min+0x3bc>
+	WORD $0x17ffff03 // b 0x3210 <k_tile_panel_min+0x280>
 	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
 	WORD $0xf94067f9 // ldr x25, [sp, #0xc8]
 	WORD $0xa9418411 // ldp x17, x1, [x0, #0x18]
@@ -3499,7 +3508,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b11062e // add x14, x17, x17, lsl #1
 	WORD $0xd37df227 // lsl x7, x17, #3
 	WORD $0xd37ef5d3 // lsl x19, x14, #2
-	WORD $0x14000009 // b 0x3628 <k_tile_panel_min+0x6bc>
+	WORD $0x14000009 // b 0x364c <k_tile_panel_min+0x6bc>
 	WORD $0x91001216 // add x22, x16, #0x4
 	WORD $0xaa1003e6 // mov x6, x16
 	WORD $0x3d800285 // str q5, [x20]
@@ -3507,7 +3516,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb56a84 // str q4, [x20, x21]
 	WORD $0x3ca76a83 // str q3, [x20, x7]
 	WORD $0x3cb36a82 // str q2, [x20, x19]
-	WORD $0x54ffda4c // b.gt 0x316c <k_tile_panel_min+0x200>
+	WORD $0x54ffda4c // b.gt 0x3190 <k_tile_panel_min+0x200>
 	WORD $0xcb0a00c8 // sub x8, x6, x10
 	WORD $0x91000ccb // add x11, x6, #0x3
 	WORD $0xf10000df // cmp x6, #0x0
@@ -3520,20 +3529,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1603f0 // mov x16, x22
 	WORD $0x9a8eb176 // csel x22, x11, x14, lt
 	WORD $0x8b0808b4 // add x20, x5, x8, lsl #2
-	WORD $0xb4000104 // cbz x4, 0x3678 <k_tile_panel_min+0x70c>
+	WORD $0xb4000104 // cbz x4, 0x369c <k_tile_panel_min+0x70c>
 	WORD $0x3dc00285 // ldr q5, [x20]
 	WORD $0x3cf56a84 // ldr q4, [x20, x21]
 	WORD $0x3ce76a83 // ldr q3, [x20, x7]
 	WORD $0x3cf36a82 // ldr q2, [x20, x19]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x3690 <k_tile_panel_min+0x724>
-	WORD $0x17ffffe5 // b 0x3608 <k_tile_panel_min+0x69c>
+	WORD $0x5400010a // b.ge 0x36b4 <k_tile_panel_min+0x724>
+	WORD $0x17ffffe5 // b 0x362c <k_tile_panel_min+0x69c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x3608 <k_tile_panel_min+0x69c>
+	WORD $0x54fffbeb // b.lt 0x362c <k_tile_panel_min+0x69c>
 	WORD $0xd342fde8 // lsr x8, x15, #2
 	WORD $0xd342fecb // lsr x11, x22, #2
 	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
@@ -3635,18 +3644,18 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
 	WORD $0x4f901002 // fmla v2.4s, v0.4s, v16.s[0]
 	WORD $0x4f871003 // fmla v3.4s, v0.4s, v7.s[0]
-	WORD $0x54fff528 // b.hi 0x36c8 <k_tile_panel_min+0x75c>
-	WORD $0x17ffff78 // b 0x3608 <k_tile_panel_min+0x69c>
+	WORD $0x54fff528 // b.hi 0x36ec <k_tile_panel_min+0x75c>
+	WORD $0x17ffff78 // b 0x362c <k_tile_panel_min+0x69c>
 	WORD $0xa9419003 // ldp x3, x4, [x0, #0x18]
 	WORD $0xf9400401 // ldr x1, [x0, #0x8]
 	WORD $0xf9402406 // ldr x6, [x0, #0x48]
-	WORD $0x14000007 // b 0x3854 <k_tile_panel_min+0x8e8>
+	WORD $0x14000007 // b 0x3878 <k_tile_panel_min+0x8e8>
 	WORD $0x91000a2e // add x14, x17, #0x2
 	WORD $0xaa1103f0 // mov x16, x17
 	WORD $0x3d8000e3 // str q3, [x7]
 	WORD $0xeb0d01df // cmp x14, x13
 	WORD $0x3cb368e2 // str q2, [x7, x19]
-	WORD $0x54ffc96c // b.gt 0x317c <k_tile_panel_min+0x210>
+	WORD $0x54ffc96c // b.gt 0x31a0 <k_tile_panel_min+0x210>
 	WORD $0xcb0a0208 // sub x8, x16, x10
 	WORD $0xf100021f // cmp x16, #0x0
 	WORD $0xd37ef473 // lsl x19, x3, #2
@@ -3655,16 +3664,16 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0808a7 // add x7, x5, x8, lsl #2
 	WORD $0x91000e08 // add x8, x16, #0x3
 	WORD $0x9a90b10e // csel x14, x8, x16, lt
-	WORD $0xb40000c6 // cbz x6, 0x388c <k_tile_panel_min+0x920>
+	WORD $0xb40000c6 // cbz x6, 0x38b0 <k_tile_panel_min+0x920>
 	WORD $0x3dc000e3 // ldr q3, [x7]
 	WORD $0x3cf368e2 // ldr q2, [x7, x19]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x389c <k_tile_panel_min+0x930>
-	WORD $0x17ffffed // b 0x383c <k_tile_panel_min+0x8d0>
+	WORD $0x540000ca // b.ge 0x38c0 <k_tile_panel_min+0x930>
+	WORD $0x17ffffed // b 0x3860 <k_tile_panel_min+0x8d0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x383c <k_tile_panel_min+0x8d0>
+	WORD $0x54fffd2b // b.lt 0x3860 <k_tile_panel_min+0x8d0>
 	WORD $0xd342fdc8 // lsr x8, x14, #2
 	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
 	WORD $0xaa1903f4 // mov x20, x25
@@ -3727,11 +3736,11 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910a02b5 // add x21, x21, #0x280
 	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff948 // b.hi 0x38bc <k_tile_panel_min+0x950>
-	WORD $0x17ffffa9 // b 0x383c <k_tile_panel_min+0x8d0>
+	WORD $0x54fff948 // b.hi 0x38e0 <k_tile_panel_min+0x950>
+	WORD $0x17ffffa9 // b 0x3860 <k_tile_panel_min+0x8d0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffb44b // b.lt 0x302c <k_tile_panel_min+0xc0>
+	WORD $0x54ffb44b // b.lt 0x3050 <k_tile_panel_min+0xc0>
 	WORD $0xd342fdc8 // lsr x8, x14, #2
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xaa1903ef // mov x15, x25
@@ -3771,8 +3780,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910401ce // add x14, x14, #0x100
 	WORD $0x910a018c // add x12, x12, #0x280
 	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffc48 // b.hi 0x39cc <k_tile_panel_min+0xa60>
-	WORD $0x17fffd79 // b 0x302c <k_tile_panel_min+0xc0>
+	WORD $0x54fffc48 // b.hi 0x39f0 <k_tile_panel_min+0xa60>
+	WORD $0x17fffd79 // b 0x3050 <k_tile_panel_min+0xc0>
 	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
 	WORD $0xf94063fd // ldr x29, [sp, #0xc0]
 	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
@@ -3789,7 +3798,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_16
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400352b // b.lt 0x4128 <k_tile_panel_16+0x6ac>
+	WORD $0x5400352b // b.lt 0x414c <k_tile_panel_16+0x6ac>
 	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
 	WORD $0xd37ef562 // lsl x2, x11, #2
@@ -3825,11 +3834,11 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
 	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
 	WORD $0xf90007f0 // str x16, [sp, #0x8]
-	WORD $0x14000005 // b 0x3b28 <k_tile_panel_16+0xac>
+	WORD $0x14000005 // b 0x3b4c <k_tile_panel_16+0xac>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb02011f // cmp x8, x2
-	WORD $0x54002f20 // b.eq 0x4108 <k_tile_panel_16+0x68c>
+	WORD $0x54002f20 // b.eq 0x412c <k_tile_panel_16+0x68c>
 	WORD $0xd342fd04 // lsr x4, x8, #2
 	WORD $0xd37ced05 // lsl x5, x8, #4
 	WORD $0xaa0a03fa // mov x26, x10
@@ -3837,16 +3846,16 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x927c04a6 // and x6, x5, #0x30
 	WORD $0x8b050185 // add x5, x12, x5
 	WORD $0x8b060084 // add x4, x4, x6
-	WORD $0x340006af // cbz w15, 0x3c18 <k_tile_panel_16+0x19c>
+	WORD $0x340006af // cbz w15, 0x3c3c <k_tile_panel_16+0x19c>
 	WORD $0xf9402406 // ldr x6, [x0, #0x48]
-	WORD $0xb40000a6 // cbz x6, 0x3b60 <k_tile_panel_16+0xe4>
+	WORD $0xb40000a6 // cbz x6, 0x3b84 <k_tile_panel_16+0xe4>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x3b6c <k_tile_panel_16+0xf0>
-	WORD $0x1400002d // b 0x3c10 <k_tile_panel_16+0x194>
+	WORD $0x540000aa // b.ge 0x3b90 <k_tile_panel_16+0xf0>
+	WORD $0x1400002d // b 0x3c34 <k_tile_panel_16+0x194>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400054b // b.lt 0x3c10 <k_tile_panel_16+0x194>
+	WORD $0x5400054b // b.lt 0x3c34 <k_tile_panel_16+0x194>
 	WORD $0xf9401006 // ldr x6, [x0, #0x20]
 	WORD $0xf94017f0 // ldr x16, [sp, #0x28]
 	WORD $0xaa0403f3 // mov x19, x4
@@ -3887,19 +3896,19 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc28 // b.hi 0x3b90 <k_tile_panel_16+0x114>
+	WORD $0x54fffc28 // b.hi 0x3bb4 <k_tile_panel_16+0x114>
 	WORD $0xaa0103fa // mov x26, x1
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x9100135e // add x30, x26, #0x4
 	WORD $0xeb0d03df // cmp x30, x13
-	WORD $0x540002ad // b.le 0x3c74 <k_tile_panel_16+0x1f8>
+	WORD $0x540002ad // b.le 0x3c98 <k_tile_panel_16+0x1f8>
 	WORD $0xaa1a03e6 // mov x6, x26
 	WORD $0x910008d9 // add x25, x6, #0x2
 	WORD $0xeb0d033f // cmp x25, x13
-	WORD $0x5400152d // b.le 0x3ed4 <k_tile_panel_16+0x458>
+	WORD $0x5400152d // b.le 0x3ef8 <k_tile_panel_16+0x458>
 	WORD $0xaa0603e7 // mov x7, x6
 	WORD $0xeb0d00ff // cmp x7, x13
-	WORD $0x54fff70a // b.ge 0x3b1c <k_tile_panel_16+0xa0>
+	WORD $0x54fff70a // b.ge 0x3b40 <k_tile_panel_16+0xa0>
 	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
 	WORD $0xcb0a00f1 // sub x17, x7, x10
 	WORD $0xf10000ff // cmp x7, #0x0
@@ -3908,18 +3917,18 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008a5 // add x5, x5, x16, lsl #2
 	WORD $0x91000cf0 // add x16, x7, #0x3
 	WORD $0x9a87b206 // csel x6, x16, x7, lt
-	WORD $0xb4001fb1 // cbz x17, 0x4054 <k_tile_panel_16+0x5d8>
+	WORD $0xb4001fb1 // cbz x17, 0x4078 <k_tile_panel_16+0x5d8>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54001faa // b.ge 0x4060 <k_tile_panel_16+0x5e4>
-	WORD $0x17ffffaa // b 0x3b18 <k_tile_panel_16+0x9c>
+	WORD $0x54001faa // b.ge 0x4084 <k_tile_panel_16+0x5e4>
+	WORD $0x17ffffaa // b 0x3b3c <k_tile_panel_16+0x9c>
 	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
 	WORD $0xf9400414 // ldr x20, [x0, #0x8]
 	WORD $0xf9402415 // ldr x21, [x0, #0x48]
 	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
 	WORD $0xd37df0f6 // lsl x22, x7, #3
 	WORD $0xd37ef4d7 // lsl x23, x6, #2
-	WORD $0x14000009 // b 0x3cb0 <k_tile_panel_16+0x234>
+	WORD $0x14000009 // b 0x3cd4 <k_tile_panel_16+0x234>
 	WORD $0x910010de // add x30, x6, #0x4
 	WORD $0xaa0603fa // mov x26, x6
 	WORD $0x3d800305 // str q5, [x24]
@@ -3927,7 +3936,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb96b03 // str q3, [x24, x25]
 	WORD $0x3cb66b04 // str q4, [x24, x22]
 	WORD $0x3cb76b02 // str q2, [x24, x23]
-	WORD $0x54fffbec // b.gt 0x3c28 <k_tile_panel_16+0x1ac>
+	WORD $0x54fffbec // b.gt 0x3c4c <k_tile_panel_16+0x1ac>
 	WORD $0xcb0a0346 // sub x6, x26, x10
 	WORD $0x91000f58 // add x24, x26, #0x3
 	WORD $0xf100035f // cmp x26, #0x0
@@ -3940,20 +3949,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
 	WORD $0xaa1e03e6 // mov x6, x30
 	WORD $0x9a9bb21e // csel x30, x16, x27, lt
-	WORD $0xb4000115 // cbz x21, 0x3d00 <k_tile_panel_16+0x284>
+	WORD $0xb4000115 // cbz x21, 0x3d24 <k_tile_panel_16+0x284>
 	WORD $0x3dc00305 // ldr q5, [x24]
 	WORD $0x3cf96b03 // ldr q3, [x24, x25]
 	WORD $0x3cf66b04 // ldr q4, [x24, x22]
 	WORD $0x3cf76b02 // ldr q2, [x24, x23]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x3d18 <k_tile_panel_16+0x29c>
-	WORD $0x17ffffe5 // b 0x3c90 <k_tile_panel_16+0x214>
+	WORD $0x5400010a // b.ge 0x3d3c <k_tile_panel_16+0x29c>
+	WORD $0x17ffffe5 // b 0x3cb4 <k_tile_panel_16+0x214>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x3c90 <k_tile_panel_16+0x214>
+	WORD $0x54fffbeb // b.lt 0x3cb4 <k_tile_panel_16+0x214>
 	WORD $0xd342ffb0 // lsr x16, x29, #2
 	WORD $0xd342ffd1 // lsr x17, x30, #2
 	WORD $0x927edfbd // and x29, x29, #0x3fffffffffffffc
@@ -4063,18 +4072,18 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f871323 // fmla v3.4s, v25.4s, v7.s[0]
 	WORD $0x4f901244 // fmla v4.4s, v18.4s, v16.s[0]
 	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
-	WORD $0x54fff428 // b.hi 0x3d50 <k_tile_panel_16+0x2d4>
-	WORD $0x17ffff70 // b 0x3c90 <k_tile_panel_16+0x214>
+	WORD $0x54fff428 // b.hi 0x3d74 <k_tile_panel_16+0x2d4>
+	WORD $0x17ffff70 // b 0x3cb4 <k_tile_panel_16+0x214>
 	WORD $0xa941d414 // ldp x20, x21, [x0, #0x18]
 	WORD $0xf9400413 // ldr x19, [x0, #0x8]
 	WORD $0xf9402416 // ldr x22, [x0, #0x48]
-	WORD $0x14000007 // b 0x3efc <k_tile_panel_16+0x480>
+	WORD $0x14000007 // b 0x3f20 <k_tile_panel_16+0x480>
 	WORD $0x910008f9 // add x25, x7, #0x2
 	WORD $0xaa0703e6 // mov x6, x7
 	WORD $0x3d8002e3 // str q3, [x23]
 	WORD $0xeb0d033f // cmp x25, x13
 	WORD $0x3cb86ae2 // str q2, [x23, x24]
-	WORD $0x54ffea0c // b.gt 0x3c38 <k_tile_panel_16+0x1bc>
+	WORD $0x54ffea0c // b.gt 0x3c5c <k_tile_panel_16+0x1bc>
 	WORD $0xcb0a00d0 // sub x16, x6, x10
 	WORD $0xf10000df // cmp x6, #0x0
 	WORD $0xd37ef698 // lsl x24, x20, #2
@@ -4083,16 +4092,16 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008b7 // add x23, x5, x16, lsl #2
 	WORD $0x91000cd0 // add x16, x6, #0x3
 	WORD $0x9a86b219 // csel x25, x16, x6, lt
-	WORD $0xb40000d6 // cbz x22, 0x3f34 <k_tile_panel_16+0x4b8>
+	WORD $0xb40000d6 // cbz x22, 0x3f58 <k_tile_panel_16+0x4b8>
 	WORD $0x3dc002e3 // ldr q3, [x23]
 	WORD $0x3cf86ae2 // ldr q2, [x23, x24]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x3f44 <k_tile_panel_16+0x4c8>
-	WORD $0x17ffffed // b 0x3ee4 <k_tile_panel_16+0x468>
+	WORD $0x540000ca // b.ge 0x3f68 <k_tile_panel_16+0x4c8>
+	WORD $0x17ffffed // b 0x3f08 <k_tile_panel_16+0x468>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x3ee4 <k_tile_panel_16+0x468>
+	WORD $0x54fffd2b // b.lt 0x3f08 <k_tile_panel_16+0x468>
 	WORD $0xd342ff30 // lsr x16, x25, #2
 	WORD $0x927edf31 // and x17, x25, #0x3fffffffffffffc
 	WORD $0xaa0303f9 // mov x25, x3
@@ -4159,11 +4168,11 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f8410e3 // fmla v3.4s, v7.4s, v4.s[0]
 	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
-	WORD $0x54fff8c8 // b.hi 0x3f64 <k_tile_panel_16+0x4e8>
-	WORD $0x17ffffa5 // b 0x3ee4 <k_tile_panel_16+0x468>
+	WORD $0x54fff8c8 // b.hi 0x3f88 <k_tile_panel_16+0x4e8>
+	WORD $0x17ffffa5 // b 0x3f08 <k_tile_panel_16+0x468>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffd5eb // b.lt 0x3b18 <k_tile_panel_16+0x9c>
+	WORD $0x54ffd5eb // b.lt 0x3b3c <k_tile_panel_16+0x9c>
 	WORD $0xd342fcd0 // lsr x16, x6, #2
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0x9b107e30 // mul x16, x17, x16
@@ -4204,8 +4213,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc28 // b.hi 0x4084 <k_tile_panel_16+0x608>
-	WORD $0x17fffe85 // b 0x3b18 <k_tile_panel_16+0x9c>
+	WORD $0x54fffc28 // b.hi 0x40a8 <k_tile_panel_16+0x608>
+	WORD $0x17fffe85 // b 0x3b3c <k_tile_panel_16+0x9c>
 	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
 	WORD $0xf94013fd // ldr x29, [sp, #0x20]
 	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
@@ -4219,7 +4228,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_16_min
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400392b // b.lt 0x4858 <k_tile_panel_16_min+0x72c>
+	WORD $0x5400392b // b.lt 0x487c <k_tile_panel_16_min+0x72c>
 	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
 	WORD $0xd37ef562 // lsl x2, x11, #2
@@ -4255,11 +4264,11 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
 	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
 	WORD $0xf90007f0 // str x16, [sp, #0x8]
-	WORD $0x14000005 // b 0x41d8 <k_tile_panel_16_min+0xac>
+	WORD $0x14000005 // b 0x41fc <k_tile_panel_16_min+0xac>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb02011f // cmp x8, x2
-	WORD $0x54003320 // b.eq 0x4838 <k_tile_panel_16_min+0x70c>
+	WORD $0x54003320 // b.eq 0x485c <k_tile_panel_16_min+0x70c>
 	WORD $0xd342fd04 // lsr x4, x8, #2
 	WORD $0xd37ced05 // lsl x5, x8, #4
 	WORD $0xaa0a03fa // mov x26, x10
@@ -4267,16 +4276,16 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x927c04a6 // and x6, x5, #0x30
 	WORD $0x8b050185 // add x5, x12, x5
 	WORD $0x8b060084 // add x4, x4, x6
-	WORD $0x3400074f // cbz w15, 0x42dc <k_tile_panel_16_min+0x1b0>
+	WORD $0x3400074f // cbz w15, 0x4300 <k_tile_panel_16_min+0x1b0>
 	WORD $0xf9402406 // ldr x6, [x0, #0x48]
-	WORD $0xb40000a6 // cbz x6, 0x4210 <k_tile_panel_16_min+0xe4>
+	WORD $0xb40000a6 // cbz x6, 0x4234 <k_tile_panel_16_min+0xe4>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x421c <k_tile_panel_16_min+0xf0>
-	WORD $0x14000032 // b 0x42d4 <k_tile_panel_16_min+0x1a8>
+	WORD $0x540000aa // b.ge 0x4240 <k_tile_panel_16_min+0xf0>
+	WORD $0x14000032 // b 0x42f8 <k_tile_panel_16_min+0x1a8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540005eb // b.lt 0x42d4 <k_tile_panel_16_min+0x1a8>
+	WORD $0x540005eb // b.lt 0x42f8 <k_tile_panel_16_min+0x1a8>
 	WORD $0xf9401006 // ldr x6, [x0, #0x20]
 	WORD $0xf94017f0 // ldr x16, [sp, #0x28]
 	WORD $0xaa0403f3 // mov x19, x4
@@ -4322,19 +4331,19 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b263 // ldr q3, [x19, #0x2c0]
 	WORD $0x910c0273 // add x19, x19, #0x300
 	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fffb88 // b.hi 0x4240 <k_tile_panel_16_min+0x114>
+	WORD $0x54fffb88 // b.hi 0x4264 <k_tile_panel_16_min+0x114>
 	WORD $0xaa0103fa // mov x26, x1
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x9100135e // add x30, x26, #0x4
 	WORD $0xeb0d03df // cmp x30, x13
-	WORD $0x540002ad // b.le 0x4338 <k_tile_panel_16_min+0x20c>
+	WORD $0x540002ad // b.le 0x435c <k_tile_panel_16_min+0x20c>
 	WORD $0xaa1a03e6 // mov x6, x26
 	WORD $0x910008d9 // add x25, x6, #0x2
 	WORD $0xeb0d033f // cmp x25, x13
-	WORD $0x540016ed // b.le 0x45d0 <k_tile_panel_16_min+0x4a4>
+	WORD $0x540016ed // b.le 0x45f4 <k_tile_panel_16_min+0x4a4>
 	WORD $0xaa0603e7 // mov x7, x6
 	WORD $0xeb0d00ff // cmp x7, x13
-	WORD $0x54fff66a // b.ge 0x41cc <k_tile_panel_16_min+0xa0>
+	WORD $0x54fff66a // b.ge 0x41f0 <k_tile_panel_16_min+0xa0>
 	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
 	WORD $0xcb0a00f1 // sub x17, x7, x10
 	WORD $0xf10000ff // cmp x7, #0x0
@@ -4343,18 +4352,18 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008a5 // add x5, x5, x16, lsl #2
 	WORD $0x91000cf0 // add x16, x7, #0x3
 	WORD $0x9a87b206 // csel x6, x16, x7, lt
-	WORD $0xb4002271 // cbz x17, 0x4770 <k_tile_panel_16_min+0x644>
+	WORD $0xb4002271 // cbz x17, 0x4794 <k_tile_panel_16_min+0x644>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400226a // b.ge 0x477c <k_tile_panel_16_min+0x650>
-	WORD $0x17ffffa5 // b 0x41c8 <k_tile_panel_16_min+0x9c>
+	WORD $0x5400226a // b.ge 0x47a0 <k_tile_panel_16_min+0x650>
+	WORD $0x17ffffa5 // b 0x41ec <k_tile_panel_16_min+0x9c>
 	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
 	WORD $0xf9400414 // ldr x20, [x0, #0x8]
 	WORD $0xf9402415 // ldr x21, [x0, #0x48]
 	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
 	WORD $0xd37df0f6 // lsl x22, x7, #3
 	WORD $0xd37ef4d7 // lsl x23, x6, #2
-	WORD $0x14000009 // b 0x4374 <k_tile_panel_16_min+0x248>
+	WORD $0x14000009 // b 0x4398 <k_tile_panel_16_min+0x248>
 	WORD $0x910010de // add x30, x6, #0x4
 	WORD $0xaa0603fa // mov x26, x6
 	WORD $0x3d800305 // str q5, [x24]
@@ -4362,7 +4371,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb96b03 // str q3, [x24, x25]
 	WORD $0x3cb66b04 // str q4, [x24, x22]
 	WORD $0x3cb76b02 // str q2, [x24, x23]
-	WORD $0x54fffbec // b.gt 0x42ec <k_tile_panel_16_min+0x1c0>
+	WORD $0x54fffbec // b.gt 0x4310 <k_tile_panel_16_min+0x1c0>
 	WORD $0xcb0a0346 // sub x6, x26, x10
 	WORD $0x91000f58 // add x24, x26, #0x3
 	WORD $0xf100035f // cmp x26, #0x0
@@ -4375,20 +4384,20 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
 	WORD $0xaa1e03e6 // mov x6, x30
 	WORD $0x9a9bb21e // csel x30, x16, x27, lt
-	WORD $0xb4000115 // cbz x21, 0x43c4 <k_tile_panel_16_min+0x298>
+	WORD $0xb4000115 // cbz x21, 0x43e8 <k_tile_panel_16_min+0x298>
 	WORD $0x3dc00305 // ldr q5, [x24]
 	WORD $0x3cf96b03 // ldr q3, [x24, x25]
 	WORD $0x3cf66b04 // ldr q4, [x24, x22]
 	WORD $0x3cf76b02 // ldr q2, [x24, x23]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x43dc <k_tile_panel_16_min+0x2b0>
-	WORD $0x17ffffe5 // b 0x4354 <k_tile_panel_16_min+0x228>
+	WORD $0x5400010a // b.ge 0x4400 <k_tile_panel_16_min+0x2b0>
+	WORD $0x17ffffe5 // b 0x4378 <k_tile_panel_16_min+0x228>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x4354 <k_tile_panel_16_min+0x228>
+	WORD $0x54fffbeb // b.lt 0x4378 <k_tile_panel_16_min+0x228>
 	WORD $0xd342ffb0 // lsr x16, x29, #2
 	WORD $0xd342ffd1 // lsr x17, x30, #2
 	WORD $0x927edfbd // and x29, x29, #0x3fffffffffffffc
@@ -4512,18 +4521,18 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9310c3 // fmla v3.4s, v6.4s, v19.s[0]
 	WORD $0x4f9110c4 // fmla v4.4s, v6.4s, v17.s[0]
 	WORD $0x4f8710c2 // fmla v2.4s, v6.4s, v7.s[0]
-	WORD $0x54fff268 // b.hi 0x4414 <k_tile_panel_16_min+0x2e8>
-	WORD $0x17ffff62 // b 0x4354 <k_tile_panel_16_min+0x228>
+	WORD $0x54fff268 // b.hi 0x4438 <k_tile_panel_16_min+0x2e8>
+	WORD $0x17ffff62 // b 0x4378 <k_tile_panel_16_min+0x228>
 	WORD $0xa941d414 // ldp x20, x21, [x0, #0x18]
 	WORD $0xf9400413 // ldr x19, [x0, #0x8]
 	WORD $0xf9402416 // ldr x22, [x0, #0x48]
-	WORD $0x14000007 // b 0x45f8 <k_tile_panel_16_min+0x4cc>
+	WORD $0x14000007 // b 0x461c <k_tile_panel_16_min+0x4cc>
 	WORD $0x910008f9 // add x25, x7, #0x2
 	WORD $0xaa0703e6 // mov x6, x7
 	WORD $0x3d8002e3 // str q3, [x23]
 	WORD $0xeb0d033f // cmp x25, x13
 	WORD $0x3cb86ae2 // str q2, [x23, x24]
-	WORD $0x54ffe84c // b.gt 0x42fc <k_tile_panel_16_min+0x1d0>
+	WORD $0x54ffe84c // b.gt 0x4320 <k_tile_panel_16_min+0x1d0>
 	WORD $0xcb0a00d0 // sub x16, x6, x10
 	WORD $0xf10000df // cmp x6, #0x0
 	WORD $0xd37ef698 // lsl x24, x20, #2
@@ -4532,16 +4541,16 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008b7 // add x23, x5, x16, lsl #2
 	WORD $0x91000cd0 // add x16, x6, #0x3
 	WORD $0x9a86b219 // csel x25, x16, x6, lt
-	WORD $0xb40000d6 // cbz x22, 0x4630 <k_tile_panel_16_min+0x504>
+	WORD $0xb40000d6 // cbz x22, 0x4654 <k_tile_panel_16_min+0x504>
 	WORD $0x3dc002e3 // ldr q3, [x23]
 	WORD $0x3cf86ae2 // ldr q2, [x23, x24]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x4640 <k_tile_panel_16_min+0x514>
-	WORD $0x17ffffed // b 0x45e0 <k_tile_panel_16_min+0x4b4>
+	WORD $0x540000ca // b.ge 0x4664 <k_tile_panel_16_min+0x514>
+	WORD $0x17ffffed // b 0x4604 <k_tile_panel_16_min+0x4b4>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x45e0 <k_tile_panel_16_min+0x4b4>
+	WORD $0x54fffd2b // b.lt 0x4604 <k_tile_panel_16_min+0x4b4>
 	WORD $0xd342ff30 // lsr x16, x25, #2
 	WORD $0x927edf31 // and x17, x25, #0x3fffffffffffffc
 	WORD $0xaa0303f9 // mov x25, x3
@@ -4616,11 +4625,11 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910c035a // add x26, x26, #0x300
 	WORD $0x4f871083 // fmla v3.4s, v4.4s, v7.s[0]
 	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x54fff7c8 // b.hi 0x4660 <k_tile_panel_16_min+0x534>
-	WORD $0x17ffff9d // b 0x45e0 <k_tile_panel_16_min+0x4b4>
+	WORD $0x54fff7c8 // b.hi 0x4684 <k_tile_panel_16_min+0x534>
+	WORD $0x17ffff9d // b 0x4604 <k_tile_panel_16_min+0x4b4>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffd28b // b.lt 0x41c8 <k_tile_panel_16_min+0x9c>
+	WORD $0x54ffd28b // b.lt 0x41ec <k_tile_panel_16_min+0x9c>
 	WORD $0xd342fcd0 // lsr x16, x6, #2
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0x9b107e30 // mul x16, x17, x16
@@ -4666,8 +4675,8 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b083 // ldr q3, [x4, #0x2c0]
 	WORD $0x910c0084 // add x4, x4, #0x300
 	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fffb88 // b.hi 0x47a0 <k_tile_panel_16_min+0x674>
-	WORD $0x17fffe65 // b 0x41c8 <k_tile_panel_16_min+0x9c>
+	WORD $0x54fffb88 // b.hi 0x47c4 <k_tile_panel_16_min+0x674>
+	WORD $0x17fffe65 // b 0x41ec <k_tile_panel_16_min+0x9c>
 	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
 	WORD $0xf94013fd // ldr x29, [sp, #0x20]
 	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
@@ -4677,15 +4686,6 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d4123e9 // ldp d9, d8, [sp, #0x10]
 	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
 	WORD $0x03020100 // <unknown>
 	WORD $0x0c080604 // <unknown>
 	WORD $0xfdfeff00 // <unknown>

@@ -1625,12 +1625,15 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54002e8b // b.lt 0x1eb4 <k_untile_q6_k+0x5d8>
+	WORD $0x54002fab // b.lt 0x1ed8 <k_untile_q6_k+0x5fc>
 	WORD $0xf81d0ff7 // str x23, [sp, #-0x30]!
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f01e601 // movi v1.16b, #0x30
-	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x52a6700a // mov w10, #0x33800000 // =864026624
 	WORD $0x4f07e402 // movi v2.16b, #0xe0
+	WORD $0x6f04e503 // movi v3.2d, #0xff000000ff000000
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x4e040d44 // dup v4.4s, w10
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x5282800c // mov w12, #0x1400 // =5120
 	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
@@ -1655,345 +1658,351 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd377daf5 // lsl x21, x23, #9
 	WORD $0x8b1729f6 // add x22, x15, x23, lsl #10
 	WORD $0xd379e2f7 // lsl x23, x23, #7
-	WORD $0x3cf56a23 // ldr q3, [x17, x21]
-	WORD $0x3dc002c4 // ldr q4, [x22]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d800203 // str q3, [x16]
-	WORD $0x3cf56803 // ldr q3, [x0, x21]
-	WORD $0x3dc012c4 // ldr q4, [x22, #0x40]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d801203 // str q3, [x16, #0x40]
-	WORD $0x3cf56823 // ldr q3, [x1, x21]
-	WORD $0x3dc022c4 // ldr q4, [x22, #0x80]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d802203 // str q3, [x16, #0x80]
-	WORD $0x3cf56843 // ldr q3, [x2, x21]
-	WORD $0x3dc032c4 // ldr q4, [x22, #0xc0]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d803203 // str q3, [x16, #0xc0]
-	WORD $0x3cf56863 // ldr q3, [x3, x21]
-	WORD $0x3dc042c4 // ldr q4, [x22, #0x100]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d804203 // str q3, [x16, #0x100]
-	WORD $0x3cf56883 // ldr q3, [x4, x21]
-	WORD $0x3dc052c4 // ldr q4, [x22, #0x140]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d805203 // str q3, [x16, #0x140]
-	WORD $0x3cf568a3 // ldr q3, [x5, x21]
-	WORD $0x3dc062c4 // ldr q4, [x22, #0x180]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d806203 // str q3, [x16, #0x180]
-	WORD $0x3cf568c3 // ldr q3, [x6, x21]
-	WORD $0x3dc072c4 // ldr q4, [x22, #0x1c0]
-	WORD $0x4f245463 // shl v3.4s, v3.4s, #0x4
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d807203 // str q3, [x16, #0x1c0]
-	WORD $0x3cf768e3 // ldr q3, [x7, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f385463 // shl v3.4s, v3.4s, #0x18
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d808203 // str q3, [x16, #0x200]
-	WORD $0x3cf768e3 // ldr q3, [x7, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f305463 // shl v3.4s, v3.4s, #0x10
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d809203 // str q3, [x16, #0x240]
-	WORD $0x3cf56a23 // ldr q3, [x17, x21]
-	WORD $0x3dc082c4 // ldr q4, [x22, #0x200]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80a203 // str q3, [x16, #0x280]
-	WORD $0x3cf56803 // ldr q3, [x0, x21]
-	WORD $0x3dc092c4 // ldr q4, [x22, #0x240]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80b203 // str q3, [x16, #0x2c0]
-	WORD $0x3cf56823 // ldr q3, [x1, x21]
-	WORD $0x3dc0a2c4 // ldr q4, [x22, #0x280]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80c203 // str q3, [x16, #0x300]
-	WORD $0x3cf56843 // ldr q3, [x2, x21]
-	WORD $0x3dc0b2c4 // ldr q4, [x22, #0x2c0]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80d203 // str q3, [x16, #0x340]
-	WORD $0x3cf56863 // ldr q3, [x3, x21]
-	WORD $0x3dc0c2c4 // ldr q4, [x22, #0x300]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80e203 // str q3, [x16, #0x380]
-	WORD $0x3cf56883 // ldr q3, [x4, x21]
-	WORD $0x3dc0d2c4 // ldr q4, [x22, #0x340]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d80f203 // str q3, [x16, #0x3c0]
-	WORD $0x3cf568a3 // ldr q3, [x5, x21]
-	WORD $0x3dc0e2c4 // ldr q4, [x22, #0x380]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d810203 // str q3, [x16, #0x400]
-	WORD $0x3cf568c3 // ldr q3, [x6, x21]
-	WORD $0x3dc0f2c4 // ldr q4, [x22, #0x3c0]
-	WORD $0x4f225463 // shl v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d811203 // str q3, [x16, #0x440]
-	WORD $0x3cf768e3 // ldr q3, [x7, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f285463 // shl v3.4s, v3.4s, #0x8
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d812203 // str q3, [x16, #0x480]
-	WORD $0x3cf768e3 // ldr q3, [x7, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d813203 // str q3, [x16, #0x4c0]
-	WORD $0x3dc002c3 // ldr q3, [x22]
-	WORD $0x3cf56a24 // ldr q4, [x17, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d814203 // str q3, [x16, #0x500]
-	WORD $0x3dc012c3 // ldr q3, [x22, #0x40]
-	WORD $0x3cf56804 // ldr q4, [x0, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d815203 // str q3, [x16, #0x540]
-	WORD $0x3dc022c3 // ldr q3, [x22, #0x80]
-	WORD $0x3cf56824 // ldr q4, [x1, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d816203 // str q3, [x16, #0x580]
-	WORD $0x3dc032c3 // ldr q3, [x22, #0xc0]
-	WORD $0x3cf56844 // ldr q4, [x2, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d817203 // str q3, [x16, #0x5c0]
-	WORD $0x3dc042c3 // ldr q3, [x22, #0x100]
-	WORD $0x3cf56864 // ldr q4, [x3, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d818203 // str q3, [x16, #0x600]
-	WORD $0x3dc052c3 // ldr q3, [x22, #0x140]
-	WORD $0x3cf56884 // ldr q4, [x4, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d819203 // str q3, [x16, #0x640]
-	WORD $0x3dc062c3 // ldr q3, [x22, #0x180]
-	WORD $0x3cf568a4 // ldr q4, [x5, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d81a203 // str q3, [x16, #0x680]
-	WORD $0x3dc072c3 // ldr q3, [x22, #0x1c0]
-	WORD $0x3cf568c4 // ldr q4, [x6, x21]
-	WORD $0x6f3c0463 // ushr v3.4s, v3.4s, #0x4
-	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
-	WORD $0x4e201c63 // and v3.16b, v3.16b, v0.16b
-	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d81b203 // str q3, [x16, #0x6c0]
-	WORD $0x3cf76a63 // ldr q3, [x19, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f385463 // shl v3.4s, v3.4s, #0x18
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d81c203 // str q3, [x16, #0x700]
-	WORD $0x3cf76a63 // ldr q3, [x19, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f305463 // shl v3.4s, v3.4s, #0x10
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d81d203 // str q3, [x16, #0x740]
-	WORD $0x3cf56a23 // ldr q3, [x17, x21]
-	WORD $0x3dc082c4 // ldr q4, [x22, #0x200]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d81e203 // str q3, [x16, #0x780]
-	WORD $0x3cf56803 // ldr q3, [x0, x21]
-	WORD $0x3dc092c4 // ldr q4, [x22, #0x240]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d81f203 // str q3, [x16, #0x7c0]
-	WORD $0x3cf56823 // ldr q3, [x1, x21]
-	WORD $0x3dc0a2c4 // ldr q4, [x22, #0x280]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d820203 // str q3, [x16, #0x800]
-	WORD $0x3cf56843 // ldr q3, [x2, x21]
-	WORD $0x3dc0b2c4 // ldr q4, [x22, #0x2c0]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d821203 // str q3, [x16, #0x840]
-	WORD $0x3cf56863 // ldr q3, [x3, x21]
-	WORD $0x3dc0c2c4 // ldr q4, [x22, #0x300]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d822203 // str q3, [x16, #0x880]
-	WORD $0x3cf56883 // ldr q3, [x4, x21]
-	WORD $0x3dc0d2c4 // ldr q4, [x22, #0x340]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d823203 // str q3, [x16, #0x8c0]
-	WORD $0x3cf568a3 // ldr q3, [x5, x21]
-	WORD $0x3dc0e2c4 // ldr q4, [x22, #0x380]
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d824203 // str q3, [x16, #0x900]
-	WORD $0x3cf568c3 // ldr q3, [x6, x21]
-	WORD $0x3dc0f2c4 // ldr q4, [x22, #0x3c0]
+	WORD $0x3cf56a25 // ldr q5, [x17, x21]
+	WORD $0x3dc002c6 // ldr q6, [x22]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d800205 // str q5, [x16]
+	WORD $0x3cf56805 // ldr q5, [x0, x21]
+	WORD $0x3dc012c6 // ldr q6, [x22, #0x40]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d801205 // str q5, [x16, #0x40]
+	WORD $0x3cf56825 // ldr q5, [x1, x21]
+	WORD $0x3dc022c6 // ldr q6, [x22, #0x80]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d802205 // str q5, [x16, #0x80]
+	WORD $0x3cf56845 // ldr q5, [x2, x21]
+	WORD $0x3dc032c6 // ldr q6, [x22, #0xc0]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d803205 // str q5, [x16, #0xc0]
+	WORD $0x3cf56865 // ldr q5, [x3, x21]
+	WORD $0x3dc042c6 // ldr q6, [x22, #0x100]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d804205 // str q5, [x16, #0x100]
+	WORD $0x3cf56885 // ldr q5, [x4, x21]
+	WORD $0x3dc052c6 // ldr q6, [x22, #0x140]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d805205 // str q5, [x16, #0x140]
+	WORD $0x3cf568a5 // ldr q5, [x5, x21]
+	WORD $0x3dc062c6 // ldr q6, [x22, #0x180]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d806205 // str q5, [x16, #0x180]
+	WORD $0x3cf568c5 // ldr q5, [x6, x21]
+	WORD $0x3dc072c6 // ldr q6, [x22, #0x1c0]
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d807205 // str q5, [x16, #0x1c0]
+	WORD $0xfc6d79c5 // ldr d5, [x14, x13, lsl #3]
+	WORD $0x3cf768e6 // ldr q6, [x7, x23]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4f3854c6 // shl v6.4s, v6.4s, #0x18
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e24dca5 // fmul v5.4s, v5.4s, v4.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d808205 // str q5, [x16, #0x200]
+	WORD $0x3cf768e5 // ldr q5, [x7, x23]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
+	WORD $0x4f3054a5 // shl v5.4s, v5.4s, #0x10
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x6f0757e5 // bic v5.4s, #0xff, lsl #16
+	WORD $0x6e24dcc6 // fmul v6.4s, v6.4s, v4.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d809205 // str q5, [x16, #0x240]
+	WORD $0x3cf56a25 // ldr q5, [x17, x21]
+	WORD $0x3dc082c6 // ldr q6, [x22, #0x200]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80a205 // str q5, [x16, #0x280]
+	WORD $0x3cf56805 // ldr q5, [x0, x21]
+	WORD $0x3dc092c6 // ldr q6, [x22, #0x240]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80b205 // str q5, [x16, #0x2c0]
+	WORD $0x3cf56825 // ldr q5, [x1, x21]
+	WORD $0x3dc0a2c6 // ldr q6, [x22, #0x280]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80c205 // str q5, [x16, #0x300]
+	WORD $0x3cf56845 // ldr q5, [x2, x21]
+	WORD $0x3dc0b2c6 // ldr q6, [x22, #0x2c0]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80d205 // str q5, [x16, #0x340]
+	WORD $0x3cf56865 // ldr q5, [x3, x21]
+	WORD $0x3dc0c2c6 // ldr q6, [x22, #0x300]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80e205 // str q5, [x16, #0x380]
+	WORD $0x3cf56885 // ldr q5, [x4, x21]
+	WORD $0x3dc0d2c6 // ldr q6, [x22, #0x340]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d80f205 // str q5, [x16, #0x3c0]
+	WORD $0x3cf568a5 // ldr q5, [x5, x21]
+	WORD $0x3dc0e2c6 // ldr q6, [x22, #0x380]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d810205 // str q5, [x16, #0x400]
+	WORD $0x3cf568c5 // ldr q5, [x6, x21]
+	WORD $0x3dc0f2c6 // ldr q6, [x22, #0x3c0]
+	WORD $0x4f2254a5 // shl v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d811205 // str q5, [x16, #0x440]
+	WORD $0x3cf768e5 // ldr q5, [x7, x23]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
+	WORD $0x4f2854a5 // shl v5.4s, v5.4s, #0x8
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x6e24dcc6 // fmul v6.4s, v6.4s, v4.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d812205 // str q5, [x16, #0x480]
+	WORD $0xfc6d79c5 // ldr d5, [x14, x13, lsl #3]
+	WORD $0x3cf768e6 // ldr q6, [x7, x23]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e24dca5 // fmul v5.4s, v5.4s, v4.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d813205 // str q5, [x16, #0x4c0]
+	WORD $0x3dc002c5 // ldr q5, [x22]
+	WORD $0x3cf56a26 // ldr q6, [x17, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d814205 // str q5, [x16, #0x500]
+	WORD $0x3dc012c5 // ldr q5, [x22, #0x40]
+	WORD $0x3cf56806 // ldr q6, [x0, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d815205 // str q5, [x16, #0x540]
+	WORD $0x3dc022c5 // ldr q5, [x22, #0x80]
+	WORD $0x3cf56826 // ldr q6, [x1, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d816205 // str q5, [x16, #0x580]
+	WORD $0x3dc032c5 // ldr q5, [x22, #0xc0]
+	WORD $0x3cf56846 // ldr q6, [x2, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d817205 // str q5, [x16, #0x5c0]
+	WORD $0x3dc042c5 // ldr q5, [x22, #0x100]
+	WORD $0x3cf56866 // ldr q6, [x3, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d818205 // str q5, [x16, #0x600]
+	WORD $0x3dc052c5 // ldr q5, [x22, #0x140]
+	WORD $0x3cf56886 // ldr q6, [x4, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d819205 // str q5, [x16, #0x640]
+	WORD $0x3dc062c5 // ldr q5, [x22, #0x180]
+	WORD $0x3cf568a6 // ldr q6, [x5, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d81a205 // str q5, [x16, #0x680]
+	WORD $0x3dc072c5 // ldr q5, [x22, #0x1c0]
+	WORD $0x3cf568c6 // ldr q6, [x6, x21]
+	WORD $0x6f3c04a5 // ushr v5.4s, v5.4s, #0x4
+	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
+	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
+	WORD $0x4ea51cc5 // orr v5.16b, v6.16b, v5.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d81b205 // str q5, [x16, #0x6c0]
+	WORD $0xfc6d79c5 // ldr d5, [x14, x13, lsl #3]
+	WORD $0x3cf76a66 // ldr q6, [x19, x23]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4f3854c6 // shl v6.4s, v6.4s, #0x18
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e24dca5 // fmul v5.4s, v5.4s, v4.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d81c205 // str q5, [x16, #0x700]
+	WORD $0x3cf76a65 // ldr q5, [x19, x23]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
+	WORD $0x4f3054a5 // shl v5.4s, v5.4s, #0x10
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x6f0757e5 // bic v5.4s, #0xff, lsl #16
+	WORD $0x6e24dcc6 // fmul v6.4s, v6.4s, v4.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d81d205 // str q5, [x16, #0x740]
+	WORD $0x3cf56a25 // ldr q5, [x17, x21]
+	WORD $0x3dc082c6 // ldr q6, [x22, #0x200]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d81e205 // str q5, [x16, #0x780]
+	WORD $0x3cf56805 // ldr q5, [x0, x21]
+	WORD $0x3dc092c6 // ldr q6, [x22, #0x240]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d81f205 // str q5, [x16, #0x7c0]
+	WORD $0x3cf56825 // ldr q5, [x1, x21]
+	WORD $0x3dc0a2c6 // ldr q6, [x22, #0x280]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d820205 // str q5, [x16, #0x800]
+	WORD $0x3cf56845 // ldr q5, [x2, x21]
+	WORD $0x3dc0b2c6 // ldr q6, [x22, #0x2c0]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d821205 // str q5, [x16, #0x840]
+	WORD $0x3cf56865 // ldr q5, [x3, x21]
+	WORD $0x3dc0c2c6 // ldr q6, [x22, #0x300]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d822205 // str q5, [x16, #0x880]
+	WORD $0x3cf56885 // ldr q5, [x4, x21]
+	WORD $0x3dc0d2c6 // ldr q6, [x22, #0x340]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d823205 // str q5, [x16, #0x8c0]
+	WORD $0x3cf568a5 // ldr q5, [x5, x21]
+	WORD $0x3dc0e2c6 // ldr q6, [x22, #0x380]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d824205 // str q5, [x16, #0x900]
+	WORD $0x3cf568c5 // ldr q5, [x6, x21]
+	WORD $0x3dc0f2c6 // ldr q6, [x22, #0x3c0]
 	WORD $0x2a1403f5 // mov w21, w20
 	WORD $0x2a1f03f4 // mov w20, wzr
-	WORD $0x6f3c0484 // ushr v4.4s, v4.4s, #0x4
-	WORD $0x6f3e0463 // ushr v3.4s, v3.4s, #0x2
-	WORD $0x4e201c84 // and v4.16b, v4.16b, v0.16b
-	WORD $0x4e211c63 // and v3.16b, v3.16b, v1.16b
-	WORD $0x4ea41c63 // orr v3.16b, v3.16b, v4.16b
-	WORD $0x4e228463 // add v3.16b, v3.16b, v2.16b
-	WORD $0x3d825203 // str q3, [x16, #0x940]
-	WORD $0x3cf76a63 // ldr q3, [x19, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
-	WORD $0x4f285463 // shl v3.4s, v3.4s, #0x8
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d826203 // str q3, [x16, #0x980]
-	WORD $0x3cf76a63 // ldr q3, [x19, x23]
-	WORD $0xfc6d79c4 // ldr d4, [x14, x13, lsl #3]
+	WORD $0x6f3c04c6 // ushr v6.4s, v6.4s, #0x4
+	WORD $0x6f3e04a5 // ushr v5.4s, v5.4s, #0x2
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x4e211ca5 // and v5.16b, v5.16b, v1.16b
+	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
+	WORD $0x4e2284a5 // add v5.16b, v5.16b, v2.16b
+	WORD $0x3d825205 // str q5, [x16, #0x940]
+	WORD $0x3cf76a65 // ldr q5, [x19, x23]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
+	WORD $0x4f2854a5 // shl v5.4s, v5.4s, #0x8
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x4e231ca5 // and v5.16b, v5.16b, v3.16b
+	WORD $0x6e24dcc6 // fmul v6.4s, v6.4s, v4.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
+	WORD $0x3d826205 // str q5, [x16, #0x980]
+	WORD $0xfc6d79c5 // ldr d5, [x14, x13, lsl #3]
+	WORD $0x3cf76a66 // ldr q6, [x19, x23]
 	WORD $0x52800037 // mov w23, #0x1 // =1
-	WORD $0x4f280463 // sshr v3.4s, v3.4s, #0x18
-	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
-	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
-	WORD $0x6e23dc83 // fmul v3.4s, v4.4s, v3.4s
-	WORD $0x3d827203 // str q3, [x16, #0x9c0]
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e231cc6 // and v6.16b, v6.16b, v3.16b
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x6e24dca5 // fmul v5.4s, v5.4s, v4.4s
+	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
+	WORD $0x3d827205 // str q5, [x16, #0x9c0]
 	WORD $0x91280210 // add x16, x16, #0xa00
-	WORD $0x3707d675 // tbnz w21, #0x0, 0x1950 <k_untile_q6_k+0x74>
+	WORD $0x3707d5b5 // tbnz w21, #0x0, 0x195c <k_untile_q6_k+0x80>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54ffd421 // b.ne 0x1914 <k_untile_q6_k+0x38>
+	WORD $0x54ffd361 // b.ne 0x1920 <k_untile_q6_k+0x44>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9134816b // add x11, x11, #0xd20
 	WORD $0x8b0c014a // add x10, x10, x12
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffd341 // b.ne 0x190c <k_untile_q6_k+0x30>
+	WORD $0x54ffd281 // b.ne 0x1918 <k_untile_q6_k+0x3c>
 	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
 	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
 	WORD $0xf84307f7 // ldr x23, [sp], #0x30
@@ -2002,9 +2011,9 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// untile_iq4_nl
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400074b // b.lt 0x1fa8 <k_untile_iq4_nl+0xf0>
+	WORD $0x5400074b // b.lt 0x1fcc <k_untile_iq4_nl+0xf0>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1001824b // adr x11, 0x4f10 <k_tile_panel_16_min+0xb44>
+	WORD $0x1001832b // adr x11, 0x4f50 <k_tile_panel_16_min+0xb60>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
 	WORD $0xaa1f03eb // mov x11, xzr
@@ -2054,21 +2063,21 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910021ad // add x13, x13, #0x8
 	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
 	WORD $0x3d8081e2 // str q2, [x15, #0x200]
-	WORD $0x54fffa81 // b.ne 0x1ee0 <k_untile_iq4_nl+0x28>
+	WORD $0x54fffa81 // b.ne 0x1f04 <k_untile_iq4_nl+0x28>
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0x9104814a // add x10, x10, #0x120
 	WORD $0x91090129 // add x9, x9, #0x240
 	WORD $0xeb08017f // cmp x11, x8
-	WORD $0x54fff9a1 // b.ne 0x1ed8 <k_untile_iq4_nl+0x20>
+	WORD $0x54fff9a1 // b.ne 0x1efc <k_untile_iq4_nl+0x20>
 	WORD $0xd65f03c0 // ret
 
 	// untile_iq4_xs
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400216b // b.lt 0x23e0 <k_untile_iq4_xs+0x434>
+	WORD $0x5400216b // b.lt 0x2404 <k_untile_iq4_xs+0x434>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f0005e1 // movi v1.4s, #0xf
-	WORD $0x10017a8c // adr x12, 0x4f10 <k_tile_panel_16_min+0xb44>
+	WORD $0x10017b6c // adr x12, 0x4f50 <k_tile_panel_16_min+0xb60>
 	WORD $0x4f010602 // movi v2.4s, #0x30
 	WORD $0x6f0007e3 // mvni v3.4s, #0x1f
 	WORD $0x3dc00184 // ldr q4, [x12]
@@ -2076,9 +2085,9 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x5282400c // mov w12, #0x1200 // =4608
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x9120016e // add x14, x11, #0x800
-	WORD $0x9121016f // add x15, x11, #0x840
-	WORD $0x91218170 // add x16, x11, #0x860
+	WORD $0x9121816e // add x14, x11, #0x860
+	WORD $0x9120016f // add x15, x11, #0x800
+	WORD $0x91210170 // add x16, x11, #0x840
 	WORD $0xd37cedb1 // lsl x17, x13, #4
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0x52800022 // mov w2, #0x1 // =1
@@ -2131,10 +2140,10 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
 	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
 	WORD $0x3d807005 // str q5, [x0, #0x1c0]
-	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0xfc6d7a05 // ldr d5, [x16, x13, lsl #3]
 	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
 	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
-	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x3cf169e6 // ldr q6, [x15, x17]
 	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
 	WORD $0x4e040cc7 // dup v7.4s, w6
 	WORD $0x52800106 // mov w6, #0x8 // =8
@@ -2144,7 +2153,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
 	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
 	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
-	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
 	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
@@ -2190,10 +2199,10 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
 	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
 	WORD $0x3d810005 // str q5, [x0, #0x400]
-	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0xfc6d7a05 // ldr d5, [x16, x13, lsl #3]
 	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
 	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
-	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x3cf169e6 // ldr q6, [x15, x17]
 	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
 	WORD $0x4e040cc7 // dup v7.4s, w6
 	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
@@ -2201,7 +2210,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
 	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
 	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
-	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
 	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
@@ -2247,10 +2256,10 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e201ca5 // and v5.16b, v5.16b, v0.16b
 	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
 	WORD $0x3d819005 // str q5, [x0, #0x640]
-	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0xfc6d7a05 // ldr d5, [x16, x13, lsl #3]
 	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
 	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
-	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x3cf169e6 // ldr q6, [x15, x17]
 	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
 	WORD $0x4e040ca7 // dup v7.4s, w5
 	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
@@ -2258,7 +2267,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0b8e7 // neg v7.4s, v7.4s
 	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
 	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
-	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
 	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
@@ -2307,40 +2316,40 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea0b8c6 // neg v6.4s, v6.4s
 	WORD $0x4e050085 // tbl v5.16b, { v4.16b }, v5.16b
 	WORD $0x3d822005 // str q5, [x0, #0x880]
-	WORD $0xfc6d79e5 // ldr d5, [x15, x13, lsl #3]
+	WORD $0xfc6d7a05 // ldr d5, [x16, x13, lsl #3]
 	WORD $0x2f10a4a5 // ushll v5.4s, v5.4h, #0x0
 	WORD $0x6ea644a5 // ushl v5.4s, v5.4s, v6.4s
-	WORD $0x3cf169c6 // ldr q6, [x14, x17]
+	WORD $0x3cf169e6 // ldr q6, [x15, x17]
 	WORD $0x6ea744c6 // ushl v6.4s, v6.4s, v7.4s
 	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
 	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
 	WORD $0x4e221ca5 // and v5.16b, v5.16b, v2.16b
 	WORD $0x4ea61ca5 // orr v5.16b, v5.16b, v6.16b
-	WORD $0xfc6d7a06 // ldr d6, [x16, x13, lsl #3]
+	WORD $0xfc6d79c6 // ldr d6, [x14, x13, lsl #3]
 	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
 	WORD $0x4ea384a5 // add v5.4s, v5.4s, v3.4s
 	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
 	WORD $0x6e25dcc5 // fmul v5.4s, v6.4s, v5.4s
 	WORD $0x3d823005 // str q5, [x0, #0x8c0]
 	WORD $0x91240000 // add x0, x0, #0x900
-	WORD $0x3707e224 // tbnz w4, #0x0, 0x2000 <k_untile_iq4_xs+0x54>
+	WORD $0x3707e224 // tbnz w4, #0x0, 0x2024 <k_untile_iq4_xs+0x54>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54ffe121 // b.ne 0x1fec <k_untile_iq4_xs+0x40>
+	WORD $0x54ffe121 // b.ne 0x2010 <k_untile_iq4_xs+0x40>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9122016b // add x11, x11, #0x880
 	WORD $0x8b0c014a // add x10, x10, x12
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffe001 // b.ne 0x1fdc <k_untile_iq4_xs+0x30>
+	WORD $0x54ffe001 // b.ne 0x2000 <k_untile_iq4_xs+0x30>
 	WORD $0xd65f03c0 // ret
 
 	// untile_mxfp4
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540008ab // b.lt 0x2500 <k_untile_mxfp4+0x11c>
+	WORD $0x540008ab // b.lt 0x2524 <k_untile_mxfp4+0x11c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x0f008421 // movi v1.4h, #0x1
-	WORD $0x1001584b // adr x11, 0x4f00 <k_tile_panel_16_min+0xb34>
+	WORD $0x1001592b // adr x11, 0x4f40 <k_tile_panel_16_min+0xb50>
 	WORD $0x4f014402 // movi v2.4s, #0x20, lsl #16
 	WORD $0x6f03d7e3 // mvni v3.4s, #0x7f, msl #16
 	WORD $0x3dc00164 // ldr q4, [x11]
@@ -2400,18 +2409,18 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea384c6 // add v6.4s, v6.4s, v3.4s
 	WORD $0x6e671cc5 // bsl v5.16b, v6.16b, v7.16b
 	WORD $0x3d8081e5 // str q5, [x15, #0x200]
-	WORD $0x54fff981 // b.ne 0x2418 <k_untile_mxfp4+0x34>
+	WORD $0x54fff981 // b.ne 0x243c <k_untile_mxfp4+0x34>
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0x9104414a // add x10, x10, #0x110
 	WORD $0x91090129 // add x9, x9, #0x240
 	WORD $0xeb08017f // cmp x11, x8
-	WORD $0x54fff8a1 // b.ne 0x2410 <k_untile_mxfp4+0x2c>
+	WORD $0x54fff8a1 // b.ne 0x2434 <k_untile_mxfp4+0x2c>
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54004f4b // b.lt 0x2ef4 <k_tile_panel+0x9f0>
+	WORD $0x54004f4b // b.lt 0x2f18 <k_tile_panel+0x9f0>
 	WORD $0xd10243ff // sub sp, sp, #0x90
 	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
 	WORD $0xd37ef562 // lsl x2, x11, #2
@@ -2449,11 +2458,11 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90757f6 // stp x22, x21, [sp, #0x70]
 	WORD $0xa9084ff4 // stp x20, x19, [sp, #0x80]
 	WORD $0xa90047f0 // stp x16, x17, [sp]
-	WORD $0x14000005 // b 0x25b8 <k_tile_panel+0xb4>
+	WORD $0x14000005 // b 0x25dc <k_tile_panel+0xb4>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb02011f // cmp x8, x2
-	WORD $0x540048c0 // b.eq 0x2ecc <k_tile_panel+0x9c8>
+	WORD $0x540048c0 // b.eq 0x2ef0 <k_tile_panel+0x9c8>
 	WORD $0xd342fd04 // lsr x4, x8, #2
 	WORD $0xd37ced05 // lsl x5, x8, #4
 	WORD $0xaa0a03fa // mov x26, x10
@@ -2461,16 +2470,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x927c04a6 // and x6, x5, #0x30
 	WORD $0x8b050185 // add x5, x12, x5
 	WORD $0x8b060084 // add x4, x4, x6
-	WORD $0x34000a0f // cbz w15, 0x2714 <k_tile_panel+0x210>
+	WORD $0x34000a0f // cbz w15, 0x2738 <k_tile_panel+0x210>
 	WORD $0xf9402406 // ldr x6, [x0, #0x48]
-	WORD $0xb40000a6 // cbz x6, 0x25f0 <k_tile_panel+0xec>
+	WORD $0xb40000a6 // cbz x6, 0x2614 <k_tile_panel+0xec>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x25fc <k_tile_panel+0xf8>
-	WORD $0x14000048 // b 0x270c <k_tile_panel+0x208>
+	WORD $0x540000aa // b.ge 0x2620 <k_tile_panel+0xf8>
+	WORD $0x14000048 // b 0x2730 <k_tile_panel+0x208>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540008ab // b.lt 0x270c <k_tile_panel+0x208>
+	WORD $0x540008ab // b.lt 0x2730 <k_tile_panel+0x208>
 	WORD $0xa94047f0 // ldp x16, x17, [sp]
 	WORD $0xaa0403f3 // mov x19, x4
 	WORD $0xf9401006 // ldr x6, [x0, #0x20]
@@ -2538,19 +2547,19 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c3 // ldr s3, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fff8a8 // b.hi 0x261c <k_tile_panel+0x118>
+	WORD $0x54fff8a8 // b.hi 0x2640 <k_tile_panel+0x118>
 	WORD $0xaa0103fa // mov x26, x1
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x9100135e // add x30, x26, #0x4
 	WORD $0xeb0d03df // cmp x30, x13
-	WORD $0x540002ad // b.le 0x2770 <k_tile_panel+0x26c>
+	WORD $0x540002ad // b.le 0x2794 <k_tile_panel+0x26c>
 	WORD $0xaa1a03e6 // mov x6, x26
 	WORD $0x910008d9 // add x25, x6, #0x2
 	WORD $0xeb0d033f // cmp x25, x13
-	WORD $0x5400220d // b.le 0x2b6c <k_tile_panel+0x668>
+	WORD $0x5400220d // b.le 0x2b90 <k_tile_panel+0x668>
 	WORD $0xaa0603e7 // mov x7, x6
 	WORD $0xeb0d00ff // cmp x7, x13
-	WORD $0x54fff3aa // b.ge 0x25ac <k_tile_panel+0xa8>
+	WORD $0x54fff3aa // b.ge 0x25d0 <k_tile_panel+0xa8>
 	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
 	WORD $0xcb0a00f1 // sub x17, x7, x10
 	WORD $0xf10000ff // cmp x7, #0x0
@@ -2559,18 +2568,18 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008a5 // add x5, x5, x16, lsl #2
 	WORD $0x91000cf0 // add x16, x7, #0x3
 	WORD $0x9a87b206 // csel x6, x16, x7, lt
-	WORD $0xb4003271 // cbz x17, 0x2da8 <k_tile_panel+0x8a4>
+	WORD $0xb4003271 // cbz x17, 0x2dcc <k_tile_panel+0x8a4>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400326a // b.ge 0x2db4 <k_tile_panel+0x8b0>
-	WORD $0x17ffff8f // b 0x25a8 <k_tile_panel+0xa4>
+	WORD $0x5400326a // b.ge 0x2dd8 <k_tile_panel+0x8b0>
+	WORD $0x17ffff8f // b 0x25cc <k_tile_panel+0xa4>
 	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
 	WORD $0xf9400414 // ldr x20, [x0, #0x8]
 	WORD $0xf9402415 // ldr x21, [x0, #0x48]
 	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
 	WORD $0xd37df0f6 // lsl x22, x7, #3
 	WORD $0xd37ef4d7 // lsl x23, x6, #2
-	WORD $0x14000009 // b 0x27ac <k_tile_panel+0x2a8>
+	WORD $0x14000009 // b 0x27d0 <k_tile_panel+0x2a8>
 	WORD $0x910010de // add x30, x6, #0x4
 	WORD $0xaa0603fa // mov x26, x6
 	WORD $0x3d800303 // str q3, [x24]
@@ -2578,7 +2587,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb96b05 // str q5, [x24, x25]
 	WORD $0x3cb66b04 // str q4, [x24, x22]
 	WORD $0x3cb76b02 // str q2, [x24, x23]
-	WORD $0x54fffbec // b.gt 0x2724 <k_tile_panel+0x220>
+	WORD $0x54fffbec // b.gt 0x2748 <k_tile_panel+0x220>
 	WORD $0xcb0a0346 // sub x6, x26, x10
 	WORD $0x91000f58 // add x24, x26, #0x3
 	WORD $0xf100035f // cmp x26, #0x0
@@ -2591,20 +2600,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
 	WORD $0xaa1e03e6 // mov x6, x30
 	WORD $0x9a9bb21e // csel x30, x16, x27, lt
-	WORD $0xb4000115 // cbz x21, 0x27fc <k_tile_panel+0x2f8>
+	WORD $0xb4000115 // cbz x21, 0x2820 <k_tile_panel+0x2f8>
 	WORD $0x3dc00303 // ldr q3, [x24]
 	WORD $0x3cf96b05 // ldr q5, [x24, x25]
 	WORD $0x3cf66b04 // ldr q4, [x24, x22]
 	WORD $0x3cf76b02 // ldr q2, [x24, x23]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x2814 <k_tile_panel+0x310>
-	WORD $0x17ffffe5 // b 0x278c <k_tile_panel+0x288>
+	WORD $0x5400010a // b.ge 0x2838 <k_tile_panel+0x310>
+	WORD $0x17ffffe5 // b 0x27b0 <k_tile_panel+0x288>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x278c <k_tile_panel+0x288>
+	WORD $0x54fffbeb // b.lt 0x27b0 <k_tile_panel+0x288>
 	WORD $0xd342ffb0 // lsr x16, x29, #2
 	WORD $0xd342ffd1 // lsr x17, x30, #2
 	WORD $0x927edfbd // and x29, x29, #0x3fffffffffffffc
@@ -2817,18 +2826,18 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9210e4 // fmla v4.4s, v7.4s, v18.s[0]
 	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
 	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
-	WORD $0x54ffe748 // b.hi 0x284c <k_tile_panel+0x348>
-	WORD $0x17ffff09 // b 0x278c <k_tile_panel+0x288>
+	WORD $0x54ffe748 // b.hi 0x2870 <k_tile_panel+0x348>
+	WORD $0x17ffff09 // b 0x27b0 <k_tile_panel+0x288>
 	WORD $0xa941d414 // ldp x20, x21, [x0, #0x18]
 	WORD $0xf9400413 // ldr x19, [x0, #0x8]
 	WORD $0xf9402416 // ldr x22, [x0, #0x48]
-	WORD $0x14000007 // b 0x2b94 <k_tile_panel+0x690>
+	WORD $0x14000007 // b 0x2bb8 <k_tile_panel+0x690>
 	WORD $0x910008f9 // add x25, x7, #0x2
 	WORD $0xaa0703e6 // mov x6, x7
 	WORD $0x3d8002e3 // str q3, [x23]
 	WORD $0xeb0d033f // cmp x25, x13
 	WORD $0x3cb86ae2 // str q2, [x23, x24]
-	WORD $0x54ffdd2c // b.gt 0x2734 <k_tile_panel+0x230>
+	WORD $0x54ffdd2c // b.gt 0x2758 <k_tile_panel+0x230>
 	WORD $0xcb0a00d0 // sub x16, x6, x10
 	WORD $0xf10000df // cmp x6, #0x0
 	WORD $0xd37ef698 // lsl x24, x20, #2
@@ -2837,16 +2846,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008b7 // add x23, x5, x16, lsl #2
 	WORD $0x91000cd0 // add x16, x6, #0x3
 	WORD $0x9a86b219 // csel x25, x16, x6, lt
-	WORD $0xb40000d6 // cbz x22, 0x2bcc <k_tile_panel+0x6c8>
+	WORD $0xb40000d6 // cbz x22, 0x2bf0 <k_tile_panel+0x6c8>
 	WORD $0x3dc002e3 // ldr q3, [x23]
 	WORD $0x3cf86ae2 // ldr q2, [x23, x24]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x2bdc <k_tile_panel+0x6d8>
-	WORD $0x17ffffed // b 0x2b7c <k_tile_panel+0x678>
+	WORD $0x540000ca // b.ge 0x2c00 <k_tile_panel+0x6d8>
+	WORD $0x17ffffed // b 0x2ba0 <k_tile_panel+0x678>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x2b7c <k_tile_panel+0x678>
+	WORD $0x54fffd2b // b.lt 0x2ba0 <k_tile_panel+0x678>
 	WORD $0xd342ff30 // lsr x16, x25, #2
 	WORD $0x927edf31 // and x17, x25, #0x3fffffffffffffc
 	WORD $0xaa0303f9 // mov x25, x3
@@ -2960,11 +2969,11 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f841203 // fmla v3.4s, v16.4s, v4.s[0]
 	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
-	WORD $0x54fff2e8 // b.hi 0x2bfc <k_tile_panel+0x6f8>
-	WORD $0x17ffff76 // b 0x2b7c <k_tile_panel+0x678>
+	WORD $0x54fff2e8 // b.hi 0x2c20 <k_tile_panel+0x6f8>
+	WORD $0x17ffff76 // b 0x2ba0 <k_tile_panel+0x678>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffbfcb // b.lt 0x25a8 <k_tile_panel+0xa4>
+	WORD $0x54ffbfcb // b.lt 0x25cc <k_tile_panel+0xa4>
 	WORD $0xd342fcd0 // lsr x16, x6, #2
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0x9b107e30 // mul x16, x17, x16
@@ -3033,8 +3042,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd4020c3 // ldr s3, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fff8a8 // b.hi 0x2dd8 <k_tile_panel+0x8d4>
-	WORD $0x17fffdb8 // b 0x25a8 <k_tile_panel+0xa4>
+	WORD $0x54fff8a8 // b.hi 0x2dfc <k_tile_panel+0x8d4>
+	WORD $0x17fffdb8 // b 0x25cc <k_tile_panel+0xa4>
 	WORD $0xa9484ff4 // ldp x20, x19, [sp, #0x80]
 	WORD $0xf9401ffd // ldr x29, [sp, #0x38]
 	WORD $0xa94757f6 // ldp x22, x21, [sp, #0x70]
@@ -3050,7 +3059,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_min
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540051cb // b.lt 0x3938 <k_tile_panel_min+0xa40>
+	WORD $0x540051cb // b.lt 0x395c <k_tile_panel_min+0xa40>
 	WORD $0xd10243ff // sub sp, sp, #0x90
 	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
 	WORD $0xd37ef562 // lsl x2, x11, #2
@@ -3088,11 +3097,11 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90757f6 // stp x22, x21, [sp, #0x70]
 	WORD $0xa9084ff4 // stp x20, x19, [sp, #0x80]
 	WORD $0xa90047f0 // stp x16, x17, [sp]
-	WORD $0x14000005 // b 0x2fac <k_tile_panel_min+0xb4>
+	WORD $0x14000005 // b 0x2fd0 <k_tile_panel_min+0xb4>
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb02011f // cmp x8, x2
-	WORD $0x54004b40 // b.eq 0x3910 <k_tile_panel_min+0xa18>
+	WORD $0x54004b40 // b.eq 0x3934 <k_tile_panel_min+0xa18>
 	WORD $0xd342fd04 // lsr x4, x8, #2
 	WORD $0xd37ced05 // lsl x5, x8, #4
 	WORD $0xaa0a03fa // mov x26, x10
@@ -3100,16 +3109,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x927c04a6 // and x6, x5, #0x30
 	WORD $0x8b050185 // add x5, x12, x5
 	WORD $0x8b060084 // add x4, x4, x6
-	WORD $0x34000a6f // cbz w15, 0x3114 <k_tile_panel_min+0x21c>
+	WORD $0x34000a6f // cbz w15, 0x3138 <k_tile_panel_min+0x21c>
 	WORD $0xf9402406 // ldr x6, [x0, #0x48]
-	WORD $0xb40000a6 // cbz x6, 0x2fe4 <k_tile_panel_min+0xec>
+	WORD $0xb40000a6 // cbz x6, 0x3008 <k_tile_panel_min+0xec>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x2ff0 <k_tile_panel_min+0xf8>
-	WORD $0x1400004b // b 0x310c <k_tile_panel_min+0x214>
+	WORD $0x540000aa // b.ge 0x3014 <k_tile_panel_min+0xf8>
+	WORD $0x1400004b // b 0x3130 <k_tile_panel_min+0x214>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400090b // b.lt 0x310c <k_tile_panel_min+0x214>
+	WORD $0x5400090b // b.lt 0x3130 <k_tile_panel_min+0x214>
 	WORD $0xa94047f0 // ldp x16, x17, [sp]
 	WORD $0xaa0403f3 // mov x19, x4
 	WORD $0xf9401006 // ldr x6, [x0, #0x20]
@@ -3180,19 +3189,19 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x910a0273 // add x19, x19, #0x280
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fff848 // b.hi 0x3010 <k_tile_panel_min+0x118>
+	WORD $0x54fff848 // b.hi 0x3034 <k_tile_panel_min+0x118>
 	WORD $0xaa0103fa // mov x26, x1
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x9100135e // add x30, x26, #0x4
 	WORD $0xeb0d03df // cmp x30, x13
-	WORD $0x540002ad // b.le 0x3170 <k_tile_panel_min+0x278>
+	WORD $0x540002ad // b.le 0x3194 <k_tile_panel_min+0x278>
 	WORD $0xaa1a03e6 // mov x6, x26
 	WORD $0x910008d9 // add x25, x6, #0x2
 	WORD $0xeb0d033f // cmp x25, x13
-	WORD $0x5400232d // b.le 0x3590 <k_tile_panel_min+0x698>
+	WORD $0x5400232d // b.le 0x35b4 <k_tile_panel_min+0x698>
 	WORD $0xaa0603e7 // mov x7, x6
 	WORD $0xeb0d00ff // cmp x7, x13
-	WORD $0x54fff34a // b.ge 0x2fa0 <k_tile_panel_min+0xa8>
+	WORD $0x54fff34a // b.ge 0x2fc4 <k_tile_panel_min+0xa8>
 	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
 	WORD $0xcb0a00f1 // sub x17, x7, x10
 	WORD $0xf10000ff // cmp x7, #0x0
@@ -3201,18 +3210,18 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008a5 // add x5, x5, x16, lsl #2
 	WORD $0x91000cf0 // add x16, x7, #0x3
 	WORD $0x9a87b206 // csel x6, x16, x7, lt
-	WORD $0xb4003431 // cbz x17, 0x37e0 <k_tile_panel_min+0x8e8>
+	WORD $0xb4003431 // cbz x17, 0x3804 <k_tile_panel_min+0x8e8>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400342a // b.ge 0x37ec <k_tile_panel_min+0x8f4>
-	WORD $0x17ffff8c // b 0x2f9c <k_tile_panel_min+0xa4>
+	WORD $0x5400342a // b.ge 0x3810 <k_tile_panel_min+0x8f4>
+	WORD $0x17ffff8c // b 0x2fc0 <k_tile_panel_min+0xa4>
 	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
 	WORD $0xf9400414 // ldr x20, [x0, #0x8]
 	WORD $0xf9402415 // ldr x21, [x0, #0x48]
 	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
 	WORD $0xd37df0f6 // lsl x22, x7, #3
 	WORD $0xd37ef4d7 // lsl x23, x6, #2
-	WORD $0x14000009 // b 0x31ac <k_tile_panel_min+0x2b4>
+	WORD $0x14000009 // b 0x31d0 <k_tile_panel_min+0x2b4>
 	WORD $0x910010de // add x30, x6, #0x4
 	WORD $0xaa0603fa // mov x26, x6
 	WORD $0x3d800303 // str q3, [x24]
@@ -3220,7 +3229,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb96b05 // str q5, [x24, x25]
 	WORD $0x3cb66b04 // str q4, [x24, x22]
 	WORD $0x3cb76b02 // str q2, [x24, x23]
-	WORD $0x54fffbec // b.gt 0x3124 <k_tile_panel_min+0x22c>
+	WORD $0x54fffbec // b.gt 0x3148 <k_tile_panel_min+0x22c>
 	WORD $0xcb0a0346 // sub x6, x26, x10
 	WORD $0x91000f58 // add x24, x26, #0x3
 	WORD $0xf100035f // cmp x26, #0x0
@@ -3233,20 +3242,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
 	WORD $0xaa1e03e6 // mov x6, x30
 	WORD $0x9a9bb21e // csel x30, x16, x27, lt
-	WORD $0xb4000115 // cbz x21, 0x31fc <k_tile_panel_min+0x304>
+	WORD $0xb4000115 // cbz x21, 0x3220 <k_tile_panel_min+0x304>
 	WORD $0x3dc00303 // ldr q3, [x24]
 	WORD $0x3cf96b05 // ldr q5, [x24, x25]
 	WORD $0x3cf66b04 // ldr q4, [x24, x22]
 	WORD $0x3cf76b02 // ldr q2, [x24, x23]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x3214 <k_tile_panel_min+0x31c>
-	WORD $0x17ffffe5 // b 0x318c <k_tile_panel_min+0x294>
+	WORD $0x5400010a // b.ge 0x3238 <k_tile_panel_min+0x31c>
+	WORD $0x17ffffe5 // b 0x31b0 <k_tile_panel_min+0x294>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x318c <k_tile_panel_min+0x294>
+	WORD $0x54fffbeb // b.lt 0x31b0 <k_tile_panel_min+0x294>
 	WORD $0xd342ffb0 // lsr x16, x29, #2
 	WORD $0xd342ffd1 // lsr x17, x30, #2
 	WORD $0x927edfbd // and x29, x29, #0x3fffffffffffffc
@@ -3468,18 +3477,18 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8710c3 // fmla v3.4s, v6.4s, v7.s[0]
 	WORD $0x4f9110c4 // fmla v4.4s, v6.4s, v17.s[0]
 	WORD $0x4f9210c2 // fmla v2.4s, v6.4s, v18.s[0]
-	WORD $0x54ffe628 // b.hi 0x324c <k_tile_panel_min+0x354>
-	WORD $0x17ffff00 // b 0x318c <k_tile_panel_min+0x294>
+	WORD $0x54ffe628 // b.hi 0x3270 <k_tile_panel_min+0x354>
+	WORD $0x17ffff00 // b 0x31b0 <k_tile_panel_min+0x294>
 	WORD $0xa941d414 // ldp x20, x21, [x0, #0x18]
 	WORD $0xf9400413 // ldr x19, [x0, #0x8]
 	WORD $0xf9402416 // ldr x22, [x0, #0x48]
-	WORD $0x14000007 // b 0x35b8 <k_tile_panel_min+0x6c0>
+	WORD $0x14000007 // b 0x35dc <k_tile_panel_min+0x6c0>
 	WORD $0x910008f9 // add x25, x7, #0x2
 	WORD $0xaa0703e6 // mov x6, x7
 	WORD $0x3d8002e3 // str q3, [x23]
 	WORD $0xeb0d033f // cmp x25, x13
 	WORD $0x3cb86ae2 // str q2, [x23, x24]
-	WORD $0x54ffdc0c // b.gt 0x3134 <k_tile_panel_min+0x23c>
+	WORD $0x54ffdc0c // b.gt 0x3158 <k_tile_panel_min+0x23c>
 	WORD $0xcb0a00d0 // sub x16, x6, x10
 	WORD $0xf10000df // cmp x6, #0x0
 	WORD $0xd37ef698 // lsl x24, x20, #2
@@ -3488,16 +3497,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1008b7 // add x23, x5, x16, lsl #2
 	WORD $0x91000cd0 // add x16, x6, #0x3
 	WORD $0x9a86b219 // csel x25, x16, x6, lt
-	WORD $0xb40000d6 // cbz x22, 0x35f0 <k_tile_panel_min+0x6f8>
+	WORD $0xb40000d6 // cbz x22, 0x3614 <k_tile_panel_min+0x6f8>
 	WORD $0x3dc002e3 // ldr q3, [x23]
 	WORD $0x3cf86ae2 // ldr q2, [x23, x24]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x3600 <k_tile_panel_min+0x708>
-	WORD $0x17ffffed // b 0x35a0 <k_tile_panel_min+0x6a8>
+	WORD $0x540000ca // b.ge 0x3624 <k_tile_panel_min+0x708>
+	WORD $0x17ffffed // b 0x35c4 <k_tile_panel_min+0x6a8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x35a0 <k_tile_panel_min+0x6a8>
+	WORD $0x54fffd2b // b.lt 0x35c4 <k_tile_panel_min+0x6a8>
 	WORD $0xd342ff30 // lsr x16, x25, #2
 	WORD $0x927edf31 // and x17, x25, #0x3fffffffffffffc
 	WORD $0xaa0303f9 // mov x25, x3
@@ -3616,11 +3625,11 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
 	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x54fff248 // b.hi 0x3620 <k_tile_panel_min+0x728>
-	WORD $0x17ffff71 // b 0x35a0 <k_tile_panel_min+0x6a8>
+	WORD $0x54fff248 // b.hi 0x3644 <k_tile_panel_min+0x728>
+	WORD $0x17ffff71 // b 0x35c4 <k_tile_panel_min+0x6a8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffbdab // b.lt 0x2f9c <k_tile_panel_min+0xa4>
+	WORD $0x54ffbdab // b.lt 0x2fc0 <k_tile_panel_min+0xa4>
 	WORD $0xd342fcd0 // lsr x16, x6, #2
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0x9b107e30 // mul x16, x17, x16
@@ -3692,8 +3701,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x910a0084 // add x4, x4, #0x280
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fff848 // b.hi 0x3810 <k_tile_panel_min+0x918>
-	WORD $0x17fffda4 // b 0x2f9c <k_tile_panel_min+0xa4>
+	WORD $0x54fff848 // b.hi 0x3834 <k_tile_panel_min+0x918>
+	WORD $0x17fffda4 // b 0x2fc0 <k_tile_panel_min+0xa4>
 	WORD $0xa9484ff4 // ldp x20, x19, [sp, #0x80]
 	WORD $0xf9401ffd // ldr x29, [sp, #0x38]
 	WORD $0xa94757f6 // ldp x22, x21, [sp, #0x70]
@@ -3709,7 +3718,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_16
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400542b // b.lt 0x43c8 <k_tile_panel_16+0xa8c>
+	WORD $0x5400542b // b.lt 0x43ec <k_tile_panel_16+0xa8c>
 	WORD $0xd10443ff // sub sp, sp, #0x110
 	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
 	WORD $0xd37ef570 // lsl x16, x11, #2
@@ -3750,11 +3759,11 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90f57f6 // stp x22, x21, [sp, #0xf0]
 	WORD $0xa9104ff4 // stp x20, x19, [sp, #0x100]
 	WORD $0xad017bff // stp q31, q30, [sp, #0x20]
-	WORD $0x14000005 // b 0x39fc <k_tile_panel_16+0xc0>
+	WORD $0x14000005 // b 0x3a20 <k_tile_panel_16+0xc0>
 	WORD $0x3d800022 // str q2, [x1]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb02011f // cmp x8, x2
-	WORD $0x54004d20 // b.eq 0x439c <k_tile_panel_16+0xa60>
+	WORD $0x54004d20 // b.eq 0x43c0 <k_tile_panel_16+0xa60>
 	WORD $0xd342fd10 // lsr x16, x8, #2
 	WORD $0xd37ced11 // lsl x17, x8, #4
 	WORD $0x9b0e2e10 // madd x16, x16, x14, x11
@@ -3762,16 +3771,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b110185 // add x5, x12, x17
 	WORD $0xaa0a03f1 // mov x17, x10
 	WORD $0x8b010210 // add x16, x16, x1
-	WORD $0x34000aaf // cbz w15, 0x3b6c <k_tile_panel_16+0x230>
+	WORD $0x34000aaf // cbz w15, 0x3b90 <k_tile_panel_16+0x230>
 	WORD $0xf9402411 // ldr x17, [x0, #0x48]
-	WORD $0xb40000b1 // cbz x17, 0x3a34 <k_tile_panel_16+0xf8>
+	WORD $0xb40000b1 // cbz x17, 0x3a58 <k_tile_panel_16+0xf8>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x3a40 <k_tile_panel_16+0x104>
-	WORD $0x1400004d // b 0x3b64 <k_tile_panel_16+0x228>
+	WORD $0x540000aa // b.ge 0x3a64 <k_tile_panel_16+0x104>
+	WORD $0x1400004d // b 0x3b88 <k_tile_panel_16+0x228>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400094b // b.lt 0x3b64 <k_tile_panel_16+0x228>
+	WORD $0x5400094b // b.lt 0x3b88 <k_tile_panel_16+0x228>
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0xf9400fe1 // ldr x1, [sp, #0x18]
 	WORD $0xaa1003e4 // mov x4, x16
@@ -3844,19 +3853,19 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402223 // ldr s3, [x17, #0x20]
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0x54fff828 // b.hi 0x3a64 <k_tile_panel_16+0x128>
+	WORD $0x54fff828 // b.hi 0x3a88 <k_tile_panel_16+0x128>
 	WORD $0xf9405ff1 // ldr x17, [sp, #0xb8]
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x91001221 // add x1, x17, #0x4
 	WORD $0xeb0d003f // cmp x1, x13
-	WORD $0x540002ad // b.le 0x3bc8 <k_tile_panel_16+0x28c>
+	WORD $0x540002ad // b.le 0x3bec <k_tile_panel_16+0x28c>
 	WORD $0xaa1103e6 // mov x6, x17
 	WORD $0x910008d6 // add x22, x6, #0x2
 	WORD $0xeb0d02df // cmp x22, x13
-	WORD $0x5400244d // b.le 0x400c <k_tile_panel_16+0x6d0>
+	WORD $0x5400244d // b.le 0x4030 <k_tile_panel_16+0x6d0>
 	WORD $0xaa0603f1 // mov x17, x6
 	WORD $0xeb0d023f // cmp x17, x13
-	WORD $0x54fff30a // b.ge 0x39f0 <k_tile_panel_16+0xb4>
+	WORD $0x54fff30a // b.ge 0x3a14 <k_tile_panel_16+0xb4>
 	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
 	WORD $0xcb0a0224 // sub x4, x17, x10
 	WORD $0xf9402406 // ldr x6, [x0, #0x48]
@@ -3865,11 +3874,11 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91000e24 // add x4, x17, #0x3
 	WORD $0x9a91b084 // csel x4, x4, x17, lt
 	WORD $0x8b0108a1 // add x1, x5, x1, lsl #2
-	WORD $0xb40035a6 // cbz x6, 0x4268 <k_tile_panel_16+0x92c>
+	WORD $0xb40035a6 // cbz x6, 0x428c <k_tile_panel_16+0x92c>
 	WORD $0x3dc00022 // ldr q2, [x1]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540035aa // b.ge 0x4274 <k_tile_panel_16+0x938>
-	WORD $0x17ffff8a // b 0x39ec <k_tile_panel_16+0xb0>
+	WORD $0x540035aa // b.ge 0x4298 <k_tile_panel_16+0x938>
+	WORD $0x17ffff8a // b 0x3a10 <k_tile_panel_16+0xb0>
 	WORD $0xa9419007 // ldp x7, x4, [x0, #0x18]
 	WORD $0xf9400413 // ldr x19, [x0, #0x8]
 	WORD $0xf9402414 // ldr x20, [x0, #0x48]
@@ -3878,7 +3887,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37df0f5 // lsl x21, x7, #3
 	WORD $0xd37ef4d6 // lsl x22, x6, #2
 	WORD $0xd1040097 // sub x23, x4, #0x100
-	WORD $0x14000009 // b 0x3c0c <k_tile_panel_16+0x2d0>
+	WORD $0x14000009 // b 0x3c30 <k_tile_panel_16+0x2d0>
 	WORD $0x910010c1 // add x1, x6, #0x4
 	WORD $0xaa0603f1 // mov x17, x6
 	WORD $0x3d800305 // str q5, [x24]
@@ -3886,7 +3895,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb96b04 // str q4, [x24, x25]
 	WORD $0x3cb56b01 // str q1, [x24, x21]
 	WORD $0x3cb66b00 // str q0, [x24, x22]
-	WORD $0x54fffbac // b.gt 0x3b7c <k_tile_panel_16+0x240>
+	WORD $0x54fffbac // b.gt 0x3ba0 <k_tile_panel_16+0x240>
 	WORD $0xcb0a0224 // sub x4, x17, x10
 	WORD $0xf100023f // cmp x17, #0x0
 	WORD $0x9100163b // add x27, x17, #0x5
@@ -3899,20 +3908,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
 	WORD $0xaa0103e6 // mov x6, x1
 	WORD $0x9a84b361 // csel x1, x27, x4, lt
-	WORD $0xb4000114 // cbz x20, 0x3c5c <k_tile_panel_16+0x320>
+	WORD $0xb4000114 // cbz x20, 0x3c80 <k_tile_panel_16+0x320>
 	WORD $0x3dc00305 // ldr q5, [x24]
 	WORD $0x3cf96b04 // ldr q4, [x24, x25]
 	WORD $0x3cf56b01 // ldr q1, [x24, x21]
 	WORD $0x3cf66b00 // ldr q0, [x24, x22]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x3c74 <k_tile_panel_16+0x338>
-	WORD $0x17ffffe5 // b 0x3bec <k_tile_panel_16+0x2b0>
+	WORD $0x5400010a // b.ge 0x3c98 <k_tile_panel_16+0x338>
+	WORD $0x17ffffe5 // b 0x3c10 <k_tile_panel_16+0x2b0>
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x3bec <k_tile_panel_16+0x2b0>
+	WORD $0x54fffbeb // b.lt 0x3c10 <k_tile_panel_16+0x2b0>
 	WORD $0x9342ff5a // asr x26, x26, #2
 	WORD $0x9342fc21 // asr x1, x1, #2
 	WORD $0xaa0303fd // mov x29, x3
@@ -4141,21 +4150,21 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd406227 // ldr s7, [x17, #0x60]
 	WORD $0x4f871040 // fmla v0.4s, v2.4s, v7.s[0]
 	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
-	WORD $0x54ffe4a8 // b.hi 0x3c98 <k_tile_panel_16+0x35c>
-	WORD $0x17fffef9 // b 0x3bec <k_tile_panel_16+0x2b0>
+	WORD $0x54ffe4a8 // b.hi 0x3cbc <k_tile_panel_16+0x35c>
+	WORD $0x17fffef9 // b 0x3c10 <k_tile_panel_16+0x2b0>
 	WORD $0xa941c404 // ldp x4, x17, [x0, #0x18]
 	WORD $0xf9400401 // ldr x1, [x0, #0x8]
 	WORD $0xf9402407 // ldr x7, [x0, #0x48]
 	WORD $0x91010033 // add x19, x1, #0x40
 	WORD $0xd37ae631 // lsl x17, x17, #6
 	WORD $0xd1040234 // sub x20, x17, #0x100
-	WORD $0x14000007 // b 0x4040 <k_tile_panel_16+0x704>
+	WORD $0x14000007 // b 0x4064 <k_tile_panel_16+0x704>
 	WORD $0x91000a36 // add x22, x17, #0x2
 	WORD $0xaa1103e6 // mov x6, x17
 	WORD $0x3d8002a3 // str q3, [x21]
 	WORD $0xeb0d02df // cmp x22, x13
 	WORD $0x3ca16aa2 // str q2, [x21, x1]
-	WORD $0x54ffda8c // b.gt 0x3b8c <k_tile_panel_16+0x250>
+	WORD $0x54ffda8c // b.gt 0x3bb0 <k_tile_panel_16+0x250>
 	WORD $0xcb0a00d1 // sub x17, x6, x10
 	WORD $0x91000cd7 // add x23, x6, #0x3
 	WORD $0xf10000df // cmp x6, #0x0
@@ -4164,16 +4173,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1108b5 // add x21, x5, x17, lsl #2
 	WORD $0xaa1603f1 // mov x17, x22
 	WORD $0x9a86b2f6 // csel x22, x23, x6, lt
-	WORD $0xb40000c7 // cbz x7, 0x4078 <k_tile_panel_16+0x73c>
+	WORD $0xb40000c7 // cbz x7, 0x409c <k_tile_panel_16+0x73c>
 	WORD $0x3dc002a3 // ldr q3, [x21]
 	WORD $0x3ce16aa2 // ldr q2, [x21, x1]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x4088 <k_tile_panel_16+0x74c>
-	WORD $0x17ffffed // b 0x4028 <k_tile_panel_16+0x6ec>
+	WORD $0x540000ca // b.ge 0x40ac <k_tile_panel_16+0x74c>
+	WORD $0x17ffffed // b 0x404c <k_tile_panel_16+0x6ec>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x4028 <k_tile_panel_16+0x6ec>
+	WORD $0x54fffd2b // b.lt 0x404c <k_tile_panel_16+0x6ec>
 	WORD $0x9342fed6 // asr x22, x22, #2
 	WORD $0xaa1003f7 // mov x23, x16
 	WORD $0x9b167e96 // mul x22, x20, x22
@@ -4292,11 +4301,11 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910400c6 // add x6, x6, #0x100
 	WORD $0x4f811082 // fmla v2.4s, v4.4s, v1.s[0]
 	WORD $0x4f801203 // fmla v3.4s, v16.4s, v0.s[0]
-	WORD $0x54fff208 // b.hi 0x40a0 <k_tile_panel_16+0x764>
-	WORD $0x17ffff71 // b 0x4028 <k_tile_panel_16+0x6ec>
+	WORD $0x54fff208 // b.hi 0x40c4 <k_tile_panel_16+0x764>
+	WORD $0x17ffff71 // b 0x404c <k_tile_panel_16+0x6ec>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffbbeb // b.lt 0x39ec <k_tile_panel_16+0xb0>
+	WORD $0x54ffbbeb // b.lt 0x3a10 <k_tile_panel_16+0xb0>
 	WORD $0xd342fc85 // lsr x5, x4, #2
 	WORD $0xf9401006 // ldr x6, [x0, #0x20]
 	WORD $0x927edc84 // and x4, x4, #0x3fffffffffffffc
@@ -4369,8 +4378,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd402220 // ldr s0, [x17, #0x20]
 	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
-	WORD $0x54fff828 // b.hi 0x4298 <k_tile_panel_16+0x95c>
-	WORD $0x17fffd95 // b 0x39ec <k_tile_panel_16+0xb0>
+	WORD $0x54fff828 // b.hi 0x42bc <k_tile_panel_16+0x95c>
+	WORD $0x17fffd95 // b 0x3a10 <k_tile_panel_16+0xb0>
 	WORD $0xa9504ff4 // ldp x20, x19, [sp, #0x100]
 	WORD $0xf9405bfd // ldr x29, [sp, #0xb0]
 	WORD $0xa94f57f6 // ldp x22, x21, [sp, #0xf0]
@@ -4387,7 +4396,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel_16_min
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400592b // b.lt 0x4ef8 <k_tile_panel_16_min+0xb2c>
+	WORD $0x5400592b // b.lt 0x4f1c <k_tile_panel_16_min+0xb2c>
 	WORD $0xd105c3ff // sub sp, sp, #0x170
 	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
 	WORD $0xd37ef570 // lsl x16, x11, #2
@@ -4428,11 +4437,11 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa91557f6 // stp x22, x21, [sp, #0x150]
 	WORD $0xa9164ff4 // stp x20, x19, [sp, #0x160]
 	WORD $0xad017bff // stp q31, q30, [sp, #0x20]
-	WORD $0x14000005 // b 0x448c <k_tile_panel_16_min+0xc0>
+	WORD $0x14000005 // b 0x44b0 <k_tile_panel_16_min+0xc0>
 	WORD $0x3d800022 // str q2, [x1]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb02011f // cmp x8, x2
-	WORD $0x54005220 // b.eq 0x4ecc <k_tile_panel_16_min+0xb00>
+	WORD $0x54005220 // b.eq 0x4ef0 <k_tile_panel_16_min+0xb00>
 	WORD $0xd342fd10 // lsr x16, x8, #2
 	WORD $0xd37ced11 // lsl x17, x8, #4
 	WORD $0x9b0e2e10 // madd x16, x16, x14, x11
@@ -4440,16 +4449,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b110185 // add x5, x12, x17
 	WORD $0xaa0a03f1 // mov x17, x10
 	WORD $0x8b010210 // add x16, x16, x1
-	WORD $0x34000b4f // cbz w15, 0x4610 <k_tile_panel_16_min+0x244>
+	WORD $0x34000b4f // cbz w15, 0x4634 <k_tile_panel_16_min+0x244>
 	WORD $0xf9402411 // ldr x17, [x0, #0x48]
-	WORD $0xb40000b1 // cbz x17, 0x44c4 <k_tile_panel_16_min+0xf8>
+	WORD $0xb40000b1 // cbz x17, 0x44e8 <k_tile_panel_16_min+0xf8>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x44d0 <k_tile_panel_16_min+0x104>
-	WORD $0x14000052 // b 0x4608 <k_tile_panel_16_min+0x23c>
+	WORD $0x540000aa // b.ge 0x44f4 <k_tile_panel_16_min+0x104>
+	WORD $0x14000052 // b 0x462c <k_tile_panel_16_min+0x23c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540009eb // b.lt 0x4608 <k_tile_panel_16_min+0x23c>
+	WORD $0x540009eb // b.lt 0x462c <k_tile_panel_16_min+0x23c>
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
 	WORD $0xf9400fe1 // ldr x1, [sp, #0x18]
 	WORD $0xaa1003e4 // mov x4, x16
@@ -4527,19 +4536,19 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b083 // ldr q3, [x4, #0x2c0]
 	WORD $0x910c0084 // add x4, x4, #0x300
 	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fff788 // b.hi 0x44f4 <k_tile_panel_16_min+0x128>
+	WORD $0x54fff788 // b.hi 0x4518 <k_tile_panel_16_min+0x128>
 	WORD $0xf9408ff1 // ldr x17, [sp, #0x118]
 	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x91001221 // add x1, x17, #0x4
 	WORD $0xeb0d003f // cmp x1, x13
-	WORD $0x540002ad // b.le 0x466c <k_tile_panel_16_min+0x2a0>
+	WORD $0x540002ad // b.le 0x4690 <k_tile_panel_16_min+0x2a0>
 	WORD $0xaa1103e6 // mov x6, x17
 	WORD $0x910008d6 // add x22, x6, #0x2
 	WORD $0xeb0d02df // cmp x22, x13
-	WORD $0x5400270d // b.le 0x4b08 <k_tile_panel_16_min+0x73c>
+	WORD $0x5400270d // b.le 0x4b2c <k_tile_panel_16_min+0x73c>
 	WORD $0xaa0603f1 // mov x17, x6
 	WORD $0xeb0d023f // cmp x17, x13
-	WORD $0x54fff26a // b.ge 0x4480 <k_tile_panel_16_min+0xb4>
+	WORD $0x54fff26a // b.ge 0x44a4 <k_tile_panel_16_min+0xb4>
 	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
 	WORD $0xcb0a0224 // sub x4, x17, x10
 	WORD $0xf9402406 // ldr x6, [x0, #0x48]
@@ -4548,11 +4557,11 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91000e24 // add x4, x17, #0x3
 	WORD $0x9a91b084 // csel x4, x4, x17, lt
 	WORD $0x8b0108a1 // add x1, x5, x1, lsl #2
-	WORD $0xb4003966 // cbz x6, 0x4d84 <k_tile_panel_16_min+0x9b8>
+	WORD $0xb4003966 // cbz x6, 0x4da8 <k_tile_panel_16_min+0x9b8>
 	WORD $0x3dc00022 // ldr q2, [x1]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400396a // b.ge 0x4d90 <k_tile_panel_16_min+0x9c4>
-	WORD $0x17ffff85 // b 0x447c <k_tile_panel_16_min+0xb0>
+	WORD $0x5400396a // b.ge 0x4db4 <k_tile_panel_16_min+0x9c4>
+	WORD $0x17ffff85 // b 0x44a0 <k_tile_panel_16_min+0xb0>
 	WORD $0xa9419007 // ldp x7, x4, [x0, #0x18]
 	WORD $0xf9400413 // ldr x19, [x0, #0x8]
 	WORD $0xf9402414 // ldr x20, [x0, #0x48]
@@ -4561,7 +4570,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37df0f5 // lsl x21, x7, #3
 	WORD $0xd37ef4d6 // lsl x22, x6, #2
 	WORD $0xd1040097 // sub x23, x4, #0x100
-	WORD $0x14000009 // b 0x46b0 <k_tile_panel_16_min+0x2e4>
+	WORD $0x14000009 // b 0x46d4 <k_tile_panel_16_min+0x2e4>
 	WORD $0x910010c1 // add x1, x6, #0x4
 	WORD $0xaa0603f1 // mov x17, x6
 	WORD $0x3d800307 // str q7, [x24]
@@ -4569,7 +4578,7 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb96b11 // str q17, [x24, x25]
 	WORD $0x3cb56b10 // str q16, [x24, x21]
 	WORD $0x3cb66b06 // str q6, [x24, x22]
-	WORD $0x54fffbac // b.gt 0x4620 <k_tile_panel_16_min+0x254>
+	WORD $0x54fffbac // b.gt 0x4644 <k_tile_panel_16_min+0x254>
 	WORD $0xcb0a0224 // sub x4, x17, x10
 	WORD $0xf100023f // cmp x17, #0x0
 	WORD $0x9100163b // add x27, x17, #0x5
@@ -4582,20 +4591,20 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
 	WORD $0xaa0103e6 // mov x6, x1
 	WORD $0x9a84b361 // csel x1, x27, x4, lt
-	WORD $0xb4000114 // cbz x20, 0x4700 <k_tile_panel_16_min+0x334>
+	WORD $0xb4000114 // cbz x20, 0x4724 <k_tile_panel_16_min+0x334>
 	WORD $0x3dc00307 // ldr q7, [x24]
 	WORD $0x3cf96b11 // ldr q17, [x24, x25]
 	WORD $0x3cf56b10 // ldr q16, [x24, x21]
 	WORD $0x3cf66b06 // ldr q6, [x24, x22]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x4718 <k_tile_panel_16_min+0x34c>
-	WORD $0x17ffffe5 // b 0x4690 <k_tile_panel_16_min+0x2c4>
+	WORD $0x5400010a // b.ge 0x473c <k_tile_panel_16_min+0x34c>
+	WORD $0x17ffffe5 // b 0x46b4 <k_tile_panel_16_min+0x2c4>
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x4690 <k_tile_panel_16_min+0x2c4>
+	WORD $0x54fffbeb // b.lt 0x46b4 <k_tile_panel_16_min+0x2c4>
 	WORD $0x9342ff5a // asr x26, x26, #2
 	WORD $0x9342fc21 // asr x1, x1, #2
 	WORD $0xaa0303fd // mov x29, x3
@@ -4846,21 +4855,21 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f851011 // fmla v17.4s, v0.4s, v5.s[0]
 	WORD $0x4f831010 // fmla v16.4s, v0.4s, v3.s[0]
 	WORD $0x4f811006 // fmla v6.4s, v0.4s, v1.s[0]
-	WORD $0x54ffe1e8 // b.hi 0x473c <k_tile_panel_16_min+0x370>
-	WORD $0x17fffee3 // b 0x4690 <k_tile_panel_16_min+0x2c4>
+	WORD $0x54ffe1e8 // b.hi 0x4760 <k_tile_panel_16_min+0x370>
+	WORD $0x17fffee3 // b 0x46b4 <k_tile_panel_16_min+0x2c4>
 	WORD $0xa941c401 // ldp x1, x17, [x0, #0x18]
 	WORD $0xf9400407 // ldr x7, [x0, #0x8]
 	WORD $0xf9402404 // ldr x4, [x0, #0x48]
 	WORD $0x910100e7 // add x7, x7, #0x40
 	WORD $0xd37ae631 // lsl x17, x17, #6
 	WORD $0xd1040233 // sub x19, x17, #0x100
-	WORD $0x14000007 // b 0x4b3c <k_tile_panel_16_min+0x770>
+	WORD $0x14000007 // b 0x4b60 <k_tile_panel_16_min+0x770>
 	WORD $0x91000a36 // add x22, x17, #0x2
 	WORD $0xaa1103e6 // mov x6, x17
 	WORD $0x3d800283 // str q3, [x20]
 	WORD $0xeb0d02df // cmp x22, x13
 	WORD $0x3cb56a82 // str q2, [x20, x21]
-	WORD $0x54ffd7cc // b.gt 0x4630 <k_tile_panel_16_min+0x264>
+	WORD $0x54ffd7cc // b.gt 0x4654 <k_tile_panel_16_min+0x264>
 	WORD $0xcb0a00d1 // sub x17, x6, x10
 	WORD $0x91000cd7 // add x23, x6, #0x3
 	WORD $0xf10000df // cmp x6, #0x0
@@ -4869,16 +4878,16 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1108b4 // add x20, x5, x17, lsl #2
 	WORD $0xaa1603f1 // mov x17, x22
 	WORD $0x9a86b2f6 // csel x22, x23, x6, lt
-	WORD $0xb40000c4 // cbz x4, 0x4b74 <k_tile_panel_16_min+0x7a8>
+	WORD $0xb40000c4 // cbz x4, 0x4b98 <k_tile_panel_16_min+0x7a8>
 	WORD $0x3dc00283 // ldr q3, [x20]
 	WORD $0x3cf56a82 // ldr q2, [x20, x21]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x4b84 <k_tile_panel_16_min+0x7b8>
-	WORD $0x17ffffed // b 0x4b24 <k_tile_panel_16_min+0x758>
+	WORD $0x540000ca // b.ge 0x4ba8 <k_tile_panel_16_min+0x7b8>
+	WORD $0x17ffffed // b 0x4b48 <k_tile_panel_16_min+0x758>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x4b24 <k_tile_panel_16_min+0x758>
+	WORD $0x54fffd2b // b.lt 0x4b48 <k_tile_panel_16_min+0x758>
 	WORD $0x9342fed6 // asr x22, x22, #2
 	WORD $0xaa1003f7 // mov x23, x16
 	WORD $0x9b167e76 // mul x22, x19, x22
@@ -5005,11 +5014,11 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910c02f7 // add x23, x23, #0x300
 	WORD $0x4f851003 // fmla v3.4s, v0.4s, v5.s[0]
 	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff108 // b.hi 0x4b9c <k_tile_panel_16_min+0x7d0>
-	WORD $0x17ffff69 // b 0x4b24 <k_tile_panel_16_min+0x758>
+	WORD $0x54fff108 // b.hi 0x4bc0 <k_tile_panel_16_min+0x7d0>
+	WORD $0x17ffff69 // b 0x4b48 <k_tile_panel_16_min+0x758>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffb78b // b.lt 0x447c <k_tile_panel_16_min+0xb0>
+	WORD $0x54ffb78b // b.lt 0x44a0 <k_tile_panel_16_min+0xb0>
 	WORD $0xd342fc85 // lsr x5, x4, #2
 	WORD $0xf9401006 // ldr x6, [x0, #0x20]
 	WORD $0x927edc84 // and x4, x4, #0x3fffffffffffffc
@@ -5087,8 +5096,8 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc0b200 // ldr q0, [x16, #0x2c0]
 	WORD $0x910c0210 // add x16, x16, #0x300
 	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
-	WORD $0x54fff788 // b.hi 0x4db4 <k_tile_panel_16_min+0x9e8>
-	WORD $0x17fffd6d // b 0x447c <k_tile_panel_16_min+0xb0>
+	WORD $0x54fff788 // b.hi 0x4dd8 <k_tile_panel_16_min+0x9e8>
+	WORD $0x17fffd6d // b 0x44a0 <k_tile_panel_16_min+0xb0>
 	WORD $0xa9564ff4 // ldp x20, x19, [sp, #0x160]
 	WORD $0xf9408bfd // ldr x29, [sp, #0x110]
 	WORD $0xa95557f6 // ldp x22, x21, [sp, #0x150]
@@ -5101,7 +5110,14 @@ TEXT ·tilepanelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d4d3bef // ldp d15, d14, [sp, #0xd0]
 	WORD $0x9105c3ff // add sp, sp, #0x170
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000 // udf #0x0
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x03020100 // <unknown>
 	WORD $0x0c080604 // <unknown>
 	WORD $0xfdfeff00 // <unknown>

@@ -96,7 +96,7 @@ func TestQuantize(t *testing.T) {
 				t.Errorf("not finite: %v", r[b])
 			}
 		}
-		want := act{d: 2, start: magicBits + 128*126, start16: [2]int32{magicBits + 128*127, magicBits - 128}, sum: -252, sum16: [2]float32{-254, 2}}
+		want := act{d: 2, d16: 0.125, start: magicBits + 128*126, start16: [2]int32{magicBits + 128*127, magicBits - 128}, sum: -252, sum16: [2]float32{-254, 2}}
 		want.q[0], want.q[16] = -127, 1
 		if r[4] != want {
 			t.Errorf("sums: %v, want %v", r[4], want)

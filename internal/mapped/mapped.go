@@ -27,15 +27,20 @@ type File struct {
 var ErrNotFile = errors.New("not a regular file")
 
 // Open opens a regular file for reading.
-func Open(path string) (*File, error) {
-	st, err := os.Stat(path)
+func Open(path string) (*File, error) { return open(path, os.Stat, os.Open) }
+
+// OpenIn opens a regular file below a folder, which no name and no link leads out of.
+func OpenIn(root *os.Root, name string) (*File, error) { return open(name, root.Stat, root.Open) }
+
+func open(path string, stat func(string) (os.FileInfo, error), open func(string) (*os.File, error)) (*File, error) {
+	st, err := stat(path)
 	if err == nil && !st.Mode().IsRegular() {
 		err = ErrNotFile // opening a pipe would wait for somebody to write into it
 	}
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path)
+	f, err := open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func TestCheck(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		spoil func(g *Graph, x, r *Value)
-		want   error
+		want  error
 	}{
 		"read before it is made": {func(g *Graph, _, _ *Value) { slices.Reverse(g.Nodes) }, ErrCycle},
 		"made twice":             {func(g *Graph, x, _ *Value) { g.Nodes[0].Out[0] = x }, ErrTwice},

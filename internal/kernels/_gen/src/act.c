@@ -36,12 +36,12 @@ KERNEL(quantize, quantize)
       sum[i / 16] += __builtin_reduce_add(q);
     }
     a->d = d;
+    a->d16 = d / 16;
     a->start = MAGIC - 128 * (sum[0] + sum[1]);
     a->sum = d * (float)(sum[0] + sum[1]);
     for (int h = 0; h < 2; h++) {
       a->start16[h] = MAGIC - 128 * sum[h];
       a->sum16[h] = d * (float)sum[h];
     }
-    a->unused = 0;
   }
 }

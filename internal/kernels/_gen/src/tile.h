@@ -24,13 +24,13 @@ typedef _Float16 vhalfu __attribute__((vector_size(VL * 2), aligned(1)));
 
 // act is a block of 32 activations, d*q, with the sums that kernels need: start is MAGIC-128*sum(q) as
 // the first value of an accumulator of codes that lie 128 too high, of the block and of its halves;
-// sum is d*sum(q).
+// sum is d*sum(q), and d16 is d/16.
 struct act {
   int8_t q[32];
   float d;
   int32_t start, start16[2];
   float sum, sum16[2];
-  int32_t unused;
+  float d16;
 };
 
 // An accumulator that starts at MAGIC holds the bits of the float MAGIC_F+sum, as sums stay below 2^22:

@@ -14,7 +14,8 @@ struct untile { uint8_t* panel; const uint8_t* w; long blocks; };
 INLINE void untile_##type(uint8_t* to, const uint8_t* w, const int r) \
 { \
   uint32_t s[4 * VL]; \
-  prepare_##type(w, r, s); \
+  vf d[2]; \
+  prepare_##type(w, r, s, d); \
   to += r * (LINE / PARTS); \
   _Pragma("clang loop unroll(disable)") \
   for (long outer = 0; outer < OUTER_##type; outer++) \
@@ -23,13 +24,13 @@ INLINE void untile_##type(uint8_t* to, const uint8_t* w, const int r) \
       APART; \
       _Pragma("clang loop unroll(full)") \
       for (int j = 0; j < 8; j++) { \
-        const vb c = code_##type(w, r, outer, inner, j); \
+        const vb c = code_##type(w, r, outer, inner, j, 0); \
         put(to, j, MIN_##type ? c : c + (uint8_t)((VNNI ? 128 : 0) - ZERO_##type)); \
       } \
       _Pragma("clang loop unroll(full)") \
       for (int h = 0; h < HALVES_##type; h++) { \
-        put(to, 8 + h, (vb)factor_##type(w, r, s, outer, inner, h)); \
-        if (MIN_##type) put(to, 8 + HALVES_##type + h, (vb)least_##type(w, r, s, outer, inner, h)); \
+        put(to, 8 + h, (vb)factor_##type(w, r, s, d, outer, inner, h)); \
+        if (MIN_##type) put(to, 8 + HALVES_##type + h, (vb)least_##type(w, r, s, d, outer, inner, h)); \
       } \
     } \
 } \

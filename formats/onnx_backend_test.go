@@ -1,0 +1,235 @@
+package formats
+
+import (
+	"archive/zip"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pare-dev/pare/ir/graph"
+)
+
+const backend = "../testdata/onnx-backend/"
+
+// Every conformance model of ONNX reads as the onnx package reads it: facts.txt has a digest of every node,
+// edge, attribute and constant. Written back as it was, and put together anew from its graph, it still does.
+func TestONNXBackend(t *testing.T) {
+	facts := map[string]string{}
+	b, err := os.ReadFile(backend + "facts.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		digest, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+		facts[name] = digest
+	}
+	dir := t.TempDir()
+	ctx := context.Background()
+	z, err := zip.OpenReader(backend + "cases.zip")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	models := 0
+	for _, e := range z.File {
+		if !strings.HasSuffix(e.Name, ".onnx") {
+			continue
+		}
+		models++
+		path := filepath.Join(dir, "model.onnx")
+		extract(t, e, path)
+		m, err := Open(ctx, path)
+		if err != nil {
+			t.Errorf("%s: %v", e.Name, err)
+			continue
+		}
+		text := graphText(m.Graph)
+		if digest := fmt.Sprintf("%x", sha256.Sum256([]byte(text)))[:16]; digest != facts[e.Name] {
+			t.Errorf("%s: digest %s, want %s\n%s", e.Name, digest, facts[e.Name], text)
+		}
+		for _, anew := range []bool{false, true} {
+			if anew {
+				m.Graph.Extra.(*onnxExtra).digest[0]++ // as if a pass had changed it
+			}
+			out := filepath.Join(dir, "out.onnx")
+			if err := Write(ctx, "onnx", m, out, WriteOptions{Force: true}); err != nil {
+				t.Errorf("%s, anew %v: %v", e.Name, anew, err)
+				continue
+			}
+			back, err := Open(ctx, out)
+			if err != nil {
+				t.Errorf("%s, anew %v: %v", e.Name, anew, err)
+				continue
+			}
+			if got := graphText(back.Graph); got != text {
+				t.Errorf("%s, anew %v: before\n%s\nafter\n%s", e.Name, anew, text, got)
+			}
+			if err := back.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if models != 1010 || len(facts) != models {
+		t.Errorf("%d models, %d facts", models, len(facts))
+	}
+}
+
+func extract(t *testing.T, e *zip.File, path string) {
+	t.Helper()
+	in, err := e.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// graphText is the text that make_facts.py describes.
+func graphText(g *graph.Graph) string {
+	var b strings.Builder
+	for _, d := range slices.Sorted(maps.Keys(g.Opset)) {
+		fmt.Fprintf(&b, "opset %s %d\n", d, g.Opset[d])
+	}
+	textOfGraph(&b, g)
+	return b.String()
+}
+
+func textOfGraph(b *strings.Builder, g *graph.Graph) {
+	for _, v := range g.Inputs {
+		typ := textOfType(v)
+		if v.Const != nil {
+			typ = textOfTensor(v.Const)
+		}
+		fmt.Fprintf(b, "input %s %s\n", v.Name, typ)
+	}
+	for _, n := range g.Nodes {
+		fmt.Fprintf(b, "node %s %s: %s -> %s\n", n.Op, n.Domain, textOfValues(n.In), textOfValues(n.Out))
+		for _, name := range slices.Sorted(maps.Keys(n.Attrs)) {
+			textOfAttr(b, name, n.Attrs[name])
+		}
+	}
+	for _, v := range g.Outputs {
+		if v.Const != nil {
+			fmt.Fprintf(b, "output %s\n", textOfTensor(v.Const))
+		} else {
+			fmt.Fprintf(b, "output %s %s\n", v.Name, textOfType(v))
+		}
+	}
+}
+
+func textOfValues(list []*graph.Value) string {
+	words := make([]string, len(list))
+	for i, v := range list {
+		switch {
+		case v == nil:
+			words[i] = "-"
+		case v.Const != nil:
+			words[i] = textOfTensor(v.Const)
+		default:
+			words[i] = v.Name
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+func textOfTensor(t *graph.Tensor) string {
+	data := t.Data
+	if t.Type == graph.String {
+		data = nil
+		for _, s := range t.Strings {
+			data = append(binary.LittleEndian.AppendUint32(data, uint32(len(s))), s...)
+		}
+	}
+	shape := strings.ReplaceAll(fmt.Sprint(t.Shape), " ", ", ")
+	sum := sha256.Sum256(data)
+	return fmt.Sprintf("%d%s:%x", t.Type, shape, sum[:8])
+}
+
+func textOfType(v *graph.Value) string {
+	dims := "?"
+	if v.Shape != nil {
+		var words []string
+		for _, d := range *v.Shape {
+			switch {
+			case d.Size >= 0:
+				words = append(words, fmt.Sprint(d.Size))
+			case d.Name != "":
+				words = append(words, d.Name)
+			default:
+				words = append(words, "?")
+			}
+		}
+		dims = "[" + strings.Join(words, " ") + "]"
+	}
+	text := fmt.Sprintf("%d%s", v.Type, dims)
+	switch v.Kind {
+	case graph.KindSequence:
+		return "seq(" + text + ")"
+	case graph.KindOptional:
+		return "opt(" + text + ")"
+	case graph.KindOptionalSequence:
+		return "opt(seq(" + text + "))"
+	case graph.KindOther:
+		return "other"
+	}
+	return text
+}
+
+func textOfAttr(b *strings.Builder, name string, a graph.Attr) {
+	var words []string
+	switch a.Kind {
+	case graph.AttrFloat:
+		words = append(words, fmt.Sprintf("%08x", math.Float32bits(a.Float)))
+	case graph.AttrInt:
+		words = append(words, fmt.Sprint(a.Int))
+	case graph.AttrString:
+		words = append(words, fmt.Sprintf("%x", a.String))
+	case graph.AttrTensor:
+		words = append(words, textOfTensor(a.Tensor))
+	case graph.AttrFloats:
+		for _, v := range a.Floats {
+			words = append(words, fmt.Sprintf("%08x", math.Float32bits(v)))
+		}
+	case graph.AttrInts:
+		for _, v := range a.Ints {
+			words = append(words, fmt.Sprint(v))
+		}
+	case graph.AttrStrings:
+		for _, s := range a.Strings {
+			words = append(words, fmt.Sprintf("%x", s))
+		}
+	case graph.AttrTensors:
+		for _, t := range a.Tensors {
+			words = append(words, textOfTensor(t))
+		}
+	}
+	fmt.Fprintf(b, "attr %s %d", name, a.Kind)
+	switch a.Kind {
+	case graph.AttrGraph, graph.AttrGraphs, graph.AttrOther:
+	default:
+		fmt.Fprintf(b, " %s", strings.Join(words, " "))
+	}
+	b.WriteByte('\n')
+	for _, g := range append([]*graph.Graph{a.Graph}, a.Graphs...) {
+		if g != nil {
+			textOfGraph(b, g)
+		}
+	}
+}
