@@ -57,7 +57,7 @@ func Parse(b []byte) (*File, error) {
 		return nil, err
 	}
 	f := &File{Model: &ModelProto{}, all: b, cuts: s.cuts, external: map[string]*mapped.File{}}
-	if err := unmarshal(slim, f.Model); err != nil {
+	if err := Unmarshal(slim, f.Model); err != nil {
 		return nil, err
 	}
 	if f.Model.Graph == nil {
@@ -69,8 +69,8 @@ func Parse(b []byte) (*File, error) {
 	return f, nil
 }
 
-// unmarshal decodes a message. Strings need not be UTF-8: some writers put names of files there.
-func unmarshal(b []byte, m proto.Message) error {
+// Unmarshal decodes a message. Strings need not be UTF-8: some writers put names of files there.
+func Unmarshal(b []byte, m proto.Message) error {
 	if err := (proto.UnmarshalOptions{RecursionLimit: maxDepth + 10}).Unmarshal(b, m); err != nil {
 		return fmt.Errorf("%w: %w", ErrWire, err)
 	}

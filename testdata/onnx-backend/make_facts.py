@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes what the onnx package finds in each model of cases.zip: one digest a model, of a text that says every
-node, edge, attribute and constant.
+"""Writes what the onnx package finds in cases.zip: for each model the digest of a text that says every node,
+edge, attribute and constant, and the digest of another that says the case's inputs and outputs.
 
     make_facts.py cases.zip > facts.txt          onnx 1.23.2, numpy 2.4.6, ml_dtypes 0.6.0
-    make_facts.py cases.zip NAME                 the text behind one digest
+    make_facts.py cases.zip NAME                 the texts behind one model's digests
 
 The text: constants (initializers, Constant nodes) stand where they are read, as type, shape and digest of
 their little-endian elements; initializers that are inputs count as constants before IR version 4.
@@ -136,20 +136,45 @@ def graph(g, out, outer, ir_version):
         out.append("output %s" % (known.get(o.name) or "%s %s" % (o.name, of_type(o.type))))
 
 
-def text(data):
-    model = onnx.load_from_string(data)
+def text(model):
     out = ["opset %s %d" % p for p in sorted(("" if o.domain == "ai.onnx" else o.domain, o.version) for o in model.opset_import)]
     graph(model.graph, out, {}, model.ir_version)
     return "\n".join(out) + "\n"
 
 
+def value(kind, data):
+    if kind == "tensor_type":
+        return of_tensor(onnx.TensorProto.FromString(data))
+    if kind == "sequence_type":
+        return "seq(%s)" % " ".join(map(of_tensor, onnx.SequenceProto.FromString(data).tensor_values))
+    o = onnx.OptionalProto.FromString(data)
+    if o.HasField("tensor_value"):
+        return "opt(%s)" % of_tensor(o.tensor_value)
+    if o.HasField("sequence_value"):
+        return "opt(seq(%s))" % " ".join(map(of_tensor, o.sequence_value.tensor_values))
+    return "opt()"
+
+
+def data_text(archive, name, model):
+    folder = name.rsplit("/", 1)[0] + "/test_data_set_"
+    out = []
+    for path in sorted(n for n in archive.namelist() if n.startswith(folder)):
+        which, place = path.rsplit("/", 1)[1][:-3].rsplit("_", 1)
+        types = model.graph.input if which == "input" else model.graph.output
+        out.append("%s %s" % (path[len(folder):], value(types[int(place)].type.WhichOneof("value"), archive.read(path))))
+    return "".join(line + "\n" for line in out)
+
+
 def main():
     with zipfile.ZipFile(sys.argv[1]) as z:
-        if len(sys.argv) > 2:
-            print(text(z.read(sys.argv[2])), end="")
-            return
-        for name in sorted(n for n in z.namelist() if n.endswith(".onnx")):
-            print(hashlib.sha256(text(z.read(name)).encode()).hexdigest()[:16], name)
+        names = sorted(n for n in z.namelist() if n.endswith(".onnx"))
+        for name in sys.argv[2:] or names:
+            model = onnx.load_from_string(z.read(name))
+            texts = text(model), data_text(z, name, model)
+            if len(sys.argv) > 2:
+                print(*texts, sep="")
+                continue
+            print(*(hashlib.sha256(t.encode()).hexdigest()[:16] for t in texts), name)
 
 
 if __name__ == "__main__":
