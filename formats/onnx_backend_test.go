@@ -19,6 +19,7 @@ import (
 	"testing"
 
 	"github.com/pare-dev/pare/formats/onnx"
+	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/ir/graph"
 )
@@ -292,6 +293,43 @@ func textOfAttr(b *strings.Builder, name string, a graph.Attr) {
 	for _, g := range append([]*graph.Graph{a.Graph}, a.Graphs...) {
 		if g != nil {
 			textOfGraph(b, g)
+		}
+	}
+}
+
+// Real networks read as the onnx package reads them, and their weights are listed.
+func TestONNXGraphs(t *testing.T) {
+	b, err := os.ReadFile("../testdata/graphs/facts.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	weights := map[string]int64{"mnist": 5994, "yunet": 73848, "dtln": 363393, "magika": 784223} // float values, by their publishers' files
+	for line := range strings.Lines(string(b)) {
+		digest, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+		m, err := Open(t.Context(), filepath.Join("../testdata/graphs", name))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		text := graphText(m.Graph)
+		if got := fmt.Sprintf("%x", sha256.Sum256([]byte(text)))[:16]; got != digest {
+			t.Errorf("%s: digest %s, want %s", name, got, digest)
+		}
+		back, err := rewritten(t.Context(), m)
+		if err != nil || graphText(back.Graph) != text {
+			t.Errorf("%s: written and read again it differs: %v", name, err)
+		}
+		floats := int64(0)
+		for _, x := range m.Tensors() {
+			if x.Type == storage.F32 {
+				floats += x.Elems()
+			}
+		}
+		if want := weights[path.Dir(name)]; want > 0 && floats != want {
+			t.Errorf("%s: %d float values in the catalogue, want %d", name, floats, want)
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -4,6 +4,7 @@ edge, attribute and constant, and the digest of another that says the case's inp
 
     make_facts.py cases.zip > facts.txt          onnx 1.23.2, numpy 2.4.6, ml_dtypes 0.6.0
     make_facts.py cases.zip NAME                 the texts behind one model's digests
+    make_facts.py MODEL.onnx...                  the first digest of each of these
 
 The text: constants (initializers, Constant nodes) stand where they are read, as type, shape and digest of
 their little-endian elements; initializers that are inputs count as constants before IR version 4.
@@ -166,6 +167,10 @@ def data_text(archive, name, model):
 
 
 def main():
+    if sys.argv[1].endswith(".onnx"):
+        for name in sys.argv[1:]:
+            print(hashlib.sha256(text(onnx.load(name)).encode()).hexdigest()[:16], name)
+        return
     with zipfile.ZipFile(sys.argv[1]) as z:
         names = sorted(n for n in z.namelist() if n.endswith(".onnx"))
         for name in sys.argv[2:] or names:
