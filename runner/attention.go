@@ -11,11 +11,19 @@ import (
 const queryTile = 32
 
 // attendNumbers is the scratch that a worker needs for tiles of t tokens, in numbers: a page of keys
-// and values, scores, and the sums of all heads that share a key head and of one page.
+// and values where several tokens read it, scores, and the sums of all heads that share a key head and of
+// one page.
 func attendNumbers(heads, kvHeads, dim, t int) int {
 	group, n := heads/kvHeads, min(t, queryTile)
 	rows := max(n, group)
-	return 2*pageLen*dim + rows*pageLen + group*n*(dim+2) + rows*(dim+2)
+	return pageNumbers(dim, t) + rows*pageLen + group*n*(dim+2) + rows*(dim+2)
+}
+
+func pageNumbers(dim, t int) int {
+	if t == 1 {
+		return 0
+	}
+	return 2 * pageLen * dim
 }
 
 // partNumbers is the room for sums of pages of a single token of a context, where the workers need it.
@@ -43,7 +51,7 @@ func (e *engine) attendScratch(worker, t int) attendScratch {
 		all = all[n:]
 		return part
 	}
-	return attendScratch{cut(2 * pageLen * d.HeadDim), cut(max(n, group) * pageLen), cut(group * n * (d.HeadDim + 2)), all}
+	return attendScratch{cut(pageNumbers(d.HeadDim, t)), cut(max(n, group) * pageLen), cut(group * n * (d.HeadDim + 2)), all}
 }
 
 // sumsIn makes sums of rows in scratch.
@@ -104,17 +112,19 @@ func (e *engine) attendTile(worker, item int) {
 	sums := sumsIn(ws.sums, group*n, dim)
 	sums.Empty()
 	for p := a.c.first(a.pos+lo) / pageLen; p*pageLen < a.pos+hi; p++ {
-		keys, values := a.c.read(e.k, ws.page, p, head, min(pageLen, a.pos+hi-p*pageLen))
+		seen := min(pageLen, a.pos+hi-p*pageLen)
 		if a.q.Rows == 1 { // which reads as fast as memory is, so that the next page is fetched meanwhile
+			keys, values := a.c.stored(p, head, seen)
 			part := sumsIn(ws.part, group, dim)
-			e.attendPage(ws.scores, part, e.group(head), keys, values, p, a.pos, 0, a.c.ahead(p+1, head))
+			e.attendPage(ws.scores, part, e.group(head), keys, values, p, seen, a.pos, 0, a.c.ahead(p+1, head))
 			e.k.AttendMerge(sums, part)
 			continue
 		}
+		keys, values := a.c.read(e.k, ws.page, p, head, seen)
 		part := sumsIn(ws.part, n, dim)
 		for g := range group {
 			at := (head*group + g) * dim
-			e.attendPage(ws.scores, part, a.q.Slice(lo, hi, at, at+dim), keys, values, p, a.pos+lo, 1, pageAhead{})
+			e.attendPage(ws.scores, part, a.q.Slice(lo, hi, at, at+dim), keys, values, p, seen, a.pos+lo, 1, pageAhead{})
 			e.k.AttendMerge(rowsOf(sums, g*n, (g+1)*n), part)
 		}
 	}
@@ -137,10 +147,11 @@ func (e *engine) group(head int) kernels.Matrix {
 }
 
 // attendPage makes part the sums of one page, for rows of queries that stand step positions apart from
-// pos on. keys and values are those of the page, as far as any row sees them; ahead is what is read next.
-func (e *engine) attendPage(scratch []float32, part kernels.Sums, q kernels.Matrix, keys, values []float32, page, pos, step int, ahead pageAhead) {
+// pos on. keys and values are those of the page, n positions, as far as any row sees them; ahead is what is
+// read next.
+func (e *engine) attendPage(scratch []float32, part kernels.Sums, q kernels.Matrix, keys, values kernels.Cached, page, n, pos, step int, ahead pageAhead) {
 	dim, window := e.d.HeadDim, e.at.c.window
-	cols := len(keys) / dim
+	cols := (n + kernels.Panel - 1) / kernels.Panel * kernels.Panel
 	scores := kernels.View(scratch, q.Rows, cols)
 	span := kernels.Span{From: 0, To: pos + 1 - page*pageLen, Step: step}
 	if window > 0 {
@@ -150,7 +161,7 @@ func (e *engine) attendPage(scratch []float32, part kernels.Sums, q kernels.Matr
 	}
 	e.k.AttendScores(scores, q, keys, ahead.keys)
 	e.k.AttendWeights(scores, part.Top, part.Sum, span, float32(1/math.Sqrt(float64(dim))))
-	e.k.AttendValues(part.Acc, scores.Slice(0, q.Rows, 0, len(values)/dim), values, span, ahead.values)
+	e.k.AttendValues(part.Acc, scores.Slice(0, q.Rows, 0, n), values, span, ahead.values)
 }
 
 // partOf is the sums over one page of the heads that share a key head.
@@ -171,8 +182,9 @@ func (e *engine) attendPart(worker, item int) {
 	a := &e.at
 	page, head := a.part(item)
 	ws := e.attendScratch(worker, 1)
-	keys, values := a.c.read(e.k, ws.page, page, head, min(pageLen, a.pos+1-page*pageLen))
-	e.attendPage(ws.scores, e.partOf(page, head), e.group(head), keys, values, page, a.pos, 0, a.c.ahead(page+1, head))
+	seen := min(pageLen, a.pos+1-page*pageLen)
+	keys, values := a.c.stored(page, head, seen)
+	e.attendPage(ws.scores, e.partOf(page, head), e.group(head), keys, values, page, seen, a.pos, 0, a.c.ahead(page+1, head))
 }
 
 // attendJoin joins the pages of one key head.

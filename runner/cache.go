@@ -150,24 +150,39 @@ func (c *cache) quants(p page, part int) kernels.Quants {
 	return kernels.Quants{Codes: p.codes[part*n:][:n], Scales: p.halves[part*n/32:][:n/32]}
 }
 
-// read gives n positions of a head's page as real numbers: keys in whole panels, values in rows. They
-// are decoded into scratch, which holds 2*headLen numbers, unless they lie there as they are.
-func (c *cache) read(s *kernels.Set, scratch []float32, i, head, n int) (keys, values []float32) {
+// stored is n positions of a head's page as they are kept: keys in whole panels, values in rows.
+func (c *cache) stored(i, head, n int) (keys, values kernels.Cached) {
 	p, size := c.pages[i], c.headLen()
 	panels := (n + kernels.Panel - 1) / kernels.Panel * kernels.Panel * c.dim
 	rows := n * c.dim
-	if c.kv == storage.F32 {
-		return p.floats[2*head*size:][:panels], p.floats[(2*head+1)*size:][:rows]
+	k, v := 2*head*size, (2*head+1)*size
+	switch c.kv {
+	case storage.F16:
+		return kernels.Cached{Halves: p.halves[k:][:panels]}, kernels.Cached{Halves: p.halves[v:][:rows]}
+	case storage.Q8_0:
+		return kernels.Cached{Quants: c.quants(p, 2*head)}, kernels.Cached{Quants: c.quants(p, 2*head+1)}
 	}
-	keys, values = scratch[:panels], scratch[size:][:rows]
-	if c.kv == storage.F16 {
-		s.Widen(keys, p.halves[2*head*size:][:panels])
-		s.Widen(values, p.halves[(2*head+1)*size:][:rows])
+	return kernels.Cached{Floats: p.floats[k:][:panels]}, kernels.Cached{Floats: p.floats[v:][:rows]}
+}
+
+// read is stored as real numbers, which pays when many queries read them: they are decoded into scratch,
+// which holds 2*headLen numbers, unless they lie there as they are.
+func (c *cache) read(s *kernels.Set, scratch []float32, i, head, n int) (keys, values kernels.Cached) {
+	keys, values = c.stored(i, head, n)
+	if c.kv == storage.F32 {
 		return keys, values
 	}
-	s.KeysQ8(keys, c.quants(p, 2*head), c.dim)
-	s.ValuesQ8(values, c.quants(p, 2*head+1), c.dim)
-	return keys, values
+	size := c.headLen()
+	panels := (n + kernels.Panel - 1) / kernels.Panel * kernels.Panel * c.dim
+	k, v := scratch[:panels], scratch[size:][:n*c.dim]
+	if c.kv == storage.F16 {
+		s.Widen(k, keys.Halves)
+		s.Widen(v, values.Halves)
+	} else {
+		s.KeysQ8(k, keys.Quants, c.dim)
+		s.ValuesQ8(v, values.Quants, c.dim)
+	}
+	return kernels.Cached{Floats: k}, kernels.Cached{Floats: v}
 }
 
 // pageAhead is keys and values that are read next.

@@ -12,7 +12,7 @@ import (
 // of sums, and not on the other rows of the call.
 const Panel = 32
 
-// Ahead is memory that the call after this one will read: it is brought nearer meanwhile.
+// Ahead is memory that is read soon after a call: it is brought nearer meanwhile, at an even pace.
 type Ahead struct{ from, end unsafe.Pointer }
 
 // AheadOf is the memory of a slice.
@@ -24,18 +24,18 @@ func AheadOf[T any](x []T) Ahead {
 }
 
 type attendScoresArgs struct {
-	dst, q, keys             unsafe.Pointer
+	dst, q, keys, scale      unsafe.Pointer
 	ldd, ldq, m, dim, panels int
 	ahead                    Ahead
 }
 
 // AttendScores is dst [m, Panel*panels] = q [m,dim] times panels of keys.
-func (s *Set) AttendScores(dst, q Matrix, keys []float32, ahead Ahead) {
+func (s *Set) AttendScores(dst, q Matrix, keys Cached, ahead Ahead) {
 	dst.check("scores")
 	q.check("queries")
 	panels := dst.Cols / Panel
-	if dst.Cols%Panel != 0 || dst.Rows != q.Rows || len(keys) < panels*Panel*q.Cols {
-		panic(fmt.Sprintf("kernels: scores [%d,%d] of queries [%d,%d] and %d numbers of keys", dst.Rows, dst.Cols, q.Rows, q.Cols, len(keys)))
+	if dst.Cols%Panel != 0 || dst.Rows != q.Rows || keys.len(q.Cols) < panels*Panel*q.Cols {
+		panic(fmt.Sprintf("kernels: scores [%d,%d] of queries [%d,%d] and %d numbers of keys", dst.Rows, dst.Cols, q.Rows, q.Cols, keys.len(q.Cols)))
 	}
 	if dst.Rows == 0 || panels == 0 || q.Cols == 0 {
 		return
@@ -44,8 +44,9 @@ func (s *Set) AttendScores(dst, q Matrix, keys []float32, ahead Ahead) {
 		attendScoresPortable(dst, q, keys)
 		return
 	}
-	args := attendScoresArgs{at(dst.Data), at(q.Data), at(keys), dst.Stride, q.Stride, q.Rows, q.Cols, panels, ahead}
-	s.code.call(fnAttendScores, unsafe.Pointer(&args))
+	numbers, scales := keys.data()
+	args := attendScoresArgs{at(dst.Data), at(q.Data), numbers, scales, dst.Stride, q.Stride, q.Rows, q.Cols, panels, ahead}
+	s.code.call(keys.pick(fnAttendScores, fnAttendScoresF16, fnAttendScoresQ8), unsafe.Pointer(&args))
 }
 
 // Span is which columns a row of scores sees: row r those in [From+r*Step, To+r*Step).
@@ -82,19 +83,22 @@ func (s *Set) AttendWeights(scores Matrix, top, sum []float32, span Span, scale 
 }
 
 type attendValuesArgs struct {
-	dst, w, v                           unsafe.Pointer
+	dst, w, v, scale                    unsafe.Pointer
 	ldd, ldw, m, dim, n, from, to, step int
 	ahead                               Ahead
 }
 
 // AttendValues is dst [m,dim] = w [m,n] times values [n,dim], for each row over the positions that it
 // sees: an infinity or NaN in what comes later does not reach it, though 0 times that is NaN. span.Step
-// is not negative.
-func (s *Set) AttendValues(dst, w Matrix, values []float32, span Span, ahead Ahead) {
+// is not negative, and 0 for halves and codes, which pay for the heads of one token only.
+func (s *Set) AttendValues(dst, w Matrix, values Cached, span Span, ahead Ahead) {
 	dst.check("sums")
 	w.check("weights")
-	if dst.Rows != w.Rows || len(values) < w.Cols*dst.Cols {
-		panic(fmt.Sprintf("kernels: sums [%d,%d] of weights [%d,%d] and %d numbers of values", dst.Rows, dst.Cols, w.Rows, w.Cols, len(values)))
+	if dst.Rows != w.Rows || values.len(dst.Cols) < w.Cols*dst.Cols {
+		panic(fmt.Sprintf("kernels: sums [%d,%d] of weights [%d,%d] and %d numbers of values", dst.Rows, dst.Cols, w.Rows, w.Cols, values.len(dst.Cols)))
+	}
+	if span.Step != 0 && values.Floats == nil {
+		panic("kernels: values that are no float32 for several tokens")
 	}
 	if dst.Rows == 0 || dst.Cols == 0 {
 		return
@@ -103,8 +107,9 @@ func (s *Set) AttendValues(dst, w Matrix, values []float32, span Span, ahead Ahe
 		attendValuesPortable(dst, w, values, span)
 		return
 	}
-	args := attendValuesArgs{at(dst.Data), at(w.Data), at(values), dst.Stride, w.Stride, dst.Rows, dst.Cols, w.Cols, span.From, span.To, span.Step, ahead}
-	s.code.call(fnAttendValues, unsafe.Pointer(&args))
+	numbers, scales := values.data()
+	args := attendValuesArgs{at(dst.Data), at(w.Data), numbers, scales, dst.Stride, w.Stride, dst.Rows, dst.Cols, w.Cols, span.From, span.To, span.Step, ahead}
+	s.code.call(values.pick(fnAttendValues, fnAttendValuesF16, fnAttendValuesQ8), unsafe.Pointer(&args))
 }
 
 // Sums are weighted sums of values under way: row r stands for Acc[r] e^Top[r], and the weights in it

@@ -20,119 +20,156 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x60ec8348 // subq $0x60, %rsp
-	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
-	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
-	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x06f98348 // cmpq $0x6, %rcx
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	WORD $0x077d // jge 0x39 <k_attend_scores+0x39>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x0003cce9; BYTE $0x00 // jmp 0x405 <k_attend_scores+0x405>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x02b88e0f; WORD $0x0000 // jle 0x2fa <k_attend_scores+0x2fa>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x78ec8348 // subq $0x78, %rsp
+	LONG $0x40578b4c // movq 0x40(%rdi), %r10
+	QUAD $0x00000000953c8d4e // leaq (,%r10,4), %r15
 	LONG $0x305f8b4c // movq 0x30(%rdi), %r11
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
-	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
-	LONG $0x48578b4c // movq 0x48(%rdi), %r10
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x02d68e0f; WORD $0x0000 // jle 0x339 <k_attend_scores+0x339>
-	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
-	LONG $0x20778b4c // movq 0x20(%rdi), %r14
-	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	QUAD $0x00000000f5048d4a // leaq (,%r14,8), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x20c18348 // addq $0x20, %rcx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	QUAD $0xaaaaaaaaaaabb948; WORD $0x2aaa // movabsq $0x2aaaaaaaaaaaaaab, %rcx # imm = 0x2AAAAAAAAAAAAAAB
 	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0xf748; BYTE $0xe9 // imulq %rcx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x3fe9c148 // shrq $0x3f, %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x09048d48 // leaq (%rcx,%rcx), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xf9c0; BYTE $0x07 // sarb $0x7, %cl
+	WORD $0xe9c0; BYTE $0x06 // shrb $0x6, %cl
+	WORD $0xd100 // addb %dl, %cl
+	WORD $0xe180; BYTE $0xfc // andb $-0x4, %cl
+	WORD $0xca28 // subb %cl, %dl
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe9c0; BYTE $0x07 // shrb $0x7, %cl
+	WORD $0xd100 // addb %dl, %cl
+	WORD $0xf9d0 // sarb %cl
+	WORD $0xca28 // subb %cl, %dl
+	LONG $0xcabe0f48 // movsbq %dl, %rcx
+	LONG $0xc2af0f49 // imulq %r10, %rax
+	QUAD $0x0000000395148d4a // leaq 0x3(,%r10,4), %rdx
+	QUAD $0x0000000695048d4e // leaq 0x6(,%r10,4), %r8
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xc2490f4c // cmovnsq %rdx, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0xc1af0f4c // imulq %rcx, %r8
+	LONG $0x40048d49 // leaq (%r8,%rax,2), %rax
+	LONG $0x48478b4c // movq 0x48(%rdi), %r8
+	LONG $0x504f8b4c // movq 0x50(%rdi), %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0x24449f0f; BYTE $0x07 // setg 0x7(%rsp)
+	LONG $0x245c894c; BYTE $0x18 // movq %r11, 0x18(%rsp)
+	LONG $0x06fb8349 // cmpq $0x6, %r11
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x2454894c; BYTE $0x40 // movq %r10, 0x40(%rsp)
+	WORD $0x087d // jge 0xdb <k_attend_scores+0xdb>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x00035de9; BYTE $0x00 // jmp 0x438 <k_attend_scores+0x438>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x027e8e0f; WORD $0x0000 // jle 0x362 <k_attend_scores+0x362>
+	WORD $0x8b4c; BYTE $0x27 // movq (%rdi), %r12
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x02998e0f; WORD $0x0000 // jle 0x38d <k_attend_scores+0x38d>
+	LONG $0x2464894c; BYTE $0x70 // movq %r12, 0x70(%rsp)
+	LONG $0x087f8b4c // movq 0x8(%rdi), %r15
+	LONG $0x28678b4c // movq 0x28(%rdi), %r12
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x0b1b840f; WORD $0x0000 // je 0xc2b <k_attend_scores+0xc2b>
+	QUAD $0x00000000e5048d4a // leaq (,%r12,8), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x20c18348 // addq $0x20, %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
 	LONG $0x07e0c148 // shlq $0x7, %rax
 	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	QUAD $0x00000000b52c8d4a // leaq (,%r14,4), %rbp
+	QUAD $0x00000000a51c8d4a // leaq (,%r12,4), %rbx
 	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
-	WORD $0x29eb // jmp 0xd4 <k_attend_scores+0xd4>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
-	LONG $0x06478d48 // leaq 0x6(%rdi), %rax
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x28498b48 // movq 0x28(%rcx), %rcx
-	LONG $0x245c0348; BYTE $0x40 // addq 0x40(%rsp), %rbx
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
-	LONG $0x03318f0f; WORD $0x0000 // jg 0x405 <k_attend_scores+0x405>
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x05578d48 // leaq 0x5(%rdi), %rdx
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0xf7af0f48 // imulq %rdi, %rsi
-	LONG $0x027f8d4c // leaq 0x2(%rdi), %r15
-	LONG $0x03678d4c // leaq 0x3(%rdi), %r12
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0xd0af0f49 // imulq %r8, %rdx
-	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x01cf8348 // orq $0x1, %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0xf8af0f4d // imulq %r8, %r15
-	QUAD $0x00000000bd0c8d4a // leaq (,%r15,4), %rcx
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	LONG $0xe0af0f4d // imulq %r8, %r12
-	QUAD $0x00000000a53c8d4e // leaq (,%r12,4), %r15
-	WORD $0x014d; BYTE $0xef // addq %r13, %r15
-	WORD $0xff31 // xorl %edi, %edi
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x000082e9; BYTE $0x00 // jmp 0x1ed <k_attend_scores+0x1ed>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x1b2c8d48 // leaq (%rbx,%rbx), %rbp
+	WORD $0x1deb // jmp 0x169 <k_attend_scores+0x169>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	LONG $0x06458d49 // leaq 0x6(%r13), %rax
+	LONG $0x247c034c; BYTE $0x48 // addq 0x48(%rsp), %r15
+	LONG $0x24443b48; BYTE $0x18 // cmpq 0x18(%rsp), %rax
+	LONG $0x02cf8f0f; WORD $0x0000 // jg 0x438 <k_attend_scores+0x438>
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x05558d49 // leaq 0x5(%r13), %rdx
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0xfdaf0f49 // imulq %r13, %rdi
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0x025d8d4d // leaq 0x2(%r13), %r11
+	LONG $0x03c58349 // addq $0x3, %r13
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0xd6af0f49 // imulq %r14, %rdx
+	LONG $0x900c8d48 // leaq (%rax,%rdx,4), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	LONG $0x01ca8349 // orq $0x1, %r10
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	LONG $0x900c8d4a // leaq (%rax,%r10,4), %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0xeeaf0f4d // imulq %r14, %r13
+	LONG $0xa81c8d4e // leaq (%rax,%r13,4), %r11
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x7ceb // jmp 0x266 <k_attend_scores+0x266>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
 	LONG $0x0411fcc5; BYTE $0x02 // vmovups %ymm0, (%rdx,%rax)
 	LONG $0x4c11fcc5; WORD $0x2002 // vmovups %ymm1, 0x20(%rdx,%rax)
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
 	LONG $0x1411fcc5; BYTE $0x02 // vmovups %ymm2, (%rdx,%rax)
 	LONG $0x5c11fcc5; WORD $0x2002 // vmovups %ymm3, 0x20(%rdx,%rax)
-	LONG $0x2411fcc5; BYTE $0x01 // vmovups %ymm4, (%rcx,%rax)
-	LONG $0x6c11fcc5; WORD $0x2001 // vmovups %ymm5, 0x20(%rcx,%rax)
-	LONG $0x117cc1c4; WORD $0x0734 // vmovups %ymm6, (%r15,%rax)
-	LONG $0x117cc1c4; WORD $0x077c; BYTE $0x20 // vmovups %ymm7, 0x20(%r15,%rax)
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x2411fcc5; BYTE $0x02 // vmovups %ymm4, (%rdx,%rax)
+	LONG $0x6c11fcc5; WORD $0x2002 // vmovups %ymm5, 0x20(%rdx,%rax)
+	LONG $0x117cc1c4; WORD $0x0334 // vmovups %ymm6, (%r11,%rax)
+	LONG $0x117cc1c4; WORD $0x037c; BYTE $0x20 // vmovups %ymm7, 0x20(%r11,%rax)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	LONG $0x04117cc5; BYTE $0x02 // vmovups %ymm8, (%rdx,%rax)
 	LONG $0x4c117cc5; WORD $0x2002 // vmovups %ymm9, 0x20(%rdx,%rax)
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	LONG $0x14117cc5; BYTE $0x02 // vmovups %ymm10, (%rdx,%rax)
 	LONG $0x5c117cc5; WORD $0x2002 // vmovups %ymm11, 0x20(%rdx,%rax)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x4048894c // movq %r9, 0x40(%rax)
-	LONG $0x4850894c // movq %r10, 0x48(%rax)
-	LONG $0x02c58349 // addq $0x2, %r13
-	WORD $0xfe40; BYTE $0xc7 // incb %dil
-	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
-	LONG $0xfec38d0f; WORD $0xffff // jge 0xb0 <k_attend_scores+0xb0>
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x02ecc149 // shrq $0x2, %r12
-	LONG $0x64af0f4c; WORD $0x5024 // imulq 0x50(%rsp), %r12
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	WORD $0xe683; BYTE $0x01 // andl $0x1, %esi
-	WORD $0xe6c1; BYTE $0x06 // shll $0x6, %esi
-	LONG $0x24740348; BYTE $0x58 // addq 0x58(%rsp), %rsi
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	LONG $0x02c18348 // addq $0x2, %rcx
+	WORD $0xfe41; BYTE $0xc5 // incb %r13b
+	LONG $0x244c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rcx
+	LONG $0xfeea8d0f; WORD $0xffff // jge 0x150 <k_attend_scores+0x150>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x02e8c148 // shrq $0x2, %rax
+	LONG $0x44af0f48; WORD $0x5024 // imulq 0x50(%rsp), %rax
+	LONG $0xd5b60f41 // movzbl %r13b, %edx
+	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -145,151 +182,125 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x2df <k_attend_scores+0x2df>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x6e107cc5; BYTE $0xe0 // vmovups -0x20(%rsi), %ymm13
-	LONG $0x26107cc5 // vmovups (%rsi), %ymm12
-	LONG $0xa3048d4a // leaq (%rbx,%r12,4), %rax
-	LONG $0x187d22c4; WORD $0xa334 // vbroadcastss (%rbx,%r12,4), %ymm14
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x000087e9; BYTE $0x00 // jmp 0x347 <k_attend_scores+0x347>
+	LONG $0x6a107cc5; BYTE $0xe0 // vmovups -0x20(%rdx), %ymm13
+	LONG $0x22107cc5 // vmovups (%rdx), %ymm12
+	LONG $0x873c8d49 // leaq (%r15,%rax,4), %rdi
+	LONG $0x187d42c4; WORD $0x8734 // vbroadcastss (%r15,%rax,4), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
 	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
-	LONG $0x28148d48 // leaq (%rax,%rbp), %rdx
-	LONG $0x187d22c4; WORD $0xb034 // vbroadcastss (%rax,%r14,4), %ymm14
+	LONG $0x187d22c4; WORD $0xa734 // vbroadcastss (%rdi,%r12,4), %ymm14
+	LONG $0x1f148d4c // leaq (%rdi,%rbx), %r10
 	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
 	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
-	LONG $0x187d22c4; WORD $0xf034 // vbroadcastss (%rax,%r14,8), %ymm14
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	LONG $0x187d22c4; WORD $0xe734 // vbroadcastss (%rdi,%r12,8), %ymm14
 	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
-	LONG $0x187d22c4; WORD $0xb23c // vbroadcastss (%rdx,%r14,4), %ymm15
 	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
-	LONG $0xb805c2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm13) + ymm6
-	LONG $0xb81dc2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm15) + ymm7
-	QUAD $0x000000006d048d48 // leaq (,%rbp,2), %rax
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0x187d22c4; WORD $0xf234 // vbroadcastss (%rdx,%r14,8), %ymm14
+	LONG $0x187d02c4; WORD $0xa234 // vbroadcastss (%r10,%r12,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm13) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm14) + ymm7
+	LONG $0x187d02c4; WORD $0xe234 // vbroadcastss (%r10,%r12,8), %ymm14
+	WORD $0x0149; BYTE $0xea // addq %rbp, %r10
 	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
 	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
-	LONG $0x187d22c4; WORD $0xb034 // vbroadcastss (%rax,%r14,4), %ymm14
+	LONG $0x187d02c4; WORD $0xa234 // vbroadcastss (%r10,%r12,4), %ymm14
 	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
 	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	LONG $0xfe91840f; WORD $0xffff // je 0x170 <k_attend_scores+0x170>
-	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	LONG $0xff68830f; WORD $0xffff // jae 0x250 <k_attend_scores+0x250>
-	LONG $0x11180f41 // prefetcht1 (%r9)
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
-	LONG $0x80e98349 // subq $-0x80, %r9
-	LONG $0xffff56e9; BYTE $0xff // jmp 0x250 <k_attend_scores+0x250>
-	LONG $0x0cf98348 // cmpq $0xc, %rcx
-	LONG $0x00000bb8; BYTE $0x00 // movl $0xb, %eax
-	LONG $0xc1430f48 // cmovaeq %rcx, %rax
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xf5c08348 // addq $-0xb, %rax
-	LONG $0xc6950f40 // setne %sil
-	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	QUAD $0xaaaaaaaaaaabba48; WORD $0xaaaa // movabsq $-0x5555555555555555, %rdx # imm = 0xAAAAAAAAAAAAAAAB
-	WORD $0xf748; BYTE $0xe2 // mulq %rdx
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfea9840f; WORD $0xffff // je 0x1f0 <k_attend_scores+0x1f0>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	LONG $0xff70830f; WORD $0xffff // jae 0x2c0 <k_attend_scores+0x2c0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x80e88349 // subq $-0x80, %r8
+	LONG $0xffff5ee9; BYTE $0xff // jmp 0x2c0 <k_attend_scores+0x2c0>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xfac08348 // addq $-0x6, %rax
+	QUAD $0xaaaaaaaaaaabb948; WORD $0xaaaa // movabsq $-0x5555555555555555, %rcx # imm = 0xAAAAAAAAAAAAAAAB
+	WORD $0xf748; BYTE $0xe1 // mulq %rcx
 	LONG $0x02eac148 // shrq $0x2, %rdx
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
-	QUAD $0x00000006453c8d48 // leaq 0x6(,%rax,2), %rdi
-	LONG $0x0000cce9; BYTE $0x00 // jmp 0x405 <k_attend_scores+0x405>
-	QUAD $0x00000000c5048d4a // leaq (,%r8,8), %rax
+	QUAD $0x00000006452c8d4c // leaq 0x6(,%rax,2), %r13
+	LONG $0x0000abe9; BYTE $0x00 // jmp 0x438 <k_attend_scores+0x438>
+	QUAD $0x00000000f5048d4a // leaq (,%r14,8), %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x000006be; BYTE $0x00 // movl $0x6, %esi
+	QUAD $0x00000000b50c8d4a // leaq (,%r14,4), %rcx
+	LONG $0x000006ba; BYTE $0x00 // movl $0x6, %edx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
-	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
-	LONG $0x113c8d48 // leaq (%rcx,%rdx), %rdi
-	LONG $0x117ca1c4; WORD $0x8104 // vmovups %ymm0, (%rcx,%r8,4)
-	LONG $0x117ca1c4; WORD $0x8144; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx,%r8,4)
-	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
-	LONG $0x117ca1c4; WORD $0xc104 // vmovups %ymm0, (%rcx,%r8,8)
-	LONG $0x117ca1c4; WORD $0xc144; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx,%r8,8)
-	LONG $0x171c8d4c // leaq (%rdi,%rdx), %r11
-	LONG $0x117ca1c4; WORD $0x8704 // vmovups %ymm0, (%rdi,%r8,4)
-	LONG $0x117ca1c4; WORD $0x8744; BYTE $0x20 // vmovups %ymm0, 0x20(%rdi,%r8,4)
-	LONG $0x131c8d49 // leaq (%r11,%rdx), %rbx
-	LONG $0x117ca1c4; WORD $0xc704 // vmovups %ymm0, (%rdi,%r8,8)
-	LONG $0x117ca1c4; WORD $0xc744; BYTE $0x20 // vmovups %ymm0, 0x20(%rdi,%r8,8)
-	LONG $0x117ca1c4; WORD $0x8304 // vmovups %ymm0, (%rbx,%r8,4)
-	LONG $0x117c81c4; WORD $0xc344; BYTE $0x20 // vmovups %ymm0, 0x20(%r11,%r8,8)
-	LONG $0x404e894d // movq %r9, 0x40(%r14)
-	LONG $0x4856894d // movq %r10, 0x48(%r14)
-	LONG $0x02c68348 // addq $0x2, %rsi
-	LONG $0x40c18348 // addq $0x40, %rcx
-	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	WORD $0x927c // jl 0x380 <k_attend_scores+0x380>
-	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
-	LONG $0x06758d49 // leaq 0x6(%r13), %rsi
-	LONG $0x284e8b49 // movq 0x28(%r14), %rcx
-	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xff6b8e0f; WORD $0xffff // jle 0x370 <k_attend_scores+0x370>
-	LONG $0x04678d4c // leaq 0x4(%rdi), %r12
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	WORD $0x0c7e // jle 0x41a <k_attend_scores+0x41a>
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x000202e9; BYTE $0x00 // jmp 0x61c <k_attend_scores+0x61c>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x01f28e0f; WORD $0x0000 // jle 0x61c <k_attend_scores+0x61c>
-	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
-	LONG $0x00558b48 // movq (%rbp), %rdx
-	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x20458b48 // movq 0x20(%rbp), %rax
-	QUAD $0x0000000cbd048d4c // leaq 0xc(,%rdi,4), %r8
-	LONG $0xc0af0f4c // imulq %rax, %r8
-	QUAD $0x00000008bd0c8d4c // leaq 0x8(,%rdi,4), %r9
-	LONG $0xc8af0f4c // imulq %rax, %r9
-	QUAD $0x00000004bd148d4c // leaq 0x4(,%rdi,4), %r10
-	LONG $0xd0af0f4c // imulq %rax, %r10
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x811c8d4c // leaq (%rcx,%rax,4), %r11
-	LONG $0x104d8b48 // movq 0x10(%rbp), %rcx
-	LONG $0x30758b4c // movq 0x30(%rbp), %r14
-	LONG $0x18458b48 // movq 0x18(%rbp), %rax
-	LONG $0x03778d48 // leaq 0x3(%rdi), %rsi
-	LONG $0xf0af0f48 // imulq %rax, %rsi
-	LONG $0xb23c8d4c // leaq (%rdx,%rsi,4), %r15
-	LONG $0x40658b4c // movq 0x40(%rbp), %r12
-	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
-	LONG $0x486d8b4c // movq 0x48(%rbp), %r13
-	LONG $0x01778d48 // leaq 0x1(%rdi), %rsi
-	LONG $0xf0af0f48 // imulq %rax, %rsi
-	LONG $0x02c78348 // addq $0x2, %rdi
-	LONG $0xf8af0f48 // imulq %rax, %rdi
-	LONG $0xc3af0f48 // imulq %rbx, %rax
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	LONG $0xb2348d48 // leaq (%rdx,%rsi,4), %rsi
-	LONG $0xba2c8d48 // leaq (%rdx,%rdi,4), %rbp
-	LONG $0x20c18348 // addq $0x20, %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x07e1c148 // shlq $0x7, %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
-	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x7beb // jmp 0x553 <k_attend_scores+0x553>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x4211fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx)
+	LONG $0x0a148d4c // leaq (%rdx,%rcx), %r10
+	LONG $0x117ca1c4; WORD $0xb204 // vmovups %ymm0, (%rdx,%r14,4)
+	LONG $0x117ca1c4; WORD $0xb244; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx,%r14,4)
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0x117ca1c4; WORD $0xf204 // vmovups %ymm0, (%rdx,%r14,8)
+	LONG $0x117ca1c4; WORD $0xf244; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx,%r14,8)
+	LONG $0x0a1c8d4d // leaq (%r10,%rcx), %r11
+	LONG $0x117c81c4; WORD $0xb204 // vmovups %ymm0, (%r10,%r14,4)
+	LONG $0x117c81c4; WORD $0xb244; BYTE $0x20 // vmovups %ymm0, 0x20(%r10,%r14,4)
+	LONG $0x0b1c8d49 // leaq (%r11,%rcx), %rbx
+	LONG $0x117c81c4; WORD $0xf204 // vmovups %ymm0, (%r10,%r14,8)
+	LONG $0x117c81c4; WORD $0xf244; BYTE $0x20 // vmovups %ymm0, 0x20(%r10,%r14,8)
+	LONG $0x117ca1c4; WORD $0xb304 // vmovups %ymm0, (%rbx,%r14,4)
+	LONG $0x117c81c4; WORD $0xf344; BYTE $0x20 // vmovups %ymm0, 0x20(%r11,%r14,8)
+	LONG $0x02c78348 // addq $0x2, %rdi
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	WORD $0x9a7c // jl 0x3c0 <k_attend_scores+0x3c0>
+	LONG $0x06558d49 // leaq 0x6(%r13), %rdx
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	LONG $0x24543b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdx
+	LONG $0xff788e0f; WORD $0xffff // jle 0x3b0 <k_attend_scores+0x3b0>
+	LONG $0x04458d49 // leaq 0x4(%r13), %rax
+	LONG $0x24443b48; BYTE $0x18 // cmpq 0x18(%rsp), %rax
+	LONG $0x02878f0f; WORD $0x0000 // jg 0x6ce <k_attend_scores+0x6ce>
+	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x04be8e0f; WORD $0x0000 // jle 0x916 <k_attend_scores+0x916>
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x00458b48 // movq (%rbp), %rax
+	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
+	LONG $0x28558b48 // movq 0x28(%rbp), %rdx
+	QUAD $0x0000000cad348d4e // leaq 0xc(,%r13,4), %r14
+	LONG $0xf2af0f4c // imulq %rdx, %r14
+	QUAD $0x00000008ad3c8d4e // leaq 0x8(,%r13,4), %r15
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	QUAD $0x00000004ad248d4e // leaq 0x4(,%r13,4), %r12
+	LONG $0xe2af0f4c // imulq %rdx, %r12
+	LONG $0xd5af0f49 // imulq %r13, %rdx
+	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
+	LONG $0x912c8d4c // leaq (%rcx,%rdx,4), %r13
+	LONG $0x20558b48 // movq 0x20(%rbp), %rdx
+	LONG $0x037b8d49 // leaq 0x3(%r11), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	LONG $0xb82c8d48 // leaq (%rax,%rdi,4), %rbp
+	LONG $0x017b8d49 // leaq 0x1(%r11), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	LONG $0x02538d4d // leaq 0x2(%r11), %r10
+	LONG $0xd2af0f4c // imulq %rdx, %r10
+	LONG $0xd3af0f49 // imulq %r11, %rdx
+	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
+	LONG $0xb81c8d48 // leaq (%rax,%rdi,4), %rbx
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x71eb // jmp 0x555 <k_attend_scores+0x555>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -298,33 +309,171 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x05e2c148 // shlq $0x5, %rdx
-	LONG $0x0411fcc5; BYTE $0x10 // vmovups %ymm0, (%rax,%rdx)
-	LONG $0x4c11fcc5; WORD $0x2010 // vmovups %ymm1, 0x20(%rax,%rdx)
-	LONG $0x1411fcc5; BYTE $0x16 // vmovups %ymm2, (%rsi,%rdx)
-	LONG $0x5c11fcc5; WORD $0x2016 // vmovups %ymm3, 0x20(%rsi,%rdx)
-	LONG $0x6411fcc5; WORD $0x0015 // vmovups %ymm4, (%rbp,%rdx)
-	LONG $0x6c11fcc5; WORD $0x2015 // vmovups %ymm5, 0x20(%rbp,%rdx)
-	LONG $0x117cc1c4; WORD $0x1734 // vmovups %ymm6, (%r15,%rdx)
-	LONG $0x117cc1c4; WORD $0x177c; BYTE $0x20 // vmovups %ymm7, 0x20(%r15,%rdx)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x4062894c // movq %r12, 0x40(%rdx)
-	LONG $0x486a894c // movq %r13, 0x48(%rdx)
-	LONG $0x02c78348 // addq $0x2, %rdi
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	LONG $0x3c11fcc5; BYTE $0x3a // vmovups %ymm7, (%rdx,%rdi)
+	LONG $0x7411fcc5; WORD $0x203a // vmovups %ymm6, 0x20(%rdx,%rdi)
+	LONG $0x2c11fcc5; BYTE $0x3b // vmovups %ymm5, (%rbx,%rdi)
+	LONG $0x6411fcc5; WORD $0x203b // vmovups %ymm4, 0x20(%rbx,%rdi)
+	LONG $0x1c11fcc5; BYTE $0x38 // vmovups %ymm3, (%rax,%rdi)
+	LONG $0x5411fcc5; WORD $0x2038 // vmovups %ymm2, 0x20(%rax,%rdi)
+	LONG $0x4c11fcc5; WORD $0x003d // vmovups %ymm1, (%rbp,%rdi)
+	LONG $0x4411fcc5; WORD $0x203d // vmovups %ymm0, 0x20(%rbp,%rdi)
+	LONG $0x02c38349 // addq $0x2, %r11
 	WORD $0xc1fe // incb %cl
-	LONG $0x247c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdi
-	LONG $0x00bc8d0f; WORD $0x0000 // jge 0x60f <k_attend_scores+0x60f>
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x887e // jle 0x4e0 <k_attend_scores+0x4e0>
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x02eac148 // shrq $0x2, %rdx
-	LONG $0x54af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rdx
-	WORD $0xb60f; BYTE $0xd9 // movzbl %cl, %ebx
-	WORD $0xe383; BYTE $0x01 // andl $0x1, %ebx
-	WORD $0xe3c1; BYTE $0x06 // shll $0x6, %ebx
-	LONG $0x245c0348; BYTE $0x38 // addq 0x38(%rsp), %rbx
-	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	LONG $0x245c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r11
+	LONG $0x01748d0f; WORD $0x0000 // jge 0x6c9 <k_attend_scores+0x6c9>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x967e // jle 0x4f0 <k_attend_scores+0x4f0>
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x02eac149 // shrq $0x2, %r10
+	LONG $0x54af0f4c; WORD $0x0824 // imulq 0x8(%rsp), %r10
+	WORD $0xb60f; BYTE $0xf9 // movzbl %cl, %edi
+	WORD $0xe783; BYTE $0x01 // andl $0x1, %edi
+	WORD $0xe7c1; BYTE $0x06 // shll $0x6, %edi
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x10528b4d // movq 0x10(%r10), %r10
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x00a9840f; WORD $0x0000 // je 0x630 <k_attend_scores+0x630>
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	LONG $0x20c78348 // addq $0x20, %rdi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x67eb // jmp 0x61a <k_attend_scores+0x61a>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x47107cc5; BYTE $0xe0 // vmovups -0x20(%rdi), %ymm8
+	LONG $0x0f107cc5 // vmovups (%rdi), %ymm9
+	LONG $0x187d02c4; WORD $0x9554; BYTE $0x00 // vbroadcastss (%r13,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x187d02c4; WORD $0x9414 // vbroadcastss (%r12,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x187d02c4; WORD $0x9714 // vbroadcastss (%r15,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x187d02c4; WORD $0x9614 // vbroadcastss (%r14,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	LONG $0xfef6840f; WORD $0xffff // je 0x510 <k_attend_scores+0x510>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xa173 // jae 0x5c0 <k_attend_scores+0x5c0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0x92eb // jmp 0x5c0 <k_attend_scores+0x5c0>
+	WORD $0x9066 // nop
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	LONG $0x20c78348 // addq $0x20, %rdi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x5eeb // jmp 0x6ba <k_attend_scores+0x6ba>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x47107cc5; BYTE $0xe0 // vmovups -0x20(%rdi), %ymm8
+	LONG $0x0f107cc5 // vmovups (%rdi), %ymm9
+	LONG $0x187d02c4; WORD $0x9554; BYTE $0x00 // vbroadcastss (%r13,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x187d02c4; WORD $0x9414 // vbroadcastss (%r12,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x187d02c4; WORD $0x9714 // vbroadcastss (%r15,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x187d02c4; WORD $0x9614 // vbroadcastss (%r14,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	LONG $0xfe56840f; WORD $0xffff // je 0x510 <k_attend_scores+0x510>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xa173 // jae 0x660 <k_attend_scores+0x660>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0x97eb // jmp 0x660 <k_attend_scores+0x660>
+	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x02458d49 // leaq 0x2(%r13), %rax
+	LONG $0x24443b48; BYTE $0x18 // cmpq 0x18(%rsp), %rax
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	LONG $0x03088f0f; WORD $0x0000 // jg 0x9f2 <k_attend_scores+0x9f2>
+	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x021b8e0f; WORD $0x0000 // jle 0x91e <k_attend_scores+0x91e>
+	LONG $0x00458b48 // movq (%rbp), %rax
+	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
+	LONG $0x28558b48 // movq 0x28(%rbp), %rdx
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	QUAD $0x00000004b53c8d4e // leaq 0x4(,%r14,4), %r15
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	LONG $0xd6af0f49 // imulq %r14, %rdx
+	LONG $0x911c8d48 // leaq (%rcx,%rdx,4), %rbx
+	LONG $0x20558b48 // movq 0x20(%rbp), %rdx
+	LONG $0x017e8d49 // leaq 0x1(%r14), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	LONG $0xb81c8d4c // leaq (%rax,%rdi,4), %r11
+	LONG $0xd6af0f49 // imulq %r14, %rdx
+	LONG $0x90248d4c // leaq (%rax,%rdx,4), %r12
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	LONG $0x07e5c149 // shlq $0x7, %r13
+	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0x000060b9; BYTE $0x00 // movl $0x60, %ecx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x71eb // jmp 0x7ca <k_attend_scores+0x7ca>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x05e5c148 // shlq $0x5, %rbp
+	LONG $0x117cc1c4; WORD $0x2c04 // vmovups %ymm0, (%r12,%rbp)
+	LONG $0x117cc1c4; WORD $0x2c4c; BYTE $0x20 // vmovups %ymm1, 0x20(%r12,%rbp)
+	LONG $0x117cc1c4; WORD $0x2c54; BYTE $0x40 // vmovups %ymm2, 0x40(%r12,%rbp)
+	LONG $0x117cc1c4; WORD $0x2c5c; BYTE $0x60 // vmovups %ymm3, 0x60(%r12,%rbp)
+	LONG $0x117cc1c4; WORD $0x2b24 // vmovups %ymm4, (%r11,%rbp)
+	LONG $0x117cc1c4; WORD $0x2b6c; BYTE $0x20 // vmovups %ymm5, 0x20(%r11,%rbp)
+	LONG $0x117cc1c4; WORD $0x2b74; BYTE $0x40 // vmovups %ymm6, 0x40(%r11,%rbp)
+	LONG $0x117cc1c4; WORD $0x2b7c; BYTE $0x60 // vmovups %ymm7, 0x60(%r11,%rbp)
+	LONG $0x04468d49 // leaq 0x4(%r14), %rax
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0x01578f0f; WORD $0x0000 // jg 0x921 <k_attend_scores+0x921>
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x8b7e // jle 0x760 <k_attend_scores+0x760>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x10408b48 // movq 0x10(%rax), %rax
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x0097840f; WORD $0x0000 // je 0x880 <k_attend_scores+0x880>
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -334,306 +483,466 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x5feb // jmp 0x5f9 <k_attend_scores+0x5f9>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x43107cc5; BYTE $0xe0 // vmovups -0x20(%rbx), %ymm8
-	LONG $0x0b107cc5 // vmovups (%rbx), %ymm9
-	LONG $0x187d42c4; WORD $0x9314 // vbroadcastss (%r11,%rdx,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
-	LONG $0xb835c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm10) + ymm1
-	LONG $0x187d42c4; WORD $0x9214 // vbroadcastss (%r10,%rdx,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xd0 // vfmadd231ps %ymm8, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm8) + ymm2
-	LONG $0xb835c2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm10) + ymm3
-	LONG $0x187d42c4; WORD $0x9114 // vbroadcastss (%r9,%rdx,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm8) + ymm4
-	LONG $0xb835c2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm10) + ymm5
-	LONG $0x187d42c4; WORD $0x9014 // vbroadcastss (%r8,%rdx,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm8) + ymm6
-	LONG $0xb82dc2c4; BYTE $0xf9 // vfmadd231ps %ymm9, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm9) + ymm7
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x80eb8348 // subq $-0x80, %rbx
-	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xff07840f; WORD $0xffff // je 0x500 <k_attend_scores+0x500>
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0xa273 // jae 0x5a0 <k_attend_scores+0x5a0>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	WORD $0x91eb // jmp 0x5a0 <k_attend_scores+0x5a0>
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x284d8b48 // movq 0x28(%rbp), %rcx
-	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
-	LONG $0x24448d49; BYTE $0x02 // leaq 0x2(%r12), %rax
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	WORD $0x087e // jle 0x633 <k_attend_scores+0x633>
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	LONG $0x0002bbe9; BYTE $0x00 // jmp 0x8ee <k_attend_scores+0x8ee>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
-	LONG $0x018f8e0f; WORD $0x0000 // jle 0x7d3 <k_attend_scores+0x7d3>
-	LONG $0x00758b4c // movq (%rbp), %r14
-	LONG $0x08458b4c // movq 0x8(%rbp), %r8
-	LONG $0x204d8b48 // movq 0x20(%rbp), %rcx
-	QUAD $0x00000004a5348d4a // leaq 0x4(,%r12,4), %rsi
-	LONG $0xf1af0f48 // imulq %rcx, %rsi
-	LONG $0xccaf0f49 // imulq %r12, %rcx
-	LONG $0x880c8d4d // leaq (%r8,%rcx,4), %r9
-	LONG $0x10558b48 // movq 0x10(%rbp), %rdx
-	LONG $0x30558b4c // movq 0x30(%rbp), %r10
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0x07e1c148 // shlq $0x7, %rcx
-	LONG $0x187d8b4c // movq 0x18(%rbp), %r15
-	LONG $0x247c8d49; BYTE $0x01 // leaq 0x1(%r12), %rdi
-	LONG $0xffaf0f49 // imulq %r15, %rdi
-	LONG $0xbe3c8d49 // leaq (%r14,%rdi,4), %rdi
-	LONG $0x405d8b4c // movq 0x40(%rbp), %r11
-	LONG $0x485d8b48 // movq 0x48(%rbp), %rbx
-	LONG $0xfcaf0f4d // imulq %r12, %r15
-	LONG $0xbe348d4f // leaq (%r14,%r15,4), %r14
-	LONG $0x60c28348 // addq $0x60, %rdx
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x0004bc41; WORD $0x0000 // movl $0x4, %r12d
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x00007de9; BYTE $0x00 // jmp 0x726 <k_attend_scores+0x726>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x05e7c149 // shlq $0x5, %r15
-	LONG $0x117c81c4; WORD $0x3e04 // vmovups %ymm0, (%r14,%r15)
-	LONG $0x117c81c4; WORD $0x3e4c; BYTE $0x20 // vmovups %ymm1, 0x20(%r14,%r15)
-	LONG $0x117c81c4; WORD $0x3e54; BYTE $0x40 // vmovups %ymm2, 0x40(%r14,%r15)
-	LONG $0x117c81c4; WORD $0x3e5c; BYTE $0x60 // vmovups %ymm3, 0x60(%r14,%r15)
-	LONG $0x117ca1c4; WORD $0x3f24 // vmovups %ymm4, (%rdi,%r15)
-	LONG $0x117ca1c4; WORD $0x3f6c; BYTE $0x20 // vmovups %ymm5, 0x20(%rdi,%r15)
-	LONG $0x117ca1c4; WORD $0x3f74; BYTE $0x40 // vmovups %ymm6, 0x40(%rdi,%r15)
-	LONG $0x117ca1c4; WORD $0x3f7c; BYTE $0x60 // vmovups %ymm7, 0x60(%rdi,%r15)
-	LONG $0x405d894c // movq %r11, 0x40(%rbp)
-	LONG $0x485d8948 // movq %rbx, 0x48(%rbp)
-	LONG $0x04608d4d // leaq 0x4(%r8), %r12
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
-	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	LONG $0x00b08f0f; WORD $0x0000 // jg 0x7d6 <k_attend_scores+0x7d6>
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xff7a8e0f; WORD $0xffff // jle 0x6b0 <k_attend_scores+0x6b0>
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x65eb // jmp 0x7bf <k_attend_scores+0x7bf>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x107c41c4; WORD $0x2444; BYTE $0xa0 // vmovups -0x60(%r12), %ymm8
-	LONG $0x107c41c4; WORD $0x244c; BYTE $0xc0 // vmovups -0x40(%r12), %ymm9
-	LONG $0x107c41c4; WORD $0x2454; BYTE $0xe0 // vmovups -0x20(%r12), %ymm10
-	LONG $0x107c41c4; WORD $0x241c // vmovups (%r12), %ymm11
-	LONG $0x187d02c4; WORD $0xa924 // vbroadcastss (%r9,%r13,4), %ymm12
+	WORD $0x57eb // jmp 0x867 <k_attend_scores+0x867>
+	LONG $0x40107cc5; BYTE $0xa0 // vmovups -0x60(%rax), %ymm8
+	LONG $0x48107cc5; BYTE $0xc0 // vmovups -0x40(%rax), %ymm9
+	LONG $0x50107cc5; BYTE $0xe0 // vmovups -0x20(%rax), %ymm10
+	LONG $0x18107cc5 // vmovups (%rax), %ymm11
+	LONG $0x187d62c4; WORD $0x9324 // vbroadcastss (%rbx,%rdx,4), %ymm12
 	LONG $0xb81dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm8) + ymm0
 	LONG $0xb81dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm9) + ymm1
 	LONG $0xb81dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
-	LONG $0x187d22c4; WORD $0xae2c // vbroadcastss (%rsi,%r13,4), %ymm13
+	LONG $0x187d42c4; WORD $0x972c // vbroadcastss (%r15,%rdx,4), %ymm13
 	LONG $0xb825c2c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm11, %ymm3 # ymm3 = (ymm11 * ymm12) + ymm3
 	LONG $0xb815c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm8) + ymm4
 	LONG $0xb815c2c4; BYTE $0xe9 // vfmadd231ps %ymm9, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm9) + ymm5
 	LONG $0xb815c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm10) + ymm6
 	LONG $0xb815c2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm11) + ymm7
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
-	LONG $0xff0d840f; WORD $0xffff // je 0x6cc <k_attend_scores+0x6cc>
-	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	WORD $0x9c73 // jae 0x760 <k_attend_scores+0x760>
-	LONG $0x13180f41 // prefetcht1 (%r11)
-	LONG $0x53180f41; BYTE $0x40 // prefetcht1 0x40(%r11)
-	LONG $0x80eb8349 // subq $-0x80, %r11
-	WORD $0x8deb // jmp 0x760 <k_attend_scores+0x760>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x394d; BYTE $0xe8 // cmpq %r13, %r8
-	LONG $0x010f8d0f; WORD $0x0000 // jge 0x8ee <k_attend_scores+0x8ee>
-	LONG $0x40558b48 // movq 0x40(%rbp), %rdx
-	LONG $0x484d8b48 // movq 0x48(%rbp), %rcx
-	LONG $0x30758b48 // movq 0x30(%rbp), %rsi
-	LONG $0x05e0c149 // shlq $0x5, %r8
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x00a18e0f; WORD $0x0000 // jle 0x899 <k_attend_scores+0x899>
-	LONG $0x085d8b4c // movq 0x8(%rbp), %r11
-	LONG $0x104d8b4c // movq 0x10(%rbp), %r9
-	LONG $0x20558b4c // movq 0x20(%rbp), %r10
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	QUAD $0x00000004b53c8d4a // leaq 0x4(,%r14,4), %rdi
-	LONG $0xfaaf0f49 // imulq %r10, %rdi
-	LONG $0xd6af0f4d // imulq %r14, %r10
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
-	LONG $0xdeaf0f48 // imulq %rsi, %rbx
-	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
-	LONG $0x20c18349 // addq $0x20, %r9
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	LONG $0xff19840f; WORD $0xffff // je 0x780 <k_attend_scores+0x780>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xa473 // jae 0x810 <k_attend_scores+0x810>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0x95eb // jmp 0x810 <k_attend_scores+0x810>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x44eb // jmp 0x887 <k_attend_scores+0x887>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x107cc1c4; WORD $0xe061 // vmovups -0x20(%r9), %ymm4
-	LONG $0x107cc1c4; BYTE $0x29 // vmovups (%r9), %ymm5
-	LONG $0x187d82c4; WORD $0x9a34 // vbroadcastss (%r10,%r11,4), %ymm6
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x60eb // jmp 0x907 <k_attend_scores+0x907>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x40107cc5; BYTE $0xa0 // vmovups -0x60(%rax), %ymm8
+	LONG $0x48107cc5; BYTE $0xc0 // vmovups -0x40(%rax), %ymm9
+	LONG $0x50107cc5; BYTE $0xe0 // vmovups -0x20(%rax), %ymm10
+	LONG $0x18107cc5 // vmovups (%rax), %ymm11
+	LONG $0x187d62c4; WORD $0x9324 // vbroadcastss (%rbx,%rdx,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm8) + ymm0
+	LONG $0xb81dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm9) + ymm1
+	LONG $0xb81dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
+	LONG $0x187d42c4; WORD $0x972c // vbroadcastss (%r15,%rdx,4), %ymm13
+	LONG $0xb825c2c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm11, %ymm3 # ymm3 = (ymm11 * ymm12) + ymm3
+	LONG $0xb815c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm8) + ymm4
+	LONG $0xb815c2c4; BYTE $0xe9 // vfmadd231ps %ymm9, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm9) + ymm5
+	LONG $0xb815c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm10) + ymm6
+	LONG $0xb815c2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm11) + ymm7
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	LONG $0xfe79840f; WORD $0xffff // je 0x780 <k_attend_scores+0x780>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xa473 // jae 0x8b0 <k_attend_scores+0x8b0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0x9aeb // jmp 0x8b0 <k_attend_scores+0x8b0>
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0xfffdb5e9; BYTE $0xff // jmp 0x6d3 <k_attend_scores+0x6d3>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x00bb8d0f; WORD $0x0000 // jge 0x9ed <k_attend_scores+0x9ed>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x053d8e0f; WORD $0x0000 // jle 0xe7d <k_attend_scores+0xe7d>
+	LONG $0x08458b48 // movq 0x8(%rbp), %rax
+	LONG $0x287d8b48 // movq 0x28(%rbp), %rdi
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0xcbaf0f49 // imulq %r11, %rcx
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x02eac148 // shrq $0x2, %rdx
+	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
+	LONG $0x10558b4c // movq 0x10(%rbp), %r10
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x057d840f; WORD $0x0000 // je 0xeeb <k_attend_scores+0xeeb>
+	QUAD $0x000000049d1c8d4e // leaq 0x4(,%r11,4), %r11
+	LONG $0xfbaf0f49 // imulq %r11, %rdi
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x07e2c148 // shlq $0x7, %rdx
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x39eb // jmp 0x9d9 <k_attend_scores+0x9d9>
+	LONG $0x6210fcc5; BYTE $0xe0 // vmovups -0x20(%rdx), %ymm4
+	LONG $0x2a10fcc5 // vmovups (%rdx), %ymm5
+	LONG $0x187de2c4; WORD $0xb934 // vbroadcastss (%rcx,%rdi,4), %ymm6
 	LONG $0xb84de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm4) + ymm3
 	LONG $0xb855e2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm6) + ymm2
-	LONG $0x187da2c4; WORD $0x9f34 // vbroadcastss (%rdi,%r11,4), %ymm6
+	LONG $0x187de2c4; WORD $0xb834 // vbroadcastss (%rax,%rdi,4), %ymm6
 	LONG $0xb84de2c4; BYTE $0xcc // vfmadd231ps %ymm4, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm4) + ymm1
 	LONG $0xb84de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm5) + ymm0
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x80e98349 // subq $-0x80, %r9
-	WORD $0x394c; BYTE $0xde // cmpq %r11, %rsi
-	WORD $0x2774 // je 0x8ae <k_attend_scores+0x8ae>
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0xc473 // jae 0x850 <k_attend_scores+0x850>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	LONG $0x80ea8348 // subq $-0x80, %rdx
-	WORD $0xb7eb // jmp 0x850 <k_attend_scores+0x850>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	LONG $0x00758b48 // movq (%rbp), %rsi
-	LONG $0x187d8b48 // movq 0x18(%rbp), %rdi
-	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
-	LONG $0xceaf0f4d // imulq %r14, %r9
-	LONG $0x8e0c8d4e // leaq (%rsi,%r9,4), %r9
-	LONG $0x117c81c4; WORD $0x081c // vmovups %ymm3, (%r8,%r9)
-	LONG $0x117c81c4; WORD $0x0854; BYTE $0x20 // vmovups %ymm2, 0x20(%r8,%r9)
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	LONG $0xf7af0f4c // imulq %rdi, %r14
-	LONG $0xb6348d4a // leaq (%rsi,%r14,4), %rsi
-	LONG $0x117cc1c4; WORD $0x300c // vmovups %ymm1, (%r8,%rsi)
-	LONG $0x117cc1c4; WORD $0x3044; BYTE $0x20 // vmovups %ymm0, 0x20(%r8,%rsi)
-	LONG $0x40558948 // movq %rdx, 0x40(%rbp)
-	LONG $0x484d8948 // movq %rcx, 0x48(%rbp)
-	LONG $0x28453b48 // cmpq 0x28(%rbp), %rax
-	LONG $0x01af8d0f; WORD $0x0000 // jge 0xaa7 <k_attend_scores+0xaa7>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x00fd8e0f; WORD $0x0000 // jle 0xa01 <k_attend_scores+0xa01>
-	LONG $0x204d8b48 // movq 0x20(%rbp), %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0x084d0348 // addq 0x8(%rbp), %rcx
-	LONG $0x10758b48 // movq 0x10(%rbp), %rsi
-	LONG $0x307d8b48 // movq 0x30(%rbp), %rdi
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0x07e0c149 // shlq $0x7, %r8
-	LONG $0x184d8b4c // movq 0x18(%rbp), %r9
-	LONG $0xc8af0f4c // imulq %rax, %r9
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	LONG $0x004d034c // addq (%rbp), %r9
-	LONG $0x40558b4c // movq 0x40(%rbp), %r10
-	LONG $0x485d8b4c // movq 0x48(%rbp), %r11
-	LONG $0x60c68348 // addq $0x60, %rsi
-	LONG $0x0004be41; WORD $0x0000 // movl $0x4, %r14d
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x49eb // jmp 0x992 <k_attend_scores+0x992>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x05e3c148 // shlq $0x5, %rbx
-	LONG $0x117cc1c4; WORD $0x191c // vmovups %ymm3, (%r9,%rbx)
-	LONG $0x117cc1c4; WORD $0x1954; BYTE $0x20 // vmovups %ymm2, 0x20(%r9,%rbx)
-	LONG $0x117cc1c4; WORD $0x194c; BYTE $0x40 // vmovups %ymm1, 0x40(%r9,%rbx)
-	LONG $0x117cc1c4; WORD $0x1944; BYTE $0x60 // vmovups %ymm0, 0x60(%r9,%rbx)
-	LONG $0x4055894c // movq %r10, 0x40(%rbp)
-	LONG $0x485d894c // movq %r11, 0x48(%rbp)
-	LONG $0x04728d4c // leaq 0x4(%rdx), %r14
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
-	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0x717f // jg 0xa03 <k_attend_scores+0xa03>
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0xb27e // jle 0x950 <k_attend_scores+0x950>
+	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
+	LONG $0x04b4840f; WORD $0x0000 // je 0xe8d <k_attend_scores+0xe8d>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xc273 // jae 0x9a0 <k_attend_scores+0x9a0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0xb3eb // jmp 0x9a0 <k_attend_scores+0x9a0>
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x247c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r15
+	LONG $0x05c88d0f; WORD $0x0000 // jge 0xfc5 <k_attend_scores+0xfc5>
+	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
+	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
+	LONG $0x019a8e0f; WORD $0x0000 // jle 0xba8 <k_attend_scores+0xba8>
+	LONG $0x28558b48 // movq 0x28(%rbp), %rdx
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x08550348 // addq 0x8(%rbp), %rdx
+	LONG $0x205d8b48 // movq 0x20(%rbp), %rbx
+	LONG $0xdfaf0f49 // imulq %r15, %rbx
+	LONG $0x02e3c148 // shlq $0x2, %rbx
+	LONG $0x005d0348 // addq (%rbp), %rbx
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	LONG $0x07e6c149 // shlq $0x7, %r14
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x4beb // jmp 0xa92 <k_attend_scores+0xa92>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x3beb // jmp 0x9ed <k_attend_scores+0x9ed>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x187da2c4; WORD $0xb924 // vbroadcastss (%rcx,%r15,4), %ymm4
-	LONG $0xb85dc2c4; WORD $0xa05e // vfmadd231ps -0x60(%r14), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
-	LONG $0xb85dc2c4; WORD $0xc056 // vfmadd231ps -0x40(%r14), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
-	LONG $0xb85dc2c4; WORD $0xe04e // vfmadd231ps -0x20(%r14), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
-	LONG $0xb85dc2c4; BYTE $0x06 // vfmadd231ps (%r14), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	LONG $0x80ee8349 // subq $-0x80, %r14
-	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
-	LONG $0xff6f840f; WORD $0xffff // je 0x95c <k_attend_scores+0x95c>
-	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	WORD $0xce73 // jae 0x9c0 <k_attend_scores+0x9c0>
-	LONG $0x12180f41 // prefetcht1 (%r10)
-	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	WORD $0xbfeb // jmp 0x9c0 <k_attend_scores+0x9c0>
+	LONG $0x05e3c149 // shlq $0x5, %r11
+	LONG $0x117ca1c4; WORD $0x1b1c // vmovups %ymm3, (%rbx,%r11)
+	LONG $0x117ca1c4; WORD $0x1b54; BYTE $0x20 // vmovups %ymm2, 0x20(%rbx,%r11)
+	LONG $0x117ca1c4; WORD $0x1b4c; BYTE $0x40 // vmovups %ymm1, 0x40(%rbx,%r11)
+	LONG $0x117ca1c4; WORD $0x1b44; BYTE $0x60 // vmovups %ymm0, 0x60(%rbx,%r11)
+	LONG $0x04418d48 // leaq 0x4(%rcx), %rax
+	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
+	WORD $0x014d; BYTE $0xf7 // addq %r14, %r15
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	LONG $0x01188f0f; WORD $0x0000 // jg 0xbaa <k_attend_scores+0xbaa>
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0xb37e // jle 0xa50 <k_attend_scores+0xa50>
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x0078840f; WORD $0x0000 // je 0xb20 <k_attend_scores+0xb20>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x09eb // jmp 0xac5 <k_attend_scores+0xac5>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0x9b7d // jge 0xa60 <k_attend_scores+0xa60>
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0xf67d // jge 0xac0 <k_attend_scores+0xac0>
+	LONG $0x10558b4c // movq 0x10(%rbp), %r10
+	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	WORD $0x2ceb // jmp 0xb09 <k_attend_scores+0xb09>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x187de2c4; WORD $0x8224 // vbroadcastss (%rdx,%rax,4), %ymm4
+	LONG $0xb85de2c4; WORD $0xc05f // vfmadd231ps -0x40(%rdi), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
+	LONG $0xb85de2c4; WORD $0xe057 // vfmadd231ps -0x20(%rdi), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
+	LONG $0xb85de2c4; BYTE $0x0f // vfmadd231ps (%rdi), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
+	LONG $0xb85de2c4; WORD $0x2047 // vfmadd231ps 0x20(%rdi), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0xb77d // jge 0xac0 <k_attend_scores+0xac0>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xd273 // jae 0xae0 <k_attend_scores+0xae0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0xc3eb // jmp 0xae0 <k_attend_scores+0xae0>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x15eb // jmp 0xb49 <k_attend_scores+0xb49>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xff178d0f; WORD $0xffff // jge 0xa60 <k_attend_scores+0xa60>
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0xf27d // jge 0xb40 <k_attend_scores+0xb40>
+	LONG $0x10558b4c // movq 0x10(%rbp), %r10
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	WORD $0x38eb // jmp 0xb99 <k_attend_scores+0xb99>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x187de2c4; WORD $0x8224 // vbroadcastss (%rdx,%rax,4), %ymm4
+	LONG $0xb85de2c4; BYTE $0x1f // vfmadd231ps (%rdi), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
+	LONG $0xb85de2c4; WORD $0x2057 // vfmadd231ps 0x20(%rdi), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
+	LONG $0xb85de2c4; WORD $0x404f // vfmadd231ps 0x40(%rdi), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
+	LONG $0xb85de2c4; WORD $0x6047 // vfmadd231ps 0x60(%rdi), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0xa77d // jge 0xb40 <k_attend_scores+0xb40>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xd273 // jae 0xb70 <k_attend_scores+0xb70>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0xc8eb // jmp 0xb70 <k_attend_scores+0xb70>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0x040d8d0f; WORD $0x0000 // jge 0xfc5 <k_attend_scores+0xfc5>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x031d8e0f; WORD $0x0000 // jle 0xede <k_attend_scores+0xede>
+	LONG $0x08458b48 // movq 0x8(%rbp), %rax
+	LONG $0x287d8b4c // movq 0x28(%rbp), %r15
+	LONG $0xfcaf0f4d // imulq %r12, %r15
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0x02eec149 // shrq $0x2, %r14
+	LONG $0xf6af0f4c // imulq %rsi, %r14
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	LONG $0x05e2c149 // shlq $0x5, %r10
+	LONG $0x08528d49 // leaq 0x8(%r10), %rdx
+	LONG $0xb81c8d4a // leaq (%rax,%r15,4), %rbx
+	LONG $0x105d8b4c // movq 0x10(%rbp), %r11
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x0372840f; WORD $0x0000 // je 0xf68 <k_attend_scores+0xf68>
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x03d7850f; WORD $0x0000 // jne 0xfd7 <k_attend_scores+0xfd7>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x01c6f640 // testb $0x1, %sil
+	LONG $0x0393840f; WORD $0x0000 // je 0xfa7 <k_attend_scores+0xfa7>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	LONG $0x036e830f; WORD $0x0000 // jae 0xf8b <k_attend_scores+0xf8b>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000360e9; BYTE $0x00 // jmp 0xf8b <k_attend_scores+0xf8b>
+	QUAD $0x00000000e5048d4a // leaq (,%r12,8), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x20c18348 // addq $0x20, %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	QUAD $0x00000000a51c8d4a // leaq (,%r12,4), %rbx
+	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x1b2c8d48 // leaq (%rbx,%rbx), %rbp
+	WORD $0x22eb // jmp 0xc89 <k_attend_scores+0xc89>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	LONG $0x06458d49 // leaq 0x6(%r13), %rax
+	LONG $0x247c034c; BYTE $0x48 // addq 0x48(%rsp), %r15
+	LONG $0x24443b48; BYTE $0x18 // cmpq 0x18(%rsp), %rax
+	LONG $0xf7af8f0f; WORD $0xffff // jg 0x438 <k_attend_scores+0x438>
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x05558d49 // leaq 0x5(%r13), %rdx
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0xfdaf0f49 // imulq %r13, %rdi
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0x025d8d4d // leaq 0x2(%r13), %r11
+	LONG $0x03c58349 // addq $0x3, %r13
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0xd6af0f49 // imulq %r14, %rdx
+	LONG $0x900c8d48 // leaq (%rax,%rdx,4), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	LONG $0x01ca8349 // orq $0x1, %r10
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	LONG $0x900c8d4a // leaq (%rax,%r10,4), %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0xeeaf0f4d // imulq %r14, %r13
+	LONG $0xa81c8d4e // leaq (%rax,%r13,4), %r11
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x7ceb // jmp 0xd86 <k_attend_scores+0xd86>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x0411fcc5; BYTE $0x02 // vmovups %ymm0, (%rdx,%rax)
+	LONG $0x4c11fcc5; WORD $0x2002 // vmovups %ymm1, 0x20(%rdx,%rax)
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x1411fcc5; BYTE $0x02 // vmovups %ymm2, (%rdx,%rax)
+	LONG $0x5c11fcc5; WORD $0x2002 // vmovups %ymm3, 0x20(%rdx,%rax)
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x2411fcc5; BYTE $0x02 // vmovups %ymm4, (%rdx,%rax)
+	LONG $0x6c11fcc5; WORD $0x2002 // vmovups %ymm5, 0x20(%rdx,%rax)
+	LONG $0x117cc1c4; WORD $0x0334 // vmovups %ymm6, (%r11,%rax)
+	LONG $0x117cc1c4; WORD $0x037c; BYTE $0x20 // vmovups %ymm7, 0x20(%r11,%rax)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x04117cc5; BYTE $0x02 // vmovups %ymm8, (%rdx,%rax)
+	LONG $0x4c117cc5; WORD $0x2002 // vmovups %ymm9, 0x20(%rdx,%rax)
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x14117cc5; BYTE $0x02 // vmovups %ymm10, (%rdx,%rax)
+	LONG $0x5c117cc5; WORD $0x2002 // vmovups %ymm11, 0x20(%rdx,%rax)
+	LONG $0x02c18348 // addq $0x2, %rcx
+	WORD $0xfe41; BYTE $0xc5 // incb %r13b
+	LONG $0x244c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rcx
+	LONG $0xfeea8d0f; WORD $0xffff // jge 0xc70 <k_attend_scores+0xc70>
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x02eac148 // shrq $0x2, %rdx
+	LONG $0x54af0f48; WORD $0x5024 // imulq 0x50(%rsp), %rdx
+	LONG $0xc5b60f41 // movzbl %r13b, %eax
+	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
+	WORD $0xe0c1; BYTE $0x06 // shll $0x6, %eax
+	LONG $0x24440348; BYTE $0x08 // addq 0x8(%rsp), %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
-	LONG $0x009b8d0f; WORD $0x0000 // jge 0xaa7 <k_attend_scores+0xaa7>
-	LONG $0x40758b48 // movq 0x40(%rbp), %rsi
-	LONG $0x484d8b48 // movq 0x48(%rbp), %rcx
-	LONG $0x305d8b4c // movq 0x30(%rbp), %r11
-	LONG $0x05e2c148 // shlq $0x5, %rdx
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x5e7e // jle 0xa7f <k_attend_scores+0xa7f>
-	LONG $0x084d8b4c // movq 0x8(%rbp), %r9
-	LONG $0x107d8b48 // movq 0x10(%rbp), %rdi
-	LONG $0x20558b4c // movq 0x20(%rbp), %r10
-	LONG $0xd0af0f4c // imulq %rax, %r10
-	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
-	LONG $0xdbaf0f49 // imulq %r11, %rbx
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x7b75 // jne 0xab9 <k_attend_scores+0xab9>
+	LONG $0x000087e9; BYTE $0x00 // jmp 0xe67 <k_attend_scores+0xe67>
+	LONG $0x68107cc5; BYTE $0xe0 // vmovups -0x20(%rax), %ymm13
+	LONG $0x20107cc5 // vmovups (%rax), %ymm12
+	LONG $0x973c8d49 // leaq (%r15,%rdx,4), %rdi
+	LONG $0x187d42c4; WORD $0x9734 // vbroadcastss (%r15,%rdx,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
+	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
+	LONG $0x187d22c4; WORD $0xa734 // vbroadcastss (%rdi,%r12,4), %ymm14
+	LONG $0x1f148d4c // leaq (%rdi,%rbx), %r10
+	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
+	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	LONG $0x187d22c4; WORD $0xe734 // vbroadcastss (%rdi,%r12,8), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
+	LONG $0x187d02c4; WORD $0xa234 // vbroadcastss (%r10,%r12,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm13) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm14) + ymm7
+	LONG $0x187d02c4; WORD $0xe234 // vbroadcastss (%r10,%r12,8), %ymm14
+	WORD $0x0149; BYTE $0xea // addq %rbp, %r10
+	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
+	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
+	LONG $0x187d02c4; WORD $0xa234 // vbroadcastss (%r10,%r12,4), %ymm14
+	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x80e88348 // subq $-0x80, %rax
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	LONG $0xfea9840f; WORD $0xffff // je 0xd10 <k_attend_scores+0xd10>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	LONG $0xff70830f; WORD $0xffff // jae 0xde0 <k_attend_scores+0xde0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0xffff63e9; BYTE $0xff // jmp 0xde0 <k_attend_scores+0xde0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0x3874 // je 0xa87 <k_attend_scores+0xa87>
-	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
-	LONG $0x910c8d4f // leaq (%r9,%r10,4), %r9
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x0b73 // jae 0xa66 <k_attend_scores+0xa66>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	LONG $0x187d82c4; WORD $0x8114 // vbroadcastss (%r9,%r8,4), %ymm2
-	LONG $0x07e0c149 // shlq $0x7, %r8
-	LONG $0xb86da2c4; WORD $0x070c // vfmadd231ps (%rdi,%r8), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb86da2c4; WORD $0x0744; BYTE $0x20 // vfmadd231ps 0x20(%rdi,%r8), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	WORD $0x08eb // jmp 0xa87 <k_attend_scores+0xa87>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x00458b48 // movq (%rbp), %rax
+	LONG $0x204d8b48 // movq 0x20(%rbp), %rcx
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
+	LONG $0x117cc1c4; WORD $0x161c // vmovups %ymm3, (%r14,%rdx)
+	LONG $0x117cc1c4; WORD $0x1654; BYTE $0x20 // vmovups %ymm2, 0x20(%r14,%rdx)
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x117cc1c4; WORD $0x060c // vmovups %ymm1, (%r14,%rax)
+	LONG $0x117cc1c4; WORD $0x0644; BYTE $0x20 // vmovups %ymm0, 0x20(%r14,%rax)
+	LONG $0x247c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r15
+	LONG $0xfb248c0f; WORD $0xffff // jl 0x9fd <k_attend_scores+0x9fd>
+	LONG $0x0000e7e9; BYTE $0x00 // jmp 0xfc5 <k_attend_scores+0xfc5>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x45af0f48; BYTE $0x18 // imulq 0x18(%rbp), %rax
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x00450348 // addq (%rbp), %rax
-	LONG $0x0c11fcc5; BYTE $0x02 // vmovups %ymm1, (%rdx,%rax)
-	LONG $0x4411fcc5; WORD $0x2002 // vmovups %ymm0, 0x20(%rdx,%rax)
-	LONG $0x40758948 // movq %rsi, 0x40(%rbp)
-	LONG $0x484d8948 // movq %rcx, 0x48(%rbp)
-	LONG $0x60c48348 // addq $0x60, %rsp
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0xfa7 <k_attend_scores+0xfa7>
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x07e2c148 // shlq $0x7, %rdx
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x20c28348 // addq $0x20, %rdx
+	QUAD $0x000000049d148d4e // leaq 0x4(,%r11,4), %r10
+	LONG $0xfaaf0f49 // imulq %r10, %rdi
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x3ceb // jmp 0xf59 <k_attend_scores+0xf59>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x6210fcc5; BYTE $0xe0 // vmovups -0x20(%rdx), %ymm4
+	LONG $0x2a10fcc5 // vmovups (%rdx), %ymm5
+	LONG $0x187de2c4; WORD $0xb934 // vbroadcastss (%rcx,%rdi,4), %ymm6
+	LONG $0xb84de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm4) + ymm3
+	LONG $0xb855e2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm6) + ymm2
+	LONG $0x187de2c4; WORD $0xb834 // vbroadcastss (%rax,%rdi,4), %ymm6
+	LONG $0xb84de2c4; BYTE $0xcc // vfmadd231ps %ymm4, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm4) + ymm1
+	LONG $0xb84de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm5) + ymm0
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
+	LONG $0xff34840f; WORD $0xffff // je 0xe8d <k_attend_scores+0xe8d>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xc273 // jae 0xf20 <k_attend_scores+0xf20>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0xb8eb // jmp 0xf20 <k_attend_scores+0xf20>
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x00ff850f; WORD $0x0000 // jne 0x1071 <k_attend_scores+0x1071>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x01c6f640 // testb $0x1, %sil
+	WORD $0x2574 // je 0xfa7 <k_attend_scores+0xfa7>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0x0473 // jae 0xf8b <k_attend_scores+0xf8b>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x07e6c148 // shlq $0x7, %rsi
+	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
+	LONG $0x187de2c4; WORD $0x8314 // vbroadcastss (%rbx,%rax,4), %ymm2
+	LONG $0xb86d82c4; WORD $0x930c // vfmadd231ps (%r11,%r10,4), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86dc2c4; WORD $0x9304 // vfmadd231ps (%r11,%rdx,4), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x65af0f4c; BYTE $0x20 // imulq 0x20(%rbp), %r12
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	LONG $0x0065034c // addq (%rbp), %r12
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x117ca1c4; WORD $0x210c // vmovups %ymm1, (%rcx,%r12)
+	LONG $0x117ca1c4; WORD $0x2144; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx,%r12)
+	LONG $0x78c48348 // addq $0x78, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -642,44 +951,1977 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0xfffffffffffebe49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r14 # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x214d; BYTE $0xde // andq %r11, %r14
-	LONG $0x3b3c8d4c // leaq (%rbx,%rdi), %r15
-	LONG $0xa0c78149; WORD $0x0000; BYTE $0x00 // addq $0xa0, %r15
-	LONG $0x91248d4f // leaq (%r9,%r10,4), %r12
-	LONG $0x04c48349 // addq $0x4, %r12
+	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2148; BYTE $0xf7 // andq %rsi, %rdi
+	LONG $0x07e6c149 // shlq $0x7, %r14
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
+	LONG $0xa0c68149; WORD $0x0000; BYTE $0x00 // addq $0xa0, %r14
+	LONG $0xb83c8d4e // leaq (%rax,%r15,4), %r15
+	LONG $0x04c78349 // addq $0x4, %r15
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x2feb // jmp 0xb15 <k_attend_scores+0xb15>
+	WORD $0x2feb // jmp 0x1035 <k_attend_scores+0x1035>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x187d82c4; WORD $0x8414 // vbroadcastss (%r12,%r8,4), %ymm2
-	LONG $0xb86dc2c4; WORD $0xe04f // vfmadd231ps -0x20(%r15), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb86dc2c4; BYTE $0x07 // vfmadd231ps (%r15), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x02c08349 // addq $0x2, %r8
-	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	LONG $0xff34840f; WORD $0xffff // je 0xa49 <k_attend_scores+0xa49>
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x0b73 // jae 0xb25 <k_attend_scores+0xb25>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	LONG $0x187d82c4; WORD $0x8454; BYTE $0xfc // vbroadcastss -0x4(%r12,%r8,4), %ymm2
-	QUAD $0xffff608fb86dc2c4; BYTE $0xff // vfmadd231ps -0xa0(%r15), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb86dc2c4; WORD $0x8047 // vfmadd231ps -0x80(%r15), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xb073 // jae 0xaf0 <k_attend_scores+0xaf0>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	WORD $0xa3eb // jmp 0xaf0 <k_attend_scores+0xaf0>
+	LONG $0x187dc2c4; WORD $0x8714 // vbroadcastss (%r15,%rax,4), %ymm2
+	LONG $0xb86dc2c4; WORD $0xe04e // vfmadd231ps -0x20(%r14), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86dc2c4; BYTE $0x06 // vfmadd231ps (%r14), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x02c08348 // addq $0x2, %rax
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0xfbd5840f; WORD $0xffff // je 0xc0a <k_attend_scores+0xc0a>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0x0d73 // jae 0x1047 <k_attend_scores+0x1047>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x80e88349 // subq $-0x80, %r8
+	LONG $0x187dc2c4; WORD $0x8754; BYTE $0xfc // vbroadcastss -0x4(%r15,%rax,4), %ymm2
+	QUAD $0xffff608eb86dc2c4; BYTE $0xff // vfmadd231ps -0xa0(%r14), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86dc2c4; WORD $0x8046 // vfmadd231ps -0x80(%r14), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xae73 // jae 0x1010 <k_attend_scores+0x1010>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0x9feb // jmp 0x1010 <k_attend_scores+0x1010>
+	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2148; BYTE $0xf7 // andq %rsi, %rdi
+	LONG $0x07e6c149 // shlq $0x7, %r14
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
+	LONG $0xa0c68149; WORD $0x0000; BYTE $0x00 // addq $0xa0, %r14
+	LONG $0xb83c8d4e // leaq (%rax,%r15,4), %r15
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x25eb // jmp 0x10c5 <k_attend_scores+0x10c5>
+	LONG $0x187dc2c4; WORD $0x8714 // vbroadcastss (%r15,%rax,4), %ymm2
+	LONG $0xb86dc2c4; WORD $0xe04e // vfmadd231ps -0x20(%r14), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86dc2c4; BYTE $0x06 // vfmadd231ps (%r14), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x02c08348 // addq $0x2, %rax
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0xfeb7840f; WORD $0xffff // je 0xf7c <k_attend_scores+0xf7c>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0x0873 // jae 0x10d2 <k_attend_scores+0x10d2>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0x187dc2c4; WORD $0x8754; BYTE $0xfc // vbroadcastss -0x4(%r15,%rax,4), %ymm2
+	QUAD $0xffff608eb86dc2c4; BYTE $0xff // vfmadd231ps -0xa0(%r14), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86dc2c4; WORD $0x8046 // vfmadd231ps -0x80(%r14), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xb373 // jae 0x10a0 <k_attend_scores+0x10a0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0xa9eb // jmp 0x10a0 <k_attend_scores+0x10a0>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+
+	// attend_scores_f16
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x78ec8348 // subq $0x78, %rsp
+	LONG $0x40578b4c // movq 0x40(%rdi), %r10
+	QUAD $0x00000000953c8d4e // leaq (,%r10,4), %r15
+	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	QUAD $0xaaaaaaaaaaabb948; WORD $0x2aaa // movabsq $0x2aaaaaaaaaaaaaab, %rcx # imm = 0x2AAAAAAAAAAAAAAB
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	WORD $0xf748; BYTE $0xe9 // imulq %rcx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x3fe9c148 // shrq $0x3f, %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x09048d48 // leaq (%rcx,%rcx), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xf9c0; BYTE $0x07 // sarb $0x7, %cl
+	WORD $0xe9c0; BYTE $0x06 // shrb $0x6, %cl
+	WORD $0xd100 // addb %dl, %cl
+	WORD $0xe180; BYTE $0xfc // andb $-0x4, %cl
+	WORD $0xca28 // subb %cl, %dl
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe9c0; BYTE $0x07 // shrb $0x7, %cl
+	WORD $0xd100 // addb %dl, %cl
+	WORD $0xf9d0 // sarb %cl
+	WORD $0xca28 // subb %cl, %dl
+	LONG $0xcabe0f48 // movsbq %dl, %rcx
+	LONG $0xc2af0f49 // imulq %r10, %rax
+	QUAD $0x0000000395148d4a // leaq 0x3(,%r10,4), %rdx
+	QUAD $0x0000000695048d4e // leaq 0x6(,%r10,4), %r8
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xc2490f4c // cmovnsq %rdx, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0xc1af0f4c // imulq %rcx, %r8
+	LONG $0x40048d49 // leaq (%r8,%rax,2), %rax
+	LONG $0x48478b4c // movq 0x48(%rdi), %r8
+	LONG $0x504f8b4c // movq 0x50(%rdi), %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0x24449f0f; BYTE $0x07 // setg 0x7(%rsp)
+	LONG $0x06fd8349 // cmpq $0x6, %r13
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
+	LONG $0x247c894c; BYTE $0x20 // movq %r15, 0x20(%rsp)
+	LONG $0x2454894c; BYTE $0x40 // movq %r10, 0x40(%rsp)
+	WORD $0x087d // jge 0x11db <k_attend_scores_f16+0xdb>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x00035fe9; BYTE $0x00 // jmp 0x153a <k_attend_scores_f16+0x43a>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x02808e0f; WORD $0x0000 // jle 0x1464 <k_attend_scores_f16+0x364>
+	WORD $0x8b48; BYTE $0x2f // movq (%rdi), %rbp
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x02968e0f; WORD $0x0000 // jle 0x148a <k_attend_scores_f16+0x38a>
+	LONG $0x246c8948; BYTE $0x70 // movq %rbp, 0x70(%rsp)
+	LONG $0x087f8b4c // movq 0x8(%rdi), %r15
+	LONG $0x28678b4c // movq 0x28(%rdi), %r12
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x0929840f; WORD $0x0000 // je 0x1b39 <k_attend_scores_f16+0xa39>
+	QUAD $0x00000000e5048d4a // leaq (,%r12,8), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	QUAD $0x00000000a51c8d4a // leaq (,%r12,4), %rbx
+	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x1b2c8d48 // leaq (%rbx,%rbx), %rbp
+	WORD $0x20eb // jmp 0x126c <k_attend_scores_f16+0x16c>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	LONG $0x06438d49 // leaq 0x6(%r11), %rax
+	LONG $0x247c034c; BYTE $0x48 // addq 0x48(%rsp), %r15
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	LONG $0x02ce8f0f; WORD $0x0000 // jg 0x153a <k_attend_scores_f16+0x43a>
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x05538d49 // leaq 0x5(%r11), %rdx
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0xfbaf0f49 // imulq %r11, %rdi
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x02c38349 // addq $0x2, %r11
+	LONG $0x03698d4c // leaq 0x3(%rcx), %r13
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0xd6af0f49 // imulq %r14, %rdx
+	LONG $0x900c8d48 // leaq (%rax,%rdx,4), %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	LONG $0x01ca8349 // orq $0x1, %r10
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	LONG $0x900c8d4a // leaq (%rax,%r10,4), %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0xeeaf0f4d // imulq %r14, %r13
+	LONG $0xa81c8d4e // leaq (%rax,%r13,4), %r11
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x79eb // jmp 0x1366 <k_attend_scores_f16+0x266>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x0411fcc5; BYTE $0x02 // vmovups %ymm0, (%rdx,%rax)
+	LONG $0x4c11fcc5; WORD $0x2002 // vmovups %ymm1, 0x20(%rdx,%rax)
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x1411fcc5; BYTE $0x02 // vmovups %ymm2, (%rdx,%rax)
+	LONG $0x5c11fcc5; WORD $0x2002 // vmovups %ymm3, 0x20(%rdx,%rax)
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x2411fcc5; BYTE $0x02 // vmovups %ymm4, (%rdx,%rax)
+	LONG $0x6c11fcc5; WORD $0x2002 // vmovups %ymm5, 0x20(%rdx,%rax)
+	LONG $0x117cc1c4; WORD $0x0334 // vmovups %ymm6, (%r11,%rax)
+	LONG $0x117cc1c4; WORD $0x037c; BYTE $0x20 // vmovups %ymm7, 0x20(%r11,%rax)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x04117cc5; BYTE $0x02 // vmovups %ymm8, (%rdx,%rax)
+	LONG $0x4c117cc5; WORD $0x2002 // vmovups %ymm9, 0x20(%rdx,%rax)
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x14117cc5; BYTE $0x02 // vmovups %ymm10, (%rdx,%rax)
+	LONG $0x5c117cc5; WORD $0x2002 // vmovups %ymm11, 0x20(%rdx,%rax)
+	LONG $0x02c18348 // addq $0x2, %rcx
+	WORD $0xfe41; BYTE $0xc5 // incb %r13b
+	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
+	LONG $0xfeea8d0f; WORD $0xffff // jge 0x1250 <k_attend_scores_f16+0x150>
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x02eac148 // shrq $0x2, %rdx
+	LONG $0x54af0f48; WORD $0x5024 // imulq 0x50(%rsp), %rdx
+	LONG $0xc5b60f41 // movzbl %r13b, %eax
+	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
+	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
+	LONG $0x24440348; BYTE $0x08 // addq 0x8(%rsp), %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x000089e9; BYTE $0x00 // jmp 0x1449 <k_attend_scores_f16+0x349>
+	LONG $0x137d62c4; WORD $0xf068 // vcvtph2ps -0x10(%rax), %ymm13
+	LONG $0x137d62c4; BYTE $0x20 // vcvtph2ps (%rax), %ymm12
+	LONG $0x973c8d49 // leaq (%r15,%rdx,4), %rdi
+	LONG $0x187d42c4; WORD $0x9734 // vbroadcastss (%r15,%rdx,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
+	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
+	LONG $0x187d22c4; WORD $0xa734 // vbroadcastss (%rdi,%r12,4), %ymm14
+	LONG $0x1f148d4c // leaq (%rdi,%rbx), %r10
+	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
+	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	LONG $0x187d22c4; WORD $0xe734 // vbroadcastss (%rdi,%r12,8), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
+	LONG $0x187d02c4; WORD $0xa234 // vbroadcastss (%r10,%r12,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm13) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm14) + ymm7
+	LONG $0x187d02c4; WORD $0xe234 // vbroadcastss (%r10,%r12,8), %ymm14
+	WORD $0x0149; BYTE $0xea // addq %rbp, %r10
+	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
+	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
+	LONG $0x187d02c4; WORD $0xa234 // vbroadcastss (%r10,%r12,4), %ymm14
+	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	LONG $0xfea7840f; WORD $0xffff // je 0x12f0 <k_attend_scores_f16+0x1f0>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	LONG $0xff6e830f; WORD $0xffff // jae 0x13c0 <k_attend_scores_f16+0x2c0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x80e88349 // subq $-0x80, %r8
+	LONG $0xffff5ce9; BYTE $0xff // jmp 0x13c0 <k_attend_scores_f16+0x2c0>
+	LONG $0xfa458d49 // leaq -0x6(%r13), %rax
+	QUAD $0xaaaaaaaaaaabb948; WORD $0xaaaa // movabsq $-0x5555555555555555, %rcx # imm = 0xAAAAAAAAAAAAAAAB
+	WORD $0xf748; BYTE $0xe1 // mulq %rcx
+	LONG $0x02eac148 // shrq $0x2, %rdx
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	QUAD $0x00000006451c8d4c // leaq 0x6(,%rax,2), %r11
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x153a <k_attend_scores_f16+0x43a>
+	QUAD $0x00000000f5048d4a // leaq (,%r14,8), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	QUAD $0x00000000b50c8d4a // leaq (,%r14,4), %rcx
+	LONG $0x000006ba; BYTE $0x00 // movl $0x6, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	WORD $0xff31 // xorl %edi, %edi
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x4211fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx)
+	LONG $0x0a148d4c // leaq (%rdx,%rcx), %r10
+	LONG $0x117ca1c4; WORD $0xb204 // vmovups %ymm0, (%rdx,%r14,4)
+	LONG $0x117ca1c4; WORD $0xb244; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx,%r14,4)
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0x117ca1c4; WORD $0xf204 // vmovups %ymm0, (%rdx,%r14,8)
+	LONG $0x117ca1c4; WORD $0xf244; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx,%r14,8)
+	LONG $0x0a1c8d4d // leaq (%r10,%rcx), %r11
+	LONG $0x117c81c4; WORD $0xb204 // vmovups %ymm0, (%r10,%r14,4)
+	LONG $0x117c81c4; WORD $0xb244; BYTE $0x20 // vmovups %ymm0, 0x20(%r10,%r14,4)
+	LONG $0x0b1c8d49 // leaq (%r11,%rcx), %rbx
+	LONG $0x117c81c4; WORD $0xf204 // vmovups %ymm0, (%r10,%r14,8)
+	LONG $0x117c81c4; WORD $0xf244; BYTE $0x20 // vmovups %ymm0, 0x20(%r10,%r14,8)
+	LONG $0x117ca1c4; WORD $0xb304 // vmovups %ymm0, (%rbx,%r14,4)
+	LONG $0x117c81c4; WORD $0xf344; BYTE $0x20 // vmovups %ymm0, 0x20(%r11,%r14,8)
+	LONG $0x02c78348 // addq $0x2, %rdi
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	WORD $0x9a7c // jl 0x14c0 <k_attend_scores_f16+0x3c0>
+	LONG $0x24548d49; BYTE $0x06 // leaq 0x6(%r12), %rdx
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	LONG $0xff798e0f; WORD $0xffff // jle 0x14b0 <k_attend_scores_f16+0x3b0>
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0x04438d49 // leaq 0x4(%r11), %rax
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	WORD $0x217e // jle 0x1564 <k_attend_scores_f16+0x464>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x02438d49 // leaq 0x2(%r11), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	LONG $0x02b88e0f; WORD $0x0000 // jle 0x1817 <k_attend_scores_f16+0x717>
+	LONG $0x000881e9; BYTE $0x00 // jmp 0x1de5 <k_attend_scores_f16+0xce5>
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x028b8e0f; WORD $0x0000 // jle 0x1802 <k_attend_scores_f16+0x702>
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x00558b48 // movq (%rbp), %rdx
+	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
+	LONG $0x28458b48 // movq 0x28(%rbp), %rax
+	QUAD $0x0000000c9d348d4e // leaq 0xc(,%r11,4), %r14
+	LONG $0xf0af0f4c // imulq %rax, %r14
+	QUAD $0x000000089d3c8d4e // leaq 0x8(,%r11,4), %r15
+	LONG $0xf8af0f4c // imulq %rax, %r15
+	QUAD $0x000000049d248d4e // leaq 0x4(,%r11,4), %r12
+	LONG $0xe0af0f4c // imulq %rax, %r12
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	LONG $0x812c8d4c // leaq (%rcx,%rax,4), %r13
+	LONG $0x20458b48 // movq 0x20(%rbp), %rax
+	LONG $0x037b8d49 // leaq 0x3(%r11), %rdi
+	LONG $0xf8af0f48 // imulq %rax, %rdi
+	LONG $0xba2c8d48 // leaq (%rdx,%rdi,4), %rbp
+	LONG $0x017b8d49 // leaq 0x1(%r11), %rdi
+	LONG $0xf8af0f48 // imulq %rax, %rdi
+	LONG $0x02538d4d // leaq 0x2(%r11), %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	LONG $0xba1c8d48 // leaq (%rdx,%rdi,4), %rbx
+	LONG $0x92148d4a // leaq (%rdx,%r10,4), %rdx
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x65eb // jmp 0x1665 <k_attend_scores_f16+0x565>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	LONG $0x3c11fcc5; BYTE $0x38 // vmovups %ymm7, (%rax,%rdi)
+	LONG $0x7411fcc5; WORD $0x2038 // vmovups %ymm6, 0x20(%rax,%rdi)
+	LONG $0x2c11fcc5; BYTE $0x3b // vmovups %ymm5, (%rbx,%rdi)
+	LONG $0x6411fcc5; WORD $0x203b // vmovups %ymm4, 0x20(%rbx,%rdi)
+	LONG $0x1c11fcc5; BYTE $0x3a // vmovups %ymm3, (%rdx,%rdi)
+	LONG $0x5411fcc5; WORD $0x203a // vmovups %ymm2, 0x20(%rdx,%rdi)
+	LONG $0x4c11fcc5; WORD $0x003d // vmovups %ymm1, (%rbp,%rdi)
+	LONG $0x4411fcc5; WORD $0x203d // vmovups %ymm0, 0x20(%rbp,%rdi)
+	LONG $0x02c38349 // addq $0x2, %r11
+	WORD $0xc1fe // incb %cl
+	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
+	LONG $0x01768d0f; WORD $0x0000 // jge 0x17db <k_attend_scores_f16+0x6db>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x967e // jle 0x1600 <k_attend_scores_f16+0x500>
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x02eac149 // shrq $0x2, %r10
+	LONG $0x54af0f4c; WORD $0x0824 // imulq 0x8(%rsp), %r10
+	WORD $0xb60f; BYTE $0xf9 // movzbl %cl, %edi
+	WORD $0xe783; BYTE $0x01 // andl $0x1, %edi
+	WORD $0xe7c1; BYTE $0x05 // shll $0x5, %edi
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x10528b4d // movq 0x10(%r10), %r10
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x00a9840f; WORD $0x0000 // je 0x1740 <k_attend_scores_f16+0x640>
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	LONG $0x10c78348 // addq $0x10, %rdi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x69eb // jmp 0x172c <k_attend_scores_f16+0x62c>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x137d62c4; WORD $0xf047 // vcvtph2ps -0x10(%rdi), %ymm8
+	LONG $0x137d62c4; BYTE $0x0f // vcvtph2ps (%rdi), %ymm9
+	LONG $0x187d02c4; WORD $0x9554; BYTE $0x00 // vbroadcastss (%r13,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x187d02c4; WORD $0x9414 // vbroadcastss (%r12,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x187d02c4; WORD $0x9714 // vbroadcastss (%r15,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x187d02c4; WORD $0x9614 // vbroadcastss (%r14,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	LONG $0xfef4840f; WORD $0xffff // je 0x1620 <k_attend_scores_f16+0x520>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0x9f73 // jae 0x16d0 <k_attend_scores_f16+0x5d0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0x90eb // jmp 0x16d0 <k_attend_scores_f16+0x5d0>
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	LONG $0x10c78348 // addq $0x10, %rdi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x60eb // jmp 0x17cc <k_attend_scores_f16+0x6cc>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x137d62c4; WORD $0xf047 // vcvtph2ps -0x10(%rdi), %ymm8
+	LONG $0x137d62c4; BYTE $0x0f // vcvtph2ps (%rdi), %ymm9
+	LONG $0x187d02c4; WORD $0x9554; BYTE $0x00 // vbroadcastss (%r13,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x187d02c4; WORD $0x9414 // vbroadcastss (%r12,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x187d02c4; WORD $0x9714 // vbroadcastss (%r15,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x187d02c4; WORD $0x9614 // vbroadcastss (%r14,%r10,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	LONG $0xfe54840f; WORD $0xffff // je 0x1620 <k_attend_scores_f16+0x520>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0x9f73 // jae 0x1770 <k_attend_scores_f16+0x670>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0x95eb // jmp 0x1770 <k_attend_scores_f16+0x670>
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	LONG $0x02438d49 // leaq 0x2(%r11), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	WORD $0x1a7e // jle 0x1817 <k_attend_scores_f16+0x717>
+	LONG $0x0005e3e9; BYTE $0x00 // jmp 0x1de5 <k_attend_scores_f16+0xce5>
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	LONG $0x02438d49 // leaq 0x2(%r11), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	LONG $0x05ce8f0f; WORD $0x0000 // jg 0x1de5 <k_attend_scores_f16+0xce5>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x245c894c; BYTE $0x28 // movq %r11, 0x28(%rsp)
+	LONG $0x02258e0f; WORD $0x0000 // jle 0x1a4a <k_attend_scores_f16+0x94a>
+	LONG $0x00458b48 // movq (%rbp), %rax
+	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
+	LONG $0x28558b48 // movq 0x28(%rbp), %rdx
+	QUAD $0x000000049d3c8d4e // leaq 0x4(,%r11,4), %r15
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	LONG $0xd3af0f49 // imulq %r11, %rdx
+	LONG $0x911c8d48 // leaq (%rcx,%rdx,4), %rbx
+	LONG $0x20558b48 // movq 0x20(%rbp), %rdx
+	LONG $0x017b8d49 // leaq 0x1(%r11), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0xb81c8d4c // leaq (%rax,%rdi,4), %r11
+	LONG $0xd6af0f49 // imulq %r14, %rdx
+	LONG $0x90248d4c // leaq (%rax,%rdx,4), %r12
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0x000030b9; BYTE $0x00 // movl $0x30, %ecx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x73eb // jmp 0x18ec <k_attend_scores_f16+0x7ec>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x05e5c148 // shlq $0x5, %rbp
+	LONG $0x117cc1c4; WORD $0x2c04 // vmovups %ymm0, (%r12,%rbp)
+	LONG $0x117cc1c4; WORD $0x2c4c; BYTE $0x20 // vmovups %ymm1, 0x20(%r12,%rbp)
+	LONG $0x117cc1c4; WORD $0x2c54; BYTE $0x40 // vmovups %ymm2, 0x40(%r12,%rbp)
+	LONG $0x117cc1c4; WORD $0x2c5c; BYTE $0x60 // vmovups %ymm3, 0x60(%r12,%rbp)
+	LONG $0x117cc1c4; WORD $0x2b24 // vmovups %ymm4, (%r11,%rbp)
+	LONG $0x117cc1c4; WORD $0x2b6c; BYTE $0x20 // vmovups %ymm5, 0x20(%r11,%rbp)
+	LONG $0x117cc1c4; WORD $0x2b74; BYTE $0x40 // vmovups %ymm6, 0x40(%r11,%rbp)
+	LONG $0x117cc1c4; WORD $0x2b7c; BYTE $0x60 // vmovups %ymm7, 0x60(%r11,%rbp)
+	LONG $0x04468d49 // leaq 0x4(%r14), %rax
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
+	LONG $0x01618f0f; WORD $0x0000 // jg 0x1a4d <k_attend_scores_f16+0x94d>
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x897e // jle 0x1880 <k_attend_scores_f16+0x780>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x10508b48 // movq 0x10(%rax), %rdx
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x00a5840f; WORD $0x0000 // je 0x19b0 <k_attend_scores_f16+0x8b0>
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x69eb // jmp 0x199b <k_attend_scores_f16+0x89b>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x137d62c4; WORD $0xd042 // vcvtph2ps -0x30(%rdx), %ymm8
+	LONG $0x137d62c4; WORD $0xe04a // vcvtph2ps -0x20(%rdx), %ymm9
+	LONG $0x137d62c4; WORD $0xf052 // vcvtph2ps -0x10(%rdx), %ymm10
+	LONG $0x137d62c4; BYTE $0x1a // vcvtph2ps (%rdx), %ymm11
+	LONG $0x187d62c4; WORD $0x8324 // vbroadcastss (%rbx,%rax,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm8) + ymm0
+	LONG $0xb81dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm9) + ymm1
+	LONG $0xb81dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
+	LONG $0x187d42c4; WORD $0x872c // vbroadcastss (%r15,%rax,4), %ymm13
+	LONG $0xb825c2c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm11, %ymm3 # ymm3 = (ymm11 * ymm12) + ymm3
+	LONG $0xb815c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm8) + ymm4
+	LONG $0xb815c2c4; BYTE $0xe9 // vfmadd231ps %ymm9, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm9) + ymm5
+	LONG $0xb815c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm10) + ymm6
+	LONG $0xb815c2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm11) + ymm7
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xff05840f; WORD $0xffff // je 0x18a0 <k_attend_scores_f16+0x7a0>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xa073 // jae 0x1940 <k_attend_scores_f16+0x840>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0x91eb // jmp 0x1940 <k_attend_scores_f16+0x840>
+	BYTE $0x90 // nop
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x64eb // jmp 0x1a3b <k_attend_scores_f16+0x93b>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x137d62c4; WORD $0xd042 // vcvtph2ps -0x30(%rdx), %ymm8
+	LONG $0x137d62c4; WORD $0xe04a // vcvtph2ps -0x20(%rdx), %ymm9
+	LONG $0x137d62c4; WORD $0xf052 // vcvtph2ps -0x10(%rdx), %ymm10
+	LONG $0x137d62c4; BYTE $0x1a // vcvtph2ps (%rdx), %ymm11
+	LONG $0x187d62c4; WORD $0x8324 // vbroadcastss (%rbx,%rax,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm8) + ymm0
+	LONG $0xb81dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm9) + ymm1
+	LONG $0xb81dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
+	LONG $0x187d42c4; WORD $0x872c // vbroadcastss (%r15,%rax,4), %ymm13
+	LONG $0xb825c2c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm11, %ymm3 # ymm3 = (ymm11 * ymm12) + ymm3
+	LONG $0xb815c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm8) + ymm4
+	LONG $0xb815c2c4; BYTE $0xe9 // vfmadd231ps %ymm9, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm9) + ymm5
+	LONG $0xb815c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm10) + ymm6
+	LONG $0xb815c2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm11) + ymm7
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfe65840f; WORD $0xffff // je 0x18a0 <k_attend_scores_f16+0x7a0>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xa073 // jae 0x19e0 <k_attend_scores_f16+0x8e0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0x96eb // jmp 0x19e0 <k_attend_scores_f16+0x8e0>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x24743b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r14
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	LONG $0x00d28d0f; WORD $0x0000 // jge 0x1b2f <k_attend_scores_f16+0xa2f>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x03248e0f; WORD $0x0000 // jle 0x1d8f <k_attend_scores_f16+0xc8f>
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	LONG $0x08458b48 // movq 0x8(%rbp), %rax
+	LONG $0x287d8b48 // movq 0x28(%rbp), %rdi
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	LONG $0xcbaf0f49 // imulq %r11, %rcx
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x02eac148 // shrq $0x2, %rdx
+	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
+	LONG $0x10558b4c // movq 0x10(%rbp), %r10
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x0667840f; WORD $0x0000 // je 0x2103 <k_attend_scores_f16+0x1003>
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	QUAD $0x000000049d1c8d4e // leaq 0x4(,%r11,4), %r11
+	LONG $0xfbaf0f49 // imulq %r11, %rdi
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x10c28348 // addq $0x10, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	WORD $0x44eb // jmp 0x1b1b <k_attend_scores_f16+0xa1b>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x137de2c4; WORD $0xf062 // vcvtph2ps -0x10(%rdx), %ymm4
+	LONG $0x137de2c4; BYTE $0x2a // vcvtph2ps (%rdx), %ymm5
+	LONG $0x187de2c4; WORD $0xb934 // vbroadcastss (%rcx,%rdi,4), %ymm6
+	LONG $0xb84de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm4) + ymm3
+	LONG $0xb855e2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm6) + ymm2
+	LONG $0x187de2c4; WORD $0xb834 // vbroadcastss (%rax,%rdi,4), %ymm6
+	LONG $0xb84de2c4; BYTE $0xcc // vfmadd231ps %ymm4, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm4) + ymm1
+	LONG $0xb84de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm5) + ymm0
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
+	LONG $0x0289840f; WORD $0x0000 // je 0x1da4 <k_attend_scores_f16+0xca4>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xc073 // jae 0x1ae0 <k_attend_scores_f16+0x9e0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0xb1eb // jmp 0x1ae0 <k_attend_scores_f16+0x9e0>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x0002a7e9; BYTE $0x00 // jmp 0x1de0 <k_attend_scores_f16+0xce0>
+	QUAD $0x00000000e5048d4a // leaq (,%r12,8), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	QUAD $0x00000000a51c8d4a // leaq (,%r12,4), %rbx
+	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x1b2c8d48 // leaq (%rbx,%rbx), %rbp
+	WORD $0x27eb // jmp 0x1b9c <k_attend_scores_f16+0xa9c>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	LONG $0x06438d49 // leaq 0x6(%r11), %rax
+	LONG $0x247c034c; BYTE $0x48 // addq 0x48(%rsp), %r15
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	LONG $0xf99e8f0f; WORD $0xffff // jg 0x153a <k_attend_scores_f16+0x43a>
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x05538d49 // leaq 0x5(%r11), %rdx
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0xfbaf0f49 // imulq %r11, %rdi
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x02c38349 // addq $0x2, %r11
+	LONG $0x03698d4c // leaq 0x3(%rcx), %r13
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0xd6af0f49 // imulq %r14, %rdx
+	LONG $0x900c8d48 // leaq (%rax,%rdx,4), %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	LONG $0x01ca8349 // orq $0x1, %r10
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	LONG $0x900c8d4a // leaq (%rax,%r10,4), %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x980c8d4a // leaq (%rax,%r11,4), %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0xeeaf0f4d // imulq %r14, %r13
+	LONG $0xa81c8d4e // leaq (%rax,%r13,4), %r11
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x79eb // jmp 0x1c96 <k_attend_scores_f16+0xb96>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x0411fcc5; BYTE $0x02 // vmovups %ymm0, (%rdx,%rax)
+	LONG $0x4c11fcc5; WORD $0x2002 // vmovups %ymm1, 0x20(%rdx,%rax)
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x1411fcc5; BYTE $0x02 // vmovups %ymm2, (%rdx,%rax)
+	LONG $0x5c11fcc5; WORD $0x2002 // vmovups %ymm3, 0x20(%rdx,%rax)
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x2411fcc5; BYTE $0x02 // vmovups %ymm4, (%rdx,%rax)
+	LONG $0x6c11fcc5; WORD $0x2002 // vmovups %ymm5, 0x20(%rdx,%rax)
+	LONG $0x117cc1c4; WORD $0x0334 // vmovups %ymm6, (%r11,%rax)
+	LONG $0x117cc1c4; WORD $0x037c; BYTE $0x20 // vmovups %ymm7, 0x20(%r11,%rax)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x04117cc5; BYTE $0x02 // vmovups %ymm8, (%rdx,%rax)
+	LONG $0x4c117cc5; WORD $0x2002 // vmovups %ymm9, 0x20(%rdx,%rax)
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x14117cc5; BYTE $0x02 // vmovups %ymm10, (%rdx,%rax)
+	LONG $0x5c117cc5; WORD $0x2002 // vmovups %ymm11, 0x20(%rdx,%rax)
+	LONG $0x02c18348 // addq $0x2, %rcx
+	WORD $0xfe41; BYTE $0xc5 // incb %r13b
+	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
+	LONG $0xfeea8d0f; WORD $0xffff // jge 0x1b80 <k_attend_scores_f16+0xa80>
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x02eac148 // shrq $0x2, %rdx
+	LONG $0x54af0f48; WORD $0x5024 // imulq 0x50(%rsp), %rdx
+	LONG $0xc5b60f41 // movzbl %r13b, %eax
+	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
+	WORD $0xe0c1; BYTE $0x05 // shll $0x5, %eax
+	LONG $0x24440348; BYTE $0x08 // addq 0x8(%rsp), %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x000089e9; BYTE $0x00 // jmp 0x1d79 <k_attend_scores_f16+0xc79>
+	LONG $0x137d62c4; WORD $0xf068 // vcvtph2ps -0x10(%rax), %ymm13
+	LONG $0x137d62c4; BYTE $0x20 // vcvtph2ps (%rax), %ymm12
+	LONG $0x973c8d49 // leaq (%r15,%rdx,4), %rdi
+	LONG $0x187d42c4; WORD $0x9734 // vbroadcastss (%r15,%rdx,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
+	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
+	LONG $0x187d22c4; WORD $0xa734 // vbroadcastss (%rdi,%r12,4), %ymm14
+	LONG $0x1f148d4c // leaq (%rdi,%rbx), %r10
+	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
+	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	LONG $0x187d22c4; WORD $0xe734 // vbroadcastss (%rdi,%r12,8), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
+	LONG $0x187d02c4; WORD $0xa234 // vbroadcastss (%r10,%r12,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm13) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm14) + ymm7
+	LONG $0x187d02c4; WORD $0xe234 // vbroadcastss (%r10,%r12,8), %ymm14
+	WORD $0x0149; BYTE $0xea // addq %rbp, %r10
+	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
+	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
+	LONG $0x187d02c4; WORD $0xa234 // vbroadcastss (%r10,%r12,4), %ymm14
+	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	LONG $0xfea7840f; WORD $0xffff // je 0x1c20 <k_attend_scores_f16+0xb20>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	LONG $0xff6e830f; WORD $0xffff // jae 0x1cf0 <k_attend_scores_f16+0xbf0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0xffff61e9; BYTE $0xff // jmp 0x1cf0 <k_attend_scores_f16+0xbf0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	LONG $0x00458b48 // movq (%rbp), %rax
+	LONG $0x204d8b48 // movq 0x20(%rbp), %rcx
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xd3af0f49 // imulq %r11, %rdx
+	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
+	LONG $0x117cc1c4; WORD $0x161c // vmovups %ymm3, (%r14,%rdx)
+	LONG $0x117cc1c4; WORD $0x1654; BYTE $0x20 // vmovups %ymm2, 0x20(%r14,%rdx)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0xd9af0f4c // imulq %rcx, %r11
+	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
+	LONG $0x117cc1c4; WORD $0x060c // vmovups %ymm1, (%r14,%rax)
+	LONG $0x117cc1c4; WORD $0x0644; BYTE $0x20 // vmovups %ymm0, 0x20(%r14,%rax)
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
+	LONG $0x03038d0f; WORD $0x0000 // jge 0x20f1 <k_attend_scores_f16+0xff1>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x02398e0f; WORD $0x0000 // jle 0x2030 <k_attend_scores_f16+0xf30>
+	LONG $0x284d8b48 // movq 0x28(%rbp), %rcx
+	LONG $0xcbaf0f49 // imulq %r11, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x084d0348 // addq 0x8(%rbp), %rcx
+	LONG $0x205d8b48 // movq 0x20(%rbp), %rbx
+	LONG $0xdbaf0f49 // imulq %r11, %rbx
+	LONG $0x02e3c148 // shlq $0x2, %rbx
+	LONG $0x005d0348 // addq (%rbp), %rbx
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x44eb // jmp 0x1e74 <k_attend_scores_f16+0xd74>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x05e5c149 // shlq $0x5, %r13
+	LONG $0x117ca1c4; WORD $0x2b1c // vmovups %ymm3, (%rbx,%r13)
+	LONG $0x117ca1c4; WORD $0x2b54; BYTE $0x20 // vmovups %ymm2, 0x20(%rbx,%r13)
+	LONG $0x117ca1c4; WORD $0x2b4c; BYTE $0x40 // vmovups %ymm1, 0x40(%rbx,%r13)
+	LONG $0x117ca1c4; WORD $0x2b44; BYTE $0x60 // vmovups %ymm0, 0x60(%rbx,%r13)
+	LONG $0x04508d48 // leaq 0x4(%rax), %rdx
+	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
+	WORD $0x014d; BYTE $0xf7 // addq %r14, %r15
+	LONG $0x24543b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdx
+	LONG $0x01be8f0f; WORD $0x0000 // jg 0x2032 <k_attend_scores_f16+0xf32>
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0xb17e // jle 0x1e30 <k_attend_scores_f16+0xd30>
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x00d6840f; WORD $0x0000 // je 0x1f60 <k_attend_scores_f16+0xe60>
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x2beb // jmp 0x1ec9 <k_attend_scores_f16+0xdc9>
+	WORD $0x9066 // nop
+	LONG $0xc428fcc5 // vmovaps %ymm4, %ymm0
+	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
+	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
+	LONG $0xdf28fcc5 // vmovaps %ymm7, %ymm3
+	LONG $0xe028fcc5 // vmovaps %ymm0, %ymm4
+	LONG $0xe928fcc5 // vmovaps %ymm1, %ymm5
+	LONG $0xf228fcc5 // vmovaps %ymm2, %ymm6
+	LONG $0xfb28fcc5 // vmovaps %ymm3, %ymm7
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0xff778d0f; WORD $0xffff // jge 0x1e40 <k_attend_scores_f16+0xd40>
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0xd27d // jge 0x1ea0 <k_attend_scores_f16+0xda0>
+	LONG $0x10558b4c // movq 0x10(%rbp), %r10
+	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	WORD $0x60eb // jmp 0x1f41 <k_attend_scores_f16+0xe41>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x137de2c4; WORD $0xe05f // vcvtph2ps -0x20(%rdi), %ymm3
+	LONG $0x137de2c4; WORD $0xf057 // vcvtph2ps -0x10(%rdi), %ymm2
+	LONG $0x137de2c4; BYTE $0x0f // vcvtph2ps (%rdi), %ymm1
+	LONG $0x137de2c4; WORD $0x1047 // vcvtph2ps 0x10(%rdi), %ymm0
+	LONG $0x187d62c4; WORD $0x9104 // vbroadcastss (%rcx,%rdx,4), %ymm8
+	LONG $0xa83de2c4; BYTE $0xdf // vfmadd213ps %ymm7, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm7
+	LONG $0xa83de2c4; BYTE $0xd6 // vfmadd213ps %ymm6, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm6
+	LONG $0xa83de2c4; BYTE $0xcd // vfmadd213ps %ymm5, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm1) + ymm5
+	LONG $0xa83de2c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm0) + ymm4
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x40c78348 // addq $0x40, %rdi
+	LONG $0xe028fcc5 // vmovaps %ymm0, %ymm4
+	LONG $0xe928fcc5 // vmovaps %ymm1, %ymm5
+	LONG $0xf228fcc5 // vmovaps %ymm2, %ymm6
+	LONG $0xfb28fcc5 // vmovaps %ymm3, %ymm7
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0xff6f8d0f; WORD $0xffff // jge 0x1eb0 <k_attend_scores_f16+0xdb0>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xaa73 // jae 0x1ef0 <k_attend_scores_f16+0xdf0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0x9beb // jmp 0x1ef0 <k_attend_scores_f16+0xdf0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x35eb // jmp 0x1fa9 <k_attend_scores_f16+0xea9>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xc428fcc5 // vmovaps %ymm4, %ymm0
+	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
+	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
+	LONG $0xdf28fcc5 // vmovaps %ymm7, %ymm3
+	LONG $0xe028fcc5 // vmovaps %ymm0, %ymm4
+	LONG $0xe928fcc5 // vmovaps %ymm1, %ymm5
+	LONG $0xf228fcc5 // vmovaps %ymm2, %ymm6
+	LONG $0xfb28fcc5 // vmovaps %ymm3, %ymm7
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0xfe978d0f; WORD $0xffff // jge 0x1e40 <k_attend_scores_f16+0xd40>
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0xd27d // jge 0x1f80 <k_attend_scores_f16+0xe80>
+	LONG $0x10558b4c // movq 0x10(%rbp), %r10
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	WORD $0x60eb // jmp 0x2021 <k_attend_scores_f16+0xf21>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x137de2c4; BYTE $0x1f // vcvtph2ps (%rdi), %ymm3
+	LONG $0x137de2c4; WORD $0x1057 // vcvtph2ps 0x10(%rdi), %ymm2
+	LONG $0x137de2c4; WORD $0x204f // vcvtph2ps 0x20(%rdi), %ymm1
+	LONG $0x137de2c4; WORD $0x3047 // vcvtph2ps 0x30(%rdi), %ymm0
+	LONG $0x187d62c4; WORD $0x9104 // vbroadcastss (%rcx,%rdx,4), %ymm8
+	LONG $0xa83de2c4; BYTE $0xdf // vfmadd213ps %ymm7, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm7
+	LONG $0xa83de2c4; BYTE $0xd6 // vfmadd213ps %ymm6, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm6
+	LONG $0xa83de2c4; BYTE $0xcd // vfmadd213ps %ymm5, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm1) + ymm5
+	LONG $0xa83de2c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm0) + ymm4
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x40c78348 // addq $0x40, %rdi
+	LONG $0xe028fcc5 // vmovaps %ymm0, %ymm4
+	LONG $0xe928fcc5 // vmovaps %ymm1, %ymm5
+	LONG $0xf228fcc5 // vmovaps %ymm2, %ymm6
+	LONG $0xfb28fcc5 // vmovaps %ymm3, %ymm7
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0xff6f8d0f; WORD $0xffff // jge 0x1f90 <k_attend_scores_f16+0xe90>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xaa73 // jae 0x1fd0 <k_attend_scores_f16+0xed0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0xa0eb // jmp 0x1fd0 <k_attend_scores_f16+0xed0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
+	LONG $0x00b48d0f; WORD $0x0000 // jge 0x20f1 <k_attend_scores_f16+0xff1>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x00858e0f; WORD $0x0000 // jle 0x20cb <k_attend_scores_f16+0xfcb>
+	LONG $0x284d8b48 // movq 0x28(%rbp), %rcx
+	LONG $0xcbaf0f49 // imulq %r11, %rcx
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x02eac148 // shrq $0x2, %rdx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x084d0348 // addq 0x8(%rbp), %rcx
+	LONG $0x107d8b48 // movq 0x10(%rbp), %rdi
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x011e840f; WORD $0x0000 // je 0x218a <k_attend_scores_f16+0x108a>
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
+	LONG $0x10c28348 // addq $0x10, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x30eb // jmp 0x20b7 <k_attend_scores_f16+0xfb7>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x137de2c4; WORD $0xf052 // vcvtph2ps -0x10(%rdx), %ymm2
+	LONG $0x137de2c4; BYTE $0x1a // vcvtph2ps (%rdx), %ymm3
+	LONG $0x187de2c4; WORD $0xb924 // vbroadcastss (%rcx,%rdi,4), %ymm4
+	LONG $0xb85de2c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm2) + ymm1
+	LONG $0xb85de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm3) + ymm0
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
+	WORD $0x1c74 // je 0x20d3 <k_attend_scores_f16+0xfd3>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xd473 // jae 0x2090 <k_attend_scores_f16+0xf90>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0xc5eb // jmp 0x2090 <k_attend_scores_f16+0xf90>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x5daf0f4c; BYTE $0x20 // imulq 0x20(%rbp), %r11
+	LONG $0x02e3c149 // shlq $0x2, %r11
+	LONG $0x005d034c // addq (%rbp), %r11
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x117ca1c4; WORD $0x180c // vmovups %ymm1, (%rax,%r11)
+	LONG $0x117ca1c4; WORD $0x1844; BYTE $0x20 // vmovups %ymm0, 0x20(%rax,%r11)
+	LONG $0x78c48348 // addq $0x78, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x10c28348 // addq $0x10, %rdx
+	QUAD $0x000000049d148d4e // leaq 0x4(,%r11,4), %r10
+	LONG $0xfaaf0f49 // imulq %r10, %rdi
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	WORD $0x43eb // jmp 0x217b <k_attend_scores_f16+0x107b>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x137de2c4; WORD $0xf062 // vcvtph2ps -0x10(%rdx), %ymm4
+	LONG $0x137de2c4; BYTE $0x2a // vcvtph2ps (%rdx), %ymm5
+	LONG $0x187de2c4; WORD $0xb934 // vbroadcastss (%rcx,%rdi,4), %ymm6
+	LONG $0xb84de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm4) + ymm3
+	LONG $0xb855e2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm6) + ymm2
+	LONG $0x187de2c4; WORD $0xb834 // vbroadcastss (%rax,%rdi,4), %ymm6
+	LONG $0xb84de2c4; BYTE $0xcc // vfmadd231ps %ymm4, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm4) + ymm1
+	LONG $0xb84de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm5) + ymm0
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
+	LONG $0xfc29840f; WORD $0xffff // je 0x1da4 <k_attend_scores_f16+0xca4>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xc073 // jae 0x2140 <k_attend_scores_f16+0x1040>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0xb6eb // jmp 0x2140 <k_attend_scores_f16+0x1040>
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
+	LONG $0x10c28348 // addq $0x10, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x36eb // jmp 0x21db <k_attend_scores_f16+0x10db>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x137de2c4; WORD $0xf052 // vcvtph2ps -0x10(%rdx), %ymm2
+	LONG $0x137de2c4; BYTE $0x1a // vcvtph2ps (%rdx), %ymm3
+	LONG $0x187de2c4; WORD $0xb924 // vbroadcastss (%rcx,%rdi,4), %ymm4
+	LONG $0xb85de2c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm2) + ymm1
+	LONG $0xb85de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm3) + ymm0
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
+	LONG $0xfef8840f; WORD $0xffff // je 0x20d3 <k_attend_scores_f16+0xfd3>
+	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
+	WORD $0xd073 // jae 0x21b0 <k_attend_scores_f16+0x10b0>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0xc6eb // jmp 0x21b0 <k_attend_scores_f16+0x10b0>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+
+	// attend_scores_q8
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xd8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xd8, %rsp
+	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
+	QUAD $0x000000009d3c8d4c // leaq (,%rbx,4), %r15
+	LONG $0x30778b4c // movq 0x30(%rdi), %r14
+	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
+	QUAD $0xaaaaaaaaaaabb948; WORD $0x2aaa // movabsq $0x2aaaaaaaaaaaaaab, %rcx # imm = 0x2AAAAAAAAAAAAAAB
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	WORD $0xf748; BYTE $0xe9 // imulq %rcx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x3fe9c148 // shrq $0x3f, %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x09048d48 // leaq (%rcx,%rcx), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xf9c0; BYTE $0x07 // sarb $0x7, %cl
+	WORD $0xe9c0; BYTE $0x06 // shrb $0x6, %cl
+	WORD $0xd100 // addb %dl, %cl
+	WORD $0xe180; BYTE $0xfc // andb $-0x4, %cl
+	WORD $0xca28 // subb %cl, %dl
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe9c0; BYTE $0x07 // shrb $0x7, %cl
+	WORD $0xd100 // addb %dl, %cl
+	WORD $0xf9d0 // sarb %cl
+	WORD $0xca28 // subb %cl, %dl
+	LONG $0xcabe0f48 // movsbq %dl, %rcx
+	LONG $0xc3af0f48 // imulq %rbx, %rax
+	QUAD $0x000000039d148d48 // leaq 0x3(,%rbx,4), %rdx
+	QUAD $0x000000069d348d48 // leaq 0x6(,%rbx,4), %rsi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf2490f48 // cmovnsq %rdx, %rsi
+	LONG $0x02eec148 // shrq $0x2, %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x46048d4c // leaq (%rsi,%rax,2), %r8
+	LONG $0x484f8b4c // movq 0x48(%rdi), %r9
+	LONG $0x50578b4c // movq 0x50(%rdi), %r10
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	WORD $0x294d; BYTE $0xcb // subq %r9, %r11
+	LONG $0xc5af0f4c // imulq %rbp, %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x2474894c; BYTE $0x38 // movq %r14, 0x38(%rsp)
+	LONG $0x06fe8349 // cmpq $0x6, %r14
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	LONG $0x246c8948; BYTE $0x30 // movq %rbp, 0x30(%rsp)
+	LONG $0x247c894c; BYTE $0x18 // movq %r15, 0x18(%rsp)
+	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
+	WORD $0x087d // jge 0x22ca <k_attend_scores_q8+0xda>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x0004c2e9; BYTE $0x00 // jmp 0x278c <k_attend_scores_q8+0x59c>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x03c18e0f; WORD $0x0000 // jle 0x2694 <k_attend_scores_q8+0x4a4>
+	WORD $0x8b4c; BYTE $0x27 // movq (%rdi), %r12
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x2474894c; BYTE $0x08 // movq %r14, 0x8(%rsp)
+	LONG $0x03d78e0f; WORD $0x0000 // jle 0x26bf <k_attend_scores_q8+0x4cf>
+	QUAD $0x000000a024a4894c // movq %r12, 0xa0(%rsp)
+	LONG $0x08678b4c // movq 0x8(%rdi), %r12
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x105f8b48 // movq 0x10(%rdi), %rbx
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
+	LONG $0x40348d48 // leaq (%rax,%rax,2), %rsi
+	LONG $0x803c8d48 // leaq (%rax,%rax,4), %rdi
+	LONG $0xc4348d4d // leaq (%r12,%rax,8), %r14
+	LONG $0x840c8d49 // leaq (%r12,%rax,4), %rcx
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0xbc3c8d49 // leaq (%r12,%rdi,4), %rdi
+	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
+	LONG $0xb4148d49 // leaq (%r12,%rsi,4), %rdx
+	LONG $0x08c38348 // addq $0x8, %rbx
+	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
+	LONG $0x05e5c148 // shlq $0x5, %rbp
+	QUAD $0x000000a824ac8948 // movq %rbp, 0xa8(%rsp)
+	LONG $0x000006bb; BYTE $0x00 // movl $0x6, %ebx
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x34eb // jmp 0x238e <k_attend_scores_q8+0x19e>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	LONG $0x065d8d49 // leaq 0x6(%r13), %rbx
+	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
+	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x245c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rbx
+	LONG $0x03fe8f0f; WORD $0x0000 // jg 0x278c <k_attend_scores_q8+0x59c>
+	LONG $0x245c8948; BYTE $0x78 // movq %rbx, 0x78(%rsp)
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0x05758d49 // leaq 0x5(%r13), %rsi
+	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0xf5af0f49 // imulq %r13, %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x02758d49 // leaq 0x2(%r13), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x03c58349 // addq $0x3, %r13
+	LONG $0x04c38348 // addq $0x4, %rbx
+	LONG $0xdfaf0f49 // imulq %r15, %rbx
+	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
+	LONG $0x9e1c8d48 // leaq (%rsi,%rbx,4), %rbx
+	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
+	LONG $0x245c8b48; BYTE $0x78 // movq 0x78(%rsp), %rbx
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0xdfaf0f49 // imulq %r15, %rbx
+	LONG $0x9e1c8d48 // leaq (%rsi,%rbx,4), %rbx
+	LONG $0x245c8948; BYTE $0x58 // movq %rbx, 0x58(%rsp)
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	LONG $0x9e1c8d48 // leaq (%rsi,%rbx,4), %rbx
+	QUAD $0x000000d0249c8948 // movq %rbx, 0xd0(%rsp)
+	LONG $0x01cd8348 // orq $0x1, %rbp
+	LONG $0xefaf0f49 // imulq %r15, %rbp
+	LONG $0xae1c8d48 // leaq (%rsi,%rbp,4), %rbx
+	QUAD $0x000000c8249c8948 // movq %rbx, 0xc8(%rsp)
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
+	LONG $0xdfaf0f49 // imulq %r15, %rbx
+	LONG $0x9e1c8d48 // leaq (%rsi,%rbx,4), %rbx
+	QUAD $0x000000c0249c8948 // movq %rbx, 0xc0(%rsp)
+	LONG $0xefaf0f4d // imulq %r15, %r13
+	LONG $0xae348d4a // leaq (%rsi,%r13,4), %rsi
+	QUAD $0x000000b824b48948 // movq %rsi, 0xb8(%rsp)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x000093e9; BYTE $0x00 // jmp 0x24e2 <k_attend_scores_q8+0x2f2>
+	BYTE $0x90 // nop
+	WORD $0x8948; BYTE $0xf5 // movq %rsi, %rbp
+	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	QUAD $0x000000d0249c8b48 // movq 0xd0(%rsp), %rbx
+	LONG $0x0411fcc5; BYTE $0x33 // vmovups %ymm0, (%rbx,%rsi)
+	LONG $0x4c11fcc5; WORD $0x2033 // vmovups %ymm1, 0x20(%rbx,%rsi)
+	QUAD $0x000000c8249c8b48 // movq 0xc8(%rsp), %rbx
+	LONG $0x1411fcc5; BYTE $0x33 // vmovups %ymm2, (%rbx,%rsi)
+	LONG $0x5c11fcc5; WORD $0x2033 // vmovups %ymm3, 0x20(%rbx,%rsi)
+	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
+	LONG $0x2411fcc5; BYTE $0x33 // vmovups %ymm4, (%rbx,%rsi)
+	LONG $0x6c11fcc5; WORD $0x2033 // vmovups %ymm5, 0x20(%rbx,%rsi)
+	QUAD $0x000000b8249c8b48 // movq 0xb8(%rsp), %rbx
+	LONG $0x3411fcc5; BYTE $0x33 // vmovups %ymm6, (%rbx,%rsi)
+	LONG $0x7c11fcc5; WORD $0x2033 // vmovups %ymm7, 0x20(%rbx,%rsi)
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	LONG $0x04117cc5; BYTE $0x33 // vmovups %ymm8, (%rbx,%rsi)
+	LONG $0x4c117cc5; WORD $0x2033 // vmovups %ymm9, 0x20(%rbx,%rsi)
+	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
+	LONG $0x14117cc5; BYTE $0x33 // vmovups %ymm10, (%rbx,%rsi)
+	LONG $0x5c117cc5; WORD $0x2033 // vmovups %ymm11, 0x20(%rbx,%rsi)
+	LONG $0x02c58349 // addq $0x2, %r13
+	LONG $0x247c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r15
+	WORD $0xfe41; BYTE $0xc7 // incb %r15b
+	LONG $0x246c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r13
+	LONG $0xfe7e8d0f; WORD $0xffff // jge 0x2360 <k_attend_scores_q8+0x170>
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0x02ebc148 // shrq $0x2, %rbx
+	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	LONG $0x247c894c; BYTE $0x70 // movq %r15, 0x70(%rsp)
+	LONG $0xffb60f45 // movzbl %r15b, %r15d
+	LONG $0x01e78341 // andl $0x1, %r15d
+	LONG $0x04e7c141 // shll $0x4, %r15d
+	QUAD $0x000000b024bc034c // addq 0xb0(%rsp), %r15
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
+	LONG $0xddaf0f48 // imulq %rbp, %rbx
+	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
+	LONG $0x02e58341 // andl $0x2, %r13d
+	LONG $0x03e5c141 // shll $0x3, %r13d
+	LONG $0x246c894c; BYTE $0x28 // movq %r13, 0x28(%rsp)
+	LONG $0x08758d49 // leaq 0x8(%r13), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x16eb // jmp 0x2584 <k_attend_scores_q8+0x394>
+	WORD $0x9066 // nop
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
+	LONG $0xfecc8d0f; WORD $0xffff // jge 0x2450 <k_attend_scores_q8+0x260>
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x6e348d4a // leaq (%rsi,%r13,2), %rsi
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x7e3c8d4e // leaq (%rsi,%r15,2), %r15
+	LONG $0x137d42c4; WORD $0x5f24 // vcvtph2ps (%r15,%rbx,2), %ymm12
+	LONG $0x64117cc5; WORD $0x7824 // vmovups %ymm12, 0x78(%rsp)
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x7e348d4a // leaq (%rsi,%r15,2), %rsi
+	LONG $0x137d62c4; WORD $0x5e2c // vcvtph2ps (%rsi,%rbx,2), %ymm13
+	LONG $0x1f7d8d4d // leaq 0x1f(%r13), %r15
+	LONG $0xff6d8d49 // leaq -0x1(%r13), %rbp
+	LONG $0x05e5c149 // shlq $0x5, %r13
+	LONG $0x246c034c; BYTE $0x10 // addq 0x10(%rsp), %r13
+	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x266a <k_attend_scores_q8+0x47a>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	LONG $0x217d42c4; WORD $0xf875 // vpmovsxbd -0x8(%r13), %ymm14
+	LONG $0x5b7c41c4; BYTE $0xf6 // vcvtdq2ps %ymm14, %ymm14
+	LONG $0x74590cc5; WORD $0x7824 // vmulps 0x78(%rsp), %ymm14, %ymm14
+	LONG $0x217d42c4; WORD $0x007d // vpmovsxbd (%r13), %ymm15
+	LONG $0x5b7c41c4; BYTE $0xff // vcvtdq2ps %ymm15, %ymm15
+	LONG $0x590441c4; BYTE $0xfd // vmulps %ymm13, %ymm15, %ymm15
+	LONG $0x187d42c4; WORD $0xac64; BYTE $0x04 // vbroadcastss 0x4(%r12,%rbp,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm14) + ymm0
+	LONG $0xb805c2c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm12) + ymm1
+	LONG $0x187d62c4; WORD $0xa964; BYTE $0x04 // vbroadcastss 0x4(%rcx,%rbp,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm14) + ymm2
+	LONG $0xb805c2c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm12) + ymm3
+	LONG $0x187d42c4; WORD $0xae64; BYTE $0x04 // vbroadcastss 0x4(%r14,%rbp,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm14) + ymm4
+	LONG $0xb805c2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm15, %ymm5 # ymm5 = (ymm15 * ymm12) + ymm5
+	LONG $0x187d62c4; WORD $0xaa64; BYTE $0x04 // vbroadcastss 0x4(%rdx,%rbp,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm14) + ymm6
+	LONG $0xb805c2c4; BYTE $0xfc // vfmadd231ps %ymm12, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm12) + ymm7
+	LONG $0x187d62c4; WORD $0xa864; BYTE $0x04 // vbroadcastss 0x4(%rax,%rbp,4), %ymm12
+	LONG $0xb81d42c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm12, %ymm8 # ymm8 = (ymm12 * ymm14) + ymm8
+	LONG $0xb80542c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm12) + ymm9
+	LONG $0x187d62c4; WORD $0xaf64; BYTE $0x04 // vbroadcastss 0x4(%rdi,%rbp,4), %ymm12
+	LONG $0xb81d42c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm12, %ymm10 # ymm10 = (ymm12 * ymm14) + ymm10
+	LONG $0xb81d42c4; BYTE $0xdf // vfmadd231ps %ymm15, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm15) + ymm11
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x20c58349 // addq $0x20, %r13
+	WORD $0x394c; BYTE $0xfd // cmpq %r15, %rbp
+	LONG $0xff068d0f; WORD $0xffff // jge 0x2570 <k_attend_scores_q8+0x380>
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	LONG $0xff60830f; WORD $0xffff // jae 0x25d3 <k_attend_scores_q8+0x3e3>
+	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	LONG $0xff4b8e0f; WORD $0xffff // jle 0x25d0 <k_attend_scores_q8+0x3e0>
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
+	LONG $0xffff3ce9; BYTE $0xff // jmp 0x25d0 <k_attend_scores_q8+0x3e0>
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0xfac08348 // addq $-0x6, %rax
+	QUAD $0xaaaaaaaaaaabb948; WORD $0xaaaa // movabsq $-0x5555555555555555, %rcx # imm = 0xAAAAAAAAAAAAAAAB
+	WORD $0xf748; BYTE $0xe1 // mulq %rcx
+	LONG $0x02eac148 // shrq $0x2, %rdx
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	QUAD $0x00000006452c8d4c // leaq 0x6(,%rax,2), %r13
+	LONG $0x0000cde9; BYTE $0x00 // jmp 0x278c <k_attend_scores_q8+0x59c>
+	QUAD $0x00000000f5048d4a // leaq (,%r14,8), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x00000000b50c8d4a // leaq (,%r14,4), %rcx
+	LONG $0x000006ba; BYTE $0x00 // movl $0x6, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0x4211fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx)
+	LONG $0x0a3c8d48 // leaq (%rdx,%rcx), %rdi
+	LONG $0x117ca1c4; WORD $0xb204 // vmovups %ymm0, (%rdx,%r14,4)
+	LONG $0x117ca1c4; WORD $0xb244; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx,%r14,4)
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x117ca1c4; WORD $0xf204 // vmovups %ymm0, (%rdx,%r14,8)
+	LONG $0x117ca1c4; WORD $0xf244; BYTE $0x20 // vmovups %ymm0, 0x20(%rdx,%r14,8)
+	LONG $0x0f1c8d48 // leaq (%rdi,%rcx), %rbx
+	LONG $0x117ca1c4; WORD $0xb704 // vmovups %ymm0, (%rdi,%r14,4)
+	LONG $0x117ca1c4; WORD $0xb744; BYTE $0x20 // vmovups %ymm0, 0x20(%rdi,%r14,4)
+	LONG $0x0b348d4c // leaq (%rbx,%rcx), %r14
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x0411fcc5; BYTE $0xc7 // vmovups %ymm0, (%rdi,%rax,8)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x4411fcc5; WORD $0x20c7 // vmovups %ymm0, 0x20(%rdi,%rax,8)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x117cc1c4; WORD $0x8604 // vmovups %ymm0, (%r14,%rax,4)
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	LONG $0x117ca1c4; WORD $0xf344; BYTE $0x20 // vmovups %ymm0, 0x20(%rbx,%r14,8)
+	LONG $0x02c68348 // addq $0x2, %rsi
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	WORD $0x887c // jl 0x2700 <k_attend_scores_q8+0x510>
+	LONG $0x06558d49 // leaq 0x6(%r13), %rdx
+	LONG $0x2464034c; BYTE $0x78 // addq 0x78(%rsp), %r12
+	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
+	LONG $0xff648e0f; WORD $0xffff // jle 0x26f0 <k_attend_scores_q8+0x500>
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x04458d49 // leaq 0x4(%r13), %rax
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	WORD $0x1d7e // jle 0x27b7 <k_attend_scores_q8+0x5c7>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x02418d48 // leaq 0x2(%rcx), %rax
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0x02d08f0f; WORD $0x0000 // jg 0x2a82 <k_attend_scores_q8+0x892>
+	LONG $0x0002f0e9; BYTE $0x00 // jmp 0x2aa7 <k_attend_scores_q8+0x8b7>
+	LONG $0x247c8348; WORD $0x0050 // cmpq $0x0, 0x50(%rsp)
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x02cd8e0f; WORD $0x0000 // jle 0x2a95 <k_attend_scores_q8+0x8a5>
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x24348b4c // movq (%rsp), %r14
+	WORD $0x8b49; BYTE $0x36 // movq (%r14), %rsi
+	LONG $0x08468b49 // movq 0x8(%r14), %rax
+	LONG $0x285e8b49 // movq 0x28(%r14), %rbx
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	QUAD $0x0000000c8d0c8d48 // leaq 0xc(,%rcx,4), %rcx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	QUAD $0x00000008ad148d4a // leaq 0x8(,%r13,4), %rdx
+	LONG $0xd3af0f48 // imulq %rbx, %rdx
+	QUAD $0x00000004ad3c8d4a // leaq 0x4(,%r13,4), %rdi
+	LONG $0xfbaf0f48 // imulq %rbx, %rdi
+	LONG $0xddaf0f49 // imulq %r13, %rbx
+	LONG $0x981c8d48 // leaq (%rax,%rbx,4), %rbx
+	LONG $0x20768b4d // movq 0x20(%r14), %r14
+	LONG $0x037d8d4d // leaq 0x3(%r13), %r15
+	LONG $0xfeaf0f4d // imulq %r14, %r15
+	LONG $0xbe3c8d4e // leaq (%rsi,%r15,4), %r15
+	LONG $0x247c894c; BYTE $0x48 // movq %r15, 0x48(%rsp)
+	LONG $0x017d8d4d // leaq 0x1(%r13), %r15
+	LONG $0xfeaf0f4d // imulq %r14, %r15
+	LONG $0x02658d4d // leaq 0x2(%r13), %r12
+	LONG $0xe6af0f4d // imulq %r14, %r12
+	LONG $0xf5af0f4d // imulq %r13, %r14
+	LONG $0xb6348d4e // leaq (%rsi,%r14,4), %r14
+	LONG $0x2474894c; BYTE $0x08 // movq %r14, 0x8(%rsp)
+	LONG $0xbe348d4e // leaq (%rsi,%r15,4), %r14
+	LONG $0x2474894c; BYTE $0x70 // movq %r14, 0x70(%rsp)
+	LONG $0xa6348d4a // leaq (%rsi,%r12,4), %rsi
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x00008ce9; BYTE $0x00 // jmp 0x28fb <k_attend_scores_q8+0x70b>
+	BYTE $0x90 // nop
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x3c11fcc5; BYTE $0x06 // vmovups %ymm7, (%rsi,%rax)
+	LONG $0x7411fcc5; WORD $0x2006 // vmovups %ymm6, 0x20(%rsi,%rax)
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	LONG $0x2c11fcc5; BYTE $0x06 // vmovups %ymm5, (%rsi,%rax)
+	LONG $0x6411fcc5; WORD $0x2006 // vmovups %ymm4, 0x20(%rsi,%rax)
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	LONG $0x1c11fcc5; BYTE $0x06 // vmovups %ymm3, (%rsi,%rax)
+	LONG $0x5411fcc5; WORD $0x2006 // vmovups %ymm2, 0x20(%rsi,%rax)
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x0c11fcc5; BYTE $0x06 // vmovups %ymm1, (%rsi,%rax)
+	LONG $0x4411fcc5; WORD $0x2006 // vmovups %ymm0, 0x20(%rsi,%rax)
+	LONG $0x02c78349 // addq $0x2, %r15
+	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
+	WORD $0xfe41; BYTE $0xc6 // incb %r14b
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x01738d0f; WORD $0x0000 // jge 0x2a6e <k_attend_scores_q8+0x87e>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
+	LONG $0x247c894c; BYTE $0x20 // movq %r15, 0x20(%rsp)
+	LONG $0xff628e0f; WORD $0xffff // jle 0x2870 <k_attend_scores_q8+0x680>
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x02eec148 // shrq $0x2, %rsi
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0xf6b60f45 // movzbl %r14b, %r14d
+	LONG $0x01e68341 // andl $0x1, %r14d
+	LONG $0x04e6c141 // shll $0x4, %r14d
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	LONG $0xf5af0f48 // imulq %rbp, %rsi
+	WORD $0x8944; BYTE $0xfd // movl %r15d, %ebp
+	WORD $0xe583; BYTE $0x02 // andl $0x2, %ebp
+	WORD $0xe5c1; BYTE $0x03 // shll $0x3, %ebp
+	LONG $0x08458d48 // leaq 0x8(%rbp), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0x10478b49 // movq 0x10(%r15), %rax
+	LONG $0x187f8b4d // movq 0x18(%r15), %r15
+	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
+	LONG $0x306c8d4e; BYTE $0x08 // leaq 0x8(%rax,%r14), %r13
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x11eb // jmp 0x298e <k_attend_scores_q8+0x79e>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
+	LONG $0xff028d0f; WORD $0xffff // jge 0x2890 <k_attend_scores_q8+0x6a0>
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x46348d4d // leaq (%r14,%rax,2), %r14
+	LONG $0x6e3c8d4d // leaq (%r14,%rbp,2), %r15
+	LONG $0x137d42c4; WORD $0x7704 // vcvtph2ps (%r15,%rsi,2), %ymm8
+	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
+	LONG $0x7e348d4f // leaq (%r14,%r15,2), %r14
+	LONG $0x137d42c4; WORD $0x760c // vcvtph2ps (%r14,%rsi,2), %ymm9
+	LONG $0x1f708d4c // leaq 0x1f(%rax), %r14
+	LONG $0xff608d4c // leaq -0x1(%rax), %r12
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	WORD $0x7feb // jmp 0x2a46 <k_attend_scores_q8+0x856>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
+	LONG $0x217d42c4; WORD $0xf857 // vpmovsxbd -0x8(%r15), %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x592c41c4; BYTE $0xd0 // vmulps %ymm8, %ymm10, %ymm10
+	LONG $0x217d42c4; BYTE $0x1f // vpmovsxbd (%r15), %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x592441c4; BYTE $0xd9 // vmulps %ymm9, %ymm11, %ymm11
+	LONG $0x187d62c4; WORD $0x8364; BYTE $0x04 // vbroadcastss 0x4(%rbx,%rax,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xfa // vfmadd231ps %ymm10, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm10) + ymm7
+	LONG $0xb825c2c4; BYTE $0xf4 // vfmadd231ps %ymm12, %ymm11, %ymm6 # ymm6 = (ymm11 * ymm12) + ymm6
+	LONG $0x187d62c4; WORD $0x8764; BYTE $0x04 // vbroadcastss 0x4(%rdi,%rax,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm10) + ymm5
+	LONG $0xb825c2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm12) + ymm4
+	LONG $0x187d62c4; WORD $0x8264; BYTE $0x04 // vbroadcastss 0x4(%rdx,%rax,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm10) + ymm3
+	LONG $0xb825c2c4; BYTE $0xd4 // vfmadd231ps %ymm12, %ymm11, %ymm2 # ymm2 = (ymm11 * ymm12) + ymm2
+	LONG $0x187d62c4; WORD $0x8164; BYTE $0x04 // vbroadcastss 0x4(%rcx,%rax,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm10) + ymm1
+	LONG $0xb81dc2c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm11) + ymm0
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x20c78349 // addq $0x20, %r15
+	WORD $0x394c; BYTE $0xf0 // cmpq %r14, %rax
+	LONG $0xff3a8d0f; WORD $0xffff // jge 0x2980 <k_attend_scores_q8+0x790>
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	WORD $0x8873 // jae 0x29d3 <k_attend_scores_q8+0x7e3>
+	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	LONG $0xff728e0f; WORD $0xffff // jle 0x29d0 <k_attend_scores_q8+0x7e0>
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
+	LONG $0xffff62e9; BYTE $0xff // jmp 0x29d0 <k_attend_scores_q8+0x7e0>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x02418d48 // leaq 0x2(%rcx), %rax
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	WORD $0x257e // jle 0x2aa7 <k_attend_scores_q8+0x8b7>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0x042a8c0f; WORD $0x0000 // jl 0x2eba <k_attend_scores_q8+0xcca>
+	LONG $0x0006fae9; BYTE $0x00 // jmp 0x318f <k_attend_scores_q8+0xf9f>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x02418d48 // leaq 0x2(%rcx), %rax
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	WORD $0xdb7f // jg 0x2a82 <k_attend_scores_q8+0x892>
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x247c8348; WORD $0x0050 // cmpq $0x0, 0x50(%rsp)
+	LONG $0x02588e0f; WORD $0x0000 // jle 0x2d15 <k_attend_scores_q8+0xb25>
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
+	LONG $0x24748b4c; BYTE $0x40 // movq 0x40(%rsp), %r14
+	QUAD $0x00000004b5048d4a // leaq 0x4(,%r14,4), %rax
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	LONG $0x207f8b48 // movq 0x20(%rdi), %rdi
+	LONG $0x015e8d49 // leaq 0x1(%r14), %rbx
+	LONG $0xdfaf0f48 // imulq %rdi, %rbx
+	LONG $0x9a1c8d48 // leaq (%rdx,%rbx,4), %rbx
+	LONG $0x245c8948; BYTE $0x28 // movq %rbx, 0x28(%rsp)
+	LONG $0xfeaf0f49 // imulq %r14, %rdi
+	LONG $0xba148d48 // leaq (%rdx,%rdi,4), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x000093e9; BYTE $0x00 // jmp 0x2bb5 <k_attend_scores_q8+0x9c5>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x05e5c149 // shlq $0x5, %r13
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x117ca1c4; WORD $0x2a04 // vmovups %ymm0, (%rdx,%r13)
+	LONG $0x117ca1c4; WORD $0x2a4c; BYTE $0x20 // vmovups %ymm1, 0x20(%rdx,%r13)
+	LONG $0x117ca1c4; WORD $0x2a54; BYTE $0x40 // vmovups %ymm2, 0x40(%rdx,%r13)
+	LONG $0x117ca1c4; WORD $0x2a5c; BYTE $0x60 // vmovups %ymm3, 0x60(%rdx,%r13)
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x117ca1c4; WORD $0x2a24 // vmovups %ymm4, (%rdx,%r13)
+	LONG $0x117ca1c4; WORD $0x2a6c; BYTE $0x20 // vmovups %ymm5, 0x20(%rdx,%r13)
+	LONG $0x117ca1c4; WORD $0x2a74; BYTE $0x40 // vmovups %ymm6, 0x40(%rdx,%r13)
+	LONG $0x117ca1c4; WORD $0x2a7c; BYTE $0x60 // vmovups %ymm7, 0x60(%rdx,%r13)
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x04568d49 // leaq 0x4(%r14), %rdx
+	LONG $0x2464034c; BYTE $0x48 // addq 0x48(%rsp), %r12
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	LONG $0x24543b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdx
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x01638f0f; WORD $0x0000 // jg 0x2d18 <k_attend_scores_q8+0xb28>
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xff6d8e0f; WORD $0xffff // jle 0x2b30 <k_attend_scores_q8+0x940>
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0x02eec148 // shrq $0x2, %rsi
+	LONG $0xf5af0f48 // imulq %rbp, %rsi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x186a8b48 // movq 0x18(%rdx), %rbp
+	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
+	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x1aeb // jmp 0x2c1b <k_attend_scores_q8+0xa2b>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x245c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rbx
+	LONG $0xff358d0f; WORD $0xffff // jge 0x2b50 <k_attend_scores_q8+0x960>
+	QUAD $0x000000005d3c8d48 // leaq (,%rbx,2), %rdi
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	LONG $0x137d62c4; WORD $0x7704 // vcvtph2ps (%rdi,%rsi,2), %ymm8
+	LONG $0x44117cc5; WORD $0x7824 // vmovups %ymm8, 0x78(%rsp)
+	LONG $0x137d62c4; WORD $0x774c; BYTE $0x10 // vcvtph2ps 0x10(%rdi,%rsi,2), %ymm9
+	LONG $0x137d62c4; WORD $0x7754; BYTE $0x20 // vcvtph2ps 0x20(%rdi,%rsi,2), %ymm10
+	LONG $0x137d62c4; WORD $0x775c; BYTE $0x30 // vcvtph2ps 0x30(%rdi,%rsi,2), %ymm11
+	LONG $0x1f738d4c // leaq 0x1f(%rbx), %r14
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0x05e7c149 // shlq $0x5, %r15
+	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	LONG $0x00008ee9; BYTE $0x00 // jmp 0x2ceb <k_attend_scores_q8+0xafb>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	LONG $0x217d42c4; BYTE $0x27 // vpmovsxbd (%r15), %ymm12
+	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
+	LONG $0x64591cc5; WORD $0x7824 // vmulps 0x78(%rsp), %ymm12, %ymm12
+	LONG $0x217d42c4; WORD $0x086f // vpmovsxbd 0x8(%r15), %ymm13
+	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
+	LONG $0x591441c4; BYTE $0xe9 // vmulps %ymm9, %ymm13, %ymm13
+	LONG $0x217d42c4; WORD $0x1077 // vpmovsxbd 0x10(%r15), %ymm14
+	LONG $0x5b7c41c4; BYTE $0xf6 // vcvtdq2ps %ymm14, %ymm14
+	LONG $0x590c41c4; BYTE $0xf2 // vmulps %ymm10, %ymm14, %ymm14
+	LONG $0x217d42c4; WORD $0x187f // vpmovsxbd 0x18(%r15), %ymm15
+	LONG $0x5b7c41c4; BYTE $0xff // vcvtdq2ps %ymm15, %ymm15
+	LONG $0x590441c4; BYTE $0xfb // vmulps %ymm11, %ymm15, %ymm15
+	LONG $0x187d62c4; WORD $0xb904 // vbroadcastss (%rcx,%rdi,4), %ymm8
+	LONG $0xb83dc2c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm12) + ymm0
+	LONG $0xb83dc2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm13) + ymm1
+	LONG $0xb83dc2c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm14) + ymm2
+	LONG $0xb805c2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm8) + ymm3
+	LONG $0x187d62c4; WORD $0xb804 // vbroadcastss (%rax,%rdi,4), %ymm8
+	LONG $0xb83dc2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm12) + ymm4
+	LONG $0xb83dc2c4; BYTE $0xed // vfmadd231ps %ymm13, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm13) + ymm5
+	LONG $0xb83dc2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm14) + ymm6
+	LONG $0xb83dc2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm8, %ymm7 # ymm7 = (ymm8 * ymm15) + ymm7
+	LONG $0x015f8d48 // leaq 0x1(%rdi), %rbx
+	LONG $0x20c78349 // addq $0x20, %r15
+	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	LONG $0xff258d0f; WORD $0xffff // jge 0x2c10 <k_attend_scores_q8+0xa20>
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	LONG $0xff6f830f; WORD $0xffff // jae 0x2c63 <k_attend_scores_q8+0xa73>
+	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	LONG $0xff5a8e0f; WORD $0xffff // jle 0x2c60 <k_attend_scores_q8+0xa70>
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
+	LONG $0xffff4be9; BYTE $0xff // jmp 0x2c60 <k_attend_scores_q8+0xa70>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
+	LONG $0x011a8d0f; WORD $0x0000 // jge 0x2e40 <k_attend_scores_q8+0xc50>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x2474894c; BYTE $0x10 // movq %r14, 0x10(%rsp)
+	LONG $0x011d8e0f; WORD $0x0000 // jle 0x2e55 <k_attend_scores_q8+0xc65>
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x08588b48 // movq 0x8(%rax), %rbx
+	LONG $0x28488b48 // movq 0x28(%rax), %rcx
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	QUAD $0x00000004bd048d48 // leaq 0x4(,%rdi,4), %rax
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x02e9c148 // shrq $0x2, %rcx
+	LONG $0xcdaf0f48 // imulq %rbp, %rcx
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	LONG $0x93148d48 // leaq (%rbx,%rdx,4), %rdx
+	LONG $0x10768b4c // movq 0x10(%rsi), %r14
+	LONG $0x18768b48 // movq 0x18(%rsi), %rsi
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	LONG $0x08c78348 // addq $0x8, %rdi
+	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x11eb // jmp 0x2da9 <k_attend_scores_q8+0xbb9>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	LONG $0x00bc8d0f; WORD $0x0000 // jge 0x2e65 <k_attend_scores_q8+0xc75>
+	LONG $0x7e1c8d4a // leaq (%rsi,%r15,2), %rbx
+	LONG $0x137de2c4; WORD $0x4b24 // vcvtph2ps (%rbx,%rcx,2), %ymm4
+	LONG $0x137de2c4; WORD $0x4b6c; BYTE $0x10 // vcvtph2ps 0x10(%rbx,%rcx,2), %ymm5
+	LONG $0x1f5f8d49 // leaq 0x1f(%r15), %rbx
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	WORD $0x52eb // jmp 0x2e1f <k_attend_scores_q8+0xc2f>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
+	LONG $0x217dc2c4; WORD $0xf876 // vpmovsxbd -0x8(%r14), %ymm6
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xf459ccc5 // vmulps %ymm4, %ymm6, %ymm6
+	LONG $0x217dc2c4; BYTE $0x3e // vpmovsxbd (%r14), %ymm7
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0xfd59c4c5 // vmulps %ymm5, %ymm7, %ymm7
+	LONG $0x187d22c4; WORD $0xa204 // vbroadcastss (%rdx,%r12,4), %ymm8
+	LONG $0xb83de2c4; BYTE $0xde // vfmadd231ps %ymm6, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm6) + ymm3
+	LONG $0xb845c2c4; BYTE $0xd0 // vfmadd231ps %ymm8, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm8) + ymm2
+	LONG $0x187d22c4; WORD $0xa004 // vbroadcastss (%rax,%r12,4), %ymm8
+	LONG $0xb83de2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm6) + ymm1
+	LONG $0xb83de2c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm7) + ymm0
+	LONG $0x247c8d4d; BYTE $0x01 // leaq 0x1(%r12), %r15
+	LONG $0x20c68349 // addq $0x20, %r14
+	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	WORD $0x817d // jge 0x2da0 <k_attend_scores_q8+0xbb0>
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	WORD $0xaf73 // jae 0x2dd3 <k_attend_scores_q8+0xbe3>
+	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	WORD $0x9d7e // jle 0x2dd0 <k_attend_scores_q8+0xbe0>
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
+	WORD $0x90eb // jmp 0x2dd0 <k_attend_scores_q8+0xbe0>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	WORD $0x6a7c // jl 0x2eba <k_attend_scores_q8+0xcca>
+	LONG $0x00033ae9; BYTE $0x00 // jmp 0x318f <k_attend_scores_q8+0xf9f>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x05e3c148 // shlq $0x5, %rbx
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
+	LONG $0x1c11fcc5; BYTE $0x13 // vmovups %ymm3, (%rbx,%rdx)
+	LONG $0x5411fcc5; WORD $0x2013 // vmovups %ymm2, 0x20(%rbx,%rdx)
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
+	LONG $0x0c11fcc5; BYTE $0x03 // vmovups %ymm1, (%rbx,%rax)
+	LONG $0x4411fcc5; WORD $0x2003 // vmovups %ymm0, 0x20(%rbx,%rax)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
+	LONG $0x02d58d0f; WORD $0x0000 // jge 0x318f <k_attend_scores_q8+0xf9f>
+	LONG $0x247c8348; WORD $0x0050 // cmpq $0x0, 0x50(%rsp)
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x01a48e0f; WORD $0x0000 // jle 0x306f <k_attend_scores_q8+0xe7f>
+	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x084f0348 // addq 0x8(%rdi), %rcx
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	WORD $0x0348; BYTE $0x37 // addq (%rdi), %rsi
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x5ceb // jmp 0x2f5e <k_attend_scores_q8+0xd6e>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	LONG $0x117ca1c4; WORD $0x3604 // vmovups %ymm0, (%rsi,%r14)
+	LONG $0x117ca1c4; WORD $0x364c; BYTE $0x20 // vmovups %ymm1, 0x20(%rsi,%r14)
+	LONG $0x117ca1c4; WORD $0x3654; BYTE $0x40 // vmovups %ymm2, 0x40(%rsi,%r14)
+	LONG $0x117ca1c4; WORD $0x365c; BYTE $0x60 // vmovups %ymm3, 0x60(%rsi,%r14)
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	LONG $0x04428d48 // leaq 0x4(%rdx), %rax
+	LONG $0x245c0348; BYTE $0x10 // addq 0x10(%rsp), %rbx
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	LONG $0x01138f0f; WORD $0x0000 // jg 0x3071 <k_attend_scores_q8+0xe81>
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0xa87e // jle 0x2f10 <k_attend_scores_q8+0xd20>
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x02eac148 // shrq $0x2, %rdx
+	LONG $0xd5af0f48 // imulq %rbp, %rdx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x18788b4c // movq 0x18(%rax), %r15
+	LONG $0x10608b4c // movq 0x10(%rax), %r12
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x18eb // jmp 0x2fae <k_attend_scores_q8+0xdbe>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	LONG $0xff728d0f; WORD $0xffff // jge 0x2f20 <k_attend_scores_q8+0xd30>
+	LONG $0x473c8d49 // leaq (%r15,%rax,2), %rdi
+	LONG $0x137de2c4; WORD $0x5724 // vcvtph2ps (%rdi,%rdx,2), %ymm4
+	LONG $0x137de2c4; WORD $0x576c; BYTE $0x10 // vcvtph2ps 0x10(%rdi,%rdx,2), %ymm5
+	LONG $0x137de2c4; WORD $0x5774; BYTE $0x20 // vcvtph2ps 0x20(%rdi,%rdx,2), %ymm6
+	LONG $0x137de2c4; WORD $0x577c; BYTE $0x30 // vcvtph2ps 0x30(%rdi,%rdx,2), %ymm7
+	LONG $0x1f688d4c // leaq 0x1f(%rax), %r13
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	LONG $0x05e5c148 // shlq $0x5, %rbp
+	WORD $0x014c; BYTE $0xe5 // addq %r12, %rbp
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	WORD $0x6deb // jmp 0x304d <k_attend_scores_q8+0xe5d>
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x217d62c4; WORD $0x0045 // vpmovsxbd (%rbp), %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xc4593cc5 // vmulps %ymm4, %ymm8, %ymm8
+	LONG $0x217d62c4; WORD $0x084d // vpmovsxbd 0x8(%rbp), %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0xcd5934c5 // vmulps %ymm5, %ymm9, %ymm9
+	LONG $0x217d62c4; WORD $0x1055 // vpmovsxbd 0x10(%rbp), %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0xd6592cc5 // vmulps %ymm6, %ymm10, %ymm10
+	LONG $0x217d62c4; WORD $0x185d // vpmovsxbd 0x18(%rbp), %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0xdf5924c5 // vmulps %ymm7, %ymm11, %ymm11
+	LONG $0x187d62c4; WORD $0xb924 // vbroadcastss (%rcx,%rdi,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm8) + ymm0
+	LONG $0xb81dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm9) + ymm1
+	LONG $0xb81dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
+	LONG $0xb81dc2c4; BYTE $0xdb // vfmadd231ps %ymm11, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm11) + ymm3
+	LONG $0x01478d48 // leaq 0x1(%rdi), %rax
+	LONG $0x20c58348 // addq $0x20, %rbp
+	WORD $0x394c; BYTE $0xef // cmpq %r13, %rdi
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0xff538d0f; WORD $0xffff // jge 0x2fa0 <k_attend_scores_q8+0xdb0>
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	WORD $0x9173 // jae 0x2fe3 <k_attend_scores_q8+0xdf3>
+	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	WORD $0x807e // jle 0x2fe0 <k_attend_scores_q8+0xdf0>
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
+	LONG $0xffff71e9; BYTE $0xff // jmp 0x2fe0 <k_attend_scores_q8+0xdf0>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x010c8d0f; WORD $0x0000 // jge 0x318f <k_attend_scores_q8+0xf9f>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x00d38e0f; WORD $0x0000 // jle 0x315f <k_attend_scores_q8+0xf6f>
+	LONG $0x284e8b48 // movq 0x28(%rsi), %rcx
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
+	LONG $0x02eac148 // shrq $0x2, %rdx
+	LONG $0xd5af0f48 // imulq %rbp, %rdx
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x084e0348 // addq 0x8(%rsi), %rcx
+	LONG $0x107e8b48 // movq 0x10(%rsi), %rdi
+	LONG $0x18768b48 // movq 0x18(%rsi), %rsi
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	LONG $0x08c78348 // addq $0x8, %rdi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x0ceb // jmp 0x30d9 <k_attend_scores_q8+0xee9>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	LONG $0x00948d0f; WORD $0x0000 // jge 0x316d <k_attend_scores_q8+0xf7d>
+	LONG $0x7e048d4a // leaq (%rsi,%r15,2), %rax
+	LONG $0x137de2c4; WORD $0x5014 // vcvtph2ps (%rax,%rdx,2), %ymm2
+	LONG $0x137de2c4; WORD $0x505c; BYTE $0x10 // vcvtph2ps 0x10(%rax,%rdx,2), %ymm3
+	LONG $0x1f5f8d49 // leaq 0x1f(%r15), %rbx
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x41eb // jmp 0x313e <k_attend_scores_q8+0xf4e>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
+	LONG $0x217dc2c4; WORD $0xf866 // vpmovsxbd -0x8(%r14), %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xe259dcc5 // vmulps %ymm2, %ymm4, %ymm4
+	LONG $0x217dc2c4; BYTE $0x2e // vpmovsxbd (%r14), %ymm5
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xeb59d4c5 // vmulps %ymm3, %ymm5, %ymm5
+	LONG $0x187de2c4; WORD $0x8134 // vbroadcastss (%rcx,%rax,4), %ymm6
+	LONG $0xb84de2c4; BYTE $0xcc // vfmadd231ps %ymm4, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm4) + ymm1
+	LONG $0xb84de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm5) + ymm0
+	LONG $0x01788d4c // leaq 0x1(%rax), %r15
+	LONG $0x20c68349 // addq $0x20, %r14
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x927d // jge 0x30d0 <k_attend_scores_q8+0xee0>
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	WORD $0xc073 // jae 0x3103 <k_attend_scores_q8+0xf13>
+	LONG $0x11180f41 // prefetcht1 (%r9)
+	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	WORD $0xae7e // jle 0x3100 <k_attend_scores_q8+0xf10>
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
+	WORD $0xa1eb // jmp 0x3100 <k_attend_scores_q8+0xf10>
+	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x60af0f4c; BYTE $0x20 // imulq 0x20(%rax), %r12
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	WORD $0x034c; BYTE $0x20 // addq (%rax), %r12
+	LONG $0x05e5c149 // shlq $0x5, %r13
+	LONG $0x117c81c4; WORD $0x254c; BYTE $0x00 // vmovups %ymm1, (%r13,%r12)
+	LONG $0x117c81c4; WORD $0x2544; BYTE $0x20 // vmovups %ymm0, 0x20(%r13,%r12)
+	LONG $0xd8c48148; WORD $0x0000; BYTE $0x00 // addq $0xd8, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// attend_weights
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06978e0f; WORD $0x0000 // jle 0x11f4 <k_attend_weights+0x6a4>
+	LONG $0x06678e0f; WORD $0x0000 // jle 0x3824 <k_attend_weights+0x674>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -698,19 +2940,19 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
 	LONG $0x60598d4c // leaq 0x60(%rcx), %r11
 	QUAD $0x00000000951c8d48 // leaq (,%rdx,4), %rbx
-	QUAD $0x0040653d187de2c4; BYTE $0x00 // vbroadcastss 0x4065(%rip), %ymm7 # 0x4c0c <k_attend_merge+0x2ec>
-	QUAD $0x00405c15187de2c4; BYTE $0x00 // vbroadcastss 0x405c(%rip), %ymm2 # 0x4c0c <k_attend_merge+0x2ec>
+	QUAD $0x0076c53d187de2c4; BYTE $0x00 // vbroadcastss 0x76c5(%rip), %ymm7 # 0xa8cc <k_attend_merge+0x2dc>
+	QUAD $0x0076bc15187de2c4; BYTE $0x00 // vbroadcastss 0x76bc(%rip), %ymm2 # 0xa8cc <k_attend_merge+0x2dc>
 	LONG $0x5411fcc5; WORD $0x4824 // vmovups %ymm2, 0x48(%rsp)
-	QUAD $0x0000404e15107ac5 // vmovss 0x404e(%rip), %xmm10 # 0x4c0c <k_attend_merge+0x2ec>
-	QUAD $0x00404d2d187d62c4; BYTE $0x00 // vbroadcastss 0x404d(%rip), %ymm13 # 0x4c14 <k_attend_merge+0x2f4>
-	QUAD $0x0040601d187d62c4; BYTE $0x00 // vbroadcastss 0x4060(%rip), %ymm11 # 0x4c30 <k_attend_merge+0x310>
-	QUAD $0x00404f35187d62c4; BYTE $0x00 // vbroadcastss 0x404f(%rip), %ymm14 # 0x4c28 <k_attend_merge+0x308>
-	QUAD $0x00404a3d187d62c4; BYTE $0x00 // vbroadcastss 0x404a(%rip), %ymm15 # 0x4c2c <k_attend_merge+0x30c>
+	QUAD $0x000076ae15107ac5 // vmovss 0x76ae(%rip), %xmm10 # 0xa8cc <k_attend_merge+0x2dc>
+	QUAD $0x0076ad2d187d62c4; BYTE $0x00 // vbroadcastss 0x76ad(%rip), %ymm13 # 0xa8d4 <k_attend_merge+0x2e4>
+	QUAD $0x0076c01d187d62c4; BYTE $0x00 // vbroadcastss 0x76c0(%rip), %ymm11 # 0xa8f0 <k_attend_merge+0x300>
+	QUAD $0x0076af35187d62c4; BYTE $0x00 // vbroadcastss 0x76af(%rip), %ymm14 # 0xa8e8 <k_attend_merge+0x2f8>
+	QUAD $0x0076aa3d187d62c4; BYTE $0x00 // vbroadcastss 0x76aa(%rip), %ymm15 # 0xa8ec <k_attend_merge+0x2fc>
 	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0x6c11fcc5; WORD $0x1824 // vmovups %ymm5, 0x18(%rsp)
-	QUAD $0x00404235187de2c4; BYTE $0x00 // vbroadcastss 0x4042(%rip), %ymm6 # 0x4c38 <k_attend_merge+0x318>
-	WORD $0x76eb // jmp 0xc6e <k_attend_weights+0x11e>
+	QUAD $0x0076a235187de2c4; BYTE $0x00 // vbroadcastss 0x76a2(%rip), %ymm6 # 0xa8f8 <k_attend_merge+0x308>
+	WORD $0x76eb // jmp 0x32ce <k_attend_weights+0x11e>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x197d63c4; WORD $0x01c4 // vextractf128 $0x1, %ymm8, %xmm4
 	LONG $0xe458b8c5 // vaddps %xmm4, %xmm8, %xmm4
@@ -718,7 +2960,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe458b8c5 // vaddps %xmm4, %xmm8, %xmm4
 	LONG $0xc4167ac5 // vmovshdup %xmm4, %xmm8 # xmm8 = xmm4[1,1,3,3]
 	LONG $0xe458bac5 // vaddss %xmm4, %xmm8, %xmm4
-	QUAD $0x00003fe005c25ac5; BYTE $0x00 // vcmpeqss 0x3fe0(%rip), %xmm4, %xmm8 # 0x4c04 <k_attend_merge+0x2e4>
+	QUAD $0x0000764005c25ac5; BYTE $0x00 // vcmpeqss 0x7640(%rip), %xmm4, %xmm8 # 0xa8c4 <k_attend_merge+0x2d4>
 	LONG $0x543841c4; BYTE $0xc2 // vandps %xmm10, %xmm8, %xmm8
 	LONG $0x4410fac5; WORD $0x0424 // vmovss 0x4(%rsp), %xmm0
 	LONG $0xc27ac1c4; WORD $0x02fa // vcmpless %xmm10, %xmm0, %xmm7
@@ -732,8 +2974,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
 	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	QUAD $0x003fa43d187de2c4; BYTE $0x00 // vbroadcastss 0x3fa4(%rip), %ymm7 # 0x4c0c <k_attend_merge+0x2ec>
-	LONG $0x0578840f; WORD $0x0000 // je 0x11e6 <k_attend_weights+0x696>
+	QUAD $0x0076043d187de2c4; BYTE $0x00 // vbroadcastss 0x7604(%rip), %ymm7 # 0xa8cc <k_attend_merge+0x2dc>
+	LONG $0x0548840f; WORD $0x0000 // je 0x3816 <k_attend_weights+0x666>
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
 	LONG $0xd5af0f4c // imulq %rbp, %r10
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
@@ -751,11 +2993,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	LONG $0xf6480f49 // cmovsq %r14, %rsi
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x727e // jle 0xd21 <k_attend_weights+0x1d1>
+	WORD $0x727e // jle 0x3381 <k_attend_weights+0x1d1>
 	LONG $0x20f98349 // cmpq $0x20, %r9
-	WORD $0x0b73 // jae 0xcc0 <k_attend_weights+0x170>
+	WORD $0x0b73 // jae 0x3320 <k_attend_weights+0x170>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x56eb // jmp 0xd10 <k_attend_weights+0x1c0>
+	WORD $0x56eb // jmp 0x3370 <k_attend_weights+0x1c0>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	QUAD $0xffffffffffe0be49; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %r14 # imm = 0x7FFFFFFFFFFFFFE0
@@ -768,33 +3010,33 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c81c4; WORD $0xb33c // vmovups %ymm7, (%r11,%r14,4)
 	LONG $0x20c68349 // addq $0x20, %r14
 	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
-	WORD $0xdc75 // jne 0xce0 <k_attend_weights+0x190>
-	WORD $0x16eb // jmp 0xd1c <k_attend_weights+0x1cc>
+	WORD $0xdc75 // jne 0x3340 <k_attend_weights+0x190>
+	WORD $0x16eb // jmp 0x337c <k_attend_weights+0x1cc>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x800000009544c743; BYTE $0xff // movl $0xff800000, (%r13,%r10,4) # imm = 0xFF800000
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	WORD $0xef75 // jne 0xd10 <k_attend_weights+0x1c0>
+	WORD $0xef75 // jne 0x3370 <k_attend_weights+0x1c0>
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
 	LONG $0xd5af0f4c // imulq %rbp, %r10
 	LONG $0x91248d4e // leaq (%rcx,%r10,4), %r12
 	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
 	LONG $0xce4f0f4c // cmovgq %rsi, %r9
 	LONG $0x08f98349 // cmpq $0x8, %r9
-	WORD $0x077d // jge 0xd40 <k_attend_weights+0x1f0>
+	WORD $0x077d // jge 0x33a0 <k_attend_weights+0x1f0>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0xdee <k_attend_weights+0x29e>
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0x344e <k_attend_weights+0x29e>
 	LONG $0xf8718d49 // leaq -0x8(%r9), %rsi
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
 	LONG $0x03eec149 // shrq $0x3, %r14
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
-	WORD $0x1c73 // jae 0xd70 <k_attend_weights+0x220>
+	WORD $0x1c73 // jae 0x33d0 <k_attend_weights+0x220>
 	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x03e68341 // andl $0x3, %r14d
-	WORD $0x5d75 // jne 0xdbf <k_attend_weights+0x26f>
-	LONG $0x000087e9; BYTE $0x00 // jmp 0xdee <k_attend_weights+0x29e>
+	WORD $0x5d75 // jne 0x341f <k_attend_weights+0x26f>
+	LONG $0x000087e9; BYTE $0x00 // jmp 0x344e <k_attend_weights+0x29e>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
 	LONG $0xfce28349 // andq $-0x4, %r10
@@ -810,10 +3052,10 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff5fbcc5 // vmaxps %ymm7, %ymm8, %ymm7
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0xfcc28349 // addq $-0x4, %r10
-	WORD $0xcb75 // jne 0xd80 <k_attend_weights+0x230>
+	WORD $0xcb75 // jne 0x33e0 <k_attend_weights+0x230>
 	LONG $0x08568d4c // leaq 0x8(%rsi), %r10
 	LONG $0x03e68341 // andl $0x3, %r14d
-	WORD $0x2f74 // je 0xdee <k_attend_weights+0x29e>
+	WORD $0x2f74 // je 0x344e <k_attend_weights+0x29e>
 	LONG $0x03e6c141 // shll $0x3, %r14d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107c41c4; WORD $0xb404 // vmovups (%r12,%rsi,4), %ymm8
@@ -821,35 +3063,27 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	LONG $0x08c28349 // addq $0x8, %r10
 	LONG $0xf8c68349 // addq $-0x8, %r14
-	WORD $0xe975 // jne 0xdd0 <k_attend_weights+0x280>
+	WORD $0xe975 // jne 0x3430 <k_attend_weights+0x280>
 	LONG $0xf8c28349 // addq $-0x8, %r10
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	WORD $0x294d; BYTE $0xca // subq %r9, %r10
-	WORD $0x287d // jge 0xe1e <k_attend_weights+0x2ce>
-	LONG $0x43358d4c; WORD $0x003e; BYTE $0x00 // leaq 0x3e43(%rip), %r14 # 0x4c40 <lanes>
+	WORD $0x287d // jge 0x347e <k_attend_weights+0x2ce>
+	LONG $0xb3358d4c; WORD $0x0074; BYTE $0x00 // leaq 0x74b3(%rip), %r14 # 0xa910 <lanes>
 	LONG $0x107c01c4; WORD $0x9644; BYTE $0x20 // vmovups 0x20(%r14,%r10,4), %ymm8
 	LONG $0x2c3d42c4; WORD $0xb40c // vmaskmovps (%r12,%rsi,4), %ymm8, %ymm9
 	LONG $0x543c41c4; BYTE $0xc9 // vandps %ymm9, %ymm8, %ymm9
 	LONG $0x44553cc5; WORD $0x4824 // vandnps 0x48(%rsp), %ymm8, %ymm8
 	LONG $0x563441c4; BYTE $0xc0 // vorps %ymm8, %ymm9, %ymm8
 	LONG $0xff5fbcc5 // vmaxps %ymm7, %ymm8, %ymm7
+	LONG $0x197dc3c4; WORD $0x01f8 // vextractf128 $0x1, %ymm7, %xmm8
+	LONG $0xff5fb8c5 // vmaxps %xmm7, %xmm8, %xmm7
+	LONG $0xc7c641c5; BYTE $0x03 // vshufpd $0x3, %xmm7, %xmm7, %xmm8 # xmm8 = xmm7[1,1]
+	LONG $0xff5fb8c5 // vmaxps %xmm7, %xmm8, %xmm7
 	LONG $0xc7167ac5 // vmovshdup %xmm7, %xmm8 # xmm8 = xmm7[1,1,3,3]
-	LONG $0xc75f3ac5 // vmaxss %xmm7, %xmm8, %xmm8
-	LONG $0xcfc641c5; BYTE $0x01 // vshufpd $0x1, %xmm7, %xmm7, %xmm9 # xmm9 = xmm7[1,0]
-	LONG $0x5f3241c4; BYTE $0xc0 // vmaxss %xmm8, %xmm9, %xmm8
-	LONG $0xcfc640c5; BYTE $0xff // vshufps $0xff, %xmm7, %xmm7, %xmm9 # xmm9 = xmm7[3,3,3,3]
-	LONG $0x5f3241c4; BYTE $0xc0 // vmaxss %xmm8, %xmm9, %xmm8
-	LONG $0x197de3c4; WORD $0x01ff // vextractf128 $0x1, %ymm7, %xmm7
-	LONG $0x5f4241c4; BYTE $0xc0 // vmaxss %xmm8, %xmm7, %xmm8
-	LONG $0xcf167ac5 // vmovshdup %xmm7, %xmm9 # xmm9 = xmm7[1,1,3,3]
-	LONG $0x5f3241c4; BYTE $0xc0 // vmaxss %xmm8, %xmm9, %xmm8
-	LONG $0xcfc641c5; BYTE $0x01 // vshufpd $0x1, %xmm7, %xmm7, %xmm9 # xmm9 = xmm7[1,0]
-	LONG $0x5f3241c4; BYTE $0xc0 // vmaxss %xmm8, %xmm9, %xmm8
-	LONG $0xffc6c0c5; BYTE $0xff // vshufps $0xff, %xmm7, %xmm7, %xmm7 # xmm7 = xmm7[3,3,3,3]
-	LONG $0x5f42c1c4; BYTE $0xc0 // vmaxss %xmm8, %xmm7, %xmm0
+	LONG $0xc75fbac5 // vmaxss %xmm7, %xmm8, %xmm0
 	LONG $0xc859d2c5 // vmulss %xmm0, %xmm5, %xmm1
-	QUAD $0x003da9251879e2c4; BYTE $0x00 // vbroadcastss 0x3da9(%rip), %xmm4 # 0x4c18 <k_attend_merge+0x2f8>
+	QUAD $0x007432251879e2c4; BYTE $0x00 // vbroadcastss 0x7432(%rip), %xmm4 # 0xa8d8 <k_attend_merge+0x2e8>
 	LONG $0x4c11f8c5; WORD $0x3824 // vmovups %xmm1, 0x38(%rsp)
 	LONG $0xc45770c5 // vxorps %xmm4, %xmm1, %xmm8
 	LONG $0x4411fac5; WORD $0x0424 // vmovss %xmm0, 0x4(%rsp)
@@ -858,17 +3092,17 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187dc2c4; BYTE $0xe0 // vbroadcastss %xmm8, %ymm4
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x08f98349 // cmpq $0x8, %r9
-	WORD $0x157d // jge 0xeb0 <k_attend_weights+0x360>
+	WORD $0x0e7d // jge 0x34e0 <k_attend_weights+0x330>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000153e9; BYTE $0x00 // jmp 0xff5 <k_attend_weights+0x4a5>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x00014ce9; BYTE $0x00 // jmp 0x3625 <k_attend_weights+0x475>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x003d681d187de2c4; BYTE $0x00 // vbroadcastss 0x3d68(%rip), %ymm3 # 0x4c24 <k_attend_merge+0x304>
-	QUAD $0x003d6f05187de2c4; BYTE $0x00 // vbroadcastss 0x3d6f(%rip), %ymm0 # 0x4c34 <k_attend_merge+0x314>
+	QUAD $0x0073f81d187de2c4; BYTE $0x00 // vbroadcastss 0x73f8(%rip), %ymm3 # 0xa8e4 <k_attend_merge+0x2f4>
+	QUAD $0x0073ff05187de2c4; BYTE $0x00 // vbroadcastss 0x73ff(%rip), %ymm0 # 0xa8f4 <k_attend_merge+0x304>
 	LONG $0x4c10fcc5; WORD $0x1824 // vmovups 0x18(%rsp), %ymm1
-	QUAD $0x003d3c3d187de2c4; BYTE $0x00 // vbroadcastss 0x3d3c(%rip), %ymm7 # 0x4c10 <k_attend_merge+0x2f0>
-	QUAD $0x003d230d187d62c4; BYTE $0x00 // vbroadcastss 0x3d23(%rip), %ymm9 # 0x4c00 <k_attend_merge+0x2e0>
-	QUAD $0x003d3a15187de2c4; BYTE $0x00 // vbroadcastss 0x3d3a(%rip), %ymm2 # 0x4c20 <k_attend_merge+0x300>
+	QUAD $0x0073cc3d187de2c4; BYTE $0x00 // vbroadcastss 0x73cc(%rip), %ymm7 # 0xa8d0 <k_attend_merge+0x2e0>
+	QUAD $0x0073b30d187d62c4; BYTE $0x00 // vbroadcastss 0x73b3(%rip), %ymm9 # 0xa8c0 <k_attend_merge+0x2d0>
+	QUAD $0x0073ca15187de2c4; BYTE $0x00 // vbroadcastss 0x73ca(%rip), %ymm2 # 0xa8e0 <k_attend_merge+0x2f0>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x107c01c4; WORD $0xb554; BYTE $0x00 // vmovups (%r13,%r14,4), %ymm10
 	LONG $0x985d62c4; BYTE $0xd1 // vfmadd132ps %ymm1, %ymm4, %ymm10 # ymm10 = (ymm10 * ymm1) + ymm4
@@ -880,10 +3114,10 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x087d43c4; WORD $0x08ed // vroundps $0x8, %ymm13, %ymm13
 	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
 	LONG $0xb815c2c4; BYTE $0xe7 // vfmadd231ps %ymm15, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm15) + ymm4
-	QUAD $0x003d0e1d187d62c4; BYTE $0x00 // vbroadcastss 0x3d0e(%rip), %ymm11 # 0x4c3c <k_attend_merge+0x31c>
-	QUAD $0x003cd135187d62c4; BYTE $0x00 // vbroadcastss 0x3cd1(%rip), %ymm14 # 0x4c08 <k_attend_merge+0x2e8>
+	QUAD $0x00739e1d187d62c4; BYTE $0x00 // vbroadcastss 0x739e(%rip), %ymm11 # 0xa8fc <k_attend_merge+0x30c>
+	QUAD $0x00736135187d62c4; BYTE $0x00 // vbroadcastss 0x7361(%rip), %ymm14 # 0xa8c8 <k_attend_merge+0x2d8>
 	LONG $0xa85d42c4; BYTE $0xde // vfmadd213ps %ymm14, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm14
-	QUAD $0x003cd735187d62c4; BYTE $0x00 // vbroadcastss 0x3cd7(%rip), %ymm14 # 0x4c1c <k_attend_merge+0x2fc>
+	QUAD $0x00736735187d62c4; BYTE $0x00 // vbroadcastss 0x7367(%rip), %ymm14 # 0xa8dc <k_attend_merge+0x2ec>
 	LONG $0xa85d42c4; BYTE $0xde // vfmadd213ps %ymm14, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm14
 	LONG $0xa85d62c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm6
 	LONG $0xa85d62c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm0
@@ -894,17 +3128,17 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5b7e41c4; BYTE $0xdd // vcvttps2dq %ymm13, %ymm11
 	LONG $0x7215c1c4; WORD $0x01e3 // vpsrad $0x1, %ymm11, %ymm13
 	LONG $0x7205c1c4; WORD $0x17f5 // vpslld $0x17, %ymm13, %ymm15
-	QUAD $0x003c7f35587d62c4; BYTE $0x00 // vpbroadcastd 0x3c7f(%rip), %ymm14 # 0x4c00 <k_attend_merge+0x2e0>
+	QUAD $0x00730f35587d62c4; BYTE $0x00 // vpbroadcastd 0x730f(%rip), %ymm14 # 0xa8c0 <k_attend_merge+0x2d0>
 	LONG $0xfe0541c4; BYTE $0xfe // vpaddd %ymm14, %ymm15, %ymm15
 	LONG $0xe45984c5 // vmulps %ymm4, %ymm15, %ymm4
-	QUAD $0x003c993d187d62c4; BYTE $0x00 // vbroadcastss 0x3c99(%rip), %ymm15 # 0x4c2c <k_attend_merge+0x30c>
+	QUAD $0x0073293d187d62c4; BYTE $0x00 // vbroadcastss 0x7329(%rip), %ymm15 # 0xa8ec <k_attend_merge+0x2fc>
 	LONG $0xfa2541c4; BYTE $0xdd // vpsubd %ymm13, %ymm11, %ymm11
-	QUAD $0x003c732d187d62c4; BYTE $0x00 // vbroadcastss 0x3c73(%rip), %ymm13 # 0x4c14 <k_attend_merge+0x2f4>
+	QUAD $0x0073032d187d62c4; BYTE $0x00 // vbroadcastss 0x7303(%rip), %ymm13 # 0xa8d4 <k_attend_merge+0x2e4>
 	LONG $0x7225c1c4; WORD $0x17f3 // vpslld $0x17, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xde // vpaddd %ymm14, %ymm11, %ymm11
-	QUAD $0x003c7335187d62c4; BYTE $0x00 // vbroadcastss 0x3c73(%rip), %ymm14 # 0x4c28 <k_attend_merge+0x308>
+	QUAD $0x00730335187d62c4; BYTE $0x00 // vbroadcastss 0x7303(%rip), %ymm14 # 0xa8e8 <k_attend_merge+0x2f8>
 	LONG $0xe459a4c5 // vmulps %ymm4, %ymm11, %ymm4
-	QUAD $0x003c6e1d187d62c4; BYTE $0x00 // vbroadcastss 0x3c6e(%rip), %ymm11 # 0x4c30 <k_attend_merge+0x310>
+	QUAD $0x0072fe1d187d62c4; BYTE $0x00 // vbroadcastss 0x72fe(%rip), %ymm11 # 0xa8f0 <k_attend_merge+0x300>
 	LONG $0xc26441c4; WORD $0x05d2 // vcmpnltps %ymm10, %ymm3, %ymm10
 	LONG $0x4a6de3c4; WORD $0xa0e4 // vblendvps %ymm10, %ymm4, %ymm2, %ymm4
 	LONG $0xe4549cc5 // vandps %ymm4, %ymm12, %ymm4
@@ -915,75 +3149,75 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c68349 // addq $0x10, %r14
 	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
 	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
-	LONG $0xfefb8e0f; WORD $0xffff // jle 0xef0 <k_attend_weights+0x3a0>
+	LONG $0xfefb8e0f; WORD $0xffff // jle 0x3520 <k_attend_weights+0x370>
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	WORD $0x294d; BYTE $0xca // subq %r9, %r10
-	LONG $0x015f8d0f; WORD $0x0000 // jge 0x1160 <k_attend_weights+0x610>
-	LONG $0x38358d4c; WORD $0x003c; BYTE $0x00 // leaq 0x3c38(%rip), %r14 # 0x4c40 <lanes>
+	LONG $0x015f8d0f; WORD $0x0000 // jge 0x3790 <k_attend_weights+0x5e0>
+	LONG $0xd8358d4c; WORD $0x0072; BYTE $0x00 // leaq 0x72d8(%rip), %r14 # 0xa910 <lanes>
 	LONG $0x107c01c4; WORD $0x9654; BYTE $0x20 // vmovups 0x20(%r14,%r10,4), %ymm10
 	LONG $0x2c2d42c4; WORD $0xb424 // vmaskmovps (%r12,%rsi,4), %ymm10, %ymm12
 	LONG $0x6c10fcc5; WORD $0x1824 // vmovups 0x18(%rsp), %ymm5
 	LONG $0xa85562c4; BYTE $0xe4 // vfmadd213ps %ymm4, %ymm5, %ymm12 # ymm12 = (ymm5 * ymm12) + ymm4
 	LONG $0xc21c41c4; WORD $0x05cd // vcmpnltps %ymm13, %ymm12, %ymm9
-	QUAD $0x003bf51d187de2c4; BYTE $0x00 // vbroadcastss 0x3bf5(%rip), %ymm3 # 0x4c24 <k_attend_merge+0x304>
+	QUAD $0x0072851d187de2c4; BYTE $0x00 // vbroadcastss 0x7285(%rip), %ymm3 # 0xa8e4 <k_attend_merge+0x2f4>
 	LONG $0x5d64c1c4; BYTE $0xe4 // vminps %ymm12, %ymm3, %ymm4
 	LONG $0x4a15e3c4; WORD $0x90e4 // vblendvps %ymm9, %ymm4, %ymm13, %ymm4
-	QUAD $0x003bed15187de2c4; BYTE $0x00 // vbroadcastss 0x3bed(%rip), %ymm2 # 0x4c30 <k_attend_merge+0x310>
+	QUAD $0x00727d15187de2c4; BYTE $0x00 // vbroadcastss 0x727d(%rip), %ymm2 # 0xa8f0 <k_attend_merge+0x300>
 	LONG $0xda595cc5 // vmulps %ymm2, %ymm4, %ymm11
 	LONG $0x087d43c4; WORD $0x08db // vroundps $0x8, %ymm11, %ymm11
 	LONG $0xb825c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm14) + ymm4
 	LONG $0xb825c2c4; BYTE $0xe7 // vfmadd231ps %ymm15, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm15) + ymm4
-	QUAD $0x003bdc2d187d62c4; BYTE $0x00 // vbroadcastss 0x3bdc(%rip), %ymm13 # 0x4c3c <k_attend_merge+0x31c>
-	QUAD $0x003b9f3d187de2c4; BYTE $0x00 // vbroadcastss 0x3b9f(%rip), %ymm7 # 0x4c08 <k_attend_merge+0x2e8>
+	QUAD $0x00726c2d187d62c4; BYTE $0x00 // vbroadcastss 0x726c(%rip), %ymm13 # 0xa8fc <k_attend_merge+0x30c>
+	QUAD $0x00722f3d187de2c4; BYTE $0x00 // vbroadcastss 0x722f(%rip), %ymm7 # 0xa8c8 <k_attend_merge+0x2d8>
 	LONG $0xa85d62c4; BYTE $0xef // vfmadd213ps %ymm7, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm7
-	QUAD $0x003ba515187de2c4; BYTE $0x00 // vbroadcastss 0x3ba5(%rip), %ymm2 # 0x4c1c <k_attend_merge+0x2fc>
+	QUAD $0x00723515187de2c4; BYTE $0x00 // vbroadcastss 0x7235(%rip), %ymm2 # 0xa8dc <k_attend_merge+0x2ec>
 	LONG $0xa85d62c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm2
-	QUAD $0x003bb315187de2c4; BYTE $0x00 // vbroadcastss 0x3bb3(%rip), %ymm2 # 0x4c38 <k_attend_merge+0x318>
+	QUAD $0x00724315187de2c4; BYTE $0x00 // vbroadcastss 0x7243(%rip), %ymm2 # 0xa8f8 <k_attend_merge+0x308>
 	LONG $0xa85d62c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm2
-	QUAD $0x003ba105187de2c4; BYTE $0x00 // vbroadcastss 0x3ba1(%rip), %ymm0 # 0x4c34 <k_attend_merge+0x314>
+	QUAD $0x00723105187de2c4; BYTE $0x00 // vbroadcastss 0x7231(%rip), %ymm0 # 0xa8f4 <k_attend_merge+0x304>
 	LONG $0xa85d62c4; BYTE $0xe8 // vfmadd213ps %ymm0, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm0
-	QUAD $0x003b6f05187de2c4; BYTE $0x00 // vbroadcastss 0x3b6f(%rip), %ymm0 # 0x4c10 <k_attend_merge+0x2f0>
+	QUAD $0x0071ff05187de2c4; BYTE $0x00 // vbroadcastss 0x71ff(%rip), %ymm0 # 0xa8d0 <k_attend_merge+0x2e0>
 	LONG $0xa85d62c4; BYTE $0xe8 // vfmadd213ps %ymm0, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm0
 	LONG $0xf4595cc5 // vmulps %ymm4, %ymm4, %ymm14
 	LONG $0xa81562c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm13, %ymm14 # ymm14 = (ymm13 * ymm14) + ymm4
-	QUAD $0x003b4805187de2c4; BYTE $0x00 // vbroadcastss 0x3b48(%rip), %ymm0 # 0x4c00 <k_attend_merge+0x2e0>
+	QUAD $0x0071d805187de2c4; BYTE $0x00 // vbroadcastss 0x71d8(%rip), %ymm0 # 0xa8c0 <k_attend_merge+0x2d0>
 	LONG $0xe0588cc5 // vaddps %ymm0, %ymm14, %ymm4
 	LONG $0x5b7e41c4; BYTE $0xdb // vcvttps2dq %ymm11, %ymm11
 	LONG $0x7215c1c4; WORD $0x01e3 // vpsrad $0x1, %ymm11, %ymm13
 	LONG $0x720dc1c4; WORD $0x17f5 // vpslld $0x17, %ymm13, %ymm14
-	QUAD $0x003b2a3d587d62c4; BYTE $0x00 // vpbroadcastd 0x3b2a(%rip), %ymm15 # 0x4c00 <k_attend_merge+0x2e0>
+	QUAD $0x0071ba3d587d62c4; BYTE $0x00 // vpbroadcastd 0x71ba(%rip), %ymm15 # 0xa8c0 <k_attend_merge+0x2d0>
 	LONG $0xfe0d41c4; BYTE $0xf7 // vpaddd %ymm15, %ymm14, %ymm14
 	LONG $0xe4598cc5 // vmulps %ymm4, %ymm14, %ymm4
-	QUAD $0x003b4035187d62c4; BYTE $0x00 // vbroadcastss 0x3b40(%rip), %ymm14 # 0x4c28 <k_attend_merge+0x308>
+	QUAD $0x0071d035187d62c4; BYTE $0x00 // vbroadcastss 0x71d0(%rip), %ymm14 # 0xa8e8 <k_attend_merge+0x2f8>
 	LONG $0xfa2541c4; BYTE $0xdd // vpsubd %ymm13, %ymm11, %ymm11
-	QUAD $0x003b1e2d187d62c4; BYTE $0x00 // vbroadcastss 0x3b1e(%rip), %ymm13 # 0x4c14 <k_attend_merge+0x2f4>
+	QUAD $0x0071ae2d187d62c4; BYTE $0x00 // vbroadcastss 0x71ae(%rip), %ymm13 # 0xa8d4 <k_attend_merge+0x2e4>
 	LONG $0x7225c1c4; WORD $0x17f3 // vpslld $0x17, %ymm11, %ymm11
 	LONG $0xfe2541c4; BYTE $0xdf // vpaddd %ymm15, %ymm11, %ymm11
-	QUAD $0x003b223d187d62c4; BYTE $0x00 // vbroadcastss 0x3b22(%rip), %ymm15 # 0x4c2c <k_attend_merge+0x30c>
+	QUAD $0x0071b23d187d62c4; BYTE $0x00 // vbroadcastss 0x71b2(%rip), %ymm15 # 0xa8ec <k_attend_merge+0x2fc>
 	LONG $0xc26441c4; WORD $0x05e4 // vcmpnltps %ymm12, %ymm3, %ymm12
 	LONG $0xe459a4c5 // vmulps %ymm4, %ymm11, %ymm4
-	QUAD $0x003b031d187d62c4; BYTE $0x00 // vbroadcastss 0x3b03(%rip), %ymm11 # 0x4c20 <k_attend_merge+0x300>
+	QUAD $0x0071931d187d62c4; BYTE $0x00 // vbroadcastss 0x7193(%rip), %ymm11 # 0xa8e0 <k_attend_merge+0x2f0>
 	LONG $0x4a25e3c4; WORD $0xc0e4 // vblendvps %ymm12, %ymm4, %ymm11, %ymm4
-	QUAD $0x003b041d187d62c4; BYTE $0x00 // vbroadcastss 0x3b04(%rip), %ymm11 # 0x4c30 <k_attend_merge+0x310>
+	QUAD $0x0071941d187d62c4; BYTE $0x00 // vbroadcastss 0x7194(%rip), %ymm11 # 0xa8f0 <k_attend_merge+0x300>
 	LONG $0x543441c4; BYTE $0xca // vandps %ymm10, %ymm9, %ymm9
 	LONG $0xe454b4c5 // vandps %ymm4, %ymm9, %ymm4
 	LONG $0x2e2dc2c4; WORD $0xb424 // vmaskmovps %ymm4, %ymm10, (%r12,%rsi,4)
 	LONG $0xc4583cc5 // vaddps %ymm4, %ymm8, %ymm8
-	QUAD $0x00003ac515107ac5 // vmovss 0x3ac5(%rip), %xmm10 # 0x4c0c <k_attend_merge+0x2ec>
+	QUAD $0x0000715515107ac5 // vmovss 0x7155(%rip), %xmm10 # 0xa8cc <k_attend_merge+0x2dc>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
 	WORD $0x294c; BYTE $0xce // subq %r9, %rsi
-	LONG $0xfaa98e0f; WORD $0xffff // jle 0xc00 <k_attend_weights+0xb0>
-	WORD $0x25eb // jmp 0x117e <k_attend_weights+0x62e>
+	LONG $0xfad98e0f; WORD $0xffff // jle 0x3260 <k_attend_weights+0xb0>
+	WORD $0x25eb // jmp 0x37ae <k_attend_weights+0x5fe>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	QUAD $0x00003aa415107ac5 // vmovss 0x3aa4(%rip), %xmm10 # 0x4c0c <k_attend_merge+0x2ec>
+	QUAD $0x0000713415107ac5 // vmovss 0x7134(%rip), %xmm10 # 0xa8cc <k_attend_merge+0x2dc>
 	LONG $0x6c10fcc5; WORD $0x1824 // vmovups 0x18(%rsp), %ymm5
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
 	WORD $0x294c; BYTE $0xce // subq %r9, %rsi
-	LONG $0xfa828e0f; WORD $0xffff // jle 0xc00 <k_attend_weights+0xb0>
+	LONG $0xfab28e0f; WORD $0xffff // jle 0x3260 <k_attend_weights+0xb0>
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0x4c72 // jb 0x11d0 <k_attend_weights+0x680>
+	WORD $0x4c72 // jb 0x3800 <k_attend_weights+0x650>
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	LONG $0xe0e28349 // andq $-0x20, %r10
 	QUAD $0x000000008d348d4e // leaq (,%r9,4), %r14
@@ -997,15 +3231,15 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c81c4; WORD $0xa644; BYTE $0x60 // vmovups %ymm0, 0x60(%r14,%r12,4)
 	LONG $0x20c48349 // addq $0x20, %r12
 	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	WORD $0xdc75 // jne 0x11a0 <k_attend_weights+0x650>
+	WORD $0xdc75 // jne 0x37d0 <k_attend_weights+0x620>
 	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	LONG $0xfa33840f; WORD $0xffff // je 0xc00 <k_attend_weights+0xb0>
+	LONG $0xfa63840f; WORD $0xffff // je 0x3260 <k_attend_weights+0xb0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0x000000008d44c743; BYTE $0x00 // movl $0x0, (%r13,%r9,4)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
-	WORD $0xef75 // jne 0x11d0 <k_attend_weights+0x680>
-	LONG $0xfffa1ae9; BYTE $0xff // jmp 0xc00 <k_attend_weights+0xb0>
+	WORD $0xef75 // jne 0x3800 <k_attend_weights+0x650>
+	LONG $0xfffa4ae9; BYTE $0xff // jmp 0x3260 <k_attend_weights+0xb0>
 	LONG $0x68c48348 // addq $0x68, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1024,2377 +3258,2777 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x30ec8148; WORD $0x0001; BYTE $0x00 // subq $0x130, %rsp # imm = 0x130
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
-	LONG $0x06f98348 // cmpq $0x6, %rcx
-	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
-	WORD $0x267d // jge 0x1249 <k_attend_values+0x49>
+	LONG $0x48ec8148; WORD $0x0001; BYTE $0x00 // subq $0x148, %rsp # imm = 0x148
+	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
+	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
+	LONG $0x077d8d48 // leaq 0x7(%rbp), %rdi
+	LONG $0x0f4d8d48 // leaq 0xf(%rbp), %rcx
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xfd490f48 // cmovnsq %rbp, %rdi
+	LONG $0xcd490f48 // cmovnsq %rbp, %rcx
+	LONG $0x304d8b4d // movq 0x30(%r13), %r9
+	LONG $0x03ffc148 // sarq $0x3, %rdi
+	QUAD $0xaaaaaaaaaaabba48; WORD $0x2aaa // movabsq $0x2aaaaaaaaaaaaaab, %rdx # imm = 0x2AAAAAAAAAAAAAAB
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	WORD $0xf748; BYTE $0xea // imulq %rdx
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x3feec148 // shrq $0x3f, %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x36048d48 // leaq (%rsi,%rsi), %rax
+	LONG $0x40148d48 // leaq (%rax,%rax,2), %rdx
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x04428d48 // leaq 0x4(%rdx), %rax
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	LONG $0x15dc8e0f; WORD $0x0000 // jle 0x280e <k_attend_values+0x160e>
-	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	LONG $0x02438d49 // leaq 0x2(%r11), %rax
-	LONG $0x24443b49; BYTE $0x28 // cmpq 0x28(%r12), %rax
-	LONG $0x26d38e0f; WORD $0x0000 // jle 0x3917 <k_attend_values+0x2717>
-	LONG $0x0030b9e9; BYTE $0x00 // jmp 0x4302 <k_attend_values+0x3102>
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	WORD $0x9d0f; BYTE $0xc2 // setge %dl
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	WORD $0xc689 // movl %eax, %esi
+	LONG $0x07fec040 // sarb $0x7, %sil
+	LONG $0x06eec040 // shrb $0x6, %sil
+	WORD $0x0040; BYTE $0xc6 // addb %al, %sil
+	LONG $0xfce68040 // andb $-0x4, %sil
+	WORD $0x2840; BYTE $0xf0 // subb %sil, %al
+	WORD $0xc689 // movl %eax, %esi
+	LONG $0x07eec040 // shrb $0x7, %sil
+	WORD $0x0040; BYTE $0xc6 // addb %al, %sil
+	WORD $0xd040; BYTE $0xfe // sarb %sil
+	WORD $0x2840; BYTE $0xf0 // subb %sil, %al
+	LONG $0x04e9c148 // shrq $0x4, %rcx
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	LONG $0x03578d48 // leaq 0x3(%rdi), %rdx
+	LONG $0x06c78348 // addq $0x6, %rdi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xfa490f48 // cmovnsq %rdx, %rdi
+	LONG $0xc0be0f48 // movsbq %al, %rax
+	LONG $0x02efc148 // shrq $0x2, %rdi
+	LONG $0xf8af0f48 // imulq %rax, %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x40458b49 // movq 0x40(%r13), %rax
+	LONG $0x60458b4d // movq 0x60(%r13), %r8
+	LONG $0x684d8b49 // movq 0x68(%r13), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0xf8af0f48 // imulq %rax, %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	QUAD $0x00000118248c894c // movq %r9, 0x118(%rsp)
+	LONG $0x06f98349 // cmpq $0x6, %r9
+	LONG $0x242c8948 // movq %rbp, (%rsp)
+	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
+	LONG $0x015d8d0f; WORD $0x0000 // jge 0x3a86 <k_attend_values+0x256>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x04438d48 // leaq 0x4(%rbx), %rax
+	QUAD $0x0000011824843b48 // cmpq 0x118(%rsp), %rax
+	LONG $0x17548e0f; WORD $0x0000 // jle 0x5091 <k_attend_values+0x1861>
+	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
+	QUAD $0x0000011824843b48 // cmpq 0x118(%rsp), %rax
+	LONG $0x2c798e0f; WORD $0x0000 // jle 0x65c8 <k_attend_values+0x2d98>
+	QUAD $0x00000118249c3b48 // cmpq 0x118(%rsp), %rbx
+	LONG $0x38438d0f; WORD $0x0000 // jge 0x71a0 <k_attend_values+0x3970>
+	LONG $0x20fd8348 // cmpq $0x20, %rbp
+	LONG $0x245c8948; BYTE $0x58 // movq %rbx, 0x58(%rsp)
+	LONG $0x1a068d0f; WORD $0x0000 // jge 0x5372 <k_attend_values+0x1b42>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x08ce8349 // orq $0x8, %r14
+	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
+	LONG $0x1b328e0f; WORD $0x0000 // jle 0x54b0 <k_attend_values+0x1c80>
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x38118e0f; WORD $0x0000 // jle 0x71a0 <k_attend_values+0x3970>
+	LONG $0x58558b49 // movq 0x58(%r13), %rdx
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x48758b49 // movq 0x48(%r13), %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x50550349 // addq 0x50(%r13), %rdx
+	QUAD $0x000000a8248c8b4c // movq 0xa8(%rsp), %r9
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	LONG $0xca4c0f4c // cmovlq %rdx, %r9
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xcf480f4c // cmovsq %rdi, %r9
+	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0xd64c0f48 // cmovlq %rsi, %rdx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xd7480f48 // cmovsq %rdi, %rdx
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	LONG $0x1ca48d0f; WORD $0x0000 // jge 0x567c <k_attend_values+0x1e4c>
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	LONG $0x28758b49 // movq 0x28(%r13), %rsi
+	LONG $0x74af0f48; WORD $0x5824 // imulq 0x58(%rsp), %rsi
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0x08750349 // addq 0x8(%r13), %rsi
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0xfdaf0f48 // imulq %rbp, %rdi
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x107d0349 // addq 0x10(%r13), %rdi
+	WORD $0xf749; BYTE $0xde // negq %r14
+	QUAD $0x00000000ad0c8d4c // leaq (,%rbp,4), %r9
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xf8158d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6ef8(%rip), %r10 # 0xa910 <lanes>
+	WORD $0x30eb // jmp 0x3a4a <k_attend_values+0x21a>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x107c81c4; WORD $0xb24c; BYTE $0x20 // vmovups 0x20(%r10,%r14,4), %ymm1
+	LONG $0x2c75e2c4; BYTE $0x17 // vmaskmovps (%rdi), %ymm1, %ymm2
+	LONG $0x187de2c4; WORD $0x960c // vbroadcastss (%rsi,%rdx,4), %ymm1
+	LONG $0xa86de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm0
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	LONG $0xc128fcc5 // vmovaps %ymm1, %ymm0
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	LONG $0x1c32840f; WORD $0x0000 // je 0x567c <k_attend_values+0x1e4c>
+	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
+	WORD $0x2a73 // jae 0x3a7b <k_attend_values+0x24b>
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
+	WORD $0x0b7e // jle 0x3a75 <k_attend_values+0x245>
+	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
+	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
+	WORD $0x014d; BYTE $0xdf // addq %r11, %r15
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
+	WORD $0xa075 // jne 0x3a20 <k_attend_values+0x1f0>
+	LONG $0x1710fcc5 // vmovups (%rdi), %ymm2
+	WORD $0xa6eb // jmp 0x3a2c <k_attend_values+0x1fc>
+	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
 	LONG $0x000014b9; BYTE $0x00 // movl $0x14, %ecx
-	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
+	QUAD $0x00000110248c8948 // movq %rcx, 0x110(%rsp)
 	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
-	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
+	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
 	LONG $0x00000cb9; BYTE $0x00 // movl $0xc, %ecx
-	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
+	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
-	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
+	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
 	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
-	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
-	QUAD $0x000000d82484c748; LONG $0x00000000 // movq $0x0, 0xd8(%rsp)
-	QUAD $0x000000e02484c748; LONG $0x00000000 // movq $0x0, 0xe0(%rsp)
-	LONG $0x0000e3e9; BYTE $0x00 // jmp 0x138f <k_attend_values+0x18f>
-	LONG $0x00401f0f // nopl (%rax)
-	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
-	LONG $0x02e7c148 // shlq $0x2, %rdi
-	LONG $0x7d058d48; WORD $0x0039; BYTE $0x00 // leaq 0x397d(%rip), %rax # 0x4c40 <lanes>
-	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
-	LONG $0x7010fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm6
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	QUAD $0x000000e024bc8b48 // movq 0xe0(%rsp), %rdi
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x2e4de2c4; WORD $0x8224 // vmaskmovps %ymm4, %ymm6, (%rdx,%rax,4)
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	LONG $0x01c88348 // orq $0x1, %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x2e4de2c4; WORD $0x822c // vmaskmovps %ymm5, %ymm6, (%rdx,%rax,4)
-	LONG $0x02478d48 // leaq 0x2(%rdi), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x2e4de2c4; WORD $0x821c // vmaskmovps %ymm3, %ymm6, (%rdx,%rax,4)
-	LONG $0x03478d48 // leaq 0x3(%rdi), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x2e4de2c4; WORD $0x8214 // vmaskmovps %ymm2, %ymm6, (%rdx,%rax,4)
-	LONG $0x04478d48 // leaq 0x4(%rdi), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x2e4de2c4; WORD $0x820c // vmaskmovps %ymm1, %ymm6, (%rdx,%rax,4)
-	LONG $0x05c78348 // addq $0x5, %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x2e4de2c4; WORD $0xba04 // vmaskmovps %ymm0, %ymm6, (%rdx,%rdi,4)
-	LONG $0x244c8949; BYTE $0x58 // movq %rcx, 0x58(%r12)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x24448949; BYTE $0x60 // movq %rax, 0x60(%r12)
-	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
-	LONG $0x06428d48 // leaq 0x6(%rdx), %rax
-	LONG $0x244c8b49; BYTE $0x28 // movq 0x28(%r12), %rcx
+	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
+	QUAD $0x000000e82484c748; LONG $0x00000000 // movq $0x0, 0xe8(%rsp)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x5ceb // jmp 0x3b45 <k_attend_values+0x315>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	QUAD $0x000000c8249c8b48 // movq 0xc8(%rsp), %rbx
+	LONG $0x06438d48 // leaq 0x6(%rbx), %rax
+	QUAD $0x0000011024848348; BYTE $0x18 // addq $0x18, 0x110(%rsp)
 	QUAD $0x0000010824848348; BYTE $0x18 // addq $0x18, 0x108(%rsp)
 	QUAD $0x0000010024848348; BYTE $0x18 // addq $0x18, 0x100(%rsp)
 	QUAD $0x000000f824848348; BYTE $0x18 // addq $0x18, 0xf8(%rsp)
-	QUAD $0x000000f024848348; BYTE $0x18 // addq $0x18, 0xf0(%rsp)
-	QUAD $0x000000d824848348; BYTE $0x18 // addq $0x18, 0xd8(%rsp)
 	QUAD $0x000000e824848348; BYTE $0x18 // addq $0x18, 0xe8(%rsp)
-	QUAD $0x000000e024948948 // movq %rdx, 0xe0(%rsp)
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	LONG $0xfe968f0f; WORD $0xffff // jg 0x1225 <k_attend_values+0x25>
-	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
-	LONG $0x244c8b49; BYTE $0x30 // movq 0x30(%r12), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x10f98348 // cmpq $0x10, %rcx
-	LONG $0x03658d0f; WORD $0x0000 // jge 0x1710 <k_attend_values+0x510>
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x08c98348 // orq $0x8, %rcx
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
-	LONG $0x0a7a8e0f; WORD $0x0000 // jle 0x1e40 <k_attend_values+0xc40>
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
-	WORD $0x294d; BYTE $0xf5 // subq %r14, %r13
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0xff5d8e0f; WORD $0xffff // jle 0x1337 <k_attend_values+0x137>
-	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
-	LONG $0x244c8b49; BYTE $0x58 // movq 0x58(%r12), %rcx
-	LONG $0x24448b49; BYTE $0x60 // movq 0x60(%r12), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x244c8b4d; BYTE $0x50 // movq 0x50(%r12), %r9
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	QUAD $0x0000e02484af0f4c; BYTE $0x00 // imulq 0xe0(%rsp), %r8
-	LONG $0x24748b4d; BYTE $0x40 // movq 0x40(%r12), %r14
-	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
-	LONG $0x2444034d; BYTE $0x48 // addq 0x48(%r12), %r8
-	LONG $0x89148d4b // leaq (%r9,%r9,4), %rdx
-	LONG $0x10048d49 // leaq (%r8,%rdx), %rax
-	LONG $0x247c8b4d; BYTE $0x38 // movq 0x38(%r12), %r15
-	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
-	LONG $0xf84c0f4c // cmovlq %rax, %r15
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	QUAD $0x000000f024848348; BYTE $0x18 // addq $0x18, 0xf0(%rsp)
+	QUAD $0x0000011824843b48 // cmpq 0x118(%rsp), %rax
+	LONG $0xfde68f0f; WORD $0xffff // jg 0x392b <k_attend_values+0xfb>
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
+	LONG $0x10fd8348 // cmpq $0x10, %rbp
+	QUAD $0x00000120249c8948 // movq %rbx, 0x120(%rsp)
+	LONG $0x036e8d0f; WORD $0x0000 // jge 0x3ed0 <k_attend_values+0x6a0>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x08c88348 // orq $0x8, %rax
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	LONG $0x0a788e0f; WORD $0x0000 // jle 0x45f0 <k_attend_values+0xdc0>
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x2949; BYTE $0xcc // subq %rcx, %r12
+	LONG $0xff658e0f; WORD $0xffff // jle 0x3af0 <k_attend_values+0x2c0>
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x08498b4c // movq 0x8(%rcx), %r9
+	LONG $0x58718b4c // movq 0x58(%rcx), %r14
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	QUAD $0x00012024acaf0f4c; BYTE $0x00 // imulq 0x120(%rsp), %r13
+	LONG $0x48718b48 // movq 0x48(%rcx), %rsi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	LONG $0x5069034c // addq 0x50(%rcx), %r13
+	LONG $0xb63c8d4b // leaq (%r14,%r14,4), %rdi
+	LONG $0x2f148d4a // leaq (%rdi,%r13), %rdx
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0xfa4c0f4c // cmovlq %rdx, %r15
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
 	LONG $0xf8480f4c // cmovsq %rax, %r15
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
-	LONG $0xd24c0f4c // cmovlq %rdx, %r10
-	LONG $0x24748b49; BYTE $0x08 // movq 0x8(%r12), %rsi
-	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xd0480f4c // cmovsq %rax, %r10
-	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0xf04c0f49 // cmovlq %r8, %rsi
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
-	LONG $0xfe4c0f4d // cmovlq %r14, %r15
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xf8480f4c // cmovsq %rax, %r15
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0xd5af0f48 // imulq %rbp, %rdx
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x24540349; BYTE $0x10 // addq 0x10(%r12), %rdx
-	LONG $0x245c8b4d; BYTE $0x20 // movq 0x20(%r12), %r11
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xf0480f48 // cmovsq %rax, %rsi
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	LONG $0xba1c8d48 // leaq (%rdx,%rdi,4), %rbx
+	LONG $0xd74c0f48 // cmovlq %rdi, %rdx
+	LONG $0x28518b4c // movq 0x28(%rcx), %r10
+	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xd0480f48 // cmovsq %rax, %rdx
+	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	LONG $0xfd4c0f49 // cmovlq %r13, %rdi
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	LONG $0x247c894c; BYTE $0x60 // movq %r15, 0x60(%rsp)
+	LONG $0xfe4c0f4c // cmovlq %rsi, %r15
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xf8480f4c // cmovsq %rax, %r15
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	LONG $0xddaf0f4c // imulq %rbp, %r11
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0xf8480f48 // cmovsq %rax, %rdi
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x4e048d4b // leaq (%r14,%r9,2), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
-	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	QUAD $0x0000009024ac894c // movq %r13, 0x90(%rsp)
-	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
-	QUAD $0x000000a8248c894c // movq %r9, 0xa8(%rsp)
-	LONG $0x0fa48d0f; WORD $0x0000 // jge 0x2470 <k_attend_values+0x1270>
-	WORD $0xf749; BYTE $0xdd // negq %r13
-	QUAD $0x000000b024ac894c // movq %r13, 0xb0(%rsp)
-	LONG $0x31048d4b // leaq (%r9,%r14), %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	LONG $0x01048d4b // leaq (%r9,%r8), %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x48048d4b // leaq (%r8,%r9,2), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x49148d4b // leaq (%r9,%r9,2), %rdx
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	LONG $0x320c8d4e // leaq (%rdx,%r14), %r9
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	QUAD $0x0000009824ac8b48 // movq 0x98(%rsp), %rbp
-	LONG $0xb62c8d4d // leaq (%r14,%rsi,4), %r13
-	LONG $0xb0048d4d // leaq (%r8,%rsi,4), %r8
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	QUAD $0x0001082484af0f48; BYTE $0x00 // imulq 0x108(%rsp), %rax
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	QUAD $0x0001002484af0f48; BYTE $0x00 // imulq 0x100(%rsp), %rax
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	QUAD $0x0000f82484af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rax
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	QUAD $0x0000f02484af0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rax
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	LONG $0x76048d4a // leaq (%rsi,%r14,2), %rax
 	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	QUAD $0x0000d82484af0f48; BYTE $0x00 // imulq 0xd8(%rsp), %rax
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	QUAD $0x0000e82484af0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rax
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
-	QUAD $0x000000b024ac8b48 // movq 0xb0(%rsp), %rbp
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	QUAD $0x0000000085348d48 // leaq (,%rax,4), %rsi
+	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
+	QUAD $0x000000c024a4894c // movq %r12, 0xc0(%rsp)
+	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	QUAD $0x000000b8248c894c // movq %r9, 0xb8(%rsp)
+	QUAD $0x000000d024b4894c // movq %r14, 0xd0(%rsp)
+	LONG $0x0fb88d0f; WORD $0x0000 // jge 0x4c20 <k_attend_values+0x13f0>
+	WORD $0xf749; BYTE $0xdc // negq %r12
+	LONG $0x2464894c; BYTE $0x58 // movq %r12, 0x58(%rsp)
+	LONG $0x36048d49 // leaq (%r14,%rsi), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x2e248d4f // leaq (%r14,%r13), %r12
+	LONG $0x756c8d4b; BYTE $0x00 // leaq (%r13,%r14,2), %rbp
+	LONG $0x76048d4b // leaq (%r14,%r14,2), %rax
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0x300c8d4c // leaq (%rax,%rsi), %r9
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	LONG $0xb6348d4a // leaq (%rsi,%r14,4), %rsi
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	QUAD $0x000000009d1c8d48 // leaq (,%rbx,4), %rbx
+	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	QUAD $0x00011024acaf0f4c; BYTE $0x00 // imulq 0x110(%rsp), %r13
+	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
+	QUAD $0x0000008024ac894c // movq %r13, 0x80(%rsp)
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	QUAD $0x00010824acaf0f4c; BYTE $0x00 // imulq 0x108(%rsp), %r13
+	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
+	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	QUAD $0x00010024acaf0f4c; BYTE $0x00 // imulq 0x100(%rsp), %r13
+	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
+	LONG $0x246c894c; BYTE $0x78 // movq %r13, 0x78(%rsp)
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	QUAD $0x0000f824acaf0f4c; BYTE $0x00 // imulq 0xf8(%rsp), %r13
+	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
+	QUAD $0x0000009824ac894c // movq %r13, 0x98(%rsp)
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	QUAD $0x0000e824acaf0f4c; BYTE $0x00 // imulq 0xe8(%rsp), %r13
+	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
+	QUAD $0x0000008824ac894c // movq %r13, 0x88(%rsp)
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	QUAD $0x0000f024acaf0f4c; BYTE $0x00 // imulq 0xf0(%rsp), %r13
+	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
+	QUAD $0x000000a024ac894c // movq %r13, 0xa0(%rsp)
+	QUAD $0x000000009d2c8d4e // leaq (,%r11,4), %r13
+	LONG $0x1069034c // addq 0x10(%rcx), %r13
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x19eb // jmp 0x15d2 <k_attend_values+0x3d2>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0x1aeb // jmp 0x3d65 <k_attend_values+0x535>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
-	WORD $0x394d; BYTE $0xfa // cmpq %r15, %r10
-	LONG $0x0ede840f; WORD $0x0000 // je 0x24b0 <k_attend_values+0x12b0>
-	LONG $0x240c3b48 // cmpq (%rsp), %rcx
-	WORD $0x0b73 // jae 0x15e3 <k_attend_values+0x3e3>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x241c034c // addq (%rsp), %r11
+	LONG $0x246c034c; BYTE $0x38 // addq 0x38(%rsp), %r13
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0x0eeb840f; WORD $0x0000 // je 0x4c50 <k_attend_values+0x1420>
+	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
+	WORD $0x2773 // jae 0x3d93 <k_attend_values+0x563>
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
+	WORD $0x097e // jle 0x3d8d <k_attend_values+0x55d>
 	LONG $0x4051180f // prefetcht1 0x40(%rcx)
-	LONG $0x80e98348 // subq $-0x80, %rcx
-	LONG $0x247c3948; BYTE $0x08 // cmpq %rdi, 0x8(%rsp)
-	WORD $0x0675 // jne 0x15f0 <k_attend_values+0x3f0>
-	LONG $0x3310fcc5 // vmovups (%rbx), %ymm6
-	WORD $0x12eb // jmp 0x1602 <k_attend_values+0x402>
-	LONG $0x49058d48; WORD $0x0036; BYTE $0x00 // leaq 0x3649(%rip), %rax # 0x4c40 <lanes>
-	LONG $0x7410fcc5; WORD $0x20a8 // vmovups 0x20(%rax,%rbp,4), %ymm6
-	LONG $0x2c4de2c4; BYTE $0x33 // vmaskmovps (%rbx), %ymm6, %ymm6
-	WORD $0x394d; BYTE $0xf7 // cmpq %r14, %r15
+	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0x240c3948 // cmpq %rcx, (%rsp)
+	WORD $0x0f75 // jne 0x3db0 <k_attend_values+0x580>
+	LONG $0x107cc1c4; WORD $0x0075 // vmovups (%r13), %ymm6
+	WORD $0x1feb // jmp 0x3dc8 <k_attend_values+0x598>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x590d8d48; WORD $0x006b; BYTE $0x00 // leaq 0x6b59(%rip), %rcx # 0xa910 <lanes>
+	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
+	LONG $0x7410fcc5; WORD $0x20b9 // vmovups 0x20(%rcx,%rdi,4), %ymm6
+	LONG $0x2c4dc2c4; WORD $0x0075 // vmaskmovps (%r13), %ymm6, %ymm6
+	LONG $0x247c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r15
 	LONG $0xc79d0f40 // setge %dil
-	LONG $0x247c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r15
-	WORD $0x9c0f; BYTE $0xc0 // setl %al
-	WORD $0x2040; BYTE $0xf8 // andb %dil, %al
-	WORD $0x013c // cmpb $0x1, %al
-	WORD $0x1375 // jne 0x162b <k_attend_values+0x42b>
-	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
-	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	WORD $0x394d; BYTE $0xf7 // cmpq %r14, %r15
+	WORD $0x9c0f; BYTE $0xc1 // setl %cl
+	WORD $0x2040; BYTE $0xf9 // andb %dil, %cl
+	WORD $0xf980; BYTE $0x01 // cmpb $0x1, %cl
+	WORD $0x1375 // jne 0x3df2 <k_attend_values+0x5c2>
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
-	LONG $0x247c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r15
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	LONG $0x247c3b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r15
+	LONG $0x247c3b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r15
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
 	LONG $0xc79c0f40 // setl %dil
-	WORD $0x2040; BYTE $0xc7 // andb %al, %dil
+	WORD $0x2040; BYTE $0xcf // andb %cl, %dil
 	LONG $0x01ff8040 // cmpb $0x1, %dil
-	WORD $0x1375 // jne 0x1658 <k_attend_values+0x458>
-	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
-	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	WORD $0x1375 // jne 0x3e1d <k_attend_values+0x5ed>
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm7) + ymm5
-	LONG $0x247c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r15
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	LONG $0x247c3b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r15
+	LONG $0x247c3b4c; BYTE $0x48 // cmpq 0x48(%rsp), %r15
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
 	LONG $0xc79c0f40 // setl %dil
-	WORD $0x2040; BYTE $0xc7 // andb %al, %dil
+	WORD $0x2040; BYTE $0xcf // andb %cl, %dil
 	LONG $0x01ff8040 // cmpb $0x1, %dil
-	WORD $0x1075 // jne 0x1682 <k_attend_values+0x482>
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	WORD $0x1375 // jne 0x3e48 <k_attend_values+0x618>
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
 	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
 	LONG $0xc79c0f40 // setl %dil
-	WORD $0x2040; BYTE $0xc7 // andb %al, %dil
+	WORD $0x2040; BYTE $0xcf // andb %cl, %dil
 	LONG $0x01ff8040 // cmpb $0x1, %dil
-	WORD $0x1075 // jne 0x16a8 <k_attend_values+0x4a8>
-	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
-	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	WORD $0x1075 // jne 0x3e6e <k_attend_values+0x63e>
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
-	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
 	LONG $0xc79c0f40 // setl %dil
-	WORD $0x2040; BYTE $0xc7 // andb %al, %dil
+	WORD $0x2040; BYTE $0xcf // andb %cl, %dil
 	LONG $0x01ff8040 // cmpb $0x1, %dil
-	WORD $0x1075 // jne 0x16ce <k_attend_values+0x4ce>
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
+	WORD $0x1075 // jne 0x3e94 <k_attend_values+0x664>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
-	LONG $0x247c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r15
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	LONG $0x247c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r15
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
 	LONG $0x247c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r15
 	LONG $0xc79c0f40 // setl %dil
-	WORD $0x2040; BYTE $0xc7 // andb %al, %dil
+	WORD $0x2040; BYTE $0xcf // andb %cl, %dil
 	LONG $0x01ff8040 // cmpb $0x1, %dil
-	LONG $0xfed4850f; WORD $0xffff // jne 0x15c0 <k_attend_values+0x3c0>
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
-	LONG $0xb845e2c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm6) + ymm0
-	LONG $0xfffebfe9; BYTE $0xff // jmp 0x15c0 <k_attend_values+0x3c0>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24748b49; BYTE $0x08 // movq 0x8(%r12), %rsi
-	LONG $0x244c8b49; BYTE $0x50 // movq 0x50(%r12), %rcx
-	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	QUAD $0x000000e0249c8b4c // movq 0xe0(%rsp), %r11
-	LONG $0xcbaf0f4d // imulq %r11, %r9
-	LONG $0x24748b4d; BYTE $0x40 // movq 0x40(%r12), %r14
-	WORD $0x014d; BYTE $0xce // addq %r9, %r14
-	LONG $0x244c034d; BYTE $0x48 // addq 0x48(%r12), %r9
-	LONG $0x89048d48 // leaq (%rcx,%rcx,4), %rax
-	LONG $0x01148d49 // leaq (%r9,%rax), %rdx
-	LONG $0x24448b4d; BYTE $0x38 // movq 0x38(%r12), %r8
-	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	LONG $0xc24c0f4c // cmovlq %rdx, %r8
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xc7480f4c // cmovsq %rdi, %r8
-	WORD $0x014c; BYTE $0xf0 // addq %r14, %rax
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	LONG $0xd04c0f4c // cmovlq %rax, %r10
-	LONG $0x24548b49; BYTE $0x20 // movq 0x20(%r12), %rdx
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xd7480f4c // cmovsq %rdi, %r10
-	LONG $0x2454894c; BYTE $0x68 // movq %r10, 0x68(%rsp)
-	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0xc14c0f49 // cmovlq %r9, %rax
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xc7480f48 // cmovsq %rdi, %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
-	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	LONG $0xee4c0f4d // cmovlq %r14, %r13
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xef480f4c // cmovsq %rdi, %r13
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	QUAD $0x0001082484af0f48; BYTE $0x00 // imulq 0x108(%rsp), %rax
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	QUAD $0x0001002484af0f48; BYTE $0x00 // imulq 0x100(%rsp), %rax
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	QUAD $0x0000f82484af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rax
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	QUAD $0x0000f02484af0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rax
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	QUAD $0x0000d824bcaf0f48; BYTE $0x00 // imulq 0xd8(%rsp), %rdi
-	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	QUAD $0x0000e82484af0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rax
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0x49048d48 // leaq (%rcx,%rcx,2), %rax
-	LONG $0x30348d4a // leaq (%rax,%r14), %rsi
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x311c8d4a // leaq (%rcx,%r14), %rbx
-	LONG $0x09048d4a // leaq (%rcx,%r9), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x4e048d4d // leaq (%r14,%rcx,2), %r8
-	LONG $0x49048d49 // leaq (%r9,%rcx,2), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	LONG $0x8e248d4d // leaq (%r14,%rcx,4), %r12
-	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
-	LONG $0x890c8d49 // leaq (%r9,%rcx,4), %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0x184a8b4d // movq 0x18(%r10), %r9
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
-	LONG $0x024b8d49 // leaq 0x2(%r11), %rcx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	QUAD $0x000000d0248c8948 // movq %rcx, 0xd0(%rsp)
-	LONG $0x034b8d49 // leaq 0x3(%r11), %rcx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
-	LONG $0x044b8d49 // leaq 0x4(%r11), %rcx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	QUAD $0x000000c0248c8948 // movq %rcx, 0xc0(%rsp)
-	LONG $0x054b8d49 // leaq 0x5(%r11), %rcx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	QUAD $0x00000110248c8948 // movq %rcx, 0x110(%rsp)
-	LONG $0xcbaf0f4d // imulq %r11, %r9
-	QUAD $0x00000088248c894c // movq %r9, 0x88(%rsp)
-	WORD $0x8b49; BYTE $0x0a // movq (%r10), %rcx
-	QUAD $0x00000128248c8948 // movq %rcx, 0x128(%rsp)
-	LONG $0x104a8b49 // movq 0x10(%r10), %rcx
-	LONG $0x587a8b4d // movq 0x58(%r10), %r15
-	LONG $0x60528b4d // movq 0x60(%r10), %r10
-	QUAD $0x000000a824ac894c // movq %r13, 0xa8(%rsp)
-	QUAD $0x00000000ad0c8d4e // leaq (,%r13,4), %r9
-	QUAD $0x00000118248c894c // movq %r9, 0x118(%rsp)
-	QUAD $0x00000000952c8d4c // leaq (,%rdx,4), %r13
-	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
-	QUAD $0x00000120248c8948 // movq %rcx, 0x120(%rsp)
-	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	QUAD $0x000000802484c748; LONG $0x00000000 // movq $0x0, 0x80(%rsp)
-	LONG $0x0000dce9; BYTE $0x00 // jmp 0x19fe <k_attend_values+0x7fe>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000128248c8b48 // movq 0x128(%rsp), %rcx
-	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
-	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
-	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
-	LONG $0x117ca1c4; WORD $0x8904 // vmovups %ymm0, (%rcx,%r9,4)
-	LONG $0x117ca1c4; WORD $0x894c; BYTE $0x20 // vmovups %ymm1, 0x20(%rcx,%r9,4)
-	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
-	LONG $0x117ca1c4; WORD $0x8914 // vmovups %ymm2, (%rcx,%r9,4)
-	LONG $0x117ca1c4; WORD $0x895c; BYTE $0x20 // vmovups %ymm3, 0x20(%rcx,%r9,4)
-	QUAD $0x000000d0248c8b4c // movq 0xd0(%rsp), %r9
-	LONG $0x117ca1c4; WORD $0x8924 // vmovups %ymm4, (%rcx,%r9,4)
-	LONG $0x117ca1c4; WORD $0x896c; BYTE $0x20 // vmovups %ymm5, 0x20(%rcx,%r9,4)
-	QUAD $0x000000c8248c8b4c // movq 0xc8(%rsp), %r9
-	LONG $0x117ca1c4; WORD $0x8934 // vmovups %ymm6, (%rcx,%r9,4)
-	LONG $0x117ca1c4; WORD $0x897c; BYTE $0x20 // vmovups %ymm7, 0x20(%rcx,%r9,4)
-	QUAD $0x000000c0248c8b4c // movq 0xc0(%rsp), %r9
-	LONG $0x117c21c4; WORD $0x8904 // vmovups %ymm8, (%rcx,%r9,4)
-	LONG $0x117c21c4; WORD $0x894c; BYTE $0x20 // vmovups %ymm9, 0x20(%rcx,%r9,4)
-	QUAD $0x00000110248c8b4c // movq 0x110(%rsp), %r9
-	LONG $0x117c21c4; WORD $0x8914 // vmovups %ymm10, (%rcx,%r9,4)
-	LONG $0x117c21c4; WORD $0x895c; BYTE $0x20 // vmovups %ymm11, 0x20(%rcx,%r9,4)
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x5879894c // movq %r15, 0x58(%rcx)
-	LONG $0x6051894c // movq %r10, 0x60(%rcx)
-	QUAD $0x000000b824b48b4c // movq 0xb8(%rsp), %r14
-	LONG $0x104e8d4d // leaq 0x10(%r14), %r9
-	LONG $0x30598b4c // movq 0x30(%rcx), %r11
-	QUAD $0x0000009824848348; BYTE $0x40 // addq $0x40, 0x98(%rsp)
-	QUAD $0x0000008024b4894c // movq %r14, 0x80(%rsp)
-	LONG $0x245c894c; BYTE $0x08 // movq %r11, 0x8(%rsp)
-	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
-	LONG $0xf9b08f0f; WORD $0xffff // jg 0x13ae <k_attend_values+0x1ae>
-	QUAD $0x000000b8248c894c // movq %r9, 0xb8(%rsp)
-	QUAD $0x000000a8249c8b4c // movq 0xa8(%rsp), %r11
-	LONG $0x245c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r11
-	LONG $0x01a78d0f; WORD $0x0000 // jge 0x1bc0 <k_attend_values+0x9c0>
-	QUAD $0x00000118248c8b4c // movq 0x118(%rsp), %r9
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0xc9af0f4c // imulq %rcx, %r9
-	QUAD $0x00000098248c034c // addq 0x98(%rsp), %r9
-	QUAD $0x000000008d348d4c // leaq (,%rcx,4), %r14
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	WORD $0x11eb // jmp 0x1a81 <k_attend_values+0x881>
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	LONG $0x245c394c; BYTE $0x68 // cmpq %r11, 0x68(%rsp)
-	LONG $0x01af840f; WORD $0x0000 // je 0x1c30 <k_attend_values+0xa30>
-	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
-	WORD $0x0d73 // jae 0x1a93 <k_attend_values+0x893>
-	LONG $0x17180f41 // prefetcht1 (%r15)
-	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	LONG $0x107c41c4; BYTE $0x29 // vmovups (%r9), %ymm13
-	LONG $0x107c41c4; WORD $0x2061 // vmovups 0x20(%r9), %ymm12
-	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
-	WORD $0x9d0f; BYTE $0xc1 // setge %cl
-	LONG $0x245c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r11
-	LONG $0xc59c0f40 // setl %bpl
-	WORD $0x2040; BYTE $0xcd // andb %cl, %bpl
-	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1075 // jne 0x1ac6 <k_attend_values+0x8c6>
-	LONG $0x187d22c4; WORD $0x9f34 // vbroadcastss (%rdi,%r11,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
-	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
-	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	WORD $0x9d0f; BYTE $0xc1 // setge %cl
-	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
-	LONG $0xc59c0f40 // setl %bpl
-	WORD $0x2040; BYTE $0xcd // andb %cl, %bpl
-	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1575 // jne 0x1af3 <k_attend_values+0x8f3>
-	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0x187d22c4; WORD $0x9934 // vbroadcastss (%rcx,%r11,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
-	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
-	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0x9d0f; BYTE $0xc1 // setge %cl
-	LONG $0x245c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r11
-	LONG $0xc59c0f40 // setl %bpl
-	WORD $0x2040; BYTE $0xcd // andb %cl, %bpl
-	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1575 // jne 0x1b20 <k_attend_values+0x920>
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0x187d22c4; WORD $0x9934 // vbroadcastss (%rcx,%r11,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
-	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	WORD $0x9d0f; BYTE $0xc1 // setge %cl
-	LONG $0x245c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r11
-	LONG $0xc59c0f40 // setl %bpl
-	WORD $0x2040; BYTE $0xcd // andb %cl, %bpl
-	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1575 // jne 0x1b4d <k_attend_values+0x94d>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x187d22c4; WORD $0x9934 // vbroadcastss (%rcx,%r11,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm13) + ymm6
-	LONG $0xb81dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm14) + ymm7
-	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0x9d0f; BYTE $0xc1 // setge %cl
-	LONG $0x245c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r11
-	LONG $0xc59c0f40 // setl %bpl
-	WORD $0x2040; BYTE $0xcd // andb %cl, %bpl
-	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x1575 // jne 0x1b7a <k_attend_values+0x97a>
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x187d22c4; WORD $0x9934 // vbroadcastss (%rcx,%r11,4), %ymm14
-	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
-	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
-	LONG $0x241c3b4c // cmpq (%rsp), %r11
-	WORD $0x9d0f; BYTE $0xc1 // setge %cl
-	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
-	LONG $0xc59c0f40 // setl %bpl
-	WORD $0x2040; BYTE $0xcd // andb %cl, %bpl
-	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	LONG $0xfed9850f; WORD $0xffff // jne 0x1a70 <k_attend_values+0x870>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x187d22c4; WORD $0x9934 // vbroadcastss (%rcx,%r11,4), %ymm14
-	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
-	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
-	LONG $0xfffebfe9; BYTE $0xff // jmp 0x1a70 <k_attend_values+0x870>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	LONG $0x4caf0f4c; WORD $0x0824 // imulq 0x8(%rsp), %r9
-	QUAD $0x00000120248c8b48 // movq 0x120(%rsp), %rcx
-	LONG $0x890c8d4e // leaq (%rcx,%r9,4), %r9
+	LONG $0xfe9e850f; WORD $0xffff // jne 0x3d50 <k_attend_values+0x520>
 	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
-	LONG $0x890c8d4d // leaq (%r9,%rcx,4), %r9
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	LONG $0x24743b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r14
-	WORD $0x217c // jl 0x1c40 <k_attend_values+0xa40>
-	LONG $0x0000f1e9; BYTE $0x00 // jmp 0x1d15 <k_attend_values+0xb15>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x24748b4c; BYTE $0x68 // movq 0x68(%rsp), %r14
-	LONG $0x24743b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r14
-	LONG $0x00d58d0f; WORD $0x0000 // jge 0x1d15 <k_attend_values+0xb15>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	QUAD $0x000000008d1c8d4c // leaq (,%rcx,4), %r11
-	LONG $0x00009ee9; BYTE $0x00 // jmp 0x1cf0 <k_attend_values+0xaf0>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107c41c4; BYTE $0x29 // vmovups (%r9), %ymm13
-	LONG $0x107c41c4; WORD $0x2061 // vmovups 0x20(%r9), %ymm12
-	LONG $0xb70c8d4a // leaq (%rdi,%r14,4), %rcx
-	LONG $0x187d22c4; WORD $0xb734 // vbroadcastss (%rdi,%r14,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
-	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
-	LONG $0x292c8d4a // leaq (%rcx,%r13), %rbp
-	LONG $0x187d62c4; WORD $0x9134 // vbroadcastss (%rcx,%rdx,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
-	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
-	LONG $0x187d62c4; WORD $0xd134 // vbroadcastss (%rcx,%rdx,8), %ymm14
-	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
-	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
-	LONG $0x187d62c4; WORD $0x957c; BYTE $0x00 // vbroadcastss (%rbp,%rdx,4), %ymm15
-	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
-	LONG $0xb805c2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm13) + ymm6
-	LONG $0xb81dc2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm15) + ymm7
-	QUAD $0x000000006d0c8d4a // leaq (,%r13,2), %rcx
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	LONG $0x187d62c4; WORD $0xd574; BYTE $0x00 // vbroadcastss (%rbp,%rdx,8), %ymm14
-	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
-	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
-	LONG $0x187d62c4; WORD $0x9134 // vbroadcastss (%rcx,%rdx,4), %ymm14
-	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
-	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
-	LONG $0x2474394c; BYTE $0x60 // cmpq %r14, 0x60(%rsp)
-	WORD $0x2074 // je 0x1d10 <k_attend_values+0xb10>
-	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
-	LONG $0xff67830f; WORD $0xffff // jae 0x1c60 <k_attend_values+0xa60>
-	LONG $0x17180f41 // prefetcht1 (%r15)
-	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	LONG $0xffff55e9; BYTE $0xff // jmp 0x1c60 <k_attend_values+0xa60>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x24748b4c; BYTE $0x60 // movq 0x60(%rsp), %r14
-	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
-	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
-	LONG $0xfc0a8d0f; WORD $0xffff // jge 0x1930 <k_attend_values+0x730>
-	LONG $0x20c18349 // addq $0x20, %r9
-	LONG $0x2464c148; WORD $0x0208 // shlq $0x2, 0x8(%rsp)
-	WORD $0x1feb // jmp 0x1d51 <k_attend_values+0xb51>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	LONG $0x244c034c; BYTE $0x08 // addq 0x8(%rsp), %r9
-	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
-	LONG $0xfbdf840f; WORD $0xffff // je 0x1930 <k_attend_values+0x730>
-	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
-	WORD $0x0d73 // jae 0x1d63 <k_attend_values+0xb63>
-	LONG $0x17180f41 // prefetcht1 (%r15)
-	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	LONG $0x107c41c4; WORD $0xe069 // vmovups -0x20(%r9), %ymm13
-	LONG $0x107c41c4; BYTE $0x21 // vmovups (%r9), %ymm12
-	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
-	WORD $0x177c // jl 0x1d8a <k_attend_values+0xb8a>
-	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
-	WORD $0x107d // jge 0x1d8a <k_attend_values+0xb8a>
-	LONG $0x187d22c4; WORD $0xb734 // vbroadcastss (%rdi,%r14,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
-	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
-	WORD $0x3949; BYTE $0xde // cmpq %rbx, %r14
-	WORD $0x1c7c // jl 0x1dab <k_attend_values+0xbab>
-	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
-	WORD $0x157d // jge 0x1dab <k_attend_values+0xbab>
-	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
-	LONG $0x187d02c4; WORD $0xb334 // vbroadcastss (%r11,%r14,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
-	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	WORD $0x1c7c // jl 0x1dcc <k_attend_values+0xbcc>
-	LONG $0x24743b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r14
-	WORD $0x157d // jge 0x1dcc <k_attend_values+0xbcc>
-	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
-	LONG $0x187d02c4; WORD $0xb334 // vbroadcastss (%r11,%r14,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
-	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
-	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	WORD $0x1c7c // jl 0x1ded <k_attend_values+0xbed>
-	LONG $0x24743b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r14
-	WORD $0x157d // jge 0x1ded <k_attend_values+0xbed>
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	LONG $0x187d02c4; WORD $0xb334 // vbroadcastss (%r11,%r14,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm13) + ymm6
-	LONG $0xb81dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm14) + ymm7
-	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0x1c7c // jl 0x1e0e <k_attend_values+0xc0e>
-	LONG $0x24743b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r14
-	WORD $0x157d // jge 0x1e0e <k_attend_values+0xc0e>
-	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
-	LONG $0x187d02c4; WORD $0xb334 // vbroadcastss (%r11,%r14,4), %ymm14
-	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
-	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
-	LONG $0x24343b4c // cmpq (%rsp), %r14
-	LONG $0xff288c0f; WORD $0xffff // jl 0x1d40 <k_attend_values+0xb40>
-	LONG $0x24743b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r14
-	LONG $0xff1d8d0f; WORD $0xffff // jge 0x1d40 <k_attend_values+0xb40>
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0x187d02c4; WORD $0xb334 // vbroadcastss (%r11,%r14,4), %ymm14
-	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
-	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
-	LONG $0xffff03e9; BYTE $0xff // jmp 0x1d40 <k_attend_values+0xb40>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	LONG $0x50468b48 // movq 0x50(%rsi), %rax
+	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
+	LONG $0xb845e2c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm6) + ymm0
+	LONG $0xfffe86e9; BYTE $0xff // jmp 0x3d50 <k_attend_values+0x520>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x58458b49 // movq 0x58(%r13), %rax
 	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
-	QUAD $0x000000e024848b4c // movq 0xe0(%rsp), %r8
-	LONG $0xf0af0f4d // imulq %r8, %r14
-	LONG $0x407e8b4c // movq 0x40(%rsi), %r15
+	LONG $0xf3af0f4c // imulq %rbx, %r14
+	LONG $0x487d8b4d // movq 0x48(%r13), %r15
 	WORD $0x014d; BYTE $0xf7 // addq %r14, %r15
-	LONG $0x4876034c // addq 0x48(%rsi), %r14
-	LONG $0x80148d48 // leaq (%rax,%rax,4), %rdx
-	LONG $0x163c8d49 // leaq (%r14,%rdx), %rdi
-	LONG $0x385e8b4c // movq 0x38(%rsi), %r11
-	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
-	LONG $0xdf4c0f4c // cmovlq %rdi, %r11
-	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xdf480f4c // cmovsq %rdi, %r11
-	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
-	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
-	LONG $0xda4c0f48 // cmovlq %rdx, %rbx
-	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x5075034d // addq 0x50(%r13), %r14
+	LONG $0x80248d4c // leaq (%rax,%rax,4), %r12
+	LONG $0x26148d4b // leaq (%r14,%r12), %rdx
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0xca4c0f48 // cmovlq %rdx, %rcx
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xdf480f48 // cmovsq %rdi, %rbx
-	LONG $0x245c8948; BYTE $0x68 // movq %rbx, 0x68(%rsp)
-	WORD $0x394d; BYTE $0xde // cmpq %r11, %r14
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
-	LONG $0xde4c0f49 // cmovlq %r14, %rbx
-	LONG $0x08568b48 // movq 0x8(%rsi), %rdx
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xca480f48 // cmovsq %rdx, %rcx
+	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0xf44c0f49 // cmovlq %r12, %rsi
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xf2480f48 // cmovsq %rdx, %rsi
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0xf64c0f49 // cmovlq %r14, %rsi
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xdf480f48 // cmovsq %rdi, %rbx
-	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
-	WORD $0x394d; BYTE $0xdf // cmpq %r11, %r15
-	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
-	LONG $0xdf4c0f49 // cmovlq %r15, %rbx
-	LONG $0x205e8b4c // movq 0x20(%rsi), %r11
+	LONG $0xf2480f48 // cmovsq %rdx, %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0xf74c0f49 // cmovlq %r15, %rsi
+	LONG $0x084d8b49 // movq 0x8(%r13), %rcx
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xdf480f48 // cmovsq %rdi, %rbx
-	QUAD $0x000000a8249c8948 // movq %rbx, 0xa8(%rsp)
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	QUAD $0x00010824bcaf0f48; BYTE $0x00 // imulq 0x108(%rsp), %rdi
-	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
-	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	QUAD $0x00010024bcaf0f48; BYTE $0x00 // imulq 0x100(%rsp), %rdi
-	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
-	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	QUAD $0x0000f824bcaf0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rdi
-	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
-	LONG $0x247c8948; BYTE $0x78 // movq %rdi, 0x78(%rsp)
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	QUAD $0x0000f024bcaf0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rdi
-	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
-	QUAD $0x0000d824acaf0f48; BYTE $0x00 // imulq 0xd8(%rsp), %rbp
-	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	QUAD $0x0000e824bcaf0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rdi
-	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
-	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	LONG $0x01cf8348 // orq $0x1, %rdi
-	LONG $0x18568b48 // movq 0x18(%rsi), %rdx
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	QUAD $0x000000b024bc8948 // movq %rdi, 0xb0(%rsp)
-	LONG $0x02788d49 // leaq 0x2(%r8), %rdi
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	QUAD $0x000000d024bc8948 // movq %rdi, 0xd0(%rsp)
-	LONG $0x03788d49 // leaq 0x3(%r8), %rdi
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	QUAD $0x000000c824bc8948 // movq %rdi, 0xc8(%rsp)
-	LONG $0x04788d49 // leaq 0x4(%r8), %rdi
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	QUAD $0x000000c024bc8948 // movq %rdi, 0xc0(%rsp)
-	LONG $0x05788d49 // leaq 0x5(%r8), %rdi
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	QUAD $0x0000011024bc8948 // movq %rdi, 0x110(%rsp)
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	QUAD $0x0000008824bc8948 // movq %rdi, 0x88(%rsp)
-	LONG $0x40048d4c // leaq (%rax,%rax,2), %r8
-	LONG $0x383c8d4b // leaq (%r8,%r15), %rdi
-	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
-	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
-	LONG $0x381c8d4a // leaq (%rax,%r15), %rbx
-	LONG $0x30048d4e // leaq (%rax,%r14), %r8
-	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
-	LONG $0x47048d4d // leaq (%r15,%rax,2), %r8
+	LONG $0xf2480f48 // cmovsq %rdx, %rsi
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x287d8b49 // movq 0x28(%r13), %rdi
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	QUAD $0x00011024b4af0f48; BYTE $0x00 // imulq 0x110(%rsp), %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	QUAD $0x00010824b4af0f48; BYTE $0x00 // imulq 0x108(%rsp), %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	QUAD $0x00010024b4af0f48; BYTE $0x00 // imulq 0x100(%rsp), %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	QUAD $0x0000f824b4af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	QUAD $0x0000008824b48948 // movq %rsi, 0x88(%rsp)
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	QUAD $0x0000e8249caf0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rbx
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	QUAD $0x0000f024b4af0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0xcdaf0f48 // imulq %rbp, %rcx
+	QUAD $0x000000d0248c8948 // movq %rcx, 0xd0(%rsp)
+	LONG $0x40348d48 // leaq (%rax,%rax,2), %rsi
+	LONG $0x3e0c8d4a // leaq (%rsi,%r15), %rcx
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
+	LONG $0x38048d4e // leaq (%rax,%r15), %r8
+	LONG $0x30348d4a // leaq (%rax,%r14), %rsi
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	LONG $0x47348d49 // leaq (%r15,%rax,2), %rsi
 	LONG $0x460c8d4d // leaq (%r14,%rax,2), %r9
-	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
 	LONG $0x870c8d4d // leaq (%r15,%rax,4), %r9
 	LONG $0x2474894c; BYTE $0x10 // movq %r14, 0x10(%rsp)
 	LONG $0x86048d49 // leaq (%r14,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	WORD $0x8b48; BYTE $0x06 // movq (%rsi), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	LONG $0x01ce8349 // orq $0x1, %r14
+	LONG $0x20458b49 // movq 0x20(%r13), %rax
+	LONG $0xf0af0f4c // imulq %rax, %r14
+	QUAD $0x000000e024b4894c // movq %r14, 0xe0(%rsp)
+	LONG $0x02728d4d // leaq 0x2(%r10), %r14
+	LONG $0xf0af0f4c // imulq %rax, %r14
+	QUAD $0x000000d824b4894c // movq %r14, 0xd8(%rsp)
+	LONG $0x03728d4d // leaq 0x3(%r10), %r14
+	LONG $0xf0af0f4c // imulq %rax, %r14
+	QUAD $0x0000009024b4894c // movq %r14, 0x90(%rsp)
+	LONG $0x04728d4d // leaq 0x4(%r10), %r14
+	LONG $0xf0af0f4c // imulq %rax, %r14
+	QUAD $0x0000014024b4894c // movq %r14, 0x140(%rsp)
+	LONG $0x05728d4d // leaq 0x5(%r10), %r14
+	LONG $0xf0af0f4c // imulq %rax, %r14
+	QUAD $0x0000013824b4894c // movq %r14, 0x138(%rsp)
+	LONG $0xc2af0f49 // imulq %r10, %rax
+	QUAD $0x0000013024848948 // movq %rax, 0x130(%rsp)
+	LONG $0x00458b49 // movq (%r13), %rax
 	QUAD $0x0000012824848948 // movq %rax, 0x128(%rsp)
-	LONG $0x10468b48 // movq 0x10(%rsi), %rax
-	LONG $0x586e8b4c // movq 0x58(%rsi), %r13
-	LONG $0x60768b48 // movq 0x60(%rsi), %rsi
-	QUAD $0x0000012024848948 // movq %rax, 0x120(%rsp)
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
-	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	QUAD $0x0000011824848948 // movq %rax, 0x118(%rsp)
-	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
-	LONG $0x000096e9; BYTE $0x00 // jmp 0x20e4 <k_attend_values+0xee4>
-	WORD $0x9066 // nop
-	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
-	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
-	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
-	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
-	LONG $0x0411fcc5; BYTE $0x91 // vmovups %ymm0, (%rcx,%rdx,4)
-	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
-	LONG $0x0c11fcc5; BYTE $0x91 // vmovups %ymm1, (%rcx,%rdx,4)
-	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
-	LONG $0x1411fcc5; BYTE $0x91 // vmovups %ymm2, (%rcx,%rdx,4)
-	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
-	LONG $0x1c11fcc5; BYTE $0x91 // vmovups %ymm3, (%rcx,%rdx,4)
-	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
-	LONG $0x2411fcc5; BYTE $0x91 // vmovups %ymm4, (%rcx,%rdx,4)
-	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
-	LONG $0x2c11fcc5; BYTE $0x91 // vmovups %ymm5, (%rcx,%rdx,4)
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
-	LONG $0x586a894c // movq %r13, 0x58(%rdx)
-	LONG $0x60728948 // movq %rsi, 0x60(%rdx)
-	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
-	LONG $0x084e8d49 // leaq 0x8(%r14), %rcx
-	LONG $0x30528b4c // movq 0x30(%rdx), %r10
-	QUAD $0x0000009024848348; BYTE $0x20 // addq $0x20, 0x90(%rsp)
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0xf2e58f0f; WORD $0xffff // jg 0x13c9 <k_attend_values+0x1c9>
-	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
-	LONG $0x24743b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r14
-	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
+	QUAD $0x00000000bd2c8d4c // leaq (,%rdi,4), %r13
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
-	LONG $0x01748d0f; WORD $0x0000 // jge 0x2280 <k_attend_values+0x1080>
-	QUAD $0x00000118248c8b48 // movq 0x118(%rsp), %rcx
-	LONG $0xcaaf0f49 // imulq %r10, %rcx
-	QUAD $0x00000090248c0348 // addq 0x90(%rsp), %rcx
-	QUAD $0x0000000095148d4a // leaq (,%r10,4), %rdx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
-	WORD $0x1ceb // jmp 0x2161 <k_attend_values+0xf61>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
-	LONG $0x2454394c; BYTE $0x68 // cmpq %r10, 0x68(%rsp)
-	LONG $0x015f840f; WORD $0x0000 // je 0x22c0 <k_attend_values+0x10c0>
-	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
-	WORD $0x0e73 // jae 0x2174 <k_attend_values+0xf74>
-	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
-	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
-	LONG $0x80ed8349 // subq $-0x80, %r13
-	LONG $0x3110fcc5 // vmovups (%rcx), %ymm6
-	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	LONG $0xc69d0f41 // setge %r14b
-	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2045; BYTE $0xf7 // andb %r14b, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0c75 // jne 0x219d <k_attend_values+0xf9d>
-	LONG $0x187da2c4; WORD $0x957c; BYTE $0x00 // vbroadcastss (%rbp,%r10,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm7) + ymm0
-	WORD $0x3949; BYTE $0xda // cmpq %rbx, %r10
-	LONG $0xc69d0f41 // setge %r14b
-	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2045; BYTE $0xf7 // andb %r14b, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x1375 // jne 0x21c9 <k_attend_values+0xfc9>
-	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
-	LONG $0x187d82c4; WORD $0x963c // vbroadcastss (%r14,%r10,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
-	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0xc69d0f41 // setge %r14b
-	LONG $0x24543b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r10
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2045; BYTE $0xf7 // andb %r14b, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x1075 // jne 0x21f2 <k_attend_values+0xff2>
-	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
-	LONG $0x187d82c4; WORD $0x963c // vbroadcastss (%r14,%r10,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
-	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	LONG $0xc69d0f41 // setge %r14b
-	LONG $0x24543b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r10
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2045; BYTE $0xf7 // andb %r14b, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x1075 // jne 0x221b <k_attend_values+0x101b>
-	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
-	LONG $0x187d82c4; WORD $0x963c // vbroadcastss (%r14,%r10,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
-	LONG $0xc69d0f41 // setge %r14b
-	LONG $0x24543b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r10
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2045; BYTE $0xf7 // andb %r14b, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x1075 // jne 0x2244 <k_attend_values+0x1044>
-	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
-	LONG $0x187d82c4; WORD $0x963c // vbroadcastss (%r14,%r10,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
-	LONG $0x24143b4c // cmpq (%rsp), %r10
-	LONG $0xc69d0f41 // setge %r14b
-	LONG $0x24543b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r10
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2045; BYTE $0xf7 // andb %r14b, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	LONG $0xfeee850f; WORD $0xffff // jne 0x2150 <k_attend_values+0xf50>
-	LONG $0x24748b4c; BYTE $0x70 // movq 0x70(%rsp), %r14
-	LONG $0x187d82c4; WORD $0x963c // vbroadcastss (%r14,%r10,4), %ymm7
-	LONG $0xb845e2c4; BYTE $0xee // vfmadd231ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm6) + ymm5
-	LONG $0xfffed9e9; BYTE $0xff // jmp 0x2150 <k_attend_values+0xf50>
+	LONG $0x0000afe9; BYTE $0x00 // jmp 0x4166 <k_attend_values+0x936>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0xcaaf0f49 // imulq %r10, %rcx
-	QUAD $0x0000012024bc8b4c // movq 0x120(%rsp), %r15
-	LONG $0x8f0c8d49 // leaq (%r15,%rcx,4), %rcx
-	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	QUAD $0x0000012824848b48 // movq 0x128(%rsp), %rax
+	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	QUAD $0x0000013024948b48 // movq 0x130(%rsp), %rdx
+	LONG $0x0411fcc5; BYTE $0x90 // vmovups %ymm0, (%rax,%rdx,4)
+	LONG $0x4c11fcc5; WORD $0x2090 // vmovups %ymm1, 0x20(%rax,%rdx,4)
+	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
+	LONG $0x1411fcc5; BYTE $0x90 // vmovups %ymm2, (%rax,%rdx,4)
+	LONG $0x5c11fcc5; WORD $0x2090 // vmovups %ymm3, 0x20(%rax,%rdx,4)
+	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
+	LONG $0x2411fcc5; BYTE $0x90 // vmovups %ymm4, (%rax,%rdx,4)
+	LONG $0x6c11fcc5; WORD $0x2090 // vmovups %ymm5, 0x20(%rax,%rdx,4)
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
+	LONG $0x3411fcc5; BYTE $0x90 // vmovups %ymm6, (%rax,%rdx,4)
+	LONG $0x7c11fcc5; WORD $0x2090 // vmovups %ymm7, 0x20(%rax,%rdx,4)
+	QUAD $0x0000014024948b48 // movq 0x140(%rsp), %rdx
+	LONG $0x04117cc5; BYTE $0x90 // vmovups %ymm8, (%rax,%rdx,4)
+	LONG $0x4c117cc5; WORD $0x2090 // vmovups %ymm9, 0x20(%rax,%rdx,4)
+	QUAD $0x0000013824948b48 // movq 0x138(%rsp), %rdx
+	LONG $0x14117cc5; BYTE $0x90 // vmovups %ymm10, (%rax,%rdx,4)
+	LONG $0x5c117cc5; WORD $0x2090 // vmovups %ymm11, 0x20(%rax,%rdx,4)
+	QUAD $0x000000c024948b4c // movq 0xc0(%rsp), %r10
+	LONG $0x10428d49 // leaq 0x10(%r10), %rax
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	QUAD $0x000000b824948b48 // movq 0xb8(%rsp), %rdx
+	LONG $0xf9ff8f0f; WORD $0xffff // jg 0x3b65 <k_attend_values+0x335>
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
+	QUAD $0x000000b024b4894c // movq %r14, 0xb0(%rsp)
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24543b48; BYTE $0x70 // cmpq 0x70(%rsp), %rdx
+	LONG $0x01c08d0f; WORD $0x0000 // jge 0x4350 <k_attend_values+0xb20>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x10408b48 // movq 0x10(%rax), %rax
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0x24543b48; BYTE $0x60 // cmpq 0x60(%rsp), %rdx
-	WORD $0x1c7c // jl 0x22d5 <k_attend_values+0x10d5>
-	LONG $0x0000bce9; BYTE $0x00 // jmp 0x237a <k_attend_values+0x117a>
-	WORD $0x9066 // nop
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x24543b48; BYTE $0x60 // cmpq 0x60(%rsp), %rdx
-	LONG $0x00a58d0f; WORD $0x0000 // jge 0x237a <k_attend_values+0x117a>
-	QUAD $0x0000000095148d4e // leaq (,%r10,4), %r10
-	WORD $0x6eeb // jmp 0x234d <k_attend_values+0x114d>
-	BYTE $0x90 // nop
-	LONG $0x3110fcc5 // vmovups (%rcx), %ymm6
-	LONG $0x187de2c4; WORD $0x957c; BYTE $0x00 // vbroadcastss (%rbp,%rdx,4), %ymm7
-	QUAD $0x0000000095348d4c // leaq (,%rdx,4), %r14
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	WORD $0x1aeb // jmp 0x41e5 <k_attend_values+0x9b5>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
+	LONG $0x24543948; BYTE $0x70 // cmpq %rdx, 0x70(%rsp)
+	LONG $0x01ab840f; WORD $0x0000 // je 0x4390 <k_attend_values+0xb60>
+	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
+	WORD $0x2973 // jae 0x4215 <k_attend_values+0x9e5>
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
+	WORD $0x0a7e // jle 0x420f <k_attend_values+0x9df>
+	LONG $0x4055180f // prefetcht1 0x40(%rbp)
+	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
+	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0x107c21c4; WORD $0xb02c // vmovups (%rax,%r14,4), %ymm13
+	LONG $0x107c21c4; WORD $0xb064; BYTE $0x20 // vmovups 0x20(%rax,%r14,4), %ymm12
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0xc29d0f41 // setge %r10b
+	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1075 // jne 0x424b <k_attend_values+0xa1b>
+	LONG $0x187d62c4; WORD $0x9334 // vbroadcastss (%rbx,%rdx,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
+	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	LONG $0xc29d0f41 // setge %r10b
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1875 // jne 0x427c <k_attend_values+0xa4c>
+	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
+	LONG $0x187d42c4; WORD $0x9234 // vbroadcastss (%r10,%rdx,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
+	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0xc29d0f41 // setge %r10b
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1875 // jne 0x42ad <k_attend_values+0xa7d>
+	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
+	LONG $0x187d42c4; WORD $0x9234 // vbroadcastss (%r10,%rdx,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0xc29d0f41 // setge %r10b
+	LONG $0x24543b48; BYTE $0x48 // cmpq 0x48(%rsp), %rdx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1875 // jne 0x42de <k_attend_values+0xaae>
+	QUAD $0x0000009824948b4c // movq 0x98(%rsp), %r10
+	LONG $0x187d42c4; WORD $0x9234 // vbroadcastss (%r10,%rdx,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm13) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm14) + ymm7
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	LONG $0xc29d0f41 // setge %r10b
+	LONG $0x24543b48; BYTE $0x60 // cmpq 0x60(%rsp), %rdx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1575 // jne 0x430c <k_attend_values+0xadc>
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	LONG $0x187d42c4; WORD $0x9234 // vbroadcastss (%r10,%rdx,4), %ymm14
+	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
+	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
+	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
+	LONG $0xc29d0f41 // setge %r10b
+	LONG $0x24543b48; BYTE $0x50 // cmpq 0x50(%rsp), %rdx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	LONG $0xfea7850f; WORD $0xffff // jne 0x41d0 <k_attend_values+0x9a0>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x187d42c4; WORD $0x9234 // vbroadcastss (%r10,%rdx,4), %ymm14
+	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0xfffe8de9; BYTE $0xff // jmp 0x41d0 <k_attend_values+0x9a0>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	WORD $0x167c // jl 0x43a0 <k_attend_values+0xb70>
+	LONG $0x000106e9; BYTE $0x00 // jmp 0x4495 <k_attend_values+0xc65>
+	BYTE $0x90 // nop
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0x00f58d0f; WORD $0x0000 // jge 0x4495 <k_attend_values+0xc65>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
+	LONG $0x00009ee9; BYTE $0x00 // jmp 0x444c <k_attend_values+0xc1c>
+	WORD $0x9066 // nop
+	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0x107c21c4; WORD $0xb22c // vmovups (%rdx,%r14,4), %ymm13
+	LONG $0x107c21c4; WORD $0xb264; BYTE $0x20 // vmovups 0x20(%rdx,%r14,4), %ymm12
+	LONG $0x83148d4c // leaq (%rbx,%rax,4), %r10
+	LONG $0x187d62c4; WORD $0x8334 // vbroadcastss (%rbx,%rax,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
+	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
+	LONG $0x2a2c8d4b // leaq (%r10,%r13), %rbp
+	LONG $0x187d42c4; WORD $0xba34 // vbroadcastss (%r10,%rdi,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
+	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
+	LONG $0x187d42c4; WORD $0xfa34 // vbroadcastss (%r10,%rdi,8), %ymm14
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0x187d62c4; WORD $0xbd7c; BYTE $0x00 // vbroadcastss (%rbp,%rdi,4), %ymm15
+	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
+	LONG $0xb805c2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm13) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm15) + ymm7
+	QUAD $0x000000006d148d4e // leaq (,%r13,2), %r10
+	WORD $0x0149; BYTE $0xea // addq %rbp, %r10
+	LONG $0x187d62c4; WORD $0xfd74; BYTE $0x00 // vbroadcastss (%rbp,%rdi,8), %ymm14
+	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
+	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
+	LONG $0x187d42c4; WORD $0xba34 // vbroadcastss (%r10,%rdi,4), %ymm14
+	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
+	LONG $0x24443948; BYTE $0x58 // cmpq %rax, 0x58(%rsp)
+	WORD $0x4474 // je 0x4490 <k_attend_values+0xc60>
+	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
+	LONG $0xff5f830f; WORD $0xffff // jae 0x43b6 <k_attend_values+0xb86>
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
+	LONG $0xff3c8e0f; WORD $0xffff // jle 0x43b0 <k_attend_values+0xb80>
+	LONG $0x4055180f // prefetcht1 0x40(%rbp)
+	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
+	LONG $0xffff2de9; BYTE $0xff // jmp 0x43b0 <k_attend_values+0xb80>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	QUAD $0x0000008024843b48 // cmpq 0x80(%rsp), %rax
+	LONG $0xfc1d8d0f; WORD $0xffff // jge 0x40c0 <k_attend_values+0x890>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
+	LONG $0xb2148d4a // leaq (%rdx,%r14,4), %rdx
+	LONG $0x20c28348 // addq $0x20, %rdx
+	WORD $0x20eb // jmp 0x44d6 <k_attend_values+0xca6>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x24540348; BYTE $0x38 // addq 0x38(%rsp), %rdx
+	QUAD $0x0000008024843948 // cmpq %rax, 0x80(%rsp)
+	LONG $0xfbea840f; WORD $0xffff // je 0x40c0 <k_attend_values+0x890>
+	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
+	WORD $0x2a73 // jae 0x4507 <k_attend_values+0xcd7>
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0x13180f41 // prefetcht1 (%r11)
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
+	WORD $0x0b7e // jle 0x4501 <k_attend_values+0xcd1>
+	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
+	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
+	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	LONG $0x6a107cc5; BYTE $0xe0 // vmovups -0x20(%rdx), %ymm13
+	LONG $0x22107cc5 // vmovups (%rdx), %ymm12
+	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
+	WORD $0x177c // jl 0x452c <k_attend_values+0xcfc>
+	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
+	WORD $0x107d // jge 0x452c <k_attend_values+0xcfc>
+	LONG $0x187d62c4; WORD $0x8334 // vbroadcastss (%rbx,%rax,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
+	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	WORD $0x1f7c // jl 0x4550 <k_attend_values+0xd20>
+	LONG $0x24443b48; BYTE $0x40 // cmpq 0x40(%rsp), %rax
+	WORD $0x187d // jge 0x4550 <k_attend_values+0xd20>
+	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
+	LONG $0x187d42c4; WORD $0x8234 // vbroadcastss (%r10,%rax,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
+	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0x1f7c // jl 0x4574 <k_attend_values+0xd44>
+	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
+	WORD $0x187d // jge 0x4574 <k_attend_values+0xd44>
+	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
+	LONG $0x187d42c4; WORD $0x8234 // vbroadcastss (%r10,%rax,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0x1f7c // jl 0x4598 <k_attend_values+0xd68>
+	LONG $0x24443b48; BYTE $0x48 // cmpq 0x48(%rsp), %rax
+	WORD $0x187d // jge 0x4598 <k_attend_values+0xd68>
+	QUAD $0x0000009824948b4c // movq 0x98(%rsp), %r10
+	LONG $0x187d42c4; WORD $0x8234 // vbroadcastss (%r10,%rax,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm13) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm14) + ymm7
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	WORD $0x1c7c // jl 0x45b9 <k_attend_values+0xd89>
+	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
+	WORD $0x157d // jge 0x45b9 <k_attend_values+0xd89>
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	LONG $0x187d42c4; WORD $0x8234 // vbroadcastss (%r10,%rax,4), %ymm14
+	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
+	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	LONG $0xfefe8c0f; WORD $0xffff // jl 0x44c0 <k_attend_values+0xc90>
+	LONG $0x24443b48; BYTE $0x50 // cmpq 0x50(%rsp), %rax
+	LONG $0xfef38d0f; WORD $0xffff // jge 0x44c0 <k_attend_values+0xc90>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x187d42c4; WORD $0x8234 // vbroadcastss (%r10,%rax,4), %ymm14
+	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0xfffed9e9; BYTE $0xff // jmp 0x44c0 <k_attend_values+0xc90>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x587e8b48 // movq 0x58(%rsi), %rdi
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	QUAD $0x00000120248c8b4c // movq 0x120(%rsp), %r9
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	LONG $0x48768b4c // movq 0x48(%rsi), %r14
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	LONG $0x504e0348 // addq 0x50(%rsi), %rcx
+	LONG $0xbf1c8d4c // leaq (%rdi,%rdi,4), %r11
+	LONG $0x191c8d4a // leaq (%rcx,%r11), %rbx
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	LONG $0xfb4c0f4c // cmovlq %rbx, %r15
+	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xfb480f4c // cmovsq %rbx, %r15
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0xe34c0f4d // cmovlq %r11, %r12
+	LONG $0x08568b48 // movq 0x8(%rsi), %rdx
+	LONG $0x245c894c; BYTE $0x10 // movq %r11, 0x10(%rsp)
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xe3480f4c // cmovsq %rbx, %r12
+	LONG $0x2464894c; BYTE $0x70 // movq %r12, 0x70(%rsp)
+	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0xe14c0f4c // cmovlq %rcx, %r12
+	LONG $0x285e8b4c // movq 0x28(%rsi), %r11
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xe3480f4c // cmovsq %rbx, %r12
+	LONG $0x2464894c; BYTE $0x58 // movq %r12, 0x58(%rsp)
+	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
+	QUAD $0x0000008024bc894c // movq %r15, 0x80(%rsp)
+	LONG $0xfe4c0f4d // cmovlq %r14, %r15
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xfb480f4c // cmovsq %rbx, %r15
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	QUAD $0x000110249caf0f48; BYTE $0x00 // imulq 0x110(%rsp), %rbx
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	LONG $0x245c8948; BYTE $0x68 // movq %rbx, 0x68(%rsp)
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	QUAD $0x000108249caf0f48; BYTE $0x00 // imulq 0x108(%rsp), %rbx
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	LONG $0x245c8948; BYTE $0x78 // movq %rbx, 0x78(%rsp)
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	QUAD $0x000100249caf0f48; BYTE $0x00 // imulq 0x100(%rsp), %rbx
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	QUAD $0x00000098249c8948 // movq %rbx, 0x98(%rsp)
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	QUAD $0x0000f8249caf0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rbx
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	QUAD $0x00000088249c8948 // movq %rbx, 0x88(%rsp)
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	QUAD $0x0000e8249caf0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rbx
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	QUAD $0x0000f024a4af0f4c; BYTE $0x00 // imulq 0xf0(%rsp), %r12
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	QUAD $0x000000a024a4894c // movq %r12, 0xa0(%rsp)
+	QUAD $0x000000b824bc894c // movq %r15, 0xb8(%rsp)
+	LONG $0xfdaf0f4c // imulq %rbp, %r15
+	QUAD $0x000000d024bc894c // movq %r15, 0xd0(%rsp)
+	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
+	LONG $0x01cf8349 // orq $0x1, %r15
+	LONG $0x20568b48 // movq 0x20(%rsi), %rdx
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	QUAD $0x000000e024bc894c // movq %r15, 0xe0(%rsp)
+	LONG $0x02798d4d // leaq 0x2(%r9), %r15
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	QUAD $0x000000d824bc894c // movq %r15, 0xd8(%rsp)
+	LONG $0x03798d4d // leaq 0x3(%r9), %r15
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	QUAD $0x0000009024bc894c // movq %r15, 0x90(%rsp)
+	LONG $0x04798d4d // leaq 0x4(%r9), %r15
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	QUAD $0x0000014024bc894c // movq %r15, 0x140(%rsp)
+	LONG $0x05798d4d // leaq 0x5(%r9), %r15
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	QUAD $0x0000013824bc894c // movq %r15, 0x138(%rsp)
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0xf9af0f4d // imulq %r9, %r15
+	QUAD $0x0000013024bc894c // movq %r15, 0x130(%rsp)
+	LONG $0x7f0c8d4c // leaq (%rdi,%rdi,2), %r9
+	LONG $0x313c8d4f // leaq (%r9,%r14), %r15
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
+	LONG $0x37248d4e // leaq (%rdi,%r14), %r12
+	LONG $0x0f0c8d4c // leaq (%rdi,%rcx), %r9
+	LONG $0x244c894c; BYTE $0x40 // movq %r9, 0x40(%rsp)
+	LONG $0x7e2c8d4d // leaq (%r14,%rdi,2), %r13
+	LONG $0x790c8d4c // leaq (%rcx,%rdi,2), %r9
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	LONG $0xbe148d4d // leaq (%r14,%rdi,4), %r10
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	WORD $0x8b48; BYTE $0x0e // movq (%rsi), %rcx
+	QUAD $0x00000128248c8948 // movq %rcx, 0x128(%rsp)
+	QUAD $0x000000009d3c8d4a // leaq (,%r11,4), %rdi
+	LONG $0x00007de9; BYTE $0x00 // jmp 0x485b <k_attend_values+0x102b>
+	WORD $0x9066 // nop
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	QUAD $0x00000128248c8b48 // movq 0x128(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	QUAD $0x00000130248c8b48 // movq 0x130(%rsp), %rcx
+	LONG $0x0411fcc5; BYTE $0x88 // vmovups %ymm0, (%rax,%rcx,4)
+	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
+	LONG $0x0c11fcc5; BYTE $0x88 // vmovups %ymm1, (%rax,%rcx,4)
+	QUAD $0x000000d8248c8b48 // movq 0xd8(%rsp), %rcx
+	LONG $0x1411fcc5; BYTE $0x88 // vmovups %ymm2, (%rax,%rcx,4)
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	LONG $0x1c11fcc5; BYTE $0x88 // vmovups %ymm3, (%rax,%rcx,4)
+	QUAD $0x00000140248c8b48 // movq 0x140(%rsp), %rcx
+	LONG $0x2411fcc5; BYTE $0x88 // vmovups %ymm4, (%rax,%rcx,4)
+	QUAD $0x00000138248c8b48 // movq 0x138(%rsp), %rcx
+	LONG $0x2c11fcc5; BYTE $0x88 // vmovups %ymm5, (%rax,%rcx,4)
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0x08418d48 // leaq 0x8(%rcx), %rax
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	LONG $0xf3208f0f; WORD $0xffff // jg 0x3b7b <k_attend_values+0x34b>
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x000000b824948b48 // movq 0xb8(%rsp), %rdx
+	LONG $0x24543b48; BYTE $0x70 // cmpq 0x70(%rsp), %rdx
+	LONG $0x01838d0f; WORD $0x0000 // jge 0x4a10 <k_attend_values+0x11e0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x10518b48 // movq 0x10(%rcx), %rdx
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0x23eb // jmp 0x48d5 <k_attend_values+0x10a5>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x24040348 // addq (%rsp), %rax
+	LONG $0x244c3948; BYTE $0x70 // cmpq %rcx, 0x70(%rsp)
+	LONG $0x015b840f; WORD $0x0000 // je 0x4a30 <k_attend_values+0x1200>
+	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
+	WORD $0x2273 // jae 0x48fe <k_attend_values+0x10ce>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
+	WORD $0x0a7e // jle 0x48fb <k_attend_values+0x10cb>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x3410fcc5; BYTE $0x82 // vmovups (%rdx,%rax,4), %ymm6
+	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
+	LONG $0xc09c0f41 // setl %r8b
+	WORD $0x2041; BYTE $0xf0 // andb %sil, %r8b
+	LONG $0x01f88041 // cmpb $0x1, %r8b
+	WORD $0x0b75 // jne 0x4928 <k_attend_values+0x10f8>
+	LONG $0x187de2c4; WORD $0x8b3c // vbroadcastss (%rbx,%rcx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm7) + ymm0
-	LONG $0x187d82c4; WORD $0x9e3c // vbroadcastss (%r14,%r11,4), %ymm7
-	LONG $0x063c8d4d // leaq (%r14,%rax), %r15
+	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x244c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rcx
+	LONG $0xc09c0f41 // setl %r8b
+	WORD $0x2041; BYTE $0xf0 // andb %sil, %r8b
+	LONG $0x01f88041 // cmpb $0x1, %r8b
+	WORD $0x1375 // jne 0x4954 <k_attend_values+0x1124>
+	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
+	LONG $0x187de2c4; WORD $0x8e3c // vbroadcastss (%rsi,%rcx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
-	LONG $0x187d82c4; WORD $0xde3c // vbroadcastss (%r14,%r11,8), %ymm7
-	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x244c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rcx
+	LONG $0xc09c0f41 // setl %r8b
+	WORD $0x2041; BYTE $0xf0 // andb %sil, %r8b
+	LONG $0x01f88041 // cmpb $0x1, %r8b
+	WORD $0x1375 // jne 0x4980 <k_attend_values+0x1150>
+	QUAD $0x0000008824b48b48 // movq 0x88(%rsp), %rsi
+	LONG $0x187de2c4; WORD $0x8e3c // vbroadcastss (%rsi,%rcx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
-	LONG $0x187d82c4; WORD $0x9f3c // vbroadcastss (%r15,%r11,4), %ymm7
+	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x244c3b48; BYTE $0x48 // cmpq 0x48(%rsp), %rcx
+	LONG $0xc09c0f41 // setl %r8b
+	WORD $0x2041; BYTE $0xf0 // andb %sil, %r8b
+	LONG $0x01f88041 // cmpb $0x1, %r8b
+	WORD $0x1375 // jne 0x49ac <k_attend_values+0x117c>
+	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
+	LONG $0x187de2c4; WORD $0x8e3c // vbroadcastss (%rsi,%rcx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	LONG $0x00348d4c // leaq (%rax,%rax), %r14
-	LONG $0x187d82c4; WORD $0xdf3c // vbroadcastss (%r15,%r11,8), %ymm7
-	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x244c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rcx
+	LONG $0xc09c0f41 // setl %r8b
+	WORD $0x2041; BYTE $0xf0 // andb %sil, %r8b
+	LONG $0x01f88041 // cmpb $0x1, %r8b
+	WORD $0x1075 // jne 0x49d5 <k_attend_values+0x11a5>
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	LONG $0x187de2c4; WORD $0x8e3c // vbroadcastss (%rsi,%rcx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
-	LONG $0x187d82c4; WORD $0x9e3c // vbroadcastss (%r14,%r11,4), %ymm7
+	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x244c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rcx
+	LONG $0xc09c0f41 // setl %r8b
+	WORD $0x2041; BYTE $0xf0 // andb %sil, %r8b
+	LONG $0x01f88041 // cmpb $0x1, %r8b
+	LONG $0xfecc850f; WORD $0xffff // jne 0x48c0 <k_attend_values+0x1090>
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	LONG $0x187de2c4; WORD $0x8e3c // vbroadcastss (%rsi,%rcx,4), %ymm7
+	LONG $0xb845e2c4; BYTE $0xee // vfmadd231ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm6) + ymm5
+	LONG $0xfffeb7e9; BYTE $0xff // jmp 0x48c0 <k_attend_values+0x1090>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x24543b48; BYTE $0x58 // cmpq 0x58(%rsp), %rdx
+	WORD $0x157c // jl 0x4a40 <k_attend_values+0x1210>
+	LONG $0x0000c5e9; BYTE $0x00 // jmp 0x4af5 <k_attend_values+0x12c5>
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	LONG $0x24543b48; BYTE $0x58 // cmpq 0x58(%rsp), %rdx
+	LONG $0x00b58d0f; WORD $0x0000 // jge 0x4af5 <k_attend_values+0x12c5>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x10498b48 // movq 0x10(%rcx), %rcx
+	WORD $0x75eb // jmp 0x4ac0 <k_attend_values+0x1290>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x3410fcc5; BYTE $0x81 // vmovups (%rcx,%rax,4), %ymm6
+	LONG $0x187de2c4; WORD $0x933c // vbroadcastss (%rbx,%rdx,4), %ymm7
+	LONG $0x93348d48 // leaq (%rbx,%rdx,4), %rsi
+	LONG $0xb84de2c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm7) + ymm0
+	LONG $0x187da2c4; WORD $0x9e3c // vbroadcastss (%rsi,%r11,4), %ymm7
+	LONG $0x3e048d4c // leaq (%rsi,%rdi), %r8
+	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
+	LONG $0x187da2c4; WORD $0xde3c // vbroadcastss (%rsi,%r11,8), %ymm7
+	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
+	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
+	LONG $0x187d82c4; WORD $0x983c // vbroadcastss (%r8,%r11,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
+	LONG $0x3f348d48 // leaq (%rdi,%rdi), %rsi
+	LONG $0x187d82c4; WORD $0xd83c // vbroadcastss (%r8,%r11,8), %ymm7
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
+	LONG $0x187da2c4; WORD $0x9e3c // vbroadcastss (%rsi,%r11,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm7) + ymm5
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
-	LONG $0x24543948; BYTE $0x60 // cmpq %rdx, 0x60(%rsp)
-	WORD $0x2374 // je 0x2370 <k_attend_values+0x1170>
-	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
-	WORD $0x8e73 // jae 0x22e0 <k_attend_values+0x10e0>
-	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
-	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
-	LONG $0x80ed8349 // subq $-0x80, %r13
-	LONG $0xffff7be9; BYTE $0xff // jmp 0x22e0 <k_attend_values+0x10e0>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
-	LONG $0xfccb8d0f; WORD $0xffff // jge 0x2050 <k_attend_values+0xe50>
-	LONG $0x02e2c149 // shlq $0x2, %r10
-	WORD $0x16eb // jmp 0x23a1 <k_attend_values+0x11a1>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x24040348 // addq (%rsp), %rax
+	LONG $0x24543948; BYTE $0x58 // cmpq %rdx, 0x58(%rsp)
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	WORD $0x3074 // je 0x4af0 <k_attend_values+0x12c0>
+	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
+	WORD $0x8c73 // jae 0x4a53 <k_attend_values+0x1223>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
+	LONG $0xff708e0f; WORD $0xffff // jle 0x4a50 <k_attend_values+0x1220>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
+	LONG $0xffff61e9; BYTE $0xff // jmp 0x4a50 <k_attend_values+0x1220>
+	BYTE $0x90 // nop
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	QUAD $0x0000008024943b48 // cmpq 0x80(%rsp), %rdx
+	LONG $0xfcdd8d0f; WORD $0xffff // jge 0x47e0 <k_attend_values+0xfb0>
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x10410348 // addq 0x10(%rcx), %rax
+	WORD $0x24eb // jmp 0x4b36 <k_attend_values+0x1306>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
-	LONG $0x24543948; BYTE $0x30 // cmpq %rdx, 0x30(%rsp)
-	LONG $0xfcaf840f; WORD $0xffff // je 0x2050 <k_attend_values+0xe50>
-	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
-	WORD $0x0e73 // jae 0x23b4 <k_attend_values+0x11b4>
-	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
-	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
-	LONG $0x80ed8349 // subq $-0x80, %r13
-	LONG $0x3110fcc5 // vmovups (%rcx), %ymm6
-	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
-	WORD $0x137c // jl 0x23d0 <k_attend_values+0x11d0>
-	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
-	WORD $0x0c7d // jge 0x23d0 <k_attend_values+0x11d0>
-	LONG $0x187de2c4; WORD $0x957c; BYTE $0x00 // vbroadcastss (%rbp,%rdx,4), %ymm7
+	LONG $0x24440348; BYTE $0x38 // addq 0x38(%rsp), %rax
+	QUAD $0x0000008024943948 // cmpq %rdx, 0x80(%rsp)
+	LONG $0xfcaa840f; WORD $0xffff // je 0x47e0 <k_attend_values+0xfb0>
+	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
+	WORD $0x2273 // jae 0x4b5f <k_attend_values+0x132f>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
+	WORD $0x0a7e // jle 0x4b5c <k_attend_values+0x132c>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x3010fcc5 // vmovups (%rax), %ymm6
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	WORD $0x107c // jl 0x4b78 <k_attend_values+0x1348>
+	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
+	WORD $0x0b7d // jge 0x4b78 <k_attend_values+0x1348>
+	LONG $0x187de2c4; WORD $0x933c // vbroadcastss (%rbx,%rdx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm7) + ymm0
-	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
-	WORD $0x1a7c // jl 0x23ef <k_attend_values+0x11ef>
-	LONG $0x24543b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdx
-	WORD $0x137d // jge 0x23ef <k_attend_values+0x11ef>
-	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
-	LONG $0x187dc2c4; WORD $0x963c // vbroadcastss (%r14,%rdx,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
-	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	WORD $0x177c // jl 0x240b <k_attend_values+0x120b>
-	LONG $0x24543b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdx
-	WORD $0x107d // jge 0x240b <k_attend_values+0x120b>
-	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
-	LONG $0x187dc2c4; WORD $0x963c // vbroadcastss (%r14,%rdx,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0x177c // jl 0x2427 <k_attend_values+0x1227>
+	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
+	WORD $0x1a7c // jl 0x4b97 <k_attend_values+0x1367>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	WORD $0x107d // jge 0x2427 <k_attend_values+0x1227>
-	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
-	LONG $0x187dc2c4; WORD $0x963c // vbroadcastss (%r14,%rdx,4), %ymm7
+	WORD $0x137d // jge 0x4b97 <k_attend_values+0x1367>
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	LONG $0x187de2c4; WORD $0x913c // vbroadcastss (%rcx,%rdx,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	WORD $0x1a7c // jl 0x4bb6 <k_attend_values+0x1386>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0x137d // jge 0x4bb6 <k_attend_values+0x1386>
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x187de2c4; WORD $0x913c // vbroadcastss (%rcx,%rdx,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	WORD $0x1a7c // jl 0x4bd5 <k_attend_values+0x13a5>
+	LONG $0x24543b48; BYTE $0x48 // cmpq 0x48(%rsp), %rdx
+	WORD $0x137d // jge 0x4bd5 <k_attend_values+0x13a5>
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x187de2c4; WORD $0x913c // vbroadcastss (%rcx,%rdx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
-	WORD $0x177c // jl 0x2443 <k_attend_values+0x1243>
-	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
-	WORD $0x107d // jge 0x2443 <k_attend_values+0x1243>
-	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
-	LONG $0x187dc2c4; WORD $0x963c // vbroadcastss (%r14,%rdx,4), %ymm7
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	WORD $0x177c // jl 0x4bf1 <k_attend_values+0x13c1>
+	LONG $0x24543b48; BYTE $0x60 // cmpq 0x60(%rsp), %rdx
+	WORD $0x107d // jge 0x4bf1 <k_attend_values+0x13c1>
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x187de2c4; WORD $0x913c // vbroadcastss (%rcx,%rdx,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
-	LONG $0x24143b48 // cmpq (%rsp), %rdx
-	LONG $0xff438c0f; WORD $0xffff // jl 0x2390 <k_attend_values+0x1190>
-	LONG $0x24543b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdx
-	LONG $0xff388d0f; WORD $0xffff // jge 0x2390 <k_attend_values+0x1190>
-	LONG $0x24748b4c; BYTE $0x70 // movq 0x70(%rsp), %r14
-	LONG $0x187dc2c4; WORD $0x963c // vbroadcastss (%r14,%rdx,4), %ymm7
+	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
+	LONG $0xff248c0f; WORD $0xffff // jl 0x4b20 <k_attend_values+0x12f0>
+	LONG $0x24543b48; BYTE $0x50 // cmpq 0x50(%rsp), %rdx
+	LONG $0xff198d0f; WORD $0xffff // jge 0x4b20 <k_attend_values+0x12f0>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x187de2c4; WORD $0x913c // vbroadcastss (%rcx,%rdx,4), %ymm7
 	LONG $0xb845e2c4; BYTE $0xee // vfmadd231ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm6) + ymm5
-	LONG $0xffff23e9; BYTE $0xff // jmp 0x2390 <k_attend_values+0x1190>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xffff04e9; BYTE $0xff // jmp 0x4b20 <k_attend_values+0x12f0>
+	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0000009824ac8b48 // movq 0x98(%rsp), %rbp
-	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	WORD $0x3f7c // jl 0x24d7 <k_attend_values+0x12d7>
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x247c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r15
-	LONG $0x01158c0f; WORD $0x0000 // jl 0x25bd <k_attend_values+0x13bd>
-	LONG $0x0002e3e9; BYTE $0x00 // jmp 0x2790 <k_attend_values+0x1590>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	QUAD $0x0000009024ac8b4c // movq 0x90(%rsp), %r13
-	QUAD $0x0000009824ac8b48 // movq 0x98(%rsp), %rbp
-	QUAD $0x000000a8248c8b4c // movq 0xa8(%rsp), %r9
-	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	WORD $0xc17d // jge 0x2498 <k_attend_values+0x1298>
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	QUAD $0x0000d824b4af0f48; BYTE $0x00 // imulq 0xd8(%rsp), %rsi
-	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	QUAD $0x0000000095048d4e // leaq (,%r10,4), %r8
-	QUAD $0x000000009d0c8d4e // leaq (,%r11,4), %r9
-	WORD $0x78eb // jmp 0x2576 <k_attend_values+0x1376>
+	LONG $0x247c3b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r15
+	WORD $0x487c // jl 0x4c83 <k_attend_values+0x1453>
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x247c3b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r15
+	LONG $0x014f8c0f; WORD $0x0000 // jl 0x4d98 <k_attend_values+0x1568>
+	LONG $0x000332e9; BYTE $0x00 // jmp 0x4f80 <k_attend_values+0x1750>
 	WORD $0x9066 // nop
-	LONG $0x39058d48; WORD $0x0027; BYTE $0x00 // leaq 0x2739(%rip), %rax # 0x4c40 <lanes>
-	LONG $0x7410fcc5; WORD $0x2090 // vmovups 0x20(%rax,%rdx,4), %ymm6
-	LONG $0x2c4de2c4; BYTE $0x33 // vmaskmovps (%rbx), %ymm6, %ymm6
-	LONG $0x187da2c4; WORD $0xbe3c // vbroadcastss (%rsi,%r15,4), %ymm7
-	LONG $0xbe048d4a // leaq (%rsi,%r15,4), %rax
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	QUAD $0x000000b0249c8b48 // movq 0xb0(%rsp), %rbx
+	QUAD $0x000000c024a48b4c // movq 0xc0(%rsp), %r12
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	LONG $0x247c3b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r15
+	WORD $0xb87d // jge 0x4c3b <k_attend_values+0x140b>
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	QUAD $0x0000e82494af0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rdx
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	QUAD $0x000000009d048d4e // leaq (,%r11,4), %r8
+	LONG $0x1041034c // addq 0x10(%rcx), %r8
+	QUAD $0x00000000950c8d4e // leaq (,%r10,4), %r9
+	LONG $0x000084e9; BYTE $0x00 // jmp 0x4d38 <k_attend_values+0x1508>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x490d8d48; WORD $0x005c; BYTE $0x00 // leaq 0x5c49(%rip), %rcx # 0xa910 <lanes>
+	LONG $0x7410fcc5; WORD $0x2081 // vmovups 0x20(%rcx,%rax,4), %ymm6
+	LONG $0x2c4dc2c4; BYTE $0x30 // vmaskmovps (%r8), %ymm6, %ymm6
+	LONG $0xba0c8d4a // leaq (%rdx,%r15,4), %rcx
+	LONG $0x187da2c4; WORD $0xba3c // vbroadcastss (%rdx,%r15,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
-	LONG $0x187da2c4; WORD $0x983c // vbroadcastss (%rax,%r11,4), %ymm7
-	LONG $0x083c8d4a // leaq (%rax,%r9), %rdi
+	LONG $0x093c8d4a // leaq (%rcx,%r9), %rdi
+	LONG $0x187da2c4; WORD $0x913c // vbroadcastss (%rcx,%r10,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm7) + ymm5
-	LONG $0x187da2c4; WORD $0xd83c // vbroadcastss (%rax,%r11,8), %ymm7
 	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	LONG $0x187da2c4; WORD $0xd13c // vbroadcastss (%rcx,%r10,8), %ymm7
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	LONG $0x187da2c4; WORD $0x9f3c // vbroadcastss (%rdi,%r11,4), %ymm7
+	LONG $0x187da2c4; WORD $0x973c // vbroadcastss (%rdi,%r10,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
-	LONG $0x09048d4b // leaq (%r9,%r9), %rax
-	LONG $0x187da2c4; WORD $0xdf3c // vbroadcastss (%rdi,%r11,8), %ymm7
-	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	LONG $0x090c8d4b // leaq (%r9,%r9), %rcx
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	LONG $0x187da2c4; WORD $0xd73c // vbroadcastss (%rdi,%r10,8), %ymm7
 	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
-	LONG $0x187da2c4; WORD $0x983c // vbroadcastss (%rax,%r11,4), %ymm7
+	LONG $0x187da2c4; WORD $0x913c // vbroadcastss (%rcx,%r10,4), %ymm7
 	LONG $0xb84de2c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm7) + ymm0
 	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
-	LONG $0x247c394c; BYTE $0x28 // cmpq %r15, 0x28(%rsp)
-	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
-	WORD $0x2a74 // je 0x25a0 <k_attend_values+0x13a0>
-	LONG $0x240c3b48 // cmpq (%rsp), %rcx
-	WORD $0x0b73 // jae 0x2587 <k_attend_values+0x1387>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
-	LONG $0x80e98348 // subq $-0x80, %rcx
-	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	LONG $0xff70850f; WORD $0xffff // jne 0x2500 <k_attend_values+0x1300>
-	LONG $0x3310fcc5 // vmovups (%rbx), %ymm6
-	LONG $0xffff79e9; BYTE $0xff // jmp 0x2512 <k_attend_values+0x1312>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	WORD $0x0149; BYTE $0xeb // addq %rbp, %r11
+	LONG $0x2444034c; BYTE $0x38 // addq 0x38(%rsp), %r8
+	LONG $0x247c394c; BYTE $0x30 // cmpq %r15, 0x30(%rsp)
+	WORD $0x4874 // je 0x4d80 <k_attend_values+0x1550>
+	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
+	WORD $0x2c73 // jae 0x4d6b <k_attend_values+0x153b>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x16180f41 // prefetcht1 (%r14)
+	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	QUAD $0x000000a8248c8b4c // movq 0xa8(%rsp), %r9
-	LONG $0x247c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r15
-	LONG $0x01d38d0f; WORD $0x0000 // jge 0x2790 <k_attend_values+0x1590>
-	WORD $0xf749; BYTE $0xdd // negq %r13
-	LONG $0x246c894c; BYTE $0x60 // movq %r13, 0x60(%rsp)
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0x312c8d4b // leaq (%r9,%r14), %rbp
-	LONG $0x31148d49 // leaq (%r9,%rsi), %rdx
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	LONG $0x4e148d4a // leaq (%rsi,%r9,2), %rdx
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	LONG $0x49148d4f // leaq (%r9,%r9,2), %r10
-	LONG $0x32148d4b // leaq (%r10,%r14), %rdx
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
+	WORD $0x097e // jle 0x4d60 <k_attend_values+0x1530>
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
+	LONG $0xff4c850f; WORD $0xffff // jne 0x4cc0 <k_attend_values+0x1490>
+	LONG $0x107cc1c4; BYTE $0x30 // vmovups (%r8), %ymm6
+	LONG $0xffff54e9; BYTE $0xff // jmp 0x4cd2 <k_attend_values+0x14a2>
+	WORD $0x9066 // nop
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	LONG $0x247c3b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r15
+	LONG $0x01e88d0f; WORD $0x0000 // jge 0x4f80 <k_attend_values+0x1750>
+	WORD $0xf749; BYTE $0xdc // negq %r12
+	LONG $0x2464894c; BYTE $0x30 // movq %r12, 0x30(%rsp)
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	QUAD $0x000000d024bc8b48 // movq 0xd0(%rsp), %rdi
+	LONG $0x372c8d4c // leaq (%rdi,%rsi), %r13
+	LONG $0x0f2c8d48 // leaq (%rdi,%rcx), %rbp
+	LONG $0x79048d48 // leaq (%rcx,%rdi,2), %rax
+	LONG $0x7f148d48 // leaq (%rdi,%rdi,2), %rdx
+	LONG $0x32248d4c // leaq (%rdx,%rsi), %r12
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	QUAD $0x0001102484af0f4c; BYTE $0x00 // imulq 0x110(%rsp), %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x2444894c; BYTE $0x70 // movq %r8, 0x70(%rsp)
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	QUAD $0x0001082484af0f4c; BYTE $0x00 // imulq 0x108(%rsp), %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	QUAD $0x0001002484af0f4c; BYTE $0x00 // imulq 0x100(%rsp), %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	QUAD $0x0000f82484af0f4c; BYTE $0x00 // imulq 0xf8(%rsp), %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	QUAD $0x0000e82484af0f4c; BYTE $0x00 // imulq 0xe8(%rsp), %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x2444894c; BYTE $0x78 // movq %r8, 0x78(%rsp)
+	QUAD $0x0000f02494af0f4c; BYTE $0x00 // imulq 0xf0(%rsp), %r10
+	WORD $0x014d; BYTE $0xca // addq %r9, %r10
+	LONG $0xbe048d4c // leaq (%rsi,%rdi,4), %r8
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0xb91c8d48 // leaq (%rcx,%rdi,4), %rbx
+	LONG $0x02e3c149 // shlq $0x2, %r11
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x1059034c // addq 0x10(%rcx), %r11
+	WORD $0x14eb // jmp 0x4e63 <k_attend_values+0x1633>
+	BYTE $0x90 // nop
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x245c034c; BYTE $0x38 // addq 0x38(%rsp), %r11
+	LONG $0x247c394c; BYTE $0x60 // cmpq %r15, 0x60(%rsp)
+	LONG $0x011d840f; WORD $0x0000 // je 0x4f80 <k_attend_values+0x1750>
+	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
+	WORD $0x2c73 // jae 0x4e96 <k_attend_values+0x1666>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x16180f41 // prefetcht1 (%r14)
+	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
+	WORD $0x097e // jle 0x4e8b <k_attend_values+0x165b>
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0x240c3948 // cmpq %rcx, (%rsp)
+	WORD $0x0c75 // jne 0x4eb0 <k_attend_values+0x1680>
+	LONG $0x107cc1c4; BYTE $0x33 // vmovups (%r11), %ymm6
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	WORD $0x1e7d // jge 0x4ecc <k_attend_values+0x169c>
+	WORD $0x31eb // jmp 0x4ee1 <k_attend_values+0x16b1>
+	LONG $0x590d8d48; WORD $0x005a; BYTE $0x00 // leaq 0x5a59(%rip), %rcx # 0xa910 <lanes>
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x7410fcc5; WORD $0x20b9 // vmovups 0x20(%rcx,%rdi,4), %ymm6
+	LONG $0x2c4dc2c4; BYTE $0x33 // vmaskmovps (%r11), %ymm6, %ymm6
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	WORD $0x157c // jl 0x4ee1 <k_attend_values+0x16b1>
+	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
+	WORD $0x107d // jge 0x4ee1 <k_attend_values+0x16b1>
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
+	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
+	WORD $0x107c // jl 0x4ef6 <k_attend_values+0x16c6>
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	WORD $0x0b7d // jge 0x4ef6 <k_attend_values+0x16c6>
+	LONG $0x187d82c4; WORD $0xba3c // vbroadcastss (%r10,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm7) + ymm5
+	LONG $0x247c3b4c; BYTE $0x48 // cmpq 0x48(%rsp), %r15
+	WORD $0x157c // jl 0x4f12 <k_attend_values+0x16e2>
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
+	WORD $0x107d // jge 0x4f12 <k_attend_values+0x16e2>
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0x187c // jl 0x4f2f <k_attend_values+0x16ff>
+	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	WORD $0x137d // jge 0x4f2f <k_attend_values+0x16ff>
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
+	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	WORD $0x157c // jl 0x4f49 <k_attend_values+0x1719>
+	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
+	WORD $0x107d // jge 0x4f49 <k_attend_values+0x1719>
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
+	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
+	LONG $0x247c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r15
+	LONG $0xfefc8c0f; WORD $0xffff // jl 0x4e50 <k_attend_values+0x1620>
+	LONG $0x247c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r15
+	LONG $0xfef18d0f; WORD $0xffff // jge 0x4e50 <k_attend_values+0x1620>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x187da2c4; WORD $0xb93c // vbroadcastss (%rcx,%r15,4), %ymm7
+	LONG $0xb845e2c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm6) + ymm0
+	LONG $0xfffedce9; BYTE $0xff // jmp 0x4e50 <k_attend_values+0x1620>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
+	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
+	LONG $0x00450349 // addq (%r13), %rax
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x3948; BYTE $0xd5 // cmpq %rdx, %rbp
+	WORD $0x6a75 // jne 0x5010 <k_attend_values+0x17e0>
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	QUAD $0x0000012024b48b48 // movq 0x120(%rsp), %rsi
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x2411fcc5; BYTE $0x90 // vmovups %ymm4, (%rax,%rdx,4)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	LONG $0x2c11fcc5; BYTE $0x90 // vmovups %ymm5, (%rax,%rdx,4)
+	LONG $0x02568d48 // leaq 0x2(%rsi), %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	LONG $0x1c11fcc5; BYTE $0x90 // vmovups %ymm3, (%rax,%rdx,4)
+	LONG $0x03568d48 // leaq 0x3(%rsi), %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	LONG $0x1411fcc5; BYTE $0x90 // vmovups %ymm2, (%rax,%rdx,4)
+	LONG $0x04568d48 // leaq 0x4(%rsi), %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	LONG $0x0c11fcc5; BYTE $0x90 // vmovups %ymm1, (%rax,%rdx,4)
+	LONG $0x05c68348 // addq $0x5, %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x0411fcc5; BYTE $0xb0 // vmovups %ymm0, (%rax,%rsi,4)
 	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	LONG $0x8e0c8d4f // leaq (%r14,%r9,4), %r9
-	LONG $0xa6248d4e // leaq (%rsi,%r12,4), %r12
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	QUAD $0x00010824b4af0f4c; BYTE $0x00 // imulq 0x108(%rsp), %r14
-	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
-	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	QUAD $0x00010024b4af0f4c; BYTE $0x00 // imulq 0x100(%rsp), %r14
-	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
-	LONG $0x2474894c; BYTE $0x70 // movq %r14, 0x70(%rsp)
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	QUAD $0x0000f824b4af0f4c; BYTE $0x00 // imulq 0xf8(%rsp), %r14
+	LONG $0xffeaefe9; BYTE $0xff // jmp 0x3af5 <k_attend_values+0x2c5>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0xed158d48; WORD $0x0058; BYTE $0x00 // leaq 0x58ed(%rip), %rdx # 0xa910 <lanes>
+	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
+	LONG $0x7210fcc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm6
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	QUAD $0x0000012024b48b48 // movq 0x120(%rsp), %rsi
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x2e4de2c4; WORD $0x9024 // vmaskmovps %ymm4, %ymm6, (%rax,%rdx,4)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	LONG $0x2e4de2c4; WORD $0x902c // vmaskmovps %ymm5, %ymm6, (%rax,%rdx,4)
+	LONG $0x02568d48 // leaq 0x2(%rsi), %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	LONG $0x2e4de2c4; WORD $0x901c // vmaskmovps %ymm3, %ymm6, (%rax,%rdx,4)
+	LONG $0x03568d48 // leaq 0x3(%rsi), %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	LONG $0x2e4de2c4; WORD $0x9014 // vmaskmovps %ymm2, %ymm6, (%rax,%rdx,4)
+	LONG $0x04568d48 // leaq 0x4(%rsi), %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	LONG $0x2e4de2c4; WORD $0x900c // vmaskmovps %ymm1, %ymm6, (%rax,%rdx,4)
+	LONG $0x05c68348 // addq $0x5, %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x2e4de2c4; WORD $0xb004 // vmaskmovps %ymm0, %ymm6, (%rax,%rsi,4)
+	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
+	LONG $0xffea64e9; BYTE $0xff // jmp 0x3af5 <k_attend_values+0x2c5>
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x10fd8348 // cmpq $0x10, %rbp
+	QUAD $0x000000c8249c8948 // movq %rbx, 0xc8(%rsp)
+	LONG $0x05f68d0f; WORD $0x0000 // jge 0x56a4 <k_attend_values+0x1e74>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x08ca8348 // orq $0x8, %rdx
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x0ba28e0f; WORD $0x0000 // jle 0x5c6a <k_attend_values+0x243a>
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x10d08e0f; WORD $0x0000 // jle 0x61b0 <k_attend_values+0x2980>
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x08458b49 // movq 0x8(%r13), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x28558b4d // movq 0x28(%r13), %r10
+	LONG $0x2454894c; BYTE $0x78 // movq %r10, 0x78(%rsp)
+	LONG $0x58758b4d // movq 0x58(%r13), %r14
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	QUAD $0x000000c8248c8b4c // movq 0xc8(%rsp), %r9
+	LONG $0xf1af0f49 // imulq %r9, %rsi
+	LONG $0x487d8b49 // movq 0x48(%r13), %rdi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	LONG $0x50750349 // addq 0x50(%r13), %rsi
+	LONG $0xd1af0f4d // imulq %r9, %r10
+	LONG $0x76148d4b // leaq (%r14,%r14,2), %rdx
+	LONG $0x16048d4c // leaq (%rsi,%rdx), %r8
+	QUAD $0x000000a8249c8b48 // movq 0xa8(%rsp), %rbx
+	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
+	LONG $0xd84c0f49 // cmovlq %r8, %rbx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x2444894c; BYTE $0x50 // movq %r8, 0x50(%rsp)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xd8480f48 // cmovsq %rax, %rbx
+	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0xda4c0f4c // cmovlq %rdx, %r11
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xd8480f4c // cmovsq %rax, %r11
+	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	LONG $0xe64c0f4c // cmovlq %rsi, %r12
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	LONG $0x245c8948; BYTE $0x48 // movq %rbx, 0x48(%rsp)
+	LONG $0xdf4c0f48 // cmovlq %rdi, %rbx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xd8480f48 // cmovsq %rax, %rbx
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0xfdaf0f4c // imulq %rbp, %r15
+	QUAD $0x000000a02494894c // movq %r10, 0xa0(%rsp)
+	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
+	LONG $0x90048d4f // leaq (%r8,%r10,4), %r8
+	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xe0480f4c // cmovsq %rax, %r12
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x77048d4a // leaq (%rdi,%r14,2), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	QUAD $0x0000009824b4894c // movq %r14, 0x98(%rsp)
+	QUAD $0x0000008824a4894c // movq %r12, 0x88(%rsp)
+	LONG $0x100b8d0f; WORD $0x0000 // jge 0x61d7 <k_attend_values+0x29a7>
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0x3e248d4d // leaq (%r14,%rdi), %r12
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	LONG $0x362c8d4d // leaq (%r14,%rsi), %r13
+	LONG $0x76148d4a // leaq (%rsi,%r14,2), %rdx
+	QUAD $0x0000000c8d348d4e // leaq 0xc(,%r9,4), %r14
+	LONG $0xf2af0f4d // imulq %r10, %r14
 	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
 	LONG $0x2474894c; BYTE $0x58 // movq %r14, 0x58(%rsp)
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	QUAD $0x0000f024b4af0f4c; BYTE $0x00 // imulq 0xf0(%rsp), %r14
+	QUAD $0x000000088d348d4e // leaq 0x8(,%r9,4), %r14
+	LONG $0xf2af0f4d // imulq %r10, %r14
 	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
-	LONG $0x2474894c; BYTE $0x78 // movq %r14, 0x78(%rsp)
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	QUAD $0x0000d824b4af0f4c; BYTE $0x00 // imulq 0xd8(%rsp), %r14
-	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
-	LONG $0x2474894c; BYTE $0x48 // movq %r14, 0x48(%rsp)
-	QUAD $0x0000e8249caf0f4c; BYTE $0x00 // imulq 0xe8(%rsp), %r11
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	QUAD $0x0000000085348d4c // leaq (,%rax,4), %r14
-	WORD $0x1beb // jmp 0x2691 <k_attend_values+0x1491>
+	QUAD $0x0000008024b4894c // movq %r14, 0x80(%rsp)
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	QUAD $0x000000048d2c8d4a // leaq 0x4(,%r9,4), %rbp
+	LONG $0xeaaf0f49 // imulq %r10, %rbp
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	QUAD $0x00000000bd048d4a // leaq (,%r15,4), %rax
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x10410349 // addq 0x10(%r9), %rax
+	QUAD $0x00000000b5348d4e // leaq (,%r14,4), %r14
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	WORD $0x1deb // jmp 0x5273 <k_attend_values+0x1a43>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
-	LONG $0x247c394c; BYTE $0x38 // cmpq %r15, 0x38(%rsp)
-	LONG $0x00ff840f; WORD $0x0000 // je 0x2790 <k_attend_values+0x1590>
-	LONG $0x240c3b48 // cmpq (%rsp), %rcx
-	WORD $0x0b73 // jae 0x26a2 <k_attend_values+0x14a2>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x243c034c // addq (%rsp), %r15
+	WORD $0x014c; BYTE $0xf0 // addq %r14, %rax
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0x0f9a840f; WORD $0x0000 // je 0x620d <k_attend_values+0x29dd>
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	WORD $0x2873 // jae 0x52a2 <k_attend_values+0x1a72>
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
-	LONG $0x80e98348 // subq $-0x80, %rcx
-	LONG $0x247c3948; BYTE $0x08 // cmpq %rdi, 0x8(%rsp)
-	WORD $0x1775 // jne 0x26c0 <k_attend_values+0x14c0>
-	LONG $0x3310fcc5 // vmovups (%rbx), %ymm6
-	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
-	WORD $0x2b7d // jge 0x26dd <k_attend_values+0x14dd>
-	WORD $0x3eeb // jmp 0x26f2 <k_attend_values+0x14f2>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x79058d48; WORD $0x0025; BYTE $0x00 // leaq 0x2579(%rip), %rax # 0x4c40 <lanes>
-	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
-	LONG $0x107ca1c4; WORD $0xa874; BYTE $0x20 // vmovups 0x20(%rax,%r13,4), %ymm6
-	LONG $0x2c4de2c4; BYTE $0x33 // vmaskmovps (%rbx), %ymm6, %ymm6
-	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
-	WORD $0x157c // jl 0x26f2 <k_attend_values+0x14f2>
-	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	WORD $0x107d // jge 0x26f2 <k_attend_values+0x14f2>
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xe7 // vfmadd231ps %ymm7, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm7) + ymm4
-	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	WORD $0x127c // jl 0x2709 <k_attend_values+0x1509>
-	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
-	WORD $0x0b7d // jge 0x2709 <k_attend_values+0x1509>
-	LONG $0x187d82c4; WORD $0xbb3c // vbroadcastss (%r11,%r15,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm7) + ymm5
-	LONG $0x247c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r15
-	WORD $0x177c // jl 0x2727 <k_attend_values+0x1527>
-	LONG $0x247c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r15
-	WORD $0x107d // jge 0x2727 <k_attend_values+0x1527>
-	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
-	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	WORD $0x157c // jl 0x2741 <k_attend_values+0x1541>
-	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
-	WORD $0x107d // jge 0x2741 <k_attend_values+0x1541>
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
-	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
-	WORD $0x157c // jl 0x275b <k_attend_values+0x155b>
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0x107d // jge 0x275b <k_attend_values+0x155b>
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
-	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
-	LONG $0x247c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r15
-	LONG $0xff1a8c0f; WORD $0xffff // jl 0x2680 <k_attend_values+0x1480>
-	LONG $0x247c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r15
-	LONG $0xff0f8d0f; WORD $0xffff // jge 0x2680 <k_attend_values+0x1480>
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x187da2c4; WORD $0xb83c // vbroadcastss (%rax,%r15,4), %ymm7
-	LONG $0xb845e2c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm6) + ymm0
-	LONG $0xfffefae9; BYTE $0xff // jmp 0x2680 <k_attend_values+0x1480>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x24748b49; BYTE $0x18 // movq 0x18(%r12), %rsi
-	QUAD $0x00000000bd148d48 // leaq (,%rdi,4), %rdx
-	LONG $0x24140349 // addq (%r12), %rdx
-	LONG $0x247c3948; BYTE $0x08 // cmpq %rdi, 0x8(%rsp)
-	LONG $0xeaff850f; WORD $0xffff // jne 0x12b0 <k_attend_values+0xb0>
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
+	WORD $0x0a7e // jle 0x529c <k_attend_values+0x1a6c>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
+	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x2404394c // cmpq %r8, (%rsp)
+	WORD $0x0875 // jne 0x52b0 <k_attend_values+0x1a80>
+	LONG $0x2010fcc5 // vmovups (%rax), %ymm4
+	WORD $0x1aeb // jmp 0x52c8 <k_attend_values+0x1a98>
+	WORD $0x9066 // nop
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	LONG $0x54158d4c; WORD $0x0056; BYTE $0x00 // leaq 0x5654(%rip), %r10 # 0xa910 <lanes>
+	LONG $0x107cc1c4; WORD $0xb264; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm4
+	LONG $0x2c5de2c4; BYTE $0x20 // vmaskmovps (%rax), %ymm4, %ymm4
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	LONG $0xc29d0f41 // setge %r10b
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	LONG $0xc69c0f40 // setl %sil
+	WORD $0x2044; BYTE $0xd6 // andb %r10b, %sil
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	WORD $0x1075 // jne 0x52ef <k_attend_values+0x1abf>
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x187de2c4; WORD $0x9e2c // vbroadcastss (%rsi,%rbx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
+	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	LONG $0xc29c0f41 // setl %r10b
+	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
+	LONG $0x01fa8041 // cmpb $0x1, %r10b
+	WORD $0x0c75 // jne 0x5312 <k_attend_values+0x1ae2>
+	LONG $0x187de2c4; WORD $0x9d6c; BYTE $0x00 // vbroadcastss (%rbp,%rbx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
+	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	LONG $0xc29c0f41 // setl %r10b
+	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
+	LONG $0x01fa8041 // cmpb $0x1, %r10b
+	WORD $0x1375 // jne 0x533e <k_attend_values+0x1b0e>
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	LONG $0x187de2c4; WORD $0x9e2c // vbroadcastss (%rsi,%rbx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
+	LONG $0x245c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rbx
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x245c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbx
+	LONG $0xc29c0f41 // setl %r10b
+	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
+	LONG $0x01fa8041 // cmpb $0x1, %r10b
+	LONG $0xff03850f; WORD $0xffff // jne 0x5260 <k_attend_values+0x1a30>
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x187de2c4; WORD $0x9e2c // vbroadcastss (%rsi,%rbx,4), %ymm5
+	LONG $0xb855e2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm4) + ymm0
+	LONG $0xfffeeee9; BYTE $0xff // jmp 0x5260 <k_attend_values+0x1a30>
+	LONG $0x284d8b49 // movq 0x28(%r13), %rcx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x084d0349 // addq 0x8(%r13), %rcx
+	LONG $0x58458b49 // movq 0x58(%r13), %rax
+	LONG $0xc3af0f48 // imulq %rbx, %rax
+	LONG $0x484d8b4d // movq 0x48(%r13), %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x50450349 // addq 0x50(%r13), %rax
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	LONG $0xd04c0f48 // cmovlq %rax, %rdx
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xd7480f48 // cmovsq %rdi, %rdx
+	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0xf14c0f49 // cmovlq %r9, %rsi
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xf7480f48 // cmovsq %rdi, %rsi
+	LONG $0x207d8b4d // movq 0x20(%r13), %r15
+	LONG $0xfbaf0f4c // imulq %rbx, %r15
+	LONG $0x02e7c149 // shlq $0x2, %r15
+	LONG $0x007d034d // addq (%r13), %r15
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	QUAD $0x000000e024bc8b48 // movq 0xe0(%rsp), %rdi
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x2411fcc5; BYTE $0x82 // vmovups %ymm4, (%rdx,%rax,4)
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	LONG $0x01c88348 // orq $0x1, %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x2c11fcc5; BYTE $0x82 // vmovups %ymm5, (%rdx,%rax,4)
-	LONG $0x02478d48 // leaq 0x2(%rdi), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x1c11fcc5; BYTE $0x82 // vmovups %ymm3, (%rdx,%rax,4)
-	LONG $0x03478d48 // leaq 0x3(%rdi), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x1411fcc5; BYTE $0x82 // vmovups %ymm2, (%rdx,%rax,4)
-	LONG $0x04478d48 // leaq 0x4(%rdi), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x0c11fcc5; BYTE $0x82 // vmovups %ymm1, (%rdx,%rax,4)
-	LONG $0x05c78348 // addq $0x5, %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x0411fcc5; BYTE $0xba // vmovups %ymm0, (%rdx,%rdi,4)
-	LONG $0xffeb1be9; BYTE $0xff // jmp 0x1329 <k_attend_values+0x129>
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
-	LONG $0x247c8b4d; BYTE $0x30 // movq 0x30(%r12), %r15
-	LONG $0x10ff8349 // cmpq $0x10, %r15
-	LONG $0x02ac8d0f; WORD $0x0000 // jge 0x2ad9 <k_attend_values+0x18d9>
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	QUAD $0x00000060850c8d4c // leaq 0x60(,%rax,4), %r9
+	QUAD $0x00000000ad148d4c // leaq (,%rbp,4), %r10
+	LONG $0x0020bb41; WORD $0x0000 // movl $0x20, %r11d
+	WORD $0x3eeb // jmp 0x542b <k_attend_values+0x1bfb>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x117cc1c4; WORD $0xbf1c // vmovups %ymm3, (%r15,%rdi,4)
+	LONG $0x117cc1c4; WORD $0xbf54; BYTE $0x20 // vmovups %ymm2, 0x20(%r15,%rdi,4)
+	LONG $0x117cc1c4; WORD $0xbf4c; BYTE $0x40 // vmovups %ymm1, 0x40(%r15,%rdi,4)
+	LONG $0x117cc1c4; WORD $0xbf44; BYTE $0x60 // vmovups %ymm0, 0x60(%r15,%rdi,4)
+	LONG $0x20588d4c // leaq 0x20(%rax), %r11
+	LONG $0x80e98349 // subq $-0x80, %r9
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	LONG $0xe5438f0f; WORD $0xffff // jg 0x396e <k_attend_values+0x13e>
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	WORD $0xb97d // jge 0x53f0 <k_attend_values+0x1bc0>
+	LONG $0x105d8b4d // movq 0x10(%r13), %r11
+	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
+	WORD $0x33eb // jmp 0x5482 <k_attend_values+0x1c52>
+	BYTE $0x90 // nop
+	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	LONG $0x187de2c4; WORD $0x9924 // vbroadcastss (%rcx,%rbx,4), %ymm4
+	LONG $0xb85dc2c4; WORD $0xa05b // vfmadd231ps -0x60(%r11), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
+	LONG $0xb85dc2c4; WORD $0xc053 // vfmadd231ps -0x40(%r11), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
+	LONG $0xb85dc2c4; WORD $0xe04b // vfmadd231ps -0x20(%r11), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
+	LONG $0xb85dc2c4; BYTE $0x03 // vfmadd231ps (%r11), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	LONG $0xff7a840f; WORD $0xffff // je 0x53fc <k_attend_values+0x1bcc>
+	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
+	WORD $0xcd73 // jae 0x5456 <k_attend_values+0x1c26>
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
+	WORD $0xae7e // jle 0x5450 <k_attend_values+0x1c20>
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
+	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
+	WORD $0xa0eb // jmp 0x5450 <k_attend_values+0x1c20>
+	LONG $0x08758b49 // movq 0x8(%r13), %rsi
+	LONG $0x287d8b49 // movq 0x28(%r13), %rdi
+	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
+	LONG $0xfbaf0f48 // imulq %rbx, %rdi
+	LONG $0x58558b49 // movq 0x58(%r13), %rdx
+	LONG $0xd3af0f48 // imulq %rbx, %rdx
+	LONG $0x48558b4d // movq 0x48(%r13), %r10
+	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
+	LONG $0x50550349 // addq 0x50(%r13), %rdx
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0xca4c0f48 // cmovlq %rdx, %rcx
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	LONG $0x08ce8349 // orq $0x8, %r14
-	LONG $0x243c894c // movq %r15, (%rsp)
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	LONG $0x08338e0f; WORD $0x0000 // jle 0x3077 <k_attend_values+0x1e77>
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xc9480f49 // cmovsq %r9, %rcx
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xd24c0f49 // cmovlq %r10, %rdx
+	LONG $0xbe348d48 // leaq (%rsi,%rdi,4), %rsi
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xd1480f49 // cmovsq %r9, %rdx
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0xfdaf0f48 // imulq %rbp, %rdi
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	LONG $0x205d8b4d // movq 0x20(%r13), %r11
+	LONG $0xdbaf0f4c // imulq %rbx, %r11
+	LONG $0x02e3c149 // shlq $0x2, %r11
+	LONG $0x005d034d // addq (%r13), %r11
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	WORD $0x2949; BYTE $0xd1 // subq %rdx, %r9
+	LONG $0x01528d4c // leaq 0x1(%rdx), %r10
+	QUAD $0x00000000ad3c8d48 // leaq (,%rbp,4), %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x21eb // jmp 0x555c <k_attend_values+0x1d2c>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x117cc1c4; WORD $0x9b0c // vmovups %ymm1, (%r11,%rbx,4)
+	LONG $0x08708d4c // leaq 0x8(%rax), %r14
+	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0xe4228f0f; WORD $0xffff // jg 0x397e <k_attend_values+0x14e>
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xd97e // jle 0x5540 <k_attend_values+0x1d10>
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0x1f348d4c // leaq (%rdi,%rbx), %r14
+	LONG $0x107d8b4d // movq 0x10(%r13), %r15
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	WORD $0x1275 // jne 0x5590 <k_attend_values+0x1d60>
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	WORD $0xbe74 // je 0x5544 <k_attend_values+0x1d14>
+	WORD $0x54eb // jmp 0x55dc <k_attend_values+0x1dac>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
+	WORD $0x2a73 // jae 0x55c1 <k_attend_values+0x1d91>
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
+	WORD $0x0b7e // jle 0x55bb <k_attend_values+0x1d8b>
+	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
+	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	LONG $0x187de2c4; WORD $0x960c // vbroadcastss (%rsi,%rdx,4), %ymm1
+	LONG $0x987d82c4; WORD $0xb70c // vfmadd132ps (%r15,%r14,4), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	LONG $0xff68840f; WORD $0xffff // je 0x5544 <k_attend_values+0x1d14>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x3f2c8d4d // leaq (%r15,%rdi), %r13
+	WORD $0x31eb // jmp 0x5618 <k_attend_values+0x1de8>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x187da2c4; WORD $0xa654; BYTE $0x04 // vbroadcastss 0x4(%rsi,%r12,4), %ymm2
+	LONG $0xb86d82c4; WORD $0xb54c; BYTE $0x00 // vfmadd231ps (%r13,%r14,4), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
+	LONG $0x02c48349 // addq $0x2, %r12
+	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
+	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
+	LONG $0xff2c840f; WORD $0xffff // je 0x5544 <k_attend_values+0x1d14>
+	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
+	WORD $0x2673 // jae 0x5645 <k_attend_values+0x1e15>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
+	WORD $0x0a7e // jle 0x563e <k_attend_values+0x1e0e>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
+	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x187da2c4; WORD $0xa614 // vbroadcastss (%rsi,%r12,4), %ymm2
+	LONG $0xb86d82c4; WORD $0xb70c // vfmadd231ps (%r15,%r14,4), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
+	WORD $0x9f73 // jae 0x55f7 <k_attend_values+0x1dc7>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
+	WORD $0x837e // jle 0x55f0 <k_attend_values+0x1dc0>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
+	LONG $0xffff74e9; BYTE $0xff // jmp 0x55f0 <k_attend_values+0x1dc0>
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x55af0f49; BYTE $0x20 // imulq 0x20(%r13), %rdx
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x00550349 // addq (%r13), %rdx
+	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
+	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
+	LONG $0x0cb6850f; WORD $0x0000 // jne 0x6351 <k_attend_values+0x2b21>
+	LONG $0x0a11fcc5 // vmovups %ymm1, (%rdx)
+	LONG $0x001afce9; BYTE $0x00 // jmp 0x71a0 <k_attend_values+0x3970>
+	LONG $0x284d8b4d // movq 0x28(%r13), %r9
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x58458b49 // movq 0x58(%r13), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0xf3af0f4c // imulq %rbx, %r14
+	LONG $0x48758b49 // movq 0x48(%r13), %rsi
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	LONG $0x5075034d // addq 0x50(%r13), %r14
+	LONG $0xd3af0f48 // imulq %rbx, %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x403c8d48 // leaq (%rax,%rax,2), %rdi
+	LONG $0x3e048d4d // leaq (%r14,%rdi), %r8
+	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	LONG $0xd04c0f4d // cmovlq %r8, %r10
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xd3480f4d // cmovsq %r11, %r10
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0xe74c0f4c // cmovlq %rdi, %r12
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xe3480f4d // cmovsq %r11, %r12
+	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0xd64c0f49 // cmovlq %r14, %rdx
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xd3480f49 // cmovsq %r11, %rdx
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	LONG $0x2454894c; BYTE $0x38 // movq %r10, 0x38(%rsp)
+	LONG $0xd64c0f4c // cmovlq %rsi, %r10
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xd3480f4d // cmovsq %r11, %r10
+	QUAD $0x0000000c9d048d48 // leaq 0xc(,%rbx,4), %rax
+	LONG $0xc1af0f49 // imulq %r9, %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	QUAD $0x000000089d1c8d4c // leaq 0x8(,%rbx,4), %r11
+	LONG $0xd9af0f4d // imulq %r9, %r11
+	QUAD $0x000000049d3c8d4c // leaq 0x4(,%rbx,4), %r15
+	LONG $0xf9af0f4d // imulq %r9, %r15
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0xcdaf0f4c // imulq %rbp, %r9
+	QUAD $0x000000c0248c894c // movq %r9, 0xc0(%rsp)
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0x01c88348 // orq $0x1, %rax
+	LONG $0x204d8b4d // movq 0x20(%r13), %r9
+	LONG $0xc1af0f49 // imulq %r9, %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
+	LONG $0xc1af0f49 // imulq %r9, %rax
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	LONG $0x03438d48 // leaq 0x3(%rbx), %rax
+	LONG $0xc1af0f49 // imulq %r9, %rax
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	LONG $0xcbaf0f4c // imulq %rbx, %r9
+	QUAD $0x000000e0248c894c // movq %r9, 0xe0(%rsp)
+	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	QUAD $0x000000a02494894c // movq %r10, 0xa0(%rsp)
+	LONG $0xca4f0f4d // cmovgq %r10, %r9
+	QUAD $0x000000008d1c8d4a // leaq (,%r9,4), %rbx
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x93048d4a // leaq (%rbx,%r10,4), %rax
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0x245c8b49; BYTE $0x08 // movq 0x8(%r12), %rbx
+	LONG $0x93148d4e // leaq (%rbx,%r10,4), %r10
+	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
+	QUAD $0x0000008824948948 // movq %rdx, 0x88(%rsp)
+	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
+	LONG $0x13148d4a // leaq (%rbx,%r10), %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0x8a148d4b // leaq (%r10,%r9,4), %rdx
+	LONG $0x1b148d4e // leaq (%rbx,%r11), %r10
+	LONG $0x2454894c; BYTE $0x60 // movq %r10, 0x60(%rsp)
+	LONG $0x8b148d4f // leaq (%r11,%r9,4), %r10
+	LONG $0x8f0c8d4f // leaq (%r15,%r9,4), %r9
+	LONG $0x3b1c8d4e // leaq (%rbx,%r15), %r11
+	QUAD $0x00000080249c894c // movq %r11, 0x80(%rsp)
+	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
+	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0x30148d4c // leaq (%rax,%rsi), %r10
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x302c8d4a // leaq (%rax,%r14), %rbp
+	LONG $0x461c8d4c // leaq (%rsi,%rax,2), %r11
+	LONG $0x463c8d4d // leaq (%r14,%rax,2), %r15
+	LONG $0x24048b49 // movq (%r12), %rax
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0x58f6 <k_attend_values+0x20c6>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
+	LONG $0x0411fcc5; BYTE $0x90 // vmovups %ymm0, (%rax,%rdx,4)
+	LONG $0x4c11fcc5; WORD $0x2090 // vmovups %ymm1, 0x20(%rax,%rdx,4)
+	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
+	LONG $0x1411fcc5; BYTE $0x90 // vmovups %ymm2, (%rax,%rdx,4)
+	LONG $0x5c11fcc5; WORD $0x2090 // vmovups %ymm3, 0x20(%rax,%rdx,4)
+	QUAD $0x000000b824948b48 // movq 0xb8(%rsp), %rdx
+	LONG $0x2411fcc5; BYTE $0x90 // vmovups %ymm4, (%rax,%rdx,4)
+	LONG $0x6c11fcc5; WORD $0x2090 // vmovups %ymm5, 0x20(%rax,%rdx,4)
+	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
+	LONG $0x3411fcc5; BYTE $0x90 // vmovups %ymm6, (%rax,%rdx,4)
+	LONG $0x7c11fcc5; WORD $0x2090 // vmovups %ymm7, 0x20(%rax,%rdx,4)
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	LONG $0x10418d49 // leaq 0x10(%r9), %rax
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x24043b48 // cmpq (%rsp), %rax
+	LONG $0xf7bb8f0f; WORD $0xffff // jg 0x50b1 <k_attend_values+0x1881>
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	LONG $0x10248d4c // leaq (%rax,%rdx), %r12
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	LONG $0x013c8d0f; WORD $0x0000 // jge 0x5a60 <k_attend_values+0x2230>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x10508b48 // movq 0x10(%rax), %rdx
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	WORD $0x1feb // jmp 0x5970 <k_attend_values+0x2140>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x2424034c // addq (%rsp), %r12
+	WORD $0x3949; BYTE $0xc5 // cmpq %rax, %r13
+	LONG $0x0120840f; WORD $0x0000 // je 0x5a90 <k_attend_values+0x2260>
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	WORD $0x2773 // jae 0x599e <k_attend_values+0x216e>
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
+	WORD $0x0a7e // jle 0x5998 <k_attend_values+0x2168>
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0x107c21c4; WORD $0xa20c // vmovups (%rdx,%r12,4), %ymm9
+	LONG $0x107c21c4; WORD $0xa244; BYTE $0x20 // vmovups 0x20(%rdx,%r12,4), %ymm8
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0x9d0f; BYTE $0xc3 // setge %bl
+	WORD $0x394c; BYTE $0xf0 // cmpq %r14, %rax
+	LONG $0xc19c0f41 // setl %r9b
+	WORD $0x2041; BYTE $0xd9 // andb %bl, %r9b
+	LONG $0x01f98041 // cmpb $0x1, %r9b
+	WORD $0x1575 // jne 0x59d6 <k_attend_values+0x21a6>
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x187d42c4; WORD $0x8114 // vbroadcastss (%r9,%rax,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0xb83dc2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm10) + ymm1
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0xc19d0f41 // setge %r9b
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x1875 // jne 0x5a03 <k_attend_values+0x21d3>
+	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	LONG $0x187d42c4; WORD $0x8114 // vbroadcastss (%r9,%rax,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm9) + ymm2
+	LONG $0xb83dc2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm10) + ymm3
+	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
+	LONG $0xc19d0f41 // setge %r9b
+	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x1575 // jne 0x5a2d <k_attend_values+0x21fd>
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x187d42c4; WORD $0x8114 // vbroadcastss (%r9,%rax,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe1 // vfmadd231ps %ymm9, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm9) + ymm4
+	LONG $0xb83dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm10) + ymm5
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0xc19d0f41 // setge %r9b
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	LONG $0xff1a850f; WORD $0xffff // jne 0x5960 <k_attend_values+0x2130>
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	LONG $0x187d42c4; WORD $0x8114 // vbroadcastss (%r9,%rax,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xffff00e9; BYTE $0xff // jmp 0x5960 <k_attend_values+0x2130>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	QUAD $0x0000008824943b48 // cmpq 0x88(%rsp), %rdx
+	WORD $0x1b7c // jl 0x5aa1 <k_attend_values+0x2271>
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0x5b68 <k_attend_values+0x2338>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	QUAD $0x0000008824943b48 // cmpq 0x88(%rsp), %rdx
+	LONG $0x00c78d0f; WORD $0x0000 // jge 0x5b68 <k_attend_values+0x2338>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x10408b48 // movq 0x10(%rax), %rax
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x77eb // jmp 0x5b25 <k_attend_values+0x22f5>
+	WORD $0x9066 // nop
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0x107c21c4; WORD $0xa004 // vmovups (%rax,%r12,4), %ymm8
+	LONG $0x107c21c4; WORD $0xa04c; BYTE $0x20 // vmovups 0x20(%rax,%r12,4), %ymm9
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x187d42c4; WORD $0x9114 // vbroadcastss (%r9,%rdx,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
+	LONG $0xb835c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm10) + ymm1
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x187d42c4; WORD $0x9114 // vbroadcastss (%r9,%rdx,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd0 // vfmadd231ps %ymm8, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm8) + ymm2
+	LONG $0xb835c2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm10) + ymm3
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x187d42c4; WORD $0x9114 // vbroadcastss (%r9,%rdx,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm8) + ymm4
+	LONG $0xb835c2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm10) + ymm5
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x187d42c4; WORD $0x9114 // vbroadcastss (%r9,%rdx,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm8) + ymm6
+	LONG $0xb82dc2c4; BYTE $0xf9 // vfmadd231ps %ymm9, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm9) + ymm7
+	LONG $0x2424034c // addq (%rsp), %r12
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x24543948; BYTE $0x48 // cmpq %rdx, 0x48(%rsp)
+	WORD $0x3b74 // je 0x5b60 <k_attend_values+0x2330>
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	WORD $0x8a73 // jae 0x5ab6 <k_attend_values+0x2286>
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
+	LONG $0xff698e0f; WORD $0xffff // jle 0x5ab0 <k_attend_values+0x2280>
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
+	LONG $0xffff5ae9; BYTE $0xff // jmp 0x5ab0 <k_attend_values+0x2280>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
+	LONG $0xfd0d8d0f; WORD $0xffff // jge 0x5880 <k_attend_values+0x2050>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x10408b48 // movq 0x10(%rax), %rax
+	LONG $0xa0248d4e // leaq (%rax,%r12,4), %r12
+	LONG $0x20c48349 // addq $0x20, %r12
+	WORD $0x1deb // jmp 0x5ba3 <k_attend_values+0x2373>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x2464034c; BYTE $0x68 // addq 0x68(%rsp), %r12
+	LONG $0x24543948; BYTE $0x38 // cmpq %rdx, 0x38(%rsp)
+	LONG $0xfcdd840f; WORD $0xffff // je 0x5880 <k_attend_values+0x2050>
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	WORD $0x2773 // jae 0x5bd1 <k_attend_values+0x23a1>
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
+	WORD $0x0a7e // jle 0x5bcb <k_attend_values+0x239b>
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0x107c41c4; WORD $0x244c; BYTE $0xe0 // vmovups -0x20(%r12), %ymm9
+	LONG $0x107c41c4; WORD $0x2404 // vmovups (%r12), %ymm8
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0x1a7c // jl 0x5bfd <k_attend_values+0x23cd>
+	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
+	WORD $0x157d // jge 0x5bfd <k_attend_values+0x23cd>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x187d62c4; WORD $0x9014 // vbroadcastss (%rax,%rdx,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0xb83dc2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm10) + ymm1
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	WORD $0x1d7c // jl 0x5c1f <k_attend_values+0x23ef>
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	WORD $0x187d // jge 0x5c1f <k_attend_values+0x23ef>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x187d62c4; WORD $0x9014 // vbroadcastss (%rax,%rdx,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm9) + ymm2
+	LONG $0xb83dc2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm10) + ymm3
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	WORD $0x1a7c // jl 0x5c3e <k_attend_values+0x240e>
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	WORD $0x157d // jge 0x5c3e <k_attend_values+0x240e>
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x187d62c4; WORD $0x9014 // vbroadcastss (%rax,%rdx,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe1 // vfmadd231ps %ymm9, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm9) + ymm4
+	LONG $0xb83dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm10) + ymm5
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	LONG $0xff498c0f; WORD $0xffff // jl 0x5b90 <k_attend_values+0x2360>
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	LONG $0xff408d0f; WORD $0xffff // jge 0x5b90 <k_attend_values+0x2360>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x187d62c4; WORD $0x9014 // vbroadcastss (%rax,%rdx,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xffff26e9; BYTE $0xff // jmp 0x5b90 <k_attend_values+0x2360>
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x284f8b4c // movq 0x28(%rdi), %r9
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x58478b4c // movq 0x58(%rdi), %r8
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	QUAD $0x000000c824bc8b4c // movq 0xc8(%rsp), %r15
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x48778b48 // movq 0x48(%rdi), %rsi
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0x50470348 // addq 0x50(%rdi), %rax
+	LONG $0xd7af0f4d // imulq %r15, %r10
+	LONG $0x2454894c; BYTE $0x10 // movq %r10, 0x10(%rsp)
+	LONG $0x403c8d4b // leaq (%r8,%r8,2), %rdi
+	LONG $0x38048d4c // leaq (%rax,%rdi), %r8
+	QUAD $0x000000a8249c8b48 // movq 0xa8(%rsp), %rbx
+	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
+	LONG $0xd84c0f49 // cmovlq %r8, %rbx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xde480f49 // cmovsq %r14, %rbx
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0xd74c0f4c // cmovlq %rdi, %r10
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xd6480f4d // cmovsq %r14, %r10
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	LONG $0xe04c0f4c // cmovlq %rax, %r12
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xe6480f4d // cmovsq %r14, %r12
+	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
+	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
+	LONG $0xde4c0f48 // cmovlq %rsi, %rbx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xde480f49 // cmovsq %r14, %rbx
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0xddaf0f4d // imulq %r13, %r11
+	QUAD $0x000000c0249c894c // movq %r11, 0xc0(%rsp)
+	QUAD $0x0000000cbd1c8d4e // leaq 0xc(,%r15,4), %r11
+	LONG $0xd9af0f4d // imulq %r9, %r11
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	QUAD $0x00000008bd2c8d4a // leaq 0x8(,%r15,4), %rbp
+	LONG $0xe9af0f49 // imulq %r9, %rbp
+	QUAD $0x00000004bd348d4e // leaq 0x4(,%r15,4), %r14
+	LONG $0xf1af0f4d // imulq %r9, %r14
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x01cd8349 // orq $0x1, %r13
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x204b8b4d // movq 0x20(%r11), %r9
+	LONG $0xe9af0f4d // imulq %r9, %r13
+	QUAD $0x000000b024ac894c // movq %r13, 0xb0(%rsp)
+	LONG $0x026f8d4d // leaq 0x2(%r15), %r13
+	LONG $0xe9af0f4d // imulq %r9, %r13
+	QUAD $0x000000b824ac894c // movq %r13, 0xb8(%rsp)
+	LONG $0x036f8d4d // leaq 0x3(%r15), %r13
+	LONG $0xe9af0f4d // imulq %r9, %r13
+	QUAD $0x000000d024ac894c // movq %r13, 0xd0(%rsp)
+	LONG $0xcfaf0f4d // imulq %r15, %r9
+	QUAD $0x000000e0248c894c // movq %r9, 0xe0(%rsp)
+	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	QUAD $0x000000a0249c8948 // movq %rbx, 0xa0(%rsp)
+	LONG $0xcb4f0f4c // cmovgq %rbx, %r9
+	QUAD $0x000000008d3c8d4e // leaq (,%r9,4), %r15
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x9f148d4d // leaq (%r15,%rbx,4), %r10
+	LONG $0x087b8b4d // movq 0x8(%r11), %r15
+	LONG $0x9f1c8d49 // leaq (%r15,%rbx,4), %rbx
+	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
+	QUAD $0x0000008824a4894c // movq %r12, 0x88(%rsp)
+	WORD $0x294d; BYTE $0xcc // subq %r9, %r12
+	LONG $0x2464894c; BYTE $0x48 // movq %r12, 0x48(%rsp)
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x1f1c8d4b // leaq (%r15,%r11), %rbx
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x8b1c8d4b // leaq (%r11,%r9,4), %rbx
+	LONG $0x2f248d4d // leaq (%r15,%rbp), %r12
+	LONG $0x2464894c; BYTE $0x60 // movq %r12, 0x60(%rsp)
+	LONG $0x8d5c8d4e; BYTE $0x00 // leaq (%rbp,%r9,4), %r11
+	LONG $0x8e0c8d4f // leaq (%r14,%r9,4), %r9
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	QUAD $0x0000008024b4894c // movq %r14, 0x80(%rsp)
+	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
+	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
+	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
+	LONG $0x245c894c; BYTE $0x70 // movq %r11, 0x70(%rsp)
+	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
+	LONG $0x2454894c; BYTE $0x10 // movq %r10, 0x10(%rsp)
+	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	LONG $0x33148d4c // leaq (%rbx,%rsi), %r10
+	LONG $0x03348d4c // leaq (%rbx,%rax), %r14
+	LONG $0x5e248d4c // leaq (%rsi,%rbx,2), %r12
+	LONG $0x582c8d48 // leaq (%rax,%rbx,2), %rbp
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	WORD $0x8b49; BYTE $0x1b // movq (%r11), %rbx
+	QUAD $0x000000d8249c8948 // movq %rbx, 0xd8(%rsp)
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	QUAD $0x000000009d1c8d4e // leaq (,%r11,4), %r11
+	LONG $0x245c894c; BYTE $0x68 // movq %r11, 0x68(%rsp)
+	WORD $0x63eb // jmp 0x5eb2 <k_attend_values+0x2682>
+	BYTE $0x90 // nop
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	QUAD $0x000000d8248c8b4c // movq 0xd8(%rsp), %r9
+	LONG $0x91148d49 // leaq (%r9,%rdx,4), %rdx
+	QUAD $0x000000e0248c8b4c // movq 0xe0(%rsp), %r9
+	LONG $0x117ca1c4; WORD $0x8a04 // vmovups %ymm0, (%rdx,%r9,4)
+	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
+	LONG $0x117ca1c4; WORD $0x8a0c // vmovups %ymm1, (%rdx,%r9,4)
+	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	LONG $0x117ca1c4; WORD $0x8a14 // vmovups %ymm2, (%rdx,%r9,4)
+	QUAD $0x000000d0248c8b4c // movq 0xd0(%rsp), %r9
+	LONG $0x117ca1c4; WORD $0x8a1c // vmovups %ymm3, (%rdx,%r9,4)
+	QUAD $0x0000009824bc8b4c // movq 0x98(%rsp), %r15
+	LONG $0x08578d49 // leaq 0x8(%r15), %rdx
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x24143b48 // cmpq (%rsp), %rdx
+	LONG $0xf2198f0f; WORD $0xffff // jg 0x50cb <k_attend_values+0x189b>
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
+	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
+	LONG $0x0a3c8d4e // leaq (%rdx,%r9), %r15
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x000000a0249c8b4c // movq 0xa0(%rsp), %r11
+	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
+	LONG $0x01108d0f; WORD $0x0000 // jge 0x5ff0 <k_attend_values+0x27c0>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x19eb // jmp 0x5f10 <k_attend_values+0x26e0>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x243c034c // addq (%rsp), %r15
+	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
+	LONG $0x0100840f; WORD $0x0000 // je 0x6010 <k_attend_values+0x27e0>
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	WORD $0x2773 // jae 0x5f3e <k_attend_values+0x270e>
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
+	WORD $0x0a7e // jle 0x5f38 <k_attend_values+0x2708>
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0x107ca1c4; WORD $0xba24 // vmovups (%rdx,%r15,4), %ymm4
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	WORD $0x9d0f; BYTE $0xc3 // setge %bl
+	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
+	LONG $0xc19c0f41 // setl %r9b
+	WORD $0x2041; BYTE $0xd9 // andb %bl, %r9b
+	LONG $0x01f98041 // cmpb $0x1, %r9b
+	WORD $0x1075 // jne 0x5f6a <k_attend_values+0x273a>
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x187d82c4; WORD $0x992c // vbroadcastss (%r9,%r11,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	LONG $0xc19d0f41 // setge %r9b
+	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x1375 // jne 0x5f92 <k_attend_values+0x2762>
+	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	LONG $0x187d82c4; WORD $0x992c // vbroadcastss (%r9,%r11,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
+	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
+	LONG $0xc19d0f41 // setge %r9b
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x1075 // jne 0x5fb7 <k_attend_values+0x2787>
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x187d82c4; WORD $0x992c // vbroadcastss (%r9,%r11,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	LONG $0xc19d0f41 // setge %r9b
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	LONG $0xff30850f; WORD $0xffff // jne 0x5f00 <k_attend_values+0x26d0>
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	LONG $0x187d82c4; WORD $0x992c // vbroadcastss (%r9,%r11,4), %ymm5
+	LONG $0xb855e2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm4) + ymm3
+	LONG $0xffff1be9; BYTE $0xff // jmp 0x5f00 <k_attend_values+0x26d0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	QUAD $0x0000008824943b48 // cmpq 0x88(%rsp), %rdx
+	WORD $0x187c // jl 0x6021 <k_attend_values+0x27f1>
+	LONG $0x0000bae9; BYTE $0x00 // jmp 0x60c8 <k_attend_values+0x2898>
+	WORD $0x9066 // nop
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	QUAD $0x0000008824943b48 // cmpq 0x88(%rsp), %rdx
+	LONG $0x00a78d0f; WORD $0x0000 // jge 0x60c8 <k_attend_values+0x2898>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x5beb // jmp 0x608a <k_attend_values+0x285a>
+	BYTE $0x90 // nop
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0x107ca1c4; WORD $0xba24 // vmovups (%rdx,%r15,4), %ymm4
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x187d82c4; WORD $0x992c // vbroadcastss (%r9,%r11,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x187d82c4; WORD $0x992c // vbroadcastss (%r9,%r11,4), %ymm5
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x187d82c4; WORD $0x9934 // vbroadcastss (%r9,%r11,4), %ymm6
+	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
+	LONG $0xb85de2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm6) + ymm2
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x187d82c4; WORD $0x992c // vbroadcastss (%r9,%r11,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
+	LONG $0x243c034c // addq (%rsp), %r15
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x245c394c; BYTE $0x48 // cmpq %r11, 0x48(%rsp)
+	WORD $0x3674 // je 0x60c0 <k_attend_values+0x2890>
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	WORD $0xa573 // jae 0x6036 <k_attend_values+0x2806>
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
+	WORD $0x887e // jle 0x6030 <k_attend_values+0x2800>
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
+	LONG $0xffff79e9; BYTE $0xff // jmp 0x6030 <k_attend_values+0x2800>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
+	LONG $0xfd7d8d0f; WORD $0xffff // jge 0x5e50 <k_attend_values+0x2620>
+	LONG $0x02e7c149 // shlq $0x2, %r15
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x1079034d // addq 0x10(%r9), %r15
+	WORD $0x21eb // jmp 0x6103 <k_attend_values+0x28d3>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x247c034c; BYTE $0x68 // addq 0x68(%rsp), %r15
+	LONG $0x24543948; BYTE $0x38 // cmpq %rdx, 0x38(%rsp)
+	LONG $0xfd4d840f; WORD $0xffff // je 0x5e50 <k_attend_values+0x2620>
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	WORD $0x2973 // jae 0x6133 <k_attend_values+0x2903>
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
+	WORD $0x0b7e // jle 0x612d <k_attend_values+0x28fd>
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0x157c // jl 0x6152 <k_attend_values+0x2922>
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	WORD $0x107d // jge 0x6152 <k_attend_values+0x2922>
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x187dc2c4; WORD $0x912c // vbroadcastss (%r9,%rdx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	WORD $0x187c // jl 0x616f <k_attend_values+0x293f>
+	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
+	WORD $0x137d // jge 0x616f <k_attend_values+0x293f>
+	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	LONG $0x187dc2c4; WORD $0x912c // vbroadcastss (%r9,%rdx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
+	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
+	WORD $0x157c // jl 0x6189 <k_attend_values+0x2959>
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	WORD $0x107d // jge 0x6189 <k_attend_values+0x2959>
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x187dc2c4; WORD $0x912c // vbroadcastss (%r9,%rdx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	LONG $0xff5e8c0f; WORD $0xffff // jl 0x60f0 <k_attend_values+0x28c0>
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	LONG $0xff558d0f; WORD $0xffff // jge 0x60f0 <k_attend_values+0x28c0>
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	LONG $0x187dc2c4; WORD $0x912c // vbroadcastss (%r9,%rdx,4), %ymm5
+	LONG $0xb855e2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm4) + ymm3
+	LONG $0xffff40e9; BYTE $0xff // jmp 0x60f0 <k_attend_values+0x28c0>
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
+	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
+	QUAD $0x0000011824843b48 // cmpq 0x118(%rsp), %rax
+	LONG $0xd77d8f0f; WORD $0xffff // jg 0x394f <k_attend_values+0x11f>
+	LONG $0x0003f1e9; BYTE $0x00 // jmp 0x65c8 <k_attend_values+0x2d98>
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	WORD $0x2948; BYTE $0xd8 // subq %rbx, %rax
+	WORD $0x4e7f // jg 0x6243 <k_attend_values+0x2a13>
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0x245c3b48; BYTE $0x48 // cmpq 0x48(%rsp), %rbx
+	LONG $0x01a18c0f; WORD $0x0000 // jl 0x63a4 <k_attend_values+0x2b74>
+	LONG $0x245cf748; BYTE $0x60 // negq 0x60(%rsp)
+	LONG $0x0002f7e9; BYTE $0x00 // jmp 0x6504 <k_attend_values+0x2cd4>
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	QUAD $0x000000c8248c8b4c // movq 0xc8(%rsp), %r9
+	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
+	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	QUAD $0x0000008824a48b4c // movq 0x88(%rsp), %r12
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	WORD $0x2948; BYTE $0xd8 // subq %rbx, %rax
+	WORD $0xb27e // jle 0x61f5 <k_attend_values+0x29c5>
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	QUAD $0x0000000c8d348d4a // leaq 0xc(,%r9,4), %rsi
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	QUAD $0x000000009d148d4c // leaq (,%rbx,4), %r10
+	LONG $0x9e348d48 // leaq (%rsi,%rbx,4), %rsi
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	QUAD $0x000000088d1c8d4e // leaq 0x8(,%r9,4), %r11
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x9b1c8d4d // leaq (%r11,%rbx,4), %r11
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
+	LONG $0xb2348d4f // leaq (%r10,%r14,4), %r14
+	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
+	QUAD $0x000000048d148d4e // leaq 0x4(,%r9,4), %r10
+	LONG $0x54af0f4c; WORD $0x7824 // imulq 0x78(%rsp), %r10
+	LONG $0x9a1c8d49 // leaq (%r10,%rbx,4), %rbx
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	QUAD $0x00000000bd248d4e // leaq (,%r15,4), %r12
+	LONG $0x1065034d // addq 0x10(%r13), %r12
+	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
+	QUAD $0x00000000ad2c8d4c // leaq (,%rbp,4), %r13
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x51eb // jmp 0x630f <k_attend_values+0x2adf>
+	WORD $0x9066 // nop
+	LONG $0x490d8d4c; WORD $0x0046; BYTE $0x00 // leaq 0x4649(%rip), %r9 # 0xa910 <lanes>
+	LONG $0x107cc1c4; WORD $0x9164; BYTE $0x20 // vmovups 0x20(%r9,%rdx,4), %ymm4
+	LONG $0x2c5dc2c4; WORD $0x2424 // vmaskmovps (%r12), %ymm4, %ymm4
+	LONG $0x187dc2c4; WORD $0xae2c // vbroadcastss (%r14,%rbp,4), %ymm5
+	LONG $0x187de2c4; WORD $0xab34 // vbroadcastss (%rbx,%rbp,4), %ymm6
+	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
+	LONG $0xb85de2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm6) + ymm2
+	LONG $0x187dc2c4; WORD $0xab2c // vbroadcastss (%r11,%rbp,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
+	LONG $0x187de2c4; WORD $0xae2c // vbroadcastss (%rsi,%rbp,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
+	LONG $0x243c034c // addq (%rsp), %r15
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	WORD $0x5f74 // je 0x636e <k_attend_values+0x2b3e>
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	WORD $0x2973 // jae 0x633f <k_attend_values+0x2b0f>
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
+	WORD $0x0b7e // jle 0x6339 <k_attend_values+0x2b09>
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0x2404394c // cmpq %r8, (%rsp)
+	LONG $0xff77850f; WORD $0xffff // jne 0x62c0 <k_attend_values+0x2a90>
+	LONG $0x107cc1c4; WORD $0x2424 // vmovups (%r12), %ymm4
+	WORD $0x83eb // jmp 0x62d4 <k_attend_values+0x2aa4>
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0xb4058d48; WORD $0x0045; BYTE $0x00 // leaq 0x45b4(%rip), %rax # 0xa910 <lanes>
+	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
+	LONG $0x4010fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm0
+	LONG $0x2e7de2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm0, (%rdx)
+	LONG $0x000e32e9; BYTE $0x00 // jmp 0x71a0 <k_attend_values+0x3970>
+	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	QUAD $0x000000c8248c8b4c // movq 0xc8(%rsp), %r9
+	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
+	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
+	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
+	LONG $0x245c3b48; BYTE $0x48 // cmpq 0x48(%rsp), %rbx
+	LONG $0xfe5f8d0f; WORD $0xffff // jge 0x6203 <k_attend_values+0x29d3>
+	LONG $0x245cf748; BYTE $0x60 // negq 0x60(%rsp)
+	LONG $0x3e048d49 // leaq (%r14,%rdi), %rax
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x76148d4a // leaq (%rsi,%r14,2), %rdx
+	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	QUAD $0x0000000c8d148d4e // leaq 0xc(,%r9,4), %r10
+	LONG $0xd4af0f4d // imulq %r12, %r10
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	QUAD $0x000000088d1c8d4e // leaq 0x8(,%r9,4), %r11
+	LONG $0xdcaf0f4d // imulq %r12, %r11
+	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
+	QUAD $0x000000048d348d4e // leaq 0x4(,%r9,4), %r14
+	LONG $0xf4af0f4d // imulq %r12, %r14
+	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
+	LONG $0x02e7c149 // shlq $0x2, %r15
+	LONG $0x107d034d // addq 0x10(%r13), %r15
+	QUAD $0x00000000ad248d4c // leaq (,%rbp,4), %r12
+	LONG $0x082d8d4c; WORD $0x0045; BYTE $0x00 // leaq 0x4508(%rip), %r13 # 0xa910 <lanes>
+	WORD $0x17eb // jmp 0x6421 <k_attend_values+0x2bf1>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	LONG $0x245c3948; BYTE $0x48 // cmpq %rbx, 0x48(%rsp)
+	LONG $0x00d6840f; WORD $0x0000 // je 0x64f7 <k_attend_values+0x2cc7>
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	WORD $0x2973 // jae 0x6451 <k_attend_values+0x2c21>
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
+	WORD $0x0b7e // jle 0x644b <k_attend_values+0x2c1b>
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
+	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
+	WORD $0x1a75 // jne 0x6470 <k_attend_values+0x2c40>
+	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	WORD $0x267d // jge 0x648b <k_attend_values+0x2c5b>
+	WORD $0x39eb // jmp 0x64a0 <k_attend_values+0x2c70>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x107c81c4; WORD $0x8d64; BYTE $0x20 // vmovups 0x20(%r13,%r9,4), %ymm4
+	LONG $0x2c5dc2c4; BYTE $0x27 // vmaskmovps (%r15), %ymm4, %ymm4
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	WORD $0x157c // jl 0x64a0 <k_attend_values+0x2c70>
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	WORD $0x107d // jge 0x64a0 <k_attend_values+0x2c70>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x187dc2c4; WORD $0x992c // vbroadcastss (%r9,%rbx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	WORD $0x107c // jl 0x64b5 <k_attend_values+0x2c85>
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	WORD $0x0b7d // jge 0x64b5 <k_attend_values+0x2c85>
+	LONG $0x187dc2c4; WORD $0x9e2c // vbroadcastss (%r14,%rbx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
+	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
+	WORD $0x107c // jl 0x64cc <k_attend_values+0x2c9c>
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	WORD $0x0b7d // jge 0x64cc <k_attend_values+0x2c9c>
+	LONG $0x187dc2c4; WORD $0x9b2c // vbroadcastss (%r11,%rbx,4), %ymm5
+	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
+	LONG $0x245c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rbx
+	LONG $0xff398c0f; WORD $0xffff // jl 0x6410 <k_attend_values+0x2be0>
+	LONG $0x245c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbx
+	LONG $0xff2e8d0f; WORD $0xffff // jge 0x6410 <k_attend_values+0x2be0>
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x187dc2c4; WORD $0x992c // vbroadcastss (%r9,%rbx,4), %ymm5
+	LONG $0xb855e2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm4) + ymm0
+	LONG $0xffff19e9; BYTE $0xff // jmp 0x6410 <k_attend_values+0x2be0>
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	QUAD $0x000000c8248c8b4c // movq 0xc8(%rsp), %r9
+	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
+	LONG $0x207d8b49 // movq 0x20(%r13), %rdi
+	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
+	LONG $0x00450349 // addq (%r13), %rax
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
+	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	WORD $0x4375 // jne 0x6572 <k_attend_values+0x2d42>
+	LONG $0x1a11fcc5 // vmovups %ymm3, (%rdx)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x1411fcc5; BYTE $0x90 // vmovups %ymm2, (%rax,%rdx,4)
+	LONG $0x02518d49 // leaq 0x2(%r9), %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x0c11fcc5; BYTE $0x90 // vmovups %ymm1, (%rax,%rdx,4)
+	LONG $0x03c18349 // addq $0x3, %r9
+	LONG $0xcfaf0f4c // imulq %rdi, %r9
+	LONG $0x117ca1c4; WORD $0x8804 // vmovups %ymm0, (%rax,%r9,4)
+	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
+	QUAD $0x0000011824843b48 // cmpq 0x118(%rsp), %rax
+	LONG $0xd3df8f0f; WORD $0xffff // jg 0x394f <k_attend_values+0x11f>
+	WORD $0x56eb // jmp 0x65c8 <k_attend_values+0x2d98>
+	LONG $0x97358d48; WORD $0x0043; BYTE $0x00 // leaq 0x4397(%rip), %rsi # 0xa910 <lanes>
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x6410fcc5; WORD $0x208e // vmovups 0x20(%rsi,%rcx,4), %ymm4
+	LONG $0x2e5de2c4; BYTE $0x1a // vmaskmovps %ymm3, %ymm4, (%rdx)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x2e5de2c4; WORD $0x9014 // vmaskmovps %ymm2, %ymm4, (%rax,%rdx,4)
+	LONG $0x02518d49 // leaq 0x2(%r9), %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	LONG $0x2e5de2c4; WORD $0x900c // vmaskmovps %ymm1, %ymm4, (%rax,%rdx,4)
+	LONG $0x03c18349 // addq $0x3, %r9
+	LONG $0xcfaf0f4c // imulq %rdi, %r9
+	LONG $0x2e5da2c4; WORD $0x8804 // vmaskmovps %ymm0, %ymm4, (%rax,%r9,4)
+	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
+	QUAD $0x0000011824843b48 // cmpq 0x118(%rsp), %rax
+	LONG $0xd3878f0f; WORD $0xffff // jg 0x394f <k_attend_values+0x11f>
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0x20fd8348 // cmpq $0x20, %rbp
+	QUAD $0x00000090249c8948 // movq %rbx, 0x90(%rsp)
+	LONG $0x01df8d0f; WORD $0x0000 // jge 0x67c1 <k_attend_values+0x2f91>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x08ca8348 // orq $0x8, %rdx
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	LONG $0x05e08e0f; WORD $0x0000 // jle 0x6bd4 <k_attend_values+0x33a4>
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
 	LONG $0x242c8b48 // movq (%rsp), %rbp
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x0d298e0f; WORD $0x0000 // jle 0x3585 <k_attend_values+0x2385>
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x244c8b49; BYTE $0x58 // movq 0x58(%r12), %rcx
-	LONG $0x24448b49; BYTE $0x60 // movq 0x60(%r12), %rax
-	LONG $0x24448b4d; BYTE $0x20 // movq 0x20(%r12), %r8
-	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
-	LONG $0x24748b49; BYTE $0x50 // movq 0x50(%r12), %rsi
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	QUAD $0x000000a0249c8b48 // movq 0xa0(%rsp), %rbx
-	LONG $0xcbaf0f4c // imulq %rbx, %r9
-	LONG $0x24548b4d; BYTE $0x40 // movq 0x40(%r12), %r10
-	WORD $0x014d; BYTE $0xca // addq %r9, %r10
-	LONG $0x244c034d; BYTE $0x48 // addq 0x48(%r12), %r9
-	LONG $0xc3af0f4c // imulq %rbx, %r8
-	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
-	LONG $0x761c8d4c // leaq (%rsi,%rsi,2), %r11
-	LONG $0x19148d4b // leaq (%r9,%r11), %rdx
-	LONG $0x247c8b49; BYTE $0x38 // movq 0x38(%r12), %rdi
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	LONG $0xfa4c0f48 // cmovlq %rdx, %rdi
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0xfa480f48 // cmovsq %rdx, %rdi
-	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
-	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
-	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	LONG $0xf34c0f4d // cmovlq %r11, %r14
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xf2480f4c // cmovsq %rdx, %r14
-	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
-	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
-	LONG $0xe94c0f4d // cmovlq %r9, %r13
-	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0xd24c0f49 // cmovlq %r10, %rdx
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xd7480f48 // cmovsq %rdi, %rdx
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0x242c8948 // movq %rbp, (%rsp)
-	LONG $0xfdaf0f48 // imulq %rbp, %rdi
-	LONG $0x02e7c148 // shlq $0x2, %rdi
-	LONG $0x247c0349; BYTE $0x10 // addq 0x10(%r12), %rdi
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
-	LONG $0xed480f4c // cmovsq %rbp, %r13
-	LONG $0x246c894c; BYTE $0x70 // movq %r13, 0x70(%rsp)
-	LONG $0x246c8b49; BYTE $0x08 // movq 0x8(%r12), %rbp
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	LONG $0xbf3c8d4e // leaq (%rdi,%r15,4), %r15
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
-	LONG $0x857c8d4a; BYTE $0x00 // leaq (%rbp,%r8,4), %rdi
-	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	LONG $0x723c8d49 // leaq (%r10,%rsi,2), %rdi
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
-	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
-	LONG $0x246c8948; BYTE $0x58 // movq %rbp, 0x58(%rsp)
-	LONG $0x0c348d0f; WORD $0x0000 // jge 0x358f <k_attend_values+0x238f>
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	WORD $0xf748; BYTE $0xdf // negq %rdi
-	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
-	LONG $0x162c8d4a // leaq (%rsi,%r10), %rbp
-	LONG $0x0e248d4e // leaq (%rsi,%r9), %r12
-	LONG $0x713c8d49 // leaq (%r9,%rsi,2), %rdi
-	QUAD $0x0000000c9d348d48 // leaq 0xc(,%rbx,4), %rsi
-	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
-	LONG $0xf3af0f48 // imulq %rbx, %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
-	QUAD $0x00000008b5348d48 // leaq 0x8(,%rsi,4), %rsi
-	LONG $0xf3af0f48 // imulq %rbx, %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
-	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
-	QUAD $0x00000004b5348d48 // leaq 0x4(,%rsi,4), %rsi
-	LONG $0xf3af0f48 // imulq %rbx, %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x1deb // jmp 0x29ff <k_attend_values+0x17ff>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
-	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0x0cff840f; WORD $0x0000 // je 0x36fe <k_attend_values+0x24fe>
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0x0b73 // jae 0x2a0f <k_attend_values+0x180f>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
-	LONG $0x80e98348 // subq $-0x80, %rcx
-	LONG $0x242c394c // cmpq %r13, (%rsp)
-	WORD $0x0b75 // jne 0x2a20 <k_attend_values+0x1820>
-	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
-	WORD $0x1ceb // jmp 0x2a38 <k_attend_values+0x1838>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
-	LONG $0x141d8d48; WORD $0x0022; BYTE $0x00 // leaq 0x2214(%rip), %rbx # 0x4c40 <lanes>
-	LONG $0x107ca1c4; WORD $0x8364; BYTE $0x20 // vmovups 0x20(%rbx,%r8,4), %ymm4
-	LONG $0x2c5dc2c4; BYTE $0x27 // vmaskmovps (%r15), %ymm4, %ymm4
-	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	LONG $0xc09d0f41 // setge %r8b
-	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0x2044; BYTE $0xc3 // andb %r8b, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x1075 // jne 0x2a5d <k_attend_values+0x185d>
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	LONG $0x187dc2c4; WORD $0x902c // vbroadcastss (%r8,%rdx,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
-	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	LONG $0xc09d0f41 // setge %r8b
-	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0x2044; BYTE $0xc3 // andb %r8b, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x1075 // jne 0x2a82 <k_attend_values+0x1882>
-	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
-	LONG $0x187dc2c4; WORD $0x902c // vbroadcastss (%r8,%rdx,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
-	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
-	LONG $0xc09d0f41 // setge %r8b
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0x2044; BYTE $0xc3 // andb %r8b, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x1075 // jne 0x2aa9 <k_attend_values+0x18a9>
-	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
-	LONG $0x187dc2c4; WORD $0x902c // vbroadcastss (%r8,%rdx,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
-	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
-	LONG $0xc09d0f41 // setge %r8b
-	LONG $0x24543b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdx
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0x2044; BYTE $0xc3 // andb %r8b, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	LONG $0xff2c850f; WORD $0xffff // jne 0x29f0 <k_attend_values+0x17f0>
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x187dc2c4; WORD $0x902c // vbroadcastss (%r8,%rdx,4), %ymm5
-	LONG $0xb855e2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm4) + ymm0
-	LONG $0xffff17e9; BYTE $0xff // jmp 0x29f0 <k_attend_values+0x17f0>
-	LONG $0x24748b49; BYTE $0x20 // movq 0x20(%r12), %rsi
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	LONG $0x244c8b4d; BYTE $0x50 // movq 0x50(%r12), %r9
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
-	LONG $0xc6af0f49 // imulq %r14, %rax
-	LONG $0x247c8b49; BYTE $0x40 // movq 0x40(%r12), %rdi
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0x24440349; BYTE $0x48 // addq 0x48(%r12), %rax
-	LONG $0xceaf0f49 // imulq %r14, %rcx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x49048d4f // leaq (%r9,%r9,2), %r8
-	LONG $0x00148d4a // leaq (%rax,%r8), %rdx
-	LONG $0x24548b4d; BYTE $0x38 // movq 0x38(%r12), %r10
-	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	LONG $0xd24c0f4c // cmovlq %rdx, %r10
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xd1480f4c // cmovsq %rcx, %r10
-	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
-	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
-	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
-	LONG $0xe84c0f4d // cmovlq %r8, %r13
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xe9480f4c // cmovsq %rcx, %r13
-	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0xe84c0f48 // cmovlq %rax, %rbp
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xe9480f48 // cmovsq %rcx, %rbp
-	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
-	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
-	LONG $0xd74c0f4c // cmovlq %rdi, %r10
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xd1480f4c // cmovsq %rcx, %r10
-	QUAD $0x0000000cb5148d4a // leaq 0xc(,%r14,4), %rdx
-	LONG $0xd6af0f48 // imulq %rsi, %rdx
-	QUAD $0x00000008b51c8d4e // leaq 0x8(,%r14,4), %r11
-	LONG $0xdeaf0f4c // imulq %rsi, %r11
-	QUAD $0x00000004b51c8d4a // leaq 0x4(,%r14,4), %rbx
-	LONG $0xdeaf0f48 // imulq %rsi, %rbx
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0x24748b49; BYTE $0x18 // movq 0x18(%r12), %rsi
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	LONG $0x024e8d49 // leaq 0x2(%r14), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	LONG $0x034e8d49 // leaq 0x3(%r14), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
-	LONG $0xf6af0f49 // imulq %r14, %rsi
-	QUAD $0x000000b024b48948 // movq %rsi, 0xb0(%rsp)
-	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
-	LONG $0x246c894c; BYTE $0x10 // movq %r13, 0x10(%rsp)
-	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
-	LONG $0xf24f0f49 // cmovgq %r10, %rsi
-	QUAD $0x00000000b5348d4c // leaq (,%rsi,4), %r14
-	LONG $0x242c8b4c // movq (%rsp), %r13
-	LONG $0xae0c8d4b // leaq (%r14,%r13,4), %rcx
-	LONG $0x24748b4d; BYTE $0x08 // movq 0x8(%r12), %r14
-	LONG $0xae2c8d4f // leaq (%r14,%r13,4), %r13
-	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
-	LONG $0x246c8948; BYTE $0x48 // movq %rbp, 0x48(%rsp)
-	WORD $0x2948; BYTE $0xf5 // subq %rsi, %rbp
-	LONG $0x246c8948; BYTE $0x28 // movq %rbp, 0x28(%rsp)
-	LONG $0x162c8d4d // leaq (%r14,%rdx), %r13
-	LONG $0x246c894c; BYTE $0x18 // movq %r13, 0x18(%rsp)
-	LONG $0xb2148d48 // leaq (%rdx,%rsi,4), %rdx
-	LONG $0x1e2c8d4f // leaq (%r14,%r11), %r13
-	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
-	LONG $0xb31c8d4d // leaq (%r11,%rsi,4), %r11
-	LONG $0xb3348d48 // leaq (%rbx,%rsi,4), %rsi
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
-	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x245c894c; BYTE $0x68 // movq %r11, 0x68(%rsp)
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
-	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
-	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
-	LONG $0x391c8d4d // leaq (%r9,%rdi), %r11
-	LONG $0x012c8d4d // leaq (%r9,%rax), %r13
-	LONG $0x4f1c8d4a // leaq (%rdi,%r9,2), %rbx
-	LONG $0x480c8d4a // leaq (%rax,%r9,2), %rcx
-	LONG $0x24148b49 // movq (%r12), %rdx
-	QUAD $0x000000d024948948 // movq %rdx, 0xd0(%rsp)
-	LONG $0x24748b49; BYTE $0x10 // movq 0x10(%r12), %rsi
-	LONG $0x24748b4d; BYTE $0x58 // movq 0x58(%r12), %r14
-	LONG $0x24648b4d; BYTE $0x60 // movq 0x60(%r12), %r12
-	QUAD $0x000000b82494894c // movq %r10, 0xb8(%rsp)
-	QUAD $0x0000000095148d4a // leaq (,%r10,4), %rdx
-	QUAD $0x0000011024948948 // movq %rdx, 0x110(%rsp)
-	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
-	QUAD $0x000000c024b48948 // movq %rsi, 0xc0(%rsp)
-	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
-	LONG $0x000089e9; BYTE $0x00 // jmp 0x2d37 <k_attend_values+0x1b37>
-	WORD $0x9066 // nop
-	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
-	QUAD $0x000000d024b48b48 // movq 0xd0(%rsp), %rsi
-	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
-	QUAD $0x000000b024b48b48 // movq 0xb0(%rsp), %rsi
-	LONG $0x0411fcc5; BYTE $0xb2 // vmovups %ymm0, (%rdx,%rsi,4)
-	LONG $0x4c11fcc5; WORD $0x20b2 // vmovups %ymm1, 0x20(%rdx,%rsi,4)
-	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
-	LONG $0x1411fcc5; BYTE $0xb2 // vmovups %ymm2, (%rdx,%rsi,4)
-	LONG $0x5c11fcc5; WORD $0x20b2 // vmovups %ymm3, 0x20(%rdx,%rsi,4)
-	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
-	LONG $0x2411fcc5; BYTE $0xb2 // vmovups %ymm4, (%rdx,%rsi,4)
-	LONG $0x6c11fcc5; WORD $0x20b2 // vmovups %ymm5, 0x20(%rdx,%rsi,4)
-	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
-	LONG $0x3411fcc5; BYTE $0xb2 // vmovups %ymm6, (%rdx,%rsi,4)
-	LONG $0x7c11fcc5; WORD $0x20b2 // vmovups %ymm7, 0x20(%rdx,%rsi,4)
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	LONG $0x5876894c // movq %r14, 0x58(%rsi)
-	LONG $0x6066894c // movq %r12, 0x60(%rsi)
-	LONG $0x10518d49 // leaq 0x10(%r9), %rdx
-	LONG $0x307e8b4c // movq 0x30(%rsi), %r15
-	QUAD $0x0000008024848348; BYTE $0x40 // addq $0x40, 0x80(%rsp)
-	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
-	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	LONG $0xfaf98f0f; WORD $0xffff // jg 0x2830 <k_attend_values+0x1630>
-	QUAD $0x000000b824948b4c // movq 0xb8(%rsp), %r10
-	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
-	LONG $0x243c894c // movq %r15, (%rsp)
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	LONG $0x246c8948; BYTE $0x78 // movq %rbp, 0x78(%rsp)
-	LONG $0x01388d0f; WORD $0x0000 // jge 0x2e90 <k_attend_values+0x1c90>
-	QUAD $0x0000011024b48b48 // movq 0x110(%rsp), %rsi
-	LONG $0xf7af0f49 // imulq %r15, %rsi
-	QUAD $0x0000008024b40348 // addq 0x80(%rsp), %rsi
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	QUAD $0x00000000bd148d4a // leaq (,%r15,4), %rdx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
-	WORD $0x13eb // jmp 0x2db1 <k_attend_values+0x1bb1>
-	WORD $0x9066 // nop
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	LONG $0x246c3948; BYTE $0x10 // cmpq %rbp, 0x10(%rsp)
-	LONG $0x012f840f; WORD $0x0000 // je 0x2ee0 <k_attend_values+0x1ce0>
-	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0x0d73 // jae 0x2dc3 <k_attend_values+0x1bc3>
-	LONG $0x16180f41 // prefetcht1 (%r14)
-	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
-	LONG $0x80ee8349 // subq $-0x80, %r14
-	LONG $0x0e107cc5 // vmovups (%rsi), %ymm9
-	LONG $0x46107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm8
-	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
-	LONG $0xc29d0f41 // setge %r10b
-	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x1575 // jne 0x2df8 <k_attend_values+0x1bf8>
-	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
-	LONG $0x187d42c4; WORD $0xaa14 // vbroadcastss (%r10,%rbp,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
-	LONG $0xb83dc2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm10) + ymm1
-	WORD $0x394c; BYTE $0xdd // cmpq %r11, %rbp
-	LONG $0xc29d0f41 // setge %r10b
-	WORD $0x394c; BYTE $0xed // cmpq %r13, %rbp
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x1575 // jne 0x2e24 <k_attend_values+0x1c24>
-	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
-	LONG $0x187d42c4; WORD $0xaa14 // vbroadcastss (%r10,%rbp,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm9) + ymm2
-	LONG $0xb83dc2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm10) + ymm3
-	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
-	LONG $0xc29d0f41 // setge %r10b
-	WORD $0x3948; BYTE $0xcd // cmpq %rcx, %rbp
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x1575 // jne 0x2e50 <k_attend_values+0x1c50>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x187d42c4; WORD $0xaa14 // vbroadcastss (%r10,%rbp,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xe1 // vfmadd231ps %ymm9, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm9) + ymm4
-	LONG $0xb83dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm10) + ymm5
-	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
-	LONG $0xc29d0f41 // setge %r10b
-	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	LONG $0xff35850f; WORD $0xffff // jne 0x2da0 <k_attend_values+0x1ba0>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x187d42c4; WORD $0xaa14 // vbroadcastss (%r10,%rbp,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
-	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
-	LONG $0xffff1be9; BYTE $0xff // jmp 0x2da0 <k_attend_values+0x1ba0>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
-	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
-	LONG $0xaa348d48 // leaq (%rdx,%rbp,4), %rsi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0x24543b48; BYTE $0x48 // cmpq 0x48(%rsp), %rdx
-	WORD $0x257c // jl 0x2ef9 <k_attend_values+0x1cf9>
-	LONG $0x0000c5e9; BYTE $0x00 // jmp 0x2f9e <k_attend_values+0x1d9e>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
-	LONG $0x24543b48; BYTE $0x48 // cmpq 0x48(%rsp), %rdx
-	LONG $0x00a58d0f; WORD $0x0000 // jge 0x2f9e <k_attend_values+0x1d9e>
-	QUAD $0x00000000bd148d4a // leaq (,%r15,4), %rdx
-	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x000000c824bc8b4c // movq 0xc8(%rsp), %r15
-	WORD $0x68eb // jmp 0x2f75 <k_attend_values+0x1d75>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
-	LONG $0x4e107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm9
-	LONG $0x187d42c4; WORD $0xaf14 // vbroadcastss (%r15,%rbp,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
-	LONG $0xb835c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm10) + ymm1
-	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
-	LONG $0x187d42c4; WORD $0xaa14 // vbroadcastss (%r10,%rbp,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xd0 // vfmadd231ps %ymm8, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm8) + ymm2
-	LONG $0xb835c2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm10) + ymm3
-	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
-	LONG $0x187d42c4; WORD $0xaa14 // vbroadcastss (%r10,%rbp,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm8) + ymm4
-	LONG $0xb835c2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm10) + ymm5
-	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
-	LONG $0x187d42c4; WORD $0xaa14 // vbroadcastss (%r10,%rbp,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm8) + ymm6
-	LONG $0xb82dc2c4; BYTE $0xf9 // vfmadd231ps %ymm9, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm9) + ymm7
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	LONG $0x246c3948; BYTE $0x28 // cmpq %rbp, 0x28(%rsp)
-	WORD $0x1b74 // je 0x2f90 <k_attend_values+0x1d90>
-	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0x9673 // jae 0x2f10 <k_attend_values+0x1d10>
-	LONG $0x16180f41 // prefetcht1 (%r14)
-	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
-	LONG $0x80ee8349 // subq $-0x80, %r14
-	WORD $0x87eb // jmp 0x2f10 <k_attend_values+0x1d10>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
-	LONG $0x24543b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdx
-	LONG $0xfd078d0f; WORD $0xffff // jge 0x2cb0 <k_attend_values+0x1ab0>
-	LONG $0x20c68348 // addq $0x20, %rsi
-	LONG $0x02e7c149 // shlq $0x2, %r15
-	WORD $0x1eeb // jmp 0x2fd1 <k_attend_values+0x1dd1>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
-	LONG $0x24543948; BYTE $0x20 // cmpq %rdx, 0x20(%rsp)
-	LONG $0xfcdf840f; WORD $0xffff // je 0x2cb0 <k_attend_values+0x1ab0>
-	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0x0d73 // jae 0x2fe3 <k_attend_values+0x1de3>
-	LONG $0x16180f41 // prefetcht1 (%r14)
-	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
-	LONG $0x80ee8349 // subq $-0x80, %r14
-	LONG $0x4e107cc5; BYTE $0xe0 // vmovups -0x20(%rsi), %ymm9
-	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0x1a7c // jl 0x300b <k_attend_values+0x1e0b>
-	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	WORD $0x157d // jge 0x300b <k_attend_values+0x1e0b>
-	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
-	LONG $0x187d42c4; WORD $0x9214 // vbroadcastss (%r10,%rdx,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
-	LONG $0xb83dc2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm10) + ymm1
-	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
-	WORD $0x1a7c // jl 0x302a <k_attend_values+0x1e2a>
-	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
-	WORD $0x157d // jge 0x302a <k_attend_values+0x1e2a>
-	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
-	LONG $0x187d42c4; WORD $0x9214 // vbroadcastss (%r10,%rdx,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm9) + ymm2
-	LONG $0xb83dc2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm10) + ymm3
-	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
-	WORD $0x1a7c // jl 0x3049 <k_attend_values+0x1e49>
-	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x157d // jge 0x3049 <k_attend_values+0x1e49>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x187d42c4; WORD $0x9214 // vbroadcastss (%r10,%rdx,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xe1 // vfmadd231ps %ymm9, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm9) + ymm4
-	LONG $0xb83dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm10) + ymm5
-	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	LONG $0xff6e8c0f; WORD $0xffff // jl 0x2fc0 <k_attend_values+0x1dc0>
-	LONG $0x24543b48; BYTE $0x70 // cmpq 0x70(%rsp), %rdx
-	LONG $0xff638d0f; WORD $0xffff // jge 0x2fc0 <k_attend_values+0x1dc0>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x187d42c4; WORD $0x9214 // vbroadcastss (%r10,%rdx,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
-	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
-	LONG $0xffff49e9; BYTE $0xff // jmp 0x2fc0 <k_attend_values+0x1dc0>
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
-	LONG $0x20428b4c // movq 0x20(%rdx), %r8
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	LONG $0x50728b48 // movq 0x50(%rdx), %rsi
-	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	QUAD $0x000000a024a48b4c // movq 0xa0(%rsp), %r12
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	LONG $0x404a8b48 // movq 0x40(%rdx), %rcx
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	LONG $0x48420348 // addq 0x48(%rdx), %rax
-	LONG $0xfcaf0f49 // imulq %r12, %rdi
-	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
-	LONG $0x76348d48 // leaq (%rsi,%rsi,2), %rsi
-	LONG $0x303c8d48 // leaq (%rax,%rsi), %rdi
-	LONG $0x38528b4c // movq 0x38(%rdx), %r10
-	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
-	LONG $0xd74c0f4c // cmovlq %rdi, %r10
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xd3480f4c // cmovsq %rbx, %r10
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0xee4c0f48 // cmovlq %rsi, %rbp
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xeb480f48 // cmovsq %rbx, %rbp
-	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	LONG $0xc84c0f4c // cmovlq %rax, %r9
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xcb480f4c // cmovsq %rbx, %r9
-	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0x2454894c; BYTE $0x48 // movq %r10, 0x48(%rsp)
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	LONG $0xd94c0f4c // cmovlq %rcx, %r11
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xdb480f4c // cmovsq %rbx, %r11
-	LONG $0x185a8b48 // movq 0x18(%rdx), %rbx
-	QUAD $0x0000000ca52c8d4e // leaq 0xc(,%r12,4), %r13
-	LONG $0xe8af0f4d // imulq %r8, %r13
-	QUAD $0x00000008a5148d4e // leaq 0x8(,%r12,4), %r10
-	LONG $0xd0af0f4d // imulq %r8, %r10
-	QUAD $0x00000004a53c8d4e // leaq 0x4(,%r12,4), %r15
-	LONG $0xf8af0f4d // imulq %r8, %r15
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	LONG $0x01c88349 // orq $0x1, %r8
-	LONG $0xc3af0f4c // imulq %rbx, %r8
-	QUAD $0x000000b82484894c // movq %r8, 0xb8(%rsp)
-	LONG $0x24448d4d; BYTE $0x02 // leaq 0x2(%r12), %r8
-	LONG $0xc3af0f4c // imulq %rbx, %r8
-	QUAD $0x000000982484894c // movq %r8, 0x98(%rsp)
-	LONG $0x24448d4d; BYTE $0x03 // leaq 0x3(%r12), %r8
-	LONG $0xc3af0f4c // imulq %rbx, %r8
-	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
-	LONG $0xdcaf0f49 // imulq %r12, %rbx
-	QUAD $0x000000a8249c8948 // movq %rbx, 0xa8(%rsp)
-	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
-	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
-	LONG $0xc34f0f4d // cmovgq %r11, %r8
-	QUAD $0x00000000851c8d4a // leaq (,%r8,4), %rbx
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	LONG $0xab1c8d48 // leaq (%rbx,%rbp,4), %rbx
-	LONG $0x08628b4c // movq 0x8(%rdx), %r12
-	LONG $0xac2c8d49 // leaq (%r12,%rbp,4), %rbp
-	LONG $0x246c8948; BYTE $0x20 // movq %rbp, 0x20(%rsp)
-	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
-	WORD $0x294d; BYTE $0xc1 // subq %r8, %r9
-	LONG $0x244c894c; BYTE $0x40 // movq %r9, 0x40(%rsp)
-	LONG $0x2c0c8d4f // leaq (%r12,%r13), %r9
-	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
-	QUAD $0x00000000850c8d4e // leaq (,%r8,4), %r9
-	WORD $0x014d; BYTE $0xe9 // addq %r13, %r9
-	LONG $0x142c8d4f // leaq (%r12,%r10), %r13
-	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
-	LONG $0x82148d4f // leaq (%r10,%r8,4), %r10
-	LONG $0x87048d4f // leaq (%r15,%r8,4), %r8
-	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
-	LONG $0x247c894c; BYTE $0x60 // movq %r15, 0x60(%rsp)
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
-	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
-	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
-	WORD $0x014c; BYTE $0xe3 // addq %r12, %rbx
-	QUAD $0x000000d0249c8948 // movq %rbx, 0xd0(%rsp)
-	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
-	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
-	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
-	LONG $0x0b0c8d4c // leaq (%rbx,%rcx), %r9
-	LONG $0x03148d4c // leaq (%rbx,%rax), %r10
-	LONG $0x592c8d48 // leaq (%rcx,%rbx,2), %rbp
-	LONG $0x583c8d4c // leaq (%rax,%rbx,2), %r15
-	WORD $0x8b48; BYTE $0x1a // movq (%rdx), %rbx
-	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
-	LONG $0x105a8b48 // movq 0x10(%rdx), %rbx
-	LONG $0x586a8b4c // movq 0x58(%rdx), %r13
-	LONG $0x60628b4c // movq 0x60(%rdx), %r12
-	QUAD $0x000000c8249c8948 // movq %rbx, 0xc8(%rsp)
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	LONG $0x93148d48 // leaq (%rbx,%rdx,4), %rdx
-	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
-	QUAD $0x00000080249c894c // movq %r11, 0x80(%rsp)
-	QUAD $0x000000009d148d4a // leaq (,%r11,4), %rdx
-	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0x32db <k_attend_values+0x20db>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	QUAD $0x000000b024848b4c // movq 0xb0(%rsp), %r8
-	LONG $0x90148d49 // leaq (%r8,%rdx,4), %rdx
-	QUAD $0x000000a824848b4c // movq 0xa8(%rsp), %r8
-	LONG $0x117ca1c4; WORD $0x8204 // vmovups %ymm0, (%rdx,%r8,4)
-	QUAD $0x000000b824848b4c // movq 0xb8(%rsp), %r8
-	LONG $0x117ca1c4; WORD $0x820c // vmovups %ymm1, (%rdx,%r8,4)
-	QUAD $0x0000009824848b4c // movq 0x98(%rsp), %r8
-	LONG $0x117ca1c4; WORD $0x8214 // vmovups %ymm2, (%rdx,%r8,4)
-	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
-	LONG $0x117ca1c4; WORD $0x821c // vmovups %ymm3, (%rdx,%r8,4)
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
-	LONG $0x586a894c // movq %r13, 0x58(%rdx)
-	LONG $0x6062894c // movq %r12, 0x60(%rdx)
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0x08738d4d // leaq 0x8(%r11), %r14
-	LONG $0x30428b4c // movq 0x30(%rdx), %r8
-	LONG $0x24448348; WORD $0x2078 // addq $0x20, 0x78(%rsp)
-	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
-	LONG $0x2404894c // movq %r8, (%rsp)
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	LONG $0xf56c8f0f; WORD $0xffff // jg 0x2847 <k_attend_values+0x1647>
-	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
-	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
-	LONG $0x245c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r11
-	LONG $0x00fd8d0f; WORD $0x0000 // jge 0x33f0 <k_attend_values+0x21f0>
-	QUAD $0x000000c024b48b4c // movq 0xc0(%rsp), %r14
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xf2af0f4c // imulq %rdx, %r14
-	LONG $0x2474034c; BYTE $0x78 // addq 0x78(%rsp), %r14
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	QUAD $0x00000000951c8d4c // leaq (,%rdx,4), %r11
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x1ceb // jmp 0x3341 <k_attend_values+0x2141>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x014d; BYTE $0xde // addq %r11, %r14
-	LONG $0x2444394c; BYTE $0x10 // cmpq %r8, 0x10(%rsp)
-	LONG $0x00ef840f; WORD $0x0000 // je 0x3430 <k_attend_values+0x2230>
-	WORD $0x394d; BYTE $0xe5 // cmpq %r12, %r13
-	WORD $0x0e73 // jae 0x3354 <k_attend_values+0x2154>
-	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
-	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
-	LONG $0x80ed8349 // subq $-0x80, %r13
-	LONG $0x107cc1c4; BYTE $0x26 // vmovups (%r14), %ymm4
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	WORD $0x9d0f; BYTE $0xc2 // setge %dl
-	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0xd320 // andb %dl, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x1075 // jne 0x337c <k_attend_values+0x217c>
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x187da2c4; WORD $0x822c // vbroadcastss (%rdx,%r8,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
-	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
-	WORD $0x9d0f; BYTE $0xc2 // setge %dl
-	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0xd320 // andb %dl, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x1075 // jne 0x339f <k_attend_values+0x219f>
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	LONG $0x187da2c4; WORD $0x822c // vbroadcastss (%rdx,%r8,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
-	WORD $0x3949; BYTE $0xe8 // cmpq %rbp, %r8
-	WORD $0x9d0f; BYTE $0xc2 // setge %dl
-	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0xd320 // andb %dl, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x1075 // jne 0x33c2 <k_attend_values+0x21c2>
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x187da2c4; WORD $0x822c // vbroadcastss (%rdx,%r8,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
-	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
-	WORD $0x9d0f; BYTE $0xc2 // setge %dl
-	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0xd320 // andb %dl, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	LONG $0xff57850f; WORD $0xffff // jne 0x3330 <k_attend_values+0x2130>
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x187da2c4; WORD $0x822c // vbroadcastss (%rdx,%r8,4), %ymm5
-	LONG $0xb855e2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm4) + ymm3
-	LONG $0xffff42e9; BYTE $0xff // jmp 0x3330 <k_attend_values+0x2130>
-	WORD $0x9066 // nop
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0x04af0f4c; BYTE $0x24 // imulq (%rsp), %r8
-	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
-	LONG $0x82048d4e // leaq (%rdx,%r8,4), %r8
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	LONG $0x90348d4d // leaq (%r8,%rdx,4), %r14
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x245c3b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r11
-	WORD $0x1c7c // jl 0x3440 <k_attend_values+0x2240>
-	LONG $0x0000ace9; BYTE $0x00 // jmp 0x34d5 <k_attend_values+0x22d5>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
-	LONG $0x245c3b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r11
-	LONG $0x00958d0f; WORD $0x0000 // jge 0x34d5 <k_attend_values+0x22d5>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	QUAD $0x0000000095048d4c // leaq (,%rdx,4), %r8
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
-	WORD $0x54eb // jmp 0x34ad <k_attend_values+0x22ad>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x107cc1c4; BYTE $0x26 // vmovups (%r14), %ymm4
-	LONG $0x187da2c4; WORD $0x9a2c // vbroadcastss (%rdx,%r11,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
-	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
-	LONG $0x187da2c4; WORD $0x9b2c // vbroadcastss (%rbx,%r11,4), %ymm5
-	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	LONG $0x187da2c4; WORD $0x9b34 // vbroadcastss (%rbx,%r11,4), %ymm6
-	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
-	LONG $0xb85de2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm6) + ymm2
-	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
-	LONG $0x187da2c4; WORD $0x9b2c // vbroadcastss (%rbx,%r11,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
-	LONG $0x245c394c; BYTE $0x40 // cmpq %r11, 0x40(%rsp)
-	WORD $0x2374 // je 0x34d0 <k_attend_values+0x22d0>
-	WORD $0x394d; BYTE $0xe5 // cmpq %r12, %r13
-	WORD $0xae73 // jae 0x3460 <k_attend_values+0x2260>
-	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
-	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
-	LONG $0x80ed8349 // subq $-0x80, %r13
-	WORD $0x9eeb // jmp 0x3460 <k_attend_values+0x2260>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	LONG $0xfd7d8d0f; WORD $0xffff // jge 0x3260 <k_attend_values+0x2060>
-	LONG $0x2424c148; BYTE $0x02 // shlq $0x2, (%rsp)
-	WORD $0x16eb // jmp 0x3500 <k_attend_values+0x2300>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x2434034c // addq (%rsp), %r14
-	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
-	LONG $0xfd60840f; WORD $0xffff // je 0x3260 <k_attend_values+0x2060>
-	WORD $0x394d; BYTE $0xe5 // cmpq %r12, %r13
-	WORD $0x0e73 // jae 0x3513 <k_attend_values+0x2313>
-	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
-	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
-	LONG $0x80ed8349 // subq $-0x80, %r13
-	LONG $0x107cc1c4; BYTE $0x26 // vmovups (%r14), %ymm4
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0x157c // jl 0x3532 <k_attend_values+0x2332>
-	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
-	WORD $0x107d // jge 0x3532 <k_attend_values+0x2332>
-	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
-	LONG $0x187d82c4; WORD $0x982c // vbroadcastss (%r8,%r11,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
-	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
-	WORD $0x157c // jl 0x354c <k_attend_values+0x234c>
-	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	WORD $0x107d // jge 0x354c <k_attend_values+0x234c>
-	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
-	LONG $0x187d82c4; WORD $0x982c // vbroadcastss (%r8,%r11,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
-	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
-	WORD $0x157c // jl 0x3566 <k_attend_values+0x2366>
-	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
-	WORD $0x107d // jge 0x3566 <k_attend_values+0x2366>
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
-	LONG $0x187d82c4; WORD $0x982c // vbroadcastss (%r8,%r11,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	WORD $0x857c // jl 0x34f0 <k_attend_values+0x22f0>
-	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
-	WORD $0x807d // jge 0x34f0 <k_attend_values+0x22f0>
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	LONG $0x187d82c4; WORD $0x982c // vbroadcastss (%r8,%r11,4), %ymm5
-	LONG $0xb855e2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm4) + ymm3
-	LONG $0xffff6be9; BYTE $0xff // jmp 0x34f0 <k_attend_values+0x22f0>
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x000371e9; BYTE $0x00 // jmp 0x3900 <k_attend_values+0x2700>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
-	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x01708f0f; WORD $0x0000 // jg 0x371e <k_attend_values+0x251e>
-	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0x02958d0f; WORD $0x0000 // jge 0x384e <k_attend_values+0x264e>
-	LONG $0x245cf748; BYTE $0x18 // negq 0x18(%rsp)
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
-	LONG $0x11348d4b // leaq (%r9,%r10), %rsi
-	LONG $0x48348d4f // leaq (%r8,%r9,2), %r14
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
-	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
-	QUAD $0x000000a0249c8b48 // movq 0xa0(%rsp), %rbx
-	QUAD $0x0000000c9d048d4c // leaq 0xc(,%rbx,4), %r8
-	LONG $0xc4af0f4d // imulq %r12, %r8
-	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
-	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
-	QUAD $0x000000089d048d4c // leaq 0x8(,%rbx,4), %r8
-	LONG $0xc4af0f4d // imulq %r12, %r8
-	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
-	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
-	QUAD $0x000000049d1c8d48 // leaq 0x4(,%rbx,4), %rbx
-	LONG $0xdcaf0f49 // imulq %r12, %rbx
-	WORD $0x0148; BYTE $0xeb // addq %rbp, %rbx
-	LONG $0x24248b4c // movq (%rsp), %r12
-	QUAD $0x00000000a5248d4e // leaq (,%r12,4), %r12
-	WORD $0x1deb // jmp 0x3641 <k_attend_values+0x2441>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
-	LONG $0x24543948; BYTE $0x40 // cmpq %rdx, 0x40(%rsp)
-	LONG $0x01e2840f; WORD $0x0000 // je 0x3823 <k_attend_values+0x2623>
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0x0b73 // jae 0x3651 <k_attend_values+0x2451>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
-	LONG $0x80e98348 // subq $-0x80, %rcx
-	LONG $0x242c394c // cmpq %r13, (%rsp)
-	WORD $0x1975 // jne 0x3670 <k_attend_values+0x2470>
-	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
-	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	WORD $0x2c7d // jge 0x368d <k_attend_values+0x248d>
-	WORD $0x40eb // jmp 0x36a3 <k_attend_values+0x24a3>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0xc4058d4c; WORD $0x0015; BYTE $0x00 // leaq 0x15c4(%rip), %r8 # 0x4c40 <lanes>
-	LONG $0x107cc1c4; WORD $0xa864; BYTE $0x20 // vmovups 0x20(%r8,%rbp,4), %ymm4
-	LONG $0x2c5dc2c4; BYTE $0x27 // vmaskmovps (%r15), %ymm4, %ymm4
-	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	WORD $0x167c // jl 0x36a3 <k_attend_values+0x24a3>
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0x117d // jge 0x36a3 <k_attend_values+0x24a3>
-	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
-	LONG $0x187de2c4; WORD $0x956c; BYTE $0x00 // vbroadcastss (%rbp,%rdx,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
-	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x107c // jl 0x36b8 <k_attend_values+0x24b8>
-	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
-	WORD $0x0b7d // jge 0x36b8 <k_attend_values+0x24b8>
-	LONG $0x187de2c4; WORD $0x932c // vbroadcastss (%rbx,%rdx,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
-	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
-	WORD $0x157c // jl 0x36d4 <k_attend_values+0x24d4>
-	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
-	WORD $0x107d // jge 0x36d4 <k_attend_values+0x24d4>
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x187dc2c4; WORD $0x902c // vbroadcastss (%r8,%rdx,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm5) + ymm1
-	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
-	LONG $0xff538c0f; WORD $0xffff // jl 0x3630 <k_attend_values+0x2430>
-	LONG $0x24543b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdx
-	LONG $0xff488d0f; WORD $0xffff // jge 0x3630 <k_attend_values+0x2430>
-	LONG $0x246c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbp
-	LONG $0x187de2c4; WORD $0x956c; BYTE $0x00 // vbroadcastss (%rbp,%rdx,4), %ymm5
-	LONG $0xb855e2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm4) + ymm0
-	LONG $0xffff32e9; BYTE $0xff // jmp 0x3630 <k_attend_values+0x2430>
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
-	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
-	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0xfe908e0f; WORD $0xffff // jle 0x35ae <k_attend_values+0x23ae>
-	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	WORD $0xf749; BYTE $0xd9 // negq %r9
-	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
-	QUAD $0x0000000cb5048d4e // leaq 0xc(,%r14,4), %r8
-	LONG $0xc3af0f4c // imulq %rbx, %r8
-	QUAD $0x00000000953c8d48 // leaq (,%rdx,4), %rdi
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	LONG $0x90048d4d // leaq (%r8,%rdx,4), %r8
-	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
-	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
-	QUAD $0x00000008b51c8d4a // leaq 0x8(,%r14,4), %rbx
-	LONG $0xdfaf0f48 // imulq %rdi, %rbx
-	LONG $0x931c8d48 // leaq (%rbx,%rdx,4), %rbx
-	WORD $0x0148; BYTE $0xeb // addq %rbp, %rbx
-	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
-	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
-	LONG $0xb4348d4f // leaq (%r12,%r14,4), %r14
-	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
-	QUAD $0x000000a024a48b4c // movq 0xa0(%rsp), %r12
-	QUAD $0x00000004a5248d4e // leaq 0x4(,%r12,4), %r12
-	LONG $0xe7af0f4c // imulq %rdi, %r12
-	LONG $0x94148d49 // leaq (%r12,%rdx,4), %rdx
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	LONG $0x24248b4c // movq (%rsp), %r12
-	QUAD $0x00000000a5248d4e // leaq (,%r12,4), %r12
-	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x61eb // jmp 0x3806 <k_attend_values+0x2606>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x831d8d4c; WORD $0x0014; BYTE $0x00 // leaq 0x1483(%rip), %r11 # 0x4c40 <lanes>
-	LONG $0x107c81c4; WORD $0x8b64; BYTE $0x20 // vmovups 0x20(%r11,%r9,4), %ymm4
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	LONG $0x2c5dc2c4; BYTE $0x27 // vmaskmovps (%r15), %ymm4, %ymm4
-	LONG $0x187dc2c4; WORD $0xae2c // vbroadcastss (%r14,%rbp,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
-	LONG $0x187de2c4; WORD $0xaa2c // vbroadcastss (%rdx,%rbp,4), %ymm5
-	LONG $0x187de2c4; WORD $0xab34 // vbroadcastss (%rbx,%rbp,4), %ymm6
-	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
-	LONG $0xb85de2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm6) + ymm1
-	LONG $0x187dc2c4; WORD $0xa82c // vbroadcastss (%r8,%rbp,4), %ymm5
-	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
-	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	WORD $0x2474 // je 0x382a <k_attend_values+0x262a>
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0x0b73 // jae 0x3816 <k_attend_values+0x2616>
-	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
-	LONG $0x4051180f // prefetcht1 0x40(%rcx)
-	LONG $0x80e98348 // subq $-0x80, %rcx
-	LONG $0x242c394c // cmpq %r13, (%rsp)
-	WORD $0x9475 // jne 0x37b0 <k_attend_values+0x25b0>
-	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
-	WORD $0xaceb // jmp 0x37cf <k_attend_values+0x25cf>
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	WORD $0x29eb // jmp 0x3853 <k_attend_values+0x2653>
-	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
-	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
-	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
-	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0xfd6b8c0f; WORD $0xffff // jl 0x35b9 <k_attend_values+0x23b9>
-	LONG $0x245cf748; BYTE $0x18 // negq 0x18(%rsp)
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x24748b49; BYTE $0x18 // movq 0x18(%r12), %rsi
-	QUAD $0x00000000ad148d4a // leaq (,%r13,4), %rdx
-	LONG $0x24140349 // addq (%r12), %rdx
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	QUAD $0x000000a0248c8b4c // movq 0xa0(%rsp), %r9
-	LONG $0xf9af0f49 // imulq %r9, %rdi
-	LONG $0xba3c8d48 // leaq (%rdx,%rdi,4), %rdi
-	WORD $0x394d; BYTE $0xe8 // cmpq %r13, %r8
-	WORD $0x3175 // jne 0x38b1 <k_attend_values+0x26b1>
-	LONG $0x1f11fcc5 // vmovups %ymm3, (%rdi)
-	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
-	LONG $0x01cf8348 // orq $0x1, %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x1411fcc5; BYTE $0xba // vmovups %ymm2, (%rdx,%rdi,4)
-	LONG $0x02798d49 // leaq 0x2(%r9), %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x0c11fcc5; BYTE $0xba // vmovups %ymm1, (%rdx,%rdi,4)
-	LONG $0x03c18349 // addq $0x3, %r9
-	LONG $0xceaf0f4c // imulq %rsi, %r9
-	LONG $0x117ca1c4; WORD $0x8a04 // vmovups %ymm0, (%rdx,%r9,4)
-	WORD $0x45eb // jmp 0x38f6 <k_attend_values+0x26f6>
-	LONG $0x88058d4c; WORD $0x0013; BYTE $0x00 // leaq 0x1388(%rip), %r8 # 0x4c40 <lanes>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x107c81c4; WORD $0x9064; BYTE $0x20 // vmovups 0x20(%r8,%r10,4), %ymm4
-	LONG $0x2e5de2c4; BYTE $0x1f // vmaskmovps %ymm3, %ymm4, (%rdi)
-	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
-	LONG $0x01cf8348 // orq $0x1, %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x2e5de2c4; WORD $0xba14 // vmaskmovps %ymm2, %ymm4, (%rdx,%rdi,4)
-	LONG $0x02798d49 // leaq 0x2(%r9), %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x2e5de2c4; WORD $0xba0c // vmaskmovps %ymm1, %ymm4, (%rdx,%rdi,4)
-	LONG $0x03c18349 // addq $0x3, %r9
-	LONG $0xceaf0f4c // imulq %rsi, %r9
-	LONG $0x2e5da2c4; WORD $0x8a04 // vmaskmovps %ymm0, %ymm4, (%rdx,%r9,4)
-	LONG $0x244c8949; BYTE $0x58 // movq %rcx, 0x58(%r12)
-	LONG $0x24448949; BYTE $0x60 // movq %rax, 0x60(%r12)
-	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
-	LONG $0x02438d49 // leaq 0x2(%r11), %rax
-	LONG $0x24443b49; BYTE $0x28 // cmpq 0x28(%r12), %rax
-	LONG $0x09eb8f0f; WORD $0x0000 // jg 0x4302 <k_attend_values+0x3102>
 	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0x24548b49; BYTE $0x30 // movq 0x30(%r12), %rdx
-	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
-	LONG $0x01c78d0f; WORD $0x0000 // jge 0x3afa <k_attend_values+0x28fa>
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
-	LONG $0x08cb8348 // orq $0x8, %rbx
-	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	LONG $0x059b8e0f; WORD $0x0000 // jle 0x3ee0 <k_attend_values+0x2ce0>
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
-	LONG $0x09a48e0f; WORD $0x0000 // jle 0x42f8 <k_attend_values+0x30f8>
+	LONG $0x08fe8e0f; WORD $0x0000 // jle 0x6f0f <k_attend_values+0x36df>
+	LONG $0x28458b49 // movq 0x28(%r13), %rax
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	LONG $0x24548b4c; BYTE $0x50 // movq 0x50(%rsp), %r10
-	LONG $0x58428b49 // movq 0x58(%r10), %rax
-	LONG $0x204a8b49 // movq 0x20(%r10), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x507a8b49 // movq 0x50(%r10), %rdi
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	LONG $0x404a8b4d // movq 0x40(%r10), %r9
-	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
-	LONG $0x4842034d // addq 0x48(%r10), %r8
-	LONG $0x38348d49 // leaq (%r8,%rdi), %rsi
-	LONG $0x385a8b49 // movq 0x38(%r10), %rbx
-	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
+	QUAD $0x0000009024948b4c // movq 0x90(%rsp), %r10
+	LONG $0xc2af0f49 // imulq %r10, %rax
+	LONG $0x584d8b49 // movq 0x58(%r13), %rcx
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0x48458b4d // movq 0x48(%r13), %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x504d034d // addq 0x50(%r13), %r9
+	LONG $0x09348d49 // leaq (%r9,%rcx), %rsi
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
 	LONG $0xde4c0f48 // cmovlq %rsi, %rbx
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x24348948 // movq %rsi, (%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xdf480f49 // cmovsq %r15, %rbx
-	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
-	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
-	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
-	LONG $0xdf4c0f4c // cmovlq %rdi, %r11
-	LONG $0x60728b49 // movq 0x60(%r10), %rsi
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xdf480f4d // cmovsq %r15, %r11
-	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
-	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
-	LONG $0xe84c0f49 // cmovlq %r8, %rbp
+	LONG $0xda480f48 // cmovsq %rdx, %rbx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	LONG $0xe94c0f4c // cmovlq %rcx, %r13
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xea480f4c // cmovsq %rdx, %r13
 	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
-	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
-	LONG $0xd94c0f49 // cmovlq %r9, %rbx
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xdf480f49 // cmovsq %r15, %rbx
-	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
-	LONG $0xe2af0f4c // imulq %rdx, %r12
-	LONG $0x02e4c149 // shlq $0x2, %r12
-	LONG $0x1062034d // addq 0x10(%r10), %r12
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	LONG $0xf14c0f49 // cmovlq %r9, %rsi
+	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
+	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
+	LONG $0xd84c0f49 // cmovlq %r8, %rbx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xef480f49 // cmovsq %r15, %rbp
-	LONG $0x086a8b4d // movq 0x8(%r10), %r13
-	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
-	QUAD $0x000000008d3c8d4c // leaq (,%rcx,4), %r15
-	WORD $0x014d; BYTE $0xef // addq %r13, %r15
-	LONG $0xb4248d4f // leaq (%r12,%r14,4), %r12
+	LONG $0xda480f48 // cmovsq %rdx, %rbx
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0xddaf0f4c // imulq %rbp, %r11
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xf2480f48 // cmovsq %rdx, %rsi
+	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	LONG $0x08778b49 // movq 0x8(%r15), %rsi
+	LONG $0x863c8d4c // leaq (%rsi,%rax,4), %r15
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
-	LONG $0x246c894c; BYTE $0x18 // movq %r13, 0x18(%rsp)
-	LONG $0x0ce98d0f; WORD $0x0000 // jge 0x4709 <k_attend_values+0x3509>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	WORD $0xf748; BYTE $0xd9 // negq %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
-	QUAD $0x000000048d0c8d48 // leaq 0x4(,%rcx,4), %rcx
-	LONG $0x4caf0f48; WORD $0x2824 // imulq 0x28(%rsp), %rcx
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	QUAD $0x00000000952c8d4c // leaq (,%rdx,4), %r13
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0x08608d0f; WORD $0x0000 // jge 0x6f2a <k_attend_values+0x36fa>
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	WORD $0xf748; BYTE $0xdd // negq %rbp
+	QUAD $0x0000000495148d4a // leaq 0x4(,%r10,4), %rdx
+	LONG $0x54af0f48; WORD $0x4024 // imulq 0x40(%rsp), %rdx
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	QUAD $0x000000009d348d4e // leaq (,%r11,4), %r14
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x1076034c // addq 0x10(%rsi), %r14
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x19eb // jmp 0x3a72 <k_attend_values+0x2872>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	WORD $0x1eeb // jmp 0x6723 <k_attend_values+0x2ef3>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	LONG $0x0ca5840f; WORD $0x0000 // je 0x4717 <k_attend_values+0x3517>
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0x0b73 // jae 0x3a82 <k_attend_values+0x2882>
-	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
-	LONG $0x4050180f // prefetcht1 0x40(%rax)
-	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	WORD $0x0975 // jne 0x3a90 <k_attend_values+0x2890>
-	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
-	WORD $0x1aeb // jmp 0x3aa9 <k_attend_values+0x28a9>
+	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
+	LONG $0x081c840f; WORD $0x0000 // je 0x6f3f <k_attend_values+0x370f>
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	WORD $0x2873 // jae 0x6752 <k_attend_values+0x2f22>
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
+	WORD $0x0a7e // jle 0x674c <k_attend_values+0x2f1c>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
+	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x2424394c // cmpq %r12, (%rsp)
+	WORD $0x0875 // jne 0x6760 <k_attend_values+0x2f30>
+	LONG $0x107cc1c4; BYTE $0x16 // vmovups (%r14), %ymm2
+	WORD $0x13eb // jmp 0x6772 <k_attend_values+0x2f42>
 	BYTE $0x90 // nop
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0xa4158d4c; WORD $0x0011; BYTE $0x00 // leaq 0x11a4(%rip), %r10 # 0x4c40 <lanes>
-	LONG $0x107cc1c4; WORD $0x8a54; BYTE $0x20 // vmovups 0x20(%r10,%rcx,4), %ymm2
-	LONG $0x2c6dc2c4; WORD $0x2414 // vmaskmovps (%r12), %ymm2, %ymm2
-	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0xa9358d48; WORD $0x0041; BYTE $0x00 // leaq 0x41a9(%rip), %rsi # 0xa910 <lanes>
+	LONG $0x5410fcc5; WORD $0x20ae // vmovups 0x20(%rsi,%rbp,4), %ymm2
+	LONG $0x2c6dc2c4; BYTE $0x16 // vmaskmovps (%r14), %ymm2, %ymm2
 	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
 	LONG $0xc29c0f41 // setl %r10b
-	WORD $0x2041; BYTE $0xca // andb %cl, %r10b
+	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	WORD $0x0b75 // jne 0x3aca <k_attend_values+0x28ca>
+	WORD $0x0b75 // jne 0x6794 <k_attend_values+0x2f64>
 	LONG $0x187dc2c4; WORD $0x9f1c // vbroadcastss (%r15,%rbx,4), %ymm3
 	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
-	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	WORD $0x9d0f; BYTE $0xc1 // setge %cl
-	LONG $0x241c3b48 // cmpq (%rsp), %rbx
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x245c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rbx
 	LONG $0xc29c0f41 // setl %r10b
-	WORD $0x2041; BYTE $0xca // andb %cl, %r10b
+	WORD $0x2041; BYTE $0xf2 // andb %sil, %r10b
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
-	LONG $0xff7b850f; WORD $0xffff // jne 0x3a60 <k_attend_values+0x2860>
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x187de2c4; WORD $0x991c // vbroadcastss (%rcx,%rbx,4), %ymm3
+	LONG $0xff5f850f; WORD $0xffff // jne 0x6710 <k_attend_values+0x2ee0>
+	LONG $0x187de2c4; WORD $0x9a1c // vbroadcastss (%rdx,%rbx,4), %ymm3
 	LONG $0xb865e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm2) + ymm0
-	LONG $0xffff66e9; BYTE $0xff // jmp 0x3a60 <k_attend_values+0x2860>
-	LONG $0x24048b49 // movq (%r12), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x244c8b49; BYTE $0x08 // movq 0x8(%r12), %rcx
-	LONG $0x24748b49; BYTE $0x20 // movq 0x20(%r12), %rsi
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0xc3af0f49 // imulq %r11, %rax
-	LONG $0x247c8b49; BYTE $0x50 // movq 0x50(%r12), %rdi
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0xc3af0f4d // imulq %r11, %r8
-	LONG $0x244c8b4d; BYTE $0x40 // movq 0x40(%r12), %r9
-	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
-	LONG $0x2444034d; BYTE $0x48 // addq 0x48(%r12), %r8
-	LONG $0x38148d4d // leaq (%r8,%rdi), %r10
-	LONG $0x245c8b49; BYTE $0x38 // movq 0x38(%r12), %rbx
-	WORD $0x3949; BYTE $0xda // cmpq %rbx, %r10
-	LONG $0xda4c0f49 // cmovlq %r10, %rbx
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xdd480f49 // cmovsq %r13, %rbx
-	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
-	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	LONG $0xff4c0f4c // cmovlq %rdi, %r15
-	LONG $0x81348d4c // leaq (%rcx,%rax,4), %r14
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xfd480f4d // cmovsq %r13, %r15
-	LONG $0x243c894c // movq %r15, (%rsp)
-	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	LONG $0xf84c0f4d // cmovlq %r8, %r15
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xfd480f4d // cmovsq %r13, %r15
-	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
-	LONG $0x245c8948; BYTE $0x18 // movq %rbx, 0x18(%rsp)
-	LONG $0xd94c0f49 // cmovlq %r9, %rbx
+	LONG $0xffff4fe9; BYTE $0xff // jmp 0x6710 <k_attend_values+0x2ee0>
+	LONG $0x284d8b49 // movq 0x28(%r13), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	LONG $0x58758b49 // movq 0x58(%r13), %rsi
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	LONG $0xe3af0f4c // imulq %rbx, %r12
+	LONG $0x48458b4d // movq 0x48(%r13), %r8
+	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
+	LONG $0x5065034d // addq 0x50(%r13), %r12
+	LONG $0x340c8d4d // leaq (%r12,%rsi), %r9
+	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	LONG $0xd14c0f4d // cmovlq %r9, %r10
+	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0xdd480f49 // cmovsq %r13, %rbx
-	LONG $0x246c8b4d; BYTE $0x10 // movq 0x10(%r12), %r13
-	QUAD $0x000000049d048d4a // leaq 0x4(,%r11,4), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x24748b49; BYTE $0x18 // movq 0x18(%r12), %rsi
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	LONG $0x014b8d49 // leaq 0x1(%r11), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0xf3af0f49 // imulq %r11, %rsi
-	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x24648b4d; BYTE $0x58 // movq 0x58(%r12), %r12
-	LONG $0x60698b48 // movq 0x60(%rcx), %rbp
-	QUAD $0x000000009d0c8d48 // leaq (,%rbx,4), %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
-	LONG $0x246c894c; BYTE $0x60 // movq %r13, 0x60(%rsp)
-	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
-	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
-	WORD $0x7aeb // jmp 0x3c69 <k_attend_values+0x2a69>
-	BYTE $0x90 // nop
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0xd0480f4c // cmovsq %rax, %r10
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xde4c0f4c // cmovlq %rsi, %r11
+	LONG $0x00558b49 // movq (%r13), %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xd8480f4c // cmovsq %rax, %r11
+	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0xfc4c0f4d // cmovlq %r12, %r15
+	LONG $0x08558b49 // movq 0x8(%r13), %rdx
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xf8480f4c // cmovsq %rax, %r15
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0xc04c0f49 // cmovlq %r8, %rax
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0x8a2c8d4c // leaq (%rdx,%rcx,4), %r13
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xc1480f48 // cmovsq %rcx, %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	QUAD $0x00000004b5048d4a // leaq 0x4(,%r14,4), %rax
+	LONG $0x44af0f48; WORD $0x3824 // imulq 0x38(%rsp), %rax
+	LONG $0x204b8b48 // movq 0x20(%rbx), %rcx
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x01568d49 // leaq 0x1(%r14), %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	QUAD $0x00000000ad0c8d48 // leaq (,%rbp,4), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	WORD $0x6aeb // jmp 0x690b <k_attend_values+0x30db>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
 	LONG $0x3c11fcc5; BYTE $0x91 // vmovups %ymm7, (%rcx,%rdx,4)
 	LONG $0x7411fcc5; WORD $0x2091 // vmovups %ymm6, 0x20(%rcx,%rdx,4)
 	LONG $0x6c11fcc5; WORD $0x4091 // vmovups %ymm5, 0x40(%rcx,%rdx,4)
 	LONG $0x6411fcc5; WORD $0x6091 // vmovups %ymm4, 0x60(%rcx,%rdx,4)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
 	LONG $0x1c11fcc5; BYTE $0x91 // vmovups %ymm3, (%rcx,%rdx,4)
 	LONG $0x5411fcc5; WORD $0x2091 // vmovups %ymm2, 0x20(%rcx,%rdx,4)
 	LONG $0x4c11fcc5; WORD $0x4091 // vmovups %ymm1, 0x40(%rcx,%rdx,4)
 	LONG $0x4411fcc5; WORD $0x6091 // vmovups %ymm0, 0x60(%rcx,%rdx,4)
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
-	LONG $0x5862894c // movq %r12, 0x58(%rdx)
-	LONG $0x606a8948 // movq %rbp, 0x60(%rdx)
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x204e8d48 // leaq 0x20(%rsi), %rcx
-	LONG $0x30528b48 // movq 0x30(%rdx), %rdx
-	LONG $0x246c8348; WORD $0x8040 // subq $-0x80, 0x40(%rsp)
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
-	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
-	LONG $0xfccc8f0f; WORD $0xffff // jg 0x3935 <k_attend_values+0x2735>
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0x241c3b48 // cmpq (%rsp), %rbx
-	LONG $0x00e88d0f; WORD $0x0000 // jge 0x3d60 <k_attend_values+0x2b60>
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0xf2af0f48 // imulq %rdx, %rsi
-	LONG $0x24740348; BYTE $0x40 // addq 0x40(%rsp), %rsi
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	QUAD $0x00000000951c8d48 // leaq (,%rdx,4), %rbx
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x20518d48 // leaq 0x20(%rcx), %rdx
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	LONG $0xfcd98f0f; WORD $0xffff // jg 0x65e4 <k_attend_values+0x2db4>
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	LONG $0x00f18d0f; WORD $0x0000 // jge 0x6a20 <k_attend_values+0x31f0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
+	LONG $0x10518b48 // movq 0x10(%rcx), %rdx
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -3402,54 +6036,54 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x1deb // jmp 0x3cd0 <k_attend_values+0x2ad0>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
-	LONG $0x240c3948 // cmpq %rcx, (%rsp)
-	LONG $0x00e0840f; WORD $0x0000 // je 0x3db0 <k_attend_values+0x2bb0>
-	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	WORD $0x0f73 // jae 0x3ce4 <k_attend_values+0x2ae4>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	LONG $0x1e107cc5 // vmovups (%rsi), %ymm11
-	LONG $0x56107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm10
-	LONG $0x4e107cc5; BYTE $0x40 // vmovups 0x40(%rsi), %ymm9
-	LONG $0x46107cc5; BYTE $0x60 // vmovups 0x60(%rsi), %ymm8
-	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	LONG $0xc59d0f41 // setge %r13b
-	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	LONG $0xc39c0f41 // setl %r11b
-	WORD $0x2045; BYTE $0xeb // andb %r13b, %r11b
-	LONG $0x01fb8041 // cmpb $0x1, %r11b
-	WORD $0x1a75 // jne 0x3d28 <k_attend_values+0x2b28>
-	LONG $0x187d42c4; WORD $0x8e24 // vbroadcastss (%r14,%rcx,4), %ymm12
+	WORD $0x17eb // jmp 0x6970 <k_attend_values+0x3140>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x241c0348 // addq (%rsp), %rbx
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	LONG $0x00e0840f; WORD $0x0000 // je 0x6a50 <k_attend_values+0x3220>
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	WORD $0x2773 // jae 0x699e <k_attend_values+0x316e>
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
+	WORD $0x0a7e // jle 0x6998 <k_attend_values+0x3168>
+	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
+	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x1c107cc5; BYTE $0x9a // vmovups (%rdx,%rbx,4), %ymm11
+	LONG $0x54107cc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm10
+	LONG $0x4c107cc5; WORD $0x409a // vmovups 0x40(%rdx,%rbx,4), %ymm9
+	LONG $0x44107cc5; WORD $0x609a // vmovups 0x60(%rdx,%rbx,4), %ymm8
+	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x394c; BYTE $0xe5 // cmpq %r12, %rbp
+	LONG $0xc69c0f41 // setl %r14b
+	WORD $0x2041; BYTE $0xce // andb %cl, %r14b
+	LONG $0x01fe8041 // cmpb $0x1, %r14b
+	WORD $0x1b75 // jne 0x69e6 <k_attend_values+0x31b6>
+	LONG $0x187d42c4; WORD $0xad64; BYTE $0x00 // vbroadcastss (%r13,%rbp,4), %ymm12
 	LONG $0xb81dc2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm11) + ymm7
 	LONG $0xb81dc2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm10) + ymm6
 	LONG $0xb81dc2c4; BYTE $0xe9 // vfmadd231ps %ymm9, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm9) + ymm5
 	LONG $0xb83dc2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm12) + ymm4
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	LONG $0xc39d0f41 // setge %r11b
-	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0xc59c0f41 // setl %r13b
-	WORD $0x2045; BYTE $0xdd // andb %r11b, %r13b
-	LONG $0x01fd8041 // cmpb $0x1, %r13b
-	WORD $0x8175 // jne 0x3cc0 <k_attend_values+0x2ac0>
-	LONG $0x187d62c4; WORD $0x8824 // vbroadcastss (%rax,%rcx,4), %ymm12
+	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
+	LONG $0xc69c0f41 // setl %r14b
+	WORD $0x2041; BYTE $0xce // andb %cl, %r14b
+	LONG $0x01fe8041 // cmpb $0x1, %r14b
+	LONG $0xff60850f; WORD $0xffff // jne 0x6960 <k_attend_values+0x3130>
+	LONG $0x187d62c4; WORD $0xa824 // vbroadcastss (%rax,%rbp,4), %ymm12
 	LONG $0xb81dc2c4; BYTE $0xdb // vfmadd231ps %ymm11, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm11) + ymm3
 	LONG $0xb81dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
 	LONG $0xb81dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm9) + ymm1
 	LONG $0xb81dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm8) + ymm0
-	LONG $0xffff62e9; BYTE $0xff // jmp 0x3cc0 <k_attend_values+0x2ac0>
-	WORD $0x9066 // nop
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0xb1348d48 // leaq (%rcx,%rsi,4), %rsi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xffff41e9; BYTE $0xff // jmp 0x6960 <k_attend_values+0x3130>
+	BYTE $0x90 // nop
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -3457,695 +6091,439 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	WORD $0x1f7c // jl 0x3dbd <k_attend_values+0x2bbd>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x3e43 <k_attend_values+0x2c43>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	LONG $0x00868d0f; WORD $0x0000 // jge 0x3e43 <k_attend_values+0x2c43>
-	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
-	WORD $0x5beb // jmp 0x3e22 <k_attend_values+0x2c22>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
-	LONG $0x4e107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm9
-	LONG $0x56107cc5; BYTE $0x40 // vmovups 0x40(%rsi), %ymm10
-	LONG $0x5e107cc5; BYTE $0x60 // vmovups 0x60(%rsi), %ymm11
-	LONG $0x187d42c4; WORD $0x9e24 // vbroadcastss (%r14,%rbx,4), %ymm12
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	WORD $0x1f7c // jl 0x6a60 <k_attend_values+0x3230>
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x6b07 <k_attend_values+0x32d7>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0x00a78d0f; WORD $0x0000 // jge 0x6b07 <k_attend_values+0x32d7>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x10698b48 // movq 0x10(%rcx), %rbp
+	WORD $0x64eb // jmp 0x6acf <k_attend_values+0x329f>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x44107cc5; WORD $0x009d // vmovups (%rbp,%rbx,4), %ymm8
+	LONG $0x4c107cc5; WORD $0x209d // vmovups 0x20(%rbp,%rbx,4), %ymm9
+	LONG $0x54107cc5; WORD $0x409d // vmovups 0x40(%rbp,%rbx,4), %ymm10
+	LONG $0x5c107cc5; WORD $0x609d // vmovups 0x60(%rbp,%rbx,4), %ymm11
+	LONG $0x187d42c4; WORD $0x9564; BYTE $0x00 // vbroadcastss (%r13,%rdx,4), %ymm12
 	LONG $0xb81dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm8) + ymm7
 	LONG $0xb81dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm9) + ymm6
 	LONG $0xb81dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm10) + ymm5
-	LONG $0x187d62c4; WORD $0x982c // vbroadcastss (%rax,%rbx,4), %ymm13
+	LONG $0x187d62c4; WORD $0x902c // vbroadcastss (%rax,%rdx,4), %ymm13
 	LONG $0xb825c2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm12) + ymm4
 	LONG $0xb815c2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm8) + ymm3
 	LONG $0xb815c2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm9) + ymm2
 	LONG $0xb815c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm13, %ymm1 # ymm1 = (ymm13 * ymm10) + ymm1
 	LONG $0xb815c2c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm13, %ymm0 # ymm0 = (ymm13 * ymm11) + ymm0
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
-	WORD $0x1e74 // je 0x3e40 <k_attend_values+0x2c40>
-	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	WORD $0xa973 // jae 0x3dd0 <k_attend_values+0x2bd0>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	WORD $0x98eb // jmp 0x3dd0 <k_attend_values+0x2bd0>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0xfd9f8d0f; WORD $0xffff // jge 0x3bf0 <k_attend_values+0x29f0>
-	LONG $0x60c68348 // addq $0x60, %rsi
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	WORD $0x14eb // jmp 0x3e6f <k_attend_values+0x2c6f>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	LONG $0xfd81840f; WORD $0xffff // je 0x3bf0 <k_attend_values+0x29f0>
-	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	WORD $0x0f73 // jae 0x3e83 <k_attend_values+0x2c83>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	LONG $0x5e107cc5; BYTE $0xa0 // vmovups -0x60(%rsi), %ymm11
-	LONG $0x56107cc5; BYTE $0xc0 // vmovups -0x40(%rsi), %ymm10
-	LONG $0x4e107cc5; BYTE $0xe0 // vmovups -0x20(%rsi), %ymm9
-	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
-	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0x1f7c // jl 0x3eba <k_attend_values+0x2cba>
-	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0x1a7d // jge 0x3eba <k_attend_values+0x2cba>
-	LONG $0x187d42c4; WORD $0x9e24 // vbroadcastss (%r14,%rbx,4), %ymm12
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x241c0348 // addq (%rsp), %rbx
+	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	WORD $0x3174 // je 0x6b00 <k_attend_values+0x32d0>
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	WORD $0xa073 // jae 0x6a76 <k_attend_values+0x3246>
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
+	WORD $0x837e // jle 0x6a70 <k_attend_values+0x3240>
+	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
+	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
+	LONG $0xffff74e9; BYTE $0xff // jmp 0x6a70 <k_attend_values+0x3240>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	LONG $0xfda08d0f; WORD $0xffff // jge 0x68b0 <k_attend_values+0x3080>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x10498b48 // movq 0x10(%rcx), %rcx
+	LONG $0x991c8d48 // leaq (%rcx,%rbx,4), %rbx
+	LONG $0x60c38348 // addq $0x60, %rbx
+	WORD $0x1eeb // jmp 0x6b41 <k_attend_values+0x3311>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x245c0348; BYTE $0x38 // addq 0x38(%rsp), %rbx
+	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
+	LONG $0xfd6f840f; WORD $0xffff // je 0x68b0 <k_attend_values+0x3080>
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	WORD $0x2773 // jae 0x6b6f <k_attend_values+0x333f>
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
+	WORD $0x0a7e // jle 0x6b69 <k_attend_values+0x3339>
+	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
+	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x5b107cc5; BYTE $0xa0 // vmovups -0x60(%rbx), %ymm11
+	LONG $0x53107cc5; BYTE $0xc0 // vmovups -0x40(%rbx), %ymm10
+	LONG $0x4b107cc5; BYTE $0xe0 // vmovups -0x20(%rbx), %ymm9
+	LONG $0x03107cc5 // vmovups (%rbx), %ymm8
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	WORD $0x207c // jl 0x6ba7 <k_attend_values+0x3377>
+	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
+	WORD $0x1b7d // jge 0x6ba7 <k_attend_values+0x3377>
+	LONG $0x187d42c4; WORD $0x9564; BYTE $0x00 // vbroadcastss (%r13,%rdx,4), %ymm12
 	LONG $0xb81dc2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm11) + ymm7
 	LONG $0xb81dc2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm10) + ymm6
 	LONG $0xb81dc2c4; BYTE $0xe9 // vfmadd231ps %ymm9, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm9) + ymm5
 	LONG $0xb83dc2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm12) + ymm4
-	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	WORD $0xa17c // jl 0x3e60 <k_attend_values+0x2c60>
-	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
-	WORD $0x9c7d // jge 0x3e60 <k_attend_values+0x2c60>
-	LONG $0x187d62c4; WORD $0x9824 // vbroadcastss (%rax,%rbx,4), %ymm12
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0x847c // jl 0x6b30 <k_attend_values+0x3300>
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	LONG $0xff7b8d0f; WORD $0xffff // jge 0x6b30 <k_attend_values+0x3300>
+	LONG $0x187d62c4; WORD $0x9024 // vbroadcastss (%rax,%rdx,4), %ymm12
 	LONG $0xb81dc2c4; BYTE $0xdb // vfmadd231ps %ymm11, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm11) + ymm3
 	LONG $0xb81dc2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm10) + ymm2
 	LONG $0xb81dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm9) + ymm1
 	LONG $0xb81dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm8) + ymm0
-	WORD $0x80eb // jmp 0x3e60 <k_attend_values+0x2c60>
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	LONG $0x086e8b48 // movq 0x8(%rsi), %rbp
-	LONG $0x20468b48 // movq 0x20(%rsi), %rax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x504e8b48 // movq 0x50(%rsi), %rcx
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	LONG $0xc7af0f4d // imulq %r15, %r8
-	LONG $0x404e8b4c // movq 0x40(%rsi), %r9
-	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
-	LONG $0x4846034c // addq 0x48(%rsi), %r8
-	LONG $0x08148d4d // leaq (%r8,%rcx), %r10
-	LONG $0x387e8b48 // movq 0x38(%rsi), %rdi
-	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	LONG $0xfa4c0f49 // cmovlq %r10, %rdi
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xfd480f49 // cmovsq %r13, %rdi
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
-	LONG $0xd94c0f4c // cmovlq %rcx, %r11
-	QUAD $0x0000000085348d4c // leaq (,%rax,4), %r14
-	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xdd480f4d // cmovsq %r13, %r11
-	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	LONG $0xe04c0f4d // cmovlq %r8, %r12
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xe5480f4d // cmovsq %r13, %r12
-	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0xf94c0f49 // cmovlq %r9, %rdi
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xfd480f49 // cmovsq %r13, %rdi
-	LONG $0x18468b48 // movq 0x18(%rsi), %rax
-	LONG $0x016f8d4d // leaq 0x1(%r15), %r13
-	LONG $0xe8af0f4c // imulq %rax, %r13
-	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
-	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
-	LONG $0xef4f0f4c // cmovgq %rdi, %r13
-	QUAD $0x00000004bd3c8d4e // leaq 0x4(,%r15,4), %r15
-	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
-	LONG $0xf8af0f4c // imulq %rax, %r15
-	LONG $0x2f048d49 // leaq (%r15,%rbp), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
-	LONG $0x04c58348 // addq $0x4, %rbp
-	LONG $0x2464894c; BYTE $0x10 // movq %r12, 0x10(%rsp)
-	WORD $0x294d; BYTE $0xec // subq %r13, %r12
-	LONG $0x2464894c; BYTE $0x70 // movq %r12, 0x70(%rsp)
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	LONG $0x246c894c; BYTE $0x30 // movq %r13, 0x30(%rsp)
-	WORD $0x8b48; BYTE $0x06 // movq (%rsi), %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x10468b48 // movq 0x10(%rsi), %rax
-	LONG $0x58668b4c // movq 0x58(%rsi), %r12
-	LONG $0x606e8b4c // movq 0x60(%rsi), %r13
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	WORD $0x51eb // jmp 0x4060 <k_attend_values+0x2e60>
-	BYTE $0x90 // nop
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	LONG $0x1411fcc5; BYTE $0x90 // vmovups %ymm2, (%rax,%rdx,4)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x1c11fcc5; BYTE $0x90 // vmovups %ymm3, (%rax,%rdx,4)
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	LONG $0x5860894c // movq %r12, 0x58(%rax)
-	LONG $0x6068894c // movq %r13, 0x60(%rax)
-	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
-	LONG $0x085f8d48 // leaq 0x8(%rdi), %rbx
-	LONG $0x30508b48 // movq 0x30(%rax), %rdx
-	LONG $0x24448348; WORD $0x2028 // addq $0x20, 0x28(%rsp)
-	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
-	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	LONG $0xf8e88f0f; WORD $0xffff // jg 0x3948 <k_attend_values+0x2748>
-	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
-	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
-	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
-	LONG $0x009d8d0f; WORD $0x0000 // jge 0x4110 <k_attend_values+0x2f10>
-	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
-	LONG $0xfaaf0f4c // imulq %rdx, %r15
-	LONG $0x247c034c; BYTE $0x28 // addq 0x28(%rsp), %r15
-	QUAD $0x00000000953c8d48 // leaq (,%rdx,4), %rdi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x1ceb // jmp 0x40af <k_attend_values+0x2eaf>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
-	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	LONG $0x00a1840f; WORD $0x0000 // je 0x4150 <k_attend_values+0x2f50>
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x0f73 // jae 0x40c3 <k_attend_values+0x2ec3>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	LONG $0x107cc1c4; BYTE $0x17 // vmovups (%r15), %ymm2
-	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	LONG $0xc69d0f40 // setge %sil
-	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0x9c0f; BYTE $0xc0 // setl %al
-	WORD $0x2040; BYTE $0xf0 // andb %sil, %al
-	WORD $0x013c // cmpb $0x1, %al
-	WORD $0x0b75 // jne 0x40e7 <k_attend_values+0x2ee7>
-	LONG $0x187dc2c4; WORD $0x9e1c // vbroadcastss (%r14,%rbx,4), %ymm3
-	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
-	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
-	LONG $0xc69c0f40 // setl %sil
-	WORD $0x2040; BYTE $0xc6 // andb %al, %sil
-	LONG $0x01fe8040 // cmpb $0x1, %sil
-	WORD $0xa375 // jne 0x40a0 <k_attend_values+0x2ea0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x187de2c4; WORD $0x981c // vbroadcastss (%rax,%rbx,4), %ymm3
-	LONG $0xb865e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm2) + ymm0
-	WORD $0x92eb // jmp 0x40a0 <k_attend_values+0x2ea0>
-	WORD $0x9066 // nop
-	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0xb83c8d48 // leaq (%rax,%rdi,4), %rdi
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x873c8d4c // leaq (%rdi,%rax,4), %r15
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
-	WORD $0x227c // jl 0x415a <k_attend_values+0x2f5a>
-	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
-	LONG $0xd128fcc5 // vmovaps %ymm1, %ymm2
-	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
-	LONG $0x000135e9; BYTE $0x00 // jmp 0x427d <k_attend_values+0x307d>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
-	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
-	WORD $0xde7d // jge 0x4138 <k_attend_values+0x2f38>
-	LONG $0x702444f6; BYTE $0x01 // testb $0x1, 0x70(%rsp)
-	WORD $0x1f75 // jne 0x4180 <k_attend_values+0x2f80>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	WORD $0x6d75 // jne 0x41dd <k_attend_values+0x2fdd>
-	LONG $0x000108e9; BYTE $0x00 // jmp 0x427d <k_attend_values+0x307d>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x0f73 // jae 0x4194 <k_attend_values+0x2f94>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
-	LONG $0x9e3c8d49 // leaq (%r14,%rbx,4), %rdi
-	LONG $0x187dc2c4; WORD $0x9e14 // vbroadcastss (%r14,%rbx,4), %ymm2
-	LONG $0xa85de2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm1
-	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
-	LONG $0x187de2c4; WORD $0x871c // vbroadcastss (%rdi,%rax,4), %ymm3
-	LONG $0xa85de2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm0
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	LONG $0x973c8d4d // leaq (%r15,%rdx,4), %r15
-	LONG $0xc328fcc5 // vmovaps %ymm3, %ymm0
-	LONG $0xca28fcc5 // vmovaps %ymm2, %ymm1
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
-	LONG $0x00a0840f; WORD $0x0000 // je 0x427d <k_attend_values+0x307d>
-	QUAD $0x00000000d53c8d48 // leaq (,%rdx,8), %rdi
-	WORD $0x3feb // jmp 0x4226 <k_attend_values+0x3026>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0xa85de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm1
-	LONG $0xa85de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm0
-	LONG $0x187dc2c4; WORD $0x9e4c; BYTE $0x04 // vbroadcastss 0x4(%r14,%rbx,4), %ymm1
-	LONG $0x107cc1c4; WORD $0x9724 // vmovups (%r15,%rdx,4), %ymm4
-	LONG $0xa85de2c4; BYTE $0xcb // vfmadd213ps %ymm3, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm3
-	LONG $0x187de2c4; WORD $0x9d44; BYTE $0x00 // vbroadcastss (%rbp,%rbx,4), %ymm0
-	LONG $0xa85de2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm2
-	LONG $0x02c38348 // addq $0x2, %rbx
-	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
-	LONG $0x245c3948; BYTE $0x10 // cmpq %rbx, 0x10(%rsp)
-	WORD $0x4a74 // je 0x4270 <k_attend_values+0x3070>
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x0f73 // jae 0x423a <k_attend_values+0x303a>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	LONG $0x187dc2c4; WORD $0x9e1c // vbroadcastss (%r14,%rbx,4), %ymm3
-	LONG $0x107cc1c4; BYTE $0x27 // vmovups (%r15), %ymm4
-	LONG $0x187de2c4; WORD $0x9d54; BYTE $0xfc // vbroadcastss -0x4(%rbp,%rbx,4), %ymm2
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x9f73 // jae 0x41f0 <k_attend_values+0x2ff0>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	WORD $0x8eeb // jmp 0x41f0 <k_attend_values+0x2ff0>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
-	LONG $0xd128fcc5 // vmovaps %ymm1, %ymm2
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
-	LONG $0xfd858d0f; WORD $0xffff // jge 0x4010 <k_attend_values+0x2e10>
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	WORD $0x19eb // jmp 0x42af <k_attend_values+0x30af>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
-	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
-	LONG $0xfd66840f; WORD $0xffff // je 0x4015 <k_attend_values+0x2e15>
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x0f73 // jae 0x42c3 <k_attend_values+0x30c3>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	LONG $0x107cc1c4; BYTE $0x07 // vmovups (%r15), %ymm0
-	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
-	WORD $0x107c // jl 0x42dd <k_attend_values+0x30dd>
-	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	WORD $0x0b7d // jge 0x42dd <k_attend_values+0x30dd>
-	LONG $0x187dc2c4; WORD $0xbe0c // vbroadcastss (%r14,%rdi,4), %ymm1
-	LONG $0xb87de2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm1) + ymm2
-	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	WORD $0xbe7c // jl 0x42a0 <k_attend_values+0x30a0>
-	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
-	WORD $0xb97d // jge 0x42a0 <k_attend_values+0x30a0>
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	LONG $0x187de2c4; WORD $0xbb0c // vbroadcastss (%rbx,%rdi,4), %ymm1
-	LONG $0xb875e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm0) + ymm3
-	WORD $0xa8eb // jmp 0x42a0 <k_attend_values+0x30a0>
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
-	LONG $0x245c3b4d; BYTE $0x28 // cmpq 0x28(%r12), %r11
-	LONG $0x05fc8d0f; WORD $0x0000 // jge 0x4909 <k_attend_values+0x3709>
-	LONG $0x24448b49; BYTE $0x30 // movq 0x30(%r12), %rax
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
-	LONG $0x01058d0f; WORD $0x0000 // jge 0x4426 <k_attend_values+0x3226>
+	LONG $0xffff5ce9; BYTE $0xff // jmp 0x6b30 <k_attend_values+0x3300>
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x28458b49 // movq 0x28(%r13), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x58458b49 // movq 0x58(%r13), %rax
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0xf1af0f4c // imulq %rcx, %r14
+	LONG $0x48458b4d // movq 0x48(%r13), %r8
+	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
+	LONG $0x5075034d // addq 0x50(%r13), %r14
+	LONG $0x060c8d4d // leaq (%r14,%rax), %r9
+	QUAD $0x000000a824bc8b4c // movq 0xa8(%rsp), %r15
+	WORD $0x394d; BYTE $0xf9 // cmpq %r15, %r9
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0xe14c0f4d // cmovlq %r9, %r12
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0x08cc8349 // orq $0x8, %r12
-	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
-	LONG $0x023d8e0f; WORD $0x0000 // jle 0x4570 <k_attend_values+0x3370>
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	WORD $0x2948; BYTE $0xcf // subq %rcx, %rdi
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
-	LONG $0x05c08e0f; WORD $0x0000 // jle 0x4909 <k_attend_values+0x3709>
-	LONG $0x24448b4d; BYTE $0x38 // movq 0x38(%r12), %r8
-	LONG $0x24748b49; BYTE $0x58 // movq 0x58(%r12), %rsi
-	LONG $0x24548b49; BYTE $0x60 // movq 0x60(%r12), %rdx
-	LONG $0x244c8b4d; BYTE $0x50 // movq 0x50(%r12), %r9
-	LONG $0xcbaf0f4c // imulq %rbx, %r9
-	LONG $0x24548b4d; BYTE $0x40 // movq 0x40(%r12), %r10
-	WORD $0x014d; BYTE $0xca // addq %r9, %r10
-	LONG $0x244c034d; BYTE $0x48 // addq 0x48(%r12), %r9
-	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	LONG $0xc14c0f4d // cmovlq %r9, %r8
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xc3480f4d // cmovsq %r11, %r8
-	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0xca4c0f4d // cmovlq %r10, %r9
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xcb480f4d // cmovsq %r11, %r9
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	LONG $0x03428d0f; WORD $0x0000 // jge 0x46df <k_attend_values+0x34df>
-	LONG $0x24548b4d; BYTE $0x20 // movq 0x20(%r12), %r10
-	LONG $0xd3af0f4c // imulq %rbx, %r10
-	LONG $0x02e2c149 // shlq $0x2, %r10
-	LONG $0x2454034d; BYTE $0x08 // addq 0x8(%r12), %r10
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	LONG $0xd8af0f4c // imulq %rax, %r11
-	LONG $0x02e3c149 // shlq $0x2, %r11
-	LONG $0x245c034d; BYTE $0x10 // addq 0x10(%r12), %r11
-	LONG $0x8b1c8d4d // leaq (%r11,%rcx,4), %r11
-	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
-	WORD $0xf748; BYTE $0xdb // negq %rbx
-	QUAD $0x0000000085348d4c // leaq (,%rax,4), %r14
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x643d8d4c; WORD $0x0008; BYTE $0x00 // leaq 0x864(%rip), %r15 # 0x4c40 <lanes>
-	WORD $0x2ceb // jmp 0x440a <k_attend_values+0x320a>
-	WORD $0x9066 // nop
-	LONG $0x107cc1c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%r15,%rbx,4), %ymm0
-	LONG $0x2c7dc2c4; BYTE $0x13 // vmaskmovps (%r11), %ymm0, %ymm2
-	LONG $0x187d82c4; WORD $0x8a04 // vbroadcastss (%r10,%r9,4), %ymm0
-	LONG $0xa86de2c4; BYTE $0xc1 // vfmadd213ps %ymm1, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm1
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0xc828fcc5 // vmovaps %ymm0, %ymm1
-	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
-	LONG $0x02d5840f; WORD $0x0000 // je 0x46df <k_attend_values+0x34df>
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	WORD $0x0b73 // jae 0x441a <k_attend_values+0x321a>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xc175 // jne 0x43e0 <k_attend_values+0x31e0>
-	LONG $0x107cc1c4; BYTE $0x13 // vmovups (%r11), %ymm2
-	WORD $0xc6eb // jmp 0x43ec <k_attend_values+0x31ec>
-	LONG $0x24548b49; BYTE $0x20 // movq 0x20(%r12), %rdx
-	LONG $0xd3af0f49 // imulq %r11, %rdx
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x24540349; BYTE $0x08 // addq 0x8(%r12), %rdx
-	LONG $0x244c8b49; BYTE $0x50 // movq 0x50(%r12), %rcx
-	LONG $0xcbaf0f49 // imulq %r11, %rcx
-	LONG $0x244c8b4d; BYTE $0x40 // movq 0x40(%r12), %r9
-	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
-	LONG $0x244c0349; BYTE $0x48 // addq 0x48(%r12), %rcx
-	LONG $0x24748b49; BYTE $0x10 // movq 0x10(%r12), %rsi
-	LONG $0x247c8b49; BYTE $0x38 // movq 0x38(%r12), %rdi
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	LONG $0xf94c0f48 // cmovlq %rcx, %rdi
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xfa480f49 // cmovsq %r10, %rdi
-	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0xc14c0f4d // cmovlq %r9, %r8
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xc2480f4d // cmovsq %r10, %r8
-	LONG $0x244c8b4d; BYTE $0x18 // movq 0x18(%r12), %r9
-	LONG $0xcbaf0f4d // imulq %r11, %r9
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	LONG $0x240c034d // addq (%r12), %r9
-	LONG $0x245c8b4d; BYTE $0x58 // movq 0x58(%r12), %r11
-	LONG $0x245c8b49; BYTE $0x60 // movq 0x60(%r12), %rbx
-	LONG $0x40c68348 // addq $0x40, %rsi
-	QUAD $0x0000000085348d4e // leaq (,%r8,4), %r14
-	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
-	WORD $0x53eb // jmp 0x44fc <k_attend_values+0x32fc>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x117c81c4; WORD $0x911c // vmovups %ymm3, (%r9,%r10,4)
-	LONG $0x117c81c4; WORD $0x9154; BYTE $0x20 // vmovups %ymm2, 0x20(%r9,%r10,4)
-	LONG $0x117c81c4; WORD $0x914c; BYTE $0x40 // vmovups %ymm1, 0x40(%r9,%r10,4)
-	LONG $0x117c81c4; WORD $0x9144; BYTE $0x60 // vmovups %ymm0, 0x60(%r9,%r10,4)
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	LONG $0x5858894c // movq %r11, 0x58(%rax)
-	LONG $0x60588948 // movq %rbx, 0x60(%rax)
-	LONG $0x20798d4c // leaq 0x20(%rcx), %r15
-	LONG $0x30408b48 // movq 0x30(%rax), %rax
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
-	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
-	LONG $0xfe278f0f; WORD $0xffff // jg 0x4323 <k_attend_values+0x3123>
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
-	WORD $0xa87d // jge 0x44b0 <k_attend_values+0x32b0>
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0xf8af0f4c // imulq %rax, %r15
-	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	WORD $0x35eb // jmp 0x455c <k_attend_values+0x335c>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x187da2c4; WORD $0xa224 // vbroadcastss (%rdx,%r12,4), %ymm4
-	LONG $0xb85dc2c4; WORD $0xc05f // vfmadd231ps -0x40(%r15), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
-	LONG $0xb85dc2c4; WORD $0xe057 // vfmadd231ps -0x20(%r15), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
-	LONG $0xb85dc2c4; BYTE $0x0f // vfmadd231ps (%r15), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
-	LONG $0xb85dc2c4; WORD $0x2047 // vfmadd231ps 0x20(%r15), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
-	WORD $0x394c; BYTE $0xe7 // cmpq %r12, %rdi
-	LONG $0xff60840f; WORD $0xffff // je 0x44bc <k_attend_values+0x32bc>
-	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	WORD $0xcf73 // jae 0x4530 <k_attend_values+0x3330>
-	LONG $0x13180f41 // prefetcht1 (%r11)
-	LONG $0x53180f41; BYTE $0x40 // prefetcht1 0x40(%r11)
-	LONG $0x80eb8349 // subq $-0x80, %r11
-	WORD $0xc0eb // jmp 0x4530 <k_attend_values+0x3330>
-	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
-	LONG $0x20438b4c // movq 0x20(%rbx), %r8
-	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
-	LONG $0xc6af0f4d // imulq %r14, %r8
-	LONG $0x084b8b4c // movq 0x8(%rbx), %r9
-	LONG $0x50738b48 // movq 0x50(%rbx), %rsi
-	LONG $0xf6af0f49 // imulq %r14, %rsi
-	LONG $0x40538b4c // movq 0x40(%rbx), %r10
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	LONG $0x48730348 // addq 0x48(%rbx), %rsi
-	LONG $0x38538b48 // movq 0x38(%rbx), %rdx
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	LONG $0xd64c0f48 // cmovlq %rsi, %rdx
+	LONG $0xe1480f4c // cmovsq %rcx, %r12
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0xd04c0f4c // cmovlq %rax, %r10
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xd1480f4c // cmovsq %rcx, %r10
+	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
+	LONG $0xde4c0f49 // cmovlq %r14, %rbx
+	LONG $0x005d8b4d // movq (%r13), %r11
+	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xd9480f48 // cmovsq %rcx, %rbx
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xd3480f49 // cmovsq %r11, %rdx
-	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0xf24c0f49 // cmovlq %r10, %rsi
-	LONG $0x107b8b48 // movq 0x10(%rbx), %rdi
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xf3480f49 // cmovsq %r11, %rsi
-	LONG $0x81048d4f // leaq (%r9,%r8,4), %r8
-	LONG $0x184b8b4c // movq 0x18(%rbx), %r9
-	LONG $0xceaf0f4d // imulq %r14, %r9
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	WORD $0x034c; BYTE $0x0b // addq (%rbx), %r9
-	LONG $0x58538b4c // movq 0x58(%rbx), %r10
-	LONG $0x605b8b4c // movq 0x60(%rbx), %r11
-	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
-	WORD $0x2948; BYTE $0xf3 // subq %rsi, %rbx
-	LONG $0x01768d4c // leaq 0x1(%rsi), %r14
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x2aeb // jmp 0x4618 <k_attend_values+0x3418>
-	WORD $0x9066 // nop
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x117c81c4; WORD $0xb90c // vmovups %ymm1, (%r9,%r15,4)
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	LONG $0x5850894c // movq %r10, 0x58(%rax)
-	LONG $0x6058894c // movq %r11, 0x60(%rax)
-	LONG $0x08618d4c // leaq 0x8(%rcx), %r12
-	LONG $0x30408b48 // movq 0x30(%rax), %rax
-	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
-	LONG $0xfd1b8f0f; WORD $0xffff // jg 0x4333 <k_attend_values+0x3133>
-	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	WORD $0x394d; BYTE $0xe0 // cmpq %r12, %r8
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
 	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xcd7e // jle 0x45f0 <k_attend_values+0x33f0>
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	LONG $0xe0af0f4c // imulq %rax, %r12
-	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
-	LONG $0xbc248d4f // leaq (%r12,%r15,4), %r12
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	WORD $0x1575 // jne 0x4650 <k_attend_values+0x3450>
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
-	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
-	WORD $0xb174 // je 0x45f4 <k_attend_values+0x33f4>
-	WORD $0x39eb // jmp 0x467e <k_attend_values+0x347e>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	WORD $0x0d73 // jae 0x4662 <k_attend_values+0x3462>
-	LONG $0x12180f41 // prefetcht1 (%r10)
-	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	LONG $0x187dc2c4; WORD $0xb00c // vbroadcastss (%r8,%rsi,4), %ymm1
-	LONG $0x987dc2c4; WORD $0x240c // vfmadd132ps (%r12), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x84248d4d // leaq (%r12,%rax,4), %r12
-	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
-	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
-	LONG $0xff76840f; WORD $0xffff // je 0x45f4 <k_attend_values+0x33f4>
-	QUAD $0x00000000c52c8d48 // leaq (,%rax,8), %rbp
-	WORD $0x25eb // jmp 0x46ad <k_attend_values+0x34ad>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x187d82c4; WORD $0xa854; BYTE $0x04 // vbroadcastss 0x4(%r8,%r13,4), %ymm2
-	LONG $0xb86dc2c4; WORD $0x840c // vfmadd231ps (%r12,%rax,4), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0x02c58349 // addq $0x2, %r13
-	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
-	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
-	LONG $0xff47840f; WORD $0xffff // je 0x45f4 <k_attend_values+0x33f4>
-	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	WORD $0x0d73 // jae 0x46bf <k_attend_values+0x34bf>
-	LONG $0x12180f41 // prefetcht1 (%r10)
-	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	LONG $0x187d82c4; WORD $0xa814 // vbroadcastss (%r8,%r13,4), %ymm2
-	LONG $0xb86dc2c4; WORD $0x240c // vfmadd231ps (%r12), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	WORD $0xc073 // jae 0x4690 <k_attend_values+0x3490>
-	LONG $0x12180f41 // prefetcht1 (%r10)
-	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	WORD $0xb1eb // jmp 0x4690 <k_attend_values+0x3490>
-	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
-	LONG $0x44af0f4d; WORD $0x1824 // imulq 0x18(%r12), %r8
-	LONG $0x02e0c149 // shlq $0x2, %r8
-	LONG $0x2404034d // addq (%r12), %r8
-	LONG $0x88048d4d // leaq (%r8,%rcx,4), %r8
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	LONG $0x00ac850f; WORD $0x0000 // jne 0x47ab <k_attend_values+0x35ab>
-	LONG $0x117cc1c4; BYTE $0x00 // vmovups %ymm0, (%r8)
-	LONG $0x0000bae9; BYTE $0x00 // jmp 0x47c3 <k_attend_values+0x35c3>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	WORD $0x117c // jl 0x4723 <k_attend_values+0x3523>
-	LONG $0x0000bee9; BYTE $0x00 // jmp 0x47d5 <k_attend_values+0x35d5>
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
-	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	LONG $0x00b28d0f; WORD $0x0000 // jge 0x47d5 <k_attend_values+0x35d5>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	WORD $0xf748; BYTE $0xd9 // negq %rcx
-	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
-	QUAD $0x00000004951c8d4e // leaq 0x4(,%r10,4), %r11
-	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
-	LONG $0x5caf0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r11
-	LONG $0x245c034c; BYTE $0x18 // addq 0x18(%rsp), %r11
-	QUAD $0x0000000095348d4c // leaq (,%rdx,4), %r14
-	LONG $0xe82d8d4c; WORD $0x0004; BYTE $0x00 // leaq 0x4e8(%rip), %r13 # 0x4c40 <lanes>
-	WORD $0x34eb // jmp 0x478e <k_attend_values+0x358e>
+	LONG $0xc84c0f49 // cmovlq %r8, %rcx
+	LONG $0x08758b49 // movq 0x8(%r13), %rsi
+	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xcb480f49 // cmovsq %r11, %rcx
+	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
+	LONG $0x9e248d4e // leaq (%rsi,%r11,4), %r12
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0xcdaf0f48 // imulq %rbp, %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x20758b49 // movq 0x20(%r13), %rsi
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	QUAD $0x000000048d2c8d48 // leaq 0x4(,%rcx,4), %rbp
+	LONG $0x6caf0f48; WORD $0x3824 // imulq 0x38(%rsp), %rbp
+	LONG $0x01598d4c // leaq 0x1(%rcx), %r11
+	LONG $0xdeaf0f4c // imulq %rsi, %r11
+	LONG $0x245c894c; BYTE $0x60 // movq %r11, 0x60(%rsp)
+	QUAD $0x00009024b4af0f48; BYTE $0x00 // imulq 0x90(%rsp), %rsi
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	QUAD $0x0000008024ac0348 // addq 0x80(%rsp), %rbp
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0x3eeb // jmp 0x6d28 <k_attend_values+0x34f8>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x107cc1c4; WORD $0x8d54; BYTE $0x20 // vmovups 0x20(%r13,%rcx,4), %ymm2
-	LONG $0x2c6dc2c4; WORD $0x2414 // vmaskmovps (%r12), %ymm2, %ymm2
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	LONG $0x0c11fcc5; BYTE $0x91 // vmovups %ymm1, (%rcx,%rdx,4)
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x0411fcc5; BYTE $0x91 // vmovups %ymm0, (%rcx,%rdx,4)
+	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
+	LONG $0x08538d49 // leaq 0x8(%r11), %rdx
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x24143b48 // cmpq (%rsp), %rdx
+	LONG $0xf8d48f0f; WORD $0xffff // jg 0x65fc <k_attend_values+0x2dcc>
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	LONG $0x00a48d0f; WORD $0x0000 // jge 0x6df0 <k_attend_values+0x35c0>
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x105d8b4d // movq 0x10(%r13), %r11
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	WORD $0x14eb // jmp 0x6d70 <k_attend_values+0x3540>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x24140348 // addq (%rsp), %rdx
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	LONG $0x0090840f; WORD $0x0000 // je 0x6e00 <k_attend_values+0x35d0>
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	WORD $0x2673 // jae 0x6d9d <k_attend_values+0x356d>
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
+	WORD $0x097e // jle 0x6d97 <k_attend_values+0x3567>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x107cc1c4; WORD $0x9314 // vmovups (%r11,%rdx,4), %ymm2
+	WORD $0x394d; BYTE $0xc5 // cmpq %r8, %r13
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x394d; BYTE $0xf5 // cmpq %r14, %r13
+	LONG $0xc69c0f40 // setl %sil
+	WORD $0x2040; BYTE $0xce // andb %cl, %sil
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	WORD $0x0b75 // jne 0x6dc4 <k_attend_values+0x3594>
+	LONG $0x187d82c4; WORD $0xac1c // vbroadcastss (%r12,%r13,4), %ymm3
+	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
+	WORD $0x3949; BYTE $0xc5 // cmpq %rax, %r13
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x394d; BYTE $0xcd // cmpq %r9, %r13
+	LONG $0xc69c0f40 // setl %sil
+	WORD $0x2040; BYTE $0xce // andb %cl, %sil
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	WORD $0x8675 // jne 0x6d60 <k_attend_values+0x3530>
+	LONG $0x187da2c4; WORD $0xad5c; BYTE $0x00 // vbroadcastss (%rbp,%r13,4), %ymm3
+	LONG $0xb865e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm2) + ymm0
+	LONG $0xffff75e9; BYTE $0xff // jmp 0x6d60 <k_attend_values+0x3530>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0x147c // jl 0x6e0d <k_attend_values+0x35dd>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x6e88 <k_attend_values+0x3658>
+	WORD $0x9066 // nop
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0x7b7d // jge 0x6e88 <k_attend_values+0x3658>
+	LONG $0x106d8b4d // movq 0x10(%r13), %r13
+	WORD $0x3deb // jmp 0x6e50 <k_attend_values+0x3620>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x187d82c4; WORD $0x9c14 // vbroadcastss (%r12,%r11,4), %ymm2
+	LONG $0x107cc1c4; WORD $0x955c; BYTE $0x00 // vmovups (%r13,%rdx,4), %ymm3
+	LONG $0xb865e2c4; BYTE $0xca // vfmadd231ps %ymm2, %ymm3, %ymm1 # ymm1 = (ymm3 * ymm2) + ymm1
+	LONG $0x187da2c4; WORD $0x9d54; BYTE $0x00 // vbroadcastss (%rbp,%r11,4), %ymm2
+	LONG $0xb865e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm2) + ymm0
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x24140348 // addq (%rsp), %rdx
+	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
+	WORD $0x3074 // je 0x6e80 <k_attend_values+0x3650>
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	WORD $0xcf73 // jae 0x6e26 <k_attend_values+0x35f6>
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
+	WORD $0xb27e // jle 0x6e20 <k_attend_values+0x35f0>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
+	WORD $0xa7eb // jmp 0x6e20 <k_attend_values+0x35f0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
+	LONG $0xfe5f8d0f; WORD $0xffff // jge 0x6cf0 <k_attend_values+0x34c0>
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x10550349 // addq 0x10(%r13), %rdx
+	WORD $0x16eb // jmp 0x6eb1 <k_attend_values+0x3681>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x24540348; BYTE $0x38 // addq 0x38(%rsp), %rdx
+	WORD $0x394d; BYTE $0xdf // cmpq %r11, %r15
+	LONG $0xfe3f840f; WORD $0xffff // je 0x6cf0 <k_attend_values+0x34c0>
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	WORD $0x2673 // jae 0x6ede <k_attend_values+0x36ae>
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
+	WORD $0x097e // jle 0x6ed8 <k_attend_values+0x36a8>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	WORD $0x107c // jl 0x6ef7 <k_attend_values+0x36c7>
+	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
+	WORD $0x0b7d // jge 0x6ef7 <k_attend_values+0x36c7>
+	LONG $0x187d82c4; WORD $0x9c1c // vbroadcastss (%r12,%r11,4), %ymm3
+	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
+	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
+	WORD $0xa47c // jl 0x6ea0 <k_attend_values+0x3670>
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	WORD $0x9f7d // jge 0x6ea0 <k_attend_values+0x3670>
+	LONG $0x187da2c4; WORD $0x9d5c; BYTE $0x00 // vbroadcastss (%rbp,%r11,4), %ymm3
+	LONG $0xb865e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm2) + ymm0
+	WORD $0x91eb // jmp 0x6ea0 <k_attend_values+0x3670>
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
+	QUAD $0x00000118249c3b48 // cmpq 0x118(%rsp), %rbx
+	LONG $0xca388c0f; WORD $0xffff // jl 0x395d <k_attend_values+0x12d>
+	LONG $0x000276e9; BYTE $0x00 // jmp 0x71a0 <k_attend_values+0x3970>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0x1c7c // jl 0x6f56 <k_attend_values+0x3726>
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0x701c <k_attend_values+0x37ec>
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x00c68d0f; WORD $0x0000 // jge 0x701c <k_attend_values+0x37ec>
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
+	QUAD $0x0000000495148d48 // leaq 0x4(,%rdx,4), %rdx
+	LONG $0x54af0f48; WORD $0x4024 // imulq 0x40(%rsp), %rdx
+	LONG $0x24540348; BYTE $0x30 // addq 0x30(%rsp), %rdx
+	QUAD $0x000000009d348d4e // leaq (,%r11,4), %r14
+	LONG $0x1075034d // addq 0x10(%r13), %r14
+	QUAD $0x00000000ad2c8d4c // leaq (,%rbp,4), %r13
+	LONG $0x7c2d8d48; WORD $0x0039; BYTE $0x00 // leaq 0x397c(%rip), %rbp # 0xa910 <lanes>
+	WORD $0x3ceb // jmp 0x6fd2 <k_attend_values+0x37a2>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x5410fcc5; WORD $0x2085 // vmovups 0x20(%rbp,%rax,4), %ymm2
+	LONG $0x2c6dc2c4; BYTE $0x16 // vmaskmovps (%r14), %ymm2, %ymm2
 	LONG $0x187dc2c4; WORD $0x9f1c // vbroadcastss (%r15,%rbx,4), %ymm3
 	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
-	LONG $0x187dc2c4; WORD $0x9b1c // vbroadcastss (%r11,%rbx,4), %ymm3
+	LONG $0x187de2c4; WORD $0x9a1c // vbroadcastss (%rdx,%rbx,4), %ymm3
 	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
-	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
-	WORD $0x4474 // je 0x47d2 <k_attend_values+0x35d2>
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0x0b73 // jae 0x479e <k_attend_values+0x359e>
-	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
-	LONG $0x4050180f // prefetcht1 0x40(%rax)
-	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	WORD $0xbd75 // jne 0x4760 <k_attend_values+0x3560>
-	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
-	WORD $0xc2eb // jmp 0x476d <k_attend_values+0x356d>
-	LONG $0x02e7c148 // shlq $0x2, %rdi
-	LONG $0x8a058d48; WORD $0x0004; BYTE $0x00 // leaq 0x48a(%rip), %rax # 0x4c40 <lanes>
-	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
-	LONG $0x4810fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm1
-	LONG $0x2e75c2c4; BYTE $0x00 // vmaskmovps %ymm0, %ymm1, (%r8)
-	LONG $0x24748949; BYTE $0x58 // movq %rsi, 0x58(%r12)
-	LONG $0x24548949; BYTE $0x60 // movq %rdx, 0x60(%r12)
-	LONG $0x000137e9; BYTE $0x00 // jmp 0x4909 <k_attend_values+0x3709>
-	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
-	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
-	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
-	LONG $0x24748b4c; BYTE $0x40 // movq 0x40(%rsp), %r14
-	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
-	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
-	LONG $0x00998d0f; WORD $0x0000 // jge 0x488b <k_attend_values+0x368b>
-	WORD $0xf749; BYTE $0xde // negq %r14
-	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
-	QUAD $0x000000048d0c8d48 // leaq 0x4(,%rcx,4), %rcx
-	LONG $0xd9af0f4c // imulq %rcx, %r11
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
-	LONG $0x251d8d4c; WORD $0x0004; BYTE $0x00 // leaq 0x425(%rip), %r11 # 0x4c40 <lanes>
-	WORD $0x0eeb // jmp 0x482b <k_attend_values+0x362b>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x241c034c // addq (%rsp), %r11
+	WORD $0x014d; BYTE $0xee // addq %r13, %r14
+	LONG $0x245c3948; BYTE $0x10 // cmpq %rbx, 0x10(%rsp)
+	WORD $0x3c74 // je 0x700e <k_attend_values+0x37de>
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	WORD $0x2873 // jae 0x7001 <k_attend_values+0x37d1>
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
+	WORD $0x0a7e // jle 0x6ffb <k_attend_values+0x37cb>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
+	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x2424394c // cmpq %r12, (%rsp)
+	WORD $0x9975 // jne 0x6fa0 <k_attend_values+0x3770>
+	LONG $0x107cc1c4; BYTE $0x16 // vmovups (%r14), %ymm2
+	WORD $0x9deb // jmp 0x6fab <k_attend_values+0x377b>
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x242c8b48 // movq (%rsp), %rbp
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x245c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbx
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x00e08d0f; WORD $0x0000 // jge 0x7119 <k_attend_values+0x38e9>
+	LONG $0x245cf748; BYTE $0x48 // negq 0x48(%rsp)
+	QUAD $0x0000000485048d48 // leaq 0x4(,%rax,4), %rax
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	LONG $0x02e3c149 // shlq $0x2, %r11
+	LONG $0x105d034d // addq 0x10(%r13), %r11
+	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
+	LONG $0xac158d48; WORD $0x0038; BYTE $0x00 // leaq 0x38ac(%rip), %rdx # 0xa910 <lanes>
+	WORD $0x1beb // jmp 0x7081 <k_attend_values+0x3851>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
-	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
-	WORD $0x6374 // je 0x488e <k_attend_values+0x368e>
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0x0b73 // jae 0x483b <k_attend_values+0x363b>
-	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
-	LONG $0x4050180f // prefetcht1 0x40(%rax)
-	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	WORD $0x1075 // jne 0x4850 <k_attend_values+0x3650>
-	LONG $0x107cc1c4; WORD $0x2414 // vmovups (%r12), %ymm2
-	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0x177d // jge 0x4862 <k_attend_values+0x3662>
-	WORD $0x25eb // jmp 0x4872 <k_attend_values+0x3672>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x107c81c4; WORD $0xb354; BYTE $0x20 // vmovups 0x20(%r11,%r14,4), %ymm2
-	LONG $0x2c6dc2c4; WORD $0x2414 // vmaskmovps (%r12), %ymm2, %ymm2
-	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0x107c // jl 0x4872 <k_attend_values+0x3672>
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
+	LONG $0x009d840f; WORD $0x0000 // je 0x711e <k_attend_values+0x38ee>
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	WORD $0x2873 // jae 0x70b0 <k_attend_values+0x3880>
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
+	WORD $0x0a7e // jle 0x70aa <k_attend_values+0x387a>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
+	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	WORD $0x394c; BYTE $0xe5 // cmpq %r12, %rbp
+	WORD $0x1b75 // jne 0x70d0 <k_attend_values+0x38a0>
+	LONG $0x107cc1c4; BYTE $0x13 // vmovups (%r11), %ymm2
 	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0x0b7d // jge 0x4872 <k_attend_values+0x3672>
+	WORD $0x267d // jge 0x70e5 <k_attend_values+0x38b5>
+	WORD $0x34eb // jmp 0x70f5 <k_attend_values+0x38c5>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x5410fcc5; WORD $0x20b2 // vmovups 0x20(%rdx,%rsi,4), %ymm2
+	LONG $0x2c6dc2c4; BYTE $0x13 // vmaskmovps (%r11), %ymm2, %ymm2
+	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
+	WORD $0x107c // jl 0x70f5 <k_attend_values+0x38c5>
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	WORD $0x0b7d // jge 0x70f5 <k_attend_values+0x38c5>
 	LONG $0x187dc2c4; WORD $0x9f1c // vbroadcastss (%r15,%rbx,4), %ymm3
 	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
-	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	WORD $0xa97c // jl 0x4820 <k_attend_values+0x3620>
-	LONG $0x241c3b48 // cmpq (%rsp), %rbx
-	WORD $0xa37d // jge 0x4820 <k_attend_values+0x3620>
-	LONG $0x187de2c4; WORD $0x9d5c; BYTE $0x00 // vbroadcastss (%rbp,%rbx,4), %ymm3
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xff728c0f; WORD $0xffff // jl 0x7070 <k_attend_values+0x3840>
+	LONG $0x245c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rbx
+	LONG $0xff678d0f; WORD $0xffff // jge 0x7070 <k_attend_values+0x3840>
+	LONG $0x187dc2c4; WORD $0x9e1c // vbroadcastss (%r14,%rbx,4), %ymm3
 	LONG $0xb865e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm2) + ymm0
-	WORD $0x95eb // jmp 0x4820 <k_attend_values+0x3620>
-	WORD $0xf749; BYTE $0xde // negq %r14
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x244c8b49; BYTE $0x18 // movq 0x18(%r12), %rcx
-	QUAD $0x00000000953c8d4a // leaq (,%r10,4), %rdi
-	LONG $0x243c0349 // addq (%r12), %rdi
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	LONG $0x87048d4e // leaq (%rdi,%r8,4), %r8
-	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
-	WORD $0x1375 // jne 0x48d4 <k_attend_values+0x36d4>
-	LONG $0x117cc1c4; BYTE $0x08 // vmovups %ymm1, (%r8)
+	LONG $0xffff57e9; BYTE $0xff // jmp 0x7070 <k_attend_values+0x3840>
+	LONG $0x245cf748; BYTE $0x48 // negq 0x48(%rsp)
+	LONG $0x20458b49 // movq 0x20(%r13), %rax
+	QUAD $0x00000000a50c8d4a // leaq (,%r12,4), %rcx
+	LONG $0x004d0349 // addq (%r13), %rcx
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	QUAD $0x00000090248c8b4c // movq 0x90(%rsp), %r9
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
+	WORD $0x394c; BYTE $0xe5 // cmpq %r12, %rbp
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
+	WORD $0x2075 // jne 0x716e <k_attend_values+0x393e>
+	LONG $0x0a11fcc5 // vmovups %ymm1, (%rdx)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x0411fcc5; BYTE $0x8f // vmovups %ymm0, (%rdi,%rcx,4)
-	WORD $0x20eb // jmp 0x48f4 <k_attend_values+0x36f4>
-	LONG $0x65158d48; WORD $0x0003; BYTE $0x00 // leaq 0x365(%rip), %rdx # 0x4c40 <lanes>
-	LONG $0x107ca1c4; WORD $0xb254; BYTE $0x20 // vmovups 0x20(%rdx,%r14,4), %ymm2
-	LONG $0x2e6dc2c4; BYTE $0x08 // vmaskmovps %ymm1, %ymm2, (%r8)
+	LONG $0xc1af0f49 // imulq %r9, %rax
+	LONG $0x0411fcc5; BYTE $0x81 // vmovups %ymm0, (%rcx,%rax,4)
+	QUAD $0x00000118249c3b48 // cmpq 0x118(%rsp), %rbx
+	LONG $0xc7f18c0f; WORD $0xffff // jl 0x395d <k_attend_values+0x12d>
+	WORD $0x32eb // jmp 0x71a0 <k_attend_values+0x3970>
+	LONG $0x9b358d48; WORD $0x0037; BYTE $0x00 // leaq 0x379b(%rip), %rsi # 0xa910 <lanes>
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0x5410fcc5; WORD $0x20be // vmovups 0x20(%rsi,%rdi,4), %ymm2
+	LONG $0x2e6de2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm2, (%rdx)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x2e6de2c4; WORD $0x8f04 // vmaskmovps %ymm0, %ymm2, (%rdi,%rcx,4)
-	LONG $0x24448949; BYTE $0x58 // movq %rax, 0x58(%r12)
-	LONG $0x24748949; BYTE $0x60 // movq %rsi, 0x60(%r12)
-	LONG $0x245c3b4d; BYTE $0x28 // cmpq 0x28(%r12), %r11
-	LONG $0xfa048c0f; WORD $0xffff // jl 0x430d <k_attend_values+0x310d>
-	LONG $0x30c48148; WORD $0x0001; BYTE $0x00 // addq $0x130, %rsp # imm = 0x130
+	LONG $0xc1af0f49 // imulq %r9, %rax
+	LONG $0x2e6de2c4; WORD $0x8104 // vmaskmovps %ymm0, %ymm2, (%rcx,%rax,4)
+	QUAD $0x00000118249c3b48 // cmpq 0x118(%rsp), %rbx
+	LONG $0xc7bd8c0f; WORD $0xffff // jl 0x395d <k_attend_values+0x12d>
+	LONG $0x48c48148; WORD $0x0001; BYTE $0x00 // addq $0x148, %rsp # imm = 0x148
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4154,12 +6532,3115 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// attend_values_f16
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xf0e48348 // andq $-0x10, %rsp
+	LONG $0xa0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa0, %rsp
+	LONG $0x30578b4c // movq 0x30(%rdi), %r10
+	LONG $0x386f8b4c // movq 0x38(%rdi), %r13
+	LONG $0x074d8d49 // leaq 0x7(%r13), %rcx
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0xcd490f49 // cmovnsq %r13, %rcx
+	LONG $0x0f758d49 // leaq 0xf(%r13), %rsi
+	LONG $0xf5490f49 // cmovnsq %r13, %rsi
+	LONG $0x03f9c148 // sarq $0x3, %rcx
+	QUAD $0xaaaaaaaaaaabba48; WORD $0x2aaa // movabsq $0x2aaaaaaaaaaaaaab, %rdx # imm = 0x2AAAAAAAAAAAAAAB
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	WORD $0xf748; BYTE $0xea // imulq %rdx
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x3fe9c149 // shrq $0x3f, %r9
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	LONG $0x09048d4b // leaq (%r9,%r9), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x8941; BYTE $0xd1 // movl %edx, %r9d
+	LONG $0x07f9c041 // sarb $0x7, %r9b
+	LONG $0x06e9c041 // shrb $0x6, %r9b
+	WORD $0x0041; BYTE $0xd1 // addb %dl, %r9b
+	LONG $0xfce18041 // andb $-0x4, %r9b
+	WORD $0x2844; BYTE $0xca // subb %r9b, %dl
+	WORD $0x8941; BYTE $0xd1 // movl %edx, %r9d
+	LONG $0x07e9c041 // shrb $0x7, %r9b
+	WORD $0x0041; BYTE $0xd1 // addb %dl, %r9b
+	WORD $0xd041; BYTE $0xf9 // sarb %r9b
+	WORD $0x2844; BYTE $0xca // subb %r9b, %dl
+	LONG $0xd2be0f48 // movsbq %dl, %rdx
+	LONG $0x04fec148 // sarq $0x4, %rsi
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	LONG $0x03418d48 // leaq 0x3(%rcx), %rax
+	LONG $0x06c18348 // addq $0x6, %rcx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xc8490f48 // cmovnsq %rax, %rcx
+	LONG $0x02f9c148 // sarq $0x2, %rcx
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
+	LONG $0x60578b48 // movq 0x60(%rdi), %rdx
+	LONG $0x68478b48 // movq 0x68(%rdi), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	LONG $0xceaf0f48 // imulq %rsi, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0x24449f0f; BYTE $0x0f // setg 0xf(%rsp)
+	QUAD $0x000000802494894c // movq %r10, 0x80(%rsp)
+	LONG $0x06fa8349 // cmpq $0x6, %r10
+	LONG $0x246c894c; BYTE $0x10 // movq %r13, 0x10(%rsp)
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	WORD $0x3a7d // jge 0x72f1 <k_attend_values_f16+0x131>
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x04478d49 // leaq 0x4(%r15), %rax
+	QUAD $0x0000008024843b48 // cmpq 0x80(%rsp), %rax
+	LONG $0x09aa8e0f; WORD $0x0000 // jle 0x7c76 <k_attend_values_f16+0xab6>
+	LONG $0x02478d49 // leaq 0x2(%r15), %rax
+	QUAD $0x0000008024843b48 // cmpq 0x80(%rsp), %rax
+	LONG $0x11678e0f; WORD $0x0000 // jle 0x8445 <k_attend_values_f16+0x1285>
+	QUAD $0x0000008024bc3b4c // cmpq 0x80(%rsp), %r15
+	LONG $0x179e8c0f; WORD $0x0000 // jl 0x8a8a <k_attend_values_f16+0x18ca>
+	LONG $0x001dafe9; BYTE $0x00 // jmp 0x90a0 <k_attend_values_f16+0x1ee0>
+	QUAD $0x000000006d1c8d4a // leaq (,%r13,2), %rbx
+	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x2eeb // jmp 0x7334 <k_attend_values_f16+0x174>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	QUAD $0x00000090249c8b4c // movq 0x90(%rsp), %r11
+	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
+	LONG $0x06478d49 // leaq 0x6(%r15), %rax
+	LONG $0x18c38349 // addq $0x18, %r11
+	QUAD $0x0000008024843b48 // cmpq 0x80(%rsp), %rax
+	WORD $0x867f // jg 0x72ba <k_attend_values_f16+0xfa>
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x10fd8349 // cmpq $0x10, %r13
+	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
+	QUAD $0x00000090249c894c // movq %r11, 0x90(%rsp)
+	LONG $0x02fd8d0f; WORD $0x0000 // jge 0x7650 <k_attend_values_f16+0x490>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	LONG $0x08ca8349 // orq $0x8, %r10
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	LONG $0x05958e0f; WORD $0x0000 // jle 0x7900 <k_attend_values_f16+0x740>
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	WORD $0x294d; BYTE $0xdf // subq %r11, %r15
+	WORD $0x957e // jle 0x7310 <k_attend_values_f16+0x150>
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x58418b49 // movq 0x58(%r9), %rax
+	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	LONG $0x48798b49 // movq 0x48(%r9), %rdi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	LONG $0x50710349 // addq 0x50(%r9), %rsi
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xc14c0f48 // cmovlq %rcx, %rax
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xc1480f48 // cmovsq %rcx, %rax
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0xf64c0f4c // cmovlq %rsi, %r14
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0xc74c0f48 // cmovlq %rdi, %rax
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xc1480f48 // cmovsq %rcx, %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xf1480f4c // cmovsq %rcx, %r14
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x2474894c; BYTE $0x70 // movq %r14, 0x70(%rsp)
+	WORD $0x394c; BYTE $0xf0 // cmpq %r14, %rax
+	LONG $0x07818d0f; WORD $0x0000 // jge 0x7b70 <k_attend_values_f16+0x9b0>
+	LONG $0x28718b49 // movq 0x28(%r9), %rsi
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0xcaaf0f49 // imulq %r10, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x08490349 // addq 0x8(%r9), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0xf5af0f4d // imulq %r13, %r14
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
+	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
+	LONG $0x493c8d48 // leaq (%rcx,%rcx,2), %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0x04e6c148 // shlq $0x4, %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	LONG $0x890c8d48 // leaq (%rcx,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	LONG $0x10798b49 // movq 0x10(%r9), %rdi
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	QUAD $0xffffffffffc0b948; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rcx # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2149; BYTE $0xca // andq %rcx, %r10
+	LONG $0x38c18348 // addq $0x38, %rcx
+	WORD $0x214c; BYTE $0xf9 // andq %r15, %rcx
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	LONG $0x5e348d4a // leaq (%rsi,%r11,2), %rsi
+	LONG $0x37248d4c // leaq (%rdi,%rsi), %r12
+	LONG $0x60c48349 // addq $0x60, %r12
+	LONG $0x247c8948; BYTE $0x60 // movq %rdi, 0x60(%rsp)
+	LONG $0x773c8d4a // leaq (%rdi,%r14,2), %rdi
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x0000aae9; BYTE $0x00 // jmp 0x753c <k_attend_values_f16+0x37c>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	LONG $0x1078a1c4; WORD $0x763c // vmovups (%rsi,%r14,2), %xmm7
+	LONG $0x137de2c4; BYTE $0xc7 // vcvtph2ps %xmm7, %ymm0
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x187d62c4; WORD $0x8624 // vbroadcastss (%rsi,%rax,4), %ymm12
+	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
+	LONG $0xa87d62c4; BYTE $0xe4 // vfmadd213ps %ymm4, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm12) + ymm4
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x187d22c4; WORD $0x861c // vbroadcastss (%rsi,%r8,4), %ymm11
+	LONG $0xa87d62c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm11) + ymm6
+	LONG $0x187d22c4; WORD $0xc614 // vbroadcastss (%rsi,%r8,8), %ymm10
+	LONG $0xa87d62c4; BYTE $0xd5 // vfmadd213ps %ymm5, %ymm0, %ymm10 # ymm10 = (ymm0 * ymm10) + ymm5
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	LONG $0x187d42c4; WORD $0x300c // vbroadcastss (%r8,%rsi), %ymm9
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x187d42c4; WORD $0x3004 // vbroadcastss (%r8,%rsi), %ymm8
+	LONG $0xa87d62c4; BYTE $0xca // vfmadd213ps %ymm2, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm9) + ymm2
+	LONG $0xa87d62c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) + ymm3
+	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
+	LONG $0x187dc2c4; WORD $0x303c // vbroadcastss (%r8,%rsi), %ymm7
+	LONG $0xa87de2c4; BYTE $0xf9 // vfmadd213ps %ymm1, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm7) + ymm1
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x014d; BYTE $0xee // addq %r13, %r14
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0xe4297cc5 // vmovaps %ymm12, %ymm4
+	LONG $0xde297cc5 // vmovaps %ymm11, %ymm6
+	LONG $0xd5297cc5 // vmovaps %ymm10, %ymm5
+	LONG $0xca297cc5 // vmovaps %ymm9, %ymm2
+	LONG $0xc3297cc5 // vmovaps %ymm8, %ymm3
+	LONG $0xcf28fcc5 // vmovaps %ymm7, %ymm1
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	LONG $0x064c840f; WORD $0x0000 // je 0x7b88 <k_attend_values_f16+0x9c8>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0x1b73 // jae 0x755e <k_attend_values_f16+0x39e>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
+	WORD $0x0974 // je 0x755b <k_attend_values_f16+0x39b>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
+	LONG $0xff39840f; WORD $0xffff // je 0x74a0 <k_attend_values_f16+0x2e0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x4429f8c5; WORD $0x4024 // vmovaps %xmm0, 0x40(%rsp)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0d7e // jle 0x7583 <k_attend_values_f16+0x3c3>
+	LONG $0x08ff8349 // cmpq $0x8, %r15
+	WORD $0x1073 // jae 0x758c <k_attend_values_f16+0x3cc>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x00009de9; BYTE $0x00 // jmp 0x7620 <k_attend_values_f16+0x460>
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xffff1fe9; BYTE $0xff // jmp 0x74ab <k_attend_values_f16+0x2eb>
+	LONG $0x40ff8349 // cmpq $0x40, %r15
+	WORD $0x0573 // jae 0x7597 <k_attend_values_f16+0x3d7>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x69eb // jmp 0x7600 <k_attend_values_f16+0x440>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x107cc1c4; WORD $0x7444; BYTE $0xa0 // vmovups -0x60(%r12,%rsi,2), %ymm0
+	LONG $0x107cc1c4; WORD $0x747c; BYTE $0xc0 // vmovups -0x40(%r12,%rsi,2), %ymm7
+	LONG $0x107c41c4; WORD $0x7444; BYTE $0xe0 // vmovups -0x20(%r12,%rsi,2), %ymm8
+	LONG $0x107c41c4; WORD $0x740c // vmovups (%r12,%rsi,2), %ymm9
+	LONG $0x4411fcc5; WORD $0x4074 // vmovups %ymm0, 0x40(%rsp,%rsi,2)
+	LONG $0x7c11fcc5; WORD $0x6074 // vmovups %ymm7, 0x60(%rsp,%rsi,2)
+	QUAD $0x0000807484117cc5; BYTE $0x00 // vmovups %ymm8, 0x80(%rsp,%rsi,2)
+	QUAD $0x0000a0748c117cc5; BYTE $0x00 // vmovups %ymm9, 0xa0(%rsp,%rsi,2)
+	LONG $0x40c68348 // addq $0x40, %rsi
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	WORD $0xbe75 // jne 0x75a0 <k_attend_values_f16+0x3e0>
+	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
+	WORD $0x4f74 // je 0x7636 <k_attend_values_f16+0x476>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x38c7f641 // testb $0x38, %r15b
+	WORD $0x2d74 // je 0x7620 <k_attend_values_f16+0x460>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x1078a1c4; WORD $0x4f04 // vmovups (%rdi,%r9,2), %xmm0
+	LONG $0x2978a1c4; WORD $0x4c44; BYTE $0x40 // vmovaps %xmm0, 0x40(%rsp,%r9,2)
+	LONG $0x08c18349 // addq $0x8, %r9
+	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
+	WORD $0xea75 // jne 0x7600 <k_attend_values_f16+0x440>
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
+	WORD $0x1874 // je 0x7636 <k_attend_values_f16+0x476>
 	WORD $0x9066 // nop
+	LONG $0x04c4f9c5; WORD $0x0077 // vpinsrw $0x0, (%rdi,%rsi,2), %xmm0, %xmm0
+	QUAD $0x004074441579e3c4 // vpextrw $0x0, %xmm0, 0x40(%rsp,%rsi,2)
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	WORD $0xea75 // jne 0x7620 <k_attend_values_f16+0x460>
+	LONG $0x7c28f8c5; WORD $0x4024 // vmovaps 0x40(%rsp), %xmm7
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0xfffe60e9; BYTE $0xff // jmp 0x74ab <k_attend_values_f16+0x2eb>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x58478b48 // movq 0x58(%rdi), %rax
+	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0xf7af0f49 // imulq %r15, %rsi
+	LONG $0x48478b4c // movq 0x48(%rdi), %r8
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0x50770348 // addq 0x50(%rdi), %rsi
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0xf14c0f4c // cmovlq %rcx, %r14
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	LONG $0xf1480f4d // cmovsq %r9, %r14
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0xc64c0f48 // cmovlq %rsi, %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc1480f49 // cmovsq %r9, %rax
+	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
+	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
+	LONG $0xf04c0f4d // cmovlq %r8, %r14
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xf1480f4d // cmovsq %r9, %r14
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0x20578b4c // movq 0x20(%rdi), %r10
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x02778d49 // leaq 0x2(%r15), %rsi
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	LONG $0x03778d49 // leaq 0x3(%r15), %rsi
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	LONG $0x04778d49 // leaq 0x4(%r15), %rsi
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x05778d49 // leaq 0x5(%r15), %rsi
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	LONG $0xd7af0f4d // imulq %r15, %r10
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0xcbaf0f4d // imulq %r11, %r9
+	LONG $0x084f034c // addq 0x8(%rdi), %r9
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x10c38349 // addq $0x10, %r11
+	QUAD $0x000000008d248d4c // leaq (,%rcx,4), %r12
+	LONG $0x000010bf; BYTE $0x00 // movl $0x10, %edi
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0x77dd <k_attend_values_f16+0x61d>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0xbe348d4a // leaq (%rsi,%r15,4), %rsi
+	LONG $0x117ca1c4; WORD $0x960c // vmovups %ymm1, (%rsi,%r10,4)
+	LONG $0x117ca1c4; WORD $0x9654; BYTE $0x20 // vmovups %ymm2, 0x20(%rsi,%r10,4)
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x1c11fcc5; BYTE $0xbe // vmovups %ymm3, (%rsi,%rdi,4)
+	LONG $0x6411fcc5; WORD $0x20be // vmovups %ymm4, 0x20(%rsi,%rdi,4)
+	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
+	LONG $0x2c11fcc5; BYTE $0xbe // vmovups %ymm5, (%rsi,%rdi,4)
+	LONG $0x7411fcc5; WORD $0x20be // vmovups %ymm6, 0x20(%rsi,%rdi,4)
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	LONG $0x3c11fcc5; BYTE $0xbe // vmovups %ymm7, (%rsi,%rdi,4)
+	LONG $0x44117cc5; WORD $0x20be // vmovups %ymm8, 0x20(%rsi,%rdi,4)
+	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
+	LONG $0x0c117cc5; BYTE $0xbe // vmovups %ymm9, (%rsi,%rdi,4)
+	LONG $0x54117cc5; WORD $0x20be // vmovups %ymm10, 0x20(%rsi,%rdi,4)
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x1c117cc5; BYTE $0xbe // vmovups %ymm11, (%rsi,%rdi,4)
+	LONG $0x64117cc5; WORD $0x20be // vmovups %ymm12, 0x20(%rsi,%rdi,4)
+	LONG $0x107e8d49 // leaq 0x10(%r14), %rdi
+	LONG $0x20c38349 // addq $0x20, %r11
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x247c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdi
+	LONG $0xfb798f0f; WORD $0xffff // jg 0x7356 <k_attend_values_f16+0x196>
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0xff3e8d0f; WORD $0xffff // jge 0x7730 <k_attend_values_f16+0x570>
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x106e8b4c // movq 0x10(%rsi), %r13
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x00009ce9; BYTE $0x00 // jmp 0x78d0 <k_attend_values_f16+0x710>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x137d42c4; WORD $0xf075 // vcvtph2ps -0x10(%r13), %ymm14
+	LONG $0x137d42c4; WORD $0x006d // vcvtph2ps (%r13), %ymm13
+	LONG $0xb9348d49 // leaq (%r9,%rdi,4), %rsi
+	LONG $0x187d42c4; WORD $0xb93c // vbroadcastss (%r9,%rdi,4), %ymm15
+	LONG $0xb805c2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm14) + ymm1
+	LONG $0xb815c2c4; BYTE $0xd7 // vfmadd231ps %ymm15, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm15) + ymm2
+	LONG $0x26048d4e // leaq (%rsi,%r12), %r8
+	LONG $0x187d62c4; WORD $0x8e3c // vbroadcastss (%rsi,%rcx,4), %ymm15
+	LONG $0xb805c2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm14) + ymm3
+	LONG $0xb815c2c4; BYTE $0xe7 // vfmadd231ps %ymm15, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm15) + ymm4
+	LONG $0x187d62c4; WORD $0xce3c // vbroadcastss (%rsi,%rcx,8), %ymm15
+	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
+	LONG $0xb805c2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm15, %ymm5 # ymm5 = (ymm15 * ymm14) + ymm5
+	LONG $0x187dc2c4; WORD $0x8804 // vbroadcastss (%r8,%rcx,4), %ymm0
+	LONG $0xb815c2c4; BYTE $0xf7 // vfmadd231ps %ymm15, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm15) + ymm6
+	LONG $0xb87dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm14) + ymm7
+	LONG $0xb81562c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm13, %ymm8 # ymm8 = (ymm13 * ymm0) + ymm8
+	LONG $0x24348d4b // leaq (%r12,%r12), %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x187dc2c4; WORD $0xc804 // vbroadcastss (%r8,%rcx,8), %ymm0
+	LONG $0xb87d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm14) + ymm9
+	LONG $0xb81562c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm0) + ymm10
+	LONG $0x187de2c4; WORD $0x8e04 // vbroadcastss (%rsi,%rcx,4), %ymm0
+	LONG $0xb87d42c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm14) + ymm11
+	LONG $0xb87d42c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm13) + ymm12
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0xfe91840f; WORD $0xffff // je 0x7761 <k_attend_values_f16+0x5a1>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	LONG $0xff68830f; WORD $0xffff // jae 0x7843 <k_attend_values_f16+0x683>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
+	LONG $0xff52840f; WORD $0xffff // je 0x7840 <k_attend_values_f16+0x680>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
+	LONG $0xffff44e9; BYTE $0xff // jmp 0x7840 <k_attend_values_f16+0x680>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x58438b49 // movq 0x58(%r11), %rax
+	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
+	QUAD $0x0000008824ac8b4c // movq 0x88(%rsp), %r13
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	LONG $0x487b8b49 // movq 0x48(%r11), %rdi
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	LONG $0x50430349 // addq 0x50(%r11), %rax
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
+	LONG $0xc94c0f4c // cmovlq %rcx, %r9
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x0000bf41; WORD $0x0000 // movl $0x0, %r15d
+	LONG $0xcf480f4d // cmovsq %r15, %r9
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0xc84c0f48 // cmovlq %rax, %rcx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xcf480f49 // cmovsq %r15, %rcx
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
+	LONG $0xcf4c0f4c // cmovlq %rdi, %r9
+	LONG $0x28738b49 // movq 0x28(%r11), %rsi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xcf480f4d // cmovsq %r15, %r9
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0xf8af0f49 // imulq %r8, %rdi
+	WORD $0x8b49; BYTE $0x03 // movq (%r11), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x20438b49 // movq 0x20(%r11), %rax
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	LONG $0x01c88349 // orq $0x1, %r8
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	LONG $0x02458d4d // leaq 0x2(%r13), %r8
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
+	LONG $0x03458d4d // leaq 0x3(%r13), %r8
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
+	LONG $0x04458d4d // leaq 0x4(%r13), %r8
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
+	LONG $0x05458d4d // leaq 0x5(%r13), %r8
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	LONG $0x2444894c; BYTE $0x60 // movq %r8, 0x60(%rsp)
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	QUAD $0x00009024a4af0f4c; BYTE $0x00 // imulq 0x90(%rsp), %r12
+	LONG $0x0863034d // addq 0x8(%r11), %r12
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	WORD $0x0148; BYTE $0xff // addq %rdi, %rdi
+	QUAD $0x00000000b52c8d4c // leaq (,%rsi,4), %r13
+	LONG $0x000083e9; BYTE $0x00 // jmp 0x7a69 <k_attend_values_f16+0x8a9>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
+	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x800c // vmovups %ymm1, (%rax,%r8,4)
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x8034 // vmovups %ymm6, (%rax,%r8,4)
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	LONG $0x117c21c4; WORD $0x800c // vmovups %ymm9, (%rax,%r8,4)
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x117c21c4; WORD $0x8014 // vmovups %ymm10, (%rax,%r8,4)
+	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
+	LONG $0x117c21c4; WORD $0x801c // vmovups %ymm11, (%rax,%r8,4)
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x117c21c4; WORD $0x8024 // vmovups %ymm12, (%rax,%r8,4)
+	LONG $0x08538d4d // leaq 0x8(%r11), %r10
+	LONG $0x10c78348 // addq $0x10, %rdi
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
+	LONG $0xf9058f0f; WORD $0xffff // jg 0x736e <k_attend_values_f16+0x1ae>
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	LONG $0xff778d0f; WORD $0xffff // jge 0x79f0 <k_attend_values_f16+0x830>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x10508b4c // movq 0x10(%rax), %r10
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x000091e9; BYTE $0x00 // jmp 0x7b37 <k_attend_values_f16+0x977>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
+	LONG $0x137dc2c4; BYTE $0x02 // vcvtph2ps (%r10), %ymm0
+	LONG $0x84048d4d // leaq (%r12,%rax,4), %r8
+	LONG $0x187dc2c4; WORD $0x840c // vbroadcastss (%r12,%rax,4), %ymm1
+	LONG $0xa87de2c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm7
+	LONG $0x283c8d4f // leaq (%r8,%r13), %r15
+	LONG $0x187dc2c4; WORD $0xb034 // vbroadcastss (%r8,%rsi,4), %ymm6
+	LONG $0xa87dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm6) + ymm8
+	WORD $0x014d; BYTE $0xef // addq %r13, %r15
+	LONG $0x187d42c4; WORD $0xf00c // vbroadcastss (%r8,%rsi,8), %ymm9
+	LONG $0xa87d62c4; BYTE $0xcd // vfmadd213ps %ymm5, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm9) + ymm5
+	LONG $0x187d42c4; WORD $0xb714 // vbroadcastss (%r15,%rsi,4), %ymm10
+	LONG $0xa87d62c4; BYTE $0xd4 // vfmadd213ps %ymm4, %ymm0, %ymm10 # ymm10 = (ymm0 * ymm10) + ymm4
+	QUAD $0x000000006d048d4e // leaq (,%r13,2), %r8
+	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
+	LONG $0x187d42c4; WORD $0xf71c // vbroadcastss (%r15,%rsi,8), %ymm11
+	LONG $0xa87d62c4; BYTE $0xdb // vfmadd213ps %ymm3, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm11) + ymm3
+	LONG $0x187d42c4; WORD $0xb024 // vbroadcastss (%r8,%rsi,4), %ymm12
+	LONG $0xa87d62c4; BYTE $0xe2 // vfmadd213ps %ymm2, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm12) + ymm2
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	LONG $0xf928fcc5 // vmovaps %ymm1, %ymm7
+	LONG $0xc6287cc5 // vmovaps %ymm6, %ymm8
+	LONG $0xcd297cc5 // vmovaps %ymm9, %ymm5
+	LONG $0xd4297cc5 // vmovaps %ymm10, %ymm4
+	LONG $0xdb297cc5 // vmovaps %ymm11, %ymm3
+	LONG $0xe2297cc5 // vmovaps %ymm12, %ymm2
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xfed1840f; WORD $0xffff // je 0x7a08 <k_attend_values_f16+0x848>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	LONG $0xff71830f; WORD $0xffff // jae 0x7ab3 <k_attend_values_f16+0x8f3>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
+	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
+	LONG $0xff5a840f; WORD $0xffff // je 0x7ab0 <k_attend_values_f16+0x8f0>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
+	LONG $0xffff4be9; BYTE $0xff // jmp 0x7ab0 <k_attend_values_f16+0x8f0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
+	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
+	WORD $0x5f75 // jne 0x7c00 <k_attend_values_f16+0xa40>
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
+	LONG $0xf1af0f49 // imulq %r9, %rsi
+	LONG $0x24117cc5; BYTE $0xb0 // vmovups %ymm12, (%rax,%rsi,4)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x1c117cc5; BYTE $0xb0 // vmovups %ymm11, (%rax,%rsi,4)
+	LONG $0x02718d49 // leaq 0x2(%r9), %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x14117cc5; BYTE $0xb0 // vmovups %ymm10, (%rax,%rsi,4)
+	LONG $0x03718d49 // leaq 0x3(%r9), %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x0c117cc5; BYTE $0xb0 // vmovups %ymm9, (%rax,%rsi,4)
+	LONG $0x04718d49 // leaq 0x4(%r9), %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x04117cc5; BYTE $0xb0 // vmovups %ymm8, (%rax,%rsi,4)
+	LONG $0x05c18349 // addq $0x5, %r9
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x117ca1c4; WORD $0x883c // vmovups %ymm7, (%rax,%r9,4)
+	LONG $0xfff716e9; BYTE $0xff // jmp 0x7315 <k_attend_values_f16+0x155>
+	BYTE $0x90 // nop
+	LONG $0x02e7c149 // shlq $0x2, %r15
+	LONG $0x05358d48; WORD $0x002d; BYTE $0x00 // leaq 0x2d05(%rip), %rsi # 0xa910 <lanes>
+	WORD $0x294c; BYTE $0xfe // subq %r15, %rsi
+	LONG $0x4610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm0
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
+	LONG $0xf1af0f49 // imulq %r9, %rsi
+	LONG $0x2e7d62c4; WORD $0xb024 // vmaskmovps %ymm12, %ymm0, (%rax,%rsi,4)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x2e7d62c4; WORD $0xb01c // vmaskmovps %ymm11, %ymm0, (%rax,%rsi,4)
+	LONG $0x02718d49 // leaq 0x2(%r9), %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x2e7d62c4; WORD $0xb014 // vmaskmovps %ymm10, %ymm0, (%rax,%rsi,4)
+	LONG $0x03718d49 // leaq 0x3(%r9), %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x2e7d62c4; WORD $0xb00c // vmaskmovps %ymm9, %ymm0, (%rax,%rsi,4)
+	LONG $0x04718d49 // leaq 0x4(%r9), %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x2e7d62c4; WORD $0xb004 // vmaskmovps %ymm8, %ymm0, (%rax,%rsi,4)
+	LONG $0x05c18349 // addq $0x5, %r9
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x2e7da2c4; WORD $0x883c // vmaskmovps %ymm7, %ymm0, (%rax,%r9,4)
+	LONG $0xfff69fe9; BYTE $0xff // jmp 0x7315 <k_attend_values_f16+0x155>
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x10fd8349 // cmpq $0x10, %r13
+	LONG $0x247c894c; BYTE $0x78 // movq %r15, 0x78(%rsp)
+	LONG $0x02b38d0f; WORD $0x0000 // jge 0x7f3d <k_attend_values_f16+0xd7d>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	LONG $0x08cb8348 // orq $0x8, %rbx
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	LONG $0x04dc8e0f; WORD $0x0000 // jle 0x817e <k_attend_values_f16+0xfbe>
+	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	WORD $0x294d; BYTE $0xc6 // subq %r8, %r14
+	LONG $0x07738e0f; WORD $0x0000 // jle 0x8429 <k_attend_values_f16+0x1269>
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x58428b49 // movq 0x58(%r10), %rax
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	LONG $0xf1af0f49 // imulq %r9, %rsi
+	LONG $0x487a8b49 // movq 0x48(%r10), %rdi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	LONG $0x50720349 // addq 0x50(%r10), %rsi
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xc14c0f48 // cmovlq %rcx, %rax
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xc0480f49 // cmovsq %r8, %rax
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0xe64c0f4c // cmovlq %rsi, %r12
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0xc74c0f48 // cmovlq %rdi, %rax
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xc0480f49 // cmovsq %r8, %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xe0480f4d // cmovsq %r8, %r12
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	LONG $0x06538d0f; WORD $0x0000 // jge 0x8375 <k_attend_values_f16+0x11b5>
+	LONG $0x286a8b4d // movq 0x28(%r10), %r13
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x084a0349 // addq 0x8(%r10), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0xc8af0f4d // imulq %r8, %r9
+	QUAD $0x00000000ad0c8d4a // leaq (,%r13,4), %rcx
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x107a8b49 // movq 0x10(%r10), %rdi
+	QUAD $0xffffffffffc0b948; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rcx # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	WORD $0x2148; BYTE $0xcb // andq %rcx, %rbx
+	LONG $0x38c98348 // orq $0x38, %rcx
+	WORD $0x214c; BYTE $0xf1 // andq %r14, %rcx
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x1b348d4b // leaq (%r11,%r11), %rsi
+	LONG $0x4e348d4a // leaq (%rsi,%r9,2), %rsi
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0x371c8d4c // leaq (%rdi,%rsi), %r11
+	LONG $0x60c38349 // addq $0x60, %r11
+	LONG $0x003c8d4f // leaq (%r8,%r8), %r15
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x4f148d4e // leaq (%rdi,%r9,2), %r10
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	WORD $0x74eb // jmp 0x7e2c <k_attend_values_f16+0xc6c>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x1078a1c4; WORD $0x4e2c // vmovups (%rsi,%r9,2), %xmm5
+	LONG $0x137d62c4; BYTE $0xcd // vcvtph2ps %xmm5, %ymm9
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x187d62c4; WORD $0x8604 // vbroadcastss (%rsi,%rax,4), %ymm8
+	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
+	LONG $0xa83562c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm8) + ymm4
+	LONG $0x187da2c4; WORD $0xae3c // vbroadcastss (%rsi,%r13,4), %ymm7
+	LONG $0xa835e2c4; BYTE $0xfb // vfmadd213ps %ymm3, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm7) + ymm3
+	LONG $0x187da2c4; WORD $0xee34 // vbroadcastss (%rsi,%r13,8), %ymm6
+	LONG $0xa835e2c4; BYTE $0xf2 // vfmadd213ps %ymm2, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm6) + ymm2
+	LONG $0x187de2c4; WORD $0x372c // vbroadcastss (%rdi,%rsi), %ymm5
+	LONG $0xa835e2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm5) + ymm1
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x244c034c; BYTE $0x10 // addq 0x10(%rsp), %r9
+	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
+	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
+	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
+	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
+	LONG $0xdf28fcc5 // vmovaps %ymm7, %ymm3
+	LONG $0xc4297cc5 // vmovaps %ymm8, %ymm4
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	LONG $0x0559840f; WORD $0x0000 // je 0x8385 <k_attend_values_f16+0x11c5>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0x1b73 // jae 0x7e4e <k_attend_values_f16+0xc8e>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
+	WORD $0x0974 // je 0x7e4b <k_attend_values_f16+0xc8b>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x2444394c; BYTE $0x10 // cmpq %r8, 0x10(%rsp)
+	LONG $0xff67840f; WORD $0xffff // je 0x7dc0 <k_attend_values_f16+0xc00>
+	LONG $0x4429f8c5; WORD $0x4024 // vmovaps %xmm0, 0x40(%rsp)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x147e // jle 0x7e78 <k_attend_values_f16+0xcb8>
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	LONG $0x08fe8349 // cmpq $0x8, %r14
+	WORD $0x1173 // jae 0x7e81 <k_attend_values_f16+0xcc1>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x7f10 <k_attend_values_f16+0xd50>
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xffff4ae9; BYTE $0xff // jmp 0x7dcb <k_attend_values_f16+0xc0b>
+	LONG $0x40fe8349 // cmpq $0x40, %r14
+	WORD $0x0573 // jae 0x7e8c <k_attend_values_f16+0xccc>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x64eb // jmp 0x7ef0 <k_attend_values_f16+0xd30>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	BYTE $0x90 // nop
+	LONG $0x107c81c4; WORD $0x636c; BYTE $0xa0 // vmovups -0x60(%r11,%r12,2), %ymm5
+	LONG $0x107c81c4; WORD $0x6374; BYTE $0xc0 // vmovups -0x40(%r11,%r12,2), %ymm6
+	LONG $0x107c81c4; WORD $0x637c; BYTE $0xe0 // vmovups -0x20(%r11,%r12,2), %ymm7
+	LONG $0x107c01c4; WORD $0x6304 // vmovups (%r11,%r12,2), %ymm8
+	LONG $0x117ca1c4; WORD $0x646c; BYTE $0x40 // vmovups %ymm5, 0x40(%rsp,%r12,2)
+	LONG $0x117ca1c4; WORD $0x6474; BYTE $0x60 // vmovups %ymm6, 0x60(%rsp,%r12,2)
+	QUAD $0x008064bc117ca1c4; WORD $0x0000 // vmovups %ymm7, 0x80(%rsp,%r12,2)
+	QUAD $0x00a06484117c21c4; WORD $0x0000 // vmovups %ymm8, 0xa0(%rsp,%r12,2)
+	LONG $0x40c48349 // addq $0x40, %r12
+	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
+	WORD $0xba75 // jne 0x7e90 <k_attend_values_f16+0xcd0>
+	WORD $0x3949; BYTE $0xde // cmpq %rbx, %r14
+	WORD $0x4c74 // je 0x7f27 <k_attend_values_f16+0xd67>
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	LONG $0x38c6f641 // testb $0x38, %r14b
+	WORD $0x2974 // je 0x7f10 <k_attend_values_f16+0xd50>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x107881c4; WORD $0x6a2c // vmovups (%r10,%r13,2), %xmm5
+	LONG $0x2978a1c4; WORD $0x6c6c; BYTE $0x40 // vmovaps %xmm5, 0x40(%rsp,%r13,2)
+	LONG $0x08c58349 // addq $0x8, %r13
+	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
+	WORD $0xea75 // jne 0x7ef0 <k_attend_values_f16+0xd30>
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
+	WORD $0x1974 // je 0x7f27 <k_attend_values_f16+0xd67>
+	WORD $0x9066 // nop
+	LONG $0xc47981c4; WORD $0x622c; BYTE $0x00 // vpinsrw $0x0, (%r10,%r12,2), %xmm0, %xmm5
+	QUAD $0x0040646c1579a3c4 // vpextrw $0x0, %xmm5, 0x40(%rsp,%r12,2)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
+	WORD $0xe975 // jne 0x7f10 <k_attend_values_f16+0xd50>
+	LONG $0x6c28f8c5; WORD $0x4024 // vmovaps 0x40(%rsp), %xmm5
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0xfffe8ee9; BYTE $0xff // jmp 0x7dcb <k_attend_values_f16+0xc0b>
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	LONG $0x28438b48 // movq 0x28(%rbx), %rax
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0xf7af0f49 // imulq %r15, %rsi
+	LONG $0x584b8b48 // movq 0x58(%rbx), %rcx
+	LONG $0x493c8d48 // leaq (%rcx,%rcx,2), %rdi
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0xc7af0f4d // imulq %r15, %r8
+	LONG $0x485b8b4c // movq 0x48(%rbx), %r11
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
+	LONG $0x5043034c // addq 0x50(%rbx), %r8
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	LONG $0xef4c0f4c // cmovlq %rdi, %r13
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xe9480f4d // cmovsq %r9, %r13
+	WORD $0x394d; BYTE $0xe8 // cmpq %r13, %r8
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0xc84c0f49 // cmovlq %r8, %rcx
+	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xc9480f49 // cmovsq %r9, %rcx
+	LONG $0x08538b4c // movq 0x8(%rbx), %r10
+	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
+	LONG $0xeb4c0f4d // cmovlq %r11, %r13
+	LONG $0xb23c8d49 // leaq (%r10,%rsi,4), %rdi
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xe9480f4d // cmovsq %r9, %r13
+	LONG $0x20738b48 // movq 0x20(%rbx), %rsi
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	LONG $0x01c88349 // orq $0x1, %r8
+	LONG $0xc6af0f4c // imulq %rsi, %r8
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	LONG $0x02478d4d // leaq 0x2(%r15), %r8
+	LONG $0xc6af0f4c // imulq %rsi, %r8
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
+	QUAD $0x0000000cbd1c8d4a // leaq 0xc(,%r15,4), %rbx
+	LONG $0xd8af0f48 // imulq %rax, %rbx
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	QUAD $0x00000008bd3c8d4e // leaq 0x8(,%r15,4), %r15
+	LONG $0xf8af0f4c // imulq %rax, %r15
+	QUAD $0x0000000485248d4e // leaq 0x4(,%r8,4), %r12
+	LONG $0xe0af0f4c // imulq %rax, %r12
+	LONG $0x03408d49 // leaq 0x3(%r8), %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0xf0af0f49 // imulq %r8, %rsi
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
+	WORD $0x014d; BYTE $0xd7 // addq %r10, %r15
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0xc6af0f49 // imulq %r14, %rax
+	QUAD $0x0000001045048d48 // leaq 0x10(,%rax,2), %rax
+	LONG $0x361c8d4f // leaq (%r14,%r14), %r11
+	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
+	LONG $0x000086e9; BYTE $0x00 // jmp 0x80c3 <k_attend_values_f16+0xf03>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x8e348d4a // leaq (%rsi,%r9,4), %rsi
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	LONG $0x117ca1c4; WORD $0x8e3c // vmovups %ymm7, (%rsi,%r9,4)
+	LONG $0x117ca1c4; WORD $0x8e6c; BYTE $0x20 // vmovups %ymm5, 0x20(%rsi,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x117ca1c4; WORD $0x8e1c // vmovups %ymm3, (%rsi,%r9,4)
+	LONG $0x117ca1c4; WORD $0x8e4c; BYTE $0x20 // vmovups %ymm1, 0x20(%rsi,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
+	LONG $0x117ca1c4; WORD $0x8e04 // vmovups %ymm0, (%rsi,%r9,4)
+	LONG $0x117ca1c4; WORD $0x8e54; BYTE $0x20 // vmovups %ymm2, 0x20(%rsi,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x117ca1c4; WORD $0x8e24 // vmovups %ymm4, (%rsi,%r9,4)
+	LONG $0x117ca1c4; WORD $0x8e74; BYTE $0x20 // vmovups %ymm6, 0x20(%rsi,%r9,4)
+	LONG $0x10568d4d // leaq 0x10(%r14), %r10
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
+	LONG $0xfbca8f0f; WORD $0xffff // jg 0x7c8d <k_attend_values_f16+0xacd>
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	LONG $0xff6d8d0f; WORD $0xffff // jge 0x8040 <k_attend_values_f16+0xe80>
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x10568b4c // movq 0x10(%rsi), %r10
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	WORD $0x5deb // jmp 0x815d <k_attend_values_f16+0xf9d>
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x137d42c4; WORD $0xf042 // vcvtph2ps -0x10(%r10), %ymm8
+	LONG $0x137d42c4; BYTE $0x0a // vcvtph2ps (%r10), %ymm9
+	LONG $0x187d22c4; WORD $0xaf14 // vbroadcastss (%rdi,%r13,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb835c2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm10) + ymm5
+	LONG $0x187d02c4; WORD $0xac14 // vbroadcastss (%r12,%r13,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb835c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm10) + ymm1
+	LONG $0x187d02c4; WORD $0xaf14 // vbroadcastss (%r15,%r13,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
+	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x187d22c4; WORD $0xab14 // vbroadcastss (%rbx,%r13,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm8) + ymm4
+	LONG $0xb82dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
+	LONG $0xfeff840f; WORD $0xffff // je 0x805c <k_attend_values_f16+0xe9c>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0x9f73 // jae 0x8103 <k_attend_values_f16+0xf43>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
+	WORD $0x8d74 // je 0x8100 <k_attend_values_f16+0xf40>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
+	WORD $0x82eb // jmp 0x8100 <k_attend_values_f16+0xf40>
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
+	LONG $0x28478b49 // movq 0x28(%r15), %rax
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0x58478b49 // movq 0x58(%r15), %rax
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x48478b4d // movq 0x48(%r15), %r8
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	LONG $0x50470349 // addq 0x50(%r15), %rax
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
+	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
+	LONG $0xd94c0f4c // cmovlq %rcx, %r11
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xd9480f4d // cmovsq %r9, %r11
+	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0xc84c0f48 // cmovlq %rax, %rcx
+	WORD $0x8b4d; BYTE $0x27 // movq (%r15), %r12
+	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xc9480f49 // cmovsq %r9, %rcx
+	LONG $0x08478b49 // movq 0x8(%r15), %rax
+	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
+	LONG $0xd84c0f4d // cmovlq %r8, %r11
+	LONG $0xb83c8d48 // leaq (%rax,%rdi,4), %rdi
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xd9480f4d // cmovsq %r9, %r11
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0x20478b4d // movq 0x20(%r15), %r8
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	LONG $0x01cf8349 // orq $0x1, %r15
+	LONG $0xf8af0f4d // imulq %r8, %r15
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x027e8d4c // leaq 0x2(%rsi), %r15
+	LONG $0xf8af0f4d // imulq %r8, %r15
+	LONG $0x247c894c; BYTE $0x20 // movq %r15, 0x20(%rsp)
+	QUAD $0x0000000cb53c8d4c // leaq 0xc(,%rsi,4), %r15
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0xfdaf0f4d // imulq %r13, %r15
+	QUAD $0x00000008b5248d4c // leaq 0x8(,%rsi,4), %r12
+	LONG $0xe5af0f4d // imulq %r13, %r12
+	QUAD $0x00000004b52c8d4c // leaq 0x4(,%rsi,4), %r13
+	LONG $0xeaaf0f4d // imulq %r10, %r13
+	LONG $0x03568d4c // leaq 0x3(%rsi), %r10
+	LONG $0xd0af0f4d // imulq %r8, %r10
+	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
+	LONG $0xc6af0f4c // imulq %rsi, %r8
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
+	WORD $0x014d; BYTE $0xc9 // addq %r9, %r9
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x00148d4c // leaq (%rax,%rax), %r10
+	WORD $0x5ceb // jmp 0x82d3 <k_attend_values_f16+0x1113>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	LONG $0x2c11fcc5; BYTE $0xb0 // vmovups %ymm5, (%rax,%rsi,4)
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x3411fcc5; BYTE $0xb0 // vmovups %ymm6, (%rax,%rsi,4)
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x3c11fcc5; BYTE $0xb0 // vmovups %ymm7, (%rax,%rsi,4)
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x2411fcc5; BYTE $0xb0 // vmovups %ymm4, (%rax,%rsi,4)
+	LONG $0x08588d49 // leaq 0x8(%r8), %rbx
+	LONG $0x10c18349 // addq $0x10, %r9
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
+	LONG $0xf9d28f0f; WORD $0xffff // jg 0x7ca5 <k_attend_values_f16+0xae5>
+	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	WORD $0xa17d // jge 0x8280 <k_attend_values_f16+0x10c0>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x10588b48 // movq 0x10(%rax), %rbx
+	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0x54eb // jmp 0x8354 <k_attend_values_f16+0x1194>
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x137d62c4; BYTE $0x03 // vcvtph2ps (%rbx), %ymm8
+	LONG $0x187de2c4; WORD $0x872c // vbroadcastss (%rdi,%rax,4), %ymm5
+	LONG $0xa83de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm5) + ymm3
+	LONG $0x187dc2c4; WORD $0x8574; BYTE $0x00 // vbroadcastss (%r13,%rax,4), %ymm6
+	LONG $0x187dc2c4; WORD $0x843c // vbroadcastss (%r12,%rax,4), %ymm7
+	LONG $0xa83de2c4; BYTE $0xf2 // vfmadd213ps %ymm2, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm2
+	LONG $0xa83de2c4; BYTE $0xf9 // vfmadd213ps %ymm1, %ymm8, %ymm7 # ymm7 = (ymm8 * ymm7) + ymm1
+	LONG $0x187dc2c4; WORD $0x8724 // vbroadcastss (%r15,%rax,4), %ymm4
+	LONG $0xa83de2c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm4) + ymm0
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
+	LONG $0xc428fcc5 // vmovaps %ymm4, %ymm0
+	LONG $0xcf28fcc5 // vmovaps %ymm7, %ymm1
+	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
+	LONG $0xdd28fcc5 // vmovaps %ymm5, %ymm3
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xff38840f; WORD $0xffff // je 0x828c <k_attend_values_f16+0x10cc>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0xa873 // jae 0x8303 <k_attend_values_f16+0x1143>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
+	WORD $0x9674 // je 0x8300 <k_attend_values_f16+0x1140>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
+	WORD $0x8beb // jmp 0x8300 <k_attend_values_f16+0x1140>
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x204e8b48 // movq 0x20(%rsi), %rcx
+	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
+	WORD $0x0348; BYTE $0x06 // addq (%rsi), %rax
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	LONG $0xf1af0f49 // imulq %r9, %rsi
+	LONG $0xb03c8d48 // leaq (%rax,%rsi,4), %rdi
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	WORD $0x394d; BYTE $0xc5 // cmpq %r8, %r13
+	WORD $0x3175 // jne 0x83e4 <k_attend_values_f16+0x1224>
+	LONG $0x07117cc5 // vmovups %ymm8, (%rdi)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x3c11fcc5; BYTE $0xb0 // vmovups %ymm7, (%rax,%rsi,4)
+	LONG $0x02718d49 // leaq 0x2(%r9), %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x3411fcc5; BYTE $0xb0 // vmovups %ymm6, (%rax,%rsi,4)
+	LONG $0x03c18349 // addq $0x3, %r9
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x117ca1c4; WORD $0x882c // vmovups %ymm5, (%rax,%r9,4)
+	WORD $0x45eb // jmp 0x8429 <k_attend_values_f16+0x1269>
+	LONG $0x02e6c149 // shlq $0x2, %r14
+	LONG $0x21358d48; WORD $0x0025; BYTE $0x00 // leaq 0x2521(%rip), %rsi # 0xa910 <lanes>
+	WORD $0x294c; BYTE $0xf6 // subq %r14, %rsi
+	LONG $0x4610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm0
+	LONG $0x2e7d62c4; BYTE $0x07 // vmaskmovps %ymm8, %ymm0, (%rdi)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x2e7de2c4; WORD $0xb03c // vmaskmovps %ymm7, %ymm0, (%rax,%rsi,4)
+	LONG $0x02718d49 // leaq 0x2(%r9), %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x2e7de2c4; WORD $0xb034 // vmaskmovps %ymm6, %ymm0, (%rax,%rsi,4)
+	LONG $0x03c18349 // addq $0x3, %r9
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x2e7da2c4; WORD $0x882c // vmaskmovps %ymm5, %ymm0, (%rax,%r9,4)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x247c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r15
+	LONG $0x02478d49 // leaq 0x2(%r15), %rax
+	QUAD $0x0000008024843b48 // cmpq 0x80(%rsp), %rax
+	LONG $0xee998f0f; WORD $0xffff // jg 0x72de <k_attend_values_f16+0x11e>
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x20fd8349 // cmpq $0x20, %r13
+	LONG $0x247c894c; BYTE $0x60 // movq %r15, 0x60(%rsp)
+	LONG $0x025c8d0f; WORD $0x0000 // jge 0x86b5 <k_attend_values_f16+0x14f5>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	LONG $0x08cd8349 // orq $0x8, %r13
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
+	LONG $0x042e8e0f; WORD $0x0000 // jle 0x889f <k_attend_values_f16+0x16df>
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	WORD $0x2949; BYTE $0xde // subq %rbx, %r14
+	LONG $0x05ed8e0f; WORD $0x0000 // jle 0x8a72 <k_attend_values_f16+0x18b2>
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x584b8b49 // movq 0x58(%r11), %rcx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0xf1af0f49 // imulq %r9, %rsi
+	LONG $0x487b8b49 // movq 0x48(%r11), %rdi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	LONG $0x50730349 // addq 0x50(%r11), %rsi
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xc14c0f48 // cmovlq %rcx, %rax
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xc0480f49 // cmovsq %r8, %rax
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0xfe4c0f4c // cmovlq %rsi, %r15
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0xc74c0f48 // cmovlq %rdi, %rax
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xc0480f49 // cmovsq %r8, %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xf8480f4d // cmovsq %r8, %r15
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
+	LONG $0x051f8d0f; WORD $0x0000 // jge 0x8a09 <k_attend_values_f16+0x1849>
+	LONG $0x287b8b49 // movq 0x28(%r11), %rdi
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0xf9af0f49 // imulq %r9, %rdi
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x087b0349 // addq 0x8(%r11), %rdi
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0x105b8b4d // movq 0x10(%r11), %r11
+	QUAD $0xffffffffffc0be48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rsi # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x2148; BYTE $0xf1 // andq %rsi, %rcx
+	LONG $0x38ce8348 // orq $0x38, %rsi
+	WORD $0x214c; BYTE $0xf6 // andq %r14, %rsi
+	LONG $0x1b048d4c // leaq (%rbx,%rbx), %r8
+	LONG $0x48048d4f // leaq (%r8,%r9,2), %r8
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	LONG $0x03248d4f // leaq (%r11,%r8), %r12
+	LONG $0x60c48349 // addq $0x60, %r12
+	LONG $0x122c8d4f // leaq (%r10,%r10), %r13
+	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
+	LONG $0x4b148d4f // leaq (%r11,%r9,2), %r10
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x5aeb // jmp 0x85ae <k_attend_values_f16+0x13ee>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0x107881c4; WORD $0x481c // vmovups (%r8,%r9,2), %xmm3
+	LONG $0x137de2c4; BYTE $0xeb // vcvtph2ps %xmm3, %ymm5
+	LONG $0x187de2c4; WORD $0x8724 // vbroadcastss (%rdi,%rax,4), %ymm4
+	LONG $0x87048d4c // leaq (%rdi,%rax,4), %r8
+	LONG $0xa855e2c4; BYTE $0xe2 // vfmadd213ps %ymm2, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm2
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	LONG $0x187d82c4; WORD $0x981c // vbroadcastss (%r8,%r11,4), %ymm3
+	LONG $0xa855e2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x244c034c; BYTE $0x10 // addq 0x10(%rsp), %r9
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	LONG $0xcb28fcc5 // vmovaps %ymm3, %ymm1
+	LONG $0xd428fcc5 // vmovaps %ymm4, %ymm2
+	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
+	LONG $0x045f840f; WORD $0x0000 // je 0x8a0d <k_attend_values_f16+0x184d>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0x1d73 // jae 0x85d2 <k_attend_values_f16+0x1412>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
+	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
+	WORD $0x0a74 // je 0x85cf <k_attend_values_f16+0x140f>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	LONG $0x245c3948; BYTE $0x10 // cmpq %rbx, 0x10(%rsp)
+	WORD $0x8774 // je 0x8560 <k_attend_values_f16+0x13a0>
+	LONG $0x4429f8c5; WORD $0x4024 // vmovaps %xmm0, 0x40(%rsp)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x117e // jle 0x85f5 <k_attend_values_f16+0x1435>
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	LONG $0x08fe8349 // cmpq $0x8, %r14
+	WORD $0x1173 // jae 0x85fe <k_attend_values_f16+0x143e>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x00009be9; BYTE $0x00 // jmp 0x8690 <k_attend_values_f16+0x14d0>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xffff6de9; BYTE $0xff // jmp 0x856b <k_attend_values_f16+0x13ab>
+	LONG $0x40fe8349 // cmpq $0x40, %r14
+	WORD $0x0573 // jae 0x8609 <k_attend_values_f16+0x1449>
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x67eb // jmp 0x8670 <k_attend_values_f16+0x14b0>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x107c81c4; WORD $0x5c5c; BYTE $0xa0 // vmovups -0x60(%r12,%r11,2), %ymm3
+	LONG $0x107c81c4; WORD $0x5c64; BYTE $0xc0 // vmovups -0x40(%r12,%r11,2), %ymm4
+	LONG $0x107c81c4; WORD $0x5c6c; BYTE $0xe0 // vmovups -0x20(%r12,%r11,2), %ymm5
+	LONG $0x107c81c4; WORD $0x5c34 // vmovups (%r12,%r11,2), %ymm6
+	LONG $0x117ca1c4; WORD $0x5c5c; BYTE $0x40 // vmovups %ymm3, 0x40(%rsp,%r11,2)
+	LONG $0x117ca1c4; WORD $0x5c64; BYTE $0x60 // vmovups %ymm4, 0x60(%rsp,%r11,2)
+	QUAD $0x00805cac117ca1c4; WORD $0x0000 // vmovups %ymm5, 0x80(%rsp,%r11,2)
+	QUAD $0x00a05cb4117ca1c4; WORD $0x0000 // vmovups %ymm6, 0xa0(%rsp,%r11,2)
+	LONG $0x40c38349 // addq $0x40, %r11
+	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
+	WORD $0xba75 // jne 0x8610 <k_attend_values_f16+0x1450>
+	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
+	WORD $0x4c74 // je 0x86a7 <k_attend_values_f16+0x14e7>
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	LONG $0x38c6f641 // testb $0x38, %r14b
+	WORD $0x2974 // je 0x8690 <k_attend_values_f16+0x14d0>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x107881c4; WORD $0x7a1c // vmovups (%r10,%r15,2), %xmm3
+	LONG $0x2978a1c4; WORD $0x7c5c; BYTE $0x40 // vmovaps %xmm3, 0x40(%rsp,%r15,2)
+	LONG $0x08c78349 // addq $0x8, %r15
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	WORD $0xea75 // jne 0x8670 <k_attend_values_f16+0x14b0>
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	WORD $0x1974 // je 0x86a7 <k_attend_values_f16+0x14e7>
+	WORD $0x9066 // nop
+	LONG $0xc47981c4; WORD $0x5a1c; BYTE $0x00 // vpinsrw $0x0, (%r10,%r11,2), %xmm0, %xmm3
+	QUAD $0x00405c5c1579a3c4 // vpextrw $0x0, %xmm3, 0x40(%rsp,%r11,2)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x394d; BYTE $0xde // cmpq %r11, %r14
+	WORD $0xe975 // jne 0x8690 <k_attend_values_f16+0x14d0>
+	LONG $0x5c28f8c5; WORD $0x4024 // vmovaps 0x40(%rsp), %xmm3
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	LONG $0xfffeb6e9; BYTE $0xff // jmp 0x856b <k_attend_values_f16+0x13ab>
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x58778b48 // movq 0x58(%rdi), %rsi
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0xd7af0f4d // imulq %r15, %r10
+	LONG $0x48478b4c // movq 0x48(%rdi), %r8
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	LONG $0x5057034c // addq 0x50(%rdi), %r10
+	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	LONG $0xee4c0f4c // cmovlq %rsi, %r13
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xe9480f4d // cmovsq %r9, %r13
+	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0xf24c0f49 // cmovlq %r10, %rsi
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x08778b4c // movq 0x8(%rdi), %r14
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xf1480f49 // cmovsq %r9, %rsi
+	LONG $0x863c8d49 // leaq (%r14,%rax,4), %rdi
+	WORD $0x394d; BYTE $0xe8 // cmpq %r13, %r8
+	LONG $0xe84c0f4d // cmovlq %r8, %r13
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xe9480f4d // cmovsq %r9, %r13
+	LONG $0x205b8b4d // movq 0x20(%r11), %r11
+	LONG $0x01578d4d // leaq 0x1(%r15), %r10
+	LONG $0xd3af0f4d // imulq %r11, %r10
+	LONG $0xdfaf0f4d // imulq %r15, %r11
+	QUAD $0x00000004bd1c8d4a // leaq 0x4(,%r15,4), %rbx
+	LONG $0xd9af0f48 // imulq %rcx, %rbx
+	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	QUAD $0x00000030453c8d4c // leaq 0x30(,%rax,2), %r15
+	WORD $0x014d; BYTE $0xe4 // addq %r12, %r12
+	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
+	WORD $0x7feb // jmp 0x87e1 <k_attend_values_f16+0x1621>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0x117ca1c4; WORD $0x983c // vmovups %ymm7, (%rax,%r11,4)
+	LONG $0x117ca1c4; WORD $0x9874; BYTE $0x20 // vmovups %ymm6, 0x20(%rax,%r11,4)
+	LONG $0x117ca1c4; WORD $0x986c; BYTE $0x40 // vmovups %ymm5, 0x40(%rax,%r11,4)
+	LONG $0x117ca1c4; WORD $0x9864; BYTE $0x60 // vmovups %ymm4, 0x60(%rax,%r11,4)
+	LONG $0x117ca1c4; WORD $0x901c // vmovups %ymm3, (%rax,%r10,4)
+	LONG $0x117ca1c4; WORD $0x9054; BYTE $0x20 // vmovups %ymm2, 0x20(%rax,%r10,4)
+	LONG $0x117ca1c4; WORD $0x904c; BYTE $0x40 // vmovups %ymm1, 0x40(%rax,%r10,4)
+	LONG $0x117ca1c4; WORD $0x9044; BYTE $0x60 // vmovups %ymm0, 0x60(%rax,%r10,4)
+	LONG $0x204e8d49 // leaq 0x20(%r14), %rcx
+	LONG $0x40c78349 // addq $0x40, %r15
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
+	LONG $0xfc7b8f0f; WORD $0xffff // jg 0x845c <k_attend_values_f16+0x129c>
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
+	WORD $0x837d // jge 0x8770 <k_attend_values_f16+0x15b0>
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x10688b4c // movq 0x10(%rax), %r13
+	WORD $0x014d; BYTE $0xfd // addq %r15, %r13
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x64eb // jmp 0x887e <k_attend_values_f16+0x16be>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x137d42c4; WORD $0xd045 // vcvtph2ps -0x30(%r13), %ymm8
+	LONG $0x137d42c4; WORD $0xe04d // vcvtph2ps -0x20(%r13), %ymm9
+	LONG $0x137d42c4; WORD $0xf055 // vcvtph2ps -0x10(%r13), %ymm10
+	LONG $0x137d42c4; WORD $0x005d // vcvtph2ps (%r13), %ymm11
+	LONG $0x187d62c4; WORD $0x8f24 // vbroadcastss (%rdi,%rcx,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm8) + ymm7
+	LONG $0xb81dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm9) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm10) + ymm5
+	LONG $0x187d62c4; WORD $0x8b2c // vbroadcastss (%rbx,%rcx,4), %ymm13
+	LONG $0xb825c2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm12) + ymm4
+	LONG $0xb815c2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm8) + ymm3
+	LONG $0xb815c2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm9) + ymm2
+	LONG $0xb815c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm13, %ymm1 # ymm1 = (ymm13 * ymm10) + ymm1
+	LONG $0xb815c2c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm13, %ymm0 # ymm0 = (ymm13 * ymm11) + ymm0
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0xff0e840f; WORD $0xffff // je 0x878c <k_attend_values_f16+0x15cc>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0x9e73 // jae 0x8823 <k_attend_values_f16+0x1663>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
+	WORD $0x8c74 // je 0x8820 <k_attend_values_f16+0x1660>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
+	WORD $0x81eb // jmp 0x8820 <k_attend_values_f16+0x1660>
+	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
+	WORD $0x8b49; BYTE $0x07 // movq (%r15), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x284f8b49 // movq 0x28(%r15), %rcx
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
+	LONG $0xfcaf0f49 // imulq %r12, %rdi
+	LONG $0x58778b49 // movq 0x58(%r15), %rsi
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	LONG $0xc4af0f4d // imulq %r12, %r8
+	LONG $0x484f8b4d // movq 0x48(%r15), %r9
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x5047034d // addq 0x50(%r15), %r8
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xc64c0f48 // cmovlq %rsi, %rax
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc2480f49 // cmovsq %r10, %rax
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0xf04c0f49 // cmovlq %r8, %rsi
+	LONG $0x085f8b4d // movq 0x8(%r15), %r11
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xf2480f49 // cmovsq %r10, %rsi
+	LONG $0xbb3c8d49 // leaq (%r11,%rdi,4), %rdi
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	LONG $0xc14c0f49 // cmovlq %r9, %rax
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xc2480f49 // cmovsq %r10, %rax
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0xcbaf0f4c // imulq %rbx, %r9
+	LONG $0x207f8b4d // movq 0x20(%r15), %r15
+	QUAD $0x00000004a5148d4e // leaq 0x4(,%r12,4), %r10
+	LONG $0xd1af0f4c // imulq %rcx, %r10
+	LONG $0x24448d4d; BYTE $0x01 // leaq 0x1(%r12), %r8
+	LONG $0xc7af0f4d // imulq %r15, %r8
+	LONG $0xfcaf0f4d // imulq %r12, %r15
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
+	WORD $0x014d; BYTE $0xc9 // addq %r9, %r9
+	LONG $0x1b248d4c // leaq (%rbx,%rbx), %r12
+	WORD $0x3aeb // jmp 0x897f <k_attend_values_f16+0x17bf>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0xb10c8d4a // leaq (%rcx,%r14,4), %rcx
+	LONG $0x117ca1c4; WORD $0xb91c // vmovups %ymm3, (%rcx,%r15,4)
+	LONG $0x117ca1c4; WORD $0x8114 // vmovups %ymm2, (%rcx,%r8,4)
+	LONG $0x086b8d4c // leaq 0x8(%rbx), %r13
+	LONG $0x10c18349 // addq $0x10, %r9
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
+	LONG $0xfaf58f0f; WORD $0xffff // jg 0x8474 <k_attend_values_f16+0x12b4>
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0xc57d // jge 0x8950 <k_attend_values_f16+0x1790>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x10698b4c // movq 0x10(%rcx), %r13
+	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x42eb // jmp 0x89e6 <k_attend_values_f16+0x1826>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	LONG $0x137dc2c4; WORD $0x0065 // vcvtph2ps (%r13), %ymm4
+	LONG $0x187de2c4; WORD $0x8f1c // vbroadcastss (%rdi,%rcx,4), %ymm3
+	LONG $0xa85de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm1
+	LONG $0x187dc2c4; WORD $0x8a14 // vbroadcastss (%r10,%rcx,4), %ymm2
+	LONG $0xa85de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm0
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	LONG $0xc228fcc5 // vmovaps %ymm2, %ymm0
+	LONG $0xcb28fcc5 // vmovaps %ymm3, %ymm1
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0xff6e840f; WORD $0xffff // je 0x8954 <k_attend_values_f16+0x1794>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0xc673 // jae 0x89b3 <k_attend_values_f16+0x17f3>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
+	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
+	WORD $0xb374 // je 0x89b0 <k_attend_values_f16+0x17f0>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
+	WORD $0xa7eb // jmp 0x89b0 <k_attend_values_f16+0x17f0>
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x20468b48 // movq 0x20(%rsi), %rax
+	QUAD $0x000000009d0c8d48 // leaq (,%rbx,4), %rcx
+	WORD $0x0348; BYTE $0x0e // addq (%rsi), %rcx
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0xf1af0f49 // imulq %r9, %rsi
+	LONG $0xb1348d48 // leaq (%rcx,%rsi,4), %rsi
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
+	WORD $0x1275 // jne 0x8a4d <k_attend_values_f16+0x188d>
+	LONG $0x2611fcc5 // vmovups %ymm4, (%rsi)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0xc1af0f49 // imulq %r9, %rax
+	LONG $0x1c11fcc5; BYTE $0x81 // vmovups %ymm3, (%rcx,%rax,4)
+	WORD $0x25eb // jmp 0x8a72 <k_attend_values_f16+0x18b2>
+	LONG $0x02e6c149 // shlq $0x2, %r14
+	LONG $0xb83d8d48; WORD $0x001e; BYTE $0x00 // leaq 0x1eb8(%rip), %rdi # 0xa910 <lanes>
+	WORD $0x294c; BYTE $0xf7 // subq %r14, %rdi
+	LONG $0x4710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm0
+	LONG $0x2e7de2c4; BYTE $0x26 // vmaskmovps %ymm4, %ymm0, (%rsi)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0xc1af0f49 // imulq %r9, %rax
+	LONG $0x2e7de2c4; WORD $0x811c // vmaskmovps %ymm3, %ymm0, (%rcx,%rax,4)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	QUAD $0x0000008024bc3b4c // cmpq 0x80(%rsp), %r15
+	LONG $0x06168d0f; WORD $0x0000 // jge 0x90a0 <k_attend_values_f16+0x1ee0>
+	LONG $0x20fd8349 // cmpq $0x20, %r13
+	LONG $0x247c894c; BYTE $0x20 // movq %r15, 0x20(%rsp)
+	LONG $0x02098d0f; WORD $0x0000 // jge 0x8ca2 <k_attend_values_f16+0x1ae2>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x08ce8348 // orq $0x8, %rsi
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	LONG $0x03568e0f; WORD $0x0000 // jle 0x8e06 <k_attend_values_f16+0x1c46>
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x05da8e0f; WORD $0x0000 // jle 0x90a0 <k_attend_values_f16+0x1ee0>
+	LONG $0x58708b49 // movq 0x58(%r8), %rsi
+	LONG $0xf7af0f48 // imulq %rdi, %rsi
+	LONG $0x48788b49 // movq 0x48(%r8), %rdi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	LONG $0x50700349 // addq 0x50(%r8), %rsi
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
+	LONG $0xce4c0f4c // cmovlq %rsi, %r9
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc8480f4d // cmovsq %r8, %r9
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0xf74c0f48 // cmovlq %rdi, %rsi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xf0480f49 // cmovsq %r8, %rsi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x244c894c; BYTE $0x50 // movq %r9, 0x50(%rsp)
+	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
+	LONG $0x054f8d0f; WORD $0x0000 // jge 0x9061 <k_attend_values_f16+0x1ea1>
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x28788b49 // movq 0x28(%r8), %rdi
+	LONG $0x7caf0f48; WORD $0x2024 // imulq 0x20(%rsp), %rdi
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x08780349 // addq 0x8(%r8), %rdi
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0xcbaf0f4c // imulq %rbx, %r9
+	LONG $0x10788b4d // movq 0x10(%r8), %r15
+	QUAD $0xffffffffffc0bb49; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %r11 # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	WORD $0x214d; BYTE $0xda // andq %r11, %r10
+	LONG $0x38cb8349 // orq $0x38, %r11
+	WORD $0x2149; BYTE $0xc3 // andq %rax, %r11
+	LONG $0x09048d4c // leaq (%rcx,%rcx), %r8
+	LONG $0x48048d4f // leaq (%r8,%r9,2), %r8
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	LONG $0x07348d4f // leaq (%r15,%r8), %r14
+	LONG $0x60c68349 // addq $0x60, %r14
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	LONG $0x1b3c8d4c // leaq (%rbx,%rbx), %r15
+	LONG $0x48248d4f // leaq (%r8,%r9,2), %r12
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x3beb // jmp 0x8baf <k_attend_values_f16+0x19ef>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x107881c4; WORD $0x4814 // vmovups (%r8,%r9,2), %xmm2
+	LONG $0x137de2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %ymm2
+	LONG $0x187de2c4; WORD $0xb71c // vbroadcastss (%rdi,%rsi,4), %ymm3
+	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x244c034c; BYTE $0x10 // addq 0x10(%rsp), %r9
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
+	LONG $0x24743b48; BYTE $0x50 // cmpq 0x50(%rsp), %rsi
+	LONG $0x04b2840f; WORD $0x0000 // je 0x9061 <k_attend_values_f16+0x1ea1>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0x1b73 // jae 0x8bd1 <k_attend_values_f16+0x1a11>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
+	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
+	WORD $0x0974 // je 0x8bce <k_attend_values_f16+0x1a0e>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
+	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
+	LONG $0x244c3948; BYTE $0x10 // cmpq %rcx, 0x10(%rsp)
+	WORD $0xa874 // je 0x8b80 <k_attend_values_f16+0x19c0>
+	LONG $0x4c29f8c5; WORD $0x4024 // vmovaps %xmm1, 0x40(%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0e7e // jle 0x8bf1 <k_attend_values_f16+0x1a31>
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	WORD $0x0e73 // jae 0x8bf7 <k_attend_values_f16+0x1a37>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x00008fe9; BYTE $0x00 // jmp 0x8c80 <k_attend_values_f16+0x1ac0>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x8feb // jmp 0x8b86 <k_attend_values_f16+0x19c6>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x40f88348 // cmpq $0x40, %rax
+	WORD $0x6172 // jb 0x8c60 <k_attend_values_f16+0x1aa0>
+	BYTE $0x90 // nop
+	LONG $0x107cc1c4; WORD $0x5e54; BYTE $0xa0 // vmovups -0x60(%r14,%rbx,2), %ymm2
+	LONG $0x107cc1c4; WORD $0x5e5c; BYTE $0xc0 // vmovups -0x40(%r14,%rbx,2), %ymm3
+	LONG $0x107cc1c4; WORD $0x5e64; BYTE $0xe0 // vmovups -0x20(%r14,%rbx,2), %ymm4
+	LONG $0x107cc1c4; WORD $0x5e2c // vmovups (%r14,%rbx,2), %ymm5
+	LONG $0x5411fcc5; WORD $0x405c // vmovups %ymm2, 0x40(%rsp,%rbx,2)
+	LONG $0x5c11fcc5; WORD $0x605c // vmovups %ymm3, 0x60(%rsp,%rbx,2)
+	QUAD $0x0000805ca411fcc5; BYTE $0x00 // vmovups %ymm4, 0x80(%rsp,%rbx,2)
+	QUAD $0x0000a05cac11fcc5; BYTE $0x00 // vmovups %ymm5, 0xa0(%rsp,%rbx,2)
+	LONG $0x40c38348 // addq $0x40, %rbx
+	WORD $0x3949; BYTE $0xda // cmpq %rbx, %r10
+	WORD $0xbe75 // jne 0x8c00 <k_attend_values_f16+0x1a40>
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	WORD $0x5074 // je 0x8c97 <k_attend_values_f16+0x1ad7>
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	WORD $0x38a8 // testb $0x38, %al
+	WORD $0x2f74 // je 0x8c80 <k_attend_values_f16+0x1ac0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x1078c1c4; WORD $0x5c14 // vmovups (%r12,%rbx,2), %xmm2
+	LONG $0x5429f8c5; WORD $0x405c // vmovaps %xmm2, 0x40(%rsp,%rbx,2)
+	LONG $0x08c38348 // addq $0x8, %rbx
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0xeb75 // jne 0x8c60 <k_attend_values_f16+0x1aa0>
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
+	WORD $0x1a74 // je 0x8c97 <k_attend_values_f16+0x1ad7>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc47981c4; WORD $0x6c14; BYTE $0x00 // vpinsrw $0x0, (%r12,%r13,2), %xmm0, %xmm2
+	QUAD $0x00406c541579a3c4 // vpextrw $0x0, %xmm2, 0x40(%rsp,%r13,2)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	WORD $0xe975 // jne 0x8c80 <k_attend_values_f16+0x1ac0>
+	LONG $0x5428f8c5; WORD $0x4024 // vmovaps 0x40(%rsp), %xmm2
+	LONG $0xfffee4e9; BYTE $0xff // jmp 0x8b86 <k_attend_values_f16+0x19c6>
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0x08470348 // addq 0x8(%rdi), %rax
+	LONG $0x584f8b48 // movq 0x58(%rdi), %rcx
+	LONG $0xcfaf0f49 // imulq %r15, %rcx
+	LONG $0x48478b4c // movq 0x48(%rdi), %r8
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x504f0348 // addq 0x50(%rdi), %rcx
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0xf14c0f48 // cmovlq %rcx, %rsi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xf1480f49 // cmovsq %r9, %rsi
+	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	LONG $0xe84c0f4d // cmovlq %r8, %r13
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xe9480f4d // cmovsq %r9, %r13
+	LONG $0x20578b4c // movq 0x20(%rdi), %r10
+	LONG $0xd7af0f4d // imulq %r15, %r10
+	LONG $0x02e2c149 // shlq $0x2, %r10
+	WORD $0x034c; BYTE $0x17 // addq (%rdi), %r10
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	QUAD $0x000000304d1c8d4c // leaq 0x30(,%rcx,2), %r11
+	WORD $0x0148; BYTE $0xdb // addq %rbx, %rbx
+	LONG $0x0020be41; WORD $0x0000 // movl $0x20, %r14d
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	WORD $0x40eb // jmp 0x8d5d <k_attend_values_f16+0x1b9d>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x117c81c4; WORD $0x8a3c // vmovups %ymm7, (%r10,%r9,4)
+	LONG $0x117c81c4; WORD $0x8a74; BYTE $0x20 // vmovups %ymm6, 0x20(%r10,%r9,4)
+	LONG $0x117c81c4; WORD $0x8a6c; BYTE $0x40 // vmovups %ymm5, 0x40(%r10,%r9,4)
+	LONG $0x117c81c4; WORD $0x8a5c; BYTE $0x60 // vmovups %ymm3, 0x60(%r10,%r9,4)
+	LONG $0x20718d4c // leaq 0x20(%rcx), %r14
+	LONG $0x40c38349 // addq $0x40, %r11
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
+	LONG $0xfd3e8f0f; WORD $0xffff // jg 0x8a9b <k_attend_values_f16+0x18db>
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
+	WORD $0xb77d // jge 0x8d20 <k_attend_values_f16+0x1b60>
+	LONG $0x10778b4c // movq 0x10(%rdi), %r14
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	WORD $0x5eeb // jmp 0x8de3 <k_attend_values_f16+0x1c23>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
+	LONG $0x137dc2c4; WORD $0xd07e // vcvtph2ps -0x30(%r14), %ymm7
+	LONG $0x137dc2c4; WORD $0xe076 // vcvtph2ps -0x20(%r14), %ymm6
+	LONG $0x137dc2c4; WORD $0xf06e // vcvtph2ps -0x10(%r14), %ymm5
+	LONG $0x137dc2c4; BYTE $0x1e // vcvtph2ps (%r14), %ymm3
+	LONG $0x187d22c4; WORD $0xb804 // vbroadcastss (%rax,%r15,4), %ymm8
+	LONG $0xa83de2c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm8, %ymm7 # ymm7 = (ymm8 * ymm7) + ymm4
+	LONG $0xa83de2c4; BYTE $0xf2 // vfmadd213ps %ymm2, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm2
+	LONG $0xa83de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm5) + ymm1
+	LONG $0xa83de2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm0
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
+	LONG $0xc328fcc5 // vmovaps %ymm3, %ymm0
+	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
+	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
+	LONG $0xe728fcc5 // vmovaps %ymm7, %ymm4
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	LONG $0xff49840f; WORD $0xffff // je 0x8d2c <k_attend_values_f16+0x1b6c>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0xa973 // jae 0x8d93 <k_attend_values_f16+0x1bd3>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
+	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
+	WORD $0x9674 // je 0x8d90 <k_attend_values_f16+0x1bd0>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
+	WORD $0x8aeb // jmp 0x8d90 <k_attend_values_f16+0x1bd0>
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	LONG $0x28428b49 // movq 0x28(%r10), %rax
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x587a8b49 // movq 0x58(%r10), %rdi
+	LONG $0xffaf0f49 // imulq %r15, %rdi
+	LONG $0x48428b4d // movq 0x48(%r10), %r8
+	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
+	LONG $0x507a0349 // addq 0x50(%r10), %rdi
+	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
+	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
+	LONG $0xdf4c0f4c // cmovlq %rdi, %r11
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xd9480f4d // cmovsq %r9, %r11
+	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0xd84c0f49 // cmovlq %r8, %rbx
+	LONG $0x087a8b49 // movq 0x8(%r10), %rdi
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xd9480f49 // cmovsq %r9, %rbx
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x87348d4c // leaq (%rdi,%rax,4), %r14
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0xc0af0f49 // imulq %r8, %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x20628b4d // movq 0x20(%r10), %r12
+	LONG $0xe7af0f4d // imulq %r15, %r12
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	WORD $0x034d; BYTE $0x22 // addq (%r10), %r12
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0x2948; BYTE $0xd8 // subq %rbx, %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	WORD $0xf749; BYTE $0xd2 // notq %r10
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	LONG $0x01438d48 // leaq 0x1(%rbx), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x27eb // jmp 0x8ecc <k_attend_values_f16+0x1d0c>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x117c81c4; WORD $0xbc0c // vmovups %ymm1, (%r12,%r15,4)
+	LONG $0x08718d48 // leaq 0x8(%rcx), %rsi
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	LONG $0xfbe48f0f; WORD $0xffff // jg 0x8ab0 <k_attend_values_f16+0x18f0>
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0xd97e // jle 0x8eb0 <k_attend_values_f16+0x1cf0>
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x3e3c8d4a // leaq (%rsi,%r15), %rdi
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x10768b48 // movq 0x10(%rsi), %rsi
+	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
+	WORD $0x2074 // je 0x8f10 <k_attend_values_f16+0x1d50>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x382444f6; BYTE $0x01 // testb $0x1, 0x38(%rsp)
+	WORD $0x3275 // jne 0x8f2d <k_attend_values_f16+0x1d6d>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x5e75 // jne 0x8f61 <k_attend_values_f16+0x1da1>
+	WORD $0xafeb // jmp 0x8eb4 <k_attend_values_f16+0x1cf4>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x382444f6; BYTE $0x01 // testb $0x1, 0x38(%rsp)
+	LONG $0x00aa850f; WORD $0x0000 // jne 0x8fc9 <k_attend_values_f16+0x1e09>
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x00ce850f; WORD $0x0000 // jne 0x8ff9 <k_attend_values_f16+0x1e39>
+	WORD $0x87eb // jmp 0x8eb4 <k_attend_values_f16+0x1cf4>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0x0b73 // jae 0x8f3f <k_attend_values_f16+0x1d7f>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	LONG $0x137de2c4; WORD $0x7e14 // vcvtph2ps (%rsi,%rdi,2), %ymm2
+	LONG $0x187dc2c4; WORD $0x9e0c // vbroadcastss (%r14,%rbx,4), %ymm1
+	LONG $0xa86de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm0
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xff53840f; WORD $0xffff // je 0x8eb4 <k_attend_values_f16+0x1cf4>
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x382c8d4d // leaq (%r8,%rdi), %r13
+	WORD $0x2beb // jmp 0x8f97 <k_attend_values_f16+0x1dd7>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xa865e2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm2) + ymm1
+	LONG $0x137da2c4; WORD $0x6e1c // vcvtph2ps (%rsi,%r13,2), %ymm3
+	LONG $0x187d82c4; WORD $0x8e4c; BYTE $0x04 // vbroadcastss 0x4(%r14,%r9,4), %ymm1
+	LONG $0xa865e2c4; BYTE $0xca // vfmadd213ps %ymm2, %ymm3, %ymm1 # ymm1 = (ymm3 * ymm1) + ymm2
+	LONG $0x02c18349 // addq $0x2, %r9
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	LONG $0xff1d840f; WORD $0xffff // je 0x8eb4 <k_attend_values_f16+0x1cf4>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0x0b73 // jae 0x8fa9 <k_attend_values_f16+0x1de9>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	LONG $0x137de2c4; WORD $0x7e14 // vcvtph2ps (%rsi,%rdi,2), %ymm2
+	LONG $0x187d82c4; WORD $0x8e1c // vbroadcastss (%r14,%r9,4), %ymm3
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0xb473 // jae 0x8f70 <k_attend_values_f16+0x1db0>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	WORD $0xa7eb // jmp 0x8f70 <k_attend_values_f16+0x1db0>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0x0773 // jae 0x8fd7 <k_attend_values_f16+0x1e17>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x137de2c4; WORD $0x7e14 // vcvtph2ps (%rsi,%rdi,2), %ymm2
+	LONG $0x187dc2c4; WORD $0x9e0c // vbroadcastss (%r14,%rbx,4), %ymm1
+	LONG $0xa86de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm0
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xfebb840f; WORD $0xffff // je 0x8eb4 <k_attend_values_f16+0x1cf4>
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x382c8d4d // leaq (%r8,%rdi), %r13
+	WORD $0x33eb // jmp 0x9037 <k_attend_values_f16+0x1e77>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xa865e2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm2) + ymm1
+	LONG $0x137da2c4; WORD $0x6e1c // vcvtph2ps (%rsi,%r13,2), %ymm3
+	LONG $0x187d82c4; WORD $0x8e4c; BYTE $0x04 // vbroadcastss 0x4(%r14,%r9,4), %ymm1
+	LONG $0xa865e2c4; BYTE $0xca // vfmadd213ps %ymm2, %ymm3, %ymm1 # ymm1 = (ymm3 * ymm1) + ymm2
+	LONG $0x02c18349 // addq $0x2, %r9
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	LONG $0xfe7d840f; WORD $0xffff // je 0x8eb4 <k_attend_values_f16+0x1cf4>
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0x0773 // jae 0x9045 <k_attend_values_f16+0x1e85>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x137de2c4; WORD $0x7e14 // vcvtph2ps (%rsi,%rdi,2), %ymm2
+	LONG $0x187d82c4; WORD $0x8e1c // vbroadcastss (%r14,%r9,4), %ymm3
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	WORD $0xb873 // jae 0x9010 <k_attend_values_f16+0x1e50>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0xafeb // jmp 0x9010 <k_attend_values_f16+0x1e50>
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x72af0f48; BYTE $0x20 // imulq 0x20(%rdx), %rsi
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	WORD $0x0348; BYTE $0x32 // addq (%rdx), %rsi
+	LONG $0x8e148d48 // leaq (%rsi,%rcx,4), %rdx
+	LONG $0x244c3948; BYTE $0x10 // cmpq %rcx, 0x10(%rsp)
+	WORD $0x0675 // jne 0x9088 <k_attend_values_f16+0x1ec8>
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	WORD $0x18eb // jmp 0x90a0 <k_attend_values_f16+0x1ee0>
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0x7d0d8d48; WORD $0x0018; BYTE $0x00 // leaq 0x187d(%rip), %rcx # 0xa910 <lanes>
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x4910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm1
+	LONG $0x2e75e2c4; BYTE $0x02 // vmaskmovps %ymm0, %ymm1, (%rdx)
+	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// attend_values_q8
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x88ec8148; WORD $0x0000; BYTE $0x00 // subq $0x88, %rsp
+	LONG $0x30578b4c // movq 0x30(%rdi), %r10
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	LONG $0x074e8d48 // leaq 0x7(%rsi), %rcx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xce490f48 // cmovnsq %rsi, %rcx
+	LONG $0x0f4e8d4c // leaq 0xf(%rsi), %r9
+	LONG $0xce490f4c // cmovnsq %rsi, %r9
+	LONG $0x03f9c148 // sarq $0x3, %rcx
+	QUAD $0xaaaaaaaaaaabba48; WORD $0x2aaa // movabsq $0x2aaaaaaaaaaaaaab, %rdx # imm = 0x2AAAAAAAAAAAAAAB
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	WORD $0xf748; BYTE $0xea // imulq %rdx
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0x3fe8c149 // shrq $0x3f, %r8
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	LONG $0x00048d4b // leaq (%r8,%r8), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
+	WORD $0x8941; BYTE $0xd0 // movl %edx, %r8d
+	LONG $0x07f8c041 // sarb $0x7, %r8b
+	LONG $0x06e8c041 // shrb $0x6, %r8b
+	WORD $0x0041; BYTE $0xd0 // addb %dl, %r8b
+	LONG $0xfce08041 // andb $-0x4, %r8b
+	WORD $0x2844; BYTE $0xc2 // subb %r8b, %dl
+	WORD $0x8941; BYTE $0xd0 // movl %edx, %r8d
+	LONG $0x07e8c041 // shrb $0x7, %r8b
+	WORD $0x0041; BYTE $0xd0 // addb %dl, %r8b
+	WORD $0xd041; BYTE $0xf8 // sarb %r8b
+	WORD $0x2844; BYTE $0xc2 // subb %r8b, %dl
+	LONG $0xd2be0f48 // movsbq %dl, %rdx
+	LONG $0x04f9c149 // sarq $0x4, %r9
+	LONG $0xc8af0f4c // imulq %rax, %r9
+	LONG $0x03418d48 // leaq 0x3(%rcx), %rax
+	LONG $0x06c18348 // addq $0x6, %rcx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xc8490f48 // cmovnsq %rax, %rcx
+	LONG $0x02f9c148 // sarq $0x2, %rcx
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
+	LONG $0x60578b48 // movq 0x60(%rdi), %rdx
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x68478b48 // movq 0x68(%rdi), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0x24449f0f; BYTE $0x07 // setg 0x7(%rsp)
+	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
+	LONG $0x06fa8349 // cmpq $0x6, %r10
+	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
+	WORD $0x2b7d // jge 0x91d3 <k_attend_values_q8+0x113>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x04458d49 // leaq 0x4(%r13), %rax
+	LONG $0x24443b48; BYTE $0x70 // cmpq 0x70(%rsp), %rax
+	LONG $0x06878e0f; WORD $0x0000 // jle 0x9841 <k_attend_values_q8+0x781>
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x02458d49 // leaq 0x2(%r13), %rax
+	LONG $0x24443b48; BYTE $0x70 // cmpq 0x70(%rsp), %rax
+	LONG $0x06b38e0f; WORD $0x0000 // jle 0x9881 <k_attend_values_q8+0x7c1>
+	LONG $0x0006dee9; BYTE $0x00 // jmp 0x98b1 <k_attend_values_q8+0x7f1>
+	LONG $0x1f5e8d4c // leaq 0x1f(%rsi), %r11
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xde490f4c // cmovnsq %rsi, %r11
+	LONG $0x05fbc149 // sarq $0x5, %r11
+	WORD $0x014d; BYTE $0xdb // addq %r11, %r11
+	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x2ceb // jmp 0x921e <k_attend_values_q8+0x15e>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
+	LONG $0x06458d49 // leaq 0x6(%r13), %rax
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	LONG $0x18c18349 // addq $0x18, %r9
+	LONG $0x24443b48; BYTE $0x70 // cmpq 0x70(%rsp), %rax
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	WORD $0x8d7f // jg 0x91ab <k_attend_values_q8+0xeb>
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x10fe8348 // cmpq $0x10, %rsi
+	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
+	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
+	LONG $0x02798d0f; WORD $0x0000 // jge 0x94b0 <k_attend_values_q8+0x3f0>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x08c88348 // orq $0x8, %rax
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0xba7f // jg 0x9200 <k_attend_values_q8+0x140>
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x58488b49 // movq 0x58(%r8), %rcx
+	LONG $0x893c8d48 // leaq (%rcx,%rcx,4), %rdi
+	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
+	LONG $0xcfaf0f49 // imulq %r15, %rcx
+	LONG $0x48488b4d // movq 0x48(%r8), %r9
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	LONG $0x50480349 // addq 0x50(%r8), %rcx
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	LONG $0xef4c0f4c // cmovlq %rdi, %r13
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xef480f4c // cmovsq %rdi, %r13
+	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0xd94c0f48 // cmovlq %rcx, %rbx
+	WORD $0x8b49; BYTE $0x28 // movq (%r8), %rbp
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xdf480f48 // cmovsq %rdi, %rbx
+	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
+	LONG $0xe94c0f4d // cmovlq %r9, %r13
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xef480f4c // cmovsq %rdi, %r13
+	LONG $0x20488b49 // movq 0x20(%r8), %rcx
+	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
+	LONG $0x051c8d0f; WORD $0x0000 // jge 0x97d0 <k_attend_values_q8+0x710>
+	LONG $0x28708b4d // movq 0x28(%r8), %r14
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0xcfaf0f4d // imulq %r15, %r9
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x01c98349 // orq $0x1, %r9
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
+	LONG $0x024f8d4d // leaq 0x2(%r15), %r9
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
+	LONG $0x034f8d4d // leaq 0x3(%r15), %r9
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
+	LONG $0x044f8d4d // leaq 0x4(%r15), %r9
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	LONG $0x05c78349 // addq $0x5, %r15
+	LONG $0xf9af0f4c // imulq %rcx, %r15
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0x64af0f4c; WORD $0x7824 // imulq 0x78(%rsp), %r12
+	LONG $0x0860034d // addq 0x8(%r8), %r12
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	LONG $0x10780349 // addq 0x10(%r8), %rdi
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x246c894c; BYTE $0x20 // movq %r13, 0x20(%rsp)
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x18480349 // addq 0x18(%r8), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	QUAD $0x00000000b52c8d4e // leaq (,%r14,4), %r13
+	LONG $0x247c894c; BYTE $0x68 // movq %r15, 0x68(%rsp)
+	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
+	WORD $0x70eb // jmp 0x93b7 <k_attend_values_q8+0x2f7>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	QUAD $0x00000000950c8d4a // leaq (,%r10,4), %rcx
+	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x8134 // vmovups %ymm6, (%rcx,%r8,4)
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x812c // vmovups %ymm5, (%rcx,%r8,4)
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x8124 // vmovups %ymm4, (%rcx,%r8,4)
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x810c // vmovups %ymm1, (%rcx,%r8,4)
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x8114 // vmovups %ymm2, (%rcx,%r8,4)
+	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
+	LONG $0x117ca1c4; WORD $0xb91c // vmovups %ymm3, (%rcx,%r15,4)
+	LONG $0x08c08348 // addq $0x8, %rax
+	LONG $0x08c78348 // addq $0x8, %rdi
+	LONG $0x08c28349 // addq $0x8, %r10
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xfe498f0f; WORD $0xffff // jg 0x9200 <k_attend_values_q8+0x140>
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0x05e9c148 // shrq $0x5, %rcx
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	LONG $0x482c8d49 // leaq (%r8,%rcx,2), %rbp
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x000092e9; BYTE $0x00 // jmp 0x947e <k_attend_values_q8+0x3be>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x217dc2c4; BYTE $0x3f // vpmovsxbd (%r15), %ymm7
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0x4db70f44; BYTE $0x00 // movzwl (%rbp), %r9d
+	LONG $0x6e7941c4; BYTE $0xc1 // vmovd %r9d, %xmm8
+	LONG $0x137942c4; BYTE $0xc0 // vcvtph2ps %xmm8, %xmm8
+	LONG $0x187d42c4; BYTE $0xc0 // vbroadcastss %xmm8, %ymm8
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	LONG $0x8c0c8d4d // leaq (%r12,%rcx,4), %r9
+	LONG $0x187d42c4; WORD $0x8c04 // vbroadcastss (%r12,%rcx,4), %ymm8
+	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
+	LONG $0x29048d4f // leaq (%r9,%r13), %r8
+	LONG $0x187d02c4; WORD $0xb104 // vbroadcastss (%r9,%r14,4), %ymm8
+	LONG $0xb845c2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm8) + ymm5
+	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
+	LONG $0x187d02c4; WORD $0xf104 // vbroadcastss (%r9,%r14,8), %ymm8
+	LONG $0xb845c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm8) + ymm4
+	LONG $0x187d02c4; WORD $0xb004 // vbroadcastss (%r8,%r14,4), %ymm8
+	LONG $0xb845c2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm8) + ymm1
+	QUAD $0x000000006d0c8d4e // leaq (,%r13,2), %r9
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x187d02c4; WORD $0xf004 // vbroadcastss (%r8,%r14,8), %ymm8
+	LONG $0xb845c2c4; BYTE $0xd0 // vfmadd231ps %ymm8, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm8) + ymm2
+	LONG $0x187d02c4; WORD $0xb104 // vbroadcastss (%r9,%r14,4), %ymm8
+	LONG $0xb845c2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm8) + ymm3
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xfed2840f; WORD $0xffff // je 0x9350 <k_attend_values_q8+0x290>
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0xff6a830f; WORD $0xffff // jae 0x93f3 <k_attend_values_q8+0x333>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0xff53840f; WORD $0xffff // je 0x93f0 <k_attend_values_q8+0x330>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
+	LONG $0xffff44e9; BYTE $0xff // jmp 0x93f0 <k_attend_values_q8+0x330>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x58408b49 // movq 0x58(%r8), %rax
+	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	LONG $0x48788b49 // movq 0x48(%r8), %rdi
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	LONG $0x50400349 // addq 0x50(%r8), %rax
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	LONG $0xd94c0f48 // cmovlq %rcx, %rbx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xd9480f48 // cmovsq %rcx, %rbx
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	LONG $0xe84c0f4c // cmovlq %rax, %r13
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xe9480f4c // cmovsq %rcx, %r13
+	LONG $0x28688b49 // movq 0x28(%r8), %rbp
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	LONG $0xdf4c0f48 // cmovlq %rdi, %rbx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xd9480f48 // cmovsq %rcx, %rbx
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	LONG $0xe6af0f4c // imulq %rsi, %r12
+	WORD $0x8b49; BYTE $0x00 // movq (%r8), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x20408b49 // movq 0x20(%r8), %rax
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x024a8d49 // leaq 0x2(%r10), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x034a8d49 // leaq 0x3(%r10), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x044a8d49 // leaq 0x4(%r10), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x054a8d49 // leaq 0x5(%r10), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	LONG $0xc2af0f49 // imulq %r10, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	LONG $0xc1af0f49 // imulq %r9, %rax
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0x08400349 // addq 0x8(%r8), %rax
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	LONG $0x18480349 // addq 0x18(%r8), %rcx
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
+	LONG $0x08c48349 // addq $0x8, %r12
+	QUAD $0x00000000ad348d4c // leaq (,%rbp,4), %r14
+	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x245c8948; BYTE $0x08 // movq %rbx, 0x8(%rsp)
+	LONG $0x0000cfe9; BYTE $0x00 // jmp 0x9676 <k_attend_values_q8+0x5b6>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x810c // vmovups %ymm1, (%rcx,%r8,4)
+	LONG $0x117ca1c4; WORD $0x8154; BYTE $0x20 // vmovups %ymm2, 0x20(%rcx,%r8,4)
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x811c // vmovups %ymm3, (%rcx,%r8,4)
+	LONG $0x117ca1c4; WORD $0x8164; BYTE $0x20 // vmovups %ymm4, 0x20(%rcx,%r8,4)
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x812c // vmovups %ymm5, (%rcx,%r8,4)
+	LONG $0x117ca1c4; WORD $0x8174; BYTE $0x20 // vmovups %ymm6, 0x20(%rcx,%r8,4)
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x813c // vmovups %ymm7, (%rcx,%r8,4)
+	LONG $0x117c21c4; WORD $0x8144; BYTE $0x20 // vmovups %ymm8, 0x20(%rcx,%r8,4)
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x117c21c4; WORD $0x810c // vmovups %ymm9, (%rcx,%r8,4)
+	LONG $0x117c21c4; WORD $0x8154; BYTE $0x20 // vmovups %ymm10, 0x20(%rcx,%r8,4)
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x117c21c4; WORD $0x811c // vmovups %ymm11, (%rcx,%r8,4)
+	LONG $0x117c21c4; WORD $0x8164; BYTE $0x20 // vmovups %ymm12, 0x20(%rcx,%r8,4)
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0x104f8d49 // leaq 0x10(%r15), %rcx
+	LONG $0x10c48349 // addq $0x10, %r12
+	LONG $0x10c78348 // addq $0x10, %rdi
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0xfbc48f0f; WORD $0xffff // jg 0x923a <k_attend_values_q8+0x17a>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
+	LONG $0xff2d8d0f; WORD $0xffff // jge 0x95b0 <k_attend_values_q8+0x4f0>
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x05e9c148 // shrq $0x5, %rcx
+	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
+	LONG $0x48148d4d // leaq (%r8,%rcx,2), %r10
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x10598b48 // movq 0x10(%rcx), %rbx
+	WORD $0x014c; BYTE $0xe3 // addq %r12, %rbx
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0x9797 <k_attend_values_q8+0x6d7>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x217d62c4; WORD $0xf86b // vpmovsxbd -0x8(%rbx), %ymm13
+	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
+	LONG $0x217d62c4; BYTE $0x33 // vpmovsxbd (%rbx), %ymm14
+	LONG $0x5b7c41c4; BYTE $0xfe // vcvtdq2ps %ymm14, %ymm15
+	LONG $0x02b70f45 // movzwl (%r10), %r8d
+	LONG $0x6e7941c4; BYTE $0xf0 // vmovd %r8d, %xmm14
+	LONG $0x137942c4; BYTE $0xf6 // vcvtph2ps %xmm14, %xmm14
+	LONG $0x187dc2c4; BYTE $0xc6 // vbroadcastss %xmm14, %ymm0
+	LONG $0xf05914c5 // vmulps %ymm0, %ymm13, %ymm14
+	LONG $0xe85904c5 // vmulps %ymm0, %ymm15, %ymm13
+	LONG $0x88048d4c // leaq (%rax,%rcx,4), %r8
+	LONG $0x187de2c4; WORD $0x8804 // vbroadcastss (%rax,%rcx,4), %ymm0
+	LONG $0xb87dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm14) + ymm1
+	LONG $0xb815e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm0) + ymm2
+	LONG $0x300c8d4f // leaq (%r8,%r14), %r9
+	LONG $0x187dc2c4; WORD $0xa804 // vbroadcastss (%r8,%rbp,4), %ymm0
+	LONG $0xb87dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm14) + ymm3
+	LONG $0xb815e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm0) + ymm4
+	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
+	LONG $0x187dc2c4; WORD $0xe804 // vbroadcastss (%r8,%rbp,8), %ymm0
+	LONG $0xb87dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm14) + ymm5
+	LONG $0xb815e2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm0) + ymm6
+	LONG $0x187dc2c4; WORD $0xa904 // vbroadcastss (%r9,%rbp,4), %ymm0
+	LONG $0xb87dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm14) + ymm7
+	LONG $0xb81562c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm13, %ymm8 # ymm8 = (ymm13 * ymm0) + ymm8
+	LONG $0x36048d4f // leaq (%r14,%r14), %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x187dc2c4; WORD $0xe904 // vbroadcastss (%r9,%rbp,8), %ymm0
+	LONG $0xb87d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm14) + ymm9
+	LONG $0xb81562c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm0) + ymm10
+	LONG $0x187dc2c4; WORD $0xa804 // vbroadcastss (%r8,%rbp,4), %ymm0
+	LONG $0xb87d42c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm14) + ymm11
+	LONG $0xb87d42c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm13) + ymm12
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	WORD $0x3949; BYTE $0xcd // cmpq %rcx, %r13
+	LONG $0xfe4a840f; WORD $0xffff // je 0x95e1 <k_attend_values_q8+0x521>
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0xff41830f; WORD $0xffff // jae 0x96e3 <k_attend_values_q8+0x623>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0xff2a840f; WORD $0xffff // je 0x96e0 <k_attend_values_q8+0x620>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
+	LONG $0xffff1be9; BYTE $0xff // jmp 0x96e0 <k_attend_values_q8+0x620>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x7caf0f48; WORD $0x7824 // imulq 0x78(%rsp), %rdi
+	WORD $0x0148; BYTE $0xfd // addq %rdi, %rbp
+	QUAD $0x000000008d3c8d48 // leaq (,%rcx,4), %rdi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x0000000085048d4c // leaq (,%rax,4), %r8
+	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
+	LONG $0x4411fcc5; WORD $0xe085 // vmovups %ymm0, -0x20(%rbp,%rax,4)
+	LONG $0x070c8d4e // leaq (%rdi,%r8), %r9
+	LONG $0xe0c18349 // addq $-0x20, %r9
+	LONG $0x117cc1c4; WORD $0x8844; BYTE $0xe0 // vmovups %ymm0, -0x20(%r8,%rcx,4)
+	WORD $0x0149; BYTE $0xf9 // addq %rdi, %r9
+	LONG $0x117cc1c4; WORD $0xc844; BYTE $0xe0 // vmovups %ymm0, -0x20(%r8,%rcx,8)
+	LONG $0x117cc1c4; WORD $0x8904 // vmovups %ymm0, (%r9,%rcx,4)
+	LONG $0x3f048d4c // leaq (%rdi,%rdi), %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x117cc1c4; WORD $0xc904 // vmovups %ymm0, (%r9,%rcx,8)
+	LONG $0x117cc1c4; WORD $0x8804 // vmovups %ymm0, (%r8,%rcx,4)
+	LONG $0x08c08348 // addq $0x8, %rax
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	WORD $0xb47e // jle 0x97f0 <k_attend_values_q8+0x730>
+	LONG $0xfff9bfe9; BYTE $0xff // jmp 0x9200 <k_attend_values_q8+0x140>
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
+	LONG $0x10fe8348 // cmpq $0x10, %rsi
+	LONG $0x00a38d0f; WORD $0x0000 // jge 0x98f8 <k_attend_values_q8+0x838>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x08c98348 // orq $0x8, %rcx
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x035f8e0f; WORD $0x0000 // jle 0x9bc6 <k_attend_values_q8+0xb06>
+	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x02458d49 // leaq 0x2(%r13), %rax
+	LONG $0x24443b48; BYTE $0x70 // cmpq 0x70(%rsp), %rax
+	WORD $0x307f // jg 0x98b1 <k_attend_values_q8+0x7f1>
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x20fe8348 // cmpq $0x20, %rsi
+	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
+	LONG $0x05a88d0f; WORD $0x0000 // jge 0x9e3d <k_attend_values_q8+0xd7d>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0x08c88348 // orq $0x8, %rax
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0x080a8e0f; WORD $0x0000 // jle 0xa0b1 <k_attend_values_q8+0xff1>
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x246c3b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r13
+	WORD $0x2b7d // jge 0x98e3 <k_attend_values_q8+0x823>
+	LONG $0x20fe8348 // cmpq $0x20, %rsi
+	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
+	LONG $0x09a08d0f; WORD $0x0000 // jge 0xa267 <k_attend_values_q8+0x11a7>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x08c88348 // orq $0x8, %rax
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
+	LONG $0x0b488e0f; WORD $0x0000 // jle 0xa42b <k_attend_values_q8+0x136b>
+	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x00458b48 // movq (%rbp), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x08458b48 // movq 0x8(%rbp), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x284d8b48 // movq 0x28(%rbp), %rcx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x88348d4c // leaq (%rax,%rcx,4), %r14
+	LONG $0x584d8b48 // movq 0x58(%rbp), %rcx
+	LONG $0x49048d4c // leaq (%rcx,%rcx,2), %r8
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x484d8b4c // movq 0x48(%rbp), %r9
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	LONG $0x504d0348 // addq 0x50(%rbp), %rcx
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0xc04c0f49 // cmovlq %r8, %rax
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xc7480f48 // cmovsq %rdi, %rax
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0xd14c0f4c // cmovlq %rcx, %r10
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xd7480f4c // cmovsq %rdi, %r10
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	LONG $0x05efc149 // shrq $0x5, %r15
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	LONG $0xc14c0f49 // cmovlq %r9, %rax
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xc7480f48 // cmovsq %rdi, %rax
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0xe6af0f4c // imulq %rsi, %r12
+	LONG $0x20458b4c // movq 0x20(%rbp), %r8
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x024d8d49 // leaq 0x2(%r13), %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	QUAD $0x0000000cad1c8d4e // leaq 0xc(,%r13,4), %r11
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0xd9af0f4c // imulq %rcx, %r11
+	QUAD $0x00000008ad1c8d4a // leaq 0x8(,%r13,4), %rbx
+	LONG $0xd9af0f48 // imulq %rcx, %rbx
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	QUAD $0x00000004ad0c8d4a // leaq 0x4(,%r13,4), %rcx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	LONG $0x034d8d4d // leaq 0x3(%r13), %r9
+	LONG $0xc8af0f4d // imulq %r8, %r9
+	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
+	LONG $0xc5af0f4d // imulq %r13, %r8
+	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
+	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
+	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
+	LONG $0x08c48349 // addq $0x8, %r12
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	WORD $0x0148; BYTE $0xc0 // addq %rax, %rax
+	LONG $0x18450348 // addq 0x18(%rbp), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0x014d; BYTE $0xff // addq %r15, %r15
+	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
+	LONG $0x000096e9; BYTE $0x00 // jmp 0x9aad <k_attend_values_q8+0x9ed>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x803c // vmovups %ymm7, (%rax,%r8,4)
+	LONG $0x117ca1c4; WORD $0x8074; BYTE $0x20 // vmovups %ymm6, 0x20(%rax,%r8,4)
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x802c // vmovups %ymm5, (%rax,%r8,4)
+	LONG $0x117ca1c4; WORD $0x8064; BYTE $0x20 // vmovups %ymm4, 0x20(%rax,%r8,4)
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x801c // vmovups %ymm3, (%rax,%r8,4)
+	LONG $0x117ca1c4; WORD $0x8054; BYTE $0x20 // vmovups %ymm2, 0x20(%rax,%r8,4)
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x800c // vmovups %ymm1, (%rax,%r8,4)
+	LONG $0x117ca1c4; WORD $0x8044; BYTE $0x20 // vmovups %ymm0, 0x20(%rax,%r8,4)
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x10c08349 // addq $0x10, %r8
+	LONG $0x10c48349 // addq $0x10, %r12
+	LONG $0x10c78348 // addq $0x10, %rdi
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
+	LONG $0xfdaa8f0f; WORD $0xffff // jg 0x9857 <k_attend_values_q8+0x797>
+	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
+	LONG $0xff5c8d0f; WORD $0xffff // jge 0x9a20 <k_attend_values_q8+0x960>
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x05e8c148 // shrq $0x5, %rax
+	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
+	LONG $0x40048d49 // leaq (%r8,%rax,2), %rax
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x10688b4d // movq 0x10(%r8), %r13
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x9b98 <k_attend_values_q8+0xad8>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x217d42c4; WORD $0xf845 // vpmovsxbd -0x8(%r13), %ymm8
+	LONG $0x217d42c4; WORD $0x004d // vpmovsxbd (%r13), %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x00b70f44 // movzwl (%rax), %r8d
+	LONG $0x6e7941c4; BYTE $0xd0 // vmovd %r8d, %xmm10
+	LONG $0x137942c4; BYTE $0xd2 // vcvtph2ps %xmm10, %xmm10
+	LONG $0x187d42c4; BYTE $0xd2 // vbroadcastss %xmm10, %ymm10
+	LONG $0x592c41c4; BYTE $0xc0 // vmulps %ymm8, %ymm10, %ymm8
+	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
+	LONG $0x187d42c4; WORD $0xae14 // vbroadcastss (%r14,%rbp,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
+	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
+	LONG $0x187d62c4; WORD $0xa914 // vbroadcastss (%rcx,%rbp,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
+	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x187d62c4; WORD $0xab14 // vbroadcastss (%rbx,%rbp,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
+	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x187d42c4; WORD $0xab14 // vbroadcastss (%r11,%rbp,4), %ymm10
+	LONG $0xb82dc2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
+	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
+	LONG $0xfea4840f; WORD $0xffff // je 0x9a3c <k_attend_values_q8+0x97c>
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0xff70830f; WORD $0xffff // jae 0x9b13 <k_attend_values_q8+0xa53>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0xff59840f; WORD $0xffff // je 0x9b10 <k_attend_values_q8+0xa50>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
+	LONG $0xffff4ae9; BYTE $0xff // jmp 0x9b10 <k_attend_values_q8+0xa50>
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x004d8b48 // movq (%rbp), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x287d8b48 // movq 0x28(%rbp), %rdi
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
+	LONG $0xfdaf0f49 // imulq %r13, %rdi
+	LONG $0x58458b4c // movq 0x58(%rbp), %r8
+	LONG $0x400c8d4f // leaq (%r8,%r8,2), %r9
+	LONG $0xc5af0f4d // imulq %r13, %r8
+	LONG $0x48558b4c // movq 0x48(%rbp), %r10
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	LONG $0x5045034c // addq 0x50(%rbp), %r8
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	LONG $0xc94c0f49 // cmovlq %r9, %rcx
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xcc480f49 // cmovsq %r12, %rcx
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	LONG $0xd84c0f4d // cmovlq %r8, %r11
+	LONG $0x087d8b4c // movq 0x8(%rbp), %r15
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xdc480f4d // cmovsq %r12, %r11
+	LONG $0x1f5e8d48 // leaq 0x1f(%rsi), %rbx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xde490f48 // cmovnsq %rsi, %rbx
+	LONG $0x05fbc148 // sarq $0x5, %rbx
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xca4c0f49 // cmovlq %r10, %rcx
+	LONG $0xbf348d4d // leaq (%r15,%rdi,4), %r14
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xcc480f49 // cmovsq %r12, %rcx
+	LONG $0x207d8b48 // movq 0x20(%rbp), %rdi
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	LONG $0x01c88349 // orq $0x1, %r8
+	LONG $0xc7af0f4c // imulq %rdi, %r8
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	LONG $0x02458d4d // leaq 0x2(%r13), %r8
+	LONG $0xc7af0f4c // imulq %rdi, %r8
+	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
+	LONG $0x03458d4d // leaq 0x3(%r13), %r8
+	LONG $0xc7af0f4c // imulq %rdi, %r8
+	LONG $0x2444894c; BYTE $0x60 // movq %r8, 0x60(%rsp)
+	LONG $0xfdaf0f49 // imulq %r13, %rdi
+	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
+	QUAD $0x0000000cad3c8d4a // leaq 0xc(,%r13,4), %rdi
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0xf8af0f49 // imulq %r8, %rdi
+	QUAD $0x00000008ad248d4e // leaq 0x8(,%r13,4), %r12
+	LONG $0xe0af0f4d // imulq %r8, %r12
+	QUAD $0x00000004ad2c8d4e // leaq 0x4(,%r13,4), %r13
+	LONG $0xe8af0f4d // imulq %r8, %r13
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	LONG $0xd6af0f4c // imulq %rsi, %r10
+	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
+	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
+	WORD $0x014d; BYTE $0xfd // addq %r15, %r13
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0xc3af0f4c // imulq %rbx, %r8
+	WORD $0x014d; BYTE $0xc0 // addq %r8, %r8
+	LONG $0x1845034c // addq 0x18(%rbp), %r8
+	LONG $0x2444894c; BYTE $0x50 // movq %r8, 0x50(%rsp)
+	WORD $0x0148; BYTE $0xdb // addq %rbx, %rbx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	WORD $0x74eb // jmp 0x9d55 <k_attend_values_q8+0xc95>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x812c // vmovups %ymm5, (%rcx,%r8,4)
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x8134 // vmovups %ymm6, (%rcx,%r8,4)
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x813c // vmovups %ymm7, (%rcx,%r8,4)
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x8124 // vmovups %ymm4, (%rcx,%r8,4)
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x08c18348 // addq $0x8, %rcx
+	LONG $0x08c28349 // addq $0x8, %r10
+	LONG $0x08c08348 // addq $0x8, %rax
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0xfb128f0f; WORD $0xffff // jg 0x9867 <k_attend_values_q8+0x7a7>
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
+	WORD $0x927d // jge 0x9cf0 <k_attend_values_q8+0xc30>
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x05e9c148 // shrq $0x5, %rcx
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x493c8d4d // leaq (%r9,%rcx,2), %r15
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x10698b48 // movq 0x10(%rcx), %rbp
+	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0x9e13 <k_attend_values_q8+0xd53>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x217de2c4; WORD $0x0065 // vpmovsxbd (%rbp), %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x07b70f45 // movzwl (%r15), %r8d
+	LONG $0x6e79c1c4; BYTE $0xe8 // vmovd %r8d, %xmm5
+	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
+	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
+	LONG $0xc45954c5 // vmulps %ymm4, %ymm5, %ymm8
+	LONG $0x187dc2c4; WORD $0x8e2c // vbroadcastss (%r14,%rcx,4), %ymm5
+	LONG $0x187dc2c4; WORD $0x8d74; BYTE $0x00 // vbroadcastss (%r13,%rcx,4), %ymm6
+	LONG $0xa83de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm5) + ymm3
+	LONG $0xa83de2c4; BYTE $0xf2 // vfmadd213ps %ymm2, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm2
+	LONG $0x187dc2c4; WORD $0x8c3c // vbroadcastss (%r12,%rcx,4), %ymm7
+	LONG $0xa83de2c4; BYTE $0xf9 // vfmadd213ps %ymm1, %ymm8, %ymm7 # ymm7 = (ymm8 * ymm7) + ymm1
+	LONG $0x187de2c4; WORD $0x8f24 // vbroadcastss (%rdi,%rcx,4), %ymm4
+	LONG $0xa83de2c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm4) + ymm0
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
+	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
+	LONG $0xc428fcc5 // vmovaps %ymm4, %ymm0
+	LONG $0xcf28fcc5 // vmovaps %ymm7, %ymm1
+	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
+	LONG $0xdd28fcc5 // vmovaps %ymm5, %ymm3
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0xfee9840f; WORD $0xffff // je 0x9cfc <k_attend_values_q8+0xc3c>
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	WORD $0x8973 // jae 0x9da3 <k_attend_values_q8+0xce3>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0xff72840f; WORD $0xffff // je 0x9da0 <k_attend_values_q8+0xce0>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
+	LONG $0xffff63e9; BYTE $0xff // jmp 0x9da0 <k_attend_values_q8+0xce0>
+	WORD $0x8b49; BYTE $0x03 // movq (%r11), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x087b8b49 // movq 0x8(%r11), %rdi
+	LONG $0x28438b49 // movq 0x28(%r11), %rax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
+	LONG $0x58438b4d // movq 0x58(%r11), %r8
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0xcdaf0f4d // imulq %r13, %r9
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x485a8b4d // movq 0x48(%r10), %r11
+	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x504a034d // addq 0x50(%r10), %r9
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
+	LONG $0xd84c0f49 // cmovlq %r8, %rbx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xdf480f49 // cmovsq %r15, %rbx
+	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0xd14c0f4d // cmovlq %r9, %r10
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0xd7480f4d // cmovsq %r15, %r10
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	LONG $0x05eec149 // shrq $0x5, %r14
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0xcb4c0f4d // cmovlq %r11, %r9
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
+	LONG $0xcf480f4d // cmovsq %r15, %r9
+	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0xe6af0f4d // imulq %r14, %r12
+	WORD $0x014d; BYTE $0xe4 // addq %r12, %r12
+	LONG $0x1863034d // addq 0x18(%r11), %r12
+	LONG $0xfeaf0f4c // imulq %rsi, %r15
+	LONG $0x20438b4d // movq 0x20(%r11), %r8
+	QUAD $0x00000004ad2c8d4a // leaq 0x4(,%r13,4), %rbp
+	LONG $0xe8af0f48 // imulq %rax, %rbp
+	LONG $0x01458d49 // leaq 0x1(%r13), %rax
+	LONG $0xc0af0f49 // imulq %r8, %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	WORD $0x0148; BYTE $0xfd // addq %rdi, %rbp
+	LONG $0x18c78349 // addq $0x18, %r15
+	WORD $0x014d; BYTE $0xf6 // addq %r14, %r14
+	LONG $0x000020bf; BYTE $0x00 // movl $0x20, %edi
+	LONG $0x00008ee9; BYTE $0x00 // jmp 0x9fa0 <k_attend_values_q8+0xee0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x873c8d4a // leaq (%rdi,%r8,4), %rdi
+	LONG $0x3c11fcc5; BYTE $0x87 // vmovups %ymm7, (%rdi,%rax,4)
+	LONG $0x7411fcc5; WORD $0x2087 // vmovups %ymm6, 0x20(%rdi,%rax,4)
+	LONG $0x6c11fcc5; WORD $0x4087 // vmovups %ymm5, 0x40(%rdi,%rax,4)
+	LONG $0x6411fcc5; WORD $0x6087 // vmovups %ymm4, 0x60(%rdi,%rax,4)
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x117ca1c4; WORD $0x871c // vmovups %ymm3, (%rdi,%r8,4)
+	LONG $0x117ca1c4; WORD $0x8754; BYTE $0x20 // vmovups %ymm2, 0x20(%rdi,%r8,4)
+	LONG $0x117ca1c4; WORD $0x874c; BYTE $0x40 // vmovups %ymm1, 0x40(%rdi,%r8,4)
+	LONG $0x117ca1c4; WORD $0x8744; BYTE $0x60 // vmovups %ymm0, 0x60(%rdi,%r8,4)
+	LONG $0x207b8d48 // leaq 0x20(%rbx), %rdi
+	LONG $0x20c78349 // addq $0x20, %r15
+	LONG $0x02c48349 // addq $0x2, %r12
+	LONG $0x245c8948; BYTE $0x08 // movq %rbx, 0x8(%rsp)
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0xf8f78f0f; WORD $0xffff // jg 0x9897 <k_attend_values_q8+0x7d7>
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	LONG $0xff708d0f; WORD $0xffff // jge 0x9f20 <k_attend_values_q8+0xe60>
+	LONG $0x107b8b49 // movq 0x10(%r11), %rdi
+	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0xa080 <k_attend_values_q8+0xfc0>
+	WORD $0x9066 // nop
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x217d62c4; WORD $0xe847 // vpmovsxbd -0x18(%rdi), %ymm8
+	LONG $0x217d62c4; WORD $0xf04f // vpmovsxbd -0x10(%rdi), %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x217d62c4; WORD $0xf857 // vpmovsxbd -0x8(%rdi), %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x217d62c4; BYTE $0x1f // vpmovsxbd (%rdi), %ymm11
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x45b70f45; BYTE $0x00 // movzwl (%r13), %r8d
+	LONG $0x6e7941c4; BYTE $0xe0 // vmovd %r8d, %xmm12
+	LONG $0x137942c4; BYTE $0xe4 // vcvtph2ps %xmm12, %xmm12
+	LONG $0x187d42c4; BYTE $0xe4 // vbroadcastss %xmm12, %ymm12
+	LONG $0x591c41c4; BYTE $0xc0 // vmulps %ymm8, %ymm12, %ymm8
+	LONG $0x591c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm12, %ymm9
+	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
+	LONG $0x591c41c4; BYTE $0xdb // vmulps %ymm11, %ymm12, %ymm11
+	LONG $0x187d22c4; WORD $0x9924 // vbroadcastss (%rcx,%r11,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm8) + ymm7
+	LONG $0xb81dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm9) + ymm6
+	LONG $0xb81dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm10) + ymm5
+	LONG $0xb825c2c4; BYTE $0xe4 // vfmadd231ps %ymm12, %ymm11, %ymm4 # ymm4 = (ymm11 * ymm12) + ymm4
+	LONG $0x187d22c4; WORD $0x9d64; BYTE $0x00 // vbroadcastss (%rbp,%r11,4), %ymm12
+	LONG $0xb81dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm8) + ymm3
+	LONG $0xb81dc2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm9) + ymm2
+	LONG $0xb81dc2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm10) + ymm1
+	LONG $0xb81dc2c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm11) + ymm0
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	LONG $0xfebc840f; WORD $0xffff // je 0x9f3c <k_attend_values_q8+0xe7c>
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0xff5b830f; WORD $0xffff // jae 0x9fe6 <k_attend_values_q8+0xf26>
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0xff3e840f; WORD $0xffff // je 0x9fe0 <k_attend_values_q8+0xf20>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
+	LONG $0xffff2fe9; BYTE $0xff // jmp 0x9fe0 <k_attend_values_q8+0xf20>
+	WORD $0x8b49; BYTE $0x0b // movq (%r11), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x084b8b49 // movq 0x8(%r11), %rcx
+	LONG $0x287b8b49 // movq 0x28(%r11), %rdi
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	LONG $0xc5af0f4c // imulq %rbp, %r8
+	LONG $0x584b8b4d // movq 0x58(%r11), %r9
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	LONG $0xf5af0f4c // imulq %rbp, %r14
+	LONG $0x487b8b4d // movq 0x48(%r11), %r15
+	WORD $0x014d; BYTE $0xf7 // addq %r14, %r15
+	LONG $0x5073034d // addq 0x50(%r11), %r14
+	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
+	LONG $0xe14c0f4d // cmovlq %r9, %r12
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xe5480f4d // cmovsq %r13, %r12
+	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0xd64c0f4d // cmovlq %r14, %r10
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x811c8d4e // leaq (%rcx,%r8,4), %r11
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xd5480f4d // cmovsq %r13, %r10
+	LONG $0x1f768d4c // leaq 0x1f(%rsi), %r14
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xf6490f4c // cmovnsq %rsi, %r14
+	LONG $0x05fec149 // sarq $0x5, %r14
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	LONG $0xe74c0f4d // cmovlq %r15, %r12
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xe5480f4d // cmovsq %r13, %r12
+	LONG $0x20418b4d // movq 0x20(%r9), %r8
+	LONG $0x017d8d4c // leaq 0x1(%rbp), %r15
+	LONG $0xf8af0f4d // imulq %r8, %r15
+	LONG $0x247c894c; BYTE $0x20 // movq %r15, 0x20(%rsp)
+	LONG $0xc5af0f4c // imulq %rbp, %r8
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	QUAD $0x00000004ad2c8d4c // leaq 0x4(,%rbp,4), %r13
+	LONG $0xefaf0f4c // imulq %rdi, %r13
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	LONG $0xeeaf0f48 // imulq %rsi, %rbp
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	WORD $0x0148; BYTE $0xdd // addq %rbx, %rbp
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	WORD $0x0148; BYTE $0xc9 // addq %rcx, %rcx
+	LONG $0x18490349 // addq 0x18(%r9), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x014d; BYTE $0xf6 // addq %r14, %r14
+	WORD $0x3aeb // jmp 0xa1b6 <k_attend_values_q8+0x10f6>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x990c8d48 // leaq (%rcx,%rbx,4), %rcx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x1c11fcc5; BYTE $0xb9 // vmovups %ymm3, (%rcx,%rdi,4)
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x1411fcc5; BYTE $0xb9 // vmovups %ymm2, (%rcx,%rdi,4)
+	LONG $0x08c08348 // addq $0x8, %rax
+	LONG $0x08c58348 // addq $0x8, %rbp
+	LONG $0x08c38348 // addq $0x8, %rbx
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xf6f18f0f; WORD $0xffff // jg 0x98a7 <k_attend_values_q8+0x7e7>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
+	WORD $0xc17d // jge 0xa180 <k_attend_values_q8+0x10c0>
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0x05e9c148 // shrq $0x5, %rcx
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0x4f0c8d48 // leaq (%rdi,%rcx,2), %rcx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x107f8b4c // movq 0x10(%rdi), %r15
+	WORD $0x0149; BYTE $0xef // addq %rbp, %r15
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0x5ceb // jmp 0xa244 <k_attend_values_q8+0x1184>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x217dc2c4; BYTE $0x17 // vpmovsxbd (%r15), %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0x01b70f44 // movzwl (%rcx), %r8d
+	LONG $0x6e79c1c4; BYTE $0xd8 // vmovd %r8d, %xmm3
+	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
+	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
+	LONG $0xe259e4c5 // vmulps %ymm2, %ymm3, %ymm4
+	LONG $0x187dc2c4; WORD $0xbb1c // vbroadcastss (%r11,%rdi,4), %ymm3
+	LONG $0x187dc2c4; WORD $0xbd54; BYTE $0x00 // vbroadcastss (%r13,%rdi,4), %ymm2
+	LONG $0xa85de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm1
+	LONG $0xa85de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm0
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	LONG $0xc228fcc5 // vmovaps %ymm2, %ymm0
+	LONG $0xcb28fcc5 // vmovaps %ymm3, %ymm1
+	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
+	LONG $0xff40840f; WORD $0xffff // je 0xa184 <k_attend_values_q8+0x10c4>
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	WORD $0xa873 // jae 0xa1f3 <k_attend_values_q8+0x1133>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0x9574 // je 0xa1f0 <k_attend_values_q8+0x1130>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
+	WORD $0x89eb // jmp 0xa1f0 <k_attend_values_q8+0x1130>
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x28418b49 // movq 0x28(%r9), %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0x08410349 // addq 0x8(%r9), %rax
+	LONG $0x58498b49 // movq 0x58(%r9), %rcx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x48418b4d // movq 0x48(%r9), %r8
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x50490349 // addq 0x50(%r9), %rcx
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	LONG $0xf94c0f48 // cmovlq %rcx, %rdi
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xfb480f48 // cmovsq %rbx, %rdi
+	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	LONG $0xf84c0f4d // cmovlq %r8, %r15
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0x05ebc149 // shrq $0x5, %r11
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xfb480f4c // cmovsq %rbx, %r15
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
+	LONG $0xfbaf0f4d // imulq %r11, %r15
+	WORD $0x014d; BYTE $0xff // addq %r15, %r15
+	LONG $0x1879034d // addq 0x18(%r9), %r15
+	LONG $0x20618b4d // movq 0x20(%r9), %r12
+	LONG $0xe5af0f4d // imulq %r13, %r12
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	WORD $0x034d; BYTE $0x21 // addq (%r9), %r12
+	LONG $0xf6af0f4c // imulq %rsi, %r14
+	LONG $0x18c68349 // addq $0x18, %r14
+	WORD $0x014d; BYTE $0xdb // addq %r11, %r11
+	LONG $0x0020ba41; WORD $0x0000 // movl $0x20, %r10d
+	WORD $0x40eb // jmp 0xa32f <k_attend_values_q8+0x126f>
+	BYTE $0x90 // nop
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x117cc1c4; WORD $0x9c3c // vmovups %ymm7, (%r12,%rbx,4)
+	LONG $0x117cc1c4; WORD $0x9c74; BYTE $0x20 // vmovups %ymm6, 0x20(%r12,%rbx,4)
+	LONG $0x117cc1c4; WORD $0x9c6c; BYTE $0x40 // vmovups %ymm5, 0x40(%r12,%rbx,4)
+	LONG $0x117cc1c4; WORD $0x9c64; BYTE $0x60 // vmovups %ymm4, 0x60(%r12,%rbx,4)
+	LONG $0x20518d4c // leaq 0x20(%rcx), %r10
+	LONG $0x20c68349 // addq $0x20, %r14
+	LONG $0x02c78349 // addq $0x2, %r15
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	LONG $0xf59a8f0f; WORD $0xffff // jg 0x98c9 <k_attend_values_q8+0x809>
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
+	WORD $0xb07d // jge 0xa2f0 <k_attend_values_q8+0x1230>
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x10688b4d // movq 0x10(%r8), %r13
+	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x000099e9; BYTE $0x00 // jmp 0xa3fd <k_attend_values_q8+0x133d>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x217dc2c4; WORD $0xe865 // vpmovsxbd -0x18(%r13), %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x217dc2c4; WORD $0xf06d // vpmovsxbd -0x10(%r13), %ymm5
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0x217dc2c4; WORD $0xf875 // vpmovsxbd -0x8(%r13), %ymm6
+	LONG $0x217dc2c4; WORD $0x007d // vpmovsxbd (%r13), %ymm7
+	LONG $0xc65b7cc5 // vcvtdq2ps %ymm6, %ymm8
+	LONG $0xcf5b7cc5 // vcvtdq2ps %ymm7, %ymm9
+	LONG $0x45b70f44; BYTE $0x00 // movzwl (%rbp), %r8d
+	LONG $0x6e79c1c4; BYTE $0xf0 // vmovd %r8d, %xmm6
+	LONG $0x1379e2c4; BYTE $0xf6 // vcvtph2ps %xmm6, %xmm6
+	LONG $0x187d62c4; BYTE $0xd6 // vbroadcastss %xmm6, %ymm10
+	LONG $0xfc59acc5 // vmulps %ymm4, %ymm10, %ymm7
+	LONG $0xf559acc5 // vmulps %ymm5, %ymm10, %ymm6
+	LONG $0x592cc1c4; BYTE $0xe8 // vmulps %ymm8, %ymm10, %ymm5
+	LONG $0x592cc1c4; BYTE $0xe1 // vmulps %ymm9, %ymm10, %ymm4
+	LONG $0x187d22c4; WORD $0x9004 // vbroadcastss (%rax,%r10,4), %ymm8
+	LONG $0xa83de2c4; BYTE $0xfb // vfmadd213ps %ymm3, %ymm8, %ymm7 # ymm7 = (ymm8 * ymm7) + ymm3
+	LONG $0xa83de2c4; BYTE $0xf2 // vfmadd213ps %ymm2, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm2
+	LONG $0xa83de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm5) + ymm1
+	LONG $0xa83de2c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm4) + ymm0
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0xc428fcc5 // vmovaps %ymm4, %ymm0
+	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
+	LONG $0xd628fcc5 // vmovaps %ymm6, %ymm2
+	LONG $0xdf28fcc5 // vmovaps %ymm7, %ymm3
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	LONG $0xfeff840f; WORD $0xffff // je 0xa2fc <k_attend_values_q8+0x123c>
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0xff6b830f; WORD $0xffff // jae 0xa373 <k_attend_values_q8+0x12b3>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0xff54840f; WORD $0xffff // je 0xa370 <k_attend_values_q8+0x12b0>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
+	LONG $0xffff45e9; BYTE $0xff // jmp 0xa370 <k_attend_values_q8+0x12b0>
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x287f8b49 // movq 0x28(%r15), %rdi
+	LONG $0xfeaf0f49 // imulq %r14, %rdi
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x087f0349 // addq 0x8(%r15), %rdi
+	LONG $0x58478b4d // movq 0x58(%r15), %r8
+	LONG $0xc6af0f4d // imulq %r14, %r8
+	LONG $0x484f8b4d // movq 0x48(%r15), %r9
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x5047034d // addq 0x50(%r15), %r8
+	WORD $0x3949; BYTE $0xe8 // cmpq %rbp, %r8
+	LONG $0xe84c0f49 // cmovlq %r8, %rbp
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xeb480f48 // cmovsq %rbx, %rbp
+	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0xd14c0f4d // cmovlq %r9, %r10
+	LONG $0x1f5e8d4c // leaq 0x1f(%rsi), %r11
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xde490f4c // cmovnsq %rsi, %r11
+	LONG $0x05fbc149 // sarq $0x5, %r11
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xd3480f4c // cmovsq %rbx, %r10
+	LONG $0x77af0f4d; BYTE $0x20 // imulq 0x20(%r15), %r14
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	LONG $0x02e6c149 // shlq $0x2, %r14
+	WORD $0x034d; BYTE $0x37 // addq (%r15), %r14
+	LONG $0xdeaf0f48 // imulq %rsi, %rbx
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0xc3af0f4d // imulq %r11, %r8
+	WORD $0x014d; BYTE $0xc0 // addq %r8, %r8
+	LONG $0x1847034d // addq 0x18(%r15), %r8
+	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
+	WORD $0x014d; BYTE $0xdb // addq %r11, %r11
+	WORD $0x2aeb // jmp 0xa4db <k_attend_values_q8+0x141b>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x117cc1c4; WORD $0x8e04 // vmovups %ymm0, (%r14,%rcx,4)
+	LONG $0x08c08348 // addq $0x8, %rax
+	LONG $0x08c38348 // addq $0x8, %rbx
+	LONG $0x08c18348 // addq $0x8, %rcx
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xf4088f0f; WORD $0xffff // jg 0x98e3 <k_attend_values_q8+0x823>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
+	WORD $0xdc7d // jge 0xa4c0 <k_attend_values_q8+0x1400>
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x05e9c149 // shrq $0x5, %r9
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x10788b4d // movq 0x10(%r8), %r15
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0x7574 // je 0xa570 <k_attend_values_q8+0x14b0>
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x48248d4f // leaq (%r8,%r9,2), %r12
+	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	WORD $0x42eb // jmp 0xa54e <k_attend_values_q8+0x148e>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x217dc2c4; BYTE $0x0f // vpmovsxbd (%r15), %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0x04b70f45; BYTE $0x24 // movzwl (%r12), %r8d
+	LONG $0x6e79c1c4; BYTE $0xd0 // vmovd %r8d, %xmm2
+	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
+	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
+	LONG $0xc959ecc5 // vmulps %ymm1, %ymm2, %ymm1
+	LONG $0x187da2c4; WORD $0xaf14 // vbroadcastss (%rdi,%r13,4), %ymm2
+	LONG $0xb875e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm2) + ymm0
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
+	WORD $0x394c; BYTE $0xed // cmpq %r13, %rbp
+	LONG $0xff72840f; WORD $0xffff // je 0xa4c0 <k_attend_values_q8+0x1400>
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	WORD $0xbb73 // jae 0xa510 <k_attend_values_q8+0x1450>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	WORD $0xaeeb // jmp 0xa510 <k_attend_values_q8+0x1450>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x48248d4f // leaq (%r8,%r9,2), %r12
+	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	WORD $0x4deb // jmp 0xa5d2 <k_attend_values_q8+0x1512>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x217dc2c4; BYTE $0x07 // vpmovsxbd (%r15), %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0x04b70f45; BYTE $0x24 // movzwl (%r12), %r8d
+	LONG $0x6e79c1c4; BYTE $0xd0 // vmovd %r8d, %xmm2
+	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
+	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
+	LONG $0xd059ecc5 // vmulps %ymm0, %ymm2, %ymm2
+	LONG $0x187da2c4; WORD $0xaf04 // vbroadcastss (%rdi,%r13,4), %ymm0
+	LONG $0xa86de2c4; BYTE $0xc1 // vfmadd213ps %ymm1, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm1
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
+	LONG $0xc828fcc5 // vmovaps %ymm0, %ymm1
+	WORD $0x394c; BYTE $0xed // cmpq %r13, %rbp
+	LONG $0xfeee840f; WORD $0xffff // je 0xa4c0 <k_attend_values_q8+0x1400>
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	WORD $0xb773 // jae 0xa590 <k_attend_values_q8+0x14d0>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0xaeeb // jmp 0xa590 <k_attend_values_q8+0x14d0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// attend_merge
 	LONG $0x40478b48 // movq 0x40(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x029f8e0f; WORD $0x0000 // jle 0x4bcc <k_attend_merge+0x2ac>
+	LONG $0x029f8e0f; WORD $0x0000 // jle 0xa89c <k_attend_merge+0x2ac>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -4168,26 +9649,26 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x0002ce05187de2c4; BYTE $0x00 // vbroadcastss 0x2ce(%rip), %ymm0 # 0x4c14 <k_attend_merge+0x2f4>
-	QUAD $0x0002d50d187de2c4; BYTE $0x00 // vbroadcastss 0x2d5(%rip), %ymm1 # 0x4c24 <k_attend_merge+0x304>
-	QUAD $0x0002e43d187de2c4; BYTE $0x00 // vbroadcastss 0x2e4(%rip), %ymm7 # 0x4c3c <k_attend_merge+0x31c>
-	QUAD $0x0002d30d187d62c4; BYTE $0x00 // vbroadcastss 0x2d3(%rip), %ymm9 # 0x4c34 <k_attend_merge+0x314>
-	QUAD $0x0002a615187d62c4; BYTE $0x00 // vbroadcastss 0x2a6(%rip), %ymm10 # 0x4c10 <k_attend_merge+0x2f0>
-	QUAD $0x00028d1d187d62c4; BYTE $0x00 // vbroadcastss 0x28d(%rip), %ymm11 # 0x4c00 <k_attend_merge+0x2e0>
-	QUAD $0x00028425587962c4; BYTE $0x00 // vpbroadcastd 0x284(%rip), %xmm12 # 0x4c00 <k_attend_merge+0x2e0>
-	QUAD $0x000002882d107ac5 // vmovss 0x288(%rip), %xmm13 # 0x4c0c <k_attend_merge+0x2ec>
-	QUAD $0x00029335187962c4; BYTE $0x00 // vbroadcastss 0x293(%rip), %xmm14 # 0x4c20 <k_attend_merge+0x300>
-	LONG $0xac358d48; WORD $0x0002; BYTE $0x00 // leaq 0x2ac(%rip), %rsi # 0x4c40 <lanes>
+	QUAD $0x0002be05187de2c4; BYTE $0x00 // vbroadcastss 0x2be(%rip), %ymm0 # 0xa8d4 <k_attend_merge+0x2e4>
+	QUAD $0x0002c50d187de2c4; BYTE $0x00 // vbroadcastss 0x2c5(%rip), %ymm1 # 0xa8e4 <k_attend_merge+0x2f4>
+	QUAD $0x0002d43d187de2c4; BYTE $0x00 // vbroadcastss 0x2d4(%rip), %ymm7 # 0xa8fc <k_attend_merge+0x30c>
+	QUAD $0x0002c30d187d62c4; BYTE $0x00 // vbroadcastss 0x2c3(%rip), %ymm9 # 0xa8f4 <k_attend_merge+0x304>
+	QUAD $0x00029615187d62c4; BYTE $0x00 // vbroadcastss 0x296(%rip), %ymm10 # 0xa8d0 <k_attend_merge+0x2e0>
+	QUAD $0x00027d1d187d62c4; BYTE $0x00 // vbroadcastss 0x27d(%rip), %ymm11 # 0xa8c0 <k_attend_merge+0x2d0>
+	QUAD $0x00027425587962c4; BYTE $0x00 // vpbroadcastd 0x274(%rip), %xmm12 # 0xa8c0 <k_attend_merge+0x2d0>
+	QUAD $0x000002782d107ac5 // vmovss 0x278(%rip), %xmm13 # 0xa8cc <k_attend_merge+0x2dc>
+	QUAD $0x00028335187962c4; BYTE $0x00 // vbroadcastss 0x283(%rip), %xmm14 # 0xa8e0 <k_attend_merge+0x2f0>
+	LONG $0xac358d48; WORD $0x0002; BYTE $0x00 // leaq 0x2ac(%rip), %rsi # 0xa910 <lanes>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x17eb // jmp 0x49b0 <k_attend_merge+0x90>
+	WORD $0x17eb // jmp 0xa680 <k_attend_merge+0x90>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0x0212840f; WORD $0x0000 // je 0x4bc2 <k_attend_merge+0x2a2>
+	LONG $0x0212840f; WORD $0x0000 // je 0xa892 <k_attend_merge+0x2a2>
 	LONG $0x107aa1c4; WORD $0x811c // vmovss (%rcx,%r8,4), %xmm3
 	LONG $0xeb2e78c5 // vucomiss %xmm3, %xmm13
-	WORD $0xe473 // jae 0x49a0 <k_attend_merge+0x80>
+	WORD $0xe473 // jae 0xa670 <k_attend_merge+0x80>
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x107a01c4; WORD $0x813c // vmovss (%r9,%r8,4), %xmm15
 	LONG $0xd35f82c5 // vmaxss %xmm3, %xmm15, %xmm2
@@ -4197,19 +9678,19 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd8c284c5; BYTE $0x05 // vcmpnltps %ymm0, %ymm15, %ymm3
 	LONG $0x5d74c1c4; BYTE $0xe7 // vminps %ymm15, %ymm1, %ymm4
 	LONG $0x4a7de3c4; WORD $0x30e4 // vblendvps %ymm3, %ymm4, %ymm0, %ymm4
-	QUAD $0x00023f2d187de2c4; BYTE $0x00 // vbroadcastss 0x23f(%rip), %ymm5 # 0x4c30 <k_attend_merge+0x310>
+	QUAD $0x00022f2d187de2c4; BYTE $0x00 // vbroadcastss 0x22f(%rip), %ymm5 # 0xa8f0 <k_attend_merge+0x300>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x00022435187de2c4; BYTE $0x00 // vbroadcastss 0x224(%rip), %ymm6 # 0x4c28 <k_attend_merge+0x308>
+	QUAD $0x00021435187de2c4; BYTE $0x00 // vbroadcastss 0x214(%rip), %ymm6 # 0xa8e8 <k_attend_merge+0x2f8>
 	LONG $0xb855e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm6) + ymm4
-	QUAD $0x00021a35187de2c4; BYTE $0x00 // vbroadcastss 0x21a(%rip), %ymm6 # 0x4c2c <k_attend_merge+0x30c>
+	QUAD $0x00020a35187de2c4; BYTE $0x00 // vbroadcastss 0x20a(%rip), %ymm6 # 0xa8ec <k_attend_merge+0x2fc>
 	LONG $0xb855e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm6) + ymm4
 	LONG $0xf728fcc5 // vmovaps %ymm7, %ymm6
-	QUAD $0x0001e405187d62c4; BYTE $0x00 // vbroadcastss 0x1e4(%rip), %ymm8 # 0x4c08 <k_attend_merge+0x2e8>
+	QUAD $0x0001d405187d62c4; BYTE $0x00 // vbroadcastss 0x1d4(%rip), %ymm8 # 0xa8c8 <k_attend_merge+0x2d8>
 	LONG $0xa85dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm8
-	QUAD $0x0001ea05187d62c4; BYTE $0x00 // vbroadcastss 0x1ea(%rip), %ymm8 # 0x4c1c <k_attend_merge+0x2fc>
+	QUAD $0x0001da05187d62c4; BYTE $0x00 // vbroadcastss 0x1da(%rip), %ymm8 # 0xa8dc <k_attend_merge+0x2ec>
 	LONG $0xa85dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm8
-	QUAD $0x0001f805187d62c4; BYTE $0x00 // vbroadcastss 0x1f8(%rip), %ymm8 # 0x4c38 <k_attend_merge+0x318>
+	QUAD $0x0001e805187d62c4; BYTE $0x00 // vbroadcastss 0x1e8(%rip), %ymm8 # 0xa8f8 <k_attend_merge+0x308>
 	LONG $0xa85dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm8
 	LONG $0xa85dc2c4; BYTE $0xf1 // vfmadd213ps %ymm9, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm9
 	LONG $0xa85dc2c4; BYTE $0xf2 // vfmadd213ps %ymm10, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm10
@@ -4249,17 +9730,17 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x97148d4f // leaq (%r15,%r10,4), %r10
 	LONG $0x485f8b4c // movq 0x48(%rdi), %r11
 	LONG $0x08fb8349 // cmpq $0x8, %r11
-	WORD $0x087d // jge 0x4afb <k_attend_merge+0x1db>
+	WORD $0x087d // jge 0xa7cb <k_attend_merge+0x1db>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x000095e9; BYTE $0x00 // jmp 0x4b90 <k_attend_merge+0x270>
+	LONG $0x000095e9; BYTE $0x00 // jmp 0xa860 <k_attend_merge+0x270>
 	LONG $0xf85b8d49 // leaq -0x8(%r11), %rbx
 	LONG $0x08fb8348 // cmpq $0x8, %rbx
-	WORD $0x1073 // jae 0x4b15 <k_attend_merge+0x1f5>
+	WORD $0x1073 // jae 0xa7e5 <k_attend_merge+0x1f5>
 	LONG $0x0008bc41; WORD $0x0000 // movl $0x8, %r12d
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0xc3f6; BYTE $0x08 // testb $0x8, %bl
-	WORD $0x6874 // je 0x4b7b <k_attend_merge+0x25b>
-	WORD $0x7beb // jmp 0x4b90 <k_attend_merge+0x270>
+	WORD $0x6874 // je 0xa84b <k_attend_merge+0x25b>
+	WORD $0x7beb // jmp 0xa860 <k_attend_merge+0x270>
 	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
 	LONG $0x03edc149 // shrq $0x3, %r13
 	WORD $0xff49; BYTE $0xc5 // incq %r13
@@ -4278,24 +9759,24 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c81c4; WORD $0xa61c // vmovups %ymm3, (%r14,%r12,4)
 	LONG $0x10c48349 // addq $0x10, %r12
 	LONG $0xfec58349 // addq $-0x2, %r13
-	WORD $0xcf75 // jne 0x4b40 <k_attend_merge+0x220>
+	WORD $0xcf75 // jne 0xa810 <k_attend_merge+0x220>
 	LONG $0x24748d4d; BYTE $0xf8 // leaq -0x8(%r12), %r14
 	WORD $0xc3f6; BYTE $0x08 // testb $0x8, %bl
-	WORD $0x1575 // jne 0x4b90 <k_attend_merge+0x270>
+	WORD $0x1575 // jne 0xa860 <k_attend_merge+0x270>
 	LONG $0x596c81c4; WORD $0xb21c // vmulps (%r10,%r14,4), %ymm2, %ymm3
 	LONG $0xb80582c4; WORD $0xb11c // vfmadd231ps (%r9,%r14,4), %ymm15, %ymm3 # ymm3 = (ymm15 * mem) + ymm3
 	LONG $0x117c81c4; WORD $0xb11c // vmovups %ymm3, (%r9,%r14,4)
 	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
 	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
 	WORD $0x294c; BYTE $0xdb // subq %r11, %rbx
-	LONG $0xfe048d0f; WORD $0xffff // jge 0x49a0 <k_attend_merge+0x80>
+	LONG $0xfe048d0f; WORD $0xffff // jge 0xa670 <k_attend_merge+0x80>
 	LONG $0x5c10fcc5; WORD $0x209e // vmovups 0x20(%rsi,%rbx,4), %ymm3
 	LONG $0x2c6582c4; WORD $0xb124 // vmaskmovps (%r9,%r14,4), %ymm3, %ymm4
 	LONG $0x2c6582c4; WORD $0xb22c // vmaskmovps (%r10,%r14,4), %ymm3, %ymm5
 	LONG $0xd559ecc5 // vmulps %ymm5, %ymm2, %ymm2
 	LONG $0xb805e2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm4) + ymm2
 	LONG $0x2e6582c4; WORD $0xb114 // vmaskmovps %ymm2, %ymm3, (%r9,%r14,4)
-	LONG $0xfffddee9; BYTE $0xff // jmp 0x49a0 <k_attend_merge+0x80>
+	LONG $0xfffddee9; BYTE $0xff // jmp 0xa670 <k_attend_merge+0x80>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4304,22 +9785,6 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -4374,7 +9839,9 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xaa // stosb %al, %es:(%rdi)
 	LONG $0xaaaa3fb8; BYTE $0x2a // movl $0x2aaaaa3f, %eax # imm = 0x2AAAAA3F
 	QUAD $0x5069673d2aa9c13e // shrl $0x50, %ds:0x69673d2a(%rcx)
-	BYTE $0x39 // cmpl %edi, %edi
+	QUAD $0x0000000000000039; LONG $0x00000000; WORD $0x0000 // cmpl %eax, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x00 // addb %bh, %bh
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........

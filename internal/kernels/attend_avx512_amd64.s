@@ -20,130 +20,166 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x70ec8348 // subq $0x70, %rsp
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
-	LONG $0x120c8d48 // leaq (%rdx,%rdx), %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	WORD $0x087d // jge 0x37 <k_attend_scores+0x37>
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x000464e9; BYTE $0x00 // jmp 0x49b <k_attend_scores+0x49b>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x034f8e0f; WORD $0x0000 // jle 0x38f <k_attend_scores+0x38f>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x305f8b4c // movq 0x30(%rdi), %r11
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
-	LONG $0x48578b4c // movq 0x48(%rdi), %r10
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x034d8e0f; WORD $0x0000 // jle 0x3ae <k_attend_scores+0x3ae>
-	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	LONG $0x093c8d4f // leaq (%r9,%r9), %r15
+	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
+	LONG $0x074d8d49 // leaq 0x7(%r13), %rcx
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0xcd490f49 // cmovnsq %r13, %rcx
+	LONG $0x38478b48 // movq 0x38(%rdi), %rax
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x03fac148 // sarq $0x3, %rdx
+	LONG $0xf8e18348 // andq $-0x8, %rcx
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	WORD $0xf289 // movl %esi, %edx
+	WORD $0xfac0; BYTE $0x07 // sarb $0x7, %dl
+	WORD $0xeac0; BYTE $0x06 // shrb $0x6, %dl
+	WORD $0x0040; BYTE $0xf2 // addb %sil, %dl
+	WORD $0xe280; BYTE $0xfc // andb $-0x4, %dl
+	WORD $0x2840; BYTE $0xd6 // subb %dl, %sil
+	WORD $0xf289 // movl %esi, %edx
+	WORD $0xeac0; BYTE $0x07 // shrb $0x7, %dl
+	WORD $0x0040; BYTE $0xf2 // addb %sil, %dl
+	WORD $0xfad0 // sarb %dl
+	WORD $0x2840; BYTE $0xd6 // subb %dl, %sil
+	LONG $0xd6be0f48 // movsbq %sil, %rdx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	QUAD $0x000000034d348d4a // leaq 0x3(,%r9,2), %rsi
+	QUAD $0x000000064d048d4e // leaq 0x6(,%r9,2), %r8
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc6490f4c // cmovnsq %rsi, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0xc2af0f4c // imulq %rdx, %r8
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
+	LONG $0x50578b48 // movq 0x50(%rdi), %rdx
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	LONG $0x24449f0f; BYTE $0x07 // setg 0x7(%rsp)
+	LONG $0x08fd8349 // cmpq $0x8, %r13
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
+	LONG $0x247c894c; BYTE $0x28 // movq %r15, 0x28(%rsp)
+	LONG $0x244c894c; BYTE $0x40 // movq %r9, 0x40(%rsp)
+	WORD $0x077d // jge 0xd0 <k_attend_scores+0xd0>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x00043ee9; BYTE $0x00 // jmp 0x50e <k_attend_scores+0x50e>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x033e8e0f; WORD $0x0000 // jle 0x417 <k_attend_scores+0x417>
+	WORD $0x8b4c; BYTE $0x27 // movq (%rdi), %r12
 	LONG $0x20778b4c // movq 0x20(%rdi), %r14
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0x07e1c148 // shlq $0x7, %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x40c08348 // addq $0x40, %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	QUAD $0x00000000b52c8d4a // leaq (,%r14,4), %rbp
-	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	WORD $0x31eb // jmp 0xd6 <k_attend_scores+0xd6>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
-	LONG $0x244c8d49; BYTE $0x08 // leaq 0x8(%r12), %rcx
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x245c0348; BYTE $0x38 // addq 0x38(%rsp), %rbx
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x03c58f0f; WORD $0x0000 // jg 0x49b <k_attend_scores+0x49b>
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	LONG $0xfcaf0f49 // imulq %r12, %rdi
-	LONG $0x243c8948 // movq %rdi, (%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x03448e0f; WORD $0x0000 // jle 0x42d <k_attend_scores+0x42d>
+	LONG $0x2464894c; BYTE $0x78 // movq %r12, 0x78(%rsp)
+	LONG $0x087f8b4c // movq 0x8(%rdi), %r15
+	LONG $0x28678b4c // movq 0x28(%rdi), %r12
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x0a35840f; WORD $0x0000 // je 0xb3a <k_attend_scores+0xb3a>
 	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x06ca8348 // orq $0x6, %rdx
-	LONG $0xd0af0f49 // imulq %r8, %rdx
-	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x07c88348 // orq $0x7, %rax
-	LONG $0xc0af0f49 // imulq %r8, %rax
-	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x01cf8348 // orq $0x1, %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	LONG $0xbe048d48 // leaq (%rsi,%rdi,4), %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	LONG $0x02cf8349 // orq $0x2, %r15
-	LONG $0xf8af0f4d // imulq %r8, %r15
-	LONG $0xbe048d4a // leaq (%rsi,%r15,4), %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x03cc8349 // orq $0x3, %r12
-	LONG $0xe0af0f4d // imulq %r8, %r12
-	LONG $0xa6048d4a // leaq (%rsi,%r12,4), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x04cd8349 // orq $0x4, %r13
-	LONG $0xe8af0f4d // imulq %r8, %r13
-	LONG $0xae248d4e // leaq (%rsi,%r13,4), %r12
-	LONG $0x05c98348 // orq $0x5, %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x8e3c8d48 // leaq (%rsi,%rcx,4), %rdi
-	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x0000c5e9; BYTE $0x00 // jmp 0x24d <k_attend_scores+0x24d>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x01 // vmovups %zmm0, (%rcx,%rax)
-	QUAD $0x01014c11487cf162 // vmovups %zmm1, 0x40(%rcx,%rax)
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x1411; BYTE $0x01 // vmovups %zmm2, (%rcx,%rax)
-	QUAD $0x01015c11487cf162 // vmovups %zmm3, 0x40(%rcx,%rax)
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x2411; BYTE $0x01 // vmovups %zmm4, (%rcx,%rax)
-	QUAD $0x01016c11487cf162 // vmovups %zmm5, 0x40(%rcx,%rax)
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x3411; BYTE $0x01 // vmovups %zmm6, (%rcx,%rax)
-	QUAD $0x01017c11487cf162 // vmovups %zmm7, 0x40(%rcx,%rax)
-	LONG $0x487c5162; WORD $0x0411; BYTE $0x04 // vmovups %zmm8, (%r12,%rax)
-	QUAD $0x01044c11487c5162 // vmovups %zmm9, 0x40(%r12,%rax)
-	LONG $0x487c7162; WORD $0x1411; BYTE $0x07 // vmovups %zmm10, (%rdi,%rax)
-	QUAD $0x01075c11487c7162 // vmovups %zmm11, 0x40(%rdi,%rax)
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x487c7162; WORD $0x2411; BYTE $0x01 // vmovups %zmm12, (%rcx,%rax)
-	QUAD $0x01016c11487c7162 // vmovups %zmm13, 0x40(%rcx,%rax)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x487c7162; WORD $0x3411; BYTE $0x01 // vmovups %zmm14, (%rcx,%rax)
-	QUAD $0x01017c11487c7162 // vmovups %zmm15, 0x40(%rcx,%rax)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x4048894c // movq %r9, 0x40(%rax)
-	LONG $0x4850894c // movq %r10, 0x48(%rax)
-	LONG $0x02c78349 // addq $0x2, %r15
-	LONG $0x246c034c; BYTE $0x50 // addq 0x50(%rsp), %r13
-	LONG $0x247c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r15
-	LONG $0xfe638d0f; WORD $0xffff // jge 0xb0 <k_attend_scores+0xb0>
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x07e6c148 // shlq $0x7, %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	QUAD $0x00000000a5048d4e // leaq (,%r12,4), %r8
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x25eb // jmp 0x15c <k_attend_scores+0x15c>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x08758d48 // leaq 0x8(%rbp), %rsi
+	LONG $0x247c034c; BYTE $0x48 // addq 0x48(%rsp), %r15
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	LONG $0x03b28f0f; WORD $0x0000 // jg 0x50e <k_attend_scores+0x50e>
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0xfdaf0f48 // imulq %rbp, %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0x06c98349 // orq $0x6, %r9
+	LONG $0xceaf0f4d // imulq %r14, %r9
+	LONG $0x247c8b48; BYTE $0x78 // movq 0x78(%rsp), %rdi
+	LONG $0x8f0c8d4e // leaq (%rdi,%r9,4), %r9
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	LONG $0x07ce8348 // orq $0x7, %rsi
+	LONG $0xf6af0f49 // imulq %r14, %rsi
+	LONG $0xb7348d48 // leaq (%rdi,%rsi,4), %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0xb7348d48 // leaq (%rdi,%rsi,4), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x01cb8349 // orq $0x1, %r11
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x9f348d4a // leaq (%rdi,%r11,4), %rsi
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	LONG $0x02cb8348 // orq $0x2, %rbx
+	LONG $0xdeaf0f49 // imulq %r14, %rbx
+	LONG $0x9f348d48 // leaq (%rdi,%rbx,4), %rsi
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	LONG $0x03cd8349 // orq $0x3, %r13
+	LONG $0xeeaf0f4d // imulq %r14, %r13
+	LONG $0xaf348d4a // leaq (%rdi,%r13,4), %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x04cd8348 // orq $0x4, %rbp
+	LONG $0xeeaf0f49 // imulq %r14, %rbp
+	LONG $0xaf348d48 // leaq (%rdi,%rbp,4), %rsi
+	LONG $0x05ca8349 // orq $0x5, %r10
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	LONG $0x970c8d4e // leaq (%rdi,%r10,4), %r9
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0x2d1 <k_attend_scores+0x2d1>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x487cd162; WORD $0x0411; BYTE $0x3a // vmovups %zmm0, (%r10,%rdi)
+	QUAD $0x013a4c11487cd162 // vmovups %zmm1, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	LONG $0x487cd162; WORD $0x1411; BYTE $0x3a // vmovups %zmm2, (%r10,%rdi)
+	QUAD $0x013a5c11487cd162 // vmovups %zmm3, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x487cd162; WORD $0x2411; BYTE $0x3a // vmovups %zmm4, (%r10,%rdi)
+	QUAD $0x013a6c11487cd162 // vmovups %zmm5, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
+	LONG $0x487cd162; WORD $0x3411; BYTE $0x3a // vmovups %zmm6, (%r10,%rdi)
+	QUAD $0x013a7c11487cd162 // vmovups %zmm7, 0x40(%r10,%rdi)
+	LONG $0x487c7162; WORD $0x0411; BYTE $0x3e // vmovups %zmm8, (%rsi,%rdi)
+	QUAD $0x013e4c11487c7162 // vmovups %zmm9, 0x40(%rsi,%rdi)
+	LONG $0x487c5162; WORD $0x1411; BYTE $0x39 // vmovups %zmm10, (%r9,%rdi)
+	QUAD $0x01395c11487c5162 // vmovups %zmm11, 0x40(%r9,%rdi)
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x487c5162; WORD $0x2411; BYTE $0x3a // vmovups %zmm12, (%r10,%rdi)
+	QUAD $0x013a6c11487c5162 // vmovups %zmm13, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x487c5162; WORD $0x3411; BYTE $0x3a // vmovups %zmm14, (%r10,%rdi)
+	QUAD $0x013a7c11487c5162 // vmovups %zmm15, 0x40(%r10,%rdi)
+	LONG $0x02c58348 // addq $0x2, %rbp
+	LONG $0x246c034c; BYTE $0x58 // addq 0x58(%rsp), %r13
+	LONG $0x246c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbp
+	LONG $0xfe6f8d0f; WORD $0xffff // jge 0x140 <k_attend_scores+0x140>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -159,303 +195,148 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000d5e9; BYTE $0x00 // jmp 0x374 <k_attend_scores+0x374>
-	BYTE $0x90 // nop
-	LONG $0x487ce162; WORD $0x4110; BYTE $0xff // vmovups -0x40(%rcx), %zmm16
-	LONG $0x487ce162; WORD $0x0910 // vmovups (%rcx), %zmm17
-	LONG $0x487de262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%rbx,%rdx,4), %zmm18
-	LONG $0x93348d48 // leaq (%rbx,%rdx,4), %rsi
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x0000dbe9; BYTE $0x00 // jmp 0x3fe <k_attend_scores+0x3fe>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cc162; WORD $0x4210; BYTE $0xff // vmovups -0x40(%r10), %zmm16
+	LONG $0x487cc162; WORD $0x0a10 // vmovups (%r10), %zmm17
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x9f // vbroadcastss (%r15,%rbx,4), %zmm18
+	LONG $0x9f3c8d49 // leaq (%r15,%rbx,4), %rdi
 	LONG $0x406db262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
 	LONG $0x4075b262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm18) + zmm1
-	LONG $0x2e048d48 // leaq (%rsi,%rbp), %rax
-	LONG $0x487da262; WORD $0x1418; BYTE $0xb6 // vbroadcastss (%rsi,%r14,4), %zmm18
+	LONG $0x071c8d4e // leaq (%rdi,%r8), %r11
+	LONG $0x487da262; WORD $0x1418; BYTE $0xa7 // vbroadcastss (%rdi,%r12,4), %zmm18
 	LONG $0x406db262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm16) + zmm2
 	LONG $0x4075b262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm18) + zmm3
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
-	LONG $0x487da262; WORD $0x1418; BYTE $0xf6 // vbroadcastss (%rsi,%r14,8), %zmm18
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
+	LONG $0x487da262; WORD $0x1418; BYTE $0xe7 // vbroadcastss (%rdi,%r12,8), %zmm18
 	LONG $0x406db262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm16) + zmm4
 	LONG $0x4075b262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm18) + zmm5
-	LONG $0x487da262; WORD $0x1418; BYTE $0xb0 // vbroadcastss (%rax,%r14,4), %zmm18
+	LONG $0x487d8262; WORD $0x1418; BYTE $0xa3 // vbroadcastss (%r11,%r12,4), %zmm18
 	LONG $0x406db262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm16) + zmm6
 	LONG $0x4075b262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm18) + zmm7
-	QUAD $0x000000006d348d48 // leaq (,%rbp,2), %rsi
-	LONG $0x487da262; WORD $0x1418; BYTE $0xf0 // vbroadcastss (%rax,%r14,8), %zmm18
-	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0x003c8d4b // leaq (%r8,%r8), %rdi
+	LONG $0x487d8262; WORD $0x1418; BYTE $0xe3 // vbroadcastss (%r11,%r12,8), %zmm18
+	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
 	LONG $0x406d3262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm16) + zmm8
 	LONG $0x40753262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm18) + zmm9
-	LONG $0xb6048d4a // leaq (%rsi,%r14,4), %rax
-	LONG $0x487da262; WORD $0x1418; BYTE $0xb6 // vbroadcastss (%rsi,%r14,4), %zmm18
+	LONG $0xa71c8d4e // leaq (%rdi,%r12,4), %r11
+	LONG $0x487da262; WORD $0x1418; BYTE $0xa7 // vbroadcastss (%rdi,%r12,4), %zmm18
 	LONG $0x406d3262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm16) + zmm10
 	LONG $0x40753262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm18) + zmm11
-	QUAD $0x00055418487de262 // vbroadcastss (%rbp,%rax), %zmm18
-	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	LONG $0x487d8262; WORD $0x1418; BYTE $0x18 // vbroadcastss (%r8,%r11), %zmm18
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
 	LONG $0x406d3262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm16) + zmm12
 	LONG $0x40753262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm18) + zmm13
-	QUAD $0x00055418487de262 // vbroadcastss (%rbp,%rax), %zmm18
+	LONG $0x487d8262; WORD $0x1418; BYTE $0x18 // vbroadcastss (%r8,%r11), %zmm18
 	LONG $0x406d3262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm16) + zmm14
 	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x80e98348 // subq $-0x80, %rcx
-	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	LONG $0xfe1c840f; WORD $0xffff // je 0x190 <k_attend_scores+0x190>
-	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	LONG $0xff23830f; WORD $0xffff // jae 0x2a0 <k_attend_scores+0x2a0>
-	LONG $0x11180f41 // prefetcht1 (%r9)
-	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
-	LONG $0x80e98349 // subq $-0x80, %r9
-	LONG $0xffff11e9; BYTE $0xff // jmp 0x2a0 <k_attend_scores+0x2a0>
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x00000fb9; BYTE $0x00 // movl $0xf, %ecx
-	LONG $0xc8430f48 // cmovaeq %rax, %rcx
-	QUAD $0xfffffffffff8bc49; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %r12 # imm = 0x7FFFFFFFFFFFFFF8
-	WORD $0x2149; BYTE $0xcc // andq %rcx, %r12
-	LONG $0x0000ede9; BYTE $0x00 // jmp 0x49b <k_attend_scores+0x49b>
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
-	LONG $0x487cf162; WORD $0x4011; BYTE $0x01 // vmovups %zmm0, 0x40(%rax)
-	LONG $0x10348d4c // leaq (%rax,%rdx), %r14
-	LONG $0x487cb162; WORD $0x0411; BYTE $0x80 // vmovups %zmm0, (%rax,%r8,4)
-	QUAD $0x01804411487cb162 // vmovups %zmm0, 0x40(%rax,%r8,4)
-	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
-	LONG $0x487cb162; WORD $0x0411; BYTE $0xc0 // vmovups %zmm0, (%rax,%r8,8)
-	QUAD $0x01c04411487cb162 // vmovups %zmm0, 0x40(%rax,%r8,8)
-	LONG $0x161c8d4d // leaq (%r14,%rdx), %r11
-	LONG $0x487c9162; WORD $0x0411; BYTE $0x86 // vmovups %zmm0, (%r14,%r8,4)
-	QUAD $0x01864411487c9162 // vmovups %zmm0, 0x40(%r14,%r8,4)
-	LONG $0x131c8d49 // leaq (%r11,%rdx), %rbx
-	LONG $0x487c9162; WORD $0x0411; BYTE $0xc6 // vmovups %zmm0, (%r14,%r8,8)
-	QUAD $0x01c64411487c9162 // vmovups %zmm0, 0x40(%r14,%r8,8)
-	LONG $0x13348d4c // leaq (%rbx,%rdx), %r14
-	LONG $0x487cb162; WORD $0x0411; BYTE $0x83 // vmovups %zmm0, (%rbx,%r8,4)
-	QUAD $0x01c34411487c9162 // vmovups %zmm0, 0x40(%r11,%r8,8)
-	LONG $0x861c8d4f // leaq (%r14,%r8,4), %r11
-	LONG $0x487c9162; WORD $0x0411; BYTE $0x86 // vmovups %zmm0, (%r14,%r8,4)
-	QUAD $0x01c34411487cb162 // vmovups %zmm0, 0x40(%rbx,%r8,8)
-	LONG $0x487cb162; WORD $0x0411; BYTE $0x1a // vmovups %zmm0, (%rdx,%r11)
-	QUAD $0x01c64411487c9162 // vmovups %zmm0, 0x40(%r14,%r8,8)
-	LONG $0x404f894c // movq %r9, 0x40(%rdi)
-	LONG $0x4857894c // movq %r10, 0x48(%rdi)
-	LONG $0x02c68348 // addq $0x2, %rsi
-	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	LONG $0xff5a8c0f; WORD $0xffff // jl 0x3e0 <k_attend_scores+0x3e0>
-	LONG $0x24748d49; BYTE $0x08 // leaq 0x8(%r12), %rsi
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
-	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xff358e0f; WORD $0xffff // jle 0x3d0 <k_attend_scores+0x3d0>
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	LONG $0x04cd8349 // orq $0x4, %r13
-	WORD $0x3949; BYTE $0xc5 // cmpq %rax, %r13
-	WORD $0x087e // jle 0x4af <k_attend_scores+0x4af>
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	LONG $0x000209e9; BYTE $0x00 // jmp 0x6b8 <k_attend_scores+0x6b8>
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	LONG $0x01fd8e0f; WORD $0x0000 // jle 0x6b8 <k_attend_scores+0x6b8>
-	LONG $0x242c894c // movq %r13, (%rsp)
-	WORD $0x8b4c; BYTE $0x17 // movq (%rdi), %r10
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	QUAD $0x0000000ca50c8d4a // leaq 0xc(,%r12,4), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	QUAD $0x00000008a5148d4a // leaq 0x8(,%r12,4), %rdx
-	LONG $0xd6af0f48 // imulq %rsi, %rdx
-	QUAD $0x00000004a5048d4a // leaq 0x4(,%r12,4), %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0xf4af0f49 // imulq %r12, %rsi
-	LONG $0xb0348d4d // leaq (%r8,%rsi,4), %r14
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	LONG $0x304f8b4c // movq 0x30(%rdi), %r9
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	LONG $0x07e3c149 // shlq $0x7, %r11
-	LONG $0x245c894c; BYTE $0x18 // movq %r11, 0x18(%rsp)
-	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
-	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
-	LONG $0x03cb8349 // orq $0x3, %r11
-	LONG $0xdbaf0f4c // imulq %rbx, %r11
-	LONG $0x9a1c8d4f // leaq (%r10,%r11,4), %r11
-	LONG $0x245c894c; BYTE $0x10 // movq %r11, 0x10(%rsp)
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	LONG $0x01cf8349 // orq $0x1, %r15
-	LONG $0xfbaf0f4c // imulq %rbx, %r15
-	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
-	LONG $0x02cc8349 // orq $0x2, %r12
-	LONG $0xe3af0f4c // imulq %rbx, %r12
-	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
-	LONG $0xebaf0f4d // imulq %r11, %r13
-	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
-	LONG $0xaa1c8d4f // leaq (%r10,%r13,4), %r11
-	LONG $0xba3c8d4f // leaq (%r10,%r15,4), %r15
-	LONG $0xa2248d4f // leaq (%r10,%r12,4), %r12
-	LONG $0x486f8b4c // movq 0x48(%rdi), %r13
-	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
-	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x00008ee9; BYTE $0x00 // jmp 0x5f5 <k_attend_scores+0x5f5>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
-	LONG $0x06e0c149 // shlq $0x6, %r8
-	LONG $0x487c9162; WORD $0x0411; BYTE $0x03 // vmovups %zmm0, (%r11,%r8)
-	QUAD $0x01034c11487c9162 // vmovups %zmm1, 0x40(%r11,%r8)
-	LONG $0x487c9162; WORD $0x1411; BYTE $0x07 // vmovups %zmm2, (%r15,%r8)
-	QUAD $0x01075c11487c9162 // vmovups %zmm3, 0x40(%r15,%r8)
-	LONG $0x487c9162; WORD $0x2411; BYTE $0x04 // vmovups %zmm4, (%r12,%r8)
-	QUAD $0x01046c11487c9162 // vmovups %zmm5, 0x40(%r12,%r8)
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x487cb162; WORD $0x3411; BYTE $0x07 // vmovups %zmm6, (%rdi,%r8)
-	QUAD $0x01077c11487cb162 // vmovups %zmm7, 0x40(%rdi,%r8)
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x405f8948 // movq %rbx, 0x40(%rdi)
-	LONG $0x486f894c // movq %r13, 0x48(%rdi)
-	LONG $0x02c58348 // addq $0x2, %rbp
-	LONG $0x24740348; BYTE $0x18 // addq 0x18(%rsp), %rsi
-	LONG $0x246c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rbp
-	LONG $0x00b68d0f; WORD $0x0000 // jge 0x6ab <k_attend_scores+0x6ab>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xff6e8e0f; WORD $0xffff // jle 0x570 <k_attend_scores+0x570>
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x73eb // jmp 0x699 <k_attend_scores+0x699>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487c5162; WORD $0x4010; BYTE $0xff // vmovups -0x40(%r8), %zmm8
-	LONG $0x487c5162; WORD $0x0810 // vmovups (%r8), %zmm9
-	LONG $0x487d1262; WORD $0x1418; BYTE $0x96 // vbroadcastss (%r14,%r10,4), %zmm10
-	LONG $0x482dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm8) + zmm0
-	LONG $0x4835d262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm9, %zmm1 # zmm1 = (zmm9 * zmm10) + zmm1
-	LONG $0x487d3262; WORD $0x1418; BYTE $0x90 // vbroadcastss (%rax,%r10,4), %zmm10
-	LONG $0x482dd262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm8) + zmm2
-	LONG $0x4835d262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm10) + zmm3
-	LONG $0x487d3262; WORD $0x1418; BYTE $0x92 // vbroadcastss (%rdx,%r10,4), %zmm10
-	LONG $0x482dd262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm8) + zmm4
-	LONG $0x4835d262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm9, %zmm5 # zmm5 = (zmm9 * zmm10) + zmm5
-	LONG $0x487d3262; WORD $0x1418; BYTE $0x91 // vbroadcastss (%rcx,%r10,4), %zmm10
-	LONG $0x482dd262; WORD $0xf0b8 // vfmadd231ps %zmm8, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm8) + zmm6
-	LONG $0x482dd262; WORD $0xf9b8 // vfmadd231ps %zmm9, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm9) + zmm7
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x80e88349 // subq $-0x80, %r8
-	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	LONG $0xfef3840f; WORD $0xffff // je 0x58c <k_attend_scores+0x58c>
-	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
-	WORD $0x9273 // jae 0x630 <k_attend_scores+0x630>
-	WORD $0x180f; BYTE $0x13 // prefetcht1 (%rbx)
-	LONG $0x4053180f // prefetcht1 0x40(%rbx)
-	LONG $0x80eb8348 // subq $-0x80, %rbx
-	WORD $0x85eb // jmp 0x630 <k_attend_scores+0x630>
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x242c8b4c // movq (%rsp), %r13
-	LONG $0x024d8d49 // leaq 0x2(%r13), %rcx
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	LONG $0x02998f0f; WORD $0x0000 // jg 0x963 <k_attend_scores+0x963>
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	LONG $0x247c8348; WORD $0x0228 // cmpq $0x2, 0x28(%rsp)
-	LONG $0x242c894c // movq %r13, (%rsp)
-	LONG $0x00d68d0f; WORD $0x0000 // jge 0x7b5 <k_attend_scores+0x7b5>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x3949; BYTE $0xe8 // cmpq %rbp, %r8
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0x026e8d0f; WORD $0x0000 // jge 0x95e <k_attend_scores+0x95e>
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x404f8b48 // movq 0x40(%rdi), %rcx
-	LONG $0x48478b48 // movq 0x48(%rdi), %rax
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	LONG $0x06e0c149 // shlq $0x6, %r8
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x04098e0f; WORD $0x0000 // jle 0xb17 <k_attend_scores+0xb17>
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
-	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
-	LONG $0x20578b4c // movq 0x20(%rdi), %r10
-	LONG $0x24348b4c // movq (%rsp), %r14
-	QUAD $0x00000004b5348d4a // leaq 0x4(,%r14,4), %rsi
-	LONG $0xf2af0f49 // imulq %r10, %rsi
-	LONG $0xd6af0f4d // imulq %r14, %r10
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
-	LONG $0xdaaf0f48 // imulq %rdx, %rbx
-	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
-	LONG $0x40c18349 // addq $0x40, %r9
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x4beb // jmp 0x7a3 <k_attend_scores+0x7a3>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487cd162; WORD $0x6110; BYTE $0xff // vmovups -0x40(%r9), %zmm4
-	LONG $0x487cd162; WORD $0x2910 // vmovups (%r9), %zmm5
-	LONG $0x487d9262; WORD $0x3418; BYTE $0x9a // vbroadcastss (%r10,%r11,4), %zmm6
-	LONG $0x484df262; WORD $0xdcb8 // vfmadd231ps %zmm4, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm4) + zmm3
-	LONG $0x4855f262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm5, %zmm2 # zmm2 = (zmm5 * zmm6) + zmm2
-	LONG $0x487db262; WORD $0x3418; BYTE $0x9e // vbroadcastss (%rsi,%r11,4), %zmm6
-	LONG $0x484df262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm6, %zmm1 # zmm1 = (zmm6 * zmm4) + zmm1
-	LONG $0x484df262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm5) + zmm0
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	LONG $0x80e98349 // subq $-0x80, %r9
-	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
-	LONG $0x0388840f; WORD $0x0000 // je 0xb2b <k_attend_scores+0xb2b>
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0xb873 // jae 0x760 <k_attend_scores+0x760>
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	LONG $0xfe22840f; WORD $0xffff // je 0x220 <k_attend_scores+0x220>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	LONG $0xff29830f; WORD $0xffff // jae 0x330 <k_attend_scores+0x330>
 	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
-	WORD $0xabeb // jmp 0x760 <k_attend_scores+0x760>
-	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	QUAD $0x00000004ad048d4a // leaq 0x4(,%r13,4), %rax
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	LONG $0x304f8b4c // movq 0x30(%rdi), %r9
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
-	LONG $0x015d8d4d // leaq 0x1(%r13), %r11
-	LONG $0xdfaf0f4d // imulq %r15, %r11
-	LONG $0x981c8d4f // leaq (%r8,%r11,4), %r11
-	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
-	LONG $0x48778b4c // movq 0x48(%rdi), %r14
-	LONG $0x40c28348 // addq $0x40, %rdx
-	LONG $0xfdaf0f4d // imulq %r13, %r15
-	LONG $0xb83c8d4f // leaq (%r8,%r15,4), %r15
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	LONG $0x08e4c149 // shlq $0x8, %r12
-	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x8a3 <k_attend_scores+0x8a3>
-	WORD $0x9066 // nop
+	LONG $0xffff19e9; BYTE $0xff // jmp 0x330 <k_attend_scores+0x330>
+	QUAD $0xfffffffffffebd48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rbp # imm = 0x7FFFFFFFFFFFFFFE
+	LONG $0xfac58348 // addq $-0x6, %rbp
+	WORD $0x214c; BYTE $0xed // andq %r13, %rbp
+	LONG $0x0000e1e9; BYTE $0x00 // jmp 0x50e <k_attend_scores+0x50e>
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	QUAD $0x00000000b53c8d4a // leaq (,%r14,4), %rdi
+	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cd162; WORD $0x0011 // vmovups %zmm0, (%r8)
+	LONG $0x487cd162; WORD $0x4011; BYTE $0x01 // vmovups %zmm0, 0x40(%r8)
+	LONG $0x38148d4d // leaq (%r8,%rdi), %r10
+	LONG $0x487c9162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm0, (%r8,%r14,4)
+	QUAD $0x01b04411487c9162 // vmovups %zmm0, 0x40(%r8,%r14,4)
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	LONG $0x487c9162; WORD $0x0411; BYTE $0xf0 // vmovups %zmm0, (%r8,%r14,8)
+	QUAD $0x01f04411487c9162 // vmovups %zmm0, 0x40(%r8,%r14,8)
+	LONG $0x3a1c8d4d // leaq (%r10,%rdi), %r11
+	LONG $0x487c9162; WORD $0x0411; BYTE $0xb2 // vmovups %zmm0, (%r10,%r14,4)
+	QUAD $0x01b24411487c9162 // vmovups %zmm0, 0x40(%r10,%r14,4)
+	LONG $0x3b1c8d49 // leaq (%r11,%rdi), %rbx
+	LONG $0x487c9162; WORD $0x0411; BYTE $0xf2 // vmovups %zmm0, (%r10,%r14,8)
+	QUAD $0x01f24411487c9162 // vmovups %zmm0, 0x40(%r10,%r14,8)
+	LONG $0x3b148d4c // leaq (%rbx,%rdi), %r10
+	LONG $0x487cb162; WORD $0x0411; BYTE $0xb3 // vmovups %zmm0, (%rbx,%r14,4)
+	QUAD $0x01f34411487c9162 // vmovups %zmm0, 0x40(%r11,%r14,8)
+	LONG $0xb21c8d4f // leaq (%r10,%r14,4), %r11
+	LONG $0x487c9162; WORD $0x0411; BYTE $0xb2 // vmovups %zmm0, (%r10,%r14,4)
+	QUAD $0x01f34411487cb162 // vmovups %zmm0, 0x40(%rbx,%r14,8)
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x1f // vmovups %zmm0, (%rdi,%r11)
+	QUAD $0x01f24411487c9162 // vmovups %zmm0, 0x40(%r10,%r14,8)
+	LONG $0x02c18349 // addq $0x2, %r9
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0x394d; BYTE $0xf9 // cmpq %r15, %r9
+	LONG $0xff628c0f; WORD $0xffff // jl 0x460 <k_attend_scores+0x460>
+	LONG $0x08458d4c // leaq 0x8(%rbp), %r8
+	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
+	WORD $0x394d; BYTE $0xe8 // cmpq %r13, %r8
+	LONG $0xff428e0f; WORD $0xffff // jle 0x450 <k_attend_scores+0x450>
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	LONG $0x04cf8349 // orq $0x4, %r15
+	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
+	WORD $0x127e // jle 0x52f <k_attend_scores+0x52f>
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	LONG $0x0002ade9; BYTE $0x00 // jmp 0x7dc <k_attend_scores+0x7dc>
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x029a8e0f; WORD $0x0000 // jle 0x7dc <k_attend_scores+0x7dc>
+	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
+	LONG $0x004d8b4c // movq (%rbp), %r9
+	LONG $0x08758b48 // movq 0x8(%rbp), %rsi
+	LONG $0x287d8b48 // movq 0x28(%rbp), %rdi
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	QUAD $0x0000000c85348d4e // leaq 0xc(,%r8,4), %r14
+	LONG $0xf7af0f4c // imulq %rdi, %r14
+	QUAD $0x00000008853c8d4e // leaq 0x8(,%r8,4), %r15
+	LONG $0xffaf0f4c // imulq %rdi, %r15
+	QUAD $0x0000000485248d4e // leaq 0x4(,%r8,4), %r12
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	LONG $0xf8af0f49 // imulq %r8, %rdi
+	LONG $0xbe2c8d4c // leaq (%rsi,%rdi,4), %r13
+	LONG $0x20458b4c // movq 0x20(%rbp), %r8
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	LONG $0x03cf8348 // orq $0x3, %rdi
+	LONG $0xf8af0f49 // imulq %r8, %rdi
+	LONG $0xb93c8d49 // leaq (%r9,%rdi,4), %rdi
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0x01ca8349 // orq $0x1, %r10
+	LONG $0xd0af0f4d // imulq %r8, %r10
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0x02cb8349 // orq $0x2, %r11
+	LONG $0xd8af0f4d // imulq %r8, %r11
+	LONG $0xc3af0f4c // imulq %rbx, %r8
+	LONG $0x81048d4f // leaq (%r9,%r8,4), %r8
+	LONG $0x911c8d4b // leaq (%r9,%r10,4), %rbx
+	LONG $0x992c8d4b // leaq (%r9,%r11,4), %rbp
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
+	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x7deb // jmp 0x658 <k_attend_scores+0x658>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -463,29 +344,28 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x06e5c149 // shlq $0x6, %r13
-	LONG $0x487c9162; WORD $0x0c11; BYTE $0x2f // vmovups %zmm1, (%r15,%r13)
-	QUAD $0x012f4411487c9162 // vmovups %zmm0, 0x40(%r15,%r13)
-	QUAD $0x022f5411487c9162 // vmovups %zmm2, 0x80(%r15,%r13)
-	QUAD $0x032f5c11487c9162 // vmovups %zmm3, 0xc0(%r15,%r13)
-	LONG $0x487c9162; WORD $0x2411; BYTE $0x2b // vmovups %zmm4, (%r11,%r13)
-	QUAD $0x012b6c11487c9162 // vmovups %zmm5, 0x40(%r11,%r13)
-	QUAD $0x022b7411487c9162 // vmovups %zmm6, 0x80(%r11,%r13)
-	QUAD $0x032b7c11487c9162 // vmovups %zmm7, 0xc0(%r11,%r13)
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x405e8948 // movq %rbx, 0x40(%rsi)
-	LONG $0x4876894c // movq %r14, 0x48(%rsi)
-	LONG $0x04708d49 // leaq 0x4(%r8), %rsi
-	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
-	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	LONG $0xfe3f8f0f; WORD $0xffff // jg 0x6e2 <k_attend_scores+0x6e2>
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x487cd162; WORD $0x3c11; BYTE $0x30 // vmovups %zmm7, (%r8,%rsi)
+	QUAD $0x01307411487cd162 // vmovups %zmm6, 0x40(%r8,%rsi)
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0x33 // vmovups %zmm5, (%rbx,%rsi)
+	QUAD $0x01336411487cf162 // vmovups %zmm4, 0x40(%rbx,%rsi)
+	QUAD $0x00355c11487cf162 // vmovups %zmm3, (%rbp,%rsi)
+	QUAD $0x01355411487cf162 // vmovups %zmm2, 0x40(%rbp,%rsi)
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x37 // vmovups %zmm1, (%rdi,%rsi)
+	QUAD $0x01374411487cf162 // vmovups %zmm0, 0x40(%rdi,%rsi)
+	LONG $0x02c28349 // addq $0x2, %r10
+	LONG $0x245c034c; BYTE $0x10 // addq 0x10(%rsp), %r11
+	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
+	LONG $0x01708d0f; WORD $0x0000 // jge 0x7c8 <k_attend_scores+0x7c8>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x837e // jle 0x5e0 <k_attend_scores+0x5e0>
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x104e8b4c // movq 0x10(%rsi), %r9
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x00af840f; WORD $0x0000 // je 0x720 <k_attend_scores+0x720>
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xff6d8e0f; WORD $0xffff // jle 0x820 <k_attend_scores+0x820>
-	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -494,17 +374,205 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x76eb // jmp 0x94c <k_attend_scores+0x94c>
+	WORD $0x72eb // jmp 0x70a <k_attend_scores+0x70a>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487c5162; WORD $0x4110; BYTE $0xff // vmovups -0x40(%r9), %zmm8
+	LONG $0x487c5162; WORD $0x0910 // vmovups (%r9), %zmm9
+	QUAD $0x00b55418487d5262 // vbroadcastss (%r13,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0x4835d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
+	LONG $0x487d5262; WORD $0x1418; BYTE $0xb4 // vbroadcastss (%r12,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
+	LONG $0x4835d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
+	LONG $0x487d5262; WORD $0x1418; BYTE $0xb7 // vbroadcastss (%r15,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
+	LONG $0x4835d262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
+	LONG $0x487d5262; WORD $0x1418; BYTE $0xb6 // vbroadcastss (%r14,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
+	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x80e98349 // subq $-0x80, %r9
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xfef6840f; WORD $0xffff // je 0x600 <k_attend_scores+0x600>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x9173 // jae 0x6a0 <k_attend_scores+0x6a0>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0x84eb // jmp 0x6a0 <k_attend_scores+0x6a0>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x73eb // jmp 0x7ba <k_attend_scores+0x7ba>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487c5162; WORD $0x4110; BYTE $0xff // vmovups -0x40(%r9), %zmm8
+	LONG $0x487c5162; WORD $0x0910 // vmovups (%r9), %zmm9
+	QUAD $0x00b55418487d5262 // vbroadcastss (%r13,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0x4835d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
+	LONG $0x487d5262; WORD $0x1418; BYTE $0xb4 // vbroadcastss (%r12,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
+	LONG $0x4835d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
+	LONG $0x487d5262; WORD $0x1418; BYTE $0xb7 // vbroadcastss (%r15,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
+	LONG $0x4835d262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
+	LONG $0x487d5262; WORD $0x1418; BYTE $0xb6 // vbroadcastss (%r14,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
+	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x80e98349 // subq $-0x80, %r9
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xfe46840f; WORD $0xffff // je 0x600 <k_attend_scores+0x600>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x9173 // jae 0x750 <k_attend_scores+0x750>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x88eb // jmp 0x750 <k_attend_scores+0x750>
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	LONG $0x02778d49 // leaq 0x2(%r15), %rsi
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	LONG $0x06af8f0f; WORD $0x0000 // jg 0xe98 <k_attend_scores+0xe98>
+	LONG $0x247c894c; BYTE $0x18 // movq %r15, 0x18(%rsp)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	LONG $0x00e88d0f; WORD $0x0000 // jge 0x8e5 <k_attend_scores+0x8e5>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x06838d0f; WORD $0x0000 // jge 0xe98 <k_attend_scores+0xe98>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x06258e0f; WORD $0x0000 // jle 0xe43 <k_attend_scores+0xe43>
+	LONG $0x08758b48 // movq 0x8(%rbp), %rsi
+	LONG $0x284d8b4c // movq 0x28(%rbp), %r9
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	LONG $0xfcaf0f49 // imulq %r12, %rdi
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	WORD $0xd149; BYTE $0xe8 // shrq %r8
+	LONG $0xbe3c8d48 // leaq (%rsi,%rdi,4), %rdi
+	LONG $0x10558b4c // movq 0x10(%rbp), %r10
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x089f840f; WORD $0x0000 // je 0x10ea <k_attend_scores+0x10ea>
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	QUAD $0x00000004a51c8d4a // leaq 0x4(,%r12,4), %rbx
+	LONG $0xcbaf0f4c // imulq %rbx, %r9
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	LONG $0x07e0c149 // shlq $0x7, %r8
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x4feb // jmp 0x8d3 <k_attend_scores+0x8d3>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cd162; WORD $0x6010; BYTE $0xff // vmovups -0x40(%r8), %zmm4
+	LONG $0x487cd162; WORD $0x2810 // vmovups (%r8), %zmm5
+	LONG $0x487db262; WORD $0x3418; BYTE $0x8f // vbroadcastss (%rdi,%r9,4), %zmm6
+	LONG $0x484df262; WORD $0xdcb8 // vfmadd231ps %zmm4, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm4) + zmm3
+	LONG $0x4855f262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm5, %zmm2 # zmm2 = (zmm5 * zmm6) + zmm2
+	LONG $0x487db262; WORD $0x3418; BYTE $0x8e // vbroadcastss (%rsi,%r9,4), %zmm6
+	LONG $0x484df262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm6, %zmm1 # zmm1 = (zmm6 * zmm4) + zmm1
+	LONG $0x484df262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm5) + zmm0
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	LONG $0x0580840f; WORD $0x0000 // je 0xe53 <k_attend_scores+0xe53>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xb873 // jae 0x890 <k_attend_scores+0x890>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0xabeb // jmp 0x890 <k_attend_scores+0x890>
+	LONG $0x007d8b48 // movq (%rbp), %rdi
+	LONG $0x08758b48 // movq 0x8(%rbp), %rsi
+	LONG $0x28458b4c // movq 0x28(%rbp), %r8
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	QUAD $0x00000004953c8d4e // leaq 0x4(,%r10,4), %r15
+	LONG $0xf8af0f4d // imulq %r8, %r15
+	LONG $0xc2af0f4d // imulq %r10, %r8
+	LONG $0x86248d4e // leaq (%rsi,%r8,4), %r12
+	LONG $0x204d8b4c // movq 0x20(%rbp), %r9
+	LONG $0x01428d4d // leaq 0x1(%r10), %r8
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	LONG $0x87048d4e // leaq (%rdi,%r8,4), %r8
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0x8f0c8d4e // leaq (%rdi,%r9,4), %r9
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x07e5c149 // shlq $0x7, %r13
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x08e7c148 // shlq $0x8, %rdi
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x000083e9; BYTE $0x00 // jmp 0x9c9 <k_attend_scores+0x9c9>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0x487c9162; WORD $0x0411; BYTE $0x31 // vmovups %zmm0, (%r9,%r14)
+	QUAD $0x01314c11487c9162 // vmovups %zmm1, 0x40(%r9,%r14)
+	QUAD $0x02315411487c9162 // vmovups %zmm2, 0x80(%r9,%r14)
+	QUAD $0x03315c11487c9162 // vmovups %zmm3, 0xc0(%r9,%r14)
+	LONG $0x487c9162; WORD $0x2411; BYTE $0x30 // vmovups %zmm4, (%r8,%r14)
+	QUAD $0x01306c11487c9162 // vmovups %zmm5, 0x40(%r8,%r14)
+	QUAD $0x02307411487c9162 // vmovups %zmm6, 0x80(%r8,%r14)
+	QUAD $0x03307c11487c9162 // vmovups %zmm7, 0xc0(%r8,%r14)
+	LONG $0x04738d49 // leaq 0x4(%r11), %rsi
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0xfe378f0f; WORD $0xffff // jg 0x800 <k_attend_scores+0x800>
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xff788e0f; WORD $0xffff // jle 0x950 <k_attend_scores+0x950>
+	LONG $0x106d8b48 // movq 0x10(%rbp), %rbp
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x00a9840f; WORD $0x0000 // je 0xa90 <k_attend_scores+0xa90>
+	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x6eeb // jmp 0xa7c <k_attend_scores+0xa7c>
+	WORD $0x9066 // nop
 	LONG $0x487c7162; WORD $0x4510; BYTE $0xff // vmovups -0x40(%rbp), %zmm8
 	LONG $0x487c7162; WORD $0x4d10; BYTE $0x00 // vmovups (%rbp), %zmm9
-	QUAD $0xff155410487c3162 // vmovups -0x40(%rbp,%r10), %zmm10
-	QUAD $0x00155c10487c3162 // vmovups (%rbp,%r10), %zmm11
-	LONG $0x487d7262; WORD $0x2418; BYTE $0xb1 // vbroadcastss (%rcx,%rsi,4), %zmm12
-	LONG $0x481dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm8) + zmm1
-	LONG $0x481dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm9) + zmm0
+	QUAD $0xff2d5410487c3162 // vmovups -0x40(%rbp,%r13), %zmm10
+	QUAD $0x002d5c10487c3162 // vmovups (%rbp,%r13), %zmm11
+	LONG $0x487d5262; WORD $0x2418; BYTE $0xb4 // vbroadcastss (%r12,%rsi,4), %zmm12
+	LONG $0x481dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm8) + zmm0
+	LONG $0x481dd262; WORD $0xc9b8 // vfmadd231ps %zmm9, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm9) + zmm1
 	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
-	LONG $0x487d7262; WORD $0x2c18; BYTE $0xb0 // vbroadcastss (%rax,%rsi,4), %zmm13
+	LONG $0x487d5262; WORD $0x2c18; BYTE $0xb7 // vbroadcastss (%r15,%rsi,4), %zmm13
 	LONG $0x4825d262; WORD $0xdcb8 // vfmadd231ps %zmm12, %zmm11, %zmm3 # zmm3 = (zmm11 * zmm12) + zmm3
 	LONG $0x4815d262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm13, %zmm4 # zmm4 = (zmm13 * zmm8) + zmm4
 	LONG $0x4815d262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm13, %zmm5 # zmm5 = (zmm13 * zmm9) + zmm5
@@ -512,147 +580,418 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4815d262; WORD $0xfbb8 // vfmadd231ps %zmm11, %zmm13, %zmm7 # zmm7 = (zmm13 * zmm11) + zmm7
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x80ed8348 // subq $-0x80, %rbp
-	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
-	LONG $0xfef0840f; WORD $0xffff // je 0x83c <k_attend_scores+0x83c>
-	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
-	WORD $0x8f73 // jae 0x8e0 <k_attend_scores+0x8e0>
-	WORD $0x180f; BYTE $0x13 // prefetcht1 (%rbx)
-	LONG $0x4053180f // prefetcht1 0x40(%rbx)
-	LONG $0x80eb8348 // subq $-0x80, %rbx
-	WORD $0x82eb // jmp 0x8e0 <k_attend_scores+0x8e0>
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x286f3b4c // cmpq 0x28(%rdi), %r13
-	LONG $0x02388d0f; WORD $0x0000 // jge 0xba5 <k_attend_scores+0xba5>
-	LONG $0x247c8348; WORD $0x0228 // cmpq $0x2, 0x28(%rsp)
-	LONG $0x00908d0f; WORD $0x0000 // jge 0xa09 <k_attend_scores+0xa09>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
-	LONG $0x02218d0f; WORD $0x0000 // jge 0xba5 <k_attend_scores+0xba5>
-	LONG $0x40778b48 // movq 0x40(%rdi), %rsi
-	LONG $0x48478b48 // movq 0x48(%rdi), %rax
-	LONG $0x305f8b4c // movq 0x30(%rdi), %r11
-	LONG $0x06e1c148 // shlq $0x6, %rcx
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x01dd8e0f; WORD $0x0000 // jle 0xb7a <k_attend_scores+0xb7a>
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	LONG $0x20578b4c // movq 0x20(%rdi), %r10
-	LONG $0xd5af0f4d // imulq %r13, %r10
-	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
-	LONG $0xdbaf0f49 // imulq %r11, %rbx
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	LONG $0x01f9850f; WORD $0x0000 // jne 0xbb7 <k_attend_scores+0xbb7>
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xfef4840f; WORD $0xffff // je 0x970 <k_attend_scores+0x970>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x8f73 // jae 0xa10 <k_attend_scores+0xa10>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0x82eb // jmp 0xa10 <k_attend_scores+0xa10>
+	WORD $0x9066 // nop
+	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x75eb // jmp 0xb2c <k_attend_scores+0xb2c>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487c7162; WORD $0x4510; BYTE $0xff // vmovups -0x40(%rbp), %zmm8
+	LONG $0x487c7162; WORD $0x4d10; BYTE $0x00 // vmovups (%rbp), %zmm9
+	QUAD $0xff2d5410487c3162 // vmovups -0x40(%rbp,%r13), %zmm10
+	QUAD $0x002d5c10487c3162 // vmovups (%rbp,%r13), %zmm11
+	LONG $0x487d5262; WORD $0x2418; BYTE $0xb4 // vbroadcastss (%r12,%rsi,4), %zmm12
+	LONG $0x481dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm8) + zmm0
+	LONG $0x481dd262; WORD $0xc9b8 // vfmadd231ps %zmm9, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm9) + zmm1
+	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
+	LONG $0x487d5262; WORD $0x2c18; BYTE $0xb7 // vbroadcastss (%r15,%rsi,4), %zmm13
+	LONG $0x4825d262; WORD $0xdcb8 // vfmadd231ps %zmm12, %zmm11, %zmm3 # zmm3 = (zmm11 * zmm12) + zmm3
+	LONG $0x4815d262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm13, %zmm4 # zmm4 = (zmm13 * zmm8) + zmm4
+	LONG $0x4815d262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm13, %zmm5 # zmm5 = (zmm13 * zmm9) + zmm5
+	LONG $0x4815d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm13, %zmm6 # zmm6 = (zmm13 * zmm10) + zmm6
+	LONG $0x4815d262; WORD $0xfbb8 // vfmadd231ps %zmm11, %zmm13, %zmm7 # zmm7 = (zmm13 * zmm11) + zmm7
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x80ed8348 // subq $-0x80, %rbp
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xfe44840f; WORD $0xffff // je 0x970 <k_attend_scores+0x970>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x8f73 // jae 0xac0 <k_attend_scores+0xac0>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x86eb // jmp 0xac0 <k_attend_scores+0xac0>
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x07e6c148 // shlq $0x7, %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	QUAD $0x00000000a5048d4e // leaq (,%r12,4), %r8
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x20eb // jmp 0xb8c <k_attend_scores+0xb8c>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x08758d48 // leaq 0x8(%rbp), %rsi
+	LONG $0x247c034c; BYTE $0x48 // addq 0x48(%rsp), %r15
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	LONG $0xf9828f0f; WORD $0xffff // jg 0x50e <k_attend_scores+0x50e>
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0xfdaf0f48 // imulq %rbp, %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0x06c98349 // orq $0x6, %r9
+	LONG $0xceaf0f4d // imulq %r14, %r9
+	LONG $0x247c8b48; BYTE $0x78 // movq 0x78(%rsp), %rdi
+	LONG $0x8f0c8d4e // leaq (%rdi,%r9,4), %r9
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	LONG $0x07ce8348 // orq $0x7, %rsi
+	LONG $0xf6af0f49 // imulq %r14, %rsi
+	LONG $0xb7348d48 // leaq (%rdi,%rsi,4), %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0xb7348d48 // leaq (%rdi,%rsi,4), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x01cb8349 // orq $0x1, %r11
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x9f348d4a // leaq (%rdi,%r11,4), %rsi
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	LONG $0x02cb8348 // orq $0x2, %rbx
+	LONG $0xdeaf0f49 // imulq %r14, %rbx
+	LONG $0x9f348d48 // leaq (%rdi,%rbx,4), %rsi
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	LONG $0x03cd8349 // orq $0x3, %r13
+	LONG $0xeeaf0f4d // imulq %r14, %r13
+	LONG $0xaf348d4a // leaq (%rdi,%r13,4), %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x04cd8348 // orq $0x4, %rbp
+	LONG $0xeeaf0f49 // imulq %r14, %rbp
+	LONG $0xaf348d48 // leaq (%rdi,%rbp,4), %rsi
+	LONG $0x05ca8349 // orq $0x5, %r10
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	LONG $0x970c8d4e // leaq (%rdi,%r10,4), %r9
+	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x0000bbe9; BYTE $0x00 // jmp 0xd01 <k_attend_scores+0xd01>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x487cd162; WORD $0x0411; BYTE $0x3a // vmovups %zmm0, (%r10,%rdi)
+	QUAD $0x013a4c11487cd162 // vmovups %zmm1, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	LONG $0x487cd162; WORD $0x1411; BYTE $0x3a // vmovups %zmm2, (%r10,%rdi)
+	QUAD $0x013a5c11487cd162 // vmovups %zmm3, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x487cd162; WORD $0x2411; BYTE $0x3a // vmovups %zmm4, (%r10,%rdi)
+	QUAD $0x013a6c11487cd162 // vmovups %zmm5, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
+	LONG $0x487cd162; WORD $0x3411; BYTE $0x3a // vmovups %zmm6, (%r10,%rdi)
+	QUAD $0x013a7c11487cd162 // vmovups %zmm7, 0x40(%r10,%rdi)
+	LONG $0x487c7162; WORD $0x0411; BYTE $0x3e // vmovups %zmm8, (%rsi,%rdi)
+	QUAD $0x013e4c11487c7162 // vmovups %zmm9, 0x40(%rsi,%rdi)
+	LONG $0x487c5162; WORD $0x1411; BYTE $0x39 // vmovups %zmm10, (%r9,%rdi)
+	QUAD $0x01395c11487c5162 // vmovups %zmm11, 0x40(%r9,%rdi)
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x487c5162; WORD $0x2411; BYTE $0x3a // vmovups %zmm12, (%r10,%rdi)
+	QUAD $0x013a6c11487c5162 // vmovups %zmm13, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x487c5162; WORD $0x3411; BYTE $0x3a // vmovups %zmm14, (%r10,%rdi)
+	QUAD $0x013a7c11487c5162 // vmovups %zmm15, 0x40(%r10,%rdi)
+	LONG $0x02c58349 // addq $0x2, %r13
+	LONG $0x246c0348; BYTE $0x58 // addq 0x58(%rsp), %rbp
+	LONG $0x246c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r13
+	LONG $0xfe6f8d0f; WORD $0xffff // jge 0xb70 <k_attend_scores+0xb70>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x0000dbe9; BYTE $0x00 // jmp 0xe2e <k_attend_scores+0xe2e>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cc162; WORD $0x4210; BYTE $0xff // vmovups -0x40(%r10), %zmm16
+	LONG $0x487cc162; WORD $0x0a10 // vmovups (%r10), %zmm17
+	LONG $0x487dc262; WORD $0x1418; BYTE $0xbf // vbroadcastss (%r15,%rdi,4), %zmm18
+	LONG $0xbf1c8d49 // leaq (%r15,%rdi,4), %rbx
+	LONG $0x406db262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
+	LONG $0x4075b262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm18) + zmm1
+	LONG $0x031c8d4e // leaq (%rbx,%r8), %r11
+	LONG $0x487da262; WORD $0x1418; BYTE $0xa3 // vbroadcastss (%rbx,%r12,4), %zmm18
+	LONG $0x406db262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm16) + zmm2
+	LONG $0x4075b262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm18) + zmm3
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
+	LONG $0x487da262; WORD $0x1418; BYTE $0xe3 // vbroadcastss (%rbx,%r12,8), %zmm18
+	LONG $0x406db262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm16) + zmm4
+	LONG $0x4075b262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm18) + zmm5
+	LONG $0x487d8262; WORD $0x1418; BYTE $0xa3 // vbroadcastss (%r11,%r12,4), %zmm18
+	LONG $0x406db262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm16) + zmm6
+	LONG $0x4075b262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm18) + zmm7
+	LONG $0x001c8d4b // leaq (%r8,%r8), %rbx
+	LONG $0x487d8262; WORD $0x1418; BYTE $0xe3 // vbroadcastss (%r11,%r12,8), %zmm18
+	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
+	LONG $0x406d3262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm16) + zmm8
+	LONG $0x40753262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm18) + zmm9
+	LONG $0xa31c8d4e // leaq (%rbx,%r12,4), %r11
+	LONG $0x487da262; WORD $0x1418; BYTE $0xa3 // vbroadcastss (%rbx,%r12,4), %zmm18
+	LONG $0x406d3262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm16) + zmm10
+	LONG $0x40753262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm18) + zmm11
+	LONG $0x487d8262; WORD $0x1418; BYTE $0x18 // vbroadcastss (%r8,%r11), %zmm18
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
+	LONG $0x406d3262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm16) + zmm12
+	LONG $0x40753262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm18) + zmm13
+	LONG $0x487d8262; WORD $0x1418; BYTE $0x18 // vbroadcastss (%r8,%r11), %zmm18
+	LONG $0x406d3262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm16) + zmm14
+	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0xfe22840f; WORD $0xffff // je 0xc50 <k_attend_scores+0xc50>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	LONG $0xff29830f; WORD $0xffff // jae 0xd60 <k_attend_scores+0xd60>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	LONG $0xffff1de9; BYTE $0xff // jmp 0xd60 <k_attend_scores+0xd60>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x00758b48 // movq (%rbp), %rsi
+	LONG $0x207d8b48 // movq 0x20(%rbp), %rdi
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	LONG $0x86048d4e // leaq (%rsi,%r8,4), %r8
+	LONG $0x487c9162; WORD $0x1c11; BYTE $0x03 // vmovups %zmm3, (%r11,%r8)
+	QUAD $0x01035411487c9162 // vmovups %zmm2, 0x40(%r11,%r8)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0xcfaf0f4c // imulq %rdi, %r9
+	LONG $0x8e348d4a // leaq (%rsi,%r9,4), %rsi
+	LONG $0x487cd162; WORD $0x0c11; BYTE $0x33 // vmovups %zmm1, (%r11,%rsi)
+	QUAD $0x01334411487cd162 // vmovups %zmm0, 0x40(%r11,%rsi)
+	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
+	LONG $0x032f8d0f; WORD $0x0000 // jge 0x11d0 <k_attend_scores+0x11d0>
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
+	LONG $0x00818d0f; WORD $0x0000 // jge 0xf31 <k_attend_scores+0xf31>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x244c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r9
+	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
+	LONG $0x030d8d0f; WORD $0x0000 // jge 0x11d0 <k_attend_scores+0x11d0>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x02118e0f; WORD $0x0000 // jle 0x10dd <k_attend_scores+0x10dd>
+	LONG $0x087d8b48 // movq 0x8(%rbp), %rdi
+	LONG $0x287d8b4c // movq 0x28(%rbp), %r15
+	LONG $0xfcaf0f4d // imulq %r12, %r15
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	WORD $0xd149; BYTE $0xee // shrq %r14
+	LONG $0xf0af0f4c // imulq %rax, %r14
+	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x10708d49 // leaq 0x10(%r8), %rsi
+	LONG $0xbf1c8d4a // leaq (%rdi,%r15,4), %rbx
+	LONG $0x10558b4c // movq 0x10(%rbp), %r10
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x0271840f; WORD $0x0000 // je 0x1171 <k_attend_scores+0x1171>
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0x02db850f; WORD $0x0000 // jne 0x11e5 <k_attend_scores+0x11e5>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0x0294840f; WORD $0x0000 // je 0x11b0 <k_attend_scores+0x11b0>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	LONG $0x026c830f; WORD $0x0000 // jae 0x1191 <k_attend_scores+0x1191>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x000260e9; BYTE $0x00 // jmp 0x1191 <k_attend_scores+0x1191>
+	LONG $0x28558b4c // movq 0x28(%rbp), %r10
+	LONG $0xd7af0f4d // imulq %r15, %r10
+	LONG $0x02e2c149 // shlq $0x2, %r10
+	LONG $0x0855034c // addq 0x8(%rbp), %r10
+	LONG $0x205d8b48 // movq 0x20(%rbp), %rbx
+	LONG $0xdfaf0f49 // imulq %r15, %rbx
+	LONG $0x02e3c148 // shlq $0x2, %rbx
+	LONG $0x005d0348 // addq (%rbp), %rbx
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x07e6c149 // shlq $0x7, %r14
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x08e7c149 // shlq $0x8, %r15
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x49eb // jmp 0xfb5 <k_attend_scores+0xfb5>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x03 // vmovups %zmm3, (%rbx,%r8)
+	QUAD $0x01035411487cb162 // vmovups %zmm2, 0x40(%rbx,%r8)
+	QUAD $0x02034c11487cb162 // vmovups %zmm1, 0x80(%rbx,%r8)
+	QUAD $0x03034411487cb162 // vmovups %zmm0, 0xc0(%rbx,%r8)
+	LONG $0x04718d49 // leaq 0x4(%r9), %rsi
+	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
+	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
+	LONG $0xfefe8f0f; WORD $0xffff // jg 0xeb3 <k_attend_scores+0xeb3>
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0xb07e // jle 0xf70 <k_attend_scores+0xf70>
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x0085840f; WORD $0x0000 // je 0x1050 <k_attend_scores+0x1050>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x06eb // jmp 0xfe5 <k_attend_scores+0xfe5>
+	BYTE $0x90 // nop
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x9b7d // jge 0xf80 <k_attend_scores+0xf80>
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0xf67d // jge 0xfe0 <k_attend_scores+0xfe0>
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	LONG $0x105d8b4c // movq 0x10(%rbp), %r11
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	LONG $0x3e2c8d4d // leaq (%r14,%rdi), %r13
+	WORD $0x33eb // jmp 0x1031 <k_attend_scores+0x1031>
+	WORD $0x9066 // nop
+	LONG $0x487dd262; WORD $0x2418; BYTE $0xb2 // vbroadcastss (%r10,%rsi,4), %zmm4
+	LONG $0x485dd262; WORD $0x1cb8; BYTE $0x3b // vfmadd231ps (%r11,%rdi), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	QUAD $0x013b54b8485dd262 // vfmadd231ps 0x40(%r11,%rdi), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x485d9262; WORD $0x0cb8; BYTE $0x2b // vfmadd231ps (%r11,%r13), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	QUAD $0x012b44b8485d9262 // vfmadd231ps 0x40(%r11,%r13), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x80eb8349 // subq $-0x80, %r11
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0xaf7d // jge 0xfe0 <k_attend_scores+0xfe0>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xca73 // jae 0x1000 <k_attend_scores+0x1000>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0xbdeb // jmp 0x1000 <k_attend_scores+0x1000>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x15eb // jmp 0x1079 <k_attend_scores+0x1079>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xff078d0f; WORD $0xffff // jge 0xf80 <k_attend_scores+0xf80>
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0xf27d // jge 0x1070 <k_attend_scores+0x1070>
+	LONG $0x105d8b4c // movq 0x10(%rbp), %r11
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
+	WORD $0x3eeb // jmp 0x10cf <k_attend_scores+0x10cf>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487dd262; WORD $0x2418; BYTE $0xb2 // vbroadcastss (%r10,%rsi,4), %zmm4
+	LONG $0x485df262; WORD $0x1fb8 // vfmadd231ps (%rdi), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x485df262; WORD $0x57b8; BYTE $0x01 // vfmadd231ps 0x40(%rdi), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x485db262; WORD $0x0cb8; BYTE $0x37 // vfmadd231ps (%rdi,%r14), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	QUAD $0x013744b8485db262 // vfmadd231ps 0x40(%rdi,%r14), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0xa17d // jge 0x1070 <k_attend_scores+0x1070>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xcc73 // jae 0x10a0 <k_attend_scores+0x10a0>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0xc3eb // jmp 0x10a0 <k_attend_scores+0x10a0>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x11b0 <k_attend_scores+0x11b0>
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	LONG $0x07e0c149 // shlq $0x7, %r8
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	LONG $0x40c08349 // addq $0x40, %r8
+	QUAD $0x00000004a5148d4e // leaq 0x4(,%r12,4), %r10
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0x01af840f; WORD $0x0000 // je 0xb82 <k_attend_scores+0xb82>
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	LONG $0x90048d4f // leaq (%r8,%r10,4), %r8
-	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	WORD $0x0b73 // jae 0x9ea <k_attend_scores+0x9ea>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	LONG $0x487d9262; WORD $0x1418; BYTE $0x88 // vbroadcastss (%r8,%r9,4), %zmm2
-	LONG $0x07e1c149 // shlq $0x7, %r9
-	LONG $0x486db262; WORD $0x0cb8; BYTE $0x0a // vfmadd231ps (%rdx,%r9), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0x010a44b8486db262 // vfmadd231ps 0x40(%rdx,%r9), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x000179e9; BYTE $0x00 // jmp 0xb82 <k_attend_scores+0xb82>
-	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	LONG $0xc5af0f49 // imulq %r13, %rax
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x08470348 // addq 0x8(%rdi), %rax
-	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
-	LONG $0xcdaf0f4d // imulq %r13, %r9
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	WORD $0x034c; BYTE $0x0f // addq (%rdi), %r9
-	LONG $0x07e0c149 // shlq $0x7, %r8
-	LONG $0x40578b4c // movq 0x40(%rdi), %r10
-	LONG $0x485f8b4c // movq 0x48(%rdi), %r11
-	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
-	LONG $0x08e3c148 // shlq $0x8, %rbx
-	LONG $0x0004bf41; WORD $0x0000 // movl $0x4, %r15d
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x55eb // jmp 0xaaa <k_attend_scores+0xaaa>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x06e6c149 // shlq $0x6, %r14
-	LONG $0x487c9162; WORD $0x1c11; BYTE $0x31 // vmovups %zmm3, (%r9,%r14)
-	QUAD $0x01315411487c9162 // vmovups %zmm2, 0x40(%r9,%r14)
-	QUAD $0x02314c11487c9162 // vmovups %zmm1, 0x80(%r9,%r14)
-	QUAD $0x03314411487c9162 // vmovups %zmm0, 0xc0(%r9,%r14)
-	LONG $0x4057894c // movq %r10, 0x40(%rdi)
-	LONG $0x485f894c // movq %r11, 0x48(%rdi)
-	LONG $0x04798d4c // leaq 0x4(%rcx), %r15
-	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
-	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
-	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	LONG $0xfed18f0f; WORD $0xffff // jg 0x97b <k_attend_scores+0x97b>
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	WORD $0x46eb // jmp 0x1163 <k_attend_scores+0x1163>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cd162; WORD $0x6010; BYTE $0xff // vmovups -0x40(%r8), %zmm4
+	LONG $0x487cd162; WORD $0x2810 // vmovups (%r8), %zmm5
+	LONG $0x487db262; WORD $0x3418; BYTE $0x8f // vbroadcastss (%rdi,%r9,4), %zmm6
+	LONG $0x484df262; WORD $0xdcb8 // vfmadd231ps %zmm4, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm4) + zmm3
+	LONG $0x4855f262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm5, %zmm2 # zmm2 = (zmm5 * zmm6) + zmm2
+	LONG $0x487db262; WORD $0x3418; BYTE $0x8e // vbroadcastss (%rsi,%r9,4), %zmm6
+	LONG $0x484df262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm6, %zmm1 # zmm1 = (zmm6 * zmm4) + zmm1
+	LONG $0x484df262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm5) + zmm0
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	LONG $0xfcf0840f; WORD $0xffff // je 0xe53 <k_attend_scores+0xe53>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xb873 // jae 0x1120 <k_attend_scores+0x1120>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0xafeb // jmp 0x1120 <k_attend_scores+0x1120>
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0x0105850f; WORD $0x0000 // jne 0x1280 <k_attend_scores+0x1280>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0xaa7e // jle 0xa60 <k_attend_scores+0xa60>
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0xff31 // xorl %edi, %edi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x39eb // jmp 0xb03 <k_attend_scores+0xb03>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487db262; WORD $0x2418; BYTE $0xa0 // vbroadcastss (%rax,%r12,4), %zmm4
-	LONG $0x485dd262; WORD $0x5fb8; BYTE $0xff // vfmadd231ps -0x40(%r15), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x485dd262; WORD $0x17b8 // vfmadd231ps (%r15), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	QUAD $0xff074cb8485d9262 // vfmadd231ps -0x40(%r15,%r8), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x485d9262; WORD $0x04b8; BYTE $0x07 // vfmadd231ps (%r15,%r8), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
-	LONG $0xff69840f; WORD $0xffff // je 0xa6c <k_attend_scores+0xa6c>
-	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	WORD $0xc873 // jae 0xad0 <k_attend_scores+0xad0>
-	LONG $0x12180f41 // prefetcht1 (%r10)
-	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	WORD $0xb9eb // jmp 0xad0 <k_attend_scores+0xad0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x24348b4c // movq (%rsp), %r14
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	LONG $0xceaf0f4d // imulq %r14, %r9
-	LONG $0x8e0c8d4e // leaq (%rsi,%r9,4), %r9
-	LONG $0x487c9162; WORD $0x1c11; BYTE $0x08 // vmovups %zmm3, (%r8,%r9)
-	QUAD $0x01085411487c9162 // vmovups %zmm2, 0x40(%r8,%r9)
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	LONG $0xf2af0f4c // imulq %rdx, %r14
-	LONG $0xb6348d4a // leaq (%rsi,%r14,4), %rsi
-	LONG $0x487cd162; WORD $0x0c11; BYTE $0x30 // vmovups %zmm1, (%r8,%rsi)
-	QUAD $0x01304411487cd162 // vmovups %zmm0, 0x40(%r8,%rsi)
-	LONG $0x404f8948 // movq %rcx, 0x40(%rdi)
-	LONG $0x48478948 // movq %rax, 0x48(%rdi)
-	LONG $0x286f3b4c // cmpq 0x28(%rdi), %r13
-	LONG $0xfdf58c0f; WORD $0xffff // jl 0x96d <k_attend_scores+0x96d>
-	WORD $0x2beb // jmp 0xba5 <k_attend_scores+0xba5>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x6faf0f4c; BYTE $0x18 // imulq 0x18(%rdi), %r13
-	LONG $0x02e5c149 // shlq $0x2, %r13
-	WORD $0x034c; BYTE $0x2f // addq (%rdi), %r13
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0x29 // vmovups %zmm1, (%rcx,%r13)
-	QUAD $0x01294411487cb162 // vmovups %zmm0, 0x40(%rcx,%r13)
-	LONG $0x40778948 // movq %rsi, 0x40(%rdi)
-	LONG $0x48478948 // movq %rax, 0x48(%rdi)
-	LONG $0x70c48348 // addq $0x70, %rsp
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x2774 // je 0x11b0 <k_attend_scores+0x11b0>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x0373 // jae 0x1191 <k_attend_scores+0x1191>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	LONG $0x487df262; WORD $0x1418; BYTE $0xbb // vbroadcastss (%rbx,%rdi,4), %zmm2
+	LONG $0x486d9262; WORD $0x0cb8; BYTE $0x82 // vfmadd231ps (%r10,%r8,4), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486dd262; WORD $0x04b8; BYTE $0xb2 // vfmadd231ps (%r10,%rsi,4), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x65af0f4c; BYTE $0x20 // imulq 0x20(%rbp), %r12
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	LONG $0x0065034c // addq (%rbp), %r12
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0x21 // vmovups %zmm1, (%r9,%r12)
+	QUAD $0x01214411487c9162 // vmovups %zmm0, 0x40(%r9,%r12)
+	LONG $0x80c48148; WORD $0x0000; BYTE $0x00 // addq $0x80, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -661,44 +1000,2052 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0xfffffffffff8be49; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %r14 # imm = 0x7FFFFFFFFFFFFFF8
-	LONG $0x06ce8349 // orq $0x6, %r14
-	WORD $0x214d; BYTE $0xde // andq %r11, %r14
-	LONG $0x133c8d4c // leaq (%rbx,%rdx), %r15
-	LONG $0xc0c78149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r15
-	LONG $0x90248d4f // leaq (%r8,%r10,4), %r12
-	LONG $0x04c48349 // addq $0x4, %r12
+	QUAD $0xfffffffffffebb49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r11 # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2149; BYTE $0xc3 // andq %rax, %r11
+	LONG $0x07e6c149 // shlq $0x7, %r14
+	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
+	LONG $0xc0c68149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r14
+	LONG $0xbf3c8d4e // leaq (%rdi,%r15,4), %r15
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x34eb // jmp 0x1248 <k_attend_scores+0x1248>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487dd262; WORD $0x1418; BYTE $0xbf // vbroadcastss (%r15,%rdi,4), %zmm2
+	LONG $0x486dd262; WORD $0x4eb8; BYTE $0xff // vfmadd231ps -0x40(%r14), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486dd262; WORD $0x06b8 // vfmadd231ps (%r14), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x02c78348 // addq $0x2, %rdi
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	LONG $0xfccc840f; WORD $0xffff // je 0xf14 <k_attend_scores+0xf14>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x0b73 // jae 0x1258 <k_attend_scores+0x1258>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	QUAD $0xffbf5418487dd262 // vbroadcastss -0x4(%r15,%rdi,4), %zmm2
+	LONG $0x486dd262; WORD $0x4eb8; BYTE $0xfd // vfmadd231ps -0xc0(%r14), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486dd262; WORD $0x46b8; BYTE $0xfe // vfmadd231ps -0x80(%r14), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xad73 // jae 0x1220 <k_attend_scores+0x1220>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0xa0eb // jmp 0x1220 <k_attend_scores+0x1220>
+	QUAD $0xfffffffffffebb49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r11 # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2149; BYTE $0xc3 // andq %rax, %r11
+	LONG $0x07e6c149 // shlq $0x7, %r14
+	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
+	LONG $0xc0c68149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r14
+	LONG $0xbf3c8d4e // leaq (%rdi,%r15,4), %r15
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x29eb // jmp 0x12d8 <k_attend_scores+0x12d8>
+	BYTE $0x90 // nop
+	LONG $0x487dd262; WORD $0x1418; BYTE $0xbf // vbroadcastss (%r15,%rdi,4), %zmm2
+	LONG $0x486dd262; WORD $0x4eb8; BYTE $0xff // vfmadd231ps -0x40(%r14), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486dd262; WORD $0x06b8 // vfmadd231ps (%r14), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x02c78348 // addq $0x2, %rdi
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	LONG $0xfead840f; WORD $0xffff // je 0x1185 <k_attend_scores+0x1185>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x0773 // jae 0x12e4 <k_attend_scores+0x12e4>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	QUAD $0xffbf5418487dd262 // vbroadcastss -0x4(%r15,%rdi,4), %zmm2
+	LONG $0x486dd262; WORD $0x4eb8; BYTE $0xfd // vfmadd231ps -0xc0(%r14), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486dd262; WORD $0x46b8; BYTE $0xfe // vfmadd231ps -0x80(%r14), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xb173 // jae 0x12b0 <k_attend_scores+0x12b0>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0xa8eb // jmp 0x12b0 <k_attend_scores+0x12b0>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+
+	// attend_scores_f16
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
+	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
+	LONG $0x093c8d4f // leaq (%r9,%r9), %r15
+	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
+	LONG $0x074d8d49 // leaq 0x7(%r13), %rcx
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0xcd490f49 // cmovnsq %r13, %rcx
+	LONG $0x38478b48 // movq 0x38(%rdi), %rax
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x03fac148 // sarq $0x3, %rdx
+	LONG $0xf8e18348 // andq $-0x8, %rcx
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	WORD $0xf289 // movl %esi, %edx
+	WORD $0xfac0; BYTE $0x07 // sarb $0x7, %dl
+	WORD $0xeac0; BYTE $0x06 // shrb $0x6, %dl
+	WORD $0x0040; BYTE $0xf2 // addb %sil, %dl
+	WORD $0xe280; BYTE $0xfc // andb $-0x4, %dl
+	WORD $0x2840; BYTE $0xd6 // subb %dl, %sil
+	WORD $0xf289 // movl %esi, %edx
+	WORD $0xeac0; BYTE $0x07 // shrb $0x7, %dl
+	WORD $0x0040; BYTE $0xf2 // addb %sil, %dl
+	WORD $0xfad0 // sarb %dl
+	WORD $0x2840; BYTE $0xd6 // subb %dl, %sil
+	LONG $0xd6be0f48 // movsbq %sil, %rdx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	QUAD $0x000000034d348d4a // leaq 0x3(,%r9,2), %rsi
+	QUAD $0x000000064d048d4e // leaq 0x6(,%r9,2), %r8
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc6490f4c // cmovnsq %rsi, %r8
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0xc2af0f4c // imulq %rdx, %r8
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
+	LONG $0x50578b48 // movq 0x50(%rdi), %rdx
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	LONG $0x24449f0f; BYTE $0x07 // setg 0x7(%rsp)
+	LONG $0x08fd8349 // cmpq $0x8, %r13
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
+	LONG $0x247c894c; BYTE $0x28 // movq %r15, 0x28(%rsp)
+	LONG $0x244c894c; BYTE $0x40 // movq %r9, 0x40(%rsp)
+	WORD $0x077d // jge 0x13e0 <k_attend_scores_f16+0xd0>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x00043ee9; BYTE $0x00 // jmp 0x181e <k_attend_scores_f16+0x50e>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x033e8e0f; WORD $0x0000 // jle 0x1727 <k_attend_scores_f16+0x417>
+	WORD $0x8b4c; BYTE $0x27 // movq (%rdi), %r12
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x03408e0f; WORD $0x0000 // jle 0x1739 <k_attend_scores_f16+0x429>
+	LONG $0x2464894c; BYTE $0x78 // movq %r12, 0x78(%rsp)
+	LONG $0x087f8b4c // movq 0x8(%rdi), %r15
+	LONG $0x28678b4c // movq 0x28(%rdi), %r12
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x0a55840f; WORD $0x0000 // je 0x1e6a <k_attend_scores_f16+0xb5a>
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0x20c68348 // addq $0x20, %rsi
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	QUAD $0x00000000a5048d4e // leaq (,%r12,4), %r8
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x25eb // jmp 0x146c <k_attend_scores_f16+0x15c>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x08758d48 // leaq 0x8(%rbp), %rsi
+	LONG $0x247c034c; BYTE $0x48 // addq 0x48(%rsp), %r15
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	LONG $0x03b28f0f; WORD $0x0000 // jg 0x181e <k_attend_scores_f16+0x50e>
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0xfdaf0f48 // imulq %rbp, %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0x06c98349 // orq $0x6, %r9
+	LONG $0xceaf0f4d // imulq %r14, %r9
+	LONG $0x247c8b48; BYTE $0x78 // movq 0x78(%rsp), %rdi
+	LONG $0x8f0c8d4e // leaq (%rdi,%r9,4), %r9
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	LONG $0x07ce8348 // orq $0x7, %rsi
+	LONG $0xf6af0f49 // imulq %r14, %rsi
+	LONG $0xb7348d48 // leaq (%rdi,%rsi,4), %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0xb7348d48 // leaq (%rdi,%rsi,4), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x01cb8349 // orq $0x1, %r11
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x9f348d4a // leaq (%rdi,%r11,4), %rsi
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	LONG $0x02cb8348 // orq $0x2, %rbx
+	LONG $0xdeaf0f49 // imulq %r14, %rbx
+	LONG $0x9f348d48 // leaq (%rdi,%rbx,4), %rsi
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	LONG $0x03cd8349 // orq $0x3, %r13
+	LONG $0xeeaf0f4d // imulq %r14, %r13
+	LONG $0xaf348d4a // leaq (%rdi,%r13,4), %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x04cd8348 // orq $0x4, %rbp
+	LONG $0xeeaf0f49 // imulq %r14, %rbp
+	LONG $0xaf348d48 // leaq (%rdi,%rbp,4), %rsi
+	LONG $0x05ca8349 // orq $0x5, %r10
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	LONG $0x970c8d4e // leaq (%rdi,%r10,4), %r9
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0x15e1 <k_attend_scores_f16+0x2d1>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x487cd162; WORD $0x0411; BYTE $0x3a // vmovups %zmm0, (%r10,%rdi)
+	QUAD $0x013a4c11487cd162 // vmovups %zmm1, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	LONG $0x487cd162; WORD $0x1411; BYTE $0x3a // vmovups %zmm2, (%r10,%rdi)
+	QUAD $0x013a5c11487cd162 // vmovups %zmm3, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x487cd162; WORD $0x2411; BYTE $0x3a // vmovups %zmm4, (%r10,%rdi)
+	QUAD $0x013a6c11487cd162 // vmovups %zmm5, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
+	LONG $0x487cd162; WORD $0x3411; BYTE $0x3a // vmovups %zmm6, (%r10,%rdi)
+	QUAD $0x013a7c11487cd162 // vmovups %zmm7, 0x40(%r10,%rdi)
+	LONG $0x487c7162; WORD $0x0411; BYTE $0x3e // vmovups %zmm8, (%rsi,%rdi)
+	QUAD $0x013e4c11487c7162 // vmovups %zmm9, 0x40(%rsi,%rdi)
+	LONG $0x487c5162; WORD $0x1411; BYTE $0x39 // vmovups %zmm10, (%r9,%rdi)
+	QUAD $0x01395c11487c5162 // vmovups %zmm11, 0x40(%r9,%rdi)
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x487c5162; WORD $0x2411; BYTE $0x3a // vmovups %zmm12, (%r10,%rdi)
+	QUAD $0x013a6c11487c5162 // vmovups %zmm13, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x487c5162; WORD $0x3411; BYTE $0x3a // vmovups %zmm14, (%r10,%rdi)
+	QUAD $0x013a7c11487c5162 // vmovups %zmm15, 0x40(%r10,%rdi)
+	LONG $0x02c58348 // addq $0x2, %rbp
+	LONG $0x246c034c; BYTE $0x58 // addq 0x58(%rsp), %r13
+	LONG $0x246c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbp
+	LONG $0xfe6f8d0f; WORD $0xffff // jge 0x1450 <k_attend_scores_f16+0x140>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x0000dae9; BYTE $0x00 // jmp 0x170e <k_attend_scores_f16+0x3fe>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487dc262; WORD $0x4213; BYTE $0xff // vcvtph2ps -0x20(%r10), %zmm16
+	LONG $0x487dc262; WORD $0x0a13 // vcvtph2ps (%r10), %zmm17
+	LONG $0x487d8262; WORD $0x1418; BYTE $0x9f // vbroadcastss (%r15,%r11,4), %zmm18
+	LONG $0x9f3c8d4b // leaq (%r15,%r11,4), %rdi
+	LONG $0x406db262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
+	LONG $0x4075b262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm18) + zmm1
+	LONG $0x071c8d4a // leaq (%rdi,%r8), %rbx
+	LONG $0x487da262; WORD $0x1418; BYTE $0xa7 // vbroadcastss (%rdi,%r12,4), %zmm18
+	LONG $0x406db262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm16) + zmm2
+	LONG $0x4075b262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm18) + zmm3
+	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
+	LONG $0x487da262; WORD $0x1418; BYTE $0xe7 // vbroadcastss (%rdi,%r12,8), %zmm18
+	LONG $0x406db262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm16) + zmm4
+	LONG $0x4075b262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm18) + zmm5
+	LONG $0x487da262; WORD $0x1418; BYTE $0xa3 // vbroadcastss (%rbx,%r12,4), %zmm18
+	LONG $0x406db262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm16) + zmm6
+	LONG $0x4075b262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm18) + zmm7
+	LONG $0x003c8d4b // leaq (%r8,%r8), %rdi
+	LONG $0x487da262; WORD $0x1418; BYTE $0xe3 // vbroadcastss (%rbx,%r12,8), %zmm18
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0x406d3262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm16) + zmm8
+	LONG $0x40753262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm18) + zmm9
+	LONG $0xa71c8d4a // leaq (%rdi,%r12,4), %rbx
+	LONG $0x487da262; WORD $0x1418; BYTE $0xa7 // vbroadcastss (%rdi,%r12,4), %zmm18
+	LONG $0x406d3262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm16) + zmm10
+	LONG $0x40753262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm18) + zmm11
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x18 // vbroadcastss (%r8,%rbx), %zmm18
+	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
+	LONG $0x406d3262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm16) + zmm12
+	LONG $0x40753262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm18) + zmm13
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x18 // vbroadcastss (%r8,%rbx), %zmm18
+	LONG $0x406d3262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm16) + zmm14
+	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
+	LONG $0xfe22840f; WORD $0xffff // je 0x1530 <k_attend_scores_f16+0x220>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	LONG $0xff29830f; WORD $0xffff // jae 0x1640 <k_attend_scores_f16+0x330>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	LONG $0xffff19e9; BYTE $0xff // jmp 0x1640 <k_attend_scores_f16+0x330>
+	QUAD $0xfffffffffff8bd48; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %rbp # imm = 0x7FFFFFFFFFFFFFF8
+	WORD $0x214c; BYTE $0xed // andq %r13, %rbp
+	LONG $0x0000e5e9; BYTE $0x00 // jmp 0x181e <k_attend_scores_f16+0x50e>
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	QUAD $0x00000000b53c8d4a // leaq (,%r14,4), %rdi
+	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cd162; WORD $0x0011 // vmovups %zmm0, (%r8)
+	LONG $0x487cd162; WORD $0x4011; BYTE $0x01 // vmovups %zmm0, 0x40(%r8)
+	LONG $0x38148d4d // leaq (%r8,%rdi), %r10
+	LONG $0x487c9162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm0, (%r8,%r14,4)
+	QUAD $0x01b04411487c9162 // vmovups %zmm0, 0x40(%r8,%r14,4)
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	LONG $0x487c9162; WORD $0x0411; BYTE $0xf0 // vmovups %zmm0, (%r8,%r14,8)
+	QUAD $0x01f04411487c9162 // vmovups %zmm0, 0x40(%r8,%r14,8)
+	LONG $0x3a1c8d4d // leaq (%r10,%rdi), %r11
+	LONG $0x487c9162; WORD $0x0411; BYTE $0xb2 // vmovups %zmm0, (%r10,%r14,4)
+	QUAD $0x01b24411487c9162 // vmovups %zmm0, 0x40(%r10,%r14,4)
+	LONG $0x3b1c8d49 // leaq (%r11,%rdi), %rbx
+	LONG $0x487c9162; WORD $0x0411; BYTE $0xf2 // vmovups %zmm0, (%r10,%r14,8)
+	QUAD $0x01f24411487c9162 // vmovups %zmm0, 0x40(%r10,%r14,8)
+	LONG $0x3b148d4c // leaq (%rbx,%rdi), %r10
+	LONG $0x487cb162; WORD $0x0411; BYTE $0xb3 // vmovups %zmm0, (%rbx,%r14,4)
+	QUAD $0x01f34411487c9162 // vmovups %zmm0, 0x40(%r11,%r14,8)
+	LONG $0xb21c8d4f // leaq (%r10,%r14,4), %r11
+	LONG $0x487c9162; WORD $0x0411; BYTE $0xb2 // vmovups %zmm0, (%r10,%r14,4)
+	QUAD $0x01f34411487cb162 // vmovups %zmm0, 0x40(%rbx,%r14,8)
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x1f // vmovups %zmm0, (%rdi,%r11)
+	QUAD $0x01f24411487c9162 // vmovups %zmm0, 0x40(%r10,%r14,8)
+	LONG $0x02c18349 // addq $0x2, %r9
+	LONG $0x80e88349 // subq $-0x80, %r8
+	WORD $0x394d; BYTE $0xf9 // cmpq %r15, %r9
+	LONG $0xff628c0f; WORD $0xffff // jl 0x1770 <k_attend_scores_f16+0x460>
+	LONG $0x08458d4c // leaq 0x8(%rbp), %r8
+	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
+	WORD $0x394d; BYTE $0xe8 // cmpq %r13, %r8
+	LONG $0xff428e0f; WORD $0xffff // jle 0x1760 <k_attend_scores_f16+0x450>
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	LONG $0x04ce8348 // orq $0x4, %rsi
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	WORD $0x1c7e // jle 0x1849 <k_attend_scores_f16+0x539>
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
+	LONG $0x02708d49 // leaq 0x2(%r8), %rsi
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	LONG $0x02c18f0f; WORD $0x0000 // jg 0x1b05 <k_attend_scores_f16+0x7f5>
+	LONG $0x0002d0e9; BYTE $0x00 // jmp 0x1b19 <k_attend_scores_f16+0x809>
+	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x02b18e0f; WORD $0x0000 // jle 0x1b0d <k_attend_scores_f16+0x7fd>
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	LONG $0x004d8b4c // movq (%rbp), %r9
+	LONG $0x08758b48 // movq 0x8(%rbp), %rsi
+	LONG $0x287d8b48 // movq 0x28(%rbp), %rdi
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	QUAD $0x0000000c85348d4e // leaq 0xc(,%r8,4), %r14
+	LONG $0xf7af0f4c // imulq %rdi, %r14
+	QUAD $0x00000008853c8d4e // leaq 0x8(,%r8,4), %r15
+	LONG $0xffaf0f4c // imulq %rdi, %r15
+	QUAD $0x0000000485248d4e // leaq 0x4(,%r8,4), %r12
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	LONG $0xf8af0f49 // imulq %r8, %rdi
+	LONG $0xbe2c8d4c // leaq (%rsi,%rdi,4), %r13
+	LONG $0x20458b4c // movq 0x20(%rbp), %r8
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x03cf8348 // orq $0x3, %rdi
+	LONG $0xf8af0f49 // imulq %r8, %rdi
+	LONG $0xb93c8d49 // leaq (%r9,%rdi,4), %rdi
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x01ca8349 // orq $0x1, %r10
+	LONG $0xd0af0f4d // imulq %r8, %r10
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0x02cb8348 // orq $0x2, %rbx
+	LONG $0xd8af0f49 // imulq %r8, %rbx
+	LONG $0xc3af0f4d // imulq %r11, %r8
+	LONG $0x81048d4f // leaq (%r9,%r8,4), %r8
+	LONG $0x911c8d4f // leaq (%r9,%r10,4), %r11
+	LONG $0x992c8d49 // leaq (%r9,%rbx,4), %rbp
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
+	LONG $0x000020bb; BYTE $0x00 // movl $0x20, %ebx
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x000081e9; BYTE $0x00 // jmp 0x1978 <k_attend_scores_f16+0x668>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x487cd162; WORD $0x3c11; BYTE $0x30 // vmovups %zmm7, (%r8,%rsi)
+	QUAD $0x01307411487cd162 // vmovups %zmm6, 0x40(%r8,%rsi)
+	LONG $0x487cd162; WORD $0x2c11; BYTE $0x33 // vmovups %zmm5, (%r11,%rsi)
+	QUAD $0x01336411487cd162 // vmovups %zmm4, 0x40(%r11,%rsi)
+	QUAD $0x00355c11487cf162 // vmovups %zmm3, (%rbp,%rsi)
+	QUAD $0x01355411487cf162 // vmovups %zmm2, 0x40(%rbp,%rsi)
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x37 // vmovups %zmm1, (%rdi,%rsi)
+	QUAD $0x01374411487cf162 // vmovups %zmm0, 0x40(%rdi,%rsi)
+	LONG $0x02c28349 // addq $0x2, %r10
+	LONG $0x245c0348; BYTE $0x10 // addq 0x10(%rsp), %rbx
+	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
+	LONG $0x01708d0f; WORD $0x0000 // jge 0x1ae8 <k_attend_scores_f16+0x7d8>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x837e // jle 0x1900 <k_attend_scores_f16+0x5f0>
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x104e8b4c // movq 0x10(%rsi), %r9
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x00af840f; WORD $0x0000 // je 0x1a40 <k_attend_scores_f16+0x730>
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x72eb // jmp 0x1a2a <k_attend_scores_f16+0x71a>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487d5262; WORD $0x4113; BYTE $0xff // vcvtph2ps -0x20(%r9), %zmm8
+	LONG $0x487d5262; WORD $0x0913 // vcvtph2ps (%r9), %zmm9
+	QUAD $0x00b55418487d5262 // vbroadcastss (%r13,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0x4835d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
+	LONG $0x487d5262; WORD $0x1418; BYTE $0xb4 // vbroadcastss (%r12,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
+	LONG $0x4835d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
+	LONG $0x487d5262; WORD $0x1418; BYTE $0xb7 // vbroadcastss (%r15,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
+	LONG $0x4835d262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
+	LONG $0x487d5262; WORD $0x1418; BYTE $0xb6 // vbroadcastss (%r14,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
+	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xfef6840f; WORD $0xffff // je 0x1920 <k_attend_scores_f16+0x610>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x9173 // jae 0x19c0 <k_attend_scores_f16+0x6b0>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0x84eb // jmp 0x19c0 <k_attend_scores_f16+0x6b0>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x73eb // jmp 0x1ada <k_attend_scores_f16+0x7ca>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487d5262; WORD $0x4113; BYTE $0xff // vcvtph2ps -0x20(%r9), %zmm8
+	LONG $0x487d5262; WORD $0x0913 // vcvtph2ps (%r9), %zmm9
+	QUAD $0x00b55418487d5262 // vbroadcastss (%r13,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0x4835d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
+	LONG $0x487d5262; WORD $0x1418; BYTE $0xb4 // vbroadcastss (%r12,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
+	LONG $0x4835d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
+	LONG $0x487d5262; WORD $0x1418; BYTE $0xb7 // vbroadcastss (%r15,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
+	LONG $0x4835d262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
+	LONG $0x487d5262; WORD $0x1418; BYTE $0xb6 // vbroadcastss (%r14,%rsi,4), %zmm10
+	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
+	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xfe46840f; WORD $0xffff // je 0x1920 <k_attend_scores_f16+0x610>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x9173 // jae 0x1a70 <k_attend_scores_f16+0x760>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x88eb // jmp 0x1a70 <k_attend_scores_f16+0x760>
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	LONG $0x02708d49 // leaq 0x2(%r8), %rsi
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	WORD $0x147e // jle 0x1b19 <k_attend_scores_f16+0x809>
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	LONG $0x0006bbe9; BYTE $0x00 // jmp 0x21c8 <k_attend_scores_f16+0xeb8>
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	LONG $0x02708d49 // leaq 0x2(%r8), %rsi
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	WORD $0xec7f // jg 0x1b05 <k_attend_scores_f16+0x7f5>
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	LONG $0x02fb8349 // cmpq $0x2, %r11
+	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	LONG $0x00e88d0f; WORD $0x0000 // jge 0x1c15 <k_attend_scores_f16+0x905>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
+	LONG $0x06848d0f; WORD $0x0000 // jge 0x21c8 <k_attend_scores_f16+0xeb8>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x06268e0f; WORD $0x0000 // jle 0x2173 <k_attend_scores_f16+0xe63>
+	LONG $0x08758b48 // movq 0x8(%rbp), %rsi
+	LONG $0x284d8b4c // movq 0x28(%rbp), %r9
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
+	LONG $0xffaf0f49 // imulq %r15, %rdi
+	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
+	WORD $0xd149; BYTE $0xe8 // shrq %r8
+	LONG $0xbe3c8d48 // leaq (%rsi,%rdi,4), %rdi
+	LONG $0x10558b4c // movq 0x10(%rbp), %r10
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x09c4840f; WORD $0x0000 // je 0x253e <k_attend_scores_f16+0x122e>
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	QUAD $0x00000004bd1c8d4e // leaq 0x4(,%r15,4), %r11
+	LONG $0xcbaf0f4d // imulq %r11, %r9
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	LONG $0x20c08349 // addq $0x20, %r8
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x30eb // jmp 0xc18 <k_attend_scores+0xc18>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x50eb // jmp 0x1c03 <k_attend_scores_f16+0x8f3>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487dd262; WORD $0x6013; BYTE $0xff // vcvtph2ps -0x20(%r8), %zmm4
+	LONG $0x487dd262; WORD $0x2813 // vcvtph2ps (%r8), %zmm5
+	LONG $0x487db262; WORD $0x3418; BYTE $0x8f // vbroadcastss (%rdi,%r9,4), %zmm6
+	LONG $0x484df262; WORD $0xdcb8 // vfmadd231ps %zmm4, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm4) + zmm3
+	LONG $0x4855f262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm5, %zmm2 # zmm2 = (zmm5 * zmm6) + zmm2
+	LONG $0x487db262; WORD $0x3418; BYTE $0x8e // vbroadcastss (%rsi,%r9,4), %zmm6
+	LONG $0x484df262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm6, %zmm1 # zmm1 = (zmm6 * zmm4) + zmm1
+	LONG $0x484df262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm5) + zmm0
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	LONG $0x0580840f; WORD $0x0000 // je 0x2183 <k_attend_scores_f16+0xe73>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xb873 // jae 0x1bc0 <k_attend_scores_f16+0x8b0>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0xabeb // jmp 0x1bc0 <k_attend_scores_f16+0x8b0>
+	LONG $0x007d8b48 // movq (%rbp), %rdi
+	LONG $0x08758b48 // movq 0x8(%rbp), %rsi
+	LONG $0x28458b4c // movq 0x28(%rbp), %r8
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	QUAD $0x00000004953c8d4e // leaq 0x4(,%r10,4), %r15
+	LONG $0xf8af0f4d // imulq %r8, %r15
+	LONG $0xc2af0f4d // imulq %r10, %r8
+	LONG $0x86248d4e // leaq (%rsi,%r8,4), %r12
+	LONG $0x204d8b4c // movq 0x20(%rbp), %r9
+	LONG $0x01428d4d // leaq 0x1(%r10), %r8
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	LONG $0x87048d4e // leaq (%rdi,%r8,4), %r8
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0x8f0c8d4e // leaq (%rdi,%r9,4), %r9
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	LONG $0x0020ba41; WORD $0x0000 // movl $0x20, %r10d
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x000084e9; BYTE $0x00 // jmp 0x1cf9 <k_attend_scores_f16+0x9e9>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0x487c9162; WORD $0x0411; BYTE $0x31 // vmovups %zmm0, (%r9,%r14)
+	QUAD $0x01314c11487c9162 // vmovups %zmm1, 0x40(%r9,%r14)
+	QUAD $0x02315411487c9162 // vmovups %zmm2, 0x80(%r9,%r14)
+	QUAD $0x03315c11487c9162 // vmovups %zmm3, 0xc0(%r9,%r14)
+	LONG $0x487c9162; WORD $0x2411; BYTE $0x30 // vmovups %zmm4, (%r8,%r14)
+	QUAD $0x01306c11487c9162 // vmovups %zmm5, 0x40(%r8,%r14)
+	QUAD $0x02307411487c9162 // vmovups %zmm6, 0x80(%r8,%r14)
+	QUAD $0x03307c11487c9162 // vmovups %zmm7, 0xc0(%r8,%r14)
+	LONG $0x04738d48 // leaq 0x4(%rbx), %rsi
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0xfe368f0f; WORD $0xffff // jg 0x1b2f <k_attend_scores_f16+0x81f>
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xff788e0f; WORD $0xffff // jle 0x1c80 <k_attend_scores_f16+0x970>
+	LONG $0x106d8b48 // movq 0x10(%rbp), %rbp
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x00a9840f; WORD $0x0000 // je 0x1dc0 <k_attend_scores_f16+0xab0>
+	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x6eeb // jmp 0x1dac <k_attend_scores_f16+0xa9c>
+	WORD $0x9066 // nop
+	LONG $0x487d7262; WORD $0x4513; BYTE $0xff // vcvtph2ps -0x20(%rbp), %zmm8
+	LONG $0x487d7262; WORD $0x4d13; BYTE $0x00 // vcvtph2ps (%rbp), %zmm9
+	QUAD $0xff2d5413487d3262 // vcvtph2ps -0x20(%rbp,%r13), %zmm10
+	QUAD $0x002d5c13487d3262 // vcvtph2ps (%rbp,%r13), %zmm11
+	LONG $0x487d5262; WORD $0x2418; BYTE $0xb4 // vbroadcastss (%r12,%rsi,4), %zmm12
+	LONG $0x481dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm8) + zmm0
+	LONG $0x481dd262; WORD $0xc9b8 // vfmadd231ps %zmm9, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm9) + zmm1
+	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
+	LONG $0x487d5262; WORD $0x2c18; BYTE $0xb7 // vbroadcastss (%r15,%rsi,4), %zmm13
+	LONG $0x4825d262; WORD $0xdcb8 // vfmadd231ps %zmm12, %zmm11, %zmm3 # zmm3 = (zmm11 * zmm12) + zmm3
+	LONG $0x4815d262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm13, %zmm4 # zmm4 = (zmm13 * zmm8) + zmm4
+	LONG $0x4815d262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm13, %zmm5 # zmm5 = (zmm13 * zmm9) + zmm5
+	LONG $0x4815d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm13, %zmm6 # zmm6 = (zmm13 * zmm10) + zmm6
+	LONG $0x4815d262; WORD $0xfbb8 // vfmadd231ps %zmm11, %zmm13, %zmm7 # zmm7 = (zmm13 * zmm11) + zmm7
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x40c58348 // addq $0x40, %rbp
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xfef4840f; WORD $0xffff // je 0x1ca0 <k_attend_scores_f16+0x990>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x8f73 // jae 0x1d40 <k_attend_scores_f16+0xa30>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0x82eb // jmp 0x1d40 <k_attend_scores_f16+0xa30>
+	WORD $0x9066 // nop
+	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x75eb // jmp 0x1e5c <k_attend_scores_f16+0xb4c>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487d7262; WORD $0x4513; BYTE $0xff // vcvtph2ps -0x20(%rbp), %zmm8
+	LONG $0x487d7262; WORD $0x4d13; BYTE $0x00 // vcvtph2ps (%rbp), %zmm9
+	QUAD $0xff2d5413487d3262 // vcvtph2ps -0x20(%rbp,%r13), %zmm10
+	QUAD $0x002d5c13487d3262 // vcvtph2ps (%rbp,%r13), %zmm11
+	LONG $0x487d5262; WORD $0x2418; BYTE $0xb4 // vbroadcastss (%r12,%rsi,4), %zmm12
+	LONG $0x481dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm8) + zmm0
+	LONG $0x481dd262; WORD $0xc9b8 // vfmadd231ps %zmm9, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm9) + zmm1
+	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
+	LONG $0x487d5262; WORD $0x2c18; BYTE $0xb7 // vbroadcastss (%r15,%rsi,4), %zmm13
+	LONG $0x4825d262; WORD $0xdcb8 // vfmadd231ps %zmm12, %zmm11, %zmm3 # zmm3 = (zmm11 * zmm12) + zmm3
+	LONG $0x4815d262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm13, %zmm4 # zmm4 = (zmm13 * zmm8) + zmm4
+	LONG $0x4815d262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm13, %zmm5 # zmm5 = (zmm13 * zmm9) + zmm5
+	LONG $0x4815d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm13, %zmm6 # zmm6 = (zmm13 * zmm10) + zmm6
+	LONG $0x4815d262; WORD $0xfbb8 // vfmadd231ps %zmm11, %zmm13, %zmm7 # zmm7 = (zmm13 * zmm11) + zmm7
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x40c58348 // addq $0x40, %rbp
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xfe44840f; WORD $0xffff // je 0x1ca0 <k_attend_scores_f16+0x990>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x8f73 // jae 0x1df0 <k_attend_scores_f16+0xae0>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x86eb // jmp 0x1df0 <k_attend_scores_f16+0xae0>
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0x20c68348 // addq $0x20, %rsi
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	QUAD $0x00000000a5048d4e // leaq (,%r12,4), %r8
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x20eb // jmp 0x1ebc <k_attend_scores_f16+0xbac>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x08758d48 // leaq 0x8(%rbp), %rsi
+	LONG $0x247c034c; BYTE $0x48 // addq 0x48(%rsp), %r15
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	LONG $0xf9628f0f; WORD $0xffff // jg 0x181e <k_attend_scores_f16+0x50e>
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0xfdaf0f48 // imulq %rbp, %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0x06c98349 // orq $0x6, %r9
+	LONG $0xceaf0f4d // imulq %r14, %r9
+	LONG $0x247c8b48; BYTE $0x78 // movq 0x78(%rsp), %rdi
+	LONG $0x8f0c8d4e // leaq (%rdi,%r9,4), %r9
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	LONG $0x07ce8348 // orq $0x7, %rsi
+	LONG $0xf6af0f49 // imulq %r14, %rsi
+	LONG $0xb7348d48 // leaq (%rdi,%rsi,4), %rsi
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0xb7348d48 // leaq (%rdi,%rsi,4), %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x01cb8349 // orq $0x1, %r11
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x9f348d4a // leaq (%rdi,%r11,4), %rsi
+	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
+	LONG $0x02cb8348 // orq $0x2, %rbx
+	LONG $0xdeaf0f49 // imulq %r14, %rbx
+	LONG $0x9f348d48 // leaq (%rdi,%rbx,4), %rsi
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	LONG $0x03cd8349 // orq $0x3, %r13
+	LONG $0xeeaf0f4d // imulq %r14, %r13
+	LONG $0xaf348d4a // leaq (%rdi,%r13,4), %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x04cd8348 // orq $0x4, %rbp
+	LONG $0xeeaf0f49 // imulq %r14, %rbp
+	LONG $0xaf348d48 // leaq (%rdi,%rbp,4), %rsi
+	LONG $0x05ca8349 // orq $0x5, %r10
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	LONG $0x970c8d4e // leaq (%rdi,%r10,4), %r9
+	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x0000bbe9; BYTE $0x00 // jmp 0x2031 <k_attend_scores_f16+0xd21>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x487cd162; WORD $0x0411; BYTE $0x3a // vmovups %zmm0, (%r10,%rdi)
+	QUAD $0x013a4c11487cd162 // vmovups %zmm1, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	LONG $0x487cd162; WORD $0x1411; BYTE $0x3a // vmovups %zmm2, (%r10,%rdi)
+	QUAD $0x013a5c11487cd162 // vmovups %zmm3, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x487cd162; WORD $0x2411; BYTE $0x3a // vmovups %zmm4, (%r10,%rdi)
+	QUAD $0x013a6c11487cd162 // vmovups %zmm5, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
+	LONG $0x487cd162; WORD $0x3411; BYTE $0x3a // vmovups %zmm6, (%r10,%rdi)
+	QUAD $0x013a7c11487cd162 // vmovups %zmm7, 0x40(%r10,%rdi)
+	LONG $0x487c7162; WORD $0x0411; BYTE $0x3e // vmovups %zmm8, (%rsi,%rdi)
+	QUAD $0x013e4c11487c7162 // vmovups %zmm9, 0x40(%rsi,%rdi)
+	LONG $0x487c5162; WORD $0x1411; BYTE $0x39 // vmovups %zmm10, (%r9,%rdi)
+	QUAD $0x01395c11487c5162 // vmovups %zmm11, 0x40(%r9,%rdi)
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x487c5162; WORD $0x2411; BYTE $0x3a // vmovups %zmm12, (%r10,%rdi)
+	QUAD $0x013a6c11487c5162 // vmovups %zmm13, 0x40(%r10,%rdi)
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x487c5162; WORD $0x3411; BYTE $0x3a // vmovups %zmm14, (%r10,%rdi)
+	QUAD $0x013a7c11487c5162 // vmovups %zmm15, 0x40(%r10,%rdi)
+	LONG $0x02c58349 // addq $0x2, %r13
+	LONG $0x246c0348; BYTE $0x58 // addq 0x58(%rsp), %rbp
+	LONG $0x246c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r13
+	LONG $0xfe6f8d0f; WORD $0xffff // jge 0x1ea0 <k_attend_scores_f16+0xb90>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x0000dbe9; BYTE $0x00 // jmp 0x215e <k_attend_scores_f16+0xe4e>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487dc262; WORD $0x4213; BYTE $0xff // vcvtph2ps -0x20(%r10), %zmm16
+	LONG $0x487dc262; WORD $0x0a13 // vcvtph2ps (%r10), %zmm17
+	LONG $0x487dc262; WORD $0x1418; BYTE $0xbf // vbroadcastss (%r15,%rdi,4), %zmm18
+	LONG $0xbf1c8d4d // leaq (%r15,%rdi,4), %r11
+	LONG $0x406db262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
+	LONG $0x4075b262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm18) + zmm1
+	LONG $0x031c8d4b // leaq (%r11,%r8), %rbx
+	LONG $0x487d8262; WORD $0x1418; BYTE $0xa3 // vbroadcastss (%r11,%r12,4), %zmm18
+	LONG $0x406db262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm16) + zmm2
+	LONG $0x4075b262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm18) + zmm3
+	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
+	LONG $0x487d8262; WORD $0x1418; BYTE $0xe3 // vbroadcastss (%r11,%r12,8), %zmm18
+	LONG $0x406db262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm16) + zmm4
+	LONG $0x4075b262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm18) + zmm5
+	LONG $0x487da262; WORD $0x1418; BYTE $0xa3 // vbroadcastss (%rbx,%r12,4), %zmm18
+	LONG $0x406db262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm16) + zmm6
+	LONG $0x4075b262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm18) + zmm7
+	LONG $0x001c8d4f // leaq (%r8,%r8), %r11
+	LONG $0x487da262; WORD $0x1418; BYTE $0xe3 // vbroadcastss (%rbx,%r12,8), %zmm18
+	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
+	LONG $0x406d3262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm16) + zmm8
+	LONG $0x40753262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm18) + zmm9
+	LONG $0xa31c8d4b // leaq (%r11,%r12,4), %rbx
+	LONG $0x487d8262; WORD $0x1418; BYTE $0xa3 // vbroadcastss (%r11,%r12,4), %zmm18
+	LONG $0x406d3262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm16) + zmm10
+	LONG $0x40753262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm18) + zmm11
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x18 // vbroadcastss (%r8,%rbx), %zmm18
+	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
+	LONG $0x406d3262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm16) + zmm12
+	LONG $0x40753262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm18) + zmm13
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x18 // vbroadcastss (%r8,%rbx), %zmm18
+	LONG $0x406d3262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm16) + zmm14
+	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x40c28349 // addq $0x40, %r10
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0xfe22840f; WORD $0xffff // je 0x1f80 <k_attend_scores_f16+0xc70>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	LONG $0xff29830f; WORD $0xffff // jae 0x2090 <k_attend_scores_f16+0xd80>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	LONG $0xffff1de9; BYTE $0xff // jmp 0x2090 <k_attend_scores_f16+0xd80>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x00758b48 // movq (%rbp), %rsi
+	LONG $0x207d8b48 // movq 0x20(%rbp), %rdi
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	LONG $0x86048d4e // leaq (%rsi,%r8,4), %r8
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x03 // vmovups %zmm3, (%rbx,%r8)
+	QUAD $0x01035411487cb162 // vmovups %zmm2, 0x40(%rbx,%r8)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0xcfaf0f4c // imulq %rdi, %r9
+	LONG $0x8e348d4a // leaq (%rsi,%r9,4), %rsi
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x33 // vmovups %zmm1, (%rbx,%rsi)
+	QUAD $0x01334411487cf162 // vmovups %zmm0, 0x40(%rbx,%rsi)
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	LONG $0x03588d0f; WORD $0x0000 // jge 0x2529 <k_attend_scores_f16+0x1219>
+	LONG $0x02fb8349 // cmpq $0x2, %r11
+	LONG $0x2464894c; BYTE $0x10 // movq %r12, 0x10(%rsp)
+	LONG $0x00a28d0f; WORD $0x0000 // jge 0x2282 <k_attend_scores_f16+0xf72>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x244c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r9
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x03368d0f; WORD $0x0000 // jge 0x2529 <k_attend_scores_f16+0x1219>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x03058e0f; WORD $0x0000 // jle 0x2501 <k_attend_scores_f16+0x11f1>
+	LONG $0x28758b48 // movq 0x28(%rbp), %rsi
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	WORD $0xd148; BYTE $0xef // shrq %rdi
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0x08750348 // addq 0x8(%rbp), %rsi
+	LONG $0x10458b4c // movq 0x10(%rbp), %r8
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x03b0840f; WORD $0x0000 // je 0x25d1 <k_attend_scores_f16+0x12c1>
+	LONG $0xf8af0f48 // imulq %rax, %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x20c78348 // addq $0x20, %rdi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x33eb // jmp 0x2270 <k_attend_scores_f16+0xf60>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487df262; WORD $0x5713; BYTE $0xff // vcvtph2ps -0x20(%rdi), %zmm2
+	LONG $0x487df262; WORD $0x1f13 // vcvtph2ps (%rdi), %zmm3
+	LONG $0x487db262; WORD $0x2418; BYTE $0x86 // vbroadcastss (%rsi,%r8,4), %zmm4
+	LONG $0x485df262; WORD $0xcab8 // vfmadd231ps %zmm2, %zmm4, %zmm1 # zmm1 = (zmm4 * zmm2) + zmm1
+	LONG $0x485df262; WORD $0xc3b8 // vfmadd231ps %zmm3, %zmm4, %zmm0 # zmm0 = (zmm4 * zmm3) + zmm0
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	LONG $0x0299840f; WORD $0x0000 // je 0x2509 <k_attend_scores_f16+0x11f9>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xcb73 // jae 0x2240 <k_attend_scores_f16+0xf30>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0xbeeb // jmp 0x2240 <k_attend_scores_f16+0xf30>
+	LONG $0x28558b4c // movq 0x28(%rbp), %r10
+	LONG $0xd4af0f4d // imulq %r12, %r10
+	LONG $0x02e2c149 // shlq $0x2, %r10
+	LONG $0x0855034c // addq 0x8(%rbp), %r10
+	LONG $0x205d8b4c // movq 0x20(%rbp), %r11
+	LONG $0xdcaf0f4d // imulq %r12, %r11
+	LONG $0x02e3c149 // shlq $0x2, %r11
+	LONG $0x005d034c // addq (%rbp), %r11
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x07e7c149 // shlq $0x7, %r15
+	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x48eb // jmp 0x2305 <k_attend_scores_f16+0xff5>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x06e5c149 // shlq $0x6, %r13
+	LONG $0x487c9162; WORD $0x1c11; BYTE $0x2b // vmovups %zmm3, (%r11,%r13)
+	QUAD $0x012b5411487c9162 // vmovups %zmm2, 0x40(%r11,%r13)
+	QUAD $0x022b4c11487c9162 // vmovups %zmm1, 0x80(%r11,%r13)
+	QUAD $0x032b4411487c9162 // vmovups %zmm0, 0xc0(%r11,%r13)
+	LONG $0x04718d49 // leaq 0x4(%r9), %rsi
+	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
+	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
+	LONG $0xfede8f0f; WORD $0xffff // jg 0x21e3 <k_attend_scores_f16+0xed3>
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0xb07e // jle 0x22c0 <k_attend_scores_f16+0xfb0>
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0x00f5840f; WORD $0x0000 // je 0x2410 <k_attend_scores_f16+0x1100>
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x3aeb // jmp 0x2369 <k_attend_scores_f16+0x1059>
+	BYTE $0x90 // nop
+	LONG $0x487cf162; WORD $0xc428 // vmovaps %zmm4, %zmm0
+	LONG $0x487cf162; WORD $0xcd28 // vmovaps %zmm5, %zmm1
+	LONG $0x487cf162; WORD $0xd628 // vmovaps %zmm6, %zmm2
+	LONG $0x487cf162; WORD $0xdf28 // vmovaps %zmm7, %zmm3
+	LONG $0x487cf162; WORD $0xe028 // vmovaps %zmm0, %zmm4
+	LONG $0x487cf162; WORD $0xe928 // vmovaps %zmm1, %zmm5
+	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
+	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xff678d0f; WORD $0xffff // jge 0x22d0 <k_attend_scores_f16+0xfc0>
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0xc27d // jge 0x2330 <k_attend_scores_f16+0x1020>
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x10458b4c // movq 0x10(%rbp), %r8
+	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
+	LONG $0x3e1c8d49 // leaq (%r14,%rdi), %rbx
+	WORD $0x73eb // jmp 0x23f5 <k_attend_scores_f16+0x10e5>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487dd262; WORD $0x1c13; BYTE $0x38 // vcvtph2ps (%r8,%rdi), %zmm3
+	QUAD $0x01385413487dd262 // vcvtph2ps 0x20(%r8,%rdi), %zmm2
+	LONG $0x487dd262; WORD $0x0c13; BYTE $0x18 // vcvtph2ps (%r8,%rbx), %zmm1
+	QUAD $0x01184413487dd262 // vcvtph2ps 0x20(%r8,%rbx), %zmm0
+	LONG $0x487d5262; WORD $0x0418; BYTE $0xb2 // vbroadcastss (%r10,%rsi,4), %zmm8
+	LONG $0x483df262; WORD $0xdfa8 // vfmadd213ps %zmm7, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm3) + zmm7
+	LONG $0x483df262; WORD $0xd6a8 // vfmadd213ps %zmm6, %zmm8, %zmm2 # zmm2 = (zmm8 * zmm2) + zmm6
+	LONG $0x483df262; WORD $0xcda8 // vfmadd213ps %zmm5, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm1) + zmm5
+	LONG $0x483df262; WORD $0xc4a8 // vfmadd213ps %zmm4, %zmm8, %zmm0 # zmm0 = (zmm8 * zmm0) + zmm4
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0x487cf162; WORD $0xe028 // vmovaps %zmm0, %zmm4
+	LONG $0x487cf162; WORD $0xe928 // vmovaps %zmm1, %zmm5
+	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
+	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xff538d0f; WORD $0xffff // jge 0x2348 <k_attend_scores_f16+0x1038>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x9673 // jae 0x2390 <k_attend_scores_f16+0x1080>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0x89eb // jmp 0x2390 <k_attend_scores_f16+0x1080>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x45eb // jmp 0x2469 <k_attend_scores_f16+0x1159>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0xc428 // vmovaps %zmm4, %zmm0
+	LONG $0x487cf162; WORD $0xcd28 // vmovaps %zmm5, %zmm1
+	LONG $0x487cf162; WORD $0xd628 // vmovaps %zmm6, %zmm2
+	LONG $0x487cf162; WORD $0xdf28 // vmovaps %zmm7, %zmm3
+	LONG $0x487cf162; WORD $0xe028 // vmovaps %zmm0, %zmm4
+	LONG $0x487cf162; WORD $0xe928 // vmovaps %zmm1, %zmm5
+	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
+	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfe678d0f; WORD $0xffff // jge 0x22d0 <k_attend_scores_f16+0xfc0>
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0xc27d // jge 0x2430 <k_attend_scores_f16+0x1120>
+	LONG $0x10458b4c // movq 0x10(%rbp), %r8
+	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	WORD $0x72eb // jmp 0x24f3 <k_attend_scores_f16+0x11e3>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487df262; WORD $0x1f13 // vcvtph2ps (%rdi), %zmm3
+	LONG $0x487df262; WORD $0x5713; BYTE $0x01 // vcvtph2ps 0x20(%rdi), %zmm2
+	LONG $0x487db262; WORD $0x0c13; BYTE $0x37 // vcvtph2ps (%rdi,%r14), %zmm1
+	QUAD $0x01374413487db262 // vcvtph2ps 0x20(%rdi,%r14), %zmm0
+	LONG $0x487d5262; WORD $0x0418; BYTE $0xb2 // vbroadcastss (%r10,%rsi,4), %zmm8
+	LONG $0x483df262; WORD $0xdfa8 // vfmadd213ps %zmm7, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm3) + zmm7
+	LONG $0x483df262; WORD $0xd6a8 // vfmadd213ps %zmm6, %zmm8, %zmm2 # zmm2 = (zmm8 * zmm2) + zmm6
+	LONG $0x483df262; WORD $0xcda8 // vfmadd213ps %zmm5, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm1) + zmm5
+	LONG $0x483df262; WORD $0xc4a8 // vfmadd213ps %zmm4, %zmm8, %zmm0 # zmm0 = (zmm8 * zmm0) + zmm4
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x40c78348 // addq $0x40, %rdi
+	LONG $0x487cf162; WORD $0xe028 // vmovaps %zmm0, %zmm4
+	LONG $0x487cf162; WORD $0xe928 // vmovaps %zmm1, %zmm5
+	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
+	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xff558d0f; WORD $0xffff // jge 0x2448 <k_attend_scores_f16+0x1138>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x9873 // jae 0x2490 <k_attend_scores_f16+0x1180>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0x8feb // jmp 0x2490 <k_attend_scores_f16+0x1180>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x55af0f4c; BYTE $0x20 // imulq 0x20(%rbp), %r10
+	LONG $0x02e2c149 // shlq $0x2, %r10
+	LONG $0x0055034c // addq (%rbp), %r10
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0x11 // vmovups %zmm1, (%r9,%r10)
+	QUAD $0x01114411487c9162 // vmovups %zmm0, 0x40(%r9,%r10)
+	LONG $0x80c48148; WORD $0x0000; BYTE $0x00 // addq $0x80, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	LONG $0x20c08349 // addq $0x20, %r8
+	QUAD $0x00000004bd148d4e // leaq 0x4(,%r15,4), %r10
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x52eb // jmp 0x25c3 <k_attend_scores_f16+0x12b3>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487dd262; WORD $0x6013; BYTE $0xff // vcvtph2ps -0x20(%r8), %zmm4
+	LONG $0x487dd262; WORD $0x2813 // vcvtph2ps (%r8), %zmm5
+	LONG $0x487db262; WORD $0x3418; BYTE $0x8f // vbroadcastss (%rdi,%r9,4), %zmm6
+	LONG $0x484df262; WORD $0xdcb8 // vfmadd231ps %zmm4, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm4) + zmm3
+	LONG $0x4855f262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm5, %zmm2 # zmm2 = (zmm5 * zmm6) + zmm2
+	LONG $0x487db262; WORD $0x3418; BYTE $0x8e // vbroadcastss (%rsi,%r9,4), %zmm6
+	LONG $0x484df262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm6, %zmm1 # zmm1 = (zmm6 * zmm4) + zmm1
+	LONG $0x484df262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm5) + zmm0
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	LONG $0xfbc0840f; WORD $0xffff // je 0x2183 <k_attend_scores_f16+0xe73>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xb873 // jae 0x2580 <k_attend_scores_f16+0x1270>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0xafeb // jmp 0x2580 <k_attend_scores_f16+0x1270>
+	LONG $0xf8af0f48 // imulq %rax, %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x20c78348 // addq $0x20, %rdi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x33eb // jmp 0x2620 <k_attend_scores_f16+0x1310>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487df262; WORD $0x5713; BYTE $0xff // vcvtph2ps -0x20(%rdi), %zmm2
+	LONG $0x487df262; WORD $0x1f13 // vcvtph2ps (%rdi), %zmm3
+	LONG $0x487db262; WORD $0x2418; BYTE $0x86 // vbroadcastss (%rsi,%r8,4), %zmm4
+	LONG $0x485df262; WORD $0xcab8 // vfmadd231ps %zmm2, %zmm4, %zmm1 # zmm1 = (zmm4 * zmm2) + zmm1
+	LONG $0x485df262; WORD $0xc3b8 // vfmadd231ps %zmm3, %zmm4, %zmm0 # zmm0 = (zmm4 * zmm3) + zmm0
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	LONG $0xfee9840f; WORD $0xffff // je 0x2509 <k_attend_scores_f16+0x11f9>
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xcb73 // jae 0x25f0 <k_attend_scores_f16+0x12e0>
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x40c18348 // addq $0x40, %rcx
+	WORD $0xc2eb // jmp 0x25f0 <k_attend_scores_f16+0x12e0>
+	WORD $0x9066 // nop
+
+	// attend_scores_q8
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xc8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc8, %rsp
+	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
+	LONG $0x09348d4f // leaq (%r9,%r9), %r14
+	LONG $0x30678b4c // movq 0x30(%rdi), %r12
+	LONG $0x385f8b4c // movq 0x38(%rdi), %r11
+	LONG $0x24448d49; BYTE $0x07 // leaq 0x7(%r12), %rax
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xc4490f49 // cmovnsq %r12, %rax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x03f9c148 // sarq $0x3, %rcx
+	LONG $0xf8e08348 // andq $-0x8, %rax
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xf9c0; BYTE $0x07 // sarb $0x7, %cl
+	WORD $0xe9c0; BYTE $0x06 // shrb $0x6, %cl
+	WORD $0xd100 // addb %dl, %cl
+	WORD $0xe180; BYTE $0xfc // andb $-0x4, %cl
+	WORD $0xca28 // subb %cl, %dl
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe9c0; BYTE $0x07 // shrb $0x7, %cl
+	WORD $0xd100 // addb %dl, %cl
+	WORD $0xf9d0 // sarb %cl
+	WORD $0xca28 // subb %cl, %dl
+	LONG $0xc1af0f49 // imulq %r9, %rax
+	QUAD $0x000000034d0c8d4a // leaq 0x3(,%r9,2), %rcx
+	QUAD $0x000000064d048d4e // leaq 0x6(,%r9,2), %r8
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xc1490f4c // cmovnsq %rcx, %r8
+	LONG $0xcabe0f48 // movsbq %dl, %rcx
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0xc1af0f4c // imulq %rcx, %r8
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	LONG $0x48578b48 // movq 0x48(%rdi), %rdx
+	LONG $0x50778b48 // movq 0x50(%rdi), %rsi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x241c894c // movq %r11, (%rsp)
+	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	LONG $0x2464894c; BYTE $0x48 // movq %r12, 0x48(%rsp)
+	WORD $0x177d // jge 0x2719 <k_attend_scores_q8+0xe9>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x04c88348 // orq $0x4, %rax
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	LONG $0x04dd8f0f; WORD $0x0000 // jg 0x2bf1 <k_attend_scores_q8+0x5c1>
+	LONG $0x0005ece9; BYTE $0x00 // jmp 0x2d05 <k_attend_scores_q8+0x6d5>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x04b28e0f; WORD $0x0000 // jle 0x2bd4 <k_attend_scores_q8+0x5a4>
+	WORD $0x8b4c; BYTE $0x2f // movq (%rdi), %r13
+	LONG $0x206f8b48 // movq 0x20(%rdi), %rbp
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x04db8e0f; WORD $0x0000 // jle 0x2c0d <k_attend_scores_q8+0x5dd>
+	QUAD $0x000000b024ac8948 // movq %rbp, 0xb0(%rsp)
+	QUAD $0x000000b824ac894c // movq %r13, 0xb8(%rsp)
+	LONG $0x086f8b4c // movq 0x8(%rdi), %r13
+	LONG $0x28778b4c // movq 0x28(%rdi), %r14
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x76048d4b // leaq (%r14,%r14,2), %rax
+	LONG $0xb60c8d4b // leaq (%r14,%r14,4), %rcx
+	LONG $0xf63c8d4b // leaq (%r14,%r14,8), %rdi
+	LONG $0x354c8d4f; BYTE $0x00 // leaq (%r13,%r14), %r9
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	QUAD $0x00000000f51c8d4a // leaq (,%r14,8), %rbx
+	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
+	QUAD $0x00000000b52c8d4a // leaq (,%r14,4), %rbp
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	LONG $0x04e6c149 // shlq $0x4, %r14
+	LONG $0x7f3c8d48 // leaq (%rdi,%rdi,2), %rdi
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	LONG $0x05e2c149 // shlq $0x5, %r10
+	QUAD $0x000000a02494894c // movq %r10, 0xa0(%rsp)
+	QUAD $0x00000000c5148d4c // leaq (,%rax,8), %r10
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	QUAD $0x000000008d3c8d4c // leaq (,%rcx,4), %r15
+	WORD $0x014d; BYTE $0xef // addq %r13, %r15
+	WORD $0x014d; BYTE $0xee // addq %r13, %r14
+	QUAD $0x00000000850c8d4c // leaq (,%rax,4), %r9
+	WORD $0x014d; BYTE $0xe9 // addq %r13, %r9
+	LONG $0x05e3c149 // shlq $0x5, %r11
+	QUAD $0x000000c0249c894c // movq %r11, 0xc0(%rsp)
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x41eb // jmp 0x281f <k_attend_scores_q8+0x1ef>
+	WORD $0x9066 // nop
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x08618d4c // leaq 0x8(%rcx), %r12
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x03c28f0f; WORD $0x0000 // jg 0x2be1 <k_attend_scores_q8+0x5b1>
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	QUAD $0x00000080249c894c // movq %r11, 0x80(%rsp)
+	LONG $0x245c894c; BYTE $0x78 // movq %r11, 0x78(%rsp)
+	LONG $0x245c894c; BYTE $0x70 // movq %r11, 0x70(%rsp)
+	LONG $0x245c894c; BYTE $0x68 // movq %r11, 0x68(%rsp)
+	LONG $0x245c894c; BYTE $0x60 // movq %r11, 0x60(%rsp)
+	LONG $0x06cb8349 // orq $0x6, %r11
+	LONG $0xd9af0f4c // imulq %rcx, %r11
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	LONG $0x981c8d4e // leaq (%rax,%r11,4), %r11
+	LONG $0x245c894c; BYTE $0x20 // movq %r11, 0x20(%rsp)
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	LONG $0x07cc8349 // orq $0x7, %r12
+	LONG $0xe1af0f4c // imulq %rcx, %r12
+	LONG $0xa0248d4e // leaq (%rax,%r12,4), %r12
+	QUAD $0x0000009024a4894c // movq %r12, 0x90(%rsp)
+	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
+	LONG $0xa0248d4e // leaq (%rax,%r12,4), %r12
+	QUAD $0x0000008824a4894c // movq %r12, 0x88(%rsp)
+	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
+	LONG $0x01cc8349 // orq $0x1, %r12
+	LONG $0xe1af0f4c // imulq %rcx, %r12
+	LONG $0xa0248d4e // leaq (%rax,%r12,4), %r12
+	QUAD $0x0000008024a4894c // movq %r12, 0x80(%rsp)
+	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
+	LONG $0x02cc8349 // orq $0x2, %r12
+	LONG $0xe1af0f4c // imulq %rcx, %r12
+	LONG $0xa0248d4e // leaq (%rax,%r12,4), %r12
+	LONG $0x2464894c; BYTE $0x78 // movq %r12, 0x78(%rsp)
+	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
+	LONG $0x03cc8349 // orq $0x3, %r12
+	LONG $0xe1af0f4c // imulq %rcx, %r12
+	LONG $0xa0248d4e // leaq (%rax,%r12,4), %r12
+	LONG $0x2464894c; BYTE $0x70 // movq %r12, 0x70(%rsp)
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	LONG $0x04cc8349 // orq $0x4, %r12
+	LONG $0xe1af0f4c // imulq %rcx, %r12
+	LONG $0xa0248d4e // leaq (%rax,%r12,4), %r12
+	LONG $0x2464894c; BYTE $0x68 // movq %r12, 0x68(%rsp)
+	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
+	LONG $0x05cc8349 // orq $0x5, %r12
+	LONG $0xe1af0f4c // imulq %rcx, %r12
+	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x0000e8e9; BYTE $0x00 // jmp 0x2a19 <k_attend_scores_q8+0x3e9>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x01 // vmovups %zmm0, (%rcx,%rax)
+	QUAD $0x01014c11487cf162 // vmovups %zmm1, 0x40(%rcx,%rax)
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x01 // vmovups %zmm2, (%rcx,%rax)
+	QUAD $0x01015c11487cf162 // vmovups %zmm3, 0x40(%rcx,%rax)
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x2411; BYTE $0x01 // vmovups %zmm4, (%rcx,%rax)
+	QUAD $0x01016c11487cf162 // vmovups %zmm5, 0x40(%rcx,%rax)
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x01 // vmovups %zmm6, (%rcx,%rax)
+	QUAD $0x01017c11487cf162 // vmovups %zmm7, 0x40(%rcx,%rax)
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x0411; BYTE $0x01 // vmovups %zmm8, (%rcx,%rax)
+	QUAD $0x01014c11487c7162 // vmovups %zmm9, 0x40(%rcx,%rax)
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x1411; BYTE $0x01 // vmovups %zmm10, (%rcx,%rax)
+	QUAD $0x01015c11487c7162 // vmovups %zmm11, 0x40(%rcx,%rax)
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x2411; BYTE $0x01 // vmovups %zmm12, (%rcx,%rax)
+	QUAD $0x01016c11487c7162 // vmovups %zmm13, 0x40(%rcx,%rax)
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x3411; BYTE $0x01 // vmovups %zmm14, (%rcx,%rax)
+	QUAD $0x01017c11487c7162 // vmovups %zmm15, 0x40(%rcx,%rax)
+	LONG $0x02c48349 // addq $0x2, %r12
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	QUAD $0x000000c024840348 // addq 0xc0(%rsp), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x24643b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r12
+	LONG $0xfdc78d0f; WORD $0xffff // jge 0x27e0 <k_attend_scores_q8+0x1b0>
+	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
+	WORD $0xd149; BYTE $0xec // shrq %r12
+	LONG $0xe3af0f4d // imulq %r11, %r12
+	LONG $0x2464894c; BYTE $0x18 // movq %r12, 0x18(%rsp)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x1ceb // jmp 0x2a93 <k_attend_scores_q8+0x463>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
+	LONG $0xfead8d0f; WORD $0xffff // jge 0x2940 <k_attend_scores_q8+0x310>
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x60048d4a // leaq (%rax,%r12,2), %rax
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x487de262; WORD $0x0413; BYTE $0x48 // vcvtph2ps (%rax,%rcx,2), %zmm16
+	QUAD $0x01484c13487de262 // vcvtph2ps 0x20(%rax,%rcx,2), %zmm17
+	LONG $0x24448d49; BYTE $0x1f // leaq 0x1f(%r12), %rax
+	LONG $0x245c8d4d; BYTE $0xff // leaq -0x1(%r12), %r11
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x2464034c; BYTE $0x08 // addq 0x8(%rsp), %r12
+	LONG $0x0000e2e9; BYTE $0x00 // jmp 0x2baa <k_attend_scores_q8+0x57a>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487d9262; WORD $0x1418; BYTE $0x8c // vbroadcastss (%r12,%r9,4), %zmm2
-	LONG $0x486dd262; WORD $0x4fb8; BYTE $0xff // vfmadd231ps -0x40(%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x486dd262; WORD $0x07b8 // vfmadd231ps (%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x02c18349 // addq $0x2, %r9
-	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
-	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
-	LONG $0xfdb1840f; WORD $0xffff // je 0x9c9 <k_attend_scores+0x9c9>
-	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	WORD $0x0b73 // jae 0xc28 <k_attend_scores+0xc28>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	QUAD $0xff8c5418487d9262 // vbroadcastss -0x4(%r12,%r9,4), %zmm2
-	LONG $0x486dd262; WORD $0x4fb8; BYTE $0xfd // vfmadd231ps -0xc0(%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x486dd262; WORD $0x47b8; BYTE $0xfe // vfmadd231ps -0x80(%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	WORD $0xad73 // jae 0xbf0 <k_attend_scores+0xbf0>
-	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
-	LONG $0x4056180f // prefetcht1 0x40(%rsi)
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	WORD $0xa0eb // jmp 0xbf0 <k_attend_scores+0xbf0>
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x487dc262; WORD $0x1421; BYTE $0x24 // vpmovsxbd (%r12), %zmm18
+	LONG $0x487ca162; WORD $0xd25b // vcvtdq2ps %zmm18, %zmm18
+	LONG $0x406ca162; WORD $0xd059 // vmulps %zmm16, %zmm18, %zmm18
+	QUAD $0x01245c21487dc262 // vpmovsxbd 0x10(%r12), %zmm19
+	LONG $0x487ca162; WORD $0xdb5b // vcvtdq2ps %zmm19, %zmm19
+	LONG $0x4064a162; WORD $0xd959 // vmulps %zmm17, %zmm19, %zmm19
+	QUAD $0x019d6418487d8262 // vbroadcastss 0x4(%r13,%r11,4), %zmm20
+	LONG $0x405db262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm20, %zmm0 # zmm0 = (zmm20 * zmm18) + zmm0
+	LONG $0x4065b262; WORD $0xccb8 // vfmadd231ps %zmm20, %zmm19, %zmm1 # zmm1 = (zmm19 * zmm20) + zmm1
+	QUAD $0x019d6418487da262 // vbroadcastss 0x4(%rbp,%r11,4), %zmm20
+	LONG $0x405db262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm20, %zmm2 # zmm2 = (zmm20 * zmm18) + zmm2
+	LONG $0x4065b262; WORD $0xdcb8 // vfmadd231ps %zmm20, %zmm19, %zmm3 # zmm3 = (zmm19 * zmm20) + zmm3
+	QUAD $0x019b6418487da262 // vbroadcastss 0x4(%rbx,%r11,4), %zmm20
+	LONG $0x405db262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm20, %zmm4 # zmm4 = (zmm20 * zmm18) + zmm4
+	LONG $0x4065b262; WORD $0xecb8 // vfmadd231ps %zmm20, %zmm19, %zmm5 # zmm5 = (zmm19 * zmm20) + zmm5
+	QUAD $0x01996418487d8262 // vbroadcastss 0x4(%r9,%r11,4), %zmm20
+	LONG $0x405db262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm20, %zmm6 # zmm6 = (zmm20 * zmm18) + zmm6
+	LONG $0x4065b262; WORD $0xfcb8 // vfmadd231ps %zmm20, %zmm19, %zmm7 # zmm7 = (zmm19 * zmm20) + zmm7
+	QUAD $0x019e6418487d8262 // vbroadcastss 0x4(%r14,%r11,4), %zmm20
+	LONG $0x405d3262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm20, %zmm8 # zmm8 = (zmm20 * zmm18) + zmm8
+	LONG $0x40653262; WORD $0xccb8 // vfmadd231ps %zmm20, %zmm19, %zmm9 # zmm9 = (zmm19 * zmm20) + zmm9
+	QUAD $0x019f6418487d8262 // vbroadcastss 0x4(%r15,%r11,4), %zmm20
+	LONG $0x405d3262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm20, %zmm10 # zmm10 = (zmm20 * zmm18) + zmm10
+	LONG $0x40653262; WORD $0xdcb8 // vfmadd231ps %zmm20, %zmm19, %zmm11 # zmm11 = (zmm19 * zmm20) + zmm11
+	QUAD $0x019a6418487d8262 // vbroadcastss 0x4(%r10,%r11,4), %zmm20
+	LONG $0x405d3262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm20, %zmm12 # zmm12 = (zmm20 * zmm18) + zmm12
+	LONG $0x40653262; WORD $0xecb8 // vfmadd231ps %zmm20, %zmm19, %zmm13 # zmm13 = (zmm19 * zmm20) + zmm13
+	QUAD $0x019f6418487da262 // vbroadcastss 0x4(%rdi,%r11,4), %zmm20
+	LONG $0x405d3262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm20, %zmm14 # zmm14 = (zmm20 * zmm18) + zmm14
+	LONG $0x405d3262; WORD $0xfbb8 // vfmadd231ps %zmm19, %zmm20, %zmm15 # zmm15 = (zmm20 * zmm19) + zmm15
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x20c48349 // addq $0x20, %r12
+	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
+	LONG $0xfed68d0f; WORD $0xffff // jge 0x2a80 <k_attend_scores_q8+0x450>
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0xff20830f; WORD $0xffff // jae 0x2ad3 <k_attend_scores_q8+0x4a3>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
+	LONG $0xff0a8e0f; WORD $0xffff // jle 0x2ad0 <k_attend_scores_q8+0x4a0>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
+	LONG $0xfffefce9; BYTE $0xff // jmp 0x2ad0 <k_attend_scores_q8+0x4a0>
+	QUAD $0xfffffffffff8b948; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %rcx # imm = 0x7FFFFFFFFFFFFFF8
+	WORD $0x214c; BYTE $0xe1 // andq %r12, %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x04c88348 // orq $0x4, %rax
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	LONG $0x01148e0f; WORD $0x0000 // jle 0x2d05 <k_attend_scores_q8+0x6d5>
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x02418d48 // leaq 0x2(%rcx), %rax
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	LONG $0x03cf8f0f; WORD $0x0000 // jg 0x2fd7 <k_attend_scores_q8+0x9a7>
+	LONG $0x0003ece9; BYTE $0x00 // jmp 0x2ff9 <k_attend_scores_q8+0x9c9>
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	QUAD $0x00000000ad3c8d48 // leaq (,%rbp,4), %rdi
+	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cd162; WORD $0x0111 // vmovups %zmm0, (%r9)
+	LONG $0x487cd162; WORD $0x4111; BYTE $0x01 // vmovups %zmm0, 0x40(%r9)
+	LONG $0x390c8d49 // leaq (%r9,%rdi), %rcx
+	LONG $0x487cd162; WORD $0x0411; BYTE $0xa9 // vmovups %zmm0, (%r9,%rbp,4)
+	QUAD $0x01a94411487cd162 // vmovups %zmm0, 0x40(%r9,%rbp,4)
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	LONG $0x487cd162; WORD $0x0411; BYTE $0xe9 // vmovups %zmm0, (%r9,%rbp,8)
+	QUAD $0x01e94411487cd162 // vmovups %zmm0, 0x40(%r9,%rbp,8)
+	LONG $0x391c8d4c // leaq (%rcx,%rdi), %r11
+	LONG $0x487cf162; WORD $0x0411; BYTE $0xa9 // vmovups %zmm0, (%rcx,%rbp,4)
+	QUAD $0x01a94411487cf162 // vmovups %zmm0, 0x40(%rcx,%rbp,4)
+	LONG $0x3b1c8d49 // leaq (%r11,%rdi), %rbx
+	LONG $0x487cf162; WORD $0x0411; BYTE $0xe9 // vmovups %zmm0, (%rcx,%rbp,8)
+	QUAD $0x01e94411487cf162 // vmovups %zmm0, 0x40(%rcx,%rbp,8)
+	LONG $0x3b0c8d48 // leaq (%rbx,%rdi), %rcx
+	LONG $0x487cf162; WORD $0x0411; BYTE $0xab // vmovups %zmm0, (%rbx,%rbp,4)
+	QUAD $0x01eb4411487cd162 // vmovups %zmm0, 0x40(%r11,%rbp,8)
+	LONG $0xa91c8d4c // leaq (%rcx,%rbp,4), %r11
+	LONG $0x487cf162; WORD $0x0411; BYTE $0xa9 // vmovups %zmm0, (%rcx,%rbp,4)
+	QUAD $0x01eb4411487cf162 // vmovups %zmm0, 0x40(%rbx,%rbp,8)
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x1f // vmovups %zmm0, (%rdi,%r11)
+	QUAD $0x01e94411487cf162 // vmovups %zmm0, 0x40(%rcx,%rbp,8)
+	LONG $0x02c28349 // addq $0x2, %r10
+	LONG $0x80e98349 // subq $-0x80, %r9
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	LONG $0xff628c0f; WORD $0xffff // jl 0x2c40 <k_attend_scores_q8+0x610>
+	LONG $0x084f8d4d // leaq 0x8(%r15), %r9
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
+	LONG $0xff428e0f; WORD $0xffff // jle 0x2c30 <k_attend_scores_q8+0x600>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x04c88348 // orq $0x4, %rax
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	LONG $0xfeec8f0f; WORD $0xffff // jg 0x2bf1 <k_attend_scores_q8+0x5c1>
+	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x02d28e0f; WORD $0x0000 // jle 0x2fe8 <k_attend_scores_q8+0x9b8>
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0x8b49; BYTE $0x1e // movq (%r14), %rbx
+	LONG $0x087e8b49 // movq 0x8(%r14), %rdi
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0x285e8b4d // movq 0x28(%r14), %r11
+	QUAD $0x000000048d0c8d4c // leaq 0x4(,%rcx,4), %r9
+	LONG $0xcbaf0f4d // imulq %r11, %r9
+	QUAD $0x0000000c8d048d48 // leaq 0xc(,%rcx,4), %rax
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	QUAD $0x000000088d148d4c // leaq 0x8(,%rcx,4), %r10
+	LONG $0xd3af0f4d // imulq %r11, %r10
+	LONG $0xd9af0f4c // imulq %rcx, %r11
+	LONG $0x9f1c8d4e // leaq (%rdi,%r11,4), %r11
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	LONG $0x204e8b49 // movq 0x20(%r14), %rcx
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x03ce8349 // orq $0x3, %r14
+	LONG $0xf1af0f4c // imulq %rcx, %r14
+	LONG $0xb3348d4e // leaq (%rbx,%r14,4), %r14
+	LONG $0x2474894c; BYTE $0x18 // movq %r14, 0x18(%rsp)
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x01ce8349 // orq $0x1, %r14
+	LONG $0xf1af0f4c // imulq %rcx, %r14
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x02cf8349 // orq $0x2, %r15
+	LONG $0xf9af0f4c // imulq %rcx, %r15
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x8b0c8d48 // leaq (%rbx,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0xb30c8d4a // leaq (%rbx,%r14,4), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0xbb0c8d4a // leaq (%rbx,%r15,4), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	WORD $0x0149; BYTE $0xf9 // addq %rdi, %r9
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	QUAD $0x0000009024a4894c // movq %r12, 0x90(%rsp)
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x00009be9; BYTE $0x00 // jmp 0x2e63 <k_attend_scores_q8+0x833>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x3c11; BYTE $0x0f // vmovups %zmm7, (%rdi,%rcx)
+	QUAD $0x010f7411487cf162 // vmovups %zmm6, 0x40(%rdi,%rcx)
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0x0f // vmovups %zmm5, (%rdi,%rcx)
+	QUAD $0x010f6411487cf162 // vmovups %zmm4, 0x40(%rdi,%rcx)
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x0f // vmovups %zmm3, (%rdi,%rcx)
+	QUAD $0x010f5411487cf162 // vmovups %zmm2, 0x40(%rdi,%rcx)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x0f // vmovups %zmm1, (%rdi,%rcx)
+	QUAD $0x010f4411487cf162 // vmovups %zmm0, 0x40(%rdi,%rcx)
+	LONG $0x02c58349 // addq $0x2, %r13
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	QUAD $0x0000009024bc034c // addq 0x90(%rsp), %r15
+	LONG $0x246c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r13
+	LONG $0x01508d0f; WORD $0x0000 // jge 0x2fb3 <k_attend_scores_q8+0x983>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
+	LONG $0xff5b8e0f; WORD $0xffff // jle 0x2dd0 <k_attend_scores_q8+0x7a0>
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	WORD $0xd148; BYTE $0xef // shrq %rdi
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x18598b48 // movq 0x18(%rcx), %rbx
+	LONG $0x10718b4c // movq 0x10(%rcx), %r14
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x19eb // jmp 0x2ecd <k_attend_scores_q8+0x89d>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x243c3b4c // cmpq (%rsp), %r15
+	LONG $0xff238d0f; WORD $0xffff // jge 0x2df0 <k_attend_scores_q8+0x7c0>
+	LONG $0x7b0c8d4a // leaq (%rbx,%r15,2), %rcx
+	LONG $0x487d7262; WORD $0x0413; BYTE $0x79 // vcvtph2ps (%rcx,%rdi,2), %zmm8
+	QUAD $0x01794c13487d7262 // vcvtph2ps 0x20(%rcx,%rdi,2), %zmm9
+	LONG $0x1f678d4d // leaq 0x1f(%r15), %r12
+	LONG $0xff4f8d49 // leaq -0x1(%r15), %rcx
+	LONG $0x05e7c149 // shlq $0x5, %r15
+	WORD $0x014d; BYTE $0xf7 // addq %r14, %r15
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	LONG $0x00008fe9; BYTE $0x00 // jmp 0x2f89 <k_attend_scores_q8+0x959>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x487d7262; WORD $0x5521; BYTE $0x00 // vpmovsxbd (%rbp), %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x482c5162; WORD $0xd059 // vmulps %zmm8, %zmm10, %zmm10
+	LONG $0x487d7262; WORD $0x5d21; BYTE $0x01 // vpmovsxbd 0x10(%rbp), %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x48245162; WORD $0xd959 // vmulps %zmm9, %zmm11, %zmm11
+	QUAD $0x01bb6418487d1262 // vbroadcastss 0x4(%r11,%r15,4), %zmm12
+	LONG $0x481dd262; WORD $0xfab8 // vfmadd231ps %zmm10, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm10) + zmm7
+	LONG $0x4825d262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm11, %zmm6 # zmm6 = (zmm11 * zmm12) + zmm6
+	QUAD $0x01b96418487d1262 // vbroadcastss 0x4(%r9,%r15,4), %zmm12
+	LONG $0x481dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm10) + zmm5
+	LONG $0x4825d262; WORD $0xe4b8 // vfmadd231ps %zmm12, %zmm11, %zmm4 # zmm4 = (zmm11 * zmm12) + zmm4
+	QUAD $0x01ba6418487d1262 // vbroadcastss 0x4(%r10,%r15,4), %zmm12
+	LONG $0x481dd262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm10) + zmm3
+	LONG $0x4825d262; WORD $0xd4b8 // vfmadd231ps %zmm12, %zmm11, %zmm2 # zmm2 = (zmm11 * zmm12) + zmm2
+	QUAD $0x01b86418487d3262 // vbroadcastss 0x4(%rax,%r15,4), %zmm12
+	LONG $0x481dd262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm10) + zmm1
+	LONG $0x481dd262; WORD $0xc3b8 // vfmadd231ps %zmm11, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm11) + zmm0
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x20c58348 // addq $0x20, %rbp
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	LONG $0xff378d0f; WORD $0xffff // jge 0x2ec0 <k_attend_scores_q8+0x890>
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0xff71830f; WORD $0xffff // jae 0x2f03 <k_attend_scores_q8+0x8d3>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
+	LONG $0xff5b8e0f; WORD $0xffff // jle 0x2f00 <k_attend_scores_q8+0x8d0>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
+	LONG $0xffff4de9; BYTE $0xff // jmp 0x2f00 <k_attend_scores_q8+0x8d0>
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	LONG $0x02418d48 // leaq 0x2(%rcx), %rax
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	WORD $0x227e // jle 0x2ff9 <k_attend_scores_q8+0x9c9>
+	WORD $0x8948; BYTE $0xcd // movq %rcx, %rbp
+	WORD $0x394c; BYTE $0xe5 // cmpq %r12, %rbp
+	LONG $0x04838c0f; WORD $0x0000 // jl 0x3466 <k_attend_scores_q8+0xe36>
+	LONG $0x0007b1e9; BYTE $0x00 // jmp 0x3799 <k_attend_scores_q8+0x1169>
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x02418d48 // leaq 0x2(%rcx), %rax
+	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	WORD $0xde7f // jg 0x2fd7 <k_attend_scores_q8+0x9a7>
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x247c8348; WORD $0x0258 // cmpq $0x2, 0x58(%rsp)
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x01468d0f; WORD $0x0000 // jge 0x3155 <k_attend_scores_q8+0xb25>
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
+	LONG $0x03be8d0f; WORD $0x0000 // jge 0x33d9 <k_attend_scores_q8+0xda9>
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
+	LONG $0x03bf8e0f; WORD $0x0000 // jle 0x33f6 <k_attend_scores_q8+0xdc6>
+	LONG $0x084a8b49 // movq 0x8(%r10), %rcx
+	LONG $0x287a8b49 // movq 0x28(%r10), %rdi
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	QUAD $0x000000049d048d48 // leaq 0x4(,%rbx,4), %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	LONG $0xcbaf0f4c // imulq %rbx, %r9
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	WORD $0xd148; BYTE $0xef // shrq %rdi
+	LONG $0xfbaf0f49 // imulq %r11, %rdi
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x05e3c149 // shlq $0x5, %r11
+	LONG $0x890c8d4e // leaq (%rcx,%r9,4), %r9
+	LONG $0x105a8b49 // movq 0x10(%r10), %rbx
+	LONG $0x18528b4d // movq 0x18(%r10), %r10
+	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
+	LONG $0x10c38349 // addq $0x10, %r11
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x17eb // jmp 0x30aa <k_attend_scores_q8+0xa7a>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x243c3b4c // cmpq (%rsp), %r15
+	LONG $0x035c8d0f; WORD $0x0000 // jge 0x3406 <k_attend_scores_q8+0xdd6>
+	LONG $0x7a0c8d4b // leaq (%r10,%r15,2), %rcx
+	LONG $0x487df262; WORD $0x2413; BYTE $0x79 // vcvtph2ps (%rcx,%rdi,2), %zmm4
+	QUAD $0x01796c13487df262 // vcvtph2ps 0x20(%rcx,%rdi,2), %zmm5
+	LONG $0x1f5f8d49 // leaq 0x1f(%r15), %rbx
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	WORD $0x63eb // jmp 0x3133 <k_attend_scores_q8+0xb03>
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x487dd262; WORD $0x7621; BYTE $0xff // vpmovsxbd -0x10(%r14), %zmm6
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0x484cf162; WORD $0xf459 // vmulps %zmm4, %zmm6, %zmm6
+	LONG $0x487dd262; WORD $0x3e21 // vpmovsxbd (%r14), %zmm7
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x4844f162; WORD $0xfd59 // vmulps %zmm5, %zmm7, %zmm7
+	LONG $0x487d1262; WORD $0x0418; BYTE $0xa1 // vbroadcastss (%r9,%r12,4), %zmm8
+	LONG $0x483df262; WORD $0xdeb8 // vfmadd231ps %zmm6, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm6) + zmm3
+	LONG $0x4845d262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm7, %zmm2 # zmm2 = (zmm7 * zmm8) + zmm2
+	LONG $0x487d3262; WORD $0x0418; BYTE $0xa0 // vbroadcastss (%rax,%r12,4), %zmm8
+	LONG $0x483df262; WORD $0xceb8 // vfmadd231ps %zmm6, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm6) + zmm1
+	LONG $0x483df262; WORD $0xc7b8 // vfmadd231ps %zmm7, %zmm8, %zmm0 # zmm0 = (zmm8 * zmm7) + zmm0
+	LONG $0x247c8d4d; BYTE $0x01 // leaq 0x1(%r12), %r15
+	LONG $0x20c68349 // addq $0x20, %r14
+	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0xff6d8d0f; WORD $0xffff // jge 0x30a0 <k_attend_scores_q8+0xa70>
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0x9b73 // jae 0x30d3 <k_attend_scores_q8+0xaa3>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
+	WORD $0x897e // jle 0x30d0 <k_attend_scores_q8+0xaa0>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
+	LONG $0xffff7be9; BYTE $0xff // jmp 0x30d0 <k_attend_scores_q8+0xaa0>
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	WORD $0x8b49; BYTE $0x0e // movq (%r14), %rcx
+	LONG $0x084e8b4d // movq 0x8(%r14), %r9
+	LONG $0x287e8b49 // movq 0x28(%r14), %rdi
+	QUAD $0x000000049d048d48 // leaq 0x4(,%rbx,4), %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0xfbaf0f48 // imulq %rbx, %rdi
+	LONG $0xb93c8d49 // leaq (%r9,%rdi,4), %rdi
+	LONG $0x20568b4d // movq 0x20(%r14), %r10
+	LONG $0x015b8d4c // leaq 0x1(%rbx), %r11
+	LONG $0xdaaf0f4d // imulq %r10, %r11
+	LONG $0x991c8d4e // leaq (%rcx,%r11,4), %r11
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	LONG $0xd3af0f4c // imulq %rbx, %r10
+	LONG $0x910c8d4a // leaq (%rcx,%r10,4), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x05e3c149 // shlq $0x5, %r11
+	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x00009ee9; BYTE $0x00 // jmp 0x3253 <k_attend_scores_q8+0xc23>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x31 // vmovups %zmm0, (%rcx,%r14)
+	QUAD $0x01314c11487cb162 // vmovups %zmm1, 0x40(%rcx,%r14)
+	QUAD $0x02315411487cb162 // vmovups %zmm2, 0x80(%rcx,%r14)
+	QUAD $0x03315c11487cb162 // vmovups %zmm3, 0xc0(%rcx,%r14)
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x31 // vmovups %zmm4, (%rcx,%r14)
+	QUAD $0x01316c11487cb162 // vmovups %zmm5, 0x40(%rcx,%r14)
+	QUAD $0x02317411487cb162 // vmovups %zmm6, 0x80(%rcx,%r14)
+	QUAD $0x03317c11487cb162 // vmovups %zmm7, 0xc0(%rcx,%r14)
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x044f8d4d // leaq 0x4(%r15), %r9
+	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
+	QUAD $0x000000982494034c // addq 0x98(%rsp), %r10
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
+	LONG $0xfdbf8f0f; WORD $0xffff // jg 0x3012 <k_attend_scores_q8+0x9e2>
+	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
+	LONG $0xff568e0f; WORD $0xffff // jle 0x31c0 <k_attend_scores_q8+0xb90>
+	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
+	WORD $0xd149; BYTE $0xed // shrq %r13
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0xe9af0f48 // imulq %rcx, %rbp
+	LONG $0x01cd8349 // orq $0x1, %r13
+	LONG $0xe9af0f4c // imulq %rcx, %r13
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x18798b4c // movq 0x18(%rcx), %r15
+	LONG $0x10618b4c // movq 0x10(%rcx), %r12
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x1aeb // jmp 0x32cd <k_attend_scores_q8+0xc9d>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x241c3b48 // cmpq (%rsp), %rbx
+	LONG $0xff138d0f; WORD $0xffff // jge 0x31e0 <k_attend_scores_q8+0xbb0>
+	LONG $0x5f0c8d49 // leaq (%r15,%rbx,2), %rcx
+	LONG $0x487d7262; WORD $0x0413; BYTE $0x69 // vcvtph2ps (%rcx,%rbp,2), %zmm8
+	QUAD $0x01694c13487d7262 // vcvtph2ps 0x20(%rcx,%rbp,2), %zmm9
+	LONG $0x487d3262; WORD $0x1413; BYTE $0x69 // vcvtph2ps (%rcx,%r13,2), %zmm10
+	QUAD $0x01695c13487d3262 // vcvtph2ps 0x20(%rcx,%r13,2), %zmm11
+	LONG $0x1f538d4c // leaq 0x1f(%rbx), %r10
+	LONG $0xff4b8d48 // leaq -0x1(%rbx), %rcx
+	LONG $0x05e3c148 // shlq $0x5, %rbx
+	WORD $0x014c; BYTE $0xe3 // addq %r12, %rbx
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	LONG $0x0000a6e9; BYTE $0x00 // jmp 0x33af <k_attend_scores_q8+0xd7f>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x487d5262; WORD $0x2121 // vpmovsxbd (%r9), %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x481c5162; WORD $0xe059 // vmulps %zmm8, %zmm12, %zmm12
+	LONG $0x487d5262; WORD $0x6921; BYTE $0x01 // vpmovsxbd 0x10(%r9), %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x48145162; WORD $0xe959 // vmulps %zmm9, %zmm13, %zmm13
+	LONG $0x487d1262; WORD $0x3421; BYTE $0x19 // vpmovsxbd (%r9,%r11), %zmm14
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x480c5162; WORD $0xf259 // vmulps %zmm10, %zmm14, %zmm14
+	QUAD $0x01197c21487d1262 // vpmovsxbd 0x10(%r9,%r11), %zmm15
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	LONG $0x48045162; WORD $0xfb59 // vmulps %zmm11, %zmm15, %zmm15
+	QUAD $0x019f4418487de262 // vbroadcastss 0x4(%rdi,%rbx,4), %zmm16
+	LONG $0x407dd262; WORD $0xc4b8 // vfmadd231ps %zmm12, %zmm16, %zmm0 # zmm0 = (zmm16 * zmm12) + zmm0
+	LONG $0x407dd262; WORD $0xcdb8 // vfmadd231ps %zmm13, %zmm16, %zmm1 # zmm1 = (zmm16 * zmm13) + zmm1
+	LONG $0x407dd262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm2 # zmm2 = (zmm16 * zmm14) + zmm2
+	QUAD $0x01984c18487de262 // vbroadcastss 0x4(%rax,%rbx,4), %zmm17
+	LONG $0x4805b262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm15, %zmm3 # zmm3 = (zmm15 * zmm16) + zmm3
+	LONG $0x4075d262; WORD $0xe4b8 // vfmadd231ps %zmm12, %zmm17, %zmm4 # zmm4 = (zmm17 * zmm12) + zmm4
+	LONG $0x4075d262; WORD $0xedb8 // vfmadd231ps %zmm13, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm13) + zmm5
+	LONG $0x4075d262; WORD $0xf6b8 // vfmadd231ps %zmm14, %zmm17, %zmm6 # zmm6 = (zmm17 * zmm14) + zmm6
+	LONG $0x4075d262; WORD $0xffb8 // vfmadd231ps %zmm15, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm15) + zmm7
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x20c18349 // addq $0x20, %r9
+	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
+	LONG $0xff118d0f; WORD $0xffff // jge 0x32c0 <k_attend_scores_q8+0xc90>
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0xff5b830f; WORD $0xffff // jae 0x3313 <k_attend_scores_q8+0xce3>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
+	LONG $0xff458e0f; WORD $0xffff // jle 0x3310 <k_attend_scores_q8+0xce0>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
+	LONG $0xffff37e9; BYTE $0xff // jmp 0x3310 <k_attend_scores_q8+0xce0>
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x394c; BYTE $0xe5 // cmpq %r12, %rbp
+	WORD $0x757c // jl 0x3466 <k_attend_scores_q8+0xe36>
+	LONG $0x0003a3e9; BYTE $0x00 // jmp 0x3799 <k_attend_scores_q8+0x1169>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	WORD $0x8b49; BYTE $0x06 // movq (%r14), %rax
+	LONG $0x204e8b49 // movq 0x20(%r14), %rcx
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0xf9af0f49 // imulq %r9, %rdi
+	LONG $0xb83c8d48 // leaq (%rax,%rdi,4), %rdi
+	LONG $0x487cd162; WORD $0x1c11; BYTE $0x3a // vmovups %zmm3, (%r10,%rdi)
+	QUAD $0x013a5411487cd162 // vmovups %zmm2, 0x40(%r10,%rdi)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
+	LONG $0x487cd162; WORD $0x0c11; BYTE $0x02 // vmovups %zmm1, (%r10,%rax)
+	QUAD $0x01024411487cd162 // vmovups %zmm0, 0x40(%r10,%rax)
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	WORD $0x394c; BYTE $0xe5 // cmpq %r12, %rbp
+	LONG $0x03338d0f; WORD $0x0000 // jge 0x3799 <k_attend_scores_q8+0x1169>
+	LONG $0x247c8348; WORD $0x0258 // cmpq $0x2, 0x58(%rsp)
+	LONG $0x246c8948; BYTE $0x20 // movq %rbp, 0x20(%rsp)
+	LONG $0x01038d0f; WORD $0x0000 // jge 0x357a <k_attend_scores_q8+0xf4a>
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x394c; BYTE $0xed // cmpq %r13, %rbp
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x030d8d0f; WORD $0x0000 // jge 0x3799 <k_attend_scores_q8+0x1169>
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x02d78e0f; WORD $0x0000 // jle 0x376c <k_attend_scores_q8+0x113c>
+	LONG $0x28428b49 // movq 0x28(%r10), %rax
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0xd149; BYTE $0xe9 // shrq %r9
+	LONG $0xcbaf0f4d // imulq %r11, %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0x08420349 // addq 0x8(%r10), %rax
+	LONG $0x107a8b49 // movq 0x10(%r10), %rdi
+	LONG $0x18528b4d // movq 0x18(%r10), %r10
+	LONG $0x391c8d4c // leaq (%rcx,%rdi), %r11
+	LONG $0x10c38349 // addq $0x10, %r11
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x17eb // jmp 0x34ea <k_attend_scores_q8+0xeba>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x243c3b4c // cmpq (%rsp), %r15
+	LONG $0x028a8d0f; WORD $0x0000 // jge 0x3774 <k_attend_scores_q8+0x1144>
+	LONG $0x7a0c8d4b // leaq (%r10,%r15,2), %rcx
+	LONG $0x487db262; WORD $0x1413; BYTE $0x49 // vcvtph2ps (%rcx,%r9,2), %zmm2
+	QUAD $0x01495c13487db262 // vcvtph2ps 0x20(%rcx,%r9,2), %zmm3
+	LONG $0x1f7f8d49 // leaq 0x1f(%r15), %rdi
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	LONG $0x05e3c148 // shlq $0x5, %rbx
+	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	WORD $0x4beb // jmp 0x355b <k_attend_scores_q8+0xf2b>
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x487df262; WORD $0x6321; BYTE $0xff // vpmovsxbd -0x10(%rbx), %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x485cf162; WORD $0xe259 // vmulps %zmm2, %zmm4, %zmm4
+	LONG $0x487df262; WORD $0x2b21 // vpmovsxbd (%rbx), %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4854f162; WORD $0xeb59 // vmulps %zmm3, %zmm5, %zmm5
+	LONG $0x487db262; WORD $0x3418; BYTE $0xb0 // vbroadcastss (%rax,%r14,4), %zmm6
+	LONG $0x484df262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm6, %zmm1 # zmm1 = (zmm6 * zmm4) + zmm1
+	LONG $0x484df262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm5) + zmm0
+	LONG $0x017e8d4d // leaq 0x1(%r14), %r15
+	LONG $0x20c38348 // addq $0x20, %rbx
+	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	WORD $0x857d // jge 0x34e0 <k_attend_scores_q8+0xeb0>
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	WORD $0xb373 // jae 0x3513 <k_attend_scores_q8+0xee3>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
+	WORD $0xa17e // jle 0x3510 <k_attend_scores_q8+0xee0>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
+	WORD $0x96eb // jmp 0x3510 <k_attend_scores_q8+0xee0>
+	LONG $0x28468b49 // movq 0x28(%r14), %rax
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0x08460349 // addq 0x8(%r14), %rax
+	LONG $0x204e8b49 // movq 0x20(%r14), %rcx
+	LONG $0xcdaf0f48 // imulq %rbp, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	WORD $0x0349; BYTE $0x0e // addq (%r14), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x05e2c149 // shlq $0x5, %r10
+	LONG $0x000004bf; BYTE $0x00 // movl $0x4, %edi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x72eb // jmp 0x3623 <k_attend_scores_q8+0xff3>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x19 // vmovups %zmm0, (%rcx,%rbx)
+	QUAD $0x01194c11487cf162 // vmovups %zmm1, 0x40(%rcx,%rbx)
+	QUAD $0x02195411487cf162 // vmovups %zmm2, 0x80(%rcx,%rbx)
+	QUAD $0x03195c11487cf162 // vmovups %zmm3, 0xc0(%rcx,%rbx)
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x047d8d48 // leaq 0x4(%rbp), %rdi
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	QUAD $0x00000098248c034c // addq 0x98(%rsp), %r9
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	WORD $0x394c; BYTE $0xef // cmpq %r13, %rdi
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0xfe568f0f; WORD $0xffff // jg 0x3479 <k_attend_scores_q8+0xe49>
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	WORD $0x8e7e // jle 0x35c0 <k_attend_scores_q8+0xf90>
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	WORD $0xd149; BYTE $0xee // shrq %r14
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0xfbaf0f4d // imulq %r11, %r15
+	LONG $0x01ce8349 // orq $0x1, %r14
+	LONG $0xf3af0f4d // imulq %r11, %r14
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x18618b4c // movq 0x18(%rcx), %r12
+	LONG $0x10698b4c // movq 0x10(%rcx), %r13
+	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x0eeb // jmp 0x367a <k_attend_scores_q8+0x104a>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x241c3b4c // cmpq (%rsp), %r11
+	LONG $0xff568d0f; WORD $0xffff // jge 0x35d0 <k_attend_scores_q8+0xfa0>
+	LONG $0x5c0c8d4b // leaq (%r12,%r11,2), %rcx
+	LONG $0x487db262; WORD $0x2413; BYTE $0x79 // vcvtph2ps (%rcx,%r15,2), %zmm4
+	QUAD $0x01796c13487db262 // vcvtph2ps 0x20(%rcx,%r15,2), %zmm5
+	LONG $0x487db262; WORD $0x3413; BYTE $0x71 // vcvtph2ps (%rcx,%r14,2), %zmm6
+	QUAD $0x01717c13487db262 // vcvtph2ps 0x20(%rcx,%r14,2), %zmm7
+	LONG $0x1f6b8d49 // leaq 0x1f(%r11), %rbp
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x000090e9; BYTE $0x00 // jmp 0x3742 <k_attend_scores_q8+0x1112>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x487d7262; WORD $0x0721 // vpmovsxbd (%rdi), %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x483c7162; WORD $0xc459 // vmulps %zmm4, %zmm8, %zmm8
+	LONG $0x487d7262; WORD $0x4f21; BYTE $0x01 // vpmovsxbd 0x10(%rdi), %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x48347162; WORD $0xcd59 // vmulps %zmm5, %zmm9, %zmm9
+	LONG $0x487d3262; WORD $0x1421; BYTE $0x17 // vpmovsxbd (%rdi,%r10), %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x482c7162; WORD $0xd659 // vmulps %zmm6, %zmm10, %zmm10
+	QUAD $0x01175c21487d3262 // vpmovsxbd 0x10(%rdi,%r10), %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x48247162; WORD $0xdf59 // vmulps %zmm7, %zmm11, %zmm11
+	LONG $0x487d3262; WORD $0x2418; BYTE $0x88 // vbroadcastss (%rax,%r9,4), %zmm12
+	LONG $0x481dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm8) + zmm0
+	LONG $0x481dd262; WORD $0xc9b8 // vfmadd231ps %zmm9, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm9) + zmm1
+	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
+	LONG $0x481dd262; WORD $0xdbb8 // vfmadd231ps %zmm11, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm11) + zmm3
+	LONG $0x01598d4d // leaq 0x1(%r9), %r11
+	LONG $0x20c78348 // addq $0x20, %rdi
+	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0xff2e8d0f; WORD $0xffff // jge 0x3670 <k_attend_scores_q8+0x1040>
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0xff78830f; WORD $0xffff // jae 0x36c3 <k_attend_scores_q8+0x1093>
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
+	LONG $0xff628e0f; WORD $0xffff // jle 0x36c0 <k_attend_scores_q8+0x1090>
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
+	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
+	LONG $0xffff54e9; BYTE $0xff // jmp 0x36c0 <k_attend_scores_q8+0x1090>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x60af0f4c; BYTE $0x20 // imulq 0x20(%rax), %r12
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	WORD $0x034c; BYTE $0x20 // addq (%rax), %r12
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	QUAD $0x00254c11487cb162 // vmovups %zmm1, (%rbp,%r12)
+	QUAD $0x01254411487cb162 // vmovups %zmm0, 0x40(%rbp,%r12)
+	LONG $0xc8c48148; WORD $0x0000; BYTE $0x00 // addq $0xc8, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0x9066 // nop
 
 	// attend_weights
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x07758e0f; WORD $0x0000 // jle 0x13d2 <k_attend_weights+0x782>
+	LONG $0x06758e0f; WORD $0x0000 // jle 0x3e32 <k_attend_weights+0x682>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -715,93 +3062,90 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
 	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
 	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
-	LONG $0x286f8b4c // movq 0x28(%rdi), %r13
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
 	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
 	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
 	LONG $0xc0ba8d4c; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdx), %r15
 	QUAD $0x000000008d248d4e // leaq (,%r9,4), %r12
-	QUAD $0x0046810d187de2c4; BYTE $0x00 // vbroadcastss 0x4681(%rip), %ymm1 # 0x5348 <k_attend_merge+0x348>
+	QUAD $0x0079610d187de2c4; BYTE $0x00 // vbroadcastss 0x7961(%rip), %ymm1 # 0xb188 <k_attend_merge+0x2e8>
+	QUAD $0x79571518487df262; WORD $0x0000 // vbroadcastss 0x7957(%rip), %zmm2 # 0xb188 <k_attend_merge+0x2e8>
 	LONG $0x38498d48 // leaq 0x38(%rcx), %rcx
 	LONG $0x240c8948 // movq %rcx, (%rsp)
-	QUAD $0x466f1518487df262; WORD $0x0000 // vbroadcastss 0x466f(%rip), %zmm2 # 0x5348 <k_attend_merge+0x348>
-	QUAD $0x46651d58487df262; WORD $0x0000 // vpbroadcastd 0x4665(%rip), %zmm3 # 0x5348 <k_attend_merge+0x348>
-	QUAD $0x004668251879e2c4; BYTE $0x00 // vbroadcastss 0x4668(%rip), %xmm4 # 0x5354 <k_attend_merge+0x354>
-	QUAD $0x465a2d18487df262; WORD $0x0000 // vbroadcastss 0x465a(%rip), %zmm5 # 0x5350 <k_attend_merge+0x350>
-	QUAD $0x46603518487df262; WORD $0x0000 // vbroadcastss 0x4660(%rip), %zmm6 # 0x5360 <k_attend_merge+0x360>
-	QUAD $0x46623d18487df262; WORD $0x0000 // vbroadcastss 0x4662(%rip), %zmm7 # 0x536c <k_attend_merge+0x36c>
-	QUAD $0x46500518487d7262; WORD $0x0000 // vbroadcastss 0x4650(%rip), %zmm8 # 0x5364 <k_attend_merge+0x364>
-	QUAD $0x464a0d18487d7262; WORD $0x0000 // vbroadcastss 0x464a(%rip), %zmm9 # 0x5368 <k_attend_merge+0x368>
-	QUAD $0x46501518487d7262; WORD $0x0000 // vbroadcastss 0x4650(%rip), %zmm10 # 0x5378 <k_attend_merge+0x378>
-	QUAD $0x46121d18487d7262; WORD $0x0000 // vbroadcastss 0x4612(%rip), %zmm11 # 0x5344 <k_attend_merge+0x344>
-	QUAD $0x461c2518487d7262; WORD $0x0000 // vbroadcastss 0x461c(%rip), %zmm12 # 0x5358 <k_attend_merge+0x358>
-	QUAD $0x462e2d18487d7262; WORD $0x0000 // vbroadcastss 0x462e(%rip), %zmm13 # 0x5374 <k_attend_merge+0x374>
-	QUAD $0x46203518487d7262; WORD $0x0000 // vbroadcastss 0x4620(%rip), %zmm14 # 0x5370 <k_attend_merge+0x370>
-	QUAD $0x45f23d18487d7262; WORD $0x0000 // vbroadcastss 0x45f2(%rip), %zmm15 # 0x534c <k_attend_merge+0x34c>
-	QUAD $0x45dc0518487de262; WORD $0x0000 // vbroadcastss 0x45dc(%rip), %zmm16 # 0x5340 <k_attend_merge+0x340>
-	QUAD $0x45d20d58487de262; WORD $0x0000 // vpbroadcastd 0x45d2(%rip), %zmm17 # 0x5340 <k_attend_merge+0x340>
-	QUAD $0x45e41558487de262; WORD $0x0000 // vpbroadcastd 0x45e4(%rip), %zmm18 # 0x535c <k_attend_merge+0x35c>
-	QUAD $0x45c61d10087ee162; WORD $0x0000 // vmovss 0x45c6(%rip), %xmm19 # 0x5348 <k_attend_merge+0x348>
+	QUAD $0x79451d58487df262; WORD $0x0000 // vpbroadcastd 0x7945(%rip), %zmm3 # 0xb188 <k_attend_merge+0x2e8>
+	QUAD $0x007948251879e2c4; BYTE $0x00 // vbroadcastss 0x7948(%rip), %xmm4 # 0xb194 <k_attend_merge+0x2f4>
+	QUAD $0x793a2d18487df262; WORD $0x0000 // vbroadcastss 0x793a(%rip), %zmm5 # 0xb190 <k_attend_merge+0x2f0>
+	QUAD $0x79403518487df262; WORD $0x0000 // vbroadcastss 0x7940(%rip), %zmm6 # 0xb1a0 <k_attend_merge+0x300>
+	QUAD $0x79423d18487df262; WORD $0x0000 // vbroadcastss 0x7942(%rip), %zmm7 # 0xb1ac <k_attend_merge+0x30c>
+	QUAD $0x79300518487d7262; WORD $0x0000 // vbroadcastss 0x7930(%rip), %zmm8 # 0xb1a4 <k_attend_merge+0x304>
+	QUAD $0x792a0d18487d7262; WORD $0x0000 // vbroadcastss 0x792a(%rip), %zmm9 # 0xb1a8 <k_attend_merge+0x308>
+	QUAD $0x79301518487d7262; WORD $0x0000 // vbroadcastss 0x7930(%rip), %zmm10 # 0xb1b8 <k_attend_merge+0x318>
+	QUAD $0x78f21d18487d7262; WORD $0x0000 // vbroadcastss 0x78f2(%rip), %zmm11 # 0xb184 <k_attend_merge+0x2e4>
+	QUAD $0x78fc2518487d7262; WORD $0x0000 // vbroadcastss 0x78fc(%rip), %zmm12 # 0xb198 <k_attend_merge+0x2f8>
+	QUAD $0x790e2d18487d7262; WORD $0x0000 // vbroadcastss 0x790e(%rip), %zmm13 # 0xb1b4 <k_attend_merge+0x314>
+	QUAD $0x79003518487d7262; WORD $0x0000 // vbroadcastss 0x7900(%rip), %zmm14 # 0xb1b0 <k_attend_merge+0x310>
+	QUAD $0x78d23d18487d7262; WORD $0x0000 // vbroadcastss 0x78d2(%rip), %zmm15 # 0xb18c <k_attend_merge+0x2ec>
+	QUAD $0x78c40510087ee162; WORD $0x0000 // vmovss 0x78c4(%rip), %xmm16 # 0xb188 <k_attend_merge+0x2e8>
+	QUAD $0x78b20d18487de262; WORD $0x0000 // vbroadcastss 0x78b2(%rip), %zmm17 # 0xb180 <k_attend_merge+0x2e0>
+	LONG $0x006ca162; WORD $0xd257 // vxorps %xmm18, %xmm18, %xmm18
+	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
 	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
-	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
-	LONG $0x004ca162; WORD $0xf657 // vxorps %xmm22, %xmm22, %xmm22
-	QUAD $0x45be3d18487de262; WORD $0x0000 // vbroadcastss 0x45be(%rip), %zmm23 # 0x535c <k_attend_merge+0x35c>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x00007fe9; BYTE $0x00 // jmp 0xe27 <k_attend_weights+0x1d7>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x48fd0362; WORD $0xd31b; BYTE $0x01 // vextractf64x4 $0x1, %zmm26, %ymm27
-	LONG $0x202c0162; WORD $0xd358 // vaddps %ymm27, %ymm26, %ymm26
-	LONG $0x287d0362; WORD $0xd319; BYTE $0x01 // vextractf32x4 $0x1, %ymm26, %xmm27
-	LONG $0x002c0162; WORD $0xd358 // vaddps %xmm27, %xmm26, %xmm26
-	LONG $0x00ad0162; WORD $0xdac6; BYTE $0x01 // vshufpd $0x1, %xmm26, %xmm26, %xmm27 # xmm27 = xmm26[1,0]
-	LONG $0x002c0162; WORD $0xd358 // vaddps %xmm27, %xmm26, %xmm26
-	LONG $0x087e0162; WORD $0xda16 // vmovshdup %xmm26, %xmm27 # xmm27 = xmm26[1,1,3,3]
-	LONG $0x002e0162; WORD $0xd358 // vaddss %xmm27, %xmm26, %xmm26
-	LONG $0x002eb162; WORD $0xcec2; BYTE $0x00 // vcmpeqss %xmm22, %xmm26, %k1
-	LONG $0x81662162; WORD $0xdb10 // vmovss %xmm19, %xmm19, %xmm27 {%k1} {z}
-	LONG $0x0036b162; WORD $0xcbc2; BYTE $0x02 // vcmpless %xmm19, %xmm25, %k1
-	LONG $0x013e0162; WORD $0xc310 // vmovss %xmm27, %xmm24, %xmm24 {%k1}
+	LONG $0x00007de9; BYTE $0x00 // jmp 0x3967 <k_attend_weights+0x1b7>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x48fd8362; WORD $0xf81b; BYTE $0x01 // vextractf64x4 $0x1, %zmm23, %ymm24
+	LONG $0x20448162; WORD $0xf858 // vaddps %ymm24, %ymm23, %ymm23
+	LONG $0x287d8362; WORD $0xf819; BYTE $0x01 // vextractf32x4 $0x1, %ymm23, %xmm24
+	LONG $0x00448162; WORD $0xf858 // vaddps %xmm24, %xmm23, %xmm23
+	LONG $0x00c52162; WORD $0xc7c6; BYTE $0x01 // vshufpd $0x1, %xmm23, %xmm23, %xmm24 # xmm24 = xmm23[1,0]
+	LONG $0x00448162; WORD $0xf858 // vaddps %xmm24, %xmm23, %xmm23
+	LONG $0x087e2162; WORD $0xc716 // vmovshdup %xmm23, %xmm24 # xmm24 = xmm23[1,1,3,3]
+	LONG $0x00468162; WORD $0xf858 // vaddss %xmm24, %xmm23, %xmm23
+	LONG $0x0046b162; WORD $0xccc2; BYTE $0x00 // vcmpeqss %xmm20, %xmm23, %k1
+	LONG $0x817e2162; WORD $0xc010 // vmovss %xmm16, %xmm16, %xmm24 {%k1} {z}
+	LONG $0x004eb162; WORD $0xc8c2; BYTE $0x02 // vcmpless %xmm16, %xmm22, %k1
+	LONG $0x01568162; WORD $0xe810 // vmovss %xmm24, %xmm21, %xmm21 {%k1}
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x087e6162; WORD $0x0411; BYTE $0xa9 // vmovss %xmm24, (%rcx,%rbp,4)
+	LONG $0x087ee162; WORD $0x2c11; BYTE $0xa9 // vmovss %xmm21, (%rcx,%rbp,4)
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x087e6162; WORD $0x1411; BYTE $0xa9 // vmovss %xmm26, (%rcx,%rbp,4)
+	LONG $0x087ee162; WORD $0x3c11; BYTE $0xa9 // vmovss %xmm23, (%rcx,%rbp,4)
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	LONG $0x059d840f; WORD $0x0000 // je 0x13c4 <k_attend_weights+0x774>
+	LONG $0x04bd840f; WORD $0x0000 // je 0x3e24 <k_attend_weights+0x674>
 	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
 	LONG $0xfdaf0f48 // imulq %rbp, %rdi
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
 	LONG $0xd94c0f48 // cmovlq %rcx, %rbx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xd8480f49 // cmovsq %r8, %rbx
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0xda480f49 // cmovsq %r10, %rbx
 	LONG $0x247c0348; BYTE $0x10 // addq 0x10(%rsp), %rdi
-	WORD $0x394c; BYTE $0xef // cmpq %r13, %rdi
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	LONG $0xcf4c0f48 // cmovlq %rdi, %rcx
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xc8480f49 // cmovsq %r8, %rcx
+	LONG $0xca480f49 // cmovsq %r10, %rcx
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x00948e0f; WORD $0x0000 // jle 0xf00 <k_attend_weights+0x2b0>
+	LONG $0x00948e0f; WORD $0x0000 // jle 0x3a40 <k_attend_weights+0x290>
 	LONG $0x08fb8348 // cmpq $0x8, %rbx
-	WORD $0x0e73 // jae 0xe80 <k_attend_weights+0x230>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x79eb // jmp 0xef0 <k_attend_weights+0x2a0>
+	WORD $0x0e73 // jae 0x39c0 <k_attend_weights+0x210>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x79eb // jmp 0x3a30 <k_attend_weights+0x280>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x40fb8348 // cmpq $0x40, %rbx
-	WORD $0x0573 // jae 0xe8b <k_attend_weights+0x23b>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x47eb // jmp 0xed2 <k_attend_weights+0x282>
-	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
+	WORD $0x0573 // jae 0x39cb <k_attend_weights+0x21b>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x47eb // jmp 0x3a12 <k_attend_weights+0x262>
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
 	QUAD $0xffffffffffc0bf48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdi # imm = 0x7FFFFFFFFFFFFFC0
-	WORD $0x2149; BYTE $0xf8 // andq %rdi, %r8
+	WORD $0x2149; BYTE $0xfa // andq %rdi, %r10
 	WORD $0xff31 // xorl %edi, %edi
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0xfdbf5411487cd162 // vmovups %zmm2, -0xc0(%r15,%rdi,4)
@@ -809,256 +3153,218 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0xffbf5411487cd162 // vmovups %zmm2, -0x40(%r15,%rdi,4)
 	LONG $0x487cd162; WORD $0x1411; BYTE $0xbf // vmovups %zmm2, (%r15,%rdi,4)
 	LONG $0x40c78348 // addq $0x40, %rdi
-	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
-	WORD $0xd875 // jne 0xea0 <k_attend_weights+0x250>
-	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0x3374 // je 0xf00 <k_attend_weights+0x2b0>
+	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
+	WORD $0xd875 // jne 0x39e0 <k_attend_weights+0x230>
+	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
+	WORD $0x3374 // je 0x3a40 <k_attend_weights+0x290>
 	WORD $0xc3f6; BYTE $0x38 // testb $0x38, %bl
-	WORD $0x1e74 // je 0xef0 <k_attend_weights+0x2a0>
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
-	LONG $0x2404234c // andq (%rsp), %r8
+	WORD $0x1e74 // je 0x3a30 <k_attend_weights+0x280>
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0x2414234c // andq (%rsp), %r10
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x0c11fcc5; BYTE $0xbe // vmovups %ymm1, (%rsi,%rdi,4)
 	LONG $0x08c78348 // addq $0x8, %rdi
-	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
-	WORD $0xf275 // jne 0xee0 <k_attend_weights+0x290>
-	WORD $0x0beb // jmp 0xefb <k_attend_weights+0x2ab>
-	QUAD $0xff8000008604c742 // movl $0xff800000, (%rsi,%r8,4) # imm = 0xFF800000
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0xf075 // jne 0xef0 <k_attend_weights+0x2a0>
+	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
+	WORD $0xf275 // jne 0x3a20 <k_attend_weights+0x270>
+	WORD $0x0beb // jmp 0x3a3b <k_attend_weights+0x28b>
+	QUAD $0xff8000009604c742 // movl $0xff800000, (%rsi,%r10,4) # imm = 0xFF800000
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
+	WORD $0xf075 // jne 0x3a30 <k_attend_weights+0x280>
 	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
 	LONG $0xfdaf0f48 // imulq %rbp, %rdi
-	LONG $0xba048d4c // leaq (%rdx,%rdi,4), %r8
+	LONG $0xba2c8d4c // leaq (%rdx,%rdi,4), %r13
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
 	LONG $0xd94f0f48 // cmovgq %rcx, %rbx
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x187d // jge 0xf30 <k_attend_weights+0x2e0>
-	LONG $0x487c6162; WORD $0xc228 // vmovaps %zmm2, %zmm24
+	WORD $0x187d // jge 0x3a70 <k_attend_weights+0x2c0>
+	LONG $0x487ce162; WORD $0xea28 // vmovaps %zmm2, %zmm21
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x0000c4e9; BYTE $0x00 // jmp 0xfea <k_attend_weights+0x39a>
+	LONG $0x0000c5e9; BYTE $0x00 // jmp 0x3b2b <k_attend_weights+0x37b>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xf07b8d48 // leaq -0x10(%rbx), %rdi
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	LONG $0x04e9c148 // shrq $0x4, %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x30ff8348 // cmpq $0x30, %rdi
-	WORD $0x1c73 // jae 0xf60 <k_attend_weights+0x310>
+	WORD $0x1c73 // jae 0x3aa0 <k_attend_weights+0x2f0>
 	LONG $0x000010bf; BYTE $0x00 // movl $0x10, %edi
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x487c6162; WORD $0xc228 // vmovaps %zmm2, %zmm24
-	WORD $0x61eb // jmp 0xfb5 <k_attend_weights+0x365>
+	LONG $0x487ce162; WORD $0xea28 // vmovaps %zmm2, %zmm21
+	WORD $0x61eb // jmp 0x3af5 <k_attend_weights+0x345>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	LONG $0xfce78348 // andq $-0x4, %rdi
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x487c6162; WORD $0xc228 // vmovaps %zmm2, %zmm24
-	QUAD $0xfdb74c10487c0162 // vmovups -0xc0(%r15,%r14,4), %zmm25
-	LONG $0x40340162; WORD $0xc05f // vmaxps %zmm24, %zmm25, %zmm24
-	QUAD $0xfeb74c10487c0162 // vmovups -0x80(%r15,%r14,4), %zmm25
-	LONG $0x40340162; WORD $0xc05f // vmaxps %zmm24, %zmm25, %zmm24
-	QUAD $0xffb74c10487c0162 // vmovups -0x40(%r15,%r14,4), %zmm25
-	LONG $0x40340162; WORD $0xc05f // vmaxps %zmm24, %zmm25, %zmm24
-	LONG $0x487c0162; WORD $0x0c10; BYTE $0xb7 // vmovups (%r15,%r14,4), %zmm25
-	LONG $0x40340162; WORD $0xc05f // vmaxps %zmm24, %zmm25, %zmm24
+	LONG $0x487ce162; WORD $0xea28 // vmovaps %zmm2, %zmm21
+	QUAD $0xfdb77410487c8162 // vmovups -0xc0(%r15,%r14,4), %zmm22
+	LONG $0x404ca162; WORD $0xed5f // vmaxps %zmm21, %zmm22, %zmm21
+	QUAD $0xfeb77410487c8162 // vmovups -0x80(%r15,%r14,4), %zmm22
+	LONG $0x404ca162; WORD $0xed5f // vmaxps %zmm21, %zmm22, %zmm21
+	QUAD $0xffb77410487c8162 // vmovups -0x40(%r15,%r14,4), %zmm22
+	LONG $0x404ca162; WORD $0xed5f // vmaxps %zmm21, %zmm22, %zmm21
+	LONG $0x487c8162; WORD $0x3410; BYTE $0xb7 // vmovups (%r15,%r14,4), %zmm22
+	LONG $0x404ca162; WORD $0xed5f // vmaxps %zmm21, %zmm22, %zmm21
 	LONG $0x40c68349 // addq $0x40, %r14
 	LONG $0xfcc78348 // addq $-0x4, %rdi
-	WORD $0xbf75 // jne 0xf70 <k_attend_weights+0x320>
+	WORD $0xbf75 // jne 0x3ab0 <k_attend_weights+0x300>
 	LONG $0x107e8d49 // leaq 0x10(%r14), %rdi
 	QUAD $0xffffffffffc0ba49; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %r10 # imm = 0x7FFFFFFFFFFFFFC0
 	LONG $0x30c28349 // addq $0x30, %r10
 	WORD $0x2149; BYTE $0xda // andq %rbx, %r10
 	WORD $0xe183; BYTE $0x03 // andl $0x3, %ecx
-	WORD $0x1f74 // je 0xfea <k_attend_weights+0x39a>
+	WORD $0x2074 // je 0x3b2b <k_attend_weights+0x37b>
 	WORD $0xe1c1; BYTE $0x04 // shll $0x4, %ecx
 	WORD $0x9066 // nop
-	LONG $0x487c0162; WORD $0x0c10; BYTE $0xb0 // vmovups (%r8,%r14,4), %zmm25
-	LONG $0x40340162; WORD $0xc05f // vmaxps %zmm24, %zmm25, %zmm24
+	QUAD $0x00b57410487c8162 // vmovups (%r13,%r14,4), %zmm22
+	LONG $0x404ca162; WORD $0xed5f // vmaxps %zmm21, %zmm22, %zmm21
 	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
 	LONG $0x10c78348 // addq $0x10, %rdi
 	LONG $0xf0c18348 // addq $-0x10, %rcx
-	WORD $0xe675 // jne 0xfd0 <k_attend_weights+0x380>
+	WORD $0xe575 // jne 0x3b10 <k_attend_weights+0x360>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
-	WORD $0x387e // jle 0x102a <k_attend_weights+0x3da>
+	WORD $0x397e // jle 0x3b6c <k_attend_weights+0x3bc>
 	QUAD $0x000000008d3c8d48 // leaq (,%rcx,4), %rdi
 	LONG $0xffffbe41; WORD $0xffff // movl $0xffffffff, %r14d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe6 // shll %cl, %r14d
-	LONG $0x760d8d48; WORD $0x0043; BYTE $0x00 // leaq 0x4376(%rip), %rcx # 0x5380 <lanes>
+	LONG $0x950d8d48; WORD $0x0076; BYTE $0x00 // leaq 0x7695(%rip), %rcx # 0xb1e0 <lanes>
 	WORD $0x2948; BYTE $0xf9 // subq %rdi, %rcx
 	WORD $0xf741; BYTE $0xd6 // notl %r14d
 	LONG $0x927bc1c4; BYTE $0xce // kmovd %r14d, %k1
-	LONG $0xc97c0162; WORD $0x0c10; BYTE $0x90 // vmovups (%r8,%r10,4), %zmm25 {%k1} {z}
-	QUAD $0xe401492548656362 // vpternlogd $0xe4, 0x40(%rcx), %zmm3, %zmm25
-	LONG $0x40340162; WORD $0xc05f // vmaxps %zmm24, %zmm25, %zmm24
-	LONG $0x087e0162; WORD $0xc816 // vmovshdup %xmm24, %xmm25 # xmm25 = xmm24[1,1,3,3]
-	LONG $0x00360162; WORD $0xc85f // vmaxss %xmm24, %xmm25, %xmm25
-	LONG $0x00bd0162; WORD $0xd0c6; BYTE $0x01 // vshufpd $0x1, %xmm24, %xmm24, %xmm26 # xmm26 = xmm24[1,0]
-	LONG $0x002e0162; WORD $0xc95f // vmaxss %xmm25, %xmm26, %xmm25
-	LONG $0x003c0162; WORD $0xd0c6; BYTE $0xff // vshufps $0xff, %xmm24, %xmm24, %xmm26 # xmm26 = xmm24[3,3,3,3]
-	LONG $0x002e0162; WORD $0xc95f // vmaxss %xmm25, %xmm26, %xmm25
-	LONG $0x287d0362; WORD $0xc219; BYTE $0x01 // vextractf32x4 $0x1, %ymm24, %xmm26
-	LONG $0x002e0162; WORD $0xc95f // vmaxss %xmm25, %xmm26, %xmm25
-	LONG $0x087e0162; WORD $0xda16 // vmovshdup %xmm26, %xmm27 # xmm27 = xmm26[1,1,3,3]
-	LONG $0x00260162; WORD $0xc95f // vmaxss %xmm25, %xmm27, %xmm25
-	LONG $0x00ad0162; WORD $0xdac6; BYTE $0x01 // vshufpd $0x1, %xmm26, %xmm26, %xmm27 # xmm27 = xmm26[1,0]
-	LONG $0x00260162; WORD $0xc95f // vmaxss %xmm25, %xmm27, %xmm25
-	LONG $0x002c0162; WORD $0xd2c6; BYTE $0xff // vshufps $0xff, %xmm26, %xmm26, %xmm26 # xmm26 = xmm26[3,3,3,3]
-	LONG $0x002e0162; WORD $0xc95f // vmaxss %xmm25, %xmm26, %xmm25
-	LONG $0x487d0362; WORD $0xc219; BYTE $0x02 // vextractf32x4 $0x2, %zmm24, %xmm26
-	LONG $0x002e0162; WORD $0xc95f // vmaxss %xmm25, %xmm26, %xmm25
-	LONG $0x087e0162; WORD $0xda16 // vmovshdup %xmm26, %xmm27 # xmm27 = xmm26[1,1,3,3]
-	LONG $0x00260162; WORD $0xc95f // vmaxss %xmm25, %xmm27, %xmm25
-	LONG $0x00ad0162; WORD $0xdac6; BYTE $0x01 // vshufpd $0x1, %xmm26, %xmm26, %xmm27 # xmm27 = xmm26[1,0]
-	LONG $0x00260162; WORD $0xc95f // vmaxss %xmm25, %xmm27, %xmm25
-	LONG $0x002c0162; WORD $0xd2c6; BYTE $0xff // vshufps $0xff, %xmm26, %xmm26, %xmm26 # xmm26 = xmm26[3,3,3,3]
-	LONG $0x002e0162; WORD $0xc95f // vmaxss %xmm25, %xmm26, %xmm25
-	LONG $0x487d0362; WORD $0xc019; BYTE $0x03 // vextractf32x4 $0x3, %zmm24, %xmm24
-	LONG $0x003e0162; WORD $0xc95f // vmaxss %xmm25, %xmm24, %xmm25
-	LONG $0x087e0162; WORD $0xd016 // vmovshdup %xmm24, %xmm26 # xmm26 = xmm24[1,1,3,3]
-	LONG $0x002e0162; WORD $0xc95f // vmaxss %xmm25, %xmm26, %xmm25
-	LONG $0x00bd0162; WORD $0xd0c6; BYTE $0x01 // vshufpd $0x1, %xmm24, %xmm24, %xmm26 # xmm26 = xmm24[1,0]
-	LONG $0x002e0162; WORD $0xc95f // vmaxss %xmm25, %xmm26, %xmm25
-	LONG $0x003c0162; WORD $0xc0c6; BYTE $0xff // vshufps $0xff, %xmm24, %xmm24, %xmm24 # xmm24 = xmm24[3,3,3,3]
-	LONG $0x003e0162; WORD $0xc95f // vmaxss %xmm25, %xmm24, %xmm25
-	LONG $0x087e0162; WORD $0xc159 // vmulss %xmm25, %xmm0, %xmm24
-	LONG $0x003c6162; WORD $0xd457 // vxorps %xmm4, %xmm24, %xmm26
-	LONG $0x0036b162; WORD $0xcbc2; BYTE $0x02 // vcmpless %xmm19, %xmm25, %k1
-	LONG $0x012e6162; WORD $0xd410 // vmovss %xmm4, %xmm26, %xmm26 {%k1}
-	LONG $0x487d0262; WORD $0xda18 // vbroadcastss %xmm26, %zmm27
-	LONG $0x002c0162; WORD $0xd257 // vxorps %xmm26, %xmm26, %xmm26
+	QUAD $0x00957410c97c8162 // vmovups (%r13,%r10,4), %zmm22 {%k1} {z}
+	QUAD $0xe40171254865e362 // vpternlogd $0xe4, 0x40(%rcx), %zmm3, %zmm22
+	LONG $0x404ca162; WORD $0xed5f // vmaxps %zmm21, %zmm22, %zmm21
+	LONG $0x40d5a362; WORD $0xf523; BYTE $0xee // vshuff64x2 $0xee, %zmm21, %zmm21, %zmm22 # zmm22 = zmm21[4,5,6,7,4,5,6,7]
+	LONG $0x404ca162; WORD $0xed5f // vmaxps %zmm21, %zmm22, %zmm21
+	LONG $0x287da362; WORD $0xee19; BYTE $0x01 // vextractf32x4 $0x1, %ymm21, %xmm22
+	LONG $0x004ca162; WORD $0xed5f // vmaxps %xmm21, %xmm22, %xmm21
+	LONG $0x00d5a162; WORD $0xf5c6; BYTE $0x03 // vshufpd $0x3, %xmm21, %xmm21, %xmm22 # xmm22 = xmm21[1,1]
+	LONG $0x004ca162; WORD $0xed5f // vmaxps %xmm21, %xmm22, %xmm21
+	LONG $0x087ea162; WORD $0xf516 // vmovshdup %xmm21, %xmm22 # xmm22 = xmm21[1,1,3,3]
+	LONG $0x004ea162; WORD $0xf55f // vmaxss %xmm21, %xmm22, %xmm22
+	LONG $0x087ea162; WORD $0xee59 // vmulss %xmm22, %xmm0, %xmm21
+	LONG $0x0054e162; WORD $0xfc57 // vxorps %xmm4, %xmm21, %xmm23
+	LONG $0x004eb162; WORD $0xc8c2; BYTE $0x02 // vcmpless %xmm16, %xmm22, %k1
+	LONG $0x0146e162; WORD $0xfc10 // vmovss %xmm4, %xmm23, %xmm23 {%k1}
+	LONG $0x487d2262; WORD $0xc718 // vbroadcastss %xmm23, %zmm24
+	LONG $0x0044a162; WORD $0xff57 // vxorps %xmm23, %xmm23, %xmm23
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x0c7d // jge 0x1120 <k_attend_weights+0x4d0>
+	WORD $0x167d // jge 0x3be0 <k_attend_weights+0x430>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x0000f0e9; BYTE $0x00 // jmp 0x120c <k_attend_weights+0x5bc>
-	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x0000cbe9; BYTE $0x00 // jmp 0x3c9d <k_attend_weights+0x4ed>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xc931 // xorl %ecx, %ecx
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487c6162; WORD $0x2410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm28
-	LONG $0x40256262; WORD $0xe098 // vfmadd132ps %zmm0, %zmm27, %zmm28 # zmm28 = (zmm28 * zmm0) + zmm27
-	LONG $0x401cf162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm5, %zmm28, %k1
-	LONG $0x484c9162; WORD $0xd4c2; BYTE $0x05 // vcmpnltps %zmm28, %zmm6, %k2
-	LONG $0x487c6162; WORD $0xed28 // vmovaps %zmm5, %zmm29
-	LONG $0x494c0162; WORD $0xec5d // vminps %zmm28, %zmm6, %zmm29 {%k1}
-	LONG $0x40146162; WORD $0xe759 // vmulps %zmm7, %zmm29, %zmm28
-	LONG $0x487d0362; WORD $0xe408; BYTE $0x08 // vrndscaleps $0x8, %zmm28, %zmm28
-	LONG $0x401d4262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm28, %zmm29 # zmm29 = (zmm28 * zmm8) + zmm29
-	LONG $0x401d4262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm28, %zmm29 # zmm29 = (zmm28 * zmm9) + zmm29
-	LONG $0x487c4162; WORD $0xf228 // vmovaps %zmm10, %zmm30
-	LONG $0x40154262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm29, %zmm30 # zmm30 = (zmm29 * zmm30) + zmm11
-	LONG $0x40154262; WORD $0xf4a8 // vfmadd213ps %zmm12, %zmm29, %zmm30 # zmm30 = (zmm29 * zmm30) + zmm12
-	LONG $0x40154262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm29, %zmm30 # zmm30 = (zmm29 * zmm30) + zmm13
-	LONG $0x40154262; WORD $0xf6a8 // vfmadd213ps %zmm14, %zmm29, %zmm30 # zmm30 = (zmm29 * zmm30) + zmm14
-	LONG $0x40154262; WORD $0xf7a8 // vfmadd213ps %zmm15, %zmm29, %zmm30 # zmm30 = (zmm29 * zmm30) + zmm15
-	LONG $0x40140162; WORD $0xfd59 // vmulps %zmm29, %zmm29, %zmm31
-	LONG $0x400d0262; WORD $0xfda8 // vfmadd213ps %zmm29, %zmm30, %zmm31 # zmm31 = (zmm30 * zmm31) + zmm29
-	LONG $0x40042162; WORD $0xe858 // vaddps %zmm16, %zmm31, %zmm29
-	LONG $0x487e0162; WORD $0xe45b // vcvttps2dq %zmm28, %zmm28
-	LONG $0x400d9162; WORD $0xe472; BYTE $0x01 // vpsrad $0x1, %zmm28, %zmm30
-	LONG $0x40059162; WORD $0xf672; BYTE $0x17 // vpslld $0x17, %zmm30, %zmm31
-	LONG $0x40052162; WORD $0xf9fe // vpaddd %zmm17, %zmm31, %zmm31
-	LONG $0x40140162; WORD $0xef59 // vmulps %zmm31, %zmm29, %zmm29
-	LONG $0x401d0162; WORD $0xe6fa // vpsubd %zmm30, %zmm28, %zmm28
-	LONG $0x401d9162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm28, %zmm28
-	LONG $0x401d2162; WORD $0xe1fe // vpaddd %zmm17, %zmm28, %zmm28
-	LONG $0x487c2162; WORD $0xf728 // vmovaps %zmm23, %zmm30
-	LONG $0x42140162; WORD $0xf459 // vmulps %zmm28, %zmm29, %zmm30 {%k2}
-	LONG $0xc97c0162; WORD $0xe628 // vmovaps %zmm30, %zmm28 {%k1} {z}
-	LONG $0x487c6162; WORD $0x2411; BYTE $0x8e // vmovups %zmm28, (%rsi,%rcx,4)
-	LONG $0x402c0162; WORD $0xd458 // vaddps %zmm28, %zmm26, %zmm26
+	LONG $0x487c6162; WORD $0x0c10; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm25
+	LONG $0x403d6262; WORD $0xc898 // vfmadd132ps %zmm0, %zmm24, %zmm25 # zmm25 = (zmm25 * zmm0) + zmm24
+	LONG $0x48540162; WORD $0xd15f // vmaxps %zmm25, %zmm5, %zmm26
+	LONG $0x484c0162; WORD $0xd25d // vminps %zmm26, %zmm6, %zmm26
+	LONG $0x402c6162; WORD $0xdf59 // vmulps %zmm7, %zmm26, %zmm27
+	LONG $0x487d0362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm27, %zmm27
+	LONG $0x40254262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm27, %zmm26 # zmm26 = (zmm27 * zmm8) + zmm26
+	LONG $0x40254262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm27, %zmm26 # zmm26 = (zmm27 * zmm9) + zmm26
+	LONG $0x487c4162; WORD $0xe228 // vmovaps %zmm10, %zmm28
+	LONG $0x402d4262; WORD $0xe3a8 // vfmadd213ps %zmm11, %zmm26, %zmm28 # zmm28 = (zmm26 * zmm28) + zmm11
+	LONG $0x402d4262; WORD $0xe4a8 // vfmadd213ps %zmm12, %zmm26, %zmm28 # zmm28 = (zmm26 * zmm28) + zmm12
+	LONG $0x402d4262; WORD $0xe5a8 // vfmadd213ps %zmm13, %zmm26, %zmm28 # zmm28 = (zmm26 * zmm28) + zmm13
+	LONG $0x402d4262; WORD $0xe6a8 // vfmadd213ps %zmm14, %zmm26, %zmm28 # zmm28 = (zmm26 * zmm28) + zmm14
+	LONG $0x402d4262; WORD $0xe7a8 // vfmadd213ps %zmm15, %zmm26, %zmm28 # zmm28 = (zmm26 * zmm28) + zmm15
+	LONG $0x402c0162; WORD $0xea59 // vmulps %zmm26, %zmm26, %zmm29
+	LONG $0x401d0262; WORD $0xeaa8 // vfmadd213ps %zmm26, %zmm28, %zmm29 # zmm29 = (zmm28 * zmm29) + zmm26
+	LONG $0x40142162; WORD $0xd158 // vaddps %zmm17, %zmm29, %zmm26
+	LONG $0x402d0262; WORD $0xd32c // vscalefps %zmm27, %zmm26, %zmm26
+	LONG $0x484c9162; WORD $0xc9c2; BYTE $0x01 // vcmpltps %zmm25, %zmm6, %k1
+	QUAD $0x752d1518497d6262; WORD $0x0000 // vbroadcastss 0x752d(%rip), %zmm26 {%k1} # 0xb19c <k_attend_merge+0x2fc>
+	LONG $0x4034f162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm5, %zmm25, %k1
+	LONG $0xc97c0162; WORD $0xca28 // vmovaps %zmm26, %zmm25 {%k1} {z}
+	LONG $0x487c6162; WORD $0x0c11; BYTE $0x8e // vmovups %zmm25, (%rsi,%rcx,4)
+	LONG $0x40448162; WORD $0xf958 // vaddps %zmm25, %zmm23, %zmm23
 	LONG $0x10518d4c // leaq 0x10(%rcx), %r10
 	LONG $0x20c18348 // addq $0x20, %rcx
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
 	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0xff248e0f; WORD $0xffff // jle 0x1130 <k_attend_weights+0x4e0>
+	LONG $0xff538e0f; WORD $0xffff // jle 0x3bf0 <k_attend_weights+0x440>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
-	LONG $0x00ee8e0f; WORD $0x0000 // jle 0x1306 <k_attend_weights+0x6b6>
+	LONG $0x00c18e0f; WORD $0x0000 // jle 0x3d6a <k_attend_weights+0x5ba>
 	QUAD $0x000000008d3c8d48 // leaq (,%rcx,4), %rdi
-	LONG $0x59358d4c; WORD $0x0041; BYTE $0x00 // leaq 0x4159(%rip), %r14 # 0x5380 <lanes>
+	LONG $0x28358d4c; WORD $0x0075; BYTE $0x00 // leaq 0x7528(%rip), %r14 # 0xb1e0 <lanes>
 	WORD $0x2949; BYTE $0xfe // subq %rdi, %r14
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	LONG $0xc97c0162; WORD $0x2410; BYTE $0x90 // vmovups (%r8,%r10,4), %zmm28 {%k1} {z}
-	LONG $0x487d0262; WORD $0xe3a8 // vfmadd213ps %zmm27, %zmm0, %zmm28 # zmm28 = (zmm0 * zmm28) + zmm27
-	LONG $0x401cf162; WORD $0xd5c2; BYTE $0x05 // vcmpnltps %zmm5, %zmm28, %k2
-	LONG $0x484c9162; WORD $0xdcc2; BYTE $0x05 // vcmpnltps %zmm28, %zmm6, %k3
-	LONG $0x487c6162; WORD $0xdd28 // vmovaps %zmm5, %zmm27
-	LONG $0x4a4c0162; WORD $0xdc5d // vminps %zmm28, %zmm6, %zmm27 {%k2}
-	LONG $0x40246162; WORD $0xe759 // vmulps %zmm7, %zmm27, %zmm28
-	LONG $0x487d0362; WORD $0xe408; BYTE $0x08 // vrndscaleps $0x8, %zmm28, %zmm28
-	LONG $0x401d4262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm28, %zmm27 # zmm27 = (zmm28 * zmm8) + zmm27
-	LONG $0x401d4262; WORD $0xd9b8 // vfmadd231ps %zmm9, %zmm28, %zmm27 # zmm27 = (zmm28 * zmm9) + zmm27
-	LONG $0x487c4162; WORD $0xea28 // vmovaps %zmm10, %zmm29
-	LONG $0x40254262; WORD $0xeba8 // vfmadd213ps %zmm11, %zmm27, %zmm29 # zmm29 = (zmm27 * zmm29) + zmm11
-	LONG $0x40254262; WORD $0xeca8 // vfmadd213ps %zmm12, %zmm27, %zmm29 # zmm29 = (zmm27 * zmm29) + zmm12
-	LONG $0x40254262; WORD $0xeda8 // vfmadd213ps %zmm13, %zmm27, %zmm29 # zmm29 = (zmm27 * zmm29) + zmm13
-	LONG $0x40254262; WORD $0xeea8 // vfmadd213ps %zmm14, %zmm27, %zmm29 # zmm29 = (zmm27 * zmm29) + zmm14
-	LONG $0x40254262; WORD $0xefa8 // vfmadd213ps %zmm15, %zmm27, %zmm29 # zmm29 = (zmm27 * zmm29) + zmm15
-	LONG $0x40240162; WORD $0xf359 // vmulps %zmm27, %zmm27, %zmm30
-	LONG $0x40150262; WORD $0xf3a8 // vfmadd213ps %zmm27, %zmm29, %zmm30 # zmm30 = (zmm29 * zmm30) + zmm27
-	LONG $0x400c2162; WORD $0xd858 // vaddps %zmm16, %zmm30, %zmm27
-	LONG $0x487e0162; WORD $0xe45b // vcvttps2dq %zmm28, %zmm28
-	LONG $0x40159162; WORD $0xe472; BYTE $0x01 // vpsrad $0x1, %zmm28, %zmm29
-	LONG $0x400d9162; WORD $0xf572; BYTE $0x17 // vpslld $0x17, %zmm29, %zmm30
-	LONG $0x400d2162; WORD $0xf1fe // vpaddd %zmm17, %zmm30, %zmm30
-	LONG $0x40240162; WORD $0xde59 // vmulps %zmm30, %zmm27, %zmm27
-	LONG $0x401d0162; WORD $0xe5fa // vpsubd %zmm29, %zmm28, %zmm28
-	LONG $0x401d9162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm28, %zmm28
-	LONG $0x401d2162; WORD $0xe1fe // vpaddd %zmm17, %zmm28, %zmm28
-	LONG $0x40240162; WORD $0xdc59 // vmulps %zmm28, %zmm27, %zmm27
-	LONG $0x436d0262; WORD $0xdb64 // vpblendmd %zmm27, %zmm18, %zmm27 {%k3}
-	LONG $0xca7d0162; WORD $0xdb6f // vmovdqa32 %zmm27, %zmm27 {%k2} {z}
-	LONG $0x40254162; WORD $0x5edb; BYTE $0x01 // vpandd 0x40(%r14), %zmm27, %zmm27
-	LONG $0x497c0162; WORD $0x1c11; BYTE $0x90 // vmovups %zmm27, (%r8,%r10,4) {%k1}
-	LONG $0x402c0162; WORD $0xd358 // vaddps %zmm27, %zmm26, %zmm26
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	QUAD $0x00954c10c97c0162 // vmovups (%r13,%r10,4), %zmm25 {%k1} {z}
+	LONG $0x487d0262; WORD $0xc8a8 // vfmadd213ps %zmm24, %zmm0, %zmm25 # zmm25 = (zmm0 * zmm25) + zmm24
+	LONG $0x48540162; WORD $0xc15f // vmaxps %zmm25, %zmm5, %zmm24
+	LONG $0x484c0162; WORD $0xc05d // vminps %zmm24, %zmm6, %zmm24
+	LONG $0x403c6162; WORD $0xd759 // vmulps %zmm7, %zmm24, %zmm26
+	LONG $0x487d0362; WORD $0xd208; BYTE $0x08 // vrndscaleps $0x8, %zmm26, %zmm26
+	LONG $0x402d4262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm26, %zmm24 # zmm24 = (zmm26 * zmm8) + zmm24
+	LONG $0x402d4262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm26, %zmm24 # zmm24 = (zmm26 * zmm9) + zmm24
+	LONG $0x487c4162; WORD $0xda28 // vmovaps %zmm10, %zmm27
+	LONG $0x403d4262; WORD $0xdba8 // vfmadd213ps %zmm11, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm11
+	LONG $0x403d4262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm12
+	LONG $0x403d4262; WORD $0xdda8 // vfmadd213ps %zmm13, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm13
+	LONG $0x403d4262; WORD $0xdea8 // vfmadd213ps %zmm14, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm14
+	LONG $0x403d4262; WORD $0xdfa8 // vfmadd213ps %zmm15, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm15
+	LONG $0x403c0162; WORD $0xe059 // vmulps %zmm24, %zmm24, %zmm28
+	LONG $0x40250262; WORD $0xe0a8 // vfmadd213ps %zmm24, %zmm27, %zmm28 # zmm28 = (zmm27 * zmm28) + zmm24
+	LONG $0x401c2162; WORD $0xc158 // vaddps %zmm17, %zmm28, %zmm24
+	LONG $0x403d0262; WORD $0xc22c // vscalefps %zmm26, %zmm24, %zmm24
+	LONG $0x484c9162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm25, %zmm6, %k2
+	QUAD $0x745405184a7d6262; WORD $0x0000 // vbroadcastss 0x7454(%rip), %zmm24 {%k2} # 0xb19c <k_attend_merge+0x2fc>
+	LONG $0x4034f162; WORD $0xd5c2; BYTE $0x05 // vcmpnltps %zmm5, %zmm25, %k2
+	LONG $0xca7c0162; WORD $0xc028 // vmovaps %zmm24, %zmm24 {%k2} {z}
+	LONG $0x403c4162; WORD $0x4654; BYTE $0x01 // vandps 0x40(%r14), %zmm24, %zmm24
+	QUAD $0x00954411497c0162 // vmovups %zmm24, (%r13,%r10,4) {%k1}
+	LONG $0x40448162; WORD $0xf858 // vaddps %zmm24, %zmm23, %zmm23
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
-	LONG $0xfa9e8e0f; WORD $0xffff // jle 0xdb0 <k_attend_weights+0x160>
+	LONG $0xfb7a8e0f; WORD $0xffff // jle 0x38f0 <k_attend_weights+0x140>
 	LONG $0x08f98348 // cmpq $0x8, %rcx
-	LONG $0x0094820f; WORD $0x0000 // jb 0x13b0 <k_attend_weights+0x760>
+	LONG $0x0090820f; WORD $0x0000 // jb 0x3e10 <k_attend_weights+0x660>
 	LONG $0x40f98348 // cmpq $0x40, %rcx
-	WORD $0x0573 // jae 0x1327 <k_attend_weights+0x6d7>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x4feb // jmp 0x1376 <k_attend_weights+0x726>
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	LONG $0xc0e08349 // andq $-0x40, %r8
-	LONG $0x9e3c8d48 // leaq (%rsi,%rbx,4), %rdi
+	WORD $0x0573 // jae 0x3d8b <k_attend_weights+0x5db>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487ca162; WORD $0x2c11; BYTE $0x97 // vmovups %zmm21, (%rdi,%r10,4)
-	QUAD $0x01976c11487ca162 // vmovups %zmm21, 0x40(%rdi,%r10,4)
-	QUAD $0x02976c11487ca162 // vmovups %zmm21, 0x80(%rdi,%r10,4)
-	QUAD $0x03976c11487ca162 // vmovups %zmm21, 0xc0(%rdi,%r10,4)
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
-	WORD $0xd875 // jne 0x1340 <k_attend_weights+0x6f0>
-	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	LONG $0xfa3f840f; WORD $0xffff // je 0xdb0 <k_attend_weights+0x160>
+	WORD $0x4beb // jmp 0x3dd6 <k_attend_weights+0x626>
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	LONG $0xc0e28349 // andq $-0x40, %r10
+	LONG $0x9e3c8d48 // leaq (%rsi,%rbx,4), %rdi
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487ca162; WORD $0x1c11; BYTE $0xb7 // vmovups %zmm19, (%rdi,%r14,4)
+	QUAD $0x01b75c11487ca162 // vmovups %zmm19, 0x40(%rdi,%r14,4)
+	QUAD $0x02b75c11487ca162 // vmovups %zmm19, 0x80(%rdi,%r14,4)
+	QUAD $0x03b75c11487ca162 // vmovups %zmm19, 0xc0(%rdi,%r14,4)
+	LONG $0x40c68349 // addq $0x40, %r14
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	WORD $0xd875 // jne 0x3da0 <k_attend_weights+0x5f0>
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	LONG $0xfb1f840f; WORD $0xffff // je 0x38f0 <k_attend_weights+0x140>
 	WORD $0xc1f6; BYTE $0x38 // testb $0x38, %cl
-	WORD $0x3474 // je 0x13aa <k_attend_weights+0x75a>
+	WORD $0x3474 // je 0x3e0a <k_attend_weights+0x65a>
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	LONG $0xf8e78348 // andq $-0x8, %rdi
-	LONG $0x9e148d4c // leaq (%rsi,%rbx,4), %r10
+	LONG $0x9e348d4c // leaq (%rsi,%rbx,4), %r14
 	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x287c8162; WORD $0x2411; BYTE $0x82 // vmovups %ymm20, (%r10,%r8,4)
-	LONG $0x08c08349 // addq $0x8, %r8
-	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	WORD $0xf075 // jne 0x1390 <k_attend_weights+0x740>
+	LONG $0x287c8162; WORD $0x1411; BYTE $0x96 // vmovups %ymm18, (%r14,%r10,4)
+	LONG $0x08c28349 // addq $0x8, %r10
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	WORD $0xf075 // jne 0x3df0 <k_attend_weights+0x640>
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	WORD $0x0b75 // jne 0x13b0 <k_attend_weights+0x760>
-	LONG $0xfffa06e9; BYTE $0xff // jmp 0xdb0 <k_attend_weights+0x160>
-	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
+	WORD $0x0b75 // jne 0x3e10 <k_attend_weights+0x660>
+	LONG $0xfffae6e9; BYTE $0xff // jmp 0x38f0 <k_attend_weights+0x140>
+	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x009e04c7; WORD $0x0000; BYTE $0x00 // movl $0x0, (%rsi,%rbx,4)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
-	WORD $0xf175 // jne 0x13b0 <k_attend_weights+0x760>
-	LONG $0xfff9ece9; BYTE $0xff // jmp 0xdb0 <k_attend_weights+0x160>
+	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
+	WORD $0xf175 // jne 0x3e10 <k_attend_weights+0x660>
+	LONG $0xfffacce9; BYTE $0xff // jmp 0x38f0 <k_attend_weights+0x140>
 	LONG $0x28c48348 // addq $0x28, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1077,191 +3383,299 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x80ec8148; WORD $0x0001; BYTE $0x00 // subq $0x180, %rsp # imm = 0x180
-	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
-	WORD $0x297d // jge 0x142f <k_attend_values+0x4f>
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0x04c98348 // orq $0x4, %rcx
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x1a888e0f; WORD $0x0000 // jle 0x2ea1 <k_attend_values+0x1ac1>
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
-	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
-	LONG $0x28453b48 // cmpq 0x28(%rbp), %rax
-	LONG $0x2b948e0f; WORD $0x0000 // jle 0x3fbe <k_attend_values+0x2bde>
-	LONG $0x0035a6e9; BYTE $0x00 // jmp 0x49d5 <k_attend_values+0x35f5>
+	LONG $0xa0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1a0, %rsp # imm = 0x1A0
+	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
+	LONG $0x476ffac5; BYTE $0x30 // vmovdqu 0x30(%rdi), %xmm0
+	LONG $0x307f8b48 // movq 0x30(%rdi), %rdi
+	LONG $0x386d8b49 // movq 0x38(%r13), %rbp
+	LONG $0x0f758d48 // leaq 0xf(%rbp), %rsi
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xf5490f48 // cmovnsq %rbp, %rsi
+	LONG $0x04fec148 // sarq $0x4, %rsi
+	LONG $0x074f8d48 // leaq 0x7(%rdi), %rcx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xcf490f48 // cmovnsq %rdi, %rcx
+	LONG $0xf8e18348 // andq $-0x8, %rcx
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0x08f5f162; WORD $0xe072; BYTE $0x3f // vpsraq $0x3f, %xmm0, %xmm1
+	QUAD $0x0073320d45f1e2c4; BYTE $0x00 // vpsrlvq 0x7332(%rip), %xmm1, %xmm1 # 0xb1d0 <k_attend_merge+0x330>
+	LONG $0xc1d4f9c5 // vpaddq %xmm1, %xmm0, %xmm0
+	QUAD $0x7314054608fdf262; WORD $0x0000 // vpsravq 0x7314(%rip), %xmm0, %xmm0 # 0xb1c0 <k_attend_merge+0x320>
+	LONG $0x7ef9e1c4; BYTE $0xc2 // vmovq %xmm0, %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xf9c0; BYTE $0x07 // sarb $0x7, %cl
+	WORD $0xe9c0; BYTE $0x06 // shrb $0x6, %cl
+	WORD $0xc100 // addb %al, %cl
+	WORD $0xe180; BYTE $0xfc // andb $-0x4, %cl
+	WORD $0xc828 // subb %cl, %al
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe9c0; BYTE $0x07 // shrb $0x7, %cl
+	WORD $0xc100 // addb %al, %cl
+	WORD $0xf9d0 // sarb %cl
+	WORD $0xc828 // subb %cl, %al
+	LONG $0x16f9e3c4; WORD $0x01c1 // vpextrq $0x1, %xmm0, %rcx
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	LONG $0x03568d48 // leaq 0x3(%rsi), %rdx
+	LONG $0x06c68348 // addq $0x6, %rsi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf2490f48 // cmovnsq %rdx, %rsi
+	LONG $0xc0be0f48 // movsbq %al, %rax
+	LONG $0x02eec148 // shrq $0x2, %rsi
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x40458b49 // movq 0x40(%r13), %rax
+	LONG $0x60458b4d // movq 0x60(%r13), %r8
+	LONG $0x684d8b49 // movq 0x68(%r13), %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	QUAD $0x0000014024bc8948 // movq %rdi, 0x140(%rsp)
+	LONG $0x08ff8348 // cmpq $0x8, %rdi
+	LONG $0x242c894c // movq %r13, (%rsp)
+	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
+	LONG $0x01508d0f; WORD $0x0000 // jge 0x408f <k_attend_values+0x24f>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0x04c88348 // orq $0x4, %rax
+	QUAD $0x0000014024843b48 // cmpq 0x140(%rsp), %rax
+	LONG $0x1c5b8e0f; WORD $0x0000 // jle 0x5bb1 <k_attend_values+0x1d71>
+	LONG $0x024b8d48 // leaq 0x2(%rbx), %rcx
+	QUAD $0x00000140248c3b48 // cmpq 0x140(%rsp), %rcx
+	LONG $0x31518e0f; WORD $0x0000 // jle 0x70b9 <k_attend_values+0x3279>
+	QUAD $0x00000140249c3b48 // cmpq 0x140(%rsp), %rbx
+	LONG $0x3cd68d0f; WORD $0x0000 // jge 0x7c4c <k_attend_values+0x3e0c>
+	LONG $0x40fd8348 // cmpq $0x40, %rbp
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x1ed58d0f; WORD $0x0000 // jge 0x5e5a <k_attend_values+0x201a>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x10cf8349 // orq $0x10, %r15
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	LONG $0x20128e0f; WORD $0x0000 // jle 0x5fa9 <k_attend_values+0x2169>
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x3ca48e0f; WORD $0x0000 // jle 0x7c4c <k_attend_values+0x3e0c>
+	LONG $0x58558b49 // movq 0x58(%r13), %rdx
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x48758b49 // movq 0x48(%r13), %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x50550349 // addq 0x50(%r13), %rdx
+	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	LONG $0xca4c0f4c // cmovlq %rdx, %r9
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xcf480f4c // cmovsq %rdi, %r9
+	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0xd64c0f48 // cmovlq %rsi, %rdx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xd7480f48 // cmovsq %rdi, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	LONG $0x218c8d0f; WORD $0x0000 // jge 0x617d <k_attend_values+0x233d>
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x28758b49 // movq 0x28(%r13), %rsi
+	LONG $0x74af0f48; WORD $0x4024 // imulq 0x40(%rsp), %rsi
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0x08750349 // addq 0x8(%r13), %rsi
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0xfdaf0f48 // imulq %rbp, %rdi
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x107d0349 // addq 0x10(%r13), %rdi
+	QUAD $0x00000000ad0c8d4c // leaq (,%rbp,4), %r9
+	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
+	WORD $0x24eb // jmp 0x405c <k_attend_values+0x21c>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc97cf162; WORD $0x0f10 // vmovups (%rdi), %zmm1 {%k1} {z}
+	LONG $0x5875f262; WORD $0x04b8; BYTE $0x96 // vfmadd231ps (%rsi,%rdx,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
+	LONG $0x2121840f; WORD $0x0000 // je 0x617d <k_attend_values+0x233d>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x1f73 // jae 0x4082 <k_attend_values+0x242>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
+	WORD $0x0b7e // jle 0x407f <k_attend_values+0x23f>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
+	WORD $0xb975 // jne 0x4040 <k_attend_values+0x200>
+	LONG $0x487cf162; WORD $0x0f10 // vmovups (%rdi), %zmm1
+	WORD $0xb7eb // jmp 0x4046 <k_attend_values+0x206>
+	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	LONG $0x00001cb8; BYTE $0x00 // movl $0x1c, %eax
-	QUAD $0x0000011024848948 // movq %rax, 0x110(%rsp)
+	QUAD $0x0000012824848948 // movq %rax, 0x128(%rsp)
 	LONG $0x000018b8; BYTE $0x00 // movl $0x18, %eax
-	QUAD $0x0000010824848948 // movq %rax, 0x108(%rsp)
+	QUAD $0x0000012024848948 // movq %rax, 0x120(%rsp)
 	LONG $0x000014b8; BYTE $0x00 // movl $0x14, %eax
-	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
+	QUAD $0x0000011824848948 // movq %rax, 0x118(%rsp)
 	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	QUAD $0x0000011024848948 // movq %rax, 0x110(%rsp)
 	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
-	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	QUAD $0x0000010824848948 // movq %rax, 0x108(%rsp)
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
+	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
 	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
-	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
-	QUAD $0x000000d82484c748; LONG $0x00000000 // movq $0x0, 0xd8(%rsp)
-	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
-	QUAD $0x000001182484c748; LONG $0x00000000 // movq $0x0, 0x118(%rsp)
-	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x1555 <k_attend_values+0x175>
+	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	QUAD $0x000000f02484c748; LONG $0x00000000 // movq $0x0, 0xf0(%rsp)
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x6deb // jmp 0x4179 <k_attend_values+0x339>
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x487cd162; WORD $0x0311 // vmovups %zmm0, (%r11)
-	LONG $0x487cd162; WORD $0x0a11 // vmovups %zmm1, (%r10)
-	LONG $0x487cd162; WORD $0x1111 // vmovups %zmm2, (%r9)
-	LONG $0x487cd162; WORD $0x1811 // vmovups %zmm3, (%r8)
-	LONG $0x487cf162; WORD $0x2711 // vmovups %zmm4, (%rdi)
-	LONG $0x487cf162; WORD $0x2e11 // vmovups %zmm5, (%rsi)
-	LONG $0x487cf162; WORD $0x3211 // vmovups %zmm6, (%rdx)
-	LONG $0x487cf162; WORD $0x3911 // vmovups %zmm7, (%rcx)
-	LONG $0x58458948 // movq %rax, 0x58(%rbp)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x60458948 // movq %rax, 0x60(%rbp)
-	QUAD $0x000000d0249c8b4c // movq 0xd0(%rsp), %r11
-	LONG $0x084b8d49 // leaq 0x8(%r11), %rcx
-	LONG $0x28458b48 // movq 0x28(%rbp), %rax
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x08438d48 // leaq 0x8(%rbx), %rax
+	QUAD $0x0000012824848348; BYTE $0x20 // addq $0x20, 0x128(%rsp)
+	QUAD $0x0000012024848348; BYTE $0x20 // addq $0x20, 0x120(%rsp)
+	QUAD $0x0000011824848348; BYTE $0x20 // addq $0x20, 0x118(%rsp)
 	QUAD $0x0000011024848348; BYTE $0x20 // addq $0x20, 0x110(%rsp)
 	QUAD $0x0000010824848348; BYTE $0x20 // addq $0x20, 0x108(%rsp)
 	QUAD $0x0000010024848348; BYTE $0x20 // addq $0x20, 0x100(%rsp)
-	QUAD $0x000000f824848348; BYTE $0x20 // addq $0x20, 0xf8(%rsp)
 	QUAD $0x000000f024848348; BYTE $0x20 // addq $0x20, 0xf0(%rsp)
-	QUAD $0x000000e824848348; BYTE $0x20 // addq $0x20, 0xe8(%rsp)
-	QUAD $0x000000d824848348; BYTE $0x20 // addq $0x20, 0xd8(%rsp)
-	QUAD $0x000000e024848348; BYTE $0x20 // addq $0x20, 0xe0(%rsp)
-	QUAD $0x00000118249c894c // movq %r11, 0x118(%rsp)
-	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0xfeb48f0f; WORD $0xffff // jg 0x1409 <k_attend_values+0x29>
-	QUAD $0x000000d0248c8948 // movq %rcx, 0xd0(%rsp)
-	LONG $0x304d8b48 // movq 0x30(%rbp), %rcx
+	QUAD $0x000000f824848348; BYTE $0x20 // addq $0x20, 0xf8(%rsp)
+	QUAD $0x0000014024843b48 // cmpq 0x140(%rsp), %rax
+	LONG $0xfdc88f0f; WORD $0xffff // jg 0x3f41 <k_attend_values+0x101>
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	LONG $0x20fd8348 // cmpq $0x20, %rbp
+	QUAD $0x00000130249c8948 // movq %rbx, 0x130(%rsp)
+	LONG $0x041d8d0f; WORD $0x0000 // jge 0x45b0 <k_attend_values+0x770>
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0x10cb8349 // orq $0x10, %r11
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	LONG $0x0d558e0f; WORD $0x0000 // jle 0x4f00 <k_attend_values+0x10c0>
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0x294c; BYTE $0xc8 // subq %r9, %rax
+	LONG $0xff518e0f; WORD $0xffff // jle 0x4110 <k_attend_values+0x2d0>
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x58768b4c // movq 0x58(%rsi), %r14
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	QUAD $0x0001302494af0f48; BYTE $0x00 // imulq 0x130(%rsp), %rdx
+	LONG $0x487e8b4c // movq 0x48(%rsi), %r15
+	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
+	LONG $0x50560348 // addq 0x50(%rsi), %rdx
+	QUAD $0x00000000f50c8d4a // leaq (,%r14,8), %rcx
+	WORD $0x294c; BYTE $0xf1 // subq %r14, %rcx
+	LONG $0x0a3c8d48 // leaq (%rdx,%rcx), %rdi
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	LONG $0xdf4c0f48 // cmovlq %rdi, %rbx
+	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xd8480f48 // cmovsq %rax, %rbx
+	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	LONG $0xe14c0f4c // cmovlq %rcx, %r12
+	LONG $0x087e8b48 // movq 0x8(%rsi), %rdi
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	LONG $0x20f98348 // cmpq $0x20, %rcx
-	LONG $0x04008d0f; WORD $0x0000 // jge 0x1970 <k_attend_values+0x590>
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x10cc8349 // orq $0x10, %r12
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
-	LONG $0x0d488e0f; WORD $0x0000 // jle 0x22d0 <k_attend_values+0xef0>
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0xff558e0f; WORD $0xffff // jle 0x14ec <k_attend_values+0x10c>
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
-	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	LONG $0x506d8b4c // movq 0x50(%rbp), %r13
-	WORD $0x894d; BYTE $0xea // movq %r13, %r10
-	QUAD $0x0001182494af0f4c; BYTE $0x00 // imulq 0x118(%rsp), %r10
-	LONG $0x40658b4c // movq 0x40(%rbp), %r12
-	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
-	LONG $0x4855034c // addq 0x48(%rbp), %r10
-	LONG $0x58458b48 // movq 0x58(%rbp), %rax
-	QUAD $0x00000000ed048d4e // leaq (,%r13,8), %r8
-	WORD $0x294d; BYTE $0xe8 // subq %r13, %r8
-	LONG $0x020c8d4b // leaq (%r10,%r8), %rcx
-	LONG $0x38758b4c // movq 0x38(%rbp), %r14
-	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
-	LONG $0xf14c0f4c // cmovlq %rcx, %r14
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
-	LONG $0xf6480f4c // cmovsq %rsi, %r14
-	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
-	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
-	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
-	LONG $0xe84c0f49 // cmovlq %r8, %rbp
-	LONG $0x604a8b48 // movq 0x60(%rdx), %rcx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xee480f48 // cmovsq %rsi, %rbp
-	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
-	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
-	LONG $0xc24c0f4d // cmovlq %r10, %r8
-	WORD $0x394d; BYTE $0xf4 // cmpq %r14, %r12
-	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
-	LONG $0xf44c0f4d // cmovlq %r12, %r14
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xf6480f4c // cmovsq %rsi, %r14
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0xcfaf0f48 // imulq %rdi, %rcx
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0x104a0348 // addq 0x10(%rdx), %rcx
-	LONG $0x084a8b4c // movq 0x8(%rdx), %r9
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xc6480f4c // cmovsq %rsi, %r8
-	QUAD $0x000000b02484894c // movq %r8, 0xb0(%rsp)
-	LONG $0x205a8b4c // movq 0x20(%rdx), %r11
-	LONG $0xb91c8d4a // leaq (%rcx,%r15,4), %rbx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	QUAD $0x0000009024bc894c // movq %r15, 0x90(%rsp)
-	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
-	QUAD $0x000000b8248c894c // movq %r9, 0xb8(%rsp)
-	LONG $0x13b28d0f; WORD $0x0000 // jge 0x2a30 <k_attend_values+0x1650>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x2c0c8d4b // leaq (%r12,%r13), %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0x2d4c8d4b; BYTE $0x00 // leaq (%r13,%r13), %rcx
-	QUAD $0x000000006d148d4a // leaq (,%r13,2), %rdx
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	LONG $0x22348d4a // leaq (%rdx,%r12), %rsi
-	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	QUAD $0x00000000ad148d4a // leaq (,%r13,4), %rdx
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	LONG $0x22348d4a // leaq (%rdx,%r12), %rsi
-	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	LONG $0x49048d4c // leaq (%rcx,%rcx,2), %r8
-	LONG $0x200c8d4b // leaq (%r8,%r12), %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	QUAD $0x000110248caf0f48; BYTE $0x00 // imulq 0x110(%rsp), %rcx
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	QUAD $0x000108248caf0f48; BYTE $0x00 // imulq 0x108(%rsp), %rcx
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	QUAD $0x000100248caf0f48; BYTE $0x00 // imulq 0x100(%rsp), %rcx
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	QUAD $0x0000f8248caf0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rcx
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
+	LONG $0xe0480f4c // cmovsq %rax, %r12
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0xca4c0f48 // cmovlq %rdx, %rcx
+	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
+	QUAD $0x00000088249c8948 // movq %rbx, 0x88(%rsp)
+	LONG $0xdf4c0f49 // cmovlq %r15, %rbx
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xd8480f48 // cmovsq %rax, %rbx
+	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	LONG $0xedaf0f4c // imulq %rbp, %r13
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xc8480f48 // cmovsq %rax, %rcx
 	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	QUAD $0x0000f0248caf0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rcx
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	QUAD $0x0000e8248caf0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rcx
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	QUAD $0x0000d8248caf0f48; BYTE $0x00 // imulq 0xd8(%rsp), %rcx
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	QUAD $0x0000e0248caf0f48; BYTE $0x00 // imulq 0xe0(%rsp), %rcx
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	QUAD $0x000000c0248c8948 // movq %rcx, 0xc0(%rsp)
+	LONG $0x285e8b4c // movq 0x28(%rsi), %r11
+	QUAD $0x000000e8248c894c // movq %r9, 0xe8(%rsp)
+	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
+	QUAD $0x0000009024b4894c // movq %r14, 0x90(%rsp)
+	QUAD $0x0000013824bc8948 // movq %rdi, 0x138(%rsp)
+	LONG $0x13ff8d0f; WORD $0x0000 // jge 0x56a0 <k_attend_values+0x1860>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x3e048d4b // leaq (%r14,%r15), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x36048d4b // leaq (%r14,%r14), %rax
+	LONG $0x760c8d4b // leaq (%r14,%r14,2), %rcx
+	LONG $0x390c8d4e // leaq (%rcx,%r15), %r9
+	QUAD $0x00000080248c894c // movq %r9, 0x80(%rsp)
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0xb60c8d4f // leaq (%r14,%r14,4), %r9
+	LONG $0x390c8d4b // leaq (%r9,%r15), %rcx
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	LONG $0x40148d4c // leaq (%rax,%rax,2), %r10
+	LONG $0x3a048d4b // leaq (%r10,%r15), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0001282484af0f48; BYTE $0x00 // imulq 0x128(%rsp), %rax
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0001202484af0f48; BYTE $0x00 // imulq 0x120(%rsp), %rax
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0001182484af0f48; BYTE $0x00 // imulq 0x118(%rsp), %rax
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0001102484af0f48; BYTE $0x00 // imulq 0x110(%rsp), %rax
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0001082484af0f48; BYTE $0x00 // imulq 0x108(%rsp), %rax
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0001002484af0f48; BYTE $0x00 // imulq 0x100(%rsp), %rax
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0000f02484af0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rax
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x0000f82484af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rax
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -1269,299 +3683,292 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x154c8d4b; BYTE $0x00 // leaq (%r13,%r10), %rcx
-	LONG $0x6c148d4b // leaq (%r12,%r13,2), %rdx
-	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0x6a3c8d4b // leaq (%r10,%r13,2), %rdi
-	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
-	LONG $0xac248d4f // leaq (%r12,%r13,4), %r12
-	QUAD $0x0000008824ac894c // movq %r13, 0x88(%rsp)
-	LONG $0xaa148d4f // leaq (%r10,%r13,4), %r10
-	QUAD $0x00000000b52c8d4c // leaq (,%rsi,4), %r13
-	WORD $0x19eb // jmp 0x17f7 <k_attend_values+0x417>
-	WORD $0x9066 // nop
-	QUAD $0x0000009024bc8b4c // movq 0x90(%rsp), %r15
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
-	WORD $0x394c; BYTE $0xf5 // cmpq %r14, %rbp
-	LONG $0x1259840f; WORD $0x0000 // je 0x2a50 <k_attend_values+0x1670>
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	WORD $0x0b73 // jae 0x1808 <k_attend_values+0x428>
-	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
-	LONG $0x4050180f // prefetcht1 0x40(%rax)
-	LONG $0x80e88348 // subq $-0x80, %rax
-	LONG $0x247c394c; BYTE $0x18 // cmpq %r15, 0x18(%rsp)
-	WORD $0x1175 // jne 0x1820 <k_attend_values+0x440>
-	LONG $0x487c7162; WORD $0x0310 // vmovups (%rbx), %zmm8
-	WORD $0x0feb // jmp 0x1826 <k_attend_values+0x446>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0xc97c7162; WORD $0x0310 // vmovups (%rbx), %zmm8 {%k1} {z}
-	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
-	LONG $0xc69d0f40 // setge %sil
-	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0f75 // jne 0x184e <k_attend_values+0x46e>
-	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
-	LONG $0x583db262; WORD $0x04b8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	LONG $0x24743b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r14
-	LONG $0xc69d0f40 // setge %sil
-	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0f75 // jne 0x1876 <k_attend_values+0x496>
-	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
-	LONG $0x583db262; WORD $0x0cb8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xc69d0f40 // setge %sil
-	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0f75 // jne 0x189c <k_attend_values+0x4bc>
-	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
-	LONG $0x583db262; WORD $0x14b8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	LONG $0x24743b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r14
-	LONG $0xc69d0f40 // setge %sil
-	LONG $0x24743b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r14
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0f75 // jne 0x18c6 <k_attend_values+0x4e6>
-	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
-	LONG $0x583db262; WORD $0x1cb8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	LONG $0xc69d0f40 // setge %sil
-	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0c75 // jne 0x18e9 <k_attend_values+0x509>
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	LONG $0x583db262; WORD $0x24b8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	LONG $0x24743b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r14
-	LONG $0xc69d0f40 // setge %sil
-	LONG $0x24743b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r14
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0c75 // jne 0x1910 <k_attend_values+0x530>
-	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	LONG $0x583db262; WORD $0x2cb8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	LONG $0x24743b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r14
-	LONG $0xc69d0f40 // setge %sil
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x0c75 // jne 0x1935 <k_attend_values+0x555>
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	LONG $0x583db262; WORD $0x34b8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
-	LONG $0xc69d0f40 // setge %sil
-	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	LONG $0xfe8c850f; WORD $0xffff // jne 0x17e0 <k_attend_values+0x400>
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x583db262; WORD $0x3cb8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	LONG $0xfffe7be9; BYTE $0xff // jmp 0x17e0 <k_attend_values+0x400>
+	LONG $0x160c8d49 // leaq (%r14,%rdx), %rcx
+	LONG $0x77048d4b // leaq (%r15,%r14,2), %rax
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x72148d4a // leaq (%rdx,%r14,2), %rdx
+	LONG $0xb72c8d4b // leaq (%r15,%r14,4), %rbp
+	LONG $0xb7348d4e // leaq (%rdi,%r14,4), %r14
+	LONG $0x107e8b48 // movq 0x10(%rsi), %rdi
+	WORD $0x18eb // jmp 0x4401 <k_attend_values+0x5c1>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
+	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
+	LONG $0x12cf840f; WORD $0x0000 // je 0x56d0 <k_attend_values+0x1890>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2273 // jae 0x442a <k_attend_values+0x5ea>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
+	WORD $0x0a7e // jle 0x4427 <k_attend_values+0x5e7>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0xaf348d4a // leaq (%rdi,%r13,4), %rsi
+	QUAD $0x000000e824bc8b4c // movq 0xe8(%rsp), %r15
+	LONG $0x247c394c; BYTE $0x08 // cmpq %r15, 0x8(%rsp)
+	WORD $0x1375 // jne 0x4450 <k_attend_values+0x610>
+	LONG $0x487c7162; WORD $0x0610 // vmovups (%rsi), %zmm8
+	WORD $0x11eb // jmp 0x4456 <k_attend_values+0x616>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x50458b48 // movq 0x50(%rbp), %rax
-	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
-	QUAD $0x0000011824bc8b48 // movq 0x118(%rsp), %rdi
-	LONG $0xdfaf0f48 // imulq %rdi, %rbx
-	LONG $0x40758b4c // movq 0x40(%rbp), %r14
-	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
-	LONG $0x485d0348 // addq 0x48(%rbp), %rbx
-	QUAD $0x00000000c5348d48 // leaq (,%rax,8), %rsi
-	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
-	LONG $0x330c8d48 // leaq (%rbx,%rsi), %rcx
-	LONG $0x38458b4c // movq 0x38(%rbp), %r8
-	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	LONG $0xc14c0f4c // cmovlq %rcx, %r8
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0xc2480f4c // cmovsq %rdx, %r8
+	LONG $0xc97c7162; WORD $0x0610 // vmovups (%rsi), %zmm8 {%k1} {z}
+	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x245c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rbx
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0f75 // jne 0x4480 <k_attend_values+0x640>
+	QUAD $0x000000d024b48b48 // movq 0xd0(%rsp), %rsi
+	LONG $0x583df262; WORD $0x04b8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x245c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rbx
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0f75 // jne 0x44a8 <k_attend_values+0x668>
+	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
+	LONG $0x583df262; WORD $0x0cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0f75 // jne 0x44ce <k_attend_values+0x68e>
+	QUAD $0x000000d824b48b48 // movq 0xd8(%rsp), %rsi
+	LONG $0x583df262; WORD $0x14b8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	QUAD $0x00000080249c3b48 // cmpq 0x80(%rsp), %rbx
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x245c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rbx
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0f75 // jne 0x44fb <k_attend_values+0x6bb>
+	QUAD $0x000000e024b48b48 // movq 0xe0(%rsp), %rsi
+	LONG $0x583df262; WORD $0x1cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0f75 // jne 0x4521 <k_attend_values+0x6e1>
+	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
+	LONG $0x583df262; WORD $0x24b8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x245c3b48; BYTE $0x70 // cmpq 0x70(%rsp), %rbx
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0f75 // jne 0x4549 <k_attend_values+0x709>
+	QUAD $0x000000b024b48b48 // movq 0xb0(%rsp), %rsi
+	LONG $0x583df262; WORD $0x2cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	LONG $0x245c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rbx
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0f75 // jne 0x4571 <k_attend_values+0x731>
+	QUAD $0x0000009824b48b48 // movq 0x98(%rsp), %rsi
+	LONG $0x583df262; WORD $0x34b8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	LONG $0x245c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rbx
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x245c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbx
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xf7 // andb %sil, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	LONG $0xfe60850f; WORD $0xffff // jne 0x43f0 <k_attend_values+0x5b0>
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	LONG $0x583df262; WORD $0x3cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	LONG $0xfffe4fe9; BYTE $0xff // jmp 0x43f0 <k_attend_values+0x5b0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0x58558b49 // movq 0x58(%r13), %rdx
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	LONG $0xdbaf0f4c // imulq %rbx, %r11
+	LONG $0x48758b4d // movq 0x48(%r13), %r14
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
+	LONG $0x505d034d // addq 0x50(%r13), %r11
+	LONG $0x08458b49 // movq 0x8(%r13), %rax
+	QUAD $0x00000000d5348d48 // leaq (,%rdx,8), %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x333c8d49 // leaq (%r11,%rsi), %rdi
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	LONG $0xd74c0f4c // cmovlq %rdi, %r10
+	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xd1480f4c // cmovsq %rcx, %r10
 	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
-	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0xce4c0f4c // cmovlq %rsi, %r9
-	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
-	LONG $0x24348948 // movq %rsi, (%rsp)
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	LONG $0xfe4c0f48 // cmovlq %rsi, %rdi
+	LONG $0x28658b4d // movq 0x28(%r13), %r12
+	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xca480f4c // cmovsq %rdx, %r9
-	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
-	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0xf34c0f48 // cmovlq %rbx, %rsi
-	LONG $0x20558b4c // movq 0x20(%rbp), %r10
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xf2480f48 // cmovsq %rdx, %rsi
-	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	QUAD $0x000000882484894c // movq %r8, 0x88(%rsp)
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	LONG $0xe64c0f4d // cmovlq %r14, %r12
+	LONG $0xf9480f48 // cmovsq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x78 // movq %rdi, 0x78(%rsp)
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	LONG $0xf34c0f49 // cmovlq %r11, %rsi
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xf1480f48 // cmovsq %rcx, %rsi
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
+	QUAD $0x000000982494894c // movq %r10, 0x98(%rsp)
+	LONG $0xd64c0f4d // cmovlq %r14, %r10
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xe2480f4c // cmovsq %rdx, %r12
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	QUAD $0x0001102494af0f48; BYTE $0x00 // imulq 0x110(%rsp), %rdx
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0xd1480f4c // cmovsq %rcx, %r10
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	QUAD $0x000128248caf0f48; BYTE $0x00 // imulq 0x128(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	QUAD $0x000120248caf0f48; BYTE $0x00 // imulq 0x120(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	QUAD $0x000118248caf0f48; BYTE $0x00 // imulq 0x118(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	QUAD $0x000000e0248c8948 // movq %rcx, 0xe0(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	QUAD $0x000110248caf0f48; BYTE $0x00 // imulq 0x110(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	QUAD $0x000108248caf0f48; BYTE $0x00 // imulq 0x108(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	QUAD $0x000000d0248c8948 // movq %rcx, 0xd0(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	QUAD $0x000100248caf0f48; BYTE $0x00 // imulq 0x100(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	QUAD $0x0000f0248caf0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	QUAD $0x0000f824b4af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rsi
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
+	QUAD $0x000000e82494894c // movq %r10, 0xe8(%rsp)
+	LONG $0xd5af0f4c // imulq %rbp, %r10
+	QUAD $0x000001902494894c // movq %r10, 0x190(%rsp)
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	LONG $0x30348d4a // leaq (%rax,%r14), %rsi
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x32048d4a // leaq (%rdx,%r14), %rax
+	LONG $0x1a348d4a // leaq (%rdx,%r11), %rsi
+	QUAD $0x0000008824b48948 // movq %rsi, 0x88(%rsp)
+	LONG $0x12348d48 // leaq (%rdx,%rdx), %rsi
+	LONG $0x561c8d49 // leaq (%r14,%rdx,2), %rbx
+	LONG $0x533c8d49 // leaq (%r11,%rdx,2), %rdi
+	LONG $0x247c8948; BYTE $0x60 // movq %rdi, 0x60(%rsp)
+	LONG $0x963c8d4d // leaq (%r14,%rdx,4), %r15
+	LONG $0x933c8d49 // leaq (%r11,%rdx,4), %rdi
+	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	LONG $0x92148d48 // leaq (%rdx,%rdx,4), %rdx
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	LONG $0x322c8d4e // leaq (%rdx,%r14), %r13
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
+	LONG $0x76148d48 // leaq (%rsi,%rsi,2), %rdx
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
 	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	QUAD $0x0001082494af0f48; BYTE $0x00 // imulq 0x108(%rsp), %rdx
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	QUAD $0x0001002494af0f48; BYTE $0x00 // imulq 0x100(%rsp), %rdx
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	QUAD $0x0000f82494af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rdx
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	QUAD $0x0000f02494af0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rdx
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	QUAD $0x0000e82494af0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rdx
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	QUAD $0x0000d8248caf0f4c; BYTE $0x00 // imulq 0xd8(%rsp), %r9
-	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	QUAD $0x0000e02494af0f48; BYTE $0x00 // imulq 0xe0(%rsp), %rdx
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
-	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
-	LONG $0x31148d4a // leaq (%rcx,%r14), %rdx
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0x300c8d4a // leaq (%rax,%r14), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x180c8d48 // leaq (%rax,%rbx), %rcx
-	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
-	LONG $0x000c8d48 // leaq (%rax,%rax), %rcx
-	LONG $0x46348d49 // leaq (%r14,%rax,2), %rsi
-	LONG $0x43148d48 // leaq (%rbx,%rax,2), %rdx
-	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	LONG $0x86048d4d // leaq (%r14,%rax,4), %r8
-	LONG $0x83148d48 // leaq (%rbx,%rax,4), %rdx
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
-	LONG $0x30148d4a // leaq (%rax,%r14), %rdx
-	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	LONG $0x49048d48 // leaq (%rcx,%rcx,2), %rax
-	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
-	LONG $0x303c8d4e // leaq (%rax,%r14), %r15
-	LONG $0x245c8948; BYTE $0x28 // movq %rbx, 0x28(%rsp)
-	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0x18458b48 // movq 0x18(%rbp), %rax
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	QUAD $0x00000178248c8948 // movq %rcx, 0x178(%rsp)
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x02c98348 // orq $0x2, %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	QUAD $0x00000170248c8948 // movq %rcx, 0x170(%rsp)
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x03c98348 // orq $0x3, %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	QUAD $0x00000168248c8948 // movq %rcx, 0x168(%rsp)
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x04c98348 // orq $0x4, %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	QUAD $0x00000160248c8948 // movq %rcx, 0x160(%rsp)
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x05c98348 // orq $0x5, %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	QUAD $0x00000158248c8948 // movq %rcx, 0x158(%rsp)
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x06c98348 // orq $0x6, %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	QUAD $0x00000150248c8948 // movq %rcx, 0x150(%rsp)
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x07c98348 // orq $0x7, %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	QUAD $0x00000148248c8948 // movq %rcx, 0x148(%rsp)
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	QUAD $0x0000014024848948 // movq %rax, 0x140(%rsp)
-	LONG $0x00458b48 // movq (%rbp), %rax
-	QUAD $0x0000013824848948 // movq %rax, 0x138(%rsp)
-	LONG $0x10758b4c // movq 0x10(%rbp), %r14
-	LONG $0x587d8b48 // movq 0x58(%rbp), %rdi
-	LONG $0x604d8b48 // movq 0x60(%rbp), %rcx
-	QUAD $0x0000012024a4894c // movq %r12, 0x120(%rsp)
-	QUAD $0x00000000a5048d4a // leaq (,%r12,4), %rax
-	QUAD $0x0000012824848948 // movq %rax, 0x128(%rsp)
-	QUAD $0x00000000951c8d4a // leaq (,%r10,4), %rbx
-	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
-	QUAD $0x0000013024b4894c // movq %r14, 0x130(%rsp)
-	QUAD $0x000000b024b4894c // movq %r14, 0xb0(%rsp)
-	QUAD $0x000000902484c748; LONG $0x00000000 // movq $0x0, 0x90(%rsp)
-	LONG $0x000114e9; BYTE $0x00 // jmp 0x1d2b <k_attend_values+0x94b>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
-	QUAD $0x0000009024b48b4c // movq 0x90(%rsp), %r14
-	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
-	QUAD $0x0000014024b48b4c // movq 0x140(%rsp), %r14
-	LONG $0x487cb162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm0, (%rax,%r14,4)
-	QUAD $0x01b04c11487cb162 // vmovups %zmm1, 0x40(%rax,%r14,4)
-	QUAD $0x0000017824b48b4c // movq 0x178(%rsp), %r14
-	LONG $0x487cb162; WORD $0x1411; BYTE $0xb0 // vmovups %zmm2, (%rax,%r14,4)
-	QUAD $0x01b05c11487cb162 // vmovups %zmm3, 0x40(%rax,%r14,4)
-	QUAD $0x0000017024b48b4c // movq 0x170(%rsp), %r14
-	LONG $0x487cb162; WORD $0x2411; BYTE $0xb0 // vmovups %zmm4, (%rax,%r14,4)
-	QUAD $0x01b06c11487cb162 // vmovups %zmm5, 0x40(%rax,%r14,4)
-	QUAD $0x0000016824b48b4c // movq 0x168(%rsp), %r14
-	LONG $0x487cb162; WORD $0x3411; BYTE $0xb0 // vmovups %zmm6, (%rax,%r14,4)
-	QUAD $0x01b07c11487cb162 // vmovups %zmm7, 0x40(%rax,%r14,4)
-	QUAD $0x0000016024b48b4c // movq 0x160(%rsp), %r14
-	LONG $0x487c3162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm8, (%rax,%r14,4)
-	QUAD $0x01b04c11487c3162 // vmovups %zmm9, 0x40(%rax,%r14,4)
-	QUAD $0x0000015824b48b4c // movq 0x158(%rsp), %r14
-	LONG $0x487c3162; WORD $0x1411; BYTE $0xb0 // vmovups %zmm10, (%rax,%r14,4)
-	QUAD $0x01b05c11487c3162 // vmovups %zmm11, 0x40(%rax,%r14,4)
-	QUAD $0x0000015024b48b4c // movq 0x150(%rsp), %r14
-	LONG $0x487c3162; WORD $0x2411; BYTE $0xb0 // vmovups %zmm12, (%rax,%r14,4)
-	QUAD $0x01b06c11487c3162 // vmovups %zmm13, 0x40(%rax,%r14,4)
-	QUAD $0x0000014824b48b4c // movq 0x148(%rsp), %r14
-	LONG $0x487c3162; WORD $0x3411; BYTE $0xb0 // vmovups %zmm14, (%rax,%r14,4)
-	QUAD $0x01b07c11487c3162 // vmovups %zmm15, 0x40(%rax,%r14,4)
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	LONG $0x587d8948 // movq %rdi, 0x58(%rbp)
-	LONG $0x604d8948 // movq %rcx, 0x60(%rbp)
-	QUAD $0x000000b824ac8b4c // movq 0xb8(%rsp), %r13
-	LONG $0x20458d49 // leaq 0x20(%r13), %rax
-	LONG $0x30658b4c // movq 0x30(%rbp), %r12
-	QUAD $0x000000b024ac8348; BYTE $0x80 // subq $-0x80, 0xb0(%rsp)
-	QUAD $0x0000009024ac894c // movq %r13, 0x90(%rsp)
-	LONG $0x2464894c; BYTE $0x18 // movq %r12, 0x18(%rsp)
-	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	LONG $0xf8488f0f; WORD $0xffff // jg 0x1573 <k_attend_values+0x193>
-	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
-	QUAD $0x0000012024ac8b48 // movq 0x120(%rsp), %rbp
-	LONG $0x246c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rbp
-	LONG $0x024a8d0f; WORD $0x0000 // jge 0x1f90 <k_attend_values+0xbb0>
-	QUAD $0x0000012824ac8b4c // movq 0x128(%rsp), %r13
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0xe8af0f4c // imulq %rax, %r13
-	QUAD $0x000000b024ac034c // addq 0xb0(%rsp), %r13
-	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
-	QUAD $0x00000000852c8d48 // leaq (,%rax,4), %rbp
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	QUAD $0x0000018824b48948 // movq %rsi, 0x188(%rsp)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x02ce8348 // orq $0x2, %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	QUAD $0x0000018024b48948 // movq %rsi, 0x180(%rsp)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x03ce8348 // orq $0x3, %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	QUAD $0x0000017824b48948 // movq %rsi, 0x178(%rsp)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x04ce8348 // orq $0x4, %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	QUAD $0x0000017024b48948 // movq %rsi, 0x170(%rsp)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x05ce8348 // orq $0x5, %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	QUAD $0x0000016824b48948 // movq %rsi, 0x168(%rsp)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x06ce8348 // orq $0x6, %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	QUAD $0x0000016024b48948 // movq %rsi, 0x160(%rsp)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x07ce8348 // orq $0x7, %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	QUAD $0x0000015824b48948 // movq %rsi, 0x158(%rsp)
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	QUAD $0x0000015024948948 // movq %rdx, 0x150(%rsp)
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
+	QUAD $0x0000014824948948 // movq %rdx, 0x148(%rsp)
+	QUAD $0x00000000a50c8d4e // leaq (,%r12,4), %r9
+	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x0000efe9; BYTE $0x00 // jmp 0x4924 <k_attend_values+0xae4>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000014824948b48 // movq 0x148(%rsp), %rdx
+	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	LONG $0xb2148d48 // leaq (%rdx,%rsi,4), %rdx
+	QUAD $0x0000015024b48b48 // movq 0x150(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x0411; BYTE $0xb2 // vmovups %zmm0, (%rdx,%rsi,4)
+	QUAD $0x01b24c11487cf162 // vmovups %zmm1, 0x40(%rdx,%rsi,4)
+	QUAD $0x0000018824b48b48 // movq 0x188(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x1411; BYTE $0xb2 // vmovups %zmm2, (%rdx,%rsi,4)
+	QUAD $0x01b25c11487cf162 // vmovups %zmm3, 0x40(%rdx,%rsi,4)
+	QUAD $0x0000018024b48b48 // movq 0x180(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x2411; BYTE $0xb2 // vmovups %zmm4, (%rdx,%rsi,4)
+	QUAD $0x01b26c11487cf162 // vmovups %zmm5, 0x40(%rdx,%rsi,4)
+	QUAD $0x0000017824b48b48 // movq 0x178(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x3411; BYTE $0xb2 // vmovups %zmm6, (%rdx,%rsi,4)
+	QUAD $0x01b27c11487cf162 // vmovups %zmm7, 0x40(%rdx,%rsi,4)
+	QUAD $0x0000017024b48b48 // movq 0x170(%rsp), %rsi
+	LONG $0x487c7162; WORD $0x0411; BYTE $0xb2 // vmovups %zmm8, (%rdx,%rsi,4)
+	QUAD $0x01b24c11487c7162 // vmovups %zmm9, 0x40(%rdx,%rsi,4)
+	QUAD $0x0000016824b48b48 // movq 0x168(%rsp), %rsi
+	LONG $0x487c7162; WORD $0x1411; BYTE $0xb2 // vmovups %zmm10, (%rdx,%rsi,4)
+	QUAD $0x01b25c11487c7162 // vmovups %zmm11, 0x40(%rdx,%rsi,4)
+	QUAD $0x0000016024b48b48 // movq 0x160(%rsp), %rsi
+	LONG $0x487c7162; WORD $0x2411; BYTE $0xb2 // vmovups %zmm12, (%rdx,%rsi,4)
+	QUAD $0x01b26c11487c7162 // vmovups %zmm13, 0x40(%rdx,%rsi,4)
+	QUAD $0x0000015824b48b48 // movq 0x158(%rsp), %rsi
+	LONG $0x487c7162; WORD $0x3411; BYTE $0xb2 // vmovups %zmm14, (%rdx,%rsi,4)
+	QUAD $0x01b27c11487c7162 // vmovups %zmm15, 0x40(%rdx,%rsi,4)
+	QUAD $0x0000013824b48b48 // movq 0x138(%rsp), %rsi
+	LONG $0x20568d48 // leaq 0x20(%rsi), %rdx
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	LONG $0xf8718f0f; WORD $0xffff // jg 0x4195 <k_attend_values+0x355>
+	QUAD $0x0000013824948948 // movq %rdx, 0x138(%rsp)
+	QUAD $0x0000019024948b48 // movq 0x190(%rsp), %rdx
+	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	QUAD $0x000000e824b48b48 // movq 0xe8(%rsp), %rsi
+	LONG $0x24743b48; BYTE $0x78 // cmpq 0x78(%rsp), %rsi
+	LONG $0x025a8d0f; WORD $0x0000 // jge 0x4bb0 <k_attend_values+0xd70>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0x10728b48 // movq 0x10(%rdx), %rsi
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -1576,117 +3983,116 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	WORD $0x1aeb // jmp 0x1dd1 <k_attend_values+0x9f1>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
-	LONG $0x24443948; BYTE $0x30 // cmpq %rax, 0x30(%rsp)
-	LONG $0x023f840f; WORD $0x0000 // je 0x2010 <k_attend_values+0xc30>
-	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	WORD $0x0b73 // jae 0x1de1 <k_attend_values+0xa01>
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
-	LONG $0x4057180f // prefetcht1 0x40(%rdi)
-	LONG $0x80ef8348 // subq $-0x80, %rdi
-	LONG $0x487cc162; WORD $0x4d10; BYTE $0x00 // vmovups (%r13), %zmm17
-	LONG $0x487cc162; WORD $0x4510; BYTE $0x01 // vmovups 0x40(%r13), %zmm16
-	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
-	LONG $0xc69d0f41 // setge %r14b
-	LONG $0x24443b48; BYTE $0x28 // cmpq 0x28(%rsp), %rax
-	LONG $0xc49c0f41 // setl %r12b
-	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
-	LONG $0x01fc8041 // cmpb $0x1, %r12b
-	WORD $0x1375 // jne 0x1e1b <k_attend_values+0xa3b>
-	LONG $0x487dc262; WORD $0x1418; BYTE $0x81 // vbroadcastss (%r9,%rax,4), %zmm18
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	WORD $0x1ceb // jmp 0x49c6 <k_attend_values+0xb86>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	LONG $0x24543948; BYTE $0x78 // cmpq %rdx, 0x78(%rsp)
+	LONG $0x023a840f; WORD $0x0000 // je 0x4c00 <k_attend_values+0xdc0>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2273 // jae 0x49ef <k_attend_values+0xbaf>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
+	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
+	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
+	WORD $0x0a7e // jle 0x49ec <k_attend_values+0xbac>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
+	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
+	LONG $0x487ce162; WORD $0x0c10; BYTE $0xbe // vmovups (%rsi,%rdi,4), %zmm17
+	QUAD $0x01be4410487ce162 // vmovups 0x40(%rsi,%rdi,4), %zmm16
+	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
+	LONG $0xc59d0f40 // setge %bpl
+	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
+	LONG $0xc39c0f41 // setl %r11b
+	WORD $0x2041; BYTE $0xeb // andb %bpl, %r11b
+	LONG $0x01fb8041 // cmpb $0x1, %r11b
+	WORD $0x1375 // jne 0x4a2a <k_attend_values+0xbea>
+	LONG $0x487de262; WORD $0x1418; BYTE $0x91 // vbroadcastss (%rcx,%rdx,4), %zmm18
 	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
 	LONG $0x407db262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm16, %zmm1 # zmm1 = (zmm16 * zmm18) + zmm1
-	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
-	LONG $0xc69d0f41 // setge %r14b
-	LONG $0x24443b48; BYTE $0x68 // cmpq 0x68(%rsp), %rax
-	LONG $0xc49c0f41 // setl %r12b
-	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
-	LONG $0x01fc8041 // cmpb $0x1, %r12b
-	WORD $0x1b75 // jne 0x1e51 <k_attend_values+0xa71>
-	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0x86 // vbroadcastss (%r14,%rax,4), %zmm18
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	LONG $0xc39d0f41 // setge %r11b
+	QUAD $0x0000008824943b48 // cmpq 0x88(%rsp), %rdx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xdd // andb %r11b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1b75 // jne 0x4a61 <k_attend_values+0xc21>
+	QUAD $0x000000a0249c8b4c // movq 0xa0(%rsp), %r11
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm18
 	LONG $0x406db262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm17) + zmm2
 	LONG $0x407db262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm16, %zmm3 # zmm3 = (zmm16 * zmm18) + zmm3
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	LONG $0xc69d0f41 // setge %r14b
-	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
-	LONG $0xc49c0f41 // setl %r12b
-	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
-	LONG $0x01fc8041 // cmpb $0x1, %r12b
-	WORD $0x1b75 // jne 0x1e85 <k_attend_values+0xaa5>
-	QUAD $0x000000c024b48b4c // movq 0xc0(%rsp), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0x86 // vbroadcastss (%r14,%rax,4), %zmm18
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	LONG $0xc39d0f41 // setge %r11b
+	LONG $0x24543b48; BYTE $0x60 // cmpq 0x60(%rsp), %rdx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xdd // andb %r11b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1b75 // jne 0x4a95 <k_attend_values+0xc55>
+	QUAD $0x000000c8249c8b4c // movq 0xc8(%rsp), %r11
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm18
 	LONG $0x406db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm17) + zmm4
 	LONG $0x407db262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm16, %zmm5 # zmm5 = (zmm16 * zmm18) + zmm5
-	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
-	LONG $0xc69d0f41 // setge %r14b
-	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0xc49c0f41 // setl %r12b
-	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
-	LONG $0x01fc8041 // cmpb $0x1, %r12b
-	WORD $0x1b75 // jne 0x1ebb <k_attend_values+0xadb>
-	QUAD $0x000000c824b48b4c // movq 0xc8(%rsp), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0x86 // vbroadcastss (%r14,%rax,4), %zmm18
+	LONG $0x24543b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdx
+	LONG $0xc39d0f41 // setge %r11b
+	LONG $0x24543b48; BYTE $0x48 // cmpq 0x48(%rsp), %rdx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xdd // andb %r11b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1b75 // jne 0x4acb <k_attend_values+0xc8b>
+	QUAD $0x000000d0249c8b4c // movq 0xd0(%rsp), %r11
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm18
 	LONG $0x406db262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm17) + zmm6
 	LONG $0x407db262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm18) + zmm7
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	LONG $0xc69d0f41 // setge %r14b
-	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
-	LONG $0xc49c0f41 // setl %r12b
-	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
-	LONG $0x01fc8041 // cmpb $0x1, %r12b
-	WORD $0x1b75 // jne 0x1eef <k_attend_values+0xb0f>
-	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0x86 // vbroadcastss (%r14,%rax,4), %zmm18
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0xc39d0f41 // setge %r11b
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xdd // andb %r11b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1b75 // jne 0x4aff <k_attend_values+0xcbf>
+	QUAD $0x000000d8249c8b4c // movq 0xd8(%rsp), %r11
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm18
 	LONG $0x406d3262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm17) + zmm8
 	LONG $0x407d3262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm16, %zmm9 # zmm9 = (zmm16 * zmm18) + zmm9
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xc69d0f41 // setge %r14b
-	LONG $0x24443b48; BYTE $0x78 // cmpq 0x78(%rsp), %rax
-	LONG $0xc49c0f41 // setl %r12b
-	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
-	LONG $0x01fc8041 // cmpb $0x1, %r12b
-	WORD $0x1b75 // jne 0x1f23 <k_attend_values+0xb43>
-	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0x86 // vbroadcastss (%r14,%rax,4), %zmm18
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	LONG $0xc39d0f41 // setge %r11b
+	QUAD $0x0000008024943b48 // cmpq 0x80(%rsp), %rdx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xdd // andb %r11b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1b75 // jne 0x4b36 <k_attend_values+0xcf6>
+	QUAD $0x000000e0249c8b4c // movq 0xe0(%rsp), %r11
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm18
 	LONG $0x406d3262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm17) + zmm10
 	LONG $0x407d3262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm16, %zmm11 # zmm11 = (zmm16 * zmm18) + zmm11
-	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
-	LONG $0xc69d0f41 // setge %r14b
-	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xc49c0f41 // setl %r12b
-	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
-	LONG $0x01fc8041 // cmpb $0x1, %r12b
-	WORD $0x1875 // jne 0x1f54 <k_attend_values+0xb74>
-	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0x86 // vbroadcastss (%r14,%rax,4), %zmm18
+	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
+	LONG $0xc39d0f41 // setge %r11b
+	LONG $0x24543b48; BYTE $0x70 // cmpq 0x70(%rsp), %rdx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xdd // andb %r11b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	WORD $0x1b75 // jne 0x4b6a <k_attend_values+0xd2a>
+	QUAD $0x000000a8249c8b4c // movq 0xa8(%rsp), %r11
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm18
 	LONG $0x406d3262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm17) + zmm12
 	LONG $0x407d3262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm16, %zmm13 # zmm13 = (zmm16 * zmm18) + zmm13
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	LONG $0xc69d0f41 // setge %r14b
-	LONG $0x24443b48; BYTE $0x40 // cmpq 0x40(%rsp), %rax
-	LONG $0xc49c0f41 // setl %r12b
-	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
-	LONG $0x01fc8041 // cmpb $0x1, %r12b
-	LONG $0xfe4e850f; WORD $0xffff // jne 0x1dc0 <k_attend_values+0x9e0>
-	LONG $0x24748b4c; BYTE $0x70 // movq 0x70(%rsp), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0x86 // vbroadcastss (%r14,%rax,4), %zmm18
+	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
+	LONG $0xc39d0f41 // setge %r11b
+	LONG $0x24543b48; BYTE $0x50 // cmpq 0x50(%rsp), %rdx
+	LONG $0xc59c0f40 // setl %bpl
+	WORD $0x2044; BYTE $0xdd // andb %r11b, %bpl
+	LONG $0x01fd8040 // cmpb $0x1, %bpl
+	LONG $0xfe27850f; WORD $0xffff // jne 0x49b0 <k_attend_values+0xb70>
+	QUAD $0x000000b0249c8b4c // movq 0xb0(%rsp), %r11
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm18
 	LONG $0x406d3262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm17) + zmm14
 	LONG $0x406d3262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
-	LONG $0xfffe31e9; BYTE $0xff // jmp 0x1dc0 <k_attend_values+0x9e0>
-	BYTE $0x90 // nop
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0x44af0f48; WORD $0x1824 // imulq 0x18(%rsp), %rax
-	QUAD $0x0000013024b48b4c // movq 0x130(%rsp), %r14
-	LONG $0x86048d49 // leaq (%r14,%rax,4), %rax
-	QUAD $0x0000009024b48b4c // movq 0x90(%rsp), %r14
-	LONG $0xb02c8d4e // leaq (%rax,%r14,4), %r13
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xfffe07e9; BYTE $0xff // jmp 0x49b0 <k_attend_values+0xb70>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -1701,2655 +4107,4816 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x246c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbp
-	WORD $0x207c // jl 0x2020 <k_attend_values+0xc40>
-	LONG $0x000130e9; BYTE $0x00 // jmp 0x2135 <k_attend_values+0xd55>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
-	LONG $0x246c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbp
-	LONG $0x01158d0f; WORD $0x0000 // jge 0x2135 <k_attend_values+0xd55>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	LONG $0x0000dae9; BYTE $0x00 // jmp 0x210c <k_attend_values+0xd2c>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cc162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm16
-	LONG $0x487cc162; WORD $0x4d10; BYTE $0x01 // vmovups 0x40(%r13), %zmm17
-	LONG $0x487dc262; WORD $0x1418; BYTE $0xa9 // vbroadcastss (%r9,%rbp,4), %zmm18
-	LONG $0xa9348d4d // leaq (%r9,%rbp,4), %r14
+	LONG $0x24743b48; BYTE $0x68 // cmpq 0x68(%rsp), %rsi
+	WORD $0x157c // jl 0x4c10 <k_attend_values+0xdd0>
+	LONG $0x000135e9; BYTE $0x00 // jmp 0x4d35 <k_attend_values+0xef5>
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	LONG $0x24743b48; BYTE $0x68 // cmpq 0x68(%rsp), %rsi
+	LONG $0x01258d0f; WORD $0x0000 // jge 0x4d35 <k_attend_values+0xef5>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
+	LONG $0x0000dae9; BYTE $0x00 // jmp 0x4cf7 <k_attend_values+0xeb7>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
+	LONG $0x487ce162; WORD $0x0410; BYTE $0xba // vmovups (%rdx,%rdi,4), %zmm16
+	QUAD $0x01ba4c10487ce162 // vmovups 0x40(%rdx,%rdi,4), %zmm17
+	LONG $0x487de262; WORD $0x1418; BYTE $0xb1 // vbroadcastss (%rcx,%rsi,4), %zmm18
+	LONG $0xb11c8d4c // leaq (%rcx,%rsi,4), %r11
 	LONG $0x406db262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
 	LONG $0x4075b262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm18) + zmm1
-	LONG $0x1e248d4d // leaq (%r14,%rbx), %r12
-	LONG $0x487d8262; WORD $0x1418; BYTE $0x96 // vbroadcastss (%r14,%r10,4), %zmm18
+	LONG $0x0b2c8d4b // leaq (%r11,%r9), %rbp
+	LONG $0x487d8262; WORD $0x1418; BYTE $0xa3 // vbroadcastss (%r11,%r12,4), %zmm18
 	LONG $0x406db262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm16) + zmm2
 	LONG $0x4075b262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm18) + zmm3
-	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
-	LONG $0x487d8262; WORD $0x1418; BYTE $0xd6 // vbroadcastss (%r14,%r10,8), %zmm18
+	WORD $0x014c; BYTE $0xcd // addq %r9, %rbp
+	LONG $0x487d8262; WORD $0x1418; BYTE $0xe3 // vbroadcastss (%r11,%r12,8), %zmm18
 	LONG $0x406db262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm16) + zmm4
 	LONG $0x4075b262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm18) + zmm5
-	LONG $0x487d8262; WORD $0x1418; BYTE $0x94 // vbroadcastss (%r12,%r10,4), %zmm18
+	QUAD $0x00a55418487da262 // vbroadcastss (%rbp,%r12,4), %zmm18
 	LONG $0x406db262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm16) + zmm6
 	LONG $0x4075b262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm18) + zmm7
-	LONG $0x1b348d4c // leaq (%rbx,%rbx), %r14
-	LONG $0x487d8262; WORD $0x1418; BYTE $0xd4 // vbroadcastss (%r12,%r10,8), %zmm18
-	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
+	LONG $0x091c8d4f // leaq (%r9,%r9), %r11
+	QUAD $0x00e55418487da262 // vbroadcastss (%rbp,%r12,8), %zmm18
+	WORD $0x0149; BYTE $0xeb // addq %rbp, %r11
 	LONG $0x406d3262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm16) + zmm8
 	LONG $0x40753262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm18) + zmm9
-	LONG $0x96248d4f // leaq (%r14,%r10,4), %r12
-	LONG $0x487d8262; WORD $0x1418; BYTE $0x96 // vbroadcastss (%r14,%r10,4), %zmm18
+	LONG $0xa32c8d4b // leaq (%r11,%r12,4), %rbp
+	LONG $0x487d8262; WORD $0x1418; BYTE $0xa3 // vbroadcastss (%r11,%r12,4), %zmm18
 	LONG $0x406d3262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm16) + zmm10
 	LONG $0x40753262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm18) + zmm11
-	LONG $0x487da262; WORD $0x1418; BYTE $0x23 // vbroadcastss (%rbx,%r12), %zmm18
-	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x29 // vbroadcastss (%r9,%rbp), %zmm18
+	WORD $0x014c; BYTE $0xcd // addq %r9, %rbp
 	LONG $0x406d3262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm16) + zmm12
 	LONG $0x40753262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm18) + zmm13
-	LONG $0x487da262; WORD $0x1418; BYTE $0x23 // vbroadcastss (%rbx,%r12), %zmm18
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x29 // vbroadcastss (%r9,%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm16) + zmm14
 	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
-	LONG $0x246c3948; BYTE $0x50 // cmpq %rbp, 0x50(%rsp)
-	WORD $0x2474 // je 0x2130 <k_attend_values+0xd50>
-	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0xff2b830f; WORD $0xffff // jae 0x2040 <k_attend_values+0xc60>
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
-	LONG $0x4057180f // prefetcht1 0x40(%rdi)
-	LONG $0x80ef8348 // subq $-0x80, %rdi
-	LONG $0xffff1be9; BYTE $0xff // jmp 0x2040 <k_attend_values+0xc60>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	LONG $0x24743948; BYTE $0x68 // cmpq %rsi, 0x68(%rsp)
+	WORD $0x3974 // je 0x4d30 <k_attend_values+0xef0>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	LONG $0xff21830f; WORD $0xffff // jae 0x4c23 <k_attend_values+0xde3>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
+	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
+	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
+	LONG $0xff058e0f; WORD $0xffff // jle 0x4c20 <k_attend_values+0xde0>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
+	LONG $0xfffef6e9; BYTE $0xff // jmp 0x4c20 <k_attend_values+0xde0>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	QUAD $0x0000009824b43b48 // cmpq 0x98(%rsp), %rsi
+	LONG $0xfafd8d0f; WORD $0xffff // jge 0x4840 <k_attend_values+0xa00>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
+	LONG $0xba3c8d48 // leaq (%rdx,%rdi,4), %rdi
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0x21eb // jmp 0x4d76 <k_attend_values+0xf36>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
-	LONG $0xfada8d0f; WORD $0xffff // jge 0x1c20 <k_attend_values+0x840>
-	LONG $0x40c58349 // addq $0x40, %r13
-	LONG $0x2464c148; WORD $0x0218 // shlq $0x2, 0x18(%rsp)
-	WORD $0x1feb // jmp 0x2171 <k_attend_values+0xd91>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	LONG $0x246c034c; BYTE $0x18 // addq 0x18(%rsp), %r13
-	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
-	LONG $0xfaaf840f; WORD $0xffff // je 0x1c20 <k_attend_values+0x840>
-	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	WORD $0x0b73 // jae 0x2181 <k_attend_values+0xda1>
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
-	LONG $0x4057180f // prefetcht1 0x40(%rdi)
-	LONG $0x80ef8348 // subq $-0x80, %rdi
-	LONG $0x487cc162; WORD $0x4d10; BYTE $0xff // vmovups -0x40(%r13), %zmm17
-	LONG $0x487cc162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm16
-	WORD $0x394c; BYTE $0xdd // cmpq %r11, %rbp
-	WORD $0x1a7c // jl 0x21ae <k_attend_values+0xdce>
-	LONG $0x246c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbp
-	WORD $0x137d // jge 0x21ae <k_attend_values+0xdce>
-	LONG $0x487dc262; WORD $0x1418; BYTE $0xa9 // vbroadcastss (%r9,%rbp,4), %zmm18
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x247c0348; BYTE $0x58 // addq 0x58(%rsp), %rdi
+	QUAD $0x0000009824b43948 // cmpq %rsi, 0x98(%rsp)
+	LONG $0xfaca840f; WORD $0xffff // je 0x4840 <k_attend_values+0xa00>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2273 // jae 0x4d9f <k_attend_values+0xf5f>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
+	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
+	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
+	WORD $0x0a7e // jle 0x4d9c <k_attend_values+0xf5c>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	LONG $0x487ce162; WORD $0x4f10; BYTE $0xff // vmovups -0x40(%rdi), %zmm17
+	LONG $0x487ce162; WORD $0x0710 // vmovups (%rdi), %zmm16
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	WORD $0x1a7c // jl 0x4dcb <k_attend_values+0xf8b>
+	LONG $0x24743b48; BYTE $0x38 // cmpq 0x38(%rsp), %rsi
+	WORD $0x137d // jge 0x4dcb <k_attend_values+0xf8b>
+	LONG $0x487de262; WORD $0x1418; BYTE $0xb1 // vbroadcastss (%rcx,%rsi,4), %zmm18
 	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
 	LONG $0x407db262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm16, %zmm1 # zmm1 = (zmm16 * zmm18) + zmm1
-	LONG $0x246c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rbp
-	WORD $0x227c // jl 0x21d7 <k_attend_values+0xdf7>
-	LONG $0x246c3b48; BYTE $0x68 // cmpq 0x68(%rsp), %rbp
-	WORD $0x1b7d // jge 0x21d7 <k_attend_values+0xdf7>
-	QUAD $0x0000009824b48b4c // movq 0x98(%rsp), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0xae // vbroadcastss (%r14,%rbp,4), %zmm18
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x257c // jl 0x4df5 <k_attend_values+0xfb5>
+	QUAD $0x0000008824b43b48 // cmpq 0x88(%rsp), %rsi
+	WORD $0x1b7d // jge 0x4df5 <k_attend_values+0xfb5>
+	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
+	LONG $0x487de262; WORD $0x1418; BYTE $0xb2 // vbroadcastss (%rdx,%rsi,4), %zmm18
 	LONG $0x406db262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm17) + zmm2
 	LONG $0x407db262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm16, %zmm3 # zmm3 = (zmm16 * zmm18) + zmm3
-	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
-	WORD $0x227c // jl 0x21fe <k_attend_values+0xe1e>
-	LONG $0x246c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rbp
-	WORD $0x1b7d // jge 0x21fe <k_attend_values+0xe1e>
-	QUAD $0x000000c024b48b4c // movq 0xc0(%rsp), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0xae // vbroadcastss (%r14,%rbp,4), %zmm18
+	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
+	WORD $0x227c // jl 0x4e1c <k_attend_values+0xfdc>
+	LONG $0x24743b48; BYTE $0x60 // cmpq 0x60(%rsp), %rsi
+	WORD $0x1b7d // jge 0x4e1c <k_attend_values+0xfdc>
+	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
+	LONG $0x487de262; WORD $0x1418; BYTE $0xb2 // vbroadcastss (%rdx,%rsi,4), %zmm18
 	LONG $0x406db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm17) + zmm4
 	LONG $0x407db262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm16, %zmm5 # zmm5 = (zmm16 * zmm18) + zmm5
-	LONG $0x246c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbp
-	WORD $0x227c // jl 0x2227 <k_attend_values+0xe47>
-	LONG $0x246c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rbp
-	WORD $0x1b7d // jge 0x2227 <k_attend_values+0xe47>
-	QUAD $0x000000c824b48b4c // movq 0xc8(%rsp), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0xae // vbroadcastss (%r14,%rbp,4), %zmm18
+	LONG $0x24743b48; BYTE $0x18 // cmpq 0x18(%rsp), %rsi
+	WORD $0x227c // jl 0x4e45 <k_attend_values+0x1005>
+	LONG $0x24743b48; BYTE $0x48 // cmpq 0x48(%rsp), %rsi
+	WORD $0x1b7d // jge 0x4e45 <k_attend_values+0x1005>
+	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
+	LONG $0x487de262; WORD $0x1418; BYTE $0xb2 // vbroadcastss (%rdx,%rsi,4), %zmm18
 	LONG $0x406db262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm17) + zmm6
 	LONG $0x407db262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm18) + zmm7
-	WORD $0x394c; BYTE $0xc5 // cmpq %r8, %rbp
-	WORD $0x227c // jl 0x224e <k_attend_values+0xe6e>
-	LONG $0x246c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rbp
-	WORD $0x1b7d // jge 0x224e <k_attend_values+0xe6e>
-	QUAD $0x000000a024b48b4c // movq 0xa0(%rsp), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0xae // vbroadcastss (%r14,%rbp,4), %zmm18
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	WORD $0x227c // jl 0x4e6c <k_attend_values+0x102c>
+	LONG $0x24743b48; BYTE $0x40 // cmpq 0x40(%rsp), %rsi
+	WORD $0x1b7d // jge 0x4e6c <k_attend_values+0x102c>
+	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
+	LONG $0x487de262; WORD $0x1418; BYTE $0xb2 // vbroadcastss (%rdx,%rsi,4), %zmm18
 	LONG $0x406d3262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm17) + zmm8
 	LONG $0x407d3262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm16, %zmm9 # zmm9 = (zmm16 * zmm18) + zmm9
-	WORD $0x3948; BYTE $0xd5 // cmpq %rdx, %rbp
-	WORD $0x227c // jl 0x2275 <k_attend_values+0xe95>
-	LONG $0x246c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rbp
-	WORD $0x1b7d // jge 0x2275 <k_attend_values+0xe95>
-	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0xae // vbroadcastss (%r14,%rbp,4), %zmm18
+	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
+	WORD $0x257c // jl 0x4e96 <k_attend_values+0x1056>
+	QUAD $0x0000008024b43b48 // cmpq 0x80(%rsp), %rsi
+	WORD $0x1b7d // jge 0x4e96 <k_attend_values+0x1056>
+	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
+	LONG $0x487de262; WORD $0x1418; BYTE $0xb2 // vbroadcastss (%rdx,%rsi,4), %zmm18
 	LONG $0x406d3262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm17) + zmm10
 	LONG $0x407d3262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm16, %zmm11 # zmm11 = (zmm16 * zmm18) + zmm11
-	WORD $0x394c; BYTE $0xfd // cmpq %r15, %rbp
-	WORD $0x1f7c // jl 0x2299 <k_attend_values+0xeb9>
-	LONG $0x246c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rbp
-	WORD $0x187d // jge 0x2299 <k_attend_values+0xeb9>
-	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0xae // vbroadcastss (%r14,%rbp,4), %zmm18
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0x227c // jl 0x4ebd <k_attend_values+0x107d>
+	LONG $0x24743b48; BYTE $0x70 // cmpq 0x70(%rsp), %rsi
+	WORD $0x1b7d // jge 0x4ebd <k_attend_values+0x107d>
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	LONG $0x487de262; WORD $0x1418; BYTE $0xb2 // vbroadcastss (%rdx,%rsi,4), %zmm18
 	LONG $0x406d3262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm17) + zmm12
 	LONG $0x407d3262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm16, %zmm13 # zmm13 = (zmm16 * zmm18) + zmm13
-	LONG $0x242c3b48 // cmpq (%rsp), %rbp
-	LONG $0xfebd8c0f; WORD $0xffff // jl 0x2160 <k_attend_values+0xd80>
-	LONG $0x246c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rbp
-	LONG $0xfeb28d0f; WORD $0xffff // jge 0x2160 <k_attend_values+0xd80>
-	LONG $0x24748b4c; BYTE $0x70 // movq 0x70(%rsp), %r14
-	LONG $0x487dc262; WORD $0x1418; BYTE $0xae // vbroadcastss (%r14,%rbp,4), %zmm18
+	LONG $0x24743b48; BYTE $0x10 // cmpq 0x10(%rsp), %rsi
+	LONG $0xfe988c0f; WORD $0xffff // jl 0x4d60 <k_attend_values+0xf20>
+	LONG $0x24743b48; BYTE $0x50 // cmpq 0x50(%rsp), %rsi
+	LONG $0xfe8d8d0f; WORD $0xffff // jge 0x4d60 <k_attend_values+0xf20>
+	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
+	LONG $0x487de262; WORD $0x1418; BYTE $0xb2 // vbroadcastss (%rdx,%rsi,4), %zmm18
 	LONG $0x406d3262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm17) + zmm14
 	LONG $0x406d3262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
-	LONG $0xfffe95e9; BYTE $0xff // jmp 0x2160 <k_attend_values+0xd80>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x50458b48 // movq 0x50(%rbp), %rax
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	QUAD $0x0000011824b48b48 // movq 0x118(%rsp), %rsi
-	LONG $0xc6af0f4c // imulq %rsi, %r8
-	LONG $0x40758b4c // movq 0x40(%rbp), %r14
-	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
-	LONG $0x4845034c // addq 0x48(%rbp), %r8
-	QUAD $0x00000000c50c8d48 // leaq (,%rax,8), %rcx
-	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x08148d49 // leaq (%r8,%rcx), %rdx
-	LONG $0x384d8b4c // movq 0x38(%rbp), %r9
-	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
-	LONG $0xca4c0f4c // cmovlq %rdx, %r9
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0xfffe6de9; BYTE $0xff // jmp 0x4d60 <k_attend_values+0xf20>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x58468b48 // movq 0x58(%rsi), %rax
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	QUAD $0x00000130248c8b4c // movq 0x130(%rsp), %r9
+	LONG $0xf1af0f4d // imulq %r9, %r14
+	LONG $0x48468b4c // movq 0x48(%rsi), %r8
+	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
+	LONG $0x5076034c // addq 0x50(%rsi), %r14
+	QUAD $0x00000000c53c8d48 // leaq (,%rax,8), %rdi
+	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
+	LONG $0x3e148d49 // leaq (%r14,%rdi), %rdx
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	LONG $0xda4c0f48 // cmovlq %rdx, %rbx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0xca480f4c // cmovsq %rdx, %r9
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0xd14c0f4c // cmovlq %rcx, %r10
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xd2480f4c // cmovsq %rdx, %r10
-	LONG $0x2454894c; BYTE $0x30 // movq %r10, 0x30(%rsp)
-	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
-	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
-	LONG $0xc84c0f49 // cmovlq %r8, %rcx
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xda480f48 // cmovsq %rdx, %rbx
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0xcf4c0f48 // cmovlq %rdi, %rcx
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
 	LONG $0xca480f48 // cmovsq %rdx, %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
-	QUAD $0x00000120248c894c // movq %r9, 0x120(%rsp)
-	LONG $0xce4c0f4d // cmovlq %r14, %r9
-	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	WORD $0x3949; BYTE $0xde // cmpq %rbx, %r14
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	LONG $0xfe4c0f49 // cmovlq %r14, %rdi
+	LONG $0x084e8b48 // movq 0x8(%rsi), %rcx
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xca480f4c // cmovsq %rdx, %r9
-	QUAD $0x00000088248c894c // movq %r9, 0x88(%rsp)
-	LONG $0x205d8b4c // movq 0x20(%rbp), %r11
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	QUAD $0x0001102494af0f48; BYTE $0x00 // imulq 0x110(%rsp), %rdx
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	QUAD $0x0001082494af0f48; BYTE $0x00 // imulq 0x108(%rsp), %rdx
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	QUAD $0x0001002494af0f48; BYTE $0x00 // imulq 0x100(%rsp), %rdx
+	LONG $0xfa480f48 // cmovsq %rdx, %rdi
+	QUAD $0x0000009824bc8948 // movq %rdi, 0x98(%rsp)
+	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
+	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0xf84c0f4d // cmovlq %r8, %r15
+	LONG $0x285e8b48 // movq 0x28(%rsi), %rbx
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xfa480f4c // cmovsq %rdx, %r15
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	QUAD $0x0001282494af0f48; BYTE $0x00 // imulq 0x128(%rsp), %rdx
 	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
 	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	QUAD $0x0000f82494af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rdx
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	QUAD $0x0001202494af0f48; BYTE $0x00 // imulq 0x120(%rsp), %rdx
 	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	QUAD $0x0000f02494af0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rdx
+	QUAD $0x000000e024948948 // movq %rdx, 0xe0(%rsp)
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	QUAD $0x0001182494af0f48; BYTE $0x00 // imulq 0x118(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	QUAD $0x000000d824948948 // movq %rdx, 0xd8(%rsp)
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	QUAD $0x0001102494af0f48; BYTE $0x00 // imulq 0x110(%rsp), %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	QUAD $0x000000d024948948 // movq %rdx, 0xd0(%rsp)
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	QUAD $0x0001082494af0f48; BYTE $0x00 // imulq 0x108(%rsp), %rdx
 	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
 	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	QUAD $0x0000e82494af0f48; BYTE $0x00 // imulq 0xe8(%rsp), %rdx
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	QUAD $0x0001002494af0f48; BYTE $0x00 // imulq 0x100(%rsp), %rdx
 	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	QUAD $0x0000d82494af0f4c; BYTE $0x00 // imulq 0xd8(%rsp), %r10
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	QUAD $0x0000e02494af0f48; BYTE $0x00 // imulq 0xe0(%rsp), %rdx
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	QUAD $0x0000f024bcaf0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	QUAD $0x0000f82494af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rdx
 	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	QUAD $0x0000019024bc894c // movq %r15, 0x190(%rsp)
+	LONG $0xfdaf0f4c // imulq %rbp, %r15
+	QUAD $0x0000018824bc894c // movq %r15, 0x188(%rsp)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x01ca8348 // orq $0x1, %rdx
-	LONG $0x184d8b48 // movq 0x18(%rbp), %rcx
+	LONG $0x204e8b48 // movq 0x20(%rsi), %rcx
 	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	QUAD $0x0000017824948948 // movq %rdx, 0x178(%rsp)
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	QUAD $0x0000018024948948 // movq %rdx, 0x180(%rsp)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x02ca8348 // orq $0x2, %rdx
 	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	QUAD $0x0000017024948948 // movq %rdx, 0x170(%rsp)
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	QUAD $0x0000017824948948 // movq %rdx, 0x178(%rsp)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x03ca8348 // orq $0x3, %rdx
 	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	QUAD $0x0000016824948948 // movq %rdx, 0x168(%rsp)
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	QUAD $0x0000017024948948 // movq %rdx, 0x170(%rsp)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x04ca8348 // orq $0x4, %rdx
 	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	QUAD $0x0000016024948948 // movq %rdx, 0x160(%rsp)
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	QUAD $0x0000016824948948 // movq %rdx, 0x168(%rsp)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x05ca8348 // orq $0x5, %rdx
 	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	QUAD $0x0000015824948948 // movq %rdx, 0x158(%rsp)
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	QUAD $0x0000016024948948 // movq %rdx, 0x160(%rsp)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x06ca8348 // orq $0x6, %rdx
 	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	QUAD $0x0000015024948948 // movq %rdx, 0x150(%rsp)
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	QUAD $0x0000015824948948 // movq %rdx, 0x158(%rsp)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x07ca8348 // orq $0x7, %rdx
 	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	QUAD $0x0000014824948948 // movq %rdx, 0x148(%rsp)
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	QUAD $0x00000140248c8948 // movq %rcx, 0x140(%rsp)
+	QUAD $0x0000015024948948 // movq %rdx, 0x150(%rsp)
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	QUAD $0x00000148248c8948 // movq %rcx, 0x148(%rsp)
 	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
-	LONG $0x31148d4a // leaq (%rcx,%r14), %rdx
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0x300c8d4a // leaq (%rax,%r14), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x01148d4a // leaq (%rcx,%r8), %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
 	LONG $0x000c8d4a // leaq (%rax,%r8), %rcx
-	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
-	LONG $0x000c8d48 // leaq (%rax,%rax), %rcx
-	LONG $0x463c8d4d // leaq (%r14,%rax,2), %r15
-	LONG $0x40148d49 // leaq (%r8,%rax,2), %rdx
-	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
-	LONG $0x862c8d4d // leaq (%r14,%rax,4), %r13
-	LONG $0x80148d49 // leaq (%r8,%rax,4), %rdx
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
-	LONG $0x30348d4a // leaq (%rax,%r14), %rsi
-	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	LONG $0x49048d48 // leaq (%rcx,%rcx,2), %rax
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
 	LONG $0x300c8d4a // leaq (%rax,%r14), %rcx
-	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
-	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x00458b48 // movq (%rbp), %rax
-	QUAD $0x0000013824848948 // movq %rax, 0x138(%rsp)
-	LONG $0x10458b48 // movq 0x10(%rbp), %rax
-	LONG $0x58558b48 // movq 0x58(%rbp), %rdx
-	LONG $0x60458b4c // movq 0x60(%rbp), %r8
-	QUAD $0x000000b8249c8948 // movq %rbx, 0xb8(%rsp)
-	QUAD $0x0000013024848948 // movq %rax, 0x130(%rsp)
-	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
-	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	QUAD $0x0000012824848948 // movq %rax, 0x128(%rsp)
-	QUAD $0x000000009d348d4e // leaq (,%r11,4), %r14
-	LONG $0x0000cce9; BYTE $0x00 // jmp 0x2646 <k_attend_values+0x1266>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
-	QUAD $0x0000013824bc8b48 // movq 0x138(%rsp), %rdi
-	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
-	QUAD $0x0000014024bc8b48 // movq 0x140(%rsp), %rdi
-	LONG $0x487cf162; WORD $0x0411; BYTE $0xb8 // vmovups %zmm0, (%rax,%rdi,4)
-	QUAD $0x0000017824bc8b48 // movq 0x178(%rsp), %rdi
-	LONG $0x487cf162; WORD $0x0c11; BYTE $0xb8 // vmovups %zmm1, (%rax,%rdi,4)
-	QUAD $0x0000017024bc8b48 // movq 0x170(%rsp), %rdi
-	LONG $0x487cf162; WORD $0x1411; BYTE $0xb8 // vmovups %zmm2, (%rax,%rdi,4)
-	QUAD $0x0000016824bc8b48 // movq 0x168(%rsp), %rdi
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0xb8 // vmovups %zmm3, (%rax,%rdi,4)
-	QUAD $0x0000016024bc8b48 // movq 0x160(%rsp), %rdi
-	LONG $0x487cf162; WORD $0x2411; BYTE $0xb8 // vmovups %zmm4, (%rax,%rdi,4)
-	QUAD $0x0000015824bc8b48 // movq 0x158(%rsp), %rdi
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0xb8 // vmovups %zmm5, (%rax,%rdi,4)
-	QUAD $0x0000015024bc8b48 // movq 0x150(%rsp), %rdi
-	LONG $0x487cf162; WORD $0x3411; BYTE $0xb8 // vmovups %zmm6, (%rax,%rdi,4)
-	QUAD $0x0000014824bc8b48 // movq 0x148(%rsp), %rdi
-	LONG $0x487cf162; WORD $0x3c11; BYTE $0xb8 // vmovups %zmm7, (%rax,%rdi,4)
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	LONG $0x58558948 // movq %rdx, 0x58(%rbp)
-	LONG $0x6045894c // movq %r8, 0x60(%rbp)
-	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
-	LONG $0x10608d4c // leaq 0x10(%rax), %r12
-	LONG $0x307d8b48 // movq 0x30(%rbp), %rdi
-	QUAD $0x000000b024848348; BYTE $0x40 // addq $0x40, 0xb0(%rsp)
-	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
-	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
-	LONG $0xef458f0f; WORD $0xffff // jg 0x158b <k_attend_values+0x1ab>
-	QUAD $0x0000009024a4894c // movq %r12, 0x90(%rsp)
-	QUAD $0x0000008824ac8b48 // movq 0x88(%rsp), %rbp
-	LONG $0x246c3b48; BYTE $0x30 // cmpq 0x30(%rsp), %rbp
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x019a8d0f; WORD $0x0000 // jge 0x2800 <k_attend_values+0x1420>
-	QUAD $0x0000012824a48b4c // movq 0x128(%rsp), %r12
-	LONG $0xe7af0f4c // imulq %rdi, %r12
-	QUAD $0x000000b024a4034c // addq 0xb0(%rsp), %r12
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	QUAD $0x00000000bd2c8d48 // leaq (,%rdi,4), %rbp
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	WORD $0x17eb // jmp 0x26c1 <k_attend_values+0x12e1>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
-	LONG $0x247c3948; BYTE $0x30 // cmpq %rdi, 0x30(%rsp)
-	LONG $0x018f840f; WORD $0x0000 // je 0x2850 <k_attend_values+0x1470>
-	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	WORD $0x0b73 // jae 0x26d1 <k_attend_values+0x12f1>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
-	LONG $0x80ea8348 // subq $-0x80, %rdx
-	LONG $0x487c5162; WORD $0x0410; BYTE $0x24 // vmovups (%r12), %zmm8
-	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0xc320 // andb %al, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x0775 // jne 0x26f4 <k_attend_values+0x1314>
-	LONG $0x583dd262; WORD $0x04b8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	LONG $0x247c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rdi
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	LONG $0x247c3b48; BYTE $0x68 // cmpq 0x68(%rsp), %rdi
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0xc320 // andb %al, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x0f75 // jne 0x271a <k_attend_values+0x133a>
-	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
-	LONG $0x583df262; WORD $0x0cb8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	LONG $0x247c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rdi
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0xc320 // andb %al, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x0f75 // jne 0x273e <k_attend_values+0x135e>
-	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
-	LONG $0x583df262; WORD $0x14b8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	LONG $0x247c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdi
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0xc320 // andb %al, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x0f75 // jne 0x2764 <k_attend_values+0x1384>
-	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
-	LONG $0x583df262; WORD $0x1cb8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	WORD $0x394c; BYTE $0xef // cmpq %r13, %rdi
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	LONG $0x247c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rdi
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0xc320 // andb %al, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x0f75 // jne 0x2788 <k_attend_values+0x13a8>
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
-	LONG $0x583df262; WORD $0x24b8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	LONG $0x247c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rdi
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0xc320 // andb %al, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x0f75 // jne 0x27ac <k_attend_values+0x13cc>
-	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
-	LONG $0x583df262; WORD $0x2cb8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	LONG $0x247c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdi
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0xc320 // andb %al, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	WORD $0x0c75 // jne 0x27cd <k_attend_values+0x13ed>
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x583df262; WORD $0x34b8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	LONG $0x243c3b48 // cmpq (%rsp), %rdi
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	LONG $0x247c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdi
-	WORD $0x9c0f; BYTE $0xc3 // setl %bl
-	WORD $0xc320 // andb %al, %bl
-	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
-	LONG $0xfec9850f; WORD $0xffff // jne 0x26b0 <k_attend_values+0x12d0>
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	LONG $0x583df262; WORD $0x3cb8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	LONG $0xfffeb8e9; BYTE $0xff // jmp 0x26b0 <k_attend_values+0x12d0>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
-	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
-	LONG $0xfbaf0f48 // imulq %rbx, %rdi
-	QUAD $0x0000013024848b48 // movq 0x130(%rsp), %rax
-	LONG $0xb83c8d48 // leaq (%rax,%rdi,4), %rdi
-	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
-	LONG $0x87248d4c // leaq (%rdi,%rax,4), %r12
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x246c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbp
-	WORD $0x177c // jl 0x2860 <k_attend_values+0x1480>
-	LONG $0x0000a7e9; BYTE $0x00 // jmp 0x28f5 <k_attend_values+0x1515>
-	WORD $0x9066 // nop
-	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
-	LONG $0x246c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbp
-	LONG $0x00958d0f; WORD $0x0000 // jge 0x28f5 <k_attend_values+0x1515>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	QUAD $0x00000000853c8d48 // leaq (,%rax,4), %rdi
-	WORD $0x66eb // jmp 0x28d5 <k_attend_values+0x14f5>
-	BYTE $0x90 // nop
-	LONG $0x487c5162; WORD $0x0410; BYTE $0x24 // vmovups (%r12), %zmm8
-	LONG $0xaa048d49 // leaq (%r10,%rbp,4), %rax
-	LONG $0x583dd262; WORD $0x04b8; BYTE $0xaa // vfmadd231ps (%r10,%rbp,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	LONG $0x301c8d4a // leaq (%rax,%r14), %rbx
-	LONG $0x583db262; WORD $0x0cb8; BYTE $0x98 // vfmadd231ps (%rax,%r11,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	LONG $0x583db262; WORD $0x14b8; BYTE $0xd8 // vfmadd231ps (%rax,%r11,8){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
-	LONG $0x583db262; WORD $0x1cb8; BYTE $0x9b // vfmadd231ps (%rbx,%r11,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	LONG $0x36048d4b // leaq (%r14,%r14), %rax
-	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
-	LONG $0x583db262; WORD $0x24b8; BYTE $0xdb // vfmadd231ps (%rbx,%r11,8){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	LONG $0x981c8d4a // leaq (%rax,%r11,4), %rbx
-	LONG $0x583db262; WORD $0x2cb8; BYTE $0x98 // vfmadd231ps (%rax,%r11,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	LONG $0x583dd262; WORD $0x34b8; BYTE $0x1e // vfmadd231ps (%r14,%rbx){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
-	LONG $0x583dd262; WORD $0x3cb8; BYTE $0x1e // vfmadd231ps (%r14,%rbx){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
-	LONG $0x246c3948; BYTE $0x50 // cmpq %rbp, 0x50(%rsp)
-	WORD $0x1b74 // je 0x28f0 <k_attend_values+0x1510>
-	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	WORD $0x9673 // jae 0x2870 <k_attend_values+0x1490>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
-	LONG $0x80ea8348 // subq $-0x80, %rdx
-	WORD $0x89eb // jmp 0x2870 <k_attend_values+0x1490>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	QUAD $0x0000012024bc8b48 // movq 0x120(%rsp), %rdi
-	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
-	LONG $0xfc758d0f; WORD $0xffff // jge 0x2580 <k_attend_values+0x11a0>
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	WORD $0x1eeb // jmp 0x292f <k_attend_values+0x154f>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
-	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
-	LONG $0xfc51840f; WORD $0xffff // je 0x2580 <k_attend_values+0x11a0>
-	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	WORD $0x0b73 // jae 0x293f <k_attend_values+0x155f>
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x4052180f // prefetcht1 0x40(%rdx)
-	LONG $0x80ea8348 // subq $-0x80, %rdx
-	LONG $0x487c5162; WORD $0x0410; BYTE $0x24 // vmovups (%r12), %zmm8
-	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
-	WORD $0x0e7c // jl 0x2959 <k_attend_values+0x1579>
-	LONG $0x246c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbp
-	WORD $0x077d // jge 0x2959 <k_attend_values+0x1579>
-	LONG $0x583dd262; WORD $0x04b8; BYTE $0xaa // vfmadd231ps (%r10,%rbp,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	LONG $0x246c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rbp
-	WORD $0x167c // jl 0x2976 <k_attend_values+0x1596>
-	LONG $0x246c3b48; BYTE $0x68 // cmpq 0x68(%rsp), %rbp
-	WORD $0x0f7d // jge 0x2976 <k_attend_values+0x1596>
-	QUAD $0x00000098249c8b48 // movq 0x98(%rsp), %rbx
-	LONG $0x583df262; WORD $0x0cb8; BYTE $0xab // vfmadd231ps (%rbx,%rbp,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	WORD $0x394c; BYTE $0xfd // cmpq %r15, %rbp
-	WORD $0x167c // jl 0x2991 <k_attend_values+0x15b1>
-	LONG $0x246c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rbp
-	WORD $0x0f7d // jge 0x2991 <k_attend_values+0x15b1>
-	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x583df262; WORD $0x14b8; BYTE $0xab // vfmadd231ps (%rbx,%rbp,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	LONG $0x246c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbp
-	WORD $0x167c // jl 0x29ae <k_attend_values+0x15ce>
-	LONG $0x246c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rbp
-	WORD $0x0f7d // jge 0x29ae <k_attend_values+0x15ce>
-	QUAD $0x000000c8249c8b48 // movq 0xc8(%rsp), %rbx
-	LONG $0x583df262; WORD $0x1cb8; BYTE $0xab // vfmadd231ps (%rbx,%rbp,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	WORD $0x394c; BYTE $0xed // cmpq %r13, %rbp
-	WORD $0x167c // jl 0x29c9 <k_attend_values+0x15e9>
-	LONG $0x246c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rbp
-	WORD $0x0f7d // jge 0x29c9 <k_attend_values+0x15e9>
-	QUAD $0x000000a0249c8b48 // movq 0xa0(%rsp), %rbx
-	LONG $0x583df262; WORD $0x24b8; BYTE $0xab // vfmadd231ps (%rbx,%rbp,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
-	WORD $0x167c // jl 0x29e4 <k_attend_values+0x1604>
-	LONG $0x246c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rbp
-	WORD $0x0f7d // jge 0x29e4 <k_attend_values+0x1604>
-	QUAD $0x000000a8249c8b48 // movq 0xa8(%rsp), %rbx
-	LONG $0x583df262; WORD $0x2cb8; BYTE $0xab // vfmadd231ps (%rbx,%rbp,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	WORD $0x3948; BYTE $0xcd // cmpq %rcx, %rbp
-	WORD $0x137c // jl 0x29fc <k_attend_values+0x161c>
-	LONG $0x246c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rbp
-	WORD $0x0c7d // jge 0x29fc <k_attend_values+0x161c>
-	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
-	LONG $0x583df262; WORD $0x34b8; BYTE $0xab // vfmadd231ps (%rbx,%rbp,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	LONG $0x242c3b48 // cmpq (%rsp), %rbp
-	LONG $0xff1a8c0f; WORD $0xffff // jl 0x2920 <k_attend_values+0x1540>
-	LONG $0x246c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rbp
-	LONG $0xff0f8d0f; WORD $0xffff // jge 0x2920 <k_attend_values+0x1540>
-	LONG $0x245c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbx
-	LONG $0x583df262; WORD $0x3cb8; BYTE $0xab // vfmadd231ps (%rbx,%rbp,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	LONG $0xfffefee9; BYTE $0xff // jmp 0x2920 <k_attend_values+0x1540>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x15eb // jmp 0x2a63 <k_attend_values+0x1683>
-	WORD $0x9066 // nop
-	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x000c8d48 // leaq (%rax,%rax), %rcx
+	LONG $0x402c8d49 // leaq (%r8,%rax,2), %rbp
+	LONG $0x46148d49 // leaq (%r14,%rax,2), %rdx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0x802c8d4d // leaq (%r8,%rax,4), %r13
+	LONG $0x86148d49 // leaq (%r14,%rax,4), %rdx
+	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
+	LONG $0x80148d48 // leaq (%rax,%rax,4), %rdx
+	LONG $0x02048d4a // leaq (%rdx,%r8), %rax
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	LONG $0x01148d4a // leaq (%rcx,%r8), %rdx
+	LONG $0x2474894c; BYTE $0x50 // movq %r14, 0x50(%rsp)
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	WORD $0x8b48; BYTE $0x0e // movq (%rsi), %rcx
+	QUAD $0x00000198248c8948 // movq %rcx, 0x198(%rsp)
+	QUAD $0x000000009d348d4c // leaq (,%rbx,4), %r14
+	LONG $0x00009ee9; BYTE $0x00 // jmp 0x522e <k_attend_values+0x13ee>
+	QUAD $0x00000138248c8b48 // movq 0x138(%rsp), %rcx
+	QUAD $0x0000019824b48b48 // movq 0x198(%rsp), %rsi
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	QUAD $0x0000014824b48b48 // movq 0x148(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x0411; BYTE $0xb1 // vmovups %zmm0, (%rcx,%rsi,4)
+	QUAD $0x0000018024b48b48 // movq 0x180(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0xb1 // vmovups %zmm1, (%rcx,%rsi,4)
+	QUAD $0x0000017824b48b48 // movq 0x178(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x1411; BYTE $0xb1 // vmovups %zmm2, (%rcx,%rsi,4)
+	QUAD $0x0000017024b48b48 // movq 0x170(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0xb1 // vmovups %zmm3, (%rcx,%rsi,4)
+	QUAD $0x0000016824b48b48 // movq 0x168(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x2411; BYTE $0xb1 // vmovups %zmm4, (%rcx,%rsi,4)
+	QUAD $0x0000016024b48b48 // movq 0x160(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0xb1 // vmovups %zmm5, (%rcx,%rsi,4)
+	QUAD $0x0000015824b48b48 // movq 0x158(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x3411; BYTE $0xb1 // vmovups %zmm6, (%rcx,%rsi,4)
+	QUAD $0x0000015024b48b48 // movq 0x150(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x3c11; BYTE $0xb1 // vmovups %zmm7, (%rcx,%rsi,4)
+	LONG $0x10598d4d // leaq 0x10(%r9), %r11
 	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	QUAD $0x0000008824ac8b4c // movq 0x88(%rsp), %r13
-	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
-	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
-	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	QUAD $0x000000b824948b4c // movq 0xb8(%rsp), %r10
-	LONG $0x00cf8d0f; WORD $0x0000 // jge 0x2b5b <k_attend_values+0x177b>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	QUAD $0x0000d8248caf0f48; BYTE $0x00 // imulq 0xd8(%rsp), %rcx
-	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
-	QUAD $0x00000000bd148d48 // leaq (,%rdi,4), %rdx
-	QUAD $0x000000009d348d4a // leaq (,%r11,4), %rsi
-	WORD $0x6deb // jmp 0x2b27 <k_attend_values+0x1747>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487c7162; WORD $0x0310 // vmovups (%rbx), %zmm8
-	LONG $0xb13c8d4a // leaq (%rcx,%r14,4), %rdi
-	LONG $0x583db262; WORD $0x04b8; BYTE $0xb1 // vfmadd231ps (%rcx,%r14,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	LONG $0x37048d4c // leaq (%rdi,%rsi), %r8
-	LONG $0x583db262; WORD $0x0cb8; BYTE $0x9f // vfmadd231ps (%rdi,%r11,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	LONG $0x583db262; WORD $0x14b8; BYTE $0xdf // vfmadd231ps (%rdi,%r11,8){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	LONG $0x245c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r11
+	LONG $0xef808f0f; WORD $0xffff // jg 0x41ae <k_attend_values+0x36e>
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	QUAD $0x0000013824a4894c // movq %r12, 0x138(%rsp)
+	QUAD $0x00000188248c8b48 // movq 0x188(%rsp), %rcx
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x00000190249c8b4c // movq 0x190(%rsp), %r11
+	LONG $0x245c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r11
+	QUAD $0x000000e8248c894c // movq %r9, 0xe8(%rsp)
+	LONG $0x01bd8d0f; WORD $0x0000 // jge 0x5420 <k_attend_values+0x15e0>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x10598b4c // movq 0x10(%rcx), %r11
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x17eb // jmp 0x52a3 <k_attend_values+0x1463>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x2464034c; BYTE $0x08 // addq 0x8(%rsp), %r12
+	LONG $0x244c394c; BYTE $0x68 // cmpq %r9, 0x68(%rsp)
+	LONG $0x01ad840f; WORD $0x0000 // je 0x5450 <k_attend_values+0x1610>
+	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
+	WORD $0x2873 // jae 0x52d2 <k_attend_values+0x1492>
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	WORD $0x0a7e // jle 0x52cc <k_attend_values+0x148c>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	LONG $0x583d9262; WORD $0x1cb8; BYTE $0x98 // vfmadd231ps (%r8,%r11,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	LONG $0x363c8d48 // leaq (%rsi,%rsi), %rdi
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x583d9262; WORD $0x24b8; BYTE $0xd8 // vfmadd231ps (%r8,%r11,8){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	LONG $0x9f048d4e // leaq (%rdi,%r11,4), %r8
-	LONG $0x583db262; WORD $0x2cb8; BYTE $0x9f // vfmadd231ps (%rdi,%r11,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	LONG $0x583db262; WORD $0x34b8; BYTE $0x06 // vfmadd231ps (%rsi,%r8){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
-	LONG $0x583db262; WORD $0x3cb8; BYTE $0x06 // vfmadd231ps (%rsi,%r8){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
-	WORD $0x394d; BYTE $0xf1 // cmpq %r14, %r9
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	WORD $0x2974 // je 0x2b50 <k_attend_values+0x1770>
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	WORD $0x0b73 // jae 0x2b38 <k_attend_values+0x1758>
-	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
-	LONG $0x4050180f // prefetcht1 0x40(%rax)
-	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
-	WORD $0x8374 // je 0x2ac0 <k_attend_values+0x16e0>
-	LONG $0xc97c7162; WORD $0x0310 // vmovups (%rbx), %zmm8 {%k1} {z}
-	WORD $0x81eb // jmp 0x2ac6 <k_attend_values+0x16e6>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
-	LONG $0x24743b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r14
-	LONG $0x024a8d0f; WORD $0x0000 // jge 0x2db0 <k_attend_values+0x19d0>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x2c0c8d4b // leaq (%r12,%r13), %rcx
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	LONG $0x05548d4b; BYTE $0x00 // leaq (%r13,%r8), %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x2d548d4b; BYTE $0x00 // leaq (%r13,%r13), %rdx
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	LONG $0x6c248d4f // leaq (%r12,%r13,2), %r12
-	LONG $0x68348d4b // leaq (%r8,%r13,2), %rsi
-	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
-	QUAD $0x000000006d348d4a // leaq (,%r13,2), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	QUAD $0x000110248caf0f4c; BYTE $0x00 // imulq 0x110(%rsp), %r9
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	QUAD $0x000108248caf0f4c; BYTE $0x00 // imulq 0x108(%rsp), %r9
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	QUAD $0x000100248caf0f4c; BYTE $0x00 // imulq 0x100(%rsp), %r9
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	LONG $0x244c894c; BYTE $0x50 // movq %r9, 0x50(%rsp)
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	QUAD $0x0000f8248caf0f4c; BYTE $0x00 // imulq 0xf8(%rsp), %r9
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	QUAD $0x0000f0248caf0f4c; BYTE $0x00 // imulq 0xf0(%rsp), %r9
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	QUAD $0x0000e8248caf0f4c; BYTE $0x00 // imulq 0xe8(%rsp), %r9
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	QUAD $0x000000a8248c894c // movq %r9, 0xa8(%rsp)
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	QUAD $0x0000d8248caf0f4c; BYTE $0x00 // imulq 0xd8(%rsp), %r9
-	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
-	QUAD $0x000000a0248c894c // movq %r9, 0xa0(%rsp)
-	QUAD $0x0000e0249caf0f4c; BYTE $0x00 // imulq 0xe0(%rsp), %r11
-	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
-	LONG $0x3e148d4e // leaq (%rsi,%r15), %r10
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
-	LONG $0xaf348d4b // leaq (%r15,%r13,4), %rsi
-	LONG $0xa80c8d4f // leaq (%r8,%r13,4), %r9
-	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
-	QUAD $0x00000000ad0c8d4e // leaq (,%r13,4), %r9
-	WORD $0x014d; BYTE $0xe9 // addq %r13, %r9
-	LONG $0x392c8d4f // leaq (%r9,%r15), %r13
-	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
-	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
-	LONG $0x522c8d48 // leaq (%rdx,%rdx,2), %rbp
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	WORD $0x0149; BYTE $0xef // addq %rbp, %r15
-	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
-	QUAD $0x00000000bd048d4c // leaq (,%rdi,4), %r8
-	WORD $0x16eb // jmp 0x2ca1 <k_attend_values+0x18c1>
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0x487c1162; WORD $0x0410; BYTE $0xa3 // vmovups (%r11,%r12,4), %zmm8
+	WORD $0x394d; BYTE $0xf9 // cmpq %r15, %r9
+	LONG $0xc69d0f40 // setge %sil
+	LONG $0x244c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r9
+	WORD $0x9c0f; BYTE $0xc1 // setl %cl
+	WORD $0x2040; BYTE $0xf1 // andb %sil, %cl
+	WORD $0xf980; BYTE $0x01 // cmpb $0x1, %cl
+	WORD $0x0775 // jne 0x52f7 <k_attend_values+0x14b7>
+	LONG $0x583db262; WORD $0x04b8; BYTE $0x8f // vfmadd231ps (%rdi,%r9,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x244c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r9
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0x244c3b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r9
+	LONG $0xc69c0f40 // setl %sil
+	WORD $0x2040; BYTE $0xce // andb %cl, %sil
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	WORD $0x0f75 // jne 0x5320 <k_attend_values+0x14e0>
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	LONG $0x583db262; WORD $0x0cb8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0x244c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r9
+	LONG $0xc69c0f40 // setl %sil
+	WORD $0x2040; BYTE $0xce // andb %cl, %sil
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	WORD $0x0f75 // jne 0x5347 <k_attend_values+0x1507>
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	LONG $0x583db262; WORD $0x14b8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	QUAD $0x00000088248c3b4c // cmpq 0x88(%rsp), %r9
+	LONG $0xc69c0f40 // setl %sil
+	WORD $0x2040; BYTE $0xce // andb %cl, %sil
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	WORD $0x0f75 // jne 0x5373 <k_attend_values+0x1533>
+	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
+	LONG $0x583db262; WORD $0x1cb8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	QUAD $0x00000080248c3b4c // cmpq 0x80(%rsp), %r9
+	LONG $0xc69c0f40 // setl %sil
+	WORD $0x2040; BYTE $0xce // andb %cl, %sil
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	WORD $0x0f75 // jne 0x539d <k_attend_values+0x155d>
+	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
+	LONG $0x583db262; WORD $0x24b8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0x244c3b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r9
+	LONG $0xc69c0f40 // setl %sil
+	WORD $0x2040; BYTE $0xce // andb %cl, %sil
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	WORD $0x0f75 // jne 0x53c4 <k_attend_values+0x1584>
+	QUAD $0x000000d8248c8b48 // movq 0xd8(%rsp), %rcx
+	LONG $0x583db262; WORD $0x2cb8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0x244c3b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r9
+	LONG $0xc69c0f40 // setl %sil
+	WORD $0x2040; BYTE $0xce // andb %cl, %sil
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	WORD $0x0f75 // jne 0x53eb <k_attend_values+0x15ab>
+	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
+	LONG $0x583db262; WORD $0x34b8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	LONG $0x244c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r9
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0x244c3b4c; BYTE $0x48 // cmpq 0x48(%rsp), %r9
+	LONG $0xc69c0f40 // setl %sil
+	WORD $0x2040; BYTE $0xce // andb %cl, %sil
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	LONG $0xfe87850f; WORD $0xffff // jne 0x5290 <k_attend_values+0x1450>
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	LONG $0x583db262; WORD $0x3cb8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	LONG $0xfffe73e9; BYTE $0xff // jmp 0x5290 <k_attend_values+0x1450>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	QUAD $0x00000098249c3b4c // cmpq 0x98(%rsp), %r11
+	WORD $0x257c // jl 0x546b <k_attend_values+0x162b>
+	LONG $0x0000f5e9; BYTE $0x00 // jmp 0x5540 <k_attend_values+0x1700>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
-	LONG $0x2474394c; BYTE $0x40 // cmpq %r14, 0x40(%rsp)
-	LONG $0x011f840f; WORD $0x0000 // je 0x2dc0 <k_attend_values+0x19e0>
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	WORD $0x0b73 // jae 0x2cb2 <k_attend_values+0x18d2>
-	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
-	LONG $0x4050180f // prefetcht1 0x40(%rax)
-	LONG $0x80e88348 // subq $-0x80, %rax
-	QUAD $0x0000009024bc3b48 // cmpq 0x90(%rsp), %rdi
-	WORD $0x1475 // jne 0x2cd0 <k_attend_values+0x18f0>
-	LONG $0x487c7162; WORD $0x0310 // vmovups (%rbx), %zmm8
-	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	WORD $0x147d // jge 0x2cdb <k_attend_values+0x18fb>
-	WORD $0x28eb // jmp 0x2cf1 <k_attend_values+0x1911>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0xc97c7162; WORD $0x0310 // vmovups (%rbx), %zmm8 {%k1} {z}
-	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	WORD $0x167c // jl 0x2cf1 <k_attend_values+0x1911>
-	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
-	WORD $0x0f7d // jge 0x2cf1 <k_attend_values+0x1911>
-	QUAD $0x000000a0248c8b4c // movq 0xa0(%rsp), %r9
-	LONG $0x583d9262; WORD $0x04b8; BYTE $0xb1 // vfmadd231ps (%r9,%r14,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
-	WORD $0x0e7c // jl 0x2d04 <k_attend_values+0x1924>
-	LONG $0x24743b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r14
-	WORD $0x077d // jge 0x2d04 <k_attend_values+0x1924>
-	LONG $0x583d9262; WORD $0x0cb8; BYTE $0xb3 // vfmadd231ps (%r11,%r14,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0x167c // jl 0x2d1f <k_attend_values+0x193f>
-	LONG $0x24743b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r14
-	WORD $0x0f7d // jge 0x2d1f <k_attend_values+0x193f>
-	QUAD $0x000000a8248c8b4c // movq 0xa8(%rsp), %r9
-	LONG $0x583d9262; WORD $0x14b8; BYTE $0xb1 // vfmadd231ps (%r9,%r14,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
-	WORD $0x137c // jl 0x2d37 <k_attend_values+0x1957>
-	LONG $0x24743b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r14
-	WORD $0x0c7d // jge 0x2d37 <k_attend_values+0x1957>
-	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
-	LONG $0x583d9262; WORD $0x1cb8; BYTE $0xb1 // vfmadd231ps (%r9,%r14,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	WORD $0x137c // jl 0x2d4f <k_attend_values+0x196f>
-	LONG $0x24743b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r14
-	WORD $0x0c7d // jge 0x2d4f <k_attend_values+0x196f>
-	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
-	LONG $0x583d9262; WORD $0x24b8; BYTE $0xb1 // vfmadd231ps (%r9,%r14,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0x137c // jl 0x2d67 <k_attend_values+0x1987>
-	LONG $0x24743b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r14
-	WORD $0x0c7d // jge 0x2d67 <k_attend_values+0x1987>
-	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
-	LONG $0x583d9262; WORD $0x2cb8; BYTE $0xb1 // vfmadd231ps (%r9,%r14,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0x117c // jl 0x2d7d <k_attend_values+0x199d>
-	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
-	WORD $0x0c7d // jge 0x2d7d <k_attend_values+0x199d>
-	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
-	LONG $0x583d9262; WORD $0x34b8; BYTE $0xb1 // vfmadd231ps (%r9,%r14,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	LONG $0x24743b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r14
-	LONG $0xff088c0f; WORD $0xffff // jl 0x2c90 <k_attend_values+0x18b0>
-	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
-	LONG $0xfefd8d0f; WORD $0xffff // jge 0x2c90 <k_attend_values+0x18b0>
-	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x583db262; WORD $0x3cb8; BYTE $0xb1 // vfmadd231ps (%rcx,%r14,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	LONG $0xfffee0e9; BYTE $0xff // jmp 0x2c90 <k_attend_values+0x18b0>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	WORD $0x11eb // jmp 0x2dd0 <k_attend_values+0x19f0>
+	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
+	QUAD $0x000000e8248c8b4c // movq 0xe8(%rsp), %r9
+	QUAD $0x00000098249c3b4c // cmpq 0x98(%rsp), %r11
+	LONG $0x00d58d0f; WORD $0x0000 // jge 0x5540 <k_attend_values+0x1700>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x10498b4c // movq 0x10(%rcx), %r9
+	WORD $0x7beb // jmp 0x54f0 <k_attend_values+0x16b0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0x487c1162; WORD $0x0410; BYTE $0xa1 // vmovups (%r9,%r12,4), %zmm8
+	LONG $0x9f0c8d4a // leaq (%rdi,%r11,4), %rcx
+	LONG $0x583db262; WORD $0x04b8; BYTE $0x9f // vfmadd231ps (%rdi,%r11,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x31348d4a // leaq (%rcx,%r14), %rsi
+	LONG $0x583df262; WORD $0x0cb8; BYTE $0x99 // vfmadd231ps (%rcx,%rbx,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	LONG $0x583df262; WORD $0x14b8; BYTE $0xd9 // vfmadd231ps (%rcx,%rbx,8){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	LONG $0x583df262; WORD $0x1cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	LONG $0x360c8d4b // leaq (%r14,%r14), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x583df262; WORD $0x24b8; BYTE $0xde // vfmadd231ps (%rsi,%rbx,8){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x99348d48 // leaq (%rcx,%rbx,4), %rsi
+	LONG $0x583df262; WORD $0x2cb8; BYTE $0x99 // vfmadd231ps (%rcx,%rbx,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	LONG $0x583dd262; WORD $0x34b8; BYTE $0x36 // vfmadd231ps (%r14,%rsi){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	LONG $0x583dd262; WORD $0x3cb8; BYTE $0x36 // vfmadd231ps (%r14,%rsi){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x2464034c; BYTE $0x08 // addq 0x8(%rsp), %r12
+	QUAD $0x00000098249c394c // cmpq %r11, 0x98(%rsp)
+	WORD $0x4074 // je 0x5530 <k_attend_values+0x16f0>
+	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
+	WORD $0x8f73 // jae 0x5486 <k_attend_values+0x1646>
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	LONG $0xff6d8e0f; WORD $0xffff // jle 0x5480 <k_attend_values+0x1640>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
+	LONG $0xffff5ee9; BYTE $0xff // jmp 0x5480 <k_attend_values+0x1640>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000098249c8b4c // movq 0x98(%rsp), %r11
+	QUAD $0x000000e8248c8b4c // movq 0xe8(%rsp), %r9
+	QUAD $0x000000b0249c3b4c // cmpq 0xb0(%rsp), %r11
+	LONG $0xfc428d0f; WORD $0xffff // jge 0x5190 <k_attend_values+0x1350>
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x1061034c // addq 0x10(%rcx), %r12
+	WORD $0x1aeb // jmp 0x5576 <k_attend_values+0x1736>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x2464034c; BYTE $0x58 // addq 0x58(%rsp), %r12
+	QUAD $0x000000b0249c394c // cmpq %r11, 0xb0(%rsp)
+	LONG $0xfc1a840f; WORD $0xffff // je 0x5190 <k_attend_values+0x1350>
+	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
+	WORD $0x2873 // jae 0x55a5 <k_attend_values+0x1765>
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x12180f41 // prefetcht1 (%r10)
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	WORD $0x0a7e // jle 0x559f <k_attend_values+0x175f>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0x487c5162; WORD $0x0410; BYTE $0x24 // vmovups (%r12), %zmm8
+	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
+	WORD $0x0e7c // jl 0x55bf <k_attend_values+0x177f>
+	LONG $0x245c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r11
+	WORD $0x077d // jge 0x55bf <k_attend_values+0x177f>
+	LONG $0x583db262; WORD $0x04b8; BYTE $0x9f // vfmadd231ps (%rdi,%r11,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x245c3b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r11
+	WORD $0x167c // jl 0x55dc <k_attend_values+0x179c>
+	LONG $0x245c3b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r11
+	WORD $0x0f7d // jge 0x55dc <k_attend_values+0x179c>
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	LONG $0x583db262; WORD $0x0cb8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	WORD $0x167c // jl 0x55f7 <k_attend_values+0x17b7>
+	LONG $0x245c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r11
+	WORD $0x0f7d // jge 0x55f7 <k_attend_values+0x17b7>
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	LONG $0x583db262; WORD $0x14b8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	LONG $0x245c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r11
+	WORD $0x197c // jl 0x5617 <k_attend_values+0x17d7>
+	QUAD $0x00000088249c3b4c // cmpq 0x88(%rsp), %r11
+	WORD $0x0f7d // jge 0x5617 <k_attend_values+0x17d7>
+	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
+	LONG $0x583db262; WORD $0x1cb8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
+	WORD $0x197c // jl 0x5635 <k_attend_values+0x17f5>
+	QUAD $0x00000080249c3b4c // cmpq 0x80(%rsp), %r11
+	WORD $0x0f7d // jge 0x5635 <k_attend_values+0x17f5>
+	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
+	LONG $0x583db262; WORD $0x24b8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
+	WORD $0x167c // jl 0x5650 <k_attend_values+0x1810>
+	LONG $0x245c3b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r11
+	WORD $0x0f7d // jge 0x5650 <k_attend_values+0x1810>
+	QUAD $0x000000d8248c8b48 // movq 0xd8(%rsp), %rcx
+	LONG $0x583db262; WORD $0x2cb8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
+	WORD $0x167c // jl 0x566b <k_attend_values+0x182b>
+	LONG $0x245c3b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r11
+	WORD $0x0f7d // jge 0x566b <k_attend_values+0x182b>
+	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
+	LONG $0x583db262; WORD $0x34b8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	LONG $0x245c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r11
+	LONG $0xfeea8c0f; WORD $0xffff // jl 0x5560 <k_attend_values+0x1720>
+	LONG $0x245c3b4c; BYTE $0x48 // cmpq 0x48(%rsp), %r11
+	LONG $0xfedf8d0f; WORD $0xffff // jge 0x5560 <k_attend_values+0x1720>
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	LONG $0x583db262; WORD $0x3cb8; BYTE $0x99 // vfmadd231ps (%rcx,%r11,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	LONG $0xfffecbe9; BYTE $0xff // jmp 0x5560 <k_attend_values+0x1720>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	QUAD $0x0000013024bc8b4c // movq 0x130(%rsp), %r15
+	WORD $0x1feb // jmp 0x56ed <k_attend_values+0x18ad>
+	WORD $0x9066 // nop
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	QUAD $0x0000013024bc8b4c // movq 0x130(%rsp), %r15
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	LONG $0x245c3b48; BYTE $0x48 // cmpq 0x48(%rsp), %rbx
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	QUAD $0x0000009024a48b4c // movq 0x90(%rsp), %r12
+	QUAD $0x0000013824b48b4c // movq 0x138(%rsp), %r14
+	LONG $0x00ee8d0f; WORD $0x0000 // jge 0x57fa <k_attend_values+0x19ba>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x10418b49 // movq 0x10(%r9), %rax
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	QUAD $0x0000f02494af0f4c; BYTE $0x00 // imulq 0xf0(%rsp), %r10
+	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
+	QUAD $0x000000009d148d4a // leaq (,%r11,4), %rdx
+	WORD $0x6eeb // jmp 0x57a4 <k_attend_values+0x1964>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c7162; WORD $0x0610 // vmovups (%rsi), %zmm8 {%k1} {z}
+	LONG $0x9a348d49 // leaq (%r10,%rbx,4), %rsi
+	LONG $0x583dd262; WORD $0x04b8; BYTE $0x9a // vfmadd231ps (%r10,%rbx,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x163c8d48 // leaq (%rsi,%rdx), %rdi
+	LONG $0x583db262; WORD $0x0cb8; BYTE $0x9e // vfmadd231ps (%rsi,%r11,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	LONG $0x583db262; WORD $0x14b8; BYTE $0xde // vfmadd231ps (%rsi,%r11,8){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x583db262; WORD $0x1cb8; BYTE $0x9f // vfmadd231ps (%rdi,%r11,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	LONG $0x12348d48 // leaq (%rdx,%rdx), %rsi
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	LONG $0x583db262; WORD $0x24b8; BYTE $0xdf // vfmadd231ps (%rdi,%r11,8){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x9e3c8d4a // leaq (%rsi,%r11,4), %rdi
+	LONG $0x583db262; WORD $0x2cb8; BYTE $0x9e // vfmadd231ps (%rsi,%r11,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	LONG $0x583df262; WORD $0x34b8; BYTE $0x3a // vfmadd231ps (%rdx,%rdi){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x583df262; WORD $0x3cb8; BYTE $0x3a // vfmadd231ps (%rdx,%rdi){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
+	LONG $0x245c3948; BYTE $0x48 // cmpq %rbx, 0x48(%rsp)
+	WORD $0x4c74 // je 0x57f0 <k_attend_values+0x19b0>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2273 // jae 0x57cd <k_attend_values+0x198d>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	WORD $0x0a7e // jle 0x57ca <k_attend_values+0x198a>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0xa8348d4a // leaq (%rax,%r13,4), %rsi
+	QUAD $0x000000e824ac3b48 // cmpq 0xe8(%rsp), %rbp
+	LONG $0xff61850f; WORD $0xffff // jne 0x5740 <k_attend_values+0x1900>
+	LONG $0x487c7162; WORD $0x0610 // vmovups (%rsi), %zmm8
+	LONG $0xffff5ce9; BYTE $0xff // jmp 0x5746 <k_attend_values+0x1906>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	QUAD $0x00000088249c3b48 // cmpq 0x88(%rsp), %rbx
+	LONG $0x02788d0f; WORD $0x0000 // jge 0x5a80 <k_attend_values+0x1c40>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x3c0c8d4b // leaq (%r12,%r15), %rcx
+	LONG $0x14048d49 // leaq (%r12,%rdx), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x24048d4b // leaq (%r12,%r12), %rax
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x67148d4f // leaq (%r15,%r12,2), %r10
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x66348d4a // leaq (%rsi,%r12,2), %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x64348d4b // leaq (%r12,%r12,2), %rsi
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	QUAD $0x00012824bcaf0f48; BYTE $0x00 // imulq 0x128(%rsp), %rdi
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	QUAD $0x00012024bcaf0f48; BYTE $0x00 // imulq 0x120(%rsp), %rdi
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	QUAD $0x00011824bcaf0f48; BYTE $0x00 // imulq 0x118(%rsp), %rdi
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	LONG $0x247c8948; BYTE $0x78 // movq %rdi, 0x78(%rsp)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	QUAD $0x00011024bcaf0f48; BYTE $0x00 // imulq 0x110(%rsp), %rdi
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	QUAD $0x00010824bcaf0f48; BYTE $0x00 // imulq 0x108(%rsp), %rdi
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	QUAD $0x0000009824bc8948 // movq %rdi, 0x98(%rsp)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	QUAD $0x00010024bcaf0f48; BYTE $0x00 // imulq 0x100(%rsp), %rdi
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	QUAD $0x000000b024bc8948 // movq %rdi, 0xb0(%rsp)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	QUAD $0x0000f024bcaf0f48; BYTE $0x00 // imulq 0xf0(%rsp), %rdi
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	QUAD $0x000000a824bc8948 // movq %rdi, 0xa8(%rsp)
+	QUAD $0x0000f8249caf0f4c; BYTE $0x00 // imulq 0xf8(%rsp), %r11
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x3e348d4e // leaq (%rsi,%r15), %r14
+	LONG $0x24740348; BYTE $0x38 // addq 0x38(%rsp), %rsi
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	LONG $0xa73c8d4b // leaq (%r15,%r12,4), %rdi
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0xa6348d4a // leaq (%rsi,%r12,4), %rsi
+	LONG $0xa40c8d4f // leaq (%r12,%r12,4), %r9
+	LONG $0x39248d4f // leaq (%r9,%r15), %r12
+	LONG $0x244c034c; BYTE $0x38 // addq 0x38(%rsp), %r9
+	LONG $0x402c8d48 // leaq (%rax,%rax,2), %rbp
+	WORD $0x0149; BYTE $0xef // addq %rbp, %r15
+	LONG $0x246c0348; BYTE $0x38 // addq 0x38(%rsp), %rbp
+	LONG $0x02e5c149 // shlq $0x2, %r13
+	LONG $0x106a034c // addq 0x10(%rdx), %r13
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	WORD $0x1beb // jmp 0x5946 <k_attend_values+0x1b06>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x246c034c; BYTE $0x58 // addq 0x58(%rsp), %r13
+	QUAD $0x00000088249c3948 // cmpq %rbx, 0x88(%rsp)
+	LONG $0x014a840f; WORD $0x0000 // je 0x5a90 <k_attend_values+0x1c50>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2773 // jae 0x5974 <k_attend_values+0x1b34>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x24543b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdx
+	WORD $0x0a7e // jle 0x596c <k_attend_values+0x1b2c>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
+	LONG $0x24443948; BYTE $0x08 // cmpq %rax, 0x8(%rsp)
+	WORD $0x1d75 // jne 0x59a0 <k_attend_values+0x1b60>
+	LONG $0x487c5162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm8
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	WORD $0x1d7d // jge 0x59b1 <k_attend_values+0x1b71>
+	WORD $0x2feb // jmp 0x59c5 <k_attend_values+0x1b85>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97c5162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm8 {%k1} {z}
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	WORD $0x147c // jl 0x59c5 <k_attend_values+0x1b85>
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	WORD $0x0f7d // jge 0x59c5 <k_attend_values+0x1b85>
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	LONG $0x583df262; WORD $0x04b8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	WORD $0x0e7c // jl 0x59d8 <k_attend_values+0x1b98>
+	LONG $0x245c3b48; BYTE $0x48 // cmpq 0x48(%rsp), %rbx
+	WORD $0x077d // jge 0x59d8 <k_attend_values+0x1b98>
+	LONG $0x583dd262; WORD $0x0cb8; BYTE $0x9b // vfmadd231ps (%r11,%rbx,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
+	WORD $0x167c // jl 0x59f3 <k_attend_values+0x1bb3>
+	LONG $0x245c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rbx
+	WORD $0x0f7d // jge 0x59f3 <k_attend_values+0x1bb3>
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	LONG $0x583df262; WORD $0x14b8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
+	WORD $0x167c // jl 0x5a0e <k_attend_values+0x1bce>
+	LONG $0x245c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rbx
+	WORD $0x0f7d // jge 0x5a0e <k_attend_values+0x1bce>
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	LONG $0x583df262; WORD $0x1cb8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	WORD $0x117c // jl 0x5a24 <k_attend_values+0x1be4>
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	WORD $0x0c7d // jge 0x5a24 <k_attend_values+0x1be4>
+	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
+	LONG $0x583df262; WORD $0x24b8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
+	WORD $0x117c // jl 0x5a3a <k_attend_values+0x1bfa>
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	WORD $0x0c7d // jge 0x5a3a <k_attend_values+0x1bfa>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x583df262; WORD $0x2cb8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
+	WORD $0x117c // jl 0x5a50 <k_attend_values+0x1c10>
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	WORD $0x0c7d // jge 0x5a50 <k_attend_values+0x1c10>
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x583df262; WORD $0x34b8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	LONG $0x245c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rbx
+	LONG $0xfed58c0f; WORD $0xffff // jl 0x5930 <k_attend_values+0x1af0>
+	LONG $0x245c3b48; BYTE $0x50 // cmpq 0x50(%rsp), %rbx
+	LONG $0xfeca8d0f; WORD $0xffff // jge 0x5930 <k_attend_values+0x1af0>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x583df262; WORD $0x3cb8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	LONG $0xfffeb6e9; BYTE $0xff // jmp 0x5930 <k_attend_values+0x1af0>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	WORD $0x12eb // jmp 0x5aa1 <k_attend_values+0x1c61>
 	BYTE $0x90 // nop
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	QUAD $0x0000009024bc8b4c // movq 0x90(%rsp), %r15
-	QUAD $0x00000000bd0c8d4a // leaq (,%r15,4), %rcx
-	LONG $0x004d0348 // addq (%rbp), %rcx
-	LONG $0x18758b48 // movq 0x18(%rbp), %rsi
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	QUAD $0x0000011824ac8b4c // movq 0x118(%rsp), %r13
-	LONG $0xd5af0f49 // imulq %r13, %rdx
-	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
-	LONG $0x01cf8348 // orq $0x1, %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
-	LONG $0x02c88349 // orq $0x2, %r8
-	LONG $0xc6af0f4c // imulq %rsi, %r8
-	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	QUAD $0x0000013024bc8b4c // movq 0x130(%rsp), %r15
+	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	WORD $0x0349; BYTE $0x01 // addq (%r9), %rax
+	LONG $0x20518b49 // movq 0x20(%r9), %rdx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0xcfaf0f49 // imulq %r15, %rcx
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	LONG $0x02cf8348 // orq $0x2, %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
 	LONG $0x03cb8348 // orq $0x3, %rbx
-	LONG $0xdeaf0f48 // imulq %rsi, %rbx
-	WORD $0x894d; BYTE $0xee // movq %r13, %r14
-	LONG $0x04ce8349 // orq $0x4, %r14
-	LONG $0xf6af0f4c // imulq %rsi, %r14
-	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0xdaaf0f48 // imulq %rdx, %rbx
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x04cd8349 // orq $0x4, %r13
+	LONG $0xeaaf0f4c // imulq %rdx, %r13
 	LONG $0x05cf8349 // orq $0x5, %r15
-	LONG $0xfeaf0f4c // imulq %rsi, %r15
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
 	LONG $0x06cc8349 // orq $0x6, %r12
-	LONG $0xe6af0f4c // imulq %rsi, %r12
-	LONG $0x07cd8349 // orq $0x7, %r13
-	LONG $0xeeaf0f4c // imulq %rsi, %r13
-	LONG $0x911c8d4c // leaq (%rcx,%rdx,4), %r11
-	LONG $0xb9148d4c // leaq (%rcx,%rdi,4), %r10
-	LONG $0x810c8d4e // leaq (%rcx,%r8,4), %r9
-	LONG $0x99048d4c // leaq (%rcx,%rbx,4), %r8
-	LONG $0xb13c8d4a // leaq (%rcx,%r14,4), %rdi
-	LONG $0xb9348d4a // leaq (%rcx,%r15,4), %rsi
-	LONG $0xa1148d4a // leaq (%rcx,%r12,4), %rdx
-	LONG $0xa90c8d4a // leaq (%rcx,%r13,4), %rcx
-	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
-	LONG $0x245c3948; BYTE $0x18 // cmpq %rbx, 0x18(%rsp)
-	LONG $0xe644840f; WORD $0xffff // je 0x14b0 <k_attend_values+0xd0>
+	LONG $0xe2af0f4c // imulq %rdx, %r12
+	LONG $0x07ce8349 // orq $0x7, %r14
+	LONG $0xf2af0f4c // imulq %rdx, %r14
+	LONG $0x881c8d4c // leaq (%rax,%rcx,4), %r11
+	LONG $0xb0148d4c // leaq (%rax,%rsi,4), %r10
+	LONG $0xb80c8d4c // leaq (%rax,%rdi,4), %r9
+	LONG $0x983c8d48 // leaq (%rax,%rbx,4), %rdi
+	LONG $0xa8348d4a // leaq (%rax,%r13,4), %rsi
+	LONG $0xb8148d4a // leaq (%rax,%r15,4), %rdx
+	LONG $0xa00c8d4a // leaq (%rax,%r12,4), %rcx
+	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
+	QUAD $0x000000e824ac3b48 // cmpq 0xe8(%rsp), %rbp
+	WORD $0x3d75 // jne 0x5b70 <k_attend_values+0x1d30>
+	LONG $0x487cd162; WORD $0x0311 // vmovups %zmm0, (%r11)
+	LONG $0x487cd162; WORD $0x0a11 // vmovups %zmm1, (%r10)
+	LONG $0x487cd162; WORD $0x1111 // vmovups %zmm2, (%r9)
+	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
+	LONG $0x487cf162; WORD $0x2611 // vmovups %zmm4, (%rsi)
+	LONG $0x487cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx)
+	LONG $0x487cf162; WORD $0x3111 // vmovups %zmm6, (%rcx)
+	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
+	WORD $0x3beb // jmp 0x5ba0 <k_attend_values+0x1d60>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x497cd162; WORD $0x0311 // vmovups %zmm0, (%r11) {%k1}
 	LONG $0x497cd162; WORD $0x0a11 // vmovups %zmm1, (%r10) {%k1}
 	LONG $0x497cd162; WORD $0x1111 // vmovups %zmm2, (%r9) {%k1}
-	LONG $0x497cd162; WORD $0x1811 // vmovups %zmm3, (%r8) {%k1}
-	LONG $0x497cf162; WORD $0x2711 // vmovups %zmm4, (%rdi) {%k1}
-	LONG $0x497cf162; WORD $0x2e11 // vmovups %zmm5, (%rsi) {%k1}
-	LONG $0x497cf162; WORD $0x3211 // vmovups %zmm6, (%rdx) {%k1}
-	LONG $0x497cf162; WORD $0x3911 // vmovups %zmm7, (%rcx) {%k1}
-	LONG $0xffe63fe9; BYTE $0xff // jmp 0x14e0 <k_attend_values+0x100>
-	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
-	LONG $0x30658b4c // movq 0x30(%rbp), %r12
-	LONG $0x20fc8349 // cmpq $0x20, %r12
-	QUAD $0x000000d0249c894c // movq %r11, 0xd0(%rsp)
-	LONG $0x02b08d0f; WORD $0x0000 // jge 0x316f <k_attend_values+0x1d8f>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
-	LONG $0x10ce8349 // orq $0x10, %r14
-	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	LONG $0x08828e0f; WORD $0x0000 // jle 0x3757 <k_attend_values+0x2377>
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	WORD $0x294d; BYTE $0xd5 // subq %r10, %r13
-	LONG $0x0d508e0f; WORD $0x0000 // jle 0x3c34 <k_attend_values+0x2854>
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	LONG $0x58458b48 // movq 0x58(%rbp), %rax
-	LONG $0x20758b48 // movq 0x20(%rbp), %rsi
-	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
-	LONG $0x50558b48 // movq 0x50(%rbp), %rdx
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
-	LONG $0xf9af0f4c // imulq %rcx, %r15
-	LONG $0x40758b4c // movq 0x40(%rbp), %r14
-	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
-	LONG $0x487d034c // addq 0x48(%rbp), %r15
-	LONG $0xf1af0f48 // imulq %rcx, %rsi
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	LONG $0x523c8d48 // leaq (%rdx,%rdx,2), %rdi
-	LONG $0x3f148d49 // leaq (%r15,%rdi), %rdx
-	LONG $0x38458b4c // movq 0x38(%rbp), %r8
-	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	LONG $0xc24c0f4c // cmovlq %rdx, %r8
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xc1480f4c // cmovsq %rcx, %r8
-	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
-	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	LONG $0xdf4c0f4c // cmovlq %rdi, %r11
-	LONG $0x60558b48 // movq 0x60(%rbp), %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xd9480f4c // cmovsq %rcx, %r11
-	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0xd74c0f49 // cmovlq %r15, %rdx
-	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	LONG $0xfe4c0f49 // cmovlq %r14, %rdi
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xf9480f48 // cmovsq %rcx, %rdi
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	LONG $0xd4af0f4d // imulq %r12, %r10
-	LONG $0x02e2c149 // shlq $0x2, %r10
-	LONG $0x1055034c // addq 0x10(%rbp), %r10
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xd1480f48 // cmovsq %rcx, %rdx
-	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x8a1c8d4b // leaq (%r10,%r9,4), %rbx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
-	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
+	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
+	LONG $0x497cf162; WORD $0x2611 // vmovups %zmm4, (%rsi) {%k1}
+	LONG $0x497cf162; WORD $0x2a11 // vmovups %zmm5, (%rdx) {%k1}
+	LONG $0x497cf162; WORD $0x3111 // vmovups %zmm6, (%rcx) {%k1}
+	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
+	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0xffe56ee9; BYTE $0xff // jmp 0x411f <k_attend_values+0x2df>
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	LONG $0x20fd8348 // cmpq $0x20, %rbp
+	QUAD $0x000000c0249c8948 // movq %rbx, 0xc0(%rsp)
+	LONG $0x05dc8d0f; WORD $0x0000 // jge 0x61a7 <k_attend_values+0x2367>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x10cb8349 // orq $0x10, %r11
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	LONG $0x0bea8e0f; WORD $0x0000 // jle 0x67c8 <k_attend_values+0x2988>
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x2949; BYTE $0xf4 // subq %rsi, %r12
+	LONG $0x11198e0f; WORD $0x0000 // jle 0x6d0b <k_attend_values+0x2ecb>
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x28758b4d // movq 0x28(%r13), %r14
+	LONG $0x2474894c; BYTE $0x60 // movq %r14, 0x60(%rsp)
+	LONG $0x584d8b49 // movq 0x58(%r13), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
+	LONG $0xc3af0f48 // imulq %rbx, %rax
+	LONG $0x48558b49 // movq 0x48(%r13), %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x50450349 // addq 0x50(%r13), %rax
+	LONG $0xf3af0f4c // imulq %rbx, %r14
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
-	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
-	LONG $0x246c894c; BYTE $0x18 // movq %r13, 0x18(%rsp)
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
-	LONG $0x0c7f8d0f; WORD $0x0000 // jge 0x3c57 <k_attend_values+0x2877>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
-	LONG $0x2e248d4d // leaq (%r14,%rbp), %r12
-	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
-	LONG $0x3d748d4a; BYTE $0x00 // leaq (%rbp,%r15), %rsi
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0x6e3c8d4d // leaq (%r14,%rbp,2), %r15
-	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
-	LONG $0x6a348d4d // leaq (%r10,%rbp,2), %r14
-	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
-	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
-	QUAD $0x0000000c8d2c8d48 // leaq 0xc(,%rcx,4), %rbp
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0xe9af0f48 // imulq %rcx, %rbp
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
-	LONG $0x246c8948; BYTE $0x20 // movq %rbp, 0x20(%rsp)
-	QUAD $0x000000d024ac8b48 // movq 0xd0(%rsp), %rbp
-	QUAD $0x00000008ad2c8d48 // leaq 0x8(,%rbp,4), %rbp
-	LONG $0xe9af0f48 // imulq %rcx, %rbp
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
-	LONG $0x246c8948; BYTE $0x68 // movq %rbp, 0x68(%rsp)
-	QUAD $0x000000d024ac8b48 // movq 0xd0(%rsp), %rbp
-	QUAD $0x00000004ad2c8d48 // leaq 0x4(,%rbp,4), %rbp
-	LONG $0xe9af0f48 // imulq %rcx, %rbp
-	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
-	LONG $0x246c8948; BYTE $0x60 // movq %rbp, 0x60(%rsp)
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x49348d48 // leaq (%rcx,%rcx,2), %rsi
+	LONG $0x300c8d4c // leaq (%rax,%rsi), %r9
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	LONG $0xd94c0f4d // cmovlq %r9, %r11
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xd9480f4c // cmovsq %rcx, %r11
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	WORD $0x394c; BYTE $0xde // cmpq %r11, %rsi
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0xd64c0f4c // cmovlq %rsi, %r10
+	LONG $0x087d8b4d // movq 0x8(%r13), %r15
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xd1480f4c // cmovsq %rcx, %r10
+	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0xc84c0f4c // cmovlq %rax, %r9
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	LONG $0xf24c0f48 // cmovlq %rdx, %rsi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf1480f48 // cmovsq %rcx, %rsi
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0xddaf0f4c // imulq %rbp, %r11
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xc9480f4c // cmovsq %rcx, %r9
+	QUAD $0x00000080248c894c // movq %r9, 0x80(%rsp)
+	LONG $0x2474894c; BYTE $0x68 // movq %r14, 0x68(%rsp)
+	LONG $0xb70c8d4b // leaq (%r15,%r14,4), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	LONG $0x247c894c; BYTE $0x18 // movq %r15, 0x18(%rsp)
+	LONG $0x2464894c; BYTE $0x78 // movq %r12, 0x78(%rsp)
+	LONG $0x10488d0f; WORD $0x0000 // jge 0x6d14 <k_attend_values+0x2ed4>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xe1 // movl %r12d, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x112c8d48 // leaq (%rcx,%rdx), %rbp
+	LONG $0x013c8d4c // leaq (%rcx,%rax), %r15
+	LONG $0x4a248d4c // leaq (%rdx,%rcx,2), %r12
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x48348d4c // leaq (%rax,%rcx,2), %r14
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0x105d8b49 // movq 0x10(%r13), %rbx
+	QUAD $0x0000000c8d2c8d4c // leaq 0xc(,%rcx,4), %r13
+	LONG $0xe9af0f4d // imulq %r9, %r13
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
+	QUAD $0x000000c024ac8b4c // movq 0xc0(%rsp), %r13
+	QUAD $0x00000008ad2c8d4e // leaq 0x8(,%r13,4), %r13
+	LONG $0xe9af0f4d // imulq %r9, %r13
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	QUAD $0x0000008824ac894c // movq %r13, 0x88(%rsp)
+	QUAD $0x000000c024ac8b4c // movq 0xc0(%rsp), %r13
+	QUAD $0x00000004ad2c8d4e // leaq 0x4(,%r13,4), %r13
+	LONG $0xe9af0f4d // imulq %r9, %r13
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x23eb // jmp 0x30a7 <k_attend_values+0x1cc7>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
-	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
-	LONG $0x0d0f840f; WORD $0x0000 // je 0x3db6 <k_attend_values+0x29d6>
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	WORD $0x0b73 // jae 0x30b8 <k_attend_values+0x1cd8>
-	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
-	LONG $0x4050180f // prefetcht1 0x40(%rax)
-	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	WORD $0x1375 // jne 0x30d0 <k_attend_values+0x1cf0>
-	LONG $0x487cf162; WORD $0x2310 // vmovups (%rbx), %zmm4
-	WORD $0x11eb // jmp 0x30d6 <k_attend_values+0x1cf6>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97cf162; WORD $0x2310 // vmovups (%rbx), %zmm4 {%k1} {z}
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	LONG $0xc29d0f41 // setge %r10b
-	WORD $0x394c; BYTE $0xef // cmpq %r13, %rdi
-	LONG $0xc59c0f40 // setl %bpl
-	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
-	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x0c75 // jne 0x30f9 <k_attend_values+0x1d19>
-	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
-	LONG $0x585dd262; WORD $0x1cb8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	WORD $0x394c; BYTE $0xe7 // cmpq %r12, %rdi
-	LONG $0xc29d0f41 // setge %r10b
-	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
-	LONG $0xc59c0f40 // setl %bpl
-	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
-	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x0c75 // jne 0x311c <k_attend_values+0x1d3c>
-	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
-	LONG $0x585dd262; WORD $0x14b8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
-	LONG $0xc29d0f41 // setge %r10b
-	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
-	LONG $0xc59c0f40 // setl %bpl
-	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
-	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x0c75 // jne 0x313f <k_attend_values+0x1d5f>
-	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
-	LONG $0x585dd262; WORD $0x0cb8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x247c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdi
-	LONG $0xc29d0f41 // setge %r10b
-	LONG $0x247c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rdi
-	LONG $0xc59c0f40 // setl %bpl
-	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
-	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	LONG $0xff32850f; WORD $0xffff // jne 0x3090 <k_attend_values+0x1cb0>
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	LONG $0x585dd262; WORD $0x04b8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0xffff21e9; BYTE $0xff // jmp 0x3090 <k_attend_values+0x1cb0>
-	LONG $0x20758b48 // movq 0x20(%rbp), %rsi
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0x50458b48 // movq 0x50(%rbp), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0xcbaf0f49 // imulq %r11, %rcx
-	LONG $0x407d8b48 // movq 0x40(%rbp), %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x484d0348 // addq 0x48(%rbp), %rcx
-	LONG $0xd3af0f49 // imulq %r11, %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x40048d4c // leaq (%rax,%rax,2), %r8
-	LONG $0x010c8d4e // leaq (%rcx,%r8), %r9
-	LONG $0x38558b4c // movq 0x38(%rbp), %r10
-	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
-	LONG $0xd14c0f4d // cmovlq %r9, %r10
-	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x18eb // jmp 0x5d76 <k_attend_values+0x1f36>
+	WORD $0x9066 // nop
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x245c034c; BYTE $0x08 // addq 0x8(%rsp), %r11
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	LONG $0x111f840f; WORD $0x0000 // je 0x6e95 <k_attend_values+0x3055>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2273 // jae 0x5d9f <k_attend_values+0x1f5f>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
+	LONG $0x244c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r9
+	WORD $0x0a7e // jle 0x5d9c <k_attend_values+0x1f5c>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x9b0c8d4a // leaq (%rbx,%r11,4), %rcx
+	LONG $0x247c3948; BYTE $0x08 // cmpq %rdi, 0x8(%rsp)
+	WORD $0x1675 // jne 0x5dc0 <k_attend_values+0x1f80>
+	LONG $0x487cf162; WORD $0x2110 // vmovups (%rcx), %zmm4
+	WORD $0x14eb // jmp 0x5dc6 <k_attend_values+0x1f86>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cf162; WORD $0x2110 // vmovups (%rcx), %zmm4 {%k1} {z}
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xc19c0f41 // setl %r9b
+	WORD $0x2041; BYTE $0xc9 // andb %cl, %r9b
+	LONG $0x01f98041 // cmpb $0x1, %r9b
+	WORD $0x0c75 // jne 0x5de8 <k_attend_values+0x1fa8>
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x585df262; WORD $0x1cb8; BYTE $0xb1 // vfmadd231ps (%rcx,%rsi,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	LONG $0xc19c0f41 // setl %r9b
+	WORD $0x2041; BYTE $0xc9 // andb %cl, %r9b
+	LONG $0x01f98041 // cmpb $0x1, %r9b
+	WORD $0x0875 // jne 0x5e06 <k_attend_values+0x1fc6>
+	QUAD $0x00b554b8585dd262 // vfmadd231ps (%r13,%rsi,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	WORD $0x394c; BYTE $0xe6 // cmpq %r12, %rsi
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	LONG $0xc19c0f41 // setl %r9b
+	WORD $0x2041; BYTE $0xc9 // andb %cl, %r9b
+	LONG $0x01f98041 // cmpb $0x1, %r9b
+	WORD $0x0f75 // jne 0x5e2b <k_attend_values+0x1feb>
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x585df262; WORD $0x0cb8; BYTE $0xb1 // vfmadd231ps (%rcx,%rsi,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x24743b48; BYTE $0x58 // cmpq 0x58(%rsp), %rsi
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	LONG $0x24743b48; BYTE $0x10 // cmpq 0x10(%rsp), %rsi
+	LONG $0xc19c0f41 // setl %r9b
+	WORD $0x2041; BYTE $0xc9 // andb %cl, %r9b
+	LONG $0x01f98041 // cmpb $0x1, %r9b
+	LONG $0xff17850f; WORD $0xffff // jne 0x5d60 <k_attend_values+0x1f20>
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x585df262; WORD $0x04b8; BYTE $0xb1 // vfmadd231ps (%rcx,%rsi,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0xffff06e9; BYTE $0xff // jmp 0x5d60 <k_attend_values+0x1f20>
+	LONG $0x284d8b49 // movq 0x28(%r13), %rcx
+	LONG $0xcbaf0f48 // imulq %rbx, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x084d0349 // addq 0x8(%r13), %rcx
+	LONG $0x58458b49 // movq 0x58(%r13), %rax
+	LONG $0xc3af0f48 // imulq %rbx, %rax
+	LONG $0x484d8b4d // movq 0x48(%r13), %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x50450349 // addq 0x50(%r13), %rax
+	QUAD $0x000000b824948b48 // movq 0xb8(%rsp), %rdx
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	LONG $0xd04c0f48 // cmovlq %rax, %rdx
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xd7480f48 // cmovsq %rdi, %rdx
+	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0xf14c0f49 // cmovlq %r9, %rsi
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xd3480f4c // cmovsq %rbx, %r10
-	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
-	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
-	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
-	LONG $0xf84c0f4d // cmovlq %r8, %r15
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xfb480f4c // cmovsq %rbx, %r15
-	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
-	LONG $0xe94c0f4c // cmovlq %rcx, %r13
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xeb480f4c // cmovsq %rbx, %r13
-	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
-	LONG $0x2454894c; BYTE $0x10 // movq %r10, 0x10(%rsp)
-	LONG $0xd74c0f4c // cmovlq %rdi, %r10
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0xd3480f4c // cmovsq %rbx, %r10
-	QUAD $0x0000000c9d148d4a // leaq 0xc(,%r11,4), %rdx
-	LONG $0xd6af0f48 // imulq %rsi, %rdx
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	QUAD $0x000000089d1c8d4e // leaq 0x8(,%r11,4), %r11
-	LONG $0xdeaf0f4c // imulq %rsi, %r11
-	QUAD $0x00000004b51c8d4a // leaq 0x4(,%r14,4), %rbx
-	LONG $0xdeaf0f48 // imulq %rsi, %rbx
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	LONG $0x01c88348 // orq $0x1, %rax
-	LONG $0x18758b48 // movq 0x18(%rbp), %rsi
+	LONG $0xf7480f48 // cmovsq %rdi, %rsi
+	LONG $0x204d8b4d // movq 0x20(%r13), %r9
+	LONG $0xcbaf0f4c // imulq %rbx, %r9
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	LONG $0x004d034d // addq (%r13), %r9
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	LONG $0xc6af0f48 // imulq %rsi, %rax
-	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	LONG $0x02c88348 // orq $0x2, %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	LONG $0x03c88348 // orq $0x3, %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
-	LONG $0xf6af0f49 // imulq %r14, %rsi
-	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
-	WORD $0x394d; BYTE $0xfa // cmpq %r15, %r10
-	LONG $0x243c894c // movq %r15, (%rsp)
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0xf24f0f49 // cmovgq %r10, %rsi
-	QUAD $0x00000000b5348d4c // leaq (,%rsi,4), %r14
-	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
-	LONG $0xbe048d4b // leaq (%r14,%r15,4), %rax
-	LONG $0x08758b4c // movq 0x8(%rbp), %r14
-	LONG $0xbe3c8d4f // leaq (%r14,%r15,4), %r15
-	LONG $0x247c894c; BYTE $0x28 // movq %r15, 0x28(%rsp)
-	LONG $0x246c894c; BYTE $0x70 // movq %r13, 0x70(%rsp)
-	WORD $0x2949; BYTE $0xf5 // subq %rsi, %r13
-	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
-	LONG $0x163c8d4d // leaq (%r14,%rdx), %r15
-	LONG $0x247c894c; BYTE $0x20 // movq %r15, 0x20(%rsp)
-	LONG $0xb2148d48 // leaq (%rdx,%rsi,4), %rdx
-	LONG $0x1e3c8d4f // leaq (%r14,%r11), %r15
-	LONG $0x247c894c; BYTE $0x60 // movq %r15, 0x60(%rsp)
-	LONG $0xb31c8d4d // leaq (%r11,%rsi,4), %r11
-	LONG $0xb3348d48 // leaq (%rbx,%rsi,4), %rsi
-	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
-	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
-	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
-	WORD $0x014c; BYTE $0xf0 // addq %r14, %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
-	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x381c8d4c // leaq (%rax,%rdi), %r11
-	LONG $0x08348d48 // leaq (%rax,%rcx), %rsi
-	LONG $0x47148d48 // leaq (%rdi,%rax,2), %rdx
-	LONG $0x411c8d48 // leaq (%rcx,%rax,2), %rbx
-	LONG $0x00458b48 // movq (%rbp), %rax
-	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
-	LONG $0x107d8b4c // movq 0x10(%rbp), %r15
-	LONG $0x586d8b4c // movq 0x58(%rbp), %r13
-	LONG $0x60758b4c // movq 0x60(%rbp), %r14
-	QUAD $0x000000a82494894c // movq %r10, 0xa8(%rsp)
-	QUAD $0x0000000095048d4a // leaq (,%r10,4), %rax
-	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
-	QUAD $0x0000009024bc894c // movq %r15, 0x90(%rsp)
-	LONG $0x247c894c; BYTE $0x48 // movq %r15, 0x48(%rsp)
-	LONG $0x0000abe9; BYTE $0x00 // jmp 0x33ee <k_attend_values+0x200e>
+	QUAD $0x000000c085148d4c // leaq 0xc0(,%rax,4), %r10
+	QUAD $0x00000000ad1c8d4c // leaq (,%rbp,4), %r11
+	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0x49eb // jmp 0x5f22 <k_attend_values+0x20e2>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x487cd162; WORD $0x1c11; BYTE $0xb9 // vmovups %zmm3, (%r9,%rdi,4)
+	QUAD $0x01b95411487cd162 // vmovups %zmm2, 0x40(%r9,%rdi,4)
+	QUAD $0x02b94c11487cd162 // vmovups %zmm1, 0x80(%r9,%rdi,4)
+	QUAD $0x03b94411487cd162 // vmovups %zmm0, 0xc0(%r9,%rdi,4)
+	LONG $0x40588d48 // leaq 0x40(%rax), %rbx
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	LONG $0xe0658f0f; WORD $0xffff // jg 0x3f87 <k_attend_values+0x147>
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	WORD $0xb27d // jge 0x5ee0 <k_attend_values+0x20a0>
+	LONG $0x105d8b49 // movq 0x10(%r13), %rbx
+	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	WORD $0x3eeb // jmp 0x5f84 <k_attend_values+0x2144>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
+	LONG $0x487db262; WORD $0x2418; BYTE $0xb1 // vbroadcastss (%rcx,%r14,4), %zmm4
+	LONG $0x485df262; WORD $0x5bb8; BYTE $0xfd // vfmadd231ps -0xc0(%rbx), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x485df262; WORD $0x53b8; BYTE $0xfe // vfmadd231ps -0x80(%rbx), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x485df262; WORD $0x4bb8; BYTE $0xff // vfmadd231ps -0x40(%rbx), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x485df262; WORD $0x03b8 // vfmadd231ps (%rbx), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
+	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
+	LONG $0xff68840f; WORD $0xffff // je 0x5eec <k_attend_values+0x20ac>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0xc873 // jae 0x5f53 <k_attend_values+0x2113>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
+	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
+	WORD $0xb47e // jle 0x5f50 <k_attend_values+0x2110>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
+	WORD $0xa7eb // jmp 0x5f50 <k_attend_values+0x2110>
+	LONG $0x08758b49 // movq 0x8(%r13), %rsi
+	LONG $0x287d8b49 // movq 0x28(%r13), %rdi
+	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
+	LONG $0xfbaf0f49 // imulq %r11, %rdi
+	LONG $0x58558b49 // movq 0x58(%r13), %rdx
+	LONG $0xd3af0f49 // imulq %r11, %rdx
+	LONG $0x484d8b4d // movq 0x48(%r13), %r9
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	LONG $0x50550349 // addq 0x50(%r13), %rdx
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0xca4c0f48 // cmovlq %rdx, %rcx
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xca480f49 // cmovsq %r10, %rcx
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xd14c0f49 // cmovlq %r9, %rdx
+	LONG $0xbe348d48 // leaq (%rsi,%rdi,4), %rsi
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xd2480f49 // cmovsq %r10, %rdx
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0xfdaf0f48 // imulq %rbp, %rdi
+	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
+	LONG $0x204d8b4d // movq 0x20(%r13), %r9
+	LONG $0xcbaf0f4d // imulq %r11, %r9
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	LONG $0x004d034d // addq (%r13), %r9
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0x2949; BYTE $0xd2 // subq %rdx, %r10
+	LONG $0x015a8d4c // leaq 0x1(%rdx), %r11
+	QUAD $0x00000000ad3c8d48 // leaq (,%rbp,4), %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	WORD $0x2deb // jmp 0x6061 <k_attend_values+0x2221>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0xb1 // vmovups %zmm1, (%r9,%r14,4)
+	LONG $0x10788d4c // leaq 0x10(%rax), %r15
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0xdf368f0f; WORD $0xffff // jg 0x3f97 <k_attend_values+0x157>
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0xd47e // jle 0x6040 <k_attend_values+0x2200>
+	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
+	LONG $0x373c8d4e // leaq (%rdi,%r14), %r15
+	LONG $0x10658b4d // movq 0x10(%r13), %r12
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0x01c2f641 // testb $0x1, %r10b
+	WORD $0x0d75 // jne 0x6090 <k_attend_values+0x2250>
+	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
+	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
+	WORD $0xb974 // je 0x6044 <k_attend_values+0x2204>
+	WORD $0x4beb // jmp 0x60d8 <k_attend_values+0x2298>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2473 // jae 0x60bb <k_attend_values+0x227b>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040bd41; WORD $0x0000 // movl $0x40, %r13d
+	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
+	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
+	WORD $0x0b7e // jle 0x60b8 <k_attend_values+0x2278>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x0080bd41; WORD $0x0000 // movl $0x80, %r13d
+	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
+	LONG $0x487df262; WORD $0x0c18; BYTE $0x96 // vbroadcastss (%rsi,%rdx,4), %zmm1
+	LONG $0x487d9262; WORD $0x0c98; BYTE $0xbc // vfmadd132ps (%r12,%r15,4), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	WORD $0x0149; BYTE $0xef // addq %rbp, %r15
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
+	LONG $0xff6c840f; WORD $0xffff // je 0x6044 <k_attend_values+0x2204>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x3c2c8d49 // leaq (%r12,%rdi), %rbp
+	WORD $0x38eb // jmp 0x611b <k_attend_values+0x22db>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	QUAD $0x000000b824948b4c // movq 0xb8(%rsp), %r10
-	LONG $0x82048d49 // leaq (%r10,%rax,4), %rax
-	QUAD $0x0000009824948b4c // movq 0x98(%rsp), %r10
-	LONG $0x487cb162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%r10,4)
-	QUAD $0x01904c11487cb162 // vmovups %zmm1, 0x40(%rax,%r10,4)
-	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x90 // vmovups %zmm2, (%rax,%r10,4)
-	QUAD $0x01905c11487cb162 // vmovups %zmm3, 0x40(%rax,%r10,4)
-	QUAD $0x000000c824948b4c // movq 0xc8(%rsp), %r10
-	LONG $0x487cb162; WORD $0x2411; BYTE $0x90 // vmovups %zmm4, (%rax,%r10,4)
-	QUAD $0x01906c11487cb162 // vmovups %zmm5, 0x40(%rax,%r10,4)
-	QUAD $0x000000c024948b4c // movq 0xc0(%rsp), %r10
-	LONG $0x487cb162; WORD $0x3411; BYTE $0x90 // vmovups %zmm6, (%rax,%r10,4)
-	QUAD $0x01907c11487cb162 // vmovups %zmm7, 0x40(%rax,%r10,4)
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	LONG $0x586d894c // movq %r13, 0x58(%rbp)
-	LONG $0x6075894c // movq %r14, 0x60(%rbp)
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x20428d49 // leaq 0x20(%r10), %rax
-	LONG $0x30658b4c // movq 0x30(%rbp), %r12
-	LONG $0x246c8348; WORD $0x8048 // subq $-0x80, 0x48(%rsp)
-	LONG $0x2454894c; BYTE $0x30 // movq %r10, 0x30(%rsp)
+	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
+	QUAD $0x01ae5418487db262 // vbroadcastss 0x4(%rsi,%r13,4), %zmm2
+	QUAD $0x00bd4cb8486db262 // vfmadd231ps (%rbp,%r15,4), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
+	LONG $0x02c58349 // addq $0x2, %r13
+	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
+	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
+	LONG $0xff29840f; WORD $0xffff // je 0x6044 <k_attend_values+0x2204>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2273 // jae 0x6144 <k_attend_values+0x2304>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	WORD $0x0a7e // jle 0x6141 <k_attend_values+0x2301>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
+	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
+	LONG $0x487db262; WORD $0x1418; BYTE $0xae // vbroadcastss (%rsi,%r13,4), %zmm2
+	LONG $0x486d9262; WORD $0x0cb8; BYTE $0xbc // vfmadd231ps (%r12,%r15,4), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x9a73 // jae 0x60f3 <k_attend_values+0x22b3>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	WORD $0x827e // jle 0x60f0 <k_attend_values+0x22b0>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
+	LONG $0xffff73e9; BYTE $0xff // jmp 0x60f0 <k_attend_values+0x22b0>
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x55af0f49; BYTE $0x20 // imulq 0x20(%r13), %rdx
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x00550349 // addq (%r13), %rdx
+	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
+	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
+	LONG $0x0e24850f; WORD $0x0000 // jne 0x6fc0 <k_attend_values+0x3180>
+	LONG $0x487cf162; WORD $0x0211 // vmovups %zmm0, (%rdx)
+	LONG $0x001aa5e9; BYTE $0x00 // jmp 0x7c4c <k_attend_values+0x3e0c>
+	LONG $0x28558b4d // movq 0x28(%r13), %r10
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	LONG $0x584d8b49 // movq 0x58(%r13), %rcx
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0xc3af0f48 // imulq %rbx, %rax
+	LONG $0x48558b49 // movq 0x48(%r13), %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x50450349 // addq 0x50(%r13), %rax
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	LONG $0x49348d48 // leaq (%rcx,%rcx,2), %rsi
+	LONG $0x303c8d48 // leaq (%rax,%rsi), %rdi
+	QUAD $0x000000b8249c8b4c // movq 0xb8(%rsp), %r11
+	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0xe74c0f4c // cmovlq %rdi, %r12
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xe1480f4c // cmovsq %rcx, %r12
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	WORD $0x394c; BYTE $0xe6 // cmpq %r12, %rsi
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	LONG $0xce4c0f4c // cmovlq %rsi, %r9
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc9480f4c // cmovsq %rcx, %r9
 	WORD $0x394c; BYTE $0xe0 // cmpq %r12, %rax
-	LONG $0xfad48f0f; WORD $0xffff // jg 0x2ec2 <k_attend_values+0x1ae2>
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
-	LONG $0x24143b4c // cmpq (%rsp), %r10
-	LONG $0x014b8d0f; WORD $0x0000 // jge 0x3550 <k_attend_values+0x2170>
-	QUAD $0x000000b024ac8b48 // movq 0xb0(%rsp), %rbp
-	LONG $0xecaf0f49 // imulq %r12, %rbp
-	LONG $0x246c0348; BYTE $0x48 // addq 0x48(%rsp), %rbp
-	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
-	QUAD $0x00000000a5048d4a // leaq (,%r12,4), %rax
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0xd84c0f4c // cmovlq %rax, %r11
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xd9480f4c // cmovsq %rcx, %r11
+	LONG $0x245c894c; BYTE $0x68 // movq %r11, 0x68(%rsp)
+	WORD $0x394c; BYTE $0xe2 // cmpq %r12, %rdx
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	LONG $0xf24c0f4c // cmovlq %rdx, %r14
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf1480f4c // cmovsq %rcx, %r14
+	QUAD $0x0000000c9d0c8d48 // leaq 0xc(,%rbx,4), %rcx
+	LONG $0xcaaf0f49 // imulq %r10, %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	QUAD $0x000000089d1c8d48 // leaq 0x8(,%rbx,4), %rbx
+	LONG $0xdaaf0f49 // imulq %r10, %rbx
+	QUAD $0x00000004bd1c8d4e // leaq 0x4(,%r15,4), %r11
+	LONG $0xdaaf0f4d // imulq %r10, %r11
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	LONG $0xd5af0f4c // imulq %rbp, %r10
+	QUAD $0x000000a82494894c // movq %r10, 0xa8(%rsp)
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0x20558b4d // movq 0x20(%r13), %r10
+	LONG $0xcaaf0f49 // imulq %r10, %rcx
+	QUAD $0x000000e0248c8948 // movq %rcx, 0xe0(%rsp)
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x02c98348 // orq $0x2, %rcx
+	LONG $0xcaaf0f49 // imulq %r10, %rcx
+	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x03c98348 // orq $0x3, %rcx
+	LONG $0xcaaf0f49 // imulq %r10, %rcx
+	QUAD $0x000000d0248c8948 // movq %rcx, 0xd0(%rsp)
+	LONG $0xd7af0f4d // imulq %r15, %r10
+	QUAD $0x000000c82494894c // movq %r10, 0xc8(%rsp)
+	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	QUAD $0x000000b024b4894c // movq %r14, 0xb0(%rsp)
+	LONG $0xd64f0f4d // cmovgq %r14, %r10
+	QUAD $0x00000000953c8d4e // leaq (,%r10,4), %r15
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x8f0c8d4b // leaq (%r15,%r9,4), %rcx
+	LONG $0x087d8b4d // movq 0x8(%r13), %r15
+	LONG $0x8f0c8d4f // leaq (%r15,%r9,4), %r9
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	WORD $0x294d; BYTE $0xd1 // subq %r10, %r9
+	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
+	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
+	LONG $0x370c8d4f // leaq (%r15,%r14), %r9
+	LONG $0x244c894c; BYTE $0x50 // movq %r9, 0x50(%rsp)
+	LONG $0x960c8d4f // leaq (%r14,%r10,4), %r9
+	LONG $0x1f348d4d // leaq (%r15,%rbx), %r14
+	QUAD $0x0000008824b4894c // movq %r14, 0x88(%rsp)
+	LONG $0x93348d4e // leaq (%rbx,%r10,4), %r14
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
+	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
+	QUAD $0x00000080249c894c // movq %r11, 0x80(%rsp)
+	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
+	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	LONG $0x2474894c; BYTE $0x60 // movq %r14, 0x60(%rsp)
+	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
+	LONG $0x2454894c; BYTE $0x40 // movq %r10, 0x40(%rsp)
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x11148d4c // leaq (%rcx,%rdx), %r10
+	LONG $0x013c8d4c // leaq (%rcx,%rax), %r15
+	LONG $0x4a1c8d4c // leaq (%rdx,%rcx,2), %r11
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x482c8d4c // leaq (%rax,%rcx,2), %r13
+	WORD $0x8b49; BYTE $0x09 // movq (%r9), %rcx
+	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
+	QUAD $0x00000000ad0c8d48 // leaq (,%rbp,4), %rcx
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
+	QUAD $0x0000009824a4894c // movq %r12, 0x98(%rsp)
+	LONG $0x000087e9; BYTE $0x00 // jmp 0x6412 <k_attend_values+0x25d2>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	LONG $0x990c8d48 // leaq (%rcx,%rbx,4), %rcx
+	QUAD $0x000000c8248c8b4c // movq 0xc8(%rsp), %r9
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x89 // vmovups %zmm0, (%rcx,%r9,4)
+	QUAD $0x01894c11487cb162 // vmovups %zmm1, 0x40(%rcx,%r9,4)
+	QUAD $0x000000e0248c8b4c // movq 0xe0(%rsp), %r9
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x89 // vmovups %zmm2, (%rcx,%r9,4)
+	QUAD $0x01895c11487cb162 // vmovups %zmm3, 0x40(%rcx,%r9,4)
+	QUAD $0x000000d8248c8b4c // movq 0xd8(%rsp), %r9
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x89 // vmovups %zmm4, (%rcx,%r9,4)
+	QUAD $0x01896c11487cb162 // vmovups %zmm5, 0x40(%rcx,%r9,4)
+	QUAD $0x000000d0248c8b4c // movq 0xd0(%rsp), %r9
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x89 // vmovups %zmm6, (%rcx,%r9,4)
+	QUAD $0x01897c11487cb162 // vmovups %zmm7, 0x40(%rcx,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	LONG $0x20498d49 // leaq 0x20(%r9), %rcx
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
+	LONG $0xf7bc8f0f; WORD $0xffff // jg 0x5bce <k_attend_values+0x1d8e>
+	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	LONG $0x192c8d48 // leaq (%rcx,%rbx), %rbp
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0x244c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rcx
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	LONG $0x01538d0f; WORD $0x0000 // jge 0x6590 <k_attend_values+0x2750>
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x10498b48 // movq 0x10(%rcx), %rcx
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	WORD $0x18eb // jmp 0x3460 <k_attend_values+0x2080>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x20eb // jmp 0x6486 <k_attend_values+0x2646>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
 	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
-	LONG $0x2424394c // cmpq %r12, (%rsp)
-	LONG $0x0140840f; WORD $0x0000 // je 0x35a0 <k_attend_values+0x21c0>
-	WORD $0x394d; BYTE $0xf5 // cmpq %r14, %r13
-	WORD $0x0e73 // jae 0x3473 <k_attend_values+0x2093>
-	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
-	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
-	LONG $0x80ed8349 // subq $-0x80, %r13
-	LONG $0x487c7162; WORD $0x4d10; BYTE $0x00 // vmovups (%rbp), %zmm9
-	LONG $0x487c7162; WORD $0x4510; BYTE $0x01 // vmovups 0x40(%rbp), %zmm8
-	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
-	LONG $0xc29d0f41 // setge %r10b
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x1875 // jne 0x34b0 <k_attend_values+0x20d0>
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	LONG $0x487d1262; WORD $0x1418; BYTE $0xa2 // vbroadcastss (%r10,%r12,4), %zmm10
+	LONG $0x246c0348; BYTE $0x08 // addq 0x8(%rsp), %rbp
+	LONG $0x2464394c; BYTE $0x58 // cmpq %r12, 0x58(%rsp)
+	LONG $0x013a840f; WORD $0x0000 // je 0x65c0 <k_attend_values+0x2780>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2473 // jae 0x64b1 <k_attend_values+0x2671>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
+	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
+	WORD $0x0b7e // jle 0x64ae <k_attend_values+0x266e>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x487c7162; WORD $0x0c10; BYTE $0xa9 // vmovups (%rcx,%rbp,4), %zmm9
+	QUAD $0x01a94410487c7162 // vmovups 0x40(%rcx,%rbp,4), %zmm8
+	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
+	LONG $0xc19d0f41 // setge %r9b
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x1875 // jne 0x64ed <k_attend_values+0x26ad>
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa1 // vbroadcastss (%r9,%r12,4), %zmm10
 	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
 	LONG $0x483dd262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm10) + zmm1
-	WORD $0x394d; BYTE $0xdc // cmpq %r11, %r12
-	LONG $0xc29d0f41 // setge %r10b
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x1875 // jne 0x34df <k_attend_values+0x20ff>
-	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
-	LONG $0x487d1262; WORD $0x1418; BYTE $0xa2 // vbroadcastss (%r10,%r12,4), %zmm10
+	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
+	LONG $0xc19d0f41 // setge %r9b
+	WORD $0x394d; BYTE $0xfc // cmpq %r15, %r12
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x1b75 // jne 0x651d <k_attend_values+0x26dd>
+	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa1 // vbroadcastss (%r9,%r12,4), %zmm10
 	LONG $0x482dd262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm9) + zmm2
 	LONG $0x483dd262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm10) + zmm3
-	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
-	LONG $0xc29d0f41 // setge %r10b
-	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	WORD $0x1875 // jne 0x350e <k_attend_values+0x212e>
-	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
-	LONG $0x487d1262; WORD $0x1418; BYTE $0xa2 // vbroadcastss (%r10,%r12,4), %zmm10
+	WORD $0x394d; BYTE $0xdc // cmpq %r11, %r12
+	LONG $0xc19d0f41 // setge %r9b
+	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	WORD $0x1b75 // jne 0x654d <k_attend_values+0x270d>
+	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa1 // vbroadcastss (%r9,%r12,4), %zmm10
 	LONG $0x482dd262; WORD $0xe1b8 // vfmadd231ps %zmm9, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm9) + zmm4
 	LONG $0x483dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm10) + zmm5
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	LONG $0xc29d0f41 // setge %r10b
-	WORD $0x394d; BYTE $0xcc // cmpq %r9, %r12
-	LONG $0xc79c0f41 // setl %r15b
-	WORD $0x2045; BYTE $0xd7 // andb %r10b, %r15b
-	LONG $0x01ff8041 // cmpb $0x1, %r15b
-	LONG $0xff27850f; WORD $0xffff // jne 0x3450 <k_attend_values+0x2070>
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	LONG $0x487d1262; WORD $0x1418; BYTE $0xa2 // vbroadcastss (%r10,%r12,4), %zmm10
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	LONG $0xc19d0f41 // setge %r9b
+	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
+	WORD $0x9c0f; BYTE $0xc3 // setl %bl
+	WORD $0x2044; BYTE $0xcb // andb %r9b, %bl
+	WORD $0xfb80; BYTE $0x01 // cmpb $0x1, %bl
+	LONG $0xff0a850f; WORD $0xffff // jne 0x6470 <k_attend_values+0x2630>
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa1 // vbroadcastss (%r9,%r12,4), %zmm10
 	LONG $0x482dd262; WORD $0xf1b8 // vfmadd231ps %zmm9, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm9) + zmm6
 	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
-	LONG $0xffff0ae9; BYTE $0xff // jmp 0x3450 <k_attend_values+0x2070>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	QUAD $0x0000009024bc8b4c // movq 0x90(%rsp), %r15
-	LONG $0x87048d49 // leaq (%r15,%rax,4), %rax
-	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
-	LONG $0xb82c8d4a // leaq (%rax,%r15,4), %rbp
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xfffeede9; BYTE $0xff // jmp 0x6470 <k_attend_values+0x2630>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	LONG $0x24443b48; BYTE $0x70 // cmpq 0x70(%rsp), %rax
-	WORD $0x1e7c // jl 0x35b4 <k_attend_values+0x21d4>
-	LONG $0x0000dde9; BYTE $0x00 // jmp 0x3678 <k_attend_values+0x2298>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x24443b48; BYTE $0x70 // cmpq 0x70(%rsp), %rax
-	LONG $0x00c48d0f; WORD $0x0000 // jge 0x3678 <k_attend_values+0x2298>
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	QUAD $0x00000000a5048d4a // leaq (,%r12,4), %rax
+	LONG $0x244c3b48; BYTE $0x68 // cmpq 0x68(%rsp), %rcx
+	WORD $0x257c // jl 0x65d8 <k_attend_values+0x2798>
+	LONG $0x000105e9; BYTE $0x00 // jmp 0x66bd <k_attend_values+0x287d>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
+	LONG $0x244c3b48; BYTE $0x68 // cmpq 0x68(%rsp), %rcx
+	LONG $0x00e58d0f; WORD $0x0000 // jge 0x66bd <k_attend_values+0x287d>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x10498b48 // movq 0x10(%rcx), %rcx
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x000084e9; BYTE $0x00 // jmp 0x364b <k_attend_values+0x226b>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x487c7162; WORD $0x4510; BYTE $0x00 // vmovups (%rbp), %zmm8
-	LONG $0x487c7162; WORD $0x4d10; BYTE $0x01 // vmovups 0x40(%rbp), %zmm9
-	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
-	LONG $0x487d1262; WORD $0x1418; BYTE $0xa7 // vbroadcastss (%r15,%r12,4), %zmm10
+	LONG $0x00008ce9; BYTE $0x00 // jmp 0x6674 <k_attend_values+0x2834>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	LONG $0x487c7162; WORD $0x0410; BYTE $0xa9 // vmovups (%rcx,%rbp,4), %zmm8
+	QUAD $0x01a94c10487c7162 // vmovups 0x40(%rcx,%rbp,4), %zmm9
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa1 // vbroadcastss (%r9,%r12,4), %zmm10
 	LONG $0x482dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm8) + zmm0
 	LONG $0x4835d262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm9, %zmm1 # zmm1 = (zmm9 * zmm10) + zmm1
-	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
-	LONG $0x487d1262; WORD $0x1418; BYTE $0xa7 // vbroadcastss (%r15,%r12,4), %zmm10
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa1 // vbroadcastss (%r9,%r12,4), %zmm10
 	LONG $0x482dd262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm8) + zmm2
 	LONG $0x4835d262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm10) + zmm3
-	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
-	LONG $0x487d1262; WORD $0x1418; BYTE $0xa7 // vbroadcastss (%r15,%r12,4), %zmm10
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa1 // vbroadcastss (%r9,%r12,4), %zmm10
 	LONG $0x482dd262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm8) + zmm4
 	LONG $0x4835d262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm9, %zmm5 # zmm5 = (zmm9 * zmm10) + zmm5
-	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
-	LONG $0x487d1262; WORD $0x1418; BYTE $0xa7 // vbroadcastss (%r15,%r12,4), %zmm10
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xa1 // vbroadcastss (%r9,%r12,4), %zmm10
 	LONG $0x482dd262; WORD $0xf0b8 // vfmadd231ps %zmm8, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm8) + zmm6
 	LONG $0x482dd262; WORD $0xf9b8 // vfmadd231ps %zmm9, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm9) + zmm7
+	LONG $0x246c0348; BYTE $0x08 // addq 0x8(%rsp), %rbp
 	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
-	LONG $0x2464394c; BYTE $0x40 // cmpq %r12, 0x40(%rsp)
-	WORD $0x2574 // je 0x3670 <k_attend_values+0x2290>
-	WORD $0x394d; BYTE $0xf5 // cmpq %r14, %r13
-	WORD $0x8073 // jae 0x35d0 <k_attend_values+0x21f0>
-	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
-	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
-	LONG $0x80ed8349 // subq $-0x80, %r13
-	LONG $0xffff6de9; BYTE $0xff // jmp 0x35d0 <k_attend_values+0x21f0>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
-	LONG $0xfccd8d0f; WORD $0xffff // jge 0x3350 <k_attend_values+0x1f70>
+	LONG $0x2464394c; BYTE $0x38 // cmpq %r12, 0x38(%rsp)
+	WORD $0x3c74 // je 0x66b0 <k_attend_values+0x2870>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	LONG $0xff77830f; WORD $0xffff // jae 0x65f6 <k_attend_values+0x27b6>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
+	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
+	LONG $0xff578e0f; WORD $0xffff // jle 0x65f0 <k_attend_values+0x27b0>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
+	LONG $0xffff47e9; BYTE $0xff // jmp 0x65f0 <k_attend_values+0x27b0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
+	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
+	LONG $0xfcca8d0f; WORD $0xffff // jge 0x6390 <k_attend_values+0x2550>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x10498b4d // movq 0x10(%r9), %r9
+	LONG $0xa92c8d49 // leaq (%r9,%rbp,4), %rbp
 	LONG $0x40c58348 // addq $0x40, %rbp
-	LONG $0x02e4c149 // shlq $0x2, %r12
-	WORD $0x14eb // jmp 0x36a1 <k_attend_values+0x22c1>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	WORD $0x014c; BYTE $0xe5 // addq %r12, %rbp
-	LONG $0x24443948; BYTE $0x10 // cmpq %rax, 0x10(%rsp)
-	LONG $0xfcaf840f; WORD $0xffff // je 0x3350 <k_attend_values+0x1f70>
-	WORD $0x394d; BYTE $0xf5 // cmpq %r14, %r13
-	WORD $0x0e73 // jae 0x36b4 <k_attend_values+0x22d4>
-	LONG $0x55180f41; BYTE $0x00 // prefetcht1 (%r13)
-	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
-	LONG $0x80ed8349 // subq $-0x80, %r13
+	WORD $0x19eb // jmp 0x66f1 <k_attend_values+0x28b1>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x246c0348; BYTE $0x70 // addq 0x70(%rsp), %rbp
+	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
+	LONG $0xfc9f840f; WORD $0xffff // je 0x6390 <k_attend_values+0x2550>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2773 // jae 0x671f <k_attend_values+0x28df>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
+	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
+	WORD $0x0b7e // jle 0x6719 <k_attend_values+0x28d9>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
 	LONG $0x487c7162; WORD $0x4d10; BYTE $0xff // vmovups -0x40(%rbp), %zmm9
 	LONG $0x487c7162; WORD $0x4510; BYTE $0x00 // vmovups (%rbp), %zmm8
-	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
-	WORD $0x1d7c // jl 0x36e4 <k_attend_values+0x2304>
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x187d // jge 0x36e4 <k_attend_values+0x2304>
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	LONG $0x487d5262; WORD $0x1418; BYTE $0x82 // vbroadcastss (%r10,%rax,4), %zmm10
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	WORD $0x1d7c // jl 0x674f <k_attend_values+0x290f>
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0x187d // jge 0x674f <k_attend_values+0x290f>
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x487d5262; WORD $0x1418; BYTE $0x89 // vbroadcastss (%r9,%rcx,4), %zmm10
 	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
 	LONG $0x483dd262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm10) + zmm1
-	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
-	WORD $0x1d7c // jl 0x3706 <k_attend_values+0x2326>
-	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0x187d // jge 0x3706 <k_attend_values+0x2326>
-	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
-	LONG $0x487d5262; WORD $0x1418; BYTE $0x82 // vbroadcastss (%r10,%rax,4), %zmm10
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	WORD $0x207c // jl 0x6774 <k_attend_values+0x2934>
+	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
+	WORD $0x1b7d // jge 0x6774 <k_attend_values+0x2934>
+	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	LONG $0x487d5262; WORD $0x1418; BYTE $0x89 // vbroadcastss (%r9,%rcx,4), %zmm10
 	LONG $0x482dd262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm9) + zmm2
 	LONG $0x483dd262; WORD $0xdab8 // vfmadd231ps %zmm10, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm10) + zmm3
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0x1d7c // jl 0x3728 <k_attend_values+0x2348>
-	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
-	WORD $0x187d // jge 0x3728 <k_attend_values+0x2348>
-	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
-	LONG $0x487d5262; WORD $0x1418; BYTE $0x82 // vbroadcastss (%r10,%rax,4), %zmm10
+	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
+	WORD $0x207c // jl 0x6799 <k_attend_values+0x2959>
+	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
+	WORD $0x1b7d // jge 0x6799 <k_attend_values+0x2959>
+	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
+	LONG $0x487d5262; WORD $0x1418; BYTE $0x89 // vbroadcastss (%r9,%rcx,4), %zmm10
 	LONG $0x482dd262; WORD $0xe1b8 // vfmadd231ps %zmm9, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm9) + zmm4
 	LONG $0x483dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm10) + zmm5
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	LONG $0xff5f8c0f; WORD $0xffff // jl 0x3690 <k_attend_values+0x22b0>
-	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
-	LONG $0xff568d0f; WORD $0xffff // jge 0x3690 <k_attend_values+0x22b0>
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	LONG $0x487d5262; WORD $0x1418; BYTE $0x82 // vbroadcastss (%r10,%rax,4), %zmm10
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0xff3e8c0f; WORD $0xffff // jl 0x66e0 <k_attend_values+0x28a0>
+	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
+	LONG $0xff358d0f; WORD $0xffff // jge 0x66e0 <k_attend_values+0x28a0>
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x487d5262; WORD $0x1418; BYTE $0x89 // vbroadcastss (%r9,%rcx,4), %zmm10
 	LONG $0x482dd262; WORD $0xf1b8 // vfmadd231ps %zmm9, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm9) + zmm6
 	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
-	LONG $0xffff39e9; BYTE $0xff // jmp 0x3690 <k_attend_values+0x22b0>
-	LONG $0x206d8b4c // movq 0x20(%rbp), %r13
-	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
-	LONG $0x50558b48 // movq 0x50(%rbp), %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
-	QUAD $0x000000d024a48b4c // movq 0xd0(%rsp), %r12
+	LONG $0xffff18e9; BYTE $0xff // jmp 0x66e0 <k_attend_values+0x28a0>
+	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x284a8b4c // movq 0x28(%rdx), %r9
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0x58728b48 // movq 0x58(%rdx), %rsi
+	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	QUAD $0x000000c024a48b4c // movq 0xc0(%rsp), %r12
 	LONG $0xc4af0f49 // imulq %r12, %rax
-	LONG $0x404d8b48 // movq 0x40(%rbp), %rcx
+	LONG $0x484a8b48 // movq 0x48(%rdx), %rcx
 	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	LONG $0x48450348 // addq 0x48(%rbp), %rax
-	LONG $0xf4af0f49 // imulq %r12, %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
-	LONG $0x10348d48 // leaq (%rax,%rdx), %rsi
-	LONG $0x38558b4c // movq 0x38(%rbp), %r10
-	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	LONG $0xd64c0f4c // cmovlq %rsi, %r10
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xd1480f4d // cmovsq %r9, %r10
+	LONG $0x50420348 // addq 0x50(%rdx), %rax
+	LONG $0xfcaf0f49 // imulq %r12, %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x76148d48 // leaq (%rsi,%rsi,2), %rdx
+	LONG $0x103c8d48 // leaq (%rax,%rdx), %rdi
+	QUAD $0x000000b8249c8b48 // movq 0xb8(%rsp), %rbx
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	LONG $0xdf4c0f48 // cmovlq %rdi, %rbx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xde480f49 // cmovsq %r14, %rbx
 	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	LONG $0xc24c0f4c // cmovlq %rdx, %r8
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	LONG $0xf24c0f48 // cmovlq %rdx, %rsi
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xc1480f4d // cmovsq %r9, %r8
-	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	LONG $0xf84c0f48 // cmovlq %rax, %rdi
+	LONG $0xf6480f49 // cmovsq %r14, %rsi
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0xd04c0f4c // cmovlq %rax, %r10
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xf9480f49 // cmovsq %r9, %rdi
-	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0x2454894c; BYTE $0x10 // movq %r10, 0x10(%rsp)
+	LONG $0xd6480f4d // cmovsq %r14, %r10
+	LONG $0x2454894c; BYTE $0x68 // movq %r10, 0x68(%rsp)
+	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
 	LONG $0xd14c0f4c // cmovlq %rcx, %r10
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xd1480f4d // cmovsq %r9, %r10
-	LONG $0x185d8b4c // movq 0x18(%rbp), %r11
-	QUAD $0x0000000ca50c8d4e // leaq 0xc(,%r12,4), %r9
-	LONG $0xcdaf0f4d // imulq %r13, %r9
-	QUAD $0x00000008a51c8d4a // leaq 0x8(,%r12,4), %rbx
-	LONG $0xddaf0f49 // imulq %r13, %rbx
-	QUAD $0x00000004a53c8d4e // leaq 0x4(,%r12,4), %r15
-	LONG $0xfdaf0f4d // imulq %r13, %r15
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	LONG $0x01cd8349 // orq $0x1, %r13
-	LONG $0xebaf0f4d // imulq %r11, %r13
-	QUAD $0x000000a024ac894c // movq %r13, 0xa0(%rsp)
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	LONG $0x02cd8349 // orq $0x2, %r13
-	LONG $0xebaf0f4d // imulq %r11, %r13
-	QUAD $0x000000c824ac894c // movq %r13, 0xc8(%rsp)
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	LONG $0x03cd8349 // orq $0x3, %r13
-	LONG $0xebaf0f4d // imulq %r11, %r13
-	QUAD $0x000000c024ac894c // movq %r13, 0xc0(%rsp)
-	LONG $0xdcaf0f4d // imulq %r12, %r11
-	QUAD $0x00000098249c894c // movq %r11, 0x98(%rsp)
-	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0x2404894c // movq %r8, (%rsp)
-	LONG $0xc24f0f4d // cmovgq %r10, %r8
-	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	LONG $0xab1c8d4f // leaq (%r11,%r13,4), %r11
-	LONG $0x08658b4c // movq 0x8(%rbp), %r12
-	LONG $0xac2c8d4f // leaq (%r12,%r13,4), %r13
-	LONG $0x246c894c; BYTE $0x28 // movq %r13, 0x28(%rsp)
-	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
-	WORD $0x294c; BYTE $0xc7 // subq %r8, %rdi
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
-	LONG $0x0c3c8d4b // leaq (%r12,%r9), %rdi
-	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
-	LONG $0x813c8d4b // leaq (%r9,%r8,4), %rdi
-	LONG $0x1c0c8d4d // leaq (%r12,%rbx), %r9
-	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
-	LONG $0x830c8d4e // leaq (%rbx,%r8,4), %r9
-	LONG $0x87048d4f // leaq (%r15,%r8,4), %r8
-	LONG $0x3c1c8d4b // leaq (%r12,%r15), %rbx
-	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
-	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
-	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
-	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
-	LONG $0x245c894c; BYTE $0x08 // movq %r11, 0x8(%rsp)
-	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
-	LONG $0x2444894c; BYTE $0x78 // movq %r8, 0x78(%rsp)
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0x0b048d4d // leaq (%r11,%rcx), %r8
-	LONG $0x030c8d4d // leaq (%r11,%rax), %r9
-	LONG $0x592c8d4e // leaq (%rcx,%r11,2), %r13
-	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
-	LONG $0x582c8d4a // leaq (%rax,%r11,2), %rbp
-	WORD $0x8b4c; BYTE $0x1f // movq (%rdi), %r11
-	QUAD $0x000000b8249c894c // movq %r11, 0xb8(%rsp)
-	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
-	LONG $0x585f8b48 // movq 0x58(%rdi), %rbx
-	LONG $0x607f8b4c // movq 0x60(%rdi), %r15
-	QUAD $0x00000090249c894c // movq %r11, 0x90(%rsp)
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0xbb3c8d49 // leaq (%r11,%rdi,4), %rdi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
-	QUAD $0x000000a82494894c // movq %r10, 0xa8(%rsp)
-	QUAD $0x00000000953c8d4a // leaq (,%r10,4), %rdi
-	QUAD $0x000000b024bc8948 // movq %rdi, 0xb0(%rsp)
-	LONG $0x000084e9; BYTE $0x00 // jmp 0x39be <k_attend_values+0x25de>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	QUAD $0x000000b824948b4c // movq 0xb8(%rsp), %r10
-	LONG $0xba3c8d49 // leaq (%r10,%rdi,4), %rdi
-	QUAD $0x0000009824948b4c // movq 0x98(%rsp), %r10
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x97 // vmovups %zmm3, (%rdi,%r10,4)
-	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
-	LONG $0x487cb162; WORD $0x1411; BYTE $0x97 // vmovups %zmm2, (%rdi,%r10,4)
-	QUAD $0x000000c824948b4c // movq 0xc8(%rsp), %r10
-	LONG $0x487cb162; WORD $0x0c11; BYTE $0x97 // vmovups %zmm1, (%rdi,%r10,4)
-	QUAD $0x000000c024948b4c // movq 0xc0(%rsp), %r10
-	LONG $0x487cb162; WORD $0x0411; BYTE $0x97 // vmovups %zmm0, (%rdi,%r10,4)
-	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
-	LONG $0x585f8948 // movq %rbx, 0x58(%rdi)
-	LONG $0x607f894c // movq %r15, 0x60(%rdi)
-	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
-	LONG $0x10728d4d // leaq 0x10(%r10), %r14
-	LONG $0x30678b4c // movq 0x30(%rdi), %r12
-	LONG $0x24448348; WORD $0x4048 // addq $0x40, 0x48(%rsp)
-	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
-	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	LONG $0xf51a8f0f; WORD $0xffff // jg 0x2ed8 <k_attend_values+0x1af8>
-	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
-	QUAD $0x000000a8249c8b4c // movq 0xa8(%rsp), %r11
-	LONG $0x241c3b4c // cmpq (%rsp), %r11
-	LONG $0x00fb8d0f; WORD $0x0000 // jge 0x3ad0 <k_attend_values+0x26f0>
-	QUAD $0x000000b024b48b4c // movq 0xb0(%rsp), %r14
-	LONG $0xf4af0f4d // imulq %r12, %r14
-	LONG $0x2474034c; BYTE $0x48 // addq 0x48(%rsp), %r14
-	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
-	QUAD $0x00000000a5148d4e // leaq (,%r12,4), %r10
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
-	WORD $0x18eb // jmp 0x3a20 <k_attend_values+0x2640>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
-	LONG $0x2424394c // cmpq %r12, (%rsp)
-	LONG $0x00f0840f; WORD $0x0000 // je 0x3b10 <k_attend_values+0x2730>
-	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	WORD $0x0b73 // jae 0x3a30 <k_attend_values+0x2650>
-	WORD $0x180f; BYTE $0x13 // prefetcht1 (%rbx)
-	LONG $0x4053180f // prefetcht1 0x40(%rbx)
-	LONG $0x80eb8348 // subq $-0x80, %rbx
-	LONG $0x487cd162; WORD $0x2610 // vmovups (%r14), %zmm4
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xc39d0f41 // setge %r11b
-	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
-	LONG $0xc79c0f40 // setl %dil
-	WORD $0x2044; BYTE $0xdf // andb %r11b, %dil
-	LONG $0x01ff8040 // cmpb $0x1, %dil
-	WORD $0x0c75 // jne 0x3a59 <k_attend_values+0x2679>
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x585db262; WORD $0x1cb8; BYTE $0xa7 // vfmadd231ps (%rdi,%r12,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	LONG $0xc79d0f40 // setge %dil
-	WORD $0x394d; BYTE $0xcc // cmpq %r9, %r12
-	LONG $0xc39c0f41 // setl %r11b
-	WORD $0x2041; BYTE $0xfb // andb %dil, %r11b
-	LONG $0x01fb8041 // cmpb $0x1, %r11b
-	WORD $0x0c75 // jne 0x3a7c <k_attend_values+0x269c>
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0x585db262; WORD $0x14b8; BYTE $0xa7 // vfmadd231ps (%rdi,%r12,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	LONG $0xc79d0f40 // setge %dil
-	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	LONG $0xc39c0f41 // setl %r11b
-	WORD $0x2041; BYTE $0xfb // andb %dil, %r11b
-	LONG $0x01fb8041 // cmpb $0x1, %r11b
-	WORD $0x0c75 // jne 0x3a9f <k_attend_values+0x26bf>
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	LONG $0x585db262; WORD $0x0cb8; BYTE $0xa7 // vfmadd231ps (%rdi,%r12,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
-	LONG $0xc79d0f40 // setge %dil
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	LONG $0xc39c0f41 // setl %r11b
-	WORD $0x2041; BYTE $0xfb // andb %dil, %r11b
-	LONG $0x01fb8041 // cmpb $0x1, %r11b
-	LONG $0xff56850f; WORD $0xffff // jne 0x3a10 <k_attend_values+0x2630>
-	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
-	LONG $0x585db262; WORD $0x04b8; BYTE $0xa7 // vfmadd231ps (%rdi,%r12,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0xffff45e9; BYTE $0xff // jmp 0x3a10 <k_attend_values+0x2630>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0xd4af0f4d // imulq %r12, %r10
-	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
-	LONG $0x97148d4e // leaq (%rdi,%r10,4), %r10
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0xba348d4d // leaq (%r10,%rdi,4), %r14
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x24543b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r10
-	WORD $0x1a7c // jl 0x3b20 <k_attend_values+0x2740>
-	LONG $0x00008de9; BYTE $0x00 // jmp 0x3b98 <k_attend_values+0x27b8>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x24543b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r10
-	WORD $0x787d // jge 0x3b98 <k_attend_values+0x27b8>
-	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
-	QUAD $0x00000000a5148d4e // leaq (,%r12,4), %r10
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x43eb // jmp 0x3b73 <k_attend_values+0x2793>
-	LONG $0x487cd162; WORD $0x2610 // vmovups (%r14), %zmm4
-	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	LONG $0x585d9262; WORD $0x1cb8; BYTE $0xa3 // vfmadd231ps (%r11,%r12,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
-	LONG $0x585d9262; WORD $0x14b8; BYTE $0xa3 // vfmadd231ps (%r11,%r12,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	LONG $0x585d9262; WORD $0x0cb8; BYTE $0xa3 // vfmadd231ps (%r11,%r12,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
-	LONG $0x585d9262; WORD $0x04b8; BYTE $0xa3 // vfmadd231ps (%r11,%r12,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
-	LONG $0x2464394c; BYTE $0x40 // cmpq %r12, 0x40(%rsp)
-	WORD $0x1d74 // je 0x3b90 <k_attend_values+0x27b0>
-	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	WORD $0xb873 // jae 0x3b30 <k_attend_values+0x2750>
-	WORD $0x180f; BYTE $0x13 // prefetcht1 (%rbx)
-	LONG $0x4053180f // prefetcht1 0x40(%rbx)
-	LONG $0x80eb8348 // subq $-0x80, %rbx
-	WORD $0xabeb // jmp 0x3b30 <k_attend_values+0x2750>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
-	LONG $0xfd9d8d0f; WORD $0xffff // jge 0x3940 <k_attend_values+0x2560>
-	LONG $0x02e4c149 // shlq $0x2, %r12
-	WORD $0x18eb // jmp 0x3bc1 <k_attend_values+0x27e1>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
-	LONG $0x2454394c; BYTE $0x10 // cmpq %r10, 0x10(%rsp)
-	LONG $0xfd7f840f; WORD $0xffff // je 0x3940 <k_attend_values+0x2560>
-	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	WORD $0x0b73 // jae 0x3bd1 <k_attend_values+0x27f1>
-	WORD $0x180f; BYTE $0x13 // prefetcht1 (%rbx)
-	LONG $0x4053180f // prefetcht1 0x40(%rbx)
-	LONG $0x80eb8348 // subq $-0x80, %rbx
-	LONG $0x487cd162; WORD $0x2610 // vmovups (%r14), %zmm4
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	WORD $0x117c // jl 0x3bed <k_attend_values+0x280d>
-	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	WORD $0x0c7d // jge 0x3bed <k_attend_values+0x280d>
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x585db262; WORD $0x1cb8; BYTE $0x97 // vfmadd231ps (%rdi,%r10,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	WORD $0x117c // jl 0x3c03 <k_attend_values+0x2823>
-	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
-	WORD $0x0c7d // jge 0x3c03 <k_attend_values+0x2823>
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0x585db262; WORD $0x14b8; BYTE $0x97 // vfmadd231ps (%rdi,%r10,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
-	WORD $0x117c // jl 0x3c19 <k_attend_values+0x2839>
-	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
-	WORD $0x0c7d // jge 0x3c19 <k_attend_values+0x2839>
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	LONG $0x585db262; WORD $0x0cb8; BYTE $0x97 // vfmadd231ps (%rdi,%r10,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
-	WORD $0x927c // jl 0x3bb0 <k_attend_values+0x27d0>
+	LONG $0xd6480f4d // cmovsq %r14, %r10
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	LONG $0xf5af0f4c // imulq %rbp, %r14
+	QUAD $0x000000a824b4894c // movq %r14, 0xa8(%rsp)
+	QUAD $0x0000000ca5348d4e // leaq 0xc(,%r12,4), %r14
+	LONG $0xf1af0f4d // imulq %r9, %r14
+	LONG $0x2474894c; BYTE $0x50 // movq %r14, 0x50(%rsp)
+	QUAD $0x00000008a52c8d4e // leaq 0x8(,%r12,4), %r13
+	LONG $0xe9af0f4d // imulq %r9, %r13
+	QUAD $0x00000004a5348d4e // leaq 0x4(,%r12,4), %r14
+	LONG $0xf1af0f4d // imulq %r9, %r14
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x01cf8349 // orq $0x1, %r15
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x20498b4d // movq 0x20(%r9), %r9
+	LONG $0xf9af0f4d // imulq %r9, %r15
+	QUAD $0x000000e024bc894c // movq %r15, 0xe0(%rsp)
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x02cf8349 // orq $0x2, %r15
+	LONG $0xf9af0f4d // imulq %r9, %r15
+	QUAD $0x000000d824bc894c // movq %r15, 0xd8(%rsp)
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x03cf8349 // orq $0x3, %r15
+	LONG $0xf9af0f4d // imulq %r9, %r15
+	QUAD $0x000000d024bc894c // movq %r15, 0xd0(%rsp)
+	LONG $0xccaf0f4d // imulq %r12, %r9
+	QUAD $0x000000c8248c894c // movq %r9, 0xc8(%rsp)
 	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	WORD $0x8d7d // jge 0x3bb0 <k_attend_values+0x27d0>
-	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
-	LONG $0x585db262; WORD $0x04b8; BYTE $0x97 // vfmadd231ps (%rdi,%r10,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0xffff7ce9; BYTE $0xff // jmp 0x3bb0 <k_attend_values+0x27d0>
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
-	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
-	LONG $0x28453b48 // cmpq 0x28(%rbp), %rax
-	LONG $0x036c8e0f; WORD $0x0000 // jle 0x3fbe <k_attend_values+0x2bde>
-	LONG $0x000d7ee9; BYTE $0x00 // jmp 0x49d5 <k_attend_values+0x35f5>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	QUAD $0x000000b02494894c // movq %r10, 0xb0(%rsp)
+	LONG $0xca4f0f4d // cmovgq %r10, %r9
+	QUAD $0x000000008d248d4e // leaq (,%r9,4), %r12
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x94348d4b // leaq (%r12,%r10,4), %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x08668b4c // movq 0x8(%rsi), %r12
+	LONG $0x94148d4f // leaq (%r12,%r10,4), %r10
+	LONG $0x2454894c; BYTE $0x10 // movq %r10, 0x10(%rsp)
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	WORD $0x294d; BYTE $0xca // subq %r9, %r10
+	LONG $0x2454894c; BYTE $0x18 // movq %r10, 0x18(%rsp)
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0x34148d4d // leaq (%r12,%rsi), %r10
+	LONG $0x2454894c; BYTE $0x38 // movq %r10, 0x38(%rsp)
+	LONG $0x8e148d4e // leaq (%rsi,%r9,4), %r10
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
+	LONG $0x8e2c8d4e // leaq (%rsi,%r9,4), %r13
+	LONG $0x8e0c8d4f // leaq (%r14,%r9,4), %r9
+	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
+	LONG $0x2474894c; BYTE $0x40 // movq %r14, 0x40(%rsp)
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	QUAD $0x0000008824ac894c // movq %r13, 0x88(%rsp)
+	LONG $0x2464014c; BYTE $0x58 // addq %r12, 0x58(%rsp)
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
+	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
+	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	LONG $0x09148d4d // leaq (%r9,%rcx), %r10
+	LONG $0x01348d4d // leaq (%r9,%rax), %r14
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	LONG $0x492c8d4a // leaq (%rcx,%r9,2), %rbp
+	LONG $0x48248d4e // leaq (%rax,%r9,2), %r12
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	WORD $0x8b4d; BYTE $0x09 // movq (%r9), %r9
+	QUAD $0x000000a0248c894c // movq %r9, 0xa0(%rsp)
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
+	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
+	QUAD $0x00000098249c8948 // movq %rbx, 0x98(%rsp)
+	WORD $0x6deb // jmp 0x6a34 <k_attend_values+0x2bf4>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	QUAD $0x000000a0248c8b4c // movq 0xa0(%rsp), %r9
+	LONG $0xb1348d49 // leaq (%r9,%rsi,4), %rsi
+	QUAD $0x000000c8248c8b4c // movq 0xc8(%rsp), %r9
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x8e // vmovups %zmm3, (%rsi,%r9,4)
+	QUAD $0x000000e0248c8b4c // movq 0xe0(%rsp), %r9
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x8e // vmovups %zmm2, (%rsi,%r9,4)
+	QUAD $0x000000d8248c8b4c // movq 0xd8(%rsp), %r9
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x8e // vmovups %zmm1, (%rsi,%r9,4)
+	QUAD $0x000000d0248c8b4c // movq 0xd0(%rsp), %r9
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x8e // vmovups %zmm0, (%rsi,%r9,4)
+	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
+	LONG $0x105e8d4c // leaq 0x10(%rsi), %r11
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x245c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r11
+	LONG $0xf1ad8f0f; WORD $0xffff // jg 0x5be1 <k_attend_values+0x1da1>
+	LONG $0x245c894c; BYTE $0x70 // movq %r11, 0x70(%rsp)
+	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
+	QUAD $0x000000a824b48b48 // movq 0xa8(%rsp), %rsi
+	LONG $0x0e2c8d4e // leaq (%rsi,%r9), %r13
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	QUAD $0x000000b0249c8b4c // movq 0xb0(%rsp), %r11
+	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
+	LONG $0x01018d0f; WORD $0x0000 // jge 0x6b60 <k_attend_values+0x2d20>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0x105e8b4c // movq 0x10(%rsi), %r11
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
-	WORD $0x2949; BYTE $0xfa // subq %rdi, %r10
-	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
-	LONG $0x01698f0f; WORD $0x0000 // jg 0x3de2 <k_attend_values+0x2a02>
+	WORD $0x19eb // jmp 0x6a91 <k_attend_values+0x2c51>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
+	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
+	LONG $0x00ef840f; WORD $0x0000 // je 0x6b80 <k_attend_values+0x2d40>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2473 // jae 0x6abc <k_attend_values+0x2c7c>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
+	WORD $0x0b7e // jle 0x6ab9 <k_attend_values+0x2c79>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x487c9162; WORD $0x2410; BYTE $0xab // vmovups (%r11,%r13,4), %zmm4
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xc19d0f41 // setge %r9b
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	LONG $0xc69c0f40 // setl %sil
+	WORD $0x2044; BYTE $0xce // andb %r9b, %sil
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	WORD $0x0c75 // jne 0x6ae6 <k_attend_values+0x2ca6>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x585df262; WORD $0x1cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
+	LONG $0xc19c0f41 // setl %r9b
+	WORD $0x2041; BYTE $0xf1 // andb %sil, %r9b
+	LONG $0x01f98041 // cmpb $0x1, %r9b
+	WORD $0x0c75 // jne 0x6b09 <k_attend_values+0x2cc9>
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x585df262; WORD $0x14b8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
+	LONG $0xc19c0f41 // setl %r9b
+	WORD $0x2041; BYTE $0xf1 // andb %sil, %r9b
+	LONG $0x01f98041 // cmpb $0x1, %r9b
+	WORD $0x0c75 // jne 0x6b2c <k_attend_values+0x2cec>
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x585df262; WORD $0x0cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	LONG $0xc69d0f40 // setge %sil
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	LONG $0xc19c0f41 // setl %r9b
+	WORD $0x2041; BYTE $0xf1 // andb %sil, %r9b
+	LONG $0x01f98041 // cmpb $0x1, %r9b
+	LONG $0xff39850f; WORD $0xffff // jne 0x6a80 <k_attend_values+0x2c40>
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x585df262; WORD $0x04b8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0xffff28e9; BYTE $0xff // jmp 0x6a80 <k_attend_values+0x2c40>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x245c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r11
+	WORD $0x237c // jl 0x6b96 <k_attend_values+0x2d56>
+	LONG $0x0000c5e9; BYTE $0x00 // jmp 0x6c3d <k_attend_values+0x2dfd>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	QUAD $0x00000098249c8b48 // movq 0x98(%rsp), %rbx
+	LONG $0x245c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r11
+	LONG $0x00a78d0f; WORD $0x0000 // jge 0x6c3d <k_attend_values+0x2dfd>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x105e8b4c // movq 0x10(%rsi), %r11
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x5aeb // jmp 0x6bfc <k_attend_values+0x2dbc>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x487c9162; WORD $0x2410; BYTE $0xab // vmovups (%r11,%r13,4), %zmm4
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x585df262; WORD $0x1cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	LONG $0x585df262; WORD $0x14b8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	QUAD $0x0000008824b48b48 // movq 0x88(%rsp), %rsi
+	LONG $0x585df262; WORD $0x0cb8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0x585df262; WORD $0x04b8; BYTE $0x9e // vfmadd231ps (%rsi,%rbx,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x245c3948; BYTE $0x18 // cmpq %rbx, 0x18(%rsp)
+	WORD $0x3474 // je 0x6c30 <k_attend_values+0x2df0>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0xb073 // jae 0x6bb3 <k_attend_values+0x2d73>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
+	WORD $0x977e // jle 0x6bb0 <k_attend_values+0x2d70>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
+	WORD $0x8aeb // jmp 0x6bb0 <k_attend_values+0x2d70>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
+	QUAD $0x00000098249c8b48 // movq 0x98(%rsp), %rbx
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	LONG $0xfd8a8d0f; WORD $0xffff // jge 0x69d0 <k_attend_values+0x2b90>
+	LONG $0x02e5c149 // shlq $0x2, %r13
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x106e034c // addq 0x10(%rsi), %r13
+	WORD $0x20eb // jmp 0x6c74 <k_attend_values+0x2e34>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	QUAD $0x0000008024ac034c // addq 0x80(%rsp), %r13
+	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
+	LONG $0xfd5c840f; WORD $0xffff // je 0x69d0 <k_attend_values+0x2b90>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2473 // jae 0x6c9f <k_attend_values+0x2e5f>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
+	WORD $0x0b7e // jle 0x6c9c <k_attend_values+0x2e5c>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x487cd162; WORD $0x6510; BYTE $0x00 // vmovups (%r13), %zmm4
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	WORD $0x117c // jl 0x6cbc <k_attend_values+0x2e7c>
+	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
+	WORD $0x0c7d // jge 0x6cbc <k_attend_values+0x2e7c>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x585db262; WORD $0x1cb8; BYTE $0x9e // vfmadd231ps (%rsi,%r11,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	WORD $0x117c // jl 0x6cd2 <k_attend_values+0x2e92>
+	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
+	WORD $0x0c7d // jge 0x6cd2 <k_attend_values+0x2e92>
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x585db262; WORD $0x14b8; BYTE $0x9e // vfmadd231ps (%rsi,%r11,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	WORD $0x117c // jl 0x6ce8 <k_attend_values+0x2ea8>
+	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
+	WORD $0x0c7d // jge 0x6ce8 <k_attend_values+0x2ea8>
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x585db262; WORD $0x0cb8; BYTE $0x9e // vfmadd231ps (%rsi,%r11,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
+	LONG $0xff6f8c0f; WORD $0xffff // jl 0x6c60 <k_attend_values+0x2e20>
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	LONG $0xff668d0f; WORD $0xffff // jge 0x6c60 <k_attend_values+0x2e20>
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x585db262; WORD $0x04b8; BYTE $0x9e // vfmadd231ps (%rsi,%r11,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0xffff55e9; BYTE $0xff // jmp 0x6c60 <k_attend_values+0x2e20>
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x00038be9; BYTE $0x00 // jmp 0x709f <k_attend_values+0x325f>
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x24748b4c; BYTE $0x60 // movq 0x60(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
+	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
+	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
+	LONG $0x01898f0f; WORD $0x0000 // jg 0x6ece <k_attend_values+0x308e>
+	LONG $0x24743b48; BYTE $0x38 // cmpq 0x38(%rsp), %rsi
+	LONG $0x02c08d0f; WORD $0x0000 // jge 0x7010 <k_attend_values+0x31d0>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xe1 // movl %r12d, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x170c8d49 // leaq (%r15,%rdx), %rcx
+	LONG $0x07148d4d // leaq (%r15,%rax), %r10
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0x7a348d4e // leaq (%rdx,%r15,2), %r14
+	LONG $0x783c8d4e // leaq (%rax,%r15,2), %r15
+	QUAD $0x0000000c9d3c8d48 // leaq 0xc(,%rbx,4), %rdi
+	LONG $0xfcaf0f49 // imulq %r12, %rdi
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	QUAD $0x000000089d1c8d48 // leaq 0x8(,%rbx,4), %rbx
+	LONG $0xdcaf0f49 // imulq %r12, %rbx
+	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
+	QUAD $0x00000004bd0c8d4c // leaq 0x4(,%rdi,4), %r9
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0xccaf0f4d // imulq %r12, %r9
+	LONG $0x244c034c; BYTE $0x18 // addq 0x18(%rsp), %r9
+	LONG $0x02e3c149 // shlq $0x2, %r11
+	LONG $0x105d034d // addq 0x10(%r13), %r11
+	QUAD $0x00000000ad2c8d4c // leaq (,%rbp,4), %r13
+	WORD $0x17eb // jmp 0x6de1 <k_attend_values+0x2fa1>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	WORD $0x014d; BYTE $0xeb // addq %r13, %r11
+	LONG $0x24743948; BYTE $0x38 // cmpq %rsi, 0x38(%rsp)
+	LONG $0x01f7840f; WORD $0x0000 // je 0x6fd8 <k_attend_values+0x3198>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2c73 // jae 0x6e14 <k_attend_values+0x2fd4>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	LONG $0x02818d0f; WORD $0x0000 // jge 0x3f05 <k_attend_values+0x2b25>
+	WORD $0x0a7e // jle 0x6e07 <k_attend_values+0x2fc7>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
+	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
+	WORD $0x1775 // jne 0x6e30 <k_attend_values+0x2ff0>
+	LONG $0x487cd162; WORD $0x2310 // vmovups (%r11), %zmm4
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	WORD $0x177d // jge 0x6e3b <k_attend_values+0x2ffb>
+	WORD $0x26eb // jmp 0x6e4c <k_attend_values+0x300c>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cd162; WORD $0x2310 // vmovups (%r11), %zmm4 {%k1} {z}
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	WORD $0x117c // jl 0x6e4c <k_attend_values+0x300c>
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x0c7d // jge 0x6e4c <k_attend_values+0x300c>
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x585dd262; WORD $0x1cb8; BYTE $0xb4 // vfmadd231ps (%r12,%rsi,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0x0c7c // jl 0x6e5d <k_attend_values+0x301d>
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	WORD $0x077d // jge 0x6e5d <k_attend_values+0x301d>
+	LONG $0x585dd262; WORD $0x14b8; BYTE $0xb1 // vfmadd231ps (%r9,%rsi,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0x0c7c // jl 0x6e6e <k_attend_values+0x302e>
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	WORD $0x077d // jge 0x6e6e <k_attend_values+0x302e>
+	LONG $0x585df262; WORD $0x0cb8; BYTE $0xb3 // vfmadd231ps (%rbx,%rsi,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x24743b48; BYTE $0x58 // cmpq 0x58(%rsp), %rsi
+	LONG $0xff578c0f; WORD $0xffff // jl 0x6dd0 <k_attend_values+0x2f90>
+	LONG $0x24743b48; BYTE $0x10 // cmpq 0x10(%rsp), %rsi
+	LONG $0xff4c8d0f; WORD $0xffff // jge 0x6dd0 <k_attend_values+0x2f90>
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	LONG $0x585dd262; WORD $0x04b8; BYTE $0xb4 // vfmadd231ps (%r12,%rsi,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0xffff3be9; BYTE $0xff // jmp 0x6dd0 <k_attend_values+0x2f90>
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
+	LONG $0x24748b4c; BYTE $0x60 // movq 0x60(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
+	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
+	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	WORD $0x2949; BYTE $0xf1 // subq %rsi, %r9
+	LONG $0x247c8948; BYTE $0x70 // movq %rdi, 0x70(%rsp)
+	LONG $0xfe778e0f; WORD $0xffff // jle 0x6d45 <k_attend_values+0x2f05>
 	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	WORD $0x8944; BYTE $0xe1 // movl %r12d, %ecx
 	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
 	WORD $0xf741; BYTE $0xd2 // notl %r10d
 	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0x330c8d4b // leaq (%r11,%r14), %rcx
-	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
-	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
-	WORD $0x8948; BYTE $0xf5 // movq %rsi, %rbp
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
-	LONG $0x6e348d4f // leaq (%r14,%r13,2), %r14
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x6f3c8d4f // leaq (%r15,%r13,2), %r15
-	QUAD $0x000000d024ac8b4c // movq 0xd0(%rsp), %r13
-	QUAD $0x0000000cad148d4e // leaq 0xc(,%r13,4), %r10
-	LONG $0xd5af0f4c // imulq %rbp, %r10
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
-	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
-	QUAD $0x00000008ad148d4e // leaq 0x8(,%r13,4), %r10
-	LONG $0xd5af0f4c // imulq %rbp, %r10
-	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
-	QUAD $0x00000004ad2c8d4e // leaq 0x4(,%r13,4), %r13
-	LONG $0xedaf0f4c // imulq %rbp, %r13
-	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	QUAD $0x00000000a52c8d4a // leaq (,%r12,4), %rbp
-	WORD $0x20eb // jmp 0x3d21 <k_attend_values+0x2941>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x0148; BYTE $0xeb // addq %rbp, %rbx
-	LONG $0x247c3948; BYTE $0x28 // cmpq %rdi, 0x28(%rsp)
-	LONG $0x01aa840f; WORD $0x0000 // je 0x3ecb <k_attend_values+0x2aeb>
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	WORD $0x0b73 // jae 0x3d32 <k_attend_values+0x2952>
-	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
-	LONG $0x4050180f // prefetcht1 0x40(%rax)
-	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	WORD $0x1975 // jne 0x3d50 <k_attend_values+0x2970>
-	LONG $0x487cf162; WORD $0x2310 // vmovups (%rbx), %zmm4
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0x197d // jge 0x3d5b <k_attend_values+0x297b>
-	WORD $0x28eb // jmp 0x3d6c <k_attend_values+0x298c>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0xc97cf162; WORD $0x2310 // vmovups (%rbx), %zmm4 {%k1} {z}
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0x117c // jl 0x3d6c <k_attend_values+0x298c>
-	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
-	WORD $0x0c7d // jge 0x3d6c <k_attend_values+0x298c>
-	LONG $0x24648b4c; BYTE $0x40 // movq 0x40(%rsp), %r12
-	LONG $0x585dd262; WORD $0x1cb8; BYTE $0xbc // vfmadd231ps (%r12,%rdi,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	WORD $0x0d7c // jl 0x3d7e <k_attend_values+0x299e>
-	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
-	WORD $0x087d // jge 0x3d7e <k_attend_values+0x299e>
-	QUAD $0x00bd54b8585dd262 // vfmadd231ps (%r13,%rdi,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
-	WORD $0x0c7c // jl 0x3d8f <k_attend_values+0x29af>
-	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
-	WORD $0x077d // jge 0x3d8f <k_attend_values+0x29af>
-	LONG $0x585dd262; WORD $0x0cb8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x247c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdi
-	LONG $0xff768c0f; WORD $0xffff // jl 0x3d10 <k_attend_values+0x2930>
-	LONG $0x247c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rdi
-	LONG $0xff6b8d0f; WORD $0xffff // jge 0x3d10 <k_attend_values+0x2930>
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x585dd262; WORD $0x04b8; BYTE $0xbc // vfmadd231ps (%r12,%rdi,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0xffff5ae9; BYTE $0xff // jmp 0x3d10 <k_attend_values+0x2930>
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	WORD $0x894d; BYTE $0xef // movq %r13, %r15
-	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
-	WORD $0x2949; BYTE $0xfa // subq %rdi, %r10
-	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
-	LONG $0xfe978e0f; WORD $0xffff // jle 0x3c79 <k_attend_values+0x2899>
-	LONG $0x247c894c; BYTE $0x68 // movq %r15, 0x68(%rsp)
-	LONG $0x2474894c; BYTE $0x20 // movq %r14, 0x20(%rsp)
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	QUAD $0x000000d024bc8b4c // movq 0xd0(%rsp), %r15
-	QUAD $0x0000000cbd0c8d4a // leaq 0xc(,%r15,4), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	QUAD $0x00000000bd348d4c // leaq (,%rdi,4), %r14
-	LONG $0xb90c8d48 // leaq (%rcx,%rdi,4), %rcx
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
-	QUAD $0x00000008bd1c8d4e // leaq 0x8(,%r15,4), %r11
-	LONG $0xdeaf0f4c // imulq %rsi, %r11
-	LONG $0xbb1c8d4d // leaq (%r11,%rdi,4), %r11
-	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
-	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	LONG $0xb6348d4d // leaq (%r14,%rsi,4), %r14
-	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
-	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
-	QUAD $0x00000004bd3c8d4e // leaq 0x4(,%r15,4), %r15
-	LONG $0xfdaf0f4d // imulq %r13, %r15
-	LONG $0xbf3c8d49 // leaq (%r15,%rdi,4), %rdi
-	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	QUAD $0x00000000a53c8d4e // leaq (,%r12,4), %r15
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x3beb // jmp 0x3ead <k_attend_values+0x2acd>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0x2310 // vmovups (%rbx), %zmm4
-	LONG $0x585d9262; WORD $0x1cb8; BYTE $0xa6 // vfmadd231ps (%r14,%r12,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x585db262; WORD $0x14b8; BYTE $0xa7 // vfmadd231ps (%rdi,%r12,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x585d9262; WORD $0x0cb8; BYTE $0xa3 // vfmadd231ps (%r11,%r12,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x585db262; WORD $0x04b8; BYTE $0xa1 // vfmadd231ps (%rcx,%r12,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
-	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	WORD $0x3374 // je 0x3ee0 <k_attend_values+0x2b00>
-	LONG $0x24043b48 // cmpq (%rsp), %rax
-	WORD $0x0b73 // jae 0x3ebe <k_attend_values+0x2ade>
-	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
-	LONG $0x4050180f // prefetcht1 0x40(%rax)
-	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	WORD $0xbd74 // je 0x3e80 <k_attend_values+0x2aa0>
-	LONG $0xc97cf162; WORD $0x2310 // vmovups (%rbx), %zmm4 {%k1} {z}
-	WORD $0xbbeb // jmp 0x3e86 <k_attend_values+0x2aa6>
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	WORD $0x3deb // jmp 0x3f1d <k_attend_values+0x2b3d>
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	LONG $0x104d8b49 // movq 0x10(%r13), %rcx
+	QUAD $0x0000000c9d148d4c // leaq 0xc(,%rbx,4), %r10
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	QUAD $0x00000000b5348d4c // leaq (,%rsi,4), %r14
+	LONG $0xb2148d4d // leaq (%r10,%rsi,4), %r10
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	QUAD $0x000000089d1c8d48 // leaq 0x8(,%rbx,4), %rbx
+	LONG $0xdcaf0f49 // imulq %r12, %rbx
+	LONG $0xb31c8d48 // leaq (%rbx,%rsi,4), %rbx
+	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
 	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
-	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	LONG $0xfd7f8c0f; WORD $0xffff // jl 0x3c84 <k_attend_values+0x28a4>
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xce92fbc5 // kmovd %esi, %k1
-	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
-	QUAD $0x00000000850c8d4a // leaq (,%r8,4), %rcx
-	LONG $0x004d0348 // addq (%rbp), %rcx
-	LONG $0x18758b48 // movq 0x18(%rbp), %rsi
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	QUAD $0x000000d0249c8b4c // movq 0xd0(%rsp), %r11
-	LONG $0xfbaf0f49 // imulq %r11, %rdi
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	LONG $0x01c98349 // orq $0x1, %r9
-	LONG $0xceaf0f4c // imulq %rsi, %r9
-	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x02ca8349 // orq $0x2, %r10
-	LONG $0xd6af0f4c // imulq %rsi, %r10
-	LONG $0x03cb8349 // orq $0x3, %r11
-	LONG $0xdeaf0f4c // imulq %rsi, %r11
-	LONG $0xb9048d4c // leaq (%rcx,%rdi,4), %r8
-	LONG $0x893c8d4a // leaq (%rcx,%r9,4), %rdi
-	LONG $0x91348d4a // leaq (%rcx,%r10,4), %rsi
-	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
-	WORD $0x394d; BYTE $0xf4 // cmpq %r14, %r12
-	WORD $0x1a75 // jne 0x3f8c <k_attend_values+0x2bac>
-	LONG $0x487cd162; WORD $0x1811 // vmovups %zmm3, (%r8)
-	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
-	LONG $0x487cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi)
-	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
-	WORD $0x18eb // jmp 0x3fa4 <k_attend_values+0x2bc4>
-	LONG $0x497cd162; WORD $0x1811 // vmovups %zmm3, (%r8) {%k1}
-	LONG $0x497cf162; WORD $0x1711 // vmovups %zmm2, (%rdi) {%k1}
-	LONG $0x497cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi) {%k1}
-	LONG $0x497cf162; WORD $0x0111 // vmovups %zmm0, (%rcx) {%k1}
-	LONG $0x58458948 // movq %rax, 0x58(%rbp)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x60458948 // movq %rax, 0x60(%rbp)
-	LONG $0x02438d48 // leaq 0x2(%rbx), %rax
-	LONG $0x28453b48 // cmpq 0x28(%rbp), %rax
-	LONG $0x0a178f0f; WORD $0x0000 // jg 0x49d5 <k_attend_values+0x35f5>
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0x30758b48 // movq 0x30(%rbp), %rsi
-	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	QUAD $0x00000088249c8948 // movq %rbx, 0x88(%rsp)
-	LONG $0x01b08d0f; WORD $0x0000 // jge 0x4189 <k_attend_values+0x2da9>
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	LONG $0x10c98348 // orq $0x10, %rcx
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0x05da8e0f; WORD $0x0000 // jle 0x45c5 <k_attend_values+0x31e5>
-	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x09c98e0f; WORD $0x0000 // jle 0x49c8 <k_attend_values+0x35e8>
-	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	LONG $0x58458b48 // movq 0x58(%rbp), %rax
-	LONG $0x20758b4c // movq 0x20(%rbp), %r14
-	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
-	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
-	LONG $0xf2af0f4c // imulq %rdx, %r14
-	LONG $0x507d8b48 // movq 0x50(%rbp), %rdi
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0xc2af0f4c // imulq %rdx, %r8
-	LONG $0x404d8b4c // movq 0x40(%rbp), %r9
-	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
-	LONG $0x4845034c // addq 0x48(%rbp), %r8
-	LONG $0x380c8d49 // leaq (%r8,%rdi), %rcx
-	LONG $0x385d8b48 // movq 0x38(%rbp), %rbx
-	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	LONG $0xd94c0f48 // cmovlq %rcx, %rbx
+	LONG $0xbe348d4f // leaq (%r14,%r15,4), %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	QUAD $0x000000c024bc8b48 // movq 0xc0(%rsp), %rdi
+	QUAD $0x00000004bd3c8d4c // leaq 0x4(,%rdi,4), %r15
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0xfcaf0f4d // imulq %r12, %r15
+	LONG $0xb7348d49 // leaq (%r15,%rsi,4), %rsi
+	LONG $0x24740348; BYTE $0x18 // addq 0x18(%rsp), %rsi
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xdf480f49 // cmovsq %r15, %rbx
-	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
-	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
-	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
-	LONG $0xdf4c0f4c // cmovlq %rdi, %r11
-	LONG $0x60558b48 // movq 0x60(%rbp), %rdx
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xdf480f4d // cmovsq %r15, %r11
-	WORD $0x3949; BYTE $0xd8 // cmpq %rbx, %r8
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	LONG $0xc84c0f49 // cmovlq %r8, %rcx
-	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
-	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	WORD $0x31eb // jmp 0x6f7e <k_attend_values+0x313e>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97cd162; WORD $0x2410; BYTE $0x24 // vmovups (%r12), %zmm4 {%k1} {z}
+	LONG $0x585d9262; WORD $0x1cb8; BYTE $0xbe // vfmadd231ps (%r14,%r15,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x585db262; WORD $0x14b8; BYTE $0xbe // vfmadd231ps (%rsi,%r15,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x585db262; WORD $0x0cb8; BYTE $0xbb // vfmadd231ps (%rbx,%r15,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x585d9262; WORD $0x04b8; BYTE $0xba // vfmadd231ps (%r10,%r15,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	WORD $0x0149; BYTE $0xeb // addq %rbp, %r11
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x394d; BYTE $0xf9 // cmpq %r15, %r9
+	WORD $0x6874 // je 0x6fe6 <k_attend_values+0x31a6>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2973 // jae 0x6fae <k_attend_values+0x316e>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	WORD $0x0b7e // jle 0x6fa6 <k_attend_values+0x3166>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
+	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x99248d4e // leaq (%rcx,%r11,4), %r12
+	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
+	WORD $0x9975 // jne 0x6f50 <k_attend_values+0x3110>
+	LONG $0x487cd162; WORD $0x2410; BYTE $0x24 // vmovups (%r12), %zmm4
+	WORD $0x97eb // jmp 0x6f57 <k_attend_values+0x3117>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x497cf162; WORD $0x0211 // vmovups %zmm0, (%rdx) {%k1}
+	LONG $0x000c74e9; BYTE $0x00 // jmp 0x7c4c <k_attend_values+0x3e0c>
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
+	WORD $0x3aeb // jmp 0x7020 <k_attend_values+0x31e0>
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
+	LONG $0x24748b4c; BYTE $0x60 // movq 0x60(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
+	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
+	LONG $0x24743b48; BYTE $0x38 // cmpq 0x38(%rsp), %rsi
+	LONG $0xfd408c0f; WORD $0xffff // jl 0x6d50 <k_attend_values+0x2f10>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0x8944; BYTE $0xe1 // movl %r12d, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
+	LONG $0x00450349 // addq (%r13), %rax
+	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xd3af0f48 // imulq %rbx, %rdx
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0x02c98349 // orq $0x2, %r9
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x03cb8348 // orq $0x3, %rbx
+	LONG $0xd9af0f48 // imulq %rcx, %rbx
+	LONG $0x90348d48 // leaq (%rax,%rdx,4), %rsi
+	LONG $0xb8148d48 // leaq (%rax,%rdi,4), %rdx
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
+	WORD $0x1a75 // jne 0x7087 <k_attend_values+0x3247>
+	LONG $0x487cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi)
+	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
+	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	WORD $0x18eb // jmp 0x709f <k_attend_values+0x325f>
+	LONG $0x497cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi) {%k1}
+	LONG $0x497cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k1}
+	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
+	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
+	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
+	LONG $0x024b8d48 // leaq 0x2(%rbx), %rcx
+	QUAD $0x00000140248c3b48 // cmpq 0x140(%rsp), %rcx
+	LONG $0xceaf8f0f; WORD $0xffff // jg 0x3f68 <k_attend_values+0x128>
+	LONG $0x40fd8348 // cmpq $0x40, %rbp
+	QUAD $0x00000090249c8948 // movq %rbx, 0x90(%rsp)
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x01cd8d0f; WORD $0x0000 // jge 0x729d <k_attend_values+0x345d>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0x10c88348 // orq $0x10, %rax
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
+	LONG $0x061d8e0f; WORD $0x0000 // jle 0x7705 <k_attend_values+0x38c5>
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x09088e0f; WORD $0x0000 // jle 0x7a06 <k_attend_values+0x3bc6>
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x284a8b49 // movq 0x28(%r10), %rcx
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	LONG $0xffaf0f4c // imulq %rdi, %r15
+	LONG $0x58428b49 // movq 0x58(%r10), %rax
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0xf7af0f48 // imulq %rdi, %rsi
+	LONG $0x487a8b49 // movq 0x48(%r10), %rdi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	LONG $0x50720349 // addq 0x50(%r10), %rsi
+	LONG $0x060c8d4c // leaq (%rsi,%rax), %r9
+	QUAD $0x000000b824948b48 // movq 0xb8(%rsp), %rdx
+	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
 	LONG $0xd94c0f49 // cmovlq %r9, %rbx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xdf480f49 // cmovsq %r15, %rbx
-	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
-	LONG $0xe6af0f4c // imulq %rsi, %r12
-	LONG $0x02e4c149 // shlq $0x2, %r12
-	LONG $0x1065034c // addq 0x10(%rbp), %r12
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xcf480f49 // cmovsq %r15, %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	LONG $0x08558b4c // movq 0x8(%rbp), %r10
-	LONG $0xb23c8d4f // leaq (%r10,%r14,4), %r15
-	LONG $0xac248d4f // leaq (%r12,%r13,4), %r12
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
-	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
-	LONG $0x0cf48d0f; WORD $0x0000 // jge 0x4db8 <k_attend_values+0x39d8>
-	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0xde480f49 // cmovsq %r14, %rbx
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0xd04c0f48 // cmovlq %rax, %rdx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xd6480f49 // cmovsq %r14, %rdx
+	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
+	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	LONG $0xee4c0f4c // cmovlq %rsi, %r13
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
+	LONG $0xdf4c0f48 // cmovlq %rdi, %rbx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xde480f49 // cmovsq %r14, %rbx
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0xddaf0f4c // imulq %rbp, %r11
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xee480f4d // cmovsq %r14, %r13
+	LONG $0x08728b4d // movq 0x8(%r10), %r14
+	LONG $0xbe3c8d4f // leaq (%r14,%r15,4), %r15
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x2474894c; BYTE $0x38 // movq %r14, 0x38(%rsp)
+	LONG $0x086b8d0f; WORD $0x0000 // jge 0x7a22 <k_attend_values+0x3be2>
 	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	WORD $0xe5d3 // shll %cl, %ebp
 	WORD $0xd5f7 // notl %ebp
 	LONG $0xcd92fbc5 // kmovd %ebp, %k1
-	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
-	QUAD $0x000000048d0c8d48 // leaq 0x4(,%rcx,4), %rcx
-	LONG $0x4caf0f48; WORD $0x2824 // imulq 0x28(%rsp), %rcx
-	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
-	QUAD $0x00000000b52c8d4c // leaq (,%rsi,4), %r13
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x17eb // jmp 0x4117 <k_attend_values+0x2d37>
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
+	LONG $0x106a8b49 // movq 0x10(%r10), %rbp
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	QUAD $0x000000048d248d4c // leaq 0x4(,%rcx,4), %r12
+	LONG $0x64af0f4c; WORD $0x1824 // imulq 0x18(%rsp), %r12
+	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	WORD $0x15eb // jmp 0x7201 <k_attend_values+0x33c1>
+	LONG $0x00401f0f // nopl (%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	LONG $0x0d2a840f; WORD $0x0000 // je 0x4e41 <k_attend_values+0x3a61>
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0x0b73 // jae 0x4127 <k_attend_values+0x2d47>
-	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
-	LONG $0x4050180f // prefetcht1 0x40(%rax)
-	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	WORD $0x1475 // jne 0x4140 <k_attend_values+0x2d60>
-	LONG $0x487cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2
-	WORD $0x12eb // jmp 0x4147 <k_attend_values+0x2d67>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc97cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2 {%k1} {z}
-	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	LONG $0xc29d0f41 // setge %r10b
-	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	LONG $0xc59c0f40 // setl %bpl
-	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
-	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x0775 // jne 0x4165 <k_attend_values+0x2d85>
-	LONG $0x586dd262; WORD $0x0cb8; BYTE $0x9f // vfmadd231ps (%r15,%rbx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x245c034c; BYTE $0x08 // addq 0x8(%rsp), %r11
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	LONG $0x0834840f; WORD $0x0000 // je 0x7a35 <k_attend_values+0x3bf5>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2473 // jae 0x722c <k_attend_values+0x33ec>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
+	WORD $0x0b7e // jle 0x7229 <k_attend_values+0x33e9>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
+	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
+	QUAD $0x000000009d348d4e // leaq (,%r11,4), %r14
+	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
+	LONG $0x244c394c; BYTE $0x08 // cmpq %r9, 0x8(%rsp)
+	WORD $0x1275 // jne 0x7250 <k_attend_values+0x3410>
+	LONG $0x487cd162; WORD $0x1610 // vmovups (%r14), %zmm2
+	WORD $0x10eb // jmp 0x7256 <k_attend_values+0x3416>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cd162; WORD $0x1610 // vmovups (%r14), %zmm2 {%k1} {z}
 	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	LONG $0xc69d0f41 // setge %r14b
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	LONG $0xc29c0f41 // setl %r10b
+	WORD $0x2045; BYTE $0xf2 // andb %r14b, %r10b
+	LONG $0x01fa8041 // cmpb $0x1, %r10b
+	WORD $0x0775 // jne 0x7274 <k_attend_values+0x3434>
+	LONG $0x586dd262; WORD $0x0cb8; BYTE $0x9f // vfmadd231ps (%r15,%rbx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
 	LONG $0xc29d0f41 // setge %r10b
-	LONG $0x241c3b48 // cmpq (%rsp), %rbx
-	LONG $0xc59c0f40 // setl %bpl
-	WORD $0x2044; BYTE $0xd5 // andb %r10b, %bpl
-	LONG $0x01fd8040 // cmpb $0x1, %bpl
-	WORD $0x8375 // jne 0x4100 <k_attend_values+0x2d20>
-	LONG $0x586df262; WORD $0x04b8; BYTE $0x99 // vfmadd231ps (%rcx,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0xffff77e9; BYTE $0xff // jmp 0x4100 <k_attend_values+0x2d20>
-	LONG $0x00458b48 // movq (%rbp), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x084d8b48 // movq 0x8(%rbp), %rcx
-	LONG $0x20558b48 // movq 0x20(%rbp), %rdx
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0xc3af0f48 // imulq %rbx, %rax
-	LONG $0x507d8b48 // movq 0x50(%rbp), %rdi
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0xc3af0f4c // imulq %rbx, %r8
-	LONG $0x404d8b4c // movq 0x40(%rbp), %r9
-	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
-	LONG $0x4845034c // addq 0x48(%rbp), %r8
-	LONG $0x38148d4d // leaq (%r8,%rdi), %r10
-	LONG $0x385d8b4c // movq 0x38(%rbp), %r11
-	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	LONG $0xda4c0f4d // cmovlq %r10, %r11
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xdc480f4d // cmovsq %r12, %r11
-	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
-	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
-	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
-	LONG $0xff4c0f4c // cmovlq %rdi, %r15
-	LONG $0x81348d4c // leaq (%rcx,%rax,4), %r14
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xfc480f4d // cmovsq %r12, %r15
-	LONG $0x243c894c // movq %r15, (%rsp)
-	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
-	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
-	LONG $0xf84c0f4d // cmovlq %r8, %r15
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xfc480f4d // cmovsq %r12, %r15
-	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
-	LONG $0x245c894c; BYTE $0x20 // movq %r11, 0x20(%rsp)
-	LONG $0xd94c0f4d // cmovlq %r9, %r11
+	LONG $0x245c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rbx
+	LONG $0xc69c0f41 // setl %r14b
+	WORD $0x2045; BYTE $0xd6 // andb %r10b, %r14b
+	LONG $0x01fe8041 // cmpb $0x1, %r14b
+	LONG $0xff5f850f; WORD $0xffff // jne 0x71f0 <k_attend_values+0x33b0>
+	LONG $0x586dd262; WORD $0x04b8; BYTE $0x9c // vfmadd231ps (%r12,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0xffff53e9; BYTE $0xff // jmp 0x71f0 <k_attend_values+0x33b0>
+	LONG $0x28758b49 // movq 0x28(%r13), %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	LONG $0x584d8b49 // movq 0x58(%r13), %rcx
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xd3af0f48 // imulq %rbx, %rdx
+	LONG $0x487d8b49 // movq 0x48(%r13), %rdi
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x50550349 // addq 0x50(%r13), %rdx
+	LONG $0x0a0c8d4c // leaq (%rdx,%rcx), %r9
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	QUAD $0x000000b824ac8b48 // movq 0xb8(%rsp), %rbp
+	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
+	LONG $0xe94c0f49 // cmovlq %r9, %rbp
+	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xe8480f48 // cmovsq %rax, %rbp
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0xd14c0f4c // cmovlq %rcx, %r10
+	LONG $0x005d8b4d // movq (%r13), %r11
+	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xd0480f4c // cmovsq %rax, %r10
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	LONG $0xfa4c0f4c // cmovlq %rdx, %r15
+	LONG $0x085d8b4d // movq 0x8(%r13), %r11
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xf8480f4c // cmovsq %rax, %r15
+	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	LONG $0xf74c0f4c // cmovlq %rdi, %r14
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0xb32c8d4d // leaq (%r11,%rsi,4), %r13
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xf0480f4c // cmovsq %rax, %r14
+	LONG $0x2474894c; BYTE $0x50 // movq %r14, 0x50(%rsp)
+	LONG $0xf4af0f4d // imulq %r12, %r14
+	LONG $0x2474894c; BYTE $0x48 // movq %r14, 0x48(%rsp)
+	QUAD $0x0000009024b48b4c // movq 0x90(%rsp), %r14
+	QUAD $0x00000004b5348d4a // leaq 0x4(,%r14,4), %rsi
+	LONG $0x74af0f48; WORD $0x5824 // imulq 0x58(%rsp), %rsi
+	LONG $0x20438b48 // movq 0x20(%rbx), %rax
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	LONG $0x015e8d4d // leaq 0x1(%r14), %r11
+	LONG $0xd8af0f4c // imulq %rax, %r11
+	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
+	LONG $0xc6af0f49 // imulq %r14, %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	QUAD $0x00000000a5048d4a // leaq (,%r12,4), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	WORD $0x7deb // jmp 0x7400 <k_attend_values+0x35c0>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x98048d4a // leaq (%rax,%r11,4), %rax
+	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0x98 // vmovups %zmm7, (%rax,%r11,4)
+	QUAD $0x01987411487cb162 // vmovups %zmm6, 0x40(%rax,%r11,4)
+	QUAD $0x02986c11487cb162 // vmovups %zmm5, 0x80(%rax,%r11,4)
+	QUAD $0x03986411487cb162 // vmovups %zmm4, 0xc0(%rax,%r11,4)
+	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x98 // vmovups %zmm3, (%rax,%r11,4)
+	QUAD $0x01985411487cb162 // vmovups %zmm2, 0x40(%rax,%r11,4)
+	QUAD $0x02984c11487cb162 // vmovups %zmm1, 0x80(%rax,%r11,4)
+	QUAD $0x03984411487cb162 // vmovups %zmm0, 0xc0(%rax,%r11,4)
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x40438d49 // leaq 0x40(%r11), %rax
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	LONG $0xfcd38f0f; WORD $0xffff // jg 0x70d3 <k_attend_values+0x3293>
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0xdc480f4d // cmovsq %r12, %r11
-	LONG $0x106d8b4c // movq 0x10(%rbp), %r13
-	QUAD $0x000000049d048d48 // leaq 0x4(,%rbx,4), %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x18558b48 // movq 0x18(%rbp), %rdx
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	LONG $0x014b8d48 // leaq 0x1(%rbx), %rcx
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	LONG $0xcbaf0f48 // imulq %rbx, %rcx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	LONG $0x58658b4c // movq 0x58(%rbp), %r12
-	LONG $0x606d8b48 // movq 0x60(%rbp), %rbp
-	QUAD $0x000000009d0c8d4a // leaq (,%r11,4), %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
-	LONG $0x246c894c; BYTE $0x78 // movq %r13, 0x78(%rsp)
-	LONG $0x246c894c; BYTE $0x28 // movq %r13, 0x28(%rsp)
-	LONG $0x245c894c; BYTE $0x68 // movq %r11, 0x68(%rsp)
-	LONG $0x000094e9; BYTE $0x00 // jmp 0x430f <k_attend_values+0x2f2f>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	LONG $0x487cf162; WORD $0x3c11; BYTE $0x91 // vmovups %zmm7, (%rcx,%rdx,4)
-	QUAD $0x01917411487cf162 // vmovups %zmm6, 0x40(%rcx,%rdx,4)
-	QUAD $0x02916c11487cf162 // vmovups %zmm5, 0x80(%rcx,%rdx,4)
-	QUAD $0x03916411487cf162 // vmovups %zmm4, 0xc0(%rcx,%rdx,4)
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0x91 // vmovups %zmm3, (%rcx,%rdx,4)
-	QUAD $0x01915411487cf162 // vmovups %zmm2, 0x40(%rcx,%rdx,4)
-	QUAD $0x02914c11487cf162 // vmovups %zmm1, 0x80(%rcx,%rdx,4)
-	QUAD $0x03914411487cf162 // vmovups %zmm0, 0xc0(%rcx,%rdx,4)
-	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
-	LONG $0x5862894c // movq %r12, 0x58(%rdx)
-	LONG $0x606a8948 // movq %rbp, 0x60(%rdx)
-	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
-	LONG $0x404b8d48 // leaq 0x40(%rbx), %rcx
-	LONG $0x30728b48 // movq 0x30(%rdx), %rsi
-	QUAD $0x0001002824448148; BYTE $0x00 // addq $0x100, 0x28(%rsp) # imm = 0x100
-	LONG $0x245c8948; BYTE $0x10 // movq %rbx, 0x10(%rsp)
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	LONG $0xfccc8f0f; WORD $0xffff // jg 0x3fdb <k_attend_values+0x2bfb>
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x24143b48 // cmpq (%rsp), %rdx
-	LONG $0x01028d0f; WORD $0x0000 // jge 0x4420 <k_attend_values+0x3040>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	LONG $0x244c0348; BYTE $0x28 // addq 0x28(%rsp), %rcx
-	QUAD $0x00000000b51c8d48 // leaq (,%rsi,4), %rbx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x245c8948; BYTE $0x18 // movq %rbx, 0x18(%rsp)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	LONG $0x010c8d0f; WORD $0x0000 // jge 0x7530 <k_attend_values+0x36f0>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0x10588b4c // movq 0x10(%rax), %r11
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x1aeb // jmp 0x4370 <k_attend_values+0x2f90>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
-	LONG $0x24143948 // cmpq %rdx, (%rsp)
-	LONG $0x0100840f; WORD $0x0000 // je 0x4470 <k_attend_values+0x3090>
-	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	WORD $0x0f73 // jae 0x4384 <k_attend_values+0x2fa4>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	LONG $0x487c7162; WORD $0x1910 // vmovups (%rcx), %zmm11
-	LONG $0x487c7162; WORD $0x5110; BYTE $0x01 // vmovups 0x40(%rcx), %zmm10
-	LONG $0x487c7162; WORD $0x4910; BYTE $0x02 // vmovups 0x80(%rcx), %zmm9
-	LONG $0x487c7162; WORD $0x4110; BYTE $0x03 // vmovups 0xc0(%rcx), %zmm8
-	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
-	LONG $0xc59d0f41 // setge %r13b
-	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	LONG $0xc39c0f41 // setl %r11b
-	WORD $0x2045; BYTE $0xeb // andb %r13b, %r11b
-	LONG $0x01fb8041 // cmpb $0x1, %r11b
-	WORD $0x1f75 // jne 0x43d5 <k_attend_values+0x2ff5>
-	LONG $0x487d5262; WORD $0x2418; BYTE $0x96 // vbroadcastss (%r14,%rdx,4), %zmm12
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	WORD $0x11eb // jmp 0x7461 <k_attend_values+0x3621>
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x245c0348; BYTE $0x08 // addq 0x8(%rsp), %rbx
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	LONG $0x00ff840f; WORD $0x0000 // je 0x7560 <k_attend_values+0x3720>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2473 // jae 0x748c <k_attend_values+0x364c>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
+	WORD $0x0b7e // jle 0x7489 <k_attend_values+0x3649>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
+	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
+	LONG $0x487c5162; WORD $0x1c10; BYTE $0x9b // vmovups (%r11,%rbx,4), %zmm11
+	QUAD $0x019b5410487c5162 // vmovups 0x40(%r11,%rbx,4), %zmm10
+	QUAD $0x029b4c10487c5162 // vmovups 0x80(%r11,%rbx,4), %zmm9
+	QUAD $0x039b4410487c5162 // vmovups 0xc0(%r11,%rbx,4), %zmm8
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0xc69d0f41 // setge %r14b
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	LONG $0xc49c0f41 // setl %r12b
+	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
+	LONG $0x01fc8041 // cmpb $0x1, %r12b
+	WORD $0x2075 // jne 0x74e2 <k_attend_values+0x36a2>
+	QUAD $0x00856418487d5262 // vbroadcastss (%r13,%rax,4), %zmm12
 	LONG $0x481dd262; WORD $0xfbb8 // vfmadd231ps %zmm11, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm11) + zmm7
 	LONG $0x481dd262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm10) + zmm6
 	LONG $0x481dd262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm9) + zmm5
 	LONG $0x483dd262; WORD $0xe4b8 // vfmadd231ps %zmm12, %zmm8, %zmm4 # zmm4 = (zmm8 * zmm12) + zmm4
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	LONG $0xc39d0f41 // setge %r11b
-	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	LONG $0xc59c0f41 // setl %r13b
-	WORD $0x2045; BYTE $0xdd // andb %r11b, %r13b
-	LONG $0x01fd8041 // cmpb $0x1, %r13b
-	LONG $0xff70850f; WORD $0xffff // jne 0x4360 <k_attend_values+0x2f80>
-	LONG $0x487d7262; WORD $0x2418; BYTE $0x90 // vbroadcastss (%rax,%rdx,4), %zmm12
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	LONG $0xc69d0f41 // setge %r14b
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	LONG $0xc49c0f41 // setl %r12b
+	WORD $0x2045; BYTE $0xf4 // andb %r14b, %r12b
+	LONG $0x01fc8041 // cmpb $0x1, %r12b
+	LONG $0xff53850f; WORD $0xffff // jne 0x7450 <k_attend_values+0x3610>
+	LONG $0x487d7262; WORD $0x2418; BYTE $0x86 // vbroadcastss (%rsi,%rax,4), %zmm12
 	LONG $0x481dd262; WORD $0xdbb8 // vfmadd231ps %zmm11, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm11) + zmm3
 	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
 	LONG $0x481dd262; WORD $0xc9b8 // vfmadd231ps %zmm9, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm9) + zmm1
 	LONG $0x481dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm8) + zmm0
-	LONG $0xffff4ce9; BYTE $0xff // jmp 0x4360 <k_attend_values+0x2f80>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
-	LONG $0x8b0c8d49 // leaq (%r11,%rcx,4), %rcx
-	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
-	LONG $0x990c8d4a // leaq (%rcx,%r11,4), %rcx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xffff2fe9; BYTE $0xff // jmp 0x7450 <k_attend_values+0x3610>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
-	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	WORD $0x1c7c // jl 0x447d <k_attend_values+0x309d>
-	LONG $0x0000ade9; BYTE $0x00 // jmp 0x4513 <k_attend_values+0x3133>
+	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
+	WORD $0x1b7c // jl 0x756c <k_attend_values+0x372c>
+	LONG $0x0000cde9; BYTE $0x00 // jmp 0x7623 <k_attend_values+0x37e3>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x241c8b48 // movq (%rsp), %rbx
-	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	LONG $0x00968d0f; WORD $0x0000 // jge 0x4513 <k_attend_values+0x3133>
-	QUAD $0x00000000b5148d48 // leaq (,%rsi,4), %rdx
-	WORD $0x6deb // jmp 0x44f4 <k_attend_values+0x3114>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x487c7162; WORD $0x0110 // vmovups (%rcx), %zmm8
-	LONG $0x487c7162; WORD $0x4910; BYTE $0x01 // vmovups 0x40(%rcx), %zmm9
-	LONG $0x487c7162; WORD $0x5110; BYTE $0x02 // vmovups 0x80(%rcx), %zmm10
-	LONG $0x487c7162; WORD $0x5910; BYTE $0x03 // vmovups 0xc0(%rcx), %zmm11
-	LONG $0x487d5262; WORD $0x2418; BYTE $0x9e // vbroadcastss (%r14,%rbx,4), %zmm12
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
+	LONG $0x00b78d0f; WORD $0x0000 // jge 0x7623 <k_attend_values+0x37e3>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x10408b48 // movq 0x10(%rax), %rax
+	WORD $0x78eb // jmp 0x75ee <k_attend_values+0x37ae>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
+	LONG $0x487c7162; WORD $0x0410; BYTE $0x98 // vmovups (%rax,%rbx,4), %zmm8
+	QUAD $0x01984c10487c7162 // vmovups 0x40(%rax,%rbx,4), %zmm9
+	QUAD $0x02985410487c7162 // vmovups 0x80(%rax,%rbx,4), %zmm10
+	QUAD $0x03985c10487c7162 // vmovups 0xc0(%rax,%rbx,4), %zmm11
+	QUAD $0x009d6418487d1262 // vbroadcastss (%r13,%r11,4), %zmm12
 	LONG $0x481dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm8) + zmm7
 	LONG $0x481dd262; WORD $0xf1b8 // vfmadd231ps %zmm9, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm9) + zmm6
 	LONG $0x481dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm10) + zmm5
-	LONG $0x487d7262; WORD $0x2c18; BYTE $0x98 // vbroadcastss (%rax,%rbx,4), %zmm13
+	LONG $0x487d3262; WORD $0x2c18; BYTE $0x9e // vbroadcastss (%rsi,%r11,4), %zmm13
 	LONG $0x4825d262; WORD $0xe4b8 // vfmadd231ps %zmm12, %zmm11, %zmm4 # zmm4 = (zmm11 * zmm12) + zmm4
 	LONG $0x4815d262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm13, %zmm3 # zmm3 = (zmm13 * zmm8) + zmm3
 	LONG $0x4815d262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm13, %zmm2 # zmm2 = (zmm13 * zmm9) + zmm2
 	LONG $0x4815d262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm13, %zmm1 # zmm1 = (zmm13 * zmm10) + zmm1
 	LONG $0x4815d262; WORD $0xc3b8 // vfmadd231ps %zmm11, %zmm13, %zmm0 # zmm0 = (zmm13 * zmm11) + zmm0
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
-	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
-	WORD $0x1c74 // je 0x4510 <k_attend_values+0x3130>
-	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	WORD $0x9773 // jae 0x4490 <k_attend_values+0x30b0>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	WORD $0x86eb // jmp 0x4490 <k_attend_values+0x30b0>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	LONG $0xfd5f8d0f; WORD $0xffff // jge 0x4280 <k_attend_values+0x2ea0>
-	LONG $0xc0c18148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rcx
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	WORD $0x11eb // jmp 0x453f <k_attend_values+0x315f>
-	WORD $0x9066 // nop
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
-	LONG $0xfd41840f; WORD $0xffff // je 0x4280 <k_attend_values+0x2ea0>
-	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	WORD $0x0f73 // jae 0x4553 <k_attend_values+0x3173>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	LONG $0x487c7162; WORD $0x5910; BYTE $0xfd // vmovups -0xc0(%rcx), %zmm11
-	LONG $0x487c7162; WORD $0x5110; BYTE $0xfe // vmovups -0x80(%rcx), %zmm10
-	LONG $0x487c7162; WORD $0x4910; BYTE $0xff // vmovups -0x40(%rcx), %zmm9
-	LONG $0x487c7162; WORD $0x0110 // vmovups (%rcx), %zmm8
-	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0x247c // jl 0x4597 <k_attend_values+0x31b7>
-	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0x1f7d // jge 0x4597 <k_attend_values+0x31b7>
-	LONG $0x487d5262; WORD $0x2418; BYTE $0x9e // vbroadcastss (%r14,%rbx,4), %zmm12
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x245c0348; BYTE $0x08 // addq 0x8(%rsp), %rbx
+	WORD $0x394d; BYTE $0xdf // cmpq %r11, %r15
+	WORD $0x3274 // je 0x7620 <k_attend_values+0x37e0>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x8e73 // jae 0x7583 <k_attend_values+0x3743>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
+	LONG $0xff718e0f; WORD $0xffff // jle 0x7580 <k_attend_values+0x3740>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
+	LONG $0xffff61e9; BYTE $0xff // jmp 0x7580 <k_attend_values+0x3740>
+	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	LONG $0xfd648d0f; WORD $0xffff // jge 0x7390 <k_attend_values+0x3550>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x10408b48 // movq 0x10(%rax), %rax
+	LONG $0x981c8d48 // leaq (%rax,%rbx,4), %rbx
+	LONG $0xc0c38148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rbx
+	WORD $0x20eb // jmp 0x7661 <k_attend_values+0x3821>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x245c0348; BYTE $0x58 // addq 0x58(%rsp), %rbx
+	WORD $0x394c; BYTE $0xdd // cmpq %r11, %rbp
+	LONG $0xfd2f840f; WORD $0xffff // je 0x7390 <k_attend_values+0x3550>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2273 // jae 0x768a <k_attend_values+0x384a>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
+	WORD $0x0a7e // jle 0x7687 <k_attend_values+0x3847>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	LONG $0x487c7162; WORD $0x5b10; BYTE $0xfd // vmovups -0xc0(%rbx), %zmm11
+	LONG $0x487c7162; WORD $0x5310; BYTE $0xfe // vmovups -0x80(%rbx), %zmm10
+	LONG $0x487c7162; WORD $0x4b10; BYTE $0xff // vmovups -0x40(%rbx), %zmm9
+	LONG $0x487c7162; WORD $0x0310 // vmovups (%rbx), %zmm8
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	WORD $0x257c // jl 0x76cf <k_attend_values+0x388f>
+	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
+	WORD $0x207d // jge 0x76cf <k_attend_values+0x388f>
+	QUAD $0x009d6418487d1262 // vbroadcastss (%r13,%r11,4), %zmm12
 	LONG $0x481dd262; WORD $0xfbb8 // vfmadd231ps %zmm11, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm11) + zmm7
 	LONG $0x481dd262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm10) + zmm6
 	LONG $0x481dd262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm9) + zmm5
 	LONG $0x483dd262; WORD $0xe4b8 // vfmadd231ps %zmm12, %zmm8, %zmm4 # zmm4 = (zmm8 * zmm12) + zmm4
-	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	WORD $0x947c // jl 0x4530 <k_attend_values+0x3150>
-	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
-	WORD $0x8f7d // jge 0x4530 <k_attend_values+0x3150>
-	LONG $0x487d7262; WORD $0x2418; BYTE $0x98 // vbroadcastss (%rax,%rbx,4), %zmm12
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0xff788c0f; WORD $0xffff // jl 0x7650 <k_attend_values+0x3810>
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	LONG $0xff6f8d0f; WORD $0xffff // jge 0x7650 <k_attend_values+0x3810>
+	LONG $0x487d3262; WORD $0x2418; BYTE $0x9e // vbroadcastss (%rsi,%r11,4), %zmm12
 	LONG $0x481dd262; WORD $0xdbb8 // vfmadd231ps %zmm11, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm11) + zmm3
 	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
 	LONG $0x481dd262; WORD $0xc9b8 // vfmadd231ps %zmm9, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm9) + zmm1
 	LONG $0x481dd262; WORD $0xc0b8 // vfmadd231ps %zmm8, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm8) + zmm0
-	LONG $0xffff6be9; BYTE $0xff // jmp 0x4530 <k_attend_values+0x3150>
-	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
-	LONG $0x087e8b49 // movq 0x8(%r14), %rdi
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0x20468b49 // movq 0x20(%r14), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x50568b49 // movq 0x50(%r14), %rdx
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0xc7af0f4d // imulq %r15, %r8
-	LONG $0x404e8b4d // movq 0x40(%r14), %r9
-	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
-	LONG $0x4846034d // addq 0x48(%r14), %r8
-	LONG $0x10148d4d // leaq (%r8,%rdx), %r10
-	LONG $0x386e8b49 // movq 0x38(%r14), %rbp
-	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
-	LONG $0xea4c0f49 // cmovlq %r10, %rbp
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xed480f49 // cmovsq %r13, %rbp
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
-	LONG $0xda4c0f4c // cmovlq %rdx, %r11
-	LONG $0x245c8948; BYTE $0x08 // movq %rbx, 0x8(%rsp)
-	LONG $0x871c8d48 // leaq (%rdi,%rax,4), %rbx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xdd480f4d // cmovsq %r13, %r11
-	WORD $0x3949; BYTE $0xe8 // cmpq %rbp, %r8
-	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	LONG $0xe04c0f4d // cmovlq %r8, %r12
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xe5480f4d // cmovsq %r13, %r12
-	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
-	LONG $0x246c8948; BYTE $0x20 // movq %rbp, 0x20(%rsp)
-	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
-	LONG $0xf94c0f49 // cmovlq %r9, %rdi
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xfd480f49 // cmovsq %r13, %rdi
-	LONG $0x18468b49 // movq 0x18(%r14), %rax
-	LONG $0x016f8d4d // leaq 0x1(%r15), %r13
-	LONG $0xe8af0f4c // imulq %rax, %r13
-	LONG $0x246c894c; BYTE $0x60 // movq %r13, 0x60(%rsp)
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
-	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
-	LONG $0xef4f0f4c // cmovgq %rdi, %r13
-	QUAD $0x00000004bd3c8d4e // leaq 0x4(,%r15,4), %r15
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	LONG $0xf8af0f4c // imulq %rax, %r15
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x2f048d49 // leaq (%r15,%rbp), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
-	LONG $0x04c58348 // addq $0x4, %rbp
-	LONG $0x2464894c; BYTE $0x10 // movq %r12, 0x10(%rsp)
-	WORD $0x294d; BYTE $0xec // subq %r13, %r12
-	LONG $0x2464894c; BYTE $0x18 // movq %r12, 0x18(%rsp)
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
-	WORD $0x8b49; BYTE $0x06 // movq (%r14), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	LONG $0x10468b49 // movq 0x10(%r14), %rax
-	LONG $0x58668b4d // movq 0x58(%r14), %r12
-	LONG $0x606e8b4d // movq 0x60(%r14), %r13
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
-	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
-	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	WORD $0x60eb // jmp 0x4757 <k_attend_values+0x3377>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x0c11; BYTE $0x88 // vmovups %zmm1, (%rax,%rcx,4)
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x88 // vmovups %zmm0, (%rax,%rcx,4)
-	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
-	LONG $0x5860894c // movq %r12, 0x58(%rax)
-	LONG $0x6068894c // movq %r13, 0x60(%rax)
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x104f8d48 // leaq 0x10(%rdi), %rcx
-	LONG $0x30708b48 // movq 0x30(%rax), %rsi
-	LONG $0x24448348; WORD $0x4040 // addq $0x40, 0x40(%rsp)
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0xf8978f0f; WORD $0xffff // jg 0x3fee <k_attend_values+0x2c0e>
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
-	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
-	LONG $0x00968d0f; WORD $0x0000 // jge 0x4800 <k_attend_values+0x3420>
-	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
-	LONG $0xfeaf0f4c // imulq %rsi, %r15
-	LONG $0x247c034c; BYTE $0x40 // addq 0x40(%rsp), %r15
-	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x15eb // jmp 0x479f <k_attend_values+0x33bf>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
-	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
-	LONG $0x00a1840f; WORD $0x0000 // je 0x4840 <k_attend_values+0x3460>
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x0f73 // jae 0x47b3 <k_attend_values+0x33d3>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	LONG $0x487cd162; WORD $0x1710 // vmovups (%r15), %zmm2
-	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
-	LONG $0xc69d0f41 // setge %r14b
-	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	WORD $0x9c0f; BYTE $0xc0 // setl %al
-	WORD $0x2044; BYTE $0xf0 // andb %r14b, %al
-	WORD $0x013c // cmpb $0x1, %al
-	WORD $0x0775 // jne 0x47d4 <k_attend_values+0x33f4>
-	LONG $0x586df262; WORD $0x0cb8; BYTE $0xbb // vfmadd231ps (%rbx,%rdi,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
-	LONG $0xc69c0f41 // setl %r14b
-	WORD $0x2041; BYTE $0xc6 // andb %al, %r14b
-	LONG $0x01fe8041 // cmpb $0x1, %r14b
-	WORD $0xa675 // jne 0x4790 <k_attend_values+0x33b0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x586df262; WORD $0x04b8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0x99eb // jmp 0x4790 <k_attend_values+0x33b0>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x813c8d4c // leaq (%rcx,%rax,4), %r15
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
-	WORD $0x1f7c // jl 0x484a <k_attend_values+0x346a>
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0xfec48d0f; WORD $0xffff // jge 0x4700 <k_attend_values+0x3320>
-	WORD $0x38eb // jmp 0x4876 <k_attend_values+0x3496>
-	WORD $0x9066 // nop
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
-	WORD $0xe17d // jge 0x482b <k_attend_values+0x344b>
-	LONG $0x182444f6; BYTE $0x01 // testb $0x1, 0x18(%rsp)
-	LONG $0x008b850f; WORD $0x0000 // jne 0x48e0 <k_attend_values+0x3500>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0x00c3850f; WORD $0x0000 // jne 0x492b <k_attend_values+0x354b>
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0xfe8a8d0f; WORD $0xffff // jge 0x4700 <k_attend_values+0x3320>
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	WORD $0x13eb // jmp 0x488f <k_attend_values+0x34af>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
-	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
-	LONG $0xfe71840f; WORD $0xffff // je 0x4700 <k_attend_values+0x3320>
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x0f73 // jae 0x48a3 <k_attend_values+0x34c3>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	LONG $0x487cd162; WORD $0x1710 // vmovups (%r15), %zmm2
-	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
-	WORD $0x0c7c // jl 0x48ba <k_attend_values+0x34da>
-	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	WORD $0x077d // jge 0x48ba <k_attend_values+0x34da>
-	LONG $0x586df262; WORD $0x0cb8; BYTE $0xbb // vfmadd231ps (%rbx,%rdi,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xc17c // jl 0x4880 <k_attend_values+0x34a0>
-	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
-	WORD $0xbc7d // jge 0x4880 <k_attend_values+0x34a0>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x586df262; WORD $0x04b8; BYTE $0xb9 // vfmadd231ps (%rcx,%rdi,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0xafeb // jmp 0x4880 <k_attend_values+0x34a0>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x0f73 // jae 0x48f4 <k_attend_values+0x3514>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	LONG $0x487cd162; WORD $0x1710 // vmovups (%r15), %zmm2
-	LONG $0x8b3c8d48 // leaq (%rbx,%rcx,4), %rdi
-	LONG $0x586df262; WORD $0x0cb8; BYTE $0x8b // vfmadd231ps (%rbx,%rcx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	LONG $0x586df262; WORD $0x04b8; BYTE $0x87 // vfmadd231ps (%rdi,%rax,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	LONG $0xb73c8d4d // leaq (%r15,%rsi,4), %r15
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xff3d840f; WORD $0xffff // je 0x4868 <k_attend_values+0x3488>
-	QUAD $0x00000000f53c8d48 // leaq (,%rsi,8), %rdi
-	WORD $0x30eb // jmp 0x4965 <k_attend_values+0x3585>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0x1410; BYTE $0xb7 // vmovups (%r15,%rsi,4), %zmm2
-	QUAD $0x018b4cb8586df262 // vfmadd231ps 0x4(%rbx,%rcx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0x008d44b8586df262 // vfmadd231ps (%rbp,%rcx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x02c18348 // addq $0x2, %rcx
-	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
-	LONG $0x244c3948; BYTE $0x10 // cmpq %rcx, 0x10(%rsp)
-	WORD $0x4b74 // je 0x49b0 <k_attend_values+0x35d0>
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x0f73 // jae 0x4979 <k_attend_values+0x3599>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	LONG $0x487cd162; WORD $0x1710 // vmovups (%r15), %zmm2
-	LONG $0x586df262; WORD $0x0cb8; BYTE $0x8b // vfmadd231ps (%rbx,%rcx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0xff8d44b8586df262 // vfmadd231ps -0x4(%rbp,%rcx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0xad73 // jae 0x4940 <k_attend_values+0x3560>
-	LONG $0x14180f41; BYTE $0x24 // prefetcht1 (%r12)
-	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
-	LONG $0x80ec8349 // subq $-0x80, %r12
-	WORD $0x9ceb // jmp 0x4940 <k_attend_values+0x3560>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0xfd3d8d0f; WORD $0xffff // jge 0x4700 <k_attend_values+0x3320>
-	LONG $0xfffeaee9; BYTE $0xff // jmp 0x4876 <k_attend_values+0x3496>
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
-	LONG $0x285d3b48 // cmpq 0x28(%rbp), %rbx
-	LONG $0x05418d0f; WORD $0x0000 // jge 0x4f20 <k_attend_values+0x3b40>
-	LONG $0x30458b48 // movq 0x30(%rbp), %rax
-	LONG $0x40f88348 // cmpq $0x40, %rax
-	LONG $0x245c8948; BYTE $0x48 // movq %rbx, 0x48(%rsp)
-	LONG $0x00e78d0f; WORD $0x0000 // jge 0x4ad9 <k_attend_values+0x36f9>
-	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xffff4be9; BYTE $0xff // jmp 0x7650 <k_attend_values+0x3810>
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0x28778b4d // movq 0x28(%r15), %r14
+	LONG $0x2474894c; BYTE $0x18 // movq %r14, 0x18(%rsp)
+	LONG $0x245c894c; BYTE $0x10 // movq %r11, 0x10(%rsp)
+	QUAD $0x00000090249c8b4c // movq 0x90(%rsp), %r11
+	LONG $0xf3af0f4d // imulq %r11, %r14
+	LONG $0x584f8b49 // movq 0x58(%r15), %rcx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0xf3af0f49 // imulq %r11, %rsi
+	LONG $0x487f8b49 // movq 0x48(%r15), %rdi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	LONG $0x50770349 // addq 0x50(%r15), %rsi
+	LONG $0x0e0c8d4c // leaq (%rsi,%rcx), %r9
+	QUAD $0x000000b824948b48 // movq 0xb8(%rsp), %rdx
+	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
 	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	LONG $0x10cc8349 // orq $0x10, %r12
-	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
-	LONG $0x02218e0f; WORD $0x0000 // jle 0x4c25 <k_attend_values+0x3845>
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
-	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
-	LONG $0x050b8e0f; WORD $0x0000 // jle 0x4f20 <k_attend_values+0x3b40>
-	LONG $0x38458b4c // movq 0x38(%rbp), %r8
-	LONG $0x587d8b48 // movq 0x58(%rbp), %rdi
-	LONG $0x60758b48 // movq 0x60(%rbp), %rsi
-	LONG $0x504d8b4c // movq 0x50(%rbp), %r9
-	LONG $0xceaf0f4d // imulq %r14, %r9
-	LONG $0x40558b4c // movq 0x40(%rbp), %r10
-	WORD $0x014d; BYTE $0xca // addq %r9, %r10
-	LONG $0x484d034c // addq 0x48(%rbp), %r9
-	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	LONG $0xc14c0f4d // cmovlq %r9, %r8
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0xe14c0f4d // cmovlq %r9, %r12
+	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xc3480f4d // cmovsq %r11, %r8
-	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0xca4c0f4d // cmovlq %r10, %r9
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xcb480f4d // cmovsq %r11, %r9
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	LONG $0x03308d0f; WORD $0x0000 // jge 0x4d93 <k_attend_values+0x39b3>
-	LONG $0x20558b4c // movq 0x20(%rbp), %r10
-	LONG $0xd6af0f4d // imulq %r14, %r10
-	LONG $0x02e2c149 // shlq $0x2, %r10
-	LONG $0x0855034c // addq 0x8(%rbp), %r10
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	LONG $0xd8af0f4c // imulq %rax, %r11
+	LONG $0xe2480f4c // cmovsq %rdx, %r12
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0xd14c0f4c // cmovlq %rcx, %r10
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xd2480f4c // cmovsq %rdx, %r10
+	WORD $0x394c; BYTE $0xe6 // cmpq %r12, %rsi
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
+	LONG $0xde4c0f48 // cmovlq %rsi, %rbx
+	WORD $0x8b4d; BYTE $0x2f // movq (%r15), %r13
+	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xda480f48 // cmovsq %rdx, %rbx
+	WORD $0x394c; BYTE $0xe7 // cmpq %r12, %rdi
+	LONG $0x2464894c; BYTE $0x58 // movq %r12, 0x58(%rsp)
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0xd74c0f48 // cmovlq %rdi, %rdx
+	LONG $0x086f8b4d // movq 0x8(%r15), %r13
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0xd4480f49 // cmovsq %r12, %rdx
+	QUAD $0x00000000b5248d4e // leaq (,%r14,4), %r12
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	LONG $0xd5af0f48 // imulq %rbp, %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x20578b49 // movq 0x20(%r15), %rdx
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	QUAD $0x000000049d2c8d4a // leaq 0x4(,%r11,4), %rbp
+	LONG $0x6caf0f48; WORD $0x1824 // imulq 0x18(%rsp), %rbp
+	LONG $0x017b8d4d // leaq 0x1(%r11), %r15
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
+	LONG $0xd3af0f49 // imulq %r11, %rdx
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	QUAD $0x00000000b5348d4e // leaq (,%r14,4), %r14
+	WORD $0x42eb // jmp 0x7840 <k_attend_values+0x3a00>
+	WORD $0x9066 // nop
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x90 // vmovups %zmm1, (%rax,%rdx,4)
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x10438d49 // leaq 0x10(%r11), %rax
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	LONG $0xf8a88f0f; WORD $0xffff // jg 0x70e8 <k_attend_values+0x32a8>
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x102c8d4c // leaq (%rax,%rdx), %r13
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	LONG $0x009b8d0f; WORD $0x0000 // jge 0x7900 <k_attend_values+0x3ac0>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x10408b48 // movq 0x10(%rax), %rax
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	WORD $0x1eeb // jmp 0x7891 <k_attend_values+0x3a51>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	LONG $0x007f840f; WORD $0x0000 // je 0x7910 <k_attend_values+0x3ad0>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2273 // jae 0x78ba <k_attend_values+0x3a7a>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
+	WORD $0x0a7e // jle 0x78b7 <k_attend_values+0x3a77>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	LONG $0x487cb162; WORD $0x1410; BYTE $0xa8 // vmovups (%rax,%r13,4), %zmm2
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	WORD $0x9d0f; BYTE $0xc2 // setge %dl
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xd7 // andb %dl, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x0775 // jne 0x78de <k_attend_values+0x3a9e>
+	LONG $0x586d9262; WORD $0x0cb8; BYTE $0x9c // vfmadd231ps (%r12,%r11,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	WORD $0x9d0f; BYTE $0xc2 // setge %dl
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	LONG $0xc79c0f41 // setl %r15b
+	WORD $0x2041; BYTE $0xd7 // andb %dl, %r15b
+	LONG $0x01ff8041 // cmpb $0x1, %r15b
+	WORD $0x8c75 // jne 0x7880 <k_attend_values+0x3a40>
+	QUAD $0x009d44b8586db262 // vfmadd231ps (%rbp,%r11,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0x82eb // jmp 0x7880 <k_attend_values+0x3a40>
+	WORD $0x9066 // nop
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0x0f7c // jl 0x7918 <k_attend_values+0x3ad8>
+	WORD $0x78eb // jmp 0x7983 <k_attend_values+0x3b43>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0x6b7d // jge 0x7983 <k_attend_values+0x3b43>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x10408b48 // movq 0x10(%rax), %rax
+	WORD $0x34eb // jmp 0x7956 <k_attend_values+0x3b16>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	LONG $0x487cb162; WORD $0x1410; BYTE $0xa8 // vmovups (%rax,%r13,4), %zmm2
+	LONG $0x586d9262; WORD $0x0cb8; BYTE $0x9c // vfmadd231ps (%r12,%r11,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0x009d44b8586db262 // vfmadd231ps (%rbp,%r11,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
+	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
+	WORD $0x2a74 // je 0x7980 <k_attend_values+0x3b40>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0xd673 // jae 0x7933 <k_attend_values+0x3af3>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
+	WORD $0xbe7e // jle 0x7930 <k_attend_values+0x3af0>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
+	WORD $0xb2eb // jmp 0x7930 <k_attend_values+0x3af0>
+	WORD $0x9066 // nop
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0x245c3b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r11
+	LONG $0xfe728d0f; WORD $0xffff // jge 0x7800 <k_attend_values+0x39c0>
+	LONG $0x02e5c149 // shlq $0x2, %r13
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x1068034c // addq 0x10(%rax), %r13
+	WORD $0x15eb // jmp 0x79b1 <k_attend_values+0x3b71>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
+	LONG $0x245c394c; BYTE $0x58 // cmpq %r11, 0x58(%rsp)
+	LONG $0xfe4f840f; WORD $0xffff // je 0x7800 <k_attend_values+0x39c0>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x2273 // jae 0x79da <k_attend_values+0x3b9a>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x24543b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdx
+	WORD $0x0a7e // jle 0x79d7 <k_attend_values+0x3b97>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	LONG $0x487cd162; WORD $0x5510; BYTE $0x00 // vmovups (%r13), %zmm2
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	WORD $0x0c7c // jl 0x79f2 <k_attend_values+0x3bb2>
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	WORD $0x077d // jge 0x79f2 <k_attend_values+0x3bb2>
+	LONG $0x586d9262; WORD $0x0cb8; BYTE $0x9c // vfmadd231ps (%r12,%r11,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	WORD $0xa97c // jl 0x79a0 <k_attend_values+0x3b60>
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	WORD $0xa47d // jge 0x79a0 <k_attend_values+0x3b60>
+	QUAD $0x009d44b8586db262 // vfmadd231ps (%rbp,%r11,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0x9aeb // jmp 0x79a0 <k_attend_values+0x3b60>
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	QUAD $0x00000140249c3b48 // cmpq 0x140(%rsp), %rbx
+	LONG $0xc5598c0f; WORD $0xffff // jl 0x3f76 <k_attend_values+0x136>
+	LONG $0x00022ae9; BYTE $0x00 // jmp 0x7c4c <k_attend_values+0x3e0c>
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	WORD $0x1b7c // jl 0x7a4b <k_attend_values+0x3c0b>
+	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x7ae9 <k_attend_values+0x3ca9>
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	LONG $0x009e8d0f; WORD $0x0000 // jge 0x7ae9 <k_attend_values+0x3ca9>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
+	QUAD $0x0000009024948b4c // movq 0x90(%rsp), %r10
+	QUAD $0x0000000495248d4e // leaq 0x4(,%r10,4), %r12
+	LONG $0xe6af0f4d // imulq %r14, %r12
+	LONG $0x2464034c; BYTE $0x38 // addq 0x38(%rsp), %r12
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	WORD $0x2aeb // jmp 0x7aaf <k_attend_values+0x3c6f>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cd162; WORD $0x1610 // vmovups (%r14), %zmm2 {%k1} {z}
+	LONG $0x586dd262; WORD $0x0cb8; BYTE $0x9f // vfmadd231ps (%r15,%rbx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x586dd262; WORD $0x04b8; BYTE $0x9c // vfmadd231ps (%r12,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x0149; BYTE $0xeb // addq %rbp, %r11
+	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
+	WORD $0x3774 // je 0x7ae6 <k_attend_values+0x3ca6>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x1f73 // jae 0x7ad5 <k_attend_values+0x3c95>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
+	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
+	WORD $0x0b7e // jle 0x7ad2 <k_attend_values+0x3c92>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
+	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
+	LONG $0x9a348d4e // leaq (%rdx,%r11,4), %r14
+	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
+	WORD $0xb275 // jne 0x7a90 <k_attend_values+0x3c50>
+	LONG $0x487cd162; WORD $0x1610 // vmovups (%r14), %zmm2
+	WORD $0xb0eb // jmp 0x7a96 <k_attend_values+0x3c56>
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0x00cc8d0f; WORD $0x0000 // jge 0x7bcc <k_attend_values+0x3d8c>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	QUAD $0x000000048d0c8d48 // leaq 0x4(,%rcx,4), %rcx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
 	LONG $0x02e3c149 // shlq $0x2, %r11
-	LONG $0x105d034c // addq 0x10(%rbp), %r11
-	LONG $0x931c8d4d // leaq (%r11,%rdx,4), %r11
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	QUAD $0x00000000851c8d48 // leaq (,%rax,4), %rbx
-	WORD $0x1feb // jmp 0x4abc <k_attend_values+0x36dc>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cd162; WORD $0x0b10 // vmovups (%r11), %zmm1
-	LONG $0x58759262; WORD $0x04b8; BYTE $0x8a // vfmadd231ps (%r10,%r9,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
-	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
-	LONG $0x02d7840f; WORD $0x0000 // je 0x4d93 <k_attend_values+0x39b3>
-	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
-	WORD $0x0b73 // jae 0x4acc <k_attend_values+0x36ec>
-	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
-	LONG $0x4057180f // prefetcht1 0x40(%rdi)
-	LONG $0x80ef8348 // subq $-0x80, %rdi
+	LONG $0x105d034d // addq 0x10(%r13), %r11
+	QUAD $0x00000000ad0c8d48 // leaq (,%rbp,4), %rcx
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	WORD $0x1aeb // jmp 0x7b5f <k_attend_values+0x3d1f>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	WORD $0x3949; BYTE $0xde // cmpq %rbx, %r14
+	LONG $0x007f840f; WORD $0x0000 // je 0x7bde <k_attend_values+0x3d9e>
+	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
+	WORD $0x1d73 // jae 0x7b83 <k_attend_values+0x3d43>
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
+	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
+	WORD $0x0a7e // jle 0x7b80 <k_attend_values+0x3d40>
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
+	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
+	WORD $0x1875 // jne 0x7ba0 <k_attend_values+0x3d60>
+	LONG $0x487cd162; WORD $0x1310 // vmovups (%r11), %zmm2
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	WORD $0x187d // jge 0x7bab <k_attend_values+0x3d6b>
+	WORD $0x22eb // jmp 0x7bb7 <k_attend_values+0x3d77>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc97cd162; WORD $0x1310 // vmovups (%r11), %zmm2 {%k1} {z}
+	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
+	WORD $0x0c7c // jl 0x7bb7 <k_attend_values+0x3d77>
+	WORD $0x3948; BYTE $0xf3 // cmpq %rsi, %rbx
+	WORD $0x077d // jge 0x7bb7 <k_attend_values+0x3d77>
+	LONG $0x586dd262; WORD $0x0cb8; BYTE $0x9f // vfmadd231ps (%r15,%rbx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	WORD $0x947c // jl 0x7b50 <k_attend_values+0x3d10>
+	LONG $0x245c3b48; BYTE $0x58 // cmpq 0x58(%rsp), %rbx
+	WORD $0x8d7d // jge 0x7b50 <k_attend_values+0x3d10>
+	LONG $0x586dd262; WORD $0x04b8; BYTE $0x9c // vfmadd231ps (%r12,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0x84eb // jmp 0x7b50 <k_attend_values+0x3d10>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	QUAD $0x000000008d048d4a // leaq (,%r9,4), %rax
+	LONG $0x00450349 // addq (%r13), %rax
+	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x900c8d48 // leaq (%rax,%rdx,4), %rcx
+	LONG $0xb0048d48 // leaq (%rax,%rsi,4), %rax
+	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	WORD $0x1c75 // jne 0x7c32 <k_attend_values+0x3df2>
+	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	QUAD $0x00000140249c3b48 // cmpq 0x140(%rsp), %rbx
+	LONG $0xc3468c0f; WORD $0xffff // jl 0x3f76 <k_attend_values+0x136>
+	WORD $0x1aeb // jmp 0x7c4c <k_attend_values+0x3e0c>
+	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
+	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
+	QUAD $0x00000140249c3b48 // cmpq 0x140(%rsp), %rbx
+	LONG $0xc32a8c0f; WORD $0xffff // jl 0x3f76 <k_attend_values+0x136>
+	LONG $0xa0c48148; WORD $0x0001; BYTE $0x00 // addq $0x1a0, %rsp # imm = 0x1A0
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// attend_values_f16
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x88ec8148; WORD $0x0000; BYTE $0x00 // subq $0x88, %rsp
+	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
+	LONG $0x304f8b4c // movq 0x30(%rdi), %r9
+	LONG $0x387f8b48 // movq 0x38(%rdi), %rdi
+	LONG $0x0f478d48 // leaq 0xf(%rdi), %rax
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xc7490f48 // cmovnsq %rdi, %rax
+	LONG $0x04f8c148 // sarq $0x4, %rax
+	LONG $0x07518d49 // leaq 0x7(%r9), %rdx
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xd1490f49 // cmovnsq %r9, %rdx
+	LONG $0x6f7ac1c4; WORD $0x3045 // vmovdqu 0x30(%r13), %xmm0
+	LONG $0xf8e28348 // andq $-0x8, %rdx
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x08f5f162; WORD $0xe072; BYTE $0x3f // vpsraq $0x3f, %xmm0, %xmm1
+	QUAD $0x0035080d45f1e2c4; BYTE $0x00 // vpsrlvq 0x3508(%rip), %xmm1, %xmm1 # 0xb1d0 <k_attend_merge+0x330>
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0xc1d4f9c5 // vpaddq %xmm1, %xmm0, %xmm0
+	QUAD $0x34e6054608fdf262; WORD $0x0000 // vpsravq 0x34e6(%rip), %xmm0, %xmm0 # 0xb1c0 <k_attend_merge+0x320>
+	WORD $0x9d0f; BYTE $0xc2 // setge %dl
+	LONG $0x7ef9e1c4; BYTE $0xc6 // vmovq %xmm0, %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xfac0; BYTE $0x07 // sarb $0x7, %dl
+	WORD $0xeac0; BYTE $0x06 // shrb $0x6, %dl
+	WORD $0xca00 // addb %cl, %dl
+	WORD $0xe280; BYTE $0xfc // andb $-0x4, %dl
+	WORD $0xd128 // subb %dl, %cl
+	WORD $0xca89 // movl %ecx, %edx
+	WORD $0xeac0; BYTE $0x07 // shrb $0x7, %dl
+	WORD $0xca00 // addb %cl, %dl
+	WORD $0xfad0 // sarb %dl
+	WORD $0xd128 // subb %dl, %cl
+	LONG $0x16f9e3c4; WORD $0x01c2 // vpextrq $0x1, %xmm0, %rdx
+	LONG $0xc9be0f48 // movsbq %cl, %rcx
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x03708d48 // leaq 0x3(%rax), %rsi
+	LONG $0x06c08348 // addq $0x6, %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xc6490f48 // cmovnsq %rsi, %rax
+	LONG $0x02f8c148 // sarq $0x2, %rax
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x40558b49 // movq 0x40(%r13), %rdx
+	LONG $0x60758b49 // movq 0x60(%r13), %rsi
+	LONG $0x68458b4d // movq 0x68(%r13), %r8
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0x24449f0f; BYTE $0x07 // setg 0x7(%rsp)
+	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
+	LONG $0x08f98349 // cmpq $0x8, %r9
+	LONG $0x246c894c; BYTE $0x10 // movq %r13, 0x10(%rsp)
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	WORD $0x2c7d // jge 0x7d8f <k_attend_values_f16+0x11f>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0x04c88348 // orq $0x4, %rax
+	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
+	LONG $0x095a8e0f; WORD $0x0000 // jle 0x86d2 <k_attend_values_f16+0xa62>
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x02478d49 // leaq 0x2(%r15), %rax
+	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
+	LONG $0x0ff88e0f; WORD $0x0000 // jle 0x8d82 <k_attend_values_f16+0x1112>
+	LONG $0x0014c1e9; BYTE $0x00 // jmp 0x9250 <k_attend_values_f16+0x15e0>
+	LONG $0x3f1c8d48 // leaq (%rdi,%rdi), %rbx
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	QUAD $0x000000682444c748; BYTE $0x00 // movq $0x0, 0x68(%rsp)
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x5aeb // jmp 0x7e00 <k_attend_values_f16+0x190>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cd162; WORD $0x3e11 // vmovups %zmm7, (%r14)
+	LONG $0x487cd162; WORD $0x0311 // vmovups %zmm0, (%r11)
+	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
+	LONG $0x487cd162; WORD $0x1111 // vmovups %zmm2, (%r9)
+	LONG $0x487cd162; WORD $0x1f11 // vmovups %zmm3, (%r15)
+	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
+	LONG $0x487cd162; WORD $0x2a11 // vmovups %zmm5, (%r10)
+	LONG $0x487cf162; WORD $0x3011 // vmovups %zmm6, (%rax)
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x40 // movq 0x40(%rsp), %r12
+	LONG $0x24448d49; BYTE $0x08 // leaq 0x8(%r12), %rax
+	LONG $0x24448348; WORD $0x2068 // addq $0x20, 0x68(%rsp)
+	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
+	LONG $0xff668f0f; WORD $0xffff // jg 0x7d66 <k_attend_values_f16+0xf6>
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x247c8348; WORD $0x2008 // cmpq $0x20, 0x8(%rsp)
+	LONG $0x2464894c; BYTE $0x70 // movq %r12, 0x70(%rsp)
+	LONG $0x01aa8d0f; WORD $0x0000 // jge 0x7fc0 <k_attend_values_f16+0x350>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x10c98349 // orq $0x10, %r9
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	WORD $0x394d; BYTE $0xf9 // cmpq %r15, %r9
+	LONG $0x05228e0f; WORD $0x0000 // jle 0x8350 <k_attend_values_f16+0x6e0>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xe9 // subq %rbp, %rcx
+	WORD $0xa27e // jle 0x7de0 <k_attend_values_f16+0x170>
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x58478b49 // movq 0x58(%r15), %rax
+	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
+	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x7caf0f48; WORD $0x7024 // imulq 0x70(%rsp), %rdi
+	LONG $0x484f8b4d // movq 0x48(%r15), %r9
+	WORD $0x0149; BYTE $0xf9 // addq %rdi, %r9
+	LONG $0x507f0349 // addq 0x50(%r15), %rdi
+	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	LONG $0xc24c0f48 // cmovlq %rdx, %rax
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0xc2480f49 // cmovsq %r10, %rax
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0xd74c0f48 // cmovlq %rdi, %rdx
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	LONG $0xc14c0f49 // cmovlq %r9, %rax
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xc2480f49 // cmovsq %r10, %rax
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xd2480f49 // cmovsq %r10, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xcf74 // je 0x4aa0 <k_attend_values+0x36c0>
-	LONG $0xc97cd162; WORD $0x0b10 // vmovups (%r11), %zmm1 {%k1} {z}
-	WORD $0xcdeb // jmp 0x4aa6 <k_attend_values+0x36c6>
-	LONG $0x204d8b48 // movq 0x20(%rbp), %rcx
-	LONG $0xcbaf0f48 // imulq %rbx, %rcx
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0x084d0348 // addq 0x8(%rbp), %rcx
-	LONG $0x50558b48 // movq 0x50(%rbp), %rdx
-	LONG $0xd3af0f48 // imulq %rbx, %rdx
-	LONG $0x404d8b4c // movq 0x40(%rbp), %r9
-	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
-	LONG $0x48550348 // addq 0x48(%rbp), %rdx
-	LONG $0x10758b48 // movq 0x10(%rbp), %rsi
-	LONG $0x387d8b48 // movq 0x38(%rbp), %rdi
+	LONG $0x07368d0f; WORD $0x0000 // jge 0x85e0 <k_attend_values_f16+0x970>
+	LONG $0x287f8b49 // movq 0x28(%r15), %rdi
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	LONG $0xd4af0f4d // imulq %r12, %r10
+	WORD $0x0149; BYTE $0xea // addq %rbp, %r10
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x4caf0f48; WORD $0x6824 // imulq 0x68(%rsp), %rcx
+	LONG $0x084f0349 // addq 0x8(%r15), %rcx
+	WORD $0x014d; BYTE $0xd2 // addq %r10, %r10
+	LONG $0x1057034d // addq 0x10(%r15), %r10
+	QUAD $0x00000000bd0c8d4c // leaq (,%rdi,4), %r9
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0x75eb // jmp 0x7f7c <k_attend_values_f16+0x30c>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xa9ff5162; WORD $0x026f // vmovdqu16 (%r10), %ymm8 {%k1} {z}
+	LONG $0x487d5262; WORD $0xc013 // vcvtph2ps %ymm8, %zmm8
+	LONG $0x811c8d4c // leaq (%rcx,%rax,4), %r11
+	LONG $0x583df262; WORD $0x3cb8; BYTE $0x81 // vfmadd231ps (%rcx,%rax,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	LONG $0x0b348d4f // leaq (%r11,%r9), %r14
+	LONG $0x583dd262; WORD $0x04b8; BYTE $0xbb // vfmadd231ps (%r11,%rdi,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x583dd262; WORD $0x0cb8; BYTE $0xfb // vfmadd231ps (%r11,%rdi,8){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	WORD $0x014d; BYTE $0xce // addq %r9, %r14
+	LONG $0x583dd262; WORD $0x14b8; BYTE $0xbe // vfmadd231ps (%r14,%rdi,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	LONG $0x091c8d4f // leaq (%r9,%r9), %r11
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x583dd262; WORD $0x1cb8; BYTE $0xfe // vfmadd231ps (%r14,%rdi,8){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	LONG $0xbb348d4d // leaq (%r11,%rdi,4), %r14
+	LONG $0x583dd262; WORD $0x24b8; BYTE $0xbb // vfmadd231ps (%r11,%rdi,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x583d9262; WORD $0x2cb8; BYTE $0x31 // vfmadd231ps (%r9,%r14){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	WORD $0x014d; BYTE $0xce // addq %r9, %r14
+	LONG $0x583d9262; WORD $0x34b8; BYTE $0x31 // vfmadd231ps (%r9,%r14){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	LONG $0x0691840f; WORD $0x0000 // je 0x860d <k_attend_values_f16+0x99d>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x1d73 // jae 0x7f9e <k_attend_values_f16+0x32e>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0x0a74 // je 0x7f9b <k_attend_values_f16+0x32b>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
+	LONG $0xff69850f; WORD $0xffff // jne 0x7f10 <k_attend_values_f16+0x2a0>
+	LONG $0x6f7e41c4; BYTE $0x02 // vmovdqu (%r10), %ymm8
+	LONG $0xffff65e9; BYTE $0xff // jmp 0x7f16 <k_attend_values_f16+0x2a6>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x58458b49 // movq 0x58(%r13), %rax
+	QUAD $0x00000000c50c8d48 // leaq (,%rax,8), %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	LONG $0x48558b49 // movq 0x48(%r13), %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x50450349 // addq 0x50(%r13), %rax
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
+	LONG $0xf94c0f48 // cmovlq %rcx, %rdi
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xf9480f48 // cmovsq %rcx, %rdi
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
+	LONG $0xe84c0f48 // cmovlq %rax, %rbp
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xe9480f48 // cmovsq %rcx, %rbp
 	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
 	LONG $0xfa4c0f48 // cmovlq %rdx, %rdi
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xfa480f49 // cmovsq %r10, %rdi
-	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	LONG $0xc14c0f4d // cmovlq %r9, %r8
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xc2480f4d // cmovsq %r10, %r8
-	LONG $0x184d8b4c // movq 0x18(%rbp), %r9
-	LONG $0xcbaf0f4c // imulq %rbx, %r9
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	LONG $0x004d034c // addq (%rbp), %r9
-	LONG $0x585d8b4c // movq 0x58(%rbp), %r11
-	LONG $0x605d8b48 // movq 0x60(%rbp), %rbx
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	QUAD $0x0000000085348d4e // leaq (,%r8,4), %r14
-	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
-	WORD $0x5ceb // jmp 0x4bae <k_attend_values+0x37ce>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x487c9162; WORD $0x1c11; BYTE $0x91 // vmovups %zmm3, (%r9,%r10,4)
-	QUAD $0x01915411487c9162 // vmovups %zmm2, 0x40(%r9,%r10,4)
-	QUAD $0x02914c11487c9162 // vmovups %zmm1, 0x80(%r9,%r10,4)
-	QUAD $0x03914411487c9162 // vmovups %zmm0, 0xc0(%r9,%r10,4)
-	LONG $0x585d894c // movq %r11, 0x58(%rbp)
-	LONG $0x605d8948 // movq %rbx, 0x60(%rbp)
-	LONG $0x407a8d4c // leaq 0x40(%rdx), %r15
-	LONG $0x30458b48 // movq 0x30(%rbp), %rax
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
-	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
-	LONG $0xfe468f0f; WORD $0xffff // jg 0x49f4 <k_attend_values+0x3614>
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3949; BYTE $0xf8 // cmpq %rdi, %r8
-	WORD $0xa67d // jge 0x4b60 <k_attend_values+0x3780>
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0xf8af0f4c // imulq %rax, %r15
-	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	WORD $0x38eb // jmp 0x4c11 <k_attend_values+0x3831>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x487db262; WORD $0x2418; BYTE $0xa1 // vbroadcastss (%rcx,%r12,4), %zmm4
-	LONG $0x485dd262; WORD $0x5fb8; BYTE $0xfe // vfmadd231ps -0x80(%r15), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x485dd262; WORD $0x57b8; BYTE $0xff // vfmadd231ps -0x40(%r15), %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x485dd262; WORD $0x0fb8 // vfmadd231ps (%r15), %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x485dd262; WORD $0x47b8; BYTE $0x01 // vfmadd231ps 0x40(%r15), %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
-	WORD $0x394c; BYTE $0xe7 // cmpq %r12, %rdi
-	LONG $0xff5b840f; WORD $0xffff // je 0x4b6c <k_attend_values+0x378c>
-	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	WORD $0xca73 // jae 0x4be0 <k_attend_values+0x3800>
-	LONG $0x13180f41 // prefetcht1 (%r11)
-	LONG $0x53180f41; BYTE $0x40 // prefetcht1 0x40(%r11)
-	LONG $0x80eb8349 // subq $-0x80, %r11
-	WORD $0xbbeb // jmp 0x4be0 <k_attend_values+0x3800>
-	LONG $0x20458b4c // movq 0x20(%rbp), %r8
-	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
-	LONG $0xc3af0f4c // imulq %rbx, %r8
-	LONG $0x084d8b4c // movq 0x8(%rbp), %r9
-	LONG $0x50758b48 // movq 0x50(%rbp), %rsi
-	LONG $0xf3af0f48 // imulq %rbx, %rsi
-	LONG $0x40558b4c // movq 0x40(%rbp), %r10
-	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
-	LONG $0x48750348 // addq 0x48(%rbp), %rsi
-	LONG $0x384d8b48 // movq 0x38(%rbp), %rcx
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xce4c0f48 // cmovlq %rsi, %rcx
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xcb480f49 // cmovsq %r11, %rcx
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0xf24c0f49 // cmovlq %r10, %rsi
-	LONG $0x107d8b48 // movq 0x10(%rbp), %rdi
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xf3480f49 // cmovsq %r11, %rsi
-	LONG $0x81048d4f // leaq (%r9,%r8,4), %r8
-	LONG $0x184d8b4c // movq 0x18(%rbp), %r9
-	LONG $0xcbaf0f4c // imulq %rbx, %r9
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	LONG $0x004d034c // addq (%rbp), %r9
-	LONG $0x58558b4c // movq 0x58(%rbp), %r10
-	LONG $0x605d8b4c // movq 0x60(%rbp), %r11
-	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
-	WORD $0x2948; BYTE $0xf3 // subq %rsi, %rbx
-	LONG $0x01768d4c // leaq 0x1(%rsi), %r14
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x2deb // jmp 0x4ccc <k_attend_values+0x38ec>
-	BYTE $0x90 // nop
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x487c9162; WORD $0x0c11; BYTE $0xb9 // vmovups %zmm1, (%r9,%r15,4)
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	LONG $0x5855894c // movq %r10, 0x58(%rbp)
-	LONG $0x605d894c // movq %r11, 0x60(%rbp)
-	LONG $0x10628d4c // leaq 0x10(%rdx), %r12
-	LONG $0x30458b48 // movq 0x30(%rbp), %rax
-	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
-	LONG $0xfd388f0f; WORD $0xffff // jg 0x4a04 <k_attend_values+0x3624>
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	LONG $0xf9480f48 // cmovsq %rcx, %rdi
+	LONG $0x28558b4d // movq 0x28(%r13), %r10
+	LONG $0x00458b49 // movq (%r13), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x20458b49 // movq 0x20(%r13), %rax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x02c98348 // orq $0x2, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x03c98348 // orq $0x3, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x04c98348 // orq $0x4, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x05c98348 // orq $0x5, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x06c98348 // orq $0x6, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xc97e // jle 0x4ca0 <k_attend_values+0x38c0>
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	LONG $0xe0af0f4c // imulq %rax, %r12
-	LONG $0xa7248d4e // leaq (%rdi,%r12,4), %r12
-	LONG $0xbc248d4f // leaq (%r12,%r15,4), %r12
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	WORD $0x1175 // jne 0x4d00 <k_attend_values+0x3920>
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
-	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
-	WORD $0xad74 // je 0x4ca4 <k_attend_values+0x38c4>
-	WORD $0x37eb // jmp 0x4d30 <k_attend_values+0x3950>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	WORD $0x0d73 // jae 0x4d12 <k_attend_values+0x3932>
-	LONG $0x12180f41 // prefetcht1 (%r10)
-	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	LONG $0x487dd262; WORD $0x0c18; BYTE $0xb0 // vbroadcastss (%r8,%rsi,4), %zmm1
-	LONG $0x487dd262; WORD $0x0c98; BYTE $0x24 // vfmadd132ps (%r12), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	LONG $0x84248d4d // leaq (%r12,%rax,4), %r12
-	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
-	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
-	LONG $0xff74840f; WORD $0xffff // je 0x4ca4 <k_attend_values+0x38c4>
-	QUAD $0x00000000c52c8d48 // leaq (,%rax,8), %rbp
-	WORD $0x25eb // jmp 0x4d5f <k_attend_values+0x397f>
+	LONG $0x07ca8348 // orq $0x7, %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x4caf0f4c; WORD $0x6824 // imulq 0x68(%rsp), %r9
+	LONG $0x084d034d // addq 0x8(%r13), %r9
+	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
+	LONG $0xe7af0f4c // imulq %rdi, %r12
+	LONG $0x20c48349 // addq $0x20, %r12
+	QUAD $0x00000000951c8d4e // leaq (,%r10,4), %r11
+	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x000115e9; BYTE $0x00 // jmp 0x81e6 <k_attend_values_f16+0x576>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x88 // vmovups %zmm0, (%rax,%rcx,4)
+	QUAD $0x01884c11487cf162 // vmovups %zmm1, 0x40(%rax,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x88 // vmovups %zmm2, (%rax,%rcx,4)
+	QUAD $0x01885c11487cf162 // vmovups %zmm3, 0x40(%rax,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x2411; BYTE $0x88 // vmovups %zmm4, (%rax,%rcx,4)
+	QUAD $0x01886c11487cf162 // vmovups %zmm5, 0x40(%rax,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x88 // vmovups %zmm6, (%rax,%rcx,4)
+	QUAD $0x01887c11487cf162 // vmovups %zmm7, 0x40(%rax,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x0411; BYTE $0x88 // vmovups %zmm8, (%rax,%rcx,4)
+	QUAD $0x01884c11487c7162 // vmovups %zmm9, 0x40(%rax,%rcx,4)
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x1411; BYTE $0x88 // vmovups %zmm10, (%rax,%rcx,4)
+	QUAD $0x01885c11487c7162 // vmovups %zmm11, 0x40(%rax,%rcx,4)
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x2411; BYTE $0x88 // vmovups %zmm12, (%rax,%rcx,4)
+	QUAD $0x01886c11487c7162 // vmovups %zmm13, 0x40(%rax,%rcx,4)
+	LONG $0x487c7162; WORD $0x3411; BYTE $0x90 // vmovups %zmm14, (%rax,%rdx,4)
+	QUAD $0x01907c11487c7162 // vmovups %zmm15, 0x40(%rax,%rdx,4)
+	LONG $0x20458d49 // leaq 0x20(%r13), %rax
+	LONG $0x40c48349 // addq $0x40, %r12
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x24443b48; BYTE $0x08 // cmpq 0x8(%rsp), %rax
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0xfc338f0f; WORD $0xffff // jg 0x7e19 <k_attend_values_f16+0x1a9>
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
+	LONG $0xfeea8d0f; WORD $0xffff // jge 0x80e0 <k_attend_values_f16+0x470>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x10788b4c // movq 0x10(%rax), %r15
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x0000d2e9; BYTE $0x00 // jmp 0x8320 <k_attend_values_f16+0x6b0>
+	WORD $0x9066 // nop
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	LONG $0x487dc262; WORD $0x4713; BYTE $0xff // vcvtph2ps -0x20(%r15), %zmm16
+	LONG $0x487dc262; WORD $0x0f13 // vcvtph2ps (%r15), %zmm17
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x81 // vbroadcastss (%r9,%rax,4), %zmm18
+	LONG $0x813c8d49 // leaq (%r9,%rax,4), %rdi
+	LONG $0x406db262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
+	LONG $0x4075b262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm18) + zmm1
+	LONG $0x1f348d4e // leaq (%rdi,%r11), %r14
+	LONG $0x487da262; WORD $0x1418; BYTE $0x97 // vbroadcastss (%rdi,%r10,4), %zmm18
+	LONG $0x406db262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm16) + zmm2
+	LONG $0x4075b262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm18) + zmm3
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
+	LONG $0x487da262; WORD $0x1418; BYTE $0xd7 // vbroadcastss (%rdi,%r10,8), %zmm18
+	LONG $0x406db262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm16) + zmm4
+	LONG $0x4075b262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm18) + zmm5
+	LONG $0x487d8262; WORD $0x1418; BYTE $0x96 // vbroadcastss (%r14,%r10,4), %zmm18
+	LONG $0x406db262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm16) + zmm6
+	LONG $0x4075b262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm18) + zmm7
+	LONG $0x1b3c8d4b // leaq (%r11,%r11), %rdi
+	LONG $0x487d8262; WORD $0x1418; BYTE $0xd6 // vbroadcastss (%r14,%r10,8), %zmm18
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	LONG $0x406d3262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm16) + zmm8
+	LONG $0x40753262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm18) + zmm9
+	LONG $0x97348d4e // leaq (%rdi,%r10,4), %r14
+	LONG $0x487da262; WORD $0x1418; BYTE $0x97 // vbroadcastss (%rdi,%r10,4), %zmm18
+	LONG $0x406d3262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm16) + zmm10
+	LONG $0x40753262; WORD $0xdab8 // vfmadd231ps %zmm18, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm18) + zmm11
+	LONG $0x487d8262; WORD $0x1418; BYTE $0x33 // vbroadcastss (%r11,%r14), %zmm18
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
+	LONG $0x406d3262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm16) + zmm12
+	LONG $0x40753262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm18) + zmm13
+	LONG $0x487d8262; WORD $0x1418; BYTE $0x33 // vbroadcastss (%r11,%r14), %zmm18
+	LONG $0x406d3262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm16) + zmm14
+	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
+	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
+	LONG $0xfe04840f; WORD $0xffff // je 0x8124 <k_attend_values_f16+0x4b4>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	LONG $0xff2a830f; WORD $0xffff // jae 0x8253 <k_attend_values_f16+0x5e3>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0xff14840f; WORD $0xffff // je 0x8250 <k_attend_values_f16+0x5e0>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
+	LONG $0xffff06e9; BYTE $0xff // jmp 0x8250 <k_attend_values_f16+0x5e0>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x01a85418487d9262 // vbroadcastss 0x4(%r8,%r13,4), %zmm2
-	LONG $0x486dd262; WORD $0x0cb8; BYTE $0x84 // vfmadd231ps (%r12,%rax,4), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x02c58349 // addq $0x2, %r13
-	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0xff45840f; WORD $0xffff // je 0x4ca4 <k_attend_values+0x38c4>
-	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	WORD $0x0d73 // jae 0x4d71 <k_attend_values+0x3991>
-	LONG $0x12180f41 // prefetcht1 (%r10)
-	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	LONG $0x487d9262; WORD $0x1418; BYTE $0xa8 // vbroadcastss (%r8,%r13,4), %zmm2
-	LONG $0x486dd262; WORD $0x0cb8; BYTE $0x24 // vfmadd231ps (%r12), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	WORD $0xbc73 // jae 0x4d40 <k_attend_values+0x3960>
-	LONG $0x12180f41 // prefetcht1 (%r10)
-	LONG $0x52180f41; BYTE $0x40 // prefetcht1 0x40(%r10)
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	WORD $0xadeb // jmp 0x4d40 <k_attend_values+0x3960>
-	LONG $0x75af0f4c; BYTE $0x18 // imulq 0x18(%rbp), %r14
-	LONG $0x02e6c149 // shlq $0x2, %r14
-	LONG $0x0075034c // addq (%rbp), %r14
-	LONG $0x96048d4d // leaq (%r14,%rdx,4), %r8
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0x0133850f; WORD $0x0000 // jne 0x4ee0 <k_attend_values+0x3b00>
-	LONG $0x487cd162; WORD $0x0011 // vmovups %zmm0, (%r8)
-	LONG $0x00013be9; BYTE $0x00 // jmp 0x4ef3 <k_attend_values+0x3b13>
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x58438b49 // movq 0x58(%r11), %rax
+	QUAD $0x00000000c50c8d48 // leaq (,%rax,8), %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	LONG $0x48538b4d // movq 0x48(%r11), %r10
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	LONG $0x50430349 // addq 0x50(%r11), %rax
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
+	LONG $0xf14c0f4c // cmovlq %rcx, %r14
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xf1480f4c // cmovsq %rcx, %r14
+	WORD $0x394c; BYTE $0xf0 // cmpq %r14, %rax
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0xd04c0f48 // cmovlq %rax, %rdx
+	LONG $0x287b8b49 // movq 0x28(%r11), %rdi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xd1480f48 // cmovsq %rcx, %rdx
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	LONG $0xf24c0f4d // cmovlq %r10, %r14
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xf1480f4c // cmovsq %rcx, %r14
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0xcfaf0f49 // imulq %r15, %rcx
+	WORD $0x8b49; BYTE $0x03 // movq (%r11), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x20438b49 // movq 0x20(%r11), %rax
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0x01ca8349 // orq $0x1, %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	LONG $0x2454894c; BYTE $0x38 // movq %r10, 0x38(%rsp)
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0x02ca8349 // orq $0x2, %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0x03ca8349 // orq $0x3, %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0x04ca8349 // orq $0x4, %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	LONG $0x2454894c; BYTE $0x48 // movq %r10, 0x48(%rsp)
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0x05ca8349 // orq $0x5, %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	LONG $0x2454894c; BYTE $0x30 // movq %r10, 0x30(%rsp)
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0x06ca8349 // orq $0x6, %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0x07ca8349 // orq $0x7, %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	QUAD $0x000000802494894c // movq %r10, 0x80(%rsp)
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	LONG $0x7caf0f4c; WORD $0x6824 // imulq 0x68(%rsp), %r15
+	LONG $0x087b034d // addq 0x8(%r11), %r15
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	WORD $0x0148; BYTE $0xc9 // addq %rcx, %rcx
+	QUAD $0x00000000bd248d4c // leaq (,%rdi,4), %r12
+	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x850e <k_attend_values_f16+0x89e>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
-	QUAD $0x0000008824b48b4c // movq 0x88(%rsp), %r14
-	LONG $0x008b8c0f; WORD $0x0000 // jl 0x4e5f <k_attend_values+0x3a7f>
-	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
-	LONG $0x01618c0f; WORD $0x0000 // jl 0x4f48 <k_attend_values+0x3b68>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	QUAD $0x00000000ad0c8d4a // leaq (,%r13,4), %rcx
-	LONG $0x004d0348 // addq (%rbp), %rcx
-	LONG $0x187d8b48 // movq 0x18(%rbp), %rdi
-	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
-	QUAD $0x00000088248c8b4c // movq 0x88(%rsp), %r9
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0xcfaf0f4c // imulq %rdi, %r9
-	LONG $0x813c8d4a // leaq (%rcx,%r8,4), %rdi
-	LONG $0x890c8d4a // leaq (%rcx,%r9,4), %rcx
-	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
-	LONG $0x00cd850f; WORD $0x0000 // jne 0x4efd <k_attend_values+0x3b1d>
-	LONG $0x487cf162; WORD $0x0f11 // vmovups %zmm1, (%rdi)
-	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
-	LONG $0x0000c8e9; BYTE $0x00 // jmp 0x4f09 <k_attend_values+0x3b29>
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
-	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	LONG $0x245c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rbx
-	QUAD $0x0000008824b48b4c // movq 0x88(%rsp), %r14
-	LONG $0xff758d0f; WORD $0xffff // jge 0x4dd4 <k_attend_values+0x39f4>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	QUAD $0x00000004b51c8d4e // leaq 0x4(,%r14,4), %r11
-	LONG $0xdaaf0f4d // imulq %r10, %r11
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
-	QUAD $0x00000000b5348d4c // leaq (,%rsi,4), %r14
-	WORD $0x2feb // jmp 0x4ec2 <k_attend_values+0x3ae2>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2
-	LONG $0x586dd262; WORD $0x0cb8; BYTE $0x9f // vfmadd231ps (%r15,%rbx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x586dd262; WORD $0x04b8; BYTE $0x9b // vfmadd231ps (%r11,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
-	LONG $0x245c3948; BYTE $0x10 // cmpq %rbx, 0x10(%rsp)
-	WORD $0x7374 // je 0x4f35 <k_attend_values+0x3b55>
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0x0b73 // jae 0x4ed2 <k_attend_values+0x3af2>
-	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
-	LONG $0x4050180f // prefetcht1 0x40(%rax)
-	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
-	WORD $0xc974 // je 0x4ea0 <k_attend_values+0x3ac0>
-	LONG $0xc97cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2 {%k1} {z}
-	WORD $0xc7eb // jmp 0x4ea7 <k_attend_values+0x3ac7>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xa8048d4a // leaq (%rax,%r13,4), %rax
+	LONG $0x244c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r9
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x88 // vmovups %zmm0, (%rax,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x88 // vmovups %zmm1, (%rax,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x88 // vmovups %zmm2, (%rax,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x88 // vmovups %zmm3, (%rax,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x88 // vmovups %zmm4, (%rax,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0x88 // vmovups %zmm5, (%rax,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x487cb162; WORD $0x3411; BYTE $0x88 // vmovups %zmm6, (%rax,%r9,4)
+	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0x88 // vmovups %zmm7, (%rax,%r9,4)
+	LONG $0x104d8d4c // leaq 0x10(%rbp), %r9
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	LONG $0x244c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r9
+	LONG $0xf9238f0f; WORD $0xffff // jg 0x7e31 <k_attend_values_f16+0x1c1>
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
+	LONG $0xff528d0f; WORD $0xffff // jge 0x8470 <k_attend_values_f16+0x800>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x10488b4c // movq 0x10(%rax), %r9
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	WORD $0x6eeb // jmp 0x85b9 <k_attend_values_f16+0x949>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
+	LONG $0x487d5262; WORD $0x0113 // vcvtph2ps (%r9), %zmm8
+	LONG $0x87148d4d // leaq (%r15,%rax,4), %r10
+	LONG $0x583dd262; WORD $0x04b8; BYTE $0x87 // vfmadd231ps (%r15,%rax,4){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	LONG $0x221c8d4f // leaq (%r10,%r12), %r11
+	LONG $0x583dd262; WORD $0x0cb8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	LONG $0x583dd262; WORD $0x14b8; BYTE $0xfa // vfmadd231ps (%r10,%rdi,8){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	LONG $0x583dd262; WORD $0x1cb8; BYTE $0xbb // vfmadd231ps (%r11,%rdi,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	LONG $0x24148d4f // leaq (%r12,%r12), %r10
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	LONG $0x583dd262; WORD $0x24b8; BYTE $0xfb // vfmadd231ps (%r11,%rdi,8){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0xba1c8d4d // leaq (%r10,%rdi,4), %r11
+	LONG $0x583dd262; WORD $0x2cb8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	LONG $0x583d9262; WORD $0x34b8; BYTE $0x1c // vfmadd231ps (%r12,%r11){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	LONG $0x583d9262; WORD $0x3cb8; BYTE $0x1c // vfmadd231ps (%r12,%r11){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	LONG $0xfed3840f; WORD $0xffff // je 0x848c <k_attend_values_f16+0x81c>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x9573 // jae 0x8553 <k_attend_values_f16+0x8e3>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0x8274 // je 0x8550 <k_attend_values_f16+0x8e0>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
+	LONG $0xffff73e9; BYTE $0xff // jmp 0x8550 <k_attend_values_f16+0x8e0>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xc892fbc5 // kmovd %eax, %k1
-	LONG $0x497cd162; WORD $0x0011 // vmovups %zmm0, (%r8) {%k1}
-	LONG $0x587d8948 // movq %rdi, 0x58(%rbp)
-	LONG $0x60758948 // movq %rsi, 0x60(%rbp)
-	WORD $0x23eb // jmp 0x4f20 <k_attend_values+0x3b40>
-	LONG $0x497cf162; WORD $0x0f11 // vmovups %zmm1, (%rdi) {%k1}
-	LONG $0x497cf162; WORD $0x0111 // vmovups %zmm0, (%rcx) {%k1}
-	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
-	LONG $0x58458948 // movq %rax, 0x58(%rbp)
-	LONG $0x60558948 // movq %rdx, 0x60(%rbp)
-	LONG $0x285d3b48 // cmpq 0x28(%rbp), %rbx
-	LONG $0xfabf8c0f; WORD $0xffff // jl 0x49df <k_attend_values+0x35ff>
-	LONG $0x80c48148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rsp # imm = 0x180
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	QUAD $0x00000000ad048d48 // leaq (,%rbp,4), %rax
+	WORD $0x0349; BYTE $0x07 // addq (%r15), %rax
+	LONG $0x20578b49 // movq 0x20(%r15), %rdx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0xcfaf0f48 // imulq %rdi, %rcx
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x01cb8349 // orq $0x1, %r11
+	LONG $0xdaaf0f4c // imulq %rdx, %r11
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	LONG $0x02c98349 // orq $0x2, %r9
+	LONG $0xcaaf0f4c // imulq %rdx, %r9
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	LONG $0x03cf8349 // orq $0x3, %r15
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	LONG $0x04cc8349 // orq $0x4, %r12
+	LONG $0xe2af0f4c // imulq %rdx, %r12
+	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
+	LONG $0x05cd8349 // orq $0x5, %r13
+	LONG $0xeaaf0f4c // imulq %rdx, %r13
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x06ca8349 // orq $0x6, %r10
+	LONG $0xd2af0f4c // imulq %rdx, %r10
+	LONG $0x07cf8348 // orq $0x7, %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	LONG $0x88348d4c // leaq (%rax,%rcx,4), %r14
+	LONG $0x981c8d4e // leaq (%rax,%r11,4), %r11
+	LONG $0x880c8d4a // leaq (%rax,%r9,4), %rcx
+	LONG $0xb80c8d4e // leaq (%rax,%r15,4), %r9
+	LONG $0xa03c8d4e // leaq (%rax,%r12,4), %r15
+	LONG $0xa8148d4a // leaq (%rax,%r13,4), %rdx
+	LONG $0x90148d4e // leaq (%rax,%r10,4), %r10
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x246c3948; BYTE $0x08 // cmpq %rbp, 0x8(%rsp)
+	LONG $0xf713840f; WORD $0xffff // je 0x7db0 <k_attend_values_f16+0x140>
+	LONG $0x497cd162; WORD $0x3e11 // vmovups %zmm7, (%r14) {%k1}
+	LONG $0x497cd162; WORD $0x0311 // vmovups %zmm0, (%r11) {%k1}
+	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
+	LONG $0x497cd162; WORD $0x1111 // vmovups %zmm2, (%r9) {%k1}
+	LONG $0x497cd162; WORD $0x1f11 // vmovups %zmm3, (%r15) {%k1}
+	LONG $0x497cf162; WORD $0x2211 // vmovups %zmm4, (%rdx) {%k1}
+	LONG $0x497cd162; WORD $0x2a11 // vmovups %zmm5, (%r10) {%k1}
+	LONG $0x497cf162; WORD $0x3011 // vmovups %zmm6, (%rax) {%k1}
+	LONG $0xfff70ee9; BYTE $0xff // jmp 0x7de0 <k_attend_values_f16+0x170>
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	LONG $0x20fe8349 // cmpq $0x20, %r14
+	LONG $0x2464894c; BYTE $0x40 // movq %r12, 0x40(%rsp)
+	LONG $0x016c8d0f; WORD $0x0000 // jge 0x8857 <k_attend_values_f16+0xbe7>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0x10ce8349 // orq $0x10, %r14
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
+	LONG $0x03c38e0f; WORD $0x0000 // jle 0x8ac5 <k_attend_values_f16+0xe55>
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
+	LONG $0x05b18e0f; WORD $0x0000 // jle 0x8cc4 <k_attend_values_f16+0x1054>
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	LONG $0x58458b49 // movq 0x58(%r13), %rax
+	LONG $0x40148d48 // leaq (%rax,%rax,2), %rdx
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x24748b4c; BYTE $0x40 // movq 0x40(%rsp), %r14
+	LONG $0xfeaf0f49 // imulq %r14, %rdi
+	LONG $0x484d8b4d // movq 0x48(%r13), %r9
+	WORD $0x0149; BYTE $0xf9 // addq %rdi, %r9
+	LONG $0x507d0349 // addq 0x50(%r13), %rdi
+	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	LONG $0xc24c0f48 // cmovlq %rdx, %rax
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xc2480f49 // cmovsq %r10, %rax
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0xd74c0f48 // cmovlq %rdi, %rdx
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	LONG $0xc14c0f49 // cmovlq %r9, %rax
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xc2480f49 // cmovsq %r10, %rax
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xd2480f49 // cmovsq %r10, %rdx
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	LONG $0x056a8d0f; WORD $0x0000 // jge 0x8ce2 <k_attend_values_f16+0x1072>
+	LONG $0x087d8b4d // movq 0x8(%r13), %r15
+	LONG $0x285d8b4d // movq 0x28(%r13), %r11
+	QUAD $0x0000000cb53c8d4a // leaq 0xc(,%r14,4), %rdi
+	LONG $0xfbaf0f49 // imulq %r11, %rdi
+	QUAD $0x00000008b50c8d4e // leaq 0x8(,%r14,4), %r9
+	LONG $0xcbaf0f4d // imulq %r11, %r9
+	QUAD $0x00000004b5148d4e // leaq 0x4(,%r14,4), %r10
+	LONG $0xd3af0f4d // imulq %r11, %r10
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0x9f1c8d4f // leaq (%r15,%r11,4), %r11
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0xf4af0f4d // imulq %r12, %r14
+	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
+	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
+	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
+	WORD $0x014d; BYTE $0xf6 // addq %r14, %r14
+	LONG $0x1075034d // addq 0x10(%r13), %r14
+	LONG $0x240c8d4b // leaq (%r12,%r12), %rcx
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x39eb // jmp 0x8827 <k_attend_values_f16+0xbb7>
+	WORD $0x9066 // nop
+	LONG $0xa9ffd162; WORD $0x266f // vmovdqu16 (%r14), %ymm4 {%k1} {z}
+	LONG $0x487df262; WORD $0xe413 // vcvtph2ps %ymm4, %zmm4
+	LONG $0x585dd262; WORD $0x1cb8; BYTE $0x83 // vfmadd231ps (%r11,%rax,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x585dd262; WORD $0x14b8; BYTE $0x82 // vfmadd231ps (%r10,%rax,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x585dd262; WORD $0x0cb8; BYTE $0x81 // vfmadd231ps (%r9,%rax,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x585df262; WORD $0x04b8; BYTE $0x87 // vfmadd231ps (%rdi,%rax,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
+	LONG $0x04da840f; WORD $0x0000 // je 0x8d01 <k_attend_values_f16+0x1091>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x1d73 // jae 0x8849 <k_attend_values_f16+0xbd9>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0x0a74 // je 0x8846 <k_attend_values_f16+0xbd6>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
+	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
+	LONG $0x245c3948; BYTE $0x08 // cmpq %rbx, 0x8(%rsp)
+	WORD $0xa075 // jne 0x87f0 <k_attend_values_f16+0xb80>
+	LONG $0x6f7ec1c4; BYTE $0x26 // vmovdqu (%r14), %ymm4
+	WORD $0x9feb // jmp 0x87f6 <k_attend_values_f16+0xb86>
+	LONG $0x00458b49 // movq (%r13), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x086d8b49 // movq 0x8(%r13), %rbp
+	LONG $0x28458b49 // movq 0x28(%r13), %rax
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0xd4af0f49 // imulq %r12, %rdx
+	LONG $0x587d8b49 // movq 0x58(%r13), %rdi
+	LONG $0x7f0c8d4c // leaq (%rdi,%rdi,2), %r9
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0xdcaf0f4d // imulq %r12, %r11
+	LONG $0x485d8b49 // movq 0x48(%r13), %rbx
+	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
+	LONG $0x505d034d // addq 0x50(%r13), %r11
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	LONG $0xc94c0f49 // cmovlq %r9, %rcx
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xca480f49 // cmovsq %r10, %rcx
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0xfb4c0f49 // cmovlq %r11, %rdi
+	QUAD $0x00000000950c8d4c // leaq (,%rdx,4), %r9
+	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xfa480f49 // cmovsq %r10, %rdi
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xcb4c0f48 // cmovlq %rbx, %rcx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xca480f49 // cmovsq %r10, %rcx
+	LONG $0x20558b49 // movq 0x20(%r13), %rdx
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0x01cb8349 // orq $0x1, %r11
+	LONG $0xdaaf0f4c // imulq %rdx, %r11
+	LONG $0x245c894c; BYTE $0x28 // movq %r11, 0x28(%rsp)
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0x02cb8349 // orq $0x2, %r11
+	LONG $0xdaaf0f4c // imulq %rdx, %r11
+	LONG $0x245c894c; BYTE $0x50 // movq %r11, 0x50(%rsp)
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x03cf8349 // orq $0x3, %r15
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	LONG $0xd4af0f49 // imulq %r12, %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	QUAD $0x0000000ca52c8d4e // leaq 0xc(,%r12,4), %r13
+	LONG $0xe8af0f4c // imulq %rax, %r13
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
+	QUAD $0x00000008a52c8d4a // leaq 0x8(,%r12,4), %rbp
+	LONG $0xe8af0f48 // imulq %rax, %rbp
+	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
+	QUAD $0x00000004a51c8d4a // leaq 0x4(,%r12,4), %rbx
+	LONG $0xd8af0f48 // imulq %rax, %rbx
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	QUAD $0x0000002045048d48 // leaq 0x20(,%rax,2), %rax
+	LONG $0x36148d4b // leaq (%r14,%r14), %rdx
+	LONG $0x0020bb41; WORD $0x0000 // movl $0x20, %r11d
+	LONG $0x00008fe9; BYTE $0x00 // jmp 0x89e6 <k_attend_values_f16+0xd76>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	LONG $0x487c9162; WORD $0x3c11; BYTE $0x9a // vmovups %zmm7, (%r10,%r11,4)
+	QUAD $0x019a7411487c9162 // vmovups %zmm6, 0x40(%r10,%r11,4)
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	LONG $0x487c9162; WORD $0x2c11; BYTE $0x9a // vmovups %zmm5, (%r10,%r11,4)
+	QUAD $0x019a6411487c9162 // vmovups %zmm4, 0x40(%r10,%r11,4)
+	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
+	LONG $0x487c9162; WORD $0x1c11; BYTE $0x9a // vmovups %zmm3, (%r10,%r11,4)
+	QUAD $0x019a5411487c9162 // vmovups %zmm2, 0x40(%r10,%r11,4)
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0xba // vmovups %zmm1, (%r10,%r15,4)
+	QUAD $0x01ba4411487c9162 // vmovups %zmm0, 0x40(%r10,%r15,4)
+	LONG $0x20598d4c // leaq 0x20(%rcx), %r11
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	LONG $0x245c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r11
+	LONG $0xfd078f0f; WORD $0xffff // jg 0x86ed <k_attend_values_f16+0xa7d>
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0x24748b4c; BYTE $0x38 // movq 0x38(%rsp), %r14
+	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
+	LONG $0xff658d0f; WORD $0xffff // jge 0x8960 <k_attend_values_f16+0xcf0>
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x105b8b4d // movq 0x10(%r11), %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x78eb // jmp 0x8a9d <k_attend_values_f16+0xe2d>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	LONG $0x487d5262; WORD $0x4313; BYTE $0xff // vcvtph2ps -0x20(%r11), %zmm8
+	LONG $0x487d5262; WORD $0x0b13 // vcvtph2ps (%r11), %zmm9
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xb1 // vbroadcastss (%r9,%r14,4), %zmm10
+	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0x4835d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
+	LONG $0x487d3262; WORD $0x1418; BYTE $0xb3 // vbroadcastss (%rbx,%r14,4), %zmm10
+	LONG $0x482dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
+	LONG $0x4835d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
+	QUAD $0x00b55418487d3262 // vbroadcastss (%rbp,%r14,4), %zmm10
+	LONG $0x482dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
+	LONG $0x4835d262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
+	QUAD $0x00b55418487d1262 // vbroadcastss (%r13,%r14,4), %zmm10
+	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
+	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
+	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
+	LONG $0xfedf840f; WORD $0xffff // je 0x897c <k_attend_values_f16+0xd0c>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x9173 // jae 0x8a33 <k_attend_values_f16+0xdc3>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0xff7a840f; WORD $0xffff // je 0x8a30 <k_attend_values_f16+0xdc0>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
+	LONG $0xffff6be9; BYTE $0xff // jmp 0x8a30 <k_attend_values_f16+0xdc0>
+	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
+	LONG $0x24048b49 // movq (%r12), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x246c8b49; BYTE $0x08 // movq 0x8(%r12), %rbp
+	LONG $0x246c8948; BYTE $0x58 // movq %rbp, 0x58(%rsp)
+	LONG $0x245c8b4d; BYTE $0x28 // movq 0x28(%r12), %r11
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0xcaaf0f4c // imulq %rdx, %r9
+	LONG $0x24448b49; BYTE $0x58 // movq 0x58(%r12), %rax
+	LONG $0x403c8d48 // leaq (%rax,%rax,2), %rdi
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0xd2af0f4c // imulq %rdx, %r10
+	LONG $0x245c8b49; BYTE $0x48 // movq 0x48(%r12), %rbx
+	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
+	LONG $0x2454034d; BYTE $0x50 // addq 0x50(%r12), %r10
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0xc74c0f48 // cmovlq %rdi, %rax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xc7480f49 // cmovsq %r15, %rax
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0xfa4c0f49 // cmovlq %r10, %rdi
+	QUAD $0x000000008d0c8d4e // leaq (,%r9,4), %r9
+	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xff480f49 // cmovsq %r15, %rdi
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	LONG $0xc34c0f48 // cmovlq %rbx, %rax
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xc7480f49 // cmovsq %r15, %rax
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0xd5af0f4d // imulq %r13, %r10
+	LONG $0x245c8b49; BYTE $0x20 // movq 0x20(%r12), %rbx
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	LONG $0x01cf8349 // orq $0x1, %r15
+	LONG $0xfbaf0f4c // imulq %rbx, %r15
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	LONG $0x02cf8349 // orq $0x2, %r15
+	LONG $0xfbaf0f4c // imulq %rbx, %r15
+	LONG $0x247c894c; BYTE $0x28 // movq %r15, 0x28(%rsp)
+	QUAD $0x0000000c953c8d4c // leaq 0xc(,%rdx,4), %r15
+	LONG $0xfbaf0f4d // imulq %r11, %r15
+	QUAD $0x0000000895248d4c // leaq 0x8(,%rdx,4), %r12
+	LONG $0xe3af0f4d // imulq %r11, %r12
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	QUAD $0x00000004952c8d4c // leaq 0x4(,%rdx,4), %r13
+	LONG $0xebaf0f4d // imulq %r11, %r13
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	LONG $0x03cb8349 // orq $0x3, %r11
+	LONG $0xdbaf0f4c // imulq %rbx, %r11
+	LONG $0x245c894c; BYTE $0x50 // movq %r11, 0x50(%rsp)
+	LONG $0xdaaf0f48 // imulq %rdx, %rbx
+	LONG $0x245c8948; BYTE $0x48 // movq %rbx, 0x48(%rsp)
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	WORD $0x014d; BYTE $0xd2 // addq %r10, %r10
+	QUAD $0x000000006d1c8d4c // leaq (,%rbp,2), %r11
+	WORD $0x63eb // jmp 0x8c3b <k_attend_values_f16+0xfcb>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x91 // vmovups %zmm3, (%rcx,%rdx,4)
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x91 // vmovups %zmm2, (%rcx,%rdx,4)
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x91 // vmovups %zmm1, (%rcx,%rdx,4)
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x91 // vmovups %zmm0, (%rcx,%rdx,4)
+	LONG $0x10738d4c // leaq 0x10(%rbx), %r14
+	LONG $0x20c28349 // addq $0x20, %r10
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
+	LONG $0xfaca8f0f; WORD $0xffff // jg 0x8705 <k_attend_values_f16+0xa95>
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	WORD $0x997d // jge 0x8be0 <k_attend_values_f16+0xf70>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x10728b4c // movq 0x10(%rdx), %r14
+	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x41eb // jmp 0x8ca5 <k_attend_values_f16+0x1035>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
+	LONG $0x487dd262; WORD $0x2613 // vcvtph2ps (%r14), %zmm4
+	LONG $0x585dd262; WORD $0x1cb8; BYTE $0x91 // vfmadd231ps (%r9,%rdx,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	QUAD $0x009554b8585dd262 // vfmadd231ps (%r13,%rdx,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x585dd262; WORD $0x0cb8; BYTE $0x94 // vfmadd231ps (%r12,%rdx,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x585dd262; WORD $0x04b8; BYTE $0x97 // vfmadd231ps (%r15,%rdx,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
+	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
+	LONG $0xff47840f; WORD $0xffff // je 0x8bec <k_attend_values_f16+0xf7c>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0xc973 // jae 0x8c73 <k_attend_values_f16+0x1003>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0xb774 // je 0x8c70 <k_attend_values_f16+0x1000>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
+	WORD $0xaceb // jmp 0x8c70 <k_attend_values_f16+0x1000>
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	LONG $0x02478d49 // leaq 0x2(%r15), %rax
+	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
+	LONG $0x00a58e0f; WORD $0x0000 // jle 0x8d82 <k_attend_values_f16+0x1112>
+	LONG $0x00056ee9; BYTE $0x00 // jmp 0x9250 <k_attend_values_f16+0x15e0>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x05eb // jmp 0x8d06 <k_attend_values_f16+0x1096>
+	LONG $0x24748b4c; BYTE $0x40 // movq 0x40(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	QUAD $0x000000009d048d48 // leaq (,%rbx,4), %rax
+	LONG $0x00450349 // addq (%r13), %rax
+	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xd6af0f49 // imulq %r14, %rdx
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	LONG $0x01c98349 // orq $0x1, %r9
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	LONG $0x02ca8349 // orq $0x2, %r10
+	LONG $0xd1af0f4c // imulq %rcx, %r10
+	LONG $0x03ce8349 // orq $0x3, %r14
+	LONG $0xf1af0f4c // imulq %rcx, %r14
+	LONG $0x903c8d48 // leaq (%rax,%rdx,4), %rdi
+	LONG $0x88148d4a // leaq (%rax,%r9,4), %rdx
+	LONG $0x900c8d4a // leaq (%rax,%r10,4), %rcx
+	LONG $0xb0048d4a // leaq (%rax,%r14,4), %rax
+	LONG $0x245c3948; BYTE $0x08 // cmpq %rbx, 0x8(%rsp)
+	LONG $0x04ce850f; WORD $0x0000 // jne 0x9229 <k_attend_values_f16+0x15b9>
+	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
+	LONG $0x487cf162; WORD $0x1211 // vmovups %zmm2, (%rdx)
+	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0x02478d49 // leaq 0x2(%r15), %rax
+	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
+	LONG $0x04ce8f0f; WORD $0x0000 // jg 0x9250 <k_attend_values_f16+0x15e0>
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0x40fc8349 // cmpq $0x40, %r12
+	LONG $0x247c894c; BYTE $0x30 // movq %r15, 0x30(%rsp)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x013c8d0f; WORD $0x0000 // jge 0x8ed7 <k_attend_values_f16+0x1267>
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	LONG $0x10cd8349 // orq $0x10, %r13
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x3949; BYTE $0xed // cmpq %rbp, %r13
+	LONG $0x031c8e0f; WORD $0x0000 // jle 0x90ce <k_attend_values_f16+0x145e>
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
+	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
+	LONG $0x045a8e0f; WORD $0x0000 // jle 0x9222 <k_attend_values_f16+0x15b2>
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	LONG $0x587d8b49 // movq 0x58(%r13), %rdi
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	LONG $0xcfaf0f4d // imulq %r15, %r9
+	LONG $0x48558b4d // movq 0x48(%r13), %r10
+	WORD $0x014d; BYTE $0xca // addq %r9, %r10
+	LONG $0x504d034d // addq 0x50(%r13), %r9
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0xc74c0f48 // cmovlq %rdi, %rax
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xc3480f49 // cmovsq %r11, %rax
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0xf94c0f49 // cmovlq %r9, %rdi
+	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
+	LONG $0xc24c0f49 // cmovlq %r10, %rax
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xc3480f49 // cmovsq %r11, %rax
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xfb480f49 // cmovsq %r11, %rdi
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0x08fe8d0f; WORD $0x0000 // jge 0x9727 <k_attend_values_f16+0x1ab7>
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	LONG $0x085d8b49 // movq 0x8(%r13), %rbx
+	LONG $0x28558b4d // movq 0x28(%r13), %r10
+	QUAD $0x00000004bd0c8d4e // leaq 0x4(,%r15,4), %r9
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0xd7af0f4d // imulq %r15, %r10
+	LONG $0x93148d4e // leaq (%rbx,%r10,4), %r10
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x014d; BYTE $0xdb // addq %r11, %r11
+	LONG $0x105d034d // addq 0x10(%r13), %r11
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	LONG $0x360c8d4b // leaq (%r14,%r14), %rcx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x2deb // jmp 0x8ea9 <k_attend_values_f16+0x1239>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xa9ffd162; WORD $0x136f // vmovdqu16 (%r11), %ymm2 {%k1} {z}
+	LONG $0x487df262; WORD $0xd213 // vcvtph2ps %ymm2, %zmm2
+	LONG $0x586dd262; WORD $0x0cb8; BYTE $0x82 // vfmadd231ps (%r10,%rax,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x586dd262; WORD $0x04b8; BYTE $0x81 // vfmadd231ps (%r9,%rax,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
+	LONG $0x0895840f; WORD $0x0000 // je 0x973e <k_attend_values_f16+0x1ace>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x1b73 // jae 0x8ec9 <k_attend_values_f16+0x1259>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0x0974 // je 0x8ec6 <k_attend_values_f16+0x1256>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
+	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
+	LONG $0x24543948; BYTE $0x08 // cmpq %rdx, 0x8(%rsp)
+	WORD $0xb075 // jne 0x8e80 <k_attend_values_f16+0x1210>
+	LONG $0x6f7ec1c4; BYTE $0x13 // vmovdqu (%r11), %ymm2
+	WORD $0xafeb // jmp 0x8e86 <k_attend_values_f16+0x1216>
+	LONG $0x00458b49 // movq (%r13), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x284d8b49 // movq 0x28(%r13), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x587d8b49 // movq 0x58(%r13), %rdi
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	LONG $0xcfaf0f4d // imulq %r15, %r9
+	LONG $0x485d8b4d // movq 0x48(%r13), %r11
+	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
+	LONG $0x504d034d // addq 0x50(%r13), %r9
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
+	LONG $0xd74c0f48 // cmovlq %rdi, %rdx
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xd2480f49 // cmovsq %r10, %rdx
+	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0xf94c0f49 // cmovlq %r9, %rdi
+	LONG $0x085d8b49 // movq 0x8(%r13), %rbx
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xfa480f49 // cmovsq %r10, %rdi
+	LONG $0x830c8d4c // leaq (%rbx,%rax,4), %r9
+	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
+	LONG $0xd34c0f49 // cmovlq %r11, %rdx
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xd2480f49 // cmovsq %r10, %rdx
+	LONG $0x20758b4d // movq 0x20(%r13), %r14
+	LONG $0x015f8d4d // leaq 0x1(%r15), %r11
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	LONG $0xf7af0f4d // imulq %r15, %r14
+	QUAD $0x00000004bd3c8d4e // leaq 0x4(,%r15,4), %r15
+	LONG $0xf9af0f4c // imulq %rcx, %r15
+	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	QUAD $0x00000060451c8d48 // leaq 0x60(,%rax,2), %rbx
+	WORD $0x014d; BYTE $0xe4 // addq %r12, %r12
+	LONG $0x0040bd41; WORD $0x0000 // movl $0x40, %r13d
+	WORD $0x7feb // jmp 0x8ff9 <k_attend_values_f16+0x1389>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x90048d4a // leaq (%rax,%r10,4), %rax
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0xb0 // vmovups %zmm7, (%rax,%r14,4)
+	QUAD $0x01b07411487cb162 // vmovups %zmm6, 0x40(%rax,%r14,4)
+	QUAD $0x02b06c11487cb162 // vmovups %zmm5, 0x80(%rax,%r14,4)
+	QUAD $0x03b06411487cb162 // vmovups %zmm4, 0xc0(%rax,%r14,4)
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x98 // vmovups %zmm3, (%rax,%r11,4)
+	QUAD $0x01985411487cb162 // vmovups %zmm2, 0x40(%rax,%r11,4)
+	QUAD $0x02984c11487cb162 // vmovups %zmm1, 0x80(%rax,%r11,4)
+	QUAD $0x03984411487cb162 // vmovups %zmm0, 0xc0(%rax,%r11,4)
+	LONG $0x40698d4c // leaq 0x40(%rcx), %r13
+	LONG $0x80eb8348 // subq $-0x80, %rbx
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	LONG $0x246c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r13
+	LONG $0xfda48f0f; WORD $0xffff // jg 0x8d9d <k_attend_values_f16+0x112d>
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	LONG $0xff778d0f; WORD $0xffff // jge 0x8f80 <k_attend_values_f16+0x1310>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x10688b4c // movq 0x10(%rax), %r13
+	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
+	WORD $0x76eb // jmp 0x90ac <k_attend_values_f16+0x143c>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0x487d5262; WORD $0x4513; BYTE $0xfd // vcvtph2ps -0x60(%r13), %zmm8
+	LONG $0x487d5262; WORD $0x4d13; BYTE $0xfe // vcvtph2ps -0x40(%r13), %zmm9
+	LONG $0x487d5262; WORD $0x5513; BYTE $0xff // vcvtph2ps -0x20(%r13), %zmm10
+	LONG $0x487d5262; WORD $0x5d13; BYTE $0x00 // vcvtph2ps (%r13), %zmm11
+	LONG $0x487d5262; WORD $0x2418; BYTE $0xa9 // vbroadcastss (%r9,%rbp,4), %zmm12
+	LONG $0x481dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm8) + zmm7
+	LONG $0x481dd262; WORD $0xf1b8 // vfmadd231ps %zmm9, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm9) + zmm6
+	LONG $0x481dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm10) + zmm5
+	LONG $0x487d5262; WORD $0x2c18; BYTE $0xaf // vbroadcastss (%r15,%rbp,4), %zmm13
+	LONG $0x4825d262; WORD $0xe4b8 // vfmadd231ps %zmm12, %zmm11, %zmm4 # zmm4 = (zmm11 * zmm12) + zmm4
+	LONG $0x4815d262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm13, %zmm3 # zmm3 = (zmm13 * zmm8) + zmm3
+	LONG $0x4815d262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm13, %zmm2 # zmm2 = (zmm13 * zmm9) + zmm2
+	LONG $0x4815d262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm13, %zmm1 # zmm1 = (zmm13 * zmm10) + zmm1
+	LONG $0x4815d262; WORD $0xc3b8 // vfmadd231ps %zmm11, %zmm13, %zmm0 # zmm0 = (zmm13 * zmm11) + zmm0
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
+	LONG $0xfef0840f; WORD $0xffff // je 0x8f9c <k_attend_values_f16+0x132c>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x9273 // jae 0x9043 <k_attend_values_f16+0x13d3>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0x8074 // je 0x9040 <k_attend_values_f16+0x13d0>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
+	LONG $0xffff72e9; BYTE $0xff // jmp 0x9040 <k_attend_values_f16+0x13d0>
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	WORD $0x8b49; BYTE $0x06 // movq (%r14), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x28568b49 // movq 0x28(%r14), %rdx
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x584e8b4d // movq 0x58(%r14), %r9
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0xd7af0f4d // imulq %r15, %r10
+	LONG $0x485e8b4d // movq 0x48(%r14), %r11
+	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
+	LONG $0x5056034d // addq 0x50(%r14), %r10
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
+	LONG $0xf94c0f49 // cmovlq %r9, %rdi
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xfb480f48 // cmovsq %rbx, %rdi
+	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	LONG $0xca4c0f4d // cmovlq %r10, %r9
+	LONG $0x08668b4d // movq 0x8(%r14), %r12
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xcb480f4c // cmovsq %rbx, %r9
+	LONG $0x84148d4d // leaq (%r12,%rax,4), %r10
+	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
+	LONG $0xfb4c0f49 // cmovlq %r11, %rdi
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xfb480f48 // cmovsq %rbx, %rdi
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0xddaf0f4c // imulq %rbp, %r11
+	LONG $0x20768b4d // movq 0x20(%r14), %r14
+	LONG $0x015f8d49 // leaq 0x1(%r15), %rbx
+	LONG $0xdeaf0f49 // imulq %r14, %rbx
+	LONG $0xf7af0f4d // imulq %r15, %r14
+	QUAD $0x00000004bd3c8d4e // leaq 0x4(,%r15,4), %r15
+	LONG $0xfaaf0f4c // imulq %rdx, %r15
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	WORD $0x014d; BYTE $0xdb // addq %r11, %r11
+	QUAD $0x000000006d248d4c // leaq (,%rbp,2), %r12
+	WORD $0x3beb // jmp 0x91b1 <k_attend_values_f16+0x1541>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0xb0 // vmovups %zmm1, (%rax,%r14,4)
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x98 // vmovups %zmm0, (%rax,%rbx,4)
+	LONG $0x106a8d4c // leaq 0x10(%rdx), %r13
+	LONG $0x20c38349 // addq $0x20, %r11
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x246c3b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r13
+	LONG $0xfc048f0f; WORD $0xffff // jg 0x8db5 <k_attend_values_f16+0x1145>
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
+	WORD $0xc37d // jge 0x9180 <k_attend_values_f16+0x1510>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x10688b4c // movq 0x10(%rax), %r13
+	WORD $0x014d; BYTE $0xdd // addq %r11, %r13
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
+	WORD $0x31eb // jmp 0x9203 <k_attend_values_f16+0x1593>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0x487dd262; WORD $0x5513; BYTE $0x00 // vcvtph2ps (%r13), %zmm2
+	LONG $0x586dd262; WORD $0x0cb8; BYTE $0xaa // vfmadd231ps (%r10,%rbp,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x586dd262; WORD $0x04b8; BYTE $0xaf // vfmadd231ps (%r15,%rbp,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
+	WORD $0x8174 // je 0x9184 <k_attend_values_f16+0x1514>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0xdb73 // jae 0x91e3 <k_attend_values_f16+0x1573>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0xc974 // je 0x91e0 <k_attend_values_f16+0x1570>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
+	WORD $0xbeeb // jmp 0x91e0 <k_attend_values_f16+0x1570>
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
+	WORD $0x2aeb // jmp 0x9253 <k_attend_values_f16+0x15e3>
+	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
+	LONG $0x497cf162; WORD $0x1211 // vmovups %zmm2, (%rdx) {%k1}
+	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
+	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
+	LONG $0x02478d49 // leaq 0x2(%r15), %rax
+	LONG $0x24443b48; BYTE $0x60 // cmpq 0x60(%rsp), %rax
+	LONG $0xfb328e0f; WORD $0xffff // jle 0x8d82 <k_attend_values_f16+0x1112>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x246c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rbp
+	LONG $0x056b8d0f; WORD $0x0000 // jge 0x97c9 <k_attend_values_f16+0x1b59>
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	LONG $0x40fb8348 // cmpq $0x40, %rbx
+	LONG $0x01128d0f; WORD $0x0000 // jge 0x937f <k_attend_values_f16+0x170f>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x10c88348 // orq $0x10, %rax
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
+	LONG $0x246c8948; BYTE $0x28 // movq %rbp, 0x28(%rsp)
+	LONG $0x026e8e0f; WORD $0x0000 // jle 0x94f8 <k_attend_values_f16+0x1888>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x05298e0f; WORD $0x0000 // jle 0x97c9 <k_attend_values_f16+0x1b59>
+	LONG $0x58438b49 // movq 0x58(%r11), %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x48538b49 // movq 0x48(%r11), %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x50430349 // addq 0x50(%r11), %rax
+	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	LONG $0xc84c0f4c // cmovlq %rax, %r9
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xcf480f4c // cmovsq %rdi, %r9
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0xc24c0f48 // cmovlq %rdx, %rax
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xc7480f48 // cmovsq %rdi, %rax
+	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
+	LONG $0x049d8d0f; WORD $0x0000 // jge 0x977f <k_attend_values_f16+0x1b0f>
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	LONG $0x28538b49 // movq 0x28(%r11), %rdx
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x08530349 // addq 0x8(%r11), %rdx
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	LONG $0xfbaf0f48 // imulq %rbx, %rdi
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	WORD $0x0148; BYTE $0xff // addq %rdi, %rdi
+	LONG $0x107b0349 // addq 0x10(%r11), %rdi
+	LONG $0x1b0c8d48 // leaq (%rbx,%rbx), %rcx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x2ceb // jmp 0x9352 <k_attend_values_f16+0x16e2>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xa9fff162; WORD $0x0f6f // vmovdqu16 (%rdi), %ymm1 {%k1} {z}
+	LONG $0x487df262; WORD $0xc913 // vcvtph2ps %ymm1, %zmm1
+	LONG $0x5875f262; WORD $0x04b8; BYTE $0x82 // vfmadd231ps (%rdx,%rax,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
+	LONG $0x0443840f; WORD $0x0000 // je 0x9795 <k_attend_values_f16+0x1b25>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x1d73 // jae 0x9374 <k_attend_values_f16+0x1704>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0x0a74 // je 0x9371 <k_attend_values_f16+0x1701>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
+	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
+	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
+	WORD $0xb775 // jne 0x9330 <k_attend_values_f16+0x16c0>
+	LONG $0x0f6ffec5 // vmovdqu (%rdi), %ymm1
+	WORD $0xb7eb // jmp 0x9336 <k_attend_values_f16+0x16c6>
+	LONG $0x28458b49 // movq 0x28(%r13), %rax
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0x08450349 // addq 0x8(%r13), %rax
+	LONG $0x58558b49 // movq 0x58(%r13), %rdx
+	LONG $0xd5af0f48 // imulq %rbp, %rdx
+	LONG $0x484d8b4d // movq 0x48(%r13), %r9
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	LONG $0x50550349 // addq 0x50(%r13), %rdx
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0xca4c0f48 // cmovlq %rdx, %rcx
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xcf480f48 // cmovsq %rdi, %rcx
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xd14c0f49 // cmovlq %r9, %rdx
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xd7480f48 // cmovsq %rdi, %rdx
+	LONG $0x204d8b4d // movq 0x20(%r13), %r9
+	LONG $0xcdaf0f4c // imulq %rbp, %r9
+	LONG $0x02e1c149 // shlq $0x2, %r9
+	LONG $0x004d034d // addq (%r13), %r9
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0xd2af0f4c // imulq %rdx, %r10
+	QUAD $0x00000060551c8d4e // leaq 0x60(,%r10,2), %r11
+	WORD $0x0148; BYTE $0xdb // addq %rbx, %rbx
+	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
+	WORD $0x4feb // jmp 0x9441 <k_attend_values_f16+0x17d1>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x487cd162; WORD $0x3c11; BYTE $0xb9 // vmovups %zmm7, (%r9,%rdi,4)
+	QUAD $0x01b97411487cd162 // vmovups %zmm6, 0x40(%r9,%rdi,4)
+	QUAD $0x02b96c11487cd162 // vmovups %zmm5, 0x80(%r9,%rdi,4)
+	QUAD $0x03b95c11487cd162 // vmovups %zmm3, 0xc0(%r9,%rdi,4)
+	LONG $0x40728d4d // leaq 0x40(%r10), %r14
+	LONG $0x80eb8349 // subq $-0x80, %r11
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	LONG $0x24743b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r14
+	LONG $0xfe2f8f0f; WORD $0xffff // jg 0x9270 <k_attend_values_f16+0x1600>
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0xb37d // jge 0x9400 <k_attend_values_f16+0x1790>
+	LONG $0x10758b4d // movq 0x10(%r13), %r14
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	WORD $0x6beb // jmp 0x94d4 <k_attend_values_f16+0x1864>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	LONG $0x487dd262; WORD $0x7e13; BYTE $0xfd // vcvtph2ps -0x60(%r14), %zmm7
+	LONG $0x487dd262; WORD $0x7613; BYTE $0xfe // vcvtph2ps -0x40(%r14), %zmm6
+	LONG $0x487dd262; WORD $0x6e13; BYTE $0xff // vcvtph2ps -0x20(%r14), %zmm5
+	LONG $0x487dd262; WORD $0x1e13 // vcvtph2ps (%r14), %zmm3
+	LONG $0x487d3262; WORD $0x0418; BYTE $0xb8 // vbroadcastss (%rax,%r15,4), %zmm8
+	LONG $0x483df262; WORD $0xfca8 // vfmadd213ps %zmm4, %zmm8, %zmm7 # zmm7 = (zmm8 * zmm7) + zmm4
+	LONG $0x483df262; WORD $0xf2a8 // vfmadd213ps %zmm2, %zmm8, %zmm6 # zmm6 = (zmm8 * zmm6) + zmm2
+	LONG $0x483df262; WORD $0xe9a8 // vfmadd213ps %zmm1, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm5) + zmm1
+	LONG $0x483df262; WORD $0xd8a8 // vfmadd213ps %zmm0, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm3) + zmm0
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
+	LONG $0x487cf162; WORD $0xc328 // vmovaps %zmm3, %zmm0
+	LONG $0x487cf162; WORD $0xcd28 // vmovaps %zmm5, %zmm1
+	LONG $0x487cf162; WORD $0xd628 // vmovaps %zmm6, %zmm2
+	LONG $0x487cf162; WORD $0xe728 // vmovaps %zmm7, %zmm4
+	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
+	LONG $0xff38840f; WORD $0xffff // je 0x940c <k_attend_values_f16+0x179c>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x9a73 // jae 0x9473 <k_attend_values_f16+0x1803>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0x8774 // je 0x9470 <k_attend_values_f16+0x1800>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
+	LONG $0xffff78e9; BYTE $0xff // jmp 0x9470 <k_attend_values_f16+0x1800>
+	LONG $0x28558b49 // movq 0x28(%r13), %rdx
+	LONG $0xd5af0f48 // imulq %rbp, %rdx
+	LONG $0x587d8b49 // movq 0x58(%r13), %rdi
+	LONG $0xfdaf0f48 // imulq %rbp, %rdi
+	LONG $0x484d8b4d // movq 0x48(%r13), %r9
+	WORD $0x0149; BYTE $0xf9 // addq %rdi, %r9
+	LONG $0x507d0349 // addq 0x50(%r13), %rdi
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	LONG $0xcf4c0f48 // cmovlq %rdi, %rcx
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xcb480f49 // cmovsq %r11, %rcx
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0xf94c0f49 // cmovlq %r9, %rdi
+	LONG $0x085d8b49 // movq 0x8(%r13), %rbx
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xfb480f49 // cmovsq %r11, %rdi
+	LONG $0x93148d48 // leaq (%rbx,%rdx,4), %rdx
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	LONG $0xcfaf0f4d // imulq %r15, %r9
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	LONG $0x205d8b49 // movq 0x20(%r13), %rbx
+	LONG $0xddaf0f48 // imulq %rbp, %rbx
+	LONG $0x02e3c148 // shlq $0x2, %rbx
+	LONG $0x005d0349 // addq (%r13), %rbx
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	WORD $0x2949; BYTE $0xf9 // subq %rdi, %r9
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	WORD $0xf749; BYTE $0xd6 // notq %r14
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	LONG $0x015f8d4c // leaq 0x1(%rdi), %r11
+	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
+	QUAD $0x00000000bd248d4e // leaq (,%r15,4), %r12
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x29eb // jmp 0x95ad <k_attend_values_f16+0x193d>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0xab // vmovups %zmm1, (%rbx,%r13,4)
+	LONG $0x10428d49 // leaq 0x10(%r10), %rax
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
+	LONG $0xfcdd8f0f; WORD $0xffff // jg 0x928a <k_attend_values_f16+0x161a>
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
+	WORD $0xd87e // jle 0x9590 <k_attend_values_f16+0x1920>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x282c8d4a // leaq (%rax,%r13), %rbp
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x10588b4c // movq 0x10(%rax), %r11
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0x1f74 // je 0x95f0 <k_attend_values_f16+0x1980>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	WORD $0x3175 // jne 0x960c <k_attend_values_f16+0x199c>
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x5a75 // jne 0x963d <k_attend_values_f16+0x19cd>
+	WORD $0xafeb // jmp 0x9594 <k_attend_values_f16+0x1924>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x01c1f641 // testb $0x1, %r9b
+	LONG $0x00a1850f; WORD $0x0000 // jne 0x969f <k_attend_values_f16+0x1a2f>
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x00c2850f; WORD $0x0000 // jne 0x96cc <k_attend_values_f16+0x1a5c>
+	WORD $0x88eb // jmp 0x9594 <k_attend_values_f16+0x1924>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x0b73 // jae 0x961c <k_attend_values_f16+0x19ac>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0x487dd262; WORD $0x0c13; BYTE $0x6b // vcvtph2ps (%r11,%rbp,2), %zmm1
+	LONG $0x587df262; WORD $0x0c98; BYTE $0xba // vfmadd132ps (%rdx,%rdi,4){1to16}, %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0x246c0348; BYTE $0x08 // addq 0x8(%rsp), %rbp
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xff57840f; WORD $0xffff // je 0x9594 <k_attend_values_f16+0x1924>
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	WORD $0x0149; BYTE $0xef // addq %rbp, %r15
+	WORD $0x28eb // jmp 0x966f <k_attend_values_f16+0x19ff>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487d9262; WORD $0x1413; BYTE $0x7b // vcvtph2ps (%r11,%r15,2), %zmm2
+	QUAD $0x01824cb8586df262 // vfmadd231ps 0x4(%rdx,%rax,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x02c08348 // addq $0x2, %rax
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xff25840f; WORD $0xffff // je 0x9594 <k_attend_values_f16+0x1924>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x0b73 // jae 0x967f <k_attend_values_f16+0x1a0f>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0x487dd262; WORD $0x1413; BYTE $0x6b // vcvtph2ps (%r11,%rbp,2), %zmm2
+	LONG $0x586df262; WORD $0x0cb8; BYTE $0x82 // vfmadd231ps (%rdx,%rax,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0xbe73 // jae 0x9650 <k_attend_values_f16+0x19e0>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	WORD $0xb1eb // jmp 0x9650 <k_attend_values_f16+0x19e0>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x0773 // jae 0x96ab <k_attend_values_f16+0x1a3b>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x487dd262; WORD $0x0c13; BYTE $0x6b // vcvtph2ps (%r11,%rbp,2), %zmm1
+	LONG $0x587df262; WORD $0x0c98; BYTE $0xba // vfmadd132ps (%rdx,%rdi,4){1to16}, %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0x246c0348; BYTE $0x08 // addq 0x8(%rsp), %rbp
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xfec8840f; WORD $0xffff // je 0x9594 <k_attend_values_f16+0x1924>
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	WORD $0x0149; BYTE $0xef // addq %rbp, %r15
+	WORD $0x29eb // jmp 0x96ff <k_attend_values_f16+0x1a8f>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487d9262; WORD $0x1413; BYTE $0x7b // vcvtph2ps (%r11,%r15,2), %zmm2
+	QUAD $0x01824cb8586df262 // vfmadd231ps 0x4(%rdx,%rax,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x02c08348 // addq $0x2, %rax
+	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xfe95840f; WORD $0xffff // je 0x9594 <k_attend_values_f16+0x1924>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0x0773 // jae 0x970b <k_attend_values_f16+0x1a9b>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0x487dd262; WORD $0x1413; BYTE $0x6b // vcvtph2ps (%r11,%rbp,2), %zmm2
+	LONG $0x586df262; WORD $0x0cb8; BYTE $0x82 // vfmadd231ps (%rdx,%rax,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0xc273 // jae 0x96e0 <k_attend_values_f16+0x1a70>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x40c68348 // addq $0x40, %rsi
+	WORD $0xb9eb // jmp 0x96e0 <k_attend_values_f16+0x1a70>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x03eb // jmp 0x9741 <k_attend_values_f16+0x1ad1>
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
+	LONG $0x00450349 // addq (%r13), %rax
+	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0xffaf0f49 // imulq %r15, %rdi
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0xf9af0f4c // imulq %rcx, %r15
+	LONG $0xb80c8d48 // leaq (%rax,%rdi,4), %rcx
+	LONG $0xb8048d4a // leaq (%rax,%r15,4), %rax
+	LONG $0x24543948; BYTE $0x08 // cmpq %rdx, 0x8(%rsp)
+	WORD $0x4475 // jne 0x97b2 <k_attend_values_f16+0x1b42>
+	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0xfffad4e9; BYTE $0xff // jmp 0x9253 <k_attend_values_f16+0x15e3>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	LONG $0x7baf0f4d; BYTE $0x20 // imulq 0x20(%r11), %r15
+	LONG $0x02e7c149 // shlq $0x2, %r15
+	WORD $0x034d; BYTE $0x3b // addq (%r11), %r15
+	LONG $0x97048d4b // leaq (%r15,%r10,4), %rax
+	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
+	WORD $0x1975 // jne 0x97c3 <k_attend_values_f16+0x1b53>
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	WORD $0x17eb // jmp 0x97c9 <k_attend_values_f16+0x1b59>
+	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
+	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
+	LONG $0xfffa90e9; BYTE $0xff // jmp 0x9253 <k_attend_values_f16+0x15e3>
+	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
+	LONG $0x88c48148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0x9066 // nop
+
+	// attend_values_q8
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xa0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa0, %rsp
+	LONG $0x305f8b4c // movq 0x30(%rdi), %r11
+	LONG $0x38478b48 // movq 0x38(%rdi), %rax
+	LONG $0x0f488d48 // leaq 0xf(%rax), %rcx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xc8490f48 // cmovnsq %rax, %rcx
+	LONG $0x04f9c148 // sarq $0x4, %rcx
+	LONG $0x07738d49 // leaq 0x7(%r11), %rsi
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xf3490f49 // cmovnsq %r11, %rsi
+	LONG $0x476ffac5; BYTE $0x30 // vmovdqu 0x30(%rdi), %xmm0
+	LONG $0xf8e68348 // andq $-0x8, %rsi
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x08f5f162; WORD $0xe072; BYTE $0x3f // vpsraq $0x3f, %xmm0, %xmm1
+	QUAD $0x00199b0d45f1e2c4; BYTE $0x00 // vpsrlvq 0x199b(%rip), %xmm1, %xmm1 # 0xb1d0 <k_attend_merge+0x330>
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	LONG $0xc1d4f9c5 // vpaddq %xmm1, %xmm0, %xmm0
+	QUAD $0x1979054608fdf262; WORD $0x0000 // vpsravq 0x1979(%rip), %xmm0, %xmm0 # 0xb1c0 <k_attend_merge+0x320>
+	LONG $0xc09d0f41 // setge %r8b
+	LONG $0x7ef9e1c4; BYTE $0xc6 // vmovq %xmm0, %rsi
+	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
+	WORD $0x8941; BYTE $0xd0 // movl %edx, %r8d
+	LONG $0x07f8c041 // sarb $0x7, %r8b
+	LONG $0x06e8c041 // shrb $0x6, %r8b
+	WORD $0x0041; BYTE $0xd0 // addb %dl, %r8b
+	LONG $0xfce08041 // andb $-0x4, %r8b
+	WORD $0x2844; BYTE $0xc2 // subb %r8b, %dl
+	WORD $0x8941; BYTE $0xd0 // movl %edx, %r8d
+	LONG $0x07e8c041 // shrb $0x7, %r8b
+	WORD $0x0041; BYTE $0xd0 // addb %dl, %r8b
+	WORD $0xd041; BYTE $0xf8 // sarb %r8b
+	WORD $0x2844; BYTE $0xc2 // subb %r8b, %dl
+	LONG $0x16f9c3c4; WORD $0x01c2 // vpextrq $0x1, %xmm0, %r10
+	LONG $0xd2be0f48 // movsbq %dl, %rdx
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	LONG $0x03418d4c // leaq 0x3(%rcx), %r8
+	LONG $0x06c18348 // addq $0x6, %rcx
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xc8490f49 // cmovnsq %r8, %rcx
+	LONG $0x02f9c148 // sarq $0x2, %rcx
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
+	LONG $0x60778b48 // movq 0x60(%rdi), %rsi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x68478b4c // movq 0x68(%rdi), %r8
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
+	LONG $0x244c894c; BYTE $0x38 // movq %r9, 0x38(%rsp)
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	LONG $0x06e1c148 // shlq $0x6, %rcx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0x24449f0f; BYTE $0x07 // setg 0x7(%rsp)
+	LONG $0x245c894c; BYTE $0x78 // movq %r11, 0x78(%rsp)
+	LONG $0x08fb8349 // cmpq $0x8, %r11
+	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
+	WORD $0x397d // jge 0x9915 <k_attend_values_q8+0x135>
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x04c98348 // orq $0x4, %rcx
+	LONG $0x244c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rcx
+	LONG $0x07fc8e0f; WORD $0x0000 // jle 0xa0ed <k_attend_values_q8+0x90d>
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x024f8d49 // leaq 0x2(%r15), %rcx
+	LONG $0x244c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rcx
+	LONG $0x08288e0f; WORD $0x0000 // jle 0xa12d <k_attend_values_q8+0x94d>
+	LONG $0x247c3b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r15
+	LONG $0x08508c0f; WORD $0x0000 // jl 0xa160 <k_attend_values_q8+0x980>
+	LONG $0x000877e9; BYTE $0x00 // jmp 0xa18c <k_attend_values_q8+0x9ac>
+	LONG $0x121c8d4b // leaq (%r10,%r10), %rbx
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x27eb // jmp 0x9951 <k_attend_values_q8+0x171>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
+	LONG $0x084f8d49 // leaq 0x8(%r15), %rcx
+	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
+	LONG $0x20c48349 // addq $0x20, %r12
+	LONG $0x244c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rcx
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	WORD $0x8e7f // jg 0x98df <k_attend_values_q8+0xff>
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x20f88348 // cmpq $0x20, %rax
+	QUAD $0x0000008024a4894c // movq %r12, 0x80(%rsp)
+	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
+	LONG $0x03008d0f; WORD $0x0000 // jge 0x9c70 <k_attend_values_q8+0x490>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x10c98348 // orq $0x10, %rcx
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0xb17f // jg 0x9930 <k_attend_values_q8+0x150>
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x58578b49 // movq 0x58(%r15), %rdx
+	QUAD $0x00000000d53c8d48 // leaq (,%rdx,8), %rdi
+	WORD $0x2948; BYTE $0xd7 // subq %rdx, %rdi
+	QUAD $0x0000008824b48b4c // movq 0x88(%rsp), %r14
+	LONG $0xd6af0f49 // imulq %r14, %rdx
+	LONG $0x484f8b4d // movq 0x48(%r15), %r9
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	LONG $0x50570349 // addq 0x50(%r15), %rdx
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	LONG $0xef4c0f48 // cmovlq %rdi, %rbp
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xef480f48 // cmovsq %rdi, %rbp
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0xda4c0f4c // cmovlq %rdx, %r11
+	WORD $0x8b4d; BYTE $0x2f // movq (%r15), %r13
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xdf480f4c // cmovsq %rdi, %r11
+	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
+	LONG $0xe94c0f49 // cmovlq %r9, %rbp
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xef480f48 // cmovsq %rdi, %rbp
+	LONG $0x204f8b4d // movq 0x20(%r15), %r9
+	WORD $0x394c; BYTE $0xdd // cmpq %r11, %rbp
+	LONG $0x06698d0f; WORD $0x0000 // jge 0xa060 <k_attend_values_q8+0x880>
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x28778b4d // movq 0x28(%r15), %r14
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0xf9af0f49 // imulq %r9, %rdi
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x02cf8348 // orq $0x2, %rdi
+	LONG $0xf9af0f49 // imulq %r9, %rdi
+	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x03cf8348 // orq $0x3, %rdi
+	LONG $0xf9af0f49 // imulq %r9, %rdi
+	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x04cf8348 // orq $0x4, %rdi
+	LONG $0xf9af0f49 // imulq %r9, %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x05cf8348 // orq $0x5, %rdi
+	LONG $0xf9af0f49 // imulq %r9, %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x06cf8348 // orq $0x6, %rdi
+	LONG $0xf9af0f49 // imulq %r9, %rdi
+	LONG $0x247c8948; BYTE $0x60 // movq %rdi, 0x60(%rsp)
+	LONG $0x07ca8348 // orq $0x7, %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	QUAD $0x0000008824948948 // movq %rdx, 0x88(%rsp)
+	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
+	QUAD $0x000080248caf0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r9
+	LONG $0x084f034d // addq 0x8(%r15), %r9
+	WORD $0x014d; BYTE $0xe2 // addq %r12, %r10
+	LONG $0x1057034d // addq 0x10(%r15), %r10
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0x246c8948; BYTE $0x28 // movq %rbp, 0x28(%rsp)
+	LONG $0xd5af0f48 // imulq %rbp, %rdx
+	LONG $0x18570349 // addq 0x18(%r15), %rdx
+	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
+	QUAD $0x00000000b52c8d4a // leaq (,%r14,4), %rbp
+	LONG $0x246c894c; BYTE $0x18 // movq %r13, 0x18(%rsp)
+	LONG $0x00009be9; BYTE $0x00 // jmp 0x9b5d <k_attend_values_q8+0x37d>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	QUAD $0x00000000a5148d4a // leaq (,%r12,4), %rdx
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x487c7162; WORD $0x0411; BYTE $0xba // vmovups %zmm8, (%rdx,%rdi,4)
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x3c11; BYTE $0xba // vmovups %zmm7, (%rdx,%rdi,4)
+	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x3411; BYTE $0xba // vmovups %zmm6, (%rdx,%rdi,4)
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0xba // vmovups %zmm5, (%rdx,%rdi,4)
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x2411; BYTE $0xba // vmovups %zmm4, (%rdx,%rdi,4)
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0xba // vmovups %zmm3, (%rdx,%rdi,4)
+	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0xba // vmovups %zmm1, (%rdx,%rdi,4)
+	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x1411; BYTE $0xba // vmovups %zmm2, (%rdx,%rdi,4)
+	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0x10c48349 // addq $0x10, %r12
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xfdd38f0f; WORD $0xffff // jg 0x9930 <k_attend_values_q8+0x150>
+	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0x05eac148 // shrq $0x5, %rdx
+	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	LONG $0x57248d4c // leaq (%rdi,%rdx,2), %r12
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x9c42 <k_attend_values_q8+0x462>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x487d5262; WORD $0x0f21 // vpmovsxbd (%r15), %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x14b70f41; BYTE $0x24 // movzwl (%r12), %edx
+	LONG $0xd26e79c5 // vmovd %edx, %xmm10
+	LONG $0x137942c4; BYTE $0xd2 // vcvtph2ps %xmm10, %xmm10
+	LONG $0x487d5262; WORD $0xd218 // vbroadcastss %xmm10, %zmm10
+	LONG $0x482c5162; WORD $0xc959 // vmulps %zmm9, %zmm10, %zmm9
+	LONG $0xa9148d4b // leaq (%r9,%r13,4), %rdx
+	LONG $0x58351262; WORD $0x04b8; BYTE $0xa9 // vfmadd231ps (%r9,%r13,4){1to16}, %zmm9, %zmm8 # zmm8 = (zmm9 * mem) + zmm8
+	LONG $0x2a3c8d48 // leaq (%rdx,%rbp), %rdi
+	LONG $0x5835b262; WORD $0x3cb8; BYTE $0xb2 // vfmadd231ps (%rdx,%r14,4){1to16}, %zmm9, %zmm7 # zmm7 = (zmm9 * mem) + zmm7
+	LONG $0x5835b262; WORD $0x34b8; BYTE $0xf2 // vfmadd231ps (%rdx,%r14,8){1to16}, %zmm9, %zmm6 # zmm6 = (zmm9 * mem) + zmm6
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	LONG $0x5835b262; WORD $0x2cb8; BYTE $0xb7 // vfmadd231ps (%rdi,%r14,4){1to16}, %zmm9, %zmm5 # zmm5 = (zmm9 * mem) + zmm5
+	QUAD $0x000000006d148d48 // leaq (,%rbp,2), %rdx
+	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
+	LONG $0x5835b262; WORD $0x24b8; BYTE $0xf7 // vfmadd231ps (%rdi,%r14,8){1to16}, %zmm9, %zmm4 # zmm4 = (zmm9 * mem) + zmm4
+	LONG $0xb23c8d4a // leaq (%rdx,%r14,4), %rdi
+	LONG $0x5835b262; WORD $0x1cb8; BYTE $0xb2 // vfmadd231ps (%rdx,%r14,4){1to16}, %zmm9, %zmm3 # zmm3 = (zmm9 * mem) + zmm3
+	QUAD $0x003d4cb85835f262 // vfmadd231ps (%rbp,%rdi){1to16}, %zmm9, %zmm1 # zmm1 = (zmm9 * mem) + zmm1
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	QUAD $0x003d54b85835f262 // vfmadd231ps (%rbp,%rdi){1to16}, %zmm9, %zmm2 # zmm2 = (zmm9 * mem) + zmm2
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
+	LONG $0xfe8e840f; WORD $0xffff // je 0x9ad0 <k_attend_values_q8+0x2f0>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	LONG $0xff68830f; WORD $0xffff // jae 0x9bb3 <k_attend_values_q8+0x3d3>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0xff52840f; WORD $0xffff // je 0x9bb0 <k_attend_values_q8+0x3d0>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
+	LONG $0xffff44e9; BYTE $0xff // jmp 0x9bb0 <k_attend_values_q8+0x3d0>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x58498b49 // movq 0x58(%r9), %rcx
+	QUAD $0x00000000cd148d48 // leaq (,%rcx,8), %rdx
+	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
+	LONG $0xcfaf0f49 // imulq %r15, %rcx
+	LONG $0x48798b49 // movq 0x48(%r9), %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x50490349 // addq 0x50(%r9), %rcx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0xfa4c0f4c // cmovlq %rdx, %r15
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0xfa480f4c // cmovsq %rdx, %r15
+	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0xe94c0f48 // cmovlq %rcx, %rbp
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xea480f48 // cmovsq %rdx, %rbp
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	LONG $0xff4c0f4c // cmovlq %rdi, %r15
+	LONG $0x28598b4d // movq 0x28(%r9), %r11
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xfa480f4c // cmovsq %rdx, %r15
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	LONG $0x247c894c; BYTE $0x28 // movq %r15, 0x28(%rsp)
+	LONG $0xfaaf0f4d // imulq %r10, %r15
+	WORD $0x014d; BYTE $0xff // addq %r15, %r15
+	LONG $0x1879034d // addq 0x18(%r9), %r15
+	WORD $0x8b49; BYTE $0x09 // movq (%r9), %rcx
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	LONG $0x20498b49 // movq 0x20(%r9), %rcx
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x02cf8348 // orq $0x2, %rdi
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x03cf8348 // orq $0x3, %rdi
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x04cf8348 // orq $0x4, %rdi
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x05cf8348 // orq $0x5, %rdi
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x06cf8348 // orq $0x6, %rdi
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x60 // movq %rdi, 0x60(%rsp)
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x07cf8348 // orq $0x7, %rdi
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0xf4af0f4d // imulq %r12, %r14
+	LONG $0x0871034d // addq 0x8(%r9), %r14
+	LONG $0x10c28348 // addq $0x10, %rdx
+	QUAD $0x000000009d0c8d4a // leaq (,%r11,4), %rcx
+	LONG $0x0020b941; WORD $0x0000 // movl $0x20, %r9d
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x00011ee9; BYTE $0x00 // jmp 0x9eb8 <k_attend_values_q8+0x6d8>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x8f3c8d4a // leaq (%rdi,%r9,4), %rdi
+	QUAD $0x00000098248c8b4c // movq 0x98(%rsp), %r9
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x8f // vmovups %zmm1, (%rdi,%r9,4)
+	QUAD $0x018f5411487cb162 // vmovups %zmm2, 0x40(%rdi,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x8f // vmovups %zmm3, (%rdi,%r9,4)
+	QUAD $0x018f6411487cb162 // vmovups %zmm4, 0x40(%rdi,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0x8f // vmovups %zmm5, (%rdi,%r9,4)
+	QUAD $0x018f7411487cb162 // vmovups %zmm6, 0x40(%rdi,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0x8f // vmovups %zmm7, (%rdi,%r9,4)
+	QUAD $0x018f4411487c3162 // vmovups %zmm8, 0x40(%rdi,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	LONG $0x487c3162; WORD $0x0c11; BYTE $0x8f // vmovups %zmm9, (%rdi,%r9,4)
+	QUAD $0x018f5411487c3162 // vmovups %zmm10, 0x40(%rdi,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	LONG $0x487c3162; WORD $0x1c11; BYTE $0x8f // vmovups %zmm11, (%rdi,%r9,4)
+	QUAD $0x018f6411487c3162 // vmovups %zmm12, 0x40(%rdi,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
+	LONG $0x487c3162; WORD $0x2c11; BYTE $0x8f // vmovups %zmm13, (%rdi,%r9,4)
+	QUAD $0x018f7411487c3162 // vmovups %zmm14, 0x40(%rdi,%r9,4)
+	QUAD $0x00000090248c8b4c // movq 0x90(%rsp), %r9
+	LONG $0x487c3162; WORD $0x3c11; BYTE $0x8f // vmovups %zmm15, (%rdi,%r9,4)
+	QUAD $0x018f4411487ca162 // vmovups %zmm16, 0x40(%rdi,%r9,4)
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0x244c8d4d; BYTE $0x20 // leaq 0x20(%r12), %r9
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x02c78349 // addq $0x2, %r15
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	LONG $0xfabb8f0f; WORD $0xffff // jg 0x9973 <k_attend_values_q8+0x193>
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	WORD $0x3949; BYTE $0xe9 // cmpq %rbp, %r9
+	LONG $0xfecc8d0f; WORD $0xffff // jge 0x9da0 <k_attend_values_q8+0x5c0>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x10678b4c // movq 0x10(%rdi), %r12
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
+	LONG $0x000107e9; BYTE $0x00 // jmp 0xa035 <k_attend_values_q8+0x855>
+	WORD $0x9066 // nop
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	QUAD $0xff244c21487dc262 // vpmovsxbd -0x10(%r12), %zmm17
+	LONG $0x487ca162; WORD $0xc95b // vcvtdq2ps %zmm17, %zmm17
+	LONG $0x487dc262; WORD $0x1421; BYTE $0x24 // vpmovsxbd (%r12), %zmm18
+	LONG $0x487ca162; WORD $0xd25b // vcvtdq2ps %zmm18, %zmm18
+	LONG $0x3ab70f41 // movzwl (%r10), %edi
+	LONG $0x087de162; WORD $0xdf6e // vmovd %edi, %xmm19
+	LONG $0x087da262; WORD $0xdb13 // vcvtph2ps %xmm19, %xmm19
+	LONG $0x487da262; WORD $0xdb18 // vbroadcastss %xmm19, %zmm19
+	LONG $0x4064a162; WORD $0xc959 // vmulps %zmm17, %zmm19, %zmm17
+	LONG $0x4064a162; WORD $0xd259 // vmulps %zmm18, %zmm19, %zmm18
+	LONG $0x8e3c8d4b // leaq (%r14,%r9,4), %rdi
+	LONG $0x487d8262; WORD $0x1c18; BYTE $0x8e // vbroadcastss (%r14,%r9,4), %zmm19
+	LONG $0x4065b262; WORD $0xc9b8 // vfmadd231ps %zmm17, %zmm19, %zmm1 # zmm1 = (zmm19 * zmm17) + zmm1
+	LONG $0x406db262; WORD $0xd3b8 // vfmadd231ps %zmm19, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm19) + zmm2
+	LONG $0x487da262; WORD $0x1c18; BYTE $0x9f // vbroadcastss (%rdi,%r11,4), %zmm19
+	LONG $0x0f2c8d4c // leaq (%rdi,%rcx), %r13
+	LONG $0x4065b262; WORD $0xd9b8 // vfmadd231ps %zmm17, %zmm19, %zmm3 # zmm3 = (zmm19 * zmm17) + zmm3
+	LONG $0x406db262; WORD $0xe3b8 // vfmadd231ps %zmm19, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm19) + zmm4
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	LONG $0x487da262; WORD $0x1c18; BYTE $0xdf // vbroadcastss (%rdi,%r11,8), %zmm19
+	LONG $0x4065b262; WORD $0xe9b8 // vfmadd231ps %zmm17, %zmm19, %zmm5 # zmm5 = (zmm19 * zmm17) + zmm5
+	LONG $0x406db262; WORD $0xf3b8 // vfmadd231ps %zmm19, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm19) + zmm6
+	QUAD $0x009d5c18487d8262 // vbroadcastss (%r13,%r11,4), %zmm19
+	LONG $0x4065b262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm19, %zmm7 # zmm7 = (zmm19 * zmm17) + zmm7
+	LONG $0x406d3262; WORD $0xc3b8 // vfmadd231ps %zmm19, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm19) + zmm8
+	LONG $0x093c8d48 // leaq (%rcx,%rcx), %rdi
+	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
+	QUAD $0x00dd5c18487d8262 // vbroadcastss (%r13,%r11,8), %zmm19
+	LONG $0x40653262; WORD $0xc9b8 // vfmadd231ps %zmm17, %zmm19, %zmm9 # zmm9 = (zmm19 * zmm17) + zmm9
+	LONG $0x406d3262; WORD $0xd3b8 // vfmadd231ps %zmm19, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm19) + zmm10
+	LONG $0x487da262; WORD $0x1c18; BYTE $0x9f // vbroadcastss (%rdi,%r11,4), %zmm19
+	LONG $0x9f3c8d4a // leaq (%rdi,%r11,4), %rdi
+	LONG $0x40653262; WORD $0xd9b8 // vfmadd231ps %zmm17, %zmm19, %zmm11 # zmm11 = (zmm19 * zmm17) + zmm11
+	LONG $0x487de262; WORD $0x2418; BYTE $0x39 // vbroadcastss (%rcx,%rdi), %zmm20
+	LONG $0x406d3262; WORD $0xe3b8 // vfmadd231ps %zmm19, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm19) + zmm12
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x405d3262; WORD $0xe9b8 // vfmadd231ps %zmm17, %zmm20, %zmm13 # zmm13 = (zmm20 * zmm17) + zmm13
+	LONG $0x406d3262; WORD $0xf4b8 // vfmadd231ps %zmm20, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm20) + zmm14
+	LONG $0x487de262; WORD $0x1c18; BYTE $0x39 // vbroadcastss (%rcx,%rdi), %zmm19
+	LONG $0x40653262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm19, %zmm15 # zmm15 = (zmm19 * zmm17) + zmm15
+	LONG $0x4065a262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm19, %zmm16 # zmm16 = (zmm19 * zmm18) + zmm16
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
+	LONG $0xfdb1840f; WORD $0xffff // je 0x9de6 <k_attend_values_q8+0x606>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	LONG $0xfef5830f; WORD $0xffff // jae 0x9f33 <k_attend_values_q8+0x753>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0xfedf840f; WORD $0xffff // je 0x9f30 <k_attend_values_q8+0x750>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
+	LONG $0xfffed1e9; BYTE $0xff // jmp 0x9f30 <k_attend_values_q8+0x750>
+	BYTE $0x90 // nop
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	QUAD $0x0000802494af0f48; BYTE $0x00 // imulq 0x80(%rsp), %rdx
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
+	QUAD $0x000000008d3c8d4a // leaq (,%r9,4), %rdi
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	QUAD $0xff8d447f48fed162 // vmovdqu64 %zmm0, -0x40(%r13,%rcx,4)
+	LONG $0x17148d4c // leaq (%rdi,%rdx), %r10
+	LONG $0xc0c28349 // addq $-0x40, %r10
+	QUAD $0xff8a447f48feb162 // vmovdqu64 %zmm0, -0x40(%rdx,%r9,4)
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	QUAD $0xffca447f48feb162 // vmovdqu64 %zmm0, -0x40(%rdx,%r9,8)
+	LONG $0x48fe9162; WORD $0x047f; BYTE $0x8a // vmovdqu64 %zmm0, (%r10,%r9,4)
+	LONG $0x3f148d48 // leaq (%rdi,%rdi), %rdx
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x48fe9162; WORD $0x047f; BYTE $0xca // vmovdqu64 %zmm0, (%r10,%r9,8)
+	LONG $0x8a148d4e // leaq (%rdx,%r9,4), %r10
+	LONG $0x48feb162; WORD $0x047f; BYTE $0x8a // vmovdqu64 %zmm0, (%rdx,%r9,4)
+	LONG $0x48feb162; WORD $0x047f; BYTE $0x17 // vmovdqu64 %zmm0, (%rdi,%r10)
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	LONG $0x48feb162; WORD $0x047f; BYTE $0x17 // vmovdqu64 %zmm0, (%rdi,%r10)
+	LONG $0x10c18348 // addq $0x10, %rcx
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0x987e // jle 0xa080 <k_attend_values_q8+0x8a0>
+	LONG $0xfff843e9; BYTE $0xff // jmp 0x9930 <k_attend_values_q8+0x150>
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x20f88348 // cmpq $0x20, %rax
+	LONG $0x247c894c; BYTE $0x40 // movq %r15, 0x40(%rsp)
+	LONG $0x00a08d0f; WORD $0x0000 // jge 0xa1a1 <k_attend_values_q8+0x9c1>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x10c98348 // orq $0x10, %rcx
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0x03538e0f; WORD $0x0000 // jle 0xa467 <k_attend_values_q8+0xc87>
+	LONG $0x247c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r15
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x024f8d49 // leaq 0x2(%r15), %rcx
+	LONG $0x244c3b48; BYTE $0x78 // cmpq 0x78(%rsp), %rcx
+	LONG $0xf7d88f0f; WORD $0xffff // jg 0x9905 <k_attend_values_q8+0x125>
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	LONG $0x40f88348 // cmpq $0x40, %rax
+	LONG $0x247c894c; BYTE $0x40 // movq %r15, 0x40(%rsp)
+	LONG $0x05898d0f; WORD $0x0000 // jge 0xa6ca <k_attend_values_q8+0xeea>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x10c98348 // orq $0x10, %rcx
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0x080a8e0f; WORD $0x0000 // jle 0xa95e <k_attend_values_q8+0x117e>
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	LONG $0x247c3b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r15
+	WORD $0x2c7d // jge 0xa18c <k_attend_values_q8+0x9ac>
+	LONG $0x40f88348 // cmpq $0x40, %rax
+	LONG $0x247c894c; BYTE $0x40 // movq %r15, 0x40(%rsp)
+	LONG $0x099c8d0f; WORD $0x0000 // jge 0xab0b <k_attend_values_q8+0x132b>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x10c98348 // orq $0x10, %rcx
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
+	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
+	LONG $0x0b818e0f; WORD $0x0000 // jle 0xad0d <k_attend_values_q8+0x152d>
+	LONG $0xa0c48148; WORD $0x0000; BYTE $0x00 // addq $0xa0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4359,57 +8926,765 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
-	LONG $0xfe9f8d0f; WORD $0xffff // jge 0x4de7 <k_attend_values+0x3a07>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
-	QUAD $0x000000048d0c8d48 // leaq 0x4(,%rcx,4), %rcx
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	LONG $0xd1af0f4c // imulq %rcx, %r10
-	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
-	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
-	WORD $0x18eb // jmp 0x4f9f <k_attend_values+0x3bbf>
+	WORD $0x8b48; BYTE $0x0b // movq (%rbx), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x284b8b4c // movq 0x28(%rbx), %r9
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0xcfaf0f49 // imulq %r15, %rcx
+	LONG $0x58538b48 // movq 0x58(%rbx), %rdx
+	LONG $0x523c8d48 // leaq (%rdx,%rdx,2), %rdi
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	LONG $0x485b8b4c // movq 0x48(%rbx), %r11
+	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
+	LONG $0x50530348 // addq 0x50(%rbx), %rdx
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x246c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbp
+	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
+	LONG $0xef4c0f48 // cmovlq %rdi, %rbp
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xec480f49 // cmovsq %r12, %rbp
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
+	LONG $0xfa4c0f48 // cmovlq %rdx, %rdi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xfc480f49 // cmovsq %r12, %rdi
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x05eac149 // shrq $0x5, %r10
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	LONG $0xeb4c0f49 // cmovlq %r11, %rbp
+	LONG $0x08738b4c // movq 0x8(%rbx), %r14
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0xec480f49 // cmovsq %r12, %rbp
+	LONG $0x8e1c8d4d // leaq (%r14,%rcx,4), %r11
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	LONG $0xe0af0f4c // imulq %rax, %r12
+	LONG $0x246c8948; BYTE $0x20 // movq %rbp, 0x20(%rsp)
+	LONG $0xeaaf0f49 // imulq %r10, %rbp
+	WORD $0x0148; BYTE $0xed // addq %rbp, %rbp
+	LONG $0x186b0348 // addq 0x18(%rbx), %rbp
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x207b8b4c // movq 0x20(%rbx), %r15
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0xcfaf0f49 // imulq %r15, %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	QUAD $0x0000000cad1c8d4a // leaq 0xc(,%r13,4), %rbx
+	LONG $0xd9af0f49 // imulq %r9, %rbx
+	QUAD $0x00000008ad0c8d4a // leaq 0x8(,%r13,4), %rcx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	QUAD $0x00000004ad148d4a // leaq 0x4(,%r13,4), %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x02c98349 // orq $0x2, %r9
+	LONG $0xcfaf0f4d // imulq %r15, %r9
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x03c98349 // orq $0x3, %r9
+	LONG $0xcfaf0f4d // imulq %r15, %r9
+	LONG $0x244c894c; BYTE $0x50 // movq %r9, 0x50(%rsp)
+	LONG $0xfdaf0f4d // imulq %r13, %r15
+	LONG $0x247c894c; BYTE $0x48 // movq %r15, 0x48(%rsp)
+	LONG $0x10c48349 // addq $0x10, %r12
+	WORD $0x014d; BYTE $0xd2 // addq %r10, %r10
+	LONG $0x0020b941; WORD $0x0000 // movl $0x20, %r9d
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0xa359 <k_attend_values_q8+0xb79>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0xb10c8d4f // leaq (%r9,%r14,4), %r9
+	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
+	LONG $0x487c9162; WORD $0x3c11; BYTE $0xb1 // vmovups %zmm7, (%r9,%r14,4)
+	QUAD $0x01b17411487c9162 // vmovups %zmm6, 0x40(%r9,%r14,4)
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x487c9162; WORD $0x2c11; BYTE $0xb1 // vmovups %zmm5, (%r9,%r14,4)
+	QUAD $0x01b16411487c9162 // vmovups %zmm4, 0x40(%r9,%r14,4)
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	LONG $0x487c9162; WORD $0x1c11; BYTE $0xb1 // vmovups %zmm3, (%r9,%r14,4)
+	QUAD $0x01b15411487c9162 // vmovups %zmm2, 0x40(%r9,%r14,4)
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0xb1 // vmovups %zmm1, (%r9,%r14,4)
+	QUAD $0x01b14411487c9162 // vmovups %zmm0, 0x40(%r9,%r14,4)
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	LONG $0x204e8d4d // leaq 0x20(%r14), %r9
+	LONG $0x20c48349 // addq $0x20, %r12
+	LONG $0x02c58348 // addq $0x2, %rbp
+	LONG $0x2474894c; BYTE $0x18 // movq %r14, 0x18(%rsp)
+	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
+	LONG $0xfdab8f0f; WORD $0xffff // jg 0xa104 <k_attend_values_q8+0x924>
+	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	WORD $0x3949; BYTE $0xff // cmpq %rdi, %r15
+	LONG $0xff508d0f; WORD $0xffff // jge 0xa2c0 <k_attend_values_q8+0xae0>
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x10498b4d // movq 0x10(%r9), %r9
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x00009be9; BYTE $0x00 // jmp 0xa43b <k_attend_values_q8+0xc5b>
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	LONG $0x487d5262; WORD $0x4121; BYTE $0xff // vpmovsxbd -0x10(%r9), %zmm8
+	LONG $0x487d5262; WORD $0x0921 // vpmovsxbd (%r9), %zmm9
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x75b70f45; BYTE $0x00 // movzwl (%r13), %r14d
+	LONG $0x6e7941c4; BYTE $0xd6 // vmovd %r14d, %xmm10
+	LONG $0x137942c4; BYTE $0xd2 // vcvtph2ps %xmm10, %xmm10
+	LONG $0x487d5262; WORD $0xd218 // vbroadcastss %xmm10, %zmm10
+	LONG $0x482c5162; WORD $0xc059 // vmulps %zmm8, %zmm10, %zmm8
+	LONG $0x482c5162; WORD $0xc959 // vmulps %zmm9, %zmm10, %zmm9
+	LONG $0x487d1262; WORD $0x1418; BYTE $0xbb // vbroadcastss (%r11,%r15,4), %zmm10
+	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
+	LONG $0x4835d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
+	LONG $0x487d3262; WORD $0x1418; BYTE $0xba // vbroadcastss (%rdx,%r15,4), %zmm10
+	LONG $0x482dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
+	LONG $0x4835d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
+	LONG $0x487d3262; WORD $0x1418; BYTE $0xb9 // vbroadcastss (%rcx,%r15,4), %zmm10
+	LONG $0x482dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
+	LONG $0x4835d262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
+	LONG $0x487d3262; WORD $0x1418; BYTE $0xbb // vbroadcastss (%rbx,%r15,4), %zmm10
+	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
+	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x014d; BYTE $0xd5 // addq %r10, %r13
+	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
+	LONG $0xfea1840f; WORD $0xffff // je 0xa2dc <k_attend_values_q8+0xafc>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	LONG $0xff5f830f; WORD $0xffff // jae 0xa3a3 <k_attend_values_q8+0xbc3>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0xff48840f; WORD $0xffff // je 0xa3a0 <k_attend_values_q8+0xbc0>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
+	LONG $0xffff39e9; BYTE $0xff // jmp 0xa3a0 <k_attend_values_q8+0xbc0>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x00558b48 // movq (%rbp), %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x08558b48 // movq 0x8(%rbp), %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x286d8b4c // movq 0x28(%rbp), %r13
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	LONG $0x587d8b48 // movq 0x58(%rbp), %rdi
+	LONG $0x7f0c8d4c // leaq (%rdi,%rdi,2), %r9
+	LONG $0xffaf0f49 // imulq %r15, %rdi
+	LONG $0x485d8b48 // movq 0x48(%rbp), %rbx
+	WORD $0x0148; BYTE $0xfb // addq %rdi, %rbx
+	LONG $0x507d0348 // addq 0x50(%rbp), %rdi
+	WORD $0x0149; BYTE $0xf9 // addq %rdi, %r9
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
+	LONG $0xe14c0f4d // cmovlq %r9, %r12
+	LONG $0x2474894c; BYTE $0x08 // movq %r14, 0x8(%rsp)
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xe6480f4d // cmovsq %r14, %r12
+	WORD $0x394c; BYTE $0xe7 // cmpq %r12, %rdi
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0xd74c0f4c // cmovlq %rdi, %r10
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x911c8d4d // leaq (%r9,%rdx,4), %r11
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xd6480f4d // cmovsq %r14, %r10
+	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
+	LONG $0xe34c0f4c // cmovlq %rbx, %r12
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xe6480f4d // cmovsq %r14, %r12
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	LONG $0xf8af0f48 // imulq %rax, %rdi
+	LONG $0x20558b48 // movq 0x20(%rbp), %rdx
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x01c98349 // orq $0x1, %r9
+	LONG $0xcaaf0f4c // imulq %rdx, %r9
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x02c98349 // orq $0x2, %r9
+	LONG $0xcaaf0f4c // imulq %rdx, %r9
+	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x03c98349 // orq $0x3, %r9
+	LONG $0xcaaf0f4c // imulq %rdx, %r9
+	LONG $0x244c894c; BYTE $0x50 // movq %r9, 0x50(%rsp)
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	QUAD $0x0000000cbd0c8d4e // leaq 0xc(,%r15,4), %r9
+	LONG $0xcdaf0f4d // imulq %r13, %r9
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	QUAD $0x00000008bd148d4a // leaq 0x8(,%r15,4), %rdx
+	LONG $0xd5af0f49 // imulq %r13, %rdx
+	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
+	QUAD $0x00000004bd3c8d4e // leaq 0x4(,%r15,4), %r15
+	LONG $0xfdaf0f4d // imulq %r13, %r15
+	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
+	LONG $0xecaf0f4d // imulq %r12, %r13
+	WORD $0x014d; BYTE $0xed // addq %r13, %r13
+	LONG $0x186d034c // addq 0x18(%rbp), %r13
+	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
+	LONG $0x3f2c8d48 // leaq (%rdi,%rdi), %rbp
+	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
+	WORD $0x6aeb // jmp 0xa5f9 <k_attend_values_q8+0xe19>
+	BYTE $0x90 // nop
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0xb73c8d4a // leaq (%rdi,%r14,4), %rdi
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0xa7 // vmovups %zmm3, (%rdi,%r12,4)
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0x487cb162; WORD $0x1411; BYTE $0xa7 // vmovups %zmm2, (%rdi,%r12,4)
+	LONG $0x24648b4c; BYTE $0x58 // movq 0x58(%rsp), %r12
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0xa7 // vmovups %zmm1, (%rdi,%r12,4)
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	LONG $0x487cb162; WORD $0x0411; BYTE $0xa7 // vmovups %zmm0, (%rdi,%r12,4)
+	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0x10c38348 // addq $0x10, %rbx
+	LONG $0x10c68349 // addq $0x10, %r14
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0xfb1b8f0f; WORD $0xffff // jg 0xa114 <k_attend_values_q8+0x934>
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
+	LONG $0x2474894c; BYTE $0x08 // movq %r14, 0x8(%rsp)
+	WORD $0x847d // jge 0xa590 <k_attend_values_q8+0xdb0>
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x05efc148 // shrq $0x5, %rdi
+	LONG $0x24748b4c; BYTE $0x68 // movq 0x68(%rsp), %r14
+	LONG $0x7e248d4d // leaq (%r14,%rdi,2), %r12
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x106f8b4c // movq 0x10(%rdi), %r13
+	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0x68eb // jmp 0xa6a9 <k_attend_values_q8+0xec9>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	LONG $0x487dd262; WORD $0x6521; BYTE $0x00 // vpmovsxbd (%r13), %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x34b70f45; BYTE $0x24 // movzwl (%r12), %r14d
+	LONG $0x6e79c1c4; BYTE $0xee // vmovd %r14d, %xmm5
+	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
+	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
+	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
+	LONG $0x585dd262; WORD $0x1cb8; BYTE $0xbb // vfmadd231ps (%r11,%rdi,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x585dd262; WORD $0x14b8; BYTE $0xbf // vfmadd231ps (%r15,%rdi,4){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x585df262; WORD $0x0cb8; BYTE $0xba // vfmadd231ps (%rdx,%rdi,4){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x585dd262; WORD $0x04b8; BYTE $0xb9 // vfmadd231ps (%r9,%rdi,4){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
+	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
+	LONG $0xfef8840f; WORD $0xffff // je 0xa5a1 <k_attend_values_q8+0xdc1>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0xa573 // jae 0xa653 <k_attend_values_q8+0xe73>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0x9274 // je 0xa650 <k_attend_values_q8+0xe70>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
+	WORD $0x86eb // jmp 0xa650 <k_attend_values_q8+0xe70>
+	WORD $0x8b49; BYTE $0x0e // movq (%r14), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x084e8b49 // movq 0x8(%r14), %rcx
+	LONG $0x287e8b49 // movq 0x28(%r14), %rdi
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
+	LONG $0x584e8b4d // movq 0x58(%r14), %r9
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0xdfaf0f4d // imulq %r15, %r11
+	LONG $0x485e8b49 // movq 0x48(%r14), %rbx
+	WORD $0x014c; BYTE $0xdb // addq %r11, %rbx
+	LONG $0x505e034d // addq 0x50(%r14), %r11
+	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	LONG $0xe94c0f49 // cmovlq %r9, %rbp
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xec480f49 // cmovsq %r12, %rbp
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0xd34c0f4d // cmovlq %r11, %r10
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xd4480f4d // cmovsq %r12, %r10
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	LONG $0x05ebc149 // shrq $0x5, %r11
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	LONG $0xeb4c0f48 // cmovlq %rbx, %rbp
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xec480f49 // cmovsq %r12, %rbp
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	LONG $0xf8af0f4c // imulq %rax, %r15
+	LONG $0x184e8b4d // movq 0x18(%r14), %r9
+	LONG $0x20768b4d // movq 0x20(%r14), %r14
+	QUAD $0x00000004a52c8d4e // leaq 0x4(,%r12,4), %r13
+	LONG $0xefaf0f4c // imulq %rdi, %r13
+	LONG $0x247c8d49; BYTE $0x01 // leaq 0x1(%r12), %rdi
+	LONG $0xfeaf0f49 // imulq %r14, %rdi
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0xf4af0f4d // imulq %r12, %r14
+	LONG $0x2474894c; BYTE $0x20 // movq %r14, 0x20(%rsp)
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	LONG $0x30c78349 // addq $0x30, %r15
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	LONG $0xcbaf0f49 // imulq %r11, %rcx
+	LONG $0x493c8d49 // leaq (%r9,%rcx,2), %rdi
+	LONG $0x02c78348 // addq $0x2, %rdi
+	WORD $0x014d; BYTE $0xdb // addq %r11, %r11
+	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
+	LONG $0x246c8948; BYTE $0x18 // movq %rbp, 0x18(%rsp)
+	LONG $0x00008be9; BYTE $0x00 // jmp 0xa82a <k_attend_values_q8+0x104a>
+	BYTE $0x90 // nop
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x990c8d48 // leaq (%rcx,%rbx,4), %rcx
+	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0x89 // vmovups %zmm7, (%rcx,%r9,4)
+	QUAD $0x01897411487cb162 // vmovups %zmm6, 0x40(%rcx,%r9,4)
+	QUAD $0x02896c11487cb162 // vmovups %zmm5, 0x80(%rcx,%r9,4)
+	QUAD $0x03896411487cb162 // vmovups %zmm4, 0xc0(%rcx,%r9,4)
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x89 // vmovups %zmm3, (%rcx,%r9,4)
+	QUAD $0x01895411487cb162 // vmovups %zmm2, 0x40(%rcx,%r9,4)
+	QUAD $0x02894c11487cb162 // vmovups %zmm1, 0x80(%rcx,%r9,4)
+	QUAD $0x03894411487cb162 // vmovups %zmm0, 0xc0(%rcx,%r9,4)
+	LONG $0x404e8d49 // leaq 0x40(%r14), %rcx
+	LONG $0x40c78349 // addq $0x40, %r15
+	LONG $0x04c78348 // addq $0x4, %rdi
+	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0xf91a8f0f; WORD $0xffff // jg 0xa144 <k_attend_values_q8+0x964>
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
+	LONG $0xff668d0f; WORD $0xffff // jge 0xa7a0 <k_attend_values_q8+0xfc0>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x10498b4c // movq 0x10(%rcx), %r9
+	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	LONG $0x0000c7e9; BYTE $0x00 // jmp 0xa934 <k_attend_values_q8+0x1154>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
+	LONG $0x487d5262; WORD $0x4121; BYTE $0xfd // vpmovsxbd -0x30(%r9), %zmm8
+	LONG $0x487d5262; WORD $0x4921; BYTE $0xfe // vpmovsxbd -0x20(%r9), %zmm9
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x487d5262; WORD $0x5121; BYTE $0xff // vpmovsxbd -0x10(%r9), %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x487d5262; WORD $0x1921 // vpmovsxbd (%r9), %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0xfe69b70f // movzwl -0x2(%rcx), %ebp
+	LONG $0xe56e79c5 // vmovd %ebp, %xmm12
+	LONG $0x137942c4; BYTE $0xe4 // vcvtph2ps %xmm12, %xmm12
+	LONG $0x487d5262; WORD $0xe418 // vbroadcastss %xmm12, %zmm12
+	LONG $0x481c5162; WORD $0xc059 // vmulps %zmm8, %zmm12, %zmm8
+	LONG $0x481c5162; WORD $0xc959 // vmulps %zmm9, %zmm12, %zmm9
+	WORD $0xb70f; BYTE $0x29 // movzwl (%rcx), %ebp
+	LONG $0xe56e79c5 // vmovd %ebp, %xmm12
+	LONG $0x137942c4; BYTE $0xe4 // vcvtph2ps %xmm12, %xmm12
+	LONG $0x487d5262; WORD $0xe418 // vbroadcastss %xmm12, %zmm12
+	LONG $0x481c5162; WORD $0xd259 // vmulps %zmm10, %zmm12, %zmm10
+	LONG $0x481c5162; WORD $0xdb59 // vmulps %zmm11, %zmm12, %zmm11
+	LONG $0x487d3262; WORD $0x2418; BYTE $0xa2 // vbroadcastss (%rdx,%r12,4), %zmm12
+	LONG $0x481dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm8) + zmm7
+	LONG $0x481dd262; WORD $0xf1b8 // vfmadd231ps %zmm9, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm9) + zmm6
+	LONG $0x481dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm10) + zmm5
+	LONG $0x4825d262; WORD $0xe4b8 // vfmadd231ps %zmm12, %zmm11, %zmm4 # zmm4 = (zmm11 * zmm12) + zmm4
+	QUAD $0x00a56418487d1262 // vbroadcastss (%r13,%r12,4), %zmm12
+	LONG $0x481dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm8) + zmm3
+	LONG $0x481dd262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm9) + zmm2
+	LONG $0x481dd262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm10) + zmm1
+	LONG $0x481dd262; WORD $0xc3b8 // vfmadd231ps %zmm11, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm11) + zmm0
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
+	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
+	LONG $0xfe88840f; WORD $0xffff // je 0xa7bc <k_attend_values_q8+0xfdc>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	LONG $0xff36830f; WORD $0xffff // jae 0xa873 <k_attend_values_q8+0x1093>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0xff20840f; WORD $0xffff // je 0xa870 <k_attend_values_q8+0x1090>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
+	LONG $0xffff12e9; BYTE $0xff // jmp 0xa870 <k_attend_values_q8+0x1090>
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x00558b48 // movq (%rbp), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x28558b48 // movq 0x28(%rbp), %rdx
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x24648b4c; BYTE $0x40 // movq 0x40(%rsp), %r12
+	LONG $0xfcaf0f49 // imulq %r12, %rdi
+	LONG $0x584d8b4c // movq 0x58(%rbp), %r9
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0xd4af0f4d // imulq %r12, %r10
+	LONG $0x485d8b4c // movq 0x48(%rbp), %r11
+	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
+	LONG $0x5055034c // addq 0x50(%rbp), %r10
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
+	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
+	LONG $0xd94c0f49 // cmovlq %r9, %rbx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xdf480f49 // cmovsq %r15, %rbx
+	WORD $0x3949; BYTE $0xda // cmpq %rbx, %r10
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0xca4c0f4d // cmovlq %r10, %r9
+	LONG $0x086d8b4c // movq 0x8(%rbp), %r13
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xcf480f4d // cmovsq %r15, %r9
+	QUAD $0x00000000bd148d4c // leaq (,%rdi,4), %r10
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
 	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	LONG $0xfe5a840f; WORD $0xffff // je 0x4df9 <k_attend_values+0x3a19>
-	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0x0b73 // jae 0x4faf <k_attend_values+0x3bcf>
-	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
-	LONG $0x4050180f // prefetcht1 0x40(%rax)
-	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
-	WORD $0x1c75 // jne 0x4fd0 <k_attend_values+0x3bf0>
-	LONG $0x487cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2
+	LONG $0xdb4c0f49 // cmovlq %r11, %rbx
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xdf480f49 // cmovsq %r15, %rbx
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0xd8af0f4c // imulq %rax, %r11
+	LONG $0x207d8b48 // movq 0x20(%rbp), %rdi
+	LONG $0x247c8d4d; BYTE $0x01 // leaq 0x1(%r12), %r15
+	LONG $0xffaf0f4c // imulq %rdi, %r15
+	LONG $0x247c894c; BYTE $0x18 // movq %r15, 0x18(%rsp)
+	LONG $0xfcaf0f49 // imulq %r12, %rdi
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	QUAD $0x00000004a5248d4e // leaq 0x4(,%r12,4), %r12
+	LONG $0xe2af0f4c // imulq %rdx, %r12
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0xfbaf0f48 // imulq %rbx, %rdi
+	WORD $0x0148; BYTE $0xff // addq %rdi, %rdi
+	LONG $0x187d0348 // addq 0x18(%rbp), %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x122c8d48 // leaq (%rdx,%rdx), %rbp
+	WORD $0x3feb // jmp 0xaa6a <k_attend_values_q8+0x128a>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0xb2148d4a // leaq (%rdx,%r14,4), %rdx
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0xba // vmovups %zmm1, (%rdx,%rdi,4)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x0411; BYTE $0xba // vmovups %zmm0, (%rdx,%rdi,4)
+	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0x10c38349 // addq $0x10, %r11
+	LONG $0x10c68349 // addq $0x10, %r14
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xf6ea8f0f; WORD $0xffff // jg 0xa154 <k_attend_values_q8+0x974>
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0x1c7d // jge 0x4fdc <k_attend_values+0x3bfc>
-	WORD $0x26eb // jmp 0x4fe8 <k_attend_values+0x3c08>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc97cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2 {%k1} {z}
-	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0x0c7c // jl 0x4fe8 <k_attend_values+0x3c08>
-	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0x077d // jge 0x4fe8 <k_attend_values+0x3c08>
-	LONG $0x586dd262; WORD $0x0cb8; BYTE $0x9f // vfmadd231ps (%r15,%rbx,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	WORD $0x3948; BYTE $0xfb // cmpq %rdi, %rbx
-	WORD $0xa37c // jl 0x4f90 <k_attend_values+0x3bb0>
-	LONG $0x241c3b48 // cmpq (%rsp), %rbx
-	WORD $0x9d7d // jge 0x4f90 <k_attend_values+0x3bb0>
-	LONG $0x586dd262; WORD $0x04b8; BYTE $0x9e // vfmadd231ps (%r14,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0x94eb // jmp 0x4f90 <k_attend_values+0x3bb0>
+	WORD $0xbd7d // jge 0xaa30 <k_attend_values_q8+0x1250>
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x05eac148 // shrq $0x5, %rdx
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x572c8d4c // leaq (%rdi,%rdx,2), %r13
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x10528b48 // movq 0x10(%rdx), %rdx
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	WORD $0x52eb // jmp 0xaaea <k_attend_values_q8+0x130a>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
+	LONG $0x487df262; WORD $0x1221 // vpmovsxbd (%rdx), %zmm2
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x7db70f45; BYTE $0x00 // movzwl (%r13), %r15d
+	LONG $0x6e79c1c4; BYTE $0xdf // vmovd %r15d, %xmm3
+	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
+	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
+	LONG $0x4864f162; WORD $0xd259 // vmulps %zmm2, %zmm3, %zmm2
+	LONG $0x586dd262; WORD $0x0cb8; BYTE $0xba // vfmadd231ps (%r10,%rdi,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x586dd262; WORD $0x04b8; BYTE $0xbc // vfmadd231ps (%r12,%rdi,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
+	WORD $0x3949; BYTE $0xf9 // cmpq %rdi, %r9
+	LONG $0xff4a840f; WORD $0xffff // je 0xaa34 <k_attend_values_q8+0x1254>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0xb473 // jae 0xaaa3 <k_attend_values_q8+0x12c3>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0xa174 // je 0xaaa0 <k_attend_values_q8+0x12c0>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
+	WORD $0x95eb // jmp 0xaaa0 <k_attend_values_q8+0x12c0>
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x284b8b49 // movq 0x28(%r11), %rcx
+	LONG $0xcfaf0f49 // imulq %r15, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x084b0349 // addq 0x8(%r11), %rcx
+	LONG $0x587b8b49 // movq 0x58(%r11), %rdi
+	LONG $0xffaf0f49 // imulq %r15, %rdi
+	LONG $0x484b8b4d // movq 0x48(%r11), %r9
+	WORD $0x0149; BYTE $0xf9 // addq %rdi, %r9
+	LONG $0x507b0349 // addq 0x50(%r11), %rdi
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
+	LONG $0xd74c0f48 // cmovlq %rdi, %rdx
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xd3480f48 // cmovsq %rbx, %rdx
+	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
+	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
+	LONG $0xe94c0f49 // cmovlq %r9, %rbp
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x05eac149 // shrq $0x5, %r10
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xeb480f48 // cmovsq %rbx, %rbp
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	LONG $0xf0af0f4c // imulq %rax, %r14
+	LONG $0x187b8b49 // movq 0x18(%r11), %rdi
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x207b8b4d // movq 0x20(%r11), %r15
+	LONG $0xf9af0f4d // imulq %r9, %r15
+	LONG $0x02e7c149 // shlq $0x2, %r15
+	WORD $0x034d; BYTE $0x3b // addq (%r11), %r15
+	LONG $0x30c68349 // addq $0x30, %r14
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0x4f0c8d4e // leaq (%rdi,%r9,2), %r9
+	LONG $0x02c18349 // addq $0x2, %r9
+	WORD $0x014d; BYTE $0xd2 // addq %r10, %r10
+	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
+	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
+	WORD $0x48eb // jmp 0xabe8 <k_attend_values_q8+0x1408>
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x487cd162; WORD $0x3411; BYTE $0x9f // vmovups %zmm6, (%r15,%rbx,4)
+	QUAD $0x019f6c11487cd162 // vmovups %zmm5, 0x40(%r15,%rbx,4)
+	QUAD $0x029f7c11487cd162 // vmovups %zmm7, 0x80(%r15,%rbx,4)
+	QUAD $0x039f6411487cd162 // vmovups %zmm4, 0xc0(%r15,%rbx,4)
+	LONG $0x40638d4d // leaq 0x40(%r11), %r12
+	LONG $0x40c68349 // addq $0x40, %r14
+	LONG $0x04c18349 // addq $0x4, %r9
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0xf58a8f0f; WORD $0xffff // jg 0xa172 <k_attend_values_q8+0x992>
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x3948; BYTE $0xd5 // cmpq %rdx, %rbp
+	WORD $0xac7d // jge 0xaba0 <k_attend_values_q8+0x13c0>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x10678b4c // movq 0x10(%rdi), %r12
+	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x0000cbe9; BYTE $0x00 // jmp 0xace3 <k_attend_values_q8+0x1503>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	QUAD $0xfd246421487dd262 // vpmovsxbd -0x30(%r12), %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0xfe246c21487dd262 // vpmovsxbd -0x20(%r12), %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	QUAD $0xff247421487dd262 // vpmovsxbd -0x10(%r12), %zmm6
+	LONG $0x487dd262; WORD $0x3c21; BYTE $0x24 // vpmovsxbd (%r12), %zmm7
+	LONG $0x487c7162; WORD $0xc65b // vcvtdq2ps %zmm6, %zmm8
+	LONG $0x487c7162; WORD $0xcf5b // vcvtdq2ps %zmm7, %zmm9
+	LONG $0x7db70f41; BYTE $0xfe // movzwl -0x2(%r13), %edi
+	LONG $0xf76ef9c5 // vmovd %edi, %xmm6
+	LONG $0x1379e2c4; BYTE $0xf6 // vcvtph2ps %xmm6, %xmm6
+	LONG $0x487df262; WORD $0xfe18 // vbroadcastss %xmm6, %zmm7
+	LONG $0x4844f162; WORD $0xf459 // vmulps %zmm4, %zmm7, %zmm6
+	LONG $0x4844f162; WORD $0xed59 // vmulps %zmm5, %zmm7, %zmm5
+	LONG $0x7db70f41; BYTE $0x00 // movzwl (%r13), %edi
+	LONG $0xe76ef9c5 // vmovd %edi, %xmm4
+	LONG $0x1379e2c4; BYTE $0xe4 // vcvtph2ps %xmm4, %xmm4
+	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
+	LONG $0x485cd162; WORD $0xf859 // vmulps %zmm8, %zmm4, %zmm7
+	LONG $0x485cd162; WORD $0xe159 // vmulps %zmm9, %zmm4, %zmm4
+	LONG $0x487d7262; WORD $0x0418; BYTE $0xa9 // vbroadcastss (%rcx,%rbp,4), %zmm8
+	LONG $0x483df262; WORD $0xf3a8 // vfmadd213ps %zmm3, %zmm8, %zmm6 # zmm6 = (zmm8 * zmm6) + zmm3
+	LONG $0x483df262; WORD $0xeaa8 // vfmadd213ps %zmm2, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm5) + zmm2
+	LONG $0x483df262; WORD $0xf9a8 // vfmadd213ps %zmm1, %zmm8, %zmm7 # zmm7 = (zmm8 * zmm7) + zmm1
+	LONG $0x483df262; WORD $0xe0a8 // vfmadd213ps %zmm0, %zmm8, %zmm4 # zmm4 = (zmm8 * zmm4) + zmm0
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0x014d; BYTE $0xd5 // addq %r10, %r13
+	LONG $0x487cf162; WORD $0xc428 // vmovaps %zmm4, %zmm0
+	LONG $0x487cf162; WORD $0xcf28 // vmovaps %zmm7, %zmm1
+	LONG $0x487cf162; WORD $0xd528 // vmovaps %zmm5, %zmm2
+	LONG $0x487cf162; WORD $0xde28 // vmovaps %zmm6, %zmm3
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	LONG $0xfec9840f; WORD $0xffff // je 0xabac <k_attend_values_q8+0x13cc>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	LONG $0xff37830f; WORD $0xffff // jae 0xac23 <k_attend_values_q8+0x1443>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	LONG $0xff21840f; WORD $0xffff // je 0xac20 <k_attend_values_q8+0x1440>
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
+	LONG $0xffff13e9; BYTE $0xff // jmp 0xac20 <k_attend_values_q8+0x1440>
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x28568b49 // movq 0x28(%r14), %rdx
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x08560349 // addq 0x8(%r14), %rdx
+	LONG $0x587e8b49 // movq 0x58(%r14), %rdi
+	LONG $0xffaf0f49 // imulq %r15, %rdi
+	LONG $0x484e8b4d // movq 0x48(%r14), %r9
+	WORD $0x0149; BYTE $0xf9 // addq %rdi, %r9
+	LONG $0x507e0349 // addq 0x50(%r14), %rdi
+	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	LONG $0xdf4c0f48 // cmovlq %rdi, %rbx
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xda480f49 // cmovsq %r10, %rbx
+	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
+	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	LONG $0xf94c0f49 // cmovlq %r9, %rdi
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xfa480f49 // cmovsq %r10, %rdi
+	LONG $0x7eaf0f4d; BYTE $0x20 // imulq 0x20(%r14), %r15
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x02e7c149 // shlq $0x2, %r15
+	WORD $0x034d; BYTE $0x3e // addq (%r14), %r15
+	LONG $0xd0af0f4c // imulq %rax, %r10
+	WORD $0x014d; BYTE $0xda // addq %r11, %r10
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	LONG $0xcfaf0f4c // imulq %rdi, %r9
+	WORD $0x014d; BYTE $0xc9 // addq %r9, %r9
+	LONG $0x184e034d // addq 0x18(%r14), %r9
+	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
+	WORD $0x014d; BYTE $0xe4 // addq %r12, %r12
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	WORD $0x1ceb // jmp 0xadac <k_attend_values_q8+0x15cc>
+	LONG $0x487cb162; WORD $0x0411; BYTE $0x9b // vmovups %zmm0, (%rbx,%r11,4)
+	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0x10c38349 // addq $0x10, %r11
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0xf3e08f0f; WORD $0xffff // jg 0xa18c <k_attend_values_q8+0x9ac>
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	WORD $0x394c; BYTE $0xef // cmpq %r13, %rdi
+	WORD $0xdb7d // jge 0xad90 <k_attend_values_q8+0x15b0>
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0x05eec149 // shrq $0x5, %r14
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x10498b4d // movq 0x10(%r9), %r9
+	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
+	WORD $0x6474 // je 0xae30 <k_attend_values_q8+0x1650>
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x77348d4f // leaq (%r15,%r14,2), %r14
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	WORD $0x41eb // jmp 0xae1e <k_attend_values_q8+0x163e>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487dd262; WORD $0x0921 // vpmovsxbd (%r9), %zmm1
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x2eb70f41 // movzwl (%r14), %ebp
+	LONG $0xd56ef9c5 // vmovd %ebp, %xmm2
+	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
+	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
+	LONG $0x486cf162; WORD $0xc959 // vmulps %zmm1, %zmm2, %zmm1
+	LONG $0x5875b262; WORD $0x04b8; BYTE $0xba // vfmadd231ps (%rdx,%r15,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
+	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
+	LONG $0xff72840f; WORD $0xffff // je 0xad90 <k_attend_values_q8+0x15b0>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0xbd73 // jae 0xade0 <k_attend_values_q8+0x1600>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	WORD $0xb0eb // jmp 0xade0 <k_attend_values_q8+0x1600>
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x77348d4f // leaq (%r15,%r14,2), %r14
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	WORD $0x4deb // jmp 0xae8e <k_attend_values_q8+0x16ae>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487dd262; WORD $0x0921 // vpmovsxbd (%r9), %zmm1
+	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
+	LONG $0x2eb70f41 // movzwl (%r14), %ebp
+	LONG $0xd56ef9c5 // vmovd %ebp, %xmm2
+	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
+	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
+	LONG $0x486cf162; WORD $0xc959 // vmulps %zmm1, %zmm2, %zmm1
+	LONG $0x5875b262; WORD $0x04b8; BYTE $0xba // vfmadd231ps (%rdx,%r15,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
+	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
+	LONG $0xff02840f; WORD $0xffff // je 0xad90 <k_attend_values_q8+0x15b0>
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0xbd73 // jae 0xae50 <k_attend_values_q8+0x1670>
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x40c68348 // addq $0x40, %rsi
+	WORD $0xb4eb // jmp 0xae50 <k_attend_values_q8+0x1670>
 	LONG $0x00401f0f // nopl (%rax)
 
 	// attend_merge
 	LONG $0x40478b48 // movq 0x40(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02f78e0f; WORD $0x0000 // jle 0x5304 <k_attend_merge+0x304>
+	LONG $0x02b78e0f; WORD $0x0000 // jle 0xb164 <k_attend_merge+0x2c4>
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
@@ -4417,74 +9692,65 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x032a0518487df262; WORD $0x0000 // vbroadcastss 0x32a(%rip), %zmm0 # 0x5350 <k_attend_merge+0x350>
-	QUAD $0x03300d18487df262; WORD $0x0000 // vbroadcastss 0x330(%rip), %zmm1 # 0x5360 <k_attend_merge+0x360>
-	QUAD $0x03321518487df262; WORD $0x0000 // vbroadcastss 0x332(%rip), %zmm2 # 0x536c <k_attend_merge+0x36c>
-	QUAD $0x03201d18487df262; WORD $0x0000 // vbroadcastss 0x320(%rip), %zmm3 # 0x5364 <k_attend_merge+0x364>
-	QUAD $0x031a2518487df262; WORD $0x0000 // vbroadcastss 0x31a(%rip), %zmm4 # 0x5368 <k_attend_merge+0x368>
-	QUAD $0x03202d18487df262; WORD $0x0000 // vbroadcastss 0x320(%rip), %zmm5 # 0x5378 <k_attend_merge+0x378>
-	QUAD $0x02e23518487df262; WORD $0x0000 // vbroadcastss 0x2e2(%rip), %zmm6 # 0x5344 <k_attend_merge+0x344>
-	QUAD $0x02ec3d18487df262; WORD $0x0000 // vbroadcastss 0x2ec(%rip), %zmm7 # 0x5358 <k_attend_merge+0x358>
-	QUAD $0x02fe0518487d7262; WORD $0x0000 // vbroadcastss 0x2fe(%rip), %zmm8 # 0x5374 <k_attend_merge+0x374>
-	QUAD $0x02f00d18487d7262; WORD $0x0000 // vbroadcastss 0x2f0(%rip), %zmm9 # 0x5370 <k_attend_merge+0x370>
-	QUAD $0x02c21518487d7262; WORD $0x0000 // vbroadcastss 0x2c2(%rip), %zmm10 # 0x534c <k_attend_merge+0x34c>
-	QUAD $0x02ac1d18487d7262; WORD $0x0000 // vbroadcastss 0x2ac(%rip), %zmm11 # 0x5340 <k_attend_merge+0x340>
-	QUAD $0x0002a325587962c4; BYTE $0x00 // vpbroadcastd 0x2a3(%rip), %xmm12 # 0x5340 <k_attend_merge+0x340>
-	QUAD $0x000002a32d107ac5 // vmovss 0x2a3(%rip), %xmm13 # 0x5348 <k_attend_merge+0x348>
-	QUAD $0x0002ae35187962c4; BYTE $0x00 // vbroadcastss 0x2ae(%rip), %xmm14 # 0x535c <k_attend_merge+0x35c>
+	QUAD $0x02ca0518487df262; WORD $0x0000 // vbroadcastss 0x2ca(%rip), %zmm0 # 0xb190 <k_attend_merge+0x2f0>
+	QUAD $0x02d00d18487df262; WORD $0x0000 // vbroadcastss 0x2d0(%rip), %zmm1 # 0xb1a0 <k_attend_merge+0x300>
+	QUAD $0x02d21518487df262; WORD $0x0000 // vbroadcastss 0x2d2(%rip), %zmm2 # 0xb1ac <k_attend_merge+0x30c>
+	QUAD $0x02c01d18487df262; WORD $0x0000 // vbroadcastss 0x2c0(%rip), %zmm3 # 0xb1a4 <k_attend_merge+0x304>
+	QUAD $0x02ba2518487df262; WORD $0x0000 // vbroadcastss 0x2ba(%rip), %zmm4 # 0xb1a8 <k_attend_merge+0x308>
+	QUAD $0x02c02d18487df262; WORD $0x0000 // vbroadcastss 0x2c0(%rip), %zmm5 # 0xb1b8 <k_attend_merge+0x318>
+	QUAD $0x02823518487df262; WORD $0x0000 // vbroadcastss 0x282(%rip), %zmm6 # 0xb184 <k_attend_merge+0x2e4>
+	QUAD $0x028c3d18487df262; WORD $0x0000 // vbroadcastss 0x28c(%rip), %zmm7 # 0xb198 <k_attend_merge+0x2f8>
+	QUAD $0x029e0518487d7262; WORD $0x0000 // vbroadcastss 0x29e(%rip), %zmm8 # 0xb1b4 <k_attend_merge+0x314>
+	QUAD $0x02900d18487d7262; WORD $0x0000 // vbroadcastss 0x290(%rip), %zmm9 # 0xb1b0 <k_attend_merge+0x310>
+	QUAD $0x02621518487d7262; WORD $0x0000 // vbroadcastss 0x262(%rip), %zmm10 # 0xb18c <k_attend_merge+0x2ec>
+	QUAD $0x024c1d18487d7262; WORD $0x0000 // vbroadcastss 0x24c(%rip), %zmm11 # 0xb180 <k_attend_merge+0x2e0>
+	QUAD $0x0000024c25107ac5 // vmovss 0x24c(%rip), %xmm12 # 0xb188 <k_attend_merge+0x2e8>
+	QUAD $0x0002572d187962c4; BYTE $0x00 // vbroadcastss 0x257(%rip), %xmm13 # 0xb19c <k_attend_merge+0x2fc>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x1deb // jmp 0x50d0 <k_attend_merge+0xd0>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x16eb // jmp 0xaf60 <k_attend_merge+0xc0>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0x022b840f; WORD $0x0000 // je 0x52fb <k_attend_merge+0x2fb>
-	LONG $0x107a21c4; WORD $0x823c // vmovss (%rdx,%r8,4), %xmm15
-	LONG $0x2e7841c4; BYTE $0xef // vucomiss %xmm15, %xmm13
-	WORD $0xe373 // jae 0x50c0 <k_attend_merge+0xc0>
+	LONG $0x01fb840f; WORD $0x0000 // je 0xb15b <k_attend_merge+0x2bb>
+	LONG $0x107a21c4; WORD $0x8234 // vmovss (%rdx,%r8,4), %xmm14
+	LONG $0x2e7841c4; BYTE $0xe6 // vucomiss %xmm14, %xmm12
+	WORD $0xe373 // jae 0xaf50 <k_attend_merge+0xb0>
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x087ea162; WORD $0x0410; BYTE $0x81 // vmovss (%rcx,%r8,4), %xmm16
-	LONG $0x007ec162; WORD $0xcf5f // vmaxss %xmm15, %xmm16, %xmm17
-	LONG $0x007ea162; WORD $0xc15c // vsubss %xmm17, %xmm16, %xmm16
-	LONG $0x08063162; WORD $0xf95c // vsubss %xmm17, %xmm15, %xmm15
-	LONG $0x007d5362; WORD $0xff21; BYTE $0x1c // vinsertps $0x1c, %xmm15, %xmm16, %xmm15 # xmm15 = xmm16[0],xmm15[0],zero,zero
-	LONG $0x4804f162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm15, %k1
-	LONG $0x4874d162; WORD $0xd7c2; BYTE $0x05 // vcmpnltps %zmm15, %zmm1, %k2
-	LONG $0x487ce162; WORD $0xc028 // vmovaps %zmm0, %zmm16
-	LONG $0x4974c162; WORD $0xc75d // vminps %zmm15, %zmm1, %zmm16 {%k1}
-	LONG $0x407c7162; WORD $0xfa59 // vmulps %zmm2, %zmm16, %zmm15
-	LONG $0x487d5362; WORD $0xff08; BYTE $0x08 // vrndscaleps $0x8, %zmm15, %zmm15
-	LONG $0x4805e262; WORD $0xc3b8 // vfmadd231ps %zmm3, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm3) + zmm16
-	LONG $0x4805e262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm4) + zmm16
+	LONG $0x107a21c4; WORD $0x813c // vmovss (%rcx,%r8,4), %xmm15
+	LONG $0x0806c162; WORD $0xc65f // vmaxss %xmm14, %xmm15, %xmm16
+	LONG $0x08063162; WORD $0xf85c // vsubss %xmm16, %xmm15, %xmm15
+	LONG $0x080e3162; WORD $0xf05c // vsubss %xmm16, %xmm14, %xmm14
+	LONG $0x210143c4; WORD $0x1cf6 // vinsertps $0x1c, %xmm14, %xmm15, %xmm14 # xmm14 = xmm15[0],xmm14[0],zero,zero
+	LONG $0x487c5162; WORD $0xfe5f // vmaxps %zmm14, %zmm0, %zmm15
+	LONG $0x48745162; WORD $0xff5d // vminps %zmm15, %zmm1, %zmm15
+	LONG $0x4804e162; WORD $0xca59 // vmulps %zmm2, %zmm15, %zmm17
+	LONG $0x487da362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm17, %zmm17
+	LONG $0x40757262; WORD $0xfbb8 // vfmadd231ps %zmm3, %zmm17, %zmm15 # zmm15 = (zmm17 * zmm3) + zmm15
+	LONG $0x40757262; WORD $0xfcb8 // vfmadd231ps %zmm4, %zmm17, %zmm15 # zmm15 = (zmm17 * zmm4) + zmm15
 	LONG $0x487ce162; WORD $0xd528 // vmovaps %zmm5, %zmm18
-	LONG $0x407de262; WORD $0xd6a8 // vfmadd213ps %zmm6, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm6
-	LONG $0x407de262; WORD $0xd7a8 // vfmadd213ps %zmm7, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm7
-	LONG $0x407dc262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm8
-	LONG $0x407dc262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm9
-	LONG $0x407dc262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm10
-	LONG $0x407ca162; WORD $0xd859 // vmulps %zmm16, %zmm16, %zmm19
-	LONG $0x406da262; WORD $0xd8a8 // vfmadd213ps %zmm16, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm16
-	LONG $0x4064c162; WORD $0xc358 // vaddps %zmm11, %zmm19, %zmm16
-	LONG $0x487e5162; WORD $0xff5b // vcvttps2dq %zmm15, %zmm15
-	LONG $0x406dd162; WORD $0xe772; BYTE $0x01 // vpsrad $0x1, %zmm15, %zmm18
-	LONG $0x4065b162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm18, %zmm19
-	LONG $0x4065c162; WORD $0xdcfe // vpaddd %zmm12, %zmm19, %zmm19
-	LONG $0x407ca162; WORD $0xc359 // vmulps %zmm19, %zmm16, %zmm16
-	LONG $0x48053162; WORD $0xfafa // vpsubd %zmm18, %zmm15, %zmm15
-	LONG $0x4805d162; WORD $0xf772; BYTE $0x17 // vpslld $0x17, %zmm15, %zmm15
-	LONG $0x48055162; WORD $0xfcfe // vpaddd %zmm12, %zmm15, %zmm15
-	LONG $0x487cc162; WORD $0xd628 // vmovaps %zmm14, %zmm18
-	LONG $0x427cc162; WORD $0xd759 // vmulps %zmm15, %zmm16, %zmm18 {%k2}
-	LONG $0xc97ca162; WORD $0xd228 // vmovaps %zmm18, %zmm18 {%k1} {z}
-	LONG $0x487d3262; WORD $0xfa18 // vbroadcastss %xmm18, %zmm15
-	LONG $0x087ea162; WORD $0xda16 // vmovshdup %xmm18, %xmm19 # xmm19 = xmm18[1,1,3,3]
-	LONG $0x48fda262; WORD $0xc319 // vbroadcastsd %xmm19, %zmm16
-	LONG $0x087ea162; WORD $0x0c11; BYTE $0x81 // vmovss %xmm17, (%rcx,%r8,4)
+	LONG $0x4805e262; WORD $0xd6a8 // vfmadd213ps %zmm6, %zmm15, %zmm18 # zmm18 = (zmm15 * zmm18) + zmm6
+	LONG $0x4805e262; WORD $0xd7a8 // vfmadd213ps %zmm7, %zmm15, %zmm18 # zmm18 = (zmm15 * zmm18) + zmm7
+	LONG $0x4805c262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm15, %zmm18 # zmm18 = (zmm15 * zmm18) + zmm8
+	LONG $0x4805c262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm15, %zmm18 # zmm18 = (zmm15 * zmm18) + zmm9
+	LONG $0x4805c262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm15, %zmm18 # zmm18 = (zmm15 * zmm18) + zmm10
+	LONG $0x4804c162; WORD $0xdf59 // vmulps %zmm15, %zmm15, %zmm19
+	LONG $0x406dc262; WORD $0xdfa8 // vfmadd213ps %zmm15, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm15
+	LONG $0x40645162; WORD $0xfb58 // vaddps %zmm11, %zmm19, %zmm15
+	LONG $0x48053262; WORD $0xf92c // vscalefps %zmm17, %zmm15, %zmm15
+	LONG $0x4874d162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm14, %zmm1, %k1
+	LONG $0x497d5362; WORD $0xfd18; BYTE $0x00 // vinsertf32x4 $0x0, %xmm13, %zmm0, %zmm15 {%k1}
+	LONG $0x480cf162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm14, %k1
+	LONG $0xc97cc162; WORD $0xcf28 // vmovaps %zmm15, %zmm17 {%k1} {z}
+	LONG $0x487d3262; WORD $0xf118 // vbroadcastss %xmm17, %zmm14
+	LONG $0x087ea162; WORD $0xd116 // vmovshdup %xmm17, %xmm18 # xmm18 = xmm17[1,1,3,3]
+	LONG $0x48fd3262; WORD $0xfa19 // vbroadcastsd %xmm18, %zmm15
+	LONG $0x087ea162; WORD $0x0411; BYTE $0x81 // vmovss %xmm16, (%rcx,%r8,4)
 	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
-	LONG $0x0066a162; WORD $0x0c59; BYTE $0x81 // vmulss (%rcx,%r8,4), %xmm19, %xmm17
+	LONG $0x006ea162; WORD $0x0459; BYTE $0x81 // vmulss (%rcx,%r8,4), %xmm18, %xmm16
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	LONG $0x006da262; WORD $0x0cb9; BYTE $0x81 // vfmadd231ss (%rcx,%r8,4), %xmm18, %xmm17 # xmm17 = (xmm18 * mem) + xmm17
-	LONG $0x087ea162; WORD $0x0c11; BYTE $0x81 // vmovss %xmm17, (%rcx,%r8,4)
+	LONG $0x0075a262; WORD $0x04b9; BYTE $0x81 // vfmadd231ss (%rcx,%r8,4), %xmm17, %xmm16 # xmm16 = (xmm17 * mem) + xmm16
+	LONG $0x087ea162; WORD $0x0411; BYTE $0x81 // vmovss %xmm16, (%rcx,%r8,4)
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x18778b4c // movq 0x18(%rdi), %r14
 	LONG $0x307f8b4c // movq 0x30(%rdi), %r15
@@ -4497,17 +9763,17 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x8e148d4d // leaq (%r14,%rcx,4), %r10
 	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x521b <k_attend_merge+0x21b>
+	WORD $0x077d // jge 0xb077 <k_attend_merge+0x1d7>
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x00009ee9; BYTE $0x00 // jmp 0x52b9 <k_attend_merge+0x2b9>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0xb119 <k_attend_merge+0x279>
 	LONG $0xf0598d4c // leaq -0x10(%rcx), %r11
 	LONG $0x10fb8349 // cmpq $0x10, %r11
-	WORD $0x1373 // jae 0x5238 <k_attend_merge+0x238>
+	WORD $0x1373 // jae 0xb094 <k_attend_merge+0x1f4>
 	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
 	WORD $0xdb31 // xorl %ebx, %ebx
 	LONG $0x10c3f641 // testb $0x10, %r11b
-	WORD $0x6e74 // je 0x52a1 <k_attend_merge+0x2a1>
-	LONG $0x000081e9; BYTE $0x00 // jmp 0x52b9 <k_attend_merge+0x2b9>
+	WORD $0x7274 // je 0xb101 <k_attend_merge+0x261>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0xb119 <k_attend_merge+0x279>
 	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
 	LONG $0x04ecc149 // shrq $0x4, %r12
 	WORD $0xff49; BYTE $0xc4 // incq %r12
@@ -4517,36 +9783,36 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfeaf0f4c // imulq %rsi, %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
 	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0xffbe4c59407c8162 // vmulps -0x40(%r14,%r15,4), %zmm16, %zmm17
-	QUAD $0xffbb4cb84805a262 // vfmadd231ps -0x40(%rbx,%r15,4), %zmm15, %zmm17 # zmm17 = (zmm15 * mem) + zmm17
-	QUAD $0xffbb4c11487ca162 // vmovups %zmm17, -0x40(%rbx,%r15,4)
-	LONG $0x407c8162; WORD $0x0c59; BYTE $0xbe // vmulps (%r14,%r15,4), %zmm16, %zmm17
-	LONG $0x4805a262; WORD $0x0cb8; BYTE $0xbb // vfmadd231ps (%rbx,%r15,4), %zmm15, %zmm17 # zmm17 = (zmm15 * mem) + zmm17
-	LONG $0x487ca162; WORD $0x0c11; BYTE $0xbb // vmovups %zmm17, (%rbx,%r15,4)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xffbe445948048162 // vmulps -0x40(%r14,%r15,4), %zmm15, %zmm16
+	QUAD $0xffbb44b8480da262 // vfmadd231ps -0x40(%rbx,%r15,4), %zmm14, %zmm16 # zmm16 = (zmm14 * mem) + zmm16
+	QUAD $0xffbb4411487ca162 // vmovups %zmm16, -0x40(%rbx,%r15,4)
+	LONG $0x48048162; WORD $0x0459; BYTE $0xbe // vmulps (%r14,%r15,4), %zmm15, %zmm16
+	LONG $0x480da262; WORD $0x04b8; BYTE $0xbb // vfmadd231ps (%rbx,%r15,4), %zmm14, %zmm16 # zmm16 = (zmm14 * mem) + zmm16
+	LONG $0x487ca162; WORD $0x0411; BYTE $0xbb // vmovups %zmm16, (%rbx,%r15,4)
 	LONG $0x20c78349 // addq $0x20, %r15
 	LONG $0xfec48349 // addq $-0x2, %r12
-	WORD $0xc975 // jne 0x5260 <k_attend_merge+0x260>
+	WORD $0xc975 // jne 0xb0c0 <k_attend_merge+0x220>
 	LONG $0xf05f8d49 // leaq -0x10(%r15), %rbx
 	LONG $0x10c3f641 // testb $0x10, %r11b
-	WORD $0x1875 // jne 0x52b9 <k_attend_merge+0x2b9>
-	LONG $0x407cc162; WORD $0x0c59; BYTE $0x9a // vmulps (%r10,%rbx,4), %zmm16, %zmm17
-	LONG $0x4805c262; WORD $0x0cb8; BYTE $0x99 // vfmadd231ps (%r9,%rbx,4), %zmm15, %zmm17 # zmm17 = (zmm15 * mem) + zmm17
-	LONG $0x487cc162; WORD $0x0c11; BYTE $0x99 // vmovups %zmm17, (%r9,%rbx,4)
+	WORD $0x1875 // jne 0xb119 <k_attend_merge+0x279>
+	LONG $0x4804c162; WORD $0x0459; BYTE $0x9a // vmulps (%r10,%rbx,4), %zmm15, %zmm16
+	LONG $0x480dc262; WORD $0x04b8; BYTE $0x99 // vfmadd231ps (%r9,%rbx,4), %zmm14, %zmm16 # zmm16 = (zmm14 * mem) + zmm16
+	LONG $0x487cc162; WORD $0x0411; BYTE $0x99 // vmovups %zmm16, (%r9,%rbx,4)
 	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	LONG $0xfdfe8e0f; WORD $0xffff // jle 0x50c0 <k_attend_merge+0xc0>
+	LONG $0xfe2e8e0f; WORD $0xffff // jle 0xaf50 <k_attend_merge+0xb0>
 	WORD $0xd929 // subl %ebx, %ecx
 	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
 	WORD $0xf741; BYTE $0xd3 // notl %r11d
 	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	LONG $0xc97cc162; WORD $0x0c10; BYTE $0x99 // vmovups (%r9,%rbx,4), %zmm17 {%k1} {z}
-	LONG $0xc97cc162; WORD $0x1410; BYTE $0x9a // vmovups (%r10,%rbx,4), %zmm18 {%k1} {z}
-	LONG $0x407ca162; WORD $0xc259 // vmulps %zmm18, %zmm16, %zmm16
-	LONG $0x4805a262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm17) + zmm16
-	LONG $0x497cc162; WORD $0x0411; BYTE $0x99 // vmovups %zmm16, (%r9,%rbx,4) {%k1}
-	LONG $0xfffdc5e9; BYTE $0xff // jmp 0x50c0 <k_attend_merge+0xc0>
+	LONG $0xc97cc162; WORD $0x0410; BYTE $0x99 // vmovups (%r9,%rbx,4), %zmm16 {%k1} {z}
+	LONG $0xc97cc162; WORD $0x0c10; BYTE $0x9a // vmovups (%r10,%rbx,4), %zmm17 {%k1} {z}
+	LONG $0x48043162; WORD $0xf959 // vmulps %zmm17, %zmm15, %zmm15
+	LONG $0x480d3262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm14, %zmm15 # zmm15 = (zmm14 * zmm16) + zmm15
+	LONG $0x497c5162; WORD $0x3c11; BYTE $0x99 // vmovups %zmm15, (%r9,%rbx,4) {%k1}
+	LONG $0xfffdf5e9; BYTE $0xff // jmp 0xaf50 <k_attend_merge+0xb0>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -4554,38 +9820,6 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5f41 // popq %r15
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -4634,6 +9868,19 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	WORD $0x0003 // addl (%rax), %eax
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000005; BYTE $0x00 // addl $0x0, %eax
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00003d00; WORD $0x0000 // addb %bh, (%rip) # 0xb1d5 <k_attend_merge+0x335>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x3b00 // addb %bh, (%rbx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x00 // addb %bh, %bh
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........

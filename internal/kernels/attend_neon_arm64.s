@@ -14,105 +14,134 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// attend_scores
-	WORD $0xf81a0ffd // str x29, [sp, #-0x60]!
-	WORD $0xa90267fa // stp x26, x25, [sp, #0x20]
-	WORD $0xf9401c1a // ldr x26, [x0, #0x38]
-	WORD $0xf9401406 // ldr x6, [x0, #0x28]
-	WORD $0xa9016ffe // stp x30, x27, [sp, #0x10]
-	WORD $0xd37df348 // lsl x8, x26, #3
-	WORD $0xf10020df // cmp x6, #0x8
-	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
-	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
-	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
-	WORD $0x5400006a // b.ge 0x34 <k_attend_scores+0x34>
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x140000ac // b 0x2e0 <k_attend_scores+0x2e0>
-	WORD $0xf100075f // cmp x26, #0x1
-	WORD $0x540010cb // b.lt 0x250 <k_attend_scores+0x250>
-	WORD $0xf940180f // ldr x15, [x0, #0x30]
-	WORD $0xa944300b // ldp x11, x12, [x0, #0x40]
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0xf9400c0e // ldr x14, [x0, #0x18]
-	WORD $0xf10001ff // cmp x15, #0x0
-	WORD $0x540010ad // b.le 0x264 <k_attend_scores+0x264>
-	WORD $0xf9401010 // ldr x16, [x0, #0x20]
-	WORD $0xa9409011 // ldp x17, x4, [x0, #0x8]
-	WORD $0xd379e1e2 // lsl x2, x15, #7
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x5280011b // mov w27, #0x8 // =8
-	WORD $0xd37bea01 // lsl x1, x16, #5
-	WORD $0xd37ef603 // lsl x3, x16, #2
-	WORD $0x528000a5 // mov w5, #0x5 // =5
-	WORD $0x91004084 // add x4, x4, #0x10
-	WORD $0xf90007fa // str x26, [sp, #0x8]
-	WORD $0x14000006 // b 0x94 <k_attend_scores+0x94>
-	WORD $0xf9401406 // ldr x6, [x0, #0x28]
-	WORD $0x910021bb // add x27, x13, #0x8
-	WORD $0x8b010231 // add x17, x17, x1
-	WORD $0xeb06037f // cmp x27, x6
-	WORD $0x54000dcc // b.gt 0x248 <k_attend_scores+0x248>
-	WORD $0xb24009b3 // orr x19, x13, #0x7
-	WORD $0x9b0d7dd4 // mul x20, x14, x13
-	WORD $0xb24001b5 // orr x21, x13, #0x1
-	WORD $0xb27f01b6 // orr x22, x13, #0x2
-	WORD $0xb24005b7 // orr x23, x13, #0x3
-	WORD $0xb27e01b8 // orr x24, x13, #0x4
-	WORD $0xaa0501b9 // orr x25, x13, x5
-	WORD $0xb27f05ad // orr x13, x13, #0x6
-	WORD $0x9b137dd3 // mul x19, x14, x19
-	WORD $0x2a1f03e6 // mov w6, wzr
-	WORD $0xaa1f03e7 // mov x7, xzr
-	WORD $0x9b157dd5 // mul x21, x14, x21
-	WORD $0x8b140954 // add x20, x10, x20, lsl #2
-	WORD $0x9b167dd6 // mul x22, x14, x22
-	WORD $0x8b130953 // add x19, x10, x19, lsl #2
-	WORD $0x9b177dd7 // mul x23, x14, x23
-	WORD $0x8b150955 // add x21, x10, x21, lsl #2
-	WORD $0x9b187dd8 // mul x24, x14, x24
-	WORD $0x8b160956 // add x22, x10, x22, lsl #2
-	WORD $0x9b197dd9 // mul x25, x14, x25
-	WORD $0x8b170957 // add x23, x10, x23, lsl #2
-	WORD $0x9b0d7dcd // mul x13, x14, x13
-	WORD $0x8b180958 // add x24, x10, x24, lsl #2
-	WORD $0x8b190959 // add x25, x10, x25, lsl #2
-	WORD $0x8b0d095a // add x26, x10, x13, lsl #2
-	WORD $0xaa1b03ed // mov x13, x27
-	WORD $0x14000018 // b 0x15c <k_attend_scores+0x15c>
-	WORD $0xd37cece9 // lsl x9, x7, #4
-	WORD $0x910008e7 // add x7, x7, #0x2
-	WORD $0x110004c6 // add w6, w6, #0x1
-	WORD $0xeb0800ff // cmp x7, x8
-	WORD $0xb27c013b // orr x27, x9, #0x10
-	WORD $0x3ca96a80 // str q0, [x20, x9]
-	WORD $0x3cbb6a81 // str q1, [x20, x27]
-	WORD $0x3ca96aa2 // str q2, [x21, x9]
-	WORD $0x3cbb6aa3 // str q3, [x21, x27]
-	WORD $0x3ca96ac4 // str q4, [x22, x9]
-	WORD $0x3cbb6ac5 // str q5, [x22, x27]
-	WORD $0x3ca96ae6 // str q6, [x23, x9]
-	WORD $0x3cbb6ae7 // str q7, [x23, x27]
-	WORD $0x3ca96b10 // str q16, [x24, x9]
-	WORD $0x3cbb6b11 // str q17, [x24, x27]
-	WORD $0x3ca96b32 // str q18, [x25, x9]
-	WORD $0x3cbb6b33 // str q19, [x25, x27]
-	WORD $0x3ca96b54 // str q20, [x26, x9]
-	WORD $0x3cbb6b55 // str q21, [x26, x27]
-	WORD $0x3ca96a76 // str q22, [x19, x9]
-	WORD $0x3cbb6a77 // str q23, [x19, x27]
-	WORD $0xa904300b // stp x11, x12, [x0, #0x40]
-	WORD $0x54fff94a // b.ge 0x80 <k_attend_scores+0x80>
-	WORD $0xd343fcfb // lsr x27, x7, #3
-	WORD $0x924004dd // and x29, x6, #0x3
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xd101c3ff // sub sp, sp, #0x70
+	WORD $0xa9432c0d // ldp x13, x11, [x0, #0x30]
+	WORD $0x52800068 // mov w8, #0x3 // =3
+	WORD $0x52800090 // mov w16, #0x4 // =4
+	WORD $0xa9026ffe // stp x30, x27, [sp, #0x20]
+	WORD $0x91001da9 // add x9, x13, #0x7
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0xa90367fa // stp x26, x25, [sp, #0x30]
+	WORD $0x9a8db129 // csel x9, x9, x13, lt
+	WORD $0xa9045ff8 // stp x24, x23, [sp, #0x40]
+	WORD $0x927df12a // and x10, x9, #0xfffffffffffffff8
+	WORD $0x9343fd2f // asr x15, x9, #3
+	WORD $0xa90557f6 // stp x22, x21, [sp, #0x50]
+	WORD $0xcb0a01aa // sub x10, x13, x10
+	WORD $0xa9442401 // ldp x1, x9, [x0, #0x40]
+	WORD $0x13001d4c // sxtb w12, w10
+	WORD $0xf1000d5f // cmp x10, #0x3
+	WORD $0xa9064ff4 // stp x20, x19, [sp, #0x60]
+	WORD $0x530d398c // ubfx w12, w12, #13, #2
+	WORD $0xb37df028 // bfi x8, x1, #3, #61
+	WORD $0xb37df030 // bfi x16, x1, #3, #61
+	WORD $0xa900f7e1 // stp x1, x29, [sp, #0x8]
+	WORD $0x0b0c014c // add w12, w10, w12
+	WORD $0x121e758c // and w12, w12, #0xfffffffc
+	WORD $0x4b0c014c // sub w12, w10, w12
+	WORD $0x1219018e // and w14, w12, #0x80
+	WORD $0x0b4e1d8e // add w14, w12, w14, lsr #7
+	WORD $0x13001dce // sxtb w14, w14
+	WORD $0x4b4e058a // sub w10, w12, w14, lsr #1
+	WORD $0x9a8fd5ec // cinc x12, x15, gt
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x9a88b208 // csel x8, x16, x8, lt
+	WORD $0x9b0c7c2c // mul x12, x1, x12
+	WORD $0x93401d4a // sxtb x10, w10
+	WORD $0x9342fd08 // asr x8, x8, #2
+	WORD $0x9b0a7d08 // mul x8, x8, x10
+	WORD $0xf940280a // ldr x10, [x0, #0x50]
+	WORD $0x8b0c0908 // add x8, x8, x12, lsl #2
+	WORD $0xcb09014c // sub x12, x10, x9
+	WORD $0x9b087d68 // mul x8, x11, x8
+	WORD $0xeb08199f // cmp x12, x8, lsl #6
+	WORD $0xd37df02c // lsl x12, x1, #3
+	WORD $0x1a9fd7e2 // cset w2, gt
+	WORD $0xf10021bf // cmp x13, #0x8
+	WORD $0xb9001fe2 // str w2, [sp, #0x1c]
+	WORD $0x5400006a // b.ge 0xc0 <k_attend_scores+0xc0>
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x14000111 // b 0x500 <k_attend_scores+0x500>
+	WORD $0xf100003f // cmp x1, #0x0
+	WORD $0x54001e0d // b.le 0x484 <k_attend_scores+0x484>
+	WORD $0xf9400010 // ldr x16, [x0]
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x54001dcd // b.le 0x48c <k_attend_scores+0x48c>
+	WORD $0xf9401401 // ldr x1, [x0, #0x28]
+	WORD $0xa940a00e // ldp x14, x8, [x0, #0x8]
+	WORD $0xd379e164 // lsl x4, x11, #7
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0xd37be823 // lsl x3, x1, #5
+	WORD $0xd37ef425 // lsl x5, x1, #2
+	WORD $0x91004106 // add x6, x8, #0x10
+	WORD $0x52800108 // mov w8, #0x8 // =8
+	WORD $0x370000c2 // tbnz w2, #0x0, 0x110 <k_attend_scores+0x110>
+	WORD $0x14000076 // b 0x2d4 <k_attend_scores+0x2d4>
+	WORD $0x910021e8 // add x8, x15, #0x8
+	WORD $0x8b0301ce // add x14, x14, x3
+	WORD $0xeb0d011f // cmp x8, x13
+	WORD $0x54001fac // b.gt 0x500 <k_attend_scores+0x500>
+	WORD $0xb24001f5 // orr x21, x15, #0x1
+	WORD $0x528000a7 // mov w7, #0x5 // =5
+	WORD $0xb24009e2 // orr x2, x15, #0x7
+	WORD $0x9b157e37 // mul x23, x17, x21
+	WORD $0xb27f01f5 // orr x21, x15, #0x2
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x9b157e38 // mul x24, x17, x21
+	WORD $0xb24005f5 // orr x21, x15, #0x3
+	WORD $0x9b157e39 // mul x25, x17, x21
+	WORD $0xb27e01f5 // orr x21, x15, #0x4
+	WORD $0x8b170a17 // add x23, x16, x23, lsl #2
+	WORD $0x9b0f7e36 // mul x22, x17, x15
+	WORD $0x8b180a18 // add x24, x16, x24, lsl #2
+	WORD $0x9b157e3a // mul x26, x17, x21
+	WORD $0xaa0701f5 // orr x21, x15, x7
+	WORD $0xb27f05ef // orr x15, x15, #0x6
+	WORD $0x8b190a19 // add x25, x16, x25, lsl #2
+	WORD $0x9b027e22 // mul x2, x17, x2
+	WORD $0x8b160a16 // add x22, x16, x22, lsl #2
+	WORD $0x9b157e3b // mul x27, x17, x21
+	WORD $0x8b1a0a1a // add x26, x16, x26, lsl #2
+	WORD $0x9b0f7e2f // mul x15, x17, x15
+	WORD $0x8b020a15 // add x21, x16, x2, lsl #2
+	WORD $0x8b1b0a1b // add x27, x16, x27, lsl #2
+	WORD $0x8b0f0a1d // add x29, x16, x15, lsl #2
+	WORD $0xaa0803ef // mov x15, x8
+	WORD $0x14000017 // b 0x1d8 <k_attend_scores+0x1d8>
+	WORD $0xd37cee88 // lsl x8, x20, #4
+	WORD $0x91000a94 // add x20, x20, #0x2
+	WORD $0x11000673 // add w19, w19, #0x1
+	WORD $0xeb0c029f // cmp x20, x12
+	WORD $0xb27c0102 // orr x2, x8, #0x10
+	WORD $0x3ca86ac1 // str q1, [x22, x8]
+	WORD $0x3ca26ac2 // str q2, [x22, x2]
+	WORD $0x3ca86ae3 // str q3, [x23, x8]
+	WORD $0x3ca26ae4 // str q4, [x23, x2]
+	WORD $0x3ca86b05 // str q5, [x24, x8]
+	WORD $0x3ca26b06 // str q6, [x24, x2]
+	WORD $0x3ca86b27 // str q7, [x25, x8]
+	WORD $0x3ca26b30 // str q16, [x25, x2]
+	WORD $0x3ca86b51 // str q17, [x26, x8]
+	WORD $0x3ca26b52 // str q18, [x26, x2]
+	WORD $0x3ca86b73 // str q19, [x27, x8]
+	WORD $0x3ca26b74 // str q20, [x27, x2]
+	WORD $0x3ca86bb5 // str q21, [x29, x8]
+	WORD $0x3ca26bb6 // str q22, [x29, x2]
+	WORD $0x3ca86ab7 // str q23, [x21, x8]
+	WORD $0x3ca26aa0 // str q0, [x21, x2]
+	WORD $0x54fff96a // b.ge 0x100 <k_attend_scores+0x100>
+	WORD $0xd343fe88 // lsr x8, x20, #3
+	WORD $0x92400662 // and x2, x19, #0x3
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x9b1b7c5b // mul x27, x2, x27
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x9b087c88 // mul x8, x4, x8
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa1103fe // mov x30, x17
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
@@ -121,120 +150,229 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x8b1d177b // add x27, x27, x29, lsl #5
-	WORD $0xaa0f03fd // mov x29, x15
-	WORD $0x8b1b009b // add x27, x4, x27
-	WORD $0x1400001e // b 0x230 <k_attend_scores+0x230>
-	WORD $0xad7fe778 // ldp q24, q25, [x27, #-0x10]
-	WORD $0x8b100bc9 // add x9, x30, x16, lsl #2
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x8b021508 // add x8, x8, x2, lsl #5
+	WORD $0xaa0e03e2 // mov x2, x14
+	WORD $0x8b0800de // add x30, x6, x8
+	WORD $0xaa0b03e8 // mov x8, x11
+	WORD $0x1400001e // b 0x2ac <k_attend_scores+0x2ac>
+	WORD $0xad7fe7d8 // ldp q24, q25, [x30, #-0x10]
+	WORD $0x8b010847 // add x7, x2, x1, lsl #2
+	WORD $0x4ddfc85a // ld1r { v26.4s }, [x2], #4
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0x4dc5c8fb // ld1r { v27.4s }, [x7], x5
+	WORD $0x910203de // add x30, x30, #0x80
+	WORD $0x4e3acf01 // fmla v1.4s, v24.4s, v26.4s
+	WORD $0x4e3acf22 // fmla v2.4s, v25.4s, v26.4s
+	WORD $0x4dc5c8fa // ld1r { v26.4s }, [x7], x5
+	WORD $0x4e3bcf03 // fmla v3.4s, v24.4s, v27.4s
+	WORD $0x4dc5c8fc // ld1r { v28.4s }, [x7], x5
+	WORD $0x4e3bcf24 // fmla v4.4s, v25.4s, v27.4s
+	WORD $0x4dc5c8fb // ld1r { v27.4s }, [x7], x5
+	WORD $0x4e3acf05 // fmla v5.4s, v24.4s, v26.4s
+	WORD $0x4e3acf26 // fmla v6.4s, v25.4s, v26.4s
+	WORD $0x4dc5c8fa // ld1r { v26.4s }, [x7], x5
+	WORD $0x4e3ccf07 // fmla v7.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf30 // fmla v16.4s, v25.4s, v28.4s
+	WORD $0x4dc5c8fc // ld1r { v28.4s }, [x7], x5
+	WORD $0x4e3bcf11 // fmla v17.4s, v24.4s, v27.4s
+	WORD $0x4e3bcf32 // fmla v18.4s, v25.4s, v27.4s
+	WORD $0x4e3acf13 // fmla v19.4s, v24.4s, v26.4s
+	WORD $0x4e3acf34 // fmla v20.4s, v25.4s, v26.4s
+	WORD $0xbd4000fa // ldr s26, [x7]
+	WORD $0x4e3ccf15 // fmla v21.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf36 // fmla v22.4s, v25.4s, v28.4s
+	WORD $0x4f9a1317 // fmla v23.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1320 // fmla v0.4s, v25.4s, v26.s[0]
+	WORD $0x54fff6c0 // b.eq 0x180 <k_attend_scores+0x180>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffc42 // b.hs 0x238 <k_attend_scores+0x238>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x17ffffde // b 0x238 <k_attend_scores+0x238>
+	WORD $0x910021e8 // add x8, x15, #0x8
+	WORD $0x8b0301ce // add x14, x14, x3
+	WORD $0xeb0d011f // cmp x8, x13
+	WORD $0x5400118c // b.gt 0x500 <k_attend_scores+0x500>
+	WORD $0xb24001f5 // orr x21, x15, #0x1
+	WORD $0x528000a7 // mov w7, #0x5 // =5
+	WORD $0xb24009e2 // orr x2, x15, #0x7
+	WORD $0x9b157e37 // mul x23, x17, x21
+	WORD $0xb27f01f5 // orr x21, x15, #0x2
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x9b157e38 // mul x24, x17, x21
+	WORD $0xb24005f5 // orr x21, x15, #0x3
+	WORD $0x9b157e39 // mul x25, x17, x21
+	WORD $0xb27e01f5 // orr x21, x15, #0x4
+	WORD $0x8b170a17 // add x23, x16, x23, lsl #2
+	WORD $0x9b0f7e36 // mul x22, x17, x15
+	WORD $0x8b180a18 // add x24, x16, x24, lsl #2
+	WORD $0x9b157e3a // mul x26, x17, x21
+	WORD $0xaa0701f5 // orr x21, x15, x7
+	WORD $0xb27f05ef // orr x15, x15, #0x6
+	WORD $0x8b190a19 // add x25, x16, x25, lsl #2
+	WORD $0x9b027e22 // mul x2, x17, x2
+	WORD $0x8b160a16 // add x22, x16, x22, lsl #2
+	WORD $0x9b157e3b // mul x27, x17, x21
+	WORD $0x8b1a0a1a // add x26, x16, x26, lsl #2
+	WORD $0x9b0f7e2f // mul x15, x17, x15
+	WORD $0x8b020a15 // add x21, x16, x2, lsl #2
+	WORD $0x8b1b0a1b // add x27, x16, x27, lsl #2
+	WORD $0x8b0f0a1d // add x29, x16, x15, lsl #2
+	WORD $0xaa0803ef // mov x15, x8
+	WORD $0x14000017 // b 0x39c <k_attend_scores+0x39c>
+	WORD $0xd37cee88 // lsl x8, x20, #4
+	WORD $0x91000a94 // add x20, x20, #0x2
+	WORD $0x11000673 // add w19, w19, #0x1
+	WORD $0xeb0c029f // cmp x20, x12
+	WORD $0xb27c0102 // orr x2, x8, #0x10
+	WORD $0x3ca86ac1 // str q1, [x22, x8]
+	WORD $0x3ca26ac2 // str q2, [x22, x2]
+	WORD $0x3ca86ae3 // str q3, [x23, x8]
+	WORD $0x3ca26ae4 // str q4, [x23, x2]
+	WORD $0x3ca86b05 // str q5, [x24, x8]
+	WORD $0x3ca26b06 // str q6, [x24, x2]
+	WORD $0x3ca86b27 // str q7, [x25, x8]
+	WORD $0x3ca26b30 // str q16, [x25, x2]
+	WORD $0x3ca86b51 // str q17, [x26, x8]
+	WORD $0x3ca26b52 // str q18, [x26, x2]
+	WORD $0x3ca86b73 // str q19, [x27, x8]
+	WORD $0x3ca26b74 // str q20, [x27, x2]
+	WORD $0x3ca86bb5 // str q21, [x29, x8]
+	WORD $0x3ca26bb6 // str q22, [x29, x2]
+	WORD $0x3ca86ab7 // str q23, [x21, x8]
+	WORD $0x3ca26aa0 // str q0, [x21, x2]
+	WORD $0x54fff96a // b.ge 0x2c4 <k_attend_scores+0x2c4>
+	WORD $0xd343fe88 // lsr x8, x20, #3
+	WORD $0x92400662 // and x2, x19, #0x3
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x9b087c88 // mul x8, x4, x8
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0xaa0e03fe // mov x30, x14
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x8b021508 // add x8, x8, x2, lsl #5
+	WORD $0xaa0b03e2 // mov x2, x11
+	WORD $0x8b0800c8 // add x8, x6, x8
+	WORD $0x1400001e // b 0x470 <k_attend_scores+0x470>
+	WORD $0xad7fe518 // ldp q24, q25, [x8, #-0x10]
+	WORD $0x8b010bc7 // add x7, x30, x1, lsl #2
 	WORD $0x4ddfcbda // ld1r { v26.4s }, [x30], #4
-	WORD $0xf10007bd // subs x29, x29, #0x1
-	WORD $0x4dc3c93b // ld1r { v27.4s }, [x9], x3
-	WORD $0x9102037b // add x27, x27, #0x80
-	WORD $0x4e3acf00 // fmla v0.4s, v24.4s, v26.4s
-	WORD $0x4e3acf21 // fmla v1.4s, v25.4s, v26.4s
-	WORD $0x4dc3c93a // ld1r { v26.4s }, [x9], x3
-	WORD $0x4e3bcf02 // fmla v2.4s, v24.4s, v27.4s
-	WORD $0x4dc3c93c // ld1r { v28.4s }, [x9], x3
-	WORD $0x4e3bcf23 // fmla v3.4s, v25.4s, v27.4s
-	WORD $0x4dc3c93b // ld1r { v27.4s }, [x9], x3
-	WORD $0x4e3acf04 // fmla v4.4s, v24.4s, v26.4s
-	WORD $0x4e3acf25 // fmla v5.4s, v25.4s, v26.4s
-	WORD $0x4dc3c93a // ld1r { v26.4s }, [x9], x3
-	WORD $0x4e3ccf06 // fmla v6.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf27 // fmla v7.4s, v25.4s, v28.4s
-	WORD $0x4dc3c93c // ld1r { v28.4s }, [x9], x3
-	WORD $0x4e3bcf10 // fmla v16.4s, v24.4s, v27.4s
-	WORD $0x4e3bcf31 // fmla v17.4s, v25.4s, v27.4s
-	WORD $0x4e3acf12 // fmla v18.4s, v24.4s, v26.4s
-	WORD $0x4e3acf33 // fmla v19.4s, v25.4s, v26.4s
-	WORD $0xbd40013a // ldr s26, [x9]
-	WORD $0x4e3ccf14 // fmla v20.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf35 // fmla v21.4s, v25.4s, v28.4s
-	WORD $0x4f9a1316 // fmla v22.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1337 // fmla v23.4s, v25.4s, v26.s[0]
-	WORD $0x54fff6a0 // b.eq 0x100 <k_attend_scores+0x100>
-	WORD $0xeb0c017f // cmp x11, x12
-	WORD $0x54fffc42 // b.hs 0x1bc <k_attend_scores+0x1bc>
-	WORD $0xf9800162 // prfm pldl2keep, [x11]
-	WORD $0xf9802162 // prfm pldl2keep, [x11, #0x40]
-	WORD $0x9102016b // add x11, x11, #0x80
-	WORD $0x17ffffde // b 0x1bc <k_attend_scores+0x1bc>
+	WORD $0xf1000442 // subs x2, x2, #0x1
+	WORD $0x4dc5c8fb // ld1r { v27.4s }, [x7], x5
+	WORD $0x91020108 // add x8, x8, #0x80
+	WORD $0x4e3acf01 // fmla v1.4s, v24.4s, v26.4s
+	WORD $0x4e3acf22 // fmla v2.4s, v25.4s, v26.4s
+	WORD $0x4dc5c8fa // ld1r { v26.4s }, [x7], x5
+	WORD $0x4e3bcf03 // fmla v3.4s, v24.4s, v27.4s
+	WORD $0x4dc5c8fc // ld1r { v28.4s }, [x7], x5
+	WORD $0x4e3bcf24 // fmla v4.4s, v25.4s, v27.4s
+	WORD $0x4dc5c8fb // ld1r { v27.4s }, [x7], x5
+	WORD $0x4e3acf05 // fmla v5.4s, v24.4s, v26.4s
+	WORD $0x4e3acf26 // fmla v6.4s, v25.4s, v26.4s
+	WORD $0x4dc5c8fa // ld1r { v26.4s }, [x7], x5
+	WORD $0x4e3ccf07 // fmla v7.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf30 // fmla v16.4s, v25.4s, v28.4s
+	WORD $0x4dc5c8fc // ld1r { v28.4s }, [x7], x5
+	WORD $0x4e3bcf11 // fmla v17.4s, v24.4s, v27.4s
+	WORD $0x4e3bcf32 // fmla v18.4s, v25.4s, v27.4s
+	WORD $0x4e3acf13 // fmla v19.4s, v24.4s, v26.4s
+	WORD $0x4e3acf34 // fmla v20.4s, v25.4s, v26.4s
+	WORD $0xbd4000fa // ldr s26, [x7]
+	WORD $0x4e3ccf15 // fmla v21.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf36 // fmla v22.4s, v25.4s, v28.4s
+	WORD $0x4f9a1317 // fmla v23.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1320 // fmla v0.4s, v25.4s, v26.s[0]
+	WORD $0x54fff6c0 // b.eq 0x344 <k_attend_scores+0x344>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffc42 // b.hs 0x3fc <k_attend_scores+0x3fc>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x17ffffdf // b 0x3fc <k_attend_scores+0x3fc>
+	WORD $0x927dedaf // and x15, x13, #0x7ffffffffffffff8
+	WORD $0x1400001e // b 0x500 <k_attend_scores+0x500>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xd37bea28 // lsl x8, x17, #5
+	WORD $0xd37ef62e // lsl x14, x17, #2
+	WORD $0x52800101 // mov w1, #0x8 // =8
+	WORD $0xaa1f03f1 // mov x17, xzr
+	WORD $0xaa0103ef // mov x15, x1
+	WORD $0x8b111201 // add x1, x16, x17, lsl #4
+	WORD $0x91000a31 // add x17, x17, #0x2
+	WORD $0xeb0c023f // cmp x17, x12
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x54fffdcb // b.lt 0x4a4 <k_attend_scores+0x4a4>
+	WORD $0x910021e1 // add x1, x15, #0x8
+	WORD $0x8b080210 // add x16, x16, x8
+	WORD $0xeb0d003f // cmp x1, x13
+	WORD $0x54fffd0d // b.le 0x49c <k_attend_scores+0x49c>
+	WORD $0xb27e01f0 // orr x16, x15, #0x4
+	WORD $0xeb0d021f // cmp x16, x13
+	WORD $0x540000ed // b.le 0x524 <k_attend_scores+0x524>
+	WORD $0xb9401ff9 // ldr w25, [sp, #0x1c]
 	WORD $0xf94007fa // ldr x26, [sp, #0x8]
-	WORD $0x14000025 // b 0x2e0 <k_attend_scores+0x2e0>
-	WORD $0xf1003cdf // cmp x6, #0xf
-	WORD $0x528001e9 // mov w9, #0xf // =15
-	WORD $0x9a8980c9 // csel x9, x6, x9, hi
-	WORD $0x927ded2d // and x13, x9, #0x7ffffffffffffff8
-	WORD $0x14000020 // b 0x2e0 <k_attend_scores+0x2e0>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xd37be9cf // lsl x15, x14, #5
-	WORD $0xd37ef5ce // lsl x14, x14, #2
-	WORD $0x52800111 // mov w17, #0x8 // =8
-	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xaa1103ed // mov x13, x17
-	WORD $0x8b101149 // add x9, x10, x16, lsl #4
-	WORD $0x91000a10 // add x16, x16, #0x2
-	WORD $0xeb08021f // cmp x16, x8
-	WORD $0xad000120 // stp q0, q0, [x9]
-	WORD $0x8b0e0129 // add x9, x9, x14
-	WORD $0xad000120 // stp q0, q0, [x9]
-	WORD $0x8b0e0129 // add x9, x9, x14
-	WORD $0xad000120 // stp q0, q0, [x9]
-	WORD $0x8b0e0129 // add x9, x9, x14
-	WORD $0xad000120 // stp q0, q0, [x9]
-	WORD $0x8b0e0129 // add x9, x9, x14
-	WORD $0xad000120 // stp q0, q0, [x9]
-	WORD $0x8b0e0129 // add x9, x9, x14
-	WORD $0xad000120 // stp q0, q0, [x9]
-	WORD $0x8b0e0129 // add x9, x9, x14
-	WORD $0xad000120 // stp q0, q0, [x9]
-	WORD $0x8b0e0129 // add x9, x9, x14
-	WORD $0xad000120 // stp q0, q0, [x9]
-	WORD $0xa904300b // stp x11, x12, [x0, #0x40]
-	WORD $0x54fffdab // b.lt 0x27c <k_attend_scores+0x27c>
-	WORD $0xf9401406 // ldr x6, [x0, #0x28]
-	WORD $0x910021b1 // add x17, x13, #0x8
-	WORD $0x8b0f014a // add x10, x10, x15
-	WORD $0xeb06023f // cmp x17, x6
-	WORD $0x54fffccd // b.le 0x274 <k_attend_scores+0x274>
-	WORD $0xb27e01ab // orr x11, x13, #0x4
-	WORD $0xeb06017f // cmp x11, x6
-	WORD $0x5400006d // b.le 0x2f4 <k_attend_scores+0x2f4>
-	WORD $0xaa0d03eb // mov x11, x13
-	WORD $0x14000064 // b 0x480 <k_attend_scores+0x480>
+	WORD $0x910009f0 // add x16, x15, #0x2
+	WORD $0xeb0d021f // cmp x16, x13
+	WORD $0x5400106c // b.gt 0x728 <k_attend_scores+0x728>
+	WORD $0x14000089 // b 0x744 <k_attend_scores+0x744>
+	WORD $0xf94007fa // ldr x26, [sp, #0x8]
 	WORD $0xf100075f // cmp x26, #0x1
-	WORD $0x54000c4b // b.lt 0x480 <k_attend_scores+0x480>
-	WORD $0xa941a40e // ldp x14, x9, [x0, #0x18]
-	WORD $0xb24005af // orr x15, x13, #0x3
-	WORD $0xd37ef5b1 // lsl x17, x13, #2
-	WORD $0xa9400807 // ldp x7, x2, [x0]
-	WORD $0xf9400813 // ldr x19, [x0, #0x10]
-	WORD $0x2a1f03ea // mov w10, wzr
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x9b0f7dc1 // mul x1, x14, x15
-	WORD $0xb24001af // orr x15, x13, #0x1
-	WORD $0x91004273 // add x19, x19, #0x10
-	WORD $0x9b0d7d30 // mul x16, x9, x13
+	WORD $0x5400102b // b.lt 0x730 <k_attend_scores+0x730>
+	WORD $0xa942200e // ldp x14, x8, [x0, #0x20]
+	WORD $0xb24005e1 // orr x1, x15, #0x3
+	WORD $0xd37ef5e2 // lsl x2, x15, #2
+	WORD $0xa9401c13 // ldp x19, x7, [x0]
+	WORD $0xb9401ff9 // ldr w25, [sp, #0x1c]
+	WORD $0x2a1f03f1 // mov w17, wzr
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x9b017dc4 // mul x4, x14, x1
+	WORD $0xb24001e1 // orr x1, x15, #0x1
+	WORD $0x9b017dc6 // mul x6, x14, x1
+	WORD $0xb27f01e1 // orr x1, x15, #0x2
+	WORD $0x9b0f7d03 // mul x3, x8, x15
+	WORD $0x8b040a64 // add x4, x19, x4, lsl #2
 	WORD $0x9b0f7dc5 // mul x5, x14, x15
-	WORD $0xb27f01af // orr x15, x13, #0x2
-	WORD $0x8b0108e1 // add x1, x7, x1, lsl #2
-	WORD $0x9b0d7dc4 // mul x4, x14, x13
-	WORD $0x9100122d // add x13, x17, #0x4
-	WORD $0x8b100850 // add x16, x2, x16, lsl #2
-	WORD $0x9b0f7dc6 // mul x6, x14, x15
-	WORD $0x9100322e // add x14, x17, #0xc
-	WORD $0x9100222f // add x15, x17, #0x8
-	WORD $0xf9401811 // ldr x17, [x0, #0x30]
-	WORD $0x8b0508e5 // add x5, x7, x5, lsl #2
-	WORD $0x9b0d092d // madd x13, x9, x13, x2
-	WORD $0x8b0408e4 // add x4, x7, x4, lsl #2
-	WORD $0x9b0e092e // madd x14, x9, x14, x2
-	WORD $0x8b0608e6 // add x6, x7, x6, lsl #2
-	WORD $0xd379e227 // lsl x7, x17, #7
-	WORD $0x9b0f092f // madd x15, x9, x15, x2
-	WORD $0xa9440c02 // ldp x2, x3, [x0, #0x40]
-	WORD $0x14000018 // b 0x3d0 <k_attend_scores+0x3d0>
+	WORD $0x9100104f // add x15, x2, #0x4
+	WORD $0x8b060a66 // add x6, x19, x6, lsl #2
+	WORD $0x9b017dce // mul x14, x14, x1
+	WORD $0x91003041 // add x1, x2, #0xc
+	WORD $0x91002042 // add x2, x2, #0x8
+	WORD $0x8b0308e3 // add x3, x7, x3, lsl #2
+	WORD $0x9b0f1d0f // madd x15, x8, x15, x7
+	WORD $0x8b050a65 // add x5, x19, x5, lsl #2
+	WORD $0x9b011d01 // madd x1, x8, x1, x7
+	WORD $0x9b021d02 // madd x2, x8, x2, x7
+	WORD $0x8b0e0a67 // add x7, x19, x14, lsl #2
+	WORD $0xd379e173 // lsl x19, x11, #7
+	WORD $0x14000017 // b 0x5f4 <k_attend_scores+0x5f4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -243,2992 +381,6811 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xd37ced89 // lsl x9, x12, #4
-	WORD $0x9100098c // add x12, x12, #0x2
-	WORD $0x1100054a // add w10, w10, #0x1
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0xb27c0134 // orr x20, x9, #0x10
-	WORD $0x3ca96880 // str q0, [x4, x9]
-	WORD $0x3cb46881 // str q1, [x4, x20]
-	WORD $0x3ca968a2 // str q2, [x5, x9]
-	WORD $0x3cb468a3 // str q3, [x5, x20]
-	WORD $0x3ca968c4 // str q4, [x6, x9]
-	WORD $0x3cb468c5 // str q5, [x6, x20]
-	WORD $0x3ca96826 // str q6, [x1, x9]
-	WORD $0x3cb46827 // str q7, [x1, x20]
-	WORD $0xa9040c02 // stp x2, x3, [x0, #0x40]
-	WORD $0x5400058a // b.ge 0x47c <k_attend_scores+0x47c>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffd0b // b.lt 0x374 <k_attend_scores+0x374>
-	WORD $0xd343fd89 // lsr x9, x12, #3
-	WORD $0x92400554 // and x20, x10, #0x3
+	WORD $0xd37cee88 // lsl x8, x20, #4
+	WORD $0x91000a94 // add x20, x20, #0x2
+	WORD $0x11000631 // add w17, w17, #0x1
+	WORD $0xeb0c029f // cmp x20, x12
+	WORD $0xb27c010e // orr x14, x8, #0x10
+	WORD $0x3ca868a7 // str q7, [x5, x8]
+	WORD $0x3cae68a6 // str q6, [x5, x14]
+	WORD $0x3ca868c5 // str q5, [x6, x8]
+	WORD $0x3cae68c4 // str q4, [x6, x14]
+	WORD $0x3ca868e3 // str q3, [x7, x8]
+	WORD $0x3cae68e2 // str q2, [x7, x14]
+	WORD $0x3ca86881 // str q1, [x4, x8]
+	WORD $0x3cae6880 // str q0, [x4, x14]
+	WORD $0x5400094a // b.ge 0x718 <k_attend_scores+0x718>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54fffd2b // b.lt 0x59c <k_attend_scores+0x59c>
+	WORD $0xd343fe88 // lsr x8, x20, #3
+	WORD $0x9240062e // and x14, x17, #0x3
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xd37be9ce // lsl x14, x14, #5
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x9b097ce9 // mul x9, x7, x9
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa0f03f5 // mov x21, x15
-	WORD $0xaa0e03f7 // mov x23, x14
-	WORD $0xaa0d03f8 // mov x24, x13
-	WORD $0xaa1103f9 // mov x25, x17
-	WORD $0x8b141529 // add x9, x9, x20, lsl #5
-	WORD $0xaa1003f4 // mov x20, x16
-	WORD $0x8b090276 // add x22, x19, x9
-	WORD $0x14000011 // b 0x464 <k_attend_scores+0x464>
-	WORD $0xad7fc6d0 // ldp q16, q17, [x22, #-0x10]
-	WORD $0xf1000739 // subs x25, x25, #0x1
-	WORD $0x4ddfca92 // ld1r { v18.4s }, [x20], #4
-	WORD $0x910202d6 // add x22, x22, #0x80
-	WORD $0x4ddfcb13 // ld1r { v19.4s }, [x24], #4
-	WORD $0x4ddfcab4 // ld1r { v20.4s }, [x21], #4
-	WORD $0x4e32ce00 // fmla v0.4s, v16.4s, v18.4s
-	WORD $0x4e32ce21 // fmla v1.4s, v17.4s, v18.4s
-	WORD $0x4ddfcaf2 // ld1r { v18.4s }, [x23], #4
-	WORD $0x4e33ce02 // fmla v2.4s, v16.4s, v19.4s
-	WORD $0x4e33ce23 // fmla v3.4s, v17.4s, v19.4s
-	WORD $0x4e34ce04 // fmla v4.4s, v16.4s, v20.4s
-	WORD $0x4e34ce25 // fmla v5.4s, v17.4s, v20.4s
-	WORD $0x4e32ce06 // fmla v6.4s, v16.4s, v18.4s
-	WORD $0x4e32ce27 // fmla v7.4s, v17.4s, v18.4s
-	WORD $0x54fff9a0 // b.eq 0x394 <k_attend_scores+0x394>
-	WORD $0xeb03005f // cmp x2, x3
-	WORD $0x54fffde2 // b.hs 0x424 <k_attend_scores+0x424>
-	WORD $0xf9800042 // prfm pldl2keep, [x2]
-	WORD $0xf9802042 // prfm pldl2keep, [x2, #0x40]
-	WORD $0x91020042 // add x2, x2, #0x80
-	WORD $0x17ffffeb // b 0x424 <k_attend_scores+0x424>
-	WORD $0xf9401406 // ldr x6, [x0, #0x28]
-	WORD $0x9100096a // add x10, x11, #0x2
-	WORD $0xeb06015f // cmp x10, x6
-	WORD $0x5400006d // b.le 0x494 <k_attend_scores+0x494>
-	WORD $0xaa0b03ea // mov x10, x11
-	WORD $0x14000094 // b 0x6e0 <k_attend_scores+0x6e0>
-	WORD $0xf100075f // cmp x26, #0x1
-	WORD $0x54000aeb // b.lt 0x5f4 <k_attend_scores+0x5f4>
-	WORD $0xa941b809 // ldp x9, x14, [x0, #0x18]
-	WORD $0xd37ef56f // lsl x15, x11, #2
-	WORD $0xa9400405 // ldp x5, x1, [x0]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x910011ef // add x15, x15, #0x4
-	WORD $0xf9401810 // ldr x16, [x0, #0x30]
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x9b0b7d24 // mul x4, x9, x11
-	WORD $0xa9440c02 // ldp x2, x3, [x0, #0x40]
-	WORD $0x52800087 // mov w7, #0x4 // =4
-	WORD $0x9b0b7dd1 // mul x17, x14, x11
-	WORD $0x9b0f05cf // madd x15, x14, x15, x1
+	WORD $0x9b083a68 // madd x8, x19, x8, x14
 	WORD $0xf940080e // ldr x14, [x0, #0x10]
-	WORD $0x8b040129 // add x9, x9, x4
-	WORD $0x8b0408a4 // add x4, x5, x4, lsl #2
-	WORD $0x910081c6 // add x6, x14, #0x20
-	WORD $0x8b110831 // add x17, x1, x17, lsl #2
-	WORD $0x8b0908a1 // add x1, x5, x9, lsl #2
-	WORD $0xd379e205 // lsl x5, x16, #7
-	WORD $0x1400001b // b 0x554 <k_attend_scores+0x554>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x8b0801c8 // add x8, x14, x8
+	WORD $0x91004108 // add x8, x8, #0x10
+	WORD $0x360003b9 // tbz w25, #0x0, 0x6ac <k_attend_scores+0x6ac>
+	WORD $0xaa0b03ee // mov x14, x11
+	WORD $0xaa0f03f5 // mov x21, x15
+	WORD $0xaa0303f6 // mov x22, x3
+	WORD $0xaa0203f7 // mov x23, x2
+	WORD $0xaa0103f8 // mov x24, x1
+	WORD $0x14000011 // b 0x694 <k_attend_scores+0x694>
+	WORD $0xad7fc510 // ldp q16, q17, [x8, #-0x10]
+	WORD $0xf10005ce // subs x14, x14, #0x1
+	WORD $0x4ddfcad2 // ld1r { v18.4s }, [x22], #4
+	WORD $0x91020108 // add x8, x8, #0x80
+	WORD $0x4ddfcab3 // ld1r { v19.4s }, [x21], #4
+	WORD $0x4ddfcaf4 // ld1r { v20.4s }, [x23], #4
+	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
+	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
+	WORD $0x4ddfcb12 // ld1r { v18.4s }, [x24], #4
+	WORD $0x4e33ce05 // fmla v5.4s, v16.4s, v19.4s
+	WORD $0x4e33ce24 // fmla v4.4s, v17.4s, v19.4s
+	WORD $0x4e34ce03 // fmla v3.4s, v16.4s, v20.4s
+	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
+	WORD $0x4e32ce01 // fmla v1.4s, v16.4s, v18.4s
+	WORD $0x4e32ce20 // fmla v0.4s, v17.4s, v18.4s
+	WORD $0x54fff960 // b.eq 0x5bc <k_attend_scores+0x5bc>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffde2 // b.hs 0x654 <k_attend_scores+0x654>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x17ffffeb // b 0x654 <k_attend_scores+0x654>
+	WORD $0xaa0303ee // mov x14, x3
+	WORD $0xaa0203f5 // mov x21, x2
+	WORD $0xaa0103f6 // mov x22, x1
+	WORD $0xaa0f03f7 // mov x23, x15
+	WORD $0xaa0b03f8 // mov x24, x11
+	WORD $0x14000011 // b 0x704 <k_attend_scores+0x704>
+	WORD $0xad7fc510 // ldp q16, q17, [x8, #-0x10]
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x4ddfc9d2 // ld1r { v18.4s }, [x14], #4
+	WORD $0x91020108 // add x8, x8, #0x80
+	WORD $0x4ddfcaf3 // ld1r { v19.4s }, [x23], #4
+	WORD $0x4ddfcab4 // ld1r { v20.4s }, [x21], #4
+	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
+	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
+	WORD $0x4ddfcad2 // ld1r { v18.4s }, [x22], #4
+	WORD $0x4e33ce05 // fmla v5.4s, v16.4s, v19.4s
+	WORD $0x4e33ce24 // fmla v4.4s, v17.4s, v19.4s
+	WORD $0x4e34ce03 // fmla v3.4s, v16.4s, v20.4s
+	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
+	WORD $0x4e32ce01 // fmla v1.4s, v16.4s, v18.4s
+	WORD $0x4e32ce20 // fmla v0.4s, v17.4s, v18.4s
+	WORD $0x54fff5e0 // b.eq 0x5bc <k_attend_scores+0x5bc>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffde2 // b.hs 0x6c4 <k_attend_scores+0x6c4>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x17ffffec // b 0x6c4 <k_attend_scores+0x6c4>
+	WORD $0xaa1003ef // mov x15, x16
+	WORD $0x91000a10 // add x16, x16, #0x2
+	WORD $0xeb0d021f // cmp x16, x13
+	WORD $0x5400010d // b.le 0x744 <k_attend_scores+0x744>
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0x140000bc // b 0xa1c <k_attend_scores+0xa1c>
+	WORD $0xb9401ff9 // ldr w25, [sp, #0x1c]
+	WORD $0xaa1003ef // mov x15, x16
+	WORD $0x91000a10 // add x16, x16, #0x2
+	WORD $0xeb0d021f // cmp x16, x13
+	WORD $0x54ffff4c // b.gt 0x728 <k_attend_scores+0x728>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54000d8b // b.lt 0x8f8 <k_attend_scores+0x8f8>
+	WORD $0xa942200e // ldp x14, x8, [x0, #0x20]
+	WORD $0xd37ef5e3 // lsl x3, x15, #2
+	WORD $0xa9401007 // ldp x7, x4, [x0]
+	WORD $0x2a1f03e1 // mov w1, wzr
+	WORD $0x91001063 // add x3, x3, #0x4
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0x9b0f7dc6 // mul x6, x14, x15
+	WORD $0x9b0f7d11 // mul x17, x8, x15
+	WORD $0x9b031103 // madd x3, x8, x3, x4
+	WORD $0x8b0601c8 // add x8, x14, x6
+	WORD $0x8b0608e6 // add x6, x7, x6, lsl #2
+	WORD $0x8b0808e5 // add x5, x7, x8, lsl #2
+	WORD $0xd379e167 // lsl x7, x11, #7
+	WORD $0x52800088 // mov w8, #0x4 // =4
+	WORD $0x8b110884 // add x4, x4, x17, lsl #2
+	WORD $0x1400001a // b 0x7f0 <k_attend_scores+0x7f0>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xd37ceda9 // lsl x9, x13, #4
-	WORD $0x910011ad // add x13, x13, #0x4
-	WORD $0x1100058c // add w12, w12, #0x1
-	WORD $0xb27c0127 // orr x7, x9, #0x10
-	WORD $0xb27b0133 // orr x19, x9, #0x20
-	WORD $0xb27c0534 // orr x20, x9, #0x30
-	WORD $0x3ca96886 // str q6, [x4, x9]
-	WORD $0x3ca76880 // str q0, [x4, x7]
-	WORD $0x3cb36881 // str q1, [x4, x19]
-	WORD $0x3cb46882 // str q2, [x4, x20]
-	WORD $0x3ca76824 // str q4, [x1, x7]
-	WORD $0x910011c7 // add x7, x14, #0x4
-	WORD $0xeb0800ff // cmp x7, x8
-	WORD $0x3ca96823 // str q3, [x1, x9]
-	WORD $0x3cb36825 // str q5, [x1, x19]
-	WORD $0x3cb46827 // str q7, [x1, x20]
-	WORD $0xa9040c02 // stp x2, x3, [x0, #0x40]
-	WORD $0x5400054c // b.gt 0x5f8 <k_attend_scores+0x5f8>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xaa0703ee // mov x14, x7
-	WORD $0x54fffc8b // b.lt 0x4ec <k_attend_scores+0x4ec>
-	WORD $0xd343fda9 // lsr x9, x13, #3
-	WORD $0x92400187 // and x7, x12, #0x1
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xd37cec48 // lsl x8, x2, #4
+	WORD $0x91001042 // add x2, x2, #0x4
+	WORD $0x11000421 // add w1, w1, #0x1
+	WORD $0xb27c010e // orr x14, x8, #0x10
+	WORD $0xb27b0113 // orr x19, x8, #0x20
+	WORD $0xb27c0514 // orr x20, x8, #0x30
+	WORD $0x3ca868c0 // str q0, [x6, x8]
+	WORD $0x3cae68c2 // str q2, [x6, x14]
+	WORD $0x3cb368c3 // str q3, [x6, x19]
+	WORD $0x3cb468c4 // str q4, [x6, x20]
+	WORD $0x3ca868a5 // str q5, [x5, x8]
+	WORD $0x91001228 // add x8, x17, #0x4
+	WORD $0xeb0c011f // cmp x8, x12
+	WORD $0x3cae68a7 // str q7, [x5, x14]
+	WORD $0x3cb368a6 // str q6, [x5, x19]
+	WORD $0x3cb468a1 // str q1, [x5, x20]
+	WORD $0x5400088c // b.gt 0x8fc <k_attend_scores+0x8fc>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0xaa0803f1 // mov x17, x8
+	WORD $0x54fffcab // b.lt 0x78c <k_attend_scores+0x78c>
+	WORD $0xd343fc48 // lsr x8, x2, #3
+	WORD $0x9240002e // and x14, x1, #0x1
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xd37ae5ce // lsl x14, x14, #6
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x9b097ca9 // mul x9, x5, x9
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x9b0838e8 // madd x8, x7, x8, x14
+	WORD $0xf940080e // ldr x14, [x0, #0x10]
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa1103f3 // mov x19, x17
-	WORD $0xaa0f03f4 // mov x20, x15
-	WORD $0xaa1003f5 // mov x21, x16
-	WORD $0x8b071929 // add x9, x9, x7, lsl #6
-	WORD $0x8b0900c7 // add x7, x6, x9
-	WORD $0x1400000f // b 0x5dc <k_attend_scores+0x5dc>
-	WORD $0xad7f44f0 // ldp q16, q17, [x7, #-0x20]
-	WORD $0xf10006b5 // subs x21, x21, #0x1
-	WORD $0xacc44cf2 // ldp q18, q19, [x7], #0x80
-	WORD $0x4ddfca74 // ld1r { v20.4s }, [x19], #4
-	WORD $0x4ddfca95 // ld1r { v21.4s }, [x20], #4
-	WORD $0x4e34ce06 // fmla v6.4s, v16.4s, v20.4s
-	WORD $0x4e34ce20 // fmla v0.4s, v17.4s, v20.4s
-	WORD $0x4e34ce41 // fmla v1.4s, v18.4s, v20.4s
-	WORD $0x4e34ce62 // fmla v2.4s, v19.4s, v20.4s
-	WORD $0x4e35ce03 // fmla v3.4s, v16.4s, v21.4s
-	WORD $0x4e35ce24 // fmla v4.4s, v17.4s, v21.4s
-	WORD $0x4e35ce45 // fmla v5.4s, v18.4s, v21.4s
-	WORD $0x4e35ce67 // fmla v7.4s, v19.4s, v21.4s
-	WORD $0x54fff9a0 // b.eq 0x50c <k_attend_scores+0x50c>
-	WORD $0xeb03005f // cmp x2, x3
-	WORD $0x54fffe22 // b.hs 0x5a4 <k_attend_scores+0x5a4>
-	WORD $0xf9800042 // prfm pldl2keep, [x2]
-	WORD $0xf9802042 // prfm pldl2keep, [x2, #0x40]
-	WORD $0x91020042 // add x2, x2, #0x80
-	WORD $0x17ffffed // b 0x5a4 <k_attend_scores+0x5a4>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0xeb0801df // cmp x14, x8
-	WORD $0x5400072a // b.ge 0x6e0 <k_attend_scores+0x6e0>
-	WORD $0xf9401810 // ldr x16, [x0, #0x30]
-	WORD $0xa944300d // ldp x13, x12, [x0, #0x40]
-	WORD $0xd37cedcf // lsl x15, x14, #4
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400048b // b.lt 0x6a0 <k_attend_scores+0x6a0>
-	WORD $0x9279e1e9 // and x9, x15, #0xffffffffffffff80
-	WORD $0xf9401011 // ldr x17, [x0, #0x20]
-	WORD $0xd37ef561 // lsl x1, x11, #2
-	WORD $0x9b107d29 // mul x9, x9, x16
-	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
-	WORD $0x927e01c5 // and x5, x14, #0x4
-	WORD $0x9100102e // add x14, x1, #0x4
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x8b0801c8 // add x8, x14, x8
+	WORD $0x91008108 // add x8, x8, #0x20
+	WORD $0x36000339 // tbz w25, #0x0, 0x89c <k_attend_scores+0x89c>
+	WORD $0xaa0b03ee // mov x14, x11
+	WORD $0xaa0303f3 // mov x19, x3
+	WORD $0xaa0403f4 // mov x20, x4
+	WORD $0x1400000f // b 0x884 <k_attend_scores+0x884>
+	WORD $0xad7f4510 // ldp q16, q17, [x8, #-0x20]
+	WORD $0xf10005ce // subs x14, x14, #0x1
+	WORD $0xacc44d12 // ldp q18, q19, [x8], #0x80
+	WORD $0x4ddfca94 // ld1r { v20.4s }, [x20], #4
+	WORD $0x4ddfca75 // ld1r { v21.4s }, [x19], #4
+	WORD $0x4e34ce00 // fmla v0.4s, v16.4s, v20.4s
+	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
+	WORD $0x4e34ce43 // fmla v3.4s, v18.4s, v20.4s
+	WORD $0x4e34ce64 // fmla v4.4s, v19.4s, v20.4s
+	WORD $0x4e35ce05 // fmla v5.4s, v16.4s, v21.4s
+	WORD $0x4e35ce27 // fmla v7.4s, v17.4s, v21.4s
+	WORD $0x4e35ce46 // fmla v6.4s, v18.4s, v21.4s
+	WORD $0x4e35ce61 // fmla v1.4s, v19.4s, v21.4s
+	WORD $0x54fff960 // b.eq 0x7ac <k_attend_scores+0x7ac>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffe22 // b.hs 0x84c <k_attend_scores+0x84c>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x17ffffed // b 0x84c <k_attend_scores+0x84c>
+	WORD $0xaa0403ee // mov x14, x4
+	WORD $0xaa0303f3 // mov x19, x3
+	WORD $0xaa0b03f4 // mov x20, x11
+	WORD $0x1400000f // b 0x8e4 <k_attend_scores+0x8e4>
+	WORD $0xad7f4510 // ldp q16, q17, [x8, #-0x20]
+	WORD $0xf1000694 // subs x20, x20, #0x1
+	WORD $0xacc44d12 // ldp q18, q19, [x8], #0x80
+	WORD $0x4ddfc9d4 // ld1r { v20.4s }, [x14], #4
+	WORD $0x4ddfca75 // ld1r { v21.4s }, [x19], #4
+	WORD $0x4e34ce00 // fmla v0.4s, v16.4s, v20.4s
+	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
+	WORD $0x4e34ce43 // fmla v3.4s, v18.4s, v20.4s
+	WORD $0x4e34ce64 // fmla v4.4s, v19.4s, v20.4s
+	WORD $0x4e35ce05 // fmla v5.4s, v16.4s, v21.4s
+	WORD $0x4e35ce27 // fmla v7.4s, v17.4s, v21.4s
+	WORD $0x4e35ce46 // fmla v6.4s, v18.4s, v21.4s
+	WORD $0x4e35ce61 // fmla v1.4s, v19.4s, v21.4s
+	WORD $0x54fff660 // b.eq 0x7ac <k_attend_scores+0x7ac>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffe22 // b.hs 0x8ac <k_attend_scores+0x8ac>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x17ffffee // b 0x8ac <k_attend_scores+0x8ac>
+	WORD $0xaa1f03f1 // mov x17, xzr
+	WORD $0xeb0c023f // cmp x17, x12
+	WORD $0x540008ea // b.ge 0xa1c <k_attend_scores+0xa1c>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540006ab // b.lt 0x9dc <k_attend_scores+0x9dc>
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xd343fe24 // lsr x4, x17, #3
+	WORD $0xd3420a23 // ubfx x3, x17, #2, #1
+	WORD $0xd37ef5e5 // lsl x5, x15, #2
+	WORD $0xa940b802 // ldp x2, x14, [x0, #0x8]
+	WORD $0x9b0f7d01 // mul x1, x8, x15
+	WORD $0xd37ae463 // lsl x3, x3, #6
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x9b0b7e22 // mul x2, x17, x11
+	WORD $0x910010a5 // add x5, x5, #0x4
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x9b047d64 // mul x4, x11, x4
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x9b0e0e2e // madd x14, x17, x14, x3
-	WORD $0xd37cecb1 // lsl x17, x5, #4
-	WORD $0x8b110129 // add x9, x9, x17
-	WORD $0x8b020871 // add x17, x3, x2, lsl #2
-	WORD $0x8b040129 // add x9, x9, x4
-	WORD $0x91004121 // add x1, x9, #0x10
-	WORD $0x1400000b // b 0x688 <k_attend_scores+0x688>
-	WORD $0xad7f9424 // ldp q4, q5, [x1, #-0x10]
-	WORD $0xf1000610 // subs x16, x16, #0x1
-	WORD $0x4ddfca26 // ld1r { v6.4s }, [x17], #4
-	WORD $0x91020021 // add x1, x1, #0x80
-	WORD $0x4ddfc9c7 // ld1r { v7.4s }, [x14], #4
+	WORD $0x9b050908 // madd x8, x8, x5, x2
+	WORD $0x8b010841 // add x1, x2, x1, lsl #2
+	WORD $0xaa041c62 // orr x2, x3, x4, lsl #7
+	WORD $0x8b0e004e // add x14, x2, x14
+	WORD $0xaa0b03e2 // mov x2, x11
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x37000199 // tbnz w25, #0x0, 0x988 <k_attend_scores+0x988>
+	WORD $0x1400001b // b 0x9c8 <k_attend_scores+0x9c8>
+	WORD $0xad7f95c4 // ldp q4, q5, [x14, #-0x10]
+	WORD $0xf1000442 // subs x2, x2, #0x1
+	WORD $0x4ddfc826 // ld1r { v6.4s }, [x1], #4
+	WORD $0x910201ce // add x14, x14, #0x80
+	WORD $0x4ddfc907 // ld1r { v7.4s }, [x8], #4
 	WORD $0x4e26cc83 // fmla v3.4s, v4.4s, v6.4s
 	WORD $0x4e26cca2 // fmla v2.4s, v5.4s, v6.4s
 	WORD $0x4e27cc81 // fmla v1.4s, v4.4s, v7.4s
 	WORD $0x4e27cca0 // fmla v0.4s, v5.4s, v7.4s
-	WORD $0x54000160 // b.eq 0x6b0 <k_attend_scores+0x6b0>
-	WORD $0xeb0c01bf // cmp x13, x12
-	WORD $0x54fffea2 // b.hs 0x660 <k_attend_scores+0x660>
-	WORD $0xf98001a2 // prfm pldl2keep, [x13]
-	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
-	WORD $0x910201ad // add x13, x13, #0x80
-	WORD $0x17fffff1 // b 0x660 <k_attend_scores+0x660>
+	WORD $0x54000340 // b.eq 0x9ec <k_attend_scores+0x9ec>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffea2 // b.hs 0x960 <k_attend_scores+0x960>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x17fffff1 // b 0x960 <k_attend_scores+0x960>
+	WORD $0xad7f95c4 // ldp q4, q5, [x14, #-0x10]
+	WORD $0xf1000442 // subs x2, x2, #0x1
+	WORD $0x4ddfc826 // ld1r { v6.4s }, [x1], #4
+	WORD $0x910201ce // add x14, x14, #0x80
+	WORD $0x4ddfc907 // ld1r { v7.4s }, [x8], #4
+	WORD $0x4e26cc83 // fmla v3.4s, v4.4s, v6.4s
+	WORD $0x4e26cca2 // fmla v2.4s, v5.4s, v6.4s
+	WORD $0x4e27cc81 // fmla v1.4s, v4.4s, v7.4s
+	WORD $0x4e27cca0 // fmla v0.4s, v5.4s, v7.4s
+	WORD $0x54000140 // b.eq 0x9ec <k_attend_scores+0x9ec>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffea2 // b.hs 0x9a0 <k_attend_scores+0x9a0>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x17fffff2 // b 0x9a0 <k_attend_scores+0x9a0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
-	WORD $0xf940000e // ldr x14, [x0]
-	WORD $0x9b0b7d2b // mul x11, x9, x11
-	WORD $0x8b0b0129 // add x9, x9, x11
-	WORD $0x8b0b09d0 // add x16, x14, x11, lsl #2
-	WORD $0xb27c01eb // orr x11, x15, #0x10
-	WORD $0x8b0909c9 // add x9, x14, x9, lsl #2
-	WORD $0x3caf6a03 // str q3, [x16, x15]
-	WORD $0x3cab6a02 // str q2, [x16, x11]
-	WORD $0x3caf6921 // str q1, [x9, x15]
-	WORD $0x3cab6920 // str q0, [x9, x11]
-	WORD $0xa904300d // stp x13, x12, [x0, #0x40]
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xeb09015f // cmp x10, x9
-	WORD $0x54000d2a // b.ge 0x88c <k_attend_scores+0x88c>
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xd37cee31 // lsl x17, x17, #4
+	WORD $0x9b0f7d0e // mul x14, x8, x15
+	WORD $0xf940000f // ldr x15, [x0]
+	WORD $0x8b0e0108 // add x8, x8, x14
+	WORD $0x8b0e09e1 // add x1, x15, x14, lsl #2
+	WORD $0xb27c022e // orr x14, x17, #0x10
+	WORD $0x8b0809e8 // add x8, x15, x8, lsl #2
+	WORD $0x3cb16823 // str q3, [x1, x17]
+	WORD $0x3cae6822 // str q2, [x1, x14]
+	WORD $0x3cb16901 // str q1, [x8, x17]
+	WORD $0x3cae6900 // str q0, [x8, x14]
+	WORD $0xeb0d021f // cmp x16, x13
+	WORD $0x540011ca // b.ge 0xc58 <k_attend_scores+0xc58>
 	WORD $0xf100075f // cmp x26, #0x1
-	WORD $0x5400076b // b.lt 0x7dc <k_attend_scores+0x7dc>
-	WORD $0xa941a40d // ldp x13, x9, [x0, #0x18]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xa9403810 // ldp x16, x14, [x0]
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0xf9400802 // ldr x2, [x0, #0x10]
-	WORD $0x52800083 // mov w3, #0x4 // =4
-	WORD $0x9b0a7daf // mul x15, x13, x10
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0x91008042 // add x2, x2, #0x20
-	WORD $0x9b0a7d29 // mul x9, x9, x10
-	WORD $0xd379e1a1 // lsl x1, x13, #7
-	WORD $0x8b0f0a0f // add x15, x16, x15, lsl #2
-	WORD $0xa9444410 // ldp x16, x17, [x0, #0x40]
-	WORD $0x8b0909ce // add x14, x14, x9, lsl #2
-	WORD $0x1400000e // b 0x764 <k_attend_scores+0x764>
+	WORD $0x54000aeb // b.lt 0xb84 <k_attend_scores+0xb84>
+	WORD $0xa942200d // ldp x13, x8, [x0, #0x20]
+	WORD $0xd379e162 // lsl x2, x11, #7
+	WORD $0xa9404401 // ldp x1, x17, [x0]
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x9b107d08 // mul x8, x8, x16
+	WORD $0x9b107dad // mul x13, x13, x16
+	WORD $0x8b080a31 // add x17, x17, x8, lsl #2
+	WORD $0x52800088 // mov w8, #0x4 // =4
+	WORD $0x8b0d0821 // add x1, x1, x13, lsl #2
+	WORD $0x1400000d // b 0xa88 <k_attend_scores+0xa88>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x8b0c11e3 // add x3, x15, x12, lsl #4
-	WORD $0x9100118c // add x12, x12, #0x4
-	WORD $0x1100056b // add w11, w11, #0x1
+	WORD $0x8b0f1023 // add x3, x1, x15, lsl #4
+	WORD $0x910011a8 // add x8, x13, #0x4
+	WORD $0x910011ef // add x15, x15, #0x4
+	WORD $0xeb0c011f // cmp x8, x12
+	WORD $0x110005ce // add w14, w14, #0x1
 	WORD $0xad000863 // stp q3, q2, [x3]
 	WORD $0xad010061 // stp q1, q0, [x3, #0x20]
-	WORD $0x91001123 // add x3, x9, #0x4
-	WORD $0xeb08007f // cmp x3, x8
-	WORD $0xa9044410 // stp x16, x17, [x0, #0x40]
-	WORD $0x5400040c // b.gt 0x7e0 <k_attend_scores+0x7e0>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xaa0303e9 // mov x9, x3
-	WORD $0x54fffe2b // b.lt 0x730 <k_attend_scores+0x730>
-	WORD $0xd343fd83 // lsr x3, x12, #3
-	WORD $0x92400164 // and x4, x11, #0x1
+	WORD $0x5400082c // b.gt 0xb88 <k_attend_scores+0xb88>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0xaa0803ed // mov x13, x8
+	WORD $0x54fffe4b // b.lt 0xa58 <k_attend_scores+0xa58>
+	WORD $0xd343fde8 // lsr x8, x15, #3
+	WORD $0x924001c3 // and x3, x14, #0x1
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xd37ae463 // lsl x3, x3, #6
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x9b080c43 // madd x3, x2, x8, x3
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x37000099 // tbnz w25, #0x0, 0xac8 <k_attend_scores+0xac8>
+	WORD $0x1400001c // b 0xb2c <k_attend_scores+0xb2c>
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x54fffd2a // b.ge 0xa68 <k_attend_scores+0xa68>
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x54ffffaa // b.ge 0xac0 <k_attend_scores+0xac0>
+	WORD $0xf9400804 // ldr x4, [x0, #0x10]
+	WORD $0x8b030084 // add x4, x4, x3
+	WORD $0x8b081c84 // add x4, x4, x8, lsl #7
+	WORD $0x91008084 // add x4, x4, #0x20
+	WORD $0x1400000b // b 0xb0c <k_attend_scores+0xb0c>
+	WORD $0xad7f1484 // ldp q4, q5, [x4, #-0x20]
+	WORD $0xbc687a26 // ldr s6, [x17, x8, lsl #2]
+	WORD $0xacc44087 // ldp q7, q16, [x4], #0x80
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0x4f861083 // fmla v3.4s, v4.4s, v6.s[0]
+	WORD $0x4f8610a2 // fmla v2.4s, v5.4s, v6.s[0]
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x4f8610e1 // fmla v1.4s, v7.4s, v6.s[0]
+	WORD $0x4f861200 // fmla v0.4s, v16.4s, v6.s[0]
+	WORD $0x54fffdca // b.ge 0xac0 <k_attend_scores+0xac0>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffea2 // b.hs 0xae4 <k_attend_scores+0xae4>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x17fffff1 // b 0xae4 <k_attend_scores+0xae4>
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x54fffa0a // b.ge 0xa68 <k_attend_scores+0xa68>
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x54ffffaa // b.ge 0xb24 <k_attend_scores+0xb24>
+	WORD $0xf9400804 // ldr x4, [x0, #0x10]
+	WORD $0x8b030084 // add x4, x4, x3
+	WORD $0x8b081c84 // add x4, x4, x8, lsl #7
+	WORD $0x91008084 // add x4, x4, #0x20
+	WORD $0x1400000b // b 0xb70 <k_attend_scores+0xb70>
+	WORD $0xad7f1484 // ldp q4, q5, [x4, #-0x20]
+	WORD $0xbc687a26 // ldr s6, [x17, x8, lsl #2]
+	WORD $0xacc44087 // ldp q7, q16, [x4], #0x80
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0x4f861083 // fmla v3.4s, v4.4s, v6.s[0]
+	WORD $0x4f8610a2 // fmla v2.4s, v5.4s, v6.s[0]
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x4f8610e1 // fmla v1.4s, v7.4s, v6.s[0]
+	WORD $0x4f861200 // fmla v0.4s, v16.4s, v6.s[0]
+	WORD $0x54fffdca // b.ge 0xb24 <k_attend_scores+0xb24>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffea2 // b.hs 0xb48 <k_attend_scores+0xb48>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x17fffff2 // b 0xb48 <k_attend_scores+0xb48>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x5400066a // b.ge 0xc58 <k_attend_scores+0xc58>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400052b // b.lt 0xc38 <k_attend_scores+0xc38>
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
+	WORD $0xd343fdae // lsr x14, x13, #3
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x9b107d08 // mul x8, x8, x16
+	WORD $0x9b0e7d6e // mul x14, x11, x14
+	WORD $0x8b0809e8 // add x8, x15, x8, lsl #2
+	WORD $0xd34209af // ubfx x15, x13, #2, #1
+	WORD $0xd37ae5ef // lsl x15, x15, #6
+	WORD $0xaa0e1dee // orr x14, x15, x14, lsl #7
+	WORD $0x8b0c01cc // add x12, x14, x12
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x37000139 // tbnz w25, #0x0, 0xbf0 <k_attend_scores+0xbf0>
+	WORD $0x14000015 // b 0xc24 <k_attend_scores+0xc24>
+	WORD $0xad7f8d82 // ldp q2, q3, [x12, #-0x10]
+	WORD $0xf100056b // subs x11, x11, #0x1
+	WORD $0x4ddfc904 // ld1r { v4.4s }, [x8], #4
+	WORD $0x9102018c // add x12, x12, #0x80
+	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
+	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
+	WORD $0x540002a0 // b.eq 0xc40 <k_attend_scores+0xc40>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54ffff02 // b.hs 0xbd4 <k_attend_scores+0xbd4>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x17fffff4 // b 0xbd4 <k_attend_scores+0xbd4>
+	WORD $0xad7f8d82 // ldp q2, q3, [x12, #-0x10]
+	WORD $0xf100056b // subs x11, x11, #0x1
+	WORD $0x4ddfc904 // ld1r { v4.4s }, [x8], #4
+	WORD $0x9102018c // add x12, x12, #0x80
+	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
+	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
+	WORD $0x54000100 // b.eq 0xc40 <k_attend_scores+0xc40>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54ffff02 // b.hs 0xc08 <k_attend_scores+0xc08>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x17fffff5 // b 0xc08 <k_attend_scores+0xc08>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0x9b107d08 // mul x8, x8, x16
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x8b0d1108 // add x8, x8, x13, lsl #4
+	WORD $0xad000101 // stp q1, q0, [x8]
+	WORD $0xa9464ff4 // ldp x20, x19, [sp, #0x60]
+	WORD $0xf9400bfd // ldr x29, [sp, #0x10]
+	WORD $0xa94557f6 // ldp x22, x21, [sp, #0x50]
+	WORD $0xa9445ff8 // ldp x24, x23, [sp, #0x40]
+	WORD $0xa94367fa // ldp x26, x25, [sp, #0x30]
+	WORD $0xa9426ffe // ldp x30, x27, [sp, #0x20]
+	WORD $0x9101c3ff // add sp, sp, #0x70
+	WORD $0xd65f03c0 // ret
+
+	// attend_scores_f16
+	WORD $0xd101c3ff // sub sp, sp, #0x70
+	WORD $0xa9432c0d // ldp x13, x11, [x0, #0x30]
+	WORD $0x52800068 // mov w8, #0x3 // =3
+	WORD $0x52800090 // mov w16, #0x4 // =4
+	WORD $0xa9026ffe // stp x30, x27, [sp, #0x20]
+	WORD $0x91001da9 // add x9, x13, #0x7
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0xa90367fa // stp x26, x25, [sp, #0x30]
+	WORD $0x9a8db129 // csel x9, x9, x13, lt
+	WORD $0xa9045ff8 // stp x24, x23, [sp, #0x40]
+	WORD $0x927df12a // and x10, x9, #0xfffffffffffffff8
+	WORD $0x9343fd2f // asr x15, x9, #3
+	WORD $0xa90557f6 // stp x22, x21, [sp, #0x50]
+	WORD $0xcb0a01aa // sub x10, x13, x10
+	WORD $0xa9442401 // ldp x1, x9, [x0, #0x40]
+	WORD $0x13001d4c // sxtb w12, w10
+	WORD $0xf1000d5f // cmp x10, #0x3
+	WORD $0xa9064ff4 // stp x20, x19, [sp, #0x60]
+	WORD $0x530d398c // ubfx w12, w12, #13, #2
+	WORD $0xb37df028 // bfi x8, x1, #3, #61
+	WORD $0xb37df030 // bfi x16, x1, #3, #61
+	WORD $0xa900f7e1 // stp x1, x29, [sp, #0x8]
+	WORD $0x0b0c014c // add w12, w10, w12
+	WORD $0x121e758c // and w12, w12, #0xfffffffc
+	WORD $0x4b0c014c // sub w12, w10, w12
+	WORD $0x1219018e // and w14, w12, #0x80
+	WORD $0x0b4e1d8e // add w14, w12, w14, lsr #7
+	WORD $0x13001dce // sxtb w14, w14
+	WORD $0x4b4e058a // sub w10, w12, w14, lsr #1
+	WORD $0x9a8fd5ec // cinc x12, x15, gt
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x9a88b208 // csel x8, x16, x8, lt
+	WORD $0x9b0c7c2c // mul x12, x1, x12
+	WORD $0x93401d4a // sxtb x10, w10
+	WORD $0x9342fd08 // asr x8, x8, #2
+	WORD $0x9b0a7d08 // mul x8, x8, x10
+	WORD $0xf940280a // ldr x10, [x0, #0x50]
+	WORD $0x8b0c0908 // add x8, x8, x12, lsl #2
+	WORD $0xcb09014c // sub x12, x10, x9
+	WORD $0x9b087d68 // mul x8, x11, x8
+	WORD $0xeb08199f // cmp x12, x8, lsl #6
+	WORD $0xd37df02c // lsl x12, x1, #3
+	WORD $0x1a9fd7e2 // cset w2, gt
+	WORD $0xf10021bf // cmp x13, #0x8
+	WORD $0xb9001fe2 // str w2, [sp, #0x1c]
+	WORD $0x5400006a // b.ge 0xd38 <k_attend_scores_f16+0xc0>
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x14000115 // b 0x1188 <k_attend_scores_f16+0x510>
+	WORD $0xf100003f // cmp x1, #0x0
+	WORD $0x54001e8d // b.le 0x110c <k_attend_scores_f16+0x494>
+	WORD $0xf9400010 // ldr x16, [x0]
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x54001e4d // b.le 0x1114 <k_attend_scores_f16+0x49c>
+	WORD $0xf9401401 // ldr x1, [x0, #0x28]
+	WORD $0xa940a00e // ldp x14, x8, [x0, #0x8]
+	WORD $0xd37ae564 // lsl x4, x11, #6
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0xd37be823 // lsl x3, x1, #5
+	WORD $0xd37ef425 // lsl x5, x1, #2
+	WORD $0x91002106 // add x6, x8, #0x8
+	WORD $0x52800108 // mov w8, #0x8 // =8
+	WORD $0x370000c2 // tbnz w2, #0x0, 0xd88 <k_attend_scores_f16+0x110>
+	WORD $0x14000078 // b 0xf54 <k_attend_scores_f16+0x2dc>
+	WORD $0x910021e8 // add x8, x15, #0x8
+	WORD $0x8b0301ce // add x14, x14, x3
+	WORD $0xeb0d011f // cmp x8, x13
+	WORD $0x5400202c // b.gt 0x1188 <k_attend_scores_f16+0x510>
+	WORD $0xb24001f5 // orr x21, x15, #0x1
+	WORD $0x528000a7 // mov w7, #0x5 // =5
+	WORD $0xb24009e2 // orr x2, x15, #0x7
+	WORD $0x9b157e37 // mul x23, x17, x21
+	WORD $0xb27f01f5 // orr x21, x15, #0x2
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x9b157e38 // mul x24, x17, x21
+	WORD $0xb24005f5 // orr x21, x15, #0x3
+	WORD $0x9b157e39 // mul x25, x17, x21
+	WORD $0xb27e01f5 // orr x21, x15, #0x4
+	WORD $0x8b170a17 // add x23, x16, x23, lsl #2
+	WORD $0x9b0f7e36 // mul x22, x17, x15
+	WORD $0x8b180a18 // add x24, x16, x24, lsl #2
+	WORD $0x9b157e3a // mul x26, x17, x21
+	WORD $0xaa0701f5 // orr x21, x15, x7
+	WORD $0xb27f05ef // orr x15, x15, #0x6
+	WORD $0x8b190a19 // add x25, x16, x25, lsl #2
+	WORD $0x9b027e22 // mul x2, x17, x2
+	WORD $0x8b160a16 // add x22, x16, x22, lsl #2
+	WORD $0x9b157e3b // mul x27, x17, x21
+	WORD $0x8b1a0a1a // add x26, x16, x26, lsl #2
+	WORD $0x9b0f7e2f // mul x15, x17, x15
+	WORD $0x8b020a15 // add x21, x16, x2, lsl #2
+	WORD $0x8b1b0a1b // add x27, x16, x27, lsl #2
+	WORD $0x8b0f0a1d // add x29, x16, x15, lsl #2
+	WORD $0xaa0803ef // mov x15, x8
+	WORD $0x14000017 // b 0xe50 <k_attend_scores_f16+0x1d8>
+	WORD $0xd37cee88 // lsl x8, x20, #4
+	WORD $0x91000a94 // add x20, x20, #0x2
+	WORD $0x11000673 // add w19, w19, #0x1
+	WORD $0xeb0c029f // cmp x20, x12
+	WORD $0xb27c0102 // orr x2, x8, #0x10
+	WORD $0x3ca86ac1 // str q1, [x22, x8]
+	WORD $0x3ca26ac2 // str q2, [x22, x2]
+	WORD $0x3ca86ae3 // str q3, [x23, x8]
+	WORD $0x3ca26ae4 // str q4, [x23, x2]
+	WORD $0x3ca86b05 // str q5, [x24, x8]
+	WORD $0x3ca26b06 // str q6, [x24, x2]
+	WORD $0x3ca86b27 // str q7, [x25, x8]
+	WORD $0x3ca26b30 // str q16, [x25, x2]
+	WORD $0x3ca86b51 // str q17, [x26, x8]
+	WORD $0x3ca26b52 // str q18, [x26, x2]
+	WORD $0x3ca86b73 // str q19, [x27, x8]
+	WORD $0x3ca26b74 // str q20, [x27, x2]
+	WORD $0x3ca86bb5 // str q21, [x29, x8]
+	WORD $0x3ca26bb6 // str q22, [x29, x2]
+	WORD $0x3ca86ab7 // str q23, [x21, x8]
+	WORD $0x3ca26aa0 // str q0, [x21, x2]
+	WORD $0x54fff96a // b.ge 0xd78 <k_attend_scores_f16+0x100>
+	WORD $0xd343fe88 // lsr x8, x20, #3
+	WORD $0x92400662 // and x2, x19, #0x3
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x9b087c88 // mul x8, x4, x8
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x8b021108 // add x8, x8, x2, lsl #4
+	WORD $0xaa0e03e2 // mov x2, x14
+	WORD $0x8b0800de // add x30, x6, x8
+	WORD $0xaa0b03e8 // mov x8, x11
+	WORD $0x14000020 // b 0xf2c <k_attend_scores_f16+0x2b4>
+	WORD $0x6d7fe7d8 // ldp d24, d25, [x30, #-0x8]
+	WORD $0x8b010847 // add x7, x2, x1, lsl #2
+	WORD $0x4ddfc85a // ld1r { v26.4s }, [x2], #4
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0x4dc5c8fb // ld1r { v27.4s }, [x7], x5
+	WORD $0x910103de // add x30, x30, #0x40
+	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
+	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x4dc5c8fc // ld1r { v28.4s }, [x7], x5
+	WORD $0x4e3acf01 // fmla v1.4s, v24.4s, v26.4s
+	WORD $0x4e3acf22 // fmla v2.4s, v25.4s, v26.4s
+	WORD $0x4dc5c8fa // ld1r { v26.4s }, [x7], x5
+	WORD $0x4e3bcf03 // fmla v3.4s, v24.4s, v27.4s
+	WORD $0x4e3bcf24 // fmla v4.4s, v25.4s, v27.4s
+	WORD $0x4dc5c8fb // ld1r { v27.4s }, [x7], x5
+	WORD $0x4e3ccf05 // fmla v5.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf26 // fmla v6.4s, v25.4s, v28.4s
+	WORD $0x4dc5c8fc // ld1r { v28.4s }, [x7], x5
+	WORD $0x4e3acf07 // fmla v7.4s, v24.4s, v26.4s
+	WORD $0x4e3acf30 // fmla v16.4s, v25.4s, v26.4s
+	WORD $0x4dc5c8fa // ld1r { v26.4s }, [x7], x5
+	WORD $0x4e3bcf11 // fmla v17.4s, v24.4s, v27.4s
+	WORD $0x4e3bcf32 // fmla v18.4s, v25.4s, v27.4s
+	WORD $0xbd4000fb // ldr s27, [x7]
+	WORD $0x4e3ccf13 // fmla v19.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf34 // fmla v20.4s, v25.4s, v28.4s
+	WORD $0x4e3acf15 // fmla v21.4s, v24.4s, v26.4s
+	WORD $0x4e3acf36 // fmla v22.4s, v25.4s, v26.4s
+	WORD $0x4f9b1317 // fmla v23.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1320 // fmla v0.4s, v25.4s, v27.s[0]
+	WORD $0x54fff680 // b.eq 0xdf8 <k_attend_scores_f16+0x180>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffc02 // b.hs 0xeb0 <k_attend_scores_f16+0x238>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x17ffffdc // b 0xeb0 <k_attend_scores_f16+0x238>
+	WORD $0x910021e8 // add x8, x15, #0x8
+	WORD $0x8b0301ce // add x14, x14, x3
+	WORD $0xeb0d011f // cmp x8, x13
+	WORD $0x540011cc // b.gt 0x1188 <k_attend_scores_f16+0x510>
+	WORD $0xb24001f5 // orr x21, x15, #0x1
+	WORD $0x528000a7 // mov w7, #0x5 // =5
+	WORD $0xb24009e2 // orr x2, x15, #0x7
+	WORD $0x9b157e37 // mul x23, x17, x21
+	WORD $0xb27f01f5 // orr x21, x15, #0x2
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x9b157e38 // mul x24, x17, x21
+	WORD $0xb24005f5 // orr x21, x15, #0x3
+	WORD $0x9b157e39 // mul x25, x17, x21
+	WORD $0xb27e01f5 // orr x21, x15, #0x4
+	WORD $0x8b170a17 // add x23, x16, x23, lsl #2
+	WORD $0x9b0f7e36 // mul x22, x17, x15
+	WORD $0x8b180a18 // add x24, x16, x24, lsl #2
+	WORD $0x9b157e3a // mul x26, x17, x21
+	WORD $0xaa0701f5 // orr x21, x15, x7
+	WORD $0xb27f05ef // orr x15, x15, #0x6
+	WORD $0x8b190a19 // add x25, x16, x25, lsl #2
+	WORD $0x9b027e22 // mul x2, x17, x2
+	WORD $0x8b160a16 // add x22, x16, x22, lsl #2
+	WORD $0x9b157e3b // mul x27, x17, x21
+	WORD $0x8b1a0a1a // add x26, x16, x26, lsl #2
+	WORD $0x9b0f7e2f // mul x15, x17, x15
+	WORD $0x8b020a15 // add x21, x16, x2, lsl #2
+	WORD $0x8b1b0a1b // add x27, x16, x27, lsl #2
+	WORD $0x8b0f0a1d // add x29, x16, x15, lsl #2
+	WORD $0xaa0803ef // mov x15, x8
+	WORD $0x14000017 // b 0x101c <k_attend_scores_f16+0x3a4>
+	WORD $0xd37cee88 // lsl x8, x20, #4
+	WORD $0x91000a94 // add x20, x20, #0x2
+	WORD $0x11000673 // add w19, w19, #0x1
+	WORD $0xeb0c029f // cmp x20, x12
+	WORD $0xb27c0102 // orr x2, x8, #0x10
+	WORD $0x3ca86ac1 // str q1, [x22, x8]
+	WORD $0x3ca26ac2 // str q2, [x22, x2]
+	WORD $0x3ca86ae3 // str q3, [x23, x8]
+	WORD $0x3ca26ae4 // str q4, [x23, x2]
+	WORD $0x3ca86b05 // str q5, [x24, x8]
+	WORD $0x3ca26b06 // str q6, [x24, x2]
+	WORD $0x3ca86b27 // str q7, [x25, x8]
+	WORD $0x3ca26b30 // str q16, [x25, x2]
+	WORD $0x3ca86b51 // str q17, [x26, x8]
+	WORD $0x3ca26b52 // str q18, [x26, x2]
+	WORD $0x3ca86b73 // str q19, [x27, x8]
+	WORD $0x3ca26b74 // str q20, [x27, x2]
+	WORD $0x3ca86bb5 // str q21, [x29, x8]
+	WORD $0x3ca26bb6 // str q22, [x29, x2]
+	WORD $0x3ca86ab7 // str q23, [x21, x8]
+	WORD $0x3ca26aa0 // str q0, [x21, x2]
+	WORD $0x54fff96a // b.ge 0xf44 <k_attend_scores_f16+0x2cc>
+	WORD $0xd343fe88 // lsr x8, x20, #3
+	WORD $0x92400662 // and x2, x19, #0x3
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x9b087c88 // mul x8, x4, x8
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0xaa0e03fe // mov x30, x14
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x8b021108 // add x8, x8, x2, lsl #4
+	WORD $0xaa0b03e2 // mov x2, x11
+	WORD $0x8b0800c8 // add x8, x6, x8
+	WORD $0x14000020 // b 0x10f8 <k_attend_scores_f16+0x480>
+	WORD $0x6d7fe518 // ldp d24, d25, [x8, #-0x8]
+	WORD $0x8b010bc7 // add x7, x30, x1, lsl #2
+	WORD $0x4ddfcbda // ld1r { v26.4s }, [x30], #4
+	WORD $0xf1000442 // subs x2, x2, #0x1
+	WORD $0x4dc5c8fb // ld1r { v27.4s }, [x7], x5
+	WORD $0x91010108 // add x8, x8, #0x40
+	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
+	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x4dc5c8fc // ld1r { v28.4s }, [x7], x5
+	WORD $0x4e3acf01 // fmla v1.4s, v24.4s, v26.4s
+	WORD $0x4e3acf22 // fmla v2.4s, v25.4s, v26.4s
+	WORD $0x4dc5c8fa // ld1r { v26.4s }, [x7], x5
+	WORD $0x4e3bcf03 // fmla v3.4s, v24.4s, v27.4s
+	WORD $0x4e3bcf24 // fmla v4.4s, v25.4s, v27.4s
+	WORD $0x4dc5c8fb // ld1r { v27.4s }, [x7], x5
+	WORD $0x4e3ccf05 // fmla v5.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf26 // fmla v6.4s, v25.4s, v28.4s
+	WORD $0x4dc5c8fc // ld1r { v28.4s }, [x7], x5
+	WORD $0x4e3acf07 // fmla v7.4s, v24.4s, v26.4s
+	WORD $0x4e3acf30 // fmla v16.4s, v25.4s, v26.4s
+	WORD $0x4dc5c8fa // ld1r { v26.4s }, [x7], x5
+	WORD $0x4e3bcf11 // fmla v17.4s, v24.4s, v27.4s
+	WORD $0x4e3bcf32 // fmla v18.4s, v25.4s, v27.4s
+	WORD $0xbd4000fb // ldr s27, [x7]
+	WORD $0x4e3ccf13 // fmla v19.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf34 // fmla v20.4s, v25.4s, v28.4s
+	WORD $0x4e3acf15 // fmla v21.4s, v24.4s, v26.4s
+	WORD $0x4e3acf36 // fmla v22.4s, v25.4s, v26.4s
+	WORD $0x4f9b1317 // fmla v23.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1320 // fmla v0.4s, v25.4s, v27.s[0]
+	WORD $0x54fff680 // b.eq 0xfc4 <k_attend_scores_f16+0x34c>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffc02 // b.hs 0x107c <k_attend_scores_f16+0x404>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x17ffffdd // b 0x107c <k_attend_scores_f16+0x404>
+	WORD $0x927dedaf // and x15, x13, #0x7ffffffffffffff8
+	WORD $0x1400001e // b 0x1188 <k_attend_scores_f16+0x510>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xd37bea28 // lsl x8, x17, #5
+	WORD $0xd37ef62e // lsl x14, x17, #2
+	WORD $0x52800101 // mov w1, #0x8 // =8
+	WORD $0xaa1f03f1 // mov x17, xzr
+	WORD $0xaa0103ef // mov x15, x1
+	WORD $0x8b111201 // add x1, x16, x17, lsl #4
+	WORD $0x91000a31 // add x17, x17, #0x2
+	WORD $0xeb0c023f // cmp x17, x12
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0xad000020 // stp q0, q0, [x1]
+	WORD $0x54fffdcb // b.lt 0x112c <k_attend_scores_f16+0x4b4>
+	WORD $0x910021e1 // add x1, x15, #0x8
+	WORD $0x8b080210 // add x16, x16, x8
+	WORD $0xeb0d003f // cmp x1, x13
+	WORD $0x54fffd0d // b.le 0x1124 <k_attend_scores_f16+0x4ac>
+	WORD $0xb27e01f0 // orr x16, x15, #0x4
+	WORD $0xeb0d021f // cmp x16, x13
+	WORD $0x540000ed // b.le 0x11ac <k_attend_scores_f16+0x534>
+	WORD $0xb9401ff9 // ldr w25, [sp, #0x1c]
+	WORD $0xf94007fa // ldr x26, [sp, #0x8]
+	WORD $0x910009f0 // add x16, x15, #0x2
+	WORD $0xeb0d021f // cmp x16, x13
+	WORD $0x540010ec // b.gt 0x13c0 <k_attend_scores_f16+0x748>
+	WORD $0x1400008d // b 0x13dc <k_attend_scores_f16+0x764>
+	WORD $0xf94007fa // ldr x26, [sp, #0x8]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x540010ab // b.lt 0x13c8 <k_attend_scores_f16+0x750>
+	WORD $0xa942200e // ldp x14, x8, [x0, #0x20]
+	WORD $0xb24005e1 // orr x1, x15, #0x3
+	WORD $0xd37ef5e2 // lsl x2, x15, #2
+	WORD $0xa9401c13 // ldp x19, x7, [x0]
+	WORD $0xb9401ff9 // ldr w25, [sp, #0x1c]
+	WORD $0x2a1f03f1 // mov w17, wzr
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x9b017dc4 // mul x4, x14, x1
+	WORD $0xb24001e1 // orr x1, x15, #0x1
+	WORD $0x9b017dc6 // mul x6, x14, x1
+	WORD $0xb27f01e1 // orr x1, x15, #0x2
+	WORD $0x9b0f7d03 // mul x3, x8, x15
+	WORD $0x8b040a64 // add x4, x19, x4, lsl #2
+	WORD $0x9b0f7dc5 // mul x5, x14, x15
+	WORD $0x9100104f // add x15, x2, #0x4
+	WORD $0x8b060a66 // add x6, x19, x6, lsl #2
+	WORD $0x9b017dce // mul x14, x14, x1
+	WORD $0x91003041 // add x1, x2, #0xc
+	WORD $0x91002042 // add x2, x2, #0x8
+	WORD $0x8b0308e3 // add x3, x7, x3, lsl #2
+	WORD $0x9b0f1d0f // madd x15, x8, x15, x7
+	WORD $0x8b050a65 // add x5, x19, x5, lsl #2
+	WORD $0x9b011d01 // madd x1, x8, x1, x7
+	WORD $0x9b021d02 // madd x2, x8, x2, x7
+	WORD $0x8b0e0a67 // add x7, x19, x14, lsl #2
+	WORD $0xd37ae573 // lsl x19, x11, #6
+	WORD $0x14000017 // b 0x127c <k_attend_scores_f16+0x604>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x9b037c23 // mul x3, x1, x3
-	WORD $0xaa0d03e5 // mov x5, x13
-	WORD $0x8b041863 // add x3, x3, x4, lsl #6
-	WORD $0xaa0e03e4 // mov x4, x14
-	WORD $0x8b030043 // add x3, x2, x3
-	WORD $0x1400000a // b 0x7c4 <k_attend_scores+0x7c4>
-	WORD $0xad7f1464 // ldp q4, q5, [x3, #-0x20]
-	WORD $0xf10004a5 // subs x5, x5, #0x1
-	WORD $0xacc41c66 // ldp q6, q7, [x3], #0x80
-	WORD $0x4ddfc890 // ld1r { v16.4s }, [x4], #4
-	WORD $0x4e30cc83 // fmla v3.4s, v4.4s, v16.4s
-	WORD $0x4e30cca2 // fmla v2.4s, v5.4s, v16.4s
-	WORD $0x4e30ccc1 // fmla v1.4s, v6.4s, v16.4s
-	WORD $0x4e30cce0 // fmla v0.4s, v7.4s, v16.4s
-	WORD $0x54fffc00 // b.eq 0x740 <k_attend_scores+0x740>
-	WORD $0xeb11021f // cmp x16, x17
-	WORD $0x54fffec2 // b.hs 0x7a0 <k_attend_scores+0x7a0>
-	WORD $0xf9800202 // prfm pldl2keep, [x16]
-	WORD $0xf9802202 // prfm pldl2keep, [x16, #0x40]
-	WORD $0x91020210 // add x16, x16, #0x80
-	WORD $0x17fffff2 // b 0x7a0 <k_attend_scores+0x7a0>
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x5400054a // b.ge 0x88c <k_attend_scores+0x88c>
-	WORD $0xf940180c // ldr x12, [x0, #0x30]
-	WORD $0xa944200b // ldp x11, x8, [x0, #0x40]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540003ab // b.lt 0x868 <k_attend_scores+0x868>
-	WORD $0xd37ced2d // lsl x13, x9, #4
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0x927e012f // and x15, x9, #0x4
-	WORD $0xd37cedef // lsl x15, x15, #4
-	WORD $0xa940c410 // ldp x16, x17, [x0, #0x8]
-	WORD $0x9279e1ad // and x13, x13, #0xffffffffffffff80
-	WORD $0x9b0a7dce // mul x14, x14, x10
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xd37cee88 // lsl x8, x20, #4
+	WORD $0x91000a94 // add x20, x20, #0x2
+	WORD $0x11000631 // add w17, w17, #0x1
+	WORD $0xeb0c029f // cmp x20, x12
+	WORD $0xb27c010e // orr x14, x8, #0x10
+	WORD $0x3ca868a7 // str q7, [x5, x8]
+	WORD $0x3cae68a6 // str q6, [x5, x14]
+	WORD $0x3ca868c5 // str q5, [x6, x8]
+	WORD $0x3cae68c4 // str q4, [x6, x14]
+	WORD $0x3ca868e3 // str q3, [x7, x8]
+	WORD $0x3cae68e2 // str q2, [x7, x14]
+	WORD $0x3ca86881 // str q1, [x4, x8]
+	WORD $0x3cae6880 // str q0, [x4, x14]
+	WORD $0x540009ca // b.ge 0x13b0 <k_attend_scores_f16+0x738>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x54fffd2b // b.lt 0x1224 <k_attend_scores_f16+0x5ac>
+	WORD $0xd343fe88 // lsr x8, x20, #3
+	WORD $0x9240062e // and x14, x17, #0x3
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xd37cedce // lsl x14, x14, #4
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x9b083a68 // madd x8, x19, x8, x14
+	WORD $0xf940080e // ldr x14, [x0, #0x10]
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x8b0801c8 // add x8, x14, x8
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x360003f9 // tbz w25, #0x0, 0x133c <k_attend_scores_f16+0x6c4>
+	WORD $0xaa0b03ee // mov x14, x11
+	WORD $0xaa0f03f5 // mov x21, x15
+	WORD $0xaa0303f6 // mov x22, x3
+	WORD $0xaa0203f7 // mov x23, x2
+	WORD $0xaa0103f8 // mov x24, x1
+	WORD $0x14000013 // b 0x1324 <k_attend_scores_f16+0x6ac>
+	WORD $0x6d7fc510 // ldp d16, d17, [x8, #-0x8]
+	WORD $0xf10005ce // subs x14, x14, #0x1
+	WORD $0x4ddfcad2 // ld1r { v18.4s }, [x22], #4
+	WORD $0x91010108 // add x8, x8, #0x40
+	WORD $0x4ddfcab3 // ld1r { v19.4s }, [x21], #4
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
+	WORD $0x4ddfcaf4 // ld1r { v20.4s }, [x23], #4
+	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
+	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
+	WORD $0x4ddfcb12 // ld1r { v18.4s }, [x24], #4
+	WORD $0x4e33ce05 // fmla v5.4s, v16.4s, v19.4s
+	WORD $0x4e33ce24 // fmla v4.4s, v17.4s, v19.4s
+	WORD $0x4e34ce03 // fmla v3.4s, v16.4s, v20.4s
+	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
+	WORD $0x4e32ce01 // fmla v1.4s, v16.4s, v18.4s
+	WORD $0x4e32ce20 // fmla v0.4s, v17.4s, v18.4s
+	WORD $0x54fff920 // b.eq 0x1244 <k_attend_scores_f16+0x5cc>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffda2 // b.hs 0x12dc <k_attend_scores_f16+0x664>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x17ffffe9 // b 0x12dc <k_attend_scores_f16+0x664>
+	WORD $0xaa0303ee // mov x14, x3
+	WORD $0xaa0203f5 // mov x21, x2
+	WORD $0xaa0103f6 // mov x22, x1
+	WORD $0xaa0f03f7 // mov x23, x15
+	WORD $0xaa0b03f8 // mov x24, x11
+	WORD $0x14000013 // b 0x139c <k_attend_scores_f16+0x724>
+	WORD $0x6d7fc510 // ldp d16, d17, [x8, #-0x8]
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x4ddfc9d2 // ld1r { v18.4s }, [x14], #4
+	WORD $0x91010108 // add x8, x8, #0x40
+	WORD $0x4ddfcaf3 // ld1r { v19.4s }, [x23], #4
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
+	WORD $0x4ddfcab4 // ld1r { v20.4s }, [x21], #4
+	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
+	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
+	WORD $0x4ddfcad2 // ld1r { v18.4s }, [x22], #4
+	WORD $0x4e33ce05 // fmla v5.4s, v16.4s, v19.4s
+	WORD $0x4e33ce24 // fmla v4.4s, v17.4s, v19.4s
+	WORD $0x4e34ce03 // fmla v3.4s, v16.4s, v20.4s
+	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
+	WORD $0x4e32ce01 // fmla v1.4s, v16.4s, v18.4s
+	WORD $0x4e32ce20 // fmla v0.4s, v17.4s, v18.4s
+	WORD $0x54fff560 // b.eq 0x1244 <k_attend_scores_f16+0x5cc>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffda2 // b.hs 0x1354 <k_attend_scores_f16+0x6dc>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x17ffffea // b 0x1354 <k_attend_scores_f16+0x6dc>
+	WORD $0xaa1003ef // mov x15, x16
+	WORD $0x91000a10 // add x16, x16, #0x2
+	WORD $0xeb0d021f // cmp x16, x13
+	WORD $0x5400010d // b.le 0x13dc <k_attend_scores_f16+0x764>
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0x140000c8 // b 0x16e4 <k_attend_scores_f16+0xa6c>
+	WORD $0xb9401ff9 // ldr w25, [sp, #0x1c]
+	WORD $0xaa1003ef // mov x15, x16
+	WORD $0x91000a10 // add x16, x16, #0x2
+	WORD $0xeb0d021f // cmp x16, x13
+	WORD $0x54ffff4c // b.gt 0x13c0 <k_attend_scores_f16+0x748>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54000e8b // b.lt 0x15b0 <k_attend_scores_f16+0x938>
+	WORD $0xa942200e // ldp x14, x8, [x0, #0x20]
+	WORD $0xd37ef5e3 // lsl x3, x15, #2
+	WORD $0xa9401007 // ldp x7, x4, [x0]
+	WORD $0x2a1f03e1 // mov w1, wzr
+	WORD $0x91001063 // add x3, x3, #0x4
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0x9b0f7dc6 // mul x6, x14, x15
+	WORD $0x9b0f7d11 // mul x17, x8, x15
+	WORD $0x9b031103 // madd x3, x8, x3, x4
+	WORD $0x8b0601c8 // add x8, x14, x6
+	WORD $0x8b0608e6 // add x6, x7, x6, lsl #2
+	WORD $0x8b0808e5 // add x5, x7, x8, lsl #2
+	WORD $0xd37ae567 // lsl x7, x11, #6
+	WORD $0x52800088 // mov w8, #0x4 // =4
+	WORD $0x8b110884 // add x4, x4, x17, lsl #2
+	WORD $0x1400001a // b 0x1488 <k_attend_scores_f16+0x810>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xd37cec48 // lsl x8, x2, #4
+	WORD $0x91001042 // add x2, x2, #0x4
+	WORD $0x11000421 // add w1, w1, #0x1
+	WORD $0xb27c010e // orr x14, x8, #0x10
+	WORD $0xb27b0113 // orr x19, x8, #0x20
+	WORD $0xb27c0514 // orr x20, x8, #0x30
+	WORD $0x3ca868c0 // str q0, [x6, x8]
+	WORD $0x3cae68c2 // str q2, [x6, x14]
+	WORD $0x3cb368c3 // str q3, [x6, x19]
+	WORD $0x3cb468c4 // str q4, [x6, x20]
+	WORD $0x3ca868a5 // str q5, [x5, x8]
+	WORD $0x91001228 // add x8, x17, #0x4
+	WORD $0xeb0c011f // cmp x8, x12
+	WORD $0x3cae68a7 // str q7, [x5, x14]
+	WORD $0x3cb368a6 // str q6, [x5, x19]
+	WORD $0x3cb468a1 // str q1, [x5, x20]
+	WORD $0x5400098c // b.gt 0x15b4 <k_attend_scores_f16+0x93c>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0xaa0803f1 // mov x17, x8
+	WORD $0x54fffcab // b.lt 0x1424 <k_attend_scores_f16+0x7ac>
+	WORD $0xd343fc48 // lsr x8, x2, #3
+	WORD $0x9240002e // and x14, x1, #0x1
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xd37be9ce // lsl x14, x14, #5
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x9b0838e8 // madd x8, x7, x8, x14
+	WORD $0xf940080e // ldr x14, [x0, #0x10]
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x8b0801c8 // add x8, x14, x8
+	WORD $0x91004108 // add x8, x8, #0x10
+	WORD $0x360003b9 // tbz w25, #0x0, 0x1544 <k_attend_scores_f16+0x8cc>
+	WORD $0xaa0b03ee // mov x14, x11
+	WORD $0xaa0303f3 // mov x19, x3
+	WORD $0xaa0403f4 // mov x20, x4
+	WORD $0x14000013 // b 0x152c <k_attend_scores_f16+0x8b4>
+	WORD $0x6d7f4510 // ldp d16, d17, [x8, #-0x10]
+	WORD $0xf10005ce // subs x14, x14, #0x1
+	WORD $0x6cc44d12 // ldp d18, d19, [x8], #0x40
+	WORD $0x4ddfca94 // ld1r { v20.4s }, [x20], #4
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
+	WORD $0x4ddfca75 // ld1r { v21.4s }, [x19], #4
+	WORD $0x4e34ce00 // fmla v0.4s, v16.4s, v20.4s
+	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
+	WORD $0x4e34ce43 // fmla v3.4s, v18.4s, v20.4s
+	WORD $0x4e34ce64 // fmla v4.4s, v19.4s, v20.4s
+	WORD $0x4e35ce05 // fmla v5.4s, v16.4s, v21.4s
+	WORD $0x4e35ce27 // fmla v7.4s, v17.4s, v21.4s
+	WORD $0x4e35ce46 // fmla v6.4s, v18.4s, v21.4s
+	WORD $0x4e35ce61 // fmla v1.4s, v19.4s, v21.4s
+	WORD $0x54fff8e0 // b.eq 0x1444 <k_attend_scores_f16+0x7cc>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffda2 // b.hs 0x14e4 <k_attend_scores_f16+0x86c>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x17ffffe9 // b 0x14e4 <k_attend_scores_f16+0x86c>
+	WORD $0xaa0403ee // mov x14, x4
+	WORD $0xaa0303f3 // mov x19, x3
+	WORD $0xaa0b03f4 // mov x20, x11
+	WORD $0x14000013 // b 0x159c <k_attend_scores_f16+0x924>
+	WORD $0x6d7f4510 // ldp d16, d17, [x8, #-0x10]
+	WORD $0xf1000694 // subs x20, x20, #0x1
+	WORD $0x6cc44d12 // ldp d18, d19, [x8], #0x40
+	WORD $0x4ddfc9d4 // ld1r { v20.4s }, [x14], #4
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
+	WORD $0x4ddfca75 // ld1r { v21.4s }, [x19], #4
+	WORD $0x4e34ce00 // fmla v0.4s, v16.4s, v20.4s
+	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
+	WORD $0x4e34ce43 // fmla v3.4s, v18.4s, v20.4s
+	WORD $0x4e34ce64 // fmla v4.4s, v19.4s, v20.4s
+	WORD $0x4e35ce05 // fmla v5.4s, v16.4s, v21.4s
+	WORD $0x4e35ce27 // fmla v7.4s, v17.4s, v21.4s
+	WORD $0x4e35ce46 // fmla v6.4s, v18.4s, v21.4s
+	WORD $0x4e35ce61 // fmla v1.4s, v19.4s, v21.4s
+	WORD $0x54fff560 // b.eq 0x1444 <k_attend_scores_f16+0x7cc>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffda2 // b.hs 0x1554 <k_attend_scores_f16+0x8dc>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x17ffffea // b 0x1554 <k_attend_scores_f16+0x8dc>
+	WORD $0xaa1f03f1 // mov x17, xzr
+	WORD $0xeb0c023f // cmp x17, x12
+	WORD $0x5400096a // b.ge 0x16e4 <k_attend_scores_f16+0xa6c>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400072b // b.lt 0x16a4 <k_attend_scores_f16+0xa2c>
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xd343fe24 // lsr x4, x17, #3
+	WORD $0xd3420a23 // ubfx x3, x17, #2, #1
+	WORD $0xd37ef5e5 // lsl x5, x15, #2
+	WORD $0xa940b802 // ldp x2, x14, [x0, #0x8]
+	WORD $0x9b0f7d01 // mul x1, x8, x15
+	WORD $0xd37be863 // lsl x3, x3, #5
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x910010a5 // add x5, x5, #0x4
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x9b047d64 // mul x4, x11, x4
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x9b050908 // madd x8, x8, x5, x2
+	WORD $0x8b010841 // add x1, x2, x1, lsl #2
+	WORD $0xaa041862 // orr x2, x3, x4, lsl #6
+	WORD $0x8b0e004e // add x14, x2, x14
+	WORD $0xaa0b03e2 // mov x2, x11
+	WORD $0x910021ce // add x14, x14, #0x8
+	WORD $0x370001d9 // tbnz w25, #0x0, 0x1648 <k_attend_scores_f16+0x9d0>
+	WORD $0x1400001f // b 0x1690 <k_attend_scores_f16+0xa18>
+	WORD $0x6d7f95c4 // ldp d4, d5, [x14, #-0x8]
+	WORD $0xf1000442 // subs x2, x2, #0x1
+	WORD $0x4ddfc826 // ld1r { v6.4s }, [x1], #4
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0x4ddfc907 // ld1r { v7.4s }, [x8], #4
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e26cc83 // fmla v3.4s, v4.4s, v6.4s
+	WORD $0x4e26cca2 // fmla v2.4s, v5.4s, v6.4s
+	WORD $0x4e27cc81 // fmla v1.4s, v4.4s, v7.4s
+	WORD $0x4e27cca0 // fmla v0.4s, v5.4s, v7.4s
+	WORD $0x54000380 // b.eq 0x16b4 <k_attend_scores_f16+0xa3c>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffe62 // b.hs 0x1618 <k_attend_scores_f16+0x9a0>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x17ffffef // b 0x1618 <k_attend_scores_f16+0x9a0>
+	WORD $0x6d7f95c4 // ldp d4, d5, [x14, #-0x8]
+	WORD $0xf1000442 // subs x2, x2, #0x1
+	WORD $0x4ddfc826 // ld1r { v6.4s }, [x1], #4
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0x4ddfc907 // ld1r { v7.4s }, [x8], #4
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x4e26cc83 // fmla v3.4s, v4.4s, v6.4s
+	WORD $0x4e26cca2 // fmla v2.4s, v5.4s, v6.4s
+	WORD $0x4e27cc81 // fmla v1.4s, v4.4s, v7.4s
+	WORD $0x4e27cca0 // fmla v0.4s, v5.4s, v7.4s
+	WORD $0x54000140 // b.eq 0x16b4 <k_attend_scores_f16+0xa3c>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffe62 // b.hs 0x1660 <k_attend_scores_f16+0x9e8>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x17fffff0 // b 0x1660 <k_attend_scores_f16+0x9e8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x9b0c7dad // mul x13, x13, x12
-	WORD $0x8b0f01af // add x15, x13, x15
-	WORD $0x8b0e0a0d // add x13, x16, x14, lsl #2
-	WORD $0x8b1101ee // add x14, x15, x17
-	WORD $0x910041ce // add x14, x14, #0x10
-	WORD $0x14000008 // b 0x850 <k_attend_scores+0x850>
-	WORD $0xad7f8dc2 // ldp q2, q3, [x14, #-0x10]
-	WORD $0xf100058c // subs x12, x12, #0x1
-	WORD $0x4ddfc9a4 // ld1r { v4.4s }, [x13], #4
-	WORD $0x910201ce // add x14, x14, #0x80
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xd37cee31 // lsl x17, x17, #4
+	WORD $0x9b0f7d0e // mul x14, x8, x15
+	WORD $0xf940000f // ldr x15, [x0]
+	WORD $0x8b0e0108 // add x8, x8, x14
+	WORD $0x8b0e09e1 // add x1, x15, x14, lsl #2
+	WORD $0xb27c022e // orr x14, x17, #0x10
+	WORD $0x8b0809e8 // add x8, x15, x8, lsl #2
+	WORD $0x3cb16823 // str q3, [x1, x17]
+	WORD $0x3cae6822 // str q2, [x1, x14]
+	WORD $0x3cb16901 // str q1, [x8, x17]
+	WORD $0x3cae6900 // str q0, [x8, x14]
+	WORD $0xeb0d021f // cmp x16, x13
+	WORD $0x5400134a // b.ge 0x1950 <k_attend_scores_f16+0xcd8>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x54000beb // b.lt 0x186c <k_attend_scores_f16+0xbf4>
+	WORD $0xa942200d // ldp x13, x8, [x0, #0x20]
+	WORD $0xd37ae562 // lsl x2, x11, #6
+	WORD $0xa9404401 // ldp x1, x17, [x0]
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x9b107d08 // mul x8, x8, x16
+	WORD $0x9b107dad // mul x13, x13, x16
+	WORD $0x8b080a31 // add x17, x17, x8, lsl #2
+	WORD $0x52800088 // mov w8, #0x4 // =4
+	WORD $0x8b0d0821 // add x1, x1, x13, lsl #2
+	WORD $0x1400000d // b 0x1750 <k_attend_scores_f16+0xad8>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x8b0f1023 // add x3, x1, x15, lsl #4
+	WORD $0x910011a8 // add x8, x13, #0x4
+	WORD $0x910011ef // add x15, x15, #0x4
+	WORD $0xeb0c011f // cmp x8, x12
+	WORD $0x110005ce // add w14, w14, #0x1
+	WORD $0xad000863 // stp q3, q2, [x3]
+	WORD $0xad010061 // stp q1, q0, [x3, #0x20]
+	WORD $0x5400092c // b.gt 0x1870 <k_attend_scores_f16+0xbf8>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0xaa0803ed // mov x13, x8
+	WORD $0x54fffe4b // b.lt 0x1720 <k_attend_scores_f16+0xaa8>
+	WORD $0xd343fde8 // lsr x8, x15, #3
+	WORD $0x924001c3 // and x3, x14, #0x1
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xd37be863 // lsl x3, x3, #5
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x9b080c43 // madd x3, x2, x8, x3
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x37000099 // tbnz w25, #0x0, 0x1790 <k_attend_scores_f16+0xb18>
+	WORD $0x14000020 // b 0x1804 <k_attend_scores_f16+0xb8c>
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x54fffd2a // b.ge 0x1730 <k_attend_scores_f16+0xab8>
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x54ffffaa // b.ge 0x1788 <k_attend_scores_f16+0xb10>
+	WORD $0xf9400804 // ldr x4, [x0, #0x10]
+	WORD $0x8b030084 // add x4, x4, x3
+	WORD $0x8b081884 // add x4, x4, x8, lsl #6
+	WORD $0x91004084 // add x4, x4, #0x10
+	WORD $0x1400000f // b 0x17e4 <k_attend_scores_f16+0xb6c>
+	WORD $0x6d7f1484 // ldp d4, d5, [x4, #-0x10]
+	WORD $0xbc687a30 // ldr s16, [x17, x8, lsl #2]
+	WORD $0x6cc41c86 // ldp d6, d7, [x4], #0x40
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4f901083 // fmla v3.4s, v4.4s, v16.s[0]
+	WORD $0x4f9010a2 // fmla v2.4s, v5.4s, v16.s[0]
+	WORD $0x4f9010c1 // fmla v1.4s, v6.4s, v16.s[0]
+	WORD $0x4f9010e0 // fmla v0.4s, v7.4s, v16.s[0]
+	WORD $0x54fffd4a // b.ge 0x1788 <k_attend_scores_f16+0xb10>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffe22 // b.hs 0x17ac <k_attend_scores_f16+0xb34>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x17ffffed // b 0x17ac <k_attend_scores_f16+0xb34>
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x54fff98a // b.ge 0x1730 <k_attend_scores_f16+0xab8>
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x54ffffaa // b.ge 0x17fc <k_attend_scores_f16+0xb84>
+	WORD $0xf9400804 // ldr x4, [x0, #0x10]
+	WORD $0x8b030084 // add x4, x4, x3
+	WORD $0x8b081884 // add x4, x4, x8, lsl #6
+	WORD $0x91004084 // add x4, x4, #0x10
+	WORD $0x1400000f // b 0x1858 <k_attend_scores_f16+0xbe0>
+	WORD $0x6d7f1484 // ldp d4, d5, [x4, #-0x10]
+	WORD $0xbc687a30 // ldr s16, [x17, x8, lsl #2]
+	WORD $0x6cc41c86 // ldp d6, d7, [x4], #0x40
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0xeb0b011f // cmp x8, x11
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0x4f901083 // fmla v3.4s, v4.4s, v16.s[0]
+	WORD $0x4f9010a2 // fmla v2.4s, v5.4s, v16.s[0]
+	WORD $0x4f9010c1 // fmla v1.4s, v6.4s, v16.s[0]
+	WORD $0x4f9010e0 // fmla v0.4s, v7.4s, v16.s[0]
+	WORD $0x54fffd4a // b.ge 0x17fc <k_attend_scores_f16+0xb84>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffe22 // b.hs 0x1820 <k_attend_scores_f16+0xba8>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x17ffffee // b 0x1820 <k_attend_scores_f16+0xba8>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x540006ea // b.ge 0x1950 <k_attend_scores_f16+0xcd8>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540005ab // b.lt 0x1930 <k_attend_scores_f16+0xcb8>
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
+	WORD $0xd343fdae // lsr x14, x13, #3
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x9b107d08 // mul x8, x8, x16
+	WORD $0x9b0e7d6e // mul x14, x11, x14
+	WORD $0x8b0809e8 // add x8, x15, x8, lsl #2
+	WORD $0xd34209af // ubfx x15, x13, #2, #1
+	WORD $0xd37be9ef // lsl x15, x15, #5
+	WORD $0xaa0e19ee // orr x14, x15, x14, lsl #6
+	WORD $0x8b0c01cc // add x12, x14, x12
+	WORD $0x9100218c // add x12, x12, #0x8
+	WORD $0x37000179 // tbnz w25, #0x0, 0x18e0 <k_attend_scores_f16+0xc68>
+	WORD $0x14000019 // b 0x191c <k_attend_scores_f16+0xca4>
+	WORD $0x6d7f8d82 // ldp d2, d3, [x12, #-0x8]
+	WORD $0xf100056b // subs x11, x11, #0x1
+	WORD $0x4ddfc904 // ld1r { v4.4s }, [x8], #4
+	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
 	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
 	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
-	WORD $0x54000120 // b.eq 0x870 <k_attend_scores+0x870>
-	WORD $0xeb08017f // cmp x11, x8
-	WORD $0x54ffff02 // b.hs 0x834 <k_attend_scores+0x834>
-	WORD $0xf9800162 // prfm pldl2keep, [x11]
-	WORD $0xf9802162 // prfm pldl2keep, [x11, #0x40]
-	WORD $0x9102016b // add x11, x11, #0x80
-	WORD $0x17fffff4 // b 0x834 <k_attend_scores+0x834>
+	WORD $0x540002e0 // b.eq 0x1938 <k_attend_scores_f16+0xcc0>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffec2 // b.hs 0x18bc <k_attend_scores_f16+0xc44>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x17fffff2 // b 0x18bc <k_attend_scores_f16+0xc44>
+	WORD $0x6d7f8d82 // ldp d2, d3, [x12, #-0x8]
+	WORD $0xf100056b // subs x11, x11, #0x1
+	WORD $0x4ddfc904 // ld1r { v4.4s }, [x8], #4
+	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
+	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
+	WORD $0x54000100 // b.eq 0x1938 <k_attend_scores_f16+0xcc0>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffec2 // b.hs 0x18f8 <k_attend_scores_f16+0xc80>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x17fffff3 // b 0x18f8 <k_attend_scores_f16+0xc80>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
-	WORD $0x9b0a7d8a // mul x10, x12, x10
-	WORD $0xf940000c // ldr x12, [x0]
-	WORD $0x8b0a098a // add x10, x12, x10, lsl #2
-	WORD $0x8b091149 // add x9, x10, x9, lsl #4
-	WORD $0xad000121 // stp q1, q0, [x9]
-	WORD $0xa904200b // stp x11, x8, [x0, #0x40]
-	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
-	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
-	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
-	WORD $0xa94267fa // ldp x26, x25, [sp, #0x20]
-	WORD $0xa9416ffe // ldp x30, x27, [sp, #0x10]
-	WORD $0xf84607fd // ldr x29, [sp], #0x60
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0x9b107d08 // mul x8, x8, x16
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x8b0d1108 // add x8, x8, x13, lsl #4
+	WORD $0xad000101 // stp q1, q0, [x8]
+	WORD $0xa9464ff4 // ldp x20, x19, [sp, #0x60]
+	WORD $0xf9400bfd // ldr x29, [sp, #0x10]
+	WORD $0xa94557f6 // ldp x22, x21, [sp, #0x50]
+	WORD $0xa9445ff8 // ldp x24, x23, [sp, #0x40]
+	WORD $0xa94367fa // ldp x26, x25, [sp, #0x30]
+	WORD $0xa9426ffe // ldp x30, x27, [sp, #0x20]
+	WORD $0x9101c3ff // add sp, sp, #0x70
+	WORD $0xd65f03c0 // ret
+
+	// attend_scores_q8
+	WORD $0xd10303ff // sub sp, sp, #0xc0
+	WORD $0xa9076ffe // stp x30, x27, [sp, #0x70]
+	WORD $0xa943201e // ldp x30, x8, [x0, #0x30]
+	WORD $0x5280006a // mov w10, #0x3 // =3
+	WORD $0x5280008f // mov w15, #0x4 // =4
+	WORD $0xf90033fd // str x29, [sp, #0x60]
+	WORD $0xa90867fa // stp x26, x25, [sp, #0x80]
+	WORD $0x91001fc9 // add x9, x30, #0x7
+	WORD $0xf10003df // cmp x30, #0x0
+	WORD $0xa9095ff8 // stp x24, x23, [sp, #0x90]
+	WORD $0x9a9eb129 // csel x9, x9, x30, lt
+	WORD $0xa90a57f6 // stp x22, x21, [sp, #0xa0]
+	WORD $0x927df12b // and x11, x9, #0xfffffffffffffff8
+	WORD $0x9343fd2e // asr x14, x9, #3
+	WORD $0xa90b4ff4 // stp x20, x19, [sp, #0xb0]
+	WORD $0xcb0b03cb // sub x11, x30, x11
+	WORD $0xa9442410 // ldp x16, x9, [x0, #0x40]
+	WORD $0x13001d6c // sxtb w12, w11
+	WORD $0xf1000d7f // cmp x11, #0x3
+	WORD $0x530d398c // ubfx w12, w12, #13, #2
+	WORD $0xb37df20a // bfi x10, x16, #3, #61
+	WORD $0xb37df20f // bfi x15, x16, #3, #61
+	WORD $0xd37df21d // lsl x29, x16, #3
+	WORD $0xa90043e0 // stp x0, x16, [sp]
+	WORD $0x0b0c016c // add w12, w11, w12
+	WORD $0x121e758c // and w12, w12, #0xfffffffc
+	WORD $0x4b0c016c // sub w12, w11, w12
+	WORD $0x1219018d // and w13, w12, #0x80
+	WORD $0x0b4d1d8d // add w13, w12, w13, lsr #7
+	WORD $0x13001dad // sxtb w13, w13
+	WORD $0x4b4d058b // sub w11, w12, w13, lsr #1
+	WORD $0x9a8ed5cc // cinc x12, x14, gt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x9a8ab1ea // csel x10, x15, x10, lt
+	WORD $0x9b0c7e0c // mul x12, x16, x12
+	WORD $0xf10023df // cmp x30, #0x8
+	WORD $0x93401d6b // sxtb x11, w11
+	WORD $0xd342fd4a // lsr x10, x10, #2
+	WORD $0x9b0b7d4a // mul x10, x10, x11
+	WORD $0x8b0c094a // add x10, x10, x12, lsl #2
+	WORD $0x9b0a7d0b // mul x11, x8, x10
+	WORD $0xf940280a // ldr x10, [x0, #0x50]
+	WORD $0xcb09014c // sub x12, x10, x9
+	WORD $0xd37ae56b // lsl x11, x11, #6
+	WORD $0x5400006a // b.ge 0x1a2c <k_attend_scores_q8+0xbc>
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0x140000e4 // b 0x1db8 <k_attend_scores_q8+0x448>
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x5400186d // b.le 0x1d3c <k_attend_scores_q8+0x3cc>
+	WORD $0xf9400019 // ldr x25, [x0]
+	WORD $0xf9401018 // ldr x24, [x0, #0x20]
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x5400182d // b.le 0x1d44 <k_attend_scores_q8+0x3d4>
+	WORD $0xf940140d // ldr x13, [x0, #0x28]
+	WORD $0x5280038e // mov w14, #0x1c // =28
+	WORD $0xf9400c07 // ldr x7, [x0, #0x18]
+	WORD $0xa940bc02 // ldp x2, x15, [x0, #0x8]
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0x9b0e09a3 // madd x3, x13, x14, x2
+	WORD $0x5280030e // mov w14, #0x18 // =24
+	WORD $0xa9027bf9 // stp x25, x30, [sp, #0x20]
+	WORD $0x9b0e09a4 // madd x4, x13, x14, x2
+	WORD $0x5280028e // mov w14, #0x14 // =20
+	WORD $0x8b0d1054 // add x20, x2, x13, lsl #4
+	WORD $0x8b0d0c55 // add x21, x2, x13, lsl #3
+	WORD $0x8b0d0856 // add x22, x2, x13, lsl #2
+	WORD $0x9b0e09a5 // madd x5, x13, x14, x2
+	WORD $0x5280018e // mov w14, #0xc // =12
+	WORD $0x9b0e09a6 // madd x6, x13, x14, x2
+	WORD $0xd37be9ae // lsl x14, x13, #5
+	WORD $0x910011ed // add x13, x15, #0x4
+	WORD $0xa90163ee // stp x14, x24, [sp, #0x10]
+	WORD $0xd37be90e // lsl x14, x8, #5
+	WORD $0xa903bbed // stp x13, x14, [sp, #0x38]
+	WORD $0x5280010d // mov w13, #0x8 // =8
+	WORD $0x1400000f // b 0x1ad8 <k_attend_scores_q8+0x168>
+	WORD $0xa942cffe // ldp x30, x19, [sp, #0x28]
+	WORD $0xf94013f9 // ldr x25, [sp, #0x20]
+	WORD $0xa94163ee // ldp x14, x24, [sp, #0x10]
+	WORD $0x9100226d // add x13, x19, #0x8
+	WORD $0x8b0e0063 // add x3, x3, x14
+	WORD $0x8b0e0084 // add x4, x4, x14
+	WORD $0x8b0e00a5 // add x5, x5, x14
+	WORD $0x8b0e0294 // add x20, x20, x14
+	WORD $0x8b0e00c6 // add x6, x6, x14
+	WORD $0xeb1e01bf // cmp x13, x30
+	WORD $0x8b0e02b5 // add x21, x21, x14
+	WORD $0x8b0e0042 // add x2, x2, x14
+	WORD $0x8b0e02d6 // add x22, x22, x14
+	WORD $0x5400172c // b.gt 0x1db8 <k_attend_scores_q8+0x448>
+	WORD $0xb2400a6f // orr x15, x19, #0x7
+	WORD $0xb2400271 // orr x17, x19, #0x1
+	WORD $0x9b137f10 // mul x16, x24, x19
+	WORD $0xaa1303ee // mov x14, x19
+	WORD $0xb27f0260 // orr x0, x19, #0x2
+	WORD $0x528000b7 // mov w23, #0x5 // =5
+	WORD $0x9b0f7f0f // mul x15, x24, x15
+	WORD $0xb2400661 // orr x1, x19, #0x3
+	WORD $0xb27e0273 // orr x19, x19, #0x4
+	WORD $0xaa1701d7 // orr x23, x14, x23
+	WORD $0xb27f05ce // orr x14, x14, #0x6
+	WORD $0x2a1f03fa // mov w26, wzr
+	WORD $0x9b117f11 // mul x17, x24, x17
+	WORD $0xaa1f03fb // mov x27, xzr
+	WORD $0xf9001bed // str x13, [sp, #0x30]
+	WORD $0x9b007f00 // mul x0, x24, x0
+	WORD $0x9b017f01 // mul x1, x24, x1
+	WORD $0x9b137f13 // mul x19, x24, x19
+	WORD $0x9b177f17 // mul x23, x24, x23
+	WORD $0x9b0e7f18 // mul x24, x24, x14
+	WORD $0x8b0f0b2e // add x14, x25, x15, lsl #2
+	WORD $0x8b100b2f // add x15, x25, x16, lsl #2
+	WORD $0x8b130b30 // add x16, x25, x19, lsl #2
+	WORD $0xf90037ee // str x14, [sp, #0x68]
+	WORD $0x8b110b2e // add x14, x25, x17, lsl #2
+	WORD $0xa9053fee // stp x14, x15, [sp, #0x50]
+	WORD $0x8b000b2e // add x14, x25, x0, lsl #2
+	WORD $0x8b170b20 // add x0, x25, x23, lsl #2
+	WORD $0xf90027ee // str x14, [sp, #0x48]
+	WORD $0x8b010b2e // add x14, x25, x1, lsl #2
+	WORD $0x8b180b21 // add x1, x25, x24, lsl #2
+	WORD $0x1400001c // b 0x1bc4 <k_attend_scores_q8+0x254>
+	WORD $0xd37cef6d // lsl x13, x27, #4
+	WORD $0xf9402ff1 // ldr x17, [sp, #0x58]
+	WORD $0x91000b7b // add x27, x27, #0x2
+	WORD $0xaa1903fd // mov x29, x25
+	WORD $0xeb19037f // cmp x27, x25
+	WORD $0x1100075a // add w26, w26, #0x1
+	WORD $0xb27c01af // orr x15, x13, #0x10
+	WORD $0x3cad6a21 // str q1, [x17, x13]
+	WORD $0x3caf6a22 // str q2, [x17, x15]
+	WORD $0xf9402bf1 // ldr x17, [sp, #0x50]
+	WORD $0x3cad6a23 // str q3, [x17, x13]
+	WORD $0x3caf6a24 // str q4, [x17, x15]
+	WORD $0xf94027f1 // ldr x17, [sp, #0x48]
+	WORD $0x3cad6a25 // str q5, [x17, x13]
+	WORD $0x3caf6a26 // str q6, [x17, x15]
+	WORD $0xf94037f1 // ldr x17, [sp, #0x68]
+	WORD $0x3cad69c7 // str q7, [x14, x13]
+	WORD $0x3caf69d0 // str q16, [x14, x15]
+	WORD $0x3cad6a11 // str q17, [x16, x13]
+	WORD $0x3caf6a12 // str q18, [x16, x15]
+	WORD $0x3cad6813 // str q19, [x0, x13]
+	WORD $0x3caf6814 // str q20, [x0, x15]
+	WORD $0x3cad6835 // str q21, [x1, x13]
+	WORD $0x3caf6836 // str q22, [x1, x15]
+	WORD $0x3cad6a37 // str q23, [x17, x13]
+	WORD $0x3caf6a20 // str q0, [x17, x15]
+	WORD $0x54fff70a // b.ge 0x1aa0 <k_attend_scores_q8+0x130>
+	WORD $0xd343ff6d // lsr x13, x27, #3
+	WORD $0xf94023f3 // ldr x19, [sp, #0x40]
+	WORD $0xd341ff71 // lsr x17, x27, #1
+	WORD $0x92400757 // and x23, x26, #0x3
+	WORD $0xd37ef778 // lsl x24, x27, #2
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x9b0d7e73 // mul x19, x19, x13
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x9b087dad // mul x13, x13, x8
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x8b170e77 // add x23, x19, x23, lsl #3
+	WORD $0x52800093 // mov w19, #0x4 // =4
+	WORD $0xaa1d03f9 // mov x25, x29
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0xb37d0633 // bfi x19, x17, #3, #2
+	WORD $0x927d0711 // and x17, x24, #0x18
+	WORD $0xf9401ff8 // ldr x24, [sp, #0x38]
+	WORD $0xd37ff9ad // lsl x13, x13, #1
+	WORD $0x8b170317 // add x23, x24, x23
+	WORD $0x14000003 // b 0x1c50 <k_attend_scores_q8+0x2e0>
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54fff86a // b.ge 0x1b58 <k_attend_scores_q8+0x1e8>
+	WORD $0x8b0f04f8 // add x24, x7, x15, lsl #1
+	WORD $0xaa0f03fe // mov x30, x15
+	WORD $0x8b11071d // add x29, x24, x17, lsl #1
+	WORD $0x8b130718 // add x24, x24, x19, lsl #1
+	WORD $0xfc6d6bb8 // ldr d24, [x29, x13]
+	WORD $0xfc6d6b19 // ldr d25, [x24, x13]
+	WORD $0x8b0f16f8 // add x24, x23, x15, lsl #5
+	WORD $0x91007dfd // add x29, x15, #0x1f
+	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
+	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x1400002a // b 0x1d20 <k_attend_scores_q8+0x3b0>
+	WORD $0x5280100f // mov w15, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b0f0129 // add x9, x9, x15
+	WORD $0x2d7fef1a // ldp s26, s27, [x24, #-0x4]
+	WORD $0x910007cf // add x15, x30, #0x1
+	WORD $0xbc7e785c // ldr s28, [x2, x30, lsl #2]
+	WORD $0xbc7e7add // ldr s29, [x22, x30, lsl #2]
+	WORD $0xeb1d03df // cmp x30, x29
+	WORD $0x91008318 // add x24, x24, #0x20
+	WORD $0x0f08a75a // sshll v26.8h, v26.8b, #0x0
+	WORD $0x0f08a77b // sshll v27.8h, v27.8b, #0x0
+	WORD $0x0f10a75a // sshll v26.4s, v26.4h, #0x0
+	WORD $0x0f10a77b // sshll v27.4s, v27.4h, #0x0
+	WORD $0x4e21db5a // scvtf v26.4s, v26.4s
+	WORD $0x4e21db7b // scvtf v27.4s, v27.4s
+	WORD $0x6e38df5a // fmul v26.4s, v26.4s, v24.4s
+	WORD $0x6e39df7b // fmul v27.4s, v27.4s, v25.4s
+	WORD $0x4f9c1341 // fmla v1.4s, v26.4s, v28.s[0]
+	WORD $0x4f9c1362 // fmla v2.4s, v27.4s, v28.s[0]
+	WORD $0xbc7e7abc // ldr s28, [x21, x30, lsl #2]
+	WORD $0x4f9d1343 // fmla v3.4s, v26.4s, v29.s[0]
+	WORD $0x4f9d1364 // fmla v4.4s, v27.4s, v29.s[0]
+	WORD $0xbc7e78dd // ldr s29, [x6, x30, lsl #2]
+	WORD $0x4f9c1345 // fmla v5.4s, v26.4s, v28.s[0]
+	WORD $0x4f9c1366 // fmla v6.4s, v27.4s, v28.s[0]
+	WORD $0xbc7e7a9c // ldr s28, [x20, x30, lsl #2]
+	WORD $0x4f9d1347 // fmla v7.4s, v26.4s, v29.s[0]
+	WORD $0x4f9d1370 // fmla v16.4s, v27.4s, v29.s[0]
+	WORD $0xbc7e78bd // ldr s29, [x5, x30, lsl #2]
+	WORD $0x4f9c1351 // fmla v17.4s, v26.4s, v28.s[0]
+	WORD $0x4f9c1372 // fmla v18.4s, v27.4s, v28.s[0]
+	WORD $0xbc7e789c // ldr s28, [x4, x30, lsl #2]
+	WORD $0x4f9d1353 // fmla v19.4s, v26.4s, v29.s[0]
+	WORD $0x4f9d1374 // fmla v20.4s, v27.4s, v29.s[0]
+	WORD $0xbc7e787d // ldr s29, [x3, x30, lsl #2]
+	WORD $0x4f9c1355 // fmla v21.4s, v26.4s, v28.s[0]
+	WORD $0x4f9c1376 // fmla v22.4s, v27.4s, v28.s[0]
+	WORD $0xaa0f03fe // mov x30, x15
+	WORD $0x4f9d1357 // fmla v23.4s, v26.4s, v29.s[0]
+	WORD $0x4f9d1360 // fmla v0.4s, v27.4s, v29.s[0]
+	WORD $0x54fff96a // b.ge 0x1c48 <k_attend_scores_q8+0x2d8>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffb22 // b.hs 0x1c88 <k_attend_scores_q8+0x318>
+	WORD $0xeb0b019f // cmp x12, x11
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x54fffa6c // b.gt 0x1c7c <k_attend_scores_q8+0x30c>
+	WORD $0x5280080f // mov w15, #0x40 // =64
+	WORD $0x17ffffd3 // b 0x1c84 <k_attend_scores_q8+0x314>
+	WORD $0x927defd3 // and x19, x30, #0x7ffffffffffffff8
+	WORD $0x1400001e // b 0x1db8 <k_attend_scores_q8+0x448>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xd37beb0d // lsl x13, x24, #5
+	WORD $0xd37ef70e // lsl x14, x24, #2
+	WORD $0x52800110 // mov w16, #0x8 // =8
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0xaa1003f3 // mov x19, x16
+	WORD $0x8b0f1330 // add x16, x25, x15, lsl #4
+	WORD $0x910009ef // add x15, x15, #0x2
+	WORD $0xeb1d01ff // cmp x15, x29
+	WORD $0xad000200 // stp q0, q0, [x16]
+	WORD $0x8b0e0210 // add x16, x16, x14
+	WORD $0xad000200 // stp q0, q0, [x16]
+	WORD $0x8b0e0210 // add x16, x16, x14
+	WORD $0xad000200 // stp q0, q0, [x16]
+	WORD $0x8b0e0210 // add x16, x16, x14
+	WORD $0xad000200 // stp q0, q0, [x16]
+	WORD $0x8b0e0210 // add x16, x16, x14
+	WORD $0xad000200 // stp q0, q0, [x16]
+	WORD $0x8b0e0210 // add x16, x16, x14
+	WORD $0xad000200 // stp q0, q0, [x16]
+	WORD $0x8b0e0210 // add x16, x16, x14
+	WORD $0xad000200 // stp q0, q0, [x16]
+	WORD $0x8b0e0210 // add x16, x16, x14
+	WORD $0xad000200 // stp q0, q0, [x16]
+	WORD $0x54fffdcb // b.lt 0x1d5c <k_attend_scores_q8+0x3ec>
+	WORD $0x91002270 // add x16, x19, #0x8
+	WORD $0x8b0d0339 // add x25, x25, x13
+	WORD $0xeb1e021f // cmp x16, x30
+	WORD $0x54fffd0d // b.le 0x1d54 <k_attend_scores_q8+0x3e4>
+	WORD $0xb27e0271 // orr x17, x19, #0x4
+	WORD $0xeb1e023f // cmp x17, x30
+	WORD $0x540021cc // b.gt 0x21f8 <k_attend_scores_q8+0x888>
+	WORD $0xf94007ed // ldr x13, [sp, #0x8]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x5400214b // b.lt 0x21f4 <k_attend_scores_q8+0x884>
+	WORD $0xf94003fb // ldr x27, [sp]
+	WORD $0xb2400670 // orr x16, x19, #0x3
+	WORD $0xd37ef660 // lsl x0, x19, #2
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0xa942376f // ldp x15, x13, [x27, #0x20]
+	WORD $0xa9401b67 // ldp x7, x6, [x27]
+	WORD $0x9b107de2 // mul x2, x15, x16
+	WORD $0xb2400270 // orr x16, x19, #0x1
+	WORD $0x9b107de4 // mul x4, x15, x16
+	WORD $0xb27f0270 // orr x16, x19, #0x2
+	WORD $0x9b137da1 // mul x1, x13, x19
+	WORD $0x8b0208e2 // add x2, x7, x2, lsl #2
+	WORD $0x9b137de3 // mul x3, x15, x19
+	WORD $0x8b0408e4 // add x4, x7, x4, lsl #2
+	WORD $0x9b107de5 // mul x5, x15, x16
+	WORD $0x9100100f // add x15, x0, #0x4
+	WORD $0x91003010 // add x16, x0, #0xc
+	WORD $0x91002000 // add x0, x0, #0x8
+	WORD $0x8b0108c1 // add x1, x6, x1, lsl #2
+	WORD $0x9b0f19af // madd x15, x13, x15, x6
+	WORD $0x8b0308e3 // add x3, x7, x3, lsl #2
+	WORD $0x9b1019b0 // madd x16, x13, x16, x6
+	WORD $0x8b0508e5 // add x5, x7, x5, lsl #2
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0x9b0019a0 // madd x0, x13, x0, x6
+	WORD $0xd37be906 // lsl x6, x8, #5
+	WORD $0x14000017 // b 0x1e94 <k_attend_scores_q8+0x524>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xd37ceced // lsl x13, x7, #4
+	WORD $0x910008e7 // add x7, x7, #0x2
+	WORD $0x110005ce // add w14, w14, #0x1
+	WORD $0xeb1d00ff // cmp x7, x29
+	WORD $0xb27c01b3 // orr x19, x13, #0x10
+	WORD $0x3cad6867 // str q7, [x3, x13]
+	WORD $0x3cb36866 // str q6, [x3, x19]
+	WORD $0x3cad6885 // str q5, [x4, x13]
+	WORD $0x3cb36884 // str q4, [x4, x19]
+	WORD $0x3cad68a3 // str q3, [x5, x13]
+	WORD $0x3cb368a2 // str q2, [x5, x19]
+	WORD $0x3cad6841 // str q1, [x2, x13]
+	WORD $0x3cb36840 // str q0, [x2, x19]
+	WORD $0x5400098a // b.ge 0x1fc0 <k_attend_scores_q8+0x650>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54fffd2b // b.lt 0x1e3c <k_attend_scores_q8+0x4cc>
+	WORD $0xd343fced // lsr x13, x7, #3
+	WORD $0x924005d5 // and x21, x14, #0x3
+	WORD $0xd341fcf4 // lsr x20, x7, #1
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x9b0d7cd3 // mul x19, x6, x13
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x9b087db8 // mul x24, x13, x8
+	WORD $0xa9413776 // ldp x22, x13, [x27, #0x10]
+	WORD $0xd37ef4f9 // lsl x25, x7, #2
+	WORD $0xaa1f03f7 // mov x23, xzr
+	WORD $0x8b150e75 // add x21, x19, x21, lsl #3
+	WORD $0x52800093 // mov w19, #0x4 // =4
+	WORD $0xb37d0693 // bfi x19, x20, #3, #2
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0xd37ffb14 // lsl x20, x24, #1
+	WORD $0x927d0735 // and x21, x25, #0x18
+	WORD $0x910012d6 // add x22, x22, #0x4
+	WORD $0x14000003 // b 0x1f04 <k_attend_scores_q8+0x594>
+	WORD $0xeb0802ff // cmp x23, x8
+	WORD $0x54fffaea // b.ge 0x1e5c <k_attend_scores_q8+0x4ec>
+	WORD $0x8b1705b8 // add x24, x13, x23, lsl #1
+	WORD $0xaa1703fa // mov x26, x23
+	WORD $0x8b150719 // add x25, x24, x21, lsl #1
+	WORD $0x8b130718 // add x24, x24, x19, lsl #1
+	WORD $0xfc746b30 // ldr d16, [x25, x20]
+	WORD $0xfc746b11 // ldr d17, [x24, x20]
+	WORD $0x8b1716d8 // add x24, x22, x23, lsl #5
+	WORD $0x91007ef9 // add x25, x23, #0x1f
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
+	WORD $0x1400001e // b 0x1fa4 <k_attend_scores_q8+0x634>
+	WORD $0x52801017 // mov w23, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b170129 // add x9, x9, x23
+	WORD $0x2d7fcf12 // ldp s18, s19, [x24, #-0x4]
+	WORD $0x91000757 // add x23, x26, #0x1
+	WORD $0xbc7a7834 // ldr s20, [x1, x26, lsl #2]
+	WORD $0xbc7a79f5 // ldr s21, [x15, x26, lsl #2]
+	WORD $0xeb19035f // cmp x26, x25
+	WORD $0x91008318 // add x24, x24, #0x20
+	WORD $0x0f08a652 // sshll v18.8h, v18.8b, #0x0
+	WORD $0x0f08a673 // sshll v19.8h, v19.8b, #0x0
+	WORD $0x0f10a652 // sshll v18.4s, v18.4h, #0x0
+	WORD $0x0f10a673 // sshll v19.4s, v19.4h, #0x0
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x6e30de52 // fmul v18.4s, v18.4s, v16.4s
+	WORD $0x6e31de73 // fmul v19.4s, v19.4s, v17.4s
+	WORD $0x4f941247 // fmla v7.4s, v18.4s, v20.s[0]
+	WORD $0x4f941266 // fmla v6.4s, v19.4s, v20.s[0]
+	WORD $0xbc7a7814 // ldr s20, [x0, x26, lsl #2]
+	WORD $0x4f951245 // fmla v5.4s, v18.4s, v21.s[0]
+	WORD $0x4f951264 // fmla v4.4s, v19.4s, v21.s[0]
+	WORD $0xbc7a7a15 // ldr s21, [x16, x26, lsl #2]
+	WORD $0x4f941243 // fmla v3.4s, v18.4s, v20.s[0]
+	WORD $0x4f941262 // fmla v2.4s, v19.4s, v20.s[0]
+	WORD $0xaa1703fa // mov x26, x23
+	WORD $0x4f951241 // fmla v1.4s, v18.4s, v21.s[0]
+	WORD $0x4f951260 // fmla v0.4s, v19.4s, v21.s[0]
+	WORD $0x54fffaea // b.ge 0x1efc <k_attend_scores_q8+0x58c>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffca2 // b.hs 0x1f3c <k_attend_scores_q8+0x5cc>
+	WORD $0xeb0b019f // cmp x12, x11
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x54fffbec // b.gt 0x1f30 <k_attend_scores_q8+0x5c0>
+	WORD $0x52800817 // mov w23, #0x40 // =64
+	WORD $0x17ffffdf // b 0x1f38 <k_attend_scores_q8+0x5c8>
+	WORD $0xaa1103f3 // mov x19, x17
+	WORD $0x91000a31 // add x17, x17, #0x2
+	WORD $0xeb1e023f // cmp x17, x30
+	WORD $0x540011ec // b.gt 0x2208 <k_attend_scores_q8+0x898>
+	WORD $0xf94007ed // ldr x13, [sp, #0x8]
+	WORD $0xf9001bf3 // str x19, [sp, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540011ab // b.lt 0x2210 <k_attend_scores_q8+0x8a0>
+	WORD $0xa9423770 // ldp x16, x13, [x27, #0x20]
+	WORD $0xd37ef66f // lsl x15, x19, #2
+	WORD $0xa9400764 // ldp x4, x1, [x27]
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0x910011ef // add x15, x15, #0x4
+	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0x9b137e00 // mul x0, x16, x19
+	WORD $0x9b137dae // mul x14, x13, x19
+	WORD $0x9b0f05af // madd x15, x13, x15, x1
+	WORD $0x8b00020d // add x13, x16, x0
+	WORD $0x8b000880 // add x0, x4, x0, lsl #2
+	WORD $0x8b0d0890 // add x16, x4, x13, lsl #2
+	WORD $0xd37be904 // lsl x4, x8, #5
+	WORD $0x5280008d // mov w13, #0x4 // =4
+	WORD $0x8b0e082e // add x14, x1, x14, lsl #2
+	WORD $0x1400001a // b 0x2084 <k_attend_scores_q8+0x714>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xd37cec6d // lsl x13, x3, #4
+	WORD $0x91001063 // add x3, x3, #0x4
+	WORD $0x11000442 // add w2, w2, #0x1
+	WORD $0xb27c01a5 // orr x5, x13, #0x10
+	WORD $0xb27b01a6 // orr x6, x13, #0x20
+	WORD $0xb27c05a7 // orr x7, x13, #0x30
+	WORD $0x3cad6801 // str q1, [x0, x13]
+	WORD $0x3ca56803 // str q3, [x0, x5]
+	WORD $0x3ca66802 // str q2, [x0, x6]
+	WORD $0x3ca76804 // str q4, [x0, x7]
+	WORD $0x3cad6a05 // str q5, [x16, x13]
+	WORD $0x9100102d // add x13, x1, #0x4
+	WORD $0xeb1d01bf // cmp x13, x29
+	WORD $0x3ca56a07 // str q7, [x16, x5]
+	WORD $0x3ca66a06 // str q6, [x16, x6]
+	WORD $0x3ca76a00 // str q0, [x16, x7]
+	WORD $0x54000cac // b.gt 0x2214 <k_attend_scores_q8+0x8a4>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xaa0d03e1 // mov x1, x13
+	WORD $0x54fffcab // b.lt 0x2020 <k_attend_scores_q8+0x6b0>
+	WORD $0xd343fc67 // lsr x7, x3, #3
+	WORD $0x92400055 // and x21, x2, #0x1
+	WORD $0xd342fc74 // lsr x20, x3, #2
+	WORD $0xa9411b78 // ldp x24, x6, [x27, #0x10]
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x9b077c93 // mul x19, x4, x7
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x9b087cf9 // mul x25, x7, x8
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xd37ef477 // lsl x23, x3, #2
+	WORD $0x5280008d // mov w13, #0x4 // =4
+	WORD $0x52800105 // mov w5, #0x8 // =8
+	WORD $0x52800187 // mov w7, #0xc // =12
+	WORD $0xb37c028d // bfi x13, x20, #4, #1
+	WORD $0xb37c0285 // bfi x5, x20, #4, #1
+	WORD $0x8b151273 // add x19, x19, x21, lsl #4
+	WORD $0xb37c0287 // bfi x7, x20, #4, #1
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0x927c02f4 // and x20, x23, #0x10
+	WORD $0x8b130315 // add x21, x24, x19
+	WORD $0xd37ffb33 // lsl x19, x25, #1
+	WORD $0x910022b5 // add x21, x21, #0x8
+	WORD $0x14000003 // b 0x2108 <k_attend_scores_q8+0x798>
+	WORD $0xeb0802df // cmp x22, x8
+	WORD $0x54fff9ea // b.ge 0x2040 <k_attend_scores_q8+0x6d0>
+	WORD $0x8b1604d7 // add x23, x6, x22, lsl #1
+	WORD $0x8b1406f8 // add x24, x23, x20, lsl #1
+	WORD $0x8b0d06f9 // add x25, x23, x13, lsl #1
+	WORD $0x8b0506fa // add x26, x23, x5, lsl #1
+	WORD $0x8b0706f7 // add x23, x23, x7, lsl #1
+	WORD $0xfc736b10 // ldr d16, [x24, x19]
+	WORD $0xfc736b31 // ldr d17, [x25, x19]
+	WORD $0xfc736b52 // ldr d18, [x26, x19]
+	WORD $0xfc736af3 // ldr d19, [x23, x19]
+	WORD $0x8b1616b7 // add x23, x21, x22, lsl #5
+	WORD $0x91007ed8 // add x24, x22, #0x1f
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0x14000024 // b 0x21d8 <k_attend_scores_q8+0x868>
+	WORD $0x52801016 // mov w22, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b160129 // add x9, x9, x22
+	WORD $0x2d7f56f4 // ldp s20, s21, [x23, #-0x8]
+	WORD $0x91000736 // add x22, x25, #0x1
+	WORD $0x2cc45ef6 // ldp s22, s23, [x23], #0x20
+	WORD $0xbc7979d8 // ldr s24, [x14, x25, lsl #2]
+	WORD $0xbc7979f9 // ldr s25, [x15, x25, lsl #2]
+	WORD $0xeb18033f // cmp x25, x24
+	WORD $0x0f08a694 // sshll v20.8h, v20.8b, #0x0
+	WORD $0x0f08a6b5 // sshll v21.8h, v21.8b, #0x0
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0x0f08a6d6 // sshll v22.8h, v22.8b, #0x0
+	WORD $0x0f08a6f7 // sshll v23.8h, v23.8b, #0x0
+	WORD $0x0f10a694 // sshll v20.4s, v20.4h, #0x0
+	WORD $0x0f10a6b5 // sshll v21.4s, v21.4h, #0x0
+	WORD $0x0f10a6d6 // sshll v22.4s, v22.4h, #0x0
+	WORD $0x0f10a6f7 // sshll v23.4s, v23.4h, #0x0
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x4e21daf7 // scvtf v23.4s, v23.4s
+	WORD $0x6e30de94 // fmul v20.4s, v20.4s, v16.4s
+	WORD $0x6e31deb5 // fmul v21.4s, v21.4s, v17.4s
+	WORD $0x6e32ded6 // fmul v22.4s, v22.4s, v18.4s
+	WORD $0x6e33def7 // fmul v23.4s, v23.4s, v19.4s
+	WORD $0x4f981281 // fmla v1.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a3 // fmla v3.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812c2 // fmla v2.4s, v22.4s, v24.s[0]
+	WORD $0x4f9812e4 // fmla v4.4s, v23.4s, v24.s[0]
+	WORD $0x4f991285 // fmla v5.4s, v20.4s, v25.s[0]
+	WORD $0x4f9912a7 // fmla v7.4s, v21.4s, v25.s[0]
+	WORD $0x4f9912c6 // fmla v6.4s, v22.4s, v25.s[0]
+	WORD $0x4f9912e0 // fmla v0.4s, v23.4s, v25.s[0]
+	WORD $0x54fff96a // b.ge 0x2100 <k_attend_scores_q8+0x790>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffbe2 // b.hs 0x2158 <k_attend_scores_q8+0x7e8>
+	WORD $0xeb0b019f // cmp x12, x11
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x54fffb2c // b.gt 0x214c <k_attend_scores_q8+0x7dc>
+	WORD $0x52800816 // mov w22, #0x40 // =64
+	WORD $0x17ffffd9 // b 0x2154 <k_attend_scores_q8+0x7e4>
+	WORD $0xaa1103f3 // mov x19, x17
+	WORD $0xf94003fb // ldr x27, [sp]
+	WORD $0x91000a71 // add x17, x19, #0x2
+	WORD $0xeb1e023f // cmp x17, x30
+	WORD $0x54ffee6d // b.le 0x1fd0 <k_attend_scores_q8+0x660>
+	WORD $0xaa1303f1 // mov x17, x19
+	WORD $0x1400005d // b 0x2380 <k_attend_scores_q8+0xa10>
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0xeb1d003f // cmp x1, x29
+	WORD $0x54000b4a // b.ge 0x2380 <k_attend_scores_q8+0xa10>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540008eb // b.lt 0x233c <k_attend_scores_q8+0x9cc>
+	WORD $0xd343fc2d // lsr x13, x1, #3
+	WORD $0xf940176e // ldr x14, [x27, #0x28]
+	WORD $0xf9401bf3 // ldr x19, [sp, #0x30]
+	WORD $0xa9409763 // ldp x3, x5, [x27, #0x8]
+	WORD $0xd342fc20 // lsr x0, x1, #2
+	WORD $0x9b087da2 // mul x2, x13, x8
+	WORD $0xd37ef66f // lsl x15, x19, #2
+	WORD $0xd37ef42d // lsl x13, x1, #2
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x9b137dd0 // mul x16, x14, x19
+	WORD $0x910011ef // add x15, x15, #0x4
+	WORD $0x927c01ad // and x13, x13, #0x10
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0x9b0f0dce // madd x14, x14, x15, x3
+	WORD $0x5280008f // mov w15, #0x4 // =4
+	WORD $0xd37be846 // lsl x6, x2, #5
+	WORD $0xb37c000f // bfi x15, x0, #4, #1
+	WORD $0xf9400f60 // ldr x0, [x27, #0x18]
+	WORD $0xd37ff842 // lsl x2, x2, #1
+	WORD $0x8b100870 // add x16, x3, x16, lsl #2
+	WORD $0x8b0d00c3 // add x3, x6, x13
+	WORD $0x8b050063 // add x3, x3, x5
+	WORD $0x91001063 // add x3, x3, #0x4
+	WORD $0x14000003 // b 0x2298 <k_attend_scores_q8+0x928>
+	WORD $0xeb08009f // cmp x4, x8
+	WORD $0x540005ea // b.ge 0x2350 <k_attend_scores_q8+0x9e0>
+	WORD $0x8b040405 // add x5, x0, x4, lsl #1
+	WORD $0xaa0403e7 // mov x7, x4
+	WORD $0x8b0d04a6 // add x6, x5, x13, lsl #1
+	WORD $0x8b0f04a5 // add x5, x5, x15, lsl #1
+	WORD $0xfc6268c4 // ldr d4, [x6, x2]
+	WORD $0xfc6268a5 // ldr d5, [x5, x2]
+	WORD $0x8b041465 // add x5, x3, x4, lsl #5
+	WORD $0x91007c86 // add x6, x4, #0x1f
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x14000018 // b 0x2320 <k_attend_scores_q8+0x9b0>
+	WORD $0x52801004 // mov w4, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b040129 // add x9, x9, x4
+	WORD $0x2d7f9ca6 // ldp s6, s7, [x5, #-0x4]
+	WORD $0x910004e4 // add x4, x7, #0x1
+	WORD $0xbc677a10 // ldr s16, [x16, x7, lsl #2]
+	WORD $0xbc6779d1 // ldr s17, [x14, x7, lsl #2]
+	WORD $0xeb0600ff // cmp x7, x6
+	WORD $0x910080a5 // add x5, x5, #0x20
+	WORD $0xaa0403e7 // mov x7, x4
+	WORD $0x0f08a4c6 // sshll v6.8h, v6.8b, #0x0
+	WORD $0x0f08a4e7 // sshll v7.8h, v7.8b, #0x0
+	WORD $0x0f10a4c6 // sshll v6.4s, v6.4h, #0x0
+	WORD $0x0f10a4e7 // sshll v7.4s, v7.4h, #0x0
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x6e24dcc6 // fmul v6.4s, v6.4s, v4.4s
+	WORD $0x6e25dce7 // fmul v7.4s, v7.4s, v5.4s
+	WORD $0x4f9010c3 // fmla v3.4s, v6.4s, v16.s[0]
+	WORD $0x4f9010e2 // fmla v2.4s, v7.4s, v16.s[0]
+	WORD $0x4f9110c1 // fmla v1.4s, v6.4s, v17.s[0]
+	WORD $0x4f9110e0 // fmla v0.4s, v7.4s, v17.s[0]
+	WORD $0x54fffbaa // b.ge 0x2290 <k_attend_scores_q8+0x920>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffd62 // b.hs 0x22d0 <k_attend_scores_q8+0x960>
+	WORD $0xeb0b019f // cmp x12, x11
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x54fffcac // b.gt 0x22c4 <k_attend_scores_q8+0x954>
+	WORD $0x52800804 // mov w4, #0x40 // =64
+	WORD $0x17ffffe5 // b 0x22cc <k_attend_scores_q8+0x95c>
+	WORD $0xf9401bf3 // ldr x19, [sp, #0x30]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf940136d // ldr x13, [x27, #0x20]
+	WORD $0xf940036f // ldr x15, [x27]
+	WORD $0xd37cec30 // lsl x16, x1, #4
+	WORD $0x9b137dae // mul x14, x13, x19
+	WORD $0x8b0e01ad // add x13, x13, x14
+	WORD $0x8b0e09e0 // add x0, x15, x14, lsl #2
+	WORD $0xb27c020e // orr x14, x16, #0x10
+	WORD $0x8b0d09ed // add x13, x15, x13, lsl #2
+	WORD $0x3cb06803 // str q3, [x0, x16]
+	WORD $0x3cae6802 // str q2, [x0, x14]
+	WORD $0x3cb069a1 // str q1, [x13, x16]
+	WORD $0x3cae69a0 // str q0, [x13, x14]
+	WORD $0xeb1e023f // cmp x17, x30
+	WORD $0x5400170a // b.ge 0x2664 <k_attend_scores_q8+0xcf4>
+	WORD $0xf94007ed // ldr x13, [sp, #0x8]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54000d6b // b.lt 0x253c <k_attend_scores_q8+0xbcc>
+	WORD $0xa942376e // ldp x14, x13, [x27, #0x20]
+	WORD $0xd37be902 // lsl x2, x8, #5
+	WORD $0xa9400361 // ldp x1, x0, [x27]
+	WORD $0x2a1f03ef // mov w15, wzr
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x9b117dad // mul x13, x13, x17
+	WORD $0x9b117dce // mul x14, x14, x17
+	WORD $0x8b0d0800 // add x0, x0, x13, lsl #2
+	WORD $0x5280008d // mov w13, #0x4 // =4
+	WORD $0x8b0e0821 // add x1, x1, x14, lsl #2
+	WORD $0x1400000d // b 0x23f0 <k_attend_scores_q8+0xa80>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x8b101023 // add x3, x1, x16, lsl #4
+	WORD $0x910011cd // add x13, x14, #0x4
+	WORD $0x91001210 // add x16, x16, #0x4
+	WORD $0xeb1d01bf // cmp x13, x29
+	WORD $0x110005ef // add w15, w15, #0x1
+	WORD $0xad000c62 // stp q2, q3, [x3]
+	WORD $0xad010061 // stp q1, q0, [x3, #0x20]
+	WORD $0x54000aac // b.gt 0x2540 <k_attend_scores_q8+0xbd0>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0x54fffe4b // b.lt 0x23c0 <k_attend_scores_q8+0xa50>
+	WORD $0xd343fe0d // lsr x13, x16, #3
+	WORD $0x924001e7 // and x7, x15, #0x1
+	WORD $0xd342fe06 // lsr x6, x16, #2
+	WORD $0xa9411376 // ldp x22, x4, [x27, #0x10]
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x9b0d7c45 // mul x5, x2, x13
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xd37ef613 // lsl x19, x16, #2
+	WORD $0x52800103 // mov w3, #0x8 // =8
+	WORD $0x9b087db5 // mul x21, x13, x8
+	WORD $0x5280008d // mov w13, #0x4 // =4
+	WORD $0xb37c00c3 // bfi x3, x6, #4, #1
+	WORD $0xb37c00cd // bfi x13, x6, #4, #1
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x8b0710a7 // add x7, x5, x7, lsl #4
+	WORD $0x52800185 // mov w5, #0xc // =12
+	WORD $0xb37c00c5 // bfi x5, x6, #4, #1
+	WORD $0x8b0702d6 // add x22, x22, x7
+	WORD $0xd37ffaa6 // lsl x6, x21, #1
+	WORD $0x927c0267 // and x7, x19, #0x10
+	WORD $0x910022d3 // add x19, x22, #0x8
+	WORD $0x14000003 // b 0x2464 <k_attend_scores_q8+0xaf4>
+	WORD $0xeb08029f // cmp x20, x8
+	WORD $0x54fffb8a // b.ge 0x23d0 <k_attend_scores_q8+0xa60>
+	WORD $0x8b140495 // add x21, x4, x20, lsl #1
+	WORD $0x8b0706b6 // add x22, x21, x7, lsl #1
+	WORD $0x8b0d06b7 // add x23, x21, x13, lsl #1
+	WORD $0x8b0306b8 // add x24, x21, x3, lsl #1
+	WORD $0x8b0506b5 // add x21, x21, x5, lsl #1
+	WORD $0xfc666ac4 // ldr d4, [x22, x6]
+	WORD $0xfc666ae5 // ldr d5, [x23, x6]
+	WORD $0xfc666b06 // ldr d6, [x24, x6]
+	WORD $0xfc666aa7 // ldr d7, [x21, x6]
+	WORD $0x8b141675 // add x21, x19, x20, lsl #5
+	WORD $0x91007e96 // add x22, x20, #0x1f
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
+	WORD $0xaa1403f7 // mov x23, x20
+	WORD $0x1400001f // b 0x2520 <k_attend_scores_q8+0xbb0>
+	WORD $0x52801014 // mov w20, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b140129 // add x9, x9, x20
+	WORD $0x2d7f46b0 // ldp s16, s17, [x21, #-0x8]
+	WORD $0x910006f4 // add x20, x23, #0x1
+	WORD $0x2cc44eb2 // ldp s18, s19, [x21], #0x20
+	WORD $0xbc777814 // ldr s20, [x0, x23, lsl #2]
+	WORD $0xeb1602ff // cmp x23, x22
+	WORD $0xaa1403f7 // mov x23, x20
+	WORD $0x0f08a610 // sshll v16.8h, v16.8b, #0x0
+	WORD $0x0f08a631 // sshll v17.8h, v17.8b, #0x0
+	WORD $0x0f08a652 // sshll v18.8h, v18.8b, #0x0
+	WORD $0x0f08a673 // sshll v19.8h, v19.8b, #0x0
+	WORD $0x0f10a610 // sshll v16.4s, v16.4h, #0x0
+	WORD $0x0f10a631 // sshll v17.4s, v17.4h, #0x0
+	WORD $0x0f10a652 // sshll v18.4s, v18.4h, #0x0
+	WORD $0x0f10a673 // sshll v19.4s, v19.4h, #0x0
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x6e24de10 // fmul v16.4s, v16.4s, v4.4s
+	WORD $0x6e25de31 // fmul v17.4s, v17.4s, v5.4s
+	WORD $0x6e26de52 // fmul v18.4s, v18.4s, v6.4s
+	WORD $0x6e27de73 // fmul v19.4s, v19.4s, v7.4s
+	WORD $0x4f941202 // fmla v2.4s, v16.4s, v20.s[0]
+	WORD $0x4f941223 // fmla v3.4s, v17.4s, v20.s[0]
+	WORD $0x4f941241 // fmla v1.4s, v18.4s, v20.s[0]
+	WORD $0x4f941260 // fmla v0.4s, v19.4s, v20.s[0]
+	WORD $0x54fffa0a // b.ge 0x245c <k_attend_scores_q8+0xaec>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffc82 // b.hs 0x24b4 <k_attend_scores_q8+0xb44>
+	WORD $0xeb0b019f // cmp x12, x11
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x54fffbcc // b.gt 0x24a8 <k_attend_scores_q8+0xb38>
+	WORD $0x52800814 // mov w20, #0x40 // =64
+	WORD $0x17ffffde // b 0x24b0 <k_attend_scores_q8+0xb40>
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0xeb1d01df // cmp x14, x29
+	WORD $0x5400090a // b.ge 0x2664 <k_attend_scores_q8+0xcf4>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540007cb // b.lt 0x2644 <k_attend_scores_q8+0xcd4>
+	WORD $0xd343fdcd // lsr x13, x14, #3
+	WORD $0xd342fdc0 // lsr x0, x14, #2
+	WORD $0x5280008f // mov w15, #0x4 // =4
+	WORD $0xa9409764 // ldp x4, x5, [x27, #0x8]
+	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0x9b087da1 // mul x1, x13, x8
+	WORD $0xf940176d // ldr x13, [x27, #0x28]
+	WORD $0xb37c000f // bfi x15, x0, #4, #1
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x9b117db0 // mul x16, x13, x17
+	WORD $0xd37ef5cd // lsl x13, x14, #2
+	WORD $0x927c01ad // and x13, x13, #0x10
+	WORD $0xd37be822 // lsl x2, x1, #5
+	WORD $0xd37ff821 // lsl x1, x1, #1
+	WORD $0x8b0d0040 // add x0, x2, x13
+	WORD $0x8b100890 // add x16, x4, x16, lsl #2
+	WORD $0x8b050002 // add x2, x0, x5
+	WORD $0xf9400f60 // ldr x0, [x27, #0x18]
+	WORD $0x91001042 // add x2, x2, #0x4
+	WORD $0x14000003 // b 0x25ac <k_attend_scores_q8+0xc3c>
+	WORD $0xeb08007f // cmp x3, x8
+	WORD $0x5400052a // b.ge 0x264c <k_attend_scores_q8+0xcdc>
+	WORD $0x8b030404 // add x4, x0, x3, lsl #1
+	WORD $0xaa0303e6 // mov x6, x3
+	WORD $0x8b0d0485 // add x5, x4, x13, lsl #1
+	WORD $0x8b0f0484 // add x4, x4, x15, lsl #1
+	WORD $0xfc6168a2 // ldr d2, [x5, x1]
+	WORD $0xfc616883 // ldr d3, [x4, x1]
+	WORD $0x8b031444 // add x4, x2, x3, lsl #5
+	WORD $0x91007c65 // add x5, x3, #0x1f
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
+	WORD $0x14000015 // b 0x2628 <k_attend_scores_q8+0xcb8>
+	WORD $0x52801003 // mov w3, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b030129 // add x9, x9, x3
+	WORD $0x2d7f9484 // ldp s4, s5, [x4, #-0x4]
+	WORD $0x910004c3 // add x3, x6, #0x1
+	WORD $0xbc667a06 // ldr s6, [x16, x6, lsl #2]
+	WORD $0xeb0500df // cmp x6, x5
+	WORD $0x91008084 // add x4, x4, #0x20
+	WORD $0xaa0303e6 // mov x6, x3
+	WORD $0x0f08a484 // sshll v4.8h, v4.8b, #0x0
+	WORD $0x0f08a4a5 // sshll v5.8h, v5.8b, #0x0
+	WORD $0x0f10a484 // sshll v4.4s, v4.4h, #0x0
+	WORD $0x0f10a4a5 // sshll v5.4s, v5.4h, #0x0
+	WORD $0x4e21d884 // scvtf v4.4s, v4.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x6e22dc84 // fmul v4.4s, v4.4s, v2.4s
+	WORD $0x6e23dca5 // fmul v5.4s, v5.4s, v3.4s
+	WORD $0x4f861081 // fmla v1.4s, v4.4s, v6.s[0]
+	WORD $0x4f8610a0 // fmla v0.4s, v5.4s, v6.s[0]
+	WORD $0x54fffc0a // b.ge 0x25a4 <k_attend_scores_q8+0xc34>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffdc2 // b.hs 0x25e4 <k_attend_scores_q8+0xc74>
+	WORD $0xeb0b019f // cmp x12, x11
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x54fffd0c // b.gt 0x25d8 <k_attend_scores_q8+0xc68>
+	WORD $0x52800803 // mov w3, #0x40 // =64
+	WORD $0x17ffffe8 // b 0x25e0 <k_attend_scores_q8+0xc70>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf9401368 // ldr x8, [x27, #0x20]
+	WORD $0xf9400369 // ldr x9, [x27]
+	WORD $0x9b117d08 // mul x8, x8, x17
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x8b0e1108 // add x8, x8, x14, lsl #4
+	WORD $0xad000101 // stp q1, q0, [x8]
+	WORD $0xa94b4ff4 // ldp x20, x19, [sp, #0xb0]
+	WORD $0xf94033fd // ldr x29, [sp, #0x60]
+	WORD $0xa94a57f6 // ldp x22, x21, [sp, #0xa0]
+	WORD $0xa9495ff8 // ldp x24, x23, [sp, #0x90]
+	WORD $0xa94867fa // ldp x26, x25, [sp, #0x80]
+	WORD $0xa9476ffe // ldp x30, x27, [sp, #0x70]
+	WORD $0x910303ff // add sp, sp, #0xc0
 	WORD $0xd65f03c0 // ret
 
 	// attend_weights
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400236b // b.lt 0xd1c <k_attend_weights+0x474>
-	WORD $0x6dba2beb // stp d11, d10, [sp, #-0x60]!
-	WORD $0x529589e4 // mov w4, #0xac4f // =44111
-	WORD $0xa941280d // ldp x13, x10, [x0, #0x10]
-	WORD $0x72b855c4 // movk w4, #0xc2ae, lsl #16
-	WORD $0x52900005 // mov w5, #0x8000 // =32768
-	WORD $0x52901066 // mov w6, #0x8083 // =32899
-	WORD $0x4e040c84 // dup v4.4s, w4
-	WORD $0x528e4304 // mov w4, #0x7218 // =29208
-	WORD $0x52bff001 // mov w1, #-0x800000 // =-8388608
-	WORD $0x72a85624 // movk w4, #0x42b1, lsl #16
-	WORD $0xa940300b // ldp x11, x12, [x0]
-	WORD $0x4e040c85 // dup v5.4s, w4
+	WORD $0x5400230b // b.lt 0x2aec <k_attend_weights+0x468>
+	WORD $0x6dbb2beb // stp d11, d10, [sp, #-0x50]!
+	WORD $0x529589e3 // mov w3, #0xac4f // =44111
 	WORD $0x52954764 // mov w4, #0xaa3b // =43579
-	WORD $0x0f046403 // movi v3.2s, #0x80, lsl #24
+	WORD $0x528879c5 // mov w5, #0x43ce // =17358
+	WORD $0x72b855c3 // movk w3, #0xc2ae, lsl #16
 	WORD $0x72a7f704 // movk w4, #0x3fb8, lsl #16
-	WORD $0x72b7e625 // movk w5, #0xbf31, lsl #16
-	WORD $0x72a72bc6 // movk w6, #0x395e, lsl #16
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x2f00e407 // movi d7, #0000000000000000
+	WORD $0x52bff001 // mov w1, #-0x800000 // =-8388608
+	WORD $0x4e040c63 // dup v3.4s, w3
+	WORD $0x528e4303 // mov w3, #0x7218 // =29208
+	WORD $0x4e040c85 // dup v5.4s, w4
+	WORD $0x72a85623 // movk w3, #0x42b1, lsl #16
+	WORD $0xa9412c0d // ldp x13, x11, [x0, #0x10]
+	WORD $0x4e040c64 // dup v4.4s, w3
+	WORD $0x52900003 // mov w3, #0x8000 // =32768
+	WORD $0x528d2ce4 // mov w4, #0x6967 // =26983
+	WORD $0x72b7e623 // movk w3, #0xbf31, lsl #16
+	WORD $0xa940300a // ldp x10, x12, [x0]
+	WORD $0x4e040c66 // dup v6.4s, w3
+	WORD $0x52901063 // mov w3, #0x8083 // =32899
+	WORD $0x0f046402 // movi v2.2s, #0x80, lsl #24
+	WORD $0x72a72bc3 // movk w3, #0x395e, lsl #16
+	WORD $0x72a72a04 // movk w4, #0x3950, lsl #16
+	WORD $0x72a756e5 // movk w5, #0x3ab7, lsl #16
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x2f00e410 // movi d16, #0000000000000000
 	WORD $0xbd404800 // ldr s0, [x0, #0x48]
 	WORD $0xa942c011 // ldp x17, x16, [x0, #0x28]
 	WORD $0x6f03d7e1 // mvni v1.4s, #0x7f, msl #16
 	WORD $0xa9438800 // ldp x0, x2, [x0, #0x38]
-	WORD $0x1e270022 // fmov s2, w1
-	WORD $0x4e040c90 // dup v16.4s, w4
-	WORD $0x4e040cb1 // dup v17.4s, w5
-	WORD $0x4e040cd2 // dup v18.4s, w6
-	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
-	WORD $0xd37ef54f // lsl x15, x10, #2
-	WORD $0x528d2ce4 // mov w4, #0x6967 // =26983
-	WORD $0x528879c5 // mov w5, #0x43ce // =17358
-	WORD $0x52912106 // mov w6, #0x8908 // =35080
-	WORD $0x52953827 // mov w7, #0xa9c1 // =43457
-	WORD $0x52955553 // mov w19, #0xaaaa // =43690
+	WORD $0x4e040c71 // dup v17.4s, w3
+	WORD $0x4e040c92 // dup v18.4s, w4
+	WORD $0x4e040cb3 // dup v19.4s, w5
+	WORD $0x1e270034 // fmov s20, w1
+	WORD $0xd37ef56f // lsl x15, x11, #2
+	WORD $0x52912104 // mov w4, #0x8908 // =35080
+	WORD $0x52953825 // mov w5, #0xa9c1 // =43457
+	WORD $0x52955546 // mov w6, #0xaaaa // =43690
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x9100416e // add x14, x11, #0x10
-	WORD $0x10019fe3 // adr x3, 0x3d40 <lanes>
-	WORD $0x72a72a04 // movk w4, #0x3950, lsl #16
-	WORD $0x72a756e5 // movk w5, #0x3ab7, lsl #16
-	WORD $0x72a78106 // movk w6, #0x3c08, lsl #16
-	WORD $0x72a7a547 // movk w7, #0x3d2a, lsl #16
-	WORD $0x72a7c553 // movk w19, #0x3e2a, lsl #16
-	WORD $0xaa0b03f4 // mov x20, x11
+	WORD $0x9100414e // add x14, x10, #0x10
+	WORD $0x100314a3 // adr x3, 0x89c0 <lanes>
+	WORD $0x72a78104 // movk w4, #0x3c08, lsl #16
+	WORD $0x72a7a545 // movk w5, #0x3d2a, lsl #16
+	WORD $0x72a7c546 // movk w6, #0x3e2a, lsl #16
+	WORD $0xaa0a03e7 // mov x7, x10
 	WORD $0x6d0123e9 // stp d9, d8, [sp, #0x10]
-	WORD $0xa90267fa // stp x26, x25, [sp, #0x20]
-	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
-	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
-	WORD $0x14000011 // b 0x9b4 <k_attend_weights+0x10c>
-	WORD $0x4e180695 // dup v21.2d, v20.d[1]
-	WORD $0x1e270036 // fmov s22, w1
+	WORD $0xa9025ff8 // stp x24, x23, [sp, #0x20]
+	WORD $0xa90357f6 // stp x22, x21, [sp, #0x30]
+	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
+	WORD $0x14000011 // b 0x2794 <k_attend_weights+0x110>
+	WORD $0x4e1806d7 // dup v23.2d, v22.d[1]
+	WORD $0x1e270038 // fmov s24, w1
 	WORD $0x8b0f01ce // add x14, x14, x15
-	WORD $0x8b0f0294 // add x20, x20, x15
-	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
-	WORD $0x1e330815 // fmul s21, s0, s19
-	WORD $0x7e30da94 // faddp s20, v20.2s
-	WORD $0x1e202288 // fcmp s20, #0.0
-	WORD $0x1e270ed7 // fcsel s23, s22, s7, eq
-	WORD $0x1e362260 // fcmp s19, s22
-	WORD $0x1e350ef3 // fcsel s19, s23, s21, eq
-	WORD $0xbc297993 // str s19, [x12, x9, lsl #2]
-	WORD $0xbc2979b4 // str s20, [x13, x9, lsl #2]
+	WORD $0x8b0f00e7 // add x7, x7, x15
+	WORD $0x4e37d6d6 // fadd v22.4s, v22.4s, v23.4s
+	WORD $0x1e350817 // fmul s23, s0, s21
+	WORD $0x7e30dad6 // faddp s22, v22.2s
+	WORD $0x1e2022c8 // fcmp s22, #0.0
+	WORD $0x1e300f19 // fcsel s25, s24, s16, eq
+	WORD $0x1e3822a0 // fcmp s21, s24
+	WORD $0x1e370f35 // fcsel s21, s25, s23, eq
+	WORD $0xbc297995 // str s21, [x12, x9, lsl #2]
+	WORD $0xbc2979b6 // str s22, [x13, x9, lsl #2]
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54001aa0 // b.eq 0xd04 <k_attend_weights+0x45c>
-	WORD $0x9b097c55 // mul x21, x2, x9
-	WORD $0x8b1002b6 // add x22, x21, x16
-	WORD $0xeb1102df // cmp x22, x17
-	WORD $0x9a91b2d7 // csel x23, x22, x17, lt
-	WORD $0xf10002df // cmp x22, #0x0
-	WORD $0x8b150016 // add x22, x0, x21
-	WORD $0x9a97b3f5 // csel x21, xzr, x23, lt
-	WORD $0xeb1102df // cmp x22, x17
-	WORD $0x9a91b2d7 // csel x23, x22, x17, lt
-	WORD $0xf10002df // cmp x22, #0x0
-	WORD $0x9a97b3f6 // csel x22, xzr, x23, lt
-	WORD $0xf10006bf // cmp x21, #0x1
-	WORD $0x5400026b // b.lt 0xa30 <k_attend_weights+0x188>
-	WORD $0xf10022bf // cmp x21, #0x8
-	WORD $0x54000062 // b.hs 0x9f8 <k_attend_weights+0x150>
-	WORD $0xaa1f03f7 // mov x23, xzr
-	WORD $0x1400000a // b 0xa1c <k_attend_weights+0x174>
-	WORD $0x927deeb7 // and x23, x21, #0x7ffffffffffffff8
-	WORD $0xaa0e03f9 // mov x25, x14
-	WORD $0xaa1703f8 // mov x24, x23
-	WORD $0xf1002318 // subs x24, x24, #0x8
-	WORD $0xad3f8721 // stp q1, q1, [x25, #-0x10]
-	WORD $0x91008339 // add x25, x25, #0x20
-	WORD $0x54ffffa1 // b.ne 0xa04 <k_attend_weights+0x15c>
-	WORD $0xeb1702bf // cmp x21, x23
-	WORD $0x540000c0 // b.eq 0xa30 <k_attend_weights+0x188>
-	WORD $0x8b170a98 // add x24, x20, x23, lsl #2
-	WORD $0xcb1702b7 // sub x23, x21, x23
-	WORD $0xf10006f7 // subs x23, x23, #0x1
-	WORD $0xb8004701 // str w1, [x24], #0x4
-	WORD $0x54ffffc1 // b.ne 0xa24 <k_attend_weights+0x17c>
-	WORD $0xeb1502df // cmp x22, x21
-	WORD $0x6f03d7f3 // mvni v19.4s, #0x7f, msl #16
-	WORD $0x9a95c2d5 // csel x21, x22, x21, gt
-	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x5400006a // b.ge 0xa4c <k_attend_weights+0x1a4>
-	WORD $0xaa1f03f7 // mov x23, xzr
-	WORD $0x1400000a // b 0xa70 <k_attend_weights+0x1c8>
-	WORD $0x927ef2b7 // and x23, x21, #0x7ffffffffffffffc
-	WORD $0xaa1403f6 // mov x22, x20
-	WORD $0x52800098 // mov w24, #0x4 // =4
-	WORD $0x3cc106d4 // ldr q20, [x22], #0x10
-	WORD $0x91001318 // add x24, x24, #0x4
-	WORD $0xeb15031f // cmp x24, x21
-	WORD $0x6eb3e695 // fcmgt v21.4s, v20.4s, v19.4s
-	WORD $0x6eb51e93 // bit v19.16b, v20.16b, v21.16b
-	WORD $0x54ffff6d // b.le 0xa58 <k_attend_weights+0x1b0>
-	WORD $0x9b097d56 // mul x22, x10, x9
-	WORD $0xeb1702b8 // subs x24, x21, x23
-	WORD $0x8b160976 // add x22, x11, x22, lsl #2
-	WORD $0x540001ed // b.le 0xab8 <k_attend_weights+0x210>
-	WORD $0x8b170ad7 // add x23, x22, x23, lsl #2
-	WORD $0xf1000b1f // cmp x24, #0x2
-	WORD $0xbd4002f4 // ldr s20, [x23]
-	WORD $0x540000cb // b.lt 0xaa4 <k_attend_weights+0x1fc>
-	WORD $0x910012f9 // add x25, x23, #0x4
-	WORD $0x0d409334 // ld1 { v20.s }[1], [x25]
-	WORD $0x54000060 // b.eq 0xaa4 <k_attend_weights+0x1fc>
-	WORD $0x910022f7 // add x23, x23, #0x8
-	WORD $0x4d4082f4 // ld1 { v20.s }[2], [x23]
-	WORD $0xcb180877 // sub x23, x3, x24, lsl #2
-	WORD $0x3dc006f5 // ldr q21, [x23, #0x10]
-	WORD $0x6ef51c34 // bif v20.16b, v1.16b, v21.16b
-	WORD $0x6eb3e695 // fcmgt v21.4s, v20.4s, v19.4s
-	WORD $0x6eb51e93 // bit v19.16b, v20.16b, v21.16b
-	WORD $0x5e0c0674 // mov s20, v19.s[1]
-	WORD $0x5e140675 // mov s21, v19.s[2]
-	WORD $0x4f03f616 // fmov v22.4s, #1.00000000
-	WORD $0x4e040c99 // dup v25.4s, w4
-	WORD $0x4e040cb8 // dup v24.4s, w5
-	WORD $0x4e040cdb // dup v27.4s, w6
-	WORD $0x4e040cfa // dup v26.4s, w7
-	WORD $0x4e040e77 // dup v23.4s, w19
-	WORD $0x1e332280 // fcmp s20, s19
-	WORD $0x1e33ce94 // fcsel s20, s20, s19, gt
-	WORD $0x5e1c0673 // mov s19, v19.s[3]
+	WORD $0x54001a40 // b.eq 0x2ad8 <k_attend_weights+0x454>
+	WORD $0x9b097c53 // mul x19, x2, x9
+	WORD $0x8b100274 // add x20, x19, x16
+	WORD $0xeb11029f // cmp x20, x17
+	WORD $0x9a91b295 // csel x21, x20, x17, lt
+	WORD $0xf100029f // cmp x20, #0x0
+	WORD $0x8b130014 // add x20, x0, x19
+	WORD $0x9a95b3f3 // csel x19, xzr, x21, lt
+	WORD $0xeb11029f // cmp x20, x17
+	WORD $0x9a91b295 // csel x21, x20, x17, lt
+	WORD $0xf100029f // cmp x20, #0x0
+	WORD $0x9a95b3f4 // csel x20, xzr, x21, lt
+	WORD $0xf100067f // cmp x19, #0x1
+	WORD $0x5400026b // b.lt 0x2810 <k_attend_weights+0x18c>
+	WORD $0xf100227f // cmp x19, #0x8
+	WORD $0x54000062 // b.hs 0x27d8 <k_attend_weights+0x154>
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0x1400000a // b 0x27fc <k_attend_weights+0x178>
+	WORD $0x927dee75 // and x21, x19, #0x7ffffffffffffff8
+	WORD $0xaa0e03f7 // mov x23, x14
+	WORD $0xaa1503f6 // mov x22, x21
+	WORD $0xf10022d6 // subs x22, x22, #0x8
+	WORD $0xad3f86e1 // stp q1, q1, [x23, #-0x10]
+	WORD $0x910082f7 // add x23, x23, #0x20
+	WORD $0x54ffffa1 // b.ne 0x27e4 <k_attend_weights+0x160>
+	WORD $0xeb15027f // cmp x19, x21
+	WORD $0x540000c0 // b.eq 0x2810 <k_attend_weights+0x18c>
+	WORD $0x8b1508f6 // add x22, x7, x21, lsl #2
+	WORD $0xcb150275 // sub x21, x19, x21
+	WORD $0xf10006b5 // subs x21, x21, #0x1
+	WORD $0xb80046c1 // str w1, [x22], #0x4
+	WORD $0x54ffffc1 // b.ne 0x2804 <k_attend_weights+0x180>
+	WORD $0xeb13029f // cmp x20, x19
+	WORD $0x6f03d7f5 // mvni v21.4s, #0x7f, msl #16
+	WORD $0x9a93c293 // csel x19, x20, x19, gt
+	WORD $0xf100127f // cmp x19, #0x4
+	WORD $0x5400006a // b.ge 0x282c <k_attend_weights+0x1a8>
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0x1400000a // b 0x2850 <k_attend_weights+0x1cc>
+	WORD $0x927ef275 // and x21, x19, #0x7ffffffffffffffc
+	WORD $0xaa0703f4 // mov x20, x7
+	WORD $0x52800096 // mov w22, #0x4 // =4
+	WORD $0x3cc10696 // ldr q22, [x20], #0x10
+	WORD $0x910012d6 // add x22, x22, #0x4
+	WORD $0xeb1302df // cmp x22, x19
+	WORD $0x6eb5e6d7 // fcmgt v23.4s, v22.4s, v21.4s
+	WORD $0x6eb71ed5 // bit v21.16b, v22.16b, v23.16b
+	WORD $0x54ffff6d // b.le 0x2838 <k_attend_weights+0x1b4>
+	WORD $0x9b097d74 // mul x20, x11, x9
+	WORD $0xeb150276 // subs x22, x19, x21
+	WORD $0x8b140954 // add x20, x10, x20, lsl #2
+	WORD $0x540001ed // b.le 0x2898 <k_attend_weights+0x214>
+	WORD $0x8b150a95 // add x21, x20, x21, lsl #2
+	WORD $0xf1000adf // cmp x22, #0x2
+	WORD $0xbd4002b6 // ldr s22, [x21]
+	WORD $0x540000cb // b.lt 0x2884 <k_attend_weights+0x200>
+	WORD $0x910012b7 // add x23, x21, #0x4
+	WORD $0x0d4092f6 // ld1 { v22.s }[1], [x23]
+	WORD $0x54000060 // b.eq 0x2884 <k_attend_weights+0x200>
+	WORD $0x910022b5 // add x21, x21, #0x8
+	WORD $0x4d4082b6 // ld1 { v22.s }[2], [x21]
+	WORD $0xcb160875 // sub x21, x3, x22, lsl #2
+	WORD $0x3dc006b7 // ldr q23, [x21, #0x10]
+	WORD $0x6ef71c36 // bif v22.16b, v1.16b, v23.16b
+	WORD $0x6eb5e6d7 // fcmgt v23.4s, v22.4s, v21.4s
+	WORD $0x6eb71ed5 // bit v21.16b, v22.16b, v23.16b
+	WORD $0x4e1806b6 // dup v22.2d, v21.d[1]
+	WORD $0x4f03f618 // fmov v24.4s, #1.00000000
+	WORD $0x4e040c9b // dup v27.4s, w4
+	WORD $0x4e040cba // dup v26.4s, w5
+	WORD $0x4e040cd9 // dup v25.4s, w6
+	WORD $0x6eb5e6d7 // fcmgt v23.4s, v22.4s, v21.4s
+	WORD $0x6eb71ed5 // bit v21.16b, v22.16b, v23.16b
+	WORD $0x4eb51eb6 // mov v22.16b, v21.16b
+	WORD $0x6e0426b6 // mov v22.s[0], v21.s[1]
+	WORD $0x6eb5e6d7 // fcmgt v23.4s, v22.4s, v21.4s
+	WORD $0x6eb71ed5 // bit v21.16b, v22.16b, v23.16b
+	WORD $0x6ea0f837 // fneg v23.4s, v1.4s
+	WORD $0x1e358816 // fnmul s22, s0, s21
 	WORD $0x1e3422a0 // fcmp s21, s20
-	WORD $0x1e34ceb4 // fcsel s20, s21, s20, gt
-	WORD $0x6ea0f835 // fneg v21.4s, v1.4s
-	WORD $0x1e342260 // fcmp s19, s20
-	WORD $0x1e34ce73 // fcsel s19, s19, s20, gt
-	WORD $0x1e338814 // fnmul s20, s0, s19
-	WORD $0x1e222260 // fcmp s19, s2
-	WORD $0x1e340c74 // fcsel s20, s3, s20, eq
-	WORD $0xf10012bf // cmp x21, #0x4
-	WORD $0x4e04069c // dup v28.4s, v20.s[0]
-	WORD $0x5400008a // b.ge 0xb1c <k_attend_weights+0x274>
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0xaa1f03f9 // mov x25, xzr
-	WORD $0x1400002e // b 0xbd0 <k_attend_weights+0x328>
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0xaa1f03f8 // mov x24, xzr
-	WORD $0xaa1403f7 // mov x23, x20
+	WORD $0x1e360c56 // fcsel s22, s2, s22, eq
+	WORD $0xf100127f // cmp x19, #0x4
+	WORD $0x4e0406dc // dup v28.4s, v22.s[0]
+	WORD $0x5400008a // b.ge 0x28ec <k_attend_weights+0x268>
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0xaa1f03f7 // mov x23, xzr
+	WORD $0x1400002e // b 0x29a0 <k_attend_weights+0x31c>
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xaa0703f5 // mov x21, x7
 	WORD $0x4ebc1f9e // mov v30.16b, v28.16b
-	WORD $0x3dc002fd // ldr q29, [x23]
-	WORD $0x4eb81f09 // mov v9.16b, v24.16b
+	WORD $0x3dc002bd // ldr q29, [x21]
+	WORD $0x4eb31e69 // mov v9.16b, v19.16b
 	WORD $0x4ebb1f6a // mov v10.16b, v27.16b
-	WORD $0x9100231a // add x26, x24, #0x8
-	WORD $0x91001319 // add x25, x24, #0x4
-	WORD $0xeb15035f // cmp x26, x21
-	WORD $0xaa1903f8 // mov x24, x25
+	WORD $0x910022d8 // add x24, x22, #0x8
+	WORD $0x910012d7 // add x23, x22, #0x4
+	WORD $0xeb13031f // cmp x24, x19
+	WORD $0xaa1703f6 // mov x22, x23
 	WORD $0x4f8013be // fmla v30.4s, v29.4s, v0.s[0]
-	WORD $0x6ea5e7dd // fcmgt v29.4s, v30.4s, v5.4s
-	WORD $0x6ebee49f // fcmgt v31.4s, v4.4s, v30.4s
-	WORD $0x6ebd1cbe // bit v30.16b, v5.16b, v29.16b
-	WORD $0x6ebf1c9e // bit v30.16b, v4.16b, v31.16b
-	WORD $0x6e30dfc8 // fmul v8.4s, v30.4s, v16.4s
+	WORD $0x6ea4e7dd // fcmgt v29.4s, v30.4s, v4.4s
+	WORD $0x6ebee47f // fcmgt v31.4s, v3.4s, v30.4s
+	WORD $0x6ebd1c9e // bit v30.16b, v4.16b, v29.16b
+	WORD $0x6ebf1c7e // bit v30.16b, v3.16b, v31.16b
+	WORD $0x6e25dfc8 // fmul v8.4s, v30.4s, v5.4s
 	WORD $0x4e218908 // frintn v8.4s, v8.4s
+	WORD $0x4e28ccde // fmla v30.4s, v6.4s, v8.4s
 	WORD $0x4e28ce3e // fmla v30.4s, v17.4s, v8.4s
-	WORD $0x4e28ce5e // fmla v30.4s, v18.4s, v8.4s
 	WORD $0x4ea1b908 // fcvtzs v8.4s, v8.4s
-	WORD $0x4e3ecf29 // fmla v9.4s, v25.4s, v30.4s
+	WORD $0x4e3ece49 // fmla v9.4s, v18.4s, v30.4s
 	WORD $0x4f3f050b // sshr v11.4s, v8.4s, #0x1
 	WORD $0x6eab8508 // sub v8.4s, v8.4s, v11.4s
 	WORD $0x4e29cfca // fmla v10.4s, v30.4s, v9.4s
 	WORD $0x4eba1f49 // mov v9.16b, v26.16b
 	WORD $0x4f375508 // shl v8.4s, v8.4s, #0x17
 	WORD $0x4e2acfc9 // fmla v9.4s, v30.4s, v10.4s
-	WORD $0x4eb71eea // mov v10.16b, v23.16b
-	WORD $0x4eb68508 // add v8.4s, v8.4s, v22.4s
+	WORD $0x4eb91f2a // mov v10.16b, v25.16b
+	WORD $0x4eb88508 // add v8.4s, v8.4s, v24.4s
 	WORD $0x4e29cfca // fmla v10.4s, v30.4s, v9.4s
 	WORD $0x4f0167e9 // movi v9.4s, #0x3f, lsl #24
 	WORD $0x4e2acfc9 // fmla v9.4s, v30.4s, v10.4s
 	WORD $0x6e3edfca // fmul v10.4s, v30.4s, v30.4s
 	WORD $0x4e29cd5e // fmla v30.4s, v10.4s, v9.4s
 	WORD $0x4f375569 // shl v9.4s, v11.4s, #0x17
-	WORD $0x4eb68529 // add v9.4s, v9.4s, v22.4s
-	WORD $0x4e36d7de // fadd v30.4s, v30.4s, v22.4s
+	WORD $0x4eb88529 // add v9.4s, v9.4s, v24.4s
+	WORD $0x4e38d7de // fadd v30.4s, v30.4s, v24.4s
 	WORD $0x6e29dfde // fmul v30.4s, v30.4s, v9.4s
 	WORD $0x6e28dfde // fmul v30.4s, v30.4s, v8.4s
-	WORD $0x6e7e1ebd // bsl v29.16b, v21.16b, v30.16b
+	WORD $0x6e7e1efd // bsl v29.16b, v23.16b, v30.16b
 	WORD $0x4e7f1fbd // bic v29.16b, v29.16b, v31.16b
-	WORD $0x4e3dd694 // fadd v20.4s, v20.4s, v29.4s
-	WORD $0x3c8106fd // str q29, [x23], #0x10
-	WORD $0x54fffaed // b.le 0xb28 <k_attend_weights+0x280>
-	WORD $0xeb1902b7 // subs x23, x21, x25
-	WORD $0x540006ed // b.le 0xcb0 <k_attend_weights+0x408>
-	WORD $0x8b190ad6 // add x22, x22, x25, lsl #2
-	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0xbd4002dd // ldr s29, [x22]
-	WORD $0x540000ab // b.lt 0xbf8 <k_attend_weights+0x350>
-	WORD $0x910012d8 // add x24, x22, #0x4
-	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x0d40931d // ld1 { v29.s }[1], [x24]
-	WORD $0x54000061 // b.ne 0xc00 <k_attend_weights+0x358>
-	WORD $0x2a1f03f8 // mov w24, wzr
-	WORD $0x14000004 // b 0xc0c <k_attend_weights+0x364>
-	WORD $0x910022d8 // add x24, x22, #0x8
-	WORD $0x4d40831d // ld1 { v29.s }[2], [x24]
-	WORD $0x52800038 // mov w24, #0x1 // =1
+	WORD $0x4e3dd6d6 // fadd v22.4s, v22.4s, v29.4s
+	WORD $0x3c8106bd // str q29, [x21], #0x10
+	WORD $0x54fffaed // b.le 0x28f8 <k_attend_weights+0x274>
+	WORD $0xeb170275 // subs x21, x19, x23
+	WORD $0x5400070d // b.le 0x2a84 <k_attend_weights+0x400>
+	WORD $0x8b170a94 // add x20, x20, x23, lsl #2
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0xbd40029d // ldr s29, [x20]
+	WORD $0x540000ab // b.lt 0x29c8 <k_attend_weights+0x344>
+	WORD $0x91001296 // add x22, x20, #0x4
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4092dd // ld1 { v29.s }[1], [x22]
+	WORD $0x54000061 // b.ne 0x29d0 <k_attend_weights+0x34c>
+	WORD $0x2a1f03f6 // mov w22, wzr
+	WORD $0x14000004 // b 0x29dc <k_attend_weights+0x358>
+	WORD $0x91002296 // add x22, x20, #0x8
+	WORD $0x4d4082dd // ld1 { v29.s }[2], [x22]
+	WORD $0x52800036 // mov w22, #0x1 // =1
 	WORD $0x4f8013bc // fmla v28.4s, v29.4s, v0.s[0]
-	WORD $0xcb170879 // sub x25, x3, x23, lsl #2
-	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x6ea5e79d // fcmgt v29.4s, v28.4s, v5.4s
-	WORD $0x6ebce49e // fcmgt v30.4s, v4.4s, v28.4s
-	WORD $0x6ebd1cbc // bit v28.16b, v5.16b, v29.16b
-	WORD $0x6ebe1c9c // bit v28.16b, v4.16b, v30.16b
-	WORD $0x6e30df9f // fmul v31.4s, v28.4s, v16.4s
+	WORD $0x4eb31e68 // mov v8.16b, v19.16b
+	WORD $0xcb150877 // sub x23, x3, x21, lsl #2
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x6ea4e79d // fcmgt v29.4s, v28.4s, v4.4s
+	WORD $0x6ebce47e // fcmgt v30.4s, v3.4s, v28.4s
+	WORD $0x6ebd1c9c // bit v28.16b, v4.16b, v29.16b
+	WORD $0x6ebe1c7c // bit v28.16b, v3.16b, v30.16b
+	WORD $0x6e25df9f // fmul v31.4s, v28.4s, v5.4s
 	WORD $0x4e218bff // frintn v31.4s, v31.4s
+	WORD $0x4e3fccdc // fmla v28.4s, v6.4s, v31.4s
 	WORD $0x4e3fce3c // fmla v28.4s, v17.4s, v31.4s
-	WORD $0x4e3fce5c // fmla v28.4s, v18.4s, v31.4s
-	WORD $0x4e3ccf38 // fmla v24.4s, v25.4s, v28.4s
-	WORD $0x4ea1bbf9 // fcvtzs v25.4s, v31.4s
-	WORD $0x4e38cf9b // fmla v27.4s, v28.4s, v24.4s
-	WORD $0x4f0167f8 // movi v24.4s, #0x3f, lsl #24
+	WORD $0x4e3cce48 // fmla v8.4s, v18.4s, v28.4s
+	WORD $0x4e28cf9b // fmla v27.4s, v28.4s, v8.4s
 	WORD $0x4e3bcf9a // fmla v26.4s, v28.4s, v27.4s
-	WORD $0x4e3acf97 // fmla v23.4s, v28.4s, v26.4s
-	WORD $0x4f3f073a // sshr v26.4s, v25.4s, #0x1
-	WORD $0x4e37cf98 // fmla v24.4s, v28.4s, v23.4s
-	WORD $0x6e3cdf97 // fmul v23.4s, v28.4s, v28.4s
-	WORD $0x4e38cefc // fmla v28.4s, v23.4s, v24.4s
-	WORD $0x4f375757 // shl v23.4s, v26.4s, #0x17
-	WORD $0x6eba8738 // sub v24.4s, v25.4s, v26.4s
-	WORD $0x4eb686f7 // add v23.4s, v23.4s, v22.4s
-	WORD $0x4f375718 // shl v24.4s, v24.4s, #0x17
-	WORD $0x4e36d799 // fadd v25.4s, v28.4s, v22.4s
-	WORD $0x4eb68716 // add v22.4s, v24.4s, v22.4s
-	WORD $0x6e37df37 // fmul v23.4s, v25.4s, v23.4s
-	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
-	WORD $0x6efd1ed5 // bif v21.16b, v22.16b, v29.16b
-	WORD $0x3dc00736 // ldr q22, [x25, #0x10]
-	WORD $0x4e7e1eb5 // bic v21.16b, v21.16b, v30.16b
-	WORD $0x4e361eb5 // and v21.16b, v21.16b, v22.16b
-	WORD $0xbd0002d5 // str s21, [x22]
-	WORD $0x5400006b // b.lt 0xca0 <k_attend_weights+0x3f8>
-	WORD $0x910012d7 // add x23, x22, #0x4
-	WORD $0x0d0092f5 // st1 { v21.s }[1], [x23]
-	WORD $0x34000078 // cbz w24, 0xcac <k_attend_weights+0x404>
-	WORD $0x910022d6 // add x22, x22, #0x8
-	WORD $0x4d0082d5 // st1 { v21.s }[2], [x22]
-	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
-	WORD $0xeb150237 // subs x23, x17, x21
-	WORD $0x54ffe60d // b.le 0x974 <k_attend_weights+0xcc>
-	WORD $0xf10022ff // cmp x23, #0x8
-	WORD $0xaa1503f6 // mov x22, x21
-	WORD $0x54000183 // b.lo 0xcf0 <k_attend_weights+0x448>
-	WORD $0x927df2f8 // and x24, x23, #0xfffffffffffffff8
-	WORD $0xd37ef6b9 // lsl x25, x21, #2
-	WORD $0x8b1802b6 // add x22, x21, x24
-	WORD $0xaa1803f5 // mov x21, x24
-	WORD $0x3cb96a86 // str q6, [x20, x25]
-	WORD $0xf10022b5 // subs x21, x21, #0x8
-	WORD $0x3cb969c6 // str q6, [x14, x25]
-	WORD $0x91008339 // add x25, x25, #0x20
-	WORD $0x54ffff81 // b.ne 0xcd4 <k_attend_weights+0x42c>
-	WORD $0xeb1802ff // cmp x23, x24
-	WORD $0x54ffe440 // b.eq 0x974 <k_attend_weights+0xcc>
-	WORD $0xb8367a9f // str wzr, [x20, x22, lsl #2]
-	WORD $0x910006d6 // add x22, x22, #0x1
-	WORD $0xeb16023f // cmp x17, x22
-	WORD $0x54ffffa1 // b.ne 0xcf0 <k_attend_weights+0x448>
-	WORD $0x17ffff1d // b 0x974 <k_attend_weights+0xcc>
-	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
-	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
-	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
-	WORD $0xa94267fa // ldp x26, x25, [sp, #0x20]
+	WORD $0x4ea1bbfb // fcvtzs v27.4s, v31.4s
+	WORD $0x4e3acf99 // fmla v25.4s, v28.4s, v26.4s
+	WORD $0x4f0167fa // movi v26.4s, #0x3f, lsl #24
+	WORD $0x4f3f077f // sshr v31.4s, v27.4s, #0x1
+	WORD $0x4e39cf9a // fmla v26.4s, v28.4s, v25.4s
+	WORD $0x6e3cdf99 // fmul v25.4s, v28.4s, v28.4s
+	WORD $0x4e3acf3c // fmla v28.4s, v25.4s, v26.4s
+	WORD $0x4f3757f9 // shl v25.4s, v31.4s, #0x17
+	WORD $0x6ebf877a // sub v26.4s, v27.4s, v31.4s
+	WORD $0x4eb88739 // add v25.4s, v25.4s, v24.4s
+	WORD $0x4f37575a // shl v26.4s, v26.4s, #0x17
+	WORD $0x4e38d79b // fadd v27.4s, v28.4s, v24.4s
+	WORD $0x4eb88758 // add v24.4s, v26.4s, v24.4s
+	WORD $0x6e39df79 // fmul v25.4s, v27.4s, v25.4s
+	WORD $0x6e38df38 // fmul v24.4s, v25.4s, v24.4s
+	WORD $0x6efd1f17 // bif v23.16b, v24.16b, v29.16b
+	WORD $0x3dc006f8 // ldr q24, [x23, #0x10]
+	WORD $0x4e7e1ef7 // bic v23.16b, v23.16b, v30.16b
+	WORD $0x4e381ef7 // and v23.16b, v23.16b, v24.16b
+	WORD $0xbd000297 // str s23, [x20]
+	WORD $0x5400006b // b.lt 0x2a74 <k_attend_weights+0x3f0>
+	WORD $0x91001295 // add x21, x20, #0x4
+	WORD $0x0d0092b7 // st1 { v23.s }[1], [x21]
+	WORD $0x34000076 // cbz w22, 0x2a80 <k_attend_weights+0x3fc>
+	WORD $0x91002294 // add x20, x20, #0x8
+	WORD $0x4d008297 // st1 { v23.s }[2], [x20]
+	WORD $0x4e37d6d6 // fadd v22.4s, v22.4s, v23.4s
+	WORD $0xeb130235 // subs x21, x17, x19
+	WORD $0x54ffe66d // b.le 0x2754 <k_attend_weights+0xd0>
+	WORD $0xf10022bf // cmp x21, #0x8
+	WORD $0xaa1303f4 // mov x20, x19
+	WORD $0x54000183 // b.lo 0x2ac4 <k_attend_weights+0x440>
+	WORD $0x927df2b6 // and x22, x21, #0xfffffffffffffff8
+	WORD $0xd37ef677 // lsl x23, x19, #2
+	WORD $0x8b160274 // add x20, x19, x22
+	WORD $0xaa1603f3 // mov x19, x22
+	WORD $0x3cb768e7 // str q7, [x7, x23]
+	WORD $0xf1002273 // subs x19, x19, #0x8
+	WORD $0x3cb769c7 // str q7, [x14, x23]
+	WORD $0x910082f7 // add x23, x23, #0x20
+	WORD $0x54ffff81 // b.ne 0x2aa8 <k_attend_weights+0x424>
+	WORD $0xeb1602bf // cmp x21, x22
+	WORD $0x54ffe4a0 // b.eq 0x2754 <k_attend_weights+0xd0>
+	WORD $0xb83478ff // str wzr, [x7, x20, lsl #2]
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0xeb14023f // cmp x17, x20
+	WORD $0x54ffffa1 // b.ne 0x2ac4 <k_attend_weights+0x440>
+	WORD $0x17ffff20 // b 0x2754 <k_attend_weights+0xd0>
+	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
+	WORD $0xa94357f6 // ldp x22, x21, [sp, #0x30]
+	WORD $0xa9425ff8 // ldp x24, x23, [sp, #0x20]
 	WORD $0x6d4123e9 // ldp d9, d8, [sp, #0x10]
-	WORD $0x6cc62beb // ldp d11, d10, [sp], #0x60
+	WORD $0x6cc52beb // ldp d11, d10, [sp], #0x50
 	WORD $0xd65f03c0 // ret
 
 	// attend_values
-	WORD $0xd10703ff // sub sp, sp, #0x1c0
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xa91a57f6 // stp x22, x21, [sp, #0x1a0]
-	WORD $0xaa0003f6 // mov x22, x0
-	WORD $0xf900b3fd // str x29, [sp, #0x160]
-	WORD $0xf100213f // cmp x9, #0x8
-	WORD $0xa9176ffe // stp x30, x27, [sp, #0x170]
-	WORD $0xa91867fa // stp x26, x25, [sp, #0x180]
-	WORD $0xa9195ff8 // stp x24, x23, [sp, #0x190]
-	WORD $0xa91b4ff4 // stp x20, x19, [sp, #0x1b0]
+	WORD $0xd10783ff // sub sp, sp, #0x1e0
+	WORD $0xa91c57f6 // stp x22, x21, [sp, #0x1c0]
+	WORD $0xa943580d // ldp x13, x22, [x0, #0x30]
+	WORD $0xa91d4ff4 // stp x20, x19, [sp, #0x1d0]
+	WORD $0xaa0003f4 // mov x20, x0
+	WORD $0xf900c3fd // str x29, [sp, #0x180]
+	WORD $0x91001da8 // add x8, x13, #0x7
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x91000ecb // add x11, x22, #0x3
+	WORD $0x9a8db108 // csel x8, x8, x13, lt
+	WORD $0x91001ecc // add x12, x22, #0x7
+	WORD $0xa9196ffe // stp x30, x27, [sp, #0x190]
+	WORD $0x927df109 // and x9, x8, #0xfffffffffffffff8
+	WORD $0xd343fd08 // lsr x8, x8, #3
+	WORD $0xa91a67fa // stp x26, x25, [sp, #0x1a0]
+	WORD $0xcb0901a9 // sub x9, x13, x9
+	WORD $0xa91b5ff8 // stp x24, x23, [sp, #0x1b0]
+	WORD $0x13001d2a // sxtb w10, w9
+	WORD $0xf1000d3f // cmp x9, #0x3
+	WORD $0xf900b7f6 // str x22, [sp, #0x168]
+	WORD $0x9a88d508 // cinc x8, x8, gt
+	WORD $0xf10002df // cmp x22, #0x0
 	WORD $0xf90077e0 // str x0, [sp, #0xe8]
-	WORD $0x5400020a // b.ge 0xd8c <k_attend_values+0x6c>
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xb27e02a8 // orr x8, x21, #0x4
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x5400aa0d // b.le 0x229c <k_attend_values+0x157c>
-	WORD $0xaa1603e4 // mov x4, x22
-	WORD $0xaa1503f6 // mov x22, x21
-	WORD $0xf9401489 // ldr x9, [x4, #0x28]
-	WORD $0x91000aa8 // add x8, x21, #0x2
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x540109cd // b.le 0x2eac <k_attend_values+0x218c>
-	WORD $0xaa1603e8 // mov x8, x22
-	WORD $0xf9401489 // ldr x9, [x4, #0x28]
-	WORD $0xeb0902df // cmp x22, x9
-	WORD $0x54014fab // b.lt 0x3778 <k_attend_values+0x2a58>
-	WORD $0x14000b4c // b 0x3ab8 <k_attend_values+0x2d98>
+	WORD $0x530d394a // ubfx w10, w10, #13, #2
+	WORD $0x9a96b16b // csel x11, x11, x22, lt
+	WORD $0x9a96b18c // csel x12, x12, x22, lt
+	WORD $0x9342fd6b // asr x11, x11, #2
+	WORD $0xd343fd8c // lsr x12, x12, #3
+	WORD $0x0b0a012a // add w10, w9, w10
+	WORD $0x121e754a // and w10, w10, #0xfffffffc
+	WORD $0x9b0c7d08 // mul x8, x8, x12
+	WORD $0x4b0a012a // sub w10, w9, w10
+	WORD $0x12190149 // and w9, w10, #0x80
+	WORD $0x0b491d49 // add w9, w10, w9, lsr #7
+	WORD $0x13001d29 // sxtb w9, w9
+	WORD $0x4b490549 // sub w9, w10, w9, lsr #1
+	WORD $0xb1000d6a // adds x10, x11, #0x3
+	WORD $0x9100196b // add x11, x11, #0x6
+	WORD $0x9a8ab16a // csel x10, x11, x10, lt
+	WORD $0xf10021bf // cmp x13, #0x8
+	WORD $0x93401d29 // sxtb x9, w9
+	WORD $0xd342fd4a // lsr x10, x10, #2
+	WORD $0x9b092148 // madd x8, x10, x9, x8
+	WORD $0xf9402009 // ldr x9, [x0, #0x40]
+	WORD $0xa900a7ed // stp x13, x9, [sp, #0x8]
+	WORD $0x9b087d28 // mul x8, x9, x8
+	WORD $0xa9462809 // ldp x9, x10, [x0, #0x60]
+	WORD $0xf900c7ea // str x10, [sp, #0x188]
+	WORD $0xd37ae50b // lsl x11, x8, #6
+	WORD $0xcb090148 // sub x8, x10, x9
+	WORD $0xa9172fe8 // stp x8, x11, [sp, #0x170]
+	WORD $0x5400018a // b.ge 0x2bec <k_attend_values+0xfc>
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xb27e026a // orr x10, x19, #0x4
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0x5400afad // b.le 0x41c4 <k_attend_values+0x16d4>
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0x91000a6a // add x10, x19, #0x2
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0x54011b0d // b.le 0x4f44 <k_attend_values+0x2454>
+	WORD $0x14000b42 // b 0x58f0 <k_attend_values+0x2e00>
 	WORD $0x52800388 // mov w8, #0x1c // =28
-	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xa9057fe8 // stp x8, xzr, [sp, #0x50]
+	WORD $0xd37ef6d1 // lsl x17, x22, #2
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0xa905ffe8 // stp x8, xzr, [sp, #0x58]
 	WORD $0x52800308 // mov w8, #0x18 // =24
-	WORD $0xf90027e8 // str x8, [sp, #0x48]
+	WORD $0xf9002be8 // str x8, [sp, #0x50]
 	WORD $0x52800288 // mov w8, #0x14 // =20
-	WORD $0xf90023e8 // str x8, [sp, #0x40]
+	WORD $0xf90027e8 // str x8, [sp, #0x48]
 	WORD $0x52800208 // mov w8, #0x10 // =16
-	WORD $0xf9001fe8 // str x8, [sp, #0x38]
+	WORD $0xf90023e8 // str x8, [sp, #0x40]
 	WORD $0x52800188 // mov w8, #0xc // =12
+	WORD $0xf9001fe8 // str x8, [sp, #0x38]
+	WORD $0x52800108 // mov w8, #0x8 // =8
 	WORD $0xf9001be8 // str x8, [sp, #0x30]
-	WORD $0x52800108 // mov w8, #0x8 // =8
-	WORD $0xf90017e8 // str x8, [sp, #0x28]
 	WORD $0x52800088 // mov w8, #0x4 // =4
-	WORD $0xf90013e8 // str x8, [sp, #0x20]
+	WORD $0xf90017e8 // str x8, [sp, #0x28]
 	WORD $0x52800108 // mov w8, #0x8 // =8
-	WORD $0x1400003a // b 0xeb4 <k_attend_values+0x194>
-	WORD $0xb2400228 // orr x8, x17, #0x1
-	WORD $0xb27f022c // orr x12, x17, #0x2
-	WORD $0xb240062d // orr x13, x17, #0x3
-	WORD $0x9b087d48 // mul x8, x10, x8
-	WORD $0x528000af // mov w15, #0x5 // =5
-	WORD $0xb27e022e // orr x14, x17, #0x4
-	WORD $0xaa0f022f // orr x15, x17, x15
-	WORD $0xb27f0630 // orr x16, x17, #0x6
-	WORD $0xb2400a31 // orr x17, x17, #0x7
-	WORD $0x9b0c7d4c // mul x12, x10, x12
-	WORD $0x3d800167 // str q7, [x11]
-	WORD $0x9b0d7d4d // mul x13, x10, x13
-	WORD $0xd37ef508 // lsl x8, x8, #2
-	WORD $0x9b0e7d4e // mul x14, x10, x14
-	WORD $0xd37ef58b // lsl x11, x12, #2
-	WORD $0x3ca86926 // str q6, [x9, x8]
-	WORD $0x9b0f7d4f // mul x15, x10, x15
-	WORD $0xd37ef5a8 // lsl x8, x13, #2
-	WORD $0x3cab6925 // str q5, [x9, x11]
-	WORD $0x9b107d50 // mul x16, x10, x16
-	WORD $0xd37ef5cb // lsl x11, x14, #2
-	WORD $0x3ca86924 // str q4, [x9, x8]
-	WORD $0x9b117d4a // mul x10, x10, x17
-	WORD $0xd37ef5e8 // lsl x8, x15, #2
-	WORD $0x3cab6923 // str q3, [x9, x11]
-	WORD $0xd37ef60b // lsl x11, x16, #2
-	WORD $0x3ca86922 // str q2, [x9, x8]
-	WORD $0xd37ef548 // lsl x8, x10, #2
-	WORD $0x3cab6921 // str q1, [x9, x11]
-	WORD $0x3ca86920 // str q0, [x9, x8]
-	WORD $0xa9058ac5 // stp x5, x2, [x22, #0x58]
-	WORD $0xa944a3ea // ldp x10, x8, [sp, #0x48]
-	WORD $0xf9400bf5 // ldr x21, [sp, #0x10]
-	WORD $0xf94016c9 // ldr x9, [x22, #0x28]
-	WORD $0x9100810b // add x11, x8, #0x20
-	WORD $0x910022a8 // add x8, x21, #0x8
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0xaa1503f0 // mov x16, x21
+	WORD $0x1400001c // b 0x2ca0 <k_attend_values+0x1b0>
+	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
+	WORD $0xf9400ff3 // ldr x19, [sp, #0x18]
+	WORD $0xf9402fea // ldr x10, [sp, #0x58]
+	WORD $0x91002268 // add x8, x19, #0x8
+	WORD $0x9100814b // add x11, x10, #0x20
+	WORD $0xf9402bea // ldr x10, [sp, #0x50]
 	WORD $0x9100814a // add x10, x10, #0x20
-	WORD $0xa904afea // stp x10, x11, [sp, #0x48]
+	WORD $0xa9052fea // stp x10, x11, [sp, #0x50]
+	WORD $0xf94027ea // ldr x10, [sp, #0x48]
+	WORD $0x9100814b // add x11, x10, #0x20
 	WORD $0xf94023ea // ldr x10, [sp, #0x40]
-	WORD $0x9100814b // add x11, x10, #0x20
-	WORD $0xf9401fea // ldr x10, [sp, #0x38]
 	WORD $0x9100814a // add x10, x10, #0x20
-	WORD $0xa903afea // stp x10, x11, [sp, #0x38]
-	WORD $0xf9401bea // ldr x10, [sp, #0x30]
+	WORD $0xa9042fea // stp x10, x11, [sp, #0x40]
+	WORD $0xf9401fea // ldr x10, [sp, #0x38]
 	WORD $0x9100814b // add x11, x10, #0x20
+	WORD $0xf94007ea // ldr x10, [sp, #0x8]
+	WORD $0xeb0a011f // cmp x8, x10
+	WORD $0xf9401bea // ldr x10, [sp, #0x30]
+	WORD $0x9100814a // add x10, x10, #0x20
+	WORD $0xa9032fea // stp x10, x11, [sp, #0x30]
+	WORD $0xf94033ea // ldr x10, [sp, #0x60]
+	WORD $0x9100814a // add x10, x10, #0x20
+	WORD $0xf90033ea // str x10, [sp, #0x60]
 	WORD $0xf94017ea // ldr x10, [sp, #0x28]
 	WORD $0x9100814a // add x10, x10, #0x20
-	WORD $0xa902afea // stp x10, x11, [sp, #0x28]
-	WORD $0xf9402fea // ldr x10, [sp, #0x58]
-	WORD $0x9100814a // add x10, x10, #0x20
-	WORD $0xf9002fea // str x10, [sp, #0x58]
+	WORD $0xf90017ea // str x10, [sp, #0x28]
+	WORD $0x54fff94c // b.gt 0x2bc4 <k_attend_values+0xd4>
+	WORD $0xf10022df // cmp x22, #0x8
+	WORD $0xa901cfe8 // stp x8, x19, [sp, #0x18]
+	WORD $0x5400170a // b.ge 0x2f88 <k_attend_values+0x498>
+	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0xb27e006e // orr x14, x3, #0x4
+	WORD $0xaa0303ef // mov x15, x3
+	WORD $0xeb1601df // cmp x14, x22
+	WORD $0x54004b0d // b.le 0x361c <k_attend_values+0xb2c>
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0xeb1002c8 // subs x8, x22, x16
+	WORD $0x54fffb6d // b.le 0x2c34 <k_attend_values+0x144>
+	WORD $0xf94077ef // ldr x15, [sp, #0xe8]
+	WORD $0xa9452fed // ldp x13, x11, [sp, #0x50]
+	WORD $0xaa1003e4 // mov x4, x16
 	WORD $0xf94013ea // ldr x10, [sp, #0x20]
-	WORD $0x9100814a // add x10, x10, #0x20
-	WORD $0xf90013ea // str x10, [sp, #0x20]
-	WORD $0x54fff52c // b.gt 0xd54 <k_attend_values+0x34>
-	WORD $0xf9401ac3 // ldr x3, [x22, #0x30]
-	WORD $0xa90143e8 // stp x8, x16, [sp, #0x10]
-	WORD $0xf100207f // cmp x3, #0x8
-	WORD $0x5400164a // b.ge 0x1188 <k_attend_values+0x468>
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xb27e014e // orr x14, x10, #0x4
-	WORD $0xaa0a03f1 // mov x17, x10
-	WORD $0xf9007fe3 // str x3, [sp, #0xf8]
-	WORD $0xeb0301df // cmp x14, x3
-	WORD $0x5400488d // b.le 0x17e8 <k_attend_values+0xac8>
-	WORD $0xf9407ffd // ldr x29, [sp, #0xf8]
-	WORD $0xaa1103e3 // mov x3, x17
-	WORD $0xf94077f6 // ldr x22, [sp, #0xe8]
-	WORD $0xeb0303a8 // subs x8, x29, x3
-	WORD $0x54fffb0d // b.le 0xe4c <k_attend_values+0x12c>
-	WORD $0xa944d2c9 // ldp x9, x20, [x22, #0x48]
-	WORD $0xaa0303e1 // mov x1, x3
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
-	WORD $0xa944afed // ldp x13, x11, [sp, #0x48]
-	WORD $0xf94012d5 // ldr x21, [x22, #0x20]
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xd37ef7b3 // lsl x19, x29, #2
-	WORD $0x9b0a7e8c // mul x12, x20, x10
-	WORD $0xa940c2d8 // ldp x24, x16, [x22, #0x8]
-	WORD $0xd37df28a // lsl x10, x20, #3
-	WORD $0xf9402fe0 // ldr x0, [sp, #0x58]
-	WORD $0xaa1d03e6 // mov x6, x29
-	WORD $0x9b0b62ab // madd x11, x21, x11, x24
-	WORD $0xa9458ac5 // ldp x5, x2, [x22, #0x58]
-	WORD $0xcb14014f // sub x15, x10, x20
-	WORD $0x9b0d62ad // madd x13, x21, x13, x24
-	WORD $0x8b0c012a // add x10, x9, x12
-	WORD $0xa943a6ce // ldp x14, x9, [x22, #0x38]
-	WORD $0x9b0062a0 // madd x0, x21, x0, x24
-	WORD $0xd37ffa96 // lsl x22, x20, #1
-	WORD $0xf90097eb // str x11, [sp, #0x128]
-	WORD $0x8b0f014b // add x11, x10, x15
-	WORD $0xeb0e017f // cmp x11, x14
-	WORD $0xf900b7ed // str x13, [sp, #0x168]
-	WORD $0x8b09018d // add x13, x12, x9
-	WORD $0x9a8eb169 // csel x9, x11, x14, lt
-	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0x8b0f01ae // add x14, x13, x15
-	WORD $0x9a89b3ef // csel x15, xzr, x9, lt
-	WORD $0xa943a7ec // ldp x12, x9, [sp, #0x38]
-	WORD $0xeb0f01df // cmp x14, x15
-	WORD $0x9b0c62ac // madd x12, x21, x12, x24
-	WORD $0x9b0962a9 // madd x9, x21, x9, x24
-	WORD $0xa91527ec // stp x12, x9, [sp, #0x150]
-	WORD $0xa942b3f1 // ldp x17, x12, [sp, #0x28]
-	WORD $0x9a8fb1c9 // csel x9, x14, x15, lt
+	WORD $0xf94015f4 // ldr x20, [x15, #0x28]
+	WORD $0xf94005e2 // ldr x2, [x15, #0x8]
+	WORD $0xf9402de7 // ldr x7, [x15, #0x58]
+	WORD $0xf9400be0 // ldr x0, [sp, #0x10]
+	WORD $0x9b0d0a8e // madd x14, x20, x13, x2
+	WORD $0xa94437f0 // ldp x16, x13, [sp, #0x40]
+	WORD $0xd37df0ec // lsl x12, x7, #3
+	WORD $0xd37ff8f5 // lsl x21, x7, #1
+	WORD $0x9b0a7cea // mul x10, x7, x10
+	WORD $0xcb07018c // sub x12, x12, x7
+	WORD $0x9b0d0a8d // madd x13, x20, x13, x2
+	WORD $0x9b0b0a85 // madd x5, x20, x11, x2
+	WORD $0xf94029eb // ldr x11, [x15, #0x50]
+	WORD $0x9b100a90 // madd x16, x20, x16, x2
+	WORD $0xa915bbed // stp x13, x14, [sp, #0x158]
+	WORD $0x8b0a016d // add x13, x11, x10
+	WORD $0xf94025eb // ldr x11, [x15, #0x48]
+	WORD $0x8b0c01ae // add x14, x13, x12
+	WORD $0xeb0001df // cmp x14, x0
+	WORD $0xf900abf0 // str x16, [sp, #0x150]
+	WORD $0x8b0b0150 // add x16, x10, x11
+	WORD $0x9a80b1ca // csel x10, x14, x0, lt
 	WORD $0xf10001df // cmp x14, #0x0
-	WORD $0x9b0c62ac // madd x12, x21, x12, x24
-	WORD $0x9a89b3fa // csel x26, xzr, x9, lt
-	WORD $0xeb0f015f // cmp x10, x15
-	WORD $0x9a8fb149 // csel x9, x10, x15, lt
-	WORD $0xeb0f01bf // cmp x13, x15
-	WORD $0x9b1162b1 // madd x17, x21, x17, x24
-	WORD $0xf900a7ec // str x12, [sp, #0x148]
-	WORD $0x9a8fb1ac // csel x12, x13, x15, lt
+	WORD $0x8b0c0200 // add x0, x16, x12
+	WORD $0x9a8ab3e1 // csel x1, xzr, x10, lt
+	WORD $0xa9432beb // ldp x11, x10, [sp, #0x30]
+	WORD $0xeb01001f // cmp x0, x1
+	WORD $0x9b0b0a8b // madd x11, x20, x11, x2
+	WORD $0x9b0a0a8a // madd x10, x20, x10, x2
+	WORD $0xa9142beb // stp x11, x10, [sp, #0x140]
+	WORD $0xf94033eb // ldr x11, [sp, #0x60]
+	WORD $0x9b0b0a8b // madd x11, x20, x11, x2
+	WORD $0x9a81b00a // csel x10, x0, x1, lt
+	WORD $0xf100001f // cmp x0, #0x0
+	WORD $0x9a8ab3f9 // csel x25, xzr, x10, lt
+	WORD $0xeb0101bf // cmp x13, x1
+	WORD $0x9a81b1aa // csel x10, x13, x1, lt
+	WORD $0xeb01021f // cmp x16, x1
+	WORD $0xf9009feb // str x11, [sp, #0x138]
+	WORD $0x9a81b20b // csel x11, x16, x1, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9a8bb3e6 // csel x6, xzr, x11, lt
+	WORD $0xf94017eb // ldr x11, [sp, #0x28]
 	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x9a8cb3e3 // csel x3, xzr, x12, lt
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x9b1d7c6c // mul x12, x3, x29
-	WORD $0xa913c7e0 // stp x0, x17, [sp, #0x138]
-	WORD $0xf94013e0 // ldr x0, [sp, #0x20]
-	WORD $0xd37ef691 // lsl x17, x20, #2
-	WORD $0x9a89b3f7 // csel x23, xzr, x9, lt
-	WORD $0xeb1a007f // cmp x3, x26
-	WORD $0x9b0062a0 // madd x0, x21, x0, x24
-	WORD $0xf90093f1 // str x17, [sp, #0x120]
-	WORD $0x8b0c0a0c // add x12, x16, x12, lsl #2
-	WORD $0x8b010987 // add x7, x12, x1, lsl #2
-	WORD $0xf9009be0 // str x0, [sp, #0x130]
-	WORD $0x540072aa // b.ge 0x1e30 <k_attend_values+0x1110>
-	WORD $0x8b1402cc // add x12, x22, x20
+	WORD $0x9b1610d3 // madd x19, x6, x22, x4
+	WORD $0x9a8ab3f7 // csel x23, xzr, x10, lt
+	WORD $0xd37ef4ea // lsl x10, x7, #2
+	WORD $0xeb1900df // cmp x6, x25
+	WORD $0x9b0b0a8b // madd x11, x20, x11, x2
+	WORD $0xa912afea // stp x10, x11, [sp, #0x128]
+	WORD $0x5400776a // b.ge 0x3c94 <k_attend_values+0x11a4>
+	WORD $0x8b0702ab // add x11, x21, x7
+	WORD $0xf94009ec // ldr x12, [x15, #0x10]
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xd37ff980 // lsl x0, x12, #1
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x8b140230 // add x16, x17, x20
+	WORD $0xa910dfe2 // stp x2, x23, [sp, #0x108]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf94097e4 // ldr x4, [sp, #0x128]
-	WORD $0xa9105ff8 // stp x24, x23, [sp, #0x100]
-	WORD $0x8b0d029b // add x27, x20, x13
-	WORD $0x8b0a029d // add x29, x20, x10
-	WORD $0x8b0d02de // add x30, x22, x13
-	WORD $0x8b0a02d8 // add x24, x22, x10
-	WORD $0xa91153f6 // stp x22, x20, [sp, #0x110]
-	WORD $0x8b0d0196 // add x22, x12, x13
-	WORD $0x8b0a0189 // add x9, x12, x10
-	WORD $0x8b0d022c // add x12, x17, x13
-	WORD $0x8b0a0237 // add x23, x17, x10
-	WORD $0x8b0d0214 // add x20, x16, x13
-	WORD $0x8b0a0210 // add x16, x16, x10
-	WORD $0x8b0d0011 // add x17, x0, x13
-	WORD $0x8b0a0000 // add x0, x0, x10
-	WORD $0x14000005 // b 0x1058 <k_attend_values+0x338>
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0x8b1300e7 // add x7, x7, x19
-	WORD $0xeb03035f // cmp x26, x3
-	WORD $0x54007040 // b.eq 0x1e5c <k_attend_values+0x113c>
-	WORD $0xeb0200bf // cmp x5, x2
-	WORD $0x54000082 // b.hs 0x106c <k_attend_values+0x34c>
-	WORD $0xf98000a2 // prfm pldl2keep, [x5]
-	WORD $0xf98020a2 // prfm pldl2keep, [x5, #0x40]
-	WORD $0x910200a5 // add x5, x5, #0x80
-	WORD $0xeb0100df // cmp x6, x1
-	WORD $0x54000061 // b.ne 0x107c <k_attend_values+0x35c>
-	WORD $0x3dc000f0 // ldr q16, [x7]
-	WORD $0x1400000c // b 0x10a8 <k_attend_values+0x388>
-	WORD $0xbd4000f0 // ldr s16, [x7]
+	WORD $0xaa0a03e3 // mov x3, x10
+	WORD $0xd37ff962 // lsl x2, x11, #1
+	WORD $0x8b1002bd // add x29, x21, x16
+	WORD $0xa9119ff5 // stp x21, x7, [sp, #0x118]
+	WORD $0x8b0d02be // add x30, x21, x13
+	WORD $0x8b100177 // add x23, x11, x16
+	WORD $0x8b0d0175 // add x21, x11, x13
+	WORD $0x8b07014f // add x15, x10, x7
+	WORD $0x8b13098b // add x11, x12, x19, lsl #2
+	WORD $0x8b1000fa // add x26, x7, x16
+	WORD $0x8b0d00fb // add x27, x7, x13
+	WORD $0x8b10014a // add x10, x10, x16
+	WORD $0x8b0d0076 // add x22, x3, x13
+	WORD $0x8b1001e7 // add x7, x15, x16
+	WORD $0x8b0d01ec // add x12, x15, x13
+	WORD $0x8b10004f // add x15, x2, x16
+	WORD $0x8b0d0042 // add x2, x2, x13
+	WORD $0x14000007 // b 0x2e34 <k_attend_values+0x344>
+	WORD $0xf940b7e3 // ldr x3, [sp, #0x168]
+	WORD $0x910004c6 // add x6, x6, #0x1
+	WORD $0x8b11016b // add x11, x11, x17
+	WORD $0xeb06033f // cmp x25, x6
+	WORD $0x8b030273 // add x19, x19, x3
+	WORD $0x54007460 // b.eq 0x3cbc <k_attend_values+0x11cc>
+	WORD $0xf940c7e3 // ldr x3, [sp, #0x188]
+	WORD $0xeb03013f // cmp x9, x3
+	WORD $0x540001c2 // b.hs 0x2e74 <k_attend_values+0x384>
+	WORD $0xaa0503f8 // mov x24, x5
+	WORD $0xaa0403e5 // mov x5, x4
+	WORD $0xa9570fe4 // ldp x4, x3, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb03009f // cmp x4, x3
+	WORD $0x5400008d // b.le 0x2e64 <k_attend_values+0x374>
+	WORD $0x52801003 // mov w3, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x2e68 <k_attend_values+0x378>
+	WORD $0x52800803 // mov w3, #0x40 // =64
+	WORD $0xaa0503e4 // mov x4, x5
+	WORD $0x8b030129 // add x9, x9, x3
+	WORD $0xaa1803e5 // mov x5, x24
+	WORD $0xf940b7e3 // ldr x3, [sp, #0x168]
+	WORD $0xeb04007f // cmp x3, x4
+	WORD $0x54000061 // b.ne 0x2e88 <k_attend_values+0x398>
+	WORD $0x3dc00170 // ldr q16, [x11]
+	WORD $0x14000009 // b 0x2ea8 <k_attend_values+0x3b8>
+	WORD $0xbd400170 // ldr s16, [x11]
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x5400012b // b.lt 0x10a8 <k_attend_values+0x388>
-	WORD $0xaa0103e4 // mov x4, x1
-	WORD $0x910010e1 // add x1, x7, #0x4
-	WORD $0x0d409030 // ld1 { v16.s }[1], [x1]
-	WORD $0x54000060 // b.eq 0x10a0 <k_attend_values+0x380>
-	WORD $0x910020e1 // add x1, x7, #0x8
-	WORD $0x4d408030 // ld1 { v16.s }[2], [x1]
-	WORD $0xaa0403e1 // mov x1, x4
-	WORD $0xf94097e4 // ldr x4, [sp, #0x128]
-	WORD $0xeb0d007f // cmp x3, x13
-	WORD $0x540000cb // b.lt 0x10c4 <k_attend_values+0x3a4>
-	WORD $0xeb0a007f // cmp x3, x10
-	WORD $0x5400008a // b.ge 0x10c4 <k_attend_values+0x3a4>
-	WORD $0xf9409ff9 // ldr x25, [sp, #0x138]
-	WORD $0xbc637b31 // ldr s17, [x25, x3, lsl #2]
+	WORD $0x540000cb // b.lt 0x2ea8 <k_attend_values+0x3b8>
+	WORD $0x91001163 // add x3, x11, #0x4
+	WORD $0x0d409070 // ld1 { v16.s }[1], [x3]
+	WORD $0x54000060 // b.eq 0x2ea8 <k_attend_values+0x3b8>
+	WORD $0x91002163 // add x3, x11, #0x8
+	WORD $0x4d408070 // ld1 { v16.s }[2], [x3]
+	WORD $0xeb1000df // cmp x6, x16
+	WORD $0x540000cb // b.lt 0x2ec4 <k_attend_values+0x3d4>
+	WORD $0xeb0d00df // cmp x6, x13
+	WORD $0x5400008a // b.ge 0x2ec4 <k_attend_values+0x3d4>
+	WORD $0xf9409fe3 // ldr x3, [sp, #0x138]
+	WORD $0xbc667871 // ldr s17, [x3, x6, lsl #2]
 	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0xeb1b007f // cmp x3, x27
-	WORD $0x540000cb // b.lt 0x10e0 <k_attend_values+0x3c0>
-	WORD $0xeb1d007f // cmp x3, x29
-	WORD $0x5400008a // b.ge 0x10e0 <k_attend_values+0x3c0>
-	WORD $0xf9409bf9 // ldr x25, [sp, #0x130]
-	WORD $0xbc637b31 // ldr s17, [x25, x3, lsl #2]
+	WORD $0xeb1a00df // cmp x6, x26
+	WORD $0x540000cb // b.lt 0x2ee0 <k_attend_values+0x3f0>
+	WORD $0xeb1b00df // cmp x6, x27
+	WORD $0x5400008a // b.ge 0x2ee0 <k_attend_values+0x3f0>
+	WORD $0xf9409be3 // ldr x3, [sp, #0x130]
+	WORD $0xbc667871 // ldr s17, [x3, x6, lsl #2]
 	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
-	WORD $0xeb1e007f // cmp x3, x30
-	WORD $0x540000cb // b.lt 0x10fc <k_attend_values+0x3dc>
-	WORD $0xeb18007f // cmp x3, x24
-	WORD $0x5400008a // b.ge 0x10fc <k_attend_values+0x3dc>
-	WORD $0xf940a3f9 // ldr x25, [sp, #0x140]
-	WORD $0xbc637b31 // ldr s17, [x25, x3, lsl #2]
+	WORD $0xeb1d00df // cmp x6, x29
+	WORD $0x540000cb // b.lt 0x2efc <k_attend_values+0x40c>
+	WORD $0xeb1e00df // cmp x6, x30
+	WORD $0x5400008a // b.ge 0x2efc <k_attend_values+0x40c>
+	WORD $0xf940a3e3 // ldr x3, [sp, #0x140]
+	WORD $0xbc667871 // ldr s17, [x3, x6, lsl #2]
 	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
-	WORD $0xeb16007f // cmp x3, x22
-	WORD $0x540000cb // b.lt 0x1118 <k_attend_values+0x3f8>
-	WORD $0xeb09007f // cmp x3, x9
-	WORD $0x5400008a // b.ge 0x1118 <k_attend_values+0x3f8>
-	WORD $0xf940a7f9 // ldr x25, [sp, #0x148]
-	WORD $0xbc637b31 // ldr s17, [x25, x3, lsl #2]
+	WORD $0xeb1700df // cmp x6, x23
+	WORD $0x540000cb // b.lt 0x2f18 <k_attend_values+0x428>
+	WORD $0xeb1500df // cmp x6, x21
+	WORD $0x5400008a // b.ge 0x2f18 <k_attend_values+0x428>
+	WORD $0xf940a7e3 // ldr x3, [sp, #0x148]
+	WORD $0xbc667871 // ldr s17, [x3, x6, lsl #2]
 	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
-	WORD $0xeb0c007f // cmp x3, x12
-	WORD $0x540000cb // b.lt 0x1134 <k_attend_values+0x414>
-	WORD $0xeb17007f // cmp x3, x23
-	WORD $0x5400008a // b.ge 0x1134 <k_attend_values+0x414>
-	WORD $0xf940abf9 // ldr x25, [sp, #0x150]
-	WORD $0xbc637b31 // ldr s17, [x25, x3, lsl #2]
+	WORD $0xeb0a00df // cmp x6, x10
+	WORD $0x540000cb // b.lt 0x2f34 <k_attend_values+0x444>
+	WORD $0xeb1600df // cmp x6, x22
+	WORD $0x5400008a // b.ge 0x2f34 <k_attend_values+0x444>
+	WORD $0xf940abe3 // ldr x3, [sp, #0x150]
+	WORD $0xbc667871 // ldr s17, [x3, x6, lsl #2]
 	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
-	WORD $0xeb14007f // cmp x3, x20
-	WORD $0x540000cb // b.lt 0x1150 <k_attend_values+0x430>
-	WORD $0xeb10007f // cmp x3, x16
-	WORD $0x5400008a // b.ge 0x1150 <k_attend_values+0x430>
-	WORD $0xf940aff9 // ldr x25, [sp, #0x158]
-	WORD $0xbc637b31 // ldr s17, [x25, x3, lsl #2]
+	WORD $0xeb0700df // cmp x6, x7
+	WORD $0x540000cb // b.lt 0x2f50 <k_attend_values+0x460>
+	WORD $0xeb0c00df // cmp x6, x12
+	WORD $0x5400008a // b.ge 0x2f50 <k_attend_values+0x460>
+	WORD $0xf940afe3 // ldr x3, [sp, #0x158]
+	WORD $0xbc667871 // ldr s17, [x3, x6, lsl #2]
 	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
-	WORD $0xeb11007f // cmp x3, x17
-	WORD $0x540000cb // b.lt 0x116c <k_attend_values+0x44c>
-	WORD $0xeb00007f // cmp x3, x0
-	WORD $0x5400008a // b.ge 0x116c <k_attend_values+0x44c>
-	WORD $0xf940b7f9 // ldr x25, [sp, #0x168]
-	WORD $0xbc637b31 // ldr s17, [x25, x3, lsl #2]
+	WORD $0xeb0f00df // cmp x6, x15
+	WORD $0x540000cb // b.lt 0x2f6c <k_attend_values+0x47c>
+	WORD $0xeb0200df // cmp x6, x2
+	WORD $0x5400008a // b.ge 0x2f6c <k_attend_values+0x47c>
+	WORD $0xf940b3e3 // ldr x3, [sp, #0x160]
+	WORD $0xbc667871 // ldr s17, [x3, x6, lsl #2]
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
-	WORD $0xeb0e007f // cmp x3, x14
-	WORD $0x54fff6cb // b.lt 0x1048 <k_attend_values+0x328>
-	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54fff68a // b.ge 0x1048 <k_attend_values+0x328>
-	WORD $0xbc637891 // ldr s17, [x4, x3, lsl #2]
+	WORD $0xeb0000df // cmp x6, x0
+	WORD $0x54fff56b // b.lt 0x2e1c <k_attend_values+0x32c>
+	WORD $0xeb0e00df // cmp x6, x14
+	WORD $0x54fff52a // b.ge 0x2e1c <k_attend_values+0x32c>
+	WORD $0xbc6678b1 // ldr s17, [x5, x6, lsl #2]
 	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
-	WORD $0x17ffffb1 // b 0x1048 <k_attend_values+0x328>
-	WORD $0xa94196cc // ldp x12, x5, [x22, #0x18]
-	WORD $0xb240020d // orr x13, x16, #0x1
-	WORD $0xa944a2cb // ldp x11, x8, [x22, #0x48]
-	WORD $0xf9007bff // str xzr, [sp, #0xf0]
-	WORD $0x9b107d8e // mul x14, x12, x16
-	WORD $0x9b0d7d8d // mul x13, x12, x13
-	WORD $0x9b107d0a // mul x10, x8, x16
-	WORD $0x9b107ca9 // mul x9, x5, x16
-	WORD $0xa90c3bed // stp x13, x14, [sp, #0xc0]
-	WORD $0xb27f020d // orr x13, x16, #0x2
-	WORD $0xb240060e // orr x14, x16, #0x3
-	WORD $0x9b0d7d8f // mul x15, x12, x13
-	WORD $0xd37df10d // lsl x13, x8, #3
-	WORD $0x8b0a0175 // add x21, x11, x10
-	WORD $0x9b0e7d8e // mul x14, x12, x14
-	WORD $0xcb0801ab // sub x11, x13, x8
-	WORD $0xb27e020d // orr x13, x16, #0x4
-	WORD $0x8b0b02b7 // add x23, x21, x11
-	WORD $0x9b0d7d8d // mul x13, x12, x13
-	WORD $0xa90b3fee // stp x14, x15, [sp, #0xb0]
-	WORD $0xa943bacf // ldp x15, x14, [x22, #0x38]
+	WORD $0x17ffffa6 // b 0x2e1c <k_attend_values+0x32c>
+	WORD $0xa9426e8b // ldp x11, x27, [x20, #0x20]
+	WORD $0xb240026d // orr x13, x19, #0x1
+	WORD $0xa945228e // ldp x14, x8, [x20, #0x50]
+	WORD $0xb2400a60 // orr x0, x19, #0x7
+	WORD $0xf9402690 // ldr x16, [x20, #0x48]
+	WORD $0xf9400be2 // ldr x2, [sp, #0x10]
+	WORD $0xaa1f03fe // mov x30, xzr
+	WORD $0x9b137d6f // mul x15, x11, x19
+	WORD $0x8b1b0766 // add x6, x27, x27, lsl #1
+	WORD $0xaa1b03f8 // mov x24, x27
+	WORD $0x9b0d7d6d // mul x13, x11, x13
+	WORD $0x9b137d0c // mul x12, x8, x19
+	WORD $0x9b137f6a // mul x10, x27, x19
+	WORD $0xa90c3fed // stp x13, x15, [sp, #0xc0]
+	WORD $0xb27f026d // orr x13, x19, #0x2
+	WORD $0x9b0d7d6f // mul x15, x11, x13
+	WORD $0xb240066d // orr x13, x19, #0x3
+	WORD $0x8b0c01ce // add x14, x14, x12
+	WORD $0x8b100181 // add x1, x12, x16
+	WORD $0x9b0d7d6d // mul x13, x11, x13
+	WORD $0xa9403290 // ldp x16, x12, [x20]
+	WORD $0xf90047f0 // str x16, [sp, #0x88]
+	WORD $0xf9402ff0 // ldr x16, [sp, #0x58]
+	WORD $0x8b0a098a // add x10, x12, x10, lsl #2
+	WORD $0xa90b3fed // stp x13, x15, [sp, #0xb0]
+	WORD $0xb27e026d // orr x13, x19, #0x4
+	WORD $0xd37df10f // lsl x15, x8, #3
+	WORD $0x9b0d7d6d // mul x13, x11, x13
+	WORD $0xcb0801ef // sub x15, x15, x8
+	WORD $0x9b103370 // madd x16, x27, x16, x12
+	WORD $0x8b0f0025 // add x5, x1, x15
 	WORD $0xf90057ed // str x13, [sp, #0xa8]
 	WORD $0x528000ad // mov w13, #0x5 // =5
-	WORD $0xaa0d020d // orr x13, x16, x13
-	WORD $0x8b0e0158 // add x24, x10, x14
-	WORD $0xeb0f02ff // cmp x23, x15
-	WORD $0x9b0d7d8a // mul x10, x12, x13
-	WORD $0xb27f060d // orr x13, x16, #0x6
-	WORD $0x8b0b031b // add x27, x24, x11
-	WORD $0xf90053ea // str x10, [sp, #0xa0]
-	WORD $0x9a8fb2ea // csel x10, x23, x15, lt
-	WORD $0xf10002ff // cmp x23, #0x0
-	WORD $0x9a8ab3ee // csel x14, xzr, x10, lt
-	WORD $0x9b0d7d8a // mul x10, x12, x13
-	WORD $0xf9402fed // ldr x13, [sp, #0x58]
-	WORD $0xeb0e037f // cmp x27, x14
-	WORD $0xaa0e03e0 // mov x0, x14
-	WORD $0x8b18010f // add x15, x8, x24
-	WORD $0x9a8eb36b // csel x11, x27, x14, lt
-	WORD $0xf100037f // cmp x27, #0x0
-	WORD $0x9b0d7cad // mul x13, x5, x13
-	WORD $0x9a8bb3e2 // csel x2, xzr, x11, lt
-	WORD $0xeb0e02bf // cmp x21, x14
-	WORD $0xf9004fea // str x10, [sp, #0x98]
-	WORD $0xb2400a0a // orr x10, x16, #0x7
-	WORD $0x9b0a7d8a // mul x10, x12, x10
-	WORD $0xd37ef50c // lsl x12, x8, #2
-	WORD $0x8b180194 // add x20, x12, x24
-	WORD $0x8b150199 // add x25, x12, x21
-	WORD $0xf9004bea // str x10, [sp, #0x90]
-	WORD $0xa9402acb // ldp x11, x10, [x22]
-	WORD $0xf90047eb // str x11, [sp, #0x88]
-	WORD $0xf9402beb // ldr x11, [sp, #0x50]
-	WORD $0x8b090949 // add x9, x10, x9, lsl #2
-	WORD $0x9b0b28ab // madd x11, x5, x11, x10
-	WORD $0xf900b7e9 // str x9, [sp, #0x168]
-	WORD $0x9a8eb2a9 // csel x9, x21, x14, lt
-	WORD $0xf10002bf // cmp x21, #0x0
-	WORD $0x9a89b3e9 // csel x9, xzr, x9, lt
-	WORD $0xeb0e031f // cmp x24, x14
-	WORD $0xa90da7eb // stp x11, x9, [sp, #0xd8]
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xd37ff90b // lsl x11, x8, #1
-	WORD $0x9b0928a9 // madd x9, x5, x9, x10
-	WORD $0x8b180161 // add x1, x11, x24
-	WORD $0x8b150166 // add x6, x11, x21
-	WORD $0x8b08016b // add x11, x11, x8
-	WORD $0x8b180167 // add x7, x11, x24
-	WORD $0x8b150173 // add x19, x11, x21
-	WORD $0xd37ff96b // lsl x11, x11, #1
-	WORD $0x8b15017a // add x26, x11, x21
-	WORD $0xf9006be9 // str x9, [sp, #0xd0]
-	WORD $0x9a8eb309 // csel x9, x24, x14, lt
-	WORD $0xf100031f // cmp x24, #0x0
-	WORD $0x9a89b3e4 // csel x4, xzr, x9, lt
-	WORD $0xa943a7ee // ldp x14, x9, [sp, #0x38]
-	WORD $0xeb02009f // cmp x4, x2
-	WORD $0x9a82c091 // csel x17, x4, x2, gt
-	WORD $0x9b0928a9 // madd x9, x5, x9, x10
-	WORD $0x9b0e28ae // madd x14, x5, x14, x10
-	WORD $0xf900afe9 // str x9, [sp, #0x158]
-	WORD $0x8b150109 // add x9, x8, x21
-	WORD $0x8b080188 // add x8, x12, x8
-	WORD $0xa942b3f0 // ldp x16, x12, [sp, #0x28]
-	WORD $0x8b18011d // add x29, x8, x24
-	WORD $0x8b15011e // add x30, x8, x21
-	WORD $0x8b180168 // add x8, x11, x24
-	WORD $0x8b1109ab // add x11, x13, x17, lsl #2
-	WORD $0x8b0d014d // add x13, x10, x13
-	WORD $0x9b0c28ac // madd x12, x5, x12, x10
-	WORD $0x8b0b014b // add x11, x10, x11
-	WORD $0xa90793eb // stp x11, x4, [sp, #0x78]
-	WORD $0xf94013eb // ldr x11, [sp, #0x20]
-	WORD $0x9b1028b0 // madd x16, x5, x16, x10
-	WORD $0x9b0b28aa // madd x10, x5, x11, x10
-	WORD $0xa914bbec // stp x12, x14, [sp, #0x148]
-	WORD $0xd37ef4ac // lsl x12, x5, #2
-	WORD $0xd37be8ae // lsl x14, x5, #5
-	WORD $0xcb0c01ce // sub x14, x14, x12
-	WORD $0x8b05018c // add x12, x12, x5
-	WORD $0xa913c3ee // stp x14, x16, [sp, #0x138]
-	WORD $0x8b0504ae // add x14, x5, x5, lsl #1
-	WORD $0xd37ef58b // lsl x11, x12, #2
-	WORD $0xa912b7ea // stp x10, x13, [sp, #0x128]
-	WORD $0xa945c2cd // ldp x13, x16, [x22, #0x58]
-	WORD $0xd37ef5ca // lsl x10, x14, #2
-	WORD $0xd37cecac // lsl x12, x5, #4
-	WORD $0xa911afea // stp x10, x11, [sp, #0x118]
-	WORD $0xd37df1ca // lsl x10, x14, #3
-	WORD $0xd37ef48e // lsl x14, x4, #2
-	WORD $0xd37df0ab // lsl x11, x5, #3
-	WORD $0xf9008bea // str x10, [sp, #0x110]
-	WORD $0xf9400aca // ldr x10, [x22, #0x10]
-	WORD $0xa906abee // stp x14, x10, [sp, #0x68]
-	WORD $0xf94073ee // ldr x14, [sp, #0xe0]
-	WORD $0xa9102fea // stp x10, x11, [sp, #0x100]
-	WORD $0xaa0503eb // mov x11, x5
-	WORD $0xf9407be5 // ldr x5, [sp, #0xf0]
-	WORD $0xcb1101ce // sub x14, x14, x17
-	WORD $0x52800111 // mov w17, #0x8 // =8
-	WORD $0xf90033ee // str x14, [sp, #0x60]
-	WORD $0x14000022 // b 0x13f4 <k_attend_values+0x6d4>
-	WORD $0xf9407bea // ldr x10, [sp, #0xf0]
-	WORD $0xf94047ee // ldr x14, [sp, #0x88]
-	WORD $0x8b0a09ca // add x10, x14, x10, lsl #2
-	WORD $0xa94c3bf1 // ldp x17, x14, [sp, #0xc0]
-	WORD $0x8b0e094e // add x14, x10, x14, lsl #2
-	WORD $0x8b110951 // add x17, x10, x17, lsl #2
-	WORD $0xad005dc0 // stp q0, q23, [x14]
-	WORD $0xad005631 // stp q17, q21, [x17]
-	WORD $0xa94b3bf1 // ldp x17, x14, [sp, #0xb0]
-	WORD $0x8b0e094e // add x14, x10, x14, lsl #2
-	WORD $0x8b110951 // add x17, x10, x17, lsl #2
-	WORD $0xad0059d2 // stp q18, q22, [x14]
-	WORD $0xad004e26 // stp q6, q19, [x17]
-	WORD $0xa94a3bf1 // ldp x17, x14, [sp, #0xa0]
-	WORD $0x8b0e094e // add x14, x10, x14, lsl #2
-	WORD $0x8b110951 // add x17, x10, x17, lsl #2
-	WORD $0xad001dc3 // stp q3, q7, [x14]
-	WORD $0xad001221 // stp q1, q4, [x17]
-	WORD $0xa9493bf1 // ldp x17, x14, [sp, #0x90]
-	WORD $0x8b0e094e // add x14, x10, x14, lsl #2
-	WORD $0x8b11094a // add x10, x10, x17, lsl #2
-	WORD $0xad0015c2 // stp q2, q5, [x14]
-	WORD $0xf94077ee // ldr x14, [sp, #0xe8]
-	WORD $0xad005150 // stp q16, q20, [x10]
-	WORD $0xa94f93ea // ldp x10, x4, [sp, #0xf8]
-	WORD $0xf94019c3 // ldr x3, [x14, #0x30]
-	WORD $0xa905c1cd // stp x13, x16, [x14, #0x58]
-	WORD $0x91002151 // add x17, x10, #0x8
-	WORD $0x91008084 // add x4, x4, #0x20
-	WORD $0xaa0a03e5 // mov x5, x10
-	WORD $0xeb03023f // cmp x17, x3
-	WORD $0xf90083e4 // str x4, [sp, #0x100]
-	WORD $0x54ffd6cc // b.gt 0xec8 <k_attend_values+0x1a8>
-	WORD $0xf94043ea // ldr x10, [sp, #0x80]
-	WORD $0xd37ef46e // lsl x14, x3, #2
-	WORD $0xa90f47e5 // stp x5, x17, [sp, #0xf0]
-	WORD $0xeb02015f // cmp x10, x2
-	WORD $0x54000c0a // b.ge 0x1584 <k_attend_values+0x864>
-	WORD $0xf94037f1 // ldr x17, [sp, #0x68]
-	WORD $0xf94083e4 // ldr x4, [sp, #0x100]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x9b031225 // madd x5, x17, x3, x4
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0xaa0a03f1 // mov x17, x10
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0xa94d2be3 // ldp x3, x10, [sp, #0xd0]
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x14000005 // b 0x1470 <k_attend_values+0x750>
-	WORD $0x91000631 // add x17, x17, #0x1
-	WORD $0x8b0e00a5 // add x5, x5, x14
-	WORD $0xeb11005f // cmp x2, x17
-	WORD $0x54000be0 // b.eq 0x15e8 <k_attend_values+0x8c8>
-	WORD $0xeb1001bf // cmp x13, x16
-	WORD $0x54000082 // b.hs 0x1484 <k_attend_values+0x764>
-	WORD $0xf98001a2 // prfm pldl2keep, [x13]
-	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
-	WORD $0x910201ad // add x13, x13, #0x80
-	WORD $0xad4060b9 // ldp q25, q24, [x5]
-	WORD $0xeb18023f // cmp x17, x24
-	WORD $0x540000eb // b.lt 0x14a8 <k_attend_values+0x788>
-	WORD $0xeb15023f // cmp x17, x21
-	WORD $0x540000aa // b.ge 0x14a8 <k_attend_values+0x788>
-	WORD $0xf9409be4 // ldr x4, [sp, #0x130]
-	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
-	WORD $0x4f9a1320 // fmla v0.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1317 // fmla v23.4s, v24.4s, v26.s[0]
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x540000eb // b.lt 0x14c8 <k_attend_values+0x7a8>
-	WORD $0xeb09023f // cmp x17, x9
-	WORD $0x540000aa // b.ge 0x14c8 <k_attend_values+0x7a8>
-	WORD $0xf94097e4 // ldr x4, [sp, #0x128]
-	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
-	WORD $0x4f9a1331 // fmla v17.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1315 // fmla v21.4s, v24.4s, v26.s[0]
-	WORD $0xeb01023f // cmp x17, x1
-	WORD $0x540000eb // b.lt 0x14e8 <k_attend_values+0x7c8>
-	WORD $0xeb06023f // cmp x17, x6
-	WORD $0x540000aa // b.ge 0x14e8 <k_attend_values+0x7c8>
-	WORD $0xf940a3e4 // ldr x4, [sp, #0x140]
-	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
-	WORD $0x4f9a1332 // fmla v18.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1316 // fmla v22.4s, v24.4s, v26.s[0]
-	WORD $0xeb07023f // cmp x17, x7
-	WORD $0x540000eb // b.lt 0x1508 <k_attend_values+0x7e8>
-	WORD $0xeb13023f // cmp x17, x19
-	WORD $0x540000aa // b.ge 0x1508 <k_attend_values+0x7e8>
-	WORD $0xf940a7e4 // ldr x4, [sp, #0x148]
-	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
-	WORD $0x4f9a1326 // fmla v6.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1313 // fmla v19.4s, v24.4s, v26.s[0]
-	WORD $0xeb14023f // cmp x17, x20
-	WORD $0x540000eb // b.lt 0x1528 <k_attend_values+0x808>
-	WORD $0xeb19023f // cmp x17, x25
-	WORD $0x540000aa // b.ge 0x1528 <k_attend_values+0x808>
-	WORD $0xf940abe4 // ldr x4, [sp, #0x150]
-	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
-	WORD $0x4f9a1323 // fmla v3.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1307 // fmla v7.4s, v24.4s, v26.s[0]
-	WORD $0xeb1d023f // cmp x17, x29
-	WORD $0x540000eb // b.lt 0x1548 <k_attend_values+0x828>
-	WORD $0xeb1e023f // cmp x17, x30
-	WORD $0x540000aa // b.ge 0x1548 <k_attend_values+0x828>
-	WORD $0xf940afe4 // ldr x4, [sp, #0x158]
-	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
-	WORD $0x4f9a1321 // fmla v1.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1304 // fmla v4.4s, v24.4s, v26.s[0]
-	WORD $0xeb08023f // cmp x17, x8
-	WORD $0x540000cb // b.lt 0x1564 <k_attend_values+0x844>
-	WORD $0xeb1a023f // cmp x17, x26
-	WORD $0x5400008a // b.ge 0x1564 <k_attend_values+0x844>
-	WORD $0xbc71787a // ldr s26, [x3, x17, lsl #2]
-	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1305 // fmla v5.4s, v24.4s, v26.s[0]
-	WORD $0xeb1b023f // cmp x17, x27
-	WORD $0x54fff7cb // b.lt 0x1460 <k_attend_values+0x740>
-	WORD $0xeb17023f // cmp x17, x23
-	WORD $0x54fff78a // b.ge 0x1460 <k_attend_values+0x740>
-	WORD $0xbc71795a // ldr s26, [x10, x17, lsl #2]
-	WORD $0x4f9a1330 // fmla v16.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1314 // fmla v20.4s, v24.4s, v26.s[0]
-	WORD $0x17ffffb8 // b 0x1460 <k_attend_values+0x740>
-	WORD $0x9b037d51 // mul x17, x10, x3
-	WORD $0xf9403be3 // ldr x3, [sp, #0x70]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x8b110871 // add x17, x3, x17, lsl #2
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x8b050a25 // add x5, x17, x5, lsl #2
-	WORD $0xaa0a03f1 // mov x17, x10
-	WORD $0xa94d8fea // ldp x10, x3, [sp, #0xd8]
-	WORD $0xeb03023f // cmp x17, x3
-	WORD $0x540000cb // b.lt 0x15f8 <k_attend_values+0x8d8>
-	WORD $0x14000033 // b 0x16b0 <k_attend_values+0x990>
-	WORD $0xaa0203f1 // mov x17, x2
-	WORD $0xf94073e3 // ldr x3, [sp, #0xe0]
-	WORD $0xeb03005f // cmp x2, x3
-	WORD $0x540005ea // b.ge 0x16b0 <k_attend_values+0x990>
-	WORD $0xf9403fe4 // ldr x4, [sp, #0x78]
-	WORD $0xf94033e3 // ldr x3, [sp, #0x60]
-	WORD $0x14000025 // b 0x1694 <k_attend_values+0x974>
-	WORD $0xf940b7ea // ldr x10, [sp, #0x168]
-	WORD $0xad4064b8 // ldp q24, q25, [x5]
-	WORD $0x4ddfc89a // ld1r { v26.4s }, [x4], #4
-	WORD $0xf1000463 // subs x3, x3, #0x1
-	WORD $0x8b11094a // add x10, x10, x17, lsl #2
-	WORD $0xf94087f6 // ldr x22, [sp, #0x108]
-	WORD $0x91000631 // add x17, x17, #0x1
-	WORD $0x8b0e00a5 // add x5, x5, x14
-	WORD $0xbc6b795b // ldr s27, [x10, x11, lsl #2]
-	WORD $0x4e3acf00 // fmla v0.4s, v24.4s, v26.4s
-	WORD $0x4e3acf37 // fmla v23.4s, v25.4s, v26.4s
-	WORD $0xbc76695a // ldr s26, [x10, x22]
-	WORD $0xf9408ff6 // ldr x22, [sp, #0x118]
-	WORD $0x4f9b1311 // fmla v17.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1335 // fmla v21.4s, v25.4s, v27.s[0]
-	WORD $0xbc76695b // ldr s27, [x10, x22]
-	WORD $0xf94093f6 // ldr x22, [sp, #0x120]
-	WORD $0x4f9a1312 // fmla v18.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1336 // fmla v22.4s, v25.4s, v26.s[0]
-	WORD $0xbc6c695a // ldr s26, [x10, x12]
-	WORD $0x4f9b1306 // fmla v6.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1333 // fmla v19.4s, v25.4s, v27.s[0]
-	WORD $0xbc76695b // ldr s27, [x10, x22]
-	WORD $0xf9408bf6 // ldr x22, [sp, #0x110]
-	WORD $0x4f9a1303 // fmla v3.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1327 // fmla v7.4s, v25.4s, v26.s[0]
-	WORD $0x4f9b1301 // fmla v1.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1324 // fmla v4.4s, v25.4s, v27.s[0]
-	WORD $0xbc76695a // ldr s26, [x10, x22]
-	WORD $0xf9409ff6 // ldr x22, [sp, #0x138]
-	WORD $0xbc76695b // ldr s27, [x10, x22]
-	WORD $0x4f9a1302 // fmla v2.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1325 // fmla v5.4s, v25.4s, v26.s[0]
-	WORD $0x4f9b1310 // fmla v16.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1334 // fmla v20.4s, v25.4s, v27.s[0]
-	WORD $0x540000e0 // b.eq 0x16ac <k_attend_values+0x98c>
-	WORD $0xeb1001bf // cmp x13, x16
-	WORD $0x54fffb62 // b.hs 0x1604 <k_attend_values+0x8e4>
-	WORD $0xf98001a2 // prfm pldl2keep, [x13]
-	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
-	WORD $0x910201ad // add x13, x13, #0x80
-	WORD $0x17ffffd7 // b 0x1604 <k_attend_values+0x8e4>
-	WORD $0xa94dc7ea // ldp x10, x17, [sp, #0xd8]
-	WORD $0xf9406be3 // ldr x3, [sp, #0xd0]
-	WORD $0xeb00023f // cmp x17, x0
-	WORD $0x54ffe5ca // b.ge 0x1370 <k_attend_values+0x650>
-	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0x14000005 // b 0x16d4 <k_attend_values+0x9b4>
-	WORD $0x91000631 // add x17, x17, #0x1
-	WORD $0x8b0e00a5 // add x5, x5, x14
-	WORD $0xeb11001f // cmp x0, x17
-	WORD $0x54ffe500 // b.eq 0x1370 <k_attend_values+0x650>
-	WORD $0xeb1001bf // cmp x13, x16
-	WORD $0x54000082 // b.hs 0x16e8 <k_attend_values+0x9c8>
-	WORD $0xf98001a2 // prfm pldl2keep, [x13]
-	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
-	WORD $0x910201ad // add x13, x13, #0x80
-	WORD $0xad7fe0b9 // ldp q25, q24, [x5, #-0x10]
-	WORD $0xeb18023f // cmp x17, x24
-	WORD $0x540000eb // b.lt 0x170c <k_attend_values+0x9ec>
-	WORD $0xeb15023f // cmp x17, x21
-	WORD $0x540000aa // b.ge 0x170c <k_attend_values+0x9ec>
-	WORD $0xf9409be4 // ldr x4, [sp, #0x130]
-	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
-	WORD $0x4f9a1320 // fmla v0.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1317 // fmla v23.4s, v24.4s, v26.s[0]
-	WORD $0xeb0f023f // cmp x17, x15
-	WORD $0x540000eb // b.lt 0x172c <k_attend_values+0xa0c>
-	WORD $0xeb09023f // cmp x17, x9
-	WORD $0x540000aa // b.ge 0x172c <k_attend_values+0xa0c>
-	WORD $0xf94097e4 // ldr x4, [sp, #0x128]
-	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
-	WORD $0x4f9a1331 // fmla v17.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1315 // fmla v21.4s, v24.4s, v26.s[0]
-	WORD $0xeb01023f // cmp x17, x1
-	WORD $0x540000eb // b.lt 0x174c <k_attend_values+0xa2c>
-	WORD $0xeb06023f // cmp x17, x6
-	WORD $0x540000aa // b.ge 0x174c <k_attend_values+0xa2c>
-	WORD $0xf940a3e4 // ldr x4, [sp, #0x140]
-	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
-	WORD $0x4f9a1332 // fmla v18.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1316 // fmla v22.4s, v24.4s, v26.s[0]
-	WORD $0xeb07023f // cmp x17, x7
-	WORD $0x540000eb // b.lt 0x176c <k_attend_values+0xa4c>
-	WORD $0xeb13023f // cmp x17, x19
-	WORD $0x540000aa // b.ge 0x176c <k_attend_values+0xa4c>
-	WORD $0xf940a7e4 // ldr x4, [sp, #0x148]
-	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
-	WORD $0x4f9a1326 // fmla v6.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1313 // fmla v19.4s, v24.4s, v26.s[0]
-	WORD $0xeb14023f // cmp x17, x20
-	WORD $0x540000eb // b.lt 0x178c <k_attend_values+0xa6c>
-	WORD $0xeb19023f // cmp x17, x25
-	WORD $0x540000aa // b.ge 0x178c <k_attend_values+0xa6c>
-	WORD $0xf940abe4 // ldr x4, [sp, #0x150]
-	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
-	WORD $0x4f9a1323 // fmla v3.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1307 // fmla v7.4s, v24.4s, v26.s[0]
-	WORD $0xeb1d023f // cmp x17, x29
-	WORD $0x540000eb // b.lt 0x17ac <k_attend_values+0xa8c>
-	WORD $0xeb1e023f // cmp x17, x30
-	WORD $0x540000aa // b.ge 0x17ac <k_attend_values+0xa8c>
-	WORD $0xf940afe4 // ldr x4, [sp, #0x158]
-	WORD $0xbc71789a // ldr s26, [x4, x17, lsl #2]
-	WORD $0x4f9a1321 // fmla v1.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1304 // fmla v4.4s, v24.4s, v26.s[0]
-	WORD $0xeb08023f // cmp x17, x8
-	WORD $0x540000cb // b.lt 0x17c8 <k_attend_values+0xaa8>
-	WORD $0xeb1a023f // cmp x17, x26
-	WORD $0x5400008a // b.ge 0x17c8 <k_attend_values+0xaa8>
-	WORD $0xbc71787a // ldr s26, [x3, x17, lsl #2]
-	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1305 // fmla v5.4s, v24.4s, v26.s[0]
-	WORD $0xeb1b023f // cmp x17, x27
-	WORD $0x54fff7cb // b.lt 0x16c4 <k_attend_values+0x9a4>
-	WORD $0xeb17023f // cmp x17, x23
-	WORD $0x54fff78a // b.ge 0x16c4 <k_attend_values+0x9a4>
-	WORD $0xbc71795a // ldr s26, [x10, x17, lsl #2]
-	WORD $0x4f9a1330 // fmla v16.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1314 // fmla v20.4s, v24.4s, v26.s[0]
-	WORD $0x17ffffb8 // b 0x16c4 <k_attend_values+0x9a4>
-	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
-	WORD $0xf9400ff0 // ldr x16, [sp, #0x18]
-	WORD $0xf94023f8 // ldr x24, [sp, #0x40]
-	WORD $0xa941b081 // ldp x1, x12, [x4, #0x18]
-	WORD $0xb240020a // orr x10, x16, #0x1
-	WORD $0xa944d089 // ldp x9, x20, [x4, #0x48]
-	WORD $0xb2400600 // orr x0, x16, #0x3
-	WORD $0xa9438883 // ldp x3, x2, [x4, #0x38]
-	WORD $0x9b107c28 // mul x8, x1, x16
-	WORD $0xd37df28d // lsl x13, x20, #3
-	WORD $0x9b107e8b // mul x11, x20, x16
-	WORD $0xcb1401ad // sub x13, x13, x20
-	WORD $0x9b107d8f // mul x15, x12, x16
-	WORD $0xf90087e8 // str x8, [sp, #0x108]
-	WORD $0x9b0a7c28 // mul x8, x1, x10
-	WORD $0xb27f020a // orr x10, x16, #0x2
-	WORD $0x8b0b0129 // add x9, x9, x11
-	WORD $0x8b02016b // add x11, x11, x2
-	WORD $0xb27e0202 // orr x2, x16, #0x4
-	WORD $0xf90083e8 // str x8, [sp, #0x100]
-	WORD $0x9b0a7c28 // mul x8, x1, x10
-	WORD $0x8b0d012a // add x10, x9, x13
-	WORD $0xeb03015f // cmp x10, x3
-	WORD $0x8b0d016d // add x13, x11, x13
-	WORD $0x9a83b143 // csel x3, x10, x3, lt
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x9a83b3e5 // csel x5, xzr, x3, lt
-	WORD $0xb27f0603 // orr x3, x16, #0x6
-	WORD $0xeb0501bf // cmp x13, x5
-	WORD $0x9b037c37 // mul x23, x1, x3
-	WORD $0xb2400a03 // orr x3, x16, #0x7
-	WORD $0xf9007be8 // str x8, [sp, #0xf0]
-	WORD $0x9b007c28 // mul x8, x1, x0
-	WORD $0x9b037c20 // mul x0, x1, x3
-	WORD $0xf90073e8 // str x8, [sp, #0xe0]
-	WORD $0x9b027c28 // mul x8, x1, x2
-	WORD $0xf90063e8 // str x8, [sp, #0xc0]
-	WORD $0x528000a8 // mov w8, #0x5 // =5
-	WORD $0xaa080202 // orr x2, x16, x8
-	WORD $0x9b027c28 // mul x8, x1, x2
-	WORD $0x9a85b1a2 // csel x2, x13, x5, lt
+	WORD $0xaa0d026d // orr x13, x19, x13
+	WORD $0x9b0d7d6d // mul x13, x11, x13
+	WORD $0xf90053ed // str x13, [sp, #0xa0]
+	WORD $0xb27f066d // orr x13, x19, #0x6
+	WORD $0x8b010113 // add x19, x8, x1
+	WORD $0x9b0d7d6d // mul x13, x11, x13
+	WORD $0x9b007d6b // mul x11, x11, x0
+	WORD $0xa90937eb // stp x11, x13, [sp, #0x90]
+	WORD $0x8b0f01cd // add x13, x14, x15
+	WORD $0xeb0201bf // cmp x13, x2
+	WORD $0x9a82b1ab // csel x11, x13, x2, lt
 	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x9a82b3fe // csel x30, xzr, x2, lt
-	WORD $0xeb05013f // cmp x9, x5
-	WORD $0xd37ef681 // lsl x1, x20, #2
-	WORD $0x9a85b122 // csel x2, x9, x5, lt
-	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x8b0b0033 // add x19, x1, x11
-	WORD $0xf9004be8 // str x8, [sp, #0x90]
-	WORD $0xa9406c88 // ldp x8, x27, [x4]
-	WORD $0x9b186d98 // madd x24, x12, x24, x27
-	WORD $0xa90c97e8 // stp x8, x5, [sp, #0xc8]
-	WORD $0x8b0f0b68 // add x8, x27, x15, lsl #2
-	WORD $0xf900b7e8 // str x8, [sp, #0x168]
-	WORD $0x9a82b3e8 // csel x8, xzr, x2, lt
-	WORD $0xeb05017f // cmp x11, x5
-	WORD $0x9a85b16f // csel x15, x11, x5, lt
-	WORD $0xaa1103e5 // mov x5, x17
-	WORD $0xf9006fe8 // str x8, [sp, #0xd8]
-	WORD $0xa944c7e3 // ldp x3, x17, [sp, #0x48]
+	WORD $0x9a8bb3e4 // csel x4, xzr, x11, lt
+	WORD $0xf9402beb // ldr x11, [sp, #0x50]
+	WORD $0xeb0400bf // cmp x5, x4
+	WORD $0x9b0b336b // madd x11, x27, x11, x12
+	WORD $0xa915c3eb // stp x11, x16, [sp, #0x158]
+	WORD $0x9a84b0ab // csel x11, x5, x4, lt
+	WORD $0xf10000bf // cmp x5, #0x0
+	WORD $0x9a8bb3e2 // csel x2, xzr, x11, lt
+	WORD $0xa9442fe0 // ldp x0, x11, [sp, #0x40]
+	WORD $0xeb0401df // cmp x14, x4
+	WORD $0xd37ff910 // lsl x16, x8, #1
+	WORD $0x9b0b336b // madd x11, x27, x11, x12
+	WORD $0x8b01021a // add x26, x16, x1
+	WORD $0x8b0e021d // add x29, x16, x14
+	WORD $0x8b080210 // add x16, x16, x8
+	WORD $0x9b003360 // madd x0, x27, x0, x12
+	WORD $0xf900abeb // str x11, [sp, #0x150]
+	WORD $0x9a84b1cb // csel x11, x14, x4, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8bb3f4 // csel x20, xzr, x11, lt
+	WORD $0xf94033eb // ldr x11, [sp, #0x60]
+	WORD $0xeb04003f // cmp x1, x4
+	WORD $0x9a84b02f // csel x15, x1, x4, lt
+	WORD $0xf100003f // cmp x1, #0x0
+	WORD $0xa91403ea // stp x10, x0, [sp, #0x140]
+	WORD $0x9b0b7f6b // mul x11, x27, x11
+	WORD $0x9a8fb3e7 // csel x7, xzr, x15, lt
+	WORD $0xf9006bf4 // str x20, [sp, #0xd0]
+	WORD $0xeb0200ff // cmp x7, x2
+	WORD $0xa9432bef // ldp x15, x10, [sp, #0x30]
+	WORD $0x9a82c0e3 // csel x3, x7, x2, gt
+	WORD $0xf90043e7 // str x7, [sp, #0x80]
+	WORD $0x9b0a336a // madd x10, x27, x10, x12
+	WORD $0x8b030960 // add x0, x11, x3, lsl #2
+	WORD $0x8b0b018b // add x11, x12, x11
+	WORD $0xf90097eb // str x11, [sp, #0x128]
+	WORD $0x9b0f336f // madd x15, x27, x15, x12
+	WORD $0x8b00018b // add x11, x12, x0
+	WORD $0xd37beb60 // lsl x0, x27, #5
+	WORD $0xf9003beb // str x11, [sp, #0x70]
+	WORD $0xf94017eb // ldr x11, [sp, #0x28]
+	WORD $0xa9132bef // stp x15, x10, [sp, #0x130]
+	WORD $0xd37ef50a // lsl x10, x8, #2
+	WORD $0x9b0b336b // madd x11, x27, x11, x12
+	WORD $0x8b01020c // add x12, x16, x1
+	WORD $0x8b0e010f // add x15, x8, x14
+	WORD $0x8b080148 // add x8, x10, x8
+	WORD $0x8b010117 // add x23, x8, x1
+	WORD $0x8b010159 // add x25, x10, x1
+	WORD $0x8b0e0155 // add x21, x10, x14
+	WORD $0xd37ef76a // lsl x10, x27, #2
+	WORD $0xf90093eb // str x11, [sp, #0x120]
+	WORD $0x8b0e010b // add x11, x8, x14
+	WORD $0xd2800208 // mov x8, #0x10 // =16
+	WORD $0x9b072228 // madd x8, x17, x7, x8
+	WORD $0x9b167ce7 // mul x7, x7, x22
+	WORD $0xf90073e8 // str x8, [sp, #0xe0]
+	WORD $0x8b0e0208 // add x8, x16, x14
+	WORD $0xf9003fe7 // str x7, [sp, #0x78]
+	WORD $0xd37ffa07 // lsl x7, x16, #1
+	WORD $0xcb0a0010 // sub x16, x0, x10
+	WORD $0x8b1b014a // add x10, x10, x27
+	WORD $0xd37cef60 // lsl x0, x27, #4
+	WORD $0xd37ef54a // lsl x10, x10, #2
+	WORD $0xa91143ea // stp x10, x16, [sp, #0x110]
+	WORD $0xd37ef4ca // lsl x10, x6, #2
+	WORD $0x8b0100f0 // add x16, x7, x1
+	WORD $0xf90087ea // str x10, [sp, #0x108]
+	WORD $0xd37df0ca // lsl x10, x6, #3
+	WORD $0xf90083ea // str x10, [sp, #0x100]
+	WORD $0xd37df36a // lsl x10, x27, #3
+	WORD $0x8b0e00fb // add x27, x7, x14
+	WORD $0xf9007fea // str x10, [sp, #0xf8]
+	WORD $0xcb03028a // sub x10, x20, x3
+	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
+	WORD $0xf90037ea // str x10, [sp, #0x68]
+	WORD $0x5280010a // mov w10, #0x8 // =8
+	WORD $0x14000020 // b 0x31f0 <k_attend_values+0x700>
+	WORD $0xf9406fea // ldr x10, [sp, #0xd8]
+	WORD $0xf94047e3 // ldr x3, [sp, #0x88]
+	WORD $0x8b0a086a // add x10, x3, x10, lsl #2
+	WORD $0xa94c0fe6 // ldp x6, x3, [sp, #0xc0]
+	WORD $0x8b030943 // add x3, x10, x3, lsl #2
+	WORD $0x8b060947 // add x7, x10, x6, lsl #2
+	WORD $0xad005c62 // stp q2, q23, [x3]
+	WORD $0xa94b0fe6 // ldp x6, x3, [sp, #0xb0]
+	WORD $0xad0058f4 // stp q20, q22, [x7]
+	WORD $0x8b030943 // add x3, x10, x3, lsl #2
+	WORD $0x8b060947 // add x7, x10, x6, lsl #2
+	WORD $0xad005472 // stp q18, q21, [x3]
+	WORD $0xa94a0fe6 // ldp x6, x3, [sp, #0xa0]
+	WORD $0xad004cf0 // stp q16, q19, [x7]
+	WORD $0x8b030943 // add x3, x10, x3, lsl #2
+	WORD $0x8b060947 // add x7, x10, x6, lsl #2
+	WORD $0xad004466 // stp q6, q17, [x3]
+	WORD $0xa9490fe6 // ldp x6, x3, [sp, #0x90]
+	WORD $0xad001ce4 // stp q4, q7, [x7]
+	WORD $0x8b030943 // add x3, x10, x3, lsl #2
+	WORD $0x8b060947 // add x7, x10, x6, lsl #2
+	WORD $0xf94073e6 // ldr x6, [sp, #0xe0]
+	WORD $0xad001463 // stp q3, q5, [x3]
+	WORD $0xf9407be3 // ldr x3, [sp, #0xf0]
+	WORD $0x910080c6 // add x6, x6, #0x20
+	WORD $0xad0004e0 // stp q0, q1, [x7]
+	WORD $0x9100206a // add x10, x3, #0x8
+	WORD $0xaa0303fe // mov x30, x3
+	WORD $0xf90073e6 // str x6, [sp, #0xe0]
+	WORD $0xeb16015f // cmp x10, x22
+	WORD $0x54ffd62c // b.gt 0x2cb0 <k_attend_values+0x1c0>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0xf9007bea // str x10, [sp, #0xf0]
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0xa9479fea // ldp x10, x7, [sp, #0x78]
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0xeb0200ff // cmp x7, x2
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0xf9006ffe // str x30, [sp, #0xd8]
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x8b1e015e // add x30, x10, x30
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x540000eb // b.lt 0x3260 <k_attend_values+0x770>
+	WORD $0xf9406bea // ldr x10, [sp, #0xd0]
+	WORD $0xeb0a00ff // cmp x7, x10
+	WORD $0x54000c2b // b.lt 0x33d4 <k_attend_values+0x8e4>
+	WORD $0xeb0400ff // cmp x7, x4
+	WORD $0x54fff8ea // b.ge 0x3174 <k_attend_values+0x684>
+	WORD $0x1400009a // b 0x34c4 <k_attend_values+0x9d4>
+	WORD $0xf9400a8a // ldr x10, [x20, #0x10]
+	WORD $0xf94073e3 // ldr x3, [sp, #0xe0]
+	WORD $0xaa0703f4 // mov x20, x7
+	WORD $0x8b030147 // add x7, x10, x3
+	WORD $0x14000006 // b 0x3288 <k_attend_values+0x798>
+	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0x8b1603de // add x30, x30, x22
+	WORD $0x8b1100e7 // add x7, x7, x17
+	WORD $0xeb14005f // cmp x2, x20
+	WORD $0x540009e0 // b.eq 0x33c0 <k_attend_values+0x8d0>
+	WORD $0xf940c7ea // ldr x10, [sp, #0x188]
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54000142 // b.hs 0x32b8 <k_attend_values+0x7c8>
+	WORD $0xa9572be3 // ldp x3, x10, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb0a007f // cmp x3, x10
+	WORD $0x5400008d // b.le 0x32b0 <k_attend_values+0x7c0>
+	WORD $0x5280100a // mov w10, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x32b4 <k_attend_values+0x7c4>
+	WORD $0x5280080a // mov w10, #0x40 // =64
+	WORD $0x8b0a0129 // add x9, x9, x10
+	WORD $0xad7fe0f9 // ldp q25, q24, [x7, #-0x10]
+	WORD $0xeb01029f // cmp x20, x1
+	WORD $0x540000eb // b.lt 0x32dc <k_attend_values+0x7ec>
+	WORD $0xeb0e029f // cmp x20, x14
+	WORD $0x540000aa // b.ge 0x32dc <k_attend_values+0x7ec>
+	WORD $0xf94097ea // ldr x10, [sp, #0x128]
+	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
+	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1317 // fmla v23.4s, v24.4s, v26.s[0]
+	WORD $0xeb13029f // cmp x20, x19
+	WORD $0x540000eb // b.lt 0x32fc <k_attend_values+0x80c>
+	WORD $0xeb0f029f // cmp x20, x15
+	WORD $0x540000aa // b.ge 0x32fc <k_attend_values+0x80c>
+	WORD $0xf94093ea // ldr x10, [sp, #0x120]
+	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
+	WORD $0x4f9a1334 // fmla v20.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1316 // fmla v22.4s, v24.4s, v26.s[0]
+	WORD $0xeb1a029f // cmp x20, x26
+	WORD $0x540000eb // b.lt 0x331c <k_attend_values+0x82c>
+	WORD $0xeb1d029f // cmp x20, x29
+	WORD $0x540000aa // b.ge 0x331c <k_attend_values+0x82c>
+	WORD $0xf9409bea // ldr x10, [sp, #0x130]
+	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
+	WORD $0x4f9a1332 // fmla v18.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1315 // fmla v21.4s, v24.4s, v26.s[0]
+	WORD $0xeb0c029f // cmp x20, x12
+	WORD $0x540000eb // b.lt 0x333c <k_attend_values+0x84c>
+	WORD $0xeb08029f // cmp x20, x8
+	WORD $0x540000aa // b.ge 0x333c <k_attend_values+0x84c>
+	WORD $0xf9409fea // ldr x10, [sp, #0x138]
+	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
+	WORD $0x4f9a1330 // fmla v16.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1313 // fmla v19.4s, v24.4s, v26.s[0]
+	WORD $0xeb19029f // cmp x20, x25
+	WORD $0x540000eb // b.lt 0x335c <k_attend_values+0x86c>
+	WORD $0xeb15029f // cmp x20, x21
+	WORD $0x540000aa // b.ge 0x335c <k_attend_values+0x86c>
+	WORD $0xf940a7ea // ldr x10, [sp, #0x148]
+	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
+	WORD $0x4f9a1326 // fmla v6.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1311 // fmla v17.4s, v24.4s, v26.s[0]
+	WORD $0xeb17029f // cmp x20, x23
+	WORD $0x540000eb // b.lt 0x337c <k_attend_values+0x88c>
+	WORD $0xeb0b029f // cmp x20, x11
+	WORD $0x540000aa // b.ge 0x337c <k_attend_values+0x88c>
+	WORD $0xf940abea // ldr x10, [sp, #0x150]
+	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
+	WORD $0x4f9a1324 // fmla v4.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1307 // fmla v7.4s, v24.4s, v26.s[0]
+	WORD $0xeb10029f // cmp x20, x16
+	WORD $0x540000eb // b.lt 0x339c <k_attend_values+0x8ac>
+	WORD $0xeb1b029f // cmp x20, x27
+	WORD $0x540000aa // b.ge 0x339c <k_attend_values+0x8ac>
+	WORD $0xf940afea // ldr x10, [sp, #0x158]
+	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
+	WORD $0x4f9a1323 // fmla v3.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1305 // fmla v5.4s, v24.4s, v26.s[0]
+	WORD $0xeb05029f // cmp x20, x5
+	WORD $0x54fff6ab // b.lt 0x3274 <k_attend_values+0x784>
+	WORD $0xeb0d029f // cmp x20, x13
+	WORD $0x54fff66a // b.ge 0x3274 <k_attend_values+0x784>
+	WORD $0xf940b3ea // ldr x10, [sp, #0x160]
+	WORD $0xbc74795a // ldr s26, [x10, x20, lsl #2]
+	WORD $0x4f9a1320 // fmla v0.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1301 // fmla v1.4s, v24.4s, v26.s[0]
+	WORD $0x17ffffae // b 0x3274 <k_attend_values+0x784>
+	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
+	WORD $0xaa0203e7 // mov x7, x2
+	WORD $0xf9406bea // ldr x10, [sp, #0xd0]
+	WORD $0xeb0a005f // cmp x2, x10
+	WORD $0x54fff42a // b.ge 0x3254 <k_attend_values+0x764>
+	WORD $0xf9400a8a // ldr x10, [x20, #0x10]
+	WORD $0x8b1e094a // add x10, x10, x30, lsl #2
+	WORD $0x91004154 // add x20, x10, #0x10
+	WORD $0xa946abf6 // ldp x22, x10, [sp, #0x68]
+	WORD $0x1400002a // b 0x348c <k_attend_values+0x99c>
+	WORD $0x52801003 // mov w3, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b030129 // add x9, x9, x3
+	WORD $0xf940a3e3 // ldr x3, [sp, #0x140]
+	WORD $0xad7fe698 // ldp q24, q25, [x20, #-0x10]
+	WORD $0x4ddfc95a // ld1r { v26.4s }, [x10], #4
+	WORD $0xf10006d6 // subs x22, x22, #0x1
+	WORD $0x8b070863 // add x3, x3, x7, lsl #2
+	WORD $0xf9407fe6 // ldr x6, [sp, #0xf8]
+	WORD $0x910004e7 // add x7, x7, #0x1
+	WORD $0x8b110294 // add x20, x20, x17
+	WORD $0xbc78787b // ldr s27, [x3, x24, lsl #2]
+	WORD $0x4e3acf02 // fmla v2.4s, v24.4s, v26.4s
+	WORD $0x4e3acf37 // fmla v23.4s, v25.4s, v26.4s
+	WORD $0xbc66687a // ldr s26, [x3, x6]
+	WORD $0xf94087e6 // ldr x6, [sp, #0x108]
+	WORD $0x4f9b1314 // fmla v20.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1336 // fmla v22.4s, v25.4s, v27.s[0]
+	WORD $0xbc66687b // ldr s27, [x3, x6]
+	WORD $0xf9408be6 // ldr x6, [sp, #0x110]
+	WORD $0x4f9a1312 // fmla v18.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1335 // fmla v21.4s, v25.4s, v26.s[0]
+	WORD $0xbc60687a // ldr s26, [x3, x0]
+	WORD $0x4f9b1310 // fmla v16.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1333 // fmla v19.4s, v25.4s, v27.s[0]
+	WORD $0xbc66687b // ldr s27, [x3, x6]
+	WORD $0xf94083e6 // ldr x6, [sp, #0x100]
+	WORD $0x4f9a1306 // fmla v6.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1331 // fmla v17.4s, v25.4s, v26.s[0]
+	WORD $0x4f9b1304 // fmla v4.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1327 // fmla v7.4s, v25.4s, v27.s[0]
+	WORD $0xbc66687a // ldr s26, [x3, x6]
+	WORD $0xf9408fe6 // ldr x6, [sp, #0x118]
+	WORD $0xbc66687b // ldr s27, [x3, x6]
+	WORD $0x4f9a1303 // fmla v3.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1325 // fmla v5.4s, v25.4s, v26.s[0]
+	WORD $0xf940b7e3 // ldr x3, [sp, #0x168]
+	WORD $0x4f9b1300 // fmla v0.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1321 // fmla v1.4s, v25.4s, v27.s[0]
+	WORD $0x8b0303de // add x30, x30, x3
+	WORD $0x54000140 // b.eq 0x34b0 <k_attend_values+0x9c0>
+	WORD $0xf940c7e3 // ldr x3, [sp, #0x188]
+	WORD $0xeb03013f // cmp x9, x3
+	WORD $0x54fffb02 // b.hs 0x33f4 <k_attend_values+0x904>
+	WORD $0xa9570fe6 // ldp x6, x3, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb0300df // cmp x6, x3
+	WORD $0x54fffa2c // b.gt 0x33e8 <k_attend_values+0x8f8>
+	WORD $0x52800803 // mov w3, #0x40 // =64
+	WORD $0x17ffffd1 // b 0x33f0 <k_attend_values+0x900>
+	WORD $0xf9406be7 // ldr x7, [sp, #0xd0]
+	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
+	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
+	WORD $0xeb0400ff // cmp x7, x4
+	WORD $0x54ffe5aa // b.ge 0x3174 <k_attend_values+0x684>
+	WORD $0xf9400a8a // ldr x10, [x20, #0x10]
+	WORD $0x8b1e094a // add x10, x10, x30, lsl #2
+	WORD $0x9100415e // add x30, x10, #0x10
+	WORD $0x14000005 // b 0x34e4 <k_attend_values+0x9f4>
+	WORD $0x910004e7 // add x7, x7, #0x1
+	WORD $0x8b1103de // add x30, x30, x17
+	WORD $0xeb07009f // cmp x4, x7
+	WORD $0x54ffe4a0 // b.eq 0x3174 <k_attend_values+0x684>
+	WORD $0xf940c7ea // ldr x10, [sp, #0x188]
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54000142 // b.hs 0x3514 <k_attend_values+0xa24>
+	WORD $0xa9572be3 // ldp x3, x10, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb0a007f // cmp x3, x10
+	WORD $0x5400008d // b.le 0x350c <k_attend_values+0xa1c>
+	WORD $0x5280100a // mov w10, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x3510 <k_attend_values+0xa20>
+	WORD $0x5280080a // mov w10, #0x40 // =64
+	WORD $0x8b0a0129 // add x9, x9, x10
+	WORD $0xad7fe3d9 // ldp q25, q24, [x30, #-0x10]
+	WORD $0xeb0100ff // cmp x7, x1
+	WORD $0x540000eb // b.lt 0x3538 <k_attend_values+0xa48>
+	WORD $0xeb0e00ff // cmp x7, x14
+	WORD $0x540000aa // b.ge 0x3538 <k_attend_values+0xa48>
+	WORD $0xf94097ea // ldr x10, [sp, #0x128]
+	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
+	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1317 // fmla v23.4s, v24.4s, v26.s[0]
+	WORD $0xeb1300ff // cmp x7, x19
+	WORD $0x540000eb // b.lt 0x3558 <k_attend_values+0xa68>
+	WORD $0xeb0f00ff // cmp x7, x15
+	WORD $0x540000aa // b.ge 0x3558 <k_attend_values+0xa68>
+	WORD $0xf94093ea // ldr x10, [sp, #0x120]
+	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
+	WORD $0x4f9a1334 // fmla v20.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1316 // fmla v22.4s, v24.4s, v26.s[0]
+	WORD $0xeb1a00ff // cmp x7, x26
+	WORD $0x540000eb // b.lt 0x3578 <k_attend_values+0xa88>
+	WORD $0xeb1d00ff // cmp x7, x29
+	WORD $0x540000aa // b.ge 0x3578 <k_attend_values+0xa88>
+	WORD $0xf9409bea // ldr x10, [sp, #0x130]
+	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
+	WORD $0x4f9a1332 // fmla v18.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1315 // fmla v21.4s, v24.4s, v26.s[0]
+	WORD $0xeb0c00ff // cmp x7, x12
+	WORD $0x540000eb // b.lt 0x3598 <k_attend_values+0xaa8>
+	WORD $0xeb0800ff // cmp x7, x8
+	WORD $0x540000aa // b.ge 0x3598 <k_attend_values+0xaa8>
+	WORD $0xf9409fea // ldr x10, [sp, #0x138]
+	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
+	WORD $0x4f9a1330 // fmla v16.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1313 // fmla v19.4s, v24.4s, v26.s[0]
+	WORD $0xeb1900ff // cmp x7, x25
+	WORD $0x540000eb // b.lt 0x35b8 <k_attend_values+0xac8>
+	WORD $0xeb1500ff // cmp x7, x21
+	WORD $0x540000aa // b.ge 0x35b8 <k_attend_values+0xac8>
+	WORD $0xf940a7ea // ldr x10, [sp, #0x148]
+	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
+	WORD $0x4f9a1326 // fmla v6.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1311 // fmla v17.4s, v24.4s, v26.s[0]
+	WORD $0xeb1700ff // cmp x7, x23
+	WORD $0x540000eb // b.lt 0x35d8 <k_attend_values+0xae8>
+	WORD $0xeb0b00ff // cmp x7, x11
+	WORD $0x540000aa // b.ge 0x35d8 <k_attend_values+0xae8>
+	WORD $0xf940abea // ldr x10, [sp, #0x150]
+	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
+	WORD $0x4f9a1324 // fmla v4.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1307 // fmla v7.4s, v24.4s, v26.s[0]
+	WORD $0xeb1000ff // cmp x7, x16
+	WORD $0x540000eb // b.lt 0x35f8 <k_attend_values+0xb08>
+	WORD $0xeb1b00ff // cmp x7, x27
+	WORD $0x540000aa // b.ge 0x35f8 <k_attend_values+0xb08>
+	WORD $0xf940afea // ldr x10, [sp, #0x158]
+	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
+	WORD $0x4f9a1323 // fmla v3.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1305 // fmla v5.4s, v24.4s, v26.s[0]
+	WORD $0xeb0500ff // cmp x7, x5
+	WORD $0x54fff6cb // b.lt 0x34d4 <k_attend_values+0x9e4>
+	WORD $0xeb0d00ff // cmp x7, x13
+	WORD $0x54fff68a // b.ge 0x34d4 <k_attend_values+0x9e4>
+	WORD $0xf940b3ea // ldr x10, [sp, #0x160]
+	WORD $0xbc67795a // ldr s26, [x10, x7, lsl #2]
+	WORD $0x4f9a1320 // fmla v0.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1301 // fmla v1.4s, v24.4s, v26.s[0]
+	WORD $0x17ffffaf // b 0x34d4 <k_attend_values+0x9e4>
+	WORD $0xa9420284 // ldp x4, x0, [x20, #0x20]
+	WORD $0xf94013f0 // ldr x16, [sp, #0x20]
+	WORD $0xa945228a // ldp x10, x8, [x20, #0x50]
+	WORD $0xf9007bef // str x15, [sp, #0xf0]
+	WORD $0xb2400602 // orr x2, x16, #0x3
+	WORD $0xb27f0205 // orr x5, x16, #0x2
+	WORD $0xb27f0607 // orr x7, x16, #0x6
+	WORD $0x9b107c8d // mul x13, x4, x16
+	WORD $0xf9400bef // ldr x15, [sp, #0x10]
+	WORD $0xf9402681 // ldr x1, [x20, #0x48]
+	WORD $0xd37df10b // lsl x11, x8, #3
+	WORD $0xd37ef518 // lsl x24, x8, #2
+	WORD $0x9b107d0c // mul x12, x8, x16
+	WORD $0x9b057c85 // mul x5, x4, x5
+	WORD $0xf90087ed // str x13, [sp, #0x108]
+	WORD $0xb240020d // orr x13, x16, #0x1
+	WORD $0x9b0d7c8d // mul x13, x4, x13
+	WORD $0x8b0c014a // add x10, x10, x12
+	WORD $0x8b01018c // add x12, x12, x1
+	WORD $0x9b107c03 // mul x3, x0, x16
+	WORD $0x8b0c0317 // add x23, x24, x12
+	WORD $0xf90073e5 // str x5, [sp, #0xe0]
+	WORD $0xf90083ed // str x13, [sp, #0x100]
+	WORD $0xcb08016d // sub x13, x11, x8
+	WORD $0x8b0d014b // add x11, x10, x13
+	WORD $0x8b0d018d // add x13, x12, x13
+	WORD $0xeb0f017f // cmp x11, x15
+	WORD $0x9a8fb161 // csel x1, x11, x15, lt
+	WORD $0x9b027c8f // mul x15, x4, x2
 	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0x9a8fb3f0 // csel x16, xzr, x15, lt
-	WORD $0xd37ffa8f // lsl x15, x20, #1
-	WORD $0x8b0b0282 // add x2, x20, x11
-	WORD $0xf900a7f8 // str x24, [sp, #0x148]
-	WORD $0xeb1e021f // cmp x16, x30
-	WORD $0x9b116d88 // madd x8, x12, x17, x27
-	WORD $0xaa0403f1 // mov x17, x4
-	WORD $0x8b090284 // add x4, x20, x9
-	WORD $0x8b0b01e6 // add x6, x15, x11
-	WORD $0x8b0901e7 // add x7, x15, x9
-	WORD $0x8b1401ef // add x15, x15, x20
-	WORD $0x8b0b01f8 // add x24, x15, x11
-	WORD $0x8b0901f9 // add x25, x15, x9
-	WORD $0xd37ff9fa // lsl x26, x15, #1
-	WORD $0x9a9ec21d // csel x29, x16, x30, gt
-	WORD $0xf900afe8 // str x8, [sp, #0x158]
-	WORD $0x9b036d88 // madd x8, x12, x3, x27
-	WORD $0xf9402fe3 // ldr x3, [sp, #0x58]
-	WORD $0x9b037d83 // mul x3, x12, x3
-	WORD $0xf900abe8 // str x8, [sp, #0x150]
-	WORD $0x8b140028 // add x8, x1, x20
-	WORD $0x8b090034 // add x20, x1, x9
-	WORD $0x8b0b0115 // add x21, x8, x11
-	WORD $0x8b090116 // add x22, x8, x9
-	WORD $0xd37ef588 // lsl x8, x12, #2
-	WORD $0xd37be981 // lsl x1, x12, #5
-	WORD $0xcb08002f // sub x15, x1, x8
-	WORD $0x8b0c0108 // add x8, x8, x12
-	WORD $0x8b0c0581 // add x1, x12, x12, lsl #1
-	WORD $0xf900a3ef // str x15, [sp, #0x140]
-	WORD $0xf9401fef // ldr x15, [sp, #0x38]
+	WORD $0x9a81b3e2 // csel x2, xzr, x1, lt
+	WORD $0xb27e0201 // orr x1, x16, #0x4
+	WORD $0xeb0201bf // cmp x13, x2
+	WORD $0xf90053ef // str x15, [sp, #0xa0]
+	WORD $0x9b017c8f // mul x15, x4, x1
+	WORD $0x9a82b1a1 // csel x1, x13, x2, lt
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9a81b3e1 // csel x1, xzr, x1, lt
+	WORD $0xeb02015f // cmp x10, x2
+	WORD $0xf9004fef // str x15, [sp, #0x98]
+	WORD $0x528000af // mov w15, #0x5 // =5
+	WORD $0xaa0f0206 // orr x6, x16, x15
+	WORD $0x9b067c8f // mul x15, x4, x6
+	WORD $0x9a82b146 // csel x6, x10, x2, lt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0xf9004bef // str x15, [sp, #0x90]
+	WORD $0x9a86b3ef // csel x15, xzr, x6, lt
+	WORD $0xeb02019f // cmp x12, x2
+	WORD $0xf9006fef // str x15, [sp, #0xd8]
+	WORD $0x9b077c8f // mul x15, x4, x7
+	WORD $0x9a82b186 // csel x6, x12, x2, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x8b0a0107 // add x7, x8, x10
+	WORD $0x9a86b3e5 // csel x5, xzr, x6, lt
+	WORD $0xb2400a06 // orr x6, x16, #0x7
+	WORD $0x9b167cbe // mul x30, x5, x22
+	WORD $0xeb0100bf // cmp x5, x1
+	WORD $0xf90047ef // str x15, [sp, #0x88]
+	WORD $0x9b067c8f // mul x15, x4, x6
+	WORD $0x8b0c0106 // add x6, x8, x12
+	WORD $0xa90c97fe // stp x30, x5, [sp, #0xc8]
+	WORD $0xf90043ef // str x15, [sp, #0x80]
+	WORD $0xa940128f // ldp x15, x4, [x20]
+	WORD $0xf90063ef // str x15, [sp, #0xc0]
+	WORD $0xf9402fef // ldr x15, [sp, #0x58]
+	WORD $0x9b0f100f // madd x15, x0, x15, x4
+	WORD $0xf900b3ef // str x15, [sp, #0x160]
+	WORD $0x8b03088f // add x15, x4, x3, lsl #2
+	WORD $0xd37ff903 // lsl x3, x8, #1
+	WORD $0xf900afef // str x15, [sp, #0x158]
+	WORD $0xf9402bef // ldr x15, [sp, #0x50]
+	WORD $0x8b0c0073 // add x19, x3, x12
+	WORD $0x8b0a0074 // add x20, x3, x10
+	WORD $0x8b080063 // add x3, x3, x8
+	WORD $0x8b080308 // add x8, x24, x8
+	WORD $0x9b0f100f // madd x15, x0, x15, x4
+	WORD $0x8b0c0119 // add x25, x8, x12
+	WORD $0x8b0a011a // add x26, x8, x10
+	WORD $0xd37ef408 // lsl x8, x0, #2
+	WORD $0x8b0c007b // add x27, x3, x12
+	WORD $0x8b0a007d // add x29, x3, x10
+	WORD $0xd37ff876 // lsl x22, x3, #1
+	WORD $0x9a81c0a3 // csel x3, x5, x1, gt
+	WORD $0x8b0a0318 // add x24, x24, x10
+	WORD $0xf90037e3 // str x3, [sp, #0x68]
+	WORD $0xf900abef // str x15, [sp, #0x150]
+	WORD $0xa9443ff0 // ldp x16, x15, [sp, #0x40]
+	WORD $0x9b0f100f // madd x15, x0, x15, x4
+	WORD $0x9b101010 // madd x16, x0, x16, x4
+	WORD $0xf900a7ef // str x15, [sp, #0x148]
+	WORD $0xf94033ef // ldr x15, [sp, #0x60]
+	WORD $0x9b0f7c15 // mul x21, x0, x15
+	WORD $0xd37be80f // lsl x15, x0, #5
+	WORD $0xcb0801ef // sub x15, x15, x8
+	WORD $0x8b000108 // add x8, x8, x0
+	WORD $0xa913c3ef // stp x15, x16, [sp, #0x138]
+	WORD $0xf9401ff0 // ldr x16, [sp, #0x38]
+	WORD $0x8b00040f // add x15, x0, x0, lsl #1
 	WORD $0xd37ef508 // lsl x8, x8, #2
-	WORD $0x9b0f6d8f // madd x15, x12, x15, x27
-	WORD $0xa9133fe8 // stp x8, x15, [sp, #0x130]
-	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
-	WORD $0x8b1d086f // add x15, x3, x29, lsl #2
-	WORD $0x9b086d88 // madd x8, x12, x8, x27
+	WORD $0x9b101010 // madd x16, x0, x16, x4
+	WORD $0xf9009be8 // str x8, [sp, #0x130]
+	WORD $0xd37ef5e8 // lsl x8, x15, #2
+	WORD $0xd37df1ef // lsl x15, x15, #3
 	WORD $0xf90097e8 // str x8, [sp, #0x128]
-	WORD $0xd37ef428 // lsl x8, x1, #2
-	WORD $0xf90093e8 // str x8, [sp, #0x120]
-	WORD $0xd37df028 // lsl x8, x1, #3
-	WORD $0xaa0c03e1 // mov x1, x12
-	WORD $0xf9008fe8 // str x8, [sp, #0x118]
-	WORD $0x8b030368 // add x8, x27, x3
-	WORD $0xf9008be8 // str x8, [sp, #0x110]
-	WORD $0x8b0f0368 // add x8, x27, x15
-	WORD $0xaa1003ef // mov x15, x16
-	WORD $0xf9003fe8 // str x8, [sp, #0x78]
+	WORD $0xf9407be8 // ldr x8, [sp, #0xf0]
+	WORD $0xf9008fef // str x15, [sp, #0x118]
+	WORD $0xf9407bef // ldr x15, [sp, #0xf0]
+	WORD $0xaa1003e5 // mov x5, x16
+	WORD $0x8b1e0110 // add x16, x8, x30
+	WORD $0x8b030aa8 // add x8, x21, x3, lsl #2
+	WORD $0xf9401be3 // ldr x3, [sp, #0x30]
+	WORD $0xd37ef610 // lsl x16, x16, #2
+	WORD $0x8b0c02de // add x30, x22, x12
+	WORD $0x8b080088 // add x8, x4, x8
+	WORD $0xf9003be8 // str x8, [sp, #0x70]
 	WORD $0xf94087e8 // ldr x8, [sp, #0x108]
+	WORD $0x9b031003 // madd x3, x0, x3, x4
+	WORD $0xf9007ff0 // str x16, [sp, #0xf8]
+	WORD $0xf94037f0 // ldr x16, [sp, #0x68]
 	WORD $0xd37ef508 // lsl x8, x8, #2
 	WORD $0xf9005fe8 // str x8, [sp, #0xb8]
 	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
-	WORD $0x9b086d88 // madd x8, x12, x8, x27
-	WORD $0xf90087e8 // str x8, [sp, #0x108]
+	WORD $0xf90093e3 // str x3, [sp, #0x120]
+	WORD $0xaa0203e3 // mov x3, x2
+	WORD $0x8b150082 // add x2, x4, x21
+	WORD $0x9b081008 // madd x8, x0, x8, x4
+	WORD $0xd37cec15 // lsl x21, x0, #4
+	WORD $0xaa0003e4 // mov x4, x0
+	WORD $0xa9108be8 // stp x8, x2, [sp, #0x108]
 	WORD $0xf94083e8 // ldr x8, [sp, #0x100]
+	WORD $0x8b0a02c2 // add x2, x22, x10
+	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
 	WORD $0xd37ef508 // lsl x8, x8, #2
 	WORD $0xf9005be8 // str x8, [sp, #0xb0]
-	WORD $0xf9407be8 // ldr x8, [sp, #0xf0]
-	WORD $0xd37ef508 // lsl x8, x8, #2
-	WORD $0xf90057e8 // str x8, [sp, #0xa8]
 	WORD $0xf94073e8 // ldr x8, [sp, #0xe0]
 	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0xf90057e8 // str x8, [sp, #0xa8]
+	WORD $0xf94053e8 // ldr x8, [sp, #0xa0]
+	WORD $0xd37ef508 // lsl x8, x8, #2
 	WORD $0xf90053e8 // str x8, [sp, #0xa0]
-	WORD $0xf94063e8 // ldr x8, [sp, #0xc0]
-	WORD $0xf90063f0 // str x16, [sp, #0xc0]
+	WORD $0xf9404fe8 // ldr x8, [sp, #0x98]
 	WORD $0xd37ef508 // lsl x8, x8, #2
 	WORD $0xf9004fe8 // str x8, [sp, #0x98]
 	WORD $0xf9404be8 // ldr x8, [sp, #0x90]
 	WORD $0xd37ef508 // lsl x8, x8, #2
 	WORD $0xf9004be8 // str x8, [sp, #0x90]
-	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
-	WORD $0x9b086d88 // madd x8, x12, x8, x27
-	WORD $0xf90083e8 // str x8, [sp, #0x100]
-	WORD $0xd37ef6e8 // lsl x8, x23, #2
-	WORD $0xd37ced97 // lsl x23, x12, #4
-	WORD $0xf90047e8 // str x8, [sp, #0x88]
-	WORD $0xd37ef408 // lsl x8, x0, #2
-	WORD $0xa9458230 // ldp x16, x0, [x17, #0x58]
-	WORD $0xf90043e8 // str x8, [sp, #0x80]
-	WORD $0xf9400a28 // ldr x8, [x17, #0x10]
-	WORD $0xaa0503f1 // mov x17, x5
-	WORD $0xd37df185 // lsl x5, x12, #3
-	WORD $0xf9003be8 // str x8, [sp, #0x70]
-	WORD $0x8b110908 // add x8, x8, x17, lsl #2
-	WORD $0xf9007be8 // str x8, [sp, #0xf0]
-	WORD $0xd37ef5e8 // lsl x8, x15, #2
-	WORD $0xf90037e8 // str x8, [sp, #0x68]
-	WORD $0xaa1a03e8 // mov x8, x26
-	WORD $0x8b0b035a // add x26, x26, x11
-	WORD $0x8b09010c // add x12, x8, x9
-	WORD $0xf9406fe8 // ldr x8, [sp, #0xd8]
-	WORD $0xcb1d0108 // sub x8, x8, x29
-	WORD $0xf9407ffd // ldr x29, [sp, #0xf8]
-	WORD $0xf90033e8 // str x8, [sp, #0x60]
-	WORD $0x1400001e // b 0x1acc <k_attend_values+0xdac>
-	WORD $0xf94067ee // ldr x14, [sp, #0xc8]
-	WORD $0xf9405fe8 // ldr x8, [sp, #0xb8]
-	WORD $0xa94e3fe3 // ldp x3, x15, [sp, #0xe0]
-	WORD $0x8b1109ce // add x14, x14, x17, lsl #2
-	WORD $0x3ca869c0 // str q0, [x14, x8]
-	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
-	WORD $0xaa0303f1 // mov x17, x3
-	WORD $0x3ca869c1 // str q1, [x14, x8]
-	WORD $0xf94057e8 // ldr x8, [sp, #0xa8]
-	WORD $0x3ca869c2 // str q2, [x14, x8]
-	WORD $0xf94053e8 // ldr x8, [sp, #0xa0]
-	WORD $0x3ca869c3 // str q3, [x14, x8]
-	WORD $0xf9404fe8 // ldr x8, [sp, #0x98]
-	WORD $0x3ca869c4 // str q4, [x14, x8]
-	WORD $0xf9404be8 // ldr x8, [sp, #0x90]
-	WORD $0x3ca869c5 // str q5, [x14, x8]
 	WORD $0xf94047e8 // ldr x8, [sp, #0x88]
-	WORD $0x3ca869c6 // str q6, [x14, x8]
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0xf90047e8 // str x8, [sp, #0x88]
 	WORD $0xf94043e8 // ldr x8, [sp, #0x80]
-	WORD $0x3ca869c7 // str q7, [x14, x8]
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0xa907a3e5 // stp x5, x8, [sp, #0x78]
+	WORD $0xd37df008 // lsl x8, x0, #3
+	WORD $0xf90083e8 // str x8, [sp, #0x100]
+	WORD $0xf9406fe8 // ldr x8, [sp, #0xd8]
+	WORD $0xcb100108 // sub x8, x8, x16
+	WORD $0xf90037e8 // str x8, [sp, #0x68]
+	WORD $0x14000018 // b 0x38f0 <k_attend_values+0xe00>
+	WORD $0xa94bbfee // ldp x14, x15, [sp, #0xb8]
 	WORD $0xf9407be8 // ldr x8, [sp, #0xf0]
-	WORD $0x9100106e // add x14, x3, #0x4
-	WORD $0xf94019fd // ldr x29, [x15, #0x30]
-	WORD $0xa90581f0 // stp x16, x0, [x15, #0x58]
-	WORD $0xf94063ef // ldr x15, [sp, #0xc0]
-	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0xeb1d01df // cmp x14, x29
-	WORD $0xf9007be8 // str x8, [sp, #0xf0]
-	WORD $0x54ffa0ec // b.gt 0xee4 <k_attend_values+0x1c4>
-	WORD $0xd37ef7bb // lsl x27, x29, #2
-	WORD $0xeb1e01ff // cmp x15, x30
+	WORD $0xf94073f0 // ldr x16, [sp, #0xe0]
+	WORD $0xf94043e0 // ldr x0, [sp, #0x80]
+	WORD $0x8b0809e8 // add x8, x15, x8, lsl #2
+	WORD $0x3cae6900 // str q0, [x8, x14]
+	WORD $0xa94abfee // ldp x14, x15, [sp, #0xa8]
+	WORD $0x3caf6902 // str q2, [x8, x15]
+	WORD $0x3cae6903 // str q3, [x8, x14]
+	WORD $0xa949bfee // ldp x14, x15, [sp, #0x98]
+	WORD $0x3caf6904 // str q4, [x8, x15]
+	WORD $0x3cae6906 // str q6, [x8, x14]
+	WORD $0xa948bbef // ldp x15, x14, [sp, #0x88]
+	WORD $0x3cae6907 // str q7, [x8, x14]
+	WORD $0x9100120e // add x14, x16, #0x4
+	WORD $0x3caf6905 // str q5, [x8, x15]
+	WORD $0xf9407fef // ldr x15, [sp, #0xf8]
+	WORD $0xeb1601df // cmp x14, x22
+	WORD $0x3ca06901 // str q1, [x8, x0]
+	WORD $0x910041ef // add x15, x15, #0x10
+	WORD $0xf9007fef // str x15, [sp, #0xf8]
+	WORD $0xaa1003ef // mov x15, x16
+	WORD $0x54ff9ecc // b.gt 0x2cc4 <k_attend_values+0x1d4>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xa94cc3e8 // ldp x8, x16, [sp, #0xc8]
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0xf90073ee // str x14, [sp, #0xe0]
-	WORD $0x54000a4a // b.ge 0x1c20 <k_attend_values+0xf00>
-	WORD $0xf94037ee // ldr x14, [sp, #0x68]
-	WORD $0xf9407be8 // ldr x8, [sp, #0xf0]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x9b1d21dd // madd x29, x14, x29, x8
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa0f03ee // mov x14, x15
-	WORD $0xf9406bef // ldr x15, [sp, #0xd0]
-	WORD $0x14000005 // b 0x1b24 <k_attend_values+0xe04>
-	WORD $0x910005ce // add x14, x14, #0x1
-	WORD $0x8b1b03bd // add x29, x29, x27
-	WORD $0xeb0e03df // cmp x30, x14
-	WORD $0x54000a60 // b.eq 0x1c6c <k_attend_values+0xf4c>
-	WORD $0xeb00021f // cmp x16, x0
-	WORD $0x54000082 // b.hs 0x1b38 <k_attend_values+0xe18>
-	WORD $0xf9800202 // prfm pldl2keep, [x16]
-	WORD $0xf9802202 // prfm pldl2keep, [x16, #0x40]
-	WORD $0x91020210 // add x16, x16, #0x80
-	WORD $0x3dc003b0 // ldr q16, [x29]
-	WORD $0xeb0b01df // cmp x14, x11
-	WORD $0x540000cb // b.lt 0x1b58 <k_attend_values+0xe38>
-	WORD $0xeb0901df // cmp x14, x9
-	WORD $0x5400008a // b.ge 0x1b58 <k_attend_values+0xe38>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xeb01021f // cmp x16, x1
+	WORD $0x8b0f010e // add x14, x8, x15
+	WORD $0xf9007bef // str x15, [sp, #0xf0]
+	WORD $0x54000a0a // b.ge 0x3a64 <k_attend_values+0xf74>
+	WORD $0xf94077e8 // ldr x8, [sp, #0xe8]
+	WORD $0xf9407fef // ldr x15, [sp, #0xf8]
+	WORD $0xf9400908 // ldr x8, [x8, #0x10]
+	WORD $0x8b0f010f // add x15, x8, x15
+	WORD $0x14000006 // b 0x3950 <k_attend_values+0xe60>
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x8b1601ce // add x14, x14, x22
+	WORD $0x8b1101ef // add x15, x15, x17
+	WORD $0xeb10003f // cmp x1, x16
+	WORD $0x54000960 // b.eq 0x3a78 <k_attend_values+0xf88>
+	WORD $0xf940c7e8 // ldr x8, [sp, #0x188]
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54000142 // b.hs 0x3980 <k_attend_values+0xe90>
+	WORD $0xa95723e0 // ldp x0, x8, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb08001f // cmp x0, x8
+	WORD $0x5400008d // b.le 0x3978 <k_attend_values+0xe88>
+	WORD $0x52801000 // mov w0, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x397c <k_attend_values+0xe8c>
+	WORD $0x52800800 // mov w0, #0x40 // =64
+	WORD $0x8b000129 // add x9, x9, x0
+	WORD $0x3dc001f0 // ldr q16, [x15]
+	WORD $0xeb0c021f // cmp x16, x12
+	WORD $0x540000cb // b.lt 0x39a0 <k_attend_values+0xeb0>
+	WORD $0xeb0a021f // cmp x16, x10
+	WORD $0x5400008a // b.ge 0x39a0 <k_attend_values+0xeb0>
 	WORD $0xf9408be8 // ldr x8, [sp, #0x110]
-	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
+	WORD $0xbc707911 // ldr s17, [x8, x16, lsl #2]
 	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
-	WORD $0xeb0201df // cmp x14, x2
-	WORD $0x540000cb // b.lt 0x1b74 <k_attend_values+0xe54>
-	WORD $0xeb0401df // cmp x14, x4
-	WORD $0x5400008a // b.ge 0x1b74 <k_attend_values+0xe54>
-	WORD $0xf94083e8 // ldr x8, [sp, #0x100]
-	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
-	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
-	WORD $0xeb0601df // cmp x14, x6
-	WORD $0x540000cb // b.lt 0x1b90 <k_attend_values+0xe70>
-	WORD $0xeb0701df // cmp x14, x7
-	WORD $0x5400008a // b.ge 0x1b90 <k_attend_values+0xe70>
+	WORD $0xeb06021f // cmp x16, x6
+	WORD $0x540000cb // b.lt 0x39bc <k_attend_values+0xecc>
+	WORD $0xeb07021f // cmp x16, x7
+	WORD $0x5400008a // b.ge 0x39bc <k_attend_values+0xecc>
 	WORD $0xf94087e8 // ldr x8, [sp, #0x108]
-	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
+	WORD $0xbc707911 // ldr s17, [x8, x16, lsl #2]
 	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
-	WORD $0xeb1801df // cmp x14, x24
-	WORD $0x540000cb // b.lt 0x1bac <k_attend_values+0xe8c>
-	WORD $0xeb1901df // cmp x14, x25
-	WORD $0x5400008a // b.ge 0x1bac <k_attend_values+0xe8c>
-	WORD $0xf94097e8 // ldr x8, [sp, #0x128]
-	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
-	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
-	WORD $0xeb1301df // cmp x14, x19
-	WORD $0x540000cb // b.lt 0x1bc8 <k_attend_values+0xea8>
-	WORD $0xeb1401df // cmp x14, x20
-	WORD $0x5400008a // b.ge 0x1bc8 <k_attend_values+0xea8>
-	WORD $0xf9409fe8 // ldr x8, [sp, #0x138]
-	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
-	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
-	WORD $0xeb1501df // cmp x14, x21
-	WORD $0x540000cb // b.lt 0x1be4 <k_attend_values+0xec4>
-	WORD $0xeb1601df // cmp x14, x22
-	WORD $0x5400008a // b.ge 0x1be4 <k_attend_values+0xec4>
-	WORD $0xf940a7e3 // ldr x3, [sp, #0x148]
-	WORD $0xbc6e7871 // ldr s17, [x3, x14, lsl #2]
-	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
-	WORD $0xeb1a01df // cmp x14, x26
-	WORD $0x540000cb // b.lt 0x1c00 <k_attend_values+0xee0>
-	WORD $0xeb0c01df // cmp x14, x12
-	WORD $0x5400008a // b.ge 0x1c00 <k_attend_values+0xee0>
-	WORD $0xf940abe3 // ldr x3, [sp, #0x150]
-	WORD $0xbc6e7871 // ldr s17, [x3, x14, lsl #2]
-	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
-	WORD $0xeb0d01df // cmp x14, x13
-	WORD $0x54fff88b // b.lt 0x1b14 <k_attend_values+0xdf4>
-	WORD $0xeb0a01df // cmp x14, x10
-	WORD $0x54fff84a // b.ge 0x1b14 <k_attend_values+0xdf4>
-	WORD $0xf940afe3 // ldr x3, [sp, #0x158]
-	WORD $0xbc6e7871 // ldr s17, [x3, x14, lsl #2]
-	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x17ffffbe // b 0x1b14 <k_attend_values+0xdf4>
-	WORD $0x9b1d7dee // mul x14, x15, x29
-	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x8b0e090e // add x14, x8, x14, lsl #2
-	WORD $0x8b1109dd // add x29, x14, x17, lsl #2
-	WORD $0xaa0f03ee // mov x14, x15
-	WORD $0xa94d0fef // ldp x15, x3, [sp, #0xd0]
-	WORD $0xeb0301df // cmp x14, x3
-	WORD $0x5400010b // b.lt 0x1c7c <k_attend_values+0xf5c>
-	WORD $0xeb0f01df // cmp x14, x15
-	WORD $0x5400068b // b.lt 0x1d34 <k_attend_values+0x1014>
-	WORD $0x17ffff7c // b 0x1a58 <k_attend_values+0xd38>
-	WORD $0xaa1e03ee // mov x14, x30
-	WORD $0xf9406fe3 // ldr x3, [sp, #0xd8]
-	WORD $0xeb0303df // cmp x30, x3
-	WORD $0x54ffff4a // b.ge 0x1c60 <k_attend_values+0xf40>
-	WORD $0xf9007ff1 // str x17, [sp, #0xf8]
-	WORD $0xf9403fef // ldr x15, [sp, #0x78]
-	WORD $0xf94033f1 // ldr x17, [sp, #0x60]
-	WORD $0x1400001c // b 0x1cf8 <k_attend_values+0xfd8>
-	WORD $0xf940b7e3 // ldr x3, [sp, #0x168]
-	WORD $0x3dc003b0 // ldr q16, [x29]
-	WORD $0xf1000631 // subs x17, x17, #0x1
-	WORD $0xbc4045f1 // ldr s17, [x15], #0x4
+	WORD $0xeb13021f // cmp x16, x19
+	WORD $0x540000cb // b.lt 0x39d8 <k_attend_values+0xee8>
+	WORD $0xeb14021f // cmp x16, x20
+	WORD $0x5400008a // b.ge 0x39d8 <k_attend_values+0xee8>
 	WORD $0xf94093e8 // ldr x8, [sp, #0x120]
-	WORD $0x8b0e0863 // add x3, x3, x14, lsl #2
-	WORD $0x910005ce // add x14, x14, #0x1
-	WORD $0x8b1b03bd // add x29, x29, x27
-	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
-	WORD $0xbc617872 // ldr s18, [x3, x1, lsl #2]
-	WORD $0xbc686871 // ldr s17, [x3, x8]
-	WORD $0xf9409be8 // ldr x8, [sp, #0x130]
-	WORD $0xbc656873 // ldr s19, [x3, x5]
-	WORD $0xbc776874 // ldr s20, [x3, x23]
-	WORD $0x4f921201 // fmla v1.4s, v16.4s, v18.s[0]
-	WORD $0xbc686872 // ldr s18, [x3, x8]
-	WORD $0xf9408fe8 // ldr x8, [sp, #0x118]
-	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
+	WORD $0xbc707911 // ldr s17, [x8, x16, lsl #2]
 	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
-	WORD $0xbc686873 // ldr s19, [x3, x8]
-	WORD $0xf940a3e8 // ldr x8, [sp, #0x140]
-	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
-	WORD $0x4f921205 // fmla v5.4s, v16.4s, v18.s[0]
-	WORD $0xbc686871 // ldr s17, [x3, x8]
-	WORD $0x4f931206 // fmla v6.4s, v16.4s, v19.s[0]
-	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x540000e0 // b.eq 0x1d10 <k_attend_values+0xff0>
-	WORD $0xeb00021f // cmp x16, x0
-	WORD $0x54fffc82 // b.hs 0x1c8c <k_attend_values+0xf6c>
-	WORD $0xf9800202 // prfm pldl2keep, [x16]
-	WORD $0xf9802202 // prfm pldl2keep, [x16, #0x40]
-	WORD $0x91020210 // add x16, x16, #0x80
-	WORD $0x17ffffe0 // b 0x1c8c <k_attend_values+0xf6c>
-	WORD $0xa94d3bef // ldp x15, x14, [sp, #0xd0]
-	WORD $0xf9407ff1 // ldr x17, [sp, #0xf8]
-	WORD $0xeb0f01df // cmp x14, x15
-	WORD $0x540000cb // b.lt 0x1d34 <k_attend_values+0x1014>
-	WORD $0x17ffff4e // b 0x1a58 <k_attend_values+0xd38>
-	WORD $0x910005ce // add x14, x14, #0x1
-	WORD $0x8b1b03bd // add x29, x29, x27
-	WORD $0xeb0e01ff // cmp x15, x14
-	WORD $0x54ffe940 // b.eq 0x1a58 <k_attend_values+0xd38>
-	WORD $0xeb00021f // cmp x16, x0
-	WORD $0x54000082 // b.hs 0x1d48 <k_attend_values+0x1028>
-	WORD $0xf9800202 // prfm pldl2keep, [x16]
-	WORD $0xf9802202 // prfm pldl2keep, [x16, #0x40]
-	WORD $0x91020210 // add x16, x16, #0x80
-	WORD $0x3dc003b0 // ldr q16, [x29]
-	WORD $0xeb0b01df // cmp x14, x11
-	WORD $0x540000cb // b.lt 0x1d68 <k_attend_values+0x1048>
-	WORD $0xeb0901df // cmp x14, x9
-	WORD $0x5400008a // b.ge 0x1d68 <k_attend_values+0x1048>
-	WORD $0xf9408be8 // ldr x8, [sp, #0x110]
-	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
-	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
-	WORD $0xeb0201df // cmp x14, x2
-	WORD $0x540000cb // b.lt 0x1d84 <k_attend_values+0x1064>
-	WORD $0xeb0401df // cmp x14, x4
-	WORD $0x5400008a // b.ge 0x1d84 <k_attend_values+0x1064>
-	WORD $0xf94083e8 // ldr x8, [sp, #0x100]
-	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
-	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
-	WORD $0xeb0601df // cmp x14, x6
-	WORD $0x540000cb // b.lt 0x1da0 <k_attend_values+0x1080>
-	WORD $0xeb0701df // cmp x14, x7
-	WORD $0x5400008a // b.ge 0x1da0 <k_attend_values+0x1080>
-	WORD $0xf94087e8 // ldr x8, [sp, #0x108]
-	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
-	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
-	WORD $0xeb1801df // cmp x14, x24
-	WORD $0x540000cb // b.lt 0x1dbc <k_attend_values+0x109c>
-	WORD $0xeb1901df // cmp x14, x25
-	WORD $0x5400008a // b.ge 0x1dbc <k_attend_values+0x109c>
-	WORD $0xf94097e8 // ldr x8, [sp, #0x128]
-	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
-	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
-	WORD $0xeb1301df // cmp x14, x19
-	WORD $0x540000cb // b.lt 0x1dd8 <k_attend_values+0x10b8>
-	WORD $0xeb1401df // cmp x14, x20
-	WORD $0x5400008a // b.ge 0x1dd8 <k_attend_values+0x10b8>
-	WORD $0xf9409fe8 // ldr x8, [sp, #0x138]
-	WORD $0xbc6e7911 // ldr s17, [x8, x14, lsl #2]
+	WORD $0xeb1b021f // cmp x16, x27
+	WORD $0x540000ab // b.lt 0x39f0 <k_attend_values+0xf00>
+	WORD $0xeb1d021f // cmp x16, x29
+	WORD $0x5400006a // b.ge 0x39f0 <k_attend_values+0xf00>
+	WORD $0xbc7078b1 // ldr s17, [x5, x16, lsl #2]
 	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
-	WORD $0xeb1501df // cmp x14, x21
-	WORD $0x540000cb // b.lt 0x1df4 <k_attend_values+0x10d4>
-	WORD $0xeb1601df // cmp x14, x22
-	WORD $0x5400008a // b.ge 0x1df4 <k_attend_values+0x10d4>
-	WORD $0xf940a7e3 // ldr x3, [sp, #0x148]
-	WORD $0xbc6e7871 // ldr s17, [x3, x14, lsl #2]
-	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
-	WORD $0xeb1a01df // cmp x14, x26
-	WORD $0x540000cb // b.lt 0x1e10 <k_attend_values+0x10f0>
-	WORD $0xeb0c01df // cmp x14, x12
-	WORD $0x5400008a // b.ge 0x1e10 <k_attend_values+0x10f0>
-	WORD $0xf940abe3 // ldr x3, [sp, #0x150]
-	WORD $0xbc6e7871 // ldr s17, [x3, x14, lsl #2]
+	WORD $0xeb17021f // cmp x16, x23
+	WORD $0x540000cb // b.lt 0x3a0c <k_attend_values+0xf1c>
+	WORD $0xeb18021f // cmp x16, x24
+	WORD $0x5400008a // b.ge 0x3a0c <k_attend_values+0xf1c>
+	WORD $0xf940a3e8 // ldr x8, [sp, #0x140]
+	WORD $0xbc707911 // ldr s17, [x8, x16, lsl #2]
 	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
-	WORD $0xeb0d01df // cmp x14, x13
-	WORD $0x54fff88b // b.lt 0x1d24 <k_attend_values+0x1004>
-	WORD $0xeb0a01df // cmp x14, x10
-	WORD $0x54fff84a // b.ge 0x1d24 <k_attend_values+0x1004>
-	WORD $0xf940afe3 // ldr x3, [sp, #0x158]
-	WORD $0xbc6e7871 // ldr s17, [x3, x14, lsl #2]
+	WORD $0xeb19021f // cmp x16, x25
+	WORD $0x540000cb // b.lt 0x3a28 <k_attend_values+0xf38>
+	WORD $0xeb1a021f // cmp x16, x26
+	WORD $0x5400008a // b.ge 0x3a28 <k_attend_values+0xf38>
+	WORD $0xf940a7e8 // ldr x8, [sp, #0x148]
+	WORD $0xbc707911 // ldr s17, [x8, x16, lsl #2]
 	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x17ffffbe // b 0x1d24 <k_attend_values+0x1004>
+	WORD $0xeb1e021f // cmp x16, x30
+	WORD $0x540000cb // b.lt 0x3a44 <k_attend_values+0xf54>
+	WORD $0xeb02021f // cmp x16, x2
+	WORD $0x5400008a // b.ge 0x3a44 <k_attend_values+0xf54>
+	WORD $0xf940abe8 // ldr x8, [sp, #0x150]
+	WORD $0xbc707911 // ldr s17, [x8, x16, lsl #2]
+	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
+	WORD $0xeb0d021f // cmp x16, x13
+	WORD $0x54fff7ab // b.lt 0x393c <k_attend_values+0xe4c>
+	WORD $0xeb0b021f // cmp x16, x11
+	WORD $0x54fff76a // b.ge 0x393c <k_attend_values+0xe4c>
+	WORD $0xf940b3e8 // ldr x8, [sp, #0x160]
+	WORD $0xbc707911 // ldr s17, [x8, x16, lsl #2]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0x17ffffb7 // b 0x393c <k_attend_values+0xe4c>
+	WORD $0xaa1003ef // mov x15, x16
+	WORD $0xf9406fe8 // ldr x8, [sp, #0xd8]
+	WORD $0xeb08021f // cmp x16, x8
+	WORD $0x540000cb // b.lt 0x3a88 <k_attend_values+0xf98>
+	WORD $0x14000039 // b 0x3b58 <k_attend_values+0x1068>
+	WORD $0xaa0103ef // mov x15, x1
+	WORD $0xf9406fe8 // ldr x8, [sp, #0xd8]
+	WORD $0xeb08003f // cmp x1, x8
+	WORD $0x540006aa // b.ge 0x3b58 <k_attend_values+0x1068>
+	WORD $0xf94077e8 // ldr x8, [sp, #0xe8]
+	WORD $0xa94683f6 // ldp x22, x0, [sp, #0x68]
+	WORD $0xf9400908 // ldr x8, [x8, #0x10]
+	WORD $0x8b0e0910 // add x16, x8, x14, lsl #2
+	WORD $0x14000023 // b 0x3b24 <k_attend_values+0x1034>
+	WORD $0x52801008 // mov w8, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b080129 // add x9, x9, x8
+	WORD $0xaa0503e3 // mov x3, x5
+	WORD $0xf940afe8 // ldr x8, [sp, #0x158]
+	WORD $0xf94083e5 // ldr x5, [sp, #0x100]
+	WORD $0xf10006d6 // subs x22, x22, #0x1
+	WORD $0x3dc00210 // ldr q16, [x16]
+	WORD $0xbc404411 // ldr s17, [x0], #0x4
+	WORD $0x8b0f0908 // add x8, x8, x15, lsl #2
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x8b110210 // add x16, x16, x17
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	WORD $0xbc656913 // ldr s19, [x8, x5]
+	WORD $0xf94097e5 // ldr x5, [sp, #0x128]
+	WORD $0xbc647912 // ldr s18, [x8, x4, lsl #2]
+	WORD $0xbc756914 // ldr s20, [x8, x21]
+	WORD $0xbc656911 // ldr s17, [x8, x5]
+	WORD $0xf9409be5 // ldr x5, [sp, #0x130]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x4f931203 // fmla v3.4s, v16.4s, v19.s[0]
+	WORD $0x4f941206 // fmla v6.4s, v16.4s, v20.s[0]
+	WORD $0xbc656912 // ldr s18, [x8, x5]
+	WORD $0xf9408fe5 // ldr x5, [sp, #0x118]
+	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
+	WORD $0xbc656913 // ldr s19, [x8, x5]
+	WORD $0xf9409fe5 // ldr x5, [sp, #0x138]
+	WORD $0x4f921207 // fmla v7.4s, v16.4s, v18.s[0]
+	WORD $0xbc656911 // ldr s17, [x8, x5]
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0xf940b7e8 // ldr x8, [sp, #0x168]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0x8b0801ce // add x14, x14, x8
+	WORD $0x54000160 // b.eq 0x3b4c <k_attend_values+0x105c>
+	WORD $0xf940c7e8 // ldr x8, [sp, #0x188]
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54fffc02 // b.hs 0x3aac <k_attend_values+0xfbc>
+	WORD $0xaa0303e5 // mov x5, x3
+	WORD $0xa95723e3 // ldp x3, x8, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb08007f // cmp x3, x8
+	WORD $0x54fffaec // b.gt 0x3a9c <k_attend_values+0xfac>
+	WORD $0x52800808 // mov w8, #0x40 // =64
+	WORD $0x17ffffd7 // b 0x3aa4 <k_attend_values+0xfb4>
+	WORD $0xf9406fef // ldr x15, [sp, #0xd8]
+	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
+	WORD $0xf9403fe5 // ldr x5, [sp, #0x78]
+	WORD $0xeb0301ff // cmp x15, x3
+	WORD $0x54ffe9ca // b.ge 0x3894 <k_attend_values+0xda4>
+	WORD $0xf94077e8 // ldr x8, [sp, #0xe8]
+	WORD $0xf9400908 // ldr x8, [x8, #0x10]
+	WORD $0x8b0e090e // add x14, x8, x14, lsl #2
+	WORD $0x14000005 // b 0x3b80 <k_attend_values+0x1090>
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x8b1101ce // add x14, x14, x17
+	WORD $0xeb0f007f // cmp x3, x15
+	WORD $0x54ffe8c0 // b.eq 0x3894 <k_attend_values+0xda4>
+	WORD $0xf940c7e8 // ldr x8, [sp, #0x188]
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54000142 // b.hs 0x3bb0 <k_attend_values+0x10c0>
+	WORD $0xa95723f0 // ldp x16, x8, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb08021f // cmp x16, x8
+	WORD $0x5400008d // b.le 0x3ba8 <k_attend_values+0x10b8>
+	WORD $0x52801008 // mov w8, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x3bac <k_attend_values+0x10bc>
+	WORD $0x52800808 // mov w8, #0x40 // =64
+	WORD $0x8b080129 // add x9, x9, x8
+	WORD $0x3dc001d0 // ldr q16, [x14]
+	WORD $0xeb0c01ff // cmp x15, x12
+	WORD $0x540000cb // b.lt 0x3bd0 <k_attend_values+0x10e0>
+	WORD $0xeb0a01ff // cmp x15, x10
+	WORD $0x5400008a // b.ge 0x3bd0 <k_attend_values+0x10e0>
+	WORD $0xf9408be8 // ldr x8, [sp, #0x110]
+	WORD $0xbc6f7911 // ldr s17, [x8, x15, lsl #2]
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	WORD $0xeb0601ff // cmp x15, x6
+	WORD $0x540000cb // b.lt 0x3bec <k_attend_values+0x10fc>
+	WORD $0xeb0701ff // cmp x15, x7
+	WORD $0x5400008a // b.ge 0x3bec <k_attend_values+0x10fc>
+	WORD $0xf94087e8 // ldr x8, [sp, #0x108]
+	WORD $0xbc6f7911 // ldr s17, [x8, x15, lsl #2]
+	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
+	WORD $0xeb1301ff // cmp x15, x19
+	WORD $0x540000cb // b.lt 0x3c08 <k_attend_values+0x1118>
+	WORD $0xeb1401ff // cmp x15, x20
+	WORD $0x5400008a // b.ge 0x3c08 <k_attend_values+0x1118>
+	WORD $0xf94093e8 // ldr x8, [sp, #0x120]
+	WORD $0xbc6f7911 // ldr s17, [x8, x15, lsl #2]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0xeb1b01ff // cmp x15, x27
+	WORD $0x540000ab // b.lt 0x3c20 <k_attend_values+0x1130>
+	WORD $0xeb1d01ff // cmp x15, x29
+	WORD $0x5400006a // b.ge 0x3c20 <k_attend_values+0x1130>
+	WORD $0xbc6f78b1 // ldr s17, [x5, x15, lsl #2]
+	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
+	WORD $0xeb1701ff // cmp x15, x23
+	WORD $0x540000cb // b.lt 0x3c3c <k_attend_values+0x114c>
+	WORD $0xeb1801ff // cmp x15, x24
+	WORD $0x5400008a // b.ge 0x3c3c <k_attend_values+0x114c>
+	WORD $0xf940a3e8 // ldr x8, [sp, #0x140]
+	WORD $0xbc6f7911 // ldr s17, [x8, x15, lsl #2]
+	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
+	WORD $0xeb1901ff // cmp x15, x25
+	WORD $0x540000cb // b.lt 0x3c58 <k_attend_values+0x1168>
+	WORD $0xeb1a01ff // cmp x15, x26
+	WORD $0x5400008a // b.ge 0x3c58 <k_attend_values+0x1168>
+	WORD $0xf940a7e8 // ldr x8, [sp, #0x148]
+	WORD $0xbc6f7911 // ldr s17, [x8, x15, lsl #2]
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0xeb1e01ff // cmp x15, x30
+	WORD $0x540000cb // b.lt 0x3c74 <k_attend_values+0x1184>
+	WORD $0xeb0201ff // cmp x15, x2
+	WORD $0x5400008a // b.ge 0x3c74 <k_attend_values+0x1184>
+	WORD $0xf940abe8 // ldr x8, [sp, #0x150]
+	WORD $0xbc6f7911 // ldr s17, [x8, x15, lsl #2]
+	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
+	WORD $0xeb0d01ff // cmp x15, x13
+	WORD $0x54fff7cb // b.lt 0x3b70 <k_attend_values+0x1080>
+	WORD $0xeb0b01ff // cmp x15, x11
+	WORD $0x54fff78a // b.ge 0x3b70 <k_attend_values+0x1080>
+	WORD $0xf940b3e8 // ldr x8, [sp, #0x160]
+	WORD $0xbc6f7911 // ldr s17, [x8, x15, lsl #2]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0x17ffffb8 // b 0x3b70 <k_attend_values+0x1080>
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf94097e4 // ldr x4, [sp, #0x128]
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xeb0302e9 // subs x9, x23, x3
-	WORD $0x540000ec // b.gt 0x1e70 <k_attend_values+0x1150>
-	WORD $0x1400003b // b 0x1f44 <k_attend_values+0x1224>
-	WORD $0xa95153f6 // ldp x22, x20, [sp, #0x110]
-	WORD $0xaa1a03e3 // mov x3, x26
-	WORD $0xa9505ff8 // ldp x24, x23, [sp, #0x100]
-	WORD $0xeb1a02e9 // subs x9, x23, x26
-	WORD $0x540006cd // b.le 0x1f44 <k_attend_values+0x1224>
-	WORD $0xf9402fec // ldr x12, [sp, #0x58]
-	WORD $0x9b0c7eac // mul x12, x21, x12
-	WORD $0x8b030990 // add x16, x12, x3, lsl #2
-	WORD $0xd37ef6ac // lsl x12, x21, #2
-	WORD $0xaa0603e3 // mov x3, x6
-	WORD $0x8b100310 // add x16, x24, x16
-	WORD $0x1400001b // b 0x1ef4 <k_attend_values+0x11d4>
-	WORD $0x3dc000f0 // ldr q16, [x7]
-	WORD $0x8b150a11 // add x17, x16, x21, lsl #2
-	WORD $0xbc404611 // ldr s17, [x16], #0x4
-	WORD $0xf1000529 // subs x9, x9, #0x1
-	WORD $0x8b1300e7 // add x7, x7, x19
-	WORD $0x8b0c0220 // add x0, x17, x12
-	WORD $0xbd400232 // ldr s18, [x17]
+	WORD $0xeb0602ea // subs x10, x23, x6
+	WORD $0x5400010c // b.gt 0x3cd4 <k_attend_values+0x11e4>
+	WORD $0x14000043 // b 0x3dc4 <k_attend_values+0x12d4>
+	WORD $0xa9519ff5 // ldp x21, x7, [sp, #0x118]
+	WORD $0xaa1903e6 // mov x6, x25
+	WORD $0xa950dfe2 // ldp x2, x23, [sp, #0x108]
+	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
+	WORD $0xeb1902ea // subs x10, x23, x25
+	WORD $0x540007ad // b.le 0x3dc4 <k_attend_values+0x12d4>
+	WORD $0xf94033eb // ldr x11, [sp, #0x60]
+	WORD $0xf94077ec // ldr x12, [sp, #0xe8]
+	WORD $0x9b0b7e8b // mul x11, x20, x11
+	WORD $0xf940098c // ldr x12, [x12, #0x10]
+	WORD $0x8b06096f // add x15, x11, x6, lsl #2
+	WORD $0x8b13098b // add x11, x12, x19, lsl #2
+	WORD $0xd37ef68c // lsl x12, x20, #2
+	WORD $0x8b0f004f // add x15, x2, x15
+	WORD $0x1400001c // b 0x3d64 <k_attend_values+0x1274>
+	WORD $0x3dc00170 // ldr q16, [x11]
+	WORD $0x8b1409e2 // add x2, x15, x20, lsl #2
+	WORD $0xbc4045f1 // ldr s17, [x15], #0x4
+	WORD $0xf100054a // subs x10, x10, #0x1
+	WORD $0x8b160273 // add x19, x19, x22
+	WORD $0x8b11016b // add x11, x11, x17
+	WORD $0x8b0c0043 // add x3, x2, x12
+	WORD $0xbd400052 // ldr s18, [x2]
 	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x8b0c0011 // add x17, x0, x12
-	WORD $0xbd400013 // ldr s19, [x0]
-	WORD $0xbd400231 // ldr s17, [x17]
-	WORD $0x8b0c0231 // add x17, x17, x12
+	WORD $0x8b0c0062 // add x2, x3, x12
+	WORD $0xbd400073 // ldr s19, [x3]
+	WORD $0xbd400051 // ldr s17, [x2]
+	WORD $0x8b0c0042 // add x2, x2, x12
 	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
-	WORD $0xbd400232 // ldr s18, [x17]
-	WORD $0x8b0c0231 // add x17, x17, x12
+	WORD $0xbd400052 // ldr s18, [x2]
+	WORD $0x8b0c0042 // add x2, x2, x12
 	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0xbd400233 // ldr s19, [x17]
-	WORD $0x8b0c0231 // add x17, x17, x12
+	WORD $0xbd400053 // ldr s19, [x2]
+	WORD $0x8b0c0042 // add x2, x2, x12
 	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
-	WORD $0xbd400231 // ldr s17, [x17]
-	WORD $0xbc6c6a34 // ldr s20, [x17, x12]
+	WORD $0xbd400051 // ldr s17, [x2]
+	WORD $0xbc6c6854 // ldr s20, [x2, x12]
 	WORD $0x4f921203 // fmla v3.4s, v16.4s, v18.s[0]
 	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
 	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x54000280 // b.eq 0x1f40 <k_attend_values+0x1220>
-	WORD $0xeb0200bf // cmp x5, x2
-	WORD $0x54000082 // b.hs 0x1f08 <k_attend_values+0x11e8>
-	WORD $0xf98000a2 // prfm pldl2keep, [x5]
-	WORD $0xf98020a2 // prfm pldl2keep, [x5, #0x40]
-	WORD $0x910200a5 // add x5, x5, #0x80
-	WORD $0xeb01007f // cmp x3, x1
-	WORD $0x54fffc00 // b.eq 0x1e8c <k_attend_values+0x116c>
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0xbd4000f1 // ldr s17, [x7]
+	WORD $0x54000300 // b.eq 0x3dc0 <k_attend_values+0x12d0>
+	WORD $0xf940c7e2 // ldr x2, [sp, #0x188]
+	WORD $0xeb02013f // cmp x9, x2
+	WORD $0x54000142 // b.hs 0x3d94 <k_attend_values+0x12a4>
+	WORD $0xa9570be3 // ldp x3, x2, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb02007f // cmp x3, x2
+	WORD $0x5400008d // b.le 0x3d8c <k_attend_values+0x129c>
+	WORD $0x52801002 // mov w2, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x3d90 <k_attend_values+0x12a0>
+	WORD $0x52800802 // mov w2, #0x40 // =64
+	WORD $0x8b020129 // add x9, x9, x2
+	WORD $0xeb0402df // cmp x22, x4
+	WORD $0x54fffb00 // b.eq 0x3cf8 <k_attend_values+0x1208>
+	WORD $0xbd400170 // ldr s16, [x11]
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x6e040630 // mov v16.s[0], v17.s[0]
-	WORD $0x54fffb8b // b.lt 0x1e90 <k_attend_values+0x1170>
-	WORD $0x910010f1 // add x17, x7, #0x4
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x0d409230 // ld1 { v16.s }[1], [x17]
-	WORD $0x54fffb00 // b.eq 0x1e90 <k_attend_values+0x1170>
-	WORD $0x910020f1 // add x17, x7, #0x8
-	WORD $0x4d408230 // ld1 { v16.s }[2], [x17]
-	WORD $0x17ffffd5 // b 0x1e90 <k_attend_values+0x1170>
-	WORD $0xaa1703e3 // mov x3, x23
-	WORD $0xeb0f007f // cmp x3, x15
-	WORD $0x54000c4a // b.ge 0x20d0 <k_attend_values+0x13b0>
-	WORD $0x8b1402c9 // add x9, x22, x20
-	WORD $0xf94093f1 // ldr x17, [sp, #0x120]
-	WORD $0x8b0d0295 // add x21, x20, x13
-	WORD $0xd37ff930 // lsl x16, x9, #1
-	WORD $0x8b0a0298 // add x24, x20, x10
-	WORD $0x8b0d02d9 // add x25, x22, x13
-	WORD $0x8b14022c // add x12, x17, x20
-	WORD $0x8b0a02d7 // add x23, x22, x10
-	WORD $0x8b0d013a // add x26, x9, x13
-	WORD $0x8b0a013b // add x27, x9, x10
-	WORD $0x8b0d0234 // add x20, x17, x13
-	WORD $0x8b0a0236 // add x22, x17, x10
+	WORD $0x54fffacb // b.lt 0x3cfc <k_attend_values+0x120c>
+	WORD $0x91001162 // add x2, x11, #0x4
+	WORD $0x0d409050 // ld1 { v16.s }[1], [x2]
+	WORD $0x54fffa60 // b.eq 0x3cfc <k_attend_values+0x120c>
+	WORD $0x91002162 // add x2, x11, #0x8
+	WORD $0x4d408050 // ld1 { v16.s }[2], [x2]
+	WORD $0x17ffffd0 // b 0x3cfc <k_attend_values+0x120c>
+	WORD $0xaa1703e6 // mov x6, x23
+	WORD $0xeb0100df // cmp x6, x1
+	WORD $0x54000d4a // b.ge 0x3f70 <k_attend_values+0x1480>
+	WORD $0xf94077eb // ldr x11, [sp, #0xe8]
+	WORD $0x8b0702aa // add x10, x21, x7
+	WORD $0xf94097ef // ldr x15, [sp, #0x128]
+	WORD $0x8b100156 // add x22, x10, x16
+	WORD $0x8b0d015a // add x26, x10, x13
+	WORD $0xd37ff94a // lsl x10, x10, #1
+	WORD $0xf940096b // ldr x11, [x11, #0x10]
+	WORD $0x8b0701ec // add x12, x15, x7
+	WORD $0x8b1000f4 // add x20, x7, x16
+	WORD $0x8b0d00f7 // add x23, x7, x13
+	WORD $0x8b1002b8 // add x24, x21, x16
+	WORD $0x8b0d02b9 // add x25, x21, x13
+	WORD $0x8b130973 // add x19, x11, x19, lsl #2
+	WORD $0x8b1001f5 // add x21, x15, x16
+	WORD $0x8b0d01e7 // add x7, x15, x13
+	WORD $0x8b10019b // add x27, x12, x16
 	WORD $0x8b0d019d // add x29, x12, x13
-	WORD $0x8b0a019e // add x30, x12, x10
-	WORD $0x8b0d0209 // add x9, x16, x13
-	WORD $0x8b0a020c // add x12, x16, x10
-	WORD $0x14000005 // b 0x1fa0 <k_attend_values+0x1280>
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0x8b1300e7 // add x7, x7, x19
-	WORD $0xeb0301ff // cmp x15, x3
-	WORD $0x540009a0 // b.eq 0x20d0 <k_attend_values+0x13b0>
-	WORD $0xeb0200bf // cmp x5, x2
-	WORD $0x54000082 // b.hs 0x1fb4 <k_attend_values+0x1294>
-	WORD $0xf98000a2 // prfm pldl2keep, [x5]
-	WORD $0xf98020a2 // prfm pldl2keep, [x5, #0x40]
-	WORD $0x910200a5 // add x5, x5, #0x80
-	WORD $0xeb0100df // cmp x6, x1
-	WORD $0x54000061 // b.ne 0x1fc4 <k_attend_values+0x12a4>
-	WORD $0x3dc000f0 // ldr q16, [x7]
-	WORD $0x1400000c // b 0x1ff0 <k_attend_values+0x12d0>
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0xbd4000f1 // ldr s17, [x7]
+	WORD $0x8b10015e // add x30, x10, x16
+	WORD $0x8b0d014a // add x10, x10, x13
+	WORD $0x14000005 // b 0x3e2c <k_attend_values+0x133c>
+	WORD $0x910004c6 // add x6, x6, #0x1
+	WORD $0x8b110273 // add x19, x19, x17
+	WORD $0xeb06003f // cmp x1, x6
+	WORD $0x54000a40 // b.eq 0x3f70 <k_attend_values+0x1480>
+	WORD $0xf940c7eb // ldr x11, [sp, #0x188]
+	WORD $0xeb0b013f // cmp x9, x11
+	WORD $0x54000142 // b.hs 0x3e5c <k_attend_values+0x136c>
+	WORD $0xa9572fec // ldp x12, x11, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb0b019f // cmp x12, x11
+	WORD $0x5400008d // b.le 0x3e54 <k_attend_values+0x1364>
+	WORD $0x5280100b // mov w11, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x3e58 <k_attend_values+0x1368>
+	WORD $0x5280080b // mov w11, #0x40 // =64
+	WORD $0x8b0b0129 // add x9, x9, x11
+	WORD $0xf940b7eb // ldr x11, [sp, #0x168]
+	WORD $0xeb04017f // cmp x11, x4
+	WORD $0x54000061 // b.ne 0x3e70 <k_attend_values+0x1380>
+	WORD $0x3dc00270 // ldr q16, [x19]
+	WORD $0x14000009 // b 0x3e90 <k_attend_values+0x13a0>
+	WORD $0xbd400270 // ldr s16, [x19]
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x6e040630 // mov v16.s[0], v17.s[0]
-	WORD $0x540000eb // b.lt 0x1ff0 <k_attend_values+0x12d0>
-	WORD $0x910010f0 // add x16, x7, #0x4
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x0d409210 // ld1 { v16.s }[1], [x16]
-	WORD $0x54000060 // b.eq 0x1ff0 <k_attend_values+0x12d0>
-	WORD $0x910020f0 // add x16, x7, #0x8
-	WORD $0x4d408210 // ld1 { v16.s }[2], [x16]
-	WORD $0xeb0d007f // cmp x3, x13
-	WORD $0x540000cb // b.lt 0x200c <k_attend_values+0x12ec>
-	WORD $0xeb0a007f // cmp x3, x10
-	WORD $0x5400008a // b.ge 0x200c <k_attend_values+0x12ec>
-	WORD $0xf9409ff0 // ldr x16, [sp, #0x138]
-	WORD $0xbc637a11 // ldr s17, [x16, x3, lsl #2]
+	WORD $0x540000cb // b.lt 0x3e90 <k_attend_values+0x13a0>
+	WORD $0x9100126b // add x11, x19, #0x4
+	WORD $0x0d409170 // ld1 { v16.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x3e90 <k_attend_values+0x13a0>
+	WORD $0x9100226b // add x11, x19, #0x8
+	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
+	WORD $0xeb1000df // cmp x6, x16
+	WORD $0x540000cb // b.lt 0x3eac <k_attend_values+0x13bc>
+	WORD $0xeb0d00df // cmp x6, x13
+	WORD $0x5400008a // b.ge 0x3eac <k_attend_values+0x13bc>
+	WORD $0xf9409feb // ldr x11, [sp, #0x138]
+	WORD $0xbc667971 // ldr s17, [x11, x6, lsl #2]
 	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0xeb15007f // cmp x3, x21
-	WORD $0x540000cb // b.lt 0x2028 <k_attend_values+0x1308>
-	WORD $0xeb18007f // cmp x3, x24
-	WORD $0x5400008a // b.ge 0x2028 <k_attend_values+0x1308>
-	WORD $0xf9409bf0 // ldr x16, [sp, #0x130]
-	WORD $0xbc637a11 // ldr s17, [x16, x3, lsl #2]
+	WORD $0xeb1400df // cmp x6, x20
+	WORD $0x540000cb // b.lt 0x3ec8 <k_attend_values+0x13d8>
+	WORD $0xeb1700df // cmp x6, x23
+	WORD $0x5400008a // b.ge 0x3ec8 <k_attend_values+0x13d8>
+	WORD $0xf9409beb // ldr x11, [sp, #0x130]
+	WORD $0xbc667971 // ldr s17, [x11, x6, lsl #2]
 	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
-	WORD $0xeb19007f // cmp x3, x25
-	WORD $0x540000cb // b.lt 0x2044 <k_attend_values+0x1324>
-	WORD $0xeb17007f // cmp x3, x23
-	WORD $0x5400008a // b.ge 0x2044 <k_attend_values+0x1324>
-	WORD $0xf940a3f0 // ldr x16, [sp, #0x140]
-	WORD $0xbc637a11 // ldr s17, [x16, x3, lsl #2]
+	WORD $0xeb1800df // cmp x6, x24
+	WORD $0x540000cb // b.lt 0x3ee4 <k_attend_values+0x13f4>
+	WORD $0xeb1900df // cmp x6, x25
+	WORD $0x5400008a // b.ge 0x3ee4 <k_attend_values+0x13f4>
+	WORD $0xf940a3eb // ldr x11, [sp, #0x140]
+	WORD $0xbc667971 // ldr s17, [x11, x6, lsl #2]
 	WORD $0x4f911205 // fmla v5.4s, v16.4s, v17.s[0]
-	WORD $0xeb1a007f // cmp x3, x26
-	WORD $0x540000cb // b.lt 0x2060 <k_attend_values+0x1340>
-	WORD $0xeb1b007f // cmp x3, x27
-	WORD $0x5400008a // b.ge 0x2060 <k_attend_values+0x1340>
-	WORD $0xf940a7f0 // ldr x16, [sp, #0x148]
-	WORD $0xbc637a11 // ldr s17, [x16, x3, lsl #2]
+	WORD $0xeb1600df // cmp x6, x22
+	WORD $0x540000cb // b.lt 0x3f00 <k_attend_values+0x1410>
+	WORD $0xeb1a00df // cmp x6, x26
+	WORD $0x5400008a // b.ge 0x3f00 <k_attend_values+0x1410>
+	WORD $0xf940a7eb // ldr x11, [sp, #0x148]
+	WORD $0xbc667971 // ldr s17, [x11, x6, lsl #2]
 	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
-	WORD $0xeb14007f // cmp x3, x20
-	WORD $0x540000cb // b.lt 0x207c <k_attend_values+0x135c>
-	WORD $0xeb16007f // cmp x3, x22
-	WORD $0x5400008a // b.ge 0x207c <k_attend_values+0x135c>
-	WORD $0xf940abf0 // ldr x16, [sp, #0x150]
-	WORD $0xbc637a11 // ldr s17, [x16, x3, lsl #2]
+	WORD $0xeb1500df // cmp x6, x21
+	WORD $0x540000cb // b.lt 0x3f1c <k_attend_values+0x142c>
+	WORD $0xeb0700df // cmp x6, x7
+	WORD $0x5400008a // b.ge 0x3f1c <k_attend_values+0x142c>
+	WORD $0xf940abeb // ldr x11, [sp, #0x150]
+	WORD $0xbc667971 // ldr s17, [x11, x6, lsl #2]
 	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
-	WORD $0xeb1d007f // cmp x3, x29
-	WORD $0x540000cb // b.lt 0x2098 <k_attend_values+0x1378>
-	WORD $0xeb1e007f // cmp x3, x30
-	WORD $0x5400008a // b.ge 0x2098 <k_attend_values+0x1378>
-	WORD $0xf940aff0 // ldr x16, [sp, #0x158]
-	WORD $0xbc637a11 // ldr s17, [x16, x3, lsl #2]
+	WORD $0xeb1b00df // cmp x6, x27
+	WORD $0x540000cb // b.lt 0x3f38 <k_attend_values+0x1448>
+	WORD $0xeb1d00df // cmp x6, x29
+	WORD $0x5400008a // b.ge 0x3f38 <k_attend_values+0x1448>
+	WORD $0xf940afeb // ldr x11, [sp, #0x158]
+	WORD $0xbc667971 // ldr s17, [x11, x6, lsl #2]
 	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
-	WORD $0xeb09007f // cmp x3, x9
-	WORD $0x540000cb // b.lt 0x20b4 <k_attend_values+0x1394>
-	WORD $0xeb0c007f // cmp x3, x12
-	WORD $0x5400008a // b.ge 0x20b4 <k_attend_values+0x1394>
-	WORD $0xf940b7f0 // ldr x16, [sp, #0x168]
-	WORD $0xbc637a11 // ldr s17, [x16, x3, lsl #2]
+	WORD $0xeb1e00df // cmp x6, x30
+	WORD $0x540000cb // b.lt 0x3f54 <k_attend_values+0x1464>
+	WORD $0xeb0a00df // cmp x6, x10
+	WORD $0x5400008a // b.ge 0x3f54 <k_attend_values+0x1464>
+	WORD $0xf940b3eb // ldr x11, [sp, #0x160]
+	WORD $0xbc667971 // ldr s17, [x11, x6, lsl #2]
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
-	WORD $0xeb0e007f // cmp x3, x14
-	WORD $0x54fff6cb // b.lt 0x1f90 <k_attend_values+0x1270>
-	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54fff68a // b.ge 0x1f90 <k_attend_values+0x1270>
-	WORD $0xbc637891 // ldr s17, [x4, x3, lsl #2]
+	WORD $0xeb0000df // cmp x6, x0
+	WORD $0x54fff62b // b.lt 0x3e1c <k_attend_values+0x132c>
+	WORD $0xeb0e00df // cmp x6, x14
+	WORD $0x54fff5ea // b.ge 0x3e1c <k_attend_values+0x132c>
+	WORD $0xbc6678b1 // ldr s17, [x5, x6, lsl #2]
 	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
-	WORD $0x17ffffb1 // b 0x1f90 <k_attend_values+0x1270>
-	WORD $0xf94077f6 // ldr x22, [sp, #0xe8]
-	WORD $0xf9400ff1 // ldr x17, [sp, #0x18]
-	WORD $0xeb0100df // cmp x6, x1
-	WORD $0xf9400eca // ldr x10, [x22, #0x18]
-	WORD $0xf94002c9 // ldr x9, [x22]
-	WORD $0x9b117d4b // mul x11, x10, x17
-	WORD $0x8b010929 // add x9, x9, x1, lsl #2
-	WORD $0x8b0b092b // add x11, x9, x11, lsl #2
-	WORD $0x54ff6700 // b.eq 0xdd0 <k_attend_values+0xb0>
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400042d // b.le 0x217c <k_attend_values+0x145c>
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x540006e1 // b.ne 0x21dc <k_attend_values+0x14bc>
-	WORD $0xb2400228 // orr x8, x17, #0x1
-	WORD $0xb27f022c // orr x12, x17, #0x2
-	WORD $0xb240062d // orr x13, x17, #0x3
-	WORD $0x9b087d48 // mul x8, x10, x8
-	WORD $0x528000af // mov w15, #0x5 // =5
-	WORD $0xb27e022e // orr x14, x17, #0x4
-	WORD $0xaa0f022f // orr x15, x17, x15
-	WORD $0xb27f0630 // orr x16, x17, #0x6
-	WORD $0xb2400a31 // orr x17, x17, #0x7
-	WORD $0x9b0c7d4c // mul x12, x10, x12
-	WORD $0xfd000167 // str d7, [x11]
-	WORD $0x9b0d7d4d // mul x13, x10, x13
+	WORD $0x17ffffac // b 0x3e1c <k_attend_values+0x132c>
+	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
+	WORD $0xf94013e1 // ldr x1, [sp, #0x20]
+	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
+	WORD $0xf940128b // ldr x11, [x20, #0x20]
+	WORD $0xf940028a // ldr x10, [x20]
+	WORD $0xeb0402df // cmp x22, x4
+	WORD $0x9b017d6c // mul x12, x11, x1
+	WORD $0x8b04094a // add x10, x10, x4, lsl #2
+	WORD $0x8b0c094c // add x12, x10, x12, lsl #2
+	WORD $0x54000421 // b.ne 0x4018 <k_attend_values+0x1528>
+	WORD $0xb2400028 // orr x8, x1, #0x1
+	WORD $0xb27f002d // orr x13, x1, #0x2
+	WORD $0xb240042e // orr x14, x1, #0x3
+	WORD $0x9b087d68 // mul x8, x11, x8
+	WORD $0x528000b0 // mov w16, #0x5 // =5
+	WORD $0xb27e002f // orr x15, x1, #0x4
+	WORD $0xaa100030 // orr x16, x1, x16
+	WORD $0xb27f0420 // orr x0, x1, #0x6
+	WORD $0xb2400821 // orr x1, x1, #0x7
+	WORD $0x9b0d7d6d // mul x13, x11, x13
+	WORD $0x3d800187 // str q7, [x12]
+	WORD $0xf9400ff3 // ldr x19, [sp, #0x18]
+	WORD $0x9b0e7d6e // mul x14, x11, x14
 	WORD $0xd37ef508 // lsl x8, x8, #2
-	WORD $0x9b0e7d4e // mul x14, x10, x14
-	WORD $0xd37ef58b // lsl x11, x12, #2
-	WORD $0xfc286926 // str d6, [x9, x8]
-	WORD $0x9b0f7d4f // mul x15, x10, x15
-	WORD $0xd37ef5a8 // lsl x8, x13, #2
-	WORD $0xfc2b6925 // str d5, [x9, x11]
-	WORD $0x9b107d50 // mul x16, x10, x16
-	WORD $0xd37ef5cb // lsl x11, x14, #2
-	WORD $0xfc286924 // str d4, [x9, x8]
-	WORD $0x9b117d4a // mul x10, x10, x17
-	WORD $0xd37ef5e8 // lsl x8, x15, #2
-	WORD $0xfc2b6923 // str d3, [x9, x11]
-	WORD $0xd37ef60b // lsl x11, x16, #2
-	WORD $0xfc286922 // str d2, [x9, x8]
-	WORD $0x8b0a0928 // add x8, x9, x10, lsl #2
-	WORD $0xfc2b6921 // str d1, [x9, x11]
-	WORD $0x14000045 // b 0x228c <k_attend_values+0x156c>
+	WORD $0x9b0f7d6f // mul x15, x11, x15
+	WORD $0xd37ef5ac // lsl x12, x13, #2
+	WORD $0x3ca86946 // str q6, [x10, x8]
+	WORD $0x9b107d70 // mul x16, x11, x16
+	WORD $0xd37ef5c8 // lsl x8, x14, #2
+	WORD $0x3cac6945 // str q5, [x10, x12]
+	WORD $0x9b007d60 // mul x0, x11, x0
+	WORD $0xd37ef5ec // lsl x12, x15, #2
+	WORD $0x3ca86944 // str q4, [x10, x8]
+	WORD $0x9b017d6b // mul x11, x11, x1
+	WORD $0xd37ef608 // lsl x8, x16, #2
+	WORD $0x3cac6943 // str q3, [x10, x12]
+	WORD $0xd37ef40c // lsl x12, x0, #2
+	WORD $0x3ca86942 // str q2, [x10, x8]
+	WORD $0xd37ef568 // lsl x8, x11, #2
+	WORD $0x3cac6941 // str q1, [x10, x12]
+	WORD $0x3ca86940 // str q0, [x10, x8]
+	WORD $0x17fffb0a // b 0x2c3c <k_attend_values+0x14c>
+	WORD $0xf9400ff3 // ldr x19, [sp, #0x18]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400042d // b.le 0x40a4 <k_attend_values+0x15b4>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x540006e1 // b.ne 0x4104 <k_attend_values+0x1614>
+	WORD $0xb2400028 // orr x8, x1, #0x1
+	WORD $0xb27f002d // orr x13, x1, #0x2
+	WORD $0xb240042e // orr x14, x1, #0x3
+	WORD $0x9b087d68 // mul x8, x11, x8
+	WORD $0x528000b0 // mov w16, #0x5 // =5
+	WORD $0xb27e002f // orr x15, x1, #0x4
+	WORD $0xaa100030 // orr x16, x1, x16
+	WORD $0xb27f0420 // orr x0, x1, #0x6
+	WORD $0xb2400821 // orr x1, x1, #0x7
+	WORD $0x9b0d7d6d // mul x13, x11, x13
+	WORD $0xfd000187 // str d7, [x12]
+	WORD $0x9b0e7d6e // mul x14, x11, x14
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0x9b0f7d6f // mul x15, x11, x15
+	WORD $0xd37ef5ac // lsl x12, x13, #2
+	WORD $0xfc286946 // str d6, [x10, x8]
+	WORD $0x9b107d70 // mul x16, x11, x16
+	WORD $0xd37ef5c8 // lsl x8, x14, #2
+	WORD $0xfc2c6945 // str d5, [x10, x12]
+	WORD $0x9b007d60 // mul x0, x11, x0
+	WORD $0xd37ef5ec // lsl x12, x15, #2
+	WORD $0xfc286944 // str d4, [x10, x8]
+	WORD $0x9b017d6b // mul x11, x11, x1
+	WORD $0xd37ef608 // lsl x8, x16, #2
+	WORD $0xfc2c6943 // str d3, [x10, x12]
+	WORD $0xd37ef40c // lsl x12, x0, #2
+	WORD $0xfc286942 // str d2, [x10, x8]
+	WORD $0x8b0b0948 // add x8, x10, x11, lsl #2
+	WORD $0xfc2c6941 // str d1, [x10, x12]
+	WORD $0x14000045 // b 0x41b4 <k_attend_values+0x16c4>
+	WORD $0x528000b0 // mov w16, #0x5 // =5
+	WORD $0xb2400028 // orr x8, x1, #0x1
+	WORD $0xb27f002d // orr x13, x1, #0x2
+	WORD $0xb240042e // orr x14, x1, #0x3
+	WORD $0xb27e002f // orr x15, x1, #0x4
+	WORD $0xaa100030 // orr x16, x1, x16
+	WORD $0xb2400820 // orr x0, x1, #0x7
+	WORD $0xbd000187 // str s7, [x12]
+	WORD $0xb27f042c // orr x12, x1, #0x6
+	WORD $0x9b087d68 // mul x8, x11, x8
+	WORD $0x9b0d7d6d // mul x13, x11, x13
+	WORD $0x9b0e7d6e // mul x14, x11, x14
+	WORD $0xbc287946 // str s6, [x10, x8, lsl #2]
+	WORD $0x9b0f7d6f // mul x15, x11, x15
+	WORD $0xbc2d7945 // str s5, [x10, x13, lsl #2]
+	WORD $0x9b107d70 // mul x16, x11, x16
+	WORD $0xbc2e7944 // str s4, [x10, x14, lsl #2]
+	WORD $0x9b007d60 // mul x0, x11, x0
+	WORD $0xbc2f7943 // str s3, [x10, x15, lsl #2]
+	WORD $0x9b0c7d6b // mul x11, x11, x12
+	WORD $0xbc307942 // str s2, [x10, x16, lsl #2]
+	WORD $0x8b000948 // add x8, x10, x0, lsl #2
+	WORD $0xbc2b7941 // str s1, [x10, x11, lsl #2]
+	WORD $0x1400002f // b 0x41bc <k_attend_values+0x16cc>
+	WORD $0xb2400028 // orr x8, x1, #0x1
+	WORD $0xb27f002d // orr x13, x1, #0x2
+	WORD $0xb240042e // orr x14, x1, #0x3
+	WORD $0x9b087d68 // mul x8, x11, x8
+	WORD $0x9100218f // add x15, x12, #0x8
+	WORD $0xfd000187 // str d7, [x12]
+	WORD $0xb27e002c // orr x12, x1, #0x4
+	WORD $0x4d0081e7 // st1 { v7.s }[2], [x15]
 	WORD $0x528000af // mov w15, #0x5 // =5
-	WORD $0xb2400228 // orr x8, x17, #0x1
-	WORD $0xb27f022c // orr x12, x17, #0x2
-	WORD $0xb240062d // orr x13, x17, #0x3
-	WORD $0xb27e022e // orr x14, x17, #0x4
-	WORD $0xaa0f022f // orr x15, x17, x15
-	WORD $0xb2400a30 // orr x16, x17, #0x7
-	WORD $0xbd000167 // str s7, [x11]
-	WORD $0xb27f062b // orr x11, x17, #0x6
-	WORD $0x9b087d48 // mul x8, x10, x8
-	WORD $0x9b0c7d4c // mul x12, x10, x12
-	WORD $0x9b0d7d4d // mul x13, x10, x13
-	WORD $0xbc287926 // str s6, [x9, x8, lsl #2]
-	WORD $0x9b0e7d4e // mul x14, x10, x14
-	WORD $0xbc2c7925 // str s5, [x9, x12, lsl #2]
-	WORD $0x9b0f7d4f // mul x15, x10, x15
-	WORD $0xbc2d7924 // str s4, [x9, x13, lsl #2]
-	WORD $0x9b107d50 // mul x16, x10, x16
-	WORD $0xbc2e7923 // str s3, [x9, x14, lsl #2]
-	WORD $0x9b0b7d4a // mul x10, x10, x11
-	WORD $0xbc2f7922 // str s2, [x9, x15, lsl #2]
-	WORD $0x8b100928 // add x8, x9, x16, lsl #2
-	WORD $0xbc2a7921 // str s1, [x9, x10, lsl #2]
-	WORD $0x1400002f // b 0x2294 <k_attend_values+0x1574>
-	WORD $0xb2400228 // orr x8, x17, #0x1
-	WORD $0xb27f022c // orr x12, x17, #0x2
-	WORD $0xb240062d // orr x13, x17, #0x3
-	WORD $0x9b087d48 // mul x8, x10, x8
-	WORD $0x9100216e // add x14, x11, #0x8
-	WORD $0xfd000167 // str d7, [x11]
-	WORD $0xb27e022b // orr x11, x17, #0x4
-	WORD $0x4d0081c7 // st1 { v7.s }[2], [x14]
-	WORD $0x528000ae // mov w14, #0x5 // =5
-	WORD $0x9b0c7d4c // mul x12, x10, x12
-	WORD $0xaa0e022e // orr x14, x17, x14
-	WORD $0xb2400a2f // orr x15, x17, #0x7
-	WORD $0x9b0d7d4d // mul x13, x10, x13
-	WORD $0x8b080928 // add x8, x9, x8, lsl #2
-	WORD $0x9b0b7d4b // mul x11, x10, x11
-	WORD $0x8b0c092c // add x12, x9, x12, lsl #2
+	WORD $0x9b0d7d6d // mul x13, x11, x13
+	WORD $0xaa0f002f // orr x15, x1, x15
+	WORD $0xb2400830 // orr x16, x1, #0x7
+	WORD $0x9b0e7d6e // mul x14, x11, x14
+	WORD $0x8b080948 // add x8, x10, x8, lsl #2
+	WORD $0x9b0c7d6c // mul x12, x11, x12
+	WORD $0x8b0d094d // add x13, x10, x13, lsl #2
 	WORD $0xfc008506 // str d6, [x8], #0x8
 	WORD $0x4d008106 // st1 { v6.s }[2], [x8]
-	WORD $0x9b0e7d4e // mul x14, x10, x14
-	WORD $0x91002188 // add x8, x12, #0x8
-	WORD $0x8b0d092d // add x13, x9, x13, lsl #2
-	WORD $0xfd000185 // str d5, [x12]
+	WORD $0x9b0f7d6f // mul x15, x11, x15
+	WORD $0x910021a8 // add x8, x13, #0x8
+	WORD $0x8b0e094e // add x14, x10, x14, lsl #2
+	WORD $0xfd0001a5 // str d5, [x13]
 	WORD $0x4d008105 // st1 { v5.s }[2], [x8]
-	WORD $0xb27f0628 // orr x8, x17, #0x6
-	WORD $0x9b087d48 // mul x8, x10, x8
-	WORD $0x8b0b092b // add x11, x9, x11, lsl #2
+	WORD $0xb27f0428 // orr x8, x1, #0x6
+	WORD $0x9b087d68 // mul x8, x11, x8
+	WORD $0x8b0c094c // add x12, x10, x12, lsl #2
+	WORD $0x910021cd // add x13, x14, #0x8
+	WORD $0x4d0081a4 // st1 { v4.s }[2], [x13]
+	WORD $0x9b107d6b // mul x11, x11, x16
+	WORD $0xfd0001c4 // str d4, [x14]
+	WORD $0x9100218d // add x13, x12, #0x8
+	WORD $0x8b0f094e // add x14, x10, x15, lsl #2
+	WORD $0x4d0081a3 // st1 { v3.s }[2], [x13]
+	WORD $0xfd000183 // str d3, [x12]
+	WORD $0x8b08094d // add x13, x10, x8, lsl #2
+	WORD $0x910021cc // add x12, x14, #0x8
+	WORD $0xfd0001c2 // str d2, [x14]
+	WORD $0x4d008182 // st1 { v2.s }[2], [x12]
+	WORD $0x8b0b0948 // add x8, x10, x11, lsl #2
 	WORD $0x910021ac // add x12, x13, #0x8
-	WORD $0x4d008184 // st1 { v4.s }[2], [x12]
-	WORD $0x9b0f7d4a // mul x10, x10, x15
-	WORD $0xfd0001a4 // str d4, [x13]
-	WORD $0x9100216c // add x12, x11, #0x8
-	WORD $0x8b0e092d // add x13, x9, x14, lsl #2
-	WORD $0x4d008183 // st1 { v3.s }[2], [x12]
-	WORD $0xfd000163 // str d3, [x11]
-	WORD $0x8b08092c // add x12, x9, x8, lsl #2
-	WORD $0x910021ab // add x11, x13, #0x8
-	WORD $0xfd0001a2 // str d2, [x13]
-	WORD $0x4d008162 // st1 { v2.s }[2], [x11]
-	WORD $0x8b0a0928 // add x8, x9, x10, lsl #2
-	WORD $0x9100218b // add x11, x12, #0x8
-	WORD $0xfd000181 // str d1, [x12]
-	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
-	WORD $0x91002109 // add x9, x8, #0x8
-	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
-	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
+	WORD $0xfd0001a1 // str d1, [x13]
+	WORD $0x4d008181 // st1 { v1.s }[2], [x12]
+	WORD $0x9100210a // add x10, x8, #0x8
+	WORD $0x4d008140 // st1 { v0.s }[2], [x10]
+	WORD $0x9100110a // add x10, x8, #0x4
+	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
 	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x17fffaec // b 0xe48 <k_attend_values+0x128>
-	WORD $0xf9401acc // ldr x12, [x22, #0x30]
-	WORD $0xd37ef6b3 // lsl x19, x21, #2
-	WORD $0xf9000bf5 // str x21, [sp, #0x10]
-	WORD $0xf100219f // cmp x12, #0x8
-	WORD $0xa91223f3 // stp x19, x8, [sp, #0x120]
-	WORD $0x54000d8a // b.ge 0x2460 <k_attend_values+0x1740>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xb27e0168 // orr x8, x11, #0x4
-	WORD $0xeb0c011f // cmp x8, x12
-	WORD $0x54002a4d // b.le 0x2808 <k_attend_values+0x1ae8>
-	WORD $0xaa0b03f7 // mov x23, x11
-	WORD $0xeb17018e // subs x14, x12, x23
-	WORD $0x5400452d // b.le 0x2b70 <k_attend_values+0x1e50>
-	WORD $0xf94077e2 // ldr x2, [sp, #0xe8]
-	WORD $0xf9400be0 // ldr x0, [sp, #0x10]
+	WORD $0x17fffa9f // b 0x2c3c <k_attend_values+0x14c>
+	WORD $0xd37ef666 // lsl x6, x19, #2
+	WORD $0xf10022df // cmp x22, #0x8
+	WORD $0xf9000ff3 // str x19, [sp, #0x18]
+	WORD $0xa90fabe6 // stp x6, x10, [sp, #0xf8]
+	WORD $0x54000f2a // b.ge 0x43b8 <k_attend_values+0x18c8>
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
+	WORD $0xb27e002e // orr x14, x1, #0x4
+	WORD $0xeb1601df // cmp x14, x22
+	WORD $0x54002f2d // b.le 0x47cc <k_attend_values+0x1cdc>
+	WORD $0xaa0103e2 // mov x2, x1
+	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
+	WORD $0xeb0202c8 // subs x8, x22, x2
+	WORD $0x54004dad // b.le 0x4bac <k_attend_values+0x20bc>
+	WORD $0xf94077f5 // ldr x21, [sp, #0xe8]
+	WORD $0xa9416bef // ldp x15, x26, [sp, #0x10]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xa9449048 // ldp x8, x4, [x2, #0x48]
-	WORD $0xf9401045 // ldr x5, [x2, #0x20]
-	WORD $0x9b007c8b // mul x11, x4, x0
-	WORD $0x8b04048d // add x13, x4, x4, lsl #1
-	WORD $0xd37ff887 // lsl x7, x4, #1
-	WORD $0x9b007ca0 // mul x0, x5, x0
-	WORD $0x8b0b0109 // add x9, x8, x11
-	WORD $0xa943a050 // ldp x16, x8, [x2, #0x38]
-	WORD $0x8b0d012a // add x10, x9, x13
-	WORD $0xeb10015f // cmp x10, x16
-	WORD $0x8b08016f // add x15, x11, x8
-	WORD $0x9a90b148 // csel x8, x10, x16, lt
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x8b0d01f0 // add x16, x15, x13
-	WORD $0x9a88b3f1 // csel x17, xzr, x8, lt
-	WORD $0xa940b446 // ldp x6, x13, [x2, #0x8]
-	WORD $0xeb11021f // cmp x16, x17
-	WORD $0x9a91b208 // csel x8, x16, x17, lt
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x9a88b3f4 // csel x20, xzr, x8, lt
-	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x8b0008c0 // add x0, x6, x0, lsl #2
-	WORD $0x9a91b128 // csel x8, x9, x17, lt
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0x9a91b1eb // csel x11, x15, x17, lt
-	WORD $0xf10001ff // cmp x15, #0x0
-	WORD $0x9a8bb3e3 // csel x3, xzr, x11, lt
-	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x9b0c7c6b // mul x11, x3, x12
-	WORD $0x9a88b3f3 // csel x19, xzr, x8, lt
-	WORD $0xeb14007f // cmp x3, x20
-	WORD $0x8b0b09a1 // add x1, x13, x11, lsl #2
-	WORD $0xa945ac4d // ldp x13, x11, [x2, #0x58]
-	WORD $0xd37ef582 // lsl x2, x12, #2
-	WORD $0x8b170821 // add x1, x1, x23, lsl #2
-	WORD $0x5400412a // b.ge 0x2b8c <k_attend_values+0x1e6c>
-	WORD $0xf94093fe // ldr x30, [sp, #0x120]
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x8b0f0098 // add x24, x4, x15
-	WORD $0x8b090099 // add x25, x4, x9
-	WORD $0x910033c8 // add x8, x30, #0xc
-	WORD $0x910023d5 // add x21, x30, #0x8
-	WORD $0x910013d6 // add x22, x30, #0x4
-	WORD $0x9b0818a8 // madd x8, x5, x8, x6
-	WORD $0x8b0f00fa // add x26, x7, x15
-	WORD $0x8b0900fb // add x27, x7, x9
-	WORD $0x9b1518b5 // madd x21, x5, x21, x6
-	WORD $0x9b1618b6 // madd x22, x5, x22, x6
-	WORD $0x14000005 // b 0x23b8 <k_attend_values+0x1698>
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0x8b020021 // add x1, x1, x2
-	WORD $0xeb03029f // cmp x20, x3
-	WORD $0x54003fa0 // b.eq 0x2ba8 <k_attend_values+0x1e88>
-	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0x54000082 // b.hs 0x23cc <k_attend_values+0x16ac>
-	WORD $0xf98001a2 // prfm pldl2keep, [x13]
-	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
-	WORD $0x910201ad // add x13, x13, #0x80
-	WORD $0xeb17019f // cmp x12, x23
-	WORD $0x54000061 // b.ne 0x23dc <k_attend_values+0x16bc>
-	WORD $0x3dc00024 // ldr q4, [x1]
-	WORD $0x14000009 // b 0x23fc <k_attend_values+0x16dc>
-	WORD $0xbd400024 // ldr s4, [x1]
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x540000cb // b.lt 0x23fc <k_attend_values+0x16dc>
-	WORD $0x9100103d // add x29, x1, #0x4
-	WORD $0x0d4093a4 // ld1 { v4.s }[1], [x29]
-	WORD $0x54000060 // b.eq 0x23fc <k_attend_values+0x16dc>
-	WORD $0x9100203d // add x29, x1, #0x8
-	WORD $0x4d4083a4 // ld1 { v4.s }[2], [x29]
-	WORD $0xeb0f007f // cmp x3, x15
-	WORD $0x540000ab // b.lt 0x2414 <k_attend_values+0x16f4>
-	WORD $0xeb09007f // cmp x3, x9
-	WORD $0x5400006a // b.ge 0x2414 <k_attend_values+0x16f4>
-	WORD $0xbc637805 // ldr s5, [x0, x3, lsl #2]
-	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
-	WORD $0xeb18007f // cmp x3, x24
-	WORD $0x540000ab // b.lt 0x242c <k_attend_values+0x170c>
-	WORD $0xeb19007f // cmp x3, x25
-	WORD $0x5400006a // b.ge 0x242c <k_attend_values+0x170c>
-	WORD $0xbc637ac5 // ldr s5, [x22, x3, lsl #2]
-	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
-	WORD $0xeb1a007f // cmp x3, x26
-	WORD $0x540000ab // b.lt 0x2444 <k_attend_values+0x1724>
-	WORD $0xeb1b007f // cmp x3, x27
-	WORD $0x5400006a // b.ge 0x2444 <k_attend_values+0x1724>
-	WORD $0xbc637aa5 // ldr s5, [x21, x3, lsl #2]
-	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
-	WORD $0xeb10007f // cmp x3, x16
-	WORD $0x54fffb0b // b.lt 0x23a8 <k_attend_values+0x1688>
-	WORD $0xeb0a007f // cmp x3, x10
-	WORD $0x54fffaca // b.ge 0x23a8 <k_attend_values+0x1688>
-	WORD $0xbc637905 // ldr s5, [x8, x3, lsl #2]
-	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
-	WORD $0x17ffffd3 // b 0x23a8 <k_attend_values+0x1688>
-	WORD $0xa941aecf // ldp x15, x11, [x22, #0x18]
-	WORD $0xb24002b0 // orr x16, x21, #0x1
-	WORD $0xa944a6ce // ldp x14, x9, [x22, #0x48]
-	WORD $0x91003263 // add x3, x19, #0xc
-	WORD $0xf9400acd // ldr x13, [x22, #0x10]
-	WORD $0xa94386c2 // ldp x2, x1, [x22, #0x38]
-	WORD $0x9b107df0 // mul x16, x15, x16
-	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0xf9009fed // str x13, [sp, #0x138]
-	WORD $0x9b157d31 // mul x17, x9, x21
-	WORD $0x9b157ded // mul x13, x15, x21
-	WORD $0xf900aff0 // str x16, [sp, #0x158]
-	WORD $0x9b037d66 // mul x6, x11, x3
-	WORD $0x91002263 // add x3, x19, #0x8
-	WORD $0x8b1101d0 // add x16, x14, x17
-	WORD $0xa9403ac0 // ldp x0, x14, [x22]
-	WORD $0x8b010221 // add x1, x17, x1
-	WORD $0x9b037d67 // mul x7, x11, x3
-	WORD $0x8b10013a // add x26, x9, x16
-	WORD $0xf900b7ed // str x13, [sp, #0x168]
-	WORD $0xd37ff92d // lsl x13, x9, #1
-	WORD $0x8b010139 // add x25, x9, x1
-	WORD $0xf900abe0 // str x0, [sp, #0x150]
-	WORD $0x9b157d6a // mul x10, x11, x21
-	WORD $0x8b0901a4 // add x4, x13, x9
-	WORD $0x8b0101bb // add x27, x13, x1
-	WORD $0x8b1001bd // add x29, x13, x16
-	WORD $0x8b040200 // add x0, x16, x4
-	WORD $0xeb02001f // cmp x0, x2
-	WORD $0x8b0701d7 // add x23, x14, x7
-	WORD $0x9a82b011 // csel x17, x0, x2, lt
-	WORD $0xf100001f // cmp x0, #0x0
-	WORD $0x8b040022 // add x2, x1, x4
-	WORD $0x9a91b3e3 // csel x3, xzr, x17, lt
-	WORD $0x91001271 // add x17, x19, #0x4
-	WORD $0xb27f02b3 // orr x19, x21, #0x2
-	WORD $0xeb03005f // cmp x2, x3
-	WORD $0x9b117d6b // mul x11, x11, x17
-	WORD $0xb24006b5 // orr x21, x21, #0x3
-	WORD $0x9a83b051 // csel x17, x2, x3, lt
-	WORD $0xf100005f // cmp x2, #0x0
-	WORD $0xd37ef54a // lsl x10, x10, #2
-	WORD $0x9a91b3f4 // csel x20, xzr, x17, lt
-	WORD $0x9b137df1 // mul x17, x15, x19
-	WORD $0xeb03021f // cmp x16, x3
-	WORD $0xa94596c4 // ldp x4, x5, [x22, #0x58]
-	WORD $0x8b0a01de // add x30, x14, x10
-	WORD $0x9b157def // mul x15, x15, x21
-	WORD $0x8b0601d5 // add x21, x14, x6
-	WORD $0x52800106 // mov w6, #0x8 // =8
-	WORD $0x8b0b01d8 // add x24, x14, x11
-	WORD $0xa91447ef // stp x15, x17, [sp, #0x140]
-	WORD $0x9a83b211 // csel x17, x16, x3, lt
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x9a91b3f3 // csel x19, xzr, x17, lt
-	WORD $0xeb03003f // cmp x1, x3
-	WORD $0xf9409ff1 // ldr x17, [sp, #0x138]
-	WORD $0x9a83b02f // csel x15, x1, x3, lt
-	WORD $0xf100003f // cmp x1, #0x0
-	WORD $0x9a8fb3f6 // csel x22, xzr, x15, lt
-	WORD $0xeb1402df // cmp x22, x20
-	WORD $0xd37ef6ca // lsl x10, x22, #2
-	WORD $0x9a94c2c9 // csel x9, x22, x20, gt
-	WORD $0xd37ef52b // lsl x11, x9, #2
-	WORD $0xf9009bea // str x10, [sp, #0x130]
-	WORD $0xcb090269 // sub x9, x19, x9
-	WORD $0x8b0b02ad // add x13, x21, x11
-	WORD $0x8b0b02ea // add x10, x23, x11
-	WORD $0x8b0b03ce // add x14, x30, x11
-	WORD $0x8b0b030f // add x15, x24, x11
-	WORD $0x14000015 // b 0x25cc <k_attend_values+0x18ac>
-	WORD $0xa9551bec // ldp x12, x6, [sp, #0x150]
-	WORD $0x91008231 // add x17, x17, #0x20
-	WORD $0xf94077e7 // ldr x7, [sp, #0xe8]
-	WORD $0x8b080988 // add x8, x12, x8, lsl #2
-	WORD $0xf940b7ec // ldr x12, [sp, #0x168]
-	WORD $0x8b0c090c // add x12, x8, x12, lsl #2
-	WORD $0x8b060906 // add x6, x8, x6, lsl #2
-	WORD $0xad001180 // stp q0, q4, [x12]
-	WORD $0xad000cc1 // stp q1, q3, [x6]
-	WORD $0xa95433e6 // ldp x6, x12, [sp, #0x140]
-	WORD $0x8b0c090c // add x12, x8, x12, lsl #2
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0x91002166 // add x6, x11, #0x8
-	WORD $0xad001582 // stp q2, q5, [x12]
-	WORD $0xad001d06 // stp q6, q7, [x8]
-	WORD $0xaa0b03e8 // mov x8, x11
-	WORD $0xf94018ec // ldr x12, [x7, #0x30]
-	WORD $0xa90594e4 // stp x4, x5, [x7, #0x58]
-	WORD $0xeb0c00df // cmp x6, x12
-	WORD $0x54ffe78c // b.gt 0x22b8 <k_attend_values+0x1598>
-	WORD $0xd37ef587 // lsl x7, x12, #2
-	WORD $0xeb1402df // cmp x22, x20
-	WORD $0xaa0603eb // mov x11, x6
-	WORD $0x5400068a // b.ge 0x26a8 <k_attend_values+0x1988>
-	WORD $0xf9409be6 // ldr x6, [sp, #0x130]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x9b0c44cc // madd x12, x6, x12, x17
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x14000005 // b 0x261c <k_attend_values+0x18fc>
-	WORD $0x910004c6 // add x6, x6, #0x1
-	WORD $0x8b07018c // add x12, x12, x7
-	WORD $0xeb06029f // cmp x20, x6
-	WORD $0x54000680 // b.eq 0x26e8 <k_attend_values+0x19c8>
-	WORD $0xeb05009f // cmp x4, x5
-	WORD $0x54000082 // b.hs 0x2630 <k_attend_values+0x1910>
-	WORD $0xf9800082 // prfm pldl2keep, [x4]
-	WORD $0xf9802082 // prfm pldl2keep, [x4, #0x40]
-	WORD $0x91020084 // add x4, x4, #0x80
-	WORD $0xad404191 // ldp q17, q16, [x12]
-	WORD $0xeb0100df // cmp x6, x1
-	WORD $0x540000cb // b.lt 0x2650 <k_attend_values+0x1930>
-	WORD $0xeb1000df // cmp x6, x16
-	WORD $0x5400008a // b.ge 0x2650 <k_attend_values+0x1930>
-	WORD $0xbc667bd2 // ldr s18, [x30, x6, lsl #2]
-	WORD $0x4f921220 // fmla v0.4s, v17.4s, v18.s[0]
-	WORD $0x4f921204 // fmla v4.4s, v16.4s, v18.s[0]
-	WORD $0xeb1900df // cmp x6, x25
-	WORD $0x540000cb // b.lt 0x266c <k_attend_values+0x194c>
-	WORD $0xeb1a00df // cmp x6, x26
-	WORD $0x5400008a // b.ge 0x266c <k_attend_values+0x194c>
-	WORD $0xbc667b12 // ldr s18, [x24, x6, lsl #2]
-	WORD $0x4f921221 // fmla v1.4s, v17.4s, v18.s[0]
-	WORD $0x4f921203 // fmla v3.4s, v16.4s, v18.s[0]
-	WORD $0xeb1b00df // cmp x6, x27
-	WORD $0x540000cb // b.lt 0x2688 <k_attend_values+0x1968>
-	WORD $0xeb1d00df // cmp x6, x29
-	WORD $0x5400008a // b.ge 0x2688 <k_attend_values+0x1968>
-	WORD $0xbc667af2 // ldr s18, [x23, x6, lsl #2]
-	WORD $0x4f921222 // fmla v2.4s, v17.4s, v18.s[0]
-	WORD $0x4f921205 // fmla v5.4s, v16.4s, v18.s[0]
-	WORD $0xeb0200df // cmp x6, x2
-	WORD $0x54fffc0b // b.lt 0x260c <k_attend_values+0x18ec>
-	WORD $0xeb0000df // cmp x6, x0
-	WORD $0x54fffbca // b.ge 0x260c <k_attend_values+0x18ec>
-	WORD $0xbc667ab2 // ldr s18, [x21, x6, lsl #2]
-	WORD $0x4f921226 // fmla v6.4s, v17.4s, v18.s[0]
-	WORD $0x4f921207 // fmla v7.4s, v16.4s, v18.s[0]
-	WORD $0x17ffffda // b 0x260c <k_attend_values+0x18ec>
-	WORD $0x9b0c7ecc // mul x12, x22, x12
-	WORD $0xf9409fe6 // ldr x6, [sp, #0x138]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x8b0c08cc // add x12, x6, x12, lsl #2
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0x8b08098c // add x12, x12, x8, lsl #2
-	WORD $0xeb1302df // cmp x22, x19
-	WORD $0x540000ab // b.lt 0x26f4 <k_attend_values+0x19d4>
-	WORD $0x1400001e // b 0x275c <k_attend_values+0x1a3c>
-	WORD $0xaa1403e6 // mov x6, x20
-	WORD $0xeb13029f // cmp x20, x19
-	WORD $0x5400036a // b.ge 0x275c <k_attend_values+0x1a3c>
-	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0x14000012 // b 0x2740 <k_attend_values+0x1a20>
-	WORD $0xad404590 // ldp q16, q17, [x12]
-	WORD $0x8b07018c // add x12, x12, x7
-	WORD $0xbc6679d2 // ldr s18, [x14, x6, lsl #2]
-	WORD $0xbc6679f3 // ldr s19, [x15, x6, lsl #2]
-	WORD $0x4f921200 // fmla v0.4s, v16.4s, v18.s[0]
-	WORD $0x4f921224 // fmla v4.4s, v17.4s, v18.s[0]
-	WORD $0xbc667952 // ldr s18, [x10, x6, lsl #2]
-	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
-	WORD $0x4f931223 // fmla v3.4s, v17.4s, v19.s[0]
-	WORD $0xbc6679b3 // ldr s19, [x13, x6, lsl #2]
-	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
-	WORD $0x4f921225 // fmla v5.4s, v17.4s, v18.s[0]
-	WORD $0x910004c6 // add x6, x6, #0x1
-	WORD $0x4f931206 // fmla v6.4s, v16.4s, v19.s[0]
-	WORD $0x4f931227 // fmla v7.4s, v17.4s, v19.s[0]
-	WORD $0xeb06013f // cmp x9, x6
-	WORD $0x540000e0 // b.eq 0x2758 <k_attend_values+0x1a38>
-	WORD $0xeb05009f // cmp x4, x5
-	WORD $0x54fffdc2 // b.hs 0x26fc <k_attend_values+0x19dc>
-	WORD $0xf9800082 // prfm pldl2keep, [x4]
-	WORD $0xf9802082 // prfm pldl2keep, [x4, #0x40]
-	WORD $0x91020084 // add x4, x4, #0x80
-	WORD $0x17ffffea // b 0x26fc <k_attend_values+0x19dc>
-	WORD $0xaa1303e6 // mov x6, x19
-	WORD $0xeb0300df // cmp x6, x3
-	WORD $0x54fff0ea // b.ge 0x257c <k_attend_values+0x185c>
-	WORD $0x9100418c // add x12, x12, #0x10
-	WORD $0x14000005 // b 0x277c <k_attend_values+0x1a5c>
-	WORD $0x910004c6 // add x6, x6, #0x1
-	WORD $0x8b07018c // add x12, x12, x7
-	WORD $0xeb06007f // cmp x3, x6
-	WORD $0x54fff020 // b.eq 0x257c <k_attend_values+0x185c>
-	WORD $0xeb05009f // cmp x4, x5
-	WORD $0x54000082 // b.hs 0x2790 <k_attend_values+0x1a70>
-	WORD $0xf9800082 // prfm pldl2keep, [x4]
-	WORD $0xf9802082 // prfm pldl2keep, [x4, #0x40]
-	WORD $0x91020084 // add x4, x4, #0x80
-	WORD $0xad7fc191 // ldp q17, q16, [x12, #-0x10]
-	WORD $0xeb0100df // cmp x6, x1
-	WORD $0x540000cb // b.lt 0x27b0 <k_attend_values+0x1a90>
-	WORD $0xeb1000df // cmp x6, x16
-	WORD $0x5400008a // b.ge 0x27b0 <k_attend_values+0x1a90>
-	WORD $0xbc667bd2 // ldr s18, [x30, x6, lsl #2]
-	WORD $0x4f921220 // fmla v0.4s, v17.4s, v18.s[0]
-	WORD $0x4f921204 // fmla v4.4s, v16.4s, v18.s[0]
-	WORD $0xeb1900df // cmp x6, x25
-	WORD $0x540000cb // b.lt 0x27cc <k_attend_values+0x1aac>
-	WORD $0xeb1a00df // cmp x6, x26
-	WORD $0x5400008a // b.ge 0x27cc <k_attend_values+0x1aac>
-	WORD $0xbc667b12 // ldr s18, [x24, x6, lsl #2]
-	WORD $0x4f921221 // fmla v1.4s, v17.4s, v18.s[0]
-	WORD $0x4f921203 // fmla v3.4s, v16.4s, v18.s[0]
-	WORD $0xeb1b00df // cmp x6, x27
-	WORD $0x540000cb // b.lt 0x27e8 <k_attend_values+0x1ac8>
-	WORD $0xeb1d00df // cmp x6, x29
-	WORD $0x5400008a // b.ge 0x27e8 <k_attend_values+0x1ac8>
-	WORD $0xbc667af2 // ldr s18, [x23, x6, lsl #2]
-	WORD $0x4f921222 // fmla v2.4s, v17.4s, v18.s[0]
-	WORD $0x4f921205 // fmla v5.4s, v16.4s, v18.s[0]
-	WORD $0xeb0200df // cmp x6, x2
-	WORD $0x54fffc0b // b.lt 0x276c <k_attend_values+0x1a4c>
-	WORD $0xeb0000df // cmp x6, x0
-	WORD $0x54fffbca // b.ge 0x276c <k_attend_values+0x1a4c>
-	WORD $0xbc667ab2 // ldr s18, [x21, x6, lsl #2]
-	WORD $0x4f921226 // fmla v6.4s, v17.4s, v18.s[0]
-	WORD $0x4f921207 // fmla v7.4s, v16.4s, v18.s[0]
-	WORD $0x17ffffda // b 0x276c <k_attend_values+0x1a4c>
-	WORD $0xf94077e7 // ldr x7, [sp, #0xe8]
-	WORD $0xf9400be4 // ldr x4, [sp, #0x10]
-	WORD $0xf94093f3 // ldr x19, [sp, #0x120]
-	WORD $0xa944a4ea // ldp x10, x9, [x7, #0x48]
-	WORD $0xb240008e // orr x14, x4, #0x1
-	WORD $0xa941b4e2 // ldp x2, x13, [x7, #0x18]
-	WORD $0xb27f0080 // orr x0, x4, #0x2
-	WORD $0xa943c0f1 // ldp x17, x16, [x7, #0x38]
-	WORD $0x9b047d2f // mul x15, x9, x4
-	WORD $0xd37ff934 // lsl x20, x9, #1
-	WORD $0xa940e8f6 // ldp x22, x26, [x7, #0x8]
-	WORD $0x9b0e7c57 // mul x23, x2, x14
-	WORD $0xf94000ee // ldr x14, [x7]
-	WORD $0x8b090283 // add x3, x20, x9
-	WORD $0x9b007c58 // mul x24, x2, x0
-	WORD $0x91003260 // add x0, x19, #0xc
-	WORD $0xf900b7ee // str x14, [sp, #0x168]
-	WORD $0x8b0f014a // add x10, x10, x15
-	WORD $0x8b1001ef // add x15, x15, x16
-	WORD $0x9b047da1 // mul x1, x13, x4
-	WORD $0x8b03014e // add x14, x10, x3
-	WORD $0x8b0301f0 // add x16, x15, x3
-	WORD $0xb2400483 // orr x3, x4, #0x3
-	WORD $0xeb1101df // cmp x14, x17
-	WORD $0x8b0a029b // add x27, x20, x10
-	WORD $0x9b047c55 // mul x21, x2, x4
-	WORD $0x91001264 // add x4, x19, #0x4
-	WORD $0x9a91b1d1 // csel x17, x14, x17, lt
+	WORD $0xa94542aa // ldp x10, x16, [x21, #0x50]
+	WORD $0xf94026ad // ldr x13, [x21, #0x48]
+	WORD $0xf94016a0 // ldr x0, [x21, #0x28]
+	WORD $0xf94006a1 // ldr x1, [x21, #0x8]
+	WORD $0x9b1a7e0c // mul x12, x16, x26
+	WORD $0x8b10060e // add x14, x16, x16, lsl #1
+	WORD $0x8b0c014a // add x10, x10, x12
+	WORD $0x8b0d018c // add x12, x12, x13
+	WORD $0x8b0e014b // add x11, x10, x14
+	WORD $0x8b0e018e // add x14, x12, x14
+	WORD $0xeb0f017f // cmp x11, x15
+	WORD $0x9a8fb16d // csel x13, x11, x15, lt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x9a8db3ed // csel x13, xzr, x13, lt
+	WORD $0xeb0d01df // cmp x14, x13
+	WORD $0x9a8db1cf // csel x15, x14, x13, lt
 	WORD $0xf10001df // cmp x14, #0x0
-	WORD $0x9b007da5 // mul x5, x13, x0
-	WORD $0x91002260 // add x0, x19, #0x8
+	WORD $0x9a8fb3e6 // csel x6, xzr, x15, lt
+	WORD $0xeb0d015f // cmp x10, x13
+	WORD $0x9b1a7c0f // mul x15, x0, x26
+	WORD $0x9a8db144 // csel x4, x10, x13, lt
+	WORD $0xeb0d019f // cmp x12, x13
+	WORD $0x9a8db191 // csel x17, x12, x13, lt
+	WORD $0xf100019f // cmp x12, #0x0
 	WORD $0x9a91b3f1 // csel x17, xzr, x17, lt
-	WORD $0xeb11021f // cmp x16, x17
-	WORD $0xd37ef43d // lsl x29, x1, #2
-	WORD $0x9b007da6 // mul x6, x13, x0
-	WORD $0x9a91b200 // csel x0, x16, x17, lt
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x9a80b3e0 // csel x0, xzr, x0, lt
-	WORD $0xeb11015f // cmp x10, x17
-	WORD $0x8b1d02dd // add x29, x22, x29
-	WORD $0x9b047dad // mul x13, x13, x4
-	WORD $0x9a91b141 // csel x1, x10, x17, lt
 	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x9a81b3e1 // csel x1, xzr, x1, lt
-	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0x8b0b0b44 // add x4, x26, x11, lsl #2
-	WORD $0x9b037c59 // mul x25, x2, x3
-	WORD $0xa9458ce2 // ldp x2, x3, [x7, #0x58]
-	WORD $0x9a91b1f3 // csel x19, x15, x17, lt
-	WORD $0xf10001ff // cmp x15, #0x0
-	WORD $0x8b0502c5 // add x5, x22, x5
-	WORD $0x9a93b3f3 // csel x19, xzr, x19, lt
-	WORD $0x8b0602c6 // add x6, x22, x6
-	WORD $0x8b0d02c7 // add x7, x22, x13
-	WORD $0xd37ef6ad // lsl x13, x21, #2
-	WORD $0xeb00027f // cmp x19, x0
-	WORD $0xf900afed // str x13, [sp, #0x158]
-	WORD $0xd37ef6ed // lsl x13, x23, #2
-	WORD $0xf900abed // str x13, [sp, #0x150]
-	WORD $0xd37ef70d // lsl x13, x24, #2
-	WORD $0x8b0f0138 // add x24, x9, x15
-	WORD $0xf900a7ed // str x13, [sp, #0x148]
-	WORD $0xd37ef72d // lsl x13, x25, #2
-	WORD $0x8b0a0139 // add x25, x9, x10
-	WORD $0xd37ef669 // lsl x9, x19, #2
-	WORD $0xa913b7fa // stp x26, x13, [sp, #0x138]
-	WORD $0x9a80c26d // csel x13, x19, x0, gt
-	WORD $0x8b0f029a // add x26, x20, x15
-	WORD $0xd37ef5b5 // lsl x21, x13, #2
-	WORD $0xf9009be9 // str x9, [sp, #0x130]
-	WORD $0xcb0d0029 // sub x9, x1, x13
-	WORD $0x8b1500be // add x30, x5, x21
-	WORD $0x8b1500cd // add x13, x6, x21
-	WORD $0x8b1503b4 // add x20, x29, x21
-	WORD $0x8b1500f5 // add x21, x7, x21
-	WORD $0x14000013 // b 0x2980 <k_attend_values+0x1c60>
-	WORD $0xf940b7e8 // ldr x8, [sp, #0x168]
-	WORD $0x91004084 // add x4, x4, #0x10
-	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
-	WORD $0xf940afeb // ldr x11, [sp, #0x158]
-	WORD $0x3cab6903 // str q3, [x8, x11]
-	WORD $0xf940abeb // ldr x11, [sp, #0x150]
-	WORD $0x3cab6902 // str q2, [x8, x11]
-	WORD $0xf940a7eb // ldr x11, [sp, #0x148]
-	WORD $0x3cab6900 // str q0, [x8, x11]
-	WORD $0xf940a3eb // ldr x11, [sp, #0x140]
-	WORD $0x3cab6901 // str q1, [x8, x11]
-	WORD $0xf94077eb // ldr x11, [sp, #0xe8]
-	WORD $0x910012e8 // add x8, x23, #0x4
-	WORD $0xf940196c // ldr x12, [x11, #0x30]
-	WORD $0xa9058d62 // stp x2, x3, [x11, #0x58]
-	WORD $0xaa1703eb // mov x11, x23
-	WORD $0xeb0c011f // cmp x8, x12
-	WORD $0x54ffca6c // b.gt 0x22c8 <k_attend_values+0x15a8>
-	WORD $0xd37ef596 // lsl x22, x12, #2
-	WORD $0xeb00027f // cmp x19, x0
-	WORD $0xaa0803f7 // mov x23, x8
-	WORD $0x5400058a // b.ge 0x2a3c <k_attend_values+0x1d1c>
-	WORD $0xf9409be8 // ldr x8, [sp, #0x130]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x9b160a23 // madd x3, x17, x22, x2
+	WORD $0x9a84b3e5 // csel x5, xzr, x4, lt
+	WORD $0xd37ffa04 // lsl x4, x16, #1
+	WORD $0x8b0f082f // add x15, x1, x15, lsl #2
+	WORD $0xeb06023f // cmp x17, x6
+	WORD $0x54004a2a // b.ge 0x4bc8 <k_attend_values+0x20d8>
+	WORD $0xf9407ff4 // ldr x20, [sp, #0xf8]
+	WORD $0xaa1603f7 // mov x23, x22
+	WORD $0xf9400ab6 // ldr x22, [x21, #0x10]
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x9b0c110c // madd x12, x8, x12, x4
-	WORD $0xaa1303e8 // mov x8, x19
-	WORD $0x14000005 // b 0x29c0 <k_attend_values+0x1ca0>
-	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0x8b16018c // add x12, x12, x22
-	WORD $0xeb08001f // cmp x0, x8
-	WORD $0x540005c0 // b.eq 0x2a74 <k_attend_values+0x1d54>
-	WORD $0xeb03005f // cmp x2, x3
-	WORD $0x54000082 // b.hs 0x29d4 <k_attend_values+0x1cb4>
-	WORD $0xf9800042 // prfm pldl2keep, [x2]
-	WORD $0xf9802042 // prfm pldl2keep, [x2, #0x40]
-	WORD $0x91020042 // add x2, x2, #0x80
-	WORD $0x3dc00184 // ldr q4, [x12]
-	WORD $0xeb0f011f // cmp x8, x15
-	WORD $0x540000ab // b.lt 0x29f0 <k_attend_values+0x1cd0>
-	WORD $0xeb0a011f // cmp x8, x10
-	WORD $0x5400006a // b.ge 0x29f0 <k_attend_values+0x1cd0>
-	WORD $0xbc687ba5 // ldr s5, [x29, x8, lsl #2]
+	WORD $0x91003287 // add x7, x20, #0xc
+	WORD $0x91002293 // add x19, x20, #0x8
+	WORD $0x91001294 // add x20, x20, #0x4
+	WORD $0x9b070407 // madd x7, x0, x7, x1
+	WORD $0x8b030ad6 // add x22, x22, x3, lsl #2
+	WORD $0xd37ef6f7 // lsl x23, x23, #2
+	WORD $0xf940bbfd // ldr x29, [sp, #0x170]
+	WORD $0x8b0c0215 // add x21, x16, x12
+	WORD $0x8b0a0218 // add x24, x16, x10
+	WORD $0x9b130413 // madd x19, x0, x19, x1
+	WORD $0x8b0c0099 // add x25, x4, x12
+	WORD $0x8b0a009a // add x26, x4, x10
+	WORD $0x9b140414 // madd x20, x0, x20, x1
+	WORD $0x14000007 // b 0x42f0 <k_attend_values+0x1800>
+	WORD $0xf940b7fb // ldr x27, [sp, #0x168]
+	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x8b1702d6 // add x22, x22, x23
+	WORD $0xeb1100df // cmp x6, x17
+	WORD $0x8b1b0063 // add x3, x3, x27
+	WORD $0x540047c0 // b.eq 0x4be4 <k_attend_values+0x20f4>
+	WORD $0xf940c7fb // ldr x27, [sp, #0x188]
+	WORD $0xeb1b013f // cmp x9, x27
+	WORD $0x54000142 // b.hs 0x4320 <k_attend_values+0x1830>
+	WORD $0xf940bffb // ldr x27, [sp, #0x178]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb1b03bf // cmp x29, x27
+	WORD $0x5400008d // b.le 0x4318 <k_attend_values+0x1828>
+	WORD $0x5280101b // mov w27, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x431c <k_attend_values+0x182c>
+	WORD $0x5280081b // mov w27, #0x40 // =64
+	WORD $0x8b1b0129 // add x9, x9, x27
+	WORD $0xf940b7fb // ldr x27, [sp, #0x168]
+	WORD $0xeb02037f // cmp x27, x2
+	WORD $0x54000061 // b.ne 0x4334 <k_attend_values+0x1844>
+	WORD $0x3dc002c4 // ldr q4, [x22]
+	WORD $0x14000009 // b 0x4354 <k_attend_values+0x1864>
+	WORD $0xbd4002c4 // ldr s4, [x22]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x540000cb // b.lt 0x4354 <k_attend_values+0x1864>
+	WORD $0x910012db // add x27, x22, #0x4
+	WORD $0x0d409364 // ld1 { v4.s }[1], [x27]
+	WORD $0x54000060 // b.eq 0x4354 <k_attend_values+0x1864>
+	WORD $0x910022db // add x27, x22, #0x8
+	WORD $0x4d408364 // ld1 { v4.s }[2], [x27]
+	WORD $0xeb0c023f // cmp x17, x12
+	WORD $0x540000ab // b.lt 0x436c <k_attend_values+0x187c>
+	WORD $0xeb0a023f // cmp x17, x10
+	WORD $0x5400006a // b.ge 0x436c <k_attend_values+0x187c>
+	WORD $0xbc7179e5 // ldr s5, [x15, x17, lsl #2]
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
-	WORD $0xeb18011f // cmp x8, x24
-	WORD $0x540000ab // b.lt 0x2a08 <k_attend_values+0x1ce8>
-	WORD $0xeb19011f // cmp x8, x25
-	WORD $0x5400006a // b.ge 0x2a08 <k_attend_values+0x1ce8>
-	WORD $0xbc6878e5 // ldr s5, [x7, x8, lsl #2]
+	WORD $0xeb15023f // cmp x17, x21
+	WORD $0x540000ab // b.lt 0x4384 <k_attend_values+0x1894>
+	WORD $0xeb18023f // cmp x17, x24
+	WORD $0x5400006a // b.ge 0x4384 <k_attend_values+0x1894>
+	WORD $0xbc717a85 // ldr s5, [x20, x17, lsl #2]
 	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
-	WORD $0xeb1a011f // cmp x8, x26
-	WORD $0x540000ab // b.lt 0x2a20 <k_attend_values+0x1d00>
-	WORD $0xeb1b011f // cmp x8, x27
-	WORD $0x5400006a // b.ge 0x2a20 <k_attend_values+0x1d00>
-	WORD $0xbc6878c5 // ldr s5, [x6, x8, lsl #2]
-	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
-	WORD $0xeb10011f // cmp x8, x16
-	WORD $0x54fffc6b // b.lt 0x29b0 <k_attend_values+0x1c90>
-	WORD $0xeb0e011f // cmp x8, x14
-	WORD $0x54fffc2a // b.ge 0x29b0 <k_attend_values+0x1c90>
-	WORD $0xbc6878a5 // ldr s5, [x5, x8, lsl #2]
+	WORD $0xeb19023f // cmp x17, x25
+	WORD $0x540000ab // b.lt 0x439c <k_attend_values+0x18ac>
+	WORD $0xeb1a023f // cmp x17, x26
+	WORD $0x5400006a // b.ge 0x439c <k_attend_values+0x18ac>
+	WORD $0xbc717a65 // ldr s5, [x19, x17, lsl #2]
 	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
-	WORD $0x17ffffde // b 0x29b0 <k_attend_values+0x1c90>
-	WORD $0x9b0c7e68 // mul x8, x19, x12
-	WORD $0xf9409fec // ldr x12, [sp, #0x138]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x8b080988 // add x8, x12, x8, lsl #2
-	WORD $0x8b0b090c // add x12, x8, x11, lsl #2
-	WORD $0xaa1303e8 // mov x8, x19
-	WORD $0xeb01027f // cmp x19, x1
-	WORD $0x540000eb // b.lt 0x2a80 <k_attend_values+0x1d60>
-	WORD $0xeb11011f // cmp x8, x17
-	WORD $0x5400044b // b.lt 0x2af4 <k_attend_values+0x1dd4>
-	WORD $0x17ffffb2 // b 0x2938 <k_attend_values+0x1c18>
-	WORD $0xaa0003e8 // mov x8, x0
-	WORD $0xeb01001f // cmp x0, x1
-	WORD $0x54ffff6a // b.ge 0x2a68 <k_attend_values+0x1d48>
+	WORD $0xeb0e023f // cmp x17, x14
+	WORD $0x54fff9cb // b.lt 0x42d8 <k_attend_values+0x17e8>
+	WORD $0xeb0b023f // cmp x17, x11
+	WORD $0x54fff98a // b.ge 0x42d8 <k_attend_values+0x17e8>
+	WORD $0xbc7178e5 // ldr s5, [x7, x17, lsl #2]
+	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
+	WORD $0x17ffffc9 // b 0x42d8 <k_attend_values+0x17e8>
+	WORD $0xa945368b // ldp x11, x13, [x20, #0x50]
+	WORD $0xb2400262 // orr x2, x19, #0x1
+	WORD $0xa9422a91 // ldp x17, x10, [x20, #0x20]
+	WORD $0xb27f0263 // orr x3, x19, #0x2
+	WORD $0xf9402680 // ldr x0, [x20, #0x48]
+	WORD $0xa9401e94 // ldp x20, x7, [x20]
+	WORD $0x9b137dae // mul x14, x13, x19
+	WORD $0xd37ff9af // lsl x15, x13, #1
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x1400000e // b 0x2abc <k_attend_values+0x1d9c>
-	WORD $0x3dc00184 // ldr q4, [x12]
-	WORD $0xbc687a85 // ldr s5, [x20, x8, lsl #2]
-	WORD $0x8b16018c // add x12, x12, x22
-	WORD $0xbc687aa6 // ldr s6, [x21, x8, lsl #2]
-	WORD $0xbc6879a7 // ldr s7, [x13, x8, lsl #2]
-	WORD $0xbc687bd0 // ldr s16, [x30, x8, lsl #2]
-	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
-	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x4f871080 // fmla v0.4s, v4.4s, v7.s[0]
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x4f901081 // fmla v1.4s, v4.4s, v16.s[0]
-	WORD $0x540000e0 // b.eq 0x2ad4 <k_attend_values+0x1db4>
-	WORD $0xeb03005f // cmp x2, x3
-	WORD $0x54fffe42 // b.hs 0x2a88 <k_attend_values+0x1d68>
-	WORD $0xf9800042 // prfm pldl2keep, [x2]
-	WORD $0xf9802042 // prfm pldl2keep, [x2, #0x40]
-	WORD $0x91020042 // add x2, x2, #0x80
-	WORD $0x17ffffee // b 0x2a88 <k_attend_values+0x1d68>
+	WORD $0x9b137e2c // mul x12, x17, x19
+	WORD $0x8b0d01f0 // add x16, x15, x13
+	WORD $0x9b027e24 // mul x4, x17, x2
+	WORD $0xf9400be2 // ldr x2, [sp, #0x10]
+	WORD $0x8b0e016b // add x11, x11, x14
+	WORD $0x8b0001ce // add x14, x14, x0
+	WORD $0x9b037e20 // mul x0, x17, x3
+	WORD $0x8b0e01b8 // add x24, x13, x14
+	WORD $0x8b0b01b9 // add x25, x13, x11
+	WORD $0xf900b3ec // str x12, [sp, #0x160]
+	WORD $0x8b10016c // add x12, x11, x16
+	WORD $0x8b0e01fa // add x26, x15, x14
+	WORD $0xeb02019f // cmp x12, x2
+	WORD $0x9b137d41 // mul x1, x10, x19
+	WORD $0x9a82b182 // csel x2, x12, x2, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9a82b3e2 // csel x2, xzr, x2, lt
+	WORD $0xa91513e0 // stp x0, x4, [sp, #0x150]
+	WORD $0x8b1001c0 // add x0, x14, x16
+	WORD $0x910030d0 // add x16, x6, #0xc
+	WORD $0xeb02001f // cmp x0, x2
+	WORD $0x9b107d43 // mul x3, x10, x16
+	WORD $0x910020c4 // add x4, x6, #0x8
+	WORD $0x9a82b010 // csel x16, x0, x2, lt
+	WORD $0xf100001f // cmp x0, #0x0
+	WORD $0x910010c6 // add x6, x6, #0x4
+	WORD $0x9a90b3f0 // csel x16, xzr, x16, lt
+	WORD $0xeb02017f // cmp x11, x2
+	WORD $0x9b047d45 // mul x5, x10, x4
+	WORD $0x9a82b164 // csel x4, x11, x2, lt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x9a84b3e4 // csel x4, xzr, x4, lt
+	WORD $0xeb0201df // cmp x14, x2
+	WORD $0x9b067d46 // mul x6, x10, x6
+	WORD $0x9a82b1ca // csel x10, x14, x2, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x8b0300f5 // add x21, x7, x3
+	WORD $0x9a8ab3ea // csel x10, xzr, x10, lt
+	WORD $0x9b167d5b // mul x27, x10, x22
+	WORD $0xeb10015f // cmp x10, x16
+	WORD $0x9a90c14d // csel x13, x10, x16, gt
+	WORD $0x8b0600f7 // add x23, x7, x6
+	WORD $0xa9146ff4 // stp x20, x27, [sp, #0x140]
+	WORD $0xb2400674 // orr x20, x19, #0x3
+	WORD $0xd37ef6d3 // lsl x19, x22, #2
+	WORD $0x9b147e31 // mul x17, x17, x20
+	WORD $0x8b0500f6 // add x22, x7, x5
+	WORD $0xd37ef763 // lsl x3, x27, #2
+	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
+	WORD $0x8b0b01fb // add x27, x15, x11
+	WORD $0x9100407e // add x30, x3, #0x10
+	WORD $0xf9009ff1 // str x17, [sp, #0x138]
+	WORD $0xd37ef431 // lsl x17, x1, #2
+	WORD $0xd37ef5a1 // lsl x1, x13, #2
+	WORD $0xcb0d008d // sub x13, x4, x13
+	WORD $0xa912abed // stp x13, x10, [sp, #0x128]
+	WORD $0x8b0102ad // add x13, x21, x1
+	WORD $0x8b1100fd // add x29, x7, x17
+	WORD $0xf90093ed // str x13, [sp, #0x120]
+	WORD $0x8b0102cd // add x13, x22, x1
+	WORD $0xf9008fed // str x13, [sp, #0x118]
+	WORD $0x8b0103ad // add x13, x29, x1
+	WORD $0xf9008bed // str x13, [sp, #0x110]
+	WORD $0x8b0102ed // add x13, x23, x1
+	WORD $0xf90087ed // str x13, [sp, #0x108]
+	WORD $0x5280010d // mov w13, #0x8 // =8
+	WORD $0x14000014 // b 0x4534 <k_attend_values+0x1a44>
+	WORD $0xf940a3ed // ldr x13, [sp, #0x140]
+	WORD $0x910083de // add x30, x30, #0x20
+	WORD $0x8b0809a8 // add x8, x13, x8, lsl #2
+	WORD $0xa955b7ef // ldp x15, x13, [sp, #0x158]
+	WORD $0x8b0d090d // add x13, x8, x13, lsl #2
+	WORD $0x8b0f090f // add x15, x8, x15, lsl #2
+	WORD $0xad001da0 // stp q0, q7, [x13]
+	WORD $0xf940abed // ldr x13, [sp, #0x150]
+	WORD $0xad0019e4 // stp q4, q6, [x15]
+	WORD $0xf9409fef // ldr x15, [sp, #0x138]
+	WORD $0x8b0d090d // add x13, x8, x13, lsl #2
+	WORD $0x8b0f0908 // add x8, x8, x15, lsl #2
+	WORD $0xf940b7ef // ldr x15, [sp, #0x168]
+	WORD $0xad0015a3 // stp q3, q5, [x13]
+	WORD $0x9100202d // add x13, x1, #0x8
+	WORD $0xeb0f01bf // cmp x13, x15
+	WORD $0xad000901 // stp q1, q2, [x8]
 	WORD $0xaa0103e8 // mov x8, x1
-	WORD $0xeb11003f // cmp x1, x17
-	WORD $0x540000cb // b.lt 0x2af4 <k_attend_values+0x1dd4>
-	WORD $0x17ffff96 // b 0x2938 <k_attend_values+0x1c18>
-	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0x8b16018c // add x12, x12, x22
-	WORD $0xeb08023f // cmp x17, x8
-	WORD $0x54fff240 // b.eq 0x2938 <k_attend_values+0x1c18>
-	WORD $0xeb03005f // cmp x2, x3
-	WORD $0x54000082 // b.hs 0x2b08 <k_attend_values+0x1de8>
-	WORD $0xf9800042 // prfm pldl2keep, [x2]
-	WORD $0xf9802042 // prfm pldl2keep, [x2, #0x40]
-	WORD $0x91020042 // add x2, x2, #0x80
-	WORD $0x3dc00184 // ldr q4, [x12]
-	WORD $0xeb0f011f // cmp x8, x15
-	WORD $0x540000ab // b.lt 0x2b24 <k_attend_values+0x1e04>
-	WORD $0xeb0a011f // cmp x8, x10
-	WORD $0x5400006a // b.ge 0x2b24 <k_attend_values+0x1e04>
-	WORD $0xbc687ba5 // ldr s5, [x29, x8, lsl #2]
-	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
-	WORD $0xeb18011f // cmp x8, x24
-	WORD $0x540000ab // b.lt 0x2b3c <k_attend_values+0x1e1c>
-	WORD $0xeb19011f // cmp x8, x25
-	WORD $0x5400006a // b.ge 0x2b3c <k_attend_values+0x1e1c>
-	WORD $0xbc6878e5 // ldr s5, [x7, x8, lsl #2]
-	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
-	WORD $0xeb1a011f // cmp x8, x26
-	WORD $0x540000ab // b.lt 0x2b54 <k_attend_values+0x1e34>
-	WORD $0xeb1b011f // cmp x8, x27
-	WORD $0x5400006a // b.ge 0x2b54 <k_attend_values+0x1e34>
-	WORD $0xbc6878c5 // ldr s5, [x6, x8, lsl #2]
-	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
-	WORD $0xeb10011f // cmp x8, x16
-	WORD $0x54fffc6b // b.lt 0x2ae4 <k_attend_values+0x1dc4>
-	WORD $0xeb0e011f // cmp x8, x14
-	WORD $0x54fffc2a // b.ge 0x2ae4 <k_attend_values+0x1dc4>
-	WORD $0xbc6878a5 // ldr s5, [x5, x8, lsl #2]
-	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
-	WORD $0x17ffffde // b 0x2ae4 <k_attend_values+0x1dc4>
-	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
-	WORD $0xf94097f6 // ldr x22, [sp, #0x128]
-	WORD $0xf9401489 // ldr x9, [x4, #0x28]
-	WORD $0x91000ac8 // add x8, x22, #0x2
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54ff0fac // b.gt 0xd78 <k_attend_values+0x58>
-	WORD $0x140000c9 // b 0x2eac <k_attend_values+0x218c>
+	WORD $0x54ffe56c // b.gt 0x41dc <k_attend_values+0x16ec>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa0d03e1 // mov x1, x13
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0xf940a7ed // ldr x13, [sp, #0x148]
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xeb10015f // cmp x10, x16
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf94093fe // ldr x30, [sp, #0x120]
+	WORD $0x8b0801b1 // add x17, x13, x8
+	WORD $0x540006aa // b.ge 0x4638 <k_attend_values+0x1b48>
+	WORD $0xf9400a8d // ldr x13, [x20, #0x10]
+	WORD $0xaa0a03e5 // mov x5, x10
+	WORD $0x8b1e01a3 // add x3, x13, x30
+	WORD $0x14000007 // b 0x4590 <k_attend_values+0x1aa0>
+	WORD $0xf940b7ed // ldr x13, [sp, #0x168]
+	WORD $0x910004a5 // add x5, x5, #0x1
+	WORD $0x8b130063 // add x3, x3, x19
+	WORD $0xeb05021f // cmp x16, x5
+	WORD $0x8b0d0231 // add x17, x17, x13
+	WORD $0x540005e0 // b.eq 0x4648 <k_attend_values+0x1b58>
+	WORD $0xf940c7ed // ldr x13, [sp, #0x188]
+	WORD $0xeb0d013f // cmp x9, x13
+	WORD $0x54000142 // b.hs 0x45c0 <k_attend_values+0x1ad0>
+	WORD $0xa95737ef // ldp x15, x13, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb0d01ff // cmp x15, x13
+	WORD $0x5400008d // b.le 0x45b8 <k_attend_values+0x1ac8>
+	WORD $0x5280100d // mov w13, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x45bc <k_attend_values+0x1acc>
+	WORD $0x5280080d // mov w13, #0x40 // =64
+	WORD $0x8b0d0129 // add x9, x9, x13
+	WORD $0xad7fc071 // ldp q17, q16, [x3, #-0x10]
+	WORD $0xeb0e00bf // cmp x5, x14
+	WORD $0x540000cb // b.lt 0x45e0 <k_attend_values+0x1af0>
+	WORD $0xeb0b00bf // cmp x5, x11
+	WORD $0x5400008a // b.ge 0x45e0 <k_attend_values+0x1af0>
+	WORD $0xbc657bb2 // ldr s18, [x29, x5, lsl #2]
+	WORD $0x4f921220 // fmla v0.4s, v17.4s, v18.s[0]
+	WORD $0x4f921207 // fmla v7.4s, v16.4s, v18.s[0]
+	WORD $0xeb1800bf // cmp x5, x24
+	WORD $0x540000cb // b.lt 0x45fc <k_attend_values+0x1b0c>
+	WORD $0xeb1900bf // cmp x5, x25
+	WORD $0x5400008a // b.ge 0x45fc <k_attend_values+0x1b0c>
+	WORD $0xbc657af2 // ldr s18, [x23, x5, lsl #2]
+	WORD $0x4f921224 // fmla v4.4s, v17.4s, v18.s[0]
+	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
+	WORD $0xeb1a00bf // cmp x5, x26
+	WORD $0x540000cb // b.lt 0x4618 <k_attend_values+0x1b28>
+	WORD $0xeb1b00bf // cmp x5, x27
+	WORD $0x5400008a // b.ge 0x4618 <k_attend_values+0x1b28>
+	WORD $0xbc657ad2 // ldr s18, [x22, x5, lsl #2]
+	WORD $0x4f921223 // fmla v3.4s, v17.4s, v18.s[0]
+	WORD $0x4f921205 // fmla v5.4s, v16.4s, v18.s[0]
+	WORD $0xeb0000bf // cmp x5, x0
+	WORD $0x54fffaeb // b.lt 0x4578 <k_attend_values+0x1a88>
+	WORD $0xeb0c00bf // cmp x5, x12
+	WORD $0x54fffaaa // b.ge 0x4578 <k_attend_values+0x1a88>
+	WORD $0xbc657ab2 // ldr s18, [x21, x5, lsl #2]
+	WORD $0x4f921221 // fmla v1.4s, v17.4s, v18.s[0]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x17ffffd1 // b 0x4578 <k_attend_values+0x1a88>
+	WORD $0xaa0a03e3 // mov x3, x10
+	WORD $0xeb04015f // cmp x10, x4
+	WORD $0x540000ab // b.lt 0x4654 <k_attend_values+0x1b64>
+	WORD $0x1400002e // b 0x46fc <k_attend_values+0x1c0c>
+	WORD $0xaa1003e3 // mov x3, x16
+	WORD $0xeb04021f // cmp x16, x4
+	WORD $0x5400056a // b.ge 0x46fc <k_attend_values+0x1c0c>
+	WORD $0xf9400a8d // ldr x13, [x20, #0x10]
+	WORD $0xa95097e3 // ldp x3, x5, [sp, #0x108]
+	WORD $0xa9519fef // ldp x15, x7, [sp, #0x118]
+	WORD $0xaa0403ea // mov x10, x4
+	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
+	WORD $0xf94097f4 // ldr x20, [sp, #0x128]
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x14000016 // b 0x46c8 <k_attend_values+0x1bd8>
+	WORD $0x52801006 // mov w6, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b060129 // add x9, x9, x6
+	WORD $0xad7fc5b0 // ldp q16, q17, [x13, #-0x10]
+	WORD $0xf1000694 // subs x20, x20, #0x1
+	WORD $0x4ddfc8b2 // ld1r { v18.4s }, [x5], #4
+	WORD $0x8b1301ad // add x13, x13, x19
+	WORD $0x4ddfc873 // ld1r { v19.4s }, [x3], #4
+	WORD $0x4ddfc9f4 // ld1r { v20.4s }, [x15], #4
+	WORD $0x4e32ce00 // fmla v0.4s, v16.4s, v18.4s
+	WORD $0x4e32ce27 // fmla v7.4s, v17.4s, v18.4s
+	WORD $0x4ddfc8f2 // ld1r { v18.4s }, [x7], #4
+	WORD $0x4e33ce04 // fmla v4.4s, v16.4s, v19.4s
+	WORD $0x4e33ce26 // fmla v6.4s, v17.4s, v19.4s
+	WORD $0x4e34ce03 // fmla v3.4s, v16.4s, v20.4s
+	WORD $0xf940b7e6 // ldr x6, [sp, #0x168]
+	WORD $0x4e34ce25 // fmla v5.4s, v17.4s, v20.4s
+	WORD $0x4e32ce01 // fmla v1.4s, v16.4s, v18.4s
+	WORD $0x4e32ce22 // fmla v2.4s, v17.4s, v18.4s
+	WORD $0x8b060231 // add x17, x17, x6
+	WORD $0x54000140 // b.eq 0x46ec <k_attend_values+0x1bfc>
+	WORD $0xf940c7e6 // ldr x6, [sp, #0x188]
+	WORD $0xeb06013f // cmp x9, x6
+	WORD $0x54fffd82 // b.hs 0x4680 <k_attend_values+0x1b90>
+	WORD $0xa9571be4 // ldp x4, x6, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb06009f // cmp x4, x6
+	WORD $0x54fffcac // b.gt 0x4674 <k_attend_values+0x1b84>
+	WORD $0x52800806 // mov w6, #0x40 // =64
+	WORD $0x17ffffe5 // b 0x467c <k_attend_values+0x1b8c>
+	WORD $0xaa0a03e4 // mov x4, x10
+	WORD $0xaa0a03e3 // mov x3, x10
+	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
+	WORD $0xf9409bea // ldr x10, [sp, #0x130]
+	WORD $0xeb02007f // cmp x3, x2
+	WORD $0x54ffef4a // b.ge 0x44e8 <k_attend_values+0x19f8>
+	WORD $0xf9400a8d // ldr x13, [x20, #0x10]
+	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
+	WORD $0x910041b1 // add x17, x13, #0x10
+	WORD $0x14000005 // b 0x4724 <k_attend_values+0x1c34>
+	WORD $0x91000463 // add x3, x3, #0x1
+	WORD $0x8b130231 // add x17, x17, x19
+	WORD $0xeb03005f // cmp x2, x3
+	WORD $0x54ffee40 // b.eq 0x44e8 <k_attend_values+0x19f8>
+	WORD $0xf940c7ed // ldr x13, [sp, #0x188]
+	WORD $0xeb0d013f // cmp x9, x13
+	WORD $0x54000142 // b.hs 0x4754 <k_attend_values+0x1c64>
+	WORD $0xa95737ef // ldp x15, x13, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb0d01ff // cmp x15, x13
+	WORD $0x5400008d // b.le 0x474c <k_attend_values+0x1c5c>
+	WORD $0x5280100d // mov w13, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x4750 <k_attend_values+0x1c60>
+	WORD $0x5280080d // mov w13, #0x40 // =64
+	WORD $0x8b0d0129 // add x9, x9, x13
+	WORD $0xad7fc231 // ldp q17, q16, [x17, #-0x10]
+	WORD $0xeb0e007f // cmp x3, x14
+	WORD $0x540000cb // b.lt 0x4774 <k_attend_values+0x1c84>
+	WORD $0xeb0b007f // cmp x3, x11
+	WORD $0x5400008a // b.ge 0x4774 <k_attend_values+0x1c84>
+	WORD $0xbc637bb2 // ldr s18, [x29, x3, lsl #2]
+	WORD $0x4f921220 // fmla v0.4s, v17.4s, v18.s[0]
+	WORD $0x4f921207 // fmla v7.4s, v16.4s, v18.s[0]
+	WORD $0xeb18007f // cmp x3, x24
+	WORD $0x540000cb // b.lt 0x4790 <k_attend_values+0x1ca0>
+	WORD $0xeb19007f // cmp x3, x25
+	WORD $0x5400008a // b.ge 0x4790 <k_attend_values+0x1ca0>
+	WORD $0xbc637af2 // ldr s18, [x23, x3, lsl #2]
+	WORD $0x4f921224 // fmla v4.4s, v17.4s, v18.s[0]
+	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
+	WORD $0xeb1a007f // cmp x3, x26
+	WORD $0x540000cb // b.lt 0x47ac <k_attend_values+0x1cbc>
+	WORD $0xeb1b007f // cmp x3, x27
+	WORD $0x5400008a // b.ge 0x47ac <k_attend_values+0x1cbc>
+	WORD $0xbc637ad2 // ldr s18, [x22, x3, lsl #2]
+	WORD $0x4f921223 // fmla v3.4s, v17.4s, v18.s[0]
+	WORD $0x4f921205 // fmla v5.4s, v16.4s, v18.s[0]
+	WORD $0xeb00007f // cmp x3, x0
+	WORD $0x54fffb2b // b.lt 0x4714 <k_attend_values+0x1c24>
+	WORD $0xeb0c007f // cmp x3, x12
+	WORD $0x54fffaea // b.ge 0x4714 <k_attend_values+0x1c24>
+	WORD $0xbc637ab2 // ldr s18, [x21, x3, lsl #2]
+	WORD $0x4f921221 // fmla v1.4s, v17.4s, v18.s[0]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x17ffffd3 // b 0x4714 <k_attend_values+0x1c24>
+	WORD $0xa9454288 // ldp x8, x16, [x20, #0x50]
+	WORD $0xf9400ffa // ldr x26, [sp, #0x18]
+	WORD $0xa9420284 // ldp x4, x0, [x20, #0x20]
+	WORD $0xf940268d // ldr x13, [x20, #0x48]
+	WORD $0xb240034f // orr x15, x26, #0x1
+	WORD $0xb27f0343 // orr x3, x26, #0x2
+	WORD $0xf9407ff5 // ldr x21, [sp, #0xf8]
+	WORD $0x9b1a7e0b // mul x11, x16, x26
+	WORD $0xd37ffa11 // lsl x17, x16, #1
+	WORD $0x8b10022c // add x12, x17, x16
+	WORD $0x9b0f7c87 // mul x7, x4, x15
+	WORD $0xf9400bef // ldr x15, [sp, #0x10]
+	WORD $0x9b037c99 // mul x25, x4, x3
+	WORD $0x910022a3 // add x3, x21, #0x8
+	WORD $0x8b0b0108 // add x8, x8, x11
+	WORD $0x8b0d016b // add x11, x11, x13
+	WORD $0x8b0c010a // add x10, x8, x12
+	WORD $0x8b0c016c // add x12, x11, x12
+	WORD $0x9b1a7c82 // mul x2, x4, x26
+	WORD $0xeb0f015f // cmp x10, x15
+	WORD $0xd37ef4e7 // lsl x7, x7, #2
+	WORD $0x9a8fb14d // csel x13, x10, x15, lt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x910032af // add x15, x21, #0xc
+	WORD $0x9a8db3ed // csel x13, xzr, x13, lt
+	WORD $0x9b0f7c06 // mul x6, x0, x15
+	WORD $0xf90097e7 // str x7, [sp, #0x128]
+	WORD $0xeb0d019f // cmp x12, x13
+	WORD $0x9a8db18f // csel x15, x12, x13, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9b037c13 // mul x19, x0, x3
+	WORD $0x9a8fb3f8 // csel x24, xzr, x15, lt
+	WORD $0xeb0d011f // cmp x8, x13
+	WORD $0x910012a3 // add x3, x21, #0x4
+	WORD $0x9a8db10f // csel x15, x8, x13, lt
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x9b1a7c05 // mul x5, x0, x26
+	WORD $0x9a8fb3fd // csel x29, xzr, x15, lt
+	WORD $0xeb0d017f // cmp x11, x13
+	WORD $0xaa1403f5 // mov x21, x20
+	WORD $0x9b037c14 // mul x20, x0, x3
+	WORD $0x9a8db160 // csel x0, x11, x13, lt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x9a80b3e0 // csel x0, xzr, x0, lt
+	WORD $0xa9405eaf // ldp x15, x23, [x21]
+	WORD $0x9b167c1e // mul x30, x0, x22
+	WORD $0xb2400755 // orr x21, x26, #0x3
+	WORD $0xeb18001f // cmp x0, x24
+	WORD $0xd37ef4ba // lsl x26, x5, #2
+	WORD $0xd37ef6c3 // lsl x3, x22, #2
+	WORD $0x8b080236 // add x22, x17, x8
+	WORD $0xf900b3ef // str x15, [sp, #0x160]
+	WORD $0x9b157c9b // mul x27, x4, x21
+	WORD $0xd37ef44f // lsl x15, x2, #2
+	WORD $0x9a98c002 // csel x2, x0, x24, gt
+	WORD $0x8b0602e4 // add x4, x23, x6
+	WORD $0x8b1302e5 // add x5, x23, x19
+	WORD $0x8b1402e6 // add x6, x23, x20
+	WORD $0x8b0b0213 // add x19, x16, x11
+	WORD $0x8b080214 // add x20, x16, x8
+	WORD $0xd37ef450 // lsl x16, x2, #2
+	WORD $0xf900afef // str x15, [sp, #0x158]
+	WORD $0xcb0203af // sub x15, x29, x2
+	WORD $0xa913fbef // stp x15, x30, [sp, #0x138]
+	WORD $0x8b0b0235 // add x21, x17, x11
+	WORD $0x8b1a02f7 // add x23, x23, x26
+	WORD $0x8b10008f // add x15, x4, x16
+	WORD $0xd37ef77b // lsl x27, x27, #2
+	WORD $0x8b1e0031 // add x17, x1, x30
+	WORD $0xf9009bef // str x15, [sp, #0x130]
+	WORD $0xd37ef72f // lsl x15, x25, #2
+	WORD $0xd37ef63a // lsl x26, x17, #2
+	WORD $0xf900abef // str x15, [sp, #0x150]
+	WORD $0x8b1000af // add x15, x5, x16
+	WORD $0xa911efef // stp x15, x27, [sp, #0x118]
+	WORD $0x8b1002ef // add x15, x23, x16
+	WORD $0xf9008bef // str x15, [sp, #0x110]
+	WORD $0x8b1000cf // add x15, x6, x16
+	WORD $0xf90087ef // str x15, [sp, #0x108]
+	WORD $0x1400000e // b 0x4940 <k_attend_values+0x1e50>
+	WORD $0xa955bfee // ldp x14, x15, [sp, #0x158]
+	WORD $0x9100435a // add x26, x26, #0x10
+	WORD $0xf940b7f1 // ldr x17, [sp, #0x168]
+	WORD $0x8b0109f0 // add x16, x15, x1, lsl #2
+	WORD $0xf940abef // ldr x15, [sp, #0x150]
+	WORD $0xaa0203e1 // mov x1, x2
+	WORD $0x3cae6a03 // str q3, [x16, x14]
+	WORD $0x9100104e // add x14, x2, #0x4
+	WORD $0xeb1101df // cmp x14, x17
+	WORD $0x3ca76a02 // str q2, [x16, x7]
+	WORD $0x3caf6a01 // str q1, [x16, x15]
+	WORD $0x3cbb6a00 // str q0, [x16, x27]
+	WORD $0x54ffc5ac // b.gt 0x41f0 <k_attend_values+0x1700>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xeb18001f // cmp x0, x24
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xeb030268 // subs x8, x19, x3
-	WORD $0x540000ac // b.gt 0x2bb4 <k_attend_values+0x1e94>
-	WORD $0x14000035 // b 0x2c78 <k_attend_values+0x1f58>
-	WORD $0xaa1403e3 // mov x3, x20
-	WORD $0xeb140268 // subs x8, x19, x20
-	WORD $0x5400064d // b.le 0x2c78 <k_attend_values+0x1f58>
-	WORD $0xf9400bf8 // ldr x24, [sp, #0x10]
-	WORD $0x910033d5 // add x21, x30, #0xc
-	WORD $0x910023d6 // add x22, x30, #0x8
-	WORD $0x910013d9 // add x25, x30, #0x4
-	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0x9b150cb5 // madd x21, x5, x21, x3
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0x9b057f18 // mul x24, x24, x5
-	WORD $0x9b160cb6 // madd x22, x5, x22, x3
-	WORD $0x9b190cb9 // madd x25, x5, x25, x3
-	WORD $0x8b180878 // add x24, x3, x24, lsl #2
-	WORD $0x8b1500c3 // add x3, x6, x21
-	WORD $0x8b1600d5 // add x21, x6, x22
-	WORD $0x8b1800d6 // add x22, x6, x24
-	WORD $0x8b1900d8 // add x24, x6, x25
-	WORD $0x1400000e // b 0x2c28 <k_attend_values+0x1f08>
-	WORD $0x3dc00024 // ldr q4, [x1]
-	WORD $0xbc747ac5 // ldr s5, [x22, x20, lsl #2]
-	WORD $0xbc747b06 // ldr s6, [x24, x20, lsl #2]
-	WORD $0x8b020021 // add x1, x1, x2
-	WORD $0xbc747aa7 // ldr s7, [x21, x20, lsl #2]
-	WORD $0xbc747870 // ldr s16, [x3, x20, lsl #2]
-	WORD $0x91000694 // add x20, x20, #0x1
+	WORD $0xaa0e03e2 // mov x2, x14
+	WORD $0x8b0103d9 // add x25, x30, x1
+	WORD $0x5400064a // b.ge 0x4a24 <k_attend_values+0x1f34>
+	WORD $0xf94077ee // ldr x14, [sp, #0xe8]
+	WORD $0xaa0003f0 // mov x16, x0
+	WORD $0xf94009ce // ldr x14, [x14, #0x10]
+	WORD $0x8b1a01ce // add x14, x14, x26
+	WORD $0x14000007 // b 0x498c <k_attend_values+0x1e9c>
+	WORD $0xf940b7f1 // ldr x17, [sp, #0x168]
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x8b0301ce // add x14, x14, x3
+	WORD $0xeb10031f // cmp x24, x16
+	WORD $0x8b110339 // add x25, x25, x17
+	WORD $0x54000560 // b.eq 0x4a34 <k_attend_values+0x1f44>
+	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
+	WORD $0xeb11013f // cmp x9, x17
+	WORD $0x54000142 // b.hs 0x49bc <k_attend_values+0x1ecc>
+	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb1101ff // cmp x15, x17
+	WORD $0x5400008d // b.le 0x49b4 <k_attend_values+0x1ec4>
+	WORD $0x52801011 // mov w17, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x49b8 <k_attend_values+0x1ec8>
+	WORD $0x52800811 // mov w17, #0x40 // =64
+	WORD $0x8b110129 // add x9, x9, x17
+	WORD $0x3dc001c4 // ldr q4, [x14]
+	WORD $0xeb0b021f // cmp x16, x11
+	WORD $0x540000ab // b.lt 0x49d8 <k_attend_values+0x1ee8>
+	WORD $0xeb08021f // cmp x16, x8
+	WORD $0x5400006a // b.ge 0x49d8 <k_attend_values+0x1ee8>
+	WORD $0xbc707ae5 // ldr s5, [x23, x16, lsl #2]
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0xeb13021f // cmp x16, x19
+	WORD $0x540000ab // b.lt 0x49f0 <k_attend_values+0x1f00>
+	WORD $0xeb14021f // cmp x16, x20
+	WORD $0x5400006a // b.ge 0x49f0 <k_attend_values+0x1f00>
+	WORD $0xbc7078c5 // ldr s5, [x6, x16, lsl #2]
+	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
+	WORD $0xeb15021f // cmp x16, x21
+	WORD $0x540000ab // b.lt 0x4a08 <k_attend_values+0x1f18>
+	WORD $0xeb16021f // cmp x16, x22
+	WORD $0x5400006a // b.ge 0x4a08 <k_attend_values+0x1f18>
+	WORD $0xbc7078a5 // ldr s5, [x5, x16, lsl #2]
+	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
+	WORD $0xeb0c021f // cmp x16, x12
+	WORD $0x54fffb4b // b.lt 0x4974 <k_attend_values+0x1e84>
+	WORD $0xeb0a021f // cmp x16, x10
+	WORD $0x54fffb0a // b.ge 0x4974 <k_attend_values+0x1e84>
+	WORD $0xbc707885 // ldr s5, [x4, x16, lsl #2]
+	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
+	WORD $0x17ffffd5 // b 0x4974 <k_attend_values+0x1e84>
+	WORD $0xaa0003ee // mov x14, x0
+	WORD $0xeb1d001f // cmp x0, x29
+	WORD $0x540000ab // b.lt 0x4a40 <k_attend_values+0x1f50>
+	WORD $0x1400002f // b 0x4aec <k_attend_values+0x1ffc>
+	WORD $0xaa1803ee // mov x14, x24
+	WORD $0xeb1d031f // cmp x24, x29
+	WORD $0x5400058a // b.ge 0x4aec <k_attend_values+0x1ffc>
+	WORD $0xf94077ee // ldr x14, [sp, #0xe8]
+	WORD $0xf900a7e1 // str x1, [sp, #0x148]
+	WORD $0xaa0203e1 // mov x1, x2
+	WORD $0xaa0003e2 // mov x2, x0
+	WORD $0xaa1d03e0 // mov x0, x29
+	WORD $0xf9408fe7 // ldr x7, [sp, #0x118]
+	WORD $0xf94009ce // ldr x14, [x14, #0x10]
+	WORD $0xa950c7f0 // ldp x16, x17, [sp, #0x108]
+	WORD $0xa95377fb // ldp x27, x29, [sp, #0x130]
+	WORD $0x8b1909ce // add x14, x14, x25, lsl #2
+	WORD $0x14000012 // b 0x4ab0 <k_attend_values+0x1fc0>
+	WORD $0x5280101e // mov w30, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b1e0129 // add x9, x9, x30
+	WORD $0xbc404624 // ldr s4, [x17], #0x4
+	WORD $0x3dc001c6 // ldr q6, [x14]
+	WORD $0xbc404605 // ldr s5, [x16], #0x4
+	WORD $0xf940b7fe // ldr x30, [sp, #0x168]
+	WORD $0xbc4044e7 // ldr s7, [x7], #0x4
+	WORD $0x4f8410c3 // fmla v3.4s, v6.4s, v4.s[0]
+	WORD $0xbc404770 // ldr s16, [x27], #0x4
+	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
+	WORD $0x4f8710c1 // fmla v1.4s, v6.4s, v7.s[0]
+	WORD $0xf10007bd // subs x29, x29, #0x1
+	WORD $0x8b1e0339 // add x25, x25, x30
+	WORD $0x4f9010c0 // fmla v0.4s, v6.4s, v16.s[0]
+	WORD $0x8b0301ce // add x14, x14, x3
+	WORD $0x54000140 // b.eq 0x4ad4 <k_attend_values+0x1fe4>
+	WORD $0xf940c7fe // ldr x30, [sp, #0x188]
+	WORD $0xeb1e013f // cmp x9, x30
+	WORD $0x54fffe02 // b.hs 0x4a78 <k_attend_values+0x1f88>
+	WORD $0xa9577bef // ldp x15, x30, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb1e01ff // cmp x15, x30
+	WORD $0x54fffd2c // b.gt 0x4a6c <k_attend_values+0x1f7c>
+	WORD $0x5280081e // mov w30, #0x40 // =64
+	WORD $0x17ffffe9 // b 0x4a74 <k_attend_values+0x1f84>
+	WORD $0xaa0003fd // mov x29, x0
+	WORD $0xaa0003ee // mov x14, x0
+	WORD $0xaa0203e0 // mov x0, x2
+	WORD $0xaa0103e2 // mov x2, x1
+	WORD $0xa95407fe // ldp x30, x1, [sp, #0x140]
+	WORD $0xa9521ffb // ldp x27, x7, [sp, #0x120]
+	WORD $0xeb0d01df // cmp x14, x13
+	WORD $0x54fff0ea // b.ge 0x490c <k_attend_values+0x1e1c>
+	WORD $0xf94077f0 // ldr x16, [sp, #0xe8]
+	WORD $0xf9400a10 // ldr x16, [x16, #0x10]
+	WORD $0x8b190a19 // add x25, x16, x25, lsl #2
+	WORD $0x14000005 // b 0x4b14 <k_attend_values+0x2024>
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0x8b030339 // add x25, x25, x3
+	WORD $0xeb0e01bf // cmp x13, x14
+	WORD $0x54ffefe0 // b.eq 0x490c <k_attend_values+0x1e1c>
+	WORD $0xf940c7f0 // ldr x16, [sp, #0x188]
+	WORD $0xeb10013f // cmp x9, x16
+	WORD $0x54000142 // b.hs 0x4b44 <k_attend_values+0x2054>
+	WORD $0xa95743f1 // ldp x17, x16, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb10023f // cmp x17, x16
+	WORD $0x5400008d // b.le 0x4b3c <k_attend_values+0x204c>
+	WORD $0x52801010 // mov w16, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x4b40 <k_attend_values+0x2050>
+	WORD $0x52800810 // mov w16, #0x40 // =64
+	WORD $0x8b100129 // add x9, x9, x16
+	WORD $0x3dc00324 // ldr q4, [x25]
+	WORD $0xeb0b01df // cmp x14, x11
+	WORD $0x540000ab // b.lt 0x4b60 <k_attend_values+0x2070>
+	WORD $0xeb0801df // cmp x14, x8
+	WORD $0x5400006a // b.ge 0x4b60 <k_attend_values+0x2070>
+	WORD $0xbc6e7ae5 // ldr s5, [x23, x14, lsl #2]
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0xeb1301df // cmp x14, x19
+	WORD $0x540000ab // b.lt 0x4b78 <k_attend_values+0x2088>
+	WORD $0xeb1401df // cmp x14, x20
+	WORD $0x5400006a // b.ge 0x4b78 <k_attend_values+0x2088>
+	WORD $0xbc6e78c5 // ldr s5, [x6, x14, lsl #2]
+	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
+	WORD $0xeb1501df // cmp x14, x21
+	WORD $0x540000ab // b.lt 0x4b90 <k_attend_values+0x20a0>
+	WORD $0xeb1601df // cmp x14, x22
+	WORD $0x5400006a // b.ge 0x4b90 <k_attend_values+0x20a0>
+	WORD $0xbc6e78a5 // ldr s5, [x5, x14, lsl #2]
+	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
+	WORD $0xeb0c01df // cmp x14, x12
+	WORD $0x54fffb8b // b.lt 0x4b04 <k_attend_values+0x2014>
+	WORD $0xeb0a01df // cmp x14, x10
+	WORD $0x54fffb4a // b.ge 0x4b04 <k_attend_values+0x2014>
+	WORD $0xbc6e7885 // ldr s5, [x4, x14, lsl #2]
+	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
+	WORD $0x17ffffd7 // b 0x4b04 <k_attend_values+0x2014>
+	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
+	WORD $0xf94083f7 // ldr x23, [sp, #0x100]
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0x91000aea // add x10, x23, #0x2
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0x54001c2d // b.le 0x4f44 <k_attend_values+0x2454>
+	WORD $0x1400034b // b 0x58f0 <k_attend_values+0x2e00>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf9407ffb // ldr x27, [sp, #0xf8]
+	WORD $0xeb1100a6 // subs x6, x5, x17
+	WORD $0x540000ec // b.gt 0x4bf8 <k_attend_values+0x2108>
+	WORD $0x14000042 // b 0x4ce8 <k_attend_values+0x21f8>
+	WORD $0xf9400ffa // ldr x26, [sp, #0x18]
+	WORD $0xaa0603f1 // mov x17, x6
+	WORD $0xf9407ffb // ldr x27, [sp, #0xf8]
+	WORD $0xeb0600a6 // subs x6, x5, x6
+	WORD $0x540007ad // b.le 0x4ce8 <k_attend_values+0x21f8>
+	WORD $0x91002374 // add x20, x27, #0x8
+	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0x91003373 // add x19, x27, #0xc
+	WORD $0x9b144415 // madd x21, x0, x20, x17
+	WORD $0x91001376 // add x22, x27, #0x4
+	WORD $0xaa1f03e7 // mov x7, xzr
+	WORD $0x9b007f54 // mul x20, x26, x0
+	WORD $0x9b134413 // madd x19, x0, x19, x17
+	WORD $0x8b150035 // add x21, x1, x21
+	WORD $0x9b164417 // madd x23, x0, x22, x17
+	WORD $0xf94077f6 // ldr x22, [sp, #0xe8]
+	WORD $0x8b140a38 // add x24, x17, x20, lsl #2
+	WORD $0xa956e7f4 // ldp x20, x25, [sp, #0x168]
+	WORD $0xf9400ad6 // ldr x22, [x22, #0x10]
+	WORD $0x8b130031 // add x17, x1, x19
+	WORD $0x8b030ad3 // add x19, x22, x3, lsl #2
+	WORD $0xd37ef694 // lsl x20, x20, #2
+	WORD $0x8b180036 // add x22, x1, x24
+	WORD $0x8b170037 // add x23, x1, x23
+	WORD $0x14000010 // b 0x4c84 <k_attend_values+0x2194>
+	WORD $0x3dc00264 // ldr q4, [x19]
+	WORD $0xbc677ac5 // ldr s5, [x22, x7, lsl #2]
+	WORD $0xbc677ae6 // ldr s6, [x23, x7, lsl #2]
+	WORD $0x8b140273 // add x19, x19, x20
+	WORD $0xbc677aa7 // ldr s7, [x21, x7, lsl #2]
+	WORD $0xbc677a30 // ldr s16, [x17, x7, lsl #2]
+	WORD $0x910004e7 // add x7, x7, #0x1
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
 	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0xeb14011f // cmp x8, x20
+	WORD $0xf940b7f8 // ldr x24, [sp, #0x168]
 	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
 	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
-	WORD $0x54000280 // b.eq 0x2c74 <k_attend_values+0x1f54>
-	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0x54000082 // b.hs 0x2c3c <k_attend_values+0x1f1c>
-	WORD $0xf98001a2 // prfm pldl2keep, [x13]
-	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
-	WORD $0x910201ad // add x13, x13, #0x80
-	WORD $0xeb17019f // cmp x12, x23
-	WORD $0x54fffda0 // b.eq 0x2bf4 <k_attend_values+0x1ed4>
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0xbd400025 // ldr s5, [x1]
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x6e0404a4 // mov v4.s[0], v5.s[0]
-	WORD $0x54fffd2b // b.lt 0x2bf8 <k_attend_values+0x1ed8>
-	WORD $0x91001039 // add x25, x1, #0x4
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d409324 // ld1 { v4.s }[1], [x25]
-	WORD $0x54fffca0 // b.eq 0x2bf8 <k_attend_values+0x1ed8>
-	WORD $0x91002039 // add x25, x1, #0x8
-	WORD $0x4d408324 // ld1 { v4.s }[2], [x25]
-	WORD $0x17ffffe2 // b 0x2bf8 <k_attend_values+0x1ed8>
-	WORD $0xaa1303e3 // mov x3, x19
-	WORD $0xf94097f6 // ldr x22, [sp, #0x128]
-	WORD $0xeb11007f // cmp x3, x17
-	WORD $0x540007aa // b.ge 0x2d74 <k_attend_values+0x2054>
-	WORD $0x910033c8 // add x8, x30, #0xc
-	WORD $0x9b0818b3 // madd x19, x5, x8, x6
-	WORD $0x910023c8 // add x8, x30, #0x8
-	WORD $0x9b0818b4 // madd x20, x5, x8, x6
-	WORD $0x910013c8 // add x8, x30, #0x4
-	WORD $0x9b0818a8 // madd x8, x5, x8, x6
-	WORD $0x8b0f0085 // add x5, x4, x15
-	WORD $0x8b090084 // add x4, x4, x9
-	WORD $0x8b0f00e6 // add x6, x7, x15
-	WORD $0x8b0900e7 // add x7, x7, x9
-	WORD $0x14000005 // b 0x2cc0 <k_attend_values+0x1fa0>
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0x8b020021 // add x1, x1, x2
-	WORD $0xeb03023f // cmp x17, x3
-	WORD $0x540005c0 // b.eq 0x2d74 <k_attend_values+0x2054>
-	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0x54000082 // b.hs 0x2cd4 <k_attend_values+0x1fb4>
-	WORD $0xf98001a2 // prfm pldl2keep, [x13]
-	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
-	WORD $0x910201ad // add x13, x13, #0x80
-	WORD $0xeb17019f // cmp x12, x23
-	WORD $0x54000061 // b.ne 0x2ce4 <k_attend_values+0x1fc4>
-	WORD $0x3dc00024 // ldr q4, [x1]
-	WORD $0x1400000c // b 0x2d10 <k_attend_values+0x1ff0>
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0xbd400025 // ldr s5, [x1]
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x6e0404a4 // mov v4.s[0], v5.s[0]
-	WORD $0x540000eb // b.lt 0x2d10 <k_attend_values+0x1ff0>
-	WORD $0x91001035 // add x21, x1, #0x4
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4092a4 // ld1 { v4.s }[1], [x21]
-	WORD $0x54000060 // b.eq 0x2d10 <k_attend_values+0x1ff0>
-	WORD $0x91002035 // add x21, x1, #0x8
-	WORD $0x4d4082a4 // ld1 { v4.s }[2], [x21]
-	WORD $0xeb0f007f // cmp x3, x15
-	WORD $0x540000ab // b.lt 0x2d28 <k_attend_values+0x2008>
-	WORD $0xeb09007f // cmp x3, x9
-	WORD $0x5400006a // b.ge 0x2d28 <k_attend_values+0x2008>
-	WORD $0xbc637805 // ldr s5, [x0, x3, lsl #2]
+	WORD $0xeb0700df // cmp x6, x7
+	WORD $0x8b180063 // add x3, x3, x24
+	WORD $0x54000320 // b.eq 0x4ce4 <k_attend_values+0x21f4>
+	WORD $0xf940c7f8 // ldr x24, [sp, #0x188]
+	WORD $0xeb18013f // cmp x9, x24
+	WORD $0x54000142 // b.hs 0x4cb4 <k_attend_values+0x21c4>
+	WORD $0xf940bff8 // ldr x24, [sp, #0x178]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb18033f // cmp x25, x24
+	WORD $0x5400008d // b.le 0x4cac <k_attend_values+0x21bc>
+	WORD $0x52801018 // mov w24, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x4cb0 <k_attend_values+0x21c0>
+	WORD $0x52800818 // mov w24, #0x40 // =64
+	WORD $0x8b180129 // add x9, x9, x24
+	WORD $0xf940b7f8 // ldr x24, [sp, #0x168]
+	WORD $0xeb02031f // cmp x24, x2
+	WORD $0x54fffc60 // b.eq 0x4c48 <k_attend_values+0x2158>
+	WORD $0xbd400264 // ldr s4, [x19]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54fffc2b // b.lt 0x4c4c <k_attend_values+0x215c>
+	WORD $0x91001278 // add x24, x19, #0x4
+	WORD $0x0d409304 // ld1 { v4.s }[1], [x24]
+	WORD $0x54fffbc0 // b.eq 0x4c4c <k_attend_values+0x215c>
+	WORD $0x91002278 // add x24, x19, #0x8
+	WORD $0x4d408304 // ld1 { v4.s }[2], [x24]
+	WORD $0x17ffffdb // b 0x4c4c <k_attend_values+0x215c>
+	WORD $0xaa0503f1 // mov x17, x5
+	WORD $0xf94083f7 // ldr x23, [sp, #0x100]
+	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
+	WORD $0xeb0d023f // cmp x17, x13
+	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
+	WORD $0x540008ca // b.ge 0x4e10 <k_attend_values+0x2320>
+	WORD $0x91003365 // add x5, x27, #0xc
+	WORD $0x91002366 // add x6, x27, #0x8
+	WORD $0x91001367 // add x7, x27, #0x4
+	WORD $0x9b050405 // madd x5, x0, x5, x1
+	WORD $0x8b0c0093 // add x19, x4, x12
+	WORD $0x8b0a0084 // add x4, x4, x10
+	WORD $0x9b060406 // madd x6, x0, x6, x1
+	WORD $0x9b070400 // madd x0, x0, x7, x1
+	WORD $0xf9400a87 // ldr x7, [x20, #0x10]
+	WORD $0x8b0c0201 // add x1, x16, x12
+	WORD $0x8b0a0210 // add x16, x16, x10
+	WORD $0x8b0308e3 // add x3, x7, x3, lsl #2
+	WORD $0xd37ef6c7 // lsl x7, x22, #2
+	WORD $0x14000005 // b 0x4d44 <k_attend_values+0x2254>
+	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0x8b070063 // add x3, x3, x7
+	WORD $0xeb1101bf // cmp x13, x17
+	WORD $0x54000680 // b.eq 0x4e10 <k_attend_values+0x2320>
+	WORD $0xf940c7f5 // ldr x21, [sp, #0x188]
+	WORD $0xeb15013f // cmp x9, x21
+	WORD $0x54000162 // b.hs 0x4d78 <k_attend_values+0x2288>
+	WORD $0xa95753f5 // ldp x21, x20, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb1402bf // cmp x21, x20
+	WORD $0x5400008d // b.le 0x4d6c <k_attend_values+0x227c>
+	WORD $0x52801014 // mov w20, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x4d70 <k_attend_values+0x2280>
+	WORD $0x52800814 // mov w20, #0x40 // =64
+	WORD $0x8b140129 // add x9, x9, x20
+	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
+	WORD $0xeb0202df // cmp x22, x2
+	WORD $0x54000061 // b.ne 0x4d88 <k_attend_values+0x2298>
+	WORD $0x3dc00064 // ldr q4, [x3]
+	WORD $0x1400000a // b 0x4dac <k_attend_values+0x22bc>
+	WORD $0xbd400064 // ldr s4, [x3]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x540000eb // b.lt 0x4dac <k_attend_values+0x22bc>
+	WORD $0x91001074 // add x20, x3, #0x4
+	WORD $0x0d409284 // ld1 { v4.s }[1], [x20]
+	WORD $0x54000060 // b.eq 0x4da8 <k_attend_values+0x22b8>
+	WORD $0x91002074 // add x20, x3, #0x8
+	WORD $0x4d408284 // ld1 { v4.s }[2], [x20]
+	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
+	WORD $0xeb0c023f // cmp x17, x12
+	WORD $0x540000ab // b.lt 0x4dc4 <k_attend_values+0x22d4>
+	WORD $0xeb0a023f // cmp x17, x10
+	WORD $0x5400006a // b.ge 0x4dc4 <k_attend_values+0x22d4>
+	WORD $0xbc7179e5 // ldr s5, [x15, x17, lsl #2]
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
-	WORD $0xeb05007f // cmp x3, x5
-	WORD $0x540000ab // b.lt 0x2d40 <k_attend_values+0x2020>
-	WORD $0xeb04007f // cmp x3, x4
-	WORD $0x5400006a // b.ge 0x2d40 <k_attend_values+0x2020>
-	WORD $0xbc637905 // ldr s5, [x8, x3, lsl #2]
-	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
-	WORD $0xeb06007f // cmp x3, x6
-	WORD $0x540000ab // b.lt 0x2d58 <k_attend_values+0x2038>
-	WORD $0xeb07007f // cmp x3, x7
-	WORD $0x5400006a // b.ge 0x2d58 <k_attend_values+0x2038>
-	WORD $0xbc637a85 // ldr s5, [x20, x3, lsl #2]
-	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
-	WORD $0xeb10007f // cmp x3, x16
-	WORD $0x54fffaab // b.lt 0x2cb0 <k_attend_values+0x1f90>
-	WORD $0xeb0a007f // cmp x3, x10
-	WORD $0x54fffa6a // b.ge 0x2cb0 <k_attend_values+0x1f90>
-	WORD $0xbc637a65 // ldr s5, [x19, x3, lsl #2]
-	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
-	WORD $0x17ffffd0 // b 0x2cb0 <k_attend_values+0x1f90>
-	WORD $0xf94077e8 // ldr x8, [sp, #0xe8]
-	WORD $0xf9400bef // ldr x15, [sp, #0x10]
-	WORD $0xeb17019f // cmp x12, x23
-	WORD $0xf9400d0a // ldr x10, [x8, #0x18]
-	WORD $0xaa0803f0 // mov x16, x8
-	WORD $0xf9400108 // ldr x8, [x8]
-	WORD $0x9b0f7d49 // mul x9, x10, x15
-	WORD $0x8b170908 // add x8, x8, x23, lsl #2
-	WORD $0x8b090909 // add x9, x8, x9, lsl #2
-	WORD $0x540002a1 // b.ne 0x2dec <k_attend_values+0x20cc>
-	WORD $0xb24001ec // orr x12, x15, #0x1
-	WORD $0xb27f01ee // orr x14, x15, #0x2
-	WORD $0xb24005ef // orr x15, x15, #0x3
-	WORD $0x9b0c7d4c // mul x12, x10, x12
-	WORD $0x3d800123 // str q3, [x9]
-	WORD $0x9b0e7d4e // mul x14, x10, x14
-	WORD $0x9b0f7d4a // mul x10, x10, x15
-	WORD $0xd37ef58c // lsl x12, x12, #2
-	WORD $0xd37ef5c9 // lsl x9, x14, #2
-	WORD $0x3cac6902 // str q2, [x8, x12]
-	WORD $0xd37ef54a // lsl x10, x10, #2
-	WORD $0x3ca96901 // str q1, [x8, x9]
-	WORD $0x3caa6900 // str q0, [x8, x10]
-	WORD $0xaa1003e4 // mov x4, x16
-	WORD $0xa905ae0d // stp x13, x11, [x16, #0x58]
-	WORD $0xf9401609 // ldr x9, [x16, #0x28]
-	WORD $0x91000ac8 // add x8, x22, #0x2
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x5400064d // b.le 0x2eac <k_attend_values+0x218c>
-	WORD $0x17fff7e4 // b 0xd78 <k_attend_values+0x58>
-	WORD $0xb24001ec // orr x12, x15, #0x1
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x540001cb // b.lt 0x2e2c <k_attend_values+0x210c>
-	WORD $0xb27f01ee // orr x14, x15, #0x2
-	WORD $0xb24005ef // orr x15, x15, #0x3
-	WORD $0x9b0c7d4c // mul x12, x10, x12
-	WORD $0x9b0e7d4e // mul x14, x10, x14
-	WORD $0x9b0f7d4a // mul x10, x10, x15
-	WORD $0x54000241 // b.ne 0x2e54 <k_attend_values+0x2134>
-	WORD $0xd37ef58c // lsl x12, x12, #2
-	WORD $0xfd000123 // str d3, [x9]
-	WORD $0xd37ef5ce // lsl x14, x14, #2
-	WORD $0x8b0a0909 // add x9, x8, x10, lsl #2
-	WORD $0xfc2c6902 // str d2, [x8, x12]
-	WORD $0xfc2e6901 // str d1, [x8, x14]
-	WORD $0x14000018 // b 0x2e88 <k_attend_values+0x2168>
-	WORD $0xb24005ee // orr x14, x15, #0x3
-	WORD $0xb27f01ef // orr x15, x15, #0x2
-	WORD $0x9b0c7d4c // mul x12, x10, x12
-	WORD $0xbd000123 // str s3, [x9]
-	WORD $0x9b0e7d4e // mul x14, x10, x14
-	WORD $0x9b0f7d4a // mul x10, x10, x15
-	WORD $0xbc2c7902 // str s2, [x8, x12, lsl #2]
-	WORD $0x8b0e0909 // add x9, x8, x14, lsl #2
-	WORD $0xbc2a7901 // str s1, [x8, x10, lsl #2]
-	WORD $0x14000010 // b 0x2e90 <k_attend_values+0x2170>
-	WORD $0xfc008523 // str d3, [x9], #0x8
-	WORD $0x8b0c090c // add x12, x8, x12, lsl #2
-	WORD $0x8b0e090e // add x14, x8, x14, lsl #2
-	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
-	WORD $0x8b0a0909 // add x9, x8, x10, lsl #2
-	WORD $0x9100218f // add x15, x12, #0x8
-	WORD $0xfd000182 // str d2, [x12]
-	WORD $0x910021c8 // add x8, x14, #0x8
-	WORD $0x4d0081e2 // st1 { v2.s }[2], [x15]
-	WORD $0x4d008101 // st1 { v1.s }[2], [x8]
-	WORD $0x91002128 // add x8, x9, #0x8
-	WORD $0xfd0001c1 // str d1, [x14]
-	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
-	WORD $0x91001128 // add x8, x9, #0x4
-	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0xbd000120 // str s0, [x9]
-	WORD $0xaa1003e4 // mov x4, x16
-	WORD $0xa905ae0d // stp x13, x11, [x16, #0x58]
-	WORD $0xf9401609 // ldr x9, [x16, #0x28]
-	WORD $0x91000ac8 // add x8, x22, #0x2
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54fef68c // b.gt 0xd78 <k_attend_values+0x58>
-	WORD $0xf940188d // ldr x13, [x4, #0x30]
-	WORD $0xd37ef6c3 // lsl x3, x22, #2
-	WORD $0xf90097f6 // str x22, [sp, #0x128]
-	WORD $0xf10041bf // cmp x13, #0x10
-	WORD $0xf900b7e3 // str x3, [sp, #0x168]
-	WORD $0x54000a8a // b.ge 0x3010 <k_attend_values+0x22f0>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xb27e017d // orr x29, x11, #0x4
-	WORD $0xeb0d03bf // cmp x29, x13
-	WORD $0x5400212d // b.le 0x32f4 <k_attend_values+0x25d4>
-	WORD $0xaa0b03ec // mov x12, x11
-	WORD $0xeb0c01ae // subs x14, x13, x12
-	WORD $0x540033cd // b.le 0x3554 <k_attend_values+0x2834>
-	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
-	WORD $0xf94097f6 // ldr x22, [sp, #0x128]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xa944a48a // ldp x10, x9, [x4, #0x48]
-	WORD $0xf9401086 // ldr x6, [x4, #0x20]
-	WORD $0x9b167cc2 // mul x2, x6, x22
-	WORD $0x9b167d2b // mul x11, x9, x22
-	WORD $0x8b0b014f // add x15, x10, x11
-	WORD $0xa943a880 // ldp x0, x10, [x4, #0x38]
-	WORD $0x8b0901f0 // add x16, x15, x9
-	WORD $0xeb00021f // cmp x16, x0
-	WORD $0x8b0a0171 // add x17, x11, x10
-	WORD $0x9a80b20a // csel x10, x16, x0, lt
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x8b090220 // add x0, x17, x9
-	WORD $0x9a8ab3e1 // csel x1, xzr, x10, lt
-	WORD $0xa940ac87 // ldp x7, x11, [x4, #0x8]
-	WORD $0xeb01001f // cmp x0, x1
-	WORD $0x9a81b009 // csel x9, x0, x1, lt
-	WORD $0xf100001f // cmp x0, #0x0
-	WORD $0x9a89b3f4 // csel x20, xzr, x9, lt
-	WORD $0xeb0101ff // cmp x15, x1
-	WORD $0x8b0208e2 // add x2, x7, x2, lsl #2
-	WORD $0x9a81b1ea // csel x10, x15, x1, lt
 	WORD $0xeb01023f // cmp x17, x1
-	WORD $0x9a81b229 // csel x9, x17, x1, lt
-	WORD $0xf100023f // cmp x17, #0x0
-	WORD $0x9a89b3e5 // csel x5, xzr, x9, lt
-	WORD $0xf10001ff // cmp x15, #0x0
-	WORD $0x9b0d7ca9 // mul x9, x5, x13
-	WORD $0x9a8ab3f3 // csel x19, xzr, x10, lt
-	WORD $0xeb1400bf // cmp x5, x20
-	WORD $0x8b090963 // add x3, x11, x9, lsl #2
-	WORD $0xa945a48b // ldp x11, x9, [x4, #0x58]
-	WORD $0xd37ef5a4 // lsl x4, x13, #2
-	WORD $0x8b0c0863 // add x3, x3, x12, lsl #2
-	WORD $0x54002fca // b.ge 0x3568 <k_attend_values+0x2848>
-	WORD $0xf940b7f7 // ldr x23, [sp, #0x168]
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x910012ea // add x10, x23, #0x4
-	WORD $0x9b0a1cd5 // madd x21, x6, x10, x7
-	WORD $0x14000005 // b 0x2f98 <k_attend_values+0x2278>
-	WORD $0x910004a5 // add x5, x5, #0x1
-	WORD $0x8b040063 // add x3, x3, x4
-	WORD $0xeb05029f // cmp x20, x5
-	WORD $0x54002f40 // b.eq 0x357c <k_attend_values+0x285c>
-	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x54000082 // b.hs 0x2fac <k_attend_values+0x228c>
-	WORD $0xf9800162 // prfm pldl2keep, [x11]
-	WORD $0xf9802162 // prfm pldl2keep, [x11, #0x40]
-	WORD $0x9102016b // add x11, x11, #0x80
-	WORD $0xeb0c01bf // cmp x13, x12
-	WORD $0x54000061 // b.ne 0x2fbc <k_attend_values+0x229c>
-	WORD $0x3dc00062 // ldr q2, [x3]
-	WORD $0x14000009 // b 0x2fdc <k_attend_values+0x22bc>
-	WORD $0xbd400062 // ldr s2, [x3]
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x540000cb // b.lt 0x2fdc <k_attend_values+0x22bc>
-	WORD $0x9100106a // add x10, x3, #0x4
-	WORD $0x0d409142 // ld1 { v2.s }[1], [x10]
-	WORD $0x54000060 // b.eq 0x2fdc <k_attend_values+0x22bc>
-	WORD $0x9100206a // add x10, x3, #0x8
-	WORD $0x4d408142 // ld1 { v2.s }[2], [x10]
-	WORD $0xeb1100bf // cmp x5, x17
-	WORD $0x540000ab // b.lt 0x2ff4 <k_attend_values+0x22d4>
-	WORD $0xeb0f00bf // cmp x5, x15
-	WORD $0x5400006a // b.ge 0x2ff4 <k_attend_values+0x22d4>
-	WORD $0xbc657843 // ldr s3, [x2, x5, lsl #2]
-	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
-	WORD $0xeb0000bf // cmp x5, x0
-	WORD $0x54fffc8b // b.lt 0x2f88 <k_attend_values+0x2268>
-	WORD $0xeb1000bf // cmp x5, x16
-	WORD $0x54fffc4a // b.ge 0x2f88 <k_attend_values+0x2268>
-	WORD $0xbc657aa3 // ldr s3, [x21, x5, lsl #2]
-	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
-	WORD $0x17ffffdf // b 0x2f88 <k_attend_values+0x2268>
-	WORD $0xa944a48a // ldp x10, x9, [x4, #0x48]
-	WORD $0x91001063 // add x3, x3, #0x4
-	WORD $0xaa0403e7 // mov x7, x4
-	WORD $0xaa1f03e0 // mov x0, xzr
-	WORD $0xa9405485 // ldp x5, x21, [x4]
-	WORD $0x9b167d2b // mul x11, x9, x22
-	WORD $0x8b0b014c // add x12, x10, x11
-	WORD $0xa943a890 // ldp x16, x10, [x4, #0x38]
-	WORD $0x8b09018e // add x14, x12, x9
-	WORD $0xeb1001df // cmp x14, x16
-	WORD $0x8b0a016f // add x15, x11, x10
-	WORD $0x9a90b1ca // csel x10, x14, x16, lt
-	WORD $0xf10001df // cmp x14, #0x0
-	WORD $0x8b0901f0 // add x16, x15, x9
-	WORD $0x9a8ab3f1 // csel x17, xzr, x10, lt
-	WORD $0xa941ac8a // ldp x10, x11, [x4, #0x18]
-	WORD $0xeb11021f // cmp x16, x17
-	WORD $0xf9400884 // ldr x4, [x4, #0x10]
-	WORD $0x9a91b209 // csel x9, x16, x17, lt
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x9a89b3e9 // csel x9, xzr, x9, lt
-	WORD $0xeb11019f // cmp x12, x17
-	WORD $0x9b167d66 // mul x6, x11, x22
-	WORD $0x9a91b182 // csel x2, x12, x17, lt
+	WORD $0x540000ab // b.lt 0x4ddc <k_attend_values+0x22ec>
+	WORD $0xeb10023f // cmp x17, x16
+	WORD $0x5400006a // b.ge 0x4ddc <k_attend_values+0x22ec>
+	WORD $0xbc717805 // ldr s5, [x0, x17, lsl #2]
+	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
+	WORD $0xeb13023f // cmp x17, x19
+	WORD $0x540000ab // b.lt 0x4df4 <k_attend_values+0x2304>
+	WORD $0xeb04023f // cmp x17, x4
+	WORD $0x5400006a // b.ge 0x4df4 <k_attend_values+0x2304>
+	WORD $0xbc7178c5 // ldr s5, [x6, x17, lsl #2]
+	WORD $0x4f851081 // fmla v1.4s, v4.4s, v5.s[0]
+	WORD $0xeb0e023f // cmp x17, x14
+	WORD $0x54fff9eb // b.lt 0x4d34 <k_attend_values+0x2244>
+	WORD $0xeb0b023f // cmp x17, x11
+	WORD $0x54fff9aa // b.ge 0x4d34 <k_attend_values+0x2244>
+	WORD $0xbc7178a5 // ldr s5, [x5, x17, lsl #2]
+	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
+	WORD $0x17ffffca // b 0x4d34 <k_attend_values+0x2244>
+	WORD $0xf940128c // ldr x12, [x20, #0x20]
+	WORD $0xf940028a // ldr x10, [x20]
+	WORD $0xeb0202df // cmp x22, x2
+	WORD $0x9b1a7d8b // mul x11, x12, x26
+	WORD $0x8b02094a // add x10, x10, x2, lsl #2
+	WORD $0x8b0b094b // add x11, x10, x11, lsl #2
+	WORD $0x54000261 // b.ne 0x4e74 <k_attend_values+0x2384>
+	WORD $0xb2400348 // orr x8, x26, #0x1
+	WORD $0xb27f034d // orr x13, x26, #0x2
+	WORD $0xb240074e // orr x14, x26, #0x3
+	WORD $0x9b087d88 // mul x8, x12, x8
+	WORD $0x3d800163 // str q3, [x11]
+	WORD $0x9b0d7d8d // mul x13, x12, x13
+	WORD $0x9b0e7d8c // mul x12, x12, x14
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0xd37ef5ab // lsl x11, x13, #2
+	WORD $0x3ca86942 // str q2, [x10, x8]
+	WORD $0xd37ef58c // lsl x12, x12, #2
+	WORD $0x3cab6941 // str q1, [x10, x11]
+	WORD $0x3cac6940 // str q0, [x10, x12]
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0x91000aea // add x10, x23, #0x2
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0x540006cd // b.le 0x4f44 <k_attend_values+0x2454>
+	WORD $0x140002a0 // b 0x58f0 <k_attend_values+0x2e00>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x540001eb // b.lt 0x4eb4 <k_attend_values+0x23c4>
+	WORD $0xb2400348 // orr x8, x26, #0x1
+	WORD $0xb27f034d // orr x13, x26, #0x2
+	WORD $0xb240074e // orr x14, x26, #0x3
+	WORD $0x9b087d88 // mul x8, x12, x8
+	WORD $0x9b0d7d8d // mul x13, x12, x13
+	WORD $0x9b0e7d8c // mul x12, x12, x14
+	WORD $0x54000301 // b.ne 0x4ef4 <k_attend_values+0x2404>
+	WORD $0xd37ef50e // lsl x14, x8, #2
+	WORD $0xfd000163 // str d3, [x11]
+	WORD $0xd37ef5ab // lsl x11, x13, #2
+	WORD $0x8b0c0948 // add x8, x10, x12, lsl #2
+	WORD $0xfc2e6942 // str d2, [x10, x14]
+	WORD $0xfc2b6941 // str d1, [x10, x11]
+	WORD $0x1400001e // b 0x4f28 <k_attend_values+0x2438>
+	WORD $0xb2400348 // orr x8, x26, #0x1
+	WORD $0xb240074d // orr x13, x26, #0x3
+	WORD $0xb27f034e // orr x14, x26, #0x2
+	WORD $0x9b087d88 // mul x8, x12, x8
+	WORD $0xbd000163 // str s3, [x11]
+	WORD $0x9b0d7d8d // mul x13, x12, x13
+	WORD $0x9b0e7d8c // mul x12, x12, x14
+	WORD $0xbc287942 // str s2, [x10, x8, lsl #2]
+	WORD $0x8b0d0948 // add x8, x10, x13, lsl #2
+	WORD $0xbc2c7941 // str s1, [x10, x12, lsl #2]
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0x91000aea // add x10, x23, #0x2
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0x540002cd // b.le 0x4f44 <k_attend_values+0x2454>
+	WORD $0x14000280 // b 0x58f0 <k_attend_values+0x2e00>
+	WORD $0xfc008563 // str d3, [x11], #0x8
+	WORD $0x8b080948 // add x8, x10, x8, lsl #2
+	WORD $0x4d008163 // st1 { v3.s }[2], [x11]
+	WORD $0x8b0d094b // add x11, x10, x13, lsl #2
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0xfd000102 // str d2, [x8]
+	WORD $0x8b0c0948 // add x8, x10, x12, lsl #2
+	WORD $0x9100216a // add x10, x11, #0x8
+	WORD $0x4d0081a2 // st1 { v2.s }[2], [x13]
+	WORD $0x4d008141 // st1 { v1.s }[2], [x10]
+	WORD $0x9100210a // add x10, x8, #0x8
+	WORD $0xfd000161 // str d1, [x11]
+	WORD $0x4d008140 // st1 { v0.s }[2], [x10]
+	WORD $0x9100110a // add x10, x8, #0x4
+	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0x91000aea // add x10, x23, #0x2
+	WORD $0xeb08015f // cmp x10, x8
+	WORD $0x54004d8c // b.gt 0x58f0 <k_attend_values+0x2e00>
+	WORD $0xd37ef6ef // lsl x15, x23, #2
+	WORD $0xf10042df // cmp x22, #0x10
+	WORD $0xf90083f7 // str x23, [sp, #0x100]
+	WORD $0xa915abef // stp x15, x10, [sp, #0x158]
+	WORD $0x54000bea // b.ge 0x50d0 <k_attend_values+0x25e0>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xf940b7f5 // ldr x21, [sp, #0x168]
+	WORD $0xb27e0119 // orr x25, x8, #0x4
+	WORD $0xeb15033f // cmp x25, x21
+	WORD $0x5400252d // b.le 0x540c <k_attend_values+0x291c>
+	WORD $0xaa0803ea // mov x10, x8
+	WORD $0xf940b7f6 // ldr x22, [sp, #0x168]
+	WORD $0xeb0a02c8 // subs x8, x22, x10
+	WORD $0x54003a8d // b.le 0x56c8 <k_attend_values+0x2bd8>
+	WORD $0xf94077f3 // ldr x19, [sp, #0xe8]
+	WORD $0xf94083f5 // ldr x21, [sp, #0x100]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf9400bef // ldr x15, [sp, #0x10]
+	WORD $0xa945426b // ldp x11, x16, [x19, #0x50]
+	WORD $0xf940266e // ldr x14, [x19, #0x48]
+	WORD $0xf9401661 // ldr x1, [x19, #0x28]
+	WORD $0xf9400664 // ldr x4, [x19, #0x8]
+	WORD $0x9b157e0d // mul x13, x16, x21
+	WORD $0x9b157c20 // mul x0, x1, x21
+	WORD $0x8b0d016b // add x11, x11, x13
+	WORD $0x8b0e01ad // add x13, x13, x14
+	WORD $0x8b10016c // add x12, x11, x16
+	WORD $0x8b1001b0 // add x16, x13, x16
+	WORD $0xeb0f019f // cmp x12, x15
+	WORD $0x8b000880 // add x0, x4, x0, lsl #2
+	WORD $0x9a8fb18e // csel x14, x12, x15, lt
 	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0xaa0403fa // mov x26, x4
+	WORD $0x9a8eb3ee // csel x14, xzr, x14, lt
+	WORD $0xeb0e021f // cmp x16, x14
+	WORD $0x9a8eb211 // csel x17, x16, x14, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9a91b3e6 // csel x6, xzr, x17, lt
+	WORD $0xeb0e017f // cmp x11, x14
+	WORD $0x9a8eb171 // csel x17, x11, x14, lt
+	WORD $0xeb0e01bf // cmp x13, x14
+	WORD $0x9a8eb1a2 // csel x2, x13, x14, lt
+	WORD $0xf10001bf // cmp x13, #0x0
 	WORD $0x9a82b3e2 // csel x2, xzr, x2, lt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x9b162843 // madd x3, x2, x22, x10
+	WORD $0x9a91b3e5 // csel x5, xzr, x17, lt
+	WORD $0xeb06005f // cmp x2, x6
+	WORD $0x5400370a // b.ge 0x56e0 <k_attend_values+0x2bf0>
+	WORD $0xf940aff8 // ldr x24, [sp, #0x158]
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xd37ef6d4 // lsl x20, x22, #2
+	WORD $0xf940bbef // ldr x15, [sp, #0x170]
+	WORD $0x91001311 // add x17, x24, #0x4
+	WORD $0x9b111027 // madd x7, x1, x17, x4
+	WORD $0xf9400a71 // ldr x17, [x19, #0x10]
+	WORD $0x8b030a33 // add x19, x17, x3, lsl #2
+	WORD $0x14000006 // b 0x503c <k_attend_values+0x254c>
+	WORD $0x91000442 // add x2, x2, #0x1
+	WORD $0x8b160063 // add x3, x3, x22
+	WORD $0x8b140273 // add x19, x19, x20
+	WORD $0xeb0200df // cmp x6, x2
+	WORD $0x540035e0 // b.eq 0x56f4 <k_attend_values+0x2c04>
+	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
+	WORD $0xeb11013f // cmp x9, x17
+	WORD $0x54000142 // b.hs 0x506c <k_attend_values+0x257c>
+	WORD $0xf940bff1 // ldr x17, [sp, #0x178]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
-	WORD $0x9b037d6b // mul x11, x11, x3
-	WORD $0x9a91b1e3 // csel x3, x15, x17, lt
-	WORD $0xf10001ff // cmp x15, #0x0
-	WORD $0x9b167d41 // mul x1, x10, x22
+	WORD $0x5400008d // b.le 0x5064 <k_attend_values+0x2574>
+	WORD $0x52801011 // mov w17, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x5068 <k_attend_values+0x2578>
+	WORD $0x52800811 // mov w17, #0x40 // =64
+	WORD $0x8b110129 // add x9, x9, x17
+	WORD $0xeb0a02df // cmp x22, x10
+	WORD $0x54000061 // b.ne 0x507c <k_attend_values+0x258c>
+	WORD $0x3dc00262 // ldr q2, [x19]
+	WORD $0x14000009 // b 0x509c <k_attend_values+0x25ac>
+	WORD $0xbd400262 // ldr s2, [x19]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x540000cb // b.lt 0x509c <k_attend_values+0x25ac>
+	WORD $0x91001271 // add x17, x19, #0x4
+	WORD $0x0d409222 // ld1 { v2.s }[1], [x17]
+	WORD $0x54000060 // b.eq 0x509c <k_attend_values+0x25ac>
+	WORD $0x91002271 // add x17, x19, #0x8
+	WORD $0x4d408222 // ld1 { v2.s }[2], [x17]
+	WORD $0xeb0d005f // cmp x2, x13
+	WORD $0x540000ab // b.lt 0x50b4 <k_attend_values+0x25c4>
+	WORD $0xeb0b005f // cmp x2, x11
+	WORD $0x5400006a // b.ge 0x50b4 <k_attend_values+0x25c4>
+	WORD $0xbc627803 // ldr s3, [x0, x2, lsl #2]
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0xeb10005f // cmp x2, x16
+	WORD $0x54fffb8b // b.lt 0x5028 <k_attend_values+0x2538>
+	WORD $0xeb0c005f // cmp x2, x12
+	WORD $0x54fffb4a // b.ge 0x5028 <k_attend_values+0x2538>
+	WORD $0xbc6278e3 // ldr s3, [x7, x2, lsl #2]
+	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
+	WORD $0x17ffffd7 // b 0x5028 <k_attend_values+0x2538>
+	WORD $0xa945228a // ldp x10, x8, [x20, #0x50]
+	WORD $0x910011e5 // add x5, x15, #0x4
+	WORD $0xf9400bee // ldr x14, [sp, #0x10]
+	WORD $0xf940268d // ldr x13, [x20, #0x48]
+	WORD $0xd37ef6c6 // lsl x6, x22, #2
+	WORD $0xa9424687 // ldp x7, x17, [x20, #0x20]
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x9b177d0c // mul x12, x8, x23
+	WORD $0x52800219 // mov w25, #0x10 // =16
+	WORD $0x9b177ce2 // mul x2, x7, x23
+	WORD $0x8b0c014a // add x10, x10, x12
+	WORD $0x8b0d018c // add x12, x12, x13
+	WORD $0x8b08014b // add x11, x10, x8
+	WORD $0x8b08018d // add x13, x12, x8
+	WORD $0xeb0e017f // cmp x11, x14
+	WORD $0x8b0200e7 // add x7, x7, x2
+	WORD $0x9a8eb16e // csel x14, x11, x14, lt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x9a8eb3ee // csel x14, xzr, x14, lt
+	WORD $0xeb0e01bf // cmp x13, x14
+	WORD $0x9a8eb1a8 // csel x8, x13, x14, lt
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9a88b3e0 // csel x0, xzr, x8, lt
+	WORD $0xeb0e015f // cmp x10, x14
+	WORD $0x9b177e28 // mul x8, x17, x23
+	WORD $0x9a8eb141 // csel x1, x10, x14, lt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x9a81b3e1 // csel x1, xzr, x1, lt
+	WORD $0xeb0e019f // cmp x12, x14
+	WORD $0x9b057e31 // mul x17, x17, x5
+	WORD $0x9a8eb183 // csel x3, x12, x14, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0xaa1403e5 // mov x5, x20
 	WORD $0x9a83b3e3 // csel x3, xzr, x3, lt
-	WORD $0xeb09007f // cmp x3, x9
-	WORD $0xd37ef4d6 // lsl x22, x6, #2
-	WORD $0x9a89c077 // csel x23, x3, x9, gt
-	WORD $0xa9459ce6 // ldp x6, x7, [x7, #0x58]
-	WORD $0xd37ef6f9 // lsl x25, x23, #2
-	WORD $0x8b0b02b4 // add x20, x21, x11
-	WORD $0x8b1602b5 // add x21, x21, x22
-	WORD $0xd37ef476 // lsl x22, x3, #2
-	WORD $0x8b010153 // add x19, x10, x1
-	WORD $0xcb17004a // sub x10, x2, x23
-	WORD $0x8b1902b8 // add x24, x21, x25
-	WORD $0x8b190299 // add x25, x20, x25
-	WORD $0x52800217 // mov w23, #0x10 // =16
-	WORD $0x14000010 // b 0x3108 <k_attend_values+0x23e8>
-	WORD $0x8b0008ad // add x13, x5, x0, lsl #2
-	WORD $0xf94077fb // ldr x27, [sp, #0xe8]
-	WORD $0x91004177 // add x23, x11, #0x10
-	WORD $0x9101035a // add x26, x26, #0x40
-	WORD $0x8b0109a0 // add x0, x13, x1, lsl #2
-	WORD $0x8b1309ad // add x13, x13, x19, lsl #2
-	WORD $0xad001807 // stp q7, q6, [x0]
-	WORD $0xad011005 // stp q5, q4, [x0, #0x20]
-	WORD $0xaa0b03e0 // mov x0, x11
-	WORD $0xad0009a3 // stp q3, q2, [x13]
-	WORD $0xad0101a1 // stp q1, q0, [x13, #0x20]
-	WORD $0xf9401b6d // ldr x13, [x27, #0x30]
-	WORD $0xa9059f66 // stp x6, x7, [x27, #0x58]
-	WORD $0xeb0d02ff // cmp x23, x13
-	WORD $0x54ffee2c // b.gt 0x2ec8 <k_attend_values+0x21a8>
-	WORD $0xd37ef5bb // lsl x27, x13, #2
-	WORD $0xeb09007f // cmp x3, x9
-	WORD $0xaa1703eb // mov x11, x23
-	WORD $0x5400054a // b.ge 0x31bc <k_attend_values+0x249c>
-	WORD $0x9b0d6acd // madd x13, x22, x13, x26
+	WORD $0xf9400694 // ldr x20, [x20, #0x8]
+	WORD $0xf94000a5 // ldr x5, [x5]
+	WORD $0x9b167c64 // mul x4, x3, x22
+	WORD $0xeb00007f // cmp x3, x0
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0x9a80c075 // csel x21, x3, x0, gt
+	WORD $0x8b110293 // add x19, x20, x17
+	WORD $0xd37ef6b1 // lsl x17, x21, #2
+	WORD $0x8b080294 // add x20, x20, x8
+	WORD $0xcb150035 // sub x21, x1, x21
+	WORD $0x8b110297 // add x23, x20, x17
+	WORD $0x8b110278 // add x24, x19, x17
+	WORD $0xd37ef496 // lsl x22, x4, #2
+	WORD $0x910082d6 // add x22, x22, #0x20
+	WORD $0x1400000e // b 0x51c8 <k_attend_values+0x26d8>
+	WORD $0x8b1008b0 // add x16, x5, x16, lsl #2
+	WORD $0x91004119 // add x25, x8, #0x10
+	WORD $0x910102d6 // add x22, x22, #0x40
+	WORD $0x8b020a11 // add x17, x16, x2, lsl #2
+	WORD $0x8b070a10 // add x16, x16, x7, lsl #2
+	WORD $0xad001a27 // stp q7, q6, [x17]
+	WORD $0xad011225 // stp q5, q4, [x17, #0x20]
+	WORD $0xf940b7f1 // ldr x17, [sp, #0x168]
+	WORD $0xad000a03 // stp q3, q2, [x16]
+	WORD $0xeb11033f // cmp x25, x17
+	WORD $0xad010201 // stp q1, q0, [x16, #0x20]
+	WORD $0xaa0803f0 // mov x16, x8
+	WORD $0x54ffeccc // b.gt 0x4f5c <k_attend_values+0x246c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xeb00007f // cmp x3, x0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1903e8 // mov x8, x25
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xaa0303fd // mov x29, x3
+	WORD $0x8b100099 // add x25, x4, x16
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x14000005 // b 0x3154 <k_attend_values+0x2434>
-	WORD $0x910007bd // add x29, x29, #0x1
-	WORD $0x8b1b01ad // add x13, x13, x27
-	WORD $0xeb1d013f // cmp x9, x29
-	WORD $0x54000540 // b.eq 0x31f8 <k_attend_values+0x24d8>
-	WORD $0xeb0700df // cmp x6, x7
-	WORD $0x54000082 // b.hs 0x3168 <k_attend_values+0x2448>
-	WORD $0xf98000c2 // prfm pldl2keep, [x6]
-	WORD $0xf98020c2 // prfm pldl2keep, [x6, #0x40]
-	WORD $0x910200c6 // add x6, x6, #0x80
-	WORD $0xad4041b1 // ldp q17, q16, [x13]
-	WORD $0xeb0f03bf // cmp x29, x15
-	WORD $0xad4149b3 // ldp q19, q18, [x13, #0x20]
-	WORD $0x5400010b // b.lt 0x3194 <k_attend_values+0x2474>
-	WORD $0xeb0c03bf // cmp x29, x12
-	WORD $0x540000ca // b.ge 0x3194 <k_attend_values+0x2474>
-	WORD $0xbc7d7ab4 // ldr s20, [x21, x29, lsl #2]
+	WORD $0x540005aa // b.ge 0x52a8 <k_attend_values+0x27b8>
+	WORD $0xf94077f1 // ldr x17, [sp, #0xe8]
+	WORD $0xaa0303fb // mov x27, x3
+	WORD $0xf9400a31 // ldr x17, [x17, #0x10]
+	WORD $0x8b16023a // add x26, x17, x22
+	WORD $0x14000007 // b 0x5224 <k_attend_values+0x2734>
+	WORD $0xf940b7f1 // ldr x17, [sp, #0x168]
+	WORD $0x9100077b // add x27, x27, #0x1
+	WORD $0x8b06035a // add x26, x26, x6
+	WORD $0xeb1b001f // cmp x0, x27
+	WORD $0x8b110339 // add x25, x25, x17
+	WORD $0x540004c0 // b.eq 0x52b8 <k_attend_values+0x27c8>
+	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
+	WORD $0xeb11013f // cmp x9, x17
+	WORD $0x54000142 // b.hs 0x5254 <k_attend_values+0x2764>
+	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb1101ff // cmp x15, x17
+	WORD $0x5400008d // b.le 0x524c <k_attend_values+0x275c>
+	WORD $0x5280101d // mov w29, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x5250 <k_attend_values+0x2760>
+	WORD $0x5280081d // mov w29, #0x40 // =64
+	WORD $0x8b1d0129 // add x9, x9, x29
+	WORD $0xad7f4351 // ldp q17, q16, [x26, #-0x20]
+	WORD $0xeb0c037f // cmp x27, x12
+	WORD $0xad404b53 // ldp q19, q18, [x26]
+	WORD $0x5400010b // b.lt 0x5280 <k_attend_values+0x2790>
+	WORD $0xeb0a037f // cmp x27, x10
+	WORD $0x540000ca // b.ge 0x5280 <k_attend_values+0x2790>
+	WORD $0xbc7b7a94 // ldr s20, [x20, x27, lsl #2]
 	WORD $0x4f941227 // fmla v7.4s, v17.4s, v20.s[0]
 	WORD $0x4f941206 // fmla v6.4s, v16.4s, v20.s[0]
 	WORD $0x4f941265 // fmla v5.4s, v19.4s, v20.s[0]
 	WORD $0x4f941244 // fmla v4.4s, v18.4s, v20.s[0]
-	WORD $0xeb1003bf // cmp x29, x16
-	WORD $0x54fffd6b // b.lt 0x3144 <k_attend_values+0x2424>
-	WORD $0xeb0e03bf // cmp x29, x14
-	WORD $0x54fffd2a // b.ge 0x3144 <k_attend_values+0x2424>
-	WORD $0xbc7d7a94 // ldr s20, [x20, x29, lsl #2]
+	WORD $0xeb0d037f // cmp x27, x13
+	WORD $0x54fffc4b // b.lt 0x520c <k_attend_values+0x271c>
+	WORD $0xeb0b037f // cmp x27, x11
+	WORD $0x54fffc0a // b.ge 0x520c <k_attend_values+0x271c>
+	WORD $0xbc7b7a74 // ldr s20, [x19, x27, lsl #2]
 	WORD $0x4f941223 // fmla v3.4s, v17.4s, v20.s[0]
 	WORD $0x4f941202 // fmla v2.4s, v16.4s, v20.s[0]
 	WORD $0x4f941261 // fmla v1.4s, v19.4s, v20.s[0]
 	WORD $0x4f941240 // fmla v0.4s, v18.4s, v20.s[0]
-	WORD $0x17ffffe3 // b 0x3144 <k_attend_values+0x2424>
-	WORD $0x9b0d7c6d // mul x13, x3, x13
+	WORD $0x17ffffda // b 0x520c <k_attend_values+0x271c>
+	WORD $0xaa0303fa // mov x26, x3
+	WORD $0xeb01007f // cmp x3, x1
+	WORD $0x540000ab // b.lt 0x52c4 <k_attend_values+0x27d4>
+	WORD $0x1400002a // b 0x535c <k_attend_values+0x286c>
+	WORD $0xaa0003fa // mov x26, x0
+	WORD $0xeb01001f // cmp x0, x1
+	WORD $0x540004ea // b.ge 0x535c <k_attend_values+0x286c>
+	WORD $0xf94077f1 // ldr x17, [sp, #0xe8]
+	WORD $0xaa1803fb // mov x27, x24
+	WORD $0xaa1703fd // mov x29, x23
+	WORD $0xaa1503fe // mov x30, x21
+	WORD $0xf9400a31 // ldr x17, [x17, #0x10]
+	WORD $0x8b190a31 // add x17, x17, x25, lsl #2
+	WORD $0x9100823a // add x26, x17, #0x20
+	WORD $0x14000015 // b 0x5334 <k_attend_values+0x2844>
+	WORD $0x52801011 // mov w17, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b110129 // add x9, x9, x17
+	WORD $0xad7f4750 // ldp q16, q17, [x26, #-0x20]
+	WORD $0xf10007de // subs x30, x30, #0x1
+	WORD $0xad404f52 // ldp q18, q19, [x26]
+	WORD $0x8b06035a // add x26, x26, x6
+	WORD $0x4ddfcbb4 // ld1r { v20.4s }, [x29], #4
+	WORD $0x4ddfcb75 // ld1r { v21.4s }, [x27], #4
+	WORD $0xf940b7f1 // ldr x17, [sp, #0x168]
+	WORD $0x4e34ce07 // fmla v7.4s, v16.4s, v20.4s
+	WORD $0x4e34ce26 // fmla v6.4s, v17.4s, v20.4s
+	WORD $0x8b110339 // add x25, x25, x17
+	WORD $0x4e34ce45 // fmla v5.4s, v18.4s, v20.4s
+	WORD $0x4e34ce64 // fmla v4.4s, v19.4s, v20.4s
+	WORD $0x4e35ce03 // fmla v3.4s, v16.4s, v21.4s
+	WORD $0x4e35ce22 // fmla v2.4s, v17.4s, v21.4s
+	WORD $0x4e35ce41 // fmla v1.4s, v18.4s, v21.4s
+	WORD $0x4e35ce60 // fmla v0.4s, v19.4s, v21.4s
+	WORD $0x54000140 // b.eq 0x5358 <k_attend_values+0x2868>
+	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
+	WORD $0xeb11013f // cmp x9, x17
+	WORD $0x54fffda2 // b.hs 0x52f0 <k_attend_values+0x2800>
+	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb1101ff // cmp x15, x17
+	WORD $0x54fffccc // b.gt 0x52e4 <k_attend_values+0x27f4>
+	WORD $0x52800811 // mov w17, #0x40 // =64
+	WORD $0x17ffffe6 // b 0x52ec <k_attend_values+0x27fc>
+	WORD $0xaa0103fa // mov x26, x1
+	WORD $0xeb0e035f // cmp x26, x14
+	WORD $0x54fff1aa // b.ge 0x5194 <k_attend_values+0x26a4>
+	WORD $0xf94077f1 // ldr x17, [sp, #0xe8]
+	WORD $0xf9400a31 // ldr x17, [x17, #0x10]
+	WORD $0x8b190a31 // add x17, x17, x25, lsl #2
+	WORD $0x91008239 // add x25, x17, #0x20
+	WORD $0x14000005 // b 0x5388 <k_attend_values+0x2898>
+	WORD $0x9100075a // add x26, x26, #0x1
+	WORD $0x8b060339 // add x25, x25, x6
+	WORD $0xeb1a01df // cmp x14, x26
+	WORD $0x54fff080 // b.eq 0x5194 <k_attend_values+0x26a4>
+	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
+	WORD $0xeb11013f // cmp x9, x17
+	WORD $0x54000142 // b.hs 0x53b8 <k_attend_values+0x28c8>
+	WORD $0xa95747fb // ldp x27, x17, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb11037f // cmp x27, x17
+	WORD $0x5400008d // b.le 0x53b0 <k_attend_values+0x28c0>
+	WORD $0x52801011 // mov w17, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x53b4 <k_attend_values+0x28c4>
+	WORD $0x52800811 // mov w17, #0x40 // =64
+	WORD $0x8b110129 // add x9, x9, x17
+	WORD $0xad7f4331 // ldp q17, q16, [x25, #-0x20]
+	WORD $0xeb0c035f // cmp x26, x12
+	WORD $0xad404b33 // ldp q19, q18, [x25]
+	WORD $0x5400010b // b.lt 0x53e4 <k_attend_values+0x28f4>
+	WORD $0xeb0a035f // cmp x26, x10
+	WORD $0x540000ca // b.ge 0x53e4 <k_attend_values+0x28f4>
+	WORD $0xbc7a7a94 // ldr s20, [x20, x26, lsl #2]
+	WORD $0x4f941227 // fmla v7.4s, v17.4s, v20.s[0]
+	WORD $0x4f941206 // fmla v6.4s, v16.4s, v20.s[0]
+	WORD $0x4f941265 // fmla v5.4s, v19.4s, v20.s[0]
+	WORD $0x4f941244 // fmla v4.4s, v18.4s, v20.s[0]
+	WORD $0xeb0d035f // cmp x26, x13
+	WORD $0x54fffc8b // b.lt 0x5378 <k_attend_values+0x2888>
+	WORD $0xeb0b035f // cmp x26, x11
+	WORD $0x54fffc4a // b.ge 0x5378 <k_attend_values+0x2888>
+	WORD $0xbc7a7a74 // ldr s20, [x19, x26, lsl #2]
+	WORD $0x4f941223 // fmla v3.4s, v17.4s, v20.s[0]
+	WORD $0x4f941202 // fmla v2.4s, v16.4s, v20.s[0]
+	WORD $0x4f941261 // fmla v1.4s, v19.4s, v20.s[0]
+	WORD $0x4f941240 // fmla v0.4s, v18.4s, v20.s[0]
+	WORD $0x17ffffdc // b 0x5378 <k_attend_values+0x2888>
+	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
+	WORD $0xf94083e1 // ldr x1, [sp, #0x100]
+	WORD $0xf9400bef // ldr x15, [sp, #0x10]
+	WORD $0xa945288b // ldp x11, x10, [x4, #0x50]
+	WORD $0xf940248e // ldr x14, [x4, #0x48]
+	WORD $0x9b017d4d // mul x13, x10, x1
+	WORD $0x8b0d016b // add x11, x11, x13
+	WORD $0x8b0e01ad // add x13, x13, x14
+	WORD $0x8b0a016c // add x12, x11, x10
+	WORD $0x8b0a01ae // add x14, x13, x10
+	WORD $0xeb0f019f // cmp x12, x15
+	WORD $0xa9422891 // ldp x17, x10, [x4, #0x20]
+	WORD $0x9a8fb190 // csel x16, x12, x15, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0xf940afef // ldr x15, [sp, #0x158]
+	WORD $0x9a90b3f0 // csel x16, xzr, x16, lt
+	WORD $0xa9401884 // ldp x4, x6, [x4]
+	WORD $0xeb1001df // cmp x14, x16
+	WORD $0x9b017d45 // mul x5, x10, x1
+	WORD $0x910011e2 // add x2, x15, #0x4
+	WORD $0x9a90b1c0 // csel x0, x14, x16, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a80b3e0 // csel x0, xzr, x0, lt
+	WORD $0xeb10017f // cmp x11, x16
+	WORD $0x9b017e34 // mul x20, x17, x1
+	WORD $0x9a90b161 // csel x1, x11, x16, lt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x9a81b3e1 // csel x1, xzr, x1, lt
+	WORD $0xeb1001bf // cmp x13, x16
+	WORD $0x9b027d4a // mul x10, x10, x2
+	WORD $0x9a90b1a2 // csel x2, x13, x16, lt
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0xd37ef4a7 // lsl x7, x5, #2
+	WORD $0x9a82b3e2 // csel x2, xzr, x2, lt
+	WORD $0x9b157c43 // mul x3, x2, x21
+	WORD $0xeb00005f // cmp x2, x0
+	WORD $0x8b140231 // add x17, x17, x20
+	WORD $0xd37ef694 // lsl x20, x20, #2
+	WORD $0x8b0a00c5 // add x5, x6, x10
+	WORD $0x9a80c04a // csel x10, x2, x0, gt
+	WORD $0x8b0700c6 // add x6, x6, x7
+	WORD $0xd37ef558 // lsl x24, x10, #2
+	WORD $0xcb0a0036 // sub x22, x1, x10
+	WORD $0x8b030113 // add x19, x8, x3
+	WORD $0x8b1800d7 // add x23, x6, x24
+	WORD $0x8b1800b8 // add x24, x5, x24
+	WORD $0xd37ef667 // lsl x7, x19, #2
+	WORD $0xd37ef6b3 // lsl x19, x21, #2
+	WORD $0xd37ef635 // lsl x21, x17, #2
+	WORD $0x1400000a // b 0x54f8 <k_attend_values+0x2a08>
+	WORD $0x8b080888 // add x8, x4, x8, lsl #2
+	WORD $0xf940b7f1 // ldr x17, [sp, #0x168]
+	WORD $0x91001159 // add x25, x10, #0x4
+	WORD $0x910040e7 // add x7, x7, #0x10
+	WORD $0xeb11033f // cmp x25, x17
+	WORD $0x3cb46901 // str q1, [x8, x20]
+	WORD $0x3cb56900 // str q0, [x8, x21]
+	WORD $0xaa0a03e8 // mov x8, x10
+	WORD $0x54ffd3ec // b.gt 0x4f70 <k_attend_values+0x2480>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xeb00005f // cmp x2, x0
+	WORD $0xaa1903ea // mov x10, x25
+	WORD $0x8b080079 // add x25, x3, x8
+	WORD $0x540004ca // b.ge 0x55a4 <k_attend_values+0x2ab4>
+	WORD $0xf94077f1 // ldr x17, [sp, #0xe8]
+	WORD $0xaa0203fb // mov x27, x2
+	WORD $0xf9400a31 // ldr x17, [x17, #0x10]
+	WORD $0x8b07023a // add x26, x17, x7
+	WORD $0x14000007 // b 0x553c <k_attend_values+0x2a4c>
+	WORD $0xf940b7f1 // ldr x17, [sp, #0x168]
+	WORD $0x9100077b // add x27, x27, #0x1
+	WORD $0x8b13035a // add x26, x26, x19
+	WORD $0xeb1b001f // cmp x0, x27
+	WORD $0x8b110339 // add x25, x25, x17
+	WORD $0x540003e0 // b.eq 0x55b4 <k_attend_values+0x2ac4>
+	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
+	WORD $0xeb11013f // cmp x9, x17
+	WORD $0x54000142 // b.hs 0x556c <k_attend_values+0x2a7c>
+	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb1101ff // cmp x15, x17
+	WORD $0x5400008d // b.le 0x5564 <k_attend_values+0x2a74>
+	WORD $0x52801011 // mov w17, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x5568 <k_attend_values+0x2a78>
+	WORD $0x52800811 // mov w17, #0x40 // =64
+	WORD $0x8b110129 // add x9, x9, x17
+	WORD $0x3dc00342 // ldr q2, [x26]
+	WORD $0xeb0d037f // cmp x27, x13
+	WORD $0x540000ab // b.lt 0x5588 <k_attend_values+0x2a98>
+	WORD $0xeb0b037f // cmp x27, x11
+	WORD $0x5400006a // b.ge 0x5588 <k_attend_values+0x2a98>
+	WORD $0xbc7b78c3 // ldr s3, [x6, x27, lsl #2]
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0xeb0e037f // cmp x27, x14
+	WORD $0x54fffccb // b.lt 0x5524 <k_attend_values+0x2a34>
+	WORD $0xeb0c037f // cmp x27, x12
+	WORD $0x54fffc8a // b.ge 0x5524 <k_attend_values+0x2a34>
+	WORD $0xbc7b78a3 // ldr s3, [x5, x27, lsl #2]
+	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
+	WORD $0x17ffffe1 // b 0x5524 <k_attend_values+0x2a34>
+	WORD $0xaa0203fa // mov x26, x2
+	WORD $0xeb01005f // cmp x2, x1
+	WORD $0x540000ab // b.lt 0x55c0 <k_attend_values+0x2ad0>
+	WORD $0x14000022 // b 0x5638 <k_attend_values+0x2b48>
+	WORD $0xaa0003fa // mov x26, x0
+	WORD $0xeb01001f // cmp x0, x1
+	WORD $0x540003ea // b.ge 0x5638 <k_attend_values+0x2b48>
+	WORD $0xf94077f1 // ldr x17, [sp, #0xe8]
+	WORD $0xaa1803fb // mov x27, x24
+	WORD $0xaa1703fd // mov x29, x23
+	WORD $0xaa1603fe // mov x30, x22
+	WORD $0xf9400a31 // ldr x17, [x17, #0x10]
+	WORD $0x8b190a3a // add x26, x17, x25, lsl #2
+	WORD $0x1400000e // b 0x5610 <k_attend_values+0x2b20>
+	WORD $0x52801011 // mov w17, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b110129 // add x9, x9, x17
+	WORD $0xbc4047a2 // ldr s2, [x29], #0x4
+	WORD $0x3dc00343 // ldr q3, [x26]
+	WORD $0xbc404764 // ldr s4, [x27], #0x4
+	WORD $0xf940b7f1 // ldr x17, [sp, #0x168]
+	WORD $0x4f821061 // fmla v1.4s, v3.4s, v2.s[0]
+	WORD $0xf10007de // subs x30, x30, #0x1
+	WORD $0x8b13035a // add x26, x26, x19
+	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
+	WORD $0x8b110339 // add x25, x25, x17
+	WORD $0x54000140 // b.eq 0x5634 <k_attend_values+0x2b44>
+	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
+	WORD $0xeb11013f // cmp x9, x17
+	WORD $0x54fffe82 // b.hs 0x55e8 <k_attend_values+0x2af8>
+	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb1101ff // cmp x15, x17
+	WORD $0x54fffdac // b.gt 0x55dc <k_attend_values+0x2aec>
+	WORD $0x52800811 // mov w17, #0x40 // =64
+	WORD $0x17ffffed // b 0x55e4 <k_attend_values+0x2af4>
+	WORD $0xaa0103fa // mov x26, x1
+	WORD $0xeb10035f // cmp x26, x16
+	WORD $0x54fff4ca // b.ge 0x54d4 <k_attend_values+0x29e4>
+	WORD $0xf94077f1 // ldr x17, [sp, #0xe8]
+	WORD $0xf9400a31 // ldr x17, [x17, #0x10]
+	WORD $0x8b190a39 // add x25, x17, x25, lsl #2
+	WORD $0x14000005 // b 0x5660 <k_attend_values+0x2b70>
+	WORD $0x9100075a // add x26, x26, #0x1
+	WORD $0x8b130339 // add x25, x25, x19
+	WORD $0xeb1a021f // cmp x16, x26
+	WORD $0x54fff3c0 // b.eq 0x54d4 <k_attend_values+0x29e4>
+	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
+	WORD $0xeb11013f // cmp x9, x17
+	WORD $0x54000142 // b.hs 0x5690 <k_attend_values+0x2ba0>
+	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb1101ff // cmp x15, x17
+	WORD $0x5400008d // b.le 0x5688 <k_attend_values+0x2b98>
+	WORD $0x52801011 // mov w17, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x568c <k_attend_values+0x2b9c>
+	WORD $0x52800811 // mov w17, #0x40 // =64
+	WORD $0x8b110129 // add x9, x9, x17
+	WORD $0x3dc00322 // ldr q2, [x25]
+	WORD $0xeb0d035f // cmp x26, x13
+	WORD $0x540000ab // b.lt 0x56ac <k_attend_values+0x2bbc>
+	WORD $0xeb0b035f // cmp x26, x11
+	WORD $0x5400006a // b.ge 0x56ac <k_attend_values+0x2bbc>
+	WORD $0xbc7a78c3 // ldr s3, [x6, x26, lsl #2]
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0xeb0e035f // cmp x26, x14
+	WORD $0x54fffd0b // b.lt 0x5650 <k_attend_values+0x2b60>
+	WORD $0xeb0c035f // cmp x26, x12
+	WORD $0x54fffcca // b.ge 0x5650 <k_attend_values+0x2b60>
+	WORD $0xbc7a78a3 // ldr s3, [x5, x26, lsl #2]
+	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
+	WORD $0x17ffffe3 // b 0x5650 <k_attend_values+0x2b60>
+	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
+	WORD $0xf940b3f7 // ldr x23, [sp, #0x160]
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xeb0802ff // cmp x23, x8
+	WORD $0x5400112b // b.lt 0x58fc <k_attend_values+0x2e0c>
+	WORD $0x14000162 // b 0x5c64 <k_attend_values+0x3174>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf940aff8 // ldr x24, [sp, #0x158]
+	WORD $0xeb0200a6 // subs x6, x5, x2
+	WORD $0x540000ac // b.gt 0x5700 <k_attend_values+0x2c10>
+	WORD $0x14000032 // b 0x57b8 <k_attend_values+0x2cc8>
+	WORD $0xaa0603e2 // mov x2, x6
+	WORD $0xeb0600a6 // subs x6, x5, x6
+	WORD $0x540005ed // b.le 0x57b8 <k_attend_values+0x2cc8>
+	WORD $0x9b017eb1 // mul x17, x21, x1
+	WORD $0x91001307 // add x7, x24, #0x4
+	WORD $0xd37ef442 // lsl x2, x2, #2
+	WORD $0xf940bbef // ldr x15, [sp, #0x170]
+	WORD $0x9b070834 // madd x20, x1, x7, x2
+	WORD $0xf94077e7 // ldr x7, [sp, #0xe8]
+	WORD $0xf94008e7 // ldr x7, [x7, #0x10]
+	WORD $0x8b110851 // add x17, x2, x17, lsl #2
+	WORD $0x8b0308e2 // add x2, x7, x3, lsl #2
+	WORD $0xd37ef6c7 // lsl x7, x22, #2
+	WORD $0x8b110093 // add x19, x4, x17
+	WORD $0x8b140094 // add x20, x4, x20
+	WORD $0x1400000a // b 0x5758 <k_attend_values+0x2c68>
+	WORD $0x3dc00042 // ldr q2, [x2]
+	WORD $0xbc404663 // ldr s3, [x19], #0x4
+	WORD $0xf10004c6 // subs x6, x6, #0x1
+	WORD $0xbc404684 // ldr s4, [x20], #0x4
+	WORD $0x8b160063 // add x3, x3, x22
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0x8b070042 // add x2, x2, x7
+	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
+	WORD $0x54000300 // b.eq 0x57b4 <k_attend_values+0x2cc4>
+	WORD $0xf940c7f1 // ldr x17, [sp, #0x188]
+	WORD $0xeb11013f // cmp x9, x17
+	WORD $0x54000142 // b.hs 0x5788 <k_attend_values+0x2c98>
+	WORD $0xf940bff1 // ldr x17, [sp, #0x178]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb1101ff // cmp x15, x17
+	WORD $0x5400008d // b.le 0x5780 <k_attend_values+0x2c90>
+	WORD $0x52801011 // mov w17, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x5784 <k_attend_values+0x2c94>
+	WORD $0x52800811 // mov w17, #0x40 // =64
+	WORD $0x8b110129 // add x9, x9, x17
+	WORD $0xeb0a02df // cmp x22, x10
+	WORD $0x54fffd40 // b.eq 0x5734 <k_attend_values+0x2c44>
+	WORD $0xbd400042 // ldr s2, [x2]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54fffd0b // b.lt 0x5738 <k_attend_values+0x2c48>
+	WORD $0x91001051 // add x17, x2, #0x4
+	WORD $0x0d409222 // ld1 { v2.s }[1], [x17]
+	WORD $0x54fffca0 // b.eq 0x5738 <k_attend_values+0x2c48>
+	WORD $0x91002051 // add x17, x2, #0x8
+	WORD $0x4d408222 // ld1 { v2.s }[2], [x17]
+	WORD $0x17ffffe2 // b 0x5738 <k_attend_values+0x2c48>
+	WORD $0xaa0503e2 // mov x2, x5
+	WORD $0xf94077f4 // ldr x20, [sp, #0xe8]
+	WORD $0xf940b3f7 // ldr x23, [sp, #0x160]
+	WORD $0xeb0e005f // cmp x2, x14
+	WORD $0x5400062a // b.ge 0x5888 <k_attend_values+0x2d98>
+	WORD $0x91001311 // add x17, x24, #0x4
+	WORD $0xf940bbef // ldr x15, [sp, #0x170]
+	WORD $0x9b111031 // madd x17, x1, x17, x4
+	WORD $0xf9400a81 // ldr x1, [x20, #0x10]
+	WORD $0x8b030821 // add x1, x1, x3, lsl #2
+	WORD $0xd37ef6c3 // lsl x3, x22, #2
+	WORD $0x14000005 // b 0x57f4 <k_attend_values+0x2d04>
+	WORD $0x91000442 // add x2, x2, #0x1
+	WORD $0x8b030021 // add x1, x1, x3
+	WORD $0xeb0201df // cmp x14, x2
+	WORD $0x540004c0 // b.eq 0x5888 <k_attend_values+0x2d98>
+	WORD $0xf940c7e4 // ldr x4, [sp, #0x188]
+	WORD $0xeb04013f // cmp x9, x4
+	WORD $0x54000142 // b.hs 0x5824 <k_attend_values+0x2d34>
+	WORD $0xf940bfe4 // ldr x4, [sp, #0x178]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb0401ff // cmp x15, x4
+	WORD $0x5400008d // b.le 0x581c <k_attend_values+0x2d2c>
+	WORD $0x52801004 // mov w4, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x5820 <k_attend_values+0x2d30>
+	WORD $0x52800804 // mov w4, #0x40 // =64
+	WORD $0x8b040129 // add x9, x9, x4
+	WORD $0xeb0a02df // cmp x22, x10
+	WORD $0x54000061 // b.ne 0x5834 <k_attend_values+0x2d44>
+	WORD $0x3dc00022 // ldr q2, [x1]
+	WORD $0x14000009 // b 0x5854 <k_attend_values+0x2d64>
+	WORD $0xbd400022 // ldr s2, [x1]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x540000cb // b.lt 0x5854 <k_attend_values+0x2d64>
+	WORD $0x91001024 // add x4, x1, #0x4
+	WORD $0x0d409082 // ld1 { v2.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x5854 <k_attend_values+0x2d64>
+	WORD $0x91002024 // add x4, x1, #0x8
+	WORD $0x4d408082 // ld1 { v2.s }[2], [x4]
+	WORD $0xeb0d005f // cmp x2, x13
+	WORD $0x540000ab // b.lt 0x586c <k_attend_values+0x2d7c>
+	WORD $0xeb0b005f // cmp x2, x11
+	WORD $0x5400006a // b.ge 0x586c <k_attend_values+0x2d7c>
+	WORD $0xbc627803 // ldr s3, [x0, x2, lsl #2]
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0xeb10005f // cmp x2, x16
+	WORD $0x54fffbab // b.lt 0x57e4 <k_attend_values+0x2cf4>
+	WORD $0xeb0c005f // cmp x2, x12
+	WORD $0x54fffb6a // b.ge 0x57e4 <k_attend_values+0x2cf4>
+	WORD $0xbc627a23 // ldr s3, [x17, x2, lsl #2]
+	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
+	WORD $0x17ffffd8 // b 0x57e4 <k_attend_values+0x2cf4>
+	WORD $0xf940128d // ldr x13, [x20, #0x20]
+	WORD $0xf940028c // ldr x12, [x20]
+	WORD $0xeb0a02df // cmp x22, x10
+	WORD $0x9b157dab // mul x11, x13, x21
+	WORD $0x8b0a098c // add x12, x12, x10, lsl #2
+	WORD $0x8b0b098b // add x11, x12, x11, lsl #2
+	WORD $0x54000121 // b.ne 0x58c4 <k_attend_values+0x2dd4>
+	WORD $0x9b1535a8 // madd x8, x13, x21, x13
+	WORD $0x3d800161 // str q1, [x11]
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0x3ca86980 // str q0, [x12, x8]
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xeb0802ff // cmp x23, x8
+	WORD $0x5400020b // b.lt 0x58fc <k_attend_values+0x2e0c>
+	WORD $0x140000e9 // b 0x5c64 <k_attend_values+0x3174>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x540000cb // b.lt 0x58e0 <k_attend_values+0x2df0>
+	WORD $0x9b1535a8 // madd x8, x13, x21, x13
+	WORD $0x54001da1 // b.ne 0x5c84 <k_attend_values+0x3194>
+	WORD $0x8b080988 // add x8, x12, x8, lsl #2
+	WORD $0xfd000161 // str d1, [x11]
+	WORD $0x140000f0 // b 0x5c9c <k_attend_values+0x31ac>
+	WORD $0x9b1535a8 // madd x8, x13, x21, x13
+	WORD $0xbd000161 // str s1, [x11]
+	WORD $0x8b080988 // add x8, x12, x8, lsl #2
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xeb0802ff // cmp x23, x8
+	WORD $0x54001b6a // b.ge 0x5c64 <k_attend_values+0x3174>
+	WORD $0xf10042df // cmp x22, #0x10
+	WORD $0x5400082a // b.ge 0x5a04 <k_attend_values+0x2f14>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xb27e0101 // orr x1, x8, #0x4
+	WORD $0xeb16003f // cmp x1, x22
+	WORD $0x540010cd // b.le 0x5b28 <k_attend_values+0x3038>
+	WORD $0xaa0803ea // mov x10, x8
+	WORD $0xeb0a02c8 // subs x8, x22, x10
+	WORD $0x54001a4d // b.le 0x5c64 <k_attend_values+0x3174>
+	WORD $0xa9452e8c // ldp x12, x11, [x20, #0x50]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf9400bee // ldr x14, [sp, #0x10]
+	WORD $0xf940268d // ldr x13, [x20, #0x48]
+	WORD $0x9b177d6b // mul x11, x11, x23
+	WORD $0x8b0b018c // add x12, x12, x11
+	WORD $0x8b0d016b // add x11, x11, x13
+	WORD $0xeb0e019f // cmp x12, x14
+	WORD $0x9a8eb18e // csel x14, x12, x14, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9a8eb3ed // csel x13, xzr, x14, lt
+	WORD $0xeb0d017f // cmp x11, x13
+	WORD $0x9a8db16c // csel x12, x11, x13, lt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x9a8cb3ec // csel x12, xzr, x12, lt
+	WORD $0xeb0c01ab // subs x11, x13, x12
+	WORD $0x5400160d // b.le 0x5c20 <k_attend_values+0x3130>
+	WORD $0xf940168d // ldr x13, [x20, #0x28]
+	WORD $0x9b16298e // madd x14, x12, x22, x10
+	WORD $0xf940bbef // ldr x15, [sp, #0x170]
+	WORD $0xa940c291 // ldp x17, x16, [x20, #0x8]
+	WORD $0x9b0d7eed // mul x13, x23, x13
+	WORD $0xd37ef5ad // lsl x13, x13, #2
+	WORD $0x8b0c09a0 // add x0, x13, x12, lsl #2
+	WORD $0x8b0e0a0c // add x12, x16, x14, lsl #2
+	WORD $0xd37ef6cd // lsl x13, x22, #2
+	WORD $0x8b00022e // add x14, x17, x0
+	WORD $0x14000007 // b 0x59a8 <k_attend_values+0x2eb8>
+	WORD $0x3dc00181 // ldr q1, [x12]
+	WORD $0xbc4045c2 // ldr s2, [x14], #0x4
+	WORD $0xf100056b // subs x11, x11, #0x1
+	WORD $0x8b0d018c // add x12, x12, x13
+	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
+	WORD $0x540013e0 // b.eq 0x5c20 <k_attend_values+0x3130>
+	WORD $0xf940c7f0 // ldr x16, [sp, #0x188]
+	WORD $0xeb10013f // cmp x9, x16
+	WORD $0x54000142 // b.hs 0x59d8 <k_attend_values+0x2ee8>
+	WORD $0xf940bff0 // ldr x16, [sp, #0x178]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb1001ff // cmp x15, x16
+	WORD $0x5400008d // b.le 0x59d0 <k_attend_values+0x2ee0>
+	WORD $0x52801010 // mov w16, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x59d4 <k_attend_values+0x2ee4>
+	WORD $0x52800810 // mov w16, #0x40 // =64
+	WORD $0x8b100129 // add x9, x9, x16
+	WORD $0xeb0a02df // cmp x22, x10
+	WORD $0x54fffda0 // b.eq 0x5990 <k_attend_values+0x2ea0>
+	WORD $0xbd400181 // ldr s1, [x12]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54fffd6b // b.lt 0x5994 <k_attend_values+0x2ea4>
+	WORD $0x91001190 // add x16, x12, #0x4
+	WORD $0x0d409201 // ld1 { v1.s }[1], [x16]
+	WORD $0x54fffd00 // b.eq 0x5994 <k_attend_values+0x2ea4>
+	WORD $0x91002190 // add x16, x12, #0x8
+	WORD $0x4d408201 // ld1 { v1.s }[2], [x16]
+	WORD $0x17ffffe5 // b 0x5994 <k_attend_values+0x2ea4>
+	WORD $0xa945228a // ldp x10, x8, [x20, #0x50]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xf9400bed // ldr x13, [sp, #0x10]
+	WORD $0xf940268c // ldr x12, [x20, #0x48]
+	WORD $0x52800201 // mov w1, #0x10 // =16
+	WORD $0xa9404690 // ldp x16, x17, [x20]
+	WORD $0xf940bbef // ldr x15, [sp, #0x170]
+	WORD $0x9b177d08 // mul x8, x8, x23
+	WORD $0x8b08014a // add x10, x10, x8
+	WORD $0x8b0c0108 // add x8, x8, x12
+	WORD $0xeb0d015f // cmp x10, x13
+	WORD $0x9a8db14d // csel x13, x10, x13, lt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x9a8db3ea // csel x10, xzr, x13, lt
+	WORD $0xa942328d // ldp x13, x12, [x20, #0x20]
+	WORD $0xeb0a011f // cmp x8, x10
+	WORD $0x9b0c7eee // mul x14, x23, x12
+	WORD $0x9a8ab10c // csel x12, x8, x10, lt
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x9a8cb3ec // csel x12, xzr, x12, lt
+	WORD $0x9b167d88 // mul x8, x12, x22
+	WORD $0x9b177dad // mul x13, x13, x23
+	WORD $0xd37ef5ce // lsl x14, x14, #2
+	WORD $0x8b0c09c0 // add x0, x14, x12, lsl #2
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0xcb0c014e // sub x14, x10, x12
+	WORD $0x8b0d0a0d // add x13, x16, x13, lsl #2
+	WORD $0xd37ef6d0 // lsl x16, x22, #2
+	WORD $0x8b000231 // add x17, x17, x0
+	WORD $0x91008100 // add x0, x8, #0x20
+	WORD $0x14000009 // b 0x5aa0 <k_attend_values+0x2fb0>
+	WORD $0x8b0b09a2 // add x2, x13, x11, lsl #2
+	WORD $0x91004101 // add x1, x8, #0x10
+	WORD $0x91010000 // add x0, x0, #0x40
+	WORD $0xeb16003f // cmp x1, x22
+	WORD $0xaa0803eb // mov x11, x8
+	WORD $0xad000843 // stp q3, q2, [x2]
+	WORD $0xad010041 // stp q1, q0, [x2, #0x20]
+	WORD $0x54fff36c // b.gt 0x5908 <k_attend_values+0x2e18>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xeb0c015f // cmp x10, x12
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa0103e8 // mov x8, x1
+	WORD $0x54fffe4d // b.le 0x5a80 <k_attend_values+0x2f90>
+	WORD $0xf9400a81 // ldr x1, [x20, #0x10]
+	WORD $0xaa1103e2 // mov x2, x17
+	WORD $0xaa0e03e3 // mov x3, x14
+	WORD $0x8b000021 // add x1, x1, x0
+	WORD $0x1400000e // b 0x5b04 <k_attend_values+0x3014>
+	WORD $0x52801004 // mov w4, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b040129 // add x9, x9, x4
+	WORD $0xad7f1424 // ldp q4, q5, [x1, #-0x20]
+	WORD $0xf1000463 // subs x3, x3, #0x1
+	WORD $0xad401c26 // ldp q6, q7, [x1]
+	WORD $0x8b100021 // add x1, x1, x16
+	WORD $0x4ddfc850 // ld1r { v16.4s }, [x2], #4
+	WORD $0x4e30cc83 // fmla v3.4s, v4.4s, v16.4s
+	WORD $0x4e30cca2 // fmla v2.4s, v5.4s, v16.4s
+	WORD $0x4e30ccc1 // fmla v1.4s, v6.4s, v16.4s
+	WORD $0x4e30cce0 // fmla v0.4s, v7.4s, v16.4s
+	WORD $0x54fffc00 // b.eq 0x5a80 <k_attend_values+0x2f90>
+	WORD $0xf940c7e4 // ldr x4, [sp, #0x188]
+	WORD $0xeb04013f // cmp x9, x4
+	WORD $0x54fffe82 // b.hs 0x5adc <k_attend_values+0x2fec>
+	WORD $0xf940bfe4 // ldr x4, [sp, #0x178]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb0401ff // cmp x15, x4
+	WORD $0x54fffdac // b.gt 0x5ad0 <k_attend_values+0x2fe0>
+	WORD $0x52800804 // mov w4, #0x40 // =64
+	WORD $0x17ffffed // b 0x5ad8 <k_attend_values+0x2fe8>
+	WORD $0xa9452a8b // ldp x11, x10, [x20, #0x50]
+	WORD $0xf9400bee // ldr x14, [sp, #0x10]
+	WORD $0xf940268c // ldr x12, [x20, #0x48]
+	WORD $0xf940bbef // ldr x15, [sp, #0x170]
+	WORD $0xa9404690 // ldp x16, x17, [x20]
+	WORD $0x9b177d4a // mul x10, x10, x23
+	WORD $0x8b0a016b // add x11, x11, x10
+	WORD $0x8b0c014a // add x10, x10, x12
+	WORD $0xeb0e017f // cmp x11, x14
+	WORD $0x9a8eb16c // csel x12, x11, x14, lt
+	WORD $0xf100017f // cmp x11, #0x0
+	WORD $0x9a8cb3eb // csel x11, xzr, x12, lt
+	WORD $0xa942368c // ldp x12, x13, [x20, #0x20]
+	WORD $0xeb0b015f // cmp x10, x11
+	WORD $0x9a8bb14e // csel x14, x10, x11, lt
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x9b0d7eed // mul x13, x23, x13
+	WORD $0x9b177d8a // mul x10, x12, x23
+	WORD $0x9a8eb3ec // csel x12, xzr, x14, lt
+	WORD $0x9b16218e // madd x14, x12, x22, x8
+	WORD $0xd37ef5ad // lsl x13, x13, #2
+	WORD $0x8b0c09a0 // add x0, x13, x12, lsl #2
+	WORD $0x8b0a0a0d // add x13, x16, x10, lsl #2
+	WORD $0xd37ef6d0 // lsl x16, x22, #2
+	WORD $0xd37ef5ce // lsl x14, x14, #2
+	WORD $0x8b000231 // add x17, x17, x0
+	WORD $0xcb0c0160 // sub x0, x11, x12
+	WORD $0x14000008 // b 0x5bb4 <k_attend_values+0x30c4>
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0x91001141 // add x1, x10, #0x4
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0xeb16003f // cmp x1, x22
+	WORD $0x3ca869a0 // str q0, [x13, x8]
+	WORD $0xaa0a03e8 // mov x8, x10
+	WORD $0x54ffeb4c // b.gt 0x5918 <k_attend_values+0x2e28>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xeb0c017f // cmp x11, x12
+	WORD $0xaa0103ea // mov x10, x1
+	WORD $0x54fffecd // b.le 0x5b98 <k_attend_values+0x30a8>
+	WORD $0xf9400a81 // ldr x1, [x20, #0x10]
+	WORD $0xaa1103e2 // mov x2, x17
+	WORD $0xaa0003e3 // mov x3, x0
+	WORD $0x8b0e0021 // add x1, x1, x14
+	WORD $0x1400000a // b 0x5bfc <k_attend_values+0x310c>
+	WORD $0x52801004 // mov w4, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b040129 // add x9, x9, x4
+	WORD $0x3dc00021 // ldr q1, [x1]
+	WORD $0xbc404442 // ldr s2, [x2], #0x4
+	WORD $0xf1000463 // subs x3, x3, #0x1
+	WORD $0x8b100021 // add x1, x1, x16
+	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
+	WORD $0x54fffd00 // b.eq 0x5b98 <k_attend_values+0x30a8>
+	WORD $0xf940c7e4 // ldr x4, [sp, #0x188]
+	WORD $0xeb04013f // cmp x9, x4
+	WORD $0x54ffff02 // b.hs 0x5be4 <k_attend_values+0x30f4>
+	WORD $0xf940bfe4 // ldr x4, [sp, #0x178]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xeb0401ff // cmp x15, x4
+	WORD $0x54fffe2c // b.gt 0x5bd8 <k_attend_values+0x30e8>
+	WORD $0x52800804 // mov w4, #0x40 // =64
+	WORD $0x17fffff1 // b 0x5be0 <k_attend_values+0x30f0>
+	WORD $0xf9401289 // ldr x9, [x20, #0x20]
+	WORD $0xf940028b // ldr x11, [x20]
+	WORD $0xeb0a02df // cmp x22, x10
+	WORD $0x9b177d29 // mul x9, x9, x23
+	WORD $0x8b090969 // add x9, x11, x9, lsl #2
+	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
+	WORD $0x54000061 // b.ne 0x5c44 <k_attend_values+0x3154>
+	WORD $0x3d800120 // str q0, [x9]
+	WORD $0x14000009 // b 0x5c64 <k_attend_values+0x3174>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x540000cb // b.lt 0x5c60 <k_attend_values+0x3170>
+	WORD $0x54000060 // b.eq 0x5c58 <k_attend_values+0x3168>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0xa95d4ff4 // ldp x20, x19, [sp, #0x1d0]
+	WORD $0xf940c3fd // ldr x29, [sp, #0x180]
+	WORD $0xa95c57f6 // ldp x22, x21, [sp, #0x1c0]
+	WORD $0xa95b5ff8 // ldp x24, x23, [sp, #0x1b0]
+	WORD $0xa95a67fa // ldp x26, x25, [sp, #0x1a0]
+	WORD $0xa9596ffe // ldp x30, x27, [sp, #0x190]
+	WORD $0x910783ff // add sp, sp, #0x1e0
+	WORD $0xd65f03c0 // ret
+	WORD $0x8b080988 // add x8, x12, x8, lsl #2
+	WORD $0x9100216a // add x10, x11, #0x8
+	WORD $0xfd000161 // str d1, [x11]
+	WORD $0x4d008141 // st1 { v1.s }[2], [x10]
+	WORD $0x9100210a // add x10, x8, #0x8
+	WORD $0x4d008140 // st1 { v0.s }[2], [x10]
+	WORD $0x9100110a // add x10, x8, #0x4
+	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xeb0802ff // cmp x23, x8
+	WORD $0x54ffe26b // b.lt 0x58fc <k_attend_values+0x2e0c>
+	WORD $0x17ffffec // b 0x5c64 <k_attend_values+0x3174>
+
+	// attend_values_f16
+	WORD $0xd10283ff // sub sp, sp, #0xa0
+	WORD $0xa943200e // ldp x14, x8, [x0, #0x30]
+	WORD $0xa9056ffe // stp x30, x27, [sp, #0x50]
+	WORD $0xaa0003fe // mov x30, x0
+	WORD $0xa903f7e0 // stp x0, x29, [sp, #0x38]
+	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
+	WORD $0x91001dc9 // add x9, x14, #0x7
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x91000d0c // add x12, x8, #0x3
+	WORD $0x9a8eb129 // csel x9, x9, x14, lt
+	WORD $0x91001d0d // add x13, x8, #0x7
+	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
+	WORD $0x927df12a // and x10, x9, #0xfffffffffffffff8
+	WORD $0x9343fd29 // asr x9, x9, #3
+	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
+	WORD $0xcb0a01ca // sub x10, x14, x10
+	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
+	WORD $0x13001d4b // sxtb w11, w10
+	WORD $0xf1000d5f // cmp x10, #0x3
+	WORD $0x9a89d529 // cinc x9, x9, gt
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x530d396b // ubfx w11, w11, #13, #2
+	WORD $0x9a88b18c // csel x12, x12, x8, lt
+	WORD $0x9a88b1ad // csel x13, x13, x8, lt
+	WORD $0x9342fd8c // asr x12, x12, #2
+	WORD $0x9343fdad // asr x13, x13, #3
+	WORD $0x0b0b014b // add w11, w10, w11
+	WORD $0x121e756b // and w11, w11, #0xfffffffc
+	WORD $0x9b0d7d29 // mul x9, x9, x13
+	WORD $0x4b0b014b // sub w11, w10, w11
+	WORD $0x1219016a // and w10, w11, #0x80
+	WORD $0x0b4a1d6a // add w10, w11, w10, lsr #7
+	WORD $0x13001d4a // sxtb w10, w10
+	WORD $0x4b4a056a // sub w10, w11, w10, lsr #1
+	WORD $0xb1000d8b // adds x11, x12, #0x3
+	WORD $0x9100198c // add x12, x12, #0x6
+	WORD $0x9a8bb18b // csel x11, x12, x11, lt
+	WORD $0x93401d4a // sxtb x10, w10
+	WORD $0x9342fd6b // asr x11, x11, #2
+	WORD $0x9b0a2569 // madd x9, x11, x10, x9
+	WORD $0xf940200a // ldr x10, [x0, #0x40]
+	WORD $0xa9012bee // stp x14, x10, [sp, #0x10]
+	WORD $0x9b097d4b // mul x11, x10, x9
+	WORD $0xa9462809 // ldp x9, x10, [x0, #0x60]
+	WORD $0xcb09014c // sub x12, x10, x9
+	WORD $0xeb0b199f // cmp x12, x11, lsl #6
+	WORD $0x1a9fd7eb // cset w11, gt
+	WORD $0xf10021df // cmp x14, #0x8
+	WORD $0x5400018a // b.ge 0x5da8 <k_attend_values_f16+0xf0>
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xb27e026d // orr x13, x19, #0x4
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x540047cd // b.le 0x6684 <k_attend_values_f16+0x9cc>
+	WORD $0xaa1303fa // mov x26, x19
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0x91000a6e // add x14, x19, #0x2
+	WORD $0xeb0c01df // cmp x14, x12
+	WORD $0x5400744c // b.gt 0x6c28 <k_attend_values_f16+0xf70>
+	WORD $0x140003d4 // b 0x6cf4 <k_attend_values_f16+0x103c>
+	WORD $0x910123ec // add x12, sp, #0x48
+	WORD $0xd37ff911 // lsl x17, x8, #1
+	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0xf9001bec // str x12, [sp, #0x30]
+	WORD $0xcb0803ec // neg x12, x8
+	WORD $0xf90007ec // str x12, [sp, #0x8]
+	WORD $0x5280010c // mov w12, #0x8 // =8
+	WORD $0x14000009 // b 0x5df0 <k_attend_values_f16+0x138>
+	WORD $0xf9401ffe // ldr x30, [sp, #0x38]
+	WORD $0xf94013f3 // ldr x19, [sp, #0x20]
+	WORD $0xf94017e3 // ldr x3, [sp, #0x28]
+	WORD $0xf9400bed // ldr x13, [sp, #0x10]
+	WORD $0x9100226c // add x12, x19, #0x8
+	WORD $0x91008063 // add x3, x3, #0x20
+	WORD $0xeb0d019f // cmp x12, x13
+	WORD $0x54fffcac // b.gt 0x5d80 <k_attend_values_f16+0xc8>
+	WORD $0xf100211f // cmp x8, #0x8
+	WORD $0xaa1303e0 // mov x0, x19
+	WORD $0xa9020fec // stp x12, x3, [sp, #0x20]
+	WORD $0x5400102a // b.ge 0x6000 <k_attend_values_f16+0x348>
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0xb27e00ac // orr x12, x5, #0x4
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x5400208d // b.le 0x621c <k_attend_values_f16+0x564>
+	WORD $0xaa0503e6 // mov x6, x5
+	WORD $0xeb060105 // subs x5, x8, x6
+	WORD $0x54fffdcd // b.le 0x5dd0 <k_attend_values_f16+0x118>
+	WORD $0xf9401fe1 // ldr x1, [sp, #0x38]
+	WORD $0xf9400ff0 // ldr x16, [sp, #0x18]
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0xa945302e // ldp x14, x12, [x1, #0x50]
+	WORD $0x9b007d8d // mul x13, x12, x0
+	WORD $0x8b0d01ce // add x14, x14, x13
+	WORD $0xcb0c01cf // sub x15, x14, x12
+	WORD $0x8b0c0dec // add x12, x15, x12, lsl #3
+	WORD $0xf940242f // ldr x15, [x1, #0x48]
+	WORD $0xeb10019f // cmp x12, x16
+	WORD $0x8b0f01ad // add x13, x13, x15
+	WORD $0x9a90b190 // csel x16, x12, x16, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9a90b3ec // csel x12, xzr, x16, lt
+	WORD $0xeb0c01df // cmp x14, x12
+	WORD $0x9a8cb1cf // csel x15, x14, x12, lt
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x9a8cb1ac // csel x12, x13, x12, lt
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9a8cb3ed // csel x13, xzr, x12, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8fb3f0 // csel x16, xzr, x15, lt
+	WORD $0xeb1001bf // cmp x13, x16
+	WORD $0x54002cca // b.ge 0x6410 <k_attend_values_f16+0x758>
+	WORD $0xf9401422 // ldr x2, [x1, #0x28]
+	WORD $0x9b0819a7 // madd x7, x13, x8, x6
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xa9408c2e // ldp x14, x3, [x1, #0x8]
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x9b007c4c // mul x12, x2, x0
+	WORD $0xd37ef441 // lsl x1, x2, #2
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x8b02044f // add x15, x2, x2, lsl #1
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xd37be844 // lsl x4, x2, #5
+	WORD $0x8b020038 // add x24, x1, x2
+	WORD $0x8b070476 // add x22, x3, x7, lsl #1
+	WORD $0xd37df053 // lsl x19, x2, #3
+	WORD $0xd37cec54 // lsl x20, x2, #4
+	WORD $0xd37ef5f5 // lsl x21, x15, #2
+	WORD $0xd37ef718 // lsl x24, x24, #2
+	WORD $0x8b0c09d7 // add x23, x14, x12, lsl #2
+	WORD $0xf94007ec // ldr x12, [sp, #0x8]
+	WORD $0xd37df1f9 // lsl x25, x15, #3
+	WORD $0xcb01009a // sub x26, x4, x1
+	WORD $0x927ce8bb // and x27, x5, #0x7ffffffffffffff0
+	WORD $0x910042dd // add x29, x22, #0x10
+	WORD $0x8b06019e // add x30, x12, x6
+	WORD $0x1400001b // b 0x5f54 <k_attend_values_f16+0x29c>
+	WORD $0x8b07046c // add x12, x3, x7, lsl #1
+	WORD $0xfd400190 // ldr d16, [x12]
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x8b0d0aec // add x12, x23, x13, lsl #2
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0xeb1001bf // cmp x13, x16
+	WORD $0x8b0800e7 // add x7, x7, x8
+	WORD $0x8b1103bd // add x29, x29, x17
+	WORD $0xbd400191 // ldr s17, [x12]
+	WORD $0xbc627992 // ldr s18, [x12, x2, lsl #2]
+	WORD $0xbc736993 // ldr s19, [x12, x19]
+	WORD $0xbc756994 // ldr s20, [x12, x21]
+	WORD $0x8b1102d6 // add x22, x22, x17
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0xbc746991 // ldr s17, [x12, x20]
+	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
+	WORD $0xbc786992 // ldr s18, [x12, x24]
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0xbc796993 // ldr s19, [x12, x25]
+	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
+	WORD $0xbc7a6994 // ldr s20, [x12, x26]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
+	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
+	WORD $0x540026e0 // b.eq 0x642c <k_attend_values_f16+0x774>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54000102 // b.hs 0x5f78 <k_attend_values_f16+0x2c0>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x3400008b // cbz w11, 0x5f70 <k_attend_values_f16+0x2b8>
+	WORD $0x5280100c // mov w12, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x5f74 <k_attend_values_f16+0x2bc>
+	WORD $0x5280080c // mov w12, #0x40 // =64
+	WORD $0x8b0c0129 // add x9, x9, x12
+	WORD $0xeb06011f // cmp x8, x6
+	WORD $0x54fffb80 // b.eq 0x5eec <k_attend_values_f16+0x234>
+	WORD $0xf10004bf // cmp x5, #0x1
+	WORD $0xf90027ff // str xzr, [sp, #0x48]
+	WORD $0x5400038b // b.lt 0x5ff8 <k_attend_values_f16+0x340>
+	WORD $0xf9401bee // ldr x14, [sp, #0x30]
+	WORD $0xf10040bf // cmp x5, #0x10
+	WORD $0xaa1b03ec // mov x12, x27
+	WORD $0xaa1d03e1 // mov x1, x29
+	WORD $0x54000062 // b.hs 0x5fa8 <k_attend_values_f16+0x2f0>
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0x1400000a // b 0x5fcc <k_attend_values_f16+0x314>
+	WORD $0xad7fc430 // ldp q16, q17, [x1, #-0x10]
+	WORD $0xf100418c // subs x12, x12, #0x10
+	WORD $0x91008021 // add x1, x1, #0x20
+	WORD $0xad3fc5d0 // stp q16, q17, [x14, #-0x10]
+	WORD $0x910081ce // add x14, x14, #0x20
+	WORD $0x54ffff61 // b.ne 0x5fa8 <k_attend_values_f16+0x2f0>
+	WORD $0xeb1b00bf // cmp x5, x27
+	WORD $0xaa1b03ee // mov x14, x27
+	WORD $0x54000140 // b.eq 0x5ff0 <k_attend_values_f16+0x338>
+	WORD $0xd37ff9cf // lsl x15, x14, #1
+	WORD $0x910123ec // add x12, sp, #0x48
+	WORD $0x8b0e03ce // add x14, x30, x14
+	WORD $0x8b0f018c // add x12, x12, x15
+	WORD $0x8b0f02c1 // add x1, x22, x15
+	WORD $0x7c402430 // ldr h16, [x1], #0x2
+	WORD $0xb10005ce // adds x14, x14, #0x1
+	WORD $0x7c002590 // str h16, [x12], #0x2
+	WORD $0x54ffffa3 // b.lo 0x5fe0 <k_attend_values_f16+0x328>
+	WORD $0xfd4027f0 // ldr d16, [sp, #0x48]
+	WORD $0x17ffffc0 // b 0x5ef4 <k_attend_values_f16+0x23c>
+	WORD $0x2f00e410 // movi d16, #0000000000000000
+	WORD $0x17ffffbe // b 0x5ef4 <k_attend_values_f16+0x23c>
+	WORD $0xa94533d0 // ldp x16, x12, [x30, #0x50]
+	WORD $0xb240000f // orr x15, x0, #0x1
+	WORD $0xa9425fcd // ldp x13, x23, [x30, #0x20]
+	WORD $0xf9400fe2 // ldr x2, [sp, #0x18]
+	WORD $0xb27e0001 // orr x1, x0, #0x4
+	WORD $0xaa1f03f9 // mov x25, xzr
+	WORD $0x9b007d8e // mul x14, x12, x0
+	WORD $0x9b0f7da7 // mul x7, x13, x15
+	WORD $0xb27f000f // orr x15, x0, #0x2
+	WORD $0x9b0f7db3 // mul x19, x13, x15
+	WORD $0xb240040f // orr x15, x0, #0x3
+	WORD $0x8b0e0210 // add x16, x16, x14
+	WORD $0x9b0f7db4 // mul x20, x13, x15
+	WORD $0xcb0c020f // sub x15, x16, x12
+	WORD $0x8b0c0dec // add x12, x15, x12, lsl #3
+	WORD $0x528000af // mov w15, #0x5 // =5
+	WORD $0xaa0f000f // orr x15, x0, x15
+	WORD $0x9b017db5 // mul x21, x13, x1
+	WORD $0xf94027c1 // ldr x1, [x30, #0x48]
+	WORD $0xeb02019f // cmp x12, x2
+	WORD $0x9b0f7db6 // mul x22, x13, x15
+	WORD $0x9a82b18f // csel x15, x12, x2, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9a8fb3ef // csel x15, xzr, x15, lt
+	WORD $0xb27f040c // orr x12, x0, #0x6
+	WORD $0xeb0f021f // cmp x16, x15
+	WORD $0x9b0c7db8 // mul x24, x13, x12
+	WORD $0x8b0101cc // add x12, x14, x1
+	WORD $0x9a8fb20e // csel x14, x16, x15, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9b037ef0 // mul x16, x23, x3
+	WORD $0x9a8eb3fa // csel x26, xzr, x14, lt
+	WORD $0xeb0f019f // cmp x12, x15
+	WORD $0x9a8fb18f // csel x15, x12, x15, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0xb240080e // orr x14, x0, #0x7
+	WORD $0x9a8fb3fd // csel x29, xzr, x15, lt
+	WORD $0x9b007da6 // mul x6, x13, x0
+	WORD $0xd280010c // mov x12, #0x8 // =8
+	WORD $0xcb1d0341 // sub x1, x26, x29
+	WORD $0x9b0e7dbb // mul x27, x13, x14
+	WORD $0xa9403bc2 // ldp x2, x14, [x30]
+	WORD $0xd37ef6ed // lsl x13, x23, #2
+	WORD $0x9b1d323e // madd x30, x17, x29, x12
+	WORD $0x8b1d0a0c // add x12, x16, x29, lsl #2
+	WORD $0x8b0c01ce // add x14, x14, x12
+	WORD $0x5280010c // mov w12, #0x8 // =8
+	WORD $0x14000017 // b 0x6118 <k_attend_values_f16+0x460>
+	WORD $0x8b19084c // add x12, x2, x25, lsl #2
+	WORD $0x910043de // add x30, x30, #0x10
+	WORD $0xaa0503f9 // mov x25, x5
+	WORD $0x8b06098f // add x15, x12, x6, lsl #2
+	WORD $0x8b070990 // add x16, x12, x7, lsl #2
+	WORD $0xad005de2 // stp q2, q23, [x15]
+	WORD $0x8b13098f // add x15, x12, x19, lsl #2
+	WORD $0xad005a14 // stp q20, q22, [x16]
+	WORD $0x8b140990 // add x16, x12, x20, lsl #2
+	WORD $0xad0055f2 // stp q18, q21, [x15]
+	WORD $0x8b15098f // add x15, x12, x21, lsl #2
+	WORD $0xad004e10 // stp q16, q19, [x16]
+	WORD $0x8b160990 // add x16, x12, x22, lsl #2
+	WORD $0xad0045e6 // stp q6, q17, [x15]
+	WORD $0x8b18098f // add x15, x12, x24, lsl #2
+	WORD $0xad001e04 // stp q4, q7, [x16]
+	WORD $0x8b1b0990 // add x16, x12, x27, lsl #2
+	WORD $0x910020ac // add x12, x5, #0x8
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0xad0015e3 // stp q3, q5, [x15]
+	WORD $0xad000600 // stp q0, q1, [x16]
+	WORD $0x54ffe78c // b.gt 0x5e04 <k_attend_values_f16+0x14c>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0xeb1d035f // cmp x26, x29
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0xaa0c03e5 // mov x5, x12
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x54fffb0d // b.le 0x60c0 <k_attend_values_f16+0x408>
+	WORD $0xf9401fec // ldr x12, [sp, #0x38]
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0xaa0103e3 // mov x3, x1
+	WORD $0xf940098c // ldr x12, [x12, #0x10]
+	WORD $0x8b1e018c // add x12, x12, x30
+	WORD $0x14000023 // b 0x6204 <k_attend_values_f16+0x54c>
+	WORD $0x5280100f // mov w15, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b0f0129 // add x9, x9, x15
+	WORD $0x6d7fe598 // ldp d24, d25, [x12, #-0x8]
+	WORD $0x8b170a0f // add x15, x16, x23, lsl #2
+	WORD $0x4ddfca1a // ld1r { v26.4s }, [x16], #4
+	WORD $0xf1000463 // subs x3, x3, #0x1
+	WORD $0x4dcdc9fb // ld1r { v27.4s }, [x15], x13
+	WORD $0x8b11018c // add x12, x12, x17
+	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
+	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x4dcdc9fc // ld1r { v28.4s }, [x15], x13
+	WORD $0x4e3acf02 // fmla v2.4s, v24.4s, v26.4s
+	WORD $0x4e3acf37 // fmla v23.4s, v25.4s, v26.4s
+	WORD $0x4dcdc9fa // ld1r { v26.4s }, [x15], x13
+	WORD $0x4e3bcf14 // fmla v20.4s, v24.4s, v27.4s
+	WORD $0x4e3bcf36 // fmla v22.4s, v25.4s, v27.4s
+	WORD $0x4dcdc9fb // ld1r { v27.4s }, [x15], x13
+	WORD $0x4e3ccf12 // fmla v18.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf35 // fmla v21.4s, v25.4s, v28.4s
+	WORD $0x4dcdc9fc // ld1r { v28.4s }, [x15], x13
+	WORD $0x4e3acf10 // fmla v16.4s, v24.4s, v26.4s
+	WORD $0x4e3acf33 // fmla v19.4s, v25.4s, v26.4s
+	WORD $0x4dcdc9fa // ld1r { v26.4s }, [x15], x13
+	WORD $0x4e3bcf06 // fmla v6.4s, v24.4s, v27.4s
+	WORD $0x4e3bcf31 // fmla v17.4s, v25.4s, v27.4s
+	WORD $0xbd4001fb // ldr s27, [x15]
+	WORD $0x4e3ccf04 // fmla v4.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf27 // fmla v7.4s, v25.4s, v28.4s
+	WORD $0x4e3acf03 // fmla v3.4s, v24.4s, v26.4s
+	WORD $0x4e3acf25 // fmla v5.4s, v25.4s, v26.4s
+	WORD $0x4f9b1300 // fmla v0.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1321 // fmla v1.4s, v25.4s, v27.s[0]
+	WORD $0x54fff600 // b.eq 0x60c0 <k_attend_values_f16+0x408>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffc02 // b.hs 0x6188 <k_attend_values_f16+0x4d0>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x35fffb6b // cbnz w11, 0x617c <k_attend_values_f16+0x4c4>
+	WORD $0x5280080f // mov w15, #0x40 // =64
+	WORD $0x17ffffdb // b 0x6184 <k_attend_values_f16+0x4cc>
+	WORD $0xf9401fe4 // ldr x4, [sp, #0x38]
+	WORD $0xb2400010 // orr x16, x0, #0x1
+	WORD $0xb27f0002 // orr x2, x0, #0x2
+	WORD $0xb27f0407 // orr x7, x0, #0x6
+	WORD $0xf9402c8d // ldr x13, [x4, #0x58]
+	WORD $0xf940108e // ldr x14, [x4, #0x20]
+	WORD $0x9b007daf // mul x15, x13, x0
+	WORD $0x9b107dc6 // mul x6, x14, x16
+	WORD $0xf9402890 // ldr x16, [x4, #0x50]
+	WORD $0x9b027dd5 // mul x21, x14, x2
+	WORD $0xb2400402 // orr x2, x0, #0x3
+	WORD $0x8b0f0210 // add x16, x16, x15
+	WORD $0xcb0d0203 // sub x3, x16, x13
+	WORD $0x9b027dd6 // mul x22, x14, x2
+	WORD $0xb27e0002 // orr x2, x0, #0x4
+	WORD $0x8b0d0c6d // add x13, x3, x13, lsl #3
+	WORD $0xf9400fe3 // ldr x3, [sp, #0x18]
+	WORD $0xd37ef4d4 // lsl x20, x6, #2
+	WORD $0x9b027dd7 // mul x23, x14, x2
+	WORD $0x528000a2 // mov w2, #0x5 // =5
+	WORD $0xeb0301bf // cmp x13, x3
+	WORD $0xaa020002 // orr x2, x0, x2
+	WORD $0xd37ef6b5 // lsl x21, x21, #2
+	WORD $0x9a83b1a3 // csel x3, x13, x3, lt
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9b027dd9 // mul x25, x14, x2
+	WORD $0xf9402482 // ldr x2, [x4, #0x48]
+	WORD $0x9a83b3e3 // csel x3, xzr, x3, lt
+	WORD $0xf940148d // ldr x13, [x4, #0x28]
+	WORD $0xeb03021f // cmp x16, x3
+	WORD $0x9b007dc1 // mul x1, x14, x0
+	WORD $0xd37ef6d6 // lsl x22, x22, #2
+	WORD $0x8b0201ef // add x15, x15, x2
+	WORD $0x9a83b202 // csel x2, x16, x3, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9a82b3f0 // csel x16, xzr, x2, lt
+	WORD $0xf94017e2 // ldr x2, [sp, #0x28]
+	WORD $0xeb0301ff // cmp x15, x3
+	WORD $0x9b077dda // mul x26, x14, x7
+	WORD $0xd37ef5a7 // lsl x7, x13, #2
+	WORD $0xd37ef6f7 // lsl x23, x23, #2
+	WORD $0xd37ef739 // lsl x25, x25, #2
+	WORD $0x9b027db8 // mul x24, x13, x2
+	WORD $0x9a83b1e2 // csel x2, x15, x3, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a82b3e2 // csel x2, xzr, x2, lt
+	WORD $0xb2400803 // orr x3, x0, #0x7
+	WORD $0xd37ef433 // lsl x19, x1, #2
+	WORD $0x9b08144f // madd x15, x2, x8, x5
+	WORD $0xcb02021e // sub x30, x16, x2
+	WORD $0xd37ef75a // lsl x26, x26, #2
+	WORD $0x9b037dce // mul x14, x14, x3
+	WORD $0xa9407483 // ldp x3, x29, [x4]
+	WORD $0x8b020b01 // add x1, x24, x2, lsl #2
+	WORD $0xd37ff9f8 // lsl x24, x15, #1
+	WORD $0x8b0103bd // add x29, x29, x1
+	WORD $0xd37ef5db // lsl x27, x14, #2
+	WORD $0x1400000f // b 0x633c <k_attend_values_f16+0x684>
+	WORD $0x8b05086e // add x14, x3, x5, lsl #2
+	WORD $0x910010cc // add x12, x6, #0x4
+	WORD $0x91002318 // add x24, x24, #0x8
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0xaa0603e5 // mov x5, x6
+	WORD $0x3cb369c0 // str q0, [x14, x19]
+	WORD $0x3cb469c2 // str q2, [x14, x20]
+	WORD $0x3cb569c3 // str q3, [x14, x21]
+	WORD $0x3cb669c4 // str q4, [x14, x22]
+	WORD $0x3cb769c6 // str q6, [x14, x23]
+	WORD $0x3cb969c7 // str q7, [x14, x25]
+	WORD $0x3cba69c5 // str q5, [x14, x26]
+	WORD $0x3cbb69c1 // str q1, [x14, x27]
+	WORD $0x54ffd6ec // b.gt 0x5e14 <k_attend_values_f16+0x15c>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xeb02021f // cmp x16, x2
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0xaa0c03e6 // mov x6, x12
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x54fffd0d // b.le 0x6304 <k_attend_values_f16+0x64c>
+	WORD $0xf9401fec // ldr x12, [sp, #0x38]
+	WORD $0xaa1d03ee // mov x14, x29
+	WORD $0xaa1e03e1 // mov x1, x30
+	WORD $0xf940098c // ldr x12, [x12, #0x10]
+	WORD $0x8b18018c // add x12, x12, x24
+	WORD $0x1400001f // b 0x63f8 <k_attend_values_f16+0x740>
+	WORD $0x5280100f // mov w15, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b0f0129 // add x9, x9, x15
+	WORD $0xfd400190 // ldr d16, [x12]
+	WORD $0x8b0d09cf // add x15, x14, x13, lsl #2
+	WORD $0xf1000421 // subs x1, x1, #0x1
+	WORD $0xbc4045d1 // ldr s17, [x14], #0x4
+	WORD $0x8b11018c // add x12, x12, x17
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x8b0701e4 // add x4, x15, x7
+	WORD $0xbd4001f2 // ldr s18, [x15]
+	WORD $0x8b07008f // add x15, x4, x7
+	WORD $0xbd400093 // ldr s19, [x4]
+	WORD $0xbd4001f4 // ldr s20, [x15]
+	WORD $0x8b0701ef // add x15, x15, x7
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	WORD $0xbd4001f1 // ldr s17, [x15]
+	WORD $0x8b0701ef // add x15, x15, x7
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0xbd4001f2 // ldr s18, [x15]
+	WORD $0x8b0701ef // add x15, x15, x7
+	WORD $0x4f931203 // fmla v3.4s, v16.4s, v19.s[0]
+	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
+	WORD $0xbd4001f3 // ldr s19, [x15]
+	WORD $0xbc6769f4 // ldr s20, [x15, x7]
+	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
+	WORD $0x4f921207 // fmla v7.4s, v16.4s, v18.s[0]
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x4f941201 // fmla v1.4s, v16.4s, v20.s[0]
+	WORD $0x54fff880 // b.eq 0x6304 <k_attend_values_f16+0x64c>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffc82 // b.hs 0x638c <k_attend_values_f16+0x6d4>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x35fffbeb // cbnz w11, 0x6380 <k_attend_values_f16+0x6c8>
+	WORD $0x5280080f // mov w15, #0x40 // =64
+	WORD $0x17ffffdf // b 0x6388 <k_attend_values_f16+0x6d0>
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf9401ffe // ldr x30, [sp, #0x38]
+	WORD $0xeb06011f // cmp x8, x6
+	WORD $0xf94013d0 // ldr x16, [x30, #0x20]
+	WORD $0xf94003cd // ldr x13, [x30]
+	WORD $0x9b007e0c // mul x12, x16, x0
+	WORD $0x8b0609ad // add x13, x13, x6, lsl #2
+	WORD $0x54000441 // b.ne 0x64cc <k_attend_values_f16+0x814>
+	WORD $0xb240000e // orr x14, x0, #0x1
+	WORD $0xb27f000f // orr x15, x0, #0x2
+	WORD $0xb2400401 // orr x1, x0, #0x3
+	WORD $0x9b0e7e0e // mul x14, x16, x14
+	WORD $0xb27e0002 // orr x2, x0, #0x4
+	WORD $0x528000a3 // mov w3, #0x5 // =5
+	WORD $0xd37ef58c // lsl x12, x12, #2
+	WORD $0xaa030003 // orr x3, x0, x3
+	WORD $0xb27f0404 // orr x4, x0, #0x6
+	WORD $0x9b0f7e0f // mul x15, x16, x15
+	WORD $0xb2400800 // orr x0, x0, #0x7
+	WORD $0xf94013f3 // ldr x19, [sp, #0x20]
+	WORD $0x3cac69a7 // str q7, [x13, x12]
+	WORD $0x9b017e01 // mul x1, x16, x1
+	WORD $0xd37ef5ce // lsl x14, x14, #2
+	WORD $0x9b027e02 // mul x2, x16, x2
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0x3cae69a6 // str q6, [x13, x14]
+	WORD $0x9b037e03 // mul x3, x16, x3
+	WORD $0xd37ef42e // lsl x14, x1, #2
+	WORD $0x3caf69a5 // str q5, [x13, x15]
+	WORD $0x9b047e04 // mul x4, x16, x4
+	WORD $0xd37ef44f // lsl x15, x2, #2
+	WORD $0x3cae69a4 // str q4, [x13, x14]
+	WORD $0x9b007e0c // mul x12, x16, x0
+	WORD $0xd37ef46e // lsl x14, x3, #2
+	WORD $0x3caf69a3 // str q3, [x13, x15]
+	WORD $0xd37ef48f // lsl x15, x4, #2
+	WORD $0x3cae69a2 // str q2, [x13, x14]
+	WORD $0xd37ef58c // lsl x12, x12, #2
+	WORD $0x3caf69a1 // str q1, [x13, x15]
+	WORD $0x3cac69a0 // str q0, [x13, x12]
+	WORD $0x17fffe44 // b 0x5dd8 <k_attend_values_f16+0x120>
+	WORD $0x8b0c09ac // add x12, x13, x12, lsl #2
+	WORD $0xf94013f3 // ldr x19, [sp, #0x20]
+	WORD $0xf10004bf // cmp x5, #0x1
+	WORD $0xb240000e // orr x14, x0, #0x1
+	WORD $0x5400040d // b.le 0x655c <k_attend_values_f16+0x8a4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540006a1 // b.ne 0x65b8 <k_attend_values_f16+0x900>
+	WORD $0xb27f000f // orr x15, x0, #0x2
+	WORD $0x9b0e7e0e // mul x14, x16, x14
+	WORD $0xb2400401 // orr x1, x0, #0x3
+	WORD $0xb27e0002 // orr x2, x0, #0x4
+	WORD $0x528000a3 // mov w3, #0x5 // =5
+	WORD $0xb27f0404 // orr x4, x0, #0x6
+	WORD $0x9b0f7e0f // mul x15, x16, x15
+	WORD $0xaa030003 // orr x3, x0, x3
+	WORD $0xb2400800 // orr x0, x0, #0x7
+	WORD $0xfd000187 // str d7, [x12]
+	WORD $0x9b017e01 // mul x1, x16, x1
+	WORD $0xd37ef5ce // lsl x14, x14, #2
+	WORD $0x9b027e02 // mul x2, x16, x2
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0xfc2e69a6 // str d6, [x13, x14]
+	WORD $0x9b037e03 // mul x3, x16, x3
+	WORD $0xd37ef42e // lsl x14, x1, #2
+	WORD $0xfc2f69a5 // str d5, [x13, x15]
+	WORD $0x9b047e04 // mul x4, x16, x4
+	WORD $0xd37ef44f // lsl x15, x2, #2
+	WORD $0xfc2e69a4 // str d4, [x13, x14]
+	WORD $0x9b007e0c // mul x12, x16, x0
+	WORD $0xd37ef46e // lsl x14, x3, #2
+	WORD $0xfc2f69a3 // str d3, [x13, x15]
+	WORD $0xd37ef48f // lsl x15, x4, #2
+	WORD $0xfc2e69a2 // str d2, [x13, x14]
+	WORD $0x8b0c09ac // add x12, x13, x12, lsl #2
+	WORD $0xfc2f69a1 // str d1, [x13, x15]
+	WORD $0x14000043 // b 0x6664 <k_attend_values_f16+0x9ac>
+	WORD $0x9b0e7e0e // mul x14, x16, x14
+	WORD $0x528000a3 // mov w3, #0x5 // =5
+	WORD $0xb27f000f // orr x15, x0, #0x2
+	WORD $0xb2400401 // orr x1, x0, #0x3
+	WORD $0xb27e0002 // orr x2, x0, #0x4
+	WORD $0xaa030003 // orr x3, x0, x3
+	WORD $0xb27f0404 // orr x4, x0, #0x6
+	WORD $0xbd000187 // str s7, [x12]
+	WORD $0x9b0f7e0f // mul x15, x16, x15
+	WORD $0x9b017e01 // mul x1, x16, x1
+	WORD $0xbc2e79a6 // str s6, [x13, x14, lsl #2]
+	WORD $0xb240080e // orr x14, x0, #0x7
+	WORD $0x9b027e02 // mul x2, x16, x2
+	WORD $0xbc2f79a5 // str s5, [x13, x15, lsl #2]
+	WORD $0x9b037e03 // mul x3, x16, x3
+	WORD $0xbc2179a4 // str s4, [x13, x1, lsl #2]
+	WORD $0x9b047e0c // mul x12, x16, x4
+	WORD $0xbc2279a3 // str s3, [x13, x2, lsl #2]
+	WORD $0x9b0e7e0e // mul x14, x16, x14
+	WORD $0xbc2379a2 // str s2, [x13, x3, lsl #2]
+	WORD $0xbc2c79a1 // str s1, [x13, x12, lsl #2]
+	WORD $0xbc2e79a0 // str s0, [x13, x14, lsl #2]
+	WORD $0x17fffe09 // b 0x5dd8 <k_attend_values_f16+0x120>
+	WORD $0x9b0e7e0e // mul x14, x16, x14
+	WORD $0xb27f000f // orr x15, x0, #0x2
+	WORD $0xb2400401 // orr x1, x0, #0x3
+	WORD $0x91002182 // add x2, x12, #0x8
+	WORD $0xfd000187 // str d7, [x12]
+	WORD $0xb27e000c // orr x12, x0, #0x4
+	WORD $0x9b0f7e0f // mul x15, x16, x15
+	WORD $0x4d008047 // st1 { v7.s }[2], [x2]
+	WORD $0x528000a2 // mov w2, #0x5 // =5
+	WORD $0xaa020002 // orr x2, x0, x2
+	WORD $0x9b017e01 // mul x1, x16, x1
+	WORD $0x8b0e09ae // add x14, x13, x14, lsl #2
+	WORD $0x9b0c7e0c // mul x12, x16, x12
+	WORD $0x8b0f09af // add x15, x13, x15, lsl #2
+	WORD $0xfc0085c6 // str d6, [x14], #0x8
+	WORD $0x9b027e02 // mul x2, x16, x2
+	WORD $0x4d0081c6 // st1 { v6.s }[2], [x14]
+	WORD $0x8b0109a1 // add x1, x13, x1, lsl #2
+	WORD $0x910021ee // add x14, x15, #0x8
+	WORD $0xfd0001e5 // str d5, [x15]
+	WORD $0x4d0081c5 // st1 { v5.s }[2], [x14]
+	WORD $0xb27f040e // orr x14, x0, #0x6
+	WORD $0xb2400800 // orr x0, x0, #0x7
+	WORD $0x9100202f // add x15, x1, #0x8
+	WORD $0x9b0e7e0e // mul x14, x16, x14
+	WORD $0x8b0c09ac // add x12, x13, x12, lsl #2
+	WORD $0x4d0081e4 // st1 { v4.s }[2], [x15]
+	WORD $0x9b007e0f // mul x15, x16, x0
+	WORD $0x8b0209a0 // add x0, x13, x2, lsl #2
+	WORD $0xfd000024 // str d4, [x1]
+	WORD $0x91002190 // add x16, x12, #0x8
+	WORD $0xfd000183 // str d3, [x12]
+	WORD $0x9100200c // add x12, x0, #0x8
+	WORD $0x4d008203 // st1 { v3.s }[2], [x16]
+	WORD $0x8b0e09ae // add x14, x13, x14, lsl #2
+	WORD $0x4d008182 // st1 { v2.s }[2], [x12]
+	WORD $0xfd000002 // str d2, [x0]
+	WORD $0x8b0f09ac // add x12, x13, x15, lsl #2
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0xfd0001c1 // str d1, [x14]
+	WORD $0x4d008201 // st1 { v1.s }[2], [x16]
+	WORD $0x9100218d // add x13, x12, #0x8
+	WORD $0x4d0081a0 // st1 { v0.s }[2], [x13]
+	WORD $0xf94017e3 // ldr x3, [sp, #0x28]
+	WORD $0xfd000180 // str d0, [x12]
+	WORD $0xf9400bed // ldr x13, [sp, #0x10]
+	WORD $0x9100226c // add x12, x19, #0x8
+	WORD $0x91008063 // add x3, x3, #0x20
+	WORD $0xeb0d019f // cmp x12, x13
+	WORD $0x54ffbbad // b.le 0x5df0 <k_attend_values_f16+0x138>
+	WORD $0x17fffdc0 // b 0x5d80 <k_attend_values_f16+0xc8>
+	WORD $0xd37ef671 // lsl x17, x19, #2
+	WORD $0xf100211f // cmp x8, #0x8
+	WORD $0xf9001bed // str x13, [sp, #0x30]
+	WORD $0xf90013f3 // str x19, [sp, #0x20]
+	WORD $0x54000dca // b.ge 0x684c <k_attend_values_f16+0xb94>
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xb27e0217 // orr x23, x16, #0x4
+	WORD $0xeb0802ff // cmp x23, x8
+	WORD $0x54001c0d // b.le 0x6a24 <k_attend_values_f16+0xd6c>
+	WORD $0xaa1003f1 // mov x17, x16
+	WORD $0xeb08022d // subs x13, x17, x8
+	WORD $0x54002b2a // b.ge 0x6c14 <k_attend_values_f16+0xf5c>
+	WORD $0xa94533cf // ldp x15, x12, [x30, #0x50]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xa941efe0 // ldp x0, x27, [sp, #0x18]
+	WORD $0xf94027d0 // ldr x16, [x30, #0x48]
+	WORD $0x9b1b7d8e // mul x14, x12, x27
+	WORD $0x8b0c058c // add x12, x12, x12, lsl #1
+	WORD $0x8b0e01ef // add x15, x15, x14
+	WORD $0x8b1001ce // add x14, x14, x16
+	WORD $0x8b0c01ec // add x12, x15, x12
+	WORD $0xeb00019f // cmp x12, x0
+	WORD $0x9a80b180 // csel x0, x12, x0, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9a80b3ec // csel x12, xzr, x0, lt
+	WORD $0xeb0c01ff // cmp x15, x12
+	WORD $0x9a8cb1f0 // csel x16, x15, x12, lt
+	WORD $0xeb0c01df // cmp x14, x12
+	WORD $0x9a8cb1cc // csel x12, x14, x12, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8cb3e1 // csel x1, xzr, x12, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a90b3e2 // csel x2, xzr, x16, lt
+	WORD $0xcb110110 // sub x16, x8, x17
+	WORD $0xeb02003f // cmp x1, x2
+	WORD $0x5400254a // b.ge 0x6bb8 <k_attend_values_f16+0xf00>
+	WORD $0xf94017c3 // ldr x3, [x30, #0x28]
+	WORD $0x9b084424 // madd x4, x1, x8, x17
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xa94097ce // ldp x14, x5, [x30, #0x8]
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x9b1b7c6c // mul x12, x3, x27
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x8b03046f // add x15, x3, x3, lsl #1
+	WORD $0xd37df066 // lsl x6, x3, #3
+	WORD $0xd37ff915 // lsl x21, x8, #1
+	WORD $0x910123f6 // add x22, sp, #0x48
+	WORD $0xd37ef5f4 // lsl x20, x15, #2
+	WORD $0x927cea17 // and x23, x16, #0x7ffffffffffffff0
+	WORD $0x910042d9 // add x25, x22, #0x10
+	WORD $0x8b0404a7 // add x7, x5, x4, lsl #1
+	WORD $0x8b0c09d3 // add x19, x14, x12, lsl #2
+	WORD $0x910040f8 // add x24, x7, #0x10
+	WORD $0x14000013 // b 0x67a4 <k_attend_values_f16+0xaec>
+	WORD $0x8b0404ac // add x12, x5, x4, lsl #1
+	WORD $0xfd400184 // ldr d4, [x12]
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x8b010a6c // add x12, x19, x1, lsl #2
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0xeb02003f // cmp x1, x2
+	WORD $0x8b080084 // add x4, x4, x8
+	WORD $0x8b150318 // add x24, x24, x21
+	WORD $0xbd400185 // ldr s5, [x12]
+	WORD $0xbc637986 // ldr s6, [x12, x3, lsl #2]
+	WORD $0xbc666987 // ldr s7, [x12, x6]
+	WORD $0xbc746990 // ldr s16, [x12, x20]
+	WORD $0x8b1500e7 // add x7, x7, x21
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
+	WORD $0x54002120 // b.eq 0x6bc4 <k_attend_values_f16+0xf0c>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54000102 // b.hs 0x67c8 <k_attend_values_f16+0xb10>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x3400008b // cbz w11, 0x67c0 <k_attend_values_f16+0xb08>
+	WORD $0x5280100c // mov w12, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x67c4 <k_attend_values_f16+0xb0c>
+	WORD $0x5280080c // mov w12, #0x40 // =64
+	WORD $0x8b0c0129 // add x9, x9, x12
+	WORD $0xeb11011f // cmp x8, x17
+	WORD $0x54fffc80 // b.eq 0x675c <k_attend_values_f16+0xaa4>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xf90027ff // str xzr, [sp, #0x48]
+	WORD $0x5400036b // b.lt 0x6844 <k_attend_values_f16+0xb8c>
+	WORD $0xf100421f // cmp x16, #0x10
+	WORD $0xaa1703ec // mov x12, x23
+	WORD $0xaa1903ee // mov x14, x25
+	WORD $0xaa1803fa // mov x26, x24
+	WORD $0x54000062 // b.hs 0x67f8 <k_attend_values_f16+0xb40>
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0x1400000a // b 0x681c <k_attend_values_f16+0xb64>
+	WORD $0xad7f9744 // ldp q4, q5, [x26, #-0x10]
+	WORD $0xf100418c // subs x12, x12, #0x10
+	WORD $0x9100835a // add x26, x26, #0x20
+	WORD $0xad3f95c4 // stp q4, q5, [x14, #-0x10]
+	WORD $0x910081ce // add x14, x14, #0x20
+	WORD $0x54ffff61 // b.ne 0x67f8 <k_attend_values_f16+0xb40>
+	WORD $0xeb17021f // cmp x16, x23
+	WORD $0xaa1703ee // mov x14, x23
+	WORD $0x54000120 // b.eq 0x683c <k_attend_values_f16+0xb84>
+	WORD $0xd37ff9cf // lsl x15, x14, #1
+	WORD $0x8b0e01ae // add x14, x13, x14
+	WORD $0x8b0f02cc // add x12, x22, x15
+	WORD $0x8b0f00fa // add x26, x7, x15
+	WORD $0x7c402744 // ldr h4, [x26], #0x2
+	WORD $0xb10005ce // adds x14, x14, #0x1
+	WORD $0x7c002584 // str h4, [x12], #0x2
+	WORD $0x54ffffa3 // b.lo 0x682c <k_attend_values_f16+0xb74>
+	WORD $0xfd4027e4 // ldr d4, [sp, #0x48]
+	WORD $0x17ffffc9 // b 0x6764 <k_attend_values_f16+0xaac>
+	WORD $0x2f00e404 // movi d4, #0000000000000000
+	WORD $0x17ffffc7 // b 0x6764 <k_attend_values_f16+0xaac>
+	WORD $0xa94533cd // ldp x13, x12, [x30, #0x50]
+	WORD $0xb2400260 // orr x0, x19, #0x1
+	WORD $0xa9421bcf // ldp x15, x6, [x30, #0x20]
+	WORD $0x91001227 // add x7, x17, #0x4
+	WORD $0xf9400fe3 // ldr x3, [sp, #0x18]
+	WORD $0xd37ff917 // lsl x23, x8, #1
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0x9b137d8e // mul x14, x12, x19
+	WORD $0x8b0c058c // add x12, x12, x12, lsl #1
+	WORD $0x9b007de2 // mul x2, x15, x0
+	WORD $0x8b0e01b0 // add x16, x13, x14
+	WORD $0x9b137ded // mul x13, x15, x19
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xeb03019f // cmp x12, x3
+	WORD $0x9a83b180 // csel x0, x12, x3, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0xf94027cc // ldr x12, [x30, #0x48]
+	WORD $0x9a80b3e0 // csel x0, xzr, x0, lt
+	WORD $0xb27f0263 // orr x3, x19, #0x2
+	WORD $0xeb00021f // cmp x16, x0
+	WORD $0x8b0c01cc // add x12, x14, x12
+	WORD $0x9b037de3 // mul x3, x15, x3
+	WORD $0x9a80b20e // csel x14, x16, x0, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9a8eb3e4 // csel x4, xzr, x14, lt
+	WORD $0xeb00019f // cmp x12, x0
+	WORD $0x9b067e6e // mul x14, x19, x6
+	WORD $0x9a80b190 // csel x16, x12, x0, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9100322c // add x12, x17, #0xc
+	WORD $0x9a90b3e5 // csel x5, xzr, x16, lt
+	WORD $0x91002220 // add x0, x17, #0x8
+	WORD $0xd37ef4b0 // lsl x16, x5, #2
+	WORD $0x9b0c40cc // madd x12, x6, x12, x16
+	WORD $0x9b087cb5 // mul x21, x5, x8
+	WORD $0x8b0e0a0e // add x14, x16, x14, lsl #2
+	WORD $0x9b0040c0 // madd x0, x6, x0, x16
+	WORD $0x9b0740d8 // madd x24, x6, x7, x16
+	WORD $0xb2400666 // orr x6, x19, #0x3
+	WORD $0xcb050093 // sub x19, x4, x5
+	WORD $0x9b067de6 // mul x6, x15, x6
+	WORD $0xa9403fc7 // ldp x7, x15, [x30]
+	WORD $0x8b0c01f4 // add x20, x15, x12
+	WORD $0xd37ffaac // lsl x12, x21, #1
+	WORD $0x8b0001f5 // add x21, x15, x0
+	WORD $0x8b0e01f6 // add x22, x15, x14
+	WORD $0x8b1801f8 // add x24, x15, x24
+	WORD $0x91002199 // add x25, x12, #0x8
+	WORD $0x5280010c // mov w12, #0x8 // =8
+	WORD $0x14000017 // b 0x696c <k_attend_values_f16+0xcb4>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xaa0303fd // mov x29, x3
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x8b0d088d // add x13, x4, x13, lsl #2
-	WORD $0x8b0009ad // add x13, x13, x0, lsl #2
-	WORD $0xeb02007f // cmp x3, x2
-	WORD $0x540000ab // b.lt 0x3204 <k_attend_values+0x24e4>
-	WORD $0x1400001e // b 0x326c <k_attend_values+0x254c>
-	WORD $0xaa0903fd // mov x29, x9
-	WORD $0xeb02013f // cmp x9, x2
-	WORD $0x5400036a // b.ge 0x326c <k_attend_values+0x254c>
-	WORD $0xaa1903fd // mov x29, x25
-	WORD $0xaa1803fe // mov x30, x24
-	WORD $0xaa0a03f7 // mov x23, x10
-	WORD $0x14000010 // b 0x3250 <k_attend_values+0x2530>
-	WORD $0xad4045b0 // ldp q16, q17, [x13]
-	WORD $0xf10006f7 // subs x23, x23, #0x1
-	WORD $0xad414db2 // ldp q18, q19, [x13, #0x20]
-	WORD $0x8b1b01ad // add x13, x13, x27
-	WORD $0x4ddfcbd4 // ld1r { v20.4s }, [x30], #4
-	WORD $0x4ddfcbb5 // ld1r { v21.4s }, [x29], #4
+	WORD $0x8b0108ec // add x12, x7, x1, lsl #2
+	WORD $0xf9401ffe // ldr x30, [sp, #0x38]
+	WORD $0x91004339 // add x25, x25, #0x10
+	WORD $0xaa1003e1 // mov x1, x16
+	WORD $0x8b0d098e // add x14, x12, x13, lsl #2
+	WORD $0x8b02098f // add x15, x12, x2, lsl #2
+	WORD $0xad0019c7 // stp q7, q6, [x14]
+	WORD $0x8b03098e // add x14, x12, x3, lsl #2
+	WORD $0xad0011e5 // stp q5, q4, [x15]
+	WORD $0x8b06098f // add x15, x12, x6, lsl #2
+	WORD $0x9100220c // add x12, x16, #0x8
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0xad0009c3 // stp q3, q2, [x14]
+	WORD $0xad0001e1 // stp q1, q0, [x15]
+	WORD $0x54ffe9ac // b.gt 0x669c <k_attend_values_f16+0x9e4>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xeb05009f // cmp x4, x5
+	WORD $0xaa0c03f0 // mov x16, x12
+	WORD $0x54fffced // b.le 0x6914 <k_attend_values_f16+0xc5c>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf9400bcc // ldr x12, [x30, #0x10]
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0xaa1803ee // mov x14, x24
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x8b19018c // add x12, x12, x25
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa1603fa // mov x26, x22
+	WORD $0xaa1503fb // mov x27, x21
+	WORD $0xaa1403fd // mov x29, x20
+	WORD $0xaa1303fe // mov x30, x19
+	WORD $0x14000016 // b 0x6a0c <k_attend_values_f16+0xd54>
+	WORD $0x5280100f // mov w15, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b0f0129 // add x9, x9, x15
+	WORD $0x6d7fc590 // ldp d16, d17, [x12, #-0x8]
+	WORD $0xf10007de // subs x30, x30, #0x1
+	WORD $0x4ddfcb52 // ld1r { v18.4s }, [x26], #4
+	WORD $0x8b17018c // add x12, x12, x23
+	WORD $0x4ddfc9d3 // ld1r { v19.4s }, [x14], #4
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
+	WORD $0x4ddfcb74 // ld1r { v20.4s }, [x27], #4
+	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
+	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
+	WORD $0x4ddfcbb2 // ld1r { v18.4s }, [x29], #4
+	WORD $0x4e33ce05 // fmla v5.4s, v16.4s, v19.4s
+	WORD $0x4e33ce24 // fmla v4.4s, v17.4s, v19.4s
+	WORD $0x4e34ce03 // fmla v3.4s, v16.4s, v20.4s
+	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
+	WORD $0x4e32ce01 // fmla v1.4s, v16.4s, v18.4s
+	WORD $0x4e32ce20 // fmla v0.4s, v17.4s, v18.4s
+	WORD $0x54fff940 // b.eq 0x6930 <k_attend_values_f16+0xc78>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffda2 // b.hs 0x69c4 <k_attend_values_f16+0xd0c>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x35fffd0b // cbnz w11, 0x69b8 <k_attend_values_f16+0xd00>
+	WORD $0x5280080f // mov w15, #0x40 // =64
+	WORD $0x17ffffe8 // b 0x69c0 <k_attend_values_f16+0xd08>
+	WORD $0xa94533cf // ldp x15, x12, [x30, #0x50]
+	WORD $0xa94197e2 // ldp x2, x5, [sp, #0x18]
+	WORD $0xa9420fce // ldp x14, x3, [x30, #0x20]
+	WORD $0x8b0c0580 // add x0, x12, x12, lsl #1
+	WORD $0x9b057d8d // mul x13, x12, x5
+	WORD $0xb27f00a1 // orr x1, x5, #0x2
+	WORD $0xb24000ac // orr x12, x5, #0x1
+	WORD $0x9b017dd4 // mul x20, x14, x1
+	WORD $0x9b057dc4 // mul x4, x14, x5
+	WORD $0x8b0d01ef // add x15, x15, x13
+	WORD $0x8b0001e0 // add x0, x15, x0
+	WORD $0x9b0c7dcc // mul x12, x14, x12
+	WORD $0xeb02001f // cmp x0, x2
+	WORD $0xd37ef694 // lsl x20, x20, #2
+	WORD $0x9a82b001 // csel x1, x0, x2, lt
+	WORD $0xf100001f // cmp x0, #0x0
+	WORD $0xf94027c0 // ldr x0, [x30, #0x48]
+	WORD $0x9a81b3e1 // csel x1, xzr, x1, lt
+	WORD $0xb24004a2 // orr x2, x5, #0x3
+	WORD $0xd37ef484 // lsl x4, x4, #2
+	WORD $0xeb0101ff // cmp x15, x1
+	WORD $0x8b0001a0 // add x0, x13, x0
+	WORD $0x9b027dce // mul x14, x14, x2
+	WORD $0x9a81b1ed // csel x13, x15, x1, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x91002222 // add x2, x17, #0x8
+	WORD $0x9a8db3ed // csel x13, xzr, x13, lt
+	WORD $0xeb01001f // cmp x0, x1
+	WORD $0x9b037caf // mul x15, x5, x3
+	WORD $0x9a81b001 // csel x1, x0, x1, lt
+	WORD $0xf100001f // cmp x0, #0x0
+	WORD $0x91003220 // add x0, x17, #0xc
+	WORD $0x9a81b3e1 // csel x1, xzr, x1, lt
+	WORD $0x91001231 // add x17, x17, #0x4
+	WORD $0xd37ef593 // lsl x19, x12, #2
+	WORD $0x9b084027 // madd x7, x1, x8, x16
+	WORD $0xd37ef425 // lsl x5, x1, #2
+	WORD $0xd37ef5d5 // lsl x21, x14, #2
+	WORD $0x9b001460 // madd x0, x3, x0, x5
+	WORD $0x8b0f08af // add x15, x5, x15, lsl #2
+	WORD $0x9b021476 // madd x22, x3, x2, x5
+	WORD $0xa94063c2 // ldp x2, x24, [x30]
+	WORD $0xd37ff8e7 // lsl x7, x7, #1
+	WORD $0x9b111471 // madd x17, x3, x17, x5
+	WORD $0xd37ff903 // lsl x3, x8, #1
+	WORD $0xcb0101a5 // sub x5, x13, x1
+	WORD $0x8b000306 // add x6, x24, x0
+	WORD $0x8b0f030c // add x12, x24, x15
+	WORD $0x8b160316 // add x22, x24, x22
+	WORD $0x8b11030e // add x14, x24, x17
+	WORD $0x1400000e // b 0x6b24 <k_attend_values_f16+0xe6c>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x8b10084f // add x15, x2, x16, lsl #2
+	WORD $0x91001237 // add x23, x17, #0x4
+	WORD $0x910020e7 // add x7, x7, #0x8
+	WORD $0xeb0802ff // cmp x23, x8
+	WORD $0xaa1103f0 // mov x16, x17
+	WORD $0x3ca469e3 // str q3, [x15, x4]
+	WORD $0x3cb369e2 // str q2, [x15, x19]
+	WORD $0x3cb469e1 // str q1, [x15, x20]
+	WORD $0x3cb569e0 // str q0, [x15, x21]
+	WORD $0x54ffdc6c // b.gt 0x66ac <k_attend_values_f16+0x9f4>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xeb0101bf // cmp x13, x1
+	WORD $0xaa1703f1 // mov x17, x23
+	WORD $0x54fffe0d // b.le 0x6af0 <k_attend_values_f16+0xe38>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf9400bcf // ldr x15, [x30, #0x10]
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa0e03f8 // mov x24, x14
+	WORD $0xaa0c03f9 // mov x25, x12
+	WORD $0x8b0701f7 // add x23, x15, x7
+	WORD $0xaa1603fa // mov x26, x22
+	WORD $0xaa0603fb // mov x27, x6
+	WORD $0xaa0503fd // mov x29, x5
+	WORD $0x14000011 // b 0x6ba0 <k_attend_values_f16+0xee8>
+	WORD $0x5280100f // mov w15, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b0f0129 // add x9, x9, x15
+	WORD $0xfd4002e4 // ldr d4, [x23]
+	WORD $0xbc404725 // ldr s5, [x25], #0x4
+	WORD $0xbc404706 // ldr s6, [x24], #0x4
+	WORD $0xf10007bd // subs x29, x29, #0x1
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0xbc404747 // ldr s7, [x26], #0x4
+	WORD $0xbc404770 // ldr s16, [x27], #0x4
+	WORD $0x8b0302f7 // add x23, x23, x3
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
+	WORD $0x54fffb00 // b.eq 0x6afc <k_attend_values_f16+0xe44>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffe42 // b.hs 0x6b6c <k_attend_values_f16+0xeb4>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x35fffdab // cbnz w11, 0x6b60 <k_attend_values_f16+0xea8>
+	WORD $0x5280080f // mov w15, #0x40 // =64
+	WORD $0x17ffffed // b 0x6b68 <k_attend_values_f16+0xeb0>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf94013ce // ldr x14, [x30, #0x20]
+	WORD $0xf94003cc // ldr x12, [x30]
+	WORD $0xb240036f // orr x15, x27, #0x1
+	WORD $0xeb11011f // cmp x8, x17
+	WORD $0x9b1b7dcd // mul x13, x14, x27
+	WORD $0x8b11098c // add x12, x12, x17, lsl #2
+	WORD $0x8b0d098d // add x13, x12, x13, lsl #2
+	WORD $0x540002e1 // b.ne 0x6c3c <k_attend_values_f16+0xf84>
+	WORD $0xb27f0370 // orr x16, x27, #0x2
+	WORD $0xb2400771 // orr x17, x27, #0x3
+	WORD $0x9b0f7dcf // mul x15, x14, x15
+	WORD $0x3d8001a3 // str q3, [x13]
+	WORD $0x9b107dd0 // mul x16, x14, x16
+	WORD $0x9b117dce // mul x14, x14, x17
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0xd37ef60d // lsl x13, x16, #2
+	WORD $0x3caf6982 // str q2, [x12, x15]
+	WORD $0xd37ef5ce // lsl x14, x14, #2
+	WORD $0x3cad6981 // str q1, [x12, x13]
+	WORD $0x3cae6980 // str q0, [x12, x14]
+	WORD $0xf9401bfa // ldr x26, [sp, #0x30]
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0x91000b4e // add x14, x26, #0x2
+	WORD $0xeb0c01df // cmp x14, x12
+	WORD $0x5400068d // b.le 0x6cf4 <k_attend_values_f16+0x103c>
+	WORD $0xaa1a03ee // mov x14, x26
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xeb0c035f // cmp x26, x12
+	WORD $0x54002c6b // b.lt 0x71c0 <k_attend_values_f16+0x1508>
+	WORD $0x1400025f // b 0x75b4 <k_attend_values_f16+0x18fc>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x540001cb // b.lt 0x6c78 <k_attend_values_f16+0xfc0>
+	WORD $0xb27f0370 // orr x16, x27, #0x2
+	WORD $0xb2400771 // orr x17, x27, #0x3
+	WORD $0x9b0f7dcf // mul x15, x14, x15
+	WORD $0x9b107dd0 // mul x16, x14, x16
+	WORD $0x9b117dce // mul x14, x14, x17
+	WORD $0x54000241 // b.ne 0x6ca0 <k_attend_values_f16+0xfe8>
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0xfd0001a3 // str d3, [x13]
+	WORD $0xd37ef610 // lsl x16, x16, #2
+	WORD $0x8b0e098d // add x13, x12, x14, lsl #2
+	WORD $0xfc2f6982 // str d2, [x12, x15]
+	WORD $0xfc306981 // str d1, [x12, x16]
+	WORD $0x14000018 // b 0x6cd4 <k_attend_values_f16+0x101c>
+	WORD $0xb2400770 // orr x16, x27, #0x3
+	WORD $0xb27f0371 // orr x17, x27, #0x2
+	WORD $0x9b0f7dcf // mul x15, x14, x15
+	WORD $0xbd0001a3 // str s3, [x13]
+	WORD $0x9b107dd0 // mul x16, x14, x16
+	WORD $0x9b117dce // mul x14, x14, x17
+	WORD $0xbc2f7982 // str s2, [x12, x15, lsl #2]
+	WORD $0x8b10098d // add x13, x12, x16, lsl #2
+	WORD $0xbc2e7981 // str s1, [x12, x14, lsl #2]
+	WORD $0x14000010 // b 0x6cdc <k_attend_values_f16+0x1024>
+	WORD $0xfc0085a3 // str d3, [x13], #0x8
+	WORD $0x8b0f098f // add x15, x12, x15, lsl #2
+	WORD $0x8b100990 // add x16, x12, x16, lsl #2
+	WORD $0x4d0081a3 // st1 { v3.s }[2], [x13]
+	WORD $0x8b0e098d // add x13, x12, x14, lsl #2
+	WORD $0x910021f1 // add x17, x15, #0x8
+	WORD $0xfd0001e2 // str d2, [x15]
+	WORD $0x9100220c // add x12, x16, #0x8
+	WORD $0x4d008222 // st1 { v2.s }[2], [x17]
+	WORD $0x4d008181 // st1 { v1.s }[2], [x12]
+	WORD $0x910021ac // add x12, x13, #0x8
+	WORD $0xfd000201 // str d1, [x16]
+	WORD $0x4d008180 // st1 { v0.s }[2], [x12]
+	WORD $0x910011ac // add x12, x13, #0x4
+	WORD $0x0d009180 // st1 { v0.s }[1], [x12]
+	WORD $0xf9401bfa // ldr x26, [sp, #0x30]
+	WORD $0xbd0001a0 // str s0, [x13]
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0x91000b4e // add x14, x26, #0x2
+	WORD $0xeb0c01df // cmp x14, x12
+	WORD $0x54fff9cc // b.gt 0x6c28 <k_attend_values_f16+0xf70>
+	WORD $0xd37ef751 // lsl x17, x26, #2
+	WORD $0xf100411f // cmp x8, #0x10
+	WORD $0x54000c8a // b.ge 0x6e8c <k_attend_values_f16+0x11d4>
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xb27e0214 // orr x20, x16, #0x4
+	WORD $0xeb08029f // cmp x20, x8
+	WORD $0x540018cd // b.le 0x7024 <k_attend_values_f16+0x136c>
+	WORD $0xaa1003f1 // mov x17, x16
+	WORD $0xeb08022d // subs x13, x17, x8
+	WORD $0x540024ea // b.ge 0x71b4 <k_attend_values_f16+0x14fc>
+	WORD $0xa94533d0 // ldp x16, x12, [x30, #0x50]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf9400fe1 // ldr x1, [sp, #0x18]
+	WORD $0xf94027c0 // ldr x0, [x30, #0x48]
+	WORD $0x9b1a7d8f // mul x15, x12, x26
+	WORD $0x8b0f0210 // add x16, x16, x15
+	WORD $0x8b0001ef // add x15, x15, x0
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xeb01019f // cmp x12, x1
+	WORD $0x9a81b181 // csel x1, x12, x1, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9a81b3ec // csel x12, xzr, x1, lt
+	WORD $0xeb0c021f // cmp x16, x12
+	WORD $0x9a8cb200 // csel x0, x16, x12, lt
+	WORD $0xeb0c01ff // cmp x15, x12
+	WORD $0x9a8cb1ec // csel x12, x15, x12, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a8cb3e1 // csel x1, xzr, x12, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0xcb110110 // sub x16, x8, x17
+	WORD $0x9a80b3e2 // csel x2, xzr, x0, lt
+	WORD $0xeb02003f // cmp x1, x2
+	WORD $0x54001eea // b.ge 0x7150 <k_attend_values_f16+0x1498>
+	WORD $0xf94017c3 // ldr x3, [x30, #0x28]
+	WORD $0x9b084424 // madd x4, x1, x8, x17
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xa94097cf // ldp x15, x5, [x30, #0x8]
+	WORD $0xd37ff913 // lsl x19, x8, #1
+	WORD $0x9b1a7c6c // mul x12, x3, x26
+	WORD $0x910123f4 // add x20, sp, #0x48
+	WORD $0x927cea15 // and x21, x16, #0x7ffffffffffffff0
+	WORD $0x91004297 // add x23, x20, #0x10
+	WORD $0x8b0404a6 // add x6, x5, x4, lsl #1
+	WORD $0x8b0c09e7 // add x7, x15, x12, lsl #2
+	WORD $0x910040d6 // add x22, x6, #0x10
+	WORD $0x1400000f // b 0x6de4 <k_attend_values_f16+0x112c>
+	WORD $0x8b0404ac // add x12, x5, x4, lsl #1
+	WORD $0xfd400182 // ldr d2, [x12]
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x8b0108ec // add x12, x7, x1, lsl #2
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0xeb02003f // cmp x1, x2
+	WORD $0x8b080084 // add x4, x4, x8
+	WORD $0x8b1302d6 // add x22, x22, x19
+	WORD $0xbd400183 // ldr s3, [x12]
+	WORD $0xbc637984 // ldr s4, [x12, x3, lsl #2]
+	WORD $0x8b1300c6 // add x6, x6, x19
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
+	WORD $0x54001ba0 // b.eq 0x7154 <k_attend_values_f16+0x149c>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54000102 // b.hs 0x6e08 <k_attend_values_f16+0x1150>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x3400008b // cbz w11, 0x6e00 <k_attend_values_f16+0x1148>
+	WORD $0x5280100c // mov w12, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x6e04 <k_attend_values_f16+0x114c>
+	WORD $0x5280080c // mov w12, #0x40 // =64
+	WORD $0x8b0c0129 // add x9, x9, x12
+	WORD $0xeb11011f // cmp x8, x17
+	WORD $0x54fffd00 // b.eq 0x6dac <k_attend_values_f16+0x10f4>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xf90027ff // str xzr, [sp, #0x48]
+	WORD $0x5400036b // b.lt 0x6e84 <k_attend_values_f16+0x11cc>
+	WORD $0xf100421f // cmp x16, #0x10
+	WORD $0xaa1503ec // mov x12, x21
+	WORD $0xaa1703f8 // mov x24, x23
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0x54000062 // b.hs 0x6e38 <k_attend_values_f16+0x1180>
+	WORD $0xaa1f03f8 // mov x24, xzr
+	WORD $0x1400000a // b 0x6e5c <k_attend_values_f16+0x11a4>
+	WORD $0xad7f8f22 // ldp q2, q3, [x25, #-0x10]
+	WORD $0xf100418c // subs x12, x12, #0x10
+	WORD $0x91008339 // add x25, x25, #0x20
+	WORD $0xad3f8f02 // stp q2, q3, [x24, #-0x10]
+	WORD $0x91008318 // add x24, x24, #0x20
+	WORD $0x54ffff61 // b.ne 0x6e38 <k_attend_values_f16+0x1180>
+	WORD $0xeb15021f // cmp x16, x21
+	WORD $0xaa1503f8 // mov x24, x21
+	WORD $0x54000120 // b.eq 0x6e7c <k_attend_values_f16+0x11c4>
+	WORD $0xd37ffb0f // lsl x15, x24, #1
+	WORD $0x8b1801b8 // add x24, x13, x24
+	WORD $0x8b0f028c // add x12, x20, x15
+	WORD $0x8b0f00d9 // add x25, x6, x15
+	WORD $0x7c402722 // ldr h2, [x25], #0x2
+	WORD $0xb1000718 // adds x24, x24, #0x1
+	WORD $0x7c002582 // str h2, [x12], #0x2
+	WORD $0x54ffffa3 // b.lo 0x6e6c <k_attend_values_f16+0x11b4>
+	WORD $0xfd4027e2 // ldr d2, [sp, #0x48]
+	WORD $0x17ffffcd // b 0x6db4 <k_attend_values_f16+0x10fc>
+	WORD $0x2f00e402 // movi d2, #0000000000000000
+	WORD $0x17ffffcb // b 0x6db4 <k_attend_values_f16+0x10fc>
+	WORD $0xa94533d0 // ldp x16, x12, [x30, #0x50]
+	WORD $0xd37ff913 // lsl x19, x8, #1
+	WORD $0xf9400fe1 // ldr x1, [sp, #0x18]
+	WORD $0xf94027c0 // ldr x0, [x30, #0x48]
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xa94213c5 // ldp x5, x4, [x30, #0x20]
+	WORD $0x9b1a7d8f // mul x15, x12, x26
+	WORD $0x8b0f0210 // add x16, x16, x15
+	WORD $0x8b0001ef // add x15, x15, x0
+	WORD $0x8b0c020c // add x12, x16, x12
+	WORD $0xeb01019f // cmp x12, x1
+	WORD $0x9a81b181 // csel x1, x12, x1, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9a81b3ec // csel x12, xzr, x1, lt
+	WORD $0x9b1a7ca1 // mul x1, x5, x26
+	WORD $0xeb0c021f // cmp x16, x12
+	WORD $0x9a8cb200 // csel x0, x16, x12, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x91001230 // add x16, x17, #0x4
+	WORD $0x9a80b3e2 // csel x2, xzr, x0, lt
+	WORD $0xeb0c01ff // cmp x15, x12
+	WORD $0x9a8cb1ec // csel x12, x15, x12, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9b047f4f // mul x15, x26, x4
+	WORD $0x9a8cb3e3 // csel x3, xzr, x12, lt
+	WORD $0x8b0100a5 // add x5, x5, x1
+	WORD $0x9b087c6c // mul x12, x3, x8
+	WORD $0xd37ef460 // lsl x0, x3, #2
+	WORD $0xcb030046 // sub x6, x2, x3
+	WORD $0x9b100090 // madd x16, x4, x16, x0
+	WORD $0x8b0f080f // add x15, x0, x15, lsl #2
+	WORD $0xa94003c4 // ldp x4, x0, [x30]
+	WORD $0xd37ff98c // lsl x12, x12, #1
+	WORD $0x8b0f0007 // add x7, x0, x15
+	WORD $0x8b100014 // add x20, x0, x16
+	WORD $0x91004195 // add x21, x12, #0x10
+	WORD $0x5280020c // mov w12, #0x10 // =16
+	WORD $0x14000014 // b 0x6f70 <k_attend_values_f16+0x12b8>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x8b0d088c // add x12, x4, x13, lsl #2
+	WORD $0x910082b5 // add x21, x21, #0x20
+	WORD $0x8b01098d // add x13, x12, x1, lsl #2
+	WORD $0x8b05098f // add x15, x12, x5, lsl #2
+	WORD $0x9100420c // add x12, x16, #0x10
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0xad0019a7 // stp q7, q6, [x13]
+	WORD $0xad0111a5 // stp q5, q4, [x13, #0x20]
+	WORD $0xaa1003ed // mov x13, x16
+	WORD $0xad0009e3 // stp q3, q2, [x15]
+	WORD $0xad0101e1 // stp q1, q0, [x15, #0x20]
+	WORD $0x54ffeccc // b.gt 0x6d04 <k_attend_values_f16+0x104c>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xeb03005f // cmp x2, x3
+	WORD $0xaa0c03f0 // mov x16, x12
+	WORD $0x54fffd4d // b.le 0x6f24 <k_attend_values_f16+0x126c>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf9400bcc // ldr x12, [x30, #0x10]
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0xaa1403f6 // mov x22, x20
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x8b15018c // add x12, x12, x21
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa0703f7 // mov x23, x7
+	WORD $0xaa0603f8 // mov x24, x6
+	WORD $0x14000017 // b 0x700c <k_attend_values_f16+0x1354>
+	WORD $0x5280100f // mov w15, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b0f0129 // add x9, x9, x15
+	WORD $0x6d7f4590 // ldp d16, d17, [x12, #-0x10]
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x6d404d92 // ldp d18, d19, [x12]
+	WORD $0x8b13018c // add x12, x12, x19
+	WORD $0x4ddfcaf4 // ld1r { v20.4s }, [x23], #4
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
+	WORD $0x0e217a52 // fcvtl v18.4s, v18.4h
+	WORD $0x0e217a73 // fcvtl v19.4s, v19.4h
+	WORD $0x4ddfcad5 // ld1r { v21.4s }, [x22], #4
 	WORD $0x4e34ce07 // fmla v7.4s, v16.4s, v20.4s
 	WORD $0x4e34ce26 // fmla v6.4s, v17.4s, v20.4s
 	WORD $0x4e34ce45 // fmla v5.4s, v18.4s, v20.4s
@@ -3237,558 +7194,1492 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e35ce22 // fmla v2.4s, v17.4s, v21.4s
 	WORD $0x4e35ce41 // fmla v1.4s, v18.4s, v21.4s
 	WORD $0x4e35ce60 // fmla v0.4s, v19.4s, v21.4s
-	WORD $0x540000e0 // b.eq 0x3268 <k_attend_values+0x2548>
-	WORD $0xeb0700df // cmp x6, x7
-	WORD $0x54fffe02 // b.hs 0x3214 <k_attend_values+0x24f4>
-	WORD $0xf98000c2 // prfm pldl2keep, [x6]
-	WORD $0xf98020c2 // prfm pldl2keep, [x6, #0x40]
-	WORD $0x910200c6 // add x6, x6, #0x80
-	WORD $0x17ffffec // b 0x3214 <k_attend_values+0x24f4>
-	WORD $0xaa0203fd // mov x29, x2
-	WORD $0xeb1103bf // cmp x29, x17
-	WORD $0x54fff2ea // b.ge 0x30cc <k_attend_values+0x23ac>
-	WORD $0x910081ad // add x13, x13, #0x20
-	WORD $0x14000005 // b 0x328c <k_attend_values+0x256c>
-	WORD $0x910007bd // add x29, x29, #0x1
-	WORD $0x8b1b01ad // add x13, x13, x27
-	WORD $0xeb1d023f // cmp x17, x29
-	WORD $0x54fff220 // b.eq 0x30cc <k_attend_values+0x23ac>
-	WORD $0xeb0700df // cmp x6, x7
-	WORD $0x54000082 // b.hs 0x32a0 <k_attend_values+0x2580>
-	WORD $0xf98000c2 // prfm pldl2keep, [x6]
-	WORD $0xf98020c2 // prfm pldl2keep, [x6, #0x40]
-	WORD $0x910200c6 // add x6, x6, #0x80
-	WORD $0xad7f41b1 // ldp q17, q16, [x13, #-0x20]
-	WORD $0xeb0f03bf // cmp x29, x15
-	WORD $0xad4049b3 // ldp q19, q18, [x13]
-	WORD $0x5400010b // b.lt 0x32cc <k_attend_values+0x25ac>
-	WORD $0xeb0c03bf // cmp x29, x12
-	WORD $0x540000ca // b.ge 0x32cc <k_attend_values+0x25ac>
-	WORD $0xbc7d7ab4 // ldr s20, [x21, x29, lsl #2]
-	WORD $0x4f941227 // fmla v7.4s, v17.4s, v20.s[0]
-	WORD $0x4f941206 // fmla v6.4s, v16.4s, v20.s[0]
-	WORD $0x4f941265 // fmla v5.4s, v19.4s, v20.s[0]
-	WORD $0x4f941244 // fmla v4.4s, v18.4s, v20.s[0]
-	WORD $0xeb1003bf // cmp x29, x16
-	WORD $0x54fffd6b // b.lt 0x327c <k_attend_values+0x255c>
-	WORD $0xeb0e03bf // cmp x29, x14
-	WORD $0x54fffd2a // b.ge 0x327c <k_attend_values+0x255c>
-	WORD $0xbc7d7a94 // ldr s20, [x20, x29, lsl #2]
-	WORD $0x4f941223 // fmla v3.4s, v17.4s, v20.s[0]
-	WORD $0x4f941202 // fmla v2.4s, v16.4s, v20.s[0]
-	WORD $0x4f941261 // fmla v1.4s, v19.4s, v20.s[0]
-	WORD $0x4f941240 // fmla v0.4s, v18.4s, v20.s[0]
-	WORD $0x17ffffe3 // b 0x327c <k_attend_values+0x255c>
-	WORD $0xf94077e7 // ldr x7, [sp, #0xe8]
-	WORD $0xf94097e1 // ldr x1, [sp, #0x128]
-	WORD $0xf940b7e3 // ldr x3, [sp, #0x168]
-	WORD $0xa944a8e9 // ldp x9, x10, [x7, #0x48]
-	WORD $0xf94010e2 // ldr x2, [x7, #0x20]
-	WORD $0xa943bcf0 // ldp x16, x15, [x7, #0x38]
-	WORD $0x91001063 // add x3, x3, #0x4
-	WORD $0x9b017c40 // mul x0, x2, x1
-	WORD $0xf94000e4 // ldr x4, [x7]
-	WORD $0x9b017d4c // mul x12, x10, x1
-	WORD $0x9b037c53 // mul x19, x2, x3
-	WORD $0xa94088f4 // ldp x20, x2, [x7, #0x8]
-	WORD $0x8b0c0129 // add x9, x9, x12
-	WORD $0x8b0f018f // add x15, x12, x15
-	WORD $0x8b0a012e // add x14, x9, x10
-	WORD $0x8b0a01f1 // add x17, x15, x10
-	WORD $0xf9400cea // ldr x10, [x7, #0x18]
-	WORD $0xeb1001df // cmp x14, x16
-	WORD $0xa9459ce6 // ldp x6, x7, [x7, #0x58]
-	WORD $0x9a90b1cc // csel x12, x14, x16, lt
-	WORD $0xf10001df // cmp x14, #0x0
-	WORD $0x9b017d56 // mul x22, x10, x1
-	WORD $0x9a8cb3f0 // csel x16, xzr, x12, lt
-	WORD $0xd37ef40c // lsl x12, x0, #2
-	WORD $0x8b130293 // add x19, x20, x19
-	WORD $0xeb10023f // cmp x17, x16
-	WORD $0x9a90b220 // csel x0, x17, x16, lt
-	WORD $0xf100023f // cmp x17, #0x0
-	WORD $0x8b0c0285 // add x5, x20, x12
-	WORD $0x9a80b3e0 // csel x0, xzr, x0, lt
-	WORD $0xeb10013f // cmp x9, x16
-	WORD $0x8b0b0854 // add x20, x2, x11, lsl #2
-	WORD $0x9a90b121 // csel x1, x9, x16, lt
-	WORD $0xf100013f // cmp x9, #0x0
-	WORD $0x8b16014a // add x10, x10, x22
+	WORD $0x54fff9c0 // b.eq 0x6f40 <k_attend_values_f16+0x1288>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffd82 // b.hs 0x6fc0 <k_attend_values_f16+0x1308>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x35fffceb // cbnz w11, 0x6fb4 <k_attend_values_f16+0x12fc>
+	WORD $0x5280080f // mov w15, #0x40 // =64
+	WORD $0x17ffffe7 // b 0x6fbc <k_attend_values_f16+0x1304>
+	WORD $0xa94533cf // ldp x15, x12, [x30, #0x50]
+	WORD $0x91001231 // add x17, x17, #0x4
+	WORD $0xf9400fe1 // ldr x1, [sp, #0x18]
+	WORD $0xa9420bc0 // ldp x0, x2, [x30, #0x20]
+	WORD $0x9b1a7d8d // mul x13, x12, x26
+	WORD $0x9b1a7c04 // mul x4, x0, x26
+	WORD $0x8b0d01ef // add x15, x15, x13
+	WORD $0x8b0c01ec // add x12, x15, x12
+	WORD $0xeb01019f // cmp x12, x1
+	WORD $0x8b040000 // add x0, x0, x4
+	WORD $0xd37ef484 // lsl x4, x4, #2
+	WORD $0x9a81b181 // csel x1, x12, x1, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0xf94027cc // ldr x12, [x30, #0x48]
 	WORD $0x9a81b3e1 // csel x1, xzr, x1, lt
-	WORD $0xeb1001ff // cmp x15, x16
-	WORD $0xd37ef6d6 // lsl x22, x22, #2
-	WORD $0x9a90b1e3 // csel x3, x15, x16, lt
+	WORD $0xeb0101ff // cmp x15, x1
+	WORD $0x8b0c01ad // add x13, x13, x12
+	WORD $0x9a81b1ec // csel x12, x15, x1, lt
 	WORD $0xf10001ff // cmp x15, #0x0
-	WORD $0xd37ef557 // lsl x23, x10, #2
-	WORD $0x9a83b3e3 // csel x3, xzr, x3, lt
-	WORD $0xeb00007f // cmp x3, x0
-	WORD $0xd37ef475 // lsl x21, x3, #2
-	WORD $0x9a80c06c // csel x12, x3, x0, gt
-	WORD $0xd37ef59a // lsl x26, x12, #2
-	WORD $0xcb0c0038 // sub x24, x1, x12
-	WORD $0x8b1a00b9 // add x25, x5, x26
-	WORD $0x8b1a027a // add x26, x19, x26
-	WORD $0x1400000c // b 0x33e8 <k_attend_values+0x26c8>
-	WORD $0x8b0b088a // add x10, x4, x11, lsl #2
-	WORD $0x9100119d // add x29, x12, #0x4
-	WORD $0x91004294 // add x20, x20, #0x10
-	WORD $0xaa0c03eb // mov x11, x12
-	WORD $0x3cb66941 // str q1, [x10, x22]
-	WORD $0x3cb76940 // str q0, [x10, x23]
-	WORD $0xf94077ea // ldr x10, [sp, #0xe8]
-	WORD $0xf940194d // ldr x13, [x10, #0x30]
-	WORD $0xa9059d46 // stp x6, x7, [x10, #0x58]
-	WORD $0xeb0d03bf // cmp x29, x13
-	WORD $0x54ffd7ac // b.gt 0x2ed8 <k_attend_values+0x21b8>
-	WORD $0xd37ef5bb // lsl x27, x13, #2
-	WORD $0xeb00007f // cmp x3, x0
-	WORD $0xaa1d03ec // mov x12, x29
-	WORD $0x540003aa // b.ge 0x3468 <k_attend_values+0x2748>
-	WORD $0x9b0d52ad // madd x13, x21, x13, x20
+	WORD $0x9b027f4f // mul x15, x26, x2
+	WORD $0x9a8cb3ec // csel x12, xzr, x12, lt
+	WORD $0xeb0101bf // cmp x13, x1
+	WORD $0x9a81b1a1 // csel x1, x13, x1, lt
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9a81b3ed // csel x13, xzr, x1, lt
+	WORD $0xa9404fc1 // ldp x1, x19, [x30]
+	WORD $0x9b0841a3 // madd x3, x13, x8, x16
+	WORD $0xd37ef5a5 // lsl x5, x13, #2
+	WORD $0xcb0d0186 // sub x6, x12, x13
+	WORD $0x9b111451 // madd x17, x2, x17, x5
+	WORD $0x8b0f08af // add x15, x5, x15, lsl #2
+	WORD $0xd37ef405 // lsl x5, x0, #2
+	WORD $0x8b0f0267 // add x7, x19, x15
+	WORD $0xd37ff862 // lsl x2, x3, #1
+	WORD $0xd37ff903 // lsl x3, x8, #1
+	WORD $0x8b110273 // add x19, x19, x17
+	WORD $0x1400000a // b 0x70dc <k_attend_values_f16+0x1424>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x8b10082f // add x15, x1, x16, lsl #2
+	WORD $0x91001234 // add x20, x17, #0x4
+	WORD $0x91002042 // add x2, x2, #0x8
+	WORD $0xeb08029f // cmp x20, x8
+	WORD $0xaa1103f0 // mov x16, x17
+	WORD $0x3ca469e1 // str q1, [x15, x4]
+	WORD $0x3ca569e0 // str q0, [x15, x5]
+	WORD $0x54ffe1ec // b.gt 0x6d14 <k_attend_values_f16+0x105c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xeb0d019f // cmp x12, x13
+	WORD $0xaa1403f1 // mov x17, x20
+	WORD $0x54fffe8d // b.le 0x70b8 <k_attend_values_f16+0x1400>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xaa0303ea // mov x10, x3
-	WORD $0x14000005 // b 0x341c <k_attend_values+0x26fc>
-	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0x8b1b01ad // add x13, x13, x27
-	WORD $0xeb0a001f // cmp x0, x10
-	WORD $0x540003e0 // b.eq 0x3494 <k_attend_values+0x2774>
-	WORD $0xeb0700df // cmp x6, x7
-	WORD $0x54000082 // b.hs 0x3430 <k_attend_values+0x2710>
-	WORD $0xf98000c2 // prfm pldl2keep, [x6]
-	WORD $0xf98020c2 // prfm pldl2keep, [x6, #0x40]
-	WORD $0x910200c6 // add x6, x6, #0x80
-	WORD $0x3dc001a2 // ldr q2, [x13]
-	WORD $0xeb0f015f // cmp x10, x15
-	WORD $0x540000ab // b.lt 0x344c <k_attend_values+0x272c>
-	WORD $0xeb09015f // cmp x10, x9
-	WORD $0x5400006a // b.ge 0x344c <k_attend_values+0x272c>
-	WORD $0xbc6a78a3 // ldr s3, [x5, x10, lsl #2]
-	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
-	WORD $0xeb11015f // cmp x10, x17
-	WORD $0x54fffdeb // b.lt 0x340c <k_attend_values+0x26ec>
-	WORD $0xeb0e015f // cmp x10, x14
-	WORD $0x54fffdaa // b.ge 0x340c <k_attend_values+0x26ec>
-	WORD $0xbc6a7a63 // ldr s3, [x19, x10, lsl #2]
-	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
-	WORD $0x17ffffea // b 0x340c <k_attend_values+0x26ec>
-	WORD $0x9b0d7c6a // mul x10, x3, x13
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xaa0303fd // mov x29, x3
-	WORD $0x8b0a084a // add x10, x2, x10, lsl #2
-	WORD $0x8b0b094d // add x13, x10, x11, lsl #2
-	WORD $0xeb01007f // cmp x3, x1
-	WORD $0x540000eb // b.lt 0x34a0 <k_attend_values+0x2780>
-	WORD $0xeb1003bf // cmp x29, x16
-	WORD $0x540003eb // b.lt 0x3508 <k_attend_values+0x27e8>
-	WORD $0x17ffffcb // b 0x33bc <k_attend_values+0x269c>
-	WORD $0xaa0003fd // mov x29, x0
-	WORD $0xeb01001f // cmp x0, x1
-	WORD $0x54ffff6a // b.ge 0x3488 <k_attend_values+0x2768>
-	WORD $0xaa1a03ea // mov x10, x26
-	WORD $0xaa1903fd // mov x29, x25
-	WORD $0xaa1803fe // mov x30, x24
-	WORD $0x14000009 // b 0x34d0 <k_attend_values+0x27b0>
-	WORD $0xbc4047a2 // ldr s2, [x29], #0x4
-	WORD $0x3dc001a3 // ldr q3, [x13]
-	WORD $0xbc404544 // ldr s4, [x10], #0x4
-	WORD $0xf10007de // subs x30, x30, #0x1
-	WORD $0x4f821061 // fmla v1.4s, v3.4s, v2.s[0]
-	WORD $0x8b1b01ad // add x13, x13, x27
-	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0x540000e0 // b.eq 0x34e8 <k_attend_values+0x27c8>
-	WORD $0xeb0700df // cmp x6, x7
-	WORD $0x54fffee2 // b.hs 0x34b0 <k_attend_values+0x2790>
-	WORD $0xf98000c2 // prfm pldl2keep, [x6]
-	WORD $0xf98020c2 // prfm pldl2keep, [x6, #0x40]
-	WORD $0x910200c6 // add x6, x6, #0x80
-	WORD $0x17fffff3 // b 0x34b0 <k_attend_values+0x2790>
-	WORD $0xaa0103fd // mov x29, x1
-	WORD $0xeb10003f // cmp x1, x16
-	WORD $0x540000cb // b.lt 0x3508 <k_attend_values+0x27e8>
-	WORD $0x17ffffb2 // b 0x33bc <k_attend_values+0x269c>
-	WORD $0x910007bd // add x29, x29, #0x1
-	WORD $0x8b1b01ad // add x13, x13, x27
-	WORD $0xeb1d021f // cmp x16, x29
-	WORD $0x54fff5c0 // b.eq 0x33bc <k_attend_values+0x269c>
-	WORD $0xeb0700df // cmp x6, x7
-	WORD $0x54000082 // b.hs 0x351c <k_attend_values+0x27fc>
-	WORD $0xf98000c2 // prfm pldl2keep, [x6]
-	WORD $0xf98020c2 // prfm pldl2keep, [x6, #0x40]
-	WORD $0x910200c6 // add x6, x6, #0x80
-	WORD $0x3dc001a2 // ldr q2, [x13]
-	WORD $0xeb0f03bf // cmp x29, x15
-	WORD $0x540000ab // b.lt 0x3538 <k_attend_values+0x2818>
-	WORD $0xeb0903bf // cmp x29, x9
-	WORD $0x5400006a // b.ge 0x3538 <k_attend_values+0x2818>
-	WORD $0xbc7d78a3 // ldr s3, [x5, x29, lsl #2]
-	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
-	WORD $0xeb1103bf // cmp x29, x17
-	WORD $0x54fffdeb // b.lt 0x34f8 <k_attend_values+0x27d8>
-	WORD $0xeb0e03bf // cmp x29, x14
-	WORD $0x54fffdaa // b.ge 0x34f8 <k_attend_values+0x27d8>
-	WORD $0xbc7d7a63 // ldr s3, [x19, x29, lsl #2]
-	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
-	WORD $0x17ffffea // b 0x34f8 <k_attend_values+0x27d8>
-	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
-	WORD $0xf9401489 // ldr x9, [x4, #0x28]
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x540010cb // b.lt 0x3778 <k_attend_values+0x2a58>
-	WORD $0x14000155 // b 0x3ab8 <k_attend_values+0x2d98>
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf940b7f7 // ldr x23, [sp, #0x168]
-	WORD $0xeb050274 // subs x20, x19, x5
-	WORD $0x540000ac // b.gt 0x3588 <k_attend_values+0x2868>
-	WORD $0x14000028 // b 0x3618 <k_attend_values+0x28f8>
-	WORD $0xaa1403e5 // mov x5, x20
-	WORD $0xeb140274 // subs x20, x19, x20
-	WORD $0x540004ad // b.le 0x3618 <k_attend_values+0x28f8>
-	WORD $0x9b067eca // mul x10, x22, x6
-	WORD $0x910012f5 // add x21, x23, #0x4
-	WORD $0xd37ef4a5 // lsl x5, x5, #2
-	WORD $0x9b1514d5 // madd x21, x6, x21, x5
-	WORD $0x8b0a08aa // add x10, x5, x10, lsl #2
-	WORD $0x8b0a00e5 // add x5, x7, x10
-	WORD $0x8b1500f5 // add x21, x7, x21
-	WORD $0x14000009 // b 0x35c8 <k_attend_values+0x28a8>
-	WORD $0x3dc00062 // ldr q2, [x3]
-	WORD $0xbc4044a3 // ldr s3, [x5], #0x4
-	WORD $0xf1000694 // subs x20, x20, #0x1
+	WORD $0xf9400bcf // ldr x15, [x30, #0x10]
+	WORD $0xaa1303f5 // mov x21, x19
+	WORD $0xaa0703f6 // mov x22, x7
+	WORD $0xaa0603f7 // mov x23, x6
+	WORD $0x8b0201f4 // add x20, x15, x2
+	WORD $0x1400000d // b 0x7138 <k_attend_values_f16+0x1480>
+	WORD $0x5280100f // mov w15, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b0f0129 // add x9, x9, x15
+	WORD $0xfd400282 // ldr d2, [x20]
+	WORD $0xbc4046c3 // ldr s3, [x22], #0x4
 	WORD $0xbc4046a4 // ldr s4, [x21], #0x4
-	WORD $0x8b040063 // add x3, x3, x4
+	WORD $0xf10006f7 // subs x23, x23, #0x1
+	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
+	WORD $0x8b030294 // add x20, x20, x3
 	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
 	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
-	WORD $0x54000280 // b.eq 0x3614 <k_attend_values+0x28f4>
-	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x54000082 // b.hs 0x35dc <k_attend_values+0x28bc>
-	WORD $0xf9800162 // prfm pldl2keep, [x11]
-	WORD $0xf9802162 // prfm pldl2keep, [x11, #0x40]
-	WORD $0x9102016b // add x11, x11, #0x80
-	WORD $0xeb0c01bf // cmp x13, x12
-	WORD $0x54fffe40 // b.eq 0x35a8 <k_attend_values+0x2888>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xbd400063 // ldr s3, [x3]
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x6e040462 // mov v2.s[0], v3.s[0]
-	WORD $0x54fffdcb // b.lt 0x35ac <k_attend_values+0x288c>
-	WORD $0x9100106a // add x10, x3, #0x4
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d409142 // ld1 { v2.s }[1], [x10]
-	WORD $0x54fffd40 // b.eq 0x35ac <k_attend_values+0x288c>
-	WORD $0x9100206a // add x10, x3, #0x8
-	WORD $0x4d408142 // ld1 { v2.s }[2], [x10]
-	WORD $0x17ffffe7 // b 0x35ac <k_attend_values+0x288c>
-	WORD $0xaa1303e5 // mov x5, x19
-	WORD $0xeb0100bf // cmp x5, x1
-	WORD $0x5400052a // b.ge 0x36c0 <k_attend_values+0x29a0>
-	WORD $0x910012ea // add x10, x23, #0x4
-	WORD $0x9b0a1cca // madd x10, x6, x10, x7
-	WORD $0x14000005 // b 0x363c <k_attend_values+0x291c>
-	WORD $0x910004a5 // add x5, x5, #0x1
-	WORD $0x8b040063 // add x3, x3, x4
-	WORD $0xeb05003f // cmp x1, x5
-	WORD $0x54000440 // b.eq 0x36c0 <k_attend_values+0x29a0>
-	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x54000082 // b.hs 0x3650 <k_attend_values+0x2930>
-	WORD $0xf9800162 // prfm pldl2keep, [x11]
-	WORD $0xf9802162 // prfm pldl2keep, [x11, #0x40]
-	WORD $0x9102016b // add x11, x11, #0x80
-	WORD $0xeb0c01bf // cmp x13, x12
-	WORD $0x54000061 // b.ne 0x3660 <k_attend_values+0x2940>
-	WORD $0x3dc00062 // ldr q2, [x3]
-	WORD $0x1400000c // b 0x368c <k_attend_values+0x296c>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xbd400063 // ldr s3, [x3]
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x6e040462 // mov v2.s[0], v3.s[0]
-	WORD $0x540000eb // b.lt 0x368c <k_attend_values+0x296c>
-	WORD $0x91001066 // add x6, x3, #0x4
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4090c2 // ld1 { v2.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x368c <k_attend_values+0x296c>
-	WORD $0x91002066 // add x6, x3, #0x8
-	WORD $0x4d4080c2 // ld1 { v2.s }[2], [x6]
-	WORD $0xeb1100bf // cmp x5, x17
-	WORD $0x540000ab // b.lt 0x36a4 <k_attend_values+0x2984>
-	WORD $0xeb0f00bf // cmp x5, x15
-	WORD $0x5400006a // b.ge 0x36a4 <k_attend_values+0x2984>
-	WORD $0xbc657843 // ldr s3, [x2, x5, lsl #2]
-	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
-	WORD $0xeb0000bf // cmp x5, x0
-	WORD $0x54fffc2b // b.lt 0x362c <k_attend_values+0x290c>
-	WORD $0xeb1000bf // cmp x5, x16
-	WORD $0x54fffbea // b.ge 0x362c <k_attend_values+0x290c>
-	WORD $0xbc657943 // ldr s3, [x10, x5, lsl #2]
-	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
-	WORD $0x17ffffdc // b 0x362c <k_attend_values+0x290c>
-	WORD $0xf94077ef // ldr x15, [sp, #0xe8]
-	WORD $0xeb0c01bf // cmp x13, x12
-	WORD $0xf9400df0 // ldr x16, [x15, #0x18]
-	WORD $0xaa0f03e4 // mov x4, x15
-	WORD $0xf94001ef // ldr x15, [x15]
-	WORD $0x9b167e0a // mul x10, x16, x22
-	WORD $0x8b0c09ef // add x15, x15, x12, lsl #2
-	WORD $0x8b0a09ea // add x10, x15, x10, lsl #2
-	WORD $0x54000141 // b.ne 0x3708 <k_attend_values+0x29e8>
-	WORD $0x9b16420c // madd x12, x16, x22, x16
-	WORD $0x3d800141 // str q1, [x10]
-	WORD $0xd37ef58c // lsl x12, x12, #2
-	WORD $0x3cac69e0 // str q0, [x15, x12]
-	WORD $0xa905a48b // stp x11, x9, [x4, #0x58]
-	WORD $0xf9401489 // ldr x9, [x4, #0x28]
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54001dca // b.ge 0x3ab8 <k_attend_values+0x2d98>
-	WORD $0x1400001d // b 0x3778 <k_attend_values+0x2a58>
-	WORD $0x9b16420c // madd x12, x16, x22, x16
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x540000ab // b.lt 0x3724 <k_attend_values+0x2a04>
-	WORD $0x54000181 // b.ne 0x3744 <k_attend_values+0x2a24>
-	WORD $0x8b0c09ec // add x12, x15, x12, lsl #2
-	WORD $0xfd000141 // str d1, [x10]
-	WORD $0x1400000f // b 0x375c <k_attend_values+0x2a3c>
-	WORD $0x8b0c09ec // add x12, x15, x12, lsl #2
-	WORD $0xbd000141 // str s1, [x10]
-	WORD $0xbd000180 // str s0, [x12]
-	WORD $0xa905a48b // stp x11, x9, [x4, #0x58]
-	WORD $0xf9401489 // ldr x9, [x4, #0x28]
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54001bea // b.ge 0x3ab8 <k_attend_values+0x2d98>
-	WORD $0x1400000e // b 0x3778 <k_attend_values+0x2a58>
-	WORD $0x8b0c09ec // add x12, x15, x12, lsl #2
-	WORD $0x9100214d // add x13, x10, #0x8
-	WORD $0xfd000141 // str d1, [x10]
-	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
-	WORD $0x9100218a // add x10, x12, #0x8
-	WORD $0x4d008140 // st1 { v0.s }[2], [x10]
-	WORD $0x9100118a // add x10, x12, #0x4
-	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
-	WORD $0xbd000180 // str s0, [x12]
-	WORD $0xa905a48b // stp x11, x9, [x4, #0x58]
-	WORD $0xf9401489 // ldr x9, [x4, #0x28]
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54001a2a // b.ge 0x3ab8 <k_attend_values+0x2d98>
-	WORD $0xf9401889 // ldr x9, [x4, #0x30]
-	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x540007aa // b.ge 0x3874 <k_attend_values+0x2b54>
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xb27e0143 // orr x3, x10, #0x4
-	WORD $0xeb09007f // cmp x3, x9
-	WORD $0x54000fed // b.le 0x398c <k_attend_values+0x2c6c>
-	WORD $0xaa0a03eb // mov x11, x10
-	WORD $0xeb0b012a // subs x10, x9, x11
-	WORD $0x540018ed // b.le 0x3ab8 <k_attend_values+0x2d98>
-	WORD $0xa944b08d // ldp x13, x12, [x4, #0x48]
+	WORD $0x54fffc40 // b.eq 0x70bc <k_attend_values_f16+0x1404>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffec2 // b.hs 0x7114 <k_attend_values_f16+0x145c>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x35fffe2b // cbnz w11, 0x7108 <k_attend_values_f16+0x1450>
+	WORD $0x5280080f // mov w15, #0x40 // =64
+	WORD $0x17fffff1 // b 0x7110 <k_attend_values_f16+0x1458>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf94013c1 // ldr x1, [x30, #0x20]
+	WORD $0xf94003cd // ldr x13, [x30]
+	WORD $0xeb11011f // cmp x8, x17
+	WORD $0x9b1a7c2c // mul x12, x1, x26
+	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
+	WORD $0x9b1a042f // madd x15, x1, x26, x1
+	WORD $0x8b0c09ac // add x12, x13, x12, lsl #2
+	WORD $0x54000101 // b.ne 0x7190 <k_attend_values_f16+0x14d8>
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0x3d800181 // str q1, [x12]
+	WORD $0x3caf69a0 // str q0, [x13, x15]
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xeb0c01df // cmp x14, x12
+	WORD $0x540001cb // b.lt 0x71c0 <k_attend_values_f16+0x1508>
+	WORD $0x1400010a // b 0x75b4 <k_attend_values_f16+0x18fc>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x540000ab // b.lt 0x71a8 <k_attend_values_f16+0x14f0>
+	WORD $0x540021e1 // b.ne 0x75d4 <k_attend_values_f16+0x191c>
+	WORD $0x8b0f09ad // add x13, x13, x15, lsl #2
+	WORD $0xfd000181 // str d1, [x12]
+	WORD $0x14000112 // b 0x75ec <k_attend_values_f16+0x1934>
+	WORD $0x8b0f09ad // add x13, x13, x15, lsl #2
+	WORD $0xbd000181 // str s1, [x12]
+	WORD $0xbd0001a0 // str s0, [x13]
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xeb0c01df // cmp x14, x12
+	WORD $0x54001fca // b.ge 0x75b4 <k_attend_values_f16+0x18fc>
+	WORD $0xf100411f // cmp x8, #0x10
+	WORD $0x54000b4a // b.ge 0x732c <k_attend_values_f16+0x1674>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xb27e01a5 // orr x5, x13, #0x4
+	WORD $0xeb0800bf // cmp x5, x8
+	WORD $0x540013ed // b.le 0x7450 <k_attend_values_f16+0x1798>
+	WORD $0xeb0801af // subs x15, x13, x8
+	WORD $0x54001eca // b.ge 0x75b4 <k_attend_values_f16+0x18fc>
+	WORD $0xa94533d0 // ldp x16, x12, [x30, #0x50]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xa943bc8e // ldp x14, x15, [x4, #0x38]
-	WORD $0x9b087d8c // mul x12, x12, x8
+	WORD $0xf9400fe0 // ldr x0, [sp, #0x18]
+	WORD $0xf94027d1 // ldr x17, [x30, #0x48]
+	WORD $0x9b0e7d8c // mul x12, x12, x14
+	WORD $0x8b0c0210 // add x16, x16, x12
+	WORD $0x8b11018c // add x12, x12, x17
+	WORD $0xeb00021f // cmp x16, x0
+	WORD $0x9a80b200 // csel x0, x16, x0, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9a80b3f0 // csel x16, xzr, x0, lt
+	WORD $0xeb10019f // cmp x12, x16
+	WORD $0x9a90b191 // csel x17, x12, x16, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0xcb0d010c // sub x12, x8, x13
+	WORD $0x9a91b3f1 // csel x17, xzr, x17, lt
+	WORD $0xeb10023f // cmp x17, x16
+	WORD $0x54001a6a // b.ge 0x7570 <k_attend_values_f16+0x18b8>
+	WORD $0xf94017c0 // ldr x0, [x30, #0x28]
+	WORD $0x9b083621 // madd x1, x17, x8, x13
+	WORD $0xd37ff905 // lsl x5, x8, #1
+	WORD $0xa9408bc4 // ldp x4, x2, [x30, #0x8]
+	WORD $0x910123e6 // add x6, sp, #0x48
+	WORD $0x9b0e7c00 // mul x0, x0, x14
+	WORD $0x927ce987 // and x7, x12, #0x7ffffffffffffff0
+	WORD $0x910040d4 // add x20, x6, #0x10
+	WORD $0x8b010443 // add x3, x2, x1, lsl #1
+	WORD $0x8b000884 // add x4, x4, x0, lsl #2
+	WORD $0x91004073 // add x19, x3, #0x10
+	WORD $0x1400000c // b 0x7284 <k_attend_values_f16+0x15cc>
+	WORD $0x8b010440 // add x0, x2, x1, lsl #1
+	WORD $0xfd400001 // ldr d1, [x0]
+	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
+	WORD $0xbc717882 // ldr s2, [x4, x17, lsl #2]
+	WORD $0x91000631 // add x17, x17, #0x1
+	WORD $0xeb10023f // cmp x17, x16
+	WORD $0x8b080021 // add x1, x1, x8
+	WORD $0x8b050273 // add x19, x19, x5
+	WORD $0x8b050063 // add x3, x3, x5
+	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
+	WORD $0x54001780 // b.eq 0x7570 <k_attend_values_f16+0x18b8>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54000102 // b.hs 0x72a8 <k_attend_values_f16+0x15f0>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x3400008b // cbz w11, 0x72a0 <k_attend_values_f16+0x15e8>
+	WORD $0x52801015 // mov w21, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x14000002 // b 0x72a4 <k_attend_values_f16+0x15ec>
+	WORD $0x52800815 // mov w21, #0x40 // =64
+	WORD $0x8b150129 // add x9, x9, x21
+	WORD $0xeb0d011f // cmp x8, x13
+	WORD $0x54fffd60 // b.eq 0x7258 <k_attend_values_f16+0x15a0>
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0xf90027ff // str xzr, [sp, #0x48]
+	WORD $0x5400036b // b.lt 0x7324 <k_attend_values_f16+0x166c>
+	WORD $0xf100419f // cmp x12, #0x10
+	WORD $0xaa0703f5 // mov x21, x7
+	WORD $0xaa1403f6 // mov x22, x20
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0x54000062 // b.hs 0x72d8 <k_attend_values_f16+0x1620>
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0x1400000a // b 0x72fc <k_attend_values_f16+0x1644>
+	WORD $0xad7f8ae1 // ldp q1, q2, [x23, #-0x10]
+	WORD $0xf10042b5 // subs x21, x21, #0x10
+	WORD $0x910082f7 // add x23, x23, #0x20
+	WORD $0xad3f8ac1 // stp q1, q2, [x22, #-0x10]
+	WORD $0x910082d6 // add x22, x22, #0x20
+	WORD $0x54ffff61 // b.ne 0x72d8 <k_attend_values_f16+0x1620>
+	WORD $0xeb07019f // cmp x12, x7
+	WORD $0xaa0703f6 // mov x22, x7
+	WORD $0x54000120 // b.eq 0x731c <k_attend_values_f16+0x1664>
+	WORD $0xd37ffac0 // lsl x0, x22, #1
+	WORD $0x8b1601f6 // add x22, x15, x22
+	WORD $0x8b0000d5 // add x21, x6, x0
+	WORD $0x8b000077 // add x23, x3, x0
+	WORD $0x7c4026e1 // ldr h1, [x23], #0x2
+	WORD $0xb10006d6 // adds x22, x22, #0x1
+	WORD $0x7c0026a1 // str h1, [x21], #0x2
+	WORD $0x54ffffa3 // b.lo 0x730c <k_attend_values_f16+0x1654>
+	WORD $0xfd4027e1 // ldr d1, [sp, #0x48]
+	WORD $0x17ffffd0 // b 0x7260 <k_attend_values_f16+0x15a8>
+	WORD $0x2f00e401 // movi d1, #0000000000000000
+	WORD $0x17ffffce // b 0x7260 <k_attend_values_f16+0x15a8>
+	WORD $0xa94533cd // ldp x13, x12, [x30, #0x50]
+	WORD $0xd37ff902 // lsl x2, x8, #1
+	WORD $0xf9400ff1 // ldr x17, [sp, #0x18]
+	WORD $0xf94027cf // ldr x15, [x30, #0x48]
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xa9400fc1 // ldp x1, x3, [x30]
+	WORD $0x52800205 // mov w5, #0x10 // =16
+	WORD $0x9b0e7d8c // mul x12, x12, x14
 	WORD $0x8b0c01ad // add x13, x13, x12
 	WORD $0x8b0f018c // add x12, x12, x15
-	WORD $0xeb0e01bf // cmp x13, x14
-	WORD $0x9a8eb1ae // csel x14, x13, x14, lt
+	WORD $0xeb1101bf // cmp x13, x17
+	WORD $0x9a91b1b1 // csel x17, x13, x17, lt
 	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x9a8eb3ee // csel x14, xzr, x14, lt
-	WORD $0xeb0e019f // cmp x12, x14
-	WORD $0x9a8eb18d // csel x13, x12, x14, lt
+	WORD $0xa94237c0 // ldp x0, x13, [x30, #0x20]
+	WORD $0x9a91b3ef // csel x15, xzr, x17, lt
+	WORD $0xeb0f019f // cmp x12, x15
+	WORD $0x9a8fb191 // csel x17, x12, x15, lt
 	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x9a8db3ef // csel x15, xzr, x13, lt
-	WORD $0xa945b08d // ldp x13, x12, [x4, #0x58]
-	WORD $0xeb0f01ce // subs x14, x14, x15
-	WORD $0x5400148d // b.le 0x3a70 <k_attend_values+0x2d50>
-	WORD $0xf9401090 // ldr x16, [x4, #0x20]
-	WORD $0x9b097df1 // mul x17, x15, x9
-	WORD $0xa9408480 // ldp x0, x1, [x4, #0x8]
-	WORD $0x9b107d10 // mul x16, x8, x16
-	WORD $0x8b110831 // add x17, x1, x17, lsl #2
-	WORD $0xd37ef610 // lsl x16, x16, #2
-	WORD $0x8b0f0a01 // add x1, x16, x15, lsl #2
-	WORD $0x8b0b0a2f // add x15, x17, x11, lsl #2
-	WORD $0xd37ef530 // lsl x16, x9, #2
-	WORD $0x8b010011 // add x17, x0, x1
-	WORD $0x14000007 // b 0x3828 <k_attend_values+0x2b08>
-	WORD $0x3dc001e1 // ldr q1, [x15]
-	WORD $0xbc404622 // ldr s2, [x17], #0x4
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0x8b1001ef // add x15, x15, x16
-	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54001260 // b.eq 0x3a70 <k_attend_values+0x2d50>
-	WORD $0xeb0c01bf // cmp x13, x12
-	WORD $0x54000082 // b.hs 0x383c <k_attend_values+0x2b1c>
-	WORD $0xf98001a2 // prfm pldl2keep, [x13]
-	WORD $0xf98021a2 // prfm pldl2keep, [x13, #0x40]
-	WORD $0x910201ad // add x13, x13, #0x80
-	WORD $0xeb0b013f // cmp x9, x11
-	WORD $0x54fffe80 // b.eq 0x3810 <k_attend_values+0x2af0>
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xbd4001e2 // ldr s2, [x15]
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
-	WORD $0x54fffe0b // b.lt 0x3814 <k_attend_values+0x2af4>
-	WORD $0x910011e0 // add x0, x15, #0x4
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0x0d409001 // ld1 { v1.s }[1], [x0]
-	WORD $0x54fffd80 // b.eq 0x3814 <k_attend_values+0x2af4>
-	WORD $0x910021e0 // add x0, x15, #0x8
-	WORD $0x4d408001 // ld1 { v1.s }[2], [x0]
-	WORD $0x17ffffe9 // b 0x3814 <k_attend_values+0x2af4>
-	WORD $0xa944a88b // ldp x11, x10, [x4, #0x48]
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0xa943b88d // ldp x13, x14, [x4, #0x38]
-	WORD $0xa9400891 // ldp x17, x2, [x4]
-	WORD $0x9b087d4a // mul x10, x10, x8
-	WORD $0x8b0a016b // add x11, x11, x10
-	WORD $0x8b0e014a // add x10, x10, x14
-	WORD $0xeb0d017f // cmp x11, x13
-	WORD $0x9a8db16d // csel x13, x11, x13, lt
-	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0x9a8db3eb // csel x11, xzr, x13, lt
-	WORD $0xa941bc8d // ldp x13, x15, [x4, #0x18]
-	WORD $0xeb0b015f // cmp x10, x11
-	WORD $0x9a8bb14e // csel x14, x10, x11, lt
-	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0x9b0f7d10 // mul x16, x8, x15
-	WORD $0xf940088f // ldr x15, [x4, #0x10]
-	WORD $0x9b087daa // mul x10, x13, x8
-	WORD $0x9a8eb3ed // csel x13, xzr, x14, lt
-	WORD $0xd37ef5ae // lsl x14, x13, #2
-	WORD $0xcb0d0161 // sub x1, x11, x13
-	WORD $0x8b1009c3 // add x3, x14, x16, lsl #2
-	WORD $0x8b0a0a30 // add x16, x17, x10, lsl #2
-	WORD $0xa9458091 // ldp x17, x0, [x4, #0x58]
-	WORD $0x8b030042 // add x2, x2, x3
-	WORD $0x52800203 // mov w3, #0x10 // =16
-	WORD $0x1400000f // b 0x3918 <k_attend_values+0x2bf8>
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x8b0c0a09 // add x9, x16, x12, lsl #2
-	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
-	WORD $0x91004143 // add x3, x10, #0x10
-	WORD $0x910101ef // add x15, x15, #0x40
-	WORD $0xaa0a03ec // mov x12, x10
-	WORD $0xad000923 // stp q3, q2, [x9]
-	WORD $0xad010121 // stp q1, q0, [x9, #0x20]
-	WORD $0xf9401889 // ldr x9, [x4, #0x30]
-	WORD $0xa9058091 // stp x17, x0, [x4, #0x58]
-	WORD $0xeb09007f // cmp x3, x9
-	WORD $0x54fff3ac // b.gt 0x3788 <k_attend_values+0x2a68>
+	WORD $0x9b0d7dcd // mul x13, x14, x13
+	WORD $0x9a91b3f1 // csel x17, xzr, x17, lt
+	WORD $0x9b087e2c // mul x12, x17, x8
+	WORD $0x9b0e7c00 // mul x0, x0, x14
+	WORD $0xd37ef5ad // lsl x13, x13, #2
+	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
+	WORD $0xd37ff984 // lsl x4, x12, #1
+	WORD $0x8b00082c // add x12, x1, x0, lsl #2
+	WORD $0xcb1101e1 // sub x1, x15, x17
+	WORD $0x8b0d0063 // add x3, x3, x13
+	WORD $0x91004084 // add x4, x4, #0x10
+	WORD $0x14000009 // b 0x73c4 <k_attend_values_f16+0x170c>
+	WORD $0x8b100980 // add x0, x12, x16, lsl #2
+	WORD $0x910041a5 // add x5, x13, #0x10
+	WORD $0x91008084 // add x4, x4, #0x20
+	WORD $0xeb0800bf // cmp x5, x8
+	WORD $0xaa0d03f0 // mov x16, x13
+	WORD $0xad000803 // stp q3, q2, [x0]
+	WORD $0xad010001 // stp q1, q0, [x0, #0x20]
+	WORD $0x54fff06c // b.gt 0x71cc <k_attend_values_f16+0x1514>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xeb0d017f // cmp x11, x13
-	WORD $0xaa0303ea // mov x10, x3
-	WORD $0x54fffded // b.le 0x38e0 <k_attend_values+0x2bc0>
-	WORD $0x9b097dc3 // mul x3, x14, x9
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xd37ef529 // lsl x9, x9, #2
-	WORD $0xaa0203e4 // mov x4, x2
-	WORD $0xaa0103e5 // mov x5, x1
-	WORD $0x1400000c // b 0x3974 <k_attend_values+0x2c54>
-	WORD $0x8b0301e6 // add x6, x15, x3
-	WORD $0xf10004a5 // subs x5, x5, #0x1
-	WORD $0x8b090063 // add x3, x3, x9
-	WORD $0xad4014c4 // ldp q4, q5, [x6]
-	WORD $0xad411cc6 // ldp q6, q7, [x6, #0x20]
-	WORD $0x4ddfc890 // ld1r { v16.4s }, [x4], #4
+	WORD $0xaa0503ed // mov x13, x5
+	WORD $0x54fffe4d // b.le 0x73a4 <k_attend_values_f16+0x16ec>
+	WORD $0xf9400bc0 // ldr x0, [x30, #0x10]
+	WORD $0xaa0303e6 // mov x6, x3
+	WORD $0xaa0103e7 // mov x7, x1
+	WORD $0x8b040005 // add x5, x0, x4
+	WORD $0x14000012 // b 0x7438 <k_attend_values_f16+0x1780>
+	WORD $0x52801013 // mov w19, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b130129 // add x9, x9, x19
+	WORD $0x6d7f14a4 // ldp d4, d5, [x5, #-0x10]
+	WORD $0xf10004e7 // subs x7, x7, #0x1
+	WORD $0x6d401ca6 // ldp d6, d7, [x5]
+	WORD $0x8b0200a5 // add x5, x5, x2
+	WORD $0x4ddfc8d0 // ld1r { v16.4s }, [x6], #4
+	WORD $0x0e217884 // fcvtl v4.4s, v4.4h
+	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
+	WORD $0x0e2178c6 // fcvtl v6.4s, v6.4h
+	WORD $0x0e2178e7 // fcvtl v7.4s, v7.4h
 	WORD $0x4e30cc83 // fmla v3.4s, v4.4s, v16.4s
 	WORD $0x4e30cca2 // fmla v2.4s, v5.4s, v16.4s
 	WORD $0x4e30ccc1 // fmla v1.4s, v6.4s, v16.4s
 	WORD $0x4e30cce0 // fmla v0.4s, v7.4s, v16.4s
-	WORD $0x54fffbe0 // b.eq 0x38ec <k_attend_values+0x2bcc>
-	WORD $0xeb00023f // cmp x17, x0
-	WORD $0x54fffe82 // b.hs 0x3948 <k_attend_values+0x2c28>
-	WORD $0xf9800222 // prfm pldl2keep, [x17]
-	WORD $0xf9802222 // prfm pldl2keep, [x17, #0x40]
-	WORD $0x91020231 // add x17, x17, #0x80
-	WORD $0x17fffff0 // b 0x3948 <k_attend_values+0x2c28>
-	WORD $0xa944ac8c // ldp x12, x11, [x4, #0x48]
-	WORD $0xf9400880 // ldr x0, [x4, #0x10]
-	WORD $0xa943bc8d // ldp x13, x15, [x4, #0x38]
-	WORD $0xa941c08e // ldp x14, x16, [x4, #0x18]
-	WORD $0x8b0a0800 // add x0, x0, x10, lsl #2
-	WORD $0x9b087d6b // mul x11, x11, x8
-	WORD $0x9b087dd1 // mul x17, x14, x8
-	WORD $0x9b107d10 // mul x16, x8, x16
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x8b0f016b // add x11, x11, x15
-	WORD $0xeb0d019f // cmp x12, x13
-	WORD $0x9a8db18d // csel x13, x12, x13, lt
+	WORD $0x54fffb80 // b.eq 0x73a4 <k_attend_values_f16+0x16ec>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffe22 // b.hs 0x7400 <k_attend_values_f16+0x1748>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x35fffd8b // cbnz w11, 0x73f4 <k_attend_values_f16+0x173c>
+	WORD $0x52800813 // mov w19, #0x40 // =64
+	WORD $0x17ffffec // b 0x73fc <k_attend_values_f16+0x1744>
+	WORD $0xa94533cf // ldp x15, x12, [x30, #0x50]
+	WORD $0xf9400fe0 // ldr x0, [sp, #0x18]
+	WORD $0xf94027d0 // ldr x16, [x30, #0x48]
+	WORD $0xa9400bc1 // ldp x1, x2, [x30]
+	WORD $0x9b0e7d8c // mul x12, x12, x14
+	WORD $0x8b0c01ef // add x15, x15, x12
+	WORD $0x8b10018c // add x12, x12, x16
+	WORD $0xeb0001ff // cmp x15, x0
+	WORD $0x9a80b1f0 // csel x16, x15, x0, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a90b3ef // csel x15, xzr, x16, lt
+	WORD $0xa94247d0 // ldp x16, x17, [x30, #0x20]
+	WORD $0xeb0f019f // cmp x12, x15
+	WORD $0x9a8fb180 // csel x0, x12, x15, lt
 	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x9a8db3ec // csel x12, xzr, x13, lt
-	WORD $0xeb0c017f // cmp x11, x12
-	WORD $0x9a8cb16d // csel x13, x11, x12, lt
-	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0x9a8db3ed // csel x13, xzr, x13, lt
-	WORD $0xa940088b // ldp x11, x2, [x4]
-	WORD $0xd37ef5ae // lsl x14, x13, #2
-	WORD $0xcb0d0181 // sub x1, x12, x13
-	WORD $0x8b11096f // add x15, x11, x17, lsl #2
-	WORD $0x8b1009cb // add x11, x14, x16, lsl #2
-	WORD $0xa945c490 // ldp x16, x17, [x4, #0x58]
-	WORD $0x8b0b0042 // add x2, x2, x11
-	WORD $0x1400000b // b 0x3a1c <k_attend_values+0x2cfc>
-	WORD $0xd37ef549 // lsl x9, x10, #2
-	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
-	WORD $0x91001163 // add x3, x11, #0x4
-	WORD $0x91004000 // add x0, x0, #0x10
-	WORD $0xaa0b03ea // mov x10, x11
-	WORD $0x3ca969e0 // str q0, [x15, x9]
-	WORD $0xf9401889 // ldr x9, [x4, #0x30]
-	WORD $0xa905c490 // stp x16, x17, [x4, #0x58]
-	WORD $0xeb09007f // cmp x3, x9
-	WORD $0x54ffec0c // b.gt 0x3798 <k_attend_values+0x2a78>
+	WORD $0x9b117dd1 // mul x17, x14, x17
+	WORD $0x9a80b3ec // csel x12, xzr, x0, lt
+	WORD $0x9b0e7e10 // mul x16, x16, x14
+	WORD $0x9b083580 // madd x0, x12, x8, x13
+	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0x8b0c0a23 // add x3, x17, x12, lsl #2
+	WORD $0x8b100830 // add x16, x1, x16, lsl #2
+	WORD $0xd37ff901 // lsl x1, x8, #1
+	WORD $0xd37ff811 // lsl x17, x0, #1
+	WORD $0x8b030042 // add x2, x2, x3
+	WORD $0xcb0c01e3 // sub x3, x15, x12
+	WORD $0x14000007 // b 0x74d4 <k_attend_values_f16+0x181c>
+	WORD $0xd37ef480 // lsl x0, x4, #2
+	WORD $0x910011a5 // add x5, x13, #0x4
+	WORD $0x91002231 // add x17, x17, #0x8
+	WORD $0xeb0800bf // cmp x5, x8
+	WORD $0x3ca06a00 // str q0, [x16, x0]
+	WORD $0x54ffe84c // b.gt 0x71d8 <k_attend_values_f16+0x1520>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xeb0d019f // cmp x12, x13
-	WORD $0xaa0303eb // mov x11, x3
-	WORD $0x54fffe6d // b.le 0x39f4 <k_attend_values+0x2cd4>
-	WORD $0x9b0901c3 // madd x3, x14, x9, x0
-	WORD $0xd37ef529 // lsl x9, x9, #2
-	WORD $0xaa0203e4 // mov x4, x2
-	WORD $0xaa0103e5 // mov x5, x1
-	WORD $0x14000007 // b 0x3a58 <k_attend_values+0x2d38>
-	WORD $0x3dc00061 // ldr q1, [x3]
-	WORD $0xbc404482 // ldr s2, [x4], #0x4
-	WORD $0xf10004a5 // subs x5, x5, #0x1
-	WORD $0x8b090063 // add x3, x3, x9
+	WORD $0xeb0c01ff // cmp x15, x12
+	WORD $0xaa0d03e4 // mov x4, x13
+	WORD $0xaa0503ed // mov x13, x5
+	WORD $0x54fffecd // b.le 0x74bc <k_attend_values_f16+0x1804>
+	WORD $0xf9400bc5 // ldr x5, [x30, #0x10]
+	WORD $0x3600022b // tbz w11, #0x0, 0x7530 <k_attend_values_f16+0x1878>
+	WORD $0xaa0203e6 // mov x6, x2
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0x14000008 // b 0x7518 <k_attend_values_f16+0x1860>
+	WORD $0xfc7168a1 // ldr d1, [x5, x17]
+	WORD $0xbc4044c2 // ldr s2, [x6], #0x4
+	WORD $0xf10004e7 // subs x7, x7, #0x1
+	WORD $0x8b0100a5 // add x5, x5, x1
+	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54fffd00 // b.eq 0x39f4 <k_attend_values+0x2cd4>
-	WORD $0xeb11021f // cmp x16, x17
-	WORD $0x54ffff22 // b.hs 0x3a40 <k_attend_values+0x2d20>
-	WORD $0xf9800202 // prfm pldl2keep, [x16]
-	WORD $0xf9802202 // prfm pldl2keep, [x16, #0x40]
-	WORD $0x91020210 // add x16, x16, #0x80
-	WORD $0x17fffff5 // b 0x3a40 <k_attend_values+0x2d20>
-	WORD $0xf9400c8e // ldr x14, [x4, #0x18]
-	WORD $0xeb0b013f // cmp x9, x11
-	WORD $0x9b087dc8 // mul x8, x14, x8
-	WORD $0xf940008e // ldr x14, [x4]
-	WORD $0x8b0809c8 // add x8, x14, x8, lsl #2
-	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
-	WORD $0x54000061 // b.ne 0x3a94 <k_attend_values+0x2d74>
-	WORD $0x3d800100 // str q0, [x8]
-	WORD $0x14000009 // b 0x3ab4 <k_attend_values+0x2d94>
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0x540000cb // b.lt 0x3ab0 <k_attend_values+0x2d90>
-	WORD $0x54000060 // b.eq 0x3aa8 <k_attend_values+0x2d88>
-	WORD $0x91002109 // add x9, x8, #0x8
-	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
-	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
-	WORD $0xbd000100 // str s0, [x8]
-	WORD $0xa905b08d // stp x13, x12, [x4, #0x58]
-	WORD $0xa95b4ff4 // ldp x20, x19, [sp, #0x1b0]
-	WORD $0xf940b3fd // ldr x29, [sp, #0x160]
-	WORD $0xa95a57f6 // ldp x22, x21, [sp, #0x1a0]
-	WORD $0xa9595ff8 // ldp x24, x23, [sp, #0x190]
-	WORD $0xa95867fa // ldp x26, x25, [sp, #0x180]
-	WORD $0xa9576ffe // ldp x30, x27, [sp, #0x170]
-	WORD $0x910703ff // add sp, sp, #0x1c0
+	WORD $0x54fffd40 // b.eq 0x74bc <k_attend_values_f16+0x1804>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54ffff02 // b.hs 0x74fc <k_attend_values_f16+0x1844>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x17fffff4 // b 0x74fc <k_attend_values_f16+0x1844>
+	WORD $0x8b1100a5 // add x5, x5, x17
+	WORD $0xaa0203e6 // mov x6, x2
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0x14000008 // b 0x755c <k_attend_values_f16+0x18a4>
+	WORD $0xfd4000a1 // ldr d1, [x5]
+	WORD $0xbc4044c2 // ldr s2, [x6], #0x4
+	WORD $0xf10004e7 // subs x7, x7, #0x1
+	WORD $0x8b0100a5 // add x5, x5, x1
+	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
+	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
+	WORD $0x54fffb20 // b.eq 0x74bc <k_attend_values_f16+0x1804>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54ffff02 // b.hs 0x7540 <k_attend_values_f16+0x1888>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x17fffff5 // b 0x7540 <k_attend_values_f16+0x1888>
+	WORD $0xf94013c9 // ldr x9, [x30, #0x20]
+	WORD $0xf94003ca // ldr x10, [x30]
+	WORD $0xeb0d011f // cmp x8, x13
+	WORD $0x9b0e7d29 // mul x9, x9, x14
+	WORD $0x8b090949 // add x9, x10, x9, lsl #2
+	WORD $0x8b0d0929 // add x9, x9, x13, lsl #2
+	WORD $0x54000061 // b.ne 0x7594 <k_attend_values_f16+0x18dc>
+	WORD $0x3d800120 // str q0, [x9]
+	WORD $0x14000009 // b 0x75b4 <k_attend_values_f16+0x18fc>
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x540000cb // b.lt 0x75b0 <k_attend_values_f16+0x18f8>
+	WORD $0x54000060 // b.eq 0x75a8 <k_attend_values_f16+0x18f0>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
+	WORD $0xf94023fd // ldr x29, [sp, #0x40]
+	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
+	WORD $0xa9475ff8 // ldp x24, x23, [sp, #0x70]
+	WORD $0xa94667fa // ldp x26, x25, [sp, #0x60]
+	WORD $0xa9456ffe // ldp x30, x27, [sp, #0x50]
+	WORD $0x910283ff // add sp, sp, #0xa0
 	WORD $0xd65f03c0 // ret
+	WORD $0x8b0f09ad // add x13, x13, x15, lsl #2
+	WORD $0x91002190 // add x16, x12, #0x8
+	WORD $0xfd000181 // str d1, [x12]
+	WORD $0x4d008201 // st1 { v1.s }[2], [x16]
+	WORD $0x910021ac // add x12, x13, #0x8
+	WORD $0x4d008180 // st1 { v0.s }[2], [x12]
+	WORD $0x910011ac // add x12, x13, #0x4
+	WORD $0x0d009180 // st1 { v0.s }[1], [x12]
+	WORD $0xbd0001a0 // str s0, [x13]
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xeb0c01df // cmp x14, x12
+	WORD $0x54ffde0b // b.lt 0x71c0 <k_attend_values_f16+0x1508>
+	WORD $0x17ffffec // b 0x75b4 <k_attend_values_f16+0x18fc>
+
+	// attend_values_q8
+	WORD $0xd10243ff // sub sp, sp, #0x90
+	WORD $0xa943200e // ldp x14, x8, [x0, #0x30]
+	WORD $0xa90567fa // stp x26, x25, [sp, #0x50]
+	WORD $0xaa0003fa // mov x26, x0
+	WORD $0xa90303fd // stp x29, x0, [sp, #0x30]
+	WORD $0xa9046ffe // stp x30, x27, [sp, #0x40]
+	WORD $0x91001dc9 // add x9, x14, #0x7
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x91000d0c // add x12, x8, #0x3
+	WORD $0x9a8eb129 // csel x9, x9, x14, lt
+	WORD $0x91001d0d // add x13, x8, #0x7
+	WORD $0xa9065ff8 // stp x24, x23, [sp, #0x60]
+	WORD $0x927df12a // and x10, x9, #0xfffffffffffffff8
+	WORD $0x9343fd29 // asr x9, x9, #3
+	WORD $0xa90757f6 // stp x22, x21, [sp, #0x70]
+	WORD $0xcb0a01ca // sub x10, x14, x10
+	WORD $0xa9084ff4 // stp x20, x19, [sp, #0x80]
+	WORD $0x13001d4b // sxtb w11, w10
+	WORD $0xf1000d5f // cmp x10, #0x3
+	WORD $0x9a89d529 // cinc x9, x9, gt
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x530d396b // ubfx w11, w11, #13, #2
+	WORD $0x9a88b18c // csel x12, x12, x8, lt
+	WORD $0x9a88b1ad // csel x13, x13, x8, lt
+	WORD $0x9342fd8c // asr x12, x12, #2
+	WORD $0x9343fdad // asr x13, x13, #3
+	WORD $0x0b0b014b // add w11, w10, w11
+	WORD $0x121e756b // and w11, w11, #0xfffffffc
+	WORD $0x9b0d7d29 // mul x9, x9, x13
+	WORD $0x4b0b014b // sub w11, w10, w11
+	WORD $0x1219016a // and w10, w11, #0x80
+	WORD $0x0b4a1d6a // add w10, w11, w10, lsr #7
+	WORD $0x13001d4a // sxtb w10, w10
+	WORD $0x4b4a056a // sub w10, w11, w10, lsr #1
+	WORD $0xb1000d8b // adds x11, x12, #0x3
+	WORD $0x9100198c // add x12, x12, #0x6
+	WORD $0x9a8bb18b // csel x11, x12, x11, lt
+	WORD $0x93401d4a // sxtb x10, w10
+	WORD $0x9342fd6b // asr x11, x11, #2
+	WORD $0x9b0a2569 // madd x9, x11, x10, x9
+	WORD $0xf940200a // ldr x10, [x0, #0x40]
+	WORD $0xa900bbea // stp x10, x14, [sp, #0x8]
+	WORD $0x9b097d4b // mul x11, x10, x9
+	WORD $0xa9462809 // ldp x9, x10, [x0, #0x60]
+	WORD $0xcb09014c // sub x12, x10, x9
+	WORD $0xeb0b199f // cmp x12, x11, lsl #6
+	WORD $0xd280008c // mov x12, #0x4 // =4
+	WORD $0x1a9fd7eb // cset w11, gt
+	WORD $0xf10021df // cmp x14, #0x8
+	WORD $0xf90003ec // str x12, [sp]
+	WORD $0x540001ca // b.ge 0x7708 <k_attend_values_q8+0x100>
+	WORD $0xaa1f03fe // mov x30, xzr
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xb27e03cd // orr x13, x30, #0x4
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x54002c2d // b.le 0x7c68 <k_attend_values_q8+0x660>
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0x91000bcf // add x15, x30, #0x2
+	WORD $0xeb0c01ff // cmp x15, x12
+	WORD $0x54004d4d // b.le 0x809c <k_attend_values_q8+0xa94>
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xeb0c03df // cmp x30, x12
+	WORD $0x54004e4b // b.lt 0x80c8 <k_attend_values_q8+0xac0>
+	WORD $0x14000277 // b 0x80e0 <k_attend_values_q8+0xad8>
+	WORD $0x91007d0c // add x12, x8, #0x1f
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0x9a88b18c // csel x12, x12, x8, lt
+	WORD $0xaa1f03fe // mov x30, xzr
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x9345fd8c // asr x12, x12, #5
+	WORD $0xd37ff991 // lsl x17, x12, #1
+	WORD $0x5280010c // mov w12, #0x8 // =8
+	WORD $0x14000009 // b 0x7750 <k_attend_values_q8+0x148>
+	WORD $0xf94013fe // ldr x30, [sp, #0x20]
+	WORD $0xf9400bed // ldr x13, [sp, #0x10]
+	WORD $0xf94017e2 // ldr x2, [sp, #0x28]
+	WORD $0x910023cc // add x12, x30, #0x8
+	WORD $0xf9401ffa // ldr x26, [sp, #0x38]
+	WORD $0xeb0d019f // cmp x12, x13
+	WORD $0x91008042 // add x2, x2, #0x20
+	WORD $0x54fffc6c // b.gt 0x76d8 <k_attend_values_q8+0xd0>
+	WORD $0xf100211f // cmp x8, #0x8
+	WORD $0xa9020bec // stp x12, x2, [sp, #0x20]
+	WORD $0xf9000ffe // str x30, [sp, #0x18]
+	WORD $0x5400110a // b.ge 0x797c <k_attend_values_q8+0x374>
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xb27e01ac // orr x12, x13, #0x4
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x54fffe2c // b.gt 0x7730 <k_attend_values_q8+0x128>
+	WORD $0xf9401ff9 // ldr x25, [sp, #0x38]
+	WORD $0xa941fbf7 // ldp x23, x30, [sp, #0x18]
+	WORD $0xa9453b30 // ldp x16, x14, [x25, #0x50]
+	WORD $0x9b177dcf // mul x15, x14, x23
+	WORD $0x8b0f0210 // add x16, x16, x15
+	WORD $0xcb0e0200 // sub x0, x16, x14
+	WORD $0x8b0e0c0e // add x14, x0, x14, lsl #3
+	WORD $0xf94007e0 // ldr x0, [sp, #0x8]
+	WORD $0xeb0001df // cmp x14, x0
+	WORD $0x9a80b1c0 // csel x0, x14, x0, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0xf940272e // ldr x14, [x25, #0x48]
+	WORD $0x9a80b3e0 // csel x0, xzr, x0, lt
+	WORD $0xeb00021f // cmp x16, x0
+	WORD $0x8b0e01ee // add x14, x15, x14
+	WORD $0x9a80b20f // csel x15, x16, x0, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0xf9401330 // ldr x16, [x25, #0x20]
+	WORD $0x9a8fb3e1 // csel x1, xzr, x15, lt
+	WORD $0xeb0001df // cmp x14, x0
+	WORD $0x9a80b1cf // csel x15, x14, x0, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8fb3ee // csel x14, xzr, x15, lt
+	WORD $0xf940032f // ldr x15, [x25]
+	WORD $0xeb0e0021 // subs x1, x1, x14
+	WORD $0x540021cd // b.le 0x7c0c <k_attend_values_q8+0x604>
+	WORD $0xb24002e2 // orr x2, x23, #0x1
+	WORD $0xf9401723 // ldr x3, [x25, #0x28]
+	WORD $0xb27f06e4 // orr x4, x23, #0x6
+	WORD $0x9b027e05 // mul x5, x16, x2
+	WORD $0xb27f02e2 // orr x2, x23, #0x2
+	WORD $0xf9400738 // ldr x24, [x25, #0x8]
+	WORD $0x9b027e06 // mul x6, x16, x2
+	WORD $0xb24006e2 // orr x2, x23, #0x3
+	WORD $0x9b027e07 // mul x7, x16, x2
+	WORD $0xb27e02e2 // orr x2, x23, #0x4
+	WORD $0x9b027e13 // mul x19, x16, x2
+	WORD $0x528000a2 // mov w2, #0x5 // =5
+	WORD $0xaa0202e2 // orr x2, x23, x2
+	WORD $0x9b027e14 // mul x20, x16, x2
+	WORD $0xf94017e2 // ldr x2, [sp, #0x28]
+	WORD $0x9b027c62 // mul x2, x3, x2
+	WORD $0x9b047e15 // mul x21, x16, x4
+	WORD $0xb2400ae4 // orr x4, x23, #0x7
+	WORD $0x9b177e00 // mul x0, x16, x23
+	WORD $0x8b0e085a // add x26, x2, x14, lsl #2
+	WORD $0x9b047e17 // mul x23, x16, x4
+	WORD $0xa9414339 // ldp x25, x16, [x25, #0x10]
+	WORD $0xd37ef464 // lsl x4, x3, #2
+	WORD $0x9b087dd6 // mul x22, x14, x8
+	WORD $0x9b0e4222 // madd x2, x17, x14, x16
+	WORD $0xd37ef40e // lsl x14, x0, #2
+	WORD $0xd37ef4b0 // lsl x16, x5, #2
+	WORD $0xd37ef4c0 // lsl x0, x6, #2
+	WORD $0xd37ef4e5 // lsl x5, x7, #2
+	WORD $0xd37ef666 // lsl x6, x19, #2
+	WORD $0xd37ef687 // lsl x7, x20, #2
+	WORD $0xd37ef6b3 // lsl x19, x21, #2
+	WORD $0xd37ef6f4 // lsl x20, x23, #2
+	WORD $0x8b1a0315 // add x21, x24, x26
+	WORD $0x8b160336 // add x22, x25, x22
+	WORD $0x1400000e // b 0x789c <k_attend_values_q8+0x294>
+	WORD $0x8b0d09f7 // add x23, x15, x13, lsl #2
+	WORD $0x9100118c // add x12, x12, #0x4
+	WORD $0x910011ad // add x13, x13, #0x4
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x3cae6af0 // str q16, [x23, x14]
+	WORD $0x3cb06ae7 // str q7, [x23, x16]
+	WORD $0x3ca06ae6 // str q6, [x23, x0]
+	WORD $0x3ca56ae5 // str q5, [x23, x5]
+	WORD $0x3ca66ae4 // str q4, [x23, x6]
+	WORD $0x3ca76ae3 // str q3, [x23, x7]
+	WORD $0x3cb36ae1 // str q1, [x23, x19]
+	WORD $0x3cb46ae2 // str q2, [x23, x20]
+	WORD $0x54fff4ec // b.gt 0x7734 <k_attend_values_q8+0x12c>
+	WORD $0xd345fdb7 // lsr x23, x13, #5
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0xaa1603f8 // mov x24, x22
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x8b170457 // add x23, x2, x23, lsl #1
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0xaa1503f9 // mov x25, x21
+	WORD $0xaa0103fa // mov x26, x1
+	WORD $0x14000025 // b 0x7964 <k_attend_values_q8+0x35c>
+	WORD $0x5280101b // mov w27, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b1b0129 // add x9, x9, x27
+	WORD $0xbc6d6b11 // ldr s17, [x24, x13]
+	WORD $0x7d4002f2 // ldr h18, [x23]
+	WORD $0x8b030b3b // add x27, x25, x3, lsl #2
+	WORD $0xf100075a // subs x26, x26, #0x1
+	WORD $0x8b080318 // add x24, x24, x8
+	WORD $0x8b1102f7 // add x23, x23, x17
+	WORD $0x0f08a631 // sshll v17.8h, v17.8b, #0x0
+	WORD $0x1ee24252 // fcvt s18, h18
+	WORD $0x8b04037d // add x29, x27, x4
+	WORD $0xbd400373 // ldr s19, [x27]
+	WORD $0x8b0403bb // add x27, x29, x4
+	WORD $0xbd4003b4 // ldr s20, [x29]
+	WORD $0xbd400375 // ldr s21, [x27]
+	WORD $0x8b04037b // add x27, x27, x4
+	WORD $0x0f10a631 // sshll v17.4s, v17.4h, #0x0
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4f929231 // fmul v17.4s, v17.4s, v18.s[0]
+	WORD $0xbc404732 // ldr s18, [x25], #0x4
+	WORD $0x4f921230 // fmla v16.4s, v17.4s, v18.s[0]
+	WORD $0xbd400372 // ldr s18, [x27]
+	WORD $0x8b04037b // add x27, x27, x4
+	WORD $0x4f931227 // fmla v7.4s, v17.4s, v19.s[0]
+	WORD $0xbd400373 // ldr s19, [x27]
+	WORD $0x8b04037b // add x27, x27, x4
+	WORD $0x4f941226 // fmla v6.4s, v17.4s, v20.s[0]
+	WORD $0xbd400374 // ldr s20, [x27]
+	WORD $0x4f951225 // fmla v5.4s, v17.4s, v21.s[0]
+	WORD $0xbc646b75 // ldr s21, [x27, x4]
+	WORD $0x4f921224 // fmla v4.4s, v17.4s, v18.s[0]
+	WORD $0x4f931223 // fmla v3.4s, v17.4s, v19.s[0]
+	WORD $0x4f941221 // fmla v1.4s, v17.4s, v20.s[0]
+	WORD $0x4f951222 // fmla v2.4s, v17.4s, v21.s[0]
+	WORD $0x54fff840 // b.eq 0x7868 <k_attend_values_q8+0x260>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffbc2 // b.hs 0x78e0 <k_attend_values_q8+0x2d8>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x35fffb2b // cbnz w11, 0x78d4 <k_attend_values_q8+0x2cc>
+	WORD $0x5280081b // mov w27, #0x40 // =64
+	WORD $0x17ffffd9 // b 0x78dc <k_attend_values_q8+0x2d4>
+	WORD $0xa9453350 // ldp x16, x12, [x26, #0x50]
+	WORD $0xb24003cf // orr x15, x30, #0x1
+	WORD $0xa942574d // ldp x13, x21, [x26, #0x20]
+	WORD $0xf94007e1 // ldr x1, [sp, #0x8]
+	WORD $0xb27e03c0 // orr x0, x30, #0x4
+	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0x9b1e7d8e // mul x14, x12, x30
+	WORD $0x9b0f7da5 // mul x5, x13, x15
+	WORD $0xb27f03cf // orr x15, x30, #0x2
+	WORD $0x9b0f7da6 // mul x6, x13, x15
+	WORD $0xb24007cf // orr x15, x30, #0x3
+	WORD $0x8b0e0210 // add x16, x16, x14
+	WORD $0x9b0f7da7 // mul x7, x13, x15
+	WORD $0xcb0c020f // sub x15, x16, x12
+	WORD $0x8b0c0dec // add x12, x15, x12, lsl #3
+	WORD $0x528000af // mov w15, #0x5 // =5
+	WORD $0xaa0f03cf // orr x15, x30, x15
+	WORD $0x9b007db3 // mul x19, x13, x0
+	WORD $0xf9402740 // ldr x0, [x26, #0x48]
+	WORD $0xeb01019f // cmp x12, x1
+	WORD $0x9b0f7db4 // mul x20, x13, x15
+	WORD $0x9a81b18f // csel x15, x12, x1, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9a8fb3ef // csel x15, xzr, x15, lt
+	WORD $0xb27f07cc // orr x12, x30, #0x6
+	WORD $0xeb0f021f // cmp x16, x15
+	WORD $0x9b0c7db6 // mul x22, x13, x12
+	WORD $0x8b0001cc // add x12, x14, x0
+	WORD $0x9a8fb200 // csel x0, x16, x15, lt
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0xb2400bce // orr x14, x30, #0x7
+	WORD $0x9a80b3f8 // csel x24, xzr, x0, lt
+	WORD $0xeb0f019f // cmp x12, x15
+	WORD $0x9b1e7da4 // mul x4, x13, x30
+	WORD $0xd37ef6be // lsl x30, x21, #2
+	WORD $0x9b0e7db7 // mul x23, x13, x14
+	WORD $0x9a8fb18d // csel x13, x12, x15, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9a8db3f9 // csel x25, xzr, x13, lt
+	WORD $0xaa1a03ee // mov x14, x26
+	WORD $0xf94003ed // ldr x13, [sp]
+	WORD $0x9b027eac // mul x12, x21, x2
+	WORD $0xcb190300 // sub x0, x24, x25
+	WORD $0x9b08373a // madd x26, x25, x8, x13
+	WORD $0xf9400dcd // ldr x13, [x14, #0x18]
+	WORD $0x9b19363b // madd x27, x17, x25, x13
+	WORD $0xa94035dd // ldp x29, x13, [x14]
+	WORD $0x8b19098c // add x12, x12, x25, lsl #2
+	WORD $0x8b0c01b0 // add x16, x13, x12
+	WORD $0x5280010c // mov w12, #0x8 // =8
+	WORD $0x14000027 // b 0x7ae0 <k_attend_values_q8+0x4d8>
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x8b030bad // add x13, x29, x3, lsl #2
+	WORD $0x9100235a // add x26, x26, #0x8
+	WORD $0x91002063 // add x3, x3, #0x8
+	WORD $0x8b0409ae // add x14, x13, x4, lsl #2
+	WORD $0x8b0509af // add x15, x13, x5, lsl #2
+	WORD $0xad0061c3 // stp q3, q24, [x14]
+	WORD $0x8b0609ae // add x14, x13, x6, lsl #2
+	WORD $0xad005df5 // stp q21, q23, [x15]
+	WORD $0x8b0709af // add x15, x13, x7, lsl #2
+	WORD $0xad0059d3 // stp q19, q22, [x14]
+	WORD $0x8b1309ae // add x14, x13, x19, lsl #2
+	WORD $0xad0051f1 // stp q17, q20, [x15]
+	WORD $0x8b1409af // add x15, x13, x20, lsl #2
+	WORD $0xad0049c7 // stp q7, q18, [x14]
+	WORD $0x8b1609ae // add x14, x13, x22, lsl #2
+	WORD $0xad0041e5 // stp q5, q16, [x15]
+	WORD $0x8b1709af // add x15, x13, x23, lsl #2
+	WORD $0xaa0c03ed // mov x13, x12
+	WORD $0x9100218c // add x12, x12, #0x8
+	WORD $0xad0019c4 // stp q4, q6, [x14]
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0xad0005e2 // stp q2, q1, [x15]
+	WORD $0x54ffe44c // b.gt 0x7764 <k_attend_values_q8+0x15c>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xeb19031f // cmp x24, x25
+	WORD $0x54fffb0d // b.le 0x7a48 <k_attend_values_q8+0x440>
+	WORD $0xf9401fee // ldr x14, [sp, #0x38]
+	WORD $0xd345fc6d // lsr x13, x3, #5
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0xf94009ce // ldr x14, [x14, #0x10]
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x8b0d076d // add x13, x27, x13, lsl #1
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x8b1a01ce // add x14, x14, x26
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0xaa1003ef // mov x15, x16
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xaa0003e1 // mov x1, x0
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x1400002c // b 0x7bf4 <k_attend_values_q8+0x5ec>
+	WORD $0x52801002 // mov w2, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b020129 // add x9, x9, x2
+	WORD $0x2d7fe9d9 // ldp s25, s26, [x14, #-0x4]
+	WORD $0x8b1509e2 // add x2, x15, x21, lsl #2
+	WORD $0x7d4001bb // ldr h27, [x13]
+	WORD $0xf1000421 // subs x1, x1, #0x1
+	WORD $0x8b0801ce // add x14, x14, x8
+	WORD $0x8b1101ad // add x13, x13, x17
+	WORD $0x0f08a739 // sshll v25.8h, v25.8b, #0x0
+	WORD $0x0f08a75a // sshll v26.8h, v26.8b, #0x0
+	WORD $0x1ee2437b // fcvt s27, h27
+	WORD $0x0f10a739 // sshll v25.4s, v25.4h, #0x0
+	WORD $0x0f10a75a // sshll v26.4s, v26.4h, #0x0
+	WORD $0x4e21db39 // scvtf v25.4s, v25.4s
+	WORD $0x4e21db5a // scvtf v26.4s, v26.4s
+	WORD $0x4f9b9339 // fmul v25.4s, v25.4s, v27.s[0]
+	WORD $0x4f9b935a // fmul v26.4s, v26.4s, v27.s[0]
+	WORD $0x4ddfc9fb // ld1r { v27.4s }, [x15], #4
+	WORD $0x4ddec85c // ld1r { v28.4s }, [x2], x30
+	WORD $0x4ddec85d // ld1r { v29.4s }, [x2], x30
+	WORD $0x4e3bcf23 // fmla v3.4s, v25.4s, v27.4s
+	WORD $0x4e3bcf58 // fmla v24.4s, v26.4s, v27.4s
+	WORD $0x4ddec85b // ld1r { v27.4s }, [x2], x30
+	WORD $0x4e3ccf35 // fmla v21.4s, v25.4s, v28.4s
+	WORD $0x4e3ccf57 // fmla v23.4s, v26.4s, v28.4s
+	WORD $0x4ddec85c // ld1r { v28.4s }, [x2], x30
+	WORD $0x4e3dcf33 // fmla v19.4s, v25.4s, v29.4s
+	WORD $0x4e3dcf56 // fmla v22.4s, v26.4s, v29.4s
+	WORD $0x4ddec85d // ld1r { v29.4s }, [x2], x30
+	WORD $0x4e3bcf31 // fmla v17.4s, v25.4s, v27.4s
+	WORD $0x4e3bcf54 // fmla v20.4s, v26.4s, v27.4s
+	WORD $0x4ddec85b // ld1r { v27.4s }, [x2], x30
+	WORD $0x4e3ccf27 // fmla v7.4s, v25.4s, v28.4s
+	WORD $0x4e3ccf52 // fmla v18.4s, v26.4s, v28.4s
+	WORD $0xbd40005c // ldr s28, [x2]
+	WORD $0x4e3dcf25 // fmla v5.4s, v25.4s, v29.4s
+	WORD $0x4e3dcf50 // fmla v16.4s, v26.4s, v29.4s
+	WORD $0x4e3bcf24 // fmla v4.4s, v25.4s, v27.4s
+	WORD $0x4e3bcf46 // fmla v6.4s, v26.4s, v27.4s
+	WORD $0x4f9c1322 // fmla v2.4s, v25.4s, v28.s[0]
+	WORD $0x4f9c1341 // fmla v1.4s, v26.4s, v28.s[0]
+	WORD $0x54fff4a0 // b.eq 0x7a84 <k_attend_values_q8+0x47c>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffae2 // b.hs 0x7b54 <k_attend_values_q8+0x54c>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x35fffa4b // cbnz w11, 0x7b48 <k_attend_values_q8+0x540>
+	WORD $0x52800802 // mov w2, #0x40 // =64
+	WORD $0x17ffffd2 // b 0x7b50 <k_attend_values_q8+0x548>
+	WORD $0xf94017ee // ldr x14, [sp, #0x28]
+	WORD $0x9b0e7e0e // mul x14, x16, x14
+	WORD $0x8b0d09ce // add x14, x14, x13, lsl #2
+	WORD $0xd37ef60d // lsl x13, x16, #2
+	WORD $0x8b0e01ee // add x14, x15, x14
+	WORD $0x8b0d01cf // add x15, x14, x13
+	WORD $0x3c8105c0 // str q0, [x14], #0x10
+	WORD $0x9100118c // add x12, x12, #0x4
+	WORD $0x3d8001e0 // str q0, [x15]
+	WORD $0x8b0d01ef // add x15, x15, x13
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x3d8001e0 // str q0, [x15]
+	WORD $0x8b0d01ef // add x15, x15, x13
+	WORD $0x3d8001e0 // str q0, [x15]
+	WORD $0x8b0d01ef // add x15, x15, x13
+	WORD $0x3d8001e0 // str q0, [x15]
+	WORD $0x8b0d01ef // add x15, x15, x13
+	WORD $0x3d8001e0 // str q0, [x15]
+	WORD $0x8b0d01ef // add x15, x15, x13
+	WORD $0x3d8001e0 // str q0, [x15]
+	WORD $0x3cad69e0 // str q0, [x15, x13]
+	WORD $0x54fffe0d // b.le 0x7c20 <k_attend_values_q8+0x618>
+	WORD $0x17fffeb4 // b 0x7734 <k_attend_values_q8+0x12c>
+	WORD $0xd37ef7c7 // lsl x7, x30, #2
+	WORD $0xf100211f // cmp x8, #0x8
+	WORD $0xa90237fe // stp x30, x13, [sp, #0x20]
+	WORD $0xf9000fe7 // str x7, [sp, #0x18]
+	WORD $0x5400018a // b.ge 0x7ca8 <k_attend_values_q8+0x6a0>
+	WORD $0xaa1f03e2 // mov x2, xzr
+	WORD $0xb27e004d // orr x13, x2, #0x4
+	WORD $0xeb0801bf // cmp x13, x8
+	WORD $0x5400118d // b.le 0x7eb8 <k_attend_values_q8+0x8b0>
+	WORD $0xf94017fe // ldr x30, [sp, #0x28]
+	WORD $0xf9401ffa // ldr x26, [sp, #0x38]
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0x91000bcf // add x15, x30, #0x2
+	WORD $0xeb0c01ff // cmp x15, x12
+	WORD $0x54ffd2cc // b.gt 0x76f8 <k_attend_values_q8+0xf0>
+	WORD $0x140000fe // b 0x809c <k_attend_values_q8+0xa94>
+	WORD $0xa945334f // ldp x15, x12, [x26, #0x50]
+	WORD $0xb24003d1 // orr x17, x30, #0x1
+	WORD $0xa9421b50 // ldp x16, x6, [x26, #0x20]
+	WORD $0xd345fd13 // lsr x19, x8, #5
+	WORD $0xf94007e2 // ldr x2, [sp, #0x8]
+	WORD $0xf9400f57 // ldr x23, [x26, #0x18]
+	WORD $0xaa1f03e1 // mov x1, xzr
+	WORD $0x9b1e7d8e // mul x14, x12, x30
+	WORD $0x8b0c058c // add x12, x12, x12, lsl #1
+	WORD $0x9b1e7e0d // mul x13, x16, x30
+	WORD $0x8b0e01e0 // add x0, x15, x14
+	WORD $0x9b117e0f // mul x15, x16, x17
+	WORD $0xb27f03d1 // orr x17, x30, #0x2
+	WORD $0x8b0c000c // add x12, x0, x12
+	WORD $0xeb02019f // cmp x12, x2
+	WORD $0x9b117e03 // mul x3, x16, x17
+	WORD $0x9a82b191 // csel x17, x12, x2, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0xf940274c // ldr x12, [x26, #0x48]
+	WORD $0x9a91b3f1 // csel x17, xzr, x17, lt
+	WORD $0xb24007c2 // orr x2, x30, #0x3
+	WORD $0xeb11001f // cmp x0, x17
+	WORD $0x8b0c01cc // add x12, x14, x12
+	WORD $0x9b027e04 // mul x4, x16, x2
+	WORD $0x9a91b00e // csel x14, x0, x17, lt
+	WORD $0xf100001f // cmp x0, #0x0
+	WORD $0x910020e0 // add x0, x7, #0x8
+	WORD $0x9a8eb3e5 // csel x5, xzr, x14, lt
+	WORD $0xeb11019f // cmp x12, x17
+	WORD $0x9b067fce // mul x14, x30, x6
+	WORD $0x9a91b190 // csel x16, x12, x17, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x910030f1 // add x17, x7, #0xc
+	WORD $0x9a90b3ec // csel x12, xzr, x16, lt
+	WORD $0x910010e2 // add x2, x7, #0x4
+	WORD $0x9b137d96 // mul x22, x12, x19
+	WORD $0xd37ef590 // lsl x16, x12, #2
+	WORD $0xa9406747 // ldp x7, x25, [x26]
+	WORD $0x5280011a // mov w26, #0x8 // =8
+	WORD $0x9b1140d1 // madd x17, x6, x17, x16
+	WORD $0x8b0e0a0e // add x14, x16, x14, lsl #2
+	WORD $0x9b0040c0 // madd x0, x6, x0, x16
+	WORD $0x8b0e0338 // add x24, x25, x14
+	WORD $0x8b1606f6 // add x22, x23, x22, lsl #1
+	WORD $0xd37ffa77 // lsl x23, x19, #1
+	WORD $0x9b0240c2 // madd x2, x6, x2, x16
+	WORD $0xf94003e6 // ldr x6, [sp]
+	WORD $0xcb0c00b0 // sub x16, x5, x12
+	WORD $0x8b110334 // add x20, x25, x17
+	WORD $0x9b081986 // madd x6, x12, x8, x6
+	WORD $0x8b000335 // add x21, x25, x0
+	WORD $0x8b020339 // add x25, x25, x2
+	WORD $0x14000017 // b 0x7dd4 <k_attend_values_q8+0x7cc>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x8b0108ee // add x14, x7, x1, lsl #2
+	WORD $0xaa1a03e2 // mov x2, x26
+	WORD $0x9100235a // add x26, x26, #0x8
+	WORD $0x91002021 // add x1, x1, #0x8
+	WORD $0xeb08035f // cmp x26, x8
+	WORD $0x910020c6 // add x6, x6, #0x8
+	WORD $0x8b0d09d1 // add x17, x14, x13, lsl #2
+	WORD $0x8b0f09c0 // add x0, x14, x15, lsl #2
+	WORD $0xad001a27 // stp q7, q6, [x17]
+	WORD $0x8b0309d1 // add x17, x14, x3, lsl #2
+	WORD $0x8b0409ce // add x14, x14, x4, lsl #2
+	WORD $0xad001005 // stp q5, q4, [x0]
+	WORD $0xad000a23 // stp q3, q2, [x17]
+	WORD $0xad0001c1 // stp q1, q0, [x14]
+	WORD $0x54fff58c // b.gt 0x7c80 <k_attend_values_q8+0x678>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xeb0c00bf // cmp x5, x12
+	WORD $0x54fffd0d // b.le 0x7d7c <k_attend_values_q8+0x774>
+	WORD $0xf9401ff1 // ldr x17, [sp, #0x38]
+	WORD $0xd345fc2e // lsr x14, x1, #5
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0xf9400a31 // ldr x17, [x17, #0x10]
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x8b0e06ce // add x14, x22, x14, lsl #1
+	WORD $0xaa1903e2 // mov x2, x25
+	WORD $0x8b060220 // add x0, x17, x6
+	WORD $0xaa1803fb // mov x27, x24
+	WORD $0xaa1503fd // mov x29, x21
+	WORD $0xaa1403fe // mov x30, x20
+	WORD $0xaa1003f3 // mov x19, x16
+	WORD $0x1400001f // b 0x7ea0 <k_attend_values_q8+0x898>
+	WORD $0x52801011 // mov w17, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b110129 // add x9, x9, x17
+	WORD $0x2d7fc410 // ldp s16, s17, [x0, #-0x4]
+	WORD $0xf1000673 // subs x19, x19, #0x1
+	WORD $0x7d4001d2 // ldr h18, [x14]
+	WORD $0x4ddfcb73 // ld1r { v19.4s }, [x27], #4
+	WORD $0x8b1701ce // add x14, x14, x23
+	WORD $0x8b080000 // add x0, x0, x8
+	WORD $0x0f08a610 // sshll v16.8h, v16.8b, #0x0
+	WORD $0x0f08a631 // sshll v17.8h, v17.8b, #0x0
+	WORD $0x1ee24252 // fcvt s18, h18
+	WORD $0x0f10a610 // sshll v16.4s, v16.4h, #0x0
+	WORD $0x0f10a631 // sshll v17.4s, v17.4h, #0x0
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4f929210 // fmul v16.4s, v16.4s, v18.s[0]
+	WORD $0x4f929231 // fmul v17.4s, v17.4s, v18.s[0]
+	WORD $0x4ddfc852 // ld1r { v18.4s }, [x2], #4
+	WORD $0x4ddfcbb4 // ld1r { v20.4s }, [x29], #4
+	WORD $0x4e33ce07 // fmla v7.4s, v16.4s, v19.4s
+	WORD $0x4e33ce26 // fmla v6.4s, v17.4s, v19.4s
+	WORD $0x4ddfcbd3 // ld1r { v19.4s }, [x30], #4
+	WORD $0x4e32ce05 // fmla v5.4s, v16.4s, v18.4s
+	WORD $0x4e32ce24 // fmla v4.4s, v17.4s, v18.4s
+	WORD $0x4e34ce03 // fmla v3.4s, v16.4s, v20.4s
+	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
+	WORD $0x4e33ce01 // fmla v1.4s, v16.4s, v19.4s
+	WORD $0x4e33ce20 // fmla v0.4s, v17.4s, v19.4s
+	WORD $0x54fff7e0 // b.eq 0x7d98 <k_attend_values_q8+0x790>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffc82 // b.hs 0x7e34 <k_attend_values_q8+0x82c>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x35fffbeb // cbnz w11, 0x7e28 <k_attend_values_q8+0x820>
+	WORD $0x52800811 // mov w17, #0x40 // =64
+	WORD $0x17ffffdf // b 0x7e30 <k_attend_values_q8+0x828>
+	WORD $0xf9401ffa // ldr x26, [sp, #0x38]
+	WORD $0xa9419bf7 // ldp x23, x6, [sp, #0x18]
+	WORD $0xf94007e4 // ldr x4, [sp, #0x8]
+	WORD $0xa945334f // ldp x15, x12, [x26, #0x50]
+	WORD $0xb27f00c3 // orr x3, x6, #0x2
+	WORD $0xa9421751 // ldp x17, x5, [x26, #0x20]
+	WORD $0xb24000d0 // orr x16, x6, #0x1
+	WORD $0xf9402741 // ldr x1, [x26, #0x48]
+	WORD $0x9b067d8e // mul x14, x12, x6
+	WORD $0x8b0c058c // add x12, x12, x12, lsl #1
+	WORD $0x9b037e27 // mul x7, x17, x3
+	WORD $0x9b067e20 // mul x0, x17, x6
+	WORD $0x8b0e01ef // add x15, x15, x14
+	WORD $0x8b0101ce // add x14, x14, x1
+	WORD $0x910032e1 // add x1, x23, #0xc
+	WORD $0x8b0c01ec // add x12, x15, x12
+	WORD $0x9b107e30 // mul x16, x17, x16
+	WORD $0xeb04019f // cmp x12, x4
+	WORD $0xd37ef4e7 // lsl x7, x7, #2
+	WORD $0x9a84b184 // csel x4, x12, x4, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0xb24004cc // orr x12, x6, #0x3
+	WORD $0x9a84b3e3 // csel x3, xzr, x4, lt
+	WORD $0x9b0c7e33 // mul x19, x17, x12
+	WORD $0x91007d04 // add x4, x8, #0x1f
+	WORD $0xeb0301ff // cmp x15, x3
+	WORD $0x9a83b1ec // csel x12, x15, x3, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a8cb3ec // csel x12, xzr, x12, lt
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x9a88b08f // csel x15, x4, x8, lt
+	WORD $0xeb0301df // cmp x14, x3
+	WORD $0x9b057cc4 // mul x4, x6, x5
+	WORD $0x9a83b1d1 // csel x17, x14, x3, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9345fde3 // asr x3, x15, #5
+	WORD $0x9a91b3ee // csel x14, xzr, x17, lt
+	WORD $0x910022f1 // add x17, x23, #0x8
+	WORD $0x910012ef // add x15, x23, #0x4
+	WORD $0x9b037dd6 // mul x22, x14, x3
+	WORD $0xd37ef5c6 // lsl x6, x14, #2
+	WORD $0xd37ff863 // lsl x3, x3, #1
+	WORD $0xd37ef673 // lsl x19, x19, #2
+	WORD $0x9b0118b4 // madd x20, x5, x1, x6
+	WORD $0x8b0408d9 // add x25, x6, x4, lsl #2
+	WORD $0xd37ef401 // lsl x1, x0, #2
+	WORD $0xcb0e0180 // sub x0, x12, x14
+	WORD $0x9b1118b5 // madd x21, x5, x17, x6
+	WORD $0x9b0f18b7 // madd x23, x5, x15, x6
+	WORD $0xf9400f45 // ldr x5, [x26, #0x18]
+	WORD $0xd37ef606 // lsl x6, x16, #2
+	WORD $0xa940634f // ldp x15, x24, [x26]
+	WORD $0x9b087dd1 // mul x17, x14, x8
+	WORD $0x8b1604a5 // add x5, x5, x22, lsl #1
+	WORD $0x8b140304 // add x4, x24, x20
+	WORD $0x8b150314 // add x20, x24, x21
+	WORD $0x8b190315 // add x21, x24, x25
+	WORD $0x8b170316 // add x22, x24, x23
+	WORD $0x1400000e // b 0x7fd8 <k_attend_values_q8+0x9d0>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x8b0209f0 // add x16, x15, x2, lsl #2
+	WORD $0x910011ad // add x13, x13, #0x4
+	WORD $0xf9401ffa // ldr x26, [sp, #0x38]
+	WORD $0xeb0801bf // cmp x13, x8
+	WORD $0x91001042 // add x2, x2, #0x4
+	WORD $0x3ca16a03 // str q3, [x16, x1]
+	WORD $0x3ca66a02 // str q2, [x16, x6]
+	WORD $0x3ca76a01 // str q1, [x16, x7]
+	WORD $0x3cb36a00 // str q0, [x16, x19]
+	WORD $0x540005ac // b.gt 0x8088 <k_attend_values_q8+0xa80>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xeb0e019f // cmp x12, x14
+	WORD $0x54fffe2d // b.le 0x7fa4 <k_attend_values_q8+0x99c>
+	WORD $0xd345fc50 // lsr x16, x2, #5
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf9400b57 // ldr x23, [x26, #0x10]
+	WORD $0xaa1603f8 // mov x24, x22
+	WORD $0x8b1004b0 // add x16, x5, x16, lsl #1
+	WORD $0xaa1503f9 // mov x25, x21
+	WORD $0xaa1403fa // mov x26, x20
+	WORD $0x8b1102f7 // add x23, x23, x17
+	WORD $0xaa0403fb // mov x27, x4
+	WORD $0xaa0003fd // mov x29, x0
+	WORD $0x14000017 // b 0x8070 <k_attend_values_q8+0xa68>
+	WORD $0x5280101e // mov w30, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b1e0129 // add x9, x9, x30
+	WORD $0xbc626ae4 // ldr s4, [x23, x2]
+	WORD $0x7d400205 // ldr h5, [x16]
+	WORD $0xf10007bd // subs x29, x29, #0x1
+	WORD $0xbc404726 // ldr s6, [x25], #0x4
+	WORD $0x8b0802f7 // add x23, x23, x8
+	WORD $0x0f08a484 // sshll v4.8h, v4.8b, #0x0
+	WORD $0x1ee240a5 // fcvt s5, h5
+	WORD $0x8b030210 // add x16, x16, x3
+	WORD $0xbc404747 // ldr s7, [x26], #0x4
+	WORD $0xbc404770 // ldr s16, [x27], #0x4
+	WORD $0x0f10a484 // sshll v4.4s, v4.4h, #0x0
+	WORD $0x4e21d884 // scvtf v4.4s, v4.4s
+	WORD $0x4f859084 // fmul v4.4s, v4.4s, v5.s[0]
+	WORD $0xbc404705 // ldr s5, [x24], #0x4
+	WORD $0x4f861083 // fmla v3.4s, v4.4s, v6.s[0]
+	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
+	WORD $0x54fffa20 // b.eq 0x7fb0 <k_attend_values_q8+0x9a8>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffd82 // b.hs 0x8024 <k_attend_values_q8+0xa1c>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x35fffceb // cbnz w11, 0x8018 <k_attend_values_q8+0xa10>
+	WORD $0x5280081e // mov w30, #0x40 // =64
+	WORD $0x17ffffe7 // b 0x8020 <k_attend_values_q8+0xa18>
+	WORD $0xf94017fe // ldr x30, [sp, #0x28]
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0x91000bcf // add x15, x30, #0x2
+	WORD $0xeb0c01ff // cmp x15, x12
+	WORD $0x54ffb30c // b.gt 0x76f8 <k_attend_values_q8+0xf0>
+	WORD $0xd37ef7d0 // lsl x16, x30, #2
+	WORD $0xf100411f // cmp x8, #0x10
+	WORD $0x540002ea // b.ge 0x8100 <k_attend_values_q8+0xaf8>
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xb27e02cc // orr x12, x22, #0x4
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x540011ad // b.le 0x82e8 <k_attend_values_q8+0xce0>
+	WORD $0xaa0f03fe // mov x30, x15
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xeb0c01ff // cmp x15, x12
+	WORD $0x540000ea // b.ge 0x80e0 <k_attend_values_q8+0xad8>
+	WORD $0xf100411f // cmp x8, #0x10
+	WORD $0x54001bca // b.ge 0x8444 <k_attend_values_q8+0xe3c>
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0xb27e018d // orr x13, x12, #0x4
+	WORD $0xeb0801bf // cmp x13, x8
+	WORD $0x5400274d // b.le 0x85c4 <k_attend_values_q8+0xfbc>
+	WORD $0xa9484ff4 // ldp x20, x19, [sp, #0x80]
+	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
+	WORD $0xa94757f6 // ldp x22, x21, [sp, #0x70]
+	WORD $0xa9465ff8 // ldp x24, x23, [sp, #0x60]
+	WORD $0xa94567fa // ldp x26, x25, [sp, #0x50]
+	WORD $0xa9446ffe // ldp x30, x27, [sp, #0x40]
+	WORD $0x910243ff // add sp, sp, #0x90
+	WORD $0xd65f03c0 // ret
+	WORD $0xa9453351 // ldp x17, x12, [x26, #0x50]
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xa9420f44 // ldp x4, x3, [x26, #0x20]
+	WORD $0xf9400f47 // ldr x7, [x26, #0x18]
+	WORD $0x9b1e7d8e // mul x14, x12, x30
+	WORD $0x8b0e0220 // add x0, x17, x14
+	WORD $0xf94007f1 // ldr x17, [sp, #0x8]
+	WORD $0x8b0c000c // add x12, x0, x12
+	WORD $0xeb11019f // cmp x12, x17
+	WORD $0x9a91b191 // csel x17, x12, x17, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0xf940274c // ldr x12, [x26, #0x48]
+	WORD $0x9a91b3e2 // csel x2, xzr, x17, lt
+	WORD $0x9b1e7c91 // mul x17, x4, x30
+	WORD $0xeb02001f // cmp x0, x2
+	WORD $0x8b0c01cc // add x12, x14, x12
+	WORD $0x9a82b00e // csel x14, x0, x2, lt
+	WORD $0xf100001f // cmp x0, #0x0
+	WORD $0x9a8eb3e1 // csel x1, xzr, x14, lt
+	WORD $0xeb02019f // cmp x12, x2
+	WORD $0x9b037fce // mul x14, x30, x3
+	WORD $0x9a82b180 // csel x0, x12, x2, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x91001202 // add x2, x16, #0x4
+	WORD $0x9a80b3ec // csel x12, xzr, x0, lt
+	WORD $0xd345fd00 // lsr x0, x8, #5
+	WORD $0x8b110084 // add x4, x4, x17
+	WORD $0xd37ef585 // lsl x5, x12, #2
+	WORD $0x9b021474 // madd x20, x3, x2, x5
+	WORD $0xd2800102 // mov x2, #0x8 // =8
+	WORD $0xa9405743 // ldp x3, x21, [x26]
+	WORD $0x9b007d86 // mul x6, x12, x0
+	WORD $0x8b0e08ae // add x14, x5, x14, lsl #2
+	WORD $0x9b080982 // madd x2, x12, x8, x2
+	WORD $0x8b0e02b3 // add x19, x21, x14
+	WORD $0x8b1402b4 // add x20, x21, x20
+	WORD $0x52800215 // mov w21, #0x10 // =16
+	WORD $0x8b0604e5 // add x5, x7, x6, lsl #1
+	WORD $0xd37ff807 // lsl x7, x0, #1
+	WORD $0xcb0c0026 // sub x6, x1, x12
+	WORD $0x14000015 // b 0x81f4 <k_attend_values_q8+0xbec>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x8b0d086e // add x14, x3, x13, lsl #2
+	WORD $0xaa1503f6 // mov x22, x21
+	WORD $0x910042b5 // add x21, x21, #0x10
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0xeb0802bf // cmp x21, x8
+	WORD $0x91004042 // add x2, x2, #0x10
+	WORD $0x8b1109c0 // add x0, x14, x17, lsl #2
+	WORD $0x8b0409ce // add x14, x14, x4, lsl #2
+	WORD $0xad001807 // stp q7, q6, [x0]
+	WORD $0xad011005 // stp q5, q4, [x0, #0x20]
+	WORD $0xad0009c3 // stp q3, q2, [x14]
+	WORD $0xad0101c1 // stp q1, q0, [x14, #0x20]
+	WORD $0x54fff5ec // b.gt 0x80ac <k_attend_values_q8+0xaa4>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xeb0c003f // cmp x1, x12
+	WORD $0x54fffd4d // b.le 0x81a4 <k_attend_values_q8+0xb9c>
+	WORD $0xd345fdae // lsr x14, x13, #5
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0xf9400b40 // ldr x0, [x26, #0x10]
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x8b0e04ae // add x14, x5, x14, lsl #1
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x8b020000 // add x0, x0, x2
+	WORD $0xaa1403f6 // mov x22, x20
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0xaa0603f8 // mov x24, x6
+	WORD $0x14000026 // b 0x82d0 <k_attend_values_q8+0xcc8>
+	WORD $0x52801019 // mov w25, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b190129 // add x9, x9, x25
+	WORD $0x2d7f4410 // ldp s16, s17, [x0, #-0x8]
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x2d404c12 // ldp s18, s19, [x0]
+	WORD $0x8b080000 // add x0, x0, x8
+	WORD $0x7d4001d4 // ldr h20, [x14]
+	WORD $0x4ddfcaf5 // ld1r { v21.4s }, [x23], #4
+	WORD $0x0f08a610 // sshll v16.8h, v16.8b, #0x0
+	WORD $0x0f08a631 // sshll v17.8h, v17.8b, #0x0
+	WORD $0x8b0701ce // add x14, x14, x7
+	WORD $0x0f08a652 // sshll v18.8h, v18.8b, #0x0
+	WORD $0x0f08a673 // sshll v19.8h, v19.8b, #0x0
+	WORD $0x1ee24294 // fcvt s20, h20
+	WORD $0x0f10a610 // sshll v16.4s, v16.4h, #0x0
+	WORD $0x0f10a631 // sshll v17.4s, v17.4h, #0x0
+	WORD $0x0f10a652 // sshll v18.4s, v18.4h, #0x0
+	WORD $0x0f10a673 // sshll v19.4s, v19.4h, #0x0
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4f949210 // fmul v16.4s, v16.4s, v20.s[0]
+	WORD $0x4f949231 // fmul v17.4s, v17.4s, v20.s[0]
+	WORD $0x4f949252 // fmul v18.4s, v18.4s, v20.s[0]
+	WORD $0x4f949273 // fmul v19.4s, v19.4s, v20.s[0]
+	WORD $0x4ddfcad4 // ld1r { v20.4s }, [x22], #4
+	WORD $0x4e35ce07 // fmla v7.4s, v16.4s, v21.4s
+	WORD $0x4e35ce26 // fmla v6.4s, v17.4s, v21.4s
+	WORD $0x4e35ce45 // fmla v5.4s, v18.4s, v21.4s
+	WORD $0x4e35ce64 // fmla v4.4s, v19.4s, v21.4s
+	WORD $0x4e34ce03 // fmla v3.4s, v16.4s, v20.4s
+	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
+	WORD $0x4e34ce41 // fmla v1.4s, v18.4s, v20.4s
+	WORD $0x4e34ce60 // fmla v0.4s, v19.4s, v20.4s
+	WORD $0x54fff7a0 // b.eq 0x81c0 <k_attend_values_q8+0xbb8>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffba2 // b.hs 0x8248 <k_attend_values_q8+0xc40>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x35fffb0b // cbnz w11, 0x823c <k_attend_values_q8+0xc34>
+	WORD $0x52800819 // mov w25, #0x40 // =64
+	WORD $0x17ffffd8 // b 0x8244 <k_attend_values_q8+0xc3c>
+	WORD $0xa9453751 // ldp x17, x13, [x26, #0x50]
+	WORD $0x91007d03 // add x3, x8, #0x1f
+	WORD $0xf94007e0 // ldr x0, [sp, #0x8]
+	WORD $0xa9420b41 // ldp x1, x2, [x26, #0x20]
+	WORD $0x91001210 // add x16, x16, #0x4
+	WORD $0x9b1e7dae // mul x14, x13, x30
+	WORD $0x9b1e7c24 // mul x4, x1, x30
+	WORD $0x8b0e0231 // add x17, x17, x14
+	WORD $0x8b0d022d // add x13, x17, x13
+	WORD $0xeb0001bf // cmp x13, x0
+	WORD $0x8b040034 // add x20, x1, x4
+	WORD $0x9a80b1a0 // csel x0, x13, x0, lt
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0xf940274d // ldr x13, [x26, #0x48]
+	WORD $0x9a80b3e0 // csel x0, xzr, x0, lt
+	WORD $0xeb00023f // cmp x17, x0
+	WORD $0x8b0d01ce // add x14, x14, x13
+	WORD $0x9a80b225 // csel x5, x17, x0, lt
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9a85b3ed // csel x13, xzr, x5, lt
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x9b027fc5 // mul x5, x30, x2
+	WORD $0x9a88b071 // csel x17, x3, x8, lt
+	WORD $0xeb0001df // cmp x14, x0
+	WORD $0x9345fe23 // asr x3, x17, #5
+	WORD $0x9a80b1d1 // csel x17, x14, x0, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a91b3ee // csel x14, xzr, x17, lt
+	WORD $0xa9404f51 // ldp x17, x19, [x26]
+	WORD $0x9b037dc0 // mul x0, x14, x3
+	WORD $0xd37ef5c6 // lsl x6, x14, #2
+	WORD $0xd37ff861 // lsl x1, x3, #1
+	WORD $0xd37ef683 // lsl x3, x20, #2
+	WORD $0x9b101847 // madd x7, x2, x16, x6
+	WORD $0xf9400f42 // ldr x2, [x26, #0x18]
+	WORD $0x8b0508c5 // add x5, x6, x5, lsl #2
+	WORD $0x9b087dd0 // mul x16, x14, x8
+	WORD $0x8b050265 // add x5, x19, x5
+	WORD $0x8b000440 // add x0, x2, x0, lsl #1
+	WORD $0xd37ef482 // lsl x2, x4, #2
+	WORD $0xcb0e01a4 // sub x4, x13, x14
+	WORD $0x8b070266 // add x6, x19, x7
+	WORD $0x14000009 // b 0x83b4 <k_attend_values_q8+0xdac>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x8b160a27 // add x7, x17, x22, lsl #2
+	WORD $0x9100118c // add x12, x12, #0x4
+	WORD $0x910012d6 // add x22, x22, #0x4
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x3ca268e1 // str q1, [x7, x2]
+	WORD $0x3ca368e0 // str q0, [x7, x3]
+	WORD $0x54ffe84c // b.gt 0x80b8 <k_attend_values_q8+0xab0>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xeb0e01bf // cmp x13, x14
+	WORD $0x54fffecd // b.le 0x8394 <k_attend_values_q8+0xd8c>
+	WORD $0xd345fec7 // lsr x7, x22, #5
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf9400b53 // ldr x19, [x26, #0x10]
+	WORD $0xaa0603f4 // mov x20, x6
+	WORD $0xaa0503f5 // mov x21, x5
+	WORD $0xaa0403f7 // mov x23, x4
+	WORD $0x8b070407 // add x7, x0, x7, lsl #1
+	WORD $0x8b100273 // add x19, x19, x16
+	WORD $0x14000013 // b 0x842c <k_attend_values_q8+0xe24>
+	WORD $0x52801018 // mov w24, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b180129 // add x9, x9, x24
+	WORD $0xbc766a62 // ldr s2, [x19, x22]
+	WORD $0x7d4000e3 // ldr h3, [x7]
+	WORD $0xf10006f7 // subs x23, x23, #0x1
+	WORD $0xbc404684 // ldr s4, [x20], #0x4
+	WORD $0x8b080273 // add x19, x19, x8
+	WORD $0x0f08a442 // sshll v2.8h, v2.8b, #0x0
+	WORD $0x1ee24063 // fcvt s3, h3
+	WORD $0x8b0100e7 // add x7, x7, x1
+	WORD $0x0f10a442 // sshll v2.4s, v2.4h, #0x0
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f839042 // fmul v2.4s, v2.4s, v3.s[0]
+	WORD $0xbc4046a3 // ldr s3, [x21], #0x4
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
+	WORD $0x54fffb80 // b.eq 0x8398 <k_attend_values_q8+0xd90>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffe02 // b.hs 0x83f0 <k_attend_values_q8+0xde8>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x35fffd6b // cbnz w11, 0x83e4 <k_attend_values_q8+0xddc>
+	WORD $0x52800818 // mov w24, #0x40 // =64
+	WORD $0x17ffffeb // b 0x83ec <k_attend_values_q8+0xde4>
+	WORD $0xa945334e // ldp x14, x12, [x26, #0x50]
+	WORD $0xd345fd00 // lsr x0, x8, #5
+	WORD $0xf94007f1 // ldr x17, [sp, #0x8]
+	WORD $0xf940274f // ldr x15, [x26, #0x48]
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xa9401743 // ldp x3, x5, [x26]
+	WORD $0xf9400f42 // ldr x2, [x26, #0x18]
+	WORD $0x9b1e7d8c // mul x12, x12, x30
+	WORD $0x8b0c01ce // add x14, x14, x12
+	WORD $0x8b0f018c // add x12, x12, x15
+	WORD $0xeb1101df // cmp x14, x17
+	WORD $0x9a91b1d1 // csel x17, x14, x17, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0xa942434e // ldp x14, x16, [x26, #0x20]
+	WORD $0x9a91b3ef // csel x15, xzr, x17, lt
+	WORD $0xeb0f019f // cmp x12, x15
+	WORD $0x9b107fd1 // mul x17, x30, x16
+	WORD $0x9a8fb190 // csel x16, x12, x15, lt
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x9a90b3f0 // csel x16, xzr, x16, lt
+	WORD $0x9b1e7dcc // mul x12, x14, x30
+	WORD $0xcb1001e4 // sub x4, x15, x16
+	WORD $0x9b007e0e // mul x14, x16, x0
+	WORD $0xd37ef621 // lsl x1, x17, #2
+	WORD $0xd2800111 // mov x17, #0x8 // =8
+	WORD $0x9b084611 // madd x17, x16, x8, x17
+	WORD $0x8b100826 // add x6, x1, x16, lsl #2
+	WORD $0x8b0c0861 // add x1, x3, x12, lsl #2
+	WORD $0xd37ff803 // lsl x3, x0, #1
+	WORD $0x8b0e0442 // add x2, x2, x14, lsl #1
+	WORD $0x8b0600a5 // add x5, x5, x6
+	WORD $0x5280020e // mov w14, #0x10 // =16
+	WORD $0x1400000d // b 0x84f8 <k_attend_values_q8+0xef0>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x8b0d0820 // add x0, x1, x13, lsl #2
+	WORD $0xaa0e03ec // mov x12, x14
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0xeb0801df // cmp x14, x8
+	WORD $0x91004231 // add x17, x17, #0x10
+	WORD $0xad000803 // stp q3, q2, [x0]
+	WORD $0xad010001 // stp q1, q0, [x0, #0x20]
+	WORD $0x54ffdf0c // b.gt 0x80d4 <k_attend_values_q8+0xacc>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xeb1001ff // cmp x15, x16
+	WORD $0x54fffe4d // b.le 0x84c8 <k_attend_values_q8+0xec0>
+	WORD $0xd345fdac // lsr x12, x13, #5
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf9400b40 // ldr x0, [x26, #0x10]
+	WORD $0xaa0503e6 // mov x6, x5
+	WORD $0x8b0c044c // add x12, x2, x12, lsl #1
+	WORD $0xaa0403e7 // mov x7, x4
+	WORD $0x8b110000 // add x0, x0, x17
+	WORD $0x14000021 // b 0x85ac <k_attend_values_q8+0xfa4>
+	WORD $0x52801013 // mov w19, #0x80 // =128
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x8b130129 // add x9, x9, x19
+	WORD $0x2d7f1404 // ldp s4, s5, [x0, #-0x8]
+	WORD $0xf10004e7 // subs x7, x7, #0x1
+	WORD $0x2d401c06 // ldp s6, s7, [x0]
+	WORD $0x8b080000 // add x0, x0, x8
+	WORD $0x7d400190 // ldr h16, [x12]
+	WORD $0x8b03018c // add x12, x12, x3
+	WORD $0x0f08a484 // sshll v4.8h, v4.8b, #0x0
+	WORD $0x0f08a4a5 // sshll v5.8h, v5.8b, #0x0
+	WORD $0x0f08a4c6 // sshll v6.8h, v6.8b, #0x0
+	WORD $0x0f08a4e7 // sshll v7.8h, v7.8b, #0x0
+	WORD $0x1ee24210 // fcvt s16, h16
+	WORD $0x0f10a484 // sshll v4.4s, v4.4h, #0x0
+	WORD $0x0f10a4a5 // sshll v5.4s, v5.4h, #0x0
+	WORD $0x0f10a4c6 // sshll v6.4s, v6.4h, #0x0
+	WORD $0x0f10a4e7 // sshll v7.4s, v7.4h, #0x0
+	WORD $0x4e21d884 // scvtf v4.4s, v4.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x4f909084 // fmul v4.4s, v4.4s, v16.s[0]
+	WORD $0x4f9090a5 // fmul v5.4s, v5.4s, v16.s[0]
+	WORD $0x4f9090c6 // fmul v6.4s, v6.4s, v16.s[0]
+	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
+	WORD $0x4ddfc8d0 // ld1r { v16.4s }, [x6], #4
+	WORD $0x4e30cc83 // fmla v3.4s, v4.4s, v16.4s
+	WORD $0x4e30cca2 // fmla v2.4s, v5.4s, v16.4s
+	WORD $0x4e30ccc1 // fmla v1.4s, v6.4s, v16.4s
+	WORD $0x4e30cce0 // fmla v0.4s, v7.4s, v16.4s
+	WORD $0x54fff960 // b.eq 0x84d4 <k_attend_values_q8+0xecc>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffc42 // b.hs 0x8538 <k_attend_values_q8+0xf30>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x35fffbab // cbnz w11, 0x852c <k_attend_values_q8+0xf24>
+	WORD $0x52800813 // mov w19, #0x40 // =64
+	WORD $0x17ffffdd // b 0x8534 <k_attend_values_q8+0xf2c>
+	WORD $0xa9453b4f // ldp x15, x14, [x26, #0x50]
+	WORD $0xf94007f1 // ldr x17, [sp, #0x8]
+	WORD $0xf9402750 // ldr x16, [x26, #0x48]
+	WORD $0xa9401744 // ldp x4, x5, [x26]
+	WORD $0x9b1e7dce // mul x14, x14, x30
+	WORD $0x8b0e01ef // add x15, x15, x14
+	WORD $0x8b1001ce // add x14, x14, x16
+	WORD $0xeb1101ff // cmp x15, x17
+	WORD $0xa9424341 // ldp x1, x16, [x26, #0x20]
+	WORD $0x9a91b1f1 // csel x17, x15, x17, lt
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a91b3ef // csel x15, xzr, x17, lt
+	WORD $0x91007d11 // add x17, x8, #0x1f
+	WORD $0xeb0f01df // cmp x14, x15
+	WORD $0x9b107fc2 // mul x2, x30, x16
+	WORD $0x9a8fb1c0 // csel x0, x14, x15, lt
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x9a88b230 // csel x16, x17, x8, lt
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9b1e7c31 // mul x17, x1, x30
+	WORD $0x9345fe03 // asr x3, x16, #5
+	WORD $0x9a80b3ee // csel x14, xzr, x0, lt
+	WORD $0x9b087dd0 // mul x16, x14, x8
+	WORD $0xd37ef441 // lsl x1, x2, #2
+	WORD $0xf9400f42 // ldr x2, [x26, #0x18]
+	WORD $0x9b037dc0 // mul x0, x14, x3
+	WORD $0x8b0e0826 // add x6, x1, x14, lsl #2
+	WORD $0x8b110891 // add x17, x4, x17, lsl #2
+	WORD $0xd37ff861 // lsl x1, x3, #1
+	WORD $0x8b0600a3 // add x3, x5, x6
+	WORD $0x8b000440 // add x0, x2, x0, lsl #1
+	WORD $0xcb0e01e2 // sub x2, x15, x14
+	WORD $0x14000007 // b 0x8660 <k_attend_values_q8+0x1058>
+	WORD $0xd37ef584 // lsl x4, x12, #2
+	WORD $0x910011ad // add x13, x13, #0x4
+	WORD $0x9100118c // add x12, x12, #0x4
+	WORD $0xeb0801bf // cmp x13, x8
+	WORD $0x3ca46a20 // str q0, [x17, x4]
+	WORD $0x54ffd42c // b.gt 0x80e0 <k_attend_values_q8+0xad8>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xeb0e01ff // cmp x15, x14
+	WORD $0x54ffff0d // b.le 0x8648 <k_attend_values_q8+0x1040>
+	WORD $0xd344fd84 // lsr x4, x12, #4
+	WORD $0xf9400b45 // ldr x5, [x26, #0x10]
+	WORD $0xaa0303e6 // mov x6, x3
+	WORD $0xaa0203e7 // mov x7, x2
+	WORD $0x927fe884 // and x4, x4, #0xffffffffffffffe
+	WORD $0x8b1000a5 // add x5, x5, x16
+	WORD $0x8b040004 // add x4, x0, x4
+	WORD $0x370001eb // tbnz w11, #0x0, 0x86c4 <k_attend_values_q8+0x10bc>
+	WORD $0x14000021 // b 0x8710 <k_attend_values_q8+0x1108>
+	WORD $0xbc6c68a1 // ldr s1, [x5, x12]
+	WORD $0x7d400082 // ldr h2, [x4]
+	WORD $0xf10004e7 // subs x7, x7, #0x1
+	WORD $0x8b0800a5 // add x5, x5, x8
+	WORD $0x8b010084 // add x4, x4, x1
+	WORD $0x0f08a421 // sshll v1.8h, v1.8b, #0x0
+	WORD $0x1ee24042 // fcvt s2, h2
+	WORD $0x0f10a421 // sshll v1.4s, v1.4h, #0x0
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f829021 // fmul v1.4s, v1.4s, v2.s[0]
+	WORD $0xbc4044c2 // ldr s2, [x6], #0x4
+	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
+	WORD $0x54fffc40 // b.eq 0x8648 <k_attend_values_q8+0x1040>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffe42 // b.hs 0x8690 <k_attend_values_q8+0x1088>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x17ffffee // b 0x8690 <k_attend_values_q8+0x1088>
+	WORD $0xbc6c68a1 // ldr s1, [x5, x12]
+	WORD $0x7d400082 // ldr h2, [x4]
+	WORD $0xf10004e7 // subs x7, x7, #0x1
+	WORD $0x8b0800a5 // add x5, x5, x8
+	WORD $0x8b010084 // add x4, x4, x1
+	WORD $0x0f08a421 // sshll v1.8h, v1.8b, #0x0
+	WORD $0x1ee24042 // fcvt s2, h2
+	WORD $0x0f10a421 // sshll v1.4s, v1.4h, #0x0
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f829021 // fmul v1.4s, v1.4s, v2.s[0]
+	WORD $0xbc4044c2 // ldr s2, [x6], #0x4
+	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
+	WORD $0x54fff9e0 // b.eq 0x8648 <k_attend_values_q8+0x1040>
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x54fffe42 // b.hs 0x86dc <k_attend_values_q8+0x10d4>
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0x91010129 // add x9, x9, #0x40
+	WORD $0x17ffffef // b 0x86dc <k_attend_values_q8+0x10d4>
 
 	// attend_merge
 	WORD $0xf9402008 // ldr x8, [x0, #0x40]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540012cb // b.lt 0x3d38 <k_attend_merge+0x260>
+	WORD $0x540012cb // b.lt 0x8984 <k_attend_merge+0x260>
 	WORD $0x529589eb // mov w11, #0xac4f // =44111
 	WORD $0x528e430c // mov w12, #0x7218 // =29208
 	WORD $0x5295476d // mov w13, #0xaa3b // =43579
@@ -3827,7 +8718,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x1400000a // b 0x3ba4 <k_attend_merge+0xcc>
+	WORD $0x1400000a // b 0x87f0 <k_attend_merge+0xcc>
 	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
 	WORD $0xbd4001b7 // ldr s23, [x13]
 	WORD $0x4fb592f7 // fmul v23.4s, v23.4s, v21.s[1]
@@ -3836,10 +8727,10 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100054a // add x10, x10, #0x1
 	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54000cc0 // b.eq 0x3d38 <k_attend_merge+0x260>
+	WORD $0x54000cc0 // b.eq 0x8984 <k_attend_merge+0x260>
 	WORD $0xbc6a7975 // ldr s21, [x11, x10, lsl #2]
 	WORD $0x1e3422a0 // fcmp s21, s20
-	WORD $0x54ffff40 // b.eq 0x3b94 <k_attend_merge+0xbc>
+	WORD $0x54ffff40 // b.eq 0x87e0 <k_attend_merge+0xbc>
 	WORD $0xa940340c // ldp x12, x13, [x0]
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
 	WORD $0x4ea61cda // mov v26.16b, v6.16b
@@ -3892,9 +8783,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5fb592d6 // fmul s22, s22, v21.s[1]
 	WORD $0x1f175ab6 // fmadd s22, s21, s23, s22
 	WORD $0xbc2a7a36 // str s22, [x17, x10, lsl #2]
-	WORD $0x5400006a // b.ge 0x3c8c <k_attend_merge+0x1b4>
+	WORD $0x5400006a // b.ge 0x88d8 <k_attend_merge+0x1b4>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400000e // b 0x3cc0 <k_attend_merge+0x1e8>
+	WORD $0x1400000e // b 0x890c <k_attend_merge+0x1e8>
 	WORD $0x9b0931c1 // madd x1, x14, x9, x12
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0x9b0935e2 // madd x2, x15, x9, x13
@@ -3907,9 +8798,9 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1103e3 // mov x3, x17
 	WORD $0x4f9512f6 // fmla v22.4s, v23.4s, v21.s[0]
 	WORD $0x3c810436 // str q22, [x1], #0x10
-	WORD $0x54fffeed // b.le 0x3c98 <k_attend_merge+0x1c0>
+	WORD $0x54fffeed // b.le 0x88e4 <k_attend_merge+0x1c0>
 	WORD $0xeb110210 // subs x16, x16, x17
-	WORD $0x54fff68d // b.le 0x3b94 <k_attend_merge+0xbc>
+	WORD $0x54fff68d // b.le 0x87e0 <k_attend_merge+0xbc>
 	WORD $0x9b0a7dce // mul x14, x14, x10
 	WORD $0xf1000a1f // cmp x16, #0x2
 	WORD $0x9b0a7def // mul x15, x15, x10
@@ -3917,16 +8808,16 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b11098c // add x12, x12, x17, lsl #2
 	WORD $0x8b0f09ad // add x13, x13, x15, lsl #2
 	WORD $0xbd400196 // ldr s22, [x12]
-	WORD $0x54fff4eb // b.lt 0x3b80 <k_attend_merge+0xa8>
+	WORD $0x54fff4eb // b.lt 0x87cc <k_attend_merge+0xa8>
 	WORD $0x9100118e // add x14, x12, #0x4
 	WORD $0x0d4091d6 // ld1 { v22.s }[1], [x14]
-	WORD $0x540000e1 // b.ne 0x3d0c <k_attend_merge+0x234>
+	WORD $0x540000e1 // b.ne 0x8958 <k_attend_merge+0x234>
 	WORD $0xd37ef62e // lsl x14, x17, #2
 	WORD $0xfc6e69b7 // ldr d23, [x13, x14]
 	WORD $0x4fb592f7 // fmul v23.4s, v23.4s, v21.s[1]
 	WORD $0x4f9512d7 // fmla v23.4s, v22.4s, v21.s[0]
 	WORD $0xfd000197 // str d23, [x12]
-	WORD $0x17ffffa3 // b 0x3b94 <k_attend_merge+0xbc>
+	WORD $0x17ffffa3 // b 0x87e0 <k_attend_merge+0xbc>
 	WORD $0x8b1109ad // add x13, x13, x17, lsl #2
 	WORD $0xfc4085b7 // ldr d23, [x13], #0x8
 	WORD $0x4d4081b7 // ld1 { v23.s }[2], [x13]
@@ -3937,9 +8828,22 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9512d7 // fmla v23.4s, v22.4s, v21.s[0]
 	WORD $0xfd000197 // str d23, [x12]
 	WORD $0x4d0081b7 // st1 { v23.s }[2], [x13]
-	WORD $0x17ffff98 // b 0x3b94 <k_attend_merge+0xbc>
+	WORD $0x17ffff98 // b 0x87e0 <k_attend_merge+0xbc>
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000 // udf #0x0
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0xffffffff // ff ff ff ff .word 0xffffffff
 	WORD $0xffffffff // ff ff ff ff .word 0xffffffff
 	WORD $0xffffffff // ff ff ff ff .word 0xffffffff

@@ -4,15 +4,16 @@ import "math"
 
 var negInf = float32(math.Inf(-1))
 
-func attendScoresPortable(dst, q Matrix, keys []float32) {
+func attendScoresPortable(dst, q Matrix, keys Cached) {
 	dim := q.Cols
+	var buf [Panel]float32
 	for r := range q.Rows {
 		row, x := dst.Row(r), q.Row(r)
 		clear(row)
 		for p := 0; p < len(row); p += Panel {
-			out, panel := row[p:p+Panel:p+Panel], keys[p*dim:][:Panel*dim]
+			out := row[p : p+Panel : p+Panel]
 			for d, v := range x {
-				for j, k := range panel[d*Panel:][:Panel] {
+				for j, k := range keys.wide(&buf, p*dim+d*Panel, Panel, p/Panel*dim+d/32*Panel, 1) {
 					out[j] += float32(v * k)
 				}
 			}
@@ -46,14 +47,18 @@ func attendWeightsPortable(scores Matrix, top, sum []float32, span Span, scale f
 	}
 }
 
-func attendValuesPortable(dst, w Matrix, values []float32, span Span) {
+func attendValuesPortable(dst, w Matrix, values Cached, span Span) {
 	dim := dst.Cols
+	var buf [Panel]float32
 	for r := range dst.Rows {
 		out := dst.Row(r)
 		clear(out)
 		from, to := span.of(r, w.Cols)
 		for j := from; j < to; j++ {
-			axpyPortable(out, w.Row(r)[j], values[j*dim:][:dim])
+			for d := 0; d < dim; d += Panel {
+				n := min(Panel, dim-d)
+				axpyPortable(out[d:d+n], w.Row(r)[j], values.wide(&buf, j*dim+d, n, (j*dim+d)/32, 0))
+			}
 		}
 	}
 }

@@ -57,13 +57,13 @@ func attend(t *testing.T, s *Set, q, k, v Matrix, span Span, scale float32) Matr
 		checkKeys(t)
 		checkValues(t)
 		scores, checkScores := matrix(m, panels*Panel)
-		s.AttendScores(scores, q, keys.Data, AheadOf(values.Data))
+		s.AttendScores(scores, q, Cached{Floats: keys.Data}, AheadOf(values.Data))
 		checkScores(t)
 		part, checkPart := matrix(m, dim)
 		page := Sums{part, make([]float32, m), make([]float32, m)}
 		s.AttendWeights(scores, page.Top, page.Sum, Span{span.From - lo, span.To - lo, span.Step}, scale)
 		checkScores(t)
-		s.AttendValues(part, scores.Slice(0, m, 0, n), values.Data, Span{span.From - lo, span.To - lo, span.Step}, AheadOf(keys.Data[:n%3]))
+		s.AttendValues(part, scores.Slice(0, m, 0, n), Cached{Floats: values.Data}, Span{span.From - lo, span.To - lo, span.Step}, AheadOf(keys.Data[:n%3]))
 		checkPart(t)
 		s.AttendMerge(sums, page)
 		checkAcc(t)
@@ -109,6 +109,60 @@ func TestAttend(t *testing.T) {
 	})
 }
 
+// Scores of halves and of codes, and sums of them, have the bits of those of the numbers they stand for.
+func TestAttendCached(t *testing.T) {
+	levels(t, func(t *testing.T, s *Set) {
+		rng := newRand()
+		for _, dim := range []int{1, 2, 15, 20, 32, 64, 80, 96, 128} {
+			for _, n := range []int{1, 31, 32, 64, 96} {
+				panels := (n + Panel - 1) / Panel
+				place := Place{matrix(rng, n, dim, 3), matrix(rng, n, dim, 5), 0}
+				k, v := make([]float32, panels*Panel*dim), make([]float32, n*dim)
+				var keys, values [2]Cached
+				keys[0].Halves, values[0].Halves = make([]uint16, len(k)), make([]uint16, len(v))
+				s.PutF16(keys[0].Halves, values[0].Halves, place)
+				kinds := 1
+				if dim%32 == 0 {
+					keys[1].Quants = Quants{make([]int8, len(k)), make([]uint16, len(k)/32)}
+					values[1].Quants = Quants{make([]int8, len(v)), make([]uint16, len(v)/32)}
+					s.PutQ8(keys[1].Quants, values[1].Quants, place)
+					kinds = 2
+				}
+				for kind := range kinds {
+					if kind == 0 {
+						s.Widen(k, keys[0].Halves)
+						s.Widen(v, values[0].Halves)
+					} else {
+						s.KeysQ8(k, keys[1].Quants, dim)
+						s.ValuesQ8(v, values[1].Quants, dim)
+					}
+					for _, m := range []int{1, 2, 3, 4, 5, 6, 7, 8, 11, 16} {
+						q, w := matrix(rng, m, dim, 3), matrix(rng, m, n, 3)
+						got, checkGot := guarded(m * panels * Panel)
+						want := View(make([]float32, len(got)), m, panels*Panel)
+						s.AttendScores(View(got, m, panels*Panel), q, keys[kind], AheadOf(v))
+						checkGot(t)
+						s.AttendScores(want, q, Cached{Floats: k}, Ahead{})
+						if !slices.Equal(got, want.Data) {
+							t.Fatalf("type %d, dim %d, %d rows: other scores of %d positions than of float32", kind, dim, m, n)
+						}
+						for _, span := range []Span{{0, n, 0}, {n / 3, n - n/4, 0}} {
+							got, checkGot := guarded(m * dim)
+							want := View(make([]float32, len(got)), m, dim)
+							s.AttendValues(View(got, m, dim), w, values[kind], span, AheadOf(k))
+							checkGot(t)
+							s.AttendValues(want, w, Cached{Floats: v}, span, Ahead{})
+							if !slices.Equal(got, want.Data) {
+								t.Fatalf("type %d, dim %d, %d rows: other sums of %d positions than of float32", kind, dim, m, n)
+							}
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
 // What a row does not see does not reach it, not even as 0 times infinity.
 func TestAttendMasks(t *testing.T) {
 	inf, nan := float32(math.Inf(1)), float32(math.NaN())
@@ -133,7 +187,7 @@ func TestAttendMasks(t *testing.T) {
 							}
 							got, check := guarded(m * dim)
 							dst := View(got, m, dim)
-							s.AttendValues(dst, w, bad.Data, span, Ahead{})
+							s.AttendValues(dst, w, Cached{Floats: bad.Data}, span, Ahead{})
 							check(t)
 							for d, g := range dst.Row(r) {
 								want, size := 0., 0.

@@ -22,6 +22,64 @@ type Quants struct {
 	Scales []uint16
 }
 
+// Cached is keys or values as a cache holds them: numbers, halves, or codes with their scales.
+type Cached struct {
+	Floats []float32
+	Halves []uint16
+	Quants
+}
+
+// len is how many numbers there are, of rows of dim.
+func (c Cached) len(dim int) int {
+	switch {
+	case c.Halves != nil:
+		return len(c.Halves)
+	case c.Codes != nil && dim%32 == 0:
+		return min(len(c.Codes), len(c.Scales)*32)
+	}
+	return len(c.Floats)
+}
+
+// data is where the numbers begin, and those of their scales.
+func (c Cached) data() (numbers, scales unsafe.Pointer) {
+	switch {
+	case c.Halves != nil:
+		return at(c.Halves), nil
+	case c.Codes != nil:
+		return at(c.Codes), at(c.Scales)
+	}
+	return at(c.Floats), nil
+}
+
+// pick is the kernel for the type of the numbers, of those for numbers, halves and codes.
+func (c Cached) pick(floats, halves, codes int) int {
+	switch {
+	case c.Halves != nil:
+		return halves
+	case c.Codes != nil:
+		return codes
+	}
+	return floats
+}
+
+// wide gives at most 32 numbers from i on, which lie in one block. scale is where the scale of the first of
+// them is, and every each-th of the scales is that of the next; dst is room for them.
+func (c Cached) wide(dst *[Panel]float32, i, n, scale, each int) []float32 {
+	switch {
+	case c.Halves != nil:
+		for l, h := range c.Halves[i:][:n] {
+			dst[l] = halfBits(h)
+		}
+	case c.Codes != nil:
+		for l, q := range c.Codes[i:][:n] {
+			dst[l] = float32(q) * halfBits(c.Scales[scale+l*each])
+		}
+	default:
+		return c.Floats[i:][:n]
+	}
+	return dst[:n]
+}
+
 type cachePutArgs struct {
 	k, v, keys, values, kscale, vscale unsafe.Pointer
 	ldk, ldv, n, at, dim               int

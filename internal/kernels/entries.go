@@ -6,8 +6,12 @@ package kernels
 const (
 	fnQuantize = iota
 	fnAttendScores
+	fnAttendScoresF16
+	fnAttendScoresQ8
 	fnAttendWeights
 	fnAttendValues
+	fnAttendValuesF16
+	fnAttendValuesQ8
 	fnAttendMerge
 	fnCachePutF32
 	fnCachePutF16

@@ -18,130 +18,112 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10f98348 // cmpq $0x10, %rcx
 	WORD $0x077d // jge 0x11 <k_exp+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00016fe9; BYTE $0x00 // jmp 0x180 <k_exp+0x180>
+	LONG $0x000130e9; BYTE $0x00 // jmp 0x141 <k_exp+0x141>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x25330518487df262; WORD $0x0000 // vbroadcastss 0x2533(%rip), %zmm0 # 0x2558 <k_deviation+0x2d8>
-	QUAD $0x25390d18487df262; WORD $0x0000 // vbroadcastss 0x2539(%rip), %zmm1 # 0x2568 <k_deviation+0x2e8>
-	QUAD $0x253b1518487df262; WORD $0x0000 // vbroadcastss 0x253b(%rip), %zmm2 # 0x2574 <k_deviation+0x2f4>
-	QUAD $0x25291d18487df262; WORD $0x0000 // vbroadcastss 0x2529(%rip), %zmm3 # 0x256c <k_deviation+0x2ec>
-	QUAD $0x25232518487df262; WORD $0x0000 // vbroadcastss 0x2523(%rip), %zmm4 # 0x2570 <k_deviation+0x2f0>
-	QUAD $0x25292d18487df262; WORD $0x0000 // vbroadcastss 0x2529(%rip), %zmm5 # 0x2580 <k_deviation+0x300>
-	QUAD $0x24e73518487df262; WORD $0x0000 // vbroadcastss 0x24e7(%rip), %zmm6 # 0x2548 <k_deviation+0x2c8>
-	QUAD $0x24f53d18487df262; WORD $0x0000 // vbroadcastss 0x24f5(%rip), %zmm7 # 0x2560 <k_deviation+0x2e0>
-	QUAD $0x25070518487d7262; WORD $0x0000 // vbroadcastss 0x2507(%rip), %zmm8 # 0x257c <k_deviation+0x2fc>
-	QUAD $0x24f90d18487d7262; WORD $0x0000 // vbroadcastss 0x24f9(%rip), %zmm9 # 0x2578 <k_deviation+0x2f8>
-	QUAD $0x24c71518487d7262; WORD $0x0000 // vbroadcastss 0x24c7(%rip), %zmm10 # 0x2550 <k_deviation+0x2d0>
-	QUAD $0x24ad1d18487d7262; WORD $0x0000 // vbroadcastss 0x24ad(%rip), %zmm11 # 0x2540 <k_deviation+0x2c0>
-	QUAD $0x24a32558487d7262; WORD $0x0000 // vpbroadcastd 0x24a3(%rip), %zmm12 # 0x2540 <k_deviation+0x2c0>
-	QUAD $0x24bd2d18487d7262; WORD $0x0000 // vbroadcastss 0x24bd(%rip), %zmm13 # 0x2564 <k_deviation+0x2e4>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x487c3162; WORD $0x3410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm14
-	LONG $0x480cf162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm14, %k1
-	LONG $0x4874d162; WORD $0xd6c2; BYTE $0x05 // vcmpnltps %zmm14, %zmm1, %k2
-	LONG $0x487c7162; WORD $0xf828 // vmovaps %zmm0, %zmm15
-	LONG $0x49745162; WORD $0xfe5d // vminps %zmm14, %zmm1, %zmm15 {%k1}
-	LONG $0x48047162; WORD $0xf259 // vmulps %zmm2, %zmm15, %zmm14
+	QUAD $0x23b30518487df262; WORD $0x0000 // vbroadcastss 0x23b3(%rip), %zmm0 # 0x23d8 <k_deviation+0x2e8>
+	QUAD $0x23b90d18487df262; WORD $0x0000 // vbroadcastss 0x23b9(%rip), %zmm1 # 0x23e8 <k_deviation+0x2f8>
+	QUAD $0x23bb1518487df262; WORD $0x0000 // vbroadcastss 0x23bb(%rip), %zmm2 # 0x23f4 <k_deviation+0x304>
+	QUAD $0x23a91d18487df262; WORD $0x0000 // vbroadcastss 0x23a9(%rip), %zmm3 # 0x23ec <k_deviation+0x2fc>
+	QUAD $0x23a32518487df262; WORD $0x0000 // vbroadcastss 0x23a3(%rip), %zmm4 # 0x23f0 <k_deviation+0x300>
+	QUAD $0x23a92d18487df262; WORD $0x0000 // vbroadcastss 0x23a9(%rip), %zmm5 # 0x2400 <k_deviation+0x310>
+	QUAD $0x23673518487df262; WORD $0x0000 // vbroadcastss 0x2367(%rip), %zmm6 # 0x23c8 <k_deviation+0x2d8>
+	QUAD $0x23753d18487df262; WORD $0x0000 // vbroadcastss 0x2375(%rip), %zmm7 # 0x23e0 <k_deviation+0x2f0>
+	QUAD $0x23870518487d7262; WORD $0x0000 // vbroadcastss 0x2387(%rip), %zmm8 # 0x23fc <k_deviation+0x30c>
+	QUAD $0x23790d18487d7262; WORD $0x0000 // vbroadcastss 0x2379(%rip), %zmm9 # 0x23f8 <k_deviation+0x308>
+	QUAD $0x23471518487d7262; WORD $0x0000 // vbroadcastss 0x2347(%rip), %zmm10 # 0x23d0 <k_deviation+0x2e0>
+	QUAD $0x232d1d18487d7262; WORD $0x0000 // vbroadcastss 0x232d(%rip), %zmm11 # 0x23c0 <k_deviation+0x2d0>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c3162; WORD $0x2410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm12
+	LONG $0x487c5162; WORD $0xec5f // vmaxps %zmm12, %zmm0, %zmm13
+	LONG $0x48745162; WORD $0xed5d // vminps %zmm13, %zmm1, %zmm13
+	LONG $0x48147162; WORD $0xf259 // vmulps %zmm2, %zmm13, %zmm14
 	LONG $0x487d5362; WORD $0xf608; BYTE $0x08 // vrndscaleps $0x8, %zmm14, %zmm14
-	LONG $0x480d7262; WORD $0xfbb8 // vfmadd231ps %zmm3, %zmm14, %zmm15 # zmm15 = (zmm14 * zmm3) + zmm15
-	LONG $0x480d7262; WORD $0xfcb8 // vfmadd231ps %zmm4, %zmm14, %zmm15 # zmm15 = (zmm14 * zmm4) + zmm15
-	LONG $0x487ce162; WORD $0xc528 // vmovaps %zmm5, %zmm16
-	LONG $0x4805e262; WORD $0xc6a8 // vfmadd213ps %zmm6, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm16) + zmm6
-	LONG $0x4805e262; WORD $0xc7a8 // vfmadd213ps %zmm7, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm16) + zmm7
-	LONG $0x4805c262; WORD $0xc0a8 // vfmadd213ps %zmm8, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm16) + zmm8
-	LONG $0x4805c262; WORD $0xc1a8 // vfmadd213ps %zmm9, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm16) + zmm9
-	LONG $0x4805c262; WORD $0xc2a8 // vfmadd213ps %zmm10, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm16) + zmm10
-	LONG $0x4804c162; WORD $0xcf59 // vmulps %zmm15, %zmm15, %zmm17
-	LONG $0x407dc262; WORD $0xcfa8 // vfmadd213ps %zmm15, %zmm16, %zmm17 # zmm17 = (zmm16 * zmm17) + zmm15
-	LONG $0x40745162; WORD $0xfb58 // vaddps %zmm11, %zmm17, %zmm15
-	LONG $0x487e5162; WORD $0xf65b // vcvttps2dq %zmm14, %zmm14
-	LONG $0x407dd162; WORD $0xe672; BYTE $0x01 // vpsrad $0x1, %zmm14, %zmm16
-	LONG $0x4075b162; WORD $0xf072; BYTE $0x17 // vpslld $0x17, %zmm16, %zmm17
-	LONG $0x4075c162; WORD $0xccfe // vpaddd %zmm12, %zmm17, %zmm17
-	LONG $0x48043162; WORD $0xf959 // vmulps %zmm17, %zmm15, %zmm15
-	LONG $0x480d3162; WORD $0xf0fa // vpsubd %zmm16, %zmm14, %zmm14
-	LONG $0x480dd162; WORD $0xf672; BYTE $0x17 // vpslld $0x17, %zmm14, %zmm14
-	LONG $0x480d5162; WORD $0xf4fe // vpaddd %zmm12, %zmm14, %zmm14
-	LONG $0x487cc162; WORD $0xc528 // vmovaps %zmm13, %zmm16
-	LONG $0x4a04c162; WORD $0xc659 // vmulps %zmm14, %zmm15, %zmm16 {%k2}
-	LONG $0xc97c3162; WORD $0xf028 // vmovaps %zmm16, %zmm14 {%k1} {z}
-	LONG $0x487c3162; WORD $0x3411; BYTE $0x82 // vmovups %zmm14, (%rdx,%r8,4)
+	LONG $0x480d7262; WORD $0xebb8 // vfmadd231ps %zmm3, %zmm14, %zmm13 # zmm13 = (zmm14 * zmm3) + zmm13
+	LONG $0x480d7262; WORD $0xecb8 // vfmadd231ps %zmm4, %zmm14, %zmm13 # zmm13 = (zmm14 * zmm4) + zmm13
+	LONG $0x487c7162; WORD $0xfd28 // vmovaps %zmm5, %zmm15
+	LONG $0x48157262; WORD $0xfea8 // vfmadd213ps %zmm6, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm15) + zmm6
+	LONG $0x48157262; WORD $0xffa8 // vfmadd213ps %zmm7, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm15) + zmm7
+	LONG $0x48155262; WORD $0xf8a8 // vfmadd213ps %zmm8, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm15) + zmm8
+	LONG $0x48155262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm15) + zmm9
+	LONG $0x48155262; WORD $0xfaa8 // vfmadd213ps %zmm10, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm15) + zmm10
+	LONG $0x4814c162; WORD $0xc559 // vmulps %zmm13, %zmm13, %zmm16
+	LONG $0x4805c262; WORD $0xc5a8 // vfmadd213ps %zmm13, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm16) + zmm13
+	LONG $0x407c5162; WORD $0xeb58 // vaddps %zmm11, %zmm16, %zmm13
+	LONG $0x48155262; WORD $0xee2c // vscalefps %zmm14, %zmm13, %zmm13
+	LONG $0x4874d162; WORD $0xccc2; BYTE $0x01 // vcmpltps %zmm12, %zmm1, %k1
+	QUAD $0x22cb2d18497d7262; WORD $0x0000 // vbroadcastss 0x22cb(%rip), %zmm13 {%k1} # 0x23e4 <k_deviation+0x2f4>
+	LONG $0x481cf162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm12, %k1
+	LONG $0xc97c5162; WORD $0xe528 // vmovaps %zmm13, %zmm12 {%k1} {z}
+	LONG $0x487c3162; WORD $0x2411; BYTE $0x82 // vmovups %zmm12, (%rdx,%r8,4)
 	LONG $0x10408d49 // leaq 0x10(%r8), %rax
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0xff308e0f; WORD $0xffff // jle 0xb0 <k_exp+0xb0>
+	LONG $0xff5f8e0f; WORD $0xffff // jle 0xa0 <k_exp+0xa0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01148e0f; WORD $0x0000 // jle 0x29d <k_exp+0x29d>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0xc97cf162; WORD $0x0410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x23ad0d18487df262; WORD $0x0000 // vbroadcastss 0x23ad(%rip), %zmm1 # 0x2558 <k_deviation+0x2d8>
-	QUAD $0x23b31518487df262; WORD $0x0000 // vbroadcastss 0x23b3(%rip), %zmm2 # 0x2568 <k_deviation+0x2e8>
-	LONG $0x487cf162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm0, %k2
-	LONG $0x4a6cf162; WORD $0xc85d // vminps %zmm0, %zmm2, %zmm1 {%k2}
-	QUAD $0x23a81d595874f162; WORD $0x0000 // vmulps 0x23a8(%rip){1to16}, %zmm1, %zmm3 # 0x2574 <k_deviation+0x2f4>
-	LONG $0x487df362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm3, %zmm3
-	QUAD $0x238f0db85865f262; WORD $0x0000 // vfmadd231ps 0x238f(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x23890db85865f262; WORD $0x0000 // vfmadd231ps 0x2389(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x238f2518487df262; WORD $0x0000 // vbroadcastss 0x238f(%rip), %zmm4 # 0x2580 <k_deviation+0x300>
-	QUAD $0x234d25a85875f262; WORD $0x0000 // vfmadd213ps 0x234d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x235b25a85875f262; WORD $0x0000 // vfmadd213ps 0x235b(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x236d25a85875f262; WORD $0x0000 // vfmadd213ps 0x236d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x235f25a85875f262; WORD $0x0000 // vfmadd213ps 0x235f(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x232d25a85875f262; WORD $0x0000 // vfmadd213ps 0x232d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	LONG $0x4874f162; WORD $0xe959 // vmulps %zmm1, %zmm1, %zmm5
-	LONG $0x485df262; WORD $0xe9a8 // vfmadd213ps %zmm1, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + zmm1
+	LONG $0x00dd8e0f; WORD $0x0000 // jle 0x227 <k_exp+0x227>
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	QUAD $0x22730518487df262; WORD $0x0000 // vbroadcastss 0x2273(%rip), %zmm0 # 0x23d8 <k_deviation+0x2e8>
+	LONG $0xc97cf162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm1 {%k1} {z}
+	LONG $0x487cf162; WORD $0xd15f // vmaxps %zmm1, %zmm0, %zmm2
+	QUAD $0x226c1d18487df262; WORD $0x0000 // vbroadcastss 0x226c(%rip), %zmm3 # 0x23e8 <k_deviation+0x2f8>
+	LONG $0x4864f162; WORD $0xd25d // vminps %zmm2, %zmm3, %zmm2
+	QUAD $0x22682559586cf162; WORD $0x0000 // vmulps 0x2268(%rip){1to16}, %zmm2, %zmm4 # 0x23f4 <k_deviation+0x304>
+	LONG $0x487df362; WORD $0xe408; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm4
+	QUAD $0x224f15b8585df262; WORD $0x0000 // vfmadd231ps 0x224f(%rip){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	QUAD $0x224915b8585df262; WORD $0x0000 // vfmadd231ps 0x2249(%rip){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	QUAD $0x224f2d18487df262; WORD $0x0000 // vbroadcastss 0x224f(%rip), %zmm5 # 0x2400 <k_deviation+0x310>
+	QUAD $0x220d2da8586df262; WORD $0x0000 // vfmadd213ps 0x220d(%rip){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * zmm5) + mem
+	QUAD $0x221b2da8586df262; WORD $0x0000 // vfmadd213ps 0x221b(%rip){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * zmm5) + mem
+	QUAD $0x222d2da8586df262; WORD $0x0000 // vfmadd213ps 0x222d(%rip){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * zmm5) + mem
+	QUAD $0x221f2da8586df262; WORD $0x0000 // vfmadd213ps 0x221f(%rip){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * zmm5) + mem
+	QUAD $0x21ed2da8586df262; WORD $0x0000 // vfmadd213ps 0x21ed(%rip){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * zmm5) + mem
+	LONG $0x486cf162; WORD $0xf259 // vmulps %zmm2, %zmm2, %zmm6
+	LONG $0x4855f262; WORD $0xf2a8 // vfmadd213ps %zmm2, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + zmm2
+	QUAD $0x21c71558584cf162; WORD $0x0000 // vaddps 0x21c7(%rip){1to16}, %zmm6, %zmm2 # 0x23c0 <k_deviation+0x2d0>
+	LONG $0x486df262; WORD $0xd42c // vscalefps %zmm4, %zmm2, %zmm2
+	LONG $0x4864f162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm1, %zmm3, %k2
+	QUAD $0x21d415184a7df262; WORD $0x0000 // vbroadcastss 0x21d4(%rip), %zmm2 {%k2} # 0x23e4 <k_deviation+0x2f4>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	QUAD $0x23040d585854f162; WORD $0x0000 // vaddps 0x2304(%rip){1to16}, %zmm5, %zmm1 # 0x2540 <k_deviation+0x2c0>
-	LONG $0x486cf162; WORD $0xd8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm2, %k3
-	LONG $0x487ef162; WORD $0xc35b // vcvttps2dq %zmm3, %zmm0
-	LONG $0x486df162; WORD $0xe072; BYTE $0x01 // vpsrad $0x1, %zmm0, %zmm2
-	LONG $0x4865f162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm2, %zmm3
-	QUAD $0x22df2558487df262; WORD $0x0000 // vpbroadcastd 0x22df(%rip), %zmm4 # 0x2540 <k_deviation+0x2c0>
-	LONG $0x4865f162; WORD $0xdcfe // vpaddd %zmm4, %zmm3, %zmm3
-	LONG $0x4874f162; WORD $0xcb59 // vmulps %zmm3, %zmm1, %zmm1
-	LONG $0x487df162; WORD $0xc2fa // vpsubd %zmm2, %zmm0, %zmm0
-	LONG $0x487df162; WORD $0xf072; BYTE $0x17 // vpslld $0x17, %zmm0, %zmm0
-	QUAD $0x22e01518487df262; WORD $0x0000 // vbroadcastss 0x22e0(%rip), %zmm2 # 0x2564 <k_deviation+0x2e4>
-	LONG $0x487df162; WORD $0xc4fe // vpaddd %zmm4, %zmm0, %zmm0
-	LONG $0x4b74f162; WORD $0xd059 // vmulps %zmm0, %zmm1, %zmm2 {%k3}
+	LONG $0x4874f162; WORD $0xd0c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm1, %k2
 	LONG $0xca7cf162; WORD $0xc228 // vmovaps %zmm2, %zmm0 {%k2} {z}
 	LONG $0x497cf162; WORD $0x0411; BYTE $0x81 // vmovups %zmm0, (%rcx,%rax,4) {%k1}
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 
 	// max
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x40f98348 // cmpq $0x40, %rcx
-	WORD $0x237d // jge 0x2e0 <k_max+0x30>
-	QUAD $0x22850d18487df262; WORD $0x0000 // vbroadcastss 0x2285(%rip), %zmm1 # 0x254c <k_deviation+0x2cc>
+	WORD $0x237d // jge 0x260 <k_max+0x30>
+	QUAD $0x21850d18487df262; WORD $0x0000 // vbroadcastss 0x2185(%rip), %zmm1 # 0x23cc <k_deviation+0x2dc>
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x487cf162; WORD $0xd928 // vmovaps %zmm1, %zmm3
 	LONG $0x487cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2
 	LONG $0x487cf162; WORD $0xc128 // vmovaps %zmm1, %zmm0
-	LONG $0x000129e9; BYTE $0x00 // jmp 0x409 <k_max+0x159>
+	LONG $0x000129e9; BYTE $0x00 // jmp 0x389 <k_max+0x159>
 	QUAD $0xffffffffffc0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdx # imm = 0x7FFFFFFFFFFFFFC0
 	LONG $0xc0718d48 // leaq -0x40(%rcx), %rsi
 	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	WORD $0x2473 // jae 0x318 <k_max+0x68>
-	QUAD $0x224e0518487df262; WORD $0x0000 // vbroadcastss 0x224e(%rip), %zmm0 # 0x254c <k_deviation+0x2cc>
+	WORD $0x2473 // jae 0x298 <k_max+0x68>
+	QUAD $0x214e0518487df262; WORD $0x0000 // vbroadcastss 0x214e(%rip), %zmm0 # 0x23cc <k_deviation+0x2dc>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x487cf162; WORD $0xd028 // vmovaps %zmm0, %zmm2
 	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
 	LONG $0x487cf162; WORD $0xc828 // vmovaps %zmm0, %zmm1
-	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x3c9 <k_max+0x119>
+	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x349 <k_max+0x119>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	LONG $0x06e9c149 // shrq $0x6, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0xfee18349 // andq $-0x2, %r9
-	QUAD $0x221c0518487df262; WORD $0x0000 // vbroadcastss 0x221c(%rip), %zmm0 # 0x254c <k_deviation+0x2cc>
+	QUAD $0x211c0518487df262; WORD $0x0000 // vbroadcastss 0x211c(%rip), %zmm0 # 0x23cc <k_deviation+0x2dc>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x487cf162; WORD $0xd028 // vmovaps %zmm0, %zmm2
 	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
@@ -165,10 +147,10 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x485cf162; WORD $0xc05f // vmaxps %zmm0, %zmm4, %zmm0
 	LONG $0x80e88349 // subq $-0x80, %r8
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0x8775 // jne 0x350 <k_max+0xa0>
+	WORD $0x8775 // jne 0x2d0 <k_max+0xa0>
 	WORD $0x2148; BYTE $0xca // andq %rcx, %rdx
 	LONG $0x40c6f640 // testb $0x40, %sil
-	WORD $0x3775 // jne 0x409 <k_max+0x159>
+	WORD $0x3775 // jne 0x389 <k_max+0x159>
 	LONG $0x487cb162; WORD $0x2410; BYTE $0x80 // vmovups (%rax,%r8,4), %zmm4
 	LONG $0x485cf162; WORD $0xc95f // vmaxps %zmm1, %zmm4, %zmm1
 	QUAD $0x01806410487cb162 // vmovups 0x40(%rax,%r8,4), %zmm4
@@ -180,9 +162,9 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x10ce8348 // orq $0x10, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x0b7e // jle 0x420 <k_max+0x170>
+	WORD $0x0b7e // jle 0x3a0 <k_max+0x170>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x23eb // jmp 0x43d <k_max+0x18d>
+	WORD $0x23eb // jmp 0x3bd <k_max+0x18d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cf162; WORD $0x2410; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm4
 	LONG $0x485cf162; WORD $0xc95f // vmaxps %zmm1, %zmm4, %zmm1
@@ -190,11 +172,11 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c28348 // addq $0x20, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0xe37e // jle 0x420 <k_max+0x170>
+	WORD $0xe37e // jle 0x3a0 <k_max+0x170>
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	WORD $0x417e // jle 0x483 <k_max+0x1d3>
+	WORD $0x417e // jle 0x403 <k_max+0x1d3>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xcf058d4c; WORD $0x0021; BYTE $0x00 // leaq 0x21cf(%rip), %r8 # 0x2620 <lanes>
+	LONG $0xcf058d4c; WORD $0x0020; BYTE $0x00 // leaq 0x20cf(%rip), %r8 # 0x24a0 <lanes>
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
@@ -251,22 +233,22 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x10c28348 // addq $0x10, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x117f // jg 0x55d <k_find+0x2d>
+	WORD $0x117f // jg 0x4dd <k_find+0x2d>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	QUAD $0x008604c2487cf162 // vcmpeqps (%rsi,%rax,4), %zmm0, %k0
 	LONG $0xc098f8c5 // kortestw %k0, %k0
-	WORD $0xe374 // je 0x540 <k_find+0x10>
+	WORD $0xe374 // je 0x4c0 <k_find+0x10>
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x267d // jge 0x588 <k_find+0x58>
+	WORD $0x267d // jge 0x508 <k_find+0x58>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0c10fac5; BYTE $0x82 // vmovss (%rdx,%rax,4), %xmm1
 	LONG $0xc82ef8c5 // vucomiss %xmm0, %xmm1
-	WORD $0x0275 // jne 0x57d <k_find+0x4d>
-	WORD $0x0b7b // jnp 0x588 <k_find+0x58>
+	WORD $0x0275 // jne 0x4fd <k_find+0x4d>
+	WORD $0x0b7b // jnp 0x508 <k_find+0x58>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0xeb75 // jne 0x570 <k_find+0x40>
+	WORD $0xeb75 // jne 0x4f0 <k_find+0x40>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x18478948 // movq %rax, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -276,67 +258,57 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4f18; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm1
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x0b7d // jge 0x5ac <k_softmax_exp+0x1c>
+	WORD $0x0b7d // jge 0x52c <k_softmax_exp+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x000180e9; BYTE $0x00 // jmp 0x72c <k_softmax_exp+0x19c>
+	LONG $0x000131e9; BYTE $0x00 // jmp 0x65d <k_softmax_exp+0x14d>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x1f991518487df262; WORD $0x0000 // vbroadcastss 0x1f99(%rip), %zmm2 # 0x2558 <k_deviation+0x2d8>
-	QUAD $0x1f9f1d18487df262; WORD $0x0000 // vbroadcastss 0x1f9f(%rip), %zmm3 # 0x2568 <k_deviation+0x2e8>
-	QUAD $0x1fa12518487df262; WORD $0x0000 // vbroadcastss 0x1fa1(%rip), %zmm4 # 0x2574 <k_deviation+0x2f4>
-	QUAD $0x1f8f2d18487df262; WORD $0x0000 // vbroadcastss 0x1f8f(%rip), %zmm5 # 0x256c <k_deviation+0x2ec>
-	QUAD $0x1f893518487df262; WORD $0x0000 // vbroadcastss 0x1f89(%rip), %zmm6 # 0x2570 <k_deviation+0x2f0>
-	QUAD $0x1f8f3d18487df262; WORD $0x0000 // vbroadcastss 0x1f8f(%rip), %zmm7 # 0x2580 <k_deviation+0x300>
-	QUAD $0x1f4d0518487d7262; WORD $0x0000 // vbroadcastss 0x1f4d(%rip), %zmm8 # 0x2548 <k_deviation+0x2c8>
-	QUAD $0x1f5b0d18487d7262; WORD $0x0000 // vbroadcastss 0x1f5b(%rip), %zmm9 # 0x2560 <k_deviation+0x2e0>
-	QUAD $0x1f6d1518487d7262; WORD $0x0000 // vbroadcastss 0x1f6d(%rip), %zmm10 # 0x257c <k_deviation+0x2fc>
-	QUAD $0x1f5f1d18487d7262; WORD $0x0000 // vbroadcastss 0x1f5f(%rip), %zmm11 # 0x2578 <k_deviation+0x2f8>
-	QUAD $0x1f2d2518487d7262; WORD $0x0000 // vbroadcastss 0x1f2d(%rip), %zmm12 # 0x2550 <k_deviation+0x2d0>
-	QUAD $0x1f132d18487d7262; WORD $0x0000 // vbroadcastss 0x1f13(%rip), %zmm13 # 0x2540 <k_deviation+0x2c0>
-	QUAD $0x1f093558487d7262; WORD $0x0000 // vpbroadcastd 0x1f09(%rip), %zmm14 # 0x2540 <k_deviation+0x2c0>
-	QUAD $0x1f233d18487d7262; WORD $0x0000 // vbroadcastss 0x1f23(%rip), %zmm15 # 0x2564 <k_deviation+0x2e4>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487ce162; WORD $0x0410; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %zmm16
-	LONG $0x407ce162; WORD $0xc15c // vsubps %zmm1, %zmm16, %zmm16
-	LONG $0x407cf162; WORD $0xcac2; BYTE $0x05 // vcmpnltps %zmm2, %zmm16, %k1
-	LONG $0x4864b162; WORD $0xd0c2; BYTE $0x05 // vcmpnltps %zmm16, %zmm3, %k2
-	LONG $0x487ce162; WORD $0xca28 // vmovaps %zmm2, %zmm17
-	LONG $0x4964a162; WORD $0xc85d // vminps %zmm16, %zmm3, %zmm17 {%k1}
-	LONG $0x4074e162; WORD $0xc459 // vmulps %zmm4, %zmm17, %zmm16
+	QUAD $0x1e991518487df262; WORD $0x0000 // vbroadcastss 0x1e99(%rip), %zmm2 # 0x23d8 <k_deviation+0x2e8>
+	QUAD $0x1e9f1d18487df262; WORD $0x0000 // vbroadcastss 0x1e9f(%rip), %zmm3 # 0x23e8 <k_deviation+0x2f8>
+	QUAD $0x1ea12518487df262; WORD $0x0000 // vbroadcastss 0x1ea1(%rip), %zmm4 # 0x23f4 <k_deviation+0x304>
+	QUAD $0x1e8f2d18487df262; WORD $0x0000 // vbroadcastss 0x1e8f(%rip), %zmm5 # 0x23ec <k_deviation+0x2fc>
+	QUAD $0x1e893518487df262; WORD $0x0000 // vbroadcastss 0x1e89(%rip), %zmm6 # 0x23f0 <k_deviation+0x300>
+	QUAD $0x1e8f3d18487df262; WORD $0x0000 // vbroadcastss 0x1e8f(%rip), %zmm7 # 0x2400 <k_deviation+0x310>
+	QUAD $0x1e4d0518487d7262; WORD $0x0000 // vbroadcastss 0x1e4d(%rip), %zmm8 # 0x23c8 <k_deviation+0x2d8>
+	QUAD $0x1e5b0d18487d7262; WORD $0x0000 // vbroadcastss 0x1e5b(%rip), %zmm9 # 0x23e0 <k_deviation+0x2f0>
+	QUAD $0x1e6d1518487d7262; WORD $0x0000 // vbroadcastss 0x1e6d(%rip), %zmm10 # 0x23fc <k_deviation+0x30c>
+	QUAD $0x1e5f1d18487d7262; WORD $0x0000 // vbroadcastss 0x1e5f(%rip), %zmm11 # 0x23f8 <k_deviation+0x308>
+	QUAD $0x1e2d2518487d7262; WORD $0x0000 // vbroadcastss 0x1e2d(%rip), %zmm12 # 0x23d0 <k_deviation+0x2e0>
+	QUAD $0x1e132d18487d7262; WORD $0x0000 // vbroadcastss 0x1e13(%rip), %zmm13 # 0x23c0 <k_deviation+0x2d0>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487c7162; WORD $0x3410; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %zmm14
+	LONG $0x480c7162; WORD $0xf15c // vsubps %zmm1, %zmm14, %zmm14
+	LONG $0x486c5162; WORD $0xfe5f // vmaxps %zmm14, %zmm2, %zmm15
+	LONG $0x48645162; WORD $0xff5d // vminps %zmm15, %zmm3, %zmm15
+	LONG $0x4804e162; WORD $0xc459 // vmulps %zmm4, %zmm15, %zmm16
 	LONG $0x487da362; WORD $0xc008; BYTE $0x08 // vrndscaleps $0x8, %zmm16, %zmm16
-	LONG $0x407de262; WORD $0xcdb8 // vfmadd231ps %zmm5, %zmm16, %zmm17 # zmm17 = (zmm16 * zmm5) + zmm17
-	LONG $0x407de262; WORD $0xceb8 // vfmadd231ps %zmm6, %zmm16, %zmm17 # zmm17 = (zmm16 * zmm6) + zmm17
-	LONG $0x487ce162; WORD $0xd728 // vmovaps %zmm7, %zmm18
-	LONG $0x4075c262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm17, %zmm18 # zmm18 = (zmm17 * zmm18) + zmm8
-	LONG $0x4075c262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm17, %zmm18 # zmm18 = (zmm17 * zmm18) + zmm9
-	LONG $0x4075c262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm17, %zmm18 # zmm18 = (zmm17 * zmm18) + zmm10
-	LONG $0x4075c262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm17, %zmm18 # zmm18 = (zmm17 * zmm18) + zmm11
-	LONG $0x4075c262; WORD $0xd4a8 // vfmadd213ps %zmm12, %zmm17, %zmm18 # zmm18 = (zmm17 * zmm18) + zmm12
-	LONG $0x4074a162; WORD $0xd959 // vmulps %zmm17, %zmm17, %zmm19
-	LONG $0x406da262; WORD $0xd9a8 // vfmadd213ps %zmm17, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm17
-	LONG $0x4064c162; WORD $0xcd58 // vaddps %zmm13, %zmm19, %zmm17
-	LONG $0x487ea162; WORD $0xc05b // vcvttps2dq %zmm16, %zmm16
-	LONG $0x406db162; WORD $0xe072; BYTE $0x01 // vpsrad $0x1, %zmm16, %zmm18
-	LONG $0x4065b162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm18, %zmm19
-	LONG $0x4065c162; WORD $0xdefe // vpaddd %zmm14, %zmm19, %zmm19
-	LONG $0x4074a162; WORD $0xcb59 // vmulps %zmm19, %zmm17, %zmm17
-	LONG $0x407da162; WORD $0xc2fa // vpsubd %zmm18, %zmm16, %zmm16
-	LONG $0x407db162; WORD $0xf072; BYTE $0x17 // vpslld $0x17, %zmm16, %zmm16
-	LONG $0x407dc162; WORD $0xc6fe // vpaddd %zmm14, %zmm16, %zmm16
-	LONG $0x487cc162; WORD $0xd728 // vmovaps %zmm15, %zmm18
-	LONG $0x4274a162; WORD $0xd059 // vmulps %zmm16, %zmm17, %zmm18 {%k2}
-	LONG $0xc97ca162; WORD $0xc228 // vmovaps %zmm18, %zmm16 {%k1} {z}
-	LONG $0x487ce162; WORD $0x0411; BYTE $0xb2 // vmovups %zmm16, (%rdx,%rsi,4)
-	LONG $0x487cb162; WORD $0xc058 // vaddps %zmm16, %zmm0, %zmm0
+	LONG $0x407d7262; WORD $0xfdb8 // vfmadd231ps %zmm5, %zmm16, %zmm15 # zmm15 = (zmm16 * zmm5) + zmm15
+	LONG $0x407d7262; WORD $0xfeb8 // vfmadd231ps %zmm6, %zmm16, %zmm15 # zmm15 = (zmm16 * zmm6) + zmm15
+	LONG $0x487ce162; WORD $0xcf28 // vmovaps %zmm7, %zmm17
+	LONG $0x4805c262; WORD $0xc8a8 // vfmadd213ps %zmm8, %zmm15, %zmm17 # zmm17 = (zmm15 * zmm17) + zmm8
+	LONG $0x4805c262; WORD $0xc9a8 // vfmadd213ps %zmm9, %zmm15, %zmm17 # zmm17 = (zmm15 * zmm17) + zmm9
+	LONG $0x4805c262; WORD $0xcaa8 // vfmadd213ps %zmm10, %zmm15, %zmm17 # zmm17 = (zmm15 * zmm17) + zmm10
+	LONG $0x4805c262; WORD $0xcba8 // vfmadd213ps %zmm11, %zmm15, %zmm17 # zmm17 = (zmm15 * zmm17) + zmm11
+	LONG $0x4805c262; WORD $0xcca8 // vfmadd213ps %zmm12, %zmm15, %zmm17 # zmm17 = (zmm15 * zmm17) + zmm12
+	LONG $0x4804c162; WORD $0xd759 // vmulps %zmm15, %zmm15, %zmm18
+	LONG $0x4075c262; WORD $0xd7a8 // vfmadd213ps %zmm15, %zmm17, %zmm18 # zmm18 = (zmm17 * zmm18) + zmm15
+	LONG $0x406c5162; WORD $0xfd58 // vaddps %zmm13, %zmm18, %zmm15
+	LONG $0x48053262; WORD $0xf82c // vscalefps %zmm16, %zmm15, %zmm15
+	LONG $0x4864d162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm14, %zmm3, %k1
+	QUAD $0x1db53d18497d7262; WORD $0x0000 // vbroadcastss 0x1db5(%rip), %zmm15 {%k1} # 0x23e4 <k_deviation+0x2f4>
+	LONG $0x480cf162; WORD $0xcac2; BYTE $0x05 // vcmpnltps %zmm2, %zmm14, %k1
+	LONG $0xc97c5162; WORD $0xf728 // vmovaps %zmm15, %zmm14 {%k1} {z}
+	LONG $0x487c7162; WORD $0x3411; BYTE $0xb2 // vmovups %zmm14, (%rdx,%rsi,4)
+	LONG $0x487cd162; WORD $0xc658 // vaddps %zmm14, %zmm0, %zmm0
 	LONG $0x10468d48 // leaq 0x10(%rsi), %rax
 	LONG $0x20c68348 // addq $0x20, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0xff248e0f; WORD $0xffff // jle 0x650 <k_softmax_exp+0xc0>
+	LONG $0xff538e0f; WORD $0xffff // jle 0x5b0 <k_softmax_exp+0xa0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01378e0f; WORD $0x0000 // jle 0x86c <k_softmax_exp+0x2dc>
+	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x760 <k_softmax_exp+0x250>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
@@ -344,40 +316,31 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x1410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm2 {%k1} {z}
 	LONG $0x486cf162; WORD $0xc95c // vsubps %zmm1, %zmm2, %zmm1
-	QUAD $0x1dfc1518487df262; WORD $0x0000 // vbroadcastss 0x1dfc(%rip), %zmm2 # 0x2558 <k_deviation+0x2d8>
-	QUAD $0x1e021d18487df262; WORD $0x0000 // vbroadcastss 0x1e02(%rip), %zmm3 # 0x2568 <k_deviation+0x2e8>
+	QUAD $0x1d4b1518487df262; WORD $0x0000 // vbroadcastss 0x1d4b(%rip), %zmm2 # 0x23d8 <k_deviation+0x2e8>
+	QUAD $0x1d511d18487df262; WORD $0x0000 // vbroadcastss 0x1d51(%rip), %zmm3 # 0x23e8 <k_deviation+0x2f8>
+	LONG $0x486cf162; WORD $0xe15f // vmaxps %zmm1, %zmm2, %zmm4
+	LONG $0x4864f162; WORD $0xe45d // vminps %zmm4, %zmm3, %zmm4
+	QUAD $0x1d472d59585cf162; WORD $0x0000 // vmulps 0x1d47(%rip){1to16}, %zmm4, %zmm5 # 0x23f4 <k_deviation+0x304>
+	LONG $0x487df362; WORD $0xed08; BYTE $0x08 // vrndscaleps $0x8, %zmm5, %zmm5
+	QUAD $0x1d2e25b85855f262; WORD $0x0000 // vfmadd231ps 0x1d2e(%rip){1to16}, %zmm5, %zmm4 # zmm4 = (zmm5 * mem) + zmm4
+	QUAD $0x1d2825b85855f262; WORD $0x0000 // vfmadd231ps 0x1d28(%rip){1to16}, %zmm5, %zmm4 # zmm4 = (zmm5 * mem) + zmm4
+	QUAD $0x1d2e3518487df262; WORD $0x0000 // vbroadcastss 0x1d2e(%rip), %zmm6 # 0x2400 <k_deviation+0x310>
+	QUAD $0x1cec35a8585df262; WORD $0x0000 // vfmadd213ps 0x1cec(%rip){1to16}, %zmm4, %zmm6 # zmm6 = (zmm4 * zmm6) + mem
+	QUAD $0x1cfa35a8585df262; WORD $0x0000 // vfmadd213ps 0x1cfa(%rip){1to16}, %zmm4, %zmm6 # zmm6 = (zmm4 * zmm6) + mem
+	QUAD $0x1d0c35a8585df262; WORD $0x0000 // vfmadd213ps 0x1d0c(%rip){1to16}, %zmm4, %zmm6 # zmm6 = (zmm4 * zmm6) + mem
+	QUAD $0x1cfe35a8585df262; WORD $0x0000 // vfmadd213ps 0x1cfe(%rip){1to16}, %zmm4, %zmm6 # zmm6 = (zmm4 * zmm6) + mem
+	QUAD $0x1ccc35a8585df262; WORD $0x0000 // vfmadd213ps 0x1ccc(%rip){1to16}, %zmm4, %zmm6 # zmm6 = (zmm4 * zmm6) + mem
+	LONG $0x485cf162; WORD $0xfc59 // vmulps %zmm4, %zmm4, %zmm7
+	LONG $0x484df262; WORD $0xfca8 // vfmadd213ps %zmm4, %zmm6, %zmm7 # zmm7 = (zmm6 * zmm7) + zmm4
+	QUAD $0x1ca625585844f162; WORD $0x0000 // vaddps 0x1ca6(%rip){1to16}, %zmm7, %zmm4 # 0x23c0 <k_deviation+0x2d0>
+	LONG $0x485df262; WORD $0xe52c // vscalefps %zmm5, %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm1, %zmm3, %k2
+	QUAD $0x1cb325184a7df262; WORD $0x0000 // vbroadcastss 0x1cb3(%rip), %zmm4 {%k2} # 0x23e4 <k_deviation+0x2f4>
 	LONG $0x4874f162; WORD $0xd2c2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k2
-	LONG $0x4a64f162; WORD $0xd15d // vminps %zmm1, %zmm3, %zmm2 {%k2}
-	QUAD $0x1df72559586cf162; WORD $0x0000 // vmulps 0x1df7(%rip){1to16}, %zmm2, %zmm4 # 0x2574 <k_deviation+0x2f4>
-	LONG $0x4864f162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm3, %k3
-	LONG $0x487df362; WORD $0xcc08; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm1
-	QUAD $0x1dd715b85875f262; WORD $0x0000 // vfmadd231ps 0x1dd7(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x1dd115b85875f262; WORD $0x0000 // vfmadd231ps 0x1dd1(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x1dd71d18487df262; WORD $0x0000 // vbroadcastss 0x1dd7(%rip), %zmm3 # 0x2580 <k_deviation+0x300>
-	QUAD $0x1d951da8586df262; WORD $0x0000 // vfmadd213ps 0x1d95(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x1da31da8586df262; WORD $0x0000 // vfmadd213ps 0x1da3(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x1db51da8586df262; WORD $0x0000 // vfmadd213ps 0x1db5(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x1da71da8586df262; WORD $0x0000 // vfmadd213ps 0x1da7(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x1d751da8586df262; WORD $0x0000 // vfmadd213ps 0x1d75(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
-	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x1d4f1558585cf162; WORD $0x0000 // vaddps 0x1d4f(%rip){1to16}, %zmm4, %zmm2 # 0x2540 <k_deviation+0x2c0>
-	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
-	LONG $0x4865f162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm3
-	LONG $0x485df162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm3, %zmm4
-	QUAD $0x1d312d58487df262; WORD $0x0000 // vpbroadcastd 0x1d31(%rip), %zmm5 # 0x2540 <k_deviation+0x2c0>
-	LONG $0x485df162; WORD $0xe5fe // vpaddd %zmm5, %zmm4, %zmm4
-	LONG $0x486cf162; WORD $0xd459 // vmulps %zmm4, %zmm2, %zmm2
-	LONG $0x4875f162; WORD $0xcbfa // vpsubd %zmm3, %zmm1, %zmm1
-	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
-	LONG $0x4875f162; WORD $0xcdfe // vpaddd %zmm5, %zmm1, %zmm1
-	LONG $0x486cf162; WORD $0xc959 // vmulps %zmm1, %zmm2, %zmm1
-	QUAD $0x1d261558487df262; WORD $0x0000 // vpbroadcastd 0x1d26(%rip), %zmm2 # 0x2564 <k_deviation+0x2e4>
-	LONG $0x4b7df162; WORD $0xd16f // vmovdqa32 %zmm1, %zmm2 {%k3}
-	LONG $0xca7df162; WORD $0xca6f // vmovdqa32 %zmm2, %zmm1 {%k2} {z}
+	LONG $0xca7cf162; WORD $0xcc28 // vmovaps %zmm4, %zmm1 {%k2} {z}
 	LONG $0x497cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4) {%k1}
 	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xc4058d48; WORD $0x001d; BYTE $0x00 // leaq 0x1dc4(%rip), %rax # 0x2620 <lanes>
+	LONG $0x50058d48; WORD $0x001d; BYTE $0x00 // leaq 0x1d50(%rip), %rax # 0x24a0 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0x4874f162; WORD $0x4854; BYTE $0x01 // vandps 0x40(%rax), %zmm1, %zmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
@@ -392,29 +355,29 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4711fac5; BYTE $0x2c // vmovss %xmm0, 0x2c(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	BYTE $0x90 // nop
 
 	// sum_squares
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x40f98348 // cmpq $0x40, %rcx
-	WORD $0x177d // jge 0x8c5 <k_sum_squares+0x25>
+	WORD $0x177d // jge 0x7b5 <k_sum_squares+0x25>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000114e9; BYTE $0x00 // jmp 0x9d9 <k_sum_squares+0x139>
+	LONG $0x000114e9; BYTE $0x00 // jmp 0x8c9 <k_sum_squares+0x139>
 	QUAD $0xffffffffffc0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdx # imm = 0x7FFFFFFFFFFFFFC0
 	LONG $0xc0718d48 // leaq -0x40(%rcx), %rsi
 	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	WORD $0x1873 // jae 0x8f1 <k_sum_squares+0x51>
+	WORD $0x1873 // jae 0x7e1 <k_sum_squares+0x51>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x999 <k_sum_squares+0xf9>
+	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x889 <k_sum_squares+0xf9>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	LONG $0x06e9c149 // shrq $0x6, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
@@ -443,10 +406,10 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4875f262; WORD $0xcfa8 // vfmadd213ps %zmm7, %zmm1, %zmm1 # zmm1 = (zmm1 * zmm1) + zmm7
 	LONG $0x80e88349 // subq $-0x80, %r8
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0x8775 // jne 0x920 <k_sum_squares+0x80>
+	WORD $0x8775 // jne 0x810 <k_sum_squares+0x80>
 	WORD $0x2148; BYTE $0xca // andq %rcx, %rdx
 	LONG $0x40c6f640 // testb $0x40, %sil
-	WORD $0x3775 // jne 0x9d9 <k_sum_squares+0x139>
+	WORD $0x3775 // jne 0x8c9 <k_sum_squares+0x139>
 	LONG $0x487cb162; WORD $0x2410; BYTE $0x80 // vmovups (%rax,%r8,4), %zmm4
 	QUAD $0x01806c10487cb162 // vmovups 0x40(%rax,%r8,4), %zmm5
 	QUAD $0x02807410487cb162 // vmovups 0x80(%rax,%r8,4), %zmm6
@@ -458,9 +421,9 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x10ce8348 // orq $0x10, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x0b7e // jle 0x9f0 <k_sum_squares+0x150>
+	WORD $0x0b7e // jle 0x8e0 <k_sum_squares+0x150>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x23eb // jmp 0xa0d <k_sum_squares+0x16d>
+	WORD $0x23eb // jmp 0x8fd <k_sum_squares+0x16d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cf162; WORD $0x2410; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm4
 	LONG $0x485df262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm4, %zmm0 # zmm0 = (zmm4 * zmm4) + zmm0
@@ -468,9 +431,9 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c28348 // addq $0x20, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0xe37e // jle 0x9f0 <k_sum_squares+0x150>
+	WORD $0xe37e // jle 0x8e0 <k_sum_squares+0x150>
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0x1c7e // jle 0xa2e <k_sum_squares+0x18e>
+	WORD $0x1c7e // jle 0x91e <k_sum_squares+0x18e>
 	WORD $0xf129 // subl %esi, %ecx
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
@@ -498,20 +461,20 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x087d // jge 0xa89 <k_rms_scale+0x19>
+	WORD $0x087d // jge 0x979 <k_rms_scale+0x19>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0xb29 <k_rms_scale+0xb9>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0xa19 <k_rms_scale+0xb9>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0xf0498d4c // leaq -0x10(%rcx), %r9
 	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0x1173 // jae 0xaaf <k_rms_scale+0x3f>
+	WORD $0x1173 // jae 0x99f <k_rms_scale+0x3f>
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	WORD $0x6474 // je 0xb11 <k_rms_scale+0xa1>
-	WORD $0x7aeb // jmp 0xb29 <k_rms_scale+0xb9>
+	WORD $0x6474 // je 0xa01 <k_rms_scale+0xa1>
+	WORD $0x7aeb // jmp 0xa19 <k_rms_scale+0xb9>
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x04e8c149 // shrq $0x4, %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
@@ -526,16 +489,16 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0x90 // vmovups %zmm1, (%rax,%r10,4)
 	LONG $0x20c28349 // addq $0x20, %r10
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0xc975 // jne 0xad0 <k_rms_scale+0x60>
+	WORD $0xc975 // jne 0x9c0 <k_rms_scale+0x60>
 	LONG $0xf0428d4d // leaq -0x10(%r10), %r8
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	WORD $0x1875 // jne 0xb29 <k_rms_scale+0xb9>
+	WORD $0x1875 // jne 0xa19 <k_rms_scale+0xb9>
 	LONG $0x487cb162; WORD $0x0c59; BYTE $0x82 // vmulps (%rdx,%r8,4), %zmm0, %zmm1
 	LONG $0x4874b162; WORD $0x0c59; BYTE $0x86 // vmulps (%rsi,%r8,4), %zmm1, %zmm1
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0x80 // vmovups %zmm1, (%rax,%r8,4)
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
-	WORD $0x397e // jle 0xb67 <k_rms_scale+0xf7>
+	WORD $0x397e // jle 0xa57 <k_rms_scale+0xf7>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
@@ -555,127 +518,109 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// silu_mul
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0xb81 <k_silu_mul+0x11>
+	WORD $0x077d // jge 0xa71 <k_silu_mul+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0001a2e9; BYTE $0x00 // jmp 0xd23 <k_silu_mul+0x1b3>
+	LONG $0x000163e9; BYTE $0x00 // jmp 0xbd4 <k_silu_mul+0x174>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x19ab0518487df262; WORD $0x0000 // vbroadcastss 0x19ab(%rip), %zmm0 # 0x2544 <k_deviation+0x2c4>
-	QUAD $0x19b10d18487df262; WORD $0x0000 // vbroadcastss 0x19b1(%rip), %zmm1 # 0x2554 <k_deviation+0x2d4>
-	QUAD $0x19bb1518487df262; WORD $0x0000 // vbroadcastss 0x19bb(%rip), %zmm2 # 0x2568 <k_deviation+0x2e8>
-	QUAD $0x19a51d18487df262; WORD $0x0000 // vbroadcastss 0x19a5(%rip), %zmm3 # 0x255c <k_deviation+0x2dc>
-	QUAD $0x19972518487df262; WORD $0x0000 // vbroadcastss 0x1997(%rip), %zmm4 # 0x2558 <k_deviation+0x2d8>
-	QUAD $0x19a92d18487df262; WORD $0x0000 // vbroadcastss 0x19a9(%rip), %zmm5 # 0x2574 <k_deviation+0x2f4>
-	QUAD $0x19973518487df262; WORD $0x0000 // vbroadcastss 0x1997(%rip), %zmm6 # 0x256c <k_deviation+0x2ec>
-	QUAD $0x19913d18487df262; WORD $0x0000 // vbroadcastss 0x1991(%rip), %zmm7 # 0x2570 <k_deviation+0x2f0>
-	QUAD $0x19970518487d7262; WORD $0x0000 // vbroadcastss 0x1997(%rip), %zmm8 # 0x2580 <k_deviation+0x300>
-	QUAD $0x19550d18487d7262; WORD $0x0000 // vbroadcastss 0x1955(%rip), %zmm9 # 0x2548 <k_deviation+0x2c8>
-	QUAD $0x19631518487d7262; WORD $0x0000 // vbroadcastss 0x1963(%rip), %zmm10 # 0x2560 <k_deviation+0x2e0>
-	QUAD $0x19751d18487d7262; WORD $0x0000 // vbroadcastss 0x1975(%rip), %zmm11 # 0x257c <k_deviation+0x2fc>
-	QUAD $0x19672518487d7262; WORD $0x0000 // vbroadcastss 0x1967(%rip), %zmm12 # 0x2578 <k_deviation+0x2f8>
-	QUAD $0x19352d18487d7262; WORD $0x0000 // vbroadcastss 0x1935(%rip), %zmm13 # 0x2550 <k_deviation+0x2d0>
-	QUAD $0x191b3518487d7262; WORD $0x0000 // vbroadcastss 0x191b(%rip), %zmm14 # 0x2540 <k_deviation+0x2c0>
-	QUAD $0x19113d58487d7262; WORD $0x0000 // vpbroadcastd 0x1911(%rip), %zmm15 # 0x2540 <k_deviation+0x2c0>
-	QUAD $0x192b0518487de262; WORD $0x0000 // vbroadcastss 0x192b(%rip), %zmm16 # 0x2564 <k_deviation+0x2e4>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x487ca162; WORD $0x0c10; BYTE $0x8e // vmovups (%rsi,%r9,4), %zmm17
-	LONG $0x4074f162; WORD $0xc8c2; BYTE $0x0a // vcmpngtps %zmm0, %zmm17, %k1
-	LONG $0x4074f162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm17, %k2
-	LONG $0x487ce162; WORD $0xd228 // vmovaps %zmm2, %zmm18
-	LONG $0x4274e162; WORD $0xd357 // vxorps %zmm3, %zmm17, %zmm18 {%k2}
-	LONG $0x495da262; WORD $0xd265 // vblendmps %zmm18, %zmm4, %zmm18 {%k1}
-	LONG $0x406ce162; WORD $0xdd59 // vmulps %zmm5, %zmm18, %zmm19
-	LONG $0x487da362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm19, %zmm19
-	LONG $0x4065e262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm19, %zmm18 # zmm18 = (zmm19 * zmm6) + zmm18
-	LONG $0x4065e262; WORD $0xd7b8 // vfmadd231ps %zmm7, %zmm19, %zmm18 # zmm18 = (zmm19 * zmm7) + zmm18
-	LONG $0x487cc162; WORD $0xe028 // vmovaps %zmm8, %zmm20
-	LONG $0x406dc262; WORD $0xe1a8 // vfmadd213ps %zmm9, %zmm18, %zmm20 # zmm20 = (zmm18 * zmm20) + zmm9
-	LONG $0x406dc262; WORD $0xe2a8 // vfmadd213ps %zmm10, %zmm18, %zmm20 # zmm20 = (zmm18 * zmm20) + zmm10
-	LONG $0x406dc262; WORD $0xe3a8 // vfmadd213ps %zmm11, %zmm18, %zmm20 # zmm20 = (zmm18 * zmm20) + zmm11
-	LONG $0x406dc262; WORD $0xe4a8 // vfmadd213ps %zmm12, %zmm18, %zmm20 # zmm20 = (zmm18 * zmm20) + zmm12
-	LONG $0x406dc262; WORD $0xe5a8 // vfmadd213ps %zmm13, %zmm18, %zmm20 # zmm20 = (zmm18 * zmm20) + zmm13
-	LONG $0x406ca162; WORD $0xea59 // vmulps %zmm18, %zmm18, %zmm21
-	LONG $0x405da262; WORD $0xeaa8 // vfmadd213ps %zmm18, %zmm20, %zmm21 # zmm21 = (zmm20 * zmm21) + zmm18
-	LONG $0x4054c162; WORD $0xd658 // vaddps %zmm14, %zmm21, %zmm18
-	LONG $0x487ea162; WORD $0xdb5b // vcvttps2dq %zmm19, %zmm19
-	LONG $0x405db162; WORD $0xe372; BYTE $0x01 // vpsrad $0x1, %zmm19, %zmm20
-	LONG $0x4055b162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm20, %zmm21
-	LONG $0x4055c162; WORD $0xeffe // vpaddd %zmm15, %zmm21, %zmm21
-	LONG $0x406ca162; WORD $0xd559 // vmulps %zmm21, %zmm18, %zmm18
-	LONG $0x4065a162; WORD $0xdcfa // vpsubd %zmm20, %zmm19, %zmm19
-	LONG $0x4065b162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm19, %zmm19
-	LONG $0x4065c162; WORD $0xdffe // vpaddd %zmm15, %zmm19, %zmm19
-	LONG $0x406ca162; WORD $0xd359 // vmulps %zmm19, %zmm18, %zmm18
-	LONG $0x487ca162; WORD $0xd828 // vmovaps %zmm16, %zmm19
-	LONG $0x426cc162; WORD $0xde58 // vaddps %zmm14, %zmm18, %zmm19 {%k2}
-	LONG $0x4174a162; WORD $0xcb5e // vdivps %zmm19, %zmm17, %zmm17 {%k1}
-	LONG $0x40748162; WORD $0x0c59; BYTE $0x88 // vmulps (%r8,%r9,4), %zmm17, %zmm17
-	LONG $0x487ca162; WORD $0x0c11; BYTE $0x8a // vmovups %zmm17, (%rdx,%r9,4)
+	QUAD $0x19530518487df262; WORD $0x0000 // vbroadcastss 0x1953(%rip), %zmm0 # 0x23dc <k_deviation+0x2ec>
+	QUAD $0x19450d18487df262; WORD $0x0000 // vbroadcastss 0x1945(%rip), %zmm1 # 0x23d8 <k_deviation+0x2e8>
+	QUAD $0x194b1518487df262; WORD $0x0000 // vbroadcastss 0x194b(%rip), %zmm2 # 0x23e8 <k_deviation+0x2f8>
+	QUAD $0x194d1d18487df262; WORD $0x0000 // vbroadcastss 0x194d(%rip), %zmm3 # 0x23f4 <k_deviation+0x304>
+	QUAD $0x193b2518487df262; WORD $0x0000 // vbroadcastss 0x193b(%rip), %zmm4 # 0x23ec <k_deviation+0x2fc>
+	QUAD $0x19352d18487df262; WORD $0x0000 // vbroadcastss 0x1935(%rip), %zmm5 # 0x23f0 <k_deviation+0x300>
+	QUAD $0x193b3518487df262; WORD $0x0000 // vbroadcastss 0x193b(%rip), %zmm6 # 0x2400 <k_deviation+0x310>
+	QUAD $0x18f93d18487df262; WORD $0x0000 // vbroadcastss 0x18f9(%rip), %zmm7 # 0x23c8 <k_deviation+0x2d8>
+	QUAD $0x19070518487d7262; WORD $0x0000 // vbroadcastss 0x1907(%rip), %zmm8 # 0x23e0 <k_deviation+0x2f0>
+	QUAD $0x19190d18487d7262; WORD $0x0000 // vbroadcastss 0x1919(%rip), %zmm9 # 0x23fc <k_deviation+0x30c>
+	QUAD $0x190b1518487d7262; WORD $0x0000 // vbroadcastss 0x190b(%rip), %zmm10 # 0x23f8 <k_deviation+0x308>
+	QUAD $0x18d91d18487d7262; WORD $0x0000 // vbroadcastss 0x18d9(%rip), %zmm11 # 0x23d0 <k_deviation+0x2e0>
+	QUAD $0x18bf2518487d7262; WORD $0x0000 // vbroadcastss 0x18bf(%rip), %zmm12 # 0x23c0 <k_deviation+0x2d0>
+	QUAD $0x18c92d18487d7262; WORD $0x0000 // vbroadcastss 0x18c9(%rip), %zmm13 # 0x23d4 <k_deviation+0x2e4>
+	QUAD $0x18af3518487d7262; WORD $0x0000 // vbroadcastss 0x18af(%rip), %zmm14 # 0x23c4 <k_deviation+0x2d4>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c3162; WORD $0x3c10; BYTE $0x8e // vmovups (%rsi,%r9,4), %zmm15
+	LONG $0x4804e162; WORD $0xc057 // vxorps %zmm0, %zmm15, %zmm16
+	LONG $0x4874a162; WORD $0xc05f // vmaxps %zmm16, %zmm1, %zmm16
+	LONG $0x486ca162; WORD $0xc05d // vminps %zmm16, %zmm2, %zmm16
+	LONG $0x407ce162; WORD $0xcb59 // vmulps %zmm3, %zmm16, %zmm17
+	LONG $0x487da362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm17, %zmm17
+	LONG $0x4075e262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm4) + zmm16
+	LONG $0x4075e262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm5) + zmm16
+	LONG $0x487ce162; WORD $0xd628 // vmovaps %zmm6, %zmm18
+	LONG $0x407de262; WORD $0xd7a8 // vfmadd213ps %zmm7, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm7
+	LONG $0x407dc262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm8
+	LONG $0x407dc262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm9
+	LONG $0x407dc262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm10
+	LONG $0x407dc262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm11
+	LONG $0x407ca162; WORD $0xd859 // vmulps %zmm16, %zmm16, %zmm19
+	LONG $0x406da262; WORD $0xd8a8 // vfmadd213ps %zmm16, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm16
+	LONG $0x4064c162; WORD $0xc458 // vaddps %zmm12, %zmm19, %zmm16
+	LONG $0x407da262; WORD $0xc12c // vscalefps %zmm17, %zmm16, %zmm16
+	LONG $0x4804d162; WORD $0xcdc2; BYTE $0x01 // vcmpltps %zmm13, %zmm15, %k1
+	LONG $0x407cc162; WORD $0xc458 // vaddps %zmm12, %zmm16, %zmm16
+	QUAD $0x183f0518497de262; WORD $0x0000 // vbroadcastss 0x183f(%rip), %zmm16 {%k1} # 0x23e4 <k_deviation+0x2f4>
+	LONG $0x4804d162; WORD $0xcec2; BYTE $0x0a // vcmpngtps %zmm14, %zmm15, %k1
+	LONG $0x49043162; WORD $0xf85e // vdivps %zmm16, %zmm15, %zmm15 {%k1}
+	LONG $0x48041162; WORD $0x3c59; BYTE $0x88 // vmulps (%r8,%r9,4), %zmm15, %zmm15
+	LONG $0x487c3162; WORD $0x3c11; BYTE $0x8a // vmovups %zmm15, (%rdx,%r9,4)
 	LONG $0x10418d49 // leaq 0x10(%r9), %rax
 	LONG $0x20c18349 // addq $0x20, %r9
 	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0xff1d8e0f; WORD $0xffff // jle 0xc40 <k_silu_mul+0xd0>
+	LONG $0xff4c8e0f; WORD $0xffff // jle 0xb20 <k_silu_mul+0xc0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01438e0f; WORD $0x0000 // jle 0xe6f <k_silu_mul+0x2ff>
+	LONG $0x010c8e0f; WORD $0x0000 // jle 0xce9 <k_silu_mul+0x289>
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x17f515c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x17f5(%rip){1to16}, %zmm0, %k2 # 0x2544 <k_deviation+0x2c4>
-	QUAD $0x17fa1dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x17fa(%rip){1to16}, %zmm0, %k3 # 0x2554 <k_deviation+0x2d4>
-	QUAD $0x18040d18487df262; WORD $0x0000 // vbroadcastss 0x1804(%rip), %zmm1 # 0x2568 <k_deviation+0x2e8>
-	QUAD $0x17ee0d575b7cf162; WORD $0x0000 // vxorps 0x17ee(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0x255c <k_deviation+0x2dc>
-	QUAD $0x17e01518487df262; WORD $0x0000 // vbroadcastss 0x17e0(%rip), %zmm2 # 0x2558 <k_deviation+0x2d8>
-	LONG $0x4a7cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2 {%k2}
-	QUAD $0x17ec0d59586cf162; WORD $0x0000 // vmulps 0x17ec(%rip){1to16}, %zmm2, %zmm1 # 0x2574 <k_deviation+0x2f4>
+	QUAD $0x17dd0d57587cf162; WORD $0x0000 // vxorps 0x17dd(%rip){1to16}, %zmm0, %zmm1 # 0x23dc <k_deviation+0x2ec>
+	QUAD $0x17cf1518487df262; WORD $0x0000 // vbroadcastss 0x17cf(%rip), %zmm2 # 0x23d8 <k_deviation+0x2e8>
+	QUAD $0x17d51d18487df262; WORD $0x0000 // vbroadcastss 0x17d5(%rip), %zmm3 # 0x23e8 <k_deviation+0x2f8>
+	LONG $0x486cf162; WORD $0xc95f // vmaxps %zmm1, %zmm2, %zmm1
+	LONG $0x4864f162; WORD $0xc95d // vminps %zmm1, %zmm3, %zmm1
+	QUAD $0x17cb15595874f162; WORD $0x0000 // vmulps 0x17cb(%rip){1to16}, %zmm1, %zmm2 # 0x23f4 <k_deviation+0x304>
+	LONG $0x487df362; WORD $0xd208; BYTE $0x08 // vrndscaleps $0x8, %zmm2, %zmm2
+	QUAD $0x17b20db8586df262; WORD $0x0000 // vfmadd231ps 0x17b2(%rip){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0x17ac0db8586df262; WORD $0x0000 // vfmadd231ps 0x17ac(%rip){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0x17b21d18487df262; WORD $0x0000 // vbroadcastss 0x17b2(%rip), %zmm3 # 0x2400 <k_deviation+0x310>
+	QUAD $0x17701da85875f262; WORD $0x0000 // vfmadd213ps 0x1770(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
+	QUAD $0x177e1da85875f262; WORD $0x0000 // vfmadd213ps 0x177e(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
+	QUAD $0x17901da85875f262; WORD $0x0000 // vfmadd213ps 0x1790(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
+	QUAD $0x17821da85875f262; WORD $0x0000 // vfmadd213ps 0x1782(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
+	QUAD $0x17501da85875f262; WORD $0x0000 // vfmadd213ps 0x1750(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
+	LONG $0x4874f162; WORD $0xe159 // vmulps %zmm1, %zmm1, %zmm4
+	LONG $0x4865f262; WORD $0xe1a8 // vfmadd213ps %zmm1, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm1
+	QUAD $0x172a0d18487df262; WORD $0x0000 // vbroadcastss 0x172a(%rip), %zmm1 # 0x23c0 <k_deviation+0x2d0>
+	LONG $0x485cf162; WORD $0xd958 // vaddps %zmm1, %zmm4, %zmm3
+	LONG $0x4865f262; WORD $0xd22c // vscalefps %zmm2, %zmm3, %zmm2
+	QUAD $0x172715c2587cf162; WORD $0x0000; BYTE $0x01 // vcmpltps 0x1727(%rip){1to16}, %zmm0, %k2 # 0x23d4 <k_deviation+0x2e4>
+	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
+	QUAD $0x17061dc2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x1706(%rip){1to16}, %zmm0, %k3 # 0x23c4 <k_deviation+0x2d4>
+	QUAD $0x171c0d184a7df262; WORD $0x0000 // vbroadcastss 0x171c(%rip), %zmm1 {%k2} # 0x23e4 <k_deviation+0x2f4>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x487df362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm1, %zmm1
-	QUAD $0x17d015b85875f262; WORD $0x0000 // vfmadd231ps 0x17d0(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x17ca15b85875f262; WORD $0x0000 // vfmadd231ps 0x17ca(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x17d01d18487df262; WORD $0x0000 // vbroadcastss 0x17d0(%rip), %zmm3 # 0x2580 <k_deviation+0x300>
-	QUAD $0x178e1da8586df262; WORD $0x0000 // vfmadd213ps 0x178e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x179c1da8586df262; WORD $0x0000 // vfmadd213ps 0x179c(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x17ae1da8586df262; WORD $0x0000 // vfmadd213ps 0x17ae(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x17a01da8586df262; WORD $0x0000 // vfmadd213ps 0x17a0(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x176e1da8586df262; WORD $0x0000 // vfmadd213ps 0x176e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
-	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x17481518487df262; WORD $0x0000 // vbroadcastss 0x1748(%rip), %zmm2 # 0x2540 <k_deviation+0x2c0>
-	LONG $0x485cf162; WORD $0xda58 // vaddps %zmm2, %zmm4, %zmm3
-	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
-	LONG $0x485df162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm4
-	LONG $0x4855f162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm4, %zmm5
-	QUAD $0x17243558487df262; WORD $0x0000 // vpbroadcastd 0x1724(%rip), %zmm6 # 0x2540 <k_deviation+0x2c0>
-	LONG $0x4855f162; WORD $0xeefe // vpaddd %zmm6, %zmm5, %zmm5
-	LONG $0x4864f162; WORD $0xdd59 // vmulps %zmm5, %zmm3, %zmm3
-	LONG $0x4875f162; WORD $0xccfa // vpsubd %zmm4, %zmm1, %zmm1
-	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
-	LONG $0x4875f162; WORD $0xcefe // vpaddd %zmm6, %zmm1, %zmm1
-	LONG $0x4864f162; WORD $0xc959 // vmulps %zmm1, %zmm3, %zmm1
-	QUAD $0x17191d18487df262; WORD $0x0000 // vbroadcastss 0x1719(%rip), %zmm3 # 0x2564 <k_deviation+0x2e4>
-	LONG $0x4b74f162; WORD $0xda58 // vaddps %zmm2, %zmm1, %zmm3 {%k3}
-	LONG $0x4a7cf162; WORD $0xc35e // vdivps %zmm3, %zmm0, %zmm0 {%k2}
+	LONG $0x4b7cf162; WORD $0xc15e // vdivps %zmm1, %zmm0, %zmm0 {%k3}
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0xc97cf162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm1 {%k1} {z}
 	LONG $0x4874f162; WORD $0xc059 // vmulps %zmm0, %zmm1, %zmm0
 	LONG $0x497cf162; WORD $0x0411; BYTE $0x81 // vmovups %zmm0, (%rcx,%rax,4) {%k1}
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 
 	// rope
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x047d // jge 0xe95 <k_rope+0x15>
+	WORD $0x047d // jge 0xd05 <k_rope+0x15>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x5deb // jmp 0xef2 <k_rope+0x72>
+	WORD $0x5deb // jmp 0xd62 <k_rope+0x72>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
@@ -693,9 +638,9 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c28349 // addq $0x20, %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0xae7e // jle 0xea0 <k_rope+0x20>
+	WORD $0xae7e // jle 0xd10 <k_rope+0x20>
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	WORD $0x5b7e // jle 0xf52 <k_rope+0xd2>
+	WORD $0x5b7e // jle 0xdc2 <k_rope+0xd2>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0xf741; BYTE $0xd0 // notl %r8d
@@ -720,9 +665,9 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0xf78 <k_axpy+0x18>
+	WORD $0x077d // jge 0xde8 <k_axpy+0x18>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x1058 <k_axpy+0xf8>
+	LONG $0x0000e0e9; BYTE $0x00 // jmp 0xec8 <k_axpy+0xf8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -732,12 +677,12 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0xfb0 <k_axpy+0x50>
+	WORD $0x1673 // jae 0xe20 <k_axpy+0x50>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0085850f; WORD $0x0000 // jne 0x1030 <k_axpy+0xd0>
-	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x1058 <k_axpy+0xf8>
+	LONG $0x0085850f; WORD $0x0000 // jne 0xea0 <k_axpy+0xd0>
+	LONG $0x0000a8e9; BYTE $0x00 // jmp 0xec8 <k_axpy+0xf8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -755,21 +700,21 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824c11487cf162 // vmovups %zmm1, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0xfc0 <k_axpy+0x60>
+	WORD $0x9975 // jne 0xe30 <k_axpy+0x60>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x1058 <k_axpy+0xf8>
+	WORD $0x2874 // je 0xec8 <k_axpy+0xf8>
 	LONG $0x487cf162; WORD $0x0c10; BYTE $0x86 // vmovups (%rsi,%rax,4), %zmm1
 	LONG $0x487df262; WORD $0x0ca8; BYTE $0x82 // vfmadd213ps (%rdx,%rax,4), %zmm0, %zmm1 # zmm1 = (zmm0 * zmm1) + mem
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x1030 <k_axpy+0xd0>
+	WORD $0xdf75 // jne 0xea0 <k_axpy+0xd0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x108c <k_axpy+0x12c>
+	WORD $0x2f7e // jle 0xefc <k_axpy+0x12c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -787,9 +732,9 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x10a8 <k_scale+0x18>
+	WORD $0x077d // jge 0xf18 <k_scale+0x18>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x1161 <k_scale+0xd1>
+	LONG $0x0000b9e9; BYTE $0x00 // jmp 0xfd1 <k_scale+0xd1>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
@@ -798,12 +743,12 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1273 // jae 0x10d7 <k_scale+0x47>
+	WORD $0x1273 // jae 0xf47 <k_scale+0x47>
 	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x6e75 // jne 0x1140 <k_scale+0xb0>
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x1161 <k_scale+0xd1>
+	WORD $0x6e75 // jne 0xfb0 <k_scale+0xb0>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0xfd1 <k_scale+0xd1>
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -817,21 +762,21 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824c11487cf162 // vmovups %zmm1, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc08349 // addq $-0x4, %r8
-	WORD $0xb875 // jne 0x10e0 <k_scale+0x50>
+	WORD $0xb875 // jne 0xf50 <k_scale+0x50>
 	LONG $0x10408d4c // leaq 0x10(%rax), %r8
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x3074 // je 0x1161 <k_scale+0xd1>
+	WORD $0x3074 // je 0xfd1 <k_scale+0xd1>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0x0c59; BYTE $0x82 // vmulps (%rdx,%rax,4), %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xe675 // jne 0x1140 <k_scale+0xb0>
+	WORD $0xe675 // jne 0xfb0 <k_scale+0xb0>
 	LONG $0xf0c08349 // addq $-0x10, %r8
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x247e // jle 0x118a <k_scale+0xfa>
+	WORD $0x247e // jle 0xffa <k_scale+0xfa>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
@@ -847,9 +792,9 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// add
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x11a1 <k_add+0x11>
+	WORD $0x077d // jge 0x1011 <k_add+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x1278 <k_add+0xe8>
+	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x10e8 <k_add+0xe8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -859,12 +804,12 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0x11d9 <k_add+0x49>
+	WORD $0x1673 // jae 0x1049 <k_add+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007c850f; WORD $0x0000 // jne 0x1250 <k_add+0xc0>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x1278 <k_add+0xe8>
+	LONG $0x007c850f; WORD $0x0000 // jne 0x10c0 <k_add+0xc0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x10e8 <k_add+0xe8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	BYTE $0x90 // nop
@@ -882,21 +827,21 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824411487cf162 // vmovups %zmm0, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0x11e0 <k_add+0x50>
+	WORD $0x9975 // jne 0x1050 <k_add+0x50>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x1278 <k_add+0xe8>
+	WORD $0x2874 // je 0x10e8 <k_add+0xe8>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0
 	LONG $0x487cf162; WORD $0x0458; BYTE $0x86 // vaddps (%rsi,%rax,4), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x82 // vmovups %zmm0, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x1250 <k_add+0xc0>
+	WORD $0xdf75 // jne 0x10c0 <k_add+0xc0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x12ac <k_add+0x11c>
+	WORD $0x2f7e // jle 0x111c <k_add+0x11c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
@@ -913,9 +858,9 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x12c1 <k_mul+0x11>
+	WORD $0x077d // jge 0x1131 <k_mul+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x1398 <k_mul+0xe8>
+	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x1208 <k_mul+0xe8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -925,12 +870,12 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0x12f9 <k_mul+0x49>
+	WORD $0x1673 // jae 0x1169 <k_mul+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007c850f; WORD $0x0000 // jne 0x1370 <k_mul+0xc0>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x1398 <k_mul+0xe8>
+	LONG $0x007c850f; WORD $0x0000 // jne 0x11e0 <k_mul+0xc0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x1208 <k_mul+0xe8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	BYTE $0x90 // nop
@@ -948,21 +893,21 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824411487cf162 // vmovups %zmm0, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0x1300 <k_mul+0x50>
+	WORD $0x9975 // jne 0x1170 <k_mul+0x50>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x1398 <k_mul+0xe8>
+	WORD $0x2874 // je 0x1208 <k_mul+0xe8>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0
 	LONG $0x487cf162; WORD $0x0459; BYTE $0x86 // vmulps (%rsi,%rax,4), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x82 // vmovups %zmm0, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x1370 <k_mul+0xc0>
+	WORD $0xdf75 // jne 0x11e0 <k_mul+0xc0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x13cc <k_mul+0x11c>
+	WORD $0x2f7e // jle 0x123c <k_mul+0x11c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
@@ -982,33 +927,33 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdf262; WORD $0xc019 // vbroadcastsd %xmm0, %zmm0
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x0b7d // jge 0x13f4 <k_sum_exp+0x24>
+	WORD $0x0b7d // jge 0x1264 <k_sum_exp+0x24>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00024fe9; BYTE $0x00 // jmp 0x1643 <k_sum_exp+0x273>
+	LONG $0x00024fe9; BYTE $0x00 // jmp 0x14b3 <k_sum_exp+0x273>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	QUAD $0x11e61d1948fdf262; WORD $0x0000 // vbroadcastsd 0x11e6(%rip), %zmm3 # 0x25f8 <k_deviation+0x378>
-	QUAD $0x11cc251948fdf262; WORD $0x0000 // vbroadcastsd 0x11cc(%rip), %zmm4 # 0x25e8 <k_deviation+0x368>
-	QUAD $0x11ca2d1948fdf262; WORD $0x0000 // vbroadcastsd 0x11ca(%rip), %zmm5 # 0x25f0 <k_deviation+0x370>
-	QUAD $0x1160351948fdf262; WORD $0x0000 // vbroadcastsd 0x1160(%rip), %zmm6 # 0x2590 <k_deviation+0x310>
-	QUAD $0x11663d1948fdf262; WORD $0x0000 // vbroadcastsd 0x1166(%rip), %zmm7 # 0x25a0 <k_deviation+0x320>
-	QUAD $0x116c051948fd7262; WORD $0x0000 // vbroadcastsd 0x116c(%rip), %zmm8 # 0x25b0 <k_deviation+0x330>
-	QUAD $0x118a0d1948fd7262; WORD $0x0000 // vbroadcastsd 0x118a(%rip), %zmm9 # 0x25d8 <k_deviation+0x358>
-	QUAD $0x11b0151948fd7262; WORD $0x0000 // vbroadcastsd 0x11b0(%rip), %zmm10 # 0x2608 <k_deviation+0x388>
-	QUAD $0x11461d1948fd7262; WORD $0x0000 // vbroadcastsd 0x1146(%rip), %zmm11 # 0x25a8 <k_deviation+0x328>
-	QUAD $0x1154251948fd7262; WORD $0x0000 // vbroadcastsd 0x1154(%rip), %zmm12 # 0x25c0 <k_deviation+0x340>
-	QUAD $0x118a2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x118a(%rip), %zmm13 # 0x2600 <k_deviation+0x380>
-	QUAD $0x1108351948fd7262; WORD $0x0000 // vbroadcastsd 0x1108(%rip), %zmm14 # 0x2588 <k_deviation+0x308>
-	QUAD $0x110e3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x110e(%rip), %zmm15 # 0x2598 <k_deviation+0x318>
-	QUAD $0x117c051948fde262; WORD $0x0000 // vbroadcastsd 0x117c(%rip), %zmm16 # 0x2610 <k_deviation+0x390>
-	QUAD $0x117a0d1948fde262; WORD $0x0000 // vbroadcastsd 0x117a(%rip), %zmm17 # 0x2618 <k_deviation+0x398>
-	QUAD $0x1138151948fde262; WORD $0x0000 // vbroadcastsd 0x1138(%rip), %zmm18 # 0x25e0 <k_deviation+0x360>
-	QUAD $0x11161d1948fde262; WORD $0x0000 // vbroadcastsd 0x1116(%rip), %zmm19 # 0x25c8 <k_deviation+0x348>
+	QUAD $0x11f61d1948fdf262; WORD $0x0000 // vbroadcastsd 0x11f6(%rip), %zmm3 # 0x2478 <k_deviation+0x388>
+	QUAD $0x11dc251948fdf262; WORD $0x0000 // vbroadcastsd 0x11dc(%rip), %zmm4 # 0x2468 <k_deviation+0x378>
+	QUAD $0x11da2d1948fdf262; WORD $0x0000 // vbroadcastsd 0x11da(%rip), %zmm5 # 0x2470 <k_deviation+0x380>
+	QUAD $0x1170351948fdf262; WORD $0x0000 // vbroadcastsd 0x1170(%rip), %zmm6 # 0x2410 <k_deviation+0x320>
+	QUAD $0x11763d1948fdf262; WORD $0x0000 // vbroadcastsd 0x1176(%rip), %zmm7 # 0x2420 <k_deviation+0x330>
+	QUAD $0x117c051948fd7262; WORD $0x0000 // vbroadcastsd 0x117c(%rip), %zmm8 # 0x2430 <k_deviation+0x340>
+	QUAD $0x119a0d1948fd7262; WORD $0x0000 // vbroadcastsd 0x119a(%rip), %zmm9 # 0x2458 <k_deviation+0x368>
+	QUAD $0x11c0151948fd7262; WORD $0x0000 // vbroadcastsd 0x11c0(%rip), %zmm10 # 0x2488 <k_deviation+0x398>
+	QUAD $0x11561d1948fd7262; WORD $0x0000 // vbroadcastsd 0x1156(%rip), %zmm11 # 0x2428 <k_deviation+0x338>
+	QUAD $0x1164251948fd7262; WORD $0x0000 // vbroadcastsd 0x1164(%rip), %zmm12 # 0x2440 <k_deviation+0x350>
+	QUAD $0x119a2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x119a(%rip), %zmm13 # 0x2480 <k_deviation+0x390>
+	QUAD $0x1118351948fd7262; WORD $0x0000 // vbroadcastsd 0x1118(%rip), %zmm14 # 0x2408 <k_deviation+0x318>
+	QUAD $0x111e3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x111e(%rip), %zmm15 # 0x2418 <k_deviation+0x328>
+	QUAD $0x118c051948fde262; WORD $0x0000 // vbroadcastsd 0x118c(%rip), %zmm16 # 0x2490 <k_deviation+0x3a0>
+	QUAD $0x118a0d1948fde262; WORD $0x0000 // vbroadcastsd 0x118a(%rip), %zmm17 # 0x2498 <k_deviation+0x3a8>
+	QUAD $0x1148151948fde262; WORD $0x0000 // vbroadcastsd 0x1148(%rip), %zmm18 # 0x2460 <k_deviation+0x370>
+	QUAD $0x11261d1948fde262; WORD $0x0000 // vbroadcastsd 0x1126(%rip), %zmm19 # 0x2448 <k_deviation+0x358>
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	QUAD $0x10f7251948fde262; WORD $0x0000 // vbroadcastsd 0x10f7(%rip), %zmm20 # 0x25b8 <k_deviation+0x338>
+	QUAD $0x1107251948fde262; WORD $0x0000 // vbroadcastsd 0x1107(%rip), %zmm20 # 0x2438 <k_deviation+0x348>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xfeb26c5a487ce162 // vcvtps2pd -0x40(%rdx,%rsi,4), %zmm21
@@ -1071,11 +1016,11 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48f5b162; WORD $0xce58 // vaddpd %zmm22, %zmm1, %zmm1
 	LONG $0x10c68348 // addq $0x10, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xfe8d8e0f; WORD $0xffff // jle 0x14d0 <k_sum_exp+0x100>
+	LONG $0xfe8d8e0f; WORD $0xffff // jle 0x1340 <k_sum_exp+0x100>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x024c8e0f; WORD $0x0000 // jle 0x1898 <k_sum_exp+0x4c8>
+	LONG $0x024c8e0f; WORD $0x0000 // jle 0x1708 <k_sum_exp+0x4c8>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xc5358d48; WORD $0x000f; BYTE $0x00 // leaq 0xfc5(%rip), %rsi # 0x2620 <lanes>
+	LONG $0xd5358d48; WORD $0x000f; BYTE $0x00 // leaq 0xfd5(%rip), %rsi # 0x24a0 <lanes>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x48fef162; WORD $0x566f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm2
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
@@ -1084,47 +1029,47 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm5 {%k1} {z}
-	QUAD $0x0ec52d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0xec5(%rip){1to16}, %zmm2, %zmm5 # 0x254c <k_deviation+0x2cc>
+	QUAD $0x0ed52d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0xed5(%rip){1to16}, %zmm2, %zmm5 # 0x23cc <k_deviation+0x2dc>
 	LONG $0x487cf162; WORD $0xd55a // vcvtps2pd %ymm5, %zmm2
 	LONG $0x48ed7162; WORD $0xc05c // vsubpd %zmm0, %zmm2, %zmm8
-	QUAD $0x0f5b151948fdf262; WORD $0x0000 // vbroadcastsd 0xf5b(%rip), %zmm2 # 0x25f8 <k_deviation+0x378>
-	QUAD $0x0f41351948fdf262; WORD $0x0000 // vbroadcastsd 0xf41(%rip), %zmm6 # 0x25e8 <k_deviation+0x368>
+	QUAD $0x0f6b151948fdf262; WORD $0x0000 // vbroadcastsd 0xf6b(%rip), %zmm2 # 0x2478 <k_deviation+0x388>
+	QUAD $0x0f51351948fdf262; WORD $0x0000 // vbroadcastsd 0xf51(%rip), %zmm6 # 0x2468 <k_deviation+0x378>
 	LONG $0x48fd7162; WORD $0xca28 // vmovapd %zmm2, %zmm9
 	LONG $0x48bd7262; WORD $0xceaa // vfmsub213pd %zmm6, %zmm8, %zmm9 # zmm9 = (zmm8 * zmm9) - zmm6
-	QUAD $0x0f331d1948fdf262; WORD $0x0000 // vbroadcastsd 0xf33(%rip), %zmm3 # 0x25f0 <k_deviation+0x370>
+	QUAD $0x0f431d1948fdf262; WORD $0x0000 // vbroadcastsd 0xf43(%rip), %zmm3 # 0x2470 <k_deviation+0x380>
 	LONG $0x48b5f162; WORD $0xe658 // vaddpd %zmm6, %zmm9, %zmm4
 	LONG $0x48fd7162; WORD $0xd328 // vmovapd %zmm3, %zmm10
-	QUAD $0x0ebd3d1948fdf262; WORD $0x0000 // vbroadcastsd 0xebd(%rip), %zmm7 # 0x2590 <k_deviation+0x310>
+	QUAD $0x0ecd3d1948fdf262; WORD $0x0000 // vbroadcastsd 0xecd(%rip), %zmm7 # 0x2410 <k_deviation+0x320>
 	LONG $0x48dd5262; WORD $0xd0a8 // vfmadd213pd %zmm8, %zmm4, %zmm10 # zmm10 = (zmm4 * zmm10) + zmm8
 	LONG $0x48c57262; WORD $0xd4b8 // vfmadd231pd %zmm4, %zmm7, %zmm10 # zmm10 = (zmm7 * zmm4) + zmm10
-	QUAD $0x0eb71d1948fd7262; WORD $0x0000 // vbroadcastsd 0xeb7(%rip), %zmm11 # 0x25a0 <k_deviation+0x320>
-	QUAD $0x0ebd251948fdf262; WORD $0x0000 // vbroadcastsd 0xebd(%rip), %zmm4 # 0x25b0 <k_deviation+0x330>
+	QUAD $0x0ec71d1948fd7262; WORD $0x0000 // vbroadcastsd 0xec7(%rip), %zmm11 # 0x2420 <k_deviation+0x330>
+	QUAD $0x0ecd251948fdf262; WORD $0x0000 // vbroadcastsd 0xecd(%rip), %zmm4 # 0x2430 <k_deviation+0x340>
 	LONG $0x48fd7162; WORD $0xe428 // vmovapd %zmm4, %zmm12
 	LONG $0x48ad5262; WORD $0xe3a8 // vfmadd213pd %zmm11, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm11
-	QUAD $0x0ecf2d1948fd7262; WORD $0x0000 // vbroadcastsd 0xecf(%rip), %zmm13 # 0x25d8 <k_deviation+0x358>
-	QUAD $0x0ef5351948fd7262; WORD $0x0000 // vbroadcastsd 0xef5(%rip), %zmm14 # 0x2608 <k_deviation+0x388>
+	QUAD $0x0edf2d1948fd7262; WORD $0x0000 // vbroadcastsd 0xedf(%rip), %zmm13 # 0x2458 <k_deviation+0x368>
+	QUAD $0x0f05351948fd7262; WORD $0x0000 // vbroadcastsd 0xf05(%rip), %zmm14 # 0x2488 <k_deviation+0x398>
 	LONG $0x48ad5262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm13
 	LONG $0x48ad5262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm14
-	QUAD $0x0e7f3d1948fd7262; WORD $0x0000 // vbroadcastsd 0xe7f(%rip), %zmm15 # 0x25a8 <k_deviation+0x328>
+	QUAD $0x0e8f3d1948fd7262; WORD $0x0000 // vbroadcastsd 0xe8f(%rip), %zmm15 # 0x2428 <k_deviation+0x338>
 	LONG $0x48ad5262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm15
-	QUAD $0x0e87051948fde262; WORD $0x0000 // vbroadcastsd 0xe87(%rip), %zmm16 # 0x25c0 <k_deviation+0x340>
+	QUAD $0x0e97051948fde262; WORD $0x0000 // vbroadcastsd 0xe97(%rip), %zmm16 # 0x2440 <k_deviation+0x350>
 	LONG $0x48ad3262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm16
-	QUAD $0x0eb70d1948fde262; WORD $0x0000 // vbroadcastsd 0xeb7(%rip), %zmm17 # 0x2600 <k_deviation+0x380>
-	QUAD $0x0e35151948fde262; WORD $0x0000 // vbroadcastsd 0xe35(%rip), %zmm18 # 0x2588 <k_deviation+0x308>
+	QUAD $0x0ec70d1948fde262; WORD $0x0000 // vbroadcastsd 0xec7(%rip), %zmm17 # 0x2480 <k_deviation+0x390>
+	QUAD $0x0e45151948fde262; WORD $0x0000 // vbroadcastsd 0xe45(%rip), %zmm18 # 0x2408 <k_deviation+0x318>
 	LONG $0x48ad3262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm17
 	LONG $0x48ad3262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm18
-	QUAD $0x0e2f1d1948fde262; WORD $0x0000 // vbroadcastsd 0xe2f(%rip), %zmm19 # 0x2598 <k_deviation+0x318>
+	QUAD $0x0e3f1d1948fde262; WORD $0x0000 // vbroadcastsd 0xe3f(%rip), %zmm19 # 0x2418 <k_deviation+0x328>
 	LONG $0x48ad3262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm19
-	QUAD $0x0e97251948fde262; WORD $0x0000 // vbroadcastsd 0xe97(%rip), %zmm20 # 0x2610 <k_deviation+0x390>
+	QUAD $0x0ea7251948fde262; WORD $0x0000 // vbroadcastsd 0xea7(%rip), %zmm20 # 0x2490 <k_deviation+0x3a0>
 	LONG $0x48ad3262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm20
-	QUAD $0x0e8f2d1948fde262; WORD $0x0000 // vbroadcastsd 0xe8f(%rip), %zmm21 # 0x2618 <k_deviation+0x398>
-	QUAD $0x0e4d351948fde262; WORD $0x0000 // vbroadcastsd 0xe4d(%rip), %zmm22 # 0x25e0 <k_deviation+0x360>
+	QUAD $0x0e9f2d1948fde262; WORD $0x0000 // vbroadcastsd 0xe9f(%rip), %zmm21 # 0x2498 <k_deviation+0x3a8>
+	QUAD $0x0e5d351948fde262; WORD $0x0000 // vbroadcastsd 0xe5d(%rip), %zmm22 # 0x2460 <k_deviation+0x370>
 	LONG $0x48ad3262; WORD $0xe5a8 // vfmadd213pd %zmm21, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm21
 	LONG $0x48ad3262; WORD $0xe6a8 // vfmadd213pd %zmm22, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm22
-	QUAD $0x0e1f3d1948fde262; WORD $0x0000 // vbroadcastsd 0xe1f(%rip), %zmm23 # 0x25c8 <k_deviation+0x348>
+	QUAD $0x0e2f3d1948fde262; WORD $0x0000 // vbroadcastsd 0xe2f(%rip), %zmm23 # 0x2448 <k_deviation+0x358>
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
-	QUAD $0x0df9151948fd7262; WORD $0x0000 // vbroadcastsd 0xdf9(%rip), %zmm10 # 0x25b8 <k_deviation+0x338>
+	QUAD $0x0e09151948fd7262; WORD $0x0000 // vbroadcastsd 0xe09(%rip), %zmm10 # 0x2438 <k_deviation+0x348>
 	LONG $0x48b5d162; WORD $0xf173; BYTE $0x34 // vpsllq $0x34, %zmm9, %zmm9
 	LONG $0x00bd0162; WORD $0xc057 // vxorpd %xmm24, %xmm24, %xmm24
 	LONG $0x48bd9162; WORD $0xc8c2; BYTE $0x07 // vcmpordpd %zmm24, %zmm8, %k1
@@ -1191,12 +1136,12 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd6262; WORD $0xf819 // vbroadcastsd %xmm0, %zmm31
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x137d // jge 0x1932 <k_sum_exp_pair+0x42>
+	WORD $0x137d // jge 0x17a2 <k_sum_exp_pair+0x42>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0x000451e9; BYTE $0x00 // jmp 0x1d83 <k_sum_exp_pair+0x493>
+	LONG $0x000451e9; BYTE $0x00 // jmp 0x1bf3 <k_sum_exp_pair+0x493>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
@@ -1205,39 +1150,39 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x0c86351948fde262; WORD $0x0000 // vbroadcastsd 0xc86(%rip), %zmm22 # 0x25e8 <k_deviation+0x368>
-	QUAD $0x0c243d1948fd7262; WORD $0x0000 // vbroadcastsd 0xc24(%rip), %zmm15 # 0x2590 <k_deviation+0x310>
-	QUAD $0x0c323d1948fdf262; WORD $0x0000 // vbroadcastsd 0xc32(%rip), %zmm7 # 0x25a8 <k_deviation+0x328>
-	QUAD $0x0c382d1948fd7262; WORD $0x0000 // vbroadcastsd 0xc38(%rip), %zmm13 # 0x25b8 <k_deviation+0x338>
-	QUAD $0x0c36251948fd7262; WORD $0x0000 // vbroadcastsd 0xc36(%rip), %zmm12 # 0x25c0 <k_deviation+0x340>
-	QUAD $0x0c6c3d1948fde262; WORD $0x0000 // vbroadcastsd 0xc6c(%rip), %zmm23 # 0x2600 <k_deviation+0x380>
-	QUAD $0x0bea251948fde262; WORD $0x0000 // vbroadcastsd 0xbea(%rip), %zmm20 # 0x2588 <k_deviation+0x308>
-	QUAD $0x0c68051948fde262; WORD $0x0000 // vbroadcastsd 0xc68(%rip), %zmm16 # 0x2610 <k_deviation+0x390>
-	QUAD $0x0c66151948fd7262; WORD $0x0000 // vbroadcastsd 0xc66(%rip), %zmm10 # 0x2618 <k_deviation+0x398>
-	QUAD $0x0c242d1948fde262; WORD $0x0000 // vbroadcastsd 0xc24(%rip), %zmm21 # 0x25e0 <k_deviation+0x360>
+	QUAD $0x0c96351948fde262; WORD $0x0000 // vbroadcastsd 0xc96(%rip), %zmm22 # 0x2468 <k_deviation+0x378>
+	QUAD $0x0c343d1948fd7262; WORD $0x0000 // vbroadcastsd 0xc34(%rip), %zmm15 # 0x2410 <k_deviation+0x320>
+	QUAD $0x0c423d1948fdf262; WORD $0x0000 // vbroadcastsd 0xc42(%rip), %zmm7 # 0x2428 <k_deviation+0x338>
+	QUAD $0x0c482d1948fd7262; WORD $0x0000 // vbroadcastsd 0xc48(%rip), %zmm13 # 0x2438 <k_deviation+0x348>
+	QUAD $0x0c46251948fd7262; WORD $0x0000 // vbroadcastsd 0xc46(%rip), %zmm12 # 0x2440 <k_deviation+0x350>
+	QUAD $0x0c7c3d1948fde262; WORD $0x0000 // vbroadcastsd 0xc7c(%rip), %zmm23 # 0x2480 <k_deviation+0x390>
+	QUAD $0x0bfa251948fde262; WORD $0x0000 // vbroadcastsd 0xbfa(%rip), %zmm20 # 0x2408 <k_deviation+0x318>
+	QUAD $0x0c78051948fde262; WORD $0x0000 // vbroadcastsd 0xc78(%rip), %zmm16 # 0x2490 <k_deviation+0x3a0>
+	QUAD $0x0c76151948fd7262; WORD $0x0000 // vbroadcastsd 0xc76(%rip), %zmm10 # 0x2498 <k_deviation+0x3a8>
+	QUAD $0x0c342d1948fde262; WORD $0x0000 // vbroadcastsd 0xc34(%rip), %zmm21 # 0x2460 <k_deviation+0x370>
 	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0x0324541148fdf162 // vmovupd %zmm2, 0xc0(%rsp)
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdf162; WORD $0x0c11; BYTE $0x24 // vmovupd %zmm1, (%rsp)
 	QUAD $0xfe82645a487c2162 // vcvtps2pd -0x40(%rdx,%r8,4), %zmm28
 	QUAD $0xfe866c5a487c2162 // vcvtps2pd -0x40(%rsi,%r8,4), %zmm29
-	QUAD $0x0c071d1948fd7262; WORD $0x0000 // vbroadcastsd 0xc07(%rip), %zmm11 # 0x25f8 <k_deviation+0x378>
+	QUAD $0x0c171d1948fd7262; WORD $0x0000 // vbroadcastsd 0xc17(%rip), %zmm11 # 0x2478 <k_deviation+0x388>
 	LONG $0x48fd5162; WORD $0xc328 // vmovapd %zmm11, %zmm8
 	LONG $0x409d6162; WORD $0xc45c // vsubpd %zmm4, %zmm28, %zmm24
 	LONG $0x40bd3262; WORD $0xc6aa // vfmsub213pd %zmm22, %zmm24, %zmm8 # zmm8 = (zmm24 * zmm8) - zmm22
 	LONG $0x48bd2162; WORD $0xce58 // vaddpd %zmm22, %zmm8, %zmm25
-	QUAD $0x0bdd351948fd7262; WORD $0x0000 // vbroadcastsd 0xbdd(%rip), %zmm14 # 0x25f0 <k_deviation+0x370>
+	QUAD $0x0bed351948fd7262; WORD $0x0000 // vbroadcastsd 0xbed(%rip), %zmm14 # 0x2470 <k_deviation+0x380>
 	LONG $0x48fd4162; WORD $0xd628 // vmovapd %zmm14, %zmm26
 	LONG $0x40b50262; WORD $0xd0a8 // vfmadd213pd %zmm24, %zmm25, %zmm26 # zmm26 = (zmm25 * zmm26) + zmm24
 	LONG $0x48850262; WORD $0xd1b8 // vfmadd231pd %zmm25, %zmm15, %zmm26 # zmm26 = (zmm15 * zmm25) + zmm26
-	QUAD $0x0b810d1948fde262; WORD $0x0000 // vbroadcastsd 0xb81(%rip), %zmm17 # 0x25b0 <k_deviation+0x330>
+	QUAD $0x0b910d1948fde262; WORD $0x0000 // vbroadcastsd 0xb91(%rip), %zmm17 # 0x2430 <k_deviation+0x340>
 	LONG $0x48fd2162; WORD $0xc928 // vmovapd %zmm17, %zmm25
 	LONG $0x48fdb162; WORD $0xe928 // vmovapd %zmm17, %zmm5
-	QUAD $0x0b5b0d1948fdf262; WORD $0x0000 // vbroadcastsd 0xb5b(%rip), %zmm1 # 0x25a0 <k_deviation+0x320>
+	QUAD $0x0b6b0d1948fdf262; WORD $0x0000 // vbroadcastsd 0xb6b(%rip), %zmm1 # 0x2420 <k_deviation+0x330>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
-	QUAD $0x0b83151948fde262; WORD $0x0000 // vbroadcastsd 0xb83(%rip), %zmm18 # 0x25d8 <k_deviation+0x358>
+	QUAD $0x0b93151948fde262; WORD $0x0000 // vbroadcastsd 0xb93(%rip), %zmm18 # 0x2458 <k_deviation+0x368>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
-	QUAD $0x0ba31d1948fde262; WORD $0x0000 // vbroadcastsd 0xba3(%rip), %zmm19 # 0x2608 <k_deviation+0x388>
+	QUAD $0x0bb31d1948fde262; WORD $0x0000 // vbroadcastsd 0xbb3(%rip), %zmm19 # 0x2488 <k_deviation+0x398>
 	LONG $0x40ad2262; WORD $0xcba8 // vfmadd213pd %zmm19, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm19
 	LONG $0x48fdd162; WORD $0xf073; BYTE $0x34 // vpsllq $0x34, %zmm8, %zmm0
 	QUAD $0x0224447f48fef162 // vmovdqu64 %zmm0, 0x80(%rsp)
@@ -1264,7 +1209,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48bd2262; WORD $0xfaa8 // vfmadd213pd %zmm18, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm18
 	LONG $0x48bd2262; WORD $0xfba8 // vfmadd213pd %zmm19, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm19
 	LONG $0x48fdb162; WORD $0xeb28 // vmovapd %zmm19, %zmm5
-	QUAD $0x0a88151948fde262; WORD $0x0000 // vbroadcastsd 0xa88(%rip), %zmm18 # 0x2598 <k_deviation+0x318>
+	QUAD $0x0a98151948fde262; WORD $0x0000 // vbroadcastsd 0xa98(%rip), %zmm18 # 0x2418 <k_deviation+0x328>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
 	LONG $0x48bd6262; WORD $0xffa8 // vfmadd213pd %zmm7, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm7
 	LONG $0x48bd4262; WORD $0xfca8 // vfmadd213pd %zmm12, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm12
@@ -1289,13 +1234,13 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48dd3162; WORD $0xce58 // vaddpd %zmm22, %zmm4, %zmm9
 	LONG $0x48fdd162; WORD $0xde28 // vmovapd %zmm14, %zmm3
 	LONG $0x48b5f262; WORD $0xd8a8 // vfmadd213pd %zmm0, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm3) + zmm0
-	QUAD $0x0a190d1948fdf262; WORD $0x0000 // vbroadcastsd 0xa19(%rip), %zmm1 # 0x25c8 <k_deviation+0x348>
+	QUAD $0x0a290d1948fdf262; WORD $0x0000 // vbroadcastsd 0xa29(%rip), %zmm1 # 0x2448 <k_deviation+0x358>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
 	LONG $0x4885d262; WORD $0xd9b8 // vfmadd231pd %zmm9, %zmm15, %zmm3 # zmm3 = (zmm15 * zmm9) + zmm3
 	LONG $0x48fd5162; WORD $0xcb28 // vmovapd %zmm11, %zmm9
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48bd6262; WORD $0xf9a8 // vfmadd213pd %zmm1, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm1
-	QUAD $0x0a01151948fdf262; WORD $0x0000 // vbroadcastsd 0xa01(%rip), %zmm2 # 0x25d8 <k_deviation+0x358>
+	QUAD $0x0a11151948fdf262; WORD $0x0000 // vbroadcastsd 0xa11(%rip), %zmm2 # 0x2458 <k_deviation+0x368>
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48e57262; WORD $0xcda8 // vfmadd213pd %zmm5, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm5
 	LONG $0x48e57262; WORD $0xcfa8 // vfmadd213pd %zmm7, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm7
@@ -1320,14 +1265,14 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0xff86745a487cb162 // vcvtps2pd -0x20(%rsi,%r8,4), %zmm6
 	LONG $0x48cd1162; WORD $0xce5c // vsubpd %zmm30, %zmm6, %zmm9
 	LONG $0x48bd0162; WORD $0xc0eb // vporq %zmm24, %zmm8, %zmm24
-	QUAD $0x09800d1948fd6262; WORD $0x0000 // vbroadcastsd 0x980(%rip), %zmm25 # 0x25f8 <k_deviation+0x378>
+	QUAD $0x09900d1948fd6262; WORD $0x0000 // vbroadcastsd 0x990(%rip), %zmm25 # 0x2478 <k_deviation+0x388>
 	LONG $0x48b52262; WORD $0xceaa // vfmsub213pd %zmm22, %zmm9, %zmm25 # zmm25 = (zmm9 * zmm25) - zmm22
 	LONG $0x40b52162; WORD $0xd658 // vaddpd %zmm22, %zmm25, %zmm26
 	LONG $0x48e50162; WORD $0xdbeb // vporq %zmm27, %zmm3, %zmm27
 	LONG $0x40ad5262; WORD $0xf1a8 // vfmadd213pd %zmm9, %zmm26, %zmm14 # zmm14 = (zmm26 * zmm14) + zmm9
 	LONG $0x48851262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm15, %zmm14 # zmm14 = (zmm15 * zmm26) + zmm14
 	LONG $0x48ddf162; WORD $0xc0eb // vporq %zmm0, %zmm4, %zmm0
-	QUAD $0x08fa1da8588d7262; WORD $0x0000 // vfmadd213pd 0x8fa(%rip){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + mem
+	QUAD $0x090a1da8588d7262; WORD $0x0000 // vfmadd213pd 0x90a(%rip){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + mem
 	LONG $0x488d7262; WORD $0xdaa8 // vfmadd213pd %zmm2, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm2
 	LONG $0x49fd4162; WORD $0xc06f // vmovdqa64 %zmm8, %zmm24 {%k1}
 	LONG $0x488d7262; WORD $0xdda8 // vfmadd213pd %zmm5, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm5
@@ -1363,11 +1308,11 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0xe328 // vmovaps %zmm19, %zmm4
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0xfc3d8e0f; WORD $0xffff // jle 0x19c0 <k_sum_exp_pair+0xd0>
+	LONG $0xfc3d8e0f; WORD $0xffff // jle 0x1830 <k_sum_exp_pair+0xd0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x041f8e0f; WORD $0x0000 // jle 0x21ab <k_sum_exp_pair+0x8bb>
+	LONG $0x041f8e0f; WORD $0x0000 // jle 0x201b <k_sum_exp_pair+0x8bb>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0x85358d48; WORD $0x0008; BYTE $0x00 // leaq 0x885(%rip), %rsi # 0x2620 <lanes>
+	LONG $0x95358d48; WORD $0x0008; BYTE $0x00 // leaq 0x895(%rip), %rsi # 0x24a0 <lanes>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
@@ -1376,7 +1321,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x07851ddf587df162; WORD $0x0000 // vpandnd 0x785(%rip){1to16}, %zmm0, %zmm3 # 0x254c <k_deviation+0x2cc>
+	QUAD $0x07951ddf587df162; WORD $0x0000 // vpandnd 0x795(%rip){1to16}, %zmm0, %zmm3 # 0x23cc <k_deviation+0x2dc>
 	LONG $0xc97c6162; WORD $0x1410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm26 {%k1} {z}
 	LONG $0x487d6362; WORD $0xd325; BYTE $0xea // vpternlogd $0xea, %zmm3, %zmm0, %zmm26
 	LONG $0xc97c6162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm29 {%k1} {z}
@@ -1384,34 +1329,34 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c9162; WORD $0xc25a // vcvtps2pd %ymm26, %zmm0
 	LONG $0x48fdf162; WORD $0x0411; BYTE $0x24 // vmovupd %zmm0, (%rsp)
 	LONG $0x487c9162; WORD $0xfd5a // vcvtps2pd %ymm29, %zmm7
-	QUAD $0x07f81d1948fd7262; WORD $0x0000 // vbroadcastsd 0x7f8(%rip), %zmm11 # 0x25f8 <k_deviation+0x378>
-	QUAD $0x07de051948fd6262; WORD $0x0000 // vbroadcastsd 0x7de(%rip), %zmm24 # 0x25e8 <k_deviation+0x368>
+	QUAD $0x08081d1948fd7262; WORD $0x0000 // vbroadcastsd 0x808(%rip), %zmm11 # 0x2478 <k_deviation+0x388>
+	QUAD $0x07ee051948fd6262; WORD $0x0000 // vbroadcastsd 0x7ee(%rip), %zmm24 # 0x2468 <k_deviation+0x378>
 	LONG $0x48fd7162; WORD $0xcc5c // vsubpd %zmm4, %zmm0, %zmm9
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdd162; WORD $0xf328 // vmovapd %zmm11, %zmm6
 	LONG $0x48b59262; WORD $0xf0aa // vfmsub213pd %zmm24, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm6) - zmm24
 	LONG $0x48cd9162; WORD $0xc058 // vaddpd %zmm24, %zmm6, %zmm0
-	QUAD $0x07bc2d1948fdf262; WORD $0x0000 // vbroadcastsd 0x7bc(%rip), %zmm5 # 0x25f0 <k_deviation+0x370>
+	QUAD $0x07cc2d1948fdf262; WORD $0x0000 // vbroadcastsd 0x7cc(%rip), %zmm5 # 0x2470 <k_deviation+0x380>
 	LONG $0x48fde162; WORD $0xfd28 // vmovapd %zmm5, %zmm23
 	LONG $0x48fdc262; WORD $0xf9a8 // vfmadd213pd %zmm9, %zmm0, %zmm23 # zmm23 = (zmm0 * zmm23) + zmm9
-	QUAD $0x07460d1948fd6262; WORD $0x0000 // vbroadcastsd 0x746(%rip), %zmm25 # 0x2590 <k_deviation+0x310>
-	QUAD $0x074c2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x74c(%rip), %zmm13 # 0x25a0 <k_deviation+0x320>
+	QUAD $0x07560d1948fd6262; WORD $0x0000 // vbroadcastsd 0x756(%rip), %zmm25 # 0x2410 <k_deviation+0x320>
+	QUAD $0x075c2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x75c(%rip), %zmm13 # 0x2420 <k_deviation+0x330>
 	LONG $0x40b5e262; WORD $0xf8b8 // vfmadd231pd %zmm0, %zmm25, %zmm23 # zmm23 = (zmm25 * zmm0) + zmm23
-	QUAD $0x074c051948fd7262; WORD $0x0000 // vbroadcastsd 0x74c(%rip), %zmm8 # 0x25b0 <k_deviation+0x330>
+	QUAD $0x075c051948fd7262; WORD $0x0000 // vbroadcastsd 0x75c(%rip), %zmm8 # 0x2430 <k_deviation+0x340>
 	LONG $0x48fd5162; WORD $0xe028 // vmovapd %zmm8, %zmm12
 	LONG $0x40c55262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm13
-	QUAD $0x075e351948fd7262; WORD $0x0000 // vbroadcastsd 0x75e(%rip), %zmm14 # 0x25d8 <k_deviation+0x358>
+	QUAD $0x076e351948fd7262; WORD $0x0000 // vbroadcastsd 0x76e(%rip), %zmm14 # 0x2458 <k_deviation+0x368>
 	LONG $0x40c55262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm14
-	QUAD $0x077e3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x77e(%rip), %zmm15 # 0x2608 <k_deviation+0x388>
-	QUAD $0x0714051948fde262; WORD $0x0000 // vbroadcastsd 0x714(%rip), %zmm16 # 0x25a8 <k_deviation+0x328>
+	QUAD $0x078e3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x78e(%rip), %zmm15 # 0x2488 <k_deviation+0x398>
+	QUAD $0x0724051948fde262; WORD $0x0000 // vbroadcastsd 0x724(%rip), %zmm16 # 0x2428 <k_deviation+0x338>
 	LONG $0x40c55262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm15
 	LONG $0x40c53262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm16
-	QUAD $0x07160d1948fde262; WORD $0x0000 // vbroadcastsd 0x716(%rip), %zmm17 # 0x25c0 <k_deviation+0x340>
+	QUAD $0x07260d1948fde262; WORD $0x0000 // vbroadcastsd 0x726(%rip), %zmm17 # 0x2440 <k_deviation+0x350>
 	LONG $0x40c53262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm17
-	QUAD $0x0746151948fde262; WORD $0x0000 // vbroadcastsd 0x746(%rip), %zmm18 # 0x2600 <k_deviation+0x380>
+	QUAD $0x0756151948fde262; WORD $0x0000 // vbroadcastsd 0x756(%rip), %zmm18 # 0x2480 <k_deviation+0x390>
 	LONG $0x40c53262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm18
-	QUAD $0x06be1d1948fde262; WORD $0x0000 // vbroadcastsd 0x6be(%rip), %zmm19 # 0x2588 <k_deviation+0x308>
-	QUAD $0x06c4251948fde262; WORD $0x0000 // vbroadcastsd 0x6c4(%rip), %zmm20 # 0x2598 <k_deviation+0x318>
+	QUAD $0x06ce1d1948fde262; WORD $0x0000 // vbroadcastsd 0x6ce(%rip), %zmm19 # 0x2408 <k_deviation+0x318>
+	QUAD $0x06d4251948fde262; WORD $0x0000 // vbroadcastsd 0x6d4(%rip), %zmm20 # 0x2418 <k_deviation+0x328>
 	LONG $0x40c53262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm19
 	LONG $0x48c58162; WORD $0xef5c // vsubpd %zmm31, %zmm7, %zmm21
 	LONG $0x48fdc162; WORD $0xf328 // vmovapd %zmm11, %zmm22
@@ -1430,7 +1375,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd1262; WORD $0xd3a8 // vfmadd213pd %zmm27, %zmm0, %zmm10 # zmm10 = (zmm0 * zmm10) + zmm27
 	LONG $0x40b57262; WORD $0xd0b8 // vfmadd231pd %zmm0, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm0) + zmm10
 	LONG $0x48fd9162; WORD $0xdf28 // vmovapd %zmm31, %zmm3
-	QUAD $0x06c53d1948fd6262; WORD $0x0000 // vbroadcastsd 0x6c5(%rip), %zmm31 # 0x2610 <k_deviation+0x390>
+	QUAD $0x06d53d1948fd6262; WORD $0x0000 // vbroadcastsd 0x6d5(%rip), %zmm31 # 0x2490 <k_deviation+0x3a0>
 	LONG $0x40c53262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm20
 	LONG $0x48fd6362; WORD $0xe83b; BYTE $0x01 // vextracti64x4 $0x1, %zmm29, %ymm0
 	LONG $0x487cf162; WORD $0xe05a // vcvtps2pd %ymm0, %zmm4
@@ -1440,11 +1385,11 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48a59162; WORD $0xc058 // vaddpd %zmm24, %zmm11, %zmm0
 	LONG $0x48fdf262; WORD $0xeba8 // vfmadd213pd %zmm3, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm5) + zmm3
 	LONG $0x48fd9262; WORD $0xe9b8 // vfmadd231pd %zmm25, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm25) + zmm5
-	QUAD $0x068c051948fdf262; WORD $0x0000 // vbroadcastsd 0x68c(%rip), %zmm0 # 0x2618 <k_deviation+0x398>
+	QUAD $0x069c051948fdf262; WORD $0x0000 // vbroadcastsd 0x69c(%rip), %zmm0 # 0x2498 <k_deviation+0x3a8>
 	LONG $0x40c57262; WORD $0xe0a8 // vfmadd213pd %zmm0, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm0
-	QUAD $0x0644051948fd6262; WORD $0x0000 // vbroadcastsd 0x644(%rip), %zmm24 # 0x25e0 <k_deviation+0x360>
+	QUAD $0x0654051948fd6262; WORD $0x0000 // vbroadcastsd 0x654(%rip), %zmm24 # 0x2460 <k_deviation+0x370>
 	LONG $0x40c51262; WORD $0xe0a8 // vfmadd213pd %zmm24, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm24
-	QUAD $0x061c0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x61c(%rip), %zmm25 # 0x25c8 <k_deviation+0x348>
+	QUAD $0x062c0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x62c(%rip), %zmm25 # 0x2448 <k_deviation+0x358>
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x48fdc162; WORD $0xf828 // vmovapd %zmm8, %zmm23
@@ -1489,7 +1434,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdf162; WORD $0xf673; BYTE $0x34 // vpsllq $0x34, %zmm6, %zmm0
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
-	QUAD $0x04f92d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4f9(%rip), %zmm5 # 0x25b8 <k_deviation+0x338>
+	QUAD $0x05092d1948fdf262; WORD $0x0000 // vbroadcastsd 0x509(%rip), %zmm5 # 0x2438 <k_deviation+0x348>
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0x48b5f162; WORD $0xcec2; BYTE $0x07 // vcmpordpd %zmm6, %zmm9, %k1
 	LONG $0x49b5f162; WORD $0xd5c2; BYTE $0x05 // vcmpnltpd %zmm5, %zmm9, %k2 {%k1}
@@ -1576,21 +1521,21 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// deviation
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x1b7d // jge 0x22a5 <k_deviation+0x25>
+	WORD $0x1b7d // jge 0x2115 <k_deviation+0x25>
 	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x0000b8e9; BYTE $0x00 // jmp 0x235d <k_deviation+0xdd>
+	LONG $0x0000b8e9; BYTE $0x00 // jmp 0x21cd <k_deviation+0xdd>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
-	QUAD $0x03032d1948fdf262; WORD $0x0000 // vbroadcastsd 0x303(%rip), %zmm5 # 0x25d0 <k_deviation+0x350>
+	QUAD $0x03132d1948fdf262; WORD $0x0000 // vbroadcastsd 0x313(%rip), %zmm5 # 0x2450 <k_deviation+0x360>
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
@@ -1616,9 +1561,9 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48cdf162; WORD $0xc05f // vmaxpd %zmm0, %zmm6, %zmm0
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	WORD $0x837e // jle 0x22e0 <k_deviation+0x60>
+	WORD $0x837e // jle 0x2150 <k_deviation+0x60>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x00a68e0f; WORD $0x0000 // jle 0x240c <k_deviation+0x18c>
+	LONG $0x00a68e0f; WORD $0x0000 // jle 0x227c <k_deviation+0x18c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
@@ -1633,7 +1578,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48c5f262; WORD $0xdfb8 // vfmadd231pd %zmm7, %zmm7, %zmm3 # zmm3 = (zmm7 * zmm7) + zmm3
 	LONG $0x48bdd262; WORD $0xe0b8 // vfmadd231pd %zmm8, %zmm8, %zmm4 # zmm4 = (zmm8 * zmm8) + zmm4
 	LONG $0x48c5d262; WORD $0xc8b8 // vfmadd231pd %zmm8, %zmm7, %zmm1 # zmm1 = (zmm7 * zmm8) + zmm1
-	QUAD $0x021a3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x21a(%rip), %zmm7 # 0x25d0 <k_deviation+0x350>
+	QUAD $0x022a3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x22a(%rip), %zmm7 # 0x2450 <k_deviation+0x360>
 	LONG $0x48b5d262; WORD $0xd1b8 // vfmadd231pd %zmm9, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm9) + zmm2
 	LONG $0x48fdf362; WORD $0xed1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm5, %ymm5
 	LONG $0x487cf162; WORD $0xed5a // vcvtps2pd %ymm5, %zmm5
@@ -1715,6 +1660,22 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x3f80; BYTE $0x4f // cmpb $0x4f, (%rdi)
 	BYTE $0xac // lodsb (%rsi), %al
@@ -1758,7 +1719,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc734 // xorb $-0x39, %al
 	BYTE $0x56 // pushq %rsi
 	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0x25cb <k_deviation+0x34b>
+	WORD $0x1de3 // jrcxz 0x244b <k_deviation+0x35b>
 	WORD $0x3ec7 // <unknown>
 	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
 	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
@@ -1783,13 +1744,13 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0x2627 <lanes+0x7>
+	WORD $0x3fe0 // loopne 0x24a7 <lanes+0x7>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xc338 // cmpb %al, %bl
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0x25f2 <k_deviation+0x372>
+	WORD $0xfee0 // loopne 0x2472 <k_deviation+0x382>
 	WORD $0x2e42 // cs
 	WORD $0xbfe6 // outb %al, $0xbf
 	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
@@ -1798,8 +1759,8 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f2a // subb (%rdi), %bh
 	BYTE $0x5c // popq %rsp
 	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0x25c3 <k_deviation+0x343>
-	WORD $0x7e4f; BYTE $0x92 // jle 0x25a1 <k_deviation+0x321>
+	WORD $0xb778 // js 0x2443 <k_deviation+0x353>
+	WORD $0x7e4f; BYTE $0x92 // jle 0x2421 <k_deviation+0x331>
 	WORD $0x553e // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp

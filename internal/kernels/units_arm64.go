@@ -38,9 +38,13 @@ var units = []unit{
 	}},
 	{cpu.NEON, attendNEONAddr(), []entry{
 		{fnAttendScores, 0x0},
-		{fnAttendWeights, 0x8a8},
-		{fnAttendValues, 0xd20},
-		{fnAttendMerge, 0x3ad8},
+		{fnAttendScoresF16, 0xc78},
+		{fnAttendScoresQ8, 0x1970},
+		{fnAttendWeights, 0x2684},
+		{fnAttendValues, 0x2af0},
+		{fnAttendValuesF16, 0x5cb8},
+		{fnAttendValuesQ8, 0x7608},
+		{fnAttendMerge, 0x8724},
 	}},
 	{cpu.NEON, cacheNEONAddr(), []entry{
 		{fnCachePutF32, 0x0},

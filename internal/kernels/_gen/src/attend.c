@@ -23,54 +23,123 @@
     if (i < (m)) { FLAT(1) } \
   }
 
-// What the next call will read comes nearer meanwhile, two lines in each step of an inner loop.
+// passes is how many tiles ROWS makes of m rows and so many vectors, about.
+INLINE long passes(long m, long n)
+{
+  const long wide = m / AM + (m % AM >= 4), rest = m % AM % 4, flat = rest / 2 + rest % 2;
+  return wide * (n / 2) + flat * ((n + 3) / 4);
+}
+
+// What the next call will read comes nearer meanwhile: in each step of an inner loop as many lines as it
+// takes to be through at the end, for more at a time than there are buffers hold up what is read now.
 struct ahead { const char* at; const char* end; };
-INLINE void fetch(struct ahead* a)
+struct pace { const char* at; const char* end; int two; };
+INLINE struct pace paced(struct ahead a, long steps)
+{
+  return (struct pace){a.at, a.end, a.end - a.at > 64 * steps};
+}
+INLINE void fetch(struct pace* a)
 {
   if (a->at >= a->end) return;
   __builtin_prefetch(a->at, 0, 2);
-  __builtin_prefetch(a->at + 64, 0, 2);
-  a->at += 128;
+  if (a->two) __builtin_prefetch(a->at + 64, 0, 2);
+  a->at += a->two ? 128 : 64;
 }
 
-struct attend_scores { float* dst; const float* q; const float* keys; long ldd, ldq, m, dim, panels; struct ahead ahead; };
-
-INLINE void score_tile(struct attend_scores* restrict p, const int mr, const int nv, long i, long v)
+// Keys and values are numbers, halves, or codes with a scale in half precision for 32 of them. All become
+// the same numbers wherever they are decoded, for the product of a code and its scale is exact.
+enum { F32, F16, Q8 };
+typedef _Float16 vhalf __attribute__((vector_size(VL * 2), aligned(2)));
+typedef int8_t vcode __attribute__((vector_size(VL), aligned(1)));
+INLINE vf widen(const _Float16* p) { return __builtin_convertvector(*(const vhalf*)p, vf); }
+INLINE vf held(const int kind, const void* p, long at)
 {
-  struct ahead ahead = p->ahead;
-  vf acc[AM][4];
-  const float *b[4], *q = p->q + i * p->ldq;
-  for (int c = 0; c < nv; c++) b[c] = p->keys + (v + c) / PARTS * p->dim * PANEL + (v + c) % PARTS * VL;
+  if (kind == F32) return load((const float*)p + at);
+  if (kind == F16) return widen((const _Float16*)p + at);
+  return __builtin_convertvector(__builtin_convertvector(*(const vcode*)((const int8_t*)p + at), vi), vf);
+}
+// held_part is for the end of a row; rows of codes are whole vectors.
+INLINE vf held_part(const int kind, const void* p, long at, long n)
+{
+  if (kind == F32) return load_part((const float*)p + at, n);
+#if VL == 16
+  return (vf)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), (const _Float16*)p + at));
+#else
+  _Float16 x[VL] = {0};
+  for (long l = 0; l < n; l++) x[l] = ((const _Float16*)p)[at + l];
+  return widen(x);
+#endif
+}
+
+struct attend_scores {
+  float* dst; const float* q; const void* keys; const _Float16* scale; // of codes: [dim/32,32] a panel
+  long ldd, ldq, m, dim, panels;
+  struct ahead ahead;
+};
+
+INLINE void score_tile(struct attend_scores* restrict p, struct pace* next, const int kind, const int mr, const int nv, long i, long v)
+{
+  struct pace ahead = *next;
+  vf acc[AM][4], scale[4];
+  const float* q = p->q + i * p->ldq;
+  long at[4], scale_at[4]; // where the vectors of a panel begin, and those of its scales
+  for (int c = 0; c < nv; c++) {
+    const long panel = (v + c) / PARTS * p->dim, lane = (v + c) % PARTS * VL;
+    at[c] = panel * PANEL + lane;
+    scale_at[c] = panel + lane;
+  }
   for (int r = 0; r < mr; r++)
     for (int c = 0; c < nv; c++) acc[r][c] = all(0);
-  for (long d = 0; d < p->dim; d++) {
-    vf bv[4];
-    fetch(&ahead);
-    for (int c = 0; c < nv; c++) bv[c] = load(b[c] + d * PANEL);
-    for (int r = 0; r < mr; r++) {
-      vf x = all(q[r * p->ldq + d]);
-      for (int c = 0; c < nv; c++) acc[r][c] = fma(x, bv[c], acc[r][c]);
+  for (long d = 0; d < p->dim;) {
+    const long end = kind == Q8 ? d + 32 : p->dim;
+    if (kind == Q8)
+      for (int c = 0; c < nv; c++) scale[c] = widen(p->scale + scale_at[c] + d);
+    for (; d < end; d++) {
+      vf b[4];
+      fetch(&ahead);
+      for (int c = 0; c < nv; c++) b[c] = held(kind, p->keys, at[c] + d * PANEL);
+      if (kind == Q8)
+        for (int c = 0; c < nv; c++) b[c] = b[c] * scale[c];
+      for (int r = 0; r < mr; r++) {
+        vf x = all(q[r * p->ldq + d]);
+        for (int c = 0; c < nv; c++) acc[r][c] = fma(x, b[c], acc[r][c]);
+      }
     }
   }
   for (int r = 0; r < mr; r++)
     for (int c = 0; c < nv; c++) store(p->dst + (i + r) * p->ldd + (v + c) * VL, acc[r][c]);
-  p->ahead = ahead;
+  *next = ahead;
 }
 
 // dst[m, 32 panels] = q[m,dim] keys, where a panel of keys is [dim,32]
-KERNEL(attend_scores, attend_scores)
+INLINE void scores(struct attend_scores* restrict p, const int kind)
 {
   const long n = p->panels * PARTS;
-#define WIDE(mr) for (long v = 0; v < n; v += 2) score_tile(p, mr, 2, i, v);
-#define FLAT(mr) { long v = 0; for (; v + 4 <= n; v += 4) score_tile(p, mr, 4, i, v); if (v < n) score_tile(p, mr, 2, i, v); }
+  struct pace ahead = paced(p->ahead, passes(p->m, n) * p->dim);
+#define WIDE(mr) for (long v = 0; v < n; v += 2) score_tile(p, &ahead, kind, mr, 2, i, v);
+#define FLAT(mr) { long v = 0; for (; v + 4 <= n; v += 4) score_tile(p, &ahead, kind, mr, 4, i, v); if (v < n) score_tile(p, &ahead, kind, mr, 2, i, v); }
   ROWS(p->m, WIDE, FLAT)
 #undef WIDE
 #undef FLAT
 }
+KERNEL(attend_scores, attend_scores) { scores(p, F32); }
+KERNEL(attend_scores_f16, attend_scores) { scores(p, F16); }
+KERNEL(attend_scores_q8, attend_scores) { scores(p, Q8); }
 
 struct attend_weights { float* s; float* top; float* sum; long lds, m, cols, from, to, step; float scale; };
 
 INLINE long within(long x, long n) { return x < 0 ? 0 : x > n ? n : x; }
+
+// greatest is the largest lane of a vector without NaN.
+INLINE float greatest(vf m)
+{
+  for (int half = VL / 2; half > 0; half /= 2) {
+    vf o = m;
+    for (int l = 0; l < half; l++) o[l] = m[l + half];
+    m = sel(o > m, o, m);
+  }
+  return m[0];
+}
 
 // Scores become e^(scale s - top), where row r sees columns [from+r*step, to+r*step); the others become
 // 0. top is the largest scaled score of the row, -Inf when it sees nothing, sum that of its numbers.
@@ -86,8 +155,7 @@ KERNEL(attend_weights, attend_weights)
     vf m = never;
     for (j = 0; j + VL <= to; j += VL) { vf v = load(s + j); m = sel(v > m, v, m); }
     if (j < to) { vf v = sel(first(to - j), load_part(s + j, to - j), never); m = sel(v > m, v, m); }
-    float best = m[0];
-    for (int l = 1; l < VL; l++) best = m[l] > best ? m[l] : best;
+    float best = greatest(m);
     int none = best == -__builtin_inff();
     float shift = none ? 0 : best * p->scale;
     const vf by = all(-shift);
@@ -110,15 +178,21 @@ KERNEL(attend_weights, attend_weights)
   }
 }
 
-struct attend_values { float* dst; const float* w; const float* v; long ldd, ldw, m, dim, n, from, to, step; struct ahead ahead; };
+struct attend_values {
+  float* dst; const float* w; const void* v; const _Float16* scale; // of codes: [dim/32] a row
+  long ldd, ldw, m, dim, n, from, to, step;
+  struct ahead ahead;
+};
 
 // value_steps adds positions [j,end) to the sums. Where some rows do not see all of them, sparse, the
 // others are left alone: a weight of 0 is no mask, for 0 times infinity is NaN.
 #define VALUE_STEPS(end, sparse) \
-  for (; j < (end); j++, v += p->dim) { \
+  for (; j < (end); j++, at += p->dim, scale += blocks) { \
     vf b[4]; \
     fetch(&ahead); \
-    for (int c = 0; c < nv; c++) b[c] = part ? load_part(v, part) : load(v + c * VL); \
+    for (int c = 0; c < nv; c++) b[c] = part ? held_part(kind, p->v, at, part) : held(kind, p->v, at + c * VL); \
+    if (kind == Q8) \
+      for (int c = 0; c < nv; c++) b[c] = b[c] * all((float)scale[c * VL / 32]); \
     for (int r = 0; r < mr; r++) { \
       if (sparse && (j < from + r * p->step || j >= to + r * p->step)) continue; \
       vf x = all(w[r * p->ldw + j]); \
@@ -126,42 +200,48 @@ struct attend_values { float* dst; const float* w; const float* v; long ldd, ldw
     } \
   }
 
-INLINE void value_tile(struct attend_values* restrict p, const int mr, const int nv, long part, long i, long d)
+INLINE void value_tile(struct attend_values* restrict p, struct pace* next, const int kind, const int mr, const int nv, long part, long i, long d)
 {
-  struct ahead ahead = p->ahead;
+  struct pace ahead = *next;
   vf acc[AM][4];
   const float* w = p->w + i * p->ldw;
   // what the first row sees, and of that and what the last one sees, what any row and all rows see
   const long from = p->from + i * p->step, to = p->to + i * p->step, more = (mr - 1) * p->step;
   const long last = within(to + more, p->n), some = within(from + more, last), all_to = within(to, last);
-  long j = within(from, last);
-  const float* v = p->v + j * p->dim + d;
+  const long blocks = kind == Q8 ? p->dim / 32 : 0;
+  long j = within(from, last), at = j * p->dim + d;
+  const _Float16* scale = p->scale + (kind == Q8 ? j * blocks + d / 32 : 0); // a tile lies in one block, or begins with one
   for (int r = 0; r < mr; r++)
     for (int c = 0; c < nv; c++) acc[r][c] = all(0);
-  VALUE_STEPS(some, 1)
+  if (kind == F32) { VALUE_STEPS(some, 1) }
   VALUE_STEPS(all_to, 0)
-  VALUE_STEPS(last, 1)
+  if (kind == F32) { VALUE_STEPS(last, 1) }
   for (int r = 0; r < mr; r++)
     for (int c = 0; c < nv; c++) {
       float* o = p->dst + (i + r) * p->ldd + d + c * VL;
       if (part) store_part(o, part, acc[r][c]);
       else store(o, acc[r][c]);
     }
-  p->ahead = ahead;
+  *next = ahead;
 }
 
-// dst[m,dim] = w[m,n] v[n,dim], of the positions that a row sees: row r those of [from+r*step, to+r*step)
-KERNEL(attend_values, attend_values)
+// dst[m,dim] = w[m,n] v[n,dim], of the positions that a row sees: row r those of [from+r*step, to+r*step).
+// Where v are halves or codes the rows are heads of one token: step is 0.
+INLINE void values(struct attend_values* restrict p, const int kind)
 {
+  struct pace ahead = paced(p->ahead, passes(p->m, p->dim / VL) * p->n);
 #define TAIL(mr) \
-    for (; d + VL <= p->dim; d += VL) value_tile(p, mr, 1, 0, i, d); \
-    if (d < p->dim) value_tile(p, mr, 1, p->dim - d, i, d);
-#define WIDE(mr) { long d = 0; for (; d + 2 * VL <= p->dim; d += 2 * VL) value_tile(p, mr, 2, 0, i, d); TAIL(mr) }
-#define FLAT(mr) { long d = 0; for (; d + 4 * VL <= p->dim; d += 4 * VL) value_tile(p, mr, 4, 0, i, d); TAIL(mr) }
+    for (; d + VL <= p->dim; d += VL) value_tile(p, &ahead, kind, mr, 1, 0, i, d); \
+    if (kind != Q8 && d < p->dim) value_tile(p, &ahead, kind, mr, 1, p->dim - d, i, d);
+#define WIDE(mr) { long d = 0; for (; d + 2 * VL <= p->dim; d += 2 * VL) value_tile(p, &ahead, kind, mr, 2, 0, i, d); TAIL(mr) }
+#define FLAT(mr) { long d = 0; for (; d + 4 * VL <= p->dim; d += 4 * VL) value_tile(p, &ahead, kind, mr, 4, 0, i, d); TAIL(mr) }
   ROWS(p->m, WIDE, FLAT)
 #undef WIDE
 #undef FLAT
 }
+KERNEL(attend_values, attend_values) { values(p, F32); }
+KERNEL(attend_values_f16, attend_values) { values(p, F16); }
+KERNEL(attend_values_q8, attend_values) { values(p, Q8); }
 
 struct attend_merge { float* acc; float* top; float* sum; const float* part; const float* ptop; const float* psum; long lda, ldp, m, dim; };
 
