@@ -37,6 +37,9 @@ func (b *Body) Outputs() int { return len(b.code.outputs) }
 // OutputKind is the kind of output i as the graph declares it.
 func (b *Body) OutputKind(i int) graph.Kind { return b.code.graph.Outputs[i].Kind }
 
+// Input is the declaration of input i.
+func (b *Body) Input(i int) *graph.Value { return b.code.graph.Inputs[i] }
+
 // Output is the declaration of output i.
 func (b *Body) Output(i int) *graph.Value { return b.code.graph.Outputs[i] }
 

@@ -115,6 +115,14 @@ func (c *Call) Const(i int) *graph.Tensor {
 	return nil
 }
 
+// Settled is the value of input i when every run of this plan has the same.
+func (c *Call) Settled(i int) *graph.Tensor {
+	if s := c.Spec(i); !c.late || s.fixed {
+		return s.Known
+	}
+	return nil
+}
+
 // Need is the value of input i, which is there, or the error with which Plan asks to be called again when
 // the run has it.
 func (c *Call) Need(i int) (*graph.Tensor, error) {
