@@ -40,7 +40,7 @@ type encodeArgs struct {
 // workspaces are the work space of searches, struct group and what stands beside it in the C sources.
 var workspaces = sync.Pool{New: func() any { return new(workspace) }}
 
-type workspace [6<<10 + 32]float32
+type workspace [10<<10 + 32]float32
 
 // aligned is where the kernels' part begins, on a multiple of 128 bytes.
 func (s *workspace) aligned() unsafe.Pointer {

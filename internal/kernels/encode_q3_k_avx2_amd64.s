@@ -14,9 +14,9 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// encode_q3_k
-	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0b3f8e0f; WORD $0x0000 // jle 0xb4c <k_encode_q3_k+0xb4c>
+	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x0cd38e0f; WORD $0x0000 // jle 0xce0 <k_encode_q3_k+0xce0>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -25,557 +25,622 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
 	LONG $0xe0e48348 // andq $-0x20, %rsp
-	LONG $0xc0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1c0, %rsp # imm = 0x1C0
+	LONG $0x00ec8148; WORD $0x0001; BYTE $0x00 // subq $0x100, %rsp # imm = 0x100
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	LONG $0x086f8b4c // movq 0x8(%rdi), %r13
-	LONG $0x00a18d4c; WORD $0x0008; BYTE $0x00 // leaq 0x800(%rcx), %r12
-	LONG $0xe0918d48; WORD $0x0014; BYTE $0x00 // leaq 0x14e0(%rcx), %rdx
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x80998d4c; WORD $0x0010; BYTE $0x00 // leaq 0x1080(%rcx), %r11
-	LONG $0xe0918d4c; WORD $0x001c; BYTE $0x00 // leaq 0x1ce0(%rcx), %r10
-	QUAD $0x0021ad05187de2c4; BYTE $0x00 // vbroadcastss 0x21ad(%rip), %ymm0 # 0x220c <k_encode_q3_k_weighted+0x16bc>
-	QUAD $0x0000a0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xa0(%rsp)
-	QUAD $0x0021573d187de2c4; BYTE $0x00 // vbroadcastss 0x2157(%rip), %ymm7 # 0x21c8 <k_encode_q3_k_weighted+0x1678>
-	QUAD $0x00217a05587d62c4; BYTE $0x00 // vpbroadcastd 0x217a(%rip), %ymm8 # 0x21f4 <k_encode_q3_k_weighted+0x16a4>
-	QUAD $0x0021510d587d62c4; BYTE $0x00 // vpbroadcastd 0x2151(%rip), %ymm9 # 0x21d4 <k_encode_q3_k_weighted+0x1684>
-	QUAD $0x00217805587de2c4; BYTE $0x00 // vpbroadcastd 0x2178(%rip), %ymm0 # 0x2204 <k_encode_q3_k_weighted+0x16b4>
-	QUAD $0x00218f15587de2c4; BYTE $0x00 // vpbroadcastd 0x218f(%rip), %ymm2 # 0x2224 <k_encode_q3_k_weighted+0x16d4>
-	QUAD $0x00216a0d187de2c4; BYTE $0x00 // vbroadcastss 0x216a(%rip), %ymm1 # 0x2208 <k_encode_q3_k_weighted+0x16b8>
-	QUAD $0x000140248c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x140(%rsp)
-	QUAD $0x0021640d187de2c4; BYTE $0x00 // vbroadcastss 0x2164(%rip), %ymm1 # 0x2214 <k_encode_q3_k_weighted+0x16c4>
-	QUAD $0x000120248c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x120(%rsp)
-	QUAD $0x0021220d587de2c4; BYTE $0x00 // vpbroadcastd 0x2122(%rip), %ymm1 # 0x21e4 <k_encode_q3_k_weighted+0x1694>
-	QUAD $0x000100248c7ffdc5; BYTE $0x00 // vmovdqa %ymm1, 0x100(%rsp)
-	LONG $0x2464894c; BYTE $0x40 // movq %r12, 0x40(%rsp)
-	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
-	QUAD $0x00018024847ffdc5; BYTE $0x00 // vmovdqa %ymm0, 0x180(%rsp)
-	QUAD $0x00016024947ffdc5; BYTE $0x00 // vmovdqa %ymm2, 0x160(%rsp)
-	QUAD $0x00008024bc29fcc5; BYTE $0x00 // vmovaps %ymm7, 0x80(%rsp)
-	QUAD $0x0000e024847f7dc5; BYTE $0x00 // vmovdqa %ymm8, 0xe0(%rsp)
-	QUAD $0x0000c0248c7f7dc5; BYTE $0x00 // vmovdqa %ymm9, 0xc0(%rsp)
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0xd0420f48 // cmovbq %rax, %rdx
-	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
-	WORD $0x8941; BYTE $0xd1 // movl %edx, %r9d
-	LONG $0x04e1c141 // shll $0x4, %r9d
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0000a024ac28fcc5; BYTE $0x00 // vmovaps 0xa0(%rsp), %ymm5
-	LONG $0x246c894c; BYTE $0x58 // movq %r13, 0x58(%rsp)
-	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	WORD $0xb60f; BYTE $0xc0 // movzbl %al, %eax
-	WORD $0xe083; BYTE $0x01 // andl $0x1, %eax
-	WORD $0xe0c1; BYTE $0x08 // shll $0x8, %eax
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0x04eac148 // shrq $0x4, %rdx
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0x01c88348 // orq $0x1, %rax
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
-	WORD $0x920f; BYTE $0xc2 // setb %dl
-	WORD $0xe2c1; BYTE $0x04 // shll $0x4, %edx
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0x02ce8348 // orq $0x2, %rsi
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
-	WORD $0x920f; BYTE $0xc0 // setb %al
-	WORD $0xe0c1; BYTE $0x04 // shll $0x4, %eax
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0x03ce8348 // orq $0x3, %rsi
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
-	LONG $0xc3920f41 // setb %r11b
-	LONG $0x04e3c141 // shll $0x4, %r11d
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	LONG $0x04cf8348 // orq $0x4, %rdi
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
-	LONG $0xc6920f40 // setb %sil
-	WORD $0xe6c1; BYTE $0x04 // shll $0x4, %esi
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	LONG $0x05cf8348 // orq $0x5, %rdi
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
-	LONG $0xc6920f41 // setb %r14b
-	LONG $0x04e6c141 // shll $0x4, %r14d
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	LONG $0x06cf8348 // orq $0x6, %rdi
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
-	WORD $0x920f; BYTE $0xc3 // setb %bl
-	WORD $0xe3c1; BYTE $0x04 // shll $0x4, %ebx
-	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	LONG $0x07cf8348 // orq $0x7, %rdi
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
-	LONG $0xc0920f41 // setb %r8b
-	LONG $0x04e0c141 // shll $0x4, %r8d
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	WORD $0xff31 // xorl %edi, %edi
-	BYTE $0x90 // nop
-	LONG $0xbc2c8d4d // leaq (%r12,%rdi,4), %r13
-	QUAD $0x00000000953c8d4c // leaq (,%rdx,4), %r15
-	WORD $0x014d; BYTE $0xef // addq %r13, %r15
-	LONG $0x107cc1c4; WORD $0x9544; BYTE $0x00 // vmovups (%r13,%rdx,4), %ymm0
-	LONG $0x872c8d4d // leaq (%r15,%rax,4), %r13
-	LONG $0x107cc1c4; WORD $0x8714 // vmovups (%r15,%rax,4), %ymm2
-	LONG $0x9d7c8d4f; BYTE $0x00 // leaq (%r13,%r11,4), %r15
-	LONG $0x107c81c4; WORD $0x9d5c; BYTE $0x00 // vmovups (%r13,%r11,4), %ymm3
-	LONG $0xb72c8d4d // leaq (%r15,%rsi,4), %r13
-	LONG $0x107c81c4; WORD $0xb564; BYTE $0x00 // vmovups (%r13,%r14,4), %ymm4
-	LONG $0xb56c8d4f; BYTE $0x00 // leaq (%r13,%r14,4), %r13
-	LONG $0x107c41c4; WORD $0x9d74; BYTE $0x00 // vmovups (%r13,%rbx,4), %ymm14
-	LONG $0x9d6c8d4d; BYTE $0x00 // leaq (%r13,%rbx,4), %r13
-	LONG $0x107c01c4; WORD $0x857c; BYTE $0x00 // vmovups (%r13,%r8,4), %ymm15
-	LONG $0x107c41c4; WORD $0xb72c // vmovups (%r15,%rsi,4), %ymm13
-	LONG $0x107cc1c4; WORD $0xbc34 // vmovups (%r12,%rdi,4), %ymm6
-	LONG $0x064d43c4; WORD $0x20e5 // vperm2f128 $0x20, %ymm13, %ymm6, %ymm12 # ymm12 = ymm6[0,1],ymm13[0,1]
-	LONG $0x064dc3c4; WORD $0x31f5 // vperm2f128 $0x31, %ymm13, %ymm6, %ymm6 # ymm6 = ymm6[2,3],ymm13[2,3]
-	LONG $0x067d63c4; WORD $0x20ec // vperm2f128 $0x20, %ymm4, %ymm0, %ymm13 # ymm13 = ymm0[0,1],ymm4[0,1]
-	LONG $0x067de3c4; WORD $0x31c4 // vperm2f128 $0x31, %ymm4, %ymm0, %ymm0 # ymm0 = ymm0[2,3],ymm4[2,3]
-	LONG $0x066dc3c4; WORD $0x20e6 // vperm2f128 $0x20, %ymm14, %ymm2, %ymm4 # ymm4 = ymm2[0,1],ymm14[0,1]
-	LONG $0x066dc3c4; WORD $0x31d6 // vperm2f128 $0x31, %ymm14, %ymm2, %ymm2 # ymm2 = ymm2[2,3],ymm14[2,3]
-	LONG $0x066543c4; WORD $0x20f7 // vperm2f128 $0x20, %ymm15, %ymm3, %ymm14 # ymm14 = ymm3[0,1],ymm15[0,1]
-	LONG $0x0665c3c4; WORD $0x31df // vperm2f128 $0x31, %ymm15, %ymm3, %ymm3 # ymm3 = ymm3[2,3],ymm15[2,3]
-	LONG $0xfc141dc5 // vunpcklpd %ymm4, %ymm12, %ymm15 # ymm15 = ymm12[0],ymm4[0],ymm12[2],ymm4[2]
-	LONG $0xe4159dc5 // vunpckhpd %ymm4, %ymm12, %ymm4 # ymm4 = ymm12[1],ymm4[1],ymm12[3],ymm4[3]
-	LONG $0x141541c4; BYTE $0xe6 // vunpcklpd %ymm14, %ymm13, %ymm12 # ymm12 = ymm13[0],ymm14[0],ymm13[2],ymm14[2]
-	LONG $0x151541c4; BYTE $0xee // vunpckhpd %ymm14, %ymm13, %ymm13 # ymm13 = ymm13[1],ymm14[1],ymm13[3],ymm14[3]
-	LONG $0xf2144dc5 // vunpcklpd %ymm2, %ymm6, %ymm14 # ymm14 = ymm6[0],ymm2[0],ymm6[2],ymm2[2]
-	LONG $0xd215cdc5 // vunpckhpd %ymm2, %ymm6, %ymm2 # ymm2 = ymm6[1],ymm2[1],ymm6[3],ymm2[3]
-	LONG $0xf314fdc5 // vunpcklpd %ymm3, %ymm0, %ymm6 # ymm6 = ymm0[0],ymm3[0],ymm0[2],ymm3[2]
-	LONG $0xc315fdc5 // vunpckhpd %ymm3, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm3[1],ymm0[3],ymm3[3]
-	LONG $0xc604c1c4; WORD $0x88dc // vshufps $0x88, %ymm12, %ymm15, %ymm3 # ymm3 = ymm15[0,2],ymm12[0,2],ymm15[4,6],ymm12[4,6]
-	LONG $0xdbc6e4c5; BYTE $0xd8 // vshufps $0xd8, %ymm3, %ymm3, %ymm3 # ymm3 = ymm3[0,2,1,3,4,6,5,7]
-	LONG $0xc60441c4; WORD $0xdde4 // vshufps $0xdd, %ymm12, %ymm15, %ymm12 # ymm12 = ymm15[1,3],ymm12[1,3],ymm15[5,7],ymm12[5,7]
-	LONG $0xc61c41c4; WORD $0xd8e4 // vshufps $0xd8, %ymm12, %ymm12, %ymm12 # ymm12 = ymm12[0,2,1,3,4,6,5,7]
-	LONG $0xc65c41c4; WORD $0x88fd // vshufps $0x88, %ymm13, %ymm4, %ymm15 # ymm15 = ymm4[0,2],ymm13[0,2],ymm4[4,6],ymm13[4,6]
-	LONG $0xc60441c4; WORD $0xd8ff // vshufps $0xd8, %ymm15, %ymm15, %ymm15 # ymm15 = ymm15[0,2,1,3,4,6,5,7]
-	LONG $0xc65cc1c4; WORD $0xdde5 // vshufps $0xdd, %ymm13, %ymm4, %ymm4 # ymm4 = ymm4[1,3],ymm13[1,3],ymm4[5,7],ymm13[5,7]
-	LONG $0xe4c6dcc5; BYTE $0xd8 // vshufps $0xd8, %ymm4, %ymm4, %ymm4 # ymm4 = ymm4[0,2,1,3,4,6,5,7]
-	LONG $0xeec60cc5; BYTE $0x88 // vshufps $0x88, %ymm6, %ymm14, %ymm13 # ymm13 = ymm14[0,2],ymm6[0,2],ymm14[4,6],ymm6[4,6]
-	LONG $0xc61441c4; WORD $0xd8ed // vshufps $0xd8, %ymm13, %ymm13, %ymm13 # ymm13 = ymm13[0,2,1,3,4,6,5,7]
-	LONG $0xf6c68cc5; BYTE $0xdd // vshufps $0xdd, %ymm6, %ymm14, %ymm6 # ymm6 = ymm14[1,3],ymm6[1,3],ymm14[5,7],ymm6[5,7]
-	LONG $0xf6c6ccc5; BYTE $0xd8 // vshufps $0xd8, %ymm6, %ymm6, %ymm6 # ymm6 = ymm6[0,2,1,3,4,6,5,7]
-	LONG $0xf0c66cc5; BYTE $0x88 // vshufps $0x88, %ymm0, %ymm2, %ymm14 # ymm14 = ymm2[0,2],ymm0[0,2],ymm2[4,6],ymm0[4,6]
-	LONG $0xc60c41c4; WORD $0xd8f6 // vshufps $0xd8, %ymm14, %ymm14, %ymm14 # ymm14 = ymm14[0,2,1,3,4,6,5,7]
-	LONG $0xc0c6ecc5; BYTE $0xdd // vshufps $0xdd, %ymm0, %ymm2, %ymm0 # ymm0 = ymm2[1,3],ymm0[1,3],ymm2[5,7],ymm0[5,7]
-	LONG $0xc0c6fcc5; BYTE $0xd8 // vshufps $0xd8, %ymm0, %ymm0, %ymm0 # ymm0 = ymm0[0,2,1,3,4,6,5,7]
-	LONG $0x05e7c148 // shlq $0x5, %rdi
-	LONG $0x1c11fcc5; BYTE $0x39 // vmovups %ymm3, (%rcx,%rdi)
-	LONG $0x64117cc5; WORD $0x2039 // vmovups %ymm12, 0x20(%rcx,%rdi)
-	LONG $0x7c117cc5; WORD $0x4039 // vmovups %ymm15, 0x40(%rcx,%rdi)
-	LONG $0x6411fcc5; WORD $0x6039 // vmovups %ymm4, 0x60(%rcx,%rdi)
-	QUAD $0x00008039ac117cc5; BYTE $0x00 // vmovups %ymm13, 0x80(%rcx,%rdi)
-	QUAD $0x0000a039b411fcc5; BYTE $0x00 // vmovups %ymm6, 0xa0(%rcx,%rdi)
-	QUAD $0x0000c039b4117cc5; BYTE $0x00 // vmovups %ymm14, 0xc0(%rcx,%rdi)
-	QUAD $0x0000e0398411fcc5; BYTE $0x00 // vmovups %ymm0, 0xe0(%rcx,%rdi)
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0xe0b98d4c; WORD $0x001d; BYTE $0x00 // leaq 0x1de0(%rcx), %r15
+	LONG $0x80818d4c; WORD $0x000c; BYTE $0x00 // leaq 0xc80(%rcx), %r8
+	LONG $0xe0818d48; WORD $0x0014; BYTE $0x00 // leaq 0x14e0(%rcx), %rax
+	LONG $0x80b98d48; WORD $0x0010; BYTE $0x00 // leaq 0x1080(%rcx), %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0xe0998d4c; WORD $0x001c; BYTE $0x00 // leaq 0x1ce0(%rcx), %r11
+	QUAD $0x0023261d187d62c4; BYTE $0x00 // vbroadcastss 0x2326(%rip), %ymm11 # 0x238c <k_encode_q3_k_weighted+0x169c>
+	QUAD $0x00232115187de2c4; BYTE $0x00 // vbroadcastss 0x2321(%rip), %ymm2 # 0x2390 <k_encode_q3_k_weighted+0x16a0>
+	QUAD $0x0022d01d187de2c4; BYTE $0x00 // vbroadcastss 0x22d0(%rip), %ymm3 # 0x2348 <k_encode_q3_k_weighted+0x1658>
+	QUAD $0x00230705587de2c4; BYTE $0x00 // vpbroadcastd 0x2307(%rip), %ymm0 # 0x2388 <k_encode_q3_k_weighted+0x1698>
+	QUAD $0x00230a0d587de2c4; BYTE $0x00 // vpbroadcastd 0x230a(%rip), %ymm1 # 0x2394 <k_encode_q3_k_weighted+0x16a4>
+	QUAD $0x0022d125587de2c4; BYTE $0x00 // vpbroadcastd 0x22d1(%rip), %ymm4 # 0x2364 <k_encode_q3_k_weighted+0x1674>
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	QUAD $0x0023df2d787962c4; BYTE $0x00 // vpbroadcastb 0x23df(%rip), %xmm13 # 0x2480 <k_encode_q3_k_weighted+0x1790>
+	QUAD $0x0023d735787962c4; BYTE $0x00 // vpbroadcastb 0x23d7(%rip), %xmm14 # 0x2481 <k_encode_q3_k_weighted+0x1791>
+	LONG $0x247c894c; BYTE $0x30 // movq %r15, 0x30(%rsp)
+	QUAD $0x0000c0249c297cc5; BYTE $0x00 // vmovaps %ymm11, 0xc0(%rsp)
+	QUAD $0x0000a024847ffdc5; BYTE $0x00 // vmovdqa %ymm0, 0xa0(%rsp)
+	QUAD $0x000080248c7ffdc5; BYTE $0x00 // vmovdqa %ymm1, 0x80(%rsp)
+	LONG $0x647ffdc5; WORD $0x6024 // vmovdqa %ymm4, 0x60(%rsp)
+	LONG $0x08fa8348 // cmpq $0x8, %rdx
 	LONG $0x000008bf; BYTE $0x00 // movl $0x8, %edi
-	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	LONG $0xfea7850f; WORD $0xffff // jne 0x210 <k_encode_q3_k+0x210>
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x0428fcc5; BYTE $0x01 // vmovaps (%rcx,%rax), %ymm0
-	LONG $0xe554fcc5 // vandps %ymm5, %ymm0, %ymm4
-	LONG $0xf4c2e4c5; BYTE $0x01 // vcmpltps %ymm4, %ymm3, %ymm6
-	LONG $0x4a6de3c4; WORD $0x60d0 // vblendvps %ymm6, %ymm0, %ymm2, %ymm2
-	LONG $0xdb5fdcc5 // vmaxps %ymm3, %ymm4, %ymm3
-	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xdc75 // jne 0x380 <k_encode_q3_k+0x380>
-	QUAD $0x001e172d187de2c4; BYTE $0x00 // vbroadcastss 0x1e17(%rip), %ymm5 # 0x21c4 <k_encode_q3_k_weighted+0x1674>
-	LONG $0xc25ed4c5 // vdivps %ymm2, %ymm5, %ymm0
-	QUAD $0x001e0615187de2c4; BYTE $0x00 // vbroadcastss 0x1e06(%rip), %ymm2 # 0x21c0 <k_encode_q3_k_weighted+0x1670>
-	LONG $0xd2c2e4c5; BYTE $0x01 // vcmpltps %ymm2, %ymm3, %ymm2
-	QUAD $0x001e581d187de2c4; BYTE $0x00 // vbroadcastss 0x1e58(%rip), %ymm3 # 0x2220 <k_encode_q3_k_weighted+0x16d0>
-	LONG $0x4a7de3c4; WORD $0x20c3 // vblendvps %ymm2, %ymm3, %ymm0, %ymm0
-	QUAD $0x00000e808129fcc5 // vmovaps %ymm0, 0xe80(%rcx)
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x24648b4c; BYTE $0x40 // movq 0x40(%rsp), %r12
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	QUAD $0x001e0d2d187d62c4; BYTE $0x00 // vbroadcastss 0x1e0d(%rip), %ymm13 # 0x2200 <k_encode_q3_k_weighted+0x16b0>
-	QUAD $0x001e1415187d62c4; BYTE $0x00 // vbroadcastss 0x1e14(%rip), %ymm10 # 0x2210 <k_encode_q3_k_weighted+0x16c0>
-	QUAD $0x001dd735187d62c4; BYTE $0x00 // vbroadcastss 0x1dd7(%rip), %ymm14 # 0x21dc <k_encode_q3_k_weighted+0x168c>
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
-	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	QUAD $0x00000e808128fcc5 // vmovaps 0xe80(%rcx), %ymm0
-	LONG $0x2428fcc5; BYTE $0x01 // vmovaps (%rcx,%rax), %ymm4
-	LONG $0xf459fcc5 // vmulps %ymm4, %ymm0, %ymm6
-	LONG $0xf55fccc5 // vmaxps %ymm5, %ymm6, %ymm6
-	LONG $0xc24c41c4; WORD $0x01e5 // vcmpltps %ymm13, %ymm6, %ymm12
-	LONG $0xf658acc5 // vaddps %ymm6, %ymm10, %ymm6
-	LONG $0xf6588cc5 // vaddps %ymm6, %ymm14, %ymm6
-	LONG $0x4a15e3c4; WORD $0xc0f6 // vblendvps %ymm12, %ymm6, %ymm13, %ymm6
-	LONG $0xc0c284c5; BYTE $0x07 // vcmpordps %ymm0, %ymm15, %ymm0
-	LONG $0xe4595cc5 // vmulps %ymm4, %ymm4, %ymm12
-	LONG $0xc0549cc5 // vandps %ymm0, %ymm12, %ymm0
-	QUAD $0x000400018429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x400(%rcx,%rax)
-	QUAD $0x00080001b429fcc5; BYTE $0x00 // vmovaps %ymm6, 0x800(%rcx,%rax)
-	LONG $0xe059dcc5 // vmulps %ymm0, %ymm4, %ymm4
-	LONG $0xe659dcc5 // vmulps %ymm6, %ymm4, %ymm4
-	LONG $0xdc58e4c5 // vaddps %ymm4, %ymm3, %ymm3
-	LONG $0xc659fcc5 // vmulps %ymm6, %ymm0, %ymm0
-	LONG $0xc059ccc5 // vmulps %ymm0, %ymm6, %ymm0
-	LONG $0xd058ecc5 // vaddps %ymm0, %ymm2, %ymm2
-	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0x9475 // jne 0x420 <k_encode_q3_k+0x420>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000e80b9297cc5 // vmovaps %ymm15, 0xe80(%rcx)
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	LONG $0xfa420f48 // cmovbq %rdx, %rdi
+	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
+	WORD $0xe7c1; BYTE $0x04 // shll $0x4, %edi
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x001d5d15187d62c4; BYTE $0x00 // vbroadcastss 0x1d5d(%rip), %ymm10 # 0x2210 <k_encode_q3_k_weighted+0x16c0>
-	QUAD $0x000180249c6f7dc5; BYTE $0x00 // vmovdqa 0x180(%rsp), %ymm11
-	QUAD $0x00016024bc28fcc5; BYTE $0x00 // vmovaps 0x160(%rsp), %ymm7
-	QUAD $0x0000802484287cc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm8
-	QUAD $0x0000e0248c6f7dc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm9
-	QUAD $0x0000c0248c6ffdc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm1
-	QUAD $0x00080011b4287cc5; BYTE $0x00 // vmovaps 0x800(%rcx,%rdx), %ymm14
-	QUAD $0x000400118428fcc5; BYTE $0x00 // vmovaps 0x400(%rcx,%rdx), %ymm0
-	LONG $0x2428fcc5; BYTE $0x11 // vmovaps (%rcx,%rdx), %ymm4
-	LONG $0xf459fcc5 // vmulps %ymm4, %ymm0, %ymm6
-	LONG $0xe6590cc5 // vmulps %ymm6, %ymm14, %ymm12
-	LONG $0x5c6441c4; BYTE $0xe4 // vsubps %ymm12, %ymm3, %ymm12
-	LONG $0xe8590cc5 // vmulps %ymm0, %ymm14, %ymm13
-	LONG $0x590c41c4; BYTE $0xed // vmulps %ymm13, %ymm14, %ymm13
-	LONG $0x5c6c41c4; BYTE $0xed // vsubps %ymm13, %ymm2, %ymm13
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x97148941 // movl %edx, (%r15,%rdx,4)
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
+	WORD $0xf475 // jne 0xf0 <k_encode_q3_k+0xf0>
+	WORD $0x01b2 // movb $0x1, %dl
+	WORD $0x1489; BYTE $0x24 // movl %edx, (%rsp)
+	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	WORD $0x22eb // jmp 0x12f <k_encode_q3_k+0x12f>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x000005ba; BYTE $0x00 // movl $0x5, %edx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	LONG $0x002404c7; WORD $0x0000; BYTE $0x00 // movl $0x0, (%rsp)
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x06e18e0f; WORD $0x0000 // jle 0x810 <k_encode_q3_k+0x810>
+	LONG $0xbf548b41; BYTE $0xfc // movl -0x4(%r15,%rdi,4), %edx
+	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	LONG $0xbf3c8d49 // leaq (%r15,%rdi,4), %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x8f148942 // movl %edx, (%rdi,%r9,4)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x08f98349 // cmpq $0x8, %r9
+	WORD $0xf375 // jne 0x140 <k_encode_q3_k+0x140>
+	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
+	LONG $0x06b7840f; WORD $0x0000 // je 0x810 <k_encode_q3_k+0x810>
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	WORD $0xdb31 // xorl %ebx, %ebx
+	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
+	WORD $0x17eb // jmp 0x183 <k_encode_q3_k+0x183>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x08c38348 // addq $0x8, %rbx
+	LONG $0x20c78348 // addq $0x20, %rdi
+	LONG $0x80e98349 // subq $-0x80, %r9
+	LONG $0x245c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rbx
+	WORD $0x8d73 // jae 0x110 <k_encode_q3_k+0x110>
+	LONG $0x9f348d4d // leaq (%r15,%rbx,4), %r14
+	WORD $0xb441; BYTE $0x01 // movb $0x1, %r12b
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x962c8d4c // leaq (%rsi,%rdx,4), %r13
+	LONG $0x0456634d // movslq 0x4(%r14), %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x107c81c4; WORD $0x2a2c // vmovups (%r10,%r13), %ymm5
+	LONG $0x0856634d // movslq 0x8(%r14), %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x107c81c4; WORD $0x2a34 // vmovups (%r10,%r13), %ymm6
+	LONG $0x0c56634d // movslq 0xc(%r14), %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x107c81c4; WORD $0x2a3c // vmovups (%r10,%r13), %ymm7
+	LONG $0x1456634d // movslq 0x14(%r14), %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x107c01c4; WORD $0x2a14 // vmovups (%r10,%r13), %ymm10
+	LONG $0x1856634d // movslq 0x18(%r14), %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x107c81c4; WORD $0x2a0c // vmovups (%r10,%r13), %ymm1
+	LONG $0x1c56634d // movslq 0x1c(%r14), %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x107c81c4; WORD $0x2a24 // vmovups (%r10,%r13), %ymm4
+	LONG $0x1056634d // movslq 0x10(%r14), %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x107c01c4; WORD $0x2a0c // vmovups (%r10,%r13), %ymm9
+	WORD $0x634d; BYTE $0x16 // movslq (%r14), %r10
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	LONG $0x107c81c4; WORD $0x2a04 // vmovups (%r10,%r13), %ymm0
+	LONG $0x067d43c4; WORD $0x20f9 // vperm2f128 $0x20, %ymm9, %ymm0, %ymm15 # ymm15 = ymm0[0,1],ymm9[0,1]
+	LONG $0x067dc3c4; WORD $0x31c1 // vperm2f128 $0x31, %ymm9, %ymm0, %ymm0 # ymm0 = ymm0[2,3],ymm9[2,3]
+	LONG $0x065543c4; WORD $0x20ca // vperm2f128 $0x20, %ymm10, %ymm5, %ymm9 # ymm9 = ymm5[0,1],ymm10[0,1]
+	LONG $0x0655c3c4; WORD $0x31ea // vperm2f128 $0x31, %ymm10, %ymm5, %ymm5 # ymm5 = ymm5[2,3],ymm10[2,3]
+	LONG $0x064d63c4; WORD $0x20d1 // vperm2f128 $0x20, %ymm1, %ymm6, %ymm10 # ymm10 = ymm6[0,1],ymm1[0,1]
+	LONG $0x064de3c4; WORD $0x31c9 // vperm2f128 $0x31, %ymm1, %ymm6, %ymm1 # ymm1 = ymm6[2,3],ymm1[2,3]
+	LONG $0x0645e3c4; WORD $0x20f4 // vperm2f128 $0x20, %ymm4, %ymm7, %ymm6 # ymm6 = ymm7[0,1],ymm4[0,1]
+	LONG $0x0645e3c4; WORD $0x31e4 // vperm2f128 $0x31, %ymm4, %ymm7, %ymm4 # ymm4 = ymm7[2,3],ymm4[2,3]
+	LONG $0x1405c1c4; BYTE $0xfa // vunpcklpd %ymm10, %ymm15, %ymm7 # ymm7 = ymm15[0],ymm10[0],ymm15[2],ymm10[2]
+	LONG $0x150541c4; BYTE $0xd2 // vunpckhpd %ymm10, %ymm15, %ymm10 # ymm10 = ymm15[1],ymm10[1],ymm15[3],ymm10[3]
+	LONG $0xfe1435c5 // vunpcklpd %ymm6, %ymm9, %ymm15 # ymm15 = ymm9[0],ymm6[0],ymm9[2],ymm6[2]
+	LONG $0xf615b5c5 // vunpckhpd %ymm6, %ymm9, %ymm6 # ymm6 = ymm9[1],ymm6[1],ymm9[3],ymm6[3]
+	LONG $0xc9147dc5 // vunpcklpd %ymm1, %ymm0, %ymm9 # ymm9 = ymm0[0],ymm1[0],ymm0[2],ymm1[2]
+	LONG $0xc115fdc5 // vunpckhpd %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm1[1],ymm0[3],ymm1[3]
+	LONG $0xcc14d5c5 // vunpcklpd %ymm4, %ymm5, %ymm1 # ymm1 = ymm5[0],ymm4[0],ymm5[2],ymm4[2]
+	LONG $0xe415d5c5 // vunpckhpd %ymm4, %ymm5, %ymm4 # ymm4 = ymm5[1],ymm4[1],ymm5[3],ymm4[3]
+	LONG $0xc644c1c4; WORD $0x88ef // vshufps $0x88, %ymm15, %ymm7, %ymm5 # ymm5 = ymm7[0,2],ymm15[0,2],ymm7[4,6],ymm15[4,6]
+	LONG $0xedc6d4c5; BYTE $0xd8 // vshufps $0xd8, %ymm5, %ymm5, %ymm5 # ymm5 = ymm5[0,2,1,3,4,6,5,7]
+	LONG $0xc644c1c4; WORD $0xddff // vshufps $0xdd, %ymm15, %ymm7, %ymm7 # ymm7 = ymm7[1,3],ymm15[1,3],ymm7[5,7],ymm15[5,7]
+	LONG $0xffc6c4c5; BYTE $0xd8 // vshufps $0xd8, %ymm7, %ymm7, %ymm7 # ymm7 = ymm7[0,2,1,3,4,6,5,7]
+	LONG $0xfec62cc5; BYTE $0x88 // vshufps $0x88, %ymm6, %ymm10, %ymm15 # ymm15 = ymm10[0,2],ymm6[0,2],ymm10[4,6],ymm6[4,6]
+	LONG $0xc60441c4; WORD $0xd8ff // vshufps $0xd8, %ymm15, %ymm15, %ymm15 # ymm15 = ymm15[0,2,1,3,4,6,5,7]
+	LONG $0xf6c6acc5; BYTE $0xdd // vshufps $0xdd, %ymm6, %ymm10, %ymm6 # ymm6 = ymm10[1,3],ymm6[1,3],ymm10[5,7],ymm6[5,7]
+	LONG $0xf6c6ccc5; BYTE $0xd8 // vshufps $0xd8, %ymm6, %ymm6, %ymm6 # ymm6 = ymm6[0,2,1,3,4,6,5,7]
+	LONG $0xd1c634c5; BYTE $0x88 // vshufps $0x88, %ymm1, %ymm9, %ymm10 # ymm10 = ymm9[0,2],ymm1[0,2],ymm9[4,6],ymm1[4,6]
+	LONG $0xc62c41c4; WORD $0xd8d2 // vshufps $0xd8, %ymm10, %ymm10, %ymm10 # ymm10 = ymm10[0,2,1,3,4,6,5,7]
+	LONG $0xc9c6b4c5; BYTE $0xdd // vshufps $0xdd, %ymm1, %ymm9, %ymm1 # ymm1 = ymm9[1,3],ymm1[1,3],ymm9[5,7],ymm1[5,7]
+	LONG $0xc9c6f4c5; BYTE $0xd8 // vshufps $0xd8, %ymm1, %ymm1, %ymm1 # ymm1 = ymm1[0,2,1,3,4,6,5,7]
+	LONG $0xccc67cc5; BYTE $0x88 // vshufps $0x88, %ymm4, %ymm0, %ymm9 # ymm9 = ymm0[0,2],ymm4[0,2],ymm0[4,6],ymm4[4,6]
+	LONG $0xc63441c4; WORD $0xd8c9 // vshufps $0xd8, %ymm9, %ymm9, %ymm9 # ymm9 = ymm9[0,2,1,3,4,6,5,7]
+	LONG $0xc4c6fcc5; BYTE $0xdd // vshufps $0xdd, %ymm4, %ymm0, %ymm0 # ymm0 = ymm0[1,3],ymm4[1,3],ymm0[5,7],ymm4[5,7]
+	LONG $0xc0c6fcc5; BYTE $0xd8 // vshufps $0xd8, %ymm0, %ymm0, %ymm0 # ymm0 = ymm0[0,2,1,3,4,6,5,7]
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	LONG $0x2c11fcc5; BYTE $0x11 // vmovups %ymm5, (%rcx,%rdx)
+	LONG $0x7c11fcc5; WORD $0x2011 // vmovups %ymm7, 0x20(%rcx,%rdx)
+	LONG $0x7c117cc5; WORD $0x4011 // vmovups %ymm15, 0x40(%rcx,%rdx)
+	LONG $0x7411fcc5; WORD $0x6011 // vmovups %ymm6, 0x60(%rcx,%rdx)
+	QUAD $0x0000801194117cc5; BYTE $0x00 // vmovups %ymm10, 0x80(%rcx,%rdx)
+	QUAD $0x0000a0118c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xa0(%rcx,%rdx)
+	QUAD $0x0000c0118c117cc5; BYTE $0x00 // vmovups %ymm9, 0xc0(%rcx,%rdx)
+	QUAD $0x0000e0118411fcc5; BYTE $0x00 // vmovups %ymm0, 0xe0(%rcx,%rdx)
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	LONG $0x01c4f641 // testb $0x1, %r12b
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0xfe92850f; WORD $0xffff // jne 0x190 <k_encode_q3_k+0x190>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xc25441c4; WORD $0x01fc // vcmpltps %ymm12, %ymm5, %ymm15
-	LONG $0xe45994c5 // vmulps %ymm4, %ymm13, %ymm4
-	LONG $0x5e5cc1c4; BYTE $0xe4 // vdivps %ymm12, %ymm4, %ymm4
-	LONG $0xe458acc5 // vaddps %ymm4, %ymm10, %ymm4
-	LONG $0xe454bcc5 // vandps %ymm4, %ymm8, %ymm4
-	LONG $0x665dc1c4; BYTE $0xe9 // vpcmpgtd %ymm9, %ymm4, %ymm5
-	LONG $0x3b5de2c4; BYTE $0xe1 // vpminud %ymm1, %ymm4, %ymm4
-	LONG $0xe4fea5c5 // vpaddd %ymm4, %ymm11, %ymm4
-	LONG $0x4a45e3c4; WORD $0x50e4 // vblendvps %ymm5, %ymm4, %ymm7, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xecc28cc5; BYTE $0x04 // vcmpneqps %ymm4, %ymm14, %ymm5
-	LONG $0xed5484c5 // vandps %ymm5, %ymm15, %ymm5
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0xf459ccc5 // vmulps %ymm4, %ymm6, %ymm6
-	LONG $0xf6589cc5 // vaddps %ymm6, %ymm12, %ymm6
-	LONG $0xc459fcc5 // vmulps %ymm4, %ymm0, %ymm0
-	LONG $0xc459fcc5 // vmulps %ymm4, %ymm0, %ymm0
-	LONG $0xc05894c5 // vaddps %ymm0, %ymm13, %ymm0
-	LONG $0xe0c204c5; BYTE $0x01 // vcmpltps %ymm0, %ymm15, %ymm12
-	LONG $0xed549cc5 // vandps %ymm5, %ymm12, %ymm5
-	LONG $0xe6594cc5 // vmulps %ymm6, %ymm6, %ymm12
-	LONG $0xe2591cc5 // vmulps %ymm2, %ymm12, %ymm12
-	LONG $0xeb5964c5 // vmulps %ymm3, %ymm3, %ymm13
-	LONG $0xe85914c5 // vmulps %ymm0, %ymm13, %ymm13
-	LONG $0xc21441c4; WORD $0x01e4 // vcmpltps %ymm12, %ymm13, %ymm12
-	LONG $0xed549cc5 // vandps %ymm5, %ymm12, %ymm5
-	LONG $0x4a0de3c4; WORD $0x50e4 // vblendvps %ymm5, %ymm4, %ymm14, %ymm4
-	QUAD $0x00080011a429fcc5; BYTE $0x00 // vmovaps %ymm4, 0x800(%rcx,%rdx)
-	LONG $0x4a65e3c4; WORD $0x50de // vblendvps %ymm5, %ymm6, %ymm3, %ymm3
-	LONG $0x4a6de3c4; WORD $0x50d0 // vblendvps %ymm5, %ymm0, %ymm2, %ymm2
-	QUAD $0x00000e80b15654c5 // vorps 0xe80(%rcx), %ymm5, %ymm14
-	QUAD $0x00000e80b1297cc5 // vmovaps %ymm14, 0xe80(%rcx)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x0428fcc5; BYTE $0x11 // vmovaps (%rcx,%rdx), %ymm0
+	LONG $0xc854a4c5 // vandps %ymm0, %ymm11, %ymm1
+	LONG $0xe1c2ccc5; BYTE $0x01 // vcmpltps %ymm1, %ymm6, %ymm4
+	LONG $0x4a55e3c4; WORD $0x40e8 // vblendvps %ymm4, %ymm0, %ymm5, %ymm5
+	LONG $0xf65ff4c5 // vmaxps %ymm6, %ymm1, %ymm6
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
-	LONG $0xff1a850f; WORD $0xffff // jne 0x4e0 <k_encode_q3_k+0x4e0>
-	LONG $0x177d42c4; BYTE $0xf6 // vptest %ymm14, %ymm14
-	WORD $0x0e74 // je 0x5db <k_encode_q3_k+0x5db>
-	WORD $0x508d; BYTE $0x01 // leal 0x1(%rax), %edx
-	WORD $0xf883; BYTE $0x04 // cmpl $0x4, %eax
-	WORD $0xd089 // movl %edx, %eax
-	LONG $0xfec5820f; WORD $0xffff // jb 0x4a0 <k_encode_q3_k+0x4a0>
-	LONG $0xda5ee4c5 // vdivps %ymm2, %ymm3, %ymm3
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x001c060d187de2c4; BYTE $0x00 // vbroadcastss 0x1c06(%rip), %ymm1 # 0x21f0 <k_encode_q3_k_weighted+0x16a0>
-	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
-	BYTE $0x90 // nop
-	LONG $0x5874c1c4; WORD $0x8404 // vaddps (%r12,%rax,4), %ymm1, %ymm0
-	LONG $0xc05bfec5 // vcvttps2dq %ymm0, %ymm0
-	LONG $0x397de3c4; WORD $0x01c4 // vextracti128 $0x1, %ymm0, %xmm4
-	LONG $0xc46bf9c5 // vpackssdw %xmm4, %xmm0, %xmm0
-	LONG $0xc067f9c5 // vpackuswb %xmm0, %xmm0, %xmm0
-	LONG $0x04d6f9c5; BYTE $0x02 // vmovq %xmm0, (%rdx,%rax)
-	LONG $0x08c08348 // addq $0x8, %rax
-	LONG $0x00803d48; WORD $0x0000 // cmpq $0x80, %rax
-	WORD $0xd775 // jne 0x5f0 <k_encode_q3_k+0x5f0>
-	LONG $0xc2c284c5; BYTE $0x01 // vcmpltps %ymm2, %ymm15, %ymm0
-	LONG $0xc354fcc5 // vandps %ymm3, %ymm0, %ymm0
-	LONG $0x297cc1c4; WORD $0x2404 // vmovaps %ymm0, (%r12)
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x0000a024ac28fcc5; BYTE $0x00 // vmovaps 0xa0(%rsp), %ymm5
-	QUAD $0x00008024bc28fcc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm7
-	QUAD $0x000120248c6f7dc5; BYTE $0x00 // vmovdqa 0x120(%rsp), %ymm9
-	QUAD $0x00010024846f7dc5; BYTE $0x00 // vmovdqa 0x100(%rsp), %ymm8
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x6e79c1c4; WORD $0x0404 // vmovd (%r12,%rax), %xmm0
-	QUAD $0x000480c6847ef9c5; BYTE $0x00 // vmovd %xmm0, 0x480(%rsi,%rax,8)
-	LONG $0x04c08348 // addq $0x4, %rax
-	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0xe775 // jne 0x660 <k_encode_q3_k+0x660>
-	LONG $0x08c08349 // addq $0x8, %r8
-	LONG $0x80ea8348 // subq $-0x80, %rdx
-	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
-	WORD $0xc0fe // incb %al
-	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
-	QUAD $0x000140248c6ffdc5; BYTE $0x00 // vmovdqa 0x140(%rsp), %ymm1
-	LONG $0xfab6820f; WORD $0xffff // jb 0x150 <k_encode_q3_k+0x150>
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	QUAD $0x000c8001b4287cc5; BYTE $0x00 // vmovaps 0xc80(%rcx,%rax), %ymm14
-	LONG $0xe5548cc5 // vandps %ymm5, %ymm14, %ymm4
-	LONG $0xc4c2e4c5; BYTE $0x01 // vcmpltps %ymm4, %ymm3, %ymm0
-	LONG $0x4a6dc3c4; WORD $0x00d6 // vblendvps %ymm0, %ymm14, %ymm2, %ymm2
-	LONG $0xdb5fdcc5 // vmaxps %ymm3, %ymm4, %ymm3
-	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xd875 // jne 0x6b0 <k_encode_q3_k+0x6b0>
-	QUAD $0x001aff05187de2c4; BYTE $0x00 // vbroadcastss 0x1aff(%rip), %ymm0 # 0x21e0 <k_encode_q3_k_weighted+0x1690>
-	LONG $0xda5efcc5 // vdivps %ymm2, %ymm0, %ymm3
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x001b2035187de2c4; BYTE $0x00 // vbroadcastss 0x1b20(%rip), %ymm6 # 0x2210 <k_encode_q3_k_weighted+0x16c0>
-	LONG $0xf2c204c5; BYTE $0x04 // vcmpneqps %ymm2, %ymm15, %ymm14
-	QUAD $0xfc0003845964c1c4; WORD $0xffff // vmulps -0x400(%r11,%rax), %ymm3, %ymm0
-	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
-	LONG $0xc754fcc5 // vandps %ymm7, %ymm0, %ymm0
-	LONG $0x3f7de2c4; BYTE $0xc1 // vpmaxud %ymm1, %ymm0, %ymm0
-	LONG $0x3b7dc2c4; BYTE $0xc1 // vpminud %ymm9, %ymm0, %ymm0
-	LONG $0xc0febdc5 // vpaddd %ymm0, %ymm8, %ymm0
-	LONG $0xc0548cc5 // vandps %ymm0, %ymm14, %ymm0
-	LONG $0x297cc1c4; WORD $0x0304 // vmovaps %ymm0, (%r11,%rax)
-	LONG $0x20c08348 // addq $0x20, %rax
-	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xc575 // jne 0x6f0 <k_encode_q3_k+0x6f0>
-	QUAD $0x001a9c05187de2c4; BYTE $0x00 // vbroadcastss 0x1a9c(%rip), %ymm0 # 0x21d0 <k_encode_q3_k_weighted+0x1680>
-	LONG $0xc35efcc5 // vdivps %ymm3, %ymm0, %ymm0
-	LONG $0x1d7de3c4; WORD $0x04c0 // vcvtps2ph $0x4, %ymm0, %xmm0
-	LONG $0x137de2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %ymm0
-	LONG $0xc0548cc5 // vandps %ymm0, %ymm14, %ymm0
-	QUAD $0x000012808129fcc5 // vmovaps %ymm0, 0x1280(%rcx)
-	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
-	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x0000e024846f7dc5; BYTE $0x00 // vmovdqa 0xe0(%rsp), %ymm8
-	QUAD $0x0000c0248c6f7dc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm9
-	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
-	QUAD $0x001b752d787962c4; BYTE $0x00 // vpbroadcastb 0x1b75(%rip), %xmm13 # 0x22f0 <k_encode_q3_k_weighted+0x17a0>
-	QUAD $0x001b6d35787962c4; BYTE $0x00 // vpbroadcastb 0x1b6d(%rip), %xmm14 # 0x22f1 <k_encode_q3_k_weighted+0x17a1>
-	QUAD $0x001b653d787962c4; BYTE $0x00 // vpbroadcastb 0x1b65(%rip), %xmm15 # 0x22f2 <k_encode_q3_k_weighted+0x17a2>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	QUAD $0x1280b984107aa1c4; WORD $0x0000 // vmovss 0x1280(%rcx,%r15,4), %xmm0
-	LONG $0x1d79e3c4; WORD $0x04c0 // vcvtps2ph $0x4, %xmm0, %xmm0
-	LONG $0xc07ef9c5 // vmovd %xmm0, %eax
-	LONG $0x46894166; BYTE $0x6c // movw %ax, 0x6c(%r14)
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	LONG $0x0ae0c148 // shlq $0xa, %rax
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x000088e9; BYTE $0x00 // jmp 0x848 <k_encode_q3_k+0x848>
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	LONG $0x04e7c148 // shlq $0x4, %rdi
-	LONG $0x0410fcc5; BYTE $0xb8 // vmovups (%rax,%rdi,4), %ymm0
-	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
-	LONG $0xc25efcc5 // vdivps %ymm2, %ymm0, %ymm0
-	LONG $0x5c10fcc5; WORD $0x20b8 // vmovups 0x20(%rax,%rdi,4), %ymm3
-	LONG $0xd25ee4c5 // vdivps %ymm2, %ymm3, %ymm2
-	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
-	LONG $0xc658fcc5 // vaddps %ymm6, %ymm0, %ymm0
-	LONG $0xc754fcc5 // vandps %ymm7, %ymm0, %ymm0
-	LONG $0xd754ecc5 // vandps %ymm7, %ymm2, %ymm2
-	LONG $0x3f6dc2c4; BYTE $0xd0 // vpmaxud %ymm8, %ymm2, %ymm2
-	LONG $0x3f7dc2c4; BYTE $0xc0 // vpmaxud %ymm8, %ymm0, %ymm0
-	LONG $0x3b7dc2c4; BYTE $0xc1 // vpminud %ymm9, %ymm0, %ymm0
-	LONG $0x3b6dc2c4; BYTE $0xd1 // vpminud %ymm9, %ymm2, %ymm2
-	QUAD $0x0019c01d587de2c4; BYTE $0x00 // vpbroadcastd 0x19c0(%rip), %ymm3 # 0x21cc <k_encode_q3_k_weighted+0x167c>
-	LONG $0xd3dbedc5 // vpand %ymm3, %ymm2, %ymm2
-	LONG $0xc3dbfdc5 // vpand %ymm3, %ymm0, %ymm0
-	LONG $0x2b7de2c4; BYTE $0xc2 // vpackusdw %ymm2, %ymm0, %ymm0
-	LONG $0x397de3c4; WORD $0x01c2 // vextracti128 $0x1, %ymm0, %xmm2
-	LONG $0xc267f9c5 // vpackuswb %xmm2, %xmm0, %xmm0
-	LONG $0xc070f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm0, %xmm0 # xmm0 = xmm0[0,2,1,3]
-	LONG $0xc0fc91c5 // vpaddb %xmm0, %xmm13, %xmm0
-	LONG $0x7f7ac1c4; WORD $0x3a04 // vmovdqu %xmm0, (%r10,%rdi)
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	LONG $0x10c68348 // addq $0x10, %rsi
-	LONG $0x10c28348 // addq $0x10, %rdx
-	LONG $0x10f88349 // cmpq $0x10, %r8
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	WORD $0x7874 // je 0x8c0 <k_encode_q3_k+0x8c0>
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	LONG $0x05e7c148 // shlq $0x5, %rdi
-	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
-	LONG $0xbf3c8b42 // movl (%rdi,%r15,4), %edi
-	LONG $0xe04f8d44 // leal -0x20(%rdi), %r9d
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x2a22c1c4; BYTE $0xc1 // vcvtsi2ss %r9d, %xmm11, %xmm0
-	QUAD $0x1280b994597aa1c4; WORD $0x0000 // vmulss 0x1280(%rcx,%r15,4), %xmm0, %xmm2
-	LONG $0x047c8842; BYTE $0x10 // movb %dil, 0x10(%rsp,%r8)
-	LONG $0xd12ef8c5 // vucomiss %xmm1, %xmm2
-	LONG $0xff43850f; WORD $0xffff // jne 0x7c0 <k_encode_q3_k+0x7c0>
-	LONG $0xff3d8a0f; WORD $0xffff // jp 0x7c0 <k_encode_q3_k+0x7c0>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0x80e18349 // andq $-0x80, %r9
-	WORD $0x8944; BYTE $0xc7 // movl %r8d, %edi
-	WORD $0xe783; BYTE $0x07 // andl $0x7, %edi
-	WORD $0x094c; BYTE $0xcf // orq %r9, %rdi
-	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x1cb60f46; BYTE $0xcf // movzbl (%rdi,%r9,8), %r11d
-	LONG $0x0a1c8846 // movb %r11b, (%rdx,%r9)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0xee75 // jne 0x8a0 <k_encode_q3_k+0x8a0>
-	LONG $0xffff7be9; BYTE $0xff // jmp 0x832 <k_encode_q3_k+0x832>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x0454b60f; BYTE $0x10 // movzbl 0x10(%rsp,%rax), %edx
-	LONG $0x0474b60f; BYTE $0x18 // movzbl 0x18(%rsp,%rax), %esi
-	WORD $0xe280; BYTE $0x0f // andb $0xf, %dl
-	LONG $0x04e6c040 // shlb $0x4, %sil
-	WORD $0x0840; BYTE $0xd6 // orb %dl, %sil
-	LONG $0x06748841; BYTE $0x60 // movb %sil, 0x60(%r14,%rax)
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0xde75 // jne 0x8d0 <k_encode_q3_k+0x8d0>
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x0454b60f; BYTE $0x10 // movzbl 0x10(%rsp,%rax), %edx
-	LONG $0x0474b60f; BYTE $0x14 // movzbl 0x14(%rsp,%rax), %esi
-	WORD $0xeac0; BYTE $0x04 // shrb $0x4, %dl
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x3ce68040 // andb $0x3c, %sil
-	LONG $0x047cb60f; BYTE $0x18 // movzbl 0x18(%rsp,%rax), %edi
-	LONG $0xf0e78040 // andb $-0x10, %dil
-	WORD $0x0840; BYTE $0xd7 // orb %dl, %dil
-	WORD $0x0840; BYTE $0xf7 // orb %sil, %dil
-	LONG $0x0454b60f; BYTE $0x1c // movzbl 0x1c(%rsp,%rax), %edx
-	WORD $0xe2c0; BYTE $0x02 // shlb $0x2, %dl
-	WORD $0xe280; BYTE $0xc0 // andb $-0x40, %dl
-	WORD $0x0840; BYTE $0xfa // orb %dil, %dl
-	LONG $0x06548841; BYTE $0x68 // movb %dl, 0x68(%r14,%rax)
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	WORD $0xc075 // jne 0x900 <k_encode_q3_k+0x900>
-	LONG $0x20468d49 // leaq 0x20(%r14), %rax
-	WORD $0x01b2 // movb $0x1, %dl
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	LONG $0x07e7c148 // shlq $0x7, %rdi
-	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
-	LONG $0x05e6c148 // shlq $0x5, %rsi
-	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x6f7aa1c4; WORD $0x0f44; BYTE $0x20 // vmovdqu 0x20(%rdi,%r9), %xmm0
-	LONG $0x6f7aa1c4; WORD $0x0f54; BYTE $0x40 // vmovdqu 0x40(%rdi,%r9), %xmm2
-	LONG $0x6f7aa1c4; WORD $0x0f5c; BYTE $0x60 // vmovdqu 0x60(%rdi,%r9), %xmm3
-	LONG $0xdb09a1c4; WORD $0x0f24 // vpand (%rdi,%r9), %xmm14, %xmm4
-	LONG $0xf071f9c5; BYTE $0x02 // vpsllw $0x2, %xmm0, %xmm0
-	LONG $0xc0db81c5 // vpand %xmm0, %xmm15, %xmm0
-	LONG $0xc4ebf9c5 // vpor %xmm4, %xmm0, %xmm0
-	QUAD $0x001952257879e2c4; BYTE $0x00 // vpbroadcastb 0x1952(%rip), %xmm4 # 0x22f3 <k_encode_q3_k_weighted+0x17a3>
-	LONG $0xf271e9c5; BYTE $0x04 // vpsllw $0x4, %xmm2, %xmm2
-	LONG $0xd4dbe9c5 // vpand %xmm4, %xmm2, %xmm2
-	QUAD $0x001941257879e2c4; BYTE $0x00 // vpbroadcastb 0x1941(%rip), %xmm4 # 0x22f4 <k_encode_q3_k_weighted+0x17a4>
-	LONG $0xf371e1c5; BYTE $0x06 // vpsllw $0x6, %xmm3, %xmm3
-	LONG $0xdcdbe1c5 // vpand %xmm4, %xmm3, %xmm3
-	LONG $0xd3ebe9c5 // vpor %xmm3, %xmm2, %xmm2
-	LONG $0xc2ebf9c5 // vpor %xmm2, %xmm0, %xmm0
-	LONG $0x7f7aa1c4; WORD $0x0e04 // vmovdqu %xmm0, (%rsi,%r9)
-	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
-	LONG $0x01c0f641 // testb $0x1, %r8b
-	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	WORD $0x9475 // jne 0x970 <k_encode_q3_k+0x970>
-	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
-	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
-	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0xff61850f; WORD $0xffff // jne 0x950 <k_encode_q3_k+0x950>
-	WORD $0x01b0 // movb $0x1, %al
+	WORD $0xdb75 // jne 0x310 <k_encode_q3_k+0x310>
+	QUAD $0x0020060d187d62c4; BYTE $0x00 // vbroadcastss 0x2006(%rip), %ymm9 # 0x2344 <k_encode_q3_k_weighted+0x1654>
+	LONG $0xc55eb4c5 // vdivps %ymm5, %ymm9, %ymm0
+	QUAD $0x001ff50d187de2c4; BYTE $0x00 // vbroadcastss 0x1ff5(%rip), %ymm1 # 0x2340 <k_encode_q3_k_weighted+0x1650>
+	LONG $0xc9c2ccc5; BYTE $0x01 // vcmpltps %ymm1, %ymm6, %ymm1
+	QUAD $0x00204725187de2c4; BYTE $0x00 // vbroadcastss 0x2047(%rip), %ymm4 # 0x23a0 <k_encode_q3_k_weighted+0x16b0>
+	LONG $0x4a7de3c4; WORD $0x10c4 // vblendvps %ymm1, %ymm4, %ymm0, %ymm0
+	QUAD $0x00000e808129fcc5 // vmovaps %ymm0, 0xe80(%rcx)
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x0018f9257879e2c4; BYTE $0x00 // vpbroadcastb 0x18f9(%rip), %xmm4 # 0x22f5 <k_encode_q3_k_weighted+0x17a5>
-	QUAD $0x0018f11d787962c4; BYTE $0x00 // vpbroadcastb 0x18f1(%rip), %xmm11 # 0x22f6 <k_encode_q3_k_weighted+0x17a6>
-	QUAD $0x0018e915787962c4; BYTE $0x00 // vpbroadcastb 0x18e9(%rip), %xmm10 # 0x22f7 <k_encode_q3_k_weighted+0x17a7>
-	QUAD $0x0018e10d7879e2c4; BYTE $0x00 // vpbroadcastb 0x18e1(%rip), %xmm1 # 0x22f8 <k_encode_q3_k_weighted+0x17a8>
-	QUAD $0x0018d925787962c4; BYTE $0x00 // vpbroadcastb 0x18d9(%rip), %xmm12 # 0x22f9 <k_encode_q3_k_weighted+0x17a9>
-	QUAD $0x0018d12d7879e2c4; BYTE $0x00 // vpbroadcastb 0x18d1(%rip), %xmm5 # 0x22fa <k_encode_q3_k_weighted+0x17aa>
-	QUAD $0x0018c93d7879e2c4; BYTE $0x00 // vpbroadcastb 0x18c9(%rip), %xmm7 # 0x22fb <k_encode_q3_k_weighted+0x17ab>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x6f7ac1c4; WORD $0x1204 // vmovdqu (%r10,%rdx), %xmm0
-	LONG $0x6f7ac1c4; WORD $0x1254; BYTE $0x20 // vmovdqu 0x20(%r10,%rdx), %xmm2
-	LONG $0x6f7ac1c4; WORD $0x125c; BYTE $0x60 // vmovdqu 0x60(%r10,%rdx), %xmm3
-	LONG $0xd071f9c5; BYTE $0x02 // vpsrlw $0x2, %xmm0, %xmm0
-	LONG $0xc4dbf9c5 // vpand %xmm4, %xmm0, %xmm0
-	LONG $0xd271e9c5; BYTE $0x01 // vpsrlw $0x1, %xmm2, %xmm2
-	LONG $0xd2dba1c5 // vpand %xmm2, %xmm11, %xmm2
-	LONG $0xc0ebe9c5 // vpor %xmm0, %xmm2, %xmm0
-	LONG $0xdb11c1c4; WORD $0x1254; BYTE $0x40 // vpand 0x40(%r10,%rdx), %xmm13, %xmm2
-	LONG $0xdbfce1c5 // vpaddb %xmm3, %xmm3, %xmm3
-	LONG $0xdbdba9c5 // vpand %xmm3, %xmm10, %xmm3
-	LONG $0xd2ebe1c5 // vpor %xmm2, %xmm3, %xmm2
-	LONG $0xc0ebe9c5 // vpor %xmm0, %xmm2, %xmm0
-	QUAD $0x008012946f7ac1c4; WORD $0x0000 // vmovdqu 0x80(%r10,%rdx), %xmm2
-	LONG $0xf271e9c5; BYTE $0x02 // vpsllw $0x2, %xmm2, %xmm2
-	LONG $0xd1dbe9c5 // vpand %xmm1, %xmm2, %xmm2
-	QUAD $0x00a0129c6f7ac1c4; WORD $0x0000 // vmovdqu 0xa0(%r10,%rdx), %xmm3
-	LONG $0xf371e1c5; BYTE $0x03 // vpsllw $0x3, %xmm3, %xmm3
-	LONG $0xdbdb99c5 // vpand %xmm3, %xmm12, %xmm3
-	LONG $0xd2ebe1c5 // vpor %xmm2, %xmm3, %xmm2
-	QUAD $0x00c0129c6f7ac1c4; WORD $0x0000 // vmovdqu 0xc0(%r10,%rdx), %xmm3
-	LONG $0xf371e1c5; BYTE $0x04 // vpsllw $0x4, %xmm3, %xmm3
-	LONG $0xdddbe1c5 // vpand %xmm5, %xmm3, %xmm3
-	LONG $0xd2ebe1c5 // vpor %xmm2, %xmm3, %xmm2
-	LONG $0xc0ebe9c5 // vpor %xmm0, %xmm2, %xmm0
-	QUAD $0x00e012946f7ac1c4; WORD $0x0000 // vmovdqu 0xe0(%r10,%rdx), %xmm2
-	LONG $0xf271e9c5; BYTE $0x05 // vpsllw $0x5, %xmm2, %xmm2
-	LONG $0xd7dbe9c5 // vpand %xmm7, %xmm2, %xmm2
-	LONG $0xc0ebe9c5 // vpor %xmm0, %xmm2, %xmm0
-	LONG $0x7f7ac1c4; WORD $0x1604 // vmovdqu %xmm0, (%r14,%rdx)
-	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
-	WORD $0x01a8 // testb $0x1, %al
-	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
-	LONG $0xff4b850f; WORD $0xffff // jne 0xa40 <k_encode_q3_k+0xa40>
-	WORD $0xff49; BYTE $0xc7 // incq %r15
-	LONG $0x6ec68349 // addq $0x6e, %r14
-	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
-	LONG $0x247c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r15
-	QUAD $0x00008024bc28fcc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm7
-	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
-	LONG $0xfc75850f; WORD $0xffff // jne 0x790 <k_encode_q3_k+0x790>
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	QUAD $0x00200615187d62c4; BYTE $0x00 // vbroadcastss 0x2006(%rip), %ymm10 # 0x2380 <k_encode_q3_k_weighted+0x1690>
+	QUAD $0x001fd91d187d62c4; BYTE $0x00 // vbroadcastss 0x1fd9(%rip), %ymm11 # 0x235c <k_encode_q3_k_weighted+0x166c>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000e808128fcc5 // vmovaps 0xe80(%rcx), %ymm0
+	LONG $0x0c28fcc5; BYTE $0x11 // vmovaps (%rcx,%rdx), %ymm1
+	LONG $0xe159fcc5 // vmulps %ymm1, %ymm0, %ymm4
+	LONG $0x5f5cc1c4; BYTE $0xe1 // vmaxps %ymm9, %ymm4, %ymm4
+	LONG $0xc25cc1c4; WORD $0x01fa // vcmpltps %ymm10, %ymm4, %ymm7
+	LONG $0xe258dcc5 // vaddps %ymm2, %ymm4, %ymm4
+	LONG $0xe458a4c5 // vaddps %ymm4, %ymm11, %ymm4
+	LONG $0x4a2de3c4; WORD $0x70e4 // vblendvps %ymm7, %ymm4, %ymm10, %ymm4
+	LONG $0xc0c2bcc5; BYTE $0x07 // vcmpordps %ymm0, %ymm8, %ymm0
+	LONG $0xf959f4c5 // vmulps %ymm1, %ymm1, %ymm7
+	LONG $0xc754fcc5 // vandps %ymm7, %ymm0, %ymm0
+	QUAD $0x000400118429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x400(%rcx,%rdx)
+	QUAD $0x00080011a429fcc5; BYTE $0x00 // vmovaps %ymm4, 0x800(%rcx,%rdx)
+	LONG $0xc859f4c5 // vmulps %ymm0, %ymm1, %ymm1
+	LONG $0xcc59f4c5 // vmulps %ymm4, %ymm1, %ymm1
+	LONG $0xe958d4c5 // vaddps %ymm1, %ymm5, %ymm5
+	LONG $0xc459fcc5 // vmulps %ymm4, %ymm0, %ymm0
+	LONG $0xc059dcc5 // vmulps %ymm0, %ymm4, %ymm0
+	LONG $0xf058ccc5 // vaddps %ymm0, %ymm6, %ymm6
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
+	WORD $0x9275 // jne 0x390 <k_encode_q3_k+0x390>
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0xf8428d48 // leaq -0x8(%rdx), %rax
-	LONG $0x00c58149; WORD $0x0020; BYTE $0x00 // addq $0x2000, %r13 # imm = 0x2000
-	QUAD $0x0003702824448148; BYTE $0x00 // addq $0x370, 0x28(%rsp) # imm = 0x370
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000e8081297cc5 // vmovaps %ymm8, 0xe80(%rcx)
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x080021bc287ca1c4; WORD $0x0000 // vmovaps 0x800(%rcx,%r12), %ymm7
+	QUAD $0x04002184287ca1c4; WORD $0x0000 // vmovaps 0x400(%rcx,%r12), %ymm0
+	LONG $0x287ca1c4; WORD $0x210c // vmovaps (%rcx,%r12), %ymm1
+	LONG $0xe159fcc5 // vmulps %ymm1, %ymm0, %ymm4
+	LONG $0xcc5944c5 // vmulps %ymm4, %ymm7, %ymm9
+	LONG $0x5c5441c4; BYTE $0xc9 // vsubps %ymm9, %ymm5, %ymm9
+	LONG $0xd05944c5 // vmulps %ymm0, %ymm7, %ymm10
+	LONG $0xd7592cc5 // vmulps %ymm7, %ymm10, %ymm10
+	LONG $0x5c4c41c4; BYTE $0xd2 // vsubps %ymm10, %ymm6, %ymm10
+	LONG $0xc959acc5 // vmulps %ymm1, %ymm10, %ymm1
+	LONG $0x5e74c1c4; BYTE $0xc9 // vdivps %ymm9, %ymm1, %ymm1
+	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
+	LONG $0xcb54f4c5 // vandps %ymm3, %ymm1, %ymm1
+	QUAD $0x001f063d587d62c4; BYTE $0x00 // vpbroadcastd 0x1f06(%rip), %ymm15 # 0x2374 <k_encode_q3_k_weighted+0x1684>
+	QUAD $0x001edd1d587d62c4; BYTE $0x00 // vpbroadcastd 0x1edd(%rip), %ymm11 # 0x2354 <k_encode_q3_k_weighted+0x1664>
+	LONG $0x667541c4; BYTE $0xff // vpcmpgtd %ymm15, %ymm1, %ymm15
+	LONG $0x3b75c2c4; BYTE $0xcb // vpminud %ymm11, %ymm1, %ymm1
+	QUAD $0x001efa1d587d62c4; BYTE $0x00 // vpbroadcastd 0x1efa(%rip), %ymm11 # 0x2384 <k_encode_q3_k_weighted+0x1694>
+	LONG $0xc23c41c4; WORD $0x01e1 // vcmpltps %ymm9, %ymm8, %ymm12
+	LONG $0xc9fea5c5 // vpaddd %ymm1, %ymm11, %ymm1
+	QUAD $0x001f071d187d62c4; BYTE $0x00 // vbroadcastss 0x1f07(%rip), %ymm11 # 0x23a4 <k_encode_q3_k_weighted+0x16b4>
+	LONG $0x4a25e3c4; WORD $0xf0c9 // vblendvps %ymm15, %ymm1, %ymm11, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xd9c244c5; BYTE $0x04 // vcmpneqps %ymm1, %ymm7, %ymm11
+	LONG $0x541c41c4; BYTE $0xdb // vandps %ymm11, %ymm12, %ymm11
+	LONG $0xe159dcc5 // vmulps %ymm1, %ymm4, %ymm4
+	LONG $0xe458b4c5 // vaddps %ymm4, %ymm9, %ymm4
+	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
+	LONG $0xc159fcc5 // vmulps %ymm1, %ymm0, %ymm0
+	LONG $0xc058acc5 // vaddps %ymm0, %ymm10, %ymm0
+	LONG $0xc8c23cc5; BYTE $0x01 // vcmpltps %ymm0, %ymm8, %ymm9
+	LONG $0x542441c4; BYTE $0xc9 // vandps %ymm9, %ymm11, %ymm9
+	LONG $0xd4595cc5 // vmulps %ymm4, %ymm4, %ymm10
+	LONG $0xd6592cc5 // vmulps %ymm6, %ymm10, %ymm10
+	LONG $0xdd5954c5 // vmulps %ymm5, %ymm5, %ymm11
+	LONG $0xd85924c5 // vmulps %ymm0, %ymm11, %ymm11
+	LONG $0xc22441c4; WORD $0x01d2 // vcmpltps %ymm10, %ymm11, %ymm10
+	LONG $0x543441c4; BYTE $0xca // vandps %ymm10, %ymm9, %ymm9
+	LONG $0x4a45e3c4; WORD $0x90c9 // vblendvps %ymm9, %ymm1, %ymm7, %ymm1
+	QUAD $0x0800218c297ca1c4; WORD $0x0000 // vmovaps %ymm1, 0x800(%rcx,%r12)
+	LONG $0x4a55e3c4; WORD $0x90ec // vblendvps %ymm9, %ymm4, %ymm5, %ymm5
+	LONG $0x4a4de3c4; WORD $0x90f0 // vblendvps %ymm9, %ymm0, %ymm6, %ymm6
+	QUAD $0x00000e80b956b4c5 // vorps 0xe80(%rcx), %ymm9, %ymm7
+	QUAD $0x00000e80b929fcc5 // vmovaps %ymm7, 0xe80(%rcx)
+	LONG $0x20c48349 // addq $0x20, %r12
+	LONG $0x00fc8149; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %r12 # imm = 0x200
+	LONG $0xfef9850f; WORD $0xffff // jne 0x420 <k_encode_q3_k+0x420>
+	LONG $0x177de2c4; BYTE $0xff // vptest %ymm7, %ymm7
+	WORD $0x1174 // je 0x53f <k_encode_q3_k+0x53f>
+	LONG $0xff528d4c // leaq -0x1(%rdx), %r10
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0xfed18f0f; WORD $0xffff // jg 0x410 <k_encode_q3_k+0x410>
+	LONG $0xc65ed4c5 // vdivps %ymm6, %ymm5, %ymm0
+	LONG $0xcec2bcc5; BYTE $0x01 // vcmpltps %ymm6, %ymm8, %ymm1
+	LONG $0xc054f4c5 // vandps %ymm0, %ymm1, %ymm0
+	QUAD $0x000004008129fcc5 // vmovaps %ymm0, 0x400(%rcx)
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x97148b44 // movl (%rdi,%rdx,4), %r10d
+	LONG $0x0f628d45 // leal 0xf(%r10), %r12d
+	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
+	LONG $0xe2490f45 // cmovnsl %r10d, %r12d
+	QUAD $0x00040091846ef9c5; BYTE $0x00 // vmovd 0x400(%rcx,%rdx,4), %xmm0
+	WORD $0x8945; BYTE $0xe5 // movl %r12d, %r13d
+	LONG $0xf0e58341 // andl $-0x10, %r13d
+	WORD $0x2945; BYTE $0xea // subl %r13d, %r10d
+	WORD $0x634d; BYTE $0xd2 // movslq %r10d, %r10
+	LONG $0x04fcc141 // sarl $0x4, %r12d
+	WORD $0x634d; BYTE $0xe4 // movslq %r12d, %r12
+	LONG $0x05e2c149 // shlq $0x5, %r10
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	LONG $0x7e7981c4; WORD $0xa204 // vmovd %xmm0, (%r10,%r12,4)
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	LONG $0xf5d28f0f; WORD $0xffff // jg 0x110 <k_encode_q3_k+0x110>
+	WORD $0xbe75 // jne 0x560 <k_encode_q3_k+0x560>
+	LONG $0x012404f6 // testb $0x1, (%rsp)
+	QUAD $0x0000c0249c287cc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm11
+	QUAD $0x001db825187de2c4; BYTE $0x00 // vbroadcastss 0x1db8(%rip), %ymm4 # 0x2370 <k_encode_q3_k_weighted+0x1680>
+	WORD $0x4674 // je 0x600 <k_encode_q3_k+0x600>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x000800918458dcc5; BYTE $0x00 // vaddps 0x800(%rcx,%rdx,4), %ymm4, %ymm0
+	LONG $0xc05bfec5 // vcvttps2dq %ymm0, %ymm0
+	LONG $0x397de3c4; WORD $0x01c1 // vextracti128 $0x1, %ymm0, %xmm1
+	LONG $0xc16bf9c5 // vpackssdw %xmm1, %xmm0, %xmm0
+	LONG $0xc067f9c5 // vpackuswb %xmm0, %xmm0, %xmm0
+	LONG $0xd679c1c4; WORD $0x1104 // vmovq %xmm0, (%r9,%rdx)
+	LONG $0x08c28348 // addq $0x8, %rdx
+	LONG $0x80fa8148; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %rdx
+	WORD $0xd275 // jne 0x5c0 <k_encode_q3_k+0x5c0>
+	LONG $0x000171e9; BYTE $0x00 // jmp 0x764 <k_encode_q3_k+0x764>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000800918458dcc5; BYTE $0x00 // vaddps 0x800(%rcx,%rdx,4), %ymm4, %ymm0
+	LONG $0xc05bfec5 // vcvttps2dq %ymm0, %ymm0
+	LONG $0x397de3c4; WORD $0x01c1 // vextracti128 $0x1, %ymm0, %xmm1
+	LONG $0xc16bf9c5 // vpackssdw %xmm1, %xmm0, %xmm0
+	LONG $0xc067f9c5 // vpackuswb %xmm0, %xmm0, %xmm0
+	QUAD $0x0008001184d6f9c5; BYTE $0x00 // vmovq %xmm0, 0x800(%rcx,%rdx)
+	LONG $0x08c28348 // addq $0x8, %rdx
+	LONG $0x80fa8148; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %rdx
+	WORD $0xcf75 // jne 0x610 <k_encode_q3_k+0x610>
+	LONG $0xf8c2c748; WORD $0xffff; BYTE $0xff // movq $-0x8, %rdx
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x97548b44; BYTE $0x20 // movl 0x20(%rdi,%rdx,4), %r10d
+	LONG $0x076a8d45 // leal 0x7(%r10), %r13d
+	WORD $0x8545; BYTE $0xd2 // testl %r10d, %r10d
+	LONG $0xea490f45 // cmovnsl %r10d, %r13d
+	WORD $0x8945; BYTE $0xec // movl %r13d, %r12d
+	LONG $0x03fcc141 // sarl $0x3, %r12d
+	WORD $0x634d; BYTE $0xe4 // movslq %r12d, %r12
+	LONG $0x07e4c149 // shlq $0x7, %r12
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	LONG $0xf8e58341 // andl $-0x8, %r13d
+	WORD $0x2945; BYTE $0xea // subl %r13d, %r10d
+	WORD $0x634d; BYTE $0xea // movslq %r10d, %r13
+	QUAD $0x0008081194b60f44; BYTE $0x00 // movzbl 0x808(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x00 // movb %r10b, (%r13,%r12)
+	QUAD $0x0008101194b60f44; BYTE $0x00 // movzbl 0x810(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x08 // movb %r10b, 0x8(%r13,%r12)
+	QUAD $0x0008181194b60f44; BYTE $0x00 // movzbl 0x818(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x10 // movb %r10b, 0x10(%r13,%r12)
+	QUAD $0x0008201194b60f44; BYTE $0x00 // movzbl 0x820(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x18 // movb %r10b, 0x18(%r13,%r12)
+	QUAD $0x0008281194b60f44; BYTE $0x00 // movzbl 0x828(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x20 // movb %r10b, 0x20(%r13,%r12)
+	QUAD $0x0008301194b60f44; BYTE $0x00 // movzbl 0x830(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x28 // movb %r10b, 0x28(%r13,%r12)
+	QUAD $0x0008381194b60f44; BYTE $0x00 // movzbl 0x838(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x30 // movb %r10b, 0x30(%r13,%r12)
+	QUAD $0x0008401194b60f44; BYTE $0x00 // movzbl 0x840(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x38 // movb %r10b, 0x38(%r13,%r12)
+	QUAD $0x0008481194b60f44; BYTE $0x00 // movzbl 0x848(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x40 // movb %r10b, 0x40(%r13,%r12)
+	QUAD $0x0008501194b60f44; BYTE $0x00 // movzbl 0x850(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x48 // movb %r10b, 0x48(%r13,%r12)
+	QUAD $0x0008581194b60f44; BYTE $0x00 // movzbl 0x858(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x50 // movb %r10b, 0x50(%r13,%r12)
+	QUAD $0x0008601194b60f44; BYTE $0x00 // movzbl 0x860(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x58 // movb %r10b, 0x58(%r13,%r12)
+	QUAD $0x0008681194b60f44; BYTE $0x00 // movzbl 0x868(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x60 // movb %r10b, 0x60(%r13,%r12)
+	QUAD $0x0008701194b60f44; BYTE $0x00 // movzbl 0x870(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x68 // movb %r10b, 0x68(%r13,%r12)
+	QUAD $0x0008781194b60f44; BYTE $0x00 // movzbl 0x878(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x70 // movb %r10b, 0x70(%r13,%r12)
+	QUAD $0x0008801194b60f44; BYTE $0x00 // movzbl 0x880(%rcx,%rdx), %r10d
+	LONG $0x25548847; BYTE $0x78 // movb %r10b, 0x78(%r13,%r12)
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0xfeec850f; WORD $0xffff // jne 0x650 <k_encode_q3_k+0x650>
+	LONG $0x012404f6 // testb $0x1, (%rsp)
+	LONG $0xfa02840f; WORD $0xffff // je 0x170 <k_encode_q3_k+0x170>
+	QUAD $0x00000e80816ff9c5 // vmovdqa 0xe80(%rcx), %xmm0
+	QUAD $0x00000e90896ff9c5 // vmovdqa 0xe90(%rcx), %xmm1
+	QUAD $0x00001c6a256ef9c5 // vmovd 0x1c6a(%rip), %xmm4 # 0x23f0 <k_encode_q3_k_weighted+0x1700>
+	LONG $0x0071e2c4; BYTE $0xcc // vpshufb %xmm4, %xmm1, %xmm1
+	LONG $0x0079e2c4; BYTE $0xc4 // vpshufb %xmm4, %xmm0, %xmm0
+	LONG $0xc162f9c5 // vpunpckldq %xmm1, %xmm0, %xmm0 # xmm0 = xmm0[0],xmm1[0],xmm0[1],xmm1[1]
+	LONG $0x7ef9e1c4; BYTE $0xc2 // vmovq %xmm0, %rdx
+	QUAD $0x010101010101ba49; WORD $0x0101 // movabsq $0x101010101010101, %r10 # imm = 0x101010101010101
+	WORD $0x214c; BYTE $0xd2 // andq %r10, %rdx
+	LONG $0xf9c4840f; WORD $0xffff // je 0x170 <k_encode_q3_k+0x170>
+	LONG $0xb80f4cf3; BYTE $0xea // popcntq %rdx, %r13
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x2a248d4f // leaq (%r10,%r13), %r12
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x97148d4f // leaq (%r15,%r10,4), %r10
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xbc0f4cf3; BYTE $0xfa // tzcntq %rdx, %r15
+	LONG $0x03efc141 // shrl $0x3, %r15d
+	LONG $0xbe3c8b47 // movl (%r14,%r15,4), %r15d
+	WORD $0x8945; BYTE $0x3a // movl %r15d, (%r10)
+	LONG $0xff7a8d4c // leaq -0x1(%rdx), %r15
+	WORD $0x214c; BYTE $0xfa // andq %r15, %rdx
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	WORD $0xdc77 // ja 0x7d0 <k_encode_q3_k+0x7d0>
+	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	LONG $0xfff96de9; BYTE $0xff // jmp 0x170 <k_encode_q3_k+0x170>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x287cc1c4; WORD $0x1004 // vmovaps (%r8,%rdx), %ymm0
+	LONG $0xd05424c5 // vandps %ymm0, %ymm11, %ymm10
+	LONG $0xc24cc1c4; WORD $0x01fa // vcmpltps %ymm10, %ymm6, %ymm7
+	LONG $0x4a55e3c4; WORD $0x70e8 // vblendvps %ymm7, %ymm0, %ymm5, %ymm5
+	LONG $0xf65facc5 // vmaxps %ymm6, %ymm10, %ymm6
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
+	WORD $0xd975 // jne 0x820 <k_encode_q3_k+0x820>
+	QUAD $0x001b1005187de2c4; BYTE $0x00 // vbroadcastss 0x1b10(%rip), %ymm0 # 0x2360 <k_encode_q3_k_weighted+0x1670>
+	LONG $0xf55efcc5 // vdivps %ymm5, %ymm0, %ymm6
+	LONG $0xedc2bcc5; BYTE $0x04 // vcmpneqps %ymm5, %ymm8, %ymm5
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	QUAD $0x0000a024846ffdc5; BYTE $0x00 // vmovdqa 0xa0(%rsp), %ymm0
+	QUAD $0x000080248c6ffdc5; BYTE $0x00 // vmovdqa 0x80(%rsp), %ymm1
+	LONG $0x646ffdc5; WORD $0x6024 // vmovdqa 0x60(%rsp), %ymm4
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0xfffc0017bc59ccc5; BYTE $0xff // vmulps -0x400(%rdi,%rdx), %ymm6, %ymm7
+	LONG $0xfa58c4c5 // vaddps %ymm2, %ymm7, %ymm7
+	LONG $0xfb54c4c5 // vandps %ymm3, %ymm7, %ymm7
+	LONG $0x3f45e2c4; BYTE $0xf8 // vpmaxud %ymm0, %ymm7, %ymm7
+	LONG $0x3b45e2c4; BYTE $0xf9 // vpminud %ymm1, %ymm7, %ymm7
+	LONG $0xfcfec5c5 // vpaddd %ymm4, %ymm7, %ymm7
+	LONG $0xff54d4c5 // vandps %ymm7, %ymm5, %ymm7
+	LONG $0x3c29fcc5; BYTE $0x17 // vmovaps %ymm7, (%rdi,%rdx)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
+	WORD $0xcb75 // jne 0x880 <k_encode_q3_k+0x880>
+	QUAD $0x001a9205187de2c4; BYTE $0x00 // vbroadcastss 0x1a92(%rip), %ymm0 # 0x2350 <k_encode_q3_k_weighted+0x1660>
+	LONG $0xf65efcc5 // vdivps %ymm6, %ymm0, %ymm6
+	LONG $0x1d7de3c4; WORD $0x04f6 // vcvtps2ph $0x4, %ymm6, %xmm6
+	LONG $0x137de2c4; BYTE $0xf6 // vcvtph2ps %xmm6, %ymm6
+	LONG $0xee54d4c5 // vandps %ymm6, %ymm5, %ymm5
+	QUAD $0x00001280a929fcc5 // vmovaps %ymm5, 0x1280(%rcx)
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x128089ac107aa1c4; WORD $0x0000 // vmovss 0x1280(%rcx,%r9,4), %xmm5
+	LONG $0x1d79e3c4; WORD $0x04ed // vcvtps2ph $0x4, %xmm5, %xmm5
+	LONG $0x7e79c1c4; BYTE $0xea // vmovd %xmm5, %r10d
+	LONG $0x57894466; BYTE $0x6c // movw %r10w, 0x6c(%rdi)
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	LONG $0x0ae3c148 // shlq $0xa, %rbx
+	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x001b580d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1b58(%rip), %xmm1 # 0x2482 <k_encode_q3_k_weighted+0x1792>
+	QUAD $0x001b50257879e2c4; BYTE $0x00 // vpbroadcastb 0x1b50(%rip), %xmm4 # 0x2483 <k_encode_q3_k_weighted+0x1793>
+	LONG $0x00009de9; BYTE $0x00 // jmp 0x9d5 <k_encode_q3_k+0x9d5>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x3410fcc5; BYTE $0x93 // vmovups (%rbx,%rdx,4), %ymm6
+	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
+	LONG $0xf55eccc5 // vdivps %ymm5, %ymm6, %ymm6
+	LONG $0x7c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm7
+	LONG $0xed5ec4c5 // vdivps %ymm5, %ymm7, %ymm5
+	LONG $0xea58d4c5 // vaddps %ymm2, %ymm5, %ymm5
+	LONG $0xf258ccc5 // vaddps %ymm2, %ymm6, %ymm6
+	LONG $0xf354ccc5 // vandps %ymm3, %ymm6, %ymm6
+	LONG $0xeb54d4c5 // vandps %ymm3, %ymm5, %ymm5
+	QUAD $0x0019fc3d587de2c4; BYTE $0x00 // vpbroadcastd 0x19fc(%rip), %ymm7 # 0x2374 <k_encode_q3_k_weighted+0x1684>
+	LONG $0x3f55e2c4; BYTE $0xef // vpmaxud %ymm7, %ymm5, %ymm5
+	LONG $0x3f4de2c4; BYTE $0xf7 // vpmaxud %ymm7, %ymm6, %ymm6
+	QUAD $0x0019c93d587de2c4; BYTE $0x00 // vpbroadcastd 0x19c9(%rip), %ymm7 # 0x2354 <k_encode_q3_k_weighted+0x1664>
+	LONG $0x3b4de2c4; BYTE $0xf7 // vpminud %ymm7, %ymm6, %ymm6
+	LONG $0x3b55e2c4; BYTE $0xef // vpminud %ymm7, %ymm5, %ymm5
+	QUAD $0x0019ae3d587de2c4; BYTE $0x00 // vpbroadcastd 0x19ae(%rip), %ymm7 # 0x234c <k_encode_q3_k_weighted+0x165c>
+	LONG $0xefdbd5c5 // vpand %ymm7, %ymm5, %ymm5
+	LONG $0xf7dbcdc5 // vpand %ymm7, %ymm6, %ymm6
+	LONG $0x2b4de2c4; BYTE $0xed // vpackusdw %ymm5, %ymm6, %ymm5
+	LONG $0x397de3c4; WORD $0x01ee // vextracti128 $0x1, %ymm5, %xmm6
+	LONG $0xee67d1c5 // vpackuswb %xmm6, %xmm5, %xmm5
+	LONG $0xed70f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm5, %xmm5 # xmm5 = xmm5[0,2,1,3]
+	LONG $0xe9fcd1c5 // vpaddb %xmm1, %xmm5, %xmm5
+	LONG $0x7f7ac1c4; WORD $0x132c // vmovdqu %xmm5, (%r11,%rdx)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	LONG $0x10c78349 // addq $0x10, %r15
+	LONG $0x10c68349 // addq $0x10, %r14
+	LONG $0x10fc8349 // cmpq $0x10, %r12
+	WORD $0x7b74 // je 0xa50 <k_encode_q3_k+0xa50>
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0x05e2c149 // shlq $0x5, %r10
+	LONG $0x2454034c; BYTE $0x48 // addq 0x48(%rsp), %r10
+	LONG $0x8a148b47 // movl (%r10,%r9,4), %r10d
+	LONG $0xe06a8d45 // leal -0x20(%r10), %r13d
+	LONG $0x2a6ac1c4; BYTE $0xed // vcvtsi2ss %r13d, %xmm2, %xmm5
+	QUAD $0x128089ac5952a1c4; WORD $0x0000 // vmulss 0x1280(%rcx,%r9,4), %xmm5, %xmm5
+	LONG $0x24548846; BYTE $0x10 // movb %r10b, 0x10(%rsp,%r12)
+	LONG $0xe82ef8c5 // vucomiss %xmm0, %xmm5
+	LONG $0xff39850f; WORD $0xffff // jne 0x940 <k_encode_q3_k+0x940>
+	LONG $0xff338a0f; WORD $0xffff // jp 0x940 <k_encode_q3_k+0x940>
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x80e58349 // andq $-0x80, %r13
+	WORD $0x8945; BYTE $0xe2 // movl %r12d, %r10d
+	LONG $0x07e28341 // andl $0x7, %r10d
+	WORD $0x094d; BYTE $0xea // orq %r13, %r10
+	LONG $0x2414034c // addq (%rsp), %r10
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x14b60f43; BYTE $0xea // movzbl (%r10,%r13,8), %edx
+	LONG $0x2e148843 // movb %dl, (%r14,%r13)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x10fd8349 // cmpq $0x10, %r13
+	WORD $0xee75 // jne 0xa30 <k_encode_q3_k+0xa30>
+	WORD $0x80eb // jmp 0x9c4 <k_encode_q3_k+0x9c4>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x5cb60f42; WORD $0x1014 // movzbl 0x10(%rsp,%r10), %ebx
+	LONG $0x74b60f46; WORD $0x1814 // movzbl 0x18(%rsp,%r10), %r14d
+	WORD $0xe380; BYTE $0x0f // andb $0xf, %bl
+	LONG $0x04e6c041 // shlb $0x4, %r14b
+	WORD $0x0841; BYTE $0xde // orb %bl, %r14b
+	LONG $0x17748846; BYTE $0x60 // movb %r14b, 0x60(%rdi,%r10)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x08fa8349 // cmpq $0x8, %r10
+	WORD $0xdc75 // jne 0xa60 <k_encode_q3_k+0xa60>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	QUAD $0x0019f5057879e2c4; BYTE $0x00 // vpbroadcastb 0x19f5(%rip), %xmm0 # 0x2484 <k_encode_q3_k_weighted+0x1794>
+	BYTE $0x90 // nop
+	LONG $0x54b60f44; WORD $0x101c // movzbl 0x10(%rsp,%rbx), %r10d
+	LONG $0x74b60f44; WORD $0x141c // movzbl 0x14(%rsp,%rbx), %r14d
+	LONG $0x04eac041 // shrb $0x4, %r10b
+	LONG $0x02eec041 // shrb $0x2, %r14b
+	LONG $0x3ce68041 // andb $0x3c, %r14b
+	LONG $0x7cb60f44; WORD $0x181c // movzbl 0x18(%rsp,%rbx), %r15d
+	LONG $0xf0e78041 // andb $-0x10, %r15b
+	WORD $0x0845; BYTE $0xd7 // orb %r10b, %r15b
+	WORD $0x0845; BYTE $0xf7 // orb %r14b, %r15b
+	LONG $0x54b60f44; WORD $0x1c1c // movzbl 0x1c(%rsp,%rbx), %r10d
+	LONG $0x02e2c041 // shlb $0x2, %r10b
+	LONG $0xc0e28041 // andb $-0x40, %r10b
+	WORD $0x0845; BYTE $0xfa // orb %r15b, %r10b
+	LONG $0x1f548844; BYTE $0x68 // movb %r10b, 0x68(%rdi,%rbx)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0xb975 // jne 0xa90 <k_encode_q3_k+0xa90>
+	LONG $0x205f8d48 // leaq 0x20(%rdi), %rbx
+	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x07e4c149 // shlq $0x7, %r12
+	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
+	LONG $0x05e7c149 // shlq $0x5, %r15
+	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
+	WORD $0xb541; BYTE $0x01 // movb $0x1, %r13b
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x6f7a81c4; WORD $0x146c; BYTE $0x20 // vmovdqu 0x20(%r12,%r10), %xmm5
+	LONG $0x6f7a81c4; WORD $0x1474; BYTE $0x40 // vmovdqu 0x40(%r12,%r10), %xmm6
+	LONG $0x6f7a81c4; WORD $0x147c; BYTE $0x60 // vmovdqu 0x60(%r12,%r10), %xmm7
+	LONG $0xdb7901c4; WORD $0x1414 // vpand (%r12,%r10), %xmm0, %xmm10
+	LONG $0xf571d1c5; BYTE $0x02 // vpsllw $0x2, %xmm5, %xmm5
+	LONG $0xecdbd1c5 // vpand %xmm4, %xmm5, %xmm5
+	LONG $0xedeba9c5 // vpor %xmm5, %xmm10, %xmm5
+	LONG $0xf671c9c5; BYTE $0x04 // vpsllw $0x4, %xmm6, %xmm6
+	LONG $0xf6db91c5 // vpand %xmm6, %xmm13, %xmm6
+	LONG $0xf771c1c5; BYTE $0x06 // vpsllw $0x6, %xmm7, %xmm7
+	LONG $0xffdb89c5 // vpand %xmm7, %xmm14, %xmm7
+	LONG $0xf7ebc9c5 // vpor %xmm7, %xmm6, %xmm6
+	LONG $0xeeebd1c5 // vpor %xmm6, %xmm5, %xmm5
+	LONG $0x7f7a81c4; WORD $0x172c // vmovdqu %xmm5, (%r15,%r10)
+	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
+	LONG $0x01c5f641 // testb $0x1, %r13b
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	WORD $0xa675 // jne 0xb10 <k_encode_q3_k+0xb10>
+	LONG $0x0001bf41; WORD $0x0000 // movl $0x1, %r15d
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	LONG $0xff70850f; WORD $0xffff // jne 0xaf0 <k_encode_q3_k+0xaf0>
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x0018f7057879e2c4; BYTE $0x00 // vpbroadcastb 0x18f7(%rip), %xmm0 # 0x2485 <k_encode_q3_k_weighted+0x1795>
+	QUAD $0x0018ef257879e2c4; BYTE $0x00 // vpbroadcastb 0x18ef(%rip), %xmm4 # 0x2486 <k_encode_q3_k_weighted+0x1796>
+	QUAD $0x0018e715787962c4; BYTE $0x00 // vpbroadcastb 0x18e7(%rip), %xmm10 # 0x2487 <k_encode_q3_k_weighted+0x1797>
+	QUAD $0x0018df25787962c4; BYTE $0x00 // vpbroadcastb 0x18df(%rip), %xmm12 # 0x2488 <k_encode_q3_k_weighted+0x1798>
+	QUAD $0x0018d70d787962c4; BYTE $0x00 // vpbroadcastb 0x18d7(%rip), %xmm9 # 0x2489 <k_encode_q3_k_weighted+0x1799>
+	QUAD $0x0018cf3d787962c4; BYTE $0x00 // vpbroadcastb 0x18cf(%rip), %xmm15 # 0x248a <k_encode_q3_k_weighted+0x179a>
+	QUAD $0x0018c70d7879e2c4; BYTE $0x00 // vpbroadcastb 0x18c7(%rip), %xmm1 # 0x248b <k_encode_q3_k_weighted+0x179b>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7a81c4; WORD $0x332c // vmovdqu (%r11,%r14), %xmm5
+	LONG $0x6f7a81c4; WORD $0x3374; BYTE $0x20 // vmovdqu 0x20(%r11,%r14), %xmm6
+	LONG $0x6f7a81c4; WORD $0x337c; BYTE $0x60 // vmovdqu 0x60(%r11,%r14), %xmm7
+	LONG $0xd571d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm5
+	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
+	LONG $0xd671c9c5; BYTE $0x01 // vpsrlw $0x1, %xmm6, %xmm6
+	LONG $0xf4dbc9c5 // vpand %xmm4, %xmm6, %xmm6
+	LONG $0xedebc9c5 // vpor %xmm5, %xmm6, %xmm5
+	QUAD $0x00187f357879e2c4; BYTE $0x00 // vpbroadcastb 0x187f(%rip), %xmm6 # 0x2482 <k_encode_q3_k_weighted+0x1792>
+	LONG $0xdb4981c4; WORD $0x3374; BYTE $0x40 // vpand 0x40(%r11,%r14), %xmm6, %xmm6
+	LONG $0xfffcc1c5 // vpaddb %xmm7, %xmm7, %xmm7
+	LONG $0xffdb81c5 // vpand %xmm7, %xmm15, %xmm7
+	LONG $0xf6ebc1c5 // vpor %xmm6, %xmm7, %xmm6
+	LONG $0xedebc9c5 // vpor %xmm5, %xmm6, %xmm5
+	QUAD $0x008033b46f7a81c4; WORD $0x0000 // vmovdqu 0x80(%r11,%r14), %xmm6
+	LONG $0xf671c9c5; BYTE $0x02 // vpsllw $0x2, %xmm6, %xmm6
+	LONG $0xf6dbb1c5 // vpand %xmm6, %xmm9, %xmm6
+	QUAD $0x00a033bc6f7a81c4; WORD $0x0000 // vmovdqu 0xa0(%r11,%r14), %xmm7
+	LONG $0xf771c1c5; BYTE $0x03 // vpsllw $0x3, %xmm7, %xmm7
+	LONG $0xf9dbc1c5 // vpand %xmm1, %xmm7, %xmm7
+	LONG $0xf6ebc1c5 // vpor %xmm6, %xmm7, %xmm6
+	QUAD $0x00c033bc6f7a81c4; WORD $0x0000 // vmovdqu 0xc0(%r11,%r14), %xmm7
+	LONG $0xf771c1c5; BYTE $0x04 // vpsllw $0x4, %xmm7, %xmm7
+	LONG $0xffdba9c5 // vpand %xmm7, %xmm10, %xmm7
+	LONG $0xf6ebc1c5 // vpor %xmm6, %xmm7, %xmm6
+	LONG $0xedebc9c5 // vpor %xmm5, %xmm6, %xmm5
+	QUAD $0x00e033b46f7a81c4; WORD $0x0000 // vmovdqu 0xe0(%r11,%r14), %xmm6
+	LONG $0xf671c9c5; BYTE $0x05 // vpsllw $0x5, %xmm6, %xmm6
+	LONG $0xf6db99c5 // vpand %xmm6, %xmm12, %xmm6
+	LONG $0xedebc9c5 // vpor %xmm5, %xmm6, %xmm5
+	LONG $0x7f7aa1c4; WORD $0x372c // vmovdqu %xmm5, (%rdi,%r14)
+	LONG $0x0010be41; WORD $0x0000 // movl $0x10, %r14d
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xff40850f; WORD $0xffff // jne 0xbd0 <k_encode_q3_k+0xbd0>
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x6ec78348 // addq $0x6e, %rdi
+	QUAD $0x0000010024048148 // addq $0x100, (%rsp) # imm = 0x100
+	LONG $0x244c3b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r9
+	LONG $0xfc46850f; WORD $0xffff // jne 0x8f0 <k_encode_q3_k+0x8f0>
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0xf8578d48 // leaq -0x8(%rdi), %rdx
+	LONG $0x00c68148; WORD $0x0020; BYTE $0x00 // addq $0x2000, %rsi # imm = 0x2000
+	QUAD $0x0003702824448148; BYTE $0x00 // addq $0x370, 0x28(%rsp) # imm = 0x370
+	LONG $0x08ff8348 // cmpq $0x8, %rdi
+	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
+	LONG $0xf3fe8f0f; WORD $0xffff // jg 0xd0 <k_encode_q3_k+0xd0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -585,11 +650,12 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// encode_q3_k_weighted
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x162f8e0f; WORD $0x0000 // jle 0x218c <k_encode_q3_k_weighted+0x163c>
+	LONG $0x162f8e0f; WORD $0x0000 // jle 0x232c <k_encode_q3_k_weighted+0x163c>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -612,14 +678,14 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0938d49; WORD $0x001c; BYTE $0x00 // leaq 0x1ce0(%r11), %rdx
 	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
 	LONG $0x209b8d49; WORD $0x0008; BYTE $0x00 // leaq 0x820(%r11), %rbx
-	QUAD $0x0016420d587de2c4; BYTE $0x00 // vpbroadcastd 0x1642(%rip), %ymm1 # 0x220c <k_encode_q3_k_weighted+0x16bc>
-	QUAD $0x00163d35187de2c4; BYTE $0x00 // vbroadcastss 0x163d(%rip), %ymm6 # 0x2210 <k_encode_q3_k_weighted+0x16c0>
-	QUAD $0x0016003d187de2c4; BYTE $0x00 // vbroadcastss 0x1600(%rip), %ymm7 # 0x21dc <k_encode_q3_k_weighted+0x168c>
-	QUAD $0x00161315587de2c4; BYTE $0x00 // vpbroadcastd 0x1613(%rip), %ymm2 # 0x21f8 <k_encode_q3_k_weighted+0x16a8>
-	QUAD $0x0015de1d187d62c4; BYTE $0x00 // vbroadcastss 0x15de(%rip), %ymm11 # 0x21cc <k_encode_q3_k_weighted+0x167c>
-	QUAD $0x0015e1051879e2c4; BYTE $0x00 // vbroadcastss 0x15e1(%rip), %xmm0 # 0x21d8 <k_encode_q3_k_weighted+0x1688>
-	QUAD $0x0016fc1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x16fc(%rip), %xmm3 # 0x22fc <k_encode_q3_k_weighted+0x17ac>
-	QUAD $0x0016f4257879e2c4; BYTE $0x00 // vpbroadcastb 0x16f4(%rip), %xmm4 # 0x22fd <k_encode_q3_k_weighted+0x17ad>
+	QUAD $0x0016220d587de2c4; BYTE $0x00 // vpbroadcastd 0x1622(%rip), %ymm1 # 0x238c <k_encode_q3_k_weighted+0x169c>
+	QUAD $0x00161d35187de2c4; BYTE $0x00 // vbroadcastss 0x161d(%rip), %ymm6 # 0x2390 <k_encode_q3_k_weighted+0x16a0>
+	QUAD $0x0015e03d187de2c4; BYTE $0x00 // vbroadcastss 0x15e0(%rip), %ymm7 # 0x235c <k_encode_q3_k_weighted+0x166c>
+	QUAD $0x0015f315587de2c4; BYTE $0x00 // vpbroadcastd 0x15f3(%rip), %ymm2 # 0x2378 <k_encode_q3_k_weighted+0x1688>
+	QUAD $0x0015be1d187d62c4; BYTE $0x00 // vbroadcastss 0x15be(%rip), %ymm11 # 0x234c <k_encode_q3_k_weighted+0x165c>
+	QUAD $0x0015c1051879e2c4; BYTE $0x00 // vbroadcastss 0x15c1(%rip), %xmm0 # 0x2358 <k_encode_q3_k_weighted+0x1668>
+	QUAD $0x0016ec1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x16ec(%rip), %xmm3 # 0x248c <k_encode_q3_k_weighted+0x179c>
+	QUAD $0x0016e4257879e2c4; BYTE $0x00 // vpbroadcastb 0x16e4(%rip), %xmm4 # 0x248d <k_encode_q3_k_weighted+0x179d>
 	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
 	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
 	LONG $0x2474894c; BYTE $0x78 // movq %r14, 0x78(%rsp)
@@ -758,12 +824,12 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfea4850f; WORD $0xffff // jne 0xd80 <k_encode_q3_k_weighted+0x230>
+	LONG $0xfea4850f; WORD $0xffff // jne 0xf20 <k_encode_q3_k_weighted+0x230>
 	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
 	LONG $0x582444f6; BYTE $0x01 // testb $0x1, 0x58(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
 	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0xfdea850f; WORD $0xffff // jne 0xce0 <k_encode_q3_k_weighted+0x190>
+	LONG $0xfdea850f; WORD $0xffff // jne 0xe80 <k_encode_q3_k_weighted+0x190>
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x0c28fcc5; BYTE $0x01 // vmovaps (%rcx,%rax), %ymm1
@@ -774,15 +840,15 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd1582cc5 // vaddps %ymm1, %ymm10, %ymm10
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0x04003d48; WORD $0x0000 // cmpq $0x400, %rax # imm = 0x400
-	WORD $0xd975 // jne 0xf00 <k_encode_q3_k_weighted+0x3b0>
+	WORD $0xd975 // jne 0x10a0 <k_encode_q3_k_weighted+0x3b0>
 	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
 	LONG $0x10428d48 // leaq 0x10(%rdx), %rax
 	LONG $0xf0fa8148; WORD $0x0000; BYTE $0x00 // cmpq $0xf0, %rdx
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0xfd7d820f; WORD $0xffff // jb 0xcc0 <k_encode_q3_k_weighted+0x170>
+	LONG $0xfd7d820f; WORD $0xffff // jb 0xe60 <k_encode_q3_k_weighted+0x170>
 	LONG $0x5814c1c4; BYTE $0xcd // vaddps %ymm13, %ymm13, %ymm1
 	LONG $0x582cc1c4; BYTE $0xd2 // vaddps %ymm10, %ymm10, %ymm2
-	QUAD $0x0012c22d187de2c4; BYTE $0x00 // vbroadcastss 0x12c2(%rip), %ymm5 # 0x2218 <k_encode_q3_k_weighted+0x16c8>
+	QUAD $0x0012a22d187de2c4; BYTE $0x00 // vbroadcastss 0x12a2(%rip), %ymm5 # 0x2398 <k_encode_q3_k_weighted+0x16a8>
 	LONG $0xd559ecc5 // vmulps %ymm5, %ymm2, %ymm2
 	LONG $0xcd59f4c5 // vmulps %ymm5, %ymm1, %ymm1
 	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
@@ -793,7 +859,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x000012693d107ac5 // vmovss 0x1269(%rip), %xmm15 # 0x21fc <k_encode_q3_k_weighted+0x16ac>
+	QUAD $0x000012493d107ac5 // vmovss 0x1249(%rip), %xmm15 # 0x237c <k_encode_q3_k_weighted+0x168c>
 	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
@@ -916,7 +982,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
-	LONG $0xfeab850f; WORD $0xffff // jne 0x1080 <k_encode_q3_k_weighted+0x530>
+	LONG $0xfeab850f; WORD $0xffff // jne 0x1220 <k_encode_q3_k_weighted+0x530>
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	QUAD $0x0000008024940348 // addq 0x80(%rsp), %rdx
 	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
@@ -981,7 +1047,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	LONG $0x01c1f641 // testb $0x1, %r9b
 	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	LONG $0xfe9c850f; WORD $0xffff // jne 0x11f0 <k_encode_q3_k_weighted+0x6a0>
+	LONG $0xfe9c850f; WORD $0xffff // jne 0x1390 <k_encode_q3_k_weighted+0x6a0>
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	QUAD $0x12a083846e7941c4; WORD $0x0000 // vmovd 0x12a0(%r11,%rax,4), %xmm8
 	WORD $0xd231 // xorl %edx, %edx
@@ -990,11 +1056,11 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x047e79c5; BYTE $0x91 // vmovd %xmm8, (%rcx,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	WORD $0xf275 // jne 0x1370 <k_encode_q3_k_weighted+0x820>
+	WORD $0xf275 // jne 0x1510 <k_encode_q3_k_weighted+0x820>
 	LONG $0x01287cc5 // vmovaps (%rcx), %ymm8
 	WORD $0xd231 // xorl %edx, %edx
-	QUAD $0x000e3725187d62c4; BYTE $0x00 // vbroadcastss 0xe37(%rip), %ymm12 # 0x21c4 <k_encode_q3_k_weighted+0x1674>
-	QUAD $0x000e6a1d187d62c4; BYTE $0x00 // vbroadcastss 0xe6a(%rip), %ymm11 # 0x2200 <k_encode_q3_k_weighted+0x16b0>
+	QUAD $0x000e1725187d62c4; BYTE $0x00 // vbroadcastss 0xe17(%rip), %ymm12 # 0x2344 <k_encode_q3_k_weighted+0x1654>
+	QUAD $0x000e4a1d187d62c4; BYTE $0x00 // vbroadcastss 0xe4a(%rip), %ymm11 # 0x2380 <k_encode_q3_k_weighted+0x1690>
 	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
 	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
@@ -1007,14 +1073,14 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0400138c297cc1c4; WORD $0x0000 // vmovaps %ymm1, 0x400(%r11,%rdx)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
-	WORD $0xcd75 // jne 0x13b0 <k_encode_q3_k_weighted+0x860>
+	WORD $0xcd75 // jne 0x1550 <k_encode_q3_k_weighted+0x860>
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	QUAD $0x04001384583c41c4; WORD $0x0000 // vaddps 0x400(%r11,%rdx), %ymm8, %ymm8
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
-	WORD $0xe975 // jne 0x13f0 <k_encode_q3_k_weighted+0x8a0>
+	WORD $0xe975 // jne 0x1590 <k_encode_q3_k_weighted+0x8a0>
 	LONG $0x01297cc5 // vmovaps %ymm8, (%rcx)
 	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
 	WORD $0xd231 // xorl %edx, %edx
@@ -1022,7 +1088,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000680d08c7ef9c5; BYTE $0x00 // vmovd %xmm1, 0x680(%rax,%rdx,8)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0xe875 // jne 0x1410 <k_encode_q3_k_weighted+0x8c0>
+	WORD $0xe875 // jne 0x15b0 <k_encode_q3_k_weighted+0x8c0>
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
@@ -1037,12 +1103,12 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c29fcc5; BYTE $0x11 // vmovaps %ymm1, (%rcx,%rdx)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
-	WORD $0xc875 // jne 0x1440 <k_encode_q3_k_weighted+0x8f0>
+	WORD $0xc875 // jne 0x15e0 <k_encode_q3_k_weighted+0x8f0>
 	LONG $0x5e1c41c4; BYTE $0xc2 // vdivps %ymm10, %ymm12, %ymm8
 	QUAD $0x000c0093297c41c4; BYTE $0x00 // vmovaps %ymm10, 0xc00(%r11)
-	QUAD $0x000d310d187de2c4; BYTE $0x00 // vbroadcastss 0xd31(%rip), %ymm1 # 0x21c0 <k_encode_q3_k_weighted+0x1670>
+	QUAD $0x000d110d187de2c4; BYTE $0x00 // vbroadcastss 0xd11(%rip), %ymm1 # 0x2340 <k_encode_q3_k_weighted+0x1650>
 	LONG $0xc9c294c5; BYTE $0x01 // vcmpltps %ymm1, %ymm13, %ymm1
-	QUAD $0x000d8315187de2c4; BYTE $0x00 // vbroadcastss 0xd83(%rip), %ymm2 # 0x2220 <k_encode_q3_k_weighted+0x16d0>
+	QUAD $0x000d6315187de2c4; BYTE $0x00 // vbroadcastss 0xd63(%rip), %ymm2 # 0x23a0 <k_encode_q3_k_weighted+0x16b0>
 	LONG $0x4a3de3c4; WORD $0x10ca // vblendvps %ymm1, %ymm2, %ymm8, %ymm1
 	QUAD $0x000c608b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0xc60(%r11)
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
@@ -1071,30 +1137,30 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd25874c5 // vaddps %ymm2, %ymm1, %ymm10
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
-	WORD $0x8a75 // jne 0x14c0 <k_encode_q3_k_weighted+0x970>
+	WORD $0x8a75 // jne 0x1660 <k_encode_q3_k_weighted+0x970>
 	LONG $0x5e14c1c4; BYTE $0xca // vdivps %ymm10, %ymm13, %ymm1
-	QUAD $0x00000ddc15c2acc5; BYTE $0x04 // vcmpneqps 0xddc(%rip), %ymm10, %ymm2 # 0x2320 <k_encode_q3_k_weighted+0x17d0>
+	QUAD $0x00000dbc15c2acc5; BYTE $0x04 // vcmpneqps 0xdbc(%rip), %ymm10, %ymm2 # 0x24a0 <k_encode_q3_k_weighted+0x17b0>
 	LONG $0xc954ecc5 // vandps %ymm1, %ymm2, %ymm1
 	LONG $0xd15994c5 // vmulps %ymm1, %ymm13, %ymm2
 	QUAD $0x000c2093297cc1c4; BYTE $0x00 // vmovaps %ymm2, 0xc20(%r11)
 	QUAD $0x000c408b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0xc40(%r11)
 	LONG $0xfffff7ba; BYTE $0xff // movl $0xfffffff7, %edx # imm = 0xFFFFFFF7
-	WORD $0x16eb // jmp 0x157b <k_encode_q3_k_weighted+0xa2b>
+	WORD $0x16eb // jmp 0x171b <k_encode_q3_k_weighted+0xa2b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xc2ff // incl %edx
 	WORD $0xfa83; BYTE $0x0a // cmpl $0xa, %edx
-	LONG $0x0285840f; WORD $0x0000 // je 0x1800 <k_encode_q3_k_weighted+0xcb0>
+	LONG $0x0285840f; WORD $0x0000 // je 0x19a0 <k_encode_q3_k_weighted+0xcb0>
 	WORD $0xd285 // testl %edx, %edx
-	WORD $0xf174 // je 0x1570 <k_encode_q3_k_weighted+0xa20>
+	WORD $0xf174 // je 0x1710 <k_encode_q3_k_weighted+0xa20>
 	LONG $0xca2afac5 // vcvtsi2ss %edx, %xmm0, %xmm1
 	LONG $0xc95982c5 // vmulss %xmm1, %xmm15, %xmm1
-	QUAD $0x00000c610d58f2c5 // vaddss 0xc61(%rip), %xmm1, %xmm1 # 0x21f0 <k_encode_q3_k_weighted+0x16a0>
-	QUAD $0x000c50151879e2c4; BYTE $0x00 // vbroadcastss 0xc50(%rip), %xmm2 # 0x21e8 <k_encode_q3_k_weighted+0x1698>
+	QUAD $0x00000c410d58f2c5 // vaddss 0xc41(%rip), %xmm1, %xmm1 # 0x2370 <k_encode_q3_k_weighted+0x1680>
+	QUAD $0x000c30151879e2c4; BYTE $0x00 // vbroadcastss 0xc30(%rip), %xmm2 # 0x2368 <k_encode_q3_k_weighted+0x1678>
 	LONG $0xca57f0c5 // vxorps %xmm2, %xmm1, %xmm1
 	LONG $0x187de2c4; BYTE $0xc9 // vbroadcastss %xmm1, %ymm1
 	QUAD $0x000c00935e7441c4; BYTE $0x00 // vdivps 0xc00(%r11), %ymm1, %ymm10
 	WORD $0xfa83; BYTE $0xfa // cmpl $-0x6, %edx
-	LONG $0x007d8f0f; WORD $0x0000 // jg 0x1630 <k_encode_q3_k_weighted+0xae0>
+	LONG $0x007d8f0f; WORD $0x0000 // jg 0x17d0 <k_encode_q3_k_weighted+0xae0>
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
@@ -1117,13 +1183,13 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xea5874c5 // vaddps %ymm2, %ymm1, %ymm13
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0x00fe8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rsi # imm = 0x200
-	WORD $0x9c75 // jne 0x15c0 <k_encode_q3_k_weighted+0xa70>
-	LONG $0x00011de9; BYTE $0x00 // jmp 0x1746 <k_encode_q3_k_weighted+0xbf6>
+	WORD $0x9c75 // jne 0x1760 <k_encode_q3_k_weighted+0xa70>
+	LONG $0x00011de9; BYTE $0x00 // jmp 0x18e6 <k_encode_q3_k_weighted+0xbf6>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0xfa83; BYTE $0x05 // cmpl $0x5, %edx
-	QUAD $0x000bc40d187d62c4; BYTE $0x00 // vbroadcastss 0xbc4(%rip), %ymm9 # 0x2200 <k_encode_q3_k_weighted+0x16b0>
+	QUAD $0x000ba40d187d62c4; BYTE $0x00 // vbroadcastss 0xba4(%rip), %ymm9 # 0x2380 <k_encode_q3_k_weighted+0x1690>
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	WORD $0x7e7d // jge 0x16c1 <k_encode_q3_k_weighted+0xb71>
+	WORD $0x7e7d // jge 0x1861 <k_encode_q3_k_weighted+0xb71>
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
@@ -1147,8 +1213,8 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xea5874c5 // vaddps %ymm2, %ymm1, %ymm13
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0x00fe8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rsi # imm = 0x200
-	WORD $0x9475 // jne 0x1650 <k_encode_q3_k_weighted+0xb00>
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x1746 <k_encode_q3_k_weighted+0xbf6>
+	WORD $0x9475 // jne 0x17f0 <k_encode_q3_k_weighted+0xb00>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x18e6 <k_encode_q3_k_weighted+0xbf6>
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -1174,7 +1240,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xea5874c5 // vaddps %ymm2, %ymm1, %ymm13
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0x00fe8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rsi # imm = 0x200
-	WORD $0x8a75 // jne 0x16d0 <k_encode_q3_k_weighted+0xb80>
+	WORD $0x8a75 // jne 0x1870 <k_encode_q3_k_weighted+0xb80>
 	LONG $0x593cc1c4; BYTE $0xc8 // vmulps %ymm8, %ymm8, %ymm1
 	QUAD $0x000c208b287c41c4; BYTE $0x00 // vmovaps 0xc20(%r11), %ymm9
 	LONG $0x5914c1c4; BYTE $0xd1 // vmulps %ymm9, %ymm13, %ymm2
@@ -1182,7 +1248,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc27441c4; WORD $0x01f5 // vcmpltps %ymm13, %ymm1, %ymm14
 	LONG $0x0e7d42c4; BYTE $0xde // vtestps %ymm14, %ymm11
-	LONG $0xfdfd840f; WORD $0xffff // je 0x1570 <k_encode_q3_k_weighted+0xa20>
+	LONG $0xfdfd840f; WORD $0xffff // je 0x1710 <k_encode_q3_k_weighted+0xa20>
 	LONG $0x5424c1c4; BYTE $0xce // vandps %ymm14, %ymm11, %ymm1
 	LONG $0x5e3cc1c4; BYTE $0xd5 // vdivps %ymm13, %ymm8, %ymm2
 	LONG $0x197de3c4; WORD $0x01cd // vextractf128 $0x1, %ymm1, %xmm5
@@ -1195,15 +1261,15 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd259bcc5 // vmulps %ymm2, %ymm8, %ymm2
 	LONG $0x4a35e3c4; WORD $0x50d2 // vblendvps %ymm5, %ymm2, %ymm9, %ymm2
 	QUAD $0x000c2093297cc1c4; BYTE $0x00 // vmovaps %ymm2, 0xc20(%r11)
-	QUAD $0x00000b5715c29cc5; BYTE $0x07 // vcmpordps 0xb57(%rip), %ymm12, %ymm2 # 0x2320 <k_encode_q3_k_weighted+0x17d0>
+	QUAD $0x00000b3715c29cc5; BYTE $0x07 // vcmpordps 0xb37(%rip), %ymm12, %ymm2 # 0x24a0 <k_encode_q3_k_weighted+0x17b0>
 	LONG $0x197de3c4; WORD $0x01d5 // vextractf128 $0x1, %ymm2, %xmm5
 	LONG $0xd56be9c5 // vpackssdw %xmm5, %xmm2, %xmm2
 	LONG $0xc9dbe9c5 // vpand %xmm1, %xmm2, %xmm1
 	LONG $0x237de2c4; BYTE $0xc9 // vpmovsxwd %xmm1, %ymm1
 	LONG $0x4a1dc3c4; WORD $0x10ca // vblendvps %ymm1, %ymm10, %ymm12, %ymm1
-	QUAD $0x0009d925187d62c4; BYTE $0x00 // vbroadcastss 0x9d9(%rip), %ymm12 # 0x21c4 <k_encode_q3_k_weighted+0x1674>
+	QUAD $0x0009b925187d62c4; BYTE $0x00 // vbroadcastss 0x9b9(%rip), %ymm12 # 0x2344 <k_encode_q3_k_weighted+0x1654>
 	QUAD $0x000c608b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0xc60(%r11)
-	LONG $0xfffd77e9; BYTE $0xff // jmp 0x1570 <k_encode_q3_k_weighted+0xa20>
+	LONG $0xfffd77e9; BYTE $0xff // jmp 0x1710 <k_encode_q3_k_weighted+0xa20>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	QUAD $0x000c608bc274c1c4; WORD $0x0700 // vcmpordps 0xc60(%r11), %ymm1, %ymm1
@@ -1216,7 +1282,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000480d08c7ef9c5; BYTE $0x00 // vmovd %xmm1, 0x480(%rax,%rdx,8)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0xe875 // jne 0x1830 <k_encode_q3_k_weighted+0xce0>
+	WORD $0xe875 // jne 0x19d0 <k_encode_q3_k_weighted+0xce0>
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x0000e02484287cc5; BYTE $0x00 // vmovaps 0xe0(%rsp), %ymm8
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -1224,24 +1290,24 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c7ef9c5; BYTE $0x87 // vmovd %xmm1, (%rdi,%rax,4)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0xe875 // jne 0x1860 <k_encode_q3_k_weighted+0xd10>
+	WORD $0xe875 // jne 0x1a00 <k_encode_q3_k_weighted+0xd10>
 	LONG $0x08c08349 // addq $0x8, %r8
 	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
 	WORD $0xc0fe // incb %al
 	LONG $0x20c78348 // addq $0x20, %rdi
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	LONG $0xf70b820f; WORD $0xffff // jb 0xfa0 <k_encode_q3_k_weighted+0x450>
+	LONG $0xf70b820f; WORD $0xffff // jb 0x1140 <k_encode_q3_k_weighted+0x450>
 	LONG $0x00c0c748; WORD $0xfffe; BYTE $0xff // movq $-0x200, %rax # imm = 0xFE00
-	QUAD $0x00091f25187d62c4; BYTE $0x00 // vbroadcastss 0x91f(%rip), %ymm12 # 0x21c4 <k_encode_q3_k_weighted+0x1674>
-	QUAD $0x0009321d187d62c4; BYTE $0x00 // vbroadcastss 0x932(%rip), %ymm11 # 0x21e0 <k_encode_q3_k_weighted+0x1690>
+	QUAD $0x0008ff25187d62c4; BYTE $0x00 // vbroadcastss 0x8ff(%rip), %ymm12 # 0x2344 <k_encode_q3_k_weighted+0x1654>
+	QUAD $0x0009121d187d62c4; BYTE $0x00 // vbroadcastss 0x912(%rip), %ymm11 # 0x2360 <k_encode_q3_k_weighted+0x1670>
 	WORD $0x9066 // nop
 	QUAD $0x0e80038c6f7dc1c4; WORD $0x0000 // vmovdqa 0xe80(%r11,%rax), %ymm1
 	QUAD $0x108003946f7dc1c4; WORD $0x0000 // vmovdqa 0x1080(%r11,%rax), %ymm2
 	QUAD $0x0200038c7f7dc1c4; WORD $0x0000 // vmovdqa %ymm1, 0x200(%r11,%rax)
 	QUAD $0x060003947f7dc1c4; WORD $0x0000 // vmovdqa %ymm2, 0x600(%r11,%rax)
 	LONG $0x20c08348 // addq $0x20, %rax
-	WORD $0xd275 // jne 0x18b0 <k_encode_q3_k_weighted+0xd60>
+	WORD $0xd275 // jne 0x1a50 <k_encode_q3_k_weighted+0xd60>
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
@@ -1255,12 +1321,12 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c29fcc5; BYTE $0x01 // vmovaps %ymm1, (%rcx,%rax)
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xc975 // jne 0x18f0 <k_encode_q3_k_weighted+0xda0>
+	WORD $0xc975 // jne 0x1a90 <k_encode_q3_k_weighted+0xda0>
 	LONG $0x5e2441c4; BYTE $0xc2 // vdivps %ymm10, %ymm11, %ymm8
 	QUAD $0x000c0093297c41c4; BYTE $0x00 // vmovaps %ymm10, 0xc00(%r11)
-	QUAD $0x0008820d187de2c4; BYTE $0x00 // vbroadcastss 0x882(%rip), %ymm1 # 0x21c0 <k_encode_q3_k_weighted+0x1670>
+	QUAD $0x0008620d187de2c4; BYTE $0x00 // vbroadcastss 0x862(%rip), %ymm1 # 0x2340 <k_encode_q3_k_weighted+0x1650>
 	LONG $0xc9c294c5; BYTE $0x01 // vcmpltps %ymm1, %ymm13, %ymm1
-	QUAD $0x0008d415187de2c4; BYTE $0x00 // vbroadcastss 0x8d4(%rip), %ymm2 # 0x2220 <k_encode_q3_k_weighted+0x16d0>
+	QUAD $0x0008b415187de2c4; BYTE $0x00 // vbroadcastss 0x8b4(%rip), %ymm2 # 0x23a0 <k_encode_q3_k_weighted+0x16b0>
 	LONG $0x4a3de3c4; WORD $0x10ca // vblendvps %ymm1, %ymm2, %ymm8, %ymm1
 	QUAD $0x000c608b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0xc60(%r11)
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
@@ -1268,7 +1334,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	QUAD $0x0000009024bc8b4c // movq 0x90(%rsp), %r15
 	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
-	QUAD $0x00086f35187d62c4; BYTE $0x00 // vbroadcastss 0x86f(%rip), %ymm14 # 0x21ec <k_encode_q3_k_weighted+0x169c>
+	QUAD $0x00084f35187d62c4; BYTE $0x00 // vbroadcastss 0x84f(%rip), %ymm14 # 0x236c <k_encode_q3_k_weighted+0x167c>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0xfff7e0038c59bcc5; BYTE $0xff // vmulps -0x820(%rbx,%rax), %ymm8, %ymm1
 	LONG $0x5f74c1c4; BYTE $0xcb // vmaxps %ymm11, %ymm1, %ymm1
@@ -1292,30 +1358,30 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd25874c5 // vaddps %ymm2, %ymm1, %ymm10
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0x8b75 // jne 0x1980 <k_encode_q3_k_weighted+0xe30>
+	WORD $0x8b75 // jne 0x1b20 <k_encode_q3_k_weighted+0xe30>
 	LONG $0x5e14c1c4; BYTE $0xca // vdivps %ymm10, %ymm13, %ymm1
-	QUAD $0x0000091d15c2acc5; BYTE $0x04 // vcmpneqps 0x91d(%rip), %ymm10, %ymm2 # 0x2320 <k_encode_q3_k_weighted+0x17d0>
+	QUAD $0x000008fd15c2acc5; BYTE $0x04 // vcmpneqps 0x8fd(%rip), %ymm10, %ymm2 # 0x24a0 <k_encode_q3_k_weighted+0x17b0>
 	LONG $0xc954ecc5 // vandps %ymm1, %ymm2, %ymm1
 	LONG $0xd15994c5 // vmulps %ymm1, %ymm13, %ymm2
 	QUAD $0x000c2093297cc1c4; BYTE $0x00 // vmovaps %ymm2, 0xc20(%r11)
 	QUAD $0x000c408b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0xc40(%r11)
 	LONG $0xfffff7b8; BYTE $0xff // movl $0xfffffff7, %eax # imm = 0xFFFFFFF7
-	WORD $0x17eb // jmp 0x1a3b <k_encode_q3_k_weighted+0xeeb>
+	WORD $0x17eb // jmp 0x1bdb <k_encode_q3_k_weighted+0xeeb>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xc0ff // incl %eax
 	WORD $0xf883; BYTE $0x0a // cmpl $0xa, %eax
-	LONG $0x0295840f; WORD $0x0000 // je 0x1cd0 <k_encode_q3_k_weighted+0x1180>
+	LONG $0x0295840f; WORD $0x0000 // je 0x1e70 <k_encode_q3_k_weighted+0x1180>
 	WORD $0xc085 // testl %eax, %eax
-	WORD $0xf174 // je 0x1a30 <k_encode_q3_k_weighted+0xee0>
+	WORD $0xf174 // je 0x1bd0 <k_encode_q3_k_weighted+0xee0>
 	LONG $0xc82afac5 // vcvtsi2ss %eax, %xmm0, %xmm1
 	LONG $0xc95982c5 // vmulss %xmm1, %xmm15, %xmm1
-	QUAD $0x000007cd0d58f2c5 // vaddss 0x7cd(%rip), %xmm1, %xmm1 # 0x221c <k_encode_q3_k_weighted+0x16cc>
-	QUAD $0x000790151879e2c4; BYTE $0x00 // vbroadcastss 0x790(%rip), %xmm2 # 0x21e8 <k_encode_q3_k_weighted+0x1698>
+	QUAD $0x000007ad0d58f2c5 // vaddss 0x7ad(%rip), %xmm1, %xmm1 # 0x239c <k_encode_q3_k_weighted+0x16ac>
+	QUAD $0x000770151879e2c4; BYTE $0x00 // vbroadcastss 0x770(%rip), %xmm2 # 0x2368 <k_encode_q3_k_weighted+0x1678>
 	LONG $0xca57f0c5 // vxorps %xmm2, %xmm1, %xmm1
 	LONG $0x187de2c4; BYTE $0xc9 // vbroadcastss %xmm1, %ymm1
 	QUAD $0x000c00935e7441c4; BYTE $0x00 // vdivps 0xc00(%r11), %ymm1, %ymm10
 	WORD $0xf883; BYTE $0xfa // cmpl $-0x6, %eax
-	LONG $0x007d8f0f; WORD $0x0000 // jg 0x1af0 <k_encode_q3_k_weighted+0xfa0>
+	LONG $0x007d8f0f; WORD $0x0000 // jg 0x1c90 <k_encode_q3_k_weighted+0xfa0>
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
@@ -1338,14 +1404,14 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xea5874c5 // vaddps %ymm2, %ymm1, %ymm13
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
-	WORD $0x9c75 // jne 0x1a80 <k_encode_q3_k_weighted+0xf30>
-	LONG $0x00012de9; BYTE $0x00 // jmp 0x1c16 <k_encode_q3_k_weighted+0x10c6>
+	WORD $0x9c75 // jne 0x1c20 <k_encode_q3_k_weighted+0xf30>
+	LONG $0x00012de9; BYTE $0x00 // jmp 0x1db6 <k_encode_q3_k_weighted+0x10c6>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0xf883; BYTE $0x05 // cmpl $0x5, %eax
-	QUAD $0x0006e40d187d62c4; BYTE $0x00 // vbroadcastss 0x6e4(%rip), %ymm9 # 0x21e0 <k_encode_q3_k_weighted+0x1690>
-	QUAD $0x0006e71d187d62c4; BYTE $0x00 // vbroadcastss 0x6e7(%rip), %ymm11 # 0x21ec <k_encode_q3_k_weighted+0x169c>
+	QUAD $0x0006c40d187d62c4; BYTE $0x00 // vbroadcastss 0x6c4(%rip), %ymm9 # 0x2360 <k_encode_q3_k_weighted+0x1670>
+	QUAD $0x0006c71d187d62c4; BYTE $0x00 // vbroadcastss 0x6c7(%rip), %ymm11 # 0x236c <k_encode_q3_k_weighted+0x167c>
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x00818d0f; WORD $0x0000 // jge 0x1b91 <k_encode_q3_k_weighted+0x1041>
+	LONG $0x00818d0f; WORD $0x0000 // jge 0x1d31 <k_encode_q3_k_weighted+0x1041>
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
@@ -1369,8 +1435,8 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xea5874c5 // vaddps %ymm2, %ymm1, %ymm13
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
-	WORD $0x9475 // jne 0x1b20 <k_encode_q3_k_weighted+0xfd0>
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x1c16 <k_encode_q3_k_weighted+0x10c6>
+	WORD $0x9475 // jne 0x1cc0 <k_encode_q3_k_weighted+0xfd0>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x1db6 <k_encode_q3_k_weighted+0x10c6>
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -1396,7 +1462,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xea5874c5 // vaddps %ymm2, %ymm1, %ymm13
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x00fa8148; WORD $0x0002; BYTE $0x00 // cmpq $0x200, %rdx # imm = 0x200
-	WORD $0x8a75 // jne 0x1ba0 <k_encode_q3_k_weighted+0x1050>
+	WORD $0x8a75 // jne 0x1d40 <k_encode_q3_k_weighted+0x1050>
 	LONG $0x593cc1c4; BYTE $0xc8 // vmulps %ymm8, %ymm8, %ymm1
 	QUAD $0x000c208b287c41c4; BYTE $0x00 // vmovaps 0xc20(%r11), %ymm9
 	LONG $0x5914c1c4; BYTE $0xd1 // vmulps %ymm9, %ymm13, %ymm2
@@ -1404,7 +1470,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc27441c4; WORD $0x01f5 // vcmpltps %ymm13, %ymm1, %ymm14
 	LONG $0x0e7d42c4; BYTE $0xde // vtestps %ymm14, %ymm11
-	LONG $0xfded840f; WORD $0xffff // je 0x1a30 <k_encode_q3_k_weighted+0xee0>
+	LONG $0xfded840f; WORD $0xffff // je 0x1bd0 <k_encode_q3_k_weighted+0xee0>
 	LONG $0x5424c1c4; BYTE $0xce // vandps %ymm14, %ymm11, %ymm1
 	LONG $0x5e3cc1c4; BYTE $0xd5 // vdivps %ymm13, %ymm8, %ymm2
 	LONG $0x197de3c4; WORD $0x01cd // vextractf128 $0x1, %ymm1, %xmm5
@@ -1417,23 +1483,23 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd259bcc5 // vmulps %ymm2, %ymm8, %ymm2
 	LONG $0x4a35e3c4; WORD $0x50d2 // vblendvps %ymm5, %ymm2, %ymm9, %ymm2
 	QUAD $0x000c2093297cc1c4; BYTE $0x00 // vmovaps %ymm2, 0xc20(%r11)
-	QUAD $0x0000068715c29cc5; BYTE $0x07 // vcmpordps 0x687(%rip), %ymm12, %ymm2 # 0x2320 <k_encode_q3_k_weighted+0x17d0>
+	QUAD $0x0000066715c29cc5; BYTE $0x07 // vcmpordps 0x667(%rip), %ymm12, %ymm2 # 0x24a0 <k_encode_q3_k_weighted+0x17b0>
 	LONG $0x197de3c4; WORD $0x01d5 // vextractf128 $0x1, %ymm2, %xmm5
 	LONG $0xd56be9c5 // vpackssdw %xmm5, %xmm2, %xmm2
 	LONG $0xc9dbe9c5 // vpand %xmm1, %xmm2, %xmm1
 	LONG $0x237de2c4; BYTE $0xc9 // vpmovsxwd %xmm1, %ymm1
 	LONG $0x4a1dc3c4; WORD $0x10ca // vblendvps %ymm1, %ymm10, %ymm12, %ymm1
-	QUAD $0x00050925187d62c4; BYTE $0x00 // vbroadcastss 0x509(%rip), %ymm12 # 0x21c4 <k_encode_q3_k_weighted+0x1674>
+	QUAD $0x0004e925187d62c4; BYTE $0x00 // vbroadcastss 0x4e9(%rip), %ymm12 # 0x2344 <k_encode_q3_k_weighted+0x1654>
 	QUAD $0x000c608b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0xc60(%r11)
-	LONG $0xfffd67e9; BYTE $0xff // jmp 0x1a30 <k_encode_q3_k_weighted+0xee0>
+	LONG $0xfffd67e9; BYTE $0xff // jmp 0x1bd0 <k_encode_q3_k_weighted+0xee0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	QUAD $0x000c6083287c41c4; BYTE $0x00 // vmovaps 0xc60(%r11), %ymm8
-	QUAD $0x0000063e0dc2bcc5; BYTE $0x07 // vcmpordps 0x63e(%rip), %ymm8, %ymm1 # 0x2320 <k_encode_q3_k_weighted+0x17d0>
+	QUAD $0x0000061e0dc2bcc5; BYTE $0x07 // vcmpordps 0x61e(%rip), %ymm8, %ymm1 # 0x24a0 <k_encode_q3_k_weighted+0x17b0>
 	QUAD $0x000c4093547441c4; BYTE $0x00 // vandps 0xc40(%r11), %ymm1, %ymm10
 	QUAD $0x000c4093297c41c4; BYTE $0x00 // vmovaps %ymm10, 0xc40(%r11)
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x0004e12d187de2c4; BYTE $0x00 // vbroadcastss 0x4e1(%rip), %ymm5 # 0x21e0 <k_encode_q3_k_weighted+0x1690>
-	QUAD $0x0004e40d187d62c4; BYTE $0x00 // vbroadcastss 0x4e4(%rip), %ymm9 # 0x21ec <k_encode_q3_k_weighted+0x169c>
+	QUAD $0x0004c12d187de2c4; BYTE $0x00 // vbroadcastss 0x4c1(%rip), %ymm5 # 0x2360 <k_encode_q3_k_weighted+0x1670>
+	QUAD $0x0004c40d187d62c4; BYTE $0x00 // vbroadcastss 0x4c4(%rip), %ymm9 # 0x236c <k_encode_q3_k_weighted+0x167c>
 	QUAD $0x000100249c6f7dc5; BYTE $0x00 // vmovdqa 0x100(%rsp), %ymm11
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xfc00068c593cc1c4; WORD $0xffff // vmulps -0x400(%r14,%rax), %ymm8, %ymm1
@@ -1447,7 +1513,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7f7dc1c4; WORD $0x060c // vmovdqa %ymm1, (%r14,%rax)
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x02003d48; WORD $0x0000 // cmpq $0x200, %rax # imm = 0x200
-	WORD $0xc575 // jne 0x1d20 <k_encode_q3_k_weighted+0x11d0>
+	WORD $0xc575 // jne 0x1ec0 <k_encode_q3_k_weighted+0x11d0>
 	LONG $0x1d7d63c4; WORD $0x04d1 // vcvtps2ph $0x4, %ymm10, %xmm1
 	LONG $0x137de2c4; BYTE $0xc9 // vcvtph2ps %xmm1, %ymm1
 	QUAD $0x0012808b297cc1c4; BYTE $0x00 // vmovaps %ymm1, 0x1280(%r11)
@@ -1456,7 +1522,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
 	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x0004752d187d62c4; BYTE $0x00 // vbroadcastss 0x475(%rip), %ymm13 # 0x2200 <k_encode_q3_k_weighted+0x16b0>
+	QUAD $0x0004552d187d62c4; BYTE $0x00 // vbroadcastss 0x455(%rip), %ymm13 # 0x2380 <k_encode_q3_k_weighted+0x1690>
 	QUAD $0x0000c0249c6f7dc5; BYTE $0x00 // vmovdqa 0xc0(%rsp), %ymm11
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	QUAD $0x1280ab8c107a81c4; WORD $0x0000 // vmovss 0x1280(%r11,%r13,4), %xmm1
@@ -1467,20 +1533,20 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8d48; BYTE $0x60 // leaq 0x60(%rsp), %rdi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x1e66 <k_encode_q3_k_weighted+0x1316>
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x2006 <k_encode_q3_k_weighted+0x1316>
 	WORD $0x9066 // nop
 	LONG $0x187dc2c4; BYTE $0xca // vbroadcastss %xmm10, %ymm1
 	LONG $0xd15eb4c5 // vdivps %ymm1, %ymm9, %ymm2
 	LONG $0xc95ebcc5 // vdivps %ymm1, %ymm8, %ymm1
 	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
 	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
-	QUAD $0x0003da2d187de2c4; BYTE $0x00 // vbroadcastss 0x3da(%rip), %ymm5 # 0x21c8 <k_encode_q3_k_weighted+0x1678>
+	QUAD $0x0003ba2d187de2c4; BYTE $0x00 // vbroadcastss 0x3ba(%rip), %ymm5 # 0x2348 <k_encode_q3_k_weighted+0x1658>
 	LONG $0xd554ecc5 // vandps %ymm5, %ymm2, %ymm2
 	LONG $0xcd54f4c5 // vandps %ymm5, %ymm1, %ymm1
-	QUAD $0x0003f52d587de2c4; BYTE $0x00 // vpbroadcastd 0x3f5(%rip), %ymm5 # 0x21f4 <k_encode_q3_k_weighted+0x16a4>
+	QUAD $0x0003d52d587de2c4; BYTE $0x00 // vpbroadcastd 0x3d5(%rip), %ymm5 # 0x2374 <k_encode_q3_k_weighted+0x1684>
 	LONG $0x3f75e2c4; BYTE $0xcd // vpmaxud %ymm5, %ymm1, %ymm1
 	LONG $0x3f6de2c4; BYTE $0xd5 // vpmaxud %ymm5, %ymm2, %ymm2
-	QUAD $0x0003c22d587de2c4; BYTE $0x00 // vpbroadcastd 0x3c2(%rip), %ymm5 # 0x21d4 <k_encode_q3_k_weighted+0x1684>
+	QUAD $0x0003a22d587de2c4; BYTE $0x00 // vpbroadcastd 0x3a2(%rip), %ymm5 # 0x2354 <k_encode_q3_k_weighted+0x1664>
 	LONG $0x3b6d62c4; BYTE $0xc5 // vpminud %ymm5, %ymm2, %ymm8
 	LONG $0x3b7562c4; BYTE $0xcd // vpminud %ymm5, %ymm1, %ymm9
 	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
@@ -1490,14 +1556,14 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x397de3c4; WORD $0x01ca // vextracti128 $0x1, %ymm1, %xmm2
 	LONG $0xca67f1c5 // vpackuswb %xmm2, %xmm1, %xmm1
 	LONG $0xc970f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm1, %xmm1 # xmm1 = xmm1[0,2,1,3]
-	QUAD $0x0004b70d787962c4; BYTE $0x00 // vpbroadcastb 0x4b7(%rip), %xmm9 # 0x22fe <k_encode_q3_k_weighted+0x17ae>
+	QUAD $0x0004a70d787962c4; BYTE $0x00 // vpbroadcastb 0x4a7(%rip), %xmm9 # 0x248e <k_encode_q3_k_weighted+0x179e>
 	LONG $0xc9fcb1c5 // vpaddb %xmm1, %xmm9, %xmm1
 	QUAD $0x0c60868c7f7a81c4; WORD $0x0000 // vmovdqu %xmm1, 0xc60(%r14,%r8,4)
 	LONG $0x04c08349 // addq $0x4, %r8
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0x40f88349 // cmpq $0x40, %r8
-	WORD $0x6a74 // je 0x1ed0 <k_encode_q3_k_weighted+0x1380>
+	WORD $0x6a74 // je 0x2070 <k_encode_q3_k_weighted+0x1380>
 	LONG $0xc10c8b43 // movl (%r9,%r8,8), %ecx
 	LONG $0xe0518d44 // leal -0x20(%rcx), %r10d
 	LONG $0x2a7ac1c4; BYTE $0xca // vcvtsi2ss %r10d, %xmm0, %xmm1
@@ -1506,8 +1572,8 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
 	LONG $0x4e107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm9
 	LONG $0xd52e78c5 // vucomiss %xmm5, %xmm10
-	LONG $0xff3e850f; WORD $0xffff // jne 0x1dd0 <k_encode_q3_k_weighted+0x1280>
-	LONG $0xff388a0f; WORD $0xffff // jp 0x1dd0 <k_encode_q3_k_weighted+0x1280>
+	LONG $0xff3e850f; WORD $0xffff // jne 0x1f70 <k_encode_q3_k_weighted+0x1280>
+	LONG $0xff388a0f; WORD $0xffff // jp 0x1f70 <k_encode_q3_k_weighted+0x1280>
 	LONG $0x187da2c4; WORD $0x020c // vbroadcastss (%rdx,%r8), %ymm1
 	LONG $0xd159bcc5 // vmulps %ymm1, %ymm8, %ymm2
 	LONG $0xc959b4c5 // vmulps %ymm1, %ymm9, %ymm1
@@ -1517,7 +1583,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5d74c1c4; BYTE $0xcd // vminps %ymm13, %ymm1, %ymm1
 	LONG $0xc65874c5 // vaddps %ymm6, %ymm1, %ymm8
 	LONG $0xce586cc5 // vaddps %ymm6, %ymm2, %ymm9
-	LONG $0xffff59e9; BYTE $0xff // jmp 0x1e20 <k_encode_q3_k_weighted+0x12d0>
+	LONG $0xffff59e9; BYTE $0xff // jmp 0x1fc0 <k_encode_q3_k_weighted+0x12d0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -1529,9 +1595,9 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x347c8841; BYTE $0x60 // movb %dil, 0x60(%r12,%rsi)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x08fe8348 // cmpq $0x8, %rsi
-	WORD $0xde75 // jne 0x1ee0 <k_encode_q3_k_weighted+0x1390>
+	WORD $0xde75 // jne 0x2080 <k_encode_q3_k_weighted+0x1390>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0003f215787962c4; BYTE $0x00 // vpbroadcastb 0x3f2(%rip), %xmm10 # 0x22ff <k_encode_q3_k_weighted+0x17af>
+	QUAD $0x0003e215787962c4; BYTE $0x00 // vpbroadcastb 0x3e2(%rip), %xmm10 # 0x248f <k_encode_q3_k_weighted+0x179f>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x344cb60f; BYTE $0x60 // movzbl 0x60(%rsp,%rsi), %ecx
 	LONG $0x347cb60f; BYTE $0x64 // movzbl 0x64(%rsp,%rsi), %edi
@@ -1549,7 +1615,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x344c8841; BYTE $0x68 // movb %cl, 0x68(%r12,%rsi)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0xbf75 // jne 0x1f10 <k_encode_q3_k_weighted+0x13c0>
+	WORD $0xbf75 // jne 0x20b0 <k_encode_q3_k_weighted+0x13c0>
 	LONG $0x24748d49; BYTE $0x20 // leaq 0x20(%r12), %rsi
 	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1580,20 +1646,20 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0010be41; WORD $0x0000 // movl $0x10, %r14d
 	LONG $0x01c3f641 // testb $0x1, %r11b
 	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
-	WORD $0xa675 // jne 0x1f90 <k_encode_q3_k_weighted+0x1440>
+	WORD $0xa675 // jne 0x2130 <k_encode_q3_k_weighted+0x1440>
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xff71850f; WORD $0xffff // jne 0x1f70 <k_encode_q3_k_weighted+0x1420>
+	LONG $0xff71850f; WORD $0xffff // jne 0x2110 <k_encode_q3_k_weighted+0x1420>
 	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
 	WORD $0xff31 // xorl %edi, %edi
-	QUAD $0x0002f305787962c4; BYTE $0x00 // vpbroadcastb 0x2f3(%rip), %xmm8 # 0x2300 <k_encode_q3_k_weighted+0x17b0>
-	QUAD $0x0002eb15787962c4; BYTE $0x00 // vpbroadcastb 0x2eb(%rip), %xmm10 # 0x2301 <k_encode_q3_k_weighted+0x17b1>
-	QUAD $0x0002e32d787962c4; BYTE $0x00 // vpbroadcastb 0x2e3(%rip), %xmm13 # 0x2302 <k_encode_q3_k_weighted+0x17b2>
-	QUAD $0x0002db3d787962c4; BYTE $0x00 // vpbroadcastb 0x2db(%rip), %xmm15 # 0x2303 <k_encode_q3_k_weighted+0x17b3>
-	QUAD $0x0002d335787962c4; BYTE $0x00 // vpbroadcastb 0x2d3(%rip), %xmm14 # 0x2304 <k_encode_q3_k_weighted+0x17b4>
-	QUAD $0x0002cb1d787962c4; BYTE $0x00 // vpbroadcastb 0x2cb(%rip), %xmm11 # 0x2305 <k_encode_q3_k_weighted+0x17b5>
-	QUAD $0x0002c325787962c4; BYTE $0x00 // vpbroadcastb 0x2c3(%rip), %xmm12 # 0x2306 <k_encode_q3_k_weighted+0x17b6>
+	QUAD $0x0002e305787962c4; BYTE $0x00 // vpbroadcastb 0x2e3(%rip), %xmm8 # 0x2490 <k_encode_q3_k_weighted+0x17a0>
+	QUAD $0x0002db15787962c4; BYTE $0x00 // vpbroadcastb 0x2db(%rip), %xmm10 # 0x2491 <k_encode_q3_k_weighted+0x17a1>
+	QUAD $0x0002d32d787962c4; BYTE $0x00 // vpbroadcastb 0x2d3(%rip), %xmm13 # 0x2492 <k_encode_q3_k_weighted+0x17a2>
+	QUAD $0x0002cb3d787962c4; BYTE $0x00 // vpbroadcastb 0x2cb(%rip), %xmm15 # 0x2493 <k_encode_q3_k_weighted+0x17a3>
+	QUAD $0x0002c335787962c4; BYTE $0x00 // vpbroadcastb 0x2c3(%rip), %xmm14 # 0x2494 <k_encode_q3_k_weighted+0x17a4>
+	QUAD $0x0002bb1d787962c4; BYTE $0x00 // vpbroadcastb 0x2bb(%rip), %xmm11 # 0x2495 <k_encode_q3_k_weighted+0x17a5>
+	QUAD $0x0002b325787962c4; BYTE $0x00 // vpbroadcastb 0x2b3(%rip), %xmm12 # 0x2496 <k_encode_q3_k_weighted+0x17a6>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0c6ffac5; BYTE $0x39 // vmovdqu (%rcx,%rdi), %xmm1
 	LONG $0x546ffac5; WORD $0x2039 // vmovdqu 0x20(%rcx,%rdi), %xmm2
@@ -1628,7 +1694,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000010bf; BYTE $0x00 // movl $0x10, %edi
 	LONG $0x01c6f640 // testb $0x1, %sil
 	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
-	LONG $0xff51850f; WORD $0xffff // jne 0x2050 <k_encode_q3_k_weighted+0x1500>
+	LONG $0xff51850f; WORD $0xffff // jne 0x21f0 <k_encode_q3_k_weighted+0x1500>
 	WORD $0xff49; BYTE $0xc5 // incq %r13
 	LONG $0x6ec48349 // addq $0x6e, %r12
 	LONG $0x04c18349 // addq $0x4, %r9
@@ -1637,10 +1703,10 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c3b4c; BYTE $0x50 // cmpq 0x50(%rsp), %r13
 	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
 	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
-	QUAD $0x00009525187d62c4; BYTE $0x00 // vbroadcastss 0x95(%rip), %ymm12 # 0x21c4 <k_encode_q3_k_weighted+0x1674>
+	QUAD $0x00007525187d62c4; BYTE $0x00 // vbroadcastss 0x75(%rip), %ymm12 # 0x2344 <k_encode_q3_k_weighted+0x1654>
 	QUAD $0x0000c0249c287cc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm11
-	QUAD $0x0000bf2d187d62c4; BYTE $0x00 // vbroadcastss 0xbf(%rip), %ymm13 # 0x2200 <k_encode_q3_k_weighted+0x16b0>
-	LONG $0xfc59850f; WORD $0xffff // jne 0x1da0 <k_encode_q3_k_weighted+0x1250>
+	QUAD $0x00009f2d187d62c4; BYTE $0x00 // vbroadcastss 0x9f(%rip), %ymm13 # 0x2380 <k_encode_q3_k_weighted+0x1690>
+	LONG $0xfc59850f; WORD $0xffff // jne 0x1f40 <k_encode_q3_k_weighted+0x1250>
 	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
 	LONG $0xf8418d48 // leaq -0x8(%rcx), %rax
 	QUAD $0x0020001024448148; BYTE $0x00 // addq $0x2000, 0x10(%rsp) # imm = 0x2000
@@ -1648,7 +1714,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x70c78149; WORD $0x0003; BYTE $0x00 // addq $0x370, %r15 # imm = 0x370
 	LONG $0x08f98348 // cmpq $0x8, %rcx
 	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0xeac28f0f; WORD $0xffff // jg 0xc40 <k_encode_q3_k_weighted+0xf0>
+	LONG $0xeac28f0f; WORD $0xffff // jg 0xde0 <k_encode_q3_k_weighted+0xf0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1674,39 +1740,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	WORD $0x1d7d // jge 0x21df <k_encode_q3_k_weighted+0x168f>
+	WORD $0x1d7d // jge 0x235f <k_encode_q3_k_weighted+0x166f>
 	BYTE $0x90 // nop
 	WORD $0x0026; BYTE $0x00 // addb %al, %es:(%rax)
 	WORD $0xc080; BYTE $0xff // addb $-0x1, %al
@@ -1741,7 +1775,7 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3fff // <unknown>
 	WORD $0xff00 // addb %bh, %bh
 	WORD $0xffff // <unknown>
-	WORD $0x007f // jg 0x2211 <k_encode_q3_k_weighted+0x16c1>
+	WORD $0x007f // jg 0x2391 <k_encode_q3_k_weighted+0x16a1>
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
 	BYTE $0x1f // <unknown>
 	WORD $0x4000; BYTE $0x00 // addb %al, (%rax)
@@ -1788,7 +1822,10 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0c0c // orb $0xc, %al
 	WORD $0x0c0c // orb $0xc, %al
 	WORD $0x0c0c // orb $0xc, %al
-	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0400; BYTE $0x08 // addb %al, (%rax,%rcx)
+	QUAD $0x000000000000000c; WORD $0x0000 // orb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0400; BYTE $0x04 // addb %al, (%rsp,%rax)
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
@@ -1844,34 +1881,16 @@ TEXT ·encode_q3_kAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2020 // andb %ah, (%rax)
 	WORD $0x2020 // andb %ah, (%rax)
 	WORD $0x2020 // andb %ah, (%rax)
-	WORD $0x0304 // addb $0x3, %al
-	WORD $0x300c // orb $0x30, %al
-	WORD $0x01c0; BYTE $0x02 // rolb $0x2, (%rcx)
-	WORD $0x1008 // orb %dl, (%rax)
-	WORD $0x4020; BYTE $0x80 // andb %al, -0x80(%rax)
 	WORD $0xc030 // xorb %al, %al
-	WORD $0x0304 // addb $0x3, %al
-	WORD $0x0201 // addl %eax, (%rdx)
-	WORD $0x1008 // orb %dl, (%rax)
-	WORD $0x4020; BYTE $0x80 // andb %al, -0x80(%rax)
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
+	WORD $0x0c04 // addb $0xc, %al
+	WORD $0x0103 // addl (%rcx), %eax
+	WORD $0x4002; BYTE $0x80 // addb -0x80(%rax), %al
+	WORD $0x0810 // adcb %cl, (%rax)
+	WORD $0x3020 // andb %dh, (%rax)
+	LONG $0x010304c0 // rolb $0x1, (%rbx,%rax)
+	WORD $0x0802 // addb (%rax), %cl
+	WORD $0x2010 // adcb %ah, (%rax)
+	LONG $0xcccc8040 // orb $-0x34, %spl
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

@@ -16,7 +16,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// encode_q3_k
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x15208e0f; WORD $0x0000 // jle 0x152d <k_encode_q3_k+0x152d>
+	LONG $0x18e38e0f; WORD $0x0000 // jle 0x18f0 <k_encode_q3_k+0x18f0>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -28,879 +28,1005 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00ec8148; WORD $0x0002; BYTE $0x00 // subq $0x200, %rsp # imm = 0x200
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0xc0918d48; WORD $0x004c; BYTE $0x00 // leaq 0x4cc0(%rcx), %rdx
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	LONG $0x00a18d4c; WORD $0x0032; BYTE $0x00 // leaq 0x3200(%rcx), %r12
+	LONG $0x00b98d48; WORD $0x0074; BYTE $0x00 // leaq 0x7400(%rcx), %rdi
+	LONG $0x00998d4c; WORD $0x0032; BYTE $0x00 // leaq 0x3200(%rcx), %r11
+	LONG $0xc0818d4c; WORD $0x0052; BYTE $0x00 // leaq 0x52c0(%rcx), %r8
 	LONG $0x00918d48; WORD $0x0042; BYTE $0x00 // leaq 0x4200(%rcx), %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0xc0918d4c; WORD $0x0054; BYTE $0x00 // leaq 0x54c0(%rcx), %r10
-	QUAD $0x399b252848fde162; WORD $0x0000 // vmovapd 0x399b(%rip), %zmm20 # 0x3a00 <k_encode_q3_k_weighted+0x24c0>
-	QUAD $0x3b612d18487de262; WORD $0x0000 // vbroadcastss 0x3b61(%rip), %zmm21 # 0x3bd0 <k_encode_q3_k_weighted+0x2690>
-	QUAD $0x3b173518487de262; WORD $0x0000 // vbroadcastss 0x3b17(%rip), %zmm22 # 0x3b90 <k_encode_q3_k_weighted+0x2650>
-	QUAD $0x3b410518487d6262; WORD $0x0000 // vbroadcastss 0x3b41(%rip), %zmm24 # 0x3bc4 <k_encode_q3_k_weighted+0x2684>
-	QUAD $0x3b471d18487d6262; WORD $0x0000 // vbroadcastss 0x3b47(%rip), %zmm27 # 0x3bd4 <k_encode_q3_k_weighted+0x2694>
-	QUAD $0x39a93d2848fde162; WORD $0x0000 // vmovapd 0x39a9(%rip), %zmm23 # 0x3a40 <k_encode_q3_k_weighted+0x2500>
-	QUAD $0x3aff0d18487d6262; WORD $0x0000 // vbroadcastss 0x3aff(%rip), %zmm25 # 0x3ba0 <k_encode_q3_k_weighted+0x2660>
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x2464894c; BYTE $0x58 // movq %r12, 0x58(%rsp)
-	QUAD $0x3adf3d18487d7262; WORD $0x0000 // vbroadcastss 0x3adf(%rip), %zmm15 # 0x3b94 <k_encode_q3_k_weighted+0x2654>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x000008bb; BYTE $0x00 // movl $0x8, %ebx
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	LONG $0xd8420f48 // cmovbq %rax, %rbx
-	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
-	WORD $0xda89 // movl %ebx, %edx
-	WORD $0xe2c1; BYTE $0x04 // shll $0x4, %edx
-	LONG $0xff728d4c // leaq -0x1(%rdx), %r14
-	LONG $0xfe6a8d4c // leaq -0x2(%rdx), %r13
-	LONG $0xfd428d48 // leaq -0x3(%rdx), %rax
-	LONG $0xfc7a8d48 // leaq -0x4(%rdx), %rdi
-	LONG $0xfb5a8d48 // leaq -0x5(%rdx), %rbx
-	LONG $0xfa428d4c // leaq -0x6(%rdx), %r8
-	LONG $0xf94a8d4c // leaq -0x7(%rdx), %r9
-	LONG $0x244c894c; BYTE $0x78 // movq %r9, 0x78(%rsp)
-	LONG $0x48fdf262; WORD $0xc27c // vpbroadcastq %rdx, %zmm0
-	QUAD $0x38b315d448fd6162; WORD $0x0000 // vpaddq 0x38b3(%rip), %zmm0, %zmm26 # 0x39c0 <k_encode_q3_k_weighted+0x2480>
-	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x0524547f48fd6162 // vmovdqa64 %zmm26, 0x140(%rsp)
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x244c894c; BYTE $0x40 // movq %r9, 0x40(%rsp)
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0xc0a18d4c; WORD $0x0072; BYTE $0x00 // leaq 0x72c0(%rcx), %r12
+	LONG $0x3c918d48; WORD $0x0074; BYTE $0x00 // leaq 0x743c(%rcx), %rdx
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	QUAD $0x3ee11518487df262; WORD $0x0000 // vbroadcastss 0x3ee1(%rip), %zmm2 # 0x3f54 <k_encode_q3_k_weighted+0x2654>
+	LONG $0x003c0162; WORD $0xc057 // vxorps %xmm24, %xmm24, %xmm24
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	QUAD $0x3eb43d58487df262; WORD $0x0000 // vpbroadcastd 0x3eb4(%rip), %zmm7 # 0x3f3c <k_encode_q3_k_weighted+0x263c>
+	QUAD $0x3e8a2558487d7262; WORD $0x0000 // vpbroadcastd 0x3e8a(%rip), %zmm12 # 0x3f1c <k_encode_q3_k_weighted+0x261c>
+	QUAD $0x003d652d787962c4; BYTE $0x00 // vpbroadcastb 0x3d65(%rip), %xmm13 # 0x3e00 <k_encode_q3_k_weighted+0x2500>
+	QUAD $0x003d5d35787962c4; BYTE $0x00 // vpbroadcastb 0x3d5d(%rip), %xmm14 # 0x3e01 <k_encode_q3_k_weighted+0x2501>
+	QUAD $0x003d553d787962c4; BYTE $0x00 // vpbroadcastb 0x3d55(%rip), %xmm15 # 0x3e02 <k_encode_q3_k_weighted+0x2502>
+	QUAD $0x3d4c0578087de262; WORD $0x0000 // vpbroadcastb 0x3d4c(%rip), %xmm16 # 0x3e03 <k_encode_q3_k_weighted+0x2503>
+	QUAD $0x3d430d78087de262; WORD $0x0000 // vpbroadcastb 0x3d43(%rip), %xmm17 # 0x3e04 <k_encode_q3_k_weighted+0x2504>
+	QUAD $0x3d3a1578087de262; WORD $0x0000 // vpbroadcastb 0x3d3a(%rip), %xmm18 # 0x3e05 <k_encode_q3_k_weighted+0x2505>
+	QUAD $0x3d311d78087de262; WORD $0x0000 // vpbroadcastb 0x3d31(%rip), %xmm19 # 0x3e06 <k_encode_q3_k_weighted+0x2506>
+	QUAD $0x3d282578087de262; WORD $0x0000 // vpbroadcastb 0x3d28(%rip), %xmm20 # 0x3e07 <k_encode_q3_k_weighted+0x2507>
+	QUAD $0x3e3f2d18087de262; WORD $0x0000 // vbroadcastss 0x3e3f(%rip), %xmm21 # 0x3f28 <k_encode_q3_k_weighted+0x2628>
+	QUAD $0x3d153578087de262; WORD $0x0000 // vpbroadcastb 0x3d15(%rip), %xmm22 # 0x3e08 <k_encode_q3_k_weighted+0x2508>
+	QUAD $0x3d0c3d78087de262; WORD $0x0000 // vpbroadcastb 0x3d0c(%rip), %xmm23 # 0x3e09 <k_encode_q3_k_weighted+0x2509>
+	QUAD $0x3d030d78087d6262; WORD $0x0000 // vpbroadcastb 0x3d03(%rip), %xmm25 # 0x3e0a <k_encode_q3_k_weighted+0x250a>
+	QUAD $0x3dff1518487d6262; WORD $0x0000 // vbroadcastss 0x3dff(%rip), %zmm26 # 0x3f10 <k_encode_q3_k_weighted+0x2610>
+	QUAD $0x3e2d1d18487d6262; WORD $0x0000 // vbroadcastss 0x3e2d(%rip), %zmm27 # 0x3f48 <k_encode_q3_k_weighted+0x2648>
+	QUAD $0x3dfb2518487d6262; WORD $0x0000 // vbroadcastss 0x3dfb(%rip), %zmm28 # 0x3f20 <k_encode_q3_k_weighted+0x2620>
+	QUAD $0x3c512d2848fd6162; WORD $0x0000 // vmovapd 0x3c51(%rip), %zmm29 # 0x3d80 <k_encode_q3_k_weighted+0x2480>
+	QUAD $0x3c87352848fd6162; WORD $0x0000 // vmovapd 0x3c87(%rip), %zmm30 # 0x3dc0 <k_encode_q3_k_weighted+0x24c0>
+	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x245c894c; BYTE $0x60 // movq %r11, 0x60(%rsp)
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x20f88348 // cmpq $0x20, %rax
+	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0xf8420f4c // cmovbq %rax, %r15
+	LONG $0x247c894c; BYTE $0x58 // movq %r15, 0x58(%rsp)
+	LONG $0x04e7c141 // shll $0x4, %r15d
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x9066 // nop
+	WORD $0x0489; BYTE $0x87 // movl %eax, (%rdi,%rax,4)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
+	WORD $0xf575 // jne 0x170 <k_encode_q3_k+0x170>
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x04244489 // movl %eax, 0x4(%rsp)
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	WORD $0x23eb // jmp 0x1b0 <k_encode_q3_k+0x1b0>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x000005b8; BYTE $0x00 // movl $0x5, %eax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	QUAD $0x00000000042444c7 // movl $0x0, 0x4(%rsp)
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0x12508e0f; WORD $0x0000 // jle 0x1400 <k_encode_q3_k+0x1400>
+	LONG $0xbf448b42; BYTE $0xfc // movl -0x4(%rdi,%r15,4), %eax
+	LONG $0x247c894c; BYTE $0x30 // movq %r15, 0x30(%rsp)
+	LONG $0xbf148d4a // leaq (%rdi,%r15,4), %rdx
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
-	WORD $0x014d; BYTE $0xcf // addq %r9, %r15
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	LONG $0xfe430f4d // cmovaeq %r14, %r15
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x262c8d4e // leaq (%rsi,%r12), %r13
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x394d; BYTE $0xf7 // cmpq %r14, %r15
-	WORD $0x9c0f; BYTE $0xc2 // setl %dl
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	LONG $0x48fdb162; WORD $0x0410; BYTE $0x2a // vmovupd (%rdx,%r13), %zmm0
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x247c3b4c; BYTE $0x68 // cmpq 0x68(%rsp), %r15
-	LONG $0xc59c0f41 // setl %r13b
-	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x0015541048fdd162 // vmovupd (%r13,%rdx), %zmm2
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x247c3b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r15
-	LONG $0xc59c0f41 // setl %r13b
-	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x00155c1048fdd162 // vmovupd (%r13,%rdx), %zmm3
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x3949; BYTE $0xff // cmpq %rdi, %r15
-	LONG $0xc59c0f41 // setl %r13b
-	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x00156c1048fdd162 // vmovupd (%r13,%rdx), %zmm5
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
-	LONG $0xc59c0f41 // setl %r13b
-	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x00154c1048fd5162 // vmovupd (%r13,%rdx), %zmm9
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
-	LONG $0xc59c0f41 // setl %r13b
-	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x0015441048fdc162 // vmovupd (%r13,%rdx), %zmm16
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x247c3b4c; BYTE $0x78 // cmpq 0x78(%rsp), %r15
-	LONG $0xc59c0f41 // setl %r13b
-	LONG $0x06e5c141 // shll $0x6, %r13d
-	QUAD $0x0015641048fdd162 // vmovupd (%r13,%rdx), %zmm4
-	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
-	LONG $0x48fdd262; WORD $0xcf7c // vpbroadcastq %r15, %zmm1
-	LONG $0x40adf262; WORD $0xc137 // vpcmpgtq %zmm1, %zmm26, %k0
-	LONG $0x3079e3c4; WORD $0x01c8 // kshiftrb $0x1, %k0, %k1
-	LONG $0x3079e3c4; WORD $0x02d0 // kshiftrb $0x2, %k0, %k2
-	LONG $0x3079e3c4; WORD $0x03d8 // kshiftrb $0x3, %k0, %k3
-	LONG $0x3079e3c4; WORD $0x04e0 // kshiftrb $0x4, %k0, %k4
-	LONG $0x3079e3c4; WORD $0x05e8 // kshiftrb $0x5, %k0, %k5
-	LONG $0x3079e3c4; WORD $0x06f0 // kshiftrb $0x6, %k0, %k6
-	LONG $0x3079e3c4; WORD $0x07f8 // kshiftrb $0x7, %k0, %k7
-	LONG $0x48fdb162; WORD $0x0c10; BYTE $0x26 // vmovupd (%rsi,%r12), %zmm1
-	LONG $0xd793fbc5 // kmovd %k7, %edx
-	WORD $0xe283; BYTE $0x01 // andl $0x1, %edx
-	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
-	QUAD $0x012a341a48f5b362 // vinsertf64x4 $0x1, (%rdx,%r13), %zmm1, %zmm6
-	QUAD $0xee2a0c2348f5b362 // vshuff64x2 $0xee, (%rdx,%r13), %zmm1, %zmm1 # zmm1 = zmm1[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	LONG $0xfe937bc5 // kmovd %k6, %r15d
-	LONG $0x01e78341 // andl $0x1, %r15d
-	LONG $0x06e7c141 // shll $0x6, %r15d
-	QUAD $0x0117041a48fd5362 // vinsertf64x4 $0x1, (%r15,%rdx), %zmm0, %zmm8
-	QUAD $0xee17042348fdd362 // vshuff64x2 $0xee, (%r15,%rdx), %zmm0, %zmm0 # zmm0 = zmm0[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
-	LONG $0xfd937bc5 // kmovd %k5, %r15d
-	LONG $0x01e78341 // andl $0x1, %r15d
-	LONG $0x06e7c141 // shll $0x6, %r15d
-	QUAD $0x01171c1a48ed5362 // vinsertf64x4 $0x1, (%r15,%rdx), %zmm2, %zmm11
-	QUAD $0xee17142348edd362 // vshuff64x2 $0xee, (%r15,%rdx), %zmm2, %zmm2 # zmm2 = zmm2[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
-	LONG $0xfc937bc5 // kmovd %k4, %r15d
-	LONG $0x01e78341 // andl $0x1, %r15d
-	LONG $0x06e7c141 // shll $0x6, %r15d
-	QUAD $0x0117241a48e55362 // vinsertf64x4 $0x1, (%r15,%rdx), %zmm3, %zmm12
-	QUAD $0xee171c2348e5d362 // vshuff64x2 $0xee, (%r15,%rdx), %zmm3, %zmm3 # zmm3 = zmm3[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
-	LONG $0xfb937bc5 // kmovd %k3, %r15d
-	LONG $0x01e78341 // andl $0x1, %r15d
-	LONG $0x06e7c141 // shll $0x6, %r15d
-	QUAD $0x01172c1a48d55362 // vinsertf64x4 $0x1, (%r15,%rdx), %zmm5, %zmm13
-	QUAD $0xee172c2348d5d362 // vshuff64x2 $0xee, (%r15,%rdx), %zmm5, %zmm5 # zmm5 = zmm5[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
-	LONG $0xfa937bc5 // kmovd %k2, %r15d
-	LONG $0x01e78341 // andl $0x1, %r15d
-	LONG $0x06e7c141 // shll $0x6, %r15d
-	QUAD $0x0117341a48b55362 // vinsertf64x4 $0x1, (%r15,%rdx), %zmm9, %zmm14
-	QUAD $0xee170c2348b55362 // vshuff64x2 $0xee, (%r15,%rdx), %zmm9, %zmm9 # zmm9 = zmm9[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
-	LONG $0xf9937bc5 // kmovd %k1, %r15d
-	LONG $0x01e78341 // andl $0x1, %r15d
-	LONG $0x06e7c141 // shll $0x6, %r15d
-	QUAD $0x01170c1a40fdc362 // vinsertf64x4 $0x1, (%r15,%rdx), %zmm16, %zmm17
-	QUAD $0xee17042340fdc362 // vshuff64x2 $0xee, (%r15,%rdx), %zmm16, %zmm16 # zmm16 = zmm16[4,5,6,7],mem[4,5,6,7]
-	WORD $0x014c; BYTE $0xfa // addq %r15, %rdx
-	LONG $0xf8937bc5 // kmovd %k0, %r15d
-	LONG $0x01e78341 // andl $0x1, %r15d
-	LONG $0x06e7c141 // shll $0x6, %r15d
-	QUAD $0x0117141a48ddc362 // vinsertf64x4 $0x1, (%r15,%rdx), %zmm4, %zmm18
-	QUAD $0xee17242348ddd362 // vshuff64x2 $0xee, (%r15,%rdx), %zmm4, %zmm4 # zmm4 = zmm4[4,5,6,7],mem[4,5,6,7]
-	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0x48fde162; WORD $0xde28 // vmovapd %zmm6, %zmm19
-	LONG $0x40ddc262; WORD $0xdd7f // vpermt2pd %zmm13, %zmm20, %zmm19
-	LONG $0x40c5d262; WORD $0xf57f // vpermt2pd %zmm13, %zmm23, %zmm6
-	LONG $0x48fd5162; WORD $0xe828 // vmovapd %zmm8, %zmm13
-	LONG $0x40dd5262; WORD $0xee7f // vpermt2pd %zmm14, %zmm20, %zmm13
-	LONG $0x40c55262; WORD $0xc67f // vpermt2pd %zmm14, %zmm23, %zmm8
-	LONG $0x48fd5162; WORD $0xf328 // vmovapd %zmm11, %zmm14
-	LONG $0x40dd3262; WORD $0xf17f // vpermt2pd %zmm17, %zmm20, %zmm14
-	LONG $0x40c53262; WORD $0xd97f // vpermt2pd %zmm17, %zmm23, %zmm11
-	LONG $0x48fdc162; WORD $0xcc28 // vmovapd %zmm12, %zmm17
-	LONG $0x40dda262; WORD $0xca7f // vpermt2pd %zmm18, %zmm20, %zmm17
-	LONG $0x40c53262; WORD $0xe27f // vpermt2pd %zmm18, %zmm23, %zmm12
-	LONG $0x48fde162; WORD $0xd128 // vmovapd %zmm1, %zmm18
-	LONG $0x40dde262; WORD $0xd57f // vpermt2pd %zmm5, %zmm20, %zmm18
-	LONG $0x40c5f262; WORD $0xcd7f // vpermt2pd %zmm5, %zmm23, %zmm1
-	LONG $0x48fdf162; WORD $0xe828 // vmovapd %zmm0, %zmm5
-	LONG $0x40ddd262; WORD $0xe97f // vpermt2pd %zmm9, %zmm20, %zmm5
-	LONG $0x40c5d262; WORD $0xc17f // vpermt2pd %zmm9, %zmm23, %zmm0
-	LONG $0x48fd7162; WORD $0xca28 // vmovapd %zmm2, %zmm9
-	LONG $0x40dd3262; WORD $0xc87f // vpermt2pd %zmm16, %zmm20, %zmm9
-	LONG $0x40c5b262; WORD $0xd07f // vpermt2pd %zmm16, %zmm23, %zmm2
-	LONG $0x48fde162; WORD $0xc328 // vmovapd %zmm3, %zmm16
-	LONG $0x40dde262; WORD $0xc47f // vpermt2pd %zmm4, %zmm20, %zmm16
-	LONG $0x40c5f262; WORD $0xdc7f // vpermt2pd %zmm4, %zmm23, %zmm3
-	LONG $0x40e5d162; WORD $0xe614 // vunpcklpd %zmm14, %zmm19, %zmm4 # zmm4 = zmm19[0],zmm14[0],zmm19[2],zmm14[2],zmm19[4],zmm14[4],zmm19[6],zmm14[6]
-	LONG $0x40e55162; WORD $0xf615 // vunpckhpd %zmm14, %zmm19, %zmm14 # zmm14 = zmm19[1],zmm14[1],zmm19[3],zmm14[3],zmm19[5],zmm14[5],zmm19[7],zmm14[7]
-	LONG $0x4895a162; WORD $0xd914 // vunpcklpd %zmm17, %zmm13, %zmm19 # zmm19 = zmm13[0],zmm17[0],zmm13[2],zmm17[2],zmm13[4],zmm17[4],zmm13[6],zmm17[6]
-	LONG $0x48953162; WORD $0xe915 // vunpckhpd %zmm17, %zmm13, %zmm13 # zmm13 = zmm13[1],zmm17[1],zmm13[3],zmm17[3],zmm13[5],zmm17[5],zmm13[7],zmm17[7]
-	LONG $0x48cdc162; WORD $0xcb14 // vunpcklpd %zmm11, %zmm6, %zmm17 # zmm17 = zmm6[0],zmm11[0],zmm6[2],zmm11[2],zmm6[4],zmm11[4],zmm6[6],zmm11[6]
-	LONG $0x48cdd162; WORD $0xf315 // vunpckhpd %zmm11, %zmm6, %zmm6 # zmm6 = zmm6[1],zmm11[1],zmm6[3],zmm11[3],zmm6[5],zmm11[5],zmm6[7],zmm11[7]
-	LONG $0x48bd5162; WORD $0xdc14 // vunpcklpd %zmm12, %zmm8, %zmm11 # zmm11 = zmm8[0],zmm12[0],zmm8[2],zmm12[2],zmm8[4],zmm12[4],zmm8[6],zmm12[6]
-	LONG $0x48bd5162; WORD $0xc415 // vunpckhpd %zmm12, %zmm8, %zmm8 # zmm8 = zmm8[1],zmm12[1],zmm8[3],zmm12[3],zmm8[5],zmm12[5],zmm8[7],zmm12[7]
-	LONG $0x40ed5162; WORD $0xe114 // vunpcklpd %zmm9, %zmm18, %zmm12 # zmm12 = zmm18[0],zmm9[0],zmm18[2],zmm9[2],zmm18[4],zmm9[4],zmm18[6],zmm9[6]
-	LONG $0x40ed5162; WORD $0xc915 // vunpckhpd %zmm9, %zmm18, %zmm9 # zmm9 = zmm18[1],zmm9[1],zmm18[3],zmm9[3],zmm18[5],zmm9[5],zmm18[7],zmm9[7]
-	LONG $0x48d5a162; WORD $0xd014 // vunpcklpd %zmm16, %zmm5, %zmm18 # zmm18 = zmm5[0],zmm16[0],zmm5[2],zmm16[2],zmm5[4],zmm16[4],zmm5[6],zmm16[6]
-	LONG $0x48d5b162; WORD $0xe815 // vunpckhpd %zmm16, %zmm5, %zmm5 # zmm5 = zmm5[1],zmm16[1],zmm5[3],zmm16[3],zmm5[5],zmm16[5],zmm5[7],zmm16[7]
-	LONG $0x48f5e162; WORD $0xc214 // vunpcklpd %zmm2, %zmm1, %zmm16 # zmm16 = zmm1[0],zmm2[0],zmm1[2],zmm2[2],zmm1[4],zmm2[4],zmm1[6],zmm2[6]
-	LONG $0x48f5f162; WORD $0xca15 // vunpckhpd %zmm2, %zmm1, %zmm1 # zmm1 = zmm1[1],zmm2[1],zmm1[3],zmm2[3],zmm1[5],zmm2[5],zmm1[7],zmm2[7]
-	LONG $0x48fdf162; WORD $0xd314 // vunpcklpd %zmm3, %zmm0, %zmm2 # zmm2 = zmm0[0],zmm3[0],zmm0[2],zmm3[2],zmm0[4],zmm3[4],zmm0[6],zmm3[6]
-	LONG $0x48fdf162; WORD $0xc315 // vunpckhpd %zmm3, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm3[1],zmm0[3],zmm3[3],zmm0[5],zmm3[5],zmm0[7],zmm3[7]
-	LONG $0x485cb162; WORD $0xdbc6; BYTE $0x88 // vshufps $0x88, %zmm19, %zmm4, %zmm3 # zmm3 = zmm4[0,2],zmm19[0,2],zmm4[4,6],zmm19[4,6],zmm4[8,10],zmm19[8,10],zmm4[12,14],zmm19[12,14]
-	LONG $0x4864f162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm3, %zmm3, %zmm3 # zmm3 = zmm3[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x485cb162; WORD $0xe3c6; BYTE $0xdd // vshufps $0xdd, %zmm19, %zmm4, %zmm4 # zmm4 = zmm4[1,3],zmm19[1,3],zmm4[5,7],zmm19[5,7],zmm4[9,11],zmm19[9,11],zmm4[13,15],zmm19[13,15]
-	LONG $0x485cf162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm4, %zmm4, %zmm4 # zmm4 = zmm4[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x480cc162; WORD $0xddc6; BYTE $0x88 // vshufps $0x88, %zmm13, %zmm14, %zmm19 # zmm19 = zmm14[0,2],zmm13[0,2],zmm14[4,6],zmm13[4,6],zmm14[8,10],zmm13[8,10],zmm14[12,14],zmm13[12,14]
-	LONG $0x4064a162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm19, %zmm19, %zmm19 # zmm19 = zmm19[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x480c5162; WORD $0xedc6; BYTE $0xdd // vshufps $0xdd, %zmm13, %zmm14, %zmm13 # zmm13 = zmm14[1,3],zmm13[1,3],zmm14[5,7],zmm13[5,7],zmm14[9,11],zmm13[9,11],zmm14[13,15],zmm13[13,15]
-	LONG $0x48145162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm13, %zmm13, %zmm13 # zmm13 = zmm13[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x40745162; WORD $0xf3c6; BYTE $0x88 // vshufps $0x88, %zmm11, %zmm17, %zmm14 # zmm14 = zmm17[0,2],zmm11[0,2],zmm17[4,6],zmm11[4,6],zmm17[8,10],zmm11[8,10],zmm17[12,14],zmm11[12,14]
-	LONG $0x480c5162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm14, %zmm14, %zmm14 # zmm14 = zmm14[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x40745162; WORD $0xdbc6; BYTE $0xdd // vshufps $0xdd, %zmm11, %zmm17, %zmm11 # zmm11 = zmm17[1,3],zmm11[1,3],zmm17[5,7],zmm11[5,7],zmm17[9,11],zmm11[9,11],zmm17[13,15],zmm11[13,15]
-	LONG $0x48245162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm11, %zmm11, %zmm11 # zmm11 = zmm11[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x484cc162; WORD $0xc8c6; BYTE $0x88 // vshufps $0x88, %zmm8, %zmm6, %zmm17 # zmm17 = zmm6[0,2],zmm8[0,2],zmm6[4,6],zmm8[4,6],zmm6[8,10],zmm8[8,10],zmm6[12,14],zmm8[12,14]
-	LONG $0x4074a162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm17, %zmm17, %zmm17 # zmm17 = zmm17[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x484cd162; WORD $0xf0c6; BYTE $0xdd // vshufps $0xdd, %zmm8, %zmm6, %zmm6 # zmm6 = zmm6[1,3],zmm8[1,3],zmm6[5,7],zmm8[5,7],zmm6[9,11],zmm8[9,11],zmm6[13,15],zmm8[13,15]
-	LONG $0x484cf162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm6, %zmm6, %zmm6 # zmm6 = zmm6[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x481c3162; WORD $0xc2c6; BYTE $0x88 // vshufps $0x88, %zmm18, %zmm12, %zmm8 # zmm8 = zmm12[0,2],zmm18[0,2],zmm12[4,6],zmm18[4,6],zmm12[8,10],zmm18[8,10],zmm12[12,14],zmm18[12,14]
-	LONG $0x483c5162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm8, %zmm8, %zmm8 # zmm8 = zmm8[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x481c3162; WORD $0xe2c6; BYTE $0xdd // vshufps $0xdd, %zmm18, %zmm12, %zmm12 # zmm12 = zmm12[1,3],zmm18[1,3],zmm12[5,7],zmm18[5,7],zmm12[9,11],zmm18[9,11],zmm12[13,15],zmm18[13,15]
-	LONG $0x481c5162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm12, %zmm12, %zmm12 # zmm12 = zmm12[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x4834e162; WORD $0xd5c6; BYTE $0x88 // vshufps $0x88, %zmm5, %zmm9, %zmm18 # zmm18 = zmm9[0,2],zmm5[0,2],zmm9[4,6],zmm5[4,6],zmm9[8,10],zmm5[8,10],zmm9[12,14],zmm5[12,14]
-	LONG $0x406ca162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm18, %zmm18, %zmm18 # zmm18 = zmm18[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x4834f162; WORD $0xedc6; BYTE $0xdd // vshufps $0xdd, %zmm5, %zmm9, %zmm5 # zmm5 = zmm9[1,3],zmm5[1,3],zmm9[5,7],zmm5[5,7],zmm9[9,11],zmm5[9,11],zmm9[13,15],zmm5[13,15]
-	LONG $0x4854f162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm5, %zmm5, %zmm5 # zmm5 = zmm5[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x407c7162; WORD $0xcac6; BYTE $0x88 // vshufps $0x88, %zmm2, %zmm16, %zmm9 # zmm9 = zmm16[0,2],zmm2[0,2],zmm16[4,6],zmm2[4,6],zmm16[8,10],zmm2[8,10],zmm16[12,14],zmm2[12,14]
-	LONG $0x48345162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm9, %zmm9, %zmm9 # zmm9 = zmm9[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x407cf162; WORD $0xd2c6; BYTE $0xdd // vshufps $0xdd, %zmm2, %zmm16, %zmm2 # zmm2 = zmm16[1,3],zmm2[1,3],zmm16[5,7],zmm2[5,7],zmm16[9,11],zmm2[9,11],zmm16[13,15],zmm2[13,15]
-	LONG $0x486cf162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm2, %zmm2, %zmm2 # zmm2 = zmm2[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x4874e162; WORD $0xc0c6; BYTE $0x88 // vshufps $0x88, %zmm0, %zmm1, %zmm16 # zmm16 = zmm1[0,2],zmm0[0,2],zmm1[4,6],zmm0[4,6],zmm1[8,10],zmm0[8,10],zmm1[12,14],zmm0[12,14]
-	LONG $0x407ca162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm16, %zmm16, %zmm16 # zmm16 = zmm16[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x4874f162; WORD $0xc0c6; BYTE $0xdd // vshufps $0xdd, %zmm0, %zmm1, %zmm0 # zmm0 = zmm1[1,3],zmm0[1,3],zmm1[5,7],zmm0[5,7],zmm1[9,11],zmm0[9,11],zmm1[13,15],zmm0[13,15]
-	LONG $0x487cf162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm0, %zmm0, %zmm0 # zmm0 = zmm0[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x89 // vmovups %zmm3, (%rcx,%r9,4)
-	QUAD $0x04896411487cb162 // vmovups %zmm4, 0x100(%rcx,%r9,4)
-	QUAD $0x08895c11487ca162 // vmovups %zmm19, 0x200(%rcx,%r9,4)
-	QUAD $0x0c896c11487c3162 // vmovups %zmm13, 0x300(%rcx,%r9,4)
-	QUAD $0x10897411487c3162 // vmovups %zmm14, 0x400(%rcx,%r9,4)
-	QUAD $0x14895c11487c3162 // vmovups %zmm11, 0x500(%rcx,%r9,4)
-	QUAD $0x18894c11487ca162 // vmovups %zmm17, 0x600(%rcx,%r9,4)
-	QUAD $0x1c897411487cb162 // vmovups %zmm6, 0x700(%rcx,%r9,4)
-	QUAD $0x20894411487c3162 // vmovups %zmm8, 0x800(%rcx,%r9,4)
-	QUAD $0x24896411487c3162 // vmovups %zmm12, 0x900(%rcx,%r9,4)
-	QUAD $0x28895411487ca162 // vmovups %zmm18, 0xa00(%rcx,%r9,4)
-	QUAD $0x2c896c11487cb162 // vmovups %zmm5, 0xb00(%rcx,%r9,4)
-	QUAD $0x30894c11487c3162 // vmovups %zmm9, 0xc00(%rcx,%r9,4)
-	QUAD $0x34895411487cb162 // vmovups %zmm2, 0xd00(%rcx,%r9,4)
-	QUAD $0x38894411487ca162 // vmovups %zmm16, 0xe00(%rcx,%r9,4)
-	QUAD $0x3c894411487cb162 // vmovups %zmm0, 0xf00(%rcx,%r9,4)
-	LONG $0x30f98349 // cmpq $0x30, %r9
-	LONG $0x10498d4d // leaq 0x10(%r9), %r9
-	LONG $0xfba1820f; WORD $0xffff // jb 0x140 <k_encode_q3_k+0x140>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487c3162; WORD $0x0c28; BYTE $0x09 // vmovaps (%rcx,%r9), %zmm9
-	QUAD $0x01095c28487c3162 // vmovaps 0x40(%rcx,%r9), %zmm11
-	QUAD $0x02096428487c3162 // vmovaps 0x80(%rcx,%r9), %zmm12
-	QUAD $0x03096c28487c3162 // vmovaps 0xc0(%rcx,%r9), %zmm13
-	LONG $0x481c3162; WORD $0xf554 // vandps %zmm21, %zmm12, %zmm14
-	LONG $0x4824a162; WORD $0xc554 // vandps %zmm21, %zmm11, %zmm16
-	LONG $0x4834a162; WORD $0xcd54 // vandps %zmm21, %zmm9, %zmm17
-	LONG $0x4814a162; WORD $0xd554 // vandps %zmm21, %zmm13, %zmm18
-	LONG $0x485cb162; WORD $0xcac2; BYTE $0x01 // vcmpltps %zmm18, %zmm4, %k1
-	LONG $0x484cb162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm17, %zmm6, %k2
-	LONG $0x483cb162; WORD $0xd8c2; BYTE $0x01 // vcmpltps %zmm16, %zmm8, %k3
-	LONG $0x4854d162; WORD $0xe6c2; BYTE $0x01 // vcmpltps %zmm14, %zmm5, %k4
-	LONG $0x4c7cd162; WORD $0xcc28 // vmovaps %zmm12, %zmm1 {%k4}
-	LONG $0x4b7cd162; WORD $0xdb28 // vmovaps %zmm11, %zmm3 {%k3}
-	LONG $0x4a7cd162; WORD $0xc128 // vmovaps %zmm9, %zmm0 {%k2}
-	LONG $0x497cd162; WORD $0xd528 // vmovaps %zmm13, %zmm2 {%k1}
-	LONG $0x480cf162; WORD $0xed5f // vmaxps %zmm5, %zmm14, %zmm5
-	LONG $0x407c5162; WORD $0xc05f // vmaxps %zmm8, %zmm16, %zmm8
-	LONG $0x4074f162; WORD $0xf65f // vmaxps %zmm6, %zmm17, %zmm6
-	LONG $0x406cf162; WORD $0xe45f // vmaxps %zmm4, %zmm18, %zmm4
-	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
-	LONG $0x00f98149; WORD $0x0010; BYTE $0x00 // cmpq $0x1000, %r9 # imm = 0x1000
-	LONG $0xff69850f; WORD $0xffff // jne 0x5d0 <k_encode_q3_k+0x5d0>
-	QUAD $0x351b0d18487d7262; WORD $0x0000 // vbroadcastss 0x351b(%rip), %zmm9 # 0x3b8c <k_encode_q3_k_weighted+0x264c>
-	LONG $0x484cd162; WORD $0xc9c2; BYTE $0x01 // vcmpltps %zmm9, %zmm6, %k1
-	LONG $0x483cd162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm9, %zmm8, %k2
-	LONG $0x404cf162; WORD $0xc05e // vdivps %zmm0, %zmm22, %zmm0
-	LONG $0x4854d162; WORD $0xd9c2; BYTE $0x01 // vcmpltps %zmm9, %zmm5, %k3
-	LONG $0x404cf162; WORD $0xdb5e // vdivps %zmm3, %zmm22, %zmm3
-	LONG $0x485cd162; WORD $0xe1c2; BYTE $0x01 // vcmpltps %zmm9, %zmm4, %k4
-	LONG $0x404cf162; WORD $0xc95e // vdivps %zmm1, %zmm22, %zmm1
-	LONG $0x404cf162; WORD $0xd25e // vdivps %zmm2, %zmm22, %zmm2
-	QUAD $0x35352518487df262; WORD $0x0000 // vbroadcastss 0x3535(%rip), %zmm4 # 0x3be4 <k_encode_q3_k_weighted+0x26a4>
-	LONG $0x4c7cf162; WORD $0xd428 // vmovaps %zmm4, %zmm2 {%k4}
-	LONG $0x4b7cf162; WORD $0xcc28 // vmovaps %zmm4, %zmm1 {%k3}
-	LONG $0x4a7cf162; WORD $0xdc28 // vmovaps %zmm4, %zmm3 {%k2}
-	LONG $0x497cf162; WORD $0xc428 // vmovaps %zmm4, %zmm0 {%k1}
-	QUAD $0x3a008129487cf162; WORD $0x0000 // vmovaps %zmm0, 0x3a00(%rcx)
-	QUAD $0x3a409929487cf162; WORD $0x0000 // vmovaps %zmm3, 0x3a40(%rcx)
-	QUAD $0x3a808929487cf162; WORD $0x0000 // vmovaps %zmm1, 0x3a80(%rcx)
-	QUAD $0x3ac09129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x3ac0(%rcx)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00c1c749; WORD $0xfff0; BYTE $0xff // movq $-0x1000, %r9 # imm = 0xF000
-	LONG $0x00040162; WORD $0xff57 // vxorps %xmm31, %xmm31, %xmm31
-	LONG $0x002d0162; WORD $0xd2ef // vpxord %xmm26, %xmm26, %xmm26
-	LONG $0x000c0162; WORD $0xf657 // vxorps %xmm30, %xmm30, %xmm30
-	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0x00140162; WORD $0xed57 // vxorps %xmm29, %xmm29, %xmm29
-	QUAD $0x3a008928487cf162; WORD $0x0000 // vmovaps 0x3a00(%rcx), %zmm1
-	QUAD $0x3a409128487cf162; WORD $0x0000 // vmovaps 0x3a40(%rcx), %zmm2
-	QUAD $0x3a80a128487cf162; WORD $0x0000 // vmovaps 0x3a80(%rcx), %zmm4
-	QUAD $0x3ac0b128487cf162; WORD $0x0000 // vmovaps 0x3ac0(%rcx), %zmm6
-	QUAD $0x40094428487c3162 // vmovaps 0x1000(%rcx,%r9), %zmm8
-	QUAD $0x41094c28487c3162 // vmovaps 0x1040(%rcx,%r9), %zmm9
-	QUAD $0x42095c28487c3162 // vmovaps 0x1080(%rcx,%r9), %zmm11
-	QUAD $0x43096428487c3162 // vmovaps 0x10c0(%rcx,%r9), %zmm12
-	LONG $0x485c5162; WORD $0xeb59 // vmulps %zmm11, %zmm4, %zmm13
-	LONG $0x484c5162; WORD $0xf459 // vmulps %zmm12, %zmm6, %zmm14
-	LONG $0x4874c162; WORD $0xc059 // vmulps %zmm8, %zmm1, %zmm16
-	LONG $0x486cc162; WORD $0xc959 // vmulps %zmm9, %zmm2, %zmm17
-	LONG $0x4074a162; WORD $0xce5f // vmaxps %zmm22, %zmm17, %zmm17
-	LONG $0x407ca162; WORD $0xc65f // vmaxps %zmm22, %zmm16, %zmm16
-	LONG $0x480c3162; WORD $0xf65f // vmaxps %zmm22, %zmm14, %zmm14
-	LONG $0x48143162; WORD $0xee5f // vmaxps %zmm22, %zmm13, %zmm13
-	LONG $0x48149162; WORD $0xc8c2; BYTE $0x01 // vcmpltps %zmm24, %zmm13, %k1
-	LONG $0x480c9162; WORD $0xd0c2; BYTE $0x01 // vcmpltps %zmm24, %zmm14, %k2
-	LONG $0x407c9162; WORD $0xd8c2; BYTE $0x01 // vcmpltps %zmm24, %zmm16, %k3
-	LONG $0x40749162; WORD $0xe0c2; BYTE $0x01 // vcmpltps %zmm24, %zmm17, %k4
-	LONG $0x48141162; WORD $0xeb58 // vaddps %zmm27, %zmm13, %zmm13
-	LONG $0x480c1162; WORD $0xf358 // vaddps %zmm27, %zmm14, %zmm14
-	LONG $0x407c8162; WORD $0xc358 // vaddps %zmm27, %zmm16, %zmm16
-	LONG $0x40748162; WORD $0xcb58 // vaddps %zmm27, %zmm17, %zmm17
-	LONG $0x487c8162; WORD $0xd028 // vmovaps %zmm24, %zmm18
-	LONG $0x44748162; WORD $0xd158 // vaddps %zmm25, %zmm17, %zmm18 {%k4}
-	LONG $0x487c8162; WORD $0xc828 // vmovaps %zmm24, %zmm17
-	LONG $0x437c8162; WORD $0xc958 // vaddps %zmm25, %zmm16, %zmm17 {%k3}
-	LONG $0x487c8162; WORD $0xc028 // vmovaps %zmm24, %zmm16
-	LONG $0x4a0c8162; WORD $0xc158 // vaddps %zmm25, %zmm14, %zmm16 {%k2}
-	LONG $0x487c1162; WORD $0xf028 // vmovaps %zmm24, %zmm14
-	LONG $0x49141162; WORD $0xf158 // vaddps %zmm25, %zmm13, %zmm14 {%k1}
-	LONG $0x485cd162; WORD $0xcac2; BYTE $0x07 // vcmpordps %zmm10, %zmm4, %k1
-	LONG $0x484cd162; WORD $0xd2c2; BYTE $0x07 // vcmpordps %zmm10, %zmm6, %k2
-	LONG $0x4874d162; WORD $0xdac2; BYTE $0x07 // vcmpordps %zmm10, %zmm1, %k3
-	LONG $0x486cd162; WORD $0xe2c2; BYTE $0x07 // vcmpordps %zmm10, %zmm2, %k4
-	LONG $0xcc34d162; WORD $0xc959 // vmulps %zmm9, %zmm9, %zmm1 {%k4} {z}
-	LONG $0xcb3cd162; WORD $0xd059 // vmulps %zmm8, %zmm8, %zmm2 {%k3} {z}
-	LONG $0xca1cd162; WORD $0xe459 // vmulps %zmm12, %zmm12, %zmm4 {%k2} {z}
-	LONG $0xc924d162; WORD $0xf359 // vmulps %zmm11, %zmm11, %zmm6 {%k1} {z}
-	QUAD $0x8009b429487cb162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm6, 0x2080(%rcx,%r9)
-	QUAD $0xc009a429487cb162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm4, 0x20c0(%rcx,%r9)
-	QUAD $0x00099429487cb162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm2, 0x2000(%rcx,%r9)
-	QUAD $0x40098c29487cb162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm1, 0x2040(%rcx,%r9)
-	QUAD $0x8009b429487c3162; WORD $0x0030; BYTE $0x00 // vmovaps %zmm14, 0x3080(%rcx,%r9)
-	QUAD $0xc0098429487ca162; WORD $0x0030; BYTE $0x00 // vmovaps %zmm16, 0x30c0(%rcx,%r9)
-	QUAD $0x00098c29487ca162; WORD $0x0030; BYTE $0x00 // vmovaps %zmm17, 0x3000(%rcx,%r9)
-	QUAD $0x40099429487ca162; WORD $0x0030; BYTE $0x00 // vmovaps %zmm18, 0x3040(%rcx,%r9)
-	LONG $0x481c7162; WORD $0xe459 // vmulps %zmm4, %zmm12, %zmm12
-	LONG $0x48247162; WORD $0xde59 // vmulps %zmm6, %zmm11, %zmm11
-	LONG $0x48347162; WORD $0xc959 // vmulps %zmm1, %zmm9, %zmm9
-	LONG $0x483c7162; WORD $0xc259 // vmulps %zmm2, %zmm8, %zmm8
-	LONG $0x483c3162; WORD $0xc159 // vmulps %zmm17, %zmm8, %zmm8
-	LONG $0x487cd162; WORD $0xc058 // vaddps %zmm8, %zmm0, %zmm0
-	LONG $0x48343162; WORD $0xc259 // vmulps %zmm18, %zmm9, %zmm8
-	LONG $0x40044162; WORD $0xf858 // vaddps %zmm8, %zmm31, %zmm31
-	LONG $0x48245162; WORD $0xc659 // vmulps %zmm14, %zmm11, %zmm8
-	LONG $0x402c4162; WORD $0xd058 // vaddps %zmm8, %zmm26, %zmm26
-	LONG $0x481c3162; WORD $0xc059 // vmulps %zmm16, %zmm12, %zmm8
-	LONG $0x400c4162; WORD $0xf058 // vaddps %zmm8, %zmm30, %zmm30
-	LONG $0x485cb162; WORD $0xe059 // vmulps %zmm16, %zmm4, %zmm4
-	LONG $0x484cd162; WORD $0xf659 // vmulps %zmm14, %zmm6, %zmm6
-	LONG $0x4874b162; WORD $0xca59 // vmulps %zmm18, %zmm1, %zmm1
-	LONG $0x486cb162; WORD $0xd159 // vmulps %zmm17, %zmm2, %zmm2
-	LONG $0x4074f162; WORD $0xd259 // vmulps %zmm2, %zmm17, %zmm2
-	LONG $0x4064e162; WORD $0xda58 // vaddps %zmm2, %zmm19, %zmm19
-	LONG $0x406cf162; WORD $0xc959 // vmulps %zmm1, %zmm18, %zmm1
-	LONG $0x4844f162; WORD $0xf958 // vaddps %zmm1, %zmm7, %zmm7
-	LONG $0x480cf162; WORD $0xce59 // vmulps %zmm6, %zmm14, %zmm1
-	LONG $0x4854f162; WORD $0xe958 // vaddps %zmm1, %zmm5, %zmm5
-	LONG $0x407cf162; WORD $0xcc59 // vmulps %zmm4, %zmm16, %zmm1
-	LONG $0x40146162; WORD $0xe958 // vaddps %zmm1, %zmm29, %zmm29
-	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
-	LONG $0xfdfb850f; WORD $0xffff // jne 0x720 <k_encode_q3_k+0x720>
-	LONG $0x487ca162; WORD $0xfb28 // vmovaps %zmm19, %zmm23
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x24648b4c; BYTE $0x58 // movq 0x58(%rsp), %r12
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x3ac09129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3ac0(%rcx)
-	QUAD $0x3a809129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3a80(%rcx)
-	QUAD $0x3a409129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3a40(%rcx)
-	QUAD $0x3a009129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3a00(%rcx)
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	QUAD $0x02247c29487cf162 // vmovaps %zmm7, 0x80(%rsp)
-	QUAD $0x03246c29487cf162 // vmovaps %zmm5, 0xc0(%rsp)
-	QUAD $0x04245429487c6162 // vmovaps %zmm26, 0x100(%rsp)
-	QUAD $0x80398c28487ca162; WORD $0x0020; BYTE $0x00 // vmovaps 0x2080(%rcx,%r15), %zmm17
-	QUAD $0x4039b428487ca162; WORD $0x0020; BYTE $0x00 // vmovaps 0x2040(%rcx,%r15), %zmm22
-	QUAD $0x00399428487ca162; WORD $0x0020; BYTE $0x00 // vmovaps 0x2000(%rcx,%r15), %zmm18
-	QUAD $0xc0398428487c2162; WORD $0x0020; BYTE $0x00 // vmovaps 0x20c0(%rcx,%r15), %zmm24
-	QUAD $0x43395c28487ca162 // vmovaps 0x10c0(%rcx,%r15), %zmm19
-	QUAD $0x40394c28487c3162 // vmovaps 0x1000(%rcx,%r15), %zmm9
-	QUAD $0x41397428487cb162 // vmovaps 0x1040(%rcx,%r15), %zmm6
-	QUAD $0x42394c28487c2162 // vmovaps 0x1080(%rcx,%r15), %zmm25
-	LONG $0x487c3162; WORD $0x0428; BYTE $0x39 // vmovaps (%rcx,%r15), %zmm8
-	QUAD $0x01394c28487cb162 // vmovaps 0x40(%rcx,%r15), %zmm1
-	QUAD $0x02396c28487c3162 // vmovaps 0x80(%rcx,%r15), %zmm13
-	QUAD $0x03396428487c2162 // vmovaps 0xc0(%rcx,%r15), %zmm28
-	LONG $0x4034d162; WORD $0xd559 // vmulps %zmm13, %zmm25, %zmm2
-	LONG $0x484cf162; WORD $0xe159 // vmulps %zmm1, %zmm6, %zmm4
-	LONG $0x4834c162; WORD $0xc059 // vmulps %zmm8, %zmm9, %zmm16
-	LONG $0x404c7162; WORD $0xe459 // vmulps %zmm4, %zmm22, %zmm12
-	LONG $0x40747162; WORD $0xda59 // vmulps %zmm2, %zmm17, %zmm11
-	LONG $0x402c5162; WORD $0xdb5c // vsubps %zmm11, %zmm26, %zmm11
-	LONG $0x40741162; WORD $0xf159 // vmulps %zmm25, %zmm17, %zmm14
-	LONG $0x404c6162; WORD $0xd659 // vmulps %zmm6, %zmm22, %zmm26
-	LONG $0x404c0162; WORD $0xd259 // vmulps %zmm26, %zmm22, %zmm26
-	LONG $0x4004c162; WORD $0xec5c // vsubps %zmm12, %zmm31, %zmm21
-	LONG $0x40745162; WORD $0xe659 // vmulps %zmm14, %zmm17, %zmm12
-	LONG $0x48545162; WORD $0xe45c // vsubps %zmm12, %zmm5, %zmm12
-	LONG $0x48441162; WORD $0xf25c // vsubps %zmm26, %zmm7, %zmm14
-	LONG $0x4874d162; WORD $0xce59 // vmulps %zmm14, %zmm1, %zmm1
-	LONG $0x48145162; WORD $0xec59 // vmulps %zmm12, %zmm13, %zmm13
-	LONG $0x48145162; WORD $0xeb5e // vdivps %zmm11, %zmm13, %zmm13
-	LONG $0x4874b162; WORD $0xcd5e // vdivps %zmm21, %zmm1, %zmm1
-	LONG $0x487c9162; WORD $0xdb28 // vmovaps %zmm27, %zmm3
-	LONG $0x48749162; WORD $0xcb58 // vaddps %zmm27, %zmm1, %zmm1
-	LONG $0x48141162; WORD $0xeb58 // vaddps %zmm27, %zmm13, %zmm13
-	LONG $0x48145162; WORD $0xef54 // vandps %zmm15, %zmm13, %zmm13
-	LONG $0x4874d162; WORD $0xcf54 // vandps %zmm15, %zmm1, %zmm1
-	QUAD $0x31373d58487df262; WORD $0x0000 // vpbroadcastd 0x3137(%rip), %zmm7 # 0x3bb8 <k_encode_q3_k_weighted+0x2678>
-	LONG $0x4875f162; WORD $0xcf66 // vpcmpgtd %zmm7, %zmm1, %k1
-	LONG $0x4815f162; WORD $0xd766 // vpcmpgtd %zmm7, %zmm13, %k2
-	QUAD $0x31052d58487df262; WORD $0x0000 // vpbroadcastd 0x3105(%rip), %zmm5 # 0x3b9c <k_encode_q3_k_weighted+0x265c>
-	LONG $0x4875f262; WORD $0xcd3b // vpminud %zmm5, %zmm1, %zmm1
-	QUAD $0x31411d58487d6262; WORD $0x0000 // vpbroadcastd 0x3141(%rip), %zmm27 # 0x3be8 <k_encode_q3_k_weighted+0x26a8>
-	LONG $0x48fd0162; WORD $0xd36f // vmovdqa64 %zmm27, %zmm26
-	LONG $0x48157262; WORD $0xed3b // vpminud %zmm5, %zmm13, %zmm13
-	QUAD $0x310b1558487d7262; WORD $0x0000 // vpbroadcastd 0x310b(%rip), %zmm10 # 0x3bc8 <k_encode_q3_k_weighted+0x2688>
-	LONG $0x4a154162; WORD $0xd2fe // vpaddd %zmm10, %zmm13, %zmm26 {%k2}
-	LONG $0x48fd1162; WORD $0xeb6f // vmovdqa64 %zmm27, %zmm13
-	LONG $0x48fd9162; WORD $0xeb6f // vmovdqa64 %zmm27, %zmm5
-	LONG $0x49755162; WORD $0xeafe // vpaddd %zmm10, %zmm1, %zmm13 {%k1}
-	LONG $0x406cb162; WORD $0xc859 // vmulps %zmm16, %zmm18, %zmm1
-	LONG $0x487c7162; WORD $0xd328 // vmovaps %zmm3, %zmm10
-	LONG $0x487c6162; WORD $0xd95c // vsubps %zmm1, %zmm0, %zmm27
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x4864b162; WORD $0xd5c2; BYTE $0x01 // vcmpltps %zmm21, %zmm3, %k2
-	LONG $0x487cd162; WORD $0xcd5b // vcvtdq2ps %zmm13, %zmm1
-	LONG $0x485cf162; WORD $0xe159 // vmulps %zmm1, %zmm4, %zmm4
-	LONG $0x4054f162; WORD $0xe458 // vaddps %zmm4, %zmm21, %zmm4
-	QUAD $0x06246429487cf162 // vmovaps %zmm4, 0x180(%rsp)
-	LONG $0x406c5162; WORD $0xe959 // vmulps %zmm9, %zmm18, %zmm13
-	LONG $0x406c5162; WORD $0xed59 // vmulps %zmm13, %zmm18, %zmm13
-	LONG $0x40445162; WORD $0xed5c // vsubps %zmm13, %zmm23, %zmm13
-	LONG $0x483c5162; WORD $0xc559 // vmulps %zmm13, %zmm8, %zmm8
-	LONG $0x483c8162; WORD $0xeb5e // vdivps %zmm27, %zmm8, %zmm21
-	LONG $0x4864d162; WORD $0xcbc2; BYTE $0x01 // vcmpltps %zmm11, %zmm3, %k1
-	LONG $0x487c0162; WORD $0xd25b // vcvtdq2ps %zmm26, %zmm26
-	LONG $0x486c1162; WORD $0xc259 // vmulps %zmm26, %zmm2, %zmm8
-	LONG $0x4824c162; WORD $0xe058 // vaddps %zmm8, %zmm11, %zmm20
-	LONG $0x487c9162; WORD $0xd428 // vmovaps %zmm28, %zmm2
-	LONG $0x40640162; WORD $0xe459 // vmulps %zmm28, %zmm19, %zmm28
-	LONG $0x40341162; WORD $0xda59 // vmulps %zmm26, %zmm25, %zmm11
-	LONG $0x484cf162; WORD $0xf159 // vmulps %zmm1, %zmm6, %zmm6
-	LONG $0x484c6162; WORD $0xc959 // vmulps %zmm1, %zmm6, %zmm25
-	LONG $0x48249162; WORD $0xf259 // vmulps %zmm26, %zmm11, %zmm6
-	LONG $0x481cf162; WORD $0xf658 // vaddps %zmm6, %zmm12, %zmm6
-	LONG $0x405c3162; WORD $0xdc59 // vmulps %zmm20, %zmm20, %zmm11
-	LONG $0x480c0162; WORD $0xc958 // vaddps %zmm25, %zmm14, %zmm25
-	QUAD $0x03245c5948247162 // vmulps 0xc0(%rsp), %zmm11, %zmm11
-	QUAD $0x04246428487c7162 // vmovaps 0x100(%rsp), %zmm12
-	LONG $0x481c5162; WORD $0xe459 // vmulps %zmm12, %zmm12, %zmm12
-	LONG $0x481c7162; WORD $0xe659 // vmulps %zmm6, %zmm12, %zmm12
-	LONG $0x4964f162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm6, %zmm3, %k1 {%k1}
-	LONG $0x41749162; WORD $0xcac2; BYTE $0x04 // vcmpneqps %zmm26, %zmm17, %k1 {%k1}
-	LONG $0x491cd162; WORD $0xcbc2; BYTE $0x01 // vcmpltps %zmm11, %zmm12, %k1 {%k1}
-	LONG $0x485c7162; WORD $0xdc59 // vmulps %zmm4, %zmm4, %zmm11
-	QUAD $0x02245c5948247162 // vmulps 0x80(%rsp), %zmm11, %zmm11
-	LONG $0x40041162; WORD $0xe759 // vmulps %zmm31, %zmm31, %zmm12
-	LONG $0x481c1162; WORD $0xe159 // vmulps %zmm25, %zmm12, %zmm12
-	LONG $0x4a649162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm25, %zmm3, %k2 {%k2}
-	LONG $0x424cf162; WORD $0xd1c2; BYTE $0x04 // vcmpneqps %zmm1, %zmm22, %k2 {%k2}
-	LONG $0x4a1cd162; WORD $0xd3c2; BYTE $0x01 // vcmpltps %zmm11, %zmm12, %k2 {%k2}
-	LONG $0x403c1162; WORD $0xdc59 // vmulps %zmm28, %zmm24, %zmm11
-	LONG $0x40545162; WORD $0xe258 // vaddps %zmm10, %zmm21, %zmm12
-	LONG $0x481c5162; WORD $0xe754 // vandps %zmm15, %zmm12, %zmm12
-	LONG $0x481df162; WORD $0xdf66 // vpcmpgtd %zmm7, %zmm12, %k3
-	QUAD $0x2fa12558487df262; WORD $0x0000 // vpbroadcastd 0x2fa1(%rip), %zmm4 # 0x3b9c <k_encode_q3_k_weighted+0x265c>
-	LONG $0x481d7262; WORD $0xe43b // vpminud %zmm4, %zmm12, %zmm12
-	LONG $0x48fd7162; WORD $0xc56f // vmovdqa64 %zmm5, %zmm8
-	LONG $0x48fd7162; WORD $0xf56f // vmovdqa64 %zmm5, %zmm14
-	QUAD $0x2fb12d58487df262; WORD $0x0000 // vpbroadcastd 0x2fb1(%rip), %zmm5 # 0x3bc8 <k_encode_q3_k_weighted+0x2688>
-	LONG $0x4b1d7162; WORD $0xf5fe // vpaddd %zmm5, %zmm12, %zmm14 {%k3}
-	LONG $0x403c3162; WORD $0xe359 // vmulps %zmm19, %zmm24, %zmm12
-	LONG $0x403c5162; WORD $0xe459 // vmulps %zmm12, %zmm24, %zmm12
-	LONG $0x40145162; WORD $0xe45c // vsubps %zmm12, %zmm29, %zmm12
-	LONG $0x400c5162; WORD $0xdb5c // vsubps %zmm11, %zmm30, %zmm11
-	LONG $0x486cd162; WORD $0xd459 // vmulps %zmm12, %zmm2, %zmm2
-	LONG $0x486cd162; WORD $0xd35e // vdivps %zmm11, %zmm2, %zmm2
-	LONG $0x48649162; WORD $0xdbc2; BYTE $0x01 // vcmpltps %zmm27, %zmm3, %k3
-	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	LONG $0x407cc162; WORD $0xc659 // vmulps %zmm14, %zmm16, %zmm16
-	LONG $0x4024a162; WORD $0xc058 // vaddps %zmm16, %zmm27, %zmm16
-	LONG $0x48345162; WORD $0xce59 // vmulps %zmm14, %zmm9, %zmm9
-	LONG $0x48345162; WORD $0xce59 // vmulps %zmm14, %zmm9, %zmm9
-	LONG $0x407ca162; WORD $0xe859 // vmulps %zmm16, %zmm16, %zmm21
-	LONG $0x48145162; WORD $0xc958 // vaddps %zmm9, %zmm13, %zmm9
-	LONG $0x40443162; WORD $0xed59 // vmulps %zmm21, %zmm23, %zmm13
-	LONG $0x487ce162; WORD $0xe859 // vmulps %zmm0, %zmm0, %zmm21
-	LONG $0x4054c162; WORD $0xe959 // vmulps %zmm9, %zmm21, %zmm21
-	LONG $0x4b64d162; WORD $0xd9c2; BYTE $0x01 // vcmpltps %zmm9, %zmm3, %k3 {%k3}
-	LONG $0x436cd162; WORD $0xdec2; BYTE $0x04 // vcmpneqps %zmm14, %zmm18, %k3 {%k3}
-	LONG $0x4354d162; WORD $0xddc2; BYTE $0x01 // vcmpltps %zmm13, %zmm21, %k3 {%k3}
-	LONG $0x487c4162; WORD $0xda28 // vmovaps %zmm10, %zmm27
-	LONG $0x486cd162; WORD $0xd258 // vaddps %zmm10, %zmm2, %zmm2
-	LONG $0x486cd162; WORD $0xd754 // vandps %zmm15, %zmm2, %zmm2
-	LONG $0x486df162; WORD $0xe766 // vpcmpgtd %zmm7, %zmm2, %k4
-	LONG $0x486df262; WORD $0xd43b // vpminud %zmm4, %zmm2, %zmm2
-	LONG $0x4c6d7162; WORD $0xc5fe // vpaddd %zmm5, %zmm2, %zmm8 {%k4}
-	LONG $0x4864d162; WORD $0xe3c2; BYTE $0x01 // vcmpltps %zmm11, %zmm3, %k4
-	LONG $0x487cd162; WORD $0xd05b // vcvtdq2ps %zmm8, %zmm2
-	LONG $0x401c7162; WORD $0xea59 // vmulps %zmm2, %zmm28, %zmm13
-	LONG $0x48245162; WORD $0xdd58 // vaddps %zmm13, %zmm11, %zmm11
-	LONG $0x40647162; WORD $0xea59 // vmulps %zmm2, %zmm19, %zmm13
-	LONG $0x48147162; WORD $0xea59 // vmulps %zmm2, %zmm13, %zmm13
-	LONG $0x4824c162; WORD $0xdb59 // vmulps %zmm11, %zmm11, %zmm19
-	LONG $0x481c5162; WORD $0xe558 // vaddps %zmm13, %zmm12, %zmm12
-	LONG $0x40143162; WORD $0xeb59 // vmulps %zmm19, %zmm29, %zmm13
-	LONG $0x400c8162; WORD $0xde59 // vmulps %zmm30, %zmm30, %zmm19
-	LONG $0x4c64d162; WORD $0xe4c2; BYTE $0x01 // vcmpltps %zmm12, %zmm3, %k4 {%k4}
-	QUAD $0x02247c28487cf162 // vmovaps 0x80(%rsp), %zmm7
-	QUAD $0x03246c28487cf162 // vmovaps 0xc0(%rsp), %zmm5
-	LONG $0x4064c162; WORD $0xdc59 // vmulps %zmm12, %zmm19, %zmm19
-	LONG $0x443cf162; WORD $0xe2c2; BYTE $0x04 // vcmpneqps %zmm2, %zmm24, %k4 {%k4}
-	LONG $0x4464d162; WORD $0xe5c2; BYTE $0x01 // vcmpltps %zmm13, %zmm19, %k4 {%k4}
-	LONG $0x497c8162; WORD $0xca28 // vmovaps %zmm26, %zmm17 {%k1}
-	QUAD $0x04245428487c6162 // vmovaps 0x100(%rsp), %zmm26
-	LONG $0x482d5362; WORD $0xd225; BYTE $0xff // vpternlogd $0xff, %zmm10, %zmm10, %zmm10
-	LONG $0x4a7ce162; WORD $0xf128 // vmovaps %zmm1, %zmm22 {%k2}
-	LONG $0x4b7cc162; WORD $0xd628 // vmovaps %zmm14, %zmm18 {%k3}
-	LONG $0x4c7c6162; WORD $0xc228 // vmovaps %zmm2, %zmm24 {%k4}
-	QUAD $0xc0398429487c2162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm24, 0x20c0(%rcx,%r15)
-	QUAD $0x00399429487ca162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm18, 0x2000(%rcx,%r15)
-	QUAD $0x4039b429487ca162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm22, 0x2040(%rcx,%r15)
-	QUAD $0x80398c29487ca162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm17, 0x2080(%rcx,%r15)
-	LONG $0x4c7c4162; WORD $0xf328 // vmovaps %zmm11, %zmm30 {%k4}
-	LONG $0x497c2162; WORD $0xd428 // vmovaps %zmm20, %zmm26 {%k1}
-	QUAD $0x06247c284a7c6162 // vmovaps 0x180(%rsp), %zmm31 {%k2}
-	LONG $0x4b7cb162; WORD $0xc028 // vmovaps %zmm16, %zmm0 {%k3}
-	LONG $0x4c7c4162; WORD $0xec28 // vmovaps %zmm12, %zmm29 {%k4}
-	LONG $0x497cf162; WORD $0xee28 // vmovaps %zmm6, %zmm5 {%k1}
-	LONG $0x4a7c9162; WORD $0xf928 // vmovaps %zmm25, %zmm7 {%k2}
-	LONG $0x4b7cc162; WORD $0xf928 // vmovaps %zmm9, %zmm23 {%k3}
-	QUAD $0x3ac0896f48fdf162; WORD $0x0000 // vmovdqa64 0x3ac0(%rcx), %zmm1
-	QUAD $0x3a00a16f48fdf162; WORD $0x0000 // vmovdqa64 0x3a00(%rcx), %zmm4
-	QUAD $0x3a40916f48fdf162; WORD $0x0000 // vmovdqa64 0x3a40(%rcx), %zmm2
-	QUAD $0x3a80b16f48fdf162; WORD $0x0000 // vmovdqa64 0x3a80(%rcx), %zmm6
-	LONG $0x497dd162; WORD $0xf26f // vmovdqa32 %zmm10, %zmm6 {%k1}
-	LONG $0x4a7dd162; WORD $0xd26f // vmovdqa32 %zmm10, %zmm2 {%k2}
-	LONG $0x4b7dd162; WORD $0xe26f // vmovdqa32 %zmm10, %zmm4 {%k3}
-	LONG $0x4c7dd162; WORD $0xca6f // vmovdqa32 %zmm10, %zmm1 {%k4}
-	QUAD $0x3ac0897f48fdf162; WORD $0x0000 // vmovdqa64 %zmm1, 0x3ac0(%rcx)
-	QUAD $0x3a00a17f48fdf162; WORD $0x0000 // vmovdqa64 %zmm4, 0x3a00(%rcx)
-	QUAD $0x3a40917f48fdf162; WORD $0x0000 // vmovdqa64 %zmm2, 0x3a40(%rcx)
-	QUAD $0x3a80b17f48fdf162; WORD $0x0000 // vmovdqa64 %zmm6, 0x3a80(%rcx)
-	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
-	LONG $0x00ff8149; WORD $0x0010; BYTE $0x00 // cmpq $0x1000, %r15 # imm = 0x1000
-	LONG $0xfb4a850f; WORD $0xffff // jne 0x970 <k_encode_q3_k+0x970>
-	LONG $0x485df162; WORD $0xe6eb // vpord %zmm6, %zmm4, %zmm4
-	LONG $0x486df362; WORD $0xe125; BYTE $0xfe // vpternlogd $0xfe, %zmm1, %zmm2, %zmm4
-	LONG $0x485df262; WORD $0xc427 // vptestmd %zmm4, %zmm4, %k0
-	LONG $0xc098f8c5 // kortestw %k0, %k0
-	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
-	WORD $0x1174 // je 0xe55 <k_encode_q3_k+0xe55>
-	LONG $0x01518d41 // leal 0x1(%r9), %edx
-	LONG $0x04f98341 // cmpl $0x4, %r9d
-	WORD $0x8941; BYTE $0xd1 // movl %edx, %r9d
-	LONG $0xfaeb820f; WORD $0xffff // jb 0x940 <k_encode_q3_k+0x940>
-	LONG $0x487cb162; WORD $0xcf5e // vdivps %zmm23, %zmm0, %zmm1
-	LONG $0x4004f162; WORD $0xd75e // vdivps %zmm7, %zmm31, %zmm2
-	LONG $0x402cf162; WORD $0xe55e // vdivps %zmm5, %zmm26, %zmm4
-	LONG $0x400c9162; WORD $0xc55e // vdivps %zmm29, %zmm30, %zmm0
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x2d3a2518487d7262; WORD $0x0000 // vbroadcastss 0x2d3a(%rip), %zmm12 # 0x3bb4 <k_encode_q3_k_weighted+0x2674>
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	BYTE $0x90 // nop
-	QUAD $0x4089b458481cb162; WORD $0x0020; BYTE $0x00 // vaddps 0x2040(%rcx,%r9,4), %zmm12, %zmm6
-	QUAD $0x00898458481c3162; WORD $0x0020; BYTE $0x00 // vaddps 0x2000(%rcx,%r9,4), %zmm12, %zmm8
-	QUAD $0xc0898c58481c3162; WORD $0x0020; BYTE $0x00 // vaddps 0x20c0(%rcx,%r9,4), %zmm12, %zmm9
-	QUAD $0x80899c58481c3162; WORD $0x0020; BYTE $0x00 // vaddps 0x2080(%rcx,%r9,4), %zmm12, %zmm11
-	LONG $0x487e5162; WORD $0xdb5b // vcvttps2dq %zmm11, %zmm11
-	LONG $0x487e5262; WORD $0xdb31 // vpmovdb %zmm11, %xmm11
-	LONG $0x487e5162; WORD $0xc95b // vcvttps2dq %zmm9, %zmm9
-	LONG $0x487e5262; WORD $0xc931 // vpmovdb %zmm9, %xmm9
-	LONG $0x382543c4; WORD $0x01c9 // vinserti128 $0x1, %xmm9, %ymm11, %ymm9
-	LONG $0x487e5162; WORD $0xc05b // vcvttps2dq %zmm8, %zmm8
-	LONG $0x487e5262; WORD $0xc031 // vpmovdb %zmm8, %xmm8
-	LONG $0x487ef162; WORD $0xf65b // vcvttps2dq %zmm6, %zmm6
-	LONG $0x487ef262; WORD $0xf631 // vpmovdb %zmm6, %xmm6
-	LONG $0x383de3c4; WORD $0x01f6 // vinserti128 $0x1, %xmm6, %ymm8, %ymm6
-	LONG $0x48cdd362; WORD $0xf13a; BYTE $0x01 // vinserti64x4 $0x1, %ymm9, %zmm6, %zmm6
-	LONG $0x48fdb162; WORD $0x347f; BYTE $0x0a // vmovdqa64 %zmm6, (%rdx,%r9)
-	LONG $0x40c18349 // addq $0x40, %r9
-	LONG $0x00f98149; WORD $0x0004; BYTE $0x00 // cmpq $0x400, %r9 # imm = 0x400
-	LONG $0xff79850f; WORD $0xffff // jne 0xe80 <k_encode_q3_k+0xe80>
-	LONG $0x482cb162; WORD $0xcfc2; BYTE $0x01 // vcmpltps %zmm23, %zmm10, %k1
-	LONG $0x482cf162; WORD $0xd7c2; BYTE $0x01 // vcmpltps %zmm7, %zmm10, %k2
-	LONG $0x482cf162; WORD $0xddc2; BYTE $0x01 // vcmpltps %zmm5, %zmm10, %k3
-	LONG $0x482c9162; WORD $0xe5c2; BYTE $0x01 // vcmpltps %zmm29, %zmm10, %k4
-	LONG $0xcc7cf162; WORD $0xc028 // vmovaps %zmm0, %zmm0 {%k4} {z}
-	LONG $0xcb7cf162; WORD $0xdc28 // vmovaps %zmm4, %zmm3 {%k3} {z}
-	LONG $0xca7cf162; WORD $0xd228 // vmovaps %zmm2, %zmm2 {%k2} {z}
-	LONG $0xc97cf162; WORD $0xc928 // vmovaps %zmm1, %zmm1 {%k1} {z}
-	QUAD $0x20008929487cf162; WORD $0x0000 // vmovaps %zmm1, 0x2000(%rcx)
-	QUAD $0x20409129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x2040(%rcx)
-	QUAD $0x20809929487cf162; WORD $0x0000 // vmovaps %zmm3, 0x2080(%rcx)
-	QUAD $0x20c08129487cf162; WORD $0x0000 // vmovaps %zmm0, 0x20c0(%rcx)
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x2c602d18487de262; WORD $0x0000 // vbroadcastss 0x2c60(%rip), %zmm21 # 0x3bd0 <k_encode_q3_k_weighted+0x2690>
-	QUAD $0x2c163518487de262; WORD $0x0000 // vbroadcastss 0x2c16(%rip), %zmm22 # 0x3b90 <k_encode_q3_k_weighted+0x2650>
-	QUAD $0x2c400518487d6262; WORD $0x0000 // vbroadcastss 0x2c40(%rip), %zmm24 # 0x3bc4 <k_encode_q3_k_weighted+0x2684>
-	QUAD $0x2c120d18487d6262; WORD $0x0000 // vbroadcastss 0x2c12(%rip), %zmm25 # 0x3ba0 <k_encode_q3_k_weighted+0x2660>
-	QUAD $0x002ae92d787962c4; BYTE $0x00 // vpbroadcastb 0x2ae9(%rip), %xmm13 # 0x3a80 <k_encode_q3_k_weighted+0x2540>
-	QUAD $0x002ae135787962c4; BYTE $0x00 // vpbroadcastb 0x2ae1(%rip), %xmm14 # 0x3a81 <k_encode_q3_k_weighted+0x2541>
-	QUAD $0x2ad80578087de262; WORD $0x0000 // vpbroadcastb 0x2ad8(%rip), %xmm16 # 0x3a82 <k_encode_q3_k_weighted+0x2542>
-	QUAD $0x2acf0d78087de262; WORD $0x0000 // vpbroadcastb 0x2acf(%rip), %xmm17 # 0x3a83 <k_encode_q3_k_weighted+0x2543>
-	QUAD $0x2ac61578087de262; WORD $0x0000 // vpbroadcastb 0x2ac6(%rip), %xmm18 # 0x3a84 <k_encode_q3_k_weighted+0x2544>
-	QUAD $0x2abd1d78087de262; WORD $0x0000 // vpbroadcastb 0x2abd(%rip), %xmm19 # 0x3a85 <k_encode_q3_k_weighted+0x2545>
-	QUAD $0x0524546f48fd6162 // vmovdqa64 0x140(%rsp), %zmm26
-	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x20008984107aa1c4; WORD $0x0000 // vmovss 0x2000(%rcx,%r9,4), %xmm0
-	LONG $0x0f148d4b // leaq (%r15,%r9), %rdx
-	WORD $0x8945; BYTE $0xcf // movl %r9d, %r15d
-	LONG $0x0fe78341 // andl $0xf, %r15d
-	LONG $0x07e7c141 // shll $0x7, %r15d
-	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
-	LONG $0x04eac148 // shrq $0x4, %rdx
-	LONG $0x117ac1c4; WORD $0x9704 // vmovss %xmm0, (%r15,%rdx,4)
-	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x8a048942 // movl %eax, (%rdx,%r9,4)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x40f98349 // cmpq $0x40, %r9
-	WORD $0xce75 // jne 0xfe0 <k_encode_q3_k+0xfe0>
-	LONG $0x40c78349 // addq $0x40, %r15
-	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
-	LONG $0x00c18149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r9 # imm = 0x400
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
-	QUAD $0x29ce252848fde162; WORD $0x0000 // vmovapd 0x29ce(%rip), %zmm20 # 0x3a00 <k_encode_q3_k_weighted+0x24c0>
-	QUAD $0x2a043d2848fde162; WORD $0x0000 // vmovapd 0x2a04(%rip), %zmm23 # 0x3a40 <k_encode_q3_k_weighted+0x2500>
-	LONG $0xf0ee820f; WORD $0xffff // jb 0x130 <k_encode_q3_k+0x130>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0xf375 // jne 0x1d0 <k_encode_q3_k+0x1d0>
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	LONG $0x1217840f; WORD $0x0000 // je 0x1400 <k_encode_q3_k+0x1400>
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
 	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x33eb // jmp 0x22e <k_encode_q3_k+0x22e>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x00c58149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r13 # imm = 0x100
+	LONG $0x00c38148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbx # imm = 0x100
+	LONG $0x00c48149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r12 # imm = 0x400
+	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
+	LONG $0xff62830f; WORD $0xffff // jae 0x190 <k_encode_q3_k+0x190>
+	LONG $0x245c8948; BYTE $0x38 // movq %rbx, 0x38(%rsp)
+	LONG $0x2464894c; BYTE $0x78 // movq %r12, 0x78(%rsp)
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x87048d48 // leaq (%rdi,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0xf0c2c749; WORD $0xffff; BYTE $0xff // movq $-0x10, %r10
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x9544634b; BYTE $0x08 // movslq 0x8(%r13,%r10,4), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x48fdf162; WORD $0x0410; BYTE $0x06 // vmovupd (%rsi,%rax), %zmm0
+	LONG $0x9544634b; BYTE $0x0c // movslq 0xc(%r13,%r10,4), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x48fdf162; WORD $0x0c10; BYTE $0x06 // vmovupd (%rsi,%rax), %zmm1
+	LONG $0x9544634b; BYTE $0x10 // movslq 0x10(%r13,%r10,4), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x48fdf162; WORD $0x1c10; BYTE $0x06 // vmovupd (%rsi,%rax), %zmm3
+	LONG $0x9544634b; BYTE $0x14 // movslq 0x14(%r13,%r10,4), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x48fdf162; WORD $0x2410; BYTE $0x06 // vmovupd (%rsi,%rax), %zmm4
+	LONG $0x9544634b; BYTE $0x18 // movslq 0x18(%r13,%r10,4), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x48fdf162; WORD $0x2c10; BYTE $0x06 // vmovupd (%rsi,%rax), %zmm5
+	LONG $0x9544634b; BYTE $0x1c // movslq 0x1c(%r13,%r10,4), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x48fdf162; WORD $0x3410; BYTE $0x06 // vmovupd (%rsi,%rax), %zmm6
+	LONG $0x9544634b; BYTE $0x20 // movslq 0x20(%r13,%r10,4), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x48fd7162; WORD $0x0c10; BYTE $0x06 // vmovupd (%rsi,%rax), %zmm9
+	LONG $0x9544634b; BYTE $0x28 // movslq 0x28(%r13,%r10,4), %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x9574634f; BYTE $0x2c // movslq 0x2c(%r13,%r10,4), %r14
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	LONG $0x955c634b; BYTE $0x30 // movslq 0x30(%r13,%r10,4), %rbx
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	LONG $0x955c634f; BYTE $0x34 // movslq 0x34(%r13,%r10,4), %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x9544634f; BYTE $0x38 // movslq 0x38(%r13,%r10,4), %r8
+	LONG $0x06e0c149 // shlq $0x6, %r8
+	LONG $0x954c634f; BYTE $0x3c // movslq 0x3c(%r13,%r10,4), %r9
+	LONG $0x06e1c149 // shlq $0x6, %r9
+	LONG $0x9554634b; BYTE $0x40 // movslq 0x40(%r13,%r10,4), %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x957c634b; BYTE $0x24 // movslq 0x24(%r13,%r10,4), %rdi
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	LONG $0x9564634f; BYTE $0x04 // movslq 0x4(%r13,%r10,4), %r12
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	LONG $0x48fd3162; WORD $0x1410; BYTE $0x26 // vmovupd (%rsi,%r12), %zmm10
+	QUAD $0x013e1c1a48ad7362 // vinsertf64x4 $0x1, (%rsi,%rdi), %zmm10, %zmm11
+	QUAD $0xee3e142348ad7362 // vshuff64x2 $0xee, (%rsi,%rdi), %zmm10, %zmm10 # zmm10 = zmm10[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x0106241a48fd7362 // vinsertf64x4 $0x1, (%rsi,%rax), %zmm0, %zmm12
+	QUAD $0xee06042348fdf362 // vshuff64x2 $0xee, (%rsi,%rax), %zmm0, %zmm0 # zmm0 = zmm0[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x01362c1a48f53362 // vinsertf64x4 $0x1, (%rsi,%r14), %zmm1, %zmm13
+	QUAD $0xee360c2348f5b362 // vshuff64x2 $0xee, (%rsi,%r14), %zmm1, %zmm1 # zmm1 = zmm1[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x011e341a48e57362 // vinsertf64x4 $0x1, (%rsi,%rbx), %zmm3, %zmm14
+	QUAD $0xee1e1c2348e5f362 // vshuff64x2 $0xee, (%rsi,%rbx), %zmm3, %zmm3 # zmm3 = zmm3[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x011e3c1a48dd3362 // vinsertf64x4 $0x1, (%rsi,%r11), %zmm4, %zmm15
+	QUAD $0xee1e242348ddb362 // vshuff64x2 $0xee, (%rsi,%r11), %zmm4, %zmm4 # zmm4 = zmm4[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x0106041a48d5a362 // vinsertf64x4 $0x1, (%rsi,%r8), %zmm5, %zmm16
+	QUAD $0xee062c2348d5b362 // vshuff64x2 $0xee, (%rsi,%r8), %zmm5, %zmm5 # zmm5 = zmm5[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x010e0c1a48cda362 // vinsertf64x4 $0x1, (%rsi,%r9), %zmm6, %zmm17
+	QUAD $0xee0e342348cdb362 // vshuff64x2 $0xee, (%rsi,%r9), %zmm6, %zmm6 # zmm6 = zmm6[4,5,6,7],mem[4,5,6,7]
+	QUAD $0x0116141a48b5e362 // vinsertf64x4 $0x1, (%rsi,%rdx), %zmm9, %zmm18
+	QUAD $0xee160c2348b57362 // vshuff64x2 $0xee, (%rsi,%rdx), %zmm9, %zmm9 # zmm9 = zmm9[4,5,6,7],mem[4,5,6,7]
+	LONG $0x48fdc162; WORD $0xdb28 // vmovapd %zmm11, %zmm19
+	LONG $0x4095c262; WORD $0xdf7f // vpermt2pd %zmm15, %zmm29, %zmm19
+	LONG $0x408d5262; WORD $0xdf7f // vpermt2pd %zmm15, %zmm30, %zmm11
+	LONG $0x48fd5162; WORD $0xfc28 // vmovapd %zmm12, %zmm15
+	LONG $0x40953262; WORD $0xf87f // vpermt2pd %zmm16, %zmm29, %zmm15
+	LONG $0x408d3262; WORD $0xe07f // vpermt2pd %zmm16, %zmm30, %zmm12
+	LONG $0x48fdc162; WORD $0xc528 // vmovapd %zmm13, %zmm16
+	LONG $0x4095a262; WORD $0xc17f // vpermt2pd %zmm17, %zmm29, %zmm16
+	LONG $0x408d3262; WORD $0xe97f // vpermt2pd %zmm17, %zmm30, %zmm13
+	LONG $0x48fdc162; WORD $0xce28 // vmovapd %zmm14, %zmm17
+	LONG $0x4095a262; WORD $0xca7f // vpermt2pd %zmm18, %zmm29, %zmm17
+	LONG $0x408d3262; WORD $0xf27f // vpermt2pd %zmm18, %zmm30, %zmm14
+	LONG $0x48fdc162; WORD $0xd228 // vmovapd %zmm10, %zmm18
+	LONG $0x4095e262; WORD $0xd47f // vpermt2pd %zmm4, %zmm29, %zmm18
+	LONG $0x408d7262; WORD $0xd47f // vpermt2pd %zmm4, %zmm30, %zmm10
+	LONG $0x48fdf162; WORD $0xe028 // vmovapd %zmm0, %zmm4
+	LONG $0x4095f262; WORD $0xe57f // vpermt2pd %zmm5, %zmm29, %zmm4
+	LONG $0x408df262; WORD $0xc57f // vpermt2pd %zmm5, %zmm30, %zmm0
+	LONG $0x48fdf162; WORD $0xe928 // vmovapd %zmm1, %zmm5
+	LONG $0x4095f262; WORD $0xee7f // vpermt2pd %zmm6, %zmm29, %zmm5
+	LONG $0x408df262; WORD $0xce7f // vpermt2pd %zmm6, %zmm30, %zmm1
+	LONG $0x48fdf162; WORD $0xf328 // vmovapd %zmm3, %zmm6
+	LONG $0x4095d262; WORD $0xf17f // vpermt2pd %zmm9, %zmm29, %zmm6
+	LONG $0x408dd262; WORD $0xd97f // vpermt2pd %zmm9, %zmm30, %zmm3
+	LONG $0x40e53162; WORD $0xc814 // vunpcklpd %zmm16, %zmm19, %zmm9 # zmm9 = zmm19[0],zmm16[0],zmm19[2],zmm16[2],zmm19[4],zmm16[4],zmm19[6],zmm16[6]
+	LONG $0x40e5a162; WORD $0xc015 // vunpckhpd %zmm16, %zmm19, %zmm16 # zmm16 = zmm19[1],zmm16[1],zmm19[3],zmm16[3],zmm19[5],zmm16[5],zmm19[7],zmm16[7]
+	LONG $0x4885a162; WORD $0xd914 // vunpcklpd %zmm17, %zmm15, %zmm19 # zmm19 = zmm15[0],zmm17[0],zmm15[2],zmm17[2],zmm15[4],zmm17[4],zmm15[6],zmm17[6]
+	LONG $0x48853162; WORD $0xf915 // vunpckhpd %zmm17, %zmm15, %zmm15 # zmm15 = zmm15[1],zmm17[1],zmm15[3],zmm17[3],zmm15[5],zmm17[5],zmm15[7],zmm17[7]
+	LONG $0x48a5c162; WORD $0xcd14 // vunpcklpd %zmm13, %zmm11, %zmm17 # zmm17 = zmm11[0],zmm13[0],zmm11[2],zmm13[2],zmm11[4],zmm13[4],zmm11[6],zmm13[6]
+	LONG $0x48a55162; WORD $0xdd15 // vunpckhpd %zmm13, %zmm11, %zmm11 # zmm11 = zmm11[1],zmm13[1],zmm11[3],zmm13[3],zmm11[5],zmm13[5],zmm11[7],zmm13[7]
+	LONG $0x489d5162; WORD $0xee14 // vunpcklpd %zmm14, %zmm12, %zmm13 # zmm13 = zmm12[0],zmm14[0],zmm12[2],zmm14[2],zmm12[4],zmm14[4],zmm12[6],zmm14[6]
+	LONG $0x489d5162; WORD $0xe615 // vunpckhpd %zmm14, %zmm12, %zmm12 # zmm12 = zmm12[1],zmm14[1],zmm12[3],zmm14[3],zmm12[5],zmm14[5],zmm12[7],zmm14[7]
+	LONG $0x40ed7162; WORD $0xf514 // vunpcklpd %zmm5, %zmm18, %zmm14 # zmm14 = zmm18[0],zmm5[0],zmm18[2],zmm5[2],zmm18[4],zmm5[4],zmm18[6],zmm5[6]
+	LONG $0x40edf162; WORD $0xed15 // vunpckhpd %zmm5, %zmm18, %zmm5 # zmm5 = zmm18[1],zmm5[1],zmm18[3],zmm5[3],zmm18[5],zmm5[5],zmm18[7],zmm5[7]
+	LONG $0x48dde162; WORD $0xd614 // vunpcklpd %zmm6, %zmm4, %zmm18 # zmm18 = zmm4[0],zmm6[0],zmm4[2],zmm6[2],zmm4[4],zmm6[4],zmm4[6],zmm6[6]
+	LONG $0x48ddf162; WORD $0xe615 // vunpckhpd %zmm6, %zmm4, %zmm4 # zmm4 = zmm4[1],zmm6[1],zmm4[3],zmm6[3],zmm4[5],zmm6[5],zmm4[7],zmm6[7]
+	LONG $0x48adf162; WORD $0xf114 // vunpcklpd %zmm1, %zmm10, %zmm6 # zmm6 = zmm10[0],zmm1[0],zmm10[2],zmm1[2],zmm10[4],zmm1[4],zmm10[6],zmm1[6]
+	LONG $0x48adf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm10, %zmm1 # zmm1 = zmm10[1],zmm1[1],zmm10[3],zmm1[3],zmm10[5],zmm1[5],zmm10[7],zmm1[7]
+	LONG $0x48fd7162; WORD $0xd314 // vunpcklpd %zmm3, %zmm0, %zmm10 # zmm10 = zmm0[0],zmm3[0],zmm0[2],zmm3[2],zmm0[4],zmm3[4],zmm0[6],zmm3[6]
+	LONG $0x48fdf162; WORD $0xc315 // vunpckhpd %zmm3, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm3[1],zmm0[3],zmm3[3],zmm0[5],zmm3[5],zmm0[7],zmm3[7]
+	LONG $0x4834b162; WORD $0xdbc6; BYTE $0x88 // vshufps $0x88, %zmm19, %zmm9, %zmm3 # zmm3 = zmm9[0,2],zmm19[0,2],zmm9[4,6],zmm19[4,6],zmm9[8,10],zmm19[8,10],zmm9[12,14],zmm19[12,14]
+	LONG $0x4864f162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm3, %zmm3, %zmm3 # zmm3 = zmm3[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x48343162; WORD $0xcbc6; BYTE $0xdd // vshufps $0xdd, %zmm19, %zmm9, %zmm9 # zmm9 = zmm9[1,3],zmm19[1,3],zmm9[5,7],zmm19[5,7],zmm9[9,11],zmm19[9,11],zmm9[13,15],zmm19[13,15]
+	LONG $0x48345162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm9, %zmm9, %zmm9 # zmm9 = zmm9[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x407cc162; WORD $0xdfc6; BYTE $0x88 // vshufps $0x88, %zmm15, %zmm16, %zmm19 # zmm19 = zmm16[0,2],zmm15[0,2],zmm16[4,6],zmm15[4,6],zmm16[8,10],zmm15[8,10],zmm16[12,14],zmm15[12,14]
+	LONG $0x4064a162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm19, %zmm19, %zmm19 # zmm19 = zmm19[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x407c5162; WORD $0xffc6; BYTE $0xdd // vshufps $0xdd, %zmm15, %zmm16, %zmm15 # zmm15 = zmm16[1,3],zmm15[1,3],zmm16[5,7],zmm15[5,7],zmm16[9,11],zmm15[9,11],zmm16[13,15],zmm15[13,15]
+	LONG $0x48045162; WORD $0xffc6; BYTE $0xd8 // vshufps $0xd8, %zmm15, %zmm15, %zmm15 # zmm15 = zmm15[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4074c162; WORD $0xc5c6; BYTE $0x88 // vshufps $0x88, %zmm13, %zmm17, %zmm16 # zmm16 = zmm17[0,2],zmm13[0,2],zmm17[4,6],zmm13[4,6],zmm17[8,10],zmm13[8,10],zmm17[12,14],zmm13[12,14]
+	LONG $0x407ca162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm16, %zmm16, %zmm16 # zmm16 = zmm16[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x40745162; WORD $0xedc6; BYTE $0xdd // vshufps $0xdd, %zmm13, %zmm17, %zmm13 # zmm13 = zmm17[1,3],zmm13[1,3],zmm17[5,7],zmm13[5,7],zmm17[9,11],zmm13[9,11],zmm17[13,15],zmm13[13,15]
+	LONG $0x48145162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm13, %zmm13, %zmm13 # zmm13 = zmm13[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4824c162; WORD $0xccc6; BYTE $0x88 // vshufps $0x88, %zmm12, %zmm11, %zmm17 # zmm17 = zmm11[0,2],zmm12[0,2],zmm11[4,6],zmm12[4,6],zmm11[8,10],zmm12[8,10],zmm11[12,14],zmm12[12,14]
+	LONG $0x4074a162; WORD $0xc9c6; BYTE $0xd8 // vshufps $0xd8, %zmm17, %zmm17, %zmm17 # zmm17 = zmm17[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x48245162; WORD $0xdcc6; BYTE $0xdd // vshufps $0xdd, %zmm12, %zmm11, %zmm11 # zmm11 = zmm11[1,3],zmm12[1,3],zmm11[5,7],zmm12[5,7],zmm11[9,11],zmm12[9,11],zmm11[13,15],zmm12[13,15]
+	LONG $0x48245162; WORD $0xdbc6; BYTE $0xd8 // vshufps $0xd8, %zmm11, %zmm11, %zmm11 # zmm11 = zmm11[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x480c3162; WORD $0xe2c6; BYTE $0x88 // vshufps $0x88, %zmm18, %zmm14, %zmm12 # zmm12 = zmm14[0,2],zmm18[0,2],zmm14[4,6],zmm18[4,6],zmm14[8,10],zmm18[8,10],zmm14[12,14],zmm18[12,14]
+	LONG $0x481c5162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm12, %zmm12, %zmm12 # zmm12 = zmm12[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x480c3162; WORD $0xf2c6; BYTE $0xdd // vshufps $0xdd, %zmm18, %zmm14, %zmm14 # zmm14 = zmm14[1,3],zmm18[1,3],zmm14[5,7],zmm18[5,7],zmm14[9,11],zmm18[9,11],zmm14[13,15],zmm18[13,15]
+	LONG $0x480c5162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm14, %zmm14, %zmm14 # zmm14 = zmm14[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4854e162; WORD $0xd4c6; BYTE $0x88 // vshufps $0x88, %zmm4, %zmm5, %zmm18 # zmm18 = zmm5[0,2],zmm4[0,2],zmm5[4,6],zmm4[4,6],zmm5[8,10],zmm4[8,10],zmm5[12,14],zmm4[12,14]
+	LONG $0x406ca162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm18, %zmm18, %zmm18 # zmm18 = zmm18[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4854f162; WORD $0xe4c6; BYTE $0xdd // vshufps $0xdd, %zmm4, %zmm5, %zmm4 # zmm4 = zmm5[1,3],zmm4[1,3],zmm5[5,7],zmm4[5,7],zmm5[9,11],zmm4[9,11],zmm5[13,15],zmm4[13,15]
+	LONG $0x485cf162; WORD $0xe4c6; BYTE $0xd8 // vshufps $0xd8, %zmm4, %zmm4, %zmm4 # zmm4 = zmm4[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x484cd162; WORD $0xeac6; BYTE $0x88 // vshufps $0x88, %zmm10, %zmm6, %zmm5 # zmm5 = zmm6[0,2],zmm10[0,2],zmm6[4,6],zmm10[4,6],zmm6[8,10],zmm10[8,10],zmm6[12,14],zmm10[12,14]
+	LONG $0x4854f162; WORD $0xedc6; BYTE $0xd8 // vshufps $0xd8, %zmm5, %zmm5, %zmm5 # zmm5 = zmm5[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x484cd162; WORD $0xf2c6; BYTE $0xdd // vshufps $0xdd, %zmm10, %zmm6, %zmm6 # zmm6 = zmm6[1,3],zmm10[1,3],zmm6[5,7],zmm10[5,7],zmm6[9,11],zmm10[9,11],zmm6[13,15],zmm10[13,15]
+	LONG $0x484cf162; WORD $0xf6c6; BYTE $0xd8 // vshufps $0xd8, %zmm6, %zmm6, %zmm6 # zmm6 = zmm6[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x48747162; WORD $0xd0c6; BYTE $0x88 // vshufps $0x88, %zmm0, %zmm1, %zmm10 # zmm10 = zmm1[0,2],zmm0[0,2],zmm1[4,6],zmm0[4,6],zmm1[8,10],zmm0[8,10],zmm1[12,14],zmm0[12,14]
+	LONG $0x482c5162; WORD $0xd2c6; BYTE $0xd8 // vshufps $0xd8, %zmm10, %zmm10, %zmm10 # zmm10 = zmm10[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	LONG $0x4874f162; WORD $0xc0c6; BYTE $0xdd // vshufps $0xdd, %zmm0, %zmm1, %zmm0 # zmm0 = zmm1[1,3],zmm0[1,3],zmm1[5,7],zmm0[5,7],zmm1[9,11],zmm0[9,11],zmm1[13,15],zmm0[13,15]
+	LONG $0x487cf162; WORD $0xc0c6; BYTE $0xd8 // vshufps $0xd8, %zmm0, %zmm0, %zmm0 # zmm0 = zmm0[0,2,1,3,4,6,5,7,8,10,9,11,12,14,13,15]
+	QUAD $0x01915c11487cb162 // vmovups %zmm3, 0x40(%rcx,%r10,4)
+	QUAD $0x05914c11487c3162 // vmovups %zmm9, 0x140(%rcx,%r10,4)
+	QUAD $0x09915c11487ca162 // vmovups %zmm19, 0x240(%rcx,%r10,4)
+	QUAD $0x0d917c11487c3162 // vmovups %zmm15, 0x340(%rcx,%r10,4)
+	QUAD $0x11914411487ca162 // vmovups %zmm16, 0x440(%rcx,%r10,4)
+	QUAD $0x15916c11487c3162 // vmovups %zmm13, 0x540(%rcx,%r10,4)
+	QUAD $0x19914c11487ca162 // vmovups %zmm17, 0x640(%rcx,%r10,4)
+	QUAD $0x1d915c11487c3162 // vmovups %zmm11, 0x740(%rcx,%r10,4)
+	QUAD $0x21916411487c3162 // vmovups %zmm12, 0x840(%rcx,%r10,4)
+	QUAD $0x25917411487c3162 // vmovups %zmm14, 0x940(%rcx,%r10,4)
+	QUAD $0x29915411487ca162 // vmovups %zmm18, 0xa40(%rcx,%r10,4)
+	QUAD $0x2d916411487cb162 // vmovups %zmm4, 0xb40(%rcx,%r10,4)
+	QUAD $0x31916c11487cb162 // vmovups %zmm5, 0xc40(%rcx,%r10,4)
+	QUAD $0x35917411487cb162 // vmovups %zmm6, 0xd40(%rcx,%r10,4)
+	QUAD $0x39915411487c3162 // vmovups %zmm10, 0xe40(%rcx,%r10,4)
+	QUAD $0x3d914411487cb162 // vmovups %zmm0, 0xf40(%rcx,%r10,4)
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0x30fa8349 // cmpq $0x30, %r10
+	LONG $0xfc5a820f; WORD $0xffff // jb 0x250 <k_encode_q3_k+0x250>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0x2428; BYTE $0x04 // vmovaps (%r12,%rax), %zmm4
-	QUAD $0x01046c28487cd162 // vmovaps 0x40(%r12,%rax), %zmm5
-	LONG $0x4854b162; WORD $0xf554 // vandps %zmm21, %zmm5, %zmm6
-	LONG $0x485c3162; WORD $0xc554 // vandps %zmm21, %zmm4, %zmm8
-	LONG $0x486cd162; WORD $0xc8c2; BYTE $0x01 // vcmpltps %zmm8, %zmm2, %k1
-	LONG $0x4864f162; WORD $0xd6c2; BYTE $0x01 // vcmpltps %zmm6, %zmm3, %k2
-	LONG $0x4a7cf162; WORD $0xc528 // vmovaps %zmm5, %zmm0 {%k2}
-	LONG $0x497cf162; WORD $0xcc28 // vmovaps %zmm4, %zmm1 {%k1}
-	LONG $0x484cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm6, %zmm3
-	LONG $0x483cf162; WORD $0xd25f // vmaxps %zmm2, %zmm8, %zmm2
-	LONG $0x80e88348 // subq $-0x80, %rax
-	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	WORD $0xb375 // jne 0x1060 <k_encode_q3_k+0x1060>
-	QUAD $0x2aed1d18487df262; WORD $0x0000 // vbroadcastss 0x2aed(%rip), %zmm3 # 0x3ba4 <k_encode_q3_k_weighted+0x2664>
-	LONG $0x4864f162; WORD $0xd15e // vdivps %zmm1, %zmm3, %zmm2
-	LONG $0x4864f162; WORD $0xd85e // vdivps %zmm0, %zmm3, %zmm3
-	LONG $0x4874d162; WORD $0xcac2; BYTE $0x04 // vcmpneqps %zmm10, %zmm1, %k1
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x487c3162; WORD $0x1c28; BYTE $0x11 // vmovaps (%rcx,%r10), %zmm11
+	QUAD $0x01116428487c3162 // vmovaps 0x40(%rcx,%r10), %zmm12
+	QUAD $0x02116c28487c3162 // vmovaps 0x80(%rcx,%r10), %zmm13
+	QUAD $0x03117428487c3162 // vmovaps 0xc0(%rcx,%r10), %zmm14
+	LONG $0x48147162; WORD $0xfa54 // vandps %zmm2, %zmm13, %zmm15
+	LONG $0x481ce162; WORD $0xc254 // vandps %zmm2, %zmm12, %zmm16
+	LONG $0x4824e162; WORD $0xca54 // vandps %zmm2, %zmm11, %zmm17
+	LONG $0x480ce162; WORD $0xd254 // vandps %zmm2, %zmm14, %zmm18
+	LONG $0x4854b162; WORD $0xcac2; BYTE $0x01 // vcmpltps %zmm18, %zmm5, %k1
+	LONG $0x4834b162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm17, %zmm9, %k2
+	LONG $0x482cb162; WORD $0xd8c2; BYTE $0x01 // vcmpltps %zmm16, %zmm10, %k3
+	LONG $0x484cd162; WORD $0xe7c2; BYTE $0x01 // vcmpltps %zmm15, %zmm6, %k4
+	LONG $0x4c7cd162; WORD $0xcd28 // vmovaps %zmm13, %zmm1 {%k4}
+	LONG $0x4b7cd162; WORD $0xe428 // vmovaps %zmm12, %zmm4 {%k3}
+	LONG $0x4a7cd162; WORD $0xc328 // vmovaps %zmm11, %zmm0 {%k2}
+	LONG $0x497cd162; WORD $0xde28 // vmovaps %zmm14, %zmm3 {%k1}
+	LONG $0x4804f162; WORD $0xf65f // vmaxps %zmm6, %zmm15, %zmm6
+	LONG $0x407c5162; WORD $0xd25f // vmaxps %zmm10, %zmm16, %zmm10
+	LONG $0x40745162; WORD $0xc95f // vmaxps %zmm9, %zmm17, %zmm9
+	LONG $0x406cf162; WORD $0xed5f // vmaxps %zmm5, %zmm18, %zmm5
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x00fa8149; WORD $0x0010; BYTE $0x00 // cmpq $0x1000, %r10 # imm = 0x1000
+	LONG $0xff69850f; WORD $0xffff // jne 0x620 <k_encode_q3_k+0x620>
+	QUAD $0x384b1518487df262; WORD $0x0000 // vbroadcastss 0x384b(%rip), %zmm2 # 0x3f0c <k_encode_q3_k_weighted+0x260c>
+	LONG $0x4834f162; WORD $0xcac2; BYTE $0x01 // vcmpltps %zmm2, %zmm9, %k1
+	LONG $0x482cf162; WORD $0xd2c2; BYTE $0x01 // vcmpltps %zmm2, %zmm10, %k2
+	LONG $0x402cf162; WORD $0xc05e // vdivps %zmm0, %zmm26, %zmm0
+	LONG $0x484cf162; WORD $0xdac2; BYTE $0x01 // vcmpltps %zmm2, %zmm6, %k3
+	LONG $0x402cf162; WORD $0xe45e // vdivps %zmm4, %zmm26, %zmm4
+	LONG $0x4854f162; WORD $0xe2c2; BYTE $0x01 // vcmpltps %zmm2, %zmm5, %k4
+	LONG $0x402cf162; WORD $0xc95e // vdivps %zmm1, %zmm26, %zmm1
+	LONG $0x402cf162; WORD $0xdb5e // vdivps %zmm3, %zmm26, %zmm3
+	QUAD $0x38691518487df262; WORD $0x0000 // vbroadcastss 0x3869(%rip), %zmm2 # 0x3f68 <k_encode_q3_k_weighted+0x2668>
+	LONG $0x4c7cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3 {%k4}
+	LONG $0x4b7cf162; WORD $0xca28 // vmovaps %zmm2, %zmm1 {%k3}
+	LONG $0x4a7cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4 {%k2}
+	LONG $0x497cf162; WORD $0xc228 // vmovaps %zmm2, %zmm0 {%k1}
+	QUAD $0x3a008129487cf162; WORD $0x0000 // vmovaps %zmm0, 0x3a00(%rcx)
+	QUAD $0x3a40a129487cf162; WORD $0x0000 // vmovaps %zmm4, 0x3a40(%rcx)
+	QUAD $0x3a808929487cf162; WORD $0x0000 // vmovaps %zmm1, 0x3a80(%rcx)
+	QUAD $0x3ac09929487cf162; WORD $0x0000 // vmovaps %zmm3, 0x3ac0(%rcx)
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x00c2c749; WORD $0xfff0; BYTE $0xff // movq $-0x1000, %r10 # imm = 0xF000
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x006ca162; WORD $0xd257 // vxorps %xmm18, %xmm18, %xmm18
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x0074a162; WORD $0xc957 // vxorps %xmm17, %xmm17, %xmm17
+	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
+	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
+	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x3a008128487cf162; WORD $0x0000 // vmovaps 0x3a00(%rcx), %zmm0
+	QUAD $0x3a408928487cf162; WORD $0x0000 // vmovaps 0x3a40(%rcx), %zmm1
+	QUAD $0x3a809928487cf162; WORD $0x0000 // vmovaps 0x3a80(%rcx), %zmm3
+	QUAD $0x3ac0a128487cf162; WORD $0x0000 // vmovaps 0x3ac0(%rcx), %zmm4
+	QUAD $0x40115428487c3162 // vmovaps 0x1000(%rcx,%r10), %zmm10
+	QUAD $0x41115c28487c3162 // vmovaps 0x1040(%rcx,%r10), %zmm11
+	QUAD $0x42116428487c3162 // vmovaps 0x1080(%rcx,%r10), %zmm12
+	QUAD $0x43116c28487c3162 // vmovaps 0x10c0(%rcx,%r10), %zmm13
+	LONG $0x48645162; WORD $0xf459 // vmulps %zmm12, %zmm3, %zmm14
+	LONG $0x485cd162; WORD $0xed59 // vmulps %zmm13, %zmm4, %zmm5
+	LONG $0x487cc162; WORD $0xc259 // vmulps %zmm10, %zmm0, %zmm16
+	LONG $0x4874c162; WORD $0xf359 // vmulps %zmm11, %zmm1, %zmm22
+	LONG $0x404c8162; WORD $0xf25f // vmaxps %zmm26, %zmm22, %zmm22
+	LONG $0x407c8162; WORD $0xc25f // vmaxps %zmm26, %zmm16, %zmm16
+	LONG $0x48549162; WORD $0xea5f // vmaxps %zmm26, %zmm5, %zmm5
+	LONG $0x480c1162; WORD $0xf25f // vmaxps %zmm26, %zmm14, %zmm14
+	LONG $0x480c9162; WORD $0xcbc2; BYTE $0x01 // vcmpltps %zmm27, %zmm14, %k1
+	LONG $0x48549162; WORD $0xd3c2; BYTE $0x01 // vcmpltps %zmm27, %zmm5, %k2
+	LONG $0x407c9162; WORD $0xdbc2; BYTE $0x01 // vcmpltps %zmm27, %zmm16, %k3
+	LONG $0x404c9162; WORD $0xe3c2; BYTE $0x01 // vcmpltps %zmm27, %zmm22, %k4
+	QUAD $0x373a0518487d7262; WORD $0x0000 // vbroadcastss 0x373a(%rip), %zmm8 # 0x3f58 <k_encode_q3_k_weighted+0x2658>
+	LONG $0x480c5162; WORD $0xf058 // vaddps %zmm8, %zmm14, %zmm14
+	LONG $0x4854d162; WORD $0xe858 // vaddps %zmm8, %zmm5, %zmm5
+	LONG $0x407cc162; WORD $0xc058 // vaddps %zmm8, %zmm16, %zmm16
+	LONG $0x404cc162; WORD $0xf058 // vaddps %zmm8, %zmm22, %zmm22
+	LONG $0x487c8162; WORD $0xfb28 // vmovaps %zmm27, %zmm23
+	LONG $0x444c8162; WORD $0xfc58 // vaddps %zmm28, %zmm22, %zmm23 {%k4}
+	LONG $0x487c8162; WORD $0xf328 // vmovaps %zmm27, %zmm22
+	LONG $0x437c8162; WORD $0xf458 // vaddps %zmm28, %zmm16, %zmm22 {%k3}
+	LONG $0x487c8162; WORD $0xc328 // vmovaps %zmm27, %zmm16
+	LONG $0x4a548162; WORD $0xc458 // vaddps %zmm28, %zmm5, %zmm16 {%k2}
+	LONG $0x487c9162; WORD $0xeb28 // vmovaps %zmm27, %zmm5
+	LONG $0x490c9162; WORD $0xec58 // vaddps %zmm28, %zmm14, %zmm5 {%k1}
+	LONG $0x48649162; WORD $0xc8c2; BYTE $0x07 // vcmpordps %zmm24, %zmm3, %k1
+	LONG $0x485c9162; WORD $0xd0c2; BYTE $0x07 // vcmpordps %zmm24, %zmm4, %k2
+	LONG $0x487c9162; WORD $0xd8c2; BYTE $0x07 // vcmpordps %zmm24, %zmm0, %k3
+	LONG $0x48749162; WORD $0xe0c2; BYTE $0x07 // vcmpordps %zmm24, %zmm1, %k4
+	LONG $0xcc24d162; WORD $0xc359 // vmulps %zmm11, %zmm11, %zmm0 {%k4} {z}
+	LONG $0xcb2cd162; WORD $0xca59 // vmulps %zmm10, %zmm10, %zmm1 {%k3} {z}
+	LONG $0xca14d162; WORD $0xdd59 // vmulps %zmm13, %zmm13, %zmm3 {%k2} {z}
+	LONG $0xc91cd162; WORD $0xe459 // vmulps %zmm12, %zmm12, %zmm4 {%k1} {z}
+	QUAD $0x8011a429487cb162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm4, 0x2080(%rcx,%r10)
+	QUAD $0xc0119c29487cb162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm3, 0x20c0(%rcx,%r10)
+	QUAD $0x00118c29487cb162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm1, 0x2000(%rcx,%r10)
+	QUAD $0x40118429487cb162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm0, 0x2040(%rcx,%r10)
+	QUAD $0x8011ac29487cb162; WORD $0x0030; BYTE $0x00 // vmovaps %zmm5, 0x3080(%rcx,%r10)
+	QUAD $0xc0118429487ca162; WORD $0x0030; BYTE $0x00 // vmovaps %zmm16, 0x30c0(%rcx,%r10)
+	QUAD $0x0011b429487ca162; WORD $0x0030; BYTE $0x00 // vmovaps %zmm22, 0x3000(%rcx,%r10)
+	QUAD $0x4011bc29487ca162; WORD $0x0030; BYTE $0x00 // vmovaps %zmm23, 0x3040(%rcx,%r10)
+	LONG $0x48147162; WORD $0xeb59 // vmulps %zmm3, %zmm13, %zmm13
+	LONG $0x481c7162; WORD $0xe459 // vmulps %zmm4, %zmm12, %zmm12
+	LONG $0x48247162; WORD $0xd859 // vmulps %zmm0, %zmm11, %zmm11
+	LONG $0x482c7162; WORD $0xd159 // vmulps %zmm1, %zmm10, %zmm10
+	LONG $0x482c3162; WORD $0xd659 // vmulps %zmm22, %zmm10, %zmm10
+	LONG $0x48045162; WORD $0xfa58 // vaddps %zmm10, %zmm15, %zmm15
+	LONG $0x48243162; WORD $0xd759 // vmulps %zmm23, %zmm11, %zmm10
+	LONG $0x484cd162; WORD $0xf258 // vaddps %zmm10, %zmm6, %zmm6
+	LONG $0x481c7162; WORD $0xd559 // vmulps %zmm5, %zmm12, %zmm10
+	LONG $0x48345162; WORD $0xca58 // vaddps %zmm10, %zmm9, %zmm9
+	LONG $0x48143162; WORD $0xd059 // vmulps %zmm16, %zmm13, %zmm10
+	LONG $0x406cc162; WORD $0xd258 // vaddps %zmm10, %zmm18, %zmm18
+	LONG $0x4864b162; WORD $0xd859 // vmulps %zmm16, %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
+	LONG $0x487cb162; WORD $0xc759 // vmulps %zmm23, %zmm0, %zmm0
+	LONG $0x4874b162; WORD $0xce59 // vmulps %zmm22, %zmm1, %zmm1
+	LONG $0x404cf162; WORD $0xc959 // vmulps %zmm1, %zmm22, %zmm1
+	LONG $0x486cf162; WORD $0xd158 // vaddps %zmm1, %zmm2, %zmm2
+	LONG $0x4044f162; WORD $0xc059 // vmulps %zmm0, %zmm23, %zmm0
+	LONG $0x4074e162; WORD $0xc858 // vaddps %zmm0, %zmm17, %zmm17
+	LONG $0x4854f162; WORD $0xc459 // vmulps %zmm4, %zmm5, %zmm0
+	LONG $0x4064e162; WORD $0xd858 // vaddps %zmm0, %zmm19, %zmm19
+	LONG $0x407cf162; WORD $0xc359 // vmulps %zmm3, %zmm16, %zmm0
+	LONG $0x4054e162; WORD $0xe858 // vaddps %zmm0, %zmm21, %zmm21
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0xfdf1850f; WORD $0xffff // jne 0x780 <k_encode_q3_k+0x780>
+	LONG $0x487ca162; WORD $0xe228 // vmovaps %zmm18, %zmm20
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	QUAD $0x010101010101b949; WORD $0x0101 // movabsq $0x101010101010101, %r9 # imm = 0x101010101010101
+	LONG $0x24648b4c; BYTE $0x78 // movq 0x78(%rsp), %r12
+	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
+	WORD $0x9066 // nop
+	QUAD $0x3ac08129487c6162; WORD $0x0000 // vmovaps %zmm24, 0x3ac0(%rcx)
+	QUAD $0x3a808129487c6162; WORD $0x0000 // vmovaps %zmm24, 0x3a80(%rcx)
+	QUAD $0x3a408129487c6162; WORD $0x0000 // vmovaps %zmm24, 0x3a40(%rcx)
+	QUAD $0x3a008129487c6162; WORD $0x0000 // vmovaps %zmm24, 0x3a00(%rcx)
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x03244c29487ce162 // vmovaps %zmm17, 0xc0(%rsp)
+	QUAD $0x04245c29487ce162 // vmovaps %zmm19, 0x100(%rsp)
+	QUAD $0x8031b428487ca162; WORD $0x0020; BYTE $0x00 // vmovaps 0x2080(%rcx,%r14), %zmm22
+	QUAD $0x4031bc28487ca162; WORD $0x0020; BYTE $0x00 // vmovaps 0x2040(%rcx,%r14), %zmm23
+	QUAD $0x00318428487c2162; WORD $0x0020; BYTE $0x00 // vmovaps 0x2000(%rcx,%r14), %zmm24
+	QUAD $0xc0319428487c2162; WORD $0x0020; BYTE $0x00 // vmovaps 0x20c0(%rcx,%r14), %zmm26
+	QUAD $0x43316428487c3162 // vmovaps 0x10c0(%rcx,%r14), %zmm12
+	QUAD $0x40316c28487c3162 // vmovaps 0x1000(%rcx,%r14), %zmm13
+	QUAD $0x41316428487cb162 // vmovaps 0x1040(%rcx,%r14), %zmm4
+	QUAD $0x42314c28487c2162 // vmovaps 0x1080(%rcx,%r14), %zmm25
+	LONG $0x487c2162; WORD $0x2428; BYTE $0x31 // vmovaps (%rcx,%r14), %zmm28
+	QUAD $0x01314428487cb162 // vmovaps 0x40(%rcx,%r14), %zmm0
+	QUAD $0x02314c28487cb162 // vmovaps 0x80(%rcx,%r14), %zmm1
+	QUAD $0x03315c28487cb162 // vmovaps 0xc0(%rcx,%r14), %zmm3
+	QUAD $0x06245c29487cf162 // vmovaps %zmm3, 0x180(%rsp)
+	LONG $0x40346162; WORD $0xd959 // vmulps %zmm1, %zmm25, %zmm27
+	LONG $0x485ce162; WORD $0xc059 // vmulps %zmm0, %zmm4, %zmm16
+	LONG $0x48141162; WORD $0xf459 // vmulps %zmm28, %zmm13, %zmm14
+	LONG $0x4044b162; WORD $0xd859 // vmulps %zmm16, %zmm23, %zmm3
+	LONG $0x404c1162; WORD $0xd359 // vmulps %zmm27, %zmm22, %zmm10
+	LONG $0x48345162; WORD $0xd25c // vsubps %zmm10, %zmm9, %zmm10
+	LONG $0x404c1162; WORD $0xd959 // vmulps %zmm25, %zmm22, %zmm11
+	LONG $0x40446162; WORD $0xec59 // vmulps %zmm4, %zmm23, %zmm29
+	LONG $0x40440162; WORD $0xed59 // vmulps %zmm29, %zmm23, %zmm29
+	LONG $0x484c6162; WORD $0xf35c // vsubps %zmm3, %zmm6, %zmm30
+	LONG $0x404cd162; WORD $0xdb59 // vmulps %zmm11, %zmm22, %zmm3
+	LONG $0x40647162; WORD $0xdb5c // vsubps %zmm3, %zmm19, %zmm11
+	LONG $0x40749162; WORD $0xdd5c // vsubps %zmm29, %zmm17, %zmm3
+	LONG $0x487cf162; WORD $0xc359 // vmulps %zmm3, %zmm0, %zmm0
+	LONG $0x4874d162; WORD $0xcb59 // vmulps %zmm11, %zmm1, %zmm1
+	LONG $0x4874d162; WORD $0xca5e // vdivps %zmm10, %zmm1, %zmm1
+	LONG $0x487c9162; WORD $0xc65e // vdivps %zmm30, %zmm0, %zmm0
+	QUAD $0x34850518487d7262; WORD $0x0000 // vbroadcastss 0x3485(%rip), %zmm8 # 0x3f58 <k_encode_q3_k_weighted+0x2658>
+	LONG $0x487cd162; WORD $0xc058 // vaddps %zmm8, %zmm0, %zmm0
+	LONG $0x4874d162; WORD $0xc858 // vaddps %zmm8, %zmm1, %zmm1
+	QUAD $0x342b2d18487df262; WORD $0x0000 // vbroadcastss 0x342b(%rip), %zmm5 # 0x3f14 <k_encode_q3_k_weighted+0x2614>
+	LONG $0x4874f162; WORD $0xcd54 // vandps %zmm5, %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0xc554 // vandps %zmm5, %zmm0, %zmm0
+	LONG $0x487df162; WORD $0xcf66 // vpcmpgtd %zmm7, %zmm0, %k1
+	LONG $0x4875f162; WORD $0xd766 // vpcmpgtd %zmm7, %zmm1, %k2
+	QUAD $0x34110d58487de262; WORD $0x0000 // vpbroadcastd 0x3411(%rip), %zmm17 # 0x3f1c <k_encode_q3_k_weighted+0x261c>
+	LONG $0x487db262; WORD $0xc13b // vpminud %zmm17, %zmm0, %zmm0
+	LONG $0x487cf162; WORD $0xfd28 // vmovaps %zmm5, %zmm7
+	QUAD $0x344b2d58487d6262; WORD $0x0000 // vpbroadcastd 0x344b(%rip), %zmm29 # 0x3f6c <k_encode_q3_k_weighted+0x266c>
+	LONG $0x48fd0162; WORD $0xfd6f // vmovdqa64 %zmm29, %zmm31
+	LONG $0x4875b262; WORD $0xc93b // vpminud %zmm17, %zmm1, %zmm1
+	QUAD $0x34151558487de262; WORD $0x0000 // vpbroadcastd 0x3415(%rip), %zmm18 # 0x3f4c <k_encode_q3_k_weighted+0x264c>
+	LONG $0x4a752162; WORD $0xfafe // vpaddd %zmm18, %zmm1, %zmm31 {%k2}
+	LONG $0x497d2162; WORD $0xeafe // vpaddd %zmm18, %zmm0, %zmm29 {%k1}
+	LONG $0x403cd162; WORD $0xc659 // vmulps %zmm14, %zmm24, %zmm0
+	LONG $0x4804f162; WORD $0xc85c // vsubps %zmm0, %zmm15, %zmm1
+	LONG $0x487cc162; WORD $0xd928 // vmovaps %zmm9, %zmm19
+	LONG $0x487ce162; WORD $0xce28 // vmovaps %zmm6, %zmm17
+	LONG $0x487cc162; WORD $0xd728 // vmovaps %zmm15, %zmm18
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x48549162; WORD $0xd6c2; BYTE $0x01 // vcmpltps %zmm30, %zmm5, %k2
+	LONG $0x487c9162; WORD $0xc55b // vcvtdq2ps %zmm29, %zmm0
+	LONG $0x407ce162; WORD $0xc059 // vmulps %zmm0, %zmm16, %zmm16
+	LONG $0x400cb162; WORD $0xf058 // vaddps %zmm16, %zmm30, %zmm6
+	QUAD $0x05247429487cf162 // vmovaps %zmm6, 0x140(%rsp)
+	LONG $0x403c4162; WORD $0xed59 // vmulps %zmm13, %zmm24, %zmm29
+	LONG $0x403c0162; WORD $0xed59 // vmulps %zmm29, %zmm24, %zmm29
+	LONG $0x486c0162; WORD $0xed5c // vsubps %zmm29, %zmm2, %zmm29
+	LONG $0x401c0162; WORD $0xe559 // vmulps %zmm29, %zmm28, %zmm28
+	LONG $0x487ce162; WORD $0xc228 // vmovaps %zmm2, %zmm16
+	LONG $0x401cf162; WORD $0xd15e // vdivps %zmm1, %zmm28, %zmm2
+	LONG $0x4854d162; WORD $0xcac2; BYTE $0x01 // vcmpltps %zmm10, %zmm5, %k1
+	LONG $0x487c0162; WORD $0xf75b // vcvtdq2ps %zmm31, %zmm30
+	LONG $0x487c6162; WORD $0xff28 // vmovaps %zmm7, %zmm31
+	QUAD $0x33753d58487df262; WORD $0x0000 // vpbroadcastd 0x3375(%rip), %zmm7 # 0x3f3c <k_encode_q3_k_weighted+0x263c>
+	LONG $0x40240162; WORD $0xde59 // vmulps %zmm30, %zmm27, %zmm27
+	LONG $0x482c0162; WORD $0xe358 // vaddps %zmm27, %zmm10, %zmm28
+	QUAD $0x06247c28487c7162 // vmovaps 0x180(%rsp), %zmm15
+	LONG $0x481c4162; WORD $0xdf59 // vmulps %zmm15, %zmm12, %zmm27
+	LONG $0x40341162; WORD $0xd659 // vmulps %zmm30, %zmm25, %zmm10
+	LONG $0x485cf162; WORD $0xe059 // vmulps %zmm0, %zmm4, %zmm4
+	LONG $0x485c6162; WORD $0xc859 // vmulps %zmm0, %zmm4, %zmm25
+	LONG $0x482c9162; WORD $0xe659 // vmulps %zmm30, %zmm10, %zmm4
+	LONG $0x4824f162; WORD $0xe458 // vaddps %zmm4, %zmm11, %zmm4
+	LONG $0x401c1162; WORD $0xd459 // vmulps %zmm28, %zmm28, %zmm10
+	LONG $0x48640162; WORD $0xc958 // vaddps %zmm25, %zmm3, %zmm25
+	QUAD $0x04245c59482cf162 // vmulps 0x100(%rsp), %zmm10, %zmm3
+	LONG $0x48345162; WORD $0xd159 // vmulps %zmm9, %zmm9, %zmm10
+	LONG $0x482c7162; WORD $0xd459 // vmulps %zmm4, %zmm10, %zmm10
+	LONG $0x4954f162; WORD $0xccc2; BYTE $0x01 // vcmpltps %zmm4, %zmm5, %k1 {%k1}
+	LONG $0x414c9162; WORD $0xcec2; BYTE $0x04 // vcmpneqps %zmm30, %zmm22, %k1 {%k1}
+	LONG $0x492cf162; WORD $0xcbc2; BYTE $0x01 // vcmpltps %zmm3, %zmm10, %k1 {%k1}
+	LONG $0x484cf162; WORD $0xde59 // vmulps %zmm6, %zmm6, %zmm3
+	QUAD $0x03245c594864f162 // vmulps 0xc0(%rsp), %zmm3, %zmm3
+	LONG $0x40743162; WORD $0xd159 // vmulps %zmm17, %zmm17, %zmm10
+	LONG $0x482c1162; WORD $0xd159 // vmulps %zmm25, %zmm10, %zmm10
+	LONG $0x4a549162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm25, %zmm5, %k2 {%k2}
+	LONG $0x4244f162; WORD $0xd0c2; BYTE $0x04 // vcmpneqps %zmm0, %zmm23, %k2 {%k2}
+	LONG $0x4a2cf162; WORD $0xd3c2; BYTE $0x01 // vcmpltps %zmm3, %zmm10, %k2 {%k2}
+	LONG $0x402c9162; WORD $0xdb59 // vmulps %zmm27, %zmm26, %zmm3
+	LONG $0x486cd162; WORD $0xd058 // vaddps %zmm8, %zmm2, %zmm2
+	LONG $0x486c9162; WORD $0xd754 // vandps %zmm31, %zmm2, %zmm2
+	LONG $0x486df162; WORD $0xdf66 // vpcmpgtd %zmm7, %zmm2, %k3
+	QUAD $0x32973d58487df262; WORD $0x0000 // vpbroadcastd 0x3297(%rip), %zmm7 # 0x3f1c <k_encode_q3_k_weighted+0x261c>
+	LONG $0x486df262; WORD $0xd73b // vpminud %zmm7, %zmm2, %zmm2
+	QUAD $0x32d70d58487d7262; WORD $0x0000 // vpbroadcastd 0x32d7(%rip), %zmm9 # 0x3f6c <k_encode_q3_k_weighted+0x266c>
+	LONG $0x48fd5162; WORD $0xd16f // vmovdqa64 %zmm9, %zmm10
+	QUAD $0x32a73558487df262; WORD $0x0000 // vpbroadcastd 0x32a7(%rip), %zmm6 # 0x3f4c <k_encode_q3_k_weighted+0x264c>
+	LONG $0x4b6d7162; WORD $0xd6fe // vpaddd %zmm6, %zmm2, %zmm10 {%k3}
+	LONG $0x402cd162; WORD $0xd459 // vmulps %zmm12, %zmm26, %zmm2
+	LONG $0x402cf162; WORD $0xd259 // vmulps %zmm2, %zmm26, %zmm2
+	LONG $0x4054f162; WORD $0xd25c // vsubps %zmm2, %zmm21, %zmm2
+	LONG $0x405cf162; WORD $0xdb5c // vsubps %zmm3, %zmm20, %zmm3
+	LONG $0x48047162; WORD $0xda59 // vmulps %zmm2, %zmm15, %zmm11
+	LONG $0x48247162; WORD $0xdb5e // vdivps %zmm3, %zmm11, %zmm11
+	LONG $0x4854f162; WORD $0xd9c2; BYTE $0x01 // vcmpltps %zmm1, %zmm5, %k3
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x480c5162; WORD $0xf259 // vmulps %zmm10, %zmm14, %zmm14
+	LONG $0x4874d162; WORD $0xce58 // vaddps %zmm14, %zmm1, %zmm1
+	LONG $0x48145162; WORD $0xea59 // vmulps %zmm10, %zmm13, %zmm13
+	LONG $0x48145162; WORD $0xea59 // vmulps %zmm10, %zmm13, %zmm13
+	LONG $0x48747162; WORD $0xf159 // vmulps %zmm1, %zmm1, %zmm14
+	LONG $0x40145162; WORD $0xed58 // vaddps %zmm13, %zmm29, %zmm13
+	LONG $0x407c5162; WORD $0xf659 // vmulps %zmm14, %zmm16, %zmm14
+	LONG $0x406c3162; WORD $0xfa59 // vmulps %zmm18, %zmm18, %zmm15
+	LONG $0x48045162; WORD $0xfd59 // vmulps %zmm13, %zmm15, %zmm15
+	LONG $0x4b54d162; WORD $0xddc2; BYTE $0x01 // vcmpltps %zmm13, %zmm5, %k3 {%k3}
+	LONG $0x433cd162; WORD $0xdac2; BYTE $0x04 // vcmpneqps %zmm10, %zmm24, %k3 {%k3}
+	LONG $0x4b04d162; WORD $0xdec2; BYTE $0x01 // vcmpltps %zmm14, %zmm15, %k3 {%k3}
+	LONG $0x48245162; WORD $0xd858 // vaddps %zmm8, %zmm11, %zmm11
+	LONG $0x48241162; WORD $0xdf54 // vandps %zmm31, %zmm11, %zmm11
+	QUAD $0x31ff0558487d7262; WORD $0x0000 // vpbroadcastd 0x31ff(%rip), %zmm8 # 0x3f3c <k_encode_q3_k_weighted+0x263c>
+	LONG $0x4825d162; WORD $0xe066 // vpcmpgtd %zmm8, %zmm11, %k4
+	LONG $0x48257262; WORD $0xdf3b // vpminud %zmm7, %zmm11, %zmm11
+	LONG $0x48fdd162; WORD $0xf86f // vmovdqa64 %zmm8, %zmm7
+	LONG $0x4c257162; WORD $0xcefe // vpaddd %zmm6, %zmm11, %zmm9 {%k4}
+	LONG $0x4854f162; WORD $0xe3c2; BYTE $0x01 // vcmpltps %zmm3, %zmm5, %k4
+	LONG $0x487c5162; WORD $0xd95b // vcvtdq2ps %zmm9, %zmm11
+	LONG $0x40245162; WORD $0xf359 // vmulps %zmm11, %zmm27, %zmm14
+	LONG $0x4864d162; WORD $0xde58 // vaddps %zmm14, %zmm3, %zmm3
+	LONG $0x481c5162; WORD $0xe359 // vmulps %zmm11, %zmm12, %zmm12
+	LONG $0x481c5162; WORD $0xe359 // vmulps %zmm11, %zmm12, %zmm12
+	LONG $0x48647162; WORD $0xf359 // vmulps %zmm3, %zmm3, %zmm14
+	LONG $0x486cd162; WORD $0xd458 // vaddps %zmm12, %zmm2, %zmm2
+	LONG $0x40545162; WORD $0xe659 // vmulps %zmm14, %zmm21, %zmm12
+	LONG $0x405c3162; WORD $0xf459 // vmulps %zmm20, %zmm20, %zmm14
+	LONG $0x4c54f162; WORD $0xe2c2; BYTE $0x01 // vcmpltps %zmm2, %zmm5, %k4 {%k4}
+	LONG $0x487c3162; WORD $0xfa28 // vmovaps %zmm18, %zmm15
+	LONG $0x487cb162; WORD $0xf128 // vmovaps %zmm17, %zmm6
+	LONG $0x487c3162; WORD $0xcb28 // vmovaps %zmm19, %zmm9
+	LONG $0x480c7162; WORD $0xf259 // vmulps %zmm2, %zmm14, %zmm14
+	LONG $0x442cd162; WORD $0xe3c2; BYTE $0x04 // vcmpneqps %zmm11, %zmm26, %k4 {%k4}
+	LONG $0x4c0cd162; WORD $0xe4c2; BYTE $0x01 // vcmpltps %zmm12, %zmm14, %k4 {%k4}
+	LONG $0x497c8162; WORD $0xf628 // vmovaps %zmm30, %zmm22 {%k1}
+	LONG $0x4a7ce162; WORD $0xf828 // vmovaps %zmm0, %zmm23 {%k2}
+	LONG $0x4b7c4162; WORD $0xc228 // vmovaps %zmm10, %zmm24 {%k3}
+	LONG $0x4c7c4162; WORD $0xd328 // vmovaps %zmm11, %zmm26 {%k4}
+	QUAD $0xc0319429487c2162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm26, 0x20c0(%rcx,%r14)
+	QUAD $0x00318429487c2162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm24, 0x2000(%rcx,%r14)
+	QUAD $0x4031bc29487ca162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm23, 0x2040(%rcx,%r14)
+	QUAD $0x8031b429487ca162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm22, 0x2080(%rcx,%r14)
+	LONG $0x4c7ce162; WORD $0xe328 // vmovaps %zmm3, %zmm20 {%k4}
+	LONG $0x497c1162; WORD $0xcc28 // vmovaps %zmm28, %zmm9 {%k1}
+	QUAD $0x052474284a7cf162 // vmovaps 0x140(%rsp), %zmm6 {%k2}
+	LONG $0x4b7c7162; WORD $0xf928 // vmovaps %zmm1, %zmm15 {%k3}
+	LONG $0x4c7ce162; WORD $0xea28 // vmovaps %zmm2, %zmm21 {%k4}
+	LONG $0x487cb162; WORD $0xd028 // vmovaps %zmm16, %zmm2
+	QUAD $0x03244c28487ce162 // vmovaps 0xc0(%rsp), %zmm17
+	QUAD $0x04245c28487ce162 // vmovaps 0x100(%rsp), %zmm19
+	LONG $0x497ce162; WORD $0xdc28 // vmovaps %zmm4, %zmm19 {%k1}
+	LONG $0x4a7c8162; WORD $0xc928 // vmovaps %zmm25, %zmm17 {%k2}
+	LONG $0x4b7cd162; WORD $0xd528 // vmovaps %zmm13, %zmm2 {%k3}
+	QUAD $0x3ac0816f48fdf162; WORD $0x0000 // vmovdqa64 0x3ac0(%rcx), %zmm0
+	QUAD $0x3a00996f48fdf162; WORD $0x0000 // vmovdqa64 0x3a00(%rcx), %zmm3
+	QUAD $0x3a40896f48fdf162; WORD $0x0000 // vmovdqa64 0x3a40(%rcx), %zmm1
+	QUAD $0x3a80a16f48fdf162; WORD $0x0000 // vmovdqa64 0x3a80(%rcx), %zmm4
+	LONG $0x482d5362; WORD $0xd225; BYTE $0xff // vpternlogd $0xff, %zmm10, %zmm10, %zmm10
+	LONG $0x497dd162; WORD $0xe26f // vmovdqa32 %zmm10, %zmm4 {%k1}
+	LONG $0x4a7dd162; WORD $0xca6f // vmovdqa32 %zmm10, %zmm1 {%k2}
+	LONG $0x4b7dd162; WORD $0xda6f // vmovdqa32 %zmm10, %zmm3 {%k3}
+	LONG $0x4c7dd162; WORD $0xc26f // vmovdqa32 %zmm10, %zmm0 {%k4}
+	QUAD $0x3ac0817f48fdf162; WORD $0x0000 // vmovdqa64 %zmm0, 0x3ac0(%rcx)
+	QUAD $0x3a00997f48fdf162; WORD $0x0000 // vmovdqa64 %zmm3, 0x3a00(%rcx)
+	QUAD $0x3a40897f48fdf162; WORD $0x0000 // vmovdqa64 %zmm1, 0x3a40(%rcx)
+	QUAD $0x3a80a17f48fdf162; WORD $0x0000 // vmovdqa64 %zmm4, 0x3a80(%rcx)
+	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	LONG $0x00fe8149; WORD $0x0010; BYTE $0x00 // cmpq $0x1000, %r14 # imm = 0x1000
+	LONG $0xfb12850f; WORD $0xffff // jne 0x9e0 <k_encode_q3_k+0x9e0>
+	LONG $0x4865f162; WORD $0xdceb // vpord %zmm4, %zmm3, %zmm3
+	LONG $0x4875f362; WORD $0xd825; BYTE $0xfe // vpternlogd $0xfe, %zmm0, %zmm1, %zmm3
+	LONG $0x4865f262; WORD $0xc327 // vptestmd %zmm3, %zmm3, %k0
+	LONG $0xc098f8c5 // kortestw %k0, %k0
+	LONG $0x003c0162; WORD $0xc057 // vxorps %xmm24, %xmm24, %xmm24
+	WORD $0x1174 // je 0xefe <k_encode_q3_k+0xefe>
+	LONG $0xff428d49 // leaq -0x1(%r10), %rax
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0xfab28f0f; WORD $0xffff // jg 0x9b0 <k_encode_q3_k+0x9b0>
+	LONG $0x403cf162; WORD $0xcac2; BYTE $0x01 // vcmpltps %zmm2, %zmm24, %k1
+	LONG $0x403cb162; WORD $0xd5c2; BYTE $0x01 // vcmpltps %zmm21, %zmm24, %k2
+	LONG $0xc25cb162; WORD $0xc55e // vdivps %zmm21, %zmm20, %zmm0 {%k2} {z}
+	LONG $0x403cb162; WORD $0xd3c2; BYTE $0x01 // vcmpltps %zmm19, %zmm24, %k2
+	LONG $0xca34b162; WORD $0xcb5e // vdivps %zmm19, %zmm9, %zmm1 {%k2} {z}
+	LONG $0x403cb162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm17, %zmm24, %k2
+	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
+	LONG $0xca4cb162; WORD $0xd15e // vdivps %zmm17, %zmm6, %zmm2 {%k2} {z}
+	LONG $0xc904f162; WORD $0xdb5e // vdivps %zmm3, %zmm15, %zmm3 {%k1} {z}
+	LONG $0x487cf162; WORD $0x5929; BYTE $0x40 // vmovaps %zmm3, 0x1000(%rcx)
+	LONG $0x487cf162; WORD $0x5129; BYTE $0x41 // vmovaps %zmm2, 0x1040(%rcx)
+	LONG $0x487cf162; WORD $0x4929; BYTE $0x42 // vmovaps %zmm1, 0x1080(%rcx)
+	LONG $0x487cf162; WORD $0x4129; BYTE $0x43 // vmovaps %zmm0, 0x10c0(%rcx)
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	QUAD $0x2af12d58487df262; WORD $0x0000 // vpbroadcastd 0x2af1(%rip), %zmm5 # 0x3bcc <k_encode_q3_k_weighted+0x268c>
-	QUAD $0x2af33558487df262; WORD $0x0000 // vpbroadcastd 0x2af3(%rip), %zmm6 # 0x3bd8 <k_encode_q3_k_weighted+0x2698>
-	QUAD $0x2ab90558487d7262; WORD $0x0000 // vpbroadcastd 0x2ab9(%rip), %zmm8 # 0x3ba8 <k_encode_q3_k_weighted+0x2668>
-	QUAD $0x00298e0d787962c4; BYTE $0x00 // vpbroadcastb 0x298e(%rip), %xmm9 # 0x3a86 <k_encode_q3_k_weighted+0x2546>
-	QUAD $0x0029861d787962c4; BYTE $0x00 // vpbroadcastb 0x2986(%rip), %xmm11 # 0x3a87 <k_encode_q3_k_weighted+0x2547>
-	QUAD $0x00297e25787962c4; BYTE $0x00 // vpbroadcastb 0x297e(%rip), %xmm12 # 0x3a88 <k_encode_q3_k_weighted+0x2548>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487cd162; WORD $0xd2c2; BYTE $0x04 // vcmpneqps %zmm10, %zmm0, %k2
-	QUAD $0xc0024c59486cf162 // vmulps -0x1000(%rdx,%rax), %zmm2, %zmm1
-	QUAD $0xc10264594864f162 // vmulps -0xfc0(%rdx,%rax), %zmm3, %zmm4
-	LONG $0x485c9162; WORD $0xe358 // vaddps %zmm27, %zmm4, %zmm4
-	LONG $0x48749162; WORD $0xcb58 // vaddps %zmm27, %zmm1, %zmm1
-	QUAD $0x2a573d18487df262; WORD $0x0000 // vbroadcastss 0x2a57(%rip), %zmm7 # 0x3b94 <k_encode_q3_k_weighted+0x2654>
-	LONG $0x4874f162; WORD $0xcf54 // vandps %zmm7, %zmm1, %zmm1
-	LONG $0x485cf162; WORD $0xe754 // vandps %zmm7, %zmm4, %zmm4
-	LONG $0x485df262; WORD $0xe53f // vpmaxud %zmm5, %zmm4, %zmm4
-	LONG $0x4875f262; WORD $0xcd3f // vpmaxud %zmm5, %zmm1, %zmm1
-	LONG $0x4875f262; WORD $0xce3b // vpminud %zmm6, %zmm1, %zmm1
-	LONG $0x485df262; WORD $0xe63b // vpminud %zmm6, %zmm4, %zmm4
-	LONG $0xca5dd162; WORD $0xe0fe // vpaddd %zmm8, %zmm4, %zmm4 {%k2} {z}
-	LONG $0xc975d162; WORD $0xc8fe // vpaddd %zmm8, %zmm1, %zmm1 {%k1} {z}
-	LONG $0x48fdf162; WORD $0x0c7f; BYTE $0x02 // vmovdqa64 %zmm1, (%rdx,%rax)
-	QUAD $0x0102647f48fdf162 // vmovdqa64 %zmm4, 0x40(%rdx,%rax)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x148b; BYTE $0x83 // movl (%rbx,%rax,4), %edx
+	WORD $0x7a8d; BYTE $0x0f // leal 0xf(%rdx), %edi
+	WORD $0xd285 // testl %edx, %edx
+	WORD $0x490f; BYTE $0xfa // cmovnsl %edx, %edi
+	QUAD $0x00100081846ef9c5; BYTE $0x00 // vmovd 0x1000(%rcx,%rax,4), %xmm0
+	WORD $0x8941; BYTE $0xf8 // movl %edi, %r8d
+	LONG $0xf0e08341 // andl $-0x10, %r8d
+	WORD $0x2944; BYTE $0xc2 // subl %r8d, %edx
+	WORD $0x6348; BYTE $0xd2 // movslq %edx, %rdx
+	WORD $0xffc1; BYTE $0x04 // sarl $0x4, %edi
+	WORD $0x6348; BYTE $0xff // movslq %edi, %rdi
+	LONG $0x07e2c148 // shlq $0x7, %rdx
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	LONG $0x047ef9c5; BYTE $0xba // vmovd %xmm0, (%rdx,%rdi,4)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x40f88348 // cmpq $0x40, %rax
+	WORD $0xc475 // jne 0xf60 <k_encode_q3_k+0xf60>
+	LONG $0x042444f6; BYTE $0x01 // testb $0x1, 0x4(%rsp)
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	QUAD $0x2f6c2558487d7262; WORD $0x0000 // vpbroadcastd 0x2f6c(%rip), %zmm12 # 0x3f1c <k_encode_q3_k_weighted+0x261c>
+	QUAD $0x002e472d787962c4; BYTE $0x00 // vpbroadcastb 0x2e47(%rip), %xmm13 # 0x3e00 <k_encode_q3_k_weighted+0x2500>
+	QUAD $0x002e3f35787962c4; BYTE $0x00 // vpbroadcastb 0x2e3f(%rip), %xmm14 # 0x3e01 <k_encode_q3_k_weighted+0x2501>
+	QUAD $0x002e373d787962c4; BYTE $0x00 // vpbroadcastb 0x2e37(%rip), %xmm15 # 0x3e02 <k_encode_q3_k_weighted+0x2502>
+	QUAD $0x2e2e0578087de262; WORD $0x0000 // vpbroadcastb 0x2e2e(%rip), %xmm16 # 0x3e03 <k_encode_q3_k_weighted+0x2503>
+	QUAD $0x2e250d78087de262; WORD $0x0000 // vpbroadcastb 0x2e25(%rip), %xmm17 # 0x3e04 <k_encode_q3_k_weighted+0x2504>
+	QUAD $0x2e1c1578087de262; WORD $0x0000 // vpbroadcastb 0x2e1c(%rip), %xmm18 # 0x3e05 <k_encode_q3_k_weighted+0x2505>
+	QUAD $0x2e131d78087de262; WORD $0x0000 // vpbroadcastb 0x2e13(%rip), %xmm19 # 0x3e06 <k_encode_q3_k_weighted+0x2506>
+	QUAD $0x2e0a2578087de262; WORD $0x0000 // vpbroadcastb 0x2e0a(%rip), %xmm20 # 0x3e07 <k_encode_q3_k_weighted+0x2507>
+	QUAD $0x2f212d18087de262; WORD $0x0000 // vbroadcastss 0x2f21(%rip), %xmm21 # 0x3f28 <k_encode_q3_k_weighted+0x2628>
+	QUAD $0x2df73578087de262; WORD $0x0000 // vpbroadcastb 0x2df7(%rip), %xmm22 # 0x3e08 <k_encode_q3_k_weighted+0x2508>
+	QUAD $0x2dee3d78087de262; WORD $0x0000 // vpbroadcastb 0x2dee(%rip), %xmm23 # 0x3e09 <k_encode_q3_k_weighted+0x2509>
+	QUAD $0x2de50d78087d6262; WORD $0x0000 // vpbroadcastb 0x2de5(%rip), %xmm25 # 0x3e0a <k_encode_q3_k_weighted+0x250a>
+	QUAD $0x2ee11518487d6262; WORD $0x0000 // vbroadcastss 0x2ee1(%rip), %zmm26 # 0x3f10 <k_encode_q3_k_weighted+0x2610>
+	QUAD $0x2f0f1d18487d6262; WORD $0x0000 // vbroadcastss 0x2f0f(%rip), %zmm27 # 0x3f48 <k_encode_q3_k_weighted+0x2648>
+	QUAD $0x2edd2518487d6262; WORD $0x0000 // vbroadcastss 0x2edd(%rip), %zmm28 # 0x3f20 <k_encode_q3_k_weighted+0x2620>
+	QUAD $0x2eeb2518487df262; WORD $0x0000 // vbroadcastss 0x2eeb(%rip), %zmm4 # 0x3f38 <k_encode_q3_k_weighted+0x2638>
+	LONG $0x00ad840f; WORD $0x0000 // je 0x1100 <k_encode_q3_k+0x1100>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	QUAD $0x2d1c2d2848fd6162; WORD $0x0000 // vmovapd 0x2d1c(%rip), %zmm29 # 0x3d80 <k_encode_q3_k_weighted+0x2480>
+	QUAD $0x2d52352848fd6162; WORD $0x0000 // vmovapd 0x2d52(%rip), %zmm30 # 0x3dc0 <k_encode_q3_k_weighted+0x24c0>
+	WORD $0x9066 // nop
+	QUAD $0x40818458485cf162; WORD $0x0020; BYTE $0x00 // vaddps 0x2040(%rcx,%rax,4), %zmm4, %zmm0
+	QUAD $0x00818c58485cf162; WORD $0x0020; BYTE $0x00 // vaddps 0x2000(%rcx,%rax,4), %zmm4, %zmm1
+	QUAD $0xc0819458485cf162; WORD $0x0020; BYTE $0x00 // vaddps 0x20c0(%rcx,%rax,4), %zmm4, %zmm2
+	QUAD $0x80819c58485cf162; WORD $0x0020; BYTE $0x00 // vaddps 0x2080(%rcx,%rax,4), %zmm4, %zmm3
+	LONG $0x487ef162; WORD $0xdb5b // vcvttps2dq %zmm3, %zmm3
+	LONG $0x487ef262; WORD $0xdb31 // vpmovdb %zmm3, %xmm3
+	LONG $0x487ef162; WORD $0xd25b // vcvttps2dq %zmm2, %zmm2
+	LONG $0x487ef262; WORD $0xd231 // vpmovdb %zmm2, %xmm2
+	LONG $0x3865e3c4; WORD $0x01d2 // vinserti128 $0x1, %xmm2, %ymm3, %ymm2
+	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
+	LONG $0x487ef262; WORD $0xc931 // vpmovdb %zmm1, %xmm1
+	LONG $0x487ef162; WORD $0xc05b // vcvttps2dq %zmm0, %zmm0
+	LONG $0x487ef262; WORD $0xc031 // vpmovdb %zmm0, %xmm0
+	LONG $0x3875e3c4; WORD $0x01c0 // vinserti128 $0x1, %xmm0, %ymm1, %ymm0
+	LONG $0x48fdf362; WORD $0xc23a; BYTE $0x01 // vinserti64x4 $0x1, %ymm2, %zmm0, %zmm0
+	LONG $0x48fdd162; WORD $0x047f; BYTE $0x04 // vmovdqa64 %zmm0, (%r12,%rax)
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x04003d48; WORD $0x0000 // cmpq $0x400, %rax # imm = 0x400
+	LONG $0xff7a850f; WORD $0xffff // jne 0x1070 <k_encode_q3_k+0x1070>
+	LONG $0x0001fde9; BYTE $0x00 // jmp 0x12f8 <k_encode_q3_k+0x12f8>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x40818458485cf162; WORD $0x0020; BYTE $0x00 // vaddps 0x2040(%rcx,%rax,4), %zmm4, %zmm0
+	QUAD $0x00818c58485cf162; WORD $0x0020; BYTE $0x00 // vaddps 0x2000(%rcx,%rax,4), %zmm4, %zmm1
+	QUAD $0xc0819458485cf162; WORD $0x0020; BYTE $0x00 // vaddps 0x20c0(%rcx,%rax,4), %zmm4, %zmm2
+	QUAD $0x80819c58485cf162; WORD $0x0020; BYTE $0x00 // vaddps 0x2080(%rcx,%rax,4), %zmm4, %zmm3
+	LONG $0x487ef162; WORD $0xdb5b // vcvttps2dq %zmm3, %zmm3
+	LONG $0x487ef262; WORD $0xdb31 // vpmovdb %zmm3, %xmm3
+	LONG $0x487ef162; WORD $0xd25b // vcvttps2dq %zmm2, %zmm2
+	LONG $0x487ef262; WORD $0xd231 // vpmovdb %zmm2, %xmm2
+	LONG $0x3865e3c4; WORD $0x01d2 // vinserti128 $0x1, %xmm2, %ymm3, %ymm2
+	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
+	LONG $0x487ef262; WORD $0xc931 // vpmovdb %zmm1, %xmm1
+	LONG $0x487ef162; WORD $0xc05b // vcvttps2dq %zmm0, %zmm0
+	LONG $0x487ef262; WORD $0xc031 // vpmovdb %zmm0, %xmm0
+	LONG $0x3875e3c4; WORD $0x01c0 // vinserti128 $0x1, %xmm0, %ymm1, %ymm0
+	LONG $0x48fdf362; WORD $0xc23a; BYTE $0x01 // vinserti64x4 $0x1, %ymm2, %zmm0, %zmm0
+	QUAD $0x0001847f48fdf162; WORD $0x0020; BYTE $0x00 // vmovdqa64 %zmm0, 0x2000(%rcx,%rax)
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x04003d48; WORD $0x0000 // cmpq $0x400, %rax # imm = 0x400
+	LONG $0xff76850f; WORD $0xffff // jne 0x1110 <k_encode_q3_k+0x1110>
+	LONG $0xc0c2c749; WORD $0xffff; BYTE $0xff // movq $-0x40, %r10
+	QUAD $0x2bd52d2848fd6162; WORD $0x0000 // vmovapd 0x2bd5(%rip), %zmm29 # 0x3d80 <k_encode_q3_k_weighted+0x2480>
+	QUAD $0x2c0b352848fd6162; WORD $0x0000 // vmovapd 0x2c0b(%rip), %zmm30 # 0x3dc0 <k_encode_q3_k_weighted+0x24c0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000010093848b42 // movl 0x100(%rbx,%r10,4), %eax
+	WORD $0x508d; BYTE $0x3f // leal 0x3f(%rax), %edx
+	WORD $0xc085 // testl %eax, %eax
+	WORD $0x490f; BYTE $0xd0 // cmovnsl %eax, %edx
+	WORD $0xd789 // movl %edx, %edi
+	WORD $0xffc1; BYTE $0x06 // sarl $0x6, %edi
+	WORD $0x634c; BYTE $0xf7 // movslq %edi, %r14
+	LONG $0x0ae6c149 // shlq $0xa, %r14
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	WORD $0xe283; BYTE $0xc0 // andl $-0x40, %edx
+	WORD $0xd029 // subl %edx, %eax
+	WORD $0x9848 // cltq
+	QUAD $0x0020401194b60f42; BYTE $0x00 // movzbl 0x2040(%rcx,%r10), %edx
+	LONG $0x30148842 // movb %dl, (%rax,%r14)
+	QUAD $0x0020801194b60f42; BYTE $0x00 // movzbl 0x2080(%rcx,%r10), %edx
+	LONG $0x30548842; BYTE $0x40 // movb %dl, 0x40(%rax,%r14)
+	QUAD $0x0020c01194b60f42; BYTE $0x00 // movzbl 0x20c0(%rcx,%r10), %edx
+	QUAD $0x0000008030948842 // movb %dl, 0x80(%rax,%r14)
+	QUAD $0x0021001194b60f42; BYTE $0x00 // movzbl 0x2100(%rcx,%r10), %edx
+	QUAD $0x000000c030948842 // movb %dl, 0xc0(%rax,%r14)
+	QUAD $0x0021401194b60f42; BYTE $0x00 // movzbl 0x2140(%rcx,%r10), %edx
+	QUAD $0x0000010030948842 // movb %dl, 0x100(%rax,%r14)
+	QUAD $0x0021801194b60f42; BYTE $0x00 // movzbl 0x2180(%rcx,%r10), %edx
+	QUAD $0x0000014030948842 // movb %dl, 0x140(%rax,%r14)
+	QUAD $0x0021c01194b60f42; BYTE $0x00 // movzbl 0x21c0(%rcx,%r10), %edx
+	QUAD $0x0000018030948842 // movb %dl, 0x180(%rax,%r14)
+	QUAD $0x0022001194b60f42; BYTE $0x00 // movzbl 0x2200(%rcx,%r10), %edx
+	QUAD $0x000001c030948842 // movb %dl, 0x1c0(%rax,%r14)
+	QUAD $0x0022401194b60f42; BYTE $0x00 // movzbl 0x2240(%rcx,%r10), %edx
+	QUAD $0x0000020030948842 // movb %dl, 0x200(%rax,%r14)
+	QUAD $0x0022801194b60f42; BYTE $0x00 // movzbl 0x2280(%rcx,%r10), %edx
+	QUAD $0x0000024030948842 // movb %dl, 0x240(%rax,%r14)
+	QUAD $0x0022c01194b60f42; BYTE $0x00 // movzbl 0x22c0(%rcx,%r10), %edx
+	QUAD $0x0000028030948842 // movb %dl, 0x280(%rax,%r14)
+	QUAD $0x0023001194b60f42; BYTE $0x00 // movzbl 0x2300(%rcx,%r10), %edx
+	QUAD $0x000002c030948842 // movb %dl, 0x2c0(%rax,%r14)
+	QUAD $0x0023401194b60f42; BYTE $0x00 // movzbl 0x2340(%rcx,%r10), %edx
+	QUAD $0x0000030030948842 // movb %dl, 0x300(%rax,%r14)
+	QUAD $0x0023801194b60f42; BYTE $0x00 // movzbl 0x2380(%rcx,%r10), %edx
+	QUAD $0x0000034030948842 // movb %dl, 0x340(%rax,%r14)
+	QUAD $0x0023c01194b60f42; BYTE $0x00 // movzbl 0x23c0(%rcx,%r10), %edx
+	QUAD $0x0000038030948842 // movb %dl, 0x380(%rax,%r14)
+	QUAD $0x0024001194b60f42; BYTE $0x00 // movzbl 0x2400(%rcx,%r10), %edx
+	QUAD $0x000003c030948842 // movb %dl, 0x3c0(%rax,%r14)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0xfec8850f; WORD $0xffff // jne 0x11c0 <k_encode_q3_k+0x11c0>
+	LONG $0x042444f6; BYTE $0x01 // testb $0x1, 0x4(%rsp)
+	LONG $0x00dd840f; WORD $0x0000 // je 0x13e0 <k_encode_q3_k+0x13e0>
+	QUAD $0x3a00816f48fdf162; WORD $0x0000 // vmovdqa64 0x3a00(%rcx), %zmm0
+	QUAD $0x3a40896f48fdf162; WORD $0x0000 // vmovdqa64 0x3a40(%rcx), %zmm1
+	QUAD $0x3a80916f48fdf162; WORD $0x0000 // vmovdqa64 0x3a80(%rcx), %zmm2
+	QUAD $0x3ac0996f48fdf162; WORD $0x0000 // vmovdqa64 0x3ac0(%rcx), %zmm3
+	LONG $0x487ef262; WORD $0xd231 // vpmovdb %zmm2, %xmm2
+	LONG $0x487ef262; WORD $0xdb31 // vpmovdb %zmm3, %xmm3
+	LONG $0x386de3c4; WORD $0x01d3 // vinserti128 $0x1, %xmm3, %ymm2, %ymm2
+	LONG $0x487ef262; WORD $0xc031 // vpmovdb %zmm0, %xmm0
+	LONG $0x487ef262; WORD $0xc931 // vpmovdb %zmm1, %xmm1
+	LONG $0x387de3c4; WORD $0x01c1 // vinserti128 $0x1, %xmm1, %ymm0, %ymm0
+	LONG $0x48fdf362; WORD $0xc23a; BYTE $0x01 // vinserti64x4 $0x1, %ymm2, %zmm0, %zmm0
+	QUAD $0x0224447f48fdf162 // vmovdqa64 %zmm0, 0x80(%rsp)
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	QUAD $0x2be41518487df262; WORD $0x0000 // vbroadcastss 0x2be4(%rip), %zmm2 # 0x3f54 <k_encode_q3_k_weighted+0x2654>
+	LONG $0x24748b4c; BYTE $0x68 // movq 0x68(%rsp), %r14
+	WORD $0x16eb // jmp 0x138d <k_encode_q3_k+0x138d>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x08fa8349 // cmpq $0x8, %r10
+	LONG $0xee73840f; WORD $0xffff // je 0x200 <k_encode_q3_k+0x200>
+	QUAD $0x00000080d4848b4a // movq 0x80(%rsp,%r10,8), %rax
+	WORD $0x214c; BYTE $0xc8 // andq %r9, %rax
+	WORD $0xe674 // je 0x1380 <k_encode_q3_k+0x1380>
+	QUAD $0x00000000d51c8d4a // leaq (,%r10,8), %rbx
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xbc0f48f3; BYTE $0xd0 // tzcntq %rax, %rdx
+	WORD $0xeac1; BYTE $0x03 // shrl $0x3, %edx
+	WORD $0x0948; BYTE $0xda // orq %rbx, %rdx
+	LONG $0x96148b41 // movl (%r14,%rdx,4), %edx
+	LONG $0xbf148942 // movl %edx, (%rdi,%r15,4)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0xff508d48 // leaq -0x1(%rax), %rdx
+	WORD $0x2148; BYTE $0xd0 // andq %rdx, %rax
+	WORD $0xe175 // jne 0x13b0 <k_encode_q3_k+0x13b0>
+	WORD $0xafeb // jmp 0x1380 <k_encode_q3_k+0x1380>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	QUAD $0x2b651518487df262; WORD $0x0000 // vbroadcastss 0x2b65(%rip), %zmm2 # 0x3f54 <k_encode_q3_k_weighted+0x2654>
+	LONG $0xffee11e9; BYTE $0xff // jmp 0x205 <k_encode_q3_k+0x205>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xdbefe1c5 // vpxor %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cd162; WORD $0x2c28; BYTE $0x03 // vmovaps (%r11,%rax), %zmm5
+	QUAD $0x01037428487cd162 // vmovaps 0x40(%r11,%rax), %zmm6
+	LONG $0x484c7162; WORD $0xca54 // vandps %zmm2, %zmm6, %zmm9
+	LONG $0x48547162; WORD $0xd254 // vandps %zmm2, %zmm5, %zmm10
+	LONG $0x4864d162; WORD $0xcac2; BYTE $0x01 // vcmpltps %zmm10, %zmm3, %k1
+	LONG $0x485cd162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm9, %zmm4, %k2
+	LONG $0x4a7cf162; WORD $0xce28 // vmovaps %zmm6, %zmm1 {%k2}
+	LONG $0x497cf162; WORD $0xc528 // vmovaps %zmm5, %zmm0 {%k1}
+	LONG $0x4834f162; WORD $0xe45f // vmaxps %zmm4, %zmm9, %zmm4
+	LONG $0x482cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm10, %zmm3
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	WORD $0x8875 // jne 0x1110 <k_encode_q3_k+0x1110>
-	QUAD $0x2a060d18487df262; WORD $0x0000 // vbroadcastss 0x2a06(%rip), %zmm1 # 0x3b98 <k_encode_q3_k_weighted+0x2658>
-	LONG $0x4874f162; WORD $0xc35e // vdivps %zmm3, %zmm1, %zmm0
-	LONG $0x4874f162; WORD $0xca5e // vdivps %zmm2, %zmm1, %zmm1
+	WORD $0xb375 // jne 0x1420 <k_encode_q3_k+0x1420>
+	QUAD $0x2aad2518487df262; WORD $0x0000 // vbroadcastss 0x2aad(%rip), %zmm4 # 0x3f24 <k_encode_q3_k_weighted+0x2624>
+	LONG $0x485cf162; WORD $0xd85e // vdivps %zmm0, %zmm4, %zmm3
+	LONG $0x485cf162; WORD $0xe15e // vdivps %zmm1, %zmm4, %zmm4
+	LONG $0x487c9162; WORD $0xc8c2; BYTE $0x04 // vcmpneqps %zmm24, %zmm0, %k1
+	LONG $0x48749162; WORD $0xd0c2; BYTE $0x04 // vcmpneqps %zmm24, %zmm1, %k2
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	QUAD $0x2aae2d58487df262; WORD $0x0000 // vpbroadcastd 0x2aae(%rip), %zmm5 # 0x3f50 <k_encode_q3_k_weighted+0x2650>
+	QUAD $0x2ab03558487df262; WORD $0x0000 // vpbroadcastd 0x2ab0(%rip), %zmm6 # 0x3f5c <k_encode_q3_k_weighted+0x265c>
+	QUAD $0x2a763d58487df262; WORD $0x0000 // vpbroadcastd 0x2a76(%rip), %zmm7 # 0x3f2c <k_encode_q3_k_weighted+0x262c>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xc00244594864f162 // vmulps -0x1000(%rdx,%rax), %zmm3, %zmm0
+	QUAD $0xc1024c59485cf162 // vmulps -0xfc0(%rdx,%rax), %zmm4, %zmm1
+	QUAD $0x2a7e0518487d7262; WORD $0x0000 // vbroadcastss 0x2a7e(%rip), %zmm8 # 0x3f58 <k_encode_q3_k_weighted+0x2658>
+	LONG $0x4874d162; WORD $0xc858 // vaddps %zmm8, %zmm1, %zmm1
+	LONG $0x487cd162; WORD $0xc058 // vaddps %zmm8, %zmm0, %zmm0
+	QUAD $0x2a240518487d7262; WORD $0x0000 // vbroadcastss 0x2a24(%rip), %zmm8 # 0x3f14 <k_encode_q3_k_weighted+0x2614>
+	LONG $0x487cd162; WORD $0xc054 // vandps %zmm8, %zmm0, %zmm0
+	LONG $0x4874d162; WORD $0xc854 // vandps %zmm8, %zmm1, %zmm1
+	LONG $0x4875f262; WORD $0xcd3f // vpmaxud %zmm5, %zmm1, %zmm1
+	LONG $0x487df262; WORD $0xc53f // vpmaxud %zmm5, %zmm0, %zmm0
+	LONG $0x487df262; WORD $0xc63b // vpminud %zmm6, %zmm0, %zmm0
+	LONG $0x4875f262; WORD $0xce3b // vpminud %zmm6, %zmm1, %zmm1
+	LONG $0xca75f162; WORD $0xcffe // vpaddd %zmm7, %zmm1, %zmm1 {%k2} {z}
+	LONG $0xc97df162; WORD $0xc7fe // vpaddd %zmm7, %zmm0, %zmm0 {%k1} {z}
+	LONG $0x48fdf162; WORD $0x047f; BYTE $0x02 // vmovdqa64 %zmm0, (%rdx,%rax)
+	QUAD $0x01024c7f48fdf162 // vmovdqa64 %zmm1, 0x40(%rdx,%rax)
+	LONG $0x80e88348 // subq $-0x80, %rax
+	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
+	WORD $0x8575 // jne 0x14c0 <k_encode_q3_k+0x14c0>
+	QUAD $0x29d30d18487df262; WORD $0x0000 // vbroadcastss 0x29d3(%rip), %zmm1 # 0x3f18 <k_encode_q3_k_weighted+0x2618>
+	LONG $0x4874f162; WORD $0xc45e // vdivps %zmm4, %zmm1, %zmm0
+	LONG $0x4874f162; WORD $0xcb5e // vdivps %zmm3, %zmm1, %zmm1
 	LONG $0x487df362; WORD $0xc91d; BYTE $0x04 // vcvtps2ph $0x4, %zmm1, %ymm1
 	LONG $0x487df362; WORD $0xc01d; BYTE $0x04 // vcvtps2ph $0x4, %zmm0, %ymm0
 	LONG $0xca7df262; WORD $0xc013 // vcvtph2ps %ymm0, %zmm0 {%k2} {z}
 	LONG $0xc97df262; WORD $0xc913 // vcvtph2ps %ymm1, %zmm1 {%k1} {z}
 	QUAD $0x4a008929487cf162; WORD $0x0000 // vmovaps %zmm1, 0x4a00(%rcx)
 	QUAD $0x4a408129487cf162; WORD $0x0000 // vmovaps %zmm0, 0x4a40(%rcx)
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x29ba1d58487df262; WORD $0x0000 // vpbroadcastd 0x29ba(%rip), %zmm3 # 0x3b9c <k_encode_q3_k_weighted+0x265c>
-	LONG $0xe4efd9c5 // vpxor %xmm4, %xmm4, %xmm4
-	QUAD $0x00289a2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x289a(%rip), %xmm5 # 0x3a89 <k_encode_q3_k_weighted+0x2549>
-	QUAD $0x002892357879e2c4; BYTE $0x00 // vpbroadcastb 0x2892(%rip), %xmm6 # 0x3a8a <k_encode_q3_k_weighted+0x254a>
-	QUAD $0x00288a05787962c4; BYTE $0x00 // vpbroadcastb 0x288a(%rip), %xmm8 # 0x3a8b <k_encode_q3_k_weighted+0x254b>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
-	LONG $0x00e38149; WORD $0xfffc; BYTE $0xff // andq $-0x400, %r11 # imm = 0xFC00
-	WORD $0x8941; BYTE $0xc1 // movl %eax, %r9d
-	LONG $0x30e18341 // andl $0x30, %r9d
-	WORD $0x094d; BYTE $0xd9 // orq %r11, %r9
-	LONG $0x244c034c; BYTE $0x38 // addq 0x38(%rsp), %r9
-	QUAD $0x4a008184107aa1c4; WORD $0x0000 // vmovss 0x4a00(%rcx,%r8,4), %xmm0
-	LONG $0x1d79e3c4; WORD $0x04c0 // vcvtps2ph $0x4, %xmm0, %xmm0
-	LONG $0x7e79c1c4; BYTE $0xc3 // vmovd %xmm0, %r11d
-	LONG $0x5f894466; BYTE $0x6c // movw %r11w, 0x6c(%rdi)
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	LONG $0x0ae3c149 // shlq $0xa, %r11
-	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
-	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x6ceb // jmp 0x12c1 <k_encode_q3_k+0x12c1>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	LONG $0x06e4c149 // shlq $0x6, %r12
-	LONG $0x487c9162; WORD $0x0c10; BYTE $0x23 // vmovups (%r11,%r12), %zmm1
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x29a63d58487df262; WORD $0x0000 // vpbroadcastd 0x29a6(%rip), %zmm7 # 0x3f3c <k_encode_q3_k_weighted+0x263c>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	LONG $0xfc002548; WORD $0xffff // andq $-0x400, %rax # imm = 0xFC00
+	QUAD $0x0000010024b4894c // movq %r14, 0x100(%rsp)
+	LONG $0x30e68341 // andl $0x30, %r14d
+	WORD $0x0949; BYTE $0xc6 // orq %rax, %r14
+	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
+	QUAD $0x4a009184107aa1c4; WORD $0x0000 // vmovss 0x4a00(%rcx,%r10,4), %xmm0
+	LONG $0x1d79e3c4; WORD $0x04c0 // vcvtps2ph $0x4, %xmm0, %xmm0
+	LONG $0xc07ef9c5 // vmovd %xmm0, %eax
+	LONG $0x41894166; BYTE $0x6c // movw %ax, 0x6c(%r9)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x0ae7c149 // shlq $0xa, %r15
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x72eb // jmp 0x165a <k_encode_q3_k+0x165a>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x487cd162; WORD $0x0c10; BYTE $0x17 // vmovups (%r15,%rdx), %zmm1
 	LONG $0x487df262; WORD $0xc018 // vbroadcastss %xmm0, %zmm0
 	LONG $0x4874f162; WORD $0xc05e // vdivps %zmm0, %zmm1, %zmm0
-	LONG $0x04e7c149 // shlq $0x4, %r15
-	LONG $0x487c9162; WORD $0xc358 // vaddps %zmm27, %zmm0, %zmm0
-	QUAD $0x29030554587cf162; WORD $0x0000 // vandps 0x2903(%rip){1to16}, %zmm0, %zmm0 # 0x3b94 <k_encode_q3_k_weighted+0x2654>
-	QUAD $0x291d053f587df262; WORD $0x0000 // vpmaxud 0x291d(%rip){1to16}, %zmm0, %zmm0 # 0x3bb8 <k_encode_q3_k_weighted+0x2678>
-	LONG $0x487df262; WORD $0xc33b // vpminud %zmm3, %zmm0, %zmm0
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x293d0558587cf162; WORD $0x0000 // vaddps 0x293d(%rip){1to16}, %zmm0, %zmm0 # 0x3f58 <k_encode_q3_k_weighted+0x2658>
+	QUAD $0x28ef0554587cf162; WORD $0x0000 // vandps 0x28ef(%rip){1to16}, %zmm0, %zmm0 # 0x3f14 <k_encode_q3_k_weighted+0x2614>
+	LONG $0x487df262; WORD $0xc73f // vpmaxud %zmm7, %zmm0, %zmm0
+	LONG $0x487dd262; WORD $0xc43b // vpminud %zmm12, %zmm0, %zmm0
 	LONG $0x487ef262; WORD $0xc031 // vpmovdb %zmm0, %xmm0
-	LONG $0xc5fcf9c5 // vpaddb %xmm5, %xmm0, %xmm0
-	LONG $0x7f7a81c4; WORD $0x3a04 // vmovdqu %xmm0, (%r10,%r15)
+	LONG $0xc0fc91c5 // vpaddb %xmm0, %xmm13, %xmm0
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x047ffac5; BYTE $0x02 // vmovdqu %xmm0, (%rdx,%rax)
+	WORD $0xff49; BYTE $0xc5 // incq %r13
 	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x10c38348 // addq $0x10, %rbx
-	LONG $0x10fe8349 // cmpq $0x10, %r14
-	WORD $0x5f74 // je 0x1320 <k_encode_q3_k+0x1320>
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x07e7c149 // shlq $0x7, %r15
-	LONG $0x247c034c; BYTE $0x48 // addq 0x48(%rsp), %r15
-	LONG $0x873c8b47 // movl (%r15,%r8,4), %r15d
-	LONG $0xe0678d45 // leal -0x20(%r15), %r12d
-	LONG $0x2a2ac1c4; BYTE $0xc4 // vcvtsi2ss %r12d, %xmm10, %xmm0
-	QUAD $0x4a008184597aa1c4; WORD $0x0000 // vmulss 0x4a00(%rcx,%r8,4), %xmm0, %xmm0
-	LONG $0x347c8846; BYTE $0x20 // movb %r15b, 0x20(%rsp,%r14)
-	LONG $0xc42ef8c5 // vucomiss %xmm4, %xmm0
-	LONG $0xff6d850f; WORD $0xffff // jne 0x1260 <k_encode_q3_k+0x1260>
-	LONG $0xff678a0f; WORD $0xffff // jp 0x1260 <k_encode_q3_k+0x1260>
-	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	BYTE $0x90 // nop
-	LONG $0x2fb60f45 // movzbl (%r15), %r13d
-	LONG $0x232c8846 // movb %r13b, (%rbx,%r12)
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x40c78349 // addq $0x40, %r15
-	LONG $0x10fc8349 // cmpq $0x10, %r12
-	WORD $0xeb75 // jne 0x1300 <k_encode_q3_k+0x1300>
-	WORD $0x9aeb // jmp 0x12b1 <k_encode_q3_k+0x12b1>
+	LONG $0x10c48349 // addq $0x10, %r12
+	LONG $0x10fd8349 // cmpq $0x10, %r13
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	WORD $0x6674 // je 0x16c0 <k_encode_q3_k+0x16c0>
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x07e0c148 // shlq $0x7, %rax
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x90048b42 // movl (%rax,%r10,4), %eax
+	WORD $0x588d; BYTE $0xe0 // leal -0x20(%rax), %ebx
+	LONG $0xc32aa2c5 // vcvtsi2ss %ebx, %xmm11, %xmm0
+	QUAD $0x4a009184597aa1c4; WORD $0x0000 // vmulss 0x4a00(%rcx,%r10,4), %xmm0, %xmm0
+	QUAD $0x000000802c848842 // movb %al, 0x80(%rsp,%r13)
+	LONG $0x2e78c1c4; BYTE $0xc3 // vucomiss %xmm11, %xmm0
+	LONG $0xff64850f; WORD $0xffff // jne 0x15f0 <k_encode_q3_k+0x15f0>
+	LONG $0xff5e8a0f; WORD $0xffff // jp 0x15f0 <k_encode_q3_k+0x15f0>
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	WORD $0xdb31 // xorl %ebx, %ebx
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x5cb60f46; WORD $0x200c // movzbl 0x20(%rsp,%r9), %r11d
-	LONG $0x5cb60f42; WORD $0x280c // movzbl 0x28(%rsp,%r9), %ebx
-	LONG $0x0fe38041 // andb $0xf, %r11b
-	WORD $0xe3c0; BYTE $0x04 // shlb $0x4, %bl
-	WORD $0x0844; BYTE $0xdb // orb %r11b, %bl
-	LONG $0x0f5c8842; BYTE $0x60 // movb %bl, 0x60(%rdi,%r9)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x08f98349 // cmpq $0x8, %r9
-	WORD $0xdc75 // jne 0x1330 <k_encode_q3_k+0x1330>
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x5cb60f46; WORD $0x200c // movzbl 0x20(%rsp,%r9), %r11d
-	LONG $0x5cb60f42; WORD $0x240c // movzbl 0x24(%rsp,%r9), %ebx
-	LONG $0x04ebc041 // shrb $0x4, %r11b
+	WORD $0xb60f; BYTE $0x10 // movzbl (%rax), %edx
+	LONG $0x1c148841 // movb %dl, (%r12,%rbx)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x10fb8348 // cmpq $0x10, %rbx
+	WORD $0xec75 // jne 0x16a0 <k_encode_q3_k+0x16a0>
+	WORD $0x8feb // jmp 0x1645 <k_encode_q3_k+0x1645>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000080049cb60f // movzbl 0x80(%rsp,%rax), %ebx
+	QUAD $0x00008804b4b60f44; BYTE $0x00 // movzbl 0x88(%rsp,%rax), %r14d
+	WORD $0xe380; BYTE $0x0f // andb $0xf, %bl
+	LONG $0x04e6c041 // shlb $0x4, %r14b
+	WORD $0x0841; BYTE $0xde // orb %bl, %r14b
+	LONG $0x01748845; BYTE $0x60 // movb %r14b, 0x60(%r9,%rax)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	WORD $0xd775 // jne 0x16d0 <k_encode_q3_k+0x16d0>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x0000803484b60f42; BYTE $0x00 // movzbl 0x80(%rsp,%r14), %eax
+	QUAD $0x000084349cb60f42; BYTE $0x00 // movzbl 0x84(%rsp,%r14), %ebx
+	WORD $0xe8c0; BYTE $0x04 // shrb $0x4, %al
 	WORD $0xebc0; BYTE $0x02 // shrb $0x2, %bl
 	WORD $0xe380; BYTE $0x3c // andb $0x3c, %bl
-	LONG $0x74b60f46; WORD $0x280c // movzbl 0x28(%rsp,%r9), %r14d
-	LONG $0xf0e68041 // andb $-0x10, %r14b
-	WORD $0x0845; BYTE $0xde // orb %r11b, %r14b
-	WORD $0x0841; BYTE $0xde // orb %bl, %r14b
-	LONG $0x5cb60f46; WORD $0x2c0c // movzbl 0x2c(%rsp,%r9), %r11d
-	LONG $0x02e3c041 // shlb $0x2, %r11b
-	LONG $0xc0e38041 // andb $-0x40, %r11b
-	WORD $0x0845; BYTE $0xf3 // orb %r14b, %r11b
-	LONG $0x0f5c8846; BYTE $0x68 // movb %r11b, 0x68(%rdi,%r9)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x04f98349 // cmpq $0x4, %r9
-	WORD $0xbb75 // jne 0x1360 <k_encode_q3_k+0x1360>
-	LONG $0x204f8d4c // leaq 0x20(%rdi), %r9
-	WORD $0xb341; BYTE $0x01 // movb $0x1, %r11b
-	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x9066 // nop
-	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
-	LONG $0x07e6c149 // shlq $0x7, %r14
-	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
-	LONG $0x05e3c148 // shlq $0x5, %rbx
-	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
+	QUAD $0x00008834bcb60f46; BYTE $0x00 // movzbl 0x88(%rsp,%r14), %r15d
+	LONG $0xf0e78041 // andb $-0x10, %r15b
+	WORD $0x0841; BYTE $0xc7 // orb %al, %r15b
+	WORD $0x0841; BYTE $0xdf // orb %bl, %r15b
+	QUAD $0x00008c3484b60f42; BYTE $0x00 // movzbl 0x8c(%rsp,%r14), %eax
+	WORD $0xe0c0; BYTE $0x02 // shlb $0x2, %al
+	WORD $0xc024 // andb $-0x40, %al
+	WORD $0x0844; BYTE $0xf8 // orb %r15b, %al
+	LONG $0x31448843; BYTE $0x68 // movb %al, 0x68(%r9,%r14)
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0x04fe8349 // cmpq $0x4, %r14
+	WORD $0xb375 // jne 0x1700 <k_encode_q3_k+0x1700>
+	LONG $0x20718d4d // leaq 0x20(%r9), %r14
 	WORD $0xb741; BYTE $0x01 // movb $0x1, %r15b
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	QUAD $0x02267471087d9162; BYTE $0x02 // vpsllw $0x2, 0x20(%r14,%r12), %xmm0
-	LONG $0xc6dbf9c5 // vpand %xmm6, %xmm0, %xmm0
-	QUAD $0xf826042508bd9362 // vpternlogq $0xf8, (%r14,%r12), %xmm8, %xmm0
-	QUAD $0x0426747108759162; BYTE $0x04 // vpsllw $0x4, 0x40(%r14,%r12), %xmm1
-	LONG $0x08fdd362; WORD $0xc925; BYTE $0xec // vpternlogq $0xec, %xmm9, %xmm0, %xmm1
-	QUAD $0x06267471087d9162; BYTE $0x06 // vpsllw $0x6, 0x60(%r14,%r12), %xmm0
-	LONG $0x08f5d362; WORD $0xc325; BYTE $0xec // vpternlogq $0xec, %xmm11, %xmm1, %xmm0
-	LONG $0x7f7aa1c4; WORD $0x2304 // vmovdqu %xmm0, (%rbx,%r12)
-	LONG $0x0010bc41; WORD $0x0000 // movl $0x10, %r12d
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0x07e5c149 // shlq $0x7, %r13
+	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
+	WORD $0x01b3 // movb $0x1, %bl
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x02057471087dd162; BYTE $0x02 // vpsllw $0x2, 0x20(%r13,%rax), %xmm0
+	LONG $0xc0db89c5 // vpand %xmm0, %xmm14, %xmm0
+	QUAD $0x000544250885d362; BYTE $0xf8 // vpternlogq $0xf8, (%r13,%rax), %xmm15, %xmm0
+	QUAD $0x040574710875d162; BYTE $0x04 // vpsllw $0x4, 0x40(%r13,%rax), %xmm1
+	LONG $0x08fdb362; WORD $0xc825; BYTE $0xec // vpternlogq $0xec, %xmm16, %xmm0, %xmm1
+	QUAD $0x06057471087dd162; BYTE $0x06 // vpsllw $0x6, 0x60(%r13,%rax), %xmm0
+	LONG $0x08f5b362; WORD $0xc125; BYTE $0xec // vpternlogq $0xec, %xmm17, %xmm1, %xmm0
+	LONG $0x7f7ac1c4; WORD $0x0404 // vmovdqu %xmm0, (%r12,%rax)
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	WORD $0xb575 // jne 0x1780 <k_encode_q3_k+0x1780>
+	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
 	LONG $0x01c7f641 // testb $0x1, %r15b
 	LONG $0x0000bf41; WORD $0x0000 // movl $0x0, %r15d
-	WORD $0xb375 // jne 0x13d0 <k_encode_q3_k+0x13d0>
-	LONG $0x000001bb; BYTE $0x00 // movl $0x1, %ebx
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
-	WORD $0x8275 // jne 0x13b0 <k_encode_q3_k+0x13b0>
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	QUAD $0x021a1471087d9162 // vpsrlw $0x2, (%r10,%r11), %xmm0
-	QUAD $0x021a547108759162; BYTE $0x01 // vpsrlw $0x1, 0x20(%r10,%r11), %xmm1
-	LONG $0xc9db99c5 // vpand %xmm1, %xmm12, %xmm1
-	LONG $0x08fdd362; WORD $0xcd25; BYTE $0xf8 // vpternlogq $0xf8, %xmm13, %xmm0, %xmm1
-	LONG $0x6f7a81c4; WORD $0x1a44; BYTE $0x60 // vmovdqu 0x60(%r10,%r11), %xmm0
-	LONG $0xdb5181c4; WORD $0x1a54; BYTE $0x40 // vpand 0x40(%r10,%r11), %xmm5, %xmm2
+	WORD $0x8375 // jne 0x1760 <k_encode_q3_k+0x1760>
+	WORD $0xb641; BYTE $0x01 // movb $0x1, %r14b
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x023c1471087d9162 // vpsrlw $0x2, (%r12,%r15), %xmm0
+	QUAD $0x023c547108759162; BYTE $0x01 // vpsrlw $0x1, 0x20(%r12,%r15), %xmm1
+	LONG $0x08f5b162; WORD $0xcadb // vpandq %xmm18, %xmm1, %xmm1
+	LONG $0x08fdb362; WORD $0xcb25; BYTE $0xf8 // vpternlogq $0xf8, %xmm19, %xmm0, %xmm1
+	LONG $0x6f7a81c4; WORD $0x3c44; BYTE $0x60 // vmovdqu 0x60(%r12,%r15), %xmm0
+	LONG $0xdb1181c4; WORD $0x3c5c; BYTE $0x40 // vpand 0x40(%r12,%r15), %xmm13, %xmm3
 	LONG $0xc0fcf9c5 // vpaddb %xmm0, %xmm0, %xmm0
-	LONG $0xc0db89c5 // vpand %xmm0, %xmm14, %xmm0
-	LONG $0x08edf362; WORD $0xc125; BYTE $0xfe // vpternlogq $0xfe, %xmm1, %xmm2, %xmm0
-	QUAD $0x081a747108759162; BYTE $0x02 // vpsllw $0x2, 0x80(%r10,%r11), %xmm1
-	LONG $0x08f5b162; WORD $0xc8db // vpandq %xmm16, %xmm1, %xmm1
-	QUAD $0x0a1a7471086d9162; BYTE $0x03 // vpsllw $0x3, 0xa0(%r10,%r11), %xmm2
-	LONG $0x08edb162; WORD $0xd1db // vpandq %xmm17, %xmm2, %xmm2
-	LONG $0x08f5f362; WORD $0xd025; BYTE $0xfe // vpternlogq $0xfe, %xmm0, %xmm1, %xmm2
-	QUAD $0x0c1a7471087d9162; BYTE $0x04 // vpsllw $0x4, 0xc0(%r10,%r11), %xmm0
-	LONG $0x08fdb162; WORD $0xc2db // vpandq %xmm18, %xmm0, %xmm0
-	QUAD $0x0e1a747108759162; BYTE $0x05 // vpsllw $0x5, 0xe0(%r10,%r11), %xmm1
-	LONG $0x08f5b162; WORD $0xcbdb // vpandq %xmm19, %xmm1, %xmm1
-	LONG $0x08fdf362; WORD $0xca25; BYTE $0xfe // vpternlogq $0xfe, %xmm2, %xmm0, %xmm1
-	LONG $0x7f7aa1c4; WORD $0x1f0c // vmovdqu %xmm1, (%rdi,%r11)
-	LONG $0x0010bb41; WORD $0x0000 // movl $0x10, %r11d
-	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	LONG $0xff61850f; WORD $0xffff // jne 0x1440 <k_encode_q3_k+0x1440>
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	LONG $0x6ec78348 // addq $0x6e, %rdi
-	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
-	LONG $0x10c08348 // addq $0x10, %rax
-	LONG $0x24443b4c; BYTE $0x60 // cmpq 0x60(%rsp), %r8
-	LONG $0xfd14850f; WORD $0xffff // jne 0x1210 <k_encode_q3_k+0x1210>
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
-	LONG $0xf8428d48 // leaq -0x8(%rdx), %rax
-	LONG $0x00c68148; WORD $0x0020; BYTE $0x00 // addq $0x2000, %rsi # imm = 0x2000
-	QUAD $0x0003703024448148; BYTE $0x00 // addq $0x370, 0x30(%rsp) # imm = 0x370
-	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	LONG $0xeba18f0f; WORD $0xffff // jg 0xc0 <k_encode_q3_k+0xc0>
+	LONG $0x08fdb162; WORD $0xc4db // vpandq %xmm20, %xmm0, %xmm0
+	LONG $0x08e5f362; WORD $0xc125; BYTE $0xfe // vpternlogq $0xfe, %xmm1, %xmm3, %xmm0
+	QUAD $0x083c747108759162; BYTE $0x02 // vpsllw $0x2, 0x80(%r12,%r15), %xmm1
+	LONG $0x08f5b162; WORD $0xcddb // vpandq %xmm21, %xmm1, %xmm1
+	QUAD $0x0a3c747108659162; BYTE $0x03 // vpsllw $0x3, 0xa0(%r12,%r15), %xmm3
+	LONG $0x08e5b162; WORD $0xdedb // vpandq %xmm22, %xmm3, %xmm3
+	LONG $0x08f5f362; WORD $0xd825; BYTE $0xfe // vpternlogq $0xfe, %xmm0, %xmm1, %xmm3
+	QUAD $0x0c3c7471087d9162; BYTE $0x04 // vpsllw $0x4, 0xc0(%r12,%r15), %xmm0
+	LONG $0x08fdb162; WORD $0xc7db // vpandq %xmm23, %xmm0, %xmm0
+	QUAD $0x0e3c747108759162; BYTE $0x05 // vpsllw $0x5, 0xe0(%r12,%r15), %xmm1
+	LONG $0x08f59162; WORD $0xc9db // vpandq %xmm25, %xmm1, %xmm1
+	LONG $0x08fdf362; WORD $0xcb25; BYTE $0xfe // vpternlogq $0xfe, %xmm3, %xmm0, %xmm1
+	LONG $0x7f7a81c4; WORD $0x390c // vmovdqu %xmm1, (%r9,%r15)
+	LONG $0x0010bf41; WORD $0x0000 // movl $0x10, %r15d
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	LONG $0xff5d850f; WORD $0xffff // jne 0x17f0 <k_encode_q3_k+0x17f0>
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x6ec18349 // addq $0x6e, %r9
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	QUAD $0x0000010024b48b4c // movq 0x100(%rsp), %r14
+	LONG $0x10c68349 // addq $0x10, %r14
+	LONG $0x24543b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r10
+	LONG $0xfce1850f; WORD $0xffff // jne 0x15a0 <k_encode_q3_k+0x15a0>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0xe0428d48 // leaq -0x20(%rdx), %rax
+	LONG $0x00c68148; WORD $0x0080; BYTE $0x00 // addq $0x8000, %rsi # imm = 0x8000
+	QUAD $0x000dc01024448148; BYTE $0x00 // addq $0xdc0, 0x10(%rsp) # imm = 0xDC0
+	LONG $0x20fa8348 // cmpq $0x20, %rdx
+	LONG $0xe86e8f0f; WORD $0xffff // jg 0x150 <k_encode_q3_k+0x150>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -910,12 +1036,12 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// encode_q3_k_weighted
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x24308e0f; WORD $0x0000 // jle 0x397d <k_encode_q3_k_weighted+0x243d>
+	LONG $0x24308e0f; WORD $0x0000 // jle 0x3d3d <k_encode_q3_k_weighted+0x243d>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -937,22 +1063,22 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0818d48; WORD $0x004a; BYTE $0x00 // leaq 0x4ac0(%rcx), %rax
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x00a18d4c; WORD $0x0042; BYTE $0x00 // leaq 0x4200(%rcx), %r12
-	LONG $0xc0998d48; WORD $0x0054; BYTE $0x00 // leaq 0x54c0(%rcx), %rbx
+	LONG $0xc0998d48; WORD $0x0072; BYTE $0x00 // leaq 0x72c0(%rcx), %rbx
 	LONG $0x80b18d4c; WORD $0x0020; BYTE $0x00 // leaq 0x2080(%rcx), %r14
-	QUAD $0x2501052848fdf162; WORD $0x0000 // vmovapd 0x2501(%rip), %zmm0 # 0x3ac0 <k_encode_q3_k_weighted+0x2580>
-	QUAD $0x25370d2848fdf162; WORD $0x0000 // vmovapd 0x2537(%rip), %zmm1 # 0x3b00 <k_encode_q3_k_weighted+0x25c0>
-	QUAD $0x25fd1d18487df262; WORD $0x0000 // vbroadcastss 0x25fd(%rip), %zmm3 # 0x3bd0 <k_encode_q3_k_weighted+0x2690>
-	QUAD $0x25b32518487df262; WORD $0x0000 // vbroadcastss 0x25b3(%rip), %zmm4 # 0x3b90 <k_encode_q3_k_weighted+0x2650>
-	QUAD $0x25dd3d18487df262; WORD $0x0000 // vbroadcastss 0x25dd(%rip), %zmm7 # 0x3bc4 <k_encode_q3_k_weighted+0x2684>
-	QUAD $0x25e30518487d7262; WORD $0x0000 // vbroadcastss 0x25e3(%rip), %zmm8 # 0x3bd4 <k_encode_q3_k_weighted+0x2694>
-	QUAD $0x25a50d18487d7262; WORD $0x0000 // vbroadcastss 0x25a5(%rip), %zmm9 # 0x3ba0 <k_encode_q3_k_weighted+0x2660>
+	QUAD $0x24c1052848fdf162; WORD $0x0000 // vmovapd 0x24c1(%rip), %zmm0 # 0x3e40 <k_encode_q3_k_weighted+0x2540>
+	QUAD $0x24f70d2848fdf162; WORD $0x0000 // vmovapd 0x24f7(%rip), %zmm1 # 0x3e80 <k_encode_q3_k_weighted+0x2580>
+	QUAD $0x25c11d18487df262; WORD $0x0000 // vbroadcastss 0x25c1(%rip), %zmm3 # 0x3f54 <k_encode_q3_k_weighted+0x2654>
+	QUAD $0x25732518487df262; WORD $0x0000 // vbroadcastss 0x2573(%rip), %zmm4 # 0x3f10 <k_encode_q3_k_weighted+0x2610>
+	QUAD $0x25a13d18487df262; WORD $0x0000 // vbroadcastss 0x25a1(%rip), %zmm7 # 0x3f48 <k_encode_q3_k_weighted+0x2648>
+	QUAD $0x25a70518487d7262; WORD $0x0000 // vbroadcastss 0x25a7(%rip), %zmm8 # 0x3f58 <k_encode_q3_k_weighted+0x2658>
+	QUAD $0x25650d18487d7262; WORD $0x0000 // vbroadcastss 0x2565(%rip), %zmm9 # 0x3f20 <k_encode_q3_k_weighted+0x2620>
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	QUAD $0x25a62d18487d7262; WORD $0x0000 // vbroadcastss 0x25a6(%rip), %zmm13 # 0x3bb0 <k_encode_q3_k_weighted+0x2670>
-	QUAD $0x256c0578087de262; WORD $0x0000 // vpbroadcastb 0x256c(%rip), %xmm16 # 0x3b80 <k_encode_q3_k_weighted+0x2640>
-	QUAD $0x25630d78087de262; WORD $0x0000 // vpbroadcastb 0x2563(%rip), %xmm17 # 0x3b81 <k_encode_q3_k_weighted+0x2641>
-	QUAD $0x255a1578087de262; WORD $0x0000 // vpbroadcastb 0x255a(%rip), %xmm18 # 0x3b82 <k_encode_q3_k_weighted+0x2642>
-	QUAD $0x25511d78087de262; WORD $0x0000 // vpbroadcastb 0x2551(%rip), %xmm19 # 0x3b83 <k_encode_q3_k_weighted+0x2643>
-	QUAD $0x25482578087de262; WORD $0x0000 // vpbroadcastb 0x2548(%rip), %xmm20 # 0x3b84 <k_encode_q3_k_weighted+0x2644>
+	QUAD $0x256a2d18487d7262; WORD $0x0000 // vbroadcastss 0x256a(%rip), %zmm13 # 0x3f34 <k_encode_q3_k_weighted+0x2634>
+	QUAD $0x252c0578087de262; WORD $0x0000 // vpbroadcastb 0x252c(%rip), %xmm16 # 0x3f00 <k_encode_q3_k_weighted+0x2600>
+	QUAD $0x25230d78087de262; WORD $0x0000 // vpbroadcastb 0x2523(%rip), %xmm17 # 0x3f01 <k_encode_q3_k_weighted+0x2601>
+	QUAD $0x251a1578087de262; WORD $0x0000 // vpbroadcastb 0x251a(%rip), %xmm18 # 0x3f02 <k_encode_q3_k_weighted+0x2602>
+	QUAD $0x25111d78087de262; WORD $0x0000 // vpbroadcastb 0x2511(%rip), %xmm19 # 0x3f03 <k_encode_q3_k_weighted+0x2603>
+	QUAD $0x25082578087de262; WORD $0x0000 // vpbroadcastb 0x2508(%rip), %xmm20 # 0x3f04 <k_encode_q3_k_weighted+0x2604>
 	LONG $0x2464894c; BYTE $0x38 // movq %r12, 0x38(%rsp)
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
@@ -1120,14 +1246,14 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4854f162; WORD $0xea58 // vaddps %zmm2, %zmm5, %zmm5
 	LONG $0x40c78349 // addq $0x40, %r15
 	LONG $0x00ff8149; WORD $0x0004; BYTE $0x00 // cmpq $0x400, %r15 # imm = 0x400
-	WORD $0xdc75 // jne 0x1a30 <k_encode_q3_k_weighted+0x4f0>
+	WORD $0xdc75 // jne 0x1df0 <k_encode_q3_k_weighted+0x4f0>
 	LONG $0x107b8d4d // leaq 0x10(%r11), %r15
 	LONG $0xf0fb8149; WORD $0x0000; BYTE $0x00 // cmpq $0xf0, %r11
 	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
-	LONG $0xfc78820f; WORD $0xffff // jb 0x16e0 <k_encode_q3_k_weighted+0x1a0>
+	LONG $0xfc78820f; WORD $0xffff // jb 0x1aa0 <k_encode_q3_k_weighted+0x1a0>
 	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
 	LONG $0x4854f162; WORD $0xd558 // vaddps %zmm5, %zmm5, %zmm2
-	QUAD $0x215f1559586cf162; WORD $0x0000 // vmulps 0x215f(%rip){1to16}, %zmm2, %zmm2 # 0x3bdc <k_encode_q3_k_weighted+0x269c>
+	QUAD $0x21231559586cf162; WORD $0x0000 // vmulps 0x2123(%rip){1to16}, %zmm2, %zmm2 # 0x3f60 <k_encode_q3_k_weighted+0x2660>
 	QUAD $0x4a809129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x4a80(%rcx)
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
@@ -1143,7 +1269,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
 	LONG $0x48fdf262; WORD $0xd07c // vpbroadcastq %rax, %zmm2
 	LONG $0x48edf162; WORD $0xf273; BYTE $0x04 // vpsllq $0x4, %zmm2, %zmm2
-	QUAD $0x207035d448ed7162; WORD $0x0000 // vpaddq 0x2070(%rip), %zmm2, %zmm14 # 0x3b40 <k_encode_q3_k_weighted+0x2600>
+	QUAD $0x203035d448ed7162; WORD $0x0000 // vpaddq 0x2030(%rip), %zmm2, %zmm14 # 0x3ec0 <k_encode_q3_k_weighted+0x25c0>
 	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
@@ -1355,7 +1481,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
 	LONG $0x01c6f640 // testb $0x1, %sil
 	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
-	LONG $0xfbaa850f; WORD $0xffff // jne 0x1b10 <k_encode_q3_k_weighted+0x5d0>
+	LONG $0xfbaa850f; WORD $0xffff // jne 0x1ed0 <k_encode_q3_k_weighted+0x5d0>
 	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
@@ -1558,7 +1684,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
 	LONG $0x01c6f640 // testb $0x1, %sil
 	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
-	LONG $0xfbac850f; WORD $0xffff // jne 0x1f80 <k_encode_q3_k_weighted+0xa40>
+	LONG $0xfbac850f; WORD $0xffff // jne 0x2340 <k_encode_q3_k_weighted+0xa40>
 	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -1568,14 +1694,14 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00200081947ef9c5; BYTE $0x00 // vmovd %xmm2, 0x2000(%rcx,%rax,4)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0xdd75 // jne 0x23e0 <k_encode_q3_k_weighted+0xea0>
+	WORD $0xdd75 // jne 0x27a0 <k_encode_q3_k_weighted+0xea0>
 	QUAD $0x20009128487cf162; WORD $0x0000 // vmovaps 0x2000(%rcx), %zmm2
 	QUAD $0x2040a928487cf162; WORD $0x0000 // vmovaps 0x2040(%rcx), %zmm5
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	QUAD $0x17980d10087e6162; WORD $0x0000 // vmovss 0x1798(%rip), %xmm25 # 0x3bc0 <k_encode_q3_k_weighted+0x2680>
-	QUAD $0x177a1518087d6262; WORD $0x0000 // vbroadcastss 0x177a(%rip), %xmm26 # 0x3bac <k_encode_q3_k_weighted+0x266c>
-	QUAD $0x17782d10087e6162; WORD $0x0000 // vmovss 0x1778(%rip), %xmm29 # 0x3bb4 <k_encode_q3_k_weighted+0x2674>
+	QUAD $0x175c0d10087e6162; WORD $0x0000 // vmovss 0x175c(%rip), %xmm25 # 0x3f44 <k_encode_q3_k_weighted+0x2644>
+	QUAD $0x173e1518087d6262; WORD $0x0000 // vbroadcastss 0x173e(%rip), %xmm26 # 0x3f30 <k_encode_q3_k_weighted+0x2630>
+	QUAD $0x173c2d10087e6162; WORD $0x0000 // vmovss 0x173c(%rip), %xmm29 # 0x3f38 <k_encode_q3_k_weighted+0x2638>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x487cf162; WORD $0x3428; BYTE $0x01 // vmovaps (%rcx,%rax), %zmm6
 	QUAD $0x01015428487c7162 // vmovaps 0x40(%rcx,%rax), %zmm10
@@ -1591,7 +1717,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x41015429487c7162 // vmovaps %zmm10, 0x1040(%rcx,%rax)
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	WORD $0xa175 // jne 0x2440 <k_encode_q3_k_weighted+0xf00>
+	WORD $0xa175 // jne 0x2800 <k_encode_q3_k_weighted+0xf00>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
@@ -1600,7 +1726,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x41016c584854f162 // vaddps 0x1040(%rcx,%rax), %zmm5, %zmm5
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	WORD $0xe475 // jne 0x24b0 <k_encode_q3_k_weighted+0xf70>
+	WORD $0xe475 // jne 0x2870 <k_encode_q3_k_weighted+0xf70>
 	QUAD $0x20009129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x2000(%rcx)
 	QUAD $0x2040a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x2040(%rcx)
 	WORD $0xc031 // xorl %eax, %eax
@@ -1615,7 +1741,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x147ef9c5; BYTE $0x96 // vmovd %xmm2, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0xd675 // jne 0x24f0 <k_encode_q3_k_weighted+0xfb0>
+	WORD $0xd675 // jne 0x28b0 <k_encode_q3_k_weighted+0xfb0>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
@@ -1638,15 +1764,15 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00019429487cf162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm2, 0x2000(%rcx,%rax)
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	WORD $0x8d75 // jne 0x2530 <k_encode_q3_k_weighted+0xff0>
+	WORD $0x8d75 // jne 0x28f0 <k_encode_q3_k_weighted+0xff0>
 	LONG $0x485cf162; WORD $0xd65e // vdivps %zmm6, %zmm4, %zmm2
 	LONG $0x485cd162; WORD $0xea5e // vdivps %zmm10, %zmm4, %zmm5
 	QUAD $0x3000b129487cf162; WORD $0x0000 // vmovaps %zmm6, 0x3000(%rcx)
 	QUAD $0x30409129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3040(%rcx)
-	QUAD $0x15bf3518487df262; WORD $0x0000 // vbroadcastss 0x15bf(%rip), %zmm6 # 0x3b8c <k_encode_q3_k_weighted+0x264c>
+	QUAD $0x157f3518487df262; WORD $0x0000 // vbroadcastss 0x157f(%rip), %zmm6 # 0x3f0c <k_encode_q3_k_weighted+0x260c>
 	LONG $0x481cf162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm6, %zmm12, %k1
 	LONG $0x4804f162; WORD $0xd6c2; BYTE $0x01 // vcmpltps %zmm6, %zmm15, %k2
-	QUAD $0x15ff1518487d7262; WORD $0x0000 // vbroadcastss 0x15ff(%rip), %zmm10 # 0x3be4 <k_encode_q3_k_weighted+0x26a4>
+	QUAD $0x15c31518487d7262; WORD $0x0000 // vbroadcastss 0x15c3(%rip), %zmm10 # 0x3f68 <k_encode_q3_k_weighted+0x2668>
 	LONG $0x4a55d262; WORD $0xf265 // vblendmps %zmm10, %zmm5, %zmm6 {%k2}
 	LONG $0x496d5262; WORD $0xd265 // vblendmps %zmm10, %zmm2, %zmm10 {%k1}
 	QUAD $0x31809129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3180(%rcx)
@@ -1700,7 +1826,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x482c3162; WORD $0xd558 // vaddps %zmm21, %zmm10, %zmm10
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	LONG $0xfee1850f; WORD $0xffff // jne 0x2630 <k_encode_q3_k_weighted+0x10f0>
+	LONG $0xfee1850f; WORD $0xffff // jne 0x29f0 <k_encode_q3_k_weighted+0x10f0>
 	LONG $0x482cd162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm10, %k1
 	LONG $0xc904d162; WORD $0xd25e // vdivps %zmm10, %zmm15, %zmm2 {%k1} {z}
 	LONG $0x484cd162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm6, %k1
@@ -1712,13 +1838,13 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x31009129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x3100(%rcx)
 	QUAD $0x3140a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x3140(%rcx)
 	LONG $0xfffff7be; BYTE $0xff // movl $0xfffffff7, %esi # imm = 0xFFFFFFF7
-	WORD $0x17eb // jmp 0x27bb <k_encode_q3_k_weighted+0x127b>
+	WORD $0x17eb // jmp 0x2b7b <k_encode_q3_k_weighted+0x127b>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xc6ff // incl %esi
 	WORD $0xfe83; BYTE $0x0a // cmpl $0xa, %esi
-	LONG $0x04a5840f; WORD $0x0000 // je 0x2c60 <k_encode_q3_k_weighted+0x1720>
+	LONG $0x04a5840f; WORD $0x0000 // je 0x3020 <k_encode_q3_k_weighted+0x1720>
 	WORD $0xf685 // testl %esi, %esi
-	WORD $0xf174 // je 0x27b0 <k_encode_q3_k_weighted+0x1270>
+	WORD $0xf174 // je 0x2b70 <k_encode_q3_k_weighted+0x1270>
 	LONG $0xd62afac5 // vcvtsi2ss %esi, %xmm0, %xmm2
 	LONG $0x086e9162; WORD $0xd159 // vmulss %xmm25, %xmm2, %xmm2
 	LONG $0x086e9162; WORD $0xd558 // vaddss %xmm29, %xmm2, %xmm2
@@ -1732,7 +1858,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000c0162; WORD $0xf657 // vxorps %xmm30, %xmm30, %xmm30
 	LONG $0x00240162; WORD $0xdb57 // vxorps %xmm27, %xmm27, %xmm27
 	WORD $0xfe83; BYTE $0xfa // cmpl $-0x6, %esi
-	LONG $0x01008f0f; WORD $0x0000 // jg 0x2910 <k_encode_q3_k_weighted+0x13d0>
+	LONG $0x01008f0f; WORD $0x0000 // jg 0x2cd0 <k_encode_q3_k_weighted+0x13d0>
 	QUAD $0xc0069459484c5162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rax), %zmm6, %zmm10
 	QUAD $0x8006a45948545162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rax), %zmm5, %zmm12
 	LONG $0x481c5162; WORD $0xe058 // vaddps %zmm8, %zmm12, %zmm12
@@ -1767,11 +1893,11 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x481c4162; WORD $0xe258 // vaddps %zmm10, %zmm12, %zmm28
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	LONG $0xff11850f; WORD $0xffff // jne 0x2810 <k_encode_q3_k_weighted+0x12d0>
-	LONG $0x00024be9; BYTE $0x00 // jmp 0x2b4f <k_encode_q3_k_weighted+0x160f>
+	LONG $0xff11850f; WORD $0xffff // jne 0x2bd0 <k_encode_q3_k_weighted+0x12d0>
+	LONG $0x00024be9; BYTE $0x00 // jmp 0x2f0f <k_encode_q3_k_weighted+0x160f>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xfe83; BYTE $0x05 // cmpl $0x5, %esi
-	LONG $0x01178d0f; WORD $0x0000 // jge 0x2a30 <k_encode_q3_k_weighted+0x14f0>
+	LONG $0x01178d0f; WORD $0x0000 // jge 0x2df0 <k_encode_q3_k_weighted+0x14f0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	QUAD $0x8006945948545162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rax), %zmm5, %zmm10
 	QUAD $0xc006a459484c5162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rax), %zmm6, %zmm12
@@ -1811,8 +1937,8 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x482c4162; WORD $0xe458 // vaddps %zmm12, %zmm10, %zmm28
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	LONG $0xfef9850f; WORD $0xffff // jne 0x2920 <k_encode_q3_k_weighted+0x13e0>
-	LONG $0x000123e9; BYTE $0x00 // jmp 0x2b4f <k_encode_q3_k_weighted+0x160f>
+	LONG $0xfef9850f; WORD $0xffff // jne 0x2ce0 <k_encode_q3_k_weighted+0x13e0>
+	LONG $0x000123e9; BYTE $0x00 // jmp 0x2f0f <k_encode_q3_k_weighted+0x160f>
 	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0xc0069459484c5162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rax), %zmm6, %zmm10
 	QUAD $0x8006a45948545162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rax), %zmm5, %zmm12
@@ -1856,7 +1982,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x481c4162; WORD $0xe258 // vaddps %zmm10, %zmm12, %zmm28
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	LONG $0xfee1850f; WORD $0xffff // jne 0x2a30 <k_encode_q3_k_weighted+0x14f0>
+	LONG $0xfee1850f; WORD $0xffff // jne 0x2df0 <k_encode_q3_k_weighted+0x14f0>
 	LONG $0x48249162; WORD $0xc4c2; BYTE $0x01 // vcmpltps %zmm28, %zmm11, %k0
 	LONG $0x4824f162; WORD $0xcac2; BYTE $0x01 // vcmpltps %zmm2, %zmm11, %k1
 	LONG $0xc04bf4c5 // kunpckwd %k0, %k1, %k0
@@ -1871,7 +1997,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc94becc5 // kunpckwd %k1, %k2, %k1
 	LONG $0x41f5e1c4; BYTE $0xc8 // kandd %k0, %k1, %k1
 	LONG $0x98f9e1c4; BYTE $0xc9 // kortestd %k1, %k1
-	LONG $0xfc01840f; WORD $0xffff // je 0x27b0 <k_encode_q3_k_weighted+0x1270>
+	LONG $0xfc01840f; WORD $0xffff // je 0x2b70 <k_encode_q3_k_weighted+0x1270>
 	LONG $0x400c1162; WORD $0xfc5e // vdivps %zmm28, %zmm30, %zmm15
 	LONG $0x4024f162; WORD $0xd25e // vdivps %zmm2, %zmm27, %zmm2
 	LONG $0x3179e3c4; WORD $0x10d1 // kshiftrd $0x10, %k1, %k2
@@ -1893,7 +2019,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x497ce162; WORD $0xfd28 // vmovaps %zmm5, %zmm23 {%k1}
 	QUAD $0x3180b929487ce162; WORD $0x0000 // vmovaps %zmm23, 0x3180(%rcx)
 	QUAD $0x31c08129487c6162; WORD $0x0000 // vmovaps %zmm24, 0x31c0(%rcx)
-	LONG $0xfffb54e9; BYTE $0xff // jmp 0x27b0 <k_encode_q3_k_weighted+0x1270>
+	LONG $0xfffb54e9; BYTE $0xff // jmp 0x2b70 <k_encode_q3_k_weighted+0x1270>
 	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0x318089c24824f162; WORD $0x0000; BYTE $0x07 // vcmpordps 0x3180(%rcx), %zmm11, %k1
 	QUAD $0x31c091c24824f162; WORD $0x0000; BYTE $0x07 // vcmpordps 0x31c0(%rcx), %zmm11, %k2
@@ -1915,7 +2041,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x147ef9c5; BYTE $0x96 // vmovd %xmm2, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0xd675 // jne 0x2cc0 <k_encode_q3_k_weighted+0x1780>
+	WORD $0xd675 // jne 0x3080 <k_encode_q3_k_weighted+0x1780>
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
@@ -1923,14 +2049,14 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x147ef9c5; BYTE $0x82 // vmovd %xmm2, (%rdx,%rax,4)
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0xe975 // jne 0x2d00 <k_encode_q3_k_weighted+0x17c0>
+	WORD $0xe975 // jne 0x30c0 <k_encode_q3_k_weighted+0x17c0>
 	LONG $0x20c78348 // addq $0x20, %rdi
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
-	LONG $0xedc8820f; WORD $0xffff // jb 0x1af0 <k_encode_q3_k_weighted+0x5b0>
+	LONG $0xedc8820f; WORD $0xffff // jb 0x1eb0 <k_encode_q3_k_weighted+0x5b0>
 	LONG $0x00c0c748; WORD $0xfff8; BYTE $0xff // movq $-0x800, %rax # imm = 0xF800
 	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	QUAD $0x0e660d18487d6262; WORD $0x0000 // vbroadcastss 0xe66(%rip), %zmm25 # 0x3ba4 <k_encode_q3_k_weighted+0x2664>
+	QUAD $0x0e260d18487d6262; WORD $0x0000 // vbroadcastss 0xe26(%rip), %zmm25 # 0x3f24 <k_encode_q3_k_weighted+0x2624>
 	WORD $0x9066 // nop
 	LONG $0x487cf162; WORD $0x1428; BYTE $0x02 // vmovaps (%rdx,%rax), %zmm2
 	QUAD $0x01026c28487cf162 // vmovaps 0x40(%rdx,%rax), %zmm5
@@ -1941,7 +2067,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x4002ac7f48fdf162; WORD $0xffde; BYTE $0xff // vmovdqa64 %zmm5, -0x21c0(%rdx,%rax)
 	QUAD $0x0002947f48fdf162; WORD $0xffde; BYTE $0xff // vmovdqa64 %zmm2, -0x2200(%rdx,%rax)
 	LONG $0x80e88348 // subq $-0x80, %rax
-	WORD $0xaf75 // jne 0x2d40 <k_encode_q3_k_weighted+0x1800>
+	WORD $0xaf75 // jne 0x3100 <k_encode_q3_k_weighted+0x1800>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
@@ -1965,15 +2091,15 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00019429487cf162; WORD $0x0020; BYTE $0x00 // vmovaps %zmm2, 0x2000(%rcx,%rax)
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	WORD $0x8d75 // jne 0x2db0 <k_encode_q3_k_weighted+0x1870>
+	WORD $0x8d75 // jne 0x3170 <k_encode_q3_k_weighted+0x1870>
 	LONG $0x4034f162; WORD $0xd65e // vdivps %zmm6, %zmm25, %zmm2
 	LONG $0x4034d162; WORD $0xea5e // vdivps %zmm10, %zmm25, %zmm5
 	QUAD $0x3000b129487cf162; WORD $0x0000 // vmovaps %zmm6, 0x3000(%rcx)
 	QUAD $0x30409129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3040(%rcx)
-	QUAD $0x0d3f3518487df262; WORD $0x0000 // vbroadcastss 0xd3f(%rip), %zmm6 # 0x3b8c <k_encode_q3_k_weighted+0x264c>
+	QUAD $0x0cff3518487df262; WORD $0x0000 // vbroadcastss 0xcff(%rip), %zmm6 # 0x3f0c <k_encode_q3_k_weighted+0x260c>
 	LONG $0x481cf162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm6, %zmm12, %k1
 	LONG $0x480cf162; WORD $0xd6c2; BYTE $0x01 // vcmpltps %zmm6, %zmm14, %k2
-	QUAD $0x0d7f1518487d7262; WORD $0x0000 // vbroadcastss 0xd7f(%rip), %zmm10 # 0x3be4 <k_encode_q3_k_weighted+0x26a4>
+	QUAD $0x0d431518487d7262; WORD $0x0000 // vbroadcastss 0xd43(%rip), %zmm10 # 0x3f68 <k_encode_q3_k_weighted+0x2668>
 	LONG $0x4a55d262; WORD $0xf265 // vblendmps %zmm10, %zmm5, %zmm6 {%k2}
 	LONG $0x496d5262; WORD $0xd265 // vblendmps %zmm10, %zmm2, %zmm10 {%k1}
 	QUAD $0x31809129487c7162; WORD $0x0000 // vmovaps %zmm10, 0x3180(%rcx)
@@ -1983,9 +2109,9 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	QUAD $0x0d181558487d6262; WORD $0x0000 // vpbroadcastd 0xd18(%rip), %zmm26 # 0x3bbc <k_encode_q3_k_weighted+0x267c>
-	QUAD $0x0d122d10087e6162; WORD $0x0000 // vmovss 0xd12(%rip), %xmm29 # 0x3bc0 <k_encode_q3_k_weighted+0x2680>
-	QUAD $0x0d283d10087e6162; WORD $0x0000 // vmovss 0xd28(%rip), %xmm31 # 0x3be0 <k_encode_q3_k_weighted+0x26a0>
+	QUAD $0x0cdc1558487d6262; WORD $0x0000 // vpbroadcastd 0xcdc(%rip), %zmm26 # 0x3f40 <k_encode_q3_k_weighted+0x2640>
+	QUAD $0x0cd62d10087e6162; WORD $0x0000 // vmovss 0xcd6(%rip), %xmm29 # 0x3f44 <k_encode_q3_k_weighted+0x2644>
+	QUAD $0x0cec3d10087e6162; WORD $0x0000 // vmovss 0xcec(%rip), %xmm31 # 0x3f64 <k_encode_q3_k_weighted+0x2664>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	QUAD $0xc006bc5948545162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rax), %zmm5, %zmm15
 	QUAD $0x8006ac59486cc162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rax), %zmm2, %zmm21
@@ -2029,7 +2155,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x482c5162; WORD $0xd758 // vaddps %zmm15, %zmm10, %zmm10
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	LONG $0xfee1850f; WORD $0xffff // jne 0x2ec0 <k_encode_q3_k_weighted+0x1980>
+	LONG $0xfee1850f; WORD $0xffff // jne 0x3280 <k_encode_q3_k_weighted+0x1980>
 	LONG $0x482cd162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm10, %k1
 	LONG $0xc90cd162; WORD $0xd25e // vdivps %zmm10, %zmm14, %zmm2 {%k1} {z}
 	LONG $0x484cd162; WORD $0xcbc2; BYTE $0x04 // vcmpneqps %zmm11, %zmm6, %k1
@@ -2041,17 +2167,17 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x31009129487cf162; WORD $0x0000 // vmovaps %zmm2, 0x3100(%rcx)
 	QUAD $0x3140a929487cf162; WORD $0x0000 // vmovaps %zmm5, 0x3140(%rcx)
 	LONG $0xfffff7b8; BYTE $0xff // movl $0xfffffff7, %eax # imm = 0xFFFFFFF7
-	WORD $0x17eb // jmp 0x304b <k_encode_q3_k_weighted+0x1b0b>
+	WORD $0x17eb // jmp 0x340b <k_encode_q3_k_weighted+0x1b0b>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xc0ff // incl %eax
 	WORD $0xf883; BYTE $0x0a // cmpl $0xa, %eax
-	LONG $0x04b5840f; WORD $0x0000 // je 0x3500 <k_encode_q3_k_weighted+0x1fc0>
+	LONG $0x04b5840f; WORD $0x0000 // je 0x38c0 <k_encode_q3_k_weighted+0x1fc0>
 	WORD $0xc085 // testl %eax, %eax
-	WORD $0xf174 // je 0x3040 <k_encode_q3_k_weighted+0x1b00>
+	WORD $0xf174 // je 0x3400 <k_encode_q3_k_weighted+0x1b00>
 	LONG $0xd02afac5 // vcvtsi2ss %eax, %xmm0, %xmm2
 	LONG $0x086e9162; WORD $0xd559 // vmulss %xmm29, %xmm2, %xmm2
 	LONG $0x086e9162; WORD $0xd758 // vaddss %xmm31, %xmm2, %xmm2
-	QUAD $0x0b431557186cf162; WORD $0x0000 // vxorps 0xb43(%rip){1to4}, %xmm2, %xmm2 # 0x3bac <k_encode_q3_k_weighted+0x266c>
+	QUAD $0x0b071557186cf162; WORD $0x0000 // vxorps 0xb07(%rip){1to4}, %xmm2, %xmm2 # 0x3f30 <k_encode_q3_k_weighted+0x2630>
 	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
 	QUAD $0x3040a95e486cf162; WORD $0x0000 // vdivps 0x3040(%rcx), %zmm2, %zmm5
 	QUAD $0x3000b15e486c7162; WORD $0x0000 // vdivps 0x3000(%rcx), %zmm2, %zmm14
@@ -2061,7 +2187,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x001c0162; WORD $0xe457 // vxorps %xmm28, %xmm28, %xmm28
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0xf883; BYTE $0xfa // cmpl $-0x6, %eax
-	LONG $0x010c8f0f; WORD $0x0000 // jg 0x31b0 <k_encode_q3_k_weighted+0x1c70>
+	LONG $0x010c8f0f; WORD $0x0000 // jg 0x3570 <k_encode_q3_k_weighted+0x1c70>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	QUAD $0xc01694594854d162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rdx), %zmm5, %zmm2
 	QUAD $0x80169459480c5162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rdx), %zmm14, %zmm10
@@ -2097,11 +2223,11 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x482c6162; WORD $0xda58 // vaddps %zmm2, %zmm10, %zmm27
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x00fa8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rdx # imm = 0x800
-	LONG $0xff0f850f; WORD $0xffff // jne 0x30b0 <k_encode_q3_k_weighted+0x1b70>
-	LONG $0x00024be9; BYTE $0x00 // jmp 0x33f1 <k_encode_q3_k_weighted+0x1eb1>
+	LONG $0xff0f850f; WORD $0xffff // jne 0x3470 <k_encode_q3_k_weighted+0x1b70>
+	LONG $0x00024be9; BYTE $0x00 // jmp 0x37b1 <k_encode_q3_k_weighted+0x1eb1>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xf883; BYTE $0x05 // cmpl $0x5, %eax
-	LONG $0x01178d0f; WORD $0x0000 // jge 0x32d0 <k_encode_q3_k_weighted+0x1d90>
+	LONG $0x01178d0f; WORD $0x0000 // jge 0x3690 <k_encode_q3_k_weighted+0x1d90>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	QUAD $0x80169459480cd162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rdx), %zmm14, %zmm2
 	QUAD $0xc016945948545162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rdx), %zmm5, %zmm10
@@ -2141,8 +2267,8 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x486c4162; WORD $0xda58 // vaddps %zmm10, %zmm2, %zmm27
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x00fa8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rdx # imm = 0x800
-	LONG $0xfef7850f; WORD $0xffff // jne 0x31c0 <k_encode_q3_k_weighted+0x1c80>
-	LONG $0x000123e9; BYTE $0x00 // jmp 0x33f1 <k_encode_q3_k_weighted+0x1eb1>
+	LONG $0xfef7850f; WORD $0xffff // jne 0x3580 <k_encode_q3_k_weighted+0x1c80>
+	LONG $0x000123e9; BYTE $0x00 // jmp 0x37b1 <k_encode_q3_k_weighted+0x1eb1>
 	WORD $0x9066 // nop
 	QUAD $0xc01694594854d162; WORD $0xffdf; BYTE $0xff // vmulps -0x2040(%r14,%rdx), %zmm5, %zmm2
 	QUAD $0x80169459480c5162; WORD $0xffdf; BYTE $0xff // vmulps -0x2080(%r14,%rdx), %zmm14, %zmm10
@@ -2186,7 +2312,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x482c6162; WORD $0xda58 // vaddps %zmm2, %zmm10, %zmm27
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
 	LONG $0x00fa8148; WORD $0x0008; BYTE $0x00 // cmpq $0x800, %rdx # imm = 0x800
-	LONG $0xfedf850f; WORD $0xffff // jne 0x32d0 <k_encode_q3_k_weighted+0x1d90>
+	LONG $0xfedf850f; WORD $0xffff // jne 0x3690 <k_encode_q3_k_weighted+0x1d90>
 	LONG $0x48249162; WORD $0xc3c2; BYTE $0x01 // vcmpltps %zmm27, %zmm11, %k0
 	LONG $0x48249162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm30, %zmm11, %k1
 	LONG $0xc04bf4c5 // kunpckwd %k0, %k1, %k0
@@ -2201,7 +2327,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc94becc5 // kunpckwd %k1, %k2, %k1
 	LONG $0x41f5e1c4; BYTE $0xc8 // kandd %k0, %k1, %k1
 	LONG $0x98f9e1c4; BYTE $0xc9 // kortestd %k1, %k1
-	LONG $0xfbef840f; WORD $0xffff // je 0x3040 <k_encode_q3_k_weighted+0x1b00>
+	LONG $0xfbef840f; WORD $0xffff // je 0x3400 <k_encode_q3_k_weighted+0x1b00>
 	LONG $0x401c1162; WORD $0xe35e // vdivps %zmm27, %zmm28, %zmm12
 	LONG $0x484c1162; WORD $0xfe5e // vdivps %zmm30, %zmm6, %zmm15
 	LONG $0x3179e3c4; WORD $0x10d1 // kshiftrd $0x10, %k1, %k2
@@ -2223,7 +2349,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x497cc162; WORD $0xfe28 // vmovaps %zmm14, %zmm23 {%k1}
 	QUAD $0x3180b929487ce162; WORD $0x0000 // vmovaps %zmm23, 0x3180(%rcx)
 	QUAD $0x31c08129487c6162; WORD $0x0000 // vmovaps %zmm24, 0x31c0(%rcx)
-	LONG $0xfffb42e9; BYTE $0xff // jmp 0x3040 <k_encode_q3_k_weighted+0x1b00>
+	LONG $0xfffb42e9; BYTE $0xff // jmp 0x3400 <k_encode_q3_k_weighted+0x1b00>
 	WORD $0x9066 // nop
 	QUAD $0x31809128487cf162; WORD $0x0000 // vmovaps 0x3180(%rcx), %zmm2
 	QUAD $0x31c0a928487cf162; WORD $0x0000 // vmovaps 0x31c0(%rcx), %zmm5
@@ -2253,7 +2379,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0104647f48fd5162 // vmovdqa64 %zmm12, 0x40(%r12,%rax)
 	LONG $0x80e88348 // subq $-0x80, %rax
 	LONG $0x08003d48; WORD $0x0000 // cmpq $0x800, %rax # imm = 0x800
-	WORD $0x8d75 // jne 0x3550 <k_encode_q3_k_weighted+0x2010>
+	WORD $0x8d75 // jne 0x3910 <k_encode_q3_k_weighted+0x2010>
 	LONG $0x487d7362; WORD $0xd21d; BYTE $0x04 // vcvtps2ph $0x4, %zmm10, %ymm2
 	LONG $0x487df362; WORD $0xf51d; BYTE $0x04 // vcvtps2ph $0x4, %zmm6, %ymm5
 	LONG $0x487df262; WORD $0xed13 // vcvtph2ps %ymm5, %zmm5
@@ -2266,16 +2392,16 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	QUAD $0x00057325787962c4; BYTE $0x00 // vpbroadcastb 0x573(%rip), %xmm12 # 0x3b85 <k_encode_q3_k_weighted+0x2645>
-	QUAD $0x00056b35787962c4; BYTE $0x00 // vpbroadcastb 0x56b(%rip), %xmm14 # 0x3b86 <k_encode_q3_k_weighted+0x2646>
-	QUAD $0x0005633d787962c4; BYTE $0x00 // vpbroadcastb 0x563(%rip), %xmm15 # 0x3b87 <k_encode_q3_k_weighted+0x2647>
-	QUAD $0x055a2d78087de262; WORD $0x0000 // vpbroadcastb 0x55a(%rip), %xmm21 # 0x3b88 <k_encode_q3_k_weighted+0x2648>
-	QUAD $0x05513578087de262; WORD $0x0000 // vpbroadcastb 0x551(%rip), %xmm22 # 0x3b89 <k_encode_q3_k_weighted+0x2649>
-	QUAD $0x05483d78087de262; WORD $0x0000 // vpbroadcastb 0x548(%rip), %xmm23 # 0x3b8a <k_encode_q3_k_weighted+0x264a>
-	QUAD $0x05480518487d6262; WORD $0x0000 // vbroadcastss 0x548(%rip), %zmm24 # 0x3b94 <k_encode_q3_k_weighted+0x2654>
-	QUAD $0x05620d58487d6262; WORD $0x0000 // vpbroadcastd 0x562(%rip), %zmm25 # 0x3bb8 <k_encode_q3_k_weighted+0x2678>
-	QUAD $0x052b1578087d6262; WORD $0x0000 // vpbroadcastb 0x52b(%rip), %xmm26 # 0x3b8b <k_encode_q3_k_weighted+0x264b>
-	QUAD $0x05321d58487d6262; WORD $0x0000 // vpbroadcastd 0x532(%rip), %zmm27 # 0x3b9c <k_encode_q3_k_weighted+0x265c>
+	QUAD $0x00053325787962c4; BYTE $0x00 // vpbroadcastb 0x533(%rip), %xmm12 # 0x3f05 <k_encode_q3_k_weighted+0x2605>
+	QUAD $0x00052b35787962c4; BYTE $0x00 // vpbroadcastb 0x52b(%rip), %xmm14 # 0x3f06 <k_encode_q3_k_weighted+0x2606>
+	QUAD $0x0005233d787962c4; BYTE $0x00 // vpbroadcastb 0x523(%rip), %xmm15 # 0x3f07 <k_encode_q3_k_weighted+0x2607>
+	QUAD $0x051a2d78087de262; WORD $0x0000 // vpbroadcastb 0x51a(%rip), %xmm21 # 0x3f08 <k_encode_q3_k_weighted+0x2608>
+	QUAD $0x05113578087de262; WORD $0x0000 // vpbroadcastb 0x511(%rip), %xmm22 # 0x3f09 <k_encode_q3_k_weighted+0x2609>
+	QUAD $0x05083d78087de262; WORD $0x0000 // vpbroadcastb 0x508(%rip), %xmm23 # 0x3f0a <k_encode_q3_k_weighted+0x260a>
+	QUAD $0x05080518487d6262; WORD $0x0000 // vbroadcastss 0x508(%rip), %zmm24 # 0x3f14 <k_encode_q3_k_weighted+0x2614>
+	QUAD $0x05260d58487d6262; WORD $0x0000 // vpbroadcastd 0x526(%rip), %zmm25 # 0x3f3c <k_encode_q3_k_weighted+0x263c>
+	QUAD $0x04eb1578087d6262; WORD $0x0000 // vpbroadcastb 0x4eb(%rip), %xmm26 # 0x3f0b <k_encode_q3_k_weighted+0x260b>
+	QUAD $0x04f21d58487d6262; WORD $0x0000 // vpbroadcastd 0x4f2(%rip), %zmm27 # 0x3f1c <k_encode_q3_k_weighted+0x261c>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	QUAD $0x4a008194107aa1c4; WORD $0x0000 // vmovss 0x4a00(%rcx,%r8,4), %xmm2
 	LONG $0x1d79e3c4; WORD $0x04d2 // vcvtps2ph $0x4, %xmm2, %xmm2
@@ -2283,7 +2409,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4f894466; BYTE $0x6c // movw %r9w, 0x6c(%rdi)
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x58eb // jmp 0x36ea <k_encode_q3_k_weighted+0x21aa>
+	WORD $0x58eb // jmp 0x3aaa <k_encode_q3_k_weighted+0x21aa>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
 	LONG $0x4854f162; WORD $0xd25e // vdivps %zmm2, %zmm5, %zmm2
@@ -2293,11 +2419,11 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x486d9262; WORD $0xd33b // vpminud %zmm27, %zmm2, %zmm2
 	LONG $0x487ef262; WORD $0xd231 // vpmovdb %zmm2, %xmm2
 	LONG $0x086db162; WORD $0xd0fc // vpaddb %xmm16, %xmm2, %xmm2
-	QUAD $0x12c00c947f7a81c4; WORD $0x0000 // vmovdqu %xmm2, 0x12c0(%r12,%r9)
+	QUAD $0x30c00c947f7a81c4; WORD $0x0000 // vmovdqu %xmm2, 0x30c0(%r12,%r9)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x10c18349 // addq $0x10, %r9
 	LONG $0x00f98149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r9 # imm = 0x100
-	WORD $0x5674 // je 0x3740 <k_encode_q3_k_weighted+0x2200>
+	WORD $0x5674 // je 0x3b00 <k_encode_q3_k_weighted+0x2200>
 	LONG $0xce1c8b46 // movl (%rsi,%r9,8), %r11d
 	LONG $0xe07b8d45 // leal -0x20(%r11), %r15d
 	LONG $0x2a7ac1c4; BYTE $0xd7 // vcvtsi2ss %r15d, %xmm0, %xmm2
@@ -2305,13 +2431,13 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x145c8846; BYTE $0x10 // movb %r11b, 0x10(%rsp,%r10)
 	LONG $0x487cb162; WORD $0x2c10; BYTE $0x88 // vmovups (%rax,%r9,4), %zmm5
 	LONG $0x2e78c1c4; BYTE $0xd2 // vucomiss %xmm10, %xmm2
-	WORD $0x8c75 // jne 0x36a0 <k_encode_q3_k_weighted+0x2160>
-	WORD $0x8a7a // jp 0x36a0 <k_encode_q3_k_weighted+0x2160>
+	WORD $0x8c75 // jne 0x3a60 <k_encode_q3_k_weighted+0x2160>
+	WORD $0x8a7a // jp 0x3a60 <k_encode_q3_k_weighted+0x2160>
 	LONG $0x5854b162; WORD $0x1459; BYTE $0x92 // vmulps (%rdx,%r10,4){1to16}, %zmm5, %zmm2
 	LONG $0x486cf162; WORD $0xd45f // vmaxps %zmm4, %zmm2, %zmm2
 	LONG $0x486cf162; WORD $0xd75d // vminps %zmm7, %zmm2, %zmm2
 	LONG $0x486cd162; WORD $0xd058 // vaddps %zmm8, %zmm2, %zmm2
-	WORD $0x93eb // jmp 0x36c4 <k_encode_q3_k_weighted+0x2184>
+	WORD $0x93eb // jmp 0x3a84 <k_encode_q3_k_weighted+0x2184>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -2323,7 +2449,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f5c8846; BYTE $0x60 // movb %r11b, 0x60(%rdi,%r9)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x08f98349 // cmpq $0x8, %r9
-	WORD $0xdb75 // jne 0x3750 <k_encode_q3_k_weighted+0x2210>
+	WORD $0xdb75 // jne 0x3b10 <k_encode_q3_k_weighted+0x2210>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x54b60f46; WORD $0x100c // movzbl 0x10(%rsp,%r9), %r10d
@@ -2342,7 +2468,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f548846; BYTE $0x68 // movb %r10b, 0x68(%rdi,%r9)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x04f98349 // cmpq $0x4, %r9
-	WORD $0xb975 // jne 0x3780 <k_encode_q3_k_weighted+0x2240>
+	WORD $0xb975 // jne 0x3b40 <k_encode_q3_k_weighted+0x2240>
 	LONG $0x204f8d4c // leaq 0x20(%rdi), %r9
 	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
@@ -2366,11 +2492,11 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0010bd41; WORD $0x0000 // movl $0x10, %r13d
 	LONG $0x01c4f641 // testb $0x1, %r12b
 	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
-	WORD $0xb175 // jne 0x3800 <k_encode_q3_k_weighted+0x22c0>
+	WORD $0xb175 // jne 0x3bc0 <k_encode_q3_k_weighted+0x22c0>
 	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
 	LONG $0x01c2f641 // testb $0x1, %r10b
 	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
-	LONG $0xff7b850f; WORD $0xffff // jne 0x37e0 <k_encode_q3_k_weighted+0x22a0>
+	LONG $0xff7b850f; WORD $0xffff // jne 0x3ba0 <k_encode_q3_k_weighted+0x22a0>
 	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -2397,7 +2523,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	LONG $0x01c1f641 // testb $0x1, %r9b
 	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
-	LONG $0xff60850f; WORD $0xffff // jne 0x3870 <k_encode_q3_k_weighted+0x2330>
+	LONG $0xff60850f; WORD $0xffff // jne 0x3c30 <k_encode_q3_k_weighted+0x2330>
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x6ec78348 // addq $0x6e, %rdi
 	LONG $0x04c68348 // addq $0x4, %rsi
@@ -2406,7 +2532,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24443b4c; BYTE $0x48 // cmpq 0x48(%rsp), %r8
 	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
 	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	LONG $0xfd36850f; WORD $0xffff // jne 0x3670 <k_encode_q3_k_weighted+0x2130>
+	LONG $0xfd36850f; WORD $0xffff // jne 0x3a30 <k_encode_q3_k_weighted+0x2130>
 	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
 	LONG $0xf8428d48 // leaq -0x8(%rdx), %rax
 	LONG $0x00c58149; WORD $0x0020; BYTE $0x00 // addq $0x2000, %r13 # imm = 0x2000
@@ -2415,7 +2541,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0003703024448148; BYTE $0x00 // addq $0x370, 0x30(%rsp) # imm = 0x370
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0xdce18f0f; WORD $0xffff // jg 0x1650 <k_encode_q3_k_weighted+0x110>
+	LONG $0xdce18f0f; WORD $0xffff // jg 0x1a10 <k_encode_q3_k_weighted+0x110>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2487,56 +2613,20 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xf1 // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xf2ff // pushq %rdx
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xf3ff // pushq %rbx
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xf4ff // pushq %rsp
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xf5ff // pushq %rbp
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xf6ff // pushq %rsi
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xf7ff // pushq %rdi
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xf8ff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0xffff // <unknown>
-	WORD $0x00ff // incl (%rax)
+	QUAD $0x00000000000000cc; BYTE $0x00 // int3
+	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0008 // orb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0800 // addb %cl, (%rax)
+	WORD $0x0009 // orl %eax, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0900 // addb %cl, (%rcx)
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0400; BYTE $0x00 // addb %al, (%rax,%rax)
+	WORD $0x0004 // addb $0x0, %al
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -2580,13 +2670,12 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0100 // addb %al, (%rcx)
-	WORD $0x1008 // orb %dl, (%rax)
-	WORD $0x4020; BYTE $0x80 // andb %al, -0x80(%rax)
-	WORD $0xc030 // xorb %al, %al
-	WORD $0x0402; BYTE $0x0c // addb (%rsp,%rcx), %al
-	QUAD $0x0000000000000003; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // addl (%rax), %eax
-	LONG $0x00000000; WORD $0x0000
+	WORD $0x0400; BYTE $0x0c // addb %al, (%rsp,%rcx)
+	WORD $0x3003 // addl (%rax), %esi
+	WORD $0x02c0; BYTE $0x01 // rolb $0x1, (%rdx)
+	WORD $0x2008 // orb %ah, (%rax)
+	QUAD $0x0000000000008040; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // addb $0x0, (%rax)
+	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
@@ -2686,7 +2775,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x02c0; BYTE $0x01 // rolb $0x1, (%rdx)
 	WORD $0x1008 // orb %dl, (%rax)
 	WORD $0x4020; BYTE $0x80 // andb %al, -0x80(%rax)
-	WORD $0x1d7d // jge 0x3bab <k_encode_q3_k_weighted+0x266b>
+	WORD $0x1d7d // jge 0x3f2b <k_encode_q3_k_weighted+0x262b>
 	BYTE $0x90 // nop
 	WORD $0x0026; BYTE $0x00 // addb %al, %es:(%rax)
 	WORD $0xc080; BYTE $0xff // addb $-0x1, %al
@@ -2698,6 +2787,8 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb40 // lretl
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xc200 // addb %al, %dl
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x0020 // andb %al, (%rax)
 	WORD $0xffc0; BYTE $0x00 // sarb $0x0, %bh
 	WORD $0x0000 // addb %al, (%rax)
@@ -2717,7 +2808,7 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3fff // <unknown>
 	WORD $0xff00 // addb %bh, %bh
 	WORD $0xffff // <unknown>
-	WORD $0x007f // jg 0x3bd5 <k_encode_q3_k_weighted+0x2695>
+	WORD $0x007f // jg 0x3f59 <k_encode_q3_k_weighted+0x2659>
 	WORD $0x4000; BYTE $0x4b // addb %al, 0x4b(%rax)
 	BYTE $0x1f // <unknown>
 	WORD $0x4000; BYTE $0x00 // addb %al, (%rax)
@@ -2727,10 +2818,6 @@ TEXT ·encode_q3_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0042; BYTE $0x00 // addb %al, (%rax)
 	LONG $0xfffc7fc0 // sarb $0xff, -0x4(%rdi)
 	WORD $0xffff // <unknown>
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	WORD $0x0101 // addl %eax, (%rcx)
 	WORD $0x0101 // addl %eax, (%rcx)
 	WORD $0x0101 // addl %eax, (%rcx)

@@ -14,609 +14,738 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// encode_q3_k
-	WORD $0xf940100a // ldr x10, [x0, #0x20]
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x54004a6b // b.lt 0x954 <k_encode_q3_k+0x954>
-	WORD $0xd10443ff // sub sp, sp, #0x110
-	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
-	WORD $0x52829c08 // mov w8, #0x14e0 // =5344
-	WORD $0xa90c6ffe // stp x30, x27, [sp, #0xc0]
-	WORD $0x6f01d7e0 // mvni v0.4s, #0x3f, msl #16
-	WORD $0x4f04f602 // fmov v2.4s, #-4.00000000
-	WORD $0x4f00f504 // fmov v4.4s, #3.00000000
-	WORD $0x8b08003b // add x27, x1, x8
+	WORD $0xf940100d // ldr x13, [x0, #0x20]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54005a8b // b.lt 0xb58 <k_encode_q3_k+0xb58>
+	WORD $0xd10503ff // sub sp, sp, #0x140
+	WORD $0xa9134ff4 // stp x20, x19, [sp, #0x130]
+	WORD $0xa9405008 // ldp x8, x20, [x0]
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0x52829c09 // mov w9, #0x14e0 // =5344
+	WORD $0x4f03f600 // fmov v0.4s, #1.00000000
+	WORD $0x6f01d7f2 // mvni v18.4s, #0x3f, msl #16
+	WORD $0x5280006b // mov w11, #0x3 // =3
+	WORD $0x4f03d7e2 // movi v2.4s, #0x7f, msl #16
+	WORD $0xf9002fe8 // str x8, [sp, #0x58]
+	WORD $0x5283bc08 // mov w8, #0x1de0 // =7648
+	WORD $0x8b090150 // add x16, x10, x9
+	WORD $0x8b080146 // add x6, x10, x8
+	WORD $0x52821008 // mov w8, #0x1080 // =4224
+	WORD $0x52a96809 // mov w9, #0x4b400000 // =1262485504
+	WORD $0x8b080151 // add x17, x10, x8
 	WORD $0x52825008 // mov w8, #0x1280 // =4736
-	WORD $0x4f03d7e7 // movi v7.4s, #0x7f, msl #16
-	WORD $0x8b080030 // add x16, x1, x8
-	WORD $0x5283afa8 // mov w8, #0x1d7d // =7549
-	WORD $0x4f00e472 // movi v18.16b, #0x3
-	WORD $0x72a4d208 // movk w8, #0x2690, lsl #16
-	WORD $0x6ea0f801 // fneg v1.4s, v0.4s
-	WORD $0x4f00e593 // movi v19.16b, #0xc
+	WORD $0x4e040d21 // dup v1.4s, w9
+	WORD $0x8b080140 // add x0, x10, x8
+	WORD $0x52839c08 // mov w8, #0x1ce0 // =7392
+	WORD $0x528003e9 // mov w9, #0x1f // =31
+	WORD $0x8b080141 // add x1, x10, x8
+	WORD $0x321b43e8 // mov w8, #0x3fffe0 // =4194272
+	WORD $0x72a00809 // movk w9, #0x40, lsl #16
 	WORD $0x4e040d03 // dup v3.4s, w8
-	WORD $0x52a96808 // mov w8, #0x4b400000 // =1262485504
-	WORD $0x4f01e614 // movi v20.16b, #0x30
-	WORD $0x4e040d05 // dup v5.4s, w8
-	WORD $0x52b96808 // mov w8, #-0x34c00000 // =-884998144
-	WORD $0xa90d67fa // stp x26, x25, [sp, #0xd0]
-	WORD $0xa9402c1a // ldp x26, x11, [x0]
-	WORD $0x52821009 // mov w9, #0x1080 // =4224
-	WORD $0x4e040d1b // dup v27.4s, w8
-	WORD $0x1000ea88 // adr x8, 0x1dc0 <k_encode_q3_k_weighted+0x1468>
-	WORD $0x8b09002f // add x15, x1, x9
-	WORD $0x52839c09 // mov w9, #0x1ce0 // =7392
-	WORD $0x52800063 // mov w3, #0x3 // =3
-	WORD $0x3dc0011c // ldr q28, [x8]
-	WORD $0x528003e5 // mov w5, #0x1f // =31
-	WORD $0x52800406 // mov w6, #0x20 // =32
-	WORD $0x9120002c // add x12, x1, #0x800
-	WORD $0x9132002e // add x14, x1, #0xc80
-	WORD $0x8b090031 // add x17, x1, x9
-	WORD $0x91010020 // add x0, x1, #0x40
-	WORD $0x321e4fe2 // mov w2, #0x3ffffc // =4194300
-	WORD $0x72a00803 // movk w3, #0x40, lsl #16
-	WORD $0x72a00805 // movk w5, #0x40, lsl #16
-	WORD $0x72bff806 // movk w6, #0xffc0, lsl #16
-	WORD $0x910183e7 // add x7, sp, #0x60
-	WORD $0x6d073bef // stp d15, d14, [sp, #0x70]
-	WORD $0x6d0833ed // stp d13, d12, [sp, #0x80]
-	WORD $0x6d092beb // stp d11, d10, [sp, #0x90]
-	WORD $0x6d0a23e9 // stp d9, d8, [sp, #0xa0]
-	WORD $0xf9005bfd // str x29, [sp, #0xb0]
-	WORD $0xa90e5ff8 // stp x24, x23, [sp, #0xe0]
-	WORD $0xa90f57f6 // stp x22, x21, [sp, #0xf0]
-	WORD $0xa9104ff4 // stp x20, x19, [sp, #0x100]
-	WORD $0xf9000bfb // str x27, [sp, #0x10]
-	WORD $0xad016ffc // stp q28, q27, [sp, #0x20]
-	WORD $0xad020fe1 // stp q1, q3, [sp, #0x40]
-	WORD $0xf100215f // cmp x10, #0x8
+	WORD $0x52800408 // mov w8, #0x20 // =32
+	WORD $0x4e040d24 // dup v4.4s, w9
+	WORD $0x72bff808 // movk w8, #0xffc0, lsl #16
+	WORD $0x3d800be0 // str q0, [sp, #0x20]
+	WORD $0x4f00e486 // movi v6.16b, #0x4
+	WORD $0x321e4fe9 // mov w9, #0x3ffffc // =4194300
+	WORD $0x4f00e467 // movi v7.16b, #0x3
+	WORD $0x4f00e590 // movi v16.16b, #0xc
+	WORD $0x72a0080b // movk w11, #0x40, lsl #16
+	WORD $0x4f01e611 // movi v17.16b, #0x30
+	WORD $0x4f00e453 // movi v19.16b, #0x2
+	WORD $0x4f00e434 // movi v20.16b, #0x1
+	WORD $0x4f00e515 // movi v21.16b, #0x8
+	WORD $0x4f00e616 // movi v22.16b, #0x10
+	WORD $0x4f01e417 // movi v23.16b, #0x20
+	WORD $0x4f02e418 // movi v24.16b, #0x40
+	WORD $0x4f04e419 // movi v25.16b, #0x80
+	WORD $0x6ea0fa40 // fneg v0.4s, v18.4s
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x4e040d1a // dup v26.4s, w8
+	WORD $0x4e040d3d // dup v29.4s, w9
+	WORD $0x4e040d7e // dup v30.4s, w11
+	WORD $0x9120014c // add x12, x10, #0x800
+	WORD $0x9110014e // add x14, x10, #0x400
+	WORD $0x9132014f // add x15, x10, #0xc80
+	WORD $0x91010142 // add x2, x10, #0x40
+	WORD $0x9121e148 // add x8, x10, #0x878
+	WORD $0x910243e5 // add x5, sp, #0x90
+	WORD $0x52b96807 // mov w7, #-0x34c00000 // =-884998144
+	WORD $0x1000f6f3 // adr x19, 0x1fc0 <k_encode_q3_k_weighted+0x1464>
+	WORD $0x6d0a3bef // stp d15, d14, [sp, #0xa0]
+	WORD $0x6d0b33ed // stp d13, d12, [sp, #0xb0]
+	WORD $0x6d0c2beb // stp d11, d10, [sp, #0xc0]
+	WORD $0x6d0d23e9 // stp d9, d8, [sp, #0xd0]
+	WORD $0xf90073fd // str x29, [sp, #0xe0]
+	WORD $0xa90f6ffe // stp x30, x27, [sp, #0xf0]
+	WORD $0xa91067fa // stp x26, x25, [sp, #0x100]
+	WORD $0xa9115ff8 // stp x24, x23, [sp, #0x110]
+	WORD $0xa91257f6 // stp x22, x21, [sp, #0x120]
+	WORD $0x3d801fe0 // str q0, [sp, #0x70]
+	WORD $0xf90037e8 // str x8, [sp, #0x68]
+	WORD $0xad018fe4 // stp q4, q3, [sp, #0x30]
+	WORD $0x3d8007fa // str q26, [sp, #0x10]
+	WORD $0xf10021bf // cmp x13, #0x8
 	WORD $0x52800108 // mov w8, #0x8 // =8
-	WORD $0xf9000ffa // str x26, [sp, #0x18]
-	WORD $0x9a883153 // csel x19, x10, x8, lo
-	WORD $0x2a1f03f4 // mov w20, wzr
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xd37cee76 // lsl x22, x19, #4
-	WORD $0xaa1b03fa // mov x26, x27
-	WORD $0xf9005fea // str x10, [sp, #0xb8]
-	WORD $0xd10006d7 // sub x23, x22, #0x1
-	WORD $0xd1000ad8 // sub x24, x22, #0x2
-	WORD $0xd1000ed9 // sub x25, x22, #0x3
-	WORD $0x92400289 // and x9, x20, #0x1
-	WORD $0xd344feaa // lsr x10, x21, #4
+	WORD $0xf9002bed // str x13, [sp, #0x50]
+	WORD $0x9a8831ad // csel x13, x13, x8, lo
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0xd378dd29 // lsl x9, x9, #8
-	WORD $0x52800024 // mov w4, #0x1 // =1
-	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
-	WORD $0x8b0901db // add x27, x14, x9
-	WORD $0xaa150109 // orr x9, x8, x21
-	WORD $0x8b080808 // add x8, x0, x8, lsl #2
-	WORD $0xeb16013f // cmp x9, x22
-	WORD $0x9a97312a // csel x10, x9, x23, lo
-	WORD $0xeb19015f // cmp x10, x25
-	WORD $0x1a9fa7fe // cset w30, lt
-	WORD $0xeb18015f // cmp x10, x24
-	WORD $0x1a9fa7ed // cset w13, lt
-	WORD $0xeb17015f // cmp x10, x23
-	WORD $0x1a9fa7e9 // cset w9, lt
-	WORD $0xd37a7d29 // ubfiz x9, x9, #6, #32
-	WORD $0x8b0d193d // add x29, x9, x13, lsl #6
-	WORD $0x8b0a196d // add x13, x11, x10, lsl #6
-	WORD $0x8b1e1baa // add x10, x29, x30, lsl #6
-	WORD $0x2a0403fe // mov w30, w4
-	WORD $0x92800064 // mov x4, #-0x4 // =-4
-	WORD $0x3cfd69a1 // ldr q1, [x13, x29]
-	WORD $0x3dc001a3 // ldr q3, [x13]
-	WORD $0x91001084 // add x4, x4, #0x4
-	WORD $0x3ce969b0 // ldr q16, [x13, x9]
-	WORD $0x3cea69be // ldr q30, [x13, x10]
-	WORD $0x4ec1787f // zip2 v31.2d, v3.2d, v1.2d
-	WORD $0x6e180423 // mov v3.d[1], v1.d[0]
-	WORD $0xf100309f // cmp x4, #0xc
-	WORD $0x4ede7a08 // zip2 v8.2d, v16.2d, v30.2d
-	WORD $0x6e1807d0 // mov v16.d[1], v30.d[0]
-	WORD $0x910041ad // add x13, x13, #0x10
-	WORD $0x4e882be1 // trn1 v1.4s, v31.4s, v8.4s
-	WORD $0x4e90287e // trn1 v30.4s, v3.4s, v16.4s
-	WORD $0x4e906863 // trn2 v3.4s, v3.4s, v16.4s
-	WORD $0x4e886bf0 // trn2 v16.4s, v31.4s, v8.4s
-	WORD $0x3d800101 // str q1, [x8]
-	WORD $0x3c9c011e // stur q30, [x8, #-0x40]
-	WORD $0x3c9e0103 // stur q3, [x8, #-0x20]
-	WORD $0x3d800910 // str q16, [x8, #0x20]
-	WORD $0x91020108 // add x8, x8, #0x80
-	WORD $0x54fffd83 // b.lo 0x168 <k_encode_q3_k+0x168>
-	WORD $0x2a1f03e4 // mov w4, wzr
+	WORD $0xd37cedb8 // lsl x24, x13, #4
+	WORD $0xb82878c8 // str w8, [x6, x8, lsl #2]
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0xeb08031f // cmp x24, x8
+	WORD $0x54ffffa1 // b.ne 0x134 <k_encode_q3_k+0x134>
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x52800035 // mov w21, #0x1 // =1
+	WORD $0xf90033ed // str x13, [sp, #0x60]
+	WORD $0xf90047e8 // str x8, [sp, #0x88]
+	WORD $0x14000007 // b 0x170 <k_encode_q3_k+0x170>
+	WORD $0xf94033ed // ldr x13, [sp, #0x60]
+	WORD $0x2a1f03f5 // mov w21, wzr
+	WORD $0xf100031f // cmp x24, #0x0
+	WORD $0x528000a8 // mov w8, #0x5 // =5
+	WORD $0xf90047e8 // str x8, [sp, #0x88]
+	WORD $0x5400310d // b.le 0x78c <k_encode_q3_k+0x78c>
+	WORD $0xd37ef70b // lsl x11, x24, #2
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xf90077f8 // str x24, [sp, #0xe8]
+	WORD $0x8b060169 // add x9, x11, x6
+	WORD $0x8b0b00cb // add x11, x6, x11
+	WORD $0xb85fc129 // ldur w9, [x9, #-0x4]
+	WORD $0xb8286969 // str w9, [x11, x8]
+	WORD $0x91001108 // add x8, x8, #0x4
+	WORD $0xf100811f // cmp x8, #0x20
+	WORD $0x54ffffa1 // b.ne 0x188 <k_encode_q3_k+0x188>
+	WORD $0xf94077e8 // ldr x8, [sp, #0xe8]
+	WORD $0xb4002f88 // cbz x8, 0x78c <k_encode_q3_k+0x78c>
+	WORD $0xaa1f03f9 // mov x25, xzr
+	WORD $0xaa1f03f8 // mov x24, xzr
+	WORD $0xaa1003fa // mov x26, x16
+	WORD $0xaa0603fb // mov x27, x6
+	WORD $0x14000007 // b 0x1cc <k_encode_q3_k+0x1cc>
+	WORD $0xf94077e8 // ldr x8, [sp, #0xe8]
+	WORD $0x91002339 // add x25, x25, #0x8
+	WORD $0x9100837b // add x27, x27, #0x20
+	WORD $0x9102035a // add x26, x26, #0x80
+	WORD $0xeb08033f // cmp x25, x8
+	WORD $0x54fffc82 // b.hs 0x158 <k_encode_q3_k+0x158>
+	WORD $0x8b1908dd // add x29, x6, x25, lsl #2
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xaa0603f7 // mov x23, x6
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xd37ef504 // lsl x4, x8, #2
+	WORD $0x2a0b03e9 // mov w9, w11
+	WORD $0x92800068 // mov x8, #-0x4 // =-4
+	WORD $0xaa1403eb // mov x11, x20
+	WORD $0x8b04005e // add x30, x2, x4
+	WORD $0x3ce46ba0 // ldr q0, [x29, x4]
+	WORD $0x91001108 // add x8, x8, #0x4
+	WORD $0xf100311f // cmp x8, #0xc
+	WORD $0x4f26a41f // sshll2 v31.2d, v0.4s, #0x6
+	WORD $0x0f26a400 // sshll v0.2d, v0.2s, #0x6
+	WORD $0x4e183c06 // mov x6, v0.d[1]
+	WORD $0x4e183fe3 // mov x3, v31.d[1]
+	WORD $0x9e6603ed // fmov x13, d31
+	WORD $0x9e660016 // fmov x22, d0
+	WORD $0x3ced6960 // ldr q0, [x11, x13]
+	WORD $0x3cf6697f // ldr q31, [x11, x22]
+	WORD $0x3ce66968 // ldr q8, [x11, x6]
+	WORD $0x3ce36969 // ldr q9, [x11, x3]
+	WORD $0x9100416b // add x11, x11, #0x10
+	WORD $0x4ec07bea // zip2 v10.2d, v31.2d, v0.2d
+	WORD $0x4ec9790b // zip2 v11.2d, v8.2d, v9.2d
+	WORD $0x6e18041f // mov v31.d[1], v0.d[0]
+	WORD $0x6e180528 // mov v8.d[1], v9.d[0]
+	WORD $0x4e8b2940 // trn1 v0.4s, v10.4s, v11.4s
+	WORD $0x4e882be9 // trn1 v9.4s, v31.4s, v8.4s
+	WORD $0x4e886bff // trn2 v31.4s, v31.4s, v8.4s
+	WORD $0x4e8b6948 // trn2 v8.4s, v10.4s, v11.4s
+	WORD $0x3d8003c0 // str q0, [x30]
+	WORD $0x3c9c03c9 // stur q9, [x30, #-0x40]
+	WORD $0x3c9e03df // stur q31, [x30, #-0x20]
+	WORD $0x3d800bc8 // str q8, [x30, #0x20]
+	WORD $0x910203de // add x30, x30, #0x80
+	WORD $0x54fffca3 // b.lo 0x1f0 <k_encode_q3_k+0x1f0>
+	WORD $0x2a1f03eb // mov w11, wzr
 	WORD $0x52800088 // mov w8, #0x4 // =4
-	WORD $0x3707fb3e // tbnz w30, #0x0, 0x128 <k_encode_q3_k+0x128>
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
-	WORD $0x8b080029 // add x9, x1, x8
-	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0xad407d28 // ldp q8, q31, [x9]
-	WORD $0xf108011f // cmp x8, #0x200
-	WORD $0x4ebf1fe9 // mov v9.16b, v31.16b
-	WORD $0x4ea81d0a // mov v10.16b, v8.16b
-	WORD $0x6f047409 // bic v9.4s, #0x80, lsl #24
-	WORD $0x6f04740a // bic v10.4s, #0x80, lsl #24
-	WORD $0x6ebee52b // fcmgt v11.4s, v9.4s, v30.4s
-	WORD $0x6ea3e54c // fcmgt v12.4s, v10.4s, v3.4s
-	WORD $0x6eab1ff0 // bit v16.16b, v31.16b, v11.16b
-	WORD $0x6eac1d01 // bit v1.16b, v8.16b, v12.16b
-	WORD $0x6eab1d3e // bit v30.16b, v9.16b, v11.16b
-	WORD $0x6eac1d43 // bit v3.16b, v10.16b, v12.16b
-	WORD $0x54fffe41 // b.ne 0x1dc <k_encode_q3_k+0x1dc>
-	WORD $0x6e30fc50 // fdiv v16.4s, v2.4s, v16.4s
-	WORD $0x3dc017e6 // ldr q6, [sp, #0x50]
+	WORD $0x3707fba9 // tbnz w9, #0x0, 0x1dc <k_encode_q3_k+0x1dc>
+	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
 	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
-	WORD $0x6f00e40b // movi v11.2d, #0000000000000000
+	WORD $0xaa1f03e8 // mov x8, xzr
 	WORD $0x6f00e408 // movi v8.2d, #0000000000000000
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
-	WORD $0x6ebee4de // fcmgt v30.4s, v6.4s, v30.4s
-	WORD $0x6ea3e4c3 // fcmgt v3.4s, v6.4s, v3.4s
-	WORD $0x3dc013e6 // ldr q6, [sp, #0x40]
+	WORD $0x8b080149 // add x9, x10, x8
+	WORD $0x91008108 // add x8, x8, #0x20
+	WORD $0xad40012b // ldp q11, q0, [x9]
+	WORD $0xf108011f // cmp x8, #0x200
+	WORD $0x4ea01c0c // mov v12.16b, v0.16b
+	WORD $0x4eab1d6d // mov v13.16b, v11.16b
+	WORD $0x6f04740c // bic v12.4s, #0x80, lsl #24
+	WORD $0x6f04740d // bic v13.4s, #0x80, lsl #24
+	WORD $0x6ea9e58e // fcmgt v14.4s, v12.4s, v9.4s
+	WORD $0x6ea8e5af // fcmgt v15.4s, v13.4s, v8.4s
+	WORD $0x6eae1c0a // bit v10.16b, v0.16b, v14.16b
+	WORD $0x6eaf1d7f // bit v31.16b, v11.16b, v15.16b
+	WORD $0x6eae1d89 // bit v9.16b, v12.16b, v14.16b
+	WORD $0x6eaf1da8 // bit v8.16b, v13.16b, v15.16b
+	WORD $0x54fffe41 // b.ne 0x280 <k_encode_q3_k+0x280>
+	WORD $0x4f04f60b // fmov v11.4s, #-4.00000000
+	WORD $0x5283afa8 // mov w8, #0x1d7d // =7549
+	WORD $0x3dc01fe3 // ldr q3, [sp, #0x70]
+	WORD $0x72a4d208 // movk w8, #0x2690, lsl #16
 	WORD $0x52800209 // mov w9, #0x10 // =16
-	WORD $0xaa0103fd // mov x29, x1
-	WORD $0x6e21fc41 // fdiv v1.4s, v2.4s, v1.4s
-	WORD $0x6ebe1cd0 // bit v16.16b, v6.16b, v30.16b
-	WORD $0x3d83a430 // str q16, [x1, #0xe90]
-	WORD $0x6ea31cc1 // bit v1.16b, v6.16b, v3.16b
-	WORD $0x3d83a021 // str q1, [x1, #0xe80]
+	WORD $0xaa0a03e4 // mov x4, x10
+	WORD $0xaa1703e6 // mov x6, x23
+	WORD $0x6e2afd60 // fdiv v0.4s, v11.4s, v10.4s
+	WORD $0x4e040d0a // dup v10.4s, w8
+	WORD $0x6ea8e548 // fcmgt v8.4s, v10.4s, v8.4s
+	WORD $0x6ea9e549 // fcmgt v9.4s, v10.4s, v9.4s
+	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
+	WORD $0x4ea81d0c // mov v12.16b, v8.16b
+	WORD $0x6f00e408 // movi v8.2d, #0000000000000000
+	WORD $0x6e3ffd7f // fdiv v31.4s, v11.4s, v31.4s
+	WORD $0x6ea91c60 // bit v0.16b, v3.16b, v9.16b
+	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
+	WORD $0x3d83a540 // str q0, [x10, #0xe90]
+	WORD $0x6e7f1c6c // bsl v12.16b, v3.16b, v31.16b
+	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0x3d83a14c // str q12, [x10, #0xe80]
+	WORD $0x4f00f503 // fmov v3.4s, #3.00000000
+	WORD $0x4e040cfc // dup v28.4s, w7
+	WORD $0xad40308d // ldp q13, q12, [x4]
+	WORD $0x3dc3a540 // ldr q0, [x10, #0xe90]
+	WORD $0x3dc3a14e // ldr q14, [x10, #0xe80]
 	WORD $0xf1000529 // subs x9, x9, #0x1
-	WORD $0xad400fb0 // ldp q16, q3, [x29]
-	WORD $0x3dc3a421 // ldr q1, [x1, #0xe90]
-	WORD $0x3dc3a03e // ldr q30, [x1, #0xe80]
-	WORD $0x6e23dc3f // fmul v31.4s, v1.4s, v3.4s
-	WORD $0x6e30dfcc // fmul v12.4s, v30.4s, v16.4s
-	WORD $0x4e21e421 // fcmeq v1.4s, v1.4s, v1.4s
-	WORD $0x6e23dc6f // fmul v15.4s, v3.4s, v3.4s
-	WORD $0x4e3ee7de // fcmeq v30.4s, v30.4s, v30.4s
-	WORD $0x6e30de15 // fmul v21.4s, v16.4s, v16.4s
-	WORD $0x4e22c7ff // fmaxnm v31.4s, v31.4s, v2.4s
-	WORD $0x4e22c58c // fmaxnm v12.4s, v12.4s, v2.4s
-	WORD $0x4e211de1 // and v1.16b, v15.16b, v1.16b
-	WORD $0x4e3e1eb5 // and v21.16b, v21.16b, v30.16b
-	WORD $0x4e25d7ed // fadd v13.4s, v31.4s, v5.4s
-	WORD $0x4e25d58e // fadd v14.4s, v12.4s, v5.4s
-	WORD $0x6ebfe49f // fcmgt v31.4s, v4.4s, v31.4s
-	WORD $0x6eace48c // fcmgt v12.4s, v4.4s, v12.4s
-	WORD $0x6e21dc63 // fmul v3.4s, v3.4s, v1.4s
-	WORD $0x6e35de10 // fmul v16.4s, v16.4s, v21.4s
-	WORD $0x3d8107a1 // str q1, [x29, #0x410]
-	WORD $0x3d8103b5 // str q21, [x29, #0x400]
-	WORD $0x4e3bd5ad // fadd v13.4s, v13.4s, v27.4s
-	WORD $0x4e3bd5ce // fadd v14.4s, v14.4s, v27.4s
-	WORD $0x6e641dcc // bsl v12.16b, v14.16b, v4.16b
-	WORD $0x6e641dbf // bsl v31.16b, v13.16b, v4.16b
-	WORD $0x6e3fdc3e // fmul v30.4s, v1.4s, v31.4s
-	WORD $0x6e2cdead // fmul v13.4s, v21.4s, v12.4s
-	WORD $0x6e3fdc63 // fmul v3.4s, v3.4s, v31.4s
-	WORD $0x6e2cde10 // fmul v16.4s, v16.4s, v12.4s
-	WORD $0x3d8207bf // str q31, [x29, #0x810]
-	WORD $0x3d8203ac // str q12, [x29, #0x800]
-	WORD $0x910083bd // add x29, x29, #0x20
-	WORD $0x6e2ddd8d // fmul v13.4s, v12.4s, v13.4s
-	WORD $0x6e3edffe // fmul v30.4s, v31.4s, v30.4s
-	WORD $0x4e23d56b // fadd v11.4s, v11.4s, v3.4s
-	WORD $0x4e30d54a // fadd v10.4s, v10.4s, v16.4s
-	WORD $0x4e3ed529 // fadd v9.4s, v9.4s, v30.4s
-	WORD $0x4e2dd508 // fadd v8.4s, v8.4s, v13.4s
-	WORD $0x54fffb21 // b.ne 0x258 <k_encode_q3_k+0x258>
-	WORD $0x2a1f03fd // mov w29, wzr
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x5280021e // mov w30, #0x10 // =16
-	WORD $0xaa0103e9 // mov x9, x1
-	WORD $0x3d83a421 // str q1, [x1, #0xe90]
-	WORD $0x3d83a021 // str q1, [x1, #0xe80]
-	WORD $0xf10007de // subs x30, x30, #0x1
-	WORD $0x3dc2052c // ldr q12, [x9, #0x810]
-	WORD $0x3dc1052e // ldr q14, [x9, #0x410]
-	WORD $0x3dc2012d // ldr q13, [x9, #0x800]
-	WORD $0xad400d35 // ldp q21, q3, [x9]
-	WORD $0x3dc10136 // ldr q22, [x9, #0x400]
-	WORD $0x6e2edd81 // fmul v1.4s, v12.4s, v14.4s
-	WORD $0x6e36ddbf // fmul v31.4s, v13.4s, v22.4s
-	WORD $0x6e23ddd0 // fmul v16.4s, v14.4s, v3.4s
-	WORD $0x6e35ded7 // fmul v23.4s, v22.4s, v21.4s
-	WORD $0x6e21dd81 // fmul v1.4s, v12.4s, v1.4s
-	WORD $0x6e30dd9e // fmul v30.4s, v12.4s, v16.4s
-	WORD $0x4ea1d521 // fsub v1.4s, v9.4s, v1.4s
-	WORD $0x4ebed56f // fsub v15.4s, v11.4s, v30.4s
-	WORD $0x6e3fddbe // fmul v30.4s, v13.4s, v31.4s
-	WORD $0x6e21dc63 // fmul v3.4s, v3.4s, v1.4s
-	WORD $0x4ebed518 // fsub v24.4s, v8.4s, v30.4s
-	WORD $0x4e040c5e // dup v30.4s, w2
-	WORD $0x6e2ffc7f // fdiv v31.4s, v3.4s, v15.4s
-	WORD $0x6e37dda3 // fmul v3.4s, v13.4s, v23.4s
-	WORD $0x6e38deb5 // fmul v21.4s, v21.4s, v24.4s
-	WORD $0x4ea3d543 // fsub v3.4s, v10.4s, v3.4s
-	WORD $0x6e23feb5 // fdiv v21.4s, v21.4s, v3.4s
-	WORD $0x4e25d7f9 // fadd v25.4s, v31.4s, v5.4s
-	WORD $0x4e040c7f // dup v31.4s, w3
-	WORD $0x4e271f39 // and v25.16b, v25.16b, v7.16b
-	WORD $0x6ebe373a // cmhi v26.4s, v25.4s, v30.4s
-	WORD $0x6ebf6f39 // umin v25.4s, v25.4s, v31.4s
-	WORD $0x4e25d6b5 // fadd v21.4s, v21.4s, v5.4s
-	WORD $0x6e205b51 // mvn v17.16b, v26.16b
-	WORD $0x4ea08739 // add v25.4s, v25.4s, v0.4s
-	WORD $0x6f001471 // bic v17.4s, #0x3
-	WORD $0x4e271eb5 // and v21.16b, v21.16b, v7.16b
-	WORD $0x4e3a1f39 // and v25.16b, v25.16b, v26.16b
-	WORD $0x6ebf6ebb // umin v27.4s, v21.4s, v31.4s
-	WORD $0x6ebe36b5 // cmhi v21.4s, v21.4s, v30.4s
-	WORD $0x4eb11f31 // orr v17.16b, v25.16b, v17.16b
-	WORD $0x6e2add59 // fmul v25.4s, v10.4s, v10.4s
-	WORD $0x6e205aa6 // mvn v6.16b, v21.16b
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4ea0877b // add v27.4s, v27.4s, v0.4s
-	WORD $0x6f001466 // bic v6.4s, #0x3
-	WORD $0x4e351f75 // and v21.16b, v27.16b, v21.16b
-	WORD $0x6e31de10 // fmul v16.4s, v16.4s, v17.4s
-	WORD $0x4ea0c9fb // fcmgt v27.4s, v15.4s, #0.0
-	WORD $0x4e31e59d // fcmeq v29.4s, v12.4s, v17.4s
-	WORD $0x4ea61ea6 // orr v6.16b, v21.16b, v6.16b
-	WORD $0x4e30d5f0 // fadd v16.4s, v15.4s, v16.4s
-	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
-	WORD $0x6e30de1a // fmul v26.4s, v16.4s, v16.4s
-	WORD $0x6e26ded5 // fmul v21.4s, v22.4s, v6.4s
-	WORD $0x6e31ddd6 // fmul v22.4s, v14.4s, v17.4s
-	WORD $0x6e26def7 // fmul v23.4s, v23.4s, v6.4s
-	WORD $0x4e26e5bc // fcmeq v28.4s, v13.4s, v6.4s
-	WORD $0x6e3add3a // fmul v26.4s, v9.4s, v26.4s
-	WORD $0x6e31ded6 // fmul v22.4s, v22.4s, v17.4s
-	WORD $0x6e26deb5 // fmul v21.4s, v21.4s, v6.4s
-	WORD $0x4e37d477 // fadd v23.4s, v3.4s, v23.4s
-	WORD $0x4ea0c863 // fcmgt v3.4s, v3.4s, #0.0
-	WORD $0x4e35d715 // fadd v21.4s, v24.4s, v21.4s
-	WORD $0x4e36d436 // fadd v22.4s, v1.4s, v22.4s
-	WORD $0x6e37dee1 // fmul v1.4s, v23.4s, v23.4s
-	WORD $0x6e2bdd78 // fmul v24.4s, v11.4s, v11.4s
-	WORD $0x4e5b1863 // uzp1 v3.8h, v3.8h, v27.8h
-	WORD $0x4ea0cace // fcmgt v14.4s, v22.4s, #0.0
-	WORD $0x4ea0caaf // fcmgt v15.4s, v21.4s, #0.0
-	WORD $0x6e21dd01 // fmul v1.4s, v8.4s, v1.4s
-	WORD $0x6e35df39 // fmul v25.4s, v25.4s, v21.4s
-	WORD $0x6e36df18 // fmul v24.4s, v24.4s, v22.4s
-	WORD $0x4e4e19fb // uzp1 v27.8h, v15.8h, v14.8h
-	WORD $0x6eb8e758 // fcmgt v24.4s, v26.4s, v24.4s
-	WORD $0x6eb9e421 // fcmgt v1.4s, v1.4s, v25.4s
-	WORD $0x4e5d1b99 // uzp1 v25.8h, v28.8h, v29.8h
-	WORD $0x4e3b1c63 // and v3.16b, v3.16b, v27.16b
-	WORD $0x4e581821 // uzp1 v1.8h, v1.8h, v24.8h
-	WORD $0x4e791c63 // bic v3.16b, v3.16b, v25.16b
-	WORD $0x4e211c61 // and v1.16b, v3.16b, v1.16b
-	WORD $0x0e212821 // xtn v1.8b, v1.8h
-	WORD $0x0e003823 // zip1 v3.8b, v1.8b, v0.8b
-	WORD $0x0e007821 // zip2 v1.8b, v1.8b, v0.8b
-	WORD $0x2f10a463 // ushll v3.4s, v3.4h, #0x0
-	WORD $0x2f10a421 // ushll v1.4s, v1.4h, #0x0
-	WORD $0x4f3f5463 // shl v3.4s, v3.4s, #0x1f
-	WORD $0x4f3f5421 // shl v1.4s, v1.4s, #0x1f
-	WORD $0x4ea0a863 // cmlt v3.4s, v3.4s, #0
-	WORD $0x4ea0a838 // cmlt v24.4s, v1.4s, #0
-	WORD $0x4ea31c61 // mov v1.16b, v3.16b
-	WORD $0x6eb81e0b // bit v11.16b, v16.16b, v24.16b
-	WORD $0x6ea31eea // bit v10.16b, v23.16b, v3.16b
-	WORD $0x6eb81ec9 // bit v9.16b, v22.16b, v24.16b
-	WORD $0x6ea31ea8 // bit v8.16b, v21.16b, v3.16b
-	WORD $0x6e6d1cc1 // bsl v1.16b, v6.16b, v13.16b
-	WORD $0x4eb81f06 // mov v6.16b, v24.16b
-	WORD $0x6e6c1e26 // bsl v6.16b, v17.16b, v12.16b
-	WORD $0x3d820121 // str q1, [x9, #0x800]
-	WORD $0x3d820526 // str q6, [x9, #0x810]
+	WORD $0x6e2cdc0f // fmul v15.4s, v0.4s, v12.4s
+	WORD $0x6e2dddc5 // fmul v5.4s, v14.4s, v13.4s
+	WORD $0x4e20e400 // fcmeq v0.4s, v0.4s, v0.4s
+	WORD $0x4e2ee5ce // fcmeq v14.4s, v14.4s, v14.4s
+	WORD $0x6e2dddb4 // fmul v20.4s, v13.4s, v13.4s
+	WORD $0x4e2bc5ef // fmaxnm v15.4s, v15.4s, v11.4s
+	WORD $0x4e2bc4a5 // fmaxnm v5.4s, v5.4s, v11.4s
+	WORD $0x4e21d5e4 // fadd v4.4s, v15.4s, v1.4s
+	WORD $0x4e21d4b3 // fadd v19.4s, v5.4s, v1.4s
+	WORD $0x6eafe46f // fcmgt v15.4s, v3.4s, v15.4s
+	WORD $0x6ea5e465 // fcmgt v5.4s, v3.4s, v5.4s
+	WORD $0x4e3cd484 // fadd v4.4s, v4.4s, v28.4s
+	WORD $0x4e3cd673 // fadd v19.4s, v19.4s, v28.4s
+	WORD $0x6e2cdd9c // fmul v28.4s, v12.4s, v12.4s
+	WORD $0x6e631e65 // bsl v5.16b, v19.16b, v3.16b
+	WORD $0x6eaf1c83 // bit v3.16b, v4.16b, v15.16b
+	WORD $0x4e201f80 // and v0.16b, v28.16b, v0.16b
+	WORD $0x4e2e1e84 // and v4.16b, v20.16b, v14.16b
+	WORD $0x6e20dd93 // fmul v19.4s, v12.4s, v0.4s
+	WORD $0x3d810480 // str q0, [x4, #0x410]
+	WORD $0x6e24ddb4 // fmul v20.4s, v13.4s, v4.4s
+	WORD $0x6e23dc1c // fmul v28.4s, v0.4s, v3.4s
+	WORD $0x6e25dc8c // fmul v12.4s, v4.4s, v5.4s
+	WORD $0x3d810084 // str q4, [x4, #0x400]
+	WORD $0x3d820483 // str q3, [x4, #0x810]
+	WORD $0x6e23de73 // fmul v19.4s, v19.4s, v3.4s
+	WORD $0x3d820085 // str q5, [x4, #0x800]
+	WORD $0x91008084 // add x4, x4, #0x20
+	WORD $0x6e25de94 // fmul v20.4s, v20.4s, v5.4s
+	WORD $0x6e2cdcac // fmul v12.4s, v5.4s, v12.4s
+	WORD $0x6e3cdc7c // fmul v28.4s, v3.4s, v28.4s
+	WORD $0x4e33d508 // fadd v8.4s, v8.4s, v19.4s
+	WORD $0x4e34d7ff // fadd v31.4s, v31.4s, v20.4s
+	WORD $0x4e3cd54a // fadd v10.4s, v10.4s, v28.4s
+	WORD $0x4e2cd529 // fadd v9.4s, v9.4s, v12.4s
+	WORD $0x54fffae1 // b.ne 0x310 <k_encode_q3_k+0x310>
+	WORD $0xf94047fe // ldr x30, [sp, #0x88]
+	WORD $0x52800204 // mov w4, #0x10 // =16
+	WORD $0xaa0a03e9 // mov x9, x10
+	WORD $0x3d83a55b // str q27, [x10, #0xe90]
+	WORD $0x3d83a15b // str q27, [x10, #0xe80]
+	WORD $0xf1000484 // subs x4, x4, #0x1
+	WORD $0xad400d24 // ldp q4, q3, [x9]
+	WORD $0x3dc1052d // ldr q13, [x9, #0x410]
+	WORD $0x3dc2052b // ldr q11, [x9, #0x810]
+	WORD $0x3dc2012c // ldr q12, [x9, #0x800]
+	WORD $0x3dc10133 // ldr q19, [x9, #0x400]
+	WORD $0x6e23dda5 // fmul v5.4s, v13.4s, v3.4s
+	WORD $0x6e2ddd60 // fmul v0.4s, v11.4s, v13.4s
+	WORD $0x6e33dd9c // fmul v28.4s, v12.4s, v19.4s
+	WORD $0x6e25dd74 // fmul v20.4s, v11.4s, v5.4s
+	WORD $0x6e20dd60 // fmul v0.4s, v11.4s, v0.4s
+	WORD $0x6e3cdd9c // fmul v28.4s, v12.4s, v28.4s
+	WORD $0x4eb4d50e // fsub v14.4s, v8.4s, v20.4s
+	WORD $0x6e24de74 // fmul v20.4s, v19.4s, v4.4s
+	WORD $0x4ea0d540 // fsub v0.4s, v10.4s, v0.4s
+	WORD $0x4ebcd53c // fsub v28.4s, v9.4s, v28.4s
+	WORD $0x6e34dd8f // fmul v15.4s, v12.4s, v20.4s
+	WORD $0x6e20dc63 // fmul v3.4s, v3.4s, v0.4s
+	WORD $0x6e3cdc84 // fmul v4.4s, v4.4s, v28.4s
+	WORD $0x4eafd7ef // fsub v15.4s, v31.4s, v15.4s
+	WORD $0x6e2efc63 // fdiv v3.4s, v3.4s, v14.4s
+	WORD $0x6e2ffc84 // fdiv v4.4s, v4.4s, v15.4s
+	WORD $0x4e21d463 // fadd v3.4s, v3.4s, v1.4s
+	WORD $0x4e221c63 // and v3.16b, v3.16b, v2.16b
+	WORD $0x6ebd3475 // cmhi v21.4s, v3.4s, v29.4s
+	WORD $0x6ebe6c63 // umin v3.4s, v3.4s, v30.4s
+	WORD $0x4e21d484 // fadd v4.4s, v4.4s, v1.4s
+	WORD $0x6e205ab7 // mvn v23.16b, v21.16b
+	WORD $0x4eb28463 // add v3.4s, v3.4s, v18.4s
+	WORD $0x6f001477 // bic v23.4s, #0x3
+	WORD $0x4e221c84 // and v4.16b, v4.16b, v2.16b
+	WORD $0x4e351c63 // and v3.16b, v3.16b, v21.16b
+	WORD $0x6ebe6c96 // umin v22.4s, v4.4s, v30.4s
+	WORD $0x6ebd3484 // cmhi v4.4s, v4.4s, v29.4s
+	WORD $0x4eb71c63 // orr v3.16b, v3.16b, v23.16b
+	WORD $0x6e3fdff7 // fmul v23.4s, v31.4s, v31.4s
+	WORD $0x6e205898 // mvn v24.16b, v4.16b
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4eb286d6 // add v22.4s, v22.4s, v18.4s
+	WORD $0x6f001478 // bic v24.4s, #0x3
+	WORD $0x4e241ec4 // and v4.16b, v22.16b, v4.16b
+	WORD $0x6e23ddb5 // fmul v21.4s, v13.4s, v3.4s
+	WORD $0x6e23dca5 // fmul v5.4s, v5.4s, v3.4s
+	WORD $0x6e28dd16 // fmul v22.4s, v8.4s, v8.4s
+	WORD $0x4ea0c9ed // fcmgt v13.4s, v15.4s, #0.0
+	WORD $0x4e23e579 // fcmeq v25.4s, v11.4s, v3.4s
+	WORD $0x4eb81c84 // orr v4.16b, v4.16b, v24.16b
+	WORD $0x6e23deb5 // fmul v21.4s, v21.4s, v3.4s
+	WORD $0x4e25d5c5 // fadd v5.4s, v14.4s, v5.4s
+	WORD $0x4e21d884 // scvtf v4.4s, v4.4s
+	WORD $0x4e35d400 // fadd v0.4s, v0.4s, v21.4s
+	WORD $0x6e25dcb8 // fmul v24.4s, v5.4s, v5.4s
+	WORD $0x6e24de73 // fmul v19.4s, v19.4s, v4.4s
+	WORD $0x6e24de94 // fmul v20.4s, v20.4s, v4.4s
+	WORD $0x4e24e59a // fcmeq v26.4s, v12.4s, v4.4s
+	WORD $0x6e38dd58 // fmul v24.4s, v10.4s, v24.4s
+	WORD $0x6e20ded6 // fmul v22.4s, v22.4s, v0.4s
+	WORD $0x6e24de73 // fmul v19.4s, v19.4s, v4.4s
+	WORD $0x4e34d5f4 // fadd v20.4s, v15.4s, v20.4s
+	WORD $0x6eb6e716 // fcmgt v22.4s, v24.4s, v22.4s
+	WORD $0x4e33d793 // fadd v19.4s, v28.4s, v19.4s
+	WORD $0x6e34de95 // fmul v21.4s, v20.4s, v20.4s
+	WORD $0x4ea0c9dc // fcmgt v28.4s, v14.4s, #0.0
+	WORD $0x4ea0c80e // fcmgt v14.4s, v0.4s, #0.0
+	WORD $0x4ea0ca6f // fcmgt v15.4s, v19.4s, #0.0
+	WORD $0x6e35dd35 // fmul v21.4s, v9.4s, v21.4s
+	WORD $0x6e33def7 // fmul v23.4s, v23.4s, v19.4s
+	WORD $0x4e5c19bc // uzp1 v28.8h, v13.8h, v28.8h
+	WORD $0x4e4e19ed // uzp1 v13.8h, v15.8h, v14.8h
+	WORD $0x6eb7e6b5 // fcmgt v21.4s, v21.4s, v23.4s
+	WORD $0x4e591b57 // uzp1 v23.8h, v26.8h, v25.8h
+	WORD $0x4e2d1f98 // and v24.16b, v28.16b, v13.16b
+	WORD $0x4e561ab5 // uzp1 v21.8h, v21.8h, v22.8h
+	WORD $0x4e771f16 // bic v22.16b, v24.16b, v23.16b
+	WORD $0x4e351ed5 // and v21.16b, v22.16b, v21.16b
+	WORD $0x0e212ab5 // xtn v21.8b, v21.8h
+	WORD $0x0e003ab6 // zip1 v22.8b, v21.8b, v0.8b
+	WORD $0x0e007ab5 // zip2 v21.8b, v21.8b, v0.8b
+	WORD $0x2f10a6d6 // ushll v22.4s, v22.4h, #0x0
+	WORD $0x2f10a6b5 // ushll v21.4s, v21.4h, #0x0
+	WORD $0x4f3f56d6 // shl v22.4s, v22.4s, #0x1f
+	WORD $0x4f3f56b5 // shl v21.4s, v21.4s, #0x1f
+	WORD $0x4ea0aad6 // cmlt v22.4s, v22.4s, #0
+	WORD $0x4ea0aab5 // cmlt v21.4s, v21.4s, #0
+	WORD $0x6ef61d84 // bif v4.16b, v12.16b, v22.16b
+	WORD $0x6ef51d63 // bif v3.16b, v11.16b, v21.16b
+	WORD $0x6eb51ca8 // bit v8.16b, v5.16b, v21.16b
+	WORD $0x6eb61e9f // bit v31.16b, v20.16b, v22.16b
+	WORD $0x6eb51c0a // bit v10.16b, v0.16b, v21.16b
+	WORD $0x6eb61e69 // bit v9.16b, v19.16b, v22.16b
+	WORD $0x3d820124 // str q4, [x9, #0x800]
+	WORD $0x3d820523 // str q3, [x9, #0x810]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x3dc3a421 // ldr q1, [x1, #0xe90]
-	WORD $0x3dc3a026 // ldr q6, [x1, #0xe80]
-	WORD $0x4eb81c21 // orr v1.16b, v1.16b, v24.16b
-	WORD $0x4ea31cc3 // orr v3.16b, v6.16b, v3.16b
-	WORD $0x3d83a421 // str q1, [x1, #0xe90]
-	WORD $0x3d83a023 // str q3, [x1, #0xe80]
-	WORD $0x54fff321 // b.ne 0x310 <k_encode_q3_k+0x310>
-	WORD $0x4ea11c61 // orr v1.16b, v3.16b, v1.16b
-	WORD $0x6e014023 // ext v3.16b, v1.16b, v1.16b, #0x8
-	WORD $0x0ea31c21 // orr v1.8b, v1.8b, v3.8b
-	WORD $0x9e660028 // fmov x8, d1
+	WORD $0x3dc3a543 // ldr q3, [x10, #0xe90]
+	WORD $0x3dc3a144 // ldr q4, [x10, #0xe80]
+	WORD $0x4eb51c6b // orr v11.16b, v3.16b, v21.16b
+	WORD $0x4eb61c8c // orr v12.16b, v4.16b, v22.16b
+	WORD $0x3d83a54b // str q11, [x10, #0xe90]
+	WORD $0x3d83a14c // str q12, [x10, #0xe80]
+	WORD $0x54fff3a1 // b.ne 0x3cc <k_encode_q3_k+0x3cc>
+	WORD $0x4eab1d80 // orr v0.16b, v12.16b, v11.16b
+	WORD $0x6e004003 // ext v3.16b, v0.16b, v0.16b, #0x8
+	WORD $0x0ea31c00 // orr v0.8b, v0.8b, v3.8b
+	WORD $0x9e660008 // fmov x8, d0
 	WORD $0xd360fd09 // lsr x9, x8, #32
 	WORD $0x2a090108 // orr w8, w8, w9
 	WORD $0x7100011f // cmp w8, #0x0
-	WORD $0x7a441ba2 // ccmp w29, #0x4, #0x2, ne
-	WORD $0x110007bd // add w29, w29, #0x1
-	WORD $0x54fff143 // b.lo 0x2fc <k_encode_q3_k+0x2fc>
-	WORD $0x6e28fd41 // fdiv v1.4s, v10.4s, v8.4s
-	WORD $0x3dc00bfc // ldr q28, [sp, #0x20]
+	WORD $0xfa411bc4 // ccmp x30, #0x1, #0x4, ne
+	WORD $0xd10007de // sub x30, x30, #0x1
+	WORD $0x54fff1ec // b.gt 0x3bc <k_encode_q3_k+0x3bc>
+	WORD $0x6e29ffe0 // fdiv v0.4s, v31.4s, v9.4s
+	WORD $0x4ea0c924 // fcmgt v4.4s, v9.4s, #0.0
+	WORD $0x4ea0c945 // fcmgt v5.4s, v10.4s, #0.0
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x6e29fd63 // fdiv v3.4s, v11.4s, v9.4s
+	WORD $0x6e2afd03 // fdiv v3.4s, v8.4s, v10.4s
+	WORD $0x4e241c00 // and v0.16b, v0.16b, v4.16b
+	WORD $0x4e251c63 // and v3.16b, v3.16b, v5.16b
+	WORD $0xad000dc0 // stp q0, q3, [x14]
+	WORD $0xb8686b69 // ldr w9, [x27, x8]
+	WORD $0xbc6869c0 // ldr s0, [x14, x8]
+	WORD $0x91001108 // add x8, x8, #0x4
+	WORD $0x11003d2b // add w11, w9, #0xf
+	WORD $0x7100013f // cmp w9, #0x0
+	WORD $0x1a89b16b // csel w11, w11, w9, lt
+	WORD $0xf100811f // cmp x8, #0x20
+	WORD $0x121c6d6d // and w13, w11, #0xfffffff0
+	WORD $0x13047d6b // asr w11, w11, #4
+	WORD $0x4b0d0129 // sub w9, w9, w13
+	WORD $0x93407d29 // sxtw x9, w9
+	WORD $0x8b0915e9 // add x9, x15, x9, lsl #5
+	WORD $0xbc2bd920 // str s0, [x9, w11, sxtw #2]
+	WORD $0x54fffe61 // b.ne 0x5a4 <k_encode_q3_k+0x5a4>
+	WORD $0x4f00f61f // fmov v31.4s, #4.00000000
+	WORD $0x4f00e453 // movi v19.16b, #0x2
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x4f00e434 // movi v20.16b, #0x1
+	WORD $0x4f00e515 // movi v21.16b, #0x8
+	WORD $0x4f00e616 // movi v22.16b, #0x10
+	WORD $0x4f01e417 // movi v23.16b, #0x20
+	WORD $0x4f02e418 // movi v24.16b, #0x40
+	WORD $0x4f04e419 // movi v25.16b, #0x80
+	WORD $0x360001d5 // tbz w21, #0x0, 0x638 <k_encode_q3_k+0x638>
 	WORD $0x8b081589 // add x9, x12, x8, lsl #5
-	WORD $0x4f00f606 // fmov v6.4s, #4.00000000
-	WORD $0xad404131 // ldp q17, q16, [x9]
-	WORD $0x4e26d610 // fadd v16.4s, v16.4s, v6.4s
-	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
-	WORD $0x6ea1ba11 // fcvtzu v17.4s, v16.4s
-	WORD $0x6ea1b8d0 // fcvtzu v16.4s, v6.4s
-	WORD $0x4e1c2206 // tbl v6.16b, { v16.16b, v17.16b }, v28.16b
-	WORD $0xfc287b46 // str d6, [x26, x8, lsl #3]
+	WORD $0xad400123 // ldp q3, q0, [x9]
+	WORD $0x4e3fd400 // fadd v0.4s, v0.4s, v31.4s
+	WORD $0x4e3fd463 // fadd v3.4s, v3.4s, v31.4s
+	WORD $0x6ea1b805 // fcvtzu v5.4s, v0.4s
+	WORD $0x3dc00260 // ldr q0, [x19]
+	WORD $0x6ea1b864 // fcvtzu v4.4s, v3.4s
+	WORD $0x4e002080 // tbl v0.16b, { v4.16b, v5.16b }, v0.16b
+	WORD $0xfc287b40 // str d0, [x26, x8, lsl #3]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100411f // cmp x8, #0x10
-	WORD $0x54fffea1 // b.ne 0x4e8 <k_encode_q3_k+0x4e8>
-	WORD $0x4ea0c906 // fcmgt v6.4s, v8.4s, #0.0
-	WORD $0x4ea0c930 // fcmgt v16.4s, v9.4s, #0.0
-	WORD $0x3dc00ffb // ldr q27, [sp, #0x30]
-	WORD $0x4f00e435 // movi v21.16b, #0x1
-	WORD $0x4f00e516 // movi v22.16b, #0x8
+	WORD $0x54fffea1 // b.ne 0x604 <k_encode_q3_k+0x604>
+	WORD $0x1400003b // b 0x720 <k_encode_q3_k+0x720>
+	WORD $0x8b081589 // add x9, x12, x8, lsl #5
+	WORD $0xad400123 // ldp q3, q0, [x9]
+	WORD $0x4e3fd400 // fadd v0.4s, v0.4s, v31.4s
+	WORD $0x4e3fd463 // fadd v3.4s, v3.4s, v31.4s
+	WORD $0x6ea1b805 // fcvtzu v5.4s, v0.4s
+	WORD $0x3dc00260 // ldr q0, [x19]
+	WORD $0x6ea1b864 // fcvtzu v4.4s, v3.4s
+	WORD $0x4e002080 // tbl v0.16b, { v4.16b, v5.16b }, v0.16b
+	WORD $0xfc287980 // str d0, [x12, x8, lsl #3]
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0xf100411f // cmp x8, #0x10
+	WORD $0x54fffea1 // b.ne 0x638 <k_encode_q3_k+0x638>
+	WORD $0xf94037e9 // ldr x9, [sp, #0x68]
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x4f00e617 // movi v23.16b, #0x10
-	WORD $0x4f01e418 // movi v24.16b, #0x20
-	WORD $0xaa0c03e9 // mov x9, x12
-	WORD $0x4f02e419 // movi v25.16b, #0x40
-	WORD $0x4f04e41a // movi v26.16b, #0x80
-	WORD $0x4e261c21 // and v1.16b, v1.16b, v6.16b
-	WORD $0x4e301c63 // and v3.16b, v3.16b, v16.16b
-	WORD $0xad000d81 // stp q1, q3, [x12]
-	WORD $0xbc404521 // ldr s1, [x9], #0x4
-	WORD $0xbc286b61 // str s1, [x27, x8]
-	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0xf104011f // cmp x8, #0x100
-	WORD $0x54ffff81 // b.ne 0x550 <k_encode_q3_k+0x550>
-	WORD $0x4f00e486 // movi v6.16b, #0x4
-	WORD $0x4f00e451 // movi v17.16b, #0x2
-	WORD $0x910022b5 // add x21, x21, #0x8
-	WORD $0xeb1602bf // cmp x21, x22
-	WORD $0x9102035a // add x26, x26, #0x80
-	WORD $0x11000694 // add w20, w20, #0x1
-	WORD $0x54ffdc83 // b.lo 0x10c <k_encode_q3_k+0x10c>
+	WORD $0xb8686b6b // ldr w11, [x27, x8]
+	WORD $0x91001108 // add x8, x8, #0x4
+	WORD $0x11001d6d // add w13, w11, #0x7
+	WORD $0x7100017f // cmp w11, #0x0
+	WORD $0x1a8bb1ad // csel w13, w13, w11, lt
+	WORD $0xf100811f // cmp x8, #0x20
+	WORD $0x93437da3 // sbfx x3, x13, #3, #29
+	WORD $0x121d71ad // and w13, w13, #0xfffffff8
+	WORD $0x4b0d016b // sub w11, w11, w13
+	WORD $0x3858812d // ldurb w13, [x9, #-0x78]
+	WORD $0x8b031e03 // add x3, x16, x3, lsl #7
+	WORD $0x8b2bc06b // add x11, x3, w11, sxtw
+	WORD $0x3900016d // strb w13, [x11]
+	WORD $0x3859012d // ldurb w13, [x9, #-0x70]
+	WORD $0x3900216d // strb w13, [x11, #0x8]
+	WORD $0x3859812d // ldurb w13, [x9, #-0x68]
+	WORD $0x3900416d // strb w13, [x11, #0x10]
+	WORD $0x385a012d // ldurb w13, [x9, #-0x60]
+	WORD $0x3900616d // strb w13, [x11, #0x18]
+	WORD $0x385a812d // ldurb w13, [x9, #-0x58]
+	WORD $0x3900816d // strb w13, [x11, #0x20]
+	WORD $0x385b012d // ldurb w13, [x9, #-0x50]
+	WORD $0x3900a16d // strb w13, [x11, #0x28]
+	WORD $0x385b812d // ldurb w13, [x9, #-0x48]
+	WORD $0x3900c16d // strb w13, [x11, #0x30]
+	WORD $0x385c012d // ldurb w13, [x9, #-0x40]
+	WORD $0x3900e16d // strb w13, [x11, #0x38]
+	WORD $0x385c812d // ldurb w13, [x9, #-0x38]
+	WORD $0x3901016d // strb w13, [x11, #0x40]
+	WORD $0x385d012d // ldurb w13, [x9, #-0x30]
+	WORD $0x3901216d // strb w13, [x11, #0x48]
+	WORD $0x385d812d // ldurb w13, [x9, #-0x28]
+	WORD $0x3901416d // strb w13, [x11, #0x50]
+	WORD $0x385e012d // ldurb w13, [x9, #-0x20]
+	WORD $0x3901616d // strb w13, [x11, #0x58]
+	WORD $0x385e812d // ldurb w13, [x9, #-0x18]
+	WORD $0x3901816d // strb w13, [x11, #0x60]
+	WORD $0x385f012d // ldurb w13, [x9, #-0x10]
+	WORD $0x3901a16d // strb w13, [x11, #0x68]
+	WORD $0x385f812d // ldurb w13, [x9, #-0x8]
+	WORD $0x3901c16d // strb w13, [x11, #0x70]
+	WORD $0x3840152d // ldrb w13, [x9], #0x1
+	WORD $0x3901e16d // strb w13, [x11, #0x78]
+	WORD $0x54fffaa1 // b.ne 0x670 <k_encode_q3_k+0x670>
+	WORD $0x3607d4b5 // tbz w21, #0x0, 0x1b4 <k_encode_q3_k+0x1b4>
+	WORD $0x3dc3a540 // ldr q0, [x10, #0xe90]
+	WORD $0x3dc3a143 // ldr q3, [x10, #0xe80]
+	WORD $0x4e401860 // uzp1 v0.8h, v3.8h, v0.8h
+	WORD $0x0e212800 // xtn v0.8b, v0.8h
+	WORD $0x9e660008 // fmov x8, d0
+	WORD $0xf200c108 // ands x8, x8, #0x101010101010101
+	WORD $0x54ffd3c0 // b.eq 0x1b4 <k_encode_q3_k+0x1b4>
+	WORD $0x9e670100 // fmov d0, x8
+	WORD $0x8b1808c9 // add x9, x6, x24, lsl #2
+	WORD $0x0e205800 // cnt v0.8b, v0.8b
+	WORD $0x2e303800 // uaddlv h0, v0.8b
+	WORD $0x1e26000b // fmov w11, s0
+	WORD $0x8b180178 // add x24, x11, x24
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0xdac0010d // rbit x13, x8
+	WORD $0xd100056b // sub x11, x11, #0x1
+	WORD $0xd1000503 // sub x3, x8, #0x1
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x8a080068 // and x8, x3, x8
+	WORD $0xdac011ad // clz x13, x13
+	WORD $0xd341fdad // lsr x13, x13, #1
+	WORD $0x927e0dad // and x13, x13, #0x3c
+	WORD $0xb86d6bad // ldr w13, [x29, x13]
+	WORD $0xb800452d // str w13, [x9], #0x4
+	WORD $0x54fffec8 // b.hi 0x75c <k_encode_q3_k+0x75c>
+	WORD $0x17fffe8b // b 0x1b4 <k_encode_q3_k+0x1b4>
 	WORD $0x6f00e408 // movi v8.2d, #0000000000000000
-	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
+	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x321b43ea // mov w10, #0x3fffe0 // =4194272
-	WORD $0x8b0801c9 // add x9, x14, x8
+	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
+	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
+	WORD $0x8b0801e9 // add x9, x15, x8
 	WORD $0x91008108 // add x8, x8, #0x20
-	WORD $0xad40412a // ldp q10, q16, [x9]
+	WORD $0xad402d2c // ldp q12, q11, [x9]
 	WORD $0xf108011f // cmp x8, #0x200
-	WORD $0x4eb01e0b // mov v11.16b, v16.16b
-	WORD $0x4eaa1d4c // mov v12.16b, v10.16b
-	WORD $0x6f04740b // bic v11.4s, #0x80, lsl #24
-	WORD $0x6f04740c // bic v12.4s, #0x80, lsl #24
-	WORD $0x6ea3e56d // fcmgt v13.4s, v11.4s, v3.4s
-	WORD $0x6ea1e58e // fcmgt v14.4s, v12.4s, v1.4s
-	WORD $0x6ead1e09 // bit v9.16b, v16.16b, v13.16b
-	WORD $0x6eae1d48 // bit v8.16b, v10.16b, v14.16b
-	WORD $0x6ead1d63 // bit v3.16b, v11.16b, v13.16b
-	WORD $0x6eae1d81 // bit v1.16b, v12.16b, v14.16b
-	WORD $0x54fffe41 // b.ne 0x598 <k_encode_q3_k+0x598>
-	WORD $0x4f066443 // movi v3.4s, #0xc2, lsl #24
-	WORD $0xa9416bfb // ldp x27, x26, [sp, #0x10]
+	WORD $0x4eab1d6d // mov v13.16b, v11.16b
+	WORD $0x4eac1d8e // mov v14.16b, v12.16b
+	WORD $0x6f04740d // bic v13.4s, #0x80, lsl #24
+	WORD $0x6f04740e // bic v14.4s, #0x80, lsl #24
+	WORD $0x6eaae5af // fcmgt v15.4s, v13.4s, v10.4s
+	WORD $0x6ea9e5c0 // fcmgt v0.4s, v14.4s, v9.4s
+	WORD $0x6eaf1d7f // bit v31.16b, v11.16b, v15.16b
+	WORD $0x6ea01d88 // bit v8.16b, v12.16b, v0.16b
+	WORD $0x6eaf1daa // bit v10.16b, v13.16b, v15.16b
+	WORD $0x6ea01dc9 // bit v9.16b, v14.16b, v0.16b
+	WORD $0x54fffe41 // b.ne 0x7a0 <k_encode_q3_k+0x7a0>
+	WORD $0x4f066440 // movi v0.4s, #0xc2, lsl #24
+	WORD $0xad418fe4 // ldp q4, q3, [sp, #0x30]
+	WORD $0x3dc007fa // ldr q26, [sp, #0x10]
 	WORD $0x52800208 // mov w8, #0x10 // =16
-	WORD $0xaa0e03e9 // mov x9, x14
-	WORD $0x6e28fc61 // fdiv v1.4s, v3.4s, v8.4s
-	WORD $0x6e29fc63 // fdiv v3.4s, v3.4s, v9.4s
-	WORD $0xad40412a // ldp q10, q16, [x9]
-	WORD $0x4e040d4b // dup v11.4s, w10
-	WORD $0x4e040cac // dup v12.4s, w5
-	WORD $0x4e040ccd // dup v13.4s, w6
+	WORD $0xaa0f03e9 // mov x9, x15
+	WORD $0x6e28fc09 // fdiv v9.4s, v0.4s, v8.4s
+	WORD $0x4ea0d908 // fcmeq v8.4s, v8.4s, #0.0
+	WORD $0x6e3ffc0a // fdiv v10.4s, v0.4s, v31.4s
+	WORD $0x4ea0dbff // fcmeq v31.4s, v31.4s, #0.0
+	WORD $0xad40012b // ldp q11, q0, [x9]
 	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x6e30dc70 // fmul v16.4s, v3.4s, v16.4s
-	WORD $0x6e2adc2a // fmul v10.4s, v1.4s, v10.4s
-	WORD $0x4e25d610 // fadd v16.4s, v16.4s, v5.4s
-	WORD $0x4e25d54a // fadd v10.4s, v10.4s, v5.4s
-	WORD $0x4e271e10 // and v16.16b, v16.16b, v7.16b
-	WORD $0x4e271d4a // and v10.16b, v10.16b, v7.16b
-	WORD $0x6eab6610 // umax v16.4s, v16.4s, v11.4s
-	WORD $0x6eab654a // umax v10.4s, v10.4s, v11.4s
-	WORD $0x6eac6e0b // umin v11.4s, v16.4s, v12.4s
-	WORD $0x6eac6d4c // umin v12.4s, v10.4s, v12.4s
-	WORD $0x4ea0d930 // fcmeq v16.4s, v9.4s, #0.0
-	WORD $0x4ea0d90a // fcmeq v10.4s, v8.4s, #0.0
-	WORD $0x4ead856b // add v11.4s, v11.4s, v13.4s
-	WORD $0x4ead858c // add v12.4s, v12.4s, v13.4s
-	WORD $0x4e701d6b // bic v11.16b, v11.16b, v16.16b
-	WORD $0x4e6a1d8c // bic v12.16b, v12.16b, v10.16b
-	WORD $0x3d81052b // str q11, [x9, #0x410]
-	WORD $0x3d81012c // str q12, [x9, #0x400]
+	WORD $0x6e20dd40 // fmul v0.4s, v10.4s, v0.4s
+	WORD $0x6e2bdd2b // fmul v11.4s, v9.4s, v11.4s
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x4e21d56b // fadd v11.4s, v11.4s, v1.4s
+	WORD $0x4e221c00 // and v0.16b, v0.16b, v2.16b
+	WORD $0x4e221d6b // and v11.16b, v11.16b, v2.16b
+	WORD $0x6ea36400 // umax v0.4s, v0.4s, v3.4s
+	WORD $0x6ea3656b // umax v11.4s, v11.4s, v3.4s
+	WORD $0x6ea46c00 // umin v0.4s, v0.4s, v4.4s
+	WORD $0x6ea46d6b // umin v11.4s, v11.4s, v4.4s
+	WORD $0x4eba8400 // add v0.4s, v0.4s, v26.4s
+	WORD $0x4eba856b // add v11.4s, v11.4s, v26.4s
+	WORD $0x4e7f1c00 // bic v0.16b, v0.16b, v31.16b
+	WORD $0x4e681d6b // bic v11.16b, v11.16b, v8.16b
+	WORD $0x3d810520 // str q0, [x9, #0x410]
+	WORD $0x3d81012b // str q11, [x9, #0x400]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54fffd01 // b.ne 0x5ec <k_encode_q3_k+0x5ec>
-	WORD $0x4f03f608 // fmov v8.4s, #1.00000000
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xaa1b03f5 // mov x21, x27
-	WORD $0xaa1a03f6 // mov x22, x26
-	WORD $0x6e21fd01 // fdiv v1.4s, v8.4s, v1.4s
-	WORD $0x6e23fd03 // fdiv v3.4s, v8.4s, v3.4s
-	WORD $0x0e216821 // fcvtn v1.4h, v1.4s
-	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
-	WORD $0x4e6a1c21 // bic v1.16b, v1.16b, v10.16b
-	WORD $0x0e216863 // fcvtn v3.4h, v3.4s
-	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
-	WORD $0x4e701c63 // bic v3.16b, v3.16b, v16.16b
-	WORD $0xad000e01 // stp q1, q3, [x16]
-	WORD $0xbc747a01 // ldr s1, [x16, x20, lsl #2]
-	WORD $0x8b142978 // add x24, x11, x20, lsl #10
+	WORD $0x54fffda1 // b.ne 0x800 <k_encode_q3_k+0x800>
+	WORD $0x3dc00be5 // ldr q5, [sp, #0x20]
+	WORD $0xf9402ff7 // ldr x23, [sp, #0x58]
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xaa1003f6 // mov x22, x16
+	WORD $0x6e29fca0 // fdiv v0.4s, v5.4s, v9.4s
+	WORD $0x6e2afca9 // fdiv v9.4s, v5.4s, v10.4s
+	WORD $0x0e216800 // fcvtn v0.4h, v0.4s
+	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
+	WORD $0x4e681c00 // bic v0.16b, v0.16b, v8.16b
+	WORD $0x0e216929 // fcvtn v9.4h, v9.4s
+	WORD $0x0e217929 // fcvtl v9.4s, v9.4h
+	WORD $0x4e7f1d3f // bic v31.16b, v9.16b, v31.16b
+	WORD $0xad007c00 // stp q0, q31, [x0]
+	WORD $0xbc757800 // ldr s0, [x0, x21, lsl #2]
+	WORD $0x8b152a98 // add x24, x20, x21, lsl #10
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xaa1f03f7 // mov x23, xzr
-	WORD $0xaa1103f9 // mov x25, x17
-	WORD $0x1e23c021 // fcvt h1, s1
-	WORD $0x7d00dac1 // str h1, [x22, #0x6c]
-	WORD $0x14000024 // b 0x730 <k_encode_q3_k+0x730>
-	WORD $0xd37ceee8 // lsl x8, x23, #4
-	WORD $0x4e040421 // dup v1.4s, v1.s[0]
-	WORD $0x8b080b0a // add x10, x24, x8, lsl #2
-	WORD $0xad400d50 // ldp q16, q3, [x10]
-	WORD $0xad412149 // ldp q9, q8, [x10, #0x20]
-	WORD $0x6e21fc63 // fdiv v3.4s, v3.4s, v1.4s
-	WORD $0x6e21fe10 // fdiv v16.4s, v16.4s, v1.4s
-	WORD $0x4e25d463 // fadd v3.4s, v3.4s, v5.4s
-	WORD $0x4e271c63 // and v3.16b, v3.16b, v7.16b
-	WORD $0x6e21fd08 // fdiv v8.4s, v8.4s, v1.4s
-	WORD $0x6ebe6463 // umax v3.4s, v3.4s, v30.4s
-	WORD $0x4e25d610 // fadd v16.4s, v16.4s, v5.4s
-	WORD $0x6ebf6c63 // umin v3.4s, v3.4s, v31.4s
-	WORD $0x4e271e10 // and v16.16b, v16.16b, v7.16b
-	WORD $0x6e21fd21 // fdiv v1.4s, v9.4s, v1.4s
-	WORD $0x6ebe6610 // umax v16.4s, v16.4s, v30.4s
-	WORD $0x4e25d508 // fadd v8.4s, v8.4s, v5.4s
-	WORD $0x6ebf6e10 // umin v16.4s, v16.4s, v31.4s
-	WORD $0x4e271d08 // and v8.16b, v8.16b, v7.16b
-	WORD $0x4e431a03 // uzp1 v3.8h, v16.8h, v3.8h
-	WORD $0x6ebe6508 // umax v8.4s, v8.4s, v30.4s
-	WORD $0x4e25d421 // fadd v1.4s, v1.4s, v5.4s
-	WORD $0x6ebf6d08 // umin v8.4s, v8.4s, v31.4s
-	WORD $0x4e271c21 // and v1.16b, v1.16b, v7.16b
-	WORD $0x6ebe6421 // umax v1.4s, v1.4s, v30.4s
-	WORD $0x6ebf6c21 // umin v1.4s, v1.4s, v31.4s
-	WORD $0x4e481821 // uzp1 v1.8h, v1.8h, v8.8h
-	WORD $0x4e011861 // uzp1 v1.16b, v3.16b, v1.16b
-	WORD $0x4e268421 // add v1.16b, v1.16b, v6.16b
-	WORD $0x3ca86a21 // str q1, [x17, x8]
-	WORD $0x910006f7 // add x23, x23, #0x1
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0xaa0103f9 // mov x25, x1
+	WORD $0x1e23c000 // fcvt h0, s0
+	WORD $0x7d00dae0 // str h0, [x23, #0x6c]
+	WORD $0x14000024 // b 0x930 <k_encode_q3_k+0x930>
+	WORD $0xd37cec88 // lsl x8, x4, #4
+	WORD $0x4e0407e0 // dup v0.4s, v31.s[0]
+	WORD $0x8b080b0b // add x11, x24, x8, lsl #2
+	WORD $0xad407d68 // ldp q8, q31, [x11]
+	WORD $0xad41256a // ldp q10, q9, [x11, #0x20]
+	WORD $0x6e20ffff // fdiv v31.4s, v31.4s, v0.4s
+	WORD $0x6e20fd08 // fdiv v8.4s, v8.4s, v0.4s
+	WORD $0x4e21d7ff // fadd v31.4s, v31.4s, v1.4s
+	WORD $0x4e221fff // and v31.16b, v31.16b, v2.16b
+	WORD $0x6e20fd29 // fdiv v9.4s, v9.4s, v0.4s
+	WORD $0x6ebd67ff // umax v31.4s, v31.4s, v29.4s
+	WORD $0x4e21d508 // fadd v8.4s, v8.4s, v1.4s
+	WORD $0x6ebe6fff // umin v31.4s, v31.4s, v30.4s
+	WORD $0x4e221d08 // and v8.16b, v8.16b, v2.16b
+	WORD $0x6e20fd40 // fdiv v0.4s, v10.4s, v0.4s
+	WORD $0x6ebd6508 // umax v8.4s, v8.4s, v29.4s
+	WORD $0x4e21d529 // fadd v9.4s, v9.4s, v1.4s
+	WORD $0x6ebe6d08 // umin v8.4s, v8.4s, v30.4s
+	WORD $0x4e221d29 // and v9.16b, v9.16b, v2.16b
+	WORD $0x4e5f191f // uzp1 v31.8h, v8.8h, v31.8h
+	WORD $0x6ebd6529 // umax v9.4s, v9.4s, v29.4s
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6ebe6d29 // umin v9.4s, v9.4s, v30.4s
+	WORD $0x4e221c00 // and v0.16b, v0.16b, v2.16b
+	WORD $0x6ebd6400 // umax v0.4s, v0.4s, v29.4s
+	WORD $0x6ebe6c00 // umin v0.4s, v0.4s, v30.4s
+	WORD $0x4e491800 // uzp1 v0.8h, v0.8h, v9.8h
+	WORD $0x4e001be0 // uzp1 v0.16b, v31.16b, v0.16b
+	WORD $0x4e268400 // add v0.16b, v0.16b, v6.16b
+	WORD $0x3ca86820 // str q0, [x1, x8]
+	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0x91004129 // add x9, x9, #0x10
 	WORD $0x91004339 // add x25, x25, #0x10
-	WORD $0xf10042ff // cmp x23, #0x10
-	WORD $0x54000280 // b.eq 0x77c <k_encode_q3_k+0x77c>
-	WORD $0x8b1715e8 // add x8, x15, x23, lsl #5
-	WORD $0xbc747a03 // ldr s3, [x16, x20, lsl #2]
-	WORD $0xb8747908 // ldr w8, [x8, x20, lsl #2]
-	WORD $0x383768e8 // strb w8, [x7, x23]
-	WORD $0x5100810a // sub w10, w8, #0x20
-	WORD $0x1e220141 // scvtf s1, w10
-	WORD $0x1e210861 // fmul s1, s3, s1
-	WORD $0x1e202028 // fcmp s1, #0.0
-	WORD $0x54fffaa1 // b.ne 0x6a4 <k_encode_q3_k+0x6a4>
-	WORD $0x9279e12a // and x10, x9, #0xffffffffffffff80
+	WORD $0xf100409f // cmp x4, #0x10
+	WORD $0x54000280 // b.eq 0x97c <k_encode_q3_k+0x97c>
+	WORD $0x8b041628 // add x8, x17, x4, lsl #5
+	WORD $0xbc75781f // ldr s31, [x0, x21, lsl #2]
+	WORD $0xb8757908 // ldr w8, [x8, x21, lsl #2]
+	WORD $0x382468a8 // strb w8, [x5, x4]
+	WORD $0x5100810b // sub w11, w8, #0x20
+	WORD $0x1e220160 // scvtf s0, w11
+	WORD $0x1e200bff // fmul s31, s31, s0
+	WORD $0x1e2023e8 // fcmp s31, #0.0
+	WORD $0x54fffaa1 // b.ne 0x8a4 <k_encode_q3_k+0x8a4>
+	WORD $0x9279e12b // and x11, x9, #0xffffffffffffff80
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0xb3400aea // bfxil x10, x23, #0, #3
-	WORD $0x8b0a02aa // add x10, x21, x10
-	WORD $0x3840854d // ldrb w13, [x10], #0x8
-	WORD $0x38286b2d // strb w13, [x25, x8]
+	WORD $0xb340088b // bfxil x11, x4, #0, #3
+	WORD $0x8b0b02cb // add x11, x22, x11
+	WORD $0x3840857a // ldrb w26, [x11], #0x8
+	WORD $0x38286b3a // strb w26, [x25, x8]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100411f // cmp x8, #0x10
-	WORD $0x54ffff81 // b.ne 0x764 <k_encode_q3_k+0x764>
-	WORD $0x17ffffe9 // b 0x71c <k_encode_q3_k+0x71c>
+	WORD $0x54ffff81 // b.ne 0x964 <k_encode_q3_k+0x964>
+	WORD $0x17ffffe9 // b 0x91c <k_encode_q3_k+0x91c>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x8b0800e9 // add x9, x7, x8
-	WORD $0x3940012a // ldrb w10, [x9]
+	WORD $0x8b0800a9 // add x9, x5, x8
+	WORD $0x3940012b // ldrb w11, [x9]
 	WORD $0x39402129 // ldrb w9, [x9, #0x8]
-	WORD $0x331c6d2a // bfi w10, w9, #4, #28
-	WORD $0x8b0802c9 // add x9, x22, x8
+	WORD $0x331c6d2b // bfi w11, w9, #4, #28
+	WORD $0x8b0802e9 // add x9, x23, x8
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xf100211f // cmp x8, #0x8
-	WORD $0x3901812a // strb w10, [x9, #0x60]
-	WORD $0x54ffff01 // b.ne 0x780 <k_encode_q3_k+0x780>
+	WORD $0x3901812b // strb w11, [x9, #0x60]
+	WORD $0x54ffff01 // b.ne 0x980 <k_encode_q3_k+0x980>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x8b0800e9 // add x9, x7, x8
-	WORD $0x3940112a // ldrb w10, [x9, #0x4]
-	WORD $0x3940312d // ldrb w13, [x9, #0xc]
-	WORD $0x39400124 // ldrb w4, [x9]
+	WORD $0x8b0800a9 // add x9, x5, x8
+	WORD $0x3940112b // ldrb w11, [x9, #0x4]
+	WORD $0x39403124 // ldrb w4, [x9, #0xc]
+	WORD $0x39400138 // ldrb w24, [x9]
 	WORD $0x39402129 // ldrb w9, [x9, #0x8]
-	WORD $0x53027d4a // lsr w10, w10, #2
-	WORD $0x531e75ad // lsl w13, w13, #2
+	WORD $0x53027d6b // lsr w11, w11, #2
+	WORD $0x531e7484 // lsl w4, w4, #2
 	WORD $0x121c0d29 // and w9, w9, #0xf0
-	WORD $0x121e0d4a // and w10, w10, #0x3c
-	WORD $0x121a05ad // and w13, w13, #0xc0
-	WORD $0x2a44114a // orr w10, w10, w4, lsr #4
-	WORD $0x2a0d0129 // orr w9, w9, w13
-	WORD $0x8b0802cd // add x13, x22, x8
+	WORD $0x121e0d6b // and w11, w11, #0x3c
+	WORD $0x121a0484 // and w4, w4, #0xc0
+	WORD $0x2a58116b // orr w11, w11, w24, lsr #4
+	WORD $0x2a040129 // orr w9, w9, w4
+	WORD $0x8b0802e4 // add x4, x23, x8
 	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0x2a090149 // orr w9, w10, w9
+	WORD $0x2a090169 // orr w9, w11, w9
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x3901a1a9 // strb w9, [x13, #0x68]
-	WORD $0x54fffde1 // b.ne 0x7a8 <k_encode_q3_k+0x7a8>
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x910082c8 // add x8, x22, #0x20
-	WORD $0x52800037 // mov w23, #0x1 // =1
-	WORD $0x8b0d1e2a // add x10, x17, x13, lsl #7
-	WORD $0x8b0d150d // add x13, x8, x13, lsl #5
+	WORD $0x3901a089 // strb w9, [x4, #0x68]
+	WORD $0x54fffde1 // b.ne 0x9a8 <k_encode_q3_k+0x9a8>
 	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0x2a1703e9 // mov w9, w23
-	WORD $0x52800037 // mov w23, #0x1 // =1
-	WORD $0x8b040158 // add x24, x10, x4
-	WORD $0x3dc00b01 // ldr q1, [x24, #0x20]
-	WORD $0x3dc01303 // ldr q3, [x24, #0x40]
-	WORD $0x3dc00310 // ldr q16, [x24]
-	WORD $0x3dc01b08 // ldr q8, [x24, #0x60]
-	WORD $0x2a1703f8 // mov w24, w23
-	WORD $0x2a1f03f7 // mov w23, wzr
-	WORD $0x4f0a5421 // shl v1.16b, v1.16b, #0x2
-	WORD $0x4f0c5463 // shl v3.16b, v3.16b, #0x4
-	WORD $0x4e321e10 // and v16.16b, v16.16b, v18.16b
-	WORD $0x4f0e5508 // shl v8.16b, v8.16b, #0x6
-	WORD $0x4e331c21 // and v1.16b, v1.16b, v19.16b
-	WORD $0x4e341c63 // and v3.16b, v3.16b, v20.16b
-	WORD $0x4eb01c21 // orr v1.16b, v1.16b, v16.16b
-	WORD $0x4ea81c63 // orr v3.16b, v3.16b, v8.16b
-	WORD $0x4ea31c21 // orr v1.16b, v1.16b, v3.16b
-	WORD $0x3ca469a1 // str q1, [x13, x4]
-	WORD $0x52800204 // mov w4, #0x10 // =16
-	WORD $0x3707fdd8 // tbnz w24, #0x0, 0x810 <k_encode_q3_k+0x810>
-	WORD $0x2a1f03f7 // mov w23, wzr
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x3707fcc9 // tbnz w9, #0x0, 0x7fc <k_encode_q3_k+0x7fc>
+	WORD $0x910082e8 // add x8, x23, #0x20
+	WORD $0x52800039 // mov w25, #0x1 // =1
+	WORD $0x8b041c2b // add x11, x1, x4, lsl #7
+	WORD $0x8b041504 // add x4, x8, x4, lsl #5
+	WORD $0xaa1f03f8 // mov x24, xzr
+	WORD $0x2a1903e9 // mov w9, w25
+	WORD $0x52800039 // mov w25, #0x1 // =1
+	WORD $0x8b18017a // add x26, x11, x24
+	WORD $0x3dc00b40 // ldr q0, [x26, #0x20]
+	WORD $0x3dc0135f // ldr q31, [x26, #0x40]
+	WORD $0x3dc00348 // ldr q8, [x26]
+	WORD $0x3dc01b49 // ldr q9, [x26, #0x60]
+	WORD $0x2a1903fa // mov w26, w25
+	WORD $0x2a1f03f9 // mov w25, wzr
+	WORD $0x4f0a5400 // shl v0.16b, v0.16b, #0x2
+	WORD $0x4f0c57ff // shl v31.16b, v31.16b, #0x4
+	WORD $0x4e271d08 // and v8.16b, v8.16b, v7.16b
+	WORD $0x4f0e5529 // shl v9.16b, v9.16b, #0x6
+	WORD $0x4e301c00 // and v0.16b, v0.16b, v16.16b
+	WORD $0x4e311fff // and v31.16b, v31.16b, v17.16b
+	WORD $0x4ea81c00 // orr v0.16b, v0.16b, v8.16b
+	WORD $0x4ea91fff // orr v31.16b, v31.16b, v9.16b
+	WORD $0x4ebf1c00 // orr v0.16b, v0.16b, v31.16b
+	WORD $0x3cb86880 // str q0, [x4, x24]
+	WORD $0x52800218 // mov w24, #0x10 // =16
+	WORD $0x3707fdda // tbnz w26, #0x0, 0xa10 <k_encode_q3_k+0xa10>
+	WORD $0x2a1f03f9 // mov w25, wzr
+	WORD $0x52800024 // mov w4, #0x1 // =1
+	WORD $0x3707fcc9 // tbnz w9, #0x0, 0x9fc <k_encode_q3_k+0x9fc>
 	WORD $0xaa1f03e8 // mov x8, xzr
 	WORD $0x52800029 // mov w9, #0x1 // =1
-	WORD $0x8b08022a // add x10, x17, x8
-	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x3dc00943 // ldr q3, [x10, #0x20]
-	WORD $0x3dc01948 // ldr q8, [x10, #0x60]
-	WORD $0x3dc02149 // ldr q9, [x10, #0x80]
-	WORD $0x3dc0294a // ldr q10, [x10, #0xa0]
-	WORD $0x3dc01150 // ldr q16, [x10, #0x40]
-	WORD $0x6f0e0421 // ushr v1.16b, v1.16b, #0x2
-	WORD $0x6f0f0463 // ushr v3.16b, v3.16b, #0x1
-	WORD $0x4e288508 // add v8.16b, v8.16b, v8.16b
-	WORD $0x4f0a5529 // shl v9.16b, v9.16b, #0x2
-	WORD $0x4f0b554a // shl v10.16b, v10.16b, #0x3
-	WORD $0x3dc0314b // ldr q11, [x10, #0xc0]
-	WORD $0x4e261e10 // and v16.16b, v16.16b, v6.16b
-	WORD $0x4f0c556b // shl v11.16b, v11.16b, #0x4
-	WORD $0x4e351c21 // and v1.16b, v1.16b, v21.16b
-	WORD $0x4e311c63 // and v3.16b, v3.16b, v17.16b
-	WORD $0x4e361d08 // and v8.16b, v8.16b, v22.16b
-	WORD $0x4e371d29 // and v9.16b, v9.16b, v23.16b
-	WORD $0x4e381d4a // and v10.16b, v10.16b, v24.16b
-	WORD $0x4ea11c61 // orr v1.16b, v3.16b, v1.16b
-	WORD $0x4eb01d03 // orr v3.16b, v8.16b, v16.16b
-	WORD $0x4ea91d50 // orr v16.16b, v10.16b, v9.16b
-	WORD $0x4e391d68 // and v8.16b, v11.16b, v25.16b
-	WORD $0x3dc03949 // ldr q9, [x10, #0xe0]
-	WORD $0x2a0903ea // mov w10, w9
+	WORD $0x8b08002b // add x11, x1, x8
+	WORD $0x3dc00160 // ldr q0, [x11]
+	WORD $0x3dc0097f // ldr q31, [x11, #0x20]
+	WORD $0x3dc01969 // ldr q9, [x11, #0x60]
+	WORD $0x3dc0216a // ldr q10, [x11, #0x80]
+	WORD $0x3dc0296b // ldr q11, [x11, #0xa0]
+	WORD $0x3dc01168 // ldr q8, [x11, #0x40]
+	WORD $0x6f0e0400 // ushr v0.16b, v0.16b, #0x2
+	WORD $0x6f0f07ff // ushr v31.16b, v31.16b, #0x1
+	WORD $0x4e298529 // add v9.16b, v9.16b, v9.16b
+	WORD $0x4f0a554a // shl v10.16b, v10.16b, #0x2
+	WORD $0x4f0b556b // shl v11.16b, v11.16b, #0x3
+	WORD $0x3dc0316c // ldr q12, [x11, #0xc0]
+	WORD $0x4e261d08 // and v8.16b, v8.16b, v6.16b
+	WORD $0x4f0c558c // shl v12.16b, v12.16b, #0x4
+	WORD $0x4e341c00 // and v0.16b, v0.16b, v20.16b
+	WORD $0x4e331fff // and v31.16b, v31.16b, v19.16b
+	WORD $0x4e351d29 // and v9.16b, v9.16b, v21.16b
+	WORD $0x4e361d4a // and v10.16b, v10.16b, v22.16b
+	WORD $0x4e371d6b // and v11.16b, v11.16b, v23.16b
+	WORD $0x4ea01fe0 // orr v0.16b, v31.16b, v0.16b
+	WORD $0x4ea81d3f // orr v31.16b, v9.16b, v8.16b
+	WORD $0x4eaa1d68 // orr v8.16b, v11.16b, v10.16b
+	WORD $0x4e381d89 // and v9.16b, v12.16b, v24.16b
+	WORD $0x3dc0396a // ldr q10, [x11, #0xe0]
+	WORD $0x2a0903eb // mov w11, w9
 	WORD $0x2a1f03e9 // mov w9, wzr
-	WORD $0x4ea11c61 // orr v1.16b, v3.16b, v1.16b
-	WORD $0x4eb01d03 // orr v3.16b, v8.16b, v16.16b
-	WORD $0x4f0d5530 // shl v16.16b, v9.16b, #0x5
-	WORD $0x4ea11c61 // orr v1.16b, v3.16b, v1.16b
-	WORD $0x4e3a1e03 // and v3.16b, v16.16b, v26.16b
-	WORD $0x4ea11c61 // orr v1.16b, v3.16b, v1.16b
-	WORD $0x3ca86ac1 // str q1, [x22, x8]
+	WORD $0x4ea01fe0 // orr v0.16b, v31.16b, v0.16b
+	WORD $0x4ea81d3f // orr v31.16b, v9.16b, v8.16b
+	WORD $0x4f0d5548 // shl v8.16b, v10.16b, #0x5
+	WORD $0x4ea01fe0 // orr v0.16b, v31.16b, v0.16b
+	WORD $0x4e391d1f // and v31.16b, v8.16b, v25.16b
+	WORD $0x4ea01fe0 // orr v0.16b, v31.16b, v0.16b
+	WORD $0x3ca86ae0 // str q0, [x23, x8]
 	WORD $0x52800208 // mov w8, #0x10 // =16
-	WORD $0x3707fbaa // tbnz w10, #0x0, 0x870 <k_encode_q3_k+0x870>
-	WORD $0x91000694 // add x20, x20, #0x1
-	WORD $0x9101bad6 // add x22, x22, #0x6e
-	WORD $0x910402b5 // add x21, x21, #0x100
-	WORD $0xeb13029f // cmp x20, x19
-	WORD $0x54ffeba1 // b.ne 0x684 <k_encode_q3_k+0x684>
-	WORD $0xf9405fea // ldr x10, [sp, #0xb8]
-	WORD $0x9140096b // add x11, x11, #0x2, lsl #12 // =0x2000
-	WORD $0x910dc35a // add x26, x26, #0x370
-	WORD $0xf100214a // subs x10, x10, #0x8
-	WORD $0x54ffbdcc // b.gt 0xdc <k_encode_q3_k+0xdc>
-	WORD $0xa9504ff4 // ldp x20, x19, [sp, #0x100]
-	WORD $0xf9405bfd // ldr x29, [sp, #0xb0]
-	WORD $0xa94f57f6 // ldp x22, x21, [sp, #0xf0]
-	WORD $0xa94e5ff8 // ldp x24, x23, [sp, #0xe0]
-	WORD $0xa94d67fa // ldp x26, x25, [sp, #0xd0]
-	WORD $0xa94c6ffe // ldp x30, x27, [sp, #0xc0]
-	WORD $0x6d4a23e9 // ldp d9, d8, [sp, #0xa0]
-	WORD $0x6d492beb // ldp d11, d10, [sp, #0x90]
-	WORD $0x6d4833ed // ldp d13, d12, [sp, #0x80]
-	WORD $0x6d473bef // ldp d15, d14, [sp, #0x70]
-	WORD $0x910443ff // add sp, sp, #0x110
+	WORD $0x3707fbab // tbnz w11, #0x0, 0xa70 <k_encode_q3_k+0xa70>
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0x9101baf7 // add x23, x23, #0x6e
+	WORD $0x910402d6 // add x22, x22, #0x100
+	WORD $0xeb0d02bf // cmp x21, x13
+	WORD $0x54ffeba1 // b.ne 0x884 <k_encode_q3_k+0x884>
+	WORD $0xa94523ed // ldp x13, x8, [sp, #0x50]
+	WORD $0x91400a94 // add x20, x20, #0x2, lsl #12 // =0x2000
+	WORD $0xf10021ad // subs x13, x13, #0x8
+	WORD $0x910dc108 // add x8, x8, #0x370
+	WORD $0xf9002fe8 // str x8, [sp, #0x58]
+	WORD $0x54ffafac // b.gt 0x11c <k_encode_q3_k+0x11c>
+	WORD $0xa9534ff4 // ldp x20, x19, [sp, #0x130]
+	WORD $0xf94073fd // ldr x29, [sp, #0xe0]
+	WORD $0xa95257f6 // ldp x22, x21, [sp, #0x120]
+	WORD $0xa9515ff8 // ldp x24, x23, [sp, #0x110]
+	WORD $0xa95067fa // ldp x26, x25, [sp, #0x100]
+	WORD $0xa94f6ffe // ldp x30, x27, [sp, #0xf0]
+	WORD $0x6d4d23e9 // ldp d9, d8, [sp, #0xd0]
+	WORD $0x6d4c2beb // ldp d11, d10, [sp, #0xc0]
+	WORD $0x6d4b33ed // ldp d13, d12, [sp, #0xb0]
+	WORD $0x6d4a3bef // ldp d15, d14, [sp, #0xa0]
+	WORD $0x910503ff // add sp, sp, #0x140
 	WORD $0xd65f03c0 // ret
 
 	// encode_q3_k_weighted
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400a1eb // b.lt 0x1d9c <k_encode_q3_k_weighted+0x1444>
+	WORD $0x5400a1eb // b.lt 0x1fa0 <k_encode_q3_k_weighted+0x1444>
 	WORD $0xd10483ff // sub sp, sp, #0x120
 	WORD $0xa941340a // ldp x10, x13, [x0, #0x10]
 	WORD $0x52825408 // mov w8, #0x12a0 // =4768
@@ -720,11 +849,11 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3c9802bf // stur q31, [x21, #-0x80]
 	WORD $0x3d8002a8 // str q8, [x21]
 	WORD $0x910402b5 // add x21, x21, #0x100
-	WORD $0x54fffd83 // b.lo 0xab0 <k_encode_q3_k_weighted+0x158>
+	WORD $0x54fffd83 // b.lo 0xcb4 <k_encode_q3_k_weighted+0x158>
 	WORD $0xf100313f // cmp x9, #0xc
 	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0x91004231 // add x17, x17, #0x10
-	WORD $0x54fffb43 // b.lo 0xa78 <k_encode_q3_k_weighted+0x120>
+	WORD $0x54fffb43 // b.lo 0xc7c <k_encode_q3_k_weighted+0x120>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x8b0901d1 // add x17, x14, x9
 	WORD $0x91010129 // add x9, x9, #0x40
@@ -739,11 +868,11 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3fd79c // fadd v28.4s, v28.4s, v31.4s
 	WORD $0x4e28d77b // fadd v27.4s, v27.4s, v8.4s
 	WORD $0x4e29d75a // fadd v26.4s, v26.4s, v9.4s
-	WORD $0x54fffe61 // b.ne 0xb18 <k_encode_q3_k_weighted+0x1c0>
+	WORD $0x54fffe61 // b.ne 0xd1c <k_encode_q3_k_weighted+0x1c0>
 	WORD $0xf103c11f // cmp x8, #0xf0
 	WORD $0x91004108 // add x8, x8, #0x10
 	WORD $0x910100e7 // add x7, x7, #0x40
-	WORD $0x54fff8a3 // b.lo 0xa70 <k_encode_q3_k_weighted+0x118>
+	WORD $0x54fff8a3 // b.lo 0xc74 <k_encode_q3_k_weighted+0x118>
 	WORD $0x4e3ad75a // fadd v26.4s, v26.4s, v26.4s
 	WORD $0x4e3bd77b // fadd v27.4s, v27.4s, v27.4s
 	WORD $0x3dc007e0 // ldr q0, [sp, #0x10]
@@ -810,10 +939,10 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3c9e03a1 // stur q1, [x29, #-0x20]
 	WORD $0x3d800ba2 // str q2, [x29, #0x20]
 	WORD $0x910203bd // add x29, x29, #0x80
-	WORD $0x54fffd83 // b.lo 0xc18 <k_encode_q3_k_weighted+0x2c0>
+	WORD $0x54fffd83 // b.lo 0xe1c <k_encode_q3_k_weighted+0x2c0>
 	WORD $0x2a1f03f8 // mov w24, wzr
 	WORD $0x52800095 // mov w21, #0x4 // =4
-	WORD $0x3707fb36 // tbnz w22, #0x0, 0xbd8 <k_encode_q3_k_weighted+0x280>
+	WORD $0x3707fb36 // tbnz w22, #0x0, 0xddc <k_encode_q3_k_weighted+0x280>
 	WORD $0xaa1f03f5 // mov x21, xzr
 	WORD $0x52800036 // mov w22, #0x1 // =1
 	WORD $0xaa1e02a9 // orr x9, x21, x30
@@ -851,10 +980,10 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3c9a03a7 // stur q7, [x29, #-0x60]
 	WORD $0x3c9c03a1 // stur q1, [x29, #-0x40]
 	WORD $0x3c8807a2 // str q2, [x29], #0x80
-	WORD $0x54fffda3 // b.lo 0xcc0 <k_encode_q3_k_weighted+0x368>
+	WORD $0x54fffda3 // b.lo 0xec4 <k_encode_q3_k_weighted+0x368>
 	WORD $0x2a1f03f6 // mov w22, wzr
 	WORD $0x52800095 // mov w21, #0x4 // =4
-	WORD $0x3707fb58 // tbnz w24, #0x0, 0xc80 <k_encode_q3_k_weighted+0x328>
+	WORD $0x3707fb58 // tbnz w24, #0x0, 0xe84 <k_encode_q3_k_weighted+0x328>
 	WORD $0xd342ffc9 // lsr x9, x30, #2
 	WORD $0xf94037f1 // ldr x17, [sp, #0x68]
 	WORD $0x52a96815 // mov w21, #0x4b400000 // =1262485504
@@ -865,7 +994,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc2969da // str s26, [x14, x9]
 	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0xf100813f // cmp x9, #0x20
-	WORD $0x54ffffa1 // b.ne 0xd38 <k_encode_q3_k_weighted+0x3e0>
+	WORD $0x54ffffa1 // b.ne 0xf3c <k_encode_q3_k_weighted+0x3e0>
 	WORD $0xad4069db // ldp q27, q26, [x14]
 	WORD $0x529999b8 // mov w24, #0xcccd // =52429
 	WORD $0x52800209 // mov w9, #0x10 // =16
@@ -886,7 +1015,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21dce1 // fmul v1.4s, v7.4s, v1.4s
 	WORD $0x3d810621 // str q1, [x17, #0x410]
 	WORD $0x91008231 // add x17, x17, #0x20
-	WORD $0x54fffe21 // b.ne 0xd5c <k_encode_q3_k_weighted+0x404>
+	WORD $0x54fffe21 // b.ne 0xf60 <k_encode_q3_k_weighted+0x404>
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x8b0901f1 // add x17, x15, x9
@@ -895,7 +1024,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf108013f // cmp x9, #0x200
 	WORD $0x4e21d77b // fadd v27.4s, v27.4s, v1.4s
 	WORD $0x4e20d75a // fadd v26.4s, v26.4s, v0.4s
-	WORD $0x54ffff41 // b.ne 0xda4 <k_encode_q3_k_weighted+0x44c>
+	WORD $0x54ffff41 // b.ne 0xfa8 <k_encode_q3_k_weighted+0x44c>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xaa0e03f1 // mov x17, x14
 	WORD $0xad006dda // stp q26, q27, [x14]
@@ -903,7 +1032,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc296880 // str s0, [x4, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf104013f // cmp x9, #0x100
-	WORD $0x54ffff81 // b.ne 0xdcc <k_encode_q3_k_weighted+0x474>
+	WORD $0x54ffff81 // b.ne 0xfd0 <k_encode_q3_k_weighted+0x474>
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
 	WORD $0x52800209 // mov w9, #0x10 // =16
@@ -927,7 +1056,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6eb91cfd // bit v29.16b, v7.16b, v25.16b
 	WORD $0x3d820220 // str q0, [x17, #0x800]
 	WORD $0x91008231 // add x17, x17, #0x20
-	WORD $0x54fffde1 // b.ne 0xdf8 <k_encode_q3_k_weighted+0x4a0>
+	WORD $0x54fffde1 // b.ne 0xffc <k_encode_q3_k_weighted+0x4a0>
 	WORD $0x4f04f61a // fmov v26.4s, #-4.00000000
 	WORD $0x5283afa9 // mov w9, #0x1d7d // =7549
 	WORD $0x3dc017e2 // ldr q2, [sp, #0x50]
@@ -1008,7 +1137,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e2bd72c // fadd v12.4s, v25.4s, v11.4s
 	WORD $0x4e22d42b // fadd v11.4s, v1.4s, v2.4s
 	WORD $0x4e27d409 // fadd v9.4s, v0.4s, v7.4s
-	WORD $0x54fff8a1 // b.ne 0xe94 <k_encode_q3_k_weighted+0x53c>
+	WORD $0x54fff8a1 // b.ne 0x1098 <k_encode_q3_k_weighted+0x53c>
 	WORD $0x6e29fd80 // fdiv v0.4s, v12.4s, v9.4s
 	WORD $0x4ea0d922 // fcmeq v2.4s, v9.4s, #0.0
 	WORD $0x4ea0d967 // fcmeq v7.4s, v11.4s, #0.0
@@ -1022,11 +1151,11 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21dd47 // fmul v7.4s, v10.4s, v1.4s
 	WORD $0x3d8315a1 // str q1, [x13, #0xc50]
 	WORD $0x3d830da7 // str q7, [x13, #0xc30]
-	WORD $0x14000004 // b 0xfc8 <k_encode_q3_k_weighted+0x670>
+	WORD $0x14000004 // b 0x11cc <k_encode_q3_k_weighted+0x670>
 	WORD $0x11000484 // add w4, w4, #0x1
 	WORD $0x7100289f // cmp w4, #0xa
-	WORD $0x54001dc0 // b.eq 0x137c <k_encode_q3_k_weighted+0xa24>
-	WORD $0x34ffffa4 // cbz w4, 0xfbc <k_encode_q3_k_weighted+0x664>
+	WORD $0x54001dc0 // b.eq 0x1580 <k_encode_q3_k_weighted+0xa24>
+	WORD $0x34ffffa4 // cbz w4, 0x11c0 <k_encode_q3_k_weighted+0x664>
 	WORD $0x1e220080 // scvtf s0, w4
 	WORD $0x1e270301 // fmov s1, w24
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
@@ -1044,7 +1173,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21fc1f // fdiv v31.4s, v0.4s, v1.4s
 	WORD $0x3dc301a1 // ldr q1, [x13, #0xc00]
 	WORD $0x6e21fc08 // fdiv v8.4s, v0.4s, v1.4s
-	WORD $0x540005ec // b.gt 0x10cc <k_encode_q3_k_weighted+0x774>
+	WORD $0x540005ec // b.gt 0x12d0 <k_encode_q3_k_weighted+0x774>
 	WORD $0xad400221 // ldp q1, q0, [x17]
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0xad411e22 // ldp q2, q7, [x17, #0x20]
@@ -1089,10 +1218,10 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e2cd72a // fadd v10.4s, v25.4s, v12.4s
 	WORD $0x4e27d40c // fadd v12.4s, v0.4s, v7.4s
 	WORD $0x4e22d429 // fadd v9.4s, v1.4s, v2.4s
-	WORD $0x54fffa81 // b.ne 0x1014 <k_encode_q3_k_weighted+0x6bc>
-	WORD $0x14000072 // b 0x1290 <k_encode_q3_k_weighted+0x938>
+	WORD $0x54fffa81 // b.ne 0x1218 <k_encode_q3_k_weighted+0x6bc>
+	WORD $0x14000072 // b 0x1494 <k_encode_q3_k_weighted+0x938>
 	WORD $0x7100149f // cmp w4, #0x5
-	WORD $0x540006ea // b.ge 0x11ac <k_encode_q3_k_weighted+0x854>
+	WORD $0x540006ea // b.ge 0x13b0 <k_encode_q3_k_weighted+0x854>
 	WORD $0xad400221 // ldp q1, q0, [x17]
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0xad411e22 // ldp q2, q7, [x17, #0x20]
@@ -1145,8 +1274,8 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e2cd72a // fadd v10.4s, v25.4s, v12.4s
 	WORD $0x4e27d40c // fadd v12.4s, v0.4s, v7.4s
 	WORD $0x4e22d429 // fadd v9.4s, v1.4s, v2.4s
-	WORD $0x54fff981 // b.ne 0x10d4 <k_encode_q3_k_weighted+0x77c>
-	WORD $0x1400003a // b 0x1290 <k_encode_q3_k_weighted+0x938>
+	WORD $0x54fff981 // b.ne 0x12d8 <k_encode_q3_k_weighted+0x77c>
+	WORD $0x1400003a // b 0x1494 <k_encode_q3_k_weighted+0x938>
 	WORD $0xad400620 // ldp q0, q1, [x17]
 	WORD $0xf1000929 // subs x9, x9, #0x2
 	WORD $0xad410a27 // ldp q7, q2, [x17, #0x20]
@@ -1203,7 +1332,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e2cd72a // fadd v10.4s, v25.4s, v12.4s
 	WORD $0x4e22d42c // fadd v12.4s, v1.4s, v2.4s
 	WORD $0x4e27d409 // fadd v9.4s, v0.4s, v7.4s
-	WORD $0x54fff901 // b.ne 0x11ac <k_encode_q3_k_weighted+0x854>
+	WORD $0x54fff901 // b.ne 0x13b0 <k_encode_q3_k_weighted+0x854>
 	WORD $0x3dc30dae // ldr q14, [x13, #0xc30]
 	WORD $0x3dc309ad // ldr q13, [x13, #0xc20]
 	WORD $0x6e2add40 // fmul v0.4s, v10.4s, v10.4s
@@ -1220,7 +1349,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e21280f // xtn v15.8b, v0.8h
 	WORD $0x2e30a9e0 // umaxv b0, v15.8b
 	WORD $0x1e260009 // fmov w9, s0
-	WORD $0x3607e769 // tbz w9, #0x0, 0xfbc <k_encode_q3_k_weighted+0x664>
+	WORD $0x3607e769 // tbz w9, #0x0, 0x11c0 <k_encode_q3_k_weighted+0x664>
 	WORD $0x3dc319a0 // ldr q0, [x13, #0xc60]
 	WORD $0x3dc31da1 // ldr q1, [x13, #0xc70]
 	WORD $0x6e2cfd77 // fdiv v23.4s, v11.4s, v12.4s
@@ -1262,7 +1391,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3d8309b8 // str q24, [x13, #0xc20]
 	WORD $0x3d8319a0 // str q0, [x13, #0xc60]
 	WORD $0x3d831da1 // str q1, [x13, #0xc70]
-	WORD $0x17ffff11 // b 0xfbc <k_encode_q3_k_weighted+0x664>
+	WORD $0x17ffff11 // b 0x11c0 <k_encode_q3_k_weighted+0x664>
 	WORD $0x3dc319a0 // ldr q0, [x13, #0xc60]
 	WORD $0x3dc31da1 // ldr q1, [x13, #0xc70]
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -1281,14 +1410,14 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc2968e0 // str s0, [x7, x9]
 	WORD $0x91008129 // add x9, x9, #0x20
 	WORD $0xf104013f // cmp x9, #0x100
-	WORD $0x54ffff81 // b.ne 0x13b4 <k_encode_q3_k_weighted+0xa5c>
+	WORD $0x54ffff81 // b.ne 0x15b8 <k_encode_q3_k_weighted+0xa5c>
 	WORD $0x4f066448 // movi v8.4s, #0xc2, lsl #24
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xbc696a00 // ldr s0, [x16, x9]
 	WORD $0xbc296a80 // str s0, [x20, x9]
 	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0xf100813f // cmp x9, #0x20
-	WORD $0x54ffff81 // b.ne 0x13d0 <k_encode_q3_k_weighted+0xa78>
+	WORD $0x54ffff81 // b.ne 0x15d4 <k_encode_q3_k_weighted+0xa78>
 	WORD $0xf94067e9 // ldr x9, [sp, #0xc8]
 	WORD $0x529999b1 // mov w17, #0xcccd // =52429
 	WORD $0x910023de // add x30, x30, #0x8
@@ -1296,7 +1425,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb1303df // cmp x30, x19
 	WORD $0x91008294 // add x20, x20, #0x20
 	WORD $0x11000529 // add w9, w9, #0x1
-	WORD $0x54ffbd63 // b.lo 0xbac <k_encode_q3_k_weighted+0x254>
+	WORD $0x54ffbd63 // b.lo 0xdb0 <k_encode_q3_k_weighted+0x254>
 	WORD $0xf9401bf9 // ldr x25, [sp, #0x30]
 	WORD $0x52800208 // mov w8, #0x10 // =16
 	WORD $0xaa0d03e9 // mov x9, x13
@@ -1309,7 +1438,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3d810522 // str q2, [x9, #0x410]
 	WORD $0x3d810120 // str q0, [x9, #0x400]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54fffee1 // b.ne 0x1410 <k_encode_q3_k_weighted+0xab8>
+	WORD $0x54fffee1 // b.ne 0x1614 <k_encode_q3_k_weighted+0xab8>
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
 	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
 	WORD $0xf94017fd // ldr x29, [sp, #0x28]
@@ -1337,7 +1466,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6eb91ceb // bit v11.16b, v7.16b, v25.16b
 	WORD $0x3d820120 // str q0, [x9, #0x800]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54fffde1 // b.ne 0x1460 <k_encode_q3_k_weighted+0xb08>
+	WORD $0x54fffde1 // b.ne 0x1664 <k_encode_q3_k_weighted+0xb08>
 	WORD $0x6e2afd1f // fdiv v31.4s, v8.4s, v10.4s
 	WORD $0x6eace7cc // fcmgt v12.4s, v30.4s, v12.4s
 	WORD $0x6eabe7de // fcmgt v30.4s, v30.4s, v11.4s
@@ -1414,7 +1543,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e2bd40c // fadd v12.4s, v0.4s, v11.4s
 	WORD $0x4e27d6eb // fadd v11.4s, v23.4s, v7.4s
 	WORD $0x4e21d449 // fadd v9.4s, v2.4s, v1.4s
-	WORD $0x54fff8e1 // b.ne 0x14f4 <k_encode_q3_k_weighted+0xb9c>
+	WORD $0x54fff8e1 // b.ne 0x16f8 <k_encode_q3_k_weighted+0xb9c>
 	WORD $0x6e29fd80 // fdiv v0.4s, v12.4s, v9.4s
 	WORD $0x4ea0d922 // fcmeq v2.4s, v9.4s, #0.0
 	WORD $0x4ea0d967 // fcmeq v7.4s, v11.4s, #0.0
@@ -1428,11 +1557,11 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21dd47 // fmul v7.4s, v10.4s, v1.4s
 	WORD $0x3d8315a1 // str q1, [x13, #0xc50]
 	WORD $0x3d830da7 // str q7, [x13, #0xc30]
-	WORD $0x14000004 // b 0x1620 <k_encode_q3_k_weighted+0xcc8>
+	WORD $0x14000004 // b 0x1824 <k_encode_q3_k_weighted+0xcc8>
 	WORD $0x11000508 // add w8, w8, #0x1
 	WORD $0x7100291f // cmp w8, #0xa
-	WORD $0x54001e80 // b.eq 0x19ec <k_encode_q3_k_weighted+0x1094>
-	WORD $0x34ffffa8 // cbz w8, 0x1614 <k_encode_q3_k_weighted+0xcbc>
+	WORD $0x54001e80 // b.eq 0x1bf0 <k_encode_q3_k_weighted+0x1094>
+	WORD $0x34ffffa8 // cbz w8, 0x1818 <k_encode_q3_k_weighted+0xcbc>
 	WORD $0x1e220100 // scvtf s0, w8
 	WORD $0x1e270221 // fmov s1, w17
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
@@ -1449,7 +1578,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21fc1f // fdiv v31.4s, v0.4s, v1.4s
 	WORD $0x3dc301a1 // ldr q1, [x13, #0xc00]
 	WORD $0x6e21fc08 // fdiv v8.4s, v0.4s, v1.4s
-	WORD $0x5400062c // b.gt 0x1728 <k_encode_q3_k_weighted+0xdd0>
+	WORD $0x5400062c // b.gt 0x192c <k_encode_q3_k_weighted+0xdd0>
 	WORD $0x52800209 // mov w9, #0x10 // =16
 	WORD $0xaa0d03eb // mov x11, x13
 	WORD $0xad400161 // ldp q1, q0, [x11]
@@ -1496,10 +1625,10 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e2cd72a // fadd v10.4s, v25.4s, v12.4s
 	WORD $0x4e27d40c // fadd v12.4s, v0.4s, v7.4s
 	WORD $0x4e22d429 // fadd v9.4s, v1.4s, v2.4s
-	WORD $0x54fffa81 // b.ne 0x1670 <k_encode_q3_k_weighted+0xd18>
-	WORD $0x14000077 // b 0x1900 <k_encode_q3_k_weighted+0xfa8>
+	WORD $0x54fffa81 // b.ne 0x1874 <k_encode_q3_k_weighted+0xd18>
+	WORD $0x14000077 // b 0x1b04 <k_encode_q3_k_weighted+0xfa8>
 	WORD $0x7100151f // cmp w8, #0x5
-	WORD $0x5400072a // b.ge 0x1810 <k_encode_q3_k_weighted+0xeb8>
+	WORD $0x5400072a // b.ge 0x1a14 <k_encode_q3_k_weighted+0xeb8>
 	WORD $0x52800209 // mov w9, #0x10 // =16
 	WORD $0xaa0d03eb // mov x11, x13
 	WORD $0xad400161 // ldp q1, q0, [x11]
@@ -1554,8 +1683,8 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e2cd72a // fadd v10.4s, v25.4s, v12.4s
 	WORD $0x4e27d40c // fadd v12.4s, v0.4s, v7.4s
 	WORD $0x4e22d429 // fadd v9.4s, v1.4s, v2.4s
-	WORD $0x54fff981 // b.ne 0x1738 <k_encode_q3_k_weighted+0xde0>
-	WORD $0x1400003d // b 0x1900 <k_encode_q3_k_weighted+0xfa8>
+	WORD $0x54fff981 // b.ne 0x193c <k_encode_q3_k_weighted+0xde0>
+	WORD $0x1400003d // b 0x1b04 <k_encode_q3_k_weighted+0xfa8>
 	WORD $0x5280020b // mov w11, #0x10 // =16
 	WORD $0xaa0d03e9 // mov x9, x13
 	WORD $0xad400520 // ldp q0, q1, [x9]
@@ -1615,7 +1744,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e2cd72a // fadd v10.4s, v25.4s, v12.4s
 	WORD $0x4e22d42c // fadd v12.4s, v1.4s, v2.4s
 	WORD $0x4e27d409 // fadd v9.4s, v0.4s, v7.4s
-	WORD $0x54fff8e1 // b.ne 0x1818 <k_encode_q3_k_weighted+0xec0>
+	WORD $0x54fff8e1 // b.ne 0x1a1c <k_encode_q3_k_weighted+0xec0>
 	WORD $0x3dc30dae // ldr q14, [x13, #0xc30]
 	WORD $0x3dc309ad // ldr q13, [x13, #0xc20]
 	WORD $0x6e2add40 // fmul v0.4s, v10.4s, v10.4s
@@ -1632,7 +1761,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e21280f // xtn v15.8b, v0.8h
 	WORD $0x2e30a9e0 // umaxv b0, v15.8b
 	WORD $0x1e260009 // fmov w9, s0
-	WORD $0x3607e6a9 // tbz w9, #0x0, 0x1614 <k_encode_q3_k_weighted+0xcbc>
+	WORD $0x3607e6a9 // tbz w9, #0x0, 0x1818 <k_encode_q3_k_weighted+0xcbc>
 	WORD $0x3dc319a0 // ldr q0, [x13, #0xc60]
 	WORD $0x3dc31da1 // ldr q1, [x13, #0xc70]
 	WORD $0x6e2cfd77 // fdiv v23.4s, v11.4s, v12.4s
@@ -1674,7 +1803,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3d8309b8 // str q24, [x13, #0xc20]
 	WORD $0x3d8319a0 // str q0, [x13, #0xc60]
 	WORD $0x3d831da1 // str q1, [x13, #0xc70]
-	WORD $0x17ffff0b // b 0x1614 <k_encode_q3_k_weighted+0xcbc>
+	WORD $0x17ffff0b // b 0x1818 <k_encode_q3_k_weighted+0xcbc>
 	WORD $0x3dc319bf // ldr q31, [x13, #0xc60]
 	WORD $0x3dc31da8 // ldr q8, [x13, #0xc70]
 	WORD $0x4f066450 // movi v16.4s, #0xc2, lsl #24
@@ -1710,7 +1839,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3d810520 // str q0, [x9, #0x410]
 	WORD $0x3d810121 // str q1, [x9, #0x400]
 	WORD $0x91008129 // add x9, x9, #0x20
-	WORD $0x54fffd61 // b.ne 0x1a24 <k_encode_q3_k_weighted+0x10cc>
+	WORD $0x54fffd61 // b.ne 0x1c28 <k_encode_q3_k_weighted+0x10cc>
 	WORD $0x0e216920 // fcvtn v0.4h, v9.4s
 	WORD $0x0e216941 // fcvtn v1.4h, v10.4s
 	WORD $0xf94023e0 // ldr x0, [sp, #0x40]
@@ -1726,7 +1855,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0403f4 // mov x20, x4
 	WORD $0x1e23c000 // fcvt h0, s0
 	WORD $0x7d00d8e0 // str h0, [x7, #0x6c]
-	WORD $0x14000021 // b 0x1b3c <k_encode_q3_k_weighted+0x11e4>
+	WORD $0x14000021 // b 0x1d40 <k_encode_q3_k_weighted+0x11e4>
 	WORD $0x4e040500 // dup v0.4s, v8.s[0]
 	WORD $0x4e040f57 // dup v23.4s, w26
 	WORD $0x6e20fd21 // fdiv v1.4s, v9.4s, v0.4s
@@ -1758,7 +1887,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e011800 // uzp1 v0.16b, v0.16b, v1.16b
 	WORD $0x4e238400 // add v0.16b, v0.16b, v3.16b
 	WORD $0x3d831920 // str q0, [x9, #0xc60]
-	WORD $0x540003c0 // b.eq 0x1bb0 <k_encode_q3_k_weighted+0x1258>
+	WORD $0x540003c0 // b.eq 0x1db4 <k_encode_q3_k_weighted+0x1258>
 	WORD $0xb8420689 // ldr w9, [x20], #0x20
 	WORD $0xbc687841 // ldr s1, [x2, x8, lsl #2]
 	WORD $0x38336ae9 // strb w9, [x23, x19]
@@ -1769,7 +1898,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad407e3e // ldp q30, q31, [x17]
 	WORD $0x1e200828 // fmul s8, s1, s0
 	WORD $0x1e202108 // fcmp s8, #0.0
-	WORD $0x54fffac1 // b.ne 0x1abc <k_encode_q3_k_weighted+0x1164>
+	WORD $0x54fffac1 // b.ne 0x1cc0 <k_encode_q3_k_weighted+0x1164>
 	WORD $0xbc737800 // ldr s0, [x0, x19, lsl #2]
 	WORD $0x4f809121 // fmul v1.4s, v9.4s, v0.s[0]
 	WORD $0x4f8093a2 // fmul v2.4s, v29.4s, v0.s[0]
@@ -1787,7 +1916,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3cd4ff // fadd v31.4s, v7.4s, v28.4s
 	WORD $0x4e3cd448 // fadd v8.4s, v2.4s, v28.4s
 	WORD $0x4e3cd41e // fadd v30.4s, v0.4s, v28.4s
-	WORD $0x17ffffdb // b 0x1b18 <k_encode_q3_k_weighted+0x11c0>
+	WORD $0x17ffffdb // b 0x1d1c <k_encode_q3_k_weighted+0x11c0>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x8b0902f1 // add x17, x23, x9
 	WORD $0x39400233 // ldrb w19, [x17]
@@ -1797,7 +1926,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x39018233 // strb w19, [x17, #0x60]
-	WORD $0x54ffff01 // b.ne 0x1bb4 <k_encode_q3_k_weighted+0x125c>
+	WORD $0x54ffff01 // b.ne 0x1db8 <k_encode_q3_k_weighted+0x125c>
 	WORD $0x4f00e43d // movi v29.16b, #0x1
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x8b0902f1 // add x17, x23, x9
@@ -1817,7 +1946,7 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2a110271 // orr w17, w19, w17
 	WORD $0xf100113f // cmp x9, #0x4
 	WORD $0x3901a291 // strb w17, [x20, #0x68]
-	WORD $0x54fffde1 // b.ne 0x1be0 <k_encode_q3_k_weighted+0x1288>
+	WORD $0x54fffde1 // b.ne 0x1de4 <k_encode_q3_k_weighted+0x1288>
 	WORD $0xaa1f03f4 // mov x20, xzr
 	WORD $0x910080e9 // add x9, x7, #0x20
 	WORD $0x52800036 // mov w22, #0x1 // =1
@@ -1844,10 +1973,10 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea11c00 // orr v0.16b, v0.16b, v1.16b
 	WORD $0x3cb56a80 // str q0, [x20, x21]
 	WORD $0x52800215 // mov w21, #0x10 // =16
-	WORD $0x3707fdd8 // tbnz w24, #0x0, 0x1c48 <k_encode_q3_k_weighted+0x12f0>
+	WORD $0x3707fdd8 // tbnz w24, #0x0, 0x1e4c <k_encode_q3_k_weighted+0x12f0>
 	WORD $0x2a1f03f6 // mov w22, wzr
 	WORD $0x52800034 // mov w20, #0x1 // =1
-	WORD $0x3707fcd1 // tbnz w17, #0x0, 0x1c34 <k_encode_q3_k_weighted+0x12dc>
+	WORD $0x3707fcd1 // tbnz w17, #0x0, 0x1e38 <k_encode_q3_k_weighted+0x12dc>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x52800031 // mov w17, #0x1 // =1
 	WORD $0x8b090073 // add x19, x3, x9
@@ -1885,21 +2014,21 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea01c20 // orr v0.16b, v1.16b, v0.16b
 	WORD $0x3ca968e0 // str q0, [x7, x9]
 	WORD $0x52800209 // mov w9, #0x10 // =16
-	WORD $0x3707fbb3 // tbnz w19, #0x0, 0x1ca8 <k_encode_q3_k_weighted+0x1350>
+	WORD $0x3707fbb3 // tbnz w19, #0x0, 0x1eac <k_encode_q3_k_weighted+0x1350>
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0x9101b8e7 // add x7, x7, #0x6e
 	WORD $0x91001084 // add x4, x4, #0x4
 	WORD $0xeb1b011f // cmp x8, x27
 	WORD $0x91010000 // add x0, x0, #0x40
 	WORD $0x9110016b // add x11, x11, #0x400
-	WORD $0x54ffeaa1 // b.ne 0x1aa4 <k_encode_q3_k_weighted+0x114c>
+	WORD $0x54ffeaa1 // b.ne 0x1ca8 <k_encode_q3_k_weighted+0x114c>
 	WORD $0xf9401feb // ldr x11, [sp, #0x38]
 	WORD $0x1e221010 // fmov s16, #4.00000000
 	WORD $0x9140098c // add x12, x12, #0x2, lsl #12 // =0x2000
 	WORD $0x9140094a // add x10, x10, #0x2, lsl #12 // =0x2000
 	WORD $0x910dc339 // add x25, x25, #0x370
 	WORD $0xf100216b // subs x11, x11, #0x8
-	WORD $0x54ff668c // b.gt 0xa3c <k_encode_q3_k_weighted+0xe4>
+	WORD $0x54ff668c // b.gt 0xc40 <k_encode_q3_k_weighted+0xe4>
 	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
 	WORD $0xf94063fd // ldr x29, [sp, #0xc0]
 	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
@@ -1912,7 +2041,6 @@ TEXT ·encode_q3_kNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d483bef // ldp d15, d14, [sp, #0x80]
 	WORD $0x910483ff // add sp, sp, #0x120
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

@@ -32,7 +32,7 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0b18d48; WORD $0x004a; BYTE $0x00 // leaq 0x4ac0(%rcx), %rsi
 	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
 	LONG $0x00b18d4c; WORD $0x0042; BYTE $0x00 // leaq 0x4200(%rcx), %r14
-	LONG $0xc0b18d48; WORD $0x0054; BYTE $0x00 // leaq 0x54c0(%rcx), %rsi
+	LONG $0xc0b18d48; WORD $0x0072; BYTE $0x00 // leaq 0x72c0(%rcx), %rsi
 	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
 	QUAD $0x17260d2848fdf162; WORD $0x0000 // vmovapd 0x1726(%rip), %zmm1 # 0x1780 <k_encode_q6_k+0x1780>
 	QUAD $0x17d81518487df262; WORD $0x0000 // vbroadcastss 0x17d8(%rip), %zmm2 # 0x183c <k_encode_q6_k+0x183c>
@@ -922,7 +922,7 @@ TEXT ·encode_q6_kAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487db262; WORD $0xc03b // vpminud %zmm16, %zmm0, %zmm0
 	LONG $0x487ef262; WORD $0xc031 // vpmovdb %zmm0, %xmm0
 	LONG $0x087db162; WORD $0xc1fc // vpaddb %xmm17, %xmm0, %xmm0
-	QUAD $0x12c036847f7ac1c4; WORD $0x0000 // vmovdqu %xmm0, 0x12c0(%r14,%rsi)
+	QUAD $0x30c036847f7ac1c4; WORD $0x0000 // vmovdqu %xmm0, 0x30c0(%r14,%rsi)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	LONG $0x10c68348 // addq $0x10, %rsi
 	LONG $0x00fe8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rsi # imm = 0x100

@@ -214,11 +214,11 @@ var units = []unit{
 	}},
 	{cpu.AVX2, encode_q3_kAVX2Addr(), []entry{
 		{fnEncodeQ3K, 0x0},
-		{fnEncodeQ3KWeighted, 0xb50},
+		{fnEncodeQ3KWeighted, 0xcf0},
 	}},
 	{cpu.AVX512, encode_q3_kAVX512Addr(), []entry{
 		{fnEncodeQ3K, 0x0},
-		{fnEncodeQ3KWeighted, 0x1540},
+		{fnEncodeQ3KWeighted, 0x1900},
 	}},
 	{cpu.AVX2, encode_q6_kAVX2Addr(), []entry{
 		{fnEncodeQ6K, 0x0},

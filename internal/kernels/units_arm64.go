@@ -115,7 +115,7 @@ var units = []unit{
 	}},
 	{cpu.NEON, encode_q3_kNEONAddr(), []entry{
 		{fnEncodeQ3K, 0x0},
-		{fnEncodeQ3KWeighted, 0x958},
+		{fnEncodeQ3KWeighted, 0xb5c},
 	}},
 	{cpu.NEON, encode_q6_kNEONAddr(), []entry{
 		{fnEncodeQ6K, 0x0},

@@ -24,7 +24,7 @@ struct encode {
 };
 
 // FITS holds a struct to the work space that the caller gives.
-#define FITS(type) _Static_assert(sizeof(struct type) <= 6 << 12, "the work space of package kernels is too small");
+#define FITS(type) _Static_assert(sizeof(struct type) <= 10 << 12, "the work space of package kernels is too small");
 
 INLINE ef loade(const float* p) { return *(const efu*)p; }
 INLINE ef alle(float x) { return (ef)x; }

@@ -9,9 +9,12 @@ typedef float sf __attribute__((ext_vector_type(SN)));
 typedef int32_t si __attribute__((ext_vector_type(SN)));
 typedef uint8_t sb __attribute__((ext_vector_type(SN)));
 
-// fit_sweep is storage's search of the same name on every lane, for codes -4..3 of 16 elements. t
-// receives the codes, spare is room for one vector.
-INLINE sf fit_sweep(const sf* x, sf* w, sf* t, sf* spare)
+// SWEEPS are most passes of a search over its elements.
+#define SWEEPS 5
+
+// fit_sweep is storage's search of the same name on every lane, for codes -4..3 of 16 elements, with so
+// many sweeps at most. t receives the codes, spare the lanes that the last sweep changed.
+INLINE sf fit_sweep(const sf* x, sf* w, sf* t, sf* spare, long sweeps)
 {
   const sf zero = 0;
   sf v = zero, top = zero;
@@ -34,7 +37,7 @@ INLINE sf fit_sweep(const sf* x, sf* w, sf* t, sf* spare)
     lx += q * x[i] * c;
     l2 += q * c * c;
   }
-  EACH for (int sweep = 0; sweep < 5; sweep++) {
+  EACH for (; sweeps > 0; sweeps--) {
     si* changed = (si*)spare;
     *changed = 0;
     EACH for (long i = 0; i < 16; i++) {
@@ -118,20 +121,71 @@ INLINE void finish(struct signed_scales* s, struct q3_k* y, const float* x, long
   }
 }
 
+// plain is the work space without importance. Four sub-blocks of five find nothing to change in the first
+// sweep, but hardly ever all of those that are searched side by side. So all get one sweep, and those that
+// it changed are searched again, from the start, beside others of their kind.
+struct plain {
+  struct signed_scales s;
+  int32_t sub[16 * LN + SN]; // sub-blocks to search
+};
+FITS(plain)
+
+// listed is columns for sub-blocks from a list.
+INLINE void listed(float* to, const float* x, const int32_t* sub)
+{
+  EACH for (long l = 0; l < SN; l += VL)
+    EACH for (long e = 0; e < 16; e += VL) {
+      vf r[VL];
+      for (int i = 0; i < VL; i++) r[i] = load(x + 16 * (long)sub[l + i] + e);
+      turn(r);
+      SETTLE
+      for (int i = 0; i < VL; i++) store(to + (e + i) * SN + l, r[i]);
+    }
+}
+
+// put_off moves those of the sub-blocks at sub that the last sweep changed to the end of the n ones that
+// are to be searched again.
+INLINE long put_off(int32_t* again, long n, const int32_t* sub, const si* changed)
+{
+  union { sb lanes; uint64_t words[SN / 8]; } m = {__builtin_convertvector(*changed, sb)};
+  EACH for (long i = 0; i < SN / 8; i++)
+    EACH for (uint64_t w = m.words[i] & 0x0101010101010101; w; w &= w - 1) again[n++] = sub[8 * i + __builtin_ctzll(w) / 8];
+  return n;
+}
+
 KERNEL(encode_q3_k, encode)
 {
-  struct signed_scales* s = (struct signed_scales*)p->scratch;
+  struct plain* q = (struct plain*)p->scratch;
+  struct signed_scales* s = &q->s;
+  sf *t = (sf*)s->g.t, *spare = (sf*)s->weight;
   const float* x = p->x;
   struct q3_k* y = (struct q3_k*)p->dst;
-  for (long n = p->n; n > 0; n -= CHUNK, x += CHUNK * 256, y += CHUNK) {
-    const long count = n < CHUNK ? n : CHUNK;
-    EACH for (long first = 0; first < 16 * count; first += SN) {
-      sf* t = (sf*)s->g.t;
-      columns((float*)s->g.x, SN, x, first, 16 * count, 16, 16);
-      const sf scale = fit_sweep((const sf*)s->g.x, (sf*)s->g.w, t, (sf*)s->weight);
-      EACH for (int i = 0; i < 16; i++) *(sb*)(s->first + 16 * first + SN * i) = __builtin_convertvector(t[i] + 4, sb);
-      t[0] = scale;
-      EACH for (long l = 0; l < SN; l++) s->scale[(first + l) % 16][(first + l) / 16] = ((const float*)t)[l];
+  for (long n = p->n; n > 0; n -= LN, x += LN * 256, y += LN) {
+    const long count = n < LN ? n : LN;
+    long todo = 16 * count;
+    EACH for (long i = 0; i < todo; i++) q->sub[i] = (int32_t)i;
+    EACH for (long sweeps = 1; todo > 0; sweeps = SWEEPS) {
+      EACH for (long i = 0; i < SN; i++) q->sub[todo + i] = q->sub[todo - 1];
+      long again = 0;
+      EACH for (long i = 0; i < todo; i += SN) {
+        const int32_t* sub = q->sub + i;
+        listed((float*)s->g.x, x, sub);
+        const sf scale = fit_sweep((const sf*)s->g.x, (sf*)s->g.w, t, spare, sweeps);
+        *(sf*)s->g.w = scale;
+        EACH for (long l = 0; l < SN; l++) s->scale[sub[l] % 16][sub[l] / 16] = ((const float*)s->g.w)[l];
+        if (sweeps == 1) {
+          EACH for (long e = 0; e < 16; e++) ((sb*)(s->first + 16 * i))[e] = __builtin_convertvector(t[e] + 4, sb);
+        } else {
+          EACH for (long e = 0; e < 16; e++) ((sb*)t)[e] = __builtin_convertvector(t[e] + 4, sb); // each takes less room
+          EACH for (long l = 0; l < SN; l++) {
+            const uint8_t* c = (const uint8_t*)t + l;
+            uint8_t* to = s->first + sub[l] / SN * SN * 16 + sub[l] % SN;
+            for (int e = 0; e < 16; e++) to[SN * e] = c[SN * e];
+          }
+        }
+        if (sweeps == 1) again = put_off(q->sub, again, sub, (const si*)spare);
+      }
+      todo = again;
     }
     spread_scales(s);
     finish(s, y, x, count, 0);

@@ -11,8 +11,8 @@ struct signed_scales {
   int32_t q[16][LN];                   // their codes
   float d[LN];                         // what they are multiples of, as stored
   float sigma2[16];
-  float inverse[16 * CHUNK]; // of the codes of the first fit
-  uint8_t first[CHUNK * 256]; // those codes, where no inverse makes them: for each group an element after the other
+  float inverse[16 * LN]; // of the codes of the first fit
+  uint8_t first[LN * 256]; // those codes, where no inverse makes them: for each group an element after the other
   uint8_t codes[256];
 };
 FITS(signed_scales)
