@@ -73,6 +73,7 @@ cross:
 
 docs:
 	$(GO) generate ./cmd/pare
+	$(GO) test ./runner/eval -run Conformance -update
 
 # Words that do not belong into the tree: machine paths, and marks of unfinished work.
 words:

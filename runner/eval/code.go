@@ -2,6 +2,7 @@ package eval
 
 import (
 	"fmt"
+	"unsafe"
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/ir/graph"
@@ -17,6 +18,7 @@ type code struct {
 	consts   map[int]*graph.Tensor
 	captures []int // slots of what comes from outside
 	inputs   []int
+	defaults []*graph.Tensor // of inputs, nil without one
 	outputs  []int
 	nodes    []*node
 }
@@ -59,6 +61,11 @@ func (cc *compiler) code(g *graph.Graph) (*code, error) {
 	c := &code{graph: g, prog: cc.prog, slots: map[*graph.Value]int{}, consts: map[int]*graph.Tensor{}}
 	for _, v := range g.Inputs {
 		c.inputs = append(c.inputs, c.add(v))
+		var d *graph.Tensor
+		if v.Const != nil {
+			d = aligned(v.Const)
+		}
+		c.defaults = append(c.defaults, d)
 	}
 	for _, n := range g.Nodes {
 		for _, v := range n.Out {
@@ -132,9 +139,22 @@ func (c *code) slot(v *graph.Value) int {
 	}
 	s := c.add(v)
 	if v.Const != nil {
-		c.consts[s] = v.Const
+		c.consts[s] = aligned(v.Const)
 	} else {
 		c.captures = append(c.captures, s)
 	}
 	return s
+}
+
+// aligned is a constant whose elements can be read where they lie; files have them anywhere.
+func aligned(t *graph.Tensor) *graph.Tensor {
+	size := uintptr(max(1, min(t.Type.Bits()/8, 8)))
+	if len(t.Data) == 0 || uintptr(unsafe.Pointer(unsafe.SliceData(t.Data)))%size == 0 {
+		return t
+	}
+	c := clone(t)
+	if t.Drop != nil {
+		t.Drop()
+	}
+	return c
 }

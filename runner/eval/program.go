@@ -92,7 +92,7 @@ func (p *Program) specs(shapes map[string][]int) ([]Spec, error) {
 	specs := make([]Spec, len(p.Graph.Inputs))
 	for i, v := range p.Graph.Inputs {
 		if v.Const != nil {
-			specs[i] = knownSpec(v.Const)
+			specs[i] = knownSpec(p.code.defaults[i])
 			specs[i].Const = true
 			continue
 		}
@@ -205,8 +205,9 @@ func (p *Program) Run(ctx context.Context, in ...Value) ([]Value, error) {
 			}
 			continue
 		}
-		vals[i] = Of(v.Const)
-		specs[i] = knownSpec(v.Const)
+		d := p.code.defaults[i]
+		vals[i] = Of(d)
+		specs[i] = knownSpec(d)
 		specs[i].Const = true
 	}
 	if err := sameNames(g, specs); err != nil {
