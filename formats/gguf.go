@@ -186,6 +186,7 @@ func readGGUF(ctx context.Context, m *ir.Model, path string) error {
 		settle(trial)
 		m.Decoder, m.NoDecoder, m.Problems = trial.Decoder, trial.NoDecoder, append(m.Problems, trial.Problems...)
 	}
+	defer settleEncoder(m)
 	for _, t := range handles {
 		if a != nil && a.GGUF.Interleaved && turned(t.Role) {
 			if t, err = toHFOrder(m, t); err != nil {
@@ -212,6 +213,9 @@ func readGGUFArch(m *ir.Model, src arch.Source) *arch.Arch {
 		m.Arch, _ = m.Meta["general.architecture"].(string)
 	}
 	m.Decoder = d
+	if err == nil && a.Encodes() {
+		m.Encoder, notes, err = a.EncoderFromGGUF(src)
+	}
 	if err != nil {
 		stop(m, err)
 	}

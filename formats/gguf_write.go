@@ -76,8 +76,12 @@ func layGGUF(m *ir.Model, o WriteOptions) (*ggufFile, error) {
 	a := arch.ByName(m.Arch)
 	var err error
 	switch {
-	case m.Decoder != nil && a != nil:
-		if f.handles, err = f.canonical(m, a); err == nil {
+	case m.Known() && a != nil:
+		list := f.canonical
+		if m.Encoder != nil {
+			list = f.canonicalEncoder
+		}
+		if f.handles, err = list(m, a); err == nil {
 			err = f.describe(m, a, o)
 		}
 	case m.Format == "gguf":
@@ -99,7 +103,7 @@ func layGGUF(m *ir.Model, o WriteOptions) (*ggufFile, error) {
 			f.handles[i] = t
 		}
 		info := storage.MustLookup(t.Type)
-		if info.GGML < 0 || m.Decoder != nil && (t.Type == storage.F64 || !info.Float && info.BlockElems == 1) {
+		if info.GGML < 0 || m.Known() && (t.Type == storage.F64 || !info.Float && info.BlockElems == 1) {
 			errs = append(errs, &fault.Error{File: m.Path, Tensor: t.Name, Op: "gguf", Err: fault.As(fault.ErrRefused, fmt.Errorf("%w: llama.cpp computes with no %s", ErrInexact, t.Type)), Hint: "convert it to bf16 or f16, or choose a GGUF type"})
 			continue
 		}
@@ -166,6 +170,10 @@ func split(a *arch.Arch, t *ir.Tensor) (before, after string) {
 	return name, ""
 }
 
+func (f *ggufFile) has(key string) bool {
+	return slices.ContainsFunc(f.kv, func(kv gguf.KV) bool { return kv.Key == key })
+}
+
 func (f *ggufFile) add(key string, v any) { f.kv = append(f.kv, gguf.KV{Key: key, Value: v}) }
 
 // describe makes the metadata of a known architecture. Also keys that loaders would silently
@@ -175,7 +183,17 @@ func (f *ggufFile) describe(m *ir.Model, a *arch.Arch, o WriteOptions) error {
 	f.add("general.type", "model")
 	f.copyGeneral(m, o)
 	f.add("general.size_label", sizeLabel(m.Parameters()))
-	keys, notes, err := a.GGUFKeys(m.Decoder)
+	var keys []arch.KV
+	var notes []string
+	var err error
+	vocab := 0
+	if m.Encoder != nil {
+		keys, notes, err = a.EncoderGGUFKeys(m.Encoder)
+		vocab = m.Encoder.Vocab
+	} else {
+		keys, notes, err = a.GGUFKeys(m.Decoder)
+		vocab = m.Decoder.Vocab
+	}
 	if err != nil {
 		return &fault.Error{File: m.Path, Op: "gguf", Err: fault.As(fault.ErrRefused, err)}
 	}
@@ -185,7 +203,7 @@ func (f *ggufFile) describe(m *ir.Model, a *arch.Arch, o WriteOptions) error {
 	}
 	f.add("general.file_type", fileType(f.handles, o))
 	f.add("general.quantization_version", uint32(2))
-	return f.tokenizer(m, o)
+	return f.tokenizer(m, vocab, o)
 }
 
 // ownGeneral are the keys of general.* that are set anew; others of a GGUF source travel on.
@@ -233,13 +251,13 @@ func (f *ggufFile) copyMeta(m *ir.Model, o WriteOptions) {
 }
 
 // tokenizer adds the vocabulary. That of a GGUF source is copied as it is.
-func (f *ggufFile) tokenizer(m *ir.Model, o WriteOptions) error {
+func (f *ggufFile) tokenizer(m *ir.Model, vocab int, o WriteOptions) error {
 	refuse := func(err error, hint string) error {
 		return &fault.Error{File: m.Path, Op: "gguf", Err: fault.As(fault.ErrRefused, err), Hint: hint}
 	}
 	if m.Format == "gguf" {
 		for _, key := range slices.Sorted(maps.Keys(m.Meta)) {
-			if strings.HasPrefix(key, "tokenizer.") {
+			if strings.HasPrefix(key, "tokenizer.") && !f.has(key) {
 				v := m.Meta[key]
 				if key == "tokenizer.ggml.pre" && o.Pre != "" {
 					v = o.Pre
@@ -250,7 +268,7 @@ func (f *ggufFile) tokenizer(m *ir.Model, o WriteOptions) error {
 		return nil
 	}
 	if m.Tokenizer == nil {
-		if m.Assets["tokenizer.json"] != nil || m.Assets["tokenizer.model"] != nil {
+		if m.Assets["tokenizer.json"] != nil || m.Assets["tokenizer.model"] != nil || m.Assets["vocab.txt"] != nil {
 			return refuse(fmt.Errorf("%w: %w", ErrInexact, m.CannotRead()), "write a Hugging Face folder, which takes its files as they are")
 		}
 		f.notes = append(f.notes, "the source has no tokenizer: the file takes token ids only")
@@ -264,7 +282,7 @@ func (f *ggufFile) tokenizer(m *ir.Model, o WriteOptions) error {
 		}
 	}
 	spec.Tokens, spec.Types, spec.Scores = slices.Clone(spec.Tokens), slices.Clone(spec.Types), slices.Clone(spec.Scores)
-	if err := spec.Pad(m.Decoder.Vocab); err != nil {
+	if err := spec.Pad(vocab); err != nil {
 		return refuse(err, "")
 	}
 	kv, err := spec.GGUF()

@@ -37,7 +37,7 @@ const (
 // assetNames are the side files that travel with a model.
 var assetNames = []string{
 	"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-	"added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
+	"added_tokens.json", "vocab.txt", modulesName, limitsName, "config_sentence_transformers.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
 	"LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", // must travel with many models
 }
 
@@ -72,6 +72,9 @@ func readHF(ctx context.Context, m *ir.Model, dir string) error {
 		}
 		m.Assets[name] = b
 	}
+	if err := readSentence(m, dir); err != nil {
+		return err
+	}
 	a, q, err := readConfig(m)
 	if err != nil {
 		return err
@@ -92,6 +95,7 @@ func readHF(ctx context.Context, m *ir.Model, dir string) error {
 		}
 		n.report()
 	}
+	settlePooler(m, handles)
 	for _, t := range handles {
 		if err := m.Add(t); err != nil {
 			return err
@@ -119,6 +123,8 @@ func readConfig(m *ir.Model) (*arch.Arch, *packed, error) {
 	m.Decoder = d
 	if err != nil {
 		stop(m, err)
+	} else if a.Encodes() {
+		readEncoder(m, a, config)
 	}
 	for _, n := range notes {
 		problemf(m, "", "%s", n)

@@ -160,7 +160,7 @@ func layHF(m *ir.Model, _ WriteOptions) (*folder, error) {
 // handles lists the tensors under their Hugging Face names.
 func (f *folder) handles(m *ir.Model) ([]*ir.Tensor, error) {
 	a := arch.ByName(m.Arch)
-	if m.Decoder == nil {
+	if !m.Known() {
 		a = nil // roles are those of the source, and so are the names
 	}
 	if a == nil && m.Format == "gguf" {
@@ -190,10 +190,8 @@ func (f *folder) handles(m *ir.Model) ([]*ir.Tensor, error) {
 // sideFiles fills the assets: those of the source where there are any, else generated ones.
 // quantization is the value for quantization_config, nil for none.
 func (f *folder) sideFiles(m *ir.Model, handles []*ir.Tensor, quantization any) error {
-	for _, name := range assetNames {
-		if b, ok := m.Assets[name]; ok {
-			f.assets[name] = b
-		}
+	for _, name := range slices.Sorted(maps.Keys(m.Assets)) {
+		f.assets[name] = m.Assets[name]
 	}
 	refuse := func(err error) error {
 		return &fault.Error{File: m.Path, Op: "hf", Err: fault.As(fault.ErrRefused, err)}
@@ -214,10 +212,14 @@ func (f *folder) sideFiles(m *ir.Model, handles []*ir.Tensor, quantization any) 
 		}
 		f.assets["config.json"] = made
 		f.notes = append(f.notes, notes...)
+	case m.Encoder != nil:
+		if err := f.encoderFiles(m, dtype, quantization); err != nil {
+			return refuse(err)
+		}
 	default:
 		f.notes = append(f.notes, "there is no config.json: the architecture of the source is not known")
 	}
-	if m.Tokenizer == nil || m.Assets["tokenizer.json"] != nil || m.Assets["tokenizer.model"] != nil {
+	if m.Tokenizer == nil || m.Assets["tokenizer.json"] != nil || m.Assets["tokenizer.model"] != nil || m.Assets["vocab.txt"] != nil {
 		return nil
 	}
 	tok, tokConfig, err := m.Tokenizer.TokenizerJSON()
@@ -225,7 +227,7 @@ func (f *folder) sideFiles(m *ir.Model, handles []*ir.Tensor, quantization any) 
 		return refuse(err)
 	}
 	f.assets["tokenizer.json"], f.assets["tokenizer_config.json"] = tok, tokConfig
-	if f.assets["generation_config.json"] == nil {
+	if f.assets["generation_config.json"] == nil && m.Decoder != nil {
 		f.assets["generation_config.json"] = generationConfig(m)
 	}
 	return nil
@@ -340,7 +342,12 @@ func (f *folder) write(ctx context.Context, path string, metadata map[string]str
 	}
 	return writeFolder(path, func(dir string) error {
 		for _, name := range slices.Sorted(maps.Keys(f.assets)) {
-			if err := writeFile(filepath.Join(dir, name), func(w io.Writer) error { _, err := w.Write(f.assets[name]); return err }); err != nil {
+			if sub := filepath.Dir(filepath.FromSlash(name)); sub != "." { // of a step of a sentence model
+				if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil { //nolint:gosec // as the folder itself
+					return err
+				}
+			}
+			if err := writeFile(filepath.Join(dir, filepath.FromSlash(name)), func(w io.Writer) error { _, err := w.Write(f.assets[name]); return err }); err != nil {
 				return err
 			}
 		}

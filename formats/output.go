@@ -87,11 +87,20 @@ func replaceable(path string) error {
 	}
 	for _, e := range entries {
 		n := e.Name()
+		if e.IsDir() && stepFolder(filepath.Join(path, n)) {
+			continue
+		}
 		if !e.Type().IsRegular() || !slices.Contains(assetNames, n) && n != indexName && !strings.HasSuffix(n, ".safetensors") {
 			return fmt.Errorf("%w: %s", errForeign, n)
 		}
 	}
 	return nil
+}
+
+// stepFolder reports a folder that holds no more than the configuration of a step of a sentence model.
+func stepFolder(path string) bool {
+	entries, err := os.ReadDir(path)
+	return err == nil && len(entries) == 1 && entries[0].Name() == "config.json" && entries[0].Type().IsRegular()
 }
 
 // syncDir makes a rename last through a power cut, where the system can.

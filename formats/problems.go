@@ -18,9 +18,9 @@ func problemf(m *ir.Model, tensor, format string, args ...any) {
 	m.Problems = append(m.Problems, ir.Problem{Tensor: tensor, Reason: fmt.Sprintf(format, args...)})
 }
 
-// stop takes the Decoder away, for a reason that whoever wants to run the model is told.
+// stop takes the Decoder or Encoder away, for a reason that whoever wants to run the model is told.
 func stop(m *ir.Model, err error) {
-	m.Decoder, err = nil, bare(err)
+	m.Decoder, m.Encoder, err = nil, nil, bare(err)
 	if m.NoDecoder != nil {
 		return // the first reason is the cause of others
 	}
@@ -71,9 +71,9 @@ func bare(err error) error {
 	return all
 }
 
-// settle drops the Decoder when the tensors do not fit it, saying so.
+// settle drops the Decoder or Encoder when the tensors do not fit it, saying so.
 func settle(m *ir.Model) {
-	if m.Decoder == nil {
+	if !m.Known() {
 		return
 	}
 	if err := m.Check(); err != nil {
@@ -96,6 +96,10 @@ type roles struct {
 func (n *roles) give(t *ir.Tensor) {
 	r, block, ok := n.role(t.Name)
 	if !ok {
+		return
+	}
+	if e := n.m.Encoder; e != nil && block >= e.Layers {
+		n.beyond = append(n.beyond, block)
 		return
 	}
 	if d := n.m.Decoder; d != nil {
@@ -131,7 +135,7 @@ func (n *roles) report() {
 		if last > first {
 			where = fmt.Sprintf("blocks %d to %d are", first, last)
 		}
-		problemf(n.m, "", "%s not used (%d tensors): the configuration has %d blocks, the file %d", where, len(n.beyond), n.m.Decoder.Layers, last+1)
+		problemf(n.m, "", "%s not used (%d tensors): the configuration has %d blocks, the file %d", where, len(n.beyond), n.m.Layers(), last+1)
 	}
 	why := make([]string, 0, len(n.unused))
 	for w := range n.unused {
@@ -152,12 +156,19 @@ func (n *roles) report() {
 // an unknown kind.
 func intact(path string, b []byte) error {
 	text := strings.TrimSpace(string(b[:min(len(b), 512)]))
-	if filepath.Ext(path) != ".json" || json.Valid(b) && strings.HasPrefix(text, "{") {
+	begin := "{"
+	if filepath.Base(path) == modulesName { // the one list among them
+		begin = "["
+	}
+	if filepath.Ext(path) != ".json" || json.Valid(b) && strings.HasPrefix(text, begin) {
 		return nil
 	}
 	var v any
 	err := json.Unmarshal(b, &v)
 	line, why := 1, "it holds no JSON object"
+	if begin == "[" {
+		why = "it holds no JSON list"
+	}
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {
 		at := min(int(syntax.Offset), len(b))

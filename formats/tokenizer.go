@@ -24,6 +24,8 @@ func readTokenizer(m *ir.Model) {
 				Special: m.Assets["special_tokens_map.json"], Added: m.Assets["added_tokens.json"],
 			})
 		}
+	case m.Assets["vocab.txt"] != nil:
+		s, err = tokenizer.FromVocab(m.Assets["vocab.txt"], m.Assets["tokenizer_config.json"], m.Assets["special_tokens_map.json"])
 	default:
 		return
 	}

@@ -1,12 +1,5 @@
 package ir
 
-import (
-	"errors"
-	"fmt"
-
-	"github.com/pare-dev/pare/internal/fault"
-)
-
 // Decoder describes how the tensors of a decoder-only language model compute: pre-norm blocks of
 // grouped-query attention and a gated MLP with RMS norms. ir/arch fills it from a config.json or
 // from GGUF metadata; the runner executes it.
@@ -57,12 +50,6 @@ func (d *Decoder) Windowed(layer int) bool {
 func (d *Decoder) QDim() int  { return d.Heads * d.HeadDim }
 func (d *Decoder) KVDim() int { return d.KVHeads * d.HeadDim }
 
-// Reasons why tensors and architecture do not go together.
-var (
-	ErrMissing = errors.New("the architecture needs a tensor that is missing")
-	ErrShape   = errors.New("the shape does not fit")
-)
-
 // Shape is the shape that a role must have, nil when the role does not occur in this decoder.
 func (d *Decoder) Shape(r Role) []int {
 	switch r {
@@ -95,76 +82,13 @@ func (d *Decoder) Shape(r Role) []int {
 	return nil
 }
 
-// check verifies presence and shapes. It reports everything wrong at once, a line for each kind: a
-// configuration that contradicts the weights does so in every block.
-func (d *Decoder) check(m *Model) error {
-	type key struct {
-		r Role
-		b int
+func (d *Decoder) layers() int { return d.Layers }
+
+func (d *Decoder) outerRoles() []Role {
+	if d.TiedHead {
+		return []Role{RoleEmbedding, RoleFinalNorm}
 	}
-	have := map[key]*Tensor{}
-	wrong := &fault.Error{File: m.Path}
-	others := 0
-	for _, t := range m.tensors {
-		if t.Role == RoleUnknown {
-			continue
-		}
-		have[key{t.Role, t.Block}] = t
-		want := d.Shape(t.Role)
-		switch {
-		case equalInts(want, t.Shape):
-		case wrong.Err == nil:
-			wrong.Tensor, wrong.Err = t.Name, fmt.Errorf("%w: %v, the configuration asks for %v", ErrShape, t.Shape, want)
-		default:
-			others++
-		}
-	}
-	var errs []error
-	if others > 0 {
-		wrong.Err = fmt.Errorf("%w; and %d more like it", wrong.Err, others)
-	}
-	if wrong.Err != nil {
-		errs = append(errs, wrong)
-	}
-	var first string
-	missing, empty := 0, 0 // tensors, and blocks of which nothing is there
-	need := func(r Role, b int) bool {
-		if have[key{r, b}] != nil {
-			return true
-		}
-		if missing++; missing == 1 {
-			first = string(r)
-			if b >= 0 {
-				first += fmt.Sprintf(" of block %d", b)
-			}
-		}
-		return false
-	}
-	need(RoleEmbedding, -1)
-	need(RoleFinalNorm, -1)
-	if !d.TiedHead {
-		need(RoleHead, -1)
-	}
-	for b := range d.Layers {
-		some := false
-		for _, r := range d.blockRoles() {
-			some = need(r, b) || some
-		}
-		if !some {
-			empty++
-		}
-	}
-	if missing > 0 {
-		text := first
-		if missing > 1 {
-			text += fmt.Sprintf(" and %d more", missing-1)
-		}
-		if empty > 0 {
-			text += fmt.Sprintf("; the configuration has %d blocks, the file %d of them", d.Layers, d.Layers-empty)
-		}
-		errs = append(errs, &fault.Error{File: m.Path, Err: fmt.Errorf("%w: %s", ErrMissing, text)})
-	}
-	return errors.Join(errs...)
+	return []Role{RoleEmbedding, RoleFinalNorm, RoleHead}
 }
 
 // blockRoles are the tensors that every block has.
@@ -174,16 +98,4 @@ func (d *Decoder) blockRoles() []Role {
 		roles = append(roles, RoleAttnQNorm, RoleAttnKNorm)
 	}
 	return roles
-}
-
-func equalInts(a, b []int) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }

@@ -11,12 +11,13 @@ import (
 )
 
 // Model is a catalogue of tensors with what is known about them. The catalogue always exists;
-// Decoder is set when the architecture is one that ir/arch describes.
+// Decoder or Encoder is set when the architecture is one that ir/arch describes.
 type Model struct {
-	Path      string // as the user typed it
-	Format    string // registry name of the format it was read from
-	Arch      string // architecture name: "llama", or what the file claims when it is unknown
-	Decoder   *Decoder
+	Path      string          // as the user typed it
+	Format    string          // registry name of the format it was read from
+	Arch      string          // architecture name: "llama", or what the file claims when it is unknown
+	Decoder   *Decoder        // language models
+	Encoder   *Encoder        // text encoders
 	Tokenizer *tokenizer.Spec // nil when the source has none
 
 	// Graph is the network as operators over values, for formats that hold one (ONNX). Its weights are in
@@ -121,6 +122,10 @@ func (m *Model) Clone() *Model {
 		d := *m.Decoder
 		c.Decoder = &d
 	}
+	if m.Encoder != nil {
+		e := *m.Encoder
+		c.Encoder = &e
+	}
 	c.cloneGraph()
 	return &c
 }
@@ -162,6 +167,20 @@ func (m *Model) Bytes() (n int64) {
 	return n
 }
 
+// Known reports whether the architecture is one that ir/arch describes, so that tensors have roles.
+func (m *Model) Known() bool { return m.Decoder != nil || m.Encoder != nil }
+
+// Layers is the number of blocks, 0 when the architecture is not known.
+func (m *Model) Layers() int {
+	switch {
+	case m.Decoder != nil:
+		return m.Decoder.Layers
+	case m.Encoder != nil:
+		return m.Encoder.Layers
+	}
+	return 0
+}
+
 // Check verifies what must hold between passes: every handle has data and a shape that fits its
 // type, and a known architecture has the tensors and shapes that it computes with.
 func (m *Model) Check() error {
@@ -180,7 +199,10 @@ func (m *Model) Check() error {
 		}
 	}
 	if m.Decoder != nil {
-		errs = append(errs, m.Decoder.check(m))
+		errs = append(errs, check(m.Decoder, m))
+	}
+	if m.Encoder != nil {
+		errs = append(errs, check(m.Encoder, m))
 	}
 	return errors.Join(errs...)
 }

@@ -61,7 +61,10 @@ type workspace struct {
 }
 
 func newEngine(opt Options, d *ir.Decoder) *engine {
-	e := &engine{k: kernels.For(opt.ISA), pool: opt.Pool, d: d, freqs: d.RopeSpeeds(), work: make([]workspace, opt.workers())}
+	e := &engine{k: kernels.For(opt.ISA), pool: opt.Pool, d: d, work: make([]workspace, opt.workers())}
+	if d != nil { // encoders have parts of their own beside the products
+		e.freqs = d.RopeSpeeds()
+	}
 	if e.own = e.pool == nil; e.own {
 		e.pool = par.NewPool(opt.Threads)
 	}

@@ -2,11 +2,12 @@ package runner
 
 import "github.com/pare-dev/pare/internal/kernels"
 
-// product is one use of a weight: dst = x w^T + bias, or dst += that.
+// product is one use of a weight: dst = x w^T + bias, or dst += that; then act of every row of it.
 type product struct {
 	w   *linear
 	dst kernels.Matrix
 	add bool
+	act func(dst, x []float32) // nil for none
 }
 
 // multiplication is the products of the same inputs that are under way. The inputs are prepared once,
@@ -179,6 +180,11 @@ func (e *engine) multiplyRows(worker, i, lo, hi int) {
 	if p.w.bias != nil {
 		for t := range dst.Rows {
 			e.k.Add(dst.Row(t), p.w.bias[lo:hi])
+		}
+	}
+	if p.act != nil {
+		for t := range dst.Rows {
+			p.act(dst.Row(t), dst.Row(t))
 		}
 	}
 }

@@ -20,6 +20,7 @@ type linear struct {
 	stored     func(buf []float32, rows []byte, n, k int) kernels.Right // packs rows as they are stored
 	tiler      *kernels.Tiler                                           // set when products take quantized activations
 	tiles      []byte                                                   // nil: they are made from raw when they are used
+	panels     *kernels.Right                                           // the whole weight, laid out for products with many tokens; nil: made when used
 	planes     *kernels.Planes                                          // set when codes and scales lie apart; raw is nil then
 	bias       []float32
 	side       *ir.LowRank
@@ -72,6 +73,9 @@ func (l *linear) lookup(dst []float32, i int) {
 
 // packed is rows [lo,hi) as an operand of products with many tokens, in the worker's scratch.
 func (l *linear) packed(k *kernels.Set, ws *workspace, lo, hi int) kernels.Right {
+	if l.panels != nil {
+		return l.panels.Rows(lo, hi)
+	}
 	buf := need(&ws.band, k.RightLen(hi-lo, l.cols))
 	if l.stored != nil {
 		return l.stored(buf, l.raw[lo*l.rowBytes:hi*l.rowBytes], hi-lo, l.cols)
@@ -81,6 +85,23 @@ func (l *linear) packed(k *kernels.Set, ws *workspace, lo, hi int) kernels.Right
 		scratch = need(&ws.rows, (hi-lo)*l.cols)
 	}
 	return k.PackRight(buf, l.band(scratch, lo, hi))
+}
+
+// pack lays the whole weight out for products. Its pages of the mapped file are given back.
+func (l *linear) pack(e *engine) {
+	buf := make([]float32, e.k.RightLen(l.rows, l.cols))
+	var right kernels.Right
+	if l.stored != nil {
+		right = l.stored(buf, l.raw, l.rows, l.cols)
+	} else {
+		var scratch []float32
+		if l.floats == nil {
+			scratch = make([]float32, l.rows*l.cols)
+		}
+		right = e.k.PackRight(buf, l.band(scratch, 0, l.rows))
+	}
+	l.panels = &right
+	l.drop()
 }
 
 // tilesOf is rows [lo,hi) in tiles; lo is a multiple of TileRows, and so is hi unless it is the last.

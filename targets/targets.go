@@ -159,7 +159,7 @@ func (c *Container) Legal(m *ir.Model, plan *ir.Plan) []Refusal {
 	}
 	var out []Refusal
 	for _, t := range m.Tensors() {
-		if c.Known && m.Decoder != nil && t.Role == ir.RoleUnknown {
+		if c.Known && m.Known() && t.Role == ir.RoleUnknown {
 			continue // left out, and said so
 		}
 		typ, scheme := t.Type, t.Scheme

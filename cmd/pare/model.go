@@ -45,6 +45,11 @@ func (a *app) load(ctx context.Context, path string, opt runner.Options) (*loade
 	if err != nil {
 		return nil, err
 	}
+	return a.loadOpened(ctx, path, m, opt)
+}
+
+// loadOpened prepares an open model for execution, and closes it when that fails.
+func (a *app) loadOpened(ctx context.Context, path string, m *ir.Model, opt runner.Options) (*loaded, error) {
 	a.budget.shares = 1
 	if err := a.affordRun("run", 0, opt, m); err != nil {
 		return nil, errors.Join(inFile(path, err), m.Close())

@@ -32,6 +32,8 @@ type runFlags struct {
 	decode      []int32
 	special     bool
 	force       bool
+	save        string
+	changed     func(flag string) bool
 }
 
 // generation is the object of `pare run --output json`.
@@ -53,13 +55,15 @@ func (a *app) runCmd() *cobra.Command {
 		Short: "Run a model: text in, text out; or its logits, or its tokenizer",
 		Long: `Run a model in any format that pare reads: text in, text out, streamed as it is made. The same
 seed gives the same text. With --logits the numbers before any sampling go to a file; --encode and
---decode show what the tokenizer does.`,
+--decode show what the tokenizer does. A text encoder (BERT and its relatives) makes an embedding of
+every line of the text, in place of more text.`,
 		Example: `  pare run books-llama/model -p "It was a dark" -n 48 --temperature 0
   pare run books-llama/model --tokens 1,15,27 --logits out.npy
   pare run books-llama/model --encode "It was a dark"`,
 		Args: exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fl.sampling.Seed = a.seed
+			fl.changed = cmd.Flags().Changed
 			switch {
 			case cmd.Flags().Changed("encode"):
 				return a.runEncode(cmd.Context(), args[0], &fl)
@@ -92,8 +96,9 @@ seed gives the same text. With --logits the numbers before any sampling go to a 
 	f.StringVar(&fl.encode, "encode", "", "print the token ids of `TEXT` and stop")
 	f.Int32SliceVar(&fl.decode, "decode", nil, "print the text of token `IDS` and stop")
 	f.BoolVar(&fl.special, "special", false, "read control tokens in the text, such as <|im_end|>, as tokens")
-	f.BoolVar(&fl.force, "force", false, "replace the file of --logits")
-	for _, input := range []string{"prompt", "tokens", "encode", "decode", "logits"} {
+	f.StringVar(&fl.save, "save-output", "", "write the embeddings of a text encoder into `DIR`, as embeddings.npy, float32 [texts, dimensions]")
+	f.BoolVar(&fl.force, "force", false, "replace the file of --logits or --save-output")
+	for _, input := range []string{"prompt", "tokens", "encode", "decode", "logits", "save-output"} {
 		f.Lookup(input).Annotations = map[string][]string{noEnv: {"input"}}
 	}
 	return c
@@ -114,8 +119,18 @@ func (a *app) runModel(ctx context.Context, path string, fl *runFlags) error {
 		}
 		text = string(b)
 	}
+	m, err := a.openModel(ctx, path)
+	if err != nil {
+		return err
+	}
+	if m.Encoder != nil {
+		return a.embed(ctx, path, m, text, fl)
+	}
+	if fl.save != "" {
+		return errors.Join(flagFault("save-output", misusef("this is no text encoder; --logits writes the numbers of a language model")), m.Close())
+	}
 	const special = 8 // tokens that a tokenizer puts around a text; the others stand for a byte or more each
-	l, err := a.load(ctx, path, runner.Options{
+	l, err := a.loadOpened(ctx, path, m, runner.Options{
 		Context: fl.context, KV: storage.Type(fl.kv.value), Activations: runner.Activations(fl.activations.value),
 		Tokens: len(prompt) + len(text) + special + fl.n,
 	})

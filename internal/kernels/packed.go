@@ -214,6 +214,12 @@ func (l Left) Rows(lo, hi int) Left {
 	return Left{l.slice(lo, hi)}
 }
 
+// Rows is the view of rows [lo,hi): lo is a multiple of RightGroup, and so is hi unless it is the last.
+func (r Right) Rows(lo, hi int) Right {
+	r.checkPart(lo, hi)
+	return Right{r.slice(lo, hi)}
+}
+
 func (p packed[T]) slice(lo, hi int) packed[T] {
 	p.lo, p.hi = lo, hi
 	return p
@@ -263,19 +269,19 @@ func (p *packed[T]) fill(c *code, fn int, src unsafe.Pointer, stride, byRow, byK
 	}
 }
 
-// MulPacked is dst = x w^T, or dst += x w^T, for the rows of x in use: dst is [rows, n]. It must not
+// MulPacked is dst = x w^T, or dst += x w^T, for the rows of x and w in use: dst is [rows, n]. It must not
 // overlap the operands. 128 to 256 rows of w are best: few enough to stay in the second-level cache
 // for a piece of k, many enough to pay for reading x from beyond it.
 func (s *Set) MulPacked(dst Matrix, x Left, w Right, add bool) {
 	dst.check("dst")
-	if x.k != w.k || dst.Rows != x.hi-x.lo || dst.Cols != w.rows {
-		panic(fmt.Sprintf("kernels: [%d,%d] = [%d,%d] x [%d,%d]^T", dst.Rows, dst.Cols, x.hi-x.lo, x.k, w.rows, w.k))
+	if x.k != w.k || dst.Rows != x.hi-x.lo || dst.Cols != w.hi-w.lo {
+		panic(fmt.Sprintf("kernels: [%d,%d] = [%d,%d] x [%d,%d]^T", dst.Rows, dst.Cols, x.hi-x.lo, x.k, w.hi-w.lo, w.k))
 	}
 	if dst.Rows == 0 || dst.Cols == 0 {
 		return
 	}
 	if s.code == nil {
-		gemmNTPortable(dst, View(x.data[x.lo*x.k:], dst.Rows, x.k), View(w.data, w.rows, w.k), add)
+		gemmNTPortable(dst, View(x.data[x.lo*x.k:], dst.Rows, x.k), View(w.data[w.lo*w.k:], dst.Cols, w.k), add)
 		return
 	}
 	if x.k == 0 {
@@ -302,7 +308,7 @@ func mulPacked[T float32 | float64](c *code, fn, lanes int, dst Dense[T], x, w *
 		args.m = min(rows, dst.Rows-i)
 		args.dst = unsafe.Pointer(&dst.Data[i*dst.Stride])
 		for k := 0; k < x.k; k += pieceK {
-			args.left, args.right, args.k = x.at(x.lo+i, k), w.at(0, k), min(pieceK, x.k-k)
+			args.left, args.right, args.k = x.at(x.lo+i, k), w.at(w.lo, k), min(pieceK, x.k-k)
 			args.add = 0
 			if add || k > 0 {
 				args.add = 1

@@ -31,6 +31,7 @@ var (
 type Arch struct {
 	Name   string             `toml:"name"`
 	Like   string             `toml:"like"` // sibling whose description this one starts from
+	Kind   string             `toml:"kind"` // "": a language model; "encoder"
 	QKNorm bool               `toml:"qk_norm"`
 	Biases map[ir.Role]string `toml:"biases"` // "", "always", or the key of config.json that decides
 
@@ -47,7 +48,13 @@ type HF struct {
 	Defaults  map[string]float64 `toml:"defaults"`
 	Allowed   map[string][]any   `toml:"allowed"`
 	Ignored   []string           `toml:"ignored"`
-	Names     map[ir.Role]string `toml:"names"`
+	// Encoders: what else tensor names begin with, how old files spell them, what activations are called,
+	// and whether positions begin after the row of the padding token.
+	Prefixes    []string           `toml:"prefixes"`
+	Renames     map[string]string  `toml:"renames"`
+	Activations map[string]string  `toml:"activations"`
+	Padded      bool               `toml:"padded"`
+	Names       map[ir.Role]string `toml:"names"`
 }
 
 // GGUF says how GGUF files spell the architecture.
@@ -160,7 +167,20 @@ func (a *Arch) HFName(r ir.Role, block int) string { return fill(a.HF.Names[r], 
 func (a *Arch) GGUFName(r ir.Role, block int) string { return fill(a.GGUF.Names[r], block) }
 
 // HFRole says what the tensor of that name in a Hugging Face folder is; block is -1 outside the blocks.
-func (a *Arch) HFRole(name string) (r ir.Role, block int, ok bool) { return find(a.HF.Names, name) }
+func (a *Arch) HFRole(name string) (r ir.Role, block int, ok bool) {
+	for _, old := range sortedKeys(a.HF.Renames) {
+		if before, cut := strings.CutSuffix(name, old); cut {
+			name = before + a.HF.Renames[old]
+		}
+	}
+	for _, prefix := range a.HF.Prefixes {
+		if rest, cut := strings.CutPrefix(name, prefix); cut {
+			name = rest
+			break
+		}
+	}
+	return find(a.HF.Names, name)
+}
 
 // GGUFRole says what the tensor of that name in a GGUF file is.
 func (a *Arch) GGUFRole(name string) (r ir.Role, block int, ok bool) { return find(a.GGUF.Names, name) }
@@ -173,6 +193,9 @@ func fill(pattern string, block int) string {
 
 func find(names map[ir.Role]string, name string) (ir.Role, int, bool) {
 	for role, pattern := range names {
+		if pattern == "" {
+			continue // a sibling's role that this architecture lacks
+		}
 		before, after, inBlock := strings.Cut(pattern, hole)
 		if !inBlock {
 			if name == pattern {

@@ -16,13 +16,16 @@ type Source interface {
 	Shape(tensor string) ([]int, bool)
 }
 
-// FromGGUF reads the metadata of a GGUF file; see FromHF for what comes back. RoPE factors that the
+// FromGGUF reads the metadata of a GGUF file; see FromHF for what comes back, also of encoders. RoPE factors that the
 // file stores as a tensor are not read here.
 func FromGGUF(src Source) (a *Arch, d *ir.Decoder, notes []string, err error) {
 	v, _ := src.Value("general.architecture")
 	name, _ := v.(string)
 	if a = ByGGUF(name); a == nil {
 		return nil, nil, nil, fmt.Errorf("%w: %q; known are %s", ErrUnknown, name, strings.Join(Names(), ", "))
+	}
+	if a.Encodes() {
+		return a, nil, nil, nil
 	}
 	r := &ggufReader{src: src, a: a}
 	d = r.decoder()

@@ -13,7 +13,8 @@ import (
 	"github.com/pare-dev/pare/ir"
 )
 
-// FromHF reads a config.json. The architecture is nil with ErrUnknown when no description fits; it
+// FromHF reads a config.json. Of an encoder it finds the architecture only: see EncoderFromHF. The
+// architecture is nil with ErrUnknown when no description fits; it
 // is set without a Decoder when a key asks for mathematics that pare does not compute, so that
 // names and roles are still known. Notes are keys that were not understood and have no effect in
 // transformers either.
@@ -37,6 +38,9 @@ func FromHF(config []byte) (a *Arch, d *ir.Decoder, notes []string, err error) {
 			name = strings.Join(classes, ", ")
 		}
 		return nil, nil, nil, fmt.Errorf("%w: %q; known are %s", ErrUnknown, name, strings.Join(Names(), ", "))
+	}
+	if a.Encodes() {
+		return a, nil, nil, nil
 	}
 	isClass := func(c string) bool { return strings.EqualFold(c, a.HF.Class) } // early Llama folders say LLaMAForCausalLM
 	if len(classes) > 0 && !slices.ContainsFunc(classes, isClass) {

@@ -219,7 +219,11 @@ func (e *engine) make(ctx context.Context, j *job, s *stage) (rec packaged, reus
 	}
 	if man.Model != "." {
 		for _, name := range slices.Sorted(maps.Keys(m.Assets)) {
-			if err := pack.WriteFile(filepath.Join(dir, "assets", filepath.Base(name)), m.Assets[name]); err != nil {
+			file := filepath.Join(dir, "assets", filepath.FromSlash(name))
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				return rec, false, &fault.Error{File: dir, Op: "package", Err: err}
+			}
+			if err := pack.WriteFile(file, m.Assets[name]); err != nil {
 				return rec, false, err
 			}
 		}
