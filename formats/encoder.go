@@ -121,18 +121,19 @@ func (f *ggufFile) canonicalEncoder(m *ir.Model, a *arch.Arch) ([]*ir.Tensor, er
 			f.notes = append(f.notes, fmt.Sprintf("%s has no place in a GGUF file of %s and is left out", t.Name, a.GGUF.Arch))
 			continue
 		}
-		c := *t
+		c := t.With(t.Type, t.Scheme, t.Data)
 		if base := m.Encoder.PositionBase; t.Role == ir.RolePosition && base > 0 {
 			c.Shape = []int{t.Rows() - base, t.Cols()}
 			c.Data = &tail{t: t, from: base}
 		}
 		if t.Role == ir.RolePosition || t.Role == ir.RoleTokenType {
 			if storage.MustLookup(c.Type).Float {
-				c = *widen(&c) // llama.cpp adds their rows to numbers of f32
+				c = widen(c) // llama.cpp adds their rows to numbers of f32
 			}
 		}
+		c = c.With(c.Type, c.Scheme, c.Data) // widen keeps the handle that it reads from
 		c.Name = name
-		out = append(out, &c)
+		out = append(out, c)
 	}
 	return out, nil
 }

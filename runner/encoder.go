@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/kernels"
@@ -225,6 +226,9 @@ func (x *Encoder) Close() {
 
 // Describe is the architecture that runs.
 func (x *Encoder) Describe() *ir.Encoder { return x.d }
+
+// ISA is the level of the kernels in use.
+func (x *Encoder) ISA() cpu.Level { return x.e.k.Level() }
 
 // ErrText is the reason when a text cannot be computed.
 var ErrText = errors.New("text cannot be encoded")

@@ -57,17 +57,20 @@ func (a *app) loadOpened(ctx context.Context, path string, m *ir.Model, opt runn
 	return a.prepare(ctx, path, m, opt)
 }
 
-// loadPair opens two models and prepares them to run side by side.
-func (a *app) loadPair(ctx context.Context, op string, opt runner.Options, first, second string) (x, y *loaded, err error) {
+// openPair opens two models that are going to run side by side.
+func (a *app) openPair(ctx context.Context, first, second string) (m, n *ir.Model, err error) {
 	a.budget.shares = 2
-	m, err := a.openModel(ctx, first)
-	if err != nil {
+	if m, err = a.openModel(ctx, first); err != nil {
 		return nil, nil, err
 	}
-	n, err := a.openModel(ctx, second)
-	if err != nil {
+	if n, err = a.openModel(ctx, second); err != nil {
 		return nil, nil, errors.Join(err, m.Close())
 	}
+	return m, n, nil
+}
+
+// preparePair makes two open models ready for execution, and closes them when that fails.
+func (a *app) preparePair(ctx context.Context, op string, opt runner.Options, m, n *ir.Model, first, second string) (x, y *loaded, err error) {
 	if err := a.affordRun(op, 0, opt, m, n); err != nil {
 		return nil, nil, errors.Join(err, m.Close(), n.Close())
 	}

@@ -32,8 +32,10 @@ var contracts = map[string]struct {
 		"models.decode_tok_s.median models.ttft_s models.token_s.p50 models.token_s.p90 models.token_s.p99 models.peak_rss_bytes ratio.prefill ratio.decode ratio.load ratio.rss"},
 	"build": {report.Report{}, "schema verdict targets.name targets.package targets.bytes targets.digest targets.verdict targets.perplexity targets.kl targets.top1 targets.bench targets.notes " +
 		"targets.tensors.name targets.tensors.from targets.tensors.to targets.tensors.reason targets.refusals.tensor targets.refusals.reason targets.refusals.hint peak_memory_bytes disk_bytes estimate_s"},
-	"run":    {generation{}, "schema prompt_tokens tokens text finish"},
-	"doctor": {diagnosis{}, "schema isa read_gb_s"},
+	"run":               {generation{}, "schema prompt_tokens tokens text finish"},
+	"run-embeddings":    {embeddings{}, "schema model dimensions pooling normalized texts.tokens texts.embedding"},
+	"verify-embeddings": {verify.Embeddings{}, "schema protocol.texts cosine.mean cosine.lower95 cosine.min neighbours.agreement neighbours.lower95 bytes.original bytes.package gate.verdict"},
+	"doctor":            {diagnosis{}, "schema isa read_gb_s"},
 }
 
 // schemaOf describes how a type is written as JSON (draft 2020-12). Fields may be added, so other

@@ -30,6 +30,7 @@ type verifyFlags struct {
 	undecided   choice
 	activations choice
 	write       int
+	changed     func(flag string) bool
 }
 
 func (a *app) verifyCmd() *cobra.Command {
@@ -39,11 +40,13 @@ func (a *app) verifyCmd() *cobra.Command {
 		Short: "Compare the accuracy of a package with its original: perplexity, KL divergence, top-1",
 		Long: `Compare the accuracy of a package, or of any model that pare reads, with its original on a text:
 perplexity, KL divergence, agreement of the most likely token, the error after every block, and what
-both write. With --gate the exit code is 3 when a limit is missed.`,
+both write. Text encoders are compared by the embeddings of the text's lines: the cosine between both, and
+whether a line finds the same nearest other line. With --gate the exit code is 3 when a limit is missed.`,
 		Example: `  pare verify books-llama/model books-q4_0.gguf --text books-llama/text/test.txt --chunks 16
   pare verify books-llama/model books-q4_0.gguf --text books-llama/text/test.txt --chunks 16 --gate kl_mean=0.05`,
 		Args: exactly("an ORIGINAL", "a PACKAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			fl.changed = cmd.Flags().Changed
 			fl.contextSet = cmd.Flags().Changed("context")
 			return a.verify(cmd.Context(), args[0], args[1], &fl)
 		},
@@ -81,7 +84,14 @@ func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags)
 			return misuse("gate on it in pare build, or measure with pare bench", "verify does not time the models: it cannot judge %s", name)
 		}
 	}
-	orig, made, err := a.loadPair(ctx, "verify", runner.Options{Tokens: fl.context, Activations: runner.Activations(fl.activations.value)}, original, pkg)
+	first, second, err := a.openPair(ctx, original, pkg)
+	if err != nil {
+		return err
+	}
+	if first.Encoder != nil || second.Encoder != nil {
+		return a.verifyEncoders(ctx, first, second, [2]string{original, pkg}, limits, fl)
+	}
+	orig, made, err := a.preparePair(ctx, "verify", runner.Options{Tokens: fl.context, Activations: runner.Activations(fl.activations.value)}, first, second, original, pkg)
 	if err != nil {
 		return err
 	}

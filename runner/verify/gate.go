@@ -49,6 +49,8 @@ var GateNames = map[string]string{
 	"kl_p99":              "largest 99th percentile of the KL divergence, nats",
 	"top1":                "smallest agreement of the most likely token, 0..1",
 	"perplexity_increase": "largest growth of the perplexity, a fraction (0.04) or 4%",
+	"cosine_mean":         "smallest mean cosine between embeddings of a text encoder, 0..1",
+	"retrieval":           "smallest share of texts that find the same nearest other text, 0..1",
 	"size_ratio":          "largest size against the original, a fraction",
 	"decode_speedup":      "smallest decode speed against the original, a ratio",
 	"prefill_speedup":     "smallest prefill speed against the original, a ratio",
@@ -65,7 +67,7 @@ func CheckLimits(l Limits) error {
 		if _, ok := GateNames[name]; !ok {
 			return &fault.Error{Op: "gate", Err: fault.As(fault.ErrMisuse, fmt.Errorf("no gate is called %q", name)), Hint: "choose " + strings.Join(known, ", ")}
 		}
-		if math.IsNaN(v) || v < 0 || name == "top1" && v > 1 {
+		if math.IsNaN(v) || v < 0 || v > 1 && (name == "top1" || name == "cosine_mean" || name == "retrieval") {
 			return &fault.Error{Op: "gate", Err: fault.As(fault.ErrMisuse, fmt.Errorf("%s = %v is out of range: %s", name, v, GateNames[name]))}
 		}
 	}
@@ -176,7 +178,9 @@ func limitsAccuracy(l Limits) bool {
 }
 
 // atLeast says that a gate wants a large value.
-func atLeast(name string) bool { return name == "top1" || strings.HasSuffix(name, "_speedup") }
+func atLeast(name string) bool {
+	return name == "top1" || name == "cosine_mean" || name == "retrieval" || strings.HasSuffix(name, "_speedup")
+}
 
 func worse(a, b Verdict) Verdict {
 	order := []Verdict{None, Pass, Inconclusive, Fail}
