@@ -36,9 +36,10 @@ const (
 	// tileCols is about how many columns of them pass at a time, wherever a row is longer.
 	bandTokens = 1 << 20
 	tileCols   = 1 << 10
-	// A single token's items are about shareBytes of weights, 10 µs, or leastBytes where a weight is small.
+	// A single token's items are about shareBytes of weights, 10 µs, or leastBytes where a weight is small: less
+	// would take no longer than what surrounds an item.
 	shareBytes = 64 << 10
-	leastBytes = 8 << 10
+	leastBytes = 16 << 10
 	// bandTiles is how many tiles make an item for many tokens.
 	bandTiles = 4
 )

@@ -30,7 +30,8 @@ func (p *panics) any() bool { return p.first.Load() != nil }
 
 // rethrow panics in the caller, with a *fault.Panic, if a worker did.
 func (p *panics) rethrow() {
-	if f := p.first.Swap(nil); f != nil {
+	if f := p.first.Load(); f != nil {
+		p.first.Store(nil)
 		panic(f)
 	}
 }

@@ -29,28 +29,40 @@ import (
 // What panics in an item, whichever worker has it, panics in the caller when all items are done: nobody
 // then uses what the caller is about to give back.
 type Pool struct {
-	running  sync.Mutex // held during a run
 	threads  int
-	n        int                    // of the run under way, as fn: read by those who hold one of its items
-	fn       func(worker, item int) //
-	epoch    atomic.Uint32          // number of the run
 	shares   []share
-	finished atomic.Int64
+	failed   panics // of the run under way
 	sleepers atomic.Int32
-	failed   panics
 	closed   atomic.Bool
 	mu       sync.Mutex
 	wake     *sync.Cond
 	done     sync.WaitGroup
+	// What is written in every run lies on lines of its own, or each write would wait until those who poll
+	// the others have given the line back.
+	_        line
+	running  sync.Mutex             // held during a run
+	epoch    uint32                 // number of the run
+	n        int                    // of the run under way, as fn: read by those who hold one of its items
+	fn       func(worker, item int) //
+	_        line
+	finished atomic.Int64 // items of the run that are done
+	_        line
 }
 
+// line keeps neighbours off each other's cache line, and off the pair that is fetched at once.
+type line [120]byte
+
 // share is the items of a run that nobody has taken yet, of those that one worker begins with: the
-// number of the run, the next item and the end in one word. A worker that comes late, when the run is
-// over and the next one is being prepared, sees another number and takes nothing.
+// number of the run, the next item and the end in one word. Its worker polls it for a new number. A worker
+// that comes late, when the run is over and the next one is being prepared, sees another number and takes
+// nothing.
 type share struct {
 	word atomic.Uint64
-	_    [120]byte // neighbours share no cache line, nor the pair that is fetched at once
+	_    line
 }
+
+// begun is the number of the run that the share belongs to.
+func (s *share) begun() uint32 { return uint32(s.word.Load() >> (2 * itemBits)) }
 
 const (
 	itemBits = 16 // of an item's index within its share
@@ -96,14 +108,14 @@ func (p *Pool) Close() {
 
 // Run calls fn(worker, item) for every item in [0,n) and returns when all calls have returned.
 func (p *Pool) Run(n int, fn func(worker, item int)) {
-	p.running.Lock()
-	defer p.running.Unlock()
 	if p.threads == 1 || n <= 1 {
 		for i := range n {
 			fn(0, i)
 		}
 		return
 	}
+	p.running.Lock()
+	defer p.running.Unlock()
 	// an item's index within its share has itemBits
 	most := p.threads * itemMask
 	p.shared(min(n, most), fn)
@@ -116,11 +128,10 @@ func (p *Pool) Run(n int, fn func(worker, item int)) {
 func (p *Pool) shared(n int, fn func(worker, item int)) {
 	p.n, p.fn = n, fn
 	p.finished.Store(0)
-	epoch := p.epoch.Load() + 1
-	for w := range p.shares {
-		p.shares[w].word.Store(wordOf(epoch, 0, p.bound(n, w+1)-p.bound(n, w)))
+	p.epoch++
+	for w := range p.shares { // which begins the run
+		p.shares[w].word.Store(wordOf(p.epoch, 0, p.bound(n, w+1)-p.bound(n, w)))
 	}
-	p.epoch.Store(epoch)
 	// A worker counts itself a sleeper before it looks at the number for the last time, so either it
 	// sees this run or it is seen here; the lock waits until it really sleeps.
 	if p.sleepers.Load() > 0 {
@@ -128,7 +139,7 @@ func (p *Pool) shared(n int, fn func(worker, item int)) {
 		p.wake.Broadcast()
 		p.mu.Unlock()
 	}
-	p.work(0, epoch)
+	p.work(0, p.epoch)
 	var s spin
 	for p.finished.Load() < int64(n) {
 		if s.longer(waitTime) {
@@ -161,13 +172,14 @@ func (p *Pool) work(worker int, epoch uint32) {
 	taken := int64(0)
 	for i := range p.threads {
 		owner := (worker + i) % p.threads
-		for {
-			item, ok := p.shares[owner].take(epoch)
-			if !ok {
-				break
-			}
-			// who holds an item keeps the run from ending: n and fn stay
-			p.do(worker, p.bound(p.n, owner)+item)
+		s := &p.shares[owner]
+		item, ok := s.take(epoch)
+		if !ok {
+			continue
+		}
+		first := p.bound(p.n, owner) // who holds an item keeps the run from ending: n and fn stay
+		for ; ok; item, ok = s.take(epoch) {
+			p.do(worker, first+item)
 			taken++
 		}
 	}
@@ -184,10 +196,10 @@ func (p *Pool) do(worker, item int) {
 
 // serve is the life of a worker.
 func (p *Pool) serve(worker int) {
-	last := uint32(0)
+	own, last := &p.shares[worker], uint32(0)
 	var s spin
 	for !p.closed.Load() {
-		if epoch := p.epoch.Load(); epoch != last {
+		if epoch := own.begun(); epoch != last {
 			p.work(worker, epoch)
 			last, s = epoch, spin{}
 			continue
@@ -198,7 +210,7 @@ func (p *Pool) serve(worker int) {
 		s = spin{}
 		p.mu.Lock()
 		p.sleepers.Add(1)
-		for p.epoch.Load() == last && !p.closed.Load() {
+		for own.begun() == last && !p.closed.Load() {
 			p.wake.Wait()
 		}
 		p.sleepers.Add(-1)
