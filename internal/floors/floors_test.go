@@ -13,7 +13,7 @@ const module = "github.com/pare-dev/pare/"
 //
 //	0    internal: fault; then progress, cpu, human; then par; then kernels; then storage; then the rest
 //	10   formats/<name>: the bytes of one format
-//	19   ir/graph
+//	19   ir/graph; ir/rewrite above it
 //	20   ir, and the rest of ir/* above it
 //	30   formats, quantize, prune, lora, runner, and runner/* above runner
 //	40   targets, targets/*
@@ -53,6 +53,8 @@ func floor(pkg string) float64 {
 			return 20
 		case "graph":
 			return 19
+		case "rewrite":
+			return 19.5
 		}
 		return 21
 	case "quantize", "prune", "lora", "distill":
