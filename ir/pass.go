@@ -64,4 +64,7 @@ type Env struct {
 	Progress progress.Sink
 	Executor Executor  // runs the model; nil when no pass needs activations
 	Tokens   [][]int32 // calibration sequences
+	// Network runs graphs, and Samples are what it runs on; nil when no pass needs them.
+	Network Network
+	Samples Samples
 }

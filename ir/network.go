@@ -1,0 +1,46 @@
+package ir
+
+import (
+	"context"
+
+	"github.com/pare-dev/pare/ir/graph"
+)
+
+// Network executes graphs, so that passes can see what flows along their edges. The executor of the runner
+// implements it; Executor is its counterpart for decoders.
+type Network interface {
+	// Infer writes the types and shapes that follow from those of the inputs into the values of the graph,
+	// where they are known without running it.
+	Infer(ctx context.Context, g *graph.Graph) error
+	// Evaluate computes one node of known inputs; nil stands for those that are left out.
+	Evaluate(n *graph.Node, opset map[string]int, in []*graph.Tensor) ([]*graph.Tensor, error)
+	// Open makes a graph ready to run. Each run hands out the values that are wanted: outputs of the graph,
+	// or any others of its nodes. The graph must not change before Close.
+	Open(ctx context.Context, g *graph.Graph, want []*graph.Value) (NetworkRun, error)
+}
+
+// NetworkRun is a graph that is ready to run.
+type NetworkRun interface {
+	// Run computes one sample. Tensors are valid until the next run.
+	Run(ctx context.Context, sample Sample) ([]*graph.Tensor, error)
+	Close() error
+}
+
+// Sample is what one run of a network is given, by the names of its inputs.
+type Sample map[string]*graph.Tensor
+
+// Samples is a set of samples for calibration or comparison. It may be larger than memory: samples are asked
+// for one after the other, as often as a pass goes through them, and are the same every time.
+type Samples interface {
+	Len() int
+	Sample(ctx context.Context, i int) (Sample, error)
+}
+
+// SampleList is a set in memory.
+type SampleList []Sample
+
+// Len is the number of samples.
+func (s SampleList) Len() int { return len(s) }
+
+// Sample is the i-th one.
+func (s SampleList) Sample(_ context.Context, i int) (Sample, error) { return s[i], nil }
