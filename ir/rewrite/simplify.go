@@ -133,9 +133,6 @@ func (c *rewriter) everywhere(g *graph.Graph, r rule) (int, error) {
 	return total + k, err
 }
 
-// version of ai.onnx.
-func (c *rewriter) version() int { return c.opset[""] }
-
 // is reports whether n is an operator of ai.onnx.
 func is(n *graph.Node, ops ...string) bool {
 	return n != nil && n.Domain == "" && slices.Contains(ops, n.Op)
