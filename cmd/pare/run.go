@@ -156,6 +156,18 @@ func (a *app) runModel(ctx context.Context, path string, fl *runFlags) error {
 	return a.generate(ctx, path, l, runner.Generation{Sampling: fl.sampling}, prompt, fl.n)
 }
 
+// pace says how fast a prompt was read and its answer made. The first token of that comes of reading the
+// prompt.
+func pace(g *generation) string {
+	rate := func(n int, seconds float64) string { return human.Count(int64(float64(n) / max(seconds, 1e-9))) }
+	n := len(g.PromptTokens)
+	text := fmt.Sprintf("%s in %s (%s tok/s)", plural(n, "token"), human.Duration(time.Duration(g.PrefillS*1e9)), rate(n, g.PrefillS))
+	if n := len(g.Tokens); n > 1 {
+		text += fmt.Sprintf(", then %s at %s tok/s", plural(n, "token"), rate(n-1, g.DecodeS))
+	}
+	return text
+}
+
 // generate writes text as it is made.
 func (a *app) generate(ctx context.Context, path string, l *loaded, gen runner.Generation, prompt []int32, n int) error {
 	g := generation{Schema: 1, Model: path, PromptTokens: prompt, Tokens: []int32{}, Finish: "length"}
@@ -211,6 +223,8 @@ func (a *app) generate(ctx context.Context, path string, l *loaded, gen runner.G
 		finish, err = s.Generate(ctx, prompt, gen, write)
 	} else { // 0 asks Generate for as much as the context holds
 		err = s.Append(ctx, prompt, runner.WantNone, nil)
+		g.PrefillS = time.Since(start).Seconds()
+		start = time.Now()
 	}
 	if finish != "" {
 		g.Finish = string(finish)
@@ -231,8 +245,7 @@ func (a *app) generate(ctx context.Context, path string, l *loaded, gen runner.G
 		return err
 	}
 	if !a.quiet && live {
-		a.say("%s in %s (%s tok/s), then %s at %s tok/s", plural(len(prompt), "token"), human.Duration(time.Duration(g.PrefillS*1e9)),
-			human.Count(int64(float64(len(prompt))/max(g.PrefillS, 1e-9))), plural(len(g.Tokens), "token"), human.Count(int64(float64(len(g.Tokens))/max(g.DecodeS, 1e-9))))
+		a.say("%s", pace(&g))
 	}
 	if live || a.output.value == "jsonl" {
 		return nil
