@@ -30,6 +30,7 @@ type inspection struct {
 	Bytes         int64              `json:"bytes"`
 	BitsPerWeight float64            `json:"bits_per_weight"`
 	Tokenizer     *inspectTokenizer  `json:"tokenizer"`
+	Graph         *inspectGraph      `json:"graph"` // of models that are stored as operators
 	Tensors       []inspectTensor    `json:"tensors"`
 	Metadata      map[string]any     `json:"metadata"`
 	Problems      []ir.Problem       `json:"problems"` // what reading found, then what the weights show
@@ -65,7 +66,8 @@ func (a *app) inspectCmd() *cobra.Command {
 		Use:   "inspect MODEL",
 		Short: "Say what is in a model: architecture, tensors, types, sizes, metadata, health",
 		Long: `Say what is in a model, in any format that pare reads: architecture, tensors, types, sizes,
-metadata, tokenizer, and whether the weights are healthy (NaN, infinities, groups with scale zero).`,
+metadata, tokenizer, and whether the weights are healthy (NaN, infinities, groups with scale zero).
+Of a graph (ONNX) it says inputs, outputs, operator sets and operators.`,
 		Example: `  pare inspect books-llama/model
   pare inspect books-llama/model --tensors`,
 		Args: exactly("a MODEL"),
@@ -100,10 +102,12 @@ func inspect(m *ir.Model) *inspection {
 	o := &inspection{
 		Schema: 1, Path: m.Path, Format: m.Format, Architecture: m.Arch, Known: m.Decoder != nil,
 		Parameters: m.Parameters(), Bytes: m.Bytes(), Tensors: []inspectTensor{}, Metadata: map[string]any{},
-		Problems: append([]ir.Problem{}, m.Problems...), types: map[string]typeSum{},
+		Problems: append([]ir.Problem{}, m.Problems...), types: map[string]typeSum{}, Graph: graphOf(m.Graph),
 	}
-	if o.Parameters > 0 {
-		o.BitsPerWeight = 8 * float64(o.Bytes) / float64(o.Parameters)
+	add := func(x inspectTensor) {
+		o.Tensors = append(o.Tensors, x)
+		sum := o.types[x.Type]
+		o.types[x.Type] = typeSum{sum.tensors + 1, sum.bytes + x.Bytes}
 	}
 	if s := m.Tokenizer; s != nil {
 		o.Tokenizer = &inspectTokenizer{Model: string(s.Model), Vocab: len(s.Tokens), Pre: s.Pre}
@@ -121,9 +125,19 @@ func inspect(m *ir.Model) *inspection {
 		if n := t.Elems(); n > 0 {
 			x.BitsPerWeight = 8 * float64(bytes) / float64(n)
 		}
-		o.Tensors = append(o.Tensors, x)
-		sum := o.types[name]
-		o.types[name] = typeSum{sum.tensors + 1, sum.bytes + bytes}
+		add(x)
+	}
+	for _, x := range loose(m) {
+		add(x)
+		o.Bytes += x.Bytes
+		n := int64(1)
+		for _, d := range x.Shape {
+			n *= int64(d)
+		}
+		o.Parameters += n
+	}
+	if o.Parameters > 0 {
+		o.BitsPerWeight = 8 * float64(o.Bytes) / float64(o.Parameters)
 	}
 	for k, v := range m.Meta {
 		o.Metadata[k] = shortened(v)
@@ -157,9 +171,16 @@ func (a *app) scan(ctx context.Context, m *ir.Model, o *inspection) error {
 	sink := a.progressSink()
 	sink.Stage("read", o.Bytes, "bytes")
 	for i, t := range m.Tensors() {
+		if m.Graph != nil && !isWeight(t) {
+			sink.Add(o.Tensors[i].Bytes)
+			continue
+		}
 		h, err := health(ctx, t, a.threads, band)
 		if err != nil {
 			return err
+		}
+		if m.Graph != nil && len(t.Shape) < 2 {
+			h.nonzero++ // biases and states of zeros are common there
 		}
 		for _, p := range h.problems(t.Elems()) {
 			o.sick = append(o.sick, ir.Problem{Tensor: t.Name, Reason: p})
@@ -298,7 +319,11 @@ const mostProblems = 12
 
 // text is what a person sees first.
 func (o *inspection) text(w io.Writer, all *table, tensors bool) {
-	head := []string{o.Format, o.Architecture, human.Count(o.Parameters) + " parameters", human.Bytes(o.Bytes), fmt.Sprintf("%.2f bits per weight", o.BitsPerWeight)}
+	head := []string{o.Format, o.Architecture}
+	if o.Graph != nil {
+		head = append(head, o.Graph.head())
+	}
+	head = append(head, human.Count(o.Parameters)+" parameters", human.Bytes(o.Bytes), fmt.Sprintf("%.2f bits per weight", o.BitsPerWeight))
 	if t := o.Tokenizer; t != nil {
 		name := fmt.Sprintf("tokenizer %s %d", t.Model, t.Vocab)
 		if t.Pre != "" {
@@ -320,6 +345,9 @@ func (o *inspection) text(w io.Writer, all *table, tensors bool) {
 		sums.add(n, fmt.Sprint(s.tensors), fmt.Sprintf("%-24s", share(f, 24)), human.Percent(f, 0))
 	}
 	_ = sums.text(w) // a closed stdout is found by the next write of the process
+	if o.Graph != nil {
+		o.Graph.text(w)
+	}
 	if tensors {
 		fmt.Fprintln(w)
 		_ = all.text(w)

@@ -229,16 +229,18 @@ merged model is run beside base plus adapter, and the largest difference is in t
 func (a *app) convertCmd() *cobra.Command {
 	var fl stepFlags
 	var dtype string
+	var external bool
 	c := &cobra.Command{
 		Use:   "convert MODEL",
 		Short: "Write a model in another format, weights unchanged",
 		Long: `Write a model in another format. The suffix of -o names it (.gguf, .safetensors); a path without
-one is a Hugging Face folder. Weights keep their type unless --dtype asks for another.`,
+one is a Hugging Face folder. Weights keep their type unless --dtype asks for another. A graph (.onnx)
+stays one: what was not changed is written as it was read.`,
 		Example: `  pare convert books-llama/model -o books.gguf
   pare convert books.gguf -o books-hf`,
 		Args: exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s := build.Step{Recipe: &recipe.Recipe{Source: recipe.Source{Model: args[0]}}}
+			s := build.Step{Recipe: &recipe.Recipe{Source: recipe.Source{Model: args[0]}}, External: external}
 			if dtype != "" && dtype != "keep" {
 				s.Quantize = &recipe.Target{Quantize: dtype}
 			}
@@ -247,6 +249,7 @@ one is a Hugging Face folder. Weights keep their type unless --dtype asks for an
 	}
 	fl.register(c)
 	c.Flags().StringVar(&dtype, "dtype", "keep", "`TYPE` of weights: keep, f32, f16 or bf16")
+	c.Flags().BoolVar(&external, "external-data", false, "ONNX: large tensors in a file beside the model, as from 2 GiB on")
 	complete(c, "dtype", "keep", "f32", "f16", "bf16")
 	return c
 }

@@ -29,6 +29,7 @@ type Step struct {
 	Out      string // file or folder to write
 	To       string // format; empty: from the suffix of Out, a Hugging Face folder without one
 	Pre      string // GGUF tokenizer.ggml.pre, when the tokenizer does not say which it is
+	External bool   // ONNX: large tensors in a file beside the model
 }
 
 // anyTarget stands in for a target where a step has none.
@@ -69,7 +70,7 @@ func Transform(ctx context.Context, s Step, o Options) (rep *report.Report, err 
 	if err != nil {
 		return nil, err
 	}
-	if _, err := formats.Plan(s.To, made, formats.WriteOptions{Force: true, Pre: s.Pre}); err != nil {
+	if _, err := formats.Plan(s.To, made, formats.WriteOptions{Force: true, Pre: s.Pre, External: s.External}); err != nil {
 		return nil, err
 	}
 	if j.rep.Bytes == 0 { // nothing is quantized, and all of it is written
@@ -230,7 +231,7 @@ func (e *engine) step(ctx context.Context, s *Step, j *job) error {
 		}
 	}
 	err = e.timed("write", "", func() (bool, error) {
-		o := formats.WriteOptions{Threads: e.o.Threads, Memory: e.streamMemory(), Progress: e.meter, Force: e.o.Force, Pre: s.Pre}
+		o := formats.WriteOptions{Threads: e.o.Threads, Memory: e.streamMemory(), Progress: e.meter, Force: e.o.Force, Pre: s.Pre, External: s.External}
 		if j.req.Preset != nil {
 			o.FileType = &j.req.Preset.FileType
 		}
@@ -243,7 +244,7 @@ func (e *engine) step(ctx context.Context, s *Step, j *job) error {
 	if err != nil {
 		return err
 	}
-	if err := e.measureOutput(s.Out, j.rep); err != nil || len(e.promised) == 0 {
+	if err := e.measureOutput(ctx, s, j.rep); err != nil || len(e.promised) == 0 {
 		return err
 	}
 	return e.timed("verify", "", func() (_ bool, err error) {
@@ -257,11 +258,20 @@ func (e *engine) step(ctx context.Context, s *Step, j *job) error {
 }
 
 // measureOutput fills in the size of what was written.
-func (e *engine) measureOutput(path string, r *report.Target) error {
+func (e *engine) measureOutput(ctx context.Context, s *Step, r *report.Target) error {
+	path := s.Out
 	st, err := os.Stat(path)
-	if err == nil && st.IsDir() {
+	switch {
+	case err != nil:
+	case st.IsDir():
 		r.Bytes, err = modelBytes(path)
-	} else if err == nil {
+	case s.To == "onnx": // which may lie in several files
+		var m *ir.Model
+		if m, err = formats.Open(ctx, path); err == nil {
+			r.Bytes = m.FileBytes
+			err = m.Close()
+		}
+	default:
 		r.Bytes = st.Size()
 	}
 	if err != nil {
