@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"unicode"
 	"unicode/utf8"
@@ -42,7 +43,7 @@ func looksONNX(head []byte) bool {
 	for b := head; len(b) > 0; fields++ {
 		field, typ, tag := protowire.ConsumeTag(b)
 		if tag < 0 {
-			return false
+			return fields > 1 && cutShort(tag)
 		}
 		b = b[tag:]
 		want := protowire.BytesType
@@ -58,7 +59,10 @@ func looksONNX(head []byte) bool {
 		}
 		if typ == protowire.VarintType {
 			v, n := protowire.ConsumeVarint(b)
-			if n < 0 || field == 1 && (v == 0 || v > 1000) {
+			if n < 0 {
+				return fields > 0 && cutShort(n)
+			}
+			if field == 1 && (v == 0 || v > 1000) {
 				return false
 			}
 			b = b[n:]
@@ -66,7 +70,7 @@ func looksONNX(head []byte) bool {
 		}
 		size, n := protowire.ConsumeVarint(b)
 		if n < 0 {
-			return false
+			return fields > 0 && cutShort(n)
 		}
 		b = b[n:]
 		part := b[:min(size, uint64(len(b)))]
@@ -81,6 +85,9 @@ func looksONNX(head []byte) bool {
 	}
 	return fields > 1
 }
+
+// cutShort reports a field that goes on beyond the bytes.
+func cutShort(code int) bool { return errors.Is(protowire.ParseError(code), io.ErrUnexpectedEOF) }
 
 // printable reports text, whose last rune may be cut.
 func printable(b []byte) bool {

@@ -24,9 +24,9 @@ type inspectGraph struct {
 
 type inspectValue struct {
 	Name  string `json:"name"`
-	Kind  string `json:"kind"` // tensor, sequence, optional, optional sequence, other
-	Type  string `json:"type"` // of the elements, "" when the file does not say
-	Shape []any  `json:"shape"`
+	Kind  string `json:"kind"`  // tensor, sequence, optional, optional sequence, other
+	Type  string `json:"type"`  // of the elements, "" when the file does not say
+	Shape *[]any `json:"shape"` // numbers and names of dimensions, null when not even the rank is known
 }
 
 type inspectOperator struct {
@@ -71,17 +71,18 @@ func valuesOf(list []*graph.Value) []inspectValue {
 			x.Type = v.Type.String()
 		}
 		if v.Shape != nil {
-			x.Shape = []any{}
-			for _, d := range *v.Shape {
+			dims := make([]any, len(*v.Shape))
+			for i, d := range *v.Shape {
 				switch {
 				case d.Size >= 0:
-					x.Shape = append(x.Shape, d.Size)
+					dims[i] = d.Size
 				case d.Name != "":
-					x.Shape = append(x.Shape, d.Name)
+					dims[i] = d.Name
 				default:
-					x.Shape = append(x.Shape, "?")
+					dims[i] = "?"
 				}
 			}
+			x.Shape = &dims
 		}
 		out = append(out, x)
 	}
@@ -135,22 +136,14 @@ func (o *inspectGraph) text(w io.Writer) {
 	label := func(name, text string) { fmt.Fprintf(w, "%-9s %s\n", name, text) }
 	list := func(name string, values []inspectValue) {
 		for _, v := range values {
-			dims := make([]string, len(v.Shape))
-			for i, d := range v.Shape {
-				dims[i] = fmt.Sprint(d)
-			}
-			times := "x"
-			if slices.ContainsFunc(v.Shape, func(d any) bool { _, named := d.(string); return named }) {
-				times = " x "
-			}
-			text := v.Name + "  " + v.Type
+			text, shape := v.Name+"  "+v.Type, ""
 			if v.Kind != "tensor" {
 				text = v.Name + "  " + v.Kind + " " + v.Type
 			}
-			if v.Shape != nil && len(dims) == 0 {
-				dims = []string{"scalar"}
+			if v.Shape != nil {
+				shape = shapeText(*v.Shape)
 			}
-			label(name, strings.TrimRight(text+" "+strings.Join(dims, times), " "))
+			label(name, strings.TrimRight(text+" "+shape, " "))
 			name = ""
 		}
 	}
@@ -170,6 +163,22 @@ func (o *inspectGraph) text(w io.Writer) {
 		words = words[n:]
 	}
 }
+
+// shapeText is 1x3x224x224, or batch x 3 where dimensions have names.
+func shapeText(shape []any) string {
+	if len(shape) == 0 {
+		return "scalar"
+	}
+	times, dims := "x", make([]string, len(shape))
+	for i, d := range shape {
+		if dims[i] = fmt.Sprint(d); named(d) {
+			times = " x "
+		}
+	}
+	return strings.Join(dims, times)
+}
+
+func named(d any) bool { _, is := d.(string); return is }
 
 func qualified(op inspectOperator) string {
 	if op.Domain == "" {

@@ -18,6 +18,13 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
+numbers = None  # of names by the order of their appearance, where values are numbered
+
+
+def called(name):
+    return name if numbers is None else numbers.setdefault(name, "v%d" % len(numbers))
+
+
 PACKED = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT4E2M1: 4, TensorProto.INT2: 2, TensorProto.UINT2: 2}
 
 
@@ -120,7 +127,7 @@ def graph(g, out, outer, ir_version):
         known.pop(i.name, None)
         if i.name in local and ir_version < 4:
             continue
-        out.append("input %s %s" % (i.name, local.get(i.name) or of_type(i.type)))
+        out.append("input %s %s" % (called(i.name), local.get(i.name) or of_type(i.type)))
     known.update(local)
     for n in g.node:
         if n.op_type == "Constant" and n.domain in ("", "ai.onnx"):
@@ -129,15 +136,17 @@ def graph(g, out, outer, ir_version):
         if n.op_type == "Constant" and n.domain in ("", "ai.onnx"):
             continue
         domain = "" if n.domain == "ai.onnx" else n.domain
-        ins = " ".join("-" if not i else known.get(i, i) for i in n.input)
-        out.append("node %s %s: %s -> %s" % (n.op_type, domain, ins, " ".join(o or "-" for o in n.output)))
+        ins = " ".join("-" if not i else known.get(i) or called(i) for i in n.input)
+        out.append("node %s %s: %s -> %s" % (n.op_type, domain, ins, " ".join(o and called(o) or "-" for o in n.output)))
         for a in sorted(n.attribute, key=lambda a: a.name):
             attribute(a, out, known)
     for o in g.output:
-        out.append("output %s" % (known.get(o.name) or "%s %s" % (o.name, of_type(o.type))))
+        out.append("output %s" % (known.get(o.name) or "%s %s" % (called(o.name), of_type(o.type))))
 
 
-def text(model):
+def text(model, numbered=False):
+    global numbers
+    numbers = {} if numbered else None
     out = ["opset %s %d" % p for p in sorted(("" if o.domain == "ai.onnx" else o.domain, o.version) for o in model.opset_import)]
     graph(model.graph, out, {}, model.ir_version)
     return "\n".join(out) + "\n"
