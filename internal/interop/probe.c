@@ -5,6 +5,7 @@
 //   probe LIBDIR tokens MODEL.gguf TEXT OUT.i32             tokenize a text without special tokens
 //   probe LIBDIR score  IDS.i32 CTX CHUNKS BASE.gguf A.gguf... perplexity of each model, and of those after
 //                                                           the first KL(BASE||A) and agreement of the first token
+//   probe LIBDIR embed  MODEL.gguf TEXTS.txt OUT.f32        embeddings of lines, as the file asks for and of length 1
 //
 // The protocol is llama.cpp's own: chunks without overlap, second half scored. The KV cache is
 // float32 and flash attention is off, which makes runs agree across machines.
@@ -123,10 +124,44 @@ static int score(const char *ids_path, int n_ctx, int chunks, char **paths, int 
     return 0;
 }
 
+// embed writes one vector a line of text, pooled as the model says, and the number of tokens of each.
+static int embed(const char *path, const char *text_path, const char *out) {
+    void *model = open_model(path, false), *vocab = FN(void *, llama_model_get_vocab, void *)(model);
+    context_params p = default_context();
+    p.threads = p.threads_batch = 1;
+    p.embeddings = true;
+    p.flash = 0;
+    void *ctx = FN(void *, llama_init_from_model, void *, context_params)(model, p);
+    if (!ctx) die("no context:", "llama_init_from_model failed");
+    int width = FN(int32_t, llama_model_n_embd, void *)(model);
+    long size; char *text = read_file(text_path, &size);
+    batch b = FN(batch, llama_batch_init, int32_t, int32_t, int32_t)(512, 0, 1);
+    FILE *f = fopen(out, "wb");
+    if (!f) die("cannot write", out);
+    int lines = 0;
+    printf("{\"tokens\": [");
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        b.n_tokens = FN(int32_t, llama_tokenize, void *, const char *, int32_t, int32_t *, int32_t, bool, bool)(vocab, line, strlen(line), b.token, 512, true, false);
+        if (b.n_tokens <= 0) die("llama_tokenize", "failed");
+        for (int i = 0; i < b.n_tokens; i++) { b.pos[i] = i; b.n_seq_id[i] = 1; b.seq_id[i][0] = 0; b.logits[i] = 1; }
+        if (FN(int32_t, llama_encode, void *, batch)(ctx, b)) die("llama_encode", "failed");
+        const float *v = FN(float *, llama_get_embeddings_seq, void *, int32_t)(ctx, 0);
+        if (!v) die("llama.cpp makes no embedding of", path);
+        double length = 0;
+        for (int i = 0; i < width; i++) length += (double)v[i] * v[i];
+        for (int i = 0; i < width; i++) { float x = v[i] / sqrt(length); fwrite(&x, 4, 1, f); }
+        printf("%s%d", lines++ ? ", " : "", b.n_tokens);
+    }
+    printf("], \"width\": %d}\n", width);
+    if (fclose(f)) die("cannot write", out);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc < 6) { fprintf(stderr, "usage: see the head of probe.c\n"); return 2; }
     open_library(argv[1]);
     if (!strcmp(argv[2], "tokens")) return tokens(argv[3], argv[4], argv[5]);
+    if (!strcmp(argv[2], "embed")) return embed(argv[3], argv[4], argv[5]);
     if (!strcmp(argv[2], "score") && argc > 6) return score(argv[3], atoi(argv[4]), atoi(argv[5]), argv + 6, argc - 6);
     die("unknown command", argv[2]);
 }
