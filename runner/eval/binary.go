@@ -356,23 +356,23 @@ func init() {
 		"Add": opAdd, "Sub": opSub, "Mul": opMul, "Div": opDiv, "PRelu": opPRelu,
 		"BitwiseAnd": opAnd, "BitwiseOr": opOr, "BitwiseXor": opXor,
 	} {
-		register(Op{Name: name, Narrow: true, Plan: func(c *Call) (Step, error) { return planArith(c, op) }})
+		register(Op{Name: name, Inputs: 2, Narrow: true, Plan: func(c *Call) (Step, error) { return planArith(c, op) }})
 	}
 	for name, op := range map[string]arithOp{"And": opAnd, "Or": opOr, "Xor": opXor} {
-		register(Op{Name: name, Plan: func(c *Call) (Step, error) {
+		register(Op{Name: name, Inputs: 2, Plan: func(c *Call) (Step, error) {
 			if c.Type(0) != graph.Bool {
 				return Step{}, c.Fault("elements of type %s", c.Type(0))
 			}
 			return planArith(c, op)
 		}})
 	}
-	register(Op{Name: "Mod", Narrow: true, Plan: func(c *Call) (Step, error) {
+	register(Op{Name: "Mod", Inputs: 2, Narrow: true, Plan: func(c *Call) (Step, error) {
 		if c.Node.Int("fmod", 0) != 0 {
 			return planArith(c, opFmod)
 		}
 		return planArith(c, opMod)
 	}})
-	register(Op{Name: "BitShift", Plan: func(c *Call) (Step, error) {
+	register(Op{Name: "BitShift", Inputs: 2, Plan: func(c *Call) (Step, error) {
 		switch d := c.Node.Str("direction", ""); d {
 		case "LEFT":
 			return planArith(c, opShiftLeft)
@@ -382,7 +382,7 @@ func init() {
 			return Step{}, c.Fault("direction %q", d)
 		}
 	}})
-	register(Op{Name: "Pow", Narrow: true, Plan: planPow})
+	register(Op{Name: "Pow", Inputs: 2, Narrow: true, Plan: planPow})
 }
 
 // planPow allows a base and an exponent of two types; the result has that of the base.

@@ -11,7 +11,7 @@ import (
 
 func init() {
 	register(Op{Name: "Cast", Plan: func(c *Call) (Step, error) { return planCast(c, graph.DType(c.Node.Int("to", 0))) }})
-	register(Op{Name: "CastLike", Plan: func(c *Call) (Step, error) { return planCast(c, c.Type(1)) }})
+	register(Op{Name: "CastLike", Inputs: 2, Plan: func(c *Call) (Step, error) { return planCast(c, c.Type(1)) }})
 	register(Op{Name: "BitCast", Plan: planBitCast})
 }
 

@@ -68,9 +68,9 @@ func init() {
 	for name, op := range map[string]compareOp{
 		"Equal": opEqual, "Less": opLess, "LessOrEqual": opLessEqual, "Greater": opGreater, "GreaterOrEqual": opGreaterEqual,
 	} {
-		register(Op{Name: name, Narrow: true, Plan: func(c *Call) (Step, error) { return planCompare(c, op) }})
+		register(Op{Name: name, Inputs: 2, Narrow: true, Plan: func(c *Call) (Step, error) { return planCompare(c, op) }})
 	}
-	register(Op{Name: "Where", Unpack: true, Plan: planWhere})
+	register(Op{Name: "Where", Inputs: 3, Unpack: true, Plan: planWhere})
 }
 
 // planWhere takes elements of one input or the other.

@@ -9,7 +9,7 @@ import (
 
 func init() {
 	register(Op{Name: "If", Plan: planIf})
-	register(Op{Name: "Loop", Plan: planLoop})
+	register(Op{Name: "Loop", Inputs: -1, Plan: planLoop})
 	register(Op{Name: "Scan", Since: 9, Plan: planScan})
 	register(Op{Name: "Scan", Plan: planScan8})
 	register(Op{Name: "SequenceMap", Plan: planSequenceMap})

@@ -8,8 +8,8 @@ import (
 )
 
 func init() {
-	register(Op{Name: "Conv", Narrow: true, Plan: planConv})
-	register(Op{Name: "ConvTranspose", Narrow: true, Plan: planConvTranspose})
+	register(Op{Name: "Conv", Inputs: 2, Narrow: true, Plan: planConv})
+	register(Op{Name: "ConvTranspose", Inputs: 2, Narrow: true, Plan: planConvTranspose})
 }
 
 // convolution is the sizes of a Conv.
@@ -76,11 +76,7 @@ func runConv[T float](k *convolution) func(*Worker, []*graph.Tensor, []*graph.Te
 			for g := range k.groups {
 				src := x[(n*k.groups+g)*depth*k.ins:][:depth*k.ins]
 				if !k.point() {
-					if w.Threads == 1 || depth*k.size*k.outs < 2*piece {
-						unfoldChannels(k.window, col, src, 0, depth)
-					} else {
-						w.Range(depth, k.size*k.outs, func(lo, hi int) { unfoldChannels(k.window, col, src, lo, hi) })
-					}
+					unfoldAll(w, k.window, col, src, depth)
 					src = col[:depth*k.size*k.outs]
 				}
 				dst := y[(n*k.groups+g)*maps*k.outs:][:maps*k.outs]
@@ -95,6 +91,16 @@ func runConv[T float](k *convolution) func(*Worker, []*graph.Tensor, []*graph.Te
 		}
 		return nil
 	}
+}
+
+// unfoldAll unfolds channels on all threads. Like most loops here it makes no closure, which would be allocated,
+// when one thread is enough.
+func unfoldAll[T float](w *Worker, k *window, col, x []T, channels int) {
+	if w.Threads == 1 || channels*k.size*k.outs < 2*piece {
+		unfoldChannels(k, col, x, 0, channels)
+		return
+	}
+	w.Range(channels, k.size*k.outs, func(lo, hi int) { unfoldChannels(k, col, x, lo, hi) })
 }
 
 func unfoldChannels[T float](w *window, col, x []T, lo, hi int) {
@@ -183,6 +189,9 @@ func transposedWindow(c *Call, space, kernel []int) (*window, error) {
 	want := n.Ints("output_shape")
 	if len(want) > rank {
 		want = want[len(want)-rank:]
+	}
+	if len(want) != 0 && len(want) != rank {
+		return nil, c.Fault("output_shape %v of %d dimensions", want, rank)
 	}
 	auto := n.Str("auto_pad", "NOTSET")
 	for i := range maxSpace {

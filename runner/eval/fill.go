@@ -9,9 +9,9 @@ import (
 
 func init() {
 	register(Op{Name: "ConstantOfShape", Plan: planConstantOfShape})
-	register(Op{Name: "Range", Narrow: true, Plan: planRange})
+	register(Op{Name: "Range", Inputs: 3, Narrow: true, Plan: planRange})
 	register(Op{Name: "EyeLike", Plan: planEyeLike})
-	register(Op{Name: "OneHot", Plan: planOneHot})
+	register(Op{Name: "OneHot", Inputs: 3, Plan: planOneHot})
 	register(Op{Name: "Trilu", Unpack: true, Plan: planTrilu})
 	register(Op{Name: "NonZero", Narrow: true, Plan: planNonZero})
 	register(Op{Name: "Pad", Unpack: true, Plan: planPad})
@@ -234,6 +234,9 @@ func planPad(c *Call) (Step, error) {
 	if err != nil {
 		return Step{}, err
 	}
+	if c.Has(2) && c.Type(2) != c.Type(0) {
+		return Step{}, c.Fault("a constant of type %s among elements of type %s", c.Type(2), c.Type(0))
+	}
 	if c.Version < 2 {
 		pads = c.Node.Ints("paddings")
 	}
@@ -259,6 +262,11 @@ func planPad(c *Call) (Step, error) {
 	}
 	if err := graph.CheckShape(shape); err != nil {
 		return Step{}, c.Fault("pads %v of shape %v", pads, in)
+	}
+	for _, d := range shape {
+		if err := c.Fits(8 * d); err != nil {
+			return Step{}, err
+		}
 	}
 	mode := c.Node.Str("mode", "constant")
 	// where each index of each dimension comes from; -1 for the constant

@@ -8,14 +8,14 @@ import (
 )
 
 func init() {
-	register(Op{Name: "Gather", Unpack: true, Plan: planGather})
-	register(Op{Name: "GatherElements", Unpack: true, Plan: planGatherElements})
-	register(Op{Name: "GatherND", Unpack: true, Plan: planGatherND})
-	register(Op{Name: "Compress", Plan: planCompress})
+	register(Op{Name: "Gather", Inputs: 2, Unpack: true, Plan: planGather})
+	register(Op{Name: "GatherElements", Inputs: 2, Unpack: true, Plan: planGatherElements})
+	register(Op{Name: "GatherND", Inputs: 2, Unpack: true, Plan: planGatherND})
+	register(Op{Name: "Compress", Inputs: 2, Plan: planCompress})
 	for _, name := range []string{"Scatter", "ScatterElements"} {
-		register(Op{Name: name, Narrow: true, Plan: planScatterElements})
+		register(Op{Name: name, Inputs: 3, Narrow: true, Plan: planScatterElements})
 	}
-	register(Op{Name: "ScatterND", Narrow: true, Plan: planScatterND})
+	register(Op{Name: "ScatterND", Inputs: 3, Narrow: true, Plan: planScatterND})
 }
 
 // indexError is a place that an array does not have.

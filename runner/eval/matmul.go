@@ -8,8 +8,8 @@ import (
 )
 
 func init() {
-	register(Op{Name: "MatMul", Narrow: true, Plan: planMatMul})
-	register(Op{Name: "Gemm", Narrow: true, Plan: planGemm})
+	register(Op{Name: "MatMul", Inputs: 2, Narrow: true, Plan: planMatMul})
+	register(Op{Name: "Gemm", Inputs: 2, Narrow: true, Plan: planGemm})
 }
 
 // multiply is dst [m,n] = a [m,k] b, where b is [k,n], or [n,k] when form is NT.
@@ -205,8 +205,8 @@ func planGemm(c *Call) (Step, error) {
 	shape := []int{g.m, g.n}
 	if c.Has(2) {
 		got, err := broadcast(c.Shape(2), shape)
-		if err != nil || !slices.Equal(got, shape) {
-			return Step{}, c.Fault("input 2 is %v, the product %v", c.Shape(2), shape)
+		if err != nil || !slices.Equal(got, shape) || c.Type(2) != c.Type(0) {
+			return Step{}, c.Fault("input 2 is %s %v, the product %s %v", c.Type(2), c.Shape(2), c.Type(0), shape)
 		}
 		steps := stretched(c.Shape(2), shape)
 		g.rowStep, g.colStep = steps[0], steps[1]

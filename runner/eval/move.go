@@ -86,14 +86,14 @@ func planView(c *Call, shape, from []int, offset int) (Step, error) {
 
 func init() {
 	register(Op{Name: "Transpose", Unpack: true, Plan: planTranspose})
-	register(Op{Name: "Expand", Unpack: true, Plan: planExpand})
-	register(Op{Name: "Tile", Unpack: true, Plan: planTile})
+	register(Op{Name: "Expand", Inputs: 2, Unpack: true, Plan: planExpand})
+	register(Op{Name: "Tile", Inputs: 2, Unpack: true, Plan: planTile})
 	register(Op{Name: "Slice", Unpack: true, Plan: planSlice})
 	register(Op{Name: "Concat", Unpack: true, Plan: planConcat})
 	register(Op{Name: "Split", Unpack: true, Plan: planSplit})
-	register(Op{Name: "DepthToSpace", Plan: planDepthToSpace})
-	register(Op{Name: "SpaceToDepth", Plan: planSpaceToDepth})
-	register(Op{Name: "ReverseSequence", Plan: planReverseSequence})
+	register(Op{Name: "DepthToSpace", Unpack: true, Plan: planDepthToSpace})
+	register(Op{Name: "SpaceToDepth", Unpack: true, Plan: planSpaceToDepth})
+	register(Op{Name: "ReverseSequence", Inputs: 2, Plan: planReverseSequence})
 }
 
 func planTranspose(c *Call) (Step, error) {
@@ -265,8 +265,8 @@ func planConcat(c *Call) (Step, error) {
 		if first < 0 {
 			first = i
 			var err error
-			if axis, err = axisOf(c.Node.Int("axis", 1), len(in)); err != nil {
-				return Step{}, c.Fault("%w", err)
+			if axis, err = axisOf(c.Node.Int("axis", 1), len(in)); err != nil || len(in) == 0 {
+				return Step{}, c.Fault("axis %d of shape %v", c.Node.Int("axis", 1), in)
 			}
 			shape = slices.Clone(in)
 			continue
@@ -280,9 +280,6 @@ func planConcat(c *Call) (Step, error) {
 			}
 		}
 		shape[axis] += in[axis]
-	}
-	if first < 0 || len(shape) == 0 {
-		return Step{}, c.Fault("nothing to concatenate")
 	}
 	to := strides(shape)
 	at := 0
@@ -307,8 +304,8 @@ func planConcat(c *Call) (Step, error) {
 func planSplit(c *Call) (Step, error) {
 	in := c.Shape(0)
 	axis, err := axisOf(c.Node.Int("axis", 0), len(in))
-	if err != nil {
-		return Step{}, c.Fault("%w", err)
+	if err != nil || len(in) == 0 {
+		return Step{}, c.Fault("axis %d of shape %v", c.Node.Int("axis", 0), in)
 	}
 	sizes, err := c.IntsOr(1, "split")
 	if err != nil {
@@ -317,8 +314,8 @@ func planSplit(c *Call) (Step, error) {
 	n := len(c.Node.Out)
 	if sizes == nil { // equal parts, the last one perhaps smaller
 		parts := c.Node.Int("num_outputs", n)
-		if parts < 1 {
-			return Step{}, c.Fault("%d parts", parts)
+		if parts != n || parts < 1 {
+			return Step{}, c.Fault("%d parts, %d outputs", parts, n)
 		}
 		each := (in[axis] + parts - 1) / parts
 		for left, i := in[axis], 0; i < parts; i++ {
@@ -364,7 +361,7 @@ func planSplit(c *Call) (Step, error) {
 // planDepthToSpace moves blocks of channels to places: a transposition of six dimensions.
 func planDepthToSpace(c *Call) (Step, error) {
 	in, b := c.Shape(0), c.Node.Int("blocksize", 0)
-	if len(in) != 4 || b < 1 || in[1]%(b*b) != 0 {
+	if len(in) != 4 || b < 1 || b > 1<<15 || in[1]%(b*b) != 0 {
 		return Step{}, c.Fault("blocks of %d of shape %v", b, in)
 	}
 	n, ch, h, w := in[0], in[1]/(b*b), in[2], in[3]
@@ -378,7 +375,7 @@ func planDepthToSpace(c *Call) (Step, error) {
 
 func planSpaceToDepth(c *Call) (Step, error) {
 	in, b := c.Shape(0), c.Node.Int("blocksize", 0)
-	if len(in) != 4 || b < 1 || in[2]%b != 0 || in[3]%b != 0 {
+	if len(in) != 4 || b < 1 || b > 1<<15 || in[2]%b != 0 || in[3]%b != 0 {
 		return Step{}, c.Fault("blocks of %d of shape %v", b, in)
 	}
 	n, ch, h, w := in[0], in[1], in[2]/b, in[3]/b
@@ -433,6 +430,13 @@ func copyElems(dst *graph.Tensor, to int, src *graph.Tensor, from, n int) {
 		copy(dst.Strings[to:to+n], src.Strings[from:from+n])
 		return
 	}
-	size := dst.Type.Bits() / 8
+	bits := dst.Type.Bits()
+	if bits < 8 {
+		for i := range n {
+			putBits(dst.Data, to+i, bits, getBits(src.Data, from+i, bits))
+		}
+		return
+	}
+	size := bits / 8
 	copy(dst.Data[to*size:(to+n)*size], src.Data[from*size:(from+n)*size])
 }

@@ -10,8 +10,8 @@ import (
 func init() {
 	register(Op{Name: "BatchNormalization", Narrow: true, Plan: byFloat(batchNorm[float32], batchNorm[float64])})
 	register(Op{Name: "InstanceNormalization", Narrow: true, Plan: byFloat(instanceNorm[float32], instanceNorm[float64])})
-	register(Op{Name: "LayerNormalization", Narrow: true, Wide: []int{1, 2}, Plan: byFloat(layerNorm[float32], layerNorm[float64])})
-	register(Op{Name: "RMSNormalization", Narrow: true, Plan: byFloat(rmsNorm[float32], rmsNorm[float64])})
+	register(Op{Name: "LayerNormalization", Inputs: 2, Narrow: true, Wide: []int{1, 2}, Plan: byFloat(layerNorm[float32], layerNorm[float64])})
+	register(Op{Name: "RMSNormalization", Inputs: 2, Narrow: true, Plan: byFloat(rmsNorm[float32], rmsNorm[float64])})
 	register(Op{Name: "GroupNormalization", Narrow: true, Plan: byFloat(groupNorm[float32], groupNorm[float64])})
 	register(Op{Name: "MeanVarianceNormalization", Narrow: true, Plan: byFloat(meanVariance[float32], meanVariance[float64])})
 	register(Op{Name: "LRN", Narrow: true, Plan: byFloat(lrn[float32], lrn[float64])})

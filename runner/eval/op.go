@@ -22,6 +22,8 @@ type Op struct {
 	// entries of one name, the one with the highest Since that is not above the graph's version counts.
 	Since int
 	Plan  func(c *Call) (Step, error)
+	// Inputs is how many inputs, counted from the first, must be there: 0 says one, -1 none.
+	Inputs int
 	// Narrow says that Plan knows no floats of less than 32 bits: they are widened before it and rounded
 	// after it.
 	Narrow bool
@@ -32,6 +34,14 @@ type Op struct {
 	Wide []int
 	// Random says that the same inputs need not give the same outputs, so that nothing is computed ahead.
 	Random bool
+}
+
+// required is the number of inputs that must be there.
+func (o *Op) required() int {
+	if o.Inputs == 0 {
+		return 1
+	}
+	return max(o.Inputs, 0)
 }
 
 // Step is a node that is ready to run.
@@ -126,11 +136,17 @@ func (c *Call) Settled(i int) *graph.Tensor {
 // Need is the value of input i, which is there, or the error with which Plan asks to be called again when
 // the run has it.
 func (c *Call) Need(i int) (*graph.Tensor, error) {
+	if !c.Has(i) || c.Spec(i).Kind != graph.KindTensor {
+		return nil, c.missing(i)
+	}
 	if t := c.Value(i); t != nil {
 		return t, nil
 	}
 	return nil, errLater
 }
+
+// missing is the error when an input is left out that must be there.
+func (c *Call) missing(i int) error { return c.Fault("input %d is missing", i) }
 
 // Ints is the value of an integer input, as Need gives it.
 func (c *Call) Ints(i int) ([]int, error) {
@@ -165,6 +181,9 @@ func (c *Call) Body(attr string) (*Body, error) {
 	}
 	return nil, c.Fault("attribute %s, a graph, is missing", attr)
 }
+
+// Fits fails when bytes that Plan is about to allocate are more than the program may have.
+func (c *Call) Fits(bytes int) error { return c.node.prog.fits(bytes) }
 
 // Fault is an error of this node.
 func (c *Call) Fault(format string, args ...any) error {

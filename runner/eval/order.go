@@ -11,8 +11,8 @@ func init() {
 	register(Op{Name: "ArgMax", Narrow: true, Plan: func(c *Call) (Step, error) { return planArg(c, false) }})
 	register(Op{Name: "ArgMin", Narrow: true, Plan: func(c *Call) (Step, error) { return planArg(c, true) }})
 	register(Op{Name: "TopK", Narrow: true, Plan: planTopK})
-	register(Op{Name: "CumSum", Narrow: true, Plan: func(c *Call) (Step, error) { return planCumulate(c, opAdd) }})
-	register(Op{Name: "CumProd", Narrow: true, Plan: func(c *Call) (Step, error) { return planCumulate(c, opMul) }})
+	register(Op{Name: "CumSum", Inputs: 2, Narrow: true, Plan: func(c *Call) (Step, error) { return planCumulate(c, opAdd) }})
+	register(Op{Name: "CumProd", Inputs: 2, Narrow: true, Plan: func(c *Call) (Step, error) { return planCumulate(c, opMul) }})
 }
 
 // lines are the rows of an array along an axis: row i*inner+k begins at i*n*inner+k and goes in steps of

@@ -42,7 +42,6 @@ type step struct {
 type recent struct {
 	ins []Spec
 	Step
-	scratch []byte
 }
 
 // newPlan plans a graph for inputs, and for what it takes from outside.
@@ -66,8 +65,8 @@ func (c *code) newPlan(inputs, captures []Spec) (*plan, error) {
 	}
 	p.prune()
 	p.layout()
-	if limit := c.prog.opt.Memory; limit > 0 && int64(p.size) > limit {
-		return nil, errMemory(int64(p.size), limit)
+	if err := c.prog.fits(p.size); err != nil {
+		return nil, err
 	}
 	p.bind()
 	return p, nil
@@ -118,6 +117,13 @@ func (p *plan) add(n *node) error {
 	if len(s.Out) < len(n.out) {
 		return n.fault(fmt.Errorf("%d outputs, the operator has %d", len(n.out), len(s.Out)))
 	}
+	for i, slot := range n.out {
+		if slot >= 0 {
+			if err := n.check(s.Out[i]); err != nil {
+				return err
+			}
+		}
+	}
 	if known && (s.Run != nil || s.Alias) {
 		if err := p.fold(s, in, constant); err != nil {
 			return err
@@ -131,13 +137,24 @@ func (p *plan) add(n *node) error {
 		p.specs[slot] = s.Out[i]
 		if s.Out[i].Known == nil {
 			needed = true
-			if err := graph.CheckShape(s.Out[i].Shape); err != nil {
-				return n.fault(err)
-			}
 		}
 	}
 	if needed {
 		p.steps = append(p.steps, s)
+	}
+	return nil
+}
+
+// check fails when an output is larger than anything can be, or than the program may have.
+func (n *node) check(s Spec) error {
+	if s.Later || s.Kind != graph.KindTensor || s.Known != nil {
+		return nil
+	}
+	if err := graph.CheckShape(s.Shape); err != nil {
+		return n.fault(err)
+	}
+	if err := n.prog.fits(s.bytes()); err != nil {
+		return n.named(err)
 	}
 	return nil
 }
@@ -152,6 +169,11 @@ func (n *node) call(s *step, in []Spec, late bool) (st Step, err error) {
 	c := &Call{
 		Node: n.Node, Version: n.version, Kernels: n.prog.worker.Kernels, Threads: n.prog.worker.Threads,
 		in: in, node: n, step: s, late: late,
+	}
+	for i := range n.op.required() {
+		if !c.Has(i) {
+			return st, c.missing(i)
+		}
 	}
 	if st, err = n.plan(c); err != nil && !errors.Is(err, errLater) {
 		err = n.named(err)
@@ -176,9 +198,6 @@ func (p *plan) fold(s *step, in []Spec, constant bool) error {
 		}
 		for i, slot := range n.out {
 			if slot >= 0 {
-				if err := graph.CheckShape(s.Out[i].Shape); err != nil {
-					return nil, n.fault(err)
-				}
 				outs[i] = graph.New(s.Out[i].Type, s.Out[i].Shape...)
 			}
 		}

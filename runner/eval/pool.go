@@ -11,7 +11,7 @@ func init() {
 	register(Op{Name: "AveragePool", Narrow: true, Plan: planAveragePool})
 	register(Op{Name: "LpPool", Narrow: true, Plan: planLpPool})
 	register(Op{Name: "MaxPool", Narrow: true, Plan: planMaxPool})
-	register(Op{Name: "MaxUnpool", Narrow: true, Plan: planMaxUnpool})
+	register(Op{Name: "MaxUnpool", Inputs: 2, Narrow: true, Plan: planMaxUnpool})
 	for name, f := range map[string]func(c *Call) (reducer[float32, float64], reducer[float64, float64]){
 		"GlobalAveragePool": func(*Call) (reducer[float32, float64], reducer[float64, float64]) {
 			return floatReducer[float32](reduceMean), floatReducer[float64](reduceMean)
@@ -209,29 +209,35 @@ func runMaxPool[T number](m maxPool, least T) func(*Worker, []*graph.Tensor, []*
 		if len(out) > 1 && out[1] != nil {
 			idx = elems[int64](out[1])
 		}
-		if m.outs == 0 {
-			return nil
+		switch {
+		case m.outs == 0:
+		case w.Threads == 1 || 2*m.planes*m.size*m.outs < 2*piece:
+			poolPlanes(m, least, y, idx, x, 0, m.planes)
+		default:
+			w.Range(m.planes, 2*m.size*m.outs, func(lo, hi int) { poolPlanes(m, least, y, idx, x, lo, hi) })
 		}
-		w.Range(m.planes, 2*m.size*m.outs, func(lo, hi int) {
-			for p := lo; p < hi; p++ {
-				plane := x[p*m.ins : (p+1)*m.ins]
-				m.places(func(i int, place [3]int) {
-					best, where := least, -1
-					m.taps(place, func(_, at int) {
-						if v := plane[at]; v > best || where < 0 || v != v && best == best {
-							best, where = v, at
-						}
-					})
-					if y != nil {
-						y[p*m.outs+i] = best
-					}
-					if idx != nil {
-						idx[p*m.outs+i] = int64(p*m.ins + m.index(max(where, 0)))
-					}
-				})
+		return nil
+	}
+}
+
+// poolPlanes finds the largest elements of planes [lo,hi), and where they are.
+func poolPlanes[T number](m maxPool, least T, y []T, idx []int64, x []T, lo, hi int) {
+	for p := lo; p < hi; p++ {
+		plane := x[p*m.ins : (p+1)*m.ins]
+		m.places(func(i int, place [3]int) {
+			best, where := least, -1
+			m.taps(place, func(_, at int) {
+				if v := plane[at]; v > best || where < 0 || v != v && best == best {
+					best, where = v, at
+				}
+			})
+			if y != nil {
+				y[p*m.outs+i] = best
+			}
+			if idx != nil {
+				idx[p*m.outs+i] = int64(p*m.ins + m.index(max(where, 0)))
 			}
 		})
-		return nil
 	}
 }
 

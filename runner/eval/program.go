@@ -26,7 +26,8 @@ type Program struct {
 	mu     sync.Mutex
 	plans  []*plan // the latest first
 	mem    []byte  // the arena of whichever plan runs
-	outs   []Value
+	vals   []Value // inputs of the run under way
+	specs  []Spec
 }
 
 // programPlans bounds the plans that a program keeps, for different shapes.
@@ -58,6 +59,14 @@ func Compile(g *graph.Graph, opt Options) (*Program, error) {
 	return p, nil
 }
 
+// fits fails when one thing takes more memory than the program may have.
+func (p *Program) fits(bytes int) error {
+	if limit := p.opt.Memory; limit > 0 && (bytes < 0 || int64(bytes) > limit) {
+		return errMemory(int64(bytes), limit)
+	}
+	return nil
+}
+
 // Inputs are the inputs that a caller gives, in order: those of the graph that have no default, then those
 // that have one and may be left out.
 func (p *Program) Inputs() []*graph.Value { return inputs(p.Graph) }
@@ -79,7 +88,7 @@ func inputs(g *graph.Graph) []*graph.Value {
 func (p *Program) Prepare(shapes map[string][]int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	specs, err := p.specs(shapes)
+	specs, err := p.inputSpecs(shapes)
 	if err != nil {
 		return err
 	}
@@ -87,8 +96,8 @@ func (p *Program) Prepare(shapes map[string][]int) error {
 	return err
 }
 
-// specs are those of the graph's inputs, with shapes for those that have none.
-func (p *Program) specs(shapes map[string][]int) ([]Spec, error) {
+// inputSpecs are those of the graph's inputs, with shapes for those that have none.
+func (p *Program) inputSpecs(shapes map[string][]int) ([]Spec, error) {
 	specs := make([]Spec, len(p.Graph.Inputs))
 	for i, v := range p.Graph.Inputs {
 		if v.Const != nil {
@@ -114,7 +123,7 @@ func (p *Program) specs(shapes map[string][]int) ([]Spec, error) {
 			return nil, err
 		}
 	}
-	return specs, sameNames(p.Graph, specs)
+	return specs, nil
 }
 
 // Specs tells what is known of the values of the graph, subgraphs excluded, when its inputs have these
@@ -122,7 +131,7 @@ func (p *Program) specs(shapes map[string][]int) ([]Spec, error) {
 func (p *Program) Specs(shapes map[string][]int) (map[*graph.Value]Spec, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	in, err := p.specs(shapes)
+	in, err := p.inputSpecs(shapes)
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +167,9 @@ func (p *Program) plan(specs []Spec) (*plan, error) {
 			return pl, nil
 		}
 	}
+	if err := sameNames(p.Graph, specs); err != nil {
+		return nil, err
+	}
 	pl, err := p.code.newPlan(specs, nil)
 	if err != nil {
 		return nil, err
@@ -177,7 +189,10 @@ func (p *Program) Run(ctx context.Context, in ...Value) ([]Value, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g := p.Graph
-	vals, specs := make([]Value, len(g.Inputs)), make([]Spec, len(g.Inputs))
+	if p.vals == nil {
+		p.vals, p.specs = make([]Value, len(g.Inputs)), make([]Spec, len(g.Inputs))
+	}
+	vals, specs := p.vals, p.specs
 	required := 0
 	for _, v := range g.Inputs {
 		if v.Const == nil {
@@ -209,9 +224,6 @@ func (p *Program) Run(ctx context.Context, in ...Value) ([]Value, error) {
 		vals[i] = Of(d)
 		specs[i] = knownSpec(d)
 		specs[i].Const = true
-	}
-	if err := sameNames(g, specs); err != nil {
-		return nil, err
 	}
 	pl, err := p.plan(specs)
 	if err != nil {

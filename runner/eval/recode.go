@@ -2,6 +2,7 @@ package eval
 
 import (
 	"math"
+	"unsafe"
 
 	"github.com/pare-dev/pare/ir/graph"
 )
@@ -35,6 +36,10 @@ func recodeAs(dst, src *graph.Tensor, r rounding) {
 		convertAll(dst, src)
 	case dst.Type.Bits() == src.Type.Bits() && packed(dst.Type) && packed(src.Type):
 		copy(dst.Data, src.Data)
+	case from && !packed(src.Type) && dst.Type == graph.Float32:
+		widenFloats(graph.Of[float32](dst)[:n], src, 0)
+	case to && !packed(dst.Type) && src.Type == graph.Float32:
+		narrowFloats(dst, 0, graph.Of[float32](src)[:n], r)
 	default:
 		var a, b [chunk]float64
 		for lo := 0; lo < n; lo += chunk {
@@ -42,15 +47,15 @@ func recodeAs(dst, src *graph.Tensor, r rounding) {
 			// the elements as numbers that Go has
 			x := piecewise(src, lo, m)
 			if from {
-				x = graph.Tensor{Type: stage(src.Type), Shape: []int{m}, Data: bytesOf(a[:])}
-				unstage(&x, src, lo)
+				x = graph.Tensor{Type: stage(src.Type), Data: bytesOf(a[:])}
+				unstage(&x, src, lo, m)
 			}
 			if !to {
 				y := piecewise(dst, lo, m)
 				convertAll(&y, &x)
 				continue
 			}
-			y := graph.Tensor{Type: stage(dst.Type), Shape: []int{m}, Data: bytesOf(b[:])}
+			y := graph.Tensor{Type: stage(dst.Type), Data: bytesOf(b[:])}
 			if !packed(dst.Type) && x.Type != graph.Float32 {
 				y.Type = graph.Float64 // so that a number is rounded once
 			}
@@ -75,7 +80,10 @@ func recodeAs(dst, src *graph.Tensor, r rounding) {
 	}
 }
 
-func bytesOf(x []float64) []byte { return graph.From(graph.Float64, x).Data }
+// bytesOf is the memory of numbers.
+func bytesOf(x []float64) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), 8*len(x))
+}
 
 // piecewise is elements [lo,lo+n) of a tensor whose elements are whole bytes.
 func piecewise(t *graph.Tensor, lo, n int) graph.Tensor {
@@ -83,7 +91,7 @@ func piecewise(t *graph.Tensor, lo, n int) graph.Tensor {
 		return graph.Tensor{}
 	}
 	size := t.Type.Bits() / 8
-	return graph.Tensor{Type: t.Type, Shape: []int{n}, Data: t.Data[lo*size : (lo+n)*size]}
+	return graph.Tensor{Type: t.Type, Data: t.Data[lo*size : (lo+n)*size]}
 }
 
 // staged reports whether a type is none that Go computes with.
@@ -107,9 +115,8 @@ func stage(t graph.DType) graph.DType {
 	return t
 }
 
-// unstage reads elements from lo on.
-func unstage(x, src *graph.Tensor, lo int) {
-	m := x.Elems()
+// unstage reads m elements from lo on.
+func unstage(x, src *graph.Tensor, lo, m int) {
 	x.Data = x.Data[:x.Type.Bytes(m)]
 	if !packed(src.Type) {
 		widenFloats(graph.Of[float32](x), src, lo)

@@ -42,6 +42,9 @@ func planResize(c *Call) (Step, error) {
 	shape := slices.Clone(in)
 	var passes []*resampling
 	for i, axis := range a.axes {
+		if err := c.Fits(int(min(a.scales[i]*float64(max(in[axis], 1))*16, 1<<50))); err != nil {
+			return Step{}, err
+		}
 		r := a.resample(axis, in[axis], i)
 		if r == nil {
 			return Step{}, c.Fault("mode %s, coordinates %s, a dimension of %d, scale %v", a.mode, a.coords, in[axis], a.scales[i])

@@ -157,11 +157,8 @@ func (p *plan) runOpen(w *Worker, s *step) error {
 		case i == 0 && s.Alias:
 			outs[i] = &graph.Tensor{Type: spec.Type, Shape: spec.Shape, Data: ins[0].Data, Strings: ins[0].Strings}
 		default:
-			if err := graph.CheckShape(spec.Shape); err != nil {
+			if err := s.node.check(spec); err != nil {
 				return err
-			}
-			if limit := s.node.prog.opt.Memory; limit > 0 && int64(spec.bytes()) > limit {
-				return errMemory(int64(spec.bytes()), limit)
 			}
 			outs[i] = graph.New(spec.Type, spec.Shape...)
 		}

@@ -18,8 +18,8 @@ func init() {
 		}
 		return SequenceOf(list...), nil
 	})})
-	register(Op{Name: "SequenceEmpty", Plan: makesSequence(func(*Call, []Value) (Value, error) { return SequenceOf(), nil })})
-	register(Op{Name: "SequenceInsert", Plan: makesSequence(func(_ *Call, in []Value) (Value, error) {
+	register(Op{Name: "SequenceEmpty", Inputs: -1, Plan: makesSequence(func(*Call, []Value) (Value, error) { return SequenceOf(), nil })})
+	register(Op{Name: "SequenceInsert", Inputs: 2, Plan: makesSequence(func(_ *Call, in []Value) (Value, error) {
 		at, err := position(in, 2, len(in[0].Seq), len(in[0].Seq)+1)
 		if err != nil {
 			return Value{}, err
@@ -37,7 +37,7 @@ func init() {
 		return SequenceOf(slices.Delete(slices.Clone(in[0].Seq), at, at+1)...), nil
 	})})
 	register(Op{Name: "SplitToSequence", Plan: makesSequence(splitToSequence)})
-	register(Op{Name: "SequenceAt", Plan: makesTensor(func(_ *Call, in []Value) (*graph.Tensor, error) {
+	register(Op{Name: "SequenceAt", Inputs: 2, Plan: makesTensor(func(_ *Call, in []Value) (*graph.Tensor, error) {
 		at, err := position(in, 1, 0, len(in[0].Seq))
 		if err != nil {
 			return nil, err
@@ -50,8 +50,8 @@ func init() {
 			return []Value{Of(graph.From(graph.Int64, []int64{int64(len(in[0].Seq))}))}, nil
 		}}, nil
 	}})
-	register(Op{Name: "Optional", Plan: planOptional})
-	register(Op{Name: "OptionalHasElement", Plan: func(*Call) (Step, error) {
+	register(Op{Name: "Optional", Inputs: -1, Plan: planOptional})
+	register(Op{Name: "OptionalHasElement", Inputs: -1, Plan: func(*Call) (Step, error) {
 		return Step{Out: []Spec{Out(graph.Bool)}, Values: func(_ *Worker, in []Value) ([]Value, error) {
 			return []Value{Of(graph.From(graph.Bool, []bool{len(in) > 0 && in[0].there()}))}, nil
 		}}, nil

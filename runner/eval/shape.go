@@ -14,7 +14,7 @@ func init() {
 	register(Op{Name: "Unsqueeze", Plan: planUnsqueeze})
 	register(Op{Name: "Shape", Plan: planShape})
 	register(Op{Name: "Size", Plan: planSize})
-	register(Op{Name: "Constant", Plan: planConstant})
+	register(Op{Name: "Constant", Inputs: -1, Plan: planConstant})
 }
 
 // alias is input 0 under another shape.

@@ -170,6 +170,9 @@ func init() {
 		return mapNumber(c, nil, nil, onInts(intNot))
 	}})
 	register(Op{Name: "Not", Plan: func(c *Call) (Step, error) {
+		if c.Type(0) != graph.Bool {
+			return Step{}, c.Fault("elements of type %s", c.Type(0))
+		}
 		return Step{Out: []Spec{Out(graph.Bool, c.Shape(0)...)}, InPlace: []int{0}, Run: mapper(func(out, in []byte) {
 			for i, x := range in {
 				out[i] = x ^ 1

@@ -94,6 +94,11 @@ func init() {
 
 // planClip bounds elements; the bounds are inputs, or attributes before version 11.
 func planClip(c *Call) (Step, error) {
+	for i := 1; i < min(c.N(), 3); i++ {
+		if c.Has(i) && c.Type(i) != c.Type(0) {
+			return Step{}, c.Fault("a bound of type %s for elements of type %s", c.Type(i), c.Type(0))
+		}
+	}
 	switch t := c.Type(0); t {
 	case graph.Float32:
 		return clip[float32](c), nil

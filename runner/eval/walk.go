@@ -123,7 +123,7 @@ type cursor struct {
 // at is the cursor at a row.
 func (w *walk) at(row int) cursor {
 	c := cursor{w: w}
-	for i := len(w.dims) - 1; i >= 0; i-- {
+	for i := len(w.dims) - 1; i >= 0 && row > 0; i-- {
 		c.idx[i] = row % w.dims[i]
 		row /= w.dims[i]
 		for k := range c.off {

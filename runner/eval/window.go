@@ -81,7 +81,10 @@ func newWindow(c *Call, space, kernel []int) (*window, error) {
 	w.size, w.ins, w.outs = graph.Elems(w.kernel[:]), graph.Elems(w.in[:]), graph.Elems(w.out[:])
 	w.padded = w.before != [3]int{} || w.after != [3]int{}
 	w.unstrided = w.stride == [3]int{1, 1, 1}
-	return w, graph.CheckShape(w.out[:])
+	if err := graph.CheckShape(w.out[:]); err != nil {
+		return nil, c.Fault("%w", err)
+	}
+	return w, c.Fits(w.outs)
 }
 
 // shape is that of the output.
