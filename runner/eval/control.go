@@ -11,7 +11,7 @@ func init() {
 	register(Op{Name: "If", Plan: planIf})
 	register(Op{Name: "Loop", Inputs: -1, Plan: planLoop})
 	register(Op{Name: "Scan", Since: 9, Plan: planScan})
-	register(Op{Name: "Scan", Plan: planScan8})
+	register(Op{Name: "Scan", Inputs: -1, Plan: planScan8})
 	register(Op{Name: "SequenceMap", Plan: planSequenceMap})
 }
 

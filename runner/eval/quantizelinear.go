@@ -7,7 +7,7 @@ import (
 )
 
 func init() {
-	register(Op{Name: "QuantizeLinear", Plan: planQuantize})
+	register(Op{Name: "QuantizeLinear", Inputs: 2, Plan: planQuantize})
 	register(Op{Name: "DequantizeLinear", Plan: planDequantize})
 }
 
