@@ -18,31 +18,31 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10f98348 // cmpq $0x10, %rcx
 	WORD $0x077d // jge 0x11 <k_tanh+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0001fde9; BYTE $0x00 // jmp 0x20e <k_tanh+0x20e>
+	LONG $0x0001d0e9; BYTE $0x00 // jmp 0x1e1 <k_tanh+0x1e1>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x3d3b0518487df262; WORD $0x0000 // vbroadcastss 0x3d3b(%rip), %zmm0 # 0x3d60 <k_gru+0x880>
-	QUAD $0x3ccd0d18487df262; WORD $0x0000 // vbroadcastss 0x3ccd(%rip), %zmm1 # 0x3cfc <k_gru+0x81c>
-	QUAD $0x3cef1518487df262; WORD $0x0000 // vbroadcastss 0x3cef(%rip), %zmm2 # 0x3d28 <k_gru+0x848>
-	QUAD $0x3c7d1d18487df262; WORD $0x0000 // vbroadcastss 0x3c7d(%rip), %zmm3 # 0x3cc0 <k_gru+0x7e0>
-	QUAD $0x3cbf2518487df262; WORD $0x0000 // vbroadcastss 0x3cbf(%rip), %zmm4 # 0x3d0c <k_gru+0x82c>
-	QUAD $0x3cf92d18487df262; WORD $0x0000 // vbroadcastss 0x3cf9(%rip), %zmm5 # 0x3d50 <k_gru+0x870>
-	QUAD $0x3ccf3518487df262; WORD $0x0000 // vbroadcastss 0x3ccf(%rip), %zmm6 # 0x3d30 <k_gru+0x850>
-	QUAD $0x3cdd3d18487df262; WORD $0x0000 // vbroadcastss 0x3cdd(%rip), %zmm7 # 0x3d48 <k_gru+0x868>
-	QUAD $0x3cc70518487d7262; WORD $0x0000 // vbroadcastss 0x3cc7(%rip), %zmm8 # 0x3d3c <k_gru+0x85c>
-	QUAD $0x3cc50d18487d7262; WORD $0x0000 // vbroadcastss 0x3cc5(%rip), %zmm9 # 0x3d44 <k_gru+0x864>
-	QUAD $0x3cdf1518487d7262; WORD $0x0000 // vbroadcastss 0x3cdf(%rip), %zmm10 # 0x3d68 <k_gru+0x888>
-	QUAD $0x3c451d18487d7262; WORD $0x0000 // vbroadcastss 0x3c45(%rip), %zmm11 # 0x3cd8 <k_gru+0x7f8>
-	QUAD $0x3c772518487d7262; WORD $0x0000 // vbroadcastss 0x3c77(%rip), %zmm12 # 0x3d14 <k_gru+0x834>
-	QUAD $0x3cb52d18487d7262; WORD $0x0000 // vbroadcastss 0x3cb5(%rip), %zmm13 # 0x3d5c <k_gru+0x87c>
-	QUAD $0x3ca33518487d7262; WORD $0x0000 // vbroadcastss 0x3ca3(%rip), %zmm14 # 0x3d54 <k_gru+0x874>
-	QUAD $0x3c393d18487d7262; WORD $0x0000 // vbroadcastss 0x3c39(%rip), %zmm15 # 0x3cf4 <k_gru+0x814>
-	QUAD $0x3bff0518487de262; WORD $0x0000 // vbroadcastss 0x3bff(%rip), %zmm16 # 0x3cc4 <k_gru+0x7e4>
-	QUAD $0x3bf50d58487de262; WORD $0x0000 // vpbroadcastd 0x3bf5(%rip), %zmm17 # 0x3cc4 <k_gru+0x7e4>
-	QUAD $0x3bf71518487de262; WORD $0x0000 // vbroadcastss 0x3bf7(%rip), %zmm18 # 0x3cd0 <k_gru+0x7f0>
-	QUAD $0x3c2d1d18487de262; WORD $0x0000 // vbroadcastss 0x3c2d(%rip), %zmm19 # 0x3d10 <k_gru+0x830>
-	QUAD $0x3bff2518487de262; WORD $0x0000 // vbroadcastss 0x3bff(%rip), %zmm20 # 0x3cec <k_gru+0x80c>
+	QUAD $0x37bb0518487df262; WORD $0x0000 // vbroadcastss 0x37bb(%rip), %zmm0 # 0x37e0 <k_gru+0x750>
+	QUAD $0x374d0d18487df262; WORD $0x0000 // vbroadcastss 0x374d(%rip), %zmm1 # 0x377c <k_gru+0x6ec>
+	QUAD $0x376f1518487df262; WORD $0x0000 // vbroadcastss 0x376f(%rip), %zmm2 # 0x37a8 <k_gru+0x718>
+	QUAD $0x36fd1d18487df262; WORD $0x0000 // vbroadcastss 0x36fd(%rip), %zmm3 # 0x3740 <k_gru+0x6b0>
+	QUAD $0x373f2518487df262; WORD $0x0000 // vbroadcastss 0x373f(%rip), %zmm4 # 0x378c <k_gru+0x6fc>
+	QUAD $0x37792d18487df262; WORD $0x0000 // vbroadcastss 0x3779(%rip), %zmm5 # 0x37d0 <k_gru+0x740>
+	QUAD $0x371f3518487df262; WORD $0x0000 // vbroadcastss 0x371f(%rip), %zmm6 # 0x3780 <k_gru+0x6f0>
+	QUAD $0x37453d18487df262; WORD $0x0000 // vbroadcastss 0x3745(%rip), %zmm7 # 0x37b0 <k_gru+0x720>
+	QUAD $0x37530518487d7262; WORD $0x0000 // vbroadcastss 0x3753(%rip), %zmm8 # 0x37c8 <k_gru+0x738>
+	QUAD $0x373d0d18487d7262; WORD $0x0000 // vbroadcastss 0x373d(%rip), %zmm9 # 0x37bc <k_gru+0x72c>
+	QUAD $0x373b1518487d7262; WORD $0x0000 // vbroadcastss 0x373b(%rip), %zmm10 # 0x37c4 <k_gru+0x734>
+	QUAD $0x37551d18487d7262; WORD $0x0000 // vbroadcastss 0x3755(%rip), %zmm11 # 0x37e8 <k_gru+0x758>
+	QUAD $0x36bb2518487d7262; WORD $0x0000 // vbroadcastss 0x36bb(%rip), %zmm12 # 0x3758 <k_gru+0x6c8>
+	QUAD $0x36ed2d18487d7262; WORD $0x0000 // vbroadcastss 0x36ed(%rip), %zmm13 # 0x3794 <k_gru+0x704>
+	QUAD $0x372b3518487d7262; WORD $0x0000 // vbroadcastss 0x372b(%rip), %zmm14 # 0x37dc <k_gru+0x74c>
+	QUAD $0x37193d18487d7262; WORD $0x0000 // vbroadcastss 0x3719(%rip), %zmm15 # 0x37d4 <k_gru+0x744>
+	QUAD $0x36af0518487de262; WORD $0x0000 // vbroadcastss 0x36af(%rip), %zmm16 # 0x3774 <k_gru+0x6e4>
+	QUAD $0x36750d18487de262; WORD $0x0000 // vbroadcastss 0x3675(%rip), %zmm17 # 0x3744 <k_gru+0x6b4>
+	QUAD $0x36771518487de262; WORD $0x0000 // vbroadcastss 0x3677(%rip), %zmm18 # 0x3750 <k_gru+0x6c0>
+	QUAD $0x36ad1d18487de262; WORD $0x0000 // vbroadcastss 0x36ad(%rip), %zmm19 # 0x3790 <k_gru+0x700>
+	QUAD $0x367f2518487de262; WORD $0x0000 // vbroadcastss 0x367f(%rip), %zmm20 # 0x376c <k_gru+0x6dc>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x487ca162; WORD $0x2c10; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm21
 	LONG $0x4054e162; WORD $0xf054 // vandps %zmm0, %zmm21, %zmm22
@@ -54,35 +54,28 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40456262; WORD $0xc5a8 // vfmadd213ps %zmm5, %zmm23, %zmm24 # zmm24 = (zmm23 * zmm24) + zmm5
 	LONG $0x40448162; WORD $0xf859 // vmulps %zmm24, %zmm23, %zmm23
 	LONG $0x404c2162; WORD $0xc658 // vaddps %zmm22, %zmm22, %zmm24
-	LONG $0x484c0162; WORD $0xc85d // vminps %zmm24, %zmm6, %zmm25
-	LONG $0x40346162; WORD $0xd759 // vmulps %zmm7, %zmm25, %zmm26
+	LONG $0x484c0162; WORD $0xc85f // vmaxps %zmm24, %zmm6, %zmm25
+	LONG $0x48440162; WORD $0xc95d // vminps %zmm25, %zmm7, %zmm25
+	LONG $0x40344162; WORD $0xd059 // vmulps %zmm8, %zmm25, %zmm26
 	LONG $0x487d0362; WORD $0xd208; BYTE $0x08 // vrndscaleps $0x8, %zmm26, %zmm26
-	LONG $0x402d4262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm8) + zmm25
 	LONG $0x402d4262; WORD $0xc9b8 // vfmadd231ps %zmm9, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm9) + zmm25
-	LONG $0x487c4162; WORD $0xda28 // vmovaps %zmm10, %zmm27
-	LONG $0x40354262; WORD $0xdba8 // vfmadd213ps %zmm11, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm11
+	LONG $0x402d4262; WORD $0xcab8 // vfmadd231ps %zmm10, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm10) + zmm25
+	LONG $0x487c4162; WORD $0xdb28 // vmovaps %zmm11, %zmm27
 	LONG $0x40354262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm12
 	LONG $0x40354262; WORD $0xdda8 // vfmadd213ps %zmm13, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm13
 	LONG $0x40354262; WORD $0xdea8 // vfmadd213ps %zmm14, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm14
 	LONG $0x40354262; WORD $0xdfa8 // vfmadd213ps %zmm15, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm15
+	LONG $0x40352262; WORD $0xd8a8 // vfmadd213ps %zmm16, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm16
 	LONG $0x40340162; WORD $0xe159 // vmulps %zmm25, %zmm25, %zmm28
 	LONG $0x40250262; WORD $0xe1a8 // vfmadd213ps %zmm25, %zmm27, %zmm28 # zmm28 = (zmm27 * zmm28) + zmm25
-	LONG $0x401c2162; WORD $0xc858 // vaddps %zmm16, %zmm28, %zmm25
-	LONG $0x487e0162; WORD $0xd25b // vcvttps2dq %zmm26, %zmm26
-	LONG $0x40259162; WORD $0xe272; BYTE $0x01 // vpsrad $0x1, %zmm26, %zmm27
-	LONG $0x401d9162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm27, %zmm28
-	LONG $0x401d2162; WORD $0xe1fe // vpaddd %zmm17, %zmm28, %zmm28
-	LONG $0x40340162; WORD $0xcc59 // vmulps %zmm28, %zmm25, %zmm25
-	LONG $0x402d0162; WORD $0xd3fa // vpsubd %zmm27, %zmm26, %zmm26
-	LONG $0x402d9162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm26, %zmm26
-	LONG $0x402d2162; WORD $0xd1fe // vpaddd %zmm17, %zmm26, %zmm26
-	LONG $0x40340162; WORD $0xca59 // vmulps %zmm26, %zmm25, %zmm25
-	LONG $0x40342162; WORD $0xc858 // vaddps %zmm16, %zmm25, %zmm25
+	LONG $0x401c2162; WORD $0xc958 // vaddps %zmm17, %zmm28, %zmm25
+	LONG $0x40350262; WORD $0xca2c // vscalefps %zmm26, %zmm25, %zmm25
+	LONG $0x40342162; WORD $0xc958 // vaddps %zmm17, %zmm25, %zmm25
 	LONG $0x406c0162; WORD $0xc95e // vdivps %zmm25, %zmm18, %zmm25
 	LONG $0x4055a262; WORD $0xfda8 // vfmadd213ps %zmm21, %zmm21, %zmm23 # zmm23 = (zmm21 * zmm23) + zmm21
-	LONG $0x484c9162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm24, %zmm6, %k1
-	LONG $0x487c2162; WORD $0xc028 // vmovaps %zmm16, %zmm24
-	LONG $0x41342162; WORD $0xc058 // vaddps %zmm16, %zmm25, %zmm24 {%k1}
+	LONG $0x48449162; WORD $0xc8c2; BYTE $0x01 // vcmpltps %zmm24, %zmm7, %k1
+	LONG $0x40342162; WORD $0xc158 // vaddps %zmm17, %zmm25, %zmm24
+	LONG $0x497c2162; WORD $0xc128 // vmovaps %zmm17, %zmm24 {%k1}
 	LONG $0x4054a162; WORD $0xeb54 // vandps %zmm19, %zmm21, %zmm21
 	LONG $0x404cb162; WORD $0xccc2; BYTE $0x05 // vcmpnltps %zmm20, %zmm22, %k1
 	LONG $0x41548162; WORD $0xf856 // vorps %zmm24, %zmm21, %zmm23 {%k1}
@@ -91,698 +84,613 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0xfee28e0f; WORD $0xffff // jle 0xf0 <k_tanh+0xf0>
+	LONG $0xff0f8e0f; WORD $0xffff // jle 0xf0 <k_tanh+0xf0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01848e0f; WORD $0x0000 // jle 0x39b <k_tanh+0x39b>
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xce92fbc5 // kmovd %esi, %k1
-	LONG $0xc97cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x3b270d54587cf162; WORD $0x0000 // vandps 0x3b27(%rip){1to16}, %zmm0, %zmm1 # 0x3d60 <k_gru+0x880>
+	LONG $0x015d8e0f; WORD $0x0000 // jle 0x347 <k_tanh+0x347>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xe2d3 // shll %cl, %edx
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0xc97cf162; WORD $0x0410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm0 {%k1} {z}
+	QUAD $0x35d40d54587cf162; WORD $0x0000 // vandps 0x35d4(%rip){1to16}, %zmm0, %zmm1 # 0x37e0 <k_gru+0x750>
 	LONG $0x487cf162; WORD $0xd059 // vmulps %zmm0, %zmm0, %zmm2
-	QUAD $0x3ab31d18487df262; WORD $0x0000 // vbroadcastss 0x3ab3(%rip), %zmm3 # 0x3cfc <k_gru+0x81c>
-	QUAD $0x3ad51da8586df262; WORD $0x0000 // vfmadd213ps 0x3ad5(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x3a631da8586df262; WORD $0x0000 // vfmadd213ps 0x3a63(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x3aa51da8586df262; WORD $0x0000 // vfmadd213ps 0x3aa5(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x3adf1da8586df262; WORD $0x0000 // vfmadd213ps 0x3adf(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x35601d18487df262; WORD $0x0000 // vbroadcastss 0x3560(%rip), %zmm3 # 0x377c <k_gru+0x6ec>
+	QUAD $0x35821da8586df262; WORD $0x0000 // vfmadd213ps 0x3582(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x35101da8586df262; WORD $0x0000 // vfmadd213ps 0x3510(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x35521da8586df262; WORD $0x0000 // vfmadd213ps 0x3552(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	QUAD $0x35891da8586df262; WORD $0x0000 // vfmadd213ps 0x3589(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	LONG $0x4874f162; WORD $0xe158 // vaddps %zmm1, %zmm1, %zmm4
+	QUAD $0x35292d18487df262; WORD $0x0000 // vbroadcastss 0x3529(%rip), %zmm5 # 0x3780 <k_gru+0x6f0>
+	QUAD $0x354f3518487df262; WORD $0x0000 // vbroadcastss 0x354f(%rip), %zmm6 # 0x37b0 <k_gru+0x720>
+	LONG $0x4854f162; WORD $0xec5f // vmaxps %zmm4, %zmm5, %zmm5
+	LONG $0x484cf162; WORD $0xed5d // vminps %zmm5, %zmm6, %zmm5
+	QUAD $0x35513d595854f162; WORD $0x0000 // vmulps 0x3551(%rip){1to16}, %zmm5, %zmm7 # 0x37c8 <k_gru+0x738>
 	LONG $0x486cf162; WORD $0xd359 // vmulps %zmm3, %zmm2, %zmm2
-	LONG $0x4874f162; WORD $0xd958 // vaddps %zmm1, %zmm1, %zmm3
-	QUAD $0x3aa92518487df262; WORD $0x0000 // vbroadcastss 0x3aa9(%rip), %zmm4 # 0x3d30 <k_gru+0x850>
-	LONG $0x485cf162; WORD $0xeb5d // vminps %zmm3, %zmm4, %zmm5
-	QUAD $0x3ab135595854f162; WORD $0x0000 // vmulps 0x3ab1(%rip){1to16}, %zmm5, %zmm6 # 0x3d48 <k_gru+0x868>
-	LONG $0x487df362; WORD $0xf608; BYTE $0x08 // vrndscaleps $0x8, %zmm6, %zmm6
-	QUAD $0x3a942db8584df262; WORD $0x0000 // vfmadd231ps 0x3a94(%rip){1to16}, %zmm6, %zmm5 # zmm5 = (zmm6 * mem) + zmm5
-	QUAD $0x3a922db8584df262; WORD $0x0000 // vfmadd231ps 0x3a92(%rip){1to16}, %zmm6, %zmm5 # zmm5 = (zmm6 * mem) + zmm5
-	QUAD $0x3aac3d18487df262; WORD $0x0000 // vbroadcastss 0x3aac(%rip), %zmm7 # 0x3d68 <k_gru+0x888>
-	QUAD $0x3a123da85855f262; WORD $0x0000 // vfmadd213ps 0x3a12(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
-	QUAD $0x3a443da85855f262; WORD $0x0000 // vfmadd213ps 0x3a44(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
-	QUAD $0x3a823da85855f262; WORD $0x0000 // vfmadd213ps 0x3a82(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
-	QUAD $0x3a703da85855f262; WORD $0x0000 // vfmadd213ps 0x3a70(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
-	QUAD $0x3a063da85855f262; WORD $0x0000 // vfmadd213ps 0x3a06(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
+	LONG $0x487df362; WORD $0xdf08; BYTE $0x08 // vrndscaleps $0x8, %zmm7, %zmm3
+	QUAD $0x352e2db85865f262; WORD $0x0000 // vfmadd231ps 0x352e(%rip){1to16}, %zmm3, %zmm5 # zmm5 = (zmm3 * mem) + zmm5
+	QUAD $0x352c2db85865f262; WORD $0x0000 // vfmadd231ps 0x352c(%rip){1to16}, %zmm3, %zmm5 # zmm5 = (zmm3 * mem) + zmm5
+	QUAD $0x35463d18487df262; WORD $0x0000 // vbroadcastss 0x3546(%rip), %zmm7 # 0x37e8 <k_gru+0x758>
+	QUAD $0x34ac3da85855f262; WORD $0x0000 // vfmadd213ps 0x34ac(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
+	QUAD $0x34de3da85855f262; WORD $0x0000 // vfmadd213ps 0x34de(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
+	QUAD $0x351c3da85855f262; WORD $0x0000 // vfmadd213ps 0x351c(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
+	QUAD $0x350a3da85855f262; WORD $0x0000 // vfmadd213ps 0x350a(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
+	LONG $0x487df262; WORD $0xd0a8 // vfmadd213ps %zmm0, %zmm0, %zmm2 # zmm2 = (zmm0 * zmm2) + zmm0
+	QUAD $0x349a3da85855f262; WORD $0x0000 // vfmadd213ps 0x349a(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
 	LONG $0x48547162; WORD $0xc559 // vmulps %zmm5, %zmm5, %zmm8
 	LONG $0x48457262; WORD $0xc5a8 // vfmadd213ps %zmm5, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm8) + zmm5
-	QUAD $0x39c02d18487df262; WORD $0x0000 // vbroadcastss 0x39c0(%rip), %zmm5 # 0x3cc4 <k_gru+0x7e4>
+	QUAD $0x34542d18487df262; WORD $0x0000 // vbroadcastss 0x3454(%rip), %zmm5 # 0x3744 <k_gru+0x6b4>
 	LONG $0x483cf162; WORD $0xfd58 // vaddps %zmm5, %zmm8, %zmm7
-	LONG $0x487ef162; WORD $0xf65b // vcvttps2dq %zmm6, %zmm6
-	LONG $0x483df162; WORD $0xe672; BYTE $0x01 // vpsrad $0x1, %zmm6, %zmm8
-	LONG $0x4835d162; WORD $0xf072; BYTE $0x17 // vpslld $0x17, %zmm8, %zmm9
-	QUAD $0x399c1558487d7262; WORD $0x0000 // vpbroadcastd 0x399c(%rip), %zmm10 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x48355162; WORD $0xcafe // vpaddd %zmm10, %zmm9, %zmm9
-	LONG $0x4844d162; WORD $0xf959 // vmulps %zmm9, %zmm7, %zmm7
-	LONG $0x484dd162; WORD $0xf0fa // vpsubd %zmm8, %zmm6, %zmm6
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x487df262; WORD $0xd0a8 // vfmadd213ps %zmm0, %zmm0, %zmm2 # zmm2 = (zmm0 * zmm2) + zmm0
-	LONG $0x484df162; WORD $0xf672; BYTE $0x17 // vpslld $0x17, %zmm6, %zmm6
-	LONG $0x484dd162; WORD $0xf2fe // vpaddd %zmm10, %zmm6, %zmm6
-	LONG $0x4844f162; WORD $0xf659 // vmulps %zmm6, %zmm7, %zmm6
-	QUAD $0x39703d18487df262; WORD $0x0000 // vbroadcastss 0x3970(%rip), %zmm7 # 0x3cd0 <k_gru+0x7f0>
-	LONG $0x484cf162; WORD $0xf558 // vaddps %zmm5, %zmm6, %zmm6
-	LONG $0x4844f162; WORD $0xf65e // vdivps %zmm6, %zmm7, %zmm6
-	LONG $0x485cf162; WORD $0xd3c2; BYTE $0x05 // vcmpnltps %zmm3, %zmm4, %k2
-	LONG $0x4a4cf162; WORD $0xed58 // vaddps %zmm5, %zmm6, %zmm5 {%k2}
-	QUAD $0x398d0554587cf162; WORD $0x0000 // vandps 0x398d(%rip){1to16}, %zmm0, %zmm0 # 0x3d10 <k_gru+0x830>
-	QUAD $0x395e15c25874f162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x395e(%rip){1to16}, %zmm1, %k2 # 0x3cec <k_gru+0x80c>
-	LONG $0x4a7cf162; WORD $0xd556 // vorps %zmm5, %zmm0, %zmm2 {%k2}
+	LONG $0x4845f262; WORD $0xdb2c // vscalefps %zmm3, %zmm7, %zmm3
+	LONG $0x484cf162; WORD $0xd4c2; BYTE $0x01 // vcmpltps %zmm4, %zmm6, %k2
+	QUAD $0x34432518487df262; WORD $0x0000 // vbroadcastss 0x3443(%rip), %zmm4 # 0x3750 <k_gru+0x6c0>
+	LONG $0x4864f162; WORD $0xdd58 // vaddps %zmm5, %zmm3, %zmm3
+	LONG $0x485cf162; WORD $0xdb5e // vdivps %zmm3, %zmm4, %zmm3
+	LONG $0x4864f162; WORD $0xdd58 // vaddps %zmm5, %zmm3, %zmm3
+	LONG $0x4a7cf162; WORD $0xdd28 // vmovaps %zmm5, %zmm3 {%k2}
+	QUAD $0x34610554587cf162; WORD $0x0000 // vandps 0x3461(%rip){1to16}, %zmm0, %zmm0 # 0x3790 <k_gru+0x700>
+	QUAD $0x343215c25874f162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x3432(%rip){1to16}, %zmm1, %k2 # 0x376c <k_gru+0x6dc>
+	LONG $0x4a7cf162; WORD $0xd356 // vorps %zmm3, %zmm0, %zmm2 {%k2}
 	LONG $0x497cf162; WORD $0x1411; BYTE $0x81 // vmovups %zmm2, (%rcx,%rax,4) {%k1}
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0x90 // nop
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 
 	// sigmoid
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x3b1 <k_sigmoid+0x11>
+	WORD $0x077d // jge 0x361 <k_sigmoid+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00018be9; BYTE $0x00 // jmp 0x53c <k_sigmoid+0x19c>
+	LONG $0x000158e9; BYTE $0x00 // jmp 0x4b9 <k_sigmoid+0x169>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x39030518487df262; WORD $0x0000 // vbroadcastss 0x3903(%rip), %zmm0 # 0x3cc8 <k_gru+0x7e8>
-	QUAD $0x39290d18487df262; WORD $0x0000 // vbroadcastss 0x3929(%rip), %zmm1 # 0x3cf8 <k_gru+0x818>
-	QUAD $0x39571518487df262; WORD $0x0000 // vbroadcastss 0x3957(%rip), %zmm2 # 0x3d30 <k_gru+0x850>
-	QUAD $0x392d1d18487df262; WORD $0x0000 // vbroadcastss 0x392d(%rip), %zmm3 # 0x3d10 <k_gru+0x830>
-	QUAD $0x39132518487df262; WORD $0x0000 // vbroadcastss 0x3913(%rip), %zmm4 # 0x3d00 <k_gru+0x820>
-	QUAD $0x39512d18487df262; WORD $0x0000 // vbroadcastss 0x3951(%rip), %zmm5 # 0x3d48 <k_gru+0x868>
-	QUAD $0x393b3518487df262; WORD $0x0000 // vbroadcastss 0x393b(%rip), %zmm6 # 0x3d3c <k_gru+0x85c>
-	QUAD $0x39393d18487df262; WORD $0x0000 // vbroadcastss 0x3939(%rip), %zmm7 # 0x3d44 <k_gru+0x864>
-	QUAD $0x39530518487d7262; WORD $0x0000 // vbroadcastss 0x3953(%rip), %zmm8 # 0x3d68 <k_gru+0x888>
-	QUAD $0x38b90d18487d7262; WORD $0x0000 // vbroadcastss 0x38b9(%rip), %zmm9 # 0x3cd8 <k_gru+0x7f8>
-	QUAD $0x38eb1518487d7262; WORD $0x0000 // vbroadcastss 0x38eb(%rip), %zmm10 # 0x3d14 <k_gru+0x834>
-	QUAD $0x39291d18487d7262; WORD $0x0000 // vbroadcastss 0x3929(%rip), %zmm11 # 0x3d5c <k_gru+0x87c>
-	QUAD $0x39172518487d7262; WORD $0x0000 // vbroadcastss 0x3917(%rip), %zmm12 # 0x3d54 <k_gru+0x874>
-	QUAD $0x38ad2d18487d7262; WORD $0x0000 // vbroadcastss 0x38ad(%rip), %zmm13 # 0x3cf4 <k_gru+0x814>
-	QUAD $0x38733518487d7262; WORD $0x0000 // vbroadcastss 0x3873(%rip), %zmm14 # 0x3cc4 <k_gru+0x7e4>
-	QUAD $0x38693d58487d7262; WORD $0x0000 // vpbroadcastd 0x3869(%rip), %zmm15 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487ca162; WORD $0x0410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm16
-	LONG $0x407cf162; WORD $0xc8c2; BYTE $0x0a // vcmpngtps %zmm0, %zmm16, %k1
-	LONG $0x407cf162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm16, %k2
-	LONG $0x487ce162; WORD $0xca28 // vmovaps %zmm2, %zmm17
-	LONG $0x427ce162; WORD $0xcb57 // vxorps %zmm3, %zmm16, %zmm17 {%k2}
-	LONG $0x495da262; WORD $0xc165 // vblendmps %zmm17, %zmm4, %zmm16 {%k1}
-	LONG $0x407ce162; WORD $0xcd59 // vmulps %zmm5, %zmm16, %zmm17
+	QUAD $0x341b0518487df262; WORD $0x0000 // vbroadcastss 0x341b(%rip), %zmm0 # 0x3790 <k_gru+0x700>
+	QUAD $0x34010d18487df262; WORD $0x0000 // vbroadcastss 0x3401(%rip), %zmm1 # 0x3780 <k_gru+0x6f0>
+	QUAD $0x34271518487df262; WORD $0x0000 // vbroadcastss 0x3427(%rip), %zmm2 # 0x37b0 <k_gru+0x720>
+	QUAD $0x34351d18487df262; WORD $0x0000 // vbroadcastss 0x3435(%rip), %zmm3 # 0x37c8 <k_gru+0x738>
+	QUAD $0x341f2518487df262; WORD $0x0000 // vbroadcastss 0x341f(%rip), %zmm4 # 0x37bc <k_gru+0x72c>
+	QUAD $0x341d2d18487df262; WORD $0x0000 // vbroadcastss 0x341d(%rip), %zmm5 # 0x37c4 <k_gru+0x734>
+	QUAD $0x34373518487df262; WORD $0x0000 // vbroadcastss 0x3437(%rip), %zmm6 # 0x37e8 <k_gru+0x758>
+	QUAD $0x339d3d18487df262; WORD $0x0000 // vbroadcastss 0x339d(%rip), %zmm7 # 0x3758 <k_gru+0x6c8>
+	QUAD $0x33cf0518487d7262; WORD $0x0000 // vbroadcastss 0x33cf(%rip), %zmm8 # 0x3794 <k_gru+0x704>
+	QUAD $0x340d0d18487d7262; WORD $0x0000 // vbroadcastss 0x340d(%rip), %zmm9 # 0x37dc <k_gru+0x74c>
+	QUAD $0x33fb1518487d7262; WORD $0x0000 // vbroadcastss 0x33fb(%rip), %zmm10 # 0x37d4 <k_gru+0x744>
+	QUAD $0x33911d18487d7262; WORD $0x0000 // vbroadcastss 0x3391(%rip), %zmm11 # 0x3774 <k_gru+0x6e4>
+	QUAD $0x33572518487d7262; WORD $0x0000 // vbroadcastss 0x3357(%rip), %zmm12 # 0x3744 <k_gru+0x6b4>
+	QUAD $0x33812d18487d7262; WORD $0x0000 // vbroadcastss 0x3381(%rip), %zmm13 # 0x3778 <k_gru+0x6e8>
+	QUAD $0x33473518487d7262; WORD $0x0000 // vbroadcastss 0x3347(%rip), %zmm14 # 0x3748 <k_gru+0x6b8>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c3162; WORD $0x3c10; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm15
+	LONG $0x4804e162; WORD $0xc057 // vxorps %zmm0, %zmm15, %zmm16
+	LONG $0x4874a162; WORD $0xc05f // vmaxps %zmm16, %zmm1, %zmm16
+	LONG $0x486ca162; WORD $0xc05d // vminps %zmm16, %zmm2, %zmm16
+	LONG $0x407ce162; WORD $0xcb59 // vmulps %zmm3, %zmm16, %zmm17
 	LONG $0x487da362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm17, %zmm17
-	LONG $0x4075e262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm6) + zmm16
-	LONG $0x4075e262; WORD $0xc7b8 // vfmadd231ps %zmm7, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm7) + zmm16
-	LONG $0x487cc162; WORD $0xd028 // vmovaps %zmm8, %zmm18
+	LONG $0x4075e262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm4) + zmm16
+	LONG $0x4075e262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm5) + zmm16
+	LONG $0x487ce162; WORD $0xd628 // vmovaps %zmm6, %zmm18
+	LONG $0x407de262; WORD $0xd7a8 // vfmadd213ps %zmm7, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm7
+	LONG $0x407dc262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm8
 	LONG $0x407dc262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm9
 	LONG $0x407dc262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm10
 	LONG $0x407dc262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm11
-	LONG $0x407dc262; WORD $0xd4a8 // vfmadd213ps %zmm12, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm12
-	LONG $0x407dc262; WORD $0xd5a8 // vfmadd213ps %zmm13, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm13
 	LONG $0x407ca162; WORD $0xd859 // vmulps %zmm16, %zmm16, %zmm19
 	LONG $0x406da262; WORD $0xd8a8 // vfmadd213ps %zmm16, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm16
-	LONG $0x4064c162; WORD $0xc658 // vaddps %zmm14, %zmm19, %zmm16
-	LONG $0x487ea162; WORD $0xc95b // vcvttps2dq %zmm17, %zmm17
-	LONG $0x406db162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm17, %zmm18
-	LONG $0x4065b162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm18, %zmm19
-	LONG $0x4065c162; WORD $0xdffe // vpaddd %zmm15, %zmm19, %zmm19
-	LONG $0x407ca162; WORD $0xc359 // vmulps %zmm19, %zmm16, %zmm16
-	LONG $0x4075a162; WORD $0xcafa // vpsubd %zmm18, %zmm17, %zmm17
-	LONG $0x4075b162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm17, %zmm17
-	LONG $0x4075c162; WORD $0xcffe // vpaddd %zmm15, %zmm17, %zmm17
-	LONG $0x407ca162; WORD $0xc159 // vmulps %zmm17, %zmm16, %zmm16
-	LONG $0x407cc162; WORD $0xc658 // vaddps %zmm14, %zmm16, %zmm16
-	LONG $0xca0ca162; WORD $0xc05e // vdivps %zmm16, %zmm14, %zmm16 {%k2} {z}
-	LONG $0x490da262; WORD $0xc065 // vblendmps %zmm16, %zmm14, %zmm16 {%k1}
-	LONG $0x487ca162; WORD $0x0411; BYTE $0x82 // vmovups %zmm16, (%rdx,%r8,4)
+	LONG $0x4064c162; WORD $0xc458 // vaddps %zmm12, %zmm19, %zmm16
+	LONG $0x407da262; WORD $0xc12c // vscalefps %zmm17, %zmm16, %zmm16
+	LONG $0x4804d162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm13, %zmm15, %k1
+	LONG $0x407cc162; WORD $0xc458 // vaddps %zmm12, %zmm16, %zmm16
+	LONG $0xc91ca162; WORD $0xc05e // vdivps %zmm16, %zmm12, %zmm16 {%k1} {z}
+	LONG $0x4804d162; WORD $0xcec2; BYTE $0x0a // vcmpngtps %zmm14, %zmm15, %k1
+	LONG $0x491d3262; WORD $0xf865 // vblendmps %zmm16, %zmm12, %zmm15 {%k1}
+	LONG $0x487c3162; WORD $0x3c11; BYTE $0x82 // vmovups %zmm15, (%rdx,%r8,4)
 	LONG $0x10408d49 // leaq 0x10(%r8), %rax
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0xff248e0f; WORD $0xffff // jle 0x460 <k_sigmoid+0xc0>
+	LONG $0xff578e0f; WORD $0xffff // jle 0x410 <k_sigmoid+0xc0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x012e8e0f; WORD $0x0000 // jle 0x673 <k_sigmoid+0x2d3>
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xce92fbc5 // kmovd %esi, %k1
-	LONG $0xc97cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x376015c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x3760(%rip){1to16}, %zmm0, %k2 # 0x3cc8 <k_gru+0x7e8>
-	QUAD $0x37851dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x3785(%rip){1to16}, %zmm0, %k3 # 0x3cf8 <k_gru+0x818>
-	QUAD $0x37b30d18487df262; WORD $0x0000 // vbroadcastss 0x37b3(%rip), %zmm1 # 0x3d30 <k_gru+0x850>
-	QUAD $0x37890d575b7cf162; WORD $0x0000 // vxorps 0x3789(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0x3d10 <k_gru+0x830>
-	QUAD $0x376f0518487df262; WORD $0x0000 // vbroadcastss 0x376f(%rip), %zmm0 # 0x3d00 <k_gru+0x820>
-	LONG $0x4a7cf162; WORD $0xc128 // vmovaps %zmm1, %zmm0 {%k2}
-	QUAD $0x37a70d59587cf162; WORD $0x0000 // vmulps 0x37a7(%rip){1to16}, %zmm0, %zmm1 # 0x3d48 <k_gru+0x868>
-	LONG $0x487df362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm1, %zmm1
-	QUAD $0x378a05b85875f262; WORD $0x0000 // vfmadd231ps 0x378a(%rip){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	QUAD $0x378805b85875f262; WORD $0x0000 // vfmadd231ps 0x3788(%rip){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	QUAD $0x37a21518487df262; WORD $0x0000 // vbroadcastss 0x37a2(%rip), %zmm2 # 0x3d68 <k_gru+0x888>
-	QUAD $0x370815a8587df262; WORD $0x0000 // vfmadd213ps 0x3708(%rip){1to16}, %zmm0, %zmm2 # zmm2 = (zmm0 * zmm2) + mem
-	QUAD $0x373a15a8587df262; WORD $0x0000 // vfmadd213ps 0x373a(%rip){1to16}, %zmm0, %zmm2 # zmm2 = (zmm0 * zmm2) + mem
-	QUAD $0x377815a8587df262; WORD $0x0000 // vfmadd213ps 0x3778(%rip){1to16}, %zmm0, %zmm2 # zmm2 = (zmm0 * zmm2) + mem
-	QUAD $0x376615a8587df262; WORD $0x0000 // vfmadd213ps 0x3766(%rip){1to16}, %zmm0, %zmm2 # zmm2 = (zmm0 * zmm2) + mem
-	QUAD $0x36fc15a8587df262; WORD $0x0000 // vfmadd213ps 0x36fc(%rip){1to16}, %zmm0, %zmm2 # zmm2 = (zmm0 * zmm2) + mem
-	LONG $0x487cf162; WORD $0xd859 // vmulps %zmm0, %zmm0, %zmm3
-	LONG $0x486df262; WORD $0xd8a8 // vfmadd213ps %zmm0, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + zmm0
-	QUAD $0x36b60518487df262; WORD $0x0000 // vbroadcastss 0x36b6(%rip), %zmm0 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x4864f162; WORD $0xd058 // vaddps %zmm0, %zmm3, %zmm2
-	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
-	LONG $0x4865f162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm3
-	LONG $0x485df162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm3, %zmm4
-	QUAD $0x36922d58487df262; WORD $0x0000 // vpbroadcastd 0x3692(%rip), %zmm5 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x485df162; WORD $0xe5fe // vpaddd %zmm5, %zmm4, %zmm4
-	LONG $0x486cf162; WORD $0xd459 // vmulps %zmm4, %zmm2, %zmm2
-	LONG $0x4875f162; WORD $0xcbfa // vpsubd %zmm3, %zmm1, %zmm1
-	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
-	LONG $0x4875f162; WORD $0xcdfe // vpaddd %zmm5, %zmm1, %zmm1
-	LONG $0x486cf162; WORD $0xc959 // vmulps %zmm1, %zmm2, %zmm1
-	LONG $0x4874f162; WORD $0xc858 // vaddps %zmm0, %zmm1, %zmm1
-	LONG $0xcb7cf162; WORD $0xc95e // vdivps %zmm1, %zmm0, %zmm1 {%k3} {z}
+	LONG $0x00f78e0f; WORD $0x0000 // jle 0x5b9 <k_sigmoid+0x269>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xe2d3 // shll %cl, %edx
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0xc97cf162; WORD $0x0410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm0 {%k1} {z}
+	QUAD $0x32ac0d57587cf162; WORD $0x0000 // vxorps 0x32ac(%rip){1to16}, %zmm0, %zmm1 # 0x3790 <k_gru+0x700>
+	QUAD $0x32921518487df262; WORD $0x0000 // vbroadcastss 0x3292(%rip), %zmm2 # 0x3780 <k_gru+0x6f0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x4a7cf162; WORD $0xc128 // vmovaps %zmm1, %zmm0 {%k2}
-	LONG $0x497cf162; WORD $0x0411; BYTE $0x81 // vmovups %zmm0, (%rcx,%rax,4) {%k1}
+	LONG $0x486cf162; WORD $0xc95f // vmaxps %zmm1, %zmm2, %zmm1
+	QUAD $0x32af1518487df262; WORD $0x0000 // vbroadcastss 0x32af(%rip), %zmm2 # 0x37b0 <k_gru+0x720>
+	LONG $0x486cf162; WORD $0xc95d // vminps %zmm1, %zmm2, %zmm1
+	QUAD $0x32b715595874f162; WORD $0x0000 // vmulps 0x32b7(%rip){1to16}, %zmm1, %zmm2 # 0x37c8 <k_gru+0x738>
+	LONG $0x487df362; WORD $0xd208; BYTE $0x08 // vrndscaleps $0x8, %zmm2, %zmm2
+	QUAD $0x329a0db8586df262; WORD $0x0000 // vfmadd231ps 0x329a(%rip){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0x32980db8586df262; WORD $0x0000 // vfmadd231ps 0x3298(%rip){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0x32b21d18487df262; WORD $0x0000 // vbroadcastss 0x32b2(%rip), %zmm3 # 0x37e8 <k_gru+0x758>
+	QUAD $0x32181da85875f262; WORD $0x0000 // vfmadd213ps 0x3218(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
+	QUAD $0x324a1da85875f262; WORD $0x0000 // vfmadd213ps 0x324a(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
+	QUAD $0x32881da85875f262; WORD $0x0000 // vfmadd213ps 0x3288(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
+	QUAD $0x32761da85875f262; WORD $0x0000 // vfmadd213ps 0x3276(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
+	QUAD $0x320c1da85875f262; WORD $0x0000 // vfmadd213ps 0x320c(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
+	LONG $0x4874f162; WORD $0xe159 // vmulps %zmm1, %zmm1, %zmm4
+	LONG $0x4865f262; WORD $0xe1a8 // vfmadd213ps %zmm1, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm1
+	QUAD $0x31c60d18487df262; WORD $0x0000 // vbroadcastss 0x31c6(%rip), %zmm1 # 0x3744 <k_gru+0x6b4>
+	LONG $0x485cf162; WORD $0xd958 // vaddps %zmm1, %zmm4, %zmm3
+	LONG $0x4865f262; WORD $0xd22c // vscalefps %zmm2, %zmm3, %zmm2
+	QUAD $0x31e315c2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x31e3(%rip){1to16}, %zmm0, %k2 # 0x3778 <k_gru+0x6e8>
+	LONG $0x486cf162; WORD $0xd158 // vaddps %zmm1, %zmm2, %zmm2
+	LONG $0xca74f162; WORD $0xd25e // vdivps %zmm2, %zmm1, %zmm2 {%k2} {z}
+	QUAD $0x319c15c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x319c(%rip){1to16}, %zmm0, %k2 # 0x3748 <k_gru+0x6b8>
+	LONG $0x4a7cf162; WORD $0xca28 // vmovaps %zmm2, %zmm1 {%k2}
+	LONG $0x497cf162; WORD $0x0c11; BYTE $0x81 // vmovups %zmm1, (%rcx,%rax,4) {%k1}
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 
 	// erf
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x691 <k_erf+0x11>
+	WORD $0x077d // jge 0x5d1 <k_erf+0x11>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000291e9; BYTE $0x00 // jmp 0x922 <k_erf+0x2a2>
+	LONG $0x000264e9; BYTE $0x00 // jmp 0x835 <k_erf+0x275>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x36aa3518487df262; WORD $0x0000 // vbroadcastss 0x36aa(%rip), %zmm6 # 0x3d4c <k_gru+0x86c>
-	QUAD $0x36201518487d7262; WORD $0x0000 // vbroadcastss 0x3620(%rip), %zmm10 # 0x3ccc <k_gru+0x7ec>
-	QUAD $0x361e1d18487d7262; WORD $0x0000 // vbroadcastss 0x361e(%rip), %zmm11 # 0x3cd4 <k_gru+0x7f4>
-	QUAD $0x365c2518487d7262; WORD $0x0000 // vbroadcastss 0x365c(%rip), %zmm12 # 0x3d1c <k_gru+0x83c>
-	QUAD $0x366e2d18487d7262; WORD $0x0000 // vbroadcastss 0x366e(%rip), %zmm13 # 0x3d38 <k_gru+0x858>
-	QUAD $0x36903518487d7262; WORD $0x0000 // vbroadcastss 0x3690(%rip), %zmm14 # 0x3d64 <k_gru+0x884>
-	QUAD $0x36423d18487d7262; WORD $0x0000 // vbroadcastss 0x3642(%rip), %zmm15 # 0x3d20 <k_gru+0x840>
-	QUAD $0x35e00518487de262; WORD $0x0000 // vbroadcastss 0x35e0(%rip), %zmm16 # 0x3cc8 <k_gru+0x7e8>
-	QUAD $0x36060d18487de262; WORD $0x0000 // vbroadcastss 0x3606(%rip), %zmm17 # 0x3cf8 <k_gru+0x818>
-	QUAD $0x36341518487de262; WORD $0x0000 // vbroadcastss 0x3634(%rip), %zmm18 # 0x3d30 <k_gru+0x850>
-	QUAD $0x360a1d18487de262; WORD $0x0000 // vbroadcastss 0x360a(%rip), %zmm19 # 0x3d10 <k_gru+0x830>
-	QUAD $0x35f02518487de262; WORD $0x0000 // vbroadcastss 0x35f0(%rip), %zmm20 # 0x3d00 <k_gru+0x820>
-	QUAD $0x362e2d18487de262; WORD $0x0000 // vbroadcastss 0x362e(%rip), %zmm21 # 0x3d48 <k_gru+0x868>
-	QUAD $0x36183518487de262; WORD $0x0000 // vbroadcastss 0x3618(%rip), %zmm22 # 0x3d3c <k_gru+0x85c>
-	QUAD $0x36163d18487de262; WORD $0x0000 // vbroadcastss 0x3616(%rip), %zmm23 # 0x3d44 <k_gru+0x864>
-	QUAD $0x36303d18487df262; WORD $0x0000 // vbroadcastss 0x3630(%rip), %zmm7 # 0x3d68 <k_gru+0x888>
-	QUAD $0x35960d18487d6262; WORD $0x0000 // vbroadcastss 0x3596(%rip), %zmm25 # 0x3cd8 <k_gru+0x7f8>
-	QUAD $0x35c81518487d6262; WORD $0x0000 // vbroadcastss 0x35c8(%rip), %zmm26 # 0x3d14 <k_gru+0x834>
-	QUAD $0x36061d18487d6262; WORD $0x0000 // vbroadcastss 0x3606(%rip), %zmm27 # 0x3d5c <k_gru+0x87c>
-	QUAD $0x35f42518487d6262; WORD $0x0000 // vbroadcastss 0x35f4(%rip), %zmm28 # 0x3d54 <k_gru+0x874>
-	QUAD $0x358a2d18487d6262; WORD $0x0000 // vbroadcastss 0x358a(%rip), %zmm29 # 0x3cf4 <k_gru+0x814>
-	QUAD $0x35503518487d6262; WORD $0x0000 // vbroadcastss 0x3550(%rip), %zmm30 # 0x3cc4 <k_gru+0x7e4>
-	QUAD $0x35463d58487d6262; WORD $0x0000 // vpbroadcastd 0x3546(%rip), %zmm31 # 0x3cc4 <k_gru+0x7e4>
+	QUAD $0x31de3d18487df262; WORD $0x0000 // vbroadcastss 0x31de(%rip), %zmm7 # 0x37c0 <k_gru+0x730>
+	QUAD $0x317c0518487d7262; WORD $0x0000 // vbroadcastss 0x317c(%rip), %zmm8 # 0x3768 <k_gru+0x6d8>
+	QUAD $0x31d61d18487df262; WORD $0x0000 // vbroadcastss 0x31d6(%rip), %zmm3 # 0x37cc <k_gru+0x73c>
+	QUAD $0x314c1518487d7262; WORD $0x0000 // vbroadcastss 0x314c(%rip), %zmm10 # 0x374c <k_gru+0x6bc>
+	QUAD $0x314a1d18487d7262; WORD $0x0000 // vbroadcastss 0x314a(%rip), %zmm11 # 0x3754 <k_gru+0x6c4>
+	QUAD $0x31882518487d7262; WORD $0x0000 // vbroadcastss 0x3188(%rip), %zmm12 # 0x379c <k_gru+0x70c>
+	QUAD $0x319a2d18487d7262; WORD $0x0000 // vbroadcastss 0x319a(%rip), %zmm13 # 0x37b8 <k_gru+0x728>
+	QUAD $0x31bc3518487d7262; WORD $0x0000 // vbroadcastss 0x31bc(%rip), %zmm14 # 0x37e4 <k_gru+0x754>
+	QUAD $0x316e3d18487d7262; WORD $0x0000 // vbroadcastss 0x316e(%rip), %zmm15 # 0x37a0 <k_gru+0x710>
+	QUAD $0x31540518487de262; WORD $0x0000 // vbroadcastss 0x3154(%rip), %zmm16 # 0x3790 <k_gru+0x700>
+	QUAD $0x313a0d18487de262; WORD $0x0000 // vbroadcastss 0x313a(%rip), %zmm17 # 0x3780 <k_gru+0x6f0>
+	QUAD $0x31601518487de262; WORD $0x0000 // vbroadcastss 0x3160(%rip), %zmm18 # 0x37b0 <k_gru+0x720>
+	QUAD $0x316e1d18487de262; WORD $0x0000 // vbroadcastss 0x316e(%rip), %zmm19 # 0x37c8 <k_gru+0x738>
+	QUAD $0x31582518487de262; WORD $0x0000 // vbroadcastss 0x3158(%rip), %zmm20 # 0x37bc <k_gru+0x72c>
+	QUAD $0x31562d18487de262; WORD $0x0000 // vbroadcastss 0x3156(%rip), %zmm21 # 0x37c4 <k_gru+0x734>
+	QUAD $0x31702d18487df262; WORD $0x0000 // vbroadcastss 0x3170(%rip), %zmm5 # 0x37e8 <k_gru+0x758>
+	QUAD $0x30d63d18487de262; WORD $0x0000 // vbroadcastss 0x30d6(%rip), %zmm23 # 0x3758 <k_gru+0x6c8>
+	QUAD $0x31080518487d6262; WORD $0x0000 // vbroadcastss 0x3108(%rip), %zmm24 # 0x3794 <k_gru+0x704>
+	QUAD $0x31460d18487d6262; WORD $0x0000 // vbroadcastss 0x3146(%rip), %zmm25 # 0x37dc <k_gru+0x74c>
+	QUAD $0x31341518487d6262; WORD $0x0000 // vbroadcastss 0x3134(%rip), %zmm26 # 0x37d4 <k_gru+0x744>
+	QUAD $0x30ca1d18487d6262; WORD $0x0000 // vbroadcastss 0x30ca(%rip), %zmm27 # 0x3774 <k_gru+0x6e4>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x35510518487df262; WORD $0x0000 // vbroadcastss 0x3551(%rip), %zmm0 # 0x3cdc <k_gru+0x7fc>
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	BYTE $0x90 // nop
-	LONG $0x487cb162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm1
-	QUAD $0x35bf25545874f162; WORD $0x0000 // vandps 0x35bf(%rip){1to16}, %zmm1, %zmm4 # 0x3d60 <k_gru+0x880>
-	LONG $0x4874f162; WORD $0xe959 // vmulps %zmm1, %zmm1, %zmm5
-	QUAD $0x35731d18487df262; WORD $0x0000 // vbroadcastss 0x3573(%rip), %zmm3 # 0x3d24 <k_gru+0x844>
-	QUAD $0x35711da85855f262; WORD $0x0000 // vfmadd213ps 0x3571(%rip){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm3) + mem
-	QUAD $0x35931da85855f262; WORD $0x0000 // vfmadd213ps 0x3593(%rip){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm3) + mem
-	QUAD $0x35151da85855f262; WORD $0x0000 // vfmadd213ps 0x3515(%rip){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm3) + mem
-	QUAD $0x355b1da85855f262; WORD $0x0000 // vfmadd213ps 0x355b(%rip){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm3) + mem
-	QUAD $0x35891da85855f262; WORD $0x0000 // vfmadd213ps 0x3589(%rip){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm3) + mem
-	QUAD $0x35531da85855f262; WORD $0x0000 // vfmadd213ps 0x3553(%rip){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm3) + mem
-	QUAD $0x34f12d18487df262; WORD $0x0000 // vbroadcastss 0x34f1(%rip), %zmm5 # 0x3ce8 <k_gru+0x808>
-	LONG $0x4854f162; WORD $0xec5d // vminps %zmm4, %zmm5, %zmm5
-	LONG $0x487c7162; WORD $0xce28 // vmovaps %zmm6, %zmm9
-	LONG $0x48555262; WORD $0xcaa8 // vfmadd213ps %zmm10, %zmm5, %zmm9 # zmm9 = (zmm5 * zmm9) + zmm10
-	LONG $0x48555262; WORD $0xcba8 // vfmadd213ps %zmm11, %zmm5, %zmm9 # zmm9 = (zmm5 * zmm9) + zmm11
-	LONG $0x48555262; WORD $0xcca8 // vfmadd213ps %zmm12, %zmm5, %zmm9 # zmm9 = (zmm5 * zmm9) + zmm12
-	LONG $0x48555262; WORD $0xcda8 // vfmadd213ps %zmm13, %zmm5, %zmm9 # zmm9 = (zmm5 * zmm9) + zmm13
-	LONG $0x48555262; WORD $0xcea8 // vfmadd213ps %zmm14, %zmm5, %zmm9 # zmm9 = (zmm5 * zmm9) + zmm14
-	LONG $0x48555262; WORD $0xcfa8 // vfmadd213ps %zmm15, %zmm5, %zmm9 # zmm9 = (zmm5 * zmm9) + zmm15
-	LONG $0x4834b162; WORD $0xc8c2; BYTE $0x0a // vcmpngtps %zmm16, %zmm9, %k1
-	LONG $0x4834b162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm17, %zmm9, %k2
-	LONG $0x487cb162; WORD $0xea28 // vmovaps %zmm18, %zmm5
-	LONG $0x4a34b162; WORD $0xeb57 // vxorps %zmm19, %zmm9, %zmm5 {%k2}
-	LONG $0x415df262; WORD $0xed65 // vblendmps %zmm5, %zmm20, %zmm5 {%k1}
-	LONG $0x48543162; WORD $0xcd59 // vmulps %zmm21, %zmm5, %zmm9
-	LONG $0x487d5362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm9, %zmm9
-	LONG $0x4835b262; WORD $0xeeb8 // vfmadd231ps %zmm22, %zmm9, %zmm5 # zmm5 = (zmm9 * zmm22) + zmm5
-	LONG $0x4835b262; WORD $0xefb8 // vfmadd231ps %zmm23, %zmm9, %zmm5 # zmm5 = (zmm9 * zmm23) + zmm5
-	LONG $0x487c6162; WORD $0xc728 // vmovaps %zmm7, %zmm24
-	LONG $0x48550262; WORD $0xc1a8 // vfmadd213ps %zmm25, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + zmm25
-	LONG $0x48550262; WORD $0xc2a8 // vfmadd213ps %zmm26, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + zmm26
-	LONG $0x48550262; WORD $0xc3a8 // vfmadd213ps %zmm27, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + zmm27
-	LONG $0x48550262; WORD $0xc4a8 // vfmadd213ps %zmm28, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + zmm28
-	LONG $0x48550262; WORD $0xc5a8 // vfmadd213ps %zmm29, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + zmm29
-	LONG $0x48547162; WORD $0xc559 // vmulps %zmm5, %zmm5, %zmm8
-	LONG $0x403d7262; WORD $0xc5a8 // vfmadd213ps %zmm5, %zmm24, %zmm8 # zmm8 = (zmm24 * zmm8) + zmm5
-	LONG $0x483c9162; WORD $0xee58 // vaddps %zmm30, %zmm8, %zmm5
-	LONG $0x487e5162; WORD $0xc15b // vcvttps2dq %zmm9, %zmm8
-	LONG $0x4835d162; WORD $0xe072; BYTE $0x01 // vpsrad $0x1, %zmm8, %zmm9
-	LONG $0x403dd162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm9, %zmm24
-	LONG $0x403d0162; WORD $0xc7fe // vpaddd %zmm31, %zmm24, %zmm24
-	LONG $0x48549162; WORD $0xe859 // vmulps %zmm24, %zmm5, %zmm5
-	LONG $0x483d5162; WORD $0xc1fa // vpsubd %zmm9, %zmm8, %zmm8
-	LONG $0x483dd162; WORD $0xf072; BYTE $0x17 // vpslld $0x17, %zmm8, %zmm8
-	LONG $0x483d1162; WORD $0xc7fe // vpaddd %zmm31, %zmm8, %zmm8
-	LONG $0x4854d162; WORD $0xe859 // vmulps %zmm8, %zmm5, %zmm5
-	LONG $0x487c7162; WORD $0xc028 // vmovaps %zmm0, %zmm8
-	LONG $0x420c7162; WORD $0xc55c // vsubps %zmm5, %zmm30, %zmm8 {%k2}
-	LONG $0x4875f262; WORD $0xd9a8 // vfmadd213ps %zmm1, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + zmm1
-	LONG $0x410dd262; WORD $0xe865 // vblendmps %zmm8, %zmm30, %zmm5 {%k1}
-	LONG $0x485c9162; WORD $0xcec2; BYTE $0x05 // vcmpnltps %zmm30, %zmm4, %k1
-	LONG $0x4874b162; WORD $0xe354 // vandps %zmm19, %zmm1, %zmm4
-	LONG $0x495cf162; WORD $0xdd56 // vorps %zmm5, %zmm4, %zmm3 {%k1}
-	LONG $0x4874f162; WORD $0xcac2; BYTE $0x07 // vcmpordps %zmm2, %zmm1, %k1
-	LONG $0x497df162; WORD $0xcb6f // vmovdqa32 %zmm3, %zmm1 {%k1}
-	LONG $0x48feb162; WORD $0x0c7f; BYTE $0x80 // vmovdqu64 %zmm1, (%rax,%r8,4)
+	QUAD $0x308d2518487d6262; WORD $0x0000 // vbroadcastss 0x308d(%rip), %zmm28 # 0x3744 <k_gru+0x6b4>
+	LONG $0x00140162; WORD $0xed57 // vxorps %xmm29, %xmm29, %xmm29
+	QUAD $0x30b13518487d6262; WORD $0x0000 // vbroadcastss 0x30b1(%rip), %zmm30 # 0x3778 <k_gru+0x6e8>
+	QUAD $0x30773d18487d6262; WORD $0x0000 // vbroadcastss 0x3077(%rip), %zmm31 # 0x3748 <k_gru+0x6b8>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cb162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm0
+	QUAD $0x30ef1554587cf162; WORD $0x0000 // vandps 0x30ef(%rip){1to16}, %zmm0, %zmm2 # 0x37e0 <k_gru+0x750>
+	LONG $0x483cf162; WORD $0xca5d // vminps %zmm2, %zmm8, %zmm1
+	LONG $0x487c7162; WORD $0xcb28 // vmovaps %zmm3, %zmm9
+	LONG $0x48755262; WORD $0xcaa8 // vfmadd213ps %zmm10, %zmm1, %zmm9 # zmm9 = (zmm1 * zmm9) + zmm10
+	LONG $0x48755262; WORD $0xcba8 // vfmadd213ps %zmm11, %zmm1, %zmm9 # zmm9 = (zmm1 * zmm9) + zmm11
+	LONG $0x48755262; WORD $0xcca8 // vfmadd213ps %zmm12, %zmm1, %zmm9 # zmm9 = (zmm1 * zmm9) + zmm12
+	LONG $0x48755262; WORD $0xcda8 // vfmadd213ps %zmm13, %zmm1, %zmm9 # zmm9 = (zmm1 * zmm9) + zmm13
+	LONG $0x48755262; WORD $0xcea8 // vfmadd213ps %zmm14, %zmm1, %zmm9 # zmm9 = (zmm1 * zmm9) + zmm14
+	LONG $0x48755262; WORD $0xcfa8 // vfmadd213ps %zmm15, %zmm1, %zmm9 # zmm9 = (zmm1 * zmm9) + zmm15
+	LONG $0x4834b162; WORD $0xc857 // vxorps %zmm16, %zmm9, %zmm1
+	LONG $0x4074f162; WORD $0xc95f // vmaxps %zmm1, %zmm17, %zmm1
+	LONG $0x406cf162; WORD $0xc95d // vminps %zmm1, %zmm18, %zmm1
+	LONG $0x4874b162; WORD $0xe359 // vmulps %zmm19, %zmm1, %zmm4
+	LONG $0x487df362; WORD $0xe408; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm4
+	LONG $0x485db262; WORD $0xccb8 // vfmadd231ps %zmm20, %zmm4, %zmm1 # zmm1 = (zmm4 * zmm20) + zmm1
+	LONG $0x485db262; WORD $0xcdb8 // vfmadd231ps %zmm21, %zmm4, %zmm1 # zmm1 = (zmm4 * zmm21) + zmm1
+	LONG $0x487ce162; WORD $0xf528 // vmovaps %zmm5, %zmm22
+	LONG $0x4875a262; WORD $0xf7a8 // vfmadd213ps %zmm23, %zmm1, %zmm22 # zmm22 = (zmm1 * zmm22) + zmm23
+	LONG $0x48758262; WORD $0xf0a8 // vfmadd213ps %zmm24, %zmm1, %zmm22 # zmm22 = (zmm1 * zmm22) + zmm24
+	LONG $0x48758262; WORD $0xf1a8 // vfmadd213ps %zmm25, %zmm1, %zmm22 # zmm22 = (zmm1 * zmm22) + zmm25
+	LONG $0x48758262; WORD $0xf2a8 // vfmadd213ps %zmm26, %zmm1, %zmm22 # zmm22 = (zmm1 * zmm22) + zmm26
+	LONG $0x48758262; WORD $0xf3a8 // vfmadd213ps %zmm27, %zmm1, %zmm22 # zmm22 = (zmm1 * zmm22) + zmm27
+	LONG $0x4874f162; WORD $0xf159 // vmulps %zmm1, %zmm1, %zmm6
+	LONG $0x404df262; WORD $0xf1a8 // vfmadd213ps %zmm1, %zmm22, %zmm6 # zmm6 = (zmm22 * zmm6) + zmm1
+	LONG $0x487cf162; WORD $0xc859 // vmulps %zmm0, %zmm0, %zmm1
+	QUAD $0x30183518487de262; WORD $0x0000 // vbroadcastss 0x3018(%rip), %zmm22 # 0x37a4 <k_gru+0x714>
+	QUAD $0x301635a85875e262; WORD $0x0000 // vfmadd213ps 0x3016(%rip){1to16}, %zmm1, %zmm22 # zmm22 = (zmm1 * zmm22) + mem
+	QUAD $0x303835a85875e262; WORD $0x0000 // vfmadd213ps 0x3038(%rip){1to16}, %zmm1, %zmm22 # zmm22 = (zmm1 * zmm22) + mem
+	QUAD $0x2fba35a85875e262; WORD $0x0000 // vfmadd213ps 0x2fba(%rip){1to16}, %zmm1, %zmm22 # zmm22 = (zmm1 * zmm22) + mem
+	QUAD $0x300035a85875e262; WORD $0x0000 // vfmadd213ps 0x3000(%rip){1to16}, %zmm1, %zmm22 # zmm22 = (zmm1 * zmm22) + mem
+	QUAD $0x302e35a85875e262; WORD $0x0000 // vfmadd213ps 0x302e(%rip){1to16}, %zmm1, %zmm22 # zmm22 = (zmm1 * zmm22) + mem
+	LONG $0x4875e262; WORD $0xf7a8 // vfmadd213ps %zmm7, %zmm1, %zmm22 # zmm22 = (zmm1 * zmm22) + zmm7
+	LONG $0x484c9162; WORD $0xcc58 // vaddps %zmm28, %zmm6, %zmm1
+	LONG $0x4875f262; WORD $0xcc2c // vscalefps %zmm4, %zmm1, %zmm1
+	LONG $0x48349162; WORD $0xcec2; BYTE $0x01 // vcmpltps %zmm30, %zmm9, %k1
+	LONG $0x48349162; WORD $0xd7c2; BYTE $0x0a // vcmpngtps %zmm31, %zmm9, %k2
+	LONG $0x487de262; WORD $0xf0a8 // vfmadd213ps %zmm0, %zmm0, %zmm22 # zmm22 = (zmm0 * zmm22) + zmm0
+	LONG $0x401cf162; WORD $0xc95c // vsubps %zmm1, %zmm28, %zmm1
+	QUAD $0x2f680d18497df262; WORD $0x0000 // vbroadcastss 0x2f68(%rip), %zmm1 {%k1} # 0x375c <k_gru+0x6cc>
+	LONG $0x421df262; WORD $0xc965 // vblendmps %zmm1, %zmm28, %zmm1 {%k2}
+	LONG $0x486c9162; WORD $0xccc2; BYTE $0x05 // vcmpnltps %zmm28, %zmm2, %k1
+	LONG $0x487cb162; WORD $0xd054 // vandps %zmm16, %zmm0, %zmm2
+	LONG $0x496ce162; WORD $0xf156 // vorps %zmm1, %zmm2, %zmm22 {%k1}
+	LONG $0x487c9162; WORD $0xcdc2; BYTE $0x07 // vcmpordps %zmm29, %zmm0, %k1
+	LONG $0x497db162; WORD $0xc66f // vmovdqa32 %zmm22, %zmm0 {%k1}
+	LONG $0x48feb162; WORD $0x047f; BYTE $0x80 // vmovdqu64 %zmm0, (%rax,%r8,4)
 	LONG $0x10708d49 // leaq 0x10(%r8), %rsi
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	LONG $0xfe6e8e0f; WORD $0xffff // jle 0x790 <k_erf+0x110>
+	LONG $0xfeab8e0f; WORD $0xffff // jle 0x6e0 <k_erf+0x120>
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0x020c8e0f; WORD $0x0000 // jle 0xb37 <k_erf+0x4b7>
+	LONG $0x01d58e0f; WORD $0x0000 // jle 0xa13 <k_erf+0x453>
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xca92fbc5 // kmovd %edx, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0xb0 // vmovups (%rax,%rsi,4), %zmm0 {%k1} {z}
-	QUAD $0x34131554587cf162; WORD $0x0000 // vandps 0x3413(%rip){1to16}, %zmm0, %zmm2 # 0x3d60 <k_gru+0x880>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	QUAD $0x2f801554587cf162; WORD $0x0000 // vandps 0x2f80(%rip){1to16}, %zmm0, %zmm2 # 0x37e0 <k_gru+0x750>
 	LONG $0x487cf162; WORD $0xd859 // vmulps %zmm0, %zmm0, %zmm3
-	QUAD $0x33c40d18487df262; WORD $0x0000 // vbroadcastss 0x33c4(%rip), %zmm1 # 0x3d24 <k_gru+0x844>
-	QUAD $0x33c20da85865f262; WORD $0x0000 // vfmadd213ps 0x33c2(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * zmm1) + mem
-	QUAD $0x33e40da85865f262; WORD $0x0000 // vfmadd213ps 0x33e4(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * zmm1) + mem
-	QUAD $0x33660da85865f262; WORD $0x0000 // vfmadd213ps 0x3366(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * zmm1) + mem
-	QUAD $0x33ac0da85865f262; WORD $0x0000 // vfmadd213ps 0x33ac(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * zmm1) + mem
-	QUAD $0x33da0da85865f262; WORD $0x0000 // vfmadd213ps 0x33da(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * zmm1) + mem
-	QUAD $0x33a40da85865f262; WORD $0x0000 // vfmadd213ps 0x33a4(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * zmm1) + mem
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	QUAD $0x333e2518487df262; WORD $0x0000 // vbroadcastss 0x333e(%rip), %zmm4 # 0x3ce8 <k_gru+0x808>
-	LONG $0x485cf162; WORD $0xe25d // vminps %zmm2, %zmm4, %zmm4
-	QUAD $0x33922d18487df262; WORD $0x0000 // vbroadcastss 0x3392(%rip), %zmm5 # 0x3d4c <k_gru+0x86c>
-	QUAD $0x33082da8585df262; WORD $0x0000 // vfmadd213ps 0x3308(%rip){1to16}, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + mem
-	QUAD $0x33062da8585df262; WORD $0x0000 // vfmadd213ps 0x3306(%rip){1to16}, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + mem
-	QUAD $0x33442da8585df262; WORD $0x0000 // vfmadd213ps 0x3344(%rip){1to16}, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + mem
-	QUAD $0x33562da8585df262; WORD $0x0000 // vfmadd213ps 0x3356(%rip){1to16}, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + mem
-	QUAD $0x33782da8585df262; WORD $0x0000 // vfmadd213ps 0x3378(%rip){1to16}, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + mem
-	QUAD $0x332a2da8585df262; WORD $0x0000 // vfmadd213ps 0x332a(%rip){1to16}, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + mem
-	QUAD $0x32c715c25854f162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x32c7(%rip){1to16}, %zmm5, %k2 # 0x3cc8 <k_gru+0x7e8>
-	QUAD $0x32ec1dc25854f162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x32ec(%rip){1to16}, %zmm5, %k3 # 0x3cf8 <k_gru+0x818>
-	QUAD $0x331a2518487df262; WORD $0x0000 // vbroadcastss 0x331a(%rip), %zmm4 # 0x3d30 <k_gru+0x850>
-	QUAD $0x32f025575b54f162; WORD $0x0000 // vxorps 0x32f0(%rip){1to16}, %zmm5, %zmm4 {%k3} # 0x3d10 <k_gru+0x830>
-	QUAD $0x32d62d18487df262; WORD $0x0000 // vbroadcastss 0x32d6(%rip), %zmm5 # 0x3d00 <k_gru+0x820>
-	LONG $0x4a7cf162; WORD $0xec28 // vmovaps %zmm4, %zmm5 {%k2}
-	QUAD $0x330e25595854f162; WORD $0x0000 // vmulps 0x330e(%rip){1to16}, %zmm5, %zmm4 # 0x3d48 <k_gru+0x868>
-	LONG $0x487df362; WORD $0xe408; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm4
-	QUAD $0x32f12db8585df262; WORD $0x0000 // vfmadd231ps 0x32f1(%rip){1to16}, %zmm4, %zmm5 # zmm5 = (zmm4 * mem) + zmm5
-	QUAD $0x32ef2db8585df262; WORD $0x0000 // vfmadd231ps 0x32ef(%rip){1to16}, %zmm4, %zmm5 # zmm5 = (zmm4 * mem) + zmm5
-	QUAD $0x33093518487df262; WORD $0x0000 // vbroadcastss 0x3309(%rip), %zmm6 # 0x3d68 <k_gru+0x888>
-	QUAD $0x326f35a85855f262; WORD $0x0000 // vfmadd213ps 0x326f(%rip){1to16}, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + mem
-	QUAD $0x32a135a85855f262; WORD $0x0000 // vfmadd213ps 0x32a1(%rip){1to16}, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + mem
-	QUAD $0x32df35a85855f262; WORD $0x0000 // vfmadd213ps 0x32df(%rip){1to16}, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + mem
-	QUAD $0x32cd35a85855f262; WORD $0x0000 // vfmadd213ps 0x32cd(%rip){1to16}, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + mem
-	QUAD $0x326335a85855f262; WORD $0x0000 // vfmadd213ps 0x3263(%rip){1to16}, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + mem
+	QUAD $0x2f340d18487df262; WORD $0x0000 // vbroadcastss 0x2f34(%rip), %zmm1 # 0x37a4 <k_gru+0x714>
+	QUAD $0x2f320da85865f262; WORD $0x0000 // vfmadd213ps 0x2f32(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * zmm1) + mem
+	QUAD $0x2f540da85865f262; WORD $0x0000 // vfmadd213ps 0x2f54(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * zmm1) + mem
+	QUAD $0x2ed60da85865f262; WORD $0x0000 // vfmadd213ps 0x2ed6(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * zmm1) + mem
+	QUAD $0x2f1c0da85865f262; WORD $0x0000 // vfmadd213ps 0x2f1c(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * zmm1) + mem
+	QUAD $0x2f4a0da85865f262; WORD $0x0000 // vfmadd213ps 0x2f4a(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * zmm1) + mem
+	QUAD $0x2f140da85865f262; WORD $0x0000 // vfmadd213ps 0x2f14(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * zmm1) + mem
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	QUAD $0x2eaf1d18487df262; WORD $0x0000 // vbroadcastss 0x2eaf(%rip), %zmm3 # 0x3768 <k_gru+0x6d8>
+	LONG $0x4864f162; WORD $0xda5d // vminps %zmm2, %zmm3, %zmm3
+	QUAD $0x2f032518487df262; WORD $0x0000 // vbroadcastss 0x2f03(%rip), %zmm4 # 0x37cc <k_gru+0x73c>
+	QUAD $0x2e7925a85865f262; WORD $0x0000 // vfmadd213ps 0x2e79(%rip){1to16}, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + mem
+	QUAD $0x2e7725a85865f262; WORD $0x0000 // vfmadd213ps 0x2e77(%rip){1to16}, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + mem
+	QUAD $0x2eb525a85865f262; WORD $0x0000 // vfmadd213ps 0x2eb5(%rip){1to16}, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + mem
+	QUAD $0x2ec725a85865f262; WORD $0x0000 // vfmadd213ps 0x2ec7(%rip){1to16}, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + mem
+	QUAD $0x2ee925a85865f262; WORD $0x0000 // vfmadd213ps 0x2ee9(%rip){1to16}, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + mem
+	QUAD $0x2e9b25a85865f262; WORD $0x0000 // vfmadd213ps 0x2e9b(%rip){1to16}, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + mem
+	QUAD $0x2e811d57585cf162; WORD $0x0000 // vxorps 0x2e81(%rip){1to16}, %zmm4, %zmm3 # 0x3790 <k_gru+0x700>
+	QUAD $0x2e672d18487df262; WORD $0x0000 // vbroadcastss 0x2e67(%rip), %zmm5 # 0x3780 <k_gru+0x6f0>
+	QUAD $0x2e8d3518487df262; WORD $0x0000 // vbroadcastss 0x2e8d(%rip), %zmm6 # 0x37b0 <k_gru+0x720>
+	LONG $0x4854f162; WORD $0xdb5f // vmaxps %zmm3, %zmm5, %zmm3
+	LONG $0x484cf162; WORD $0xdb5d // vminps %zmm3, %zmm6, %zmm3
+	QUAD $0x2e8f2d595864f162; WORD $0x0000 // vmulps 0x2e8f(%rip){1to16}, %zmm3, %zmm5 # 0x37c8 <k_gru+0x738>
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x487df362; WORD $0xed08; BYTE $0x08 // vrndscaleps $0x8, %zmm5, %zmm5
+	QUAD $0x2e6e1db85855f262; WORD $0x0000 // vfmadd231ps 0x2e6e(%rip){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
+	QUAD $0x2e6c1db85855f262; WORD $0x0000 // vfmadd231ps 0x2e6c(%rip){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
+	QUAD $0x2e863d18487df262; WORD $0x0000 // vbroadcastss 0x2e86(%rip), %zmm7 # 0x37e8 <k_gru+0x758>
+	QUAD $0x2dec3da85865f262; WORD $0x0000 // vfmadd213ps 0x2dec(%rip){1to16}, %zmm3, %zmm7 # zmm7 = (zmm3 * zmm7) + mem
+	QUAD $0x2e1e3da85865f262; WORD $0x0000 // vfmadd213ps 0x2e1e(%rip){1to16}, %zmm3, %zmm7 # zmm7 = (zmm3 * zmm7) + mem
+	QUAD $0x2e5c3da85865f262; WORD $0x0000 // vfmadd213ps 0x2e5c(%rip){1to16}, %zmm3, %zmm7 # zmm7 = (zmm3 * zmm7) + mem
+	QUAD $0x2e4a3da85865f262; WORD $0x0000 // vfmadd213ps 0x2e4a(%rip){1to16}, %zmm3, %zmm7 # zmm7 = (zmm3 * zmm7) + mem
 	LONG $0x487df262; WORD $0xc8a8 // vfmadd213ps %zmm0, %zmm0, %zmm1 # zmm1 = (zmm0 * zmm1) + zmm0
-	LONG $0x4854f162; WORD $0xfd59 // vmulps %zmm5, %zmm5, %zmm7
-	QUAD $0x321d0518487d7262; WORD $0x0000 // vbroadcastss 0x321d(%rip), %zmm8 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x484df262; WORD $0xfda8 // vfmadd213ps %zmm5, %zmm6, %zmm7 # zmm7 = (zmm6 * zmm7) + zmm5
-	LONG $0x4844d162; WORD $0xe858 // vaddps %zmm8, %zmm7, %zmm5
-	LONG $0x487ef162; WORD $0xe45b // vcvttps2dq %zmm4, %zmm4
-	LONG $0x484df162; WORD $0xe472; BYTE $0x01 // vpsrad $0x1, %zmm4, %zmm6
-	LONG $0x4845f162; WORD $0xf672; BYTE $0x17 // vpslld $0x17, %zmm6, %zmm7
-	QUAD $0x31f30d58487d7262; WORD $0x0000 // vpbroadcastd 0x31f3(%rip), %zmm9 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x4845d162; WORD $0xf9fe // vpaddd %zmm9, %zmm7, %zmm7
-	LONG $0x4854f162; WORD $0xef59 // vmulps %zmm7, %zmm5, %zmm5
-	LONG $0x485df162; WORD $0xe6fa // vpsubd %zmm6, %zmm4, %zmm4
-	LONG $0x485df162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm4, %zmm4
-	LONG $0x485dd162; WORD $0xe1fe // vpaddd %zmm9, %zmm4, %zmm4
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	QUAD $0x31dc2d18487df262; WORD $0x0000 // vbroadcastss 0x31dc(%rip), %zmm5 # 0x3cdc <k_gru+0x7fc>
-	LONG $0x4b3cf162; WORD $0xec5c // vsubps %zmm4, %zmm8, %zmm5 {%k3}
-	QUAD $0x32002554587cf162; WORD $0x0000 // vandps 0x3200(%rip){1to16}, %zmm0, %zmm4 # 0x3d10 <k_gru+0x830>
-	LONG $0x486cd162; WORD $0xd8c2; BYTE $0x05 // vcmpnltps %zmm8, %zmm2, %k3
-	LONG $0x4a7c7162; WORD $0xc528 // vmovaps %zmm5, %zmm8 {%k2}
-	LONG $0x4b5cd162; WORD $0xc856 // vorps %zmm8, %zmm4, %zmm1 {%k3}
-	LONG $0x487cf162; WORD $0xd3c2; BYTE $0x07 // vcmpordps %zmm3, %zmm0, %k2
+	QUAD $0x2dda3da85865f262; WORD $0x0000 // vfmadd213ps 0x2dda(%rip){1to16}, %zmm3, %zmm7 # zmm7 = (zmm3 * zmm7) + mem
+	LONG $0x48647162; WORD $0xc359 // vmulps %zmm3, %zmm3, %zmm8
+	LONG $0x48457262; WORD $0xc3a8 // vfmadd213ps %zmm3, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm8) + zmm3
+	QUAD $0x2d941d18487df262; WORD $0x0000 // vbroadcastss 0x2d94(%rip), %zmm3 # 0x3744 <k_gru+0x6b4>
+	LONG $0x483cf162; WORD $0xfb58 // vaddps %zmm3, %zmm8, %zmm7
+	LONG $0x4845f262; WORD $0xed2c // vscalefps %zmm5, %zmm7, %zmm5
+	QUAD $0x2db115c2585cf162; WORD $0x0000; BYTE $0x01 // vcmpltps 0x2db1(%rip){1to16}, %zmm4, %k2 # 0x3778 <k_gru+0x6e8>
+	LONG $0x4864f162; WORD $0xed5c // vsubps %zmm5, %zmm3, %zmm5
+	QUAD $0x2d701dc2585cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x2d70(%rip){1to16}, %zmm4, %k3 # 0x3748 <k_gru+0x6b8>
+	QUAD $0x2d7a2d184a7df262; WORD $0x0000 // vbroadcastss 0x2d7a(%rip), %zmm5 {%k2} # 0x375c <k_gru+0x6cc>
+	QUAD $0x2da42554587cf162; WORD $0x0000 // vandps 0x2da4(%rip){1to16}, %zmm0, %zmm4 # 0x3790 <k_gru+0x700>
+	LONG $0x486cf162; WORD $0xd3c2; BYTE $0x05 // vcmpnltps %zmm3, %zmm2, %k2
+	LONG $0x4b7cf162; WORD $0xdd28 // vmovaps %zmm5, %zmm3 {%k3}
+	LONG $0x4a5cf162; WORD $0xcb56 // vorps %zmm3, %zmm4, %zmm1 {%k2}
+	LONG $0x487cf162; WORD $0xd6c2; BYTE $0x07 // vcmpordps %zmm6, %zmm0, %k2
 	LONG $0x4a7df162; WORD $0xc16f // vmovdqa32 %zmm1, %zmm0 {%k2}
 	LONG $0x497cf162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm0, (%rax,%rsi,4) {%k1}
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 
 	// silu
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0xb51 <k_silu+0x11>
+	WORD $0x077d // jge 0xa31 <k_silu+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00019be9; BYTE $0x00 // jmp 0xcec <k_silu+0x1ac>
+	LONG $0x00015ce9; BYTE $0x00 // jmp 0xb8d <k_silu+0x16d>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x31630518487df262; WORD $0x0000 // vbroadcastss 0x3163(%rip), %zmm0 # 0x3cc8 <k_gru+0x7e8>
-	QUAD $0x31890d18487df262; WORD $0x0000 // vbroadcastss 0x3189(%rip), %zmm1 # 0x3cf8 <k_gru+0x818>
-	QUAD $0x31b71518487df262; WORD $0x0000 // vbroadcastss 0x31b7(%rip), %zmm2 # 0x3d30 <k_gru+0x850>
-	QUAD $0x318d1d18487df262; WORD $0x0000 // vbroadcastss 0x318d(%rip), %zmm3 # 0x3d10 <k_gru+0x830>
-	QUAD $0x31732518487df262; WORD $0x0000 // vbroadcastss 0x3173(%rip), %zmm4 # 0x3d00 <k_gru+0x820>
-	QUAD $0x31b12d18487df262; WORD $0x0000 // vbroadcastss 0x31b1(%rip), %zmm5 # 0x3d48 <k_gru+0x868>
-	QUAD $0x319b3518487df262; WORD $0x0000 // vbroadcastss 0x319b(%rip), %zmm6 # 0x3d3c <k_gru+0x85c>
-	QUAD $0x31993d18487df262; WORD $0x0000 // vbroadcastss 0x3199(%rip), %zmm7 # 0x3d44 <k_gru+0x864>
-	QUAD $0x31b30518487d7262; WORD $0x0000 // vbroadcastss 0x31b3(%rip), %zmm8 # 0x3d68 <k_gru+0x888>
-	QUAD $0x31190d18487d7262; WORD $0x0000 // vbroadcastss 0x3119(%rip), %zmm9 # 0x3cd8 <k_gru+0x7f8>
-	QUAD $0x314b1518487d7262; WORD $0x0000 // vbroadcastss 0x314b(%rip), %zmm10 # 0x3d14 <k_gru+0x834>
-	QUAD $0x31891d18487d7262; WORD $0x0000 // vbroadcastss 0x3189(%rip), %zmm11 # 0x3d5c <k_gru+0x87c>
-	QUAD $0x31772518487d7262; WORD $0x0000 // vbroadcastss 0x3177(%rip), %zmm12 # 0x3d54 <k_gru+0x874>
-	QUAD $0x310d2d18487d7262; WORD $0x0000 // vbroadcastss 0x310d(%rip), %zmm13 # 0x3cf4 <k_gru+0x814>
-	QUAD $0x30d33518487d7262; WORD $0x0000 // vbroadcastss 0x30d3(%rip), %zmm14 # 0x3cc4 <k_gru+0x7e4>
-	QUAD $0x30c93d58487d7262; WORD $0x0000 // vpbroadcastd 0x30c9(%rip), %zmm15 # 0x3cc4 <k_gru+0x7e4>
-	QUAD $0x31130518487de262; WORD $0x0000 // vbroadcastss 0x3113(%rip), %zmm16 # 0x3d18 <k_gru+0x838>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487ca162; WORD $0x0c10; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm17
-	LONG $0x4074f162; WORD $0xc8c2; BYTE $0x0a // vcmpngtps %zmm0, %zmm17, %k1
-	LONG $0x4074f162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm17, %k2
-	LONG $0x487ce162; WORD $0xd228 // vmovaps %zmm2, %zmm18
-	LONG $0x4274e162; WORD $0xd357 // vxorps %zmm3, %zmm17, %zmm18 {%k2}
-	LONG $0x495da262; WORD $0xd265 // vblendmps %zmm18, %zmm4, %zmm18 {%k1}
-	LONG $0x406ce162; WORD $0xdd59 // vmulps %zmm5, %zmm18, %zmm19
-	LONG $0x487da362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm19, %zmm19
-	LONG $0x4065e262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm19, %zmm18 # zmm18 = (zmm19 * zmm6) + zmm18
-	LONG $0x4065e262; WORD $0xd7b8 // vfmadd231ps %zmm7, %zmm19, %zmm18 # zmm18 = (zmm19 * zmm7) + zmm18
-	LONG $0x487cc162; WORD $0xe028 // vmovaps %zmm8, %zmm20
-	LONG $0x406dc262; WORD $0xe1a8 // vfmadd213ps %zmm9, %zmm18, %zmm20 # zmm20 = (zmm18 * zmm20) + zmm9
-	LONG $0x406dc262; WORD $0xe2a8 // vfmadd213ps %zmm10, %zmm18, %zmm20 # zmm20 = (zmm18 * zmm20) + zmm10
-	LONG $0x406dc262; WORD $0xe3a8 // vfmadd213ps %zmm11, %zmm18, %zmm20 # zmm20 = (zmm18 * zmm20) + zmm11
-	LONG $0x406dc262; WORD $0xe4a8 // vfmadd213ps %zmm12, %zmm18, %zmm20 # zmm20 = (zmm18 * zmm20) + zmm12
-	LONG $0x406dc262; WORD $0xe5a8 // vfmadd213ps %zmm13, %zmm18, %zmm20 # zmm20 = (zmm18 * zmm20) + zmm13
-	LONG $0x406ca162; WORD $0xea59 // vmulps %zmm18, %zmm18, %zmm21
-	LONG $0x405da262; WORD $0xeaa8 // vfmadd213ps %zmm18, %zmm20, %zmm21 # zmm21 = (zmm20 * zmm21) + zmm18
-	LONG $0x4054c162; WORD $0xd658 // vaddps %zmm14, %zmm21, %zmm18
-	LONG $0x487ea162; WORD $0xdb5b // vcvttps2dq %zmm19, %zmm19
-	LONG $0x405db162; WORD $0xe372; BYTE $0x01 // vpsrad $0x1, %zmm19, %zmm20
-	LONG $0x4055b162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm20, %zmm21
-	LONG $0x4055c162; WORD $0xeffe // vpaddd %zmm15, %zmm21, %zmm21
-	LONG $0x406ca162; WORD $0xd559 // vmulps %zmm21, %zmm18, %zmm18
-	LONG $0x4065a162; WORD $0xdcfa // vpsubd %zmm20, %zmm19, %zmm19
-	LONG $0x4065b162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm19, %zmm19
-	LONG $0x4065c162; WORD $0xdffe // vpaddd %zmm15, %zmm19, %zmm19
-	LONG $0x406ca162; WORD $0xd359 // vmulps %zmm19, %zmm18, %zmm18
-	LONG $0x487ca162; WORD $0xd828 // vmovaps %zmm16, %zmm19
-	LONG $0x426cc162; WORD $0xde58 // vaddps %zmm14, %zmm18, %zmm19 {%k2}
-	LONG $0x4174a162; WORD $0xcb5e // vdivps %zmm19, %zmm17, %zmm17 {%k1}
-	LONG $0x487ca162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm17, (%rdx,%r8,4)
+	QUAD $0x2d4b0518487df262; WORD $0x0000 // vbroadcastss 0x2d4b(%rip), %zmm0 # 0x3790 <k_gru+0x700>
+	QUAD $0x2d310d18487df262; WORD $0x0000 // vbroadcastss 0x2d31(%rip), %zmm1 # 0x3780 <k_gru+0x6f0>
+	QUAD $0x2d571518487df262; WORD $0x0000 // vbroadcastss 0x2d57(%rip), %zmm2 # 0x37b0 <k_gru+0x720>
+	QUAD $0x2d651d18487df262; WORD $0x0000 // vbroadcastss 0x2d65(%rip), %zmm3 # 0x37c8 <k_gru+0x738>
+	QUAD $0x2d4f2518487df262; WORD $0x0000 // vbroadcastss 0x2d4f(%rip), %zmm4 # 0x37bc <k_gru+0x72c>
+	QUAD $0x2d4d2d18487df262; WORD $0x0000 // vbroadcastss 0x2d4d(%rip), %zmm5 # 0x37c4 <k_gru+0x734>
+	QUAD $0x2d673518487df262; WORD $0x0000 // vbroadcastss 0x2d67(%rip), %zmm6 # 0x37e8 <k_gru+0x758>
+	QUAD $0x2ccd3d18487df262; WORD $0x0000 // vbroadcastss 0x2ccd(%rip), %zmm7 # 0x3758 <k_gru+0x6c8>
+	QUAD $0x2cff0518487d7262; WORD $0x0000 // vbroadcastss 0x2cff(%rip), %zmm8 # 0x3794 <k_gru+0x704>
+	QUAD $0x2d3d0d18487d7262; WORD $0x0000 // vbroadcastss 0x2d3d(%rip), %zmm9 # 0x37dc <k_gru+0x74c>
+	QUAD $0x2d2b1518487d7262; WORD $0x0000 // vbroadcastss 0x2d2b(%rip), %zmm10 # 0x37d4 <k_gru+0x744>
+	QUAD $0x2cc11d18487d7262; WORD $0x0000 // vbroadcastss 0x2cc1(%rip), %zmm11 # 0x3774 <k_gru+0x6e4>
+	QUAD $0x2c872518487d7262; WORD $0x0000 // vbroadcastss 0x2c87(%rip), %zmm12 # 0x3744 <k_gru+0x6b4>
+	QUAD $0x2cb12d18487d7262; WORD $0x0000 // vbroadcastss 0x2cb1(%rip), %zmm13 # 0x3778 <k_gru+0x6e8>
+	QUAD $0x2c773518487d7262; WORD $0x0000 // vbroadcastss 0x2c77(%rip), %zmm14 # 0x3748 <k_gru+0x6b8>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c3162; WORD $0x3c10; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm15
+	LONG $0x4804e162; WORD $0xc057 // vxorps %zmm0, %zmm15, %zmm16
+	LONG $0x4874a162; WORD $0xc05f // vmaxps %zmm16, %zmm1, %zmm16
+	LONG $0x486ca162; WORD $0xc05d // vminps %zmm16, %zmm2, %zmm16
+	LONG $0x407ce162; WORD $0xcb59 // vmulps %zmm3, %zmm16, %zmm17
+	LONG $0x487da362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm17, %zmm17
+	LONG $0x4075e262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm4) + zmm16
+	LONG $0x4075e262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm5) + zmm16
+	LONG $0x487ce162; WORD $0xd628 // vmovaps %zmm6, %zmm18
+	LONG $0x407de262; WORD $0xd7a8 // vfmadd213ps %zmm7, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm7
+	LONG $0x407dc262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm8
+	LONG $0x407dc262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm9
+	LONG $0x407dc262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm10
+	LONG $0x407dc262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm11
+	LONG $0x407ca162; WORD $0xd859 // vmulps %zmm16, %zmm16, %zmm19
+	LONG $0x406da262; WORD $0xd8a8 // vfmadd213ps %zmm16, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm16
+	LONG $0x4064c162; WORD $0xc458 // vaddps %zmm12, %zmm19, %zmm16
+	LONG $0x407da262; WORD $0xc12c // vscalefps %zmm17, %zmm16, %zmm16
+	LONG $0x4804d162; WORD $0xcdc2; BYTE $0x01 // vcmpltps %zmm13, %zmm15, %k1
+	LONG $0x407cc162; WORD $0xc458 // vaddps %zmm12, %zmm16, %zmm16
+	LONG $0x4804d162; WORD $0xd6c2; BYTE $0x0a // vcmpngtps %zmm14, %zmm15, %k2
+	QUAD $0x2c2c0518497de262; WORD $0x0000 // vbroadcastss 0x2c2c(%rip), %zmm16 {%k1} # 0x3798 <k_gru+0x708>
+	LONG $0x4a043162; WORD $0xf85e // vdivps %zmm16, %zmm15, %zmm15 {%k2}
+	LONG $0x487c3162; WORD $0x3c11; BYTE $0x82 // vmovups %zmm15, (%rdx,%r8,4)
 	LONG $0x10408d49 // leaq 0x10(%r8), %rax
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0xff248e0f; WORD $0xffff // jle 0xc10 <k_silu+0xd0>
+	LONG $0xff538e0f; WORD $0xffff // jle 0xae0 <k_silu+0xc0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01328e0f; WORD $0x0000 // jle 0xe27 <k_silu+0x2e7>
+	LONG $0x00fb8e0f; WORD $0x0000 // jle 0xc91 <k_silu+0x271>
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x2fb015c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x2fb0(%rip){1to16}, %zmm0, %k2 # 0x3cc8 <k_gru+0x7e8>
-	QUAD $0x2fd51dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x2fd5(%rip){1to16}, %zmm0, %k3 # 0x3cf8 <k_gru+0x818>
-	QUAD $0x30030d18487df262; WORD $0x0000 // vbroadcastss 0x3003(%rip), %zmm1 # 0x3d30 <k_gru+0x850>
-	QUAD $0x2fd90d575b7cf162; WORD $0x0000 // vxorps 0x2fd9(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0x3d10 <k_gru+0x830>
-	QUAD $0x2fbf1518487df262; WORD $0x0000 // vbroadcastss 0x2fbf(%rip), %zmm2 # 0x3d00 <k_gru+0x820>
-	LONG $0x4a7cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2 {%k2}
-	QUAD $0x2ff70d59586cf162; WORD $0x0000 // vmulps 0x2ff7(%rip){1to16}, %zmm2, %zmm1 # 0x3d48 <k_gru+0x868>
-	LONG $0x487df362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm1, %zmm1
-	QUAD $0x2fda15b85875f262; WORD $0x0000 // vfmadd231ps 0x2fda(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x2fd815b85875f262; WORD $0x0000 // vfmadd231ps 0x2fd8(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x2ff21d18487df262; WORD $0x0000 // vbroadcastss 0x2ff2(%rip), %zmm3 # 0x3d68 <k_gru+0x888>
-	QUAD $0x2f581da8586df262; WORD $0x0000 // vfmadd213ps 0x2f58(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x2f8a1da8586df262; WORD $0x0000 // vfmadd213ps 0x2f8a(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x2fc81da8586df262; WORD $0x0000 // vfmadd213ps 0x2fc8(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x2fb61da8586df262; WORD $0x0000 // vfmadd213ps 0x2fb6(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x2f4c1da8586df262; WORD $0x0000 // vfmadd213ps 0x2f4c(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x2bd80d57587cf162; WORD $0x0000 // vxorps 0x2bd8(%rip){1to16}, %zmm0, %zmm1 # 0x3790 <k_gru+0x700>
+	QUAD $0x2bbe1518487df262; WORD $0x0000 // vbroadcastss 0x2bbe(%rip), %zmm2 # 0x3780 <k_gru+0x6f0>
+	QUAD $0x2be41d18487df262; WORD $0x0000 // vbroadcastss 0x2be4(%rip), %zmm3 # 0x37b0 <k_gru+0x720>
+	LONG $0x486cf162; WORD $0xc95f // vmaxps %zmm1, %zmm2, %zmm1
+	LONG $0x4864f162; WORD $0xc95d // vminps %zmm1, %zmm3, %zmm1
+	QUAD $0x2be615595874f162; WORD $0x0000 // vmulps 0x2be6(%rip){1to16}, %zmm1, %zmm2 # 0x37c8 <k_gru+0x738>
+	LONG $0x487df362; WORD $0xd208; BYTE $0x08 // vrndscaleps $0x8, %zmm2, %zmm2
+	QUAD $0x2bc90db8586df262; WORD $0x0000 // vfmadd231ps 0x2bc9(%rip){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0x2bc70db8586df262; WORD $0x0000 // vfmadd231ps 0x2bc7(%rip){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0x2be11d18487df262; WORD $0x0000 // vbroadcastss 0x2be1(%rip), %zmm3 # 0x37e8 <k_gru+0x758>
+	QUAD $0x2b471da85875f262; WORD $0x0000 // vfmadd213ps 0x2b47(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
+	QUAD $0x2b791da85875f262; WORD $0x0000 // vfmadd213ps 0x2b79(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
+	QUAD $0x2bb71da85875f262; WORD $0x0000 // vfmadd213ps 0x2bb7(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
+	QUAD $0x2ba51da85875f262; WORD $0x0000 // vfmadd213ps 0x2ba5(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
-	QUAD $0x2f092d18487df262; WORD $0x0000 // vbroadcastss 0x2f09(%rip), %zmm5 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	LONG $0x485cf162; WORD $0xd558 // vaddps %zmm5, %zmm4, %zmm2
-	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
-	LONG $0x4865f162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm3
-	LONG $0x485df162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm3, %zmm4
-	QUAD $0x2edf3558487df262; WORD $0x0000 // vpbroadcastd 0x2edf(%rip), %zmm6 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x485df162; WORD $0xe6fe // vpaddd %zmm6, %zmm4, %zmm4
-	LONG $0x486cf162; WORD $0xd459 // vmulps %zmm4, %zmm2, %zmm2
-	LONG $0x4875f162; WORD $0xcbfa // vpsubd %zmm3, %zmm1, %zmm1
-	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
-	LONG $0x4875f162; WORD $0xcefe // vpaddd %zmm6, %zmm1, %zmm1
-	LONG $0x486cf162; WORD $0xc959 // vmulps %zmm1, %zmm2, %zmm1
-	QUAD $0x2f041518487df262; WORD $0x0000 // vbroadcastss 0x2f04(%rip), %zmm2 # 0x3d18 <k_gru+0x838>
-	LONG $0x4b74f162; WORD $0xd558 // vaddps %zmm5, %zmm1, %zmm2 {%k3}
-	LONG $0x4a7cf162; WORD $0xc25e // vdivps %zmm2, %zmm0, %zmm0 {%k2}
+	QUAD $0x2b381da85875f262; WORD $0x0000 // vfmadd213ps 0x2b38(%rip){1to16}, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + mem
+	LONG $0x4874f162; WORD $0xe159 // vmulps %zmm1, %zmm1, %zmm4
+	LONG $0x4865f262; WORD $0xe1a8 // vfmadd213ps %zmm1, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm1
+	QUAD $0x2af20d18487df262; WORD $0x0000 // vbroadcastss 0x2af2(%rip), %zmm1 # 0x3744 <k_gru+0x6b4>
+	LONG $0x485cf162; WORD $0xd958 // vaddps %zmm1, %zmm4, %zmm3
+	LONG $0x4865f262; WORD $0xd22c // vscalefps %zmm2, %zmm3, %zmm2
+	QUAD $0x2b0f15c2587cf162; WORD $0x0000; BYTE $0x01 // vcmpltps 0x2b0f(%rip){1to16}, %zmm0, %k2 # 0x3778 <k_gru+0x6e8>
+	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
+	QUAD $0x2ace1dc2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x2ace(%rip){1to16}, %zmm0, %k3 # 0x3748 <k_gru+0x6b8>
+	QUAD $0x2b140d184a7df262; WORD $0x0000 // vbroadcastss 0x2b14(%rip), %zmm1 {%k2} # 0x3798 <k_gru+0x708>
+	LONG $0x4b7cf162; WORD $0xc15e // vdivps %zmm1, %zmm0, %zmm0 {%k3}
 	LONG $0x497cf162; WORD $0x0411; BYTE $0x81 // vmovups %zmm0, (%rcx,%rax,4) {%k1}
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// gelu
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0xe41 <k_gelu+0x11>
+	WORD $0x077d // jge 0xcb1 <k_gelu+0x11>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0002b1e9; BYTE $0x00 // jmp 0x10f2 <k_gelu+0x2c2>
+	LONG $0x000274e9; BYTE $0x00 // jmp 0xf25 <k_gelu+0x285>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x2ea20518487df262; WORD $0x0000 // vbroadcastss 0x2ea2(%rip), %zmm0 # 0x3cf4 <k_gru+0x814>
-	QUAD $0x2ef00d18487d7262; WORD $0x0000 // vbroadcastss 0x2ef0(%rip), %zmm9 # 0x3d4c <k_gru+0x86c>
-	QUAD $0x2e6e2d18487d7262; WORD $0x0000 // vbroadcastss 0x2e6e(%rip), %zmm13 # 0x3cd4 <k_gru+0x7f4>
-	QUAD $0x2eac3518487d7262; WORD $0x0000 // vbroadcastss 0x2eac(%rip), %zmm14 # 0x3d1c <k_gru+0x83c>
-	QUAD $0x2ebe3d18487d7262; WORD $0x0000 // vbroadcastss 0x2ebe(%rip), %zmm15 # 0x3d38 <k_gru+0x858>
-	QUAD $0x2ee00518487de262; WORD $0x0000 // vbroadcastss 0x2ee0(%rip), %zmm16 # 0x3d64 <k_gru+0x884>
-	QUAD $0x2e920d18487de262; WORD $0x0000 // vbroadcastss 0x2e92(%rip), %zmm17 # 0x3d20 <k_gru+0x840>
-	QUAD $0x2e301518487de262; WORD $0x0000 // vbroadcastss 0x2e30(%rip), %zmm18 # 0x3cc8 <k_gru+0x7e8>
-	QUAD $0x2e561d18487de262; WORD $0x0000 // vbroadcastss 0x2e56(%rip), %zmm19 # 0x3cf8 <k_gru+0x818>
-	QUAD $0x2e842518487de262; WORD $0x0000 // vbroadcastss 0x2e84(%rip), %zmm20 # 0x3d30 <k_gru+0x850>
-	QUAD $0x2e5a2d18487de262; WORD $0x0000 // vbroadcastss 0x2e5a(%rip), %zmm21 # 0x3d10 <k_gru+0x830>
-	QUAD $0x2e403518487de262; WORD $0x0000 // vbroadcastss 0x2e40(%rip), %zmm22 # 0x3d00 <k_gru+0x820>
-	QUAD $0x2e7e3d18487de262; WORD $0x0000 // vbroadcastss 0x2e7e(%rip), %zmm23 # 0x3d48 <k_gru+0x868>
-	QUAD $0x2e680518487d6262; WORD $0x0000 // vbroadcastss 0x2e68(%rip), %zmm24 # 0x3d3c <k_gru+0x85c>
-	QUAD $0x2e660d18487d6262; WORD $0x0000 // vbroadcastss 0x2e66(%rip), %zmm25 # 0x3d44 <k_gru+0x864>
-	QUAD $0x2e801518487d7262; WORD $0x0000 // vbroadcastss 0x2e80(%rip), %zmm10 # 0x3d68 <k_gru+0x888>
-	QUAD $0x2de61d18487d6262; WORD $0x0000 // vbroadcastss 0x2de6(%rip), %zmm27 # 0x3cd8 <k_gru+0x7f8>
-	QUAD $0x2e182518487d6262; WORD $0x0000 // vbroadcastss 0x2e18(%rip), %zmm28 # 0x3d14 <k_gru+0x834>
-	QUAD $0x2e562d18487d6262; WORD $0x0000 // vbroadcastss 0x2e56(%rip), %zmm29 # 0x3d5c <k_gru+0x87c>
-	QUAD $0x2e443518487d6262; WORD $0x0000 // vbroadcastss 0x2e44(%rip), %zmm30 # 0x3d54 <k_gru+0x874>
-	QUAD $0x2daa3d18487d6262; WORD $0x0000 // vbroadcastss 0x2daa(%rip), %zmm31 # 0x3cc4 <k_gru+0x7e4>
-	QUAD $0x2da00d58487df262; WORD $0x0000 // vpbroadcastd 0x2da0(%rip), %zmm1 # 0x3cc4 <k_gru+0x7e4>
+	QUAD $0x2ab20518487df262; WORD $0x0000 // vbroadcastss 0x2ab2(%rip), %zmm0 # 0x3774 <k_gru+0x6e4>
+	QUAD $0x2a9c1518487d7262; WORD $0x0000 // vbroadcastss 0x2a9c(%rip), %zmm10 # 0x3768 <k_gru+0x6d8>
+	QUAD $0x2af63518487df262; WORD $0x0000 // vbroadcastss 0x2af6(%rip), %zmm6 # 0x37cc <k_gru+0x73c>
+	QUAD $0x2a6c2518487d7262; WORD $0x0000 // vbroadcastss 0x2a6c(%rip), %zmm12 # 0x374c <k_gru+0x6bc>
+	QUAD $0x2a6a2d18487d7262; WORD $0x0000 // vbroadcastss 0x2a6a(%rip), %zmm13 # 0x3754 <k_gru+0x6c4>
+	QUAD $0x2aa83518487d7262; WORD $0x0000 // vbroadcastss 0x2aa8(%rip), %zmm14 # 0x379c <k_gru+0x70c>
+	QUAD $0x2aba3d18487d7262; WORD $0x0000 // vbroadcastss 0x2aba(%rip), %zmm15 # 0x37b8 <k_gru+0x728>
+	QUAD $0x2adc0518487de262; WORD $0x0000 // vbroadcastss 0x2adc(%rip), %zmm16 # 0x37e4 <k_gru+0x754>
+	QUAD $0x2a8e0d18487de262; WORD $0x0000 // vbroadcastss 0x2a8e(%rip), %zmm17 # 0x37a0 <k_gru+0x710>
+	QUAD $0x2a741518487de262; WORD $0x0000 // vbroadcastss 0x2a74(%rip), %zmm18 # 0x3790 <k_gru+0x700>
+	QUAD $0x2a5a1d18487de262; WORD $0x0000 // vbroadcastss 0x2a5a(%rip), %zmm19 # 0x3780 <k_gru+0x6f0>
+	QUAD $0x2a802518487de262; WORD $0x0000 // vbroadcastss 0x2a80(%rip), %zmm20 # 0x37b0 <k_gru+0x720>
+	QUAD $0x2a8e2d18487de262; WORD $0x0000 // vbroadcastss 0x2a8e(%rip), %zmm21 # 0x37c8 <k_gru+0x738>
+	QUAD $0x2a783518487de262; WORD $0x0000 // vbroadcastss 0x2a78(%rip), %zmm22 # 0x37bc <k_gru+0x72c>
+	QUAD $0x2a763d18487de262; WORD $0x0000 // vbroadcastss 0x2a76(%rip), %zmm23 # 0x37c4 <k_gru+0x734>
+	QUAD $0x2a900518487d7262; WORD $0x0000 // vbroadcastss 0x2a90(%rip), %zmm8 # 0x37e8 <k_gru+0x758>
+	QUAD $0x29f60d18487d6262; WORD $0x0000 // vbroadcastss 0x29f6(%rip), %zmm25 # 0x3758 <k_gru+0x6c8>
+	QUAD $0x2a281518487d6262; WORD $0x0000 // vbroadcastss 0x2a28(%rip), %zmm26 # 0x3794 <k_gru+0x704>
+	QUAD $0x2a661d18487d6262; WORD $0x0000 // vbroadcastss 0x2a66(%rip), %zmm27 # 0x37dc <k_gru+0x74c>
+	QUAD $0x2a542518487d6262; WORD $0x0000 // vbroadcastss 0x2a54(%rip), %zmm28 # 0x37d4 <k_gru+0x744>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x2dab1518487df262; WORD $0x0000 // vbroadcastss 0x2dab(%rip), %zmm2 # 0x3cdc <k_gru+0x7fc>
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cb162; WORD $0x1c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm3
-	QUAD $0x2d8f2d595864f162; WORD $0x0000 // vmulps 0x2d8f(%rip){1to16}, %zmm3, %zmm5 # 0x3ce0 <k_gru+0x800>
-	QUAD $0x2e053d545854f162; WORD $0x0000 // vandps 0x2e05(%rip){1to16}, %zmm5, %zmm7 # 0x3d60 <k_gru+0x880>
-	LONG $0x48547162; WORD $0xc559 // vmulps %zmm5, %zmm5, %zmm8
-	QUAD $0x2db93518487df262; WORD $0x0000 // vbroadcastss 0x2db9(%rip), %zmm6 # 0x3d24 <k_gru+0x844>
-	QUAD $0x2db735a8583df262; WORD $0x0000 // vfmadd213ps 0x2db7(%rip){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * zmm6) + mem
-	QUAD $0x2dd935a8583df262; WORD $0x0000 // vfmadd213ps 0x2dd9(%rip){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * zmm6) + mem
-	QUAD $0x2d5b35a8583df262; WORD $0x0000 // vfmadd213ps 0x2d5b(%rip){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * zmm6) + mem
-	QUAD $0x2da135a8583df262; WORD $0x0000 // vfmadd213ps 0x2da1(%rip){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * zmm6) + mem
-	QUAD $0x2dcf35a8583df262; WORD $0x0000 // vfmadd213ps 0x2dcf(%rip){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * zmm6) + mem
-	QUAD $0x2d9935a8583df262; WORD $0x0000 // vfmadd213ps 0x2d99(%rip){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * zmm6) + mem
-	QUAD $0x2d370518487d7262; WORD $0x0000 // vbroadcastss 0x2d37(%rip), %zmm8 # 0x3ce8 <k_gru+0x808>
-	LONG $0x483c7162; WORD $0xc75d // vminps %zmm7, %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0xd928 // vmovaps %zmm9, %zmm11
-	QUAD $0x2d051da8583d7262; WORD $0x0000 // vfmadd213ps 0x2d05(%rip){1to16}, %zmm8, %zmm11 # zmm11 = (zmm8 * zmm11) + mem
-	LONG $0x483d5262; WORD $0xdda8 // vfmadd213ps %zmm13, %zmm8, %zmm11 # zmm11 = (zmm8 * zmm11) + zmm13
-	LONG $0x483d5262; WORD $0xdea8 // vfmadd213ps %zmm14, %zmm8, %zmm11 # zmm11 = (zmm8 * zmm11) + zmm14
-	LONG $0x483d5262; WORD $0xdfa8 // vfmadd213ps %zmm15, %zmm8, %zmm11 # zmm11 = (zmm8 * zmm11) + zmm15
-	LONG $0x483d3262; WORD $0xd8a8 // vfmadd213ps %zmm16, %zmm8, %zmm11 # zmm11 = (zmm8 * zmm11) + zmm16
-	LONG $0x483d3262; WORD $0xd9a8 // vfmadd213ps %zmm17, %zmm8, %zmm11 # zmm11 = (zmm8 * zmm11) + zmm17
-	LONG $0x4824b162; WORD $0xcac2; BYTE $0x0a // vcmpngtps %zmm18, %zmm11, %k1
-	LONG $0x4824b162; WORD $0xd3c2; BYTE $0x05 // vcmpnltps %zmm19, %zmm11, %k2
-	LONG $0x487c3162; WORD $0xc428 // vmovaps %zmm20, %zmm8
-	LONG $0x4a243162; WORD $0xc557 // vxorps %zmm21, %zmm11, %zmm8 {%k2}
-	LONG $0x414d5262; WORD $0xc065 // vblendmps %zmm8, %zmm22, %zmm8 {%k1}
-	LONG $0x483c3162; WORD $0xdf59 // vmulps %zmm23, %zmm8, %zmm11
-	LONG $0x487d5362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm11, %zmm11
-	LONG $0x48251262; WORD $0xc0b8 // vfmadd231ps %zmm24, %zmm11, %zmm8 # zmm8 = (zmm11 * zmm24) + zmm8
-	LONG $0x48251262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm11, %zmm8 # zmm8 = (zmm11 * zmm25) + zmm8
-	LONG $0x487c4162; WORD $0xd228 // vmovaps %zmm10, %zmm26
-	LONG $0x483d0262; WORD $0xd3a8 // vfmadd213ps %zmm27, %zmm8, %zmm26 # zmm26 = (zmm8 * zmm26) + zmm27
-	LONG $0x483d0262; WORD $0xd4a8 // vfmadd213ps %zmm28, %zmm8, %zmm26 # zmm26 = (zmm8 * zmm26) + zmm28
-	LONG $0x483d0262; WORD $0xd5a8 // vfmadd213ps %zmm29, %zmm8, %zmm26 # zmm26 = (zmm8 * zmm26) + zmm29
-	LONG $0x483d0262; WORD $0xd6a8 // vfmadd213ps %zmm30, %zmm8, %zmm26 # zmm26 = (zmm8 * zmm26) + zmm30
-	LONG $0x483d6262; WORD $0xd0a8 // vfmadd213ps %zmm0, %zmm8, %zmm26 # zmm26 = (zmm8 * zmm26) + zmm0
-	LONG $0x483c5162; WORD $0xe059 // vmulps %zmm8, %zmm8, %zmm12
-	LONG $0x402d5262; WORD $0xe0a8 // vfmadd213ps %zmm8, %zmm26, %zmm12 # zmm12 = (zmm26 * zmm12) + zmm8
-	LONG $0x481c1162; WORD $0xc758 // vaddps %zmm31, %zmm12, %zmm8
-	LONG $0x487e5162; WORD $0xdb5b // vcvttps2dq %zmm11, %zmm11
-	LONG $0x481dd162; WORD $0xe372; BYTE $0x01 // vpsrad $0x1, %zmm11, %zmm12
-	LONG $0x402dd162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm12, %zmm26
-	LONG $0x402d6162; WORD $0xd1fe // vpaddd %zmm1, %zmm26, %zmm26
-	LONG $0x483c1162; WORD $0xc259 // vmulps %zmm26, %zmm8, %zmm8
-	LONG $0x48255162; WORD $0xdcfa // vpsubd %zmm12, %zmm11, %zmm11
-	LONG $0x4825d162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm11, %zmm11
-	LONG $0x48257162; WORD $0xd9fe // vpaddd %zmm1, %zmm11, %zmm11
-	LONG $0x483c5162; WORD $0xc359 // vmulps %zmm11, %zmm8, %zmm8
-	LONG $0x487c7162; WORD $0xda28 // vmovaps %zmm2, %zmm11
-	LONG $0x42045162; WORD $0xd85c // vsubps %zmm8, %zmm31, %zmm11 {%k2}
-	LONG $0x4855f262; WORD $0xf5a8 // vfmadd213ps %zmm5, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + zmm5
-	LONG $0x41055262; WORD $0xc365 // vblendmps %zmm11, %zmm31, %zmm8 {%k1}
-	LONG $0x48449162; WORD $0xcfc2; BYTE $0x05 // vcmpnltps %zmm31, %zmm7, %k1
-	LONG $0x4854b162; WORD $0xfd54 // vandps %zmm21, %zmm5, %zmm7
-	LONG $0x4944d162; WORD $0xf056 // vorps %zmm8, %zmm7, %zmm6 {%k1}
-	LONG $0x4854f162; WORD $0xccc2; BYTE $0x07 // vcmpordps %zmm4, %zmm5, %k1
-	LONG $0x497df162; WORD $0xee6f // vmovdqa32 %zmm6, %zmm5 {%k1}
-	LONG $0x4864f162; WORD $0xd859 // vmulps %zmm0, %zmm3, %zmm3
-	LONG $0x48549162; WORD $0xef58 // vaddps %zmm31, %zmm5, %zmm5
-	LONG $0x4864f162; WORD $0xdd59 // vmulps %zmm5, %zmm3, %zmm3
-	LONG $0x487cb162; WORD $0x1c11; BYTE $0x80 // vmovups %zmm3, (%rax,%r8,4)
+	QUAD $0x29b72d18487d6262; WORD $0x0000 // vbroadcastss 0x29b7(%rip), %zmm29 # 0x3744 <k_gru+0x6b4>
+	LONG $0x000c0162; WORD $0xf657 // vxorps %xmm30, %xmm30, %xmm30
+	QUAD $0x29db3d18487d6262; WORD $0x0000 // vbroadcastss 0x29db(%rip), %zmm31 # 0x3778 <k_gru+0x6e8>
+	QUAD $0x29a10d18487df262; WORD $0x0000 // vbroadcastss 0x29a1(%rip), %zmm1 # 0x3748 <k_gru+0x6b8>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487cb162; WORD $0x1410; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm2
+	QUAD $0x299f2559586cf162; WORD $0x0000 // vmulps 0x299f(%rip){1to16}, %zmm2, %zmm4 # 0x3760 <k_gru+0x6d0>
+	QUAD $0x2a151d54585cf162; WORD $0x0000 // vandps 0x2a15(%rip){1to16}, %zmm4, %zmm3 # 0x37e0 <k_gru+0x750>
+	LONG $0x482cf162; WORD $0xeb5d // vminps %zmm3, %zmm10, %zmm5
+	LONG $0x487c7162; WORD $0xde28 // vmovaps %zmm6, %zmm11
+	LONG $0x48555262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm5, %zmm11 # zmm11 = (zmm5 * zmm11) + zmm12
+	LONG $0x48555262; WORD $0xdda8 // vfmadd213ps %zmm13, %zmm5, %zmm11 # zmm11 = (zmm5 * zmm11) + zmm13
+	LONG $0x48555262; WORD $0xdea8 // vfmadd213ps %zmm14, %zmm5, %zmm11 # zmm11 = (zmm5 * zmm11) + zmm14
+	LONG $0x48555262; WORD $0xdfa8 // vfmadd213ps %zmm15, %zmm5, %zmm11 # zmm11 = (zmm5 * zmm11) + zmm15
+	LONG $0x48553262; WORD $0xd8a8 // vfmadd213ps %zmm16, %zmm5, %zmm11 # zmm11 = (zmm5 * zmm11) + zmm16
+	LONG $0x48553262; WORD $0xd9a8 // vfmadd213ps %zmm17, %zmm5, %zmm11 # zmm11 = (zmm5 * zmm11) + zmm17
+	LONG $0x4824b162; WORD $0xea57 // vxorps %zmm18, %zmm11, %zmm5
+	LONG $0x4064f162; WORD $0xed5f // vmaxps %zmm5, %zmm19, %zmm5
+	LONG $0x405cf162; WORD $0xed5d // vminps %zmm5, %zmm20, %zmm5
+	LONG $0x4854b162; WORD $0xfd59 // vmulps %zmm21, %zmm5, %zmm7
+	LONG $0x487df362; WORD $0xff08; BYTE $0x08 // vrndscaleps $0x8, %zmm7, %zmm7
+	LONG $0x4845b262; WORD $0xeeb8 // vfmadd231ps %zmm22, %zmm7, %zmm5 # zmm5 = (zmm7 * zmm22) + zmm5
+	LONG $0x4845b262; WORD $0xefb8 // vfmadd231ps %zmm23, %zmm7, %zmm5 # zmm5 = (zmm7 * zmm23) + zmm5
+	LONG $0x487c4162; WORD $0xc028 // vmovaps %zmm8, %zmm24
+	LONG $0x48550262; WORD $0xc1a8 // vfmadd213ps %zmm25, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + zmm25
+	LONG $0x48550262; WORD $0xc2a8 // vfmadd213ps %zmm26, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + zmm26
+	LONG $0x48550262; WORD $0xc3a8 // vfmadd213ps %zmm27, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + zmm27
+	LONG $0x48550262; WORD $0xc4a8 // vfmadd213ps %zmm28, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + zmm28
+	LONG $0x48556262; WORD $0xc0a8 // vfmadd213ps %zmm0, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + zmm0
+	LONG $0x48547162; WORD $0xcd59 // vmulps %zmm5, %zmm5, %zmm9
+	LONG $0x403d7262; WORD $0xcda8 // vfmadd213ps %zmm5, %zmm24, %zmm9 # zmm9 = (zmm24 * zmm9) + zmm5
+	LONG $0x485cf162; WORD $0xec59 // vmulps %zmm4, %zmm4, %zmm5
+	QUAD $0x293e0518487d6262; WORD $0x0000 // vbroadcastss 0x293e(%rip), %zmm24 # 0x37a4 <k_gru+0x714>
+	QUAD $0x293c05a858556262; WORD $0x0000 // vfmadd213ps 0x293c(%rip){1to16}, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + mem
+	QUAD $0x295e05a858556262; WORD $0x0000 // vfmadd213ps 0x295e(%rip){1to16}, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + mem
+	QUAD $0x28e005a858556262; WORD $0x0000 // vfmadd213ps 0x28e0(%rip){1to16}, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + mem
+	QUAD $0x292605a858556262; WORD $0x0000 // vfmadd213ps 0x2926(%rip){1to16}, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + mem
+	QUAD $0x295405a858556262; WORD $0x0000 // vfmadd213ps 0x2954(%rip){1to16}, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + mem
+	QUAD $0x291e05a858556262; WORD $0x0000 // vfmadd213ps 0x291e(%rip){1to16}, %zmm5, %zmm24 # zmm24 = (zmm5 * zmm24) + mem
+	LONG $0x48349162; WORD $0xed58 // vaddps %zmm29, %zmm9, %zmm5
+	LONG $0x4855f262; WORD $0xef2c // vscalefps %zmm7, %zmm5, %zmm5
+	LONG $0x48249162; WORD $0xcfc2; BYTE $0x01 // vcmpltps %zmm31, %zmm11, %k1
+	LONG $0x4824f162; WORD $0xd1c2; BYTE $0x0a // vcmpngtps %zmm1, %zmm11, %k2
+	LONG $0x4014f162; WORD $0xed5c // vsubps %zmm5, %zmm29, %zmm5
+	QUAD $0x28902d18497df262; WORD $0x0000 // vbroadcastss 0x2890(%rip), %zmm5 {%k1} # 0x375c <k_gru+0x6cc>
+	LONG $0x485d6262; WORD $0xc4a8 // vfmadd213ps %zmm4, %zmm4, %zmm24 # zmm24 = (zmm4 * zmm24) + zmm4
+	LONG $0x4215f262; WORD $0xed65 // vblendmps %zmm5, %zmm29, %zmm5 {%k2}
+	LONG $0x48649162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm29, %zmm3, %k1
+	LONG $0x485cb162; WORD $0xda54 // vandps %zmm18, %zmm4, %zmm3
+	LONG $0x49646162; WORD $0xc556 // vorps %zmm5, %zmm3, %zmm24 {%k1}
+	LONG $0x485c9162; WORD $0xcec2; BYTE $0x07 // vcmpordps %zmm30, %zmm4, %k1
+	LONG $0x497d9162; WORD $0xe06f // vmovdqa32 %zmm24, %zmm4 {%k1}
+	LONG $0x486cf162; WORD $0xd059 // vmulps %zmm0, %zmm2, %zmm2
+	LONG $0x485c9162; WORD $0xdd58 // vaddps %zmm29, %zmm4, %zmm3
+	LONG $0x486cf162; WORD $0xd359 // vmulps %zmm3, %zmm2, %zmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x80 // vmovups %zmm2, (%rax,%r8,4)
 	LONG $0x10708d49 // leaq 0x10(%r8), %rsi
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	LONG $0xfe4e8e0f; WORD $0xffff // jle 0xf40 <k_gelu+0x110>
+	LONG $0xfe8b8e0f; WORD $0xffff // jle 0xdb0 <k_gelu+0x110>
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	LONG $0x022e8e0f; WORD $0x0000 // jle 0x1329 <k_gelu+0x4f9>
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0xc97cf162; WORD $0x1c10; BYTE $0xb0 // vmovups (%rax,%rsi,4), %zmm3 {%k1} {z}
-	QUAD $0x2bd72518487df262; WORD $0x0000 // vbroadcastss 0x2bd7(%rip), %zmm4 # 0x3cf4 <k_gru+0x814>
-	QUAD $0x2bb905595864f162; WORD $0x0000 // vmulps 0x2bb9(%rip){1to16}, %zmm3, %zmm0 # 0x3ce0 <k_gru+0x800>
-	QUAD $0x2c2f1554587cf162; WORD $0x0000 // vandps 0x2c2f(%rip){1to16}, %zmm0, %zmm2 # 0x3d60 <k_gru+0x880>
-	LONG $0x487cf162; WORD $0xe859 // vmulps %zmm0, %zmm0, %zmm5
-	QUAD $0x2be30d18487df262; WORD $0x0000 // vbroadcastss 0x2be3(%rip), %zmm1 # 0x3d24 <k_gru+0x844>
-	QUAD $0x2be10da85855f262; WORD $0x0000 // vfmadd213ps 0x2be1(%rip){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm1) + mem
-	QUAD $0x2c030da85855f262; WORD $0x0000 // vfmadd213ps 0x2c03(%rip){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm1) + mem
-	QUAD $0x2b850da85855f262; WORD $0x0000 // vfmadd213ps 0x2b85(%rip){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm1) + mem
-	QUAD $0x2bcb0da85855f262; WORD $0x0000 // vfmadd213ps 0x2bcb(%rip){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm1) + mem
-	QUAD $0x2bf90da85855f262; WORD $0x0000 // vfmadd213ps 0x2bf9(%rip){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm1) + mem
-	QUAD $0x2bc30da85855f262; WORD $0x0000 // vfmadd213ps 0x2bc3(%rip){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm1) + mem
+	LONG $0x01f78e0f; WORD $0x0000 // jle 0x1125 <k_gelu+0x485>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0xc97cf162; WORD $0x1c10; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %zmm3 {%k1} {z}
+	QUAD $0x28242518487df262; WORD $0x0000 // vbroadcastss 0x2824(%rip), %zmm4 # 0x3774 <k_gru+0x6e4>
+	QUAD $0x280605595864f162; WORD $0x0000 // vmulps 0x2806(%rip){1to16}, %zmm3, %zmm0 # 0x3760 <k_gru+0x6d0>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	QUAD $0x2b5e2d18487df262; WORD $0x0000 // vbroadcastss 0x2b5e(%rip), %zmm5 # 0x3ce8 <k_gru+0x808>
+	QUAD $0x28791554587cf162; WORD $0x0000 // vandps 0x2879(%rip){1to16}, %zmm0, %zmm2 # 0x37e0 <k_gru+0x750>
+	LONG $0x487cf162; WORD $0xe859 // vmulps %zmm0, %zmm0, %zmm5
+	QUAD $0x282d0d18487df262; WORD $0x0000 // vbroadcastss 0x282d(%rip), %zmm1 # 0x37a4 <k_gru+0x714>
+	QUAD $0x282b0da85855f262; WORD $0x0000 // vfmadd213ps 0x282b(%rip){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm1) + mem
+	QUAD $0x284d0da85855f262; WORD $0x0000 // vfmadd213ps 0x284d(%rip){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm1) + mem
+	QUAD $0x27cf0da85855f262; WORD $0x0000 // vfmadd213ps 0x27cf(%rip){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm1) + mem
+	QUAD $0x28150da85855f262; WORD $0x0000 // vfmadd213ps 0x2815(%rip){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm1) + mem
+	QUAD $0x28430da85855f262; WORD $0x0000 // vfmadd213ps 0x2843(%rip){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm1) + mem
+	QUAD $0x280d0da85855f262; WORD $0x0000 // vfmadd213ps 0x280d(%rip){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm1) + mem
+	QUAD $0x27ab2d18487df262; WORD $0x0000 // vbroadcastss 0x27ab(%rip), %zmm5 # 0x3768 <k_gru+0x6d8>
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x4854f162; WORD $0xea5d // vminps %zmm2, %zmm5, %zmm5
-	QUAD $0x2bb23518487df262; WORD $0x0000 // vbroadcastss 0x2bb2(%rip), %zmm6 # 0x3d4c <k_gru+0x86c>
-	QUAD $0x2b2835a85855f262; WORD $0x0000 // vfmadd213ps 0x2b28(%rip){1to16}, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + mem
-	QUAD $0x2b2635a85855f262; WORD $0x0000 // vfmadd213ps 0x2b26(%rip){1to16}, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + mem
-	QUAD $0x2b6435a85855f262; WORD $0x0000 // vfmadd213ps 0x2b64(%rip){1to16}, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + mem
-	QUAD $0x2b7635a85855f262; WORD $0x0000 // vfmadd213ps 0x2b76(%rip){1to16}, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + mem
-	QUAD $0x2b9835a85855f262; WORD $0x0000 // vfmadd213ps 0x2b98(%rip){1to16}, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + mem
-	QUAD $0x2b4a35a85855f262; WORD $0x0000 // vfmadd213ps 0x2b4a(%rip){1to16}, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + mem
-	QUAD $0x2ae715c2584cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x2ae7(%rip){1to16}, %zmm6, %k2 # 0x3cc8 <k_gru+0x7e8>
-	QUAD $0x2b0c1dc2584cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x2b0c(%rip){1to16}, %zmm6, %k3 # 0x3cf8 <k_gru+0x818>
-	QUAD $0x2b3a2d18487df262; WORD $0x0000 // vbroadcastss 0x2b3a(%rip), %zmm5 # 0x3d30 <k_gru+0x850>
-	QUAD $0x2b102d575b4cf162; WORD $0x0000 // vxorps 0x2b10(%rip){1to16}, %zmm6, %zmm5 {%k3} # 0x3d10 <k_gru+0x830>
-	QUAD $0x2af63518487df262; WORD $0x0000 // vbroadcastss 0x2af6(%rip), %zmm6 # 0x3d00 <k_gru+0x820>
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x4a7cf162; WORD $0xf528 // vmovaps %zmm5, %zmm6 {%k2}
-	QUAD $0x2b2a2d59584cf162; WORD $0x0000 // vmulps 0x2b2a(%rip){1to16}, %zmm6, %zmm5 # 0x3d48 <k_gru+0x868>
+	QUAD $0x27fb3d18487df262; WORD $0x0000 // vbroadcastss 0x27fb(%rip), %zmm7 # 0x37cc <k_gru+0x73c>
+	QUAD $0x27713da85855f262; WORD $0x0000 // vfmadd213ps 0x2771(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
+	QUAD $0x276f3da85855f262; WORD $0x0000 // vfmadd213ps 0x276f(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
+	QUAD $0x27ad3da85855f262; WORD $0x0000 // vfmadd213ps 0x27ad(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
+	QUAD $0x27bf3da85855f262; WORD $0x0000 // vfmadd213ps 0x27bf(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
+	QUAD $0x27e13da85855f262; WORD $0x0000 // vfmadd213ps 0x27e1(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
+	QUAD $0x27933da85855f262; WORD $0x0000 // vfmadd213ps 0x2793(%rip){1to16}, %zmm5, %zmm7 # zmm7 = (zmm5 * zmm7) + mem
+	QUAD $0x27792d575844f162; WORD $0x0000 // vxorps 0x2779(%rip){1to16}, %zmm7, %zmm5 # 0x3790 <k_gru+0x700>
+	QUAD $0x275f0518487d7262; WORD $0x0000 // vbroadcastss 0x275f(%rip), %zmm8 # 0x3780 <k_gru+0x6f0>
 	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487df362; WORD $0xed08; BYTE $0x08 // vrndscaleps $0x8, %zmm5, %zmm5
-	QUAD $0x2b0735b85855f262; WORD $0x0000 // vfmadd231ps 0x2b07(%rip){1to16}, %zmm5, %zmm6 # zmm6 = (zmm5 * mem) + zmm6
-	QUAD $0x2b0535b85855f262; WORD $0x0000 // vfmadd231ps 0x2b05(%rip){1to16}, %zmm5, %zmm6 # zmm6 = (zmm5 * mem) + zmm6
-	QUAD $0x2b1f0518487d7262; WORD $0x0000 // vbroadcastss 0x2b1f(%rip), %zmm8 # 0x3d68 <k_gru+0x888>
-	QUAD $0x2a8505a8584d7262; WORD $0x0000 // vfmadd213ps 0x2a85(%rip){1to16}, %zmm6, %zmm8 # zmm8 = (zmm6 * zmm8) + mem
-	QUAD $0x2ab705a8584d7262; WORD $0x0000 // vfmadd213ps 0x2ab7(%rip){1to16}, %zmm6, %zmm8 # zmm8 = (zmm6 * zmm8) + mem
-	QUAD $0x2af505a8584d7262; WORD $0x0000 // vfmadd213ps 0x2af5(%rip){1to16}, %zmm6, %zmm8 # zmm8 = (zmm6 * zmm8) + mem
-	QUAD $0x2ae305a8584d7262; WORD $0x0000 // vfmadd213ps 0x2ae3(%rip){1to16}, %zmm6, %zmm8 # zmm8 = (zmm6 * zmm8) + mem
-	LONG $0x484d7262; WORD $0xc4a8 // vfmadd213ps %zmm4, %zmm6, %zmm8 # zmm8 = (zmm6 * zmm8) + zmm4
-	LONG $0x484cf162; WORD $0xe659 // vmulps %zmm6, %zmm6, %zmm4
-	QUAD $0x2a3d0d18487d7262; WORD $0x0000 // vbroadcastss 0x2a3d(%rip), %zmm9 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x483df262; WORD $0xe6a8 // vfmadd213ps %zmm6, %zmm8, %zmm4 # zmm4 = (zmm8 * zmm4) + zmm6
-	LONG $0x485cd162; WORD $0xe158 // vaddps %zmm9, %zmm4, %zmm4
-	LONG $0x487ef162; WORD $0xed5b // vcvttps2dq %zmm5, %zmm5
-	LONG $0x484df162; WORD $0xe572; BYTE $0x01 // vpsrad $0x1, %zmm5, %zmm6
-	LONG $0x483df162; WORD $0xf672; BYTE $0x17 // vpslld $0x17, %zmm6, %zmm8
-	QUAD $0x2a131558487d7262; WORD $0x0000 // vpbroadcastd 0x2a13(%rip), %zmm10 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x483d5162; WORD $0xc2fe // vpaddd %zmm10, %zmm8, %zmm8
-	LONG $0x485cd162; WORD $0xe059 // vmulps %zmm8, %zmm4, %zmm4
-	LONG $0x4855f162; WORD $0xeefa // vpsubd %zmm6, %zmm5, %zmm5
-	LONG $0x4855f162; WORD $0xf572; BYTE $0x17 // vpslld $0x17, %zmm5, %zmm5
-	LONG $0x4855d162; WORD $0xeafe // vpaddd %zmm10, %zmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	QUAD $0x29fc2d18487df262; WORD $0x0000 // vbroadcastss 0x29fc(%rip), %zmm5 # 0x3cdc <k_gru+0x7fc>
-	LONG $0x4b34f162; WORD $0xec5c // vsubps %zmm4, %zmm9, %zmm5 {%k3}
-	LONG $0x4a35f262; WORD $0xe565 // vblendmps %zmm5, %zmm9, %zmm4 {%k2}
-	QUAD $0x2a1a2d54587cf162; WORD $0x0000 // vandps 0x2a1a(%rip){1to16}, %zmm0, %zmm5 # 0x3d10 <k_gru+0x830>
+	LONG $0x483cf162; WORD $0xed5f // vmaxps %zmm5, %zmm8, %zmm5
+	QUAD $0x27790518487d7262; WORD $0x0000 // vbroadcastss 0x2779(%rip), %zmm8 # 0x37b0 <k_gru+0x720>
+	LONG $0x483cf162; WORD $0xed5d // vminps %zmm5, %zmm8, %zmm5
+	QUAD $0x2781055958547162; WORD $0x0000 // vmulps 0x2781(%rip){1to16}, %zmm5, %zmm8 # 0x37c8 <k_gru+0x738>
+	LONG $0x487d5362; WORD $0xc008; BYTE $0x08 // vrndscaleps $0x8, %zmm8, %zmm8
+	QUAD $0x27642db8583df262; WORD $0x0000 // vfmadd231ps 0x2764(%rip){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	QUAD $0x27622db8583df262; WORD $0x0000 // vfmadd231ps 0x2762(%rip){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	QUAD $0x277c0d18487d7262; WORD $0x0000 // vbroadcastss 0x277c(%rip), %zmm9 # 0x37e8 <k_gru+0x758>
+	QUAD $0x26e20da858557262; WORD $0x0000 // vfmadd213ps 0x26e2(%rip){1to16}, %zmm5, %zmm9 # zmm9 = (zmm5 * zmm9) + mem
+	QUAD $0x27140da858557262; WORD $0x0000 // vfmadd213ps 0x2714(%rip){1to16}, %zmm5, %zmm9 # zmm9 = (zmm5 * zmm9) + mem
+	QUAD $0x27520da858557262; WORD $0x0000 // vfmadd213ps 0x2752(%rip){1to16}, %zmm5, %zmm9 # zmm9 = (zmm5 * zmm9) + mem
+	QUAD $0x27400da858557262; WORD $0x0000 // vfmadd213ps 0x2740(%rip){1to16}, %zmm5, %zmm9 # zmm9 = (zmm5 * zmm9) + mem
+	LONG $0x48557262; WORD $0xcca8 // vfmadd213ps %zmm4, %zmm5, %zmm9 # zmm9 = (zmm5 * zmm9) + zmm4
+	LONG $0x4854f162; WORD $0xe559 // vmulps %zmm5, %zmm5, %zmm4
+	LONG $0x4835f262; WORD $0xe5a8 // vfmadd213ps %zmm5, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm4) + zmm5
+	QUAD $0x26942d18487df262; WORD $0x0000 // vbroadcastss 0x2694(%rip), %zmm5 # 0x3744 <k_gru+0x6b4>
+	LONG $0x485cf162; WORD $0xe558 // vaddps %zmm5, %zmm4, %zmm4
+	LONG $0x485dd262; WORD $0xe02c // vscalefps %zmm8, %zmm4, %zmm4
+	QUAD $0x26b115c25844f162; WORD $0x0000; BYTE $0x01 // vcmpltps 0x26b1(%rip){1to16}, %zmm7, %k2 # 0x3778 <k_gru+0x6e8>
+	LONG $0x4854f162; WORD $0xe45c // vsubps %zmm4, %zmm5, %zmm4
+	QUAD $0x26701dc25844f162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x2670(%rip){1to16}, %zmm7, %k3 # 0x3748 <k_gru+0x6b8>
+	QUAD $0x267a25184a7df262; WORD $0x0000 // vbroadcastss 0x267a(%rip), %zmm4 {%k2} # 0x375c <k_gru+0x6cc>
+	LONG $0x4b55f262; WORD $0xe465 // vblendmps %zmm4, %zmm5, %zmm4 {%k3}
+	QUAD $0x269e3d54587cf162; WORD $0x0000 // vandps 0x269e(%rip){1to16}, %zmm0, %zmm7 # 0x3790 <k_gru+0x700>
 	LONG $0x487df262; WORD $0xc8a8 // vfmadd213ps %zmm0, %zmm0, %zmm1 # zmm1 = (zmm0 * zmm1) + zmm0
-	LONG $0x486cd162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm9, %zmm2, %k2
-	LONG $0x4a54f162; WORD $0xcc56 // vorps %zmm4, %zmm5, %zmm1 {%k2}
-	LONG $0x487cf162; WORD $0xd7c2; BYTE $0x07 // vcmpordps %zmm7, %zmm0, %k2
+	LONG $0x486cf162; WORD $0xd5c2; BYTE $0x05 // vcmpnltps %zmm5, %zmm2, %k2
+	LONG $0x4a44f162; WORD $0xcc56 // vorps %zmm4, %zmm7, %zmm1 {%k2}
+	LONG $0x487cf162; WORD $0xd6c2; BYTE $0x07 // vcmpordps %zmm6, %zmm0, %k2
 	LONG $0x4a7df162; WORD $0xc16f // vmovdqa32 %zmm1, %zmm0 {%k2}
-	LONG $0x487cd162; WORD $0xc158 // vaddps %zmm9, %zmm0, %zmm0
+	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
 	LONG $0x4864f162; WORD $0xc059 // vmulps %zmm0, %zmm3, %zmm0
 	LONG $0x497cf162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm0, (%rax,%rsi,4) {%k1}
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 
 	// gelu_tanh
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x1341 <k_gelu_tanh+0x11>
+	WORD $0x077d // jge 0x1141 <k_gelu_tanh+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00019de9; BYTE $0x00 // jmp 0x14de <k_gelu_tanh+0x1ae>
+	LONG $0x00015ee9; BYTE $0x00 // jmp 0x129f <k_gelu_tanh+0x16f>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x29b30518487df262; WORD $0x0000 // vbroadcastss 0x29b3(%rip), %zmm0 # 0x3d08 <k_gru+0x828>
-	QUAD $0x29910d18487df262; WORD $0x0000 // vbroadcastss 0x2991(%rip), %zmm1 # 0x3cf0 <k_gru+0x810>
-	QUAD $0x29971518487df262; WORD $0x0000 // vbroadcastss 0x2997(%rip), %zmm2 # 0x3d00 <k_gru+0x820>
-	QUAD $0x29bd1d18487df262; WORD $0x0000 // vbroadcastss 0x29bd(%rip), %zmm3 # 0x3d30 <k_gru+0x850>
-	QUAD $0x29cb2518487df262; WORD $0x0000 // vbroadcastss 0x29cb(%rip), %zmm4 # 0x3d48 <k_gru+0x868>
-	QUAD $0x29b52d18487df262; WORD $0x0000 // vbroadcastss 0x29b5(%rip), %zmm5 # 0x3d3c <k_gru+0x85c>
-	QUAD $0x29b33518487df262; WORD $0x0000 // vbroadcastss 0x29b3(%rip), %zmm6 # 0x3d44 <k_gru+0x864>
-	QUAD $0x29cd3d18487df262; WORD $0x0000 // vbroadcastss 0x29cd(%rip), %zmm7 # 0x3d68 <k_gru+0x888>
-	QUAD $0x29330518487d7262; WORD $0x0000 // vbroadcastss 0x2933(%rip), %zmm8 # 0x3cd8 <k_gru+0x7f8>
-	QUAD $0x29650d18487d7262; WORD $0x0000 // vbroadcastss 0x2965(%rip), %zmm9 # 0x3d14 <k_gru+0x834>
-	QUAD $0x29a31518487d7262; WORD $0x0000 // vbroadcastss 0x29a3(%rip), %zmm10 # 0x3d5c <k_gru+0x87c>
-	QUAD $0x29911d18487d7262; WORD $0x0000 // vbroadcastss 0x2991(%rip), %zmm11 # 0x3d54 <k_gru+0x874>
-	QUAD $0x29272518487d7262; WORD $0x0000 // vbroadcastss 0x2927(%rip), %zmm12 # 0x3cf4 <k_gru+0x814>
-	QUAD $0x28ed2d18487d7262; WORD $0x0000 // vbroadcastss 0x28ed(%rip), %zmm13 # 0x3cc4 <k_gru+0x7e4>
-	QUAD $0x28e33558487d7262; WORD $0x0000 // vpbroadcastd 0x28e3(%rip), %zmm14 # 0x3cc4 <k_gru+0x7e4>
-	QUAD $0x292d3d18487d7262; WORD $0x0000 // vbroadcastss 0x292d(%rip), %zmm15 # 0x3d18 <k_gru+0x838>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487ca162; WORD $0x0410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm16
-	LONG $0x407ca162; WORD $0xc859 // vmulps %zmm16, %zmm16, %zmm17
-	LONG $0x407ca162; WORD $0xc959 // vmulps %zmm17, %zmm16, %zmm17
-	LONG $0x407de262; WORD $0xc898 // vfmadd132ps %zmm0, %zmm16, %zmm17 # zmm17 = (zmm17 * zmm0) + zmm16
-	LONG $0x4074e162; WORD $0xc959 // vmulps %zmm1, %zmm17, %zmm17
-	LONG $0x4074f162; WORD $0xcac2; BYTE $0x05 // vcmpnltps %zmm2, %zmm17, %k1
-	LONG $0x4864b162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm17, %zmm3, %k2
-	LONG $0x487ce162; WORD $0xd228 // vmovaps %zmm2, %zmm18
-	LONG $0x4964a162; WORD $0xd15d // vminps %zmm17, %zmm3, %zmm18 {%k1}
-	LONG $0x406ce162; WORD $0xcc59 // vmulps %zmm4, %zmm18, %zmm17
+	QUAD $0x26330518487df262; WORD $0x0000 // vbroadcastss 0x2633(%rip), %zmm0 # 0x3788 <k_gru+0x6f8>
+	QUAD $0x26110d18487df262; WORD $0x0000 // vbroadcastss 0x2611(%rip), %zmm1 # 0x3770 <k_gru+0x6e0>
+	QUAD $0x26171518487df262; WORD $0x0000 // vbroadcastss 0x2617(%rip), %zmm2 # 0x3780 <k_gru+0x6f0>
+	QUAD $0x263d1d18487df262; WORD $0x0000 // vbroadcastss 0x263d(%rip), %zmm3 # 0x37b0 <k_gru+0x720>
+	QUAD $0x264b2518487df262; WORD $0x0000 // vbroadcastss 0x264b(%rip), %zmm4 # 0x37c8 <k_gru+0x738>
+	QUAD $0x26352d18487df262; WORD $0x0000 // vbroadcastss 0x2635(%rip), %zmm5 # 0x37bc <k_gru+0x72c>
+	QUAD $0x26333518487df262; WORD $0x0000 // vbroadcastss 0x2633(%rip), %zmm6 # 0x37c4 <k_gru+0x734>
+	QUAD $0x264d3d18487df262; WORD $0x0000 // vbroadcastss 0x264d(%rip), %zmm7 # 0x37e8 <k_gru+0x758>
+	QUAD $0x25b30518487d7262; WORD $0x0000 // vbroadcastss 0x25b3(%rip), %zmm8 # 0x3758 <k_gru+0x6c8>
+	QUAD $0x25e50d18487d7262; WORD $0x0000 // vbroadcastss 0x25e5(%rip), %zmm9 # 0x3794 <k_gru+0x704>
+	QUAD $0x26231518487d7262; WORD $0x0000 // vbroadcastss 0x2623(%rip), %zmm10 # 0x37dc <k_gru+0x74c>
+	QUAD $0x26111d18487d7262; WORD $0x0000 // vbroadcastss 0x2611(%rip), %zmm11 # 0x37d4 <k_gru+0x744>
+	QUAD $0x25a72518487d7262; WORD $0x0000 // vbroadcastss 0x25a7(%rip), %zmm12 # 0x3774 <k_gru+0x6e4>
+	QUAD $0x256d2d18487d7262; WORD $0x0000 // vbroadcastss 0x256d(%rip), %zmm13 # 0x3744 <k_gru+0x6b4>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487c3162; WORD $0x3410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm14
+	LONG $0x480c5162; WORD $0xfe59 // vmulps %zmm14, %zmm14, %zmm15
+	LONG $0x480c5162; WORD $0xff59 // vmulps %zmm15, %zmm14, %zmm15
+	LONG $0x480d7262; WORD $0xf898 // vfmadd132ps %zmm0, %zmm14, %zmm15 # zmm15 = (zmm15 * zmm0) + zmm14
+	LONG $0x48047162; WORD $0xf959 // vmulps %zmm1, %zmm15, %zmm15
+	LONG $0x486cc162; WORD $0xc75f // vmaxps %zmm15, %zmm2, %zmm16
+	LONG $0x4864a162; WORD $0xc05d // vminps %zmm16, %zmm3, %zmm16
+	LONG $0x407ce162; WORD $0xcc59 // vmulps %zmm4, %zmm16, %zmm17
 	LONG $0x487da362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm17, %zmm17
-	LONG $0x4075e262; WORD $0xd5b8 // vfmadd231ps %zmm5, %zmm17, %zmm18 # zmm18 = (zmm17 * zmm5) + zmm18
-	LONG $0x4075e262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm17, %zmm18 # zmm18 = (zmm17 * zmm6) + zmm18
-	LONG $0x487ce162; WORD $0xdf28 // vmovaps %zmm7, %zmm19
-	LONG $0x406dc262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm8
-	LONG $0x406dc262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm9
-	LONG $0x406dc262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm10
-	LONG $0x406dc262; WORD $0xdba8 // vfmadd213ps %zmm11, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm11
-	LONG $0x406dc262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm12
-	LONG $0x406ca162; WORD $0xe259 // vmulps %zmm18, %zmm18, %zmm20
-	LONG $0x4065a262; WORD $0xe2a8 // vfmadd213ps %zmm18, %zmm19, %zmm20 # zmm20 = (zmm19 * zmm20) + zmm18
-	LONG $0x405cc162; WORD $0xd558 // vaddps %zmm13, %zmm20, %zmm18
-	LONG $0x487ea162; WORD $0xc95b // vcvttps2dq %zmm17, %zmm17
-	LONG $0x4065b162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm17, %zmm19
-	LONG $0x405db162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm19, %zmm20
-	LONG $0x405dc162; WORD $0xe6fe // vpaddd %zmm14, %zmm20, %zmm20
-	LONG $0x406ca162; WORD $0xd459 // vmulps %zmm20, %zmm18, %zmm18
-	LONG $0x4075a162; WORD $0xcbfa // vpsubd %zmm19, %zmm17, %zmm17
-	LONG $0x4075b162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm17, %zmm17
-	LONG $0x4075c162; WORD $0xcefe // vpaddd %zmm14, %zmm17, %zmm17
-	LONG $0x406ca162; WORD $0xc959 // vmulps %zmm17, %zmm18, %zmm17
-	LONG $0x487cc162; WORD $0xd728 // vmovaps %zmm15, %zmm18
-	LONG $0x4274c162; WORD $0xd558 // vaddps %zmm13, %zmm17, %zmm18 {%k2}
-	LONG $0x417ca162; WORD $0xc25e // vdivps %zmm18, %zmm16, %zmm16 {%k1}
-	LONG $0x487ca162; WORD $0x0411; BYTE $0x82 // vmovups %zmm16, (%rdx,%r8,4)
+	LONG $0x4075e262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm5) + zmm16
+	LONG $0x4075e262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm6) + zmm16
+	LONG $0x487ce162; WORD $0xd728 // vmovaps %zmm7, %zmm18
+	LONG $0x407dc262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm8
+	LONG $0x407dc262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm9
+	LONG $0x407dc262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm10
+	LONG $0x407dc262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm11
+	LONG $0x407dc262; WORD $0xd4a8 // vfmadd213ps %zmm12, %zmm16, %zmm18 # zmm18 = (zmm16 * zmm18) + zmm12
+	LONG $0x407ca162; WORD $0xd859 // vmulps %zmm16, %zmm16, %zmm19
+	LONG $0x406da262; WORD $0xd8a8 // vfmadd213ps %zmm16, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm16
+	LONG $0x4064c162; WORD $0xc558 // vaddps %zmm13, %zmm19, %zmm16
+	LONG $0x407da262; WORD $0xc12c // vscalefps %zmm17, %zmm16, %zmm16
+	LONG $0x4864d162; WORD $0xcfc2; BYTE $0x01 // vcmpltps %zmm15, %zmm3, %k1
+	LONG $0x407cc162; WORD $0xc558 // vaddps %zmm13, %zmm16, %zmm16
+	LONG $0x4804f162; WORD $0xd2c2; BYTE $0x05 // vcmpnltps %zmm2, %zmm15, %k2
+	QUAD $0x251a0518497de262; WORD $0x0000 // vbroadcastss 0x251a(%rip), %zmm16 {%k1} # 0x3798 <k_gru+0x708>
+	LONG $0x4a0c3162; WORD $0xf05e // vdivps %zmm16, %zmm14, %zmm14 {%k2}
+	LONG $0x487c3162; WORD $0x3411; BYTE $0x82 // vmovups %zmm14, (%rdx,%r8,4)
 	LONG $0x10408d49 // leaq 0x10(%r8), %rax
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0xff128e0f; WORD $0xffff // jle 0x13f0 <k_gelu_tanh+0xc0>
+	LONG $0xff418e0f; WORD $0xffff // jle 0x11e0 <k_gelu_tanh+0xb0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01408e0f; WORD $0x0000 // jle 0x1627 <k_gelu_tanh+0x2f7>
+	LONG $0x01098e0f; WORD $0x0000 // jle 0x13b1 <k_gelu_tanh+0x281>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
@@ -791,64 +699,56 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm0 {%k1} {z}
 	LONG $0x487cf162; WORD $0xc859 // vmulps %zmm0, %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0xc959 // vmulps %zmm1, %zmm0, %zmm1
-	QUAD $0x27f30d98587df262; WORD $0x0000 // vfmadd132ps 0x27f3(%rip){1to16}, %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	QUAD $0x27d10d595874f162; WORD $0x0000 // vmulps 0x27d1(%rip){1to16}, %zmm1, %zmm1 # 0x3cf0 <k_gru+0x810>
-	QUAD $0x27d71518487df262; WORD $0x0000 // vbroadcastss 0x27d7(%rip), %zmm2 # 0x3d00 <k_gru+0x820>
+	QUAD $0x24b20d98587df262; WORD $0x0000 // vfmadd132ps 0x24b2(%rip){1to16}, %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	QUAD $0x24900d595874f162; WORD $0x0000 // vmulps 0x2490(%rip){1to16}, %zmm1, %zmm1 # 0x3770 <k_gru+0x6e0>
+	QUAD $0x24961518487df262; WORD $0x0000 // vbroadcastss 0x2496(%rip), %zmm2 # 0x3780 <k_gru+0x6f0>
+	LONG $0x486cf162; WORD $0xd95f // vmaxps %zmm1, %zmm2, %zmm3
+	QUAD $0x24b62518487df262; WORD $0x0000 // vbroadcastss 0x24b6(%rip), %zmm4 # 0x37b0 <k_gru+0x720>
+	LONG $0x485cf162; WORD $0xdb5d // vminps %zmm3, %zmm4, %zmm3
+	QUAD $0x24be2d595864f162; WORD $0x0000 // vmulps 0x24be(%rip){1to16}, %zmm3, %zmm5 # 0x37c8 <k_gru+0x738>
+	LONG $0x487df362; WORD $0xed08; BYTE $0x08 // vrndscaleps $0x8, %zmm5, %zmm5
+	QUAD $0x24a11db85855f262; WORD $0x0000 // vfmadd231ps 0x24a1(%rip){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
+	QUAD $0x249f1db85855f262; WORD $0x0000 // vfmadd231ps 0x249f(%rip){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
+	QUAD $0x24b93518487df262; WORD $0x0000 // vbroadcastss 0x24b9(%rip), %zmm6 # 0x37e8 <k_gru+0x758>
+	QUAD $0x241f35a85865f262; WORD $0x0000 // vfmadd213ps 0x241f(%rip){1to16}, %zmm3, %zmm6 # zmm6 = (zmm3 * zmm6) + mem
+	QUAD $0x245135a85865f262; WORD $0x0000 // vfmadd213ps 0x2451(%rip){1to16}, %zmm3, %zmm6 # zmm6 = (zmm3 * zmm6) + mem
+	QUAD $0x248f35a85865f262; WORD $0x0000 // vfmadd213ps 0x248f(%rip){1to16}, %zmm3, %zmm6 # zmm6 = (zmm3 * zmm6) + mem
+	QUAD $0x247d35a85865f262; WORD $0x0000 // vfmadd213ps 0x247d(%rip){1to16}, %zmm3, %zmm6 # zmm6 = (zmm3 * zmm6) + mem
+	QUAD $0x241335a85865f262; WORD $0x0000 // vfmadd213ps 0x2413(%rip){1to16}, %zmm3, %zmm6 # zmm6 = (zmm3 * zmm6) + mem
+	LONG $0x4864f162; WORD $0xfb59 // vmulps %zmm3, %zmm3, %zmm7
+	LONG $0x484df262; WORD $0xfba8 // vfmadd213ps %zmm3, %zmm6, %zmm7 # zmm7 = (zmm6 * zmm7) + zmm3
+	QUAD $0x23cd1d18487df262; WORD $0x0000 // vbroadcastss 0x23cd(%rip), %zmm3 # 0x3744 <k_gru+0x6b4>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x4874f162; WORD $0xd2c2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k2
-	QUAD $0x27f31d18487df262; WORD $0x0000 // vbroadcastss 0x27f3(%rip), %zmm3 # 0x3d30 <k_gru+0x850>
-	LONG $0x4a64f162; WORD $0xd15d // vminps %zmm1, %zmm3, %zmm2 {%k2}
-	QUAD $0x27fb2559586cf162; WORD $0x0000 // vmulps 0x27fb(%rip){1to16}, %zmm2, %zmm4 # 0x3d48 <k_gru+0x868>
-	LONG $0x487df362; WORD $0xe408; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm4
-	QUAD $0x27de15b8585df262; WORD $0x0000 // vfmadd231ps 0x27de(%rip){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	QUAD $0x27dc15b8585df262; WORD $0x0000 // vfmadd231ps 0x27dc(%rip){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	QUAD $0x27f62d18487df262; WORD $0x0000 // vbroadcastss 0x27f6(%rip), %zmm5 # 0x3d68 <k_gru+0x888>
-	QUAD $0x275c2da8586df262; WORD $0x0000 // vfmadd213ps 0x275c(%rip){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * zmm5) + mem
-	QUAD $0x278e2da8586df262; WORD $0x0000 // vfmadd213ps 0x278e(%rip){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * zmm5) + mem
-	QUAD $0x27cc2da8586df262; WORD $0x0000 // vfmadd213ps 0x27cc(%rip){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * zmm5) + mem
-	QUAD $0x27ba2da8586df262; WORD $0x0000 // vfmadd213ps 0x27ba(%rip){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * zmm5) + mem
-	QUAD $0x27502da8586df262; WORD $0x0000 // vfmadd213ps 0x2750(%rip){1to16}, %zmm2, %zmm5 # zmm5 = (zmm2 * zmm5) + mem
-	LONG $0x4864f162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm3, %k3
-	LONG $0x486cf162; WORD $0xca59 // vmulps %zmm2, %zmm2, %zmm1
-	QUAD $0x27091d18487df262; WORD $0x0000 // vbroadcastss 0x2709(%rip), %zmm3 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x4855f262; WORD $0xcaa8 // vfmadd213ps %zmm2, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm1) + zmm2
-	LONG $0x4874f162; WORD $0xcb58 // vaddps %zmm3, %zmm1, %zmm1
-	LONG $0x487ef162; WORD $0xd45b // vcvttps2dq %zmm4, %zmm2
-	LONG $0x485df162; WORD $0xe272; BYTE $0x01 // vpsrad $0x1, %zmm2, %zmm4
-	LONG $0x4855f162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm4, %zmm5
-	QUAD $0x26df3558487df262; WORD $0x0000 // vpbroadcastd 0x26df(%rip), %zmm6 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x4855f162; WORD $0xeefe // vpaddd %zmm6, %zmm5, %zmm5
-	LONG $0x4874f162; WORD $0xcd59 // vmulps %zmm5, %zmm1, %zmm1
-	LONG $0x486df162; WORD $0xd4fa // vpsubd %zmm4, %zmm2, %zmm2
-	LONG $0x486df162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm2, %zmm2
-	LONG $0x486df162; WORD $0xd6fe // vpaddd %zmm6, %zmm2, %zmm2
-	LONG $0x4874f162; WORD $0xca59 // vmulps %zmm2, %zmm1, %zmm1
-	QUAD $0x27041518487df262; WORD $0x0000 // vbroadcastss 0x2704(%rip), %zmm2 # 0x3d18 <k_gru+0x838>
-	LONG $0x4b74f162; WORD $0xd358 // vaddps %zmm3, %zmm1, %zmm2 {%k3}
-	LONG $0x4a7cf162; WORD $0xc25e // vdivps %zmm2, %zmm0, %zmm0 {%k2}
+	LONG $0x4844f162; WORD $0xf358 // vaddps %zmm3, %zmm7, %zmm6
+	LONG $0x484df262; WORD $0xed2c // vscalefps %zmm5, %zmm6, %zmm5
+	LONG $0x485cf162; WORD $0xd1c2; BYTE $0x01 // vcmpltps %zmm1, %zmm4, %k2
+	LONG $0x4854f162; WORD $0xdb58 // vaddps %zmm3, %zmm5, %zmm3
+	LONG $0x4874f162; WORD $0xdac2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k3
+	QUAD $0x23f41d184a7df262; WORD $0x0000 // vbroadcastss 0x23f4(%rip), %zmm3 {%k2} # 0x3798 <k_gru+0x708>
+	LONG $0x4b7cf162; WORD $0xc35e // vdivps %zmm3, %zmm0, %zmm0 {%k3}
 	LONG $0x497cf162; WORD $0x0411; BYTE $0x81 // vmovups %zmm0, (%rcx,%rax,4) {%k1}
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// clip
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x1641 <k_clip+0x11>
+	WORD $0x077d // jge 0x13d1 <k_clip+0x11>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000a4e9; BYTE $0x00 // jmp 0x16e5 <k_clip+0xb5>
+	LONG $0x0000a4e9; BYTE $0x00 // jmp 0x1475 <k_clip+0xb5>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x487df262; WORD $0x4f18; BYTE $0x0b // vbroadcastss 0x2c(%rdi), %zmm1
 	LONG $0xf0418d4c // leaq -0x10(%rcx), %r8
 	LONG $0x10f88349 // cmpq $0x10, %r8
-	WORD $0x1073 // jae 0x1670 <k_clip+0x40>
+	WORD $0x1073 // jae 0x1400 <k_clip+0x40>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x10c0f641 // testb $0x10, %r8b
-	WORD $0x6074 // je 0x16ce <k_clip+0x9e>
-	WORD $0x75eb // jmp 0x16e5 <k_clip+0xb5>
+	WORD $0x6074 // je 0x145e <k_clip+0x9e>
+	WORD $0x75eb // jmp 0x1475 <k_clip+0xb5>
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x04eec148 // shrq $0x4, %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
@@ -863,16 +763,16 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x1411; BYTE $0x88 // vmovups %zmm2, (%rax,%r9,4)
 	LONG $0x20c18349 // addq $0x20, %r9
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	WORD $0xcc75 // jne 0x1690 <k_clip+0x60>
+	WORD $0xcc75 // jne 0x1420 <k_clip+0x60>
 	LONG $0xf0718d49 // leaq -0x10(%r9), %rsi
 	LONG $0x10c0f641 // testb $0x10, %r8b
-	WORD $0x1775 // jne 0x16e5 <k_clip+0xb5>
+	WORD $0x1775 // jne 0x1475 <k_clip+0xb5>
 	LONG $0x487cf162; WORD $0x045f; BYTE $0xb2 // vmaxps (%rdx,%rsi,4), %zmm0, %zmm0
 	LONG $0x4874f162; WORD $0xc05d // vminps %zmm0, %zmm1, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm0, (%rax,%rsi,4)
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	WORD $0x3c7e // jle 0x1726 <k_clip+0xf6>
+	WORD $0x3c7e // jle 0x14b6 <k_clip+0xf6>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -892,28 +792,28 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// hard_sigmoid
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x1741 <k_hard_sigmoid+0x11>
+	WORD $0x077d // jge 0x14d1 <k_hard_sigmoid+0x11>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x1821 <k_hard_sigmoid+0xf1>
+	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x15b1 <k_hard_sigmoid+0xf1>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x487df262; WORD $0x4f18; BYTE $0x0b // vbroadcastss 0x2c(%rdi), %zmm1
 	LONG $0xf0498d4c // leaq -0x10(%rcx), %r9
 	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0x1773 // jae 0x1777 <k_hard_sigmoid+0x47>
+	WORD $0x1773 // jae 0x1507 <k_hard_sigmoid+0x47>
 	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	LONG $0x0084840f; WORD $0x0000 // je 0x17f6 <k_hard_sigmoid+0xc6>
-	LONG $0x0000aae9; BYTE $0x00 // jmp 0x1821 <k_hard_sigmoid+0xf1>
+	LONG $0x0084840f; WORD $0x0000 // je 0x1586 <k_hard_sigmoid+0xc6>
+	LONG $0x0000aae9; BYTE $0x00 // jmp 0x15b1 <k_hard_sigmoid+0xf1>
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	LONG $0x04eec148 // shrq $0x4, %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xfee68348 // andq $-0x2, %rsi
 	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	QUAD $0x252b1d18487df262; WORD $0x0000 // vbroadcastss 0x252b(%rip), %zmm3 # 0x3cc4 <k_gru+0x7e4>
+	QUAD $0x221b1d18487df262; WORD $0x0000 // vbroadcastss 0x221b(%rip), %zmm3 # 0x3744 <k_gru+0x6b4>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	QUAD $0xff826410487cb162 // vmovups -0x40(%rdx,%r8,4), %zmm4
 	LONG $0x4875f262; WORD $0xe098 // vfmadd132ps %zmm0, %zmm1, %zmm4 # zmm4 = (zmm4 * zmm0) + zmm1
@@ -927,19 +827,19 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x2411; BYTE $0x80 // vmovups %zmm4, (%rax,%r8,4)
 	LONG $0x20c08349 // addq $0x20, %r8
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	WORD $0xb475 // jne 0x17a0 <k_hard_sigmoid+0x70>
+	WORD $0xb475 // jne 0x1530 <k_hard_sigmoid+0x70>
 	LONG $0xf0708d49 // leaq -0x10(%r8), %rsi
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	WORD $0x2b75 // jne 0x1821 <k_hard_sigmoid+0xf1>
+	WORD $0x2b75 // jne 0x15b1 <k_hard_sigmoid+0xf1>
 	LONG $0x4875f262; WORD $0x0498; BYTE $0xb2 // vfmadd132ps (%rdx,%rsi,4), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	QUAD $0x24b91518487df262; WORD $0x0000 // vbroadcastss 0x24b9(%rip), %zmm2 # 0x3cc4 <k_gru+0x7e4>
+	QUAD $0x21a91518487df262; WORD $0x0000 // vbroadcastss 0x21a9(%rip), %zmm2 # 0x3744 <k_gru+0x6b4>
 	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
 	LONG $0x486cf162; WORD $0xc05d // vminps %zmm0, %zmm2, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm0, (%rax,%rsi,4)
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	WORD $0x4e7e // jle 0x1874 <k_hard_sigmoid+0x144>
+	WORD $0x4e7e // jle 0x1604 <k_hard_sigmoid+0x144>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
@@ -951,7 +851,7 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x587df262; WORD $0x4fa8; BYTE $0x0b // vfmadd213ps 0x2c(%rdi){1to16}, %zmm0, %zmm1 # zmm1 = (zmm0 * zmm1) + mem
 	LONG $0x486cf162; WORD $0xc15f // vmaxps %zmm1, %zmm2, %zmm0
-	QUAD $0x245d0d18487df262; WORD $0x0000 // vbroadcastss 0x245d(%rip), %zmm1 # 0x3cc4 <k_gru+0x7e4>
+	QUAD $0x214d0d18487df262; WORD $0x0000 // vbroadcastss 0x214d(%rip), %zmm1 # 0x3744 <k_gru+0x6b4>
 	LONG $0x4874f162; WORD $0xc05d // vminps %zmm0, %zmm1, %zmm0
 	LONG $0x497cf162; WORD $0x0411; BYTE $0xb0 // vmovups %zmm0, (%rax,%rsi,4) {%k1}
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -961,28 +861,28 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// hard_swish
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x087d // jge 0x1892 <k_hard_swish+0x12>
+	WORD $0x087d // jge 0x1622 <k_hard_swish+0x12>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x000112e9; BYTE $0x00 // jmp 0x19a4 <k_hard_swish+0x124>
+	LONG $0x000112e9; BYTE $0x00 // jmp 0x1734 <k_hard_swish+0x124>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x487df262; WORD $0x4f18; BYTE $0x0b // vbroadcastss 0x2c(%rdi), %zmm1
 	LONG $0xf0498d4c // leaq -0x10(%rcx), %r9
 	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0x1773 // jae 0x18c8 <k_hard_swish+0x48>
+	WORD $0x1773 // jae 0x1658 <k_hard_swish+0x48>
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	LONG $0x00a9840f; WORD $0x0000 // je 0x196c <k_hard_swish+0xec>
-	LONG $0x0000dce9; BYTE $0x00 // jmp 0x19a4 <k_hard_swish+0x124>
+	LONG $0x00a9840f; WORD $0x0000 // je 0x16fc <k_hard_swish+0xec>
+	LONG $0x0000dce9; BYTE $0x00 // jmp 0x1734 <k_hard_swish+0x124>
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x04e8c149 // shrq $0x4, %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0xfee08349 // andq $-0x2, %r8
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	QUAD $0x23db1d18487df262; WORD $0x0000 // vbroadcastss 0x23db(%rip), %zmm3 # 0x3cc4 <k_gru+0x7e4>
+	QUAD $0x20cb1d18487df262; WORD $0x0000 // vbroadcastss 0x20cb(%rip), %zmm3 # 0x3744 <k_gru+0x6b4>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	QUAD $0xffb26410487cf162 // vmovups -0x40(%rdx,%rsi,4), %zmm4
 	LONG $0x487cf162; WORD $0xe828 // vmovaps %zmm0, %zmm5
@@ -1002,21 +902,21 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0x2c11; BYTE $0xb0 // vmovups %zmm5, (%rax,%rsi,4)
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0x8e75 // jne 0x18f0 <k_hard_swish+0x70>
+	WORD $0x8e75 // jne 0x1680 <k_hard_swish+0x70>
 	LONG $0xf0468d4c // leaq -0x10(%rsi), %r8
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	WORD $0x3875 // jne 0x19a4 <k_hard_swish+0x124>
+	WORD $0x3875 // jne 0x1734 <k_hard_swish+0x124>
 	LONG $0x487cb162; WORD $0x1410; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm2
 	LONG $0x486df262; WORD $0xc1a8 // vfmadd213ps %zmm1, %zmm2, %zmm0 # zmm0 = (zmm2 * zmm0) + zmm1
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
-	QUAD $0x23360dc2587cf162; WORD $0x0000; BYTE $0x0e // vcmpgtps 0x2336(%rip){1to16}, %zmm0, %k1 # 0x3cc4 <k_gru+0x7e4>
+	QUAD $0x20260dc2587cf162; WORD $0x0000; BYTE $0x0e // vcmpgtps 0x2026(%rip){1to16}, %zmm0, %k1 # 0x3744 <k_gru+0x6b4>
 	LONG $0x486cf162; WORD $0xc059 // vmulps %zmm0, %zmm2, %zmm0
 	LONG $0x497cf162; WORD $0xc228 // vmovaps %zmm2, %zmm0 {%k1}
 	LONG $0x487cb162; WORD $0x0411; BYTE $0x80 // vmovups %zmm0, (%rax,%r8,4)
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
-	WORD $0x517e // jle 0x19fa <k_hard_swish+0x17a>
+	WORD $0x517e // jle 0x178a <k_hard_swish+0x17a>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
@@ -1027,7 +927,7 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587df262; WORD $0x4fa8; BYTE $0x0b // vfmadd213ps 0x2c(%rdi){1to16}, %zmm0, %zmm1 # zmm1 = (zmm0 * zmm1) + mem
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x486cf162; WORD $0xc95f // vmaxps %zmm1, %zmm2, %zmm1
-	QUAD $0x22e015c25874f162; WORD $0x0000; BYTE $0x0e // vcmpgtps 0x22e0(%rip){1to16}, %zmm1, %k2 # 0x3cc4 <k_gru+0x7e4>
+	QUAD $0x1fd015c25874f162; WORD $0x0000; BYTE $0x0e // vcmpgtps 0x1fd0(%rip){1to16}, %zmm1, %k2 # 0x3744 <k_gru+0x6b4>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x487cf162; WORD $0xc959 // vmulps %zmm1, %zmm0, %zmm1
 	LONG $0x4a7cf162; WORD $0xc828 // vmovaps %zmm0, %zmm1 {%k2}
@@ -1039,20 +939,20 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// leaky
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x087d // jge 0x1a12 <k_leaky+0x12>
+	WORD $0x087d // jge 0x17a2 <k_leaky+0x12>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x0000cee9; BYTE $0x00 // jmp 0x1ae0 <k_leaky+0xe0>
+	LONG $0x0000cee9; BYTE $0x00 // jmp 0x1870 <k_leaky+0xe0>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0xf0498d4c // leaq -0x10(%rcx), %r9
 	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0x1773 // jae 0x1a41 <k_leaky+0x41>
+	WORD $0x1773 // jae 0x17d1 <k_leaky+0x41>
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	LONG $0x007c840f; WORD $0x0000 // je 0x1ab8 <k_leaky+0xb8>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x1ae0 <k_leaky+0xe0>
+	LONG $0x007c840f; WORD $0x0000 // je 0x1848 <k_leaky+0xb8>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x1870 <k_leaky+0xe0>
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x04e8c149 // shrq $0x4, %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
@@ -1072,10 +972,10 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0x1c11; BYTE $0xb0 // vmovups %zmm3, (%rax,%rsi,4)
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0xb275 // jne 0x1a60 <k_leaky+0x60>
+	WORD $0xb275 // jne 0x17f0 <k_leaky+0x60>
 	LONG $0xf0468d4c // leaq -0x10(%rsi), %r8
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	WORD $0x2875 // jne 0x1ae0 <k_leaky+0xe0>
+	WORD $0x2875 // jne 0x1870 <k_leaky+0xe0>
 	LONG $0x487cb162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x4874f162; WORD $0xcac2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k1
@@ -1084,7 +984,7 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x0411; BYTE $0x80 // vmovups %zmm0, (%rax,%r8,4)
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
-	WORD $0x3a7e // jle 0x1b1f <k_leaky+0x11f>
+	WORD $0x3a7e // jle 0x18af <k_leaky+0x11f>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
@@ -1105,15 +1005,15 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d74 // je 0x1b4a <k_add_to+0x1a>
+	WORD $0x0d74 // je 0x18da <k_add_to+0x1a>
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x147d // jge 0x1b57 <k_add_to+0x27>
+	WORD $0x147d // jge 0x18e7 <k_add_to+0x27>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x00012ee9; BYTE $0x00 // jmp 0x1c78 <k_add_to+0x148>
+	LONG $0x00012ee9; BYTE $0x00 // jmp 0x1a08 <k_add_to+0x148>
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x3f7d // jge 0x1b8f <k_add_to+0x5f>
+	WORD $0x3f7d // jge 0x191f <k_add_to+0x5f>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0001eae9; BYTE $0x00 // jmp 0x1d41 <k_add_to+0x211>
+	LONG $0x0001eae9; BYTE $0x00 // jmp 0x1ad1 <k_add_to+0x211>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
@@ -1123,12 +1023,12 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xd1 // movl %r10d, %r9d
 	LONG $0x03e18341 // andl $0x3, %r9d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x5973 // jae 0x1bd2 <k_add_to+0xa2>
+	WORD $0x5973 // jae 0x1962 <k_add_to+0xa2>
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x00c6850f; WORD $0x0000 // jne 0x1c50 <k_add_to+0x120>
-	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x1c78 <k_add_to+0x148>
+	LONG $0x00c6850f; WORD $0x0000 // jne 0x19e0 <k_add_to+0x120>
+	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x1a08 <k_add_to+0x148>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
@@ -1139,12 +1039,12 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	LONG $0x00f8830f; WORD $0x0000 // jae 0x1cb4 <k_add_to+0x184>
+	LONG $0x00f8830f; WORD $0x0000 // jae 0x1a44 <k_add_to+0x184>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0153850f; WORD $0x0000 // jne 0x1d20 <k_add_to+0x1f0>
-	LONG $0x00016fe9; BYTE $0x00 // jmp 0x1d41 <k_add_to+0x211>
+	LONG $0x0153850f; WORD $0x0000 // jne 0x1ab0 <k_add_to+0x1f0>
+	LONG $0x00016fe9; BYTE $0x00 // jmp 0x1ad1 <k_add_to+0x211>
 	LONG $0xfce28349 // andq $-0x4, %r10
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -1162,21 +1062,21 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03964411487cf162 // vmovups %zmm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc28349 // addq $-0x4, %r10
-	WORD $0x9975 // jne 0x1be0 <k_add_to+0xb0>
+	WORD $0x9975 // jne 0x1970 <k_add_to+0xb0>
 	LONG $0x10528d4c // leaq 0x10(%rdx), %r10
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x2874 // je 0x1c78 <k_add_to+0x148>
+	WORD $0x2874 // je 0x1a08 <k_add_to+0x148>
 	LONG $0x487cd162; WORD $0x0410; BYTE $0x90 // vmovups (%r8,%rdx,4), %zmm0
 	LONG $0x487cf162; WORD $0x0458; BYTE $0x90 // vaddps (%rax,%rdx,4), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x96 // vmovups %zmm0, (%rsi,%rdx,4)
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0x10c28349 // addq $0x10, %r10
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xdf75 // jne 0x1c50 <k_add_to+0x120>
+	WORD $0xdf75 // jne 0x19e0 <k_add_to+0x120>
 	LONG $0xf0c28349 // addq $-0x10, %r10
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
-	LONG $0x00ee8e0f; WORD $0x0000 // jle 0x1d6f <k_add_to+0x23f>
+	LONG $0x00ee8e0f; WORD $0x0000 // jle 0x1aff <k_add_to+0x23f>
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -1202,21 +1102,21 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824c11487cf162 // vmovups %zmm1, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb875 // jne 0x1cc0 <k_add_to+0x190>
+	WORD $0xb875 // jne 0x1a50 <k_add_to+0x190>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x3074 // je 0x1d41 <k_add_to+0x211>
+	WORD $0x3074 // je 0x1ad1 <k_add_to+0x211>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0x0c58; BYTE $0x86 // vaddps (%rsi,%rax,4), %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe675 // jne 0x1d20 <k_add_to+0x1f0>
+	WORD $0xe675 // jne 0x1ab0 <k_add_to+0x1f0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x297e // jle 0x1d6f <k_add_to+0x23f>
+	WORD $0x297e // jle 0x1aff <k_add_to+0x23f>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -1234,15 +1134,15 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d74 // je 0x1d9a <k_sub_to+0x1a>
+	WORD $0x0d74 // je 0x1b2a <k_sub_to+0x1a>
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x147d // jge 0x1da7 <k_sub_to+0x27>
+	WORD $0x147d // jge 0x1b37 <k_sub_to+0x27>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x00012ee9; BYTE $0x00 // jmp 0x1ec8 <k_sub_to+0x148>
+	LONG $0x00012ee9; BYTE $0x00 // jmp 0x1c58 <k_sub_to+0x148>
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x3f7d // jge 0x1ddf <k_sub_to+0x5f>
+	WORD $0x3f7d // jge 0x1b6f <k_sub_to+0x5f>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0001eae9; BYTE $0x00 // jmp 0x1f91 <k_sub_to+0x211>
+	LONG $0x0001eae9; BYTE $0x00 // jmp 0x1d21 <k_sub_to+0x211>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
@@ -1252,12 +1152,12 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xd1 // movl %r10d, %r9d
 	LONG $0x03e18341 // andl $0x3, %r9d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x5973 // jae 0x1e22 <k_sub_to+0xa2>
+	WORD $0x5973 // jae 0x1bb2 <k_sub_to+0xa2>
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x00c6850f; WORD $0x0000 // jne 0x1ea0 <k_sub_to+0x120>
-	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x1ec8 <k_sub_to+0x148>
+	LONG $0x00c6850f; WORD $0x0000 // jne 0x1c30 <k_sub_to+0x120>
+	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x1c58 <k_sub_to+0x148>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
@@ -1268,12 +1168,12 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	LONG $0x00f8830f; WORD $0x0000 // jae 0x1f04 <k_sub_to+0x184>
+	LONG $0x00f8830f; WORD $0x0000 // jae 0x1c94 <k_sub_to+0x184>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0153850f; WORD $0x0000 // jne 0x1f70 <k_sub_to+0x1f0>
-	LONG $0x00016fe9; BYTE $0x00 // jmp 0x1f91 <k_sub_to+0x211>
+	LONG $0x0153850f; WORD $0x0000 // jne 0x1d00 <k_sub_to+0x1f0>
+	LONG $0x00016fe9; BYTE $0x00 // jmp 0x1d21 <k_sub_to+0x211>
 	LONG $0xfce28349 // andq $-0x4, %r10
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -1291,21 +1191,21 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03964411487cf162 // vmovups %zmm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc28349 // addq $-0x4, %r10
-	WORD $0x9975 // jne 0x1e30 <k_sub_to+0xb0>
+	WORD $0x9975 // jne 0x1bc0 <k_sub_to+0xb0>
 	LONG $0x10528d4c // leaq 0x10(%rdx), %r10
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x2874 // je 0x1ec8 <k_sub_to+0x148>
+	WORD $0x2874 // je 0x1c58 <k_sub_to+0x148>
 	LONG $0x487cd162; WORD $0x0410; BYTE $0x90 // vmovups (%r8,%rdx,4), %zmm0
 	LONG $0x487cf162; WORD $0x045c; BYTE $0x90 // vsubps (%rax,%rdx,4), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x96 // vmovups %zmm0, (%rsi,%rdx,4)
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0x10c28349 // addq $0x10, %r10
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xdf75 // jne 0x1ea0 <k_sub_to+0x120>
+	WORD $0xdf75 // jne 0x1c30 <k_sub_to+0x120>
 	LONG $0xf0c28349 // addq $-0x10, %r10
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
-	LONG $0x00f48e0f; WORD $0x0000 // jle 0x1fc5 <k_sub_to+0x245>
+	LONG $0x00f48e0f; WORD $0x0000 // jle 0x1d55 <k_sub_to+0x245>
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -1331,21 +1231,21 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824c11487cf162 // vmovups %zmm1, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb875 // jne 0x1f10 <k_sub_to+0x190>
+	WORD $0xb875 // jne 0x1ca0 <k_sub_to+0x190>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x3074 // je 0x1f91 <k_sub_to+0x211>
+	WORD $0x3074 // je 0x1d21 <k_sub_to+0x211>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0x0c5c; BYTE $0x86 // vsubps (%rsi,%rax,4), %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe675 // jne 0x1f70 <k_sub_to+0x1f0>
+	WORD $0xe675 // jne 0x1d00 <k_sub_to+0x1f0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x1fc5 <k_sub_to+0x245>
+	WORD $0x2f7e // jle 0x1d55 <k_sub_to+0x245>
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
@@ -1364,15 +1264,15 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d74 // je 0x1fea <k_mul_to+0x1a>
+	WORD $0x0d74 // je 0x1d7a <k_mul_to+0x1a>
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x147d // jge 0x1ff7 <k_mul_to+0x27>
+	WORD $0x147d // jge 0x1d87 <k_mul_to+0x27>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x00012ee9; BYTE $0x00 // jmp 0x2118 <k_mul_to+0x148>
+	LONG $0x00012ee9; BYTE $0x00 // jmp 0x1ea8 <k_mul_to+0x148>
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x3f7d // jge 0x202f <k_mul_to+0x5f>
+	WORD $0x3f7d // jge 0x1dbf <k_mul_to+0x5f>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0001eae9; BYTE $0x00 // jmp 0x21e1 <k_mul_to+0x211>
+	LONG $0x0001eae9; BYTE $0x00 // jmp 0x1f71 <k_mul_to+0x211>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
@@ -1382,12 +1282,12 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xd1 // movl %r10d, %r9d
 	LONG $0x03e18341 // andl $0x3, %r9d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x5973 // jae 0x2072 <k_mul_to+0xa2>
+	WORD $0x5973 // jae 0x1e02 <k_mul_to+0xa2>
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x00c6850f; WORD $0x0000 // jne 0x20f0 <k_mul_to+0x120>
-	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x2118 <k_mul_to+0x148>
+	LONG $0x00c6850f; WORD $0x0000 // jne 0x1e80 <k_mul_to+0x120>
+	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x1ea8 <k_mul_to+0x148>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
@@ -1398,12 +1298,12 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	LONG $0x00f8830f; WORD $0x0000 // jae 0x2154 <k_mul_to+0x184>
+	LONG $0x00f8830f; WORD $0x0000 // jae 0x1ee4 <k_mul_to+0x184>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0153850f; WORD $0x0000 // jne 0x21c0 <k_mul_to+0x1f0>
-	LONG $0x00016fe9; BYTE $0x00 // jmp 0x21e1 <k_mul_to+0x211>
+	LONG $0x0153850f; WORD $0x0000 // jne 0x1f50 <k_mul_to+0x1f0>
+	LONG $0x00016fe9; BYTE $0x00 // jmp 0x1f71 <k_mul_to+0x211>
 	LONG $0xfce28349 // andq $-0x4, %r10
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -1421,21 +1321,21 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03964411487cf162 // vmovups %zmm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc28349 // addq $-0x4, %r10
-	WORD $0x9975 // jne 0x2080 <k_mul_to+0xb0>
+	WORD $0x9975 // jne 0x1e10 <k_mul_to+0xb0>
 	LONG $0x10528d4c // leaq 0x10(%rdx), %r10
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x2874 // je 0x2118 <k_mul_to+0x148>
+	WORD $0x2874 // je 0x1ea8 <k_mul_to+0x148>
 	LONG $0x487cd162; WORD $0x0410; BYTE $0x90 // vmovups (%r8,%rdx,4), %zmm0
 	LONG $0x487cf162; WORD $0x0459; BYTE $0x90 // vmulps (%rax,%rdx,4), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x96 // vmovups %zmm0, (%rsi,%rdx,4)
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0x10c28349 // addq $0x10, %r10
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xdf75 // jne 0x20f0 <k_mul_to+0x120>
+	WORD $0xdf75 // jne 0x1e80 <k_mul_to+0x120>
 	LONG $0xf0c28349 // addq $-0x10, %r10
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
-	LONG $0x00ee8e0f; WORD $0x0000 // jle 0x220f <k_mul_to+0x23f>
+	LONG $0x00ee8e0f; WORD $0x0000 // jle 0x1f9f <k_mul_to+0x23f>
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -1461,21 +1361,21 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824c11487cf162 // vmovups %zmm1, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb875 // jne 0x2160 <k_mul_to+0x190>
+	WORD $0xb875 // jne 0x1ef0 <k_mul_to+0x190>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x3074 // je 0x21e1 <k_mul_to+0x211>
+	WORD $0x3074 // je 0x1f71 <k_mul_to+0x211>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0x0c59; BYTE $0x86 // vmulps (%rsi,%rax,4), %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe675 // jne 0x21c0 <k_mul_to+0x1f0>
+	WORD $0xe675 // jne 0x1f50 <k_mul_to+0x1f0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x297e // jle 0x220f <k_mul_to+0x23f>
+	WORD $0x297e // jle 0x1f9f <k_mul_to+0x23f>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -1493,15 +1393,15 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d74 // je 0x223a <k_div_to+0x1a>
+	WORD $0x0d74 // je 0x1fca <k_div_to+0x1a>
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x147d // jge 0x2247 <k_div_to+0x27>
+	WORD $0x147d // jge 0x1fd7 <k_div_to+0x27>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x00012ee9; BYTE $0x00 // jmp 0x2368 <k_div_to+0x148>
+	LONG $0x00012ee9; BYTE $0x00 // jmp 0x20f8 <k_div_to+0x148>
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x3f7d // jge 0x227f <k_div_to+0x5f>
+	WORD $0x3f7d // jge 0x200f <k_div_to+0x5f>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x000200e9; BYTE $0x00 // jmp 0x2447 <k_div_to+0x227>
+	LONG $0x000200e9; BYTE $0x00 // jmp 0x21d7 <k_div_to+0x227>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
@@ -1511,12 +1411,12 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xd1 // movl %r10d, %r9d
 	LONG $0x03e18341 // andl $0x3, %r9d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x5973 // jae 0x22c2 <k_div_to+0xa2>
+	WORD $0x5973 // jae 0x2052 <k_div_to+0xa2>
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x00c6850f; WORD $0x0000 // jne 0x2340 <k_div_to+0x120>
-	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x2368 <k_div_to+0x148>
+	LONG $0x00c6850f; WORD $0x0000 // jne 0x20d0 <k_div_to+0x120>
+	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x20f8 <k_div_to+0x148>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
@@ -1527,12 +1427,12 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	LONG $0x00fc830f; WORD $0x0000 // jae 0x23a8 <k_div_to+0x188>
+	LONG $0x00fc830f; WORD $0x0000 // jae 0x2138 <k_div_to+0x188>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0163850f; WORD $0x0000 // jne 0x2420 <k_div_to+0x200>
-	LONG $0x000185e9; BYTE $0x00 // jmp 0x2447 <k_div_to+0x227>
+	LONG $0x0163850f; WORD $0x0000 // jne 0x21b0 <k_div_to+0x200>
+	LONG $0x000185e9; BYTE $0x00 // jmp 0x21d7 <k_div_to+0x227>
 	LONG $0xfce28349 // andq $-0x4, %r10
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -1550,21 +1450,21 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03964411487cf162 // vmovups %zmm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc28349 // addq $-0x4, %r10
-	WORD $0x9975 // jne 0x22d0 <k_div_to+0xb0>
+	WORD $0x9975 // jne 0x2060 <k_div_to+0xb0>
 	LONG $0x10528d4c // leaq 0x10(%rdx), %r10
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x2874 // je 0x2368 <k_div_to+0x148>
+	WORD $0x2874 // je 0x20f8 <k_div_to+0x148>
 	LONG $0x487cd162; WORD $0x0410; BYTE $0x90 // vmovups (%r8,%rdx,4), %zmm0
 	LONG $0x487cf162; WORD $0x045e; BYTE $0x90 // vdivps (%rax,%rdx,4), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x96 // vmovups %zmm0, (%rsi,%rdx,4)
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0x10c28349 // addq $0x10, %r10
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xdf75 // jne 0x2340 <k_div_to+0x120>
+	WORD $0xdf75 // jne 0x20d0 <k_div_to+0x120>
 	LONG $0xf0c28349 // addq $-0x10, %r10
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
-	LONG $0x01048e0f; WORD $0x0000 // jle 0x2475 <k_div_to+0x255>
+	LONG $0x01048e0f; WORD $0x0000 // jle 0x2205 <k_div_to+0x255>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x087f8b48 // movq 0x8(%rdi), %rdi
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
@@ -1594,10 +1494,10 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824c11487cf162 // vmovups %zmm1, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xa075 // jne 0x23b0 <k_div_to+0x190>
+	WORD $0xa075 // jne 0x2140 <k_div_to+0x190>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2e74 // je 0x2447 <k_div_to+0x227>
+	WORD $0x2e74 // je 0x21d7 <k_div_to+0x227>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x487cf162; WORD $0x0c10; BYTE $0x86 // vmovups (%rsi,%rax,4), %zmm1
 	LONG $0x4874f162; WORD $0xc85e // vdivps %zmm0, %zmm1, %zmm1
@@ -1605,11 +1505,11 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe075 // jne 0x2420 <k_div_to+0x200>
+	WORD $0xe075 // jne 0x21b0 <k_div_to+0x200>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x297e // jle 0x2475 <k_div_to+0x255>
+	WORD $0x297e // jle 0x2205 <k_div_to+0x255>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
@@ -1627,23 +1527,23 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x40f98348 // cmpq $0x40, %rcx
-	WORD $0x177d // jge 0x24a5 <k_row_sum+0x25>
+	WORD $0x177d // jge 0x2235 <k_row_sum+0x25>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0000bce9; BYTE $0x00 // jmp 0x2561 <k_row_sum+0xe1>
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0x22f1 <k_row_sum+0xe1>
 	QUAD $0xffffffffffc0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdx # imm = 0x7FFFFFFFFFFFFFC0
 	LONG $0xc0718d48 // leaq -0x40(%rcx), %rsi
 	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	WORD $0x1573 // jae 0x24ce <k_row_sum+0x4e>
+	WORD $0x1573 // jae 0x225e <k_row_sum+0x4e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x6beb // jmp 0x2539 <k_row_sum+0xb9>
+	WORD $0x6beb // jmp 0x22c9 <k_row_sum+0xb9>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	LONG $0x06e9c149 // shrq $0x6, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
@@ -1664,10 +1564,10 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x07804458487cb162 // vaddps 0x1c0(%rax,%r8,4), %zmm0, %zmm0
 	LONG $0x80e88349 // subq $-0x80, %r8
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0xb775 // jne 0x24f0 <k_row_sum+0x70>
+	WORD $0xb775 // jne 0x2280 <k_row_sum+0x70>
 	WORD $0x2148; BYTE $0xca // andq %rcx, %rdx
 	LONG $0x40c6f640 // testb $0x40, %sil
-	WORD $0x1f75 // jne 0x2561 <k_row_sum+0xe1>
+	WORD $0x1f75 // jne 0x22f1 <k_row_sum+0xe1>
 	LONG $0x4874b162; WORD $0x0c58; BYTE $0x80 // vaddps (%rax,%r8,4), %zmm1, %zmm1
 	QUAD $0x01805c584864b162 // vaddps 0x40(%rax,%r8,4), %zmm3, %zmm3
 	QUAD $0x02805458486cb162 // vaddps 0x80(%rax,%r8,4), %zmm2, %zmm2
@@ -1675,18 +1575,18 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x10ce8348 // orq $0x10, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x137e // jle 0x2580 <k_row_sum+0x100>
+	WORD $0x137e // jle 0x2310 <k_row_sum+0x100>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x25eb // jmp 0x2597 <k_row_sum+0x117>
+	WORD $0x25eb // jmp 0x2327 <k_row_sum+0x117>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x4874f162; WORD $0x0c58; BYTE $0x90 // vaddps (%rax,%rdx,4), %zmm1, %zmm1
 	LONG $0x10728d48 // leaq 0x10(%rdx), %rsi
 	LONG $0x20c28348 // addq $0x20, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0xe97e // jle 0x2580 <k_row_sum+0x100>
+	WORD $0xe97e // jle 0x2310 <k_row_sum+0x100>
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0x1c7e // jle 0x25b8 <k_row_sum+0x138>
+	WORD $0x1c7e // jle 0x2348 <k_row_sum+0x138>
 	WORD $0xf129 // subl %esi, %ecx
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
@@ -1714,10 +1614,10 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x0b7d // jge 0x261c <k_row_spread+0x1c>
+	WORD $0x0b7d // jge 0x23ac <k_row_spread+0x1c>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000e3e9; BYTE $0x00 // jmp 0x26ff <k_row_spread+0xff>
+	LONG $0x0000e3e9; BYTE $0x00 // jmp 0x248f <k_row_spread+0xff>
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
 	LONG $0xf0418d4c // leaq -0x10(%rcx), %r8
@@ -1727,14 +1627,14 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xce // movl %r9d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x30f88349 // cmpq $0x30, %r8
-	WORD $0x1e73 // jae 0x2662 <k_row_spread+0x62>
+	WORD $0x1e73 // jae 0x23f2 <k_row_spread+0x62>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0083850f; WORD $0x0000 // jne 0x26e0 <k_row_spread+0xe0>
-	LONG $0x00009de9; BYTE $0x00 // jmp 0x26ff <k_row_spread+0xff>
+	LONG $0x0083850f; WORD $0x0000 // jne 0x2470 <k_row_spread+0xe0>
+	LONG $0x00009de9; BYTE $0x00 // jmp 0x248f <k_row_spread+0xff>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -1753,11 +1653,11 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4875f262; WORD $0xcaa8 // vfmadd213ps %zmm2, %zmm1, %zmm1 # zmm1 = (zmm1 * zmm1) + zmm2
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xa775 // jne 0x2670 <k_row_spread+0x70>
+	WORD $0xa775 // jne 0x2400 <k_row_spread+0x70>
 	LONG $0x10488d4d // leaq 0x10(%r8), %r9
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2a74 // je 0x26ff <k_row_spread+0xff>
+	WORD $0x2a74 // je 0x248f <k_row_spread+0xff>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cb162; WORD $0x1410; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm2
 	LONG $0x486cf162; WORD $0xd05c // vsubps %zmm0, %zmm2, %zmm2
@@ -1765,11 +1665,11 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xe175 // jne 0x26e0 <k_row_spread+0xe0>
+	WORD $0xe175 // jne 0x2470 <k_row_spread+0xe0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x3d7e // jle 0x2741 <k_row_spread+0x141>
+	WORD $0x3d7e // jle 0x24d1 <k_row_spread+0x141>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0x5d358d48; WORD $0x0016; BYTE $0x00 // leaq 0x165d(%rip), %rsi # 0x3d70 <lanes>
+	LONG $0x4d358d48; WORD $0x0013; BYTE $0x00 // leaq 0x134d(%rip), %rsi # 0x37f0 <lanes>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
@@ -1798,37 +1698,37 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18478b48 // movq 0x18(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0e74 // je 0x2799 <k_row_norm+0x29>
+	WORD $0x0e74 // je 0x2529 <k_row_norm+0x29>
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x167d // jge 0x27a7 <k_row_norm+0x37>
+	WORD $0x167d // jge 0x2537 <k_row_norm+0x37>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00011ae9; BYTE $0x00 // jmp 0x28b3 <k_row_norm+0x143>
+	LONG $0x00011ae9; BYTE $0x00 // jmp 0x2643 <k_row_norm+0x143>
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x357d // jge 0x27d4 <k_row_norm+0x64>
+	WORD $0x357d // jge 0x2564 <k_row_norm+0x64>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x0001f6e9; BYTE $0x00 // jmp 0x299d <k_row_norm+0x22d>
+	LONG $0x0001f6e9; BYTE $0x00 // jmp 0x272d <k_row_norm+0x22d>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0xf0598d4c // leaq -0x10(%rcx), %r11
 	LONG $0x10fb8349 // cmpq $0x10, %r11
-	WORD $0x4973 // jae 0x2805 <k_row_norm+0x95>
+	WORD $0x4973 // jae 0x2595 <k_row_norm+0x95>
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x10c3f641 // testb $0x10, %r11b
-	LONG $0x00b9840f; WORD $0x0000 // je 0x2888 <k_row_norm+0x118>
-	LONG $0x0000dfe9; BYTE $0x00 // jmp 0x28b3 <k_row_norm+0x143>
+	LONG $0x00b9840f; WORD $0x0000 // je 0x2618 <k_row_norm+0x118>
+	LONG $0x0000dfe9; BYTE $0x00 // jmp 0x2643 <k_row_norm+0x143>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0xf0498d4c // leaq -0x10(%rcx), %r9
 	LONG $0x10f98349 // cmpq $0x10, %r9
-	LONG $0x0119830f; WORD $0x0000 // jae 0x2906 <k_row_norm+0x196>
+	LONG $0x0119830f; WORD $0x0000 // jae 0x2696 <k_row_norm+0x196>
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	LONG $0x0179840f; WORD $0x0000 // je 0x2979 <k_row_norm+0x209>
-	LONG $0x000198e9; BYTE $0x00 // jmp 0x299d <k_row_norm+0x22d>
+	LONG $0x0179840f; WORD $0x0000 // je 0x2709 <k_row_norm+0x209>
+	LONG $0x000198e9; BYTE $0x00 // jmp 0x272d <k_row_norm+0x22d>
 	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
 	LONG $0x04e9c149 // shrq $0x4, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
@@ -1849,10 +1749,10 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x1c11; BYTE $0x92 // vmovups %zmm3, (%rdx,%r10,4)
 	LONG $0x20c28349 // addq $0x20, %r10
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0xa275 // jne 0x2820 <k_row_norm+0xb0>
+	WORD $0xa275 // jne 0x25b0 <k_row_norm+0xb0>
 	LONG $0xf04a8d4d // leaq -0x10(%r10), %r9
 	LONG $0x10c3f641 // testb $0x10, %r11b
-	WORD $0x2b75 // jne 0x28b3 <k_row_norm+0x143>
+	WORD $0x2b75 // jne 0x2643 <k_row_norm+0x143>
 	LONG $0x487c9162; WORD $0x1410; BYTE $0x88 // vmovups (%r8,%r9,4), %zmm2
 	LONG $0x486cf162; WORD $0xd15c // vsubps %zmm1, %zmm2, %zmm2
 	LONG $0x487cf162; WORD $0xd259 // vmulps %zmm2, %zmm0, %zmm2
@@ -1861,7 +1761,7 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x1c11; BYTE $0x8a // vmovups %zmm3, (%rdx,%r9,4)
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0x294c; BYTE $0xc9 // subq %r9, %rcx
-	LONG $0x01258e0f; WORD $0x0000 // jle 0x29e1 <k_row_norm+0x271>
+	LONG $0x01258e0f; WORD $0x0000 // jle 0x2771 <k_row_norm+0x271>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -1896,10 +1796,10 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x1411; BYTE $0x90 // vmovups %zmm2, (%rax,%r10,4)
 	LONG $0x20c28349 // addq $0x20, %r10
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0xb175 // jne 0x2920 <k_row_norm+0x1b0>
+	WORD $0xb175 // jne 0x26b0 <k_row_norm+0x1b0>
 	LONG $0xf0428d4d // leaq -0x10(%r10), %r8
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	WORD $0x2475 // jne 0x299d <k_row_norm+0x22d>
+	WORD $0x2475 // jne 0x272d <k_row_norm+0x22d>
 	LONG $0x487cb162; WORD $0x1410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm2
 	LONG $0x486cf162; WORD $0xd15c // vsubps %zmm1, %zmm2, %zmm2
 	LONG $0x487cf162; WORD $0xd259 // vmulps %zmm2, %zmm0, %zmm2
@@ -1907,7 +1807,7 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x1411; BYTE $0x80 // vmovups %zmm2, (%rax,%r8,4)
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
-	WORD $0x3f7e // jle 0x29e1 <k_row_norm+0x271>
+	WORD $0x3f7e // jle 0x2771 <k_row_norm+0x271>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
@@ -1931,438 +1831,363 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x8e048d48 // leaq (%rsi,%rcx,4), %rax
-	LONG $0x880c8d4c // leaq (%rax,%rcx,4), %r9
-	LONG $0x89148d49 // leaq (%r9,%rcx,4), %rdx
+	LONG $0x88048d4c // leaq (%rax,%rcx,4), %r8
+	LONG $0x88148d49 // leaq (%r8,%rcx,4), %rdx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x087d // jge 0x2a15 <k_lstm+0x25>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x000564e9; BYTE $0x00 // jmp 0x2f79 <k_lstm+0x589>
-	LONG $0x18578b4c // movq 0x18(%rdi), %r10
+	WORD $0x087d // jge 0x27a5 <k_lstm+0x25>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x000473e9; BYTE $0x00 // jmp 0x2c18 <k_lstm+0x498>
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	WORD $0x8b4c; BYTE $0x1f // movq (%rdi), %r11
 	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x129b0518487df262; WORD $0x0000 // vbroadcastss 0x129b(%rip), %zmm0 # 0x3cc8 <k_gru+0x7e8>
-	QUAD $0x12c10d18487df262; WORD $0x0000 // vbroadcastss 0x12c1(%rip), %zmm1 # 0x3cf8 <k_gru+0x818>
-	QUAD $0x12ef1518487df262; WORD $0x0000 // vbroadcastss 0x12ef(%rip), %zmm2 # 0x3d30 <k_gru+0x850>
-	QUAD $0x12c51d18487df262; WORD $0x0000 // vbroadcastss 0x12c5(%rip), %zmm3 # 0x3d10 <k_gru+0x830>
-	QUAD $0x12ab2518487df262; WORD $0x0000 // vbroadcastss 0x12ab(%rip), %zmm4 # 0x3d00 <k_gru+0x820>
-	QUAD $0x12e92d18487df262; WORD $0x0000 // vbroadcastss 0x12e9(%rip), %zmm5 # 0x3d48 <k_gru+0x868>
-	QUAD $0x12d33518487df262; WORD $0x0000 // vbroadcastss 0x12d3(%rip), %zmm6 # 0x3d3c <k_gru+0x85c>
-	QUAD $0x12d13d18487df262; WORD $0x0000 // vbroadcastss 0x12d1(%rip), %zmm7 # 0x3d44 <k_gru+0x864>
-	QUAD $0x125b0518487d7262; WORD $0x0000 // vbroadcastss 0x125b(%rip), %zmm8 # 0x3cd8 <k_gru+0x7f8>
-	QUAD $0x12e10d18487d7262; WORD $0x0000 // vbroadcastss 0x12e1(%rip), %zmm9 # 0x3d68 <k_gru+0x888>
-	QUAD $0x12831518487d7262; WORD $0x0000 // vbroadcastss 0x1283(%rip), %zmm10 # 0x3d14 <k_gru+0x834>
-	QUAD $0x12c11d18487d7262; WORD $0x0000 // vbroadcastss 0x12c1(%rip), %zmm11 # 0x3d5c <k_gru+0x87c>
-	QUAD $0x12af2518487d7262; WORD $0x0000 // vbroadcastss 0x12af(%rip), %zmm12 # 0x3d54 <k_gru+0x874>
-	QUAD $0x12452d18487d7262; WORD $0x0000 // vbroadcastss 0x1245(%rip), %zmm13 # 0x3cf4 <k_gru+0x814>
-	QUAD $0x120b3518487d7262; WORD $0x0000 // vbroadcastss 0x120b(%rip), %zmm14 # 0x3cc4 <k_gru+0x7e4>
-	QUAD $0x12013d58487d7262; WORD $0x0000 // vpbroadcastd 0x1201(%rip), %zmm15 # 0x3cc4 <k_gru+0x7e4>
-	QUAD $0x121f3d18487de262; WORD $0x0000 // vbroadcastss 0x121f(%rip), %zmm23 # 0x3cec <k_gru+0x80c>
-	QUAD $0x12890d18487de262; WORD $0x0000 // vbroadcastss 0x1289(%rip), %zmm17 # 0x3d60 <k_gru+0x880>
-	QUAD $0x12471d18487de262; WORD $0x0000 // vbroadcastss 0x1247(%rip), %zmm19 # 0x3d28 <k_gru+0x848>
-	QUAD $0x11d52518487de262; WORD $0x0000 // vbroadcastss 0x11d5(%rip), %zmm20 # 0x3cc0 <k_gru+0x7e0>
-	QUAD $0x12171518487de262; WORD $0x0000 // vbroadcastss 0x1217(%rip), %zmm18 # 0x3d0c <k_gru+0x82c>
-	QUAD $0x12513518487de262; WORD $0x0000 // vbroadcastss 0x1251(%rip), %zmm22 # 0x3d50 <k_gru+0x870>
-	BYTE $0x90 // nop
-	LONG $0x487c0162; WORD $0x0410; BYTE $0xb1 // vmovups (%r9,%r14,4), %zmm24
-	LONG $0x487c9162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm24, %zmm0, %k1
-	LONG $0x403cf162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm24, %k2
-	LONG $0x487c6162; WORD $0xca28 // vmovaps %zmm2, %zmm25
-	LONG $0x423c6162; WORD $0xcb57 // vxorps %zmm3, %zmm24, %zmm25 {%k2}
-	LONG $0x495d0262; WORD $0xc165 // vblendmps %zmm25, %zmm4, %zmm24 {%k1}
-	LONG $0x403c6162; WORD $0xcd59 // vmulps %zmm5, %zmm24, %zmm25
+	QUAD $0x0fd30518487df262; WORD $0x0000 // vbroadcastss 0xfd3(%rip), %zmm0 # 0x3790 <k_gru+0x700>
+	QUAD $0x0fb90d18487df262; WORD $0x0000 // vbroadcastss 0xfb9(%rip), %zmm1 # 0x3780 <k_gru+0x6f0>
+	QUAD $0x0fdf1518487df262; WORD $0x0000 // vbroadcastss 0xfdf(%rip), %zmm2 # 0x37b0 <k_gru+0x720>
+	QUAD $0x0fed1d18487df262; WORD $0x0000 // vbroadcastss 0xfed(%rip), %zmm3 # 0x37c8 <k_gru+0x738>
+	QUAD $0x0fd72518487df262; WORD $0x0000 // vbroadcastss 0xfd7(%rip), %zmm4 # 0x37bc <k_gru+0x72c>
+	QUAD $0x0fd52d18487df262; WORD $0x0000 // vbroadcastss 0xfd5(%rip), %zmm5 # 0x37c4 <k_gru+0x734>
+	QUAD $0x0f5f3518487df262; WORD $0x0000 // vbroadcastss 0xf5f(%rip), %zmm6 # 0x3758 <k_gru+0x6c8>
+	QUAD $0x0fe53d18487df262; WORD $0x0000 // vbroadcastss 0xfe5(%rip), %zmm7 # 0x37e8 <k_gru+0x758>
+	QUAD $0x0f870518487d7262; WORD $0x0000 // vbroadcastss 0xf87(%rip), %zmm8 # 0x3794 <k_gru+0x704>
+	QUAD $0x0fc50d18487d7262; WORD $0x0000 // vbroadcastss 0xfc5(%rip), %zmm9 # 0x37dc <k_gru+0x74c>
+	QUAD $0x0fb31518487d7262; WORD $0x0000 // vbroadcastss 0xfb3(%rip), %zmm10 # 0x37d4 <k_gru+0x744>
+	QUAD $0x0f491d18487d7262; WORD $0x0000 // vbroadcastss 0xf49(%rip), %zmm11 # 0x3774 <k_gru+0x6e4>
+	QUAD $0x0f0f2518487d7262; WORD $0x0000 // vbroadcastss 0xf0f(%rip), %zmm12 # 0x3744 <k_gru+0x6b4>
+	QUAD $0x0f392d18487d7262; WORD $0x0000 // vbroadcastss 0xf39(%rip), %zmm13 # 0x3778 <k_gru+0x6e8>
+	QUAD $0x0eff3518487d7262; WORD $0x0000 // vbroadcastss 0xeff(%rip), %zmm14 # 0x3748 <k_gru+0x6b8>
+	QUAD $0x0f8d3d18487d7262; WORD $0x0000 // vbroadcastss 0xf8d(%rip), %zmm15 # 0x37e0 <k_gru+0x750>
+	QUAD $0x0f4b0518487de262; WORD $0x0000 // vbroadcastss 0xf4b(%rip), %zmm16 # 0x37a8 <k_gru+0x718>
+	QUAD $0x0f150d18487de262; WORD $0x0000 // vbroadcastss 0xf15(%rip), %zmm17 # 0x377c <k_gru+0x6ec>
+	QUAD $0x0ecf1518487de262; WORD $0x0000 // vbroadcastss 0xecf(%rip), %zmm18 # 0x3740 <k_gru+0x6b0>
+	QUAD $0x0f111d18487de262; WORD $0x0000 // vbroadcastss 0xf11(%rip), %zmm19 # 0x378c <k_gru+0x6fc>
+	QUAD $0x0f4b2518487de262; WORD $0x0000 // vbroadcastss 0xf4b(%rip), %zmm20 # 0x37d0 <k_gru+0x740>
+	QUAD $0x0ef52d18487de262; WORD $0x0000 // vbroadcastss 0xef5(%rip), %zmm21 # 0x3784 <k_gru+0x6f4>
+	QUAD $0x0ed33518487de262; WORD $0x0000 // vbroadcastss 0xed3(%rip), %zmm22 # 0x376c <k_gru+0x6dc>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487c8162; WORD $0x3c10; BYTE $0xb0 // vmovups (%r8,%r14,4), %zmm23
+	LONG $0x40446162; WORD $0xc057 // vxorps %zmm0, %zmm23, %zmm24
+	LONG $0x48740162; WORD $0xc05f // vmaxps %zmm24, %zmm1, %zmm24
+	LONG $0x486c0162; WORD $0xc05d // vminps %zmm24, %zmm2, %zmm24
+	LONG $0x403c6162; WORD $0xcb59 // vmulps %zmm3, %zmm24, %zmm25
 	LONG $0x487d0362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm25, %zmm25
-	LONG $0x40356262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm25, %zmm24 # zmm24 = (zmm25 * zmm6) + zmm24
-	LONG $0x40356262; WORD $0xc7b8 // vfmadd231ps %zmm7, %zmm25, %zmm24 # zmm24 = (zmm25 * zmm7) + zmm24
-	LONG $0x487c4162; WORD $0xd128 // vmovaps %zmm9, %zmm26
+	LONG $0x40356262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm25, %zmm24 # zmm24 = (zmm25 * zmm4) + zmm24
+	LONG $0x40356262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm25, %zmm24 # zmm24 = (zmm25 * zmm5) + zmm24
+	LONG $0x487c6162; WORD $0xd728 // vmovaps %zmm7, %zmm26
+	LONG $0x403d6262; WORD $0xd6a8 // vfmadd213ps %zmm6, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm6
 	LONG $0x403d4262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm8
+	LONG $0x403d4262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm9
 	LONG $0x403d4262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm10
 	LONG $0x403d4262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm11
-	LONG $0x403d4262; WORD $0xd4a8 // vfmadd213ps %zmm12, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm12
-	LONG $0x403d4262; WORD $0xd5a8 // vfmadd213ps %zmm13, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm13
 	LONG $0x403c0162; WORD $0xd859 // vmulps %zmm24, %zmm24, %zmm27
 	LONG $0x402d0262; WORD $0xd8a8 // vfmadd213ps %zmm24, %zmm26, %zmm27 # zmm27 = (zmm26 * zmm27) + zmm24
-	LONG $0x40244162; WORD $0xc658 // vaddps %zmm14, %zmm27, %zmm24
-	LONG $0x487e0162; WORD $0xc95b // vcvttps2dq %zmm25, %zmm25
-	LONG $0x402d9162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm25, %zmm26
-	LONG $0x40259162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm26, %zmm27
-	LONG $0x40254162; WORD $0xdffe // vpaddd %zmm15, %zmm27, %zmm27
-	LONG $0x403c0162; WORD $0xc359 // vmulps %zmm27, %zmm24, %zmm24
-	LONG $0x40350162; WORD $0xcafa // vpsubd %zmm26, %zmm25, %zmm25
-	LONG $0x40359162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm25, %zmm25
-	LONG $0x40354162; WORD $0xcffe // vpaddd %zmm15, %zmm25, %zmm25
-	LONG $0x403c0162; WORD $0xc159 // vmulps %zmm25, %zmm24, %zmm24
-	LONG $0x403c4162; WORD $0xc658 // vaddps %zmm14, %zmm24, %zmm24
-	LONG $0xca0c0162; WORD $0xc85e // vdivps %zmm24, %zmm14, %zmm25 {%k2} {z}
-	LONG $0x487c2162; WORD $0x0410; BYTE $0xb6 // vmovups (%rsi,%r14,4), %zmm24
-	LONG $0x487c9162; WORD $0xd0c2; BYTE $0x05 // vcmpnltps %zmm24, %zmm0, %k2
-	LONG $0x403cf162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm24, %k3
-	LONG $0x487c6162; WORD $0xd228 // vmovaps %zmm2, %zmm26
-	LONG $0x433c6162; WORD $0xd357 // vxorps %zmm3, %zmm24, %zmm26 {%k3}
-	LONG $0x4a5d0262; WORD $0xc265 // vblendmps %zmm26, %zmm4, %zmm24 {%k2}
-	LONG $0x403c6162; WORD $0xd559 // vmulps %zmm5, %zmm24, %zmm26
+	LONG $0x40244162; WORD $0xc458 // vaddps %zmm12, %zmm27, %zmm24
+	LONG $0x403d0262; WORD $0xc12c // vscalefps %zmm25, %zmm24, %zmm24
+	LONG $0x4044d162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm13, %zmm23, %k1
+	LONG $0x403c4162; WORD $0xc458 // vaddps %zmm12, %zmm24, %zmm24
+	LONG $0xc91c0162; WORD $0xc05e // vdivps %zmm24, %zmm12, %zmm24 {%k1} {z}
+	LONG $0x480cb162; WORD $0xcfc2; BYTE $0x05 // vcmpnltps %zmm23, %zmm14, %k1
+	LONG $0x491d0262; WORD $0xc065 // vblendmps %zmm24, %zmm12, %zmm24 {%k1}
+	LONG $0x487ca162; WORD $0x3c10; BYTE $0xb6 // vmovups (%rsi,%r14,4), %zmm23
+	LONG $0x40446162; WORD $0xc857 // vxorps %zmm0, %zmm23, %zmm25
+	LONG $0x48740162; WORD $0xc95f // vmaxps %zmm25, %zmm1, %zmm25
+	LONG $0x486c0162; WORD $0xc95d // vminps %zmm25, %zmm2, %zmm25
+	LONG $0x40346162; WORD $0xd359 // vmulps %zmm3, %zmm25, %zmm26
 	LONG $0x487d0362; WORD $0xd208; BYTE $0x08 // vrndscaleps $0x8, %zmm26, %zmm26
-	LONG $0x402d6262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm26, %zmm24 # zmm24 = (zmm26 * zmm6) + zmm24
-	LONG $0x402d6262; WORD $0xc7b8 // vfmadd231ps %zmm7, %zmm26, %zmm24 # zmm24 = (zmm26 * zmm7) + zmm24
-	LONG $0x487c4162; WORD $0xd928 // vmovaps %zmm9, %zmm27
-	LONG $0x403d4262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm8
-	LONG $0x403d4262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm10
-	LONG $0x403d4262; WORD $0xdba8 // vfmadd213ps %zmm11, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm11
-	LONG $0x403d4262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm12
-	LONG $0x403d4262; WORD $0xdda8 // vfmadd213ps %zmm13, %zmm24, %zmm27 # zmm27 = (zmm24 * zmm27) + zmm13
-	LONG $0x403c0162; WORD $0xe059 // vmulps %zmm24, %zmm24, %zmm28
-	LONG $0x40250262; WORD $0xe0a8 // vfmadd213ps %zmm24, %zmm27, %zmm28 # zmm28 = (zmm27 * zmm28) + zmm24
-	LONG $0x401c4162; WORD $0xc658 // vaddps %zmm14, %zmm28, %zmm24
-	LONG $0x487e0162; WORD $0xd25b // vcvttps2dq %zmm26, %zmm26
-	LONG $0x40259162; WORD $0xe272; BYTE $0x01 // vpsrad $0x1, %zmm26, %zmm27
-	LONG $0x401d9162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm27, %zmm28
-	LONG $0x401d4162; WORD $0xe7fe // vpaddd %zmm15, %zmm28, %zmm28
-	LONG $0x403c0162; WORD $0xc459 // vmulps %zmm28, %zmm24, %zmm24
-	LONG $0x402d0162; WORD $0xd3fa // vpsubd %zmm27, %zmm26, %zmm26
-	LONG $0x402d9162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm26, %zmm26
-	LONG $0x402d4162; WORD $0xd7fe // vpaddd %zmm15, %zmm26, %zmm26
-	LONG $0x403c0162; WORD $0xd259 // vmulps %zmm26, %zmm24, %zmm26
-	LONG $0x487c2162; WORD $0x1c10; BYTE $0xb2 // vmovups (%rdx,%r14,4), %zmm27
-	LONG $0x40242162; WORD $0xe154 // vandps %zmm17, %zmm27, %zmm28
-	LONG $0x40240162; WORD $0xc359 // vmulps %zmm27, %zmm27, %zmm24
-	QUAD $0x10752d18487de262; WORD $0x0000 // vbroadcastss 0x1075(%rip), %zmm21 # 0x3cfc <k_gru+0x81c>
-	LONG $0x487c2162; WORD $0xed28 // vmovaps %zmm21, %zmm29
-	LONG $0x403d2262; WORD $0xeba8 // vfmadd213ps %zmm19, %zmm24, %zmm29 # zmm29 = (zmm24 * zmm29) + zmm19
-	LONG $0x403d2262; WORD $0xeca8 // vfmadd213ps %zmm20, %zmm24, %zmm29 # zmm29 = (zmm24 * zmm29) + zmm20
-	LONG $0x403d2262; WORD $0xeaa8 // vfmadd213ps %zmm18, %zmm24, %zmm29 # zmm29 = (zmm24 * zmm29) + zmm18
-	LONG $0x403d2262; WORD $0xeea8 // vfmadd213ps %zmm22, %zmm24, %zmm29 # zmm29 = (zmm24 * zmm29) + zmm22
-	LONG $0x403c0162; WORD $0xc559 // vmulps %zmm29, %zmm24, %zmm24
-	LONG $0x401c0162; WORD $0xec58 // vaddps %zmm28, %zmm28, %zmm29
-	LONG $0x486c9162; WORD $0xe5c2; BYTE $0x05 // vcmpnltps %zmm29, %zmm2, %k4
-	LONG $0x486c0162; WORD $0xed5d // vminps %zmm29, %zmm2, %zmm29
-	LONG $0x40146162; WORD $0xf559 // vmulps %zmm5, %zmm29, %zmm30
-	LONG $0x487d0362; WORD $0xf608; BYTE $0x08 // vrndscaleps $0x8, %zmm30, %zmm30
-	LONG $0x400d6262; WORD $0xeeb8 // vfmadd231ps %zmm6, %zmm30, %zmm29 # zmm29 = (zmm30 * zmm6) + zmm29
-	LONG $0x400d6262; WORD $0xefb8 // vfmadd231ps %zmm7, %zmm30, %zmm29 # zmm29 = (zmm30 * zmm7) + zmm29
-	LONG $0x487c4162; WORD $0xf928 // vmovaps %zmm9, %zmm31
-	LONG $0x40154262; WORD $0xf8a8 // vfmadd213ps %zmm8, %zmm29, %zmm31 # zmm31 = (zmm29 * zmm31) + zmm8
-	LONG $0x40154262; WORD $0xfaa8 // vfmadd213ps %zmm10, %zmm29, %zmm31 # zmm31 = (zmm29 * zmm31) + zmm10
-	LONG $0x40154262; WORD $0xfba8 // vfmadd213ps %zmm11, %zmm29, %zmm31 # zmm31 = (zmm29 * zmm31) + zmm11
-	LONG $0x40154262; WORD $0xfca8 // vfmadd213ps %zmm12, %zmm29, %zmm31 # zmm31 = (zmm29 * zmm31) + zmm12
-	LONG $0x40154262; WORD $0xfda8 // vfmadd213ps %zmm13, %zmm29, %zmm31 # zmm31 = (zmm29 * zmm31) + zmm13
-	LONG $0x40148162; WORD $0xc559 // vmulps %zmm29, %zmm29, %zmm16
-	LONG $0x40058262; WORD $0xc5a8 // vfmadd213ps %zmm29, %zmm31, %zmm16 # zmm16 = (zmm31 * zmm16) + zmm29
-	LONG $0x407cc162; WORD $0xc658 // vaddps %zmm14, %zmm16, %zmm16
-	LONG $0x487e0162; WORD $0xee5b // vcvttps2dq %zmm30, %zmm29
-	LONG $0x400d9162; WORD $0xe572; BYTE $0x01 // vpsrad $0x1, %zmm29, %zmm30
-	LONG $0x40059162; WORD $0xf672; BYTE $0x17 // vpslld $0x17, %zmm30, %zmm31
-	LONG $0x40054162; WORD $0xfffe // vpaddd %zmm15, %zmm31, %zmm31
-	LONG $0x407c8162; WORD $0xc759 // vmulps %zmm31, %zmm16, %zmm16
-	LONG $0x490d0262; WORD $0xc965 // vblendmps %zmm25, %zmm14, %zmm25 {%k1}
-	LONG $0x402c4162; WORD $0xd658 // vaddps %zmm14, %zmm26, %zmm26
-	LONG $0xcb0c0162; WORD $0xd25e // vdivps %zmm26, %zmm14, %zmm26 {%k3} {z}
-	LONG $0x40250262; WORD $0xc3a8 // vfmadd213ps %zmm27, %zmm27, %zmm24 # zmm24 = (zmm27 * zmm24) + zmm27
-	LONG $0x40150162; WORD $0xeefa // vpsubd %zmm30, %zmm29, %zmm29
-	LONG $0x40159162; WORD $0xf572; BYTE $0x17 // vpslld $0x17, %zmm29, %zmm29
-	LONG $0x40154162; WORD $0xeffe // vpaddd %zmm15, %zmm29, %zmm29
-	LONG $0x407c8162; WORD $0xc559 // vmulps %zmm29, %zmm16, %zmm16
-	LONG $0x407cc162; WORD $0xc658 // vaddps %zmm14, %zmm16, %zmm16
-	QUAD $0x0f963d18487d6262; WORD $0x0000 // vbroadcastss 0xf96(%rip), %zmm31 # 0x3d04 <k_gru+0x824>
-	LONG $0x4004a162; WORD $0xc05e // vdivps %zmm16, %zmm31, %zmm16
-	LONG $0x487c4162; WORD $0xee28 // vmovaps %zmm14, %zmm29
-	LONG $0x4c0c2162; WORD $0xe85c // vsubps %zmm16, %zmm14, %zmm29 {%k4}
-	LONG $0x4024e162; WORD $0xc354 // vandps %zmm3, %zmm27, %zmm16
-	LONG $0x401cb162; WORD $0xcfc2; BYTE $0x05 // vcmpnltps %zmm23, %zmm28, %k1
-	LONG $0x417c0162; WORD $0xc556 // vorps %zmm29, %zmm16, %zmm24 {%k1}
-	LONG $0x423c0162; WORD $0xc259 // vmulps %zmm26, %zmm24, %zmm24 {%k2}
-	LONG $0x40350262; WORD $0x04b8; BYTE $0xb2 // vfmadd231ps (%r10,%r14,4), %zmm25, %zmm24 # zmm24 = (zmm25 * mem) + zmm24
-	LONG $0x487c2162; WORD $0x0411; BYTE $0xb3 // vmovups %zmm24, (%rbx,%r14,4)
-	LONG $0x487ca162; WORD $0x0410; BYTE $0xb0 // vmovups (%rax,%r14,4), %zmm16
-	LONG $0x487cb162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm16, %zmm0, %k1
-	LONG $0x407cf162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm16, %k2
-	LONG $0x487c6162; WORD $0xca28 // vmovaps %zmm2, %zmm25
-	LONG $0x427c6162; WORD $0xcb57 // vxorps %zmm3, %zmm16, %zmm25 {%k2}
-	LONG $0x495d8262; WORD $0xc165 // vblendmps %zmm25, %zmm4, %zmm16 {%k1}
-	LONG $0x407c6162; WORD $0xcd59 // vmulps %zmm5, %zmm16, %zmm25
-	LONG $0x487d0362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm25, %zmm25
-	LONG $0x4035e262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm6) + zmm16
-	LONG $0x4035e262; WORD $0xc7b8 // vfmadd231ps %zmm7, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm7) + zmm16
-	LONG $0x487c4162; WORD $0xd128 // vmovaps %zmm9, %zmm26
-	LONG $0x407d4262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm16, %zmm26 # zmm26 = (zmm16 * zmm26) + zmm8
-	LONG $0x407d4262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm16, %zmm26 # zmm26 = (zmm16 * zmm26) + zmm10
-	LONG $0x407d4262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm16, %zmm26 # zmm26 = (zmm16 * zmm26) + zmm11
-	LONG $0x407d4262; WORD $0xd4a8 // vfmadd213ps %zmm12, %zmm16, %zmm26 # zmm26 = (zmm16 * zmm26) + zmm12
-	LONG $0x407d4262; WORD $0xd5a8 // vfmadd213ps %zmm13, %zmm16, %zmm26 # zmm26 = (zmm16 * zmm26) + zmm13
-	LONG $0x407c2162; WORD $0xd859 // vmulps %zmm16, %zmm16, %zmm27
-	LONG $0x402d2262; WORD $0xd8a8 // vfmadd213ps %zmm16, %zmm26, %zmm27 # zmm27 = (zmm26 * zmm27) + zmm16
-	LONG $0x4024c162; WORD $0xc658 // vaddps %zmm14, %zmm27, %zmm16
-	LONG $0x487e0162; WORD $0xc95b // vcvttps2dq %zmm25, %zmm25
-	LONG $0x402d9162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm25, %zmm26
-	LONG $0x40259162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm26, %zmm27
-	LONG $0x40254162; WORD $0xdffe // vpaddd %zmm15, %zmm27, %zmm27
-	LONG $0x407c8162; WORD $0xc359 // vmulps %zmm27, %zmm16, %zmm16
-	LONG $0x40350162; WORD $0xcafa // vpsubd %zmm26, %zmm25, %zmm25
-	LONG $0x40359162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm25, %zmm25
-	LONG $0x40354162; WORD $0xcffe // vpaddd %zmm15, %zmm25, %zmm25
-	LONG $0x407c8162; WORD $0xc159 // vmulps %zmm25, %zmm16, %zmm16
-	LONG $0x403c2162; WORD $0xc954 // vandps %zmm17, %zmm24, %zmm25
-	LONG $0x403c0162; WORD $0xd059 // vmulps %zmm24, %zmm24, %zmm26
-	LONG $0x402da262; WORD $0xeba8 // vfmadd213ps %zmm19, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm21) + zmm19
-	LONG $0x402da262; WORD $0xeca8 // vfmadd213ps %zmm20, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm21) + zmm20
-	LONG $0x402da262; WORD $0xeaa8 // vfmadd213ps %zmm18, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm21) + zmm18
-	LONG $0x402da262; WORD $0xeea8 // vfmadd213ps %zmm22, %zmm26, %zmm21 # zmm21 = (zmm26 * zmm21) + zmm22
-	LONG $0x402c2162; WORD $0xd559 // vmulps %zmm21, %zmm26, %zmm26
-	LONG $0x40340162; WORD $0xd958 // vaddps %zmm25, %zmm25, %zmm27
-	LONG $0x486c9162; WORD $0xdbc2; BYTE $0x05 // vcmpnltps %zmm27, %zmm2, %k3
-	LONG $0x486c0162; WORD $0xdb5d // vminps %zmm27, %zmm2, %zmm27
-	LONG $0x40246162; WORD $0xe559 // vmulps %zmm5, %zmm27, %zmm28
-	LONG $0x487d0362; WORD $0xe408; BYTE $0x08 // vrndscaleps $0x8, %zmm28, %zmm28
-	LONG $0x401d6262; WORD $0xdeb8 // vfmadd231ps %zmm6, %zmm28, %zmm27 # zmm27 = (zmm28 * zmm6) + zmm27
-	LONG $0x401d6262; WORD $0xdfb8 // vfmadd231ps %zmm7, %zmm28, %zmm27 # zmm27 = (zmm28 * zmm7) + zmm27
-	LONG $0x487c4162; WORD $0xe928 // vmovaps %zmm9, %zmm29
-	LONG $0x40254262; WORD $0xe8a8 // vfmadd213ps %zmm8, %zmm27, %zmm29 # zmm29 = (zmm27 * zmm29) + zmm8
-	LONG $0x40254262; WORD $0xeaa8 // vfmadd213ps %zmm10, %zmm27, %zmm29 # zmm29 = (zmm27 * zmm29) + zmm10
-	LONG $0x40254262; WORD $0xeba8 // vfmadd213ps %zmm11, %zmm27, %zmm29 # zmm29 = (zmm27 * zmm29) + zmm11
-	LONG $0x40254262; WORD $0xeca8 // vfmadd213ps %zmm12, %zmm27, %zmm29 # zmm29 = (zmm27 * zmm29) + zmm12
-	LONG $0x40254262; WORD $0xeda8 // vfmadd213ps %zmm13, %zmm27, %zmm29 # zmm29 = (zmm27 * zmm29) + zmm13
-	LONG $0x40240162; WORD $0xf359 // vmulps %zmm27, %zmm27, %zmm30
-	LONG $0x40150262; WORD $0xf3a8 // vfmadd213ps %zmm27, %zmm29, %zmm30 # zmm30 = (zmm29 * zmm30) + zmm27
-	LONG $0x400c4162; WORD $0xde58 // vaddps %zmm14, %zmm30, %zmm27
-	LONG $0x487e0162; WORD $0xe45b // vcvttps2dq %zmm28, %zmm28
-	LONG $0x40159162; WORD $0xe472; BYTE $0x01 // vpsrad $0x1, %zmm28, %zmm29
-	LONG $0x400d9162; WORD $0xf572; BYTE $0x17 // vpslld $0x17, %zmm29, %zmm30
-	LONG $0x400d4162; WORD $0xf7fe // vpaddd %zmm15, %zmm30, %zmm30
-	LONG $0x40240162; WORD $0xde59 // vmulps %zmm30, %zmm27, %zmm27
-	LONG $0x401d0162; WORD $0xe5fa // vpsubd %zmm29, %zmm28, %zmm28
-	LONG $0x401d9162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm28, %zmm28
-	LONG $0x401d4162; WORD $0xe7fe // vpaddd %zmm15, %zmm28, %zmm28
-	LONG $0x40240162; WORD $0xdc59 // vmulps %zmm28, %zmm27, %zmm27
-	LONG $0x40244162; WORD $0xde58 // vaddps %zmm14, %zmm27, %zmm27
-	LONG $0x40040162; WORD $0xdb5e // vdivps %zmm27, %zmm31, %zmm27
-	LONG $0x487c4162; WORD $0xe628 // vmovaps %zmm14, %zmm28
-	LONG $0x4b0c0162; WORD $0xe35c // vsubps %zmm27, %zmm14, %zmm28 {%k3}
-	LONG $0x4034b162; WORD $0xdfc2; BYTE $0x05 // vcmpnltps %zmm23, %zmm25, %k3
-	LONG $0x407cc162; WORD $0xc658 // vaddps %zmm14, %zmm16, %zmm16
-	LONG $0xca0ca162; WORD $0xc05e // vdivps %zmm16, %zmm14, %zmm16 {%k2} {z}
-	LONG $0x403d0262; WORD $0xd0a8 // vfmadd213ps %zmm24, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm24
-	LONG $0x403c6162; WORD $0xc354 // vandps %zmm3, %zmm24, %zmm24
-	LONG $0x433c0162; WORD $0xd456 // vorps %zmm28, %zmm24, %zmm26 {%k3}
-	LONG $0x412c2162; WORD $0xd059 // vmulps %zmm16, %zmm26, %zmm26 {%k1}
-	LONG $0x487c0162; WORD $0x1411; BYTE $0xb3 // vmovups %zmm26, (%r11,%r14,4)
-	LONG $0x10468d4d // leaq 0x10(%r14), %r8
-	LONG $0x20c68349 // addq $0x20, %r14
-	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
-	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
-	LONG $0xfb878e0f; WORD $0xffff // jle 0x2b00 <k_lstm+0x110>
-	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
-	LONG $0x05578e0f; WORD $0x0000 // jle 0x34d9 <k_lstm+0xae9>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0xc97c9162; WORD $0x0c10; BYTE $0x81 // vmovups (%r9,%r8,4), %zmm1 {%k1} {z}
-	QUAD $0x0d240518487de262; WORD $0x0000 // vbroadcastss 0xd24(%rip), %zmm16 # 0x3cc8 <k_gru+0x7e8>
-	QUAD $0x0d4a0d18487de262; WORD $0x0000 // vbroadcastss 0xd4a(%rip), %zmm17 # 0x3cf8 <k_gru+0x818>
-	LONG $0x407cf162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm16, %k2
-	LONG $0x4874b162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm17, %zmm1, %k3
-	QUAD $0x0d6a2d18487df262; WORD $0x0000 // vbroadcastss 0xd6a(%rip), %zmm5 # 0x3d30 <k_gru+0x850>
-	QUAD $0x0d400518487df262; WORD $0x0000 // vbroadcastss 0xd40(%rip), %zmm0 # 0x3d10 <k_gru+0x830>
-	LONG $0x487cf162; WORD $0xd528 // vmovaps %zmm5, %zmm2
-	LONG $0x4b74f162; WORD $0xd057 // vxorps %zmm0, %zmm1, %zmm2 {%k3}
-	QUAD $0x0d1a2d18487d7262; WORD $0x0000 // vbroadcastss 0xd1a(%rip), %zmm13 # 0x3d00 <k_gru+0x820>
-	LONG $0x4a15f262; WORD $0xd265 // vblendmps %zmm2, %zmm13, %zmm2 {%k2}
-	QUAD $0x0d522518487df262; WORD $0x0000 // vbroadcastss 0xd52(%rip), %zmm4 # 0x3d48 <k_gru+0x868>
-	LONG $0x486cf162; WORD $0xcc59 // vmulps %zmm4, %zmm2, %zmm1
-	LONG $0x487d7362; WORD $0xd908; BYTE $0x08 // vrndscaleps $0x8, %zmm1, %zmm11
-	QUAD $0x0d2f0d18487df262; WORD $0x0000 // vbroadcastss 0xd2f(%rip), %zmm1 # 0x3d3c <k_gru+0x85c>
-	QUAD $0x0d2d3518487df262; WORD $0x0000 // vbroadcastss 0xd2d(%rip), %zmm6 # 0x3d44 <k_gru+0x864>
-	LONG $0x4825f262; WORD $0xd1b8 // vfmadd231ps %zmm1, %zmm11, %zmm2 # zmm2 = (zmm11 * zmm1) + zmm2
-	LONG $0x4825f262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm11, %zmm2 # zmm2 = (zmm11 * zmm6) + zmm2
-	QUAD $0x0cab3d18487df262; WORD $0x0000 // vbroadcastss 0xcab(%rip), %zmm7 # 0x3cd8 <k_gru+0x7f8>
-	QUAD $0x0d311d18487df262; WORD $0x0000 // vbroadcastss 0xd31(%rip), %zmm3 # 0x3d68 <k_gru+0x888>
-	LONG $0x487c7162; WORD $0xf328 // vmovaps %zmm3, %zmm14
-	LONG $0x486d7262; WORD $0xf7a8 // vfmadd213ps %zmm7, %zmm2, %zmm14 # zmm14 = (zmm2 * zmm14) + zmm7
-	QUAD $0x0cc70518487d7262; WORD $0x0000 // vbroadcastss 0xcc7(%rip), %zmm8 # 0x3d14 <k_gru+0x834>
-	QUAD $0x0d050d18487d7262; WORD $0x0000 // vbroadcastss 0xd05(%rip), %zmm9 # 0x3d5c <k_gru+0x87c>
-	LONG $0x486d5262; WORD $0xf0a8 // vfmadd213ps %zmm8, %zmm2, %zmm14 # zmm14 = (zmm2 * zmm14) + zmm8
-	LONG $0x486d5262; WORD $0xf1a8 // vfmadd213ps %zmm9, %zmm2, %zmm14 # zmm14 = (zmm2 * zmm14) + zmm9
-	QUAD $0x0ce71518487d7262; WORD $0x0000 // vbroadcastss 0xce7(%rip), %zmm10 # 0x3d54 <k_gru+0x874>
-	LONG $0x486d5262; WORD $0xf2a8 // vfmadd213ps %zmm10, %zmm2, %zmm14 # zmm14 = (zmm2 * zmm14) + zmm10
-	QUAD $0x0c772518487d7262; WORD $0x0000 // vbroadcastss 0xc77(%rip), %zmm12 # 0x3cf4 <k_gru+0x814>
-	LONG $0x486d5262; WORD $0xf4a8 // vfmadd213ps %zmm12, %zmm2, %zmm14 # zmm14 = (zmm2 * zmm14) + zmm12
-	LONG $0x486c7162; WORD $0xfa59 // vmulps %zmm2, %zmm2, %zmm15
-	LONG $0x480d7262; WORD $0xfaa8 // vfmadd213ps %zmm2, %zmm14, %zmm15 # zmm15 = (zmm14 * zmm15) + zmm2
-	QUAD $0x0c2b1518487df262; WORD $0x0000 // vbroadcastss 0xc2b(%rip), %zmm2 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x48047162; WORD $0xf258 // vaddps %zmm2, %zmm15, %zmm14
-	LONG $0x487e5162; WORD $0xfb5b // vcvttps2dq %zmm11, %zmm15
-	LONG $0x406dd162; WORD $0xe772; BYTE $0x01 // vpsrad $0x1, %zmm15, %zmm18
-	LONG $0x4065b162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm18, %zmm19
-	QUAD $0x0c071d58487d7262; WORD $0x0000 // vpbroadcastd 0xc07(%rip), %zmm11 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x4065c162; WORD $0xdbfe // vpaddd %zmm11, %zmm19, %zmm19
-	LONG $0x480c3162; WORD $0xf359 // vmulps %zmm19, %zmm14, %zmm14
-	LONG $0x48053162; WORD $0xfafa // vpsubd %zmm18, %zmm15, %zmm15
-	LONG $0x4805d162; WORD $0xf772; BYTE $0x17 // vpslld $0x17, %zmm15, %zmm15
-	LONG $0x48055162; WORD $0xfbfe // vpaddd %zmm11, %zmm15, %zmm15
-	LONG $0x480c5162; WORD $0xf759 // vmulps %zmm15, %zmm14, %zmm14
-	LONG $0x480c7162; WORD $0xf258 // vaddps %zmm2, %zmm14, %zmm14
-	LONG $0xcb6c5162; WORD $0xf65e // vdivps %zmm14, %zmm2, %zmm14 {%k3} {z}
-	LONG $0x4a6d4262; WORD $0xc665 // vblendmps %zmm14, %zmm2, %zmm24 {%k2}
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0xc97c3162; WORD $0x3410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm14 {%k1} {z}
-	LONG $0x407cd162; WORD $0xd6c2; BYTE $0x05 // vcmpnltps %zmm14, %zmm16, %k2
-	LONG $0x480cb162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm17, %zmm14, %k3
-	LONG $0x487c7162; WORD $0xfd28 // vmovaps %zmm5, %zmm15
-	LONG $0x4b0c7162; WORD $0xf857 // vxorps %zmm0, %zmm14, %zmm15 {%k3}
-	LONG $0x4a155262; WORD $0xf765 // vblendmps %zmm15, %zmm13, %zmm14 {%k2}
-	LONG $0x480c7162; WORD $0xfc59 // vmulps %zmm4, %zmm14, %zmm15
-	LONG $0x487d5362; WORD $0xff08; BYTE $0x08 // vrndscaleps $0x8, %zmm15, %zmm15
-	LONG $0x48057262; WORD $0xf1b8 // vfmadd231ps %zmm1, %zmm15, %zmm14 # zmm14 = (zmm15 * zmm1) + zmm14
-	LONG $0x48057262; WORD $0xf6b8 // vfmadd231ps %zmm6, %zmm15, %zmm14 # zmm14 = (zmm15 * zmm6) + zmm14
-	LONG $0x487ce162; WORD $0xd328 // vmovaps %zmm3, %zmm18
-	LONG $0x480de262; WORD $0xd7a8 // vfmadd213ps %zmm7, %zmm14, %zmm18 # zmm18 = (zmm14 * zmm18) + zmm7
-	LONG $0x480dc262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm14, %zmm18 # zmm18 = (zmm14 * zmm18) + zmm8
-	LONG $0x480dc262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm14, %zmm18 # zmm18 = (zmm14 * zmm18) + zmm9
-	LONG $0x480dc262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm14, %zmm18 # zmm18 = (zmm14 * zmm18) + zmm10
-	LONG $0x480dc262; WORD $0xd4a8 // vfmadd213ps %zmm12, %zmm14, %zmm18 # zmm18 = (zmm14 * zmm18) + zmm12
-	LONG $0x480cc162; WORD $0xde59 // vmulps %zmm14, %zmm14, %zmm19
-	LONG $0x406dc262; WORD $0xdea8 // vfmadd213ps %zmm14, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm14
-	LONG $0x40647162; WORD $0xf258 // vaddps %zmm2, %zmm19, %zmm14
-	LONG $0x487e5162; WORD $0xff5b // vcvttps2dq %zmm15, %zmm15
-	LONG $0x406dd162; WORD $0xe772; BYTE $0x01 // vpsrad $0x1, %zmm15, %zmm18
-	LONG $0x4065b162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm18, %zmm19
-	LONG $0x4065c162; WORD $0xdbfe // vpaddd %zmm11, %zmm19, %zmm19
-	LONG $0x480c3162; WORD $0xf359 // vmulps %zmm19, %zmm14, %zmm14
-	LONG $0x48053162; WORD $0xfafa // vpsubd %zmm18, %zmm15, %zmm15
-	LONG $0x4805d162; WORD $0xf772; BYTE $0x17 // vpslld $0x17, %zmm15, %zmm15
-	LONG $0x48055162; WORD $0xfbfe // vpaddd %zmm11, %zmm15, %zmm15
-	LONG $0x480c5162; WORD $0xf759 // vmulps %zmm15, %zmm14, %zmm14
-	LONG $0x480c7162; WORD $0xf258 // vaddps %zmm2, %zmm14, %zmm14
-	LONG $0xcb6c4162; WORD $0xde5e // vdivps %zmm14, %zmm2, %zmm27 {%k3} {z}
-	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
-	LONG $0xc97c2162; WORD $0x1410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm26 {%k1} {z}
-	QUAD $0x0b980d18487d6262; WORD $0x0000 // vbroadcastss 0xb98(%rip), %zmm25 # 0x3d60 <k_gru+0x880>
-	LONG $0xc97ca162; WORD $0x3410; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm22 {%k1} {z}
-	LONG $0x404c0162; WORD $0xe154 // vandps %zmm25, %zmm22, %zmm28
-	QUAD $0x0b491518487de262; WORD $0x0000 // vbroadcastss 0xb49(%rip), %zmm18 # 0x3d28 <k_gru+0x848>
-	LONG $0x404c3162; WORD $0xfe59 // vmulps %zmm22, %zmm22, %zmm15
-	QUAD $0x0b0d3518487d7262; WORD $0x0000 // vbroadcastss 0xb0d(%rip), %zmm14 # 0x3cfc <k_gru+0x81c>
-	LONG $0x487cc162; WORD $0xfe28 // vmovaps %zmm14, %zmm23
-	LONG $0x4805a262; WORD $0xfaa8 // vfmadd213ps %zmm18, %zmm15, %zmm23 # zmm23 = (zmm15 * zmm23) + zmm18
-	QUAD $0x0abb1d18487de262; WORD $0x0000 // vbroadcastss 0xabb(%rip), %zmm19 # 0x3cc0 <k_gru+0x7e0>
-	LONG $0x4805a262; WORD $0xfba8 // vfmadd213ps %zmm19, %zmm15, %zmm23 # zmm23 = (zmm15 * zmm23) + zmm19
-	QUAD $0x0af72518487de262; WORD $0x0000 // vbroadcastss 0xaf7(%rip), %zmm20 # 0x3d0c <k_gru+0x82c>
-	QUAD $0x0b312d18487de262; WORD $0x0000 // vbroadcastss 0xb31(%rip), %zmm21 # 0x3d50 <k_gru+0x870>
-	LONG $0x4805a262; WORD $0xfca8 // vfmadd213ps %zmm20, %zmm15, %zmm23 # zmm23 = (zmm15 * zmm23) + zmm20
-	LONG $0x4805a262; WORD $0xfda8 // vfmadd213ps %zmm21, %zmm15, %zmm23 # zmm23 = (zmm15 * zmm23) + zmm21
-	LONG $0x48043162; WORD $0xff59 // vmulps %zmm23, %zmm15, %zmm15
-	LONG $0x404d3262; WORD $0xfea8 // vfmadd213ps %zmm22, %zmm22, %zmm15 # zmm15 = (zmm22 * zmm15) + zmm22
-	LONG $0x401c8162; WORD $0xfc58 // vaddps %zmm28, %zmm28, %zmm23
-	LONG $0x4854b162; WORD $0xdfc2; BYTE $0x05 // vcmpnltps %zmm23, %zmm5, %k3
-	LONG $0x4854a162; WORD $0xff5d // vminps %zmm23, %zmm5, %zmm23
-	LONG $0x40446162; WORD $0xec59 // vmulps %zmm4, %zmm23, %zmm29
+	LONG $0x402d6262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm4) + zmm25
+	LONG $0x402d6262; WORD $0xcdb8 // vfmadd231ps %zmm5, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm5) + zmm25
+	LONG $0x487c6162; WORD $0xdf28 // vmovaps %zmm7, %zmm27
+	LONG $0x40356262; WORD $0xdea8 // vfmadd213ps %zmm6, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm6
+	LONG $0x40354262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm8
+	LONG $0x40354262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm9
+	LONG $0x40354262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm10
+	LONG $0x40354262; WORD $0xdba8 // vfmadd213ps %zmm11, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm11
+	LONG $0x40340162; WORD $0xe159 // vmulps %zmm25, %zmm25, %zmm28
+	LONG $0x40250262; WORD $0xe1a8 // vfmadd213ps %zmm25, %zmm27, %zmm28 # zmm28 = (zmm27 * zmm28) + zmm25
+	LONG $0x401c4162; WORD $0xcc58 // vaddps %zmm12, %zmm28, %zmm25
+	LONG $0x40350262; WORD $0xca2c // vscalefps %zmm26, %zmm25, %zmm25
+	LONG $0x4044d162; WORD $0xd5c2; BYTE $0x05 // vcmpnltps %zmm13, %zmm23, %k2
+	LONG $0x40344162; WORD $0xcc58 // vaddps %zmm12, %zmm25, %zmm25
+	LONG $0x480cb162; WORD $0xcfc2; BYTE $0x05 // vcmpnltps %zmm23, %zmm14, %k1
+	LONG $0xca1c0162; WORD $0xc95e // vdivps %zmm25, %zmm12, %zmm25 {%k2} {z}
+	LONG $0x487c2162; WORD $0x1410; BYTE $0xb2 // vmovups (%rdx,%r14,4), %zmm26
+	LONG $0x402c4162; WORD $0xdf54 // vandps %zmm15, %zmm26, %zmm27
+	LONG $0x40240162; WORD $0xe358 // vaddps %zmm27, %zmm27, %zmm28
+	LONG $0x48748162; WORD $0xfc5f // vmaxps %zmm28, %zmm1, %zmm23
+	LONG $0x486ca162; WORD $0xff5d // vminps %zmm23, %zmm2, %zmm23
+	LONG $0x40446162; WORD $0xeb59 // vmulps %zmm3, %zmm23, %zmm29
 	LONG $0x487d0362; WORD $0xed08; BYTE $0x08 // vrndscaleps $0x8, %zmm29, %zmm29
-	LONG $0x4015e262; WORD $0xf9b8 // vfmadd231ps %zmm1, %zmm29, %zmm23 # zmm23 = (zmm29 * zmm1) + zmm23
-	LONG $0x4015e262; WORD $0xfeb8 // vfmadd231ps %zmm6, %zmm29, %zmm23 # zmm23 = (zmm29 * zmm6) + zmm23
-	LONG $0x487c6162; WORD $0xf328 // vmovaps %zmm3, %zmm30
-	LONG $0x40456262; WORD $0xf7a8 // vfmadd213ps %zmm7, %zmm23, %zmm30 # zmm30 = (zmm23 * zmm30) + zmm7
+	LONG $0x4015e262; WORD $0xfcb8 // vfmadd231ps %zmm4, %zmm29, %zmm23 # zmm23 = (zmm29 * zmm4) + zmm23
+	LONG $0x4015e262; WORD $0xfdb8 // vfmadd231ps %zmm5, %zmm29, %zmm23 # zmm23 = (zmm29 * zmm5) + zmm23
+	LONG $0x487c6162; WORD $0xf728 // vmovaps %zmm7, %zmm30
+	LONG $0x40456262; WORD $0xf6a8 // vfmadd213ps %zmm6, %zmm23, %zmm30 # zmm30 = (zmm23 * zmm30) + zmm6
 	LONG $0x40454262; WORD $0xf0a8 // vfmadd213ps %zmm8, %zmm23, %zmm30 # zmm30 = (zmm23 * zmm30) + zmm8
 	LONG $0x40454262; WORD $0xf1a8 // vfmadd213ps %zmm9, %zmm23, %zmm30 # zmm30 = (zmm23 * zmm30) + zmm9
 	LONG $0x40454262; WORD $0xf2a8 // vfmadd213ps %zmm10, %zmm23, %zmm30 # zmm30 = (zmm23 * zmm30) + zmm10
-	LONG $0x40454262; WORD $0xf4a8 // vfmadd213ps %zmm12, %zmm23, %zmm30 # zmm30 = (zmm23 * zmm30) + zmm12
+	LONG $0x40454262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm23, %zmm30 # zmm30 = (zmm23 * zmm30) + zmm11
 	LONG $0x40442162; WORD $0xff59 // vmulps %zmm23, %zmm23, %zmm31
 	LONG $0x400d2262; WORD $0xffa8 // vfmadd213ps %zmm23, %zmm30, %zmm31 # zmm31 = (zmm30 * zmm31) + zmm23
-	LONG $0x4004e162; WORD $0xfa58 // vaddps %zmm2, %zmm31, %zmm23
-	LONG $0x487e0162; WORD $0xed5b // vcvttps2dq %zmm29, %zmm29
-	LONG $0x400d9162; WORD $0xe572; BYTE $0x01 // vpsrad $0x1, %zmm29, %zmm30
-	LONG $0x40059162; WORD $0xf672; BYTE $0x17 // vpslld $0x17, %zmm30, %zmm31
-	LONG $0x40054162; WORD $0xfbfe // vpaddd %zmm11, %zmm31, %zmm31
-	LONG $0x40448162; WORD $0xff59 // vmulps %zmm31, %zmm23, %zmm23
-	LONG $0x40150162; WORD $0xeefa // vpsubd %zmm30, %zmm29, %zmm29
-	LONG $0x40159162; WORD $0xf572; BYTE $0x17 // vpslld $0x17, %zmm29, %zmm29
-	LONG $0x40154162; WORD $0xebfe // vpaddd %zmm11, %zmm29, %zmm29
-	LONG $0x40448162; WORD $0xfd59 // vmulps %zmm29, %zmm23, %zmm23
-	LONG $0x40446162; WORD $0xea58 // vaddps %zmm2, %zmm23, %zmm29
-	QUAD $0x0a223d18487de262; WORD $0x0000 // vbroadcastss 0xa22(%rip), %zmm23 # 0x3d04 <k_gru+0x824>
-	LONG $0x40440162; WORD $0xed5e // vdivps %zmm29, %zmm23, %zmm29
-	LONG $0x487c6162; WORD $0xf228 // vmovaps %zmm2, %zmm30
-	LONG $0x4b6c0162; WORD $0xf55c // vsubps %zmm29, %zmm2, %zmm30 {%k3}
-	LONG $0x404c6162; WORD $0xe854 // vandps %zmm0, %zmm22, %zmm29
-	QUAD $0x09e83518487de262; WORD $0x0000 // vbroadcastss 0x9e8(%rip), %zmm22 # 0x3cec <k_gru+0x80c>
-	LONG $0x401cb162; WORD $0xdec2; BYTE $0x05 // vcmpnltps %zmm22, %zmm28, %k3
-	LONG $0x43141162; WORD $0xfe56 // vorps %zmm30, %zmm29, %zmm15 {%k3}
-	LONG $0x4a041162; WORD $0xfb59 // vmulps %zmm27, %zmm15, %zmm15 {%k2}
-	LONG $0x403d1262; WORD $0xfab8 // vfmadd231ps %zmm26, %zmm24, %zmm15 # zmm15 = (zmm24 * zmm26) + zmm15
-	LONG $0x497c3162; WORD $0x3c11; BYTE $0x81 // vmovups %zmm15, (%rcx,%r8,4) {%k1}
-	LONG $0xc97c2162; WORD $0x0410; BYTE $0x80 // vmovups (%rax,%r8,4), %zmm24 {%k1} {z}
-	LONG $0x407c9162; WORD $0xd0c2; BYTE $0x05 // vcmpnltps %zmm24, %zmm16, %k2
-	LONG $0x403cb162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm17, %zmm24, %k3
-	LONG $0x48048162; WORD $0xc154 // vandps %zmm25, %zmm15, %zmm16
-	LONG $0x407ca162; WORD $0xc858 // vaddps %zmm16, %zmm16, %zmm17
-	LONG $0x4854b162; WORD $0xe1c2; BYTE $0x05 // vcmpnltps %zmm17, %zmm5, %k4
-	LONG $0x487c6162; WORD $0xcd28 // vmovaps %zmm5, %zmm25
-	LONG $0x433c6162; WORD $0xc857 // vxorps %zmm0, %zmm24, %zmm25 {%k3}
-	LONG $0x4a7c1162; WORD $0xe928 // vmovaps %zmm25, %zmm13 {%k2}
-	LONG $0x48146162; WORD $0xc459 // vmulps %zmm4, %zmm13, %zmm24
-	LONG $0x487d0362; WORD $0xc008; BYTE $0x08 // vrndscaleps $0x8, %zmm24, %zmm24
-	LONG $0x403d7262; WORD $0xe9b8 // vfmadd231ps %zmm1, %zmm24, %zmm13 # zmm13 = (zmm24 * zmm1) + zmm13
-	LONG $0x403d7262; WORD $0xeeb8 // vfmadd231ps %zmm6, %zmm24, %zmm13 # zmm13 = (zmm24 * zmm6) + zmm13
-	LONG $0x487c6162; WORD $0xcb28 // vmovaps %zmm3, %zmm25
-	LONG $0x48156262; WORD $0xcfa8 // vfmadd213ps %zmm7, %zmm13, %zmm25 # zmm25 = (zmm13 * zmm25) + zmm7
-	LONG $0x48154262; WORD $0xc8a8 // vfmadd213ps %zmm8, %zmm13, %zmm25 # zmm25 = (zmm13 * zmm25) + zmm8
-	LONG $0x48154262; WORD $0xc9a8 // vfmadd213ps %zmm9, %zmm13, %zmm25 # zmm25 = (zmm13 * zmm25) + zmm9
-	LONG $0x48154262; WORD $0xcaa8 // vfmadd213ps %zmm10, %zmm13, %zmm25 # zmm25 = (zmm13 * zmm25) + zmm10
-	LONG $0x48154262; WORD $0xcca8 // vfmadd213ps %zmm12, %zmm13, %zmm25 # zmm25 = (zmm13 * zmm25) + zmm12
-	LONG $0x48144162; WORD $0xd559 // vmulps %zmm13, %zmm13, %zmm26
-	LONG $0x40354262; WORD $0xd5a8 // vfmadd213ps %zmm13, %zmm25, %zmm26 # zmm26 = (zmm25 * zmm26) + zmm13
-	LONG $0x402c7162; WORD $0xea58 // vaddps %zmm2, %zmm26, %zmm13
-	LONG $0x487e0162; WORD $0xc05b // vcvttps2dq %zmm24, %zmm24
-	LONG $0x40359162; WORD $0xe072; BYTE $0x01 // vpsrad $0x1, %zmm24, %zmm25
-	LONG $0x402d9162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm25, %zmm26
-	LONG $0x402d4162; WORD $0xd3fe // vpaddd %zmm11, %zmm26, %zmm26
-	LONG $0x48141162; WORD $0xea59 // vmulps %zmm26, %zmm13, %zmm13
-	LONG $0x403d0162; WORD $0xc1fa // vpsubd %zmm25, %zmm24, %zmm24
-	LONG $0x403d9162; WORD $0xf072; BYTE $0x17 // vpslld $0x17, %zmm24, %zmm24
-	LONG $0x403d4162; WORD $0xc3fe // vpaddd %zmm11, %zmm24, %zmm24
-	LONG $0x48141162; WORD $0xe859 // vmulps %zmm24, %zmm13, %zmm13
-	LONG $0x48147162; WORD $0xea58 // vaddps %zmm2, %zmm13, %zmm13
-	LONG $0xcb6c5162; WORD $0xed5e // vdivps %zmm13, %zmm2, %zmm13 {%k3} {z}
-	LONG $0x4854b162; WORD $0xe95d // vminps %zmm17, %zmm5, %zmm5
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x402c8162; WORD $0xfa59 // vmulps %zmm26, %zmm26, %zmm23
+	LONG $0x487c2162; WORD $0xf128 // vmovaps %zmm17, %zmm30
+	LONG $0x40452262; WORD $0xf0a8 // vfmadd213ps %zmm16, %zmm23, %zmm30 # zmm30 = (zmm23 * zmm30) + zmm16
+	LONG $0x40452262; WORD $0xf2a8 // vfmadd213ps %zmm18, %zmm23, %zmm30 # zmm30 = (zmm23 * zmm30) + zmm18
+	LONG $0x40452262; WORD $0xf3a8 // vfmadd213ps %zmm19, %zmm23, %zmm30 # zmm30 = (zmm23 * zmm30) + zmm19
+	LONG $0x40452262; WORD $0xf4a8 // vfmadd213ps %zmm20, %zmm23, %zmm30 # zmm30 = (zmm23 * zmm30) + zmm20
+	LONG $0x40448162; WORD $0xfe59 // vmulps %zmm30, %zmm23, %zmm23
+	LONG $0x402d8262; WORD $0xfaa8 // vfmadd213ps %zmm26, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm23) + zmm26
+	LONG $0x40044162; WORD $0xf458 // vaddps %zmm12, %zmm31, %zmm30
+	LONG $0x400d0262; WORD $0xed2c // vscalefps %zmm29, %zmm30, %zmm29
+	LONG $0x486c9162; WORD $0xd4c2; BYTE $0x01 // vcmpltps %zmm28, %zmm2, %k2
+	LONG $0x40144162; WORD $0xe458 // vaddps %zmm12, %zmm29, %zmm28
+	LONG $0x40540162; WORD $0xe45e // vdivps %zmm28, %zmm21, %zmm28
+	LONG $0x481c0162; WORD $0xe45c // vsubps %zmm28, %zmm12, %zmm28
+	LONG $0x4a7c4162; WORD $0xe428 // vmovaps %zmm12, %zmm28 {%k2}
+	LONG $0x402c6162; WORD $0xd054 // vandps %zmm0, %zmm26, %zmm26
+	LONG $0x4024b162; WORD $0xd6c2; BYTE $0x05 // vcmpnltps %zmm22, %zmm27, %k2
+	LONG $0x422c8162; WORD $0xfc56 // vorps %zmm28, %zmm26, %zmm23 {%k2}
+	LONG $0x41448162; WORD $0xf959 // vmulps %zmm25, %zmm23, %zmm23 {%k1}
+	LONG $0x403d8262; WORD $0x3cb8; BYTE $0xb1 // vfmadd231ps (%r9,%r14,4), %zmm24, %zmm23 # zmm23 = (zmm24 * mem) + zmm23
+	LONG $0x487ca162; WORD $0x3c11; BYTE $0xb3 // vmovups %zmm23, (%rbx,%r14,4)
+	LONG $0x487c2162; WORD $0x0410; BYTE $0xb0 // vmovups (%rax,%r14,4), %zmm24
+	LONG $0x403c6162; WORD $0xc857 // vxorps %zmm0, %zmm24, %zmm25
+	LONG $0x48740162; WORD $0xc95f // vmaxps %zmm25, %zmm1, %zmm25
+	LONG $0x486c0162; WORD $0xc95d // vminps %zmm25, %zmm2, %zmm25
+	LONG $0x40346162; WORD $0xd359 // vmulps %zmm3, %zmm25, %zmm26
+	LONG $0x487d0362; WORD $0xd208; BYTE $0x08 // vrndscaleps $0x8, %zmm26, %zmm26
+	LONG $0x402d6262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm4) + zmm25
+	LONG $0x402d6262; WORD $0xcdb8 // vfmadd231ps %zmm5, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm5) + zmm25
+	LONG $0x487c6162; WORD $0xdf28 // vmovaps %zmm7, %zmm27
+	LONG $0x40356262; WORD $0xdea8 // vfmadd213ps %zmm6, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm6
+	LONG $0x40354262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm8
+	LONG $0x40354262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm9
+	LONG $0x40354262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm10
+	LONG $0x40354262; WORD $0xdba8 // vfmadd213ps %zmm11, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm11
+	LONG $0x40340162; WORD $0xe159 // vmulps %zmm25, %zmm25, %zmm28
+	LONG $0x40250262; WORD $0xe1a8 // vfmadd213ps %zmm25, %zmm27, %zmm28 # zmm28 = (zmm27 * zmm28) + zmm25
+	LONG $0x401c4162; WORD $0xcc58 // vaddps %zmm12, %zmm28, %zmm25
+	LONG $0x40350262; WORD $0xca2c // vscalefps %zmm26, %zmm25, %zmm25
+	LONG $0x40444162; WORD $0xd754 // vandps %zmm15, %zmm23, %zmm26
+	LONG $0x402c0162; WORD $0xda58 // vaddps %zmm26, %zmm26, %zmm27
+	LONG $0x48740162; WORD $0xe35f // vmaxps %zmm27, %zmm1, %zmm28
+	LONG $0x486c0162; WORD $0xe45d // vminps %zmm28, %zmm2, %zmm28
+	LONG $0x401c6162; WORD $0xeb59 // vmulps %zmm3, %zmm28, %zmm29
+	LONG $0x487d0362; WORD $0xed08; BYTE $0x08 // vrndscaleps $0x8, %zmm29, %zmm29
+	LONG $0x40156262; WORD $0xe4b8 // vfmadd231ps %zmm4, %zmm29, %zmm28 # zmm28 = (zmm29 * zmm4) + zmm28
+	LONG $0x40156262; WORD $0xe5b8 // vfmadd231ps %zmm5, %zmm29, %zmm28 # zmm28 = (zmm29 * zmm5) + zmm28
+	LONG $0x487c6162; WORD $0xf728 // vmovaps %zmm7, %zmm30
+	LONG $0x401d6262; WORD $0xf6a8 // vfmadd213ps %zmm6, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm6
+	LONG $0x401d4262; WORD $0xf0a8 // vfmadd213ps %zmm8, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm8
+	LONG $0x401d4262; WORD $0xf1a8 // vfmadd213ps %zmm9, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm9
+	LONG $0x401d4262; WORD $0xf2a8 // vfmadd213ps %zmm10, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm10
+	LONG $0x401d4262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm11
+	LONG $0x401c0162; WORD $0xfc59 // vmulps %zmm28, %zmm28, %zmm31
+	LONG $0x400d0262; WORD $0xfca8 // vfmadd213ps %zmm28, %zmm30, %zmm31 # zmm31 = (zmm30 * zmm31) + zmm28
+	LONG $0x40442162; WORD $0xe759 // vmulps %zmm23, %zmm23, %zmm28
+	LONG $0x487c2162; WORD $0xf128 // vmovaps %zmm17, %zmm30
+	LONG $0x401d2262; WORD $0xf0a8 // vfmadd213ps %zmm16, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm16
+	LONG $0x401d2262; WORD $0xf2a8 // vfmadd213ps %zmm18, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm18
+	LONG $0x401d2262; WORD $0xf3a8 // vfmadd213ps %zmm19, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm19
+	LONG $0x401d2262; WORD $0xf4a8 // vfmadd213ps %zmm20, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm20
+	LONG $0x401c0162; WORD $0xe659 // vmulps %zmm30, %zmm28, %zmm28
+	LONG $0x40044162; WORD $0xf458 // vaddps %zmm12, %zmm31, %zmm30
+	LONG $0x400d0262; WORD $0xed2c // vscalefps %zmm29, %zmm30, %zmm29
+	LONG $0x486c9162; WORD $0xcbc2; BYTE $0x01 // vcmpltps %zmm27, %zmm2, %k1
+	LONG $0x402cb162; WORD $0xd6c2; BYTE $0x05 // vcmpnltps %zmm22, %zmm26, %k2
+	LONG $0x403cd162; WORD $0xddc2; BYTE $0x05 // vcmpnltps %zmm13, %zmm24, %k3
+	LONG $0x40344162; WORD $0xcc58 // vaddps %zmm12, %zmm25, %zmm25
+	LONG $0xcb1c0162; WORD $0xc95e // vdivps %zmm25, %zmm12, %zmm25 {%k3} {z}
+	LONG $0x40144162; WORD $0xd458 // vaddps %zmm12, %zmm29, %zmm26
+	LONG $0x40540162; WORD $0xd25e // vdivps %zmm26, %zmm21, %zmm26
+	LONG $0x40452262; WORD $0xe7a8 // vfmadd213ps %zmm23, %zmm23, %zmm28 # zmm28 = (zmm23 * zmm28) + zmm23
+	LONG $0x481c0162; WORD $0xd25c // vsubps %zmm26, %zmm12, %zmm26
+	LONG $0x497c4162; WORD $0xd428 // vmovaps %zmm12, %zmm26 {%k1}
+	LONG $0x4044e162; WORD $0xf854 // vandps %zmm0, %zmm23, %zmm23
+	LONG $0x42440162; WORD $0xe256 // vorps %zmm26, %zmm23, %zmm28 {%k2}
+	LONG $0x480c9162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm24, %zmm14, %k1
+	LONG $0x411c0162; WORD $0xe159 // vmulps %zmm25, %zmm28, %zmm28 {%k1}
+	LONG $0x487c0162; WORD $0x2411; BYTE $0xb3 // vmovups %zmm28, (%r11,%r14,4)
+	LONG $0x10568d4d // leaq 0x10(%r14), %r10
+	LONG $0x20c68349 // addq $0x20, %r14
+	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	LONG $0xfc888e0f; WORD $0xffff // jle 0x28a0 <k_lstm+0x120>
+	WORD $0x294c; BYTE $0xd1 // subq %r10, %rcx
+	LONG $0x04608e0f; WORD $0x0000 // jle 0x3081 <k_lstm+0x901>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97c1162; WORD $0x3c10; BYTE $0x90 // vmovups (%r8,%r10,4), %zmm15 {%k1} {z}
+	QUAD $0x0b4d0518487df262; WORD $0x0000 // vbroadcastss 0xb4d(%rip), %zmm0 # 0x3790 <k_gru+0x700>
+	QUAD $0x0b332518487df262; WORD $0x0000 // vbroadcastss 0xb33(%rip), %zmm4 # 0x3780 <k_gru+0x6f0>
+	LONG $0x4804f162; WORD $0xc857 // vxorps %zmm0, %zmm15, %zmm1
+	LONG $0x485cf162; WORD $0xd15f // vmaxps %zmm1, %zmm4, %zmm2
+	QUAD $0x0b4d0d18487df262; WORD $0x0000 // vbroadcastss 0xb4d(%rip), %zmm1 # 0x37b0 <k_gru+0x720>
+	LONG $0x48747162; WORD $0xea5d // vminps %zmm2, %zmm1, %zmm13
+	QUAD $0x0b552d18487df262; WORD $0x0000 // vbroadcastss 0xb55(%rip), %zmm5 # 0x37c8 <k_gru+0x738>
+	LONG $0x4814f162; WORD $0xd559 // vmulps %zmm5, %zmm13, %zmm2
+	LONG $0x487d7362; WORD $0xf208; BYTE $0x08 // vrndscaleps $0x8, %zmm2, %zmm14
+	QUAD $0x0b321518487df262; WORD $0x0000 // vbroadcastss 0xb32(%rip), %zmm2 # 0x37bc <k_gru+0x72c>
+	LONG $0x480d7262; WORD $0xeab8 // vfmadd231ps %zmm2, %zmm14, %zmm13 # zmm13 = (zmm14 * zmm2) + zmm13
+	QUAD $0x0b2a3518487df262; WORD $0x0000 // vbroadcastss 0xb2a(%rip), %zmm6 # 0x37c4 <k_gru+0x734>
+	QUAD $0x0ab43d18487df262; WORD $0x0000 // vbroadcastss 0xab4(%rip), %zmm7 # 0x3758 <k_gru+0x6c8>
+	LONG $0x480d7262; WORD $0xeeb8 // vfmadd231ps %zmm6, %zmm14, %zmm13 # zmm13 = (zmm14 * zmm6) + zmm13
+	QUAD $0x0b341d18487df262; WORD $0x0000 // vbroadcastss 0xb34(%rip), %zmm3 # 0x37e8 <k_gru+0x758>
+	LONG $0x487ce162; WORD $0xc328 // vmovaps %zmm3, %zmm16
+	LONG $0x4815e262; WORD $0xc7a8 // vfmadd213ps %zmm7, %zmm13, %zmm16 # zmm16 = (zmm13 * zmm16) + zmm7
+	QUAD $0x0aca0d18487d7262; WORD $0x0000 // vbroadcastss 0xaca(%rip), %zmm9 # 0x3794 <k_gru+0x704>
+	LONG $0x4815c262; WORD $0xc1a8 // vfmadd213ps %zmm9, %zmm13, %zmm16 # zmm16 = (zmm13 * zmm16) + zmm9
+	QUAD $0x0b021518487d7262; WORD $0x0000 // vbroadcastss 0xb02(%rip), %zmm10 # 0x37dc <k_gru+0x74c>
+	QUAD $0x0af01d18487d7262; WORD $0x0000 // vbroadcastss 0xaf0(%rip), %zmm11 # 0x37d4 <k_gru+0x744>
+	LONG $0x4815c262; WORD $0xc2a8 // vfmadd213ps %zmm10, %zmm13, %zmm16 # zmm16 = (zmm13 * zmm16) + zmm10
+	LONG $0x4815c262; WORD $0xc3a8 // vfmadd213ps %zmm11, %zmm13, %zmm16 # zmm16 = (zmm13 * zmm16) + zmm11
+	QUAD $0x0a7a2518487d7262; WORD $0x0000 // vbroadcastss 0xa7a(%rip), %zmm12 # 0x3774 <k_gru+0x6e4>
+	LONG $0x4815c262; WORD $0xc4a8 // vfmadd213ps %zmm12, %zmm13, %zmm16 # zmm16 = (zmm13 * zmm16) + zmm12
+	LONG $0x4814c162; WORD $0xcd59 // vmulps %zmm13, %zmm13, %zmm17
+	QUAD $0x0a340518487d7262; WORD $0x0000 // vbroadcastss 0xa34(%rip), %zmm8 # 0x3744 <k_gru+0x6b4>
+	LONG $0x407dc262; WORD $0xcda8 // vfmadd213ps %zmm13, %zmm16, %zmm17 # zmm17 = (zmm16 * zmm17) + zmm13
+	LONG $0x4074c162; WORD $0xc058 // vaddps %zmm8, %zmm17, %zmm16
+	QUAD $0x0a522d18487d7262; WORD $0x0000 // vbroadcastss 0xa52(%rip), %zmm13 # 0x3778 <k_gru+0x6e8>
+	LONG $0x407dc262; WORD $0xc62c // vscalefps %zmm14, %zmm16, %zmm16
+	LONG $0x4804d162; WORD $0xd5c2; BYTE $0x05 // vcmpnltps %zmm13, %zmm15, %k2
+	QUAD $0x0a0b3518487d7262; WORD $0x0000 // vbroadcastss 0xa0b(%rip), %zmm14 # 0x3748 <k_gru+0x6b8>
+	LONG $0x407cc162; WORD $0xc058 // vaddps %zmm8, %zmm16, %zmm16
+	LONG $0xca3ca162; WORD $0xc05e // vdivps %zmm16, %zmm8, %zmm16 {%k2} {z}
+	LONG $0x480cd162; WORD $0xd7c2; BYTE $0x05 // vcmpnltps %zmm15, %zmm14, %k2
+	LONG $0x4a3da262; WORD $0xc865 // vblendmps %zmm16, %zmm8, %zmm17 {%k2}
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x18478b4c // movq 0x18(%rdi), %r8
+	LONG $0xc97c8162; WORD $0x2410; BYTE $0x90 // vmovups (%r8,%r10,4), %zmm20 {%k1} {z}
+	LONG $0xc97c3162; WORD $0x3c10; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm15 {%k1} {z}
+	LONG $0x4804e162; WORD $0xc057 // vxorps %zmm0, %zmm15, %zmm16
+	LONG $0x485ca162; WORD $0xc05f // vmaxps %zmm16, %zmm4, %zmm16
+	LONG $0x4874a162; WORD $0xc05d // vminps %zmm16, %zmm1, %zmm16
+	LONG $0x407ce162; WORD $0xd559 // vmulps %zmm5, %zmm16, %zmm18
+	LONG $0x487da362; WORD $0xd208; BYTE $0x08 // vrndscaleps $0x8, %zmm18, %zmm18
+	LONG $0x406de262; WORD $0xc2b8 // vfmadd231ps %zmm2, %zmm18, %zmm16 # zmm16 = (zmm18 * zmm2) + zmm16
+	LONG $0x406de262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm18, %zmm16 # zmm16 = (zmm18 * zmm6) + zmm16
+	LONG $0x487ce162; WORD $0xdb28 // vmovaps %zmm3, %zmm19
+	LONG $0x407de262; WORD $0xdfa8 // vfmadd213ps %zmm7, %zmm16, %zmm19 # zmm19 = (zmm16 * zmm19) + zmm7
+	LONG $0x407dc262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm16, %zmm19 # zmm19 = (zmm16 * zmm19) + zmm9
+	LONG $0x407dc262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm16, %zmm19 # zmm19 = (zmm16 * zmm19) + zmm10
+	LONG $0x407dc262; WORD $0xdba8 // vfmadd213ps %zmm11, %zmm16, %zmm19 # zmm19 = (zmm16 * zmm19) + zmm11
+	LONG $0x407dc262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm16, %zmm19 # zmm19 = (zmm16 * zmm19) + zmm12
+	LONG $0x407ca162; WORD $0xe859 // vmulps %zmm16, %zmm16, %zmm21
+	LONG $0x4065a262; WORD $0xe8a8 // vfmadd213ps %zmm16, %zmm19, %zmm21 # zmm21 = (zmm19 * zmm21) + zmm16
+	LONG $0x4054c162; WORD $0xc058 // vaddps %zmm8, %zmm21, %zmm16
+	LONG $0x407da262; WORD $0xc22c // vscalefps %zmm18, %zmm16, %zmm16
+	LONG $0x4804d162; WORD $0xddc2; BYTE $0x05 // vcmpnltps %zmm13, %zmm15, %k3
+	LONG $0x407cc162; WORD $0xc058 // vaddps %zmm8, %zmm16, %zmm16
+	LONG $0x480cd162; WORD $0xd7c2; BYTE $0x05 // vcmpnltps %zmm15, %zmm14, %k2
+	LONG $0xcb3c2162; WORD $0xd05e // vdivps %zmm16, %zmm8, %zmm26 {%k3} {z}
+	LONG $0xc97c2162; WORD $0x0c10; BYTE $0x92 // vmovups (%rdx,%r10,4), %zmm25 {%k1} {z}
+	QUAD $0x09e21518487de262; WORD $0x0000 // vbroadcastss 0x9e2(%rip), %zmm18 # 0x37e0 <k_gru+0x750>
+	LONG $0x40342162; WORD $0xda54 // vandps %zmm18, %zmm25, %zmm27
+	LONG $0x40341162; WORD $0xf959 // vmulps %zmm25, %zmm25, %zmm15
+	QUAD $0x09941d18487de262; WORD $0x0000 // vbroadcastss 0x994(%rip), %zmm19 # 0x37a8 <k_gru+0x718>
+	QUAD $0x095e0518487de262; WORD $0x0000 // vbroadcastss 0x95e(%rip), %zmm16 # 0x377c <k_gru+0x6ec>
+	LONG $0x487c2162; WORD $0xc028 // vmovaps %zmm16, %zmm24
+	LONG $0x48052262; WORD $0xc3a8 // vfmadd213ps %zmm19, %zmm15, %zmm24 # zmm24 = (zmm15 * zmm24) + zmm19
+	QUAD $0x090c2d18487de262; WORD $0x0000 // vbroadcastss 0x90c(%rip), %zmm21 # 0x3740 <k_gru+0x6b0>
+	LONG $0x48052262; WORD $0xc5a8 // vfmadd213ps %zmm21, %zmm15, %zmm24 # zmm24 = (zmm15 * zmm24) + zmm21
+	QUAD $0x09483518487de262; WORD $0x0000 // vbroadcastss 0x948(%rip), %zmm22 # 0x378c <k_gru+0x6fc>
+	LONG $0x48052262; WORD $0xc6a8 // vfmadd213ps %zmm22, %zmm15, %zmm24 # zmm24 = (zmm15 * zmm24) + zmm22
+	QUAD $0x097c3d18487de262; WORD $0x0000 // vbroadcastss 0x97c(%rip), %zmm23 # 0x37d0 <k_gru+0x740>
+	LONG $0x48052262; WORD $0xc7a8 // vfmadd213ps %zmm23, %zmm15, %zmm24 # zmm24 = (zmm15 * zmm24) + zmm23
+	LONG $0x48041162; WORD $0xf859 // vmulps %zmm24, %zmm15, %zmm15
+	LONG $0x40351262; WORD $0xf9a8 // vfmadd213ps %zmm25, %zmm25, %zmm15 # zmm15 = (zmm25 * zmm15) + zmm25
+	LONG $0x40240162; WORD $0xe358 // vaddps %zmm27, %zmm27, %zmm28
+	LONG $0x485c0162; WORD $0xc45f // vmaxps %zmm28, %zmm4, %zmm24
+	LONG $0x48740162; WORD $0xc05d // vminps %zmm24, %zmm1, %zmm24
+	LONG $0x403c6162; WORD $0xed59 // vmulps %zmm5, %zmm24, %zmm29
+	LONG $0x487d0362; WORD $0xed08; BYTE $0x08 // vrndscaleps $0x8, %zmm29, %zmm29
+	LONG $0x40156262; WORD $0xc2b8 // vfmadd231ps %zmm2, %zmm29, %zmm24 # zmm24 = (zmm29 * zmm2) + zmm24
+	LONG $0x40156262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm29, %zmm24 # zmm24 = (zmm29 * zmm6) + zmm24
+	LONG $0x487c6162; WORD $0xf328 // vmovaps %zmm3, %zmm30
+	LONG $0x403d6262; WORD $0xf7a8 // vfmadd213ps %zmm7, %zmm24, %zmm30 # zmm30 = (zmm24 * zmm30) + zmm7
+	LONG $0x403d4262; WORD $0xf1a8 // vfmadd213ps %zmm9, %zmm24, %zmm30 # zmm30 = (zmm24 * zmm30) + zmm9
+	LONG $0x403d4262; WORD $0xf2a8 // vfmadd213ps %zmm10, %zmm24, %zmm30 # zmm30 = (zmm24 * zmm30) + zmm10
+	LONG $0x403d4262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm24, %zmm30 # zmm30 = (zmm24 * zmm30) + zmm11
+	LONG $0x403d4262; WORD $0xf4a8 // vfmadd213ps %zmm12, %zmm24, %zmm30 # zmm30 = (zmm24 * zmm30) + zmm12
+	LONG $0x403c0162; WORD $0xf859 // vmulps %zmm24, %zmm24, %zmm31
+	LONG $0x400d0262; WORD $0xf8a8 // vfmadd213ps %zmm24, %zmm30, %zmm31 # zmm31 = (zmm30 * zmm31) + zmm24
+	LONG $0x40044162; WORD $0xc058 // vaddps %zmm8, %zmm31, %zmm24
+	LONG $0x403d0262; WORD $0xed2c // vscalefps %zmm29, %zmm24, %zmm29
+	QUAD $0x08ad0518487d6262; WORD $0x0000 // vbroadcastss 0x8ad(%rip), %zmm24 # 0x3784 <k_gru+0x6f4>
+	LONG $0x40144162; WORD $0xe858 // vaddps %zmm8, %zmm29, %zmm29
+	LONG $0x403c0162; WORD $0xed5e // vdivps %zmm29, %zmm24, %zmm29
+	LONG $0x48749162; WORD $0xdcc2; BYTE $0x01 // vcmpltps %zmm28, %zmm1, %k3
+	LONG $0x483c0162; WORD $0xe55c // vsubps %zmm29, %zmm8, %zmm28
+	LONG $0x4b7c4162; WORD $0xe028 // vmovaps %zmm8, %zmm28 {%k3}
+	LONG $0x40346162; WORD $0xe854 // vandps %zmm0, %zmm25, %zmm29
+	QUAD $0x08660d18487d6262; WORD $0x0000 // vbroadcastss 0x866(%rip), %zmm25 # 0x376c <k_gru+0x6dc>
+	LONG $0x40249162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm25, %zmm27, %k3
+	LONG $0x43141162; WORD $0xfc56 // vorps %zmm28, %zmm29, %zmm15 {%k3}
+	LONG $0x4a041162; WORD $0xfa59 // vmulps %zmm26, %zmm15, %zmm15 {%k2}
+	LONG $0x40753262; WORD $0xfcb8 // vfmadd231ps %zmm20, %zmm17, %zmm15 # zmm15 = (zmm17 * zmm20) + zmm15
+	LONG $0x497c3162; WORD $0x3c11; BYTE $0x91 // vmovups %zmm15, (%rcx,%r10,4) {%k1}
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0xc97ca162; WORD $0x0c10; BYTE $0x90 // vmovups (%rax,%r10,4), %zmm17 {%k1} {z}
+	LONG $0x4074e162; WORD $0xe057 // vxorps %zmm0, %zmm17, %zmm20
+	LONG $0x485ca162; WORD $0xe45f // vmaxps %zmm20, %zmm4, %zmm20
+	LONG $0x4874a162; WORD $0xe45d // vminps %zmm20, %zmm1, %zmm20
+	LONG $0x405c6162; WORD $0xd559 // vmulps %zmm5, %zmm20, %zmm26
+	LONG $0x487d0362; WORD $0xd208; BYTE $0x08 // vrndscaleps $0x8, %zmm26, %zmm26
+	LONG $0x402de262; WORD $0xe2b8 // vfmadd231ps %zmm2, %zmm26, %zmm20 # zmm20 = (zmm26 * zmm2) + zmm20
+	LONG $0x402de262; WORD $0xe6b8 // vfmadd231ps %zmm6, %zmm26, %zmm20 # zmm20 = (zmm26 * zmm6) + zmm20
+	LONG $0x487c6162; WORD $0xdb28 // vmovaps %zmm3, %zmm27
+	LONG $0x405d6262; WORD $0xdfa8 // vfmadd213ps %zmm7, %zmm20, %zmm27 # zmm27 = (zmm20 * zmm27) + zmm7
+	LONG $0x405d4262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm20, %zmm27 # zmm27 = (zmm20 * zmm27) + zmm9
+	LONG $0x405d4262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm20, %zmm27 # zmm27 = (zmm20 * zmm27) + zmm10
+	LONG $0x405d4262; WORD $0xdba8 // vfmadd213ps %zmm11, %zmm20, %zmm27 # zmm27 = (zmm20 * zmm27) + zmm11
+	LONG $0x405d4262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm20, %zmm27 # zmm27 = (zmm20 * zmm27) + zmm12
+	LONG $0x405c2162; WORD $0xe459 // vmulps %zmm20, %zmm20, %zmm28
+	LONG $0x40252262; WORD $0xe4a8 // vfmadd213ps %zmm20, %zmm27, %zmm28 # zmm28 = (zmm27 * zmm28) + zmm20
+	LONG $0x401cc162; WORD $0xe058 // vaddps %zmm8, %zmm28, %zmm20
+	LONG $0x405d8262; WORD $0xe22c // vscalefps %zmm26, %zmm20, %zmm20
+	LONG $0x4074d162; WORD $0xddc2; BYTE $0x05 // vcmpnltps %zmm13, %zmm17, %k3
+	LONG $0x405c5162; WORD $0xe858 // vaddps %zmm8, %zmm20, %zmm13
+	LONG $0x480cb162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm17, %zmm14, %k2
+	LONG $0xcb3c5162; WORD $0xed5e // vdivps %zmm13, %zmm8, %zmm13 {%k3} {z}
+	LONG $0x48043162; WORD $0xf254 // vandps %zmm18, %zmm15, %zmm14
 	LONG $0x4804c162; WORD $0xcf59 // vmulps %zmm15, %zmm15, %zmm17
-	LONG $0x40753262; WORD $0xf2a8 // vfmadd213ps %zmm18, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm14) + zmm18
-	LONG $0x40753262; WORD $0xf3a8 // vfmadd213ps %zmm19, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm14) + zmm19
-	LONG $0x40753262; WORD $0xf4a8 // vfmadd213ps %zmm20, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm14) + zmm20
-	LONG $0x40753262; WORD $0xf5a8 // vfmadd213ps %zmm21, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm14) + zmm21
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487df362; WORD $0xe408; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm4
-	LONG $0x485df262; WORD $0xcda8 // vfmadd213ps %zmm5, %zmm4, %zmm1 # zmm1 = (zmm4 * zmm1) + zmm5
-	LONG $0x485df262; WORD $0xceb8 // vfmadd231ps %zmm6, %zmm4, %zmm1 # zmm1 = (zmm4 * zmm6) + zmm1
-	LONG $0x4875f262; WORD $0xdfa8 // vfmadd213ps %zmm7, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + zmm7
-	LONG $0x4875d262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + zmm8
-	LONG $0x4875d262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + zmm9
-	LONG $0x4875d262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + zmm10
-	LONG $0x4875d262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + zmm12
-	LONG $0x4874f162; WORD $0xe959 // vmulps %zmm1, %zmm1, %zmm5
-	LONG $0x4865f262; WORD $0xe9a8 // vfmadd213ps %zmm1, %zmm3, %zmm5 # zmm5 = (zmm3 * zmm5) + zmm1
-	LONG $0x4854f162; WORD $0xca58 // vaddps %zmm2, %zmm5, %zmm1
-	LONG $0x487ef162; WORD $0xdc5b // vcvttps2dq %zmm4, %zmm3
-	LONG $0x485df162; WORD $0xe372; BYTE $0x01 // vpsrad $0x1, %zmm3, %zmm4
-	LONG $0x4855f162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm4, %zmm5
-	LONG $0x4855d162; WORD $0xebfe // vpaddd %zmm11, %zmm5, %zmm5
-	LONG $0x4874f162; WORD $0xcd59 // vmulps %zmm5, %zmm1, %zmm1
-	LONG $0x4865f162; WORD $0xdcfa // vpsubd %zmm4, %zmm3, %zmm3
-	LONG $0x4865f162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm3, %zmm3
-	LONG $0x4865d162; WORD $0xdbfe // vpaddd %zmm11, %zmm3, %zmm3
-	LONG $0x4874f162; WORD $0xcb59 // vmulps %zmm3, %zmm1, %zmm1
-	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
-	LONG $0x4044f162; WORD $0xc95e // vdivps %zmm1, %zmm23, %zmm1
-	LONG $0x4074d162; WORD $0xde59 // vmulps %zmm14, %zmm17, %zmm3
-	LONG $0x4805d262; WORD $0xdfa8 // vfmadd213ps %zmm15, %zmm15, %zmm3 # zmm3 = (zmm15 * zmm3) + zmm15
-	LONG $0x4c6cf162; WORD $0xd15c // vsubps %zmm1, %zmm2, %zmm2 {%k4}
+	LONG $0x4075a262; WORD $0xc3a8 // vfmadd213ps %zmm19, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm16) + zmm19
+	LONG $0x4075a262; WORD $0xc5a8 // vfmadd213ps %zmm21, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm16) + zmm21
+	LONG $0x4075a262; WORD $0xc6a8 // vfmadd213ps %zmm22, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm16) + zmm22
+	LONG $0x4075a262; WORD $0xc7a8 // vfmadd213ps %zmm23, %zmm17, %zmm16 # zmm16 = (zmm17 * zmm16) + zmm23
+	LONG $0x4074a162; WORD $0xc059 // vmulps %zmm16, %zmm17, %zmm16
+	LONG $0x4805c262; WORD $0xc7a8 // vfmadd213ps %zmm15, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm16) + zmm15
+	LONG $0x480cc162; WORD $0xce58 // vaddps %zmm14, %zmm14, %zmm17
+	LONG $0x485cb162; WORD $0xe15f // vmaxps %zmm17, %zmm4, %zmm4
+	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
+	LONG $0x485cf162; WORD $0xed59 // vmulps %zmm5, %zmm4, %zmm5
+	LONG $0x487df362; WORD $0xed08; BYTE $0x08 // vrndscaleps $0x8, %zmm5, %zmm5
+	LONG $0x4855f262; WORD $0xd4a8 // vfmadd213ps %zmm4, %zmm5, %zmm2 # zmm2 = (zmm5 * zmm2) + zmm4
+	LONG $0x4855f262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm5, %zmm2 # zmm2 = (zmm5 * zmm6) + zmm2
+	LONG $0x486df262; WORD $0xdfa8 // vfmadd213ps %zmm7, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + zmm7
+	LONG $0x486dd262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + zmm9
+	LONG $0x486dd262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + zmm10
+	LONG $0x486dd262; WORD $0xdba8 // vfmadd213ps %zmm11, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + zmm11
+	LONG $0x486dd262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + zmm12
+	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
+	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
+	LONG $0x485cd162; WORD $0xd058 // vaddps %zmm8, %zmm4, %zmm2
+	LONG $0x486df262; WORD $0xd52c // vscalefps %zmm5, %zmm2, %zmm2
+	LONG $0x486cd162; WORD $0xd058 // vaddps %zmm8, %zmm2, %zmm2
+	LONG $0x403cf162; WORD $0xd25e // vdivps %zmm2, %zmm24, %zmm2
+	LONG $0x4874b162; WORD $0xd9c2; BYTE $0x01 // vcmpltps %zmm17, %zmm1, %k3
+	LONG $0x483cf162; WORD $0xca5c // vsubps %zmm2, %zmm8, %zmm1
+	LONG $0x4b7cd162; WORD $0xc828 // vmovaps %zmm8, %zmm1 {%k3}
 	LONG $0x4804f162; WORD $0xc054 // vandps %zmm0, %zmm15, %zmm0
-	LONG $0x407cb162; WORD $0xdec2; BYTE $0x05 // vcmpnltps %zmm22, %zmm16, %k3
-	LONG $0x4b7cf162; WORD $0xda56 // vorps %zmm2, %zmm0, %zmm3 {%k3}
-	LONG $0x4a64d162; WORD $0xdd59 // vmulps %zmm13, %zmm3, %zmm3 {%k2}
-	LONG $0x497cb162; WORD $0x1c11; BYTE $0x80 // vmovups %zmm3, (%rax,%r8,4) {%k1}
+	LONG $0x480c9162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm25, %zmm14, %k3
+	LONG $0x4b7ce162; WORD $0xc156 // vorps %zmm1, %zmm0, %zmm16 {%k3}
+	LONG $0x427cc162; WORD $0xc559 // vmulps %zmm13, %zmm16, %zmm16 {%k2}
+	LONG $0x497ca162; WORD $0x0411; BYTE $0x91 // vmovups %zmm16, (%rcx,%r10,4) {%k1}
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 
 	// gru
 	WORD $0x5741 // pushq %r15
@@ -2370,9 +2195,9 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	WORD $0x077d // jge 0x34f6 <k_gru+0x16>
+	WORD $0x077d // jge 0x30a6 <k_gru+0x16>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0003e2e9; BYTE $0x00 // jmp 0x38d8 <k_gru+0x3f8>
+	LONG $0x00033fe9; BYTE $0x00 // jmp 0x33e5 <k_gru+0x355>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
@@ -2382,294 +2207,257 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc61c8d48 // leaq (%rsi,%rax,8), %rbx
 	LONG $0x18778b4c // movq 0x18(%rdi), %r14
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x07a60518487df262; WORD $0x0000 // vbroadcastss 0x7a6(%rip), %zmm0 # 0x3cc8 <k_gru+0x7e8>
-	QUAD $0x07cc0d18487df262; WORD $0x0000 // vbroadcastss 0x7cc(%rip), %zmm1 # 0x3cf8 <k_gru+0x818>
-	QUAD $0x07fa1518487df262; WORD $0x0000 // vbroadcastss 0x7fa(%rip), %zmm2 # 0x3d30 <k_gru+0x850>
-	QUAD $0x07d01d18487df262; WORD $0x0000 // vbroadcastss 0x7d0(%rip), %zmm3 # 0x3d10 <k_gru+0x830>
-	QUAD $0x07b62518487df262; WORD $0x0000 // vbroadcastss 0x7b6(%rip), %zmm4 # 0x3d00 <k_gru+0x820>
-	QUAD $0x07f42d18487df262; WORD $0x0000 // vbroadcastss 0x7f4(%rip), %zmm5 # 0x3d48 <k_gru+0x868>
-	QUAD $0x07de3518487df262; WORD $0x0000 // vbroadcastss 0x7de(%rip), %zmm6 # 0x3d3c <k_gru+0x85c>
-	QUAD $0x07dc3d18487df262; WORD $0x0000 // vbroadcastss 0x7dc(%rip), %zmm7 # 0x3d44 <k_gru+0x864>
-	QUAD $0x07660518487d7262; WORD $0x0000 // vbroadcastss 0x766(%rip), %zmm8 # 0x3cd8 <k_gru+0x7f8>
-	QUAD $0x07ec0d18487d7262; WORD $0x0000 // vbroadcastss 0x7ec(%rip), %zmm9 # 0x3d68 <k_gru+0x888>
-	QUAD $0x078e1518487d7262; WORD $0x0000 // vbroadcastss 0x78e(%rip), %zmm10 # 0x3d14 <k_gru+0x834>
-	QUAD $0x07cc1d18487d7262; WORD $0x0000 // vbroadcastss 0x7cc(%rip), %zmm11 # 0x3d5c <k_gru+0x87c>
-	QUAD $0x07ba2518487d7262; WORD $0x0000 // vbroadcastss 0x7ba(%rip), %zmm12 # 0x3d54 <k_gru+0x874>
-	QUAD $0x07502d18487d7262; WORD $0x0000 // vbroadcastss 0x750(%rip), %zmm13 # 0x3cf4 <k_gru+0x814>
-	QUAD $0x07163518487d7262; WORD $0x0000 // vbroadcastss 0x716(%rip), %zmm14 # 0x3cc4 <k_gru+0x7e4>
-	QUAD $0x070c3d58487d7262; WORD $0x0000 // vpbroadcastd 0x70c(%rip), %zmm15 # 0x3cc4 <k_gru+0x7e4>
-	QUAD $0x079e0518487de262; WORD $0x0000 // vbroadcastss 0x79e(%rip), %zmm16 # 0x3d60 <k_gru+0x880>
-	QUAD $0x07300d18487de262; WORD $0x0000 // vbroadcastss 0x730(%rip), %zmm17 # 0x3cfc <k_gru+0x81c>
-	QUAD $0x07521518487de262; WORD $0x0000 // vbroadcastss 0x752(%rip), %zmm18 # 0x3d28 <k_gru+0x848>
-	QUAD $0x06e01d18487de262; WORD $0x0000 // vbroadcastss 0x6e0(%rip), %zmm19 # 0x3cc0 <k_gru+0x7e0>
-	QUAD $0x07222518487de262; WORD $0x0000 // vbroadcastss 0x722(%rip), %zmm20 # 0x3d0c <k_gru+0x82c>
-	QUAD $0x075c2d18487de262; WORD $0x0000 // vbroadcastss 0x75c(%rip), %zmm21 # 0x3d50 <k_gru+0x870>
-	QUAD $0x06d23518487de262; WORD $0x0000 // vbroadcastss 0x6d2(%rip), %zmm22 # 0x3cd0 <k_gru+0x7f0>
-	QUAD $0x06e43d18487de262; WORD $0x0000 // vbroadcastss 0x6e4(%rip), %zmm23 # 0x3cec <k_gru+0x80c>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487c2162; WORD $0x0410; BYTE $0xbe // vmovups (%rsi,%r15,4), %zmm24
-	LONG $0x403c0162; WORD $0x0458; BYTE $0xb8 // vaddps (%r8,%r15,4), %zmm24, %zmm24
-	LONG $0x487c9162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm24, %zmm0, %k1
-	LONG $0x403cf162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm24, %k2
-	LONG $0x487c6162; WORD $0xca28 // vmovaps %zmm2, %zmm25
-	LONG $0x423c6162; WORD $0xcb57 // vxorps %zmm3, %zmm24, %zmm25 {%k2}
-	LONG $0x495d0262; WORD $0xc165 // vblendmps %zmm25, %zmm4, %zmm24 {%k1}
-	LONG $0x403c6162; WORD $0xcd59 // vmulps %zmm5, %zmm24, %zmm25
+	QUAD $0x06be0518487df262; WORD $0x0000 // vbroadcastss 0x6be(%rip), %zmm0 # 0x3790 <k_gru+0x700>
+	QUAD $0x06a40d18487df262; WORD $0x0000 // vbroadcastss 0x6a4(%rip), %zmm1 # 0x3780 <k_gru+0x6f0>
+	QUAD $0x06ca1518487df262; WORD $0x0000 // vbroadcastss 0x6ca(%rip), %zmm2 # 0x37b0 <k_gru+0x720>
+	QUAD $0x06d81d18487df262; WORD $0x0000 // vbroadcastss 0x6d8(%rip), %zmm3 # 0x37c8 <k_gru+0x738>
+	QUAD $0x06c22518487df262; WORD $0x0000 // vbroadcastss 0x6c2(%rip), %zmm4 # 0x37bc <k_gru+0x72c>
+	QUAD $0x06c02d18487df262; WORD $0x0000 // vbroadcastss 0x6c0(%rip), %zmm5 # 0x37c4 <k_gru+0x734>
+	QUAD $0x064a3518487df262; WORD $0x0000 // vbroadcastss 0x64a(%rip), %zmm6 # 0x3758 <k_gru+0x6c8>
+	QUAD $0x06d03d18487df262; WORD $0x0000 // vbroadcastss 0x6d0(%rip), %zmm7 # 0x37e8 <k_gru+0x758>
+	QUAD $0x06720518487d7262; WORD $0x0000 // vbroadcastss 0x672(%rip), %zmm8 # 0x3794 <k_gru+0x704>
+	QUAD $0x06b00d18487d7262; WORD $0x0000 // vbroadcastss 0x6b0(%rip), %zmm9 # 0x37dc <k_gru+0x74c>
+	QUAD $0x069e1518487d7262; WORD $0x0000 // vbroadcastss 0x69e(%rip), %zmm10 # 0x37d4 <k_gru+0x744>
+	QUAD $0x06341d18487d7262; WORD $0x0000 // vbroadcastss 0x634(%rip), %zmm11 # 0x3774 <k_gru+0x6e4>
+	QUAD $0x05fa2518487d7262; WORD $0x0000 // vbroadcastss 0x5fa(%rip), %zmm12 # 0x3744 <k_gru+0x6b4>
+	QUAD $0x06242d18487d7262; WORD $0x0000 // vbroadcastss 0x624(%rip), %zmm13 # 0x3778 <k_gru+0x6e8>
+	QUAD $0x05ea3518487d7262; WORD $0x0000 // vbroadcastss 0x5ea(%rip), %zmm14 # 0x3748 <k_gru+0x6b8>
+	QUAD $0x06783d18487d7262; WORD $0x0000 // vbroadcastss 0x678(%rip), %zmm15 # 0x37e0 <k_gru+0x750>
+	QUAD $0x060a0518487de262; WORD $0x0000 // vbroadcastss 0x60a(%rip), %zmm16 # 0x377c <k_gru+0x6ec>
+	QUAD $0x062c0d18487de262; WORD $0x0000 // vbroadcastss 0x62c(%rip), %zmm17 # 0x37a8 <k_gru+0x718>
+	QUAD $0x05ba1518487de262; WORD $0x0000 // vbroadcastss 0x5ba(%rip), %zmm18 # 0x3740 <k_gru+0x6b0>
+	QUAD $0x05fc1d18487de262; WORD $0x0000 // vbroadcastss 0x5fc(%rip), %zmm19 # 0x378c <k_gru+0x6fc>
+	QUAD $0x06362518487de262; WORD $0x0000 // vbroadcastss 0x636(%rip), %zmm20 # 0x37d0 <k_gru+0x740>
+	QUAD $0x05ac2d18487de262; WORD $0x0000 // vbroadcastss 0x5ac(%rip), %zmm21 # 0x3750 <k_gru+0x6c0>
+	QUAD $0x05be3518487de262; WORD $0x0000 // vbroadcastss 0x5be(%rip), %zmm22 # 0x376c <k_gru+0x6dc>
+	WORD $0x9066 // nop
+	LONG $0x487ca162; WORD $0x3c10; BYTE $0xbe // vmovups (%rsi,%r15,4), %zmm23
+	LONG $0x40448162; WORD $0x3c58; BYTE $0xb8 // vaddps (%r8,%r15,4), %zmm23, %zmm23
+	LONG $0x40446162; WORD $0xc057 // vxorps %zmm0, %zmm23, %zmm24
+	LONG $0x48740162; WORD $0xc05f // vmaxps %zmm24, %zmm1, %zmm24
+	LONG $0x486c0162; WORD $0xc05d // vminps %zmm24, %zmm2, %zmm24
+	LONG $0x403c6162; WORD $0xcb59 // vmulps %zmm3, %zmm24, %zmm25
 	LONG $0x487d0362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm25, %zmm25
-	LONG $0x40356262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm25, %zmm24 # zmm24 = (zmm25 * zmm6) + zmm24
-	LONG $0x40356262; WORD $0xc7b8 // vfmadd231ps %zmm7, %zmm25, %zmm24 # zmm24 = (zmm25 * zmm7) + zmm24
-	LONG $0x487c4162; WORD $0xd128 // vmovaps %zmm9, %zmm26
+	LONG $0x40356262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm25, %zmm24 # zmm24 = (zmm25 * zmm4) + zmm24
+	LONG $0x40356262; WORD $0xc5b8 // vfmadd231ps %zmm5, %zmm25, %zmm24 # zmm24 = (zmm25 * zmm5) + zmm24
+	LONG $0x487c6162; WORD $0xd728 // vmovaps %zmm7, %zmm26
+	LONG $0x403d6262; WORD $0xd6a8 // vfmadd213ps %zmm6, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm6
 	LONG $0x403d4262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm8
+	LONG $0x403d4262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm9
 	LONG $0x403d4262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm10
 	LONG $0x403d4262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm11
-	LONG $0x403d4262; WORD $0xd4a8 // vfmadd213ps %zmm12, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm12
-	LONG $0x403d4262; WORD $0xd5a8 // vfmadd213ps %zmm13, %zmm24, %zmm26 # zmm26 = (zmm24 * zmm26) + zmm13
 	LONG $0x403c0162; WORD $0xd859 // vmulps %zmm24, %zmm24, %zmm27
 	LONG $0x402d0262; WORD $0xd8a8 // vfmadd213ps %zmm24, %zmm26, %zmm27 # zmm27 = (zmm26 * zmm27) + zmm24
-	LONG $0x40244162; WORD $0xc658 // vaddps %zmm14, %zmm27, %zmm24
-	LONG $0x487e0162; WORD $0xc95b // vcvttps2dq %zmm25, %zmm25
-	LONG $0x402d9162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm25, %zmm26
-	LONG $0x40259162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm26, %zmm27
-	LONG $0x40254162; WORD $0xdffe // vpaddd %zmm15, %zmm27, %zmm27
-	LONG $0x403c0162; WORD $0xc359 // vmulps %zmm27, %zmm24, %zmm24
-	LONG $0x40350162; WORD $0xcafa // vpsubd %zmm26, %zmm25, %zmm25
-	LONG $0x40359162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm25, %zmm25
-	LONG $0x40354162; WORD $0xcffe // vpaddd %zmm15, %zmm25, %zmm25
-	LONG $0x403c0162; WORD $0xc159 // vmulps %zmm25, %zmm24, %zmm24
-	LONG $0x403c4162; WORD $0xc658 // vaddps %zmm14, %zmm24, %zmm24
-	LONG $0xca0c0162; WORD $0xc05e // vdivps %zmm24, %zmm14, %zmm24 {%k2} {z}
-	LONG $0x487c0162; WORD $0x0c10; BYTE $0xb9 // vmovups (%r9,%r15,4), %zmm25
-	LONG $0x40340162; WORD $0x0c58; BYTE $0xba // vaddps (%r10,%r15,4), %zmm25, %zmm25
-	LONG $0x487c9162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm25, %zmm0, %k2
-	LONG $0x4034f162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm25, %k3
-	LONG $0x487c6162; WORD $0xd228 // vmovaps %zmm2, %zmm26
-	LONG $0x43346162; WORD $0xd357 // vxorps %zmm3, %zmm25, %zmm26 {%k3}
-	LONG $0x4a5d0262; WORD $0xca65 // vblendmps %zmm26, %zmm4, %zmm25 {%k2}
-	LONG $0x40346162; WORD $0xd559 // vmulps %zmm5, %zmm25, %zmm26
+	LONG $0x40244162; WORD $0xc458 // vaddps %zmm12, %zmm27, %zmm24
+	LONG $0x403d0262; WORD $0xc12c // vscalefps %zmm25, %zmm24, %zmm24
+	LONG $0x4044d162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm13, %zmm23, %k1
+	LONG $0x403c4162; WORD $0xc458 // vaddps %zmm12, %zmm24, %zmm24
+	LONG $0xc91c0162; WORD $0xc05e // vdivps %zmm24, %zmm12, %zmm24 {%k1} {z}
+	LONG $0x480cb162; WORD $0xcfc2; BYTE $0x05 // vcmpnltps %zmm23, %zmm14, %k1
+	LONG $0x491d8262; WORD $0xf865 // vblendmps %zmm24, %zmm12, %zmm23 {%k1}
+	LONG $0x487c0162; WORD $0x0410; BYTE $0xb9 // vmovups (%r9,%r15,4), %zmm24
+	LONG $0x403c0162; WORD $0x0458; BYTE $0xba // vaddps (%r10,%r15,4), %zmm24, %zmm24
+	LONG $0x403c6162; WORD $0xc857 // vxorps %zmm0, %zmm24, %zmm25
+	LONG $0x48740162; WORD $0xc95f // vmaxps %zmm25, %zmm1, %zmm25
+	LONG $0x486c0162; WORD $0xc95d // vminps %zmm25, %zmm2, %zmm25
+	LONG $0x40346162; WORD $0xd359 // vmulps %zmm3, %zmm25, %zmm26
 	LONG $0x487d0362; WORD $0xd208; BYTE $0x08 // vrndscaleps $0x8, %zmm26, %zmm26
-	LONG $0x402d6262; WORD $0xceb8 // vfmadd231ps %zmm6, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm6) + zmm25
-	LONG $0x402d6262; WORD $0xcfb8 // vfmadd231ps %zmm7, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm7) + zmm25
-	LONG $0x487c4162; WORD $0xd928 // vmovaps %zmm9, %zmm27
+	LONG $0x402d6262; WORD $0xccb8 // vfmadd231ps %zmm4, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm4) + zmm25
+	LONG $0x402d6262; WORD $0xcdb8 // vfmadd231ps %zmm5, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm5) + zmm25
+	LONG $0x487c6162; WORD $0xdf28 // vmovaps %zmm7, %zmm27
+	LONG $0x40356262; WORD $0xdea8 // vfmadd213ps %zmm6, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm6
 	LONG $0x40354262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm8
+	LONG $0x40354262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm9
 	LONG $0x40354262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm10
 	LONG $0x40354262; WORD $0xdba8 // vfmadd213ps %zmm11, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm11
-	LONG $0x40354262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm12
-	LONG $0x40354262; WORD $0xdda8 // vfmadd213ps %zmm13, %zmm25, %zmm27 # zmm27 = (zmm25 * zmm27) + zmm13
 	LONG $0x40340162; WORD $0xe159 // vmulps %zmm25, %zmm25, %zmm28
 	LONG $0x40250262; WORD $0xe1a8 // vfmadd213ps %zmm25, %zmm27, %zmm28 # zmm28 = (zmm27 * zmm28) + zmm25
-	LONG $0x401c4162; WORD $0xce58 // vaddps %zmm14, %zmm28, %zmm25
-	LONG $0x487e0162; WORD $0xd25b // vcvttps2dq %zmm26, %zmm26
-	LONG $0x40259162; WORD $0xe272; BYTE $0x01 // vpsrad $0x1, %zmm26, %zmm27
-	LONG $0x401d9162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm27, %zmm28
-	LONG $0x401d4162; WORD $0xe7fe // vpaddd %zmm15, %zmm28, %zmm28
-	LONG $0x40340162; WORD $0xcc59 // vmulps %zmm28, %zmm25, %zmm25
-	LONG $0x402d0162; WORD $0xd3fa // vpsubd %zmm27, %zmm26, %zmm26
-	LONG $0x402d9162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm26, %zmm26
-	LONG $0x402d4162; WORD $0xd7fe // vpaddd %zmm15, %zmm26, %zmm26
-	LONG $0x40340162; WORD $0xca59 // vmulps %zmm26, %zmm25, %zmm25
-	LONG $0x40344162; WORD $0xce58 // vaddps %zmm14, %zmm25, %zmm25
-	LONG $0xcb0c0162; WORD $0xc95e // vdivps %zmm25, %zmm14, %zmm25 {%k3} {z}
-	LONG $0x490d0262; WORD $0xc065 // vblendmps %zmm24, %zmm14, %zmm24 {%k1}
-	LONG $0x4a0d0262; WORD $0xc965 // vblendmps %zmm25, %zmm14, %zmm25 {%k2}
-	LONG $0x487c0162; WORD $0x1410; BYTE $0xbb // vmovups (%r11,%r15,4), %zmm26
-	LONG $0x40352262; WORD $0x14a8; BYTE $0xbb // vfmadd213ps (%rbx,%r15,4), %zmm25, %zmm26 # zmm26 = (zmm25 * zmm26) + mem
-	LONG $0x402c2162; WORD $0xc854 // vandps %zmm16, %zmm26, %zmm25
-	LONG $0x402c0162; WORD $0xda59 // vmulps %zmm26, %zmm26, %zmm27
-	LONG $0x487c2162; WORD $0xe128 // vmovaps %zmm17, %zmm28
-	LONG $0x40252262; WORD $0xe2a8 // vfmadd213ps %zmm18, %zmm27, %zmm28 # zmm28 = (zmm27 * zmm28) + zmm18
-	LONG $0x40252262; WORD $0xe3a8 // vfmadd213ps %zmm19, %zmm27, %zmm28 # zmm28 = (zmm27 * zmm28) + zmm19
-	LONG $0x40252262; WORD $0xe4a8 // vfmadd213ps %zmm20, %zmm27, %zmm28 # zmm28 = (zmm27 * zmm28) + zmm20
-	LONG $0x40252262; WORD $0xe5a8 // vfmadd213ps %zmm21, %zmm27, %zmm28 # zmm28 = (zmm27 * zmm28) + zmm21
-	LONG $0x40240162; WORD $0xdc59 // vmulps %zmm28, %zmm27, %zmm27
-	LONG $0x402d0262; WORD $0xdaa8 // vfmadd213ps %zmm26, %zmm26, %zmm27 # zmm27 = (zmm26 * zmm27) + zmm26
-	LONG $0x40340162; WORD $0xe158 // vaddps %zmm25, %zmm25, %zmm28
-	LONG $0x486c9162; WORD $0xccc2; BYTE $0x05 // vcmpnltps %zmm28, %zmm2, %k1
+	LONG $0x401c4162; WORD $0xcc58 // vaddps %zmm12, %zmm28, %zmm25
+	LONG $0x40350262; WORD $0xca2c // vscalefps %zmm26, %zmm25, %zmm25
+	LONG $0x403cd162; WORD $0xcdc2; BYTE $0x05 // vcmpnltps %zmm13, %zmm24, %k1
+	LONG $0x40344162; WORD $0xcc58 // vaddps %zmm12, %zmm25, %zmm25
+	LONG $0xc91c0162; WORD $0xc95e // vdivps %zmm25, %zmm12, %zmm25 {%k1} {z}
+	LONG $0x480c9162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm24, %zmm14, %k1
+	LONG $0x491d0262; WORD $0xc165 // vblendmps %zmm25, %zmm12, %zmm24 {%k1}
+	LONG $0x487c0162; WORD $0x0c10; BYTE $0xbb // vmovups (%r11,%r15,4), %zmm25
+	LONG $0x403d2262; WORD $0x0ca8; BYTE $0xbb // vfmadd213ps (%rbx,%r15,4), %zmm24, %zmm25 # zmm25 = (zmm24 * zmm25) + mem
+	LONG $0x40344162; WORD $0xc754 // vandps %zmm15, %zmm25, %zmm24
+	LONG $0x40340162; WORD $0xd159 // vmulps %zmm25, %zmm25, %zmm26
+	LONG $0x487c2162; WORD $0xd828 // vmovaps %zmm16, %zmm27
+	LONG $0x402d2262; WORD $0xd9a8 // vfmadd213ps %zmm17, %zmm26, %zmm27 # zmm27 = (zmm26 * zmm27) + zmm17
+	LONG $0x402d2262; WORD $0xdaa8 // vfmadd213ps %zmm18, %zmm26, %zmm27 # zmm27 = (zmm26 * zmm27) + zmm18
+	LONG $0x402d2262; WORD $0xdba8 // vfmadd213ps %zmm19, %zmm26, %zmm27 # zmm27 = (zmm26 * zmm27) + zmm19
+	LONG $0x402d2262; WORD $0xdca8 // vfmadd213ps %zmm20, %zmm26, %zmm27 # zmm27 = (zmm26 * zmm27) + zmm20
+	LONG $0x402c0162; WORD $0xd359 // vmulps %zmm27, %zmm26, %zmm26
+	LONG $0x40350262; WORD $0xd1a8 // vfmadd213ps %zmm25, %zmm25, %zmm26 # zmm26 = (zmm25 * zmm26) + zmm25
+	LONG $0x403c0162; WORD $0xd858 // vaddps %zmm24, %zmm24, %zmm27
+	LONG $0x48740162; WORD $0xe35f // vmaxps %zmm27, %zmm1, %zmm28
 	LONG $0x486c0162; WORD $0xe45d // vminps %zmm28, %zmm2, %zmm28
-	LONG $0x401c6162; WORD $0xed59 // vmulps %zmm5, %zmm28, %zmm29
+	LONG $0x401c6162; WORD $0xeb59 // vmulps %zmm3, %zmm28, %zmm29
 	LONG $0x487d0362; WORD $0xed08; BYTE $0x08 // vrndscaleps $0x8, %zmm29, %zmm29
-	LONG $0x40156262; WORD $0xe6b8 // vfmadd231ps %zmm6, %zmm29, %zmm28 # zmm28 = (zmm29 * zmm6) + zmm28
-	LONG $0x40156262; WORD $0xe7b8 // vfmadd231ps %zmm7, %zmm29, %zmm28 # zmm28 = (zmm29 * zmm7) + zmm28
-	LONG $0x487c4162; WORD $0xf128 // vmovaps %zmm9, %zmm30
+	LONG $0x40156262; WORD $0xe4b8 // vfmadd231ps %zmm4, %zmm29, %zmm28 # zmm28 = (zmm29 * zmm4) + zmm28
+	LONG $0x40156262; WORD $0xe5b8 // vfmadd231ps %zmm5, %zmm29, %zmm28 # zmm28 = (zmm29 * zmm5) + zmm28
+	LONG $0x487c6162; WORD $0xf728 // vmovaps %zmm7, %zmm30
+	LONG $0x401d6262; WORD $0xf6a8 // vfmadd213ps %zmm6, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm6
 	LONG $0x401d4262; WORD $0xf0a8 // vfmadd213ps %zmm8, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm8
+	LONG $0x401d4262; WORD $0xf1a8 // vfmadd213ps %zmm9, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm9
 	LONG $0x401d4262; WORD $0xf2a8 // vfmadd213ps %zmm10, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm10
 	LONG $0x401d4262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm11
-	LONG $0x401d4262; WORD $0xf4a8 // vfmadd213ps %zmm12, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm12
-	LONG $0x401d4262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm28, %zmm30 # zmm30 = (zmm28 * zmm30) + zmm13
 	LONG $0x401c0162; WORD $0xfc59 // vmulps %zmm28, %zmm28, %zmm31
 	LONG $0x400d0262; WORD $0xfca8 // vfmadd213ps %zmm28, %zmm30, %zmm31 # zmm31 = (zmm30 * zmm31) + zmm28
-	LONG $0x40044162; WORD $0xe658 // vaddps %zmm14, %zmm31, %zmm28
-	LONG $0x487e0162; WORD $0xed5b // vcvttps2dq %zmm29, %zmm29
-	LONG $0x400d9162; WORD $0xe572; BYTE $0x01 // vpsrad $0x1, %zmm29, %zmm30
-	LONG $0x40059162; WORD $0xf672; BYTE $0x17 // vpslld $0x17, %zmm30, %zmm31
-	LONG $0x40054162; WORD $0xfffe // vpaddd %zmm15, %zmm31, %zmm31
-	LONG $0x401c0162; WORD $0xe759 // vmulps %zmm31, %zmm28, %zmm28
-	LONG $0x40150162; WORD $0xeefa // vpsubd %zmm30, %zmm29, %zmm29
-	LONG $0x40159162; WORD $0xf572; BYTE $0x17 // vpslld $0x17, %zmm29, %zmm29
-	LONG $0x40154162; WORD $0xeffe // vpaddd %zmm15, %zmm29, %zmm29
-	LONG $0x401c0162; WORD $0xe559 // vmulps %zmm29, %zmm28, %zmm28
-	LONG $0x401c4162; WORD $0xe658 // vaddps %zmm14, %zmm28, %zmm28
-	LONG $0x404c0162; WORD $0xe45e // vdivps %zmm28, %zmm22, %zmm28
-	LONG $0x487c4162; WORD $0xee28 // vmovaps %zmm14, %zmm29
-	LONG $0x411c4162; WORD $0xee58 // vaddps %zmm14, %zmm28, %zmm29 {%k1}
-	LONG $0x402c6162; WORD $0xd354 // vandps %zmm3, %zmm26, %zmm26
-	LONG $0x4034b162; WORD $0xcfc2; BYTE $0x05 // vcmpnltps %zmm23, %zmm25, %k1
-	LONG $0x412c0162; WORD $0xdd56 // vorps %zmm29, %zmm26, %zmm27 {%k1}
-	LONG $0x487c0162; WORD $0x0c10; BYTE $0xbe // vmovups (%r14,%r15,4), %zmm25
-	LONG $0x40340162; WORD $0xcb5c // vsubps %zmm27, %zmm25, %zmm25
-	LONG $0x403d0262; WORD $0xcba8 // vfmadd213ps %zmm27, %zmm24, %zmm25 # zmm25 = (zmm24 * zmm25) + zmm27
-	LONG $0x487c2162; WORD $0x0c11; BYTE $0xb9 // vmovups %zmm25, (%rcx,%r15,4)
+	LONG $0x40044162; WORD $0xe458 // vaddps %zmm12, %zmm31, %zmm28
+	LONG $0x401d0262; WORD $0xe52c // vscalefps %zmm29, %zmm28, %zmm28
+	LONG $0x486c9162; WORD $0xcbc2; BYTE $0x01 // vcmpltps %zmm27, %zmm2, %k1
+	LONG $0x401c4162; WORD $0xdc58 // vaddps %zmm12, %zmm28, %zmm27
+	LONG $0x40540162; WORD $0xdb5e // vdivps %zmm27, %zmm21, %zmm27
+	LONG $0x40244162; WORD $0xdc58 // vaddps %zmm12, %zmm27, %zmm27
+	LONG $0x497c4162; WORD $0xdc28 // vmovaps %zmm12, %zmm27 {%k1}
+	LONG $0x40346162; WORD $0xc854 // vandps %zmm0, %zmm25, %zmm25
+	LONG $0x403cb162; WORD $0xcec2; BYTE $0x05 // vcmpnltps %zmm22, %zmm24, %k1
+	LONG $0x41340162; WORD $0xd356 // vorps %zmm27, %zmm25, %zmm26 {%k1}
+	LONG $0x487c0162; WORD $0x0410; BYTE $0xbe // vmovups (%r14,%r15,4), %zmm24
+	LONG $0x403c0162; WORD $0xc25c // vsubps %zmm26, %zmm24, %zmm24
+	LONG $0x40450262; WORD $0xc2a8 // vfmadd213ps %zmm26, %zmm23, %zmm24 # zmm24 = (zmm23 * zmm24) + zmm26
+	LONG $0x487c2162; WORD $0x0411; BYTE $0xb9 // vmovups %zmm24, (%rcx,%r15,4)
 	LONG $0x10578d49 // leaq 0x10(%r15), %rdx
 	LONG $0x20c78349 // addq $0x20, %r15
 	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	LONG $0xfd388e0f; WORD $0xffff // jle 0x3610 <k_gru+0x130>
+	LONG $0xfdcb8e0f; WORD $0xffff // jle 0x31b0 <k_gru+0x120>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
-	LONG $0x03ac8e0f; WORD $0x0000 // jle 0x3c90 <k_gru+0x7b0>
-	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	LONG $0x960c8d48 // leaq (%rsi,%rdx,4), %rcx
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
-	LONG $0xc97cf162; WORD $0x0410; BYTE $0x96 // vmovups (%rsi,%rdx,4), %zmm0 {%k1} {z}
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x03158e0f; WORD $0x0000 // jle 0x3706 <k_gru+0x676>
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x90348d49 // leaq (%r8,%rdx,4), %rsi
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97cd162; WORD $0x0410; BYTE $0x90 // vmovups (%r8,%rdx,4), %zmm0 {%k1} {z}
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	LONG $0x900c8d49 // leaq (%r8,%rdx,4), %rcx
 	LONG $0xc97cd162; WORD $0x0c10; BYTE $0x90 // vmovups (%r8,%rdx,4), %zmm1 {%k1} {z}
-	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
-	QUAD $0x03a53518487d7262; WORD $0x0000 // vbroadcastss 0x3a5(%rip), %zmm14 # 0x3cc8 <k_gru+0x7e8>
-	QUAD $0x03cb3d18487d7262; WORD $0x0000 // vbroadcastss 0x3cb(%rip), %zmm15 # 0x3cf8 <k_gru+0x818>
-	LONG $0x480cf162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm14, %k2
-	LONG $0x4874d162; WORD $0xdfc2; BYTE $0x05 // vcmpnltps %zmm15, %zmm1, %k3
-	QUAD $0x03eb0518487df262; WORD $0x0000 // vbroadcastss 0x3eb(%rip), %zmm0 # 0x3d30 <k_gru+0x850>
-	QUAD $0x03c10518487de262; WORD $0x0000 // vbroadcastss 0x3c1(%rip), %zmm16 # 0x3d10 <k_gru+0x830>
-	LONG $0x487cf162; WORD $0xd028 // vmovaps %zmm0, %zmm2
-	LONG $0x4b74b162; WORD $0xd057 // vxorps %zmm16, %zmm1, %zmm2 {%k3}
-	QUAD $0x039b2d18487d7262; WORD $0x0000 // vbroadcastss 0x39b(%rip), %zmm13 # 0x3d00 <k_gru+0x820>
-	LONG $0x4a15f262; WORD $0xd265 // vblendmps %zmm2, %zmm13, %zmm2 {%k2}
-	QUAD $0x03d32518487df262; WORD $0x0000 // vbroadcastss 0x3d3(%rip), %zmm4 # 0x3d48 <k_gru+0x868>
-	LONG $0x486cf162; WORD $0xcc59 // vmulps %zmm4, %zmm2, %zmm1
-	LONG $0x487df362; WORD $0xe908; BYTE $0x08 // vrndscaleps $0x8, %zmm1, %zmm5
-	QUAD $0x03b00d18487df262; WORD $0x0000 // vbroadcastss 0x3b0(%rip), %zmm1 # 0x3d3c <k_gru+0x85c>
-	QUAD $0x03ae3518487df262; WORD $0x0000 // vbroadcastss 0x3ae(%rip), %zmm6 # 0x3d44 <k_gru+0x864>
-	LONG $0x4855f262; WORD $0xd1b8 // vfmadd231ps %zmm1, %zmm5, %zmm2 # zmm2 = (zmm5 * zmm1) + zmm2
-	LONG $0x4855f262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm5, %zmm2 # zmm2 = (zmm5 * zmm6) + zmm2
-	QUAD $0x032c3d18487df262; WORD $0x0000 // vbroadcastss 0x32c(%rip), %zmm7 # 0x3cd8 <k_gru+0x7f8>
-	QUAD $0x03b21d18487df262; WORD $0x0000 // vbroadcastss 0x3b2(%rip), %zmm3 # 0x3d68 <k_gru+0x888>
-	LONG $0x487c7162; WORD $0xdb28 // vmovaps %zmm3, %zmm11
-	LONG $0x486d7262; WORD $0xdfa8 // vfmadd213ps %zmm7, %zmm2, %zmm11 # zmm11 = (zmm2 * zmm11) + zmm7
-	QUAD $0x03480518487d7262; WORD $0x0000 // vbroadcastss 0x348(%rip), %zmm8 # 0x3d14 <k_gru+0x834>
-	QUAD $0x03860d18487d7262; WORD $0x0000 // vbroadcastss 0x386(%rip), %zmm9 # 0x3d5c <k_gru+0x87c>
-	LONG $0x486d5262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm2, %zmm11 # zmm11 = (zmm2 * zmm11) + zmm8
-	LONG $0x486d5262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm2, %zmm11 # zmm11 = (zmm2 * zmm11) + zmm9
-	QUAD $0x03681518487d7262; WORD $0x0000 // vbroadcastss 0x368(%rip), %zmm10 # 0x3d54 <k_gru+0x874>
-	LONG $0x486d5262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm2, %zmm11 # zmm11 = (zmm2 * zmm11) + zmm10
-	QUAD $0x02f82518487d7262; WORD $0x0000 // vbroadcastss 0x2f8(%rip), %zmm12 # 0x3cf4 <k_gru+0x814>
-	LONG $0x486d5262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm2, %zmm11 # zmm11 = (zmm2 * zmm11) + zmm12
-	LONG $0x486ce162; WORD $0xca59 // vmulps %zmm2, %zmm2, %zmm17
-	LONG $0x4825e262; WORD $0xcaa8 // vfmadd213ps %zmm2, %zmm11, %zmm17 # zmm17 = (zmm11 * zmm17) + zmm2
-	QUAD $0x02ac1518487df262; WORD $0x0000 // vbroadcastss 0x2ac(%rip), %zmm2 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x4074e162; WORD $0xca58 // vaddps %zmm2, %zmm17, %zmm17
-	LONG $0x487ef162; WORD $0xed5b // vcvttps2dq %zmm5, %zmm5
-	LONG $0x406df162; WORD $0xe572; BYTE $0x01 // vpsrad $0x1, %zmm5, %zmm18
-	LONG $0x4065b162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm18, %zmm19
-	QUAD $0x02881d58487d7262; WORD $0x0000 // vpbroadcastd 0x288(%rip), %zmm11 # 0x3cc4 <k_gru+0x7e4>
-	LONG $0x4065c162; WORD $0xdbfe // vpaddd %zmm11, %zmm19, %zmm19
-	LONG $0x4074a162; WORD $0xcb59 // vmulps %zmm19, %zmm17, %zmm17
-	LONG $0x4855b162; WORD $0xeafa // vpsubd %zmm18, %zmm5, %zmm5
-	LONG $0x4855f162; WORD $0xf572; BYTE $0x17 // vpslld $0x17, %zmm5, %zmm5
-	LONG $0x4855d162; WORD $0xebfe // vpaddd %zmm11, %zmm5, %zmm5
-	LONG $0x4074f162; WORD $0xed59 // vmulps %zmm5, %zmm17, %zmm5
-	LONG $0x4854f162; WORD $0xea58 // vaddps %zmm2, %zmm5, %zmm5
-	LONG $0xcb6cf162; WORD $0xed5e // vdivps %zmm5, %zmm2, %zmm5 {%k3} {z}
-	LONG $0x4a6df262; WORD $0xed65 // vblendmps %zmm5, %zmm2, %zmm5 {%k2}
+	QUAD $0x03662d18487d7262; WORD $0x0000 // vbroadcastss 0x366(%rip), %zmm13 # 0x3790 <k_gru+0x700>
+	LONG $0x487cf162; WORD $0xf958 // vaddps %zmm1, %zmm0, %zmm7
+	LONG $0x4844d162; WORD $0xc557 // vxorps %zmm13, %zmm7, %zmm0
+	QUAD $0x03401d18487df262; WORD $0x0000 // vbroadcastss 0x340(%rip), %zmm3 # 0x3780 <k_gru+0x6f0>
+	LONG $0x4864f162; WORD $0xc85f // vmaxps %zmm0, %zmm3, %zmm1
+	QUAD $0x03600518487df262; WORD $0x0000 // vbroadcastss 0x360(%rip), %zmm0 # 0x37b0 <k_gru+0x720>
+	LONG $0x487cf162; WORD $0xf15d // vminps %zmm1, %zmm0, %zmm6
+	QUAD $0x03682518487df262; WORD $0x0000 // vbroadcastss 0x368(%rip), %zmm4 # 0x37c8 <k_gru+0x738>
+	LONG $0x484cf162; WORD $0xcc59 // vmulps %zmm4, %zmm6, %zmm1
+	LONG $0x487d7362; WORD $0xf108; BYTE $0x08 // vrndscaleps $0x8, %zmm1, %zmm14
+	QUAD $0x03450d18487df262; WORD $0x0000 // vbroadcastss 0x345(%rip), %zmm1 # 0x37bc <k_gru+0x72c>
+	QUAD $0x03432d18487df262; WORD $0x0000 // vbroadcastss 0x343(%rip), %zmm5 # 0x37c4 <k_gru+0x734>
+	LONG $0x480df262; WORD $0xf1b8 // vfmadd231ps %zmm1, %zmm14, %zmm6 # zmm6 = (zmm14 * zmm1) + zmm6
+	LONG $0x480df262; WORD $0xf5b8 // vfmadd231ps %zmm5, %zmm14, %zmm6 # zmm6 = (zmm14 * zmm5) + zmm6
+	QUAD $0x02c10518487d7262; WORD $0x0000 // vbroadcastss 0x2c1(%rip), %zmm8 # 0x3758 <k_gru+0x6c8>
+	QUAD $0x03471518487df262; WORD $0x0000 // vbroadcastss 0x347(%rip), %zmm2 # 0x37e8 <k_gru+0x758>
+	LONG $0x487c7162; WORD $0xfa28 // vmovaps %zmm2, %zmm15
+	LONG $0x484d5262; WORD $0xf8a8 // vfmadd213ps %zmm8, %zmm6, %zmm15 # zmm15 = (zmm6 * zmm15) + zmm8
+	QUAD $0x02dd0d18487d7262; WORD $0x0000 // vbroadcastss 0x2dd(%rip), %zmm9 # 0x3794 <k_gru+0x704>
+	QUAD $0x031b1518487d7262; WORD $0x0000 // vbroadcastss 0x31b(%rip), %zmm10 # 0x37dc <k_gru+0x74c>
+	LONG $0x484d5262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm6, %zmm15 # zmm15 = (zmm6 * zmm15) + zmm9
+	LONG $0x484d5262; WORD $0xfaa8 // vfmadd213ps %zmm10, %zmm6, %zmm15 # zmm15 = (zmm6 * zmm15) + zmm10
+	QUAD $0x02fd1d18487d7262; WORD $0x0000 // vbroadcastss 0x2fd(%rip), %zmm11 # 0x37d4 <k_gru+0x744>
+	LONG $0x484d5262; WORD $0xfba8 // vfmadd213ps %zmm11, %zmm6, %zmm15 # zmm15 = (zmm6 * zmm15) + zmm11
+	QUAD $0x028d2518487d7262; WORD $0x0000 // vbroadcastss 0x28d(%rip), %zmm12 # 0x3774 <k_gru+0x6e4>
+	LONG $0x484d5262; WORD $0xfca8 // vfmadd213ps %zmm12, %zmm6, %zmm15 # zmm15 = (zmm6 * zmm15) + zmm12
+	LONG $0x484ce162; WORD $0xc659 // vmulps %zmm6, %zmm6, %zmm16
+	LONG $0x4805e262; WORD $0xc6a8 // vfmadd213ps %zmm6, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm16) + zmm6
+	QUAD $0x02413518487df262; WORD $0x0000 // vbroadcastss 0x241(%rip), %zmm6 # 0x3744 <k_gru+0x6b4>
+	LONG $0x407c7162; WORD $0xfe58 // vaddps %zmm6, %zmm16, %zmm15
+	LONG $0x48055262; WORD $0xf62c // vscalefps %zmm14, %zmm15, %zmm14
+	QUAD $0x025f3d18487d7262; WORD $0x0000 // vbroadcastss 0x25f(%rip), %zmm15 # 0x3778 <k_gru+0x6e8>
+	LONG $0x4844d162; WORD $0xd7c2; BYTE $0x05 // vcmpnltps %zmm15, %zmm7, %k2
+	LONG $0x480c7162; WORD $0xf658 // vaddps %zmm6, %zmm14, %zmm14
+	QUAD $0x02180518487de262; WORD $0x0000 // vbroadcastss 0x218(%rip), %zmm16 # 0x3748 <k_gru+0x6b8>
+	LONG $0x407cf162; WORD $0xdfc2; BYTE $0x05 // vcmpnltps %zmm7, %zmm16, %k3
+	LONG $0xca4cd162; WORD $0xfe5e // vdivps %zmm14, %zmm6, %zmm7 {%k2} {z}
+	LONG $0x4b4df262; WORD $0xff65 // vblendmps %zmm7, %zmm6, %zmm7 {%k3}
+	LONG $0xc97c7162; WORD $0x3410; BYTE $0x86 // vmovups (%rsi,%rax,4), %zmm14 {%k1} {z}
 	LONG $0xc97ce162; WORD $0x0c10; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm17 {%k1} {z}
-	LONG $0xc97ce162; WORD $0x1410; BYTE $0x86 // vmovups (%rsi,%rax,4), %zmm18 {%k1} {z}
-	LONG $0x4074a162; WORD $0xca58 // vaddps %zmm18, %zmm17, %zmm17
-	LONG $0x480cb162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm17, %zmm14, %k2
-	LONG $0x4074d162; WORD $0xdfc2; BYTE $0x05 // vcmpnltps %zmm15, %zmm17, %k3
-	LONG $0x487c7162; WORD $0xf028 // vmovaps %zmm0, %zmm14
-	LONG $0x43743162; WORD $0xf057 // vxorps %zmm16, %zmm17, %zmm14 {%k3}
-	LONG $0x4a7c5162; WORD $0xee28 // vmovaps %zmm14, %zmm13 {%k2}
-	LONG $0x48147162; WORD $0xf459 // vmulps %zmm4, %zmm13, %zmm14
-	LONG $0x487d5362; WORD $0xf608; BYTE $0x08 // vrndscaleps $0x8, %zmm14, %zmm14
-	LONG $0x480d7262; WORD $0xe9b8 // vfmadd231ps %zmm1, %zmm14, %zmm13 # zmm13 = (zmm14 * zmm1) + zmm13
-	LONG $0x480d7262; WORD $0xeeb8 // vfmadd231ps %zmm6, %zmm14, %zmm13 # zmm13 = (zmm14 * zmm6) + zmm13
-	LONG $0x487c7162; WORD $0xfb28 // vmovaps %zmm3, %zmm15
-	LONG $0x48157262; WORD $0xffa8 // vfmadd213ps %zmm7, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm15) + zmm7
-	LONG $0x48155262; WORD $0xf8a8 // vfmadd213ps %zmm8, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm15) + zmm8
-	LONG $0x48155262; WORD $0xf9a8 // vfmadd213ps %zmm9, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm15) + zmm9
-	LONG $0x48155262; WORD $0xfaa8 // vfmadd213ps %zmm10, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm15) + zmm10
-	LONG $0x48155262; WORD $0xfca8 // vfmadd213ps %zmm12, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm15) + zmm12
-	LONG $0x4814c162; WORD $0xc559 // vmulps %zmm13, %zmm13, %zmm16
-	LONG $0x4805c262; WORD $0xc5a8 // vfmadd213ps %zmm13, %zmm15, %zmm16 # zmm16 = (zmm15 * zmm16) + zmm13
-	LONG $0x407c7162; WORD $0xea58 // vaddps %zmm2, %zmm16, %zmm13
-	LONG $0x487e5162; WORD $0xf65b // vcvttps2dq %zmm14, %zmm14
-	LONG $0x4805d162; WORD $0xe672; BYTE $0x01 // vpsrad $0x1, %zmm14, %zmm15
-	LONG $0x407dd162; WORD $0xf772; BYTE $0x17 // vpslld $0x17, %zmm15, %zmm16
-	LONG $0x407dc162; WORD $0xc3fe // vpaddd %zmm11, %zmm16, %zmm16
-	LONG $0x48143162; WORD $0xe859 // vmulps %zmm16, %zmm13, %zmm13
-	LONG $0x480d5162; WORD $0xf7fa // vpsubd %zmm15, %zmm14, %zmm14
-	LONG $0x480dd162; WORD $0xf672; BYTE $0x17 // vpslld $0x17, %zmm14, %zmm14
-	LONG $0x480d5162; WORD $0xf3fe // vpaddd %zmm11, %zmm14, %zmm14
-	LONG $0x48145162; WORD $0xee59 // vmulps %zmm14, %zmm13, %zmm13
-	LONG $0x48147162; WORD $0xea58 // vaddps %zmm2, %zmm13, %zmm13
-	LONG $0xcb6c5162; WORD $0xed5e // vdivps %zmm13, %zmm2, %zmm13 {%k3} {z}
-	LONG $0x4a6d5262; WORD $0xed65 // vblendmps %zmm13, %zmm2, %zmm13 {%k2}
-	LONG $0xc97c7162; WORD $0x3410; BYTE $0xc6 // vmovups (%rsi,%rax,8), %zmm14 {%k1} {z}
-	LONG $0xc97c7162; WORD $0x3c10; BYTE $0xc1 // vmovups (%rcx,%rax,8), %zmm15 {%k1} {z}
+	LONG $0x480c3162; WORD $0xf158 // vaddps %zmm17, %zmm14, %zmm14
+	LONG $0x480c5162; WORD $0xed57 // vxorps %zmm13, %zmm14, %zmm13
+	LONG $0x48645162; WORD $0xed5f // vmaxps %zmm13, %zmm3, %zmm13
+	LONG $0x487c5162; WORD $0xed5d // vminps %zmm13, %zmm0, %zmm13
+	LONG $0x4814e162; WORD $0xcc59 // vmulps %zmm4, %zmm13, %zmm17
+	LONG $0x487da362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm17, %zmm17
+	LONG $0x40757262; WORD $0xe9b8 // vfmadd231ps %zmm1, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm1) + zmm13
+	LONG $0x40757262; WORD $0xedb8 // vfmadd231ps %zmm5, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm5) + zmm13
+	LONG $0x487ce162; WORD $0xd228 // vmovaps %zmm2, %zmm18
+	LONG $0x4815c262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm13, %zmm18 # zmm18 = (zmm13 * zmm18) + zmm8
+	LONG $0x4815c262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm13, %zmm18 # zmm18 = (zmm13 * zmm18) + zmm9
+	LONG $0x4815c262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm13, %zmm18 # zmm18 = (zmm13 * zmm18) + zmm10
+	LONG $0x4815c262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm13, %zmm18 # zmm18 = (zmm13 * zmm18) + zmm11
+	LONG $0x4815c262; WORD $0xd4a8 // vfmadd213ps %zmm12, %zmm13, %zmm18 # zmm18 = (zmm13 * zmm18) + zmm12
+	LONG $0x4814c162; WORD $0xdd59 // vmulps %zmm13, %zmm13, %zmm19
+	LONG $0x406dc262; WORD $0xdda8 // vfmadd213ps %zmm13, %zmm18, %zmm19 # zmm19 = (zmm18 * zmm19) + zmm13
+	LONG $0x40647162; WORD $0xee58 // vaddps %zmm6, %zmm19, %zmm13
+	LONG $0x48153262; WORD $0xe92c // vscalefps %zmm17, %zmm13, %zmm13
+	LONG $0x480cd162; WORD $0xd7c2; BYTE $0x05 // vcmpnltps %zmm15, %zmm14, %k2
+	LONG $0x48147162; WORD $0xee58 // vaddps %zmm6, %zmm13, %zmm13
+	LONG $0x407cd162; WORD $0xdec2; BYTE $0x05 // vcmpnltps %zmm14, %zmm16, %k3
+	LONG $0xca4c5162; WORD $0xed5e // vdivps %zmm13, %zmm6, %zmm13 {%k2} {z}
+	LONG $0x4b4d5262; WORD $0xed65 // vblendmps %zmm13, %zmm6, %zmm13 {%k3}
+	LONG $0xc97c7162; WORD $0x3410; BYTE $0xc1 // vmovups (%rcx,%rax,8), %zmm14 {%k1} {z}
+	LONG $0xc97c7162; WORD $0x3c10; BYTE $0xc6 // vmovups (%rsi,%rax,8), %zmm15 {%k1} {z}
 	LONG $0x48155262; WORD $0xfeb8 // vfmadd231ps %zmm14, %zmm13, %zmm15 # zmm15 = (zmm13 * zmm14) + zmm15
-	QUAD $0x02012d5458047162; WORD $0x0000 // vandps 0x201(%rip){1to16}, %zmm15, %zmm13 # 0x3d60 <k_gru+0x880>
+	QUAD $0x01e42d5458047162; WORD $0x0000 // vandps 0x1e4(%rip){1to16}, %zmm15, %zmm13 # 0x37e0 <k_gru+0x750>
 	LONG $0x48045162; WORD $0xf759 // vmulps %zmm15, %zmm15, %zmm14
-	QUAD $0x018d0518487de262; WORD $0x0000 // vbroadcastss 0x18d(%rip), %zmm16 # 0x3cfc <k_gru+0x81c>
-	QUAD $0x01af05a8580de262; WORD $0x0000 // vfmadd213ps 0x1af(%rip){1to16}, %zmm14, %zmm16 # zmm16 = (zmm14 * zmm16) + mem
-	QUAD $0x013d05a8580de262; WORD $0x0000 // vfmadd213ps 0x13d(%rip){1to16}, %zmm14, %zmm16 # zmm16 = (zmm14 * zmm16) + mem
-	QUAD $0x017f05a8580de262; WORD $0x0000 // vfmadd213ps 0x17f(%rip){1to16}, %zmm14, %zmm16 # zmm16 = (zmm14 * zmm16) + mem
-	QUAD $0x01b905a8580de262; WORD $0x0000 // vfmadd213ps 0x1b9(%rip){1to16}, %zmm14, %zmm16 # zmm16 = (zmm14 * zmm16) + mem
+	QUAD $0x01700518487de262; WORD $0x0000 // vbroadcastss 0x170(%rip), %zmm16 # 0x377c <k_gru+0x6ec>
+	QUAD $0x019205a8580de262; WORD $0x0000 // vfmadd213ps 0x192(%rip){1to16}, %zmm14, %zmm16 # zmm16 = (zmm14 * zmm16) + mem
+	QUAD $0x012005a8580de262; WORD $0x0000 // vfmadd213ps 0x120(%rip){1to16}, %zmm14, %zmm16 # zmm16 = (zmm14 * zmm16) + mem
+	QUAD $0x016205a8580de262; WORD $0x0000 // vfmadd213ps 0x162(%rip){1to16}, %zmm14, %zmm16 # zmm16 = (zmm14 * zmm16) + mem
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	QUAD $0x019905a8580de262; WORD $0x0000 // vfmadd213ps 0x199(%rip){1to16}, %zmm14, %zmm16 # zmm16 = (zmm14 * zmm16) + mem
 	LONG $0x480c3162; WORD $0xf059 // vmulps %zmm16, %zmm14, %zmm14
 	LONG $0x48055262; WORD $0xf7a8 // vfmadd213ps %zmm15, %zmm15, %zmm14 # zmm14 = (zmm15 * zmm14) + zmm15
 	LONG $0x4814c162; WORD $0xc558 // vaddps %zmm13, %zmm13, %zmm16
-	LONG $0x487ca162; WORD $0xc85d // vminps %zmm16, %zmm0, %zmm17
-	LONG $0x4074f162; WORD $0xe459 // vmulps %zmm4, %zmm17, %zmm4
+	LONG $0x4864b162; WORD $0xd85f // vmaxps %zmm16, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xdb5d // vminps %zmm3, %zmm0, %zmm3
+	LONG $0x4864f162; WORD $0xe459 // vmulps %zmm4, %zmm3, %zmm4
 	LONG $0x487df362; WORD $0xe408; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm4
-	LONG $0x485db262; WORD $0xc9a8 // vfmadd213ps %zmm17, %zmm4, %zmm1 # zmm1 = (zmm4 * zmm1) + zmm17
-	LONG $0x485df262; WORD $0xceb8 // vfmadd231ps %zmm6, %zmm4, %zmm1 # zmm1 = (zmm4 * zmm6) + zmm1
-	LONG $0x4875f262; WORD $0xdfa8 // vfmadd213ps %zmm7, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + zmm7
-	LONG $0x4875d262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + zmm8
-	LONG $0x4875d262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + zmm9
-	LONG $0x4875d262; WORD $0xdaa8 // vfmadd213ps %zmm10, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + zmm10
-	LONG $0x4875d262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm1, %zmm3 # zmm3 = (zmm1 * zmm3) + zmm12
-	LONG $0x4874f162; WORD $0xf159 // vmulps %zmm1, %zmm1, %zmm6
-	LONG $0x4865f262; WORD $0xf1a8 // vfmadd213ps %zmm1, %zmm3, %zmm6 # zmm6 = (zmm3 * zmm6) + zmm1
-	LONG $0x484cf162; WORD $0xca58 // vaddps %zmm2, %zmm6, %zmm1
-	LONG $0x487ef162; WORD $0xdc5b // vcvttps2dq %zmm4, %zmm3
-	LONG $0x485df162; WORD $0xe372; BYTE $0x01 // vpsrad $0x1, %zmm3, %zmm4
-	LONG $0x484df162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm4, %zmm6
-	LONG $0x484dd162; WORD $0xf3fe // vpaddd %zmm11, %zmm6, %zmm6
-	LONG $0x4874f162; WORD $0xce59 // vmulps %zmm6, %zmm1, %zmm1
-	LONG $0x4865f162; WORD $0xdcfa // vpsubd %zmm4, %zmm3, %zmm3
-	LONG $0x4865f162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm3, %zmm3
-	LONG $0x4865d162; WORD $0xdbfe // vpaddd %zmm11, %zmm3, %zmm3
-	LONG $0x4874f162; WORD $0xcb59 // vmulps %zmm3, %zmm1, %zmm1
-	QUAD $0x00921d18487df262; WORD $0x0000 // vbroadcastss 0x92(%rip), %zmm3 # 0x3cd0 <k_gru+0x7f0>
-	LONG $0x4874f162; WORD $0xca58 // vaddps %zmm2, %zmm1, %zmm1
-	LONG $0x4864f162; WORD $0xc95e // vdivps %zmm1, %zmm3, %zmm1
-	LONG $0x487cb162; WORD $0xd0c2; BYTE $0x05 // vcmpnltps %zmm16, %zmm0, %k2
-	LONG $0x4a74f162; WORD $0xd258 // vaddps %zmm2, %zmm1, %zmm2 {%k2}
-	QUAD $0x00af05545804f162; WORD $0x0000 // vandps 0xaf(%rip){1to16}, %zmm15, %zmm0 # 0x3d10 <k_gru+0x830>
-	QUAD $0x008015c25814f162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x80(%rip){1to16}, %zmm13, %k2 # 0x3cec <k_gru+0x80c>
-	LONG $0x4a7c7162; WORD $0xf256 // vorps %zmm2, %zmm0, %zmm14 {%k2}
+	LONG $0x485df262; WORD $0xcba8 // vfmadd213ps %zmm3, %zmm4, %zmm1 # zmm1 = (zmm4 * zmm1) + zmm3
+	LONG $0x485df262; WORD $0xcdb8 // vfmadd231ps %zmm5, %zmm4, %zmm1 # zmm1 = (zmm4 * zmm5) + zmm1
+	LONG $0x4875d262; WORD $0xd0a8 // vfmadd213ps %zmm8, %zmm1, %zmm2 # zmm2 = (zmm1 * zmm2) + zmm8
+	LONG $0x4875d262; WORD $0xd1a8 // vfmadd213ps %zmm9, %zmm1, %zmm2 # zmm2 = (zmm1 * zmm2) + zmm9
+	LONG $0x4875d262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm1, %zmm2 # zmm2 = (zmm1 * zmm2) + zmm10
+	LONG $0x4875d262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm1, %zmm2 # zmm2 = (zmm1 * zmm2) + zmm11
+	LONG $0x4875d262; WORD $0xd4a8 // vfmadd213ps %zmm12, %zmm1, %zmm2 # zmm2 = (zmm1 * zmm2) + zmm12
+	LONG $0x4874f162; WORD $0xd959 // vmulps %zmm1, %zmm1, %zmm3
+	LONG $0x486df262; WORD $0xd9a8 // vfmadd213ps %zmm1, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + zmm1
+	LONG $0x4864f162; WORD $0xce58 // vaddps %zmm6, %zmm3, %zmm1
+	LONG $0x4875f262; WORD $0xcc2c // vscalefps %zmm4, %zmm1, %zmm1
+	LONG $0x487cb162; WORD $0xd0c2; BYTE $0x01 // vcmpltps %zmm16, %zmm0, %k2
+	QUAD $0x009b0518487df262; WORD $0x0000 // vbroadcastss 0x9b(%rip), %zmm0 # 0x3750 <k_gru+0x6c0>
+	LONG $0x4874f162; WORD $0xce58 // vaddps %zmm6, %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0xc15e // vdivps %zmm1, %zmm0, %zmm0
+	LONG $0x487cf162; WORD $0xc658 // vaddps %zmm6, %zmm0, %zmm0
+	LONG $0x4a7cf162; WORD $0xc628 // vmovaps %zmm6, %zmm0 {%k2}
+	QUAD $0x00b90d545804f162; WORD $0x0000 // vandps 0xb9(%rip){1to16}, %zmm15, %zmm1 # 0x3790 <k_gru+0x700>
+	QUAD $0x008a15c25814f162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x8a(%rip){1to16}, %zmm13, %k2 # 0x376c <k_gru+0x6dc>
+	LONG $0x4a747162; WORD $0xf056 // vorps %zmm0, %zmm1, %zmm14 {%k2}
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x91 // vmovups (%rcx,%rdx,4), %zmm0 {%k1} {z}
 	LONG $0x487cd162; WORD $0xc65c // vsubps %zmm14, %zmm0, %zmm0
-	LONG $0x4855d262; WORD $0xc6a8 // vfmadd213ps %zmm14, %zmm5, %zmm0 # zmm0 = (zmm5 * zmm0) + zmm14
+	LONG $0x4845d262; WORD $0xc6a8 // vfmadd213ps %zmm14, %zmm7, %zmm0 # zmm0 = (zmm7 * zmm0) + zmm14
 	LONG $0x497cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4) {%k1}
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -2739,7 +2527,7 @@ TEXT ·curvesAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x89088000; WORD $0x3c08 // addb %al, 0x3c088908(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	LONG $0x64fc7f80 // cmpb $0x64, -0x4(%rdi)
-	LONG $0xee863dd3; WORD $0x39a7 // sarl %cl, 0x39a7ee86(%rip) # 0x39a82baa <lanes+0x39a7ee3a>
+	LONG $0xee863dd3; WORD $0x39a7 // sarl %cl, 0x39a7ee86(%rip) # 0x39a8262a <lanes+0x39a7ee3a>
 	WORD $0x71dd; BYTE $0xa5 // fnsave -0x5b(%rcx)
 	WORD $0x4e38; BYTE $0x13 // cmpb %cl, 0x13(%rsi)
 	LONG $0x42c23ca9; BYTE $0x52 // testl $0x5242c23c, %eax # imm = 0x5242C23C

@@ -25,6 +25,10 @@ var blocks = map[string]block{
 	"q4_k": {256, 144, decodeQ4K, fnDecodeQ4K},
 	"q5_k": {256, 176, decodeQ5K, fnDecodeQ5K},
 	"q6_k": {256, 210, decodeQ6K, fnDecodeQ6K},
+
+	"iq4_nl": {32, 18, decodeIQ4NL, fnDecodeIq4Nl},
+	"iq4_xs": {256, 136, decodeIQ4XS, fnDecodeIq4Xs},
+	"mxfp4":  {32, 17, decodeMXFP4, fnDecodeMxfp4},
 }
 
 type decodeArgs struct {

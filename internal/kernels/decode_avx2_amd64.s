@@ -236,8 +236,8 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00b08e0f; WORD $0x0000 // jle 0x44d <k_decode_q4_0+0xbd>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0014e3057879e2c4; BYTE $0x00 // vpbroadcastb 0x14e3(%rip), %xmm0 # 0x1890 <k_decode_q5_k+0x390>
-	QUAD $0x0014db0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x14db(%rip), %xmm1 # 0x1891 <k_decode_q5_k+0x391>
+	QUAD $0x001803057879e2c4; BYTE $0x00 // vpbroadcastb 0x1803(%rip), %xmm0 # 0x1bb0 <k_decode_q5_k+0x3c0>
+	QUAD $0x0017fb0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x17fb(%rip), %xmm1 # 0x1bb1 <k_decode_q5_k+0x3c1>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -281,7 +281,7 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00ba8e0f; WORD $0x0000 // jle 0x527 <k_decode_q4_1+0xc7>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x001415057879e2c4; BYTE $0x00 // vpbroadcastb 0x1415(%rip), %xmm0 # 0x1892 <k_decode_q5_k+0x392>
+	QUAD $0x001735057879e2c4; BYTE $0x00 // vpbroadcastb 0x1735(%rip), %xmm0 # 0x1bb2 <k_decode_q5_k+0x3c2>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -331,11 +331,11 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00f78e0f; WORD $0x0000 // jle 0x634 <k_decode_q5_0+0x104>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00135b055979e2c4; BYTE $0x00 // vpbroadcastq 0x135b(%rip), %xmm0 # 0x18a8 <k_decode_q5_k+0x3a8>
-	QUAD $0x000012eb0d6ff9c5 // vmovdqa 0x12eb(%rip), %xmm1 # 0x1840 <k_decode_q5_k+0x340>
-	QUAD $0x001335157879e2c4; BYTE $0x00 // vpbroadcastb 0x1335(%rip), %xmm2 # 0x1893 <k_decode_q5_k+0x393>
-	QUAD $0x00132d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x132d(%rip), %xmm3 # 0x1894 <k_decode_q5_k+0x394>
-	QUAD $0x001325257879e2c4; BYTE $0x00 // vpbroadcastb 0x1325(%rip), %xmm4 # 0x1895 <k_decode_q5_k+0x395>
+	QUAD $0x00167b055979e2c4; BYTE $0x00 // vpbroadcastq 0x167b(%rip), %xmm0 # 0x1bc8 <k_decode_q5_k+0x3d8>
+	QUAD $0x0000160b0d6ff9c5 // vmovdqa 0x160b(%rip), %xmm1 # 0x1b60 <k_decode_q5_k+0x370>
+	QUAD $0x001655157879e2c4; BYTE $0x00 // vpbroadcastb 0x1655(%rip), %xmm2 # 0x1bb3 <k_decode_q5_k+0x3c3>
+	QUAD $0x00164d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x164d(%rip), %xmm3 # 0x1bb4 <k_decode_q5_k+0x3c4>
+	QUAD $0x001645257879e2c4; BYTE $0x00 // vpbroadcastb 0x1645(%rip), %xmm4 # 0x1bb5 <k_decode_q5_k+0x3c5>
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -391,10 +391,10 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01158e0f; WORD $0x0000 // jle 0x762 <k_decode_q5_1+0x122>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x001239057879e2c4; BYTE $0x00 // vpbroadcastb 0x1239(%rip), %xmm0 # 0x1896 <k_decode_q5_k+0x396>
-	QUAD $0x000011db0d6ff9c5 // vmovdqa 0x11db(%rip), %xmm1 # 0x1840 <k_decode_q5_k+0x340>
-	QUAD $0x00123a155979e2c4; BYTE $0x00 // vpbroadcastq 0x123a(%rip), %xmm2 # 0x18a8 <k_decode_q5_k+0x3a8>
-	QUAD $0x0012201d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1220(%rip), %xmm3 # 0x1897 <k_decode_q5_k+0x397>
+	QUAD $0x001559057879e2c4; BYTE $0x00 // vpbroadcastb 0x1559(%rip), %xmm0 # 0x1bb6 <k_decode_q5_k+0x3c6>
+	QUAD $0x000014fb0d6ff9c5 // vmovdqa 0x14fb(%rip), %xmm1 # 0x1b60 <k_decode_q5_k+0x370>
+	QUAD $0x00155a155979e2c4; BYTE $0x00 // vpbroadcastq 0x155a(%rip), %xmm2 # 0x1bc8 <k_decode_q5_k+0x3d8>
+	QUAD $0x0015401d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1540(%rip), %xmm3 # 0x1bb7 <k_decode_q5_k+0x3c7>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
@@ -452,10 +452,185 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
+	// decode_iq4_nl
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00b28e0f; WORD $0x0000 // jle 0x82f <k_decode_iq4_nl+0xbf>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0x00142b057879e2c4; BYTE $0x00 // vpbroadcastb 0x142b(%rip), %xmm0 # 0x1bb8 <k_decode_q5_k+0x3c8>
+	QUAD $0x0000135b0d6ff9c5 // vmovdqa 0x135b(%rip), %xmm1 # 0x1af0 <k_decode_q5_k+0x300>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
+	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
+	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
+	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
+	LONG $0x5a6ffac5; BYTE $0x02 // vmovdqu 0x2(%rdx), %xmm3
+	LONG $0xe0dbe1c5 // vpand %xmm0, %xmm3, %xmm4
+	LONG $0x0071e2c4; BYTE $0xe4 // vpshufb %xmm4, %xmm1, %xmm4
+	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xe459ecc5 // vmulps %ymm4, %ymm2, %ymm4
+	LONG $0xed59ecc5 // vmulps %ymm5, %ymm2, %ymm5
+	LONG $0x2911fcc5 // vmovups %ymm5, (%rcx)
+	LONG $0x6111fcc5; BYTE $0x20 // vmovups %ymm4, 0x20(%rcx)
+	LONG $0xd371e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm3
+	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
+	LONG $0x0071e2c4; BYTE $0xdb // vpshufb %xmm3, %xmm1, %xmm3
+	LONG $0x217de2c4; BYTE $0xe3 // vpmovsxbd %xmm3, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xdb // vpmovsxbd %xmm3, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xdb59ecc5 // vmulps %ymm3, %ymm2, %ymm3
+	LONG $0xd459ecc5 // vmulps %ymm4, %ymm2, %ymm2
+	LONG $0x5111fcc5; BYTE $0x40 // vmovups %ymm2, 0x40(%rcx)
+	LONG $0x5911fcc5; BYTE $0x60 // vmovups %ymm3, 0x60(%rcx)
+	LONG $0x12c28348 // addq $0x12, %rdx
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0xff71850f; WORD $0xffff // jne 0x7a0 <k_decode_iq4_nl+0x30>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// decode_mxfp4
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00ce8e0f; WORD $0x0000 // jle 0x91b <k_decode_mxfp4+0xdb>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0x00135c057879e2c4; BYTE $0x00 // vpbroadcastb 0x135c(%rip), %xmm0 # 0x1bb9 <k_decode_q5_k+0x3c9>
+	QUAD $0x0000126b0d6ff9c5 // vmovdqa 0x126b(%rip), %xmm1 # 0x1ad0 <k_decode_q5_k+0x2e0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xb60f; BYTE $0x32 // movzbl (%rdx), %esi
+	WORD $0xf789 // movl %esi, %edi
+	WORD $0xe7c1; BYTE $0x15 // shll $0x15, %edi
+	LONG $0x0000c781; WORD $0x0020 // addl $0x200000, %edi # imm = 0x200000
+	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
+	LONG $0x17e0c141 // shll $0x17, %r8d
+	LONG $0x00c08141; WORD $0x8000; BYTE $0xff // addl $0xff800000, %r8d # imm = 0xFF800000
+	WORD $0xfe83; BYTE $0x02 // cmpl $0x2, %esi
+	LONG $0xc7420f44 // cmovbl %edi, %r8d
+	LONG $0x6e79c1c4; BYTE $0xd0 // vmovd %r8d, %xmm2
+	LONG $0x587de2c4; BYTE $0xd2 // vpbroadcastd %xmm2, %ymm2
+	LONG $0x5a6ffac5; BYTE $0x01 // vmovdqu 0x1(%rdx), %xmm3
+	LONG $0xe0dbe1c5 // vpand %xmm0, %xmm3, %xmm4
+	LONG $0x0071e2c4; BYTE $0xe4 // vpshufb %xmm4, %xmm1, %xmm4
+	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xe459ecc5 // vmulps %ymm4, %ymm2, %ymm4
+	LONG $0xed59ecc5 // vmulps %ymm5, %ymm2, %ymm5
+	LONG $0x6911fcc5; BYTE $0x20 // vmovups %ymm5, 0x20(%rcx)
+	LONG $0x2111fcc5 // vmovups %ymm4, (%rcx)
+	LONG $0xd371e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm3
+	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
+	LONG $0x0071e2c4; BYTE $0xdb // vpshufb %xmm3, %xmm1, %xmm3
+	LONG $0x217de2c4; BYTE $0xe3 // vpmovsxbd %xmm3, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xdb // vpmovsxbd %xmm3, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xdb59ecc5 // vmulps %ymm3, %ymm2, %ymm3
+	LONG $0xd459ecc5 // vmulps %ymm4, %ymm2, %ymm2
+	LONG $0x5111fcc5; BYTE $0x40 // vmovups %ymm2, 0x40(%rcx)
+	LONG $0x5911fcc5; BYTE $0x60 // vmovups %ymm3, 0x60(%rcx)
+	LONG $0x11c28348 // addq $0x11, %rdx
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0xff55850f; WORD $0xffff // jne 0x870 <k_decode_mxfp4+0x30>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0x90 // nop
+
+	// decode_iq4_xs
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x01298e0f; WORD $0x0000 // jle 0xa56 <k_decode_iq4_xs+0x136>
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	LONG $0x087f8b48 // movq 0x8(%rdi), %rdi
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x001295051879e2c4; BYTE $0x00 // vbroadcastss 0x1295(%rip), %xmm0 # 0x1bd8 <k_decode_q5_k+0x3e8>
+	QUAD $0x000011a50d6ff9c5 // vmovdqa 0x11a5(%rip), %xmm1 # 0x1af0 <k_decode_q5_k+0x300>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8944; BYTE $0xd9 // movl %r11d, %ecx
+	WORD $0xe9d1 // shrl %ecx
+	LONG $0x0f5cb60f; BYTE $0x04 // movzbl 0x4(%rdi,%rcx), %ebx
+	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
+	WORD $0xe180; BYTE $0x04 // andb $0x4, %cl
+	WORD $0xebd3 // shrl %cl, %ebx
+	WORD $0xe383; BYTE $0x0f // andl $0xf, %ebx
+	LONG $0x77b70f44; BYTE $0x02 // movzwl 0x2(%rdi), %r14d
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xee // shrl %cl, %r14d
+	LONG $0x04e6c141 // shll $0x4, %r14d
+	LONG $0x30e68341 // andl $0x30, %r14d
+	WORD $0xb70f; BYTE $0x0f // movzwl (%rdi), %ecx
+	LONG $0xd16ef9c5 // vmovd %ecx, %xmm2
+	LONG $0x1e0c8d41 // leal (%r14,%rbx), %ecx
+	WORD $0xc183; BYTE $0xe0 // addl $-0x20, %ecx
+	LONG $0xd92acac5 // vcvtsi2ss %ecx, %xmm6, %xmm3
+	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
+	LONG $0xd359eac5 // vmulss %xmm3, %xmm2, %xmm2
+	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
+	LONG $0x1078a1c4; WORD $0x175c; BYTE $0x08 // vmovups 0x8(%rdi,%r10), %xmm3
+	LONG $0xe054e0c5 // vandps %xmm0, %xmm3, %xmm4
+	LONG $0x0071e2c4; BYTE $0xe4 // vpshufb %xmm4, %xmm1, %xmm4
+	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xe459ecc5 // vmulps %ymm4, %ymm2, %ymm4
+	LONG $0xed59ecc5 // vmulps %ymm5, %ymm2, %ymm5
+	LONG $0x117ca1c4; WORD $0xd66c; BYTE $0x20 // vmovups %ymm5, 0x20(%rsi,%r10,8)
+	LONG $0x117ca1c4; WORD $0xd624 // vmovups %ymm4, (%rsi,%r10,8)
+	LONG $0xd371e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm3
+	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
+	LONG $0x0071e2c4; BYTE $0xdb // vpshufb %xmm3, %xmm1, %xmm3
+	LONG $0xe370f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm4 # xmm4 = xmm3[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x217de2c4; BYTE $0xdb // vpmovsxbd %xmm3, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xdb59ecc5 // vmulps %ymm3, %ymm2, %ymm3
+	LONG $0xd459ecc5 // vmulps %ymm4, %ymm2, %ymm2
+	LONG $0x117ca1c4; WORD $0xd654; BYTE $0x60 // vmovups %ymm2, 0x60(%rsi,%r10,8)
+	LONG $0x117ca1c4; WORD $0xd65c; BYTE $0x40 // vmovups %ymm3, 0x40(%rsi,%r10,8)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x10c28349 // addq $0x10, %r10
+	WORD $0xc083; BYTE $0x02 // addl $0x2, %eax
+	LONG $0x04c18341 // addl $0x4, %r9d
+	LONG $0x80fa8149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r10
+	LONG $0xff27850f; WORD $0xffff // jne 0x960 <k_decode_iq4_xs+0x40>
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x88c78148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rdi
+	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
+	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	LONG $0xfefd850f; WORD $0xffff // jne 0x950 <k_decode_iq4_xs+0x30>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+
 	// decode_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x037a8e0f; WORD $0x0000 // jle 0xaf7 <k_decode_q2_k+0x387>
+	LONG $0x037a8e0f; WORD $0x0000 // jle 0xde7 <k_decode_q2_k+0x387>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -463,8 +638,8 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0010fa057879e2c4; BYTE $0x00 // vpbroadcastb 0x10fa(%rip), %xmm0 # 0x1898 <k_decode_q5_k+0x398>
-	QUAD $0x0010f20d7879e2c4; BYTE $0x00 // vpbroadcastb 0x10f2(%rip), %xmm1 # 0x1899 <k_decode_q5_k+0x399>
+	QUAD $0x00112c057879e2c4; BYTE $0x00 // vpbroadcastb 0x112c(%rip), %xmm0 # 0x1bba <k_decode_q5_k+0x3ca>
+	QUAD $0x0011240d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1124(%rip), %xmm1 # 0x1bbb <k_decode_q5_k+0x3cb>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x507ab70f // movzwl 0x50(%rdx), %edi
 	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
@@ -632,12 +807,12 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfd64850f; WORD $0xffff // jne 0x840 <k_decode_q2_k+0xd0>
+	LONG $0xfd64850f; WORD $0xffff // jne 0xb30 <k_decode_q2_k+0xd0>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x54c28348 // addq $0x54, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfcbd850f; WORD $0xffff // jne 0x7b0 <k_decode_q2_k+0x40>
+	LONG $0xfcbd850f; WORD $0xffff // jne 0xaa0 <k_decode_q2_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -647,7 +822,7 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x041e8e0f; WORD $0x0000 // jle 0xf2b <k_decode_q3_k+0x42b>
+	LONG $0x041e8e0f; WORD $0x0000 // jle 0x121b <k_decode_q3_k+0x42b>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -655,14 +830,14 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00000cf6056ff9c5 // vmovdqa 0xcf6(%rip), %xmm0 # 0x1820 <k_decode_q5_k+0x320>
-	QUAD $0x000d7d0d5979e2c4; BYTE $0x00 // vpbroadcastq 0xd7d(%rip), %xmm1 # 0x18b0 <k_decode_q5_k+0x3b0>
-	QUAD $0x00000ca5156ff9c5 // vmovdqa 0xca5(%rip), %xmm2 # 0x17e0 <k_decode_q5_k+0x2e0>
-	QUAD $0x000d561d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd56(%rip), %xmm3 # 0x189a <k_decode_q5_k+0x39a>
-	QUAD $0x000d4e257879e2c4; BYTE $0x00 // vpbroadcastb 0xd4e(%rip), %xmm4 # 0x189b <k_decode_q5_k+0x39b>
-	QUAD $0x000d462d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd46(%rip), %xmm5 # 0x189c <k_decode_q5_k+0x39c>
-	QUAD $0x000d3e357879e2c4; BYTE $0x00 // vpbroadcastb 0xd3e(%rip), %xmm6 # 0x189d <k_decode_q5_k+0x39d>
-	QUAD $0x000d363d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd36(%rip), %xmm7 # 0x189e <k_decode_q5_k+0x39e>
+	QUAD $0x00000d26056ff9c5 // vmovdqa 0xd26(%rip), %xmm0 # 0x1b40 <k_decode_q5_k+0x350>
+	QUAD $0x000dad0d5979e2c4; BYTE $0x00 // vpbroadcastq 0xdad(%rip), %xmm1 # 0x1bd0 <k_decode_q5_k+0x3e0>
+	QUAD $0x00000cd5156ff9c5 // vmovdqa 0xcd5(%rip), %xmm2 # 0x1b00 <k_decode_q5_k+0x310>
+	QUAD $0x000d881d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd88(%rip), %xmm3 # 0x1bbc <k_decode_q5_k+0x3cc>
+	QUAD $0x000d80257879e2c4; BYTE $0x00 // vpbroadcastb 0xd80(%rip), %xmm4 # 0x1bbd <k_decode_q5_k+0x3cd>
+	QUAD $0x000d782d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd78(%rip), %xmm5 # 0x1bbe <k_decode_q5_k+0x3ce>
+	QUAD $0x000d70357879e2c4; BYTE $0x00 // vpbroadcastb 0xd70(%rip), %xmm6 # 0x1bbf <k_decode_q5_k+0x3cf>
+	QUAD $0x000d683d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd68(%rip), %xmm7 # 0x1bc0 <k_decode_q5_k+0x3d0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x6c7ab70f // movzwl 0x6c(%rdx), %edi
 	LONG $0xc76e79c5 // vmovd %edi, %xmm8
@@ -844,12 +1019,12 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfd10850f; WORD $0xffff // jne 0xc20 <k_decode_q3_k+0x120>
+	LONG $0xfd10850f; WORD $0xffff // jne 0xf10 <k_decode_q3_k+0x120>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x6ec28348 // addq $0x6e, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfc49850f; WORD $0xffff // jne 0xb70 <k_decode_q3_k+0x70>
+	LONG $0xfc49850f; WORD $0xffff // jne 0xe60 <k_decode_q3_k+0x70>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -859,7 +1034,7 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x037e8e0f; WORD $0x0000 // jle 0x12bb <k_decode_q6_k+0x38b>
+	LONG $0x037e8e0f; WORD $0x0000 // jle 0x15ab <k_decode_q6_k+0x38b>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -867,9 +1042,9 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000944057879e2c4; BYTE $0x00 // vpbroadcastb 0x944(%rip), %xmm0 # 0x189f <k_decode_q5_k+0x39f>
-	QUAD $0x00093c0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x93c(%rip), %xmm1 # 0x18a0 <k_decode_q5_k+0x3a0>
-	QUAD $0x000934157879e2c4; BYTE $0x00 // vpbroadcastb 0x934(%rip), %xmm2 # 0x18a1 <k_decode_q5_k+0x3a1>
+	QUAD $0x000976057879e2c4; BYTE $0x00 // vpbroadcastb 0x976(%rip), %xmm0 # 0x1bc1 <k_decode_q5_k+0x3d1>
+	QUAD $0x00096e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x96e(%rip), %xmm1 # 0x1bc2 <k_decode_q5_k+0x3d2>
+	QUAD $0x000966157879e2c4; BYTE $0x00 // vpbroadcastb 0x966(%rip), %xmm2 # 0x1bc3 <k_decode_q5_k+0x3d3>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xd0bab70f; WORD $0x0000; BYTE $0x00 // movzwl 0xd0(%rdx), %edi
 	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
@@ -1030,12 +1205,12 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfd23850f; WORD $0xffff // jne 0xfc0 <k_decode_q6_k+0x90>
+	LONG $0xfd23850f; WORD $0xffff // jne 0x12b0 <k_decode_q6_k+0x90>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfcb9850f; WORD $0xffff // jne 0xf70 <k_decode_q6_k+0x40>
+	LONG $0xfcb9850f; WORD $0xffff // jne 0x1260 <k_decode_q6_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -1045,7 +1220,7 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02278e0f; WORD $0x0000 // jle 0x14f4 <k_decode_q4_k+0x234>
+	LONG $0x02278e0f; WORD $0x0000 // jle 0x17e4 <k_decode_q4_k+0x234>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -1054,7 +1229,7 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0005b2057879e2c4; BYTE $0x00 // vpbroadcastb 0x5b2(%rip), %xmm0 # 0x18a2 <k_decode_q5_k+0x3a2>
+	QUAD $0x0005e4057879e2c4; BYTE $0x00 // vpbroadcastb 0x5e4(%rip), %xmm0 # 0x1bc4 <k_decode_q5_k+0x3d4>
 	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
 	LONG $0xcf6ef9c5 // vmovd %edi, %xmm1
 	LONG $0x1379e2c4; BYTE $0xc9 // vcvtph2ps %xmm1, %xmm1
@@ -1155,12 +1330,12 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x08c78348 // addq $0x8, %rdi
 	LONG $0x24ff8348 // cmpq $0x24, %rdi
-	LONG $0xfeda850f; WORD $0xffff // jne 0x13b0 <k_decode_q4_k+0xf0>
+	LONG $0xfeda850f; WORD $0xffff // jne 0x16a0 <k_decode_q4_k+0xf0>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x90c18148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfe00850f; WORD $0xffff // jne 0x12f0 <k_decode_q4_k+0x30>
+	LONG $0xfe00850f; WORD $0xffff // jne 0x15e0 <k_decode_q4_k+0x30>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -1170,7 +1345,7 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02aa8e0f; WORD $0x0000 // jle 0x17b7 <k_decode_q5_k+0x2b7>
+	LONG $0x02aa8e0f; WORD $0x0000 // jle 0x1aa7 <k_decode_q5_k+0x2b7>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -1179,9 +1354,9 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000373057879e2c4; BYTE $0x00 // vpbroadcastb 0x373(%rip), %xmm0 # 0x18a3 <k_decode_q5_k+0x3a3>
-	QUAD $0x00036b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x36b(%rip), %xmm1 # 0x18a4 <k_decode_q5_k+0x3a4>
-	QUAD $0x000363157879e2c4; BYTE $0x00 // vpbroadcastb 0x363(%rip), %xmm2 # 0x18a5 <k_decode_q5_k+0x3a5>
+	QUAD $0x0003a5057879e2c4; BYTE $0x00 // vpbroadcastb 0x3a5(%rip), %xmm0 # 0x1bc5 <k_decode_q5_k+0x3d5>
+	QUAD $0x00039d0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x39d(%rip), %xmm1 # 0x1bc6 <k_decode_q5_k+0x3d6>
+	QUAD $0x000395157879e2c4; BYTE $0x00 // vpbroadcastb 0x395(%rip), %xmm2 # 0x1bc7 <k_decode_q5_k+0x3d7>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
 	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
@@ -1301,12 +1476,12 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x08c78348 // addq $0x8, %rdi
 	LONG $0x2cff8348 // cmpq $0x2c, %rdi
-	LONG $0xfe87850f; WORD $0xffff // jne 0x1620 <k_decode_q5_k+0x120>
+	LONG $0xfe87850f; WORD $0xffff // jne 0x1910 <k_decode_q5_k+0x120>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfd9d850f; WORD $0xffff // jne 0x1550 <k_decode_q5_k+0x50>
+	LONG $0xfd9d850f; WORD $0xffff // jne 0x1840 <k_decode_q5_k+0x50>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -1316,10 +1491,36 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
 	BYTE $0xfc // cld
 	BYTE $0xfc // cld
 	BYTE $0xfc // cld
@@ -1336,13 +1537,16 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xfc // cld
 	BYTE $0xfc // cld
 	BYTE $0xfc // cld
+	QUAD $0xf6eaddcfbfad9881; WORD $0x0d01 // sbbl $0xd01f6ea, -0x22304053(%rax) # imm = 0xD01F6EA
+	WORD $0x2619 // sbbl %esp, (%rsi)
+	LONG $0x71594535; BYTE $0x30 // xorl $0x30715945, %eax # imm = 0x30715945
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x0f30 // xorb %cl, (%rdi)
+	LONG $0x300f0f0f // <unknown>
 	WORD $0x3030 // xorb %dh, (%rax)
-	LONG $0x0f0f0f0f // <unknown>
-	WORD $0x3030 // xorb %dh, (%rax)
-	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x0330 // xorb %al, (%rbx)
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0303 // addl (%rbx), %eax
@@ -1350,8 +1554,7 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	BYTE $0xf0 // lock
+	WORD $0xf003 // addl %eax, %esi
 	BYTE $0xf0 // lock
 	BYTE $0xf0 // lock
 	BYTE $0xf0 // lock
@@ -1400,14 +1603,14 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0xe0e0 // loopne 0x1842 <k_decode_q5_k+0x342>
-	WORD $0xe0e0 // loopne 0x1844 <k_decode_q5_k+0x344>
-	WORD $0xe0e0 // loopne 0x1846 <k_decode_q5_k+0x346>
-	WORD $0xe0e0 // loopne 0x1848 <k_decode_q5_k+0x348>
-	WORD $0xe0e0 // loopne 0x184a <k_decode_q5_k+0x34a>
-	WORD $0xe0e0 // loopne 0x184c <k_decode_q5_k+0x34c>
-	WORD $0xe0e0 // loopne 0x184e <k_decode_q5_k+0x34e>
-	WORD $0xe0e0 // loopne 0x1850 <k_decode_q5_k+0x350>
+	WORD $0xe0e0 // loopne 0x1b62 <k_decode_q5_k+0x372>
+	WORD $0xe0e0 // loopne 0x1b64 <k_decode_q5_k+0x374>
+	WORD $0xe0e0 // loopne 0x1b66 <k_decode_q5_k+0x376>
+	WORD $0xe0e0 // loopne 0x1b68 <k_decode_q5_k+0x378>
+	WORD $0xe0e0 // loopne 0x1b6a <k_decode_q5_k+0x37a>
+	WORD $0xe0e0 // loopne 0x1b6c <k_decode_q5_k+0x37c>
+	WORD $0xe0e0 // loopne 0x1b6e <k_decode_q5_k+0x37e>
+	WORD $0xe0e0 // loopne 0x1b70 <k_decode_q5_k+0x380>
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -1443,16 +1646,15 @@ TEXT ·decodeAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf80f; BYTE $0x0f // psubb (%rdi), %mm1
 	WORD $0xf010 // adcb %dh, %al
 	LONG $0x0f100f0f // <unknown>
-	WORD $0xe003 // addl %eax, %esp
+	LONG $0xe0030f0f // <unknown>
 	WORD $0x0403; BYTE $0xfc // addl (%rsp,%rdi,8), %eax
 	LONG $0xe0300f0f // <unknown>
 	LONG $0x3f100f0f // <unknown>
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	WORD $0x0201 // addl %eax, (%rdx)
 	WORD $0x0804 // addb $0x8, %al
 	WORD $0x2010 // adcb %ah, (%rax)
 	LONG $0x00048040; BYTE $0x00 // addb $0x0, (%rax,%rax)
 	WORD $0x0200 // addb %al, (%rdx)
 	WORD $0x0000 // addb %al, (%rax)
-	BYTE $0x00 // <unknown>
+	WORD $0x0f00 // addb %cl, (%rdi)
+	LONG $0x000f0f0f; WORD $0x0000; BYTE $0x00 // <unknown>

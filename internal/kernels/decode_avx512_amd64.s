@@ -253,8 +253,8 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x008d8e0f; WORD $0x0000 // jle 0x4aa <k_decode_q4_0+0x9a>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0010d3057879e2c4; BYTE $0x00 // vpbroadcastb 0x10d3(%rip), %xmm0 # 0x1500 <k_decode_q5_k+0x360>
-	QUAD $0x0010cb0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x10cb(%rip), %xmm1 # 0x1501 <k_decode_q5_k+0x361>
+	QUAD $0x001353057879e2c4; BYTE $0x00 // vpbroadcastb 0x1353(%rip), %xmm0 # 0x1780 <k_decode_q5_k+0x360>
+	QUAD $0x00134b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x134b(%rip), %xmm1 # 0x1781 <k_decode_q5_k+0x361>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -288,7 +288,7 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00988e0f; WORD $0x0000 // jle 0x555 <k_decode_q4_1+0xa5>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x001035057879e2c4; BYTE $0x00 // vpbroadcastb 0x1035(%rip), %xmm0 # 0x1502 <k_decode_q5_k+0x362>
+	QUAD $0x0012b5057879e2c4; BYTE $0x00 // vpbroadcastb 0x12b5(%rip), %xmm0 # 0x1782 <k_decode_q5_k+0x362>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -326,11 +326,11 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00d38e0f; WORD $0x0000 // jle 0x640 <k_decode_q5_0+0xe0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00108b055979e2c4; BYTE $0x00 // vpbroadcastq 0x108b(%rip), %xmm0 # 0x1608 <k_decode_q5_k+0x468>
-	QUAD $0x00000efb0d6ff9c5 // vmovdqa 0xefb(%rip), %xmm1 # 0x1480 <k_decode_q5_k+0x2e0>
-	QUAD $0x000f75157879e2c4; BYTE $0x00 // vpbroadcastb 0xf75(%rip), %xmm2 # 0x1503 <k_decode_q5_k+0x363>
-	QUAD $0x000f6d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0xf6d(%rip), %xmm3 # 0x1504 <k_decode_q5_k+0x364>
-	QUAD $0x000f65257879e2c4; BYTE $0x00 // vpbroadcastb 0xf65(%rip), %xmm4 # 0x1505 <k_decode_q5_k+0x365>
+	QUAD $0x00130b055979e2c4; BYTE $0x00 // vpbroadcastq 0x130b(%rip), %xmm0 # 0x1888 <k_decode_q5_k+0x468>
+	QUAD $0x0000119b0d6ff9c5 // vmovdqa 0x119b(%rip), %xmm1 # 0x1720 <k_decode_q5_k+0x300>
+	QUAD $0x0011f5157879e2c4; BYTE $0x00 // vpbroadcastb 0x11f5(%rip), %xmm2 # 0x1783 <k_decode_q5_k+0x363>
+	QUAD $0x0011ed1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x11ed(%rip), %xmm3 # 0x1784 <k_decode_q5_k+0x364>
+	QUAD $0x0011e5257879e2c4; BYTE $0x00 // vpbroadcastb 0x11e5(%rip), %xmm4 # 0x1785 <k_decode_q5_k+0x365>
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -373,10 +373,10 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00f28e0f; WORD $0x0000 // jle 0x74f <k_decode_q5_1+0xff>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x000e99057879e2c4; BYTE $0x00 // vpbroadcastb 0xe99(%rip), %xmm0 # 0x1506 <k_decode_q5_k+0x366>
-	QUAD $0x00000e0b0d6ff9c5 // vmovdqa 0xe0b(%rip), %xmm1 # 0x1480 <k_decode_q5_k+0x2e0>
-	QUAD $0x000f8a155979e2c4; BYTE $0x00 // vpbroadcastq 0xf8a(%rip), %xmm2 # 0x1608 <k_decode_q5_k+0x468>
-	QUAD $0x000e801d7879e2c4; BYTE $0x00 // vpbroadcastb 0xe80(%rip), %xmm3 # 0x1507 <k_decode_q5_k+0x367>
+	QUAD $0x001119057879e2c4; BYTE $0x00 // vpbroadcastb 0x1119(%rip), %xmm0 # 0x1786 <k_decode_q5_k+0x366>
+	QUAD $0x000010ab0d6ff9c5 // vmovdqa 0x10ab(%rip), %xmm1 # 0x1720 <k_decode_q5_k+0x300>
+	QUAD $0x00120a155979e2c4; BYTE $0x00 // vpbroadcastq 0x120a(%rip), %xmm2 # 0x1888 <k_decode_q5_k+0x468>
+	QUAD $0x0011001d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1100(%rip), %xmm3 # 0x1787 <k_decode_q5_k+0x367>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
@@ -420,10 +420,153 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
+	// decode_iq4_nl
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x008f8e0f; WORD $0x0000 // jle 0x7fc <k_decode_iq4_nl+0x9c>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0x00100b057879e2c4; BYTE $0x00 // vpbroadcastb 0x100b(%rip), %xmm0 # 0x1788 <k_decode_q5_k+0x368>
+	QUAD $0x00000f2b0d6ff9c5 // vmovdqa 0xf2b(%rip), %xmm1 # 0x16b0 <k_decode_q5_k+0x290>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
+	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
+	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
+	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
+	LONG $0x5a6ffac5; BYTE $0x02 // vmovdqu 0x2(%rdx), %xmm3
+	LONG $0xe0dbe1c5 // vpand %xmm0, %xmm3, %xmm4
+	LONG $0x0071e2c4; BYTE $0xe4 // vpshufb %xmm4, %xmm1, %xmm4
+	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x486cf162; WORD $0xe459 // vmulps %zmm4, %zmm2, %zmm4
+	LONG $0x487cf162; WORD $0x2111 // vmovups %zmm4, (%rcx)
+	LONG $0xd371e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm3
+	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
+	LONG $0x0071e2c4; BYTE $0xdb // vpshufb %xmm3, %xmm1, %xmm3
+	LONG $0x487df262; WORD $0xdb21 // vpmovsxbd %xmm3, %zmm3
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x486cf162; WORD $0xd359 // vmulps %zmm3, %zmm2, %zmm2
+	LONG $0x487cf162; WORD $0x5111; BYTE $0x01 // vmovups %zmm2, 0x40(%rcx)
+	LONG $0x12c28348 // addq $0x12, %rdx
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0x9475 // jne 0x790 <k_decode_iq4_nl+0x30>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+
+	// decode_mxfp4
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00aa8e0f; WORD $0x0000 // jle 0x8b7 <k_decode_mxfp4+0xb7>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	QUAD $0x000f6c057879e2c4; BYTE $0x00 // vpbroadcastb 0xf6c(%rip), %xmm0 # 0x1789 <k_decode_q5_k+0x369>
+	QUAD $0x00000e6b0d6ff9c5 // vmovdqa 0xe6b(%rip), %xmm1 # 0x1690 <k_decode_q5_k+0x270>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xb60f; BYTE $0x32 // movzbl (%rdx), %esi
+	WORD $0xf789 // movl %esi, %edi
+	WORD $0xe7c1; BYTE $0x15 // shll $0x15, %edi
+	LONG $0x0000c781; WORD $0x0020 // addl $0x200000, %edi # imm = 0x200000
+	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
+	LONG $0x17e0c141 // shll $0x17, %r8d
+	LONG $0x00c08141; WORD $0x8000; BYTE $0xff // addl $0xff800000, %r8d # imm = 0xFF800000
+	WORD $0xfe83; BYTE $0x02 // cmpl $0x2, %esi
+	LONG $0xc7420f44 // cmovbl %edi, %r8d
+	LONG $0x487dd262; WORD $0xd07c // vpbroadcastd %r8d, %zmm2
+	LONG $0x5a6ffac5; BYTE $0x01 // vmovdqu 0x1(%rdx), %xmm3
+	LONG $0xe0dbe1c5 // vpand %xmm0, %xmm3, %xmm4
+	LONG $0x0071e2c4; BYTE $0xe4 // vpshufb %xmm4, %xmm1, %xmm4
+	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x486cf162; WORD $0xe459 // vmulps %zmm4, %zmm2, %zmm4
+	LONG $0x487cf162; WORD $0x2111 // vmovups %zmm4, (%rcx)
+	LONG $0xd371e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm3
+	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
+	LONG $0x0071e2c4; BYTE $0xdb // vpshufb %xmm3, %xmm1, %xmm3
+	LONG $0x487df262; WORD $0xdb21 // vpmovsxbd %xmm3, %zmm3
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x486cf162; WORD $0xd359 // vmulps %zmm3, %zmm2, %zmm2
+	LONG $0x487cf162; WORD $0x5111; BYTE $0x01 // vmovups %zmm2, 0x40(%rcx)
+	LONG $0x11c28348 // addq $0x11, %rdx
+	LONG $0x80e98348 // subq $-0x80, %rcx
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0xff79850f; WORD $0xffff // jne 0x830 <k_decode_mxfp4+0x30>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+
+	// decode_iq4_xs
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x01048e0f; WORD $0x0000 // jle 0x9d1 <k_decode_iq4_xs+0x111>
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	LONG $0x087f8b48 // movq 0x8(%rdi), %rdi
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000fb5051879e2c4; BYTE $0x00 // vbroadcastss 0xfb5(%rip), %xmm0 # 0x1898 <k_decode_q5_k+0x478>
+	QUAD $0x00000dc50d6ff9c5 // vmovdqa 0xdc5(%rip), %xmm1 # 0x16b0 <k_decode_q5_k+0x290>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8944; BYTE $0xd9 // movl %r11d, %ecx
+	WORD $0xe9d1 // shrl %ecx
+	LONG $0x0f5cb60f; BYTE $0x04 // movzbl 0x4(%rdi,%rcx), %ebx
+	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
+	WORD $0xe180; BYTE $0x04 // andb $0x4, %cl
+	WORD $0xebd3 // shrl %cl, %ebx
+	LONG $0x77b70f44; BYTE $0x02 // movzwl 0x2(%rdi), %r14d
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xee // shrl %cl, %r14d
+	WORD $0xe383; BYTE $0x0f // andl $0xf, %ebx
+	LONG $0x04e6c141 // shll $0x4, %r14d
+	LONG $0x30e68341 // andl $0x30, %r14d
+	WORD $0xb70f; BYTE $0x0f // movzwl (%rdi), %ecx
+	LONG $0xd16ef9c5 // vmovd %ecx, %xmm2
+	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
+	LONG $0x1e0c8d41 // leal (%r14,%rbx), %ecx
+	WORD $0xc183; BYTE $0xe0 // addl $-0x20, %ecx
+	LONG $0xd92ad2c5 // vcvtsi2ss %ecx, %xmm5, %xmm3
+	LONG $0xd359eac5 // vmulss %xmm3, %xmm2, %xmm2
+	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
+	LONG $0x1078a1c4; WORD $0x175c; BYTE $0x08 // vmovups 0x8(%rdi,%r10), %xmm3
+	LONG $0xe054e0c5 // vandps %xmm0, %xmm3, %xmm4
+	LONG $0x0071e2c4; BYTE $0xe4 // vpshufb %xmm4, %xmm1, %xmm4
+	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x486cf162; WORD $0xe459 // vmulps %zmm4, %zmm2, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0xd6 // vmovups %zmm4, (%rsi,%r10,8)
+	LONG $0xd371e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm3
+	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
+	LONG $0x0071e2c4; BYTE $0xdb // vpshufb %xmm3, %xmm1, %xmm3
+	LONG $0x487df262; WORD $0xdb21 // vpmovsxbd %xmm3, %zmm3
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x486cf162; WORD $0xd359 // vmulps %zmm3, %zmm2, %zmm2
+	QUAD $0x01d65411487cb162 // vmovups %zmm2, 0x40(%rsi,%r10,8)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	LONG $0x10c28349 // addq $0x10, %r10
+	WORD $0xc083; BYTE $0x02 // addl $0x2, %eax
+	LONG $0x04c18341 // addl $0x4, %r9d
+	LONG $0x80fa8149; WORD $0x0000; BYTE $0x00 // cmpq $0x80, %r10
+	LONG $0xff4c850f; WORD $0xffff // jne 0x900 <k_decode_iq4_xs+0x40>
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x88c78148; WORD $0x0000; BYTE $0x00 // addq $0x88, %rdi
+	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
+	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
+	LONG $0xff22850f; WORD $0xffff // jne 0x8f0 <k_decode_iq4_xs+0x30>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
 	// decode_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02628e0f; WORD $0x0000 // jle 0x9cf <k_decode_q2_k+0x26f>
+	LONG $0x02628e0f; WORD $0x0000 // jle 0xc4f <k_decode_q2_k+0x26f>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -431,8 +574,8 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000d7a057879e2c4; BYTE $0x00 // vpbroadcastb 0xd7a(%rip), %xmm0 # 0x1508 <k_decode_q5_k+0x368>
-	QUAD $0x000d720d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd72(%rip), %xmm1 # 0x1509 <k_decode_q5_k+0x369>
+	QUAD $0x000d7c057879e2c4; BYTE $0x00 // vpbroadcastb 0xd7c(%rip), %xmm0 # 0x178a <k_decode_q5_k+0x36a>
+	QUAD $0x000d740d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd74(%rip), %xmm1 # 0x178b <k_decode_q5_k+0x36b>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x507ab70f // movzwl 0x50(%rdx), %edi
 	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
@@ -526,12 +669,12 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfe5c850f; WORD $0xffff // jne 0x810 <k_decode_q2_k+0xb0>
+	LONG $0xfe5c850f; WORD $0xffff // jne 0xa90 <k_decode_q2_k+0xb0>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x54c28348 // addq $0x54, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfdd5850f; WORD $0xffff // jne 0x7a0 <k_decode_q2_k+0x40>
+	LONG $0xfdd5850f; WORD $0xffff // jne 0xa20 <k_decode_q2_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -541,22 +684,22 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x03168e0f; WORD $0x0000 // jle 0xd03 <k_decode_q3_k+0x323>
+	LONG $0x03168e0f; WORD $0x0000 // jle 0xf83 <k_decode_q3_k+0x323>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x000c04055979e2c4; BYTE $0x00 // vpbroadcastq 0xc04(%rip), %xmm0 # 0x1610 <k_decode_q5_k+0x470>
+	QUAD $0x000c04055979e2c4; BYTE $0x00 // vpbroadcastq 0xc04(%rip), %xmm0 # 0x1890 <k_decode_q5_k+0x470>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00000a0a0d6ff9c5 // vmovdqa 0xa0a(%rip), %xmm1 # 0x1420 <k_decode_q5_k+0x280>
-	QUAD $0x00000a42156ff9c5 // vmovdqa 0xa42(%rip), %xmm2 # 0x1460 <k_decode_q5_k+0x2c0>
-	QUAD $0x000ae31d7879e2c4; BYTE $0x00 // vpbroadcastb 0xae3(%rip), %xmm3 # 0x150a <k_decode_q5_k+0x36a>
-	QUAD $0x000adb257879e2c4; BYTE $0x00 // vpbroadcastb 0xadb(%rip), %xmm4 # 0x150b <k_decode_q5_k+0x36b>
-	QUAD $0x000ad32d7879e2c4; BYTE $0x00 // vpbroadcastb 0xad3(%rip), %xmm5 # 0x150c <k_decode_q5_k+0x36c>
-	QUAD $0x000acb357879e2c4; BYTE $0x00 // vpbroadcastb 0xacb(%rip), %xmm6 # 0x150d <k_decode_q5_k+0x36d>
-	QUAD $0x000ac33d7879e2c4; BYTE $0x00 // vpbroadcastb 0xac3(%rip), %xmm7 # 0x150e <k_decode_q5_k+0x36e>
+	QUAD $0x00000a2a0d6ff9c5 // vmovdqa 0xa2a(%rip), %xmm1 # 0x16c0 <k_decode_q5_k+0x2a0>
+	QUAD $0x00000a62156ff9c5 // vmovdqa 0xa62(%rip), %xmm2 # 0x1700 <k_decode_q5_k+0x2e0>
+	QUAD $0x000ae51d7879e2c4; BYTE $0x00 // vpbroadcastb 0xae5(%rip), %xmm3 # 0x178c <k_decode_q5_k+0x36c>
+	QUAD $0x000add257879e2c4; BYTE $0x00 // vpbroadcastb 0xadd(%rip), %xmm4 # 0x178d <k_decode_q5_k+0x36d>
+	QUAD $0x000ad52d7879e2c4; BYTE $0x00 // vpbroadcastb 0xad5(%rip), %xmm5 # 0x178e <k_decode_q5_k+0x36e>
+	QUAD $0x000acd357879e2c4; BYTE $0x00 // vpbroadcastb 0xacd(%rip), %xmm6 # 0x178f <k_decode_q5_k+0x36f>
+	QUAD $0x000ac53d7879e2c4; BYTE $0x00 // vpbroadcastb 0xac5(%rip), %xmm7 # 0x1790 <k_decode_q5_k+0x370>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x6c7ab70f // movzwl 0x6c(%rdx), %edi
 	LONG $0xc76e79c5 // vmovd %edi, %xmm8
@@ -676,12 +819,12 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfe08850f; WORD $0xffff // jne 0xaf0 <k_decode_q3_k+0x110>
+	LONG $0xfe08850f; WORD $0xffff // jne 0xd70 <k_decode_q3_k+0x110>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x6ec28348 // addq $0x6e, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfd51850f; WORD $0xffff // jne 0xa50 <k_decode_q3_k+0x70>
+	LONG $0xfd51850f; WORD $0xffff // jne 0xcd0 <k_decode_q3_k+0x70>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -691,7 +834,7 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x028a8e0f; WORD $0x0000 // jle 0xfa7 <k_decode_q6_k+0x297>
+	LONG $0x028a8e0f; WORD $0x0000 // jle 0x1227 <k_decode_q6_k+0x297>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -699,9 +842,9 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0007d1057879e2c4; BYTE $0x00 // vpbroadcastb 0x7d1(%rip), %xmm0 # 0x150f <k_decode_q5_k+0x36f>
-	QUAD $0x0007c90d7879e2c4; BYTE $0x00 // vpbroadcastb 0x7c9(%rip), %xmm1 # 0x1510 <k_decode_q5_k+0x370>
-	QUAD $0x0007c1157879e2c4; BYTE $0x00 // vpbroadcastb 0x7c1(%rip), %xmm2 # 0x1511 <k_decode_q5_k+0x371>
+	QUAD $0x0007d3057879e2c4; BYTE $0x00 // vpbroadcastb 0x7d3(%rip), %xmm0 # 0x1791 <k_decode_q5_k+0x371>
+	QUAD $0x0007cb0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x7cb(%rip), %xmm1 # 0x1792 <k_decode_q5_k+0x372>
+	QUAD $0x0007c3157879e2c4; BYTE $0x00 // vpbroadcastb 0x7c3(%rip), %xmm2 # 0x1793 <k_decode_q5_k+0x373>
 	LONG $0xd0bab70f; WORD $0x0000; BYTE $0x00 // movzwl 0xd0(%rdx), %edi
 	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
 	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
@@ -801,12 +944,12 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfe07850f; WORD $0xffff // jne 0xd90 <k_decode_q6_k+0x80>
+	LONG $0xfe07850f; WORD $0xffff // jne 0x1010 <k_decode_q6_k+0x80>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfdad850f; WORD $0xffff // jne 0xd50 <k_decode_q6_k+0x40>
+	LONG $0xfdad850f; WORD $0xffff // jne 0xfd0 <k_decode_q6_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -816,7 +959,7 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01d58e0f; WORD $0x0000 // jle 0x1192 <k_decode_q4_k+0x1e2>
+	LONG $0x01d58e0f; WORD $0x0000 // jle 0x1412 <k_decode_q4_k+0x1e2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -825,8 +968,8 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0348; BYTE $0x0f // addq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x055c0528487cf162; WORD $0x0000 // vmovaps 0x55c(%rip), %zmm0 # 0x1540 <k_decode_q5_k+0x3a0>
-	QUAD $0x0005930d7879e2c4; BYTE $0x00 // vpbroadcastb 0x593(%rip), %xmm1 # 0x1580 <k_decode_q5_k+0x3e0>
+	QUAD $0x055c0528487cf162; WORD $0x0000 // vmovaps 0x55c(%rip), %zmm0 # 0x17c0 <k_decode_q5_k+0x3a0>
+	QUAD $0x0005930d7879e2c4; BYTE $0x00 // vpbroadcastb 0x593(%rip), %xmm1 # 0x1800 <k_decode_q5_k+0x3e0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x3a // movzwl (%rdx), %edi
 	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
@@ -898,12 +1041,12 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x08c78348 // addq $0x8, %rdi
 	LONG $0x24ff8348 // cmpq $0x24, %rdi
-	LONG $0xff2c850f; WORD $0xffff // jne 0x10a0 <k_decode_q4_k+0xf0>
+	LONG $0xff2c850f; WORD $0xffff // jne 0x1320 <k_decode_q4_k+0xf0>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x90c28148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfe62850f; WORD $0xffff // jne 0xff0 <k_decode_q4_k+0x40>
+	LONG $0xfe62850f; WORD $0xffff // jne 0x1270 <k_decode_q4_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -913,7 +1056,7 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02288e0f; WORD $0x0000 // jle 0x13d5 <k_decode_q5_k+0x235>
+	LONG $0x02288e0f; WORD $0x0000 // jle 0x1655 <k_decode_q5_k+0x235>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -922,10 +1065,10 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x03ec0528487cf162; WORD $0x0000 // vmovaps 0x3ec(%rip), %zmm0 # 0x15c0 <k_decode_q5_k+0x420>
-	QUAD $0x0004230d7879e2c4; BYTE $0x00 // vpbroadcastb 0x423(%rip), %xmm1 # 0x1600 <k_decode_q5_k+0x460>
-	QUAD $0x00041b157879e2c4; BYTE $0x00 // vpbroadcastb 0x41b(%rip), %xmm2 # 0x1601 <k_decode_q5_k+0x461>
-	QUAD $0x0004131d7879e2c4; BYTE $0x00 // vpbroadcastb 0x413(%rip), %xmm3 # 0x1602 <k_decode_q5_k+0x462>
+	QUAD $0x03ec0528487cf162; WORD $0x0000 // vmovaps 0x3ec(%rip), %zmm0 # 0x1840 <k_decode_q5_k+0x420>
+	QUAD $0x0004230d7879e2c4; BYTE $0x00 // vpbroadcastb 0x423(%rip), %xmm1 # 0x1880 <k_decode_q5_k+0x460>
+	QUAD $0x00041b157879e2c4; BYTE $0x00 // vpbroadcastb 0x41b(%rip), %xmm2 # 0x1881 <k_decode_q5_k+0x461>
+	QUAD $0x0004131d7879e2c4; BYTE $0x00 // vpbroadcastb 0x413(%rip), %xmm3 # 0x1882 <k_decode_q5_k+0x462>
 	BYTE $0x90 // nop
 	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
 	LONG $0xe76ef9c5 // vmovd %edi, %xmm4
@@ -1011,12 +1154,12 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x08c78348 // addq $0x8, %rdi
 	LONG $0x2cff8348 // cmpq $0x2c, %rdi
-	LONG $0xfee9850f; WORD $0xffff // jne 0x12a0 <k_decode_q5_k+0x100>
+	LONG $0xfee9850f; WORD $0xffff // jne 0x1520 <k_decode_q5_k+0x100>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfe1f850f; WORD $0xffff // jne 0x11f0 <k_decode_q5_k+0x50>
+	LONG $0xfe1f850f; WORD $0xffff // jne 0x1470 <k_decode_q5_k+0x50>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -1064,6 +1207,16 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x0100 // addb %al, (%rcx)
+	WORD $0x0302 // addb (%rbx), %al
+	WORD $0x0604 // addb $0x6, %al
+	WORD $0x0c08; BYTE $0x00 // orb %cl, (%rax,%rax)
+	WORD $0xfeff // <unknown>
+	BYTE $0xfd // std
+	BYTE $0xfc // cld
+	BYTE $0xfa // cli
+	BYTE $0xf8 // clc
+	BYTE $0xf4 // hlt
 	BYTE $0xfc // cld
 	BYTE $0xfc // cld
 	BYTE $0xfc // cld
@@ -1080,13 +1233,16 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xfc // cld
 	BYTE $0xfc // cld
 	BYTE $0xfc // cld
+	QUAD $0xf6eaddcfbfad9881; WORD $0x0d01 // sbbl $0xd01f6ea, -0x22304053(%rax) # imm = 0xD01F6EA
+	WORD $0x2619 // sbbl %esp, (%rsi)
+	LONG $0x71594535; BYTE $0x30 // xorl $0x30715945, %eax # imm = 0x30715945
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x0f30 // xorb %cl, (%rdi)
+	LONG $0x300f0f0f // <unknown>
 	WORD $0x3030 // xorb %dh, (%rax)
-	LONG $0x0f0f0f0f // <unknown>
-	WORD $0x3030 // xorb %dh, (%rax)
-	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x0330 // xorb %al, (%rbx)
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0303 // addl (%rbx), %eax
@@ -1094,8 +1250,7 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	BYTE $0xf0 // lock
+	WORD $0xf003 // addl %eax, %esi
 	BYTE $0xf0 // lock
 	BYTE $0xf0 // lock
 	BYTE $0xf0 // lock
@@ -1144,14 +1299,14 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0xe0e0 // loopne 0x1482 <k_decode_q5_k+0x2e2>
-	WORD $0xe0e0 // loopne 0x1484 <k_decode_q5_k+0x2e4>
-	WORD $0xe0e0 // loopne 0x1486 <k_decode_q5_k+0x2e6>
-	WORD $0xe0e0 // loopne 0x1488 <k_decode_q5_k+0x2e8>
-	WORD $0xe0e0 // loopne 0x148a <k_decode_q5_k+0x2ea>
-	WORD $0xe0e0 // loopne 0x148c <k_decode_q5_k+0x2ec>
-	WORD $0xe0e0 // loopne 0x148e <k_decode_q5_k+0x2ee>
-	WORD $0xe0e0 // loopne 0x1490 <k_decode_q5_k+0x2f0>
+	WORD $0xe0e0 // loopne 0x1722 <k_decode_q5_k+0x302>
+	WORD $0xe0e0 // loopne 0x1724 <k_decode_q5_k+0x304>
+	WORD $0xe0e0 // loopne 0x1726 <k_decode_q5_k+0x306>
+	WORD $0xe0e0 // loopne 0x1728 <k_decode_q5_k+0x308>
+	WORD $0xe0e0 // loopne 0x172a <k_decode_q5_k+0x30a>
+	WORD $0xe0e0 // loopne 0x172c <k_decode_q5_k+0x30c>
+	WORD $0xe0e0 // loopne 0x172e <k_decode_q5_k+0x30e>
+	WORD $0xe0e0 // loopne 0x1730 <k_decode_q5_k+0x310>
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -1184,38 +1339,6 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x3f // <unknown>
 	BYTE $0x3f // <unknown>
 	BYTE $0x3f // <unknown>
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -1236,10 +1359,10 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xf0 // lock
 	WORD $0x0f10 // adcb %cl, (%rdi)
 	WORD $0x100f; BYTE $0x0f // movups (%rdi), %xmm1
-	WORD $0xe003 // addl %eax, %esp
+	LONG $0xe0030f0f // <unknown>
 	WORD $0x0403; BYTE $0xfc // addl (%rsp,%rdi,8), %eax
 	QUAD $0x00000000e0300f0f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // <unknown>
-	WORD $0x0000; BYTE $0x00
+	BYTE $0x00
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
@@ -1247,8 +1370,7 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
-	LONG $0x00000000; WORD $0x0000
-	WORD $0x0000 // addb %al, (%rax)
+	QUAD $0x0000000000000000
 	WORD $0x0010 // adcb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0010 // adcb %al, (%rax)
@@ -1306,4 +1428,5 @@ TEXT ·decodeAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00048040; BYTE $0x00 // addb $0x0, (%rax,%rax)
 	WORD $0x0200 // addb %al, (%rdx)
 	WORD $0x0000 // addb %al, (%rax)
-	BYTE $0x00 // <unknown>
+	WORD $0x0f00 // addb %cl, (%rdi)
+	LONG $0x000f0f0f; WORD $0x0000; BYTE $0x00 // <unknown>

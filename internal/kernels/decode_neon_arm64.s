@@ -83,12 +83,12 @@ TEXT ·decodeNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x540005cb // b.lt 0x1b8 <k_decode_q8_0+0xc0>
-	WORD $0x1000ad6b // adr x11, 0x16b0 <k_decode_q5_k+0x2e8>
+	WORD $0x1000c66b // adr x11, 0x19d0 <k_decode_q5_k+0x2fc>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x1000ae2c // adr x12, 0x16d0 <k_decode_q5_k+0x308>
-	WORD $0x1000ac0d // adr x13, 0x1690 <k_decode_q5_k+0x2c8>
+	WORD $0x1000c72c // adr x12, 0x19f0 <k_decode_q5_k+0x31c>
+	WORD $0x1000c48d // adr x13, 0x19a0 <k_decode_q5_k+0x2cc>
 	WORD $0x3dc00160 // ldr q0, [x11]
-	WORD $0x1000b1cb // adr x11, 0x1750 <k_decode_q5_k+0x388>
+	WORD $0x1000cacb // adr x11, 0x1a70 <k_decode_q5_k+0x39c>
 	WORD $0x3dc00181 // ldr q1, [x12]
 	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x3dc00163 // ldr q3, [x11]
@@ -134,14 +134,14 @@ TEXT ·decodeNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400066b // b.lt 0x290 <k_decode_q4_0+0xd4>
-	WORD $0x1000a74b // adr x11, 0x16b0 <k_decode_q5_k+0x2e8>
+	WORD $0x1000c04b // adr x11, 0x19d0 <k_decode_q5_k+0x2fc>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f07e701 // movi v1.16b, #0xf8
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x1000a7ab // adr x11, 0x16d0 <k_decode_q5_k+0x308>
-	WORD $0x1000a58c // adr x12, 0x1690 <k_decode_q5_k+0x2c8>
-	WORD $0x1000ab6d // adr x13, 0x1750 <k_decode_q5_k+0x388>
+	WORD $0x1000c0ab // adr x11, 0x19f0 <k_decode_q5_k+0x31c>
+	WORD $0x1000be0c // adr x12, 0x19a0 <k_decode_q5_k+0x2cc>
+	WORD $0x1000c46d // adr x13, 0x1a70 <k_decode_q5_k+0x39c>
 	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x3dc00184 // ldr q4, [x12]
 	WORD $0x3dc001a5 // ldr q5, [x13]
@@ -190,13 +190,13 @@ TEXT ·decodeNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400076b // b.lt 0x388 <k_decode_q4_1+0xf4>
-	WORD $0x10009f0b // adr x11, 0x1680 <k_decode_q5_k+0x2b8>
+	WORD $0x1000b70b // adr x11, 0x1980 <k_decode_q5_k+0x2ac>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1000a44c // adr x12, 0x1730 <k_decode_q5_k+0x368>
+	WORD $0x1000bd4c // adr x12, 0x1a50 <k_decode_q5_k+0x37c>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1000a16b // adr x11, 0x16e0 <k_decode_q5_k+0x318>
-	WORD $0x1000a04d // adr x13, 0x16c0 <k_decode_q5_k+0x2f8>
+	WORD $0x1000ba6b // adr x11, 0x1a00 <k_decode_q5_k+0x32c>
+	WORD $0x1000b94d // adr x13, 0x19e0 <k_decode_q5_k+0x30c>
 	WORD $0x3dc00183 // ldr q3, [x12]
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x3dc001a4 // ldr q4, [x13]
@@ -254,18 +254,18 @@ TEXT ·decodeNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400082b // b.lt 0x498 <k_decode_q5_0+0x10c>
-	WORD $0x10009c49 // adr x9, 0x1720 <k_decode_q5_k+0x358>
-	WORD $0x10009d2a // adr x10, 0x1740 <k_decode_q5_k+0x378>
+	WORD $0x1000b549 // adr x9, 0x1a40 <k_decode_q5_k+0x36c>
+	WORD $0x1000b62a // adr x10, 0x1a60 <k_decode_q5_k+0x38c>
 	WORD $0x4f00e600 // movi v0.16b, #0x10
 	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x10009849 // adr x9, 0x16b0 <k_decode_q5_k+0x2e8>
+	WORD $0x1000b149 // adr x9, 0x19d0 <k_decode_q5_k+0x2fc>
 	WORD $0x4f07e601 // movi v1.16b, #0xf0
 	WORD $0x3dc00143 // ldr q3, [x10]
 	WORD $0x3dc00124 // ldr q4, [x9]
-	WORD $0x100098c9 // adr x9, 0x16d0 <k_decode_q5_k+0x308>
-	WORD $0x100096aa // adr x10, 0x1690 <k_decode_q5_k+0x2c8>
+	WORD $0x1000b1c9 // adr x9, 0x19f0 <k_decode_q5_k+0x31c>
+	WORD $0x1000af2a // adr x10, 0x19a0 <k_decode_q5_k+0x2cc>
 	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x10009c6b // adr x11, 0x1750 <k_decode_q5_k+0x388>
+	WORD $0x1000b56b // adr x11, 0x1a70 <k_decode_q5_k+0x39c>
 	WORD $0x3dc00146 // ldr q6, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00167 // ldr q7, [x11]
@@ -324,18 +324,18 @@ TEXT ·decodeNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400096b // b.lt 0x5d0 <k_decode_q5_1+0x134>
-	WORD $0x100093c9 // adr x9, 0x1720 <k_decode_q5_k+0x358>
-	WORD $0x100094aa // adr x10, 0x1740 <k_decode_q5_k+0x378>
+	WORD $0x1000acc9 // adr x9, 0x1a40 <k_decode_q5_k+0x36c>
+	WORD $0x1000adaa // adr x10, 0x1a60 <k_decode_q5_k+0x38c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x10008e49 // adr x9, 0x1680 <k_decode_q5_k+0x2b8>
+	WORD $0x1000a649 // adr x9, 0x1980 <k_decode_q5_k+0x2ac>
 	WORD $0x4f00e601 // movi v1.16b, #0x10
 	WORD $0x3dc00143 // ldr q3, [x10]
 	WORD $0x3dc00124 // ldr q4, [x9]
-	WORD $0x100090c9 // adr x9, 0x16e0 <k_decode_q5_k+0x318>
-	WORD $0x1000932a // adr x10, 0x1730 <k_decode_q5_k+0x368>
+	WORD $0x1000a9c9 // adr x9, 0x1a00 <k_decode_q5_k+0x32c>
+	WORD $0x1000ac2a // adr x10, 0x1a50 <k_decode_q5_k+0x37c>
 	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x10008f6b // adr x11, 0x16c0 <k_decode_q5_k+0x2f8>
+	WORD $0x1000a86b // adr x11, 0x19e0 <k_decode_q5_k+0x30c>
 	WORD $0x3dc00146 // ldr q6, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00167 // ldr q7, [x11]
@@ -400,19 +400,220 @@ TEXT ·decodeNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff8c1 // b.ne 0x4e4 <k_decode_q5_1+0x48>
 	WORD $0xd65f03c0 // ret
 
+	// decode_iq4_nl
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400068b // b.lt 0x6ac <k_decode_iq4_nl+0xd8>
+	WORD $0x10009e8b // adr x11, 0x19b0 <k_decode_q5_k+0x2dc>
+	WORD $0x10009f6c // adr x12, 0x19d0 <k_decode_q5_k+0x2fc>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0xa9402809 // ldp x9, x10, [x0]
+	WORD $0x3dc00161 // ldr q1, [x11]
+	WORD $0x3dc00182 // ldr q2, [x12]
+	WORD $0x10009fcb // adr x11, 0x19f0 <k_decode_q5_k+0x31c>
+	WORD $0x10009d2c // adr x12, 0x19a0 <k_decode_q5_k+0x2cc>
+	WORD $0x1000a38d // adr x13, 0x1a70 <k_decode_q5_k+0x39c>
+	WORD $0x3dc00163 // ldr q3, [x11]
+	WORD $0x3dc00184 // ldr q4, [x12]
+	WORD $0x3dc001a5 // ldr q5, [x13]
+	WORD $0x3cc02146 // ldur q6, [x10, #0x2]
+	WORD $0x7d400152 // ldr h18, [x10]
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0x9100494a // add x10, x10, #0x12
+	WORD $0x4e201cc7 // and v7.16b, v6.16b, v0.16b
+	WORD $0x6f0c04c6 // ushr v6.16b, v6.16b, #0x4
+	WORD $0x1ee24252 // fcvt s18, h18
+	WORD $0x4e070027 // tbl v7.16b, { v1.16b }, v7.16b
+	WORD $0x4e060026 // tbl v6.16b, { v1.16b }, v6.16b
+	WORD $0x4e0500f0 // tbl v16.16b, { v7.16b }, v5.16b
+	WORD $0x4e0400f1 // tbl v17.16b, { v7.16b }, v4.16b
+	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
+	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
+	WORD $0x4e0500d4 // tbl v20.16b, { v6.16b }, v5.16b
+	WORD $0x4e0400d5 // tbl v21.16b, { v6.16b }, v4.16b
+	WORD $0x4e0300d6 // tbl v22.16b, { v6.16b }, v3.16b
+	WORD $0x4e0200c6 // tbl v6.16b, { v6.16b }, v2.16b
+	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
+	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
+	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
+	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
+	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
+	WORD $0x4f28e6b5 // scvtf v21.4s, v21.4s, #0x18
+	WORD $0x4f28e6d6 // scvtf v22.4s, v22.4s, #0x18
+	WORD $0x4f28e4c6 // scvtf v6.4s, v6.4s, #0x18
+	WORD $0x4f929210 // fmul v16.4s, v16.4s, v18.s[0]
+	WORD $0x4f929231 // fmul v17.4s, v17.4s, v18.s[0]
+	WORD $0x4f929273 // fmul v19.4s, v19.4s, v18.s[0]
+	WORD $0x4f9290e7 // fmul v7.4s, v7.4s, v18.s[0]
+	WORD $0x4f929294 // fmul v20.4s, v20.4s, v18.s[0]
+	WORD $0x4f9290c6 // fmul v6.4s, v6.4s, v18.s[0]
+	WORD $0xad014131 // stp q17, q16, [x9, #0x20]
+	WORD $0x4f9292b0 // fmul v16.4s, v21.4s, v18.s[0]
+	WORD $0x4f9292d1 // fmul v17.4s, v22.4s, v18.s[0]
+	WORD $0xad004d27 // stp q7, q19, [x9]
+	WORD $0xad024526 // stp q6, q17, [x9, #0x40]
+	WORD $0xad035130 // stp q16, q20, [x9, #0x60]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x54fffb41 // b.ne 0x610 <k_decode_iq4_nl+0x3c>
+	WORD $0xd65f03c0 // ret
+
+	// decode_mxfp4
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400072b // b.lt 0x79c <k_decode_mxfp4+0xec>
+	WORD $0x100096ab // adr x11, 0x1990 <k_decode_q5_k+0x2bc>
+	WORD $0x1000988c // adr x12, 0x19d0 <k_decode_q5_k+0x2fc>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0xa9402809 // ldp x9, x10, [x0]
+	WORD $0x3dc00161 // ldr q1, [x11]
+	WORD $0x3dc00182 // ldr q2, [x12]
+	WORD $0x100098eb // adr x11, 0x19f0 <k_decode_q5_k+0x31c>
+	WORD $0x1000964c // adr x12, 0x19a0 <k_decode_q5_k+0x2cc>
+	WORD $0x10009cad // adr x13, 0x1a70 <k_decode_q5_k+0x39c>
+	WORD $0x3dc00163 // ldr q3, [x11]
+	WORD $0x3dc00184 // ldr q4, [x12]
+	WORD $0x3dc001a5 // ldr q5, [x13]
+	WORD $0x3cc01146 // ldur q6, [x10, #0x1]
+	WORD $0x3841154b // ldrb w11, [x10], #0x11
+	WORD $0x4e201cc7 // and v7.16b, v6.16b, v0.16b
+	WORD $0x6f0c04c6 // ushr v6.16b, v6.16b, #0x4
+	WORD $0x530b296c // lsl w12, w11, #21
+	WORD $0x5309216d // lsl w13, w11, #23
+	WORD $0x7100097f // cmp w11, #0x2
+	WORD $0x1148018b // add w11, w12, #0x200, lsl #12 // =0x200000
+	WORD $0x4e070027 // tbl v7.16b, { v1.16b }, v7.16b
+	WORD $0x4e060026 // tbl v6.16b, { v1.16b }, v6.16b
+	WORD $0x516001ac // sub w12, w13, #0x800, lsl #12 // =0x800000
+	WORD $0x1a8c316b // csel w11, w11, w12, lo
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0x4e040d74 // dup v20.4s, w11
+	WORD $0x4e0500f0 // tbl v16.16b, { v7.16b }, v5.16b
+	WORD $0x4e0400f1 // tbl v17.16b, { v7.16b }, v4.16b
+	WORD $0x4e0300f2 // tbl v18.16b, { v7.16b }, v3.16b
+	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
+	WORD $0x4e0500d3 // tbl v19.16b, { v6.16b }, v5.16b
+	WORD $0x4e0400d5 // tbl v21.16b, { v6.16b }, v4.16b
+	WORD $0x4e0300d6 // tbl v22.16b, { v6.16b }, v3.16b
+	WORD $0x4e0200c6 // tbl v6.16b, { v6.16b }, v2.16b
+	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
+	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
+	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
+	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
+	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
+	WORD $0x4f28e6b5 // scvtf v21.4s, v21.4s, #0x18
+	WORD $0x4f28e6d6 // scvtf v22.4s, v22.4s, #0x18
+	WORD $0x4f28e4c6 // scvtf v6.4s, v6.4s, #0x18
+	WORD $0x6e30de90 // fmul v16.4s, v20.4s, v16.4s
+	WORD $0x6e31de91 // fmul v17.4s, v20.4s, v17.4s
+	WORD $0x6e32de92 // fmul v18.4s, v20.4s, v18.4s
+	WORD $0x6e27de87 // fmul v7.4s, v20.4s, v7.4s
+	WORD $0x6e33de93 // fmul v19.4s, v20.4s, v19.4s
+	WORD $0x6e26de86 // fmul v6.4s, v20.4s, v6.4s
+	WORD $0xad014131 // stp q17, q16, [x9, #0x20]
+	WORD $0x6e35de90 // fmul v16.4s, v20.4s, v21.4s
+	WORD $0x6e36de91 // fmul v17.4s, v20.4s, v22.4s
+	WORD $0xad004927 // stp q7, q18, [x9]
+	WORD $0xad024526 // stp q6, q17, [x9, #0x40]
+	WORD $0xad034d30 // stp q16, q19, [x9, #0x60]
+	WORD $0x91020129 // add x9, x9, #0x80
+	WORD $0x54fffaa1 // b.ne 0x6ec <k_decode_mxfp4+0x3c>
+	WORD $0xd65f03c0 // ret
+
+	// decode_iq4_xs
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540009ab // b.lt 0x8dc <k_decode_iq4_xs+0x13c>
+	WORD $0x1000902a // adr x10, 0x19b0 <k_decode_q5_k+0x2dc>
+	WORD $0x1000920c // adr x12, 0x19f0 <k_decode_q5_k+0x31c>
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x3dc00141 // ldr q1, [x10]
+	WORD $0x10008f2a // adr x10, 0x19a0 <k_decode_q5_k+0x2cc>
+	WORD $0x1000908b // adr x11, 0x19d0 <k_decode_q5_k+0x2fc>
+	WORD $0x3dc00183 // ldr q3, [x12]
+	WORD $0x3dc00144 // ldr q4, [x10]
+	WORD $0x3dc00162 // ldr q2, [x11]
+	WORD $0xa940280c // ldp x12, x10, [x0]
+	WORD $0x100094eb // adr x11, 0x1a70 <k_decode_q5_k+0x39c>
+	WORD $0x3dc00165 // ldr q5, [x11]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x9101018b // add x11, x12, #0x40
+	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0x9100114f // add x15, x10, #0x4
+	WORD $0xaa0b03f0 // mov x16, x11
+	WORD $0x8b0e1151 // add x17, x10, x14, lsl #4
+	WORD $0xd3417dc0 // ubfx x0, x14, #1, #31
+	WORD $0x79400541 // ldrh w1, [x10, #0x2]
+	WORD $0x7d400150 // ldr h16, [x10]
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0x3cc08226 // ldur q6, [x17, #0x8]
+	WORD $0x386069f1 // ldrb w17, [x15, x0]
+	WORD $0x121e0180 // and w0, w12, #0x4
+	WORD $0x1ee24210 // fcvt s16, h16
+	WORD $0xf10021df // cmp x14, #0x8
+	WORD $0x1100118c // add w12, w12, #0x4
+	WORD $0x4e201cc7 // and v7.16b, v6.16b, v0.16b
+	WORD $0x1ac02631 // lsr w17, w17, w0
+	WORD $0x1acd2420 // lsr w0, w1, w13
+	WORD $0x6f0c04c6 // ushr v6.16b, v6.16b, #0x4
+	WORD $0x110009ad // add w13, w13, #0x2
+	WORD $0x12000e31 // and w17, w17, #0xf
+	WORD $0x4e070027 // tbl v7.16b, { v1.16b }, v7.16b
+	WORD $0x331c0411 // bfi w17, w0, #4, #2
+	WORD $0x4e060026 // tbl v6.16b, { v1.16b }, v6.16b
+	WORD $0x51008231 // sub w17, w17, #0x20
+	WORD $0x1e220231 // scvtf s17, w17
+	WORD $0x4e0500f2 // tbl v18.16b, { v7.16b }, v5.16b
+	WORD $0x4e0400f3 // tbl v19.16b, { v7.16b }, v4.16b
+	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
+	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
+	WORD $0x4e0500d5 // tbl v21.16b, { v6.16b }, v5.16b
+	WORD $0x4e0300d6 // tbl v22.16b, { v6.16b }, v3.16b
+	WORD $0x1e310a10 // fmul s16, s16, s17
+	WORD $0x4f28e651 // scvtf v17.4s, v18.4s, #0x18
+	WORD $0x4e0400d2 // tbl v18.16b, { v6.16b }, v4.16b
+	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
+	WORD $0x4e0200c6 // tbl v6.16b, { v6.16b }, v2.16b
+	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
+	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
+	WORD $0x4f28e6b5 // scvtf v21.4s, v21.4s, #0x18
+	WORD $0x4f28e6d6 // scvtf v22.4s, v22.4s, #0x18
+	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
+	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
+	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
+	WORD $0x4f28e4c6 // scvtf v6.4s, v6.4s, #0x18
+	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
+	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
+	WORD $0x4f9092b5 // fmul v21.4s, v21.4s, v16.s[0]
+	WORD $0xad3f4613 // stp q19, q17, [x16, #-0x20]
+	WORD $0x4f909251 // fmul v17.4s, v18.4s, v16.s[0]
+	WORD $0x4f9092d2 // fmul v18.4s, v22.4s, v16.s[0]
+	WORD $0x4f9090c6 // fmul v6.4s, v6.4s, v16.s[0]
+	WORD $0xad3e5207 // stp q7, q20, [x16, #-0x40]
+	WORD $0xad015611 // stp q17, q21, [x16, #0x20]
+	WORD $0xac844a06 // stp q6, q18, [x16], #0x80
+	WORD $0x54fff9a1 // b.ne 0x7f8 <k_decode_iq4_xs+0x58>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9102214a // add x10, x10, #0x88
+	WORD $0x9110016b // add x11, x11, #0x400
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54fff861 // b.ne 0x7e4 <k_decode_iq4_xs+0x44>
+	WORD $0xd65f03c0 // ret
+
 	// decode_q2_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400214b // b.lt 0xa04 <k_decode_q2_k+0x430>
+	WORD $0x5400214b // b.lt 0xd10 <k_decode_q2_k+0x430>
 	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x100086ca // adr x10, 0x16c0 <k_decode_q5_k+0x2f8>
-	WORD $0x10008a2b // adr x11, 0x1730 <k_decode_q5_k+0x368>
+	WORD $0x1000876a // adr x10, 0x19e0 <k_decode_q5_k+0x30c>
+	WORD $0x10008acb // adr x11, 0x1a50 <k_decode_q5_k+0x37c>
 	WORD $0x4f00e463 // movi v3.16b, #0x3
 	WORD $0x3dc00141 // ldr q1, [x10]
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x1000872c // adr x12, 0x16e0 <k_decode_q5_k+0x318>
-	WORD $0x1000840d // adr x13, 0x1680 <k_decode_q5_k+0x2b8>
+	WORD $0x100087cc // adr x12, 0x1a00 <k_decode_q5_k+0x32c>
+	WORD $0x100083ad // adr x13, 0x1980 <k_decode_q5_k+0x2ac>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x3dc00184 // ldr q4, [x12]
@@ -662,39 +863,39 @@ TEXT ·decodeNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb3d4c6 // fsub v6.4s, v6.4s, v19.4s
 	WORD $0xad034231 // stp q17, q16, [x17, #0x60]
 	WORD $0xad021e26 // stp q6, q7, [x17, #0x40]
-	WORD $0x3707e680 // tbnz w0, #0x0, 0x6b8 <k_decode_q2_k+0xe4>
+	WORD $0x3707e680 // tbnz w0, #0x0, 0x9c4 <k_decode_q2_k+0xe4>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9101516b // add x11, x11, #0x54
 	WORD $0x9110014a // add x10, x10, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffe101 // b.ne 0x61c <k_decode_q2_k+0x48>
+	WORD $0x54ffe101 // b.ne 0x928 <k_decode_q2_k+0x48>
 	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
 
 	// decode_q3_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001f4b // b.lt 0xdf8 <k_decode_q3_k+0x3f0>
+	WORD $0x54001f4b // b.lt 0x1104 <k_decode_q3_k+0x3f0>
 	WORD $0xd10143ff // sub sp, sp, #0x50
-	WORD $0x1000674a // adr x10, 0x1700 <k_decode_q5_k+0x338>
-	WORD $0x100066ab // adr x11, 0x16f0 <k_decode_q5_k+0x328>
+	WORD $0x100067ea // adr x10, 0x1a20 <k_decode_q5_k+0x34c>
+	WORD $0x1000674b // adr x11, 0x1a10 <k_decode_q5_k+0x33c>
 	WORD $0x4f07e404 // movi v4.16b, #0xe0
 	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0x1000674a // adr x10, 0x1710 <k_decode_q5_k+0x348>
+	WORD $0x100067ea // adr x10, 0x1a30 <k_decode_q5_k+0x35c>
 	WORD $0x3dc00161 // ldr q1, [x11]
 	WORD $0x3dc00142 // ldr q2, [x10]
-	WORD $0x1000636a // adr x10, 0x16a0 <k_decode_q5_k+0x2d8>
-	WORD $0x100062cb // adr x11, 0x1690 <k_decode_q5_k+0x2c8>
+	WORD $0x1000640a // adr x10, 0x19c0 <k_decode_q5_k+0x2ec>
+	WORD $0x100062eb // adr x11, 0x19a0 <k_decode_q5_k+0x2cc>
 	WORD $0x3dc00143 // ldr q3, [x10]
-	WORD $0x1000638a // adr x10, 0x16b0 <k_decode_q5_k+0x2e8>
+	WORD $0x1000642a // adr x10, 0x19d0 <k_decode_q5_k+0x2fc>
 	WORD $0x4f00e466 // movi v6.16b, #0x3
 	WORD $0x3dc00145 // ldr q5, [x10]
-	WORD $0x1000642a // adr x10, 0x16d0 <k_decode_q5_k+0x308>
+	WORD $0x100064ca // adr x10, 0x19f0 <k_decode_q5_k+0x31c>
 	WORD $0x4f00e487 // movi v7.16b, #0x4
 	WORD $0x4f07e790 // movi v16.16b, #0xfc
 	WORD $0x3dc00151 // ldr q17, [x10]
 	WORD $0x3dc00172 // ldr q18, [x11]
-	WORD $0x1000678c // adr x12, 0x1750 <k_decode_q5_k+0x388>
+	WORD $0x1000682c // adr x12, 0x1a70 <k_decode_q5_k+0x39c>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x3dc00193 // ldr q19, [x12]
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -916,12 +1117,12 @@ TEXT ·decodeNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad0361b9 // stp q25, q24, [x13, #0x60]
 	WORD $0xad025db6 // stp q22, q23, [x13, #0x40]
 	WORD $0x5280008d // mov w13, #0x4 // =4
-	WORD $0x3707e9b0 // tbnz w16, #0x0, 0xb0c <k_decode_q3_k+0x104>
+	WORD $0x3707e9b0 // tbnz w16, #0x0, 0xe18 <k_decode_q3_k+0x104>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9101b96b // add x11, x11, #0x6e
 	WORD $0x9110014a // add x10, x10, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffe461 // b.ne 0xa78 <k_decode_q3_k+0x70>
+	WORD $0x54ffe461 // b.ne 0xd84 <k_decode_q3_k+0x70>
 	WORD $0x6d4423e9 // ldp d9, d8, [sp, #0x40]
 	WORD $0x910143ff // add sp, sp, #0x50
 	WORD $0xd65f03c0 // ret
@@ -929,18 +1130,18 @@ TEXT ·decodeNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001b2b // b.lt 0x1168 <k_decode_q6_k+0x36c>
+	WORD $0x54001b2b // b.lt 0x1474 <k_decode_q6_k+0x36c>
 	WORD $0xd10103ff // sub sp, sp, #0x40
-	WORD $0x1000452a // adr x10, 0x16b0 <k_decode_q5_k+0x2e8>
-	WORD $0x1000460b // adr x11, 0x16d0 <k_decode_q5_k+0x308>
+	WORD $0x100045ca // adr x10, 0x19d0 <k_decode_q5_k+0x2fc>
+	WORD $0x100046ab // adr x11, 0x19f0 <k_decode_q5_k+0x31c>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0x100043aa // adr x10, 0x1690 <k_decode_q5_k+0x2c8>
+	WORD $0x100043ca // adr x10, 0x19a0 <k_decode_q5_k+0x2cc>
 	WORD $0x4f01e602 // movi v2.16b, #0x30
 	WORD $0x4f07e403 // movi v3.16b, #0xe0
 	WORD $0x3dc00164 // ldr q4, [x11]
 	WORD $0x3dc00145 // ldr q5, [x10]
-	WORD $0x1000490c // adr x12, 0x1750 <k_decode_q5_k+0x388>
+	WORD $0x100049ac // adr x12, 0x1a70 <k_decode_q5_k+0x39c>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x3dc00186 // ldr q6, [x12]
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -1139,27 +1340,27 @@ TEXT ·decodeNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad0345f2 // stp q18, q17, [x15, #0x60]
 	WORD $0xad0241e7 // stp q7, q16, [x15, #0x40]
 	WORD $0x5280008f // mov w15, #0x4 // =4
-	WORD $0x3707ea50 // tbnz w16, #0x0, 0xe94 <k_decode_q6_k+0x98>
+	WORD $0x3707ea50 // tbnz w16, #0x0, 0x11a0 <k_decode_q6_k+0x98>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9103496b // add x11, x11, #0xd2
 	WORD $0x9110014a // add x10, x10, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffe721 // b.ne 0xe44 <k_decode_q6_k+0x48>
+	WORD $0x54ffe721 // b.ne 0x1150 <k_decode_q6_k+0x48>
 	WORD $0x910103ff // add sp, sp, #0x40
 	WORD $0xd65f03c0 // ret
 
 	// decode_q4_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400128b // b.lt 0x13c4 <k_decode_q4_k+0x258>
+	WORD $0x5400128b // b.lt 0x16d0 <k_decode_q4_k+0x258>
 	WORD $0xd10103ff // sub sp, sp, #0x40
 	WORD $0xa940300f // ldp x15, x12, [x0]
-	WORD $0x10002a0d // adr x13, 0x16c0 <k_decode_q5_k+0x2f8>
+	WORD $0x10002aad // adr x13, 0x19e0 <k_decode_q5_k+0x30c>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x3dc001a0 // ldr q0, [x13]
-	WORD $0x10002d2d // adr x13, 0x1730 <k_decode_q5_k+0x368>
-	WORD $0x10002a8e // adr x14, 0x16e0 <k_decode_q5_k+0x318>
-	WORD $0x10002770 // adr x16, 0x1680 <k_decode_q5_k+0x2b8>
+	WORD $0x10002dcd // adr x13, 0x1a50 <k_decode_q5_k+0x37c>
+	WORD $0x10002b2e // adr x14, 0x1a00 <k_decode_q5_k+0x32c>
+	WORD $0x10002710 // adr x16, 0x1980 <k_decode_q5_k+0x2ac>
 	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x910003ed // mov x13, sp
 	WORD $0x3dc001c3 // ldr q3, [x14]
@@ -1292,28 +1493,28 @@ TEXT ·decodeNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad034012 // stp q18, q16, [x0, #0x60]
 	WORD $0xad024405 // stp q5, q17, [x0, #0x40]
 	WORD $0x91040000 // add x0, x0, #0x100
-	WORD $0x54fff521 // b.ne 0x124c <k_decode_q4_k+0xe0>
+	WORD $0x54fff521 // b.ne 0x1558 <k_decode_q4_k+0xe0>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9102418c // add x12, x12, #0x90
 	WORD $0x911001ef // add x15, x15, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54fff021 // b.ne 0x11c0 <k_decode_q4_k+0x54>
+	WORD $0x54fff021 // b.ne 0x14cc <k_decode_q4_k+0x54>
 	WORD $0x910103ff // add sp, sp, #0x40
 	WORD $0xd65f03c0 // ret
 
 	// decode_q5_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400144b // b.lt 0x1658 <k_decode_q5_k+0x290>
+	WORD $0x5400144b // b.lt 0x1964 <k_decode_q5_k+0x290>
 	WORD $0xd10103ff // sub sp, sp, #0x40
-	WORD $0x1000174d // adr x13, 0x16c0 <k_decode_q5_k+0x2f8>
+	WORD $0x100017ed // adr x13, 0x19e0 <k_decode_q5_k+0x30c>
 	WORD $0xa940300f // ldp x15, x12, [x0]
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x4f00e602 // movi v2.16b, #0x10
 	WORD $0x3dc001a0 // ldr q0, [x13]
-	WORD $0x10001a2d // adr x13, 0x1730 <k_decode_q5_k+0x368>
-	WORD $0x1000178e // adr x14, 0x16e0 <k_decode_q5_k+0x318>
-	WORD $0x10001470 // adr x16, 0x1680 <k_decode_q5_k+0x2b8>
+	WORD $0x10001acd // adr x13, 0x1a50 <k_decode_q5_k+0x37c>
+	WORD $0x1000182e // adr x14, 0x1a00 <k_decode_q5_k+0x32c>
+	WORD $0x10001410 // adr x16, 0x1980 <k_decode_q5_k+0x2ac>
 	WORD $0x3dc001a3 // ldr q3, [x13]
 	WORD $0x910003ed // mov x13, sp
 	WORD $0x3dc001c4 // ldr q4, [x14]
@@ -1459,17 +1660,14 @@ TEXT ·decodeNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad034011 // stp q17, q16, [x0, #0x60]
 	WORD $0xad024813 // stp q19, q18, [x0, #0x40]
 	WORD $0x91040000 // add x0, x0, #0x100
-	WORD $0x54fff3a1 // b.ne 0x14b0 <k_decode_q5_k+0xe8>
+	WORD $0x54fff3a1 // b.ne 0x17bc <k_decode_q5_k+0xe8>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9102c18c // add x12, x12, #0xb0
 	WORD $0x911001ef // add x15, x15, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffee81 // b.ne 0x1420 <k_decode_q5_k+0x58>
+	WORD $0x54ffee81 // b.ne 0x172c <k_decode_q5_k+0x58>
 	WORD $0x910103ff // add sp, sp, #0x40
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
@@ -1480,14 +1678,22 @@ TEXT ·decodeNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xffffff0d // <unknown>
 	WORD $0xffffff0e // <unknown>
 	WORD $0xffffff0f // <unknown>
+	WORD $0x03020100 // <unknown>
+	WORD $0x0c080604 // <unknown>
+	WORD $0xfdfeff00 // <unknown>
+	WORD $0xf4f8fafc // <unknown>
 	WORD $0x08ffffff // casalb wzr, wzr, [sp]
 	WORD $0x09ffffff // <unknown>
 	WORD $0x0affffff // <unknown>
 	WORD $0x0bffffff // <unknown>
-	WORD $0x30303030 // adr x16, 0x61ca5 <k_decode_q5_k+0x608dd>
-	WORD $0x30303030 // adr x16, 0x61ca9 <k_decode_q5_k+0x608e1>
+	WORD $0xbfad9881 // <unknown>
+	WORD $0xf6eaddcf // <unknown>
+	WORD $0x26190d01 // <unknown>
+	WORD $0x71594535 // subs w21, w9, #0x651, lsl #12 // =0x651000
+	WORD $0x30303030 // adr x16, 0x61fc5 <k_decode_q5_k+0x608f1>
+	WORD $0x30303030 // adr x16, 0x61fc9 <k_decode_q5_k+0x608f5>
 	WORD $0x0f0f0f0f // <unknown>
-	WORD $0x30303030 // adr x16, 0x61cb1 <k_decode_q5_k+0x608e9>
+	WORD $0x30303030 // adr x16, 0x61fd1 <k_decode_q5_k+0x608fd>
 	WORD $0x00ffffff // ff ff ff 00 .word 0x00ffffff
 	WORD $0x01ffffff // ff ff ff 01 .word 0x01ffffff
 	WORD $0x02ffffff // ff ff ff 02 .word 0x02ffffff

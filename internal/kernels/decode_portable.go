@@ -175,3 +175,33 @@ func decodeQ6K(dst []float32, src []byte) {
 		}
 	})
 }
+
+// look multiplies 32 numbers of a table, whose places are nibbles, with a factor.
+func look(y []float32, table *[16]int8, d float32, qs []byte) {
+	for i, q := range qs[:16] {
+		y[i], y[16+i] = float32(table[q&15])*d, float32(table[q>>4])*d
+	}
+}
+
+// f16 d, u8 qs[16].
+func decodeIQ4NL(dst []float32, src []byte) {
+	each(dst, src, 32, 18, func(y []float32, x []byte) { look(y, &nonlinear, half(x), x[2:]) })
+}
+
+// f16 d, u16 scales_h, u8 scales_l[4], u8 qs[128].
+func decodeIQ4XS(dst []float32, src []byte) {
+	each(dst, src, 256, 136, func(y []float32, x []byte) {
+		d, high := half(x), binary.LittleEndian.Uint16(x[2:])
+		for j := range 8 {
+			sc := int(x[4+j/2]>>(j%2*4)&15) | int(high>>(2*j)&3)<<4
+			look(y[32*j:], &nonlinear, d*float32(sc-32), x[8+16*j:])
+		}
+	})
+}
+
+// u8 e, u8 qs[16]: the table has twice the numbers, the factor is 2^(e-128).
+func decodeMXFP4(dst []float32, src []byte) {
+	each(dst, src, 32, 17, func(y []float32, x []byte) {
+		look(y, &tinyFloats, float32(math.Ldexp(1, int(x[0])-128)), x[1:])
+	})
+}

@@ -14,6 +14,7 @@ import (
 var halves = map[string][]int{
 	"f16": {0}, "q8_0": {0}, "q4_0": {0}, "q4_1": {0, 2}, "q5_0": {0}, "q5_1": {0, 2},
 	"q2_k": {80, 82}, "q3_k": {108}, "q4_k": {0, 2}, "q5_k": {0, 2}, "q6_k": {208},
+	"iq4_nl": {0}, "iq4_xs": {0},
 }
 
 // randomBlocks are random bytes, which is every code there is; the scales are finite when asked.
@@ -31,8 +32,11 @@ func randomBlocks(rng *rand.Rand, name string, n int, finite bool) []byte {
 			at += i * b.bytes
 			binary.LittleEndian.PutUint16(row[at:], binary.LittleEndian.Uint16(row[at:])&0x8fff|0x2000) // 2^-7 or so
 		}
-		if name == "bf16" {
+		switch name {
+		case "bf16":
 			row[2*i+1] = row[2*i+1]&0x80 | 0x3f
+		case "mxfp4":
+			row[17*i] = row[17*i]&15 | 0x70
 		}
 	}
 	return row

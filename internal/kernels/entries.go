@@ -49,6 +49,9 @@ const (
 	fnDecodeQ41
 	fnDecodeQ50
 	fnDecodeQ51
+	fnDecodeIq4Nl
+	fnDecodeMxfp4
+	fnDecodeIq4Xs
 	fnDecodeQ2K
 	fnDecodeQ3K
 	fnDecodeQ6K
@@ -119,11 +122,6 @@ const (
 	fnTileIq4Nl
 	fnTileIq4Xs
 	fnTileMxfp4
-	fnPackLines
-	fnPackHalves
-	fnPackBytes
-	fnPackBits
-	fnPackGroups
 	fnUntileQ80
 	fnUntileQ40
 	fnUntileQ41
@@ -141,5 +139,10 @@ const (
 	fnTilePanelMin
 	fnTilePanel16
 	fnTilePanel16Min
+	fnPackLines
+	fnPackHalves
+	fnPackBytes
+	fnPackBits
+	fnPackGroups
 	fnCount
 )

@@ -136,39 +136,16 @@ func TestQuantize(t *testing.T) {
 	})
 }
 
-// Types without a decoder here are decoded by package storage, which the tests beside these may import.
-var storageDecode = map[string]func(dst []float32, src []byte){}
-
 // tileRows are n random encoded rows of cols numbers.
 func tileRows(rng *rand.Rand, name string, n, cols int, finite bool) []byte {
-	if b, ok := blocks[name]; ok {
-		return randomBlocks(rng, name, n*cols/b.elems, finite)
-	}
-	t := tiledTypes[name]
-	size := t.unit / TileRows
-	rows := make([]byte, n*cols/(32*t.groups)*size)
-	for i := range rows {
-		rows[i] = byte(rng.Uint32())
-	}
-	for i := 0; i < len(rows) && finite; i += size {
-		if name == "mxfp4" {
-			rows[i] = rows[i]&15 | 0x70
-		} else {
-			rows[i+1] = rows[i+1]&0x8f | 0x20
-		}
-	}
-	return rows
+	return randomBlocks(rng, name, n*cols/blocks[name].elems, finite)
 }
 
 // tileWeights packs random encoded rows, at every level the same; it gives their real values too.
 func tileWeights(rng *rand.Rand, sets []*Set, name string, n, cols int, finite bool) (tiles []byte, real Matrix) {
 	rows := tileRows(rng, name, n, cols, finite)
 	real = View(make([]float32, n*cols), n, cols)
-	if b, ok := blocks[name]; ok {
-		b.decode(real.Data, rows)
-	} else {
-		storageDecode[name](real.Data, rows)
-	}
+	blocks[name].decode(real.Data, rows)
 	ld := len(rows) / n
 	for _, s := range sets {
 		tl := s.Tiler(name)

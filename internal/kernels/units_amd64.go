@@ -45,10 +45,10 @@ func rowsAVX512Addr() uintptr
 func tileAVX2Addr() uintptr
 func tileAVXVNNIAddr() uintptr
 func tileAVX512VNNIAddr() uintptr
+func tilebatchAVX2Addr() uintptr
+func tilebatchAVXVNNIAddr() uintptr
+func tilebatchAVX512VNNIAddr() uintptr
 func tilepackAVX2Addr() uintptr
-func tilepanelAVX2Addr() uintptr
-func tilepanelAVXVNNIAddr() uintptr
-func tilepanelAVX512VNNIAddr() uintptr
 
 // units are the blobs of compiled kernels: the address of each, and where kernels begin in it.
 var units = []unit{
@@ -129,24 +129,24 @@ var units = []unit{
 	}},
 	{cpu.AVX512, curvesAVX512Addr(), []entry{
 		{fnTanh, 0x0},
-		{fnSigmoid, 0x3a0},
-		{fnErf, 0x680},
-		{fnSilu, 0xb40},
-		{fnGelu, 0xe30},
-		{fnGeluTanh, 0x1330},
-		{fnClip, 0x1630},
-		{fnHardSigmoid, 0x1730},
-		{fnHardSwish, 0x1880},
-		{fnLeaky, 0x1a00},
-		{fnAddTo, 0x1b30},
-		{fnSubTo, 0x1d80},
-		{fnMulTo, 0x1fd0},
-		{fnDivTo, 0x2220},
-		{fnRowSum, 0x2480},
-		{fnRowSpread, 0x2600},
-		{fnRowNorm, 0x2770},
-		{fnLstm, 0x29f0},
-		{fnGru, 0x34e0},
+		{fnSigmoid, 0x350},
+		{fnErf, 0x5c0},
+		{fnSilu, 0xa20},
+		{fnGelu, 0xca0},
+		{fnGeluTanh, 0x1130},
+		{fnClip, 0x13c0},
+		{fnHardSigmoid, 0x14c0},
+		{fnHardSwish, 0x1610},
+		{fnLeaky, 0x1790},
+		{fnAddTo, 0x18c0},
+		{fnSubTo, 0x1b10},
+		{fnMulTo, 0x1d60},
+		{fnDivTo, 0x1fb0},
+		{fnRowSum, 0x2210},
+		{fnRowSpread, 0x2390},
+		{fnRowNorm, 0x2500},
+		{fnLstm, 0x2780},
+		{fnGru, 0x3090},
 	}},
 	{cpu.AVX2, decodeAVX2Addr(), []entry{
 		{fnDecodeF16, 0x0},
@@ -156,11 +156,14 @@ var units = []unit{
 		{fnDecodeQ41, 0x460},
 		{fnDecodeQ50, 0x530},
 		{fnDecodeQ51, 0x640},
-		{fnDecodeQ2K, 0x770},
-		{fnDecodeQ3K, 0xb00},
-		{fnDecodeQ6K, 0xf30},
-		{fnDecodeQ4K, 0x12c0},
-		{fnDecodeQ5K, 0x1500},
+		{fnDecodeIq4Nl, 0x770},
+		{fnDecodeMxfp4, 0x840},
+		{fnDecodeIq4Xs, 0x920},
+		{fnDecodeQ2K, 0xa60},
+		{fnDecodeQ3K, 0xdf0},
+		{fnDecodeQ6K, 0x1220},
+		{fnDecodeQ4K, 0x15b0},
+		{fnDecodeQ5K, 0x17f0},
 	}},
 	{cpu.AVX512, decodeAVX512Addr(), []entry{
 		{fnDecodeF16, 0x0},
@@ -170,11 +173,14 @@ var units = []unit{
 		{fnDecodeQ41, 0x4b0},
 		{fnDecodeQ50, 0x560},
 		{fnDecodeQ51, 0x650},
-		{fnDecodeQ2K, 0x760},
-		{fnDecodeQ3K, 0x9e0},
-		{fnDecodeQ6K, 0xd10},
-		{fnDecodeQ4K, 0xfb0},
-		{fnDecodeQ5K, 0x11a0},
+		{fnDecodeIq4Nl, 0x760},
+		{fnDecodeMxfp4, 0x800},
+		{fnDecodeIq4Xs, 0x8c0},
+		{fnDecodeQ2K, 0x9e0},
+		{fnDecodeQ3K, 0xc60},
+		{fnDecodeQ6K, 0xf90},
+		{fnDecodeQ4K, 0x1230},
+		{fnDecodeQ5K, 0x1420},
 	}},
 	{cpu.AVX2, encode_legacyAVX2Addr(), []entry{
 		{fnEncodeAffine, 0x0},
@@ -373,14 +379,7 @@ var units = []unit{
 		{fnTileIq4Xs, 0x41e0},
 		{fnTileMxfp4, 0x4ba0},
 	}},
-	{cpu.AVX2, tilepackAVX2Addr(), []entry{
-		{fnPackLines, 0x0},
-		{fnPackHalves, 0x9a0},
-		{fnPackBytes, 0xbd0},
-		{fnPackBits, 0xdf0},
-		{fnPackGroups, 0xf10},
-	}},
-	{cpu.AVX2, tilepanelAVX2Addr(), []entry{
+	{cpu.AVX2, tilebatchAVX2Addr(), []entry{
 		{fnUntileQ80, 0x0},
 		{fnUntileQ40, 0x120},
 		{fnUntileQ41, 0x290},
@@ -399,7 +398,7 @@ var units = []unit{
 		{fnTilePanel16, 0x50e0},
 		{fnTilePanel16Min, 0x6030},
 	}},
-	{cpu.AVXVNNI, tilepanelAVXVNNIAddr(), []entry{
+	{cpu.AVXVNNI, tilebatchAVXVNNIAddr(), []entry{
 		{fnUntileQ80, 0x0},
 		{fnUntileQ40, 0x120},
 		{fnUntileQ41, 0x290},
@@ -418,7 +417,7 @@ var units = []unit{
 		{fnTilePanel16, 0x4ce0},
 		{fnTilePanel16Min, 0x5740},
 	}},
-	{cpu.AVX512VNNI, tilepanelAVX512VNNIAddr(), []entry{
+	{cpu.AVX512VNNI, tilebatchAVX512VNNIAddr(), []entry{
 		{fnUntileQ80, 0x0},
 		{fnUntileQ40, 0xc0},
 		{fnUntileQ41, 0x1e0},
@@ -436,5 +435,12 @@ var units = []unit{
 		{fnTilePanelMin, 0x48d0},
 		{fnTilePanel16, 0x6720},
 		{fnTilePanel16Min, 0x7f90},
+	}},
+	{cpu.AVX2, tilepackAVX2Addr(), []entry{
+		{fnPackLines, 0x0},
+		{fnPackHalves, 0x9a0},
+		{fnPackBytes, 0xbd0},
+		{fnPackBits, 0xdf0},
+		{fnPackGroups, 0xf10},
 	}},
 }

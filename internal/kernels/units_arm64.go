@@ -26,10 +26,10 @@ func planesNEONAddr() uintptr
 func rowsNEONAddr() uintptr
 func tileNEONAddr() uintptr
 func tileDOTPRODAddr() uintptr
+func tilebatchNEONAddr() uintptr
+func tilebatchDOTPRODAddr() uintptr
+func tilebatchI8MMAddr() uintptr
 func tilepackNEONAddr() uintptr
-func tilepanelNEONAddr() uintptr
-func tilepanelDOTPRODAddr() uintptr
-func tilepanelI8MMAddr() uintptr
 
 // units are the blobs of compiled kernels: the address of each, and where kernels begin in it.
 var units = []unit{
@@ -89,11 +89,14 @@ var units = []unit{
 		{fnDecodeQ41, 0x294},
 		{fnDecodeQ50, 0x38c},
 		{fnDecodeQ51, 0x49c},
-		{fnDecodeQ2K, 0x5d4},
-		{fnDecodeQ3K, 0xa08},
-		{fnDecodeQ6K, 0xdfc},
-		{fnDecodeQ4K, 0x116c},
-		{fnDecodeQ5K, 0x13c8},
+		{fnDecodeIq4Nl, 0x5d4},
+		{fnDecodeMxfp4, 0x6b0},
+		{fnDecodeIq4Xs, 0x7a0},
+		{fnDecodeQ2K, 0x8e0},
+		{fnDecodeQ3K, 0xd14},
+		{fnDecodeQ6K, 0x1108},
+		{fnDecodeQ4K, 0x1478},
+		{fnDecodeQ5K, 0x16d4},
 	}},
 	{cpu.NEON, encode_legacyNEONAddr(), []entry{
 		{fnEncodeAffine, 0x0},
@@ -201,14 +204,7 @@ var units = []unit{
 		{fnTileIq4Xs, 0x2b50},
 		{fnTileMxfp4, 0x3094},
 	}},
-	{cpu.NEON, tilepackNEONAddr(), []entry{
-		{fnPackLines, 0x0},
-		{fnPackHalves, 0x97c},
-		{fnPackBytes, 0x1300},
-		{fnPackBits, 0x1c7c},
-		{fnPackGroups, 0x1d90},
-	}},
-	{cpu.NEON, tilepanelNEONAddr(), []entry{
+	{cpu.NEON, tilebatchNEONAddr(), []entry{
 		{fnUntileQ80, 0x0},
 		{fnUntileQ40, 0x98},
 		{fnUntileQ41, 0x188},
@@ -227,7 +223,7 @@ var units = []unit{
 		{fnTilePanel16, 0x3960},
 		{fnTilePanel16Min, 0x43f0},
 	}},
-	{cpu.DotProd, tilepanelDOTPRODAddr(), []entry{
+	{cpu.DotProd, tilebatchDOTPRODAddr(), []entry{
 		{fnUntileQ80, 0x0},
 		{fnUntileQ40, 0x98},
 		{fnUntileQ41, 0x188},
@@ -246,7 +242,7 @@ var units = []unit{
 		{fnTilePanel16, 0x39a4},
 		{fnTilePanel16Min, 0x3ffc},
 	}},
-	{cpu.I8MM, tilepanelI8MMAddr(), []entry{
+	{cpu.I8MM, tilebatchI8MMAddr(), []entry{
 		{fnUntileQ80, 0x0},
 		{fnUntileQ40, 0x98},
 		{fnUntileQ41, 0x188},
@@ -264,5 +260,12 @@ var units = []unit{
 		{fnTilePanelMin, 0x2f90},
 		{fnTilePanel16, 0x3aa0},
 		{fnTilePanel16Min, 0x4150},
+	}},
+	{cpu.NEON, tilepackNEONAddr(), []entry{
+		{fnPackLines, 0x0},
+		{fnPackHalves, 0x97c},
+		{fnPackBytes, 0x1300},
+		{fnPackBits, 0x1c7c},
+		{fnPackGroups, 0x1d90},
 	}},
 }

@@ -1,6 +1,7 @@
 // Layouts of ggml's block types (ggml-common.h) and vectors of sixteen elements to read them with.
 // Sixteen lanes at every level: clang splits them into the registers there are.
 #pragma once
+#include "tables.h"
 #include "vec.h"
 
 #define PACKED __attribute__((packed))
@@ -14,6 +15,9 @@ struct PACKED q3_k { uint8_t h[32], q[64], s[12]; _Float16 d; };
 struct PACKED q4_k { _Float16 d, m; uint8_t s[12], q[128]; };
 struct PACKED q5_k { _Float16 d, m; uint8_t s[12], h[32], q[128]; };
 struct PACKED q6_k { uint8_t ql[128], qh[64]; int8_t s[16]; _Float16 d; };
+struct PACKED iq4_nl { _Float16 d; uint8_t q[16]; };
+struct PACKED iq4_xs { _Float16 d; uint16_t h; uint8_t l[4], q[128]; };
+struct PACKED mxfp4 { uint8_t e, q[16]; };
 
 typedef uint8_t b16 __attribute__((vector_size(16)));
 typedef uint8_t b16u __attribute__((vector_size(16), aligned(1)));
@@ -34,6 +38,16 @@ INLINE w16 fmaw(w16 a, w16 b, w16 c) { return __builtin_elementwise_fma(a, b, c)
 INLINE float sumw(w16 v)
 {
   return sum8(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+
+// value takes the values of nibbles from a table of sixteen.
+INLINE w16 value(const int8_t* table, b16 nibbles)
+{
+#if defined(__x86_64__)
+  return signedw((b16)_mm_shuffle_epi8((__m128i)bytes(table), (__m128i)nibbles));
+#else
+  return signedw((b16)vqtbl1q_u8((uint8x16_t)bytes(table), (uint8x16_t)nibbles));
+#endif
 }
 
 // fifth turns sixteen bits into the fifth bit, 16 or 0, of sixteen bytes.

@@ -70,6 +70,34 @@ BLOCKS(q5_1, 32, {
   storew(y + 16, real((q >> 4) | fifth(b->h + 2)) * d + m);
 })
 
+// iq4_nl, mxfp4: codes of a table; the factor of the second is 2^(e-128)
+#define TABLE(y, table, q, d) \
+  storew(y, value(table, (q) & 15) * (d)); \
+  storew((y) + 16, value(table, (q) >> 4) * (d));
+
+BLOCKS(iq4_nl, 32, {
+  w16 d = allw((float)b->d);
+  b16 q = bytes(b->q);
+  TABLE(y, nonlinear, q, d)
+})
+
+BLOCKS(mxfp4, 32, {
+  union { uint32_t u; float f; } e = {b->e < 2 ? (b->e + 1u) << 21 : (b->e - 1u) << 23}; // 2^-128 and 2^-127 for 0 and 1
+  w16 d = allw(e.f);
+  b16 q = bytes(b->q);
+  TABLE(y, tiny_floats, q, d)
+})
+
+// iq4_xs: a 6-bit factor for every 32, its lower four bits apart from the upper two
+BLOCKS(iq4_xs, 256, {
+  ROLLED for (int c = 0; c < 8; c++) {
+    int f = (b->l[c / 2] >> 4 * (c % 2) & 15) | (b->h >> 2 * c & 3) << 4;
+    w16 d = allw((float)b->d * (float)(f - 32));
+    b16 q = bytes(b->q + 16 * c);
+    TABLE(y + 32 * c, nonlinear, q, d)
+  }
+})
+
 #define STORE(j, lo, hi) storew(y + 32 * (j), lo); storew(y + 32 * (j) + 16, hi);
 
 // q2_k: a scale and a minimum for every sixteen elements

@@ -9,6 +9,7 @@
 // RAISED says whether codes 4j..4j+3 are high nibbles, which may stay where they are in their bytes, as 16
 // times what they count, when code is asked to raise them: sums of their products are as exact as others.
 #pragma once
+#include "tables.h"
 #include "tile.h"
 
 #define AT(i) line(w + r * (LINE / PARTS), i)
@@ -219,8 +220,6 @@ INLINE vb look(const int8_t* table, vb nibbles)
   return (vb)vqtbl1q_s8(vld1q_s8(table), nibbles);
 #endif
 }
-static const int8_t nonlinear[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-static const int8_t tiny_floats[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 // iq4_nl: as q4_0, the nibbles index a table
 #define BYTES_iq4_nl 288

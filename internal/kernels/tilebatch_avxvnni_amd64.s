@@ -4,13 +4,13 @@
 
 #include "textflag.h"
 
-// func tilepanelAVXVNNIAddr() uintptr
-TEXT ·tilepanelAVXVNNIAddr(SB), NOSPLIT, $0-8
-	LEAQ ·tilepanelAVXVNNI<>(SB), AX
+// func tilebatchAVXVNNIAddr() uintptr
+TEXT ·tilebatchAVXVNNIAddr(SB), NOSPLIT, $0-8
+	LEAQ ·tilebatchAVXVNNI<>(SB), AX
 	MOVQ AX, ret+0(FP)
 	RET
 
-TEXT ·tilepanelAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
+TEXT ·tilebatchAVXVNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// untile_q8_0

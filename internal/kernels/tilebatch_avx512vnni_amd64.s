@@ -4,13 +4,13 @@
 
 #include "textflag.h"
 
-// func tilepanelAVX512VNNIAddr() uintptr
-TEXT ·tilepanelAVX512VNNIAddr(SB), NOSPLIT, $0-8
-	LEAQ ·tilepanelAVX512VNNI<>(SB), AX
+// func tilebatchAVX512VNNIAddr() uintptr
+TEXT ·tilebatchAVX512VNNIAddr(SB), NOSPLIT, $0-8
+	LEAQ ·tilebatchAVX512VNNI<>(SB), AX
 	MOVQ AX, ret+0(FP)
 	RET
 
-TEXT ·tilepanelAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
+TEXT ·tilebatchAVX512VNNI<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// untile_q8_0

@@ -4,13 +4,13 @@
 
 #include "textflag.h"
 
-// func tilepanelAVX2Addr() uintptr
-TEXT ·tilepanelAVX2Addr(SB), NOSPLIT, $0-8
-	LEAQ ·tilepanelAVX2<>(SB), AX
+// func tilebatchAVX2Addr() uintptr
+TEXT ·tilebatchAVX2Addr(SB), NOSPLIT, $0-8
+	LEAQ ·tilebatchAVX2<>(SB), AX
 	MOVQ AX, ret+0(FP)
 	RET
 
-TEXT ·tilepanelAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
+TEXT ·tilebatchAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// untile_q8_0

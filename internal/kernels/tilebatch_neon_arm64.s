@@ -4,13 +4,13 @@
 
 #include "textflag.h"
 
-// func tilepanelI8MMAddr() uintptr
-TEXT ·tilepanelI8MMAddr(SB), NOSPLIT, $0-8
-	MOVD $·tilepanelI8MM<>(SB), R0
+// func tilebatchNEONAddr() uintptr
+TEXT ·tilebatchNEONAddr(SB), NOSPLIT, $0-8
+	MOVD $·tilebatchNEON<>(SB), R0
 	MOVD R0, ret+0(FP)
 	RET
 
-TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
+TEXT ·tilebatchNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// untile_q8_0
@@ -2013,7 +2013,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400074b // b.lt 0x1fcc <k_untile_iq4_nl+0xf0>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x10014d2b // adr x11, 0x4890 <k_tile_panel_16_min+0x740>
+	WORD $0x1001832b // adr x11, 0x4f50 <k_tile_panel_16_min+0xb60>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
 	WORD $0xaa1f03eb // mov x11, xzr
@@ -2077,7 +2077,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5400216b // b.lt 0x2404 <k_untile_iq4_xs+0x434>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f0005e1 // movi v1.4s, #0xf
-	WORD $0x1001456c // adr x12, 0x4890 <k_tile_panel_16_min+0x740>
+	WORD $0x10017b6c // adr x12, 0x4f50 <k_tile_panel_16_min+0xb60>
 	WORD $0x4f010602 // movi v2.4s, #0x30
 	WORD $0x6f0007e3 // mvni v3.4s, #0x1f
 	WORD $0x3dc00184 // ldr q4, [x12]
@@ -2349,7 +2349,7 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x540008ab // b.lt 0x2524 <k_untile_mxfp4+0x11c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x0f008421 // movi v1.4h, #0x1
-	WORD $0x1001232b // adr x11, 0x4880 <k_tile_panel_16_min+0x730>
+	WORD $0x1001592b // adr x11, 0x4f40 <k_tile_panel_16_min+0xb50>
 	WORD $0x4f014402 // movi v2.4s, #0x20, lsl #16
 	WORD $0x6f03d7e3 // mvni v3.4s, #0x7f, msl #16
 	WORD $0x3dc00164 // ldr q4, [x11]
@@ -2420,2272 +2420,2704 @@ TEXT ·tilepanelI8MM<>(SB), NOSPLIT|NOFRAME, $0-0
 	// tile_panel
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540052eb // b.lt 0x2f8c <k_tile_panel+0xa64>
-	WORD $0xd10483ff // sub sp, sp, #0x120
-	WORD $0xa943240c // ldp x12, x9, [x0, #0x30]
-	WORD $0xd37ef56b // lsl x11, x11, #2
-	WORD $0xf940080e // ldr x14, [x0, #0x10]
-	WORD $0xf940000d // ldr x13, [x0]
-	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x54004f4b // b.lt 0x2f18 <k_tile_panel+0x9f0>
+	WORD $0xd10243ff // sub sp, sp, #0x90
+	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
+	WORD $0xd37ef562 // lsl x2, x11, #2
 	WORD $0xf940140a // ldr x10, [x0, #0x28]
-	WORD $0x6d083bef // stp d15, d14, [sp, #0x80]
-	WORD $0xa9043bed // stp x13, x14, [sp, #0x40]
+	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
+	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
+	WORD $0x4e040e20 // dup v0.4s, w17
+	WORD $0x4e040c21 // dup v1.4s, w1
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0xf10001bf // cmp x13, #0x0
 	WORD $0x8b090d2e // add x14, x9, x9, lsl #3
-	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x91000d50 // add x16, x10, #0x3
 	WORD $0x1a9fd7ef // cset w15, gt
-	WORD $0x8b0a018d // add x13, x12, x10
-	WORD $0x91000d4c // add x12, x10, #0x3
-	WORD $0xd37ae5ce // lsl x14, x14, #6
 	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0xa90e67fa // stp x26, x25, [sp, #0xe0]
-	WORD $0x9a8ab18c // csel x12, x12, x10, lt
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x91000539 // add x25, x9, #0x1
-	WORD $0xf9001fee // str x14, [sp, #0x38]
-	WORD $0x0a0f014e // and w14, w10, w15
-	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
-	WORD $0xb90037ee // str w14, [sp, #0x34]
-	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
-	WORD $0x927ef590 // and x16, x12, #0xfffffffffffffffc
-	WORD $0x4e040dcf // dup v15.4s, w14
-	WORD $0x4e040dfd // dup v29.4s, w15
-	WORD $0x9342fd8e // asr x14, x12, #2
-	WORD $0xcb10014c // sub x12, x10, x16
-	WORD $0x9a9fc56b // csinc x11, x11, xzr, gt
-	WORD $0x6d0933ed // stp d13, d12, [sp, #0x90]
-	WORD $0xa9013bec // stp x12, x14, [sp, #0x10]
-	WORD $0x9100054c // add x12, x10, #0x1
-	WORD $0x6d0a2beb // stp d11, d10, [sp, #0xa0]
-	WORD $0x6d0b23e9 // stp d9, d8, [sp, #0xb0]
-	WORD $0xa90c67fd // stp x29, x25, [sp, #0xc0]
-	WORD $0xa90d6ffe // stp x30, x27, [sp, #0xd0]
-	WORD $0xa90f5ff8 // stp x24, x23, [sp, #0xf0]
-	WORD $0xa91057f6 // stp x22, x21, [sp, #0x100]
-	WORD $0xa9114ff4 // stp x20, x19, [sp, #0x110]
-	WORD $0xa9022fec // stp x12, x11, [sp, #0x20]
-	WORD $0xf9002be0 // str x0, [sp, #0x50]
-	WORD $0x3d801bfd // str q29, [sp, #0x60]
-	WORD $0x14000007 // b 0x2600 <k_tile_panel+0xd8>
-	WORD $0x3d800202 // str q2, [x16]
-	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
-	WORD $0xf94017eb // ldr x11, [sp, #0x28]
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0x9a8ab210 // csel x16, x16, x10, lt
+	WORD $0xd37ae5ce // lsl x14, x14, #6
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x927ef603 // and x3, x16, #0xfffffffffffffffc
+	WORD $0x9342fe11 // asr x17, x16, #2
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x8b0a01ad // add x13, x13, x10
+	WORD $0x0a0f014f // and w15, w10, w15
+	WORD $0xcb030150 // sub x16, x10, x3
+	WORD $0x91000541 // add x1, x10, #0x1
+	WORD $0x9a9fc442 // csinc x2, x2, xzr, gt
+	WORD $0x91000523 // add x3, x9, #0x1
+	WORD $0xfd000bec // str d12, [sp, #0x10]
+	WORD $0x6d01abeb // stp d11, d10, [sp, #0x18]
+	WORD $0x6d02a3e9 // stp d9, d8, [sp, #0x28]
+	WORD $0xf9001ffd // str x29, [sp, #0x38]
+	WORD $0xa9046ffe // stp x30, x27, [sp, #0x40]
+	WORD $0xa90567fa // stp x26, x25, [sp, #0x50]
+	WORD $0xa9065ff8 // stp x24, x23, [sp, #0x60]
+	WORD $0xa90757f6 // stp x22, x21, [sp, #0x70]
+	WORD $0xa9084ff4 // stp x20, x19, [sp, #0x80]
+	WORD $0xa90047f0 // stp x16, x17, [sp]
+	WORD $0x14000005 // b 0x25dc <k_tile_panel+0xb4>
+	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0xeb0b011f // cmp x8, x11
-	WORD $0x54004b20 // b.eq 0x2f60 <k_tile_panel+0xa38>
-	WORD $0xd342fd0c // lsr x12, x8, #2
-	WORD $0xf9401fee // ldr x14, [sp, #0x38]
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0xaa0a03f0 // mov x16, x10
-	WORD $0x9b0e2d8c // madd x12, x12, x14, x11
-	WORD $0xd37ced0e // lsl x14, x8, #4
-	WORD $0xf94023eb // ldr x11, [sp, #0x40]
-	WORD $0x927c05cf // and x15, x14, #0x30
-	WORD $0x8b0e0165 // add x5, x11, x14
-	WORD $0xb94037eb // ldr w11, [sp, #0x34]
-	WORD $0x8b0f018c // add x12, x12, x15
-	WORD $0x3400062b // cbz w11, 0x26f0 <k_tile_panel+0x1c8>
-	WORD $0xf940240e // ldr x14, [x0, #0x48]
-	WORD $0xb40000ae // cbz x14, 0x2648 <k_tile_panel+0x120>
+	WORD $0xeb02011f // cmp x8, x2
+	WORD $0x540048c0 // b.eq 0x2ef0 <k_tile_panel+0x9c8>
+	WORD $0xd342fd04 // lsr x4, x8, #2
+	WORD $0xd37ced05 // lsl x5, x8, #4
+	WORD $0xaa0a03fa // mov x26, x10
+	WORD $0x9b0e2c84 // madd x4, x4, x14, x11
+	WORD $0x927c04a6 // and x6, x5, #0x30
+	WORD $0x8b050185 // add x5, x12, x5
+	WORD $0x8b060084 // add x4, x4, x6
+	WORD $0x34000a0f // cbz w15, 0x2738 <k_tile_panel+0x210>
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0xb40000a6 // cbz x6, 0x2614 <k_tile_panel+0xec>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x2654 <k_tile_panel+0x12c>
-	WORD $0x14000029 // b 0x26e8 <k_tile_panel+0x1c0>
+	WORD $0x540000aa // b.ge 0x2620 <k_tile_panel+0xf8>
+	WORD $0x14000048 // b 0x2730 <k_tile_panel+0x208>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540004cb // b.lt 0x26e8 <k_tile_panel+0x1c0>
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0xaa0c03f0 // mov x16, x12
-	WORD $0xf940040f // ldr x15, [x0, #0x8]
-	WORD $0x9b0b7dce // mul x14, x14, x11
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0x8b0e19ee // add x14, x15, x14, lsl #6
-	WORD $0xaa1903ef // mov x15, x25
-	WORD $0x8b0b19ce // add x14, x14, x11, lsl #6
-	WORD $0xad4019c4 // ldp q4, q6, [x14]
-	WORD $0x4eaf1de5 // mov v5.16b, v15.16b
-	WORD $0x3dc00203 // ldr q3, [x16]
-	WORD $0xd10005ef // sub x15, x15, #0x1
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01203 // ldr q3, [x16, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02203 // ldr q3, [x16, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03203 // ldr q3, [x16, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc04203 // ldr q3, [x16, #0x100]
-	WORD $0x3dc08204 // ldr q4, [x16, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc05203 // ldr q3, [x16, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc06203 // ldr q3, [x16, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc07203 // ldr q3, [x16, #0x1c0]
-	WORD $0x91090210 // add x16, x16, #0x240
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e3ddc83 // fmul v3.4s, v4.4s, v29.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd4021c4 // ldr s4, [x14, #0x20]
-	WORD $0x910401ce // add x14, x14, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffca8 // b.hi 0x2678 <k_tile_panel+0x150>
-	WORD $0xf94013f0 // ldr x16, [sp, #0x20]
-	WORD $0x3d8000a2 // str q2, [x5]
-	WORD $0x9100220f // add x15, x16, #0x8
-	WORD $0xf9002fe8 // str x8, [sp, #0x58]
-	WORD $0xeb0d01ff // cmp x15, x13
-	WORD $0x5400036d // b.le 0x2768 <k_tile_panel+0x240>
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0x910010d6 // add x22, x6, #0x4
-	WORD $0xeb0d02df // cmp x22, x13
-	WORD $0x5400218d // b.le 0x2b3c <k_tile_panel+0x614>
-	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
-	WORD $0xf94067f9 // ldr x25, [sp, #0xc8]
-	WORD $0xaa0603f0 // mov x16, x6
-	WORD $0x91000a0e // add x14, x16, #0x2
-	WORD $0xeb0d01df // cmp x14, x13
-	WORD $0x540031ed // b.le 0x2d60 <k_tile_panel+0x838>
-	WORD $0xaa1003f1 // mov x17, x16
-	WORD $0xeb0d023f // cmp x17, x13
-	WORD $0x54fff5ea // b.ge 0x25ec <k_tile_panel+0xc4>
-	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xcb0a022b // sub x11, x17, x10
-	WORD $0xf100023f // cmp x17, #0x0
-	WORD $0x9b0b7d08 // mul x8, x8, x11
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0x8b0808b0 // add x16, x5, x8, lsl #2
-	WORD $0x91000e28 // add x8, x17, #0x3
-	WORD $0x9a91b10e // csel x14, x8, x17, lt
-	WORD $0xb4003b4b // cbz x11, 0x2ebc <k_tile_panel+0x994>
-	WORD $0x3dc00202 // ldr q2, [x16]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54003b4a // b.ge 0x2ec8 <k_tile_panel+0x9a0>
-	WORD $0x17ffffa1 // b 0x25e8 <k_tile_panel+0xc0>
-	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
-	WORD $0xf9400415 // ldr x21, [x0, #0x8]
-	WORD $0xf9402416 // ldr x22, [x0, #0x48]
-	WORD $0xd37ef4f4 // lsl x20, x7, #2
-	WORD $0x8b0704ee // add x14, x7, x7, lsl #1
-	WORD $0xd37be8e1 // lsl x1, x7, #5
-	WORD $0xd37df0f7 // lsl x23, x7, #3
-	WORD $0x8b070291 // add x17, x20, x7
-	WORD $0xd37ef5d8 // lsl x24, x14, #2
-	WORD $0xd37df1da // lsl x26, x14, #3
-	WORD $0xd37ef639 // lsl x25, x17, #2
-	WORD $0xcb14003b // sub x27, x1, x20
-	WORD $0x1400000d // b 0x27cc <k_tile_panel+0x2a4>
-	WORD $0x910020cf // add x15, x6, #0x8
-	WORD $0xaa0603f0 // mov x16, x6
-	WORD $0x3d8003a2 // str q2, [x29]
-	WORD $0xeb0d01ff // cmp x15, x13
-	WORD $0x3cb46ba3 // str q3, [x29, x20]
-	WORD $0x3cb76ba5 // str q5, [x29, x23]
-	WORD $0x3cb86ba6 // str q6, [x29, x24]
-	WORD $0x3ca77bb1 // str q17, [x29, x7, lsl #4]
-	WORD $0x3cb96ba4 // str q4, [x29, x25]
-	WORD $0x3cba6bb0 // str q16, [x29, x26]
-	WORD $0x3cbb6ba0 // str q0, [x29, x27]
-	WORD $0x54fff9ec // b.gt 0x2704 <k_tile_panel+0x1dc>
-	WORD $0xcb0a020e // sub x14, x16, x10
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x91000a01 // add x1, x16, #0x2
-	WORD $0x9b0e7ce6 // mul x6, x7, x14
-	WORD $0x91000e0e // add x14, x16, #0x3
-	WORD $0x91001211 // add x17, x16, #0x4
-	WORD $0x9a90b1c4 // csel x4, x14, x16, lt
-	WORD $0x9100160e // add x14, x16, #0x5
-	WORD $0xf100003f // cmp x1, #0x0
-	WORD $0x9a81b1de // csel x30, x14, x1, lt
-	WORD $0x91001e0e // add x14, x16, #0x7
-	WORD $0xf100023f // cmp x17, #0x0
-	WORD $0x91001a03 // add x3, x16, #0x6
-	WORD $0x9a91b1ce // csel x14, x14, x17, lt
-	WORD $0x91002602 // add x2, x16, #0x9
-	WORD $0xf100007f // cmp x3, #0x0
-	WORD $0x8b0608bd // add x29, x5, x6, lsl #2
-	WORD $0xaa0f03e6 // mov x6, x15
-	WORD $0x9a83b04f // csel x15, x2, x3, lt
-	WORD $0xb4000196 // cbz x22, 0x2848 <k_tile_panel+0x320>
-	WORD $0x3dc003a2 // ldr q2, [x29]
-	WORD $0x3cf46ba3 // ldr q3, [x29, x20]
-	WORD $0x3cf76ba5 // ldr q5, [x29, x23]
-	WORD $0x3cf86ba6 // ldr q6, [x29, x24]
-	WORD $0x3ce77bb1 // ldr q17, [x29, x7, lsl #4]
-	WORD $0x3cf96ba4 // ldr q4, [x29, x25]
-	WORD $0x3cfa6bb0 // ldr q16, [x29, x26]
-	WORD $0x3cfb6ba0 // ldr q0, [x29, x27]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400018a // b.ge 0x2870 <k_tile_panel+0x348>
-	WORD $0x17ffffd6 // b 0x279c <k_tile_panel+0x274>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fff98b // b.lt 0x279c <k_tile_panel+0x274>
-	WORD $0xd342fc82 // lsr x2, x4, #2
-	WORD $0xd342ffc8 // lsr x8, x30, #2
-	WORD $0xd342fdcb // lsr x11, x14, #2
-	WORD $0xd342fde0 // lsr x0, x15, #2
-	WORD $0x927edc84 // and x4, x4, #0x3fffffffffffffc
-	WORD $0x927edfde // and x30, x30, #0x3fffffffffffffc
-	WORD $0x9b027e62 // mul x2, x19, x2
-	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
-	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
-	WORD $0xcb040210 // sub x16, x16, x4
-	WORD $0xcb1e0021 // sub x1, x1, x30
-	WORD $0xcb0e022e // sub x14, x17, x14
-	WORD $0x9b087e68 // mul x8, x19, x8
-	WORD $0xcb0f006f // sub x15, x3, x15
-	WORD $0xf94067e3 // ldr x3, [sp, #0xc8]
-	WORD $0xaa0c03e4 // mov x4, x12
-	WORD $0x9b0b7e6b // mul x11, x19, x11
-	WORD $0x8b021aa2 // add x2, x21, x2, lsl #6
-	WORD $0x9b007e60 // mul x0, x19, x0
-	WORD $0x8b081aa8 // add x8, x21, x8, lsl #6
-	WORD $0x8b10185e // add x30, x2, x16, lsl #6
-	WORD $0x8b0b1aab // add x11, x21, x11, lsl #6
-	WORD $0x8b011910 // add x16, x8, x1, lsl #6
-	WORD $0x8b001aa0 // add x0, x21, x0, lsl #6
-	WORD $0x8b0e1971 // add x17, x11, x14, lsl #6
-	WORD $0x8b0f1801 // add x1, x0, x15, lsl #6
-	WORD $0x6d445fd2 // ldp d18, d23, [x30, #0x40]
-	WORD $0x4eaf1df3 // mov v19.16b, v15.16b
-	WORD $0x6d406fd6 // ldp d22, d27, [x30]
-	WORD $0x4ea61cc7 // mov v7.16b, v6.16b
-	WORD $0x3dc00094 // ldr q20, [x4]
-	WORD $0x3dc01095 // ldr q21, [x4, #0x40]
-	WORD $0x4ea51ca6 // mov v6.16b, v5.16b
-	WORD $0x6d44323e // ldp d30, d12, [x17, #0x40]
-	WORD $0x4ea31c65 // mov v5.16b, v3.16b
-	WORD $0x4e953a99 // zip1 v25.4s, v20.4s, v21.4s
-	WORD $0x6e180656 // mov v22.d[1], v18.d[0]
-	WORD $0x4e957a9c // zip2 v28.4s, v20.4s, v21.4s
-	WORD $0x4eaf1df2 // mov v18.16b, v15.16b
-	WORD $0x6d40762b // ldp d11, d29, [x17]
-	WORD $0x6d442a18 // ldp d24, d10, [x16, #0x40]
-	WORD $0x4eaf1df4 // mov v20.16b, v15.16b
-	WORD $0x6d406a09 // ldp d9, d26, [x16]
-	WORD $0x6e1806fb // mov v27.d[1], v23.d[0]
-	WORD $0x4e96a732 // smmla v18.4s, v25.16b, v22.16b
-	WORD $0x4e96a793 // smmla v19.4s, v28.16b, v22.16b
-	WORD $0x6e1807cb // mov v11.d[1], v30.d[0]
-	WORD $0x6d443836 // ldp d22, d14, [x1, #0x40]
-	WORD $0x4eaf1df7 // mov v23.16b, v15.16b
-	WORD $0x6d40782d // ldp d13, d30, [x1]
-	WORD $0x6e180709 // mov v9.d[1], v24.d[0]
-	WORD $0x3dc02098 // ldr q24, [x4, #0x80]
-	WORD $0x3dc0309f // ldr q31, [x4, #0xc0]
-	WORD $0x4eaf1df5 // mov v21.16b, v15.16b
-	WORD $0x6e18055a // mov v26.d[1], v10.d[0]
-	WORD $0x6e18059d // mov v29.d[1], v12.d[0]
-	WORD $0x3d801fe4 // str q4, [sp, #0x70]
-	WORD $0x6e1806cd // mov v13.d[1], v22.d[0]
-	WORD $0x4eaf1df6 // mov v22.16b, v15.16b
-	WORD $0x4e9f3b08 // zip1 v8.4s, v24.4s, v31.4s
-	WORD $0x4e9f7b1f // zip2 v31.4s, v24.4s, v31.4s
-	WORD $0x4e89a734 // smmla v20.4s, v25.16b, v9.16b
-	WORD $0x4eaf1df8 // mov v24.16b, v15.16b
-	WORD $0x4e89a795 // smmla v21.4s, v28.16b, v9.16b
-	WORD $0x3dc05089 // ldr q9, [x4, #0x140]
-	WORD $0x6e1805de // mov v30.d[1], v14.d[0]
-	WORD $0x4e8ba736 // smmla v22.4s, v25.16b, v11.16b
-	WORD $0x6d4533ca // ldp d10, d12, [x30, #0x50]
-	WORD $0x4e8da737 // smmla v23.4s, v25.16b, v13.16b
-	WORD $0x4eaf1df9 // mov v25.16b, v15.16b
-	WORD $0x4e8ba798 // smmla v24.4s, v28.16b, v11.16b
-	WORD $0x4e9ba512 // smmla v18.4s, v8.16b, v27.16b
-	WORD $0x4e9ba7f3 // smmla v19.4s, v31.16b, v27.16b
-	WORD $0x4e9aa514 // smmla v20.4s, v8.16b, v26.16b
-	WORD $0x4e9aa7f5 // smmla v21.4s, v31.16b, v26.16b
-	WORD $0x6d41042e // ldp d14, d1, [x1, #0x10]
-	WORD $0x4e8da799 // smmla v25.4s, v28.16b, v13.16b
-	WORD $0x3dc0409c // ldr q28, [x4, #0x100]
-	WORD $0x4e9da516 // smmla v22.4s, v8.16b, v29.16b
-	WORD $0x4e9da7f8 // smmla v24.4s, v31.16b, v29.16b
-	WORD $0x4e9ea517 // smmla v23.4s, v8.16b, v30.16b
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4e893b9b // zip1 v27.4s, v28.4s, v9.4s
-	WORD $0x4e897b9c // zip2 v28.4s, v28.4s, v9.4s
-	WORD $0x4ea21c43 // mov v3.16b, v2.16b
-	WORD $0x6d4127cb // ldp d11, d9, [x30, #0x10]
-	WORD $0x4eaf1de2 // mov v2.16b, v15.16b
-	WORD $0x4e9ea7f9 // smmla v25.4s, v31.16b, v30.16b
-	WORD $0x6d417a1d // ldp d29, d30, [x16, #0x10]
-	WORD $0x6d457e1a // ldp d26, d31, [x16, #0x50]
-	WORD $0x3dc0708f // ldr q15, [x4, #0x1c0]
-	WORD $0x6e18054b // mov v11.d[1], v10.d[0]
-	WORD $0x6d450028 // ldp d8, d0, [x1, #0x50]
-	WORD $0x6e180589 // mov v9.d[1], v12.d[0]
-	WORD $0xd1000463 // sub x3, x3, #0x1
-	WORD $0x6e18075d // mov v29.d[1], v26.d[0]
-	WORD $0x6d45363a // ldp d26, d13, [x17, #0x50]
-	WORD $0x6e18050e // mov v14.d[1], v8.d[0]
-	WORD $0x6e1807fe // mov v30.d[1], v31.d[0]
-	WORD $0x6e180401 // mov v1.d[1], v0.d[0]
-	WORD $0x4e8ba772 // smmla v18.4s, v27.16b, v11.16b
-	WORD $0x4e8ba793 // smmla v19.4s, v28.16b, v11.16b
-	WORD $0x3dc08080 // ldr q0, [x4, #0x200]
-	WORD $0x6d412e2a // ldp d10, d11, [x17, #0x10]
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x4e9da774 // smmla v20.4s, v27.16b, v29.16b
-	WORD $0x4e9da795 // smmla v21.4s, v28.16b, v29.16b
-	WORD $0x3dc01bfd // ldr q29, [sp, #0x60]
-	WORD $0x4e8ea777 // smmla v23.4s, v27.16b, v14.16b
-	WORD $0x4e8ea799 // smmla v25.4s, v28.16b, v14.16b
-	WORD $0x6e18074a // mov v10.d[1], v26.d[0]
-	WORD $0x3dc0609a // ldr q26, [x4, #0x180]
-	WORD $0x6e1805ab // mov v11.d[1], v13.d[0]
-	WORD $0x91090084 // add x4, x4, #0x240
-	WORD $0x4e8f3b48 // zip1 v8.4s, v26.4s, v15.4s
-	WORD $0x4e8f7b5a // zip2 v26.4s, v26.4s, v15.4s
-	WORD $0x4ea21c4f // mov v15.16b, v2.16b
-	WORD $0x4ea31c62 // mov v2.16b, v3.16b
-	WORD $0x4ea51ca3 // mov v3.16b, v5.16b
-	WORD $0x4ea61cc5 // mov v5.16b, v6.16b
-	WORD $0x4e8aa776 // smmla v22.4s, v27.16b, v10.16b
-	WORD $0x4e8aa798 // smmla v24.4s, v28.16b, v10.16b
-	WORD $0xbd4063dc // ldr s28, [x30, #0x60]
-	WORD $0x4ea71ce6 // mov v6.16b, v7.16b
-	WORD $0x4e89a512 // smmla v18.4s, v8.16b, v9.16b
-	WORD $0x4e89a753 // smmla v19.4s, v26.16b, v9.16b
-	WORD $0x4e9ea514 // smmla v20.4s, v8.16b, v30.16b
-	WORD $0x4e9ea755 // smmla v21.4s, v26.16b, v30.16b
-	WORD $0x4e81a517 // smmla v23.4s, v8.16b, v1.16b
-	WORD $0x4e81a759 // smmla v25.4s, v26.16b, v1.16b
-	WORD $0x4e8ba516 // smmla v22.4s, v8.16b, v11.16b
-	WORD $0x4e8ba758 // smmla v24.4s, v26.16b, v11.16b
-	WORD $0x6e3ddc1a // fmul v26.4s, v0.4s, v29.4s
-	WORD $0x4e931a41 // uzp1 v1.4s, v18.4s, v19.4s
-	WORD $0x4e935a52 // uzp2 v18.4s, v18.4s, v19.4s
-	WORD $0x4e951a93 // uzp1 v19.4s, v20.4s, v21.4s
-	WORD $0x4e955a94 // uzp2 v20.4s, v20.4s, v21.4s
-	WORD $0x4e981ad5 // uzp1 v21.4s, v22.4s, v24.4s
-	WORD $0x4e985ad6 // uzp2 v22.4s, v22.4s, v24.4s
-	WORD $0x4e991af8 // uzp1 v24.4s, v23.4s, v25.4s
-	WORD $0x4e995af7 // uzp2 v23.4s, v23.4s, v25.4s
-	WORD $0x4eba1f59 // mov v25.16b, v26.16b
-	WORD $0x4eba1f5b // mov v27.16b, v26.16b
-	WORD $0x4e21cc19 // fmla v25.4s, v0.4s, v1.4s
-	WORD $0x4eba1f41 // mov v1.16b, v26.16b
-	WORD $0x4e33cc1b // fmla v27.4s, v0.4s, v19.4s
-	WORD $0x4eba1f53 // mov v19.16b, v26.16b
-	WORD $0x4e32cc01 // fmla v1.4s, v0.4s, v18.4s
-	WORD $0x4eba1f52 // mov v18.16b, v26.16b
-	WORD $0x4e35cc13 // fmla v19.4s, v0.4s, v21.4s
-	WORD $0x4eba1f55 // mov v21.16b, v26.16b
-	WORD $0x4e34cc12 // fmla v18.4s, v0.4s, v20.4s
-	WORD $0x4eba1f54 // mov v20.16b, v26.16b
-	WORD $0x4e37cc1a // fmla v26.4s, v0.4s, v23.4s
-	WORD $0x4e38cc15 // fmla v21.4s, v0.4s, v24.4s
-	WORD $0x4f9c1023 // fmla v3.4s, v1.4s, v28.s[0]
-	WORD $0xbd406201 // ldr s1, [x16, #0x60]
-	WORD $0x4e36cc14 // fmla v20.4s, v0.4s, v22.4s
-	WORD $0xbd402200 // ldr s0, [x16, #0x20]
-	WORD $0xbd4023d6 // ldr s22, [x30, #0x20]
-	WORD $0x4f811246 // fmla v6.4s, v18.4s, v1.s[0]
-	WORD $0xbd402021 // ldr s1, [x1, #0x20]
-	WORD $0xbd406032 // ldr s18, [x1, #0x60]
-	WORD $0x4f801365 // fmla v5.4s, v27.4s, v0.s[0]
-	WORD $0xbd402220 // ldr s0, [x17, #0x20]
-	WORD $0x4f961322 // fmla v2.4s, v25.4s, v22.s[0]
-	WORD $0xbd406236 // ldr s22, [x17, #0x60]
-	WORD $0x4f8112b0 // fmla v16.4s, v21.4s, v1.s[0]
-	WORD $0x910403de // add x30, x30, #0x100
-	WORD $0x4f801271 // fmla v17.4s, v19.4s, v0.s[0]
-	WORD $0x4ea41c80 // mov v0.16b, v4.16b
-	WORD $0x3dc01fe4 // ldr q4, [sp, #0x70]
-	WORD $0x91040210 // add x16, x16, #0x100
-	WORD $0x91040231 // add x17, x17, #0x100
-	WORD $0x91040021 // add x1, x1, #0x100
-	WORD $0x4f961284 // fmla v4.4s, v20.4s, v22.s[0]
-	WORD $0x4f921340 // fmla v0.4s, v26.4s, v18.s[0]
-	WORD $0x54ffed28 // b.hi 0x28d8 <k_tile_panel+0x3b0>
-	WORD $0x17ffff19 // b 0x279c <k_tile_panel+0x274>
-	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
-	WORD $0xf94067f9 // ldr x25, [sp, #0xc8]
-	WORD $0xa9418411 // ldp x17, x1, [x0, #0x18]
-	WORD $0xf9400403 // ldr x3, [x0, #0x8]
-	WORD $0xf9402404 // ldr x4, [x0, #0x48]
-	WORD $0x8b11062e // add x14, x17, x17, lsl #1
-	WORD $0xd37df227 // lsl x7, x17, #3
-	WORD $0xd37ef5d3 // lsl x19, x14, #2
-	WORD $0x14000009 // b 0x2b80 <k_tile_panel+0x658>
-	WORD $0x91001216 // add x22, x16, #0x4
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0x3d800285 // str q5, [x20]
-	WORD $0xeb0d02df // cmp x22, x13
-	WORD $0x3cb56a84 // str q4, [x20, x21]
-	WORD $0x3ca76a83 // str q3, [x20, x7]
-	WORD $0x3cb36a82 // str q2, [x20, x19]
-	WORD $0x54ffdd0c // b.gt 0x271c <k_tile_panel+0x1f4>
-	WORD $0xcb0a00c8 // sub x8, x6, x10
-	WORD $0x91000ccb // add x11, x6, #0x3
-	WORD $0xf10000df // cmp x6, #0x0
-	WORD $0x9b087e28 // mul x8, x17, x8
-	WORD $0x910008ce // add x14, x6, #0x2
-	WORD $0x9a86b16f // csel x15, x11, x6, lt
-	WORD $0x910014cb // add x11, x6, #0x5
-	WORD $0xf10001df // cmp x14, #0x0
-	WORD $0xd37ef635 // lsl x21, x17, #2
-	WORD $0xaa1603f0 // mov x16, x22
-	WORD $0x9a8eb176 // csel x22, x11, x14, lt
-	WORD $0x8b0808b4 // add x20, x5, x8, lsl #2
-	WORD $0xb4000104 // cbz x4, 0x2bd0 <k_tile_panel+0x6a8>
-	WORD $0x3dc00285 // ldr q5, [x20]
-	WORD $0x3cf56a84 // ldr q4, [x20, x21]
-	WORD $0x3ce76a83 // ldr q3, [x20, x7]
-	WORD $0x3cf36a82 // ldr q2, [x20, x19]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x2be8 <k_tile_panel+0x6c0>
-	WORD $0x17ffffe5 // b 0x2b60 <k_tile_panel+0x638>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x2b60 <k_tile_panel+0x638>
-	WORD $0xd342fde8 // lsr x8, x15, #2
-	WORD $0xd342fecb // lsr x11, x22, #2
-	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
-	WORD $0x927edec2 // and x2, x22, #0x3fffffffffffffc
-	WORD $0xcb0f00cf // sub x15, x6, x15
-	WORD $0xaa1903f7 // mov x23, x25
-	WORD $0x9b087c28 // mul x8, x1, x8
-	WORD $0xcb0201ce // sub x14, x14, x2
-	WORD $0xaa0c03f8 // mov x24, x12
-	WORD $0x9b0b7c2b // mul x11, x1, x11
-	WORD $0x8b081868 // add x8, x3, x8, lsl #6
-	WORD $0x8b0b186b // add x11, x3, x11, lsl #6
-	WORD $0x8b0f1906 // add x6, x8, x15, lsl #6
-	WORD $0x8b0e1976 // add x22, x11, x14, lsl #6
-	WORD $0x6d4444c6 // ldp d6, d17, [x6, #0x40]
-	WORD $0x4eaf1de7 // mov v7.16b, v15.16b
-	WORD $0x6d4048d0 // ldp d16, d18, [x6]
-	WORD $0xd10006f7 // sub x23, x23, #0x1
-	WORD $0x3dc00300 // ldr q0, [x24]
-	WORD $0x3dc01301 // ldr q1, [x24, #0x40]
-	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0x6d4462d4 // ldp d20, d24, [x22, #0x40]
-	WORD $0x3dc02315 // ldr q21, [x24, #0x80]
-	WORD $0x4e813813 // zip1 v19.4s, v0.4s, v1.4s
-	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
-	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
-	WORD $0x6d405ed6 // ldp d22, d23, [x22]
-	WORD $0x4eaf1de6 // mov v6.16b, v15.16b
-	WORD $0x3dc03301 // ldr q1, [x24, #0xc0]
-	WORD $0x6e180632 // mov v18.d[1], v17.d[0]
-	WORD $0x4eaf1df1 // mov v17.16b, v15.16b
-	WORD $0x3dc04319 // ldr q25, [x24, #0x100]
-	WORD $0x6e180696 // mov v22.d[1], v20.d[0]
-	WORD $0x4e813ab4 // zip1 v20.4s, v21.4s, v1.4s
-	WORD $0x4e90a666 // smmla v6.4s, v19.16b, v16.16b
-	WORD $0x4e817aa1 // zip2 v1.4s, v21.4s, v1.4s
-	WORD $0x4e90a407 // smmla v7.4s, v0.16b, v16.16b
-	WORD $0x4eaf1df0 // mov v16.16b, v15.16b
-	WORD $0x3dc05315 // ldr q21, [x24, #0x140]
-	WORD $0x6e180717 // mov v23.d[1], v24.d[0]
-	WORD $0x4e96a670 // smmla v16.4s, v19.16b, v22.16b
-	WORD $0x4e96a411 // smmla v17.4s, v0.16b, v22.16b
-	WORD $0x4e953b38 // zip1 v24.4s, v25.4s, v21.4s
-	WORD $0x4e92a686 // smmla v6.4s, v20.16b, v18.16b
-	WORD $0x4e92a427 // smmla v7.4s, v1.16b, v18.16b
-	WORD $0x4e957b33 // zip2 v19.4s, v25.4s, v21.4s
-	WORD $0x6d4558c0 // ldp d0, d22, [x6, #0x50]
-	WORD $0x6d4154d2 // ldp d18, d21, [x6, #0x10]
-	WORD $0x4e97a690 // smmla v16.4s, v20.16b, v23.16b
-	WORD $0x4e97a431 // smmla v17.4s, v1.16b, v23.16b
-	WORD $0x3dc07317 // ldr q23, [x24, #0x1c0]
-	WORD $0x6d4106d9 // ldp d25, d1, [x22, #0x10]
-	WORD $0x6e180412 // mov v18.d[1], v0.d[0]
-	WORD $0x6d4552c0 // ldp d0, d20, [x22, #0x50]
-	WORD $0x6e1806d5 // mov v21.d[1], v22.d[0]
-	WORD $0x6e180419 // mov v25.d[1], v0.d[0]
-	WORD $0x3dc06300 // ldr q0, [x24, #0x180]
-	WORD $0x6e180681 // mov v1.d[1], v20.d[0]
-	WORD $0x4e92a706 // smmla v6.4s, v24.16b, v18.16b
-	WORD $0x4e92a667 // smmla v7.4s, v19.16b, v18.16b
-	WORD $0x4e973812 // zip1 v18.4s, v0.4s, v23.4s
-	WORD $0x4e977800 // zip2 v0.4s, v0.4s, v23.4s
-	WORD $0x4e99a671 // smmla v17.4s, v19.16b, v25.16b
-	WORD $0x4e99a710 // smmla v16.4s, v24.16b, v25.16b
-	WORD $0x4e95a407 // smmla v7.4s, v0.16b, v21.16b
-	WORD $0x4e95a646 // smmla v6.4s, v18.16b, v21.16b
-	WORD $0x4e81a411 // smmla v17.4s, v0.16b, v1.16b
-	WORD $0x3dc08300 // ldr q0, [x24, #0x200]
-	WORD $0x4e81a650 // smmla v16.4s, v18.16b, v1.16b
-	WORD $0x91090318 // add x24, x24, #0x240
-	WORD $0x6e3ddc01 // fmul v1.4s, v0.4s, v29.4s
-	WORD $0x4e8718d2 // uzp1 v18.4s, v6.4s, v7.4s
-	WORD $0x4e8758c6 // uzp2 v6.4s, v6.4s, v7.4s
-	WORD $0x4e911a07 // uzp1 v7.4s, v16.4s, v17.4s
-	WORD $0x4e915a10 // uzp2 v16.4s, v16.4s, v17.4s
-	WORD $0x4ea11c31 // mov v17.16b, v1.16b
-	WORD $0x4ea11c33 // mov v19.16b, v1.16b
-	WORD $0x4e32cc11 // fmla v17.4s, v0.4s, v18.4s
-	WORD $0x4ea11c32 // mov v18.16b, v1.16b
-	WORD $0x4e26cc13 // fmla v19.4s, v0.4s, v6.4s
-	WORD $0x4e30cc01 // fmla v1.4s, v0.4s, v16.4s
-	WORD $0xbd4060c6 // ldr s6, [x6, #0x60]
-	WORD $0xbd4062d0 // ldr s16, [x22, #0x60]
-	WORD $0x4e27cc12 // fmla v18.4s, v0.4s, v7.4s
-	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
-	WORD $0xbd4022c7 // ldr s7, [x22, #0x20]
-	WORD $0x4f861264 // fmla v4.4s, v19.4s, v6.s[0]
+	WORD $0x540008ab // b.lt 0x2730 <k_tile_panel+0x208>
+	WORD $0xa94047f0 // ldp x16, x17, [sp]
+	WORD $0xaa0403f3 // mov x19, x4
+	WORD $0xf9401006 // ldr x6, [x0, #0x20]
+	WORD $0xf9400407 // ldr x7, [x0, #0x8]
+	WORD $0x9b117cc6 // mul x6, x6, x17
+	WORD $0x8b0618e6 // add x6, x7, x6, lsl #6
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0x8b1018c6 // add x6, x6, x16, lsl #6
+	WORD $0xad4010c3 // ldp q3, q4, [x6]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x3dc00266 // ldr q6, [x19]
+	WORD $0x3dc01270 // ldr q16, [x19, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4e040465 // dup v5.4s, v3.s[0]
+	WORD $0x0e25c0c7 // smull v7.8h, v6.8b, v5.8b
+	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
+	WORD $0x4e0c0466 // dup v6.4s, v3.s[1]
+	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
+	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
+	WORD $0x3dc02270 // ldr q16, [x19, #0x80]
+	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
+	WORD $0x4e140467 // dup v7.4s, v3.s[2]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e66be26 // addp v6.8h, v17.8h, v6.8h
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e27c206 // smull v6.8h, v16.8b, v7.8b
+	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
+	WORD $0x4e67bcc6 // addp v6.8h, v6.8h, v7.8h
+	WORD $0x3dc03267 // ldr q7, [x19, #0xc0]
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e23c0e6 // smull v6.8h, v7.8b, v3.8b
+	WORD $0x4e23c0e3 // smull2 v3.8h, v7.16b, v3.16b
+	WORD $0x3dc04267 // ldr q7, [x19, #0x100]
+	WORD $0x4e63bcc3 // addp v3.8h, v6.8h, v3.8h
+	WORD $0x4e040486 // dup v6.4s, v4.s[0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc05267 // ldr q7, [x19, #0x140]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc06267 // ldr q7, [x19, #0x180]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e140486 // dup v6.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x3dc07266 // ldr q6, [x19, #0x1c0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e24c0c3 // smull v3.8h, v6.8b, v4.8b
+	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
+	WORD $0x4e64bc63 // addp v3.8h, v3.8h, v4.8h
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x3dc08263 // ldr q3, [x19, #0x200]
+	WORD $0x91090273 // add x19, x19, #0x240
+	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
+	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
+	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
+	WORD $0xbd4020c3 // ldr s3, [x6, #0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x910402d6 // add x22, x22, #0x100
-	WORD $0x4f801225 // fmla v5.4s, v17.4s, v0.s[0]
-	WORD $0x4f901022 // fmla v2.4s, v1.4s, v16.s[0]
-	WORD $0x4f871243 // fmla v3.4s, v18.4s, v7.s[0]
-	WORD $0x54fff648 // b.hi 0x2c20 <k_tile_panel+0x6f8>
-	WORD $0x17ffff81 // b 0x2b60 <k_tile_panel+0x638>
-	WORD $0xa9419003 // ldp x3, x4, [x0, #0x18]
-	WORD $0xf9400401 // ldr x1, [x0, #0x8]
-	WORD $0xf9402406 // ldr x6, [x0, #0x48]
-	WORD $0x14000007 // b 0x2d88 <k_tile_panel+0x860>
-	WORD $0x91000a2e // add x14, x17, #0x2
-	WORD $0xaa1103f0 // mov x16, x17
-	WORD $0x3d8000e3 // str q3, [x7]
-	WORD $0xeb0d01df // cmp x14, x13
-	WORD $0x3cb368e2 // str q2, [x7, x19]
-	WORD $0x54ffcd4c // b.gt 0x272c <k_tile_panel+0x204>
-	WORD $0xcb0a0208 // sub x8, x16, x10
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0xd37ef473 // lsl x19, x3, #2
-	WORD $0x9b087c68 // mul x8, x3, x8
-	WORD $0xaa0e03f1 // mov x17, x14
-	WORD $0x8b0808a7 // add x7, x5, x8, lsl #2
-	WORD $0x91000e08 // add x8, x16, #0x3
-	WORD $0x9a90b10e // csel x14, x8, x16, lt
-	WORD $0xb40000c6 // cbz x6, 0x2dc0 <k_tile_panel+0x898>
-	WORD $0x3dc000e3 // ldr q3, [x7]
-	WORD $0x3cf368e2 // ldr q2, [x7, x19]
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x54fff8a8 // b.hi 0x2640 <k_tile_panel+0x118>
+	WORD $0xaa0103fa // mov x26, x1
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x9100135e // add x30, x26, #0x4
+	WORD $0xeb0d03df // cmp x30, x13
+	WORD $0x540002ad // b.le 0x2794 <k_tile_panel+0x26c>
+	WORD $0xaa1a03e6 // mov x6, x26
+	WORD $0x910008d9 // add x25, x6, #0x2
+	WORD $0xeb0d033f // cmp x25, x13
+	WORD $0x5400220d // b.le 0x2b90 <k_tile_panel+0x668>
+	WORD $0xaa0603e7 // mov x7, x6
+	WORD $0xeb0d00ff // cmp x7, x13
+	WORD $0x54fff3aa // b.ge 0x25d0 <k_tile_panel+0xa8>
+	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
+	WORD $0xcb0a00f1 // sub x17, x7, x10
+	WORD $0xf10000ff // cmp x7, #0x0
+	WORD $0x9b117e10 // mul x16, x16, x17
+	WORD $0xf9402411 // ldr x17, [x0, #0x48]
+	WORD $0x8b1008a5 // add x5, x5, x16, lsl #2
+	WORD $0x91000cf0 // add x16, x7, #0x3
+	WORD $0x9a87b206 // csel x6, x16, x7, lt
+	WORD $0xb4003271 // cbz x17, 0x2dcc <k_tile_panel+0x8a4>
+	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x2dd0 <k_tile_panel+0x8a8>
-	WORD $0x17ffffed // b 0x2d70 <k_tile_panel+0x848>
+	WORD $0x5400326a // b.ge 0x2dd8 <k_tile_panel+0x8b0>
+	WORD $0x17ffff8f // b 0x25cc <k_tile_panel+0xa4>
+	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
+	WORD $0xf9400414 // ldr x20, [x0, #0x8]
+	WORD $0xf9402415 // ldr x21, [x0, #0x48]
+	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
+	WORD $0xd37df0f6 // lsl x22, x7, #3
+	WORD $0xd37ef4d7 // lsl x23, x6, #2
+	WORD $0x14000009 // b 0x27d0 <k_tile_panel+0x2a8>
+	WORD $0x910010de // add x30, x6, #0x4
+	WORD $0xaa0603fa // mov x26, x6
+	WORD $0x3d800303 // str q3, [x24]
+	WORD $0xeb0d03df // cmp x30, x13
+	WORD $0x3cb96b05 // str q5, [x24, x25]
+	WORD $0x3cb66b04 // str q4, [x24, x22]
+	WORD $0x3cb76b02 // str q2, [x24, x23]
+	WORD $0x54fffbec // b.gt 0x2748 <k_tile_panel+0x220>
+	WORD $0xcb0a0346 // sub x6, x26, x10
+	WORD $0x91000f58 // add x24, x26, #0x3
+	WORD $0xf100035f // cmp x26, #0x0
+	WORD $0x9b067ce6 // mul x6, x7, x6
+	WORD $0x91000b5b // add x27, x26, #0x2
+	WORD $0x9a9ab31d // csel x29, x24, x26, lt
+	WORD $0x91001750 // add x16, x26, #0x5
+	WORD $0xf100037f // cmp x27, #0x0
+	WORD $0xd37ef4f9 // lsl x25, x7, #2
+	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
+	WORD $0xaa1e03e6 // mov x6, x30
+	WORD $0x9a9bb21e // csel x30, x16, x27, lt
+	WORD $0xb4000115 // cbz x21, 0x2820 <k_tile_panel+0x2f8>
+	WORD $0x3dc00303 // ldr q3, [x24]
+	WORD $0x3cf96b05 // ldr q5, [x24, x25]
+	WORD $0x3cf66b04 // ldr q4, [x24, x22]
+	WORD $0x3cf76b02 // ldr q2, [x24, x23]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x2838 <k_tile_panel+0x310>
+	WORD $0x17ffffe5 // b 0x27b0 <k_tile_panel+0x288>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x27b0 <k_tile_panel+0x288>
+	WORD $0xd342ffb0 // lsr x16, x29, #2
+	WORD $0xd342ffd1 // lsr x17, x30, #2
+	WORD $0x927edfbd // and x29, x29, #0x3fffffffffffffc
+	WORD $0x927edfde // and x30, x30, #0x3fffffffffffffc
+	WORD $0xcb1d035a // sub x26, x26, x29
+	WORD $0xaa0303fd // mov x29, x3
+	WORD $0x9b107e70 // mul x16, x19, x16
+	WORD $0xcb1e037b // sub x27, x27, x30
+	WORD $0xaa0403fe // mov x30, x4
+	WORD $0x9b117e71 // mul x17, x19, x17
+	WORD $0x8b101a90 // add x16, x20, x16, lsl #6
+	WORD $0x8b111a91 // add x17, x20, x17, lsl #6
+	WORD $0x8b1a1a1a // add x26, x16, x26, lsl #6
+	WORD $0x8b1b1a3b // add x27, x17, x27, lsl #6
+	WORD $0xad401b56 // ldp q22, q6, [x26]
+	WORD $0xd10007bd // sub x29, x29, #0x1
+	WORD $0xad424757 // ldp q23, q17, [x26, #0x40]
+	WORD $0xf10007bf // cmp x29, #0x1
+	WORD $0x3dc003d2 // ldr q18, [x30]
+	WORD $0xad404f78 // ldp q24, q19, [x27]
+	WORD $0x4e0406c7 // dup v7.4s, v22.s[0]
+	WORD $0x4e0c06d0 // dup v16.4s, v22.s[1]
+	WORD $0x3dc013dc // ldr q28, [x30, #0x40]
+	WORD $0x4e0406f4 // dup v20.4s, v23.s[0]
+	WORD $0x4e0c06f5 // dup v21.4s, v23.s[1]
+	WORD $0x4e04071b // dup v27.4s, v24.s[0]
+	WORD $0x4e0c0709 // dup v9.4s, v24.s[1]
+	WORD $0x0e27c25a // smull v26.8h, v18.8b, v7.8b
+	WORD $0x4e27c247 // smull2 v7.8h, v18.16b, v7.16b
+	WORD $0x0e30c388 // smull v8.8h, v28.8b, v16.8b
+	WORD $0x0e34c25d // smull v29.8h, v18.8b, v20.8b
+	WORD $0x4e34c25e // smull2 v30.8h, v18.16b, v20.16b
+	WORD $0x4e30c390 // smull2 v16.8h, v28.16b, v16.16b
+	WORD $0xad425379 // ldp q25, q20, [x27, #0x40]
+	WORD $0x0e3bc24b // smull v11.8h, v18.8b, v27.8b
+	WORD $0x4e3bc25b // smull2 v27.8h, v18.16b, v27.16b
+	WORD $0x4e67bf47 // addp v7.8h, v26.8h, v7.8h
+	WORD $0x0e35c39a // smull v26.8h, v28.8b, v21.8b
+	WORD $0x4e35c395 // smull2 v21.8h, v28.16b, v21.16b
+	WORD $0x4e04073f // dup v31.4s, v25.s[0]
+	WORD $0x4e0c072a // dup v10.4s, v25.s[1]
+	WORD $0x4e7ebfbd // addp v29.8h, v29.8h, v30.8h
+	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
+	WORD $0x4e7bbd7b // addp v27.8h, v11.8h, v27.8h
+	WORD $0x0e3fc25e // smull v30.8h, v18.8b, v31.8b
+	WORD $0x4e3fc252 // smull2 v18.8h, v18.16b, v31.16b
+	WORD $0x4e70bd1f // addp v31.8h, v8.8h, v16.8h
+	WORD $0x0e29c388 // smull v8.8h, v28.8b, v9.8b
+	WORD $0x4e29c389 // smull2 v9.8h, v28.16b, v9.16b
+	WORD $0x0e2ac38c // smull v12.8h, v28.8b, v10.8b
+	WORD $0x4e2ac39c // smull2 v28.8h, v28.16b, v10.16b
+	WORD $0x4e602bb0 // saddlp v16.4s, v29.8h
+	WORD $0x4e1406dd // dup v29.4s, v22.s[2]
+	WORD $0x4e606be7 // sadalp v7.4s, v31.8h
+	WORD $0x4e75bf55 // addp v21.8h, v26.8h, v21.8h
+	WORD $0x4e1406ff // dup v31.4s, v23.s[2]
+	WORD $0x4e72bfda // addp v26.8h, v30.8h, v18.8h
+	WORD $0x3dc023de // ldr q30, [x30, #0x80]
+	WORD $0x4e602b72 // saddlp v18.4s, v27.8h
+	WORD $0x4e69bd1b // addp v27.8h, v8.8h, v9.8h
+	WORD $0x4e140709 // dup v9.4s, v24.s[2]
+	WORD $0x4e14072a // dup v10.4s, v25.s[2]
+	WORD $0x0e3dc3c8 // smull v8.8h, v30.8b, v29.8b
+	WORD $0x4e3dc3dd // smull2 v29.8h, v30.16b, v29.16b
+	WORD $0x4e1c06d6 // dup v22.4s, v22.s[3]
+	WORD $0x4e606ab0 // sadalp v16.4s, v21.8h
+	WORD $0x4e602b55 // saddlp v21.4s, v26.8h
+	WORD $0x4e7cbd9a // addp v26.8h, v12.8h, v28.8h
+	WORD $0x0e3fc3dc // smull v28.8h, v30.8b, v31.8b
+	WORD $0x4e3fc3df // smull2 v31.8h, v30.16b, v31.16b
+	WORD $0x4e1c06f7 // dup v23.4s, v23.s[3]
+	WORD $0x4e1c0718 // dup v24.4s, v24.s[3]
+	WORD $0x4e1c0739 // dup v25.4s, v25.s[3]
+	WORD $0x4e606b72 // sadalp v18.4s, v27.8h
+	WORD $0x0e29c3db // smull v27.8h, v30.8b, v9.8b
+	WORD $0x4e29c3c9 // smull2 v9.8h, v30.16b, v9.16b
+	WORD $0x4e606b55 // sadalp v21.4s, v26.8h
+	WORD $0x4e7dbd1a // addp v26.8h, v8.8h, v29.8h
+	WORD $0x0e2ac3dd // smull v29.8h, v30.8b, v10.8b
+	WORD $0x4e2ac3de // smull2 v30.8h, v30.16b, v10.16b
+	WORD $0x4e7fbf9c // addp v28.8h, v28.8h, v31.8h
+	WORD $0x3dc033df // ldr q31, [x30, #0xc0]
+	WORD $0x4e606b47 // sadalp v7.4s, v26.8h
+	WORD $0x4e69bf7a // addp v26.8h, v27.8h, v9.8h
+	WORD $0x0e36c3fb // smull v27.8h, v31.8b, v22.8b
+	WORD $0x4e36c3f6 // smull2 v22.8h, v31.16b, v22.16b
+	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
+	WORD $0x4e7ebfbc // addp v28.8h, v29.8h, v30.8h
+	WORD $0x0e37c3fd // smull v29.8h, v31.8b, v23.8b
+	WORD $0x4e37c3f7 // smull2 v23.8h, v31.16b, v23.16b
+	WORD $0x4e04067e // dup v30.4s, v19.s[0]
+	WORD $0x4e606b52 // sadalp v18.4s, v26.8h
+	WORD $0x0e38c3fa // smull v26.8h, v31.8b, v24.8b
+	WORD $0x4e38c3f8 // smull2 v24.8h, v31.16b, v24.16b
+	WORD $0x4e76bf76 // addp v22.8h, v27.8h, v22.8h
+	WORD $0x0e39c3fb // smull v27.8h, v31.8b, v25.8b
+	WORD $0x4e39c3f9 // smull2 v25.8h, v31.16b, v25.16b
+	WORD $0x4e14069f // dup v31.4s, v20.s[2]
+	WORD $0x4e77bfb7 // addp v23.8h, v29.8h, v23.8h
+	WORD $0x3dc043dd // ldr q29, [x30, #0x100]
+	WORD $0x4e606b95 // sadalp v21.4s, v28.8h
+	WORD $0x4e0404dc // dup v28.4s, v6.s[0]
+	WORD $0x4e606ac7 // sadalp v7.4s, v22.8h
+	WORD $0x4e78bf56 // addp v22.8h, v26.8h, v24.8h
+	WORD $0x4e040638 // dup v24.4s, v17.s[0]
+	WORD $0x4e606af0 // sadalp v16.4s, v23.8h
+	WORD $0x4e79bf77 // addp v23.8h, v27.8h, v25.8h
+	WORD $0x4e04069b // dup v27.4s, v20.s[0]
+	WORD $0x0e3cc3ba // smull v26.8h, v29.8b, v28.8b
+	WORD $0x4e3cc3bc // smull2 v28.8h, v29.16b, v28.16b
+	WORD $0x0e38c3b9 // smull v25.8h, v29.8b, v24.8b
+	WORD $0x4e38c3b8 // smull2 v24.8h, v29.16b, v24.16b
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x0e3ec3b6 // smull v22.8h, v29.8b, v30.8b
+	WORD $0x4e3ec3be // smull2 v30.8h, v29.16b, v30.16b
+	WORD $0x4e606af5 // sadalp v21.4s, v23.8h
+	WORD $0x4e7cbf57 // addp v23.8h, v26.8h, v28.8h
+	WORD $0x0e3bc3ba // smull v26.8h, v29.8b, v27.8b
+	WORD $0x4e3bc3bb // smull2 v27.8h, v29.16b, v27.16b
+	WORD $0x4e0c04dc // dup v28.4s, v6.s[1]
+	WORD $0x4e78bf38 // addp v24.8h, v25.8h, v24.8h
+	WORD $0x3dc053d9 // ldr q25, [x30, #0x140]
+	WORD $0x4e7ebed6 // addp v22.8h, v22.8h, v30.8h
+	WORD $0x4e0c067e // dup v30.4s, v19.s[1]
+	WORD $0x4e606ae7 // sadalp v7.4s, v23.8h
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x0e3cc33d // smull v29.8h, v25.8b, v28.8b
+	WORD $0x4e3cc33c // smull2 v28.8h, v25.16b, v28.16b
+	WORD $0x4e606b10 // sadalp v16.4s, v24.8h
+	WORD $0x4e7bbf58 // addp v24.8h, v26.8h, v27.8h
+	WORD $0x4e0c069b // dup v27.4s, v20.s[1]
+	WORD $0x0e37c33a // smull v26.8h, v25.8b, v23.8b
+	WORD $0x4e37c337 // smull2 v23.8h, v25.16b, v23.16b
+	WORD $0x4e1c0694 // dup v20.4s, v20.s[3]
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x0e3ec336 // smull v22.8h, v25.8b, v30.8b
+	WORD $0x4e3ec33e // smull2 v30.8h, v25.16b, v30.16b
+	WORD $0x4e606b15 // sadalp v21.4s, v24.8h
+	WORD $0x4e7cbfb8 // addp v24.8h, v29.8h, v28.8h
+	WORD $0x0e3bc33c // smull v28.8h, v25.8b, v27.8b
+	WORD $0x4e3bc339 // smull2 v25.8h, v25.16b, v27.16b
+	WORD $0x4e1404db // dup v27.4s, v6.s[2]
+	WORD $0x4e14063d // dup v29.4s, v17.s[2]
+	WORD $0x4e77bf57 // addp v23.8h, v26.8h, v23.8h
+	WORD $0x3dc063da // ldr q26, [x30, #0x180]
+	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
+	WORD $0x4e7ebed6 // addp v22.8h, v22.8h, v30.8h
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x0e3bc35e // smull v30.8h, v26.8b, v27.8b
+	WORD $0x4e3bc35b // smull2 v27.8h, v26.16b, v27.16b
+	WORD $0x4e606b07 // sadalp v7.4s, v24.8h
+	WORD $0x4e140678 // dup v24.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e606af0 // sadalp v16.4s, v23.8h
+	WORD $0x4e79bf97 // addp v23.8h, v28.8h, v25.8h
+	WORD $0x0e3dc359 // smull v25.8h, v26.8b, v29.8b
+	WORD $0x4e3dc35c // smull2 v28.8h, v26.16b, v29.16b
+	WORD $0x0e38c35d // smull v29.8h, v26.8b, v24.8b
+	WORD $0x4e38c358 // smull2 v24.8h, v26.16b, v24.16b
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x0e3fc356 // smull v22.8h, v26.8b, v31.8b
+	WORD $0x4e3fc35a // smull2 v26.8h, v26.16b, v31.16b
+	WORD $0x4e606af5 // sadalp v21.4s, v23.8h
+	WORD $0x4e7bbfd7 // addp v23.8h, v30.8h, v27.8h
+	WORD $0x3dc073db // ldr q27, [x30, #0x1c0]
+	WORD $0x4e7cbf39 // addp v25.8h, v25.8h, v28.8h
+	WORD $0x4e78bfb8 // addp v24.8h, v29.8h, v24.8h
+	WORD $0x0e31c37c // smull v28.8h, v27.8b, v17.8b
+	WORD $0x4e31c371 // smull2 v17.8h, v27.16b, v17.16b
+	WORD $0x4e7abed6 // addp v22.8h, v22.8h, v26.8h
+	WORD $0x0e26c37a // smull v26.8h, v27.8b, v6.8b
+	WORD $0x4e26c366 // smull2 v6.8h, v27.16b, v6.16b
+	WORD $0x0e33c37d // smull v29.8h, v27.8b, v19.8b
+	WORD $0x4e33c373 // smull2 v19.8h, v27.16b, v19.16b
+	WORD $0x0e34c37e // smull v30.8h, v27.8b, v20.8b
+	WORD $0x4e34c374 // smull2 v20.8h, v27.16b, v20.16b
+	WORD $0x4e71bf91 // addp v17.8h, v28.8h, v17.8h
+	WORD $0x4e66bf46 // addp v6.8h, v26.8h, v6.8h
+	WORD $0x4e73bfb3 // addp v19.8h, v29.8h, v19.8h
+	WORD $0x4e74bfd4 // addp v20.8h, v30.8h, v20.8h
+	WORD $0x4e606ae7 // sadalp v7.4s, v23.8h
+	WORD $0x4e606b30 // sadalp v16.4s, v25.8h
+	WORD $0x4e606b12 // sadalp v18.4s, v24.8h
+	WORD $0x4e606ad5 // sadalp v21.4s, v22.8h
+	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
+	WORD $0x3dc083c6 // ldr q6, [x30, #0x200]
+	WORD $0x910903de // add x30, x30, #0x240
+	WORD $0x4e606a30 // sadalp v16.4s, v17.8h
+	WORD $0x6e21dcd1 // fmul v17.4s, v6.4s, v1.4s
+	WORD $0x4e606a72 // sadalp v18.4s, v19.8h
+	WORD $0x4e606a95 // sadalp v21.4s, v20.8h
+	WORD $0x4eb11e34 // mov v20.16b, v17.16b
+	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
+	WORD $0x4ea08610 // add v16.4s, v16.4s, v0.4s
+	WORD $0x4e27ccd4 // fmla v20.4s, v6.4s, v7.4s
+	WORD $0x4ea08652 // add v18.4s, v18.4s, v0.4s
+	WORD $0x4eb11e27 // mov v7.16b, v17.16b
+	WORD $0x4ea086b3 // add v19.4s, v21.4s, v0.4s
+	WORD $0x4eb11e35 // mov v21.16b, v17.16b
+	WORD $0x4e32ccc7 // fmla v7.4s, v6.4s, v18.4s
+	WORD $0xbd402372 // ldr s18, [x27, #0x20]
+	WORD $0x4e30ccd5 // fmla v21.4s, v6.4s, v16.4s
+	WORD $0x4e33ccd1 // fmla v17.4s, v6.4s, v19.4s
+	WORD $0xbd402346 // ldr s6, [x26, #0x20]
+	WORD $0xbd406350 // ldr s16, [x26, #0x60]
+	WORD $0xbd406373 // ldr s19, [x27, #0x60]
+	WORD $0x9104035a // add x26, x26, #0x100
+	WORD $0x4f861283 // fmla v3.4s, v20.4s, v6.s[0]
+	WORD $0x9104037b // add x27, x27, #0x100
+	WORD $0x4f9210e4 // fmla v4.4s, v7.4s, v18.s[0]
+	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
+	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
+	WORD $0x54ffe748 // b.hi 0x2870 <k_tile_panel+0x348>
+	WORD $0x17ffff09 // b 0x27b0 <k_tile_panel+0x288>
+	WORD $0xa941d414 // ldp x20, x21, [x0, #0x18]
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xf9402416 // ldr x22, [x0, #0x48]
+	WORD $0x14000007 // b 0x2bb8 <k_tile_panel+0x690>
+	WORD $0x910008f9 // add x25, x7, #0x2
+	WORD $0xaa0703e6 // mov x6, x7
+	WORD $0x3d8002e3 // str q3, [x23]
+	WORD $0xeb0d033f // cmp x25, x13
+	WORD $0x3cb86ae2 // str q2, [x23, x24]
+	WORD $0x54ffdd2c // b.gt 0x2758 <k_tile_panel+0x230>
+	WORD $0xcb0a00d0 // sub x16, x6, x10
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0xd37ef698 // lsl x24, x20, #2
+	WORD $0x9b107e90 // mul x16, x20, x16
+	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0x8b1008b7 // add x23, x5, x16, lsl #2
+	WORD $0x91000cd0 // add x16, x6, #0x3
+	WORD $0x9a86b219 // csel x25, x16, x6, lt
+	WORD $0xb40000d6 // cbz x22, 0x2bf0 <k_tile_panel+0x6c8>
+	WORD $0x3dc002e3 // ldr q3, [x23]
+	WORD $0x3cf86ae2 // ldr q2, [x23, x24]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x2c00 <k_tile_panel+0x6d8>
+	WORD $0x17ffffed // b 0x2ba0 <k_tile_panel+0x678>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x2d70 <k_tile_panel+0x848>
-	WORD $0xd342fdc8 // lsr x8, x14, #2
-	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
-	WORD $0xaa1903f4 // mov x20, x25
-	WORD $0xcb0b020b // sub x11, x16, x11
-	WORD $0xaa0c03f5 // mov x21, x12
-	WORD $0x9b087c88 // mul x8, x4, x8
-	WORD $0x8b081828 // add x8, x1, x8, lsl #6
-	WORD $0x8b0b1910 // add x16, x8, x11, lsl #6
-	WORD $0x6d441e04 // ldp d4, d7, [x16, #0x40]
-	WORD $0x4eaf1df2 // mov v18.16b, v15.16b
-	WORD $0x6d401a05 // ldp d5, d6, [x16]
-	WORD $0x4eaf1df1 // mov v17.16b, v15.16b
-	WORD $0x3dc002a0 // ldr q0, [x21]
-	WORD $0x3dc012a1 // ldr q1, [x21, #0x40]
-	WORD $0xd1000694 // sub x20, x20, #0x1
-	WORD $0xf100069f // cmp x20, #0x1
-	WORD $0x4e813810 // zip1 v16.4s, v0.4s, v1.4s
-	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
-	WORD $0x6e180485 // mov v5.d[1], v4.d[0]
-	WORD $0x3dc022a1 // ldr q1, [x21, #0x80]
-	WORD $0x3dc032a4 // ldr q4, [x21, #0xc0]
-	WORD $0x6e1804e6 // mov v6.d[1], v7.d[0]
-	WORD $0x4e843833 // zip1 v19.4s, v1.4s, v4.4s
-	WORD $0x4e847821 // zip2 v1.4s, v1.4s, v4.4s
-	WORD $0x3dc052a4 // ldr q4, [x21, #0x140]
-	WORD $0x4e85a412 // smmla v18.4s, v0.16b, v5.16b
-	WORD $0x3dc042a0 // ldr q0, [x21, #0x100]
-	WORD $0x4e85a611 // smmla v17.4s, v16.16b, v5.16b
-	WORD $0x6d411e05 // ldp d5, d7, [x16, #0x10]
-	WORD $0x4e843814 // zip1 v20.4s, v0.4s, v4.4s
-	WORD $0x4e847800 // zip2 v0.4s, v0.4s, v4.4s
-	WORD $0x6d451210 // ldp d16, d4, [x16, #0x50]
-	WORD $0x4e86a671 // smmla v17.4s, v19.16b, v6.16b
-	WORD $0x4e86a432 // smmla v18.4s, v1.16b, v6.16b
-	WORD $0x3dc062a1 // ldr q1, [x21, #0x180]
-	WORD $0x3dc072a6 // ldr q6, [x21, #0x1c0]
-	WORD $0x6e180605 // mov v5.d[1], v16.d[0]
-	WORD $0x6e180487 // mov v7.d[1], v4.d[0]
-	WORD $0x4e85a691 // smmla v17.4s, v20.16b, v5.16b
-	WORD $0x4e85a412 // smmla v18.4s, v0.16b, v5.16b
-	WORD $0x4e863820 // zip1 v0.4s, v1.4s, v6.4s
-	WORD $0x4e867821 // zip2 v1.4s, v1.4s, v6.4s
-	WORD $0x4e87a411 // smmla v17.4s, v0.16b, v7.16b
-	WORD $0x3dc082a0 // ldr q0, [x21, #0x200]
-	WORD $0x910902b5 // add x21, x21, #0x240
-	WORD $0x4e87a432 // smmla v18.4s, v1.16b, v7.16b
-	WORD $0x6e3ddc01 // fmul v1.4s, v0.4s, v29.4s
-	WORD $0x4e921a24 // uzp1 v4.4s, v17.4s, v18.4s
-	WORD $0x4e925a25 // uzp2 v5.4s, v17.4s, v18.4s
-	WORD $0x4ea11c26 // mov v6.16b, v1.16b
-	WORD $0x4e24cc06 // fmla v6.4s, v0.4s, v4.4s
-	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0xbd402200 // ldr s0, [x16, #0x20]
-	WORD $0xbd406204 // ldr s4, [x16, #0x60]
-	WORD $0x91040210 // add x16, x16, #0x100
-	WORD $0x4f8010c3 // fmla v3.4s, v6.4s, v0.s[0]
-	WORD $0x4f841022 // fmla v2.4s, v1.4s, v4.s[0]
-	WORD $0x54fff9e8 // b.hi 0x2df0 <k_tile_panel+0x8c8>
-	WORD $0x17ffffae // b 0x2d70 <k_tile_panel+0x848>
+	WORD $0x54fffd2b // b.lt 0x2ba0 <k_tile_panel+0x678>
+	WORD $0xd342ff30 // lsr x16, x25, #2
+	WORD $0x927edf31 // and x17, x25, #0x3fffffffffffffc
+	WORD $0xaa0303f9 // mov x25, x3
+	WORD $0xcb1100d1 // sub x17, x6, x17
+	WORD $0xaa0403fa // mov x26, x4
+	WORD $0x9b107eb0 // mul x16, x21, x16
+	WORD $0x8b101a70 // add x16, x19, x16, lsl #6
+	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
+	WORD $0xad4010d1 // ldp q17, q4, [x6]
+	WORD $0xd1000739 // sub x25, x25, #0x1
+	WORD $0xad4218d0 // ldp q16, q6, [x6, #0x40]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x3dc00347 // ldr q7, [x26]
+	WORD $0x3dc01353 // ldr q19, [x26, #0x40]
+	WORD $0x4e040625 // dup v5.4s, v17.s[0]
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e040612 // dup v18.4s, v16.s[0]
+	WORD $0x4e0c0616 // dup v22.4s, v16.s[1]
+	WORD $0x0e25c0f5 // smull v21.8h, v7.8b, v5.8b
+	WORD $0x4e25c0e5 // smull2 v5.8h, v7.16b, v5.16b
+	WORD $0x0e32c0f7 // smull v23.8h, v7.8b, v18.8b
+	WORD $0x4e32c0e7 // smull2 v7.8h, v7.16b, v18.16b
+	WORD $0x0e34c272 // smull v18.8h, v19.8b, v20.8b
+	WORD $0x4e34c274 // smull2 v20.8h, v19.16b, v20.16b
+	WORD $0x0e36c278 // smull v24.8h, v19.8b, v22.8b
+	WORD $0x4e36c273 // smull2 v19.8h, v19.16b, v22.16b
+	WORD $0x3dc02356 // ldr q22, [x26, #0x80]
+	WORD $0x4e65bea5 // addp v5.8h, v21.8h, v5.8h
+	WORD $0x4e140635 // dup v21.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e67bee7 // addp v7.8h, v23.8h, v7.8h
+	WORD $0x4e140617 // dup v23.4s, v16.s[2]
+	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x4e74be52 // addp v18.8h, v18.8h, v20.8h
+	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x0e35c2d4 // smull v20.8h, v22.8b, v21.8b
+	WORD $0x4e35c2d5 // smull2 v21.8h, v22.16b, v21.16b
+	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x4e606a45 // sadalp v5.4s, v18.8h
+	WORD $0x3dc03352 // ldr q18, [x26, #0xc0]
+	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
+	WORD $0x4e75be93 // addp v19.8h, v20.8h, v21.8h
+	WORD $0x4e76bf15 // addp v21.8h, v24.8h, v22.8h
+	WORD $0x0e31c254 // smull v20.8h, v18.8b, v17.8b
+	WORD $0x4e31c251 // smull2 v17.8h, v18.16b, v17.16b
+	WORD $0x0e30c256 // smull v22.8h, v18.8b, v16.8b
+	WORD $0x4e30c250 // smull2 v16.8h, v18.16b, v16.16b
+	WORD $0x4e040492 // dup v18.4s, v4.s[0]
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e606a65 // sadalp v5.4s, v19.8h
+	WORD $0x4e70bed0 // addp v16.8h, v22.8h, v16.8h
+	WORD $0x3dc04353 // ldr q19, [x26, #0x100]
+	WORD $0x4e606aa7 // sadalp v7.4s, v21.8h
+	WORD $0x4e0404d5 // dup v21.4s, v6.s[0]
+	WORD $0x0e32c274 // smull v20.8h, v19.8b, v18.8b
+	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
+	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
+	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
+	WORD $0x4e0c04d5 // dup v21.4s, v6.s[1]
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x4e606a25 // sadalp v5.4s, v17.8h
+	WORD $0x3dc05351 // ldr q17, [x26, #0x140]
+	WORD $0x4e606a07 // sadalp v7.4s, v16.8h
+	WORD $0x4e0c0490 // dup v16.4s, v4.s[1]
+	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
+	WORD $0x0e35c236 // smull v22.8h, v17.8b, v21.8b
+	WORD $0x0e30c234 // smull v20.8h, v17.8b, v16.8b
+	WORD $0x4e30c230 // smull2 v16.8h, v17.16b, v16.16b
+	WORD $0x4e35c231 // smull2 v17.8h, v17.16b, v21.16b
+	WORD $0x4e1404d5 // dup v21.4s, v6.s[2]
+	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
+	WORD $0x4e606a45 // sadalp v5.4s, v18.8h
+	WORD $0x4e140492 // dup v18.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
+	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
+	WORD $0x4e71bed1 // addp v17.8h, v22.8h, v17.8h
+	WORD $0x3dc06353 // ldr q19, [x26, #0x180]
+	WORD $0x0e32c274 // smull v20.8h, v19.8b, v18.8b
+	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
+	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
+	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x3dc07350 // ldr q16, [x26, #0x1c0]
+	WORD $0x4e606a27 // sadalp v7.4s, v17.8h
+	WORD $0x4e72be91 // addp v17.8h, v20.8h, v18.8h
+	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
+	WORD $0x0e24c212 // smull v18.8h, v16.8b, v4.8b
+	WORD $0x4e24c204 // smull2 v4.8h, v16.16b, v4.16b
+	WORD $0x0e26c214 // smull v20.8h, v16.8b, v6.8b
+	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
+	WORD $0x4e64be44 // addp v4.8h, v18.8h, v4.8h
+	WORD $0x4e606a25 // sadalp v5.4s, v17.8h
+	WORD $0x4e66be86 // addp v6.8h, v20.8h, v6.8h
+	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
+	WORD $0x4e606885 // sadalp v5.4s, v4.8h
+	WORD $0x3dc08344 // ldr q4, [x26, #0x200]
+	WORD $0x9109035a // add x26, x26, #0x240
+	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
+	WORD $0x6e21dc86 // fmul v6.4s, v4.4s, v1.4s
+	WORD $0x4ea61cd0 // mov v16.16b, v6.16b
+	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
+	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
+	WORD $0x4e25cc90 // fmla v16.4s, v4.4s, v5.4s
+	WORD $0xbd4060c5 // ldr s5, [x6, #0x60]
+	WORD $0x4e27cc86 // fmla v6.4s, v4.4s, v7.4s
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f841203 // fmla v3.4s, v16.4s, v4.s[0]
+	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
+	WORD $0x54fff2e8 // b.hi 0x2c20 <k_tile_panel+0x6f8>
+	WORD $0x17ffff76 // b 0x2ba0 <k_tile_panel+0x678>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffb92b // b.lt 0x25e8 <k_tile_panel+0xc0>
-	WORD $0xd342fdc8 // lsr x8, x14, #2
-	WORD $0xf940100b // ldr x11, [x0, #0x20]
-	WORD $0xaa1903ef // mov x15, x25
-	WORD $0x9b087d68 // mul x8, x11, x8
-	WORD $0xf940040b // ldr x11, [x0, #0x8]
-	WORD $0x8b081968 // add x8, x11, x8, lsl #6
-	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
-	WORD $0xcb0b022b // sub x11, x17, x11
-	WORD $0x8b0b190e // add x14, x8, x11, lsl #6
-	WORD $0xad4011c1 // ldp q1, q4, [x14]
-	WORD $0x4eaf1de3 // mov v3.16b, v15.16b
-	WORD $0x3dc00180 // ldr q0, [x12]
-	WORD $0xd10005ef // sub x15, x15, #0x1
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x4f81e003 // sdot v3.4s, v0.16b, v1.4b[0]
-	WORD $0x3dc01180 // ldr q0, [x12, #0x40]
-	WORD $0x4fa1e003 // sdot v3.4s, v0.16b, v1.4b[1]
-	WORD $0x3dc02180 // ldr q0, [x12, #0x80]
-	WORD $0x4f81e803 // sdot v3.4s, v0.16b, v1.4b[2]
-	WORD $0x3dc03180 // ldr q0, [x12, #0xc0]
-	WORD $0x4fa1e803 // sdot v3.4s, v0.16b, v1.4b[3]
-	WORD $0x3dc04180 // ldr q0, [x12, #0x100]
-	WORD $0x3dc08181 // ldr q1, [x12, #0x200]
-	WORD $0x4f84e003 // sdot v3.4s, v0.16b, v4.4b[0]
-	WORD $0x3dc05180 // ldr q0, [x12, #0x140]
-	WORD $0x4fa4e003 // sdot v3.4s, v0.16b, v4.4b[1]
-	WORD $0x3dc06180 // ldr q0, [x12, #0x180]
-	WORD $0x4f84e803 // sdot v3.4s, v0.16b, v4.4b[2]
-	WORD $0x3dc07180 // ldr q0, [x12, #0x1c0]
-	WORD $0x9109018c // add x12, x12, #0x240
-	WORD $0x4fa4e803 // sdot v3.4s, v0.16b, v4.4b[3]
-	WORD $0x6e3ddc20 // fmul v0.4s, v1.4s, v29.4s
-	WORD $0x4e23cc20 // fmla v0.4s, v1.4s, v3.4s
-	WORD $0xbd4021c1 // ldr s1, [x14, #0x20]
-	WORD $0x910401ce // add x14, x14, #0x100
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffca8 // b.hi 0x2eec <k_tile_panel+0x9c4>
-	WORD $0x17fffda3 // b 0x25e8 <k_tile_panel+0xc0>
-	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
-	WORD $0xf94063fd // ldr x29, [sp, #0xc0]
-	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
-	WORD $0xa94f5ff8 // ldp x24, x23, [sp, #0xf0]
-	WORD $0xa94e67fa // ldp x26, x25, [sp, #0xe0]
-	WORD $0xa94d6ffe // ldp x30, x27, [sp, #0xd0]
-	WORD $0x6d4b23e9 // ldp d9, d8, [sp, #0xb0]
-	WORD $0x6d4a2beb // ldp d11, d10, [sp, #0xa0]
-	WORD $0x6d4933ed // ldp d13, d12, [sp, #0x90]
-	WORD $0x6d483bef // ldp d15, d14, [sp, #0x80]
-	WORD $0x910483ff // add sp, sp, #0x120
+	WORD $0x54ffbfcb // b.lt 0x25cc <k_tile_panel+0xa4>
+	WORD $0xd342fcd0 // lsr x16, x6, #2
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0x9b107e30 // mul x16, x17, x16
+	WORD $0xf9400411 // ldr x17, [x0, #0x8]
+	WORD $0x8b101a30 // add x16, x17, x16, lsl #6
+	WORD $0x927edcd1 // and x17, x6, #0x3fffffffffffffc
+	WORD $0xcb1100f1 // sub x17, x7, x17
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
+	WORD $0xad4010c3 // ldp q3, q4, [x6]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x3dc00086 // ldr q6, [x4]
+	WORD $0x3dc01090 // ldr q16, [x4, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4e040465 // dup v5.4s, v3.s[0]
+	WORD $0x0e25c0c7 // smull v7.8h, v6.8b, v5.8b
+	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
+	WORD $0x4e0c0466 // dup v6.4s, v3.s[1]
+	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
+	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
+	WORD $0x3dc02090 // ldr q16, [x4, #0x80]
+	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
+	WORD $0x4e140467 // dup v7.4s, v3.s[2]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e66be26 // addp v6.8h, v17.8h, v6.8h
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e27c206 // smull v6.8h, v16.8b, v7.8b
+	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
+	WORD $0x4e67bcc6 // addp v6.8h, v6.8h, v7.8h
+	WORD $0x3dc03087 // ldr q7, [x4, #0xc0]
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e23c0e6 // smull v6.8h, v7.8b, v3.8b
+	WORD $0x4e23c0e3 // smull2 v3.8h, v7.16b, v3.16b
+	WORD $0x3dc04087 // ldr q7, [x4, #0x100]
+	WORD $0x4e63bcc3 // addp v3.8h, v6.8h, v3.8h
+	WORD $0x4e040486 // dup v6.4s, v4.s[0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc05087 // ldr q7, [x4, #0x140]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc06087 // ldr q7, [x4, #0x180]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e140486 // dup v6.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x3dc07086 // ldr q6, [x4, #0x1c0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e24c0c3 // smull v3.8h, v6.8b, v4.8b
+	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
+	WORD $0x4e64bc63 // addp v3.8h, v3.8h, v4.8h
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x3dc08083 // ldr q3, [x4, #0x200]
+	WORD $0x91090084 // add x4, x4, #0x240
+	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
+	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
+	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
+	WORD $0xbd4020c3 // ldr s3, [x6, #0x20]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x54fff8a8 // b.hi 0x2dfc <k_tile_panel+0x8d4>
+	WORD $0x17fffdb8 // b 0x25cc <k_tile_panel+0xa4>
+	WORD $0xa9484ff4 // ldp x20, x19, [sp, #0x80]
+	WORD $0xf9401ffd // ldr x29, [sp, #0x38]
+	WORD $0xa94757f6 // ldp x22, x21, [sp, #0x70]
+	WORD $0xfd400bec // ldr d12, [sp, #0x10]
+	WORD $0xa9465ff8 // ldp x24, x23, [sp, #0x60]
+	WORD $0xa94567fa // ldp x26, x25, [sp, #0x50]
+	WORD $0xa9446ffe // ldp x30, x27, [sp, #0x40]
+	WORD $0x6d42a3e9 // ldp d9, d8, [sp, #0x28]
+	WORD $0x6d41abeb // ldp d11, d10, [sp, #0x18]
+	WORD $0x910243ff // add sp, sp, #0x90
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_min
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400582b // b.lt 0x3a9c <k_tile_panel_min+0xb0c>
-	WORD $0xd10483ff // sub sp, sp, #0x120
-	WORD $0xa943240c // ldp x12, x9, [x0, #0x30]
-	WORD $0xd37ef56b // lsl x11, x11, #2
-	WORD $0xf940080e // ldr x14, [x0, #0x10]
-	WORD $0xf940000d // ldr x13, [x0]
-	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x540051cb // b.lt 0x395c <k_tile_panel_min+0xa40>
+	WORD $0xd10243ff // sub sp, sp, #0x90
+	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
+	WORD $0xd37ef562 // lsl x2, x11, #2
 	WORD $0xf940140a // ldr x10, [x0, #0x28]
-	WORD $0x6d083bef // stp d15, d14, [sp, #0x80]
-	WORD $0xa9043bed // stp x13, x14, [sp, #0x40]
+	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
+	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
+	WORD $0x4e040e20 // dup v0.4s, w17
+	WORD $0x4e040c21 // dup v1.4s, w1
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0xf10001bf // cmp x13, #0x0
 	WORD $0x8b09092e // add x14, x9, x9, lsl #2
-	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x91000d50 // add x16, x10, #0x3
 	WORD $0x1a9fd7ef // cset w15, gt
-	WORD $0x8b0a018d // add x13, x12, x10
-	WORD $0x91000d4c // add x12, x10, #0x3
-	WORD $0xd379e1ce // lsl x14, x14, #7
 	WORD $0xf100015f // cmp x10, #0x0
-	WORD $0xa90e67fa // stp x26, x25, [sp, #0xe0]
-	WORD $0x9a8ab18c // csel x12, x12, x10, lt
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x91000539 // add x25, x9, #0x1
-	WORD $0xf9001fee // str x14, [sp, #0x38]
-	WORD $0x0a0f014e // and w14, w10, w15
-	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
-	WORD $0xb90037ee // str w14, [sp, #0x34]
-	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
-	WORD $0x927ef590 // and x16, x12, #0xfffffffffffffffc
-	WORD $0x4e040dcf // dup v15.4s, w14
-	WORD $0x4e040dfc // dup v28.4s, w15
-	WORD $0x9342fd8e // asr x14, x12, #2
-	WORD $0xcb10014c // sub x12, x10, x16
-	WORD $0x9a9fc56b // csinc x11, x11, xzr, gt
-	WORD $0x6d0933ed // stp d13, d12, [sp, #0x90]
-	WORD $0xa9013bec // stp x12, x14, [sp, #0x10]
-	WORD $0x9100054c // add x12, x10, #0x1
-	WORD $0x6d0a2beb // stp d11, d10, [sp, #0xa0]
-	WORD $0x6d0b23e9 // stp d9, d8, [sp, #0xb0]
-	WORD $0xa90c67fd // stp x29, x25, [sp, #0xc0]
-	WORD $0xa90d6ffe // stp x30, x27, [sp, #0xd0]
-	WORD $0xa90f5ff8 // stp x24, x23, [sp, #0xf0]
-	WORD $0xa91057f6 // stp x22, x21, [sp, #0x100]
-	WORD $0xa9114ff4 // stp x20, x19, [sp, #0x110]
-	WORD $0xa9022fec // stp x12, x11, [sp, #0x20]
-	WORD $0xf9002be0 // str x0, [sp, #0x50]
-	WORD $0x3d801bfc // str q28, [sp, #0x60]
-	WORD $0x14000007 // b 0x3068 <k_tile_panel_min+0xd8>
-	WORD $0x3d800202 // str q2, [x16]
-	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
-	WORD $0xf94017eb // ldr x11, [sp, #0x28]
+	WORD $0xf940000c // ldr x12, [x0]
+	WORD $0x9a8ab210 // csel x16, x16, x10, lt
+	WORD $0xd379e1ce // lsl x14, x14, #7
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x927ef603 // and x3, x16, #0xfffffffffffffffc
+	WORD $0x9342fe11 // asr x17, x16, #2
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x8b0a01ad // add x13, x13, x10
+	WORD $0x0a0f014f // and w15, w10, w15
+	WORD $0xcb030150 // sub x16, x10, x3
+	WORD $0x91000541 // add x1, x10, #0x1
+	WORD $0x9a9fc442 // csinc x2, x2, xzr, gt
+	WORD $0x91000523 // add x3, x9, #0x1
+	WORD $0xfd000bec // str d12, [sp, #0x10]
+	WORD $0x6d01abeb // stp d11, d10, [sp, #0x18]
+	WORD $0x6d02a3e9 // stp d9, d8, [sp, #0x28]
+	WORD $0xf9001ffd // str x29, [sp, #0x38]
+	WORD $0xa9046ffe // stp x30, x27, [sp, #0x40]
+	WORD $0xa90567fa // stp x26, x25, [sp, #0x50]
+	WORD $0xa9065ff8 // stp x24, x23, [sp, #0x60]
+	WORD $0xa90757f6 // stp x22, x21, [sp, #0x70]
+	WORD $0xa9084ff4 // stp x20, x19, [sp, #0x80]
+	WORD $0xa90047f0 // stp x16, x17, [sp]
+	WORD $0x14000005 // b 0x2fd0 <k_tile_panel_min+0xb4>
+	WORD $0x3d8000a2 // str q2, [x5]
 	WORD $0x91000508 // add x8, x8, #0x1
-	WORD $0xeb0b011f // cmp x8, x11
-	WORD $0x54005060 // b.eq 0x3a70 <k_tile_panel_min+0xae0>
-	WORD $0xd342fd0c // lsr x12, x8, #2
-	WORD $0xf9401fee // ldr x14, [sp, #0x38]
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0xaa0a03f0 // mov x16, x10
-	WORD $0x9b0e2d8c // madd x12, x12, x14, x11
-	WORD $0xd37ced0e // lsl x14, x8, #4
-	WORD $0xf94023eb // ldr x11, [sp, #0x40]
-	WORD $0x927c05cf // and x15, x14, #0x30
-	WORD $0x8b0e0165 // add x5, x11, x14
-	WORD $0xb94037eb // ldr w11, [sp, #0x34]
-	WORD $0x8b0f018c // add x12, x12, x15
-	WORD $0x3400068b // cbz w11, 0x3164 <k_tile_panel_min+0x1d4>
-	WORD $0xf940240e // ldr x14, [x0, #0x48]
-	WORD $0xb40000ae // cbz x14, 0x30b0 <k_tile_panel_min+0x120>
+	WORD $0xeb02011f // cmp x8, x2
+	WORD $0x54004b40 // b.eq 0x3934 <k_tile_panel_min+0xa18>
+	WORD $0xd342fd04 // lsr x4, x8, #2
+	WORD $0xd37ced05 // lsl x5, x8, #4
+	WORD $0xaa0a03fa // mov x26, x10
+	WORD $0x9b0e2c84 // madd x4, x4, x14, x11
+	WORD $0x927c04a6 // and x6, x5, #0x30
+	WORD $0x8b050185 // add x5, x12, x5
+	WORD $0x8b060084 // add x4, x4, x6
+	WORD $0x34000a6f // cbz w15, 0x3138 <k_tile_panel_min+0x21c>
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0xb40000a6 // cbz x6, 0x3008 <k_tile_panel_min+0xec>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x30bc <k_tile_panel_min+0x12c>
-	WORD $0x1400002c // b 0x315c <k_tile_panel_min+0x1cc>
+	WORD $0x540000aa // b.ge 0x3014 <k_tile_panel_min+0xf8>
+	WORD $0x1400004b // b 0x3130 <k_tile_panel_min+0x214>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400052b // b.lt 0x315c <k_tile_panel_min+0x1cc>
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0xaa0c03f0 // mov x16, x12
-	WORD $0xf940040f // ldr x15, [x0, #0x8]
-	WORD $0x9b0b7dce // mul x14, x14, x11
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0x8b0e19ee // add x14, x15, x14, lsl #6
-	WORD $0xaa1903ef // mov x15, x25
-	WORD $0x8b0b19ce // add x14, x14, x11, lsl #6
-	WORD $0xad4019c4 // ldp q4, q6, [x14]
-	WORD $0x4eaf1de5 // mov v5.16b, v15.16b
-	WORD $0x3dc00203 // ldr q3, [x16]
-	WORD $0xd10005ef // sub x15, x15, #0x1
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x4f84e065 // sdot v5.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01203 // ldr q3, [x16, #0x40]
-	WORD $0x4fa4e065 // sdot v5.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02203 // ldr q3, [x16, #0x80]
-	WORD $0x4f84e865 // sdot v5.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03203 // ldr q3, [x16, #0xc0]
-	WORD $0x4fa4e865 // sdot v5.4s, v3.16b, v4.4b[3]
-	WORD $0x3dc04203 // ldr q3, [x16, #0x100]
-	WORD $0x3dc08204 // ldr q4, [x16, #0x200]
-	WORD $0x4f86e065 // sdot v5.4s, v3.16b, v6.4b[0]
-	WORD $0x3dc05203 // ldr q3, [x16, #0x140]
-	WORD $0x4fa6e065 // sdot v5.4s, v3.16b, v6.4b[1]
-	WORD $0x3dc06203 // ldr q3, [x16, #0x180]
-	WORD $0x4f86e865 // sdot v5.4s, v3.16b, v6.4b[2]
-	WORD $0x3dc07203 // ldr q3, [x16, #0x1c0]
-	WORD $0x4fa6e865 // sdot v5.4s, v3.16b, v6.4b[3]
-	WORD $0x6e3cdc83 // fmul v3.4s, v4.4s, v28.4s
-	WORD $0x4e25cc83 // fmla v3.4s, v4.4s, v5.4s
-	WORD $0xbd4021c4 // ldr s4, [x14, #0x20]
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x3dc09203 // ldr q3, [x16, #0x240]
-	WORD $0xbd4031c4 // ldr s4, [x14, #0x30]
-	WORD $0x910401ce // add x14, x14, #0x100
-	WORD $0x910a0210 // add x16, x16, #0x280
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc48 // b.hi 0x30e0 <k_tile_panel_min+0x150>
-	WORD $0xf94013f0 // ldr x16, [sp, #0x20]
-	WORD $0x3d8000a2 // str q2, [x5]
-	WORD $0x9100220f // add x15, x16, #0x8
-	WORD $0xf9002fe8 // str x8, [sp, #0x58]
-	WORD $0xeb0d01ff // cmp x15, x13
-	WORD $0x5400036d // b.le 0x31dc <k_tile_panel_min+0x24c>
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0x910010d6 // add x22, x6, #0x4
-	WORD $0xeb0d02df // cmp x22, x13
-	WORD $0x5400244d // b.le 0x3608 <k_tile_panel_min+0x678>
-	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
-	WORD $0xf94067f9 // ldr x25, [sp, #0xc8]
-	WORD $0xaa0603f0 // mov x16, x6
-	WORD $0x91000a0e // add x14, x16, #0x2
-	WORD $0xeb0d01df // cmp x14, x13
-	WORD $0x540035cd // b.le 0x3850 <k_tile_panel_min+0x8c0>
-	WORD $0xaa1003f1 // mov x17, x16
-	WORD $0xeb0d023f // cmp x17, x13
-	WORD $0x54fff58a // b.ge 0x3054 <k_tile_panel_min+0xc4>
-	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
-	WORD $0xcb0a022b // sub x11, x17, x10
-	WORD $0xf100023f // cmp x17, #0x0
-	WORD $0x9b0b7d08 // mul x8, x8, x11
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0x8b0808b0 // add x16, x5, x8, lsl #2
-	WORD $0x91000e28 // add x8, x17, #0x3
-	WORD $0x9a91b10e // csel x14, x8, x17, lt
-	WORD $0xb4003fcb // cbz x11, 0x39c0 <k_tile_panel_min+0xa30>
-	WORD $0x3dc00202 // ldr q2, [x16]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54003fca // b.ge 0x39cc <k_tile_panel_min+0xa3c>
-	WORD $0x17ffff9e // b 0x3050 <k_tile_panel_min+0xc0>
-	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
-	WORD $0xf9400415 // ldr x21, [x0, #0x8]
-	WORD $0xf9402416 // ldr x22, [x0, #0x48]
-	WORD $0xd37ef4f4 // lsl x20, x7, #2
-	WORD $0x8b0704ee // add x14, x7, x7, lsl #1
-	WORD $0xd37be8e1 // lsl x1, x7, #5
-	WORD $0xd37df0f7 // lsl x23, x7, #3
-	WORD $0x8b070291 // add x17, x20, x7
-	WORD $0xd37ef5d8 // lsl x24, x14, #2
-	WORD $0xd37df1da // lsl x26, x14, #3
-	WORD $0xd37ef639 // lsl x25, x17, #2
-	WORD $0xcb14003b // sub x27, x1, x20
-	WORD $0x1400000d // b 0x3240 <k_tile_panel_min+0x2b0>
-	WORD $0x910020cf // add x15, x6, #0x8
-	WORD $0xaa0603f0 // mov x16, x6
-	WORD $0x3d8003a2 // str q2, [x29]
-	WORD $0xeb0d01ff // cmp x15, x13
-	WORD $0x3cb46ba4 // str q4, [x29, x20]
-	WORD $0x3cb76ba5 // str q5, [x29, x23]
-	WORD $0x3cb86ba6 // str q6, [x29, x24]
-	WORD $0x3ca77bb0 // str q16, [x29, x7, lsl #4]
-	WORD $0x3cb96bb1 // str q17, [x29, x25]
-	WORD $0x3cba6ba7 // str q7, [x29, x26]
-	WORD $0x3cbb6ba3 // str q3, [x29, x27]
-	WORD $0x54fff9ec // b.gt 0x3178 <k_tile_panel_min+0x1e8>
-	WORD $0xcb0a020e // sub x14, x16, x10
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0x91000a01 // add x1, x16, #0x2
-	WORD $0x9b0e7ce6 // mul x6, x7, x14
-	WORD $0x91000e0e // add x14, x16, #0x3
-	WORD $0x91001211 // add x17, x16, #0x4
-	WORD $0x9a90b1c4 // csel x4, x14, x16, lt
-	WORD $0x9100160e // add x14, x16, #0x5
-	WORD $0xf100003f // cmp x1, #0x0
-	WORD $0x9a81b1de // csel x30, x14, x1, lt
-	WORD $0x91001e0e // add x14, x16, #0x7
-	WORD $0xf100023f // cmp x17, #0x0
-	WORD $0x91001a03 // add x3, x16, #0x6
-	WORD $0x9a91b1ce // csel x14, x14, x17, lt
-	WORD $0x91002602 // add x2, x16, #0x9
-	WORD $0xf100007f // cmp x3, #0x0
-	WORD $0x8b0608bd // add x29, x5, x6, lsl #2
-	WORD $0xaa0f03e6 // mov x6, x15
-	WORD $0x9a83b04f // csel x15, x2, x3, lt
-	WORD $0xb4000196 // cbz x22, 0x32bc <k_tile_panel_min+0x32c>
-	WORD $0x3dc003a2 // ldr q2, [x29]
-	WORD $0x3cf46ba4 // ldr q4, [x29, x20]
-	WORD $0x3cf76ba5 // ldr q5, [x29, x23]
-	WORD $0x3cf86ba6 // ldr q6, [x29, x24]
-	WORD $0x3ce77bb0 // ldr q16, [x29, x7, lsl #4]
-	WORD $0x3cf96bb1 // ldr q17, [x29, x25]
-	WORD $0x3cfa6ba7 // ldr q7, [x29, x26]
-	WORD $0x3cfb6ba3 // ldr q3, [x29, x27]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400018a // b.ge 0x32e4 <k_tile_panel_min+0x354>
-	WORD $0x17ffffd6 // b 0x3210 <k_tile_panel_min+0x280>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fff98b // b.lt 0x3210 <k_tile_panel_min+0x280>
-	WORD $0xd342fc82 // lsr x2, x4, #2
-	WORD $0xd342ffc8 // lsr x8, x30, #2
-	WORD $0xd342fdcb // lsr x11, x14, #2
-	WORD $0xd342fde0 // lsr x0, x15, #2
-	WORD $0x927edc84 // and x4, x4, #0x3fffffffffffffc
-	WORD $0x927edfde // and x30, x30, #0x3fffffffffffffc
-	WORD $0x9b027e62 // mul x2, x19, x2
-	WORD $0x927eddce // and x14, x14, #0x3fffffffffffffc
-	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
-	WORD $0xcb040210 // sub x16, x16, x4
-	WORD $0xcb1e0021 // sub x1, x1, x30
-	WORD $0xcb0e022e // sub x14, x17, x14
-	WORD $0x9b087e68 // mul x8, x19, x8
-	WORD $0xcb0f006f // sub x15, x3, x15
-	WORD $0xf94067e3 // ldr x3, [sp, #0xc8]
-	WORD $0xaa0c03e4 // mov x4, x12
-	WORD $0x9b0b7e6b // mul x11, x19, x11
-	WORD $0x8b021aa2 // add x2, x21, x2, lsl #6
-	WORD $0x9b007e60 // mul x0, x19, x0
-	WORD $0x8b081aa8 // add x8, x21, x8, lsl #6
-	WORD $0x8b10185e // add x30, x2, x16, lsl #6
-	WORD $0x8b0b1aab // add x11, x21, x11, lsl #6
-	WORD $0x8b011910 // add x16, x8, x1, lsl #6
-	WORD $0x8b001aa0 // add x0, x21, x0, lsl #6
-	WORD $0x8b0e1971 // add x17, x11, x14, lsl #6
-	WORD $0x8b0f1801 // add x1, x0, x15, lsl #6
-	WORD $0x6d445fd2 // ldp d18, d23, [x30, #0x40]
-	WORD $0x4eaf1dec // mov v12.16b, v15.16b
-	WORD $0x6d406fd6 // ldp d22, d27, [x30]
-	WORD $0x4eaf1df3 // mov v19.16b, v15.16b
-	WORD $0x3dc00094 // ldr q20, [x4]
-	WORD $0x3dc01095 // ldr q21, [x4, #0x40]
-	WORD $0xd1000463 // sub x3, x3, #0x1
-	WORD $0x6d44023e // ldp d30, d0, [x17, #0x40]
-	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x4e953a99 // zip1 v25.4s, v20.4s, v21.4s
-	WORD $0x6e180656 // mov v22.d[1], v18.d[0]
-	WORD $0x4e957a9c // zip2 v28.4s, v20.4s, v21.4s
-	WORD $0x6d40762b // ldp d11, d29, [x17]
-	WORD $0x4eaf1df4 // mov v20.16b, v15.16b
-	WORD $0x6d442a18 // ldp d24, d10, [x16, #0x40]
-	WORD $0x6e1806fb // mov v27.d[1], v23.d[0]
-	WORD $0x6d406a09 // ldp d9, d26, [x16]
-	WORD $0x4eaf1df7 // mov v23.16b, v15.16b
-	WORD $0x4e96a72c // smmla v12.4s, v25.16b, v22.16b
-	WORD $0x4e96a793 // smmla v19.4s, v28.16b, v22.16b
-	WORD $0x6e1807cb // mov v11.d[1], v30.d[0]
-	WORD $0x6d443836 // ldp d22, d14, [x1, #0x40]
-	WORD $0x3dc0309f // ldr q31, [x4, #0xc0]
-	WORD $0x6d40782d // ldp d13, d30, [x1]
-	WORD $0x6e180709 // mov v9.d[1], v24.d[0]
-	WORD $0x3dc02098 // ldr q24, [x4, #0x80]
-	WORD $0x4eaf1df5 // mov v21.16b, v15.16b
-	WORD $0x6e18055a // mov v26.d[1], v10.d[0]
-	WORD $0x6e18041d // mov v29.d[1], v0.d[0]
-	WORD $0x6d4503ca // ldp d10, d0, [x30, #0x50]
-	WORD $0x6e1806cd // mov v13.d[1], v22.d[0]
-	WORD $0x4eaf1df6 // mov v22.16b, v15.16b
-	WORD $0x4e9f3b08 // zip1 v8.4s, v24.4s, v31.4s
-	WORD $0x4e9f7b1f // zip2 v31.4s, v24.4s, v31.4s
-	WORD $0x4e89a734 // smmla v20.4s, v25.16b, v9.16b
-	WORD $0x4eaf1df8 // mov v24.16b, v15.16b
-	WORD $0x4e89a795 // smmla v21.4s, v28.16b, v9.16b
-	WORD $0x3dc05089 // ldr q9, [x4, #0x140]
-	WORD $0x6e1805de // mov v30.d[1], v14.d[0]
-	WORD $0x4e8ba736 // smmla v22.4s, v25.16b, v11.16b
-	WORD $0x3d801fe0 // str q0, [sp, #0x70]
-	WORD $0x4eb11e32 // mov v18.16b, v17.16b
-	WORD $0x4e8da737 // smmla v23.4s, v25.16b, v13.16b
-	WORD $0x4eaf1df9 // mov v25.16b, v15.16b
-	WORD $0x4e8ba798 // smmla v24.4s, v28.16b, v11.16b
-	WORD $0x4e9ba50c // smmla v12.4s, v8.16b, v27.16b
-	WORD $0x4e9ba7f3 // smmla v19.4s, v31.16b, v27.16b
-	WORD $0x4e9aa514 // smmla v20.4s, v8.16b, v26.16b
-	WORD $0x4e9aa7f5 // smmla v21.4s, v31.16b, v26.16b
-	WORD $0x6d41042e // ldp d14, d1, [x1, #0x10]
-	WORD $0x4e8da799 // smmla v25.4s, v28.16b, v13.16b
-	WORD $0x3dc0409c // ldr q28, [x4, #0x100]
-	WORD $0x4e9da516 // smmla v22.4s, v8.16b, v29.16b
-	WORD $0x4e9da7f8 // smmla v24.4s, v31.16b, v29.16b
-	WORD $0x4e9ea517 // smmla v23.4s, v8.16b, v30.16b
-	WORD $0x4eb01e11 // mov v17.16b, v16.16b
-	WORD $0x4e893b9b // zip1 v27.4s, v28.4s, v9.4s
-	WORD $0x4e897b9c // zip2 v28.4s, v28.4s, v9.4s
-	WORD $0x4ea71cf0 // mov v16.16b, v7.16b
-	WORD $0x6d4127cb // ldp d11, d9, [x30, #0x10]
-	WORD $0x4ea61cc7 // mov v7.16b, v6.16b
-	WORD $0x4e9ea7f9 // smmla v25.4s, v31.16b, v30.16b
-	WORD $0x6d417a1d // ldp d29, d30, [x16, #0x10]
-	WORD $0x6d457e1a // ldp d26, d31, [x16, #0x50]
-	WORD $0x4ea51ca6 // mov v6.16b, v5.16b
-	WORD $0x6e18054b // mov v11.d[1], v10.d[0]
-	WORD $0x6d450028 // ldp d8, d0, [x1, #0x50]
-	WORD $0x4ea41c85 // mov v5.16b, v4.16b
-	WORD $0x4ea31c64 // mov v4.16b, v3.16b
-	WORD $0x4ea21c43 // mov v3.16b, v2.16b
-	WORD $0x6e18075d // mov v29.d[1], v26.d[0]
-	WORD $0x6d45363a // ldp d26, d13, [x17, #0x50]
-	WORD $0x4eaf1de2 // mov v2.16b, v15.16b
-	WORD $0x3dc0708f // ldr q15, [x4, #0x1c0]
-	WORD $0x6e18050e // mov v14.d[1], v8.d[0]
-	WORD $0x4e8ba76c // smmla v12.4s, v27.16b, v11.16b
-	WORD $0x4e8ba793 // smmla v19.4s, v28.16b, v11.16b
-	WORD $0x6e1807fe // mov v30.d[1], v31.d[0]
-	WORD $0x6d412e2a // ldp d10, d11, [x17, #0x10]
-	WORD $0x6e180401 // mov v1.d[1], v0.d[0]
-	WORD $0x4e9da795 // smmla v21.4s, v28.16b, v29.16b
-	WORD $0x3dc08080 // ldr q0, [x4, #0x200]
-	WORD $0x4e9da774 // smmla v20.4s, v27.16b, v29.16b
-	WORD $0x4e8ea799 // smmla v25.4s, v28.16b, v14.16b
-	WORD $0x4e8ea777 // smmla v23.4s, v27.16b, v14.16b
-	WORD $0x6e18074a // mov v10.d[1], v26.d[0]
-	WORD $0x3dc0609a // ldr q26, [x4, #0x180]
-	WORD $0x6e1805ab // mov v11.d[1], v13.d[0]
-	WORD $0x4e8f3b48 // zip1 v8.4s, v26.4s, v15.4s
-	WORD $0x4e8f7b5a // zip2 v26.4s, v26.4s, v15.4s
-	WORD $0x4ea21c4f // mov v15.16b, v2.16b
-	WORD $0x4ea31c62 // mov v2.16b, v3.16b
-	WORD $0x4ea41c83 // mov v3.16b, v4.16b
-	WORD $0x4ea51ca4 // mov v4.16b, v5.16b
-	WORD $0x4ea61cc5 // mov v5.16b, v6.16b
-	WORD $0x4ea71ce6 // mov v6.16b, v7.16b
-	WORD $0x4eb01e07 // mov v7.16b, v16.16b
-	WORD $0x4eb11e30 // mov v16.16b, v17.16b
-	WORD $0x4eb21e51 // mov v17.16b, v18.16b
-	WORD $0x4e8aa798 // smmla v24.4s, v28.16b, v10.16b
-	WORD $0xad434bfc // ldp q28, q18, [sp, #0x60]
-	WORD $0x4e9ea755 // smmla v21.4s, v26.16b, v30.16b
-	WORD $0x6e180649 // mov v9.d[1], v18.d[0]
-	WORD $0x4e81a759 // smmla v25.4s, v26.16b, v1.16b
-	WORD $0x4e81a517 // smmla v23.4s, v8.16b, v1.16b
-	WORD $0x4e8aa776 // smmla v22.4s, v27.16b, v10.16b
-	WORD $0x4e9ea514 // smmla v20.4s, v8.16b, v30.16b
-	WORD $0x4e8ba758 // smmla v24.4s, v26.16b, v11.16b
-	WORD $0x4e89a50c // smmla v12.4s, v8.16b, v9.16b
-	WORD $0x4e89a753 // smmla v19.4s, v26.16b, v9.16b
-	WORD $0x6e3cdc1a // fmul v26.4s, v0.4s, v28.4s
-	WORD $0x4e8ba516 // smmla v22.4s, v8.16b, v11.16b
-	WORD $0x4e931981 // uzp1 v1.4s, v12.4s, v19.4s
-	WORD $0x4eba1f5b // mov v27.16b, v26.16b
-	WORD $0x4e935992 // uzp2 v18.4s, v12.4s, v19.4s
-	WORD $0x4e951a93 // uzp1 v19.4s, v20.4s, v21.4s
-	WORD $0x4e955a94 // uzp2 v20.4s, v20.4s, v21.4s
-	WORD $0x4e981ad5 // uzp1 v21.4s, v22.4s, v24.4s
-	WORD $0x4e985ad6 // uzp2 v22.4s, v22.4s, v24.4s
-	WORD $0x4e991af8 // uzp1 v24.4s, v23.4s, v25.4s
-	WORD $0x4e995af7 // uzp2 v23.4s, v23.4s, v25.4s
-	WORD $0x4eba1f59 // mov v25.16b, v26.16b
-	WORD $0x4e21cc1b // fmla v27.4s, v0.4s, v1.4s
-	WORD $0x4eba1f41 // mov v1.16b, v26.16b
-	WORD $0x4e34cc19 // fmla v25.4s, v0.4s, v20.4s
-	WORD $0x4eba1f54 // mov v20.16b, v26.16b
-	WORD $0x4e32cc01 // fmla v1.4s, v0.4s, v18.4s
-	WORD $0x4eba1f52 // mov v18.16b, v26.16b
-	WORD $0x4e36cc14 // fmla v20.4s, v0.4s, v22.4s
-	WORD $0xbd4023d6 // ldr s22, [x30, #0x20]
-	WORD $0x4e33cc12 // fmla v18.4s, v0.4s, v19.4s
-	WORD $0x4eba1f53 // mov v19.16b, v26.16b
-	WORD $0x4f961362 // fmla v2.4s, v27.4s, v22.s[0]
-	WORD $0xbd406216 // ldr s22, [x16, #0x60]
-	WORD $0x4e35cc13 // fmla v19.4s, v0.4s, v21.4s
-	WORD $0x4eba1f55 // mov v21.16b, v26.16b
-	WORD $0x4e37cc1a // fmla v26.4s, v0.4s, v23.4s
-	WORD $0xbd402217 // ldr s23, [x16, #0x20]
-	WORD $0x4f961326 // fmla v6.4s, v25.4s, v22.s[0]
-	WORD $0x4e38cc15 // fmla v21.4s, v0.4s, v24.4s
-	WORD $0xbd4063c0 // ldr s0, [x30, #0x60]
-	WORD $0xbd402238 // ldr s24, [x17, #0x20]
-	WORD $0x4f971245 // fmla v5.4s, v18.4s, v23.s[0]
-	WORD $0x3dc09092 // ldr q18, [x4, #0x240]
-	WORD $0x910a0084 // add x4, x4, #0x280
-	WORD $0x4f801024 // fmla v4.4s, v1.4s, v0.s[0]
-	WORD $0xbd406220 // ldr s0, [x17, #0x60]
-	WORD $0xbd406021 // ldr s1, [x1, #0x60]
-	WORD $0x4f981270 // fmla v16.4s, v19.4s, v24.s[0]
-	WORD $0xbd4033d3 // ldr s19, [x30, #0x30]
-	WORD $0x4f801291 // fmla v17.4s, v20.4s, v0.s[0]
-	WORD $0xbd402020 // ldr s0, [x1, #0x20]
-	WORD $0xbd4073d4 // ldr s20, [x30, #0x70]
-	WORD $0x4f811343 // fmla v3.4s, v26.4s, v1.s[0]
-	WORD $0xbd407201 // ldr s1, [x16, #0x70]
-	WORD $0x4f931242 // fmla v2.4s, v18.4s, v19.s[0]
-	WORD $0x4f8012a7 // fmla v7.4s, v21.4s, v0.s[0]
-	WORD $0xbd403200 // ldr s0, [x16, #0x30]
-	WORD $0x4f941244 // fmla v4.4s, v18.4s, v20.s[0]
-	WORD $0xbd407233 // ldr s19, [x17, #0x70]
-	WORD $0x4f811246 // fmla v6.4s, v18.4s, v1.s[0]
-	WORD $0xbd403021 // ldr s1, [x1, #0x30]
-	WORD $0x4f801245 // fmla v5.4s, v18.4s, v0.s[0]
-	WORD $0xbd403220 // ldr s0, [x17, #0x30]
-	WORD $0xbd407034 // ldr s20, [x1, #0x70]
-	WORD $0x4f931251 // fmla v17.4s, v18.4s, v19.s[0]
-	WORD $0x910403de // add x30, x30, #0x100
-	WORD $0x91040210 // add x16, x16, #0x100
-	WORD $0x4f801250 // fmla v16.4s, v18.4s, v0.s[0]
-	WORD $0x4f811247 // fmla v7.4s, v18.4s, v1.s[0]
-	WORD $0x91040231 // add x17, x17, #0x100
-	WORD $0x4f941243 // fmla v3.4s, v18.4s, v20.s[0]
-	WORD $0x91040021 // add x1, x1, #0x100
-	WORD $0x54ffea68 // b.hi 0x334c <k_tile_panel_min+0x3bc>
-	WORD $0x17ffff03 // b 0x3210 <k_tile_panel_min+0x280>
-	WORD $0xf9402be0 // ldr x0, [sp, #0x50]
-	WORD $0xf94067f9 // ldr x25, [sp, #0xc8]
-	WORD $0xa9418411 // ldp x17, x1, [x0, #0x18]
-	WORD $0xf9400403 // ldr x3, [x0, #0x8]
-	WORD $0xf9402404 // ldr x4, [x0, #0x48]
-	WORD $0x8b11062e // add x14, x17, x17, lsl #1
-	WORD $0xd37df227 // lsl x7, x17, #3
-	WORD $0xd37ef5d3 // lsl x19, x14, #2
-	WORD $0x14000009 // b 0x364c <k_tile_panel_min+0x6bc>
-	WORD $0x91001216 // add x22, x16, #0x4
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0x3d800285 // str q5, [x20]
-	WORD $0xeb0d02df // cmp x22, x13
-	WORD $0x3cb56a84 // str q4, [x20, x21]
-	WORD $0x3ca76a83 // str q3, [x20, x7]
-	WORD $0x3cb36a82 // str q2, [x20, x19]
-	WORD $0x54ffda4c // b.gt 0x3190 <k_tile_panel_min+0x200>
-	WORD $0xcb0a00c8 // sub x8, x6, x10
-	WORD $0x91000ccb // add x11, x6, #0x3
-	WORD $0xf10000df // cmp x6, #0x0
-	WORD $0x9b087e28 // mul x8, x17, x8
-	WORD $0x910008ce // add x14, x6, #0x2
-	WORD $0x9a86b16f // csel x15, x11, x6, lt
-	WORD $0x910014cb // add x11, x6, #0x5
-	WORD $0xf10001df // cmp x14, #0x0
-	WORD $0xd37ef635 // lsl x21, x17, #2
-	WORD $0xaa1603f0 // mov x16, x22
-	WORD $0x9a8eb176 // csel x22, x11, x14, lt
-	WORD $0x8b0808b4 // add x20, x5, x8, lsl #2
-	WORD $0xb4000104 // cbz x4, 0x369c <k_tile_panel_min+0x70c>
-	WORD $0x3dc00285 // ldr q5, [x20]
-	WORD $0x3cf56a84 // ldr q4, [x20, x21]
-	WORD $0x3ce76a83 // ldr q3, [x20, x7]
-	WORD $0x3cf36a82 // ldr q2, [x20, x19]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x36b4 <k_tile_panel_min+0x724>
-	WORD $0x17ffffe5 // b 0x362c <k_tile_panel_min+0x69c>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x362c <k_tile_panel_min+0x69c>
-	WORD $0xd342fde8 // lsr x8, x15, #2
-	WORD $0xd342fecb // lsr x11, x22, #2
-	WORD $0x927eddef // and x15, x15, #0x3fffffffffffffc
-	WORD $0x927edec2 // and x2, x22, #0x3fffffffffffffc
-	WORD $0xcb0f00cf // sub x15, x6, x15
-	WORD $0xaa1903f7 // mov x23, x25
-	WORD $0x9b087c28 // mul x8, x1, x8
-	WORD $0xcb0201ce // sub x14, x14, x2
-	WORD $0xaa0c03f8 // mov x24, x12
-	WORD $0x9b0b7c2b // mul x11, x1, x11
-	WORD $0x8b081868 // add x8, x3, x8, lsl #6
-	WORD $0x8b0b186b // add x11, x3, x11, lsl #6
-	WORD $0x8b0f1906 // add x6, x8, x15, lsl #6
-	WORD $0x8b0e1976 // add x22, x11, x14, lsl #6
-	WORD $0x6d4444c6 // ldp d6, d17, [x6, #0x40]
-	WORD $0x4eaf1de7 // mov v7.16b, v15.16b
-	WORD $0x6d4048d0 // ldp d16, d18, [x6]
-	WORD $0xd10006f7 // sub x23, x23, #0x1
-	WORD $0x3dc00300 // ldr q0, [x24]
-	WORD $0x3dc01301 // ldr q1, [x24, #0x40]
-	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0x6d4462d4 // ldp d20, d24, [x22, #0x40]
-	WORD $0x3dc02315 // ldr q21, [x24, #0x80]
-	WORD $0x4e813813 // zip1 v19.4s, v0.4s, v1.4s
-	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
-	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
-	WORD $0x6d405ed6 // ldp d22, d23, [x22]
-	WORD $0x4eaf1de6 // mov v6.16b, v15.16b
-	WORD $0x3dc03301 // ldr q1, [x24, #0xc0]
-	WORD $0x6e180632 // mov v18.d[1], v17.d[0]
-	WORD $0x4eaf1df1 // mov v17.16b, v15.16b
-	WORD $0x3dc04319 // ldr q25, [x24, #0x100]
-	WORD $0x6e180696 // mov v22.d[1], v20.d[0]
-	WORD $0x4e813ab4 // zip1 v20.4s, v21.4s, v1.4s
-	WORD $0x4e90a666 // smmla v6.4s, v19.16b, v16.16b
-	WORD $0x4e817aa1 // zip2 v1.4s, v21.4s, v1.4s
-	WORD $0x4e90a407 // smmla v7.4s, v0.16b, v16.16b
-	WORD $0x4eaf1df0 // mov v16.16b, v15.16b
-	WORD $0x3dc05315 // ldr q21, [x24, #0x140]
-	WORD $0x6e180717 // mov v23.d[1], v24.d[0]
-	WORD $0x4e96a670 // smmla v16.4s, v19.16b, v22.16b
-	WORD $0x4e96a411 // smmla v17.4s, v0.16b, v22.16b
-	WORD $0x4e953b38 // zip1 v24.4s, v25.4s, v21.4s
-	WORD $0x4e92a686 // smmla v6.4s, v20.16b, v18.16b
-	WORD $0x4e92a427 // smmla v7.4s, v1.16b, v18.16b
-	WORD $0x4e957b33 // zip2 v19.4s, v25.4s, v21.4s
-	WORD $0x6d4558c0 // ldp d0, d22, [x6, #0x50]
-	WORD $0x6d4154d2 // ldp d18, d21, [x6, #0x10]
-	WORD $0x4e97a690 // smmla v16.4s, v20.16b, v23.16b
-	WORD $0x4e97a431 // smmla v17.4s, v1.16b, v23.16b
-	WORD $0x3dc07317 // ldr q23, [x24, #0x1c0]
-	WORD $0x6d4106d9 // ldp d25, d1, [x22, #0x10]
-	WORD $0x6e180412 // mov v18.d[1], v0.d[0]
-	WORD $0x6d4552c0 // ldp d0, d20, [x22, #0x50]
-	WORD $0x6e1806d5 // mov v21.d[1], v22.d[0]
-	WORD $0x6e180419 // mov v25.d[1], v0.d[0]
-	WORD $0x3dc06300 // ldr q0, [x24, #0x180]
-	WORD $0x6e180681 // mov v1.d[1], v20.d[0]
-	WORD $0x4e92a706 // smmla v6.4s, v24.16b, v18.16b
-	WORD $0x4e92a667 // smmla v7.4s, v19.16b, v18.16b
-	WORD $0x4e973812 // zip1 v18.4s, v0.4s, v23.4s
-	WORD $0x4e977800 // zip2 v0.4s, v0.4s, v23.4s
-	WORD $0x4e99a671 // smmla v17.4s, v19.16b, v25.16b
-	WORD $0x4e99a710 // smmla v16.4s, v24.16b, v25.16b
-	WORD $0x4e95a407 // smmla v7.4s, v0.16b, v21.16b
-	WORD $0x4e95a646 // smmla v6.4s, v18.16b, v21.16b
-	WORD $0x4e81a411 // smmla v17.4s, v0.16b, v1.16b
-	WORD $0x3dc08300 // ldr q0, [x24, #0x200]
-	WORD $0x4e81a650 // smmla v16.4s, v18.16b, v1.16b
-	WORD $0x6e3cdc01 // fmul v1.4s, v0.4s, v28.4s
-	WORD $0x4e8718d2 // uzp1 v18.4s, v6.4s, v7.4s
-	WORD $0x4e8758c6 // uzp2 v6.4s, v6.4s, v7.4s
-	WORD $0x4e911a07 // uzp1 v7.4s, v16.4s, v17.4s
-	WORD $0x4e915a10 // uzp2 v16.4s, v16.4s, v17.4s
-	WORD $0x4ea11c31 // mov v17.16b, v1.16b
-	WORD $0x4ea11c33 // mov v19.16b, v1.16b
-	WORD $0x4e32cc11 // fmla v17.4s, v0.4s, v18.4s
-	WORD $0x4ea11c32 // mov v18.16b, v1.16b
-	WORD $0x4e26cc13 // fmla v19.4s, v0.4s, v6.4s
-	WORD $0x4e30cc01 // fmla v1.4s, v0.4s, v16.4s
-	WORD $0xbd4060c6 // ldr s6, [x6, #0x60]
-	WORD $0xbd4062d0 // ldr s16, [x22, #0x60]
-	WORD $0x4e27cc12 // fmla v18.4s, v0.4s, v7.4s
-	WORD $0xbd4020c0 // ldr s0, [x6, #0x20]
-	WORD $0xbd4022c7 // ldr s7, [x22, #0x20]
-	WORD $0x4f861264 // fmla v4.4s, v19.4s, v6.s[0]
-	WORD $0xbd4070c6 // ldr s6, [x6, #0x70]
-	WORD $0x4f801225 // fmla v5.4s, v17.4s, v0.s[0]
-	WORD $0x4f901022 // fmla v2.4s, v1.4s, v16.s[0]
-	WORD $0x3dc09300 // ldr q0, [x24, #0x240]
-	WORD $0xbd4030c1 // ldr s1, [x6, #0x30]
-	WORD $0xbd4072d0 // ldr s16, [x22, #0x70]
+	WORD $0x5400090b // b.lt 0x3130 <k_tile_panel_min+0x214>
+	WORD $0xa94047f0 // ldp x16, x17, [sp]
+	WORD $0xaa0403f3 // mov x19, x4
+	WORD $0xf9401006 // ldr x6, [x0, #0x20]
+	WORD $0xf9400407 // ldr x7, [x0, #0x8]
+	WORD $0x9b117cc6 // mul x6, x6, x17
+	WORD $0x8b0618e6 // add x6, x7, x6, lsl #6
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0x8b1018c6 // add x6, x6, x16, lsl #6
+	WORD $0xad4010c3 // ldp q3, q4, [x6]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x3dc00266 // ldr q6, [x19]
+	WORD $0x3dc01270 // ldr q16, [x19, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4e040465 // dup v5.4s, v3.s[0]
+	WORD $0x0e25c0c7 // smull v7.8h, v6.8b, v5.8b
+	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
+	WORD $0x4e0c0466 // dup v6.4s, v3.s[1]
+	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
+	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
+	WORD $0x3dc02270 // ldr q16, [x19, #0x80]
+	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
+	WORD $0x4e140467 // dup v7.4s, v3.s[2]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e66be26 // addp v6.8h, v17.8h, v6.8h
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e27c206 // smull v6.8h, v16.8b, v7.8b
+	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
+	WORD $0x4e67bcc6 // addp v6.8h, v6.8h, v7.8h
+	WORD $0x3dc03267 // ldr q7, [x19, #0xc0]
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e23c0e6 // smull v6.8h, v7.8b, v3.8b
+	WORD $0x4e23c0e3 // smull2 v3.8h, v7.16b, v3.16b
+	WORD $0x3dc04267 // ldr q7, [x19, #0x100]
+	WORD $0x4e63bcc3 // addp v3.8h, v6.8h, v3.8h
+	WORD $0x4e040486 // dup v6.4s, v4.s[0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc05267 // ldr q7, [x19, #0x140]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc06267 // ldr q7, [x19, #0x180]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e140486 // dup v6.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x3dc07266 // ldr q6, [x19, #0x1c0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e24c0c3 // smull v3.8h, v6.8b, v4.8b
+	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
+	WORD $0x4e64bc63 // addp v3.8h, v3.8h, v4.8h
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x3dc08263 // ldr q3, [x19, #0x200]
+	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
+	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
+	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
+	WORD $0xbd4020c3 // ldr s3, [x6, #0x20]
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x3dc09263 // ldr q3, [x19, #0x240]
+	WORD $0xbd4030c4 // ldr s4, [x6, #0x30]
 	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f871243 // fmla v3.4s, v18.4s, v7.s[0]
-	WORD $0xbd4032c7 // ldr s7, [x22, #0x30]
-	WORD $0x910402d6 // add x22, x22, #0x100
-	WORD $0x4f861004 // fmla v4.4s, v0.4s, v6.s[0]
-	WORD $0x910a0318 // add x24, x24, #0x280
-	WORD $0x4f811005 // fmla v5.4s, v0.4s, v1.s[0]
-	WORD $0x4f901002 // fmla v2.4s, v0.4s, v16.s[0]
-	WORD $0x4f871003 // fmla v3.4s, v0.4s, v7.s[0]
-	WORD $0x54fff528 // b.hi 0x36ec <k_tile_panel_min+0x75c>
-	WORD $0x17ffff78 // b 0x362c <k_tile_panel_min+0x69c>
-	WORD $0xa9419003 // ldp x3, x4, [x0, #0x18]
-	WORD $0xf9400401 // ldr x1, [x0, #0x8]
-	WORD $0xf9402406 // ldr x6, [x0, #0x48]
-	WORD $0x14000007 // b 0x3878 <k_tile_panel_min+0x8e8>
-	WORD $0x91000a2e // add x14, x17, #0x2
-	WORD $0xaa1103f0 // mov x16, x17
-	WORD $0x3d8000e3 // str q3, [x7]
-	WORD $0xeb0d01df // cmp x14, x13
-	WORD $0x3cb368e2 // str q2, [x7, x19]
-	WORD $0x54ffc96c // b.gt 0x31a0 <k_tile_panel_min+0x210>
-	WORD $0xcb0a0208 // sub x8, x16, x10
-	WORD $0xf100021f // cmp x16, #0x0
-	WORD $0xd37ef473 // lsl x19, x3, #2
-	WORD $0x9b087c68 // mul x8, x3, x8
-	WORD $0xaa0e03f1 // mov x17, x14
-	WORD $0x8b0808a7 // add x7, x5, x8, lsl #2
-	WORD $0x91000e08 // add x8, x16, #0x3
-	WORD $0x9a90b10e // csel x14, x8, x16, lt
-	WORD $0xb40000c6 // cbz x6, 0x38b0 <k_tile_panel_min+0x920>
-	WORD $0x3dc000e3 // ldr q3, [x7]
-	WORD $0x3cf368e2 // ldr q2, [x7, x19]
+	WORD $0x910a0273 // add x19, x19, #0x280
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fff848 // b.hi 0x3034 <k_tile_panel_min+0x118>
+	WORD $0xaa0103fa // mov x26, x1
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x9100135e // add x30, x26, #0x4
+	WORD $0xeb0d03df // cmp x30, x13
+	WORD $0x540002ad // b.le 0x3194 <k_tile_panel_min+0x278>
+	WORD $0xaa1a03e6 // mov x6, x26
+	WORD $0x910008d9 // add x25, x6, #0x2
+	WORD $0xeb0d033f // cmp x25, x13
+	WORD $0x5400232d // b.le 0x35b4 <k_tile_panel_min+0x698>
+	WORD $0xaa0603e7 // mov x7, x6
+	WORD $0xeb0d00ff // cmp x7, x13
+	WORD $0x54fff34a // b.ge 0x2fc4 <k_tile_panel_min+0xa8>
+	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
+	WORD $0xcb0a00f1 // sub x17, x7, x10
+	WORD $0xf10000ff // cmp x7, #0x0
+	WORD $0x9b117e10 // mul x16, x16, x17
+	WORD $0xf9402411 // ldr x17, [x0, #0x48]
+	WORD $0x8b1008a5 // add x5, x5, x16, lsl #2
+	WORD $0x91000cf0 // add x16, x7, #0x3
+	WORD $0x9a87b206 // csel x6, x16, x7, lt
+	WORD $0xb4003431 // cbz x17, 0x3804 <k_tile_panel_min+0x8e8>
+	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x38c0 <k_tile_panel_min+0x930>
-	WORD $0x17ffffed // b 0x3860 <k_tile_panel_min+0x8d0>
+	WORD $0x5400342a // b.ge 0x3810 <k_tile_panel_min+0x8f4>
+	WORD $0x17ffff8c // b 0x2fc0 <k_tile_panel_min+0xa4>
+	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
+	WORD $0xf9400414 // ldr x20, [x0, #0x8]
+	WORD $0xf9402415 // ldr x21, [x0, #0x48]
+	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
+	WORD $0xd37df0f6 // lsl x22, x7, #3
+	WORD $0xd37ef4d7 // lsl x23, x6, #2
+	WORD $0x14000009 // b 0x31d0 <k_tile_panel_min+0x2b4>
+	WORD $0x910010de // add x30, x6, #0x4
+	WORD $0xaa0603fa // mov x26, x6
+	WORD $0x3d800303 // str q3, [x24]
+	WORD $0xeb0d03df // cmp x30, x13
+	WORD $0x3cb96b05 // str q5, [x24, x25]
+	WORD $0x3cb66b04 // str q4, [x24, x22]
+	WORD $0x3cb76b02 // str q2, [x24, x23]
+	WORD $0x54fffbec // b.gt 0x3148 <k_tile_panel_min+0x22c>
+	WORD $0xcb0a0346 // sub x6, x26, x10
+	WORD $0x91000f58 // add x24, x26, #0x3
+	WORD $0xf100035f // cmp x26, #0x0
+	WORD $0x9b067ce6 // mul x6, x7, x6
+	WORD $0x91000b5b // add x27, x26, #0x2
+	WORD $0x9a9ab31d // csel x29, x24, x26, lt
+	WORD $0x91001750 // add x16, x26, #0x5
+	WORD $0xf100037f // cmp x27, #0x0
+	WORD $0xd37ef4f9 // lsl x25, x7, #2
+	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
+	WORD $0xaa1e03e6 // mov x6, x30
+	WORD $0x9a9bb21e // csel x30, x16, x27, lt
+	WORD $0xb4000115 // cbz x21, 0x3220 <k_tile_panel_min+0x304>
+	WORD $0x3dc00303 // ldr q3, [x24]
+	WORD $0x3cf96b05 // ldr q5, [x24, x25]
+	WORD $0x3cf66b04 // ldr q4, [x24, x22]
+	WORD $0x3cf76b02 // ldr q2, [x24, x23]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x3238 <k_tile_panel_min+0x31c>
+	WORD $0x17ffffe5 // b 0x31b0 <k_tile_panel_min+0x294>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x31b0 <k_tile_panel_min+0x294>
+	WORD $0xd342ffb0 // lsr x16, x29, #2
+	WORD $0xd342ffd1 // lsr x17, x30, #2
+	WORD $0x927edfbd // and x29, x29, #0x3fffffffffffffc
+	WORD $0x927edfde // and x30, x30, #0x3fffffffffffffc
+	WORD $0xcb1d035a // sub x26, x26, x29
+	WORD $0xaa0303fd // mov x29, x3
+	WORD $0x9b107e70 // mul x16, x19, x16
+	WORD $0xcb1e037b // sub x27, x27, x30
+	WORD $0xaa0403fe // mov x30, x4
+	WORD $0x9b117e71 // mul x17, x19, x17
+	WORD $0x8b101a90 // add x16, x20, x16, lsl #6
+	WORD $0x8b111a91 // add x17, x20, x17, lsl #6
+	WORD $0x8b1a1a1a // add x26, x16, x26, lsl #6
+	WORD $0x8b1b1a3b // add x27, x17, x27, lsl #6
+	WORD $0xad401b55 // ldp q21, q6, [x26]
+	WORD $0xd10007bd // sub x29, x29, #0x1
+	WORD $0xad424757 // ldp q23, q17, [x26, #0x40]
+	WORD $0xf10007bf // cmp x29, #0x1
+	WORD $0xad404b79 // ldp q25, q18, [x27]
+	WORD $0x3dc003da // ldr q26, [x30]
+	WORD $0x4e0406a7 // dup v7.4s, v21.s[0]
+	WORD $0xad425378 // ldp q24, q20, [x27, #0x40]
+	WORD $0x4e0406f3 // dup v19.4s, v23.s[0]
+	WORD $0x4e0c06b0 // dup v16.4s, v21.s[1]
+	WORD $0x4e0c06f6 // dup v22.4s, v23.s[1]
+	WORD $0x4e04073b // dup v27.4s, v25.s[0]
+	WORD $0x3dc013dc // ldr q28, [x30, #0x40]
+	WORD $0x4e0c072b // dup v11.4s, v25.s[1]
+	WORD $0x0e27c35e // smull v30.8h, v26.8b, v7.8b
+	WORD $0x4e27c347 // smull2 v7.8h, v26.16b, v7.16b
+	WORD $0x4e04071d // dup v29.4s, v24.s[0]
+	WORD $0x0e33c348 // smull v8.8h, v26.8b, v19.8b
+	WORD $0x4e33c353 // smull2 v19.8h, v26.16b, v19.16b
+	WORD $0x0e30c39f // smull v31.8h, v28.8b, v16.8b
+	WORD $0x4e30c390 // smull2 v16.8h, v28.16b, v16.16b
+	WORD $0x0e36c389 // smull v9.8h, v28.8b, v22.8b
+	WORD $0x4e36c396 // smull2 v22.8h, v28.16b, v22.16b
+	WORD $0x0e3bc34a // smull v10.8h, v26.8b, v27.8b
+	WORD $0x4e3bc35b // smull2 v27.8h, v26.16b, v27.16b
+	WORD $0x0e3dc34c // smull v12.8h, v26.8b, v29.8b
+	WORD $0x4e67bfc7 // addp v7.8h, v30.8h, v7.8h
+	WORD $0x4e0c071e // dup v30.4s, v24.s[1]
+	WORD $0x4e3dc35a // smull2 v26.8h, v26.16b, v29.16b
+	WORD $0x4e73bd13 // addp v19.8h, v8.8h, v19.8h
+	WORD $0x4e2bc388 // smull2 v8.8h, v28.16b, v11.16b
+	WORD $0x4e70bffd // addp v29.8h, v31.8h, v16.8h
+	WORD $0x4e76bd36 // addp v22.8h, v9.8h, v22.8h
+	WORD $0x0e2bc39f // smull v31.8h, v28.8b, v11.8b
+	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
+	WORD $0x0e3ec389 // smull v9.8h, v28.8b, v30.8b
+	WORD $0x4e3ec39c // smull2 v28.8h, v28.16b, v30.16b
+	WORD $0x4e602a70 // saddlp v16.4s, v19.8h
+	WORD $0x3dc023de // ldr q30, [x30, #0x80]
+	WORD $0x4e1406b3 // dup v19.4s, v21.s[2]
+	WORD $0x4e7bbd5b // addp v27.8h, v10.8h, v27.8h
+	WORD $0x4e7abd9a // addp v26.8h, v12.8h, v26.8h
+	WORD $0x4e1406eb // dup v11.4s, v23.s[2]
+	WORD $0x4e1c06b5 // dup v21.4s, v21.s[3]
+	WORD $0x4e1c06f7 // dup v23.4s, v23.s[3]
+	WORD $0x4e33c3ca // smull2 v10.8h, v30.16b, v19.16b
+	WORD $0x4e606ba7 // sadalp v7.4s, v29.8h
+	WORD $0x0e33c3dd // smull v29.8h, v30.8b, v19.8b
+	WORD $0x4e602b73 // saddlp v19.4s, v27.8h
+	WORD $0x4e68bffb // addp v27.8h, v31.8h, v8.8h
+	WORD $0x4e140728 // dup v8.4s, v25.s[2]
+	WORD $0x4e2bc3df // smull2 v31.8h, v30.16b, v11.16b
+	WORD $0x4e1c0739 // dup v25.4s, v25.s[3]
+	WORD $0x4e606ad0 // sadalp v16.4s, v22.8h
+	WORD $0x4e602b56 // saddlp v22.4s, v26.8h
+	WORD $0x4e7cbd3a // addp v26.8h, v9.8h, v28.8h
+	WORD $0x0e2bc3dc // smull v28.8h, v30.8b, v11.8b
+	WORD $0x4e6abfbd // addp v29.8h, v29.8h, v10.8h
+	WORD $0x4e140649 // dup v9.4s, v18.s[2]
+	WORD $0x4e606b73 // sadalp v19.4s, v27.8h
+	WORD $0x4e14071b // dup v27.4s, v24.s[2]
+	WORD $0x4e1c0718 // dup v24.4s, v24.s[3]
+	WORD $0x4e606b56 // sadalp v22.4s, v26.8h
+	WORD $0x0e28c3da // smull v26.8h, v30.8b, v8.8b
+	WORD $0x4e28c3c8 // smull2 v8.8h, v30.16b, v8.16b
+	WORD $0x4e606ba7 // sadalp v7.4s, v29.8h
+	WORD $0x4e7fbf9c // addp v28.8h, v28.8h, v31.8h
+	WORD $0x0e3bc3dd // smull v29.8h, v30.8b, v27.8b
+	WORD $0x4e3bc3db // smull2 v27.8h, v30.16b, v27.16b
+	WORD $0x3dc033de // ldr q30, [x30, #0xc0]
+	WORD $0x4e68bf5a // addp v26.8h, v26.8h, v8.8h
+	WORD $0x0e37c3df // smull v31.8h, v30.8b, v23.8b
+	WORD $0x4e37c3d7 // smull2 v23.8h, v30.16b, v23.16b
+	WORD $0x0e39c3c8 // smull v8.8h, v30.8b, v25.8b
+	WORD $0x4e39c3d9 // smull2 v25.8h, v30.16b, v25.16b
+	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
+	WORD $0x0e35c3dc // smull v28.8h, v30.8b, v21.8b
+	WORD $0x4e35c3d5 // smull2 v21.8h, v30.16b, v21.16b
+	WORD $0x4e606b53 // sadalp v19.4s, v26.8h
+	WORD $0x4e7bbfba // addp v26.8h, v29.8h, v27.8h
+	WORD $0x4e0404db // dup v27.4s, v6.s[0]
+	WORD $0x4e77bff7 // addp v23.8h, v31.8h, v23.8h
+	WORD $0x4e0c04df // dup v31.4s, v6.s[1]
+	WORD $0x4e79bd19 // addp v25.8h, v8.8h, v25.8h
+	WORD $0x3dc063c8 // ldr q8, [x30, #0x180]
+	WORD $0x4e75bf95 // addp v21.8h, v28.8h, v21.8h
+	WORD $0x4e04063c // dup v28.4s, v17.s[0]
+	WORD $0x0e29c10c // smull v12.8h, v8.8b, v9.8b
+	WORD $0x4e29c109 // smull2 v9.8h, v8.16b, v9.16b
+	WORD $0x4e606b56 // sadalp v22.4s, v26.8h
+	WORD $0x0e38c3da // smull v26.8h, v30.8b, v24.8b
+	WORD $0x4e38c3d8 // smull2 v24.8h, v30.16b, v24.16b
+	WORD $0x4e04069e // dup v30.4s, v20.s[0]
+	WORD $0x4e606aa7 // sadalp v7.4s, v21.8h
+	WORD $0x3dc043d5 // ldr q21, [x30, #0x100]
+	WORD $0x4e606af0 // sadalp v16.4s, v23.8h
+	WORD $0x4e040657 // dup v23.4s, v18.s[0]
+	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
+	WORD $0x0e3cc2ba // smull v26.8h, v21.8b, v28.8b
+	WORD $0x4e3cc2bc // smull2 v28.8h, v21.16b, v28.16b
+	WORD $0x4e606b33 // sadalp v19.4s, v25.8h
+	WORD $0x0e3bc2b9 // smull v25.8h, v21.8b, v27.8b
+	WORD $0x4e3bc2bb // smull2 v27.8h, v21.16b, v27.16b
+	WORD $0x0e37c2bd // smull v29.8h, v21.8b, v23.8b
+	WORD $0x4e37c2b7 // smull2 v23.8h, v21.16b, v23.16b
+	WORD $0x4e606b16 // sadalp v22.4s, v24.8h
+	WORD $0x4e7cbf5a // addp v26.8h, v26.8h, v28.8h
+	WORD $0x4e7bbf38 // addp v24.8h, v25.8h, v27.8h
+	WORD $0x3dc053d9 // ldr q25, [x30, #0x140]
+	WORD $0x0e3ec2bb // smull v27.8h, v21.8b, v30.8b
+	WORD $0x4e3ec2b5 // smull2 v21.8h, v21.16b, v30.16b
+	WORD $0x4e77bfb7 // addp v23.8h, v29.8h, v23.8h
+	WORD $0x4e14063e // dup v30.4s, v17.s[2]
+	WORD $0x0e3fc33c // smull v28.8h, v25.8b, v31.8b
+	WORD $0x4e3fc33d // smull2 v29.8h, v25.16b, v31.16b
+	WORD $0x4e606b07 // sadalp v7.4s, v24.8h
+	WORD $0x4e0c0638 // dup v24.4s, v17.s[1]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x0e3ec10b // smull v11.8h, v8.8b, v30.8b
+	WORD $0x4e3ec11e // smull2 v30.8h, v8.16b, v30.16b
+	WORD $0x4e75bf75 // addp v21.8h, v27.8h, v21.8h
+	WORD $0x0e38c33b // smull v27.8h, v25.8b, v24.8b
+	WORD $0x4e38c338 // smull2 v24.8h, v25.16b, v24.16b
+	WORD $0x4e606b50 // sadalp v16.4s, v26.8h
+	WORD $0x4e7dbf9a // addp v26.8h, v28.8h, v29.8h
+	WORD $0x4e0c069c // dup v28.4s, v20.s[1]
+	WORD $0x4e1404dd // dup v29.4s, v6.s[2]
+	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
+	WORD $0x4e606af3 // sadalp v19.4s, v23.8h
+	WORD $0x4e0c0657 // dup v23.4s, v18.s[1]
+	WORD $0x4e1c0652 // dup v18.4s, v18.s[3]
+	WORD $0x0e3cc32a // smull v10.8h, v25.8b, v28.8b
+	WORD $0x4e78bf78 // addp v24.8h, v27.8h, v24.8h
+	WORD $0x4e7ebd7b // addp v27.8h, v11.8h, v30.8h
+	WORD $0x3dc073de // ldr q30, [x30, #0x1c0]
+	WORD $0x0e37c33f // smull v31.8h, v25.8b, v23.8b
+	WORD $0x4e37c337 // smull2 v23.8h, v25.16b, v23.16b
+	WORD $0x4e3cc339 // smull2 v25.8h, v25.16b, v28.16b
+	WORD $0x0e3dc11c // smull v28.8h, v8.8b, v29.8b
+	WORD $0x4e3dc11d // smull2 v29.8h, v8.16b, v29.16b
+	WORD $0x4e606ab6 // sadalp v22.4s, v21.8h
+	WORD $0x4e140695 // dup v21.4s, v20.s[2]
+	WORD $0x4e1c0694 // dup v20.4s, v20.s[3]
+	WORD $0x4e606b47 // sadalp v7.4s, v26.8h
+	WORD $0x4e77bff7 // addp v23.8h, v31.8h, v23.8h
+	WORD $0x4e79bd59 // addp v25.8h, v10.8h, v25.8h
+	WORD $0x4e7dbf9a // addp v26.8h, v28.8h, v29.8h
+	WORD $0x0e35c11d // smull v29.8h, v8.8b, v21.8b
+	WORD $0x4e35c115 // smull2 v21.8h, v8.16b, v21.16b
+	WORD $0x4e69bd9c // addp v28.8h, v12.8h, v9.8h
+	WORD $0x4e606b10 // sadalp v16.4s, v24.8h
+	WORD $0x0e31c3d8 // smull v24.8h, v30.8b, v17.8b
+	WORD $0x4e31c3d1 // smull2 v17.8h, v30.16b, v17.16b
+	WORD $0x4e606af3 // sadalp v19.4s, v23.8h
+	WORD $0x0e26c3d7 // smull v23.8h, v30.8b, v6.8b
+	WORD $0x4e26c3c6 // smull2 v6.8h, v30.16b, v6.16b
+	WORD $0x4e75bfb5 // addp v21.8h, v29.8h, v21.8h
+	WORD $0x0e34c3dd // smull v29.8h, v30.8b, v20.8b
+	WORD $0x4e34c3d4 // smull2 v20.8h, v30.16b, v20.16b
+	WORD $0x4e606b36 // sadalp v22.4s, v25.8h
+	WORD $0x0e32c3d9 // smull v25.8h, v30.8b, v18.8b
+	WORD $0x4e32c3d2 // smull2 v18.8h, v30.16b, v18.16b
+	WORD $0x4e71bf11 // addp v17.8h, v24.8h, v17.8h
+	WORD $0x4e66bee6 // addp v6.8h, v23.8h, v6.8h
+	WORD $0x4e74bfb4 // addp v20.8h, v29.8h, v20.8h
+	WORD $0x4e72bf32 // addp v18.8h, v25.8h, v18.8h
+	WORD $0x4e606b47 // sadalp v7.4s, v26.8h
+	WORD $0x4e606b70 // sadalp v16.4s, v27.8h
+	WORD $0x4e606b93 // sadalp v19.4s, v28.8h
+	WORD $0x4e606ab6 // sadalp v22.4s, v21.8h
+	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
+	WORD $0x3dc083c6 // ldr q6, [x30, #0x200]
+	WORD $0x4e606a30 // sadalp v16.4s, v17.8h
+	WORD $0x6e21dcd1 // fmul v17.4s, v6.4s, v1.4s
+	WORD $0x4e606a53 // sadalp v19.4s, v18.8h
+	WORD $0x4e606a96 // sadalp v22.4s, v20.8h
+	WORD $0x4eb11e34 // mov v20.16b, v17.16b
+	WORD $0x4eb11e35 // mov v21.16b, v17.16b
+	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
+	WORD $0x4ea08610 // add v16.4s, v16.4s, v0.4s
+	WORD $0x4e27ccd4 // fmla v20.4s, v6.4s, v7.4s
+	WORD $0x4ea08672 // add v18.4s, v19.4s, v0.4s
+	WORD $0x4eb11e27 // mov v7.16b, v17.16b
+	WORD $0x4e30ccd5 // fmla v21.4s, v6.4s, v16.4s
+	WORD $0xbd406350 // ldr s16, [x26, #0x60]
+	WORD $0x4ea086d3 // add v19.4s, v22.4s, v0.4s
+	WORD $0x4e32ccc7 // fmla v7.4s, v6.4s, v18.4s
+	WORD $0xbd402372 // ldr s18, [x27, #0x20]
+	WORD $0x4e33ccd1 // fmla v17.4s, v6.4s, v19.4s
+	WORD $0xbd402346 // ldr s6, [x26, #0x20]
+	WORD $0xbd406373 // ldr s19, [x27, #0x60]
+	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
+	WORD $0xbd407350 // ldr s16, [x26, #0x70]
+	WORD $0x4f861283 // fmla v3.4s, v20.4s, v6.s[0]
+	WORD $0x3dc093c6 // ldr q6, [x30, #0x240]
+	WORD $0x910a03de // add x30, x30, #0x280
+	WORD $0x4f9210e4 // fmla v4.4s, v7.4s, v18.s[0]
+	WORD $0xbd403347 // ldr s7, [x26, #0x30]
+	WORD $0xbd407372 // ldr s18, [x27, #0x70]
+	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
+	WORD $0xbd403371 // ldr s17, [x27, #0x30]
+	WORD $0x9104035a // add x26, x26, #0x100
+	WORD $0x4f9010c5 // fmla v5.4s, v6.4s, v16.s[0]
+	WORD $0x9104037b // add x27, x27, #0x100
+	WORD $0x4f8710c3 // fmla v3.4s, v6.4s, v7.s[0]
+	WORD $0x4f9110c4 // fmla v4.4s, v6.4s, v17.s[0]
+	WORD $0x4f9210c2 // fmla v2.4s, v6.4s, v18.s[0]
+	WORD $0x54ffe628 // b.hi 0x3270 <k_tile_panel_min+0x354>
+	WORD $0x17ffff00 // b 0x31b0 <k_tile_panel_min+0x294>
+	WORD $0xa941d414 // ldp x20, x21, [x0, #0x18]
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xf9402416 // ldr x22, [x0, #0x48]
+	WORD $0x14000007 // b 0x35dc <k_tile_panel_min+0x6c0>
+	WORD $0x910008f9 // add x25, x7, #0x2
+	WORD $0xaa0703e6 // mov x6, x7
+	WORD $0x3d8002e3 // str q3, [x23]
+	WORD $0xeb0d033f // cmp x25, x13
+	WORD $0x3cb86ae2 // str q2, [x23, x24]
+	WORD $0x54ffdc0c // b.gt 0x3158 <k_tile_panel_min+0x23c>
+	WORD $0xcb0a00d0 // sub x16, x6, x10
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0xd37ef698 // lsl x24, x20, #2
+	WORD $0x9b107e90 // mul x16, x20, x16
+	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0x8b1008b7 // add x23, x5, x16, lsl #2
+	WORD $0x91000cd0 // add x16, x6, #0x3
+	WORD $0x9a86b219 // csel x25, x16, x6, lt
+	WORD $0xb40000d6 // cbz x22, 0x3614 <k_tile_panel_min+0x6f8>
+	WORD $0x3dc002e3 // ldr q3, [x23]
+	WORD $0x3cf86ae2 // ldr q2, [x23, x24]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x3624 <k_tile_panel_min+0x708>
+	WORD $0x17ffffed // b 0x35c4 <k_tile_panel_min+0x6a8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x3860 <k_tile_panel_min+0x8d0>
-	WORD $0xd342fdc8 // lsr x8, x14, #2
-	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
-	WORD $0xaa1903f4 // mov x20, x25
-	WORD $0xcb0b020b // sub x11, x16, x11
-	WORD $0xaa0c03f5 // mov x21, x12
-	WORD $0x9b087c88 // mul x8, x4, x8
-	WORD $0x8b081828 // add x8, x1, x8, lsl #6
-	WORD $0x8b0b1910 // add x16, x8, x11, lsl #6
-	WORD $0x6d441e04 // ldp d4, d7, [x16, #0x40]
-	WORD $0x4eaf1df2 // mov v18.16b, v15.16b
-	WORD $0x6d401a05 // ldp d5, d6, [x16]
-	WORD $0x4eaf1df1 // mov v17.16b, v15.16b
-	WORD $0x3dc002a0 // ldr q0, [x21]
-	WORD $0x3dc012a1 // ldr q1, [x21, #0x40]
-	WORD $0xd1000694 // sub x20, x20, #0x1
-	WORD $0xf100069f // cmp x20, #0x1
-	WORD $0x4e813810 // zip1 v16.4s, v0.4s, v1.4s
-	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
-	WORD $0x6e180485 // mov v5.d[1], v4.d[0]
-	WORD $0x3dc022a1 // ldr q1, [x21, #0x80]
-	WORD $0x3dc032a4 // ldr q4, [x21, #0xc0]
-	WORD $0x6e1804e6 // mov v6.d[1], v7.d[0]
-	WORD $0x4e843833 // zip1 v19.4s, v1.4s, v4.4s
-	WORD $0x4e847821 // zip2 v1.4s, v1.4s, v4.4s
-	WORD $0x3dc052a4 // ldr q4, [x21, #0x140]
-	WORD $0x4e85a412 // smmla v18.4s, v0.16b, v5.16b
-	WORD $0x3dc042a0 // ldr q0, [x21, #0x100]
-	WORD $0x4e85a611 // smmla v17.4s, v16.16b, v5.16b
-	WORD $0x6d411e05 // ldp d5, d7, [x16, #0x10]
-	WORD $0x4e843814 // zip1 v20.4s, v0.4s, v4.4s
-	WORD $0x4e847800 // zip2 v0.4s, v0.4s, v4.4s
-	WORD $0x6d451210 // ldp d16, d4, [x16, #0x50]
-	WORD $0x4e86a671 // smmla v17.4s, v19.16b, v6.16b
-	WORD $0x4e86a432 // smmla v18.4s, v1.16b, v6.16b
-	WORD $0x3dc062a1 // ldr q1, [x21, #0x180]
-	WORD $0x3dc072a6 // ldr q6, [x21, #0x1c0]
-	WORD $0x6e180605 // mov v5.d[1], v16.d[0]
-	WORD $0x6e180487 // mov v7.d[1], v4.d[0]
-	WORD $0x4e85a691 // smmla v17.4s, v20.16b, v5.16b
-	WORD $0x4e85a412 // smmla v18.4s, v0.16b, v5.16b
-	WORD $0x4e863820 // zip1 v0.4s, v1.4s, v6.4s
-	WORD $0x4e867821 // zip2 v1.4s, v1.4s, v6.4s
-	WORD $0x4e87a411 // smmla v17.4s, v0.16b, v7.16b
-	WORD $0x3dc082a0 // ldr q0, [x21, #0x200]
-	WORD $0x4e87a432 // smmla v18.4s, v1.16b, v7.16b
-	WORD $0x6e3cdc01 // fmul v1.4s, v0.4s, v28.4s
-	WORD $0x4e921a24 // uzp1 v4.4s, v17.4s, v18.4s
-	WORD $0x4e925a25 // uzp2 v5.4s, v17.4s, v18.4s
-	WORD $0x4ea11c26 // mov v6.16b, v1.16b
-	WORD $0x4e24cc06 // fmla v6.4s, v0.4s, v4.4s
-	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
-	WORD $0xbd402200 // ldr s0, [x16, #0x20]
-	WORD $0xbd406204 // ldr s4, [x16, #0x60]
-	WORD $0x4f8010c3 // fmla v3.4s, v6.4s, v0.s[0]
-	WORD $0x4f841022 // fmla v2.4s, v1.4s, v4.s[0]
-	WORD $0x3dc092a0 // ldr q0, [x21, #0x240]
-	WORD $0xbd403201 // ldr s1, [x16, #0x30]
-	WORD $0xbd407204 // ldr s4, [x16, #0x70]
-	WORD $0x91040210 // add x16, x16, #0x100
-	WORD $0x910a02b5 // add x21, x21, #0x280
-	WORD $0x4f811003 // fmla v3.4s, v0.4s, v1.s[0]
-	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
-	WORD $0x54fff948 // b.hi 0x38e0 <k_tile_panel_min+0x950>
-	WORD $0x17ffffa9 // b 0x3860 <k_tile_panel_min+0x8d0>
+	WORD $0x54fffd2b // b.lt 0x35c4 <k_tile_panel_min+0x6a8>
+	WORD $0xd342ff30 // lsr x16, x25, #2
+	WORD $0x927edf31 // and x17, x25, #0x3fffffffffffffc
+	WORD $0xaa0303f9 // mov x25, x3
+	WORD $0xcb1100d1 // sub x17, x6, x17
+	WORD $0xaa0403fa // mov x26, x4
+	WORD $0x9b107eb0 // mul x16, x21, x16
+	WORD $0x8b101a70 // add x16, x19, x16, lsl #6
+	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
+	WORD $0xad4010d1 // ldp q17, q4, [x6]
+	WORD $0xd1000739 // sub x25, x25, #0x1
+	WORD $0xad4218d0 // ldp q16, q6, [x6, #0x40]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x3dc00347 // ldr q7, [x26]
+	WORD $0x3dc01353 // ldr q19, [x26, #0x40]
+	WORD $0x4e040625 // dup v5.4s, v17.s[0]
+	WORD $0x4e0c0634 // dup v20.4s, v17.s[1]
+	WORD $0x4e040612 // dup v18.4s, v16.s[0]
+	WORD $0x4e0c0616 // dup v22.4s, v16.s[1]
+	WORD $0x0e25c0f5 // smull v21.8h, v7.8b, v5.8b
+	WORD $0x4e25c0e5 // smull2 v5.8h, v7.16b, v5.16b
+	WORD $0x0e32c0f7 // smull v23.8h, v7.8b, v18.8b
+	WORD $0x4e32c0e7 // smull2 v7.8h, v7.16b, v18.16b
+	WORD $0x0e34c272 // smull v18.8h, v19.8b, v20.8b
+	WORD $0x4e34c274 // smull2 v20.8h, v19.16b, v20.16b
+	WORD $0x0e36c278 // smull v24.8h, v19.8b, v22.8b
+	WORD $0x4e36c273 // smull2 v19.8h, v19.16b, v22.16b
+	WORD $0x3dc02356 // ldr q22, [x26, #0x80]
+	WORD $0x4e65bea5 // addp v5.8h, v21.8h, v5.8h
+	WORD $0x4e140635 // dup v21.4s, v17.s[2]
+	WORD $0x4e1c0631 // dup v17.4s, v17.s[3]
+	WORD $0x4e67bee7 // addp v7.8h, v23.8h, v7.8h
+	WORD $0x4e140617 // dup v23.4s, v16.s[2]
+	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x4e74be52 // addp v18.8h, v18.8h, v20.8h
+	WORD $0x4e73bf13 // addp v19.8h, v24.8h, v19.8h
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x0e35c2d4 // smull v20.8h, v22.8b, v21.8b
+	WORD $0x4e35c2d5 // smull2 v21.8h, v22.16b, v21.16b
+	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
+	WORD $0x0e37c2d8 // smull v24.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d6 // smull2 v22.8h, v22.16b, v23.16b
+	WORD $0x4e606a45 // sadalp v5.4s, v18.8h
+	WORD $0x3dc03352 // ldr q18, [x26, #0xc0]
+	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
+	WORD $0x4e75be93 // addp v19.8h, v20.8h, v21.8h
+	WORD $0x4e76bf15 // addp v21.8h, v24.8h, v22.8h
+	WORD $0x0e31c254 // smull v20.8h, v18.8b, v17.8b
+	WORD $0x4e31c251 // smull2 v17.8h, v18.16b, v17.16b
+	WORD $0x0e30c256 // smull v22.8h, v18.8b, v16.8b
+	WORD $0x4e30c250 // smull2 v16.8h, v18.16b, v16.16b
+	WORD $0x4e040492 // dup v18.4s, v4.s[0]
+	WORD $0x4e71be91 // addp v17.8h, v20.8h, v17.8h
+	WORD $0x4e606a65 // sadalp v5.4s, v19.8h
+	WORD $0x4e70bed0 // addp v16.8h, v22.8h, v16.8h
+	WORD $0x3dc04353 // ldr q19, [x26, #0x100]
+	WORD $0x4e606aa7 // sadalp v7.4s, v21.8h
+	WORD $0x4e0404d5 // dup v21.4s, v6.s[0]
+	WORD $0x0e32c274 // smull v20.8h, v19.8b, v18.8b
+	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
+	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
+	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
+	WORD $0x4e0c04d5 // dup v21.4s, v6.s[1]
+	WORD $0x4e72be92 // addp v18.8h, v20.8h, v18.8h
+	WORD $0x4e606a25 // sadalp v5.4s, v17.8h
+	WORD $0x3dc05351 // ldr q17, [x26, #0x140]
+	WORD $0x4e606a07 // sadalp v7.4s, v16.8h
+	WORD $0x4e0c0490 // dup v16.4s, v4.s[1]
+	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
+	WORD $0x0e35c236 // smull v22.8h, v17.8b, v21.8b
+	WORD $0x0e30c234 // smull v20.8h, v17.8b, v16.8b
+	WORD $0x4e30c230 // smull2 v16.8h, v17.16b, v16.16b
+	WORD $0x4e35c231 // smull2 v17.8h, v17.16b, v21.16b
+	WORD $0x4e1404d5 // dup v21.4s, v6.s[2]
+	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
+	WORD $0x4e606a45 // sadalp v5.4s, v18.8h
+	WORD $0x4e140492 // dup v18.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
+	WORD $0x4e70be90 // addp v16.8h, v20.8h, v16.8h
+	WORD $0x4e71bed1 // addp v17.8h, v22.8h, v17.8h
+	WORD $0x3dc06353 // ldr q19, [x26, #0x180]
+	WORD $0x0e32c274 // smull v20.8h, v19.8b, v18.8b
+	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
+	WORD $0x0e35c276 // smull v22.8h, v19.8b, v21.8b
+	WORD $0x4e35c273 // smull2 v19.8h, v19.16b, v21.16b
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x3dc07350 // ldr q16, [x26, #0x1c0]
+	WORD $0x4e606a27 // sadalp v7.4s, v17.8h
+	WORD $0x4e72be91 // addp v17.8h, v20.8h, v18.8h
+	WORD $0x4e73bed3 // addp v19.8h, v22.8h, v19.8h
+	WORD $0x0e24c212 // smull v18.8h, v16.8b, v4.8b
+	WORD $0x4e24c204 // smull2 v4.8h, v16.16b, v4.16b
+	WORD $0x0e26c214 // smull v20.8h, v16.8b, v6.8b
+	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
+	WORD $0x4e64be44 // addp v4.8h, v18.8h, v4.8h
+	WORD $0x4e606a25 // sadalp v5.4s, v17.8h
+	WORD $0x4e66be86 // addp v6.8h, v20.8h, v6.8h
+	WORD $0x4e606a67 // sadalp v7.4s, v19.8h
+	WORD $0x4e606885 // sadalp v5.4s, v4.8h
+	WORD $0x3dc08344 // ldr q4, [x26, #0x200]
+	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
+	WORD $0x6e21dc86 // fmul v6.4s, v4.4s, v1.4s
+	WORD $0x4ea61cd0 // mov v16.16b, v6.16b
+	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
+	WORD $0x4ea084e7 // add v7.4s, v7.4s, v0.4s
+	WORD $0x4e25cc90 // fmla v16.4s, v4.4s, v5.4s
+	WORD $0xbd4060c5 // ldr s5, [x6, #0x60]
+	WORD $0x4e27cc86 // fmla v6.4s, v4.4s, v7.4s
+	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
+	WORD $0x4f841203 // fmla v3.4s, v16.4s, v4.s[0]
+	WORD $0x3dc09344 // ldr q4, [x26, #0x240]
+	WORD $0x910a035a // add x26, x26, #0x280
+	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
+	WORD $0xbd4030c5 // ldr s5, [x6, #0x30]
+	WORD $0xbd4070c6 // ldr s6, [x6, #0x70]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x54fff248 // b.hi 0x3644 <k_tile_panel_min+0x728>
+	WORD $0x17ffff71 // b 0x35c4 <k_tile_panel_min+0x6a8>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffb44b // b.lt 0x3050 <k_tile_panel_min+0xc0>
-	WORD $0xd342fdc8 // lsr x8, x14, #2
-	WORD $0xf940100b // ldr x11, [x0, #0x20]
-	WORD $0xaa1903ef // mov x15, x25
-	WORD $0x9b087d68 // mul x8, x11, x8
-	WORD $0xf940040b // ldr x11, [x0, #0x8]
-	WORD $0x8b081968 // add x8, x11, x8, lsl #6
-	WORD $0x927eddcb // and x11, x14, #0x3fffffffffffffc
-	WORD $0xcb0b022b // sub x11, x17, x11
-	WORD $0x8b0b190e // add x14, x8, x11, lsl #6
-	WORD $0xad4011c1 // ldp q1, q4, [x14]
-	WORD $0x4eaf1de3 // mov v3.16b, v15.16b
-	WORD $0x3dc00180 // ldr q0, [x12]
-	WORD $0xd10005ef // sub x15, x15, #0x1
-	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x4f81e003 // sdot v3.4s, v0.16b, v1.4b[0]
-	WORD $0x3dc01180 // ldr q0, [x12, #0x40]
-	WORD $0x4fa1e003 // sdot v3.4s, v0.16b, v1.4b[1]
-	WORD $0x3dc02180 // ldr q0, [x12, #0x80]
-	WORD $0x4f81e803 // sdot v3.4s, v0.16b, v1.4b[2]
-	WORD $0x3dc03180 // ldr q0, [x12, #0xc0]
-	WORD $0x4fa1e803 // sdot v3.4s, v0.16b, v1.4b[3]
-	WORD $0x3dc04180 // ldr q0, [x12, #0x100]
-	WORD $0x3dc08181 // ldr q1, [x12, #0x200]
-	WORD $0x4f84e003 // sdot v3.4s, v0.16b, v4.4b[0]
-	WORD $0x3dc05180 // ldr q0, [x12, #0x140]
-	WORD $0x4fa4e003 // sdot v3.4s, v0.16b, v4.4b[1]
-	WORD $0x3dc06180 // ldr q0, [x12, #0x180]
-	WORD $0x4f84e803 // sdot v3.4s, v0.16b, v4.4b[2]
-	WORD $0x3dc07180 // ldr q0, [x12, #0x1c0]
-	WORD $0x4fa4e803 // sdot v3.4s, v0.16b, v4.4b[3]
-	WORD $0x6e3cdc20 // fmul v0.4s, v1.4s, v28.4s
-	WORD $0x4e23cc20 // fmla v0.4s, v1.4s, v3.4s
-	WORD $0xbd4021c1 // ldr s1, [x14, #0x20]
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x3dc09180 // ldr q0, [x12, #0x240]
-	WORD $0xbd4031c1 // ldr s1, [x14, #0x30]
-	WORD $0x910401ce // add x14, x14, #0x100
-	WORD $0x910a018c // add x12, x12, #0x280
-	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
-	WORD $0x54fffc48 // b.hi 0x39f0 <k_tile_panel_min+0xa60>
-	WORD $0x17fffd79 // b 0x3050 <k_tile_panel_min+0xc0>
-	WORD $0xa9514ff4 // ldp x20, x19, [sp, #0x110]
-	WORD $0xf94063fd // ldr x29, [sp, #0xc0]
-	WORD $0xa95057f6 // ldp x22, x21, [sp, #0x100]
-	WORD $0xa94f5ff8 // ldp x24, x23, [sp, #0xf0]
-	WORD $0xa94e67fa // ldp x26, x25, [sp, #0xe0]
-	WORD $0xa94d6ffe // ldp x30, x27, [sp, #0xd0]
-	WORD $0x6d4b23e9 // ldp d9, d8, [sp, #0xb0]
-	WORD $0x6d4a2beb // ldp d11, d10, [sp, #0xa0]
-	WORD $0x6d4933ed // ldp d13, d12, [sp, #0x90]
-	WORD $0x6d483bef // ldp d15, d14, [sp, #0x80]
-	WORD $0x910483ff // add sp, sp, #0x120
+	WORD $0x54ffbdab // b.lt 0x2fc0 <k_tile_panel_min+0xa4>
+	WORD $0xd342fcd0 // lsr x16, x6, #2
+	WORD $0xf9401011 // ldr x17, [x0, #0x20]
+	WORD $0x9b107e30 // mul x16, x17, x16
+	WORD $0xf9400411 // ldr x17, [x0, #0x8]
+	WORD $0x8b101a30 // add x16, x17, x16, lsl #6
+	WORD $0x927edcd1 // and x17, x6, #0x3fffffffffffffc
+	WORD $0xcb1100f1 // sub x17, x7, x17
+	WORD $0xaa0303e7 // mov x7, x3
+	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
+	WORD $0xad4010c3 // ldp q3, q4, [x6]
+	WORD $0xd10004e7 // sub x7, x7, #0x1
+	WORD $0x3dc00086 // ldr q6, [x4]
+	WORD $0x3dc01090 // ldr q16, [x4, #0x40]
+	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4e040465 // dup v5.4s, v3.s[0]
+	WORD $0x0e25c0c7 // smull v7.8h, v6.8b, v5.8b
+	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
+	WORD $0x4e0c0466 // dup v6.4s, v3.s[1]
+	WORD $0x0e26c211 // smull v17.8h, v16.8b, v6.8b
+	WORD $0x4e26c206 // smull2 v6.8h, v16.16b, v6.16b
+	WORD $0x3dc02090 // ldr q16, [x4, #0x80]
+	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
+	WORD $0x4e140467 // dup v7.4s, v3.s[2]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e66be26 // addp v6.8h, v17.8h, v6.8h
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e27c206 // smull v6.8h, v16.8b, v7.8b
+	WORD $0x4e27c207 // smull2 v7.8h, v16.16b, v7.16b
+	WORD $0x4e67bcc6 // addp v6.8h, v6.8h, v7.8h
+	WORD $0x3dc03087 // ldr q7, [x4, #0xc0]
+	WORD $0x4e6068c5 // sadalp v5.4s, v6.8h
+	WORD $0x0e23c0e6 // smull v6.8h, v7.8b, v3.8b
+	WORD $0x4e23c0e3 // smull2 v3.8h, v7.16b, v3.16b
+	WORD $0x3dc04087 // ldr q7, [x4, #0x100]
+	WORD $0x4e63bcc3 // addp v3.8h, v6.8h, v3.8h
+	WORD $0x4e040486 // dup v6.4s, v4.s[0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc05087 // ldr q7, [x4, #0x140]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x3dc06087 // ldr q7, [x4, #0x180]
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x4e140486 // dup v6.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e26c0e3 // smull v3.8h, v7.8b, v6.8b
+	WORD $0x4e26c0e6 // smull2 v6.8h, v7.16b, v6.16b
+	WORD $0x4e66bc63 // addp v3.8h, v3.8h, v6.8h
+	WORD $0x3dc07086 // ldr q6, [x4, #0x1c0]
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x0e24c0c3 // smull v3.8h, v6.8b, v4.8b
+	WORD $0x4e24c0c4 // smull2 v4.8h, v6.16b, v4.16b
+	WORD $0x4e64bc63 // addp v3.8h, v3.8h, v4.8h
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x3dc08083 // ldr q3, [x4, #0x200]
+	WORD $0x6e21dc64 // fmul v4.4s, v3.4s, v1.4s
+	WORD $0x4ea084a5 // add v5.4s, v5.4s, v0.4s
+	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
+	WORD $0xbd4020c3 // ldr s3, [x6, #0x20]
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x3dc09083 // ldr q3, [x4, #0x240]
+	WORD $0xbd4030c4 // ldr s4, [x6, #0x30]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x910a0084 // add x4, x4, #0x280
+	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
+	WORD $0x54fff848 // b.hi 0x3834 <k_tile_panel_min+0x918>
+	WORD $0x17fffda4 // b 0x2fc0 <k_tile_panel_min+0xa4>
+	WORD $0xa9484ff4 // ldp x20, x19, [sp, #0x80]
+	WORD $0xf9401ffd // ldr x29, [sp, #0x38]
+	WORD $0xa94757f6 // ldp x22, x21, [sp, #0x70]
+	WORD $0xfd400bec // ldr d12, [sp, #0x10]
+	WORD $0xa9465ff8 // ldp x24, x23, [sp, #0x60]
+	WORD $0xa94567fa // ldp x26, x25, [sp, #0x50]
+	WORD $0xa9446ffe // ldp x30, x27, [sp, #0x40]
+	WORD $0x6d42a3e9 // ldp d9, d8, [sp, #0x28]
+	WORD $0x6d41abeb // ldp d11, d10, [sp, #0x18]
+	WORD $0x910243ff // add sp, sp, #0x90
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_16
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400352b // b.lt 0x414c <k_tile_panel_16+0x6ac>
-	WORD $0xd10203ff // sub sp, sp, #0x80
+	WORD $0x5400542b // b.lt 0x43ec <k_tile_panel_16+0xa8c>
+	WORD $0xd10443ff // sub sp, sp, #0x110
 	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
-	WORD $0xd37ef562 // lsl x2, x11, #2
+	WORD $0xd37ef570 // lsl x16, x11, #2
 	WORD $0xf940140a // ldr x10, [x0, #0x28]
-	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
-	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
-	WORD $0x4e040e20 // dup v0.4s, w17
-	WORD $0x4e040c21 // dup v1.4s, w1
+	WORD $0x52a96801 // mov w1, #0x4b400000 // =1262485504
+	WORD $0x52b96802 // mov w2, #-0x34c00000 // =-884998144
+	WORD $0x4e040c3e // dup v30.4s, w1
+	WORD $0x4e040c5f // dup v31.4s, w2
 	WORD $0xf940080b // ldr x11, [x0, #0x10]
 	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x91000d50 // add x16, x10, #0x3
+	WORD $0x91000d51 // add x17, x10, #0x3
 	WORD $0x8b09092e // add x14, x9, x9, lsl #2
 	WORD $0x1a9fd7ef // cset w15, gt
 	WORD $0xf100015f // cmp x10, #0x0
 	WORD $0xf940000c // ldr x12, [x0]
-	WORD $0x9a8ab210 // csel x16, x16, x10, lt
+	WORD $0x9a8ab231 // csel x17, x17, x10, lt
 	WORD $0xd379e1ce // lsl x14, x14, #7
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x927ef603 // and x3, x16, #0xfffffffffffffffc
-	WORD $0x9342fe10 // asr x16, x16, #2
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x927ef623 // and x3, x17, #0xfffffffffffffffc
+	WORD $0x9342fe31 // asr x17, x17, #2
 	WORD $0xaa1f03e8 // mov x8, xzr
 	WORD $0x8b0a01ad // add x13, x13, x10
 	WORD $0x0a0f014f // and w15, w10, w15
-	WORD $0x91000541 // add x1, x10, #0x1
-	WORD $0xa90243fd // stp x29, x16, [sp, #0x20]
-	WORD $0xcb030150 // sub x16, x10, x3
-	WORD $0x9a9fc442 // csinc x2, x2, xzr, gt
+	WORD $0x9a9fc602 // csinc x2, x16, xzr, gt
+	WORD $0xf9000ff1 // str x17, [sp, #0x18]
+	WORD $0xcb030151 // sub x17, x10, x3
 	WORD $0x91000523 // add x3, x9, #0x1
-	WORD $0x6d0123e9 // stp d9, d8, [sp, #0x10]
-	WORD $0xa9036ffe // stp x30, x27, [sp, #0x30]
-	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
-	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
-	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
-	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
-	WORD $0xf90007f0 // str x16, [sp, #0x8]
-	WORD $0x14000005 // b 0x3b4c <k_tile_panel_16+0xac>
-	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0xf9000bf1 // str x17, [sp, #0x10]
+	WORD $0x91000551 // add x17, x10, #0x1
+	WORD $0x6d073bef // stp d15, d14, [sp, #0x70]
+	WORD $0x6d0833ed // stp d13, d12, [sp, #0x80]
+	WORD $0x6d092beb // stp d11, d10, [sp, #0x90]
+	WORD $0x6d0a23e9 // stp d9, d8, [sp, #0xa0]
+	WORD $0xa90b47fd // stp x29, x17, [sp, #0xb0]
+	WORD $0xa90c6ffe // stp x30, x27, [sp, #0xc0]
+	WORD $0xa90d67fa // stp x26, x25, [sp, #0xd0]
+	WORD $0xa90e5ff8 // stp x24, x23, [sp, #0xe0]
+	WORD $0xa90f57f6 // stp x22, x21, [sp, #0xf0]
+	WORD $0xa9104ff4 // stp x20, x19, [sp, #0x100]
+	WORD $0xad017bff // stp q31, q30, [sp, #0x20]
+	WORD $0x14000005 // b 0x3a20 <k_tile_panel_16+0xc0>
+	WORD $0x3d800022 // str q2, [x1]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb02011f // cmp x8, x2
-	WORD $0x54002f20 // b.eq 0x412c <k_tile_panel_16+0x68c>
-	WORD $0xd342fd04 // lsr x4, x8, #2
-	WORD $0xd37ced05 // lsl x5, x8, #4
-	WORD $0xaa0a03fa // mov x26, x10
-	WORD $0x9b0e2c84 // madd x4, x4, x14, x11
-	WORD $0x927c04a6 // and x6, x5, #0x30
-	WORD $0x8b050185 // add x5, x12, x5
-	WORD $0x8b060084 // add x4, x4, x6
-	WORD $0x340006af // cbz w15, 0x3c3c <k_tile_panel_16+0x19c>
-	WORD $0xf9402406 // ldr x6, [x0, #0x48]
-	WORD $0xb40000a6 // cbz x6, 0x3b84 <k_tile_panel_16+0xe4>
-	WORD $0x3dc000a2 // ldr q2, [x5]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x3b90 <k_tile_panel_16+0xf0>
-	WORD $0x1400002d // b 0x3c34 <k_tile_panel_16+0x194>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400054b // b.lt 0x3c34 <k_tile_panel_16+0x194>
-	WORD $0xf9401006 // ldr x6, [x0, #0x20]
-	WORD $0xf94017f0 // ldr x16, [sp, #0x28]
-	WORD $0xaa0403f3 // mov x19, x4
-	WORD $0xf9400407 // ldr x7, [x0, #0x8]
-	WORD $0x9b107cc6 // mul x6, x6, x16
-	WORD $0xf94007f0 // ldr x16, [sp, #0x8]
-	WORD $0x8b0618e6 // add x6, x7, x6, lsl #6
-	WORD $0xaa0303e7 // mov x7, x3
-	WORD $0x8b1018c6 // add x6, x6, x16, lsl #6
-	WORD $0xad4014c4 // ldp q4, q5, [x6]
-	WORD $0x4ea01c07 // mov v7.16b, v0.16b
-	WORD $0x4ea01c10 // mov v16.16b, v0.16b
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0x3dc04266 // ldr q6, [x19, #0x100]
-	WORD $0x3dc07271 // ldr q17, [x19, #0x1c0]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
-	WORD $0x3dc05266 // ldr q6, [x19, #0x140]
-	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
-	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
-	WORD $0x3dc06266 // ldr q6, [x19, #0x180]
-	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
-	WORD $0x3dc08266 // ldr q6, [x19, #0x200]
-	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
-	WORD $0x6e21dcc3 // fmul v3.4s, v6.4s, v1.4s
-	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
-	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
-	WORD $0x910a0273 // add x19, x19, #0x280
-	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
-	WORD $0x4e21d604 // fadd v4.4s, v16.4s, v1.4s
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc28 // b.hi 0x3bb4 <k_tile_panel_16+0x114>
-	WORD $0xaa0103fa // mov x26, x1
-	WORD $0x3d8000a2 // str q2, [x5]
-	WORD $0x9100135e // add x30, x26, #0x4
-	WORD $0xeb0d03df // cmp x30, x13
-	WORD $0x540002ad // b.le 0x3c98 <k_tile_panel_16+0x1f8>
-	WORD $0xaa1a03e6 // mov x6, x26
-	WORD $0x910008d9 // add x25, x6, #0x2
-	WORD $0xeb0d033f // cmp x25, x13
-	WORD $0x5400152d // b.le 0x3ef8 <k_tile_panel_16+0x458>
-	WORD $0xaa0603e7 // mov x7, x6
-	WORD $0xeb0d00ff // cmp x7, x13
-	WORD $0x54fff70a // b.ge 0x3b40 <k_tile_panel_16+0xa0>
-	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
-	WORD $0xcb0a00f1 // sub x17, x7, x10
-	WORD $0xf10000ff // cmp x7, #0x0
-	WORD $0x9b117e10 // mul x16, x16, x17
+	WORD $0x54004d20 // b.eq 0x43c0 <k_tile_panel_16+0xa60>
+	WORD $0xd342fd10 // lsr x16, x8, #2
+	WORD $0xd37ced11 // lsl x17, x8, #4
+	WORD $0x9b0e2e10 // madd x16, x16, x14, x11
+	WORD $0x927c0621 // and x1, x17, #0x30
+	WORD $0x8b110185 // add x5, x12, x17
+	WORD $0xaa0a03f1 // mov x17, x10
+	WORD $0x8b010210 // add x16, x16, x1
+	WORD $0x34000aaf // cbz w15, 0x3b90 <k_tile_panel_16+0x230>
 	WORD $0xf9402411 // ldr x17, [x0, #0x48]
-	WORD $0x8b1008a5 // add x5, x5, x16, lsl #2
-	WORD $0x91000cf0 // add x16, x7, #0x3
-	WORD $0x9a87b206 // csel x6, x16, x7, lt
-	WORD $0xb4001fb1 // cbz x17, 0x4078 <k_tile_panel_16+0x5d8>
+	WORD $0xb40000b1 // cbz x17, 0x3a58 <k_tile_panel_16+0xf8>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54001faa // b.ge 0x4084 <k_tile_panel_16+0x5e4>
-	WORD $0x17ffffaa // b 0x3b3c <k_tile_panel_16+0x9c>
-	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
-	WORD $0xf9400414 // ldr x20, [x0, #0x8]
-	WORD $0xf9402415 // ldr x21, [x0, #0x48]
-	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
-	WORD $0xd37df0f6 // lsl x22, x7, #3
-	WORD $0xd37ef4d7 // lsl x23, x6, #2
-	WORD $0x14000009 // b 0x3cd4 <k_tile_panel_16+0x234>
-	WORD $0x910010de // add x30, x6, #0x4
-	WORD $0xaa0603fa // mov x26, x6
-	WORD $0x3d800305 // str q5, [x24]
-	WORD $0xeb0d03df // cmp x30, x13
-	WORD $0x3cb96b03 // str q3, [x24, x25]
-	WORD $0x3cb66b04 // str q4, [x24, x22]
-	WORD $0x3cb76b02 // str q2, [x24, x23]
-	WORD $0x54fffbec // b.gt 0x3c4c <k_tile_panel_16+0x1ac>
-	WORD $0xcb0a0346 // sub x6, x26, x10
-	WORD $0x91000f58 // add x24, x26, #0x3
-	WORD $0xf100035f // cmp x26, #0x0
-	WORD $0x9b067ce6 // mul x6, x7, x6
-	WORD $0x91000b5b // add x27, x26, #0x2
-	WORD $0x9a9ab31d // csel x29, x24, x26, lt
-	WORD $0x91001750 // add x16, x26, #0x5
-	WORD $0xf100037f // cmp x27, #0x0
-	WORD $0xd37ef4f9 // lsl x25, x7, #2
-	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
-	WORD $0xaa1e03e6 // mov x6, x30
-	WORD $0x9a9bb21e // csel x30, x16, x27, lt
-	WORD $0xb4000115 // cbz x21, 0x3d24 <k_tile_panel_16+0x284>
-	WORD $0x3dc00305 // ldr q5, [x24]
-	WORD $0x3cf96b03 // ldr q3, [x24, x25]
-	WORD $0x3cf66b04 // ldr q4, [x24, x22]
-	WORD $0x3cf76b02 // ldr q2, [x24, x23]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x3d3c <k_tile_panel_16+0x29c>
-	WORD $0x17ffffe5 // b 0x3cb4 <k_tile_panel_16+0x214>
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x540000aa // b.ge 0x3a64 <k_tile_panel_16+0x104>
+	WORD $0x1400004d // b 0x3b88 <k_tile_panel_16+0x228>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x3cb4 <k_tile_panel_16+0x214>
-	WORD $0xd342ffb0 // lsr x16, x29, #2
-	WORD $0xd342ffd1 // lsr x17, x30, #2
-	WORD $0x927edfbd // and x29, x29, #0x3fffffffffffffc
-	WORD $0x927edfde // and x30, x30, #0x3fffffffffffffc
-	WORD $0xcb1d035a // sub x26, x26, x29
-	WORD $0xaa0303fd // mov x29, x3
-	WORD $0x9b107e70 // mul x16, x19, x16
-	WORD $0xcb1e037b // sub x27, x27, x30
-	WORD $0xaa0403fe // mov x30, x4
-	WORD $0x9b117e71 // mul x17, x19, x17
-	WORD $0x8b101a90 // add x16, x20, x16, lsl #6
-	WORD $0x8b111a91 // add x17, x20, x17, lsl #6
-	WORD $0x8b1a1a1a // add x26, x16, x26, lsl #6
-	WORD $0x8b1b1a3b // add x27, x17, x27, lsl #6
-	WORD $0x6d445371 // ldp d17, d20, [x27, #0x40]
-	WORD $0xd10007bd // sub x29, x29, #0x1
-	WORD $0x6d401b72 // ldp d18, d6, [x27]
-	WORD $0xf10007bf // cmp x29, #0x1
-	WORD $0x3dc003c7 // ldr q7, [x30]
-	WORD $0x3dc013d0 // ldr q16, [x30, #0x40]
-	WORD $0x3dc023d8 // ldr q24, [x30, #0x80]
-	WORD $0x3dc033d9 // ldr q25, [x30, #0xc0]
-	WORD $0x3dc063dd // ldr q29, [x30, #0x180]
-	WORD $0x3dc073de // ldr q30, [x30, #0x1c0]
-	WORD $0x4e9038f5 // zip1 v21.4s, v7.4s, v16.4s
-	WORD $0x6e180632 // mov v18.d[1], v17.d[0]
-	WORD $0x4e9078f6 // zip2 v22.4s, v7.4s, v16.4s
-	WORD $0x6d446b50 // ldp d16, d26, [x26, #0x40]
-	WORD $0x4ea01c07 // mov v7.16b, v0.16b
-	WORD $0x6d404757 // ldp d23, d17, [x26]
-	WORD $0x4e993b13 // zip1 v19.4s, v24.4s, v25.4s
-	WORD $0x6e180686 // mov v6.d[1], v20.d[0]
-	WORD $0x4e997b14 // zip2 v20.4s, v24.4s, v25.4s
-	WORD $0x3dc043d8 // ldr q24, [x30, #0x100]
-	WORD $0x4e92a6a7 // smmla v7.4s, v21.16b, v18.16b
-	WORD $0x3dc053d9 // ldr q25, [x30, #0x140]
-	WORD $0x4e9e3ba9 // zip1 v9.4s, v29.4s, v30.4s
-	WORD $0x6e180617 // mov v23.d[1], v16.d[0]
-	WORD $0x4ea01c10 // mov v16.16b, v0.16b
-	WORD $0x6e180751 // mov v17.d[1], v26.d[0]
-	WORD $0x6d457f5b // ldp d27, d31, [x26, #0x50]
-	WORD $0x4e9e7bbd // zip2 v29.4s, v29.4s, v30.4s
-	WORD $0x6d45237a // ldp d26, d8, [x27, #0x50]
-	WORD $0x4ea01c1e // mov v30.16b, v0.16b
-	WORD $0x4e92a6d0 // smmla v16.4s, v22.16b, v18.16b
-	WORD $0x4ea01c12 // mov v18.16b, v0.16b
-	WORD $0x4e86a667 // smmla v7.4s, v19.16b, v6.16b
-	WORD $0x4e97a6b2 // smmla v18.4s, v21.16b, v23.16b
-	WORD $0x4ea01c15 // mov v21.16b, v0.16b
-	WORD $0x4e86a690 // smmla v16.4s, v20.16b, v6.16b
-	WORD $0x3dc083c6 // ldr q6, [x30, #0x200]
-	WORD $0x4e97a6d5 // smmla v21.4s, v22.16b, v23.16b
-	WORD $0x4e993b16 // zip1 v22.4s, v24.4s, v25.4s
-	WORD $0x4e997b18 // zip2 v24.4s, v24.4s, v25.4s
-	WORD $0x6d41675c // ldp d28, d25, [x26, #0x10]
-	WORD $0x4e91a672 // smmla v18.4s, v19.16b, v17.16b
-	WORD $0x6e18077c // mov v28.d[1], v27.d[0]
-	WORD $0x6d416f77 // ldp d23, d27, [x27, #0x10]
-	WORD $0x6e1807f9 // mov v25.d[1], v31.d[0]
-	WORD $0x4ea01c1f // mov v31.16b, v0.16b
-	WORD $0x4e91a695 // smmla v21.4s, v20.16b, v17.16b
-	WORD $0x6e21dcd1 // fmul v17.4s, v6.4s, v1.4s
-	WORD $0x4e9018f4 // uzp1 v20.4s, v7.4s, v16.4s
-	WORD $0x4e9058e7 // uzp2 v7.4s, v7.4s, v16.4s
-	WORD $0x6e180757 // mov v23.d[1], v26.d[0]
-	WORD $0x4ea01c1a // mov v26.16b, v0.16b
-	WORD $0x6e18051b // mov v27.d[1], v8.d[0]
-	WORD $0x4e9ca6de // smmla v30.4s, v22.16b, v28.16b
-	WORD $0x4e9ca71f // smmla v31.4s, v24.16b, v28.16b
-	WORD $0x4ea01c1c // mov v28.16b, v0.16b
-	WORD $0x4e955a53 // uzp2 v19.4s, v18.4s, v21.4s
-	WORD $0x4e951a52 // uzp1 v18.4s, v18.4s, v21.4s
-	WORD $0x4e97a6da // smmla v26.4s, v22.16b, v23.16b
-	WORD $0x4e97a71c // smmla v28.4s, v24.16b, v23.16b
-	WORD $0x4eb11e38 // mov v24.16b, v17.16b
-	WORD $0x4e99a53e // smmla v30.4s, v9.16b, v25.16b
-	WORD $0x4e99a7bf // smmla v31.4s, v29.16b, v25.16b
-	WORD $0x4eb11e39 // mov v25.16b, v17.16b
-	WORD $0x4e32ccd8 // fmla v24.4s, v6.4s, v18.4s
-	WORD $0x4eb11e32 // mov v18.16b, v17.16b
-	WORD $0x4e27ccd1 // fmla v17.4s, v6.4s, v7.4s
-	WORD $0x4e9ba53a // smmla v26.4s, v9.16b, v27.16b
-	WORD $0x4e9ba7bc // smmla v28.4s, v29.16b, v27.16b
-	WORD $0x4e33ccd9 // fmla v25.4s, v6.4s, v19.4s
-	WORD $0x4e9f5bd5 // uzp2 v21.4s, v30.4s, v31.4s
-	WORD $0x4e9f1bd6 // uzp1 v22.4s, v30.4s, v31.4s
-	WORD $0x4e34ccd2 // fmla v18.4s, v6.4s, v20.4s
-	WORD $0x4e9c5b50 // uzp2 v16.4s, v26.4s, v28.4s
-	WORD $0x4e9c1b57 // uzp1 v23.4s, v26.4s, v28.4s
-	WORD $0x4e21d6b3 // fadd v19.4s, v21.4s, v1.4s
-	WORD $0x4e21d6d4 // fadd v20.4s, v22.4s, v1.4s
-	WORD $0x4e21d606 // fadd v6.4s, v16.4s, v1.4s
-	WORD $0x4e21d6e7 // fadd v7.4s, v23.4s, v1.4s
-	WORD $0x3dc093d0 // ldr q16, [x30, #0x240]
-	WORD $0x910a03de // add x30, x30, #0x280
-	WORD $0x4e33ce19 // fmla v25.4s, v16.4s, v19.4s
-	WORD $0x4e34ce18 // fmla v24.4s, v16.4s, v20.4s
-	WORD $0xbd406373 // ldr s19, [x27, #0x60]
-	WORD $0x4e26ce11 // fmla v17.4s, v16.4s, v6.4s
-	WORD $0x4e27ce12 // fmla v18.4s, v16.4s, v7.4s
-	WORD $0xbd402346 // ldr s6, [x26, #0x20]
-	WORD $0xbd406347 // ldr s7, [x26, #0x60]
-	WORD $0xbd402370 // ldr s16, [x27, #0x20]
-	WORD $0x9104035a // add x26, x26, #0x100
-	WORD $0x4f861305 // fmla v5.4s, v24.4s, v6.s[0]
-	WORD $0x9104037b // add x27, x27, #0x100
-	WORD $0x4f871323 // fmla v3.4s, v25.4s, v7.s[0]
-	WORD $0x4f901244 // fmla v4.4s, v18.4s, v16.s[0]
-	WORD $0x4f931222 // fmla v2.4s, v17.4s, v19.s[0]
-	WORD $0x54fff428 // b.hi 0x3d74 <k_tile_panel_16+0x2d4>
-	WORD $0x17ffff70 // b 0x3cb4 <k_tile_panel_16+0x214>
-	WORD $0xa941d414 // ldp x20, x21, [x0, #0x18]
-	WORD $0xf9400413 // ldr x19, [x0, #0x8]
-	WORD $0xf9402416 // ldr x22, [x0, #0x48]
-	WORD $0x14000007 // b 0x3f20 <k_tile_panel_16+0x480>
-	WORD $0x910008f9 // add x25, x7, #0x2
-	WORD $0xaa0703e6 // mov x6, x7
-	WORD $0x3d8002e3 // str q3, [x23]
-	WORD $0xeb0d033f // cmp x25, x13
-	WORD $0x3cb86ae2 // str q2, [x23, x24]
-	WORD $0x54ffea0c // b.gt 0x3c5c <k_tile_panel_16+0x1bc>
-	WORD $0xcb0a00d0 // sub x16, x6, x10
-	WORD $0xf10000df // cmp x6, #0x0
-	WORD $0xd37ef698 // lsl x24, x20, #2
-	WORD $0x9b107e90 // mul x16, x20, x16
-	WORD $0xaa1903e7 // mov x7, x25
-	WORD $0x8b1008b7 // add x23, x5, x16, lsl #2
-	WORD $0x91000cd0 // add x16, x6, #0x3
-	WORD $0x9a86b219 // csel x25, x16, x6, lt
-	WORD $0xb40000d6 // cbz x22, 0x3f58 <k_tile_panel_16+0x4b8>
-	WORD $0x3dc002e3 // ldr q3, [x23]
-	WORD $0x3cf86ae2 // ldr q2, [x23, x24]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x3f68 <k_tile_panel_16+0x4c8>
-	WORD $0x17ffffed // b 0x3f08 <k_tile_panel_16+0x468>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x3f08 <k_tile_panel_16+0x468>
-	WORD $0xd342ff30 // lsr x16, x25, #2
-	WORD $0x927edf31 // and x17, x25, #0x3fffffffffffffc
-	WORD $0xaa0303f9 // mov x25, x3
-	WORD $0xcb1100d1 // sub x17, x6, x17
-	WORD $0xaa0403fa // mov x26, x4
-	WORD $0x9b107eb0 // mul x16, x21, x16
-	WORD $0x8b101a70 // add x16, x19, x16, lsl #6
-	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
-	WORD $0x6d4010c5 // ldp d5, d4, [x6]
-	WORD $0xd1000739 // sub x25, x25, #0x1
-	WORD $0x6d4444d0 // ldp d16, d17, [x6, #0x40]
-	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x3dc00346 // ldr q6, [x26]
-	WORD $0x3dc01347 // ldr q7, [x26, #0x40]
-	WORD $0x3dc04353 // ldr q19, [x26, #0x100]
-	WORD $0x6d4158d5 // ldp d21, d22, [x6, #0x10]
-	WORD $0x3dc05354 // ldr q20, [x26, #0x140]
-	WORD $0x6e180605 // mov v5.d[1], v16.d[0]
-	WORD $0x4e8738d2 // zip1 v18.4s, v6.4s, v7.4s
-	WORD $0x4e8778c6 // zip2 v6.4s, v6.4s, v7.4s
-	WORD $0x6d455cd0 // ldp d16, d23, [x6, #0x50]
-	WORD $0x4e943a67 // zip1 v7.4s, v19.4s, v20.4s
-	WORD $0x4e947a73 // zip2 v19.4s, v19.4s, v20.4s
-	WORD $0x4ea01c14 // mov v20.16b, v0.16b
-	WORD $0x6e180624 // mov v4.d[1], v17.d[0]
-	WORD $0x6e180615 // mov v21.d[1], v16.d[0]
-	WORD $0x4ea01c10 // mov v16.16b, v0.16b
-	WORD $0x6e1806f6 // mov v22.d[1], v23.d[0]
-	WORD $0x4e85a4d4 // smmla v20.4s, v6.16b, v5.16b
-	WORD $0x3dc03346 // ldr q6, [x26, #0xc0]
-	WORD $0x4e85a650 // smmla v16.4s, v18.16b, v5.16b
-	WORD $0x4ea01c05 // mov v5.16b, v0.16b
-	WORD $0x3dc02352 // ldr q18, [x26, #0x80]
-	WORD $0x4e863a51 // zip1 v17.4s, v18.4s, v6.4s
-	WORD $0x4e867a46 // zip2 v6.4s, v18.4s, v6.4s
-	WORD $0x4e95a4e5 // smmla v5.4s, v7.16b, v21.16b
-	WORD $0x4ea01c07 // mov v7.16b, v0.16b
-	WORD $0x4e95a667 // smmla v7.4s, v19.16b, v21.16b
-	WORD $0x3dc06353 // ldr q19, [x26, #0x180]
-	WORD $0x3dc07355 // ldr q21, [x26, #0x1c0]
-	WORD $0x4e84a630 // smmla v16.4s, v17.16b, v4.16b
-	WORD $0x4e84a4d4 // smmla v20.4s, v6.16b, v4.16b
-	WORD $0x3dc08344 // ldr q4, [x26, #0x200]
-	WORD $0x4e953a72 // zip1 v18.4s, v19.4s, v21.4s
-	WORD $0x4e957a73 // zip2 v19.4s, v19.4s, v21.4s
-	WORD $0x6e21dc86 // fmul v6.4s, v4.4s, v1.4s
-	WORD $0x4e941a11 // uzp1 v17.4s, v16.4s, v20.4s
-	WORD $0x4e945a10 // uzp2 v16.4s, v16.4s, v20.4s
-	WORD $0x4e96a645 // smmla v5.4s, v18.16b, v22.16b
-	WORD $0x4e96a667 // smmla v7.4s, v19.16b, v22.16b
-	WORD $0x4e8758b2 // uzp2 v18.4s, v5.4s, v7.4s
-	WORD $0x4e8718a5 // uzp1 v5.4s, v5.4s, v7.4s
-	WORD $0x4ea61cc7 // mov v7.16b, v6.16b
-	WORD $0x4e30cc86 // fmla v6.4s, v4.4s, v16.4s
-	WORD $0x3dc09350 // ldr q16, [x26, #0x240]
-	WORD $0x910a035a // add x26, x26, #0x280
-	WORD $0x4e31cc87 // fmla v7.4s, v4.4s, v17.4s
-	WORD $0x4e21d644 // fadd v4.4s, v18.4s, v1.4s
-	WORD $0x4e21d4a5 // fadd v5.4s, v5.4s, v1.4s
-	WORD $0x4e24ce06 // fmla v6.4s, v16.4s, v4.4s
-	WORD $0x4e25ce07 // fmla v7.4s, v16.4s, v5.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0xbd4060c5 // ldr s5, [x6, #0x60]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f8410e3 // fmla v3.4s, v7.4s, v4.s[0]
-	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
-	WORD $0x54fff8c8 // b.hi 0x3f88 <k_tile_panel_16+0x4e8>
-	WORD $0x17ffffa5 // b 0x3f08 <k_tile_panel_16+0x468>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffd5eb // b.lt 0x3b3c <k_tile_panel_16+0x9c>
-	WORD $0xd342fcd0 // lsr x16, x6, #2
+	WORD $0x5400094b // b.lt 0x3b88 <k_tile_panel_16+0x228>
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
-	WORD $0x9b107e30 // mul x16, x17, x16
-	WORD $0xf9400411 // ldr x17, [x0, #0x8]
-	WORD $0x8b101a30 // add x16, x17, x16, lsl #6
-	WORD $0x927edcd1 // and x17, x6, #0x3fffffffffffffc
-	WORD $0xcb1100f1 // sub x17, x7, x17
-	WORD $0xaa0303e7 // mov x7, x3
-	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
-	WORD $0xad4014c4 // ldp q4, q5, [x6]
-	WORD $0x4ea01c07 // mov v7.16b, v0.16b
-	WORD $0x4ea01c10 // mov v16.16b, v0.16b
-	WORD $0x3dc00083 // ldr q3, [x4]
-	WORD $0x3dc04086 // ldr q6, [x4, #0x100]
+	WORD $0xf9400fe1 // ldr x1, [sp, #0x18]
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0x9b017e31 // mul x17, x17, x1
+	WORD $0xf9400401 // ldr x1, [x0, #0x8]
+	WORD $0x8b111831 // add x17, x1, x17, lsl #6
+	WORD $0xf9400be1 // ldr x1, [sp, #0x10]
+	WORD $0x8b011a31 // add x17, x17, x1, lsl #6
+	WORD $0xaa0303e1 // mov x1, x3
+	WORD $0xad401223 // ldp q3, q4, [x17]
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0x3dc00086 // ldr q6, [x4]
+	WORD $0x3dc04091 // ldr q17, [x4, #0x100]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x3dc01090 // ldr q16, [x4, #0x40]
+	WORD $0x4e040465 // dup v5.4s, v3.s[0]
+	WORD $0x4e040487 // dup v7.4s, v4.s[0]
+	WORD $0x4e0c0472 // dup v18.4s, v3.s[1]
+	WORD $0x0e25c0d3 // smull v19.8h, v6.8b, v5.8b
+	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
+	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
+	WORD $0x0e27c234 // smull v20.8h, v17.8b, v7.8b
+	WORD $0x4e27c227 // smull2 v7.8h, v17.16b, v7.16b
+	WORD $0x3dc05091 // ldr q17, [x4, #0x140]
+	WORD $0x0e32c215 // smull v21.8h, v16.8b, v18.8b
+	WORD $0x4e32c210 // smull2 v16.8h, v16.16b, v18.16b
+	WORD $0x0e26c232 // smull v18.8h, v17.8b, v6.8b
+	WORD $0x4e26c226 // smull2 v6.8h, v17.16b, v6.16b
+	WORD $0x4e140471 // dup v17.4s, v3.s[2]
+	WORD $0x4e65be65 // addp v5.8h, v19.8h, v5.8h
+	WORD $0x3dc02093 // ldr q19, [x4, #0x80]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e67be87 // addp v7.8h, v20.8h, v7.8h
+	WORD $0x4e140494 // dup v20.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
+	WORD $0x3dc06095 // ldr q21, [x4, #0x180]
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e66be46 // addp v6.8h, v18.8h, v6.8h
+	WORD $0x0e31c272 // smull v18.8h, v19.8b, v17.8b
+	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x0e34c2b3 // smull v19.8h, v21.8b, v20.8b
+	WORD $0x4e34c2b4 // smull2 v20.8h, v21.16b, v20.16b
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
+	WORD $0x3dc03086 // ldr q6, [x4, #0xc0]
+	WORD $0x4e71be50 // addp v16.8h, v18.8h, v17.8h
 	WORD $0x3dc07091 // ldr q17, [x4, #0x1c0]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01083 // ldr q3, [x4, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
-	WORD $0x3dc05086 // ldr q6, [x4, #0x140]
-	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02083 // ldr q3, [x4, #0x80]
-	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
-	WORD $0x3dc06086 // ldr q6, [x4, #0x180]
-	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03083 // ldr q3, [x4, #0xc0]
-	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
-	WORD $0x3dc08086 // ldr q6, [x4, #0x200]
-	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
-	WORD $0x6e21dcc3 // fmul v3.4s, v6.4s, v1.4s
-	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
+	WORD $0x4e74be72 // addp v18.8h, v19.8h, v20.8h
+	WORD $0x0e23c0d3 // smull v19.8h, v6.8b, v3.8b
+	WORD $0x4e23c0c3 // smull2 v3.8h, v6.16b, v3.16b
+	WORD $0x0e24c226 // smull v6.8h, v17.8b, v4.8b
+	WORD $0x4e24c224 // smull2 v4.8h, v17.16b, v4.16b
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x4e63be63 // addp v3.8h, v19.8h, v3.8h
+	WORD $0x4e606a47 // sadalp v7.4s, v18.8h
+	WORD $0x4e64bcc4 // addp v4.8h, v6.8h, v4.8h
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x3dc08083 // ldr q3, [x4, #0x200]
+	WORD $0x4e606887 // sadalp v7.4s, v4.8h
+	WORD $0x6e3fdc64 // fmul v4.4s, v3.4s, v31.4s
+	WORD $0x4ebe84a5 // add v5.4s, v5.4s, v30.4s
+	WORD $0x4ebe84e6 // add v6.4s, v7.4s, v30.4s
+	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
 	WORD $0x3dc09085 // ldr q5, [x4, #0x240]
 	WORD $0x910a0084 // add x4, x4, #0x280
-	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
-	WORD $0x4e21d604 // fadd v4.4s, v16.4s, v1.4s
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
+	WORD $0x4e3fd4c3 // fadd v3.4s, v6.4s, v31.4s
+	WORD $0x4e23cca4 // fmla v4.4s, v5.4s, v3.4s
+	WORD $0xbd402223 // ldr s3, [x17, #0x20]
+	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x54fff828 // b.hi 0x3a88 <k_tile_panel_16+0x128>
+	WORD $0xf9405ff1 // ldr x17, [sp, #0xb8]
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x91001221 // add x1, x17, #0x4
+	WORD $0xeb0d003f // cmp x1, x13
+	WORD $0x540002ad // b.le 0x3bec <k_tile_panel_16+0x28c>
+	WORD $0xaa1103e6 // mov x6, x17
+	WORD $0x910008d6 // add x22, x6, #0x2
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x5400244d // b.le 0x4030 <k_tile_panel_16+0x6d0>
+	WORD $0xaa0603f1 // mov x17, x6
+	WORD $0xeb0d023f // cmp x17, x13
+	WORD $0x54fff30a // b.ge 0x3a14 <k_tile_panel_16+0xb4>
+	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
+	WORD $0xcb0a0224 // sub x4, x17, x10
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9b047c21 // mul x1, x1, x4
+	WORD $0x91000e24 // add x4, x17, #0x3
+	WORD $0x9a91b084 // csel x4, x4, x17, lt
+	WORD $0x8b0108a1 // add x1, x5, x1, lsl #2
+	WORD $0xb40035a6 // cbz x6, 0x428c <k_tile_panel_16+0x92c>
+	WORD $0x3dc00022 // ldr q2, [x1]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540035aa // b.ge 0x4298 <k_tile_panel_16+0x938>
+	WORD $0x17ffff8a // b 0x3a10 <k_tile_panel_16+0xb0>
+	WORD $0xa9419007 // ldp x7, x4, [x0, #0x18]
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xf9402414 // ldr x20, [x0, #0x48]
+	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
+	WORD $0xd37ae484 // lsl x4, x4, #6
+	WORD $0xd37df0f5 // lsl x21, x7, #3
+	WORD $0xd37ef4d6 // lsl x22, x6, #2
+	WORD $0xd1040097 // sub x23, x4, #0x100
+	WORD $0x14000009 // b 0x3c30 <k_tile_panel_16+0x2d0>
+	WORD $0x910010c1 // add x1, x6, #0x4
+	WORD $0xaa0603f1 // mov x17, x6
+	WORD $0x3d800305 // str q5, [x24]
+	WORD $0xeb0d003f // cmp x1, x13
+	WORD $0x3cb96b04 // str q4, [x24, x25]
+	WORD $0x3cb56b01 // str q1, [x24, x21]
+	WORD $0x3cb66b00 // str q0, [x24, x22]
+	WORD $0x54fffbac // b.gt 0x3ba0 <k_tile_panel_16+0x240>
+	WORD $0xcb0a0224 // sub x4, x17, x10
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9100163b // add x27, x17, #0x5
+	WORD $0x9b047ce6 // mul x6, x7, x4
+	WORD $0x91000e24 // add x4, x17, #0x3
+	WORD $0xd37ef4f9 // lsl x25, x7, #2
+	WORD $0x9a91b09a // csel x26, x4, x17, lt
+	WORD $0x91000a24 // add x4, x17, #0x2
+	WORD $0xf100009f // cmp x4, #0x0
+	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
+	WORD $0xaa0103e6 // mov x6, x1
+	WORD $0x9a84b361 // csel x1, x27, x4, lt
+	WORD $0xb4000114 // cbz x20, 0x3c80 <k_tile_panel_16+0x320>
+	WORD $0x3dc00305 // ldr q5, [x24]
+	WORD $0x3cf96b04 // ldr q4, [x24, x25]
+	WORD $0x3cf56b01 // ldr q1, [x24, x21]
+	WORD $0x3cf66b00 // ldr q0, [x24, x22]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x3c98 <k_tile_panel_16+0x338>
+	WORD $0x17ffffe5 // b 0x3c10 <k_tile_panel_16+0x2b0>
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x3c10 <k_tile_panel_16+0x2b0>
+	WORD $0x9342ff5a // asr x26, x26, #2
+	WORD $0x9342fc21 // asr x1, x1, #2
+	WORD $0xaa0303fd // mov x29, x3
+	WORD $0xaa1303fe // mov x30, x19
+	WORD $0x9b1a7efa // mul x26, x23, x26
+	WORD $0x9b017ee1 // mul x1, x23, x1
+	WORD $0x8b111b5a // add x26, x26, x17, lsl #6
+	WORD $0x8b04183b // add x27, x1, x4, lsl #6
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0x8b1b03d1 // add x17, x30, x27
+	WORD $0x3dc00091 // ldr q17, [x4]
+	WORD $0x3dc01092 // ldr q18, [x4, #0x40]
+	WORD $0xad421e26 // ldp q6, q7, [x17, #0x40]
+	WORD $0x8b1a03c1 // add x1, x30, x26
+	WORD $0x3dc0308c // ldr q12, [x4, #0xc0]
+	WORD $0xad0283e1 // stp q1, q0, [sp, #0x50]
+	WORD $0xd10007bd // sub x29, x29, #0x1
+	WORD $0xf10007bf // cmp x29, #0x1
+	WORD $0x910403de // add x30, x30, #0x100
+	WORD $0x4e0404d0 // dup v16.4s, v6.s[0]
+	WORD $0x4e0c04d3 // dup v19.4s, v6.s[1]
+	WORD $0x4e1c04d4 // dup v20.4s, v6.s[3]
+	WORD $0x4e1404d6 // dup v22.4s, v6.s[2]
+	WORD $0x0e30c235 // smull v21.8h, v17.8b, v16.8b
+	WORD $0x4e30c238 // smull2 v24.8h, v17.16b, v16.16b
+	WORD $0x0e33c246 // smull v6.8h, v18.8b, v19.8b
+	WORD $0x4e33c259 // smull2 v25.8h, v18.16b, v19.16b
+	WORD $0xad40423a // ldp q26, q16, [x17]
+	WORD $0xad424c3b // ldp q27, q19, [x1, #0x40]
+	WORD $0x0e34c181 // smull v1.8h, v12.8b, v20.8b
+	WORD $0x4e78bebe // addp v30.8h, v21.8h, v24.8h
+	WORD $0x4e1c0757 // dup v23.4s, v26.s[3]
+	WORD $0x4e140755 // dup v21.4s, v26.s[2]
+	WORD $0x4e79bcd9 // addp v25.8h, v6.8h, v25.8h
+	WORD $0x4e0c0758 // dup v24.4s, v26.s[1]
+	WORD $0x4e04075f // dup v31.4s, v26.s[0]
+	WORD $0x3dc0209a // ldr q26, [x4, #0x80]
+	WORD $0x4e1c077d // dup v29.4s, v27.s[3]
+	WORD $0x4e14077c // dup v28.4s, v27.s[2]
+	WORD $0x4e602bc6 // saddlp v6.4s, v30.8h
+	WORD $0x0e37c180 // smull v0.8h, v12.8b, v23.8b
+	WORD $0x4e37c197 // smull2 v23.8h, v12.16b, v23.16b
+	WORD $0x0e36c348 // smull v8.8h, v26.8b, v22.8b
+	WORD $0x4e36c349 // smull2 v9.8h, v26.16b, v22.16b
+	WORD $0x0e3fc22a // smull v10.8h, v17.8b, v31.8b
+	WORD $0x4e3fc23f // smull2 v31.8h, v17.16b, v31.16b
+	WORD $0x0e38c24e // smull v14.8h, v18.8b, v24.8b
+	WORD $0x4e38c258 // smull2 v24.8h, v18.16b, v24.16b
+	WORD $0x4e606b26 // sadalp v6.4s, v25.8h
+	WORD $0x4e040779 // dup v25.4s, v27.s[0]
+	WORD $0x4e0c077e // dup v30.4s, v27.s[1]
+	WORD $0xad40582b // ldp q11, q22, [x1]
+	WORD $0x4e77bc00 // addp v0.8h, v0.8h, v23.8h
+	WORD $0x4e69bd08 // addp v8.8h, v8.8h, v9.8h
+	WORD $0x0e35c349 // smull v9.8h, v26.8b, v21.8b
+	WORD $0x4e35c355 // smull2 v21.8h, v26.16b, v21.16b
+	WORD $0x4e7fbd5f // addp v31.8h, v10.8h, v31.8h
+	WORD $0x4e34c18a // smull2 v10.8h, v12.16b, v20.16b
+	WORD $0x0e39c222 // smull v2.8h, v17.8b, v25.8b
+	WORD $0x4e39c239 // smull2 v25.8h, v17.16b, v25.16b
+	WORD $0x4e78bdd8 // addp v24.8h, v14.8h, v24.8h
+	WORD $0x4e14056d // dup v13.4s, v11.s[2]
+	WORD $0x4e0c056f // dup v15.4s, v11.s[1]
+	WORD $0x3d8013e0 // str q0, [sp, #0x40]
+	WORD $0x4e1c057b // dup v27.4s, v11.s[3]
+	WORD $0x4e602bf4 // saddlp v20.4s, v31.8h
+	WORD $0x0e3ec25f // smull v31.8h, v18.8b, v30.8b
+	WORD $0x4e3ec25e // smull2 v30.8h, v18.16b, v30.16b
+	WORD $0x4e606906 // sadalp v6.4s, v8.8h
+	WORD $0x4e6abc21 // addp v1.8h, v1.8h, v10.8h
+	WORD $0x4e75bd20 // addp v0.8h, v9.8h, v21.8h
+	WORD $0x4e79bc42 // addp v2.8h, v2.8h, v25.8h
+	WORD $0x0e3dc188 // smull v8.8h, v12.8b, v29.8b
+	WORD $0x4e3dc199 // smull2 v25.8h, v12.16b, v29.16b
+	WORD $0x4e606b14 // sadalp v20.4s, v24.8h
+	WORD $0x4e040578 // dup v24.4s, v11.s[0]
+	WORD $0x0e2dc34a // smull v10.8h, v26.8b, v13.8b
+	WORD $0x4e7ebffe // addp v30.8h, v31.8h, v30.8h
+	WORD $0x4e2dc35f // smull2 v31.8h, v26.16b, v13.16b
+	WORD $0x0e2fc249 // smull v9.8h, v18.8b, v15.8b
+	WORD $0x4e602855 // saddlp v21.4s, v2.8h
+	WORD $0x4e2fc252 // smull2 v18.8h, v18.16b, v15.16b
+	WORD $0x0e3cc35d // smull v29.8h, v26.8b, v28.8b
+	WORD $0x4e38c222 // smull2 v2.8h, v17.16b, v24.16b
+	WORD $0x4e3cc35c // smull2 v28.8h, v26.16b, v28.16b
+	WORD $0x4e3bc19a // smull2 v26.8h, v12.16b, v27.16b
+	WORD $0x4e0c06c3 // dup v3.4s, v22.s[1]
+	WORD $0x4ea41c97 // mov v23.16b, v4.16b
+	WORD $0x4e140604 // dup v4.4s, v16.s[2]
+	WORD $0x4e606826 // sadalp v6.4s, v1.8h
+	WORD $0x0e38c221 // smull v1.8h, v17.8b, v24.8b
+	WORD $0x4e79bd11 // addp v17.8h, v8.8h, v25.8h
+	WORD $0x0e3bc199 // smull v25.8h, v12.8b, v27.8b
+	WORD $0x4e7fbd5b // addp v27.8h, v10.8h, v31.8h
+	WORD $0x4e0c04ff // dup v31.4s, v7.s[1]
+	WORD $0x4e04060a // dup v10.4s, v16.s[0]
+	WORD $0x4e7cbfb8 // addp v24.8h, v29.8h, v28.8h
+	WORD $0x3dc0609d // ldr q29, [x4, #0x180]
+	WORD $0x3dc0709c // ldr q28, [x4, #0x1c0]
+	WORD $0x4e62bc21 // addp v1.8h, v1.8h, v2.8h
+	WORD $0x3dc04082 // ldr q2, [x4, #0x100]
+	WORD $0x4e606814 // sadalp v20.4s, v0.8h
+	WORD $0x4e0404e0 // dup v0.4s, v7.s[0]
+	WORD $0x0e2ac04e // smull v14.8h, v2.8b, v10.8b
+	WORD $0x4e2ac04a // smull2 v10.8h, v2.16b, v10.16b
+	WORD $0x4e606bd5 // sadalp v21.4s, v30.8h
+	WORD $0x4e72bd3e // addp v30.8h, v9.8h, v18.8h
+	WORD $0x3dc05089 // ldr q9, [x4, #0x140]
+	WORD $0x0e20c048 // smull v8.8h, v2.8b, v0.8b
+	WORD $0x4e20c040 // smull2 v0.8h, v2.16b, v0.16b
+	WORD $0x4e602832 // saddlp v18.4s, v1.8h
+	WORD $0x4e1404e1 // dup v1.4s, v7.s[2]
+	WORD $0x0e3fc12b // smull v11.8h, v9.8b, v31.8b
+	WORD $0x4e3fc12c // smull2 v12.8h, v9.16b, v31.16b
+	WORD $0x4e1c04e7 // dup v7.4s, v7.s[3]
+	WORD $0x4e606bd2 // sadalp v18.4s, v30.8h
+	WORD $0x0e21c3ad // smull v13.8h, v29.8b, v1.8b
+	WORD $0x4e21c3a1 // smull2 v1.8h, v29.16b, v1.16b
+	WORD $0x4e60bd00 // addp v0.8h, v8.8h, v0.8h
+	WORD $0x4e0c0608 // dup v8.4s, v16.s[1]
+	WORD $0x4e6cbd6b // addp v11.8h, v11.8h, v12.8h
+	WORD $0x4e04066c // dup v12.4s, v19.s[0]
+	WORD $0x0e27c39e // smull v30.8h, v28.8b, v7.8b
+	WORD $0x4e27c39f // smull2 v31.8h, v28.16b, v7.16b
+	WORD $0x4e602807 // saddlp v7.4s, v0.8h
+	WORD $0x0e28c120 // smull v0.8h, v9.8b, v8.8b
+	WORD $0x4e28c12f // smull2 v15.8h, v9.16b, v8.16b
+	WORD $0x4e61bda8 // addp v8.8h, v13.8h, v1.8h
+	WORD $0x4e6abdc1 // addp v1.8h, v14.8h, v10.8h
+	WORD $0x4e0406ce // dup v14.4s, v22.s[0]
+	WORD $0x0e2cc04d // smull v13.8h, v2.8b, v12.8b
+	WORD $0x4e2cc04c // smull2 v12.8h, v2.16b, v12.16b
+	WORD $0x4e0c066a // dup v10.4s, v19.s[1]
+	WORD $0x4e606967 // sadalp v7.4s, v11.8h
+	WORD $0x4e1c060b // dup v11.4s, v16.s[3]
+	WORD $0x4e602830 // saddlp v16.4s, v1.8h
+	WORD $0x0e2ec041 // smull v1.8h, v2.8b, v14.8b
+	WORD $0x4e2ec042 // smull2 v2.8h, v2.16b, v14.16b
+	WORD $0x0e2ac12e // smull v14.8h, v9.8b, v10.8b
+	WORD $0x4e2ac12a // smull2 v10.8h, v9.16b, v10.16b
+	WORD $0x4e6fbc00 // addp v0.8h, v0.8h, v15.8h
+	WORD $0x4e6cbdac // addp v12.8h, v13.8h, v12.8h
+	WORD $0x0e23c12d // smull v13.8h, v9.8b, v3.8b
+	WORD $0x4e23c123 // smull2 v3.8h, v9.16b, v3.16b
+	WORD $0x0e2bc389 // smull v9.8h, v28.8b, v11.8b
+	WORD $0x4e2bc38b // smull2 v11.8h, v28.16b, v11.16b
+	WORD $0x4e62bc21 // addp v1.8h, v1.8h, v2.8h
+	WORD $0x4e140662 // dup v2.4s, v19.s[2]
+	WORD $0x4e1c0673 // dup v19.4s, v19.s[3]
+	WORD $0x4e6abdca // addp v10.8h, v14.8h, v10.8h
+	WORD $0x4e60298c // saddlp v12.4s, v12.8h
+	WORD $0x4e1406ce // dup v14.4s, v22.s[2]
+	WORD $0x4e63bda3 // addp v3.8h, v13.8h, v3.8h
+	WORD $0x4e1c06d6 // dup v22.4s, v22.s[3]
+	WORD $0x4e602821 // saddlp v1.4s, v1.8h
+	WORD $0x0e22c3ad // smull v13.8h, v29.8b, v2.8b
+	WORD $0x4e22c3a2 // smull2 v2.8h, v29.16b, v2.16b
+	WORD $0x4e606810 // sadalp v16.4s, v0.8h
+	WORD $0x0e24c3a0 // smull v0.8h, v29.8b, v4.8b
+	WORD $0x4e24c3a4 // smull2 v4.8h, v29.16b, v4.16b
+	WORD $0x4e60694c // sadalp v12.4s, v10.8h
+	WORD $0x0e2ec3aa // smull v10.8h, v29.8b, v14.8b
+	WORD $0x4e2ec3bd // smull2 v29.8h, v29.16b, v14.16b
+	WORD $0x0e33c38e // smull v14.8h, v28.8b, v19.8b
+	WORD $0x4e62bda2 // addp v2.8h, v13.8h, v2.8h
+	WORD $0x4e64bc00 // addp v0.8h, v0.8h, v4.8h
+	WORD $0x4e606861 // sadalp v1.4s, v3.8h
+	WORD $0x4e33c383 // smull2 v3.8h, v28.16b, v19.16b
+	WORD $0x0e36c393 // smull v19.8h, v28.8b, v22.8b
+	WORD $0x4e36c396 // smull2 v22.8h, v28.16b, v22.16b
+	WORD $0x4e606b72 // sadalp v18.4s, v27.8h
+	WORD $0x4e7dbd5b // addp v27.8h, v10.8h, v29.8h
+	WORD $0x4e606b15 // sadalp v21.4s, v24.8h
+	WORD $0x4e7abf38 // addp v24.8h, v25.8h, v26.8h
+	WORD $0x4e7fbfd9 // addp v25.8h, v30.8h, v31.8h
+	WORD $0xad417bff // ldp q31, q30, [sp, #0x20]
+	WORD $0x4e63bdc3 // addp v3.8h, v14.8h, v3.8h
+	WORD $0x4e76be64 // addp v4.8h, v19.8h, v22.8h
+	WORD $0x4e6bbd3a // addp v26.8h, v9.8h, v11.8h
+	WORD $0x4e60684c // sadalp v12.4s, v2.8h
+	WORD $0x4ebe84c6 // add v6.4s, v6.4s, v30.4s
+	WORD $0x4e606b61 // sadalp v1.4s, v27.8h
+	WORD $0x4e606907 // sadalp v7.4s, v8.8h
+	WORD $0x4e606810 // sadalp v16.4s, v0.8h
+	WORD $0x3dc013e0 // ldr q0, [sp, #0x40]
+	WORD $0x4e606a35 // sadalp v21.4s, v17.8h
+	WORD $0x4e606814 // sadalp v20.4s, v0.8h
+	WORD $0x3dc08080 // ldr q0, [x4, #0x200]
+	WORD $0x4e606b12 // sadalp v18.4s, v24.8h
+	WORD $0x6e3fdc02 // fmul v2.4s, v0.4s, v31.4s
+	WORD $0x4e60686c // sadalp v12.4s, v3.8h
+	WORD $0x4e606881 // sadalp v1.4s, v4.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x4ea21c44 // mov v4.16b, v2.16b
+	WORD $0x4ebe86b1 // add v17.4s, v21.4s, v30.4s
+	WORD $0x4ea21c43 // mov v3.16b, v2.16b
+	WORD $0x4ebe8693 // add v19.4s, v20.4s, v30.4s
+	WORD $0x4ebe8652 // add v18.4s, v18.4s, v30.4s
+	WORD $0x4e31cc04 // fmla v4.4s, v0.4s, v17.4s
+	WORD $0x4ea21c51 // mov v17.16b, v2.16b
+	WORD $0x4e26cc02 // fmla v2.4s, v0.4s, v6.4s
+	WORD $0x4ebe8594 // add v20.4s, v12.4s, v30.4s
+	WORD $0x4e32cc03 // fmla v3.4s, v0.4s, v18.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4e33cc11 // fmla v17.4s, v0.4s, v19.4s
+	WORD $0x4ebe84e7 // add v7.4s, v7.4s, v30.4s
+	WORD $0x4e3fd692 // fadd v18.4s, v20.4s, v31.4s
+	WORD $0x4e3fd421 // fadd v1.4s, v1.4s, v31.4s
+	WORD $0x4e3fd4e0 // fadd v0.4s, v7.4s, v31.4s
+	WORD $0x3dc09087 // ldr q7, [x4, #0x240]
+	WORD $0x910a0084 // add x4, x4, #0x280
+	WORD $0x4e606b50 // sadalp v16.4s, v26.8h
+	WORD $0x4e32cce4 // fmla v4.4s, v7.4s, v18.4s
+	WORD $0x4e21cce3 // fmla v3.4s, v7.4s, v1.4s
+	WORD $0xbd406021 // ldr s1, [x1, #0x60]
+	WORD $0x4e20cce2 // fmla v2.4s, v7.4s, v0.4s
+	WORD $0xbd402020 // ldr s0, [x1, #0x20]
+	WORD $0x4f811097 // fmla v23.4s, v4.4s, v1.s[0]
+	WORD $0x4f801065 // fmla v5.4s, v3.4s, v0.s[0]
+	WORD $0xad4283e1 // ldp q1, q0, [sp, #0x50]
+	WORD $0x4ebe8610 // add v16.4s, v16.4s, v30.4s
+	WORD $0x4eb71ee4 // mov v4.16b, v23.16b
+	WORD $0x4e3fd606 // fadd v6.4s, v16.4s, v31.4s
+	WORD $0x4e26ccf1 // fmla v17.4s, v7.4s, v6.4s
+	WORD $0xbd402226 // ldr s6, [x17, #0x20]
+	WORD $0xbd406227 // ldr s7, [x17, #0x60]
+	WORD $0x4f871040 // fmla v0.4s, v2.4s, v7.s[0]
+	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
+	WORD $0x54ffe4a8 // b.hi 0x3cbc <k_tile_panel_16+0x35c>
+	WORD $0x17fffef9 // b 0x3c10 <k_tile_panel_16+0x2b0>
+	WORD $0xa941c404 // ldp x4, x17, [x0, #0x18]
+	WORD $0xf9400401 // ldr x1, [x0, #0x8]
+	WORD $0xf9402407 // ldr x7, [x0, #0x48]
+	WORD $0x91010033 // add x19, x1, #0x40
+	WORD $0xd37ae631 // lsl x17, x17, #6
+	WORD $0xd1040234 // sub x20, x17, #0x100
+	WORD $0x14000007 // b 0x4064 <k_tile_panel_16+0x704>
+	WORD $0x91000a36 // add x22, x17, #0x2
+	WORD $0xaa1103e6 // mov x6, x17
+	WORD $0x3d8002a3 // str q3, [x21]
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x3ca16aa2 // str q2, [x21, x1]
+	WORD $0x54ffda8c // b.gt 0x3bb0 <k_tile_panel_16+0x250>
+	WORD $0xcb0a00d1 // sub x17, x6, x10
+	WORD $0x91000cd7 // add x23, x6, #0x3
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x9b117c91 // mul x17, x4, x17
+	WORD $0xd37ef481 // lsl x1, x4, #2
+	WORD $0x8b1108b5 // add x21, x5, x17, lsl #2
+	WORD $0xaa1603f1 // mov x17, x22
+	WORD $0x9a86b2f6 // csel x22, x23, x6, lt
+	WORD $0xb40000c7 // cbz x7, 0x409c <k_tile_panel_16+0x73c>
+	WORD $0x3dc002a3 // ldr q3, [x21]
+	WORD $0x3ce16aa2 // ldr q2, [x21, x1]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x40ac <k_tile_panel_16+0x74c>
+	WORD $0x17ffffed // b 0x404c <k_tile_panel_16+0x6ec>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffd2b // b.lt 0x404c <k_tile_panel_16+0x6ec>
+	WORD $0x9342fed6 // asr x22, x22, #2
+	WORD $0xaa1003f7 // mov x23, x16
+	WORD $0x9b167e96 // mul x22, x20, x22
+	WORD $0x8b061ac6 // add x6, x22, x6, lsl #6
+	WORD $0xaa0303f6 // mov x22, x3
+	WORD $0x8b060266 // add x6, x19, x6
+	WORD $0xad4014c4 // ldp q4, q5, [x6]
+	WORD $0xd10006d6 // sub x22, x22, #0x1
+	WORD $0x3dc002f3 // ldr q19, [x23]
+	WORD $0xad7e40c6 // ldp q6, q16, [x6, #-0x40]
+	WORD $0x3dc012f2 // ldr q18, [x23, #0x40]
+	WORD $0xf10006df // cmp x22, #0x1
+	WORD $0x3dc022e7 // ldr q7, [x23, #0x80]
+	WORD $0x4e040480 // dup v0.4s, v4.s[0]
+	WORD $0x4e0c0481 // dup v1.4s, v4.s[1]
+	WORD $0x4e140496 // dup v22.4s, v4.s[2]
+	WORD $0x4e0404d8 // dup v24.4s, v6.s[0]
+	WORD $0x4e0c04d7 // dup v23.4s, v6.s[1]
+	WORD $0x4e0404b9 // dup v25.4s, v5.s[0]
+	WORD $0x4e04061a // dup v26.4s, v16.s[0]
+	WORD $0x3dc042f5 // ldr q21, [x23, #0x100]
+	WORD $0x3dc052f1 // ldr q17, [x23, #0x140]
+	WORD $0x0e20c274 // smull v20.8h, v19.8b, v0.8b
+	WORD $0x4e20c260 // smull2 v0.8h, v19.16b, v0.16b
+	WORD $0x0e21c25b // smull v27.8h, v18.8b, v1.8b
+	WORD $0x4e21c241 // smull2 v1.8h, v18.16b, v1.16b
+	WORD $0x0e36c0fc // smull v28.8h, v7.8b, v22.8b
+	WORD $0x4e36c0f6 // smull2 v22.8h, v7.16b, v22.16b
+	WORD $0x0e39c2bd // smull v29.8h, v21.8b, v25.8b
+	WORD $0x4e39c2b9 // smull2 v25.8h, v21.16b, v25.16b
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e60be80 // addp v0.8h, v20.8h, v0.8h
+	WORD $0x0e38c274 // smull v20.8h, v19.8b, v24.8b
+	WORD $0x4e38c273 // smull2 v19.8h, v19.16b, v24.16b
+	WORD $0x0e37c258 // smull v24.8h, v18.8b, v23.8b
+	WORD $0x4e37c257 // smull2 v23.8h, v18.16b, v23.16b
+	WORD $0x4e61bf61 // addp v1.8h, v27.8h, v1.8h
+	WORD $0x0e3ac2bb // smull v27.8h, v21.8b, v26.8b
+	WORD $0x4e76bf96 // addp v22.8h, v28.8h, v22.8h
+	WORD $0x4e79bfb9 // addp v25.8h, v29.8h, v25.8h
+	WORD $0x4e602812 // saddlp v18.4s, v0.8h
+	WORD $0x4e3ac2a0 // smull2 v0.8h, v21.16b, v26.16b
+	WORD $0x4e0c04b5 // dup v21.4s, v5.s[1]
+	WORD $0x4e73be93 // addp v19.8h, v20.8h, v19.8h
+	WORD $0x4e0c0614 // dup v20.4s, v16.s[1]
+	WORD $0x4e1404da // dup v26.4s, v6.s[2]
+	WORD $0x4e77bf17 // addp v23.8h, v24.8h, v23.8h
+	WORD $0x4e1404b8 // dup v24.4s, v5.s[2]
+	WORD $0x4e602b39 // saddlp v25.4s, v25.8h
+	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
+	WORD $0x4e1c04a5 // dup v5.4s, v5.s[3]
+	WORD $0x0e34c23c // smull v28.8h, v17.8b, v20.8b
+	WORD $0x4e602a73 // saddlp v19.4s, v19.8h
+	WORD $0x4e60bf60 // addp v0.8h, v27.8h, v0.8h
+	WORD $0x4e606832 // sadalp v18.4s, v1.8h
+	WORD $0x0e35c221 // smull v1.8h, v17.8b, v21.8b
+	WORD $0x4e35c235 // smull2 v21.8h, v17.16b, v21.16b
+	WORD $0x4e34c231 // smull2 v17.8h, v17.16b, v20.16b
+	WORD $0x0e3ac0f4 // smull v20.8h, v7.8b, v26.8b
+	WORD $0x4e3ac0e7 // smull2 v7.8h, v7.16b, v26.16b
+	WORD $0x4e602800 // saddlp v0.4s, v0.8h
+	WORD $0x4e606af3 // sadalp v19.4s, v23.8h
+	WORD $0x4e140617 // dup v23.4s, v16.s[2]
+	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x4e75bc21 // addp v1.8h, v1.8h, v21.8h
+	WORD $0x3dc062f5 // ldr q21, [x23, #0x180]
+	WORD $0x4e71bf91 // addp v17.8h, v28.8h, v17.8h
+	WORD $0x4e67be87 // addp v7.8h, v20.8h, v7.8h
+	WORD $0x3dc072f4 // ldr q20, [x23, #0x1c0]
+	WORD $0x0e38c2ba // smull v26.8h, v21.8b, v24.8b
+	WORD $0x4e38c2b8 // smull2 v24.8h, v21.16b, v24.16b
+	WORD $0x4e606839 // sadalp v25.4s, v1.8h
+	WORD $0x0e37c2a1 // smull v1.8h, v21.8b, v23.8b
+	WORD $0x4e37c2b5 // smull2 v21.8h, v21.16b, v23.16b
+	WORD $0x3dc032f7 // ldr q23, [x23, #0xc0]
+	WORD $0x4e606a20 // sadalp v0.4s, v17.8h
+	WORD $0x0e24c2f1 // smull v17.8h, v23.8b, v4.8b
+	WORD $0x4e24c2e4 // smull2 v4.8h, v23.16b, v4.16b
+	WORD $0x4e75bc21 // addp v1.8h, v1.8h, v21.8h
+	WORD $0x0e30c295 // smull v21.8h, v20.8b, v16.8b
+	WORD $0x4e30c290 // smull2 v16.8h, v20.16b, v16.16b
+	WORD $0x4e606ad2 // sadalp v18.4s, v22.8h
+	WORD $0x4e78bf56 // addp v22.8h, v26.8h, v24.8h
+	WORD $0x0e26c2f8 // smull v24.8h, v23.8b, v6.8b
+	WORD $0x4e26c2e6 // smull2 v6.8h, v23.16b, v6.16b
+	WORD $0x4e6068f3 // sadalp v19.4s, v7.8h
+	WORD $0x0e25c287 // smull v7.8h, v20.8b, v5.8b
+	WORD $0x4e25c285 // smull2 v5.8h, v20.16b, v5.16b
+	WORD $0x4e606ad9 // sadalp v25.4s, v22.8h
+	WORD $0x4e606820 // sadalp v0.4s, v1.8h
+	WORD $0x4e64be21 // addp v1.8h, v17.8h, v4.8h
+	WORD $0x4e66bf04 // addp v4.8h, v24.8h, v6.8h
+	WORD $0x4e70bea6 // addp v6.8h, v21.8h, v16.8h
+	WORD $0x4e65bce5 // addp v5.8h, v7.8h, v5.8h
+	WORD $0x4e606832 // sadalp v18.4s, v1.8h
+	WORD $0x3dc082e1 // ldr q1, [x23, #0x200]
+	WORD $0x4e606893 // sadalp v19.4s, v4.8h
+	WORD $0x6e3fdc24 // fmul v4.4s, v1.4s, v31.4s
+	WORD $0x4e6068b9 // sadalp v25.4s, v5.8h
+	WORD $0x4e6068c0 // sadalp v0.4s, v6.8h
+	WORD $0x4ea41c90 // mov v16.16b, v4.16b
+	WORD $0x4ebe8646 // add v6.4s, v18.4s, v30.4s
+	WORD $0x4ebe8665 // add v5.4s, v19.4s, v30.4s
+	WORD $0x4e26cc24 // fmla v4.4s, v1.4s, v6.4s
+	WORD $0x4ebe8727 // add v7.4s, v25.4s, v30.4s
+	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
+	WORD $0x4e25cc30 // fmla v16.4s, v1.4s, v5.4s
+	WORD $0x3dc092e5 // ldr q5, [x23, #0x240]
+	WORD $0x910a02f7 // add x23, x23, #0x280
+	WORD $0x4e3fd4e1 // fadd v1.4s, v7.4s, v31.4s
+	WORD $0x4e3fd400 // fadd v0.4s, v0.4s, v31.4s
+	WORD $0x4e21cca4 // fmla v4.4s, v5.4s, v1.4s
+	WORD $0xbd4020c1 // ldr s1, [x6, #0x20]
+	WORD $0x4e20ccb0 // fmla v16.4s, v5.4s, v0.4s
+	WORD $0xbc5e00c0 // ldur s0, [x6, #-0x20]
 	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x54fffc28 // b.hi 0x40a8 <k_tile_panel_16+0x608>
-	WORD $0x17fffe85 // b 0x3b3c <k_tile_panel_16+0x9c>
-	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
-	WORD $0xf94013fd // ldr x29, [sp, #0x20]
-	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
-	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
-	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
-	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
-	WORD $0x6d4123e9 // ldp d9, d8, [sp, #0x10]
-	WORD $0x910203ff // add sp, sp, #0x80
+	WORD $0x4f811082 // fmla v2.4s, v4.4s, v1.s[0]
+	WORD $0x4f801203 // fmla v3.4s, v16.4s, v0.s[0]
+	WORD $0x54fff208 // b.hi 0x40c4 <k_tile_panel_16+0x764>
+	WORD $0x17ffff71 // b 0x404c <k_tile_panel_16+0x6ec>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54ffbbeb // b.lt 0x3a10 <k_tile_panel_16+0xb0>
+	WORD $0xd342fc85 // lsr x5, x4, #2
+	WORD $0xf9401006 // ldr x6, [x0, #0x20]
+	WORD $0x927edc84 // and x4, x4, #0x3fffffffffffffc
+	WORD $0xcb040231 // sub x17, x17, x4
+	WORD $0xaa0303e4 // mov x4, x3
+	WORD $0x9b057cc5 // mul x5, x6, x5
+	WORD $0xf9400406 // ldr x6, [x0, #0x8]
+	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
+	WORD $0x8b1118b1 // add x17, x5, x17, lsl #6
+	WORD $0xad400223 // ldp q3, q0, [x17]
+	WORD $0xd1000484 // sub x4, x4, #0x1
+	WORD $0x3dc00204 // ldr q4, [x16]
+	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x3dc01206 // ldr q6, [x16, #0x40]
+	WORD $0x4e040461 // dup v1.4s, v3.s[0]
+	WORD $0x4e040405 // dup v5.4s, v0.s[0]
+	WORD $0x4e0c0470 // dup v16.4s, v3.s[1]
+	WORD $0x0e21c091 // smull v17.8h, v4.8b, v1.8b
+	WORD $0x4e21c081 // smull2 v1.8h, v4.16b, v1.16b
+	WORD $0x4e0c0404 // dup v4.4s, v0.s[1]
+	WORD $0x0e25c0f2 // smull v18.8h, v7.8b, v5.8b
+	WORD $0x4e25c0e5 // smull2 v5.8h, v7.16b, v5.16b
+	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
+	WORD $0x0e30c0d3 // smull v19.8h, v6.8b, v16.8b
+	WORD $0x4e30c0c6 // smull2 v6.8h, v6.16b, v16.16b
+	WORD $0x0e24c0f0 // smull v16.8h, v7.8b, v4.8b
+	WORD $0x4e24c0e4 // smull2 v4.8h, v7.16b, v4.16b
+	WORD $0x4e140467 // dup v7.4s, v3.s[2]
+	WORD $0x4e61be21 // addp v1.8h, v17.8h, v1.8h
+	WORD $0x3dc02211 // ldr q17, [x16, #0x80]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e65be45 // addp v5.8h, v18.8h, v5.8h
+	WORD $0x4e140412 // dup v18.4s, v0.s[2]
+	WORD $0x4e1c0400 // dup v0.4s, v0.s[3]
+	WORD $0x4e66be66 // addp v6.8h, v19.8h, v6.8h
+	WORD $0x3dc06213 // ldr q19, [x16, #0x180]
+	WORD $0x4e602821 // saddlp v1.4s, v1.8h
+	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
+	WORD $0x0e27c230 // smull v16.8h, v17.8b, v7.8b
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e27c227 // smull2 v7.8h, v17.16b, v7.16b
+	WORD $0x0e32c271 // smull v17.8h, v19.8b, v18.8b
+	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
+	WORD $0x4e6068c1 // sadalp v1.4s, v6.8h
+	WORD $0x4e606885 // sadalp v5.4s, v4.8h
+	WORD $0x3dc03204 // ldr q4, [x16, #0xc0]
+	WORD $0x4e67be06 // addp v6.8h, v16.8h, v7.8h
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
+	WORD $0x4e72be30 // addp v16.8h, v17.8h, v18.8h
+	WORD $0x0e23c091 // smull v17.8h, v4.8b, v3.8b
+	WORD $0x4e23c083 // smull2 v3.8h, v4.16b, v3.16b
+	WORD $0x0e20c0e4 // smull v4.8h, v7.8b, v0.8b
+	WORD $0x4e20c0e0 // smull2 v0.8h, v7.16b, v0.16b
+	WORD $0x4e6068c1 // sadalp v1.4s, v6.8h
+	WORD $0x4e63be23 // addp v3.8h, v17.8h, v3.8h
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x4e60bc80 // addp v0.8h, v4.8h, v0.8h
+	WORD $0x4e606861 // sadalp v1.4s, v3.8h
+	WORD $0x4e606805 // sadalp v5.4s, v0.8h
+	WORD $0x3dc08200 // ldr q0, [x16, #0x200]
+	WORD $0x6e3fdc03 // fmul v3.4s, v0.4s, v31.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4ebe84a4 // add v4.4s, v5.4s, v30.4s
+	WORD $0x4e21cc03 // fmla v3.4s, v0.4s, v1.4s
+	WORD $0x3dc09201 // ldr q1, [x16, #0x240]
+	WORD $0x910a0210 // add x16, x16, #0x280
+	WORD $0x4e3fd480 // fadd v0.4s, v4.4s, v31.4s
+	WORD $0x4e20cc23 // fmla v3.4s, v1.4s, v0.4s
+	WORD $0xbd402220 // ldr s0, [x17, #0x20]
+	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
+	WORD $0x54fff828 // b.hi 0x42bc <k_tile_panel_16+0x95c>
+	WORD $0x17fffd95 // b 0x3a10 <k_tile_panel_16+0xb0>
+	WORD $0xa9504ff4 // ldp x20, x19, [sp, #0x100]
+	WORD $0xf9405bfd // ldr x29, [sp, #0xb0]
+	WORD $0xa94f57f6 // ldp x22, x21, [sp, #0xf0]
+	WORD $0xa94e5ff8 // ldp x24, x23, [sp, #0xe0]
+	WORD $0xa94d67fa // ldp x26, x25, [sp, #0xd0]
+	WORD $0xa94c6ffe // ldp x30, x27, [sp, #0xc0]
+	WORD $0x6d4a23e9 // ldp d9, d8, [sp, #0xa0]
+	WORD $0x6d492beb // ldp d11, d10, [sp, #0x90]
+	WORD $0x6d4833ed // ldp d13, d12, [sp, #0x80]
+	WORD $0x6d473bef // ldp d15, d14, [sp, #0x70]
+	WORD $0x910443ff // add sp, sp, #0x110
 	WORD $0xd65f03c0 // ret
 
 	// tile_panel_16_min
 	WORD $0xf940200b // ldr x11, [x0, #0x40]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400392b // b.lt 0x487c <k_tile_panel_16_min+0x72c>
-	WORD $0xd10203ff // sub sp, sp, #0x80
+	WORD $0x5400592b // b.lt 0x4f1c <k_tile_panel_16_min+0xb2c>
+	WORD $0xd105c3ff // sub sp, sp, #0x170
 	WORD $0xa943240d // ldp x13, x9, [x0, #0x30]
-	WORD $0xd37ef562 // lsl x2, x11, #2
+	WORD $0xd37ef570 // lsl x16, x11, #2
 	WORD $0xf940140a // ldr x10, [x0, #0x28]
-	WORD $0x52a96811 // mov w17, #0x4b400000 // =1262485504
-	WORD $0x52b96801 // mov w1, #-0x34c00000 // =-884998144
-	WORD $0x4e040e20 // dup v0.4s, w17
-	WORD $0x4e040c21 // dup v1.4s, w1
+	WORD $0x52a96801 // mov w1, #0x4b400000 // =1262485504
+	WORD $0x52b96802 // mov w2, #-0x34c00000 // =-884998144
+	WORD $0x4e040c3e // dup v30.4s, w1
+	WORD $0x4e040c5f // dup v31.4s, w2
 	WORD $0xf940080b // ldr x11, [x0, #0x10]
 	WORD $0xf10001bf // cmp x13, #0x0
-	WORD $0x91000d50 // add x16, x10, #0x3
+	WORD $0x91000d51 // add x17, x10, #0x3
 	WORD $0x8b09052e // add x14, x9, x9, lsl #1
 	WORD $0x1a9fd7ef // cset w15, gt
 	WORD $0xf100015f // cmp x10, #0x0
 	WORD $0xf940000c // ldr x12, [x0]
-	WORD $0x9a8ab210 // csel x16, x16, x10, lt
+	WORD $0x9a8ab231 // csel x17, x17, x10, lt
 	WORD $0xd378ddce // lsl x14, x14, #8
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x927ef603 // and x3, x16, #0xfffffffffffffffc
-	WORD $0x9342fe10 // asr x16, x16, #2
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x927ef623 // and x3, x17, #0xfffffffffffffffc
+	WORD $0x9342fe31 // asr x17, x17, #2
 	WORD $0xaa1f03e8 // mov x8, xzr
 	WORD $0x8b0a01ad // add x13, x13, x10
 	WORD $0x0a0f014f // and w15, w10, w15
-	WORD $0x91000541 // add x1, x10, #0x1
-	WORD $0xa90243fd // stp x29, x16, [sp, #0x20]
-	WORD $0xcb030150 // sub x16, x10, x3
-	WORD $0x9a9fc442 // csinc x2, x2, xzr, gt
+	WORD $0x9a9fc602 // csinc x2, x16, xzr, gt
+	WORD $0xf9000ff1 // str x17, [sp, #0x18]
+	WORD $0xcb030151 // sub x17, x10, x3
 	WORD $0x91000523 // add x3, x9, #0x1
-	WORD $0x6d0123e9 // stp d9, d8, [sp, #0x10]
-	WORD $0xa9036ffe // stp x30, x27, [sp, #0x30]
-	WORD $0xa90467fa // stp x26, x25, [sp, #0x40]
-	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
-	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
-	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
-	WORD $0xf90007f0 // str x16, [sp, #0x8]
-	WORD $0x14000005 // b 0x41fc <k_tile_panel_16_min+0xac>
-	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0xf9000bf1 // str x17, [sp, #0x10]
+	WORD $0x91000551 // add x17, x10, #0x1
+	WORD $0x6d0d3bef // stp d15, d14, [sp, #0xd0]
+	WORD $0x6d0e33ed // stp d13, d12, [sp, #0xe0]
+	WORD $0x6d0f2beb // stp d11, d10, [sp, #0xf0]
+	WORD $0x6d1023e9 // stp d9, d8, [sp, #0x100]
+	WORD $0xa91147fd // stp x29, x17, [sp, #0x110]
+	WORD $0xa9126ffe // stp x30, x27, [sp, #0x120]
+	WORD $0xa91367fa // stp x26, x25, [sp, #0x130]
+	WORD $0xa9145ff8 // stp x24, x23, [sp, #0x140]
+	WORD $0xa91557f6 // stp x22, x21, [sp, #0x150]
+	WORD $0xa9164ff4 // stp x20, x19, [sp, #0x160]
+	WORD $0xad017bff // stp q31, q30, [sp, #0x20]
+	WORD $0x14000005 // b 0x44b0 <k_tile_panel_16_min+0xc0>
+	WORD $0x3d800022 // str q2, [x1]
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb02011f // cmp x8, x2
-	WORD $0x54003320 // b.eq 0x485c <k_tile_panel_16_min+0x70c>
-	WORD $0xd342fd04 // lsr x4, x8, #2
-	WORD $0xd37ced05 // lsl x5, x8, #4
-	WORD $0xaa0a03fa // mov x26, x10
-	WORD $0x9b0e2c84 // madd x4, x4, x14, x11
-	WORD $0x927c04a6 // and x6, x5, #0x30
-	WORD $0x8b050185 // add x5, x12, x5
-	WORD $0x8b060084 // add x4, x4, x6
-	WORD $0x3400074f // cbz w15, 0x4300 <k_tile_panel_16_min+0x1b0>
-	WORD $0xf9402406 // ldr x6, [x0, #0x48]
-	WORD $0xb40000a6 // cbz x6, 0x4234 <k_tile_panel_16_min+0xe4>
-	WORD $0x3dc000a2 // ldr q2, [x5]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000aa // b.ge 0x4240 <k_tile_panel_16_min+0xf0>
-	WORD $0x14000032 // b 0x42f8 <k_tile_panel_16_min+0x1a8>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540005eb // b.lt 0x42f8 <k_tile_panel_16_min+0x1a8>
-	WORD $0xf9401006 // ldr x6, [x0, #0x20]
-	WORD $0xf94017f0 // ldr x16, [sp, #0x28]
-	WORD $0xaa0403f3 // mov x19, x4
-	WORD $0xf9400407 // ldr x7, [x0, #0x8]
-	WORD $0x9b107cc6 // mul x6, x6, x16
-	WORD $0xf94007f0 // ldr x16, [sp, #0x8]
-	WORD $0x8b0618e6 // add x6, x7, x6, lsl #6
-	WORD $0xaa0303e7 // mov x7, x3
-	WORD $0x8b1018c6 // add x6, x6, x16, lsl #6
-	WORD $0xad4014c4 // ldp q4, q5, [x6]
-	WORD $0x4ea01c07 // mov v7.16b, v0.16b
-	WORD $0x4ea01c10 // mov v16.16b, v0.16b
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0x3dc04266 // ldr q6, [x19, #0x100]
-	WORD $0x3dc07271 // ldr q17, [x19, #0x1c0]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01263 // ldr q3, [x19, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
-	WORD $0x3dc05266 // ldr q6, [x19, #0x140]
-	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02263 // ldr q3, [x19, #0x80]
-	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
-	WORD $0x3dc06266 // ldr q6, [x19, #0x180]
-	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03263 // ldr q3, [x19, #0xc0]
-	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
-	WORD $0x3dc08266 // ldr q6, [x19, #0x200]
-	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
-	WORD $0x6e21dcc3 // fmul v3.4s, v6.4s, v1.4s
-	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
-	WORD $0x3dc09265 // ldr q5, [x19, #0x240]
-	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
-	WORD $0x4e21d604 // fadd v4.4s, v16.4s, v1.4s
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x2d4694c4 // ldp s4, s5, [x6, #0x34]
-	WORD $0x3dc0a263 // ldr q3, [x19, #0x280]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x3dc0b263 // ldr q3, [x19, #0x2c0]
-	WORD $0x910c0273 // add x19, x19, #0x300
-	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fffb88 // b.hi 0x4264 <k_tile_panel_16_min+0x114>
-	WORD $0xaa0103fa // mov x26, x1
-	WORD $0x3d8000a2 // str q2, [x5]
-	WORD $0x9100135e // add x30, x26, #0x4
-	WORD $0xeb0d03df // cmp x30, x13
-	WORD $0x540002ad // b.le 0x435c <k_tile_panel_16_min+0x20c>
-	WORD $0xaa1a03e6 // mov x6, x26
-	WORD $0x910008d9 // add x25, x6, #0x2
-	WORD $0xeb0d033f // cmp x25, x13
-	WORD $0x540016ed // b.le 0x45f4 <k_tile_panel_16_min+0x4a4>
-	WORD $0xaa0603e7 // mov x7, x6
-	WORD $0xeb0d00ff // cmp x7, x13
-	WORD $0x54fff66a // b.ge 0x41f0 <k_tile_panel_16_min+0xa0>
-	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
-	WORD $0xcb0a00f1 // sub x17, x7, x10
-	WORD $0xf10000ff // cmp x7, #0x0
-	WORD $0x9b117e10 // mul x16, x16, x17
+	WORD $0x54005220 // b.eq 0x4ef0 <k_tile_panel_16_min+0xb00>
+	WORD $0xd342fd10 // lsr x16, x8, #2
+	WORD $0xd37ced11 // lsl x17, x8, #4
+	WORD $0x9b0e2e10 // madd x16, x16, x14, x11
+	WORD $0x927c0621 // and x1, x17, #0x30
+	WORD $0x8b110185 // add x5, x12, x17
+	WORD $0xaa0a03f1 // mov x17, x10
+	WORD $0x8b010210 // add x16, x16, x1
+	WORD $0x34000b4f // cbz w15, 0x4634 <k_tile_panel_16_min+0x244>
 	WORD $0xf9402411 // ldr x17, [x0, #0x48]
-	WORD $0x8b1008a5 // add x5, x5, x16, lsl #2
-	WORD $0x91000cf0 // add x16, x7, #0x3
-	WORD $0x9a87b206 // csel x6, x16, x7, lt
-	WORD $0xb4002271 // cbz x17, 0x4794 <k_tile_panel_16_min+0x644>
+	WORD $0xb40000b1 // cbz x17, 0x44e8 <k_tile_panel_16_min+0xf8>
 	WORD $0x3dc000a2 // ldr q2, [x5]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400226a // b.ge 0x47a0 <k_tile_panel_16_min+0x650>
-	WORD $0x17ffffa5 // b 0x41ec <k_tile_panel_16_min+0x9c>
-	WORD $0xa941cc07 // ldp x7, x19, [x0, #0x18]
-	WORD $0xf9400414 // ldr x20, [x0, #0x8]
-	WORD $0xf9402415 // ldr x21, [x0, #0x48]
-	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
-	WORD $0xd37df0f6 // lsl x22, x7, #3
-	WORD $0xd37ef4d7 // lsl x23, x6, #2
-	WORD $0x14000009 // b 0x4398 <k_tile_panel_16_min+0x248>
-	WORD $0x910010de // add x30, x6, #0x4
-	WORD $0xaa0603fa // mov x26, x6
-	WORD $0x3d800305 // str q5, [x24]
-	WORD $0xeb0d03df // cmp x30, x13
-	WORD $0x3cb96b03 // str q3, [x24, x25]
-	WORD $0x3cb66b04 // str q4, [x24, x22]
-	WORD $0x3cb76b02 // str q2, [x24, x23]
-	WORD $0x54fffbec // b.gt 0x4310 <k_tile_panel_16_min+0x1c0>
-	WORD $0xcb0a0346 // sub x6, x26, x10
-	WORD $0x91000f58 // add x24, x26, #0x3
-	WORD $0xf100035f // cmp x26, #0x0
-	WORD $0x9b067ce6 // mul x6, x7, x6
-	WORD $0x91000b5b // add x27, x26, #0x2
-	WORD $0x9a9ab31d // csel x29, x24, x26, lt
-	WORD $0x91001750 // add x16, x26, #0x5
-	WORD $0xf100037f // cmp x27, #0x0
-	WORD $0xd37ef4f9 // lsl x25, x7, #2
-	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
-	WORD $0xaa1e03e6 // mov x6, x30
-	WORD $0x9a9bb21e // csel x30, x16, x27, lt
-	WORD $0xb4000115 // cbz x21, 0x43e8 <k_tile_panel_16_min+0x298>
-	WORD $0x3dc00305 // ldr q5, [x24]
-	WORD $0x3cf96b03 // ldr q3, [x24, x25]
-	WORD $0x3cf66b04 // ldr q4, [x24, x22]
-	WORD $0x3cf76b02 // ldr q2, [x24, x23]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400010a // b.ge 0x4400 <k_tile_panel_16_min+0x2b0>
-	WORD $0x17ffffe5 // b 0x4378 <k_tile_panel_16_min+0x228>
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x540000aa // b.ge 0x44f4 <k_tile_panel_16_min+0x104>
+	WORD $0x14000052 // b 0x462c <k_tile_panel_16_min+0x23c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffbeb // b.lt 0x4378 <k_tile_panel_16_min+0x228>
-	WORD $0xd342ffb0 // lsr x16, x29, #2
-	WORD $0xd342ffd1 // lsr x17, x30, #2
-	WORD $0x927edfbd // and x29, x29, #0x3fffffffffffffc
-	WORD $0x927edfde // and x30, x30, #0x3fffffffffffffc
-	WORD $0xcb1d035a // sub x26, x26, x29
-	WORD $0xaa0303fd // mov x29, x3
-	WORD $0x9b107e70 // mul x16, x19, x16
-	WORD $0xcb1e037b // sub x27, x27, x30
-	WORD $0xaa0403fe // mov x30, x4
-	WORD $0x9b117e71 // mul x17, x19, x17
-	WORD $0x8b101a90 // add x16, x20, x16, lsl #6
-	WORD $0x8b111a91 // add x17, x20, x17, lsl #6
-	WORD $0x8b1a1a1a // add x26, x16, x26, lsl #6
-	WORD $0x8b1b1a3b // add x27, x17, x27, lsl #6
-	WORD $0x3dc003c7 // ldr q7, [x30]
-	WORD $0x3dc013d0 // ldr q16, [x30, #0x40]
-	WORD $0xd10007bd // sub x29, x29, #0x1
-	WORD $0x6d445771 // ldp d17, d21, [x27, #0x40]
-	WORD $0xf10007bf // cmp x29, #0x1
-	WORD $0x6d401b73 // ldp d19, d6, [x27]
-	WORD $0x4e9038f6 // zip1 v22.4s, v7.4s, v16.4s
-	WORD $0x4e9078f7 // zip2 v23.4s, v7.4s, v16.4s
-	WORD $0x6d446b50 // ldp d16, d26, [x26, #0x40]
-	WORD $0x6d404b58 // ldp d24, d18, [x26]
-	WORD $0x4ea01c07 // mov v7.16b, v0.16b
-	WORD $0x6e180633 // mov v19.d[1], v17.d[0]
-	WORD $0x3dc023d1 // ldr q17, [x30, #0x80]
-	WORD $0x3dc033d9 // ldr q25, [x30, #0xc0]
-	WORD $0x3dc053db // ldr q27, [x30, #0x140]
-	WORD $0x6e1806a6 // mov v6.d[1], v21.d[0]
-	WORD $0x4ea01c15 // mov v21.16b, v0.16b
-	WORD $0x6e180618 // mov v24.d[1], v16.d[0]
-	WORD $0x4ea01c10 // mov v16.16b, v0.16b
-	WORD $0x4e993a34 // zip1 v20.4s, v17.4s, v25.4s
-	WORD $0x6e180752 // mov v18.d[1], v26.d[0]
-	WORD $0x6d457f5a // ldp d26, d31, [x26, #0x50]
-	WORD $0x4e93a6c7 // smmla v7.4s, v22.16b, v19.16b
-	WORD $0x3dc063dd // ldr q29, [x30, #0x180]
-	WORD $0x3dc073de // ldr q30, [x30, #0x1c0]
-	WORD $0x4e93a6f0 // smmla v16.4s, v23.16b, v19.16b
-	WORD $0x4e997a33 // zip2 v19.4s, v17.4s, v25.4s
-	WORD $0x4ea01c11 // mov v17.16b, v0.16b
-	WORD $0x3dc043d9 // ldr q25, [x30, #0x100]
-	WORD $0x4e98a6f5 // smmla v21.4s, v23.16b, v24.16b
-	WORD $0x4e9e3ba9 // zip1 v9.4s, v29.4s, v30.4s
-	WORD $0x4e9e7bbd // zip2 v29.4s, v29.4s, v30.4s
-	WORD $0x4ea01c1e // mov v30.16b, v0.16b
-	WORD $0x4e98a6d1 // smmla v17.4s, v22.16b, v24.16b
-	WORD $0x4e9b3b36 // zip1 v22.4s, v25.4s, v27.4s
-	WORD $0x4e9b7b39 // zip2 v25.4s, v25.4s, v27.4s
-	WORD $0x6d416f5c // ldp d28, d27, [x26, #0x10]
-	WORD $0x4e86a687 // smmla v7.4s, v20.16b, v6.16b
-	WORD $0x6d452378 // ldp d24, d8, [x27, #0x50]
-	WORD $0x4e92a675 // smmla v21.4s, v19.16b, v18.16b
-	WORD $0x4e86a670 // smmla v16.4s, v19.16b, v6.16b
-	WORD $0x6e18075c // mov v28.d[1], v26.d[0]
-	WORD $0x6d416b77 // ldp d23, d26, [x27, #0x10]
-	WORD $0x6e1807fb // mov v27.d[1], v31.d[0]
-	WORD $0x4ea01c1f // mov v31.16b, v0.16b
-	WORD $0x4e92a691 // smmla v17.4s, v20.16b, v18.16b
-	WORD $0x3dc083d2 // ldr q18, [x30, #0x200]
-	WORD $0x6e180717 // mov v23.d[1], v24.d[0]
-	WORD $0x4ea01c18 // mov v24.16b, v0.16b
-	WORD $0x6e18051a // mov v26.d[1], v8.d[0]
-	WORD $0x4e9ca6de // smmla v30.4s, v22.16b, v28.16b
-	WORD $0x4e9ca73f // smmla v31.4s, v25.16b, v28.16b
-	WORD $0x4ea01c1c // mov v28.16b, v0.16b
-	WORD $0x6e21de46 // fmul v6.4s, v18.4s, v1.4s
-	WORD $0x4e951a33 // uzp1 v19.4s, v17.4s, v21.4s
-	WORD $0x4e955a31 // uzp2 v17.4s, v17.4s, v21.4s
-	WORD $0x4e9018f5 // uzp1 v21.4s, v7.4s, v16.4s
-	WORD $0x4e9058e7 // uzp2 v7.4s, v7.4s, v16.4s
-	WORD $0x4e97a6d8 // smmla v24.4s, v22.16b, v23.16b
-	WORD $0x4e97a73c // smmla v28.4s, v25.16b, v23.16b
-	WORD $0x4e9ba53e // smmla v30.4s, v9.16b, v27.16b
-	WORD $0x4e9ba7bf // smmla v31.4s, v29.16b, v27.16b
-	WORD $0x4ea61cd0 // mov v16.16b, v6.16b
-	WORD $0x4e9aa538 // smmla v24.4s, v9.16b, v26.16b
-	WORD $0x4e9aa7bc // smmla v28.4s, v29.16b, v26.16b
-	WORD $0x4e33ce50 // fmla v16.4s, v18.4s, v19.4s
-	WORD $0x4ea61cd3 // mov v19.16b, v6.16b
-	WORD $0x4e9f1bd4 // uzp1 v20.4s, v30.4s, v31.4s
-	WORD $0x4e9f5bd7 // uzp2 v23.4s, v30.4s, v31.4s
-	WORD $0x4e9c1b16 // uzp1 v22.4s, v24.4s, v28.4s
-	WORD $0x4e9c5b18 // uzp2 v24.4s, v24.4s, v28.4s
-	WORD $0x4e31ce53 // fmla v19.4s, v18.4s, v17.4s
-	WORD $0x4ea61cd1 // mov v17.16b, v6.16b
-	WORD $0x4e21d694 // fadd v20.4s, v20.4s, v1.4s
-	WORD $0x4e27ce46 // fmla v6.4s, v18.4s, v7.4s
-	WORD $0x4e35ce51 // fmla v17.4s, v18.4s, v21.4s
-	WORD $0x4e21d6d5 // fadd v21.4s, v22.4s, v1.4s
-	WORD $0x4e21d6f6 // fadd v22.4s, v23.4s, v1.4s
-	WORD $0x4e21d707 // fadd v7.4s, v24.4s, v1.4s
-	WORD $0x3dc093d2 // ldr q18, [x30, #0x240]
-	WORD $0x4e34ce50 // fmla v16.4s, v18.4s, v20.4s
-	WORD $0xbd402374 // ldr s20, [x27, #0x20]
-	WORD $0x4e36ce53 // fmla v19.4s, v18.4s, v22.4s
-	WORD $0x4e35ce51 // fmla v17.4s, v18.4s, v21.4s
-	WORD $0x4e27ce46 // fmla v6.4s, v18.4s, v7.4s
-	WORD $0xbd402347 // ldr s7, [x26, #0x20]
-	WORD $0xbd406352 // ldr s18, [x26, #0x60]
-	WORD $0x4f871205 // fmla v5.4s, v16.4s, v7.s[0]
-	WORD $0xbd406367 // ldr s7, [x27, #0x60]
-	WORD $0x4f921263 // fmla v3.4s, v19.4s, v18.s[0]
-	WORD $0x4f941224 // fmla v4.4s, v17.4s, v20.s[0]
-	WORD $0x4f8710c2 // fmla v2.4s, v6.4s, v7.s[0]
-	WORD $0x2d46c347 // ldp s7, s16, [x26, #0x34]
-	WORD $0x2d4ecf51 // ldp s17, s19, [x26, #0x74]
-	WORD $0x3dc0a3c6 // ldr q6, [x30, #0x280]
-	WORD $0x9104035a // add x26, x26, #0x100
-	WORD $0x4f8710c5 // fmla v5.4s, v6.4s, v7.s[0]
-	WORD $0x4f9110c3 // fmla v3.4s, v6.4s, v17.s[0]
-	WORD $0x2d46c767 // ldp s7, s17, [x27, #0x34]
-	WORD $0x4f8710c4 // fmla v4.4s, v6.4s, v7.s[0]
-	WORD $0x2d4e9f72 // ldp s18, s7, [x27, #0x74]
-	WORD $0x9104037b // add x27, x27, #0x100
-	WORD $0x4f9210c2 // fmla v2.4s, v6.4s, v18.s[0]
-	WORD $0x3dc0b3c6 // ldr q6, [x30, #0x2c0]
-	WORD $0x910c03de // add x30, x30, #0x300
-	WORD $0x4f9010c5 // fmla v5.4s, v6.4s, v16.s[0]
-	WORD $0x4f9310c3 // fmla v3.4s, v6.4s, v19.s[0]
-	WORD $0x4f9110c4 // fmla v4.4s, v6.4s, v17.s[0]
-	WORD $0x4f8710c2 // fmla v2.4s, v6.4s, v7.s[0]
-	WORD $0x54fff268 // b.hi 0x4438 <k_tile_panel_16_min+0x2e8>
-	WORD $0x17ffff62 // b 0x4378 <k_tile_panel_16_min+0x228>
-	WORD $0xa941d414 // ldp x20, x21, [x0, #0x18]
-	WORD $0xf9400413 // ldr x19, [x0, #0x8]
-	WORD $0xf9402416 // ldr x22, [x0, #0x48]
-	WORD $0x14000007 // b 0x461c <k_tile_panel_16_min+0x4cc>
-	WORD $0x910008f9 // add x25, x7, #0x2
-	WORD $0xaa0703e6 // mov x6, x7
-	WORD $0x3d8002e3 // str q3, [x23]
-	WORD $0xeb0d033f // cmp x25, x13
-	WORD $0x3cb86ae2 // str q2, [x23, x24]
-	WORD $0x54ffe84c // b.gt 0x4320 <k_tile_panel_16_min+0x1d0>
-	WORD $0xcb0a00d0 // sub x16, x6, x10
-	WORD $0xf10000df // cmp x6, #0x0
-	WORD $0xd37ef698 // lsl x24, x20, #2
-	WORD $0x9b107e90 // mul x16, x20, x16
-	WORD $0xaa1903e7 // mov x7, x25
-	WORD $0x8b1008b7 // add x23, x5, x16, lsl #2
-	WORD $0x91000cd0 // add x16, x6, #0x3
-	WORD $0x9a86b219 // csel x25, x16, x6, lt
-	WORD $0xb40000d6 // cbz x22, 0x4654 <k_tile_panel_16_min+0x504>
-	WORD $0x3dc002e3 // ldr q3, [x23]
-	WORD $0x3cf86ae2 // ldr q2, [x23, x24]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000ca // b.ge 0x4664 <k_tile_panel_16_min+0x514>
-	WORD $0x17ffffed // b 0x4604 <k_tile_panel_16_min+0x4b4>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffd2b // b.lt 0x4604 <k_tile_panel_16_min+0x4b4>
-	WORD $0xd342ff30 // lsr x16, x25, #2
-	WORD $0x927edf31 // and x17, x25, #0x3fffffffffffffc
-	WORD $0xaa0303f9 // mov x25, x3
-	WORD $0xcb1100d1 // sub x17, x6, x17
-	WORD $0xaa0403fa // mov x26, x4
-	WORD $0x9b107eb0 // mul x16, x21, x16
-	WORD $0x8b101a70 // add x16, x19, x16, lsl #6
-	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
-	WORD $0x6d4010c5 // ldp d5, d4, [x6]
-	WORD $0xd1000739 // sub x25, x25, #0x1
-	WORD $0x6d4444d0 // ldp d16, d17, [x6, #0x40]
-	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x3dc00346 // ldr q6, [x26]
-	WORD $0x3dc01347 // ldr q7, [x26, #0x40]
-	WORD $0x3dc04353 // ldr q19, [x26, #0x100]
-	WORD $0x6d4158d5 // ldp d21, d22, [x6, #0x10]
-	WORD $0x3dc05354 // ldr q20, [x26, #0x140]
-	WORD $0x6e180605 // mov v5.d[1], v16.d[0]
-	WORD $0x4e8738d2 // zip1 v18.4s, v6.4s, v7.4s
-	WORD $0x4e8778c6 // zip2 v6.4s, v6.4s, v7.4s
-	WORD $0x6d455cd0 // ldp d16, d23, [x6, #0x50]
-	WORD $0x4e943a67 // zip1 v7.4s, v19.4s, v20.4s
-	WORD $0x4e947a73 // zip2 v19.4s, v19.4s, v20.4s
-	WORD $0x4ea01c14 // mov v20.16b, v0.16b
-	WORD $0x6e180624 // mov v4.d[1], v17.d[0]
-	WORD $0x6e180615 // mov v21.d[1], v16.d[0]
-	WORD $0x4ea01c10 // mov v16.16b, v0.16b
-	WORD $0x6e1806f6 // mov v22.d[1], v23.d[0]
-	WORD $0x4e85a4d4 // smmla v20.4s, v6.16b, v5.16b
-	WORD $0x3dc03346 // ldr q6, [x26, #0xc0]
-	WORD $0x4e85a650 // smmla v16.4s, v18.16b, v5.16b
-	WORD $0x4ea01c05 // mov v5.16b, v0.16b
-	WORD $0x3dc02352 // ldr q18, [x26, #0x80]
-	WORD $0x4e863a51 // zip1 v17.4s, v18.4s, v6.4s
-	WORD $0x4e867a46 // zip2 v6.4s, v18.4s, v6.4s
-	WORD $0x4e95a4e5 // smmla v5.4s, v7.16b, v21.16b
-	WORD $0x4ea01c07 // mov v7.16b, v0.16b
-	WORD $0x4e95a667 // smmla v7.4s, v19.16b, v21.16b
-	WORD $0x3dc06353 // ldr q19, [x26, #0x180]
-	WORD $0x3dc07355 // ldr q21, [x26, #0x1c0]
-	WORD $0x4e84a630 // smmla v16.4s, v17.16b, v4.16b
-	WORD $0x4e84a4d4 // smmla v20.4s, v6.16b, v4.16b
-	WORD $0x3dc08344 // ldr q4, [x26, #0x200]
-	WORD $0x4e953a72 // zip1 v18.4s, v19.4s, v21.4s
-	WORD $0x4e957a73 // zip2 v19.4s, v19.4s, v21.4s
-	WORD $0x6e21dc86 // fmul v6.4s, v4.4s, v1.4s
-	WORD $0x4e941a11 // uzp1 v17.4s, v16.4s, v20.4s
-	WORD $0x4e945a10 // uzp2 v16.4s, v16.4s, v20.4s
-	WORD $0x4e96a645 // smmla v5.4s, v18.16b, v22.16b
-	WORD $0x4e96a667 // smmla v7.4s, v19.16b, v22.16b
-	WORD $0x4e8758b2 // uzp2 v18.4s, v5.4s, v7.4s
-	WORD $0x4e8718a5 // uzp1 v5.4s, v5.4s, v7.4s
-	WORD $0x4ea61cc7 // mov v7.16b, v6.16b
-	WORD $0x4e30cc86 // fmla v6.4s, v4.4s, v16.4s
-	WORD $0x3dc09350 // ldr q16, [x26, #0x240]
-	WORD $0x4e31cc87 // fmla v7.4s, v4.4s, v17.4s
-	WORD $0x4e21d4a5 // fadd v5.4s, v5.4s, v1.4s
-	WORD $0x4e21d644 // fadd v4.4s, v18.4s, v1.4s
-	WORD $0x4e25ce07 // fmla v7.4s, v16.4s, v5.4s
-	WORD $0x4e24ce06 // fmla v6.4s, v16.4s, v4.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0xbd4060c5 // ldr s5, [x6, #0x60]
-	WORD $0x4f8410e3 // fmla v3.4s, v7.4s, v4.s[0]
-	WORD $0x4f8510c2 // fmla v2.4s, v6.4s, v5.s[0]
-	WORD $0x3dc0a344 // ldr q4, [x26, #0x280]
-	WORD $0x2d469cc6 // ldp s6, s7, [x6, #0x34]
-	WORD $0x4f861083 // fmla v3.4s, v4.4s, v6.s[0]
-	WORD $0x2d4e98c5 // ldp s5, s6, [x6, #0x74]
-	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x4f851082 // fmla v2.4s, v4.4s, v5.s[0]
-	WORD $0x3dc0b344 // ldr q4, [x26, #0x2c0]
-	WORD $0x910c035a // add x26, x26, #0x300
-	WORD $0x4f871083 // fmla v3.4s, v4.4s, v7.s[0]
-	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x54fff7c8 // b.hi 0x4684 <k_tile_panel_16_min+0x534>
-	WORD $0x17ffff9d // b 0x4604 <k_tile_panel_16_min+0x4b4>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ffd28b // b.lt 0x41ec <k_tile_panel_16_min+0x9c>
-	WORD $0xd342fcd0 // lsr x16, x6, #2
+	WORD $0x540009eb // b.lt 0x462c <k_tile_panel_16_min+0x23c>
 	WORD $0xf9401011 // ldr x17, [x0, #0x20]
-	WORD $0x9b107e30 // mul x16, x17, x16
-	WORD $0xf9400411 // ldr x17, [x0, #0x8]
-	WORD $0x8b101a30 // add x16, x17, x16, lsl #6
-	WORD $0x927edcd1 // and x17, x6, #0x3fffffffffffffc
-	WORD $0xcb1100f1 // sub x17, x7, x17
-	WORD $0xaa0303e7 // mov x7, x3
-	WORD $0x8b111a06 // add x6, x16, x17, lsl #6
-	WORD $0xad4014c4 // ldp q4, q5, [x6]
-	WORD $0x4ea01c07 // mov v7.16b, v0.16b
-	WORD $0x4ea01c10 // mov v16.16b, v0.16b
-	WORD $0x3dc00083 // ldr q3, [x4]
-	WORD $0x3dc04086 // ldr q6, [x4, #0x100]
+	WORD $0xf9400fe1 // ldr x1, [sp, #0x18]
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0x9b017e31 // mul x17, x17, x1
+	WORD $0xf9400401 // ldr x1, [x0, #0x8]
+	WORD $0x8b111831 // add x17, x1, x17, lsl #6
+	WORD $0xf9400be1 // ldr x1, [sp, #0x10]
+	WORD $0x8b011a31 // add x17, x17, x1, lsl #6
+	WORD $0xaa0303e1 // mov x1, x3
+	WORD $0xad401223 // ldp q3, q4, [x17]
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0x3dc00086 // ldr q6, [x4]
+	WORD $0x3dc04091 // ldr q17, [x4, #0x100]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x3dc01090 // ldr q16, [x4, #0x40]
+	WORD $0x4e040465 // dup v5.4s, v3.s[0]
+	WORD $0x4e040487 // dup v7.4s, v4.s[0]
+	WORD $0x4e0c0472 // dup v18.4s, v3.s[1]
+	WORD $0x0e25c0d3 // smull v19.8h, v6.8b, v5.8b
+	WORD $0x4e25c0c5 // smull2 v5.8h, v6.16b, v5.16b
+	WORD $0x4e0c0486 // dup v6.4s, v4.s[1]
+	WORD $0x0e27c234 // smull v20.8h, v17.8b, v7.8b
+	WORD $0x4e27c227 // smull2 v7.8h, v17.16b, v7.16b
+	WORD $0x3dc05091 // ldr q17, [x4, #0x140]
+	WORD $0x0e32c215 // smull v21.8h, v16.8b, v18.8b
+	WORD $0x4e32c210 // smull2 v16.8h, v16.16b, v18.16b
+	WORD $0x0e26c232 // smull v18.8h, v17.8b, v6.8b
+	WORD $0x4e26c226 // smull2 v6.8h, v17.16b, v6.16b
+	WORD $0x4e140471 // dup v17.4s, v3.s[2]
+	WORD $0x4e65be65 // addp v5.8h, v19.8h, v5.8h
+	WORD $0x3dc02093 // ldr q19, [x4, #0x80]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e67be87 // addp v7.8h, v20.8h, v7.8h
+	WORD $0x4e140494 // dup v20.4s, v4.s[2]
+	WORD $0x4e1c0484 // dup v4.4s, v4.s[3]
+	WORD $0x4e70beb0 // addp v16.8h, v21.8h, v16.8h
+	WORD $0x3dc06095 // ldr q21, [x4, #0x180]
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e66be46 // addp v6.8h, v18.8h, v6.8h
+	WORD $0x0e31c272 // smull v18.8h, v19.8b, v17.8b
+	WORD $0x4e6028e7 // saddlp v7.4s, v7.8h
+	WORD $0x4e31c271 // smull2 v17.8h, v19.16b, v17.16b
+	WORD $0x0e34c2b3 // smull v19.8h, v21.8b, v20.8b
+	WORD $0x4e34c2b4 // smull2 v20.8h, v21.16b, v20.16b
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x4e6068c7 // sadalp v7.4s, v6.8h
+	WORD $0x3dc03086 // ldr q6, [x4, #0xc0]
+	WORD $0x4e71be50 // addp v16.8h, v18.8h, v17.8h
 	WORD $0x3dc07091 // ldr q17, [x4, #0x1c0]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x4f84e067 // sdot v7.4s, v3.16b, v4.4b[0]
-	WORD $0x3dc01083 // ldr q3, [x4, #0x40]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4f85e0d0 // sdot v16.4s, v6.16b, v5.4b[0]
-	WORD $0x3dc05086 // ldr q6, [x4, #0x140]
-	WORD $0x4fa4e067 // sdot v7.4s, v3.16b, v4.4b[1]
-	WORD $0x3dc02083 // ldr q3, [x4, #0x80]
-	WORD $0x4fa5e0d0 // sdot v16.4s, v6.16b, v5.4b[1]
-	WORD $0x3dc06086 // ldr q6, [x4, #0x180]
-	WORD $0x4f84e867 // sdot v7.4s, v3.16b, v4.4b[2]
-	WORD $0x3dc03083 // ldr q3, [x4, #0xc0]
-	WORD $0x4f85e8d0 // sdot v16.4s, v6.16b, v5.4b[2]
-	WORD $0x3dc08086 // ldr q6, [x4, #0x200]
-	WORD $0x4fa4e867 // sdot v7.4s, v3.16b, v4.4b[3]
-	WORD $0x6e21dcc3 // fmul v3.4s, v6.4s, v1.4s
-	WORD $0x4fa5ea30 // sdot v16.4s, v17.16b, v5.4b[3]
+	WORD $0x4e74be72 // addp v18.8h, v19.8h, v20.8h
+	WORD $0x0e23c0d3 // smull v19.8h, v6.8b, v3.8b
+	WORD $0x4e23c0c3 // smull2 v3.8h, v6.16b, v3.16b
+	WORD $0x0e24c226 // smull v6.8h, v17.8b, v4.8b
+	WORD $0x4e24c224 // smull2 v4.8h, v17.16b, v4.16b
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x4e63be63 // addp v3.8h, v19.8h, v3.8h
+	WORD $0x4e606a47 // sadalp v7.4s, v18.8h
+	WORD $0x4e64bcc4 // addp v4.8h, v6.8h, v4.8h
+	WORD $0x4e606865 // sadalp v5.4s, v3.8h
+	WORD $0x3dc08083 // ldr q3, [x4, #0x200]
+	WORD $0x4e606887 // sadalp v7.4s, v4.8h
+	WORD $0x6e3fdc64 // fmul v4.4s, v3.4s, v31.4s
+	WORD $0x4ebe84a5 // add v5.4s, v5.4s, v30.4s
+	WORD $0x4ebe84e6 // add v6.4s, v7.4s, v30.4s
+	WORD $0x4e25cc64 // fmla v4.4s, v3.4s, v5.4s
 	WORD $0x3dc09085 // ldr q5, [x4, #0x240]
-	WORD $0x4e27ccc3 // fmla v3.4s, v6.4s, v7.4s
-	WORD $0x4e21d604 // fadd v4.4s, v16.4s, v1.4s
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0xbd4020c4 // ldr s4, [x6, #0x20]
-	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
-	WORD $0x2d4694c4 // ldp s4, s5, [x6, #0x34]
+	WORD $0x4e3fd4c3 // fadd v3.4s, v6.4s, v31.4s
+	WORD $0x4e23cca4 // fmla v4.4s, v5.4s, v3.4s
+	WORD $0xbd402223 // ldr s3, [x17, #0x20]
+	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
+	WORD $0x2d469624 // ldp s4, s5, [x17, #0x34]
 	WORD $0x3dc0a083 // ldr q3, [x4, #0x280]
-	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x91040231 // add x17, x17, #0x100
 	WORD $0x4f841062 // fmla v2.4s, v3.4s, v4.s[0]
 	WORD $0x3dc0b083 // ldr q3, [x4, #0x2c0]
 	WORD $0x910c0084 // add x4, x4, #0x300
 	WORD $0x4f851062 // fmla v2.4s, v3.4s, v5.s[0]
-	WORD $0x54fffb88 // b.hi 0x47c4 <k_tile_panel_16_min+0x674>
-	WORD $0x17fffe65 // b 0x41ec <k_tile_panel_16_min+0x9c>
-	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
-	WORD $0xf94013fd // ldr x29, [sp, #0x20]
-	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
-	WORD $0xa9455ff8 // ldp x24, x23, [sp, #0x50]
-	WORD $0xa94467fa // ldp x26, x25, [sp, #0x40]
-	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
-	WORD $0x6d4123e9 // ldp d9, d8, [sp, #0x10]
-	WORD $0x910203ff // add sp, sp, #0x80
+	WORD $0x54fff788 // b.hi 0x4518 <k_tile_panel_16_min+0x128>
+	WORD $0xf9408ff1 // ldr x17, [sp, #0x118]
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x91001221 // add x1, x17, #0x4
+	WORD $0xeb0d003f // cmp x1, x13
+	WORD $0x540002ad // b.le 0x4690 <k_tile_panel_16_min+0x2a0>
+	WORD $0xaa1103e6 // mov x6, x17
+	WORD $0x910008d6 // add x22, x6, #0x2
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x5400270d // b.le 0x4b2c <k_tile_panel_16_min+0x73c>
+	WORD $0xaa0603f1 // mov x17, x6
+	WORD $0xeb0d023f // cmp x17, x13
+	WORD $0x54fff26a // b.ge 0x44a4 <k_tile_panel_16_min+0xb4>
+	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
+	WORD $0xcb0a0224 // sub x4, x17, x10
+	WORD $0xf9402406 // ldr x6, [x0, #0x48]
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9b047c21 // mul x1, x1, x4
+	WORD $0x91000e24 // add x4, x17, #0x3
+	WORD $0x9a91b084 // csel x4, x4, x17, lt
+	WORD $0x8b0108a1 // add x1, x5, x1, lsl #2
+	WORD $0xb4003966 // cbz x6, 0x4da8 <k_tile_panel_16_min+0x9b8>
+	WORD $0x3dc00022 // ldr q2, [x1]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400396a // b.ge 0x4db4 <k_tile_panel_16_min+0x9c4>
+	WORD $0x17ffff85 // b 0x44a0 <k_tile_panel_16_min+0xb0>
+	WORD $0xa9419007 // ldp x7, x4, [x0, #0x18]
+	WORD $0xf9400413 // ldr x19, [x0, #0x8]
+	WORD $0xf9402414 // ldr x20, [x0, #0x48]
+	WORD $0x8b0704e6 // add x6, x7, x7, lsl #1
+	WORD $0xd37ae484 // lsl x4, x4, #6
+	WORD $0xd37df0f5 // lsl x21, x7, #3
+	WORD $0xd37ef4d6 // lsl x22, x6, #2
+	WORD $0xd1040097 // sub x23, x4, #0x100
+	WORD $0x14000009 // b 0x46d4 <k_tile_panel_16_min+0x2e4>
+	WORD $0x910010c1 // add x1, x6, #0x4
+	WORD $0xaa0603f1 // mov x17, x6
+	WORD $0x3d800307 // str q7, [x24]
+	WORD $0xeb0d003f // cmp x1, x13
+	WORD $0x3cb96b11 // str q17, [x24, x25]
+	WORD $0x3cb56b10 // str q16, [x24, x21]
+	WORD $0x3cb66b06 // str q6, [x24, x22]
+	WORD $0x54fffbac // b.gt 0x4644 <k_tile_panel_16_min+0x254>
+	WORD $0xcb0a0224 // sub x4, x17, x10
+	WORD $0xf100023f // cmp x17, #0x0
+	WORD $0x9100163b // add x27, x17, #0x5
+	WORD $0x9b047ce6 // mul x6, x7, x4
+	WORD $0x91000e24 // add x4, x17, #0x3
+	WORD $0xd37ef4f9 // lsl x25, x7, #2
+	WORD $0x9a91b09a // csel x26, x4, x17, lt
+	WORD $0x91000a24 // add x4, x17, #0x2
+	WORD $0xf100009f // cmp x4, #0x0
+	WORD $0x8b0608b8 // add x24, x5, x6, lsl #2
+	WORD $0xaa0103e6 // mov x6, x1
+	WORD $0x9a84b361 // csel x1, x27, x4, lt
+	WORD $0xb4000114 // cbz x20, 0x4724 <k_tile_panel_16_min+0x334>
+	WORD $0x3dc00307 // ldr q7, [x24]
+	WORD $0x3cf96b11 // ldr q17, [x24, x25]
+	WORD $0x3cf56b10 // ldr q16, [x24, x21]
+	WORD $0x3cf66b06 // ldr q6, [x24, x22]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400010a // b.ge 0x473c <k_tile_panel_16_min+0x34c>
+	WORD $0x17ffffe5 // b 0x46b4 <k_tile_panel_16_min+0x2c4>
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffbeb // b.lt 0x46b4 <k_tile_panel_16_min+0x2c4>
+	WORD $0x9342ff5a // asr x26, x26, #2
+	WORD $0x9342fc21 // asr x1, x1, #2
+	WORD $0xaa0303fd // mov x29, x3
+	WORD $0xaa1303fe // mov x30, x19
+	WORD $0x9b1a7efa // mul x26, x23, x26
+	WORD $0x9b017ee1 // mul x1, x23, x1
+	WORD $0x8b111b5a // add x26, x26, x17, lsl #6
+	WORD $0x8b04183b // add x27, x1, x4, lsl #6
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0x8b1b03d1 // add x17, x30, x27
+	WORD $0xad049ff0 // stp q16, q7, [sp, #0x90]
+	WORD $0x3dc00094 // ldr q20, [x4]
+	WORD $0xad05c7e6 // stp q6, q17, [sp, #0xb0]
+	WORD $0xad421226 // ldp q6, q4, [x17, #0x40]
+	WORD $0x3dc02092 // ldr q18, [x4, #0x80]
+	WORD $0x8b1a03c1 // add x1, x30, x26
+	WORD $0xd10007bd // sub x29, x29, #0x1
+	WORD $0xad401637 // ldp q23, q5, [x17]
+	WORD $0xf10007bf // cmp x29, #0x1
+	WORD $0x4e0404d0 // dup v16.4s, v6.s[0]
+	WORD $0x4e0c04d5 // dup v21.4s, v6.s[1]
+	WORD $0x4e1404de // dup v30.4s, v6.s[2]
+	WORD $0x3dc03093 // ldr q19, [x4, #0xc0]
+	WORD $0x4e1c04dd // dup v29.4s, v6.s[3]
+	WORD $0x910403de // add x30, x30, #0x100
+	WORD $0x4e1c06ff // dup v31.4s, v23.s[3]
+	WORD $0x4e1406e8 // dup v8.4s, v23.s[2]
+	WORD $0x4e0c06e9 // dup v9.4s, v23.s[1]
+	WORD $0x0e30c296 // smull v22.8h, v20.8b, v16.8b
+	WORD $0x4e30c299 // smull2 v25.8h, v20.16b, v16.16b
+	WORD $0x3dc01090 // ldr q16, [x4, #0x40]
+	WORD $0x0e3ec24b // smull v11.8h, v18.8b, v30.8b
+	WORD $0x4e3ec25e // smull2 v30.8h, v18.16b, v30.16b
+	WORD $0x4e0406f7 // dup v23.4s, v23.s[0]
+	WORD $0x0e35c21a // smull v26.8h, v16.8b, v21.8b
+	WORD $0x4e35c21b // smull2 v27.8h, v16.16b, v21.16b
+	WORD $0x0e3fc26f // smull v15.8h, v19.8b, v31.8b
+	WORD $0xad425438 // ldp q24, q21, [x1, #0x40]
+	WORD $0x4e3fc27f // smull2 v31.8h, v19.16b, v31.16b
+	WORD $0x4e79bed9 // addp v25.8h, v22.8h, v25.8h
+	WORD $0xad40583c // ldp q28, q22, [x1]
+	WORD $0x4e7ebd7e // addp v30.8h, v11.8h, v30.8h
+	WORD $0x0e28c241 // smull v1.8h, v18.8b, v8.8b
+	WORD $0x4e28c248 // smull2 v8.8h, v18.16b, v8.16b
+	WORD $0x4e7bbf5a // addp v26.8h, v26.8h, v27.8h
+	WORD $0x4e14071b // dup v27.4s, v24.s[2]
+	WORD $0x4e0c070a // dup v10.4s, v24.s[1]
+	WORD $0x4e602b20 // saddlp v0.4s, v25.8h
+	WORD $0x4e1c0719 // dup v25.4s, v24.s[3]
+	WORD $0x4e040718 // dup v24.4s, v24.s[0]
+	WORD $0x4e14078c // dup v12.4s, v28.s[2]
+	WORD $0x4e0c078d // dup v13.4s, v28.s[1]
+	WORD $0x0e3dc26e // smull v14.8h, v19.8b, v29.8b
+	WORD $0x4e3dc27d // smull2 v29.8h, v19.16b, v29.16b
+	WORD $0x4e68bc21 // addp v1.8h, v1.8h, v8.8h
+	WORD $0x0e2ac211 // smull v17.8h, v16.8b, v10.8b
+	WORD $0x4e606b40 // sadalp v0.4s, v26.8h
+	WORD $0x0e38c282 // smull v2.8h, v20.8b, v24.8b
+	WORD $0x4e38c298 // smull2 v24.8h, v20.16b, v24.16b
+	WORD $0x4e1c079a // dup v26.4s, v28.s[3]
+	WORD $0x4e04079c // dup v28.4s, v28.s[0]
+	WORD $0x4e2ac20a // smull2 v10.8h, v16.16b, v10.16b
+	WORD $0x0e3bc247 // smull v7.8h, v18.8b, v27.8b
+	WORD $0x4e3bc25b // smull2 v27.8h, v18.16b, v27.16b
+	WORD $0x0e29c20b // smull v11.8h, v16.8b, v9.8b
+	WORD $0x4e7dbddd // addp v29.8h, v14.8h, v29.8h
+	WORD $0x4e29c209 // smull2 v9.8h, v16.16b, v9.16b
+	WORD $0x4e2dc208 // smull2 v8.8h, v16.16b, v13.16b
+	WORD $0x4e78bc42 // addp v2.8h, v2.8h, v24.8h
+	WORD $0x0e3cc298 // smull v24.8h, v20.8b, v28.8b
+	WORD $0x4e3cc29c // smull2 v28.8h, v20.16b, v28.16b
+	WORD $0x4e6abe31 // addp v17.8h, v17.8h, v10.8h
+	WORD $0x4e7bbcee // addp v14.8h, v7.8h, v27.8h
+	WORD $0x4e1c0487 // dup v7.4s, v4.s[3]
+	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0x0e37c280 // smull v0.8h, v20.8b, v23.8b
+	WORD $0x4e37c297 // smull2 v23.8h, v20.16b, v23.16b
+	WORD $0x4e7fbdf4 // addp v20.8h, v15.8h, v31.8h
+	WORD $0x4e7cbf18 // addp v24.8h, v24.8h, v28.8h
+	WORD $0x4e1c04bc // dup v28.4s, v5.s[3]
+	WORD $0x4e69bd7f // addp v31.8h, v11.8h, v9.8h
+	WORD $0x3dc04089 // ldr q9, [x4, #0x100]
+	WORD $0x4e0404ab // dup v11.4s, v5.s[0]
+	WORD $0x4e1406af // dup v15.4s, v21.s[2]
+	WORD $0xad0353e1 // stp q1, q20, [sp, #0x60]
+	WORD $0x4e77bc00 // addp v0.8h, v0.8h, v23.8h
+	WORD $0x4e602857 // saddlp v23.4s, v2.8h
+	WORD $0x0e2cc242 // smull v2.8h, v18.8b, v12.8b
+	WORD $0x4e2cc252 // smull2 v18.8h, v18.16b, v12.16b
+	WORD $0x4e606bc3 // sadalp v3.4s, v30.8h
+	WORD $0x0e39c27e // smull v30.8h, v19.8b, v25.8b
+	WORD $0x4e39c279 // smull2 v25.8h, v19.16b, v25.16b
+	WORD $0x4e602814 // saddlp v20.4s, v0.8h
+	WORD $0x4e3ac260 // smull2 v0.8h, v19.16b, v26.16b
+	WORD $0x4e606a37 // sadalp v23.4s, v17.8h
+	WORD $0x4e140491 // dup v17.4s, v4.s[2]
+	WORD $0x4e72bc5b // addp v27.8h, v2.8h, v18.8h
+	WORD $0x4e602b12 // saddlp v18.4s, v24.8h
+	WORD $0x4e0c0498 // dup v24.4s, v4.s[1]
+	WORD $0x4e79bfc1 // addp v1.8h, v30.8h, v25.8h
+	WORD $0x3dc0609e // ldr q30, [x4, #0x180]
+	WORD $0x4e040499 // dup v25.4s, v4.s[0]
+	WORD $0x4e0c06c4 // dup v4.4s, v22.s[1]
+	WORD $0x4e606bf4 // sadalp v20.4s, v31.8h
+	WORD $0x4ea31c66 // mov v6.16b, v3.16b
+	WORD $0x0e3ac263 // smull v3.8h, v19.8b, v26.8b
+	WORD $0x0e39c12a // smull v10.8h, v9.8b, v25.8b
+	WORD $0x4e39c139 // smull2 v25.8h, v9.16b, v25.16b
+	WORD $0x4e6069d7 // sadalp v23.4s, v14.8h
+	WORD $0x4e606ba6 // sadalp v6.4s, v29.8h
+	WORD $0x0e2dc21d // smull v29.8h, v16.8b, v13.8b
+	WORD $0x4e0406cd // dup v13.4s, v22.s[0]
+	WORD $0x4e60bc60 // addp v0.8h, v3.8h, v0.8h
+	WORD $0x3dc07083 // ldr q3, [x4, #0x1c0]
+	WORD $0x0e27c062 // smull v2.8h, v3.8b, v7.8b
+	WORD $0x4e27c067 // smull2 v7.8h, v3.16b, v7.16b
+	WORD $0x0e3cc06c // smull v12.8h, v3.8b, v28.8b
+	WORD $0xad0207e0 // stp q0, q1, [sp, #0x40]
+	WORD $0x4e68bfa0 // addp v0.8h, v29.8h, v8.8h
+	WORD $0x3dc05088 // ldr q8, [x4, #0x140]
+	WORD $0x0e31c3dd // smull v29.8h, v30.8b, v17.8b
+	WORD $0x4e31c3d1 // smull2 v17.8h, v30.16b, v17.16b
+	WORD $0x4e3cc07c // smull2 v28.8h, v3.16b, v28.16b
+	WORD $0x0e38c11f // smull v31.8h, v8.8b, v24.8b
+	WORD $0x4e38c118 // smull2 v24.8h, v8.16b, v24.16b
+	WORD $0x3d8023e6 // str q6, [sp, #0x80]
+	WORD $0x4e67bc5a // addp v26.8h, v2.8h, v7.8h
+	WORD $0x0e2bc122 // smull v2.8h, v9.8b, v11.8b
+	WORD $0x4e2bc127 // smull2 v7.8h, v9.16b, v11.16b
+	WORD $0x4e0406ab // dup v11.4s, v21.s[0]
+	WORD $0x4e71bfbd // addp v29.8h, v29.8h, v17.8h
+	WORD $0x4e1c06b1 // dup v17.4s, v21.s[3]
+	WORD $0x4e7cbd9c // addp v28.8h, v12.8h, v28.8h
+	WORD $0x4e1c06cc // dup v12.4s, v22.s[3]
+	WORD $0x4e78bfff // addp v31.8h, v31.8h, v24.8h
+	WORD $0x4e79bd58 // addp v24.8h, v10.8h, v25.8h
+	WORD $0x4e0c04aa // dup v10.4s, v5.s[1]
+	WORD $0x4e0c06b5 // dup v21.4s, v21.s[1]
+	WORD $0x0e2bc126 // smull v6.8h, v9.8b, v11.8b
+	WORD $0x4e2bc12b // smull2 v11.8h, v9.16b, v11.16b
+	WORD $0x4e67bc53 // addp v19.8h, v2.8h, v7.8h
+	WORD $0x0e31c070 // smull v16.8h, v3.8b, v17.8b
+	WORD $0x4e31c071 // smull2 v17.8h, v3.16b, v17.16b
+	WORD $0x0e2cc067 // smull v7.8h, v3.8b, v12.8b
+	WORD $0x4e2cc063 // smull2 v3.8h, v3.16b, v12.16b
+	WORD $0x0e2dc12c // smull v12.8h, v9.8b, v13.8b
+	WORD $0x4e2dc129 // smull2 v9.8h, v9.16b, v13.16b
+	WORD $0x4e1404b9 // dup v25.4s, v5.s[2]
+	WORD $0x0e2ac105 // smull v5.8h, v8.8b, v10.8b
+	WORD $0x4e2ac10a // smull2 v10.8h, v8.16b, v10.16b
+	WORD $0x4e1406d6 // dup v22.4s, v22.s[2]
+	WORD $0x0e35c101 // smull v1.8h, v8.8b, v21.8b
+	WORD $0x4e35c115 // smull2 v21.8h, v8.16b, v21.16b
+	WORD $0x4e6bbcc6 // addp v6.8h, v6.8h, v11.8h
+	WORD $0x0e39c3cd // smull v13.8h, v30.8b, v25.8b
+	WORD $0x4e39c3d9 // smull2 v25.8h, v30.16b, v25.16b
+	WORD $0x0e2fc3c2 // smull v2.8h, v30.8b, v15.8b
+	WORD $0x4e2fc3cf // smull2 v15.8h, v30.16b, v15.16b
+	WORD $0x4e71be10 // addp v16.8h, v16.8h, v17.8h
+	WORD $0x4e602a71 // saddlp v17.4s, v19.8h
+	WORD $0x4e6abca5 // addp v5.8h, v5.8h, v10.8h
+	WORD $0x4e6028c6 // saddlp v6.4s, v6.8h
+	WORD $0x4e63bce3 // addp v3.8h, v7.8h, v3.8h
+	WORD $0x4e75bc21 // addp v1.8h, v1.8h, v21.8h
+	WORD $0x4e79bdb9 // addp v25.8h, v13.8h, v25.8h
+	WORD $0x4e6fbc42 // addp v2.8h, v2.8h, v15.8h
+	WORD $0x4e606812 // sadalp v18.4s, v0.8h
+	WORD $0x0e24c100 // smull v0.8h, v8.8b, v4.8b
+	WORD $0x4e24c104 // smull2 v4.8h, v8.16b, v4.16b
+	WORD $0x0e36c3c8 // smull v8.8h, v30.8b, v22.8b
+	WORD $0x4e36c3d6 // smull2 v22.8h, v30.16b, v22.16b
+	WORD $0x4e69bd9e // addp v30.8h, v12.8h, v9.8h
+	WORD $0x4e6068b1 // sadalp v17.4s, v5.8h
+	WORD $0x4e602b05 // saddlp v5.4s, v24.8h
+	WORD $0x4e606826 // sadalp v6.4s, v1.8h
+	WORD $0x4e64bc00 // addp v0.8h, v0.8h, v4.8h
+	WORD $0x4e602bc4 // saddlp v4.4s, v30.8h
+	WORD $0x4e76bd07 // addp v7.8h, v8.8h, v22.8h
+	WORD $0x4e606be5 // sadalp v5.4s, v31.8h
+	WORD $0xad417bff // ldp q31, q30, [sp, #0x20]
+	WORD $0x4e606804 // sadalp v4.4s, v0.8h
+	WORD $0xad4303e1 // ldp q1, q0, [sp, #0x60]
+	WORD $0x4e606b72 // sadalp v18.4s, v27.8h
+	WORD $0x4e606b31 // sadalp v17.4s, v25.8h
+	WORD $0x4e606834 // sadalp v20.4s, v1.8h
+	WORD $0x4e606846 // sadalp v6.4s, v2.8h
+	WORD $0xad4207e2 // ldp q2, q1, [sp, #0x40]
+	WORD $0x4e606ba5 // sadalp v5.4s, v29.8h
+	WORD $0x4e6068e4 // sadalp v4.4s, v7.8h
+	WORD $0x4e606852 // sadalp v18.4s, v2.8h
+	WORD $0x4e606837 // sadalp v23.4s, v1.8h
+	WORD $0x4e606814 // sadalp v20.4s, v0.8h
+	WORD $0x3dc08080 // ldr q0, [x4, #0x200]
+	WORD $0x4e606b91 // sadalp v17.4s, v28.8h
+	WORD $0x6e3fdc01 // fmul v1.4s, v0.4s, v31.4s
+	WORD $0x4e606a06 // sadalp v6.4s, v16.8h
+	WORD $0x4e606864 // sadalp v4.4s, v3.8h
+	WORD $0x4ebe8642 // add v2.4s, v18.4s, v30.4s
+	WORD $0x3dc023f2 // ldr q18, [sp, #0x80]
+	WORD $0x4ea11c23 // mov v3.16b, v1.16b
+	WORD $0x4ebe8687 // add v7.4s, v20.4s, v30.4s
+	WORD $0x4ebe8652 // add v18.4s, v18.4s, v30.4s
+	WORD $0x4ebe8630 // add v16.4s, v17.4s, v30.4s
+	WORD $0x4ea11c31 // mov v17.16b, v1.16b
+	WORD $0x4e22cc03 // fmla v3.4s, v0.4s, v2.4s
+	WORD $0x4ebe86e2 // add v2.4s, v23.4s, v30.4s
+	WORD $0x4ebe84c6 // add v6.4s, v6.4s, v30.4s
+	WORD $0x4ebe8484 // add v4.4s, v4.4s, v30.4s
+	WORD $0x4e22cc11 // fmla v17.4s, v0.4s, v2.4s
+	WORD $0x4ea11c22 // mov v2.16b, v1.16b
+	WORD $0x4e32cc01 // fmla v1.4s, v0.4s, v18.4s
+	WORD $0x4e3fd4c6 // fadd v6.4s, v6.4s, v31.4s
+	WORD $0x4e3fd484 // fadd v4.4s, v4.4s, v31.4s
+	WORD $0x4e27cc02 // fmla v2.4s, v0.4s, v7.4s
+	WORD $0x3dc09080 // ldr q0, [x4, #0x240]
+	WORD $0x4e3fd607 // fadd v7.4s, v16.4s, v31.4s
+	WORD $0x4e606b45 // sadalp v5.4s, v26.8h
+	WORD $0x4e26cc11 // fmla v17.4s, v0.4s, v6.4s
+	WORD $0x4e24cc03 // fmla v3.4s, v0.4s, v4.4s
+	WORD $0xbd406024 // ldr s4, [x1, #0x60]
+	WORD $0x4e27cc02 // fmla v2.4s, v0.4s, v7.4s
+	WORD $0xad449ff0 // ldp q16, q7, [sp, #0x90]
+	WORD $0x4ebe84a5 // add v5.4s, v5.4s, v30.4s
+	WORD $0x4e3fd4a5 // fadd v5.4s, v5.4s, v31.4s
+	WORD $0x4e25cc01 // fmla v1.4s, v0.4s, v5.4s
+	WORD $0xbd402020 // ldr s0, [x1, #0x20]
+	WORD $0xbd402225 // ldr s5, [x17, #0x20]
+	WORD $0x4f801067 // fmla v7.4s, v3.4s, v0.s[0]
+	WORD $0xad458fe6 // ldp q6, q3, [sp, #0xb0]
+	WORD $0xbd406220 // ldr s0, [x17, #0x60]
+	WORD $0x4f851050 // fmla v16.4s, v2.4s, v5.s[0]
+	WORD $0x4f841223 // fmla v3.4s, v17.4s, v4.s[0]
+	WORD $0x4f801026 // fmla v6.4s, v1.4s, v0.s[0]
+	WORD $0x3dc0a080 // ldr q0, [x4, #0x280]
+	WORD $0x2d468821 // ldp s1, s2, [x1, #0x34]
+	WORD $0x3d8033e3 // str q3, [sp, #0xc0]
+	WORD $0x2d4e9423 // ldp s3, s5, [x1, #0x74]
+	WORD $0x3dc033f1 // ldr q17, [sp, #0xc0]
+	WORD $0x4f811007 // fmla v7.4s, v0.4s, v1.s[0]
+	WORD $0x4f831011 // fmla v17.4s, v0.4s, v3.s[0]
+	WORD $0x2d468e21 // ldp s1, s3, [x17, #0x34]
+	WORD $0x4f811010 // fmla v16.4s, v0.4s, v1.s[0]
+	WORD $0x2d4e8624 // ldp s4, s1, [x17, #0x74]
+	WORD $0x4f841006 // fmla v6.4s, v0.4s, v4.s[0]
+	WORD $0x3dc0b080 // ldr q0, [x4, #0x2c0]
+	WORD $0x910c0084 // add x4, x4, #0x300
+	WORD $0x4f821007 // fmla v7.4s, v0.4s, v2.s[0]
+	WORD $0x4f851011 // fmla v17.4s, v0.4s, v5.s[0]
+	WORD $0x4f831010 // fmla v16.4s, v0.4s, v3.s[0]
+	WORD $0x4f811006 // fmla v6.4s, v0.4s, v1.s[0]
+	WORD $0x54ffe1e8 // b.hi 0x4760 <k_tile_panel_16_min+0x370>
+	WORD $0x17fffee3 // b 0x46b4 <k_tile_panel_16_min+0x2c4>
+	WORD $0xa941c401 // ldp x1, x17, [x0, #0x18]
+	WORD $0xf9400407 // ldr x7, [x0, #0x8]
+	WORD $0xf9402404 // ldr x4, [x0, #0x48]
+	WORD $0x910100e7 // add x7, x7, #0x40
+	WORD $0xd37ae631 // lsl x17, x17, #6
+	WORD $0xd1040233 // sub x19, x17, #0x100
+	WORD $0x14000007 // b 0x4b60 <k_tile_panel_16_min+0x770>
+	WORD $0x91000a36 // add x22, x17, #0x2
+	WORD $0xaa1103e6 // mov x6, x17
+	WORD $0x3d800283 // str q3, [x20]
+	WORD $0xeb0d02df // cmp x22, x13
+	WORD $0x3cb56a82 // str q2, [x20, x21]
+	WORD $0x54ffd7cc // b.gt 0x4654 <k_tile_panel_16_min+0x264>
+	WORD $0xcb0a00d1 // sub x17, x6, x10
+	WORD $0x91000cd7 // add x23, x6, #0x3
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x9b117c31 // mul x17, x1, x17
+	WORD $0xd37ef435 // lsl x21, x1, #2
+	WORD $0x8b1108b4 // add x20, x5, x17, lsl #2
+	WORD $0xaa1603f1 // mov x17, x22
+	WORD $0x9a86b2f6 // csel x22, x23, x6, lt
+	WORD $0xb40000c4 // cbz x4, 0x4b98 <k_tile_panel_16_min+0x7a8>
+	WORD $0x3dc00283 // ldr q3, [x20]
+	WORD $0x3cf56a82 // ldr q2, [x20, x21]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540000ca // b.ge 0x4ba8 <k_tile_panel_16_min+0x7b8>
+	WORD $0x17ffffed // b 0x4b48 <k_tile_panel_16_min+0x758>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffd2b // b.lt 0x4b48 <k_tile_panel_16_min+0x758>
+	WORD $0x9342fed6 // asr x22, x22, #2
+	WORD $0xaa1003f7 // mov x23, x16
+	WORD $0x9b167e76 // mul x22, x19, x22
+	WORD $0x8b061ac6 // add x6, x22, x6, lsl #6
+	WORD $0xaa0303f6 // mov x22, x3
+	WORD $0x8b0600e6 // add x6, x7, x6
+	WORD $0xad4018c5 // ldp q5, q6, [x6]
+	WORD $0xd10006d6 // sub x22, x22, #0x1
+	WORD $0x3dc002f1 // ldr q17, [x23]
+	WORD $0xad7e40c7 // ldp q7, q16, [x6, #-0x40]
+	WORD $0x3dc012f2 // ldr q18, [x23, #0x40]
+	WORD $0xf10006df // cmp x22, #0x1
+	WORD $0x3dc022e1 // ldr q1, [x23, #0x80]
+	WORD $0x4e0404a0 // dup v0.4s, v5.s[0]
+	WORD $0x4e0c04b3 // dup v19.4s, v5.s[1]
+	WORD $0x4e1404b7 // dup v23.4s, v5.s[2]
+	WORD $0x4e0404f4 // dup v20.4s, v7.s[0]
+	WORD $0x4e0c04f9 // dup v25.4s, v7.s[1]
+	WORD $0x4e1404f8 // dup v24.4s, v7.s[2]
+	WORD $0x4e0404da // dup v26.4s, v6.s[0]
+	WORD $0x4e1c04bd // dup v29.4s, v5.s[3]
+	WORD $0x3dc052f6 // ldr q22, [x23, #0x140]
+	WORD $0x0e20c235 // smull v21.8h, v17.8b, v0.8b
+	WORD $0x4e20c220 // smull2 v0.8h, v17.16b, v0.16b
+	WORD $0x0e33c25b // smull v27.8h, v18.8b, v19.8b
+	WORD $0x4e33c253 // smull2 v19.8h, v18.16b, v19.16b
+	WORD $0x0e34c23c // smull v28.8h, v17.8b, v20.8b
+	WORD $0x4e34c231 // smull2 v17.8h, v17.16b, v20.16b
+	WORD $0x0e37c034 // smull v20.8h, v1.8b, v23.8b
+	WORD $0x4e37c037 // smull2 v23.8h, v1.16b, v23.16b
+	WORD $0x4e1c04e7 // dup v7.4s, v7.s[3]
+	WORD $0x3dc032e4 // ldr q4, [x23, #0xc0]
+	WORD $0x4e60bea0 // addp v0.8h, v21.8h, v0.8h
+	WORD $0x0e39c255 // smull v21.8h, v18.8b, v25.8b
+	WORD $0x4e39c252 // smull2 v18.8h, v18.16b, v25.16b
+	WORD $0x0e38c039 // smull v25.8h, v1.8b, v24.8b
+	WORD $0x4e38c021 // smull2 v1.8h, v1.16b, v24.16b
+	WORD $0x3dc042f8 // ldr q24, [x23, #0x100]
+	WORD $0x4e73bf73 // addp v19.8h, v27.8h, v19.8h
+	WORD $0x4e04061b // dup v27.4s, v16.s[0]
+	WORD $0x4e77be94 // addp v20.8h, v20.8h, v23.8h
+	WORD $0x4e602805 // saddlp v5.4s, v0.8h
+	WORD $0x4e71bf80 // addp v0.8h, v28.8h, v17.8h
+	WORD $0x0e3ac311 // smull v17.8h, v24.8b, v26.8b
+	WORD $0x4e3ac31a // smull2 v26.8h, v24.16b, v26.16b
+	WORD $0x4e0c04d7 // dup v23.4s, v6.s[1]
+	WORD $0x4e72beb2 // addp v18.8h, v21.8h, v18.8h
+	WORD $0x0e3bc315 // smull v21.8h, v24.8b, v27.8b
+	WORD $0x4e3bc318 // smull2 v24.8h, v24.16b, v27.16b
+	WORD $0x4e61bf21 // addp v1.8h, v25.8h, v1.8h
+	WORD $0x4e602800 // saddlp v0.4s, v0.8h
+	WORD $0x4e3dc09c // smull2 v28.8h, v4.16b, v29.16b
+	WORD $0x0e37c2db // smull v27.8h, v22.8b, v23.8b
+	WORD $0x4e37c2d7 // smull2 v23.8h, v22.16b, v23.16b
+	WORD $0x4e7abe31 // addp v17.8h, v17.8h, v26.8h
+	WORD $0x4e606a65 // sadalp v5.4s, v19.8h
+	WORD $0x4e0c0613 // dup v19.4s, v16.s[1]
+	WORD $0x4e78beb5 // addp v21.8h, v21.8h, v24.8h
+	WORD $0x4e1404d8 // dup v24.4s, v6.s[2]
+	WORD $0x4e1c04c6 // dup v6.4s, v6.s[3]
+	WORD $0x4e77bf77 // addp v23.8h, v27.8h, v23.8h
+	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
+	WORD $0x4e14061b // dup v27.4s, v16.s[2]
+	WORD $0x0e33c2da // smull v26.8h, v22.8b, v19.8b
+	WORD $0x4e33c2d3 // smull2 v19.8h, v22.16b, v19.16b
+	WORD $0x4e602ab5 // saddlp v21.4s, v21.8h
+	WORD $0x4e1c0610 // dup v16.4s, v16.s[3]
+	WORD $0x0e3dc096 // smull v22.8h, v4.8b, v29.8b
+	WORD $0x4e606a40 // sadalp v0.4s, v18.8h
+	WORD $0x3dc062f2 // ldr q18, [x23, #0x180]
+	WORD $0x4e606af1 // sadalp v17.4s, v23.8h
+	WORD $0x4e73bf53 // addp v19.8h, v26.8h, v19.8h
+	WORD $0x0e38c25a // smull v26.8h, v18.8b, v24.8b
+	WORD $0x4e38c258 // smull2 v24.8h, v18.16b, v24.16b
+	WORD $0x0e3bc257 // smull v23.8h, v18.8b, v27.8b
+	WORD $0x4e3bc252 // smull2 v18.8h, v18.16b, v27.16b
+	WORD $0x3dc072fb // ldr q27, [x23, #0x1c0]
+	WORD $0x4e606a85 // sadalp v5.4s, v20.8h
+	WORD $0x0e30c379 // smull v25.8h, v27.8b, v16.8b
+	WORD $0x4e30c370 // smull2 v16.8h, v27.16b, v16.16b
+	WORD $0x4e78bf58 // addp v24.8h, v26.8h, v24.8h
+	WORD $0x4e72bef2 // addp v18.8h, v23.8h, v18.8h
+	WORD $0x4e606a75 // sadalp v21.4s, v19.8h
+	WORD $0x0e27c093 // smull v19.8h, v4.8b, v7.8b
+	WORD $0x4e27c084 // smull2 v4.8h, v4.16b, v7.16b
+	WORD $0x0e26c367 // smull v7.8h, v27.8b, v6.8b
+	WORD $0x4e26c366 // smull2 v6.8h, v27.16b, v6.16b
+	WORD $0x4e606820 // sadalp v0.4s, v1.8h
+	WORD $0x4e7cbec1 // addp v1.8h, v22.8h, v28.8h
+	WORD $0x4e606b11 // sadalp v17.4s, v24.8h
+	WORD $0x4e64be64 // addp v4.8h, v19.8h, v4.8h
+	WORD $0x4e66bce6 // addp v6.8h, v7.8h, v6.8h
+	WORD $0x4e70bf27 // addp v7.8h, v25.8h, v16.8h
+	WORD $0x4e606825 // sadalp v5.4s, v1.8h
+	WORD $0x3dc082e1 // ldr q1, [x23, #0x200]
+	WORD $0x4e606a55 // sadalp v21.4s, v18.8h
+	WORD $0x4e606880 // sadalp v0.4s, v4.8h
+	WORD $0x6e3fdc24 // fmul v4.4s, v1.4s, v31.4s
+	WORD $0x4e6068d1 // sadalp v17.4s, v6.8h
+	WORD $0x4ebe84a5 // add v5.4s, v5.4s, v30.4s
+	WORD $0x4ea41c90 // mov v16.16b, v4.16b
+	WORD $0x4e6068f5 // sadalp v21.4s, v7.8h
+	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
+	WORD $0x4e25cc24 // fmla v4.4s, v1.4s, v5.4s
+	WORD $0x3dc092e5 // ldr q5, [x23, #0x240]
+	WORD $0x4ebe8626 // add v6.4s, v17.4s, v30.4s
+	WORD $0x4e20cc30 // fmla v16.4s, v1.4s, v0.4s
+	WORD $0x4e3fd4c0 // fadd v0.4s, v6.4s, v31.4s
+	WORD $0x4ebe86a7 // add v7.4s, v21.4s, v30.4s
+	WORD $0x4e3fd4e1 // fadd v1.4s, v7.4s, v31.4s
+	WORD $0x4e20cca4 // fmla v4.4s, v5.4s, v0.4s
+	WORD $0xbc5e00c0 // ldur s0, [x6, #-0x20]
+	WORD $0x4e21ccb0 // fmla v16.4s, v5.4s, v1.4s
+	WORD $0xbd4020c1 // ldr s1, [x6, #0x20]
+	WORD $0x4f811082 // fmla v2.4s, v4.4s, v1.s[0]
+	WORD $0x2d7e94c4 // ldp s4, s5, [x6, #-0xc]
+	WORD $0x4f801203 // fmla v3.4s, v16.4s, v0.s[0]
+	WORD $0x3dc0a2e0 // ldr q0, [x23, #0x280]
+	WORD $0x4f841003 // fmla v3.4s, v0.4s, v4.s[0]
+	WORD $0x2d4690c1 // ldp s1, s4, [x6, #0x34]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x3dc0b2e0 // ldr q0, [x23, #0x2c0]
+	WORD $0x910c02f7 // add x23, x23, #0x300
+	WORD $0x4f851003 // fmla v3.4s, v0.4s, v5.s[0]
+	WORD $0x4f841002 // fmla v2.4s, v0.4s, v4.s[0]
+	WORD $0x54fff108 // b.hi 0x4bc0 <k_tile_panel_16_min+0x7d0>
+	WORD $0x17ffff69 // b 0x4b48 <k_tile_panel_16_min+0x758>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54ffb78b // b.lt 0x44a0 <k_tile_panel_16_min+0xb0>
+	WORD $0xd342fc85 // lsr x5, x4, #2
+	WORD $0xf9401006 // ldr x6, [x0, #0x20]
+	WORD $0x927edc84 // and x4, x4, #0x3fffffffffffffc
+	WORD $0xcb040231 // sub x17, x17, x4
+	WORD $0xaa0303e4 // mov x4, x3
+	WORD $0x9b057cc5 // mul x5, x6, x5
+	WORD $0xf9400406 // ldr x6, [x0, #0x8]
+	WORD $0x8b0518c5 // add x5, x6, x5, lsl #6
+	WORD $0x8b1118b1 // add x17, x5, x17, lsl #6
+	WORD $0xad400223 // ldp q3, q0, [x17]
+	WORD $0xd1000484 // sub x4, x4, #0x1
+	WORD $0x3dc00204 // ldr q4, [x16]
+	WORD $0x3dc04207 // ldr q7, [x16, #0x100]
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x3dc01206 // ldr q6, [x16, #0x40]
+	WORD $0x4e040461 // dup v1.4s, v3.s[0]
+	WORD $0x4e040405 // dup v5.4s, v0.s[0]
+	WORD $0x4e0c0470 // dup v16.4s, v3.s[1]
+	WORD $0x0e21c091 // smull v17.8h, v4.8b, v1.8b
+	WORD $0x4e21c081 // smull2 v1.8h, v4.16b, v1.16b
+	WORD $0x4e0c0404 // dup v4.4s, v0.s[1]
+	WORD $0x0e25c0f2 // smull v18.8h, v7.8b, v5.8b
+	WORD $0x4e25c0e5 // smull2 v5.8h, v7.16b, v5.16b
+	WORD $0x3dc05207 // ldr q7, [x16, #0x140]
+	WORD $0x0e30c0d3 // smull v19.8h, v6.8b, v16.8b
+	WORD $0x4e30c0c6 // smull2 v6.8h, v6.16b, v16.16b
+	WORD $0x0e24c0f0 // smull v16.8h, v7.8b, v4.8b
+	WORD $0x4e24c0e4 // smull2 v4.8h, v7.16b, v4.16b
+	WORD $0x4e140467 // dup v7.4s, v3.s[2]
+	WORD $0x4e61be21 // addp v1.8h, v17.8h, v1.8h
+	WORD $0x3dc02211 // ldr q17, [x16, #0x80]
+	WORD $0x4e1c0463 // dup v3.4s, v3.s[3]
+	WORD $0x4e65be45 // addp v5.8h, v18.8h, v5.8h
+	WORD $0x4e140412 // dup v18.4s, v0.s[2]
+	WORD $0x4e1c0400 // dup v0.4s, v0.s[3]
+	WORD $0x4e66be66 // addp v6.8h, v19.8h, v6.8h
+	WORD $0x3dc06213 // ldr q19, [x16, #0x180]
+	WORD $0x4e602821 // saddlp v1.4s, v1.8h
+	WORD $0x4e64be04 // addp v4.8h, v16.8h, v4.8h
+	WORD $0x0e27c230 // smull v16.8h, v17.8b, v7.8b
+	WORD $0x4e6028a5 // saddlp v5.4s, v5.8h
+	WORD $0x4e27c227 // smull2 v7.8h, v17.16b, v7.16b
+	WORD $0x0e32c271 // smull v17.8h, v19.8b, v18.8b
+	WORD $0x4e32c272 // smull2 v18.8h, v19.16b, v18.16b
+	WORD $0x4e6068c1 // sadalp v1.4s, v6.8h
+	WORD $0x4e606885 // sadalp v5.4s, v4.8h
+	WORD $0x3dc03204 // ldr q4, [x16, #0xc0]
+	WORD $0x4e67be06 // addp v6.8h, v16.8h, v7.8h
+	WORD $0x3dc07207 // ldr q7, [x16, #0x1c0]
+	WORD $0x4e72be30 // addp v16.8h, v17.8h, v18.8h
+	WORD $0x0e23c091 // smull v17.8h, v4.8b, v3.8b
+	WORD $0x4e23c083 // smull2 v3.8h, v4.16b, v3.16b
+	WORD $0x0e20c0e4 // smull v4.8h, v7.8b, v0.8b
+	WORD $0x4e20c0e0 // smull2 v0.8h, v7.16b, v0.16b
+	WORD $0x4e6068c1 // sadalp v1.4s, v6.8h
+	WORD $0x4e63be23 // addp v3.8h, v17.8h, v3.8h
+	WORD $0x4e606a05 // sadalp v5.4s, v16.8h
+	WORD $0x4e60bc80 // addp v0.8h, v4.8h, v0.8h
+	WORD $0x4e606861 // sadalp v1.4s, v3.8h
+	WORD $0x4e606805 // sadalp v5.4s, v0.8h
+	WORD $0x3dc08200 // ldr q0, [x16, #0x200]
+	WORD $0x6e3fdc03 // fmul v3.4s, v0.4s, v31.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4ebe84a4 // add v4.4s, v5.4s, v30.4s
+	WORD $0x4e21cc03 // fmla v3.4s, v0.4s, v1.4s
+	WORD $0x3dc09201 // ldr q1, [x16, #0x240]
+	WORD $0x4e3fd480 // fadd v0.4s, v4.4s, v31.4s
+	WORD $0x4e20cc23 // fmla v3.4s, v1.4s, v0.4s
+	WORD $0xbd402220 // ldr s0, [x17, #0x20]
+	WORD $0x4f801062 // fmla v2.4s, v3.4s, v0.s[0]
+	WORD $0x2d468e21 // ldp s1, s3, [x17, #0x34]
+	WORD $0x3dc0a200 // ldr q0, [x16, #0x280]
+	WORD $0x91040231 // add x17, x17, #0x100
+	WORD $0x4f811002 // fmla v2.4s, v0.4s, v1.s[0]
+	WORD $0x3dc0b200 // ldr q0, [x16, #0x2c0]
+	WORD $0x910c0210 // add x16, x16, #0x300
+	WORD $0x4f831002 // fmla v2.4s, v0.4s, v3.s[0]
+	WORD $0x54fff788 // b.hi 0x4dd8 <k_tile_panel_16_min+0x9e8>
+	WORD $0x17fffd6d // b 0x44a0 <k_tile_panel_16_min+0xb0>
+	WORD $0xa9564ff4 // ldp x20, x19, [sp, #0x160]
+	WORD $0xf9408bfd // ldr x29, [sp, #0x110]
+	WORD $0xa95557f6 // ldp x22, x21, [sp, #0x150]
+	WORD $0xa9545ff8 // ldp x24, x23, [sp, #0x140]
+	WORD $0xa95367fa // ldp x26, x25, [sp, #0x130]
+	WORD $0xa9526ffe // ldp x30, x27, [sp, #0x120]
+	WORD $0x6d5023e9 // ldp d9, d8, [sp, #0x100]
+	WORD $0x6d4f2beb // ldp d11, d10, [sp, #0xf0]
+	WORD $0x6d4e33ed // ldp d13, d12, [sp, #0xe0]
+	WORD $0x6d4d3bef // ldp d15, d14, [sp, #0xd0]
+	WORD $0x9105c3ff // add sp, sp, #0x170
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x03020100 // <unknown>
 	WORD $0x0c080604 // <unknown>
 	WORD $0xfdfeff00 // <unknown>

@@ -4,13 +4,13 @@
 
 #include "textflag.h"
 
-// func tilepanelDOTPRODAddr() uintptr
-TEXT ·tilepanelDOTPRODAddr(SB), NOSPLIT, $0-8
-	MOVD $·tilepanelDOTPROD<>(SB), R0
+// func tilebatchDOTPRODAddr() uintptr
+TEXT ·tilebatchDOTPRODAddr(SB), NOSPLIT, $0-8
+	MOVD $·tilebatchDOTPROD<>(SB), R0
 	MOVD R0, ret+0(FP)
 	RET
 
-TEXT ·tilepanelDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
+TEXT ·tilebatchDOTPROD<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// untile_q8_0
