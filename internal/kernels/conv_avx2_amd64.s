@@ -40,7 +40,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
 	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x51258d4c; WORD $0x0044; BYTE $0x00 // leaq 0x4451(%rip), %r12 # 0x44c0 <lanes>
+	LONG $0x91258d4c; WORD $0x003f; BYTE $0x00 // leaq 0x3f91(%rip), %r12 # 0x4000 <lanes>
 	WORD $0x4aeb // jmp 0xbb <k_conv+0xab>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x10c18348 // addq $0x10, %rcx
@@ -435,7 +435,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
 	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
 	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0xc0258d4c; WORD $0x003c; BYTE $0x00 // leaq 0x3cc0(%rip), %r12 # 0x44c0 <lanes>
+	LONG $0x00258d4c; WORD $0x0038; BYTE $0x00 // leaq 0x3800(%rip), %r12 # 0x4000 <lanes>
 	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
 	LONG $0x00e58e0f; WORD $0x0000 // jle 0x8f0 <k_conv+0x8e0>
 	LONG $0x285814c5 // vaddps (%rax), %ymm13, %ymm13
@@ -461,7 +461,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5d7c41c4; BYTE $0xed // vminps %ymm13, %ymm0, %ymm13
 	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
 	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0x34258d4c; WORD $0x003c; BYTE $0x00 // leaq 0x3c34(%rip), %r12 # 0x44c0 <lanes>
+	LONG $0x74258d4c; WORD $0x0037; BYTE $0x00 // leaq 0x3774(%rip), %r12 # 0x4000 <lanes>
 	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
 	LONG $0x03938e0f; WORD $0x0000 // jle 0xc2a <k_conv+0xc1a>
 	LONG $0x2f117cc5 // vmovups %ymm13, (%rdi)
@@ -899,7 +899,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xba3c8d48 // leaq (%rdx,%rdi,4), %rdi
 	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
 	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0x64258d4c; WORD $0x0034; BYTE $0x00 // leaq 0x3464(%rip), %r12 # 0x44c0 <lanes>
+	LONG $0xa4258d4c; WORD $0x002f; BYTE $0x00 // leaq 0x2fa4(%rip), %r12 # 0x4000 <lanes>
 	LONG $0x00be8e0f; WORD $0x0000 // jle 0x1120 <k_conv+0x1110>
 	LONG $0x0f5834c5 // vaddps (%rdi), %ymm9, %ymm9
 	LONG $0x5f7c41c4; BYTE $0xc9 // vmaxps %ymm9, %ymm0, %ymm9
@@ -922,7 +922,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5d7441c4; BYTE $0xc9 // vminps %ymm9, %ymm1, %ymm9
 	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
 	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0xf6258d4c; WORD $0x0033; BYTE $0x00 // leaq 0x33f6(%rip), %r12 # 0x44c0 <lanes>
+	LONG $0x36258d4c; WORD $0x002f; BYTE $0x00 // leaq 0x2f36(%rip), %r12 # 0x4000 <lanes>
 	LONG $0x026a8e0f; WORD $0x0000 // jle 0x133a <k_conv+0x132a>
 	LONG $0x08117cc5 // vmovups %ymm9, (%rax)
 	LONG $0x10fd8349 // cmpq $0x10, %r13
@@ -1217,7 +1217,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xbb3c8d49 // leaq (%r11,%rdi,4), %rdi
 	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
 	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0xc0258d4c; WORD $0x002e; BYTE $0x00 // leaq 0x2ec0(%rip), %r12 # 0x44c0 <lanes>
+	LONG $0x00258d4c; WORD $0x002a; BYTE $0x00 // leaq 0x2a00(%rip), %r12 # 0x4000 <lanes>
 	LONG $0x00aa8e0f; WORD $0x0000 // jle 0x16b0 <k_conv+0x16a0>
 	LONG $0x2f58d4c5 // vaddps (%rdi), %ymm5, %ymm5
 	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
@@ -1238,7 +1238,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
 	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
 	LONG $0x07fd8349 // cmpq $0x7, %r13
-	LONG $0x58258d4c; WORD $0x002e; BYTE $0x00 // leaq 0x2e58(%rip), %r12 # 0x44c0 <lanes>
+	LONG $0x98258d4c; WORD $0x0029; BYTE $0x00 // leaq 0x2998(%rip), %r12 # 0x4000 <lanes>
 	LONG $0x00cf8e0f; WORD $0x0000 // jle 0x173d <k_conv+0x172d>
 	LONG $0x117cc1c4; BYTE $0x2a // vmovups %ymm5, (%r10)
 	LONG $0x10fd8349 // cmpq $0x10, %r13
@@ -1659,7 +1659,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08fd8349 // cmpq $0x8, %r13
 	LONG $0x00ed8c0f; WORD $0x0000 // jl 0x1f70 <k_conv+0x1f60>
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x30258d4c; WORD $0x0026; BYTE $0x00 // leaq 0x2630(%rip), %r12 # 0x44c0 <lanes>
+	LONG $0x70258d4c; WORD $0x0021; BYTE $0x00 // leaq 0x2170(%rip), %r12 # 0x4000 <lanes>
 	QUAD $0x0000011824ac8b48 // movq 0x118(%rsp), %rbp
 	LONG $0x01e8840f; WORD $0x0000 // je 0x2086 <k_conv+0x2076>
 	LONG $0x095834c5 // vaddps (%rcx), %ymm9, %ymm9
@@ -1706,7 +1706,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x81048d4a // leaq (%rcx,%r8,4), %rax
 	LONG $0x00019ce9; BYTE $0x00 // jmp 0x2102 <k_conv+0x20f2>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x49258d4c; WORD $0x0025; BYTE $0x00 // leaq 0x2549(%rip), %r12 # 0x44c0 <lanes>
+	LONG $0x89258d4c; WORD $0x0020; BYTE $0x00 // leaq 0x2089(%rip), %r12 # 0x4000 <lanes>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x107c41c4; WORD $0x9454; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm10
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
@@ -1920,7 +1920,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08fd8349 // cmpq $0x8, %r13
 	LONG $0x00868c0f; WORD $0x0000 // jl 0x23f0 <k_conv+0x23e0>
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x49258d4c; WORD $0x0021; BYTE $0x00 // leaq 0x2149(%rip), %r12 # 0x44c0 <lanes>
+	LONG $0x89258d4c; WORD $0x001c; BYTE $0x00 // leaq 0x1c89(%rip), %r12 # 0x4000 <lanes>
 	QUAD $0x0000011824ac8b48 // movq 0x118(%rsp), %rbp
 	LONG $0x00f8840f; WORD $0x0000 // je 0x247d <k_conv+0x246d>
 	LONG $0x2858d4c5 // vaddps (%rax), %ymm5, %ymm5
@@ -1946,7 +1946,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1411fcc5; BYTE $0xb8 // vmovups %ymm2, (%rax,%rdi,4)
 	LONG $0xfffe14e9; BYTE $0xff // jmp 0x21fc <k_conv+0x21ec>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0xc9258d4c; WORD $0x0020; BYTE $0x00 // leaq 0x20c9(%rip), %r12 # 0x44c0 <lanes>
+	LONG $0x09258d4c; WORD $0x001c; BYTE $0x00 // leaq 0x1c09(%rip), %r12 # 0x4000 <lanes>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x107cc1c4; WORD $0x9474; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm6
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
@@ -2065,7 +2065,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08fd8349 // cmpq $0x8, %r13
 	WORD $0x2e7c // jl 0x2640 <k_conv+0x2630>
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xa1258d4c; WORD $0x001e; BYTE $0x00 // leaq 0x1ea1(%rip), %r12 # 0x44c0 <lanes>
+	LONG $0xe1258d4c; WORD $0x0019; BYTE $0x00 // leaq 0x19e1(%rip), %r12 # 0x4000 <lanes>
 	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
 	WORD $0x6374 // je 0x2687 <k_conv+0x2677>
 	LONG $0x5864c1c4; BYTE $0x19 // vaddps (%r9), %ymm3, %ymm3
@@ -2075,7 +2075,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x586cc1c4; WORD $0xb114 // vaddps (%r9,%rsi,4), %ymm2, %ymm2
 	WORD $0x56eb // jmp 0x2694 <k_conv+0x2684>
 	WORD $0x9066 // nop
-	LONG $0x79258d4c; WORD $0x001e; BYTE $0x00 // leaq 0x1e79(%rip), %r12 # 0x44c0 <lanes>
+	LONG $0xb9258d4c; WORD $0x0019; BYTE $0x00 // leaq 0x19b9(%rip), %r12 # 0x4000 <lanes>
 	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
 	LONG $0x107c81c4; WORD $0x9c64; BYTE $0x20 // vmovups 0x20(%r12,%r11,4), %ymm4
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
@@ -2114,959 +2114,722 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xb0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1b0, %rsp # imm = 0x1B0
+	LONG $0x88ec8148; WORD $0x0001; BYTE $0x00 // subq $0x188, %rsp # imm = 0x188
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x2c75 // jne 0x270c <k_depthwise+0x4c>
+	WORD $0x2975 // jne 0x2709 <k_depthwise+0x49>
 	LONG $0x287f8348; BYTE $0x03 // cmpq $0x3, 0x28(%rdi)
-	WORD $0x2575 // jne 0x270c <k_depthwise+0x4c>
+	WORD $0x2275 // jne 0x2709 <k_depthwise+0x49>
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	LONG $0x70473b48 // cmpq 0x70(%rdi), %rax
 	WORD $0x940f; BYTE $0xc0 // sete %al
-	LONG $0x4c244489 // movl %eax, 0x4c(%rsp)
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	QUAD $0x0000014024848948 // movq %rax, 0x140(%rsp)
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x227f // jg 0x2729 <k_depthwise+0x69>
-	LONG $0x001246e9; BYTE $0x00 // jmp 0x3952 <k_depthwise+0x1292>
-	QUAD $0x000000004c2444c7 // movl $0x0, 0x4c(%rsp)
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	QUAD $0x0000014024848948 // movq %rax, 0x140(%rsp)
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x12298e0f; WORD $0x0000 // jle 0x3952 <k_depthwise+0x1292>
-	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	LONG $0x1c244489 // movl %eax, 0x1c(%rsp)
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x121c8e0f; WORD $0x0000 // jle 0x3952 <k_depthwise+0x1292>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	QUAD $0x0000013824848948 // movq %rax, 0x138(%rsp)
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	QUAD $0x0000013024848948 // movq %rax, 0x130(%rsp)
-	LONG $0x58478b48 // movq 0x58(%rdi), %rax
-	QUAD $0x0000012824848948 // movq %rax, 0x128(%rsp)
-	LONG $0x48478b48 // movq 0x48(%rdi), %rax
-	QUAD $0x0000012024848948 // movq %rax, 0x120(%rsp)
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	QUAD $0x0000018024848948 // movq %rax, 0x180(%rsp)
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
-	QUAD $0x0000017824848948 // movq %rax, 0x178(%rsp)
-	QUAD $0x0000000095248d4c // leaq (,%rdx,4), %r12
-	LONG $0x64048d4b // leaq (%r12,%r12,2), %rax
-	QUAD $0x0000017024848948 // movq %rax, 0x170(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	LONG $0xa4048d4b // leaq (%r12,%r12,4), %rax
-	QUAD $0x0000016824848948 // movq %rax, 0x168(%rsp)
-	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
-	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	QUAD $0x0000016024848948 // movq %rax, 0x160(%rsp)
-	LONG $0xd2048d48 // leaq (%rdx,%rdx,8), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	QUAD $0x0000015824848948 // movq %rax, 0x158(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	QUAD $0x0000015024848948 // movq %rax, 0x150(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
-	WORD $0x1feb // jmp 0x2819 <k_depthwise+0x159>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x00000148248c8b48 // movq 0x148(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	QUAD $0x00000140248c3b48 // cmpq 0x140(%rsp), %rcx
-	LONG $0x1139840f; WORD $0x0000 // je 0x3952 <k_depthwise+0x1292>
-	QUAD $0x0000012824848b48 // movq 0x128(%rsp), %rax
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	QUAD $0x00000130248c8b48 // movq 0x130(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	QUAD $0x0000012024848b48 // movq 0x120(%rsp), %rax
-	QUAD $0x0000014824b48948 // movq %rsi, 0x148(%rsp)
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	QUAD $0x00000138248c8b48 // movq 0x138(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x3aeb // jmp 0x289d <k_depthwise+0x1dd>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x0000018824bc8b4c // movq 0x188(%rsp), %r15
-	LONG $0x08c78349 // addq $0x8, %r15
-	LONG $0x24448348; WORD $0x2008 // addq $0x20, 0x8(%rsp)
-	LONG $0x24448348; WORD $0x2040 // addq $0x20, 0x40(%rsp)
-	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0xff638d0f; WORD $0xffff // jge 0x2800 <k_depthwise+0x140>
-	QUAD $0x0000018024848b48 // movq 0x180(%rsp), %rax
-	LONG $0xb8048d4a // leaq (%rax,%r15,4), %rax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x294c; BYTE $0xf9 // subq %r15, %rcx
-	QUAD $0x0000017824848b48 // movq 0x178(%rsp), %rax
-	LONG $0xb8048d4a // leaq (%rax,%r15,4), %rax
-	LONG $0x07f98348 // cmpq $0x7, %rcx
-	QUAD $0x0000018824bc894c // movq %r15, 0x188(%rsp)
-	WORD $0x327e // jle 0x2900 <k_depthwise+0x240>
-	LONG $0x0010fcc5 // vmovups (%rax), %ymm0
-	LONG $0x386f8b4c // movq 0x38(%rdi), %r13
-	LONG $0x4c247c80; BYTE $0x00 // cmpb $0x0, 0x4c(%rsp)
-	WORD $0x0a74 // je 0x28e7 <k_depthwise+0x227>
-	LONG $0x04fd8349 // cmpq $0x4, %r13
-	LONG $0x06128d0f; WORD $0x0000 // jge 0x2ef9 <k_depthwise+0x839>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x084e8d48 // leaq 0x8(%rsi), %rcx
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0x246c894c; BYTE $0x58 // movq %r13, 0x58(%rsp)
-	LONG $0x08a58f0f; WORD $0x0000 // jg 0x31a0 <k_depthwise+0xae0>
-	LONG $0x000ac0e9; BYTE $0x00 // jmp 0x33c0 <k_depthwise+0xd00>
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xb5158d48; WORD $0x001b; BYTE $0x00 // leaq 0x1bb5(%rip), %rdx # 0x44c0 <lanes>
-	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
-	LONG $0x4210fcc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm0
-	LONG $0x2c7de2c4; BYTE $0x08 // vmaskmovps (%rax), %ymm0, %ymm1
-	LONG $0x38478b48 // movq 0x38(%rdi), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0x02458d0f; WORD $0x0000 // jge 0x2b70 <k_depthwise+0x4b0>
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
-	LONG $0xff388d0f; WORD $0xffff // jge 0x2870 <k_depthwise+0x1b0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x50488b48 // movq 0x50(%rax), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x60708b48 // movq 0x60(%rax), %rsi
-	LONG $0x187de2c4; WORD $0x7850 // vbroadcastss 0x78(%rax), %ymm2
-	LONG $0x187de2c4; WORD $0x7c58 // vbroadcastss 0x7c(%rax), %ymm3
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
-	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	WORD $0x4eeb // jmp 0x29cf <k_depthwise+0x30f>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xe45fecc5 // vmaxps %ymm4, %ymm2, %ymm4
-	LONG $0xe45de4c5 // vminps %ymm4, %ymm3, %ymm4
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x2e7de2c4; BYTE $0x20 // vmaskmovps %ymm4, %ymm0, (%rax)
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	WORD $0x1f7f // jg 0x2723 <k_depthwise+0x63>
+	LONG $0x000d8ce9; BYTE $0x00 // jmp 0x3495 <k_depthwise+0xdd5>
+	QUAD $0x000000001c2444c7 // movl $0x0, 0x1c(%rsp)
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x0d728e0f; WORD $0x0000 // jle 0x3495 <k_depthwise+0xdd5>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	QUAD $0x0000009824840148 // addq %rax, 0x98(%rsp)
-	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
-	LONG $0xfea1840f; WORD $0xffff // je 0x2870 <k_depthwise+0x1b0>
-	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	WORD $0xb07e // jle 0x2990 <k_depthwise+0x2d0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x28788b48 // movq 0x28(%rax), %rdi
-	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x9f7e // jle 0x2990 <k_depthwise+0x2d0>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x44af0f48; WORD $0x6024 // imulq 0x60(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x68488b48 // movq 0x68(%rax), %rcx
-	LONG $0x70588b4c // movq 0x70(%rax), %r11
-	WORD $0xfb89 // movl %edi, %ebx
-	WORD $0xe383; BYTE $0x03 // andl $0x3, %ebx
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
-	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
-	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
-	QUAD $0x000000008d3c8d4c // leaq (,%rcx,4), %r15
-	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	QUAD $0x000000009d2c8d4a // leaq (,%r11,4), %rbp
-	QUAD $0x000000006d0c8d48 // leaq (,%rbp,2), %rcx
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	LONG $0x03e3c149 // shlq $0x3, %r11
-	QUAD $0x0000009824848b4c // movq 0x98(%rsp), %r8
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	WORD $0x18eb // jmp 0x2a91 <k_depthwise+0x3d1>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
-	LONG $0x24743b48; BYTE $0x10 // cmpq 0x10(%rsp), %rsi
-	LONG $0xfeff840f; WORD $0xffff // je 0x2990 <k_depthwise+0x2d0>
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x2973 // jae 0x2ac0 <k_depthwise+0x400>
-	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
-	LONG $0xd6af0f48 // imulq %rsi, %rdx
-	QUAD $0x00000100248c8b4c // movq 0x100(%rsp), %r9
-	LONG $0x91148d49 // leaq (%r9,%rdx,4), %rdx
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x0086850f; WORD $0x0000 // jne 0x2b3e <k_depthwise+0x47e>
-	WORD $0xc6eb // jmp 0x2a80 <k_depthwise+0x3c0>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0x2c7de2c4; BYTE $0x28 // vmaskmovps (%rax), %ymm0, %ymm5
-	LONG $0x2c7de2c4; BYTE $0x32 // vmaskmovps (%rdx), %ymm0, %ymm6
-	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
-	LONG $0x2c7da2c4; WORD $0x2024 // vmaskmovps (%rax,%r12), %ymm0, %ymm4
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	LONG $0x2c7de2c4; WORD $0x2a2c // vmaskmovps (%rdx,%rbp), %ymm0, %ymm5
-	LONG $0xa85de2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm6
-	LONG $0x2c7dc2c4; WORD $0x0424 // vmaskmovps (%r12,%rax), %ymm0, %ymm4
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	LONG $0x2c7da2c4; WORD $0x1a34 // vmaskmovps (%rdx,%r11), %ymm0, %ymm6
-	LONG $0xa85de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm5
-	LONG $0x2c7dc2c4; WORD $0x042c // vmaskmovps (%r12,%rax), %ymm0, %ymm5
-	LONG $0x2c7de2c4; WORD $0x0a24 // vmaskmovps (%rdx,%rcx), %ymm0, %ymm4
-	LONG $0xa855e2c4; BYTE $0xe6 // vfmadd213ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm6
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xa675 // jne 0x2ad0 <k_depthwise+0x410>
-	QUAD $0x000000882494034c // addq 0x88(%rsp), %r10
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff42840f; WORD $0xffff // je 0x2a80 <k_depthwise+0x3c0>
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x2c7de2c4; BYTE $0x28 // vmaskmovps (%rax), %ymm0, %ymm5
-	LONG $0x2c7de2c4; BYTE $0x32 // vmaskmovps (%rdx), %ymm0, %ymm6
-	LONG $0xb855e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm6) + ymm4
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe675 // jne 0x2b50 <k_depthwise+0x490>
-	LONG $0xffff11e9; BYTE $0xff // jmp 0x2a80 <k_depthwise+0x3c0>
-	BYTE $0x90 // nop
-	LONG $0x504f8b48 // movq 0x50(%rdi), %rcx
-	LONG $0x60578b48 // movq 0x60(%rdi), %rdx
-	LONG $0x187de2c4; WORD $0x7857 // vbroadcastss 0x78(%rdi), %ymm2
-	LONG $0x187de2c4; WORD $0x7c5f // vbroadcastss 0x7c(%rdi), %ymm3
-	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
-	LONG $0x40348d48 // leaq (%rax,%rax,2), %rsi
-	QUAD $0x00000000cd048d48 // leaq (,%rcx,8), %rax
-	QUAD $0x000001a024848948 // movq %rax, 0x1a0(%rsp)
-	QUAD $0x000001a8248c8948 // movq %rcx, 0x1a8(%rsp)
-	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	QUAD $0x0000019824848948 // movq %rax, 0x198(%rsp)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
-	LONG $0x31048d48 // leaq (%rcx,%rsi), %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	QUAD $0x0000019024848948 // movq %rax, 0x190(%rsp)
-	LONG $0xd1048d48 // leaq (%rcx,%rdx,8), %rax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	QUAD $0x000000d824948948 // movq %rdx, 0xd8(%rsp)
-	LONG $0x91048d48 // leaq (%rcx,%rdx,4), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
-	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x00009be9; BYTE $0x00 // jmp 0x2cb4 <k_depthwise+0x5f4>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	QUAD $0x000001a8248c8b48 // movq 0x1a8(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
-	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0xff5fecc5 // vmaxps %ymm7, %ymm2, %ymm7
-	LONG $0xff5de4c5 // vminps %ymm7, %ymm3, %ymm7
-	LONG $0x2e7de2c4; BYTE $0x38 // vmaskmovps %ymm7, %ymm0, (%rax)
-	LONG $0xf65fecc5 // vmaxps %ymm6, %ymm2, %ymm6
-	LONG $0xf65de4c5 // vminps %ymm6, %ymm3, %ymm6
-	LONG $0x2e7de2c4; WORD $0x8834 // vmaskmovps %ymm6, %ymm0, (%rax,%rcx,4)
-	LONG $0xed5fecc5 // vmaxps %ymm5, %ymm2, %ymm5
-	LONG $0xed5de4c5 // vminps %ymm5, %ymm3, %ymm5
-	QUAD $0x000001a0248c8b48 // movq 0x1a0(%rsp), %rcx
-	LONG $0x2e7de2c4; WORD $0x082c // vmaskmovps %ymm5, %ymm0, (%rax,%rcx)
-	LONG $0xe45fecc5 // vmaxps %ymm4, %ymm2, %ymm4
-	LONG $0xe45de4c5 // vminps %ymm4, %ymm3, %ymm4
-	QUAD $0x00000198248c8b48 // movq 0x198(%rsp), %rcx
-	LONG $0x2e7de2c4; WORD $0x0824 // vmaskmovps %ymm4, %ymm0, (%rax,%rcx)
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	LONG $0x04428d48 // leaq 0x4(%rdx), %rax
-	QUAD $0x00000190248c8b48 // movq 0x190(%rsp), %rcx
-	LONG $0x244c0148; BYTE $0x68 // addq %rcx, 0x68(%rsp)
-	QUAD $0x00000080248c0148 // addq %rcx, 0x80(%rsp)
-	LONG $0x244c0148; BYTE $0x70 // addq %rcx, 0x70(%rsp)
-	LONG $0x244c0148; BYTE $0x78 // addq %rcx, 0x78(%rsp)
-	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xfc798f0f; WORD $0xffff // jg 0x292d <k_depthwise+0x26d>
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0xf928fcc5 // vmovaps %ymm1, %ymm7
-	LONG $0xf128fcc5 // vmovaps %ymm1, %ymm6
-	LONG $0xe928fcc5 // vmovaps %ymm1, %ymm5
-	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	LONG $0xff468e0f; WORD $0xffff // jle 0x2c20 <k_depthwise+0x560>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x28588b48 // movq 0x28(%rax), %rbx
-	LONG $0xf928fcc5 // vmovaps %ymm1, %ymm7
-	LONG $0xf128fcc5 // vmovaps %ymm1, %ymm6
-	LONG $0xe928fcc5 // vmovaps %ymm1, %ymm5
-	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff258e0f; WORD $0xffff // jle 0x2c20 <k_depthwise+0x560>
-	QUAD $0x000000d824848b48 // movq 0xd8(%rsp), %rax
-	LONG $0x44af0f48; WORD $0x5824 // imulq 0x58(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x30408b48 // movq 0x30(%rax), %rax
+	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0d588e0f; WORD $0x0000 // jle 0x3495 <k_depthwise+0xdd5>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0x8b48; BYTE $0x01 // movq (%rcx), %rax
+	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
+	LONG $0x08418b48 // movq 0x8(%rcx), %rax
 	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x68508b48 // movq 0x68(%rax), %rdx
-	LONG $0x70408b48 // movq 0x70(%rax), %rax
-	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
-	LONG $0x02c18348 // addq $0x2, %rcx
-	WORD $0x2148; BYTE $0xd9 // andq %rbx, %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
-	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
-	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
-	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
-	LONG $0x823c8d4d // leaq (%r10,%rax,4), %r15
-	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
-	LONG $0x86048d4c // leaq (%rsi,%rax,4), %r8
-	LONG $0x24748b4c; BYTE $0x78 // movq 0x78(%rsp), %r14
-	LONG $0x861c8d4d // leaq (%r14,%rax,4), %r11
-	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
-	LONG $0x854c8d49; BYTE $0x00 // leaq (%r13,%rax,4), %rcx
-	LONG $0xf928fcc5 // vmovaps %ymm1, %ymm7
-	LONG $0xf128fcc5 // vmovaps %ymm1, %ymm6
-	LONG $0xe928fcc5 // vmovaps %ymm1, %ymm5
-	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0x58718b48 // movq 0x58(%rcx), %rsi
+	LONG $0x60598b48 // movq 0x60(%rcx), %rbx
+	LONG $0x50798b48 // movq 0x50(%rcx), %rdi
+	LONG $0x40418b4c // movq 0x40(%rcx), %r8
+	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
+	LONG $0x400c8d4c // leaq (%rax,%rax,2), %r9
+	QUAD $0x00000090248c894c // movq %r9, 0x90(%rsp)
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	QUAD $0x00000150248c894c // movq %r9, 0x150(%rsp)
+	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
+	QUAD $0x0000014824848948 // movq %rax, 0x148(%rsp)
+	QUAD $0x00000000fd048d48 // leaq (,%rdi,8), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	QUAD $0x0000014024848948 // movq %rax, 0x140(%rsp)
+	LONG $0xff048d48 // leaq (%rdi,%rdi,8), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	WORD $0x0148; BYTE $0xf8 // addq %rdi, %rax
+	QUAD $0x0000013824848948 // movq %rax, 0x138(%rsp)
+	QUAD $0x000000009d0c8d4c // leaq (,%rbx,4), %r9
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	LONG $0x89048d4b // leaq (%r9,%r9,4), %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	QUAD $0x0000010824848948 // movq %rax, 0x108(%rsp)
+	LONG $0x10418b48 // movq 0x10(%rcx), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x18418b48 // movq 0x18(%rcx), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x48418b48 // movq 0x48(%rcx), %rax
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
+	LONG $0x49048d4b // leaq (%r9,%r9,2), %rax
+	QUAD $0x0000016024848948 // movq %rax, 0x160(%rsp)
+	QUAD $0x00000000850c8d4a // leaq (,%r8,4), %rcx
+	QUAD $0x00000000c5048d4a // leaq (,%r8,8), %rax
+	QUAD $0x0000015824848948 // movq %rax, 0x158(%rsp)
+	QUAD $0x000000e024b48948 // movq %rsi, 0xe0(%rsp)
+	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x000000b8249c8948 // movq %rbx, 0xb8(%rsp)
-	LONG $0x00008be9; BYTE $0x00 // jmp 0x2e30 <k_depthwise+0x770>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x2c7d62c4; BYTE $0x07 // vmaskmovps (%rdi), %ymm0, %ymm8
-	LONG $0x2c7d62c4; WORD $0x004d // vmaskmovps (%rbp), %ymm0, %ymm9
-	QUAD $0x000000d8248c8b4c // movq 0xd8(%rsp), %r9
-	LONG $0x2c7d22c4; WORD $0x8d54; BYTE $0x00 // vmaskmovps (%rbp,%r9,4), %ymm0, %ymm10
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	LONG $0x2c7d22c4; WORD $0x0d5c; BYTE $0x00 // vmaskmovps (%rbp,%r9), %ymm0, %ymm11
-	LONG $0xb83dc2c4; BYTE $0xf9 // vfmadd231ps %ymm9, %ymm8, %ymm7 # ymm7 = (ymm8 * ymm9) + ymm7
-	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
-	LONG $0x2c7d22c4; WORD $0x0d4c; BYTE $0x00 // vmaskmovps (%rbp,%r9), %ymm0, %ymm9
-	LONG $0xb83dc2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm10) + ymm6
-	LONG $0xb83dc2c4; BYTE $0xeb // vfmadd231ps %ymm11, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm11) + ymm5
-	LONG $0xb83dc2c4; BYTE $0xe1 // vfmadd231ps %ymm9, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm9) + ymm4
-	QUAD $0x00000090248c8b4c // movq 0x90(%rsp), %r9
-	LONG $0x8f3c8d4a // leaq (%rdi,%r9,4), %rdi
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x00000100248c8b4c // movq 0x100(%rsp), %r9
-	WORD $0x014d; BYTE $0xca // addq %r9, %r10
-	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
-	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
-	WORD $0x014d; BYTE $0xce // addq %r9, %r14
-	WORD $0x014d; BYTE $0xcf // addq %r9, %r15
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	LONG $0x24443b48; BYTE $0x10 // cmpq 0x10(%rsp), %rax
-	LONG $0xfdf0840f; WORD $0xffff // je 0x2c20 <k_depthwise+0x560>
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x2a75 // jne 0x2e60 <k_depthwise+0x7a0>
-	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	LONG $0xc8af0f4c // imulq %rax, %r9
-	QUAD $0x0000009824ac8b48 // movq 0x98(%rsp), %rbp
-	LONG $0x8d6c8d4a; BYTE $0x00 // leaq (%rbp,%r9,4), %rbp
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	WORD $0xb174 // je 0x2e02 <k_depthwise+0x742>
-	LONG $0xffff5ae9; BYTE $0xff // jmp 0x2db0 <k_depthwise+0x6f0>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
-	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x000000f8249c8b48 // movq 0xf8(%rsp), %rbx
-	BYTE $0x90 // nop
-	LONG $0x2c7d62c4; BYTE $0x07 // vmaskmovps (%rdi), %ymm0, %ymm8
-	LONG $0x2c7d42c4; WORD $0x2d4c; BYTE $0x00 // vmaskmovps (%r13,%rbp), %ymm0, %ymm9
-	LONG $0x2c7d42c4; WORD $0x2e14 // vmaskmovps (%r14,%rbp), %ymm0, %ymm10
-	LONG $0xa83d62c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm8, %ymm9 # ymm9 = (ymm8 * ymm9) + ymm7
-	LONG $0x2c7d62c4; WORD $0x2e1c // vmaskmovps (%rsi,%rbp), %ymm0, %ymm11
-	LONG $0xa83d62c4; BYTE $0xd6 // vfmadd213ps %ymm6, %ymm8, %ymm10 # ymm10 = (ymm8 * ymm10) + ymm6
-	LONG $0x2c7d42c4; WORD $0x2a24 // vmaskmovps (%r10,%rbp), %ymm0, %ymm12
-	LONG $0xa83d62c4; BYTE $0xdd // vfmadd213ps %ymm5, %ymm8, %ymm11 # ymm11 = (ymm8 * ymm11) + ymm5
-	LONG $0x2c7d22c4; WORD $0x272c // vmaskmovps (%rdi,%r12), %ymm0, %ymm13
-	LONG $0xa83d62c4; BYTE $0xe4 // vfmadd213ps %ymm4, %ymm8, %ymm12 # ymm12 = (ymm8 * ymm12) + ymm4
-	LONG $0x2c7de2c4; WORD $0x293c // vmaskmovps (%rcx,%rbp), %ymm0, %ymm7
-	LONG $0xa815c2c4; BYTE $0xf9 // vfmadd213ps %ymm9, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm7) + ymm9
-	LONG $0x2c7dc2c4; WORD $0x2b34 // vmaskmovps (%r11,%rbp), %ymm0, %ymm6
-	LONG $0xa815c2c4; BYTE $0xf2 // vfmadd213ps %ymm10, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm6) + ymm10
-	LONG $0x2c7dc2c4; WORD $0x282c // vmaskmovps (%r8,%rbp), %ymm0, %ymm5
-	LONG $0xa815c2c4; BYTE $0xeb // vfmadd213ps %ymm11, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm5) + ymm11
-	LONG $0x2c7dc2c4; WORD $0x2f24 // vmaskmovps (%r15,%rbp), %ymm0, %ymm4
-	LONG $0xa815c2c4; BYTE $0xe4 // vfmadd213ps %ymm12, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm4) + ymm12
-	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
-	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
-	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0x9075 // jne 0x2e70 <k_depthwise+0x7b0>
-	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
-	QUAD $0x000000b8249c8b48 // movq 0xb8(%rsp), %rbx
-	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xff0e840f; WORD $0xffff // je 0x2e02 <k_depthwise+0x742>
-	LONG $0xfffeb7e9; BYTE $0xff // jmp 0x2db0 <k_depthwise+0x6f0>
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x0910fcc5 // vmovups (%rcx), %ymm1
-	QUAD $0x000100248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0x100(%rsp)
-	LONG $0x0c10fcc5; BYTE $0x91 // vmovups (%rcx,%rdx,4), %ymm1
-	QUAD $0x0000d8248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xd8(%rsp)
-	LONG $0x0c10fcc5; BYTE $0xd1 // vmovups (%rcx,%rdx,8), %ymm1
-	QUAD $0x0000b8248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xb8(%rsp)
-	QUAD $0x0000017024848b48 // movq 0x170(%rsp), %rax
-	LONG $0x0c10fcc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm1
-	QUAD $0x000098248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0x98(%rsp)
+	QUAD $0x000000a82484894c // movq %r8, 0xa8(%rsp)
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	WORD $0x21eb // jmp 0x2879 <k_depthwise+0x1b9>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	LONG $0x0c1c8d0f; WORD $0x0000 // jge 0x3495 <k_depthwise+0xdd5>
+	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	LONG $0x10c08348 // addq $0x10, %rax
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
+	LONG $0xf04c0f48 // cmovlq %rax, %rsi
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0xff31 // xorl %edi, %edi
+	QUAD $0x0000011024b48948 // movq %rsi, 0x110(%rsp)
+	WORD $0x3eeb // jmp 0x28f1 <k_depthwise+0x231>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000010024bc8b48 // movq 0x100(%rsp), %rdi
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	LONG $0x2c10fcc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm5
-	QUAD $0x0000016824848b48 // movq 0x168(%rsp), %rax
-	LONG $0x3410fcc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm6
-	QUAD $0x0000016024848b48 // movq 0x160(%rsp), %rax
-	LONG $0x3c10fcc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm7
-	QUAD $0x0000015824848b48 // movq 0x158(%rsp), %rax
-	LONG $0x04107cc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm8
+	QUAD $0x000000d024840348 // addq 0xd0(%rsp), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	QUAD $0x000000f024bc3b48 // cmpq 0xf0(%rsp), %rdi
+	LONG $0xff6f840f; WORD $0xffff // je 0x2860 <k_depthwise+0x1a0>
+	QUAD $0x000000e024848b48 // movq 0xe0(%rsp), %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	QUAD $0x0000012024848948 // movq %rax, 0x120(%rsp)
+	QUAD $0x000000d824848b48 // movq 0xd8(%rsp), %rax
+	QUAD $0x0000010024bc8948 // movq %rdi, 0x100(%rsp)
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	QUAD $0x000000e824948b48 // movq 0xe8(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	QUAD $0x0000011824848948 // movq %rax, 0x118(%rsp)
+	QUAD $0x000000f824948b4c // movq 0xf8(%rsp), %r10
+	WORD $0x31eb // jmp 0x2974 <k_depthwise+0x2b4>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000012824948b4c // movq 0x128(%rsp), %r10
+	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
+	QUAD $0x0000011024b48b48 // movq 0x110(%rsp), %rsi
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	QUAD $0x000000a824848b4c // movq 0xa8(%rsp), %r8
+	LONG $0xff4c8d0f; WORD $0xffff // jge 0x28c0 <k_depthwise+0x200>
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0xc2af0f49 // imulq %r10, %rax
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0xd2af0f49 // imulq %r10, %rdx
+	WORD $0x294c; BYTE $0xd6 // subq %r10, %rsi
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xc79d0f40 // setge %dil
+	LONG $0x7f3c8d48 // leaq (%rdi,%rdi,2), %rdi
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
+	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
+	LONG $0xdf450f4c // cmovneq %rdi, %r11
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	LONG $0xdf4c0f4c // cmovlq %rdi, %r11
+	QUAD $0x0000012024b48b48 // movq 0x120(%rsp), %rsi
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	QUAD $0x0000011824848b48 // movq 0x118(%rsp), %rax
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x07f88349 // cmpq $0x7, %r8
+	QUAD $0x000000b0249c894c // movq %r11, 0xb0(%rsp)
+	QUAD $0x000001282494894c // movq %r10, 0x128(%rsp)
+	LONG $0x02158e0f; WORD $0x0000 // jle 0x2c00 <k_depthwise+0x540>
+	LONG $0x01fb8341 // cmpl $0x1, %r11d
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x0445840f; WORD $0x0000 // je 0x2e3f <k_depthwise+0x77f>
+	LONG $0x08fb8341 // cmpl $0x8, %r11d
+	LONG $0x0606850f; WORD $0x0000 // jne 0x300a <k_depthwise+0x94a>
+	LONG $0x187de2c4; WORD $0x7842 // vbroadcastss 0x78(%rdx), %ymm0
+	LONG $0x187de2c4; WORD $0x7c4a // vbroadcastss 0x7c(%rdx), %ymm1
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x0000f2e9; BYTE $0x00 // jmp 0x2b18 <k_depthwise+0x458>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
+	LONG $0xe228fcc5 // vmovaps %ymm2, %ymm4
+	LONG $0xea28fcc5 // vmovaps %ymm2, %ymm5
+	LONG $0xf228fcc5 // vmovaps %ymm2, %ymm6
+	LONG $0xfa28fcc5 // vmovaps %ymm2, %ymm7
+	LONG $0xc2287cc5 // vmovaps %ymm2, %ymm8
+	LONG $0xca287cc5 // vmovaps %ymm2, %ymm9
+	LONG $0x5f7c41c4; BYTE $0xc9 // vmaxps %ymm9, %ymm0, %ymm9
+	LONG $0x5d7441c4; BYTE $0xc9 // vminps %ymm9, %ymm1, %ymm9
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x0a117cc5 // vmovups %ymm9, (%rdx)
+	LONG $0x5f7c41c4; BYTE $0xc0 // vmaxps %ymm8, %ymm0, %ymm8
+	LONG $0x5d7441c4; BYTE $0xc0 // vminps %ymm8, %ymm1, %ymm8
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x04117cc5; BYTE $0x82 // vmovups %ymm8, (%rdx,%rax,4)
+	LONG $0xff5ffcc5 // vmaxps %ymm7, %ymm0, %ymm7
+	LONG $0xff5df4c5 // vminps %ymm7, %ymm1, %ymm7
+	LONG $0x3c11fcc5; BYTE $0xc2 // vmovups %ymm7, (%rdx,%rax,8)
+	LONG $0xf65ffcc5 // vmaxps %ymm6, %ymm0, %ymm6
+	LONG $0xf65df4c5 // vminps %ymm6, %ymm1, %ymm6
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x3411fcc5; BYTE $0x02 // vmovups %ymm6, (%rdx,%rax)
+	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
+	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
 	QUAD $0x0000015024848b48 // movq 0x150(%rsp), %rax
-	LONG $0x0c107cc5; BYTE $0x01 // vmovups (%rcx,%rax), %ymm9
-	LONG $0x50478b48 // movq 0x50(%rdi), %rax
-	LONG $0x60578b48 // movq 0x60(%rdi), %rdx
-	LONG $0x68778b48 // movq 0x68(%rdi), %rsi
-	LONG $0x187d62c4; WORD $0x7857 // vbroadcastss 0x78(%rdi), %ymm10
-	LONG $0x187d62c4; WORD $0x7c5f // vbroadcastss 0x7c(%rdi), %ymm11
-	QUAD $0x0000000095348d4c // leaq (,%rdx,4), %r14
-	QUAD $0x00000000850c8d48 // leaq (,%rax,4), %rcx
-	LONG $0x49048d4c // leaq (%rcx,%rcx,2), %r8
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0x04e2c149 // shlq $0x4, %r10
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	LONG $0xb60c8d4b // leaq (%r14,%r14,4), %rcx
-	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
-	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x330c8d4b // leaq (%r11,%r14), %rcx
-	LONG $0x107c01c4; WORD $0x332c // vmovups (%r11,%r14), %ymm13
-	LONG $0x107c41c4; WORD $0x0e34 // vmovups (%r14,%rcx), %ymm14
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	LONG $0x107c41c4; WORD $0x0e3c // vmovups (%r14,%rcx), %ymm15
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	LONG $0x107cc1c4; WORD $0x0e0c // vmovups (%r14,%rcx), %ymm1
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	LONG $0x107c41c4; BYTE $0x23 // vmovups (%r11), %ymm12
-	QUAD $0x000100249410fcc5; BYTE $0x00 // vmovups 0x100(%rsp), %ymm2
-	LONG $0xa86d62c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm2, %ymm12 # ymm12 = (ymm2 * ymm12) + ymm0
-	LONG $0x310c8d4e // leaq (%rcx,%r14), %r9
-	QUAD $0x0000d8249c10fcc5; BYTE $0x00 // vmovups 0xd8(%rsp), %ymm3
-	LONG $0xb86542c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm3, %ymm12 # ymm12 = (ymm3 * ymm13) + ymm12
-	LONG $0xa86d62c4; BYTE $0xe8 // vfmadd213ps %ymm0, %ymm2, %ymm13 # ymm13 = (ymm2 * ymm13) + ymm0
-	LONG $0xb86542c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm3, %ymm13 # ymm13 = (ymm3 * ymm14) + ymm13
-	QUAD $0x0000b824a410fcc5; BYTE $0x00 // vmovups 0xb8(%rsp), %ymm4
-	LONG $0xb85d42c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm4, %ymm12 # ymm12 = (ymm4 * ymm14) + ymm12
-	LONG $0xa86d62c4; BYTE $0xf0 // vfmadd213ps %ymm0, %ymm2, %ymm14 # ymm14 = (ymm2 * ymm14) + ymm0
-	LONG $0xb86542c4; BYTE $0xf7 // vfmadd231ps %ymm15, %ymm3, %ymm14 # ymm14 = (ymm3 * ymm15) + ymm14
-	LONG $0xb85d42c4; BYTE $0xef // vfmadd231ps %ymm15, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm15) + ymm13
-	LONG $0xa86d62c4; BYTE $0xf8 // vfmadd213ps %ymm0, %ymm2, %ymm15 # ymm15 = (ymm2 * ymm15) + ymm0
-	LONG $0xb86562c4; BYTE $0xf9 // vfmadd231ps %ymm1, %ymm3, %ymm15 # ymm15 = (ymm3 * ymm1) + ymm15
-	LONG $0xb85d42c4; WORD $0x0e3c // vfmadd231ps (%r14,%rcx), %ymm4, %ymm15 # ymm15 = (ymm4 * mem) + ymm15
-	LONG $0x310c8d49 // leaq (%r9,%rsi), %rcx
-	LONG $0xb85d62c4; BYTE $0xf1 // vfmadd231ps %ymm1, %ymm4, %ymm14 # ymm14 = (ymm4 * ymm1) + ymm14
-	LONG $0x107cc1c4; WORD $0x0e0c // vmovups (%r14,%rcx), %ymm1
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	QUAD $0x000098249410fcc5; BYTE $0x00 // vmovups 0x98(%rsp), %ymm2
-	LONG $0xb86d22c4; WORD $0x0e24 // vfmadd231ps (%rsi,%r9), %ymm2, %ymm12 # ymm12 = (ymm2 * mem) + ymm12
-	LONG $0xb86d62c4; BYTE $0xe9 // vfmadd231ps %ymm1, %ymm2, %ymm13 # ymm13 = (ymm2 * ymm1) + ymm13
-	LONG $0xb85562c4; BYTE $0xe1 // vfmadd231ps %ymm1, %ymm5, %ymm12 # ymm12 = (ymm5 * ymm1) + ymm12
-	LONG $0x107cc1c4; WORD $0x0e0c // vmovups (%r14,%rcx), %ymm1
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	LONG $0xb86d62c4; BYTE $0xf1 // vfmadd231ps %ymm1, %ymm2, %ymm14 # ymm14 = (ymm2 * ymm1) + ymm14
-	LONG $0xb85562c4; BYTE $0xe9 // vfmadd231ps %ymm1, %ymm5, %ymm13 # ymm13 = (ymm5 * ymm1) + ymm13
-	LONG $0xb84d62c4; BYTE $0xe1 // vfmadd231ps %ymm1, %ymm6, %ymm12 # ymm12 = (ymm6 * ymm1) + ymm12
-	LONG $0x107cc1c4; WORD $0x0e0c // vmovups (%r14,%rcx), %ymm1
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	LONG $0xb85562c4; BYTE $0xf1 // vfmadd231ps %ymm1, %ymm5, %ymm14 # ymm14 = (ymm5 * ymm1) + ymm14
-	LONG $0xb84d62c4; BYTE $0xe9 // vfmadd231ps %ymm1, %ymm6, %ymm13 # ymm13 = (ymm6 * ymm1) + ymm13
-	LONG $0xb86d62c4; BYTE $0xf9 // vfmadd231ps %ymm1, %ymm2, %ymm15 # ymm15 = (ymm2 * ymm1) + ymm15
-	LONG $0x107cc1c4; WORD $0x0e0c // vmovups (%r14,%rcx), %ymm1
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	LONG $0x310c8d4e // leaq (%rcx,%r14), %r9
-	LONG $0xb85562c4; BYTE $0xf9 // vfmadd231ps %ymm1, %ymm5, %ymm15 # ymm15 = (ymm5 * ymm1) + ymm15
-	LONG $0xb84d42c4; WORD $0x0e3c // vfmadd231ps (%r14,%rcx), %ymm6, %ymm15 # ymm15 = (ymm6 * mem) + ymm15
-	LONG $0x310c8d49 // leaq (%r9,%rsi), %rcx
-	LONG $0xb84d62c4; BYTE $0xf1 // vfmadd231ps %ymm1, %ymm6, %ymm14 # ymm14 = (ymm6 * ymm1) + ymm14
-	LONG $0x107cc1c4; WORD $0x0e0c // vmovups (%r14,%rcx), %ymm1
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	LONG $0xb84522c4; WORD $0x0e24 // vfmadd231ps (%rsi,%r9), %ymm7, %ymm12 # ymm12 = (ymm7 * mem) + ymm12
-	LONG $0xb84562c4; BYTE $0xe9 // vfmadd231ps %ymm1, %ymm7, %ymm13 # ymm13 = (ymm7 * ymm1) + ymm13
-	LONG $0xb83d62c4; BYTE $0xe1 // vfmadd231ps %ymm1, %ymm8, %ymm12 # ymm12 = (ymm8 * ymm1) + ymm12
-	LONG $0x107cc1c4; WORD $0x0e0c // vmovups (%r14,%rcx), %ymm1
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	LONG $0xb84562c4; BYTE $0xf1 // vfmadd231ps %ymm1, %ymm7, %ymm14 # ymm14 = (ymm7 * ymm1) + ymm14
-	LONG $0xb83d62c4; BYTE $0xe9 // vfmadd231ps %ymm1, %ymm8, %ymm13 # ymm13 = (ymm8 * ymm1) + ymm13
-	LONG $0xb83562c4; BYTE $0xe1 // vfmadd231ps %ymm1, %ymm9, %ymm12 # ymm12 = (ymm9 * ymm1) + ymm12
-	LONG $0x107cc1c4; WORD $0x0e0c // vmovups (%r14,%rcx), %ymm1
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	LONG $0xb83d62c4; BYTE $0xf1 // vfmadd231ps %ymm1, %ymm8, %ymm14 # ymm14 = (ymm8 * ymm1) + ymm14
-	LONG $0xb83562c4; BYTE $0xe9 // vfmadd231ps %ymm1, %ymm9, %ymm13 # ymm13 = (ymm9 * ymm1) + ymm13
-	LONG $0xb84562c4; BYTE $0xf9 // vfmadd231ps %ymm1, %ymm7, %ymm15 # ymm15 = (ymm7 * ymm1) + ymm15
-	LONG $0x107cc1c4; WORD $0x0e0c // vmovups (%r14,%rcx), %ymm1
-	LONG $0xb83d62c4; BYTE $0xf9 // vfmadd231ps %ymm1, %ymm8, %ymm15 # ymm15 = (ymm8 * ymm1) + ymm15
-	LONG $0xb83562c4; BYTE $0xf1 // vfmadd231ps %ymm1, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm1) + ymm14
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	LONG $0xb83542c4; WORD $0x0e3c // vfmadd231ps (%r14,%rcx), %ymm9, %ymm15 # ymm15 = (ymm9 * mem) + ymm15
-	LONG $0x5f2cc1c4; BYTE $0xcc // vmaxps %ymm12, %ymm10, %ymm1
-	LONG $0xc95da4c5 // vminps %ymm1, %ymm11, %ymm1
-	LONG $0x0b11fcc5 // vmovups %ymm1, (%rbx)
-	LONG $0x5f2cc1c4; BYTE $0xcd // vmaxps %ymm13, %ymm10, %ymm1
-	LONG $0xc95da4c5 // vminps %ymm1, %ymm11, %ymm1
-	LONG $0x0c11fcc5; BYTE $0x83 // vmovups %ymm1, (%rbx,%rax,4)
-	LONG $0x5f2cc1c4; BYTE $0xce // vmaxps %ymm14, %ymm10, %ymm1
-	LONG $0xc95da4c5 // vminps %ymm1, %ymm11, %ymm1
-	LONG $0x0c11fcc5; BYTE $0xc3 // vmovups %ymm1, (%rbx,%rax,8)
-	LONG $0x5f2cc1c4; BYTE $0xcf // vmaxps %ymm15, %ymm10, %ymm1
-	LONG $0xc95da4c5 // vminps %ymm1, %ymm11, %ymm1
-	LONG $0x117ca1c4; WORD $0x030c // vmovups %ymm1, (%rbx,%r8)
-	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
-	LONG $0x04c58348 // addq $0x4, %rbp
-	LONG $0x08c18348 // addq $0x8, %rcx
-	WORD $0x014c; BYTE $0xd3 // addq %r10, %rbx
-	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0xfe4f8e0f; WORD $0xffff // jle 0x2fd0 <k_depthwise+0x910>
-	LONG $0x386f8b4c // movq 0x38(%rdi), %r13
-	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
-	LONG $0x084e8d48 // leaq 0x8(%rsi), %rcx
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0x246c894c; BYTE $0x58 // movq %r13, 0x58(%rsp)
-	LONG $0x02268e0f; WORD $0x0000 // jle 0x33c0 <k_depthwise+0xd00>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x04468d48 // leaq 0x4(%rsi), %rax
-	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	LONG $0x04a38e0f; WORD $0x0000 // jle 0x3650 <k_depthwise+0xf90>
-	WORD $0x394c; BYTE $0xee // cmpq %r13, %rsi
-	LONG $0xf6ba8d0f; WORD $0xffff // jge 0x2870 <k_depthwise+0x1b0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x50488b48 // movq 0x50(%rax), %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x60508b48 // movq 0x60(%rax), %rdx
+	LONG $0x2c11fcc5; BYTE $0x02 // vmovups %ymm5, (%rdx,%rax)
+	LONG $0xe45ffcc5 // vmaxps %ymm4, %ymm0, %ymm4
+	LONG $0xe45df4c5 // vminps %ymm4, %ymm1, %ymm4
+	QUAD $0x0000014824848b48 // movq 0x148(%rsp), %rax
+	LONG $0x2411fcc5; BYTE $0x02 // vmovups %ymm4, (%rdx,%rax)
+	LONG $0xdb5ffcc5 // vmaxps %ymm3, %ymm0, %ymm3
+	LONG $0xdb5df4c5 // vminps %ymm3, %ymm1, %ymm3
+	QUAD $0x0000014024848b48 // movq 0x140(%rsp), %rax
+	LONG $0x1c11fcc5; BYTE $0x02 // vmovups %ymm3, (%rdx,%rax)
+	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
+	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
+	QUAD $0x0000013824848b48 // movq 0x138(%rsp), %rax
+	LONG $0x1411fcc5; BYTE $0x02 // vmovups %ymm2, (%rdx,%rax)
+	LONG $0xf87e8d48 // leaq -0x8(%rsi), %rdi
+	LONG $0x24448348; WORD $0x2008 // addq $0x20, 0x8(%rsp)
+	LONG $0x24048348; BYTE $0x20 // addq $0x20, (%rsp)
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0x20c28349 // addq $0x20, %r10
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x0ffe8348 // cmpq $0xf, %rsi
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x00f98e0f; WORD $0x0000 // jle 0x2c11 <k_depthwise+0x551>
+	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	LONG $0xff078e0f; WORD $0xffff // jle 0x2a30 <k_depthwise+0x370>
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xfef58e0f; WORD $0xffff // jle 0x2a33 <k_depthwise+0x373>
+	LONG $0x68578b48 // movq 0x68(%rdi), %rdx
+	LONG $0x707f8b48 // movq 0x70(%rdi), %rdi
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
+	LONG $0xe228fcc5 // vmovaps %ymm2, %ymm4
+	LONG $0xea28fcc5 // vmovaps %ymm2, %ymm5
+	LONG $0xf228fcc5 // vmovaps %ymm2, %ymm6
+	LONG $0xfa28fcc5 // vmovaps %ymm2, %ymm7
+	LONG $0xc2287cc5 // vmovaps %ymm2, %ymm8
+	LONG $0xca287cc5 // vmovaps %ymm2, %ymm9
+	LONG $0x24148b4c // movq (%rsp), %r10
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107c41c4; BYTE $0x12 // vmovups (%r10), %ymm10
+	LONG $0xb82d42c4; BYTE $0x0e // vfmadd231ps (%r14), %ymm10, %ymm9 # ymm9 = (ymm10 * mem) + ymm9
+	LONG $0x0e248d4f // leaq (%r14,%r9), %r12
+	LONG $0xb82d42c4; WORD $0x9e04 // vfmadd231ps (%r14,%rbx,4), %ymm10, %ymm8 # ymm8 = (ymm10 * mem) + ymm8
+	LONG $0xb82dc2c4; WORD $0xde3c // vfmadd231ps (%r14,%rbx,8), %ymm10, %ymm7 # ymm7 = (ymm10 * mem) + ymm7
+	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
+	LONG $0xb82dc2c4; WORD $0x9c34 // vfmadd231ps (%r12,%rbx,4), %ymm10, %ymm6 # ymm6 = (ymm10 * mem) + ymm6
+	LONG $0x092c8d4f // leaq (%r9,%r9), %r13
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	LONG $0xb82dc2c4; WORD $0xdc2c // vfmadd231ps (%r12,%rbx,8), %ymm10, %ymm5 # ymm5 = (ymm10 * mem) + ymm5
+	QUAD $0x000000009d248d4c // leaq (,%rbx,4), %r12
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	LONG $0xb82dc2c4; WORD $0x9d64; BYTE $0x00 // vfmadd231ps (%r13,%rbx,4), %ymm10, %ymm4 # ymm4 = (ymm10 * mem) + ymm4
+	LONG $0xb82d82c4; WORD $0x211c // vfmadd231ps (%r9,%r12), %ymm10, %ymm3 # ymm3 = (ymm10 * mem) + ymm3
+	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
+	LONG $0xb82d82c4; WORD $0x2114 // vfmadd231ps (%r9,%r12), %ymm10, %ymm2 # ymm2 = (ymm10 * mem) + ymm2
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	WORD $0xa475 // jne 0x2b90 <k_depthwise+0x4d0>
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
+	WORD $0x8775 // jne 0x2b80 <k_depthwise+0x4c0>
+	LONG $0xfffe51e9; BYTE $0xff // jmp 0x2a4f <k_depthwise+0x38f>
+	WORD $0x9066 // nop
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	LONG $0xfd2e8e0f; WORD $0xffff // jle 0x2950 <k_depthwise+0x290>
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0xd3058d48; WORD $0x0013; BYTE $0x00 // leaq 0x13d3(%rip), %rax # 0x4000 <lanes>
+	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
+	LONG $0x4010fcc5; BYTE $0x20 // vmovups 0x20(%rax), %ymm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x187de2c4; WORD $0x7848 // vbroadcastss 0x78(%rax), %ymm1
 	LONG $0x187de2c4; WORD $0x7c50 // vbroadcastss 0x7c(%rax), %ymm2
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	WORD $0x3ceb // jmp 0x323b <k_depthwise+0xb7b>
-	BYTE $0x90 // nop
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
+	WORD $0x54eb // jmp 0x2ca8 <k_depthwise+0x5e8>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xdb5ff4c5 // vmaxps %ymm3, %ymm1, %ymm3
 	LONG $0xdb5decc5 // vminps %ymm3, %ymm2, %ymm3
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x1c11fcc5; BYTE $0x81 // vmovups %ymm3, (%rcx,%rax,4)
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	QUAD $0x0000009824840148 // addq %rax, 0x98(%rsp)
-	LONG $0x24743b48; BYTE $0x58 // cmpq 0x58(%rsp), %rsi
-	LONG $0xf635840f; WORD $0xffff // je 0x2870 <k_depthwise+0x1b0>
-	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
-	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
-	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	WORD $0xb47e // jle 0x3200 <k_depthwise+0xb40>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x28488b48 // movq 0x28(%rax), %rcx
-	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0xa37e // jle 0x3200 <k_depthwise+0xb40>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x44af0f48; WORD $0x3024 // imulq 0x30(%rsp), %rax
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x44af0f48; WORD $0x5024 // imulq 0x50(%rsp), %rax
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
-	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x2e7de2c4; BYTE $0x18 // vmaskmovps %ymm3, %ymm0, (%rax)
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
+	LONG $0xfca8840f; WORD $0xffff // je 0x2950 <k_depthwise+0x290>
+	LONG $0x2c7dc2c4; BYTE $0x1a // vmaskmovps (%r10), %ymm0, %ymm3
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
+	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
+	WORD $0x9e7e // jle 0x2c60 <k_depthwise+0x5a0>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x28788b4c // movq 0x28(%rax), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x907e // jle 0x2c60 <k_depthwise+0x5a0>
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0xd3af0f48 // imulq %rbx, %rdx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
 	LONG $0x68508b48 // movq 0x68(%rax), %rdx
-	LONG $0x70588b4c // movq 0x70(%rax), %r11
-	WORD $0xcb89 // movl %ecx, %ebx
-	WORD $0xe383; BYTE $0x03 // andl $0x3, %ebx
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x70508b4c // movq 0x70(%rax), %r10
+	WORD $0x8945; BYTE $0xfb // movl %r15d, %r11d
+	LONG $0x03e38341 // andl $0x3, %r11d
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
 	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
-	QUAD $0x000000b824b48948 // movq %rsi, 0xb8(%rsp)
-	QUAD $0x000000d824948948 // movq %rdx, 0xd8(%rsp)
-	QUAD $0x00000000953c8d4c // leaq (,%rdx,4), %r15
-	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	QUAD $0x000000009d2c8d4a // leaq (,%r11,4), %rbp
-	QUAD $0x000000006d148d48 // leaq (,%rbp,2), %rdx
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	QUAD $0x0000009824848b4c // movq 0x98(%rsp), %r8
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
-	WORD $0x20eb // jmp 0x3301 <k_depthwise+0xc41>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
-	LONG $0x247c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdi
-	LONG $0xfeff840f; WORD $0xffff // je 0x3200 <k_depthwise+0xb40>
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x2973 // jae 0x3330 <k_depthwise+0xc70>
-	QUAD $0x000000d824b48b48 // movq 0xd8(%rsp), %rsi
-	LONG $0xf7af0f48 // imulq %rdi, %rsi
-	QUAD $0x00000100248c8b4c // movq 0x100(%rsp), %r9
-	LONG $0xb1348d49 // leaq (%r9,%rsi,4), %rsi
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x7575 // jne 0x3399 <k_depthwise+0xcd9>
-	WORD $0xcaeb // jmp 0x32f0 <k_depthwise+0xc30>
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0x04e4c149 // shlq $0x4, %r12
+	QUAD $0x00000000952c8d4e // leaq (,%r10,4), %r13
+	QUAD $0x000000006d2c8d4a // leaq (,%r13,2), %rbp
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	LONG $0x03e2c149 // shlq $0x3, %r10
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x245c894c; BYTE $0x60 // movq %r11, 0x60(%rsp)
+	WORD $0x1deb // jmp 0x2d63 <k_depthwise+0x6a3>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x2444034c; BYTE $0x38 // addq 0x38(%rsp), %r8
+	LONG $0x24543b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdx
+	LONG $0xfefd840f; WORD $0xffff // je 0x2c60 <k_depthwise+0x5a0>
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	WORD $0x2773 // jae 0x2d90 <k_depthwise+0x6d0>
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	LONG $0xf2af0f48 // imulq %rdx, %rsi
+	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
+	LONG $0xb0348d48 // leaq (%rax,%rsi,4), %rsi
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x0092850f; WORD $0x0000 // jne 0x2e16 <k_depthwise+0x756>
+	WORD $0xcaeb // jmp 0x2d50 <k_depthwise+0x690>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0x2010fcc5 // vmovups (%rax), %ymm4
-	LONG $0x9865e2c4; BYTE $0x26 // vfmadd132ps (%rsi), %ymm3, %ymm4 # ymm4 = (ymm4 * mem) + ymm3
-	LONG $0x107ca1c4; WORD $0x201c // vmovups (%rax,%r12), %ymm3
-	LONG $0x985da2c4; WORD $0x9e1c // vfmadd132ps (%rsi,%r11,4), %ymm4, %ymm3 # ymm3 = (ymm3 * mem) + ymm4
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	LONG $0x107cc1c4; WORD $0x0424 // vmovups (%r12,%rax), %ymm4
-	LONG $0x9865a2c4; WORD $0xde24 // vfmadd132ps (%rsi,%r11,8), %ymm3, %ymm4 # ymm4 = (ymm4 * mem) + ymm3
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	LONG $0x107cc1c4; WORD $0x041c // vmovups (%r12,%rax), %ymm3
-	LONG $0x985de2c4; WORD $0x161c // vfmadd132ps (%rsi,%rdx), %ymm4, %ymm3 # ymm3 = (ymm3 * mem) + ymm4
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xbb75 // jne 0x3340 <k_depthwise+0xc80>
-	QUAD $0x000000882494034c // addq 0x88(%rsp), %r10
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff57840f; WORD $0xffff // je 0x32f0 <k_depthwise+0xc30>
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x2010fcc5 // vmovups (%rax), %ymm4
-	LONG $0xb85de2c4; BYTE $0x1e // vfmadd231ps (%rsi), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xec75 // jne 0x33a0 <k_depthwise+0xce0>
-	LONG $0xffff37e9; BYTE $0xff // jmp 0x32f0 <k_depthwise+0xc30>
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	LONG $0x2c7de2c4; BYTE $0x27 // vmaskmovps (%rdi), %ymm0, %ymm4
+	LONG $0x2c7de2c4; BYTE $0x2e // vmaskmovps (%rsi), %ymm0, %ymm5
+	LONG $0xa85de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
+	LONG $0x2c7de2c4; WORD $0x0f1c // vmaskmovps (%rdi,%rcx), %ymm0, %ymm3
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x2c7da2c4; WORD $0x2e24 // vmaskmovps (%rsi,%r13), %ymm0, %ymm4
+	LONG $0xa865e2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm3, %ymm4 # ymm4 = (ymm3 * ymm4) + ymm5
+	LONG $0x2c7de2c4; WORD $0x391c // vmaskmovps (%rcx,%rdi), %ymm0, %ymm3
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x2c7da2c4; WORD $0x162c // vmaskmovps (%rsi,%r10), %ymm0, %ymm5
+	LONG $0xa865e2c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm4
+	LONG $0x2c7de2c4; WORD $0x3924 // vmaskmovps (%rcx,%rdi), %ymm0, %ymm4
+	LONG $0x2c7de2c4; WORD $0x2e1c // vmaskmovps (%rsi,%rbp), %ymm0, %ymm3
+	LONG $0xa85de2c4; BYTE $0xdd // vfmadd213ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm5
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0xfcc68349 // addq $-0x4, %r14
+	WORD $0xa675 // jne 0x2da0 <k_depthwise+0x6e0>
+	QUAD $0x000000b824bc034c // addq 0xb8(%rsp), %r15
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0xff3a840f; WORD $0xffff // je 0x2d50 <k_depthwise+0x690>
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x50578b48 // movq 0x50(%rdi), %rdx
-	LONG $0x605f8b48 // movq 0x60(%rdi), %rbx
-	LONG $0x187de2c4; WORD $0x784f // vbroadcastss 0x78(%rdi), %ymm1
-	LONG $0x187de2c4; WORD $0x7c57 // vbroadcastss 0x7c(%rdi), %ymm2
-	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
-	LONG $0x403c8d48 // leaq (%rax,%rax,2), %rdi
-	QUAD $0x000000d824bc8948 // movq %rdi, 0xd8(%rsp)
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0x04e7c148 // shlq $0x4, %rdi
-	QUAD $0x000000b824bc8948 // movq %rdi, 0xb8(%rsp)
-	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0xd2048d48 // leaq (%rdx,%rdx,8), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	QUAD $0x0000010024948948 // movq %rdx, 0x100(%rsp)
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0xc3af0f48 // imulq %rbx, %rax
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x823c8d48 // leaq (%rdx,%rax,4), %rdi
-	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	QUAD $0x000000009d2c8d48 // leaq (,%rbx,4), %rbp
-	LONG $0x0000cbe9; BYTE $0x00 // jmp 0x3520 <k_depthwise+0xe60>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x5f7441c4; BYTE $0xd2 // vmaxps %ymm10, %ymm1, %ymm10
-	LONG $0x5d6c41c4; BYTE $0xd2 // vminps %ymm10, %ymm2, %ymm10
-	LONG $0x10117cc5 // vmovups %ymm10, (%rax)
-	LONG $0x5f7441c4; BYTE $0xc9 // vmaxps %ymm9, %ymm1, %ymm9
-	LONG $0x5d6c41c4; BYTE $0xc9 // vminps %ymm9, %ymm2, %ymm9
-	LONG $0x0c117cc5; BYTE $0x90 // vmovups %ymm9, (%rax,%rdx,4)
-	LONG $0x5f7441c4; BYTE $0xc0 // vmaxps %ymm8, %ymm1, %ymm8
-	LONG $0x5d6c41c4; BYTE $0xc0 // vminps %ymm8, %ymm2, %ymm8
-	LONG $0x04117cc5; BYTE $0xd0 // vmovups %ymm8, (%rax,%rdx,8)
-	LONG $0xf65ff4c5 // vmaxps %ymm6, %ymm1, %ymm6
-	LONG $0xf65decc5 // vminps %ymm6, %ymm2, %ymm6
-	QUAD $0x000000d8248c8b48 // movq 0xd8(%rsp), %rcx
-	LONG $0x3411fcc5; BYTE $0x08 // vmovups %ymm6, (%rax,%rcx)
-	LONG $0xed5ff4c5 // vmaxps %ymm5, %ymm1, %ymm5
-	LONG $0xed5decc5 // vminps %ymm5, %ymm2, %ymm5
-	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
-	LONG $0x2c11fcc5; BYTE $0x08 // vmovups %ymm5, (%rax,%rcx)
-	LONG $0xe45ff4c5 // vmaxps %ymm4, %ymm1, %ymm4
-	LONG $0xe45decc5 // vminps %ymm4, %ymm2, %ymm4
-	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
-	LONG $0x2411fcc5; BYTE $0x08 // vmovups %ymm4, (%rax,%rcx)
-	LONG $0xdb5ff4c5 // vmaxps %ymm3, %ymm1, %ymm3
-	LONG $0xdb5decc5 // vminps %ymm3, %ymm2, %ymm3
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x1c11fcc5; BYTE $0x08 // vmovups %ymm3, (%rax,%rcx)
-	LONG $0xdf5ff4c5 // vmaxps %ymm7, %ymm1, %ymm3
-	LONG $0xdb5decc5 // vminps %ymm3, %ymm2, %ymm3
-	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x1c11fcc5; BYTE $0x08 // vmovups %ymm3, (%rax,%rcx)
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x084e8d48 // leaq 0x8(%rsi), %rcx
-	LONG $0x247c0348; BYTE $0x18 // addq 0x18(%rsp), %rdi
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	LONG $0xfc808f0f; WORD $0xffff // jg 0x31a0 <k_depthwise+0xae0>
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
-	LONG $0xe028fcc5 // vmovaps %ymm0, %ymm4
-	LONG $0xe828fcc5 // vmovaps %ymm0, %ymm5
-	LONG $0xf028fcc5 // vmovaps %ymm0, %ymm6
-	LONG $0xc0287cc5 // vmovaps %ymm0, %ymm8
-	LONG $0xc8287cc5 // vmovaps %ymm0, %ymm9
-	LONG $0xd0287cc5 // vmovaps %ymm0, %ymm10
-	LONG $0xf828fcc5 // vmovaps %ymm0, %ymm7
-	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	LONG $0xff0c8e0f; WORD $0xffff // jle 0x3460 <k_depthwise+0xda0>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x28798b4c // movq 0x28(%rcx), %r15
-	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
-	LONG $0xe028fcc5 // vmovaps %ymm0, %ymm4
-	LONG $0xe828fcc5 // vmovaps %ymm0, %ymm5
-	LONG $0xf028fcc5 // vmovaps %ymm0, %ymm6
-	LONG $0xc0287cc5 // vmovaps %ymm0, %ymm8
-	LONG $0xc8287cc5 // vmovaps %ymm0, %ymm9
-	LONG $0xd0287cc5 // vmovaps %ymm0, %ymm10
-	LONG $0xf828fcc5 // vmovaps %ymm0, %ymm7
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xfedb8e0f; WORD $0xffff // jle 0x3460 <k_depthwise+0xda0>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x68698b4c // movq 0x68(%rcx), %r13
-	LONG $0x70718b48 // movq 0x70(%rcx), %rsi
-	LONG $0x02e5c149 // shlq $0x2, %r13
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
-	LONG $0xe028fcc5 // vmovaps %ymm0, %ymm4
-	LONG $0xe828fcc5 // vmovaps %ymm0, %ymm5
-	LONG $0xf028fcc5 // vmovaps %ymm0, %ymm6
-	LONG $0xc0287cc5 // vmovaps %ymm0, %ymm8
-	LONG $0xc8287cc5 // vmovaps %ymm0, %ymm9
-	LONG $0xd0287cc5 // vmovaps %ymm0, %ymm10
-	LONG $0xf828fcc5 // vmovaps %ymm0, %ymm7
-	LONG $0x245c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r11
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107c41c4; BYTE $0x1b // vmovups (%r11), %ymm11
-	LONG $0xb82542c4; BYTE $0x16 // vfmadd231ps (%r14), %ymm11, %ymm10 # ymm10 = (ymm11 * mem) + ymm10
-	LONG $0x2e0c8d4d // leaq (%r14,%rbp), %r9
-	LONG $0xb82542c4; WORD $0x9e0c // vfmadd231ps (%r14,%rbx,4), %ymm11, %ymm9 # ymm9 = (ymm11 * mem) + ymm9
-	LONG $0xb82542c4; WORD $0xde04 // vfmadd231ps (%r14,%rbx,8), %ymm11, %ymm8 # ymm8 = (ymm11 * mem) + ymm8
-	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
-	LONG $0xb825c2c4; WORD $0x9934 // vfmadd231ps (%r9,%rbx,4), %ymm11, %ymm6 # ymm6 = (ymm11 * mem) + ymm6
-	QUAD $0x000000006d148d48 // leaq (,%rbp,2), %rdx
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	LONG $0xb825c2c4; WORD $0xd92c // vfmadd231ps (%r9,%rbx,8), %ymm11, %ymm5 # ymm5 = (ymm11 * mem) + ymm5
-	LONG $0x9a0c8d4c // leaq (%rdx,%rbx,4), %r9
-	LONG $0xb825e2c4; WORD $0x9a24 // vfmadd231ps (%rdx,%rbx,4), %ymm11, %ymm4 # ymm4 = (ymm11 * mem) + ymm4
-	LONG $0xb825a2c4; WORD $0x0d5c; BYTE $0x00 // vfmadd231ps (%rbp,%r9), %ymm11, %ymm3 # ymm3 = (ymm11 * mem) + ymm3
-	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
-	LONG $0xb825a2c4; WORD $0x0d7c; BYTE $0x00 // vfmadd231ps (%rbp,%r9), %ymm11, %ymm7 # ymm7 = (ymm11 * mem) + ymm7
-	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
-	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	WORD $0xa675 // jne 0x35e0 <k_depthwise+0xf20>
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x014d; BYTE $0xea // addq %r13, %r10
-	LONG $0x24443b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r8
-	WORD $0x8975 // jne 0x35d0 <k_depthwise+0xf10>
-	LONG $0xfffe14e9; BYTE $0xff // jmp 0x3460 <k_depthwise+0xda0>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x50518b48 // movq 0x50(%rcx), %rdx
-	LONG $0x187de2c4; WORD $0x7849 // vbroadcastss 0x78(%rcx), %ymm1
-	LONG $0x187de2c4; WORD $0x7c51 // vbroadcastss 0x7c(%rcx), %ymm2
-	LONG $0x60798b48 // movq 0x60(%rcx), %rdi
-	QUAD $0x00000000bd0c8d48 // leaq (,%rdi,4), %rcx
-	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
-	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
-	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	QUAD $0x00000000b51c8d4c // leaq (,%rsi,4), %r11
-	QUAD $0x0000000cb51c8d48 // leaq 0xc(,%rsi,4), %rbx
-	LONG $0xdfaf0f48 // imulq %rdi, %rbx
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
-	QUAD $0x00000008b53c8d4c // leaq 0x8(,%rsi,4), %r15
-	LONG $0xffaf0f4c // imulq %rdi, %r15
-	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
-	LONG $0xdfaf0f4c // imulq %rdi, %r11
-	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
-	QUAD $0x00000004b52c8d48 // leaq 0x4(,%rsi,4), %rbp
-	QUAD $0x000000b824bc8948 // movq %rdi, 0xb8(%rsp)
-	LONG $0xefaf0f48 // imulq %rdi, %rbp
-	WORD $0x0148; BYTE $0xcd // addq %rcx, %rbp
-	QUAD $0x000000382444c748; BYTE $0x00 // movq $0x0, 0x38(%rsp)
-	LONG $0x000083e9; BYTE $0x00 // jmp 0x3778 <k_depthwise+0x10b8>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0xdb5ff4c5 // vmaxps %ymm3, %ymm1, %ymm3
-	LONG $0xdb5decc5 // vminps %ymm3, %ymm2, %ymm3
-	LONG $0x1811fcc5 // vmovups %ymm3, (%rax)
-	LONG $0xdc5ff4c5 // vmaxps %ymm4, %ymm1, %ymm3
-	LONG $0xdb5decc5 // vminps %ymm3, %ymm2, %ymm3
-	LONG $0x1c11fcc5; BYTE $0x88 // vmovups %ymm3, (%rax,%rcx,4)
-	LONG $0xdd5ff4c5 // vmaxps %ymm5, %ymm1, %ymm3
-	LONG $0xdb5decc5 // vminps %ymm3, %ymm2, %ymm3
-	LONG $0x1c11fcc5; BYTE $0xc8 // vmovups %ymm3, (%rax,%rcx,8)
-	LONG $0xde5ff4c5 // vmaxps %ymm6, %ymm1, %ymm3
-	LONG $0xdb5decc5 // vminps %ymm3, %ymm2, %ymm3
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0x1c11fcc5; BYTE $0x08 // vmovups %ymm3, (%rax,%rcx)
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x04468d48 // leaq 0x4(%rsi), %rax
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x244c0348; BYTE $0x70 // addq 0x70(%rsp), %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
-	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	LONG $0xfa358f0f; WORD $0xffff // jg 0x31ad <k_depthwise+0xaed>
-	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
-	LONG $0xe028fcc5 // vmovaps %ymm0, %ymm4
-	LONG $0xe828fcc5 // vmovaps %ymm0, %ymm5
-	LONG $0xf028fcc5 // vmovaps %ymm0, %ymm6
-	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	LONG $0xff628e0f; WORD $0xffff // jle 0x3700 <k_depthwise+0x1040>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x28488b4c // movq 0x28(%rax), %r9
-	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
-	LONG $0xe028fcc5 // vmovaps %ymm0, %ymm4
-	LONG $0xe828fcc5 // vmovaps %ymm0, %ymm5
-	LONG $0xf028fcc5 // vmovaps %ymm0, %ymm6
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xff418e0f; WORD $0xffff // jle 0x3700 <k_depthwise+0x1040>
-	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
-	LONG $0x44af0f48; WORD $0x6824 // imulq 0x68(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x2c7de2c4; BYTE $0x27 // vmaskmovps (%rdi), %ymm0, %ymm4
+	LONG $0x2c7de2c4; BYTE $0x2e // vmaskmovps (%rsi), %ymm0, %ymm5
+	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	WORD $0xff49; BYTE $0xce // decq %r14
+	WORD $0xe675 // jne 0x2e20 <k_depthwise+0x760>
+	LONG $0xffff11e9; BYTE $0xff // jmp 0x2d50 <k_depthwise+0x690>
+	LONG $0x187de2c4; WORD $0x7842 // vbroadcastss 0x78(%rdx), %ymm0
+	LONG $0x187de2c4; WORD $0x7c4a // vbroadcastss 0x7c(%rdx), %ymm1
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x49eb // jmp 0x2ea4 <k_depthwise+0x7e4>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
+	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x1011fcc5 // vmovups %ymm2, (%rax)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0xf87a8d48 // leaq -0x8(%rdx), %rdi
+	LONG $0x24448348; WORD $0x2008 // addq $0x20, 0x8(%rsp)
+	LONG $0x24048348; BYTE $0x20 // addq $0x20, (%rsp)
+	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
+	LONG $0x20c28349 // addq $0x20, %r10
+	LONG $0x20c08348 // addq $0x20, %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x0ffa8348 // cmpq $0xf, %rdx
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0xfd6d8e0f; WORD $0xffff // jle 0x2c11 <k_depthwise+0x551>
+	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
+	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
+	WORD $0xa57e // jle 0x2e60 <k_depthwise+0x7a0>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x28588b4c // movq 0x28(%rax), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x977e // jle 0x2e60 <k_depthwise+0x7a0>
 	LONG $0x68508b48 // movq 0x68(%rax), %rdx
+	LONG $0x70788b48 // movq 0x70(%rax), %rdi
+	WORD $0x8945; BYTE $0xd8 // movl %r11d, %r8d
+	LONG $0x03e08341 // andl $0x3, %r8d
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	LONG $0x04e6c149 // shlq $0x4, %r14
+	QUAD $0x00000000bd3c8d4c // leaq (,%rdi,4), %r15
+	LONG $0x7f248d4f // leaq (%r15,%r15,2), %r12
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
+	WORD $0x1feb // jmp 0x2f43 <k_depthwise+0x883>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	LONG $0x24540348; BYTE $0x38 // addq 0x38(%rsp), %rdx
+	LONG $0x246c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbp
+	LONG $0xff1d840f; WORD $0xffff // je 0x2e60 <k_depthwise+0x7a0>
+	LONG $0x04fb8349 // cmpq $0x4, %r11
+	WORD $0x2773 // jae 0x2f70 <k_depthwise+0x8b0>
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	LONG $0xd5af0f4c // imulq %rbp, %r10
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x902c8d4e // leaq (%rax,%r10,4), %r13
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x007e850f; WORD $0x0000 // jne 0x2fe2 <k_depthwise+0x922>
+	WORD $0xcaeb // jmp 0x2f30 <k_depthwise+0x870>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
+	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0x1e10fcc5 // vmovups (%rsi), %ymm3
+	LONG $0x986dc2c4; WORD $0x005d // vfmadd132ps (%r13), %ymm2, %ymm3 # ymm3 = (ymm3 * mem) + ymm2
+	LONG $0x1410fcc5; BYTE $0x0e // vmovups (%rsi,%rcx), %ymm2
+	LONG $0x9865c2c4; WORD $0xbd54; BYTE $0x00 // vfmadd132ps (%r13,%rdi,4), %ymm3, %ymm2 # ymm2 = (ymm2 * mem) + ymm3
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x1c10fcc5; BYTE $0x31 // vmovups (%rcx,%rsi), %ymm3
+	LONG $0x986dc2c4; WORD $0xfd5c; BYTE $0x00 // vfmadd132ps (%r13,%rdi,8), %ymm2, %ymm3 # ymm3 = (ymm3 * mem) + ymm2
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x1410fcc5; BYTE $0x31 // vmovups (%rcx,%rsi), %ymm2
+	LONG $0x986582c4; WORD $0x2554; BYTE $0x00 // vfmadd132ps (%r13,%r12), %ymm3, %ymm2 # ymm2 = (ymm2 * mem) + ymm3
+	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0xfcc28349 // addq $-0x4, %r10
+	WORD $0xba75 // jne 0x2f80 <k_depthwise+0x8c0>
+	QUAD $0x000000b8249c034c // addq 0xb8(%rsp), %r11
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0xff4e840f; WORD $0xffff // je 0x2f30 <k_depthwise+0x870>
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x1e10fcc5 // vmovups (%rsi), %ymm3
+	LONG $0xb865c2c4; WORD $0x0055 // vfmadd231ps (%r13), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	WORD $0x014d; BYTE $0xfd // addq %r15, %r13
+	WORD $0xff49; BYTE $0xca // decq %r10
+	WORD $0xeb75 // jne 0x2ff0 <k_depthwise+0x930>
+	LONG $0xffff26e9; BYTE $0xff // jmp 0x2f30 <k_depthwise+0x870>
+	LONG $0x1c247c80; BYTE $0x00 // cmpb $0x0, 0x1c(%rsp)
+	LONG $0x0151840f; WORD $0x0000 // je 0x3166 <k_depthwise+0xaa6>
+	LONG $0x187de2c4; WORD $0x7842 // vbroadcastss 0x78(%rdx), %ymm0
+	LONG $0x68428b48 // movq 0x68(%rdx), %rax
+	LONG $0x187de2c4; WORD $0x7c4a // vbroadcastss 0x7c(%rdx), %ymm1
+	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
+	LONG $0x000003be; BYTE $0x00 // movl $0x3, %esi
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0xea28fcc5 // vmovaps %ymm2, %ymm5
+	LONG $0xe228fcc5 // vmovaps %ymm2, %ymm4
+	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	BYTE $0x90 // nop
+	LONG $0x3710fcc5 // vmovups (%rdi), %ymm6
+	LONG $0xb84dc2c4; BYTE $0x28 // vfmadd231ps (%r8), %ymm6, %ymm5 # ymm5 = (ymm6 * mem) + ymm5
+	LONG $0x107c81c4; WORD $0x083c // vmovups (%r8,%r9), %ymm7
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x107c01c4; WORD $0x0104 // vmovups (%r9,%r8), %ymm8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x107c01c4; WORD $0x010c // vmovups (%r9,%r8), %ymm9
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x107c01c4; WORD $0x0114 // vmovups (%r9,%r8), %ymm10
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0xb84de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm7) + ymm2
+	LONG $0xb84dc2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm8) + ymm4
+	LONG $0xb835e2c4; BYTE $0xde // vfmadd231ps %ymm6, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm6) + ymm3
+	LONG $0x3410fcc5; BYTE $0x0f // vmovups (%rdi,%rcx), %ymm6
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0xb84de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm7) + ymm5
+	LONG $0xb84dc2c4; BYTE $0xd0 // vfmadd231ps %ymm8, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm8) + ymm2
+	LONG $0xb84dc2c4; BYTE $0xe1 // vfmadd231ps %ymm9, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm9) + ymm4
+	LONG $0xb82de2c4; BYTE $0xde // vfmadd231ps %ymm6, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm6) + ymm3
+	LONG $0x3410fcc5; BYTE $0x39 // vmovups (%rcx,%rdi), %ymm6
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
+	LONG $0xb84dc2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm9) + ymm2
+	LONG $0xb84dc2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm6, %ymm4 # ymm4 = (ymm6 * ymm10) + ymm4
+	LONG $0xb84d82c4; WORD $0x011c // vfmadd231ps (%r9,%r8), %ymm6, %ymm3 # ymm3 = (ymm6 * mem) + ymm3
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	WORD $0xceff // decl %esi
+	WORD $0x8175 // jne 0x3070 <k_depthwise+0x9b0>
+	LONG $0xed5ffcc5 // vmaxps %ymm5, %ymm0, %ymm5
+	LONG $0xed5df4c5 // vminps %ymm5, %ymm1, %ymm5
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x117cc1c4; BYTE $0x28 // vmovups %ymm5, (%r8)
+	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
+	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0x117cc1c4; WORD $0xb014 // vmovups %ymm2, (%r8,%rsi,4)
+	LONG $0xd45ffcc5 // vmaxps %ymm4, %ymm0, %ymm2
+	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
+	LONG $0x117cc1c4; WORD $0xf014 // vmovups %ymm2, (%r8,%rsi,8)
+	LONG $0xd35ffcc5 // vmaxps %ymm3, %ymm0, %ymm2
+	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
+	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	LONG $0x117cc1c4; WORD $0x3014 // vmovups %ymm2, (%r8,%rsi)
+	LONG $0xf87a8d48 // leaq -0x8(%rdx), %rdi
+	LONG $0x24448348; WORD $0x2008 // addq $0x20, 0x8(%rsp)
+	LONG $0x24048348; BYTE $0x20 // addq $0x20, (%rsp)
+	LONG $0x20c28349 // addq $0x20, %r10
+	LONG $0x20c08349 // addq $0x20, %r8
+	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
+	LONG $0x0ffa8348 // cmpq $0xf, %rdx
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0xfeef8f0f; WORD $0xffff // jg 0x3050 <k_depthwise+0x990>
+	LONG $0xfffaabe9; BYTE $0xff // jmp 0x2c11 <k_depthwise+0x551>
+	LONG $0x187de2c4; WORD $0x7842 // vbroadcastss 0x78(%rdx), %ymm0
+	LONG $0x187de2c4; WORD $0x7c4a // vbroadcastss 0x7c(%rdx), %ymm1
+	QUAD $0x0000000c95148d4a // leaq 0xc(,%r10,4), %rdx
+	LONG $0xd3af0f48 // imulq %rbx, %rdx
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
+	QUAD $0x00000008951c8d4e // leaq 0x8(,%r10,4), %r11
+	LONG $0xdbaf0f4c // imulq %rbx, %r11
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	QUAD $0x0000000495148d4a // leaq 0x4(,%r10,4), %rdx
+	LONG $0xd3af0f48 // imulq %rbx, %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
+	QUAD $0x000000a02484c748; LONG $0x00000000 // movq $0x0, 0xa0(%rsp)
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x3285 <k_depthwise+0xbc5>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
+	LONG $0xe228fcc5 // vmovaps %ymm2, %ymm4
+	LONG $0xea28fcc5 // vmovaps %ymm2, %ymm5
+	LONG $0xd25ffcc5 // vmaxps %ymm2, %ymm0, %ymm2
+	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x1211fcc5 // vmovups %ymm2, (%rdx)
+	LONG $0xd35ffcc5 // vmaxps %ymm3, %ymm0, %ymm2
+	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x1411fcc5; BYTE $0x82 // vmovups %ymm2, (%rdx,%rax,4)
+	LONG $0xd45ffcc5 // vmaxps %ymm4, %ymm0, %ymm2
+	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
+	LONG $0x1411fcc5; BYTE $0xc2 // vmovups %ymm2, (%rdx,%rax,8)
+	LONG $0xd55ffcc5 // vmaxps %ymm5, %ymm0, %ymm2
+	LONG $0xd25df4c5 // vminps %ymm2, %ymm1, %ymm2
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x1411fcc5; BYTE $0x02 // vmovups %ymm2, (%rdx,%rax)
+	QUAD $0x0000013024848b48 // movq 0x130(%rsp), %rax
+	LONG $0xf8788d48 // leaq -0x8(%rax), %rdi
+	LONG $0x24448348; WORD $0x2008 // addq $0x20, 0x8(%rsp)
+	LONG $0x24048348; BYTE $0x20 // addq $0x20, (%rsp)
+	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
+	LONG $0x20c28349 // addq $0x20, %r10
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	QUAD $0x000000a024848348; BYTE $0x20 // addq $0x20, 0xa0(%rsp)
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0xf98c8e0f; WORD $0xffff // jle 0x2c11 <k_depthwise+0x551>
+	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	LONG $0x2454894c; BYTE $0x58 // movq %r10, 0x58(%rsp)
+	QUAD $0x000001302484894c // movq %r8, 0x130(%rsp)
+	LONG $0xff4d8e0f; WORD $0xffff // jle 0x31f0 <k_depthwise+0xb30>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x28708b4c // movq 0x28(%rax), %r14
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
+	LONG $0xff338e0f; WORD $0xffff // jle 0x31f0 <k_depthwise+0xb30>
+	LONG $0x68408b4c // movq 0x68(%rax), %r8
 	LONG $0x70408b48 // movq 0x70(%rax), %rax
-	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
-	LONG $0x02c18348 // addq $0x2, %rcx
-	WORD $0x214c; BYTE $0xc9 // andq %r9, %rcx
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
-	QUAD $0x000000d8248c8948 // movq %rcx, 0xd8(%rsp)
-	QUAD $0x00000000c5348d48 // leaq (,%rax,8), %rsi
-	LONG $0x83048d4c // leaq (%rbx,%rax,4), %r8
-	LONG $0x87148d4d // leaq (%r15,%rax,4), %r10
-	LONG $0x856c8d4c; BYTE $0x00 // leaq (%rbp,%rax,4), %r13
-	LONG $0x83348d4d // leaq (%r11,%rax,4), %r14
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
-	LONG $0xe028fcc5 // vmovaps %ymm0, %ymm4
-	LONG $0xe828fcc5 // vmovaps %ymm0, %ymm5
-	LONG $0xf028fcc5 // vmovaps %ymm0, %ymm6
-	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x00000098248c894c // movq %r9, 0x98(%rsp)
-	WORD $0x61eb // jmp 0x38b2 <k_depthwise+0x11f2>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x3f10fcc5 // vmovups (%rdi), %ymm7
-	LONG $0xb845e2c4; BYTE $0x1a // vfmadd231ps (%rdx), %ymm7, %ymm3 # ymm3 = (ymm7 * mem) + ymm3
-	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
-	LONG $0xb845e2c4; WORD $0x8224 // vfmadd231ps (%rdx,%rax,4), %ymm7, %ymm4 # ymm4 = (ymm7 * mem) + ymm4
-	LONG $0xb845e2c4; WORD $0xc22c // vfmadd231ps (%rdx,%rax,8), %ymm7, %ymm5 # ymm5 = (ymm7 * mem) + ymm5
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0xb845e2c4; WORD $0x0234 // vfmadd231ps (%rdx,%rax), %ymm7, %ymm6 # ymm6 = (ymm7 * mem) + ymm6
-	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
-	LONG $0x973c8d48 // leaq (%rdi,%rdx,4), %rdi
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
-	QUAD $0x000000d824940348 // addq 0xd8(%rsp), %rdx
-	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
-	LONG $0xfe4e840f; WORD $0xffff // je 0x3700 <k_depthwise+0x1040>
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	QUAD $0x0000010024948948 // movq %rdx, 0x100(%rsp)
-	WORD $0x2075 // jne 0x38e0 <k_depthwise+0x1220>
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
-	LONG $0x01c1f641 // testb $0x1, %r9b
-	WORD $0xbc74 // je 0x3894 <k_depthwise+0x11d4>
-	WORD $0x86eb // jmp 0x3860 <k_depthwise+0x11a0>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	QUAD $0x000000f824848b48 // movq 0xf8(%rsp), %rax
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x3f10fcc5 // vmovups (%rdi), %ymm7
-	LONG $0xb845c2c4; WORD $0x131c // vfmadd231ps (%r11,%rdx), %ymm7, %ymm3 # ymm3 = (ymm7 * mem) + ymm3
-	LONG $0xb845e2c4; WORD $0x1564; BYTE $0x00 // vfmadd231ps (%rbp,%rdx), %ymm7, %ymm4 # ymm4 = (ymm7 * mem) + ymm4
-	LONG $0xb845c2c4; WORD $0x172c // vfmadd231ps (%r15,%rdx), %ymm7, %ymm5 # ymm5 = (ymm7 * mem) + ymm5
-	LONG $0xb845e2c4; WORD $0x1334 // vfmadd231ps (%rbx,%rdx), %ymm7, %ymm6 # ymm6 = (ymm7 * mem) + ymm6
-	LONG $0x107ca1c4; WORD $0x273c // vmovups (%rdi,%r12), %ymm7
-	LONG $0xb845c2c4; WORD $0x161c // vfmadd231ps (%r14,%rdx), %ymm7, %ymm3 # ymm3 = (ymm7 * mem) + ymm3
-	LONG $0xb845c2c4; WORD $0x1564; BYTE $0x00 // vfmadd231ps (%r13,%rdx), %ymm7, %ymm4 # ymm4 = (ymm7 * mem) + ymm4
-	LONG $0xb845c2c4; WORD $0x122c // vfmadd231ps (%r10,%rdx), %ymm7, %ymm5 # ymm5 = (ymm7 * mem) + ymm5
-	LONG $0xb845c2c4; WORD $0x1034 // vfmadd231ps (%r8,%rdx), %ymm7, %ymm6 # ymm6 = (ymm7 * mem) + ymm6
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
-	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0xb875 // jne 0x38f0 <k_depthwise+0x1230>
-	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
-	QUAD $0x00000098248c8b4c // movq 0x98(%rsp), %r9
-	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0xff47840f; WORD $0xffff // je 0x3894 <k_depthwise+0x11d4>
-	LONG $0xffff0ee9; BYTE $0xff // jmp 0x3860 <k_depthwise+0x11a0>
-	LONG $0xb0c48148; WORD $0x0001; BYTE $0x00 // addq $0x1b0, %rsp # imm = 0x1B0
+	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
+	LONG $0x02c28348 // addq $0x2, %rdx
+	WORD $0x214c; BYTE $0xf2 // andq %r14, %rdx
+	QUAD $0x0000017024948948 // movq %rdx, 0x170(%rsp)
+	QUAD $0x000001782484894c // movq %r8, 0x178(%rsp)
+	QUAD $0x0000000085248d4e // leaq (,%r8,4), %r12
+	QUAD $0x00000000c52c8d48 // leaq (,%rax,8), %rbp
+	LONG $0x873c8d4c // leaq (%rdi,%rax,4), %r15
+	LONG $0x831c8d4d // leaq (%r11,%rax,4), %r11
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	LONG $0x82048d4c // leaq (%rdx,%rax,4), %r8
+	LONG $0x86148d48 // leaq (%rsi,%rax,4), %rdx
+	QUAD $0x000000a024ac8b4c // movq 0xa0(%rsp), %r13
+	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
+	LONG $0xe228fcc5 // vmovaps %ymm2, %ymm4
+	LONG $0xea28fcc5 // vmovaps %ymm2, %ymm5
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x0000018024b4894c // movq %r14, 0x180(%rsp)
+	QUAD $0x0000016824a4894c // movq %r12, 0x168(%rsp)
+	LONG $0x247c894c; BYTE $0x70 // movq %r15, 0x70(%rsp)
+	LONG $0x246c8948; BYTE $0x38 // movq %rbp, 0x38(%rsp)
+	WORD $0x59eb // jmp 0x339b <k_depthwise+0xcdb>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x3010fcc5 // vmovups (%rax), %ymm6
+	LONG $0xb84de2c4; BYTE $0x17 // vfmadd231ps (%rdi), %ymm6, %ymm2 # ymm2 = (ymm6 * mem) + ymm2
+	LONG $0xb84de2c4; WORD $0x9f1c // vfmadd231ps (%rdi,%rbx,4), %ymm6, %ymm3 # ymm3 = (ymm6 * mem) + ymm3
+	LONG $0xb84de2c4; WORD $0xdf24 // vfmadd231ps (%rdi,%rbx,8), %ymm6, %ymm4 # ymm4 = (ymm6 * mem) + ymm4
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	QUAD $0x0000016024ac8b48 // movq 0x160(%rsp), %rbp
+	LONG $0xb84de2c4; WORD $0x2f2c // vfmadd231ps (%rdi,%rbp), %ymm6, %ymm5 # ymm5 = (ymm6 * mem) + ymm5
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
+	LONG $0xfe61840f; WORD $0xffff // je 0x31fc <k_depthwise+0xb3c>
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	LONG $0x2454894c; BYTE $0x68 // movq %r10, 0x68(%rsp)
+	WORD $0x2a75 // jne 0x33d0 <k_depthwise+0xd10>
+	QUAD $0x0000017824bc8b48 // movq 0x178(%rsp), %rdi
+	LONG $0xfaaf0f49 // imulq %r10, %rdi
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0xba3c8d49 // leaq (%r10,%rdi,4), %rdi
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	WORD $0xc474 // je 0x3385 <k_depthwise+0xcc5>
+	WORD $0x8deb // jmp 0x3350 <k_depthwise+0xc90>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000017024ac8b48 // movq 0x170(%rsp), %rbp
+	LONG $0x246c894c; BYTE $0x60 // movq %r13, 0x60(%rsp)
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	QUAD $0x0000015824948b4c // movq 0x158(%rsp), %r10
+	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	QUAD $0x00000080249c8b4c // movq 0x80(%rsp), %r11
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x3010fcc5 // vmovups (%rax), %ymm6
+	LONG $0xb84dc2c4; WORD $0x3c14 // vfmadd231ps (%r12,%rdi), %ymm6, %ymm2 # ymm2 = (ymm6 * mem) + ymm2
+	LONG $0xb84de2c4; WORD $0x3e1c // vfmadd231ps (%rsi,%rdi), %ymm6, %ymm3 # ymm3 = (ymm6 * mem) + ymm3
+	LONG $0xb84dc2c4; WORD $0x3e24 // vfmadd231ps (%r14,%rdi), %ymm6, %ymm4 # ymm4 = (ymm6 * mem) + ymm4
+	LONG $0xb84dc2c4; WORD $0x3b2c // vfmadd231ps (%r11,%rdi), %ymm6, %ymm5 # ymm5 = (ymm6 * mem) + ymm5
+	LONG $0x3410fcc5; BYTE $0x08 // vmovups (%rax,%rcx), %ymm6
+	LONG $0xb84dc2c4; WORD $0x3d54; BYTE $0x00 // vfmadd231ps (%r13,%rdi), %ymm6, %ymm2 # ymm2 = (ymm6 * mem) + ymm2
+	LONG $0xb84de2c4; WORD $0x3a1c // vfmadd231ps (%rdx,%rdi), %ymm6, %ymm3 # ymm3 = (ymm6 * mem) + ymm3
+	LONG $0xb84dc2c4; WORD $0x3824 // vfmadd231ps (%r8,%rdi), %ymm6, %ymm4 # ymm4 = (ymm6 * mem) + ymm4
+	LONG $0x247c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r15
+	LONG $0xb84dc2c4; WORD $0x3f2c // vfmadd231ps (%r15,%rdi), %ymm6, %ymm5 # ymm5 = (ymm6 * mem) + ymm5
+	WORD $0x014c; BYTE $0xd0 // addq %r10, %rax
+	LONG $0x247c0348; BYTE $0x38 // addq 0x38(%rsp), %rdi
+	LONG $0xfec58348 // addq $-0x2, %rbp
+	WORD $0xb375 // jne 0x3410 <k_depthwise+0xd50>
+	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	QUAD $0x0000018024b48b4c // movq 0x180(%rsp), %r14
+	QUAD $0x0000016824a48b4c // movq 0x168(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbp
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	LONG $0xfef5840f; WORD $0xffff // je 0x3385 <k_depthwise+0xcc5>
+	LONG $0xfffebbe9; BYTE $0xff // jmp 0x3350 <k_depthwise+0xc90>
+	LONG $0x88c48148; WORD $0x0001; BYTE $0x00 // addq $0x188, %rsp # imm = 0x188
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3075,7 +2838,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 
 	// pool_max
 	BYTE $0x55 // pushq %rbp
@@ -3088,15 +2851,15 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05458e0f; WORD $0x0000 // jle 0x3ed8 <k_pool_max+0x568>
+	LONG $0x05458e0f; WORD $0x0000 // jle 0x3a18 <k_pool_max+0x568>
 	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05308e0f; WORD $0x0000 // jle 0x3ed8 <k_pool_max+0x568>
+	LONG $0x05308e0f; WORD $0x0000 // jle 0x3a18 <k_pool_max+0x568>
 	LONG $0x30758b4c // movq 0x30(%rbp), %r14
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x05238e0f; WORD $0x0000 // jle 0x3ed8 <k_pool_max+0x568>
+	LONG $0x05238e0f; WORD $0x0000 // jle 0x3a18 <k_pool_max+0x568>
 	LONG $0x00458b48 // movq (%rbp), %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0x087d8b48 // movq 0x8(%rbp), %rdi
@@ -3117,14 +2880,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
 	QUAD $0x0000009024ac8948 // movq %rbp, 0x90(%rsp)
 	LONG $0x2434894c // movq %r14, (%rsp)
-	WORD $0x24eb // jmp 0x3a3d <k_pool_max+0xcd>
+	WORD $0x24eb // jmp 0x357d <k_pool_max+0xcd>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
 	LONG $0x247c0348; BYTE $0x10 // addq 0x10(%rsp), %rdi
 	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
-	LONG $0x049b840f; WORD $0x0000 // je 0x3ed8 <k_pool_max+0x568>
+	LONG $0x049b840f; WORD $0x0000 // je 0x3a18 <k_pool_max+0x568>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
@@ -3138,14 +2901,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x26eb // jmp 0x3a9f <k_pool_max+0x12f>
+	WORD $0x26eb // jmp 0x35df <k_pool_max+0x12f>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
 	LONG $0x247c0348; BYTE $0x50 // addq 0x50(%rsp), %rdi
 	LONG $0x24543b48; BYTE $0x68 // cmpq 0x68(%rsp), %rdx
-	WORD $0x8174 // je 0x3a20 <k_pool_max+0xb0>
+	WORD $0x8174 // je 0x3560 <k_pool_max+0xb0>
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
@@ -3159,7 +2922,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	QUAD $0x0000008824bc8948 // movq %rdi, 0x88(%rsp)
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x2beb // jmp 0x3b0f <k_pool_max+0x19f>
+	WORD $0x2beb // jmp 0x364f <k_pool_max+0x19f>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0c11fcc5; BYTE $0x88 // vmovups %ymm1, (%rax,%rcx,4)
@@ -3167,22 +2930,22 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0x20c78348 // addq $0x20, %rdi
 	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
-	LONG $0xff718d0f; WORD $0xffff // jge 0x3a80 <k_pool_max+0x110>
+	LONG $0xff718d0f; WORD $0xffff // jge 0x35c0 <k_pool_max+0x110>
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
 	LONG $0x8a248d4c // leaq (%rdx,%rcx,4), %r12
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x01b58e0f; WORD $0x0000 // jle 0x3ce0 <k_pool_max+0x370>
+	LONG $0x01b58e0f; WORD $0x0000 // jle 0x3820 <k_pool_max+0x370>
 	LONG $0x107cc1c4; WORD $0x240c // vmovups (%r12), %ymm1
 	LONG $0x18558b4c // movq 0x18(%rbp), %r10
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0x009c8e0f; WORD $0x0000 // jle 0x3bdb <k_pool_max+0x26b>
+	LONG $0x009c8e0f; WORD $0x0000 // jle 0x371b <k_pool_max+0x26b>
 	LONG $0x60458b48 // movq 0x60(%rbp), %rax
 	LONG $0xff728d49 // leaq -0x1(%r10), %rsi
 	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	LONG $0x02fa8349 // cmpq $0x2, %r10
-	WORD $0x6474 // je 0x3bb7 <k_pool_max+0x247>
+	WORD $0x6474 // je 0x36f7 <k_pool_max+0x247>
 	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
 	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
 	LONG $0xfee38349 // andq $-0x2, %r11
@@ -3204,9 +2967,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c08349 // addq $0x2, %r8
 	LONG $0x02c18349 // addq $0x2, %r9
 	LONG $0x01f88349 // cmpq $0x1, %r8
-	WORD $0xb975 // jne 0x3b70 <k_pool_max+0x200>
+	WORD $0xb975 // jne 0x36b0 <k_pool_max+0x200>
 	LONG $0x01c6f640 // testb $0x1, %sil
-	WORD $0x1e74 // je 0x3bdb <k_pool_max+0x26b>
+	WORD $0x1e74 // je 0x371b <k_pool_max+0x26b>
 	LONG $0xc1af0f49 // imulq %r9, %rax
 	LONG $0x107cc1c4; WORD $0x8414 // vmovups (%r12,%rax,4), %ymm2
 	LONG $0xdac2f4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm1, %ymm3
@@ -3219,7 +2982,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	WORD $0x9f0f; BYTE $0xc2 // setg %dl
 	WORD $0xd084 // testb %dl, %al
-	LONG $0xfefc840f; WORD $0xffff // je 0x3af0 <k_pool_max+0x180>
+	LONG $0xfefc840f; WORD $0xffff // je 0x3630 <k_pool_max+0x180>
 	LONG $0x585d8b4c // movq 0x58(%rbp), %r11
 	LONG $0x607d8b4c // movq 0x60(%rbp), %r15
 	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
@@ -3229,16 +2992,16 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9f0c8d4e // leaq (%rdi,%r11,4), %r9
 	QUAD $0x00000000fd048d4a // leaq (,%r15,8), %rax
 	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
-	WORD $0x18eb // jmp 0x3c3f <k_pool_max+0x2cf>
+	WORD $0x18eb // jmp 0x377f <k_pool_max+0x2cf>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
 	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
-	LONG $0xfeb1840f; WORD $0xffff // je 0x3af0 <k_pool_max+0x180>
+	LONG $0xfeb1840f; WORD $0xffff // je 0x3630 <k_pool_max+0x180>
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	WORD $0x0b75 // jne 0x3c50 <k_pool_max+0x2e0>
+	WORD $0x0b75 // jne 0x3790 <k_pool_max+0x2e0>
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x56eb // jmp 0x3c9f <k_pool_max+0x32f>
+	WORD $0x56eb // jmp 0x37df <k_pool_max+0x32f>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	WORD $0xd231 // xorl %edx, %edx
@@ -3256,9 +3019,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c28348 // addq $0x2, %rdx
 	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
 	WORD $0x3949; BYTE $0xd5 // cmpq %rdx, %r13
-	WORD $0xc175 // jne 0x3c60 <k_pool_max+0x2f0>
+	WORD $0xc175 // jne 0x37a0 <k_pool_max+0x2f0>
 	LONG $0x01c2f641 // testb $0x1, %r10b
-	WORD $0x8b74 // je 0x3c30 <k_pool_max+0x2c0>
+	WORD $0x8b74 // je 0x3770 <k_pool_max+0x2c0>
 	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
 	LONG $0xc6af0f4c // imulq %rsi, %r8
 	LONG $0x84048d4f // leaq (%r12,%r8,4), %r8
@@ -3268,21 +3031,21 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0c2ecc5; BYTE $0x07 // vcmpordps %ymm0, %ymm2, %ymm4
 	LONG $0xdc54e4c5 // vandps %ymm4, %ymm3, %ymm3
 	LONG $0x4a6de3c4; WORD $0x30c9 // vblendvps %ymm3, %ymm1, %ymm2, %ymm1
-	LONG $0xffff5de9; BYTE $0xff // jmp 0x3c30 <k_pool_max+0x2c0>
+	LONG $0xffff5de9; BYTE $0xff // jmp 0x3770 <k_pool_max+0x2c0>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xd5158d48; WORD $0x0007; BYTE $0x00 // leaq 0x7d5(%rip), %rdx # 0x44c0 <lanes>
+	LONG $0xd5158d48; WORD $0x0007; BYTE $0x00 // leaq 0x7d5(%rip), %rdx # 0x4000 <lanes>
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x4a10fcc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm1
 	LONG $0x2c75c2c4; WORD $0x2414 // vmaskmovps (%r12), %ymm1, %ymm2
 	LONG $0x186d8b4c // movq 0x18(%rbp), %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0x00a78e0f; WORD $0x0000 // jle 0x3dae <k_pool_max+0x43e>
+	LONG $0x00a78e0f; WORD $0x0000 // jle 0x38ee <k_pool_max+0x43e>
 	LONG $0x60458b48 // movq 0x60(%rbp), %rax
 	LONG $0xff758d49 // leaq -0x1(%r13), %rsi
 	LONG $0x0001b941; WORD $0x0000 // movl $0x1, %r9d
 	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x6f74 // je 0x3d8a <k_pool_max+0x41a>
+	WORD $0x6f74 // je 0x38ca <k_pool_max+0x41a>
 	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
 	LONG $0xc7148d4c // leaq (%rdi,%rax,8), %r10
 	LONG $0x871c8d4c // leaq (%rdi,%rax,4), %r11
@@ -3306,9 +3069,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c08349 // addq $0x2, %r8
 	LONG $0x02c18349 // addq $0x2, %r9
 	LONG $0x01f88349 // cmpq $0x1, %r8
-	WORD $0xb675 // jne 0x3d40 <k_pool_max+0x3d0>
+	WORD $0xb675 // jne 0x3880 <k_pool_max+0x3d0>
 	LONG $0x01c6f640 // testb $0x1, %sil
-	WORD $0x1e74 // je 0x3dae <k_pool_max+0x43e>
+	WORD $0x1e74 // je 0x38ee <k_pool_max+0x43e>
 	LONG $0xc1af0f49 // imulq %r9, %rax
 	LONG $0x2c75c2c4; WORD $0x841c // vmaskmovps (%r12,%rax,4), %ymm1, %ymm3
 	LONG $0xe3c2ecc5; BYTE $0x05 // vcmpnltps %ymm3, %ymm2, %ymm4
@@ -3321,7 +3084,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
 	WORD $0x9f0f; BYTE $0xc2 // setg %dl
 	WORD $0xd084 // testb %dl, %al
-	LONG $0x00f9840f; WORD $0x0000 // je 0x3ec0 <k_pool_max+0x550>
+	LONG $0x00f9840f; WORD $0x0000 // je 0x3a00 <k_pool_max+0x550>
 	LONG $0x587d8b4c // movq 0x58(%rbp), %r15
 	LONG $0x605d8b4c // movq 0x60(%rbp), %r11
 	WORD $0x894d; BYTE $0xea // movq %r13, %r10
@@ -3332,16 +3095,16 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xbf048d4e // leaq (%rdi,%r15,4), %r8
 	QUAD $0x00000000dd048d4a // leaq (,%r11,8), %rax
 	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
-	WORD $0x1deb // jmp 0x3e1f <k_pool_max+0x4af>
+	WORD $0x1deb // jmp 0x395f <k_pool_max+0x4af>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
 	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
-	LONG $0x00a1840f; WORD $0x0000 // je 0x3ec0 <k_pool_max+0x550>
+	LONG $0x00a1840f; WORD $0x0000 // je 0x3a00 <k_pool_max+0x550>
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	WORD $0x0b75 // jne 0x3e30 <k_pool_max+0x4c0>
+	WORD $0x0b75 // jne 0x3970 <k_pool_max+0x4c0>
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x56eb // jmp 0x3e7f <k_pool_max+0x50f>
+	WORD $0x56eb // jmp 0x39bf <k_pool_max+0x50f>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	WORD $0xd231 // xorl %edx, %edx
@@ -3359,9 +3122,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c28348 // addq $0x2, %rdx
 	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
 	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
-	WORD $0xc175 // jne 0x3e40 <k_pool_max+0x4d0>
+	WORD $0xc175 // jne 0x3980 <k_pool_max+0x4d0>
 	LONG $0x01c5f641 // testb $0x1, %r13b
-	WORD $0x8b74 // je 0x3e10 <k_pool_max+0x4a0>
+	WORD $0x8b74 // je 0x3950 <k_pool_max+0x4a0>
 	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
 	LONG $0xceaf0f4c // imulq %rsi, %r9
 	LONG $0x8c0c8d4f // leaq (%r12,%r9,4), %r9
@@ -3371,12 +3134,12 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe8c2e4c5; BYTE $0x07 // vcmpordps %ymm0, %ymm3, %ymm5
 	LONG $0xe554dcc5 // vandps %ymm5, %ymm4, %ymm4
 	LONG $0x4a65e3c4; WORD $0x40d2 // vblendvps %ymm4, %ymm2, %ymm3, %ymm2
-	LONG $0xffff5de9; BYTE $0xff // jmp 0x3e10 <k_pool_max+0x4a0>
+	LONG $0xffff5de9; BYTE $0xff // jmp 0x3950 <k_pool_max+0x4a0>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x2e75e2c4; WORD $0x8814 // vmaskmovps %ymm2, %ymm1, (%rax,%rcx,4)
 	QUAD $0x0000009024ac8b48 // movq 0x90(%rsp), %rbp
-	LONG $0xfffc22e9; BYTE $0xff // jmp 0x3afa <k_pool_max+0x18a>
+	LONG $0xfffc22e9; BYTE $0xff // jmp 0x363a <k_pool_max+0x18a>
 	LONG $0xa0c48148; WORD $0x0000; BYTE $0x00 // addq $0xa0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3399,14 +3162,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x058b8e0f; WORD $0x0000 // jle 0x449e <k_pool_mean+0x5ae>
+	LONG $0x058b8e0f; WORD $0x0000 // jle 0x3fde <k_pool_mean+0x5ae>
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05798e0f; WORD $0x0000 // jle 0x449e <k_pool_mean+0x5ae>
+	LONG $0x05798e0f; WORD $0x0000 // jle 0x3fde <k_pool_mean+0x5ae>
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x056c8e0f; WORD $0x0000 // jle 0x449e <k_pool_mean+0x5ae>
+	LONG $0x056c8e0f; WORD $0x0000 // jle 0x3fde <k_pool_mean+0x5ae>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
@@ -3426,14 +3189,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0x243c8948 // movq %rdi, (%rsp)
 	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
-	WORD $0x2ceb // jmp 0x3fbd <k_pool_mean+0xcd>
+	WORD $0x2ceb // jmp 0x3afd <k_pool_mean+0xcd>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
 	LONG $0x244c3b48; BYTE $0x40 // cmpq 0x40(%rsp), %rcx
-	LONG $0x04e1840f; WORD $0x0000 // je 0x449e <k_pool_mean+0x5ae>
+	LONG $0x04e1840f; WORD $0x0000 // je 0x3fde <k_pool_mean+0x5ae>
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0xc1af0f48 // imulq %rcx, %rax
@@ -3449,14 +3212,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x31eb // jmp 0x4033 <k_pool_mean+0x143>
+	WORD $0x31eb // jmp 0x3b73 <k_pool_mean+0x143>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x58 // addq 0x58(%rsp), %r8
 	LONG $0x244c3b48; BYTE $0x70 // cmpq 0x70(%rsp), %rcx
-	LONG $0xff6d840f; WORD $0xffff // je 0x3fa0 <k_pool_mean+0xb0>
+	LONG $0xff6d840f; WORD $0xffff // je 0x3ae0 <k_pool_mean+0xb0>
 	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
 	LONG $0xc1af0f48 // imulq %rcx, %rax
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
@@ -3472,7 +3235,7 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
 	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x45eb // jmp 0x40c6 <k_pool_mean+0x1d6>
+	WORD $0x45eb // jmp 0x3c06 <k_pool_mean+0x1d6>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x243c8b48 // movq (%rsp), %rdi
 	LONG $0x187de2c4; WORD $0x684f // vbroadcastss 0x68(%rdi), %ymm1
@@ -3484,23 +3247,23 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c58348 // addq $0x20, %rbp
 	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	LONG $0xff4a8d0f; WORD $0xffff // jge 0x4010 <k_pool_mean+0x120>
+	LONG $0xff4a8d0f; WORD $0xffff // jge 0x3b50 <k_pool_mean+0x120>
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
 	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
 	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	LONG $0x019c8e0f; WORD $0x0000 // jle 0x4280 <k_pool_mean+0x390>
+	LONG $0x019c8e0f; WORD $0x0000 // jle 0x3dc0 <k_pool_mean+0x390>
 	LONG $0x0010fcc5 // vmovups (%rax), %ymm0
 	LONG $0x18678b4c // movq 0x18(%rdi), %r12
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x00a68e0f; WORD $0x0000 // jle 0x419c <k_pool_mean+0x2ac>
+	LONG $0x00a68e0f; WORD $0x0000 // jle 0x3cdc <k_pool_mean+0x2ac>
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	LONG $0x24748d49; BYTE $0xff // leaq -0x1(%r12), %rsi
 	LONG $0x24448d4d; BYTE $0xfe // leaq -0x2(%r12), %r8
 	LONG $0x000001ba; BYTE $0x00 // movl $0x1, %edx
 	LONG $0x03f88349 // cmpq $0x3, %r8
-	WORD $0x5e72 // jb 0x416d <k_pool_mean+0x27d>
+	WORD $0x5e72 // jb 0x3cad <k_pool_mean+0x27d>
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	LONG $0x04e1c149 // shlq $0x4, %r9
 	QUAD $0x0000000085148d48 // leaq (,%rax,4), %rdx
@@ -3520,9 +3283,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c38348 // addq $0x4, %rbx
 	LONG $0x04c28348 // addq $0x4, %rdx
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0xd375 // jne 0x4140 <k_pool_mean+0x250>
+	WORD $0xd375 // jne 0x3c80 <k_pool_mean+0x250>
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
-	WORD $0x2a74 // je 0x419c <k_pool_mean+0x2ac>
+	WORD $0x2a74 // je 0x3cdc <k_pool_mean+0x2ac>
 	LONG $0xd0af0f48 // imulq %rax, %rdx
 	QUAD $0x0000000095148d48 // leaq (,%rdx,4), %rdx
 	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
@@ -3531,14 +3294,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0258fcc5 // vaddps (%rdx), %ymm0, %ymm0
 	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xf475 // jne 0x4190 <k_pool_mean+0x2a0>
+	WORD $0xf475 // jne 0x3cd0 <k_pool_mean+0x2a0>
 	LONG $0x10578b4c // movq 0x10(%rdi), %r10
 	LONG $0x02fa8349 // cmpq $0x2, %r10
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
 	WORD $0x9f0f; BYTE $0xc2 // setg %dl
 	WORD $0xd084 // testb %dl, %al
-	LONG $0xfedb840f; WORD $0xffff // je 0x4090 <k_pool_mean+0x1a0>
+	LONG $0xfedb840f; WORD $0xffff // je 0x3bd0 <k_pool_mean+0x1a0>
 	LONG $0x585f8b4c // movq 0x58(%rdi), %r11
 	LONG $0x605f8b48 // movq 0x60(%rdi), %rbx
 	WORD $0x8945; BYTE $0xe1 // movl %r12d, %r9d
@@ -3554,16 +3317,16 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
 	LONG $0x04e5c149 // shlq $0x4, %r13
 	LONG $0x000001bd; BYTE $0x00 // movl $0x1, %ebp
-	WORD $0x12eb // jmp 0x420f <k_pool_mean+0x31f>
+	WORD $0x12eb // jmp 0x3d4f <k_pool_mean+0x31f>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
-	LONG $0xfe81840f; WORD $0xffff // je 0x4090 <k_pool_mean+0x1a0>
+	LONG $0xfe81840f; WORD $0xffff // je 0x3bd0 <k_pool_mean+0x1a0>
 	LONG $0x04fc8349 // cmpq $0x4, %r12
-	WORD $0x0b73 // jae 0x4220 <k_pool_mean+0x330>
+	WORD $0x0b73 // jae 0x3d60 <k_pool_mean+0x330>
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x3aeb // jmp 0x4253 <k_pool_mean+0x363>
+	WORD $0x3aeb // jmp 0x3d93 <k_pool_mean+0x363>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0xd231 // xorl %edx, %edx
@@ -3575,9 +3338,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xdd75 // jne 0x4230 <k_pool_mean+0x340>
+	WORD $0xdd75 // jne 0x3d70 <k_pool_mean+0x340>
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0xa874 // je 0x4200 <k_pool_mean+0x310>
+	WORD $0xa874 // je 0x3d40 <k_pool_mean+0x310>
 	LONG $0xd6af0f49 // imulq %r14, %rdx
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -3585,23 +3348,23 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0258fcc5 // vaddps (%rdx), %ymm0, %ymm0
 	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xf475 // jne 0x4270 <k_pool_mean+0x380>
-	WORD $0x82eb // jmp 0x4200 <k_pool_mean+0x310>
+	WORD $0xf475 // jne 0x3db0 <k_pool_mean+0x380>
+	WORD $0x82eb // jmp 0x3d40 <k_pool_mean+0x310>
 	WORD $0x9066 // nop
 	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x35358d48; WORD $0x0002; BYTE $0x00 // leaq 0x235(%rip), %rsi # 0x44c0 <lanes>
+	LONG $0x35358d48; WORD $0x0002; BYTE $0x00 // leaq 0x235(%rip), %rsi # 0x4000 <lanes>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x4610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm0
 	LONG $0x2c7de2c4; BYTE $0x08 // vmaskmovps (%rax), %ymm0, %ymm1
 	LONG $0x186f8b4c // movq 0x18(%rdi), %r13
 	LONG $0x01fd8349 // cmpq $0x1, %r13
-	LONG $0x00cb8e0f; WORD $0x0000 // jle 0x4371 <k_pool_mean+0x481>
+	LONG $0x00cb8e0f; WORD $0x0000 // jle 0x3eb1 <k_pool_mean+0x481>
 	LONG $0x60578b4c // movq 0x60(%rdi), %r10
 	LONG $0xff5d8d49 // leaq -0x1(%r13), %rbx
 	LONG $0xfe558d49 // leaq -0x2(%r13), %rdx
 	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x0081820f; WORD $0x0000 // jb 0x4342 <k_pool_mean+0x452>
+	LONG $0x0081820f; WORD $0x0000 // jb 0x3e82 <k_pool_mean+0x452>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0x04e2c148 // shlq $0x4, %rdx
 	LONG $0x2a348d48 // leaq (%rdx,%rbp), %rsi
@@ -3632,9 +3395,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c08349 // addq $0x4, %r8
 	LONG $0x04c08348 // addq $0x4, %rax
 	LONG $0x01f88349 // cmpq $0x1, %r8
-	WORD $0xbe75 // jne 0x4300 <k_pool_mean+0x410>
+	WORD $0xbe75 // jne 0x3e40 <k_pool_mean+0x410>
 	WORD $0xe383; BYTE $0x03 // andl $0x3, %ebx
-	WORD $0x2a74 // je 0x4371 <k_pool_mean+0x481>
+	WORD $0x2a74 // je 0x3eb1 <k_pool_mean+0x481>
 	LONG $0xc2af0f49 // imulq %r10, %rax
 	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
 	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
@@ -3644,14 +3407,14 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
 	WORD $0x014c; BYTE $0xd0 // addq %r10, %rax
 	WORD $0xff48; BYTE $0xcb // decq %rbx
-	WORD $0xef75 // jne 0x4360 <k_pool_mean+0x470>
+	WORD $0xef75 // jne 0x3ea0 <k_pool_mean+0x470>
 	LONG $0x10578b4c // movq 0x10(%rdi), %r10
 	LONG $0x02fa8349 // cmpq $0x2, %r10
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
 	WORD $0x9f0f; BYTE $0xc2 // setg %dl
 	WORD $0xd084 // testb %dl, %al
-	LONG $0x00f6840f; WORD $0x0000 // je 0x4480 <k_pool_mean+0x590>
+	LONG $0x00f6840f; WORD $0x0000 // je 0x3fc0 <k_pool_mean+0x590>
 	LONG $0x585f8b48 // movq 0x58(%rdi), %rbx
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	WORD $0x8945; BYTE $0xec // movl %r13d, %r12d
@@ -3668,16 +3431,16 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e7c149 // shlq $0x4, %r15
 	LONG $0x03e0c148 // shlq $0x3, %rax
 	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
-	WORD $0x1beb // jmp 0x43ef <k_pool_mean+0x4ff>
+	WORD $0x1beb // jmp 0x3f2f <k_pool_mean+0x4ff>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
 	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	LONG $0x0091840f; WORD $0x0000 // je 0x4480 <k_pool_mean+0x590>
+	LONG $0x0091840f; WORD $0x0000 // je 0x3fc0 <k_pool_mean+0x590>
 	LONG $0x04fd8349 // cmpq $0x4, %r13
-	WORD $0x0b73 // jae 0x4400 <k_pool_mean+0x510>
+	WORD $0x0b73 // jae 0x3f40 <k_pool_mean+0x510>
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x4aeb // jmp 0x4443 <k_pool_mean+0x553>
+	WORD $0x4aeb // jmp 0x3f83 <k_pool_mean+0x553>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	WORD $0xd231 // xorl %edx, %edx
@@ -3693,9 +3456,9 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
 	WORD $0x3949; BYTE $0xd3 // cmpq %rdx, %r11
-	WORD $0xcd75 // jne 0x4410 <k_pool_mean+0x520>
+	WORD $0xcd75 // jne 0x3f50 <k_pool_mean+0x520>
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x9874 // je 0x43e0 <k_pool_mean+0x4f0>
+	WORD $0x9874 // je 0x3f20 <k_pool_mean+0x4f0>
 	LONG $0xd6af0f49 // imulq %r14, %rdx
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
@@ -3704,15 +3467,15 @@ TEXT ·convAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
 	WORD $0x014c; BYTE $0xf2 // addq %r14, %rdx
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xef75 // jne 0x4460 <k_pool_mean+0x570>
-	LONG $0xffff6ae9; BYTE $0xff // jmp 0x43e0 <k_pool_mean+0x4f0>
+	WORD $0xef75 // jne 0x3fa0 <k_pool_mean+0x570>
+	LONG $0xffff6ae9; BYTE $0xff // jmp 0x3f20 <k_pool_mean+0x4f0>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x243c8b48 // movq (%rsp), %rdi
 	LONG $0x187de2c4; WORD $0x6857 // vbroadcastss 0x68(%rdi), %ymm2
 	LONG $0xca59f4c5 // vmulps %ymm2, %ymm1, %ymm1
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x2e7de2c4; WORD $0x880c // vmaskmovps %ymm1, %ymm0, (%rax,%rcx,4)
-	LONG $0xfffc0ae9; BYTE $0xff // jmp 0x40a8 <k_pool_mean+0x1b8>
+	LONG $0xfffc0ae9; BYTE $0xff // jmp 0x3be8 <k_pool_mean+0x1b8>
 	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12

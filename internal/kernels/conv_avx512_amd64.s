@@ -7598,973 +7598,723 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x50ec8148; WORD $0x0001; BYTE $0x00 // subq $0x150, %rsp # imm = 0x150
+	LONG $0x90ec8148; WORD $0x0001; BYTE $0x00 // subq $0x190, %rsp # imm = 0x190
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x2c75 // jne 0x978c <k_depthwise+0x4c>
+	WORD $0x2975 // jne 0x9789 <k_depthwise+0x49>
 	LONG $0x287f8348; BYTE $0x03 // cmpq $0x3, 0x28(%rdi)
-	WORD $0x2575 // jne 0x978c <k_depthwise+0x4c>
+	WORD $0x2275 // jne 0x9789 <k_depthwise+0x49>
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	LONG $0x70473b48 // cmpq 0x70(%rdi), %rax
 	WORD $0x940f; BYTE $0xc0 // sete %al
-	LONG $0x7c244489 // movl %eax, 0x7c(%rsp)
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x227f // jg 0x97a9 <k_depthwise+0x69>
-	LONG $0x0013cde9; BYTE $0x00 // jmp 0xab59 <k_depthwise+0x1419>
-	QUAD $0x000000007c2444c7 // movl $0x0, 0x7c(%rsp)
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x13b08e0f; WORD $0x0000 // jle 0xab59 <k_depthwise+0x1419>
-	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x13a38e0f; WORD $0x0000 // jle 0xab59 <k_depthwise+0x1419>
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
-	LONG $0x58478b48 // movq 0x58(%rdi), %rax
-	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
-	LONG $0x48478b48 // movq 0x48(%rdi), %rax
-	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	QUAD $0x0000012024848948 // movq %rax, 0x120(%rsp)
-	LONG $0x18478b48 // movq 0x18(%rdi), %rax
-	QUAD $0x0000011824848948 // movq %rax, 0x118(%rsp)
-	QUAD $0x00000000952c8d4c // leaq (,%rdx,4), %r13
-	QUAD $0x000000006d048d4a // leaq (,%r13,2), %rax
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	QUAD $0x0000011024848948 // movq %rax, 0x110(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
-	QUAD $0x00000000ad048d4a // leaq (,%r13,4), %rax
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	QUAD $0x0000010824848948 // movq %rax, 0x108(%rsp)
-	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
-	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
-	LONG $0xd2048d48 // leaq (%rdx,%rdx,8), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x243c8948 // movq %rdi, (%rsp)
-	QUAD $0x000000b024948948 // movq %rdx, 0xb0(%rsp)
-	WORD $0x21eb // jmp 0x98a9 <k_depthwise+0x169>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	QUAD $0x000000e8248c8b48 // movq 0xe8(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	QUAD $0x000000e0248c3b48 // cmpq 0xe0(%rsp), %rcx
-	LONG $0x12b0840f; WORD $0x0000 // je 0xab59 <k_depthwise+0x1419>
-	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
-	QUAD $0x000000e824b48948 // movq %rsi, 0xe8(%rsp)
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	QUAD $0x000000d8248c8b48 // movq 0xd8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x3aeb // jmp 0x992d <k_depthwise+0x1ed>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x0000012824a48b4c // movq 0x128(%rsp), %r12
-	LONG $0x10c48349 // addq $0x10, %r12
-	LONG $0x24448348; WORD $0x4008 // addq $0x40, 0x8(%rsp)
-	LONG $0x24448348; WORD $0x4070 // addq $0x40, 0x70(%rsp)
-	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
-	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0xff638d0f; WORD $0xffff // jge 0x9890 <k_depthwise+0x150>
-	QUAD $0x0000012024848b48 // movq 0x120(%rsp), %rax
-	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	WORD $0x294c; BYTE $0xe1 // subq %r12, %rcx
-	QUAD $0x0000011824848b48 // movq 0x118(%rsp), %rax
-	LONG $0xa0048d4a // leaq (%rax,%r12,4), %rax
-	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	QUAD $0x0000012824a4894c // movq %r12, 0x128(%rsp)
-	WORD $0x3f7e // jle 0x99a0 <k_depthwise+0x260>
-	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
-	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
-	LONG $0x7c247c80; BYTE $0x00 // cmpb $0x0, 0x7c(%rsp)
-	WORD $0x0a74 // je 0x997c <k_depthwise+0x23c>
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x06a08d0f; WORD $0x0000 // jge 0xa01c <k_depthwise+0x8dc>
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x08498d49 // leaq 0x8(%r9), %rcx
-	LONG $0x246c8948; BYTE $0x18 // movq %rbp, 0x18(%rsp)
-	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
-	LONG $0x094f8f0f; WORD $0x0000 // jg 0xa2e0 <k_depthwise+0xba0>
-	LONG $0x000baae9; BYTE $0x00 // jmp 0xa540 <k_depthwise+0xe00>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0xc97cf162; WORD $0x0010 // vmovups (%rax), %zmm0 {%k1} {z}
-	LONG $0x38478b48 // movq 0x38(%rdi), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0x027a8d0f; WORD $0x0000 // jge 0x9c40 <k_depthwise+0x500>
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0xff2d8d0f; WORD $0xffff // jge 0x9900 <k_depthwise+0x1c0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x50488b48 // movq 0x50(%rax), %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x60708b48 // movq 0x60(%rax), %rsi
-	LONG $0x487df262; WORD $0x4818; BYTE $0x1e // vbroadcastss 0x78(%rax), %zmm1
-	LONG $0x487df262; WORD $0x5018; BYTE $0x1f // vbroadcastss 0x7c(%rax), %zmm2
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
-	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	WORD $0x46eb // jmp 0x9a61 <k_depthwise+0x321>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x4874f162; WORD $0xdb5f // vmaxps %zmm3, %zmm1, %zmm3
-	LONG $0x486cf162; WORD $0xdb5d // vminps %zmm3, %zmm2, %zmm3
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
+	LONG $0x1c244489 // movl %eax, 0x1c(%rsp)
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x1f7f // jg 0x97a3 <k_depthwise+0x63>
+	LONG $0x000e84e9; BYTE $0x00 // jmp 0xa60d <k_depthwise+0xecd>
+	QUAD $0x000000001c2444c7 // movl $0x0, 0x1c(%rsp)
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0e6a8e0f; WORD $0x0000 // jle 0xa60d <k_depthwise+0xecd>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
-	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0xfe9f840f; WORD $0xffff // je 0x9900 <k_depthwise+0x1c0>
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	WORD $0xac7e // jle 0x9a20 <k_depthwise+0x2e0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x28788b48 // movq 0x28(%rax), %rdi
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x997e // jle 0x9a20 <k_depthwise+0x2e0>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x44af0f48; WORD $0x6824 // imulq 0x68(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x68488b48 // movq 0x68(%rax), %rcx
-	LONG $0x70508b4c // movq 0x70(%rax), %r10
-	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
-	LONG $0xdfaf0f4c // imulq %rdi, %r11
-	WORD $0xfb89 // movl %edi, %ebx
-	WORD $0xe383; BYTE $0x03 // andl $0x3, %ebx
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	QUAD $0x000000008d348d4c // leaq (,%rcx,4), %r14
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x04e5c148 // shlq $0x4, %rbp
-	QUAD $0x00000000950c8d4a // leaq (,%r10,4), %rcx
-	LONG $0x49048d48 // leaq (%rcx,%rcx,2), %rax
-	LONG $0x03e2c149 // shlq $0x3, %r10
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	LONG $0x245c8948; BYTE $0x28 // movq %rbx, 0x28(%rsp)
-	LONG $0x2474894c; BYTE $0x50 // movq %r14, 0x50(%rsp)
-	WORD $0x21eb // jmp 0x9b34 <k_depthwise+0x3f4>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	LONG $0x24443b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r8
-	LONG $0xfeec840f; WORD $0xffff // je 0x9a20 <k_depthwise+0x2e0>
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x2673 // jae 0x9b60 <k_depthwise+0x420>
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0xd0af0f49 // imulq %r8, %rdx
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x00b1850f; WORD $0x0000 // jne 0x9c09 <k_depthwise+0x4c9>
-	WORD $0xc6eb // jmp 0x9b20 <k_depthwise+0x3e0>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	LONG $0xc97cf162; WORD $0x2610 // vmovups (%rsi), %zmm4 {%k1} {z}
-	LONG $0xc97cf162; WORD $0x2a10 // vmovups (%rdx), %zmm5 {%k1} {z}
-	LONG $0x485df262; WORD $0xeba8 // vfmadd213ps %zmm3, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + zmm3
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0xc97c9162; WORD $0x1c10; BYTE $0x2f // vmovups (%r15,%r13), %zmm3 {%k1} {z}
-	LONG $0xc97cf162; WORD $0x2410; BYTE $0x0a // vmovups (%rdx,%rcx), %zmm4 {%k1} {z}
-	LONG $0x4865f262; WORD $0xe5a8 // vfmadd213ps %zmm5, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm5
-	QUAD $0x00355c10c97cd162 // vmovups (%r13,%rsi), %zmm3 {%k1} {z}
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0xc97cb162; WORD $0x2c10; BYTE $0x12 // vmovups (%rdx,%r10), %zmm5 {%k1} {z}
-	LONG $0x4865f262; WORD $0xeca8 // vfmadd213ps %zmm4, %zmm3, %zmm5 # zmm5 = (zmm3 * zmm5) + zmm4
-	QUAD $0x00356410c97cd162 // vmovups (%r13,%rsi), %zmm4 {%k1} {z}
-	LONG $0xc97cf162; WORD $0x1c10; BYTE $0x02 // vmovups (%rdx,%rax), %zmm3 {%k1} {z}
-	LONG $0x485df262; WORD $0xdda8 // vfmadd213ps %zmm5, %zmm4, %zmm3 # zmm3 = (zmm4 * zmm3) + zmm5
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0xfcc38349 // addq $-0x4, %r11
-	WORD $0x9875 // jne 0x9b80 <k_depthwise+0x440>
-	QUAD $0x000000a824bc034c // addq 0xa8(%rsp), %r15
-	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
-	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
-	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
-	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff17840f; WORD $0xffff // je 0x9b20 <k_depthwise+0x3e0>
-	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0xc97cd162; WORD $0x2710 // vmovups (%r15), %zmm4 {%k1} {z}
-	LONG $0xc97cf162; WORD $0x2a10 // vmovups (%rdx), %zmm5 {%k1} {z}
-	LONG $0x485df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm4, %zmm3 # zmm3 = (zmm4 * zmm5) + zmm3
-	WORD $0x014d; BYTE $0xef // addq %r13, %r15
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xe375 // jne 0x9c10 <k_depthwise+0x4d0>
-	LONG $0xfffeeee9; BYTE $0xff // jmp 0x9b20 <k_depthwise+0x3e0>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x504f8b48 // movq 0x50(%rdi), %rcx
-	LONG $0x60578b48 // movq 0x60(%rdi), %rdx
-	LONG $0x487df262; WORD $0x4f18; BYTE $0x1e // vbroadcastss 0x78(%rdi), %zmm1
-	LONG $0x487df262; WORD $0x5718; BYTE $0x1f // vbroadcastss 0x7c(%rdi), %zmm2
-	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x30408b48 // movq 0x30(%rax), %rax
+	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0e508e0f; WORD $0x0000 // jle 0xa60d <k_depthwise+0xecd>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	WORD $0x8b48; BYTE $0x01 // movq (%rcx), %rax
+	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	LONG $0x08418b48 // movq 0x8(%rcx), %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0x58798b48 // movq 0x58(%rcx), %rdi
+	LONG $0x60718b4c // movq 0x60(%rcx), %r14
+	LONG $0x50518b48 // movq 0x50(%rcx), %rdx
+	LONG $0x40418b4c // movq 0x40(%rcx), %r8
 	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
-	LONG $0x40348d48 // leaq (%rax,%rax,2), %rsi
-	QUAD $0x00000000cd048d48 // leaq (,%rcx,8), %rax
-	QUAD $0x0000014024848948 // movq %rax, 0x140(%rsp)
-	QUAD $0x00000148248c8948 // movq %rcx, 0x148(%rsp)
-	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	QUAD $0x0000013824848948 // movq %rax, 0x138(%rsp)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x31048d48 // leaq (%rcx,%rsi), %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	QUAD $0x0000013024848948 // movq %rax, 0x130(%rsp)
-	LONG $0xd1048d48 // leaq (%rcx,%rdx,8), %rax
-	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0x91048d48 // leaq (%rcx,%rdx,4), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000c0e9; BYTE $0x00 // jmp 0x9db1 <k_depthwise+0x671>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00000148248c8b48 // movq 0x148(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0x4874f162; WORD $0xdb5f // vmaxps %zmm3, %zmm1, %zmm3
-	LONG $0x486cf162; WORD $0xdb5d // vminps %zmm3, %zmm2, %zmm3
-	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
-	LONG $0x4874f162; WORD $0xdc5f // vmaxps %zmm4, %zmm1, %zmm3
-	LONG $0x486cf162; WORD $0xdb5d // vminps %zmm3, %zmm2, %zmm3
-	LONG $0x497cf162; WORD $0x1c11; BYTE $0x88 // vmovups %zmm3, (%rax,%rcx,4) {%k1}
-	LONG $0x4874f162; WORD $0xdd5f // vmaxps %zmm5, %zmm1, %zmm3
-	LONG $0x486cf162; WORD $0xdb5d // vminps %zmm3, %zmm2, %zmm3
-	QUAD $0x00000140248c8b48 // movq 0x140(%rsp), %rcx
-	LONG $0x497cf162; WORD $0x1c11; BYTE $0x08 // vmovups %zmm3, (%rax,%rcx) {%k1}
-	LONG $0x4874f162; WORD $0xde5f // vmaxps %zmm6, %zmm1, %zmm3
-	LONG $0x486cf162; WORD $0xdb5d // vminps %zmm3, %zmm2, %zmm3
-	QUAD $0x00000138248c8b48 // movq 0x138(%rsp), %rcx
-	LONG $0x497cf162; WORD $0x1c11; BYTE $0x08 // vmovups %zmm3, (%rax,%rcx) {%k1}
-	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
-	LONG $0x04428d48 // leaq 0x4(%rdx), %rax
-	QUAD $0x00000130248c8b48 // movq 0x130(%rsp), %rcx
-	QUAD $0x00000088248c0148 // addq %rcx, 0x88(%rsp)
-	QUAD $0x000000a0248c0148 // addq %rcx, 0xa0(%rsp)
-	QUAD $0x00000090248c0148 // addq %rcx, 0x90(%rsp)
-	QUAD $0x00000098248c0148 // addq %rcx, 0x98(%rsp)
-	LONG $0x24443b48; BYTE $0x40 // cmpq 0x40(%rsp), %rax
-	LONG $0xfc178f0f; WORD $0xffff // jg 0x99c8 <k_depthwise+0x288>
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	LONG $0x487cf162; WORD $0xe028 // vmovaps %zmm0, %zmm4
-	LONG $0x487cf162; WORD $0xe828 // vmovaps %zmm0, %zmm5
-	LONG $0x487cf162; WORD $0xf028 // vmovaps %zmm0, %zmm6
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0xff218e0f; WORD $0xffff // jle 0x9d00 <k_depthwise+0x5c0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x28708b4c // movq 0x28(%rax), %r14
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	LONG $0x487cf162; WORD $0xe028 // vmovaps %zmm0, %zmm4
-	LONG $0x487cf162; WORD $0xe828 // vmovaps %zmm0, %zmm5
-	LONG $0x487cf162; WORD $0xf028 // vmovaps %zmm0, %zmm6
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xfef88e0f; WORD $0xffff // jle 0x9d00 <k_depthwise+0x5c0>
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x44af0f48; WORD $0x1824 // imulq 0x18(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x68508b48 // movq 0x68(%rax), %rdx
-	LONG $0x70408b48 // movq 0x70(%rax), %rax
-	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
-	LONG $0x02c18348 // addq $0x2, %rcx
-	WORD $0x214c; BYTE $0xf1 // andq %r14, %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
-	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	QUAD $0x00000000c52c8d48 // leaq (,%rax,8), %rbp
-	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
-	LONG $0x83248d4c // leaq (%rbx,%rax,4), %r12
-	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
-	LONG $0x80148d4d // leaq (%r8,%rax,4), %r10
-	QUAD $0x0000009824bc8b4c // movq 0x98(%rsp), %r15
-	LONG $0x87348d49 // leaq (%r15,%rax,4), %rsi
-	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
-	LONG $0x820c8d48 // leaq (%rdx,%rax,4), %rcx
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	LONG $0x487cf162; WORD $0xe028 // vmovaps %zmm0, %zmm4
-	LONG $0x487cf162; WORD $0xe828 // vmovaps %zmm0, %zmm5
-	LONG $0x487cf162; WORD $0xf028 // vmovaps %zmm0, %zmm6
-	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
-	LONG $0x000086e9; BYTE $0x00 // jmp 0x9f3f <k_depthwise+0x7ff>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0xc97cf162; WORD $0x3f10 // vmovups (%rdi), %zmm7 {%k1} {z}
-	LONG $0xc97c5162; WORD $0x0110 // vmovups (%r9), %zmm8 {%k1} {z}
-	LONG $0x4845d262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm7, %zmm3 # zmm3 = (zmm7 * zmm8) + zmm3
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0xc97c1162; WORD $0x0410; BYTE $0x99 // vmovups (%r9,%r11,4), %zmm8 {%k1} {z}
-	LONG $0x4845d262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm7, %zmm4 # zmm4 = (zmm7 * zmm8) + zmm4
-	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
-	LONG $0xc97c1162; WORD $0x0410; BYTE $0x19 // vmovups (%r9,%r11), %zmm8 {%k1} {z}
-	LONG $0x4845d262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm7, %zmm5 # zmm5 = (zmm7 * zmm8) + zmm5
-	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
-	LONG $0xc97c1162; WORD $0x0410; BYTE $0x19 // vmovups (%r9,%r11), %zmm8 {%k1} {z}
-	LONG $0x4845d262; WORD $0xf0b8 // vfmadd231ps %zmm8, %zmm7, %zmm6 # zmm6 = (zmm7 * zmm8) + zmm6
-	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
-	LONG $0x8f3c8d4a // leaq (%rdi,%r9,4), %rdi
-	WORD $0xff48; BYTE $0xc0 // incq %rax
-	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
-	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
-	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	WORD $0x014d; BYTE $0xcf // addq %r9, %r15
-	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
-	WORD $0x014d; BYTE $0xca // addq %r9, %r10
-	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	LONG $0x24443b48; BYTE $0x38 // cmpq 0x38(%rsp), %rax
-	LONG $0xfdc1840f; WORD $0xffff // je 0x9d00 <k_depthwise+0x5c0>
-	LONG $0x01fe8349 // cmpq $0x1, %r14
-	WORD $0x2b75 // jne 0x9f70 <k_depthwise+0x830>
-	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
-	LONG $0xc8af0f4c // imulq %rax, %r9
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	LONG $0x8b0c8d4f // leaq (%r11,%r9,4), %r9
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0xb774 // je 0x9f14 <k_depthwise+0x7d4>
-	LONG $0xffff5ee9; BYTE $0xff // jmp 0x9ec0 <k_depthwise+0x780>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x000000b824b48b4c // movq 0xb8(%rsp), %r14
-	LONG $0xc97cf162; WORD $0x3f10 // vmovups (%rdi), %zmm7 {%k1} {z}
-	LONG $0xc97c3162; WORD $0x0410; BYTE $0x0a // vmovups (%rdx,%r9), %zmm8 {%k1} {z}
-	LONG $0x48457262; WORD $0xc3a8 // vfmadd213ps %zmm3, %zmm7, %zmm8 # zmm8 = (zmm7 * zmm8) + zmm3
-	LONG $0xc97c1162; WORD $0x0c10; BYTE $0x0f // vmovups (%r15,%r9), %zmm9 {%k1} {z}
-	LONG $0x48457262; WORD $0xcca8 // vfmadd213ps %zmm4, %zmm7, %zmm9 # zmm9 = (zmm7 * zmm9) + zmm4
-	LONG $0xc97c1162; WORD $0x1410; BYTE $0x08 // vmovups (%r8,%r9), %zmm10 {%k1} {z}
-	LONG $0x48457262; WORD $0xd5a8 // vfmadd213ps %zmm5, %zmm7, %zmm10 # zmm10 = (zmm7 * zmm10) + zmm5
-	LONG $0xc97c3162; WORD $0x1c10; BYTE $0x0b // vmovups (%rbx,%r9), %zmm11 {%k1} {z}
-	LONG $0x48457262; WORD $0xdea8 // vfmadd213ps %zmm6, %zmm7, %zmm11 # zmm11 = (zmm7 * zmm11) + zmm6
-	LONG $0xc97cb162; WORD $0x3c10; BYTE $0x2f // vmovups (%rdi,%r13), %zmm7 {%k1} {z}
-	LONG $0xc97cb162; WORD $0x1c10; BYTE $0x09 // vmovups (%rcx,%r9), %zmm3 {%k1} {z}
-	LONG $0x4845d262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm7, %zmm3 # zmm3 = (zmm7 * zmm3) + zmm8
-	LONG $0xc97cb162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%r9), %zmm4 {%k1} {z}
-	LONG $0x4845d262; WORD $0xe1a8 // vfmadd213ps %zmm9, %zmm7, %zmm4 # zmm4 = (zmm7 * zmm4) + zmm9
-	LONG $0xc97c9162; WORD $0x2c10; BYTE $0x0a // vmovups (%r10,%r9), %zmm5 {%k1} {z}
-	LONG $0x4845d262; WORD $0xeaa8 // vfmadd213ps %zmm10, %zmm7, %zmm5 # zmm5 = (zmm7 * zmm5) + zmm10
-	LONG $0xc97c9162; WORD $0x3410; BYTE $0x0c // vmovups (%r12,%r9), %zmm6 {%k1} {z}
-	LONG $0x4845d262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm7, %zmm6 # zmm6 = (zmm7 * zmm6) + zmm11
-	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
-	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
-	LONG $0xfec38349 // addq $-0x2, %r11
-	LONG $0xff7b850f; WORD $0xffff // jne 0x9f80 <k_depthwise+0x840>
-	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
-	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0xfefd840f; WORD $0xffff // je 0x9f14 <k_depthwise+0x7d4>
-	LONG $0xfffea4e9; BYTE $0xff // jmp 0x9ec0 <k_depthwise+0x780>
-	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x0910 // vmovups (%rcx), %zmm1
-	LONG $0x487cf162; WORD $0x1410; BYTE $0x91 // vmovups (%rcx,%rdx,4), %zmm2
-	LONG $0x487cf162; WORD $0x1c10; BYTE $0xd1 // vmovups (%rcx,%rdx,8), %zmm3
-	QUAD $0x0000011024848b48 // movq 0x110(%rsp), %rax
-	LONG $0x487cf162; WORD $0x2410; BYTE $0x01 // vmovups (%rcx,%rax), %zmm4
-	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
-	LONG $0x487cf162; WORD $0x2c10; BYTE $0x01 // vmovups (%rcx,%rax), %zmm5
-	QUAD $0x0000010824848b48 // movq 0x108(%rsp), %rax
-	LONG $0x487cf162; WORD $0x3410; BYTE $0x01 // vmovups (%rcx,%rax), %zmm6
-	QUAD $0x0000010024848b48 // movq 0x100(%rsp), %rax
-	LONG $0x487cf162; WORD $0x3c10; BYTE $0x01 // vmovups (%rcx,%rax), %zmm7
-	QUAD $0x000000f824848b48 // movq 0xf8(%rsp), %rax
-	LONG $0x487c7162; WORD $0x0410; BYTE $0x01 // vmovups (%rcx,%rax), %zmm8
-	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
-	LONG $0x487c7162; WORD $0x0c10; BYTE $0x01 // vmovups (%rcx,%rax), %zmm9
-	LONG $0x50478b48 // movq 0x50(%rdi), %rax
-	LONG $0x60778b48 // movq 0x60(%rdi), %rsi
-	LONG $0x687f8b4c // movq 0x68(%rdi), %r15
-	LONG $0x487d7262; WORD $0x5718; BYTE $0x1e // vbroadcastss 0x78(%rdi), %zmm10
-	LONG $0x487d7262; WORD $0x5f18; BYTE $0x1f // vbroadcastss 0x7c(%rdi), %zmm11
-	QUAD $0x00000000b5048d4c // leaq (,%rsi,4), %r8
-	QUAD $0x00000000850c8d48 // leaq (,%rax,4), %rcx
-	LONG $0x493c8d48 // leaq (%rcx,%rcx,2), %rdi
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0x04e2c149 // shlq $0x4, %r10
-	LONG $0x04e6c148 // shlq $0x4, %rsi
-	LONG $0x02e7c149 // shlq $0x2, %r15
-	LONG $0x800c8d4b // leaq (%r8,%r8,4), %rcx
-	WORD $0x2949; BYTE $0xcf // subq %rcx, %r15
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x011c8d4a // leaq (%rcx,%r8), %rbx
-	LONG $0x487c3162; WORD $0x2c10; BYTE $0x01 // vmovups (%rcx,%r8), %zmm13
-	LONG $0x487c5162; WORD $0x3410; BYTE $0x18 // vmovups (%r8,%rbx), %zmm14
-	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
-	LONG $0x487c5162; WORD $0x3c10; BYTE $0x18 // vmovups (%r8,%rbx), %zmm15
-	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
-	LONG $0x487cc162; WORD $0x0410; BYTE $0x18 // vmovups (%r8,%rbx), %zmm16
-	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
-	LONG $0x487c7162; WORD $0x2110 // vmovups (%rcx), %zmm12
-	LONG $0x48757262; WORD $0xe0a8 // vfmadd213ps %zmm0, %zmm1, %zmm12 # zmm12 = (zmm1 * zmm12) + zmm0
-	LONG $0x031c8d4e // leaq (%rbx,%r8), %r11
-	LONG $0x486d5262; WORD $0xe5b8 // vfmadd231ps %zmm13, %zmm2, %zmm12 # zmm12 = (zmm2 * zmm13) + zmm12
-	LONG $0x48757262; WORD $0xe8a8 // vfmadd213ps %zmm0, %zmm1, %zmm13 # zmm13 = (zmm1 * zmm13) + zmm0
-	LONG $0x486d5262; WORD $0xeeb8 // vfmadd231ps %zmm14, %zmm2, %zmm13 # zmm13 = (zmm2 * zmm14) + zmm13
-	LONG $0x48655262; WORD $0xe6b8 // vfmadd231ps %zmm14, %zmm3, %zmm12 # zmm12 = (zmm3 * zmm14) + zmm12
-	LONG $0x48757262; WORD $0xf0a8 // vfmadd213ps %zmm0, %zmm1, %zmm14 # zmm14 = (zmm1 * zmm14) + zmm0
-	LONG $0x486d5262; WORD $0xf7b8 // vfmadd231ps %zmm15, %zmm2, %zmm14 # zmm14 = (zmm2 * zmm15) + zmm14
-	LONG $0x48655262; WORD $0xefb8 // vfmadd231ps %zmm15, %zmm3, %zmm13 # zmm13 = (zmm3 * zmm15) + zmm13
-	LONG $0x48757262; WORD $0xf8a8 // vfmadd213ps %zmm0, %zmm1, %zmm15 # zmm15 = (zmm1 * zmm15) + zmm0
-	LONG $0x486d3262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm2, %zmm15 # zmm15 = (zmm2 * zmm16) + zmm15
-	LONG $0x48655262; WORD $0x3cb8; BYTE $0x18 // vfmadd231ps (%r8,%rbx), %zmm3, %zmm15 # zmm15 = (zmm3 * mem) + zmm15
-	LONG $0x3b348d4f // leaq (%r11,%r15), %r14
-	LONG $0x487c8162; WORD $0x0c10; BYTE $0x30 // vmovups (%r8,%r14), %zmm17
-	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
-	LONG $0x487c8162; WORD $0x1410; BYTE $0x30 // vmovups (%r8,%r14), %zmm18
-	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
-	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
-	LONG $0x487c8162; WORD $0x1c10; BYTE $0x30 // vmovups (%r8,%r14), %zmm19
-	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
-	LONG $0x487c8162; WORD $0x2410; BYTE $0x30 // vmovups (%r8,%r14), %zmm20
-	LONG $0x48653262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm3, %zmm14 # zmm14 = (zmm3 * zmm16) + zmm14
-	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
-	LONG $0x485d1262; WORD $0x24b8; BYTE $0x1f // vfmadd231ps (%r15,%r11), %zmm4, %zmm12 # zmm12 = (zmm4 * mem) + zmm12
-	LONG $0x061c8d4f // leaq (%r14,%r8), %r11
-	LONG $0x485d3262; WORD $0xe9b8 // vfmadd231ps %zmm17, %zmm4, %zmm13 # zmm13 = (zmm4 * zmm17) + zmm13
-	LONG $0x485d3262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm4, %zmm14 # zmm14 = (zmm4 * zmm18) + zmm14
-	LONG $0x485d3262; WORD $0xfbb8 // vfmadd231ps %zmm19, %zmm4, %zmm15 # zmm15 = (zmm4 * zmm19) + zmm15
-	LONG $0x48553262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm5, %zmm12 # zmm12 = (zmm5 * zmm17) + zmm12
-	LONG $0x48553262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm5, %zmm13 # zmm13 = (zmm5 * zmm18) + zmm13
-	LONG $0x48553262; WORD $0xfcb8 // vfmadd231ps %zmm20, %zmm5, %zmm15 # zmm15 = (zmm5 * zmm20) + zmm15
-	LONG $0x484d1262; WORD $0x3cb8; BYTE $0x30 // vfmadd231ps (%r8,%r14), %zmm6, %zmm15 # zmm15 = (zmm6 * mem) + zmm15
-	LONG $0x48553262; WORD $0xf3b8 // vfmadd231ps %zmm19, %zmm5, %zmm14 # zmm14 = (zmm5 * zmm19) + zmm14
-	LONG $0x3b348d4f // leaq (%r11,%r15), %r14
-	LONG $0x487c8162; WORD $0x0410; BYTE $0x30 // vmovups (%r8,%r14), %zmm16
-	LONG $0x484d3262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm6, %zmm12 # zmm12 = (zmm6 * zmm18) + zmm12
-	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
-	LONG $0x487c8162; WORD $0x0c10; BYTE $0x30 // vmovups (%r8,%r14), %zmm17
-	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
-	LONG $0x484d3262; WORD $0xebb8 // vfmadd231ps %zmm19, %zmm6, %zmm13 # zmm13 = (zmm6 * zmm19) + zmm13
-	LONG $0x487c8162; WORD $0x1410; BYTE $0x30 // vmovups (%r8,%r14), %zmm18
-	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
-	LONG $0x487c8162; WORD $0x1c10; BYTE $0x30 // vmovups (%r8,%r14), %zmm19
-	LONG $0x484d3262; WORD $0xf4b8 // vfmadd231ps %zmm20, %zmm6, %zmm14 # zmm14 = (zmm6 * zmm20) + zmm14
-	WORD $0x014d; BYTE $0xc6 // addq %r8, %r14
-	LONG $0x48451262; WORD $0x24b8; BYTE $0x1f // vfmadd231ps (%r15,%r11), %zmm7, %zmm12 # zmm12 = (zmm7 * mem) + zmm12
-	LONG $0x48453262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm7, %zmm13 # zmm13 = (zmm7 * zmm16) + zmm13
-	LONG $0x48453262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm7, %zmm14 # zmm14 = (zmm7 * zmm17) + zmm14
-	LONG $0x48453262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm7, %zmm15 # zmm15 = (zmm7 * zmm18) + zmm15
-	LONG $0x483d3262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm8, %zmm12 # zmm12 = (zmm8 * zmm16) + zmm12
-	LONG $0x483d3262; WORD $0xe9b8 // vfmadd231ps %zmm17, %zmm8, %zmm13 # zmm13 = (zmm8 * zmm17) + zmm13
-	LONG $0x483d3262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm8, %zmm14 # zmm14 = (zmm8 * zmm18) + zmm14
-	LONG $0x48353262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm9, %zmm12 # zmm12 = (zmm9 * zmm17) + zmm12
-	LONG $0x48353262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm9, %zmm13 # zmm13 = (zmm9 * zmm18) + zmm13
-	LONG $0x483d3262; WORD $0xfbb8 // vfmadd231ps %zmm19, %zmm8, %zmm15 # zmm15 = (zmm8 * zmm19) + zmm15
-	LONG $0x48353262; WORD $0xf3b8 // vfmadd231ps %zmm19, %zmm9, %zmm14 # zmm14 = (zmm9 * zmm19) + zmm14
-	LONG $0x48351262; WORD $0x3cb8; BYTE $0x30 // vfmadd231ps (%r8,%r14), %zmm9, %zmm15 # zmm15 = (zmm9 * mem) + zmm15
-	LONG $0x482c5162; WORD $0xe45f // vmaxps %zmm12, %zmm10, %zmm12
-	LONG $0x48245162; WORD $0xe45d // vminps %zmm12, %zmm11, %zmm12
-	LONG $0x487c7162; WORD $0x2211 // vmovups %zmm12, (%rdx)
-	LONG $0x482c5162; WORD $0xe55f // vmaxps %zmm13, %zmm10, %zmm12
-	LONG $0x48245162; WORD $0xe45d // vminps %zmm12, %zmm11, %zmm12
-	LONG $0x487c7162; WORD $0x2411; BYTE $0x82 // vmovups %zmm12, (%rdx,%rax,4)
-	LONG $0x482c5162; WORD $0xe65f // vmaxps %zmm14, %zmm10, %zmm12
-	LONG $0x48245162; WORD $0xe45d // vminps %zmm12, %zmm11, %zmm12
-	LONG $0x487c7162; WORD $0x2411; BYTE $0xc2 // vmovups %zmm12, (%rdx,%rax,8)
-	LONG $0x482c5162; WORD $0xe75f // vmaxps %zmm15, %zmm10, %zmm12
-	LONG $0x48245162; WORD $0xe45d // vminps %zmm12, %zmm11, %zmm12
-	LONG $0x04c18349 // addq $0x4, %r9
-	LONG $0x487c7162; WORD $0x2411; BYTE $0x3a // vmovups %zmm12, (%rdx,%rdi)
-	LONG $0x08c38348 // addq $0x8, %rbx
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	LONG $0xfe2f8e0f; WORD $0xffff // jle 0xa0f0 <k_depthwise+0x9b0>
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
-	LONG $0x08498d49 // leaq 0x8(%r9), %rcx
-	LONG $0x246c8948; BYTE $0x18 // movq %rbp, 0x18(%rsp)
-	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
-	LONG $0x02658e0f; WORD $0x0000 // jle 0xa540 <k_depthwise+0xe00>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x04418d49 // leaq 0x4(%r9), %rax
-	LONG $0x24443b48; BYTE $0x18 // cmpq 0x18(%rsp), %rax
-	LONG $0x05318e0f; WORD $0x0000 // jle 0xa820 <k_depthwise+0x10e0>
-	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
-	LONG $0xf6068d0f; WORD $0xffff // jge 0x9900 <k_depthwise+0x1c0>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x50488b48 // movq 0x50(%rax), %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x60508b48 // movq 0x60(%rax), %rdx
-	LONG $0x487df262; WORD $0x4818; BYTE $0x1e // vbroadcastss 0x78(%rax), %zmm1
-	LONG $0x487df262; WORD $0x5018; BYTE $0x1f // vbroadcastss 0x7c(%rax), %zmm2
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	WORD $0x4ceb // jmp 0xa38e <k_depthwise+0xc4e>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x4874f162; WORD $0xdb5f // vmaxps %zmm3, %zmm1, %zmm3
-	LONG $0x486cf162; WORD $0xdb5d // vminps %zmm3, %zmm2, %zmm3
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
-	LONG $0xc1af0f49 // imulq %r9, %rax
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0x81 // vmovups %zmm3, (%rcx,%rax,4)
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
-	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
-	LONG $0xf572840f; WORD $0xffff // je 0x9900 <k_depthwise+0x1c0>
-	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	WORD $0xaf7e // jle 0xa350 <k_depthwise+0xc10>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x28488b48 // movq 0x28(%rax), %rcx
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x9c7e // jle 0xa350 <k_depthwise+0xc10>
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x44af0f48; WORD $0x2024 // imulq 0x20(%rsp), %rax
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x68508b48 // movq 0x68(%rax), %rdx
-	LONG $0x70508b4c // movq 0x70(%rax), %r10
-	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
-	LONG $0xd9af0f4c // imulq %rcx, %r11
-	WORD $0xcb89 // movl %ecx, %ebx
-	WORD $0xe383; BYTE $0x03 // andl $0x3, %ebx
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
-	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	QUAD $0x0000000095348d4c // leaq (,%rdx,4), %r14
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x04e5c148 // shlq $0x4, %rbp
-	QUAD $0x0000000095348d4a // leaq (,%r10,4), %rsi
-	LONG $0x76048d48 // leaq (%rsi,%rsi,2), %rax
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	LONG $0x245c8948; BYTE $0x28 // movq %rbx, 0x28(%rsp)
-	LONG $0x2474894c; BYTE $0x50 // movq %r14, 0x50(%rsp)
-	WORD $0x19eb // jmp 0xa454 <k_depthwise+0xd14>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
-	LONG $0xfefc840f; WORD $0xffff // je 0xa350 <k_depthwise+0xc10>
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x2673 // jae 0xa480 <k_depthwise+0xd40>
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
-	LONG $0xb83c8d49 // leaq (%r8,%rdi,4), %rdi
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x0099850f; WORD $0x0000 // jne 0xa511 <k_depthwise+0xdd1>
-	WORD $0xc6eb // jmp 0xa440 <k_depthwise+0xd00>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
-	LONG $0x487cd162; WORD $0x2010 // vmovups (%r8), %zmm4
-	LONG $0x4865f262; WORD $0x2798 // vfmadd132ps (%rdi), %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
-	LONG $0x487c9162; WORD $0x1c10; BYTE $0x28 // vmovups (%r8,%r13), %zmm3
-	LONG $0x485db262; WORD $0x1c98; BYTE $0x97 // vfmadd132ps (%rdi,%r10,4), %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
-	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
-	QUAD $0x00056410487c9162 // vmovups (%r13,%r8), %zmm4
-	LONG $0x4865b262; WORD $0x2498; BYTE $0xd7 // vfmadd132ps (%rdi,%r10,8), %zmm3, %zmm4 # zmm4 = (zmm4 * mem) + zmm3
-	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
-	QUAD $0x00055c10487c9162 // vmovups (%r13,%r8), %zmm3
-	LONG $0x485df262; WORD $0x1c98; BYTE $0x07 // vfmadd132ps (%rdi,%rax), %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
-	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
-	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
-	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
-	LONG $0xfcc38349 // addq $-0x4, %r11
-	WORD $0xb075 // jne 0xa4a0 <k_depthwise+0xd60>
-	QUAD $0x000000a824bc034c // addq 0xa8(%rsp), %r15
-	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
-	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff2f840f; WORD $0xffff // je 0xa440 <k_depthwise+0xd00>
-	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0x2710 // vmovups (%r15), %zmm4
-	LONG $0x485df262; WORD $0x1fb8 // vfmadd231ps (%rdi), %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	WORD $0x014d; BYTE $0xef // addq %r13, %r15
-	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
-	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe975 // jne 0xa520 <k_depthwise+0xde0>
-	LONG $0xffff04e9; BYTE $0xff // jmp 0xa440 <k_depthwise+0xd00>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x50578b48 // movq 0x50(%rdi), %rdx
-	LONG $0x60778b4c // movq 0x60(%rdi), %r14
-	LONG $0x487df262; WORD $0x4f18; BYTE $0x1e // vbroadcastss 0x78(%rdi), %zmm1
-	LONG $0x487df262; WORD $0x5718; BYTE $0x1f // vbroadcastss 0x7c(%rdi), %zmm2
-	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
-	LONG $0x40348d48 // leaq (%rax,%rax,2), %rsi
-	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0x04e6c148 // shlq $0x4, %rsi
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0x400c8d4c // leaq (%rax,%rax,2), %r9
+	QUAD $0x00000098248c894c // movq %r9, 0x98(%rsp)
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	QUAD $0x00000160248c894c // movq %r9, 0x160(%rsp)
 	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	QUAD $0x0000015824848948 // movq %rax, 0x158(%rsp)
 	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	QUAD $0x0000015024848948 // movq %rax, 0x150(%rsp)
 	LONG $0xd2048d48 // leaq (%rdx,%rdx,8), %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
 	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
 	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0xc6af0f49 // imulq %r14, %rax
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x823c8d48 // leaq (%rdx,%rax,4), %rdi
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	QUAD $0x00000000b52c8d4a // leaq (,%r14,4), %rbp
-	LONG $0x0000e0e9; BYTE $0x00 // jmp 0xa6ab <k_depthwise+0xf6b>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	QUAD $0x0000014824848948 // movq %rax, 0x148(%rsp)
+	QUAD $0x00000000b51c8d4a // leaq (,%r14,4), %rbx
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
+	LONG $0x9b048d48 // leaq (%rbx,%rbx,4), %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	QUAD $0x0000011824848948 // movq %rax, 0x118(%rsp)
+	LONG $0x10418b48 // movq 0x10(%rcx), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x18418b48 // movq 0x18(%rcx), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x48418b48 // movq 0x48(%rcx), %rax
+	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
+	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
+	LONG $0x5b048d48 // leaq (%rbx,%rbx,2), %rax
+	QUAD $0x0000017024848948 // movq %rax, 0x170(%rsp)
+	QUAD $0x000000b82484894c // movq %r8, 0xb8(%rsp)
+	QUAD $0x00000000c5048d4a // leaq (,%r8,8), %rax
+	QUAD $0x0000016824848948 // movq %rax, 0x168(%rsp)
+	QUAD $0x000000f024bc8948 // movq %rdi, 0xf0(%rsp)
+	QUAD $0x00000000bd048d48 // leaq (,%rdi,4), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x000000d024b48948 // movq %rsi, 0xd0(%rsp)
+	WORD $0x21eb // jmp 0x98f9 <k_depthwise+0x1b9>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x000000d024b48b48 // movq 0xd0(%rsp), %rsi
+	QUAD $0x000000d824848b48 // movq 0xd8(%rsp), %rax
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0x0d148d0f; WORD $0x0000 // jge 0xa60d <k_depthwise+0xecd>
+	QUAD $0x0000010824848948 // movq %rax, 0x108(%rsp)
+	LONG $0x10c08348 // addq $0x10, %rax
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
+	LONG $0xf04c0f48 // cmovlq %rax, %rsi
+	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	WORD $0xff31 // xorl %edi, %edi
+	QUAD $0x0000012024b48948 // movq %rsi, 0x120(%rsp)
+	WORD $0x2deb // jmp 0x995d <k_depthwise+0x21d>
+	QUAD $0x0000011024bc8b48 // movq 0x110(%rsp), %rdi
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	QUAD $0x000000e024840348 // addq 0xe0(%rsp), %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	QUAD $0x0000010024bc3b48 // cmpq 0x100(%rsp), %rdi
+	WORD $0x8374 // je 0x98e0 <k_depthwise+0x1a0>
+	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
 	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x48745162; WORD $0xd25f // vmaxps %zmm10, %zmm1, %zmm10
-	LONG $0x486c5162; WORD $0xd25d // vminps %zmm10, %zmm2, %zmm10
-	LONG $0x487c7162; WORD $0x1011 // vmovups %zmm10, (%rax)
-	LONG $0x48745162; WORD $0xc95f // vmaxps %zmm9, %zmm1, %zmm9
-	LONG $0x486c5162; WORD $0xc95d // vminps %zmm9, %zmm2, %zmm9
-	LONG $0x487c7162; WORD $0x0c11; BYTE $0x90 // vmovups %zmm9, (%rax,%rdx,4)
-	LONG $0x48745162; WORD $0xc05f // vmaxps %zmm8, %zmm1, %zmm8
-	LONG $0x486c5162; WORD $0xc05d // vminps %zmm8, %zmm2, %zmm8
-	LONG $0x487c7162; WORD $0x0411; BYTE $0xd0 // vmovups %zmm8, (%rax,%rdx,8)
-	LONG $0x4874f162; WORD $0xf65f // vmaxps %zmm6, %zmm1, %zmm6
-	LONG $0x486cf162; WORD $0xf65d // vminps %zmm6, %zmm2, %zmm6
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x3411; BYTE $0x08 // vmovups %zmm6, (%rax,%rcx)
-	LONG $0x4874f162; WORD $0xed5f // vmaxps %zmm5, %zmm1, %zmm5
-	LONG $0x486cf162; WORD $0xed5d // vminps %zmm5, %zmm2, %zmm5
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0x08 // vmovups %zmm5, (%rax,%rcx)
-	LONG $0x4874f162; WORD $0xe45f // vmaxps %zmm4, %zmm1, %zmm4
-	LONG $0x486cf162; WORD $0xe45d // vminps %zmm4, %zmm2, %zmm4
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x2411; BYTE $0x08 // vmovups %zmm4, (%rax,%rcx)
-	LONG $0x4874f162; WORD $0xdb5f // vmaxps %zmm3, %zmm1, %zmm3
-	LONG $0x486cf162; WORD $0xdb5d // vminps %zmm3, %zmm2, %zmm3
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0x08 // vmovups %zmm3, (%rax,%rcx)
-	LONG $0x4874f162; WORD $0xdf5f // vmaxps %zmm7, %zmm1, %zmm3
-	LONG $0x486cf162; WORD $0xdb5d // vminps %zmm3, %zmm2, %zmm3
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0x08 // vmovups %zmm3, (%rax,%rcx)
-	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
-	LONG $0x08498d49 // leaq 0x8(%r9), %rcx
-	LONG $0x247c0348; BYTE $0x48 // addq 0x48(%rsp), %rdi
-	LONG $0x244c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rcx
-	LONG $0xfc358f0f; WORD $0xffff // jg 0xa2e0 <k_depthwise+0xba0>
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	LONG $0x487cf162; WORD $0xe028 // vmovaps %zmm0, %zmm4
-	LONG $0x487cf162; WORD $0xe828 // vmovaps %zmm0, %zmm5
-	LONG $0x487cf162; WORD $0xf028 // vmovaps %zmm0, %zmm6
-	LONG $0x487c7162; WORD $0xc028 // vmovaps %zmm0, %zmm8
-	LONG $0x487c7162; WORD $0xc828 // vmovaps %zmm0, %zmm9
-	LONG $0x487c7162; WORD $0xd028 // vmovaps %zmm0, %zmm10
-	LONG $0x487cf162; WORD $0xf828 // vmovaps %zmm0, %zmm7
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0xfee18e0f; WORD $0xffff // jle 0xa5d0 <k_depthwise+0xe90>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x28618b4c // movq 0x28(%rcx), %r12
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	LONG $0x487cf162; WORD $0xe028 // vmovaps %zmm0, %zmm4
-	LONG $0x487cf162; WORD $0xe828 // vmovaps %zmm0, %zmm5
-	LONG $0x487cf162; WORD $0xf028 // vmovaps %zmm0, %zmm6
-	LONG $0x487c7162; WORD $0xc028 // vmovaps %zmm0, %zmm8
-	LONG $0x487c7162; WORD $0xc828 // vmovaps %zmm0, %zmm9
-	LONG $0x487c7162; WORD $0xd028 // vmovaps %zmm0, %zmm10
-	LONG $0x487cf162; WORD $0xf828 // vmovaps %zmm0, %zmm7
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xfea08e0f; WORD $0xffff // jle 0xa5d0 <k_depthwise+0xe90>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x68518b48 // movq 0x68(%rcx), %rdx
-	LONG $0x70498b4c // movq 0x70(%rcx), %r9
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	LONG $0x487cf162; WORD $0xe028 // vmovaps %zmm0, %zmm4
-	LONG $0x487cf162; WORD $0xe828 // vmovaps %zmm0, %zmm5
-	LONG $0x487cf162; WORD $0xf028 // vmovaps %zmm0, %zmm6
-	LONG $0x487c7162; WORD $0xc028 // vmovaps %zmm0, %zmm8
-	LONG $0x487c7162; WORD $0xc828 // vmovaps %zmm0, %zmm9
-	LONG $0x487c7162; WORD $0xd028 // vmovaps %zmm0, %zmm10
-	LONG $0x487cf162; WORD $0xf828 // vmovaps %zmm0, %zmm7
-	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
+	QUAD $0x0000013024848948 // movq %rax, 0x130(%rsp)
+	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
+	QUAD $0x0000011024bc8948 // movq %rdi, 0x110(%rsp)
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	QUAD $0x000000f8248c8b48 // movq 0xf8(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	QUAD $0x0000012824848948 // movq %rax, 0x128(%rsp)
+	QUAD $0x0000010824848b4c // movq 0x108(%rsp), %r8
+	WORD $0x1deb // jmp 0x99cc <k_depthwise+0x28c>
+	BYTE $0x90 // nop
+	QUAD $0x0000013824848b4c // movq 0x138(%rsp), %r8
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	QUAD $0x0000012024b48b48 // movq 0x120(%rsp), %rsi
+	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
+	LONG $0xff648d0f; WORD $0xffff // jge 0x9930 <k_depthwise+0x1f0>
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0xc0af0f49 // imulq %r8, %rax
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xc79d0f40 // setge %dil
+	LONG $0x7f3c8d48 // leaq (%rdi,%rdi,2), %rdi
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x1c2444f6; BYTE $0x01 // testb $0x1, 0x1c(%rsp)
+	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
+	LONG $0xcf450f4c // cmovneq %rdi, %r9
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	LONG $0xcf4c0f4c // cmovlq %rdi, %r9
+	QUAD $0x0000013024b48b48 // movq 0x130(%rsp), %rsi
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	QUAD $0x0000012824848b48 // movq 0x128(%rsp), %rax
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
+	LONG $0x0fff8348 // cmpq $0xf, %rdi
+	QUAD $0x000000c0248c894c // movq %r9, 0xc0(%rsp)
+	QUAD $0x000001382484894c // movq %r8, 0x138(%rsp)
+	LONG $0x02758e0f; WORD $0x0000 // jle 0x9cc0 <k_depthwise+0x580>
+	LONG $0x01f98341 // cmpl $0x1, %r9d
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x04d9840f; WORD $0x0000 // je 0x9f33 <k_depthwise+0x7f3>
+	LONG $0x08f98341 // cmpl $0x8, %r9d
+	LONG $0x06b9850f; WORD $0x0000 // jne 0xa11d <k_depthwise+0x9dd>
+	LONG $0x487df262; WORD $0x4118; BYTE $0x1e // vbroadcastss 0x78(%rcx), %zmm0
+	LONG $0x487df262; WORD $0x4918; BYTE $0x1f // vbroadcastss 0x7c(%rcx), %zmm1
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x00012ae9; BYTE $0x00 // jmp 0x9bb2 <k_depthwise+0x472>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
+	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
+	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
+	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
+	LONG $0x487cf162; WORD $0xfa28 // vmovaps %zmm2, %zmm7
+	LONG $0x487c7162; WORD $0xc228 // vmovaps %zmm2, %zmm8
+	LONG $0x487c7162; WORD $0xca28 // vmovaps %zmm2, %zmm9
+	LONG $0x487c5162; WORD $0xc95f // vmaxps %zmm9, %zmm0, %zmm9
+	LONG $0x48745162; WORD $0xc95d // vminps %zmm9, %zmm1, %zmm9
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x487c7162; WORD $0x0f11 // vmovups %zmm9, (%rdi)
+	LONG $0x487c5162; WORD $0xc05f // vmaxps %zmm8, %zmm0, %zmm8
+	LONG $0x48745162; WORD $0xc05d // vminps %zmm8, %zmm1, %zmm8
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x487c7162; WORD $0x0411; BYTE $0x87 // vmovups %zmm8, (%rdi,%rax,4)
+	LONG $0x487cf162; WORD $0xff5f // vmaxps %zmm7, %zmm0, %zmm7
+	LONG $0x4874f162; WORD $0xff5d // vminps %zmm7, %zmm1, %zmm7
+	LONG $0x487cf162; WORD $0x3c11; BYTE $0xc7 // vmovups %zmm7, (%rdi,%rax,8)
+	LONG $0x487cf162; WORD $0xf65f // vmaxps %zmm6, %zmm0, %zmm6
+	LONG $0x4874f162; WORD $0xf65d // vminps %zmm6, %zmm1, %zmm6
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x07 // vmovups %zmm6, (%rdi,%rax)
+	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
+	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
+	QUAD $0x0000016024848b48 // movq 0x160(%rsp), %rax
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0x07 // vmovups %zmm5, (%rdi,%rax)
+	LONG $0x487cf162; WORD $0xe45f // vmaxps %zmm4, %zmm0, %zmm4
+	LONG $0x4874f162; WORD $0xe45d // vminps %zmm4, %zmm1, %zmm4
+	QUAD $0x0000015824848b48 // movq 0x158(%rsp), %rax
+	LONG $0x487cf162; WORD $0x2411; BYTE $0x07 // vmovups %zmm4, (%rdi,%rax)
+	LONG $0x487cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm0, %zmm3
+	LONG $0x4874f162; WORD $0xdb5d // vminps %zmm3, %zmm1, %zmm3
+	QUAD $0x0000015024848b48 // movq 0x150(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x07 // vmovups %zmm3, (%rdi,%rax)
+	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
+	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
+	QUAD $0x0000014824848b48 // movq 0x148(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x07 // vmovups %zmm2, (%rdi,%rax)
+	LONG $0xf04e8d48 // leaq -0x10(%rsi), %rcx
+	LONG $0x24448348; WORD $0x4008 // addq $0x40, 0x8(%rsp)
+	LONG $0x24048348; BYTE $0x40 // addq $0x40, (%rsp)
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	LONG $0x40c18349 // addq $0x40, %r9
+	LONG $0x40c78348 // addq $0x40, %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x011f8e0f; WORD $0x0000 // jle 0x9cd1 <k_depthwise+0x591>
+	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	LONG $0xfecc8e0f; WORD $0xffff // jle 0x9a90 <k_depthwise+0x350>
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x28418b48 // movq 0x28(%rcx), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xfeba8e0f; WORD $0xffff // jle 0x9a93 <k_depthwise+0x353>
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x68498b48 // movq 0x68(%rcx), %rcx
+	LONG $0x707f8b48 // movq 0x70(%rdi), %rdi
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
+	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
+	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
+	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
+	LONG $0x487cf162; WORD $0xfa28 // vmovaps %zmm2, %zmm7
+	LONG $0x487c7162; WORD $0xc228 // vmovaps %zmm2, %zmm8
+	LONG $0x487c7162; WORD $0xca28 // vmovaps %zmm2, %zmm9
+	LONG $0x240c8b4c // movq (%rsp), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487c5162; WORD $0x1810 // vmovups (%r8), %zmm11
-	LONG $0x48255262; WORD $0x17b8 // vfmadd231ps (%r15), %zmm11, %zmm10 # zmm10 = (zmm11 * mem) + zmm10
-	LONG $0x2f1c8d4d // leaq (%r15,%rbp), %r11
-	LONG $0x48251262; WORD $0x0cb8; BYTE $0xb7 // vfmadd231ps (%r15,%r14,4), %zmm11, %zmm9 # zmm9 = (zmm11 * mem) + zmm9
-	LONG $0x48251262; WORD $0x04b8; BYTE $0xf7 // vfmadd231ps (%r15,%r14,8), %zmm11, %zmm8 # zmm8 = (zmm11 * mem) + zmm8
-	WORD $0x0149; BYTE $0xeb // addq %rbp, %r11
-	LONG $0x48259262; WORD $0x34b8; BYTE $0xb3 // vfmadd231ps (%r11,%r14,4), %zmm11, %zmm6 # zmm6 = (zmm11 * mem) + zmm6
-	QUAD $0x000000006d348d48 // leaq (,%rbp,2), %rsi
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x48259262; WORD $0x2cb8; BYTE $0xf3 // vfmadd231ps (%r11,%r14,8), %zmm11, %zmm5 # zmm5 = (zmm11 * mem) + zmm5
-	LONG $0xb61c8d4e // leaq (%rsi,%r14,4), %r11
-	LONG $0x4825b262; WORD $0x24b8; BYTE $0xb6 // vfmadd231ps (%rsi,%r14,4), %zmm11, %zmm4 # zmm4 = (zmm11 * mem) + zmm4
-	QUAD $0x001d5cb84825b262 // vfmadd231ps (%rbp,%r11), %zmm11, %zmm3 # zmm3 = (zmm11 * mem) + zmm3
-	WORD $0x0149; BYTE $0xeb // addq %rbp, %r11
-	QUAD $0x001d7cb84825b262 // vfmadd231ps (%rbp,%r11), %zmm11, %zmm7 # zmm7 = (zmm11 * mem) + zmm7
-	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
-	WORD $0x014d; BYTE $0xcf // addq %r9, %r15
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	WORD $0x9d75 // jne 0xa7a0 <k_depthwise+0x1060>
+	LONG $0x487c5162; WORD $0x1110 // vmovups (%r9), %zmm10
+	LONG $0x482d5262; WORD $0x0bb8 // vfmadd231ps (%r11), %zmm10, %zmm9 # zmm9 = (zmm10 * mem) + zmm9
+	LONG $0x1b248d4d // leaq (%r11,%rbx), %r12
+	LONG $0x482d1262; WORD $0x04b8; BYTE $0xb3 // vfmadd231ps (%r11,%r14,4), %zmm10, %zmm8 # zmm8 = (zmm10 * mem) + zmm8
+	LONG $0x482d9262; WORD $0x3cb8; BYTE $0xf3 // vfmadd231ps (%r11,%r14,8), %zmm10, %zmm7 # zmm7 = (zmm10 * mem) + zmm7
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	LONG $0x482d9262; WORD $0x34b8; BYTE $0xb4 // vfmadd231ps (%r12,%r14,4), %zmm10, %zmm6 # zmm6 = (zmm10 * mem) + zmm6
+	LONG $0x1b2c8d4c // leaq (%rbx,%rbx), %r13
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	LONG $0x482d9262; WORD $0x2cb8; BYTE $0xf4 // vfmadd231ps (%r12,%r14,8), %zmm10, %zmm5 # zmm5 = (zmm10 * mem) + zmm5
+	QUAD $0x00000000b5248d4e // leaq (,%r14,4), %r12
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	QUAD $0x00b564b8482d9262 // vfmadd231ps (%r13,%r14,4), %zmm10, %zmm4 # zmm4 = (zmm10 * mem) + zmm4
+	LONG $0x482db262; WORD $0x1cb8; BYTE $0x23 // vfmadd231ps (%rbx,%r12), %zmm10, %zmm3 # zmm3 = (zmm10 * mem) + zmm3
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	LONG $0x482db262; WORD $0x14b8; BYTE $0x23 // vfmadd231ps (%rbx,%r12), %zmm10, %zmm2 # zmm2 = (zmm10 * mem) + zmm2
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	WORD $0x9b75 // jne 0x9c40 <k_depthwise+0x500>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
-	LONG $0x24543b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r10
-	WORD $0x8075 // jne 0xa790 <k_depthwise+0x1050>
-	LONG $0xfffdbbe9; BYTE $0xff // jmp 0xa5d0 <k_depthwise+0xe90>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x50518b48 // movq 0x50(%rcx), %rdx
-	LONG $0x487df262; WORD $0x4918; BYTE $0x1e // vbroadcastss 0x78(%rcx), %zmm1
-	LONG $0x487df262; WORD $0x5118; BYTE $0x1f // vbroadcastss 0x7c(%rcx), %zmm2
-	LONG $0x60718b48 // movq 0x60(%rcx), %rsi
-	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
-	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
-	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
-	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
-	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	QUAD $0x000000008d348d4e // leaq (,%r9,4), %r14
-	QUAD $0x0000000c8d3c8d4e // leaq 0xc(,%r9,4), %r15
-	LONG $0xfeaf0f4c // imulq %rsi, %r15
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
-	QUAD $0x000000088d2c8d4a // leaq 0x8(,%r9,4), %rbp
-	LONG $0xeeaf0f48 // imulq %rsi, %rbp
-	WORD $0x0148; BYTE $0xcd // addq %rcx, %rbp
-	LONG $0xf6af0f4c // imulq %rsi, %r14
-	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
-	QUAD $0x000000048d1c8d4a // leaq 0x4(,%r9,4), %rbx
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	LONG $0xdeaf0f48 // imulq %rsi, %rbx
-	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
-	QUAD $0x000000402444c748; BYTE $0x00 // movq $0x0, 0x40(%rsp)
-	LONG $0x00009ce9; BYTE $0x00 // jmp 0xa966 <k_depthwise+0x1226>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
-	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
-	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0x4874f162; WORD $0xdb5f // vmaxps %zmm3, %zmm1, %zmm3
-	LONG $0x486cf162; WORD $0xdb5d // vminps %zmm3, %zmm2, %zmm3
-	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
-	LONG $0x4874f162; WORD $0xdc5f // vmaxps %zmm4, %zmm1, %zmm3
-	LONG $0x486cf162; WORD $0xdb5d // vminps %zmm3, %zmm2, %zmm3
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0x88 // vmovups %zmm3, (%rax,%rcx,4)
-	LONG $0x4874f162; WORD $0xdd5f // vmaxps %zmm5, %zmm1, %zmm3
-	LONG $0x486cf162; WORD $0xdb5d // vminps %zmm3, %zmm2, %zmm3
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0xc8 // vmovups %zmm3, (%rax,%rcx,8)
-	LONG $0x4874f162; WORD $0xde5f // vmaxps %zmm6, %zmm1, %zmm3
-	LONG $0x486cf162; WORD $0xdb5d // vminps %zmm3, %zmm2, %zmm3
-	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0x08 // vmovups %zmm3, (%rax,%rcx)
-	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
-	LONG $0x04418d49 // leaq 0x4(%r9), %rax
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	QUAD $0x00000090248c0348 // addq 0x90(%rsp), %rcx
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	LONG $0x24443b48; BYTE $0x18 // cmpq 0x18(%rsp), %rax
-	LONG $0xf9898f0f; WORD $0xffff // jg 0xa2ef <k_depthwise+0xbaf>
-	QUAD $0x00000088248c894c // movq %r9, 0x88(%rsp)
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	LONG $0x487cf162; WORD $0xe028 // vmovaps %zmm0, %zmm4
-	LONG $0x487cf162; WORD $0xe828 // vmovaps %zmm0, %zmm5
-	LONG $0x487cf162; WORD $0xf028 // vmovaps %zmm0, %zmm6
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0xff398e0f; WORD $0xffff // jle 0xa8d0 <k_depthwise+0x1190>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x28588b4c // movq 0x28(%rax), %r11
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	LONG $0x487cf162; WORD $0xe028 // vmovaps %zmm0, %zmm4
-	LONG $0x487cf162; WORD $0xe828 // vmovaps %zmm0, %zmm5
-	LONG $0x487cf162; WORD $0xf028 // vmovaps %zmm0, %zmm6
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xff108e0f; WORD $0xffff // jle 0xa8d0 <k_depthwise+0x1190>
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	QUAD $0x0000882484af0f48; BYTE $0x00 // imulq 0x88(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
+	LONG $0xff7a850f; WORD $0xffff // jne 0x9c30 <k_depthwise+0x4f0>
+	LONG $0xfffe02e9; BYTE $0xff // jmp 0x9abd <k_depthwise+0x37d>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	LONG $0xfcce8e0f; WORD $0xffff // jle 0x99b0 <k_depthwise+0x270>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x487df262; WORD $0x4018; BYTE $0x1e // vbroadcastss 0x78(%rax), %zmm0
+	LONG $0x487df262; WORD $0x4818; BYTE $0x1f // vbroadcastss 0x7c(%rax), %zmm1
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
+	WORD $0x50eb // jmp 0x9d60 <k_depthwise+0x620>
+	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
+	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
+	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0x44af0f48; WORD $0x6024 // imulq 0x60(%rsp), %rax
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
+	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	LONG $0xfc50840f; WORD $0xffff // je 0x99b0 <k_depthwise+0x270>
+	LONG $0xc97cd162; WORD $0x1110 // vmovups (%r9), %zmm2 {%k1} {z}
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	QUAD $0x0000008824bc894c // movq %r15, 0x88(%rsp)
+	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
+	WORD $0x927e // jle 0x9d10 <k_depthwise+0x5d0>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x28518b4c // movq 0x28(%rcx), %r10
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x847e // jle 0x9d10 <k_depthwise+0x5d0>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0xc6af0f49 // imulq %r14, %rax
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x68718b48 // movq 0x68(%rcx), %rsi
+	LONG $0x70498b4c // movq 0x70(%rcx), %r9
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	LONG $0xdaaf0f4d // imulq %r10, %r11
+	WORD $0x8944; BYTE $0xd0 // movl %r10d, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x24748948; BYTE $0x48 // movq %rsi, 0x48(%rsp)
+	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	QUAD $0x000000008d2c8d4a // leaq (,%r9,4), %rbp
+	QUAD $0x000000006d0c8d48 // leaq (,%rbp,2), %rcx
+	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	LONG $0x03e1c149 // shlq $0x3, %r9
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x68508b48 // movq 0x68(%rax), %rdx
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x2454894c; BYTE $0x78 // movq %r10, 0x78(%rsp)
+	LONG $0x245c894c; BYTE $0x40 // movq %r11, 0x40(%rsp)
+	WORD $0x23eb // jmp 0x9e39 <k_depthwise+0x6f9>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	QUAD $0x0000008024bc034c // addq 0x80(%rsp), %r15
+	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
+	LONG $0xfed7840f; WORD $0xffff // je 0x9d10 <k_depthwise+0x5d0>
+	LONG $0x04fa8349 // cmpq $0x4, %r10
+	WORD $0x3173 // jae 0x9e70 <k_depthwise+0x730>
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0xf0af0f49 // imulq %r8, %rsi
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0xb73c8d48 // leaq (%rdi,%rsi,4), %rdi
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	LONG $0x00a4850f; WORD $0x0000 // jne 0x9f04 <k_depthwise+0x7c4>
+	WORD $0xbeeb // jmp 0x9e20 <k_depthwise+0x6e0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	LONG $0xc97cf162; WORD $0x1e10 // vmovups (%rsi), %zmm3 {%k1} {z}
+	LONG $0xc97cf162; WORD $0x2710 // vmovups (%rdi), %zmm4 {%k1} {z}
+	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0xc97cd162; WORD $0x1410; BYTE $0x14 // vmovups (%r12,%rdx), %zmm2 {%k1} {z}
+	LONG $0xc97cf162; WORD $0x1c10; BYTE $0x2f // vmovups (%rdi,%rbp), %zmm3 {%k1} {z}
+	LONG $0x486df262; WORD $0xdca8 // vfmadd213ps %zmm4, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + zmm4
+	LONG $0xc97cf162; WORD $0x1410; BYTE $0x32 // vmovups (%rdx,%rsi), %zmm2 {%k1} {z}
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0xc97cb162; WORD $0x2410; BYTE $0x0f // vmovups (%rdi,%r9), %zmm4 {%k1} {z}
+	LONG $0x486df262; WORD $0xe3a8 // vfmadd213ps %zmm3, %zmm2, %zmm4 # zmm4 = (zmm2 * zmm4) + zmm3
+	LONG $0xc97cf162; WORD $0x1c10; BYTE $0x32 // vmovups (%rdx,%rsi), %zmm3 {%k1} {z}
+	LONG $0xc97cf162; WORD $0x1410; BYTE $0x0f // vmovups (%rdi,%rcx), %zmm2 {%k1} {z}
+	LONG $0x4865f262; WORD $0xd4a8 // vfmadd213ps %zmm4, %zmm3, %zmm2 # zmm2 = (zmm3 * zmm2) + zmm4
+	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0xfcc28349 // addq $-0x4, %r10
+	WORD $0x9a75 // jne 0x9e80 <k_depthwise+0x740>
+	QUAD $0x000000c824a4034c // addq 0xc8(%rsp), %r12
+	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
+	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	LONG $0xff1c840f; WORD $0xffff // je 0x9e20 <k_depthwise+0x6e0>
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97cd162; WORD $0x1c10; BYTE $0x24 // vmovups (%r12), %zmm3 {%k1} {z}
+	LONG $0xc97cf162; WORD $0x2710 // vmovups (%rdi), %zmm4 {%k1} {z}
+	LONG $0x4865f262; WORD $0xd4b8 // vfmadd231ps %zmm4, %zmm3, %zmm2 # zmm2 = (zmm3 * zmm4) + zmm2
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	WORD $0xe275 // jne 0x9f10 <k_depthwise+0x7d0>
+	LONG $0xfffeede9; BYTE $0xff // jmp 0x9e20 <k_depthwise+0x6e0>
+	LONG $0x487df262; WORD $0x4118; BYTE $0x1e // vbroadcastss 0x78(%rcx), %zmm0
+	LONG $0x487df262; WORD $0x4918; BYTE $0x1f // vbroadcastss 0x7c(%rcx), %zmm1
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x59eb // jmp 0x9faa <k_depthwise+0x86a>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
+	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0xf04e8d48 // leaq -0x10(%rsi), %rcx
+	LONG $0x24448348; WORD $0x4008 // addq $0x40, 0x8(%rsp)
+	LONG $0x24048348; BYTE $0x40 // addq $0x40, (%rsp)
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	LONG $0x40c18349 // addq $0x40, %r9
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0xfd278e0f; WORD $0xffff // jle 0x9cd1 <k_depthwise+0x591>
+	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	WORD $0x9e7e // jle 0x9f60 <k_depthwise+0x820>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x28488b4c // movq 0x28(%rax), %r9
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x907e // jle 0x9f60 <k_depthwise+0x820>
+	LONG $0x68488b48 // movq 0x68(%rax), %rcx
+	LONG $0x70788b48 // movq 0x70(%rax), %rdi
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0xc1af0f49 // imulq %r9, %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	WORD $0x8944; BYTE $0xc8 // movl %r9d, %eax
+	WORD $0xe083; BYTE $0x03 // andl $0x3, %eax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x00000000bd248d4c // leaq (,%rdi,4), %r12
+	LONG $0x642c8d4f // leaq (%r12,%r12,2), %r13
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
+	WORD $0x1deb // jmp 0xa05b <k_depthwise+0x91b>
+	WORD $0x9066 // nop
+	QUAD $0x0000008024840348 // addq 0x80(%rsp), %rax
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x2454034c; BYTE $0x78 // addq 0x78(%rsp), %r10
+	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
+	LONG $0xff05840f; WORD $0xffff // je 0x9f60 <k_depthwise+0x820>
+	LONG $0x04f98349 // cmpq $0x4, %r9
+	WORD $0x1f73 // jae 0xa080 <k_depthwise+0x940>
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0xb02c8d49 // leaq (%r8,%rsi,4), %rbp
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	WORD $0x7d75 // jne 0xa0fb <k_depthwise+0x9bb>
+	WORD $0xc0eb // jmp 0xa040 <k_depthwise+0x900>
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0x487cf162; WORD $0x1e10 // vmovups (%rsi), %zmm3
+	LONG $0x486df262; WORD $0x5d98; BYTE $0x00 // vfmadd132ps (%rbp), %zmm2, %zmm3 # zmm3 = (zmm3 * mem) + zmm2
+	LONG $0x487cf162; WORD $0x1410; BYTE $0x16 // vmovups (%rsi,%rdx), %zmm2
+	QUAD $0x00bd54984865f262 // vfmadd132ps (%rbp,%rdi,4), %zmm3, %zmm2 # zmm2 = (zmm2 * mem) + zmm3
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x487cf162; WORD $0x1c10; BYTE $0x32 // vmovups (%rdx,%rsi), %zmm3
+	QUAD $0x00fd5c98486df262 // vfmadd132ps (%rbp,%rdi,8), %zmm2, %zmm3 # zmm3 = (zmm3 * mem) + zmm2
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x487cf162; WORD $0x1410; BYTE $0x32 // vmovups (%rdx,%rsi), %zmm2
+	QUAD $0x002d54984865b262 // vfmadd132ps (%rbp,%r13), %zmm3, %zmm2 # zmm2 = (zmm2 * mem) + zmm3
+	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0xfcc08349 // addq $-0x4, %r8
+	WORD $0xae75 // jne 0xa090 <k_depthwise+0x950>
+	QUAD $0x000000c8249c034c // addq 0xc8(%rsp), %r11
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	LONG $0xff45840f; WORD $0xffff // je 0xa040 <k_depthwise+0x900>
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x487cd162; WORD $0x1b10 // vmovups (%r11), %zmm3
+	LONG $0x4865f262; WORD $0x55b8; BYTE $0x00 // vfmadd231ps (%rbp), %zmm3, %zmm2 # zmm2 = (zmm3 * mem) + zmm2
+	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
+	WORD $0x014c; BYTE $0xe5 // addq %r12, %rbp
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	WORD $0xe875 // jne 0xa100 <k_depthwise+0x9c0>
+	LONG $0xffff23e9; BYTE $0xff // jmp 0xa040 <k_depthwise+0x900>
+	LONG $0x1c247c80; BYTE $0x00 // cmpb $0x0, 0x1c(%rsp)
+	LONG $0x018c840f; WORD $0x0000 // je 0xa2b4 <k_depthwise+0xb74>
+	LONG $0x487df262; WORD $0x4118; BYTE $0x1e // vbroadcastss 0x78(%rcx), %zmm0
+	LONG $0x68418b48 // movq 0x68(%rcx), %rax
+	LONG $0x487df262; WORD $0x4918; BYTE $0x1f // vbroadcastss 0x7c(%rcx), %zmm1
+	QUAD $0x00000118248c8b48 // movq 0x118(%rsp), %rcx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
+	LONG $0x000003b9; BYTE $0x00 // movl $0x3, %ecx
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
+	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
+	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0x3710 // vmovups (%rdi), %zmm6
+	LONG $0x484dd262; WORD $0x28b8 // vfmadd231ps (%r8), %zmm6, %zmm5 # zmm5 = (zmm6 * mem) + zmm5
+	LONG $0x487cd162; WORD $0x3c10; BYTE $0x18 // vmovups (%r8,%rbx), %zmm7
+	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
+	LONG $0x487c3162; WORD $0x0410; BYTE $0x03 // vmovups (%rbx,%r8), %zmm8
+	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
+	LONG $0x487c3162; WORD $0x0c10; BYTE $0x03 // vmovups (%rbx,%r8), %zmm9
+	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
+	LONG $0x487c3162; WORD $0x1410; BYTE $0x03 // vmovups (%rbx,%r8), %zmm10
+	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
+	LONG $0x484df262; WORD $0xd7b8 // vfmadd231ps %zmm7, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm7) + zmm2
+	LONG $0x484dd262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm8) + zmm4
+	LONG $0x4835f262; WORD $0xdeb8 // vfmadd231ps %zmm6, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm6) + zmm3
+	LONG $0x487cf162; WORD $0x3410; BYTE $0x17 // vmovups (%rdi,%rdx), %zmm6
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x484df262; WORD $0xefb8 // vfmadd231ps %zmm7, %zmm6, %zmm5 # zmm5 = (zmm6 * zmm7) + zmm5
+	LONG $0x484dd262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm8) + zmm2
+	LONG $0x484dd262; WORD $0xe1b8 // vfmadd231ps %zmm9, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm9) + zmm4
+	LONG $0x482df262; WORD $0xdeb8 // vfmadd231ps %zmm6, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm6) + zmm3
+	LONG $0x487cf162; WORD $0x3410; BYTE $0x3a // vmovups (%rdx,%rdi), %zmm6
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x484dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm6, %zmm5 # zmm5 = (zmm6 * zmm8) + zmm5
+	LONG $0x484dd262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm9) + zmm2
+	LONG $0x484dd262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm10) + zmm4
+	LONG $0x484db262; WORD $0x1cb8; BYTE $0x03 // vfmadd231ps (%rbx,%r8), %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	WORD $0xc9ff // decl %ecx
+	LONG $0xff67850f; WORD $0xffff // jne 0xa190 <k_depthwise+0xa50>
+	LONG $0x487cf162; WORD $0xed5f // vmaxps %zmm5, %zmm0, %zmm5
+	LONG $0x4874f162; WORD $0xed5d // vminps %zmm5, %zmm1, %zmm5
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi)
+	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
+	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x8f // vmovups %zmm2, (%rdi,%rcx,4)
+	LONG $0x487cf162; WORD $0xd45f // vmaxps %zmm4, %zmm0, %zmm2
+	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
+	LONG $0x487cf162; WORD $0x1411; BYTE $0xcf // vmovups %zmm2, (%rdi,%rcx,8)
+	LONG $0x487cf162; WORD $0xd35f // vmaxps %zmm3, %zmm0, %zmm2
+	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x0f // vmovups %zmm2, (%rdi,%rcx)
+	LONG $0xf04e8d48 // leaq -0x10(%rsi), %rcx
+	LONG $0x24448348; WORD $0x4008 // addq $0x40, 0x8(%rsp)
+	LONG $0x24048348; BYTE $0x40 // addq $0x40, (%rsp)
+	LONG $0x40c18349 // addq $0x40, %r9
+	LONG $0x40c78348 // addq $0x40, %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x1ffe8348 // cmpq $0x1f, %rsi
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0xfeb18f0f; WORD $0xffff // jg 0xa160 <k_depthwise+0xa20>
+	LONG $0xfffa1de9; BYTE $0xff // jmp 0x9cd1 <k_depthwise+0x591>
+	LONG $0x487df262; WORD $0x4118; BYTE $0x1e // vbroadcastss 0x78(%rcx), %zmm0
+	LONG $0x487df262; WORD $0x4918; BYTE $0x1f // vbroadcastss 0x7c(%rcx), %zmm1
+	QUAD $0x0000000c851c8d4e // leaq 0xc(,%r8,4), %r11
+	LONG $0xdeaf0f4d // imulq %r14, %r11
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	QUAD $0x00000008852c8d4e // leaq 0x8(,%r8,4), %r13
+	LONG $0xeeaf0f4d // imulq %r14, %r13
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
+	QUAD $0x00000004850c8d4a // leaq 0x4(,%r8,4), %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	QUAD $0x000000b02484c748; LONG $0x00000000 // movq $0x0, 0xb0(%rsp)
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
+	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0xa3f8 <k_depthwise+0xcb8>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
+	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
+	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
+	LONG $0x487cf162; WORD $0xd25f // vmaxps %zmm2, %zmm0, %zmm2
+	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
+	LONG $0x487cf162; WORD $0xd35f // vmaxps %zmm3, %zmm0, %zmm2
+	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x87 // vmovups %zmm2, (%rdi,%rax,4)
+	LONG $0x487cf162; WORD $0xd45f // vmaxps %zmm4, %zmm0, %zmm2
+	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
+	LONG $0x487cf162; WORD $0x1411; BYTE $0xc7 // vmovups %zmm2, (%rdi,%rax,8)
+	LONG $0x487cf162; WORD $0xd55f // vmaxps %zmm5, %zmm0, %zmm2
+	LONG $0x4874f162; WORD $0xd25d // vminps %zmm2, %zmm1, %zmm2
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x07 // vmovups %zmm2, (%rdi,%rax)
+	QUAD $0x0000014024848b48 // movq 0x140(%rsp), %rax
+	LONG $0xf0488d48 // leaq -0x10(%rax), %rcx
+	LONG $0x24448348; WORD $0x4008 // addq $0x40, 0x8(%rsp)
+	LONG $0x24048348; BYTE $0x40 // addq $0x40, (%rsp)
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	LONG $0x40c18349 // addq $0x40, %r9
+	LONG $0x40c78348 // addq $0x40, %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	QUAD $0x000000b024848348; BYTE $0x40 // addq $0x40, 0xb0(%rsp)
+	LONG $0x1ff88348 // cmpq $0x1f, %rax
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	LONG $0xf8d98e0f; WORD $0xffff // jle 0x9cd1 <k_depthwise+0x591>
+	LONG $0x487cd162; WORD $0x1110 // vmovups (%r9), %zmm2
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
+	QUAD $0x0000014024bc8948 // movq %rdi, 0x140(%rsp)
+	LONG $0xff298e0f; WORD $0xffff // jle 0xa340 <k_depthwise+0xc00>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x28508b4c // movq 0x28(%rax), %r10
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xff178e0f; WORD $0xffff // jle 0xa340 <k_depthwise+0xc00>
+	LONG $0x68788b48 // movq 0x68(%rax), %rdi
 	LONG $0x70408b48 // movq 0x70(%rax), %rax
 	QUAD $0xfffffffffffcb948; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rcx # imm = 0x7FFFFFFFFFFFFFFC
 	LONG $0x02c18348 // addq $0x2, %rcx
-	WORD $0x214c; BYTE $0xd9 // andq %r11, %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
-	LONG $0x87148d4d // leaq (%r15,%rax,4), %r10
-	LONG $0x854c8d4c; BYTE $0x00 // leaq (%rbp,%rax,4), %r9
-	LONG $0x83248d4c // leaq (%rbx,%rax,4), %r12
-	LONG $0x860c8d49 // leaq (%r14,%rax,4), %rcx
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
-	LONG $0x487cf162; WORD $0xe028 // vmovaps %zmm0, %zmm4
-	LONG $0x487cf162; WORD $0xe828 // vmovaps %zmm0, %zmm5
-	LONG $0x487cf162; WORD $0xf028 // vmovaps %zmm0, %zmm6
-	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
+	WORD $0x214c; BYTE $0xd1 // andq %r10, %rcx
+	QUAD $0x00000180248c8948 // movq %rcx, 0x180(%rsp)
+	QUAD $0x0000018824bc8948 // movq %rdi, 0x188(%rsp)
+	QUAD $0x00000000bd3c8d4c // leaq (,%rdi,4), %r15
+	QUAD $0x00000000c52c8d48 // leaq (,%rax,8), %rbp
+	LONG $0x831c8d4d // leaq (%r11,%rax,4), %r11
+	LONG $0x85748d49; BYTE $0x00 // leaq (%r13,%rax,4), %rsi
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x812c8d4c // leaq (%rcx,%rax,4), %r13
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x813c8d48 // leaq (%rcx,%rax,4), %rdi
+	QUAD $0x000000b0248c8b4c // movq 0xb0(%rsp), %r9
+	LONG $0x487cf162; WORD $0xda28 // vmovaps %zmm2, %zmm3
+	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
+	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
+	LONG $0x24048b48 // movq (%rsp), %rax
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
-	WORD $0x57eb // jmp 0xaaaf <k_depthwise+0x136f>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487cf162; WORD $0x3f10 // vmovups (%rdi), %zmm7
-	LONG $0x4845f262; WORD $0x1eb8 // vfmadd231ps (%rsi), %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x4845f262; WORD $0x24b8; BYTE $0x86 // vfmadd231ps (%rsi,%rax,4), %zmm7, %zmm4 # zmm4 = (zmm7 * mem) + zmm4
-	LONG $0x4845f262; WORD $0x2cb8; BYTE $0xc6 // vfmadd231ps (%rsi,%rax,8), %zmm7, %zmm5 # zmm5 = (zmm7 * mem) + zmm5
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	LONG $0x4845f262; WORD $0x34b8; BYTE $0x06 // vfmadd231ps (%rsi,%rax), %zmm7, %zmm6 # zmm6 = (zmm7 * mem) + zmm6
-	QUAD $0x000000b024b48b48 // movq 0xb0(%rsp), %rsi
-	LONG $0xb73c8d48 // leaq (%rdi,%rsi,4), %rdi
+	QUAD $0x000000a02494894c // movq %r10, 0xa0(%rsp)
+	QUAD $0x0000017824bc894c // movq %r15, 0x178(%rsp)
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
+	WORD $0x4beb // jmp 0xa50b <k_depthwise+0xdcb>
+	LONG $0x487cf162; WORD $0x3010 // vmovups (%rax), %zmm6
+	LONG $0x484df262; WORD $0x11b8 // vfmadd231ps (%rcx), %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
+	LONG $0x484db262; WORD $0x1cb8; BYTE $0xb1 // vfmadd231ps (%rcx,%r14,4), %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
+	LONG $0x484db262; WORD $0x24b8; BYTE $0xf1 // vfmadd231ps (%rcx,%r14,8), %zmm6, %zmm4 # zmm4 = (zmm6 * mem) + zmm4
+	QUAD $0x0000017024848b4c // movq 0x170(%rsp), %r8
+	LONG $0x484db262; WORD $0x2cb8; BYTE $0x01 // vfmadd231ps (%rcx,%r8), %zmm6, %zmm5 # zmm5 = (zmm6 * mem) + zmm5
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
+	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	LONG $0x24740348; BYTE $0x30 // addq 0x30(%rsp), %rsi
-	LONG $0x24443b4c; BYTE $0x38 // cmpq 0x38(%rsp), %r8
-	LONG $0xfe21840f; WORD $0xffff // je 0xa8d0 <k_depthwise+0x1190>
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
-	WORD $0x2675 // jne 0xaae0 <k_depthwise+0x13a0>
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0xf0af0f49 // imulq %r8, %rsi
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	LONG $0xb0348d48 // leaq (%rax,%rsi,4), %rsi
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0xc574 // je 0xaa97 <k_depthwise+0x1357>
-	WORD $0x8ceb // jmp 0xaa60 <k_depthwise+0x1320>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
-	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cf162; WORD $0x3f10 // vmovups (%rdi), %zmm7
-	LONG $0x4845d262; WORD $0x1cb8; BYTE $0x36 // vfmadd231ps (%r14,%rsi), %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
-	LONG $0x4845f262; WORD $0x24b8; BYTE $0x33 // vfmadd231ps (%rbx,%rsi), %zmm7, %zmm4 # zmm4 = (zmm7 * mem) + zmm4
-	QUAD $0x00356cb84845f262 // vfmadd231ps (%rbp,%rsi), %zmm7, %zmm5 # zmm5 = (zmm7 * mem) + zmm5
-	LONG $0x4845d262; WORD $0x34b8; BYTE $0x37 // vfmadd231ps (%r15,%rsi), %zmm7, %zmm6 # zmm6 = (zmm7 * mem) + zmm6
-	LONG $0x487cb162; WORD $0x3c10; BYTE $0x2f // vmovups (%rdi,%r13), %zmm7
-	LONG $0x4845f262; WORD $0x1cb8; BYTE $0x31 // vfmadd231ps (%rcx,%rsi), %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
-	LONG $0x4845d262; WORD $0x24b8; BYTE $0x34 // vfmadd231ps (%r12,%rsi), %zmm7, %zmm4 # zmm4 = (zmm7 * mem) + zmm4
-	LONG $0x4845d262; WORD $0x2cb8; BYTE $0x31 // vfmadd231ps (%r9,%rsi), %zmm7, %zmm5 # zmm5 = (zmm7 * mem) + zmm5
-	LONG $0x4845d262; WORD $0x34b8; BYTE $0x32 // vfmadd231ps (%r10,%rsi), %zmm7, %zmm6 # zmm6 = (zmm7 * mem) + zmm6
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	LONG $0xfec38349 // addq $-0x2, %r11
-	WORD $0xae75 // jne 0xaaf0 <k_depthwise+0x13b0>
-	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0xff43840f; WORD $0xffff // je 0xaa97 <k_depthwise+0x1357>
-	LONG $0xffff07e9; BYTE $0xff // jmp 0xaa60 <k_depthwise+0x1320>
-	LONG $0x50c48148; WORD $0x0001; BYTE $0x00 // addq $0x150, %rsp # imm = 0x150
+	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
+	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
+	LONG $0xfe47840f; WORD $0xffff // je 0xa352 <k_depthwise+0xc12>
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0x2444894c; BYTE $0x78 // movq %r8, 0x78(%rsp)
+	WORD $0x2a75 // jne 0xa540 <k_depthwise+0xe00>
+	QUAD $0x00000188248c8b48 // movq 0x188(%rsp), %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x880c8d49 // leaq (%r8,%rcx,4), %rcx
+	LONG $0x01c2f641 // testb $0x1, %r10b
+	WORD $0xc474 // je 0xa4f5 <k_depthwise+0xdb5>
+	WORD $0x8deb // jmp 0xa4c0 <k_depthwise+0xd80>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000018024848b4c // movq 0x180(%rsp), %r8
+	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	QUAD $0x00000168249c8b4c // movq 0x168(%rsp), %r11
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0x3010 // vmovups (%rax), %zmm6
+	LONG $0x484dd262; WORD $0x14b8; BYTE $0x0a // vfmadd231ps (%r10,%rcx), %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
+	LONG $0x484dd262; WORD $0x1cb8; BYTE $0x0f // vfmadd231ps (%r15,%rcx), %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
+	LONG $0x484df262; WORD $0x24b8; BYTE $0x0e // vfmadd231ps (%rsi,%rcx), %zmm6, %zmm4 # zmm4 = (zmm6 * mem) + zmm4
+	QUAD $0x000d6cb8484df262 // vfmadd231ps (%rbp,%rcx), %zmm6, %zmm5 # zmm5 = (zmm6 * mem) + zmm5
+	LONG $0x487cf162; WORD $0x3410; BYTE $0x10 // vmovups (%rax,%rdx), %zmm6
+	LONG $0x484dd262; WORD $0x14b8; BYTE $0x09 // vfmadd231ps (%r9,%rcx), %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
+	QUAD $0x000d5cb8484dd262 // vfmadd231ps (%r13,%rcx), %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
+	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
+	LONG $0x484df262; WORD $0x24b8; BYTE $0x0f // vfmadd231ps (%rdi,%rcx), %zmm6, %zmm4 # zmm4 = (zmm6 * mem) + zmm4
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x484df262; WORD $0x2cb8; BYTE $0x0f // vfmadd231ps (%rdi,%rcx), %zmm6, %zmm5 # zmm5 = (zmm6 * mem) + zmm5
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
+	LONG $0xfec08349 // addq $-0x2, %r8
+	WORD $0xa075 // jne 0xa580 <k_depthwise+0xe40>
+	WORD $0x014c; BYTE $0xd1 // addq %r10, %rcx
+	QUAD $0x000000a024948b4c // movq 0xa0(%rsp), %r10
+	QUAD $0x0000017824bc8b4c // movq 0x178(%rsp), %r15
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x01c2f641 // testb $0x1, %r10b
+	LONG $0xfeed840f; WORD $0xffff // je 0xa4f5 <k_depthwise+0xdb5>
+	LONG $0xfffeb3e9; BYTE $0xff // jmp 0xa4c0 <k_depthwise+0xd80>
+	LONG $0x90c48148; WORD $0x0001; BYTE $0x00 // addq $0x190, %rsp # imm = 0x190
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -8573,7 +8323,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	WORD $0x9066 // nop
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// pool_max
 	BYTE $0x55 // pushq %rbp
@@ -8586,14 +8336,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05908e0f; WORD $0x0000 // jle 0xb123 <k_pool_max+0x5b3>
+	LONG $0x05908e0f; WORD $0x0000 // jle 0xabe3 <k_pool_max+0x5b3>
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x057e8e0f; WORD $0x0000 // jle 0xb123 <k_pool_max+0x5b3>
+	LONG $0x057e8e0f; WORD $0x0000 // jle 0xabe3 <k_pool_max+0x5b3>
 	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x05718e0f; WORD $0x0000 // jle 0xb123 <k_pool_max+0x5b3>
+	LONG $0x05718e0f; WORD $0x0000 // jle 0xabe3 <k_pool_max+0x5b3>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
@@ -8615,14 +8365,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	QUAD $0x0000009824bc8948 // movq %rdi, 0x98(%rsp)
 	QUAD $0x0000009024ac8948 // movq %rbp, 0x90(%rsp)
-	WORD $0x21eb // jmp 0xac3d <k_pool_max+0xcd>
+	WORD $0x21eb // jmp 0xa6fd <k_pool_max+0xcd>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
 	LONG $0x24740348; BYTE $0x10 // addq 0x10(%rsp), %rsi
 	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
-	LONG $0x04e6840f; WORD $0x0000 // je 0xb123 <k_pool_max+0x5b3>
+	LONG $0x04e6840f; WORD $0x0000 // je 0xabe3 <k_pool_max+0x5b3>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
@@ -8636,14 +8386,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x26eb // jmp 0xac9f <k_pool_max+0x12f>
+	WORD $0x26eb // jmp 0xa75f <k_pool_max+0x12f>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	QUAD $0x0000008824b48b48 // movq 0x88(%rsp), %rsi
 	LONG $0x24740348; BYTE $0x50 // addq 0x50(%rsp), %rsi
 	LONG $0x24543b48; BYTE $0x68 // cmpq 0x68(%rsp), %rdx
-	WORD $0x8174 // je 0xac20 <k_pool_max+0xb0>
+	WORD $0x8174 // je 0xa6e0 <k_pool_max+0xb0>
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
@@ -8658,29 +8408,29 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000008824b48948 // movq %rsi, 0x88(%rsp)
 	LONG $0x24348948 // movq %rsi, (%rsp)
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x26eb // jmp 0xad0e <k_pool_max+0x19e>
+	WORD $0x26eb // jmp 0xa7ce <k_pool_max+0x19e>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x90 // vmovups %zmm1, (%rax,%rdx,4)
 	LONG $0x10c28348 // addq $0x10, %rdx
 	LONG $0x24048348; BYTE $0x40 // addq $0x40, (%rsp)
 	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	LONG $0xff728d0f; WORD $0xffff // jge 0xac80 <k_pool_max+0x110>
+	LONG $0xff728d0f; WORD $0xffff // jge 0xa740 <k_pool_max+0x110>
 	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
 	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
 	LONG $0x902c8d4c // leaq (%rax,%rdx,4), %r13
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0x01d68e0f; WORD $0x0000 // jle 0xaf00 <k_pool_max+0x390>
+	LONG $0x01d68e0f; WORD $0x0000 // jle 0xa9c0 <k_pool_max+0x390>
 	LONG $0x487cd162; WORD $0x4d10; BYTE $0x00 // vmovups (%r13), %zmm1
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0x00a88e0f; WORD $0x0000 // jle 0xade7 <k_pool_max+0x277>
+	LONG $0x00a88e0f; WORD $0x0000 // jle 0xa8a7 <k_pool_max+0x277>
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	LONG $0xff418d4c // leaq -0x1(%rcx), %r8
 	LONG $0x0001ba41; WORD $0x0000 // movl $0x1, %r10d
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x6874 // je 0xadbb <k_pool_max+0x24b>
+	WORD $0x6874 // je 0xa87b <k_pool_max+0x24b>
 	QUAD $0x00000000c5348d48 // leaq (,%rax,8), %rsi
 	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
 	LONG $0xfee38349 // andq $-0x2, %r11
@@ -8700,9 +8450,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c18349 // addq $0x2, %r9
 	LONG $0x02c28349 // addq $0x2, %r10
 	LONG $0x01f98349 // cmpq $0x1, %r9
-	WORD $0xb575 // jne 0xad70 <k_pool_max+0x200>
+	WORD $0xb575 // jne 0xa830 <k_pool_max+0x200>
 	LONG $0x01c0f641 // testb $0x1, %r8b
-	WORD $0x2674 // je 0xade7 <k_pool_max+0x277>
+	WORD $0x2674 // je 0xa8a7 <k_pool_max+0x277>
 	LONG $0xc2af0f49 // imulq %r10, %rax
 	QUAD $0x00855410487cd162 // vmovups (%r13,%rax,4), %zmm2
 	LONG $0x4874f162; WORD $0xcac2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k1
@@ -8715,7 +8465,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xc69f0f40 // setg %sil
 	WORD $0x8440; BYTE $0xf0 // testb %sil, %al
-	LONG $0xfeee840f; WORD $0xffff // je 0xacf0 <k_pool_max+0x180>
+	LONG $0xfeee840f; WORD $0xffff // je 0xa7b0 <k_pool_max+0x180>
 	LONG $0x58778b4c // movq 0x58(%rdi), %r14
 	LONG $0x605f8b48 // movq 0x60(%rdi), %rbx
 	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
@@ -8726,16 +8476,16 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb0148d4e // leaq (%rax,%r14,4), %r10
 	QUAD $0x00000000dd048d48 // leaq (,%rbx,8), %rax
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
-	WORD $0x15eb // jmp 0xae4f <k_pool_max+0x2df>
+	WORD $0x15eb // jmp 0xa90f <k_pool_max+0x2df>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
 	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
-	LONG $0xfea1840f; WORD $0xffff // je 0xacf0 <k_pool_max+0x180>
+	LONG $0xfea1840f; WORD $0xffff // je 0xa7b0 <k_pool_max+0x180>
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	WORD $0x0b75 // jne 0xae60 <k_pool_max+0x2f0>
+	WORD $0x0b75 // jne 0xa920 <k_pool_max+0x2f0>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x58eb // jmp 0xaeb1 <k_pool_max+0x341>
+	WORD $0x58eb // jmp 0xa971 <k_pool_max+0x341>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0xf631 // xorl %esi, %esi
@@ -8751,9 +8501,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68348 // addq $0x2, %rsi
 	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
 	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	WORD $0xbf75 // jne 0xae70 <k_pool_max+0x300>
+	WORD $0xbf75 // jne 0xa930 <k_pool_max+0x300>
 	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
-	WORD $0x8a74 // je 0xae40 <k_pool_max+0x2d0>
+	WORD $0x8a74 // je 0xa900 <k_pool_max+0x2d0>
 	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
 	LONG $0xc8af0f4d // imulq %r8, %r9
 	QUAD $0x000000008d0c8d4e // leaq (,%r9,4), %r9
@@ -8764,7 +8514,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x496cf162; WORD $0xc8c2; BYTE $0x07 // vcmpordps %zmm0, %zmm2, %k1 {%k1}
 	LONG $0x497cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2 {%k1}
 	LONG $0x487cf162; WORD $0xca28 // vmovaps %zmm2, %zmm1
-	LONG $0xffff4ee9; BYTE $0xff // jmp 0xae40 <k_pool_max+0x2d0>
+	LONG $0xffff4ee9; BYTE $0xff // jmp 0xa900 <k_pool_max+0x2d0>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
 	WORD $0xe0d3 // shll %cl, %eax
@@ -8773,12 +8523,12 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc97cd162; WORD $0x4d10; BYTE $0x00 // vmovups (%r13), %zmm1 {%k1} {z}
 	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0x00b48e0f; WORD $0x0000 // jle 0xafd6 <k_pool_max+0x466>
+	LONG $0x00b48e0f; WORD $0x0000 // jle 0xaa96 <k_pool_max+0x466>
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	LONG $0xff4b8d48 // leaq -0x1(%rbx), %rcx
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
 	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	WORD $0x7574 // je 0xafab <k_pool_max+0x43b>
+	WORD $0x7574 // je 0xaa6b <k_pool_max+0x43b>
 	QUAD $0x00000000c5348d48 // leaq (,%rax,8), %rsi
 	QUAD $0x0000000085148d4c // leaq (,%rax,4), %r10
 	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
@@ -8799,9 +8549,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c18349 // addq $0x2, %r9
 	LONG $0x02c08349 // addq $0x2, %r8
 	LONG $0x01f98349 // cmpq $0x1, %r9
-	WORD $0xb575 // jne 0xaf60 <k_pool_max+0x3f0>
+	WORD $0xb575 // jne 0xaa20 <k_pool_max+0x3f0>
 	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
-	WORD $0x2674 // je 0xafd6 <k_pool_max+0x466>
+	WORD $0x2674 // je 0xaa96 <k_pool_max+0x466>
 	LONG $0xc0af0f49 // imulq %r8, %rax
 	QUAD $0x00855410c97cd162 // vmovups (%r13,%rax,4), %zmm2 {%k1} {z}
 	LONG $0x4874f162; WORD $0xd2c2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k2
@@ -8814,7 +8564,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
 	WORD $0x9f0f; BYTE $0xc1 // setg %cl
 	WORD $0xc884 // testb %cl, %al
-	LONG $0x0101840f; WORD $0x0000 // je 0xb0f0 <k_pool_max+0x580>
+	LONG $0x0101840f; WORD $0x0000 // je 0xabb0 <k_pool_max+0x580>
 	LONG $0x58778b4c // movq 0x58(%rdi), %r14
 	LONG $0x60678b4c // movq 0x60(%rdi), %r12
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
@@ -8826,16 +8576,16 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb00c8d4e // leaq (%rax,%r14,4), %r9
 	QUAD $0x00000000e5048d4a // leaq (,%r12,8), %rax
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
-	WORD $0x10eb // jmp 0xb03f <k_pool_max+0x4cf>
+	WORD $0x10eb // jmp 0xaaff <k_pool_max+0x4cf>
 	BYTE $0x90 // nop
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
 	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
-	LONG $0x00b1840f; WORD $0x0000 // je 0xb0f0 <k_pool_max+0x580>
+	LONG $0x00b1840f; WORD $0x0000 // je 0xabb0 <k_pool_max+0x580>
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x0b75 // jne 0xb050 <k_pool_max+0x4e0>
+	WORD $0x0b75 // jne 0xab10 <k_pool_max+0x4e0>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x58eb // jmp 0xb0a1 <k_pool_max+0x531>
+	WORD $0x58eb // jmp 0xab61 <k_pool_max+0x531>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0xf631 // xorl %esi, %esi
@@ -8851,9 +8601,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68348 // addq $0x2, %rsi
 	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0xbf75 // jne 0xb060 <k_pool_max+0x4f0>
+	WORD $0xbf75 // jne 0xab20 <k_pool_max+0x4f0>
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	WORD $0x8a74 // je 0xb030 <k_pool_max+0x4c0>
+	WORD $0x8a74 // je 0xaaf0 <k_pool_max+0x4c0>
 	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
 	LONG $0xd0af0f4d // imulq %r8, %r10
 	QUAD $0x0000000095148d4e // leaq (,%r10,4), %r10
@@ -8864,7 +8614,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4a6cf162; WORD $0xd0c2; BYTE $0x07 // vcmpordps %zmm0, %zmm2, %k2 {%k2}
 	LONG $0x4a7cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2 {%k2}
 	LONG $0x487cf162; WORD $0xca28 // vmovaps %zmm2, %zmm1
-	LONG $0xffff4ee9; BYTE $0xff // jmp 0xb030 <k_pool_max+0x4c0>
+	LONG $0xffff4ee9; BYTE $0xff // jmp 0xaaf0 <k_pool_max+0x4c0>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x497cf162; WORD $0x0c11; BYTE $0x90 // vmovups %zmm1, (%rax,%rdx,4) {%k1}
@@ -8873,8 +8623,8 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c28348 // addq $0x10, %rdx
 	LONG $0x24048348; BYTE $0x40 // addq $0x40, (%rsp)
 	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
-	LONG $0xfbf08c0f; WORD $0xffff // jl 0xad0e <k_pool_max+0x19e>
-	LONG $0xfffb5de9; BYTE $0xff // jmp 0xac80 <k_pool_max+0x110>
+	LONG $0xfbf08c0f; WORD $0xffff // jl 0xa7ce <k_pool_max+0x19e>
+	LONG $0xfffb5de9; BYTE $0xff // jmp 0xa740 <k_pool_max+0x110>
 	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -8897,14 +8647,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05898e0f; WORD $0x0000 // jle 0xb6ec <k_pool_mean+0x5ac>
+	LONG $0x05898e0f; WORD $0x0000 // jle 0xb1ac <k_pool_mean+0x5ac>
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05778e0f; WORD $0x0000 // jle 0xb6ec <k_pool_mean+0x5ac>
+	LONG $0x05778e0f; WORD $0x0000 // jle 0xb1ac <k_pool_mean+0x5ac>
 	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x056a8e0f; WORD $0x0000 // jle 0xb6ec <k_pool_mean+0x5ac>
+	LONG $0x056a8e0f; WORD $0x0000 // jle 0xb1ac <k_pool_mean+0x5ac>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
@@ -8924,14 +8674,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0x243c8948 // movq %rdi, (%rsp)
 	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	WORD $0x2ceb // jmp 0xb20d <k_pool_mean+0xcd>
+	WORD $0x2ceb // jmp 0xaccd <k_pool_mean+0xcd>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
-	LONG $0x04df840f; WORD $0x0000 // je 0xb6ec <k_pool_mean+0x5ac>
+	LONG $0x04df840f; WORD $0x0000 // je 0xb1ac <k_pool_mean+0x5ac>
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
@@ -8947,14 +8697,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x31eb // jmp 0xb283 <k_pool_mean+0x143>
+	WORD $0x31eb // jmp 0xad43 <k_pool_mean+0x143>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x58 // addq 0x58(%rsp), %r8
 	LONG $0x24543b48; BYTE $0x70 // cmpq 0x70(%rsp), %rdx
-	LONG $0xff6d840f; WORD $0xffff // je 0xb1f0 <k_pool_mean+0xb0>
+	LONG $0xff6d840f; WORD $0xffff // je 0xacb0 <k_pool_mean+0xb0>
 	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
@@ -8970,7 +8720,7 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000902484894c // movq %r8, 0x90(%rsp)
 	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x44eb // jmp 0xb315 <k_pool_mean+0x1d5>
+	WORD $0x44eb // jmp 0xadd5 <k_pool_mean+0x1d5>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x243c8b48 // movq (%rsp), %rdi
 	LONG $0x587cf162; WORD $0x4759; BYTE $0x1a // vmulps 0x68(%rdi){1to16}, %zmm0, %zmm0
@@ -8981,23 +8731,23 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c58348 // addq $0x40, %rbp
 	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0xff4b8d0f; WORD $0xffff // jge 0xb260 <k_pool_mean+0x120>
+	LONG $0xff4b8d0f; WORD $0xffff // jge 0xad20 <k_pool_mean+0x120>
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
 	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
 	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
 	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	LONG $0x01ad8e0f; WORD $0x0000 // jle 0xb4e0 <k_pool_mean+0x3a0>
+	LONG $0x01ad8e0f; WORD $0x0000 // jle 0xafa0 <k_pool_mean+0x3a0>
 	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0x00a78e0f; WORD $0x0000 // jle 0xb3ee <k_pool_mean+0x2ae>
+	LONG $0x00a78e0f; WORD $0x0000 // jle 0xaeae <k_pool_mean+0x2ae>
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	LONG $0xff418d4c // leaq -0x1(%rcx), %r8
 	LONG $0xfe498d4c // leaq -0x2(%rcx), %r9
 	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
 	LONG $0x03f98349 // cmpq $0x3, %r9
-	WORD $0x6372 // jb 0xb3c1 <k_pool_mean+0x281>
+	WORD $0x6372 // jb 0xae81 <k_pool_mean+0x281>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0x04e2c149 // shlq $0x4, %r10
 	QUAD $0x0000000085348d48 // leaq (,%rax,4), %rsi
@@ -9017,9 +8767,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68349 // addq $0x4, %r14
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	WORD $0xcf75 // jne 0xb390 <k_pool_mean+0x250>
+	WORD $0xcf75 // jne 0xae50 <k_pool_mean+0x250>
 	LONG $0x03e08341 // andl $0x3, %r8d
-	WORD $0x2774 // je 0xb3ee <k_pool_mean+0x2ae>
+	WORD $0x2774 // je 0xaeae <k_pool_mean+0x2ae>
 	LONG $0xf0af0f48 // imulq %rax, %rsi
 	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
 	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
@@ -9028,14 +8778,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0x0658 // vaddps (%rsi), %zmm0, %zmm0
 	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xf275 // jne 0xb3e0 <k_pool_mean+0x2a0>
+	WORD $0xf275 // jne 0xaea0 <k_pool_mean+0x2a0>
 	LONG $0x106f8b4c // movq 0x10(%rdi), %r13
 	LONG $0x02fd8349 // cmpq $0x2, %r13
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xc69f0f40 // setg %sil
 	WORD $0x8440; BYTE $0xf0 // testb %sil, %al
-	LONG $0xfed7840f; WORD $0xffff // je 0xb2e0 <k_pool_mean+0x1a0>
+	LONG $0xfed7840f; WORD $0xffff // je 0xada0 <k_pool_mean+0x1a0>
 	LONG $0x585f8b4c // movq 0x58(%rdi), %r11
 	LONG $0x605f8b48 // movq 0x60(%rdi), %rbx
 	WORD $0x8941; BYTE $0xca // movl %ecx, %r10d
@@ -9051,16 +8801,16 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
 	LONG $0x04e4c149 // shlq $0x4, %r12
 	LONG $0x000001bd; BYTE $0x00 // movl $0x1, %ebp
-	WORD $0x1eeb // jmp 0xb46f <k_pool_mean+0x32f>
+	WORD $0x1eeb // jmp 0xaf2f <k_pool_mean+0x32f>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x014d; BYTE $0xd8 // addq %r11, %r8
 	WORD $0x394c; BYTE $0xed // cmpq %r13, %rbp
-	LONG $0xfe71840f; WORD $0xffff // je 0xb2e0 <k_pool_mean+0x1a0>
+	LONG $0xfe71840f; WORD $0xffff // je 0xada0 <k_pool_mean+0x1a0>
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x0b73 // jae 0xb480 <k_pool_mean+0x340>
+	WORD $0x0b73 // jae 0xaf40 <k_pool_mean+0x340>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x3eeb // jmp 0xb4b7 <k_pool_mean+0x377>
+	WORD $0x3eeb // jmp 0xaf77 <k_pool_mean+0x377>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	WORD $0xf631 // xorl %esi, %esi
@@ -9072,9 +8822,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
 	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
-	WORD $0xd975 // jne 0xb490 <k_pool_mean+0x350>
+	WORD $0xd975 // jne 0xaf50 <k_pool_mean+0x350>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0xa474 // je 0xb460 <k_pool_mean+0x320>
+	WORD $0xa474 // je 0xaf20 <k_pool_mean+0x320>
 	LONG $0xf6af0f49 // imulq %r14, %rsi
 	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
@@ -9082,8 +8832,8 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0x0658 // vaddps (%rsi), %zmm0, %zmm0
 	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xf275 // jne 0xb4d0 <k_pool_mean+0x390>
-	WORD $0x80eb // jmp 0xb460 <k_pool_mean+0x320>
+	WORD $0xf275 // jne 0xaf90 <k_pool_mean+0x390>
+	WORD $0x80eb // jmp 0xaf20 <k_pool_mean+0x320>
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0xd6f7 // notl %esi
@@ -9091,13 +8841,13 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc97cf162; WORD $0x0010 // vmovups (%rax), %zmm0 {%k1} {z}
 	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0x00c38e0f; WORD $0x0000 // jle 0xb5c4 <k_pool_mean+0x484>
+	LONG $0x00c38e0f; WORD $0x0000 // jle 0xb084 <k_pool_mean+0x484>
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	LONG $0xff4b8d48 // leaq -0x1(%rbx), %rcx
 	LONG $0xfe438d4c // leaq -0x2(%rbx), %r8
 	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
 	LONG $0x03f88349 // cmpq $0x3, %r8
-	WORD $0x7172 // jb 0xb589 <k_pool_mean+0x449>
+	WORD $0x7172 // jb 0xb049 <k_pool_mean+0x449>
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	LONG $0x04e0c149 // shlq $0x4, %r8
 	QUAD $0x0000000085148d4c // leaq (,%rax,4), %r10
@@ -9120,9 +8870,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18349 // addq $0x4, %r9
 	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x01f98349 // cmpq $0x1, %r9
-	WORD $0xb775 // jne 0xb540 <k_pool_mean+0x400>
+	WORD $0xb775 // jne 0xb000 <k_pool_mean+0x400>
 	WORD $0xe183; BYTE $0x03 // andl $0x3, %ecx
-	WORD $0x3674 // je 0xb5c4 <k_pool_mean+0x484>
+	WORD $0x3674 // je 0xb084 <k_pool_mean+0x484>
 	LONG $0xf0af0f48 // imulq %rax, %rsi
 	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
 	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
@@ -9132,14 +8882,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
 	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	WORD $0xec75 // jne 0xb5b0 <k_pool_mean+0x470>
+	WORD $0xec75 // jne 0xb070 <k_pool_mean+0x470>
 	LONG $0x106f8b4c // movq 0x10(%rdi), %r13
 	LONG $0x02fd8349 // cmpq $0x2, %r13
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
 	WORD $0x9f0f; BYTE $0xc1 // setg %cl
 	WORD $0xc884 // testb %cl, %al
-	LONG $0x00f3840f; WORD $0x0000 // je 0xb6d0 <k_pool_mean+0x590>
+	LONG $0x00f3840f; WORD $0x0000 // je 0xb190 <k_pool_mean+0x590>
 	LONG $0x585f8b4c // movq 0x58(%rdi), %r11
 	LONG $0x60478b48 // movq 0x60(%rdi), %rax
 	WORD $0xd989 // movl %ebx, %ecx
@@ -9157,16 +8907,16 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e6c149 // shlq $0x4, %r14
 	LONG $0x03e0c148 // shlq $0x3, %rax
 	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
-	WORD $0x12eb // jmp 0xb63f <k_pool_mean+0x4ff>
+	WORD $0x12eb // jmp 0xb0ff <k_pool_mean+0x4ff>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
 	WORD $0x394d; BYTE $0xe8 // cmpq %r13, %r8
-	LONG $0x0091840f; WORD $0x0000 // je 0xb6d0 <k_pool_mean+0x590>
+	LONG $0x0091840f; WORD $0x0000 // je 0xb190 <k_pool_mean+0x590>
 	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x0b73 // jae 0xb650 <k_pool_mean+0x510>
+	WORD $0x0b73 // jae 0xb110 <k_pool_mean+0x510>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x56eb // jmp 0xb69f <k_pool_mean+0x55f>
+	WORD $0x56eb // jmp 0xb15f <k_pool_mean+0x55f>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0xf631 // xorl %esi, %esi
@@ -9182,9 +8932,9 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
 	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	WORD $0xc175 // jne 0xb660 <k_pool_mean+0x520>
+	WORD $0xc175 // jne 0xb120 <k_pool_mean+0x520>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x8c74 // je 0xb630 <k_pool_mean+0x4f0>
+	WORD $0x8c74 // je 0xb0f0 <k_pool_mean+0x4f0>
 	LONG $0xf5af0f48 // imulq %rbp, %rsi
 	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
 	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
@@ -9193,14 +8943,14 @@ TEXT ·convAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
 	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
 	WORD $0xff49; BYTE $0xca // decq %r10
-	WORD $0xec75 // jne 0xb6b0 <k_pool_mean+0x570>
-	LONG $0xffff67e9; BYTE $0xff // jmp 0xb630 <k_pool_mean+0x4f0>
+	WORD $0xec75 // jne 0xb170 <k_pool_mean+0x570>
+	LONG $0xffff67e9; BYTE $0xff // jmp 0xb0f0 <k_pool_mean+0x4f0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x243c8b48 // movq (%rsp), %rdi
 	LONG $0x587cf162; WORD $0x4759; BYTE $0x1a // vmulps 0x68(%rdi){1to16}, %zmm0, %zmm0
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x497cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4) {%k1}
-	LONG $0xfffc0be9; BYTE $0xff // jmp 0xb2f7 <k_pool_mean+0x1b7>
+	LONG $0xfffc0be9; BYTE $0xff // jmp 0xadb7 <k_pool_mean+0x1b7>
 	LONG $0xa8c48148; WORD $0x0000; BYTE $0x00 // addq $0xa8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12

@@ -14590,1059 +14590,619 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// depthwise
-	WORD $0xd10643ff // sub sp, sp, #0x190
+	WORD $0xd10443ff // sub sp, sp, #0x110
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
-	WORD $0xa9146ffe // stp x30, x27, [sp, #0x140]
-	WORD $0xaa0003fb // mov x27, x0
-	WORD $0xf9009bfd // str x29, [sp, #0x130]
+	WORD $0xf9005bfd // str x29, [sp, #0xb0]
+	WORD $0xa90c6ffe // stp x30, x27, [sp, #0xc0]
 	WORD $0xf1000d1f // cmp x8, #0x3
-	WORD $0xa91567fa // stp x26, x25, [sp, #0x150]
-	WORD $0xa9165ff8 // stp x24, x23, [sp, #0x160]
-	WORD $0xa91757f6 // stp x22, x21, [sp, #0x170]
-	WORD $0xa9184ff4 // stp x20, x19, [sp, #0x180]
-	WORD $0x540001c1 // b.ne 0xe410 <k_depthwise+0x60>
-	WORD $0xf9401769 // ldr x9, [x27, #0x28]
+	WORD $0xa90d67fa // stp x26, x25, [sp, #0xd0]
+	WORD $0xa90e5ff8 // stp x24, x23, [sp, #0xe0]
+	WORD $0xa90f57f6 // stp x22, x21, [sp, #0xf0]
+	WORD $0xa9104ff4 // stp x20, x19, [sp, #0x100]
+	WORD $0x540001a1 // b.ne 0xe408 <k_depthwise+0x58>
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
 	WORD $0xf1000d3f // cmp x9, #0x3
-	WORD $0x54000161 // b.ne 0xe410 <k_depthwise+0x60>
-	WORD $0xf9403369 // ldr x9, [x27, #0x60]
-	WORD $0xf9403b6a // ldr x10, [x27, #0x70]
+	WORD $0x54000141 // b.ne 0xe408 <k_depthwise+0x58>
+	WORD $0xf9403009 // ldr x9, [x0, #0x60]
+	WORD $0xf940380a // ldr x10, [x0, #0x70]
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x1a9f17e9 // cset w9, eq
-	WORD $0xb9008fe9 // str w9, [sp, #0x8c]
-	WORD $0xf9401b69 // ldr x9, [x27, #0x30]
+	WORD $0xb9009fe9 // str w9, [sp, #0x9c]
+	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x540000ca // b.ge 0xe418 <k_depthwise+0x68>
+	WORD $0x1400023d // b 0xecf8 <k_depthwise+0x948>
+	WORD $0xb9009fff // str wzr, [sp, #0x9c]
+	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
+	WORD $0xf100059f // cmp x12, #0x1
+	WORD $0x5400472b // b.lt 0xecf8 <k_depthwise+0x948>
+	WORD $0xf9401809 // ldr x9, [x0, #0x30]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xf9001be9 // str x9, [sp, #0x30]
-	WORD $0x540000ea // b.ge 0xe424 <k_depthwise+0x74>
-	WORD $0x140003f3 // b 0xf3d8 <k_depthwise+0x1028>
-	WORD $0xb9008fff // str wzr, [sp, #0x8c]
-	WORD $0xf9401b69 // ldr x9, [x27, #0x30]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xf9001be9 // str x9, [sp, #0x30]
-	WORD $0x54007dcb // b.lt 0xf3d8 <k_depthwise+0x1028>
-	WORD $0xf940237d // ldr x29, [x27, #0x40]
-	WORD $0xf10007bf // cmp x29, #0x1
-	WORD $0x54007d6b // b.lt 0xf3d8 <k_depthwise+0x1028>
-	WORD $0xa940436b // ldp x11, x16, [x27]
-	WORD $0x8b1d07a9 // add x9, x29, x29, lsl #1
-	WORD $0xf940276a // ldr x10, [x27, #0x48]
-	WORD $0xd37ef7af // lsl x15, x29, #2
-	WORD $0xd37bebad // lsl x13, x29, #5
-	WORD $0xd37df3ae // lsl x14, x29, #3
-	WORD $0xf9402f6c // ldr x12, [x27, #0x58]
-	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0xa901afea // stp x10, x11, [sp, #0x18]
-	WORD $0xd37df12b // lsl x11, x9, #3
-	WORD $0x8b1d01ea // add x10, x15, x29
-	WORD $0xa906b7ee // stp x14, x13, [sp, #0x68]
-	WORD $0xd37ef52e // lsl x14, x9, #2
-	WORD $0xcb0f01a9 // sub x9, x13, x15
-	WORD $0xa904afe9 // stp x9, x11, [sp, #0x48]
-	WORD $0xa9412f69 // ldp x9, x11, [x27, #0x10]
+	WORD $0xf9001fe9 // str x9, [sp, #0x38]
+	WORD $0x540046ab // b.lt 0xecf8 <k_depthwise+0x948>
+	WORD $0xa941240a // ldp x10, x9, [x0, #0x10]
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xa9453c0e // ldp x14, x15, [x0, #0x50]
+	WORD $0xf9403010 // ldr x16, [x0, #0x60]
+	WORD $0xa9442c03 // ldp x3, x11, [x0, #0x40]
+	WORD $0xf90007ec // str x12, [sp, #0x8]
+	WORD $0xd37ef616 // lsl x22, x16, #2
+	WORD $0xa906abe9 // stp x9, x10, [sp, #0x68]
+	WORD $0xf940040a // ldr x10, [x0, #0x8]
+	WORD $0xd37ef5c1 // lsl x1, x14, #2
+	WORD $0x8b0e05c9 // add x9, x14, x14, lsl #1
+	WORD $0xd37df1c7 // lsl x7, x14, #3
+	WORD $0xf90027ea // str x10, [sp, #0x48]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xd37ef466 // lsl x6, x3, #2
+	WORD $0xd37ef533 // lsl x19, x9, #2
+	WORD $0xf9004bf0 // str x16, [sp, #0x90]
+	WORD $0xa9022fea // stp x10, x11, [sp, #0x20]
+	WORD $0x8b0e002a // add x10, x1, x14
+	WORD $0xd37be9cb // lsl x11, x14, #5
 	WORD $0xd37ef54a // lsl x10, x10, #2
-	WORD $0xf90017ec // str x12, [sp, #0x28]
-	WORD $0xf90073fb // str x27, [sp, #0xe0]
-	WORD $0xa909a7eb // stp x11, x9, [sp, #0x98]
-	WORD $0xd37ef58b // lsl x11, x12, #2
-	WORD $0x91002129 // add x9, x9, #0x8
-	WORD $0xa905bbea // stp x10, x14, [sp, #0x58]
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xa900afe9 // stp x9, x11, [sp, #0x8]
-	WORD $0x9100220b // add x11, x16, #0x8
-	WORD $0xa907f7eb // stp x11, x29, [sp, #0x78]
-	WORD $0x14000009 // b 0xe4c0 <k_depthwise+0x110>
-	WORD $0xa943abeb // ldp x11, x10, [sp, #0x38]
-	WORD $0xf9401be9 // ldr x9, [sp, #0x30]
-	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0xeb09015f // cmp x10, x9
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0x8b090273 // add x19, x19, x9
-	WORD $0x8b09016b // add x11, x11, x9
-	WORD $0x540078e0 // b.eq 0xf3d8 <k_depthwise+0x1028>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
-	WORD $0xaa0b03f9 // mov x25, x11
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0xa903abf9 // stp x25, x10, [sp, #0x38]
-	WORD $0xf94007f7 // ldr x23, [sp, #0x8]
-	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0x9b0a7d29 // mul x9, x9, x10
-	WORD $0xf90057f3 // str x19, [sp, #0xa8]
-	WORD $0xf9009ff3 // str x19, [sp, #0x138]
-	WORD $0x9b0a7d6a // mul x10, x11, x10
-	WORD $0x8b090a16 // add x22, x16, x9, lsl #2
+	WORD $0xf9001bef // str x15, [sp, #0x30]
+	WORD $0xf90033e3 // str x3, [sp, #0x60]
+	WORD $0xf9005fea // str x10, [sp, #0xb8]
+	WORD $0xd37df12a // lsl x10, x9, #3
+	WORD $0xd37ef5e9 // lsl x9, x15, #2
+	WORD $0xf9000fe9 // str x9, [sp, #0x18]
+	WORD $0xcb010169 // sub x9, x11, x1
+	WORD $0xa90a2be9 // stp x9, x10, [sp, #0xa0]
+	WORD $0x14000004 // b 0xe4ac <k_depthwise+0xfc>
+	WORD $0xa940b7ec // ldp x12, x13, [sp, #0x8]
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x5400428a // b.ge 0xecf8 <k_depthwise+0x948>
+	WORD $0x910041a9 // add x9, x13, #0x10
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xf90023ed // str x13, [sp, #0x40]
+	WORD $0xeb0c013f // cmp x9, x12
+	WORD $0xf9000be9 // str x9, [sp, #0x10]
+	WORD $0x9a8cb12c // csel x12, x9, x12, lt
+	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
+	WORD $0xf9003fec // str x12, [sp, #0x78]
+	WORD $0xf9002fe9 // str x9, [sp, #0x58]
+	WORD $0x14000009 // b 0xe4f4 <k_depthwise+0x144>
+	WORD $0xa9452beb // ldp x11, x10, [sp, #0x50]
+	WORD $0xf9401fe9 // ldr x9, [sp, #0x38]
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
+	WORD $0x8b09014a // add x10, x10, x9
+	WORD $0xf9002fea // str x10, [sp, #0x58]
+	WORD $0x54fffd80 // b.eq 0xe4a0 <k_depthwise+0xf0>
+	WORD $0xa942a7ea // ldp x10, x9, [sp, #0x28]
+	WORD $0xf9002beb // str x11, [sp, #0x50]
+	WORD $0x9b0b7d29 // mul x9, x9, x11
+	WORD $0x9b0b7d4a // mul x10, x10, x11
+	WORD $0xa9442ffd // ldp x29, x11, [sp, #0x40]
+	WORD $0x8b090969 // add x9, x11, x9, lsl #2
+	WORD $0xf90047e9 // str x9, [sp, #0x88]
 	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
-	WORD $0x8b0a093a // add x26, x9, x10, lsl #2
-	WORD $0x1400000b // b 0xe520 <k_depthwise+0x170>
-	WORD $0xf9409fe9 // ldr x9, [sp, #0x138]
-	WORD $0x91001294 // add x20, x20, #0x4
-	WORD $0x910042d6 // add x22, x22, #0x10
-	WORD $0x9100435a // add x26, x26, #0x10
-	WORD $0xeb1d029f // cmp x20, x29
-	WORD $0x91004339 // add x25, x25, #0x10
-	WORD $0x91004129 // add x9, x9, #0x10
-	WORD $0x910042f7 // add x23, x23, #0x10
-	WORD $0xf9009fe9 // str x9, [sp, #0x138]
-	WORD $0x54fffc2a // b.ge 0xe4a0 <k_depthwise+0xf0>
-	WORD $0xd37ef689 // lsl x9, x20, #2
-	WORD $0xf94053ea // ldr x10, [sp, #0xa0]
-	WORD $0xcb1403ab // sub x11, x29, x20
-	WORD $0xf1000d7f // cmp x11, #0x3
-	WORD $0xf9008ffa // str x26, [sp, #0x118]
-	WORD $0x8b09014a // add x10, x10, x9
-	WORD $0xa90bd3f7 // stp x23, x20, [sp, #0xb8]
-	WORD $0xf90077ea // str x10, [sp, #0xe8]
-	WORD $0xf9404fea // ldr x10, [sp, #0x98]
-	WORD $0xf9005bf9 // str x25, [sp, #0xb0]
-	WORD $0x8b090149 // add x9, x10, x9
-	WORD $0x5400090d // b.le 0xe66c <k_depthwise+0x2bc>
-	WORD $0x3dc00120 // ldr q0, [x9]
-	WORD $0xf9401f6a // ldr x10, [x27, #0x38]
-	WORD $0xb9408fe9 // ldr w9, [sp, #0x8c]
-	WORD $0x34000069 // cbz w9, 0xe568 <k_depthwise+0x1b8>
+	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
+	WORD $0xf90043e9 // str x9, [sp, #0x80]
+	WORD $0x14000006 // b 0xe534 <k_depthwise+0x184>
+	WORD $0xf9403fec // ldr x12, [sp, #0x78]
+	WORD $0x8b1d00bd // add x29, x5, x29
+	WORD $0xf94033e3 // ldr x3, [sp, #0x60]
+	WORD $0xeb0c03bf // cmp x29, x12
+	WORD $0x54fffd2a // b.ge 0xe4d4 <k_depthwise+0x124>
+	WORD $0xf9404be9 // ldr x9, [sp, #0x90]
+	WORD $0xcb1d018a // sub x10, x12, x29
+	WORD $0x9b1d7dcb // mul x11, x14, x29
+	WORD $0xf100215f // cmp x10, #0x8
+	WORD $0x9b1d7d29 // mul x9, x9, x29
+	WORD $0x1a9fa7ec // cset w12, lt
 	WORD $0xf100115f // cmp x10, #0x4
-	WORD $0x5400160a // b.ge 0xe824 <k_depthwise+0x474>
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0x910021cc // add x12, x14, #0x8
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x540026ad // b.le 0xea48 <k_depthwise+0x698>
-	WORD $0xaa1603fe // mov x30, x22
-	WORD $0x910011cc // add x12, x14, #0x4
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x5400086d // b.le 0xe690 <k_depthwise+0x2e0>
-	WORD $0xa94ae7f3 // ldp x19, x25, [sp, #0xa8]
-	WORD $0xeb0a01df // cmp x14, x10
-	WORD $0xa94bd3f7 // ldp x23, x20, [sp, #0xb8]
-	WORD $0xaa1e03f6 // mov x22, x30
-	WORD $0x54fffb0a // b.ge 0xe4f8 <k_depthwise+0x148>
-	WORD $0xf940336c // ldr x12, [x27, #0x60]
-	WORD $0x9101e369 // add x9, x27, #0x78
-	WORD $0x9101f36d // add x13, x27, #0x7c
-	WORD $0x4d40c921 // ld1r { v1.4s }, [x9]
-	WORD $0x4d40c9a2 // ld1r { v2.4s }, [x13]
-	WORD $0xf9402b69 // ldr x9, [x27, #0x50]
-	WORD $0x9b0c7dcb // mul x11, x14, x12
-	WORD $0xd37ef58c // lsl x12, x12, #2
-	WORD $0x8b0b0acb // add x11, x22, x11, lsl #2
-	WORD $0x1400000c // b 0xe5f0 <k_depthwise+0x240>
-	WORD $0x6ea3e424 // fcmgt v4.4s, v1.4s, v3.4s
-	WORD $0x9b0e7d2d // mul x13, x9, x14
-	WORD $0x910005ce // add x14, x14, #0x1
-	WORD $0xeb0a01df // cmp x14, x10
-	WORD $0x8b0c016b // add x11, x11, x12
-	WORD $0x6ea41c23 // bit v3.16b, v1.16b, v4.16b
-	WORD $0x8b0d0b4d // add x13, x26, x13, lsl #2
-	WORD $0x6ea2e464 // fcmgt v4.4s, v3.4s, v2.4s
-	WORD $0x6ea41c43 // bit v3.16b, v2.16b, v4.16b
-	WORD $0x3d8001a3 // str q3, [x13]
-	WORD $0x54fff860 // b.eq 0xe4f8 <k_depthwise+0x148>
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xf100011f // cmp x8, #0x0
-	WORD $0x54fffe6d // b.le 0xe5c4 <k_depthwise+0x214>
-	WORD $0xf940176d // ldr x13, [x27, #0x28]
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54fffdeb // b.lt 0xe5c4 <k_depthwise+0x214>
-	WORD $0x9b0d7de0 // mul x0, x15, x13
-	WORD $0xa9468b61 // ldp x1, x2, [x27, #0x68]
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xf94077e4 // ldr x4, [sp, #0xe8]
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0xaa0b03e3 // mov x3, x11
-	WORD $0xd37ef421 // lsl x1, x1, #2
-	WORD $0xd37ef442 // lsl x2, x2, #2
-	WORD $0xaa0303e5 // mov x5, x3
-	WORD $0xaa0d03e6 // mov x6, x13
-	WORD $0xaa0403e7 // mov x7, x4
-	WORD $0x3dc000e4 // ldr q4, [x7]
-	WORD $0x3dc000a5 // ldr q5, [x5]
-	WORD $0xf10004c6 // subs x6, x6, #0x1
-	WORD $0x8b0f00e7 // add x7, x7, x15
-	WORD $0x8b0200a5 // add x5, x5, x2
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0x54ffff41 // b.ne 0xe638 <k_depthwise+0x288>
-	WORD $0x91000631 // add x17, x17, #0x1
-	WORD $0x8b000084 // add x4, x4, x0
-	WORD $0x8b010063 // add x3, x3, x1
-	WORD $0xeb08023f // cmp x17, x8
-	WORD $0x54fffe41 // b.ne 0xe62c <k_depthwise+0x27c>
-	WORD $0x17ffffd7 // b 0xe5c4 <k_depthwise+0x214>
-	WORD $0xbd400120 // ldr s0, [x9]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000ab // b.lt 0xe688 <k_depthwise+0x2d8>
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409140 // ld1 { v0.s }[1], [x10]
-	WORD $0x54002fa1 // b.ne 0xec78 <k_depthwise+0x8c8>
-	WORD $0x2a1f03e9 // mov w9, wzr
-	WORD $0x1400017e // b 0xec84 <k_depthwise+0x8d4>
-	WORD $0xd37ef5c0 // lsl x0, x14, #2
-	WORD $0xf9403364 // ldr x4, [x27, #0x60]
-	WORD $0xf9409fe1 // ldr x1, [sp, #0x138]
-	WORD $0xf9402b71 // ldr x17, [x27, #0x50]
-	WORD $0x9101f362 // add x2, x27, #0x7c
-	WORD $0x91003009 // add x9, x0, #0xc
-	WORD $0x9100200b // add x11, x0, #0x8
-	WORD $0x9b04040d // madd x13, x0, x4, x1
-	WORD $0x91001000 // add x0, x0, #0x4
-	WORD $0x8b110623 // add x3, x17, x17, lsl #1
-	WORD $0x4d40c842 // ld1r { v2.4s }, [x2]
-	WORD $0x9b090489 // madd x9, x4, x9, x1
-	WORD $0xd37df222 // lsl x2, x17, #3
-	WORD $0xd37ef463 // lsl x3, x3, #2
-	WORD $0x9b0b048b // madd x11, x4, x11, x1
-	WORD $0x9b000481 // madd x1, x4, x0, x1
-	WORD $0x9101e360 // add x0, x27, #0x78
-	WORD $0xd37cec84 // lsl x4, x4, #4
-	WORD $0x4d40c801 // ld1r { v1.4s }, [x0]
-	WORD $0x1400001f // b 0xe758 <k_depthwise+0x3a8>
-	WORD $0x6ea5e427 // fcmgt v7.4s, v1.4s, v5.4s
-	WORD $0x6ea3e430 // fcmgt v16.4s, v1.4s, v3.4s
-	WORD $0x9b057e2c // mul x12, x17, x5
-	WORD $0x6ea4e431 // fcmgt v17.4s, v1.4s, v4.4s
-	WORD $0x8b040129 // add x9, x9, x4
-	WORD $0x8b04016b // add x11, x11, x4
-	WORD $0x8b0401ad // add x13, x13, x4
-	WORD $0x8b040021 // add x1, x1, x4
-	WORD $0x6ea71c25 // bit v5.16b, v1.16b, v7.16b
-	WORD $0x6ea6e427 // fcmgt v7.4s, v1.4s, v6.4s
-	WORD $0x6eb01c23 // bit v3.16b, v1.16b, v16.16b
-	WORD $0x6eb11c24 // bit v4.16b, v1.16b, v17.16b
-	WORD $0x8b0c0b40 // add x0, x26, x12, lsl #2
-	WORD $0xd37ef62c // lsl x12, x17, #2
-	WORD $0x6ea71c26 // bit v6.16b, v1.16b, v7.16b
-	WORD $0x6ea2e4a7 // fcmgt v7.4s, v5.4s, v2.4s
-	WORD $0x6ea2e470 // fcmgt v16.4s, v3.4s, v2.4s
-	WORD $0x6ea2e491 // fcmgt v17.4s, v4.4s, v2.4s
-	WORD $0x6ea71c45 // bit v5.16b, v2.16b, v7.16b
-	WORD $0x6ea2e4c7 // fcmgt v7.4s, v6.4s, v2.4s
-	WORD $0x6eb01c43 // bit v3.16b, v2.16b, v16.16b
-	WORD $0x6eb11c44 // bit v4.16b, v2.16b, v17.16b
-	WORD $0x6ea71c46 // bit v6.16b, v2.16b, v7.16b
-	WORD $0x3d800005 // str q5, [x0]
-	WORD $0x3cac6803 // str q3, [x0, x12]
-	WORD $0x910011cc // add x12, x14, #0x4
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x3ca26804 // str q4, [x0, x2]
-	WORD $0x3ca36806 // str q6, [x0, x3]
-	WORD $0x54fff1ac // b.gt 0xe588 <k_depthwise+0x1d8>
-	WORD $0x4ea01c05 // mov v5.16b, v0.16b
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xaa0e03e5 // mov x5, x14
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ea01c06 // mov v6.16b, v0.16b
-	WORD $0xaa0c03ee // mov x14, x12
-	WORD $0xf100011f // cmp x8, #0x0
-	WORD $0x54fffb6d // b.le 0xe6e0 <k_depthwise+0x330>
-	WORD $0xf940176c // ldr x12, [x27, #0x28]
-	WORD $0x4ea01c05 // mov v5.16b, v0.16b
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ea01c06 // mov v6.16b, v0.16b
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54fffa8b // b.lt 0xe6e0 <k_depthwise+0x330>
-	WORD $0xa946db60 // ldp x0, x22, [x27, #0x68]
-	WORD $0x4ea01c05 // mov v5.16b, v0.16b
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ea01c06 // mov v6.16b, v0.16b
-	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0xaa0103e7 // mov x7, x1
-	WORD $0xaa0d03f3 // mov x19, x13
-	WORD $0xd37ef415 // lsl x21, x0, #2
-	WORD $0xd37ef6d6 // lsl x22, x22, #2
-	WORD $0xf94077e0 // ldr x0, [sp, #0xe8]
-	WORD $0xaa0b03f4 // mov x20, x11
-	WORD $0xaa0903f7 // mov x23, x9
-	WORD $0xaa1003f8 // mov x24, x16
-	WORD $0xaa0c03f9 // mov x25, x12
-	WORD $0x3dc00007 // ldr q7, [x0]
-	WORD $0x3cf36b10 // ldr q16, [x24, x19]
-	WORD $0xf1000739 // subs x25, x25, #0x1
-	WORD $0x3ce76b11 // ldr q17, [x24, x7]
-	WORD $0x3cf46b12 // ldr q18, [x24, x20]
-	WORD $0x8b0f0000 // add x0, x0, x15
-	WORD $0x3cf76b13 // ldr q19, [x24, x23]
-	WORD $0x4e27ce05 // fmla v5.4s, v16.4s, v7.4s
-	WORD $0x8b160318 // add x24, x24, x22
-	WORD $0x4e27ce23 // fmla v3.4s, v17.4s, v7.4s
-	WORD $0x4e27ce44 // fmla v4.4s, v18.4s, v7.4s
-	WORD $0x4e27ce66 // fmla v6.4s, v19.4s, v7.4s
-	WORD $0x54fffe81 // b.ne 0xe7d0 <k_depthwise+0x420>
-	WORD $0x910004c6 // add x6, x6, #0x1
-	WORD $0x8b1502f7 // add x23, x23, x21
-	WORD $0x8b150294 // add x20, x20, x21
-	WORD $0xeb0800df // cmp x6, x8
-	WORD $0x8b150273 // add x19, x19, x21
-	WORD $0x8b1500e7 // add x7, x7, x21
-	WORD $0x54fffd61 // b.ne 0xe7c8 <k_depthwise+0x418>
-	WORD $0x17ffffb0 // b 0xe6e0 <k_depthwise+0x330>
-	WORD $0xa9462fe9 // ldp x9, x11, [sp, #0x60]
-	WORD $0x9101f36d // add x13, x27, #0x7c
-	WORD $0xf94077e2 // ldr x2, [sp, #0xe8]
-	WORD $0xa9450fe1 // ldp x1, x3, [sp, #0x50]
-	WORD $0xf9402b6c // ldr x12, [x27, #0x50]
-	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0xaa1603e4 // mov x4, x22
-	WORD $0x3ce96844 // ldr q4, [x2, x9]
-	WORD $0xa9462760 // ldp x0, x9, [x27, #0x60]
-	WORD $0x3ce16847 // ldr q7, [x2, x1]
-	WORD $0x8b0c0591 // add x17, x12, x12, lsl #1
-	WORD $0xaa1a03e5 // mov x5, x26
-	WORD $0xf94027e1 // ldr x1, [sp, #0x48]
-	WORD $0x3ceb6843 // ldr q3, [x2, x11]
-	WORD $0x9101e36b // add x11, x27, #0x78
-	WORD $0xd37ef529 // lsl x9, x9, #2
-	WORD $0x4d40c972 // ld1r { v18.4s }, [x11]
-	WORD $0x4d40c9b3 // ld1r { v19.4s }, [x13]
-	WORD $0x3ce16850 // ldr q16, [x2, x1]
-	WORD $0x52800281 // mov w1, #0x14 // =20
-	WORD $0x3dc00041 // ldr q1, [x2]
-	WORD $0x9b01a409 // msub x9, x0, x1, x9
-	WORD $0xf9403be1 // ldr x1, [sp, #0x70]
-	WORD $0x3cef6842 // ldr q2, [x2, x15]
-	WORD $0x3cfd7845 // ldr q5, [x2, x29, lsl #4]
-	WORD $0x3ce36846 // ldr q6, [x2, x3]
-	WORD $0xd37ef40b // lsl x11, x0, #2
-	WORD $0x3ce16851 // ldr q17, [x2, x1]
-	WORD $0xd37df18d // lsl x13, x12, #3
-	WORD $0xd37ef631 // lsl x17, x17, #2
-	WORD $0xd37ced81 // lsl x1, x12, #4
-	WORD $0xd37ef582 // lsl x2, x12, #2
-	WORD $0xd37cec03 // lsl x3, x0, #4
-	WORD $0x4ea01c14 // mov v20.16b, v0.16b
-	WORD $0x3dc00095 // ldr q21, [x4]
-	WORD $0x8b0b008c // add x12, x4, x11
-	WORD $0x3dc00198 // ldr q24, [x12]
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x4ea01c16 // mov v22.16b, v0.16b
-	WORD $0x3dc00199 // ldr q25, [x12]
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x4ea01c17 // mov v23.16b, v0.16b
-	WORD $0x4e21ceb4 // fmla v20.4s, v21.4s, v1.4s
-	WORD $0x4ea01c15 // mov v21.16b, v0.16b
-	WORD $0x3dc0019a // ldr q26, [x12]
-	WORD $0x4e21cf36 // fmla v22.4s, v25.4s, v1.4s
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x8b030084 // add x4, x4, x3
-	WORD $0x4e21cf57 // fmla v23.4s, v26.4s, v1.4s
-	WORD $0x4e21cf15 // fmla v21.4s, v24.4s, v1.4s
-	WORD $0x4e22cf14 // fmla v20.4s, v24.4s, v2.4s
-	WORD $0x3dc00198 // ldr q24, [x12]
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x4e22cf56 // fmla v22.4s, v26.4s, v2.4s
-	WORD $0x4e22cf17 // fmla v23.4s, v24.4s, v2.4s
-	WORD $0x4e22cf35 // fmla v21.4s, v25.4s, v2.4s
-	WORD $0x4e23cf34 // fmla v20.4s, v25.4s, v3.4s
-	WORD $0x3dc00199 // ldr q25, [x12]
-	WORD $0x8b09018c // add x12, x12, x9
-	WORD $0x3dc0019b // ldr q27, [x12]
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x4e23cf16 // fmla v22.4s, v24.4s, v3.4s
-	WORD $0x4e23cf37 // fmla v23.4s, v25.4s, v3.4s
-	WORD $0x4e23cf55 // fmla v21.4s, v26.4s, v3.4s
-	WORD $0x3dc0019a // ldr q26, [x12]
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x3dc00198 // ldr q24, [x12]
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x4e24cf74 // fmla v20.4s, v27.4s, v4.4s
-	WORD $0x3dc00199 // ldr q25, [x12]
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x4e24cf16 // fmla v22.4s, v24.4s, v4.4s
-	WORD $0x4e24cf55 // fmla v21.4s, v26.4s, v4.4s
-	WORD $0x4e24cf37 // fmla v23.4s, v25.4s, v4.4s
-	WORD $0x4e25cf54 // fmla v20.4s, v26.4s, v5.4s
-	WORD $0x3dc0019a // ldr q26, [x12]
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x4e25cf36 // fmla v22.4s, v25.4s, v5.4s
-	WORD $0x4e25cf15 // fmla v21.4s, v24.4s, v5.4s
-	WORD $0x4e25cf57 // fmla v23.4s, v26.4s, v5.4s
-	WORD $0x4e26cf14 // fmla v20.4s, v24.4s, v6.4s
-	WORD $0x3dc00198 // ldr q24, [x12]
-	WORD $0x8b09018c // add x12, x12, x9
-	WORD $0x3dc0019b // ldr q27, [x12]
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x4e26cf56 // fmla v22.4s, v26.4s, v6.4s
-	WORD $0x4e26cf35 // fmla v21.4s, v25.4s, v6.4s
-	WORD $0x3dc00199 // ldr q25, [x12]
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x4e26cf17 // fmla v23.4s, v24.4s, v6.4s
-	WORD $0x3dc00198 // ldr q24, [x12]
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x4e27cf74 // fmla v20.4s, v27.4s, v7.4s
-	WORD $0x3dc0019a // ldr q26, [x12]
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x4e27cf16 // fmla v22.4s, v24.4s, v7.4s
-	WORD $0x4e27cf35 // fmla v21.4s, v25.4s, v7.4s
-	WORD $0x4e27cf57 // fmla v23.4s, v26.4s, v7.4s
-	WORD $0x4e30cf34 // fmla v20.4s, v25.4s, v16.4s
-	WORD $0x3dc00199 // ldr q25, [x12]
-	WORD $0x4e30cf56 // fmla v22.4s, v26.4s, v16.4s
-	WORD $0x4e30cf15 // fmla v21.4s, v24.4s, v16.4s
-	WORD $0x4e30cf37 // fmla v23.4s, v25.4s, v16.4s
-	WORD $0x4e31cf14 // fmla v20.4s, v24.4s, v17.4s
-	WORD $0x3ceb6998 // ldr q24, [x12, x11]
-	WORD $0x910021cc // add x12, x14, #0x8
-	WORD $0x4e31cf36 // fmla v22.4s, v25.4s, v17.4s
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x910011ce // add x14, x14, #0x4
-	WORD $0x4e31cf55 // fmla v21.4s, v26.4s, v17.4s
-	WORD $0x4e31cf17 // fmla v23.4s, v24.4s, v17.4s
-	WORD $0x6eb4e658 // fcmgt v24.4s, v18.4s, v20.4s
-	WORD $0x6eb6e65a // fcmgt v26.4s, v18.4s, v22.4s
-	WORD $0x6eb5e659 // fcmgt v25.4s, v18.4s, v21.4s
-	WORD $0x6eb7e65b // fcmgt v27.4s, v18.4s, v23.4s
-	WORD $0x6eb81e54 // bit v20.16b, v18.16b, v24.16b
-	WORD $0x6eba1e56 // bit v22.16b, v18.16b, v26.16b
-	WORD $0x6eb91e55 // bit v21.16b, v18.16b, v25.16b
-	WORD $0x6ebb1e57 // bit v23.16b, v18.16b, v27.16b
-	WORD $0x6eb3e698 // fcmgt v24.4s, v20.4s, v19.4s
-	WORD $0x6eb3e6da // fcmgt v26.4s, v22.4s, v19.4s
-	WORD $0x6eb3e6b9 // fcmgt v25.4s, v21.4s, v19.4s
-	WORD $0x6eb3e6fb // fcmgt v27.4s, v23.4s, v19.4s
-	WORD $0x6eb81e74 // bit v20.16b, v19.16b, v24.16b
-	WORD $0x6eba1e76 // bit v22.16b, v19.16b, v26.16b
-	WORD $0x6eb91e75 // bit v21.16b, v19.16b, v25.16b
-	WORD $0x6ebb1e77 // bit v23.16b, v19.16b, v27.16b
-	WORD $0x3d8000b4 // str q20, [x5]
-	WORD $0x3ca268b5 // str q21, [x5, x2]
-	WORD $0x3cad68b6 // str q22, [x5, x13]
-	WORD $0x3cb168b7 // str q23, [x5, x17]
-	WORD $0x8b0100a5 // add x5, x5, x1
-	WORD $0x54fff3ad // b.le 0xe8a8 <k_depthwise+0x4f8>
-	WORD $0xf9401f6a // ldr x10, [x27, #0x38]
-	WORD $0x910021cc // add x12, x14, #0x8
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54ffd9ac // b.gt 0xe578 <k_depthwise+0x1c8>
-	WORD $0xf9403360 // ldr x0, [x27, #0x60]
-	WORD $0xf9402b69 // ldr x9, [x27, #0x50]
-	WORD $0x9101e36d // add x13, x27, #0x78
-	WORD $0x9101f371 // add x17, x27, #0x7c
-	WORD $0x4d40c9a1 // ld1r { v1.4s }, [x13]
-	WORD $0xaa1603fe // mov x30, x22
-	WORD $0x9b007dc3 // mul x3, x14, x0
-	WORD $0xd37ef52b // lsl x11, x9, #2
-	WORD $0x8b090522 // add x2, x9, x9, lsl #1
-	WORD $0x4d40ca22 // ld1r { v2.4s }, [x17]
-	WORD $0xd37be926 // lsl x6, x9, #5
-	WORD $0xd37df12d // lsl x13, x9, #3
-	WORD $0x8b090161 // add x1, x11, x9
-	WORD $0xd37ef451 // lsl x17, x2, #2
-	WORD $0xd37df042 // lsl x2, x2, #3
-	WORD $0xd37ef421 // lsl x1, x1, #2
-	WORD $0xd37be804 // lsl x4, x0, #5
-	WORD $0xd37ef405 // lsl x5, x0, #2
-	WORD $0xcb0b00c6 // sub x6, x6, x11
-	WORD $0x8b030ac3 // add x3, x22, x3, lsl #2
-	WORD $0x14000031 // b 0xeb5c <k_depthwise+0x7ac>
-	WORD $0x6eb2e433 // fcmgt v19.4s, v1.4s, v18.4s
-	WORD $0x6eb0e435 // fcmgt v21.4s, v1.4s, v16.4s
-	WORD $0x9b077d2c // mul x12, x9, x7
-	WORD $0x6ea6e436 // fcmgt v22.4s, v1.4s, v6.4s
-	WORD $0x6eb1e434 // fcmgt v20.4s, v1.4s, v17.4s
-	WORD $0x6ea4e437 // fcmgt v23.4s, v1.4s, v4.4s
-	WORD $0xf9408ffa // ldr x26, [sp, #0x118]
-	WORD $0x8b040063 // add x3, x3, x4
-	WORD $0x6eb31c32 // bit v18.16b, v1.16b, v19.16b
-	WORD $0x6eb51c30 // bit v16.16b, v1.16b, v21.16b
-	WORD $0x6ea7e435 // fcmgt v21.4s, v1.4s, v7.4s
-	WORD $0x6eb61c26 // bit v6.16b, v1.16b, v22.16b
-	WORD $0x6ea5e433 // fcmgt v19.4s, v1.4s, v5.4s
-	WORD $0x6eb41c31 // bit v17.16b, v1.16b, v20.16b
-	WORD $0x6ea3e434 // fcmgt v20.4s, v1.4s, v3.4s
-	WORD $0x8b0c0b40 // add x0, x26, x12, lsl #2
-	WORD $0x6eb71c24 // bit v4.16b, v1.16b, v23.16b
-	WORD $0x910021cc // add x12, x14, #0x8
-	WORD $0x6ea2e656 // fcmgt v22.4s, v18.4s, v2.4s
-	WORD $0x6eb51c27 // bit v7.16b, v1.16b, v21.16b
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x6eb31c25 // bit v5.16b, v1.16b, v19.16b
-	WORD $0x6ea2e633 // fcmgt v19.4s, v17.4s, v2.4s
-	WORD $0x6ea2e4d5 // fcmgt v21.4s, v6.4s, v2.4s
-	WORD $0x6eb41c23 // bit v3.16b, v1.16b, v20.16b
-	WORD $0x6ea2e614 // fcmgt v20.4s, v16.4s, v2.4s
-	WORD $0x6eb61c52 // bit v18.16b, v2.16b, v22.16b
-	WORD $0x6eb31c51 // bit v17.16b, v2.16b, v19.16b
-	WORD $0x6eb51c46 // bit v6.16b, v2.16b, v21.16b
-	WORD $0x6ea2e4b6 // fcmgt v22.4s, v5.4s, v2.4s
-	WORD $0x6eb41c50 // bit v16.16b, v2.16b, v20.16b
-	WORD $0x6ea2e493 // fcmgt v19.4s, v4.4s, v2.4s
-	WORD $0x6ea2e474 // fcmgt v20.4s, v3.4s, v2.4s
-	WORD $0x3d800012 // str q18, [x0]
-	WORD $0x6ea2e4f2 // fcmgt v18.4s, v7.4s, v2.4s
-	WORD $0x3cab6811 // str q17, [x0, x11]
-	WORD $0x6eb61c45 // bit v5.16b, v2.16b, v22.16b
-	WORD $0x3cad6810 // str q16, [x0, x13]
-	WORD $0x6eb31c44 // bit v4.16b, v2.16b, v19.16b
-	WORD $0x6eb41c43 // bit v3.16b, v2.16b, v20.16b
-	WORD $0x3cb16806 // str q6, [x0, x17]
-	WORD $0x4eb21e46 // mov v6.16b, v18.16b
-	WORD $0x3ca97805 // str q5, [x0, x9, lsl #4]
-	WORD $0x3ca16804 // str q4, [x0, x1]
-	WORD $0x3ca26803 // str q3, [x0, x2]
-	WORD $0x6e671c46 // bsl v6.16b, v2.16b, v7.16b
-	WORD $0x3ca66806 // str q6, [x0, x6]
-	WORD $0x54ffd12c // b.gt 0xe57c <k_depthwise+0x1cc>
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0xaa0e03e7 // mov x7, x14
-	WORD $0x4ea01c05 // mov v5.16b, v0.16b
-	WORD $0x4ea01c06 // mov v6.16b, v0.16b
-	WORD $0xaa0c03ee // mov x14, x12
-	WORD $0x4ea01c10 // mov v16.16b, v0.16b
-	WORD $0x4ea01c11 // mov v17.16b, v0.16b
-	WORD $0xf100011f // cmp x8, #0x0
-	WORD $0x4ea01c12 // mov v18.16b, v0.16b
-	WORD $0x4ea01c07 // mov v7.16b, v0.16b
-	WORD $0x54fff8ad // b.le 0xea9c <k_depthwise+0x6ec>
-	WORD $0xf9401773 // ldr x19, [x27, #0x28]
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ea01c05 // mov v5.16b, v0.16b
-	WORD $0x4ea01c06 // mov v6.16b, v0.16b
-	WORD $0x4ea01c10 // mov v16.16b, v0.16b
-	WORD $0x4ea01c11 // mov v17.16b, v0.16b
-	WORD $0xf100067f // cmp x19, #0x1
-	WORD $0x4ea01c12 // mov v18.16b, v0.16b
-	WORD $0x4ea01c07 // mov v7.16b, v0.16b
-	WORD $0x54fff74b // b.lt 0xea9c <k_depthwise+0x6ec>
-	WORD $0xa946db60 // ldp x0, x22, [x27, #0x68]
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ea01c05 // mov v5.16b, v0.16b
-	WORD $0x4ea01c06 // mov v6.16b, v0.16b
-	WORD $0x4ea01c10 // mov v16.16b, v0.16b
-	WORD $0x4ea01c11 // mov v17.16b, v0.16b
-	WORD $0xf94077f7 // ldr x23, [sp, #0xe8]
-	WORD $0x4ea01c12 // mov v18.16b, v0.16b
-	WORD $0x4ea01c07 // mov v7.16b, v0.16b
-	WORD $0xd37ef415 // lsl x21, x0, #2
-	WORD $0xd37ef6d6 // lsl x22, x22, #2
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0xaa0303f4 // mov x20, x3
-	WORD $0xaa1403e0 // mov x0, x20
-	WORD $0xaa1303f8 // mov x24, x19
-	WORD $0x8b050019 // add x25, x0, x5
-	WORD $0x3dc002f3 // ldr q19, [x23]
-	WORD $0x3dc00014 // ldr q20, [x0]
-	WORD $0x8b05033a // add x26, x25, x5
-	WORD $0x3dc00335 // ldr q21, [x25]
-	WORD $0xf1000718 // subs x24, x24, #0x1
-	WORD $0x8b050359 // add x25, x26, x5
-	WORD $0x3dc00356 // ldr q22, [x26]
-	WORD $0x4e33ce92 // fmla v18.4s, v20.4s, v19.4s
-	WORD $0x3dc00334 // ldr q20, [x25]
-	WORD $0x8b050339 // add x25, x25, x5
-	WORD $0x4e33ceb1 // fmla v17.4s, v21.4s, v19.4s
-	WORD $0x3dc00335 // ldr q21, [x25]
-	WORD $0x8b050339 // add x25, x25, x5
-	WORD $0x4e33ced0 // fmla v16.4s, v22.4s, v19.4s
-	WORD $0x3dc00336 // ldr q22, [x25]
-	WORD $0x8b050339 // add x25, x25, x5
-	WORD $0x4e33ce86 // fmla v6.4s, v20.4s, v19.4s
-	WORD $0x3dc00334 // ldr q20, [x25]
-	WORD $0x3ce56b37 // ldr q23, [x25, x5]
-	WORD $0x4e33cea5 // fmla v5.4s, v21.4s, v19.4s
-	WORD $0x4e33cec4 // fmla v4.4s, v22.4s, v19.4s
-	WORD $0x8b0f02f7 // add x23, x23, x15
-	WORD $0x8b160000 // add x0, x0, x22
-	WORD $0x4e33ce83 // fmla v3.4s, v20.4s, v19.4s
-	WORD $0x4e33cee7 // fmla v7.4s, v23.4s, v19.4s
-	WORD $0x54fffcc1 // b.ne 0xebf8 <k_depthwise+0x848>
-	WORD $0x9100058c // add x12, x12, #0x1
-	WORD $0x8b150294 // add x20, x20, x21
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x54fffc01 // b.ne 0xebf0 <k_depthwise+0x840>
-	WORD $0x17ffff8a // b 0xea9c <k_depthwise+0x6ec>
-	WORD $0x91002129 // add x9, x9, #0x8
-	WORD $0x4d408120 // ld1 { v0.s }[2], [x9]
-	WORD $0x52800029 // mov w9, #0x1 // =1
-	WORD $0xb90127e9 // str w9, [sp, #0x124]
-	WORD $0xf9401f69 // ldr x9, [x27, #0x38]
-	WORD $0xf90097eb // str x11, [sp, #0x128]
-	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0xf9007fe9 // str x9, [sp, #0xf8]
-	WORD $0xf9004bf6 // str x22, [sp, #0x90]
-	WORD $0x5400132a // b.ge 0xef00 <k_depthwise+0xb50>
-	WORD $0xaa1f03f5 // mov x21, xzr
-	WORD $0xf9407fe9 // ldr x9, [sp, #0xf8]
-	WORD $0xa94ae7f3 // ldp x19, x25, [sp, #0xa8]
-	WORD $0xa94bd3f7 // ldp x23, x20, [sp, #0xb8]
-	WORD $0xf94073fb // ldr x27, [sp, #0xe0]
-	WORD $0xeb0902bf // cmp x21, x9
-	WORD $0xf94043fd // ldr x29, [sp, #0x80]
-	WORD $0xf9404bf6 // ldr x22, [sp, #0x90]
-	WORD $0xf9408ffa // ldr x26, [sp, #0x118]
-	WORD $0x54ffc1aa // b.ge 0xe4f8 <k_depthwise+0x148>
-	WORD $0xf940336a // ldr x10, [x27, #0x60]
-	WORD $0x9101e36b // add x11, x27, #0x78
-	WORD $0x9101f36c // add x12, x27, #0x7c
-	WORD $0x4d40c961 // ld1r { v1.4s }, [x11]
-	WORD $0x4d40c982 // ld1r { v2.4s }, [x12]
-	WORD $0x9b0a7ea9 // mul x9, x21, x10
-	WORD $0xd37ef54b // lsl x11, x10, #2
-	WORD $0xd37ef52c // lsl x12, x9, #2
-	WORD $0xf9402b69 // ldr x9, [x27, #0x50]
-	WORD $0x8b0c02cd // add x13, x22, x12
-	WORD $0x8b0c0331 // add x17, x25, x12
-	WORD $0x14000007 // b 0xed10 <k_depthwise+0x960>
-	WORD $0xf9407fea // ldr x10, [sp, #0xf8]
-	WORD $0x910006b5 // add x21, x21, #0x1
-	WORD $0x8b0b01ad // add x13, x13, x11
-	WORD $0x8b0b0231 // add x17, x17, x11
-	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x54ffbf60 // b.eq 0xe4f8 <k_depthwise+0x148>
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xf100011f // cmp x8, #0x0
-	WORD $0x54000d2d // b.le 0xeebc <k_depthwise+0xb0c>
-	WORD $0xf9401761 // ldr x1, [x27, #0x28]
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54000cab // b.lt 0xeebc <k_depthwise+0xb0c>
-	WORD $0x9b017de2 // mul x2, x15, x1
-	WORD $0xa946bb6c // ldp x12, x14, [x27, #0x68]
-	WORD $0xf94097ea // ldr x10, [sp, #0x128]
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x540003ad // b.le 0xedb0 <k_depthwise+0xa00>
-	WORD $0xb94127ea // ldr w10, [sp, #0x124]
-	WORD $0x360006aa // tbz w10, #0x0, 0xee18 <k_depthwise+0xa68>
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xd37ef58c // lsl x12, x12, #2
-	WORD $0xd37ef5ce // lsl x14, x14, #2
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xaa0d03e0 // mov x0, x13
-	WORD $0xaa1703e3 // mov x3, x23
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0xaa0103e5 // mov x5, x1
-	WORD $0xaa0303e6 // mov x6, x3
-	WORD $0xfc5f80c4 // ldur d4, [x6, #-0x8]
-	WORD $0x8b040007 // add x7, x0, x4
-	WORD $0xf10004a5 // subs x5, x5, #0x1
-	WORD $0x8b0e0084 // add x4, x4, x14
-	WORD $0x4dcf80c4 // ld1 { v4.s }[2], [x6], x15
-	WORD $0xfc4084e5 // ldr d5, [x7], #0x8
-	WORD $0x4d4080e5 // ld1 { v5.s }[2], [x7]
-	WORD $0x4e1c1fe4 // mov v4.s[3], wzr
-	WORD $0x4e1c1fe5 // mov v5.s[3], wzr
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0x54fffec1 // b.ne 0xed6c <k_depthwise+0x9bc>
-	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0x8b020063 // add x3, x3, x2
-	WORD $0x8b0c0000 // add x0, x0, x12
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54fffdc1 // b.ne 0xed60 <k_depthwise+0x9b0>
-	WORD $0x14000044 // b 0xeebc <k_depthwise+0xb0c>
-	WORD $0xd37ef58c // lsl x12, x12, #2
-	WORD $0xd37ef5c3 // lsl x3, x14, #2
-	WORD $0xb94127ea // ldr w10, [sp, #0x124]
-	WORD $0x360005aa // tbz w10, #0x0, 0xee70 <k_depthwise+0xac0>
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xaa1703ee // mov x14, x23
-	WORD $0xaa1103e0 // mov x0, x17
-	WORD $0xaa0103e4 // mov x4, x1
-	WORD $0xaa0e03e5 // mov x5, x14
-	WORD $0xaa0003e6 // mov x6, x0
-	WORD $0xbc5f80a4 // ldur s4, [x5, #-0x8]
-	WORD $0xbc5f80c5 // ldur s5, [x6, #-0x8]
-	WORD $0xf1000484 // subs x4, x4, #0x1
-	WORD $0x4d4080a4 // ld1 { v4.s }[2], [x5]
-	WORD $0x4d4080c5 // ld1 { v5.s }[2], [x6]
-	WORD $0x8b0300c6 // add x6, x6, x3
-	WORD $0x8b0f00a5 // add x5, x5, x15
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0x54ffff01 // b.ne 0xeddc <k_depthwise+0xa2c>
-	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0x8b0c0000 // add x0, x0, x12
-	WORD $0x8b0201ce // add x14, x14, x2
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54fffe01 // b.ne 0xedd0 <k_depthwise+0xa20>
-	WORD $0x1400002a // b 0xeebc <k_depthwise+0xb0c>
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xd37ef58c // lsl x12, x12, #2
-	WORD $0xd37ef5ce // lsl x14, x14, #2
-	WORD $0xf94077e3 // ldr x3, [sp, #0xe8]
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xaa0d03e0 // mov x0, x13
-	WORD $0xaa0003e4 // mov x4, x0
-	WORD $0xaa0103e5 // mov x5, x1
-	WORD $0xaa0303e6 // mov x6, x3
-	WORD $0xfd4000c4 // ldr d4, [x6]
-	WORD $0xfd400085 // ldr d5, [x4]
-	WORD $0xf10004a5 // subs x5, x5, #0x1
-	WORD $0x8b0f00c6 // add x6, x6, x15
-	WORD $0x8b0e0084 // add x4, x4, x14
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0x54ffff41 // b.ne 0xee3c <k_depthwise+0xa8c>
-	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0x8b020063 // add x3, x3, x2
-	WORD $0x8b0c0000 // add x0, x0, x12
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54fffe41 // b.ne 0xee30 <k_depthwise+0xa80>
-	WORD $0x14000014 // b 0xeebc <k_depthwise+0xb0c>
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xf94077e0 // ldr x0, [sp, #0xe8]
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xaa0d03ee // mov x14, x13
-	WORD $0xaa0e03e4 // mov x4, x14
-	WORD $0xaa0103e5 // mov x5, x1
-	WORD $0xaa0003e6 // mov x6, x0
-	WORD $0xbd4000c4 // ldr s4, [x6]
-	WORD $0xbd400085 // ldr s5, [x4]
-	WORD $0xf10004a5 // subs x5, x5, #0x1
-	WORD $0x8b0f00c6 // add x6, x6, x15
-	WORD $0x8b030084 // add x4, x4, x3
-	WORD $0x4e24cca3 // fmla v3.4s, v5.4s, v4.4s
-	WORD $0x54ffff41 // b.ne 0xee8c <k_depthwise+0xadc>
-	WORD $0x9100054a // add x10, x10, #0x1
-	WORD $0x8b020000 // add x0, x0, x2
-	WORD $0x8b0c01ce // add x14, x14, x12
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54fffe41 // b.ne 0xee80 <k_depthwise+0xad0>
-	WORD $0x6ea3e424 // fcmgt v4.4s, v1.4s, v3.4s
-	WORD $0x9b157d2a // mul x10, x9, x21
-	WORD $0xf94097ec // ldr x12, [sp, #0x128]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x6ea41c23 // bit v3.16b, v1.16b, v4.16b
-	WORD $0x8b0a0b4a // add x10, x26, x10, lsl #2
-	WORD $0x6ea2e464 // fcmgt v4.4s, v3.4s, v2.4s
-	WORD $0x6ea41c43 // bit v3.16b, v2.16b, v4.16b
-	WORD $0xbd000143 // str s3, [x10]
-	WORD $0x5400006d // b.le 0xeeec <k_depthwise+0xb3c>
-	WORD $0x9100114c // add x12, x10, #0x4
-	WORD $0x0d009183 // st1 { v3.s }[1], [x12]
-	WORD $0xb94127ec // ldr w12, [sp, #0x124]
-	WORD $0x34fff04c // cbz w12, 0xecf8 <k_depthwise+0x948>
-	WORD $0x9100214a // add x10, x10, #0x8
-	WORD $0x4d008143 // st1 { v3.s }[2], [x10]
-	WORD $0x17ffff7f // b 0xecf8 <k_depthwise+0x948>
-	WORD $0xf9403369 // ldr x9, [x27, #0x60]
-	WORD $0xf9402b60 // ldr x0, [x27, #0x50]
-	WORD $0x9101e36a // add x10, x27, #0x78
-	WORD $0x9101f36b // add x11, x27, #0x7c
+	WORD $0xb9409fea // ldr w10, [sp, #0x9c]
+	WORD $0x2a0a018a // orr w10, w12, w10
+	WORD $0x5280008c // mov w12, #0x4 // =4
+	WORD $0x9a9fa58c // csinc x12, x12, xzr, ge
+	WORD $0x7200015f // tst w10, #0x1
+	WORD $0xf94047ea // ldr x10, [sp, #0x88]
+	WORD $0x8b090942 // add x2, x10, x9, lsl #2
+	WORD $0xf94043e9 // ldr x9, [sp, #0x80]
+	WORD $0x8b0b0937 // add x23, x9, x11, lsl #2
+	WORD $0x52800109 // mov w9, #0x8 // =8
+	WORD $0x9a891185 // csel x5, x12, x9, ne
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x54000f4d // b.le 0xe768 <k_depthwise+0x3b8>
+	WORD $0xf10004bf // cmp x5, #0x1
+	WORD $0x54002060 // b.eq 0xe994 <k_depthwise+0x5e4>
+	WORD $0xf10020bf // cmp x5, #0x8
+	WORD $0x54002621 // b.ne 0xea54 <k_depthwise+0x6a4>
+	WORD $0x9101e009 // add x9, x0, #0x78
+	WORD $0x9101f00a // add x10, x0, #0x7c
+	WORD $0x4d40c920 // ld1r { v0.4s }, [x9]
 	WORD $0x4d40c941 // ld1r { v1.4s }, [x10]
-	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x4d40c962 // ld1r { v2.4s }, [x11]
-	WORD $0x8b09052a // add x10, x9, x9, lsl #1
-	WORD $0x8b00040b // add x11, x0, x0, lsl #1
-	WORD $0xd37df12c // lsl x12, x9, #3
-	WORD $0xd37df00d // lsl x13, x0, #3
-	WORD $0xd37ef52e // lsl x14, x9, #2
-	WORD $0xd37ced25 // lsl x5, x9, #4
-	WORD $0xd37ef549 // lsl x9, x10, #2
-	WORD $0xd37ef56a // lsl x10, x11, #2
-	WORD $0xf9409feb // ldr x11, [sp, #0x138]
-	WORD $0xaa1603fd // mov x29, x22
-	WORD $0x8b0e02c6 // add x6, x22, x14
-	WORD $0xa90cb7ea // stp x10, x13, [sp, #0xc8]
-	WORD $0xf9403fea // ldr x10, [sp, #0x78]
-	WORD $0x8b0902d8 // add x24, x22, x9
-	WORD $0x8b0c0167 // add x7, x11, x12
-	WORD $0x8b0e0162 // add x2, x11, x14
-	WORD $0xf9006fe0 // str x0, [sp, #0xd8]
-	WORD $0x8b0e014d // add x13, x10, x14
-	WORD $0xf9008bed // str x13, [sp, #0x110]
-	WORD $0x8b0c014d // add x13, x10, x12
-	WORD $0x8b09014a // add x10, x10, x9
-	WORD $0xa91037ea // stp x10, x13, [sp, #0x100]
-	WORD $0x8b09016d // add x13, x11, x9
-	WORD $0x8b0c02cc // add x12, x22, x12
-	WORD $0x5280008a // mov w10, #0x4 // =4
-	WORD $0x14000017 // b 0xefdc <k_depthwise+0xc2c>
-	WORD $0xf9408be9 // ldr x9, [sp, #0x110]
-	WORD $0x910012aa // add x10, x21, #0x4
-	WORD $0x8b0501ad // add x13, x13, x5
-	WORD $0x8b0500e7 // add x7, x7, x5
-	WORD $0x8b0503bd // add x29, x29, x5
-	WORD $0x8b050042 // add x2, x2, x5
-	WORD $0x8b050129 // add x9, x9, x5
-	WORD $0x8b050339 // add x25, x25, x5
-	WORD $0x8b050318 // add x24, x24, x5
-	WORD $0xf9008be9 // str x9, [sp, #0x110]
-	WORD $0xf94083e9 // ldr x9, [sp, #0x100]
-	WORD $0x8b05018c // add x12, x12, x5
-	WORD $0x8b0500c6 // add x6, x6, x5
-	WORD $0xaa1503f1 // mov x17, x21
-	WORD $0x8b050129 // add x9, x9, x5
-	WORD $0xf90083e9 // str x9, [sp, #0x100]
-	WORD $0xf94087e9 // ldr x9, [sp, #0x108]
-	WORD $0x8b050129 // add x9, x9, x5
-	WORD $0xf90087e9 // str x9, [sp, #0x108]
-	WORD $0xf9407fe9 // ldr x9, [sp, #0xf8]
-	WORD $0xeb09015f // cmp x10, x9
-	WORD $0x54ffe66c // b.gt 0xeca4 <k_depthwise+0x8f4>
-	WORD $0x4ea01c06 // mov v6.16b, v0.16b
-	WORD $0x4ea01c05 // mov v5.16b, v0.16b
-	WORD $0xaa0a03f5 // mov x21, x10
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0xaa0303ea // mov x10, x3
+	WORD $0xa946d3f1 // ldp x17, x20, [sp, #0x68]
+	WORD $0x1400003a // b 0xe694 <k_depthwise+0x2e4>
+	WORD $0x4ea21c43 // mov v3.16b, v2.16b
+	WORD $0x4ea21c44 // mov v4.16b, v2.16b
+	WORD $0x4ea21c45 // mov v5.16b, v2.16b
+	WORD $0x4ea21c46 // mov v6.16b, v2.16b
+	WORD $0x4ea21c47 // mov v7.16b, v2.16b
+	WORD $0x4ea21c50 // mov v16.16b, v2.16b
+	WORD $0x4ea21c51 // mov v17.16b, v2.16b
+	WORD $0x6eb1e412 // fcmgt v18.4s, v0.4s, v17.4s
+	WORD $0x6eb0e413 // fcmgt v19.4s, v0.4s, v16.4s
+	WORD $0xf9405fe9 // ldr x9, [sp, #0xb8]
+	WORD $0x6ea7e414 // fcmgt v20.4s, v0.4s, v7.4s
+	WORD $0x6ea6e415 // fcmgt v21.4s, v0.4s, v6.4s
+	WORD $0xd1001143 // sub x3, x10, #0x4
+	WORD $0x6ea4e416 // fcmgt v22.4s, v0.4s, v4.4s
+	WORD $0x91004042 // add x2, x2, #0x10
+	WORD $0x91004294 // add x20, x20, #0x10
+	WORD $0xf1001d5f // cmp x10, #0x7
+	WORD $0x91004231 // add x17, x17, #0x10
+	WORD $0xaa0303ea // mov x10, x3
+	WORD $0x6eb21c11 // bit v17.16b, v0.16b, v18.16b
+	WORD $0x6ea5e412 // fcmgt v18.4s, v0.4s, v5.4s
+	WORD $0x6eb31c10 // bit v16.16b, v0.16b, v19.16b
+	WORD $0x6ea3e413 // fcmgt v19.4s, v0.4s, v3.4s
+	WORD $0x6eb41c07 // bit v7.16b, v0.16b, v20.16b
+	WORD $0x6ea2e414 // fcmgt v20.4s, v0.4s, v2.4s
+	WORD $0x6eb51c06 // bit v6.16b, v0.16b, v21.16b
+	WORD $0x6eb61c04 // bit v4.16b, v0.16b, v22.16b
+	WORD $0x6ea1e635 // fcmgt v21.4s, v17.4s, v1.4s
+	WORD $0x6eb21c05 // bit v5.16b, v0.16b, v18.16b
+	WORD $0x6ea1e612 // fcmgt v18.4s, v16.4s, v1.4s
+	WORD $0x6eb31c03 // bit v3.16b, v0.16b, v19.16b
+	WORD $0x6ea1e4f3 // fcmgt v19.4s, v7.4s, v1.4s
+	WORD $0x6eb41c02 // bit v2.16b, v0.16b, v20.16b
+	WORD $0x6ea1e4d4 // fcmgt v20.4s, v6.4s, v1.4s
+	WORD $0x6eb51c31 // bit v17.16b, v1.16b, v21.16b
+	WORD $0x6ea1e4b5 // fcmgt v21.4s, v5.4s, v1.4s
+	WORD $0x6eb21c30 // bit v16.16b, v1.16b, v18.16b
+	WORD $0x6ea1e492 // fcmgt v18.4s, v4.4s, v1.4s
+	WORD $0x6eb31c27 // bit v7.16b, v1.16b, v19.16b
+	WORD $0x6ea1e473 // fcmgt v19.4s, v3.4s, v1.4s
+	WORD $0x6eb41c26 // bit v6.16b, v1.16b, v20.16b
+	WORD $0x3d8002f1 // str q17, [x23]
+	WORD $0x6ea1e451 // fcmgt v17.4s, v2.4s, v1.4s
+	WORD $0x6eb51c25 // bit v5.16b, v1.16b, v21.16b
+	WORD $0x6eb21c24 // bit v4.16b, v1.16b, v18.16b
+	WORD $0x3ca16af0 // str q16, [x23, x1]
+	WORD $0x6eb31c23 // bit v3.16b, v1.16b, v19.16b
+	WORD $0x3ca76ae7 // str q7, [x23, x7]
+	WORD $0x3cb36ae6 // str q6, [x23, x19]
+	WORD $0x6eb11c22 // bit v2.16b, v1.16b, v17.16b
+	WORD $0x3cae7ae5 // str q5, [x23, x14, lsl #4]
+	WORD $0x3ca96ae4 // str q4, [x23, x9]
+	WORD $0xa94a2fe9 // ldp x9, x11, [sp, #0xa0]
+	WORD $0x3cab6ae3 // str q3, [x23, x11]
+	WORD $0x3ca96ae2 // str q2, [x23, x9]
+	WORD $0x910042f7 // add x23, x23, #0x10
+	WORD $0x540006ed // b.le 0xe76c <k_depthwise+0x3bc>
+	WORD $0x3dc00222 // ldr q2, [x17]
 	WORD $0xf100011f // cmp x8, #0x0
-	WORD $0xf9007bf1 // str x17, [sp, #0xf0]
-	WORD $0x5400176d // b.le 0xf2e4 <k_depthwise+0xf34>
-	WORD $0xf94073e9 // ldr x9, [sp, #0xe0]
-	WORD $0x4ea01c06 // mov v6.16b, v0.16b
-	WORD $0x4ea01c05 // mov v5.16b, v0.16b
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xf9401520 // ldr x0, [x9, #0x28]
-	WORD $0xf100041f // cmp x0, #0x1
-	WORD $0x5400166b // b.lt 0xf2e4 <k_depthwise+0xf34>
-	WORD $0xf94073e9 // ldr x9, [sp, #0xe0]
-	WORD $0xa946a92b // ldp x11, x10, [x9, #0x68]
-	WORD $0xf94097e9 // ldr x9, [sp, #0x128]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540006ad // b.le 0xf100 <k_depthwise+0xd50>
-	WORD $0xb94127e9 // ldr w9, [sp, #0x124]
-	WORD $0x36000c49 // tbz w9, #0x0, 0xf1bc <k_depthwise+0xe0c>
-	WORD $0x4ea01c06 // mov v6.16b, v0.16b
-	WORD $0x4ea01c05 // mov v5.16b, v0.16b
-	WORD $0xd37ef57a // lsl x26, x11, #2
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xd37ef544 // lsl x4, x10, #2
-	WORD $0xf94077e3 // ldr x3, [sp, #0xe8]
-	WORD $0xaa1f03f7 // mov x23, xzr
-	WORD $0xaa0603f4 // mov x20, x6
-	WORD $0xaa0c03f3 // mov x19, x12
-	WORD $0xaa1803f6 // mov x22, x24
-	WORD $0xaa1d03fb // mov x27, x29
-	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0xaa0003eb // mov x11, x0
-	WORD $0x8b0a0369 // add x9, x27, x10
-	WORD $0xfd400067 // ldr d7, [x3]
-	WORD $0x9100206e // add x14, x3, #0x8
-	WORD $0xfc408530 // ldr d16, [x9], #0x8
-	WORD $0x8b0a0291 // add x17, x20, x10
-	WORD $0x4d4081c7 // ld1 { v7.s }[2], [x14]
-	WORD $0x8b0a026e // add x14, x19, x10
-	WORD $0xf100056b // subs x11, x11, #0x1
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
-	WORD $0x8b0a02c9 // add x9, x22, x10
-	WORD $0x8b0f0063 // add x3, x3, x15
-	WORD $0xfc408631 // ldr d17, [x17], #0x8
-	WORD $0x8b04014a // add x10, x10, x4
-	WORD $0xfc4085d2 // ldr d18, [x14], #0x8
-	WORD $0x4e1c1fe7 // mov v7.s[3], wzr
-	WORD $0xfc408533 // ldr d19, [x9], #0x8
-	WORD $0x4d408231 // ld1 { v17.s }[2], [x17]
-	WORD $0x4d4081d2 // ld1 { v18.s }[2], [x14]
-	WORD $0x4e1c1ff0 // mov v16.s[3], wzr
-	WORD $0x4d408133 // ld1 { v19.s }[2], [x9]
-	WORD $0x4e1c1ff1 // mov v17.s[3], wzr
-	WORD $0x4e1c1ff2 // mov v18.s[3], wzr
-	WORD $0x4e1c1ff3 // mov v19.s[3], wzr
-	WORD $0x4e27ce06 // fmla v6.4s, v16.4s, v7.4s
-	WORD $0x4e27ce25 // fmla v5.4s, v17.4s, v7.4s
-	WORD $0x4e27ce44 // fmla v4.4s, v18.4s, v7.4s
-	WORD $0x4e27ce63 // fmla v3.4s, v19.4s, v7.4s
-	WORD $0x54fffca1 // b.ne 0xf070 <k_depthwise+0xcc0>
-	WORD $0x910006f7 // add x23, x23, #0x1
-	WORD $0x8b1a037b // add x27, x27, x26
-	WORD $0x8b1a02d6 // add x22, x22, x26
-	WORD $0xeb0802ff // cmp x23, x8
-	WORD $0x8b1a0273 // add x19, x19, x26
-	WORD $0x8b1a0294 // add x20, x20, x26
-	WORD $0x54fffb81 // b.ne 0xf068 <k_depthwise+0xcb8>
-	WORD $0x1400007a // b 0xf2e4 <k_depthwise+0xf34>
-	WORD $0xd37ef57a // lsl x26, x11, #2
-	WORD $0xd37ef557 // lsl x23, x10, #2
-	WORD $0xb94127e9 // ldr w9, [sp, #0x124]
-	WORD $0x36000a29 // tbz w9, #0x0, 0xf250 <k_depthwise+0xea0>
-	WORD $0xa95013f3 // ldp x19, x4, [sp, #0x100]
-	WORD $0x4ea01c06 // mov v6.16b, v0.16b
-	WORD $0x4ea01c05 // mov v5.16b, v0.16b
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xf9408bf6 // ldr x22, [sp, #0x110]
-	WORD $0xf94077fb // ldr x27, [sp, #0xe8]
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xaa1903f4 // mov x20, x25
-	WORD $0xf9409fee // ldr x14, [sp, #0x138]
-	WORD $0xaa1403ea // mov x10, x20
-	WORD $0xaa0003eb // mov x11, x0
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x91002361 // add x1, x27, #0x8
-	WORD $0x8b0e02de // add x30, x22, x14
-	WORD $0x8b0e0091 // add x17, x4, x14
-	WORD $0x8b0e0269 // add x9, x19, x14
-	WORD $0xf100056b // subs x11, x11, #0x1
-	WORD $0x8b1701ce // add x14, x14, x23
-	WORD $0x0dcf8367 // ld1 { v7.s }[0], [x27], x15
-	WORD $0xbc5f8150 // ldur s16, [x10, #-0x8]
-	WORD $0xbc5f83d1 // ldur s17, [x30, #-0x8]
-	WORD $0xbc5f8232 // ldur s18, [x17, #-0x8]
-	WORD $0xbc5f8133 // ldur s19, [x9, #-0x8]
-	WORD $0x4d408150 // ld1 { v16.s }[2], [x10]
-	WORD $0x8b17014a // add x10, x10, x23
-	WORD $0x4d4083d1 // ld1 { v17.s }[2], [x30]
-	WORD $0x4d408027 // ld1 { v7.s }[2], [x1]
-	WORD $0x4d408232 // ld1 { v18.s }[2], [x17]
-	WORD $0x4d408133 // ld1 { v19.s }[2], [x9]
-	WORD $0x4e27ce06 // fmla v6.4s, v16.4s, v7.4s
-	WORD $0x4e27ce25 // fmla v5.4s, v17.4s, v7.4s
-	WORD $0x4e27ce44 // fmla v4.4s, v18.4s, v7.4s
-	WORD $0x4e27ce63 // fmla v3.4s, v19.4s, v7.4s
-	WORD $0x54fffd41 // b.ne 0xf140 <k_depthwise+0xd90>
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0x8b1a02d6 // add x22, x22, x26
-	WORD $0x8b1a0294 // add x20, x20, x26
-	WORD $0xeb08007f // cmp x3, x8
-	WORD $0x8b1a0273 // add x19, x19, x26
-	WORD $0x8b1a0084 // add x4, x4, x26
-	WORD $0x54fffc01 // b.ne 0xf134 <k_depthwise+0xd84>
-	WORD $0x1400004b // b 0xf2e4 <k_depthwise+0xf34>
-	WORD $0x4ea01c06 // mov v6.16b, v0.16b
-	WORD $0x4ea01c05 // mov v5.16b, v0.16b
-	WORD $0xd37ef564 // lsl x4, x11, #2
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xd37ef553 // lsl x19, x10, #2
-	WORD $0xf94077fb // ldr x27, [sp, #0xe8]
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xaa0203f4 // mov x20, x2
-	WORD $0xaa0703f6 // mov x22, x7
-	WORD $0xaa0d03f7 // mov x23, x13
-	WORD $0xaa1d03fa // mov x26, x29
-	WORD $0xaa1003ea // mov x10, x16
-	WORD $0xaa1a03eb // mov x11, x26
-	WORD $0xaa0003ee // mov x14, x0
-	WORD $0xfd400367 // ldr d7, [x27]
-	WORD $0xfd400170 // ldr d16, [x11]
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0xfc746951 // ldr d17, [x10, x20]
-	WORD $0xfc766952 // ldr d18, [x10, x22]
-	WORD $0x8b0f037b // add x27, x27, x15
-	WORD $0xfc776953 // ldr d19, [x10, x23]
-	WORD $0x4e27ce06 // fmla v6.4s, v16.4s, v7.4s
-	WORD $0x8b13016b // add x11, x11, x19
-	WORD $0x4e27ce25 // fmla v5.4s, v17.4s, v7.4s
-	WORD $0x4e27ce44 // fmla v4.4s, v18.4s, v7.4s
-	WORD $0x8b13014a // add x10, x10, x19
-	WORD $0x4e27ce63 // fmla v3.4s, v19.4s, v7.4s
-	WORD $0x54fffe61 // b.ne 0xf1f8 <k_depthwise+0xe48>
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0x8b04035a // add x26, x26, x4
-	WORD $0x8b0402f7 // add x23, x23, x4
-	WORD $0xeb08007f // cmp x3, x8
-	WORD $0x8b0402d6 // add x22, x22, x4
-	WORD $0x8b040294 // add x20, x20, x4
-	WORD $0x54fffd21 // b.ne 0xf1ec <k_depthwise+0xe3c>
-	WORD $0x14000026 // b 0xf2e4 <k_depthwise+0xf34>
-	WORD $0x4ea01c06 // mov v6.16b, v0.16b
-	WORD $0x4ea01c05 // mov v5.16b, v0.16b
-	WORD $0xf94077fb // ldr x27, [sp, #0xe8]
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ea01c03 // mov v3.16b, v0.16b
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xaa0203e4 // mov x4, x2
-	WORD $0xaa1d03f3 // mov x19, x29
-	WORD $0xaa0703f4 // mov x20, x7
-	WORD $0xaa0d03f6 // mov x22, x13
-	WORD $0xaa1303ea // mov x10, x19
-	WORD $0xaa1003eb // mov x11, x16
-	WORD $0xaa0003ee // mov x14, x0
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x8b04017e // add x30, x11, x4
-	WORD $0x8b140161 // add x1, x11, x20
-	WORD $0xf10005ce // subs x14, x14, #0x1
-	WORD $0x0dcf8367 // ld1 { v7.s }[0], [x27], x15
-	WORD $0xbd4003d0 // ldr s16, [x30]
-	WORD $0x8b16017e // add x30, x11, x22
-	WORD $0xbd400151 // ldr s17, [x10]
-	WORD $0xbd400032 // ldr s18, [x1]
-	WORD $0xbd4003d3 // ldr s19, [x30]
-	WORD $0x8b17016b // add x11, x11, x23
-	WORD $0x8b17014a // add x10, x10, x23
-	WORD $0x4e27ce26 // fmla v6.4s, v17.4s, v7.4s
-	WORD $0x4e27ce05 // fmla v5.4s, v16.4s, v7.4s
-	WORD $0x4e27ce44 // fmla v4.4s, v18.4s, v7.4s
-	WORD $0x4e27ce63 // fmla v3.4s, v19.4s, v7.4s
-	WORD $0x54fffe01 // b.ne 0xf284 <k_depthwise+0xed4>
-	WORD $0x91000463 // add x3, x3, #0x1
-	WORD $0x8b1a02d6 // add x22, x22, x26
-	WORD $0x8b1a0294 // add x20, x20, x26
-	WORD $0xeb08007f // cmp x3, x8
-	WORD $0x8b1a0273 // add x19, x19, x26
-	WORD $0x8b1a0084 // add x4, x4, x26
-	WORD $0x54fffcc1 // b.ne 0xf278 <k_depthwise+0xec8>
-	WORD $0x6ea6e427 // fcmgt v7.4s, v1.4s, v6.4s
-	WORD $0xf9406fe0 // ldr x0, [sp, #0xd8]
-	WORD $0xf9407be9 // ldr x9, [sp, #0xf0]
-	WORD $0x9b097c0a // mul x10, x0, x9
-	WORD $0xf9408fe9 // ldr x9, [sp, #0x118]
-	WORD $0x6ea71c26 // bit v6.16b, v1.16b, v7.16b
-	WORD $0x8b0a092a // add x10, x9, x10, lsl #2
-	WORD $0xf94097e9 // ldr x9, [sp, #0x128]
-	WORD $0x6ea2e4c7 // fcmgt v7.4s, v6.4s, v2.4s
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x6ea71c46 // bit v6.16b, v2.16b, v7.16b
-	WORD $0xbd000146 // str s6, [x10]
-	WORD $0x5400006d // b.le 0xf320 <k_depthwise+0xf70>
-	WORD $0x9100114b // add x11, x10, #0x4
-	WORD $0x0d009166 // st1 { v6.s }[1], [x11]
-	WORD $0xb94127f1 // ldr w17, [sp, #0x124]
-	WORD $0x34000071 // cbz w17, 0xf330 <k_depthwise+0xf80>
-	WORD $0x9100214b // add x11, x10, #0x8
-	WORD $0x4d008166 // st1 { v6.s }[2], [x11]
-	WORD $0x6ea5e426 // fcmgt v6.4s, v1.4s, v5.4s
-	WORD $0x8b00094b // add x11, x10, x0, lsl #2
-	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x54fff8ad // b.le 0xe5b0 <k_depthwise+0x200>
+	WORD $0xf940140c // ldr x12, [x0, #0x28]
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x54fff84d // b.le 0xe5b0 <k_depthwise+0x200>
+	WORD $0xa946ac09 // ldp x9, x11, [x0, #0x68]
+	WORD $0x4ea21c43 // mov v3.16b, v2.16b
+	WORD $0x4ea21c44 // mov v4.16b, v2.16b
+	WORD $0x4ea21c45 // mov v5.16b, v2.16b
+	WORD $0x4ea21c46 // mov v6.16b, v2.16b
+	WORD $0x4ea21c47 // mov v7.16b, v2.16b
+	WORD $0x4ea21c50 // mov v16.16b, v2.16b
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x4ea21c51 // mov v17.16b, v2.16b
+	WORD $0xd37ef524 // lsl x4, x9, #2
+	WORD $0xd37ef579 // lsl x25, x11, #2
+	WORD $0xaa0203e3 // mov x3, x2
+	WORD $0xaa1403e9 // mov x9, x20
+	WORD $0xaa0303eb // mov x11, x3
+	WORD $0xaa0c03ef // mov x15, x12
+	WORD $0x8b160170 // add x16, x11, x22
+	WORD $0x3dc00132 // ldr q18, [x9]
+	WORD $0x3dc00173 // ldr q19, [x11]
+	WORD $0x8b160215 // add x21, x16, x22
+	WORD $0x3dc00214 // ldr q20, [x16]
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0x8b1602b0 // add x16, x21, x22
+	WORD $0x3dc002b5 // ldr q21, [x21]
+	WORD $0x4e32ce71 // fmla v17.4s, v19.4s, v18.4s
+	WORD $0x3dc00213 // ldr q19, [x16]
+	WORD $0x8b160210 // add x16, x16, x22
+	WORD $0x4e32ce90 // fmla v16.4s, v20.4s, v18.4s
+	WORD $0x3dc00214 // ldr q20, [x16]
+	WORD $0x8b160210 // add x16, x16, x22
+	WORD $0x4e32cea7 // fmla v7.4s, v21.4s, v18.4s
+	WORD $0x3dc00215 // ldr q21, [x16]
+	WORD $0x8b160210 // add x16, x16, x22
+	WORD $0x4e32ce66 // fmla v6.4s, v19.4s, v18.4s
+	WORD $0x3dc00213 // ldr q19, [x16]
+	WORD $0x3cf66a16 // ldr q22, [x16, x22]
+	WORD $0x4e32ce85 // fmla v5.4s, v20.4s, v18.4s
+	WORD $0x4e32cea4 // fmla v4.4s, v21.4s, v18.4s
+	WORD $0x8b060129 // add x9, x9, x6
+	WORD $0x8b19016b // add x11, x11, x25
+	WORD $0x4e32ce63 // fmla v3.4s, v19.4s, v18.4s
+	WORD $0x4e32cec2 // fmla v2.4s, v22.4s, v18.4s
+	WORD $0x54fffcc1 // b.ne 0xe6e8 <k_depthwise+0x338>
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0x8b040063 // add x3, x3, x4
+	WORD $0xeb0801bf // cmp x13, x8
+	WORD $0x54fffc01 // b.ne 0xe6e0 <k_depthwise+0x330>
+	WORD $0x17ffff9a // b 0xe5cc <k_depthwise+0x21c>
+	WORD $0xa946d3f1 // ldp x17, x20, [sp, #0x68]
+	WORD $0xf100007f // cmp x3, #0x0
+	WORD $0x54ffed8d // b.le 0xe520 <k_depthwise+0x170>
+	WORD $0x9101e009 // add x9, x0, #0x78
+	WORD $0x9101f00a // add x10, x0, #0x7c
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0x4d40c920 // ld1r { v0.4s }, [x9]
+	WORD $0x4d40c941 // ld1r { v1.4s }, [x10]
+	WORD $0x91002299 // add x25, x20, #0x8
+	WORD $0x9100205a // add x26, x2, #0x8
+	WORD $0x14000006 // b 0xe7a8 <k_depthwise+0x3f8>
+	WORD $0x91000484 // add x4, x4, #0x1
+	WORD $0x8b160042 // add x2, x2, x22
+	WORD $0x8b16035a // add x26, x26, x22
+	WORD $0xeb05009f // cmp x4, x5
+	WORD $0x54ffebe0 // b.eq 0xe520 <k_depthwise+0x170>
+	WORD $0xbd400222 // ldr s2, [x17]
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x54000160 // b.eq 0xe7dc <k_depthwise+0x42c>
+	WORD $0x91001229 // add x9, x17, #0x4
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x0d409122 // ld1 { v2.s }[1], [x9]
+	WORD $0x540000e3 // b.lo 0xe7dc <k_depthwise+0x42c>
+	WORD $0x91002229 // add x9, x17, #0x8
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x4d408122 // ld1 { v2.s }[2], [x9]
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x540000ac // b.gt 0xe7e8 <k_depthwise+0x438>
+	WORD $0x1400005e // b 0xe950 <k_depthwise+0x5a0>
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x54000b6d // b.le 0xe950 <k_depthwise+0x5a0>
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x54000b0b // b.lt 0xe950 <k_depthwise+0x5a0>
+	WORD $0x9b0a7ccc // mul x12, x6, x10
+	WORD $0xa946bc0b // ldp x11, x15, [x0, #0x68]
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x54000321 // b.ne 0xe864 <k_depthwise+0x4b4>
+	WORD $0xd37ef56b // lsl x11, x11, #2
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x360005ad // tbz w13, #0x0, 0xe8c4 <k_depthwise+0x514>
+	WORD $0xaa1a03f0 // mov x16, x26
+	WORD $0xaa1903fb // mov x27, x25
+	WORD $0xaa1003f5 // mov x21, x16
+	WORD $0xaa0a03f8 // mov x24, x10
+	WORD $0xaa1b03fe // mov x30, x27
+	WORD $0xbc5f83c3 // ldur s3, [x30, #-0x8]
+	WORD $0xfc5f82a4 // ldur d4, [x21, #-0x8]
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x4d4083c3 // ld1 { v3.s }[2], [x30]
+	WORD $0x4dcf82a4 // ld1 { v4.s }[2], [x21], x15
+	WORD $0x8b0603de // add x30, x30, x6
+	WORD $0x4e1c1fe4 // mov v4.s[3], wzr
+	WORD $0x4e23cc82 // fmla v2.4s, v4.4s, v3.4s
+	WORD $0x54ffff01 // b.ne 0xe828 <k_depthwise+0x478>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x8b0c037b // add x27, x27, x12
+	WORD $0x8b0b0210 // add x16, x16, x11
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54fffe01 // b.ne 0xe81c <k_depthwise+0x46c>
+	WORD $0x1400003c // b 0xe950 <k_depthwise+0x5a0>
+	WORD $0xd37ef56b // lsl x11, x11, #2
+	WORD $0xd37ef5e9 // lsl x9, x15, #2
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x360004ed // tbz w13, #0x0, 0xe90c <k_depthwise+0x55c>
+	WORD $0xaa1a03f0 // mov x16, x26
+	WORD $0xaa1903fb // mov x27, x25
+	WORD $0xaa1003f5 // mov x21, x16
+	WORD $0xaa0a03f8 // mov x24, x10
+	WORD $0xaa1b03fe // mov x30, x27
+	WORD $0xfc5f83c3 // ldur d3, [x30, #-0x8]
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x4dc683c3 // ld1 { v3.s }[2], [x30], x6
+	WORD $0xfc5f82a4 // ldur d4, [x21, #-0x8]
+	WORD $0x4dc982a4 // ld1 { v4.s }[2], [x21], x9
+	WORD $0x4e1c1fe3 // mov v3.s[3], wzr
+	WORD $0x4e1c1fe4 // mov v4.s[3], wzr
+	WORD $0x4e23cc82 // fmla v2.4s, v4.4s, v3.4s
+	WORD $0x54ffff01 // b.ne 0xe888 <k_depthwise+0x4d8>
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x8b0c037b // add x27, x27, x12
+	WORD $0x8b0b0210 // add x16, x16, x11
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54fffe01 // b.ne 0xe87c <k_depthwise+0x4cc>
+	WORD $0x14000024 // b 0xe950 <k_depthwise+0x5a0>
+	WORD $0xaa0203f0 // mov x16, x2
+	WORD $0xaa1403fb // mov x27, x20
+	WORD $0xaa1003f5 // mov x21, x16
+	WORD $0xaa0a03f8 // mov x24, x10
+	WORD $0xaa1b03fe // mov x30, x27
+	WORD $0xbd4003c3 // ldr s3, [x30]
+	WORD $0xbd4002a4 // ldr s4, [x21]
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x8b0603de // add x30, x30, x6
+	WORD $0x8b0f02b5 // add x21, x21, x15
+	WORD $0x4e23cc82 // fmla v2.4s, v4.4s, v3.4s
+	WORD $0x54ffff41 // b.ne 0xe8d8 <k_depthwise+0x528>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x8b0c037b // add x27, x27, x12
+	WORD $0x8b0b0210 // add x16, x16, x11
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54fffe41 // b.ne 0xe8cc <k_depthwise+0x51c>
+	WORD $0x14000012 // b 0xe950 <k_depthwise+0x5a0>
+	WORD $0xaa0203f0 // mov x16, x2
+	WORD $0xaa1403fb // mov x27, x20
+	WORD $0xaa1003f5 // mov x21, x16
+	WORD $0xaa0a03f8 // mov x24, x10
+	WORD $0xaa1b03fe // mov x30, x27
+	WORD $0xfd4003c3 // ldr d3, [x30]
+	WORD $0xfd4002a4 // ldr d4, [x21]
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x8b0603de // add x30, x30, x6
+	WORD $0x8b0902b5 // add x21, x21, x9
+	WORD $0x4e23cc82 // fmla v2.4s, v4.4s, v3.4s
+	WORD $0x54ffff41 // b.ne 0xe920 <k_depthwise+0x570>
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0x8b0c037b // add x27, x27, x12
+	WORD $0x8b0b0210 // add x16, x16, x11
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54fffe41 // b.ne 0xe914 <k_depthwise+0x564>
+	WORD $0x6ea2e403 // fcmgt v3.4s, v0.4s, v2.4s
+	WORD $0x9b0e7c89 // mul x9, x4, x14
+	WORD $0xf100047f // cmp x3, #0x1
+	WORD $0x6ea31c02 // bit v2.16b, v0.16b, v3.16b
+	WORD $0x8b090ae9 // add x9, x23, x9, lsl #2
+	WORD $0x6ea1e443 // fcmgt v3.4s, v2.4s, v1.4s
+	WORD $0x6ea31c22 // bit v2.16b, v1.16b, v3.16b
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x54000061 // b.ne 0xe97c <k_depthwise+0x5cc>
+	WORD $0x34fff10d // cbz w13, 0xe794 <k_depthwise+0x3e4>
+	WORD $0x14000004 // b 0xe988 <k_depthwise+0x5d8>
+	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0x0d009142 // st1 { v2.s }[1], [x10]
+	WORD $0x34fff08d // cbz w13, 0xe794 <k_depthwise+0x3e4>
+	WORD $0x91002129 // add x9, x9, #0x8
+	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
+	WORD $0x17ffff81 // b 0xe794 <k_depthwise+0x3e4>
+	WORD $0x9101e009 // add x9, x0, #0x78
+	WORD $0x9101f00a // add x10, x0, #0x7c
+	WORD $0x4d40c920 // ld1r { v0.4s }, [x9]
+	WORD $0x4d40c941 // ld1r { v1.4s }, [x10]
+	WORD $0xaa0303e9 // mov x9, x3
+	WORD $0xa946d3f1 // ldp x17, x20, [sp, #0x68]
+	WORD $0x1400000d // b 0xe9e0 <k_depthwise+0x630>
+	WORD $0x6ea2e403 // fcmgt v3.4s, v0.4s, v2.4s
+	WORD $0xd1001123 // sub x3, x9, #0x4
+	WORD $0x91004042 // add x2, x2, #0x10
+	WORD $0xf1001d3f // cmp x9, #0x7
+	WORD $0x91004294 // add x20, x20, #0x10
+	WORD $0x91004231 // add x17, x17, #0x10
+	WORD $0xaa0303e9 // mov x9, x3
+	WORD $0x6ea31c02 // bit v2.16b, v0.16b, v3.16b
+	WORD $0x6ea1e443 // fcmgt v3.4s, v2.4s, v1.4s
+	WORD $0x6ea31c22 // bit v2.16b, v1.16b, v3.16b
+	WORD $0x3c8106e2 // str q2, [x23], #0x10
+	WORD $0x54ffec8d // b.le 0xe76c <k_depthwise+0x3bc>
+	WORD $0x3dc00222 // ldr q2, [x17]
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x54fffe4d // b.le 0xe9b0 <k_depthwise+0x600>
+	WORD $0xf940140a // ldr x10, [x0, #0x28]
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x54fffded // b.le 0xe9b0 <k_depthwise+0x600>
+	WORD $0x9b0a7ccc // mul x12, x6, x10
+	WORD $0xa946bc0d // ldp x13, x15, [x0, #0x68]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xaa0203f0 // mov x16, x2
+	WORD $0xaa1403e3 // mov x3, x20
+	WORD $0xd37ef5ad // lsl x13, x13, #2
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0xaa1003e4 // mov x4, x16
+	WORD $0xaa0a03f5 // mov x21, x10
+	WORD $0xaa0303f8 // mov x24, x3
+	WORD $0x3dc00303 // ldr q3, [x24]
+	WORD $0x3dc00084 // ldr q4, [x4]
+	WORD $0xf10006b5 // subs x21, x21, #0x1
+	WORD $0x8b060318 // add x24, x24, x6
+	WORD $0x8b0f0084 // add x4, x4, x15
+	WORD $0x4e23cc82 // fmla v2.4s, v4.4s, v3.4s
+	WORD $0x54ffff41 // b.ne 0xea20 <k_depthwise+0x670>
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0x8b0c0063 // add x3, x3, x12
+	WORD $0x8b0d0210 // add x16, x16, x13
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x54fffe41 // b.ne 0xea14 <k_depthwise+0x664>
+	WORD $0x17ffffd8 // b 0xe9b0 <k_depthwise+0x600>
+	WORD $0xb9409fe9 // ldr w9, [sp, #0x9c]
+	WORD $0x360009a9 // tbz w9, #0x0, 0xeb8c <k_depthwise+0x7dc>
+	WORD $0xf9403409 // ldr x9, [x0, #0x68]
+	WORD $0x9101e00a // add x10, x0, #0x78
+	WORD $0x9101f00b // add x11, x0, #0x7c
+	WORD $0x4d40c940 // ld1r { v0.4s }, [x10]
+	WORD $0x4d40c961 // ld1r { v1.4s }, [x11]
+	WORD $0xaa0303ec // mov x12, x3
+	WORD $0xa946d3f1 // ldp x17, x20, [sp, #0x68]
+	WORD $0xd37ef52a // lsl x10, x9, #2
+	WORD $0x3dc00222 // ldr q2, [x17]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x5280006b // mov w11, #0x3 // =3
+	WORD $0xaa1403ed // mov x13, x20
+	WORD $0x4ea21c45 // mov v5.16b, v2.16b
+	WORD $0x4ea21c43 // mov v3.16b, v2.16b
+	WORD $0x4ea21c44 // mov v4.16b, v2.16b
+	WORD $0x8b09004f // add x15, x2, x9
+	WORD $0x3dc001b0 // ldr q16, [x13]
+	WORD $0x8b0601ad // add x13, x13, x6
+	WORD $0x8b1601f0 // add x16, x15, x22
+	WORD $0x3dc001e6 // ldr q6, [x15]
+	WORD $0x7100056b // subs w11, w11, #0x1
+	WORD $0x8b16020f // add x15, x16, x22
+	WORD $0x3dc00207 // ldr q7, [x16]
+	WORD $0x8b0a0129 // add x9, x9, x10
+	WORD $0x8b1601f0 // add x16, x15, x22
+	WORD $0x3dc001f1 // ldr q17, [x15]
+	WORD $0x4e30ccc5 // fmla v5.4s, v6.4s, v16.4s
+	WORD $0x3dc00212 // ldr q18, [x16]
+	WORD $0x4e30cce2 // fmla v2.4s, v7.4s, v16.4s
+	WORD $0x8b16020f // add x15, x16, x22
+	WORD $0x4e30ce23 // fmla v3.4s, v17.4s, v16.4s
+	WORD $0x3dc001a6 // ldr q6, [x13]
+	WORD $0x8b0601ad // add x13, x13, x6
+	WORD $0x4e30ce44 // fmla v4.4s, v18.4s, v16.4s
+	WORD $0x3dc001f0 // ldr q16, [x15]
+	WORD $0x4e26cce5 // fmla v5.4s, v7.4s, v6.4s
+	WORD $0x3cf669e7 // ldr q7, [x15, x22]
+	WORD $0x4e26ce22 // fmla v2.4s, v17.4s, v6.4s
+	WORD $0x4e26ce43 // fmla v3.4s, v18.4s, v6.4s
+	WORD $0x4e26ce04 // fmla v4.4s, v16.4s, v6.4s
+	WORD $0x3dc001a6 // ldr q6, [x13]
+	WORD $0x8b0601ad // add x13, x13, x6
+	WORD $0x4e26ce25 // fmla v5.4s, v17.4s, v6.4s
+	WORD $0x4e26ce42 // fmla v2.4s, v18.4s, v6.4s
+	WORD $0x4e26ce03 // fmla v3.4s, v16.4s, v6.4s
+	WORD $0x4e26cce4 // fmla v4.4s, v7.4s, v6.4s
+	WORD $0x54fffc21 // b.ne 0xea98 <k_depthwise+0x6e8>
+	WORD $0x6ea5e406 // fcmgt v6.4s, v0.4s, v5.4s
+	WORD $0x6ea2e407 // fcmgt v7.4s, v0.4s, v2.4s
+	WORD $0xd1001183 // sub x3, x12, #0x4
+	WORD $0x6ea3e410 // fcmgt v16.4s, v0.4s, v3.4s
+	WORD $0x91004042 // add x2, x2, #0x10
+	WORD $0x91004294 // add x20, x20, #0x10
+	WORD $0xf1001d9f // cmp x12, #0x7
+	WORD $0x91004231 // add x17, x17, #0x10
+	WORD $0xaa0303ec // mov x12, x3
+	WORD $0x6ea61c05 // bit v5.16b, v0.16b, v6.16b
+	WORD $0x6ea4e406 // fcmgt v6.4s, v0.4s, v4.4s
+	WORD $0x6ea71c02 // bit v2.16b, v0.16b, v7.16b
+	WORD $0x6eb01c03 // bit v3.16b, v0.16b, v16.16b
+	WORD $0x6ea61c04 // bit v4.16b, v0.16b, v6.16b
+	WORD $0x6ea1e4a6 // fcmgt v6.4s, v5.4s, v1.4s
+	WORD $0x6ea1e447 // fcmgt v7.4s, v2.4s, v1.4s
+	WORD $0x6ea1e470 // fcmgt v16.4s, v3.4s, v1.4s
 	WORD $0x6ea61c25 // bit v5.16b, v1.16b, v6.16b
-	WORD $0x6ea2e4a6 // fcmgt v6.4s, v5.4s, v2.4s
-	WORD $0x6ea61c45 // bit v5.16b, v2.16b, v6.16b
-	WORD $0xbd000165 // str s5, [x11]
-	WORD $0x5400006b // b.lt 0xf358 <k_depthwise+0xfa8>
-	WORD $0x9100116e // add x14, x11, #0x4
-	WORD $0x0d0091c5 // st1 { v5.s }[1], [x14]
-	WORD $0x34000071 // cbz w17, 0xf364 <k_depthwise+0xfb4>
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x4d008165 // st1 { v5.s }[2], [x11]
-	WORD $0x6ea4e425 // fcmgt v5.4s, v1.4s, v4.4s
-	WORD $0xf9406beb // ldr x11, [sp, #0xd0]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x8b0b014b // add x11, x10, x11
-	WORD $0x6ea51c24 // bit v4.16b, v1.16b, v5.16b
-	WORD $0x6ea2e485 // fcmgt v5.4s, v4.4s, v2.4s
-	WORD $0x6ea51c44 // bit v4.16b, v2.16b, v5.16b
-	WORD $0xbd000164 // str s4, [x11]
-	WORD $0x5400006b // b.lt 0xf390 <k_depthwise+0xfe0>
-	WORD $0x9100116e // add x14, x11, #0x4
-	WORD $0x0d0091c4 // st1 { v4.s }[1], [x14]
-	WORD $0x34000071 // cbz w17, 0xf39c <k_depthwise+0xfec>
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x4d008164 // st1 { v4.s }[2], [x11]
-	WORD $0x6ea3e424 // fcmgt v4.4s, v1.4s, v3.4s
-	WORD $0xf94067eb // ldr x11, [sp, #0xc8]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x8b0b014a // add x10, x10, x11
-	WORD $0x6ea41c23 // bit v3.16b, v1.16b, v4.16b
-	WORD $0x6ea2e464 // fcmgt v4.4s, v3.4s, v2.4s
-	WORD $0x6ea41c43 // bit v3.16b, v2.16b, v4.16b
-	WORD $0xbd000143 // str s3, [x10]
-	WORD $0x5400006b // b.lt 0xf3c8 <k_depthwise+0x1018>
-	WORD $0x9100114b // add x11, x10, #0x4
-	WORD $0x0d009163 // st1 { v3.s }[1], [x11]
-	WORD $0x34ffddf1 // cbz w17, 0xef84 <k_depthwise+0xbd4>
-	WORD $0x9100214a // add x10, x10, #0x8
-	WORD $0x4d008143 // st1 { v3.s }[2], [x10]
-	WORD $0x17fffeec // b 0xef84 <k_depthwise+0xbd4>
-	WORD $0xa9584ff4 // ldp x20, x19, [sp, #0x180]
-	WORD $0xf9409bfd // ldr x29, [sp, #0x130]
-	WORD $0xa95757f6 // ldp x22, x21, [sp, #0x170]
-	WORD $0xa9565ff8 // ldp x24, x23, [sp, #0x160]
-	WORD $0xa95567fa // ldp x26, x25, [sp, #0x150]
-	WORD $0xa9546ffe // ldp x30, x27, [sp, #0x140]
-	WORD $0x910643ff // add sp, sp, #0x190
+	WORD $0x6ea1e486 // fcmgt v6.4s, v4.4s, v1.4s
+	WORD $0x6ea71c22 // bit v2.16b, v1.16b, v7.16b
+	WORD $0x6eb01c23 // bit v3.16b, v1.16b, v16.16b
+	WORD $0x6ea61c24 // bit v4.16b, v1.16b, v6.16b
+	WORD $0x3d8002e5 // str q5, [x23]
+	WORD $0x3ca16ae2 // str q2, [x23, x1]
+	WORD $0x3ca76ae3 // str q3, [x23, x7]
+	WORD $0x3cb36ae4 // str q4, [x23, x19]
+	WORD $0x910042f7 // add x23, x23, #0x10
+	WORD $0x54fff7cc // b.gt 0xea7c <k_depthwise+0x6cc>
+	WORD $0x17fffef9 // b 0xe76c <k_depthwise+0x3bc>
+	WORD $0xd37ef7a9 // lsl x9, x29, #2
+	WORD $0xf9404beb // ldr x11, [sp, #0x90]
+	WORD $0xf9402fec // ldr x12, [sp, #0x58]
+	WORD $0xa946d3f1 // ldp x17, x20, [sp, #0x68]
+	WORD $0xaa0303e4 // mov x4, x3
+	WORD $0x9100312a // add x10, x9, #0xc
+	WORD $0x9b0a317e // madd x30, x11, x10, x12
+	WORD $0x9100212a // add x10, x9, #0x8
+	WORD $0x91001129 // add x9, x9, #0x4
+	WORD $0x9b0a317b // madd x27, x11, x10, x12
+	WORD $0x9101f00a // add x10, x0, #0x7c
+	WORD $0x4d40c941 // ld1r { v1.4s }, [x10]
+	WORD $0x9b09316d // madd x13, x11, x9, x12
+	WORD $0x9101e009 // add x9, x0, #0x78
+	WORD $0x4d40c920 // ld1r { v0.4s }, [x9]
+	WORD $0x14000023 // b 0xec54 <k_depthwise+0x8a4>
+	WORD $0x4ea21c43 // mov v3.16b, v2.16b
+	WORD $0x4ea21c44 // mov v4.16b, v2.16b
+	WORD $0x4ea21c45 // mov v5.16b, v2.16b
+	WORD $0x6ea2e406 // fcmgt v6.4s, v0.4s, v2.4s
+	WORD $0x6ea3e407 // fcmgt v7.4s, v0.4s, v3.4s
+	WORD $0xd1001083 // sub x3, x4, #0x4
+	WORD $0x6ea4e410 // fcmgt v16.4s, v0.4s, v4.4s
+	WORD $0x91004042 // add x2, x2, #0x10
+	WORD $0x91004294 // add x20, x20, #0x10
+	WORD $0x91004231 // add x17, x17, #0x10
+	WORD $0x910043de // add x30, x30, #0x10
+	WORD $0xf1001c9f // cmp x4, #0x7
+	WORD $0x9100437b // add x27, x27, #0x10
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0xaa0303e4 // mov x4, x3
+	WORD $0x6ea61c02 // bit v2.16b, v0.16b, v6.16b
+	WORD $0x6ea5e406 // fcmgt v6.4s, v0.4s, v5.4s
+	WORD $0x6ea71c03 // bit v3.16b, v0.16b, v7.16b
+	WORD $0x6eb01c04 // bit v4.16b, v0.16b, v16.16b
+	WORD $0x6ea61c05 // bit v5.16b, v0.16b, v6.16b
+	WORD $0x6ea1e446 // fcmgt v6.4s, v2.4s, v1.4s
+	WORD $0x6ea1e467 // fcmgt v7.4s, v3.4s, v1.4s
+	WORD $0x6ea1e490 // fcmgt v16.4s, v4.4s, v1.4s
+	WORD $0x6ea61c22 // bit v2.16b, v1.16b, v6.16b
+	WORD $0x6ea1e4a6 // fcmgt v6.4s, v5.4s, v1.4s
+	WORD $0x6ea71c23 // bit v3.16b, v1.16b, v7.16b
+	WORD $0x6eb01c24 // bit v4.16b, v1.16b, v16.16b
+	WORD $0x6ea61c25 // bit v5.16b, v1.16b, v6.16b
+	WORD $0x3d8002e2 // str q2, [x23]
+	WORD $0x3ca16ae3 // str q3, [x23, x1]
+	WORD $0x3ca76ae4 // str q4, [x23, x7]
+	WORD $0x3cb36ae5 // str q5, [x23, x19]
+	WORD $0x910042f7 // add x23, x23, #0x10
+	WORD $0x54ffd8ed // b.le 0xe76c <k_depthwise+0x3bc>
+	WORD $0x3dc00222 // ldr q2, [x17]
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x54fffb8d // b.le 0xebcc <k_depthwise+0x81c>
+	WORD $0xf9401418 // ldr x24, [x0, #0x28]
+	WORD $0xf100031f // cmp x24, #0x0
+	WORD $0x54fffb2d // b.le 0xebcc <k_depthwise+0x81c>
+	WORD $0xa946a809 // ldp x9, x10, [x0, #0x68]
+	WORD $0x4ea21c43 // mov v3.16b, v2.16b
+	WORD $0x4ea21c44 // mov v4.16b, v2.16b
+	WORD $0x4ea21c45 // mov v5.16b, v2.16b
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xaa0d03e3 // mov x3, x13
+	WORD $0xaa0203f9 // mov x25, x2
+	WORD $0xaa1b03ec // mov x12, x27
+	WORD $0xd37ef53a // lsl x26, x9, #2
+	WORD $0xd37ef54f // lsl x15, x10, #2
+	WORD $0xaa1e03ea // mov x10, x30
+	WORD $0xaa1403f0 // mov x16, x20
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xaa1803e9 // mov x9, x24
+	WORD $0x3dc00206 // ldr q6, [x16]
+	WORD $0x3cf56b27 // ldr q7, [x25, x21]
+	WORD $0xf1000529 // subs x9, x9, #0x1
+	WORD $0x3cf56870 // ldr q16, [x3, x21]
+	WORD $0x3cf56991 // ldr q17, [x12, x21]
+	WORD $0x8b060210 // add x16, x16, x6
+	WORD $0x3cf56952 // ldr q18, [x10, x21]
+	WORD $0x4e26cce2 // fmla v2.4s, v7.4s, v6.4s
+	WORD $0x8b0f02b5 // add x21, x21, x15
+	WORD $0x4e26ce03 // fmla v3.4s, v16.4s, v6.4s
+	WORD $0x4e26ce24 // fmla v4.4s, v17.4s, v6.4s
+	WORD $0x4e26ce45 // fmla v5.4s, v18.4s, v6.4s
+	WORD $0x54fffe81 // b.ne 0xeca4 <k_depthwise+0x8f4>
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0x8b1a014a // add x10, x10, x26
+	WORD $0x8b1a018c // add x12, x12, x26
+	WORD $0xeb08017f // cmp x11, x8
+	WORD $0x8b1a0339 // add x25, x25, x26
+	WORD $0x8b1a0063 // add x3, x3, x26
+	WORD $0x54fffd61 // b.ne 0xec9c <k_depthwise+0x8ec>
+	WORD $0x17ffffb9 // b 0xebd8 <k_depthwise+0x828>
+	WORD $0xa9504ff4 // ldp x20, x19, [sp, #0x100]
+	WORD $0xf9405bfd // ldr x29, [sp, #0xb0]
+	WORD $0xa94f57f6 // ldp x22, x21, [sp, #0xf0]
+	WORD $0xa94e5ff8 // ldp x24, x23, [sp, #0xe0]
+	WORD $0xa94d67fa // ldp x26, x25, [sp, #0xd0]
+	WORD $0xa94c6ffe // ldp x30, x27, [sp, #0xc0]
+	WORD $0x910443ff // add sp, sp, #0x110
 	WORD $0xd65f03c0 // ret
 
 	// pool_max
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400246b // b.lt 0xf88c <k_pool_max+0x494>
+	WORD $0x5400246b // b.lt 0xf1ac <k_pool_max+0x494>
 	WORD $0xf9401409 // ldr x9, [x0, #0x28]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400240b // b.lt 0xf88c <k_pool_max+0x494>
+	WORD $0x5400240b // b.lt 0xf1ac <k_pool_max+0x494>
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x540023ab // b.lt 0xf88c <k_pool_max+0x494>
+	WORD $0x540023ab // b.lt 0xf1ac <k_pool_max+0x494>
 	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0xa940380f // ldp x15, x14, [x0]
 	WORD $0xaa1f03eb // mov x11, xzr
@@ -15659,12 +15219,12 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
 	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
 	WORD $0xa900bfec // stp x12, x15, [sp, #0x8]
-	WORD $0x14000006 // b 0xf474 <k_pool_max+0x7c>
+	WORD $0x14000006 // b 0xed94 <k_pool_max+0x7c>
 	WORD $0xf94007ec // ldr x12, [sp, #0x8]
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0xeb08017f // cmp x11, x8
 	WORD $0x8b0c0063 // add x3, x3, x12
-	WORD $0x54002000 // b.eq 0xf870 <k_pool_max+0x478>
+	WORD $0x54002000 // b.eq 0xf190 <k_pool_max+0x478>
 	WORD $0xf94017ec // ldr x12, [sp, #0x28]
 	WORD $0xf9400bef // ldr x15, [sp, #0x10]
 	WORD $0xaa1f03e4 // mov x4, xzr
@@ -15674,32 +15234,32 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0c09c5 // add x5, x14, x12, lsl #2
 	WORD $0xf9400fec // ldr x12, [sp, #0x18]
 	WORD $0x8b0f0986 // add x6, x12, x15, lsl #2
-	WORD $0x14000005 // b 0xf4ac <k_pool_max+0xb4>
+	WORD $0x14000005 // b 0xedcc <k_pool_max+0xb4>
 	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0x8b0200e7 // add x7, x7, x2
 	WORD $0xeb09009f // cmp x4, x9
-	WORD $0x54fffdc0 // b.eq 0xf460 <k_pool_max+0x68>
+	WORD $0x54fffdc0 // b.eq 0xed80 <k_pool_max+0x68>
 	WORD $0x9b047dac // mul x12, x13, x4
 	WORD $0xaa1f03f3 // mov x19, xzr
 	WORD $0xaa0703f6 // mov x22, x7
 	WORD $0x9b047e2f // mul x15, x17, x4
 	WORD $0x8b0c08b4 // add x20, x5, x12, lsl #2
 	WORD $0x8b0f08d5 // add x21, x6, x15, lsl #2
-	WORD $0x14000007 // b 0xf4e0 <k_pool_max+0xe8>
+	WORD $0x14000007 // b 0xee00 <k_pool_max+0xe8>
 	WORD $0xd37ef66c // lsl x12, x19, #2
 	WORD $0x3cac6aa0 // str q0, [x21, x12]
 	WORD $0x91001273 // add x19, x19, #0x4
 	WORD $0x910042d6 // add x22, x22, #0x10
 	WORD $0xeb0a027f // cmp x19, x10
-	WORD $0x54fffe0a // b.ge 0xf49c <k_pool_max+0xa4>
+	WORD $0x54fffe0a // b.ge 0xedbc <k_pool_max+0xa4>
 	WORD $0xcb130157 // sub x23, x10, x19
 	WORD $0x8b130a90 // add x16, x20, x19, lsl #2
 	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x5400052d // b.le 0xf590 <k_pool_max+0x198>
+	WORD $0x5400052d // b.le 0xeeb0 <k_pool_max+0x198>
 	WORD $0xf9400c0f // ldr x15, [x0, #0x18]
 	WORD $0x3dc00200 // ldr q0, [x16]
 	WORD $0xf10005f0 // subs x16, x15, #0x1
-	WORD $0x5400018d // b.le 0xf52c <k_pool_max+0x134>
+	WORD $0x5400018d // b.le 0xee4c <k_pool_max+0x134>
 	WORD $0xf940300c // ldr x12, [x0, #0x60]
 	WORD $0xd37ef581 // lsl x1, x12, #2
 	WORD $0xaa0103f7 // mov x23, x1
@@ -15710,12 +15270,12 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e21e423 // fcmeq v3.4s, v1.4s, v1.4s
 	WORD $0x4e621c62 // bic v2.16b, v3.16b, v2.16b
 	WORD $0x6ee21c20 // bif v0.16b, v1.16b, v2.16b
-	WORD $0x54ffff21 // b.ne 0xf50c <k_pool_max+0x114>
+	WORD $0x54ffff21 // b.ne 0xee2c <k_pool_max+0x114>
 	WORD $0xf9400810 // ldr x16, [x0, #0x10]
 	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fffcab // b.lt 0xf4c8 <k_pool_max+0xd0>
+	WORD $0x54fffcab // b.lt 0xede8 <k_pool_max+0xd0>
 	WORD $0xf10001ff // cmp x15, #0x0
-	WORD $0x54fffc6d // b.le 0xf4c8 <k_pool_max+0xd0>
+	WORD $0x54fffc6d // b.le 0xede8 <k_pool_max+0xd0>
 	WORD $0xa945dc0c // ldp x12, x23, [x0, #0x58]
 	WORD $0x52800039 // mov w25, #0x1 // =1
 	WORD $0xd37ef581 // lsl x1, x12, #2
@@ -15730,34 +15290,34 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e21e423 // fcmeq v3.4s, v1.4s, v1.4s
 	WORD $0x4e621c62 // bic v2.16b, v3.16b, v2.16b
 	WORD $0x6ee21c20 // bif v0.16b, v1.16b, v2.16b
-	WORD $0x54ffff21 // b.ne 0xf55c <k_pool_max+0x164>
+	WORD $0x54ffff21 // b.ne 0xee7c <k_pool_max+0x164>
 	WORD $0x91000739 // add x25, x25, #0x1
 	WORD $0x8b010318 // add x24, x24, x1
 	WORD $0xeb10033f // cmp x25, x16
-	WORD $0x54fffe61 // b.ne 0xf554 <k_pool_max+0x15c>
-	WORD $0x17ffffcf // b 0xf4c8 <k_pool_max+0xd0>
+	WORD $0x54fffe61 // b.ne 0xee74 <k_pool_max+0x15c>
+	WORD $0x17ffffcf // b 0xede8 <k_pool_max+0xd0>
 	WORD $0xbd400200 // ldr s0, [x16]
 	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x540000ab // b.lt 0xf5ac <k_pool_max+0x1b4>
+	WORD $0x540000ab // b.lt 0xeecc <k_pool_max+0x1b4>
 	WORD $0x9100120c // add x12, x16, #0x4
 	WORD $0xf1000aff // cmp x23, #0x2
 	WORD $0x0d409180 // ld1 { v0.s }[1], [x12]
-	WORD $0x540000c1 // b.ne 0xf5c0 <k_pool_max+0x1c8>
+	WORD $0x540000c1 // b.ne 0xeee0 <k_pool_max+0x1c8>
 	WORD $0x2a1f03f8 // mov w24, wzr
 	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
 	WORD $0xf100042f // subs x15, x1, #0x1
-	WORD $0x5400010c // b.gt 0xf5d8 <k_pool_max+0x1e0>
-	WORD $0x1400004d // b 0xf6f0 <k_pool_max+0x2f8>
+	WORD $0x5400010c // b.gt 0xeef8 <k_pool_max+0x1e0>
+	WORD $0x1400004d // b 0xf010 <k_pool_max+0x2f8>
 	WORD $0x9100220c // add x12, x16, #0x8
 	WORD $0x52800038 // mov w24, #0x1 // =1
 	WORD $0x4d408180 // ld1 { v0.s }[2], [x12]
 	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
 	WORD $0xf100042f // subs x15, x1, #0x1
-	WORD $0x540008ed // b.le 0xf6f0 <k_pool_max+0x2f8>
+	WORD $0x540008ed // b.le 0xf010 <k_pool_max+0x2f8>
 	WORD $0xf940300c // ldr x12, [x0, #0x60]
 	WORD $0xd37ef59a // lsl x26, x12, #2
 	WORD $0xaa1a03fb // mov x27, x26
-	WORD $0x1400000a // b 0xf60c <k_pool_max+0x214>
+	WORD $0x1400000a // b 0xef2c <k_pool_max+0x214>
 	WORD $0x6ea0e442 // fcmgt v2.4s, v2.4s, v0.4s
 	WORD $0x4e24e463 // fcmeq v3.4s, v3.4s, v4.4s
 	WORD $0xf10005ef // subs x15, x15, #0x1
@@ -15766,82 +15326,82 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e612842 // xtn v2.4h, v2.4s
 	WORD $0x0f10a442 // sshll v2.4s, v2.4h, #0x0
 	WORD $0x6ee21c20 // bif v0.16b, v1.16b, v2.16b
-	WORD $0x54000740 // b.eq 0xf6f0 <k_pool_max+0x2f8>
+	WORD $0x54000740 // b.eq 0xf010 <k_pool_max+0x2f8>
 	WORD $0x8b1b02d0 // add x16, x22, x27
 	WORD $0xf1000aff // cmp x23, #0x2
 	WORD $0xbd400201 // ldr s1, [x16]
 	WORD $0x4ea11c22 // mov v2.16b, v1.16b
-	WORD $0x5400038b // b.lt 0xf68c <k_pool_max+0x294>
+	WORD $0x5400038b // b.lt 0xefac <k_pool_max+0x294>
 	WORD $0x4ea11c22 // mov v2.16b, v1.16b
 	WORD $0x9100120c // add x12, x16, #0x4
 	WORD $0x0d409182 // ld1 { v2.s }[1], [x12]
-	WORD $0x35000338 // cbnz w24, 0xf690 <k_pool_max+0x298>
+	WORD $0x35000338 // cbnz w24, 0xefb0 <k_pool_max+0x298>
 	WORD $0x4ea11c23 // mov v3.16b, v1.16b
 	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x5400038b // b.lt 0xf6a8 <k_pool_max+0x2b0>
+	WORD $0x5400038b // b.lt 0xefc8 <k_pool_max+0x2b0>
 	WORD $0x4ea11c23 // mov v3.16b, v1.16b
 	WORD $0x8b1b02cc // add x12, x22, x27
 	WORD $0x9100118c // add x12, x12, #0x4
 	WORD $0x0d409183 // ld1 { v3.s }[1], [x12]
-	WORD $0x35000318 // cbnz w24, 0xf6ac <k_pool_max+0x2b4>
+	WORD $0x35000318 // cbnz w24, 0xefcc <k_pool_max+0x2b4>
 	WORD $0x4ea11c24 // mov v4.16b, v1.16b
 	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x5400036b // b.lt 0xf6c4 <k_pool_max+0x2cc>
+	WORD $0x5400036b // b.lt 0xefe4 <k_pool_max+0x2cc>
 	WORD $0x4ea11c24 // mov v4.16b, v1.16b
 	WORD $0x8b1b02cc // add x12, x22, x27
 	WORD $0x9100118c // add x12, x12, #0x4
 	WORD $0x0d409184 // ld1 { v4.s }[1], [x12]
-	WORD $0x350002f8 // cbnz w24, 0xf6c8 <k_pool_max+0x2d0>
+	WORD $0x350002f8 // cbnz w24, 0xefe8 <k_pool_max+0x2d0>
 	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x5400034b // b.lt 0xf6dc <k_pool_max+0x2e4>
+	WORD $0x5400034b // b.lt 0xeffc <k_pool_max+0x2e4>
 	WORD $0x8b1b02cc // add x12, x22, x27
 	WORD $0x9100118c // add x12, x12, #0x4
 	WORD $0x0d409181 // ld1 { v1.s }[1], [x12]
-	WORD $0x34fffb38 // cbz w24, 0xf5e8 <k_pool_max+0x1f0>
-	WORD $0x14000016 // b 0xf6e0 <k_pool_max+0x2e8>
-	WORD $0x34fffd38 // cbz w24, 0xf630 <k_pool_max+0x238>
+	WORD $0x34fffb38 // cbz w24, 0xef08 <k_pool_max+0x1f0>
+	WORD $0x14000016 // b 0xf000 <k_pool_max+0x2e8>
+	WORD $0x34fffd38 // cbz w24, 0xef50 <k_pool_max+0x238>
 	WORD $0x8b1b02cc // add x12, x22, x27
 	WORD $0x9100218c // add x12, x12, #0x8
 	WORD $0x4d408182 // ld1 { v2.s }[2], [x12]
 	WORD $0x4ea11c23 // mov v3.16b, v1.16b
 	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x54fffcca // b.ge 0xf63c <k_pool_max+0x244>
-	WORD $0x34fffd58 // cbz w24, 0xf650 <k_pool_max+0x258>
+	WORD $0x54fffcca // b.ge 0xef5c <k_pool_max+0x244>
+	WORD $0x34fffd58 // cbz w24, 0xef70 <k_pool_max+0x258>
 	WORD $0x8b1b02cc // add x12, x22, x27
 	WORD $0x9100218c // add x12, x12, #0x8
 	WORD $0x4d408183 // ld1 { v3.s }[2], [x12]
 	WORD $0x4ea11c24 // mov v4.16b, v1.16b
 	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x54fffcea // b.ge 0xf65c <k_pool_max+0x264>
-	WORD $0x34fffd78 // cbz w24, 0xf670 <k_pool_max+0x278>
+	WORD $0x54fffcea // b.ge 0xef7c <k_pool_max+0x264>
+	WORD $0x34fffd78 // cbz w24, 0xef90 <k_pool_max+0x278>
 	WORD $0x8b1b02cc // add x12, x22, x27
 	WORD $0x9100218c // add x12, x12, #0x8
 	WORD $0x4d408184 // ld1 { v4.s }[2], [x12]
 	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x54fffd0a // b.ge 0xf678 <k_pool_max+0x280>
-	WORD $0x34fff878 // cbz w24, 0xf5e8 <k_pool_max+0x1f0>
+	WORD $0x54fffd0a // b.ge 0xef98 <k_pool_max+0x280>
+	WORD $0x34fff878 // cbz w24, 0xef08 <k_pool_max+0x1f0>
 	WORD $0x8b1b02cc // add x12, x22, x27
 	WORD $0x9100218c // add x12, x12, #0x8
 	WORD $0x4d408181 // ld1 { v1.s }[2], [x12]
-	WORD $0x17ffffbf // b 0xf5e8 <k_pool_max+0x1f0>
+	WORD $0x17ffffbf // b 0xef08 <k_pool_max+0x1f0>
 	WORD $0xf940081a // ldr x26, [x0, #0x10]
 	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x54000a4b // b.lt 0xf840 <k_pool_max+0x448>
+	WORD $0x54000a4b // b.lt 0xf160 <k_pool_max+0x448>
 	WORD $0xf100003f // cmp x1, #0x0
-	WORD $0x54000a0d // b.le 0xf840 <k_pool_max+0x448>
+	WORD $0x54000a0d // b.le 0xf160 <k_pool_max+0x448>
 	WORD $0xa945bc0c // ldp x12, x15, [x0, #0x58]
 	WORD $0xd37ef590 // lsl x16, x12, #2
 	WORD $0xd37ef5fd // lsl x29, x15, #2
 	WORD $0x5280002f // mov w15, #0x1 // =1
 	WORD $0xaa1003fb // mov x27, x16
-	WORD $0x14000005 // b 0xf72c <k_pool_max+0x334>
+	WORD $0x14000005 // b 0xf04c <k_pool_max+0x334>
 	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x8b10037b // add x27, x27, x16
 	WORD $0xeb1a01ff // cmp x15, x26
-	WORD $0x540008c0 // b.eq 0xf840 <k_pool_max+0x448>
+	WORD $0x540008c0 // b.eq 0xf160 <k_pool_max+0x448>
 	WORD $0xaa1b03fe // mov x30, x27
 	WORD $0xaa0103f9 // mov x25, x1
-	WORD $0x1400000a // b 0xf75c <k_pool_max+0x364>
+	WORD $0x1400000a // b 0xf07c <k_pool_max+0x364>
 	WORD $0x6ea0e442 // fcmgt v2.4s, v2.4s, v0.4s
 	WORD $0x4e24e463 // fcmeq v3.4s, v3.4s, v4.4s
 	WORD $0xf1000739 // subs x25, x25, #0x1
@@ -15850,76 +15410,76 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e612842 // xtn v2.4h, v2.4s
 	WORD $0x0f10a442 // sshll v2.4s, v2.4h, #0x0
 	WORD $0x6ee21c20 // bif v0.16b, v1.16b, v2.16b
-	WORD $0x54fffe20 // b.eq 0xf71c <k_pool_max+0x324>
+	WORD $0x54fffe20 // b.eq 0xf03c <k_pool_max+0x324>
 	WORD $0x8b1e02cc // add x12, x22, x30
 	WORD $0xf1000aff // cmp x23, #0x2
 	WORD $0xbd400181 // ldr s1, [x12]
 	WORD $0x4ea11c22 // mov v2.16b, v1.16b
-	WORD $0x5400038b // b.lt 0xf7dc <k_pool_max+0x3e4>
+	WORD $0x5400038b // b.lt 0xf0fc <k_pool_max+0x3e4>
 	WORD $0x4ea11c22 // mov v2.16b, v1.16b
 	WORD $0x9100118c // add x12, x12, #0x4
 	WORD $0x0d409182 // ld1 { v2.s }[1], [x12]
-	WORD $0x35000338 // cbnz w24, 0xf7e0 <k_pool_max+0x3e8>
+	WORD $0x35000338 // cbnz w24, 0xf100 <k_pool_max+0x3e8>
 	WORD $0x4ea11c23 // mov v3.16b, v1.16b
 	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x5400038b // b.lt 0xf7f8 <k_pool_max+0x400>
+	WORD $0x5400038b // b.lt 0xf118 <k_pool_max+0x400>
 	WORD $0x4ea11c23 // mov v3.16b, v1.16b
 	WORD $0x8b1e02cc // add x12, x22, x30
 	WORD $0x9100118c // add x12, x12, #0x4
 	WORD $0x0d409183 // ld1 { v3.s }[1], [x12]
-	WORD $0x35000318 // cbnz w24, 0xf7fc <k_pool_max+0x404>
+	WORD $0x35000318 // cbnz w24, 0xf11c <k_pool_max+0x404>
 	WORD $0x4ea11c24 // mov v4.16b, v1.16b
 	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x5400036b // b.lt 0xf814 <k_pool_max+0x41c>
+	WORD $0x5400036b // b.lt 0xf134 <k_pool_max+0x41c>
 	WORD $0x4ea11c24 // mov v4.16b, v1.16b
 	WORD $0x8b1e02cc // add x12, x22, x30
 	WORD $0x9100118c // add x12, x12, #0x4
 	WORD $0x0d409184 // ld1 { v4.s }[1], [x12]
-	WORD $0x350002f8 // cbnz w24, 0xf818 <k_pool_max+0x420>
+	WORD $0x350002f8 // cbnz w24, 0xf138 <k_pool_max+0x420>
 	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x5400034b // b.lt 0xf82c <k_pool_max+0x434>
+	WORD $0x5400034b // b.lt 0xf14c <k_pool_max+0x434>
 	WORD $0x8b1e02cc // add x12, x22, x30
 	WORD $0x9100118c // add x12, x12, #0x4
 	WORD $0x0d409181 // ld1 { v1.s }[1], [x12]
-	WORD $0x34fffb38 // cbz w24, 0xf738 <k_pool_max+0x340>
-	WORD $0x14000016 // b 0xf830 <k_pool_max+0x438>
-	WORD $0x34fffd38 // cbz w24, 0xf780 <k_pool_max+0x388>
+	WORD $0x34fffb38 // cbz w24, 0xf058 <k_pool_max+0x340>
+	WORD $0x14000016 // b 0xf150 <k_pool_max+0x438>
+	WORD $0x34fffd38 // cbz w24, 0xf0a0 <k_pool_max+0x388>
 	WORD $0x8b1e02cc // add x12, x22, x30
 	WORD $0x9100218c // add x12, x12, #0x8
 	WORD $0x4d408182 // ld1 { v2.s }[2], [x12]
 	WORD $0x4ea11c23 // mov v3.16b, v1.16b
 	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x54fffcca // b.ge 0xf78c <k_pool_max+0x394>
-	WORD $0x34fffd58 // cbz w24, 0xf7a0 <k_pool_max+0x3a8>
+	WORD $0x54fffcca // b.ge 0xf0ac <k_pool_max+0x394>
+	WORD $0x34fffd58 // cbz w24, 0xf0c0 <k_pool_max+0x3a8>
 	WORD $0x8b1e02cc // add x12, x22, x30
 	WORD $0x9100218c // add x12, x12, #0x8
 	WORD $0x4d408183 // ld1 { v3.s }[2], [x12]
 	WORD $0x4ea11c24 // mov v4.16b, v1.16b
 	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x54fffcea // b.ge 0xf7ac <k_pool_max+0x3b4>
-	WORD $0x34fffd78 // cbz w24, 0xf7c0 <k_pool_max+0x3c8>
+	WORD $0x54fffcea // b.ge 0xf0cc <k_pool_max+0x3b4>
+	WORD $0x34fffd78 // cbz w24, 0xf0e0 <k_pool_max+0x3c8>
 	WORD $0x8b1e02cc // add x12, x22, x30
 	WORD $0x9100218c // add x12, x12, #0x8
 	WORD $0x4d408184 // ld1 { v4.s }[2], [x12]
 	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x54fffd0a // b.ge 0xf7c8 <k_pool_max+0x3d0>
-	WORD $0x34fff878 // cbz w24, 0xf738 <k_pool_max+0x340>
+	WORD $0x54fffd0a // b.ge 0xf0e8 <k_pool_max+0x3d0>
+	WORD $0x34fff878 // cbz w24, 0xf058 <k_pool_max+0x340>
 	WORD $0x8b1e02cc // add x12, x22, x30
 	WORD $0x9100218c // add x12, x12, #0x8
 	WORD $0x4d408181 // ld1 { v1.s }[2], [x12]
-	WORD $0x17ffffbf // b 0xf738 <k_pool_max+0x340>
+	WORD $0x17ffffbf // b 0xf058 <k_pool_max+0x340>
 	WORD $0x8b130aaf // add x15, x21, x19, lsl #2
 	WORD $0xf1000aff // cmp x23, #0x2
 	WORD $0xbd0001e0 // str s0, [x15]
-	WORD $0x540000ab // b.lt 0xf860 <k_pool_max+0x468>
+	WORD $0x540000ab // b.lt 0xf180 <k_pool_max+0x468>
 	WORD $0x910011ec // add x12, x15, #0x4
 	WORD $0x0d009180 // st1 { v0.s }[1], [x12]
-	WORD $0x34ffe3d8 // cbz w24, 0xf4d0 <k_pool_max+0xd8>
-	WORD $0x14000002 // b 0xf864 <k_pool_max+0x46c>
-	WORD $0x34ffe398 // cbz w24, 0xf4d0 <k_pool_max+0xd8>
+	WORD $0x34ffe3d8 // cbz w24, 0xedf0 <k_pool_max+0xd8>
+	WORD $0x14000002 // b 0xf184 <k_pool_max+0x46c>
+	WORD $0x34ffe398 // cbz w24, 0xedf0 <k_pool_max+0xd8>
 	WORD $0x910021ec // add x12, x15, #0x8
 	WORD $0x4d008180 // st1 { v0.s }[2], [x12]
-	WORD $0x17ffff19 // b 0xf4d0 <k_pool_max+0xd8>
+	WORD $0x17ffff19 // b 0xedf0 <k_pool_max+0xd8>
 	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
 	WORD $0xf94013fd // ldr x29, [sp, #0x20]
 	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
@@ -15932,13 +15492,13 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// pool_mean
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001d2b // b.lt 0xfc3c <k_pool_mean+0x3ac>
+	WORD $0x54001d2b // b.lt 0xf55c <k_pool_mean+0x3ac>
 	WORD $0xf9401409 // ldr x9, [x0, #0x28]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54001ccb // b.lt 0xfc3c <k_pool_mean+0x3ac>
+	WORD $0x54001ccb // b.lt 0xf55c <k_pool_mean+0x3ac>
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x54001c6b // b.lt 0xfc3c <k_pool_mean+0x3ac>
+	WORD $0x54001c6b // b.lt 0xf55c <k_pool_mean+0x3ac>
 	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0xa940380f // ldp x15, x14, [x0]
 	WORD $0xaa1f03eb // mov x11, xzr
@@ -15955,12 +15515,12 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
 	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
 	WORD $0xa900bfec // stp x12, x15, [sp, #0x8]
-	WORD $0x14000006 // b 0xf90c <k_pool_mean+0x7c>
+	WORD $0x14000006 // b 0xf22c <k_pool_mean+0x7c>
 	WORD $0xf94007ec // ldr x12, [sp, #0x8]
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0xeb08017f // cmp x11, x8
 	WORD $0x8b0c0063 // add x3, x3, x12
-	WORD $0x540018c0 // b.eq 0xfc20 <k_pool_mean+0x390>
+	WORD $0x540018c0 // b.eq 0xf540 <k_pool_mean+0x390>
 	WORD $0xf94017ec // ldr x12, [sp, #0x28]
 	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0xaa0303e7 // mov x7, x3
@@ -15970,18 +15530,18 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400fec // ldr x12, [sp, #0x18]
 	WORD $0x8b0f09c5 // add x5, x14, x15, lsl #2
 	WORD $0x8b100986 // add x6, x12, x16, lsl #2
-	WORD $0x14000005 // b 0xf944 <k_pool_mean+0xb4>
+	WORD $0x14000005 // b 0xf264 <k_pool_mean+0xb4>
 	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0x8b0200e7 // add x7, x7, x2
 	WORD $0xeb09009f // cmp x4, x9
-	WORD $0x54fffdc0 // b.eq 0xf8f8 <k_pool_mean+0x68>
+	WORD $0x54fffdc0 // b.eq 0xf218 <k_pool_mean+0x68>
 	WORD $0x9b047daf // mul x15, x13, x4
 	WORD $0xaa1f03f3 // mov x19, xzr
 	WORD $0xaa0703f6 // mov x22, x7
 	WORD $0x9b047e30 // mul x16, x17, x4
 	WORD $0x8b0f08b4 // add x20, x5, x15, lsl #2
 	WORD $0x8b1008d5 // add x21, x6, x16, lsl #2
-	WORD $0x14000009 // b 0xf980 <k_pool_mean+0xf0>
+	WORD $0x14000009 // b 0xf2a0 <k_pool_mean+0xf0>
 	WORD $0xbd406801 // ldr s1, [x0, #0x68]
 	WORD $0xd37ef66f // lsl x15, x19, #2
 	WORD $0x4f819000 // fmul v0.4s, v0.4s, v1.s[0]
@@ -15989,15 +15549,15 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91001273 // add x19, x19, #0x4
 	WORD $0x910042d6 // add x22, x22, #0x10
 	WORD $0xeb0a027f // cmp x19, x10
-	WORD $0x54fffdca // b.ge 0xf934 <k_pool_mean+0xa4>
+	WORD $0x54fffdca // b.ge 0xf254 <k_pool_mean+0xa4>
 	WORD $0xcb130157 // sub x23, x10, x19
 	WORD $0x8b130a8f // add x15, x20, x19, lsl #2
 	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x5400046d // b.le 0xfa18 <k_pool_mean+0x188>
+	WORD $0x5400046d // b.le 0xf338 <k_pool_mean+0x188>
 	WORD $0xf9400c17 // ldr x23, [x0, #0x18]
 	WORD $0x3dc001e0 // ldr q0, [x15]
 	WORD $0xf10006ef // subs x15, x23, #0x1
-	WORD $0x5400012d // b.le 0xf9c0 <k_pool_mean+0x130>
+	WORD $0x5400012d // b.le 0xf2e0 <k_pool_mean+0x130>
 	WORD $0xf940300c // ldr x12, [x0, #0x60]
 	WORD $0xd37ef590 // lsl x16, x12, #2
 	WORD $0xaa1003e1 // mov x1, x16
@@ -16005,12 +15565,12 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf10005ef // subs x15, x15, #0x1
 	WORD $0x8b100021 // add x1, x1, x16
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x54ffff81 // b.ne 0xf9ac <k_pool_mean+0x11c>
+	WORD $0x54ffff81 // b.ne 0xf2cc <k_pool_mean+0x11c>
 	WORD $0xf9400818 // ldr x24, [x0, #0x10]
 	WORD $0xf1000b1f // cmp x24, #0x2
-	WORD $0x54fffccb // b.lt 0xf960 <k_pool_mean+0xd0>
+	WORD $0x54fffccb // b.lt 0xf280 <k_pool_mean+0xd0>
 	WORD $0xf10002ff // cmp x23, #0x0
-	WORD $0x54fffc8d // b.le 0xf960 <k_pool_mean+0xd0>
+	WORD $0x54fffc8d // b.le 0xf280 <k_pool_mean+0xd0>
 	WORD $0xa945c00c // ldp x12, x16, [x0, #0x58]
 	WORD $0x5280003b // mov w27, #0x1 // =1
 	WORD $0xd37ef58f // lsl x15, x12, #2
@@ -16022,60 +15582,60 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf1000421 // subs x1, x1, #0x1
 	WORD $0x8b190210 // add x16, x16, x25
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x54ffff81 // b.ne 0xf9f0 <k_pool_mean+0x160>
+	WORD $0x54ffff81 // b.ne 0xf310 <k_pool_mean+0x160>
 	WORD $0x9100077b // add x27, x27, #0x1
 	WORD $0x8b0f035a // add x26, x26, x15
 	WORD $0xeb18037f // cmp x27, x24
-	WORD $0x54fffec1 // b.ne 0xf9e8 <k_pool_mean+0x158>
-	WORD $0x17ffffd3 // b 0xf960 <k_pool_mean+0xd0>
+	WORD $0x54fffec1 // b.ne 0xf308 <k_pool_mean+0x158>
+	WORD $0x17ffffd3 // b 0xf280 <k_pool_mean+0xd0>
 	WORD $0xbd4001e0 // ldr s0, [x15]
 	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x540000ab // b.lt 0xfa34 <k_pool_mean+0x1a4>
+	WORD $0x540000ab // b.lt 0xf354 <k_pool_mean+0x1a4>
 	WORD $0x910011f0 // add x16, x15, #0x4
 	WORD $0xf1000aff // cmp x23, #0x2
 	WORD $0x0d409200 // ld1 { v0.s }[1], [x16]
-	WORD $0x540000c1 // b.ne 0xfa48 <k_pool_mean+0x1b8>
+	WORD $0x540000c1 // b.ne 0xf368 <k_pool_mean+0x1b8>
 	WORD $0x2a1f03f8 // mov w24, wzr
 	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
 	WORD $0xf100043a // subs x26, x1, #0x1
-	WORD $0x5400010c // b.gt 0xfa60 <k_pool_mean+0x1d0>
-	WORD $0x1400001c // b 0xfab4 <k_pool_mean+0x224>
+	WORD $0x5400010c // b.gt 0xf380 <k_pool_mean+0x1d0>
+	WORD $0x1400001c // b 0xf3d4 <k_pool_mean+0x224>
 	WORD $0x910021ef // add x15, x15, #0x8
 	WORD $0x52800038 // mov w24, #0x1 // =1
 	WORD $0x4d4081e0 // ld1 { v0.s }[2], [x15]
 	WORD $0xf9400c01 // ldr x1, [x0, #0x18]
 	WORD $0xf100043a // subs x26, x1, #0x1
-	WORD $0x540002cd // b.le 0xfab4 <k_pool_mean+0x224>
+	WORD $0x540002cd // b.le 0xf3d4 <k_pool_mean+0x224>
 	WORD $0xf940300f // ldr x15, [x0, #0x60]
 	WORD $0xd37ef5fb // lsl x27, x15, #2
 	WORD $0xaa1b03fd // mov x29, x27
-	WORD $0x14000005 // b 0xfa80 <k_pool_mean+0x1f0>
+	WORD $0x14000005 // b 0xf3a0 <k_pool_mean+0x1f0>
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0xf100075a // subs x26, x26, #0x1
 	WORD $0x8b1b03bd // add x29, x29, x27
-	WORD $0x540001c0 // b.eq 0xfab4 <k_pool_mean+0x224>
+	WORD $0x540001c0 // b.eq 0xf3d4 <k_pool_mean+0x224>
 	WORD $0x8b1d02cf // add x15, x22, x29
 	WORD $0xf1000aff // cmp x23, #0x2
 	WORD $0xbd4001e1 // ldr s1, [x15]
-	WORD $0x540000ab // b.lt 0xfaa0 <k_pool_mean+0x210>
+	WORD $0x540000ab // b.lt 0xf3c0 <k_pool_mean+0x210>
 	WORD $0x910011ef // add x15, x15, #0x4
 	WORD $0x0d4091e1 // ld1 { v1.s }[1], [x15]
-	WORD $0x34fffed8 // cbz w24, 0xfa70 <k_pool_mean+0x1e0>
-	WORD $0x14000002 // b 0xfaa4 <k_pool_mean+0x214>
-	WORD $0x34fffe98 // cbz w24, 0xfa70 <k_pool_mean+0x1e0>
+	WORD $0x34fffed8 // cbz w24, 0xf390 <k_pool_mean+0x1e0>
+	WORD $0x14000002 // b 0xf3c4 <k_pool_mean+0x214>
+	WORD $0x34fffe98 // cbz w24, 0xf390 <k_pool_mean+0x1e0>
 	WORD $0x8b1d02cf // add x15, x22, x29
 	WORD $0x910021ef // add x15, x15, #0x8
 	WORD $0x4d4081e1 // ld1 { v1.s }[2], [x15]
-	WORD $0x17fffff0 // b 0xfa70 <k_pool_mean+0x1e0>
+	WORD $0x17fffff0 // b 0xf390 <k_pool_mean+0x1e0>
 	WORD $0xf940081a // ldr x26, [x0, #0x10]
 	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x5400096b // b.lt 0xfbe8 <k_pool_mean+0x358>
+	WORD $0x5400096b // b.lt 0xf508 <k_pool_mean+0x358>
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400092b // b.lt 0xfbe8 <k_pool_mean+0x358>
+	WORD $0x5400092b // b.lt 0xf508 <k_pool_mean+0x358>
 	WORD $0xa945e40f // ldp x15, x25, [x0, #0x58]
 	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0x540002ad // b.le 0xfb24 <k_pool_mean+0x294>
-	WORD $0x360004f8 // tbz w24, #0x0, 0xfb70 <k_pool_mean+0x2e0>
+	WORD $0x540002ad // b.le 0xf444 <k_pool_mean+0x294>
+	WORD $0x360004f8 // tbz w24, #0x0, 0xf490 <k_pool_mean+0x2e0>
 	WORD $0xd37ef5f0 // lsl x16, x15, #2
 	WORD $0xd37ef73d // lsl x29, x25, #2
 	WORD $0x5280002f // mov w15, #0x1 // =1
@@ -16089,15 +15649,15 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4d408181 // ld1 { v1.s }[2], [x12]
 	WORD $0x4e1c1fe1 // mov v1.s[3], wzr
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x54ffff21 // b.ne 0xfaf0 <k_pool_mean+0x260>
+	WORD $0x54ffff21 // b.ne 0xf410 <k_pool_mean+0x260>
 	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x8b10037b // add x27, x27, x16
 	WORD $0xeb1a01ff // cmp x15, x26
-	WORD $0x54fffe61 // b.ne 0xfae8 <k_pool_mean+0x258>
-	WORD $0x14000032 // b 0xfbe8 <k_pool_mean+0x358>
+	WORD $0x54fffe61 // b.ne 0xf408 <k_pool_mean+0x258>
+	WORD $0x14000032 // b 0xf508 <k_pool_mean+0x358>
 	WORD $0xd37ef5fb // lsl x27, x15, #2
 	WORD $0xd37ef73d // lsl x29, x25, #2
-	WORD $0x36000438 // tbz w24, #0x0, 0xfbb0 <k_pool_mean+0x320>
+	WORD $0x36000438 // tbz w24, #0x0, 0xf4d0 <k_pool_mean+0x320>
 	WORD $0xaa1b03fe // mov x30, x27
 	WORD $0x5280002f // mov w15, #0x1 // =1
 	WORD $0xaa1e03f0 // mov x16, x30
@@ -16108,12 +15668,12 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc408581 // ldr s1, [x12], #0x8
 	WORD $0x4d408181 // ld1 { v1.s }[2], [x12]
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x54ffff41 // b.ne 0xfb40 <k_pool_mean+0x2b0>
+	WORD $0x54ffff41 // b.ne 0xf460 <k_pool_mean+0x2b0>
 	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x8b1b03de // add x30, x30, x27
 	WORD $0xeb1a01ff // cmp x15, x26
-	WORD $0x54fffe81 // b.ne 0xfb38 <k_pool_mean+0x2a8>
-	WORD $0x1400001f // b 0xfbe8 <k_pool_mean+0x358>
+	WORD $0x54fffe81 // b.ne 0xf458 <k_pool_mean+0x2a8>
+	WORD $0x1400001f // b 0xf508 <k_pool_mean+0x358>
 	WORD $0xd37ef5ef // lsl x15, x15, #2
 	WORD $0xd37ef73b // lsl x27, x25, #2
 	WORD $0x5280003e // mov w30, #0x1 // =1
@@ -16124,12 +15684,12 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf1000739 // subs x25, x25, #0x1
 	WORD $0x8b1b0210 // add x16, x16, x27
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x54ffff81 // b.ne 0xfb88 <k_pool_mean+0x2f8>
+	WORD $0x54ffff81 // b.ne 0xf4a8 <k_pool_mean+0x2f8>
 	WORD $0x910007de // add x30, x30, #0x1
 	WORD $0x8b0f03bd // add x29, x29, x15
 	WORD $0xeb1a03df // cmp x30, x26
-	WORD $0x54fffec1 // b.ne 0xfb80 <k_pool_mean+0x2f0>
-	WORD $0x1400000f // b 0xfbe8 <k_pool_mean+0x358>
+	WORD $0x54fffec1 // b.ne 0xf4a0 <k_pool_mean+0x2f0>
+	WORD $0x1400000f // b 0xf508 <k_pool_mean+0x358>
 	WORD $0xaa1b03ef // mov x15, x27
 	WORD $0x5280003e // mov w30, #0x1 // =1
 	WORD $0xaa0f03f0 // mov x16, x15
@@ -16139,25 +15699,25 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1d0210 // add x16, x16, x29
 	WORD $0xbd400181 // ldr s1, [x12]
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x54ffff61 // b.ne 0xfbc0 <k_pool_mean+0x330>
+	WORD $0x54ffff61 // b.ne 0xf4e0 <k_pool_mean+0x330>
 	WORD $0x910007de // add x30, x30, #0x1
 	WORD $0x8b1b01ef // add x15, x15, x27
 	WORD $0xeb1a03df // cmp x30, x26
-	WORD $0x54fffea1 // b.ne 0xfbb8 <k_pool_mean+0x328>
+	WORD $0x54fffea1 // b.ne 0xf4d8 <k_pool_mean+0x328>
 	WORD $0xbd406801 // ldr s1, [x0, #0x68]
 	WORD $0x8b130aaf // add x15, x21, x19, lsl #2
 	WORD $0xf1000aff // cmp x23, #0x2
 	WORD $0x4f819000 // fmul v0.4s, v0.4s, v1.s[0]
 	WORD $0xbd0001e0 // str s0, [x15]
-	WORD $0x540000ab // b.lt 0xfc10 <k_pool_mean+0x380>
+	WORD $0x540000ab // b.lt 0xf530 <k_pool_mean+0x380>
 	WORD $0x910011f0 // add x16, x15, #0x4
 	WORD $0x0d009200 // st1 { v0.s }[1], [x16]
-	WORD $0x34ffeb58 // cbz w24, 0xf970 <k_pool_mean+0xe0>
-	WORD $0x14000002 // b 0xfc14 <k_pool_mean+0x384>
-	WORD $0x34ffeb18 // cbz w24, 0xf970 <k_pool_mean+0xe0>
+	WORD $0x34ffeb58 // cbz w24, 0xf290 <k_pool_mean+0xe0>
+	WORD $0x14000002 // b 0xf534 <k_pool_mean+0x384>
+	WORD $0x34ffeb18 // cbz w24, 0xf290 <k_pool_mean+0xe0>
 	WORD $0x910021ef // add x15, x15, #0x8
 	WORD $0x4d0081e0 // st1 { v0.s }[2], [x15]
-	WORD $0x17ffff55 // b 0xf970 <k_pool_mean+0xe0>
+	WORD $0x17ffff55 // b 0xf290 <k_pool_mean+0xe0>
 	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
 	WORD $0xf94013fd // ldr x29, [sp, #0x20]
 	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
@@ -16166,3 +15726,11 @@ TEXT ·convNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
 	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000

@@ -57,8 +57,8 @@ var units = []unit{
 		{fnConvShape, 0x0},
 		{fnConv, 0x10},
 		{fnDepthwise, 0xe3b0},
-		{fnPoolMax, 0xf3f8},
-		{fnPoolMean, 0xf890},
+		{fnPoolMax, 0xed18},
+		{fnPoolMean, 0xf1b0},
 	}},
 	{cpu.NEON, curvesNEONAddr(), []entry{
 		{fnTanh, 0x0},

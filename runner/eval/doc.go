@@ -19,6 +19,12 @@
 // depend on values (NonZero, Reshape to a computed shape, Loop) says so by asking for them (Call.Need), and
 // is planned when the run comes to it; so are those that read what it makes.
 //
+// # Speed
+//
+// A plan is then rewritten (fast.go): convolutions and products with constant weights take what follows them into
+// their kernels, images between them lie with their channels together, and convolutions of single pixels with
+// the depthwise ones that read them are made a few rows at a time.
+//
 // # Operators
 //
 // One file per family registers them, in its init:

@@ -32,7 +32,8 @@ type step struct {
 	outs    []*graph.Tensor
 	vals    []Value
 	bodies  map[string]*Body
-	open    bool // planned when the run comes to it
+	open    bool   // planned when the run comes to it
+	fast    placer // of a step that speedUp made
 	// scratch lies in the arena.
 	scratch, scratchAt int
 	recent             *recent
@@ -64,6 +65,9 @@ func (c *code) newPlan(inputs, captures []Spec) (*plan, error) {
 		}
 	}
 	p.prune()
+	if c.prog.opt.Observe == nil {
+		p.speedUp()
+	}
 	p.layout()
 	if err := c.prog.fits(p.size); err != nil {
 		return nil, err

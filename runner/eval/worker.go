@@ -54,3 +54,13 @@ func (w *Worker) Range(n, cost int, fn func(lo, hi int)) {
 	pieces := min(4*w.Threads, n/grain)
 	w.Do(pieces, func(_, i int) { fn(n*i/pieces, n*(i+1)/pieces) })
 }
+
+// transpose sets dst to the transpose of src, which has so many rows and columns.
+func (w *Worker) transpose(dst, src []float32, rows, cols int) {
+	d, s := kernels.View(dst, cols, rows), kernels.View(src, rows, cols)
+	if rows*cols < 2*piece || w.Threads == 1 {
+		w.Kernels.Transpose(d, s)
+		return
+	}
+	w.Range(rows, cols, func(lo, hi int) { w.Kernels.Transpose(d.Slice(0, cols, lo, hi), s.Slice(lo, hi, 0, cols)) })
+}

@@ -121,48 +121,48 @@ struct depthwise {
 DEPTHWISE(depthwise8, 8, load, store)
 DEPTHWISE(depthwise4, 4, load, store)
 DEPTHWISE(depthwise1, 1, load, store)
-DEPTHWISE(depthwise_part4, 4, PART_LOAD, PART_STORE)
 DEPTHWISE(depthwise_part, 1, PART_LOAD, PART_STORE)
 
-// A 3x3 window with its nine weights in registers: four outputs of stride 1 share columns.
-INLINE void depthwise3(const struct depthwise* restrict p, const float* x, const vf* w, float* d, vf b)
+// A 3x3 window of stride 1: four outputs share columns.
+INLINE void depthwise3(const struct depthwise* restrict p, const float* x, const float* w, float* d, vf b)
 {
   vf acc[4];
-  for (int r = 0; r < 4; r++) acc[r] = b;
-  for (int ky = 0; ky < 3; ky++, x += p->tap_row) {
+  UNROLL for (int r = 0; r < 4; r++) acc[r] = b;
+  _Pragma("clang loop unroll(disable)") for (int ky = 0; ky < 3; ky++, x += p->tap_row, w += 3 * p->n) {
     vf a[6];
-    for (int i = 0; i < 6; i++) a[i] = load(x + i * p->x_pix);
-    for (int kx = 0; kx < 3; kx++)
-      for (int r = 0; r < 4; r++) acc[r] = fma(w[3 * ky + kx], a[r + kx], acc[r]);
+    UNROLL for (int i = 0; i < 6; i++) a[i] = load(x + i * p->x_pix);
+    UNROLL for (int kx = 0; kx < 3; kx++) {
+      const vf v = load(w + kx * p->n);
+      UNROLL for (int r = 0; r < 4; r++) acc[r] = fma(v, a[r + kx], acc[r]);
+    }
   }
-  for (int r = 0; r < 4; r++) store(d + r * p->dst_pix, bound(acc[r], all(p->lo), all(p->hi)));
+  UNROLL for (int r = 0; r < 4; r++) store(d + r * p->dst_pix, bound(acc[r], all(p->lo), all(p->hi)));
 }
+
+// An image is taken in strips as wide as STRIP pixels, from top to bottom, so that the rows under a window
+// are still in the first-level cache when the next one comes; a tile of pixels has all its channels done
+// before the next, since pixels a power of two apart would push each other out.
+#define STRIP 16
 
 KERNEL(depthwise, depthwise)
 {
   const int three = p->kh == 3 && p->kw == 3 && p->x_pix == p->tap_pix;
-  for (long i = 0; i < p->rows; i++) {
-    const float* x = p->x + i * p->x_row;
-    float* d = p->dst + i * p->dst_row;
-    for (long c = 0; c < p->n; c += VL, x += VL, d += VL) {
-      const float* w = p->w + c;
-      const long rest = p->n - c;
-      long j = 0;
-#define STEP(mr, name) for (; j + mr <= p->cols; j += mr) name(p, x + j * p->x_pix, w, d + j * p->dst_pix, b, rest);
-      if (rest >= VL) {
-        const vf b = load(p->bias + c);
-        if (three) {
-          vf v[9];
-          for (int t = 0; t < 9; t++) v[t] = load(w + t * p->n);
-          for (; j + 4 <= p->cols; j += 4) depthwise3(p, x + j * p->x_pix, v, d + j * p->dst_pix, b);
+  for (long strip = 0; strip < p->cols; strip += STRIP) {
+    const long end = strip + STRIP < p->cols ? strip + STRIP : p->cols;
+    for (long i = 0; i < p->rows; i++) {
+      for (long j = strip, width; j < end; j += width) {
+        const float *x = p->x + i * p->x_row + j * p->x_pix, *w = p->w, *b = p->bias;
+        float* d = p->dst + i * p->dst_row + j * p->dst_pix;
+        width = end - j >= 8 && !three ? 8 : end - j >= 4 ? 4 : 1;
+        long rest = p->n;
+        for (; rest >= VL; rest -= VL, x += VL, w += VL, b += VL, d += VL) {
+          if (width == 8) depthwise8(p, x, w, d, load(b), rest);
+          else if (width == 1) depthwise1(p, x, w, d, load(b), rest);
+          else if (three) depthwise3(p, x, w, d, load(b));
+          else depthwise4(p, x, w, d, load(b), rest);
         }
-        STEP(8, depthwise8)
-        STEP(4, depthwise4)
-        STEP(1, depthwise1)
-      } else {
-        const vf b = load_part(p->bias + c, rest);
-        STEP(4, depthwise_part4)
-        STEP(1, depthwise_part)
+        if (rest > 0)
+          for (long r = 0; r < width; r++) depthwise_part(p, x + r * p->x_pix, w, d + r * p->dst_pix, load_part(b, rest), rest);
       }
     }
   }
