@@ -2,7 +2,6 @@ package formats
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -123,8 +122,7 @@ func (f *ggufFile) canonicalEncoder(m *ir.Model, a *arch.Arch) ([]*ir.Tensor, er
 		}
 		c := t.With(t.Type, t.Scheme, t.Data)
 		if base := m.Encoder.PositionBase; t.Role == ir.RolePosition && base > 0 {
-			c.Shape = []int{t.Rows() - base, t.Cols()}
-			c.Data = &tail{t: t, from: base}
+			c = t.From(base)
 		}
 		if t.Role == ir.RolePosition || t.Role == ir.RoleTokenType {
 			if storage.MustLookup(c.Type).Float {
@@ -158,26 +156,4 @@ func sortedByRole(tensors []*ir.Tensor) []*ir.Tensor {
 		return cmp.Or(cmp.Compare(a.Block, b.Block), cmp.Compare(place(a), place(b)))
 	})
 	return list
-}
-
-// tail shows the rows of a tensor from one on.
-type tail struct {
-	t    *ir.Tensor
-	from int
-}
-
-// ReadRows implements ir.Source.
-func (s *tail) ReadRows(ctx context.Context, dst []float32, lo, hi int) error {
-	if err := ir.CheckRange(s.t.Rows()-s.from, lo, hi); err != nil {
-		return err
-	}
-	return s.t.Data.ReadRows(ctx, dst, s.from+lo, s.from+hi)
-}
-
-// ReadRaw implements ir.Source.
-func (s *tail) ReadRaw(ctx context.Context, part ir.Part, dst []byte, lo, hi int) error {
-	if err := ir.CheckRange(s.t.Rows()-s.from, lo, hi); err != nil {
-		return err
-	}
-	return s.t.Data.ReadRaw(ctx, part, dst, s.from+lo, s.from+hi)
 }

@@ -100,7 +100,7 @@ Of a graph (ONNX) it says inputs, outputs, operator sets and operators.`,
 // inspect describes a model without reading weights.
 func inspect(m *ir.Model) *inspection {
 	o := &inspection{
-		Schema: 1, Path: m.Path, Format: m.Format, Architecture: m.Arch, Known: m.Decoder != nil,
+		Schema: 1, Path: m.Path, Format: m.Format, Architecture: m.Arch, Known: m.Known(),
 		Parameters: m.Parameters(), Bytes: m.Bytes(), Tensors: []inspectTensor{}, Metadata: map[string]any{},
 		Problems: append([]ir.Problem{}, m.Problems...), types: map[string]typeSum{}, Graph: graphOf(m.Graph),
 	}
